@@ -1,0 +1,106 @@
+"""Case study 3 (paper section 5 and appendix E) on scikit-learn's 8x8 digits.
+
+One latent space for images and labels: class-conditional generation, unconditional generation
+and classification from one model, small enough for a laptop's CPU.
+
+    python -m lzn_jax.main --config=configs/digits_joint.py
+
+Expected: see README
+"""
+
+import ml_collections
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """The config of this experiment."""
+    config = ml_collections.ConfigDict()
+    config.study = "joint"
+    config.seed = 0
+
+    # Data: 1437 training and 360 test images.
+    config.data = ml_collections.ConfigDict()
+    config.data.name = "digits"
+    config.data.image_size = 8
+    config.data.channels = 1
+    config.data.num_classes = 10
+    config.data.flip = False  # a mirrored digit is no digit
+
+    # Latents of images, for generation.
+    config.latent = ml_collections.ConfigDict()
+    config.latent.enabled = True  # False: rectified flow alone
+    config.latent.dim = 32
+    config.latent.noise_scale = 1.0  # the whole zone, as generation samples it
+    config.latent.solver = "euler"
+    config.latent.num_steps = 20
+    config.latent.context_size = 512  # a third of the training images
+
+    # Alignment of image latents with label zones.
+    config.alignment = ml_collections.ConfigDict()
+    config.alignment.noise_scale = (
+        0.45  # the middle of the zone; at 1 its border dominates the loss
+    )
+    config.alignment.num_steps = 20
+    config.alignment.cutoff = 0.2
+    config.alignment.form = "log"  # the paper: "prob"
+    config.alignment.weight = 1.0
+
+    # Image encoder: image -> anchor.
+    config.encoder = ml_collections.ConfigDict()
+    config.encoder.name = "ncsnpp"
+    config.encoder.features = 32
+    config.encoder.channel_multipliers = (1, 2)  # feature maps 8 and 4 wide
+    config.encoder.num_res_blocks = 1
+    config.encoder.attention_resolutions = ()  # the middle block attends at any width
+    config.encoder.dropout = 0.0
+    config.encoder.fir = False
+    config.encoder.progressive_input = "none"
+    config.encoder.tap_channels = 8
+    config.encoder.tap_units = 64
+    config.encoder.tap_layers = 2
+    config.encoder.tap_resolutions = None  # all
+
+    # Image decoder: noisy image, time, latent and label -> velocity.
+    config.decoder = ml_collections.ConfigDict()
+    config.decoder.name = "ncsnpp"
+    config.decoder.features = 32
+    config.decoder.channel_multipliers = (1, 2)
+    config.decoder.num_res_blocks = 1
+    config.decoder.attention_resolutions = ()
+    config.decoder.dropout = 0.0
+    config.decoder.fir = False
+    config.decoder.progressive = "none"
+    config.decoder.progressive_input = "none"
+    config.decoder.time_embedding = "positional"
+    config.decoder.fourier_scale = 16.0  # of the Fourier embedding
+    config.decoder.scale_by_sigma = False
+
+    # Training.
+    config.training = ml_collections.ConfigDict()
+    config.training.batch_size = 256
+    config.training.num_steps = 800  # 143 epochs
+    config.training.decoder_steps = None  # the decoder trains to the end
+    config.training.learning_rate = ml_collections.ConfigDict()
+    config.training.learning_rate.encoder = 1e-3
+    config.training.learning_rate.decoder = 1e-3
+    config.training.learning_rate.label_anchors = 1e-3
+    config.training.warmup_steps = 50
+    config.training.schedule = "cosine"  # the paper: "constant", for much longer
+    config.training.gradient_clip = 1.0  # global norm
+    config.training.ema_decay = 0.99  # averages over the last 100 updates
+    config.training.generation_weight = 1.0  # 0: the paper's classifier without generation
+    config.training.compute_dtype = "float32"
+    config.training.log_every_steps = 10
+
+    config.checkpoint = ml_collections.ConfigDict()
+    config.checkpoint.every_steps = 200
+    config.checkpoint.keep = 2
+
+    config.evaluation = ml_collections.ConfigDict()
+    config.evaluation.every_steps = 400
+    config.evaluation.num_samples = 500  # 50 of each class
+
+    # Sampling: the decoder's flow from noise to an image.
+    config.sampling = ml_collections.ConfigDict()
+    config.sampling.sampler = "euler"
+    config.sampling.num_steps = 50
+    return config

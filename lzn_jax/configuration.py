@@ -1,0 +1,378 @@
+"""Experiment configs: read a config file, apply command-line values, check every field."""
+
+import ast
+import dataclasses
+import difflib
+import math
+import runpy
+import traceback
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+
+
+class UserError(Exception):
+    """The user's input is at fault; one line says what is wrong and what would be right."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """One config field: its type, the values it takes and what it means.
+
+    The ranges of a tuple field hold for each of its items, which are integers.
+    """
+
+    kind: type
+    help: str
+    choices: tuple[str | int, ...] = ()
+    minimum: int | float | None = None
+    above: int | float | None = None
+    below: int | float | None = None
+    multiple_of: int | None = None
+    nonempty: bool = False
+    optional: bool = False
+
+
+def _network(prefix: str, fields: Mapping[str, Field]) -> dict[str, Field]:
+    return {f"{prefix}.{name}": field for name, field in fields.items()}
+
+
+_NCSNPP = {
+    "features": Field(int, "channels of the first level", minimum=4, multiple_of=4),
+    "channel_multipliers": Field(
+        tuple, "channels of each level over features, finest first", minimum=1, nonempty=True
+    ),
+    "num_res_blocks": Field(int, "residual blocks a level", minimum=1),
+    "attention_resolutions": Field(tuple, "feature map widths with attention", minimum=1),
+    "dropout": Field(float, "dropout rate of the residual blocks", minimum=0, below=1),
+    "fir": Field(bool, "resample with the FIR filter (1, 3, 3, 1)"),
+    "progressive_input": Field(str, "input pyramid", choices=("none", "input_skip")),
+}
+_NCSNPP_ENCODER = _NCSNPP | {
+    "tap_channels": Field(int, "channels of each latent tap", minimum=1),
+    "tap_units": Field(int, "hidden units of the taps' MLP", minimum=1),
+    "tap_layers": Field(int, "dense layers of the taps' MLP", minimum=2),
+    "tap_resolutions": Field(
+        tuple, "feature map widths with taps, None = all", minimum=1, nonempty=True, optional=True
+    ),
+}
+_NCSNPP_DECODER = _NCSNPP | {
+    "progressive": Field(str, "output pyramid", choices=("none", "output_skip")),
+    "time_embedding": Field(str, "embedding of time", choices=("positional", "fourier")),
+    "fourier_scale": Field(float, "standard deviation of the Fourier frequencies", above=0),
+    "scale_by_sigma": Field(bool, "divide the output by the network's time input"),
+}
+
+# A group is read when its selector, a field of an earlier group, has the given value; the fields
+# of all groups read are the fields a config holds.
+SCHEMA: Mapping[tuple[str, str] | None, Mapping[str, Field]] = {
+    None: {
+        "study": Field(str, "case study of the paper", choices=("joint",)),
+        # jax.random.key keeps 32 bits of a seed and drops the rest without a word.
+        "seed": Field(int, "seed of every random draw", minimum=0, below=2**32),
+    },
+    ("study", "joint"): {
+        "data.name": Field(str, "data source", choices=("digits",)),
+        "latent.enabled": Field(bool, "False: the rectified-flow baseline without latents"),
+        "latent.dim": Field(int, "latent dimension q", minimum=1),
+        "latent.noise_scale": Field(float, "α of the generation latents", minimum=0),
+        "latent.solver": Field(str, "solver of the encoder's flow", choices=("euler", "dpm")),
+        "latent.num_steps": Field(int, "solver steps of the encoder's flow", minimum=1),
+        "latent.context_size": Field(int, "context anchors, 0 = the batch itself", minimum=0),
+        "alignment.noise_scale": Field(
+            float,
+            "α of the aligned latents, None = the generation latents",
+            minimum=0,
+            optional=True,
+        ),
+        "alignment.num_steps": Field(int, "Euler steps of the label flow", minimum=1),
+        "alignment.cutoff": Field(float, "share of first steps left out", minimum=0, below=1),
+        "alignment.form": Field(str, "form of the loss", choices=("prob", "log")),
+        "alignment.weight": Field(float, "weight of the alignment loss", minimum=0),
+        "encoder.name": Field(str, "image encoder", choices=("ncsnpp",)),
+        "decoder.name": Field(str, "image decoder", choices=("ncsnpp",)),
+        "training.batch_size": Field(int, "images an update, over all devices", minimum=1),
+        "training.num_steps": Field(int, "updates", minimum=1),
+        "training.decoder_steps": Field(
+            int, "updates after which the decoder stays, None = never", minimum=1, optional=True
+        ),
+        "training.learning_rate.encoder": Field(float, "the encoder's learning rate", above=0),
+        "training.learning_rate.decoder": Field(float, "the decoder's learning rate", above=0),
+        "training.learning_rate.label_anchors": Field(
+            float, "the label anchors' learning rate", above=0
+        ),
+        "training.warmup_steps": Field(int, "updates of linear warm-up", minimum=0),
+        "training.schedule": Field(
+            str, "learning rate after warm-up", choices=("constant", "cosine")
+        ),
+        "training.gradient_clip": Field(float, "largest global norm of a gradient", above=0),
+        "training.ema_decay": Field(float, "decay of the averaged weights", minimum=0, below=1),
+        "training.generation_weight": Field(float, "weight of the flow loss", minimum=0),
+        "training.compute_dtype": Field(
+            str, "dtype inside the networks", choices=("float32", "bfloat16")
+        ),
+        "training.log_every_steps": Field(int, "updates between logged metrics", minimum=1),
+        "checkpoint.every_steps": Field(int, "updates between checkpoints", minimum=1),
+        "checkpoint.keep": Field(int, "checkpoints kept", minimum=1),
+        "evaluation.every_steps": Field(int, "updates between evaluations", minimum=1),
+        "evaluation.num_samples": Field(int, "images generated an evaluation", minimum=1),
+        "sampling.sampler": Field(str, "solver of the decoder's flow", choices=("rk45", "euler")),
+        "sampling.num_steps": Field(int, "steps of the Euler sampler", minimum=1),
+    },
+    ("data.name", "digits"): {
+        "data.image_size": Field(int, "height and width in pixels", choices=(8,)),
+        "data.channels": Field(int, "image channels", choices=(1,)),
+        "data.num_classes": Field(int, "number of classes", choices=(10,)),
+        "data.flip": Field(bool, "flip training images left to right at random"),
+    },
+    ("encoder.name", "ncsnpp"): _network("encoder", _NCSNPP_ENCODER),
+    ("decoder.name", "ncsnpp"): _network("decoder", _NCSNPP_DECODER),
+}
+
+
+def load(path: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
+    """The checked, immutable config of the file at `path`, changed by `FIELD=VALUE` overrides.
+
+    Raises UserError for a file that gives no config and for a field or value at fault.
+    """
+    values = _validate(_flatten(_read(Path(path))))
+    fields = schema_of(values)
+    values = _validate(values | dict(_parse_override(text, fields) for text in overrides))
+    return ml_collections.FrozenConfigDict(_nest(values))
+
+
+def schema_of(values: Mapping[str, Any]) -> dict[str, Field]:
+    """The fields that a config holds, by dotted name, given the `values` of its selectors."""
+    fields: dict[str, Field] = {}
+    for selector, group in SCHEMA.items():
+        if selector is None or (selector[0] in fields and values.get(selector[0]) == selector[1]):
+            fields |= group
+    return fields
+
+
+def to_json_dict(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """The config as nested dicts of plain Python values, tuples as lists."""
+    values = _flatten(config.to_dict())
+    return _nest({k: list(v) if isinstance(v, tuple) else v for k, v in values.items()})
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """What get_config() of the file at `path` returns, as nested dicts."""
+    if path.suffix != ".py" or not path.is_file():
+        raise UserError(_no_such_config(path))
+    try:
+        # Unlike an import, run_path leaves no bytecode beside the config.
+        get_config = runpy.run_path(str(path)).get("get_config")
+        config = get_config() if callable(get_config) else None
+        # A placeholder that the file leaves unset raises here.
+        tree = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else None
+    except Exception as error:
+        raise UserError(_failed(path, error)) from error
+    if not callable(get_config):
+        raise UserError(f"{path} must define a function get_config()")
+    if tree is None:
+        got = type(config).__name__
+        raise UserError(
+            f"get_config() of {path} must return an ml_collections.ConfigDict, not {got}"
+        )
+    return tree
+
+
+def _failed(path: Path, error: Exception) -> str:
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [f", line {frame.lineno}" for frame in frames if frame.filename == str(path)]
+    place = f"{path}{lines[-1] if lines else ''}"
+    return _one_line(
+        f"{place}: a config must run without errors, got {type(error).__name__}: {error}"
+    )
+
+
+def _no_such_config(path: Path) -> str:
+    message = f"there is no config file {path}"
+    folder = path if path.is_dir() else path.parent
+    if not folder.is_dir():
+        return f"{message}: {folder} is not a directory"
+    names = sorted(other.name for other in folder.glob("*.py"))
+    nearest = difflib.get_close_matches(f"{path.stem}.py", names, n=1, cutoff=0)
+    if not nearest:
+        return f"{message}, nor any other in {folder}"
+    return f"{message}; the nearest is {folder / nearest[0]}"
+
+
+def _flatten(tree: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        # An empty group stays, so that it is reported instead of lost.
+        is_group = isinstance(value, Mapping) and value
+        flat |= _flatten(value, f"{prefix}{key}.") if is_group else {f"{prefix}{key}": value}
+    return flat
+
+
+def _nest(flat: Mapping[str, Any]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for name, value in flat.items():
+        *groups, leaf = name.split(".")
+        node = tree
+        for group in groups:
+            node = node.setdefault(group, {})
+        node[leaf] = value
+    return tree
+
+
+def _parse_override(text: str, fields: Mapping[str, Field]) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise UserError(f"an override must read FIELD=VALUE, got {text!r}")
+    if name not in fields:
+        raise UserError(_unknown(name, fields))
+    return name, _checked(name, _parse(value, fields[name]), fields[name])
+
+
+def _parse(text: str, field: Field) -> Any:
+    """The Python value that `text` spells, or `text` itself where it spells none."""
+    if field.optional and text in ("None", "none"):
+        return None
+    if field.kind is str:
+        return text
+    if field.kind is bool:
+        return {"True": True, "true": True, "False": False, "false": False}.get(text, text)
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return text
+    return (value,) if field.kind is tuple and _is_int(value) else value
+
+
+def _validate(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values in canonical types, in the schema's order; raises UserError at the first fault."""
+    fields = schema_of(values)
+    checked = {
+        name: _checked(name, values[name], field)
+        for name, field in fields.items()
+        if name in values
+    }
+    extra = [name for name in values if name not in fields]
+    for name, field in fields.items():
+        if name not in values:
+            raise UserError(_missing(name, field, extra))
+    if extra:
+        raise UserError(_unknown(extra[0], fields))
+    _check_across(checked)
+    return checked
+
+
+def _missing(name: str, field: Field, extra: Sequence[str]) -> str:
+    message = f"the config lacks the field {name} ({field.help}): {_expected(field)}"
+    near = difflib.get_close_matches(name, extra, n=1, cutoff=0.8)
+    return f"{message}; it holds {near[0]}, which is no field" if near else message
+
+
+def _unknown(name: str, fields: Iterable[str]) -> str:
+    def closeness(field: str) -> tuple[float, float]:
+        whole = difflib.SequenceMatcher(None, name, field).ratio()
+        leaves = name.rpartition(".")[2], field.rpartition(".")[2]
+        return max(whole, difflib.SequenceMatcher(None, *leaves).ratio()), whole
+
+    return f"the config holds no field {name}; the nearest is {max(fields, key=closeness)}"
+
+
+def _checked(name: str, value: Any, field: Field) -> Any:
+    """`value` in the field's type: integers as floats, lists as tuples where those are meant."""
+    if value is None and field.optional:
+        return None
+    result = _converted(value, field.kind)
+    if result is None or not _in_range(result, field):
+        raise UserError(f"{name} must be {_expected(field)}, got {_one_line(repr(value))}")
+    return result
+
+
+def _converted(value: Any, kind: type) -> Any:
+    """`value` as the type `kind`, None where it is not of that type."""
+    if kind is tuple:
+        return (
+            tuple(value) if isinstance(value, tuple | list) and all(map(_is_int, value)) else None
+        )
+    if kind is float:
+        return _finite_float(value) if isinstance(value, float) or _is_int(value) else None
+    if kind is int:
+        return value if _is_int(value) else None
+    return value if isinstance(value, kind) else None
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _finite_float(value: int | float) -> float | None:
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:  # an integer beyond the largest float
+        return None
+
+
+def _in_range(value: Any, field: Field) -> bool:
+    if field.choices:
+        return value in field.choices
+    if field.kind is tuple:
+        item = dataclasses.replace(field, kind=int)
+        return bool(value or not field.nonempty) and all(_in_range(v, item) for v in value)
+    return (
+        (field.minimum is None or value >= field.minimum)
+        and (field.above is None or value > field.above)
+        and (field.below is None or value < field.below)
+        and (field.multiple_of is None or value % field.multiple_of == 0)
+    )
+
+
+def _expected(field: Field) -> str:
+    """What a value of the field must be, in words."""
+    kinds = {bool: "True or False", int: "an integer", float: "a finite number"}
+    if field.choices:
+        choices = ", ".join(map(repr, field.choices))
+        text = f"one of {choices}" if len(field.choices) > 1 else choices
+    elif field.kind is tuple:
+        text = f"a {'non-empty ' if field.nonempty else ''}tuple of integers"
+    else:
+        text = kinds[field.kind]
+    limits = [(">=", field.minimum), (">", field.above), ("<", field.below)]
+    bounds = [f"{relation} {limit}" for relation, limit in limits if limit is not None]
+    if field.multiple_of is not None:
+        bounds.append(f"a multiple of {field.multiple_of}")
+    return " ".join([text, " and ".join(bounds)]).strip() + (" or None" if field.optional else "")
+
+
+def _check_across(values: Mapping[str, Any]) -> None:
+    """Raises UserError where fields that are right by themselves do not go together."""
+    if values["latent.solver"] == "dpm" and values["latent.num_steps"] < 3:
+        got = values["latent.num_steps"]
+        raise UserError(
+            f"latent.num_steps must be an integer >= 3 with latent.solver 'dpm', got {got}"
+        )
+    for network in ("encoder", "decoder"):
+        _check_resolutions(values, network)
+
+
+def _check_resolutions(values: Mapping[str, Any], network: str) -> None:
+    """Each level halves the image of the one before it, without a remainder."""
+    size = values["data.image_size"]
+    multipliers = values[f"{network}.channel_multipliers"]
+    widths = [size >> level for level in range(len(multipliers))]
+    if size % 2 ** (len(multipliers) - 1) != 0:
+        most = (size & -size).bit_length()
+        raise UserError(
+            f"{network}.channel_multipliers must have at most {most} entries, "
+            f"one for each halving of data.image_size {size} and one more, got {multipliers}"
+        )
+    for name in (f"{network}.attention_resolutions", f"{network}.tap_resolutions"):
+        resolutions = values.get(name) or ()
+        if not set(resolutions) <= set(widths):
+            raise UserError(
+                f"{name} must hold widths of {network} feature maps, "
+                f"which are {', '.join(map(str, widths))}, got {resolutions}"
+            )
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,258 @@
+"""Building blocks of NCSN++ (Song et al., arXiv:2011.13456): resampling, blocks, embeddings.
+
+Images are NHWC. Convolutions and dense layers compute in a module's `dtype`; parameters are
+float32, and normalisation, softmax and embeddings never run below float32.
+"""
+
+import math
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+# Layers that should start at zero start just off it, so that no gradient is exactly zero.
+NEAR_ZERO = 1e-10
+SQRT_2 = math.sqrt(2.0)
+
+
+def at_least_float32(dtype: DTypeLike) -> jnp.dtype:
+    """float32, or float64 for a network that computes in float64."""
+    return jnp.promote_types(dtype, jnp.float32)
+
+
+def fan_average(scale: float = 1.0) -> nn.initializers.Initializer:
+    """Uniform initialiser of variance scale / mean(fan in, fan out)."""
+    return nn.initializers.variance_scaling(scale, "fan_avg", "uniform")
+
+
+def conv3x3(channels: int, dtype: DTypeLike, name: str, scale: float = 1.0) -> nn.Conv:
+    """3x3 convolution that keeps the image size."""
+    return nn.Conv(
+        channels, (3, 3), padding=1, dtype=dtype, kernel_init=fan_average(scale), name=name
+    )
+
+
+def dense(units: int, dtype: DTypeLike, name: str, scale: float = 1.0) -> nn.Dense:
+    """Linear map of the last axis; on an image, a 1x1 convolution."""
+    return nn.Dense(units, dtype=dtype, kernel_init=fan_average(scale), name=name)
+
+
+def group_norm(channels: int, dtype: DTypeLike, name: str) -> nn.GroupNorm:
+    """Group normalisation with groups of four channels or more, at most 32 groups."""
+    return nn.GroupNorm(
+        num_groups=min(channels // 4, 32),
+        epsilon=1e-6,
+        use_fast_variance=False,
+        dtype=at_least_float32(dtype),
+        name=name,
+    )
+
+
+def downsample(images: Float[Array, "b h w c"], fir: bool) -> Float[Array, "b h//2 w//2 c"]:
+    """Halves height and width, both even: FIR filter (1, 3, 3, 1) / 8 per axis, or 2x2 means."""
+    halve = _fir_halve if fir else _mean_halve
+    return halve(halve(images, axis=1), axis=2)
+
+
+def upsample(images: Float[Array, "b h w c"], fir: bool) -> Float[Array, "b 2*h 2*w c"]:
+    """Doubles height and width: FIR filter (1, 3, 3, 1) / 4 per axis, or nearest neighbour."""
+    double = _fir_double if fir else _repeat_double
+    return double(double(images, axis=1), axis=2)
+
+
+def _mean_halve(x: Array, axis: int) -> Array:
+    even, odd = _even_and_odd(x, axis)
+    return (even + odd) / 2
+
+
+def _fir_halve(x: Array, axis: int) -> Array:
+    even, odd = _even_and_odd(x, axis)
+    return (_previous(odd, axis) + 3 * (even + odd) + _next(even, axis)) / 8
+
+
+def _repeat_double(x: Array, axis: int) -> Array:
+    return _interleave(x, x, axis)
+
+
+def _fir_double(x: Array, axis: int) -> Array:
+    # Polyphase form: of the four taps over the zero-stuffed signal only two ever meet a sample.
+    even = (_previous(x, axis) + 3 * x) / 4
+    odd = (3 * x + _next(x, axis)) / 4
+    return _interleave(even, odd, axis)
+
+
+def _even_and_odd(x: Array, axis: int) -> tuple[Array, Array]:
+    size = x.shape[axis]
+    even = jax.lax.slice_in_dim(x, 0, size, stride=2, axis=axis)
+    odd = jax.lax.slice_in_dim(x, 1, size, stride=2, axis=axis)
+    return even, odd
+
+
+def _interleave(even: Array, odd: Array, axis: int) -> Array:
+    doubled = (*even.shape[:axis], 2 * even.shape[axis], *even.shape[axis + 1 :])
+    return jnp.stack([even, odd], axis=axis + 1).reshape(doubled)
+
+
+def _previous(x: Array, axis: int) -> Array:
+    """Neighbour before each sample along the axis, zero outside."""
+    return _shift(x, axis, before=1)
+
+
+def _next(x: Array, axis: int) -> Array:
+    """Neighbour after each sample along the axis, zero outside."""
+    return _shift(x, axis, before=-1)
+
+
+def _shift(x: Array, axis: int, before: int) -> Array:
+    padding = [(0, 0, 0)] * x.ndim
+    padding[axis] = (before, -before, 0)
+    return jax.lax.pad(x, jnp.zeros((), x.dtype), padding)
+
+
+def sinusoidal_embedding(s: Float[Array, " b"], features: int) -> Float[Array, "b {features}"]:
+    """Sines, then cosines, of s at geometric frequencies from 1 down to 1e-4; s in [0, 999]."""
+    half = features // 2
+    frequencies = 10_000.0 ** (-np.arange(half) / (half - 1))
+    angles = s[:, None] * jnp.asarray(frequencies, s.dtype)
+    embedding = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+    return jnp.pad(embedding, ((0, 0), (0, features % 2)))
+
+
+def fourier_embedding(x: Float[Array, " b"], frequencies: Float[Array, " f"]) -> Array:
+    """Sines, then cosines, of 2 pi times each frequency times x: (b, 2 f)."""
+    angles = x[:, None] * frequencies * (2 * math.pi)
+    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+
+
+class TimeEmbedding(nn.Module):
+    """Embeds noise level s and appends what else conditions the network: latents and labels.
+
+    `kind` is 'positional' or 'fourier'. Fourier frequencies are drawn once from
+    N(0, fourier_scale^2) and kept in the collection `constants`, which is not trained.
+    """
+
+    features: int
+    kind: str
+    fourier_scale: float
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(
+        self,
+        s: Float[Array, " b"],
+        latents: Float[Array, "b q"] | None,
+        labels: Float[Array, "b k"] | None,
+    ) -> Float[Array, "b d"]:
+        if self.kind == "fourier":
+            frequencies = self.variable("constants", "frequencies", self._draw_frequencies)
+            embedding = fourier_embedding(jnp.log(s), frequencies.value)
+        else:
+            embedding = sinusoidal_embedding(s, self.features)
+        conditions = [part for part in (latents, labels, embedding) if part is not None]
+        h = dense(4 * self.features, self.dtype, "dense_0")(jnp.concatenate(conditions, axis=-1))
+        return dense(4 * self.features, self.dtype, "dense_1")(nn.silu(h))
+
+    def _draw_frequencies(self) -> Float[Array, " f"]:
+        key = self.make_rng("params")
+        return self.fourier_scale * jax.random.normal(key, (self.features,), jnp.float32)
+
+
+class ResidualBlock(nn.Module):
+    """BigGAN residual block, optionally resampling by two and conditioned on an embedding."""
+
+    channels: int
+    dropout: float
+    fir: bool
+    dtype: DTypeLike
+    resample: Literal["down", "up"] | None = None
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b h w c"], embedding: Float[Array, "b d"] | None, *, train: bool
+    ) -> Float[Array, "b h2 w2 c2"]:
+        h = nn.silu(group_norm(x.shape[-1], self.dtype, "norm_0")(x))
+        h, shortcut = self._resample(h), self._resample(x)
+        h = conv3x3(self.channels, self.dtype, "conv_0")(h)
+        if embedding is not None:
+            shift = dense(self.channels, self.dtype, "embedding_dense")(nn.silu(embedding))
+            h = h + shift[:, None, None, :]
+        h = nn.silu(group_norm(self.channels, self.dtype, "norm_1")(h))
+        h = nn.Dropout(self.dropout, deterministic=not train)(h)
+        h = conv3x3(self.channels, self.dtype, "conv_1", NEAR_ZERO)(h)
+        if self.resample or x.shape[-1] != self.channels:
+            shortcut = dense(self.channels, self.dtype, "shortcut")(shortcut)
+        return (shortcut + h) / SQRT_2
+
+    def _resample(self, x: Array) -> Array:
+        if self.resample == "down":
+            return downsample(x, self.fir)
+        if self.resample == "up":
+            return upsample(x, self.fir)
+        return x
+
+
+class SelfAttention(nn.Module):
+    """Single-head self-attention over all pixels, with a residual connection."""
+
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        batch, height, width, channels = x.shape
+        pixels = x.reshape(batch, height * width, channels)
+        h = group_norm(channels, self.dtype, "norm")(pixels)
+        query, key, value = (
+            dense(channels, self.dtype, name, 0.1)(h) for name in ("query", "key", "value")
+        )
+        scores = jnp.einsum(
+            "bqc,bkc->bqk", query, key, preferred_element_type=at_least_float32(self.dtype)
+        )
+        weights = nn.softmax(scores / math.sqrt(channels)).astype(value.dtype)
+        h = jnp.einsum("bqk,bkc->bqc", weights, value)
+        h = dense(channels, self.dtype, "out", NEAR_ZERO)(h)
+        return ((pixels + h) / SQRT_2).reshape(x.shape)
+
+
+class OutputHead(nn.Module):
+    """Features to an image of the given channels, in float32 or better."""
+
+    channels: int
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, h: Float[Array, "b h w d"]) -> Float[Array, "b h w c"]:
+        h = nn.silu(group_norm(h.shape[-1], self.dtype, "norm")(h))
+        image = conv3x3(self.channels, self.dtype, "conv", NEAR_ZERO)(h)
+        return image.astype(at_least_float32(self.dtype))
+
+
+class LatentTap(nn.Module):
+    """One feature map's share of the latent: few channels, flattened, then a small MLP."""
+
+    latent_dim: int
+    channels: int
+    units: int
+    layers: int
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, h: Float[Array, "b h w c"]) -> Float[Array, "b {self.latent_dim}"]:
+        h = nn.silu(dense(self.channels, self.dtype, "project")(h))
+        # Channel-major, the order of released checkpoints.
+        h = h.transpose(0, 3, 1, 2).reshape(h.shape[0], -1)
+        for i in range(self.layers - 1):
+            h = nn.silu(self._dense(self.units, h.shape[-1], f"dense_{i}")(h))
+        h = self._dense(self.latent_dim, h.shape[-1], f"dense_{self.layers - 1}")(h)
+        return h.astype(at_least_float32(self.dtype))
+
+    def _dense(self, units: int, fan_in: int, name: str) -> nn.Dense:
+        bound = 1 / math.sqrt(fan_in)
+
+        def uniform(key: Array, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
+            return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+        return nn.Dense(units, dtype=self.dtype, kernel_init=uniform, bias_init=uniform, name=name)

@@ -1,0 +1,24 @@
+"""Latent zoning: pure functions of arrays, free of networks, configs and meshes (paper §2.2).
+
+Two operations are enough for every task of a Latent Zoning Network:
+
+* *latent computation*: `compute_latents`, `latents_in_context` (anchors -> latents);
+* *latent alignment*: `alignment_loss`, built on `assignment_log_probs` (latents -> anchors).
+
+`decode` and `classify` follow the flow to the anchor whose zone a latent lies in.
+"""
+
+from lzn_jax.zoning.alignment import alignment_loss, assignment_log_probs
+from lzn_jax.zoning.latents import classify, compute_latents, decode, latents_in_context
+from lzn_jax.zoning.solvers import DPMSolver, Euler
+
+__all__ = [
+    "DPMSolver",
+    "Euler",
+    "alignment_loss",
+    "assignment_log_probs",
+    "classify",
+    "compute_latents",
+    "decode",
+    "latents_in_context",
+]

@@ -1,0 +1,156 @@
+"""Latent computation: from anchors to latents and back (paper §2.2.1)."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from lzn_jax.zoning.flow import integrate, make_zones
+from lzn_jax.zoning.solvers import Solver
+
+
+@functools.partial(jax.jit, static_argnames="solver")
+def compute_latents(
+    anchors: Float[Array, "n q"],
+    noise: Float[Array, "m q"],
+    own: Int[Array, " m"] | None = None,
+    *,
+    solver: Solver,
+    log_weights: Float[Array, " n"] | None = None,
+) -> Float[Array, "m q"]:
+    """Latents of samples whose anchors cut the latent space into zones (paper §2.2.1, eq. 2).
+
+    Args:
+      anchors: (n, q), all anchors of the mixture.
+      noise: (m, q), N(0, I) times the noise scale α: 1 samples the zone, 0 takes its centre.
+      own: (m,) index of each latent's own anchor; None means arange(n), m = n.
+      solver: `Euler` or `DPMSolver`.
+      log_weights: (n,) unnormalised log mixture weights, -inf removes an anchor; None is uniform.
+        The own anchor of a latent must not be removed.
+
+    Returns:
+      (m, q) latents, in float64 if an input is float64, else in float32.
+
+    Raises:
+      ValueError: shapes do not fit each other.
+    """
+    anchors, noise, log_weights = _promote(anchors, noise, log_weights)
+    _check_shapes(anchors, noise, log_weights, "noise")
+    if own is None:
+        if noise.shape[0] != anchors.shape[0]:
+            raise ValueError(
+                f"own=None needs one row of noise an anchor, got {noise.shape[0]} rows for "
+                f"{anchors.shape[0]} anchors"
+            )
+        own = jnp.arange(anchors.shape[0])
+    table = solver.towards_prior()
+    zones = make_zones(anchors, log_weights, None, own)
+    return integrate(zones, table, noise).offset_MxQ + (1 - table.t_end) * zones.centers_MxQ
+
+
+@functools.partial(jax.jit, static_argnames="solver")
+def latents_in_context(
+    queries: Float[Array, "m q"],
+    context: Float[Array, "n q"],
+    noise: Float[Array, "m q"],
+    *,
+    solver: Solver,
+    log_weights: Float[Array, " n"] | None = None,
+) -> Float[Array, "m q"]:
+    """Latents of single samples among fixed context anchors; row i depends on row i alone.
+
+    Each query's anchor joins the context (log weight 0) for itself and is unseen by the others,
+    so the answer is the same for one sample and for any number of them.
+
+    Args:
+      queries: (m, q) anchors of the samples.
+      context: (n, q) context anchors.
+      noise: (m, q), N(0, I) times the noise scale α.
+      solver: `Euler` or `DPMSolver`.
+      log_weights: (n,) unnormalised log weights of the context; None is 0 for each anchor.
+
+    Returns:
+      (m, q) latents, in float64 if an input is float64, else in float32.
+
+    Raises:
+      ValueError: shapes do not fit each other.
+    """
+    queries, context, noise, log_weights = _promote(queries, context, noise, log_weights)
+    _check_shapes(context, noise, log_weights, "noise")
+    if queries.shape != noise.shape:
+        raise ValueError(f"queries {queries.shape} and noise {noise.shape} differ in shape")
+    table = solver.towards_prior()
+    own_log_weight = jnp.zeros((), queries.dtype)
+    zones = make_zones(context, log_weights, queries, None, own_log_weight)
+    return integrate(zones, table, noise).offset_MxQ + (1 - table.t_end) * zones.centers_MxQ
+
+
+@functools.partial(jax.jit, static_argnames="solver")
+def decode(
+    latents: Float[Array, "m q"],
+    anchors: Float[Array, "n q"],
+    *,
+    solver: Solver,
+    log_weights: Float[Array, " n"] | None = None,
+) -> Float[Array, "m q"]:
+    """Follows latents down the flow; the end lies close to the anchor of the zone (paper §2.2.1).
+
+    Args:
+      latents: (m, q).
+      anchors: (n, q).
+      solver: `Euler` or `DPMSolver`.
+      log_weights: (n,) unnormalised log mixture weights, -inf removes an anchor; None is uniform.
+
+    Returns:
+      (m, q) end points, in float64 if an input is float64, else in float32.
+
+    Raises:
+      ValueError: shapes do not fit each other.
+    """
+    latents, anchors, log_weights = _promote(latents, anchors, log_weights)
+    _check_shapes(anchors, latents, log_weights, "latents")
+    table = solver.towards_anchors()
+    zones = make_zones(anchors, log_weights, None, None)
+    start = (latents - (1 - table.t_start) * zones.centers_MxQ) / table.t_start
+    return integrate(zones, table, start).offset_MxQ + (1 - table.t_end) * zones.centers_MxQ
+
+
+@functools.partial(jax.jit, static_argnames="solver")
+def classify(
+    latents: Float[Array, "m q"],
+    anchors: Float[Array, "n q"],
+    *,
+    solver: Solver,
+    log_weights: Float[Array, " n"] | None = None,
+) -> Int[Array, " m"]:
+    """Index of the anchor nearest to the end of each latent's flow (paper §5, E.2).
+
+    Arguments as for `decode`; an anchor removed by its weight is never the answer.
+
+    Returns:
+      (m,) int32.
+    """
+    points = decode(latents, anchors, solver=solver, log_weights=log_weights)
+    distances = jnp.sum((points[:, None] - anchors[None]) ** 2, axis=-1)
+    if log_weights is not None:
+        distances = jnp.where(jnp.isneginf(log_weights), jnp.inf, distances)
+    return jnp.argmin(distances, axis=1).astype(jnp.int32)
+
+
+def _promote(*arrays: Array | None) -> list:
+    """Arrays in the common compute dtype: float64 if one of them is, else float32."""
+    dtype = jnp.result_type(jnp.float32, *(a for a in arrays if a is not None))
+    return [None if a is None else jnp.asarray(a, dtype) for a in arrays]
+
+
+def _check_shapes(anchors: Array, points: Array, log_weights: Array | None, name: str) -> None:
+    """Raises ValueError unless anchors (n, q), points (m, q) and log_weights (n,) agree."""
+    if anchors.ndim != 2 or points.ndim != 2 or anchors.shape[1] != points.shape[1]:
+        raise ValueError(
+            f"anchors (n, q) and {name} (m, q) must share q, got {anchors.shape}, {points.shape}"
+        )
+    if log_weights is not None and log_weights.shape != anchors.shape[:1]:
+        raise ValueError(
+            f"log_weights must be ({anchors.shape[0]},), one an anchor, got {log_weights.shape}"
+        )

@@ -1,0 +1,144 @@
+"""Solvers of the latent flow as tables of numbers (paper §2.2.1, A.2).
+
+In zone coordinates the flow is du/dr = ā - c with r = (1-t)/t, and both solvers are linear in the
+start and in the drifts d = ā - c that they have seen. A solver is therefore a table, a row a step:
+
+    evaluate d_k at (u_k, r_k),   u_{k+1} = u_k + Σ_l weights_{k,l} d_{k-l},
+    end point x = (1 - t_end) c + t_end u_0 + Σ_k end_weights_k d_k.
+
+The end point has a row of its own because u = (x - (1-t) c)/t has no finite value at t = 0.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Table(NamedTuple):
+    """A solver in one direction of the flow, S steps, float64 NumPy.
+
+    Attributes:
+      r: (S,) coordinate r = (1-t)/t of each evaluation.
+      weights: (S, order) factors of the newest drift, the one before it, ... in the next state;
+        the last row, after which nothing is evaluated, is 0.
+      end_weights: (S,) factor of each drift in the end point.
+      t_start: noise level of the first state.
+      t_end: noise level of the end point.
+    """
+
+    r: np.ndarray
+    weights: np.ndarray
+    end_weights: np.ndarray
+    t_start: float
+    t_end: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Euler:
+    """Euler's method: order 1, one evaluation a step, uniform in t (paper §4; exact in r).
+
+    Towards the prior t runs from t_min to 1; towards the anchors from 1 to 0, where the last
+    evaluation is at t = 1/num_steps and the end point is the posterior mean ā found there.
+    """
+
+    num_steps: int
+    t_min: float = 1e-4
+
+    def __post_init__(self):
+        if self.num_steps < 1:
+            raise ValueError(f"Euler needs num_steps >= 1, got {self.num_steps}")
+        if not 0 < self.t_min < 1:
+            raise ValueError(f"Euler needs 0 < t_min < 1, got {self.t_min}")
+
+    def towards_prior(self) -> Table:
+        """The table that takes an anchor's neighbourhood to its latent."""
+        return _table(np.linspace(self.t_min, 1.0, self.num_steps + 1), [1] * self.num_steps)
+
+    def towards_anchors(self) -> Table:
+        """The table that takes a latent to the anchor in whose zone it lies."""
+        times = 1.0 - np.arange(self.num_steps + 1) / self.num_steps
+        return _table(times, [1] * self.num_steps)
+
+
+@dataclasses.dataclass(frozen=True)
+class DPMSolver:
+    """DPM-Solver++ multistep with data prediction ā, uniform in t (paper C.2; arXiv:2211.01095).
+
+    Declared order 1, 2 or 3, one evaluation a step. The first steps have lower order; with fewer
+    than 10 steps so do the last ones. Both directions stay within [t_min, t_max]: a latent is the
+    state at t_max, a decoded point the state at t_min.
+    """
+
+    num_steps: int
+    order: int = 3
+    t_min: float = 1e-3
+    t_max: float = 1 - 1e-3
+
+    def __post_init__(self):
+        if self.order not in (1, 2, 3):
+            raise ValueError(f"DPMSolver has order 1, 2 or 3, got {self.order}")
+        if self.num_steps < self.order:
+            raise ValueError(
+                f"DPMSolver of order {self.order} needs num_steps >= {self.order}, "
+                f"got {self.num_steps}"
+            )
+        if not 0 < self.t_min < self.t_max < 1:
+            raise ValueError(
+                f"DPMSolver needs 0 < t_min < t_max < 1, got {self.t_min}, {self.t_max}"
+            )
+
+    def towards_prior(self) -> Table:
+        """The table that takes an anchor's neighbourhood to its latent."""
+        return _table(np.linspace(self.t_min, self.t_max, self.num_steps + 1), self._orders())
+
+    def towards_anchors(self) -> Table:
+        """The table that takes a latent to the anchor in whose zone it lies."""
+        return _table(np.linspace(self.t_max, self.t_min, self.num_steps + 1), self._orders())
+
+    def _orders(self) -> list[int]:
+        orders = [min(self.order, k + 1) for k in range(self.num_steps)]
+        if self.num_steps < 10:
+            orders = [min(order, self.num_steps - k) for k, order in enumerate(orders)]
+        return orders
+
+
+Solver = Euler | DPMSolver
+
+
+def _table(times: np.ndarray, orders: list[int]) -> Table:
+    """The rows for the grid `times` (S+1,), row k of order `orders[k]`."""
+    steps = len(orders)
+    t_end = times[-1]
+    r = (1 - times[:-1]) / times[:-1]
+    weights, end_weights = np.zeros((steps, max(orders))), np.zeros(steps)
+    for k, order in enumerate(orders):
+        t_next = times[k + 1]
+        row = np.zeros(order)  # of the state t u, which is finite where u is not
+        row[0] = 1 - t_next - t_next * r[k]
+        if order > 1:
+            row += _higher_order(r, k, t_next, order)
+        share = t_end / t_next if k < steps - 1 else 1.0
+        for age in range(order):
+            end_weights[k - age] += share * row[age]
+        if k < steps - 1:
+            weights[k, :order] = row / t_next
+    return Table(r, weights, end_weights, float(times[0]), float(t_end))
+
+
+def _higher_order(r: np.ndarray, k: int, t_next: float, order: int) -> np.ndarray:
+    """What orders 2 and 3 add to Euler's weight, for the state t u (arXiv:2211.01095, B.2)."""
+    lam = np.log(np.append(r[: k + 1], (1 - t_next) / t_next))
+    h = lam[-1] - lam[-2]
+    phi1 = np.expm1(-h)
+    ratio0 = (lam[-2] - lam[-3]) / h
+    if order == 2:
+        return -0.5 * (1 - t_next) * phi1 * np.array([1.0, -1.0]) / ratio0
+    ratio1 = (lam[-3] - lam[-4]) / h
+    difference0 = np.array([1.0, -1.0, 0.0]) / ratio0
+    difference1 = np.array([0.0, 1.0, -1.0]) / ratio1
+    second = (difference0 - difference1) / (ratio0 + ratio1)
+    first = difference0 + ratio0 * second
+    phi2 = phi1 / h + 1
+    phi3 = phi2 / h - 0.5
+    return (1 - t_next) * (phi2 * first - phi3 * second)

@@ -1,0 +1,546 @@
+"""NCSN++ against numbers of the PyTorch original, counts of the paper and hand calculations."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from flax.traverse_util import flatten_dict, unflatten_dict
+from ml_collections import ConfigDict
+from torch_layout import (
+    GOLDEN,
+    hyperparameters,
+    listed_shapes,
+    seeded_weights,
+    shapes_in_execution_order,
+    to_block_params,
+    to_flax,
+    to_variables,
+)
+
+from lzn_jax.models import LabelAnchors, NCSNppDecoder, NCSNppEncoder, build
+from lzn_jax.models import ncsnpp_layers as layers
+
+CIFAR10 = {
+    "features": 128,
+    "channel_multipliers": (1, 2, 2, 2),
+    "num_res_blocks": 4,
+    "attention_resolutions": (16,),
+    "dropout": 0.15,
+    "fir": False,
+    "progressive_input": "none",
+}
+CIFAR10_DECODER = {**CIFAR10, "progressive": "none", "time_embedding": "positional"}
+AFHQ = {
+    "features": 128,
+    "channel_multipliers": (1, 1, 2, 2, 2, 2, 2),
+    "num_res_blocks": 2,
+    "attention_resolutions": (16,),
+    "dropout": 0.0,
+    "fir": True,
+    "progressive_input": "input_skip",
+}
+AFHQ_DECODER = {
+    **AFHQ,
+    "progressive": "output_skip",
+    "time_embedding": "fourier",
+    "fourier_scale": 16.0,
+    "scale_by_sigma": True,
+}
+AFHQ_TAPS = (64, 32, 16, 8, 4)
+SMALL = {
+    "features": 8,
+    "channel_multipliers": (1, 2),
+    "num_res_blocks": 1,
+    "attention_resolutions": (4,),
+    "dropout": 0.0,
+    "fir": False,
+    "progressive_input": "none",
+}
+SMALL_DECODER = {**SMALL, "progressive": "none", "time_embedding": "positional"}
+
+ENCODERS = ["cifar_encoder", "afhq_encoder", "cap_encoder"]
+DECODERS = ["cifar_decoder", "cifar_decoder_cond10", "afhq_decoder", "cap_decoder"]
+# Five times the float32 error of the original, the norm-wise worst of its networks.
+FLOAT32_TOLERANCE = 1e-4
+FLOAT64_TOLERANCE = 1e-9
+
+
+def nhwc(array):
+    return array.transpose(0, 2, 3, 1)
+
+
+@functools.cache
+def golden(name):
+    with np.load(GOLDEN / f"{name}.npz") as file:
+        return dict(file)
+
+
+def shared_fields(model):
+    return {
+        "features": model["nf"],
+        "channel_multipliers": tuple(model["ch_mult"]),
+        "num_res_blocks": model["num_res_blocks"],
+        "attention_resolutions": tuple(model["attn_resolutions"]),
+        "dropout": model["dropout"],
+        "fir": model["fir"],
+        "progressive_input": model["progressive_input"],
+    }
+
+
+def tiny_encoder(name, dtype):
+    params = hyperparameters(name)
+    taps = params["latent_transformation_resolutions"]
+    return NCSNppEncoder(
+        **shared_fields(params["config"]["model"]),
+        latent_dim=params["latent_dim"],
+        tap_channels=params["num_base_channels"],
+        tap_units=params["num_base_units"],
+        tap_layers=params["num_latent_transformation_layers"],
+        tap_resolutions=taps and tuple(taps),
+        dtype=dtype,
+    )
+
+
+def tiny_decoder(name, dtype):
+    model = hyperparameters(name)["config"]["model"]
+    return NCSNppDecoder(
+        **shared_fields(model),
+        progressive=model["progressive"],
+        time_embedding=model["embedding_type"],
+        fourier_scale=float(model["fourier_scale"]),
+        scale_by_sigma=model["scale_by_sigma"],
+        dtype=dtype,
+    )
+
+
+def run_tiny(name, dtype):
+    """Output of a tiny network with the original's weights, inputs and weights at `dtype`."""
+    numbers, inputs_at = golden(name), jnp.promote_types(dtype, jnp.float32)
+    if "encoder" in name:
+        module, inputs = tiny_encoder(name, dtype), [nhwc(numbers["x"])]
+    else:
+        module = tiny_decoder(name, dtype)
+        inputs = [nhwc(numbers["xt"]), numbers["t"], numbers["latent"], numbers.get("label_onehot")]
+    inputs = jax.tree.map(lambda x: jnp.asarray(x, inputs_at), inputs)
+    variables = to_variables(seeded_weights(name), shapes_in_execution_order(module, *inputs))
+    variables = jax.tree.map(lambda x: jnp.asarray(x, inputs_at), variables)
+    return evaluation(module)(variables, *inputs)
+
+
+def evaluation(module):
+    # Each network runs once, so code that compiles in half the time beats code that runs faster.
+    options = {"xla_backend_optimization_level": 0}
+    return jax.jit(functools.partial(module.apply, train=False), compiler_options=options)
+
+
+def expected(name, precision):
+    out = golden(name)[f"out_{precision}"]
+    return out if "encoder" in name else nhwc(out)
+
+
+def without_noise_level(name, output):
+    """Undoes scale_by_sigma, which leaves outputs a thousand times smaller at t = 1."""
+    if "afhq_decoder" not in name:
+        return output
+    return output * 999 * np.clip(golden(name)["t"], 0, 1)[:, None, None, None]
+
+
+@pytest.mark.parametrize("name", ENCODERS + DECODERS)
+def test_network_equals_original_in_float64(name):
+    name = f"ncsnpp_tiny_{name}"
+    with jax.enable_x64(True):
+        out = run_tiny(name, jnp.float64)
+        assert out.dtype == jnp.float64
+        out, wanted = (
+            without_noise_level(name, x) for x in (np.asarray(out), expected(name, "f64"))
+        )
+    np.testing.assert_allclose(out, wanted, rtol=0, atol=FLOAT64_TOLERANCE * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("name", ENCODERS + DECODERS)
+def test_network_in_float32_is_as_exact_as_original(name):
+    name = f"ncsnpp_tiny_{name}"
+    out = run_tiny(name, jnp.float32)
+    assert out.dtype == jnp.float32
+    wanted = without_noise_level(name, expected(name, "f64"))
+    out = without_noise_level(name, np.asarray(out))
+    np.testing.assert_allclose(out, wanted, rtol=0, atol=FLOAT32_TOLERANCE * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("name", ["afhq_encoder", "cifar_decoder"])
+def test_bfloat16_network_returns_float32_near_float32_network(name):
+    name = f"ncsnpp_tiny_{name}"
+    out = run_tiny(name, jnp.bfloat16)
+    assert out.dtype == jnp.float32
+    wanted = expected(name, "f64")
+    error = np.linalg.norm(out - wanted) / np.linalg.norm(wanted)
+    # bfloat16 keeps 8 bits: rounding is there (the compute dtype is used) and stays small.
+    assert 1e-4 < error < 0.05
+
+
+@pytest.mark.parametrize("fir", [False, True], ids=["naive", "fir"])
+@pytest.mark.parametrize("direction", ["up", "down"])
+def test_resampling_equals_original(direction, fir):
+    units = golden("ncsnpp_units")
+    resample = {"up": layers.upsample, "down": layers.downsample}[direction]
+    with jax.enable_x64(True):
+        out = resample(jnp.asarray(nhwc(units["resample_x"]), jnp.float64), fir)
+    wanted = nhwc(units[f"{'fir' if fir else 'naive'}_{direction}_f64"])
+    np.testing.assert_allclose(out, wanted, rtol=0, atol=1e-12)
+
+
+def test_fir_resampling_keeps_straight_lines_along_each_axis():
+    def plane(rows, columns):
+        return rows[:, None] + 100 * columns
+
+    image = jnp.asarray(plane(np.arange(8), np.arange(6)), jnp.float32)[None, :, :, None]
+    down, up = (
+        resample(image, True)[0, ..., 0] for resample in (layers.downsample, layers.upsample)
+    )
+    assert down.shape == (4, 3)
+    assert up.shape == (16, 12)
+    # Samples lie between the old ones; outside the image it is zero, so borders are left out.
+    centres = plane(2 * np.arange(4) + 0.5, 2 * np.arange(3) + 0.5)
+    np.testing.assert_allclose(down[1:-1, 1:-1], centres[1:-1, 1:-1], rtol=1e-6)
+    quarters = plane(np.arange(16) / 2 - 0.25, np.arange(12) / 2 - 0.25)
+    np.testing.assert_allclose(up[1:-1, 1:-1], quarters[1:-1, 1:-1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("features", [16, 17, 128])
+def test_sinusoidal_embedding_equals_original(features):
+    units = golden("ncsnpp_units")
+    with jax.enable_x64(True):
+        s = 999 * jnp.asarray(units["t"], jnp.float64)
+        out = layers.sinusoidal_embedding(s, features)
+    wanted = units[f"timestep_embedding_{features}_f64"]
+    np.testing.assert_allclose(out, wanted, rtol=0, atol=1e-9)
+
+
+def test_fourier_embedding_equals_original():
+    units = golden("ncsnpp_units")
+    with jax.enable_x64(True):
+        log_s = jnp.log(999 * jnp.asarray(units["fourier_t"], jnp.float64))
+        out = layers.fourier_embedding(log_s, jnp.asarray(units["fourier_W"], jnp.float64))
+    np.testing.assert_allclose(out, units["fourier_embedding_f64"], rtol=0, atol=1e-9)
+
+
+def unit_inputs(block):
+    units = golden("ncsnpp_units")
+    inputs = [jnp.asarray(nhwc(units[f"{block}/in/x"]), jnp.float64)]
+    if f"{block}/in/temb" in units:
+        inputs.append(jnp.asarray(units[f"{block}/in/temb"], jnp.float64))
+    prefix = f"{block}/param/"
+    weights = {k.removeprefix(prefix): v for k, v in units.items() if k.startswith(prefix)}
+    return inputs, weights, nhwc(units[f"{block}/out_f64"])
+
+
+RESIDUAL_BLOCKS = {
+    "res_same": (16, False, None),
+    "res_widen": (24, False, None),
+    "res_down_naive": (16, False, "down"),
+    "res_up_naive": (16, False, "up"),
+    "res_down_fir": (16, True, "down"),
+    "res_up_fir": (16, True, "up"),
+}
+
+
+@pytest.mark.parametrize("block", [*RESIDUAL_BLOCKS, "attn"])
+def test_block_equals_original(block):
+    with jax.enable_x64(True):
+        inputs, weights, wanted = unit_inputs(block)
+        if block == "attn":
+            module, options = layers.SelfAttention(jnp.float64), {}
+        else:
+            channels, fir, resample = RESIDUAL_BLOCKS[block]
+            module = layers.ResidualBlock(channels, 0.15, fir, jnp.float64, resample)
+            options = {"train": False}
+        template = module.init(jax.random.key(0), *inputs, **options)["params"]
+        shapes = {path: leaf.shape for path, leaf in flatten_dict(template).items()}
+        out = module.apply({"params": to_block_params(weights, shapes)}, *inputs, **options)
+    np.testing.assert_allclose(out, wanted, rtol=0, atol=FLOAT64_TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    ("block", "kernel", "bias"),
+    [("nin", "W", "b"), ("combine_sum", "Conv_0.weight", "Conv_0.bias")],
+)
+def test_dense_layer_equals_originals_pixelwise_layers(block, kernel, bias):
+    with jax.enable_x64(True):
+        (x,), weights, wanted = unit_inputs(block)
+        shape = (x.shape[-1], wanted.shape[-1])
+        params = {
+            "kernel": to_flax(f".{kernel}", weights[kernel], shape),
+            "bias": weights[bias],
+        }
+        out = layers.dense(shape[1], jnp.float64, "pixelwise").apply({"params": params}, x)
+        if block == "combine_sum":
+            out = out + nhwc(golden("ncsnpp_units")["combine_sum/in/y"])
+    np.testing.assert_allclose(out, wanted, rtol=0, atol=1e-12)
+
+
+def encoder_shapes(fields, size, **taps):
+    module = NCSNppEncoder(**fields, latent_dim=200, **taps)
+    return shapes_in_execution_order(module, jnp.zeros((1, size, size, 3)))
+
+
+def decoder_shapes(fields, size, latent_dim=200, num_classes=0):
+    latents = jnp.zeros((1, latent_dim)) if latent_dim else None
+    labels = jnp.zeros((1, num_classes)) if num_classes else None
+    images, t = jnp.zeros((1, size, size, 3)), jnp.zeros(1)
+    return shapes_in_execution_order(NCSNppDecoder(**fields), images, t, latents, labels)
+
+
+FULL_SIZE = {
+    "cifar10_encoder": functools.partial(encoder_shapes, CIFAR10, 32),
+    "cifar10_decoder": functools.partial(decoder_shapes, CIFAR10_DECODER, 32),
+    "afhqcat_encoder": functools.partial(encoder_shapes, AFHQ, 256, tap_resolutions=AFHQ_TAPS),
+    "afhqcat_decoder": functools.partial(decoder_shapes, AFHQ_DECODER, 256),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "count"),
+    [
+        ("cifar10_encoder", {}, 49_790_260),
+        ("cifar10_decoder", {}, 61_906_819),
+        ("cifar10_decoder", {"latent_dim": 0}, 61_804_419),
+        ("cifar10_decoder", {"num_classes": 10}, 61_911_939),
+        ("cifar10_decoder", {"latent_dim": 0, "num_classes": 10}, 61_809_539),
+        ("afhqcat_encoder", {}, 87_768_896),
+        ("afhqcat_decoder", {}, 65_676_949),
+        ("afhqcat_decoder", {"latent_dim": 0}, 65_574_549),
+    ],
+)
+def test_parameter_count_is_the_papers(name, options, count):
+    assert sum(math.prod(shape) for shape in FULL_SIZE[name](**options).values()) == count
+
+
+@pytest.mark.parametrize("name", FULL_SIZE)
+def test_full_size_parameters_are_the_originals_one_by_one(name):
+    shapes, listed = FULL_SIZE[name](), listed_shapes(f"ncsnpp_case_study_1_{name}")
+    to_variables({key: np.broadcast_to(0.0, shape) for key, shape in listed.items()}, shapes)
+
+
+def random_variables(module, *inputs):
+    """Variables of N(0, 0.1^2), away from the initial values that silence half of the layers."""
+    rng = np.random.default_rng(0)
+    shapes = shapes_in_execution_order(module, *inputs)
+    leaves = {path: 0.1 * rng.standard_normal(shape) for path, shape in shapes.items()}
+    return jax.tree.map(jnp.float32, unflatten_dict(leaves))
+
+
+@pytest.mark.parametrize(("size", "channels"), [((8, 8), 1), ((6, 10), 3)])
+def test_any_channels_and_divisible_size(size, channels):
+    x = jnp.ones((2, *size, channels))
+    encoder = NCSNppEncoder(**SMALL, latent_dim=5)
+    decoder = NCSNppDecoder(**SMALL_DECODER)
+    key = jax.random.key(0)
+    init_anchors = functools.partial(encoder.init_with_output, train=False)
+    init_velocity = functools.partial(decoder.init_with_output, train=False)
+    anchors, _ = jax.eval_shape(init_anchors, key, x)
+    velocity, _ = jax.eval_shape(init_velocity, key, x, jnp.ones(2), None, None)
+    assert anchors.shape == (2, 5)
+    assert velocity.shape == x.shape
+
+
+def test_image_size_that_levels_do_not_divide_is_named():
+    encoder = NCSNppEncoder(**SMALL, latent_dim=5)
+    with pytest.raises(ValueError, match=r"7 x 8; 2 levels .* divisible by 2"):
+        shapes_in_execution_order(encoder, jnp.ones((1, 7, 8, 1)))
+
+
+def test_tap_resolutions_without_a_feature_map_are_named():
+    encoder = NCSNppEncoder(**SMALL, latent_dim=5, tap_resolutions=(16,))
+    with pytest.raises(ValueError, match=r"\(16,\); widths are \[4, 8\]"):
+        shapes_in_execution_order(encoder, jnp.ones((1, 8, 8, 1)))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"progressive": "input_skip"}, "progressive is 'input_skip'"),
+        ({"progressive_input": "output_skip"}, "progressive_input is 'output_skip'"),
+        ({"time_embedding": "sine"}, "time_embedding is 'sine'"),
+        ({"scale_by_sigma": True}, "needs time_embedding 'fourier'"),
+    ],
+)
+def test_unknown_or_contradictory_field_is_named(fields, message):
+    with pytest.raises(ValueError, match=message):
+        decoder_shapes({**SMALL_DECODER, **fields}, 8)
+
+
+@pytest.mark.parametrize("scale_by_sigma", [False, True])
+def test_fourier_time_is_clipped_to_where_its_logarithm_is_finite(scale_by_sigma):
+    fields = {"time_embedding": "fourier", "scale_by_sigma": scale_by_sigma}
+    module = NCSNppDecoder(**{**SMALL_DECODER, **fields})
+    x, latents = jnp.ones((2, 8, 8, 1)), jnp.ones((2, 3))
+    variables = random_variables(module, x, jnp.ones(2), latents, None)
+    velocity = evaluation(module)
+    out, clipped = (
+        velocity(variables, x, jnp.array(t), latents, None) for t in ([0.0, 1.0], [1e-5, 3.0])
+    )
+    assert jnp.isfinite(out).all()
+    np.testing.assert_allclose(out, clipped, rtol=1e-6)
+    # The embedding and, if asked for, the division by sigma tell the two times apart.
+    assert jnp.abs(out[0] - out[1]).max() > 1e-3
+
+
+def test_fourier_frequencies_are_constants_of_the_given_scale():
+    module = layers.TimeEmbedding(512, "fourier", 3.0, jnp.float32)
+    variables = jax.jit(module.init)(jax.random.key(0), jnp.ones(1), None, None)
+    frequencies = variables["constants"]["frequencies"]
+    assert frequencies.shape == (512,)
+    assert 2.7 < jnp.std(frequencies) < 3.3
+    assert set(variables["params"]) == {"dense_0", "dense_1"}
+
+
+def test_dropout_zeroes_activations_before_the_second_convolution_and_scales_the_rest():
+    rate, channels = 0.25, 16
+    block = layers.ResidualBlock(channels, rate, False, jnp.float32)
+    x = jnp.linspace(-1, 1, 4 * 8 * 8 * channels).reshape(4, 8, 8, channels)
+    params = random_variables(block, x, None)["params"]
+    # With the identity as second convolution the block adds the activations themselves.
+    centre = np.zeros((3, 3, channels, channels), np.float32)
+    centre[1, 1] = np.eye(channels)
+    params["conv_1"] = {"kernel": jnp.asarray(centre), "bias": jnp.zeros(channels)}
+
+    @functools.partial(jax.jit, static_argnames="train")
+    def activations(params, train):
+        rngs = {"dropout": jax.random.key(0)} if train else {}
+        return block.apply({"params": params}, x, None, train=train, rngs=rngs) * math.sqrt(2) - x
+
+    kept, dropped = activations(params, train=False), activations(params, train=True)
+    zeroed = jnp.abs(dropped) < 1e-6
+    np.testing.assert_allclose(zeroed.mean(), rate, atol=0.03)
+    scaled = jnp.where(zeroed, 0, kept / (1 - rate))
+    np.testing.assert_allclose(dropped, scaled, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize(
+    ("network", "blocks"),
+    [(NCSNppEncoder(**SMALL, latent_dim=5), 5), (NCSNppDecoder(**SMALL_DECODER), 10)],
+    ids=["encoder", "decoder"],
+)
+def test_every_block_knows_whether_it_trains(network, blocks, train):
+    deterministic = []
+
+    def record(call, args, kwargs, context):
+        if isinstance(context.module, nn.Dropout):
+            deterministic.append(context.module.deterministic)
+        return call(*args, **kwargs)
+
+    x = jnp.ones((1, 8, 8, 1))
+    inputs = (x,) if isinstance(network, NCSNppEncoder) else (x, jnp.ones(1), None, None)
+    with nn.intercept_methods(record):
+        jax.eval_shape(lambda: network.init(jax.random.key(0), *inputs, train=train))
+    assert deterministic == [not train] * blocks
+
+
+def initial_params(module, *inputs, **options):
+    # This generator compiles faster than the default one.
+    key = jax.random.key(0, impl="rbg")
+    return jax.jit(functools.partial(module.init, **options))(key, *inputs)["params"]
+
+
+def filled_share(kernel, scale):
+    """Largest initial weight over the bound of a uniform fan-average initialiser."""
+    fan = math.prod(kernel.shape[:-2]) * (kernel.shape[-2] + kernel.shape[-1]) / 2
+    return float(jnp.abs(kernel).max()) / math.sqrt(3 * scale / fan)
+
+
+def assert_initialised(params, scales):
+    """Kernels fill +-sqrt(3 scale / mean fan) and no further; biases are zero."""
+    for name, scale in scales.items():
+        assert 0.95 < filled_share(params[name]["kernel"], scale) <= 1 + 1e-6, name
+        assert not params[name]["bias"].any(), name
+
+
+def test_initial_residual_block():
+    block = layers.ResidualBlock(32, 0.0, False, jnp.float32)
+    params = initial_params(block, jnp.zeros((1, 4, 4, 16)), jnp.zeros((1, 24)), train=False)
+    scales = {"conv_0": 1.0, "embedding_dense": 1.0, "conv_1": 1e-10, "shortcut": 1.0}
+    assert_initialised(params, scales)
+
+
+def test_initial_attention():
+    params = initial_params(layers.SelfAttention(jnp.float32), jnp.zeros((1, 4, 4, 32)))
+    assert_initialised(params, {"query": 0.1, "key": 0.1, "value": 0.1, "out": 1e-10})
+
+
+def test_initial_output_is_near_zero():
+    params = initial_params(layers.OutputHead(3, jnp.float32), jnp.zeros((1, 4, 4, 32)))
+    assert_initialised(params, {"conv": 1e-10})
+
+
+def test_initial_time_embedding():
+    module = layers.TimeEmbedding(16, "positional", 16.0, jnp.float32)
+    params = initial_params(module, jnp.ones(1), jnp.zeros((1, 8)), None)
+    assert_initialised(params, {"dense_0": 1.0, "dense_1": 1.0})
+
+
+def test_initial_tap_follows_each_layers_convention():
+    tap = layers.LatentTap(40, 20, 200, 3, jnp.float32)
+    params = initial_params(tap, jnp.zeros((1, 4, 4, 32)))
+    assert_initialised(params, {"project": 1.0})
+    assert [params[f"dense_{i}"]["kernel"].shape for i in range(3)] == [
+        (20 * 16, 200),
+        (200, 200),
+        (200, 40),
+    ]
+    for layer in (params[f"dense_{i}"] for i in range(3)):
+        bound = 1 / math.sqrt(layer["kernel"].shape[0])
+        for leaf in layer.values():
+            assert 0.85 * bound < jnp.abs(leaf).max() <= bound
+
+
+def small_config(**changes):
+    config = {
+        "study": "joint",
+        "data": {"num_classes": 10},
+        "latent": {"enabled": True, "dim": 5},
+        "encoder": {"name": "ncsnpp", **SMALL, "tap_channels": 2, "tap_resolutions": [4]},
+        "decoder": {"name": "ncsnpp", **SMALL_DECODER, "channel_multipliers": [1, 2]},
+        "training": {"compute_dtype": "bfloat16"},
+    }
+    return ConfigDict({**config, **changes})
+
+
+def test_build_passes_the_configs_fields_on():
+    modules = build(small_config())
+    assert modules["encoder"] == NCSNppEncoder(
+        **SMALL, latent_dim=5, tap_channels=2, tap_resolutions=(4,), dtype=jnp.dtype("bfloat16")
+    )
+    assert modules["decoder"] == NCSNppDecoder(**SMALL_DECODER, dtype=jnp.dtype("bfloat16"))
+    assert modules["label_anchors"] == LabelAnchors(10, 5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "names"),
+    [
+        ({}, {"encoder", "decoder", "label_anchors"}),
+        ({"study": "generation"}, {"encoder", "decoder"}),
+        ({"latent": {"enabled": False}}, {"decoder"}),
+    ],
+)
+def test_build_makes_what_the_study_trains(changes, names):
+    assert set(build(small_config(**changes))) == names
+
+
+def test_build_names_an_unknown_network():
+    with pytest.raises(ValueError, match="'unet' is unknown; known: ncsnpp"):
+        build(small_config(decoder={"name": "unet"}))
+
+
+def test_label_anchors_are_standard_normal_and_trainable():
+    module = LabelAnchors(50, 200)
+    variables = module.init(jax.random.key(0))
+    anchors = module.apply(variables)
+    assert anchors.shape == (50, 200)
+    assert abs(float(anchors.mean())) < 0.05
+    assert 0.95 < float(anchors.std()) < 1.05
+    np.testing.assert_array_equal(anchors, variables["params"]["anchors"])

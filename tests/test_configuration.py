@@ -1,0 +1,484 @@
+import json
+import math
+from pathlib import Path
+
+import ml_collections
+import pytest
+
+from lzn_jax import configuration
+from lzn_jax.configuration import UserError
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+DIGITS_JOINT = str(CONFIGS / "digits_joint.py")
+
+STUDIES = {"gen": "generation", "repr": "representation", "joint": "joint"}
+
+# The fields of a joint study on digits with NCSN++ networks, written out by group.
+JOINT_FIELDS = {
+    "": "study seed",
+    "data.": "name image_size channels num_classes flip",
+    "latent.": "enabled dim noise_scale solver num_steps context_size",
+    "alignment.": "noise_scale num_steps cutoff form weight",
+    "encoder.": """name features channel_multipliers num_res_blocks attention_resolutions dropout
+        fir progressive_input tap_channels tap_units tap_layers tap_resolutions""",
+    "decoder.": """name features channel_multipliers num_res_blocks attention_resolutions dropout
+        fir progressive_input progressive time_embedding fourier_scale scale_by_sigma""",
+    "training.": """batch_size num_steps decoder_steps learning_rate.encoder learning_rate.decoder
+        learning_rate.label_anchors warmup_steps schedule gradient_clip ema_decay generation_weight
+        compute_dtype log_every_steps""",
+    "checkpoint.": "every_steps keep",
+    "evaluation.": "every_steps num_samples",
+    "sampling.": "sampler num_steps",
+}
+
+# The fields that may be None, with a value for each.
+OPTIONAL = {
+    "alignment.noise_scale": 0.25,
+    "training.decoder_steps": 60,
+    "encoder.tap_resolutions": (4,),
+}
+
+
+def joint_fields() -> set[str]:
+    return {f"{group}{name}" for group, names in JOINT_FIELDS.items() for name in names.split()}
+
+
+def leaves(tree, prefix=""):
+    for name, value in tree.items():
+        is_group = isinstance(value, dict)
+        yield from leaves(value, f"{prefix}{name}.") if is_group else [f"{prefix}{name}"]
+
+
+def value_of(config, name):
+    for part in name.split("."):
+        config = config[part]
+    return config
+
+
+def message(path, *overrides):
+    with pytest.raises(UserError) as caught:
+        configuration.load(str(path), overrides)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def edited(folder, lines):
+    """A copy of digits_joint.py that runs `lines` on its config as a plain dict `tree`.
+
+    A ConfigDict would keep the types of its values; a dict is as free as a file may be.
+    """
+    source = Path(DIGITS_JOINT).read_text(encoding="utf-8")
+    assert source.endswith("    return config\n")
+    edit = [
+        "tree = config.to_dict()",
+        *lines.splitlines(),
+        "return ml_collections.ConfigDict(tree)",
+    ]
+    path = folder / "edited.py"
+    path.write_text(
+        source.removesuffix("    return config\n") + "".join(f"    {x}\n" for x in edit)
+    )
+    return path
+
+
+def item(name):
+    """The expression of the field `name` in a plain dict `tree`."""
+    return "tree" + "".join(f"[{part!r}]" for part in name.split("."))
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.py")), ids=lambda path: path.stem)
+def test_every_config_in_the_repository_loads(path):
+    config = configuration.load(str(path))
+    assert f"python -m lzn_jax.main --config=configs/{path.name}" in path.read_text()
+    assert config.study == STUDIES[path.stem.rpartition("_")[2]]
+
+
+def test_schema_and_config_hold_the_fields_of_a_joint_study():
+    values = {
+        "study": "joint",
+        "data.name": "digits",
+        "encoder.name": "ncsnpp",
+        "decoder.name": "ncsnpp",
+    }
+    config = configuration.load(DIGITS_JOINT)
+    assert set(configuration.schema_of(values)) == joint_fields()
+    assert set(leaves(config.to_dict())) == joint_fields()
+
+
+@pytest.mark.parametrize("name", sorted(joint_fields()))
+def test_each_field_must_be_there(tmp_path, name):
+    path = edited(tmp_path, f"del {item(name)}")
+    assert message(path).startswith(f"the config lacks the field {name} (")
+
+
+@pytest.mark.parametrize("selector", ["data.name", "encoder.name", "decoder.name"])
+def test_networks_and_source_bring_their_own_fields(selector):
+    selectors = {"data.name": "digits", "encoder.name": "ncsnpp", "decoder.name": "ncsnpp"}
+    values = {"study": "joint", **selectors, selector: "another"}
+    group = selector.partition(".")[0]
+    gone = {name for name in joint_fields() if name.startswith(f"{group}.")} - {selector}
+    assert set(configuration.schema_of(values)) == joint_fields() - gone
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("seed=0", 0),
+        ("seed=4294967295", 4294967295),
+        ("data.flip=True", True),
+        ("data.flip=true", True),
+        ("latent.enabled=False", False),
+        ("latent.enabled=false", False),
+        ("latent.dim=1", 1),
+        ("latent.noise_scale=0", 0.0),
+        ("latent.solver=dpm", "dpm"),
+        ("latent.context_size=0", 0),
+        ("alignment.cutoff=0", 0.0),
+        ("alignment.cutoff=0.9999999999999999", 0.9999999999999999),
+        ("alignment.form=prob", "prob"),
+        ("alignment.noise_scale=2", 2.0),
+        ("encoder.features=4", 4),
+        ("encoder.channel_multipliers=(1,2,2,4)", (1, 2, 2, 4)),
+        ("encoder.channel_multipliers=1,2", (1, 2)),
+        ("encoder.channel_multipliers=[3, 1]", (3, 1)),
+        ("encoder.channel_multipliers=2", (2,)),
+        ("encoder.attention_resolutions=()", ()),
+        ("encoder.attention_resolutions=8,4", (8, 4)),
+        ("encoder.tap_layers=2", 2),
+        ("encoder.tap_resolutions=none", None),
+        ("decoder.dropout=0.5", 0.5),
+        ("decoder.progressive=none", "none"),
+        ("decoder.fourier_scale=16", 16.0),
+        ("training.decoder_steps=1", 1),
+        ("training.learning_rate.encoder=1e-3", 1e-3),
+        ("training.warmup_steps=0", 0),
+        ("training.ema_decay=0", 0.0),
+        ("training.compute_dtype=bfloat16", "bfloat16"),
+    ],
+)
+def test_an_override_sets_its_field_in_the_fields_type(override, value):
+    name = override.partition("=")[0]
+    before = configuration.load(DIGITS_JOINT)
+    after = configuration.load(DIGITS_JOINT, [override])
+    assert value_of(after, name) == value
+    assert type(value_of(after, name)) is type(value)
+    others = joint_fields() - {name}
+    assert all(value_of(after, other) == value_of(before, other) for other in others)
+
+
+@pytest.mark.parametrize("name", sorted(OPTIONAL))
+def test_an_optional_field_goes_to_a_value_and_to_none(tmp_path, name):
+    # A config file may start from either side; a later override wins over an earlier one.
+    for start in (None, OPTIONAL[name]):
+        path = str(edited(tmp_path, f"{item(name)} = {start}"))
+        assert value_of(configuration.load(path), name) == start
+        overrides = [f"{name}=None", f"{name}={OPTIONAL[name]}"]
+        assert value_of(configuration.load(path, overrides), name) == OPTIONAL[name]
+        assert value_of(configuration.load(path, overrides[::-1]), name) is None
+
+
+@pytest.mark.parametrize("name", sorted(joint_fields() - set(OPTIONAL)))
+def test_no_other_field_takes_none(name):
+    assert message(DIGITS_JOINT, f"{name}=None").startswith(f"{name} must be ")
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("study=Joint", "study must be 'joint', got 'Joint'"),
+        ("latent.solver=3", "latent.solver must be one of 'euler', 'dpm', got '3'"),
+        ("seed=-1", "seed must be an integer >= 0 and < 4294967296, got -1"),
+        ("seed=4294967296", "seed must be an integer >= 0 and < 4294967296, got 4294967296"),
+        ("data.name=mnist", "data.name must be 'digits', got 'mnist'"),
+        ("data.image_size=16", "data.image_size must be 8, got 16"),
+        ("data.channels=3", "data.channels must be 1, got 3"),
+        ("data.channels=True", "data.channels must be 1, got True"),
+        ("data.num_classes=9", "data.num_classes must be 10, got 9"),
+        ("data.flip=1", "data.flip must be True or False, got '1'"),
+        ("latent.enabled=no", "latent.enabled must be True or False, got 'no'"),
+        ("latent.dim=0", "latent.dim must be an integer >= 1, got 0"),
+        ("latent.dim=32.0", "latent.dim must be an integer >= 1, got 32.0"),
+        ("latent.dim=True", "latent.dim must be an integer >= 1, got True"),
+        ("latent.noise_scale=-0.1", "latent.noise_scale must be a finite number >= 0, got -0.1"),
+        ("latent.noise_scale=nan", "latent.noise_scale must be a finite number >= 0, got 'nan'"),
+        ("latent.noise_scale=1e999", "latent.noise_scale must be a finite number >= 0, got inf"),
+        (
+            f"latent.noise_scale={10**400}",
+            f"latent.noise_scale must be a finite number >= 0, got {10**400}",
+        ),
+        ("latent.noise_scale=True", "latent.noise_scale must be a finite number >= 0, got True"),
+        ("latent.solver=heun", "latent.solver must be one of 'euler', 'dpm', got 'heun'"),
+        ("latent.context_size=-1", "latent.context_size must be an integer >= 0, got -1"),
+        (
+            "alignment.noise_scale=-1",
+            "alignment.noise_scale must be a finite number >= 0 or None, got -1",
+        ),
+        ("alignment.cutoff=1", "alignment.cutoff must be a finite number >= 0 and < 1, got 1"),
+        ("alignment.weight=1+2j", "alignment.weight must be a finite number >= 0, got (1+2j)"),
+        (
+            "encoder.features=30",
+            "encoder.features must be an integer >= 4 and a multiple of 4, got 30",
+        ),
+        (
+            "encoder.features=0",
+            "encoder.features must be an integer >= 4 and a multiple of 4, got 0",
+        ),
+        (
+            "encoder.channel_multipliers=()",
+            "encoder.channel_multipliers must be a non-empty tuple of integers >= 1, got ()",
+        ),
+        (
+            "decoder.channel_multipliers=(1,0)",
+            "decoder.channel_multipliers must be a non-empty tuple of integers >= 1, got (1, 0)",
+        ),
+        (
+            "decoder.attention_resolutions=(4.0,)",
+            "decoder.attention_resolutions must be a tuple of integers >= 1, got (4.0,)",
+        ),
+        (
+            "decoder.attention_resolutions=True",
+            "decoder.attention_resolutions must be a tuple of integers >= 1, got True",
+        ),
+        ("encoder.name=resnet", "encoder.name must be 'ncsnpp', got 'resnet'"),
+        ("encoder.tap_layers=1", "encoder.tap_layers must be an integer >= 2, got 1"),
+        (
+            "encoder.tap_resolutions=()",
+            "encoder.tap_resolutions must be a non-empty tuple of integers >= 1 or None, got ()",
+        ),
+        ("decoder.dropout=1.0", "decoder.dropout must be a finite number >= 0 and < 1, got 1.0"),
+        ("decoder.fourier_scale=0", "decoder.fourier_scale must be a finite number > 0, got 0"),
+        (
+            "decoder.progressive=input_skip",
+            "decoder.progressive must be one of 'none', 'output_skip', got 'input_skip'",
+        ),
+        ("training.batch_size=abc", "training.batch_size must be an integer >= 1, got 'abc'"),
+        ("training.batch_size=", "training.batch_size must be an integer >= 1, got ''"),
+        ("training.batch_size=2**8", "training.batch_size must be an integer >= 1, got '2**8'"),
+        (
+            "training.decoder_steps=0",
+            "training.decoder_steps must be an integer >= 1 or None, got 0",
+        ),
+        (
+            "training.learning_rate.label_anchors=0",
+            "training.learning_rate.label_anchors must be a finite number > 0, got 0",
+        ),
+        (
+            "training.compute_dtype=float16",
+            "training.compute_dtype must be one of 'float32', 'bfloat16', got 'float16'",
+        ),
+        ("sampling.sampler=dpm", "sampling.sampler must be one of 'rk45', 'euler', got 'dpm'"),
+        ("seed", "an override must read FIELD=VALUE, got 'seed'"),
+        (
+            "encoder.channel_multipliers=(1,1,1,1,1)",
+            "encoder.channel_multipliers must have at most 4 entries, one for each halving of "
+            "data.image_size 8 and one more, got (1, 1, 1, 1, 1)",
+        ),
+        (
+            "decoder.channel_multipliers=(1,1,1,1,1)",
+            "decoder.channel_multipliers must have at most 4 entries, one for each halving of "
+            "data.image_size 8 and one more, got (1, 1, 1, 1, 1)",
+        ),
+        (
+            "decoder.attention_resolutions=[4,16]",
+            "decoder.attention_resolutions must hold widths of decoder feature maps, "
+            "which are 8, 4, got (4, 16)",
+        ),
+        (
+            "encoder.tap_resolutions=2",
+            "encoder.tap_resolutions must hold widths of encoder feature maps, "
+            "which are 8, 4, got (2,)",
+        ),
+    ],
+)
+def test_a_bad_override_is_named_with_what_would_be_right(override, expected):
+    assert message(DIGITS_JOINT, override) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("training.batchsize", "training.batch_size"),
+        ("batch_size", "training.batch_size"),
+        ("decoder.feature", "decoder.features"),
+        ("encoder.feature", "encoder.features"),
+        ("trainig.num_steps", "training.num_steps"),
+        ("algnment.num_steps", "alignment.num_steps"),
+        ("training.lr.decoder", "training.learning_rate.decoder"),
+        ("decoder.tap_units", "encoder.tap_units"),
+        ("model.tap_layer", "encoder.tap_layers"),
+        ("context_sise", "latent.context_size"),
+    ],
+)
+def test_an_unknown_field_is_answered_with_the_nearest(tmp_path, name, nearest):
+    answer = f"the config holds no field {name}; the nearest is {nearest}"
+    assert message(DIGITS_JOINT, f"{name}=1") == answer
+    *groups, leaf = name.split(".")
+    lines = ["node = tree", *(f"node = node.setdefault({group!r}, {{}})" for group in groups)]
+    path = edited(tmp_path, "\n".join([*lines, f"node[{leaf!r}] = 1"]))
+    assert message(path) == answer
+
+
+def test_a_value_for_a_group_is_answered_with_a_field_of_it():
+    expected = "the config holds no field training.learning_rate; the nearest is "
+    answer = message(DIGITS_JOINT, "training.learning_rate=1e-3")
+    assert answer == f"{expected}training.learning_rate.encoder"
+
+
+@pytest.mark.parametrize(("num_steps", "accepted"), [(2, False), (3, True)])
+def test_dpm_needs_three_steps(num_steps, accepted):
+    overrides = [f"latent.num_steps={num_steps}"]
+    assert configuration.load(DIGITS_JOINT, overrides).latent.num_steps == num_steps
+    overrides.append("latent.solver=dpm")
+    if accepted:
+        assert configuration.load(DIGITS_JOINT, overrides).latent.solver == "dpm"
+    else:
+        expected = "latent.num_steps must be an integer >= 3 with latent.solver 'dpm', got 2"
+        assert message(DIGITS_JOINT, *overrides) == expected
+
+
+def test_an_override_does_not_repair_a_file(tmp_path):
+    path = edited(tmp_path, "del tree['seed']")
+    assert message(path, "seed=1").startswith("the config lacks the field seed (")
+
+
+def test_fields_that_go_together_are_checked_after_all_overrides():
+    overrides = ["encoder.attention_resolutions=2", "encoder.channel_multipliers=1,1,1"]
+    config = configuration.load(DIGITS_JOINT, overrides)
+    assert config.encoder.attention_resolutions == (2,)
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 3, 20, 100, 12345])
+def test_the_largest_cutoff_leaves_a_step(num_steps):
+    largest = math.nextafter(1.0, 0.0)
+    overrides = [f"alignment.cutoff={largest!r}", f"alignment.num_steps={num_steps}"]
+    alignment = configuration.load(DIGITS_JOINT, overrides).alignment
+    assert int(alignment.cutoff * alignment.num_steps) < num_steps
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        (
+            "tree['training']['batch_size'] = '256'",
+            "training.batch_size must be an integer >= 1, got '256'",
+        ),
+        ("tree['seed'] = {}", "seed must be an integer >= 0 and < 4294967296, got "),
+        ("tree['extra'] = {}", "the config holds no field extra; the nearest is "),
+        (
+            "tree['encoder'] = 3",
+            "the config lacks the field encoder.name (image encoder): 'ncsnpp'",
+        ),
+        (
+            "tree['training']['batchsize'] = tree['training'].pop('batch_size')",
+            "the config lacks the field training.batch_size (images an update, over all devices): "
+            "an integer >= 1; it holds training.batchsize, which is no field",
+        ),
+        ("tree['data']['name'] = 'mnist'", "data.name must be 'digits', got 'mnist'"),
+        (
+            "tree['decoder']['dropout'] = float('nan')",
+            "decoder.dropout must be a finite number >= 0 and < 1, got nan",
+        ),
+        (
+            "tree['decoder']['channel_multipliers'] = (True, 2)",
+            "decoder.channel_multipliers must be a non-empty tuple of integers >= 1, got (True, 2)",
+        ),
+        (
+            "tree['latent'].update(num_steps=2, solver='dpm')",
+            "latent.num_steps must be an integer >= 3 with latent.solver 'dpm', got 2",
+        ),
+    ],
+)
+def test_a_bad_value_in_a_file_is_named(tmp_path, lines, expected):
+    assert message(edited(tmp_path, lines)).startswith(expected)
+
+
+def test_a_file_may_write_integers_for_floats_and_lists_for_tuples(tmp_path):
+    lines = "tree['alignment']['weight'] = 2\ntree['encoder']['channel_multipliers'] = [1, 2, 3]"
+    config = configuration.load(str(edited(tmp_path, lines)))
+    assert type(config.alignment.weight) is float
+    assert config.alignment.weight == 2
+    assert config.encoder.channel_multipliers == (1, 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("def get_config(:\n", "{path}: a config must run without errors, got SyntaxError: "),
+        (
+            "import ml_collections\n\ndef get_config():\n    raise ValueError('two\\nlines')\n",
+            "{path}, line 4: a config must run without errors, got ValueError: two lines",
+        ),
+        (
+            "import no_such_module\n",
+            "{path}, line 1: a config must run without errors, got ModuleNotFoundError: ",
+        ),
+        (
+            "from ml_collections import config_dict\n\ndef get_config():\n"
+            "    return config_dict.ConfigDict({'seed': config_dict.required_placeholder(int)})\n",
+            "{path}: a config must run without errors, got RequiredValueError: ",
+        ),
+        ("config = 1\n", "{path} must define a function get_config()"),
+        ("get_config = 1\n", "{path} must define a function get_config()"),
+        (
+            "def get_config():\n    return {'seed': 0}\n",
+            "get_config() of {path} must return an ml_collections.ConfigDict, not dict",
+        ),
+        (
+            "def get_config():\n    pass\n",
+            "get_config() of {path} must return an ml_collections.ConfigDict, not NoneType",
+        ),
+    ],
+)
+def test_a_file_that_gives_no_config_is_named(tmp_path, source, expected):
+    path = tmp_path / "broken.py"
+    path.write_text(source)
+    assert message(path).startswith(expected.format(path=path))
+
+
+def test_a_missing_file_is_answered_with_the_nearest(tmp_path):
+    for name in ("alpha_gen.py", "digits_joint.py", "fashion_joint.py", "digits_joint.txt"):
+        (tmp_path / name).write_text("")
+    for asked in ("digit_joint.py", "digits_joint", "digits_joint.txt"):
+        answer = f"there is no config file {tmp_path / asked}; the nearest is "
+        assert message(tmp_path / asked) == f"{answer}{tmp_path / 'digits_joint.py'}"
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "only.py").write_text("")
+    assert message(tmp_path / "folder").endswith(f"nearest is {tmp_path / 'folder' / 'only.py'}")
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    path = tmp_path / "none" / "digits_joint.py"
+    expected = f"there is no config file {path}: {path.parent} is not a directory"
+    assert message(path) == expected
+    path.parent.mkdir()
+    assert message(path) == f"there is no config file {path}, nor any other in {path.parent}"
+
+
+def test_loading_writes_nothing(tmp_path):
+    path = edited(tmp_path, "")
+    configuration.load(str(path), ["seed=1"])
+    message(path, "seed=-1")
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_loaded_config_cannot_be_changed():
+    config = configuration.load(DIGITS_JOINT)
+    with pytest.raises(AttributeError, match="immutable"):
+        config.seed = 1
+    with pytest.raises(AttributeError, match="immutable"):
+        config.training.learning_rate.encoder = 1.0
+    copy = ml_collections.ConfigDict(config.copy_and_resolve_references())
+    copy.seed = 1
+    assert (copy.seed, config.seed) == (1, 0)
+
+
+def test_json_holds_plain_values():
+    overrides = ["encoder.channel_multipliers=1,2,4", "alignment.noise_scale=None"]
+    config = configuration.load(DIGITS_JOINT, overrides)
+    tree = configuration.to_json_dict(config)
+    assert json.loads(json.dumps(tree)) == tree
+    assert tree["encoder"]["channel_multipliers"] == [1, 2, 4]
+    assert tree["encoder"]["attention_resolutions"] == []
+    assert tree["alignment"]["noise_scale"] is None
+    assert tree["training"]["learning_rate"]["encoder"] == config.training.learning_rate.encoder
+    assert set(tree) == {group.rstrip(".") for group in JOINT_FIELDS if group} | {"study", "seed"}
