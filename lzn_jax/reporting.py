@@ -190,12 +190,16 @@ class _Bar(tqdm):
         super().set_postfix_str(s, refresh=refresh)
 
 
-def progress(total: int, description: str, initial: int = 0, unit: str = "step") -> tqdm:
+def progress(
+    total: int, description: str, initial: int = 0, unit: str = "step", brief: bool = False
+) -> tqdm:
     """A progress bar on stderr with rate and time left, as a context manager.
 
-    Where stderr is no terminal, plain lines at least 10 s apart.
+    Where stderr is no terminal, plain lines at least 10 s apart. A `brief` bar, for what may take
+    a moment or long, is shown from the third second on and leaves no trace.
     """
     common = {"total": total, "desc": description, "initial": initial, "unit": f" {unit}"}
+    common |= {"leave": not brief, "delay": 3.0 if brief else 0.0}
     if sys.stderr.isatty():
         return _Bar(**common, file=sys.stderr, dynamic_ncols=True)
     line = (

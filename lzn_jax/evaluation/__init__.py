@@ -1,0 +1,1 @@
+"""Evaluation: batched inference and the judges of generated images."""

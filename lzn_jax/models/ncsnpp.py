@@ -142,9 +142,8 @@ class NCSNppDecoder(NCSNpp, kw_only=True):
     """Rectified-flow velocity network: NCSN++ conditioned on time, latents and labels.
 
     `progressive` 'output_skip' sums upsampled images of all levels, 'none' takes the top level's.
-    `time_embedding` is sinusoidal
-    in 999 t ('positional') or of random Fourier frequencies in log(999 t) ('fourier');
-    `scale_by_sigma` divides the velocity by 999 t and needs 'fourier'.
+    `time_embedding` is sinusoidal in 999 t ('positional') or of random Fourier frequencies in
+    log(999 t) ('fourier'); `scale_by_sigma` divides the velocity by 999 t and needs 'fourier'.
     """
 
     progressive: str

@@ -1,0 +1,64 @@
+"""Case studies: the only place where networks, zoning and losses are put together to a task."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from lzn_jax.data import Examples
+
+Variables = dict[str, Any]  # network name -> flax variables
+
+
+class Model(NamedTuple):
+    """What inference needs: variables of the networks, and the study's context anchors."""
+
+    variables: Variables
+    context: Mapping[str, jax.Array]
+
+
+class Predictions(NamedTuple):
+    """Classes of n images, and the flow's probability of each, in [0, 1]."""
+
+    classes: np.ndarray
+    probabilities: np.ndarray
+
+
+class Study(Protocol):
+    """What the trainer and the modes ask of a case study."""
+
+    def init(self, key: jax.Array) -> Variables:
+        """Fresh variables of every network."""
+
+    def loss(
+        self, variables: Variables, batch: Mapping[str, jax.Array], key: jax.Array
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Training loss of a global batch, and metrics; the key is consumed."""
+
+    def context(self, variables: Variables, train: Examples) -> dict[str, jax.Array]:
+        """Context anchors of a fixed random sample of training images; empty without any."""
+
+    def context_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes of what `context` returns."""
+
+    def evaluate(
+        self, model: Model, train: Examples, test: Examples, figures: Path
+    ) -> dict[str, float]:
+        """Metrics by name; pictures go into the folder `figures`."""
+
+    def sample(self, model: Model, count: int) -> Examples:
+        """Generated images with the classes that were asked for, in equal shares."""
+
+    def classify(self, model: Model, images: np.ndarray) -> Predictions:
+        """Classes of images."""
+
+
+def build(config: ConfigDict, mesh: Mesh) -> Study:
+    """The study that a config describes."""
+    from lzn_jax.studies.joint import Joint
+
+    return {"joint": Joint}[config.study](config, mesh)

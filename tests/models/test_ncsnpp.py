@@ -1,7 +1,9 @@
 """NCSN++ against numbers of the PyTorch original, counts of the paper and hand calculations."""
 
+import collections
 import functools
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -64,7 +66,7 @@ SMALL_DECODER = {**SMALL, "progressive": "none", "time_embedding": "positional"}
 
 ENCODERS = ["cifar_encoder", "afhq_encoder", "cap_encoder"]
 DECODERS = ["cifar_decoder", "cifar_decoder_cond10", "afhq_decoder", "cap_decoder"]
-# Five times the float32 error of the original, the norm-wise worst of its networks.
+# Relative to the largest output: ten times the float32 error of the original's worst network.
 FLOAT32_TOLERANCE = 1e-4
 FLOAT64_TOLERANCE = 1e-9
 
@@ -128,13 +130,13 @@ def run_tiny(name, dtype):
     inputs = jax.tree.map(lambda x: jnp.asarray(x, inputs_at), inputs)
     variables = to_variables(seeded_weights(name), shapes_in_execution_order(module, *inputs))
     variables = jax.tree.map(lambda x: jnp.asarray(x, inputs_at), variables)
-    return evaluation(module)(variables, *inputs)
+    return evaluation(module, train=False)(variables, *inputs)
 
 
-def evaluation(module):
+def evaluation(module, **options):
     # Each network runs once, so code that compiles in half the time beats code that runs faster.
-    options = {"xla_backend_optimization_level": 0}
-    return jax.jit(functools.partial(module.apply, train=False), compiler_options=options)
+    cheap = {"xla_backend_optimization_level": 0}
+    return jax.jit(functools.partial(module.apply, **options), compiler_options=cheap)
 
 
 def expected(name, precision):
@@ -162,7 +164,7 @@ def test_network_equals_original_in_float64(name):
 
 
 @pytest.mark.parametrize("name", ENCODERS + DECODERS)
-def test_network_in_float32_is_as_exact_as_original(name):
+def test_network_is_near_original_in_float32(name):
     name = f"ncsnpp_tiny_{name}"
     out = run_tiny(name, jnp.float32)
     assert out.dtype == jnp.float32
@@ -180,6 +182,25 @@ def test_bfloat16_network_returns_float32_near_float32_network(name):
     error = np.linalg.norm(out - wanted) / np.linalg.norm(wanted)
     # bfloat16 keeps 8 bits: rounding is there (the compute dtype is used) and stays small.
     assert 1e-4 < error < 0.05
+
+
+def test_compute_dtype_reaches_every_layer_and_spares_norms_and_softmax():
+    dtypes = collections.defaultdict(set)
+
+    def record(call, args, kwargs, context):
+        out = call(*args, **kwargs)
+        if context.method_name == "__call__":
+            dtypes[type(context.module)].add(out.dtype.name)
+        return out
+
+    module = NCSNppDecoder(**SMALL_DECODER, dtype=jnp.bfloat16)
+    inputs = (jnp.ones((1, 8, 8, 1)), jnp.ones(1), jnp.ones((1, 3)), None)
+    with nn.intercept_methods(record):
+        init = jax.make_jaxpr(functools.partial(module.init, train=False))
+        jaxpr = init(jax.random.key(0), *inputs)
+    assert dtypes[nn.Conv] == dtypes[nn.Dense] == {"bfloat16"}
+    assert dtypes[nn.GroupNorm] == dtypes[layers.OutputHead] == {"float32"}
+    assert set(re.findall(r":(\w+)\[[\d,]*\] = exp ", str(jaxpr))) == {"f32"}
 
 
 @pytest.mark.parametrize("fir", [False, True], ids=["naive", "fir"])
@@ -258,9 +279,11 @@ def test_block_equals_original(block):
             channels, fir, resample = RESIDUAL_BLOCKS[block]
             module = layers.ResidualBlock(channels, 0.15, fir, jnp.float64, resample)
             options = {"train": False}
-        template = module.init(jax.random.key(0), *inputs, **options)["params"]
+        init = functools.partial(module.init, **options)
+        template = jax.eval_shape(init, jax.random.key(0), *inputs)["params"]
         shapes = {path: leaf.shape for path, leaf in flatten_dict(template).items()}
-        out = module.apply({"params": to_block_params(weights, shapes)}, *inputs, **options)
+        params = to_block_params(weights, shapes)
+        out = evaluation(module, **options)({"params": params}, *inputs)
     np.testing.assert_allclose(out, wanted, rtol=0, atol=FLOAT64_TOLERANCE)
 
 
@@ -379,7 +402,7 @@ def test_fourier_time_is_clipped_to_where_its_logarithm_is_finite(scale_by_sigma
     module = NCSNppDecoder(**{**SMALL_DECODER, **fields})
     x, latents = jnp.ones((2, 8, 8, 1)), jnp.ones((2, 3))
     variables = random_variables(module, x, jnp.ones(2), latents, None)
-    velocity = evaluation(module)
+    velocity = evaluation(module, train=False)
     out, clipped = (
         velocity(variables, x, jnp.array(t), latents, None) for t in ([0.0, 1.0], [1e-5, 3.0])
     )
@@ -403,21 +426,23 @@ def test_dropout_zeroes_activations_before_the_second_convolution_and_scales_the
     block = layers.ResidualBlock(channels, rate, False, jnp.float32)
     x = jnp.linspace(-1, 1, 4 * 8 * 8 * channels).reshape(4, 8, 8, channels)
     params = random_variables(block, x, None)["params"]
-    # With the identity as second convolution the block adds the activations themselves.
-    centre = np.zeros((3, 3, channels, channels), np.float32)
-    centre[1, 1] = np.eye(channels)
-    params["conv_1"] = {"kernel": jnp.asarray(centre), "bias": jnp.zeros(channels)}
+    # A second convolution that only rotates channels can be undone, to see what entered it.
+    rotation = np.linalg.qr(np.random.default_rng(1).standard_normal((channels, channels))).Q
+    kernel = np.zeros((3, 3, channels, channels), np.float32)
+    kernel[1, 1] = rotation
+    params["conv_1"] = {"kernel": jnp.asarray(kernel), "bias": jnp.zeros(channels)}
 
     @functools.partial(jax.jit, static_argnames="train")
     def activations(params, train):
         rngs = {"dropout": jax.random.key(0)} if train else {}
-        return block.apply({"params": params}, x, None, train=train, rngs=rngs) * math.sqrt(2) - x
+        out = block.apply({"params": params}, x, None, train=train, rngs=rngs)
+        return (out * math.sqrt(2) - x) @ rotation.T
 
     kept, dropped = activations(params, train=False), activations(params, train=True)
-    zeroed = jnp.abs(dropped) < 1e-6
+    zeroed = jnp.abs(dropped) < 1e-5
     np.testing.assert_allclose(zeroed.mean(), rate, atol=0.03)
     scaled = jnp.where(zeroed, 0, kept / (1 - rate))
-    np.testing.assert_allclose(dropped, scaled, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(dropped, scaled, rtol=0, atol=2e-5)
 
 
 @pytest.mark.parametrize("train", [False, True])

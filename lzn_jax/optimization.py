@@ -1,0 +1,78 @@
+"""One optimiser for all networks: Adam, a rate and an end of training for each, and EMA (§4)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float, Int
+from ml_collections import ConfigDict
+
+
+def learning_rate(
+    step: Int[Array, ""], peak: float, training: ConfigDict
+) -> Float[Array, ""]:
+    """Linear warm-up over `warmup_steps`, then constant or half a cosine down to 0."""
+    rate = peak * jnp.minimum(1.0, (step + 1) / max(training.warmup_steps, 1))
+    if training.schedule == "constant":
+        return rate
+    decay_steps = max(training.num_steps - training.warmup_steps, 1)
+    progress = jnp.clip((step - training.warmup_steps) / decay_steps, 0, 1)
+    return rate * 0.5 * (1 + jnp.cos(jnp.pi * progress))
+
+
+def make_optimizer(training: ConfigDict, networks: list[str]) -> optax.GradientTransformation:
+    """Clip by the global norm over all networks, then Adam with each network's learning rate."""
+
+    def adam(network: str) -> optax.GradientTransformation:
+        peak = training.learning_rate[network]
+        return optax.adam(lambda step: learning_rate(step, peak, training))
+
+    return optax.chain(
+        optax.clip_by_global_norm(training.gradient_clip),
+        optax.partition(
+            {network: adam(network) for network in networks},
+            lambda params: {
+                network: jax.tree.map(lambda _, label=network: label, tree)
+                for network, tree in params.items()
+            },
+        ),
+    )
+
+
+def still_training(
+    step: Int[Array, ""], training: ConfigDict, networks: list[str]
+) -> dict[str, Bool[Array, ""]]:
+    """Whether each network is still updated at `step`: the decoder may stop early (paper E.1)."""
+    stops = {"decoder": training.decoder_steps}
+    return {
+        network: jnp.asarray(True) if stops.get(network) is None else step < stops[network]
+        for network in networks
+    }
+
+
+def mask(active: Mapping[str, Any], tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The tree with zeros for the networks that are not active."""
+    return {
+        network: jax.tree.map(lambda a, on=active[network]: jnp.where(on, a, 0), branch)
+        for network, branch in tree.items()
+    }
+
+
+def update_ema(
+    ema: Mapping[str, Any],
+    params: Mapping[str, Any],
+    step: Int[Array, ""],
+    decay: float,
+    active: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Moves each active network's average by 1 - min(decay, (1+k)/(10+k)) at its k-th update."""
+    count = step + 1
+    rate = 1 - jnp.minimum(decay, (1 + count) / (10 + count))
+    return {
+        network: optax.incremental_update(
+            params[network], ema[network], jnp.where(active[network], rate, 0.0)
+        )
+        for network in params
+    }

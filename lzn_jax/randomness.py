@@ -1,0 +1,32 @@
+"""Streams of a run's seed, one a use, so that no two uses share noise."""
+
+import enum
+import functools
+
+import jax
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+
+class Stream(enum.IntEnum):
+    """What random numbers are for. The values are part of a run: never renumber them."""
+
+    INIT = 0
+    TRAINING = 1
+    CONTEXT = 2
+    IMAGE_LATENTS = 3
+    SAMPLE_LATENTS = 4
+    SAMPLE_NOISE = 5
+    PRIOR_LATENTS = 6
+
+
+def stream_key(seed: int, stream: Stream) -> PRNGKeyArray:
+    """The key of one stream."""
+    return jax.random.fold_in(jax.random.key(seed), stream)
+
+
+def normal_by_index(
+    seed: int, stream: Stream, index: Int[Array, " b"], shape: tuple[int, ...]
+) -> Float[Array, "b ..."]:
+    """N(0, I) of `shape` for each example index: a row is the same in any batch."""
+    keys = jax.vmap(functools.partial(jax.random.fold_in, stream_key(seed, stream)))(index)
+    return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)

@@ -1,0 +1,24 @@
+"""The one place that decides which device holds what: data parallel over one mesh axis."""
+
+import math
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+
+def make_mesh(batch_size: int, devices: list[jax.Device] | None = None) -> Mesh:
+    """A mesh with axis `data` over as many devices as divide the global batch evenly."""
+    devices = jax.devices() if devices is None else devices
+    count = math.gcd(batch_size, len(devices))
+    return Mesh(np.array(devices[:count]), ("data",), axis_types=(AxisType.Auto,))
+
+
+def split(mesh: Mesh) -> NamedSharding:
+    """Leading axis divided among the devices: batches."""
+    return NamedSharding(mesh, PartitionSpec("data"))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """A whole copy on each device: parameters, optimiser state, metrics."""
+    return NamedSharding(mesh, PartitionSpec())

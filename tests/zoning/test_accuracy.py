@@ -1,0 +1,175 @@
+"""Float32 results against the float64 oracle, on anchors that are hard for float32.
+
+Relative errors are in the Frobenius norm. The oracle gets the float32 inputs, exactly.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+from oracle import in_float64, relative_error
+
+from lzn_jax.zoning import (
+    DPMSolver,
+    Euler,
+    alignment_loss,
+    assignment_log_probs,
+    compute_latents,
+    decode,
+    latents_in_context,
+)
+
+N, Q, STEPS = 128, 64, 20
+OWN = np.arange(N)
+LATENT_BOUND = {
+    "gaussian": 1e-6,
+    "clustered": 1e-6,
+    "pairs 1e-4 apart in each coordinate": 1e-6,
+    "pairs 1e-3 apart in each coordinate": 1e-6,
+    "pairs 1e-4 apart in norm": 1e-5,
+    "pairs 1e-3 apart in norm": 1e-5,
+    "triplet 1e-4 apart in norm": 2e-4,
+}
+CASES = pytest.mark.parametrize("case", LATENT_BOUND)
+
+
+def _unit_rows(a):
+    return a / np.linalg.norm(a, axis=1, keepdims=True)
+
+
+def _anchors(case, rng, n=N, q=Q):
+    """Float32 anchors (n, q); nearly equal ones are n/2 (n/3) rows apart."""
+    a = rng.normal(size=(n, q))
+    if case == "clustered":
+        a = 10 * _unit_rows(rng.normal(size=(1, q))) + 1e-3 * a
+    if case.startswith(("pairs", "triplet")):
+        copies = 2 if case.startswith("pairs") else 3
+        distance = float(case.split()[1])
+        first = a[: -(-n // copies)]
+        offsets = rng.normal(size=(copies - 1, *first.shape))
+        if case.endswith("norm"):
+            offsets /= np.linalg.norm(offsets, axis=-1, keepdims=True)
+        a = np.concatenate([first, *(first + distance * offsets)])[:n]
+    return np.float32(a)
+
+
+def _problem(case, n=N, q=Q, seed=0):
+    """Anchors, their partners and noise, each float32 (n, q)."""
+    rng = np.random.default_rng(seed)
+    anchors = _anchors(case, rng, n, q)
+    partners = np.float32(anchors + 0.5 * rng.normal(size=(n, q)))
+    return anchors, partners, np.float32(rng.normal(size=(n, q)))
+
+
+@CASES
+def test_euler_latents(case):
+    anchors, _, noise = _problem(case)
+    latents = compute_latents(anchors, noise, solver=Euler(STEPS))
+    exact = in_float64(lambda a, e: oracle.euler_latents(a, e, OWN, STEPS), anchors, noise)
+    assert latents.dtype == jnp.float32
+    assert relative_error(latents, exact) <= LATENT_BOUND[case]
+
+
+@pytest.mark.parametrize("case", ["clustered", "pairs 1e-4 apart in norm"])
+def test_euler_latents_in_many_dimensions(case):
+    n, q = 192, 256
+    anchors, _, noise = _problem(case, n, q, seed=1)
+    latents = compute_latents(anchors, noise, solver=Euler(STEPS))
+    own = np.arange(n)
+    exact = in_float64(lambda a, e: oracle.euler_latents(a, e, own, STEPS), anchors, noise)
+    assert relative_error(latents, exact) <= LATENT_BOUND[case]
+
+
+@CASES
+def test_dpm_latents(case):
+    anchors, _, noise = _problem(case, seed=2)
+    latents = compute_latents(anchors, noise, solver=DPMSolver(STEPS))
+    exact = in_float64(lambda a, e: oracle.dpm_latents(a, e, OWN, STEPS), anchors, noise)
+    assert relative_error(latents, exact) <= LATENT_BOUND[case]
+
+
+@jax.jit
+def _one_by_one(context, queries, noise):
+    """Latent of each query among the context and itself, by the oracle."""
+    own = jnp.array([len(context)])
+
+    def latent(row):
+        joined = jnp.concatenate([context, row[0][None]])
+        return oracle.euler_latents(joined, row[1][None], own, STEPS)[0]
+
+    return jax.lax.map(latent, (queries, noise))
+
+
+@CASES
+def test_latents_in_context(case):
+    # The last quarter of the anchors are queries, so their near-equal partners are in the context.
+    anchors, _, noise = _problem(case, seed=3)
+    cut = 3 * N // 4
+    context, queries, noise = anchors[:cut], anchors[cut:], noise[cut:]
+    latents = latents_in_context(queries, context, noise, solver=Euler(STEPS))
+    exact = in_float64(_one_by_one, context, queries, noise)
+    assert relative_error(latents, exact) <= LATENT_BOUND[case]
+
+
+@pytest.mark.parametrize("case", ["gaussian", "clustered", "pairs 1e-3 apart in norm"])
+@pytest.mark.parametrize("scheme", ["Euler", "DPM-Solver++"])
+def test_decoded_points(case, scheme):
+    _, partners, noise = _problem(case, seed=4)
+    if scheme == "Euler":
+        points = decode(noise, partners, solver=Euler(STEPS))
+        exact, _ = in_float64(lambda z, b: oracle.euler_decode(z, b, STEPS), noise, partners)
+    else:
+        points = decode(noise, partners, solver=DPMSolver(STEPS))
+        exact, _ = in_float64(lambda z, b: oracle.dpm_decode(z, b, STEPS), noise, partners)
+    assert relative_error(points, exact) <= 1e-5
+
+
+@pytest.mark.parametrize("scheme", ["Euler", "DPM-Solver++"])
+def test_improbable_assignments_keep_their_digits(scheme):
+    rng = np.random.default_rng(5)
+    anchors, latents = np.float32(rng.normal(size=(2, 24, 32)))
+    targets = rng.integers(0, 24, size=24)
+    if scheme == "Euler":
+        log_probs = assignment_log_probs(latents, anchors, targets, solver=Euler(STEPS))
+        flow = oracle.euler_decode
+    else:
+        log_probs = assignment_log_probs(latents, anchors, targets, solver=DPMSolver(STEPS))
+        flow = oracle.dpm_decode
+    _, log_assignments = in_float64(lambda z, b: flow(z, b, STEPS), latents, anchors)
+    exact = log_assignments[:, np.arange(24), targets]
+    assert exact.min() < np.log(1e-30)
+    np.testing.assert_allclose(log_probs, exact, rtol=2e-5, atol=2e-5)
+
+
+@jax.jit
+@functools.partial(jax.grad, argnums=(0, 1))
+def _gradient(anchors, partners, noise):
+    latents = compute_latents(anchors, noise, solver=Euler(STEPS))
+    return alignment_loss(latents, partners, OWN, solver=Euler(STEPS))[0]
+
+
+@jax.jit
+@functools.partial(jax.grad, argnums=(0, 1))
+def _exact_gradient(anchors, partners, noise):
+    latents = oracle.euler_latents(anchors, noise, OWN, STEPS)
+    return oracle.euler_alignment_loss(latents, partners, OWN, STEPS, 0.2, "log")
+
+
+@pytest.mark.parametrize("case", [case for case in LATENT_BOUND if "triplet" not in case])
+def test_gradient_of_the_alignment_loss(case):
+    """20 + 20 Euler steps, noise scale 0.45, log form, with respect to both anchor sets.
+
+    Among Gaussian anchors most assignments are saturated and the gradient is a difference of
+    nearly 1 from 1: there it is held to 1e-6 in absolute terms.
+    """
+    anchors, partners, noise = _problem(case, seed=6)
+    noise = np.float32(0.45) * noise
+    gradients = _gradient(anchors, partners, noise)
+    exact = in_float64(_exact_gradient, anchors, partners, noise)
+    for gradient, reference in zip(gradients, exact, strict=True):
+        off = np.max(np.abs(np.asarray(gradient) - reference))
+        is_saturated = case == "gaussian" and off <= 1e-6
+        assert is_saturated or relative_error(gradient, reference) <= 1e-5
