@@ -1,6 +1,7 @@
 """The one place that decides which device holds what: data parallel over one mesh axis."""
 
 import math
+from typing import Any
 
 import jax
 import numpy as np
@@ -22,3 +23,10 @@ def split(mesh: Mesh) -> NamedSharding:
 def replicated(mesh: Mesh) -> NamedSharding:
     """A whole copy on each device: parameters, optimiser state, metrics."""
     return NamedSharding(mesh, PartitionSpec())
+
+
+def placed(shapes: Any, mesh: Mesh) -> Any:
+    """A tree of shapes with the placement that a restored copy shall have: replicated."""
+    return jax.tree.map(
+        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=replicated(mesh)), shapes
+    )

@@ -1,12 +1,11 @@
 """The one training loop: it never asks which study it runs."""
 
-import contextlib
 import functools
 import logging
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,14 @@ import jax
 import jax.numpy as jnp
 import optax
 from clu import parameter_overview
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from lzn_jax import data, figures, optimization, reporting, sharding, studies
 from lzn_jax.checkpoints import Checkpoints
-from lzn_jax.configuration import UserError
+from lzn_jax.data import Examples
 from lzn_jax.randomness import Stream, stream_key
-from lzn_jax.studies import Model, Study, Variables
+from lzn_jax.studies import Model, Study
 
 EXIT_DONE, EXIT_NON_FINITE, EXIT_SAVED_AFTER_SIGTERM = 0, 3, 75
 MAX_SKIPPED_IN_A_ROW = 100
@@ -54,71 +54,303 @@ class TrainState:
 
 def train_and_evaluate(config: ConfigDict, workdir: Path) -> int:
     """Trains from the newest checkpoint, or from scratch, to the end; returns the exit code."""
-    goodput = reporting.Goodput()
     training = config.training
+    goodput = reporting.Goodput()
     with goodput("init"):
         mesh = sharding.make_mesh(training.batch_size)
         study = studies.build(config, mesh)
-        train, test = (data.load(config.data, split) for split in ("train", "test"))
-        studies.check_data(config, train)
+        train, test = studies.load_data(config)
         batches = data.TrainingBatches(
             train, training.batch_size, config.seed, flip=config.data.flip
         )
         optimizer = optimization.make_optimizer(training, list(study.modules))
-        init = functools.partial(_init_state, study, optimizer, config.seed)
+        init = functools.partial(init_state, study, optimizer, config.seed)
+        terminated = _sigterm_event()
 
-    def evaluate(state: TrainState, step: int) -> dict[str, float]:
-        started = time.perf_counter()
-        model = averaged_model(state, study, train)
-        metrics = study.evaluate(model, train, test, workdir / "figures")
-        write_summary(workdir, step, metrics | rates.overall())
-        return metrics | {"evaluation_seconds": time.perf_counter() - started}
-
-    with Checkpoints(workdir, config.checkpoint.keep) as checkpoints, _sigterm() as terminated:
+    with Checkpoints(workdir, config.checkpoint.keep) as checkpoints:
         with goodput("restore"):
-            state = restore_state(checkpoints, init, study, mesh)
+            state = restore_state(checkpoints, jax.eval_shape(init), mesh)
         if state is None:
             with goodput("init"):
                 state = jax.jit(init, out_shardings=sharding.replicated(mesh))()
         step = int(state.step)
         batches.seek(step)
         with goodput("compile"):
-            update = compile_update(study, optimizer, config, mesh, state, next(batches))
-            batches.seek(step)
-        _announce(config, mesh, state, workdir)
-        rates = _Rates(goodput, step, training.batch_size)
+            update = _compile_update(study, optimizer, config, mesh, state, batches)
+        _announce(state, mesh, workdir)
 
         with (
             reporting.MetricLog(workdir, step) as log,
             reporting.progress(training.num_steps, "training", initial=step) as bar,
         ):
-            fetch = _LateMetrics(log, rates, training.log_every_steps, bar)
-            # Order: evaluate, stop?, batch, update, metrics of the update before, save. An
-            # evaluation that a killed process did not finish is made again after its checkpoint
-            # is restored, and only then.
+            metrics = _LateMetrics(log, bar, goodput, step, training)
+            # A checkpoint is written before the evaluation of its step: a process killed in
+            # between makes the evaluation good when it resumes, and loses no step.
             while True:
-                if _is_due(step, config.evaluation.every_steps, training.num_steps):
-                    fetch.flush()
-                    if not log.has(step, "evaluation_seconds"):
-                        with goodput("eval"):
-                            log.write(step, evaluate(state, step))
-                            draw_curves(workdir, log, step)
-                if step == training.num_steps or fetch.too_many_skipped:
-                    break
-                with goodput("data"):
-                    batch = next(batches)
-                with goodput("step"):
-                    state, metrics = update(state, batch)
-                    step += 1
-                    fetch.put(step, metrics)
-                if terminated.is_set() or _is_due(
-                    step, config.checkpoint.every_steps, training.num_steps
-                ):
-                    fetch.flush()
-                    log.sync()
+                is_last = step == training.num_steps or terminated.is_set()
+                if is_last or step % config.checkpoint.every_steps == 0:
+                    metrics.flush()
                     with goodput("save"):
                         save_state(checkpoints, state, study, train)
-                if terminated.is_set():
+                if terminated.is_set() or metrics.too_many_skipped:
                     break
+                if step == training.num_steps or (
+                    step > 0 and step % config.evaluation.every_steps == 0
+                ):
+                    metrics.flush()
+                    with goodput("eval"):
+                        _evaluate_once(study, state, train, test, workdir, log, metrics)
+                if step == training.num_steps:
+                    break
+                with goodput("data"):
+                    batch = jax.device_put(next(batches), sharding.split(mesh))
+                with goodput("step"):
+                    state, new_metrics = update(state, batch)
+                    step += 1
+                    metrics.put(step, new_metrics)
     reporting.write_json(workdir / "goodput.json", goodput.seconds)
-    return _finish(step, training.num_steps, fetch.too_many_skipped, workdir)
+    return _finish(step, training.num_steps, metrics.too_many_skipped, workdir)
+
+
+def init_state(study: Study, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
+    """The state before the first update."""
+    variables = study.init(stream_key(seed, Stream.INIT))
+    params = {name: tree["params"] for name, tree in variables.items()}
+    constants = {
+        name: {kind: values for kind, values in tree.items() if kind != "params"}
+        for name, tree in variables.items()
+    }
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        constants=constants,
+        ema=jax.tree.map(jnp.copy, params),
+        optimizer=optimizer.init(params),
+        skipped=jnp.zeros((), jnp.int32),
+        skipped_in_a_row=jnp.zeros((), jnp.int32),
+    )
+
+
+def update_state(
+    state: TrainState,
+    batch: Mapping[str, jax.Array],
+    *,
+    study: Study,
+    optimizer: optax.GradientTransformation,
+    training: ConfigDict,
+    seed: int,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One update on a global batch: gradient, clip, Adam, EMA; nothing if it is not finite."""
+    key = jax.random.fold_in(stream_key(seed, Stream.TRAINING), state.step)
+    active = optimization.still_training(state.step, training, list(state.params))
+
+    def loss_of(params):
+        return study.loss(_with_constants(params, state.constants), batch, key)
+
+    (loss, metrics), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+    gradient = optimization.mask(active, gradient)
+    norm = optax.global_norm(gradient)
+    updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
+    params = optax.apply_updates(state.params, optimization.mask(active, updates))
+    ema = optimization.update_ema(state.ema, params, state.step, training.ema_decay, active)
+
+    # The norm is finite only where every gradient is; a finite loss alone does not promise that.
+    is_finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+    params, ema, optimizer_state = jax.tree.map(
+        lambda new, old: jnp.where(is_finite, new, old),
+        (params, ema, optimizer_state),
+        (state.params, state.ema, state.optimizer),
+    )
+    state = state.replace(
+        step=state.step + 1,
+        params=params,
+        ema=ema,
+        optimizer=optimizer_state,
+        skipped=state.skipped + ~is_finite,
+        skipped_in_a_row=jnp.where(is_finite, 0, state.skipped_in_a_row + 1),
+    )
+    return state, {
+        "loss": loss,
+        **metrics,
+        "gradient_norm": norm,
+        "skipped": state.skipped,
+        "skipped_in_a_row": state.skipped_in_a_row,
+    }
+
+
+def save_state(checkpoints: Checkpoints, state: TrainState, study: Study, train: Examples) -> None:
+    """Starts to save a state and the context anchors of its averaged weights."""
+    items = {"params": state.params, "optimizer": state.optimizer}
+    items["ema"] = {"params": state.ema, "constants": state.constants}
+    if context := study.context(_with_constants(state.ema, state.constants), train):
+        items["context"] = context
+    counters = {"skipped": state.skipped, "skipped_in_a_row": state.skipped_in_a_row}
+    step = int(state.step)
+    progress = {"step": step, "data_position": step} | {k: int(v) for k, v in counters.items()}
+    checkpoints.save(step, items, progress)
+
+
+def restore_state(
+    checkpoints: Checkpoints, shapes: TrainState, mesh: Mesh
+) -> TrainState | None:
+    """The state of the newest good checkpoint, None without any."""
+    placed = sharding.placed(shapes, mesh)
+    targets = {"params": placed.params, "optimizer": placed.optimizer}
+    targets["ema"] = {"params": placed.ema, "constants": placed.constants}
+    restored = checkpoints.restore(targets)
+    if restored is None:
+        return None
+    step, items = restored
+    checkpoints.discard_after(step)
+    counters = {
+        name: jax.device_put(jnp.int32(items["progress"][name]), sharding.replicated(mesh))
+        for name in ("step", "skipped", "skipped_in_a_row")
+    }
+    return TrainState(
+        params=items["params"],
+        constants=items["ema"]["constants"],
+        ema=items["ema"]["params"],
+        optimizer=items["optimizer"],
+        **counters,
+    )
+
+
+def averaged_model(state: TrainState, study: Study, train: Examples) -> Model:
+    """The model that is evaluated: averaged weights, and context anchors made with them."""
+    variables = _with_constants(state.ema, state.constants)
+    return Model(variables, study.context(variables, train))
+
+
+def _with_constants(params: Mapping[str, Any], constants: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: {"params": params[name], **constants[name]} for name in params}
+
+
+def _compile_update(
+    study: Study,
+    optimizer: optax.GradientTransformation,
+    config: ConfigDict,
+    mesh: Mesh,
+    state: TrainState,
+    batches: data.TrainingBatches,
+) -> Callable[[TrainState, Mapping[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]:
+    """The compiled update; it refuses other shapes, so nothing is compiled twice."""
+    update = functools.partial(
+        update_state, study=study, optimizer=optimizer, training=config.training, seed=config.seed
+    )
+    replicated, split = sharding.replicated(mesh), sharding.split(mesh)
+    jitted = jax.jit(
+        update,
+        in_shardings=(replicated, split),
+        out_shardings=(replicated, replicated),
+        donate_argnums=0,
+    )
+    return jitted.lower(state, batches.shapes()).compile()
+
+
+def _evaluate_once(
+    study: Study,
+    state: TrainState,
+    train: Examples,
+    test: Examples,
+    workdir: Path,
+    log: reporting.MetricLog,
+    metrics: "_LateMetrics",
+) -> None:
+    """Evaluates, unless the run that this one continues has done so at this step."""
+    step = int(state.step)
+    if log.has(step, "evaluation_seconds"):
+        return
+    started = time.perf_counter()
+    folder = workdir / "figures"
+    results = study.evaluate(averaged_model(state, study, train), train, test, folder)
+    reporting.write_json(workdir / "summary.json", {"step": step, **results, **metrics.rates()})
+    log.write(step, {**results, "evaluation_seconds": time.perf_counter() - started})
+    figures.curves(folder / "curves.png", reporting.read_metrics(workdir))
+    for figure in sorted(folder.glob("*.png")):
+        log.image(step, figure.stem, figure)
+    named = ", ".join(f"{name} {value:.4g}" for name, value in results.items())
+    _log.info("step %d: %s", step, named)
+
+
+class _LateMetrics:
+    """Fetches the metrics of an update after the next one is under way, and logs some of them."""
+
+    def __init__(
+        self,
+        log: reporting.MetricLog,
+        bar: Any,
+        goodput: reporting.Goodput,
+        first_step: int,
+        training: ConfigDict,
+    ) -> None:
+        self.too_many_skipped = False
+        self._log, self._bar, self._goodput = log, bar, goodput
+        self._training = training
+        self._pending: tuple[int, Mapping[str, jax.Array]] | None = None
+        self._start = self._last = (first_step, self._busy_seconds())
+
+    def put(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
+        """Takes the metrics of update number `step`, which may still be running."""
+        self.flush()
+        self._pending = (step, metrics)
+
+    def flush(self) -> None:
+        """Fetches and logs what is pending."""
+        if self._pending is None:
+            return
+        step, metrics = self._pending
+        self._pending = None
+        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        self.too_many_skipped = values.pop("skipped_in_a_row") >= MAX_SKIPPED_IN_A_ROW
+        self._bar.set_postfix_str(f"loss {values['loss']:.4f}")
+        self._bar.update(1)
+        if step % self._training.log_every_steps == 0:
+            self._log.write(step, {**values, **self._rates(self._last, step)})
+            self._last = (step, self._busy_seconds())
+
+    def rates(self) -> dict[str, float]:
+        """Steps and examples per second over all updates of this process, without evaluation."""
+        return self._rates(self._start, self._bar.n)
+
+    def _rates(self, since: tuple[int, float], step: int) -> dict[str, float]:
+        steps, seconds = step - since[0], self._busy_seconds() - since[1]
+        if steps == 0:
+            return {}
+        rate = steps / seconds
+        return {
+            "steps_per_second": rate,
+            "examples_per_second": rate * self._training.batch_size,
+        }
+
+    def _busy_seconds(self) -> float:
+        return self._goodput.seconds["step"] + self._goodput.seconds["data"]
+
+
+def _sigterm_event() -> threading.Event:
+    """Set when the process is asked to end; the loop then saves and leaves."""
+    event = threading.Event()
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, lambda *_: event.set())
+    return event
+
+
+def _announce(state: TrainState, mesh: Mesh, workdir: Path) -> None:
+    counts = {
+        name: parameter_overview.count_parameters(tree) for name, tree in state.params.items()
+    }
+    named = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+    _log.info("parameters: %s; %d device(s)", named, mesh.size)
+    _log.info("results go to %s, from step %d on", workdir, int(state.step))
+
+
+def _finish(step: int, num_steps: int, too_many_skipped: bool, workdir: Path) -> int:
+    if too_many_skipped:
+        _log.error(
+            "stopped at step %d: %d updates in a row were not finite", step, MAX_SKIPPED_IN_A_ROW
+        )
+        return EXIT_NON_FINITE
+    if step < num_steps:
+        _log.info("saved at step %d; run the same command to go on", step)
+        return EXIT_SAVED_AFTER_SIGTERM
+    _log.info("done: results are in %s", workdir)
+    return EXIT_DONE

@@ -3,6 +3,7 @@
 from typing import Any
 
 import grain
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
@@ -32,10 +33,15 @@ class TrainingBatches:
         # The data are in memory: one thread a few batches ahead is enough.
         options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)
         self._iterator = iter(batches.to_iter_dataset(options))
+        self._shapes = jax.eval_shape(lambda: batches[0])
 
     def seek(self, step: int) -> None:
         """Makes batch number `step` the next one."""
         self._iterator.set_state({"next_index": step})
+
+    def shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes and dtypes of a batch."""
+        return self._shapes
 
     def __next__(self) -> dict[str, Any]:
         return next(self._iterator)

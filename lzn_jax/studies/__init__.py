@@ -6,9 +6,12 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
+from flax import linen as nn
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from lzn_jax import data
+from lzn_jax.configuration import UserError
 from lzn_jax.data import Examples
 
 Variables = dict[str, Any]  # network name -> flax variables
@@ -30,6 +33,8 @@ class Predictions(NamedTuple):
 
 class Study(Protocol):
     """What the trainer and the modes ask of a case study."""
+
+    modules: Mapping[str, nn.Module]
 
     def init(self, key: jax.Array) -> Variables:
         """Fresh variables of every network."""
@@ -62,3 +67,17 @@ def build(config: ConfigDict, mesh: Mesh) -> Study:
     from lzn_jax.studies.joint import Joint
 
     return {"joint": Joint}[config.study](config, mesh)
+
+
+def load_data(config: ConfigDict) -> tuple[Examples, Examples]:
+    """Training and test examples.
+
+    Raises UserError for a data set that cannot be read or is too small for the config.
+    """
+    train, test = data.load(config.data, "train"), data.load(config.data, "test")
+    if config.latent.enabled and config.latent.context_size > len(train.labels):
+        raise UserError(
+            f"latent.context_size must be at most {len(train.labels)}, the training images of "
+            f"{config.data.name}, got {config.latent.context_size}"
+        )
+    return train, test

@@ -23,7 +23,7 @@ from lzn_jax.zoning import (
 )
 
 N, Q, STEPS = 128, 64, 20
-OWN = np.arange(N)
+OWN = np.arange(N, dtype=np.int32)
 LATENT_BOUND = {
     "gaussian": 1e-6,
     "clustered": 1e-6,
@@ -78,7 +78,7 @@ def test_euler_latents_in_many_dimensions(case):
     n, q = 192, 256
     anchors, _, noise = _problem(case, n, q, seed=1)
     latents = compute_latents(anchors, noise, solver=Euler(STEPS))
-    own = np.arange(n)
+    own = np.arange(n, dtype=np.int32)
     exact = in_float64(lambda a, e: oracle.euler_latents(a, e, own, STEPS), anchors, noise)
     assert relative_error(latents, exact) <= LATENT_BOUND[case]
 

@@ -116,9 +116,7 @@ def test_first_velocity_obeys_the_score_identity(t):
     # One Euler step from t_min = t is x + (1-t) v(x, t), and v = -t s - (x + t² s) / (1-t).
     anchors, noise, log_weights = _mixture()
     x = t * noise + (1 - t) * anchors
-    latents = compute_latents(
-        anchors, noise, solver=Euler(1, t_min=t), log_weights=log_weights
-    )
+    latents = compute_latents(anchors, noise, solver=Euler(1, t_min=t), log_weights=log_weights)
     score = _score(x, t, anchors, log_weights)
     velocity = -t * score - (x + t**2 * score) / (1 - t)
     np.testing.assert_allclose((latents - x) / (1 - t), velocity, rtol=1e-10, atol=1e-10)

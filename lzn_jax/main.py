@@ -1,0 +1,72 @@
+"""Command line: python -m lzn_jax.main --config=configs/NAME.py [--mode=MODE] [--workdir=DIR]."""
+
+import argparse
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from lzn_jax import configuration
+from lzn_jax.configuration import UserError
+
+MODES = ("train", "evaluate", "sample", "classify")
+EXIT_USER_ERROR = 2
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command; returns its exit code (0 done, 2 the user's input, see train for others)."""
+    try:
+        return _run(sys.argv[1:] if arguments is None else arguments)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USER_ERROR
+
+
+def _run(arguments: list[str]) -> int:
+    prefix = "--config."
+    overrides = [a.removeprefix(prefix) for a in arguments if a.startswith(prefix)]
+    parser = _Parser(prog="python -m lzn_jax.main", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--config", required=True, help="config file, configs/NAME.py")
+    parser.add_argument("--workdir", help="folder of the run; default results/NAME")
+    parser.add_argument("--mode", choices=MODES, default="train")
+    parser.add_argument("--input", help="image or folder for --mode=classify")
+    flags = parser.parse_args([a for a in arguments if not a.startswith(prefix)])
+    if flags.input is not None and flags.mode != "classify":
+        raise UserError("--input goes with --mode=classify")
+    config = configuration.load(flags.config, overrides)
+    workdir = Path(flags.workdir or Path("results") / Path(flags.config).stem)
+
+    from lzn_jax import modes, train, workdir as workdirs  # JAX starts only for a good command
+
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("lzn_jax").setLevel(logging.INFO)
+    _use_compile_cache()
+    workdirs.prepare(config, workdir, is_training=flags.mode == "train")
+    if flags.mode == "train":
+        return train.train_and_evaluate(config, workdir)
+    if flags.mode == "classify":
+        modes.classify(config, workdir, flags.input)
+    else:
+        {"evaluate": modes.evaluate, "sample": modes.sample}[flags.mode](config, workdir)
+    logging.getLogger("lzn_jax").info("done: results are in %s", workdir)
+    return 0
+
+
+def _use_compile_cache() -> None:
+    """Compiled programs stay on disk, so that the second start is fast."""
+    import jax
+
+    cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "lzn_jax"
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", str(cache))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

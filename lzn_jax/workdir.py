@@ -1,0 +1,78 @@
+"""The folder of a run: checked before the first step, so that nothing of an earlier run is lost."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from lzn_jax import configuration, reporting
+from lzn_jax.configuration import UserError
+
+CONFIG_FILE = "config.json"
+# What may differ from the run that a folder holds: how long, how often, how many, how to sample.
+FREE_FIELDS = (
+    "training.num_steps",
+    "training.log_every_steps",
+    "checkpoint.",
+    "evaluation.",
+    "sampling.",
+)
+
+
+def prepare(config: ConfigDict, workdir: Path, *, is_training: bool) -> None:
+    """Makes the folder ready for a run of `config`, which it then holds as config.json.
+
+    Raises UserError where the folder cannot be written, holds a run of another config, or, unless
+    training, holds no checkpoint.
+    """
+    if not is_training and not has_checkpoint(workdir):
+        raise UserError(
+            f"there is no checkpoint in {workdir / 'checkpoints'}: train first (--mode=train) or "
+            "name the folder of a run with --workdir"
+        )
+    _check_same_run(config, workdir)
+    try:
+        (workdir / "figures").mkdir(parents=True, exist_ok=True)
+        if is_training:
+            reporting.write_json(workdir / CONFIG_FILE, configuration.to_json_dict(config))
+        reporting.write_bytes(workdir / ".writable", b"")
+        (workdir / ".writable").unlink()
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(
+            f"the work folder {workdir} cannot be written ({reason}): choose one with --workdir"
+        ) from error
+
+
+def has_checkpoint(workdir: Path) -> bool:
+    """Whether the folder holds a finished checkpoint."""
+    folder = workdir / "checkpoints"
+    return folder.is_dir() and any(child.name.isdigit() for child in folder.iterdir())
+
+
+def _check_same_run(config: ConfigDict, workdir: Path) -> None:
+    path = workdir / CONFIG_FILE
+    if not path.is_file():
+        return
+    try:
+        stored = dict(_leaves(json.loads(path.read_text())))
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON ({error}): choose another --workdir") from error
+    asked = dict(_leaves(configuration.to_json_dict(config)))
+    for name in sorted(stored.keys() | asked.keys()):
+        if name.startswith(FREE_FIELDS) or stored.get(name) == asked.get(name):
+            continue
+        raise UserError(
+            f"{workdir} holds a run with {name}={stored.get(name)}, this command says "
+            f"{asked.get(name)}: say --config.{name}={stored.get(name)} or choose another --workdir"
+        )
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value

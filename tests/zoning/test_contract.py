@@ -1,0 +1,505 @@
+"""What callers rely on: dtypes, weights, odd sizes, gradients, transformations, sharding, errors."""
+
+import dataclasses
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+from jax.test_util import check_grads
+from oracle import in_float64, relative_error
+
+from lzn_jax.zoning import (
+    DPMSolver,
+    Euler,
+    alignment_loss,
+    assignment_log_probs,
+    classify,
+    compute_latents,
+    decode,
+    latents_in_context,
+)
+
+STEPS = 6
+EULER, DPM = Euler(STEPS), DPMSolver(STEPS)
+LATENTS = {"Euler": (EULER, oracle.euler_latents), "DPM": (DPM, oracle.dpm_latents)}
+DECODES = {"Euler": (EULER, oracle.euler_decode), "DPM": (DPM, oracle.dpm_decode)}
+SCHEMES = pytest.mark.parametrize("scheme", ["Euler", "DPM"])
+
+
+def _arrays(*shapes, seed=0):
+    """Standard normal float32 arrays."""
+    rng = np.random.default_rng(seed)
+    return [np.float32(rng.normal(size=shape)) for shape in shapes]
+
+
+def _assert_close(value, reference, atol=2e-5):
+    np.testing.assert_allclose(value, reference, rtol=1e-5, atol=atol)
+
+
+# Dtypes
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
+def test_short_floats_are_computed_in_float32(dtype):
+    anchors, noise = (jnp.asarray(a, dtype) for a in _arrays((5, 3), (5, 3)))
+    own = jnp.arange(5)
+    exact = in_float64(lambda a, e: oracle.euler_latents(a, e, own, STEPS), anchors, noise)
+    latents = compute_latents(anchors, noise, solver=EULER)
+    joined = latents_in_context(noise, anchors, noise, solver=EULER)
+    points = decode(noise, anchors, solver=EULER)
+    log_probs = assignment_log_probs(noise, anchors, own, solver=EULER)
+    loss, metrics = alignment_loss(noise, anchors, own, solver=EULER)
+    outputs = [latents, joined, points, log_probs, loss, *metrics.values()]
+    assert {output.dtype for output in outputs} == {jnp.dtype("float32")}
+    assert classify(noise, anchors, solver=EULER).dtype == jnp.int32
+    assert relative_error(latents, exact) < 1e-6
+
+
+def test_float64_stays_float64(x64):
+    anchors, noise = (np.float64(a) for a in _arrays((5, 3), (5, 3)))
+    latents = compute_latents(anchors, noise, solver=EULER)
+    joined = latents_in_context(noise, anchors, noise, solver=EULER)
+    points = decode(noise, anchors, solver=EULER)
+    log_probs = assignment_log_probs(noise, anchors, jnp.arange(5), solver=EULER)
+    loss, metrics = alignment_loss(noise, anchors, jnp.arange(5), solver=EULER)
+    outputs = [latents, joined, points, log_probs, loss, *metrics.values()]
+    assert {output.dtype for output in outputs} == {jnp.dtype("float64")}
+    assert classify(noise, anchors, solver=EULER).dtype == jnp.int32
+    assert relative_error(latents, oracle.euler_latents(anchors, noise, np.arange(5), 6)) < 1e-10
+
+
+def test_float32_stays_float32_under_x64(x64):
+    anchors, noise = _arrays((5, 3), (5, 3))
+    assert compute_latents(anchors, noise, solver=EULER).dtype == jnp.float32
+    assert decode(noise, anchors, solver=EULER).dtype == jnp.float32
+
+
+# Sizes
+
+
+@SCHEMES
+@pytest.mark.parametrize(("n", "m", "q"), [(1, 1, 1), (1, 4, 3), (7, 1, 5), (7, 13, 3)])
+def test_any_number_of_anchors_and_latents(scheme, n, m, q):
+    anchors, noise = _arrays((n, q), (m, q))
+    own = np.random.default_rng(1).integers(0, n, m).astype(np.int32)
+    solver, flow = LATENTS[scheme]
+    exact = in_float64(lambda a, e: flow(a, e, own, STEPS), anchors, noise)
+    _assert_close(compute_latents(anchors, noise, own, solver=solver), exact)
+    solver, flow = DECODES[scheme]
+    exact, log_p = in_float64(lambda z, a: flow(z, a, STEPS), noise, anchors)
+    _assert_close(decode(noise, anchors, solver=solver), exact)
+    log_probs = assignment_log_probs(noise, anchors, own, solver=solver)
+    _assert_close(log_probs, log_p[:, np.arange(m), own])
+
+
+def test_one_anchor_has_no_gradient_but_a_finite_one():
+    anchors, noise = _arrays((1, 3), (4, 3))
+
+    def loss(anchors, noise):
+        latents = compute_latents(anchors, noise, jnp.zeros(4, int), solver=EULER)
+        value, _ = alignment_loss(latents, anchors, jnp.zeros(4, int), solver=EULER)
+        return value + jnp.sum(latents)
+
+    gradients = jax.grad(loss, (0, 1))(anchors, noise)
+    _assert_close(gradients[0], np.zeros((1, 3)))
+    _assert_close(gradients[1], np.ones((4, 3)))
+
+
+@SCHEMES
+def test_no_noise_gives_the_centre_of_the_zone(scheme):
+    # Two anchors: by symmetry the centres lie on their line, mirror images about its middle.
+    anchors = np.array([[1.0, 2.0, -1.0], [2.0, 0.0, 1.0]], np.float32)
+    solver, flow = LATENTS[scheme]
+    centres = compute_latents(anchors, np.zeros_like(anchors), solver=solver)
+    own = np.arange(2, dtype=np.int32)
+    exact = in_float64(lambda a: flow(a, np.zeros((2, 3)), own, STEPS), anchors)
+    _assert_close(centres, exact)
+    difference = anchors[1] - anchors[0]
+    along = (np.asarray(centres[1] - centres[0]) @ difference) / (difference @ difference)
+    assert along > 0.1
+    _assert_close(centres[1] - centres[0], along * difference)
+
+
+# Weights
+
+
+def _removed(n, index):
+    log_weights = np.zeros(n, np.float32)
+    log_weights[index] = -np.inf
+    return log_weights
+
+
+@SCHEMES
+def test_minus_infinity_removes_an_anchor(scheme):
+    anchors, noise = _arrays((6, 3), (5, 3))
+    log_weights = _removed(6, 2)
+    kept = np.array([0, 1, 3, 4, 5])
+    own = np.arange(5, dtype=np.int32)
+    solver, flow = LATENTS[scheme]
+    exact = in_float64(lambda a, e: flow(a, e, own, STEPS), anchors[kept], noise)
+    latents = compute_latents(anchors, noise, kept, solver=solver, log_weights=log_weights)
+    _assert_close(latents, exact)
+    solver, flow = DECODES[scheme]
+    exact, log_p = in_float64(lambda z, a: flow(z, a, STEPS), noise, anchors[kept])
+    _assert_close(decode(noise, anchors, solver=solver, log_weights=log_weights), exact)
+    log_probs = assignment_log_probs(noise, anchors, kept, solver=solver, log_weights=log_weights)
+    _assert_close(log_probs, log_p[:, own, own])
+
+
+def test_minus_infinity_removes_a_context_anchor():
+    queries, context, noise = _arrays((4, 3), (6, 3), (4, 3))
+    latents = latents_in_context(queries, context, noise, solver=EULER, log_weights=_removed(6, 2))
+    exact = _latents_one_by_one(queries, np.delete(context, 2, axis=0), noise)
+    _assert_close(latents, exact)
+
+
+def test_removed_anchor_has_finite_gradients_and_none_of_its_own():
+    anchors, noise = _arrays((6, 3), (5, 3))
+    kept = jnp.array([0, 1, 3, 4, 5])
+
+    def loss(anchors, log_weights):
+        kwargs = {"solver": EULER, "log_weights": log_weights}
+        latents = compute_latents(anchors, noise, kept, **kwargs)
+        value, _ = alignment_loss(latents, anchors, kept[::-1], **kwargs)
+        points = decode(latents, anchors, **kwargs)
+        joined = latents_in_context(noise, anchors, noise, **kwargs)
+        return value + jnp.sum(points**2) + jnp.sum(joined**2)
+
+    for_anchors, for_weights = jax.grad(loss, (0, 1))(anchors, _removed(6, 2))
+    assert np.all(np.isfinite(for_anchors))
+    assert np.all(np.isfinite(for_weights))
+    np.testing.assert_array_equal(for_anchors[2], 0)
+    assert np.all(np.any(np.asarray(for_anchors)[kept] != 0, axis=1))
+
+
+def test_removed_target_has_log_probability_minus_infinity():
+    anchors, latents = _arrays((6, 3), (4, 3))
+    targets = np.array([2, 0, 2, 5])
+    log_weights = _removed(6, 2)
+    log_probs = assignment_log_probs(
+        latents, anchors, targets, solver=EULER, log_weights=log_weights
+    )
+    assert np.all(np.isneginf(log_probs[:, targets == 2]))
+    assert np.all(np.isfinite(log_probs[:, targets != 2]))
+
+    @functools.partial(jax.grad, argnums=(0, 1))
+    def gradient(latents, anchors, form):
+        return alignment_loss(
+            latents, anchors, targets, solver=EULER, form=form, log_weights=log_weights
+        )[0]
+
+    for form in ("log", "prob"):
+        assert all(np.all(np.isfinite(g)) for g in gradient(latents, anchors, form))
+
+
+def test_removed_anchor_is_never_the_answer():
+    anchors, _ = _arrays((6, 3), (5, 3))
+    latents = np.repeat(anchors, 3, axis=0)
+    answers = classify(latents, anchors, solver=EULER, log_weights=_removed(6, 2))
+    assert 2 not in answers
+    # The end of the flow may lie nearest to an anchor that has no weight.
+    between = np.array([[-1.0], [0.0], [1.0]], np.float32)
+    answer = classify(between[1:2], between, solver=Euler(1), log_weights=_removed(3, 1))
+    assert int(answer[0]) in (0, 2)
+
+
+def test_weights_need_no_normalisation():
+    anchors, noise, log_weights = _arrays((6, 3), (6, 3), (6,))
+    targets = np.array([3, 1, 2, 0, 5, 4])
+    own = np.arange(6, dtype=np.int32)
+
+    def outputs(log_weights):
+        kwargs = {"solver": EULER, "log_weights": log_weights}
+        return (
+            compute_latents(anchors, noise, **kwargs),
+            decode(noise, anchors, **kwargs),
+            assignment_log_probs(noise, anchors, targets, **kwargs),
+        )
+
+    exact = in_float64(
+        lambda a, e, w: (
+            oracle.euler_latents(a, e, own, STEPS, w),
+            *oracle.euler_decode(e, a, STEPS, w),
+        ),
+        anchors,
+        noise,
+        log_weights,
+    )
+    for shift in (0, np.float32(30)):
+        latents, points, log_probs = outputs(log_weights + shift)
+        _assert_close(latents, exact[0], atol=5e-5)
+        _assert_close(points, exact[1], atol=5e-5)
+        _assert_close(log_probs, exact[2][:, own, targets], atol=5e-5)
+
+
+# Latents in context
+
+
+def _latents_one_by_one(queries, context, noise):
+    """Each query's latent among the context and itself, by the oracle."""
+    own = np.array([len(context)], np.int32)
+
+    def latent(query, context, noise):
+        joined = jnp.concatenate([context, query[None]])
+        return oracle.euler_latents(joined, noise[None], own, STEPS)[0]
+
+    return np.stack(
+        [in_float64(latent, q, context, e) for q, e in zip(queries, noise, strict=True)]
+    )
+
+
+def test_context_latents_are_those_of_the_bank_and_the_query_alone():
+    queries, context, noise = _arrays((4, 3), (9, 3), (4, 3))
+    latents = latents_in_context(queries, context, noise, solver=EULER)
+    _assert_close(latents, _latents_one_by_one(queries, context, noise))
+    alone = [
+        latents_in_context(queries[i : i + 1], context, noise[i : i + 1], solver=EULER)[0]
+        for i in range(4)
+    ]
+    np.testing.assert_allclose(np.stack(alone), latents, rtol=1e-6, atol=1e-6)
+
+
+def test_weight_of_the_context_is_relative_to_the_query(x64):
+    (query, context, noise) = (np.float64(a) for a in _arrays((1, 3), (9, 3), (1, 3)))
+    log_weights = np.full(9, math.log(0.2))
+    latents = latents_in_context(query, context, noise, solver=EULER, log_weights=log_weights)
+    joined = np.concatenate([context, query])
+    weights = np.append(log_weights, 0.0)
+    exact = oracle.euler_latents(joined, noise, np.array([9]), STEPS, weights)
+    np.testing.assert_allclose(latents, exact, atol=1e-10)
+
+
+def test_queries_do_not_see_each_other():
+    queries, context, noise = _arrays((4, 3), (9, 3), (4, 3))
+    flow = functools.partial(latents_in_context, solver=EULER)
+    for argument in (0, 2):
+        jacobian = np.array(jax.jacrev(flow, argument)(queries, context, noise))
+        own = jacobian[np.arange(4), :, np.arange(4)]
+        assert np.all(np.abs(np.linalg.det(own)) > 1e-6)
+        jacobian[np.arange(4), :, np.arange(4)] = 0
+        np.testing.assert_array_equal(jacobian, 0)
+
+
+# Alignment
+
+
+def _misaligned(seed=2):
+    """Latents near their targets for some rows, anywhere for others."""
+    anchors, latents = _arrays((8, 4), (12, 4), seed=seed)
+    targets = np.random.default_rng(seed).integers(0, 8, 12).astype(np.int32)
+    latents[:5] += 2 * anchors[targets[:5]]
+    return latents, anchors, targets
+
+
+@pytest.mark.parametrize("form", ["log", "prob"])
+@pytest.mark.parametrize("cutoff", [0.0, 0.2, 0.55, 0.95])
+def test_loss_takes_the_best_assignment_after_the_cutoff(form, cutoff):
+    latents, anchors, targets = _misaligned()
+    loss, _ = alignment_loss(latents, anchors, targets, solver=Euler(10), cutoff=cutoff, form=form)
+
+    def exact(latents, anchors):
+        return oracle.euler_alignment_loss(latents, anchors, targets, 10, cutoff, form)
+
+    np.testing.assert_allclose(loss, in_float64(exact, latents, anchors), rtol=1e-5)
+
+
+def test_cutoff_is_truncated_as_a_float_product():
+    # 0.29 * 100 is 28.999999999999996: 28 steps are dropped.
+    latents, anchors, targets = _misaligned()
+    loss, _ = alignment_loss(latents, anchors, targets, solver=Euler(100), cutoff=0.29)
+    _, log_p = in_float64(lambda z, a: oracle.euler_decode(z, a, 100), latents, anchors)
+    own = log_p[:, np.arange(12), targets]
+    expected, too_late = (-np.mean(np.max(own[k:], axis=0)) for k in (28, 29))
+    assert abs(expected - too_late) > 1e-3
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+
+
+@SCHEMES
+def test_metrics_of_the_alignment_loss(scheme):
+    latents, anchors, targets = _misaligned()
+    solver, flow = DECODES[scheme]
+    _, metrics = alignment_loss(latents, anchors, targets, solver=solver)
+    points, log_p = in_float64(lambda z, a: flow(z, a, STEPS), latents, anchors)
+    accuracy = np.mean(np.argmax(log_p[-1], axis=1) == targets)
+    assert 0 < accuracy < 1
+    assert float(metrics["assignment_accuracy"]) == pytest.approx(accuracy)
+    goal = anchors[targets]
+    miss = np.linalg.norm(points - goal, axis=1) / np.linalg.norm(goal, axis=1)
+    assert float(metrics["ode_error"]) == pytest.approx(np.mean(miss), rel=1e-5)
+
+
+def test_metrics_of_latents_that_are_aligned():
+    (anchors,) = _arrays((8, 4))
+    latents = compute_latents(anchors, np.zeros_like(anchors), solver=Euler(80))
+    _, metrics = alignment_loss(latents, anchors, jnp.arange(8), solver=Euler(80))
+    assert float(metrics["assignment_accuracy"]) == 1
+    assert float(metrics["ode_error"]) < 1e-4
+
+
+def test_log_probabilities_stay_finite_where_probabilities_underflow():
+    # Two anchors: the log odds at (x, t) are (|x - (1-t) a_0|² - |x - (1-t) a_1|²) / (2 t²).
+    anchors = np.array([[0.0, 0.0], [1.0, 0.0]], np.float32)
+    latents = np.array([[-8.0, 0.0], [-2e3, 0.0]], np.float32)
+    solver = DPMSolver(1, order=1, t_max=1 / 3)
+    targets = jnp.array([1, 1])
+    log_probs = assignment_log_probs(latents, anchors, targets, solver=solver)
+    squares = [np.sum((latents - 2 / 3 * a) ** 2, axis=1) for a in anchors]
+    log_odds = (squares[0] - squares[1]) * 9 / 2
+    assert log_odds[0] < math.log(1e-30) < math.log(1e-45) < -40
+    np.testing.assert_allclose(log_probs[0], log_odds, rtol=1e-5)
+
+    def loss(latents, anchors):
+        return alignment_loss(latents, anchors, targets, solver=solver)[0]
+
+    for_latents, for_anchors = jax.grad(loss, (0, 1))(latents, anchors)
+    # d log odds / d x = (a_1 - a_0) (1-t) / t², for each of the two latents in the mean.
+    np.testing.assert_allclose(for_latents, [[-3.0, 0.0], [-3.0, 0.0]], rtol=1e-5)
+    assert np.all(np.isfinite(for_anchors))
+
+
+# Gradients against finite differences
+
+
+@pytest.mark.parametrize("solver", [Euler(5, t_min=0.05), DPMSolver(5, t_min=0.05)], ids=str)
+def test_gradients_of_latents_are_finite_differences(x64, solver):
+    anchors, noise, log_weights = (np.float64(a) for a in _arrays((6, 3), (4, 3), (6,)))
+    own = np.array([5, 0, 2, 2])
+
+    def latents(anchors, noise, log_weights):
+        return compute_latents(anchors, noise, own, solver=solver, log_weights=log_weights)
+
+    check_grads(latents, (anchors, noise, log_weights), order=1, modes=["rev"])
+
+
+def test_gradients_of_latents_in_context_are_finite_differences(x64):
+    arrays = (np.float64(a) for a in _arrays((4, 3), (6, 3), (4, 3), (6,)))
+
+    def latents(queries, context, noise, log_weights):
+        solver = Euler(5, t_min=0.05)
+        return latents_in_context(queries, context, noise, solver=solver, log_weights=log_weights)
+
+    check_grads(latents, tuple(arrays), order=1, modes=["rev"])
+
+
+@pytest.mark.parametrize("solver", [Euler(5), DPMSolver(5, t_min=0.05)], ids=str)
+def test_gradients_of_decoding_are_finite_differences(x64, solver):
+    latents, anchors, log_weights = (np.float64(a) for a in _arrays((4, 3), (6, 3), (6,)))
+    targets = np.array([5, 0, 2, 2])
+
+    def outputs(latents, anchors, log_weights):
+        kwargs = {"solver": solver, "log_weights": log_weights}
+        return (
+            decode(latents, anchors, **kwargs),
+            assignment_log_probs(latents, anchors, targets, **kwargs),
+            alignment_loss(latents, anchors, targets, form="prob", **kwargs)[0],
+        )
+
+    check_grads(outputs, (latents, anchors, log_weights), order=1, modes=["rev"])
+
+
+# Transformations
+
+
+def test_vmap_over_problems():
+    anchors, noise = _arrays((3, 6, 4), (3, 6, 4))
+    own = np.arange(6, dtype=np.int32)
+    latents = jax.vmap(lambda a, e: compute_latents(a, e, solver=EULER))(anchors, noise)
+    losses = jax.vmap(lambda z, a: alignment_loss(z, a, own, solver=EULER)[0])(noise, anchors)
+    for k in range(3):
+        exact = in_float64(
+            lambda a, e: (
+                oracle.euler_latents(a, e, own, STEPS),
+                oracle.euler_alignment_loss(e, a, own, STEPS, 0.2, "log"),
+            ),
+            anchors[k],
+            noise[k],
+        )
+        _assert_close(latents[k], exact[0])
+        _assert_close(losses[k], exact[1])
+
+
+@pytest.mark.parametrize("axis_type", ["Auto", "Explicit"])
+def test_sharded_arrays_give_the_single_device_answer(axis_type):
+    anchors, partners, noise = _arrays((32, 6), (32, 6), (32, 6))
+    partners = anchors + np.float32(0.3) * partners
+    kind = getattr(jax.sharding.AxisType, axis_type)
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(kind,))
+
+    @jax.jit
+    @functools.partial(jax.value_and_grad, argnums=(0, 1), has_aux=True)
+    def loss(anchors, partners, noise):
+        latents = compute_latents(anchors, noise, solver=Euler(8))
+        value, metrics = alignment_loss(latents, partners, jnp.arange(32), solver=Euler(8))
+        joined = latents_in_context(anchors, partners, noise, solver=Euler(8))
+        answers = classify(joined, partners, solver=Euler(8))
+        return value + jnp.mean(joined**2), (metrics, latents, joined, answers)
+
+    expected = loss(anchors, partners, noise)
+    with jax.set_mesh(mesh):
+        sharding = NamedSharding(mesh, PartitionSpec("data"))
+        shards = jax.device_put((anchors, partners, noise), sharding)
+        sharded = loss(*shards)
+    assert len(sharded[1][0].sharding.device_set) == 8
+    jax.tree.map(functools.partial(_assert_close, atol=1e-5), sharded, expected)
+
+
+# Settings and errors
+
+
+@pytest.mark.parametrize("make", [lambda n: Euler(n), lambda n: DPMSolver(n, order=2)])
+def test_solvers_are_frozen_and_hash_by_value(make):
+    assert make(7) == make(7)
+    assert hash(make(7)) == hash(make(7))
+    assert make(7) != make(8)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        make(7).num_steps = 3
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Euler(0), "num_steps >= 1"),
+        (lambda: Euler(5, t_min=0.0), "0 < t_min < 1"),
+        (lambda: Euler(5, t_min=1.0), "0 < t_min < 1"),
+        (lambda: DPMSolver(5, order=4), "order 1, 2 or 3"),
+        (lambda: DPMSolver(5, order=0), "order 1, 2 or 3"),
+        (lambda: DPMSolver(2), "num_steps >= 3"),
+        (lambda: DPMSolver(5, t_min=0.0), "0 < t_min < t_max < 1"),
+        (lambda: DPMSolver(5, t_max=1.0), "0 < t_min < t_max < 1"),
+        (lambda: DPMSolver(5, t_min=0.6, t_max=0.4), "0 < t_min < t_max < 1"),
+    ],
+)
+def test_bad_solver_settings_raise(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+A, B = np.zeros((5, 3), np.float32), np.zeros((4, 3), np.float32)
+INDEX, WEIGHTS = np.zeros(4, np.int32), np.zeros(4, np.float32)
+
+
+@pytest.mark.usefixtures("unchecked_shapes")
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: compute_latents(A, B, solver=EULER), "own=None needs one row"),
+        (lambda: compute_latents(A, B[:, :2], INDEX, solver=EULER), "must share q"),
+        (lambda: compute_latents(A, A, solver=EULER, log_weights=WEIGHTS), "log_weights must be"),
+        (lambda: decode(B[0], A, solver=EULER), "must share q"),
+        (lambda: classify(B, A, solver=EULER, log_weights=WEIGHTS), "log_weights must be"),
+        (lambda: latents_in_context(B, A, A, solver=EULER), "differ in shape"),
+        (lambda: latents_in_context(A, B[:, :2], A, solver=EULER), "must share q"),
+        (lambda: assignment_log_probs(A, B, INDEX, solver=EULER), "targets must be"),
+        (lambda: alignment_loss(B, A, INDEX, solver=EULER, cutoff=1.0), "cutoff must be in"),
+        (lambda: alignment_loss(B, A, INDEX, solver=EULER, cutoff=-0.5), "cutoff must be in"),
+        (lambda: alignment_loss(B, A, INDEX, solver=EULER, form="mean"), "form must be"),
+    ],
+)
+def test_bad_arguments_raise(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
