@@ -32,13 +32,12 @@ def get_config() -> ml_collections.ConfigDict:
     config.latent.noise_scale = 1.0  # the whole zone, as generation samples it
     config.latent.solver = "euler"
     config.latent.num_steps = 20
-    config.latent.context_size = 512  # a third of the training images
+    config.latent.context_size = 1437  # all training images; the paper: 0, the batch itself
 
     # Alignment of image latents with label zones.
     config.alignment = ml_collections.ConfigDict()
-    config.alignment.noise_scale = (
-        0.45  # the middle of the zone; at 1 its border dominates the loss
-    )
+    # The middle of the zone; at 1, as in the paper, its border dominates the loss.
+    config.alignment.noise_scale = 0.45
     config.alignment.num_steps = 20
     config.alignment.cutoff = 0.2
     config.alignment.form = "log"  # the paper: "prob"
@@ -47,7 +46,7 @@ def get_config() -> ml_collections.ConfigDict:
     # Image encoder: image -> anchor.
     config.encoder = ml_collections.ConfigDict()
     config.encoder.name = "ncsnpp"
-    config.encoder.features = 32
+    config.encoder.features = 16
     config.encoder.channel_multipliers = (1, 2)  # feature maps 8 and 4 wide
     config.encoder.num_res_blocks = 1
     config.encoder.attention_resolutions = ()  # the middle block attends at any width
@@ -62,7 +61,7 @@ def get_config() -> ml_collections.ConfigDict:
     # Image decoder: noisy image, time, latent and label -> velocity.
     config.decoder = ml_collections.ConfigDict()
     config.decoder.name = "ncsnpp"
-    config.decoder.features = 32
+    config.decoder.features = 16
     config.decoder.channel_multipliers = (1, 2)
     config.decoder.num_res_blocks = 1
     config.decoder.attention_resolutions = ()
@@ -76,8 +75,8 @@ def get_config() -> ml_collections.ConfigDict:
 
     # Training.
     config.training = ml_collections.ConfigDict()
-    config.training.batch_size = 256
-    config.training.num_steps = 800  # 143 epochs
+    config.training.batch_size = 128
+    config.training.num_steps = 800  # 71 epochs
     config.training.decoder_steps = None  # the decoder trains to the end
     config.training.learning_rate = ml_collections.ConfigDict()
     config.training.learning_rate.encoder = 1e-3

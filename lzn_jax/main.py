@@ -20,7 +20,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one command; returns its exit code (0 done, 2 the user's input, see train for others)."""
+    """Runs one command; returns its exit code (2: the user's input)."""
     try:
         return _run(sys.argv[1:] if arguments is None else arguments)
     except UserError as error:
@@ -42,9 +42,11 @@ def _run(arguments: list[str]) -> int:
     config = configuration.load(flags.config, overrides)
     workdir = Path(flags.workdir or Path("results") / Path(flags.config).stem)
 
-    from lzn_jax import modes, train, workdir as workdirs  # JAX starts only for a good command
+    # JAX starts only for a good command.
+    from lzn_jax import modes, train
+    from lzn_jax import workdir as workdirs
 
-    logging.basicConfig(format="%(message)s")
+    logging.basicConfig(format="%(message)s", force=True)
     logging.getLogger("lzn_jax").setLevel(logging.INFO)
     _use_compile_cache()
     workdirs.prepare(config, workdir, is_training=flags.mode == "train")
@@ -62,8 +64,8 @@ def _use_compile_cache() -> None:
     """Compiled programs stay on disk, so that the second start is fast."""
     import jax
 
-    cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "lzn_jax"
-    if jax.config.jax_compilation_cache_dir is None:
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "lzn_jax"
         jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 

@@ -4,6 +4,7 @@ import csv
 import io
 import logging
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -76,7 +77,7 @@ def load_model(config: ConfigDict, workdir: Path) -> tuple[Study, Model, int]:
         name: {kind: values for kind, values in tree.items() if kind != "params"}
         for name, tree in variables.items()
     }
-    targets = {"ema": {"params": params, "constants": constants}}
+    targets: dict[str, Any] = {"ema": {"params": params, "constants": constants}}
     if shapes := study.context_shapes():
         targets["context"] = shapes
     with Checkpoints(workdir, config.checkpoint.keep) as checkpoints:

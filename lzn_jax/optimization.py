@@ -10,9 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 from ml_collections import ConfigDict
 
 
-def learning_rate(
-    step: Int[Array, ""], peak: float, training: ConfigDict
-) -> Float[Array, ""]:
+def learning_rate(step: Int[Array, ""], peak: float, training: ConfigDict) -> Float[Array, ""]:
     """Linear warm-up over `warmup_steps`, then constant or half a cosine down to 0."""
     rate = peak * jnp.minimum(1.0, (step + 1) / max(training.warmup_steps, 1))
     if training.schedule == "constant":

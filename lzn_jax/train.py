@@ -29,8 +29,7 @@ MAX_SKIPPED_IN_A_ROW = 100
 _log = logging.getLogger(__name__)
 
 
-@flax.struct.dataclass
-class TrainState:
+class TrainState(flax.struct.PyTreeNode):
     """What an update reads and writes.
 
     Attributes:
@@ -72,7 +71,7 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> int:
             state = restore_state(checkpoints, jax.eval_shape(init), mesh)
         if state is None:
             with goodput("init"):
-                state = jax.jit(init, out_shardings=sharding.replicated(mesh))()
+                state = _compile_init(init, mesh)()
         step = int(state.step)
         batches.seek(step)
         with goodput("compile"):
@@ -190,9 +189,7 @@ def save_state(checkpoints: Checkpoints, state: TrainState, study: Study, train:
     checkpoints.save(step, items, progress)
 
 
-def restore_state(
-    checkpoints: Checkpoints, shapes: TrainState, mesh: Mesh
-) -> TrainState | None:
+def restore_state(checkpoints: Checkpoints, shapes: TrainState, mesh: Mesh) -> TrainState | None:
     """The state of the newest good checkpoint, None without any."""
     placed = sharding.placed(shapes, mesh)
     targets = {"params": placed.params, "optimizer": placed.optimizer}
@@ -223,6 +220,12 @@ def averaged_model(state: TrainState, study: Study, train: Examples) -> Model:
 
 def _with_constants(params: Mapping[str, Any], constants: Mapping[str, Any]) -> dict[str, Any]:
     return {name: {"params": params[name], **constants[name]} for name in params}
+
+
+def _compile_init(init: Callable[[], TrainState], mesh: Mesh) -> Callable[[], TrainState]:
+    # Runs once, so the compiler's time is all that counts: a quarter without optimisations.
+    fast_compile = {"xla_backend_optimization_level": 0}
+    return jax.jit(init, out_shardings=sharding.replicated(mesh), compiler_options=fast_compile)
 
 
 def _compile_update(

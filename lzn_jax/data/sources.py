@@ -62,8 +62,8 @@ def read_images(path: str, data: ConfigDict) -> UInt8[np.ndarray, "n h w c"]:
 
 def _read_image(file: Path, data: ConfigDict) -> np.ndarray:
     try:
-        with Image.open(file) as image:
-            image = image.convert("L" if data.channels == 1 else "RGB")
+        with Image.open(file) as opened:
+            image = opened.convert("L" if data.channels == 1 else "RGB")
             image = image.resize((data.image_size, data.image_size), Image.Resampling.BICUBIC)
     except (UnidentifiedImageError, OSError) as error:
         raise UserError(f"{file} is not an image that can be read: {error}") from error

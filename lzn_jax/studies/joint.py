@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, UInt8
 from ml_collections import ConfigDict
@@ -34,7 +35,7 @@ class Joint:
 
     def __init__(self, config: ConfigDict, mesh: Mesh) -> None:
         self.config = config
-        self.modules = models.build(config)
+        self.modules: Mapping[str, nn.Module] = models.build(config)
         solvers = {"euler": zoning.Euler, "dpm": zoning.DPMSolver}
         self.latent_solver = solvers[config.latent.solver](config.latent.num_steps)
         self.label_solver = zoning.Euler(config.alignment.num_steps)
@@ -55,16 +56,15 @@ class Joint:
         image = jnp.zeros((1, data.image_size, data.image_size, data.channels))
         z = jnp.zeros((1, latent.dim)) if latent.enabled else None
         label = jnp.zeros((1, data.num_classes))
-        arguments = {
-            "encoder": (image,),
-            "decoder": (image, jnp.zeros(1), z, label),
-            "label_anchors": (),
+        init = {
+            "encoder": lambda module, key: module.init(key, image, train=False),
+            "decoder": lambda module, key: module.init(
+                key, image, jnp.zeros(1), z, label, train=False
+            ),
+            "label_anchors": lambda module, key: module.init(key),
         }
-        keys = dict(zip(sorted(arguments), jax.random.split(key, len(arguments)), strict=True))
-        return {
-            name: module.init(keys[name], *arguments[name], **_evaluating(name))
-            for name, module in self.modules.items()
-        }
+        keys = dict(zip(sorted(init), jax.random.split(key, len(init)), strict=True))
+        return {name: init[name](module, keys[name]) for name, module in self.modules.items()}
 
     def loss(
         self, variables: Variables, batch: Mapping[str, jax.Array], key: jax.Array
@@ -78,9 +78,8 @@ class Joint:
         # 1. Latents of the images, for generation and for alignment.
         latents = aligned = None
         if config.latent.enabled:
-            anchors = self.modules["encoder"].apply(
-                variables["encoder"], images, train=True, rngs={"dropout": encoder_key}
-            )
+            rngs = {"dropout": encoder_key}
+            anchors = self._apply("encoder", variables, images, train=True, rngs=rngs)
             latents = aligned = self._draw_latents(anchors, latent_key, config.latent.noise_scale)
             if config.alignment.noise_scale is not None:
                 aligned = self._draw_latents(anchors, align_key, config.alignment.noise_scale)
@@ -89,11 +88,9 @@ class Joint:
         if config.training.generation_weight > 0:
 
             def velocity(x_t, t, condition):
-                return self.modules["decoder"].apply(
-                    variables["decoder"], x_t, t, *condition, train=True, rngs=rngs
-                )
+                rngs = {"dropout": dropout_key}
+                return self._apply("decoder", variables, x_t, t, *condition, train=True, rngs=rngs)
 
-            rngs = {"dropout": dropout_key}
             condition = (latents, self._one_hot(labels))
             generation_loss = rectified_flow.loss(velocity, images, condition, flow_key)
             metrics["generation_loss"] = generation_loss
@@ -104,7 +101,7 @@ class Joint:
         if aligned is not None and config.alignment.weight > 0:
             alignment_loss, alignment_metrics = zoning.alignment_loss(
                 aligned,
-                self.modules["label_anchors"].apply(variables["label_anchors"]),
+                self._apply("label_anchors", variables),
                 labels,
                 solver=self.label_solver,
                 cutoff=config.alignment.cutoff,
@@ -115,6 +112,10 @@ class Joint:
             terms.append(config.alignment.weight * alignment_loss)
         return sum(terms, start=jnp.zeros(())), metrics
 
+    def _apply(self, network: str, variables: Variables, *inputs: Any, **options: Any) -> Array:
+        output: Any = self.modules[network].apply(variables[network], *inputs, **options)
+        return output
+
     def _draw_latents(self, anchors: Array, key: jax.Array, noise_scale: float) -> Array:
         noise = noise_scale * jax.random.normal(key, anchors.shape, anchors.dtype)
         return zoning.compute_latents(anchors, noise, solver=self.latent_solver)
@@ -124,23 +125,15 @@ class Joint:
 
     # Inference, as pure functions of variables and a batch of examples.
 
-    def anchors(
-        self, variables: Variables, images: UInt8[Array, "b h w c"]
-    ) -> Float[Array, "b q"]:
+    def anchors(self, variables: Variables, images: UInt8[Array, "b h w c"]) -> Float[Array, "b q"]:
         """Anchors of images."""
-        return self.modules["encoder"].apply(
-            variables["encoder"], normalise(images), train=False
-        )
+        return self._apply("encoder", variables, normalise(images), train=False)
 
     def velocity(self, variables: Variables, x_t: Array, t: Array, condition: Any) -> Array:
         """The decoder's velocity, its condition being (latents or None, one-hot classes)."""
-        return self.modules["decoder"].apply(
-            variables["decoder"], x_t, t, *condition, train=False
-        )
+        return self._apply("decoder", variables, x_t, t, *condition, train=False)
 
-    def generate(
-        self, variables: Variables, request: Mapping[str, Array]
-    ) -> dict[str, Array]:
+    def generate(self, variables: Variables, request: Mapping[str, Array]) -> dict[str, Array]:
         """Image i of class `labels`, from a latent drawn in the label's zone (paper §5.1)."""
         labels, index = request["labels"], request["index"]
         latents = None
@@ -149,19 +142,15 @@ class Joint:
             latents = self._label_latents(variables, labels, noise)
         return {"images": self._flow(variables, latents, labels, index)}
 
-    def generate_any(
-        self, variables: Variables, request: Mapping[str, Array]
-    ) -> dict[str, Array]:
+    def generate_any(self, variables: Variables, request: Mapping[str, Array]) -> dict[str, Array]:
         """Image i of no asked class: a latent from the prior, decoded to its class (paper E.3)."""
         index = request["index"]
         latents = self._noise(Stream.PRIOR_LATENTS, index, self.config.latent.dim)
-        label_anchors = self.modules["label_anchors"].apply(variables["label_anchors"])
+        label_anchors = self._apply("label_anchors", variables)
         labels = zoning.classify(latents, label_anchors, solver=self.label_solver)
         return {"images": self._flow(variables, latents, labels, index), "labels": labels}
 
-    def reconstruct(
-        self, variables: Variables, request: Mapping[str, Array]
-    ) -> dict[str, Array]:
+    def reconstruct(self, variables: Variables, request: Mapping[str, Array]) -> dict[str, Array]:
         """Images to noise and back given their latents and classes (paper C.3)."""
         images = normalise(request["images"])
         condition = (request.get("latents"), self._one_hot(request["labels"]))
@@ -182,7 +171,7 @@ class Joint:
         return to_uint8(rectified_flow.generate(velocity, noise, condition, self.sampler).x)
 
     def _label_latents(self, variables: Variables, labels: Array, noise: Array) -> Array:
-        label_anchors = self.modules["label_anchors"].apply(variables["label_anchors"])
+        label_anchors = self._apply("label_anchors", variables)
         return zoning.compute_latents(label_anchors, noise, labels, solver=self.label_solver)
 
     def _noise(self, stream: Stream, index: Array, *shape: int) -> Array:
@@ -229,9 +218,7 @@ class Joint:
         encode = functools.partial(self._jit["anchors"], variables)
         return self._in_batches(encode, images, description=description)
 
-    def _latents(
-        self, context: Mapping[str, Array], anchors: Array, noise_scale: float
-    ) -> Array:
+    def _latents(self, context: Mapping[str, Array], anchors: Array, noise_scale: float) -> Array:
         """Latents among the context anchors, or, without any, among the images themselves."""
         count, dim = anchors.shape
         noise = noise_scale * self._noise(Stream.IMAGE_LATENTS, jnp.arange(count), dim)
@@ -242,7 +229,7 @@ class Joint:
         )
 
     def _predict(self, variables: Variables, latents: Array) -> Predictions:
-        label_anchors = self.modules["label_anchors"].apply(variables["label_anchors"])
+        label_anchors = self._apply("label_anchors", variables)
         classes = zoning.classify(latents, label_anchors, solver=self.label_solver)
         log_probs = zoning.assignment_log_probs(
             latents, label_anchors, classes, solver=self.label_solver
@@ -274,8 +261,8 @@ class Joint:
         metrics["test_accuracy_batch"] = float(np.mean(predictions.classes == test.labels))
 
         latents = self._latents(model.context, anchors, noise_scale=1.0)
-        classes = np.arange(self.config.data.num_classes)
-        nothing = np.zeros((len(classes), self.config.latent.dim), np.float32)
+        classes = jnp.arange(self.config.data.num_classes)
+        nothing = jnp.zeros((len(classes), self.config.latent.dim))
         figures.latent_zones(
             folder / "zones.png",
             np.asarray(anchors),
@@ -313,7 +300,7 @@ class Joint:
     def _evaluate_reconstruction(
         self, model: Model, test: Examples, folder: Path
     ) -> dict[str, float]:
-        request: dict[str, Array] = {"images": test.images, "labels": test.labels}
+        request: dict[str, Any] = {"images": test.images, "labels": test.labels}
         if self.config.latent.enabled:
             anchors = self._all_anchors(model.variables, test.images, "encoding")
             request["latents"] = self._latents(model.context, anchors, noise_scale=1.0)
@@ -331,8 +318,3 @@ class Joint:
             title="Test images and their reconstructions",
         )
         return {"reconstruction_l2": float(np.mean(result["errors"]))}
-
-
-def _evaluating(name: str) -> dict[str, bool]:
-    """Keyword arguments of a network's call outside training."""
-    return {} if name == "label_anchors" else {"train": False}

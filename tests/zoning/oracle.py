@@ -1,8 +1,8 @@
 """The latent flow as the paper writes it, in x and t, with every difference formed: the oracle.
 
 Independent of `lzn_jax.zoning` in form and code. In float64 its rounding error, amplified by
-1/t² = 1e8 at the first step, stays near 1e-11. DPM-Solver++ is the multistep data prediction of arXiv:2211.01095 as its authors'
-code has it, in x.
+1/t² = 1e8 at the first step, stays near 1e-11. DPM-Solver++ is the multistep scheme with data
+prediction of arXiv:2211.01095, in x, as its authors' code has it.
 """
 
 import functools

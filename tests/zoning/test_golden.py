@@ -22,6 +22,8 @@ from lzn_jax.zoning import (
     decode,
 )
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 GOLDEN = Path(__file__).parents[1] / "golden"
 FLOWS = sorted(path.stem for path in GOLDEN.glob("flow_*.npz"))
 ALIGNMENTS = sorted(path.stem for path in GOLDEN.glob("grad_align_*.npz"))

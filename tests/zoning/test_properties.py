@@ -20,7 +20,7 @@ from lzn_jax.zoning import (
     latents_in_context,
 )
 
-pytestmark = pytest.mark.usefixtures("x64")
+pytestmark = pytest.mark.usefixtures("quick_compilation", "x64")
 
 SOLVERS = [Euler(1), Euler(7), DPMSolver(3), DPMSolver(20), DPMSolver(6, order=2)]
 SYMMETRIC = pytest.mark.parametrize("solver", [Euler(7), DPMSolver(8)], ids=str)
@@ -103,7 +103,7 @@ def _score(x, t, anchors, log_weights):
         squares = jnp.sum((point - (1 - t) * anchors) ** 2, axis=1)
         return jax.scipy.special.logsumexp(log_weights - squares / (2 * t**2))
 
-    return jax.vmap(jax.grad(log_density))(x)
+    return jax.jit(jax.vmap(jax.grad(log_density)))(x)
 
 
 def _posterior_mean(x, t, anchors, log_weights):
@@ -137,7 +137,7 @@ def test_first_velocity_in_context_obeys_the_score_identity(t):
 
 @pytest.mark.parametrize("t", [0.15, 0.6])
 def test_decoding_velocity_obeys_the_score_identity(t):
-    # One step of order 1 from t to t' is (t'/t) x + (1 - t'/t) ā, as is any exact step with ā fixed.
+    # One step of order 1 from t to t' takes ā as fixed: it is (t'/t) x + (1 - t'/t) ā.
     anchors, noise, log_weights = _mixture()
     t_next = 0.1
     solver = DPMSolver(1, order=1, t_min=t_next, t_max=t)
