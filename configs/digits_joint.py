@@ -28,7 +28,7 @@ def get_config() -> ml_collections.ConfigDict:
     # Latents of images, for generation.
     config.latent = ml_collections.ConfigDict()
     config.latent.enabled = True  # False: rectified flow alone
-    config.latent.dim = 32
+    config.latent.dim = 64
     config.latent.noise_scale = 1.0  # the whole zone, as generation samples it
     config.latent.solver = "euler"
     config.latent.num_steps = 20

@@ -42,13 +42,14 @@ class TrainState(flax.struct.PyTreeNode):
       skipped_in_a_row: () int32, how many of them were the last ones.
     """
 
-    step: jax.Array
-    params: dict[str, Any]
-    constants: dict[str, Any]
-    ema: dict[str, Any]
+    # Any: JAX also builds this tree with shapes, shardings and placeholders as leaves.
+    step: Any
+    params: Any
+    constants: Any
+    ema: Any
     optimizer: Any
-    skipped: jax.Array
-    skipped_in_a_row: jax.Array
+    skipped: Any
+    skipped_in_a_row: Any
 
 
 def train_and_evaluate(config: ConfigDict, workdir: Path) -> int:
@@ -148,7 +149,7 @@ def update_state(
 
     (loss, metrics), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.params)
     gradient = optimization.mask(active, gradient)
-    norm = optax.global_norm(gradient)
+    norm = optax.tree.norm(gradient)
     updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
     params = optax.apply_updates(state.params, optimization.mask(active, updates))
     ema = optimization.update_ema(state.ema, params, state.step, training.ema_decay, active)

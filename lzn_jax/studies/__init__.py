@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -31,6 +31,7 @@ class Predictions(NamedTuple):
     probabilities: np.ndarray
 
 
+@runtime_checkable
 class Study(Protocol):
     """What the trainer and the modes ask of a case study."""
 

@@ -27,7 +27,7 @@ from lzn_jax.evaluation.judge import fit_judge
 from lzn_jax.randomness import Stream, normal_by_index, stream_key
 from lzn_jax.studies import Model, Predictions, Variables
 
-_SHOWN_RECONSTRUCTIONS = 24
+_SHOWN_RECONSTRUCTIONS = 30
 
 
 class Joint:
@@ -214,11 +214,15 @@ class Joint:
         latents = self._latents(model.context, anchors, noise_scale=0.0)
         return self._predict(model.variables, latents)
 
-    def _all_anchors(self, variables: Variables, images: np.ndarray, description: str) -> Array:
+    def _all_anchors(
+        self, variables: Variables, images: np.ndarray, description: str
+    ) -> np.ndarray:
         encode = functools.partial(self._jit["anchors"], variables)
         return self._in_batches(encode, images, description=description)
 
-    def _latents(self, context: Mapping[str, Array], anchors: Array, noise_scale: float) -> Array:
+    def _latents(
+        self, context: Mapping[str, Array], anchors: np.ndarray, noise_scale: float
+    ) -> Array:
         """Latents among the context anchors, or, without any, among the images themselves."""
         count, dim = anchors.shape
         noise = noise_scale * self._noise(Stream.IMAGE_LATENTS, jnp.arange(count), dim)

@@ -47,7 +47,7 @@ def _assert_close(value, reference, atol=2e-5):
 # Dtypes
 
 
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 def test_short_floats_are_computed_in_float32(dtype):
     anchors, noise = (jnp.asarray(a, dtype) for a in _arrays((5, 3), (5, 3)))
     own = jnp.arange(5)
@@ -86,7 +86,7 @@ def test_float32_stays_float32_under_x64(x64):
 
 
 @SCHEMES
-@pytest.mark.parametrize(("n", "m", "q"), [(1, 1, 1), (1, 4, 3), (7, 1, 5), (7, 13, 3)])
+@pytest.mark.parametrize(("n", "m", "q"), [(1, 1, 1), (7, 1, 5), (7, 13, 3)])
 def test_any_number_of_anchors_and_latents(scheme, n, m, q):
     anchors, noise = _arrays((n, q), (m, q))
     own = np.random.default_rng(1).integers(0, n, m).astype(np.int32)
@@ -300,8 +300,9 @@ def _misaligned(seed=2):
     return latents, anchors, targets
 
 
-@pytest.mark.parametrize("form", ["log", "prob"])
-@pytest.mark.parametrize("cutoff", [0.0, 0.2, 0.55, 0.95])
+@pytest.mark.parametrize(
+    ("form", "cutoff"), [("log", 0.0), ("log", 0.55), ("prob", 0.2), ("prob", 0.95)]
+)
 def test_loss_takes_the_best_assignment_after_the_cutoff(form, cutoff):
     latents, anchors, targets = _misaligned()
     loss, _ = alignment_loss(latents, anchors, targets, solver=Euler(10), cutoff=cutoff, form=form)

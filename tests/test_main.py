@@ -1,0 +1,174 @@
+"""The command line: modes, files, exit codes, one clear line for bad input."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import small
+from PIL import Image
+
+from lzn_jax import main as command_line
+from lzn_jax import modes, studies
+from lzn_jax.data import read_images
+
+ROOT = Path(__file__).parent.parent
+CONFIG = "configs/digits_joint.py"
+
+
+pytestmark = pytest.mark.usefixtures("fast_compile")
+
+
+@pytest.fixture(autouse=True)
+def in_repository(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+def _run(workdir, *extra, **changes):
+    return command_line.main([*small.flags(CONFIG, workdir, **changes), *extra])
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, fast_compile):
+    workdir = tmp_path_factory.mktemp("trained")
+    os.chdir(ROOT)
+    assert _run(workdir) == 0
+    return workdir
+
+
+def _contents(folder):
+    return {p: p.read_bytes() for p in sorted(Path(folder).rglob("*")) if p.is_file()}
+
+
+@pytest.mark.parametrize("config", sorted(p.name for p in (ROOT / "configs").glob("*.py")))
+@pytest.mark.parametrize("enabled", [True, False])
+def test_every_config_shrunk_leaves_the_files_of_a_run(config, enabled, tmp_path):
+    flags = small.flags(f"configs/{config}", tmp_path, latent__enabled=enabled)
+    assert command_line.main(flags) == 0
+    figures = {"curves.png", "samples.png", "reconstructions.png"}
+    if enabled:
+        figures |= {"zones.png", "unconditional_samples.png"}
+    assert {p.name for p in (tmp_path / "figures").iterdir()} == figures
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["step"] == 2
+    assert summary["reconstruction_l2"] > 0
+    assert ("test_accuracy" in summary) == enabled
+    assert set(json.loads((tmp_path / "goodput.json").read_text())) == {
+        "init", "compile", "data", "step", "eval", "save", "restore"
+    }  # fmt: skip
+    assert (tmp_path / "checkpoints" / "2").is_dir()
+    assert any((tmp_path / "tensorboard").iterdir())
+    stored = json.loads((tmp_path / "config.json").read_text())
+    assert stored["latent"]["enabled"] is enabled
+
+
+def test_the_command_itself_runs(tmp_path):
+    result = subprocess.run(
+        [sys.executable, "-m", "lzn_jax.main", *small.flags(CONFIG, tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ | {"XLA_FLAGS": ""},
+    )
+    assert result.returncode == 0, result.stderr
+    assert str(tmp_path) in result.stderr.splitlines()[-1]
+    assert json.loads((tmp_path / "summary.json").read_text())["step"] == 2
+
+
+def test_evaluate_makes_the_same_summary_from_the_checkpoint(trained):
+    before = json.loads((trained / "summary.json").read_text())
+    metrics = (trained / "metrics.jsonl").read_bytes()
+    assert _run(trained, "--mode=evaluate") == 0
+    after = json.loads((trained / "summary.json").read_text())
+    for name, value in after.items():
+        assert value == pytest.approx(before[name], rel=1e-6), name
+    assert (trained / "metrics.jsonl").read_bytes() == metrics
+
+
+def test_sample_writes_classes_in_equal_shares_that_do_not_depend_on_their_number(trained):
+    assert _run(trained, "--mode=sample", evaluation__num_samples=30) == 0
+    many = dict(np.load(trained / "samples.npz"))
+    assert many["images"].shape == (30, 8, 8, 1)
+    assert many["images"].dtype == np.uint8
+    assert np.bincount(many["labels"]).tolist() == [3] * 10
+    assert _run(trained, "--mode=sample", evaluation__num_samples=10) == 0
+    few = dict(np.load(trained / "samples.npz"))
+    np.testing.assert_array_equal(few["images"], many["images"][:10])
+
+
+def _predictions(workdir):
+    with open(workdir / "predictions.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_classify_gives_one_image_the_answer_it_has_among_others(trained, tmp_path):
+    assert _run(trained, "--mode=classify") == 0
+    rows = _predictions(trained)
+    assert [int(row["index"]) for row in rows] == list(range(360))
+    accuracy = np.mean([row["label"] == row["prediction"] for row in rows])
+    summary = json.loads((trained / "summary.json").read_text())
+    assert accuracy == pytest.approx(summary["test_accuracy"])
+
+    _, test = studies.load_data(small.config())
+    for index in (0, 7, 100):
+        file = tmp_path / f"{index}.png"
+        Image.fromarray(test.images[index, ..., 0]).save(file)
+        assert _run(trained, "--mode=classify", f"--input={file}") == 0
+        (alone,) = _predictions(trained)
+        assert alone["label"] == ""
+        assert alone["prediction"] == rows[index]["prediction"]
+        assert float(alone["probability"]) == pytest.approx(
+            float(rows[index]["probability"]), abs=1e-5
+        )
+    folder = read_images(str(tmp_path), small.config().data)
+    assert folder.shape == (3, 8, 8, 1)
+
+
+def test_a_model_classifies_rows_by_themselves(trained):
+    study, model, _ = modes.load_model(small.config(), trained)
+    _, test = studies.load_data(small.config())
+    together = study.classify(model, test.images[:20])
+    for index in range(20):
+        alone = study.classify(model, test.images[index : index + 1])
+        assert alone.classes[0] == together.classes[index]
+
+
+BAD_INPUT = {
+    "unknown field": (["--config.latent.dimm=3"], "latent.dim"),
+    "wrong value": (["--config.training.batch_size=many"], "training.batch_size"),
+    "unknown mode": (["--mode=fly"], "invalid choice: 'fly'"),
+    "unknown flag": (["--workdirr=x"], "unrecognized arguments: --workdirr=x"),
+    "input with train": (["--input=x.png"], "--mode=classify"),
+    "missing input": (["--mode=classify", "--input=/nowhere.png"], "/nowhere.png"),
+    "context too large": (["--config.latent.context_size=1438", "--workdir={new}"], "1437"),
+    "another run's folder": (["--config.latent.dim=5"], "latent.dim=4"),
+    "no checkpoint": (["--mode=evaluate", "--workdir={new}"], "no checkpoint in {new}"),
+    "unwritable folder": (["--workdir={new}/file/run"], "cannot be written"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_INPUT)
+def test_bad_input_is_one_line_and_touches_nothing(case, trained, tmp_path, capsys):
+    (tmp_path / "file").write_text("in the way")
+    extra, expected = BAD_INPUT[case]
+    before = _contents(trained)
+    extra = [argument.format(new=tmp_path) for argument in extra]
+    assert _run(trained, *extra) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("error: ")
+    assert expected.format(new=tmp_path) in line
+    assert _contents(trained) == before
+
+
+def test_a_missing_config_names_the_nearest(capsys):
+    assert command_line.main(["--config=configs/digit_joint.py"]) == 2
+    assert "configs/digits_joint.py" in capsys.readouterr().err
+
+
+def test_no_config_is_bad_input(capsys):
+    assert command_line.main([]) == 2
+    assert "--config" in capsys.readouterr().err

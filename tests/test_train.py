@@ -1,0 +1,293 @@
+"""The training loop: updates, guards, placement, interruption."""
+
+import functools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import small
+
+from lzn_jax import optimization, sharding, studies, train
+from lzn_jax.checkpoints import Checkpoints
+
+ROOT = Path(__file__).parent.parent
+TIMINGS = {"steps_per_second", "examples_per_second", "evaluation_seconds"}
+
+
+pytestmark = pytest.mark.usefixtures("fast_compile")
+
+
+@pytest.fixture(autouse=True)
+def in_repository(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+class OneWeight(studies.Study):
+    """A study of one weight w with loss (w - x)², which data can make non-finite."""
+
+    modules = {"decoder": nn.Dense(1)}  # noqa: RUF012
+
+    def init(self, key):
+        return {"decoder": {"params": {"w": jnp.array(3.0)}}}
+
+    def loss(self, variables, batch, key):
+        w = variables["decoder"]["params"]["w"]
+        # sqrt(|w - w|) is 0 with an infinite gradient: a finite loss that poisons the update.
+        poison = jnp.where(batch["poison"] > 0, jnp.sqrt(jnp.abs(w - jax.lax.stop_gradient(w))), 0)
+        return (w - batch["x"]) ** 2 + poison, {}
+
+
+def _one_weight(**changes):
+    training = small.config(training__warmup_steps=0, **changes).training
+    study = OneWeight()
+    optimizer = optimization.make_optimizer(training, ["decoder"])
+    update = functools.partial(
+        train.update_state, study=study, optimizer=optimizer, training=training, seed=0
+    )
+    return jax.jit(update), train.init_state(study, optimizer, 0)
+
+
+def _arrays(tree):
+    return [np.asarray(a) for a in jax.tree.leaves(tree)]
+
+
+def _batch(x, poison=0.0):
+    return {"x": jnp.float32(x), "poison": jnp.float32(poison)}
+
+
+def test_update_is_adam_on_the_clipped_gradient_with_ema():
+    update, state = _one_weight(training__learning_rate__decoder=0.1, training__schedule="constant")
+    new, metrics = update(state, _batch(1.0))
+    assert metrics["gradient_norm"] == pytest.approx(4.0)
+    # Adam's first step is the learning rate against the gradient's sign.
+    assert float(new.params["decoder"]["w"]) == pytest.approx(2.9, abs=1e-5)
+    # EMA moves by 1 - min(0.99, 2/11).
+    assert float(new.ema["decoder"]["w"]) == pytest.approx(3 - 0.1 * (1 - 2 / 11), abs=1e-5)
+    assert int(new.step) == 1
+
+
+@pytest.mark.parametrize(
+    "batch", [_batch(np.nan), _batch(np.inf), _batch(1.0, poison=1.0)], ids=["nan", "inf", "grad"]
+)
+def test_a_non_finite_loss_or_gradient_changes_nothing_and_is_counted(batch):
+    update, state = _one_weight()
+    state, _ = update(state, _batch(1.0))
+    new, metrics = update(state, batch)
+    assert np.isnan(metrics["gradient_norm"]) or np.isinf(metrics["gradient_norm"])
+    for kept in ("params", "ema", "optimizer"):
+        for a, b in zip(_arrays(getattr(new, kept)), _arrays(getattr(state, kept)), strict=True):
+            np.testing.assert_array_equal(a, b)
+    assert (int(new.step), int(new.skipped), int(new.skipped_in_a_row)) == (2, 1, 1)
+    after, _ = update(new, _batch(1.0))
+    assert (int(after.skipped), int(after.skipped_in_a_row)) == (1, 0)
+    assert float(after.params["decoder"]["w"]) != float(new.params["decoder"]["w"])
+
+
+def test_the_decoder_stops_where_told():
+    update, state = _one_weight(training__decoder_steps=1)
+    first, _ = update(state, _batch(1.0))
+    second, _ = update(first, _batch(1.0))
+    assert float(first.params["decoder"]["w"]) != float(state.params["decoder"]["w"])
+    for kept in ("params", "ema"):
+        np.testing.assert_array_equal(
+            getattr(second, kept)["decoder"]["w"], getattr(first, kept)["decoder"]["w"]
+        )
+
+
+def _joint_update(mesh, **changes):
+    config = small.config(**changes)
+    study = studies.build(config, mesh)
+    optimizer = optimization.make_optimizer(config.training, list(study.modules))
+    state = jax.jit(functools.partial(train.init_state, study, optimizer, 0))()
+    examples, _ = studies.load_data(config)
+    batch = {"images": examples.images[:16], "labels": examples.labels[:16]}
+    return config, study, optimizer, state, batch
+
+
+def test_eight_devices_give_the_answer_of_one():
+    results = []
+    for count in (1, 8):
+        mesh = sharding.make_mesh(16, jax.devices()[:count])
+        assert mesh.size == count
+        config, study, _, state, batch = _joint_update(mesh, decoder__dropout=0.5)
+        # Plain gradient descent: Adam would turn rounding noise of tiny gradients into signs.
+        optimizer = optax.sgd(0.1)
+        state = state.replace(optimizer=optimizer.init(state.params))
+        update = jax.jit(
+            functools.partial(
+                train.update_state,
+                study=study,
+                optimizer=optimizer,
+                training=config.training,
+                seed=0,
+            ),
+            in_shardings=(sharding.replicated(mesh), sharding.split(mesh)),
+            out_shardings=sharding.replicated(mesh),
+        )
+        results.append(jax.device_get(update(state, batch)))
+    (one, one_metrics), (eight, eight_metrics) = results
+    for name, value in one_metrics.items():
+        assert eight_metrics[name] == pytest.approx(value, rel=1e-5, abs=1e-6), name
+    for a, b in zip(_arrays(one.params), _arrays(eight.params), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_nothing_is_compiled_after_the_first_update(tmp_path, monkeypatch):
+    compiled, seen = [0], []
+
+    def count(name, *_, **__):
+        compiled[0] += name == "/jax/core/compile/backend_compile_duration"
+
+    jax.monitoring.register_event_duration_secs_listener(count)
+    put = train._LateMetrics.put
+
+    def counting_put(self, step, metrics):
+        put(self, step, metrics)
+        seen.append(compiled[0])
+
+    monkeypatch.setattr(train._LateMetrics, "put", counting_put)
+    config = small.config(
+        training__num_steps=5, evaluation__every_steps=100, checkpoint__every_steps=100
+    )
+    train.train_and_evaluate(config, tmp_path)
+    assert seen[0] > 0
+    assert seen[1:] == [seen[1]] * 4
+
+
+def _command(workdir, **changes):
+    return [
+        sys.executable,
+        "-m",
+        "lzn_jax.main",
+        *small.flags("configs/digits_joint.py", workdir, **changes),
+    ]
+
+
+def _start(workdir, **changes):
+    return subprocess.Popen(
+        _command(workdir, **changes),
+        env=os.environ | {"XLA_FLAGS": ""},
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def _wait_for_step(workdir, step, process):
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline and process.poll() is None:
+        lines = _lines(workdir)
+        if lines and lines[-1]["step"] >= step:
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"step {step} was not reached: {process.stderr.read()}")
+
+
+def _lines(workdir):
+    path = Path(workdir) / "metrics.jsonl"
+    if not path.exists():
+        return []
+    complete = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    return [json.loads(line) for line in complete]
+
+
+def _untimed(workdir):
+    return [{k: v for k, v in line.items() if k not in TIMINGS} for line in _lines(workdir)]
+
+
+def _final_state(workdir, config):
+    mesh = sharding.make_mesh(config.training.batch_size, jax.devices()[:1])
+    study = studies.build(config, mesh)
+    optimizer = optimization.make_optimizer(config.training, list(study.modules))
+    shapes = jax.eval_shape(functools.partial(train.init_state, study, optimizer, 0))
+    with Checkpoints(workdir, 2) as checkpoints:
+        return train.restore_state(checkpoints, shapes, mesh)
+
+
+def _assert_same_run(one, other, config):
+    assert _untimed(one) == _untimed(other)
+    a, b = _final_state(one, config), _final_state(other, config)
+    assert int(a.step) == int(b.step) == config.training.num_steps
+    for x, y in zip(_arrays(a), _arrays(b), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+LONGER = {
+    "training__num_steps": 40,
+    "checkpoint__every_steps": 8,
+    "evaluation__every_steps": 20,
+    "decoder__dropout": 0.1,
+}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory, fast_compile):
+    workdir = tmp_path_factory.mktemp("uninterrupted")
+    process = _start(workdir, **LONGER)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    assert [line["step"] for line in _lines(workdir)] == sorted([*range(1, 41), 20, 40])
+    return workdir
+
+
+def test_a_killed_run_ends_like_an_uninterrupted_one(uninterrupted, tmp_path):
+    for step in (5, 19, 33):  # before a checkpoint, beside an evaluation, late
+        process = _start(tmp_path, **LONGER)
+        _wait_for_step(tmp_path, step, process)
+        process.kill()
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+    process = _start(tmp_path, **LONGER)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    _assert_same_run(uninterrupted, tmp_path, small.config(**LONGER))
+
+
+def test_sigterm_saves_and_the_same_command_goes_on(uninterrupted, tmp_path):
+    process = _start(tmp_path, **LONGER)
+    _wait_for_step(tmp_path, 10, process)
+    process.terminate()
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 75, errors
+    saved = max(int(p.name) for p in (tmp_path / "checkpoints").iterdir())
+    assert _lines(tmp_path)[-1]["step"] == saved
+    process = _start(tmp_path, **LONGER)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    assert f"from step {saved} on" in errors
+    _assert_same_run(uninterrupted, tmp_path, small.config(**LONGER))
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over(tmp_path, caplog):
+    config = small.config(training__num_steps=4)
+    train.train_and_evaluate(config, tmp_path)
+    want = _final_state(tmp_path, config)
+    for file in (tmp_path / "checkpoints" / "4" / "params").rglob("*"):
+        if file.is_file():
+            file.write_bytes(b"")
+    assert train.train_and_evaluate(config, tmp_path) == 0
+    assert "checkpoint 4 cannot be read" in caplog.text
+    for a, b in zip(_arrays(_final_state(tmp_path, config)), _arrays(want), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_too_many_skipped_updates_end_the_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "MAX_SKIPPED_IN_A_ROW", 2)
+    # A learning rate beyond float32's range makes every later loss non-finite.
+    config = small.config(
+        training__num_steps=8,
+        training__warmup_steps=0,
+        training__learning_rate__decoder=1e38,
+        training__learning_rate__encoder=1e38,
+    )
+    assert train.train_and_evaluate(config, tmp_path) == 3
