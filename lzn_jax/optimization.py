@@ -66,8 +66,8 @@ def update_ema(
     active: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Moves each active network's average by 1 - min(decay, (1+k)/(10+k)) at its k-th update."""
-    count = step + 1
-    rate = 1 - jnp.minimum(decay, (1 + count) / (10 + count))
+    # 1 - (1+k)/(10+k) is 9/(10+k); in float32 the difference itself would lose digits.
+    rate = jnp.maximum(1 - decay, 9 / (10 + step + 1))
     return {
         network: optax.incremental_update(
             params[network], ema[network], jnp.where(active[network], rate, 0.0)

@@ -84,14 +84,16 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> int:
             reporting.progress(training.num_steps, "training", initial=step) as bar,
         ):
             metrics = _LateMetrics(log, bar, goodput, step, training)
+            saved = step  # restored from there, or nothing to save yet
             # A checkpoint is written before the evaluation of its step: a process killed in
             # between makes the evaluation good when it resumes, and loses no step.
             while True:
                 is_last = step == training.num_steps or terminated.is_set()
-                if is_last or step % config.checkpoint.every_steps == 0:
+                if step > saved and (is_last or step % config.checkpoint.every_steps == 0):
                     metrics.flush()
                     with goodput("save"):
                         save_state(checkpoints, state, study, train)
+                    saved = step
                 if terminated.is_set() or metrics.too_many_skipped:
                     break
                 if step == training.num_steps or (

@@ -120,7 +120,7 @@ def test_rk45_steps_of_a_sample_do_not_depend_on_the_batch(solve, sign):
 
 
 def test_rk45_counts_its_evaluations():
-    calls = []
+    calls: list[None] = []
 
     def counted(x, t, condition):
         jax.debug.callback(lambda: calls.append(None))

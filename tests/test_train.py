@@ -42,9 +42,9 @@ class OneWeight(studies.Study):
 
     def loss(self, variables, batch, key):
         w = variables["decoder"]["params"]["w"]
-        # sqrt(|w - w|) is 0 with an infinite gradient: a finite loss that poisons the update.
-        poison = jnp.where(batch["poison"] > 0, jnp.sqrt(jnp.abs(w - jax.lax.stop_gradient(w))), 0)
-        return (w - batch["x"]) ** 2 + poison, {}
+        # The square root of 0 is finite, its gradient is not: a finite loss that poisons.
+        z = jnp.where(batch["poison"] > 0, w - jax.lax.stop_gradient(w), 1.0)
+        return (w - batch["x"]) ** 2 + jnp.sqrt(z), {}
 
 
 def _one_weight(**changes):
@@ -286,6 +286,7 @@ def test_too_many_skipped_updates_end_the_run(tmp_path, monkeypatch):
     # A learning rate beyond float32's range makes every later loss non-finite.
     config = small.config(
         training__num_steps=8,
+        evaluation__every_steps=100,
         training__warmup_steps=0,
         training__learning_rate__decoder=1e38,
         training__learning_rate__encoder=1e38,

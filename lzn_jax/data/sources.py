@@ -54,7 +54,9 @@ def read_images(path: str, data: ConfigDict) -> UInt8[np.ndarray, "n h w c"]:
         raise UserError(f"there is no image or folder {root}")
     files = [root]
     if root.is_dir():
-        files = sorted(p for p in root.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+        files = sorted(
+            p for p in root.iterdir() if p.is_file() and p.suffix.lower() in IMAGE_SUFFIXES
+        )
     if not files:
         raise UserError(f"{root} holds no images ({', '.join(IMAGE_SUFFIXES)})")
     return np.stack([_read_image(file, data) for file in files])
@@ -63,9 +65,11 @@ def read_images(path: str, data: ConfigDict) -> UInt8[np.ndarray, "n h w c"]:
 def _read_image(file: Path, data: ConfigDict) -> np.ndarray:
     try:
         with Image.open(file) as opened:
+            if opened.mode.startswith(("I", "F")):  # conversion would clip, not scale
+                raise UserError(f"{file} has more than 8 bits a channel: convert it to 8 bits")
             image = opened.convert("L" if data.channels == 1 else "RGB")
             image = image.resize((data.image_size, data.image_size), Image.Resampling.BICUBIC)
-    except (UnidentifiedImageError, OSError) as error:
+    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
         raise UserError(f"{file} is not an image that can be read: {error}") from error
     pixels = np.asarray(image, np.uint8)
     return pixels.reshape(data.image_size, data.image_size, data.channels)

@@ -264,18 +264,24 @@ class Joint:
         predictions = self._predict(model.variables, centres)
         metrics["test_accuracy_batch"] = float(np.mean(predictions.classes == test.labels))
 
-        latents = self._latents(model.context, anchors, noise_scale=1.0)
+        latents = np.asarray(self._latents(model.context, anchors, noise_scale=1.0))
+        if np.isfinite(latents).all():  # a run that diverges is still evaluated to its end
+            self._draw_zones(model, anchors, latents, test, folder)
+        return metrics
+
+    def _draw_zones(
+        self, model: Model, anchors: np.ndarray, latents: np.ndarray, test: Examples, folder: Path
+    ) -> None:
         classes = jnp.arange(self.config.data.num_classes)
         nothing = jnp.zeros((len(classes), self.config.latent.dim))
         figures.latent_zones(
             folder / "zones.png",
-            np.asarray(anchors),
-            np.asarray(latents),
+            anchors,
+            latents,
             test.labels,
             np.asarray(self._label_latents(model.variables, classes, nothing)),
             title="Latent zones of the test images",
         )
-        return metrics
 
     def _evaluate_samples(self, model: Model, train: Examples, folder: Path) -> dict[str, float]:
         count = self.config.evaluation.num_samples
