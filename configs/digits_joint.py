@@ -28,7 +28,7 @@ def get_config() -> ml_collections.ConfigDict:
     # Latents of images, for generation.
     config.latent = ml_collections.ConfigDict()
     config.latent.enabled = True  # False: rectified flow alone
-    config.latent.dim = 64
+    config.latent.dim = 32
     config.latent.noise_scale = 1.0  # the whole zone, as generation samples it
     config.latent.solver = "euler"
     config.latent.num_steps = 20
@@ -76,11 +76,11 @@ def get_config() -> ml_collections.ConfigDict:
     # Training.
     config.training = ml_collections.ConfigDict()
     config.training.batch_size = 128
-    config.training.num_steps = 800  # 71 epochs
+    config.training.num_steps = 1000  # 89 epochs
     config.training.decoder_steps = None  # the decoder trains to the end
     config.training.learning_rate = ml_collections.ConfigDict()
     config.training.learning_rate.encoder = 1e-3
-    config.training.learning_rate.decoder = 1e-3
+    config.training.learning_rate.decoder = 2e-3
     config.training.learning_rate.label_anchors = 1e-3
     config.training.warmup_steps = 50
     config.training.schedule = "cosine"  # the paper: "constant", for much longer
@@ -95,7 +95,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.checkpoint.keep = 2
 
     config.evaluation = ml_collections.ConfigDict()
-    config.evaluation.every_steps = 400
+    config.evaluation.every_steps = 500
     config.evaluation.num_samples = 500  # 50 of each class
 
     # Sampling: the decoder's flow from noise to an image.
