@@ -13,7 +13,7 @@ def test_python_examples_run():
         names: dict = {}
         exec(compile(block, "README.md", "exec"), names)
         if "accuracy" in names:  # the variant with an encoder of one's own
-            assert names["accuracy"] > 0.95
+            assert names["accuracy"] > 0.93
             assert len(block.splitlines()) <= 40
 
 

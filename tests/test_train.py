@@ -119,7 +119,9 @@ def test_eight_devices_give_the_answer_of_one():
     for count in (1, 8):
         mesh = sharding.make_mesh(16, jax.devices()[:count])
         assert mesh.size == count
-        config, study, _, state, batch = _joint_update(mesh, decoder__dropout=0.5)
+        config, study, _, state, batch = _joint_update(
+            mesh, decoder__dropout=0.5, training__batch_size=16
+        )
         # Plain gradient descent: Adam would turn rounding noise of tiny gradients into signs.
         optimizer = optax.sgd(0.1)
         state = state.replace(optimizer=optimizer.init(state.params))

@@ -19,12 +19,3 @@ def unchecked_shapes():
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", enforced)
-
-
-@pytest.fixture(scope="module")
-def quick_compilation():
-    """Compiled without optimisation: for tests whose time goes into compiling small problems."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)

@@ -25,7 +25,7 @@ from lzn_jax.zoning import (
     latents_in_context,
 )
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = pytest.mark.usefixtures("fast_compile")
 
 STEPS = 6
 EULER, DPM = Euler(STEPS), DPMSolver(STEPS)

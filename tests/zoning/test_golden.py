@@ -22,7 +22,7 @@ from lzn_jax.zoning import (
     decode,
 )
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = pytest.mark.usefixtures("fast_compile")
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 FLOWS = sorted(path.stem for path in GOLDEN.glob("flow_*.npz"))
