@@ -40,7 +40,7 @@ class Checkpoints:
         """The newest checkpoint that can be read: its step, and its items like `targets`.
 
         Targets are trees of `jax.ShapeDtypeStruct` with a sharding; `progress` always comes along.
-        A damaged checkpoint is reported, deleted and passed over. None if there is no good one.
+        A damaged checkpoint is reported and passed over. None if there is no good one.
         """
         args = {name: ocp.args.StandardRestore(tree) for name, tree in targets.items()}
         args["progress"] = ocp.args.JsonRestore()
