@@ -75,8 +75,8 @@ def get_config() -> ml_collections.ConfigDict:
 
     # Training.
     config.training = ml_collections.ConfigDict()
-    config.training.batch_size = 128
-    config.training.num_steps = 1000  # 89 epochs
+    config.training.batch_size = 256
+    config.training.num_steps = 1000  # 178 epochs
     config.training.decoder_steps = None  # the decoder trains to the end
     config.training.learning_rate = ml_collections.ConfigDict()
     config.training.learning_rate.encoder = 1e-3

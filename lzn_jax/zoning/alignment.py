@@ -1,13 +1,21 @@
 """Latent alignment: make zones of one data type lie inside the zones of another (§2.2.2, B.1)."""
 
 import functools
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from lzn_jax.zoning.flow import Trajectory, integrate, make_zones
+from lzn_jax.zoning.flow import Mixture, Points, Trajectory, flow, flow_vjp
+from lzn_jax.zoning.integrate import (
+    Way,
+    by_rows,
+    integrate,
+    make_mixture,
+    mixture_cotangent,
+    zero_sums,
+)
 from lzn_jax.zoning.latents import _check_shapes, _promote
 from lzn_jax.zoning.solvers import Solver
 
@@ -37,8 +45,8 @@ def assignment_log_probs(
     Raises:
       ValueError: shapes do not fit each other.
     """
-    trajectory, _ = _decode_beside_target(latents, anchors, targets, solver, log_weights)
-    return trajectory.log_own_SxM
+    mixture, points, way = _beside_targets(latents, anchors, targets, solver, log_weights)
+    return integrate(mixture, points, way).log_own_MxS.T
 
 
 @functools.partial(jax.jit, static_argnames=("solver", "cutoff", "form"))
@@ -74,23 +82,14 @@ def alignment_loss(
         raise ValueError(f"cutoff must be in [0, 1), got {cutoff}")
     if form not in ("log", "prob"):
         raise ValueError(f"form must be 'log' or 'prob', got {form!r}")
-    trajectory, miss = _decode_beside_target(latents, anchors, targets, solver, log_weights)
-    log_p = jnp.max(trajectory.log_own_SxM[dropped:], axis=0)
-    loss = -jnp.mean(log_p if form == "log" else jnp.exp(log_p))
-
-    is_largest = trajectory.log_own_SxM[-1] >= trajectory.log_other_SxM[-1]
-    relative_miss = jnp.linalg.norm(miss, axis=1) / jnp.linalg.norm(anchors[targets], axis=1)
-    metrics = {
-        "assignment_accuracy": jnp.mean(is_largest.astype(loss.dtype)),
-        "ode_error": jnp.mean(relative_miss.astype(loss.dtype)),
-    }
-    return loss, jax.lax.stop_gradient(metrics)
+    mixture, points, way = _beside_targets(latents, anchors, targets, solver, log_weights)
+    return _align(mixture, points, way, _Objective(dropped, form))
 
 
-def _decode_beside_target(
+def _beside_targets(
     latents: Array, anchors: Array, targets: Array, solver: Solver, log_weights: Array | None
-) -> tuple[Trajectory, Array]:
-    """Decodes latents in the zone coordinates of their targets; also end point minus target.
+) -> tuple[Mixture, Points, Way]:
+    """Latents in the zone coordinates of their targets, ready to be decoded.
 
     Seen from the target the own logit is exact, however certain the assignment.
     """
@@ -98,8 +97,81 @@ def _decode_beside_target(
     _check_shapes(anchors, latents, log_weights, "latents")
     if targets.shape != latents.shape[:1]:
         raise ValueError(f"targets must be ({latents.shape[0]},), got {targets.shape}")
-    table = solver.towards_anchors()
-    zones = make_zones(anchors, log_weights, None, targets)
-    start = (latents - (1 - table.t_start) * zones.centers_MxQ) / table.t_start
-    trajectory = integrate(zones, table, start)
-    return trajectory, trajectory.offset_MxQ - table.t_end * zones.centers_MxQ
+    way = Way(solver, "anchors")
+    mixture = make_mixture(anchors, log_weights)
+    return mixture, Points(latents, own_M=targets), way
+
+
+class _Objective(NamedTuple):
+    dropped: int
+    form: str
+
+    def of(self, log_own_MxS: Array) -> Array:
+        """What each point adds to the loss."""
+        log_p = jnp.max(log_own_MxS[:, self.dropped :], axis=1)
+        return -(log_p if self.form == "log" else jnp.exp(log_p))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _align(
+    mixture: Mixture, points: Points, way: Way, objective: _Objective
+) -> tuple[Array, dict[str, Array]]:
+    """Loss and metrics.
+
+    Each point adds to the loss by itself, so the forward pass of the derivative takes a block of
+    points down the flow and back at once, and keeps gradients instead of states.
+    """
+
+    def rows(shared, points, linear, sums):
+        del linear
+        mixture, table = shared
+        trajectory, _ = flow(mixture, table, points, way.solver.precision)
+        metrics = _row_metrics(trajectory, mixture, points)
+        return (objective.of(trajectory.log_own_MxS), metrics), sums
+
+    (values, metrics), _ = by_rows(rows, mixture, way)(points, ())
+    return jnp.mean(values), _means(metrics)
+
+
+def _align_fwd(
+    mixture: Mixture, points: Points, way: Way, objective: _Objective
+) -> tuple[Any, tuple[Mixture, Points]]:
+    def rows(shared, points, weights, sums):
+        mixture, table = shared
+        precision = way.solver.precision
+        trajectory, record = flow(mixture, table, points, precision)
+        metrics = _row_metrics(trajectory, mixture, points)
+        values, pull = jax.vjp(objective.of, trajectory.log_own_MxS)
+        d_end, (d_log_own,) = jnp.zeros_like(trajectory.end_MxQ), pull(weights)
+        d_points, sums = flow_vjp(mixture, table, points, record, d_end, d_log_own, sums, precision)
+        return (values, metrics, d_points), sums
+
+    loss_and_gradient = by_rows(rows, mixture, way, zero_sums)
+    weights = jnp.full_like(points.start_MxQ[:, 0], 1 / len(points.start_MxQ))
+    (values, metrics, d_points), sums = loss_and_gradient(points, weights)
+    return (jnp.mean(values), _means(metrics)), (mixture_cotangent(sums), d_points)
+
+
+def _align_bwd(
+    way: Way, objective: _Objective, gradients: tuple[Mixture, Points], cotangent: Any
+) -> tuple[Mixture, Points]:
+    del way, objective
+    d_loss, _ = cotangent  # metrics are for reading
+    return jax.tree.map(lambda gradient: d_loss * gradient, gradients)
+
+
+_align.defvjp(_align_fwd, _align_bwd)
+
+
+def _row_metrics(trajectory: Trajectory, mixture: Mixture, points: Points) -> dict[str, Array]:
+    targets_MxQ = mixture.anchors_NxQ[points.own_M]
+    miss_M = jnp.linalg.norm(trajectory.end_MxQ - targets_MxQ, axis=1)
+    return {
+        "assignment_accuracy": trajectory.log_own_MxS[:, -1] >= trajectory.log_other_M,
+        "ode_error": miss_M / jnp.linalg.norm(targets_MxQ, axis=1),
+    }
+
+
+def _means(rows: dict[str, Array]) -> dict[str, Array]:
+    dtype = rows["ode_error"].dtype
+    return {name: jnp.mean(values.astype(dtype)) for name, values in rows.items()}

@@ -10,157 +10,389 @@ assignment is certain u does not move: nothing large is ever subtracted, where t
 all of float32 to factors of 1/t² = 1e8. The own anchor never enters the weighted mean either:
 ā - a_i = Σ_{j≠i} w_j (a_j - a_i). With c the mean anchor the same equations decode a latent.
 
-Axis sizes in names: M points, N anchors, Q latent dimensions.
+Where an anchor is nearly equal to c, a_j - c must not come out of a matrix product: the distances
+are taken from the differences, and the few anchors nearest to c, its *rivals*, from theirs
+throughout.
+
+This file is the mathematics for one block of points: `flow` and its derivative `flow_vjp`, which
+is written out because it needs none of what automatic differentiation would keep: with the
+states u_k and the normalisers known, a step back is five matrix products.
+
+Axis sizes in names: M points, N anchors, Q latent dimensions, S solver steps, K rivals.
 """
 
-from typing import NamedTuple
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 
+from lzn_jax.zoning.precision import FULL, matmul
 from lzn_jax.zoning.solvers import Table
 
-_PRECISION = jax.lax.Precision.HIGHEST  # accelerators would round the products to bf16 or TF32
+NUM_RIVALS = 2
+# Off-own weights below e^-60 change nothing: not even times r = 1e4 and 1e5 anchors.
+_NEGLIGIBLE_LOGIT = -60.0
 
 
-class Zones(NamedTuple):
-    """A mixture of anchors and the reference points from which M points see it.
-
-    The leading axis of the last three may be 1 instead of M: all points then share them.
-    """
+class Mixture(NamedTuple):
+    """The anchors; every point sees all of them."""
 
     anchors_NxQ: jax.Array
     log_weights_N: jax.Array
-    origin_Q: jax.Array  # mean anchor; inner products are taken relative to it
-    centers_MxQ: jax.Array
-    own_M: jax.Array  # index of the anchor that is the center, -1 where there is none
-    own_log_weight_M: jax.Array  # log weight of the center in the mixture, -inf for none
+    origin_Q: jax.Array  # near the mean anchor; matrix products are taken relative to it
+
+
+class Points(NamedTuple):
+    """Where points start, and the centers from which they see the mixture.
+
+    Attributes:
+      start_MxQ: noise, or latents: what the solver's table says.
+      own_M: indices of anchors that are the centers, or None.
+      centers_MxQ: centers that are no anchors but join the mixture with log weight 0, each for its
+        own point alone; or None. With neither, the center is the origin and does not join.
+    """
+
+    start_MxQ: jax.Array
+    own_M: jax.Array | None = None
+    centers_MxQ: jax.Array | None = None
 
 
 class Trajectory(NamedTuple):
     """The end of the flow and what was seen on the way.
 
     Attributes:
-      offset_MxQ: end point minus (1 - t_end) times the center.
-      log_own_SxM: log probability of the own anchor at each evaluation.
-      log_other_SxM: log probability of the likeliest other anchor.
+      end_MxQ: end points.
+      log_own_MxS: log probability of the center at each evaluation.
+      log_other_M: log probability of the likeliest other anchor at the last evaluation.
     """
 
-    offset_MxQ: jax.Array
-    log_own_SxM: jax.Array
-    log_other_SxM: jax.Array
+    end_MxQ: jax.Array
+    log_own_MxS: jax.Array
+    log_other_M: jax.Array
 
 
-def make_zones(
-    anchors: jax.Array,
-    log_weights: jax.Array | None,
-    centers: jax.Array | None,
-    own: jax.Array | None,
-    own_log_weight: jax.Array | None = None,
-) -> Zones:
-    """Collects a mixture and its reference points.
+class Record(NamedTuple):
+    """What `flow_vjp` needs to know of a flow: its states, and the log normalisers there."""
 
-    Args:
-      anchors: (n, q).
-      log_weights: (n,) unnormalised, or None for uniform weights.
-      centers: (m, q) reference points; None takes `anchors[own]`, and the mean anchor where there
-        is no own anchor either.
-      own: (m,) index of each point's own anchor, or None.
-      own_log_weight: () log weight of centers that are no anchors themselves but join the mixture.
-    """
-    if log_weights is None:
-        log_weights = jnp.zeros(anchors.shape[0], anchors.dtype)
-    # The flow does not depend on the origin, so no gradient passes through it.
-    origin_Q = jax.lax.stop_gradient(
-        jnp.einsum("n,nq->q", jax.nn.softmax(log_weights), anchors, precision=_PRECISION)
-    )
-    if own is not None:
-        centers, own_log_weights = anchors[own], log_weights[own]
-    else:
-        own = jnp.array([-1])
-        absent = jnp.asarray(-jnp.inf, anchors.dtype)
-        own_log_weights = (absent if own_log_weight is None else own_log_weight)[None]
-        centers = origin_Q[None] if centers is None else centers
-    return Zones(anchors, log_weights, origin_Q, centers, own, own_log_weights)
+    u_MxSxQ: jax.Array
+    log_total_MxS: jax.Array
 
 
-def integrate(zones: Zones, table: Table, start_MxQ: jax.Array) -> Trajectory:
-    """Runs the flow from zone coordinates `start` through every row of a solver's table.
+class _View(NamedTuple):
+    """A mixture as a block of points sees it; does not change along the flow."""
 
-    The state is the displacement s = u - start, which is 0 while the assignment is certain.
-    Reverse-mode memory is one state a step: the backward pass recomputes each evaluation.
-    """
-    dtype = start_MxQ.dtype
-    rows = tuple(jnp.asarray(a, dtype) for a in (table.r, table.weights, table.end_weights))
-    pairs = jax.checkpoint(_pairs)(zones, start_MxQ)
+    anchors_NxQ: jax.Array  # relative to the origin
+    centers_MxQ: jax.Array  # relative to the origin
+    log_weights_N: jax.Array
+    own_log_weight_M: jax.Array
+    squared_MxN: jax.Array  # |a_j - c_i|², inf for the own anchor and the rivals
+    rivals_MxK: jax.Array
+    rival_offsets_MxKxQ: jax.Array  # a_j - c_i
+    rival_squared_MxK: jax.Array
+    nearest_M: jax.Array  # distance to the nearest other anchor
+
+
+class MixtureSums(NamedTuple):
+    """Cotangents of a mixture, added up over points."""
+
+    anchors_QxN: jax.Array  # this way round the matrix products are faster
+    log_weights_N: jax.Array
+
+
+class _Logits(NamedTuple):
+    anchors_MxN: jax.Array  # -inf for the own anchor and the rivals
+    rivals_MxK: jax.Array
+
+
+class _Sums(NamedTuple):
+    """Cotangents added up over steps: of the mixture, and of the view's fields."""
+
+    mixture: MixtureSums
+    centers_MxQ: jax.Array
+    own_log_weight_M: jax.Array
+    rival_offsets_MxKxQ: jax.Array
+    rival_log_weights_MxK: jax.Array
+
+
+def flow(
+    mixture: Mixture, table: Table, points: Points, precision: str
+) -> tuple[Trajectory, Record]:
+    """Runs points through every row of a solver's table, its numbers in the points' dtype."""
+    centers_MxQ, own_log_weight_M = _centers(mixture, points)
+    view = _view(mixture, points)
+    start_MxQ = table.start_weight * points.start_MxQ - table.start_center_weight * centers_MxQ
 
     def step(state, row):
-        s, past, end = state
-        r, weights, end_weight = row
-        drift, *log_probs = jax.checkpoint(_evaluate)(zones, pairs, s, r)
-        drifts = jnp.concatenate([drift[None], past])
-        s = s + jnp.tensordot(weights, drifts, 1, precision=_PRECISION)
-        return (s, drifts[:-1], end + end_weight * drift), log_probs
+        u, past, end = state
+        r, is_first, weights, end_weight = row
+        drift, log_total, log_other = _unless_certain(
+            (jnp.zeros_like(u), own_log_weight_M, jnp.full_like(own_log_weight_M, -jnp.inf)),
+            lambda precision: _evaluate(view, u, r, precision),
+            precision,
+            _is_certain(view, u, r),
+            is_first,
+        )
+        drifts = (drift, *past)
+        state = (u + _combine(weights, drifts), drifts[:-1], end + end_weight * drift)
+        return state, (u, log_total, log_other)
 
-    zeros = jnp.zeros((table.weights.shape[1], *start_MxQ.shape), dtype)
-    state = (zeros[0], zeros[1:], table.t_end * start_MxQ)
-    (_, _, offset_MxQ), (log_own, log_other) = jax.lax.scan(step, state, rows)
-    return Trajectory(offset_MxQ, log_own, log_other)
+    past = (jnp.zeros_like(start_MxQ),) * (table.weights.shape[1] - 1)
+    state = (start_MxQ, past, table.t_end * start_MxQ)
+    (_, _, offset_MxQ), (u_SxMxQ, log_total_SxM, log_other_SxM) = jax.lax.scan(
+        step, state, _rows(table, table.weights)
+    )
+    end_MxQ = offset_MxQ + (1 - table.t_end) * centers_MxQ
+    log_total_MxS = log_total_SxM.T
+    log_own_MxS = own_log_weight_M[:, None] - log_total_MxS
+    trajectory = Trajectory(end_MxQ, log_own_MxS, log_other_SxM[-1])
+    return trajectory, Record(u_SxMxQ.swapaxes(0, 1), log_total_MxS)
 
 
-class _Pairs(NamedTuple):
-    """What a point and an anchor have to do with each other before the flow starts."""
+def flow_vjp(
+    mixture: Mixture,
+    table: Table,
+    points: Points,
+    record: Record,
+    d_end_MxQ: jax.Array,
+    d_log_own_MxS: jax.Array,
+    mixture_sums: MixtureSums,
+    precision: str,
+) -> tuple[Points, MixtureSums]:
+    """Cotangents of points, and of the mixture added to `mixture_sums`, from those of a flow."""
+    view = _view(mixture, points)
+    # Drift k moved the states after k by weights[k], weights[k+1], ...: one column an age.
+    order = table.weights.shape[1]
+    columns = [jnp.pad(table.weights[age:, age], (0, age)) for age in range(order)]
 
-    squared_MxN: jax.Array  # |a_j - c_i|²
-    inner_MxN: jax.Array  # start_i·(a_j - c_i)
+    def step(state, row):
+        d_u, d_later, sums = state  # d_u: of the state after this step; d_later: of those after
+        (r, is_first, weights, end_weight), u, log_total, d_log_own = row
+        d_states = (d_u, *d_later)
+        d_drift = _combine(weights, d_states) + end_weight * d_end_MxQ
+        d_here, sums = _unless_certain(
+            (jnp.zeros_like(d_u), sums),
+            lambda precision: _evaluate_vjp(
+                view, u, r, log_total, d_drift, d_log_own, sums, precision
+            ),
+            precision,
+            _is_certain(view, u, r),
+            is_first,
+        )
+        return (d_u + d_here, d_states[:-1], sums), None
+
+    zeros = jnp.zeros_like(d_end_MxQ)
+    sums = _Sums(
+        mixture_sums,
+        zeros,
+        jnp.zeros_like(view.own_log_weight_M),
+        jnp.zeros_like(view.rival_offsets_MxKxQ),
+        jnp.zeros_like(view.rival_squared_MxK),
+    )
+    rows = (
+        _rows(table, jnp.stack(columns, axis=1)),
+        record.u_MxSxQ.swapaxes(0, 1),
+        record.log_total_MxS.T,
+        d_log_own_MxS.T,
+    )
+    state = (zeros, (zeros,) * (order - 1), sums)
+    (d_start_MxQ, _, sums), _ = jax.lax.scan(step, state, rows, reverse=True)
+
+    d_start_MxQ += table.t_end * d_end_MxQ
+    d_centers_MxQ = (
+        sums.centers_MxQ
+        - jnp.sum(sums.rival_offsets_MxKxQ, axis=1)
+        + (1 - table.t_end) * d_end_MxQ
+        - table.start_center_weight * d_start_MxQ
+    )
+    anchors_QxN, log_weights_N = sums.mixture
+    anchors_QxN = anchors_QxN.at[:, view.rivals_MxK].add(
+        jnp.moveaxis(sums.rival_offsets_MxKxQ, -1, 0)
+    )
+    log_weights_N = log_weights_N.at[view.rivals_MxK].add(sums.rival_log_weights_MxK)
+    d_points = Points(table.start_weight * d_start_MxQ)
+    if points.own_M is not None:
+        anchors_QxN = anchors_QxN.at[:, points.own_M].add(d_centers_MxQ.T)
+        log_weights_N = log_weights_N.at[points.own_M].add(sums.own_log_weight_M)
+    elif points.centers_MxQ is not None:
+        d_points = d_points._replace(centers_MxQ=d_centers_MxQ)
+    return d_points, MixtureSums(anchors_QxN, log_weights_N)
 
 
-def _pairs(zones: Zones, start_MxQ: jax.Array) -> _Pairs:
-    """Distances and inner products from the differences themselves, once for all steps.
+def _centers(mixture: Mixture, points: Points) -> tuple[jax.Array, jax.Array]:
+    """Centers (M, Q) and their log weights (M,) in the mixture."""
+    if points.own_M is not None:
+        return mixture.anchors_NxQ[points.own_M], mixture.log_weights_N[points.own_M]
+    zeros_M = jnp.zeros_like(points.start_MxQ[:, 0])
+    if points.centers_MxQ is not None:
+        return points.centers_MxQ, zeros_M
+    return jnp.broadcast_to(mixture.origin_Q, points.start_MxQ.shape), zeros_M - jnp.inf
 
-    Between nearly equal anchors |a|² + |c|² - 2 a·c has no correct digit, and r (u·a - u·c) has
-    few at r = 1e4, where the flow towards the prior starts.
+
+def _rows(table: Table, weights: jax.Array) -> tuple[jax.Array, ...]:
+    return table.r, jnp.arange(len(table.r)) == 0, weights, table.end_weights
+
+
+def _combine(weights: jax.Array, arrays: tuple[jax.Array, ...]) -> jax.Array:
+    return sum(weight * array for weight, array in zip(weights, arrays, strict=True))
+
+
+def _dot(equation: str, a: jax.Array, b: jax.Array) -> jax.Array:
+    return jnp.einsum(equation, a, b, precision=jax.lax.Precision.HIGHEST)
+
+
+def _view(mixture: Mixture, points: Points) -> _View:
+    """Distances from the differences themselves, once for all steps.
+
+    Between nearly equal anchors |a|² + |c|² - 2 a·c has no correct digit.
     """
-    differences_MxNxQ = zones.anchors_NxQ[None] - zones.centers_MxQ[:, None]
-    return _Pairs(
-        squared_MxN=jnp.sum(differences_MxNxQ**2, axis=-1),
-        inner_MxN=jnp.sum(start_MxQ[:, None] * differences_MxNxQ, axis=-1),
+    centers_MxQ, own_log_weight_M = _centers(mixture, points)
+    squared_MxN = _squared_distances(centers_MxQ, mixture.anchors_NxQ)
+    index_N = jnp.arange(len(mixture.anchors_NxQ))
+    if points.own_M is not None:
+        squared_MxN = jnp.where(points.own_M[:, None] == index_N, jnp.inf, squared_MxN)
+    rivals, distances = [], []
+    for _ in range(NUM_RIVALS):
+        rival_M = jnp.argmin(squared_MxN, axis=1)
+        rivals.append(rival_M)
+        distances.append(jnp.min(squared_MxN, axis=1))
+        squared_MxN = jnp.where(rival_M[:, None] == index_N, jnp.inf, squared_MxN)
+    rivals_MxK = jnp.stack(rivals, axis=1)
+    return _View(
+        anchors_NxQ=mixture.anchors_NxQ - mixture.origin_Q,
+        centers_MxQ=centers_MxQ - mixture.origin_Q,
+        log_weights_N=mixture.log_weights_N,
+        own_log_weight_M=own_log_weight_M,
+        squared_MxN=squared_MxN,
+        rivals_MxK=rivals_MxK,
+        rival_offsets_MxKxQ=mixture.anchors_NxQ[rivals_MxK] - centers_MxQ[:, None],
+        rival_squared_MxK=jnp.stack(distances, axis=1),
+        nearest_M=jnp.sqrt(distances[0]),
+    )
+
+
+def _squared_distances(a_MxQ: jax.Array, b_NxQ: jax.Array) -> jax.Array:
+    """|a_i - b_j|² from the differences; a few dimensions at a time, vectorised along j."""
+    chunk = 16
+    padding = [(0, -a_MxQ.shape[1] % chunk), (0, 0)]
+    a, b = (jnp.pad(x.T, padding).reshape(-1, chunk, len(x)) for x in (a_MxQ, b_NxQ))
+
+    def add(total_MxN, dimensions):
+        for a_M, b_N in zip(*dimensions, strict=True):
+            total_MxN += (a_M[:, None] - b_N) ** 2
+        return total_MxN, None
+
+    zeros = jnp.zeros((len(a_MxQ), len(b_NxQ)), a_MxQ.dtype)
+    return jax.lax.scan(add, zeros, (a, b))[0]
+
+
+def _is_certain(view: _View, u_MxQ: jax.Array, r: jax.Array) -> jax.Array:
+    """Whether every point's off-own weights are provably nil, so that nothing moves.
+
+    An anchor at distance d has logit <= r |u| d - ½ r² d² + log p, which falls from d = |u| / r on.
+    """
+    norm_M = jnp.linalg.norm(u_MxQ, axis=1)
+    reach_M = jnp.maximum(r * view.nearest_M, norm_M)
+    logit_M = norm_M * reach_M - 0.5 * reach_M**2 + jnp.max(view.log_weights_N)
+    return jnp.all(logit_M - view.own_log_weight_M < _NEGLIGIBLE_LOGIT)
+
+
+def _unless_certain(
+    unmoved: Any,
+    evaluate: Callable[[str], Any],
+    precision: str,
+    is_certain: jax.Array,
+    is_first: jax.Array,
+) -> Any:
+    """`evaluate(precision)`, in full precision at the first step, where r can be 1e4."""
+    precisions = [FULL] if precision == FULL else [FULL, precision]
+    branches = [functools.partial(evaluate, choice) for choice in precisions]
+    choice = jnp.where(is_certain, 0, jnp.where(is_first, 1, len(precisions)))
+    return jax.lax.switch(choice, [lambda: unmoved, *branches])
+
+
+def _logits(view: _View, u_MxQ: jax.Array, r: jax.Array, precision: str) -> _Logits:
+    inner_MxN = matmul(u_MxQ, view.anchors_NxQ.T, precision)
+    inner_MxN -= _dot("mq,mq->m", u_MxQ, view.centers_MxQ)[:, None]
+    inner_MxK = _dot("mq,mkq->mk", u_MxQ, view.rival_offsets_MxKxQ)
+    return _Logits(
+        r * inner_MxN - 0.5 * r**2 * view.squared_MxN + view.log_weights_N,
+        r * inner_MxK - 0.5 * r**2 * view.rival_squared_MxK + view.log_weights_N[view.rivals_MxK],
     )
 
 
 def _evaluate(
-    zones: Zones, pairs: _Pairs, s_MxQ: jax.Array, r: ArrayLike
+    view: _View, u_MxQ: jax.Array, r: jax.Array, precision: str
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Drift ā - c at displacement s, and log probabilities of the own and likeliest other anchor.
+    """Drift ā - c, log normaliser, and log probability of the likeliest other anchor."""
+    logits = _logits(view, u_MxQ, r, precision)
+    largest_M = jnp.maximum(jnp.max(logits.anchors_MxN, axis=1), jnp.max(logits.rivals_MxK, axis=1))
+    shift_M = jnp.maximum(largest_M, view.own_log_weight_M)
+    w_MxN = jnp.exp(logits.anchors_MxN - shift_M[:, None])
+    w_MxK = jnp.exp(logits.rivals_MxK - shift_M[:, None])
+    w_sum_M = jnp.sum(w_MxN, axis=1)
+    total_M = w_sum_M + jnp.sum(w_MxK, axis=1) + jnp.exp(view.own_log_weight_M - shift_M)
+    drift_MxQ = matmul(w_MxN, view.anchors_NxQ, precision)
+    drift_MxQ -= w_sum_M[:, None] * view.centers_MxQ
+    drift_MxQ += _dot("mk,mkq->mq", w_MxK, view.rival_offsets_MxKxQ)
+    log_total_M = shift_M + jnp.log(total_M)
+    return drift_MxQ / total_M[:, None], log_total_M, largest_M - log_total_M
 
-    Two matrix products. The likeliest other anchor, like the own one, is left out of the second:
-    where it is nearly equal to the own one, w a - w c would lose the small difference, and with it
-    the gradient, to rounding.
+
+def _evaluate_vjp(
+    view: _View,
+    u_MxQ: jax.Array,
+    r: jax.Array,
+    log_total_M: jax.Array,
+    d_drift_MxQ: jax.Array,
+    d_log_own_M: jax.Array,
+    sums: _Sums,
+    precision: str,
+) -> tuple[jax.Array, _Sums]:
+    """Cotangent of u from those of drift and log own probability; adds the rest to `sums`.
+
+    With h_j = d_drift·(a_j - c) and its mean h, d_logit_j = w_j (h_j - h - d_log_own), and
+
+        d_u = r Σ_j d_logit_j (a_j - c),    d_a_j = d_logit_j (r u - r² (a_j - c)) + w_j d_drift.
     """
-    anchors_NxQ = zones.anchors_NxQ - zones.origin_Q
-    centers_MxQ = zones.centers_MxQ - zones.origin_Q
-    inner_MxN = pairs.inner_MxN + jnp.matmul(s_MxQ, anchors_NxQ.T, precision=_PRECISION)
-    inner_MxN -= jnp.sum(s_MxQ * centers_MxQ, axis=1, keepdims=True)
+    logits = _logits(view, u_MxQ, r, precision)
+    w_MxN = jnp.exp(logits.anchors_MxN - log_total_M[:, None])
+    w_MxK = jnp.exp(logits.rivals_MxK - log_total_M[:, None])
+    w_own_M = jnp.exp(view.own_log_weight_M - log_total_M)
 
-    is_own_MxN = zones.own_M[:, None] == jnp.arange(anchors_NxQ.shape[0])
-    logits_MxN = r * inner_MxN - 0.5 * r**2 * pairs.squared_MxN + zones.log_weights_N
-    w_MxN, log_total_M = _softmax(jnp.where(is_own_MxN, -jnp.inf, logits_MxN), zones)
+    h_MxN = matmul(d_drift_MxQ, view.anchors_NxQ.T, precision)
+    h_MxN -= _dot("mq,mq->m", d_drift_MxQ, view.centers_MxQ)[:, None]
+    h_MxK = _dot("mq,mkq->mk", d_drift_MxQ, view.rival_offsets_MxKxQ)
+    h_N_M = jnp.sum(w_MxN * h_MxN, axis=1)
+    h_M = h_N_M + jnp.sum(w_MxK * h_MxK, axis=1) + d_log_own_M
+    d_logit_MxN = w_MxN * (h_MxN - h_M[:, None])
+    d_logit_MxK = w_MxK * (h_MxK - h_M[:, None])
 
-    rival_M = jnp.argmax(w_MxN, axis=1)
-    is_rival_MxN = rival_M[:, None] == jnp.arange(anchors_NxQ.shape[0])
-    w_rival_Mx1 = jnp.sum(jnp.where(is_rival_MxN, w_MxN, 0), axis=1, keepdims=True)
-    w_rest_MxN = jnp.where(is_rival_MxN, 0, w_MxN)
-    drift_MxQ = jnp.matmul(w_rest_MxN, anchors_NxQ, precision=_PRECISION)
-    drift_MxQ -= jnp.sum(w_rest_MxN, axis=1, keepdims=True) * centers_MxQ
-    drift_MxQ += w_rival_Mx1 * (zones.anchors_NxQ[rival_M] - zones.centers_MxQ)
-    return drift_MxQ, zones.own_log_weight_M - log_total_M, jnp.log(w_rival_Mx1[:, 0])
-
-
-def _softmax(logits_MxN: jax.Array, zones: Zones) -> tuple[jax.Array, jax.Array]:
-    """Probabilities of the other anchors, and the log of the sum over all with the own one's."""
-    shift_M = jnp.maximum(jnp.max(logits_MxN, axis=1), zones.own_log_weight_M)
-    shift_M = jax.lax.stop_gradient(shift_M)
-    unnormalised_MxN = jnp.exp(logits_MxN - shift_M[:, None])
-    total_M = jnp.sum(unnormalised_MxN, axis=1) + jnp.exp(zones.own_log_weight_M - shift_M)
-    return unnormalised_MxN / total_M[:, None], shift_M + jnp.log(total_M)
+    # Of the offsets a_j - c: d_logit_j r (u + r c - r a_j) + w_j d_drift, c and a_j by matmul.
+    w_sum_M = jnp.sum(w_MxN, axis=1)
+    d_logit_sum_M = h_N_M - w_sum_M * h_M
+    d_logit_sum_N = jnp.sum(d_logit_MxN, axis=0)
+    pull_MxQ = matmul(d_logit_MxN, view.anchors_NxQ, precision)
+    pull_MxQ -= d_logit_sum_M[:, None] * view.centers_MxQ
+    push_MxQ = r * (u_MxQ + r * view.centers_MxQ)
+    d_anchors_QxN = (
+        matmul(push_MxQ.T, d_logit_MxN, precision)
+        + matmul(d_drift_MxQ.T, w_MxN, precision)
+        - r**2 * d_logit_sum_N * view.anchors_NxQ.T
+    )
+    d_centers_MxQ = (
+        d_logit_sum_M[:, None] * (r * u_MxQ) - r**2 * pull_MxQ + w_sum_M[:, None] * d_drift_MxQ
+    )
+    d_rival_MxKxQ = w_MxK[:, :, None] * d_drift_MxQ[:, None] + d_logit_MxK[:, :, None] * r * (
+        u_MxQ[:, None] - r * view.rival_offsets_MxKxQ
+    )
+    d_u_MxQ = r * (pull_MxQ + _dot("mk,mkq->mq", d_logit_MxK, view.rival_offsets_MxKxQ))
+    new = _Sums(
+        MixtureSums(d_anchors_QxN, d_logit_sum_N),
+        -d_centers_MxQ,
+        d_log_own_M - w_own_M * h_M,
+        d_rival_MxKxQ,
+        d_logit_MxK,
+    )
+    return d_u_MxQ, jax.tree.map(jnp.add, sums, new)

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from lzn_jax.zoning.flow import integrate, make_zones
+from lzn_jax.zoning.flow import Points
+from lzn_jax.zoning.integrate import Way, integrate, make_mixture
 from lzn_jax.zoning.solvers import Solver
 
 
@@ -44,9 +45,8 @@ def compute_latents(
                 f"{anchors.shape[0]} anchors"
             )
         own = jnp.arange(anchors.shape[0])
-    table = solver.towards_prior()
-    zones = make_zones(anchors, log_weights, None, own)
-    return integrate(zones, table, noise).offset_MxQ + (1 - table.t_end) * zones.centers_MxQ
+    mixture = make_mixture(anchors, log_weights)
+    return integrate(mixture, Points(noise, own_M=own), Way(solver, "prior")).end_MxQ
 
 
 @functools.partial(jax.jit, static_argnames="solver")
@@ -80,10 +80,8 @@ def latents_in_context(
     _check_shapes(context, noise, log_weights, "noise")
     if queries.shape != noise.shape:
         raise ValueError(f"queries {queries.shape} and noise {noise.shape} differ in shape")
-    table = solver.towards_prior()
-    own_log_weight = jnp.zeros((), queries.dtype)
-    zones = make_zones(context, log_weights, queries, None, own_log_weight)
-    return integrate(zones, table, noise).offset_MxQ + (1 - table.t_end) * zones.centers_MxQ
+    mixture = make_mixture(context, log_weights)
+    return integrate(mixture, Points(noise, centers_MxQ=queries), Way(solver, "prior")).end_MxQ
 
 
 @functools.partial(jax.jit, static_argnames="solver")
@@ -110,10 +108,8 @@ def decode(
     """
     latents, anchors, log_weights = _promote(latents, anchors, log_weights)
     _check_shapes(anchors, latents, log_weights, "latents")
-    table = solver.towards_anchors()
-    zones = make_zones(anchors, log_weights, None, None)
-    start = (latents - (1 - table.t_start) * zones.centers_MxQ) / table.t_start
-    return integrate(zones, table, start).offset_MxQ + (1 - table.t_end) * zones.centers_MxQ
+    mixture = make_mixture(anchors, log_weights)
+    return integrate(mixture, Points(latents), Way(solver, "anchors")).end_MxQ
 
 
 @functools.partial(jax.jit, static_argnames="solver")

@@ -3,35 +3,47 @@
 In zone coordinates the flow is du/dr = ā - c with r = (1-t)/t, and both solvers are linear in the
 start and in the drifts d = ā - c that they have seen. A solver is therefore a table, a row a step:
 
+    u_0 = start_weight start - start_center_weight c,
     evaluate d_k at (u_k, r_k),   u_{k+1} = u_k + Σ_l weights_{k,l} d_{k-l},
-    end point x = (1 - t_end) c + t_end u_0 + Σ_k end_weights_k d_k.
+    end point x = (1 - t_end) c + t_end u_0 + Σ_k end_weights_k d_k,
+
+where the start is noise ε at c (u_0 = ε) towards the prior, and a latent, x at t_start, towards
+the anchors.
 
 The end point has a row of its own because u = (x - (1-t) c)/t has no finite value at t = 0.
+
+Every solver has a `precision`, that of the matrix products at all steps but the first:
+`float32`, `tensorfloat32`, `bfloat16_3x` or `bfloat16`.
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from lzn_jax.zoning.precision import FULL, PRECISIONS
+
+_SMALLEST_R = 1e-18  # for 0, at the prior: its square times an infinite distance is infinite
+
 
 class Table(NamedTuple):
-    """A solver in one direction of the flow, S steps, float64 NumPy.
+    """A solver in one direction of the flow, S steps; float64 NumPy, or JAX arrays like it.
 
     Attributes:
       r: (S,) coordinate r = (1-t)/t of each evaluation.
       weights: (S, order) factors of the newest drift, the one before it, ... in the next state;
         the last row, after which nothing is evaluated, is 0.
       end_weights: (S,) factor of each drift in the end point.
-      t_start: noise level of the first state.
+      start_weight, start_center_weight: factors of start and center in the first state.
       t_end: noise level of the end point.
     """
 
-    r: np.ndarray
-    weights: np.ndarray
-    end_weights: np.ndarray
-    t_start: float
-    t_end: float
+    r: Any
+    weights: Any
+    end_weights: Any
+    start_weight: Any
+    start_center_weight: Any
+    t_end: Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,8 +56,10 @@ class Euler:
 
     num_steps: int
     t_min: float = 1e-4
+    precision: str = FULL
 
     def __post_init__(self):
+        _check_precision(self.precision)
         if self.num_steps < 1:
             raise ValueError(f"Euler needs num_steps >= 1, got {self.num_steps}")
         if not 0 < self.t_min < 1:
@@ -75,8 +89,10 @@ class DPMSolver:
     order: int = 3
     t_min: float = 1e-3
     t_max: float = 1 - 1e-3
+    precision: str = FULL
 
     def __post_init__(self):
+        _check_precision(self.precision)
         if self.order not in (1, 2, 3):
             raise ValueError(f"DPMSolver has order 1, 2 or 3, got {self.order}")
         if self.num_steps < self.order:
@@ -107,11 +123,16 @@ class DPMSolver:
 Solver = Euler | DPMSolver
 
 
+def _check_precision(precision: str) -> None:
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+
+
 def _table(times: np.ndarray, orders: list[int]) -> Table:
     """The rows for the grid `times` (S+1,), row k of order `orders[k]`."""
     steps = len(orders)
     t_end = times[-1]
-    r = (1 - times[:-1]) / times[:-1]
+    r = np.maximum((1 - times[:-1]) / times[:-1], _SMALLEST_R)
     weights, end_weights = np.zeros((steps, max(orders))), np.zeros(steps)
     for k, order in enumerate(orders):
         t_next = times[k + 1]
@@ -124,7 +145,9 @@ def _table(times: np.ndarray, orders: list[int]) -> Table:
             end_weights[k - age] += share * row[age]
         if k < steps - 1:
             weights[k, :order] = row / t_next
-    return Table(r, weights, end_weights, float(times[0]), float(t_end))
+    is_towards_prior = t_end > times[0]
+    start_weight = 1.0 if is_towards_prior else 1 / times[0]
+    return Table(r, weights, end_weights, start_weight, start_weight - 1, t_end)
 
 
 def _higher_order(r: np.ndarray, k: int, t_next: float, order: int) -> np.ndarray:

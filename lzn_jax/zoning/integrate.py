@@ -1,0 +1,117 @@
+"""The latent flow of any number of points, differentiable, block by block, on any devices."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from lzn_jax.zoning.flow import (
+    Mixture,
+    MixtureSums,
+    Points,
+    Record,
+    Trajectory,
+    flow,
+    flow_vjp,
+)
+from lzn_jax.zoning.rows import RowFunction, in_blocks, over_devices
+from lzn_jax.zoning.solvers import Solver, Table
+
+_BLOCK_LOGITS = 2**21  # points x anchors at a time: stays in a cache, fills an accelerator
+
+
+class Way(NamedTuple):
+    """A solver and the direction in which it runs: static, hashable."""
+
+    solver: Solver
+    towards: Literal["prior", "anchors"]
+
+    @property
+    def table(self) -> Table:
+        """The solver's table in this direction."""
+        if self.towards == "prior":
+            return self.solver.towards_prior()
+        return self.solver.towards_anchors()
+
+
+def make_mixture(anchors: jax.Array, log_weights: jax.Array | None) -> Mixture:
+    """The mixture of anchors (n, q) with unnormalised log weights (n,); None is uniform."""
+    if log_weights is None:
+        log_weights = jnp.zeros(anchors.shape[0], anchors.dtype)
+    weights = jax.nn.softmax(log_weights)
+    mean = jnp.einsum("n,nq->q", weights, anchors, precision=jax.lax.Precision.HIGHEST)
+    # The flow does not depend on the origin, so no gradient passes through it.
+    return Mixture(anchors, log_weights, jax.lax.stop_gradient(mean))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def integrate(mixture: Mixture, points: Points, way: Way) -> Trajectory:
+    """Runs the flow for all points.
+
+    The derivative keeps one state a step and point, and recomputes the rest.
+    """
+    return _integrate(mixture, points, way)[0]
+
+
+def _integrate(mixture: Mixture, points: Points, way: Way) -> tuple[Trajectory, Record]:
+    def rows(shared, points, linear, sums):
+        del linear
+        mixture, table = shared
+        return flow(mixture, table, points, way.solver.precision), sums
+
+    return by_rows(rows, mixture, way)(points, ())[0]
+
+
+def _integrate_fwd(
+    mixture: Mixture, points: Points, way: Way
+) -> tuple[Trajectory, tuple[Mixture, Points, Record]]:
+    trajectory, record = _integrate(mixture, points, way)
+    return trajectory, (mixture, points, record)
+
+
+def _integrate_bwd(
+    way: Way, residuals: tuple[Mixture, Points, Record], cotangent: Trajectory
+) -> tuple[Mixture, Points]:
+    mixture, points, record = residuals
+
+    def rows(shared, rows, linear, sums):
+        mixture, table = shared
+        points, record = rows
+        d_end, d_log_own = linear
+        precision = way.solver.precision
+        return flow_vjp(mixture, table, points, record, d_end, d_log_own, sums, precision)
+
+    linear = (cotangent.end_MxQ, cotangent.log_own_MxS)
+    vjp = by_rows(rows, mixture, way, zero_sums)
+    d_points, sums = vjp((points, record), linear)
+    return mixture_cotangent(sums), d_points
+
+
+integrate.defvjp(_integrate_fwd, _integrate_bwd)
+
+
+def by_rows(
+    function: RowFunction,
+    mixture: Mixture,
+    way: Way,
+    zero_sums: Callable[[Any], Any] = lambda shared: (),
+) -> Callable[[Any, Any], tuple[Any, Any]]:
+    """`function((mixture, table), rows, linear, sums)`, of a block of points, for all of them."""
+    max_rows = max(1, _BLOCK_LOGITS // len(mixture.anchors_NxQ))
+    dtype = mixture.anchors_NxQ.dtype
+    table = jax.tree.map(lambda number: jnp.asarray(number, dtype), way.table)
+    whole = over_devices(in_blocks(function, max_rows), zero_sums)
+    return functools.partial(whole, (mixture, table))
+
+
+def zero_sums(shared: tuple[Mixture, Table]) -> MixtureSums:
+    """Where `flow_vjp` begins to add."""
+    mixture, _ = shared
+    return MixtureSums(jnp.zeros_like(mixture.anchors_NxQ.T), jnp.zeros_like(mixture.log_weights_N))
+
+
+def mixture_cotangent(sums: MixtureSums) -> Mixture:
+    """The cotangent that the sums of all points are."""
+    return Mixture(sums.anchors_QxN.T, sums.log_weights_N, jnp.zeros_like(sums.anchors_QxN[:, 0]))
