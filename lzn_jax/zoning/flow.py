@@ -230,7 +230,7 @@ def _centers(mixture: Mixture, points: Points) -> tuple[jax.Array, jax.Array]:
     return jnp.broadcast_to(mixture.origin_Q, points.start_MxQ.shape), zeros_M - jnp.inf
 
 
-def _rows(table: Table, weights: jax.Array) -> tuple[jax.Array, ...]:
+def _rows(table: Table, weights: jax.Array) -> tuple[Any, ...]:
     return table.r, jnp.arange(len(table.r)) == 0, weights, table.end_weights
 
 
