@@ -32,6 +32,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.latent.noise_scale = 1.0  # the whole zone, as generation samples it
     config.latent.solver = "euler"
     config.latent.num_steps = 20
+    config.latent.precision = "float32"  # of matrix products; others are for accelerators
     config.latent.context_size = 1437  # all training images; the paper: 0, the batch itself
 
     # Alignment of image latents with label zones.
@@ -76,6 +77,7 @@ def get_config() -> ml_collections.ConfigDict:
     # Training.
     config.training = ml_collections.ConfigDict()
     config.training.batch_size = 256
+    config.training.microbatch_size = None  # the networks see the whole batch at once
     config.training.num_steps = 1000  # 178 epochs
     config.training.decoder_steps = None  # the decoder trains to the end
     config.training.learning_rate = ml_collections.ConfigDict()

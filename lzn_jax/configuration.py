@@ -12,6 +12,9 @@ from typing import Any
 
 import ml_collections
 
+# As in lzn_jax.zoning.precision, which would start JAX; a test keeps them the same.
+PRECISIONS = ("float32", "tensorfloat32", "bfloat16_3x", "bfloat16")
+
 
 class UserError(Exception):
     """The user's input is at fault; one line says what is wrong and what would be right."""
@@ -80,6 +83,9 @@ SCHEMA: Mapping[tuple[str, str] | None, Mapping[str, Field]] = {
         "latent.noise_scale": Field(float, "α of the generation latents", minimum=0),
         "latent.solver": Field(str, "solver of the encoder's flow", choices=("euler", "dpm")),
         "latent.num_steps": Field(int, "solver steps of the encoder's flow", minimum=1),
+        "latent.precision": Field(
+            str, "matrix products of the zoning, float32 or less", choices=PRECISIONS
+        ),
         "latent.context_size": Field(int, "context anchors, 0 = the batch itself", minimum=0),
         "alignment.noise_scale": Field(
             float,
@@ -94,6 +100,12 @@ SCHEMA: Mapping[tuple[str, str] | None, Mapping[str, Field]] = {
         "encoder.name": Field(str, "image encoder", choices=("ncsnpp",)),
         "decoder.name": Field(str, "image decoder", choices=("ncsnpp",)),
         "training.batch_size": Field(int, "images an update, over all devices", minimum=1),
+        "training.microbatch_size": Field(
+            int,
+            "images that the networks see at a time, None = all",
+            minimum=1,
+            optional=True,
+        ),
         "training.num_steps": Field(int, "updates", minimum=1),
         "training.decoder_steps": Field(
             int, "updates after which the decoder stays, None = never", minimum=1, optional=True
@@ -349,6 +361,11 @@ def _check_across(values: Mapping[str, Any]) -> None:
         got = values["latent.num_steps"]
         raise UserError(
             f"latent.num_steps must be an integer >= 3 with latent.solver 'dpm', got {got}"
+        )
+    batch_size, size = values["training.batch_size"], values["training.microbatch_size"]
+    if size is not None and batch_size % size:
+        raise UserError(
+            f"training.microbatch_size must divide training.batch_size {batch_size}, got {size}"
         )
     for network in ("encoder", "decoder"):
         _check_resolutions(values, network)

@@ -13,7 +13,8 @@ from ml_collections import ConfigDict
 from lzn_jax import data, figures, reporting, sharding, studies
 from lzn_jax.checkpoints import Checkpoints
 from lzn_jax.configuration import UserError
-from lzn_jax.studies import Model, Study
+from lzn_jax.microbatches import examples_at_a_time
+from lzn_jax.studies import Model, Study, join_variables, split_variables
 
 _log = logging.getLogger(__name__)
 
@@ -69,14 +70,9 @@ def load_model(config: ConfigDict, workdir: Path) -> tuple[Study, Model, int]:
 
     Reads averaged weights and context anchors, nothing else. Raises UserError without any.
     """
-    mesh = sharding.make_mesh(config.training.batch_size)
+    mesh = sharding.make_mesh(examples_at_a_time(config.training))
     study = studies.build(config, mesh)
-    variables = jax.eval_shape(study.init, jax.random.key(0))
-    params = {name: tree["params"] for name, tree in variables.items()}
-    constants = {
-        name: {kind: values for kind, values in tree.items() if kind != "params"}
-        for name, tree in variables.items()
-    }
+    params, constants = split_variables(jax.eval_shape(study.init, jax.random.key(0)))
     targets: dict[str, Any] = {"ema": {"params": params, "constants": constants}}
     if shapes := study.context_shapes():
         targets["context"] = shapes
@@ -85,6 +81,5 @@ def load_model(config: ConfigDict, workdir: Path) -> tuple[Study, Model, int]:
     if restored is None:
         raise UserError(f"no checkpoint in {workdir / 'checkpoints'} can be read: train again")
     step, items = restored
-    ema = items["ema"]
-    averaged = {name: {"params": ema["params"][name], **ema["constants"][name]} for name in params}
+    averaged = join_variables(items["ema"]["params"], items["ema"]["constants"])
     return study, Model(averaged, items.get("context", {})), step

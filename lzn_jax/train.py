@@ -20,8 +20,9 @@ from ml_collections import ConfigDict
 from lzn_jax import data, figures, optimization, reporting, sharding, studies
 from lzn_jax.checkpoints import Checkpoints
 from lzn_jax.data import Examples
+from lzn_jax.microbatches import examples_at_a_time
 from lzn_jax.randomness import Stream, stream_key
-from lzn_jax.studies import Model, Study
+from lzn_jax.studies import Model, Study, join_variables, split_variables
 
 EXIT_DONE, EXIT_NON_FINITE, EXIT_SAVED_AFTER_SIGTERM = 0, 3, 75
 MAX_SKIPPED_IN_A_ROW = 100
@@ -57,7 +58,7 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> int:
     training = config.training
     goodput = reporting.Goodput()
     with goodput("init"):
-        mesh = sharding.make_mesh(training.batch_size)
+        mesh = sharding.make_mesh(examples_at_a_time(training))
         study = studies.build(config, mesh)
         train, test = studies.load_data(config)
         batches = data.TrainingBatches(
@@ -116,12 +117,7 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> int:
 
 def init_state(study: Study, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
     """The state before the first update."""
-    variables = study.init(stream_key(seed, Stream.INIT))
-    params = {name: tree["params"] for name, tree in variables.items()}
-    constants = {
-        name: {kind: values for kind, values in tree.items() if kind != "params"}
-        for name, tree in variables.items()
-    }
+    params, constants = split_variables(study.init(stream_key(seed, Stream.INIT)))
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
@@ -147,7 +143,7 @@ def update_state(
     active = optimization.still_training(state.step, training, list(state.params))
 
     def loss_of(params):
-        return study.loss(_with_constants(params, state.constants), batch, key)
+        return study.loss(join_variables(params, state.constants), batch, key)
 
     (loss, metrics), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.params)
     gradient = optimization.mask(active, gradient)
@@ -184,7 +180,7 @@ def save_state(checkpoints: Checkpoints, state: TrainState, study: Study, train:
     """Starts to save a state and the context anchors of its averaged weights."""
     items = {"params": state.params, "optimizer": state.optimizer}
     items["ema"] = {"params": state.ema, "constants": state.constants}
-    if context := study.context(_with_constants(state.ema, state.constants), train):
+    if context := study.context(join_variables(state.ema, state.constants), train):
         items["context"] = context
     counters = {"skipped": state.skipped, "skipped_in_a_row": state.skipped_in_a_row}
     step = int(state.step)
@@ -217,12 +213,8 @@ def restore_state(checkpoints: Checkpoints, shapes: TrainState, mesh: Mesh) -> T
 
 def averaged_model(state: TrainState, study: Study, train: Examples) -> Model:
     """The model that is evaluated: averaged weights, and context anchors made with them."""
-    variables = _with_constants(state.ema, state.constants)
+    variables = join_variables(state.ema, state.constants)
     return Model(variables, study.context(variables, train))
-
-
-def _with_constants(params: Mapping[str, Any], constants: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: {"params": params[name], **constants[name]} for name in params}
 
 
 def _compile_init(init: Callable[[], TrainState], mesh: Mesh) -> Callable[[], TrainState]:

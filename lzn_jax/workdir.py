@@ -13,6 +13,7 @@ from lzn_jax.configuration import UserError
 CONFIG_FILE = "config.json"
 # What may differ from the run that a folder holds: how long, how often, how many, how to sample.
 FREE_FIELDS = (
+    "training.microbatch_size",
     "training.num_steps",
     "training.log_every_steps",
     "checkpoint.",

@@ -7,6 +7,7 @@ import pytest
 
 from lzn_jax import configuration
 from lzn_jax.configuration import UserError
+from lzn_jax.zoning import precision
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 DIGITS_JOINT = str(CONFIGS / "digits_joint.py")
@@ -17,15 +18,15 @@ STUDIES = {"gen": "generation", "repr": "representation", "joint": "joint"}
 JOINT_FIELDS = {
     "": "study seed",
     "data.": "name image_size channels num_classes flip",
-    "latent.": "enabled dim noise_scale solver num_steps context_size",
+    "latent.": "enabled dim noise_scale solver num_steps precision context_size",
     "alignment.": "noise_scale num_steps cutoff form weight",
     "encoder.": """name features channel_multipliers num_res_blocks attention_resolutions dropout
         fir progressive_input tap_channels tap_units tap_layers tap_resolutions""",
     "decoder.": """name features channel_multipliers num_res_blocks attention_resolutions dropout
         fir progressive_input progressive time_embedding fourier_scale scale_by_sigma""",
-    "training.": """batch_size num_steps decoder_steps learning_rate.encoder learning_rate.decoder
-        learning_rate.label_anchors warmup_steps schedule gradient_clip ema_decay generation_weight
-        compute_dtype log_every_steps""",
+    "training.": """batch_size microbatch_size num_steps decoder_steps learning_rate.encoder
+        learning_rate.decoder learning_rate.label_anchors warmup_steps schedule gradient_clip
+        ema_decay generation_weight compute_dtype log_every_steps""",
     "checkpoint.": "every_steps keep",
     "evaluation.": "every_steps num_samples",
     "sampling.": "sampler num_steps",
@@ -35,6 +36,7 @@ JOINT_FIELDS = {
 OPTIONAL = {
     "alignment.noise_scale": 0.25,
     "training.decoder_steps": 60,
+    "training.microbatch_size": 8,
     "encoder.tap_resolutions": (4,),
 }
 
@@ -322,6 +324,16 @@ def test_a_value_for_a_group_is_answered_with_a_field_of_it():
     expected = "the config holds no field training.learning_rate; the nearest is "
     answer = message(DIGITS_JOINT, "training.learning_rate=1e-3")
     assert answer == f"{expected}training.learning_rate.encoder"
+
+
+def test_precisions_are_those_of_the_zoning():
+    assert configuration.PRECISIONS == precision.PRECISIONS
+
+
+def test_micro_batches_must_divide_the_batch():
+    assert configuration.load(DIGITS_JOINT, ["training.microbatch_size=64"])
+    with pytest.raises(UserError, match=r"must divide training\.batch_size 256, got 60"):
+        configuration.load(DIGITS_JOINT, ["training.microbatch_size=60"])
 
 
 @pytest.mark.parametrize(("num_steps", "accepted"), [(2, False), (3, True)])

@@ -82,3 +82,18 @@ def load_data(config: ConfigDict) -> tuple[Examples, Examples]:
             f"{config.data.name}, got {config.latent.context_size}"
         )
     return train, test
+
+
+def split_variables(variables: Variables) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Trained parameters and the other variables, each by network."""
+    params = {name: tree["params"] for name, tree in variables.items()}
+    constants = {
+        name: {kind: values for kind, values in tree.items() if kind != "params"}
+        for name, tree in variables.items()
+    }
+    return params, constants
+
+
+def join_variables(params: Mapping[str, Any], constants: Mapping[str, Any]) -> dict[str, Any]:
+    """What `split_variables` took apart."""
+    return {name: {"params": params[name], **constants[name]} for name in params}

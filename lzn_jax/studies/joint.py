@@ -24,6 +24,7 @@ from lzn_jax import figures, models, rectified_flow, zoning
 from lzn_jax.data import Examples, normalise, to_uint8
 from lzn_jax.evaluation.batching import in_batches
 from lzn_jax.evaluation.judge import fit_judge
+from lzn_jax.microbatches import by_example, examples_at_a_time
 from lzn_jax.randomness import Stream, normal_by_index, stream_key
 from lzn_jax.studies import Model, Predictions, Variables
 
@@ -37,11 +38,14 @@ class Joint:
         self.config = config
         self.modules: Mapping[str, nn.Module] = models.build(config)
         solvers = {"euler": zoning.Euler, "dpm": zoning.DPMSolver}
-        self.latent_solver = solvers[config.latent.solver](config.latent.num_steps)
-        self.label_solver = zoning.Euler(config.alignment.num_steps)
+        latent, precision = config.latent, config.latent.precision
+        self.latent_solver = solvers[latent.solver](latent.num_steps, precision=precision)
+        self.label_solver = zoning.Euler(config.alignment.num_steps, precision=precision)
         self.sampler = rectified_flow.Sampler(config.sampling.sampler, config.sampling.num_steps)
         self._in_batches = functools.partial(
-            in_batches, mesh=mesh, batch_size=config.training.batch_size
+            in_batches,
+            mesh=mesh,
+            batch_size=examples_at_a_time(config.training),
         )
         self._jit = {
             function.__name__: jax.jit(function)
@@ -72,14 +76,13 @@ class Joint:
         """RF loss + weight x alignment of image latents with label anchors (paper §5.1, E.2)."""
         config = self.config
         images, labels = normalise(batch["images"]), batch["labels"]
-        flow_key, dropout_key, encoder_key, latent_key, align_key = jax.random.split(key, 5)
+        flow_key, decoder_key, encoder_key, latent_key, align_key = jax.random.split(key, 5)
         terms, metrics = [], {}
 
         # 1. Latents of the images, for generation and for alignment.
         latents = aligned = None
         if config.latent.enabled:
-            rngs = {"dropout": encoder_key}
-            anchors = self._apply("encoder", variables, images, train=True, rngs=rngs)
+            anchors = self._train("encoder", variables, encoder_key, images)
             latents = aligned = self._draw_latents(anchors, latent_key, config.latent.noise_scale)
             if config.alignment.noise_scale is not None:
                 aligned = self._draw_latents(anchors, align_key, config.alignment.noise_scale)
@@ -88,8 +91,7 @@ class Joint:
         if config.training.generation_weight > 0:
 
             def velocity(x_t, t, condition):
-                rngs = {"dropout": dropout_key}
-                return self._apply("decoder", variables, x_t, t, *condition, train=True, rngs=rngs)
+                return self._train("decoder", variables, decoder_key, x_t, t, *condition)
 
             condition = (latents, self._one_hot(labels))
             generation_loss = rectified_flow.loss(velocity, images, condition, flow_key)
@@ -111,6 +113,15 @@ class Joint:
             metrics |= {"alignment_loss": alignment_loss, **alignment_metrics}
             terms.append(config.alignment.weight * alignment_loss)
         return sum(terms, start=jnp.zeros(())), metrics
+
+    def _train(self, network: str, variables: Variables, key: jax.Array, *inputs: Any) -> Array:
+        def apply(variables, key, *inputs):
+            rngs = {"dropout": key}
+            return self.modules[network].apply(variables, *inputs, train=True, rngs=rngs)
+
+        train = by_example(apply, self.config.training.microbatch_size)
+        output: Array = train(variables[network], key, *inputs)
+        return output
 
     def _apply(self, network: str, variables: Variables, *inputs: Any, **options: Any) -> Array:
         output: Any = self.modules[network].apply(variables[network], *inputs, **options)

@@ -19,7 +19,7 @@ from lzn_jax.zoning.flow import (
 from lzn_jax.zoning.rows import RowFunction, in_blocks, over_devices
 from lzn_jax.zoning.solvers import Solver, Table
 
-_BLOCK_LOGITS = 2**21  # points x anchors at a time: stays in a cache, fills an accelerator
+BLOCK_LOGITS = 2**21  # points x anchors at a time: stays in a cache, fills an accelerator
 
 
 class Way(NamedTuple):
@@ -99,7 +99,7 @@ def by_rows(
     zero_sums: Callable[[Any], Any] = lambda shared: (),
 ) -> Callable[[Any, Any], tuple[Any, Any]]:
     """`function((mixture, table), rows, linear, sums)`, of a block of points, for all of them."""
-    max_rows = max(1, _BLOCK_LOGITS // len(mixture.anchors_NxQ))
+    max_rows = max(1, BLOCK_LOGITS // len(mixture.anchors_NxQ))
     dtype = mixture.anchors_NxQ.dtype
     table = jax.tree.map(lambda number: jnp.asarray(number, dtype), way.table)
     whole = over_devices(in_blocks(function, max_rows), zero_sums)

@@ -1,0 +1,149 @@
+"""How fast the zoning is: share of the speed of the matrix products that it consists of.
+
+    python benchmarks/zoning_speed.py [--n 256 512 1024 2048] [--plain-up-to 512] [--folder DIR]
+
+Value and gradient of the alignment loss with respect to both anchor sets, q = 256, 20 + 20 Euler
+steps. A row an n: seconds, share of the roofline (14 n² q operations a step and direction at the
+rate of just these products, measured in turns with the zoning), temporaries, and how many times
+as long the paper's difference form takes. "soft" anchors have std 0.02, so that no step after the
+first can be skipped; "Gaussian" ones are N(0, I). Prints a table; writes zoning_speed.json and
+zoning_speed.png. About 4 minutes on 2 CPU cores, most of them for the difference form.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import matplotlib
+
+matplotlib.use("agg")
+import matplotlib.pyplot as plt
+import numpy as np
+from plain_form import plain_latents, plain_loss
+
+from lzn_jax import reporting
+from lzn_jax.zoning import Euler, alignment_loss, compute_latents
+
+Q, STEPS, NOISE_SCALE = 256, 20, 0.45
+STDS = {"soft": 0.02, "Gaussian": 1.0}
+Gradient = Callable[..., tuple[jax.Array, tuple[jax.Array, jax.Array]]]
+
+
+def zoned_loss(anchors: jax.Array, partners: jax.Array, noise: jax.Array) -> jax.Array:
+    """The loss by this package."""
+    latents = compute_latents(anchors, noise, solver=Euler(STEPS))
+    return alignment_loss(latents, partners, jnp.arange(len(anchors)), solver=Euler(STEPS))[0]
+
+
+def difference_loss(anchors: jax.Array, partners: jax.Array, noise: jax.Array) -> jax.Array:
+    """The loss by the paper's form."""
+    return plain_loss(plain_latents(anchors, noise, STEPS), partners, STEPS)
+
+
+def make_problem(n: int, std: float) -> tuple[np.ndarray, ...]:
+    """Anchors, partners and scaled noise, float32 (n, q)."""
+    rng = np.random.default_rng(0)
+    anchors = std * rng.normal(size=(n, Q))
+    partners = anchors + 0.5 * std * rng.normal(size=(n, Q))
+    return tuple(np.float32(a) for a in (anchors, partners, NOISE_SCALE * rng.normal(size=(n, Q))))
+
+
+@jax.jit
+def products_of_a_step(u, anchors, w, d_drift):
+    """The seven products of a step and its derivative, and nothing else."""
+    rows = [jnp.matmul(x, anchors.T, precision="highest") for x in (u, u + 1, d_drift)]
+    means = [jnp.matmul(x, anchors, precision="highest") for x in (w, w + 1)]
+    sums = [jnp.matmul(x.T, w, precision="highest") for x in (u, d_drift)]
+    return rows, means, sums
+
+
+def seconds(function: Callable, *arguments) -> float:
+    """Wall time of one call."""
+    started = time.perf_counter()
+    jax.block_until_ready(function(*arguments))
+    return time.perf_counter() - started
+
+
+def measure(n: int, repeats: int, with_plain: bool) -> list[dict[str, float | str]]:
+    """A row for each kind of anchors."""
+    rng = np.random.default_rng(1)
+    shapes = [(n, Q), (n, Q), (n, n), (n, Q)]
+    arrays = [jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes]
+    jax.block_until_ready(products_of_a_step(*arrays))
+    rows = []
+    for kind, std in STDS.items():
+        problem = make_problem(n, std)
+        zoned = jax.jit(jax.value_and_grad(zoned_loss, (0, 1))).lower(*problem).compile()
+        seconds(zoned, *problem)
+        pairs = []
+        for _ in range(repeats):
+            step = statistics.median(seconds(products_of_a_step, *arrays) for _ in range(10))
+            pairs.append((seconds(zoned, *problem), 2 * STEPS * step))
+        taken, roofline = (statistics.median(values) for values in zip(*pairs, strict=True))
+        row = {
+            "n": n,
+            "anchors": kind,
+            "seconds": taken,
+            "share of roofline": statistics.median(b / a for a, b in pairs),
+            "matmul GFLOP/s": 2 * STEPS * 14 * n * n * Q / roofline / 1e9,
+            "temporaries MB": zoned.memory_analysis().temp_size_in_bytes / 1e6,
+        }
+        if with_plain and kind == "soft":
+            plain = jax.jit(jax.value_and_grad(difference_loss, (0, 1))).lower(*problem).compile()
+            row["plain seconds"] = seconds(plain, *problem)
+            row["plain temporaries MB"] = plain.memory_analysis().temp_size_in_bytes / 1e6
+            row["times faster"] = row["plain seconds"] / taken
+        rows.append(row)
+        print(
+            "  ".join(f"{k} {v:.3g}" if k != "anchors" else v for k, v in row.items()), flush=True
+        )
+    return rows
+
+
+def draw(rows: list[dict], path: Path) -> None:
+    """Time and memory against n, with the difference form where it was run."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    soft = [row for row in rows if row["anchors"] == "soft"]
+    plain = [row for row in soft if "plain seconds" in row]
+    curves = {"lzn_jax": (soft, ""), "difference form": (plain, "plain ")}
+    for name, (chosen, prefix) in curves.items():
+        sizes = [row["n"] for row in chosen]
+        left.loglog(sizes, [row[f"{prefix}seconds"] for row in chosen], "o-", label=name)
+        right.loglog(sizes, [row[f"{prefix}temporaries MB"] for row in chosen], "o-", label=name)
+    roofline = [row["seconds"] * row["share of roofline"] for row in soft]
+    left.loglog([row["n"] for row in soft], roofline, "k--", label="its matrix products alone")
+    left.set(xlabel="anchors n", ylabel="seconds", title="Value and gradient, q = 256")
+    right.set(xlabel="anchors n", ylabel="MB", title="Temporaries")
+    for axes in (left, right):
+        axes.set_xticks(sorted({row["n"] for row in rows}), minor=False)
+        axes.set_xticklabels(sorted({row["n"] for row in rows}))
+        axes.minorticks_off()
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False)
+    figure.savefig(path, dpi=150)
+
+
+def main() -> None:
+    """Measures all sizes, then writes table and figure."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--n", type=int, nargs="+", default=[256, 512, 1024, 2048])
+    parser.add_argument("--repeats", type=int, default=5, help="timings a row; the median counts")
+    parser.add_argument(
+        "--plain-up-to", type=int, default=512, help="largest n of the paper's form"
+    )
+    parser.add_argument("--folder", type=Path, default=Path("results/zoning_speed"))
+    arguments = parser.parse_args()
+    rows = []
+    for n in arguments.n:
+        rows += measure(n, arguments.repeats, with_plain=n <= arguments.plain_up_to)
+    reporting.write_json(arguments.folder / "zoning_speed.json", rows)
+    draw(rows, arguments.folder / "zoning_speed.png")
+    print(f"written to {arguments.folder}")
+
+
+if __name__ == "__main__":
+    main()

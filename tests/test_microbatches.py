@@ -1,0 +1,101 @@
+"""Micro-batches change memory and nothing else."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import small
+
+from lzn_jax import sharding, studies, train
+from lzn_jax.microbatches import by_example
+
+pytestmark = pytest.mark.usefixtures("fast_compile")
+
+
+class Network(nn.Module):
+    """Two layers with dropout between them."""
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(3)(nn.Dropout(0.5, deterministic=False)(nn.tanh(nn.Dense(32)(x))))
+
+
+def _apply(variables, key, x):
+    return Network().apply(variables, x, rngs={"dropout": key})
+
+
+@pytest.fixture(scope="module")
+def problem():
+    x = jax.random.normal(jax.random.key(2), (12, 5))
+    keys = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
+    return Network().init(keys, x), x
+
+
+@pytest.mark.parametrize("size", [None, 4, 12])
+def test_each_example_has_its_own_key(problem, size):
+    variables, x = problem
+    key = jax.random.key(7)
+    outputs = by_example(_apply, size)(variables, key, x)
+    for i in range(12):
+        alone = _apply(variables, jax.random.fold_in(key, i), x[i : i + 1])[0]
+        np.testing.assert_allclose(outputs[i], alone, rtol=1e-5, atol=1e-6)
+
+
+def test_the_gradient_is_that_of_the_whole_batch(problem):
+    variables, x = problem
+
+    def loss(variables, size):
+        outputs = by_example(_apply, size)(variables, jax.random.key(7), x)
+        return jnp.sum(jnp.tanh(jnp.mean(outputs, axis=0)))  # not a mean over examples
+
+    whole = jax.grad(loss)(variables, None)
+    split = jax.grad(loss)(variables, 4)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), split, whole)
+
+
+def test_a_size_that_does_not_divide_the_batch_raises(problem):
+    variables, x = problem
+    with pytest.raises(ValueError, match="micro-batches of 5 do not divide 12"):
+        by_example(_apply, 5)(variables, jax.random.key(7), x)
+
+
+def _update(devices, **changes):
+    """State and metrics after a step of the joint study, and the memory it takes."""
+    config = small.config(training__batch_size=32, decoder__dropout=0.5, **changes)
+    mesh = sharding.make_mesh(8, jax.devices()[:devices])
+    study = studies.build(config, mesh)
+    # Plain gradient descent: Adam would turn rounding noise of tiny gradients into signs.
+    optimizer = optax.sgd(0.1)
+    state = jax.jit(functools.partial(train.init_state, study, optimizer, 0))()
+    examples, _ = studies.load_data(config)
+    batch = {"images": examples.images[:32], "labels": examples.labels[:32]}
+    update = functools.partial(
+        train.update_state, study=study, optimizer=optimizer, training=config.training, seed=0
+    )
+    program = (
+        jax.jit(
+            update,
+            in_shardings=(sharding.replicated(mesh), sharding.split(mesh)),
+            out_shardings=sharding.replicated(mesh),
+        )
+        .lower(state, batch)
+        .compile()
+    )
+    batch = jax.device_put(batch, sharding.split(mesh))
+    state = jax.device_put(state, sharding.replicated(mesh))
+    return jax.device_get(program(state, batch)), program.memory_analysis().temp_size_in_bytes
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_a_step_in_micro_batches_is_the_unsplit_step(devices):
+    (whole, whole_metrics), memory = _update(1)
+    (split, split_metrics), split_memory = _update(devices, training__microbatch_size=8)
+    for name, value in whole_metrics.items():
+        assert split_metrics[name] == pytest.approx(value, rel=1e-5, abs=1e-6), name
+    for a, b in zip(jax.tree.leaves(split.params), jax.tree.leaves(whole.params), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    assert split_memory < memory
