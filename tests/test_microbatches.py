@@ -90,6 +90,21 @@ def _update(devices, **changes):
     return jax.device_get(program(state, batch)), program.memory_analysis().temp_size_in_bytes
 
 
+@pytest.mark.parametrize("size", [None, 4])
+def test_a_network_without_randomness_sees_micro_batches_whole(problem, size):
+    _, x = problem
+    seen = []
+
+    def network(variables, key, x):
+        del key
+        seen.append(len(x))
+        return variables * x
+
+    outputs = by_example(network, size, is_random=False)(2.0, jax.random.key(7), x)
+    np.testing.assert_array_equal(outputs, 2 * x)
+    assert set(seen) == {size or 12}
+
+
 @pytest.mark.parametrize("devices", [1, 8])
 def test_a_step_in_micro_batches_is_the_unsplit_step(devices):
     (whole, whole_metrics), memory = _update(1)

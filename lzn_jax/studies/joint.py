@@ -119,7 +119,8 @@ class Joint:
             rngs = {"dropout": key}
             return self.modules[network].apply(variables, *inputs, train=True, rngs=rngs)
 
-        train = by_example(apply, self.config.training.microbatch_size)
+        is_random = self.config[network].dropout > 0
+        train = by_example(apply, self.config.training.microbatch_size, is_random=is_random)
         output: Array = train(variables[network], key, *inputs)
         return output
 
