@@ -319,7 +319,7 @@ def _unless_certain(
 
 def _logits(view: _View, u_MxQ: jax.Array, r: jax.Array, precision: str) -> _Logits:
     inner_MxN = matmul(u_MxQ, view.anchors_NxQ.T, precision)
-    inner_MxN -= _dot("mq,mq->m", u_MxQ, view.centers_MxQ)[:, None]
+    inner_MxN -= _pairwise_sum(u_MxQ * view.centers_MxQ)[:, None]
     inner_MxK = _dot("mq,mkq->mk", u_MxQ, view.rival_offsets_MxKxQ)
     return _Logits(
         r * inner_MxN - 0.5 * r**2 * view.squared_MxN + view.log_weights_N,
@@ -401,3 +401,12 @@ def _evaluate_vjp(
         d_logit_MxK,
     )
     return d_u_MxQ, jax.tree.map(jnp.add, sums, new)
+
+
+def _pairwise_sum(x_MxQ: jax.Array) -> jax.Array:
+    """Sums of rows. Where it is used the error is common to all logits but the own one."""
+    while x_MxQ.shape[1] > 1:
+        x_MxQ = jnp.pad(x_MxQ, [(0, 0), (0, x_MxQ.shape[1] % 2)])
+        half = x_MxQ.shape[1] // 2
+        x_MxQ = x_MxQ[:, :half] + x_MxQ[:, half:]
+    return x_MxQ[:, 0]

@@ -24,16 +24,17 @@ from lzn_jax.zoning import (
 
 N, Q, STEPS = 128, 64, 20
 OWN = np.arange(N, dtype=np.int32)
-LATENT_BOUND = {
-    "gaussian": 1e-6,
-    "clustered": 1e-6,
-    "pairs 1e-4 apart in each coordinate": 1e-6,
-    "pairs 1e-3 apart in each coordinate": 1e-6,
-    "pairs 1e-4 apart in norm": 1e-5,
-    "pairs 1e-3 apart in norm": 1e-5,
-    "triplet 1e-4 apart in norm": 2e-4,
-}
-CASES = pytest.mark.parametrize("case", LATENT_BOUND)
+ANCHORS = (
+    "gaussian",
+    "clustered",
+    "pairs 1e-4 apart in each coordinate",
+    "pairs 1e-3 apart in each coordinate",
+    "pairs 1e-4 apart in norm",
+    "pairs 1e-3 apart in norm",
+    "triplet 1e-4 apart in norm",
+)
+LATENT_BOUND = 1e-6
+CASES = pytest.mark.parametrize("case", ANCHORS)
 
 
 def _unit_rows(a):
@@ -70,7 +71,7 @@ def test_euler_latents(case):
     latents = compute_latents(anchors, noise, solver=Euler(STEPS))
     exact = in_float64(lambda a, e: oracle.euler_latents(a, e, OWN, STEPS), anchors, noise)
     assert latents.dtype == jnp.float32
-    assert relative_error(latents, exact) <= LATENT_BOUND[case]
+    assert relative_error(latents, exact) <= LATENT_BOUND
 
 
 @pytest.mark.parametrize("case", ["clustered", "pairs 1e-4 apart in norm"])
@@ -80,7 +81,7 @@ def test_euler_latents_in_many_dimensions(case):
     latents = compute_latents(anchors, noise, solver=Euler(STEPS))
     own = np.arange(n, dtype=np.int32)
     exact = in_float64(lambda a, e: oracle.euler_latents(a, e, own, STEPS), anchors, noise)
-    assert relative_error(latents, exact) <= LATENT_BOUND[case]
+    assert relative_error(latents, exact) <= LATENT_BOUND
 
 
 @CASES
@@ -88,7 +89,7 @@ def test_dpm_latents(case):
     anchors, _, noise = _problem(case, seed=2)
     latents = compute_latents(anchors, noise, solver=DPMSolver(STEPS))
     exact = in_float64(lambda a, e: oracle.dpm_latents(a, e, OWN, STEPS), anchors, noise)
-    assert relative_error(latents, exact) <= LATENT_BOUND[case]
+    assert relative_error(latents, exact) <= LATENT_BOUND
 
 
 @jax.jit
@@ -111,7 +112,7 @@ def test_latents_in_context(case):
     context, queries, noise = anchors[:cut], anchors[cut:], noise[cut:]
     latents = latents_in_context(queries, context, noise, solver=Euler(STEPS))
     exact = in_float64(_one_by_one, context, queries, noise)
-    assert relative_error(latents, exact) <= LATENT_BOUND[case]
+    assert relative_error(latents, exact) <= LATENT_BOUND
 
 
 @pytest.mark.parametrize("case", ["gaussian", "clustered", "pairs 1e-3 apart in norm"])
@@ -158,7 +159,7 @@ def _exact_gradient(anchors, partners, noise):
     return oracle.euler_alignment_loss(latents, partners, OWN, STEPS, 0.2, "log")
 
 
-@pytest.mark.parametrize("case", [case for case in LATENT_BOUND if "triplet" not in case])
+@CASES
 def test_gradient_of_the_alignment_loss(case):
     """20 + 20 Euler steps, noise scale 0.45, log form, with respect to both anchor sets.
 
@@ -172,4 +173,5 @@ def test_gradient_of_the_alignment_loss(case):
     for gradient, reference in zip(gradients, exact, strict=True):
         off = np.max(np.abs(np.asarray(gradient) - reference))
         is_saturated = case == "gaussian" and off <= 1e-6
-        assert is_saturated or relative_error(gradient, reference) <= 1e-5
+        bound = 1e-4 if "triplet" in case else 1e-5
+        assert is_saturated or relative_error(gradient, reference) <= bound
