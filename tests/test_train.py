@@ -93,6 +93,31 @@ def test_a_non_finite_loss_or_gradient_changes_nothing_and_is_counted(batch):
     assert float(after.params["decoder"]["w"]) != float(new.params["decoder"]["w"])
 
 
+class Draw(OneWeight):
+    """A study whose metric is the random number that its loss draws."""
+
+    def loss(self, variables, batch, key):
+        loss, _ = super().loss(variables, batch, key)
+        return loss, {"draw": jax.random.uniform(key)}
+
+
+def test_every_step_and_seed_draws_its_own_numbers_whatever_came_before():
+    training = small.config().training
+    study, optimizer = Draw(), optimization.make_optimizer(training, ["decoder"])
+
+    def draws(seed, x):
+        state, seen = train.init_state(study, optimizer, seed), []
+        for _ in range(3):
+            state, metrics = train.update_state(
+                state, _batch(x), study=study, optimizer=optimizer, training=training, seed=seed
+            )
+            seen.append(float(metrics["draw"]))
+        return seen
+
+    assert draws(0, 1.0) == draws(0, np.nan)  # a skipped update is a step as well
+    assert len({*draws(0, 1.0), *draws(1, 1.0)}) == 6
+
+
 def test_the_decoder_stops_where_told():
     update, state = _one_weight(training__decoder_steps=1)
     first, _ = update(state, _batch(1.0))
