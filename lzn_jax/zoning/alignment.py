@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from lzn_jax.zoning.flow import Mixture, Points, Trajectory, flow, flow_vjp
+from lzn_jax.zoning.flow import Mixture, Points, Trajectory, View, flow, flow_vjp, make_view
 from lzn_jax.zoning.integrate import (
     Way,
     by_rows,
@@ -125,8 +125,9 @@ def _align(
     def rows(shared, points, linear, sums):
         del linear
         mixture, table = shared
-        trajectory, _ = flow(mixture, table, points, way.solver.precision)
-        metrics = _row_metrics(trajectory, mixture, points)
+        view = make_view(mixture, points)
+        trajectory, _ = flow(view, table, points, way.solver.precision)
+        metrics = _row_metrics(trajectory, view)
         return (objective.of(trajectory.log_own_MxS), metrics), sums
 
     (values, metrics), _ = by_rows(rows, mixture, way)(points, ())
@@ -138,12 +139,12 @@ def _align_fwd(
 ) -> tuple[Any, tuple[Mixture, Points]]:
     def rows(shared, points, weights, sums):
         mixture, table = shared
-        precision = way.solver.precision
-        trajectory, record = flow(mixture, table, points, precision)
-        metrics = _row_metrics(trajectory, mixture, points)
+        view, precision = make_view(mixture, points), way.solver.precision
+        trajectory, record = flow(view, table, points, precision)
+        metrics = _row_metrics(trajectory, view)
         values, pull = jax.vjp(objective.of, trajectory.log_own_MxS)
         d_end, (d_log_own,) = jnp.zeros_like(trajectory.end_MxQ), pull(weights)
-        d_points, sums = flow_vjp(mixture, table, points, record, d_end, d_log_own, sums, precision)
+        d_points, sums = flow_vjp(view, table, points, record, d_end, d_log_own, sums, precision)
         return (values, metrics, d_points), sums
 
     loss_and_gradient = by_rows(rows, mixture, way, zero_sums)
@@ -163,12 +164,11 @@ def _align_bwd(
 _align.defvjp(_align_fwd, _align_bwd)
 
 
-def _row_metrics(trajectory: Trajectory, mixture: Mixture, points: Points) -> dict[str, Array]:
-    targets_MxQ = mixture.anchors_NxQ[points.own_M]
-    miss_M = jnp.linalg.norm(trajectory.end_MxQ - targets_MxQ, axis=1)
+def _row_metrics(trajectory: Trajectory, view: View) -> dict[str, Array]:
+    miss_M = jnp.linalg.norm(trajectory.end_MxQ - view.centers_MxQ, axis=1)
     return {
         "assignment_accuracy": trajectory.log_own_MxS[:, -1] >= trajectory.log_other_M,
-        "ode_error": miss_M / jnp.linalg.norm(targets_MxQ, axis=1),
+        "ode_error": miss_M / jnp.linalg.norm(view.centers_MxQ, axis=1),
     }
 
 

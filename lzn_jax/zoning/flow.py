@@ -74,23 +74,32 @@ class Trajectory(NamedTuple):
 
 
 class Record(NamedTuple):
-    """What `flow_vjp` needs to know of a flow: its states, and the log normalisers there."""
+    """What `flow_vjp` needs to know of each step of a flow.
+
+    Attributes:
+      u_MxSxQ: states.
+      log_total_MxS: log normalisers.
+      others_MxS: probability of all anchors but the own one and the rivals.
+    """
 
     u_MxSxQ: jax.Array
     log_total_MxS: jax.Array
+    others_MxS: jax.Array
 
 
-class _View(NamedTuple):
+class View(NamedTuple):
     """A mixture as a block of points sees it; does not change along the flow."""
 
-    anchors_NxQ: jax.Array  # relative to the origin
-    centers_MxQ: jax.Array  # relative to the origin
+    centers_MxQ: jax.Array
+    shifted_centers_MxQ: jax.Array  # relative to the origin
+    shifted_anchors_NxQ: jax.Array
     log_weights_N: jax.Array
     own_log_weight_M: jax.Array
     squared_MxN: jax.Array  # |a_j - c_i|², inf for the own anchor and the rivals
     rivals_MxK: jax.Array
     rival_offsets_MxKxQ: jax.Array  # a_j - c_i
     rival_squared_MxK: jax.Array
+    rival_log_weights_MxK: jax.Array
     nearest_M: jax.Array  # distance to the nearest other anchor
 
 
@@ -116,19 +125,18 @@ class _Sums(NamedTuple):
     rival_log_weights_MxK: jax.Array
 
 
-def flow(
-    mixture: Mixture, table: Table, points: Points, precision: str
-) -> tuple[Trajectory, Record]:
+def flow(view: View, table: Table, points: Points, precision: str) -> tuple[Trajectory, Record]:
     """Runs points through every row of a solver's table, its numbers in the points' dtype."""
-    centers_MxQ, own_log_weight_M = _centers(mixture, points)
-    view = _view(mixture, points)
-    start_MxQ = table.start_weight * points.start_MxQ - table.start_center_weight * centers_MxQ
+    own_log_weight_M = view.own_log_weight_M
+    zeros_M, zeros_MxQ = jnp.zeros_like(own_log_weight_M), jnp.zeros_like(points.start_MxQ)
+    unmoved = (zeros_MxQ, own_log_weight_M, zeros_M, zeros_M - jnp.inf)
+    start_MxQ = table.start_weight * points.start_MxQ - table.start_center_weight * view.centers_MxQ
 
     def step(state, row):
         u, past, end = state
         r, is_first, weights, end_weight = row
-        drift, log_total, log_other = _unless_certain(
-            (jnp.zeros_like(u), own_log_weight_M, jnp.full_like(own_log_weight_M, -jnp.inf)),
+        drift, log_total, others, log_other = _unless_certain(
+            unmoved,
             lambda precision: _evaluate(view, u, r, precision),
             precision,
             _is_certain(view, u, r),
@@ -136,22 +144,21 @@ def flow(
         )
         drifts = (drift, *past)
         state = (u + _combine(weights, drifts), drifts[:-1], end + end_weight * drift)
-        return state, (u, log_total, log_other)
+        return state, (u, log_total, others, log_other)
 
-    past = (jnp.zeros_like(start_MxQ),) * (table.weights.shape[1] - 1)
+    past = (zeros_MxQ,) * (table.weights.shape[1] - 1)
     state = (start_MxQ, past, table.t_end * start_MxQ)
-    (_, _, offset_MxQ), (u_SxMxQ, log_total_SxM, log_other_SxM) = jax.lax.scan(
+    (_, _, offset_MxQ), (u_SxMxQ, log_total_SxM, others_SxM, log_other_SxM) = jax.lax.scan(
         step, state, _rows(table, table.weights)
     )
-    end_MxQ = offset_MxQ + (1 - table.t_end) * centers_MxQ
-    log_total_MxS = log_total_SxM.T
-    log_own_MxS = own_log_weight_M[:, None] - log_total_MxS
+    end_MxQ = offset_MxQ + (1 - table.t_end) * view.centers_MxQ
+    log_own_MxS = own_log_weight_M[:, None] - log_total_SxM.T
     trajectory = Trajectory(end_MxQ, log_own_MxS, log_other_SxM[-1])
-    return trajectory, Record(u_SxMxQ.swapaxes(0, 1), log_total_MxS)
+    return trajectory, Record(u_SxMxQ.swapaxes(0, 1), log_total_SxM.T, others_SxM.T)
 
 
 def flow_vjp(
-    mixture: Mixture,
+    view: View,
     table: Table,
     points: Points,
     record: Record,
@@ -161,20 +168,19 @@ def flow_vjp(
     precision: str,
 ) -> tuple[Points, MixtureSums]:
     """Cotangents of points, and of the mixture added to `mixture_sums`, from those of a flow."""
-    view = _view(mixture, points)
     # Drift k moved the states after k by weights[k], weights[k+1], ...: one column an age.
     order = table.weights.shape[1]
     columns = [jnp.pad(table.weights[age:, age], (0, age)) for age in range(order)]
 
     def step(state, row):
         d_u, d_later, sums = state  # d_u: of the state after this step; d_later: of those after
-        (r, is_first, weights, end_weight), u, log_total, d_log_own = row
+        (r, is_first, weights, end_weight), (u, log_total, others), d_log_own = row
         d_states = (d_u, *d_later)
         d_drift = _combine(weights, d_states) + end_weight * d_end_MxQ
         d_here, sums = _unless_certain(
             (jnp.zeros_like(d_u), sums),
             lambda precision: _evaluate_vjp(
-                view, u, r, log_total, d_drift, d_log_own, sums, precision
+                view, u, r, log_total, others, d_drift, d_log_own, sums, precision
             ),
             precision,
             _is_certain(view, u, r),
@@ -192,8 +198,7 @@ def flow_vjp(
     )
     rows = (
         _rows(table, jnp.stack(columns, axis=1)),
-        record.u_MxSxQ.swapaxes(0, 1),
-        record.log_total_MxS.T,
+        jax.tree.map(lambda a: a.swapaxes(0, 1), record),
         d_log_own_MxS.T,
     )
     state = (zeros, (zeros,) * (order - 1), sums)
@@ -242,7 +247,7 @@ def _dot(equation: str, a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.einsum(equation, a, b, precision=jax.lax.Precision.HIGHEST)
 
 
-def _view(mixture: Mixture, points: Points) -> _View:
+def make_view(mixture: Mixture, points: Points) -> View:
     """Distances from the differences themselves, once for all steps.
 
     Between nearly equal anchors |a|² + |c|² - 2 a·c has no correct digit.
@@ -259,15 +264,17 @@ def _view(mixture: Mixture, points: Points) -> _View:
         distances.append(jnp.min(squared_MxN, axis=1))
         squared_MxN = jnp.where(rival_M[:, None] == index_N, jnp.inf, squared_MxN)
     rivals_MxK = jnp.stack(rivals, axis=1)
-    return _View(
-        anchors_NxQ=mixture.anchors_NxQ - mixture.origin_Q,
-        centers_MxQ=centers_MxQ - mixture.origin_Q,
+    return View(
+        centers_MxQ=centers_MxQ,
+        shifted_anchors_NxQ=mixture.anchors_NxQ - mixture.origin_Q,
+        shifted_centers_MxQ=centers_MxQ - mixture.origin_Q,
         log_weights_N=mixture.log_weights_N,
         own_log_weight_M=own_log_weight_M,
         squared_MxN=squared_MxN,
         rivals_MxK=rivals_MxK,
         rival_offsets_MxKxQ=mixture.anchors_NxQ[rivals_MxK] - centers_MxQ[:, None],
         rival_squared_MxK=jnp.stack(distances, axis=1),
+        rival_log_weights_MxK=mixture.log_weights_N[rivals_MxK],
         nearest_M=jnp.sqrt(distances[0]),
     )
 
@@ -292,7 +299,7 @@ def _squared_distances(a_MxQ: jax.Array, b_NxQ: jax.Array) -> jax.Array:
     return jax.lax.scan(add, zeros, (a, b))[0]
 
 
-def _is_certain(view: _View, u_MxQ: jax.Array, r: jax.Array) -> jax.Array:
+def _is_certain(view: View, u_MxQ: jax.Array, r: jax.Array) -> jax.Array:
     """Whether every point's off-own weights are provably nil, so that nothing moves.
 
     An anchor at distance d has logit <= r |u| d - ½ r² d² + log p, which falls from d = |u| / r on.
@@ -317,20 +324,24 @@ def _unless_certain(
     return jax.lax.switch(choice, [lambda: unmoved, *branches])
 
 
-def _logits(view: _View, u_MxQ: jax.Array, r: jax.Array, precision: str) -> _Logits:
-    inner_MxN = matmul(u_MxQ, view.anchors_NxQ.T, precision)
-    inner_MxN -= _pairwise_sum(u_MxQ * view.centers_MxQ)[:, None]
+def _logits(view: View, u_MxQ: jax.Array, r: jax.Array, precision: str) -> _Logits:
+    inner_MxN = matmul(u_MxQ, view.shifted_anchors_NxQ.T, precision)
+    inner_MxN -= _pairwise_sum(u_MxQ * view.shifted_centers_MxQ)[:, None]
     inner_MxK = _dot("mq,mkq->mk", u_MxQ, view.rival_offsets_MxKxQ)
     return _Logits(
         r * inner_MxN - 0.5 * r**2 * view.squared_MxN + view.log_weights_N,
-        r * inner_MxK - 0.5 * r**2 * view.rival_squared_MxK + view.log_weights_N[view.rivals_MxK],
+        r * inner_MxK - 0.5 * r**2 * view.rival_squared_MxK + view.rival_log_weights_MxK,
     )
 
 
 def _evaluate(
-    view: _View, u_MxQ: jax.Array, r: jax.Array, precision: str
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Drift ā - c, log normaliser, and log probability of the likeliest other anchor."""
+    view: View, u_MxQ: jax.Array, r: jax.Array, precision: str
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """Drift ā - c, log normaliser, and two probabilities.
+
+    They are that of all anchors but the own one and the rivals, and the log of the likeliest other
+    anchor's.
+    """
     logits = _logits(view, u_MxQ, r, precision)
     largest_M = jnp.maximum(jnp.max(logits.anchors_MxN, axis=1), jnp.max(logits.rivals_MxK, axis=1))
     shift_M = jnp.maximum(largest_M, view.own_log_weight_M)
@@ -338,18 +349,20 @@ def _evaluate(
     w_MxK = jnp.exp(logits.rivals_MxK - shift_M[:, None])
     w_sum_M = jnp.sum(w_MxN, axis=1)
     total_M = w_sum_M + jnp.sum(w_MxK, axis=1) + jnp.exp(view.own_log_weight_M - shift_M)
-    drift_MxQ = matmul(w_MxN, view.anchors_NxQ, precision)
-    drift_MxQ -= w_sum_M[:, None] * view.centers_MxQ
+    drift_MxQ = matmul(w_MxN, view.shifted_anchors_NxQ, precision)
+    drift_MxQ -= w_sum_M[:, None] * view.shifted_centers_MxQ
     drift_MxQ += _dot("mk,mkq->mq", w_MxK, view.rival_offsets_MxKxQ)
     log_total_M = shift_M + jnp.log(total_M)
-    return drift_MxQ / total_M[:, None], log_total_M, largest_M - log_total_M
+    drift_MxQ /= total_M[:, None]
+    return drift_MxQ, log_total_M, w_sum_M / total_M, largest_M - log_total_M
 
 
 def _evaluate_vjp(
-    view: _View,
+    view: View,
     u_MxQ: jax.Array,
     r: jax.Array,
     log_total_M: jax.Array,
+    others_M: jax.Array,
     d_drift_MxQ: jax.Array,
     d_log_own_M: jax.Array,
     sums: _Sums,
@@ -366,8 +379,8 @@ def _evaluate_vjp(
     w_MxK = jnp.exp(logits.rivals_MxK - log_total_M[:, None])
     w_own_M = jnp.exp(view.own_log_weight_M - log_total_M)
 
-    h_MxN = matmul(d_drift_MxQ, view.anchors_NxQ.T, precision)
-    h_MxN -= _dot("mq,mq->m", d_drift_MxQ, view.centers_MxQ)[:, None]
+    h_MxN = matmul(d_drift_MxQ, view.shifted_anchors_NxQ.T, precision)
+    h_MxN -= _dot("mq,mq->m", d_drift_MxQ, view.shifted_centers_MxQ)[:, None]
     h_MxK = _dot("mq,mkq->mk", d_drift_MxQ, view.rival_offsets_MxKxQ)
     h_N_M = jnp.sum(w_MxN * h_MxN, axis=1)
     h_M = h_N_M + jnp.sum(w_MxK * h_MxK, axis=1) + d_log_own_M
@@ -375,19 +388,18 @@ def _evaluate_vjp(
     d_logit_MxK = w_MxK * (h_MxK - h_M[:, None])
 
     # Of the offsets a_j - c: d_logit_j r (u + r c - r a_j) + w_j d_drift, c and a_j by matmul.
-    w_sum_M = jnp.sum(w_MxN, axis=1)
-    d_logit_sum_M = h_N_M - w_sum_M * h_M
+    d_logit_sum_M = h_N_M - others_M * h_M
     d_logit_sum_N = jnp.sum(d_logit_MxN, axis=0)
-    pull_MxQ = matmul(d_logit_MxN, view.anchors_NxQ, precision)
-    pull_MxQ -= d_logit_sum_M[:, None] * view.centers_MxQ
-    push_MxQ = r * (u_MxQ + r * view.centers_MxQ)
+    pull_MxQ = matmul(d_logit_MxN, view.shifted_anchors_NxQ, precision)
+    pull_MxQ -= d_logit_sum_M[:, None] * view.shifted_centers_MxQ
+    push_MxQ = r * (u_MxQ + r * view.shifted_centers_MxQ)
     d_anchors_QxN = (
         matmul(push_MxQ.T, d_logit_MxN, precision)
         + matmul(d_drift_MxQ.T, w_MxN, precision)
-        - r**2 * d_logit_sum_N * view.anchors_NxQ.T
+        - r**2 * d_logit_sum_N * view.shifted_anchors_NxQ.T
     )
     d_centers_MxQ = (
-        d_logit_sum_M[:, None] * (r * u_MxQ) - r**2 * pull_MxQ + w_sum_M[:, None] * d_drift_MxQ
+        d_logit_sum_M[:, None] * (r * u_MxQ) - r**2 * pull_MxQ + others_M[:, None] * d_drift_MxQ
     )
     d_rival_MxKxQ = w_MxK[:, :, None] * d_drift_MxQ[:, None] + d_logit_MxK[:, :, None] * r * (
         u_MxQ[:, None] - r * view.rival_offsets_MxKxQ

@@ -15,6 +15,7 @@ from lzn_jax.zoning.flow import (
     Trajectory,
     flow,
     flow_vjp,
+    make_view,
 )
 from lzn_jax.zoning.rows import RowFunction, in_blocks, over_devices
 from lzn_jax.zoning.solvers import Solver, Table
@@ -59,7 +60,7 @@ def _integrate(mixture: Mixture, points: Points, way: Way) -> tuple[Trajectory, 
     def rows(shared, points, linear, sums):
         del linear
         mixture, table = shared
-        return flow(mixture, table, points, way.solver.precision), sums
+        return flow(make_view(mixture, points), table, points, way.solver.precision), sums
 
     return by_rows(rows, mixture, way)(points, ())[0]
 
@@ -80,8 +81,8 @@ def _integrate_bwd(
         mixture, table = shared
         points, record = rows
         d_end, d_log_own = linear
-        precision = way.solver.precision
-        return flow_vjp(mixture, table, points, record, d_end, d_log_own, sums, precision)
+        view, precision = make_view(mixture, points), way.solver.precision
+        return flow_vjp(view, table, points, record, d_end, d_log_own, sums, precision)
 
     linear = (cotangent.end_MxQ, cotangent.log_own_MxS)
     vjp = by_rows(rows, mixture, way, zero_sums)
