@@ -203,8 +203,18 @@ def flow_vjp(
     )
     state = (zeros, (zeros,) * (order - 1), sums)
     (d_start_MxQ, _, sums), _ = jax.lax.scan(step, state, rows, reverse=True)
+    return _collect(view, table, points, sums, d_start_MxQ + table.t_end * d_end_MxQ, d_end_MxQ)
 
-    d_start_MxQ += table.t_end * d_end_MxQ
+
+def _collect(
+    view: View,
+    table: Table,
+    points: Points,
+    sums: _Sums,
+    d_start_MxQ: jax.Array,
+    d_end_MxQ: jax.Array,
+) -> tuple[Points, MixtureSums]:
+    """Passes cotangents of a view on to what it was made of: points and mixture."""
     d_centers_MxQ = (
         sums.centers_MxQ
         - jnp.sum(sums.rival_offsets_MxKxQ, axis=1)
