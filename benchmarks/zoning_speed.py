@@ -7,7 +7,7 @@ steps. A row an n: seconds, share of the roofline (14 n² q operations a step an
 rate of just these products, measured in turns with the zoning), temporaries, and how many times
 as long the paper's difference form takes. "soft" anchors have std 0.02, so that no step after the
 first can be skipped; "Gaussian" ones are N(0, I). Prints a table; writes zoning_speed.json and
-zoning_speed.png. About 4 minutes on 2 CPU cores, most of them for the difference form.
+zoning_speed.png. About 2 minutes on 2 CPU cores; `--n 8192 --repeats 1` takes 4 more.
 """
 
 import argparse
@@ -81,7 +81,7 @@ def measure(n: int, repeats: int, with_plain: bool) -> list[dict[str, float | st
         seconds(zoned, *problem)
         pairs = []
         for _ in range(repeats):
-            step = statistics.median(seconds(products_of_a_step, *arrays) for _ in range(10))
+            step = statistics.median(seconds(products_of_a_step, *arrays) for _ in range(5))
             pairs.append((seconds(zoned, *problem), 2 * STEPS * step))
         taken, roofline = (statistics.median(values) for values in zip(*pairs, strict=True))
         row = {

@@ -124,8 +124,8 @@ def _align(
 
     def rows(shared, points, linear, sums):
         del linear
-        mixture, table = shared
-        view = make_view(mixture, points)
+        mixture, origin, table = shared
+        view = make_view(mixture, origin, points)
         trajectory, _ = flow(view, table, points, way.solver.precision)
         metrics = _row_metrics(trajectory, view)
         return (objective.of(trajectory.log_own_MxS), metrics), sums
@@ -138,8 +138,8 @@ def _align_fwd(
     mixture: Mixture, points: Points, way: Way, objective: _Objective
 ) -> tuple[Any, tuple[Mixture, Points]]:
     def rows(shared, points, weights, sums):
-        mixture, table = shared
-        view, precision = make_view(mixture, points), way.solver.precision
+        mixture, origin, table = shared
+        view, precision = make_view(mixture, origin, points), way.solver.precision
         trajectory, record = flow(view, table, points, precision)
         metrics = _row_metrics(trajectory, view)
         values, pull = jax.vjp(objective.of, trajectory.log_own_MxS)

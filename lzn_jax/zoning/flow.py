@@ -40,8 +40,7 @@ class Mixture(NamedTuple):
     """The anchors; every point sees all of them."""
 
     anchors_NxQ: jax.Array
-    log_weights_N: jax.Array
-    origin_Q: jax.Array  # near the mean anchor; matrix products are taken relative to it
+    log_weights_N: jax.Array  # unnormalised
 
 
 class Points(NamedTuple):
@@ -235,14 +234,14 @@ def _collect(
     return d_points, MixtureSums(anchors_QxN, log_weights_N)
 
 
-def _centers(mixture: Mixture, points: Points) -> tuple[jax.Array, jax.Array]:
+def _centers(mixture: Mixture, origin_Q: jax.Array, points: Points) -> tuple[jax.Array, jax.Array]:
     """Centers (M, Q) and their log weights (M,) in the mixture."""
     if points.own_M is not None:
         return mixture.anchors_NxQ[points.own_M], mixture.log_weights_N[points.own_M]
     zeros_M = jnp.zeros_like(points.start_MxQ[:, 0])
     if points.centers_MxQ is not None:
         return points.centers_MxQ, zeros_M
-    return jnp.broadcast_to(mixture.origin_Q, points.start_MxQ.shape), zeros_M - jnp.inf
+    return jnp.broadcast_to(origin_Q, points.start_MxQ.shape), zeros_M - jnp.inf
 
 
 def _rows(table: Table, weights: jax.Array) -> tuple[Any, ...]:
@@ -257,12 +256,19 @@ def _dot(equation: str, a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.einsum(equation, a, b, precision=jax.lax.Precision.HIGHEST)
 
 
-def make_view(mixture: Mixture, points: Points) -> View:
-    """Distances from the differences themselves, once for all steps.
+def mean_anchor(mixture: Mixture) -> jax.Array:
+    """An origin for `make_view`; the flow does not depend on it, so it has no gradient."""
+    weights_N = jax.nn.softmax(mixture.log_weights_N)
+    return jax.lax.stop_gradient(_dot("n,nq->q", weights_N, mixture.anchors_NxQ))
 
-    Between nearly equal anchors |a|² + |c|² - 2 a·c has no correct digit.
+
+def make_view(mixture: Mixture, origin_Q: jax.Array, points: Points) -> View:
+    """What does not change along the flow; matrix products are taken relative to the origin.
+
+    Distances come from the differences themselves, once for all steps: between nearly equal
+    anchors |a|² + |c|² - 2 a·c has no correct digit.
     """
-    centers_MxQ, own_log_weight_M = _centers(mixture, points)
+    centers_MxQ, own_log_weight_M = _centers(mixture, origin_Q, points)
     squared_MxN = _squared_distances(centers_MxQ, mixture.anchors_NxQ)
     index_N = jnp.arange(len(mixture.anchors_NxQ))
     if points.own_M is not None:
@@ -276,8 +282,8 @@ def make_view(mixture: Mixture, points: Points) -> View:
     rivals_MxK = jnp.stack(rivals, axis=1)
     return View(
         centers_MxQ=centers_MxQ,
-        shifted_anchors_NxQ=mixture.anchors_NxQ - mixture.origin_Q,
-        shifted_centers_MxQ=centers_MxQ - mixture.origin_Q,
+        shifted_anchors_NxQ=mixture.anchors_NxQ - origin_Q,
+        shifted_centers_MxQ=centers_MxQ - origin_Q,
         log_weights_N=mixture.log_weights_N,
         own_log_weight_M=own_log_weight_M,
         squared_MxN=squared_MxN,

@@ -16,6 +16,7 @@ from lzn_jax.zoning.flow import (
     flow,
     flow_vjp,
     make_view,
+    mean_anchor,
 )
 from lzn_jax.zoning.rows import RowFunction, in_blocks, over_devices
 from lzn_jax.zoning.solvers import Solver, Table
@@ -41,10 +42,7 @@ def make_mixture(anchors: jax.Array, log_weights: jax.Array | None) -> Mixture:
     """The mixture of anchors (n, q) with unnormalised log weights (n,); None is uniform."""
     if log_weights is None:
         log_weights = jnp.zeros(anchors.shape[0], anchors.dtype)
-    weights = jax.nn.softmax(log_weights)
-    mean = jnp.einsum("n,nq->q", weights, anchors, precision=jax.lax.Precision.HIGHEST)
-    # The flow does not depend on the origin, so no gradient passes through it.
-    return Mixture(anchors, log_weights, jax.lax.stop_gradient(mean))
+    return Mixture(anchors, log_weights)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -59,8 +57,9 @@ def integrate(mixture: Mixture, points: Points, way: Way) -> Trajectory:
 def _integrate(mixture: Mixture, points: Points, way: Way) -> tuple[Trajectory, Record]:
     def rows(shared, points, linear, sums):
         del linear
-        mixture, table = shared
-        return flow(make_view(mixture, points), table, points, way.solver.precision), sums
+        mixture, origin, table = shared
+        view = make_view(mixture, origin, points)
+        return flow(view, table, points, way.solver.precision), sums
 
     return by_rows(rows, mixture, way)(points, ())[0]
 
@@ -78,10 +77,10 @@ def _integrate_bwd(
     mixture, points, record = residuals
 
     def rows(shared, rows, linear, sums):
-        mixture, table = shared
+        mixture, origin, table = shared
         points, record = rows
         d_end, d_log_own = linear
-        view, precision = make_view(mixture, points), way.solver.precision
+        view, precision = make_view(mixture, origin, points), way.solver.precision
         return flow_vjp(view, table, points, record, d_end, d_log_own, sums, precision)
 
     linear = (cotangent.end_MxQ, cotangent.log_own_MxS)
@@ -99,12 +98,16 @@ def by_rows(
     way: Way,
     zero_sums: Callable[[Any], Any] = lambda shared: (),
 ) -> Callable[[Any, Any], tuple[Any, Any]]:
-    """`function((mixture, table), rows, linear, sums)`, of a block of points, for all of them."""
-    max_rows = max(1, BLOCK_LOGITS // len(mixture.anchors_NxQ))
+    """`function((mixture, origin, table), rows, linear, sums)` of a block, made one of all rows."""
+    blocks = in_blocks(function, max(1, BLOCK_LOGITS // len(mixture.anchors_NxQ)))
+
+    def on_a_device(shared: tuple[Mixture, Table], rows: Any, linear: Any, sums: Any) -> Any:
+        mixture, table = shared
+        return blocks((mixture, mean_anchor(mixture), table), rows, linear, sums)
+
     dtype = mixture.anchors_NxQ.dtype
     table = jax.tree.map(lambda number: jnp.asarray(number, dtype), way.table)
-    whole = over_devices(in_blocks(function, max_rows), zero_sums)
-    return functools.partial(whole, (mixture, table))
+    return functools.partial(over_devices(on_a_device, zero_sums), (mixture, table))
 
 
 def zero_sums(shared: tuple[Mixture, Table]) -> MixtureSums:
@@ -115,4 +118,4 @@ def zero_sums(shared: tuple[Mixture, Table]) -> MixtureSums:
 
 def mixture_cotangent(sums: MixtureSums) -> Mixture:
     """The cotangent that the sums of all points are."""
-    return Mixture(sums.anchors_QxN.T, sums.log_weights_N, jnp.zeros_like(sums.anchors_QxN[:, 0]))
+    return Mixture(sums.anchors_QxN.T, sums.log_weights_N)

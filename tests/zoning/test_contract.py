@@ -486,10 +486,8 @@ def test_gradient_gathers_anchors_once_a_call_and_exchanges_nothing_in_its_loops
     assert {name for name, _ in found} == {"ENTRY"}
     kinds = [kind for _, kind in found]
     assert kinds.count("all-gather") == 2
-    # Both gradients and the loss travel together; means of anchors are a few numbers.
-    assert set(kinds) == {"all-gather", "all-reduce"}
-    of_gradients = [line for line in program.splitlines() if "f32[6,32]" in line]
-    assert sum(" all-reduce(" in line for line in of_gradients) == 1
+    assert kinds.count("all-reduce") == 1  # the loss and both gradients together
+    assert len(kinds) == 3
 
 
 # Settings and errors
