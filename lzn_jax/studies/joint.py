@@ -115,6 +115,8 @@ class Joint:
         return sum(terms, start=jnp.zeros(())), metrics
 
     def _train(self, network: str, variables: Variables, key: jax.Array, *inputs: Any) -> Array:
+        """A network on a batch in training mode, a micro-batch at a time; the key is consumed."""
+
         def apply(variables, key, *inputs):
             rngs = {"dropout": key}
             return self.modules[network].apply(variables, *inputs, train=True, rngs=rngs)

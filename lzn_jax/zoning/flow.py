@@ -249,7 +249,8 @@ def _rows(table: Table, weights: jax.Array) -> tuple[Any, ...]:
 
 
 def _combine(weights: jax.Array, arrays: tuple[jax.Array, ...]) -> jax.Array:
-    return sum(weight * array for weight, array in zip(weights, arrays, strict=True))
+    terms = [weight * array for weight, array in zip(weights, arrays, strict=True)]
+    return functools.reduce(jnp.add, terms)
 
 
 def _dot(equation: str, a: jax.Array, b: jax.Array) -> jax.Array:
