@@ -4,7 +4,7 @@
 
 Runs the first command of README for each seed, and the baseline `--config.latent.enabled=False`;
 prints a table of means and spreads and writes it as JSON. A finished run is not repeated, so the
-command can be interrupted. About 9 minutes a seed on 2 CPU cores.
+command can be interrupted. About 8 minutes a seed on 2 CPU cores.
 """
 
 import argparse
