@@ -106,7 +106,7 @@ def measure(n: int, repeats: int, with_plain: bool) -> list[dict[str, float | st
 
 def draw(rows: list[dict], path: Path) -> None:
     """Time and memory against n, with the difference form where it was run."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.9), layout="constrained")
     soft = [row for row in rows if row["anchors"] == "soft"]
     plain = [row for row in soft if "plain seconds" in row]
     curves = {"lzn_jax": (soft, ""), "difference form": (plain, "plain ")}
@@ -123,7 +123,7 @@ def draw(rows: list[dict], path: Path) -> None:
         axes.set_xticklabels(sorted({row["n"] for row in rows}))
         axes.minorticks_off()
         axes.grid(alpha=0.3)
-        axes.legend(frameon=False)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     figure.savefig(path, dpi=150)
 
 
