@@ -319,3 +319,4 @@ def test_too_many_skipped_updates_end_the_run(tmp_path, monkeypatch):
         training__learning_rate__encoder=1e38,
     )
     assert train.train_and_evaluate(config, tmp_path) == 3
+    assert _lines(tmp_path)[-1]["step"] < 8
