@@ -12,7 +12,7 @@ from typing import Any
 
 import ml_collections
 
-# As in lzn_jax.zoning.precision, which would start JAX; a test keeps them the same.
+# As in lzn_jax.zoning.precision, whose import is JAX's as well; a test keeps them the same.
 PRECISIONS = ("float32", "tensorfloat32", "bfloat16_3x", "bfloat16")
 
 

@@ -15,15 +15,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
-from ml_collections import ConfigDict
 
 Network = Callable[..., Any]
-
-
-def examples_at_a_time(training: ConfigDict) -> int:
-    """How many examples the networks see at once."""
-    size: int = training.microbatch_size or training.batch_size
-    return size
 
 
 def by_example(network: Network, size: int | None, *, is_random: bool = True) -> Network:

@@ -13,8 +13,13 @@ from ml_collections import ConfigDict
 from lzn_jax import data, figures, reporting, sharding, studies
 from lzn_jax.checkpoints import Checkpoints
 from lzn_jax.configuration import UserError
-from lzn_jax.microbatches import examples_at_a_time
-from lzn_jax.studies import Model, Study, join_variables, split_variables
+from lzn_jax.studies import (
+    Model,
+    Study,
+    examples_at_a_time,
+    join_variables,
+    split_variables,
+)
 
 _log = logging.getLogger(__name__)
 

@@ -20,9 +20,14 @@ from ml_collections import ConfigDict
 from lzn_jax import data, figures, optimization, reporting, sharding, studies
 from lzn_jax.checkpoints import Checkpoints
 from lzn_jax.data import Examples
-from lzn_jax.microbatches import examples_at_a_time
 from lzn_jax.randomness import Stream, stream_key
-from lzn_jax.studies import Model, Study, join_variables, split_variables
+from lzn_jax.studies import (
+    Model,
+    Study,
+    examples_at_a_time,
+    join_variables,
+    split_variables,
+)
 
 EXIT_DONE, EXIT_NON_FINITE, EXIT_SAVED_AFTER_SIGTERM = 0, 3, 75
 MAX_SKIPPED_IN_A_ROW = 100

@@ -11,7 +11,8 @@ from lzn_jax import configuration, reporting
 from lzn_jax.configuration import UserError
 
 CONFIG_FILE = "config.json"
-# What may differ from the run that a folder holds: how long, how often, how many, how to sample.
+# What may differ from the run that a folder holds: how long, how often, how many at a time or in
+# all, how to sample.
 FREE_FIELDS = (
     "training.microbatch_size",
     "training.num_steps",

@@ -1,5 +1,7 @@
 """Shipped configs shrunk to seconds: the same classes with smaller numbers."""
 
+import jax
+
 from lzn_jax import configuration
 
 JOINT = {
@@ -35,3 +37,14 @@ def config(path="configs/digits_joint.py", **changes):
     """The shrunk config itself."""
     arguments = flags(path, "unused", **changes)
     return configuration.load(path, [a.removeprefix("--config.") for a in arguments[2:]])
+
+
+def shaken(state):
+    """A train state away from its initial zeros, behind which dropout and gradients vanish."""
+    leaves, structure = jax.tree.flatten(state.params)
+    keys = jax.random.split(jax.random.key(0), len(leaves))
+    moved = [
+        leaf + 0.1 * jax.random.normal(key, leaf.shape, leaf.dtype)
+        for leaf, key in zip(leaves, keys, strict=True)
+    ]
+    return state.replace(params=jax.tree.unflatten(structure, moved))

@@ -149,7 +149,7 @@ def test_eight_devices_give_the_answer_of_one():
         )
         # Plain gradient descent: Adam would turn rounding noise of tiny gradients into signs.
         optimizer = optax.sgd(0.1)
-        state = state.replace(optimizer=optimizer.init(state.params))
+        state = small.shaken(state.replace(optimizer=optimizer.init(state.params)))
         update = jax.jit(
             functools.partial(
                 train.update_state,

@@ -84,6 +84,12 @@ def load_data(config: ConfigDict) -> tuple[Examples, Examples]:
     return train, test
 
 
+def examples_at_a_time(training: ConfigDict) -> int:
+    """How many examples the networks see at once."""
+    size: int = training.microbatch_size or training.batch_size
+    return size
+
+
 def split_variables(variables: Variables) -> tuple[dict[str, Any], dict[str, Any]]:
     """Trained parameters and the other variables, each by network."""
     params = {name: tree["params"] for name, tree in variables.items()}

@@ -24,9 +24,9 @@ from lzn_jax import figures, models, rectified_flow, zoning
 from lzn_jax.data import Examples, normalise, to_uint8
 from lzn_jax.evaluation.batching import in_batches
 from lzn_jax.evaluation.judge import fit_judge
-from lzn_jax.microbatches import by_example, examples_at_a_time
+from lzn_jax.microbatches import by_example
 from lzn_jax.randomness import Stream, normal_by_index, stream_key
-from lzn_jax.studies import Model, Predictions, Variables
+from lzn_jax.studies import Model, Predictions, Variables, examples_at_a_time
 
 _SHOWN_RECONSTRUCTIONS = 30
 
