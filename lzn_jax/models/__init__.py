@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from lzn_jax.models.labels import LabelAnchors
 from lzn_jax.models.ncsnpp import NCSNppDecoder, NCSNppEncoder
+from lzn_jax.models.resnet import ResNet
 
 ENCODERS: dict[str, type[nn.Module]] = {"ncsnpp": NCSNppEncoder}
 DECODERS: dict[str, type[nn.Module]] = {"ncsnpp": NCSNppDecoder}

@@ -1,0 +1,210 @@
+"""ResNet with group normalisation and an MLP head: LZN's encoder for representations (paper D.2).
+
+Bottleneck blocks of He et al. (arXiv:1512.03385) with selective kernels (Li et al.,
+arXiv:1903.06586) as an option, in the arrangement of SimCLRv2 (arXiv:2006.10029). Images are NHWC;
+convolutions pad symmetrically, which at stride 2 is not XLA's 'SAME'.
+"""
+
+import math
+from typing import Literal
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from lzn_jax.models.ncsnpp_layers import at_least_float32
+
+EXPANSION = 4  # channels of a bottleneck's output over its width
+MIN_SELECTION_UNITS = 32
+
+# Uniform in +- 1 / sqrt(fan in).
+_KERNEL_INIT = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+class ResNet(nn.Module):
+    """Images in [-1, 1] to anchors, or to pooled features.
+
+    Stage s has stage_sizes[s] bottlenecks of width stage_widths[s] and, but for the first, halves
+    the image. The 'imagenet' stem halves it twice, the 'small' one, for images of 8 to 64 pixels,
+    keeps it. With selective_kernel_ratio > 0 each block chooses between two kernels by a network
+    with that share of its width as hidden units. `norm_groups` divides every width of a
+    normalisation. The head has head_layers dense layers, each followed by a normalisation.
+    """
+
+    stage_sizes: tuple[int, ...]
+    stage_widths: tuple[int, ...]
+    stem: Literal["imagenet", "small"]
+    stem_width: int
+    selective_kernel_ratio: float
+    norm_groups: int
+    head_dim: int
+    head_layers: int
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        images: Float[Array, "b h w c"],
+        *,
+        train: bool,
+        features: Literal["head", "backbone"] = "head",
+    ) -> Float[Array, "b d"]:
+        """Anchors (b, head_dim), or the backbone's features (b, 4 x the last width)."""
+        del train  # group normalisation is the same in training
+        x = self._stem((images + 1) / 2)
+        for stage, (size, width) in enumerate(
+            zip(self.stage_sizes, self.stage_widths, strict=True)
+        ):
+            for i in range(size):
+                stride = 2 if i == 0 and stage > 0 else 1
+                block = Bottleneck(
+                    width,
+                    stride,
+                    i == 0,
+                    self.selective_kernel_ratio,
+                    self.norm_groups,
+                    self.dtype,
+                    name=f"stage_{stage}_block_{i}",
+                )
+                x = block(x)
+        pooled = jnp.mean(x.astype(at_least_float32(self.dtype)), axis=(1, 2))
+        # Also where the head is not asked for: initialisation makes all parameters.
+        anchors = self._head(pooled)
+        return pooled if features == "backbone" else anchors
+
+    def _stem(self, x: Array) -> Array:
+        width, half = self.stem_width, self.stem_width // 2
+        if self.stem == "small":
+            return self._stem_conv(x, width, 3, 1, 0)
+        if self.selective_kernel_ratio > 0:
+            x = self._stem_conv(x, half, 3, 2, 0)
+            x = self._stem_conv(x, half, 3, 1, 1)
+            x = self._stem_conv(x, width, 3, 1, 2)
+        else:
+            x = self._stem_conv(x, width, 7, 2, 0)
+        return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+
+    def _stem_conv(self, x: Array, channels: int, size: int, stride: int, index: int) -> Array:
+        x = conv(channels, size, stride, self.dtype, f"stem_conv_{index}")(x)
+        return nn.relu(group_norm(self.norm_groups, self.dtype, f"stem_norm_{index}")(x))
+
+    def _head(self, x: Array) -> Array:
+        units = [x.shape[-1]] * (self.head_layers - 1) + [self.head_dim]
+        for i, count in enumerate(units):
+            x = nn.Dense(
+                count,
+                use_bias=False,
+                dtype=self.dtype,
+                kernel_init=_KERNEL_INIT,
+                name=f"head_dense_{i}",
+            )(x if i == 0 else nn.relu(x))
+            x = group_norm(self.norm_groups, self.dtype, f"head_norm_{i}")(x)
+        return x
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 (with the stride) and 1x1 convolution around a shortcut."""
+
+    width: int
+    stride: int
+    projects: bool
+    selective_kernel_ratio: float
+    norm_groups: int
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c2"]:
+        shortcut = self._project(x) if self.projects else x
+        h = conv(self.width, 1, 1, self.dtype, "conv_0")(x)
+        h = nn.relu(self._norm("norm_0")(h))
+        if self.selective_kernel_ratio > 0:
+            h = SelectiveKernel(
+                self.width,
+                self.stride,
+                self.selective_kernel_ratio,
+                self.norm_groups,
+                self.dtype,
+                name="selective_kernel",
+            )(h)
+        else:
+            h = conv(self.width, 3, self.stride, self.dtype, "conv_1")(h)
+            h = nn.relu(self._norm("norm_1")(h))
+        h = conv(EXPANSION * self.width, 1, 1, self.dtype, "conv_2")(h)
+        # Starts at zero: each block begins as its shortcut.
+        h = self._norm("norm_2", nn.initializers.zeros_init())(h)
+        return nn.relu(shortcut + h)
+
+    def _project(self, x: Array) -> Array:
+        stride = self.stride
+        if self.selective_kernel_ratio > 0 and stride > 1:
+            x, stride = nn.avg_pool(x, (2, 2), strides=(2, 2)), 1
+        x = conv(EXPANSION * self.width, 1, stride, self.dtype, "shortcut_conv")(x)
+        return self._norm("shortcut_norm")(x)
+
+    def _norm(
+        self, name: str, scale_init: nn.initializers.Initializer = nn.initializers.ones_init()
+    ) -> nn.GroupNorm:
+        return group_norm(self.norm_groups, self.dtype, name, scale_init)
+
+
+class SelectiveKernel(nn.Module):
+    """Two 3x3 convolutions, mixed for each channel by weights that the image decides.
+
+    Both have the same kernel size, as in SimCLRv2: one convolution of twice the width.
+    """
+
+    width: int
+    stride: int
+    ratio: float
+    norm_groups: int
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 {self.width}"]:
+        h = conv(2 * self.width, 3, self.stride, self.dtype, "conv")(x)
+        h = nn.relu(group_norm(self.norm_groups, self.dtype, "norm")(h))
+        branches = h.reshape(*h.shape[:-1], 2, self.width)
+        summary = jnp.mean(jnp.sum(branches, axis=-2), axis=(1, 2))
+        units = max(math.floor(self.width * self.ratio), MIN_SELECTION_UNITS)
+        hidden = self._dense(units, "squeeze")(summary)
+        hidden = nn.relu(group_norm(self.norm_groups, self.dtype, "squeeze_norm")(hidden))
+        logits = self._dense(2 * self.width, "select")(hidden)
+        logits = logits.reshape(-1, 1, 1, 2, self.width).astype(at_least_float32(self.dtype))
+        return jnp.sum(branches * nn.softmax(logits, axis=-2), axis=-2)
+
+    def _dense(self, units: int, name: str) -> nn.Dense:
+        return nn.Dense(
+            units, use_bias=False, dtype=self.dtype, kernel_init=_KERNEL_INIT, name=name
+        )
+
+
+def conv(channels: int, size: int, stride: int, dtype: DTypeLike, name: str) -> nn.Conv:
+    """Convolution without bias, padded by half its size on every side."""
+    return nn.Conv(
+        channels,
+        (size, size),
+        strides=stride,
+        padding=size // 2,
+        use_bias=False,
+        dtype=dtype,
+        kernel_init=_KERNEL_INIT,
+        name=name,
+    )
+
+
+def group_norm(
+    groups: int,
+    dtype: DTypeLike,
+    name: str,
+    scale_init: nn.initializers.Initializer = nn.initializers.ones_init(),
+) -> nn.GroupNorm:
+    """Group normalisation over channels and, where there are any, pixels; float32 or better."""
+    return nn.GroupNorm(
+        num_groups=groups,
+        epsilon=1e-5,
+        use_fast_variance=False,
+        scale_init=scale_init,
+        dtype=at_least_float32(dtype),
+        name=name,
+    )

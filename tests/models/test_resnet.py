@@ -1,0 +1,252 @@
+"""ResNet against numbers of the PyTorch original, counts of the paper and hand calculations."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict, unflatten_dict
+from torch_layout import (
+    GOLDEN,
+    hyperparameters,
+    listed_shapes,
+    seeded_weights,
+    shapes_in_execution_order,
+    to_flax,
+)
+
+from lzn_jax.models import ResNet
+from lzn_jax.models.resnet import SelectiveKernel
+
+RESNET50 = {
+    "stage_sizes": (3, 4, 6, 3),
+    "stage_widths": (64, 128, 256, 512),
+    "stem": "imagenet",
+    "stem_width": 64,
+    "selective_kernel_ratio": 0.0,
+    "norm_groups": 32,
+    "head_dim": 256,
+    "head_layers": 2,
+}
+SMALL = {
+    "stage_sizes": (1, 2),
+    "stage_widths": (4, 8),
+    "stem": "small",
+    "stem_width": 8,
+    "selective_kernel_ratio": 0.0,
+    "norm_groups": 4,
+    "head_dim": 16,
+    "head_layers": 2,
+}
+TINY = ["resnet_tiny", "resnet_tiny_identity"]
+
+
+def torch_key(path):
+    """Torch key of a path (module, ..., leaf); see golden's list of resnet50."""
+    module, *inner, leaf = path
+    leaf = {"kernel": "weight", "scale": "weight", "bias": "bias"}[leaf]
+    if module.startswith("stem"):
+        return f"net.0.{'0' if 'conv' in module else '1.0'}.{leaf}"
+    if module.startswith("head"):
+        kind, index = module.removeprefix("head_").split("_")
+        return f"head.layers.{3 * int(index) + (kind == 'norm')}.{leaf}"
+    stage, block = module.removeprefix("stage_").split("_block_")
+    layer = {
+        "shortcut_conv": "projection.shortcut",
+        "shortcut_norm": "projection.bn.0",
+        **{f"conv_{i}": f"net.{2 * i}" for i in range(3)},
+        **{f"norm_{i}": f"net.{2 * i + 1}.0" for i in range(3)},
+    }[inner[0]]
+    return f"net.{int(stage) + 1}.blocks.{block}.{layer}.{leaf}"
+
+
+def torch_shapes(module, size):
+    """{torch key: shape in our layout} in the order of creation."""
+    shapes = shapes_in_execution_order(module, jnp.zeros((1, size, size, 3)))
+    return {torch_key(path[1:]): shape for path, shape in shapes.items()}
+
+
+@functools.cache
+def run_tiny(name, dtype):
+    """Head and backbone outputs of a golden network with its weights, all at `dtype`."""
+    params = hyperparameters(name)
+    module = ResNet(
+        **RESNET50
+        | {
+            "stage_sizes": tuple(params["layers"]),
+            "head_dim": params["head_out_dim"],
+            "head_layers": params["head_num_layers"],
+        },
+        dtype=dtype,
+    )
+    shapes = shapes_in_execution_order(module, jnp.zeros((1, 64, 64, 3)))
+    weights = seeded_weights(name)
+    keys = {path: torch_key(path[1:]) for path in shapes}
+    assert set(keys.values()) == set(weights)
+    with np.load(GOLDEN / f"{name}.npz") as file:
+        golden = dict(file)
+    inputs_at = jnp.promote_types(dtype, jnp.float32)
+    variables = unflatten_dict(
+        {p: jnp.asarray(to_flax(k, weights[k], shapes[p]), inputs_at) for p, k in keys.items()}
+    )
+    images = jnp.asarray(golden["x"].transpose(0, 2, 3, 1), inputs_at)
+    outputs = {}
+    for features in ("head", "backbone"):
+        run = jax.jit(functools.partial(module.apply, train=False, features=features))
+        outputs[features] = np.asarray(run(variables, images))
+    return outputs, golden
+
+
+@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize(("features", "array"), [("head", "head"), ("backbone", "nohead")])
+def test_network_equals_original_in_float64(name, features, array):
+    with jax.enable_x64(True):
+        outputs, golden = run_tiny(name, jnp.float64)
+    wanted = golden[f"out_{array}_f64"]
+    np.testing.assert_allclose(outputs[features], wanted, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize(
+    ("features", "array", "tolerance"), [("head", "head", 5e-4), ("backbone", "nohead", 1e-4)]
+)
+def test_network_is_near_original_in_float32(name, features, array, tolerance):
+    outputs, golden = run_tiny(name, jnp.float32)
+    assert outputs[features].dtype == np.float32
+    wanted = golden[f"out_{array}_f64"]
+    np.testing.assert_allclose(outputs[features], wanted, rtol=0, atol=tolerance)
+
+
+def test_bfloat16_network_returns_float32_near_float32_network():
+    outputs, golden = run_tiny("resnet_tiny_identity", jnp.bfloat16)
+    assert outputs["head"].dtype == outputs["backbone"].dtype == np.float32
+    wanted = golden["out_head_f64"]
+    error = np.linalg.norm(outputs["head"] - wanted) / np.linalg.norm(wanted)
+    assert 1e-4 < error < 0.05
+
+
+def test_resnet50_has_the_originals_parameters():
+    listed = listed_shapes("resnet50")
+    ours = torch_shapes(ResNet(**RESNET50), 224)
+    assert list(ours) == list(listed)  # execution order, too
+    for key, shape in ours.items():
+        wanted = listed[key]
+        turned = (wanted[2], wanted[3], wanted[1], wanted[0]) if len(wanted) == 4 else wanted[::-1]
+        assert shape == turned, key
+
+
+@pytest.mark.parametrize(
+    ("changes", "count"),
+    [
+        ({}, 28_231_232),
+        ({"head_layers": 1}, 24_032_832),  # the paper's D.3
+        # He et al., table 1, have convolutions of the same shapes and two numbers a channel of
+        # each normalisation, as torchvision counts them without its classifier.
+        ({"stage_sizes": (3, 4, 23, 3), "head_layers": 1}, 42_500_160 + 2048 * 256 + 2 * 256),
+        ({"stage_sizes": (3, 8, 36, 3), "head_layers": 1}, 58_143_808 + 2048 * 256 + 2 * 256),
+    ],
+)
+def test_parameter_count(changes, count):
+    shapes = shapes_in_execution_order(
+        ResNet(**RESNET50 | changes), jnp.zeros((1, 224, 224, 3))
+    ).values()
+    assert sum(map(math.prod, shapes)) == count
+
+
+def test_backbone_of_resnet50_has_the_papers_count():
+    shapes = torch_shapes(ResNet(**RESNET50), 224)
+    backbone = [math.prod(shape) for key, shape in shapes.items() if key.startswith("net")]
+    assert sum(backbone) == 23_508_032
+
+
+def test_a_fresh_block_is_its_shortcut_and_starts_like_the_original():
+    module = ResNet(**RESNET50 | {"stage_sizes": (2, 1, 1, 1)})
+    variables = module.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False)
+    params = flatten_dict(variables["params"])
+    for path, value in params.items():
+        if path[-1] == "kernel":
+            bound = 1 / math.sqrt(math.prod(value.shape[:-1]))
+            assert 0.95 * bound < float(jnp.max(jnp.abs(value))) <= bound
+            assert abs(float(jnp.std(value)) * math.sqrt(3) / bound - 1) < 0.05
+        elif path[-1] == "scale":
+            assert (value == (0 if path[-2] == "norm_2" else 1)).all()
+        else:
+            assert (value == 0).all()
+
+
+@pytest.mark.parametrize("size", [8, 28])
+def test_small_stem_keeps_small_images(size):
+    module = ResNet(**SMALL)
+    images = jax.random.normal(jax.random.key(0), (2, size, size, 1))
+    variables = module.init(jax.random.key(1), images, train=False)
+    maps = module.apply(
+        variables, images, train=False, capture_intermediates=True, mutable="intermediates"
+    )[1]["intermediates"]
+    assert maps["stem_norm_0"]["__call__"][0].shape == (2, size, size, 8)
+    assert maps["stage_0_block_0"]["__call__"][0].shape == (2, size, size, 16)
+    assert maps["stage_1_block_1"]["__call__"][0].shape == (2, size // 2, size // 2, 32)
+
+
+def test_anchors_are_normalised_in_groups():
+    module = ResNet(**SMALL)
+    images = jax.random.normal(jax.random.key(0), (3, 8, 8, 1))
+    anchors = module.init_with_output(jax.random.key(1), images, train=False)[0]
+    groups = np.asarray(anchors).reshape(3, 4, 4)
+    np.testing.assert_allclose(groups.mean(-1), 0, atol=1e-5)
+    np.testing.assert_allclose(groups.std(-1), 1, atol=1e-2)
+
+
+def selective_kernel(stride=1):
+    module = SelectiveKernel(width=8, stride=stride, ratio=0.5, norm_groups=4, dtype=jnp.float32)
+    x = jax.random.normal(jax.random.key(0), (2, 6, 6, 3))
+    return module, module.init(jax.random.key(1), x)["params"], x
+
+
+def branches_of(params, x):
+    """The two branches by themselves, as (b, h, w, 2, width)."""
+    h = jax.lax.conv_general_dilated(
+        x, params["conv"]["kernel"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    groups = h.reshape(2, 36, 4, 4)
+    mean = groups.mean(axis=(1, 3), keepdims=True)
+    deviation = jnp.sqrt(groups.var(axis=(1, 3), keepdims=True) + 1e-5)
+    return jnp.maximum((groups - mean) / deviation, 0).reshape(2, 6, 6, 2, 8)
+
+
+def test_undecided_selective_kernel_averages_its_branches():
+    module, params, x = selective_kernel()
+    params["select"]["kernel"] = jnp.zeros_like(params["select"]["kernel"])
+    out = module.apply({"params": params}, x)
+    np.testing.assert_allclose(out, branches_of(params, x).mean(axis=-2), atol=1e-5)
+
+
+def test_selective_kernel_mixes_by_softmax_of_the_summary():
+    module, params, x = selective_kernel()
+    branches = np.asarray(branches_of(params, x), np.float64)
+    summary = branches.sum(axis=-2).mean(axis=(1, 2))
+    hidden = (summary @ np.asarray(params["squeeze"]["kernel"])).reshape(2, 4, 8)
+    hidden = (hidden - hidden.mean(-1, keepdims=True)) / np.sqrt(
+        hidden.var(-1, keepdims=True) + 1e-5
+    )
+    hidden = np.maximum(hidden.reshape(2, 32), 0)
+    logits = (hidden @ np.asarray(params["select"]["kernel"])).reshape(2, 1, 1, 2, 8)
+    weights = np.exp(logits) / np.exp(logits).sum(axis=-2, keepdims=True)
+    out = module.apply({"params": params}, x)
+    np.testing.assert_allclose(out, (branches * weights).sum(axis=-2), atol=1e-5)
+
+
+def test_selective_kernels_give_the_shapes_of_the_plain_network():
+    module = ResNet(**RESNET50 | {"stage_sizes": (1, 1, 1, 1), "selective_kernel_ratio": 0.0625})
+    images = jax.ShapeDtypeStruct((2, 64, 64, 3), jnp.float32)
+    init = functools.partial(module.init_with_output, train=False)
+    anchors, variables = jax.eval_shape(init, jax.random.key(0), images)
+    assert anchors.shape == (2, 256)
+    params = variables["params"]
+    assert params["stem_conv_0"]["kernel"].shape == (3, 3, 3, 32)
+    assert params["stem_conv_2"]["kernel"].shape == (3, 3, 32, 64)
+    block = params["stage_3_block_0"]["selective_kernel"]
+    assert block["conv"]["kernel"].shape == (3, 3, 512, 1024)
+    assert block["squeeze"]["kernel"].shape == (512, 32)
+    assert block["select"]["kernel"].shape == (32, 1024)
