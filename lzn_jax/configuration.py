@@ -31,6 +31,7 @@ class Field:
     help: str
     choices: tuple[str | int, ...] = ()
     minimum: int | float | None = None
+    maximum: int | float | None = None
     above: int | float | None = None
     below: int | float | None = None
     multiple_of: int | None = None
@@ -68,71 +69,128 @@ _NCSNPP_DECODER = _NCSNPP | {
     "scale_by_sigma": Field(bool, "divide the output by the network's time input"),
 }
 
+_RESNET = {
+    "stage_sizes": Field(tuple, "blocks of each stage", minimum=1, nonempty=True),
+    "stage_widths": Field(
+        tuple, "bottleneck width of each stage, a quarter of its channels", minimum=1, nonempty=True
+    ),
+    "stem": Field(
+        str, "first layers: 'imagenet' halves twice, 'small' never", choices=("imagenet", "small")
+    ),
+    "stem_width": Field(int, "channels of the stem", minimum=1),
+    "selective_kernel_ratio": Field(
+        float, "hidden units a width of the choice between kernels, 0 = one kernel", minimum=0
+    ),
+    "norm_groups": Field(int, "groups of the normalisations", minimum=1),
+    "head_dim": Field(int, "outputs of the head, which are latent.dim", minimum=1),
+    "head_layers": Field(int, "dense layers of the head", minimum=1),
+}
+
+_EVERY_STUDY = {
+    "data.name": Field(str, "data source", choices=("digits",)),
+    "latent.dim": Field(int, "latent dimension q", minimum=1),
+    "latent.noise_scale": Field(float, "α of the training latents", minimum=0),
+    "latent.solver": Field(str, "solver of the encoder's flow", choices=("euler", "dpm")),
+    "latent.num_steps": Field(int, "solver steps of the encoder's flow", minimum=1),
+    "latent.precision": Field(
+        str, "matrix products of the zoning, float32 or less", choices=PRECISIONS
+    ),
+    "latent.context_size": Field(int, "context anchors, 0 = the batch itself", minimum=0),
+    "training.batch_size": Field(int, "images an update, over all devices", minimum=1),
+    "training.microbatch_size": Field(
+        int,
+        "images that the networks see at a time, None = all",
+        minimum=1,
+        optional=True,
+    ),
+    "training.num_steps": Field(int, "updates", minimum=1),
+    "training.learning_rate.encoder": Field(float, "the encoder's learning rate", above=0),
+    "training.warmup_steps": Field(int, "updates of linear warm-up", minimum=0),
+    "training.schedule": Field(str, "learning rate after warm-up", choices=("constant", "cosine")),
+    "training.gradient_clip": Field(float, "largest global norm of a gradient", above=0),
+    "training.ema_decay": Field(float, "decay of the averaged weights", minimum=0, below=1),
+    "training.compute_dtype": Field(
+        str, "dtype inside the networks", choices=("float32", "bfloat16")
+    ),
+    "training.log_every_steps": Field(int, "updates between logged metrics", minimum=1),
+    "checkpoint.every_steps": Field(int, "updates between checkpoints", minimum=1),
+    "checkpoint.keep": Field(int, "checkpoints kept", minimum=1),
+    "evaluation.every_steps": Field(int, "updates between evaluations", minimum=1),
+}
+_GENERATIVE = {
+    "latent.enabled": Field(bool, "False: the rectified-flow baseline without latents"),
+    "encoder.name": Field(str, "image encoder", choices=("ncsnpp", "resnet")),
+    "decoder.name": Field(str, "image decoder", choices=("ncsnpp",)),
+    "training.learning_rate.decoder": Field(float, "the decoder's learning rate", above=0),
+    "evaluation.num_samples": Field(int, "images generated an evaluation", minimum=1),
+    "sampling.sampler": Field(str, "solver of the decoder's flow", choices=("rk45", "euler")),
+    "sampling.num_steps": Field(int, "steps of the Euler sampler", minimum=1),
+}
+_ALIGNED = {
+    "alignment.num_steps": Field(int, "Euler steps of the flow to the targets", minimum=1),
+    "alignment.cutoff": Field(float, "share of first steps left out", minimum=0, below=1),
+    "alignment.form": Field(str, "form of the loss", choices=("prob", "log")),
+}
+_JOINT = {
+    "alignment.noise_scale": Field(
+        float,
+        "α of the aligned latents, None = the generation latents",
+        minimum=0,
+        optional=True,
+    ),
+    "alignment.weight": Field(float, "weight of the alignment loss", minimum=0),
+    "training.decoder_steps": Field(
+        int, "updates after which the decoder stays, None = never", minimum=1, optional=True
+    ),
+    "training.learning_rate.label_anchors": Field(
+        float, "the label anchors' learning rate", above=0
+    ),
+    "training.generation_weight": Field(float, "weight of the flow loss", minimum=0),
+}
+_REPRESENTATION = {
+    "objective": Field(str, "'simclr' is the baseline", choices=("lzn", "simclr")),
+    "simclr.temperature": Field(float, "temperature of the baseline's softmax", above=0),
+    "encoder.name": Field(str, "image encoder", choices=("resnet",)),
+    "augmentation.min_area": Field(
+        float, "smallest crop, as a share of the image", above=0, maximum=1
+    ),
+    "augmentation.jitter_probability": Field(
+        float, "how often colours are jittered", minimum=0, maximum=1
+    ),
+    "augmentation.brightness": Field(float, "largest relative change", minimum=0),
+    "augmentation.contrast": Field(float, "largest relative change", minimum=0),
+    "augmentation.saturation": Field(float, "largest relative change", minimum=0),
+    "augmentation.hue": Field(
+        float, "largest shift, as a share of the circle", minimum=0, maximum=0.5
+    ),
+    "augmentation.grey_probability": Field(
+        float, "how often colours are dropped", minimum=0, maximum=1
+    ),
+    "augmentation.blur_probability": Field(
+        float, "how often the image is blurred", minimum=0, maximum=1
+    ),
+    "augmentation.blur_kernel": Field(int, "pixels of the blur's kernel, odd", minimum=1),
+    "augmentation.blur_max_sigma": Field(
+        float, "largest standard deviation of the blur in pixels", minimum=0.1
+    ),
+    "evaluation.probe_protocol": Field(
+        str, "how the linear probe is trained", choices=("cached", "paper", "simclr")
+    ),
+}
+
 # A group is read when its selector, a field of an earlier group, has the given value; the fields
 # of all groups read are the fields a config holds.
 SCHEMA: Mapping[tuple[str, str] | None, Mapping[str, Field]] = {
     None: {
-        "study": Field(str, "case study of the paper", choices=("joint",)),
+        "study": Field(
+            str, "case study of the paper", choices=("generation", "representation", "joint")
+        ),
         # jax.random.key keeps 32 bits of a seed and drops the rest without a word.
         "seed": Field(int, "seed of every random draw", minimum=0, below=2**32),
     },
-    ("study", "joint"): {
-        "data.name": Field(str, "data source", choices=("digits",)),
-        "latent.enabled": Field(bool, "False: the rectified-flow baseline without latents"),
-        "latent.dim": Field(int, "latent dimension q", minimum=1),
-        "latent.noise_scale": Field(float, "α of the generation latents", minimum=0),
-        "latent.solver": Field(str, "solver of the encoder's flow", choices=("euler", "dpm")),
-        "latent.num_steps": Field(int, "solver steps of the encoder's flow", minimum=1),
-        "latent.precision": Field(
-            str, "matrix products of the zoning, float32 or less", choices=PRECISIONS
-        ),
-        "latent.context_size": Field(int, "context anchors, 0 = the batch itself", minimum=0),
-        "alignment.noise_scale": Field(
-            float,
-            "α of the aligned latents, None = the generation latents",
-            minimum=0,
-            optional=True,
-        ),
-        "alignment.num_steps": Field(int, "Euler steps of the label flow", minimum=1),
-        "alignment.cutoff": Field(float, "share of first steps left out", minimum=0, below=1),
-        "alignment.form": Field(str, "form of the loss", choices=("prob", "log")),
-        "alignment.weight": Field(float, "weight of the alignment loss", minimum=0),
-        "encoder.name": Field(str, "image encoder", choices=("ncsnpp",)),
-        "decoder.name": Field(str, "image decoder", choices=("ncsnpp",)),
-        "training.batch_size": Field(int, "images an update, over all devices", minimum=1),
-        "training.microbatch_size": Field(
-            int,
-            "images that the networks see at a time, None = all",
-            minimum=1,
-            optional=True,
-        ),
-        "training.num_steps": Field(int, "updates", minimum=1),
-        "training.decoder_steps": Field(
-            int, "updates after which the decoder stays, None = never", minimum=1, optional=True
-        ),
-        "training.learning_rate.encoder": Field(float, "the encoder's learning rate", above=0),
-        "training.learning_rate.decoder": Field(float, "the decoder's learning rate", above=0),
-        "training.learning_rate.label_anchors": Field(
-            float, "the label anchors' learning rate", above=0
-        ),
-        "training.warmup_steps": Field(int, "updates of linear warm-up", minimum=0),
-        "training.schedule": Field(
-            str, "learning rate after warm-up", choices=("constant", "cosine")
-        ),
-        "training.gradient_clip": Field(float, "largest global norm of a gradient", above=0),
-        "training.ema_decay": Field(float, "decay of the averaged weights", minimum=0, below=1),
-        "training.generation_weight": Field(float, "weight of the flow loss", minimum=0),
-        "training.compute_dtype": Field(
-            str, "dtype inside the networks", choices=("float32", "bfloat16")
-        ),
-        "training.log_every_steps": Field(int, "updates between logged metrics", minimum=1),
-        "checkpoint.every_steps": Field(int, "updates between checkpoints", minimum=1),
-        "checkpoint.keep": Field(int, "checkpoints kept", minimum=1),
-        "evaluation.every_steps": Field(int, "updates between evaluations", minimum=1),
-        "evaluation.num_samples": Field(int, "images generated an evaluation", minimum=1),
-        "sampling.sampler": Field(str, "solver of the decoder's flow", choices=("rk45", "euler")),
-        "sampling.num_steps": Field(int, "steps of the Euler sampler", minimum=1),
-    },
+    ("study", "generation"): _EVERY_STUDY | _GENERATIVE,
+    ("study", "representation"): _EVERY_STUDY | _ALIGNED | _REPRESENTATION,
+    ("study", "joint"): _EVERY_STUDY | _GENERATIVE | _ALIGNED | _JOINT,
     ("data.name", "digits"): {
         "data.image_size": Field(int, "height and width in pixels", choices=(8,)),
         "data.channels": Field(int, "image channels", choices=(1,)),
@@ -140,6 +198,7 @@ SCHEMA: Mapping[tuple[str, str] | None, Mapping[str, Field]] = {
         "data.flip": Field(bool, "flip training images left to right at random"),
     },
     ("encoder.name", "ncsnpp"): _network("encoder", _NCSNPP_ENCODER),
+    ("encoder.name", "resnet"): _network("encoder", _RESNET),
     ("decoder.name", "ncsnpp"): _network("decoder", _NCSNPP_DECODER),
 }
 
@@ -332,6 +391,7 @@ def _in_range(value: Any, field: Field) -> bool:
         return bool(value or not field.nonempty) and all(_in_range(v, item) for v in value)
     return (
         (field.minimum is None or value >= field.minimum)
+        and (field.maximum is None or value <= field.maximum)
         and (field.above is None or value > field.above)
         and (field.below is None or value < field.below)
         and (field.multiple_of is None or value % field.multiple_of == 0)
@@ -348,7 +408,12 @@ def _expected(field: Field) -> str:
         text = f"a {'non-empty ' if field.nonempty else ''}tuple of integers"
     else:
         text = kinds[field.kind]
-    limits = [(">=", field.minimum), (">", field.above), ("<", field.below)]
+    limits = [
+        (">=", field.minimum),
+        (">", field.above),
+        ("<=", field.maximum),
+        ("<", field.below),
+    ]
     bounds = [f"{relation} {limit}" for relation, limit in limits if limit is not None]
     if field.multiple_of is not None:
         bounds.append(f"a multiple of {field.multiple_of}")
@@ -368,7 +433,20 @@ def _check_across(values: Mapping[str, Any]) -> None:
             f"training.microbatch_size must divide training.batch_size {batch_size}, got {size}"
         )
     for network in ("encoder", "decoder"):
-        _check_resolutions(values, network)
+        if check := _NETWORK_CHECKS.get(values.get(f"{network}.name", "")):
+            check(values, network)
+    if values["study"] == "representation":
+        _check_blur(values)
+
+
+def _check_blur(values: Mapping[str, Any]) -> None:
+    """The kernel has a centre, and its reflections stay inside the image."""
+    kernel, most = values["augmentation.blur_kernel"], 2 * values["data.image_size"] - 1
+    if kernel % 2 == 0 or kernel > most:
+        raise UserError(
+            f"augmentation.blur_kernel must be odd and at most {most}, twice data.image_size "
+            f"less one, got {kernel}"
+        )
 
 
 def _check_resolutions(values: Mapping[str, Any], network: str) -> None:
@@ -389,6 +467,35 @@ def _check_resolutions(values: Mapping[str, Any], network: str) -> None:
                 f"{name} must hold widths of {network} feature maps, "
                 f"which are {', '.join(map(str, widths))}, got {resolutions}"
             )
+
+
+def _check_widths(values: Mapping[str, Any], network: str) -> None:
+    """Stages agree in number, groups divide every width, and the head gives latents."""
+    sizes, widths = values[f"{network}.stage_sizes"], values[f"{network}.stage_widths"]
+    if len(sizes) != len(widths):
+        raise UserError(
+            f"{network}.stage_widths must have {len(sizes)} entries, one for each of "
+            f"{network}.stage_sizes, got {widths}"
+        )
+    groups = values[f"{network}.norm_groups"]
+    # With selective kernels the stem has layers of half its width.
+    halved = values[f"{network}.selective_kernel_ratio"] > 0
+    divisors = {"stem_width": groups * (2 if halved else 1), "stage_widths": groups}
+    for name, divisor in {**divisors, "head_dim": groups}.items():
+        got = values[f"{network}.{name}"]
+        if any(width % divisor for width in (got if isinstance(got, tuple) else (got,))):
+            raise UserError(
+                f"{network}.{name} must be a multiple of {divisor}, as {network}.norm_groups is "
+                f"{groups}, got {got}"
+            )
+    if values[f"{network}.head_dim"] != values["latent.dim"]:
+        raise UserError(
+            f"{network}.head_dim must be latent.dim {values['latent.dim']}, "
+            f"got {values[f'{network}.head_dim']}"
+        )
+
+
+_NETWORK_CHECKS = {"ncsnpp": _check_resolutions, "resnet": _check_widths}
 
 
 def _one_line(text: str) -> str:

@@ -14,49 +14,70 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import PRNGKeyArray
+from flax import linen as nn
+from jaxtyping import Array, Key, PRNGKeyArray
 
 Network = Callable[..., Any]
 
 
-def by_example(network: Network, size: int | None, *, is_random: bool = True) -> Network:
+def by_example(network: Network, size: int | None) -> Network:
     """`network` with a random key for each example, `size` examples at a time.
 
     Args:
-      network: `network(variables, key, *inputs) -> outputs`, inputs and outputs with a leading
-        axis of one example.
+      network: `network(variables, keys, *inputs) -> outputs`; keys, inputs and outputs have a
+        leading axis of examples, and an example's outputs depend on its key and inputs alone.
       size: examples in a micro-batch, a divisor of the batch; None is the whole batch.
-      is_random: whether the network uses its key; without, a micro-batch goes through it as one,
-        which is faster than keeping its examples apart.
 
     Returns:
       `call(variables, key, *inputs) -> outputs` for inputs with a leading axis of b examples;
       example i uses `jax.random.fold_in(key, i)`.
     """
 
-    def one(variables, key, example):
-        first = jax.tree.map(lambda a: a[None], example)
-        return jax.tree.map(lambda a: a[0], network(variables, key, *first))
-
-    def together(variables, keys, examples):
-        return network(variables, keys[0], *examples)
-
-    each = jax.vmap(one, in_axes=(None, 0, 0)) if is_random else together
-
     def call(variables: Any, key: PRNGKeyArray, *inputs: Any) -> Any:
         count = len(jax.tree.leaves(inputs)[0])
         keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(count))
         if size is None or size >= count:
-            return each(variables, keys, inputs)
+            return network(variables, keys, *inputs)
         if count % size:
             raise ValueError(f"micro-batches of {size} do not divide {count} examples")
 
         def step(nothing, micro_batch):
-            return nothing, jax.checkpoint(each)(variables, *micro_batch)
+            keys, inputs = micro_batch
+            return nothing, jax.checkpoint(network)(variables, keys, *inputs)
 
         micro_batches = jax.tree.map(lambda a: _split(a, size), (keys, inputs))
         _, outputs = jax.lax.scan(step, None, micro_batches)
         return jax.tree.map(_join, outputs)
+
+    return call
+
+
+def in_training(module: nn.Module, dropout: float, size: int | None) -> Network:
+    """A flax module in training mode, `size` examples at a time: `call(variables, key, *inputs)`.
+
+    Without dropout a micro-batch goes through the module as one, which is faster than keeping its
+    examples and their keys apart.
+    """
+
+    def apply(variables, key, *inputs):
+        return module.apply(variables, *inputs, train=True, rngs={"dropout": key})
+
+    def apply_without_dropout(variables, keys, *inputs):
+        del keys
+        return module.apply(variables, *inputs, train=True)
+
+    return by_example(with_own_keys(apply) if dropout > 0 else apply_without_dropout, size)
+
+
+def with_own_keys(network: Network) -> Network:
+    """A network of one key, such as one with dropout, as one of a key for each example."""
+
+    def one(variables, key, example):
+        first = jax.tree.map(lambda a: a[None], example)
+        return jax.tree.map(lambda a: a[0], network(variables, key, *first))
+
+    def call(variables: Any, keys: Key[Array, " b"], *inputs: Any) -> Any:
+        return jax.vmap(one, in_axes=(None, 0, 0))(variables, keys, inputs)
 
     return call
 

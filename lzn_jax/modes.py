@@ -14,6 +14,8 @@ from lzn_jax import data, figures, reporting, sharding, studies
 from lzn_jax.checkpoints import Checkpoints
 from lzn_jax.configuration import UserError
 from lzn_jax.studies import (
+    Classifies,
+    Generates,
     Model,
     Study,
     examples_at_a_time,
@@ -37,6 +39,8 @@ def evaluate(config: ConfigDict, workdir: Path) -> None:
 def sample(config: ConfigDict, workdir: Path) -> None:
     """Draws `evaluation.num_samples` images, classes in equal shares: samples.npz, a figure."""
     study, model, _ = load_model(config, workdir)
+    if not isinstance(study, Generates):
+        raise UserError(_cannot(config, "sample"))
     samples = study.sample(model, config.evaluation.num_samples)
     content = io.BytesIO()
     np.savez_compressed(content, images=samples.images, labels=samples.labels)
@@ -58,8 +62,8 @@ def classify(config: ConfigDict, workdir: Path, images_from: str | None) -> None
         images = data.read_images(images_from, config.data)
         known = [""] * len(images)
     study, model, _ = load_model(config, workdir)
-    if not config.latent.enabled:
-        raise UserError("a run with latent.enabled=False has no latents to classify by")
+    if not isinstance(study, Classifies):
+        raise UserError(_cannot(config, "classify"))
     predictions = study.classify(model, images)
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
@@ -88,3 +92,7 @@ def load_model(config: ConfigDict, workdir: Path) -> tuple[Study, Model, int]:
     step, items = restored
     averaged = join_variables(items["ema"]["params"], items["ema"]["constants"])
     return study, Model(averaged, items.get("context", {})), step
+
+
+def _cannot(config: ConfigDict, verb: str) -> str:
+    return f"a {config.study} study does not {verb}: choose another --mode"

@@ -43,7 +43,7 @@ def still_training(
     step: Int[Array, ""], training: ConfigDict, networks: list[str]
 ) -> dict[str, Bool[Array, ""]]:
     """Whether each network is still updated at `step`: the decoder may stop early (paper E.1)."""
-    stops = {"decoder": training.decoder_steps}
+    stops = {"decoder": training.get("decoder_steps")}
     return {
         network: jnp.asarray(True) if stops.get(network) is None else step < stops[network]
         for network in networks

@@ -17,7 +17,7 @@ from clu import parameter_overview
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from lzn_jax import data, figures, optimization, reporting, sharding, studies
+from lzn_jax import costs, data, figures, optimization, reporting, sharding, studies
 from lzn_jax.checkpoints import Checkpoints
 from lzn_jax.data import Examples
 from lzn_jax.randomness import Stream, stream_key
@@ -247,7 +247,9 @@ def _compile_update(
         out_shardings=(replicated, replicated),
         donate_argnums=0,
     )
-    return jitted.lower(state, batches.shapes()).compile()
+    traced = jitted.trace(state, batches.shapes())
+    _announce_cost(costs.count_operations(traced.jaxpr))
+    return traced.lower().compile()
 
 
 def _evaluate_once(
@@ -344,6 +346,14 @@ def _announce(state: TrainState, mesh: Mesh, workdir: Path) -> None:
     named = ", ".join(f"{name} {count:,}" for name, count in counts.items())
     _log.info("parameters: %s; %d device(s)", named, mesh.size)
     _log.info("results go to %s, from step %d on", workdir, int(state.step))
+
+
+def _announce_cost(cost: costs.Cost) -> None:
+    _log.info(
+        "a step takes %.3g operations in matrix products and convolutions, %.2g %% in the zoning",
+        cost.total,
+        100 * cost.inside / cost.total,
+    )
 
 
 def _finish(step: int, num_steps: int, too_many_skipped: bool, workdir: Path) -> int:

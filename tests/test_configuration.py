@@ -187,7 +187,10 @@ def test_no_other_field_takes_none(name):
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("study=Joint", "study must be 'joint', got 'Joint'"),
+        (
+            "study=Joint",
+            "study must be one of 'generation', 'representation', 'joint', got 'Joint'",
+        ),
         ("latent.solver=3", "latent.solver must be one of 'euler', 'dpm', got '3'"),
         ("seed=-1", "seed must be an integer >= 0 and < 4294967296, got -1"),
         ("seed=4294967296", "seed must be an integer >= 0 and < 4294967296, got 4294967296"),
@@ -241,7 +244,7 @@ def test_no_other_field_takes_none(name):
             "decoder.attention_resolutions=True",
             "decoder.attention_resolutions must be a tuple of integers >= 1, got True",
         ),
-        ("encoder.name=resnet", "encoder.name must be 'ncsnpp', got 'resnet'"),
+        ("encoder.name=vit", "encoder.name must be one of 'ncsnpp', 'resnet', got 'vit'"),
         ("encoder.tap_layers=1", "encoder.tap_layers must be an integer >= 2, got 1"),
         (
             "encoder.tap_resolutions=()",
@@ -378,7 +381,7 @@ def test_the_largest_cutoff_leaves_a_step(num_steps):
         ("tree['extra'] = {}", "the config holds no field extra; the nearest is "),
         (
             "tree['encoder'] = 3",
-            "the config lacks the field encoder.name (image encoder): 'ncsnpp'",
+            "the config lacks the field encoder.name (image encoder): one of 'ncsnpp', 'resnet'",
         ),
         (
             "tree['training']['batchsize'] = tree['training'].pop('batch_size')",

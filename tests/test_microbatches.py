@@ -11,7 +11,7 @@ import pytest
 import small
 
 from lzn_jax import sharding, studies, train
-from lzn_jax.microbatches import by_example
+from lzn_jax.microbatches import by_example, with_own_keys
 
 pytestmark = pytest.mark.usefixtures("fast_compile")
 
@@ -39,7 +39,7 @@ def problem():
 def test_each_example_has_its_own_key(problem, size):
     variables, x = problem
     key = jax.random.key(7)
-    outputs = by_example(_apply, size)(variables, key, x)
+    outputs = by_example(with_own_keys(_apply), size)(variables, key, x)
     for i in range(12):
         alone = _apply(variables, jax.random.fold_in(key, i), x[i : i + 1])[0]
         np.testing.assert_allclose(outputs[i], alone, rtol=1e-5, atol=1e-6)
@@ -49,7 +49,7 @@ def test_the_gradient_is_that_of_the_whole_batch(problem):
     variables, x = problem
 
     def loss(variables, size):
-        outputs = by_example(_apply, size)(variables, jax.random.key(7), x)
+        outputs = by_example(with_own_keys(_apply), size)(variables, jax.random.key(7), x)
         return jnp.sum(jnp.tanh(jnp.mean(outputs, axis=0)))  # not a mean over examples
 
     whole = jax.grad(loss)(variables, None)
@@ -60,7 +60,7 @@ def test_the_gradient_is_that_of_the_whole_batch(problem):
 def test_a_size_that_does_not_divide_the_batch_raises(problem):
     variables, x = problem
     with pytest.raises(ValueError, match="micro-batches of 5 do not divide 12"):
-        by_example(_apply, 5)(variables, jax.random.key(7), x)
+        by_example(with_own_keys(_apply), 5)(variables, jax.random.key(7), x)
 
 
 def _update(devices, **changes):
@@ -92,18 +92,17 @@ def _update(devices, **changes):
 
 
 @pytest.mark.parametrize("size", [None, 4])
-def test_a_network_without_randomness_sees_micro_batches_whole(problem, size):
+def test_a_network_sees_micro_batches_whole(problem, size):
     _, x = problem
     seen = []
 
-    def network(variables, key, x):
-        del key
-        seen.append(len(x))
+    def network(variables, keys, x):
+        seen.append((len(keys), len(x)))
         return variables * x
 
-    outputs = by_example(network, size, is_random=False)(2.0, jax.random.key(7), x)
+    outputs = by_example(network, size)(2.0, jax.random.key(7), x)
     np.testing.assert_array_equal(outputs, 2 * x)
-    assert set(seen) == {size or 12}
+    assert set(seen) == {(size or 12, size or 12)}
 
 
 @pytest.mark.parametrize("devices", [1, 8])

@@ -1,6 +1,8 @@
 """Networks of the case studies, built from a config."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -10,35 +12,39 @@ from lzn_jax.models.labels import LabelAnchors
 from lzn_jax.models.ncsnpp import NCSNppDecoder, NCSNppEncoder
 from lzn_jax.models.resnet import ResNet
 
-ENCODERS: dict[str, type[nn.Module]] = {"ncsnpp": NCSNppEncoder}
+ENCODERS: dict[str, type[nn.Module]] = {"ncsnpp": NCSNppEncoder, "resnet": ResNet}
 DECODERS: dict[str, type[nn.Module]] = {"ncsnpp": NCSNppDecoder}
 
 
 def build(config: ConfigDict) -> dict[str, nn.Module]:
-    """Modules of a generation or joint config, by name: 'encoder', 'decoder', 'label_anchors'.
+    """Modules of a config by name: 'encoder', 'decoder', 'label_anchors', as its study has them.
 
     Without latents (`latent.enabled` False) the plain rectified flow is left: 'decoder' alone.
     Raises ValueError for an unknown network name.
     """
-    dtype = jnp.dtype(config.training.compute_dtype)
-    modules = {"decoder": _network(DECODERS, config.decoder, dtype=dtype)}
-    if config.latent.enabled:
+    given = {"dtype": jnp.dtype(config.training.compute_dtype)}
+    modules = {}
+    if config.study != "representation":
+        modules["decoder"] = _network(DECODERS, config.decoder, given)
+    if config.latent.get("enabled", True):
         dim = config.latent.dim
-        modules["encoder"] = _network(ENCODERS, config.encoder, dtype=dtype, latent_dim=dim)
+        modules["encoder"] = _network(ENCODERS, config.encoder, {**given, "latent_dim": dim})
         if config.study == "joint":
             modules["label_anchors"] = LabelAnchors(config.data.num_classes, dim)
     return modules
 
 
-def _network(known: dict[str, type[nn.Module]], group: ConfigDict, **given) -> nn.Module:
-    """Module of the group's name, its fields taken from the group where the names agree."""
+def _network(
+    known: dict[str, type[nn.Module]], group: ConfigDict, given: Mapping[str, Any]
+) -> nn.Module:
+    """Module of the group's name, its fields those of the group and the given ones it has."""
     if group.name not in known:
         raise ValueError(f"network {group.name!r} is unknown; known: {', '.join(known)}")
     module = known[group.name]
     # Every flax module also has a field `name`, which is not the group's.
     names = {field.name for field in dataclasses.fields(module)} - {"name", "parent"}
-    fields = {key: _frozen(value) for key, value in group.items() if key in names}
-    return module(**fields, **given)
+    values = {**group, **given}
+    return module(**{key: _frozen(value) for key, value in values.items() if key in names})
 
 
 def _frozen(value):

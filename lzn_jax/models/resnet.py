@@ -18,6 +18,7 @@ from lzn_jax.models.ncsnpp_layers import at_least_float32
 EXPANSION = 4  # channels of a bottleneck's output over its width
 MIN_SELECTION_UNITS = 32
 
+_ONES = nn.initializers.ones_init()
 # Uniform in +- 1 / sqrt(fan in).
 _KERNEL_INIT = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
@@ -142,9 +143,7 @@ class Bottleneck(nn.Module):
         x = conv(EXPANSION * self.width, 1, stride, self.dtype, "shortcut_conv")(x)
         return self._norm("shortcut_norm")(x)
 
-    def _norm(
-        self, name: str, scale_init: nn.initializers.Initializer = nn.initializers.ones_init()
-    ) -> nn.GroupNorm:
+    def _norm(self, name: str, scale_init: nn.initializers.Initializer = _ONES) -> nn.GroupNorm:
         return group_norm(self.norm_groups, self.dtype, name, scale_init)
 
 
@@ -166,7 +165,8 @@ class SelectiveKernel(nn.Module):
         h = nn.relu(group_norm(self.norm_groups, self.dtype, "norm")(h))
         branches = h.reshape(*h.shape[:-1], 2, self.width)
         summary = jnp.mean(jnp.sum(branches, axis=-2), axis=(1, 2))
-        units = max(math.floor(self.width * self.ratio), MIN_SELECTION_UNITS)
+        share = max(self.width * self.ratio, MIN_SELECTION_UNITS)
+        units = math.ceil(share / self.norm_groups) * self.norm_groups
         hidden = self._dense(units, "squeeze")(summary)
         hidden = nn.relu(group_norm(self.norm_groups, self.dtype, "squeeze_norm")(hidden))
         logits = self._dense(2 * self.width, "select")(hidden)
@@ -197,7 +197,7 @@ def group_norm(
     groups: int,
     dtype: DTypeLike,
     name: str,
-    scale_init: nn.initializers.Initializer = nn.initializers.ones_init(),
+    scale_init: nn.initializers.Initializer = _ONES,
 ) -> nn.GroupNorm:
     """Group normalisation over channels and, where there are any, pixels; float32 or better."""
     return nn.GroupNorm(

@@ -1,6 +1,7 @@
 """Case studies: the only place where networks, zoning and losses are put together to a task."""
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -13,6 +14,7 @@ from ml_collections import ConfigDict
 from lzn_jax import data
 from lzn_jax.configuration import UserError
 from lzn_jax.data import Examples
+from lzn_jax.evaluation.batching import in_batches
 
 Variables = dict[str, Any]  # network name -> flax variables
 
@@ -33,7 +35,7 @@ class Predictions(NamedTuple):
 
 @runtime_checkable
 class Study(Protocol):
-    """What the trainer and the modes ask of a case study."""
+    """What the trainer asks of a case study."""
 
     modules: Mapping[str, nn.Module]
 
@@ -56,18 +58,48 @@ class Study(Protocol):
     ) -> dict[str, float]:
         """Metrics by name; pictures go into the folder `figures`."""
 
+
+@runtime_checkable
+class Generates(Study, Protocol):
+    """A study with an image decoder."""
+
     def sample(self, model: Model, count: int) -> Examples:
         """Generated images with the classes that were asked for, in equal shares."""
 
+
+@runtime_checkable
+class Classifies(Study, Protocol):
+    """A study with label anchors."""
+
     def classify(self, model: Model, images: np.ndarray) -> Predictions:
-        """Classes of images."""
+        """Classes of images; raises UserError for a run that has no latents."""
+
+
+@runtime_checkable
+class Embeds(Study, Protocol):
+    """A study whose encoder is the result."""
+
+    def embed(self, model: Model, images: np.ndarray) -> dict[str, np.ndarray]:
+        """Features of images by name, (n, d) each."""
 
 
 def build(config: ConfigDict, mesh: Mesh) -> Study:
     """The study that a config describes."""
+    from lzn_jax.studies.generation import Generation
     from lzn_jax.studies.joint import Joint
+    from lzn_jax.studies.representation import Representation
 
-    return {"joint": Joint}[config.study](config, mesh)
+    known: dict[str, Callable[[ConfigDict, Mesh], Study]] = {
+        "generation": Generation,
+        "representation": Representation,
+        "joint": Joint,
+    }
+    return known[config.study](config, mesh)
+
+
+def batched(config: ConfigDict, mesh: Mesh) -> Callable[..., Any]:
+    """`in_batches` of as many examples as the networks of a config see at once."""
+    return functools.partial(in_batches, mesh=mesh, batch_size=examples_at_a_time(config.training))
 
 
 def load_data(config: ConfigDict) -> tuple[Examples, Examples]:
@@ -76,7 +108,7 @@ def load_data(config: ConfigDict) -> tuple[Examples, Examples]:
     Raises UserError for a data set that cannot be read or is too small for the config.
     """
     train, test = data.load(config.data, "train"), data.load(config.data, "test")
-    if config.latent.enabled and config.latent.context_size > len(train.labels):
+    if config.latent.get("enabled", True) and config.latent.context_size > len(train.labels):
         raise UserError(
             f"latent.context_size must be at most {len(train.labels)}, the training images of "
             f"{config.data.name}, got {config.latent.context_size}"

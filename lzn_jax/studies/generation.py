@@ -1,0 +1,106 @@
+"""Case study 1: generation from latents (paper §3, C).
+
+A rectified flow whose velocity also depends on the image's latent. Training computes latents of
+a batch among its own anchors, with no loss but the flow's; sampling draws latents from the prior.
+Without latents (`latent.enabled` False) what is left is the baseline, a plain rectified flow.
+"""
+
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax.sharding import Mesh
+from jaxtyping import Array
+from ml_collections import ConfigDict
+
+from lzn_jax import figures, models
+from lzn_jax.data import Examples, normalise
+from lzn_jax.randomness import Stream, normal_by_index
+from lzn_jax.studies import Model, Variables, batched
+from lzn_jax.studies.image_decoder import ImageDecoder
+from lzn_jax.studies.image_latents import ImageLatents
+from lzn_jax.studies.reconstruction import Reconstruction
+
+NO_CLASS = -1  # label of an image of no asked class; its name in figures is the last, and empty
+
+
+class Generation:
+    """The generation study of a config; inference divides its batches over the mesh."""
+
+    def __init__(self, config: ConfigDict, mesh: Mesh) -> None:
+        self.config = config
+        self.modules: Mapping[str, nn.Module] = models.build(config)
+        self._in_batches = batched(config, mesh)
+        self.decoder = ImageDecoder(config, self.modules["decoder"])
+        if config.latent.enabled:
+            self.latents = ImageLatents(config, self.modules["encoder"], self._in_batches)
+        self._generate = jax.jit(self.generate)
+        self._reconstruction = Reconstruction(self.decoder, self._in_batches)
+
+    def init(self, key: jax.Array) -> Variables:
+        """Fresh variables of every network."""
+        data, latent = self.config.data, self.config.latent
+        image = jnp.zeros((1, data.image_size, data.image_size, data.channels))
+        decoder_key, encoder_key = jax.random.split(key)
+        z = jnp.zeros((1, latent.dim)) if latent.enabled else None
+        decoder, time = self.modules["decoder"], jnp.zeros(1)
+        variables = {"decoder": decoder.init(decoder_key, image, time, z, None, train=False)}
+        if latent.enabled:
+            variables["encoder"] = self.modules["encoder"].init(encoder_key, image, train=False)
+        return variables
+
+    def loss(
+        self, variables: Variables, batch: Mapping[str, jax.Array], key: jax.Array
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Rectified-flow loss given each image's own latent (paper §3.1); labels are not read."""
+        images = normalise(batch["images"])
+        flow_key, decoder_key, encoder_key, latent_key = jax.random.split(key, 4)
+        latents = None
+        if self.config.latent.enabled:
+            anchors = self.latents.training_anchors(variables, images, encoder_key)
+            latents = self.latents.draw(anchors, latent_key, self.config.latent.noise_scale)
+        keys = (flow_key, decoder_key)
+        return self.decoder.loss(variables, images, (latents, None), keys), {}
+
+    def generate(self, variables: Variables, index: Array) -> dict[str, Array]:
+        """Images of the given numbers, from latents of the prior: a pure function."""
+        latents = None
+        if self.config.latent.enabled:
+            shape = (self.config.latent.dim,)
+            latents = normal_by_index(self.config.seed, Stream.PRIOR_LATENTS, index, shape)
+        return self.decoder.generate(variables, (latents, None), index)
+
+    def context(self, variables: Variables, train: Examples) -> dict[str, jax.Array]:
+        """Context anchors of the image encoder; empty without latents or context."""
+        return self.latents.context(variables, train) if self.config.latent.enabled else {}
+
+    def context_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes of what `context` returns."""
+        return self.latents.context_shapes() if self.config.latent.enabled else {}
+
+    def sample(self, model: Model, count: int) -> Examples:
+        """`count` images of no asked class."""
+        generate = functools.partial(self._generate, model.variables)
+        drawn = self._in_batches(generate, np.arange(count), description="sampling")
+        return Examples(drawn["images"], np.full(count, NO_CLASS, np.int32))
+
+    def evaluate(
+        self, model: Model, train: Examples, test: Examples, figures: Path
+    ) -> dict[str, float]:
+        """Quality of samples against the training images, reconstruction error of test images."""
+        self._draw_samples(model, figures)
+        latents = None
+        if self.config.latent.enabled:
+            anchors = self.latents.all_anchors(model.variables, test.images)
+            latents = self.latents.latents(model.context, anchors, 1.0)
+        return self._reconstruction.evaluate(model.variables, test.images, (latents, None), figures)
+
+    def _draw_samples(self, model: Model, folder: Path) -> None:
+        samples = self.sample(model, self.config.evaluation.num_samples)
+        figures.sample_grid(
+            folder / "samples.png", samples.images, samples.labels, [""], title="Samples"
+        )

@@ -1,0 +1,95 @@
+"""Anchors and latents of images: an encoder, its flow and a bank of context anchors."""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Array, Float, PRNGKeyArray, UInt8
+from ml_collections import ConfigDict
+
+from lzn_jax import zoning
+from lzn_jax.data import Examples, normalise
+from lzn_jax.microbatches import in_training
+from lzn_jax.randomness import Stream, normal_by_index, stream_key
+from lzn_jax.studies import Variables
+
+SOLVERS = {"euler": zoning.Euler, "dpm": zoning.DPMSolver}
+
+
+class ImageLatents:
+    """The image encoder of a config; `in_batches` runs a function over any number of images.
+
+    A latent exists only relative to other anchors. In inference these are the context anchors,
+    or, with `latent.context_size` 0 as in the paper, the other images at hand.
+    """
+
+    def __init__(
+        self, config: ConfigDict, encoder: nn.Module, in_batches: Callable[..., Any]
+    ) -> None:
+        self.config = config
+        self.encoder = encoder
+        latent = config.latent
+        self.solver = SOLVERS[latent.solver](latent.num_steps, precision=latent.precision)
+        self._in_batches = in_batches
+        self._jitted_anchors = jax.jit(self.anchors)
+
+    def training_anchors(
+        self, variables: Variables, images: Float[Array, "b h w c"], key: PRNGKeyArray
+    ) -> Float[Array, "b q"]:
+        """Anchors in training mode; the key is dropout's."""
+        config = self.config
+        network = in_training(
+            self.encoder, config.encoder.get("dropout", 0), config.training.microbatch_size
+        )
+        anchors: Array = network(variables["encoder"], key, images)
+        return anchors
+
+    def draw(self, anchors: Array, key: jax.Array, noise_scale: float) -> Float[Array, "b q"]:
+        """Latents of a training batch among its own anchors, noise scaled by α (paper §2.2.1)."""
+        noise = noise_scale * jax.random.normal(key, anchors.shape, anchors.dtype)
+        return zoning.compute_latents(anchors, noise, solver=self.solver)
+
+    def anchors(self, variables: Variables, images: UInt8[Array, "b h w c"]) -> Float[Array, "b q"]:
+        """Anchors of images, a pure function."""
+        output: Any = self.encoder.apply(variables["encoder"], normalise(images), train=False)
+        return output
+
+    def all_anchors(
+        self, variables: Variables, images: np.ndarray, description: str = "encoding"
+    ) -> np.ndarray:
+        """Anchors of any number of images."""
+        encode = functools.partial(self._jitted_anchors, variables)
+        anchors: np.ndarray = self._in_batches(encode, images, description=description)
+        return anchors
+
+    def latents(
+        self, context: Mapping[str, Array], anchors: np.ndarray, noise_scale: float
+    ) -> Float[Array, "n q"]:
+        """Latents among the context anchors, or, without any, among the images themselves."""
+        noise = noise_scale * normal_by_index(
+            self.config.seed, Stream.IMAGE_LATENTS, jnp.arange(len(anchors)), anchors.shape[1:]
+        )
+        if not context:
+            return zoning.compute_latents(anchors, noise, solver=self.solver)
+        return zoning.latents_in_context(anchors, context["anchors"], noise, solver=self.solver)
+
+    def context(self, variables: Variables, train: Examples) -> dict[str, jax.Array]:
+        """Anchors of a fixed random sample of training images, labels not used."""
+        if not self.context_shapes():
+            return {}
+        key = stream_key(self.config.seed, Stream.CONTEXT)
+        chosen = jax.random.permutation(key, len(train.images))[: self.config.latent.context_size]
+        images = train.images[np.asarray(chosen)]
+        return {"anchors": jnp.asarray(self.all_anchors(variables, images, "context anchors"))}
+
+    def context_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shape of the bank of context anchors; empty without any."""
+        latent = self.config.latent
+        if latent.context_size == 0:
+            return {}
+        shape = (latent.context_size, latent.dim)
+        return {"anchors": jax.ShapeDtypeStruct(shape, jnp.float32)}
