@@ -62,6 +62,11 @@ def test_small_areas_are_uniform_and_ratios_log_uniform():
     assert abs(stats.pearsonr(areas, np.log(ratios)).statistic) < 0.05
 
 
+def test_ratio_is_width_over_height():
+    w, h = _sides(_boxes(200, 400, 400, area=(0.1, 0.2), ratio=(2.0, 2.5)))
+    np.testing.assert_array_less(1.9, w / h)
+
+
 def test_redrawn_areas_follow_rejection_sampling():
     """In a wide image large boxes are often too high: their share is that of all fitting pairs."""
     w, h = _sides(_boxes(4000, 600, 400, ratio=(1.0, 1.0)))
@@ -97,7 +102,7 @@ def test_after_ten_misses_the_box_is_the_largest_in_the_centre(width, height, ex
 
 
 def _triangle_resize(pixels, size):
-    """Antialiased linear interpolation in float64: a triangle as wide as the coarser grid's step."""
+    """Antialiased linear interpolation in float64: a triangle of the coarser grid's step."""
 
     def weights(length):
         step = length / size
@@ -217,7 +222,11 @@ def test_decode_ignores_the_orientation():
     np.testing.assert_array_equal(crops.decode(_file(image, exif=exif), 3), image)
 
 
-@pytest.mark.parametrize("read", [crops.decode, None], ids=["decode", "two_views"])
+def _two_views(raw, channels):
+    return crops.two_views(raw, np.random.default_rng(0), 8, channels=channels)
+
+
+@pytest.mark.parametrize("read", [crops.decode, _two_views])
 @pytest.mark.parametrize("broken", ["text", "truncated", "float"])
 def test_what_is_no_image_is_an_error(read, broken):
     raw = {
@@ -225,11 +234,8 @@ def test_what_is_no_image_is_an_error(read, broken):
         "truncated": _file(_noise(64, 64, 3), "JPEG")[:900],
         "float": _file(np.zeros((4, 4), np.float32), "TIFF"),
     }[broken]
-    with pytest.raises(UserError, match="not an image|more than 16 bits") as raised:
-        if read is None:
-            crops.two_views(raw, np.random.default_rng(0), 8, channels=3)
-        else:
-            read(raw, 3)
+    with pytest.raises(UserError, match=r"not an image|more than 16 bits") as raised:
+        read(raw, 3)
     assert len(str(raised.value).splitlines()) == 1
 
 
@@ -261,18 +267,20 @@ def test_two_views_of_a_small_grey_array(side):
 
 @pytest.mark.parametrize("size", [16, 32, 64])
 def test_photographs_decoded_at_a_fraction_give_nearly_the_same_views(size):
-    """At 640 x 427 pixels, 1/2 to 1/8; half of a coarse pixel to the side would be several levels."""
+    """640 x 427 pixels allow 1/2 to 1/8, but only where the smaller of the crops does."""
+    differences = []
     for photograph in load_sample_images().images:
         raw = _file(photograph, "JPEG", quality=92)
         full = _file(crops.decode(raw, 3))  # PNG: never decoded at a fraction
-        for seed in range(5):
+        for seed in range(10):
             views, expected = (
                 crops.two_views(
-                    r, np.random.default_rng(seed), size, channels=3, area=(0.4, 1.0)
+                    r, np.random.default_rng(seed), size, channels=3, area=(0.05, 1.0)
                 ).astype(int)
                 for r in (raw, full)
             )
-            assert 0 < np.abs(views - expected).mean() < 0.9
+            differences.append(np.abs(views - expected).mean())
+    assert 0 < max(differences) < 0.9
 
 
 def test_views_are_functions_of_the_generator():
