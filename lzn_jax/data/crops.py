@@ -1,0 +1,139 @@
+"""Random crops on the host: from an image file's bytes to views of one size.
+
+An EXIF orientation is ignored, as is usual for ImageNet: a turned photograph is one more variation
+of the training images, and published numbers were made that way. Pillow releases the interpreter's
+lock while it decodes and resizes, so threads run beside each other.
+"""
+
+import io
+import math
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from lzn_jax.configuration import UserError
+
+_MODES = {1: "L", 3: "RGB"}
+# A JPEG file may be decoded at 1/2, 1/4 or 1/8, if crops are still this many times as large as the
+# views: the views then change by less than one level of 255 in the mean.
+_REDUCING_GAP = 2
+
+Range = tuple[float, float]
+Box = tuple[int, int, int, int]  # left, upper, right, lower, in pixels
+
+
+def decode(raw: bytes, channels: int) -> UInt8[np.ndarray, "h w c"]:
+    """An image file's pixels with 1 (grey, ITU-R BT.601) or 3 (RGB) channels.
+
+    Transparency is dropped, of 16 bits the upper 8 count. Raises UserError for bytes that are no
+    whole image and for images of more than 16 bits.
+    """
+    image = _open(raw)
+    return _pixels(_load(image, channels, image.size))
+
+
+def random_resized_crop(
+    image: Image.Image | UInt8[np.ndarray, "h w c"],
+    rng: np.random.Generator,
+    size: int,
+    *,
+    area: Range = (0.08, 1.0),
+    ratio: Range = (3 / 4, 4 / 3),
+) -> UInt8[np.ndarray, "size size c"]:
+    """A box drawn by `draw_box`, resized to (size, size) by antialiased linear interpolation.
+
+    A Pillow image must have mode L or RGB, an array 1 or 3 channels. This is the crop of SimCLR
+    (arXiv:2002.05709, appendix A).
+    """
+    image = _from_array(image) if isinstance(image, np.ndarray) else image
+    return _resize(image, draw_box(rng, *image.size, area=area, ratio=ratio), size)
+
+
+def two_views(
+    source: bytes | UInt8[np.ndarray, "h w c"],
+    rng: np.random.Generator,
+    size: int,
+    *,
+    channels: int,
+    area: Range = (0.08, 1.0),
+    ratio: Range = (3 / 4, 4 / 3),
+) -> UInt8[np.ndarray, "2 size size {channels}"]:
+    """Two random resized crops of an image file or array, which is decoded once.
+
+    A large JPEG file is decoded at a fraction of its size where both crops allow it. Raises
+    UserError as `decode`.
+    """
+    image = _from_array(source) if isinstance(source, np.ndarray) else _open(source)
+    width, height = image.size
+    boxes = [draw_box(rng, width, height, area=area, ratio=ratio) for _ in range(2)]
+    smallest = min(min(right - left, lower - upper) for left, upper, right, lower in boxes)
+    shrink = max(1.0, smallest / (_REDUCING_GAP * size))
+    image = _load(image, channels, (math.ceil(width / shrink), math.ceil(height / shrink)))
+    scale = 2 ** round(math.log2(width / image.width))
+    return np.stack([_resize(image, box, size, scale) for box in boxes])
+
+
+def draw_box(
+    rng: np.random.Generator, width: int, height: int, *, area: Range, ratio: Range
+) -> Box:
+    """A box inside the image: `area` is its share of the image's, `ratio` its width / height.
+
+    As torchvision's RandomResizedCrop documents it: area uniform, ratio log-uniform, position
+    uniform over whole pixels. A box that does not fit is drawn again; after ten such, it is the
+    largest box in the centre whose ratio is in range.
+    """
+    for _ in range(10):
+        box_area = width * height * rng.uniform(*area)
+        box_ratio = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
+        w, h = round(math.sqrt(box_area * box_ratio)), round(math.sqrt(box_area / box_ratio))
+        if 0 < w <= width and 0 < h <= height:
+            left = int(rng.integers(width - w + 1))
+            upper = int(rng.integers(height - h + 1))
+            return left, upper, left + w, upper + h
+    w = min(width, round(height * ratio[1]))
+    h = min(height, round(width / ratio[0]))
+    left, upper = (width - w) // 2, (height - h) // 2
+    return left, upper, left + w, upper + h
+
+
+def _open(raw: bytes) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(raw))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"not an image that can be read: {error}") from error
+
+
+def _load(image: Image.Image, channels: int, at_least: tuple[int, int]) -> Image.Image:
+    """Decodes with 1 or 3 channels; a JPEG file at the smallest fraction of size `at_least`."""
+    mode = _MODES[channels]
+    try:
+        image.draft(mode, at_least)
+        if image.mode.startswith("I;16"):
+            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        elif image.mode.startswith(("I", "F")):
+            raise UserError("an image has more than 16 bits a channel: convert it to 8 bits")
+        elif image.mode == "P":  # straight from a palette with transparency, Pillow warns
+            image = image.convert("RGBA")
+        image.load()
+        return image if image.mode == mode else image.convert(mode)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"not an image that can be read: {error}") from error
+
+
+def _from_array(pixels: np.ndarray) -> Image.Image:
+    return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+
+
+def _resize(image: Image.Image, box: Box, size: int, scale: int = 1) -> np.ndarray:
+    """The box, in pixels of an image `scale` times as large as this one, as (size, size, c)."""
+    left, upper, right, lower = (edge / scale for edge in box)
+    x, y = math.floor(left), math.floor(upper)
+    # Cut out first, because `resize` alone would look at pixels round the box.
+    image = image.crop((x, y, math.ceil(right), math.ceil(lower)))
+    inner = (left - x, upper - y, right - x, lower - y)
+    return _pixels(image.resize((size, size), Image.Resampling.BILINEAR, box=inner))
+
+
+def _pixels(image: Image.Image) -> np.ndarray:
+    return np.asarray(image).reshape(image.height, image.width, -1)

@@ -1,0 +1,341 @@
+"""Augmentations against colorsys, scipy's filters and float64 blends, and how they are drawn."""
+
+import colorsys
+import dataclasses
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import ndimage, stats
+
+from lzn_jax.configuration import UserError
+from lzn_jax.data import augment as augmentations
+from lzn_jax.data.augment import Augmentation, Jitter, augment
+
+NOTHING = Augmentation(
+    flip=False, jitter_probability=0.0, grey_probability=0.0, blur_probability=0.0
+)
+LUMA = np.array([0.2989, 0.587, 0.114])
+
+
+def _planes(channels=3, height=6, width=7, seed=0):
+    values = np.random.default_rng(seed).random((channels, height, width))
+    return jnp.asarray(values, jnp.float32)
+
+
+def _pixels(channels=3, side=12, seed=0):
+    shape = (side, side, channels)
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _augment_all(image, keys, settings):
+    return jax.vmap(lambda key: augment(image, key, settings))(keys)
+
+
+def _many(image, count, settings):
+    """The image augmented with `count` keys, as float64."""
+    keys = jax.random.split(jax.random.key(0), count)
+    return np.asarray(_augment_all(jnp.asarray(image), keys, settings), np.float64)
+
+
+def _is_likely(share, probability, count):
+    return abs(share - probability) < 4 * np.sqrt(probability * (1 - probability) / count)
+
+
+def _blend(image, other, factor):
+    return np.clip(factor * image + (1 - factor) * other, 0, 1)
+
+
+def _luminance(image):
+    return np.tensordot(LUMA, image, 1) if len(image) == 3 else image[0]
+
+
+def _hue_shifted(image, shift):
+    if len(image) == 1:
+        return image
+    shifted = np.empty_like(image)
+    for y, x in np.ndindex(image.shape[1:]):
+        hue, saturation, value = colorsys.rgb_to_hsv(*image[:, y, x])
+        shifted[:, y, x] = colorsys.hsv_to_rgb((hue + shift) % 1, saturation, value)
+    return shifted
+
+
+def _jittered(image, operations, factors, shift):
+    """The operations, brightness 0, contrast 1, saturation 2 and hue 3, one after another."""
+    image = np.asarray(image, np.float64)
+    for operation in operations:
+        if operation == 3:
+            image = _hue_shifted(image, shift)
+        else:
+            others = (0, _luminance(image).mean(), _luminance(image))
+            image = _blend(image, others[operation], factors[operation])
+    return image
+
+
+def _jitter(operations, factors, shift):
+    order = [operation for operation in operations if operation != 3]
+    return Jitter(
+        order=jnp.array(order),
+        factors=jnp.asarray(factors, jnp.float32),
+        hue_place=jnp.array(operations.index(3)),
+        hue_shift=jnp.asarray(shift, jnp.float32),
+    )
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_jitter_in_each_of_the_24_orders(channels):
+    """Factors far from 1, so that the clips between the operations show."""
+    apply = jax.jit(augmentations.apply_jitter)
+    image = _planes(channels)
+    results = []
+    for operations in itertools.permutations(range(4)):
+        for factors, shift in (((1.7, 0.3, 1.8), 0.2), ((1.4, 1.8, 0.2), -0.15)):
+            result = apply(image, _jitter(operations, factors, shift))
+            np.testing.assert_allclose(
+                result, _jittered(image, operations, factors, shift), atol=3e-6
+            )
+            results.append(result)
+    distinct = {np.round(np.asarray(result), 3).tobytes() for result in results}
+    assert len(distinct) > (40 if channels == 3 else 3)
+
+
+def test_hue_of_every_corner_and_edge_of_the_colour_cube():
+    """Where two channels are equal, where all are, at 0 and 1, for shifts round the circle."""
+    levels = np.array([0.0, 1 / 255, 0.25, 0.5, 1.0], np.float32)
+    cube = jnp.asarray(np.stack(np.meshgrid(levels, levels, levels)).reshape(3, 25, 5))
+    for shift in (-0.5, -0.2, 0.0, 1 / 6, 1 / 3, 0.5):
+        result = augmentations.shift_hue(cube, jnp.float32(shift))
+        np.testing.assert_allclose(result, _hue_shifted(np.float64(cube), shift), atol=2e-6)
+
+
+def test_thirds_of_a_turn_permute_the_channels():
+    image = _planes()
+    once = augmentations.shift_hue(image, jnp.float32(1 / 3))
+    np.testing.assert_allclose(once, np.asarray(image)[[2, 0, 1]], atol=1e-6)
+
+
+def test_without_strength_the_jitter_is_the_identity():
+    unchanged = augmentations.colour_jitter(
+        _planes(), jax.random.key(0), brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0
+    )
+    np.testing.assert_allclose(unchanged, _planes(), atol=1e-6)
+
+
+def test_draws_of_the_jitter_are_uniform_and_independent():
+    count = 4800
+    strengths = jnp.array([0.8, 0.4, 1.5])
+    draw = jax.jit(jax.vmap(lambda key: augmentations.draw_jitter(key, strengths, 0.2)))
+    drawn = jax.tree.map(np.asarray, draw(jax.random.split(jax.random.key(0), count)))
+    codes = [*zip(*drawn.order.T, drawn.hue_place, strict=True)]
+    counts = [codes.count(code) for code in set(codes)]
+    assert len(counts) == 24
+    assert stats.chisquare(counts).pvalue > 0.01
+    for factors, (low, high) in zip(
+        drawn.factors.T, [(0.2, 1.8), (0.6, 1.4), (0, 2.5)], strict=True
+    ):
+        assert stats.kstest(factors, stats.uniform(low, high - low).cdf).pvalue > 0.01
+    assert stats.kstest(drawn.hue_shift, stats.uniform(-0.2, 0.4).cdf).pvalue > 0.01
+    numbers = np.stack([*drawn.factors.T, drawn.hue_shift, drawn.hue_place, drawn.order[:, 0]])
+    correlations = np.corrcoef(numbers) - np.eye(len(numbers))
+    assert np.abs(correlations).max() < 4 / np.sqrt(count)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(("kernel_size", "sigma"), [(1, 1.0), (3, 0.1), (5, 2.0), (13, 1.5)])
+def test_blur_is_a_mirrored_convolution(channels, kernel_size, sigma):
+    """With another height than width, and up to the largest kernel that fits."""
+    image = _planes(channels, 7, 9)
+    offsets = np.arange(kernel_size) - kernel_size // 2
+    kernel = np.exp(-(offsets**2) / (2 * sigma**2))
+    expected = np.asarray(image, np.float64)
+    for axis in (1, 2):
+        expected = ndimage.convolve1d(expected, kernel / kernel.sum(), axis=axis, mode="mirror")
+    blurred = augmentations.gaussian_blur(image, jnp.float32(sigma), kernel_size)
+    np.testing.assert_allclose(blurred, expected, atol=1e-6)
+
+
+def test_blur_keeps_constants_and_ramps_inside():
+    constant = jnp.full((1, 20, 20), 0.7)
+    blurred = augmentations.gaussian_blur(constant, jnp.float32(2), 9)
+    np.testing.assert_allclose(blurred, constant, atol=1e-6)
+    ramp = jnp.broadcast_to(jnp.arange(20) / 20, (1, 20, 20))
+    blurred = augmentations.gaussian_blur(ramp, jnp.float32(2), 9)
+    np.testing.assert_allclose(blurred[..., 4:-4], ramp[..., 4:-4], atol=1e-6)
+
+
+@pytest.mark.parametrize("kernel_size", [4, 15])
+def test_a_blur_kernel_that_does_not_fit_is_an_error(kernel_size):
+    with pytest.raises(UserError, match="odd number up to 13"):
+        augmentations.gaussian_blur(_planes(3, 7, 9), jnp.float32(1), kernel_size)
+
+
+def test_blur_strengths_are_uniform():
+    """A single bright pixel: the variance of its picture is σ² where the kernel is wide enough."""
+    image = np.zeros((41, 41, 1), np.uint8)
+    image[20, 20] = 255
+    settings = dataclasses.replace(
+        NOTHING, blur_probability=1.0, blur_kernel=31, blur_sigma=(0.6, 2.5)
+    )
+    views = (_many(image, 1000, settings)[..., 0] + 1) / 2
+    variances = (views.sum(1) * (np.arange(41) - 20) ** 2).sum(1)
+    assert stats.kstest(np.sqrt(variances), stats.uniform(0.6, 1.9).cdf).pvalue > 0.01
+
+
+def test_nothing_is_the_normalised_image():
+    for channels in (1, 3):
+        image = _pixels(channels)
+        np.testing.assert_allclose(
+            augment(jnp.asarray(image), jax.random.key(0), NOTHING), image / 127.5 - 1, atol=1e-6
+        )
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_half_of_the_images_are_mirrored_left_to_right(channels):
+    image = _pixels(channels)
+    views = _many(image, 1000, dataclasses.replace(NOTHING, flip=True))
+    plain, mirrored = (
+        np.abs(views - (i / 127.5 - 1)).max((1, 2, 3)) < 1e-6 for i in (image, image[:, ::-1])
+    )
+    np.testing.assert_array_equal(plain, ~mirrored)
+    assert _is_likely(mirrored.mean(), 0.5, 1000)
+
+
+def test_a_share_of_the_images_is_grey():
+    image = _pixels()
+    views = _many(image, 1000, dataclasses.replace(NOTHING, grey_probability=0.2))
+    grey = np.broadcast_to((image @ LUMA)[..., None], image.shape)
+    is_plain, is_grey = (
+        np.abs(views - (i / 127.5 - 1)).max((1, 2, 3)) < 1e-6 for i in (image, grey)
+    )
+    np.testing.assert_array_equal(is_plain, ~is_grey)
+    assert _is_likely(is_grey.mean(), 0.2, 1000)
+
+
+@pytest.mark.parametrize("name", ["jitter_probability", "blur_probability"])
+def test_a_share_of_the_images_is_changed(name):
+    image = _pixels()
+    settings = dataclasses.replace(NOTHING, blur_kernel=5, blur_sigma=(1.0, 2.0), **{name: 0.7})
+    views = _many(image, 1000, settings)
+    is_changed = np.abs(views - (image / 127.5 - 1)).max((1, 2, 3)) > 1e-6
+    assert _is_likely(is_changed.mean(), 0.7, 1000)
+
+
+def test_grey_images_know_no_saturation_hue_or_greyscale():
+    image = _pixels(1)
+    settings = dataclasses.replace(
+        NOTHING,
+        jitter_probability=1.0,
+        brightness=0.0,
+        contrast=0.0,
+        grey_probability=1.0,
+    )
+    assert settings.saturation > 0
+    assert settings.hue > 0
+    expected = np.broadcast_to(image / 127.5 - 1, (20, *image.shape))
+    np.testing.assert_allclose(_many(image, 20, settings), expected, atol=1e-6)
+
+
+def test_changes_are_drawn_independently():
+    """Which of the four befell an image is told from a picture with one edge."""
+    image = np.zeros((16, 16, 3), np.uint8)
+    image[:, 8:] = 60, 0, 0
+    image[0, 0] = 255
+    settings = Augmentation(
+        jitter_probability=0.5,
+        brightness=0.5,
+        contrast=0.0,
+        saturation=0.0,
+        hue=0.0,
+        grey_probability=0.5,
+        blur_probability=0.5,
+        blur_kernel=3,
+        blur_sigma=(1.0, 1.0),
+    )
+    views = (_many(image, 2000, settings) + 1) / 2
+    bright = views[:, 8, :].max((1, 2))
+    is_flipped = views[:, 8, 2].sum(-1) > views[:, 8, 13].sum(-1)
+    red = np.where(is_flipped[:, None], views[:, 8, 3], views[:, 8, 12])
+    is_grey = np.ptp(red, axis=-1) < 1e-6
+    level = np.where(is_grey, LUMA[0], 1) * 60 / 255
+    is_jittered = np.abs(red[:, 0] / level - 1) > 1e-4
+    is_blurred = (np.abs(views[:, 8, 7] - views[:, 8, 6]).max(-1) > 1e-4) | (
+        np.abs(views[:, 8, 8] - views[:, 8, 9]).max(-1) > 1e-4
+    )
+    assert bright.max() <= 1
+    befell = np.stack([is_flipped, is_jittered, is_grey, is_blurred]).astype(float)
+    assert all(_is_likely(share, 0.5, 2000) for share in befell.mean(1))
+    assert np.abs(np.corrcoef(befell) - np.eye(4)).max() < 4 / np.sqrt(2000)
+
+
+def test_greyscale_comes_after_the_jitter():
+    """Else saturation and hue would have nothing to work on: grey levels of equal brightness."""
+    image = np.zeros((8, 8, 3), np.uint8)
+    image[...] = 255, 0, 0
+    settings = dataclasses.replace(
+        NOTHING,
+        jitter_probability=1.0,
+        brightness=0.0,
+        contrast=0.0,
+        saturation=0.0,
+        hue=0.5,
+        grey_probability=1.0,
+    )
+    views = _many(image, 100, settings)
+    assert np.ptp(views, axis=-1).max() < 1e-6
+    assert np.ptp(views[:, 0, 0, 0]) > 1
+
+
+def test_views_are_functions_of_the_key_and_not_of_the_batch():
+    settings = Augmentation(blur_kernel=5)
+    keys = jax.random.split(jax.random.key(0), 6)
+    images = jnp.stack([_pixels(seed=seed) for seed in range(6)])
+    views = jax.jit(jax.vmap(lambda image, key: augment(image, key, settings)))(images, keys)
+    assert views.dtype == jnp.float32
+    alone = jax.jit(augment, static_argnums=2)
+    for image, key, view in zip(images, keys, views, strict=True):
+        np.testing.assert_allclose(view, alone(image, key, settings), atol=1e-5)
+    np.testing.assert_array_equal(*(alone(images[0], keys[0], settings) for _ in range(2)))
+    others = [np.asarray(alone(images[0], key, settings)) for key in keys]
+    assert all(np.abs(a - b).max() > 1e-3 for a, b in itertools.combinations(others, 2))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_view_of_every_pixel_is_finite_and_in_range(channels):
+    extremes = np.random.default_rng(0).choice(np.uint8([0, 1, 254, 255]), (12, 12, channels))
+    images = [extremes, _pixels(channels)]
+    images += [np.full_like(extremes, level) for level in (0, 128, 255)]
+    settings = Augmentation(
+        brightness=2.0,
+        contrast=2.0,
+        saturation=2.0,
+        hue=0.5,
+        blur_kernel=23,
+        blur_sigma=(1e-3, 1e3),
+    )
+    for image in images:
+        views = _many(image, 100, settings)
+        assert views.shape == (100, *image.shape)
+        assert np.isfinite(views).all()
+        assert np.abs(views).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("jitter_probability", 1.5),
+        ("grey_probability", -0.1),
+        ("blur_probability", float("nan")),
+        ("contrast", -1.0),
+        ("hue", 0.6),
+        ("blur_kernel", 4),
+        ("blur_sigma", (0.0, 1.0)),
+        ("blur_sigma", (2.0, 1.0)),
+    ],
+)
+def test_settings_out_of_range_are_errors_that_name_them(name, value):
+    with pytest.raises(UserError, match=name):
+        Augmentation(**{name: value})
