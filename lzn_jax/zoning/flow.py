@@ -32,6 +32,7 @@ from lzn_jax.zoning.precision import FULL, matmul
 from lzn_jax.zoning.solvers import Table
 
 NUM_RIVALS = 2
+SMALL_SIDE = 64  # matrices with a shorter side are slow to multiply
 # Off-own weights below e^-60 change nothing: not even times r = 1e4 and 1e5 anchors.
 _NEGLIGIBLE_LOGIT = -60.0
 
@@ -117,7 +118,8 @@ class _Logits(NamedTuple):
 class _Sums(NamedTuple):
     """Cotangents added up over steps: of the mixture, and of the view's fields."""
 
-    mixture: MixtureSums
+    mixture: MixtureSums  # without shrinkage
+    shrinkage_N: jax.Array  # what to subtract from the anchors' cotangents, in shifted anchors
     centers_MxQ: jax.Array
     own_log_weight_M: jax.Array
     rival_offsets_MxKxQ: jax.Array
@@ -190,6 +192,7 @@ def flow_vjp(
     zeros = jnp.zeros_like(d_end_MxQ)
     sums = _Sums(
         mixture_sums,
+        jnp.zeros_like(view.log_weights_N),
         zeros,
         jnp.zeros_like(view.own_log_weight_M),
         jnp.zeros_like(view.rival_offsets_MxKxQ),
@@ -221,6 +224,7 @@ def _collect(
         - table.start_center_weight * d_start_MxQ
     )
     anchors_QxN, log_weights_N = sums.mixture
+    anchors_QxN -= sums.shrinkage_N * view.shifted_anchors_NxQ.T
     anchors_QxN = anchors_QxN.at[:, view.rivals_MxK].add(
         jnp.moveaxis(sums.rival_offsets_MxKxQ, -1, 0)
     )
@@ -235,13 +239,13 @@ def _collect(
 
 
 def _centers(mixture: Mixture, origin_Q: jax.Array, points: Points) -> tuple[jax.Array, jax.Array]:
-    """Centers (M, Q) and their log weights (M,) in the mixture."""
+    """Centers (M, Q) relative to the origin and their log weights (M,) in the mixture."""
     if points.own_M is not None:
         return mixture.anchors_NxQ[points.own_M], mixture.log_weights_N[points.own_M]
     zeros_M = jnp.zeros_like(points.start_MxQ[:, 0])
     if points.centers_MxQ is not None:
-        return points.centers_MxQ, zeros_M
-    return jnp.broadcast_to(origin_Q, points.start_MxQ.shape), zeros_M - jnp.inf
+        return points.centers_MxQ - origin_Q, zeros_M
+    return jnp.zeros_like(points.start_MxQ), zeros_M - jnp.inf
 
 
 def _rows(table: Table, weights: jax.Array) -> tuple[Any, ...]:
@@ -257,20 +261,31 @@ def _dot(equation: str, a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.einsum(equation, a, b, precision=jax.lax.Precision.HIGHEST)
 
 
-def mean_anchor(mixture: Mixture) -> jax.Array:
-    """An origin for `make_view`; the flow does not depend on it, so it has no gradient."""
-    weights_N = jax.nn.softmax(mixture.log_weights_N)
-    return jax.lax.stop_gradient(_dot("n,nq->q", weights_N, mixture.anchors_NxQ))
+def centered(mixture: Mixture) -> tuple[Mixture, jax.Array]:
+    """The mixture seen from an origin (Q,) among its anchors, and the origin; nothing is rounded.
+
+    A number minus another one of half to twice its size is exact (Sterbenz). So the origin is the
+    middle of the anchors where all of them are within a quarter of it, and 0 in other dimensions,
+    where they are not large compared to what sets them apart.
+    """
+    anchors_NxQ = mixture.anchors_NxQ
+    is_removed_N = jnp.isneginf(mixture.log_weights_N)[:, None]
+    low_Q = jnp.min(jnp.where(is_removed_N, jnp.inf, anchors_NxQ), axis=0)
+    high_Q = jnp.max(jnp.where(is_removed_N, -jnp.inf, anchors_NxQ), axis=0)
+    middle_Q = (low_Q + high_Q) / 2
+    is_exact_Q = high_Q - low_Q <= jnp.abs(middle_Q) / 2
+    origin_Q = jnp.where(is_exact_Q, middle_Q, 0)
+    return mixture._replace(anchors_NxQ=anchors_NxQ - origin_Q), origin_Q
 
 
 def make_view(mixture: Mixture, origin_Q: jax.Array, points: Points) -> View:
-    """What does not change along the flow; matrix products are taken relative to the origin.
+    """What does not change along the flow, for a mixture that is `centered` at the origin.
 
     Distances come from the differences themselves, once for all steps: between nearly equal
     anchors |a|² + |c|² - 2 a·c has no correct digit.
     """
-    centers_MxQ, own_log_weight_M = _centers(mixture, origin_Q, points)
-    squared_MxN = _squared_distances(centers_MxQ, mixture.anchors_NxQ)
+    shifted_centers_MxQ, own_log_weight_M = _centers(mixture, origin_Q, points)
+    squared_MxN = _squared_distances(shifted_centers_MxQ, mixture.anchors_NxQ)
     index_N = jnp.arange(len(mixture.anchors_NxQ))
     if points.own_M is not None:
         squared_MxN = jnp.where(points.own_M[:, None] == index_N, jnp.inf, squared_MxN)
@@ -282,14 +297,14 @@ def make_view(mixture: Mixture, origin_Q: jax.Array, points: Points) -> View:
         squared_MxN = jnp.where(rival_M[:, None] == index_N, jnp.inf, squared_MxN)
     rivals_MxK = jnp.stack(rivals, axis=1)
     return View(
-        centers_MxQ=centers_MxQ,
-        shifted_anchors_NxQ=mixture.anchors_NxQ - origin_Q,
-        shifted_centers_MxQ=centers_MxQ - origin_Q,
+        centers_MxQ=shifted_centers_MxQ + origin_Q,
+        shifted_anchors_NxQ=mixture.anchors_NxQ,
+        shifted_centers_MxQ=shifted_centers_MxQ,
         log_weights_N=mixture.log_weights_N,
         own_log_weight_M=own_log_weight_M,
         squared_MxN=squared_MxN,
         rivals_MxK=rivals_MxK,
-        rival_offsets_MxKxQ=mixture.anchors_NxQ[rivals_MxK] - centers_MxQ[:, None],
+        rival_offsets_MxKxQ=mixture.anchors_NxQ[rivals_MxK] - shifted_centers_MxQ[:, None],
         rival_squared_MxK=jnp.stack(distances, axis=1),
         rival_log_weights_MxK=mixture.log_weights_N[rivals_MxK],
         nearest_M=jnp.sqrt(distances[0]),
@@ -410,11 +425,6 @@ def _evaluate_vjp(
     pull_MxQ = matmul(d_logit_MxN, view.shifted_anchors_NxQ, precision)
     pull_MxQ -= d_logit_sum_M[:, None] * view.shifted_centers_MxQ
     push_MxQ = r * (u_MxQ + r * view.shifted_centers_MxQ)
-    d_anchors_QxN = (
-        matmul(push_MxQ.T, d_logit_MxN, precision)
-        + matmul(d_drift_MxQ.T, w_MxN, precision)
-        - r**2 * d_logit_sum_N * view.shifted_anchors_NxQ.T
-    )
     d_centers_MxQ = (
         d_logit_sum_M[:, None] * (r * u_MxQ) - r**2 * pull_MxQ + others_M[:, None] * d_drift_MxQ
     )
@@ -422,14 +432,36 @@ def _evaluate_vjp(
         u_MxQ[:, None] - r * view.rival_offsets_MxKxQ
     )
     d_u_MxQ = r * (pull_MxQ + _dot("mk,mkq->mq", d_logit_MxK, view.rival_offsets_MxKxQ))
-    new = _Sums(
-        MixtureSums(d_anchors_QxN, d_logit_sum_N),
-        -d_centers_MxQ,
-        d_log_own_M - w_own_M * h_M,
-        d_rival_MxKxQ,
-        d_logit_MxK,
+    anchors_QxN = _add_product(sums.mixture.anchors_QxN, d_drift_MxQ, w_MxN, precision)
+    anchors_QxN = _add_product(anchors_QxN, push_MxQ, d_logit_MxN, precision)
+    return d_u_MxQ, _Sums(
+        MixtureSums(anchors_QxN, sums.mixture.log_weights_N + d_logit_sum_N),
+        sums.shrinkage_N + r**2 * d_logit_sum_N,
+        sums.centers_MxQ - d_centers_MxQ,
+        sums.own_log_weight_M + d_log_own_M - w_own_M * h_M,
+        sums.rival_offsets_MxKxQ + d_rival_MxKxQ,
+        sums.rival_log_weights_MxK + d_logit_MxK,
     )
-    return d_u_MxQ, jax.tree.map(jnp.add, sums, new)
+
+
+def _add_product(
+    sum_QxN: jax.Array, a_MxQ: jax.Array, b_MxN: jax.Array, precision: str
+) -> jax.Array:
+    """`sum_QxN + a_MxQ.T @ b_MxN`, in place, for as many dimensions at a time as there are rows.
+
+    So the product needs no more memory than `b_MxN`, however few rows a block has.
+    """
+    num_dims = a_MxQ.shape[1]
+    size = min(num_dims, max(SMALL_SIDE, len(a_MxQ)))
+
+    def add(start, size, sum_QxN):
+        part = functools.partial(jax.lax.dynamic_slice_in_dim, start_index=start, slice_size=size)
+        product = matmul(part(a_MxQ, axis=1).T, b_MxN, precision)
+        return jax.lax.dynamic_update_slice_in_dim(sum_QxN, part(sum_QxN) + product, start, 0)
+
+    num_parts, rest = divmod(num_dims, size)
+    sum_QxN = jax.lax.fori_loop(0, num_parts, lambda k, total: add(k * size, size, total), sum_QxN)
+    return add(num_dims - rest, rest, sum_QxN) if rest else sum_QxN
 
 
 def _pairwise_sum(x_MxQ: jax.Array) -> jax.Array:

@@ -8,15 +8,16 @@ import jax
 import jax.numpy as jnp
 
 from lzn_jax.zoning.flow import (
+    SMALL_SIDE,
     Mixture,
     MixtureSums,
     Points,
     Record,
     Trajectory,
+    centered,
     flow,
     flow_vjp,
     make_view,
-    mean_anchor,
 )
 from lzn_jax.zoning.rows import RowFunction, in_blocks, over_devices
 from lzn_jax.zoning.solvers import Solver, Table
@@ -99,15 +100,22 @@ def by_rows(
     zero_sums: Callable[[Any], Any] = lambda shared: (),
 ) -> Callable[[Any, Any], tuple[Any, Any]]:
     """`function((mixture, origin, table), rows, linear, sums)` of a block, made one of all rows."""
-    blocks = in_blocks(function, max(1, BLOCK_LOGITS // len(mixture.anchors_NxQ)))
 
     def on_a_device(shared: tuple[Mixture, Table], rows: Any, linear: Any, sums: Any) -> Any:
         mixture, table = shared
-        return blocks((mixture, mean_anchor(mixture), table), rows, linear, sums)
+        block = _rows_a_block(len(jax.tree.leaves(rows)[0]), len(mixture.anchors_NxQ))
+        blocks = in_blocks(function, block)
+        return blocks((*centered(mixture), table), rows, linear, sums)
 
     dtype = mixture.anchors_NxQ.dtype
     table = jax.tree.map(lambda number: jnp.asarray(number, dtype), way.table)
     return functools.partial(over_devices(on_a_device, zero_sums), (mixture, table))
+
+
+def _rows_a_block(num_rows: int, num_anchors: int) -> int:
+    """Fewer where a device holds few of the rows, so that blocks do not outgrow what it holds."""
+    most = max(1, BLOCK_LOGITS // num_anchors)
+    return min(most, max(SMALL_SIDE, most * num_rows // num_anchors))
 
 
 def zero_sums(shared: tuple[Mixture, Table]) -> MixtureSums:

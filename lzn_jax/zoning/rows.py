@@ -29,9 +29,11 @@ def in_blocks(function: RowFunction, max_rows: int) -> RowFunction:
 
     def blocked(shared: Tree, rows: Tree, linear: Tree, sums: Tree) -> tuple[Tree, Tree]:
         count = len(jax.tree.leaves(rows)[0])
-        num_blocks = -(-count // max_rows)
-        if num_blocks <= 1:
+        least = -(-count // max_rows)
+        if least <= 1:
             return function(shared, rows, linear, sums)
+        # Blocks that need no filling up spare a copy of all outputs.
+        num_blocks = next((k for k in range(least, 2 * least) if count % k == 0), least)
         size = -(-count // num_blocks)
         missing = num_blocks * size - count
 
