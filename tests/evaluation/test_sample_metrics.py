@@ -1,4 +1,4 @@
-"""Precision and recall, KID, CMMD and the inception score against numbers by hand and plain loops."""
+"""Precision and recall, KID, CMMD and inception score against numbers by hand and plain loops."""
 
 import tracemalloc
 
@@ -31,6 +31,15 @@ def test_precision_and_recall_by_hand(block_size):
     # Radii 0.5, 0.5, 26.5: 10 is within 26.5 of 30, the others are outside of all.
     assert few.precision == pytest.approx(2 / 3)
     assert few.recall == pytest.approx(1 / 4)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_surfaces_belong_to_balls_whatever_the_rounding(seed):
+    rng = np.random.default_rng(seed)
+    direction = rng.normal(size=(1, 64))
+    direction /= np.linalg.norm(direction)
+    generated = _line(3, 18, 18.001, 30) @ direction + 10
+    assert precision_recall(REFERENCE @ direction + 10, generated, k=1).precision == 2 / 4
 
 
 @pytest.mark.parametrize("block_size", [2, 100])
@@ -164,7 +173,7 @@ def test_cmmd_of_two_points_and_of_a_set_with_itself():
     assert abs(cmmd(many, many[::-1])) < 1e-12
     # Embeddings as near as float32 can tell them: the digits that 1 - exp(-tiny) loses are there.
     near = np.array([[np.cos(1e-5), np.sin(1e-5)]])
-    assert cmmd(x, near) == pytest.approx(1000 * 1e-10 / 100, rel=1e-5)
+    assert cmmd(x, near) == pytest.approx(1000 * 1e-10 / 100, rel=1e-5, abs=0)
 
 
 def test_cmmd_refuses_embeddings_that_are_not_normalised():
