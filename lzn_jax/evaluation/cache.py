@@ -5,6 +5,7 @@ import io
 import os
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -28,7 +29,8 @@ def key_of(*parts: np.ndarray | str) -> str:
 def save(path: str | os.PathLike[str], key: str, **arrays: np.ndarray) -> None:
     """Writes named arrays and their key as .npz, atomically."""
     buffer = io.BytesIO()
-    np.savez(buffer, **{_KEY: np.array(key)}, **arrays)
+    named: dict[str, Any] = {_KEY: np.array(key), **arrays}
+    np.savez(buffer, **named)
     reporting.write_bytes(path, buffer.getvalue())
 
 

@@ -4,20 +4,21 @@ Heusel et al., "GANs trained by a two time-scale update rule converge to a local
 NeurIPS 2017 (arXiv:1706.08500), section 3. Everything is float64 on the host.
 """
 
+import dataclasses
 import os
-from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float64, Int64, Real
+from jaxtyping import Float64, Real
 
 from lzn_jax.configuration import UserError
 from lzn_jax.evaluation import cache
 
 
-class Statistics(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Statistics:
     """Count, mean and scatter (sum of outer products of deviations from the mean) of features."""
 
-    count: Int64[np.ndarray, ""]
+    count: int
     mean: Float64[np.ndarray, " d"]
     scatter: Float64[np.ndarray, "d d"]
 
@@ -31,7 +32,7 @@ class Statistics(NamedTuple):
 
 def empty_statistics(dim: int) -> Statistics:
     """Statistics of no samples of `dim` features."""
-    return Statistics(np.array(0, np.int64), np.zeros(dim), np.zeros((dim, dim)))
+    return Statistics(0, np.zeros(dim), np.zeros((dim, dim)))
 
 
 def statistics_of(features: Real[np.ndarray, "n d"]) -> Statistics:
@@ -41,7 +42,7 @@ def statistics_of(features: Real[np.ndarray, "n d"]) -> Statistics:
     features = features.astype(np.float64)
     mean = features.mean(axis=0)
     deviations = features - mean
-    return Statistics(np.array(len(features), np.int64), mean, deviations.T @ deviations)
+    return Statistics(len(features), mean, deviations.T @ deviations)
 
 
 def merge(a: Statistics, b: Statistics) -> Statistics:
@@ -76,13 +77,16 @@ def frechet_distance(a: Statistics, b: Statistics) -> float:
 
 def save(path: str | os.PathLike[str], key: str, statistics: Statistics) -> None:
     """Writes statistics as .npz with `key`, the hash of data and extractor (`cache.key_of`)."""
-    cache.save(path, key, **statistics._asdict())
+    arrays = vars(statistics) | {"count": np.array(statistics.count)}
+    cache.save(path, key, **arrays)
 
 
 def load(path: str | os.PathLike[str], key: str) -> Statistics | None:
     """Statistics saved under `key`; None where there are none, or only such of another key."""
     arrays = cache.load(path, key)
-    return None if arrays is None else Statistics(**arrays)
+    if arrays is None:
+        return None
+    return Statistics(int(arrays["count"]), arrays["mean"], arrays["scatter"])
 
 
 def _root(covariance: np.ndarray) -> np.ndarray:
