@@ -163,7 +163,7 @@ class _Archive:
         flat = self._storages[storage][tensor.offset :]
         strides = tuple(stride * flat.itemsize for stride in tensor.strides)
         try:
-            return np.lib.stride_tricks.as_strided(flat, tensor.shape, strides, writeable=False)
+            return np.lib.stride_tricks.as_strided(flat, tensor.shape, strides)
         except (ValueError, OverflowError) as error:
             raise _Refused(f"a tensor of shape {tensor.shape} is too large") from error
 

@@ -228,6 +228,14 @@ def _storage_elsewhere(path):
     _save(path, View("../../w", 0, (6,), (1,)), storages={"w": SIX})
 
 
+def _storage_of_negative_size(path):
+    _save(path, View("w", 0, (0,), (1,), size=-1), storages={"w": SIX})
+
+
+def _too_many_dimensions(path):
+    _save(path, View("w", 0, 65 * (1,), 65 * (1,)), storages={"w": SIX})
+
+
 def _unknown_type(path):
     _save(path, View("w", 0, (6,), (1,), kind="QInt8Storage"), storages={"w": SIX})
 
@@ -328,6 +336,8 @@ HOSTILE = {
     _storage_larger_than_its_bytes: "wrong length",
     _storage_missing: "data/v is damaged",
     _storage_elsewhere: "w is damaged",
+    _storage_of_negative_size: "no storage",
+    _too_many_dimensions: "too long",
     _unknown_type: "'torch.QInt8Storage'",
     _compressed: "compressed",
     _big_endian: "byte order",
