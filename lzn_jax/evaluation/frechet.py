@@ -6,6 +6,7 @@ NeurIPS 2017 (arXiv:1706.08500), section 3. Everything is float64 on the host.
 
 import dataclasses
 import os
+from collections.abc import Mapping
 
 import numpy as np
 from jaxtyping import Float64, Real
@@ -75,18 +76,30 @@ def frechet_distance(a: Statistics, b: Statistics) -> float:
     return float(max(np.sum((a.mean - b.mean) ** 2) + spread, 0.0))
 
 
+def to_arrays(statistics: Statistics, prefix: str = "") -> dict[str, np.ndarray]:
+    """Named arrays, to be kept in a file."""
+    return {
+        f"{prefix}count": np.array(statistics.count),
+        f"{prefix}mean": statistics.mean,
+        f"{prefix}scatter": statistics.scatter,
+    }
+
+
+def from_arrays(arrays: Mapping[str, np.ndarray], prefix: str = "") -> Statistics:
+    """The statistics that `to_arrays` named."""
+    count, mean, scatter = (arrays[f"{prefix}{name}"] for name in ("count", "mean", "scatter"))
+    return Statistics(int(count), mean, scatter)
+
+
 def save(path: str | os.PathLike[str], key: str, statistics: Statistics) -> None:
     """Writes statistics as .npz with `key`, the hash of data and extractor (`cache.key_of`)."""
-    arrays = vars(statistics) | {"count": np.array(statistics.count)}
-    cache.save(path, key, **arrays)
+    cache.save(path, key, **to_arrays(statistics))
 
 
 def load(path: str | os.PathLike[str], key: str) -> Statistics | None:
     """Statistics saved under `key`; None where there are none, or only such of another key."""
     arrays = cache.load(path, key)
-    if arrays is None:
-        return None
-    return Statistics(int(arrays["count"]), arrays["mean"], arrays["scatter"])
+    return None if arrays is None else from_arrays(arrays)
 
 
 def _root(covariance: np.ndarray) -> np.ndarray:

@@ -20,7 +20,7 @@ from lzn_jax.evaluation import cache
 from lzn_jax.evaluation.inception import InceptionV3
 
 # What the name of a leaf is in PyTorch.
-_TORCH_LEAVES = {
+_TORCH_LEAVES: dict[tuple[str, ...], str] = {
     ("conv", "kernel"): "conv.weight",
     ("fc", "kernel"): "fc.weight",
     ("bn", "scale"): "bn.weight",
@@ -59,9 +59,10 @@ def load_inception(path: str | os.PathLike[str]) -> InceptionWeights:
 
 def save_inception(path: str | os.PathLike[str], variables: Mapping[str, Any]) -> None:
     """Writes variables as .npz, their names joined by slashes."""
-    flat = traverse_util.flatten_dict(variables)
+    flat = traverse_util.flatten_dict(variables, sep="/")
+    arrays: dict[str, Any] = {name: np.asarray(array) for name, array in flat.items()}
     with open(path, "wb") as file:
-        np.savez(file, **{"/".join(name): np.asarray(array) for name, array in flat.items()})
+        np.savez(file, **arrays)
 
 
 def from_torch(state: Mapping[str, np.ndarray], source: str) -> dict[tuple[str, ...], np.ndarray]:
