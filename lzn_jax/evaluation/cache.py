@@ -1,0 +1,46 @@
+"""Results kept in files, each with the hash of what it was computed from."""
+
+import hashlib
+import io
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lzn_jax import reporting
+
+_KEY = "key"
+
+
+def key_of(*parts: np.ndarray | str) -> str:
+    """SHA-256, in hexadecimal, of arrays (type, shape and content) and strings, in order."""
+    digest = hashlib.sha256()
+    for part in parts:
+        # A string is an array of bytes of a type that no array has.
+        kind = "text" if isinstance(part, str) else part.dtype.str
+        array = np.frombuffer(part.encode(), np.uint8) if isinstance(part, str) else part
+        digest.update(f"{kind}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def save(path: str | os.PathLike[str], key: str, **arrays: np.ndarray) -> None:
+    """Writes named arrays and their key as .npz, atomically."""
+    buffer = io.BytesIO()
+    named: dict[str, Any] = {_KEY: np.array(key), **arrays}
+    np.savez(buffer, **named)
+    reporting.write_bytes(path, buffer.getvalue())
+
+
+def load(path: str | os.PathLike[str], key: str) -> dict[str, np.ndarray] | None:
+    """The arrays that `save` wrote under the same key; None for no file, another key or damage."""
+    if not Path(path).is_file():
+        return None
+    try:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+            arrays = dict(archive)
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile):
+        return None
+    return arrays if str(arrays.pop(_KEY, "")) == key else None

@@ -1,0 +1,199 @@
+"""Metrics of generated images: how far they are from real ones, and how varied.
+
+Names are those of summary.json: only Inception's Fréchet distance is called `fid`; another
+extractor's is `fd_<extractor>`.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from lzn_jax import reporting, sharding
+from lzn_jax.configuration import UserError
+from lzn_jax.evaluation import cache, frechet
+from lzn_jax.evaluation.extractors import INCEPTION, Extractor
+from lzn_jax.evaluation.inception_score import inception_score
+from lzn_jax.evaluation.kid import kernel_inception_distance
+from lzn_jax.evaluation.prdc import precision_recall
+
+# n images, or batches of any sizes.
+Images = UInt8[np.ndarray, "n h w c"] | Iterable[UInt8[np.ndarray, "_ h w c"]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Measurement:
+    """What one extractor saw of n images: float32 features and logits, float64 statistics."""
+
+    features: Float[np.ndarray, "n d"]
+    statistics: frechet.Statistics
+    spatial: frechet.Statistics | None
+    logits: Float[np.ndarray, "n c"] | None
+
+
+def generation_metrics(
+    extractors: Sequence[Extractor],
+    reference: Images,
+    generated: Images,
+    *,
+    seed: int,
+    batch_size: int = 64,
+    cache_folder: Path | None = None,
+) -> dict[str, float]:
+    """All metrics of generated images by name, given real ones and one or more extractors.
+
+    Inception gives `fid`, `sfid`, `inception_score`, `kid`; an extractor X gives `fd_X`. The first
+    extractor's features give `precision` and `recall`, another's have its name as a suffix.
+    `seed` draws KID's subsets. What the extractors saw of a reference array is kept in
+    `cache_folder` and found there by the content of images and extractor; batches, which can be
+    read only once, are not.
+    Raises UserError for too few images: each set needs 4.
+    """
+    if cache_folder is not None and isinstance(reference, np.ndarray):
+        real = [_cached(extractor, reference, batch_size, cache_folder) for extractor in extractors]
+    else:
+        real = measure(extractors, reference, batch_size=batch_size)
+    fake = measure(extractors, generated, batch_size=batch_size)
+    metrics: dict[str, float] = {}
+    for extractor, one, other in zip(extractors, real, fake, strict=True):
+        for name, value in compare(extractor.name, one, other, seed=seed).items():
+            metrics[f"{name}_{extractor.name}" if name in metrics else name] = value
+    return metrics
+
+
+def compare(
+    extractor: str, reference: Measurement, generated: Measurement, *, seed: int
+) -> dict[str, float]:
+    """Metrics by name from what the extractor of that name saw of real and generated images."""
+    shares = precision_recall(reference.features, generated.features)
+    distance = frechet.frechet_distance(reference.statistics, generated.statistics)
+    metrics = {"fid" if extractor == INCEPTION else f"fd_{extractor}": distance}
+    if reference.spatial is not None and generated.spatial is not None:
+        metrics["sfid"] = frechet.frechet_distance(reference.spatial, generated.spatial)
+    if generated.logits is not None:
+        metrics["inception_score"] = inception_score(generated.logits)
+    if extractor == INCEPTION:
+        kid = kernel_inception_distance(reference.features, generated.features, seed=seed)
+        metrics["kid"] = kid.mean
+    return metrics | shares._asdict()
+
+
+def measure(
+    extractors: Sequence[Extractor], images: Images, *, batch_size: int = 64
+) -> list[Measurement]:
+    """What each extractor sees of the images, in one pass over them.
+
+    Memory beyond the results does not depend on the number of images. A batch is divided among
+    the devices. Raises UserError for no images.
+    """
+    mesh = sharding.make_mesh(batch_size)
+    observers = [_Observer(extractor) for extractor in extractors]
+    for batch in _batches(images, batch_size):
+        count = len(batch)
+        rows = np.minimum(np.arange(batch_size), count - 1)  # one size compiles once
+        placed = jax.device_put(batch[rows], sharding.split(mesh))
+        for observer in observers:
+            observer.observe(placed, count)
+    return [observer.measurement() for observer in observers]
+
+
+class _Observer:
+    """Collects what one extractor sees, batch by batch."""
+
+    def __init__(self, extractor: Extractor) -> None:
+        self._extractor, self._apply = extractor, jax.jit(extractor.apply)
+        self._features: list[np.ndarray] = []
+        self._logits: list[np.ndarray] = []
+        self._statistics: frechet.Statistics | None = None
+        self._spatial: frechet.Statistics | None = None
+
+    def observe(self, images: jax.Array, count: int) -> None:
+        """Takes in the first `count` of the images."""
+        outputs = jax.device_get(self._apply(self._extractor.variables, images))
+        self._features.append(outputs.features[:count])
+        self._statistics = _added(self._statistics, outputs.features[:count])
+        if outputs.spatial is not None:
+            self._spatial = _added(self._spatial, outputs.spatial[:count])
+        if outputs.logits is not None:
+            self._logits.append(outputs.logits[:count])
+
+    def measurement(self) -> Measurement:
+        """Of all that was observed."""
+        if self._statistics is None:
+            raise UserError("metrics of generated images need images, got none")
+        return Measurement(
+            np.concatenate(self._features),
+            self._statistics,
+            self._spatial,
+            np.concatenate(self._logits) if self._logits else None,
+        )
+
+
+def _added(total: frechet.Statistics | None, features: np.ndarray) -> frechet.Statistics:
+    batch = frechet.statistics_of(features)
+    return batch if total is None else frechet.merge(total, batch)
+
+
+def _batches(images: Images, batch_size: int) -> Iterator[np.ndarray]:
+    for part in [images] if isinstance(images, np.ndarray) else images:
+        with reporting.progress(len(part), "features", unit="image", brief=True) as bar:
+            for start in range(0, len(part), batch_size):
+                batch = part[start : start + batch_size]
+                yield batch
+                bar.update(len(batch))
+
+
+def _cached(extractor: Extractor, images: np.ndarray, batch_size: int, folder: Path) -> Measurement:
+    """As `measure`, from the folder if it is there, without logits, which no reference needs."""
+    key = cache.key_of(images, extractor.name, extractor.key)
+    path = folder / f"reference_{extractor.name}_{key[:16]}.npz"
+    found = cache.load(path, key)
+    if found is None:
+        (measured,) = measure([extractor], images, batch_size=batch_size)
+        found = {"features": measured.features, **frechet.to_arrays(measured.statistics)}
+        if measured.spatial is not None:
+            found |= frechet.to_arrays(measured.spatial, "spatial_")
+        cache.save(path, key, **found)
+    spatial = frechet.from_arrays(found, "spatial_") if "spatial_count" in found else None
+    return Measurement(found["features"], frechet.from_arrays(found), spatial, None)
+
+
+class SelfCheck(NamedTuple):
+    """Fréchet distances that tell whether an extractor can be trusted."""
+
+    itself: float  # the images to themselves, in another order: 0 but for rounding
+    halves: float  # one half to the other: small, falls as images are added
+    noise: float  # the images to uniform noise: large
+
+
+def self_check(
+    extractor: Extractor, images: UInt8[np.ndarray, "n h w c"], *, seed: int, batch_size: int = 64
+) -> SelfCheck:
+    """Distances within real images and to noise, for n >= 4 images.
+
+    Raises UserError where they are not in the order that a working extractor gives.
+    """
+    rng = np.random.default_rng(seed)
+    shuffled = images[rng.permutation(len(images))]
+    noise = rng.integers(0, 256, images.shape, dtype=np.uint8)
+    half = len(images) // 2
+    whole, one, other, random = (
+        measure([extractor], part, batch_size=batch_size)[0].statistics
+        for part in (images, shuffled[:half], shuffled[half:], noise)
+    )
+    result = SelfCheck(
+        frechet.frechet_distance(whole, frechet.merge(other, one)),
+        frechet.frechet_distance(one, other),
+        frechet.frechet_distance(whole, random),
+    )
+    if not result.itself < 0.01 * result.halves < 0.01 * result.noise:
+        raise UserError(
+            f"the extractor {extractor.name} cannot be trusted: distance of the images to "
+            f"themselves {result.itself:.3g}, of their halves {result.halves:.3g}, to noise "
+            f"{result.noise:.3g}; are its weights right?"
+        )
+    return result

@@ -1,0 +1,324 @@
+"""Tensors of PyTorch's zip files (.pt, .pth), read without PyTorch.
+
+Such a file is a zip archive of stored (not compressed) entries: `data.pkl`, a pickle of the object
+that was saved, and `data/<key>`, the bytes of each tensor's storage. A pickle is a program, and an
+unpickler runs it. The machine here knows the instructions that build containers, numbers and
+strings, and no other: it has none that imports a module, calls a function or sets an attribute.
+"""
+
+import dataclasses
+import math
+import os
+import pickletools
+import struct
+import zipfile
+from collections.abc import Callable
+from typing import Any, BinaryIO
+
+import jax.numpy as jnp
+import numpy as np
+
+from lzn_jax.configuration import UserError
+
+# Keys and indices that lead from the saved object to a tensor.
+Path = tuple[Any, ...]
+
+_DTYPES = {
+    "DoubleStorage": np.dtype(np.float64),
+    "FloatStorage": np.dtype(np.float32),
+    "HalfStorage": np.dtype(np.float16),
+    "BFloat16Storage": np.dtype(jnp.bfloat16),
+    "LongStorage": np.dtype(np.int64),
+    "IntStorage": np.dtype(np.int32),
+    "ShortStorage": np.dtype(np.int16),
+    "CharStorage": np.dtype(np.int8),
+    "ByteStorage": np.dtype(np.uint8),
+    "BoolStorage": np.dtype(np.bool_),
+}
+_DICT = "collections.OrderedDict"
+_TENSOR = "torch._utils._rebuild_tensor_v2"
+_PARAMETER = "torch._utils._rebuild_parameter"
+_NAMES = {_DICT, _TENSOR, _PARAMETER} | {f"torch.{name}" for name in _DTYPES}
+_MAX_DIMENSIONS = 64  # of PyTorch and NumPy both
+_MAX_DEPTH = 100
+
+
+@dataclasses.dataclass(frozen=True)
+class _Name:
+    """An imported name: never more than the name."""
+
+    name: str
+
+
+@dataclasses.dataclass(frozen=True)
+class _Storage:
+    """The flat array that the archive's entry `data/<key>` holds."""
+
+    key: str
+    dtype: np.dtype
+    size: int
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredTensor:
+    """A tensor that was not read: a view, in elements, of a storage in the file."""
+
+    storage: _Storage
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The type that an array of it would have."""
+        return self.storage.dtype
+
+
+class _Refused(Exception):
+    """Why a file is not read."""
+
+
+# What the standard library raises on damaged archives and pickles.
+_DAMAGE = (
+    zipfile.BadZipFile,
+    struct.error,
+    EOFError,
+    RuntimeError,
+    ValueError,
+    TypeError,
+    LookupError,
+    OverflowError,
+)
+
+
+def read(path: str | os.PathLike[str], want: Callable[[Path], bool] = lambda path: True) -> Any:
+    """The object that torch.save wrote: dicts, lists, tuples, numbers, strings and tensors.
+
+    A tensor whose path (the keys and indices that lead to it) `want` agrees to is a read-only
+    NumPy array, a view where several share a storage; any other is a StoredTensor, whose bytes
+    stay in the file. float, double, half, bfloat16 (ml_dtypes), integers and bool are read.
+    Raises UserError for a file that is none, is damaged, or holds anything else.
+    """
+    try:
+        with open(path, "rb") as file:
+            return _read(file, want)
+    except FileNotFoundError as error:
+        raise UserError(f"there is no file {path}") from error
+    except (_Refused, OSError) as error:
+        raise UserError(f"{path} cannot be read as a PyTorch file: {_line(error)}") from error
+
+
+def _read(file: BinaryIO, want: Callable[[Path], bool]) -> Any:
+    # zipfile looks at a file's end only, where a zip can hide behind anything.
+    if file.read(4) != b"PK\x03\x04":
+        raise _Refused("it is not in PyTorch's zip format (torch.save of PyTorch 1.6 or later)")
+    try:
+        archive = _Archive(zipfile.ZipFile(file))
+    except _DAMAGE as error:
+        raise _Refused(f"its zip archive is damaged: {_line(error)}") from error
+    pickle = archive.entry("data.pkl")
+    try:
+        saved = _Machine().run(pickle)
+    except _DAMAGE as error:
+        raise _Refused(f"its pickle is damaged: {_line(error)}") from error
+    return _Reader(archive.array, want, budget=len(pickle)).read(saved, ())
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+class _Archive:
+    """An opened file: its entries, and the storages that were read from it."""
+
+    def __init__(self, archive: zipfile.ZipFile) -> None:
+        self._zip = archive
+        pickles = [name for name in archive.namelist() if name.split("/")[1:] == ["data.pkl"]]
+        if len(pickles) != 1:
+            raise _Refused("it must hold one data.pkl in one folder")
+        self._folder = pickles[0].removesuffix("data.pkl")
+        self._storages: dict[_Storage, np.ndarray] = {}
+        if f"{self._folder}byteorder" in archive.namelist():
+            order = self.entry("byteorder")
+            if order != b"little":
+                raise _Refused(f"its byte order is {order[:20]!r}, not little")
+
+    def entry(self, name: str) -> bytes:
+        try:
+            info = self._zip.getinfo(f"{self._folder}{name}")
+            # PyTorch stores; a small file that unpacks to a huge one is no checkpoint.
+            if info.compress_type != zipfile.ZIP_STORED:
+                raise _Refused(f"its entry {name} is compressed")
+            return self._zip.read(info)
+        except _DAMAGE as error:
+            raise _Refused(f"its entry {name} is damaged: {_line(error)}") from error
+
+    def array(self, tensor: StoredTensor) -> np.ndarray:
+        storage = tensor.storage
+        if storage not in self._storages:
+            content = self.entry(f"data/{storage.key}")
+            if len(content) != storage.size * storage.dtype.itemsize:
+                raise _Refused(f"its entry data/{storage.key} has a wrong length")
+            self._storages[storage] = np.frombuffer(content, storage.dtype)
+        flat = self._storages[storage][tensor.offset :]
+        strides = tuple(stride * flat.itemsize for stride in tensor.strides)
+        try:
+            return np.lib.stride_tricks.as_strided(flat, tensor.shape, strides)
+        except (ValueError, OverflowError) as error:
+            raise _Refused(f"a tensor of shape {tensor.shape} is too large") from error
+
+
+class _Reader:
+    """Copies the saved object, tensors that are wanted as arrays.
+
+    A pickle can make few bytes stand for endlessly many items, by containers that hold one another;
+    an honest one has a byte for each at least, which is the budget.
+    """
+
+    def __init__(
+        self,
+        array: Callable[[StoredTensor], np.ndarray],
+        want: Callable[[Path], bool],
+        budget: int,
+    ) -> None:
+        self._array, self._want, self._budget = array, want, budget
+
+    def read(self, value: Any, path: Path) -> Any:
+        self._budget -= 1
+        if self._budget < 0 or len(path) > _MAX_DEPTH:
+            raise _Refused("its containers hold themselves or are nested too deep")
+        if isinstance(value, dict):
+            if not all(isinstance(key, str | int | float | None) for key in value):
+                raise _Refused("a key is neither a string nor a number")
+            return {key: self.read(item, (*path, key)) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return type(value)(self.read(item, (*path, i)) for i, item in enumerate(value))
+        if isinstance(value, StoredTensor):
+            return self._array(value) if self._want(path) else value
+        if not isinstance(value, str | int | float | None):
+            raise _Refused(f"it holds a {type(value).__name__} as a value")
+        return value
+
+
+_MARK = object()
+
+
+class _Machine:
+    """Runs a pickle's instructions on a stack; refuses those that it does not know.
+
+    The instructions are described in the standard library's pickletools.
+    """
+
+    def __init__(self) -> None:
+        self._stack: list[Any] = []
+        self._memo: dict[int, Any] = {}
+
+    def run(self, program: bytes) -> Any:
+        """The object that the pickle builds; a damaged one can raise nearly any exception."""
+        for instruction, argument, _ in pickletools.genops(program):
+            self._step(instruction.name, argument)
+        (result,) = self._stack
+        return result
+
+    def _step(self, name: str, argument: Any) -> None:
+        stack = self._stack
+        match name:
+            case "PROTO" | "FRAME" | "STOP":
+                pass
+            case "NONE" | "NEWTRUE" | "NEWFALSE":
+                stack.append({"NONE": None, "NEWTRUE": True, "NEWFALSE": False}[name])
+            case "BININT" | "BININT1" | "BININT2" | "LONG1" | "BINFLOAT":
+                stack.append(argument)
+            case "BINUNICODE" | "SHORT_BINUNICODE":
+                stack.append(argument)
+            case "EMPTY_DICT" | "EMPTY_LIST" | "EMPTY_TUPLE":
+                stack.append({"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple}[name]())
+            case "MARK":
+                stack.append(_MARK)
+            case "TUPLE1" | "TUPLE2" | "TUPLE3":
+                stack.append(tuple(self._popped(int(name[-1]))))
+            case "TUPLE":
+                stack.append(tuple(self._since_mark()))
+            case "APPEND" | "APPENDS":
+                items = self._popped(1) if name == "APPEND" else self._since_mark()
+                self._top(list).extend(items)
+            case "SETITEM" | "SETITEMS":
+                items = self._popped(2) if name == "SETITEM" else self._since_mark()
+                self._top(dict).update(zip(items[::2], items[1::2], strict=True))
+            case "BINPUT" | "LONG_BINPUT":
+                self._memo[argument] = stack[-1]
+            case "MEMOIZE":
+                self._memo[len(self._memo)] = stack[-1]
+            case "BINGET" | "LONG_BINGET":
+                stack.append(self._memo[argument])
+            case "GLOBAL":
+                stack.append(_name(argument.replace(" ", ".")))
+            case "STACK_GLOBAL":
+                name, module = stack.pop(), stack.pop()
+                stack.append(_name(f"{module}.{name}"))
+            case "BINPERSID":
+                stack.append(_storage(stack.pop()))
+            case "REDUCE":
+                arguments, function = stack.pop(), stack.pop()
+                stack.append(_built(function, arguments))
+            case "BUILD":  # attributes of a state dict: nothing that is of use
+                stack.pop()
+                self._top(dict)
+            case _:
+                raise _Refused(f"its pickle has the instruction {name}")
+
+    def _top(self, kind: type) -> Any:
+        if type(self._stack[-1]) is not kind:
+            raise ValueError(f"{kind.__name__} expected")
+        return self._stack[-1]
+
+    def _popped(self, count: int) -> list[Any]:
+        return [self._stack.pop() for _ in range(count)][::-1]
+
+    def _since_mark(self) -> list[Any]:
+        """Pops all items above the last mark, and the mark."""
+        items = []
+        while (item := self._stack.pop()) is not _MARK:
+            items.append(item)
+        return items[::-1]
+
+
+def _name(name: str) -> _Name:
+    if name not in _NAMES:
+        raise _Refused(f"it holds {name[:100]!r}, which is no tensor or plain container")
+    return _Name(name)
+
+
+def _built(function: Any, arguments: Any) -> Any:
+    """What a call would return: the calls that torch.save writes, by name."""
+    match function, arguments:
+        case _Name(name=name), () if name == _DICT:
+            return {}
+        case _Name(name=name), (StoredTensor() as tensor, bool(), _) if name == _PARAMETER:
+            return tensor
+        case _Name(name=name), (_Storage() as storage, offset, shape, strides, bool(), _, *_) if (
+            name == _TENSOR
+        ):
+            return _tensor(storage, offset, shape, strides)
+        case _:
+            raise ValueError("a call that PyTorch does not write")
+
+
+def _storage(persistent_id: Any) -> _Storage:
+    match persistent_id:
+        case ("storage", _Name(name=name), str(key), str(), int(size)) if size >= 0:
+            return _Storage(key, _DTYPES[name.removeprefix("torch.")], size)
+        case _:
+            raise ValueError("no storage")
+
+
+def _tensor(storage: _Storage, offset: Any, shape: Any, strides: Any) -> StoredTensor:
+    """The view; it must lie inside its storage."""
+    if not len(shape) == len(strides) <= _MAX_DIMENSIONS:
+        raise ValueError("shape and strides differ in length or are too long")
+    if not all(type(n) is int and 0 <= n < 2**62 for n in (offset, *shape, *strides)):
+        raise ValueError("shape and strides must be whole numbers")
+    last = offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
+    if math.prod(shape) > 0 and last >= storage.size:
+        raise _Refused(f"a tensor of shape {shape} reaches beyond its storage")
+    return StoredTensor(storage, offset, tuple(shape), tuple(strides))

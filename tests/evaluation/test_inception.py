@@ -1,0 +1,142 @@
+"""The FID Inception network against an oracle in NumPy, its resize, and its weights' files."""
+
+import hashlib
+from pathlib import Path
+
+import inception_oracle
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch_writer
+from flax import traverse_util
+
+from lzn_jax.configuration import UserError
+from lzn_jax.evaluation.inception import InceptionV3, inception_outputs, resize_bilinear
+from lzn_jax.evaluation.inception_weights import from_torch, load_inception, save_inception
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+pytestmark = pytest.mark.usefixtures("fast_compile")
+
+
+@pytest.fixture(scope="module")
+def state():
+    return inception_oracle.random_state()
+
+
+@pytest.fixture(scope="module")
+def variables(state):
+    return traverse_util.unflatten_dict(from_torch(state, "a test"))
+
+
+def _images():
+    """Pixels in [-1, 1): one image, neither square nor small enough for maps of one pixel."""
+    return (inception_oracle.random_images(1, 139)[:, :, :107] / 128 - 1).astype(np.float32)
+
+
+def test_every_layer_agrees_with_the_oracle(state, variables):
+    oracle = inception_oracle.Oracle(state)
+    features = oracle(_images().astype(np.float64).transpose(0, 3, 1, 2))
+    run = jax.jit(lambda v, x: InceptionV3().apply(v, x, capture_intermediates=True, mutable=True))
+    outputs, extra = run(variables, _images())
+    layers = {
+        ".".join(path[:-1]): value[0]
+        for path, value in traverse_util.flatten_dict(extra["intermediates"]).items()
+    }
+    assert len(oracle.layers) == 94 + 11
+    for name, expected in oracle.layers.items():
+        expected = expected.transpose(0, 2, 3, 1)
+        assert layers[name].shape == expected.shape, name
+        np.testing.assert_allclose(
+            layers[name], expected, atol=2e-5 * np.abs(expected).max(), err_msg=name
+        )
+    np.testing.assert_allclose(outputs.features, features, atol=1e-4)
+    np.testing.assert_allclose(outputs.logits, features @ state["fc.weight"].T, atol=1e-4)
+    spatial = oracle.layers["Mixed_6d.branch1x1"][:, :7].transpose(0, 2, 3, 1)
+    np.testing.assert_allclose(outputs.spatial, spatial.reshape(1, -1), atol=1e-4)
+
+
+def test_recorded_numbers(variables):
+    """inception.npz is the oracle's: python tests/evaluation/record_inception.py writes it."""
+    with np.load(GOLDEN / "inception.npz") as recorded:
+        outputs = jax.jit(InceptionV3().apply)(variables, _images())
+        for name in ("features", "spatial", "logits"):
+            found = getattr(outputs, name)[0, :: recorded[f"{name}_stride"]]
+            np.testing.assert_allclose(found, recorded[name], atol=1e-4)
+
+
+def test_pixels_become_299_square_and_centred(variables):
+    """Flat grey images show the normalisation, sizes of the outputs the resize."""
+    grey = np.full((2, 8, 10, 1), 77, np.uint8)
+    outputs = jax.jit(inception_outputs)(variables, grey)
+    assert [a.shape for a in outputs] == [(2, 2048), (2, 7 * 17 * 17), (2, 1008)]
+    flat = jnp.full((2, 299, 299, 3), (77 - 128) / 128, jnp.float32)
+    expected = jax.jit(InceptionV3().apply)(variables, flat)
+    np.testing.assert_allclose(outputs.features, expected.features, atol=1e-5)
+    assert outputs.features.dtype == jnp.float32
+
+
+def test_resize_by_hand():
+    image = jnp.array([[0, 8], [16, 32]], jnp.float32)[None, :, :, None]
+    # Positions 0, 0.5, 1, 1.5: the last lies beyond the last pixel.
+    rows = np.array([[0, 4, 8, 8], [8, 14, 20, 20], [16, 24, 32, 32], [16, 24, 32, 32]])
+    np.testing.assert_allclose(resize_bilinear(image, 4)[0, :, :, 0], rows)
+    # Smaller: pixels 0 and 2 of 0 ... 3, no mean over what lies between.
+    ramp = jnp.broadcast_to(jnp.arange(4.0)[:, None], (1, 4, 4, 1))
+    np.testing.assert_allclose(resize_bilinear(ramp, 2)[0, 0, :, 0], [0, 2])
+
+
+@pytest.mark.parametrize("shape", [(32, 32), (256, 256), (28, 40), (299, 299), (512, 400)])
+def test_resize_of_a_plane_is_the_plane_at_scaled_positions(shape):
+    rows, columns = np.meshgrid(*map(np.arange, shape), indexing="ij")
+    plane = jnp.asarray(3 * rows - 2 * columns + 5, jnp.float32)
+    resized = resize_bilinear(plane[None, :, :, None], 299)[0, :, :, 0]
+    at_row, at_column = (np.minimum(np.arange(299) * n / 299, n - 1) for n in shape)
+    expected = 3 * at_row[:, None] - 2 * at_column + 5
+    np.testing.assert_allclose(resized, expected, atol=2e-6 * float(jnp.abs(plane).max()))
+
+
+def test_weights_from_a_pytorch_file(tmp_path, state, variables):
+    path = tmp_path / "weights.pth"
+    torch_writer.write(path, state)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    named = path.rename(tmp_path / f"pt_inception-2015-12-05-{digest[:8]}.pth")
+    loaded = load_inception(named)
+    jax.tree.map(np.testing.assert_array_equal, loaded.variables, variables)
+    save_inception(tmp_path / "ours.npz", loaded.variables)
+    again = load_inception(tmp_path / "ours.npz")
+    jax.tree.map(np.testing.assert_array_equal, again.variables, variables)
+    assert loaded.key == again.key
+    wrong = named.rename(tmp_path / "pt_inception-2015-12-05-6726825d.pth")
+    with pytest.raises(UserError, match=f"starts with {digest[:8]}, not 6726825d"):
+        load_inception(wrong)
+
+
+def test_weights_of_other_networks_are_refused(state):
+    kernel = "Mixed_6d.branch7x7_2.conv.weight"
+    less = {name: array for name, array in state.items() if name != kernel}
+    with pytest.raises(UserError, match=f"lacks {kernel}"):
+        from_torch(less, "file")
+    with pytest.raises(UserError, match=r"AuxLogits\.fc\.weight is left over"):
+        from_torch(state | {"AuxLogits.fc.weight": state["fc.weight"]}, "file")
+    for array in (state[kernel].transpose(0, 1, 3, 2), state[kernel].astype(np.float64)):
+        with pytest.raises(UserError, match=f"{kernel} is float"):
+            from_torch(state | {kernel: array}, "file")
+
+
+def test_files_that_are_no_weights_are_refused(tmp_path, variables):
+    with pytest.raises(UserError, match="there is no file"):
+        load_inception(tmp_path / "none.pth")
+    torch_writer.write(tmp_path / "list.pth", [np.zeros(3, np.float32)])
+    with pytest.raises(UserError, match="not a state dict"):
+        load_inception(tmp_path / "list.pth")
+    (tmp_path / "text.npz").write_text("no zip")
+    with pytest.raises(UserError, match=r"cannot be read as \.npz"):
+        load_inception(tmp_path / "text.npz")
+    classes = {"params": {"fc": variables["params"]["fc"]}}
+    save_inception(tmp_path / "part.npz", classes)
+    with pytest.raises(UserError, match="lacks batch_stats/Conv2d_1a_3x3/bn/mean"):
+        load_inception(tmp_path / "part.npz")
+    save_inception(tmp_path / "more.npz", {**variables, "other": {"x": np.zeros(1)}})
+    with pytest.raises(UserError, match="too many: other/x"):
+        load_inception(tmp_path / "more.npz")
