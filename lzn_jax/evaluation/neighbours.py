@@ -85,7 +85,7 @@ def _nearer(
 
 @functools.partial(jax.jit, static_argnames="num_classes")
 def _log_votes(
-    nearest: Neighbours, temperature: float, num_classes: int
+    nearest: Neighbours, temperature: Float[Array, ""], num_classes: int
 ) -> Float[Array, "m {num_classes}"]:
     def of_row(row: tuple[Array, Array]) -> Array:
         similarities, labels = row

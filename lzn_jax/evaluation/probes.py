@@ -148,7 +148,7 @@ class _Rotated(NamedTuple):
     """Standardised features on their principal axes, in blocks of rows on the device."""
 
     blocks: list[tuple[Array, Array]]  # features (b, d), labels (b,)
-    count: int
+    num_rows: int
     mean: np.ndarray  # (d,), of the features as they come, as the next
     scale: np.ndarray  # (d,)
     axes: np.ndarray  # (d, d), orthonormal columns
@@ -225,8 +225,8 @@ def _mean_cross_entropy(params: Params, data: _Rotated) -> tuple[float, Params]:
         block_losses, gradient = _add_block(on_device, gradient, features, labels)
         losses.append(block_losses)
     loss = sum(np.sum(block, dtype=np.float64) for block in jax.device_get(losses))
-    weights, bias = (np.asarray(a, np.float64) / data.count for a in gradient)
-    return float(loss) / data.count, (weights, bias)
+    weights, bias = (np.asarray(a, np.float64) / data.num_rows for a in gradient)
+    return float(loss) / data.num_rows, (weights, bias)
 
 
 def _minimise(
