@@ -1,0 +1,184 @@
+"""Pictures of a representation: t-SNE of its features, probe accuracy against training steps.
+
+As in the paper's D.4. Each function writes one PNG file atomically and returns its path.
+"""
+
+import io
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from jaxtyping import Float, Int
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
+from sklearn.manifold import TSNE
+
+from lzn_jax import reporting
+
+_DPI = 150
+_TEXT_SIZE = 10  # points, as the next two
+_TITLE_SIZE = 13
+_SMALL_SIZE = 9
+_MAX_POINTS = 2_000
+_MAX_CLASSES = 20
+_PERPLEXITY = 30.0
+# Beyond ten classes colours come too close, so that the second ten have another marker as well.
+_MARKERS = ("o", "^")
+
+
+def tsne(
+    path: str | os.PathLike[str],
+    features: Float[np.ndarray, "n d"],
+    labels: Int[np.ndarray, " n"],
+    class_names: Sequence[str] | None = None,
+    title: str | None = None,
+    seed: int = 0,
+) -> Path:
+    """Features in two dimensions by t-SNE (van der Maaten and Hinton, 2008), coloured by class.
+
+    The 20 lowest classes and at most 2,000 points are shown, as many of each class as there are,
+    up to the same number. `class_names` is indexed by class.
+
+    Raises:
+        ValueError: fewer than three points.
+    """
+    rows = _choose(labels, seed)
+    if len(rows) < 3:
+        raise ValueError(f"t-SNE needs at least 3 points, there are {len(rows)}")
+    points = _embed(features[rows], seed)
+    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12)
+    figure = Figure(figsize=(9.0, 7.2), dpi=_DPI, layout=layout)
+    axes = figure.subplots()
+    _draw_classes(axes, points, labels[rows], class_names)
+    figure.suptitle(title or "t-SNE of the features", fontsize=_TITLE_SIZE, fontweight="bold")
+    caption = (
+        f"Each mark is one of {len(rows):,} images, {features.shape[1]} features each; only"
+        " neighbourhood has a meaning."
+    )
+    figure.supxlabel(caption, fontsize=_TEXT_SIZE)
+    return _save(figure, path)
+
+
+def _choose(labels: np.ndarray, seed: int) -> np.ndarray:
+    """Rows to show: equal shares of the classes to show, in random order."""
+    rng = np.random.default_rng(seed)
+    classes = np.unique(labels)[:_MAX_CLASSES]
+    share = _MAX_POINTS // max(len(classes), 1)
+    chosen = [rng.permutation(np.flatnonzero(labels == label))[:share] for label in classes]
+    return rng.permutation(np.concatenate(chosen)) if chosen else np.zeros(0, int)
+
+
+def _embed(features: np.ndarray, seed: int) -> Float[np.ndarray, "n 2"]:
+    # Principal components have no direction where all points coincide; t-SNE fails there.
+    if np.ptp(features, axis=0).max() == 0:
+        return np.zeros((len(features), 2))
+    perplexity = min(_PERPLEXITY, (len(features) - 1) / 3)
+    init = "pca" if features.shape[1] > 1 else "random"
+    return TSNE(perplexity=perplexity, init=init, random_state=seed).fit_transform(features)
+
+
+def _draw_classes(
+    axes: Axes, points: np.ndarray, labels: np.ndarray, class_names: Sequence[str] | None
+) -> None:
+    styles = _class_styles(np.unique(labels))
+    for label, (color, marker) in styles.items():
+        own = points[labels == label]
+        axes.scatter(
+            own[:, 0],
+            own[:, 1],
+            s=float(np.clip(24_000 / len(points), 9, 40)),
+            color=color,
+            marker=marker,
+            alpha=0.8,
+            linewidths=0.3,
+            edgecolors="white",
+        )
+    handles = [
+        Line2D(
+            [],
+            [],
+            color=color,
+            marker=marker,
+            markersize=7,
+            linestyle="",
+            label=f"class {label}" if class_names is None else class_names[label],
+        )
+        for label, (color, marker) in styles.items()
+    ]
+    axes.legend(
+        handles=handles,
+        loc="center left",
+        bbox_to_anchor=(1.0, 0.5),
+        frameon=False,
+        fontsize=_TEXT_SIZE,
+    )
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.set_aspect("equal", adjustable="datalim")
+    axes.spines[:].set_color("0.8")
+
+
+def _class_styles(classes: np.ndarray) -> dict[int, tuple[Any, str]]:
+    colors = mpl.colormaps["tab10"]
+    return {
+        label: (colors(place % 10), _MARKERS[place // 10])
+        for place, label in enumerate(classes.tolist())
+    }
+
+
+def accuracy_curves(
+    path: str | os.PathLike[str],
+    curves: Mapping[str, tuple[Int[np.ndarray, " steps"], Float[np.ndarray, "seeds steps"]]],
+    title: str | None = None,
+) -> Path:
+    """Accuracies in [0, 1] against the training step, by name: the mean over seeds of each curve.
+
+    A curve is its steps and one row of accuracies a seed, NaN where a seed has none; the band is
+    from the lowest to the highest seed.
+    """
+    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12)
+    figure = Figure(figsize=(7.5, 4.8), dpi=_DPI, layout=layout)
+    axes = figure.subplots()
+    for index, (name, (steps, accuracies)) in enumerate(curves.items()):
+        _draw_accuracy(axes, name, steps, accuracies, f"C{index}")
+    axes.set_xlabel("training step", fontsize=_TEXT_SIZE)
+    axes.set_ylabel("accuracy", fontsize=_TEXT_SIZE)
+    axes.tick_params(which="both", labelsize=_SMALL_SIZE)
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda step, _: f"{step:,.0f}"))
+    axes.grid(True, color="0.9", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    if curves:
+        axes.legend(frameon=False, fontsize=_TEXT_SIZE)
+    heading = title or "Accuracy over training"
+    axes.set_title(heading, fontsize=_TITLE_SIZE, fontweight="bold", loc="left")
+    return _save(figure, path)
+
+
+def _draw_accuracy(
+    axes: Axes, name: str, steps: np.ndarray, accuracies: np.ndarray, color: str
+) -> None:
+    known = np.isfinite(accuracies).any(axis=0)
+    steps, accuracies = steps[known], accuracies[:, known]
+    mean = np.nanmean(accuracies, axis=0)
+    count = len(accuracies)
+    label = f"{name} (mean and range of {count} seeds)" if count > 1 else name
+    axes.plot(steps, mean, color=color, marker="o", markersize=4, linewidth=1.8, label=label)
+    if count > 1:
+        low, high = np.nanmin(accuracies, axis=0), np.nanmax(accuracies, axis=0)
+        axes.fill_between(steps, low, high, color=color, alpha=0.2, linewidth=0)
+
+
+def _save(figure: Figure, path: str | os.PathLike[str]) -> Path:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=_DPI, facecolor="white")
+    reporting.write_bytes(path, buffer.getvalue())
+    return Path(path)

@@ -1,0 +1,341 @@
+"""Linear probes of a representation by named protocol, and top-k accuracy.
+
+`fit_cached` fits features that were computed once. `train_linear` trains on a stream of features
+of augmented images, by one of `PROTOCOLS`. Numbers of different protocols do not compare.
+"""
+
+import dataclasses
+import functools
+import itertools
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import scipy.optimize
+from jaxtyping import Array, Float, Int
+from sklearn.preprocessing import StandardScaler
+
+from lzn_jax import reporting
+
+PENALTIES = tuple(10.0**power for power in range(1, -7, -1))  # strong to weak
+_HELD_OUT_SHARE = 0.15
+_BLOCK_ROWS = 8_192
+_CONVERGED = 1e-4  # largest gradient component in the units of `_minimise`
+_TOLERANCE = 1e-5  # the same for the final fit, about what float32 can reach
+_MAX_ITERATIONS = 1_000
+
+
+class LinearClassifier(NamedTuple):
+    """logits = features @ weights + bias, of features as they come."""
+
+    weights: Float[np.ndarray, "d c"]
+    bias: Float[np.ndarray, " c"]
+
+    def __call__(self, features: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n c"]:
+        """Logits, float32."""
+        return np.asarray(features, np.float32) @ self.weights + self.bias
+
+
+def accuracy(
+    scores: Float[np.ndarray, "n c"], labels: Int[np.ndarray, " n"], top: Sequence[int] = (1, 5)
+) -> dict[int, float]:
+    """Share of rows, by k in `top`, whose label is among the k highest of its scores.
+
+    Of equal scores the lower class comes first, as in argmax. A label whose score is -inf (a class
+    without a vote) or NaN is never found. A k >= c is left out: it would find every label.
+    """
+    own = np.take_along_axis(scores, labels[:, None], axis=1)
+    earlier = np.arange(scores.shape[1]) < labels[:, None]
+    rank = np.sum((scores > own) | ((scores == own) & earlier), axis=1)
+    found = own[:, 0] > -np.inf
+    return {k: float(np.mean(found & (rank < k))) for k in top if k < scores.shape[1]}
+
+
+def check_features(features: np.ndarray, labels: np.ndarray, num_classes: int) -> None:
+    """Raises ValueError for features and labels that no classifier can be fit to."""
+    if len(features) != len(labels) or not len(labels):
+        raise ValueError(f"{len(features)} rows of features for {len(labels)} labels")
+    check_labels(labels, num_classes)
+    # A sum is finite where all its terms are, and needs no memory.
+    if not np.isfinite(np.sum(features, dtype=np.float64)):
+        raise ValueError("the features are not finite")
+
+
+def check_labels(labels: np.ndarray, num_classes: int) -> None:
+    """Raises ValueError for a label outside [0, num_classes)."""
+    if labels.min() < 0 or labels.max() >= num_classes:
+        raise ValueError(f"labels must lie in [0, {num_classes})")
+
+
+# The cached protocol: L2-regularised multinomial logistic regression on standardised features,
+#   mean cross-entropy + penalty / 2 * |weights|^2   (the bias is free),
+# a convex problem. Standardised features are still far from isotropic, and L-BFGS needs many
+# steps on them. So they are rotated to their principal axes, which leaves the penalty as it is,
+# and the weight of an axis of variance v is measured in units of 1 / sqrt(v * curvature +
+# penalty), in which the objective is about equally curved along all coordinates.
+
+
+def fit_cached(
+    features: Float[np.ndarray, "n d"],
+    labels: Int[np.ndarray, " n"],
+    num_classes: int,
+    *,
+    penalties: Sequence[float] = PENALTIES,
+    seed: int = 0,
+) -> tuple[LinearClassifier, float]:
+    """L2-regularised multinomial logistic regression, and the penalty that it chose.
+
+    Minimises mean cross-entropy + penalty / 2 * |weights|² over weights of features standardised
+    by the mean and deviation of the rows fitted; scikit-learn's C is 1 / (n * penalty). The
+    penalty is the one with the least cross-entropy on 15 % of each class, held out: going through
+    `penalties` in their order (strong to weak), the last before it first rises. All rows are then
+    fitted with it. Computes in float32 on the device, which holds one copy of the features.
+
+    Warns (RuntimeWarning) where the final fit has not converged.
+
+    Raises:
+        ValueError: no class has two rows, a label is not in [0, num_classes) or a feature is not
+            finite.
+    """
+    check_features(features, labels, num_classes)
+    held_out = _hold_out(labels, seed)
+    fitted = _rotate(features[~held_out], labels[~held_out])
+    start = np.zeros((features.shape[1], num_classes)), np.zeros(num_classes)
+    best_loss, best = np.inf, (start, penalties[0])
+    with reporting.progress(len(penalties), "linear probe", unit="fit", brief=True) as bar:
+        for penalty in penalties:
+            start, _ = _minimise(fitted, penalty, start, _CONVERGED)
+            logits = fitted.to_raw(*start)(features[held_out])
+            loss = _cross_entropies(logits, jnp.asarray(labels[held_out])).mean()
+            if loss > best_loss:
+                break
+            best_loss, best = loss, (start, penalty)
+            bar.update()
+    start, penalty = best
+    classifier = fitted.to_raw(*start)
+    del fitted  # its device memory is needed for all rows
+    everything = _rotate(features, labels)
+    params, gradient = _minimise(everything, penalty, everything.from_raw(classifier), _TOLERANCE)
+    if gradient > _CONVERGED:
+        warnings.warn(
+            f"the linear probe has not converged: gradient {gradient:.1g} with penalty {penalty}",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return everything.to_raw(*params), penalty
+
+
+def _hold_out(labels: np.ndarray, seed: int) -> np.ndarray:
+    """Mask of the rows held out: a share of each class, at least one of two rows."""
+    rng = np.random.default_rng(seed)
+    held_out = np.zeros(len(labels), bool)
+    for label, count in zip(*np.unique(labels, return_counts=True), strict=True):
+        share = max(1, round(_HELD_OUT_SHARE * count)) if count > 1 else 0
+        held_out[rng.permutation(np.flatnonzero(labels == label))[:share]] = True
+    if not held_out.any():
+        raise ValueError("no class has two rows, so none can be held out to choose the penalty")
+    return held_out
+
+
+Params = tuple[Float[np.ndarray, "d c"], Float[np.ndarray, " c"]]  # weights, bias
+
+
+class _Rotated(NamedTuple):
+    """Standardised features on their principal axes, in blocks of rows on the device."""
+
+    blocks: list[tuple[Array, Array]]  # features (b, d), labels (b,)
+    num_rows: int
+    mean: np.ndarray  # (d,), of the features as they come, as the next
+    scale: np.ndarray  # (d,)
+    axes: np.ndarray  # (d, d), orthonormal columns
+    variances: np.ndarray  # (d,), along the axes
+
+    def to_raw(self, weights: np.ndarray, bias: np.ndarray) -> LinearClassifier:
+        """The classifier of features as they come that equals this one of rotated ones."""
+        weights = self.axes @ weights / self.scale[:, None]
+        bias = bias - self.mean @ weights
+        return LinearClassifier(weights.astype(np.float32), bias.astype(np.float32))
+
+    def from_raw(self, classifier: LinearClassifier) -> Params:
+        """The inverse of `to_raw`."""
+        weights = self.axes.T @ (self.scale[:, None] * classifier.weights)
+        return weights, classifier.bias + self.mean @ classifier.weights
+
+
+def _rotate(features: np.ndarray, labels: np.ndarray) -> _Rotated:
+    rows = [slice(start, start + _BLOCK_ROWS) for start in range(0, len(features), _BLOCK_ROWS)]
+    scaler = StandardScaler()
+    for block in rows:
+        scaler.partial_fit(features[block])
+
+    def standardised(block: slice) -> Array:
+        return jnp.asarray(scaler.transform(features[block]), jnp.float32)
+
+    moments = sum(_gram(standardised(block)) for block in rows)
+    variances, axes = np.linalg.eigh(np.asarray(moments, np.float64) / len(features))
+    rotation = jnp.asarray(axes, jnp.float32)
+    blocks = [
+        (_product(standardised(block), rotation), jnp.asarray(labels[block], jnp.int32))
+        for block in rows
+    ]
+    variances = np.maximum(variances, 0)
+    return _Rotated(blocks, len(features), scaler.mean_, scaler.scale_, axes, variances)
+
+
+@jax.jit
+def _product(a: Float[Array, "n d"], b: Float[Array, "d c"]) -> Float[Array, "n c"]:
+    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+
+
+@jax.jit
+def _gram(a: Float[Array, "n d"]) -> Float[Array, "d d"]:
+    return _product(a.T, a)
+
+
+_cross_entropies = jax.jit(optax.softmax_cross_entropy_with_integer_labels)
+
+
+@jax.jit
+def _add_block(
+    params: tuple[Array, Array], gradient: tuple[Array, Array], features: Array, labels: Array
+) -> tuple[Array, tuple[Array, Array]]:
+    """The losses of one block's rows, and `gradient` plus that of their sum."""
+
+    def total(params: tuple[Array, Array]) -> tuple[Array, Array]:
+        losses = _cross_entropies(_product(features, params[0]) + params[1], labels)
+        return jnp.sum(losses), losses
+
+    own, losses = jax.grad(total, has_aux=True)(params)
+    return losses, jax.tree.map(jnp.add, gradient, own)
+
+
+def _mean_cross_entropy(params: Params, data: _Rotated) -> tuple[float, Params]:
+    """Mean cross-entropy and its gradient.
+
+    The line search compares nearly equal losses, so these are added up in float64.
+    """
+    on_device = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), params)
+    gradient = jax.tree.map(jnp.zeros_like, on_device)
+    losses = []
+    for features, labels in data.blocks:
+        block_losses, gradient = _add_block(on_device, gradient, features, labels)
+        losses.append(block_losses)
+    loss = sum(np.sum(block, dtype=np.float64) for block in jax.device_get(losses))
+    weights, bias = (np.asarray(a, np.float64) / data.num_rows for a in gradient)
+    return float(loss) / data.num_rows, (weights, bias)
+
+
+def _minimise(
+    data: _Rotated, penalty: float, start: Params, tolerance: float
+) -> tuple[Params, float]:
+    """Where the penalised loss is least, and the largest component of its gradient there."""
+    num_classes = len(start[1])
+    curvature = (1 - 1 / num_classes) / num_classes  # of the softmax at equal probabilities
+    unit = 1 / np.sqrt(data.variances * curvature + penalty)[:, None]
+    bias_unit = 1 / np.sqrt(curvature)
+
+    def unpack(flat: np.ndarray) -> Params:
+        return unit * flat[:-num_classes].reshape(-1, num_classes), bias_unit * flat[-num_classes:]
+
+    def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
+        weights, bias = unpack(flat)
+        loss, (d_weights, d_bias) = _mean_cross_entropy((weights, bias), data)
+        d_weights = unit * (d_weights + penalty * weights)
+        gradient = np.concatenate([d_weights.ravel(), bias_unit * d_bias])
+        return loss + penalty / 2 * np.sum(weights**2), gradient
+
+    found = scipy.optimize.minimize(
+        objective,
+        np.concatenate([(start[0] / unit).ravel(), start[1] / bias_unit]),
+        jac=True,
+        method="L-BFGS-B",
+        options={"gtol": tolerance, "ftol": 0, "maxiter": _MAX_ITERATIONS},
+    )
+    return unpack(found.x), float(np.abs(found.jac).max())
+
+
+# Protocols that train on augmented images: features change with every epoch.
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """How to train a linear classifier on features of augmented images, without normalisation."""
+
+    epochs: int
+    batch_size: int  # where the literature's numbers come from; others may be used
+    optimizer: Callable[[int, int], optax.GradientTransformation]  # of number of steps, batch size
+
+
+def _adamw(num_steps: int, batch_size: int) -> optax.GradientTransformation:
+    del num_steps, batch_size  # a constant rate, whatever the batch
+    return optax.adamw(3e-4, weight_decay=0.0)
+
+
+def _nesterov(num_steps: int, batch_size: int) -> optax.GradientTransformation:
+    rate = optax.cosine_decay_schedule(0.1 * batch_size / 256, num_steps)
+    return optax.sgd(rate, momentum=0.9, nesterov=True)
+
+
+PROTOCOLS = {
+    # Paper D.3; batch and weight decay as in its release.
+    "paper": Protocol(epochs=300, batch_size=8192, optimizer=_adamw),
+    # Chen et al. 2020 (arXiv:2002.05709), B.6.
+    "simclr": Protocol(epochs=90, batch_size=4096, optimizer=_nesterov),
+}
+
+
+def train_linear(
+    batches: Iterable[tuple[Float[Array | np.ndarray, "b d"], Int[Array | np.ndarray, " b"]]],
+    dim: int,
+    num_classes: int,
+    protocol: Protocol,
+    num_steps: int,
+) -> LinearClassifier:
+    """A linear classifier after `num_steps` steps of cross-entropy from zero weights.
+
+    `batches` gives features and labels, augmented and encoded by the caller anew for each epoch;
+    features are used as they come. A learning rate that goes with the batch size takes that of
+    the first batch, so these are batches of the whole machine.
+
+    Raises:
+        ValueError: `batches` ends early, a label is not in [0, num_classes), or the weights end
+            non-finite.
+    """
+    stream = iter(batches)
+    first = list(itertools.islice(stream, 1))
+    optimizer = protocol.optimizer(num_steps, len(first[0][1]) if first else 0)
+    params = jnp.zeros((dim, num_classes)), jnp.zeros(num_classes)
+    state = optimizer.init(params)
+    done = 0
+    with reporting.progress(num_steps, "linear probe") as bar:
+        for features, labels in itertools.islice(itertools.chain(first, stream), num_steps):
+            check_labels(np.asarray(labels), num_classes)
+            params, state = _train_step(params, state, features, labels, optimizer=optimizer)
+            done += 1
+            bar.update()
+    if done < num_steps:
+        raise ValueError(f"the batches end after {done} of {num_steps} steps")
+    weights, bias = jax.device_get(params)
+    if not (np.isfinite(weights).all() and np.isfinite(bias).all()):
+        raise ValueError("the linear probe diverged, or its features are not finite")
+    return LinearClassifier(weights, bias)
+
+
+@functools.partial(jax.jit, static_argnames="optimizer", donate_argnames=("params", "state"))
+def _train_step(
+    params: tuple[Array, Array],
+    state: optax.OptState,
+    features: Float[Array, "b d"],
+    labels: Int[Array, " b"],
+    *,
+    optimizer: optax.GradientTransformation,
+) -> tuple[tuple[Array, Array], optax.OptState]:
+    def loss(params: tuple[Array, Array]) -> Array:
+        return jnp.mean(_cross_entropies(_product(features, params[0]) + params[1], labels))
+
+    updates, state = optimizer.update(jax.grad(loss)(params), state, params)
+    return optax.apply_updates(params, updates), state

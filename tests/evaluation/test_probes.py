@@ -1,0 +1,229 @@
+"""Probes: at the optimum that the mathematics names and scikit-learn finds; accuracy by hand."""
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
+
+from lzn_jax.evaluation import probes
+from lzn_jax.evaluation.probes import PROTOCOLS, accuracy, fit_cached, train_linear
+
+
+def _digits():
+    digits = load_digits()
+    return digits.data.astype(np.float32), digits.target
+
+
+def _standardised(features):
+    features = features.astype(np.float64)
+    deviation = features.std(axis=0)
+    return (features - features.mean(axis=0)) / np.where(deviation > 0, deviation, 1)
+
+
+def _softmax(logits):
+    exp = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return exp / exp.sum(axis=1, keepdims=True)
+
+
+def _blobs(count, num_classes, dim, distance, seed=0):
+    """Gaussian classes; means of length about `distance` * sqrt(dim)."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(count) % num_classes
+    means = distance * rng.normal(size=(num_classes, dim))
+    return (means[labels] + rng.normal(size=(count, dim))).astype(np.float32), labels
+
+
+def _same_up_to_shift(logits, expected, **tolerance):
+    center = lambda a: a - a.mean(axis=1, keepdims=True)  # noqa: E731
+    np.testing.assert_allclose(center(logits), center(expected), **tolerance)
+
+
+@pytest.mark.parametrize("penalty", [1.0, 1e-3])
+def test_fit_is_that_of_scikit_learn(penalty):
+    features, labels = (part[:600] for part in _digits())
+    model, chosen = fit_cached(features, labels, 10, penalties=[penalty])
+    assert chosen == penalty
+    inputs = _standardised(features)
+    reference = LogisticRegression(C=1 / (len(labels) * penalty), tol=1e-6, max_iter=5000)
+    expected = reference.fit(inputs, labels).predict_proba(inputs)
+    np.testing.assert_allclose(_softmax(model(features)), expected, atol=2e-3)
+
+
+@pytest.mark.parametrize("penalty", [0.1, 1e-4])
+def test_gradient_vanishes_at_the_fit(penalty, monkeypatch):
+    monkeypatch.setattr(probes, "_BLOCK_ROWS", 500)  # the last block is not full
+    features, labels = _digits()
+    features = features * np.geomspace(1e-3, 1e3, 64, dtype=np.float32) + 5  # units differ
+    model, _ = fit_cached(features, labels, 10, penalties=[penalty])
+    inputs = _standardised(features)
+    logits = features.astype(np.float64) @ model.weights.astype(np.float64) + model.bias
+    residual = (_softmax(logits) - np.eye(10)[labels]) / len(labels)
+    deviation = features.astype(np.float64).std(axis=0)[:, None]
+    gradient = inputs.T @ residual + penalty * deviation * model.weights
+    assert np.abs(gradient).max() < 3e-5
+    assert np.abs(residual.sum(axis=0)).max() < 3e-5
+    np.testing.assert_allclose(model(features), logits, atol=1e-2)
+
+
+def test_penalty_is_strong_for_noise_and_weak_for_separable_classes():
+    noise, labels = _blobs(600, 3, 20, distance=0)
+    assert fit_cached(noise, labels, 3)[1] >= 0.1
+    apart, labels = _blobs(300, 3, 20, distance=3)
+    model, penalty = fit_cached(apart, labels, 3)
+    assert penalty <= 1e-5
+    assert accuracy(model(apart), labels) == {1: 1.0}
+
+
+def test_permuted_labels_give_permuted_logits():
+    features, labels = _blobs(400, 4, 10, distance=0.4)
+    order = np.array([2, 0, 3, 1])
+    model, penalty = fit_cached(features, labels, 4, penalties=[1e-2])
+    # The same rows are held out only where classes are visited alike, so the penalty is given.
+    permuted, _ = fit_cached(features, order[labels], 4, penalties=[penalty])
+    _same_up_to_shift(permuted(features)[:, order], model(features), atol=2e-3)
+
+
+def test_constant_and_repeated_features_and_absent_classes_are_no_obstacle():
+    features, labels = _blobs(200, 3, 5, distance=1)
+    constant = np.full((200, 1), 0.1, np.float32)
+    wide = np.concatenate([features, features, constant], axis=1)
+    plain, _ = fit_cached(features, labels, 3, penalties=[0.1])
+    # Two equal columns share the weight, which halves its penalty.
+    double, _ = fit_cached(wide, labels, 3, penalties=[0.2])
+    _same_up_to_shift(double(wide), plain(features), atol=2e-3)
+    assert np.abs(double.weights[-1]).max() < 1e-4
+    more, _ = fit_cached(features, labels, 5, penalties=[0.1])
+    assert _softmax(more(features))[:, 3:].max() < 1e-3
+
+
+def test_fit_is_deterministic():
+    features, labels = _blobs(200, 3, 5, distance=0.5)
+    first, second = (fit_cached(features, labels, 3)[0] for _ in range(2))
+    np.testing.assert_array_equal(first.weights, second.weights)
+
+
+def test_each_class_gives_its_share_to_the_held_out_rows():
+    labels = np.repeat([0, 1, 2, 3], [100, 40, 2, 1])
+    held_out = probes._hold_out(labels, seed=0)
+    assert np.bincount(labels[held_out], minlength=4).tolist() == [15, 6, 1, 0]
+    assert (probes._hold_out(labels, seed=1) != held_out).any()
+
+
+def test_a_fit_that_stops_early_says_so(monkeypatch):
+    monkeypatch.setattr(probes, "_MAX_ITERATIONS", 2)
+    features, labels = _blobs(200, 3, 5, distance=0.5)
+    with pytest.warns(RuntimeWarning, match="not converged"):
+        fit_cached(features, labels, 3, penalties=[1e-3])
+
+
+@pytest.mark.parametrize(
+    ("features", "labels", "message"),
+    [
+        (np.ones((3, 2), np.float32), np.array([0, 0, 3]), "labels must lie in"),
+        (np.ones((3, 2), np.float32), np.array([0, 0, -1]), "labels must lie in"),
+        (np.ones((3, 2), np.float32), np.array([0, 1, 2]), "no class has two rows"),
+        (np.full((2, 2), np.inf, np.float32), np.array([0, 0]), "not finite"),
+    ],
+)
+def test_what_cannot_be_fitted_is_refused(features, labels, message):
+    with pytest.raises(ValueError, match=message):
+        fit_cached(features, labels, 3)
+
+
+def _repeat(features, labels):
+    while True:
+        yield features, labels
+
+
+def test_simclr_protocol_reaches_the_optimum():
+    features, labels = _blobs(256, 3, 4, distance=0.5)
+    model = train_linear(_repeat(features, labels), 4, 3, PROTOCOLS["simclr"], num_steps=1500)
+    reference = LogisticRegression(C=np.inf, tol=1e-8, max_iter=1000).fit(features, labels)
+    _same_up_to_shift(model(features), reference.decision_function(features), atol=1e-2)
+
+
+def test_paper_protocol_reaches_the_optimum():
+    features, labels = _blobs(256, 3, 4, distance=0.2)
+    model = train_linear(_repeat(features, labels), 4, 3, PROTOCOLS["paper"], num_steps=4000)
+    reference = LogisticRegression(C=np.inf, tol=1e-8, max_iter=1000).fit(features, labels)
+    _same_up_to_shift(model(features), reference.decision_function(features), atol=1e-2)
+
+
+def test_paper_protocol_has_a_constant_rate_and_no_decay():
+    params = np.full(1, 1000.0, np.float32)
+    for batch_size in (256, 8192):
+        optimizer = PROTOCOLS["paper"].optimizer(5, batch_size)
+        state = optimizer.init(params)
+        for _ in range(10):  # Adam moves by its rate where gradients are constant
+            move, state = optimizer.update(np.ones(1, np.float32), state, params)
+            np.testing.assert_allclose(move, -3e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("batch_size", [256, 1024])
+def test_simclr_protocol_scales_its_rate_with_the_batch(batch_size):
+    # Residuals of zero weights are 1/2. A step of Nesterov's on gradient g moves by rate * 1.9 g.
+    features = np.full((batch_size, 1), 1e-3, np.float32)
+    labels = np.zeros(batch_size, int)
+    batches = _repeat(features, labels)
+    model = train_linear(batches, 1, 2, PROTOCOLS["simclr"], num_steps=1)
+    move = 0.1 * batch_size / 256 * 1.9 * 0.5
+    np.testing.assert_allclose(model.bias, [move, -move], rtol=1e-5)
+    np.testing.assert_allclose(model.weights, [[1e-3 * move, -1e-3 * move]], rtol=1e-4)
+
+
+def test_simclr_protocol_ends_at_rate_zero():
+    optimizer = PROTOCOLS["simclr"].optimizer(10, 256)
+    state, moves = optimizer.init(np.zeros(1)), []
+    for _ in range(11):
+        move, state = optimizer.update(np.ones(1), state)
+        moves.append(-float(move[0]))
+    momentum = np.cumsum(0.9 ** np.arange(12))[1:]  # Nesterov's look ahead included
+    expected = 0.05 * (1 + np.cos(np.pi * np.arange(11) / 10)) * momentum
+    np.testing.assert_allclose(moves, expected, rtol=1e-4, atol=1e-7)
+
+
+def test_training_takes_the_batches_in_order_and_no_more_than_its_steps():
+    rng = np.random.default_rng(0)
+    batches = [
+        (rng.normal(size=(size, 3)).astype(np.float32), rng.integers(2, size=size))
+        for size in (4, 4, 3, 4)  # a last batch of an epoch may be smaller
+    ]
+    stream = iter(batches)
+    train_linear(stream, 3, 2, PROTOCOLS["paper"], num_steps=3)
+    assert len(list(stream)) == 1
+
+
+def test_training_says_what_is_wrong_with_its_batches():
+    features, labels = np.ones((4, 3), np.float32), np.array([0, 1, 0, 1])
+    paper = PROTOCOLS["paper"]
+    with pytest.raises(ValueError, match="end after 1 of 3 steps"):
+        train_linear([(features, labels)], 3, 2, paper, num_steps=3)
+    with pytest.raises(ValueError, match="end after 0 of 3 steps"):
+        train_linear([], 3, 2, paper, num_steps=3)
+    with pytest.raises(ValueError, match="labels must lie in"):
+        train_linear([(features, labels + 1)], 3, 2, paper, num_steps=1)
+    with pytest.raises(ValueError, match="diverged"):
+        train_linear([(features * np.nan, labels)], 3, 2, paper, num_steps=1)
+
+
+def test_accuracy_by_hand():
+    scores = np.array(
+        [
+            [6, 5, 4, 3, 2, 1, 0],  # ranks are the classes
+            [0, 1, 2, 3, 4, 5, 6],
+            [0, 1, 2, 3, 4, 5, 6],
+            [7, 7, 7, 7, 7, 7, 7],  # ties: rank is the class
+            [7, 7, 7, 7, 7, 7, 7],
+            [0, -np.inf, -np.inf, -np.inf, -np.inf, -np.inf, -np.inf],  # no vote for class 1
+            [np.nan] * 7,
+        ]
+    )
+    labels = np.array([0, 1, 2, 4, 5, 1, 0])
+    found = accuracy(scores, labels, top=(1, 2, 5))
+    assert found == {1: 1 / 7, 2: 1 / 7, 5: 3 / 7}
+
+
+def test_top_5_is_absent_where_it_would_be_certain():
+    scores, labels = np.eye(5), np.arange(5)
+    assert accuracy(scores, labels) == {1: 1.0}
+    assert accuracy(np.eye(6), np.arange(6)) == {1: 1.0, 5: 1.0}
