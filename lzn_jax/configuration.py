@@ -68,6 +68,18 @@ _NCSNPP_DECODER = _NCSNPP | {
     "scale_by_sigma": Field(bool, "divide the output by the network's time input"),
 }
 
+_FLIP = Field(bool, "flip training images left to right at random")
+_ENCODED_IMAGES = {
+    "data.image_size": Field(int, "height and width in pixels, after resize and crop", minimum=1),
+    "data.channels": Field(int, "image channels: grey or RGB", choices=(1, 3)),
+    "data.num_classes": Field(int, "number of classes, 1 = all images are one", minimum=1),
+    "data.flip": _FLIP,
+    "data.workers": Field(int, "processes that decode training images", minimum=0),
+    "data.skip_unreadable": Field(
+        bool, "replace unreadable images by others of their class; False: stop at the first"
+    ),
+}
+
 # A group is read when its selector, a field of an earlier group, has the given value; the fields
 # of all groups read are the fields a config holds.
 SCHEMA: Mapping[tuple[str, str] | None, Mapping[str, Field]] = {
@@ -77,7 +89,9 @@ SCHEMA: Mapping[tuple[str, str] | None, Mapping[str, Field]] = {
         "seed": Field(int, "seed of every random draw", minimum=0, below=2**32),
     },
     ("study", "joint"): {
-        "data.name": Field(str, "data source", choices=("digits",)),
+        "data.name": Field(
+            str, "data source", choices=("digits", "fashion", "cifar10", "tfds", "image_folder")
+        ),
         "latent.enabled": Field(bool, "False: the rectified-flow baseline without latents"),
         "latent.dim": Field(int, "latent dimension q", minimum=1),
         "latent.noise_scale": Field(float, "α of the generation latents", minimum=0),
@@ -137,7 +151,40 @@ SCHEMA: Mapping[tuple[str, str] | None, Mapping[str, Field]] = {
         "data.image_size": Field(int, "height and width in pixels", choices=(8,)),
         "data.channels": Field(int, "image channels", choices=(1,)),
         "data.num_classes": Field(int, "number of classes", choices=(10,)),
-        "data.flip": Field(bool, "flip training images left to right at random"),
+        "data.flip": _FLIP,
+    },
+    ("data.name", "fashion"): {
+        "data.path": Field(str, "folder of the IDX files, or of TFDS's fashion_mnist"),
+        "data.image_size": Field(int, "height and width in pixels", choices=(28, 32)),
+        "data.channels": Field(int, "image channels", choices=(1,)),
+        "data.num_classes": Field(int, "number of classes", choices=(10,)),
+        "data.flip": _FLIP,
+    },
+    ("data.name", "cifar10"): {
+        "data.path": Field(str, "folder of cifar-10-batches-bin, or of TFDS's cifar10"),
+        "data.image_size": Field(int, "height and width in pixels", choices=(32,)),
+        "data.channels": Field(int, "image channels", choices=(3,)),
+        "data.num_classes": Field(int, "number of classes", choices=(10,)),
+        "data.flip": _FLIP,
+    },
+    ("data.name", "tfds"): _ENCODED_IMAGES
+    | {
+        "data.path": Field(str, "data_dir of TensorFlow Datasets"),
+        "data.tfds_name": Field(str, "data set of TensorFlow Datasets, as NAME/CONFIG:VERSION"),
+        "data.train_split": Field(str, "training images, as TFDS writes splits"),
+        "data.test_split": Field(str, "test images, as TFDS writes splits"),
+    },
+    ("data.name", "image_folder"): _ENCODED_IMAGES
+    | {
+        "data.path": Field(str, "folder of images, class folders or train, val and test folders"),
+        "data.class_name": Field(str, "the one class folder to take, None = all", optional=True),
+        "data.holdout": Field(
+            int,
+            "training images set apart for tests, 0 = tests on training images, "
+            "None = the folder has a test folder",
+            minimum=0,
+            optional=True,
+        ),
     },
     ("encoder.name", "ncsnpp"): _network("encoder", _NCSNPP_ENCODER),
     ("decoder.name", "ncsnpp"): _network("decoder", _NCSNPP_DECODER),

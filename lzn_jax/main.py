@@ -10,7 +10,7 @@ from typing import NoReturn
 from lzn_jax import configuration
 from lzn_jax.configuration import UserError
 
-MODES = ("train", "evaluate", "sample", "classify")
+MODES = ("train", "evaluate", "sample", "classify", "check_data")
 EXIT_USER_ERROR = 2
 
 
@@ -43,11 +43,13 @@ def _run(arguments: list[str]) -> int:
     workdir = Path(flags.workdir or Path("results") / Path(flags.config).stem)
 
     # JAX starts only for a good command.
-    from lzn_jax import modes, train
+    from lzn_jax import data, modes, train
     from lzn_jax import workdir as workdirs
 
     logging.basicConfig(format="%(message)s", force=True)
     logging.getLogger("lzn_jax").setLevel(logging.INFO)
+    if flags.mode == "check_data":
+        return data.check(config, workdir)
     _use_compile_cache()
     workdirs.prepare(config, workdir, is_training=flags.mode == "train")
     if flags.mode == "train":

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from lzn_jax import data
 from lzn_jax.configuration import UserError
-from lzn_jax.data import Examples
+from lzn_jax.data import Examples, Images
 
 Variables = dict[str, Any]  # network name -> flax variables
 
@@ -36,6 +36,7 @@ class Study(Protocol):
     """What the trainer and the modes ask of a case study."""
 
     modules: Mapping[str, nn.Module]
+    transform: data.Transform  # of training images, on the host
 
     def init(self, key: jax.Array) -> Variables:
         """Fresh variables of every network."""
@@ -59,7 +60,7 @@ class Study(Protocol):
     def sample(self, model: Model, count: int) -> Examples:
         """Generated images with the classes that were asked for, in equal shares."""
 
-    def classify(self, model: Model, images: np.ndarray) -> Predictions:
+    def classify(self, model: Model, images: Images) -> Predictions:
         """Classes of images."""
 
 

@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, UInt8
 from ml_collections import ConfigDict
 
 from lzn_jax import figures, models, rectified_flow, zoning
-from lzn_jax.data import Examples, normalise, to_uint8
+from lzn_jax.data import Examples, Images, Transform, normalise, to_uint8, whole_image
 from lzn_jax.evaluation.batching import in_batches
 from lzn_jax.evaluation.judge import fit_judge
 from lzn_jax.microbatches import by_example
@@ -37,6 +37,7 @@ class Joint:
     def __init__(self, config: ConfigDict, mesh: Mesh) -> None:
         self.config = config
         self.modules: Mapping[str, nn.Module] = models.build(config)
+        self.transform: Transform = whole_image(config.data)
         solvers = {"euler": zoning.Euler, "dpm": zoning.DPMSolver}
         latent, precision = config.latent, config.latent.precision
         self.latent_solver = solvers[latent.solver](latent.num_steps, precision=precision)
@@ -222,15 +223,13 @@ class Joint:
         )["images"]
         return Examples(images, labels)
 
-    def classify(self, model: Model, images: UInt8[np.ndarray, "n h w c"]) -> Predictions:
+    def classify(self, model: Model, images: Images) -> Predictions:
         """Class and probability of each image, from the middle of its zone (α = 0)."""
         anchors = self._all_anchors(model.variables, images, "encoding")
         latents = self._latents(model.context, anchors, noise_scale=0.0)
         return self._predict(model.variables, latents)
 
-    def _all_anchors(
-        self, variables: Variables, images: np.ndarray, description: str
-    ) -> np.ndarray:
+    def _all_anchors(self, variables: Variables, images: Images, description: str) -> np.ndarray:
         encode = functools.partial(self._jit["anchors"], variables)
         return self._in_batches(encode, images, description=description)
 
