@@ -43,13 +43,14 @@ def _run(arguments: list[str]) -> int:
     workdir = Path(flags.workdir or Path("results") / Path(flags.config).stem)
 
     # JAX starts only for a good command.
-    from lzn_jax import data, modes, train
+    from lzn_jax import modes, train
     from lzn_jax import workdir as workdirs
+    from lzn_jax.data.check import check
 
     logging.basicConfig(format="%(message)s", force=True)
     logging.getLogger("lzn_jax").setLevel(logging.INFO)
     if flags.mode == "check_data":
-        return data.check(config, workdir)
+        return check(config, workdir)
     _use_compile_cache()
     workdirs.prepare(config, workdir, is_training=flags.mode == "train")
     if flags.mode == "train":

@@ -1,6 +1,5 @@
 """Data sets, and the order in which training reads them."""
 
-from lzn_jax.data.check import check
 from lzn_jax.data.decoding import UnreadableImageError
 from lzn_jax.data.examples import EncodedImages, Examples, Images
 from lzn_jax.data.pipeline import TrainingBatches, Transform, normalise, to_uint8, whole_image
@@ -13,7 +12,6 @@ __all__ = [
     "TrainingBatches",
     "Transform",
     "UnreadableImageError",
-    "check",
     "class_names",
     "load",
     "normalise",

@@ -21,7 +21,7 @@ from lzn_jax.data.sources import class_names, load
 
 MAX_SECONDS = 1800.0
 _IMAGES_AT_A_TIME = 256
-_TIMED_SECONDS = 10.0
+TIMED_SECONDS = 10.0
 _SHOWN_CLASSES, _SHOWN_OF_A_CLASS = 20, 12
 
 _log = logging.getLogger(__name__)
@@ -130,7 +130,7 @@ def _time_batches(train: Examples, config: ConfigDict) -> None:
         batch = next(batches)
         digest = hashlib.sha256(batch["labels"].astype("<i4").tobytes() + batch["images"].tobytes())
         started, count = time.perf_counter(), 0
-        while time.perf_counter() - started < _TIMED_SECONDS:
+        while time.perf_counter() - started < TIMED_SECONDS:
             next(batches)
             count += size
         rate = count / (time.perf_counter() - started)

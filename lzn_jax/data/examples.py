@@ -4,7 +4,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int, UInt8
@@ -21,6 +21,7 @@ _log = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
 
 
+@runtime_checkable
 class EncodedSource(Protocol):
     """Encoded images by index: the files of a folder, the records of a data set."""
 
@@ -57,7 +58,7 @@ class EncodedImages:
         self.skip_unreadable: bool = data.skip_unreadable
         self._labels = labels
         self._size, self._channels = data.image_size, data.channels
-        self._reported: set[int] = set()
+        self._allowed: set[int] = set()
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -90,22 +91,6 @@ class EncodedImages:
         """The pixels of an image, given its file's content."""
         return fit(decode(encoded, self._channels), self._size)
 
-    def load(self, index: int, use: Callable[[bytes], _Result]) -> tuple[_Result, int]:
-        """`use(content)` of image `index`, or of its substitute, and the index of the one used.
-
-        Raises UnreadableImageError.
-        """
-        tried = self._same_class(index) if self.skip_unreadable else [index]
-        for candidate in tried:
-            try:
-                return use(self.source.read(candidate)), candidate
-            except UnreadableImageError as error:
-                name, reason = self.source.name(candidate), error
-        message = f"{name} is not an image that can be read: {reason}"
-        if self.skip_unreadable:
-            message += "; nor are the images of its class before it"
-        raise UnreadableImageError(message) from reason
-
     def attempt(self, index: int) -> UInt8[np.ndarray, "h w c"] | UnreadableImageError:
         """The pixels of an image, or the reason why there are none."""
         try:
@@ -113,26 +98,51 @@ class EncodedImages:
         except UnreadableImageError as error:
             return error
 
-    def report(self, indices: Iterable[int]) -> None:
-        """Counts images whose substitutes were used, each once; the log names the first 20."""
-        for index in sorted(set(indices) - self._reported):
-            self._reported.add(index)
-            count = len(self._reported)
-            if count <= MAX_NAMED:
-                _log.warning("unreadable, left out (%d so far): %s", count, self.source.name(index))
+    def load(self, index: int, use: Callable[[bytes], _Result]) -> tuple[_Result, int]:
+        """`use(content)` of image `index`, or of its substitute, and the index of the one used.
+
+        Raises UnreadableImageError if the next hundred images of its class are unreadable too.
+        """
+        for candidate in self._same_class(index):
+            try:
+                return use(self.source.read(candidate)), candidate
+            except UnreadableImageError as error:
+                last_error = error
+        raise UnreadableImageError(
+            f"{self.source.name(index)} cannot be read ({last_error}), nor can the next "
+            f"{_MAX_TRIED} images of its class"
+        )
+
+    def allow(self, unreadable: Iterable[int]) -> None:
+        """Counts images whose substitutes were used, each once, and names the first 20 in the log.
+
+        Raises UserError without `data.skip_unreadable`.
+        """
+        new = sorted(set(unreadable) - self._allowed)
+        if new and not self.skip_unreadable:
+            named = ", ".join(f"{self.source.name(i)} ({self.attempt(i)})" for i in new[:MAX_NAMED])
+            raise UnreadableImageError(
+                f"unreadable images ({len(new)}): {named}; --mode=check_data finds all of them, "
+                "--config.data.skip_unreadable=True goes on without"
+            )
+        for index in new:
+            self._allowed.add(index)
+            if len(self._allowed) <= MAX_NAMED:
+                name, count = self.source.name(index), len(self._allowed)
+                _log.warning("unreadable, left out (%d so far): %s", count, name)
 
     def _same_class(self, index: int) -> Iterator[int]:
-        """`index` and the images of its class that follow it, cyclically."""
+        """`index` and the next images of its class, from the last one on to the first."""
         yield index
         # Looks at all labels, so only after a failure.
         members = np.flatnonzero(self._labels == self._labels[index])
         following = np.roll(members, -int(np.searchsorted(members, index)))
-        yield from following[1:_MAX_TRIED].tolist()
+        yield from following[1 : _MAX_TRIED + 1].tolist()
 
     def _image(self, index: int) -> np.ndarray:
         image, used = self.load(index, self.decode)
         if used != index:
-            self.report([index])
+            self.allow([index])
         return image
 
 

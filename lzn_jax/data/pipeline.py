@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 
 from lzn_jax.configuration import UserError
 from lzn_jax.data.decoding import decode, fit
-from lzn_jax.data.examples import MAX_NAMED, EncodedImages, Examples
+from lzn_jax.data.examples import EncodedImages, Examples
 
 # Image file's content, or pixels (h, w, c) uint8 of a set in memory -> what a batch stacks by name.
 Transform = Callable[[bytes | np.ndarray, np.random.Generator], Mapping[str, np.ndarray]]
@@ -102,23 +102,14 @@ class TrainingBatches:
         self.close()
 
     def __next__(self) -> dict[str, Any]:
-        batch = dict(next(self._open[0]))
+        try:
+            batch = dict(next(self._open[0]))
+        except UserError as error:  # to which Grain has added lines
+            raise UserError(str(error).splitlines()[0]) from error
         marks = batch.pop(_UNREADABLE)
-        if unreadable := marks[marks >= 0].tolist():
-            self._handle(unreadable)
+        if isinstance(self._images, EncodedImages):
+            self._images.allow(marks[marks >= 0].tolist())
         return batch
-
-    def _handle(self, unreadable: list[int]) -> None:
-        assert isinstance(self._images, EncodedImages)
-        if self._images.skip_unreadable:
-            self._images.report(unreadable)
-            return
-        names = ", ".join(map(self._images.source.name, unreadable[:MAX_NAMED]))
-        raise UserError(
-            f"{len(unreadable)} of {self._batch_size} images of a batch cannot be read: {names}; "
-            "--mode=check_data finds all such images, --config.data.skip_unreadable=True trains "
-            "without them"
-        )
 
 
 @dataclasses.dataclass(frozen=True)
