@@ -58,8 +58,11 @@ def check(config: ConfigDict, workdir: Path) -> int:
         scans[split] = scan(examples, split)
         _describe_scan(scans[split], examples)
     path = workdir / "figures" / "contact_sheet.png"
-    _draw(path, splits["train"], scans["train"].unreadable.keys(), names)
-    _log.info("images by class: %s", path)
+    try:
+        _draw(path, splits["train"], scans["train"].unreadable.keys(), names)
+        _log.info("images by class: %s", path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: choose a folder with --workdir") from error
     unreadable = sum(len(found.unreadable) for found in scans.values())
     if unreadable and not config.data.skip_unreadable:
         raise UserError(

@@ -101,16 +101,17 @@ class EncodedImages:
     def load(self, index: int, use: Callable[[bytes], _Result]) -> tuple[_Result, int]:
         """`use(content)` of image `index`, or of its substitute, and the index of the one used.
 
-        Raises UnreadableImageError if the next hundred images of its class are unreadable too.
+        A UserError of `use` makes an image unreadable. Raises UnreadableImageError if the next
+        hundred images of its class are unreadable too.
         """
         for candidate in self._same_class(index):
             try:
                 return use(self.source.read(candidate)), candidate
-            except UnreadableImageError as error:
+            except UserError as error:
                 last_error = error
         raise UnreadableImageError(
-            f"{self.source.name(index)} cannot be read ({last_error}), nor can the next "
-            f"{_MAX_TRIED} images of its class"
+            f"{self.source.name(index)} cannot be read ({last_error}), nor can the images of its "
+            f"class that follow (at most {_MAX_TRIED} were tried)"
         )
 
     def allow(self, unreadable: Iterable[int]) -> None:
@@ -120,7 +121,7 @@ class EncodedImages:
         """
         new = sorted(set(unreadable) - self._allowed)
         if new and not self.skip_unreadable:
-            named = ", ".join(f"{self.source.name(i)} ({self.attempt(i)})" for i in new[:MAX_NAMED])
+            named = ", ".join(map(self._explain, new[:MAX_NAMED]))
             raise UnreadableImageError(
                 f"unreadable images ({len(new)}): {named}; --mode=check_data finds all of them, "
                 "--config.data.skip_unreadable=True goes on without"
@@ -138,6 +139,11 @@ class EncodedImages:
         members = np.flatnonzero(self._labels == self._labels[index])
         following = np.roll(members, -int(np.searchsorted(members, index)))
         yield from following[1 : _MAX_TRIED + 1].tolist()
+
+    def _explain(self, index: int) -> str:
+        result = self.attempt(index)
+        reason = f" ({result})" if isinstance(result, UnreadableImageError) else ""
+        return f"{self.source.name(index)}{reason}"
 
     def _image(self, index: int) -> np.ndarray:
         image, used = self.load(index, self.decode)

@@ -64,17 +64,15 @@ def class_names(data: ConfigDict) -> tuple[str, ...]:
 def image_names(folder: Path, prefix: str = "") -> Iterator[bytes]:
     """Paths of the image files at any depth below a folder, relative to it, unsorted.
 
-    Asks the operating system for names alone: a million files take seconds.
+    Asks the operating system for names alone, so a million files take seconds. Hidden files are
+    left out. Raises UserError for a folder that cannot be listed.
     """
-    with os.scandir(folder / prefix) as entries:
-        for entry in entries:
-            path = f"{prefix}{entry.name}"
-            if entry.name.startswith("."):
-                continue
-            if entry.name.lower().endswith(IMAGE_SUFFIXES):
-                yield os.fsencode(path)
-            elif entry.is_dir():
-                yield from image_names(folder, f"{path}/")
+    for entry in _entries(folder / prefix):
+        path = f"{prefix}{entry.name}"
+        if _is_image(entry):
+            yield os.fsencode(path)
+        elif entry.is_dir():
+            yield from image_names(folder, f"{path}/")
 
 
 class _Files:
@@ -121,14 +119,19 @@ def _split_folder(root: Path, data: ConfigDict, split: str) -> Path:
 
 
 def _class_folders(folder: Path) -> list[str]:
-    with os.scandir(folder) as entries:
-        return sorted(
-            entry.name
-            for entry in entries
-            if not entry.name.startswith(".")
-            and not entry.name.lower().endswith(IMAGE_SUFFIXES)
-            and entry.is_dir()
-        )
+    return sorted(e.name for e in _entries(folder) if not _is_image(e) and e.is_dir())
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return [entry for entry in entries if not entry.name.startswith(".")]
+    except OSError as error:
+        raise UserError(f"{folder} cannot be listed: {error.strerror}") from error
+
+
+def _is_image(entry: os.DirEntry[str]) -> bool:
+    return entry.name.lower().endswith(IMAGE_SUFFIXES)
 
 
 def _list(
