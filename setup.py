@@ -32,12 +32,15 @@ setup(
     extras_require={
         "gpu": ["jax[cuda12]"],
         "tpu": ["jax[tpu]"],
+        "tfds": ["tensorflow-datasets>=4.9.10", "array_record>=0.8"],
         "test": [
             "pytest>=8.0",
             "pytest-xdist>=3.6",
             "beartype>=0.20",
             "scipy>=1.13",
             "tensorboard>=2.18",
+            "tensorflow-datasets>=4.9.10",
+            "array_record>=0.8",
             "ruff>=0.9",
             "mypy>=1.14",
         ],

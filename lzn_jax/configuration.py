@@ -86,8 +86,22 @@ _RESNET = {
     "head_layers": Field(int, "dense layers of the head", minimum=1),
 }
 
+_FLIP = Field(bool, "flip training images left to right at random")
+_ENCODED_IMAGES = {
+    "data.image_size": Field(int, "height and width in pixels, after resize and crop", minimum=1),
+    "data.channels": Field(int, "image channels: grey or RGB", choices=(1, 3)),
+    "data.num_classes": Field(int, "number of classes, 1 = all images are one", minimum=1),
+    "data.flip": _FLIP,
+    "data.workers": Field(int, "processes that decode training images", minimum=0),
+    "data.skip_unreadable": Field(
+        bool, "replace unreadable images by others of their class; False: stop at the first"
+    ),
+}
+
 _EVERY_STUDY = {
-    "data.name": Field(str, "data source", choices=("digits",)),
+    "data.name": Field(
+        str, "data source", choices=("digits", "fashion", "cifar10", "tfds", "image_folder")
+    ),
     "latent.dim": Field(int, "latent dimension q", minimum=1),
     "latent.noise_scale": Field(float, "α of the training latents", minimum=0),
     "latent.solver": Field(str, "solver of the encoder's flow", choices=("euler", "dpm")),
@@ -195,7 +209,40 @@ SCHEMA: Mapping[tuple[str, str] | None, Mapping[str, Field]] = {
         "data.image_size": Field(int, "height and width in pixels", choices=(8,)),
         "data.channels": Field(int, "image channels", choices=(1,)),
         "data.num_classes": Field(int, "number of classes", choices=(10,)),
-        "data.flip": Field(bool, "flip training images left to right at random"),
+        "data.flip": _FLIP,
+    },
+    ("data.name", "fashion"): {
+        "data.path": Field(str, "folder of the IDX files, or of TFDS's fashion_mnist"),
+        "data.image_size": Field(int, "height and width in pixels", choices=(28, 32)),
+        "data.channels": Field(int, "image channels", choices=(1,)),
+        "data.num_classes": Field(int, "number of classes", choices=(10,)),
+        "data.flip": _FLIP,
+    },
+    ("data.name", "cifar10"): {
+        "data.path": Field(str, "folder of cifar-10-batches-bin, or of TFDS's cifar10"),
+        "data.image_size": Field(int, "height and width in pixels", choices=(32,)),
+        "data.channels": Field(int, "image channels", choices=(3,)),
+        "data.num_classes": Field(int, "number of classes", choices=(10,)),
+        "data.flip": _FLIP,
+    },
+    ("data.name", "tfds"): _ENCODED_IMAGES
+    | {
+        "data.path": Field(str, "data_dir of TensorFlow Datasets"),
+        "data.tfds_name": Field(str, "data set of TensorFlow Datasets, as NAME/CONFIG:VERSION"),
+        "data.train_split": Field(str, "training images, as TFDS writes splits"),
+        "data.test_split": Field(str, "test images, as TFDS writes splits"),
+    },
+    ("data.name", "image_folder"): _ENCODED_IMAGES
+    | {
+        "data.path": Field(str, "folder of images, class folders or train, val and test folders"),
+        "data.class_name": Field(str, "the one class folder to take, None = all", optional=True),
+        "data.holdout": Field(
+            int,
+            "training images set apart for tests, 0 = tests on training images, "
+            "None = the folder has a test folder",
+            minimum=0,
+            optional=True,
+        ),
     },
     ("encoder.name", "ncsnpp"): _network("encoder", _NCSNPP_ENCODER),
     ("encoder.name", "resnet"): _network("encoder", _RESNET),

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from jax.extend import core
@@ -47,14 +47,19 @@ def _operations(equation: core.JaxprEqn) -> float:
     name = equation.primitive.name
     if name == "dot_general":
         (contracted, _), _ = equation.params["dimension_numbers"]
-        terms = math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
+        terms = math.prod(_shape(equation.invars[0])[axis] for axis in contracted)
     elif name == "conv_general_dilated":
-        kernel = equation.invars[1].aval.shape
+        kernel = _shape(equation.invars[1])
         outputs = kernel[equation.params["dimension_numbers"].rhs_spec[0]]
         terms = math.prod(kernel) / outputs
     else:
         return 0.0
-    return 2.0 * terms * math.prod(equation.outvars[0].aval.shape)
+    return 2.0 * terms * math.prod(_shape(equation.outvars[0]))
+
+
+def _shape(operand: core.Var | core.Literal) -> tuple[int, ...]:
+    aval: Any = operand.aval
+    return aval.shape
 
 
 def _inner(equation: core.JaxprEqn) -> Iterator[core.Jaxpr]:

@@ -10,7 +10,7 @@ from typing import NoReturn
 from lzn_jax import configuration
 from lzn_jax.configuration import UserError
 
-MODES = ("train", "evaluate", "sample", "classify")
+MODES = ("train", "evaluate", "sample", "classify", "check_data")
 EXIT_USER_ERROR = 2
 
 
@@ -45,9 +45,12 @@ def _run(arguments: list[str]) -> int:
     # JAX starts only for a good command.
     from lzn_jax import modes, train
     from lzn_jax import workdir as workdirs
+    from lzn_jax.data.check import check
 
     logging.basicConfig(format="%(message)s", force=True)
     logging.getLogger("lzn_jax").setLevel(logging.INFO)
+    if flags.mode == "check_data":
+        return check(config, workdir)
     _use_compile_cache()
     workdirs.prepare(config, workdir, is_training=flags.mode == "train")
     if flags.mode == "train":

@@ -67,13 +67,17 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> int:
         study = studies.build(config, mesh)
         train, test = studies.load_data(config)
         batches = data.TrainingBatches(
-            train, training.batch_size, config.seed, flip=config.data.flip
+            train,
+            training.batch_size,
+            config.seed,
+            study.transform,
+            workers=config.data.get("workers", 0),
         )
         optimizer = optimization.make_optimizer(training, list(study.modules))
         init = functools.partial(init_state, study, optimizer, config.seed)
         terminated = _sigterm_event()
 
-    with Checkpoints(workdir, config.checkpoint.keep) as checkpoints:
+    with batches, Checkpoints(workdir, config.checkpoint.keep) as checkpoints:
         with goodput("restore"):
             state = restore_state(checkpoints, jax.eval_shape(init), mesh)
         if state is None:

@@ -11,9 +11,12 @@ from lzn_jax import configuration, reporting
 from lzn_jax.configuration import UserError
 
 CONFIG_FILE = "config.json"
-# What may differ from the run that a folder holds: how long, how often, how many at a time or in
-# all, how to sample.
+# What may differ from the run that a folder holds: where its data lie, how long, how often, how
+# many at a time or in all, how to sample.
 FREE_FIELDS = (
+    "data.path",
+    "data.workers",
+    "data.skip_unreadable",
     "training.microbatch_size",
     "training.num_steps",
     "training.log_every_steps",

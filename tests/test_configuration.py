@@ -194,7 +194,11 @@ def test_no_other_field_takes_none(name):
         ("latent.solver=3", "latent.solver must be one of 'euler', 'dpm', got '3'"),
         ("seed=-1", "seed must be an integer >= 0 and < 4294967296, got -1"),
         ("seed=4294967296", "seed must be an integer >= 0 and < 4294967296, got 4294967296"),
-        ("data.name=mnist", "data.name must be 'digits', got 'mnist'"),
+        (
+            "data.name=mnist",
+            "data.name must be one of 'digits', 'fashion', 'cifar10', 'tfds', 'image_folder', "
+            "got 'mnist'",
+        ),
         ("data.image_size=16", "data.image_size must be 8, got 16"),
         ("data.channels=3", "data.channels must be 1, got 3"),
         ("data.channels=True", "data.channels must be 1, got True"),
@@ -388,7 +392,11 @@ def test_the_largest_cutoff_leaves_a_step(num_steps):
             "the config lacks the field training.batch_size (images an update, over all devices): "
             "an integer >= 1; it holds training.batchsize, which is no field",
         ),
-        ("tree['data']['name'] = 'mnist'", "data.name must be 'digits', got 'mnist'"),
+        (
+            "tree['data']['name'] = 'mnist'",
+            "data.name must be one of 'digits', 'fashion', 'cifar10', 'tfds', 'image_folder', "
+            "got 'mnist'",
+        ),
         (
             "tree['decoder']['dropout'] = float('nan')",
             "decoder.dropout must be a finite number >= 0 and < 1, got nan",

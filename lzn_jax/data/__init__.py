@@ -1,6 +1,21 @@
-"""Data sets and the order in which they are read."""
+"""Data sets, and the order in which training reads them."""
 
-from lzn_jax.data.pipeline import TrainingBatches, normalise, to_uint8
-from lzn_jax.data.sources import Examples, load, read_images
+from lzn_jax.data.decoding import UnreadableImageError
+from lzn_jax.data.examples import EncodedImages, Examples, Images
+from lzn_jax.data.pipeline import TrainingBatches, Transform, normalise, to_uint8, whole_image
+from lzn_jax.data.sources import class_names, load, read_images
 
-__all__ = ["Examples", "TrainingBatches", "load", "normalise", "read_images", "to_uint8"]
+__all__ = [
+    "EncodedImages",
+    "Examples",
+    "Images",
+    "TrainingBatches",
+    "Transform",
+    "UnreadableImageError",
+    "class_names",
+    "load",
+    "normalise",
+    "read_images",
+    "to_uint8",
+    "whole_image",
+]

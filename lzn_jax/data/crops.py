@@ -1,36 +1,19 @@
-"""Random crops on the host: from an image file's bytes to views of one size.
+"""Random crops on the host: from an image file's bytes to views of one size."""
 
-An EXIF orientation is ignored, as is usual for ImageNet: a turned photograph is one more variation
-of the training images, and published numbers were made that way. Pillow releases the interpreter's
-lock while it decodes and resizes, so threads run beside each other.
-"""
-
-import io
 import math
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from lzn_jax.configuration import UserError
+from lzn_jax.data.decoding import decode, upright_size
 
-_MODES = {1: "L", 3: "RGB"}
 # A JPEG file may be decoded at 1/2, 1/4 or 1/8, if crops are still this many times as large as the
 # views: the views then change by less than one level of 255 in the mean.
 _REDUCING_GAP = 2
 
 Range = tuple[float, float]
 Box = tuple[int, int, int, int]  # left, upper, right, lower, in pixels
-
-
-def decode(raw: bytes, channels: int) -> UInt8[np.ndarray, "h w c"]:
-    """An image file's pixels with 1 (grey, ITU-R BT.601) or 3 (RGB) channels.
-
-    Transparency is dropped, of 16 bits the upper 8 count. Raises UserError for bytes that are no
-    whole image and for images of more than 16 bits.
-    """
-    image = _open(raw)
-    return _pixels(_load(image, channels, image.size))
 
 
 def random_resized_crop(
@@ -62,14 +45,20 @@ def two_views(
     """Two random resized crops of an image file or array, which is decoded once.
 
     A large JPEG file is decoded at a fraction of its size where both crops allow it. Raises
-    UserError as `decode`.
+    UnreadableImageError as `decode`.
     """
-    image = _from_array(source) if isinstance(source, np.ndarray) else _open(source)
-    width, height = image.size
+    if isinstance(source, np.ndarray):
+        height, width, _ = source.shape
+    else:
+        width, height = upright_size(source)
     boxes = [draw_box(rng, width, height, area=area, ratio=ratio) for _ in range(2)]
     smallest = min(min(right - left, lower - upper) for left, upper, right, lower in boxes)
     shrink = max(1.0, smallest / (_REDUCING_GAP * size))
-    image = _load(image, channels, (math.ceil(width / shrink), math.ceil(height / shrink)))
+    if isinstance(source, np.ndarray):
+        image = _from_array(source)
+    else:
+        at_least = (math.ceil(width / shrink), math.ceil(height / shrink))
+        image = decode(source, channels, at_least)
     scale = 2 ** round(math.log2(width / image.width))
     return np.stack([_resize(image, box, size, scale) for box in boxes])
 
@@ -95,30 +84,6 @@ def draw_box(
     h = min(height, round(width / ratio[0]))
     left, upper = (width - w) // 2, (height - h) // 2
     return left, upper, left + w, upper + h
-
-
-def _open(raw: bytes) -> Image.Image:
-    try:
-        return Image.open(io.BytesIO(raw))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"not an image that can be read: {error}") from error
-
-
-def _load(image: Image.Image, channels: int, at_least: tuple[int, int]) -> Image.Image:
-    """Decodes with 1 or 3 channels; a JPEG file at the smallest fraction of size `at_least`."""
-    mode = _MODES[channels]
-    try:
-        image.draft(mode, at_least)
-        if image.mode.startswith("I;16"):
-            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-        elif image.mode.startswith(("I", "F")):
-            raise UserError("an image has more than 16 bits a channel: convert it to 8 bits")
-        elif image.mode == "P":  # straight from a palette with transparency, Pillow warns
-            image = image.convert("RGBA")
-        image.load()
-        return image if image.mode == mode else image.convert(mode)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"not an image that can be read: {error}") from error
 
 
 def _from_array(pixels: np.ndarray) -> Image.Image:

@@ -1,50 +1,186 @@
 """Training batches through Grain, each a function of seed and step alone."""
 
+import dataclasses
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import flags
 from jaxtyping import Array, Float, UInt8
+from ml_collections import ConfigDict
 
-from lzn_jax.data.sources import Examples
+from lzn_jax.configuration import UserError
+from lzn_jax.data.decoding import decode, fit
+from lzn_jax.data.examples import EncodedImages, Examples
+
+# Image file's content, or pixels (h, w, c) uint8 of a set in memory -> what a batch stacks by name.
+Transform = Callable[[bytes | np.ndarray, np.random.Generator], Mapping[str, np.ndarray]]
+
+# What a worker process hands over at a time.
+_MAX_CHUNK = 64
+_UNREADABLE = "index if unreadable"
 
 
 class TrainingBatches:
-    """Endless batches {'images': (b, h, w, c) uint8, 'labels': (b,) int32}, shuffled every epoch.
+    """Endless batches: what `transform` returns, by name, and 'labels' (b,) int32.
 
-    Batch k is the same whether one reads from the start or resumes at k, and so is each image's
-    augmentation, which is drawn by its position in the stream.
+    The order is a new shuffle every epoch, and the transform's random numbers are those of an
+    image's position in the stream. So batch k is the same whether one reads from the start or
+    resumes at k, and whatever the number of workers; with a batch divided among hosts, each would
+    take its slice of the positions.
+
+    With `workers` 0 a thread prepares the batches, which is right for images in memory. Other
+    images are decoded by that many processes: Python's lock, held for a sixth of the time that a
+    photograph takes, would stop threads at about six cores.
+
+    Raises UserError from `next` when a batch holds unreadable images, unless
+    `data.skip_unreadable` has them replaced (see EncodedImages).
     """
 
-    def __init__(self, examples: Examples, batch_size: int, seed: int, *, flip: bool) -> None:
+    def __init__(
+        self,
+        examples: Examples,
+        batch_size: int,
+        seed: int,
+        transform: Transform,
+        *,
+        workers: int = 0,
+    ) -> None:
         positions = grain.MapDataset.range(len(examples.labels)).seed(seed).shuffle().repeat()
-        draws = positions.random_map(lambda index, rng: (index, rng.random() < 0.5))
-
-        def gather(drawn: tuple[np.ndarray, np.ndarray]) -> dict[str, np.ndarray]:
-            index, is_heads = drawn
-            images = examples.images[index]
-            if flip:
-                images = np.where(is_heads[:, None, None, None], images[:, :, ::-1], images)
-            return {"images": images, "labels": examples.labels[index]}
-
-        batches = draws.batch(batch_size, drop_remainder=True).map(gather)
-        # The data are in memory: one thread a few batches ahead is enough.
-        options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)
-        self._iterator = iter(batches.to_iter_dataset(options))
-        self._shapes = jax.eval_shape(lambda: batches[0])
+        self._stream = positions.random_map(_Load(examples, transform))
+        self._images, self._batch_size, self._workers = examples.images, batch_size, workers
+        self._open: list[Any] = []  # the iterator, nothing once closed
+        weakref.finalize(self, _close, self._open)
+        self._shapes: dict[str, jax.ShapeDtypeStruct] = {}
+        self.seek(0)
 
     def seek(self, step: int) -> None:
         """Makes batch number `step` the next one."""
-        self._iterator.set_state({"next_index": step})
+        self.close()
+        # Chunks keep workers on the same batch, and so their memory small.
+        chunk = self._batch_size
+        if self._workers > 0:
+            chunk = max(n for n in range(1, _MAX_CHUNK + 1) if self._batch_size % n == 0)
+        rest = self._stream[step * self._batch_size :]
+        chunks = rest.batch(chunk).to_iter_dataset(grain.ReadOptions(num_threads=0))
+        if self._workers > 0:
+            _parse_flags()
+            options = grain.MultiprocessingOptions(self._workers, per_worker_buffer_size=2)
+            chunks = chunks.mp_prefetch(options, _init_worker)
+        batches = chunks.batch(self._batch_size // chunk, batch_fn=_join)
+        prefetched = grain.experimental.ThreadPrefetchIterDataset(batches, prefetch_buffer_size=2)
+        self._open.append(iter(prefetched))
 
     def shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes and dtypes of a batch."""
+        """Shapes and dtypes of a batch; reads its first image."""
+        if not self._shapes:
+            element = dict(self._stream[0])
+            del element[_UNREADABLE]
+            self._shapes = {
+                name: jax.ShapeDtypeStruct((self._batch_size, *np.shape(value)), value.dtype)
+                for name, value in element.items()
+            }
         return self._shapes
 
+    def close(self) -> None:
+        """Ends the thread and the workers; so does the end of the program."""
+        _close(self._open)
+
+    def __enter__(self) -> "TrainingBatches":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
     def __next__(self) -> dict[str, Any]:
-        return next(self._iterator)
+        try:
+            batch = dict(next(self._open[0]))
+        except UserError as error:  # to which Grain has added lines
+            raise UserError(str(error).splitlines()[0]) from error
+        marks = batch.pop(_UNREADABLE)
+        if isinstance(self._images, EncodedImages):
+            self._images.allow(marks[marks >= 0].tolist())
+        return batch
+
+
+@dataclasses.dataclass(frozen=True)
+class _Load:
+    """Image by index -> transformed image, label, and the index itself if it is unreadable."""
+
+    examples: Examples
+    transform: Transform
+
+    def __call__(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        images, used = self.examples.images, index
+        if isinstance(images, EncodedImages):
+            element, used = images.load(index, lambda encoded: self.transform(encoded, rng))
+        else:
+            element = self.transform(images[index], rng)
+        mark = np.int64(-1 if used == index else index)
+        return {**element, "labels": self.examples.labels[index], _UNREADABLE: mark}
+
+
+@dataclasses.dataclass(frozen=True)
+class WholeImage:
+    """The transform {'images': (h, w, c)}: the middle square in the data set's size.
+
+    With `flip` half of the images are mirrored left to right, as the random numbers say.
+    """
+
+    image_size: int
+    channels: int
+    flip: bool
+
+    def __call__(
+        self, image: bytes | np.ndarray, rng: np.random.Generator
+    ) -> dict[str, np.ndarray]:
+        if isinstance(image, bytes):
+            image = fit(decode(image, self.channels), self.image_size)
+        return {"images": image[:, ::-1] if self.flip and rng.random() < 0.5 else image}
+
+
+def whole_image(data: ConfigDict) -> WholeImage:
+    """The transform of studies that train on whole images."""
+    return WholeImage(data.image_size, data.channels, data.flip)
+
+
+def _join(chunks: list[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
+
+
+def _close(iterators: list[Any]) -> None:
+    # The list gives up the only reference, or Grain complains at the end of the program.
+    while iterators:
+        iterators.pop().close()
+
+
+def _parse_flags() -> None:
+    # Grain's processes inherit absl's flags and fail where nothing has parsed them.
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS(sys.argv[:1])
+
+
+def _init_worker(index: int, count: int) -> None:
+    """A worker leaves signals to the trainer, which saves first, and ends when the trainer does."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+
+    def end_with_parent() -> None:
+        parent = multiprocessing.parent_process()
+        assert parent is not None
+        parent.join()
+        os._exit(0)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
 
 
 def normalise(images: UInt8[Array, "b h w c"]) -> Float[Array, "b h w c"]:

@@ -1,23 +1,25 @@
-"""Data sets as arrays: images uint8 NHWC and integer labels."""
+"""Data sets by name, and images that a user names on the command line."""
 
+import os
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import UInt8
 from ml_collections import ConfigDict
-from PIL import Image, UnidentifiedImageError
 
 from lzn_jax.configuration import UserError
+from lzn_jax.data import cifar10, decoding, digits, fashion, folder, tfds
+from lzn_jax.data.decoding import UnreadableImageError
+from lzn_jax.data.examples import Examples
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
-
-
-class Examples(NamedTuple):
-    """Images with their classes."""
-
-    images: UInt8[np.ndarray, "n h w c"]
-    labels: Int[np.ndarray, " n"]
+_SOURCES = {
+    "digits": digits,
+    "fashion": fashion,
+    "cifar10": cifar10,
+    "tfds": tfds,
+    "image_folder": folder,
+}
 
 
 def load(data: ConfigDict, split: Literal["train", "test"]) -> Examples:
@@ -25,27 +27,23 @@ def load(data: ConfigDict, split: Literal["train", "test"]) -> Examples:
 
     Raises UserError for a data set that cannot be read.
     """
-    return {"digits": _digits}[data.name](split)
+    examples: Examples = _SOURCES[data.name].load(data, split)
+    return examples
 
 
-def _digits(split: str) -> Examples:
-    """scikit-learn's 8x8 digits, 1437 for training and 360 for testing, as many of each class."""
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
+def class_names(data: ConfigDict) -> tuple[str, ...]:
+    """Names of the data set's classes by label, empty where a class has none.
 
-    digits = load_digits()
-    images = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., None]
-    labels = digits.target.astype(np.int32)
-    parts = train_test_split(images, labels, test_size=360, stratify=labels, random_state=0)
-    train_images, test_images, train_labels, test_labels = parts
-    return {
-        "train": Examples(train_images, train_labels),
-        "test": Examples(test_images, test_labels),
-    }[split]
+    Raises UserError for a data set that cannot be read.
+    """
+    names: tuple[str, ...] = _SOURCES[data.name].class_names(data)
+    return names
 
 
 def read_images(path: str, data: ConfigDict) -> UInt8[np.ndarray, "n h w c"]:
-    """An image file, or all image files of a folder by name, in the size and channels of `data`.
+    """An image file, or all image files below a folder by name, in the size and channels of `data`.
+
+    They are prepared as those of an image folder are.
 
     Raises UserError for a path without images and for a file that is none.
     """
@@ -54,22 +52,15 @@ def read_images(path: str, data: ConfigDict) -> UInt8[np.ndarray, "n h w c"]:
         raise UserError(f"there is no image or folder {root}")
     files = [root]
     if root.is_dir():
-        files = sorted(
-            p for p in root.iterdir() if p.is_file() and p.suffix.lower() in IMAGE_SUFFIXES
-        )
+        files = [root / os.fsdecode(name) for name in sorted(folder.image_names(root))]
     if not files:
-        raise UserError(f"{root} holds no images ({', '.join(IMAGE_SUFFIXES)})")
+        raise UserError(f"{root} holds no images ({', '.join(folder.IMAGE_SUFFIXES)})")
     return np.stack([_read_image(file, data) for file in files])
 
 
 def _read_image(file: Path, data: ConfigDict) -> np.ndarray:
     try:
-        with Image.open(file) as opened:
-            if opened.mode.startswith(("I", "F")):  # conversion would clip, not scale
-                raise UserError(f"{file} has more than 8 bits a channel: convert it to 8 bits")
-            image = opened.convert("L" if data.channels == 1 else "RGB")
-            image = image.resize((data.image_size, data.image_size), Image.Resampling.BICUBIC)
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+        image = decoding.decode(file.read_bytes(), data.channels)
+    except (UnreadableImageError, OSError) as error:
         raise UserError(f"{file} is not an image that can be read: {error}") from error
-    pixels = np.asarray(image, np.uint8)
-    return pixels.reshape(data.image_size, data.image_size, data.channels)
+    return decoding.fit(image, data.image_size)

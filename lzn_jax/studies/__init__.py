@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from lzn_jax import data
 from lzn_jax.configuration import UserError
-from lzn_jax.data import Examples
+from lzn_jax.data import Examples, Images
 from lzn_jax.evaluation.batching import in_batches
 
 Variables = dict[str, Any]  # network name -> flax variables
@@ -38,6 +38,7 @@ class Study(Protocol):
     """What the trainer asks of a case study."""
 
     modules: Mapping[str, nn.Module]
+    transform: data.Transform  # of training images, on the host
 
     def init(self, key: jax.Array) -> Variables:
         """Fresh variables of every network."""
@@ -71,7 +72,7 @@ class Generates(Study, Protocol):
 class Classifies(Study, Protocol):
     """A study with label anchors."""
 
-    def classify(self, model: Model, images: np.ndarray) -> Predictions:
+    def classify(self, model: Model, images: Images) -> Predictions:
         """Classes of images; raises UserError for a run that has no latents."""
 
 
@@ -79,7 +80,7 @@ class Classifies(Study, Protocol):
 class Embeds(Study, Protocol):
     """A study whose encoder is the result."""
 
-    def embed(self, model: Model, images: np.ndarray) -> dict[str, np.ndarray]:
+    def embed(self, model: Model, images: Images) -> dict[str, np.ndarray]:
         """Features of images by name, (n, d) each."""
 
 

@@ -18,7 +18,7 @@ from jaxtyping import Array
 from ml_collections import ConfigDict
 
 from lzn_jax import figures, models
-from lzn_jax.data import Examples, normalise
+from lzn_jax.data import Examples, Transform, normalise, whole_image
 from lzn_jax.randomness import Stream, normal_by_index
 from lzn_jax.studies import Model, Variables, batched
 from lzn_jax.studies.image_decoder import ImageDecoder
@@ -34,6 +34,7 @@ class Generation:
     def __init__(self, config: ConfigDict, mesh: Mesh) -> None:
         self.config = config
         self.modules: Mapping[str, nn.Module] = models.build(config)
+        self.transform: Transform = whole_image(config.data)
         self._in_batches = batched(config, mesh)
         self.decoder = ImageDecoder(config, self.modules["decoder"])
         if config.latent.enabled:

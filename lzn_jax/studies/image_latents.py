@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 from ml_collections import ConfigDict
 
 from lzn_jax import zoning
-from lzn_jax.data import Examples, normalise
+from lzn_jax.data import Examples, Images, normalise
 from lzn_jax.microbatches import in_training
 from lzn_jax.randomness import Stream, normal_by_index, stream_key
 from lzn_jax.studies import Variables
@@ -59,7 +59,7 @@ class ImageLatents:
         return output
 
     def all_anchors(
-        self, variables: Variables, images: np.ndarray, description: str = "encoding"
+        self, variables: Variables, images: Images, description: str = "encoding"
     ) -> np.ndarray:
         """Anchors of any number of images."""
         encode = functools.partial(self._jitted_anchors, variables)

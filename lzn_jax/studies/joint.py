@@ -17,12 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jax.sharding import Mesh
-from jaxtyping import Array, UInt8
+from jaxtyping import Array
 from ml_collections import ConfigDict
 
 from lzn_jax import figures, models, zoning
 from lzn_jax.configuration import UserError
-from lzn_jax.data import Examples, normalise
+from lzn_jax.data import Examples, Images, Transform, normalise, whole_image
 from lzn_jax.evaluation.judge import fit_judge
 from lzn_jax.randomness import Stream, normal_by_index
 from lzn_jax.studies import Model, Predictions, Variables, batched
@@ -37,6 +37,7 @@ class Joint:
     def __init__(self, config: ConfigDict, mesh: Mesh) -> None:
         self.config = config
         self.modules: Mapping[str, nn.Module] = models.build(config)
+        self.transform: Transform = whole_image(config.data)
         self.label_solver = zoning.Euler(
             config.alignment.num_steps, precision=config.latent.precision
         )
@@ -162,7 +163,7 @@ class Joint:
         )["images"]
         return Examples(images, labels)
 
-    def classify(self, model: Model, images: UInt8[np.ndarray, "n h w c"]) -> Predictions:
+    def classify(self, model: Model, images: Images) -> Predictions:
         """Class and probability of each image, from the middle of its zone (α = 0).
 
         Raises UserError for a run without latents.

@@ -7,9 +7,9 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import UInt8
 
 from lzn_jax import figures
+from lzn_jax.data import Images
 from lzn_jax.studies import Variables
 from lzn_jax.studies.image_decoder import Condition, ImageDecoder
 
@@ -26,7 +26,7 @@ class Reconstruction:
         self._in_batches = in_batches
 
     def __call__(
-        self, variables: Variables, images: UInt8[np.ndarray, "n h w c"], condition: Condition
+        self, variables: Variables, images: Images, condition: Condition
     ) -> dict[str, np.ndarray]:
         """The images again, and `errors` (n,), each image's l2 norm in units of [-1, 1]."""
         result: dict[str, np.ndarray] = self._in_batches(
@@ -39,7 +39,7 @@ class Reconstruction:
     def evaluate(
         self,
         variables: Variables,
-        images: UInt8[np.ndarray, "n h w c"],
+        images: Images,
         condition: Condition,
         folder: Path,
     ) -> dict[str, float]:

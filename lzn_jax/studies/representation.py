@@ -5,6 +5,7 @@ anchors, are aligned with the zones that the second views' anchors cut. Nothing 
 on. The objective 'simclr' puts SimCLR's loss in place of it, on the same network and batches.
 """
 
+import dataclasses
 import functools
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,8 +20,9 @@ from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 from ml_collections import ConfigDict
 
 from lzn_jax import contrastive, models, zoning
-from lzn_jax.data import Examples, normalise
+from lzn_jax.data import Examples, Images, Transform, normalise
 from lzn_jax.data.augment import Augmentation, augment
+from lzn_jax.data.crops import two_views
 from lzn_jax.microbatches import by_example
 from lzn_jax.studies import Model, Variables, batched
 from lzn_jax.studies.image_latents import ImageLatents
@@ -33,6 +35,9 @@ class Representation:
         self.config = config
         self.modules: Mapping[str, nn.Module] = models.build(config)
         self.augmentation = _augmentation(config)
+        self.transform: Transform = _TwoViews(
+            config.data.image_size, config.data.channels, config.augmentation.min_area
+        )
         self._in_batches = batched(config, mesh)
         self.latents = ImageLatents(config, self.modules["encoder"], self._in_batches)
         self.alignment_solver = zoning.Euler(
@@ -115,9 +120,7 @@ class Representation:
         """Shapes of what `context` returns."""
         return self.latents.context_shapes()
 
-    def embed(
-        self, model: Model, images: UInt8[np.ndarray, "n h w c"]
-    ) -> dict[str, Float[np.ndarray, "n d"]]:
+    def embed(self, model: Model, images: Images) -> dict[str, Float[np.ndarray, "n d"]]:
         """The paper's four features (D.3): latent, latent with α = 0, head, backbone."""
         found = {
             name: self._in_batches(
@@ -135,6 +138,22 @@ class Representation:
     ) -> dict[str, float]:
         """Linear probe and nearest neighbours on the features of training and test images."""
         raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True)
+class _TwoViews:
+    """The transform {'views': (2, h, w, c)}: two random crops of one decoded image."""
+
+    image_size: int
+    channels: int
+    min_area: float
+
+    def __call__(
+        self, image: bytes | np.ndarray, rng: np.random.Generator
+    ) -> dict[str, np.ndarray]:
+        area = (self.min_area, 1.0)
+        views = two_views(image, rng, self.image_size, channels=self.channels, area=area)
+        return {"views": views}
 
 
 def _augmentation(config: ConfigDict) -> Augmentation:

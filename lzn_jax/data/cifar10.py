@@ -1,0 +1,60 @@
+"""CIFAR-10 (Krizhevsky 2009): 50,000 + 10,000 colour images of 32x32 pixels in ten classes."""
+
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from lzn_jax.configuration import UserError
+from lzn_jax.data import tfds
+from lzn_jax.data.examples import Examples
+
+_FOLDER = "cifar-10-batches-bin"
+_FILES = {"train": [f"data_batch_{i}.bin" for i in range(1, 6)], "test": ["test_batch.bin"]}
+_SIZE = 32
+_RECORD_BYTES = 1 + 3 * _SIZE * _SIZE  # the label, then the red, green and blue planes
+_RECORDS = 10_000  # in each file
+
+
+def load(data: ConfigDict, split: str) -> Examples:
+    """One split from the binary version's files, or else from a TFDS folder of `cifar10`.
+
+    `data.path` is the folder that holds `cifar-10-batches-bin` or `cifar10`, or is the former.
+
+    Raises UserError for a file that is missing or damaged.
+    """
+    folder = Path(data.path).expanduser()
+    if (folder / "cifar10").is_dir():
+        return Examples(*tfds.arrays("cifar10", folder, split, _SIZE, channels=3))
+    if (folder / _FOLDER).is_dir():
+        folder = folder / _FOLDER
+    records = np.concatenate([_records(folder / name) for name in _FILES[split]])
+    planes = records[:, 1:].reshape(-1, 3, _SIZE, _SIZE)
+    images = np.ascontiguousarray(planes.transpose(0, 2, 3, 1))
+    return Examples(images, records[:, 0].astype(np.int32))
+
+
+def class_names(data: ConfigDict) -> tuple[str, ...]:
+    """The ten classes."""
+    return (
+        "airplane", "automobile", "bird", "cat", "deer",
+        "dog", "frog", "horse", "ship", "truck",
+    )  # fmt: skip
+
+
+def _records(path: Path) -> np.ndarray:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read ({error.strerror}): set data.path to the folder of CIFAR-10's "
+            f"binary version, {_FOLDER}"
+        ) from error
+    if len(content) != _RECORDS * _RECORD_BYTES:
+        raise UserError(
+            f"{path} is damaged: it must have {_RECORDS * _RECORD_BYTES} bytes, got {len(content)}"
+        )
+    records = np.frombuffer(content, np.uint8).reshape(_RECORDS, _RECORD_BYTES)
+    if records[:, 0].max() > 9:
+        raise UserError(f"{path} is damaged: a label is {records[:, 0].max()}, at most 9 is right")
+    return records

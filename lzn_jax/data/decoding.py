@@ -1,0 +1,86 @@
+"""Image files to arrays of 8-bit pixels, whatever mode they are stored in."""
+
+import io
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+
+from lzn_jax.configuration import UserError
+
+Size = tuple[int, int]
+
+_MODES = {1: "L", 3: "RGB"}
+_SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
+
+
+class UnreadableImageError(UserError):
+    """An image file that is broken, empty, or no image at all."""
+
+
+def decode(encoded: bytes, channels: int, at_least: Size | None = None) -> Image.Image:
+    """The image in a file's content, upright, in mode L (1 channel) or RGB (3 channels).
+
+    A JPEG may come at 1/2, 1/4 or 1/8 of its size, the smallest that is no smaller than `at_least`
+    (width, height), which is faster; None is its own size. It is turned as its EXIF orientation
+    says. Transparency is dropped, as the usual loaders of image folders do; 16-bit grey is scaled
+    to 8 bits. A JPEG that lacks its end is an error; one with wrong bits inside decodes to wrong
+    pixels, for JPEG has no checksum.
+
+    Raises UnreadableImageError with the reason for what cannot be decoded.
+    """
+    try:
+        with Image.open(io.BytesIO(encoded)) as opened:
+            if at_least is not None:
+                opened.draft(_MODES[channels], at_least[::-1] if _lies(opened) else at_least)
+            opened.load()
+            return _eight_bits(ImageOps.exif_transpose(opened), channels)
+    except Exception as error:  # the format plugins raise almost anything on a broken file
+        raise UnreadableImageError(_reason(error) if encoded else "it is empty") from error
+
+
+def upright_size(encoded: bytes) -> Size:
+    """Width and height of what `decode` gives, from the file's header alone.
+
+    Raises UnreadableImageError as `decode`.
+    """
+    try:
+        with Image.open(io.BytesIO(encoded)) as opened:
+            return opened.size[::-1] if _lies(opened) else opened.size
+    except Exception as error:
+        raise UnreadableImageError(_reason(error) if encoded else "it is empty") from error
+
+
+def _lies(image: Image.Image) -> bool:
+    """Whether an image's EXIF orientation says to turn it on its side."""
+    return image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):  # its text names nothing but the buffer
+        return "its format is unknown"
+    return " ".join(str(error).split())
+
+
+def _eight_bits(image: Image.Image, channels: int) -> Image.Image:
+    if image.mode in _SIXTEEN_BIT_MODES or (image.mode == "I" and image.format == "PNG"):
+        levels = np.asarray(image).astype(np.uint32)  # 0 ... 65535; convert() would clip
+        image = Image.fromarray(((levels * 255 + 32767) // 65535).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ValueError("it has more than 16 bits a channel")
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    if channels == 3:
+        return image.convert("RGB")
+    if image.mode not in ("1", "L", "LA", "RGB", "RGBA"):  # the others have no way to grey
+        image = image.convert("RGB")
+    return image.convert("L")
+
+
+def fit(image: Image.Image, size: int) -> UInt8[np.ndarray, "size size c"]:
+    """The middle square of an image, resized to `size` pixels (bicubic, antialiased)."""
+    side = min(image.size)
+    left, top = (image.width - side) / 2, (image.height - side) / 2
+    box = (left, top, left + side, top + side)
+    resized = image.resize((size, size), Image.Resampling.BICUBIC, box=box)
+    return np.asarray(resized, np.uint8).reshape(size, size, -1)

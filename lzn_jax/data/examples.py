@@ -1,0 +1,167 @@
+"""Labelled images, held in memory or decoded when they are asked for, by one interface."""
+
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
+
+import numpy as np
+from jaxtyping import Int, UInt8
+from ml_collections import ConfigDict
+
+from lzn_jax.configuration import UserError
+from lzn_jax.data.decoding import UnreadableImageError, decode, fit
+
+MAX_BYTES_IN_MEMORY = 8 * 2**30
+MAX_NAMED = 20
+_MAX_TRIED = 100
+
+_log = logging.getLogger(__name__)
+_Result = TypeVar("_Result")
+
+
+@runtime_checkable
+class EncodedSource(Protocol):
+    """Encoded images by index: the files of a folder, the records of a data set."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, index: int) -> bytes:
+        """The content of one image file.
+
+        Raises UnreadableImageError with the reason if it cannot be had.
+        """
+
+    def name(self, index: int) -> str:
+        """What to call the image in a message."""
+
+
+class EncodedImages:
+    """Images decoded when they are indexed; stands where an array (n, h, w, c) uint8 would.
+
+    `images[rows]`, its length and its shape are an array's; np.asarray decodes all of them, up to
+    8 GiB. Pixels are the middle square of an image in the size and channels of `data`.
+
+    An unreadable image is found when it is read, for to decode a large data set before training
+    would take longer than many a run. It raises UnreadableImageError, which ends the run with exit
+    code 2. With `data.skip_unreadable` the next readable image of its class takes its place, the
+    same one wherever it is asked for, and the log names it.
+    """
+
+    dtype = np.dtype(np.uint8)
+
+    def __init__(
+        self, source: EncodedSource, labels: Int[np.ndarray, " n"], data: ConfigDict
+    ) -> None:
+        self.source = source
+        self.skip_unreadable: bool = data.skip_unreadable
+        self._labels = labels
+        self._size, self._channels = data.image_size, data.channels
+        self._allowed: set[int] = set()
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(n, h, w, c)."""
+        return (len(self.source), self._size, self._size, self._channels)
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, rows: Any) -> np.ndarray:
+        indices = np.arange(len(self))[rows]
+        if indices.ndim == 0:
+            return self._image(int(indices))
+        images = np.empty((len(indices), *self.shape[1:]), np.uint8)
+        with ThreadPoolExecutor(os.cpu_count()) as threads:  # decoding lets go of Python's lock
+            for place, image in enumerate(threads.map(self._image, indices.tolist())):
+                images[place] = image
+        return images
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        size = int(np.prod(self.shape))
+        if size > MAX_BYTES_IN_MEMORY:
+            raise UserError(
+                f"{len(self)} images of {self._size} pixels take {size / 2**30:.0f} GiB of memory, "
+                f"at most {MAX_BYTES_IN_MEMORY / 2**30:.0f} are allowed: use a smaller split"
+            )
+        return self[:].astype(dtype or np.uint8, copy=False)
+
+    def decode(self, encoded: bytes) -> UInt8[np.ndarray, "h w c"]:
+        """The pixels of an image, given its file's content."""
+        return fit(decode(encoded, self._channels), self._size)
+
+    def attempt(self, index: int) -> UInt8[np.ndarray, "h w c"] | UnreadableImageError:
+        """The pixels of an image, or the reason why there are none."""
+        try:
+            return self.decode(self.source.read(index))
+        except UnreadableImageError as error:
+            return error
+
+    def load(self, index: int, use: Callable[[bytes], _Result]) -> tuple[_Result, int]:
+        """`use(content)` of image `index`, or of its substitute, and the index of the one used.
+
+        A UserError of `use` makes an image unreadable. Raises UnreadableImageError if the next
+        hundred images of its class are unreadable too.
+        """
+        for candidate in self._same_class(index):
+            try:
+                return use(self.source.read(candidate)), candidate
+            except UserError as error:
+                last_error = error
+        raise UnreadableImageError(
+            f"{self.source.name(index)} cannot be read ({last_error}), nor can the images of its "
+            f"class that follow (at most {_MAX_TRIED} were tried)"
+        )
+
+    def allow(self, unreadable: Iterable[int]) -> None:
+        """Counts images whose substitutes were used, each once, and names the first 20 in the log.
+
+        Raises UserError without `data.skip_unreadable`.
+        """
+        new = sorted(set(unreadable) - self._allowed)
+        if new and not self.skip_unreadable:
+            named = ", ".join(map(self._explain, new[:MAX_NAMED]))
+            raise UnreadableImageError(
+                f"unreadable images ({len(new)}): {named}; --mode=check_data finds all of them, "
+                "--config.data.skip_unreadable=True goes on without"
+            )
+        for index in new:
+            self._allowed.add(index)
+            if len(self._allowed) <= MAX_NAMED:
+                name, count = self.source.name(index), len(self._allowed)
+                _log.warning("unreadable, left out (%d so far): %s", count, name)
+
+    def _same_class(self, index: int) -> Iterator[int]:
+        """`index` and the next images of its class, from the last one on to the first."""
+        yield index
+        # Looks at all labels, so only after a failure.
+        members = np.flatnonzero(self._labels == self._labels[index])
+        following = np.roll(members, -int(np.searchsorted(members, index)))
+        yield from following[1 : _MAX_TRIED + 1].tolist()
+
+    def _explain(self, index: int) -> str:
+        result = self.attempt(index)
+        reason = f" ({result})" if isinstance(result, UnreadableImageError) else ""
+        return f"{self.source.name(index)}{reason}"
+
+    def _image(self, index: int) -> np.ndarray:
+        image, used = self.load(index, self.decode)
+        if used != index:
+            self.allow([index])
+        return image
+
+
+Images = np.ndarray | EncodedImages
+
+
+class Examples(NamedTuple):
+    """Images with their classes.
+
+    Attributes:
+      images: `Images` (n, h, w, c) uint8; always an array where the program made them.
+      labels: (n,) int32.
+    """
+
+    images: Any
+    labels: Int[np.ndarray, " n"]

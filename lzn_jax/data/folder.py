@@ -1,0 +1,167 @@
+"""Folders of image files: one flat folder, or a folder for each class, with or without splits.
+
+    PATH/*.png                      one class, no test split (CelebA-HQ, LSUN)
+    PATH/CLASS/*.jpg                classes, no test split
+    PATH/train/CLASS/*, PATH/val/CLASS/*    ImageNet, AFHQ; also test/ or validation/
+
+Labels number the class folders of the training split by name.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from lzn_jax.configuration import UserError
+from lzn_jax.data.decoding import UnreadableImageError
+from lzn_jax.data.examples import EncodedImages, Examples
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+TEST_FOLDERS = ("test", "val", "validation")
+
+
+def load(data: ConfigDict, split: str) -> Examples:
+    """One split of a folder, its images decoded when they are asked for.
+
+    With `data.class_name` the split is that class folder alone. With `data.num_classes` 1 every
+    image below the split's folder is of class 0. Without a test folder, `data.holdout` images,
+    spread evenly over the sorted names, are the test split and no others; 0 makes the training
+    images the test split as well.
+
+    Raises UserError for a folder that is missing, empty, or has other classes.
+    """
+    root = Path(data.path).expanduser()
+    folder = _split_folder(root, data, split)
+    names, labels = _list(folder, data, class_names(data))
+    if data.holdout is not None:
+        rows = _held_out(len(names), data.holdout, split)
+        names, labels = names[rows], labels[rows]
+    return Examples(EncodedImages(_Files(folder, names), labels, data), labels)
+
+
+def class_names(data: ConfigDict) -> tuple[str, ...]:
+    """Names of the training split's class folders by label.
+
+    Raises UserError where their number is not `data.num_classes`.
+    """
+    folder = _split_folder(Path(data.path).expanduser(), data, "train")
+    if data.num_classes == 1:
+        return (data.class_name or "",)
+    if data.class_name is not None:
+        raise UserError(f"data.num_classes must be 1 with data.class_name, got {data.num_classes}")
+    names = tuple(_class_folders(folder))
+    if len(names) != data.num_classes:
+        shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+        raise UserError(
+            f"data.num_classes must be the number of class folders in {folder}, {len(names)} "
+            f"({shown or 'none'}), or 1 for a single class, got {data.num_classes}"
+        )
+    return names
+
+
+def image_names(folder: Path, prefix: str = "") -> Iterator[bytes]:
+    """Paths of the image files at any depth below a folder, relative to it, unsorted.
+
+    Asks the operating system for names alone, so a million files take seconds. Hidden files are
+    left out. Raises UserError for a folder that cannot be listed.
+    """
+    for entry in _entries(folder / prefix):
+        path = f"{prefix}{entry.name}"
+        if _is_image(entry):
+            yield os.fsencode(path)
+        elif entry.is_dir():
+            yield from image_names(folder, f"{path}/")
+
+
+class _Files:
+    """Image files of a folder; one array holds all names, for a copy goes to each worker."""
+
+    def __init__(self, folder: Path, names: np.ndarray) -> None:
+        self._folder, self._names = folder, names
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def read(self, index: int) -> bytes:
+        """The content of a file."""
+        try:
+            with open(self.name(index), "rb") as file:
+                return file.read()
+        except OSError as error:
+            raise UnreadableImageError(str(error.strerror)) from error
+
+    def name(self, index: int) -> str:
+        """The file's path."""
+        return os.path.join(self._folder, os.fsdecode(self._names[index]))
+
+
+def _split_folder(root: Path, data: ConfigDict, split: str) -> Path:
+    if not root.is_dir():
+        raise UserError(f"there is no folder {root}: set data.path to the data set's folder")
+    if split == "train" or data.holdout is not None:
+        folder = root / "train" if (root / "train").is_dir() else root
+    else:
+        found = [root / name for name in TEST_FOLDERS if (root / name).is_dir()]
+        if not found:
+            raise UserError(
+                f"{root} has no folder {', '.join(TEST_FOLDERS)}: set data.holdout to the number "
+                "of training images to set apart for tests"
+            )
+        folder = found[0]
+    if data.class_name is None:
+        return folder
+    if not (folder / data.class_name).is_dir():
+        names = ", ".join(_class_folders(folder)[:20]) or "none"
+        raise UserError(f"{folder} has no class folder {data.class_name}: there are {names}")
+    return folder / data.class_name
+
+
+def _class_folders(folder: Path) -> list[str]:
+    return sorted(e.name for e in _entries(folder) if not _is_image(e) and e.is_dir())
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return [entry for entry in entries if not entry.name.startswith(".")]
+    except OSError as error:
+        raise UserError(f"{folder} cannot be listed: {error.strerror}") from error
+
+
+def _is_image(entry: os.DirEntry[str]) -> bool:
+    return entry.name.lower().endswith(IMAGE_SUFFIXES)
+
+
+def _list(
+    folder: Path, data: ConfigDict, classes: tuple[str, ...]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Sorted names of a split's files and their labels."""
+    if data.num_classes == 1:
+        names = np.sort(np.array(list(image_names(folder)), np.bytes_))
+        if len(names) == 0:
+            raise UserError(f"{folder} holds no images ({', '.join(IMAGE_SUFFIXES)})")
+        return names, np.zeros(len(names), np.int32)
+    unknown = sorted(set(_class_folders(folder)) - set(classes))
+    if unknown:
+        raise UserError(f"{folder / unknown[0]} is a class without training images")
+    parts = []
+    for name in classes:
+        is_there = (folder / name).is_dir()
+        parts.append(sorted(image_names(folder, f"{name}/")) if is_there else [])
+        if not parts[-1]:
+            raise UserError(f"{folder / name} holds no images ({', '.join(IMAGE_SUFFIXES)})")
+    labels = np.repeat(np.arange(len(parts), dtype=np.int32), [len(part) for part in parts])
+    return np.array([name for part in parts for name in part], np.bytes_), labels
+
+
+def _held_out(count: int, holdout: int, split: str) -> np.ndarray:
+    """Rows of a split out of `count`, of which `holdout` evenly spaced ones are the test split."""
+    if holdout >= count:
+        raise UserError(f"data.holdout must be below {count}, the number of images, got {holdout}")
+    rows = np.arange(count)
+    if holdout == 0:
+        return rows
+    chosen = (np.arange(holdout) * count + count // 2) // holdout
+    return chosen if split == "test" else np.setdiff1d(rows, chosen, assume_unique=True)

@@ -1,0 +1,168 @@
+"""Data sets that TensorFlow Datasets has prepared, read without TensorFlow.
+
+TFDS writes each split once, as ArrayRecord or Parquet files that give any record by its number;
+only that step needs TensorFlow, and for some data sets not even it does.
+"""
+
+import hashlib
+import importlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int, UInt8
+from ml_collections import ConfigDict
+
+from lzn_jax import reporting
+from lzn_jax.configuration import UserError
+from lzn_jax.data.decoding import UnreadableImageError
+from lzn_jax.data.examples import EncodedImages, Examples
+
+# A split whose images have the right size already is kept in memory up to this many bytes.
+_MAX_BYTES_DECODED = 2**30
+_RECORDS_AT_A_TIME = 512
+_CACHE_LABELS_ABOVE = 10_000  # records
+
+
+def load(data: ConfigDict, split: str) -> Examples:
+    """The split that `data.train_split` or `data.test_split` names, labels 0 without classes.
+
+    Raises UserError if it is not there, needs TensorFlow, or has no images or other classes.
+    """
+    asked = {"train": data.train_split, "test": data.test_split}[split]
+    records = _Records(data.tfds_name, Path(data.path).expanduser(), asked)
+    found = len(records.class_names)
+    if data.num_classes not in (1, found):
+        raise UserError(
+            f"data.num_classes must be {found or 1} with {data.tfds_name}, got {data.num_classes}"
+        )
+    labels = records.labels() if data.num_classes > 1 else np.zeros(len(records), np.int32)
+    images = EncodedImages(records, labels, data)
+    is_small = np.prod(images.shape) <= _MAX_BYTES_DECODED
+    if is_small and records.image_shape == images.shape[1:]:
+        return Examples(np.asarray(images), labels)
+    return Examples(images, labels)
+
+
+def class_names(data: ConfigDict) -> tuple[str, ...]:
+    """Names of the classes as the data set has them; one without a name if there are none."""
+    records = _Records(data.tfds_name, Path(data.path).expanduser(), data.train_split)
+    return records.class_names if data.num_classes > 1 else ("",)
+
+
+def arrays(
+    name: str, folder: Path, split: str, size: int, *, channels: int
+) -> tuple[UInt8[np.ndarray, "n h w c"], Int[np.ndarray, " n"]]:
+    """Images and labels of a small data set of square images, all in memory."""
+    records = _Records(name, folder, split)
+    data = ConfigDict({"image_size": size, "channels": channels, "skip_unreadable": False})
+    labels = records.labels()
+    return np.asarray(EncodedImages(records, labels, data)), labels
+
+
+class _Records:
+    """The encoded images and the labels of one split."""
+
+    def __init__(self, name: str, folder: Path, split: str) -> None:
+        library = _import_library()
+        builder = _builder(library, name, folder)
+        features = builder.info.features
+        self._name, self._split = name, split
+        self._image_key = _only_key(features, library.features.Image)
+        self._label_key = _only_key(features, library.features.ClassLabel)
+        if self._image_key is None:
+            raise UserError(f"{name} has no image feature, or several: choose another data set")
+        self.image_shape = features[self._image_key].shape
+        self.class_names: tuple[str, ...] = ()
+        if self._label_key is not None:
+            self.class_names = tuple(features[self._label_key].names)
+        self._fingerprint = Path(builder.data_path, "dataset_info.json").read_bytes()
+        # Our own decoder takes color spaces and depths that TFDS would leave as they are.
+        decoders = {self._image_key: library.decode.SkipDecoding()}
+        try:
+            self._source = builder.as_data_source(split=split, decoders=decoders)
+        except NotImplementedError as error:
+            raise UserError(_how_to_prepare(name, folder)) from error
+        except ValueError as error:
+            splits = ", ".join(builder.info.splits)
+            raise UserError(f"{name} has no split {split!r}: its splits are {splits}") from error
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def read(self, index: int) -> bytes:
+        """The content of an image file."""
+        try:
+            content: bytes = self._source[index][self._image_key]
+        except (RuntimeError, ValueError, OSError) as error:
+            raise UnreadableImageError(f"its record is damaged: {error}") from error
+        return content
+
+    def name(self, index: int) -> str:
+        """The record's number."""
+        return f"record {index} of {self._name}'s split {self._split}"
+
+    def labels(self) -> Int[np.ndarray, " n"]:
+        """Classes of all records.
+
+        TFDS keeps them beside the images, so this reads the whole split: ImageNet takes minutes.
+        Those of a large one are therefore kept in the user's cache folder.
+        """
+        cached = self._label_file()
+        if len(self) > _CACHE_LABELS_ABOVE and cached.is_file():
+            return np.frombuffer(cached.read_bytes(), np.int32)
+        labels = np.fromiter(self._read_labels(), np.int32, len(self))
+        if len(self) > _CACHE_LABELS_ABOVE:
+            reporting.write_bytes(cached, labels.tobytes())
+        return labels
+
+    def _read_labels(self) -> Iterator[int]:
+        with reporting.progress(len(self), "reading labels", unit="record", brief=True) as bar:
+            for start in range(0, len(self), _RECORDS_AT_A_TIME):
+                rows = range(start, min(start + _RECORDS_AT_A_TIME, len(self)))
+                for record in self._source.__getitems__(list(rows)):
+                    yield int(record[self._label_key])
+                bar.update(len(rows))
+
+    def _label_file(self) -> Path:
+        text = f"{self._name} {self._split} {len(self)}".encode()
+        digest = hashlib.sha256(self._fingerprint + text).hexdigest()[:16]
+        cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
+        return cache / "lzn_jax" / f"labels-{digest}.int32"
+
+
+def _import_library() -> Any:
+    try:
+        return importlib.import_module("tensorflow_datasets")
+    except ImportError as error:
+        raise UserError(
+            "this data set is read by tensorflow-datasets, which is not installed: "
+            "pip install tensorflow-datasets array_record"
+        ) from error
+
+
+def _builder(library: Any, name: str, folder: Path) -> Any:
+    """The prepared data set; nothing is downloaded."""
+    try:
+        builder = library.builder(name, data_dir=folder)
+    except (library.core.DatasetNotFoundError, ValueError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{_how_to_prepare(name, folder)} ({reason})") from error
+    if not builder.is_prepared():
+        raise UserError(_how_to_prepare(name, folder))
+    return builder
+
+
+def _how_to_prepare(name: str, folder: Path) -> str:
+    return (
+        f"{folder} holds no data set {name} in a format without TensorFlow: prepare it once, where "
+        f"TensorFlow is installed, by tfds build {name} --data_dir={folder} "
+        "--file_format=array_record, or correct data.path"
+    )
+
+
+def _only_key(features: Any, kind: type) -> str | None:
+    keys = [key for key, feature in features.items() if isinstance(feature, kind)]
+    return keys[0] if len(keys) == 1 else None

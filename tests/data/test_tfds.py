@@ -1,0 +1,198 @@
+"""Data sets prepared by TensorFlow Datasets, here a tiny one that the test prepares itself."""
+
+import io
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from PIL import Image
+
+from lzn_jax import data
+from lzn_jax.configuration import UserError
+from lzn_jax.data import tfds as source
+from lzn_jax.data.examples import EncodedImages
+
+library = pytest.importorskip("tensorflow_datasets")
+pytest.importorskip("array_record")
+
+
+def _png(pixels, mode=None):
+    content = io.BytesIO()
+    Image.fromarray(pixels).convert(mode).save(content, "PNG")
+    content.seek(0)
+    return content
+
+
+def _prepare(folder, name, shape, records, class_names, version="1.0.0"):
+    """Writes {split: [(level, mode, label)]} without TensorFlow: images come as PNG files."""
+    features = {"image": library.features.Image(shape=shape)}
+    if class_names:
+        features["label"] = library.features.ClassLabel(names=class_names)
+
+    def _info(self):
+        return library.core.DatasetInfo(
+            builder=self, features=library.features.FeaturesDict(features)
+        )
+
+    def _generate_examples(self, rows):
+        height, width = (size or 4 for size in shape[:2])
+        for key, (level, mode, label) in enumerate(rows):
+            image = _png(np.full((height, width), level, np.uint8), mode)
+            yield key, {"image": image} | ({"label": label} if class_names else {})
+
+    def _split_generators(self, manager):
+        return {split: self._generate_examples(rows) for split, rows in records.items()}
+
+    members = {
+        "name": name,
+        "VERSION": library.core.Version(version),
+        "__doc__": "Made by a test.",
+        "_info": _info,
+        "_generate_examples": _generate_examples,
+        "_split_generators": _split_generators,
+    }
+    with library.core.registered.skip_registration():
+        builder = type("Made", (library.core.GeneratorBasedBuilder,), members)
+    builder(data_dir=folder, file_format="array_record").download_and_prepare()
+
+
+MODES = ("RGB", "L", "RGBA", "P", "LA")
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """`shapes` has 12 training and 4 test images, `squares` has 3 of 2x2 without classes."""
+    folder = tmp_path_factory.mktemp("tfds")
+    rows = [(10 * i, MODES[i % 5], i % 3) for i in range(16)]
+    splits = {"train": rows[:12], "validation": rows[12:]}
+    _prepare(folder, "shapes", (None, None, 3), splits, ["one", "two", "three"])
+    squares = {"train": [(level, "L", None) for level in (5, 6, 7)]}
+    _prepare(folder, "squares", (2, 2, 1), squares, None)
+    return folder
+
+
+def _config(folder, **changes):
+    fields = {"name": "tfds", "path": str(folder), "tfds_name": "shapes", "image_size": 2}
+    fields |= {"channels": 3, "num_classes": 3, "flip": False, "workers": 0}
+    fields |= {"train_split": "train", "test_split": "validation", "skip_unreadable": False}
+    return ConfigDict(fields | changes)
+
+
+@pytest.mark.parametrize(("split", "levels"), [("train", range(12)), ("test", range(12, 16))])
+def test_records_of_every_mode_become_images_and_labels(prepared, split, levels):
+    examples = data.load(_config(prepared), split)
+    assert isinstance(examples.images, EncodedImages)
+    assert examples.images.shape == (len(levels), 2, 2, 3)
+    images = examples.images[:]
+    assert np.ptp(images, axis=(1, 2, 3)).max() == 0
+    shown = images[:, 0, 0, 0] // 10
+    assert sorted(shown) == list(levels)
+    np.testing.assert_array_equal(examples.labels, shown % 3)
+    assert data.class_names(_config(prepared)) == ("one", "two", "three")
+
+
+def test_parts_of_splits_are_splits(prepared):
+    config = _config(prepared, train_split="train[:25%]", test_split="train[25%:]+validation")
+    train, test = data.load(config, "train"), data.load(config, "test")
+    assert (len(train.images), len(test.images)) == (3, 13)
+    shown = np.concatenate([train.images[:], test.images[:]])[:, 0, 0, 0] // 10
+    assert sorted(shown) == list(range(16))
+
+
+def test_a_single_class_needs_no_labels(prepared):
+    assert data.load(_config(prepared, num_classes=1), "train").labels.tolist() == [0] * 12
+    config = _config(prepared, tfds_name="squares", channels=1, num_classes=1)
+    examples = data.load(config, "train")
+    assert isinstance(examples.images, np.ndarray)  # of the right size already
+    assert sorted(examples.images[:, 0, 0, 0]) == [5, 6, 7]
+    assert examples.labels.tolist() == [0, 0, 0]
+    assert data.class_names(config) == ("",)
+
+
+def test_labels_of_a_large_split_are_read_once(prepared, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(source, "_CACHE_LABELS_ABOVE", 10)
+    expected = data.load(_config(prepared), "train").labels
+    assert len(list(tmp_path.rglob("*.int32"))) == 1
+    monkeypatch.setattr(source._Records, "_read_labels", None)
+    np.testing.assert_array_equal(data.load(_config(prepared), "train").labels, expected)
+
+
+def test_batches_are_the_same_from_a_worker(prepared):
+    config = _config(prepared)
+    examples, found = data.load(config, "train"), []
+    for workers in (0, 1):
+        transform = data.whole_image(config)
+        with data.TrainingBatches(examples, 8, 3, transform, workers=workers) as batches:
+            found.append([next(batches) for _ in range(3)])
+    for alone, worker in zip(*found, strict=True):
+        np.testing.assert_array_equal(alone["labels"], alone["images"][:, 0, 0, 0] // 10 % 3)
+        for name, values in alone.items():
+            np.testing.assert_array_equal(worker[name], values)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tfds_name": "nonsense"}, "holds no data set nonsense .* tfds build nonsense"),
+        ({"tfds_name": "cifar10"}, "holds no data set cifar10 .* tfds build cifar10"),
+        ({"path": "/nowhere"}, "/nowhere holds no data set shapes"),
+        ({"train_split": "dev"}, "no split 'dev': its splits are train, validation"),
+        ({"train_split": "train[["}, r"no split 'train\[\['"),
+        ({"num_classes": 2}, "data.num_classes must be 3 with shapes, got 2"),
+        ({"tfds_name": "squares", "num_classes": 3}, "data.num_classes must be 1 with squares"),
+    ],
+)
+def test_what_is_not_there_is_named_in_one_line(prepared, changes, message):
+    with pytest.raises(UserError, match=message) as raised:
+        data.load(_config(prepared, **changes), "train")
+    assert len(str(raised.value).splitlines()) == 1
+
+
+def test_files_that_need_tensorflow_are_an_error(prepared, tmp_path):
+    version = tmp_path / "shapes" / "1.0.0"
+    version.mkdir(parents=True)
+    for path in (prepared / "shapes" / "1.0.0").glob("*.json"):
+        content = json.loads(path.read_text())
+        if "fileFormat" in content:
+            content["fileFormat"] = "tfrecord"
+        (version / path.name).write_text(json.dumps(content))
+    with pytest.raises(UserError, match="in a format without TensorFlow"):
+        data.load(_config(tmp_path), "train")
+
+
+def test_a_missing_package_is_one_line_with_the_command(prepared, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    with pytest.raises(UserError, match="pip install tensorflow-datasets array_record"):
+        data.load(_config(prepared), "train")
+
+
+@pytest.mark.parametrize("name", ["fashion_mnist", "cifar10"])
+def test_small_data_sets_may_come_from_tfds(tmp_path, name):
+    catalogue = {"fashion_mnist": ("3.0.1", (28, 28, 1)), "cifar10": ("3.0.2", (32, 32, 3))}
+    version, shape = catalogue[name]
+    rows = [(i % 200, "L" if shape[2] == 1 else "RGB", i % 10) for i in range(30)]
+    _prepare(tmp_path, name, shape, {"train": rows, "test": rows[:20]}, list("abcdefghij"), version)
+    fields = {"path": str(tmp_path), "channels": shape[2], "num_classes": 10}
+    config = ConfigDict(fields | {"name": "cifar10", "image_size": shape[0]})
+    if name == "fashion_mnist":
+        config.name = "fashion"
+        with pytest.raises(UserError, match=r"must have 10000 images .* got 20 of 28x28"):
+            data.load(config, "test")
+        return
+    examples = data.load(config, "test")
+    assert examples.images.shape == (20, *shape)
+    np.testing.assert_array_equal(examples.images[:, 9, 9, 0] % 10, examples.labels)
+    assert sorted(examples.images[:, 0, 0, 0]) == list(range(20))
+
+
+def test_reading_never_imports_tensorflow(prepared):
+    program = (
+        "import sys; from lzn_jax import data; from ml_collections import ConfigDict; "
+        f"data.load(ConfigDict({_config(prepared).to_dict()!r}), 'train').images[:]; "
+        "assert 'tensorflow' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
