@@ -32,6 +32,7 @@ from sklearn.datasets import load_digits, load_sample_images
 from lzn_jax import reporting
 from lzn_jax.data import crops, to_uint8
 from lzn_jax.data.augment import Augmentation, augment, colour_jitter, gaussian_blur, shift_hue
+from lzn_jax.data.decoding import decode
 
 WIDTH, HEIGHT, SIZE, FILES = 500, 375, 224, 20
 SMALL = Augmentation(blur_kernel=5)
@@ -72,9 +73,9 @@ def measure_host(repeats: int) -> list[dict[str, float | str]]:
     files = [make_file(seed) for seed in range(FILES)]
     rng = np.random.default_rng(0)
     tasks = {
-        "decode": lambda raw: crops.decode(raw, 3),
-        "decode + 1 crop": lambda raw: crops.random_resized_crop(crops.decode(raw, 3), rng, SIZE),
-        "decode + 2 crops": lambda raw: crops.two_views(raw, rng, SIZE, channels=3),
+        "decode": lambda raw: decode(raw, 3),
+        "decode + 1 crop": lambda raw: crops.random_resized_crop(decode(raw, 3), rng, SIZE),
+        "decode + 2 crops": lambda raw: crops.random_views(raw, rng, SIZE, channels=3),
     }
     kilobytes = sum(map(len, files)) / FILES / 1e3
     print(f"{FILES} files of {kilobytes:.1f} kB", flush=True)
@@ -168,7 +169,7 @@ def draw_views(path: Path) -> None:
         settings = Augmentation(blur_kernel=3) if is_grey else Augmentation()
         views = np.concatenate(
             [
-                crops.two_views(image, rng, size, channels=image.shape[-1], area=area)
+                crops.random_views(image, rng, size, channels=image.shape[-1], area=area)
                 for _ in range(4)
             ]
         )

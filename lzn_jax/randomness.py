@@ -17,6 +17,7 @@ class Stream(enum.IntEnum):
     SAMPLE_LATENTS = 4
     SAMPLE_NOISE = 5
     PRIOR_LATENTS = 6
+    PROBE = 7
 
 
 def stream_key(seed: int, stream: Stream) -> PRNGKeyArray:

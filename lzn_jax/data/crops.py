@@ -33,25 +33,26 @@ def random_resized_crop(
     return _resize(image, draw_box(rng, *image.size, area=area, ratio=ratio), size)
 
 
-def two_views(
+def random_views(
     source: bytes | UInt8[np.ndarray, "h w c"],
     rng: np.random.Generator,
     size: int,
     *,
     channels: int,
+    count: int = 2,
     area: Range = (0.08, 1.0),
     ratio: Range = (3 / 4, 4 / 3),
-) -> UInt8[np.ndarray, "2 size size {channels}"]:
-    """Two random resized crops of an image file or array, which is decoded once.
+) -> UInt8[np.ndarray, "{count} size size {channels}"]:
+    """Random resized crops of an image file or array, which is decoded once for all of them.
 
-    A large JPEG file is decoded at a fraction of its size where both crops allow it. Raises
+    A large JPEG file is decoded at a fraction of its size where every crop allows it. Raises
     UnreadableImageError as `decode`.
     """
     if isinstance(source, np.ndarray):
         height, width, _ = source.shape
     else:
         width, height = upright_size(source)
-    boxes = [draw_box(rng, width, height, area=area, ratio=ratio) for _ in range(2)]
+    boxes = [draw_box(rng, width, height, area=area, ratio=ratio) for _ in range(count)]
     smallest = min(min(right - left, lower - upper) for left, upper, right, lower in boxes)
     shrink = max(1.0, smallest / (_REDUCING_GAP * size))
     if isinstance(source, np.ndarray):

@@ -8,8 +8,8 @@ import dataclasses
 import functools
 import itertools
 import warnings
-from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -289,17 +289,18 @@ PROTOCOLS = {
 
 
 def train_linear(
-    batches: Iterable[tuple[Float[Array | np.ndarray, "b d"], Int[Array | np.ndarray, " b"]]],
-    dim: int,
+    batches: Iterable[tuple[Mapping[str, Any], Int[Array | np.ndarray, " b"]]],
+    dims: Mapping[str, int],
     num_classes: int,
     protocol: Protocol,
     num_steps: int,
-) -> LinearClassifier:
-    """A linear classifier after `num_steps` steps of cross-entropy from zero weights.
+) -> dict[str, LinearClassifier]:
+    """A linear classifier for each kind of features, by `num_steps` steps from zero weights.
 
-    `batches` gives features and labels, augmented and encoded by the caller anew for each epoch;
-    features are used as they come. A learning rate that goes with the batch size takes that of
-    the first batch, so these are batches of the whole machine.
+    `batches` gives features (b, dims[name]) by name and labels (b,), augmented and encoded by the
+    caller anew for each epoch; features are used as they come. The classifiers are independent;
+    they share batches because encoding is what costs. A learning rate that goes with the batch
+    size takes that of the first batch, so these are batches of the whole machine.
 
     Raises:
         ValueError: `batches` ends early, a label is not in [0, num_classes), or the weights end
@@ -308,7 +309,9 @@ def train_linear(
     stream = iter(batches)
     first = list(itertools.islice(stream, 1))
     optimizer = protocol.optimizer(num_steps, len(first[0][1]) if first else 0)
-    params = jnp.zeros((dim, num_classes)), jnp.zeros(num_classes)
+    params = {
+        name: (jnp.zeros((dim, num_classes)), jnp.zeros(num_classes)) for name, dim in dims.items()
+    }
     state = optimizer.init(params)
     done = 0
     with reporting.progress(num_steps, "linear probe") as bar:
@@ -319,23 +322,28 @@ def train_linear(
             bar.update()
     if done < num_steps:
         raise ValueError(f"the batches end after {done} of {num_steps} steps")
-    weights, bias = jax.device_get(params)
-    if not (np.isfinite(weights).all() and np.isfinite(bias).all()):
-        raise ValueError("the linear probe diverged, or its features are not finite")
-    return LinearClassifier(weights, bias)
+    found = {name: LinearClassifier(*values) for name, values in jax.device_get(params).items()}
+    for name, values in found.items():
+        if not all(np.isfinite(array).all() for array in values):
+            raise ValueError(f"the linear probe of {name} diverged, or features are not finite")
+    return found
 
 
 @functools.partial(jax.jit, static_argnames="optimizer", donate_argnames=("params", "state"))
 def _train_step(
-    params: tuple[Array, Array],
+    params: dict[str, tuple[Array, Array]],
     state: optax.OptState,
-    features: Float[Array, "b d"],
+    features: Mapping[str, Array],
     labels: Int[Array, " b"],
     *,
     optimizer: optax.GradientTransformation,
-) -> tuple[tuple[Array, Array], optax.OptState]:
-    def loss(params: tuple[Array, Array]) -> Array:
-        return jnp.mean(_cross_entropies(_product(features, params[0]) + params[1], labels))
+) -> tuple[dict[str, tuple[Array, Array]], optax.OptState]:
+    def loss(params: dict[str, tuple[Array, Array]]) -> Array:
+        losses = [
+            jnp.mean(_cross_entropies(_product(features[name], weights) + bias, labels))
+            for name, (weights, bias) in params.items()
+        ]
+        return sum(losses, start=jnp.zeros(()))
 
     updates, state = optimizer.update(jax.grad(loss)(params), state, params)
     return optax.apply_updates(params, updates), state

@@ -5,11 +5,13 @@ anchors, are aligned with the zones that the second views' anchors cut. Nothing 
 on. The objective 'simclr' puts SimCLR's loss in place of it, on the same network and batches.
 """
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Mapping
+import itertools
+from collections.abc import Generator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,10 +22,13 @@ from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 from ml_collections import ConfigDict
 
 from lzn_jax import contrastive, models, zoning
-from lzn_jax.data import Examples, Images, Transform, normalise
+from lzn_jax.data import Examples, Images, TrainingBatches, Transform, normalise
 from lzn_jax.data.augment import Augmentation, augment
-from lzn_jax.data.crops import two_views
+from lzn_jax.data.crops import random_views
+from lzn_jax.evaluation import embedding_plot, probes
+from lzn_jax.evaluation.neighbours import knn_log_votes
 from lzn_jax.microbatches import by_example
+from lzn_jax.randomness import Stream, stream_key
 from lzn_jax.studies import Model, Variables, batched
 from lzn_jax.studies.image_latents import ImageLatents
 
@@ -35,18 +40,17 @@ class Representation:
         self.config = config
         self.modules: Mapping[str, nn.Module] = models.build(config)
         self.augmentation = _augmentation(config)
-        self.transform: Transform = _TwoViews(
+        self._views = Views(
             config.data.image_size, config.data.channels, config.augmentation.min_area
         )
+        self.transform: Transform = self._views
         self._in_batches = batched(config, mesh)
         self.latents = ImageLatents(config, self.modules["encoder"], self._in_batches)
         self.alignment_solver = zoning.Euler(
             config.alignment.num_steps, precision=config.latent.precision
         )
-        self._features = {
-            name: jax.jit(functools.partial(self.features, name=name))
-            for name in ("head", "backbone")
-        }
+        self._features = jax.jit(self.features)
+        self._augmented_features = jax.jit(self.augmented_features)
 
     # Training.
 
@@ -101,16 +105,28 @@ class Representation:
     # Inference.
 
     def features(
-        self,
-        variables: Variables,
-        images: UInt8[Array, "b h w c"],
-        name: Literal["head", "backbone"],
-    ) -> Float[Array, "b d"]:
-        """Anchors ('head') or pooled features before the head: a pure function."""
-        output: Any = self.modules["encoder"].apply(
-            variables["encoder"], normalise(images), train=False, features=name
+        self, variables: Variables, images: UInt8[Array, "b h w c"]
+    ) -> dict[str, Float[Array, "b d"]]:
+        """Anchors ('head') and pooled features before the head ('backbone'): a pure function."""
+        return self._encode(variables, normalise(images))
+
+    def augmented_features(
+        self, variables: Variables, request: Mapping[str, Array]
+    ) -> dict[str, Float[Array, "b d"]]:
+        """Features of crops (b, h, w, c) uint8, each augmented by the random numbers of its index.
+
+        A pure function.
+        """
+        key = stream_key(self.config.seed, Stream.PROBE)
+        keys = jax.vmap(functools.partial(jax.random.fold_in, key))(request["index"])
+        one = functools.partial(augment, settings=self.augmentation)
+        return self._encode(variables, jax.vmap(one)(request["crops"], keys))
+
+    def _encode(self, variables: Variables, images: Array) -> dict[str, Array]:
+        encode: Any = functools.partial(
+            self.modules["encoder"].apply, variables["encoder"], images, train=False
         )
-        return output
+        return {name: encode(features=name) for name in ("head", "backbone")}
 
     def context(self, variables: Variables, train: Examples) -> dict[str, jax.Array]:
         """Context anchors of the encoder; empty without context."""
@@ -121,39 +137,103 @@ class Representation:
         return self.latents.context_shapes()
 
     def embed(self, model: Model, images: Images) -> dict[str, Float[np.ndarray, "n d"]]:
-        """The paper's four features (D.3): latent, latent with α = 0, head, backbone."""
-        found = {
-            name: self._in_batches(
-                functools.partial(function, model.variables), images, description=f"{name} features"
-            )
-            for name, function in self._features.items()
+        """The paper's four features (D.3): backbone, head, latent, latent with α = 0."""
+        encode = functools.partial(self._features, model.variables)
+        found = self._in_batches(encode, images, description="embedding")
+        return found | self._latent_features(model, found["head"])
+
+    def _latent_features(self, model: Model, anchors: np.ndarray) -> dict[str, np.ndarray]:
+        scales = {"latent": self.config.latent.noise_scale, "latent_centre": 0.0}
+        return {
+            name: np.asarray(self.latents.latents(model.context, anchors, scale))
+            for name, scale in scales.items()
         }
-        noise_scale = self.config.latent.noise_scale
-        for name, scale in {"latent": noise_scale, "latent_centre": 0.0}.items():
-            found[name] = np.asarray(self.latents.latents(model.context, found["head"], scale))
-        return found
+
+    # Evaluation.
 
     def evaluate(
         self, model: Model, train: Examples, test: Examples, figures: Path
     ) -> dict[str, float]:
-        """Linear probe and nearest neighbours on the features of training and test images."""
-        raise NotImplementedError
+        """Linear probes and nearest neighbours, trained with the labels of training images.
+
+        Metrics of the backbone have plain names, those of other features a suffix.
+        """
+        bank, queries = self.embed(model, train.images), self.embed(model, test.images)
+        num_classes = self.config.data.num_classes
+        classifiers = self._fit_probes(model, train, bank)
+        metrics = {}
+        for name, features in queries.items():
+            suffix = "" if name == "backbone" else f"_{name}"
+            scores = classifiers[name](features)
+            for k, share in probes.accuracy(scores, test.labels).items():
+                metrics[f"linear_probe_top{k}{suffix}"] = share
+            votes = knn_log_votes(bank[name], train.labels, features, num_classes=num_classes)
+            metrics[f"knn_top1{suffix}"] = probes.accuracy(votes, test.labels)[1]
+        embedding_plot.tsne(
+            figures / "embedding.png",
+            queries["backbone"],
+            test.labels,
+            title="Features of the test images (t-SNE)",
+        )
+        return metrics
+
+    def _fit_probes(
+        self, model: Model, train: Examples, features: Mapping[str, np.ndarray]
+    ) -> dict[str, probes.LinearClassifier]:
+        """A linear classifier for each feature by the config's protocol."""
+        num_classes, name = self.config.data.num_classes, self.config.evaluation.probe_protocol
+        if name == "cached":
+            return {
+                name: probes.fit_cached(values, train.labels, num_classes)[0]
+                for name, values in features.items()
+            }
+        protocol = probes.PROTOCOLS[name]
+        batch_size = min(protocol.batch_size, len(train.labels))
+        dims = {name: values.shape[1] for name, values in features.items()}
+        num_steps = protocol.epochs * len(train.labels) // batch_size
+        stream = self._augmented_batches(model, train, batch_size)
+        with contextlib.closing(stream):
+            return probes.train_linear(stream, dims, num_classes, protocol, num_steps)
+
+    def _augmented_batches(
+        self, model: Model, train: Examples, batch_size: int
+    ) -> Generator[tuple[dict[str, np.ndarray], np.ndarray]]:
+        """Endless features and labels of augmented training images."""
+        config = self.config
+        transform = dataclasses.replace(self._views, name="crops", count=1)
+        workers = config.data.get("workers", 0)
+        encode = functools.partial(self._augmented_features, model.variables)
+        with TrainingBatches(train, batch_size, config.seed, transform, workers=workers) as batches:
+            for step in itertools.count():
+                batch = next(batches)
+                index = step * batch_size + np.arange(batch_size)
+                request = {"crops": batch["crops"][:, 0], "index": index}
+                found = self._in_batches(encode, request, description="embedding")
+                yield found | self._latent_features(model, found["head"]), batch["labels"]
 
 
 @dataclasses.dataclass(frozen=True)
-class _TwoViews:
-    """The transform {'views': (2, h, w, c)}: two random crops of one decoded image."""
+class Views:
+    """The transform {name: (count, h, w, c)}: random crops of one decoded image."""
 
     image_size: int
     channels: int
     min_area: float
+    name: str = "views"
+    count: int = 2
 
     def __call__(
         self, image: bytes | np.ndarray, rng: np.random.Generator
     ) -> dict[str, np.ndarray]:
-        area = (self.min_area, 1.0)
-        views = two_views(image, rng, self.image_size, channels=self.channels, area=area)
-        return {"views": views}
+        crops = random_views(
+            image,
+            rng,
+            self.image_size,
+            channels=self.channels,
+            count=self.count,
+            area=(self.min_area, 1.0),
+        )
+        return {self.name: crops}
 
 
 def _augmentation(config: ConfigDict) -> Augmentation:

@@ -182,7 +182,7 @@ def test_views_are_those_of_the_upright_image(size):
         (_file(lying, "JPEG", quality=98, exif=exif), 5),  # a wrong turn makes it 60
     ):
         views, expected = (
-            crops.two_views(source, np.random.default_rng(0), size, channels=3).astype(int)
+            crops.random_views(source, np.random.default_rng(0), size, channels=3).astype(int)
             for source in (raw, upright)
         )
         assert np.abs(views - expected).mean() <= tolerance
@@ -196,7 +196,7 @@ def test_what_is_no_image_is_an_error(broken):
         "float": _file(np.zeros((4, 4), np.float32), "TIFF"),
     }[broken]
     with pytest.raises(UnreadableImageError) as raised:
-        crops.two_views(raw, np.random.default_rng(0), 8, channels=3)
+        crops.random_views(raw, np.random.default_rng(0), 8, channels=3)
     assert len(str(raised.value).splitlines()) == 1
 
 
@@ -205,7 +205,7 @@ def test_two_views_are_two_crops_of_the_decoded_image():
     raw = _file(_smooth(375, 500), "JPEG", quality=90)
     for channels in (1, 3):
         rng, again = np.random.default_rng(3), np.random.default_rng(3)
-        views = crops.two_views(raw, rng, 224, channels=channels)
+        views = crops.random_views(raw, rng, 224, channels=channels)
         image = _pixels(raw, channels)
         boxes = [crops.draw_box(again, 500, 375, area=AREA, ratio=RATIO) for _ in range(2)]
         assert views.shape == (2, 224, 224, channels)
@@ -218,7 +218,7 @@ def test_two_views_are_two_crops_of_the_decoded_image():
 @pytest.mark.parametrize("side", [8, 28])
 def test_two_views_of_a_small_grey_array(side):
     image = _noise(side, side, 1)
-    views = crops.two_views(image, np.random.default_rng(0), side, channels=1)
+    views = crops.random_views(image, np.random.default_rng(0), side, channels=1)
     rng = np.random.default_rng(0)
     boxes = [crops.draw_box(rng, side, side, area=AREA, ratio=RATIO) for _ in range(2)]
     for view, (left, upper, right, lower) in zip(views, boxes, strict=True):
@@ -235,7 +235,7 @@ def test_photographs_decoded_at_a_fraction_give_nearly_the_same_views(size):
         full = _file(_pixels(raw, 3))  # PNG: never decoded at a fraction
         for seed in range(10):
             views, expected = (
-                crops.two_views(
+                crops.random_views(
                     r, np.random.default_rng(seed), size, channels=3, area=(0.05, 1.0)
                 ).astype(int)
                 for r in (raw, full)
@@ -247,7 +247,7 @@ def test_photographs_decoded_at_a_fraction_give_nearly_the_same_views(size):
 def test_views_are_functions_of_the_generator():
     raw = _file(_noise(50, 60, 3))
     first, again, other = (
-        crops.two_views(raw, np.random.default_rng(seed), 8, channels=3) for seed in (0, 0, 1)
+        crops.random_views(raw, np.random.default_rng(seed), 8, channels=3) for seed in (0, 0, 1)
     )
     np.testing.assert_array_equal(first, again)
     assert (first != other).mean() > 0.9

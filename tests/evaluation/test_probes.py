@@ -1,5 +1,7 @@
 """Probes: at the optimum that the mathematics names and scikit-learn finds; accuracy by hand."""
 
+import itertools
+
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
@@ -7,6 +9,12 @@ from sklearn.linear_model import LogisticRegression
 
 from lzn_jax.evaluation import probes
 from lzn_jax.evaluation.probes import PROTOCOLS, accuracy, fit_cached, train_linear
+
+
+def _train(batches, dim, num_classes, protocol, num_steps):
+    """A single kind of features."""
+    named = (({"x": features}, labels) for features, labels in batches)
+    return train_linear(named, {"x": dim}, num_classes, protocol, num_steps)["x"]
 
 
 def _digits():
@@ -137,14 +145,14 @@ def _repeat(features, labels):
 
 def test_simclr_protocol_reaches_the_optimum():
     features, labels = _blobs(256, 3, 4, distance=0.5)
-    model = train_linear(_repeat(features, labels), 4, 3, PROTOCOLS["simclr"], num_steps=1500)
+    model = _train(_repeat(features, labels), 4, 3, PROTOCOLS["simclr"], num_steps=1500)
     reference = LogisticRegression(C=np.inf, tol=1e-8, max_iter=1000).fit(features, labels)
     _same_up_to_shift(model(features), reference.decision_function(features), atol=1e-2)
 
 
 def test_paper_protocol_reaches_the_optimum():
     features, labels = _blobs(256, 3, 4, distance=0.2)
-    model = train_linear(_repeat(features, labels), 4, 3, PROTOCOLS["paper"], num_steps=4000)
+    model = _train(_repeat(features, labels), 4, 3, PROTOCOLS["paper"], num_steps=4000)
     reference = LogisticRegression(C=np.inf, tol=1e-8, max_iter=1000).fit(features, labels)
     _same_up_to_shift(model(features), reference.decision_function(features), atol=1e-2)
 
@@ -165,7 +173,7 @@ def test_simclr_protocol_scales_its_rate_with_the_batch(batch_size):
     features = np.full((batch_size, 1), 1e-3, np.float32)
     labels = np.zeros(batch_size, int)
     batches = _repeat(features, labels)
-    model = train_linear(batches, 1, 2, PROTOCOLS["simclr"], num_steps=1)
+    model = _train(batches, 1, 2, PROTOCOLS["simclr"], num_steps=1)
     move = 0.1 * batch_size / 256 * 1.9 * 0.5
     np.testing.assert_allclose(model.bias, [move, -move], rtol=1e-5)
     np.testing.assert_allclose(model.weights, [[1e-3 * move, -1e-3 * move]], rtol=1e-4)
@@ -189,7 +197,7 @@ def test_training_takes_the_batches_in_order_and_no_more_than_its_steps():
         for size in (4, 4, 3, 4)  # a last batch of an epoch may be smaller
     ]
     stream = iter(batches)
-    train_linear(stream, 3, 2, PROTOCOLS["paper"], num_steps=3)
+    _train(stream, 3, 2, PROTOCOLS["paper"], num_steps=3)
     assert len(list(stream)) == 1
 
 
@@ -197,13 +205,23 @@ def test_training_says_what_is_wrong_with_its_batches():
     features, labels = np.ones((4, 3), np.float32), np.array([0, 1, 0, 1])
     paper = PROTOCOLS["paper"]
     with pytest.raises(ValueError, match="end after 1 of 3 steps"):
-        train_linear([(features, labels)], 3, 2, paper, num_steps=3)
+        _train([(features, labels)], 3, 2, paper, num_steps=3)
     with pytest.raises(ValueError, match="end after 0 of 3 steps"):
-        train_linear([], 3, 2, paper, num_steps=3)
+        _train([], 3, 2, paper, num_steps=3)
     with pytest.raises(ValueError, match="labels must lie in"):
-        train_linear([(features, labels + 1)], 3, 2, paper, num_steps=1)
+        _train([(features, labels + 1)], 3, 2, paper, num_steps=1)
     with pytest.raises(ValueError, match="diverged"):
-        train_linear([(features * np.nan, labels)], 3, 2, paper, num_steps=1)
+        _train([(features * np.nan, labels)], 3, 2, paper, num_steps=1)
+
+
+def test_kinds_of_features_do_not_see_each_other():
+    features, labels = _blobs(64, 3, 4, distance=0.5)
+    other = features[:, :2] ** 2
+    named = itertools.repeat(({"a": features, "b": other}, labels))
+    both = train_linear(named, {"a": 4, "b": 2}, 3, PROTOCOLS["paper"], num_steps=20)
+    for name, values in {"a": features, "b": other}.items():
+        alone = _train(_repeat(values, labels), values.shape[1], 3, PROTOCOLS["paper"], 20)
+        np.testing.assert_allclose(both[name].weights, alone.weights, rtol=1e-5, atol=1e-8)
 
 
 def test_accuracy_by_hand():
