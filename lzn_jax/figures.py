@@ -25,6 +25,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 from sklearn.covariance import ledoit_wolf
 
 from lzn_jax import reporting
+from lzn_jax.data import Images
 
 _DPI = 150
 _TEXT_SIZE = 10  # points, as the next two
@@ -35,6 +36,7 @@ _GAP = 6  # pixels between images
 _MARGIN = 24  # pixels round a sheet
 _MAX_CLASS_ROWS = 20
 _PAIR_COLUMNS = 10
+_MAX_PAIRS = 30
 _SMOOTH_ABOVE = 50  # points of a curve
 _MAX_CLASS_NAMES = 20
 
@@ -162,18 +164,22 @@ def sample_grid(
 
 def reconstructions(
     path: str | os.PathLike[str],
-    originals: UInt8[np.ndarray, "n h w c"],
+    originals: Images,
     reconstructed: UInt8[np.ndarray, "n h w c"],
     errors: Float[np.ndarray, " n"],
     title: str | None = None,
 ) -> Path:
-    """Real images (1 or 3 channels) above their reconstructions, the error under each pair."""
-    upper, lower = _enlarged(originals), _enlarged(reconstructed)
+    """Real images (1 or 3 channels) above their reconstructions, the error under each pair.
+
+    The first 30 are shown.
+    """
+    shown = slice(_MAX_PAIRS)
+    upper, lower = _enlarged(originals[shown]), _enlarged(reconstructed[shown])
     height, width = upper.shape[1:3]
     text_height = 2 * _text_extent("0", _TEXT_SIZE)[1]
     block_height = 2 * (height + _GAP) + text_height + _MARGIN
     tiles, notes = [], []
-    for index, error in enumerate(errors):
+    for index, error in enumerate(errors[shown]):
         down, across = divmod(index, _PAIR_COLUMNS)
         x, y = across * (width + _GAP), down * block_height
         text_y = y + 2 * (height + _GAP) + text_height // 2

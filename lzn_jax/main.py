@@ -10,7 +10,8 @@ from typing import NoReturn
 from lzn_jax import configuration
 from lzn_jax.configuration import UserError
 
-MODES = ("train", "evaluate", "sample", "classify", "check_data")
+MODES_WITH_INPUT = ("embed", "classify", "reconstruct")
+MODES = ("train", "evaluate", "sample", *MODES_WITH_INPUT, "check_data")
 EXIT_USER_ERROR = 2
 
 
@@ -35,10 +36,10 @@ def _run(arguments: list[str]) -> int:
     parser.add_argument("--config", required=True, help="config file, configs/NAME.py")
     parser.add_argument("--workdir", help="folder of the run; default results/NAME")
     parser.add_argument("--mode", choices=MODES, default="train")
-    parser.add_argument("--input", help="image or folder for --mode=classify")
+    parser.add_argument("--input", help="image or folder that a mode is to read")
     flags = parser.parse_args([a for a in arguments if not a.startswith(prefix)])
-    if flags.input is not None and flags.mode != "classify":
-        raise UserError("--input goes with --mode=classify")
+    if flags.input is not None and flags.mode not in MODES_WITH_INPUT:
+        raise UserError(f"--input goes with --mode={' or '.join(MODES_WITH_INPUT)}")
     config = configuration.load(flags.config, overrides)
     workdir = Path(flags.workdir or Path("results") / Path(flags.config).stem)
 
@@ -55,10 +56,8 @@ def _run(arguments: list[str]) -> int:
     workdirs.prepare(config, workdir, is_training=flags.mode == "train")
     if flags.mode == "train":
         return train.train_and_evaluate(config, workdir)
-    if flags.mode == "classify":
-        modes.classify(config, workdir, flags.input)
-    else:
-        {"evaluate": modes.evaluate, "sample": modes.sample}[flags.mode](config, workdir)
+    mode = getattr(modes, flags.mode)
+    mode(config, workdir, *([flags.input] if flags.mode in MODES_WITH_INPUT else []))
     logging.getLogger("lzn_jax").info("done: results are in %s", workdir)
     return 0
 

@@ -1,4 +1,4 @@
-"""What can be done with a trained run: evaluate, sample, classify."""
+"""What can be done with a trained run: evaluate, sample, reconstruct, embed, classify."""
 
 import csv
 import io
@@ -13,8 +13,10 @@ from ml_collections import ConfigDict
 from lzn_jax import data, figures, reporting, sharding, studies
 from lzn_jax.checkpoints import Checkpoints
 from lzn_jax.configuration import UserError
+from lzn_jax.data import Images
 from lzn_jax.studies import (
     Classifies,
+    Embeds,
     Generates,
     Model,
     Study,
@@ -40,11 +42,9 @@ def sample(config: ConfigDict, workdir: Path) -> None:
     """Draws `evaluation.num_samples` images, classes in equal shares: samples.npz, a figure."""
     study, model, _ = load_model(config, workdir)
     if not isinstance(study, Generates):
-        raise UserError(_cannot(config, "sample"))
+        raise UserError(_cannot(config, "generate images"))
     samples = study.sample(model, config.evaluation.num_samples)
-    content = io.BytesIO()
-    np.savez_compressed(content, images=samples.images, labels=samples.labels)
-    reporting.write_bytes(workdir / "samples.npz", content.getvalue())
+    _write_arrays(workdir / "samples.npz", images=samples.images, labels=samples.labels)
     figures.sample_grid(
         workdir / "figures" / "samples.png",
         samples.images,
@@ -53,17 +53,43 @@ def sample(config: ConfigDict, workdir: Path) -> None:
     )
 
 
+def reconstruct(config: ConfigDict, workdir: Path, images_from: str | None) -> None:
+    """Test images, or those of `images_from`, to noise and back: reconstructions.npz, a figure.
+
+    The file holds the images and their l2 errors in units of [-1, 1].
+    """
+    images, labels = _images(config, images_from)
+    study, model, _ = load_model(config, workdir)
+    if not isinstance(study, Generates):
+        raise UserError(_cannot(config, "reconstruct images"))
+    result = study.reconstruct(model, images, labels)
+    _write_arrays(workdir / "reconstructions.npz", **result)
+    figures.reconstructions(
+        workdir / "figures" / "reconstructions.png", images, result["images"], result["errors"]
+    )
+
+
+def embed(config: ConfigDict, workdir: Path, images_from: str | None) -> None:
+    """Features of the test images, or of those of `images_from`: embeddings.npz.
+
+    `features` are the backbone's; the others are there by name. `labels` are -1 where unknown.
+    """
+    images, labels = _images(config, images_from)
+    study, model, _ = load_model(config, workdir)
+    if not isinstance(study, Embeds):
+        raise UserError(_cannot(config, "embed images"))
+    found = study.embed(model, images)
+    known = np.full(len(images), -1, np.int32) if labels is None else labels
+    _write_arrays(workdir / "embeddings.npz", features=found.pop("backbone"), labels=known, **found)
+
+
 def classify(config: ConfigDict, workdir: Path, images_from: str | None) -> None:
     """Classifies the test images, or the image or folder `images_from`: predictions.csv."""
-    if images_from is None:
-        images, labels = data.load(config.data, "test")
-        known = [str(label) for label in labels]
-    else:
-        images = data.read_images(images_from, config.data)
-        known = [""] * len(images)
+    images, labels = _images(config, images_from)
+    known = [""] * len(images) if labels is None else [str(label) for label in labels]
     study, model, _ = load_model(config, workdir)
     if not isinstance(study, Classifies):
-        raise UserError(_cannot(config, "classify"))
+        raise UserError(_cannot(config, "classify images"))
     predictions = study.classify(model, images)
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
@@ -72,6 +98,19 @@ def classify(config: ConfigDict, workdir: Path, images_from: str | None) -> None
     for index, (label, prediction, probability) in enumerate(rows):
         writer.writerow([index, label, prediction, f"{probability:.6f}"])
     reporting.write_bytes(workdir / "predictions.csv", table.getvalue().encode())
+
+
+def _images(config: ConfigDict, images_from: str | None) -> tuple[Images, np.ndarray | None]:
+    """The test images with their labels, or an image or folder without."""
+    if images_from is None:
+        return data.load(config.data, "test")
+    return data.read_images(images_from, config.data), None
+
+
+def _write_arrays(path: Path, **arrays: np.ndarray) -> None:
+    content = io.BytesIO()
+    np.savez_compressed(content, allow_pickle=False, **arrays)
+    reporting.write_bytes(path, content.getvalue())
 
 
 def load_model(config: ConfigDict, workdir: Path) -> tuple[Study, Model, int]:
@@ -94,5 +133,5 @@ def load_model(config: ConfigDict, workdir: Path) -> tuple[Study, Model, int]:
     return study, Model(averaged, items.get("context", {})), step
 
 
-def _cannot(config: ConfigDict, verb: str) -> str:
-    return f"a {config.study} study does not {verb}: choose another --mode"
+def _cannot(config: ConfigDict, what: str) -> str:
+    return f"a {config.study} study does not {what}: choose another --mode"

@@ -55,9 +55,9 @@ class Study(Protocol):
         """Shapes of what `context` returns."""
 
     def evaluate(
-        self, model: Model, train: Examples, test: Examples, figures: Path
+        self, model: Model, train: Examples, test: Examples, folder: Path
     ) -> dict[str, float]:
-        """Metrics by name; pictures go into the folder `figures`."""
+        """Metrics by name; pictures go into `folder`."""
 
 
 @runtime_checkable
@@ -66,6 +66,11 @@ class Generates(Study, Protocol):
 
     def sample(self, model: Model, count: int) -> Examples:
         """Generated images with the classes that were asked for, in equal shares."""
+
+    def reconstruct(
+        self, model: Model, images: Images, labels: np.ndarray | None
+    ) -> dict[str, np.ndarray]:
+        """`images` to noise and back, and their `errors`; labels None are found by the study."""
 
 
 @runtime_checkable

@@ -18,7 +18,7 @@ from jaxtyping import Array
 from ml_collections import ConfigDict
 
 from lzn_jax import figures, models
-from lzn_jax.data import Examples, Transform, normalise, whole_image
+from lzn_jax.data import Examples, Images, Transform, normalise, whole_image
 from lzn_jax.randomness import Stream, normal_by_index
 from lzn_jax.studies import Model, Variables, batched
 from lzn_jax.studies.image_decoder import ImageDecoder
@@ -89,16 +89,27 @@ class Generation:
         drawn = self._in_batches(generate, np.arange(count), description="sampling")
         return Examples(drawn["images"], np.full(count, NO_CLASS, np.int32))
 
-    def evaluate(
-        self, model: Model, train: Examples, test: Examples, figures: Path
-    ) -> dict[str, float]:
-        """Quality of samples against the training images, reconstruction error of test images."""
-        self._draw_samples(model, figures)
+    def reconstruct(
+        self, model: Model, images: Images, labels: np.ndarray | None = None
+    ) -> dict[str, np.ndarray]:
+        """Images to noise and back given their latents (α = 1, paper C.3); labels are not read."""
+        del labels
         latents = None
         if self.config.latent.enabled:
-            anchors = self.latents.all_anchors(model.variables, test.images)
+            anchors = self.latents.all_anchors(model.variables, images)
             latents = self.latents.latents(model.context, anchors, 1.0)
-        return self._reconstruction.evaluate(model.variables, test.images, (latents, None), figures)
+        return self._reconstruction(model.variables, images, (latents, None))
+
+    def evaluate(
+        self, model: Model, train: Examples, test: Examples, folder: Path
+    ) -> dict[str, float]:
+        """Quality of samples against the training images, reconstruction error of test images."""
+        self._draw_samples(model, folder)
+        result = self.reconstruct(model, test.images)
+        figures.reconstructions(
+            folder / "reconstructions.png", test.images, result["images"], result["errors"]
+        )
+        return {"reconstruction_l2": float(np.mean(result["errors"]))}
 
     def _draw_samples(self, model: Model, folder: Path) -> None:
         samples = self.sample(model, self.config.evaluation.num_samples)

@@ -173,6 +173,22 @@ class Joint:
         anchors = self.latents.all_anchors(model.variables, images)
         return self._predict(model.variables, self.latents.latents(model.context, anchors, 0.0))
 
+    def reconstruct(
+        self, model: Model, images: Images, labels: np.ndarray | None
+    ) -> dict[str, np.ndarray]:
+        """Images to noise and back given their latents (α = 1) and classes (paper E.3).
+
+        Without labels, classes are those that `classify` finds.
+        """
+        latents = None
+        if self.config.latent.enabled:
+            anchors = self.latents.all_anchors(model.variables, images)
+            latents = self.latents.latents(model.context, anchors, 1.0)
+        if labels is None:
+            labels = self.classify(model, images).classes
+        condition = (latents, self._one_hot(jnp.asarray(labels)))
+        return self._reconstruction(model.variables, images, condition)
+
     def _predict(self, variables: Variables, latents: Array) -> Predictions:
         label_anchors = self._label_anchors(variables)
         classes = zoning.classify(latents, label_anchors, solver=self.label_solver)
@@ -184,21 +200,22 @@ class Joint:
     # Evaluation.
 
     def evaluate(
-        self, model: Model, train: Examples, test: Examples, figures: Path
+        self, model: Model, train: Examples, test: Examples, folder: Path
     ) -> dict[str, float]:
         """Accuracy, recognised samples and reconstruction error on the test images."""
         metrics: dict[str, float] = {}
-        latents = None
         if self.config.latent.enabled:
             anchors = self.latents.all_anchors(model.variables, test.images)
             latents = self.latents.latents(model.context, anchors, 1.0)
             metrics |= self._evaluate_accuracy(model, anchors, test)
             if np.isfinite(latents).all():  # a run that diverges is still evaluated to its end
-                self._draw_zones(model, anchors, np.asarray(latents), test, figures)
-        metrics |= self._evaluate_samples(model, train, figures)
-        condition = (latents, self._one_hot(jnp.asarray(test.labels)))
-        metrics |= self._reconstruction.evaluate(model.variables, test.images, condition, figures)
-        return metrics
+                self._draw_zones(model, anchors, np.asarray(latents), test, folder)
+        metrics |= self._evaluate_samples(model, train, folder)
+        result = self.reconstruct(model, test.images, test.labels)
+        figures.reconstructions(
+            folder / "reconstructions.png", test.images, result["images"], result["errors"]
+        )
+        return metrics | {"reconstruction_l2": float(np.mean(result["errors"]))}
 
     def _evaluate_accuracy(
         self, model: Model, anchors: np.ndarray, test: Examples
