@@ -7,7 +7,7 @@ its parts at 224 x 224 x 3 (blur kernel 23) and 28 x 28 x 1 (kernel 5), a batch 
 numbers are processor time of all threads, so that "images/s" is by one core whatever else the
 machine does; the fastest of the repeats counts. On a GPU or TPU the device's rows are wall time of
 the device. Prints a table; writes augmentation.json, augmentation.png and views.png (8 images,
-photographs and Fashion-MNIST or digits, and 8 views of each). About a minute on a CPU core.
+photographs and Fashion-MNIST or digits, and 8 views of each). About half a minute on a CPU core.
 """
 
 import argparse
