@@ -1,5 +1,7 @@
 """Blocks and devices: what they must not change."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,9 @@ import oracle
 import pytest
 from oracle import in_float64, relative_error
 
+from lzn_jax import sharding
 from lzn_jax.zoning import DPMSolver, Euler, alignment_loss, compute_latents, integrate
+from lzn_jax.zoning.flow import Mixture, centered
 from lzn_jax.zoning.rows import in_blocks, over_devices
 
 
@@ -36,11 +40,15 @@ def test_vmap_over_devices_is_vmap():
     np.testing.assert_allclose(sums, np.einsum("bm,bmq->bq", weights, x), rtol=1e-5)
 
 
-@pytest.mark.parametrize("solver", [Euler(5), DPMSolver(5)], ids=["Euler", "DPM"])
-def test_small_blocks_change_neither_latents_nor_gradients(solver, monkeypatch):
-    n, m, q = 7, 13, 3
+# 150 dimensions: anchors' gradients are added up in two parts, and what is left over.
+@pytest.mark.parametrize(
+    ("solver", "q"), [(Euler(5), 3), (Euler(5), 150), (DPMSolver(5), 3)], ids=str
+)
+def test_small_blocks_change_neither_latents_nor_gradients(solver, q, monkeypatch):
+    n, m = 7, 13
     rng = np.random.default_rng(2)
-    anchors, noise = (np.float32(rng.normal(size=(k, q))) for k in (n, m))
+    # Close enough together to share latents, in any number of dimensions.
+    anchors, noise = (np.float32(rng.normal(size=(k, q)) / np.sqrt(q / 3)) for k in (n, m))
     own, targets = jnp.asarray(rng.integers(0, n, (2, m)))
     names = {Euler: ("euler_latents", "euler_decode"), DPMSolver: ("dpm_latents", "dpm_decode")}
     latents_of, decode_of = (getattr(oracle, name) for name in names[type(solver)])
@@ -66,3 +74,38 @@ def test_small_blocks_change_neither_latents_nor_gradients(solver, monkeypatch):
     assert float(loss) == pytest.approx(float(exact_loss), rel=1e-5)
     for gradient, reference in zip(gradients, exact_gradients, strict=True):
         assert relative_error(gradient, reference) < 1e-4
+
+
+def test_8_devices_need_a_quarter_of_the_memory_each():
+    n, q = 8192, 256
+
+    @jax.jit
+    @functools.partial(jax.value_and_grad, argnums=(0, 1))
+    def loss(anchors, partners, noise):
+        latents = compute_latents(anchors, noise, solver=Euler(20))
+        return alignment_loss(latents, partners, jnp.arange(n), solver=Euler(20))[0]
+
+    def temporaries(num_devices):
+        mesh = sharding.make_mesh(n, jax.devices()[:num_devices])
+        rows = jax.ShapeDtypeStruct((n, q), jnp.float32, sharding=sharding.split(mesh))
+        program = loss.lower(rows, rows, rows).compile()
+        return program.memory_analysis().temp_size_in_bytes
+
+    whole = temporaries(1)
+    assert whole <= 300e6
+    assert temporaries(8) <= whole / 4
+
+
+@pytest.mark.parametrize("middle", [0.0, 1.0, -5.0, 300.0])
+def test_centering_rounds_nothing(middle):
+    rng = np.random.default_rng(3)
+    spreads = np.float32(10.0) ** np.arange(-6, 3)
+    anchors = np.float32(middle + spreads * rng.normal(size=(20, 9)))
+    anchors[7] = 0  # removed: its place does not count
+    log_weights = np.where(np.arange(20) == 7, -np.inf, 0).astype(np.float32)
+    mixture, origin = centered(Mixture(jnp.asarray(anchors), jnp.asarray(log_weights)))
+    kept = np.arange(20) != 7
+    exact = anchors.astype(np.float64) - np.asarray(origin, np.float64)
+    np.testing.assert_array_equal(np.asarray(mixture.anchors_NxQ, np.float64)[kept], exact[kept])
+    is_far = 10 * spreads < abs(middle)
+    assert np.all(np.abs(exact[kept][:, is_far]) < 4 * spreads[is_far])
