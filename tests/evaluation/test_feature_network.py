@@ -90,4 +90,5 @@ def test_it_is_trained_once_for_each_content(digits, tmp_path, monkeypatch):
     feature_extractor(test, name="a", cache_folder=tmp_path)
     relabelled = train._replace(labels=train.labels[::-1])
     feature_extractor(relabelled, name="a", cache_folder=tmp_path)
-    assert len(trained) == 3 == len(list(tmp_path.iterdir())) - 1
+    feature_extractor(train._replace(images=255 - train.images), name="a", cache_folder=tmp_path)
+    assert len(trained) == 4 == len(list(tmp_path.iterdir())) - 1
