@@ -20,7 +20,7 @@ from lzn_jax.evaluation import cache
 from lzn_jax.evaluation.extractors import Extractor, Outputs
 
 NUM_FEATURES = 64
-NUM_STEPS = 1500
+NUM_STEPS = 1000
 BATCH_SIZE = 128
 LEARNING_RATE = 2e-3
 

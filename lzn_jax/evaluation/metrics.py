@@ -21,8 +21,8 @@ from lzn_jax.evaluation.inception_score import inception_score
 from lzn_jax.evaluation.kid import kernel_inception_distance
 from lzn_jax.evaluation.prdc import precision_recall
 
-# n images, or batches of any sizes.
-Images = UInt8[np.ndarray, "n h w c"] | Iterable[UInt8[np.ndarray, "_ h w c"]]
+# NHWC images, or batches of such of any sizes.
+Images = UInt8[np.ndarray, "_ _ _ _"] | Iterable[UInt8[np.ndarray, "_ _ _ _"]]
 
 
 @dataclasses.dataclass(frozen=True)
