@@ -43,7 +43,7 @@ def knn_log_votes(
     if not np.isfinite(np.sum(queries, dtype=np.float64)):
         raise ValueError("the features are not finite")
     targets = _unit_rows(jnp.asarray(queries, jnp.float32))
-    nearest = _no_neighbours(len(queries), min(k, len(bank)))
+    nearest = _no_neighbours(len(queries), k)
     with reporting.progress(len(bank), "nearest neighbours", unit="row", brief=True) as bar:
         for start in range(0, len(bank), _BANK_ROWS):
             rows = slice(start, start + _BANK_ROWS)
@@ -59,6 +59,7 @@ def _unit_rows(rows: Float[Array, "n d"]) -> Float[Array, "n d"]:
 
 
 def _no_neighbours(count: int, k: int) -> Neighbours:
+    """Places for k neighbours; those that stay free have weight 0 and no class."""
     return jnp.full((count, k), -jnp.inf), jnp.full((count, k), -1, jnp.int32)
 
 
