@@ -70,11 +70,7 @@ def _eight_bits(image: Image.Image, channels: int) -> Image.Image:
         raise ValueError("it has more than 16 bits a channel")
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
-    if channels == 3:
-        return image.convert("RGB")
-    if image.mode not in ("1", "L", "LA", "RGB", "RGBA"):  # the others have no way to grey
-        image = image.convert("RGB")
-    return image.convert("L")
+    return image.convert("L" if channels == 1 else "RGB")
 
 
 def fit(image: Image.Image, size: int) -> UInt8[np.ndarray, "size size c"]:

@@ -18,7 +18,6 @@ from absl import flags
 from jaxtyping import Array, Float, UInt8
 from ml_collections import ConfigDict
 
-from lzn_jax.configuration import UserError
 from lzn_jax.data.decoding import decode, fit
 from lzn_jax.data.examples import EncodedImages, Examples
 
@@ -102,10 +101,7 @@ class TrainingBatches:
         self.close()
 
     def __next__(self) -> dict[str, Any]:
-        try:
-            batch = dict(next(self._open[0]))
-        except UserError as error:  # to which Grain has added lines
-            raise UserError(str(error).splitlines()[0]) from error
+        batch = dict(next(self._open[0]))
         marks = batch.pop(_UNREADABLE)
         if isinstance(self._images, EncodedImages):
             self._images.allow(marks[marks >= 0].tolist())

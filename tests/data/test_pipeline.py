@@ -211,8 +211,14 @@ def test_an_unreadable_image_is_replaced_by_the_next_of_its_class_and_named_once
 
 def test_a_data_set_of_unreadable_images_is_an_error_even_when_they_may_be_skipped(tmp_path):
     config = _folder(_files(tmp_path, broken=range(12)), skip_unreadable=True)
-    with pytest.raises(UserError, match="nor can the images of its class"):
+    with pytest.raises(UserError, match="nor can the images of its class") as raised:
         next(_folder_batches(config, 24))
+    assert len(str(raised.value).splitlines()) == 1
+
+
+def _is_running(process):
+    status = subprocess.run(["ps", "-o", "stat=", "-p", str(process)], capture_output=True)
+    return status.returncode == 0 and not status.stdout.startswith(b"Z")
 
 
 def test_workers_end_with_a_program_that_is_killed(tmp_path):
@@ -235,9 +241,10 @@ if __name__ == "__main__":
         workers = [int(pid) for pid in program.stdout.readline().split()]
         assert len(workers) == 1
         os.kill(workers[0], signal.SIGTERM)  # left to the program
-        assert Path(f"/proc/{workers[0]}").exists()
+        time.sleep(0.5)
+        assert _is_running(workers[0])
         program.kill()
     deadline = time.monotonic() + 20
-    while Path(f"/proc/{workers[0]}").exists():
+    while _is_running(workers[0]):
         assert time.monotonic() < deadline
         time.sleep(0.1)
