@@ -21,6 +21,7 @@ from lzn_jax.zoning.solvers import Solver
 
 
 @functools.partial(jax.jit, static_argnames="solver")
+@jax.named_scope("zoning")
 def assignment_log_probs(
     latents: Float[Array, "m q"],
     anchors: Float[Array, "n q"],
@@ -50,6 +51,7 @@ def assignment_log_probs(
 
 
 @functools.partial(jax.jit, static_argnames=("solver", "cutoff", "form"))
+@jax.named_scope("zoning")
 def alignment_loss(
     latents: Float[Array, "m q"],
     anchors: Float[Array, "n q"],

@@ -12,6 +12,7 @@ from lzn_jax.zoning.solvers import Solver
 
 
 @functools.partial(jax.jit, static_argnames="solver")
+@jax.named_scope("zoning")
 def compute_latents(
     anchors: Float[Array, "n q"],
     noise: Float[Array, "m q"],
@@ -50,6 +51,7 @@ def compute_latents(
 
 
 @functools.partial(jax.jit, static_argnames="solver")
+@jax.named_scope("zoning")
 def latents_in_context(
     queries: Float[Array, "m q"],
     context: Float[Array, "n q"],
@@ -85,6 +87,7 @@ def latents_in_context(
 
 
 @functools.partial(jax.jit, static_argnames="solver")
+@jax.named_scope("zoning")
 def decode(
     latents: Float[Array, "m q"],
     anchors: Float[Array, "n q"],
@@ -113,6 +116,7 @@ def decode(
 
 
 @functools.partial(jax.jit, static_argnames="solver")
+@jax.named_scope("zoning")
 def classify(
     latents: Float[Array, "m q"],
     anchors: Float[Array, "n q"],
