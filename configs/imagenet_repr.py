@@ -8,9 +8,10 @@ ImageNet from TensorFlow Datasets see README.
 Expected after 5,000,000 updates, with --config.evaluation.probe_protocol=paper: linear probe 69.5 %
 top-1, 89.3 % top-5 (paper table 4; SimCLR 69.3 % after 1000 epochs, where 5,000,000 updates of
 8192 images are 32,000 epochs). imagenet_repr_100ep.py is the affordable run.
-Cost: 4.9e14 operations an update, of which the zoning takes 1.9 %: computed, not run by us.
-Memory: one 80 GB device with micro-batches of 256 images; on a pod say
---config.training.microbatch_size=None, which is faster.
+Cost: 4.8e14 operations an update, 6.1e14 with micro-batches, which encode twice; the zoning takes
+2.0 and 1.6 % of them. Memory: 62 GB on one device with micro-batches of 128 images. Both are
+computed by benchmarks/step_memory.py; this config was not run by us. On a pod
+--config.training.microbatch_size=None is faster.
 """
 
 import ml_collections
@@ -81,7 +82,7 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.training = ml_collections.ConfigDict()
     config.training.batch_size = 8192
-    config.training.microbatch_size = 256
+    config.training.microbatch_size = 128
     config.training.num_steps = 5_000_000
     config.training.learning_rate = ml_collections.ConfigDict()
     config.training.learning_rate.encoder = 8e-4

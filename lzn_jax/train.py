@@ -232,6 +232,22 @@ def _compile_init(init: Callable[[], TrainState], mesh: Mesh) -> Callable[[], Tr
     return jax.jit(init, out_shardings=sharding.replicated(mesh), compiler_options=fast_compile)
 
 
+def jit_update(
+    study: Study, optimizer: optax.GradientTransformation, config: ConfigDict, mesh: Mesh
+) -> Any:
+    """`update_state` as a jitted function (state, batch) -> (state, metrics); it eats the state."""
+    update = functools.partial(
+        update_state, study=study, optimizer=optimizer, training=config.training, seed=config.seed
+    )
+    replicated, split = sharding.replicated(mesh), sharding.split(mesh)
+    return jax.jit(
+        update,
+        in_shardings=(replicated, split),
+        out_shardings=(replicated, replicated),
+        donate_argnums=0,
+    )
+
+
 def _compile_update(
     study: Study,
     optimizer: optax.GradientTransformation,
@@ -241,19 +257,10 @@ def _compile_update(
     batches: data.TrainingBatches,
 ) -> Callable[[TrainState, Mapping[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]:
     """The compiled update; it refuses other shapes, so nothing is compiled twice."""
-    update = functools.partial(
-        update_state, study=study, optimizer=optimizer, training=config.training, seed=config.seed
-    )
-    replicated, split = sharding.replicated(mesh), sharding.split(mesh)
-    jitted = jax.jit(
-        update,
-        in_shardings=(replicated, split),
-        out_shardings=(replicated, replicated),
-        donate_argnums=0,
-    )
-    traced = jitted.trace(state, batches.shapes())
+    traced = jit_update(study, optimizer, config, mesh).trace(state, batches.shapes())
     _announce_cost(costs.count_operations(traced.jaxpr))
-    return traced.lower().compile()
+    compiled: Callable[..., Any] = traced.lower().compile()
+    return compiled
 
 
 def _evaluate_once(

@@ -1,0 +1,64 @@
+"""What a training step of a config needs: memory and operations, found by compiling it alone.
+
+    python benchmarks/step_memory.py --config=configs/imagenet_repr.py [--config.FIELD=VALUE ...]
+
+No data are read and no weights made, so any config fits any machine. Memory is what XLA plans for
+one device of the backend at hand: another backend plans otherwise, by some ten per cent.
+"""
+
+import sys
+
+import jax
+import numpy as np
+import optax
+
+from lzn_jax import configuration, costs, optimization, sharding, studies, train
+from lzn_jax.studies import examples_at_a_time
+
+PREFIXES = ("--config=", "--config.")
+
+
+def batch_shapes(study: studies.Study, config) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of a batch, from one black image."""
+    data, size = config.data, config.training.batch_size
+    image = np.zeros((data.image_size, data.image_size, data.channels), np.uint8)
+    element = {**study.transform(image, np.random.default_rng(0)), "labels": np.int32(0)}
+    return {
+        name: jax.ShapeDtypeStruct((size, *np.shape(value)), value.dtype)
+        for name, value in element.items()
+    }
+
+
+def main(arguments: list[str]) -> None:
+    path, *_ = [a.removeprefix(PREFIXES[0]) for a in arguments if a.startswith(PREFIXES[0])]
+    overrides = [a.removeprefix(PREFIXES[1]) for a in arguments if a.startswith(PREFIXES[1])]
+    config = configuration.load(path, overrides)
+    mesh = sharding.make_mesh(examples_at_a_time(config.training), jax.devices()[:1])
+    study = studies.build(config, mesh)
+    optimizer: optax.GradientTransformation = optimization.make_optimizer(
+        config.training, list(study.modules)
+    )
+    state = jax.eval_shape(lambda: train.init_state(study, optimizer, config.seed))
+    traced = train.jit_update(study, optimizer, config, mesh).trace(
+        state, batch_shapes(study, config)
+    )
+    cost = costs.count_operations(traced.jaxpr)
+    training, backend = config.training, jax.default_backend()
+    micro_batch = examples_at_a_time(training)
+    print(f"{path}: {training.batch_size} images in parts of {micro_batch}, one {backend} device")
+    share = 100 * cost.inside / cost.total
+    print(f"{cost.total:.3g} operations a step, of which zoning {share:.2g} %", flush=True)
+    memory = traced.lower().compile().memory_analysis()
+    # The state is donated: its new values take the place of the old ones.
+    parts = {
+        "state and batch": memory.argument_size_in_bytes,
+        "temporaries": memory.temp_size_in_bytes,
+        "results not in place": memory.output_size_in_bytes - memory.alias_size_in_bytes,
+    }
+    for name, size in parts.items():
+        print(f"{name:<20} {size / 1e9:8.2f} GB")
+    print(f"{'in all':<20} {sum(parts.values()) / 1e9:8.2f} GB")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
