@@ -160,6 +160,17 @@ def test_embedding_has_the_papers_four_features():
             np.testing.assert_allclose(found[name][i], expected[0], rtol=1e-4, atol=1e-4)
 
 
+def test_sets_that_are_compared_do_not_share_noise():
+    """Noise goes by place, so it would pair a training image with a test image."""
+    study = _study()
+    train, test = studies.load_data(_config())
+    model, images = _model(study, train), test.images[:5]
+    as_test, as_train = study.embed(model, images), study.embed(model, images, Stream.TRAIN_LATENTS)
+    np.testing.assert_allclose(as_test["latent_centre"], as_train["latent_centre"], atol=1e-6)
+    similarity = np.sum(as_test["latent"] * as_train["latent"], axis=1)
+    assert np.all(similarity < 0.9 * np.sum(as_test["latent"] ** 2, axis=1))
+
+
 def test_an_images_features_do_not_depend_on_the_others():
     study = _study()
     train, test = studies.load_data(_config())
