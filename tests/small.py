@@ -22,6 +22,9 @@ JOINT = {
     "checkpoint.every_steps": "2",
     "evaluation.every_steps": "2",
     "evaluation.num_samples": "20",
+    "evaluation.noise_scales": "(0.5,)",
+    "evaluation.batch_sizes": "(7,)",
+    "evaluation.context_sizes": "(3, 17)",
     "sampling.num_steps": "3",
 }
 

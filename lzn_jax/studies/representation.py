@@ -156,7 +156,7 @@ class Representation:
     # Evaluation.
 
     def evaluate(
-        self, model: Model, train: Examples, test: Examples, folder: Path
+        self, model: Model, train: Examples, test: Examples, workdir: Path
     ) -> dict[str, float]:
         """Linear probes and nearest neighbours, trained with the labels of training images.
 
@@ -175,7 +175,7 @@ class Representation:
             votes = knn_log_votes(bank[name], train.labels, features, num_classes=num_classes)
             metrics[f"knn_top1{suffix}"] = probes.accuracy(votes, test.labels)[1]
         embedding_plot.tsne(
-            folder / "embedding.png",
+            workdir / "figures" / "embedding.png",
             queries["backbone"],
             test.labels,
             title="Features of the test images (t-SNE)",
