@@ -274,6 +274,15 @@ def load(path: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
     return ml_collections.FrozenConfigDict(_nest(values))
 
 
+def sibling(file: str, name: str) -> ml_collections.ConfigDict:
+    """The config `name`, unchecked and open to change, from the folder of the config file `file`.
+
+    For configs that say only what they change: `config = sibling(__file__, "digits_gen")`. Raises
+    UserError where `name` gives no config.
+    """
+    return ml_collections.ConfigDict(_read(Path(file).with_name(f"{name}.py")))
+
+
 def schema_of(values: Mapping[str, Any]) -> dict[str, Field]:
     """The fields that a config holds, by dotted name, given the `values` of its selectors."""
     fields: dict[str, Field] = {}
@@ -299,6 +308,8 @@ def _read(path: Path) -> dict[str, Any]:
         config = get_config() if callable(get_config) else None
         # A placeholder that the file leaves unset raises here.
         tree = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else None
+    except UserError:  # of a sibling, which it names
+        raise
     except Exception as error:
         raise UserError(_failed(path, error)) from error
     if not callable(get_config):

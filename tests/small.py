@@ -4,18 +4,33 @@ import jax
 
 from lzn_jax import configuration
 
-JOINT = {
+# Of these fields a config takes those that it holds.
+FIELDS = {
     "latent.dim": "4",
     "latent.num_steps": "4",
     "latent.context_size": "16",
     "alignment.num_steps": "4",
+    "augmentation.blur_kernel": "3",
+    # NCSN++ with one level.
     "encoder.features": "4",
     "encoder.channel_multipliers": "(1,)",
+    "encoder.num_res_blocks": "1",
+    "encoder.attention_resolutions": "()",
     "encoder.tap_channels": "2",
     "encoder.tap_units": "8",
+    "encoder.tap_resolutions": "None",
     "decoder.features": "4",
     "decoder.channel_multipliers": "(1,)",
+    "decoder.num_res_blocks": "1",
+    "decoder.attention_resolutions": "()",
+    # ResNet with one block.
+    "encoder.stage_sizes": "(1,)",
+    "encoder.stage_widths": "(4,)",
+    "encoder.stem_width": "4",
+    "encoder.norm_groups": "2",
+    "encoder.head_dim": "4",
     "training.batch_size": "15",  # odd: on one of the eight fake devices
+    "training.microbatch_size": "None",
     "training.num_steps": "2",
     "training.warmup_steps": "2",
     "training.log_every_steps": "1",
@@ -31,9 +46,16 @@ JOINT = {
 
 def flags(config, workdir, **changes):
     """Command-line arguments for a shrunk run; a change's double underscore is a dot."""
-    fields = JOINT | {name.replace("__", "."): str(value) for name, value in changes.items()}
+    held = configuration.load(config).to_dict()
+    fields = {name: value for name, value in FIELDS.items() if _holds(held, name)}
+    fields |= {name.replace("__", "."): str(value) for name, value in changes.items()}
     overrides = [f"--config.{name}={value}" for name, value in fields.items()]
     return [f"--config={config}", f"--workdir={workdir}", *overrides]
+
+
+def _holds(tree, name):
+    group, _, leaf = name.partition(".")
+    return group in tree and (not leaf or _holds(tree[group], leaf))
 
 
 def config(path="configs/digits_joint.py", **changes):

@@ -1,0 +1,28 @@
+"""Case study 1 (paper section 3 and appendix C) on CelebA-HQ at 256 pixels: generation.
+
+    python -m lzn_jax.main --config=configs/celebahq_gen.py --config.data.path=DIR
+
+DOC
+"""
+
+import ml_collections
+
+from lzn_jax import configuration
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """The config of this experiment: afhq_cat_gen with other data and for longer."""
+    config = configuration.sibling(__file__, "afhq_cat_gen")
+
+    # Data: a flat folder of 30,000 images.
+    config.data.path = "data/celebahq"
+    config.data.class_name = None
+    config.data.holdout = 48  # leaves 29,952 for training, as many as the paper compares with
+
+    config.training.num_steps = 350_000
+    config.training.learning_rate.encoder = 4e-6
+    config.training.ema_decay = 0.9999
+
+    config.evaluation.every_steps = 50_000
+    config.evaluation.num_samples = 29_952
+    return config

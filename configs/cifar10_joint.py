@@ -1,0 +1,35 @@
+"""Case study 3 (paper section 5 and appendix E) on CIFAR-10: generation and classification.
+
+    python -m lzn_jax.main --config=configs/cifar10_joint.py --config.data.path=DIR
+
+DOC
+"""
+
+import ml_collections
+
+from lzn_jax import configuration
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """The config of this experiment: cifar10_gen whose latents are aligned with labels.
+
+    The decoder's input grows by the label: 61,911,939 parameters.
+    """
+    config = configuration.sibling(__file__, "cifar10_gen")
+    config.study = "joint"
+
+    # Alignment of image latents with label zones.
+    config.alignment = ml_collections.ConfigDict()
+    config.alignment.noise_scale = None  # the generation latents themselves
+    config.alignment.num_steps = 100
+    config.alignment.cutoff = 0.2
+    config.alignment.form = "prob"
+    config.alignment.weight = 1.0
+
+    config.training.num_steps = 200_000
+    config.training.decoder_steps = 60_000
+    config.training.learning_rate.encoder = 5e-5
+    config.training.learning_rate.decoder = 2e-3
+    config.training.learning_rate.label_anchors = 1e-4
+    config.training.generation_weight = 1.0  # 0: the paper's classifier without generation
+    return config
