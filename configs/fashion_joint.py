@@ -31,4 +31,6 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.checkpoint.every_steps = 500
     config.evaluation.every_steps = 1500
+    config.evaluation.batch_sizes = (10, 100, 1000, 10_000)
+    config.evaluation.context_sizes = (10, 100, 1000, 2000)
     return config
