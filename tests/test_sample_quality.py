@@ -18,7 +18,6 @@ from lzn_jax.evaluation.extractors import Extractor, Outputs
 from lzn_jax.studies import sample_quality
 from lzn_jax.studies.sample_quality import SampleQuality
 
-
 ROOT = Path(__file__).parents[1]
 
 
