@@ -134,6 +134,12 @@ def _write_sheet(
     return _save(figure, path)
 
 
+def _class_name(label: int, class_names: Sequence[str] | None) -> str:
+    if label < 0:
+        return ""
+    return f"class {label}" if class_names is None else class_names[label]
+
+
 def sample_grid(
     path: str | os.PathLike[str],
     images: UInt8[np.ndarray, "n h w c"],
@@ -145,7 +151,7 @@ def sample_grid(
     """Images (1 or 3 channels) side by side, one row a class, the class at the left.
 
     At most `columns` images of a class and the 20 lowest classes are shown. A single class
-    goes on over further rows, at most `columns`.
+    goes on over further rows, at most `columns`. A label below 0 is no class and has no name.
     """
     classes = np.unique(labels)[:_MAX_CLASS_ROWS]
     pixels = _enlarged(images)
@@ -153,7 +159,7 @@ def sample_grid(
     limit = columns if len(classes) > 1 else columns * columns
     tiles, notes = [], []
     for row, label in enumerate(classes):
-        name = f"class {label}" if class_names is None else class_names[label]
+        name = _class_name(label, class_names)
         notes.append(_Note(-12, row * row_height + pixels.shape[1] // 2, name, "right"))
         for place, index in enumerate(np.flatnonzero(labels == label)[:limit]):
             down, across = divmod(place, columns)

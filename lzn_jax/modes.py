@@ -49,7 +49,7 @@ def sample(config: ConfigDict, workdir: Path) -> None:
         workdir / "figures" / "samples.png",
         samples.images,
         samples.labels,
-        title="Samples, a row a class",
+        title="Samples",
     )
 
 

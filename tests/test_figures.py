@@ -66,6 +66,15 @@ def test_sample_grid_of_one_class_goes_on_over_rows(tmp_path):
     assert 300 < right - left < 350
 
 
+def test_images_of_no_class_have_no_name(tmp_path):
+    images = _solid_images([77], size=256)
+    edges = []
+    for label, names in ((-1, None), (0, [""]), (0, None)):
+        path = figures.sample_grid(tmp_path / "grid.png", images, np.array([label]), names)
+        edges.append(_box(_is_color(_pixels(path), 77))[2])
+    assert edges[0] == edges[1] < edges[2]
+
+
 def test_sample_grid_leaves_large_images_at_their_size(tmp_path):
     images = _solid_images([77], size=256)
     path = figures.sample_grid(tmp_path / "grid.png", images, np.zeros(1, int))

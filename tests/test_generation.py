@@ -12,6 +12,7 @@ import small
 
 from lzn_jax import configuration, sharding, studies, zoning
 from lzn_jax.evaluation import feature_network
+from lzn_jax.randomness import Stream, normal_by_index
 from lzn_jax.studies import Model
 from lzn_jax.studies.generation import NO_CLASS
 
@@ -159,6 +160,19 @@ def test_reconstruction_is_exact_for_straight_paths(digits):
     result = study.reconstruct(model, images)
     assert np.max(result["errors"]) < 1e-4
     np.testing.assert_array_equal(result["images"], images)
+
+
+def test_images_are_reconstructed_given_random_latents_of_their_zones(digits):
+    study = build()
+    variables = variables_of(study)
+    context = study.context(variables, digits[0])
+    study._reconstruction = lambda variables, images, condition: {"latents": condition[0]}
+    images = digits[1].images[:20]
+    (latents,) = study.reconstruct(Model(variables, context), images).values()
+    anchors = study.latents.all_anchors(variables, images)
+    noise = normal_by_index(0, Stream.IMAGE_LATENTS, jnp.arange(20), (4,))
+    expected = zoning.latents_in_context(anchors, context["anchors"], noise, solver=zoning.Euler(4))
+    np.testing.assert_allclose(latents, expected, atol=1e-5)
 
 
 def test_evaluation_gives_finite_metrics_pictures_and_a_cache(digits, tmp_path, monkeypatch):

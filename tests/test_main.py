@@ -53,7 +53,7 @@ def test_every_config_shrunk_leaves_the_files_of_a_run(config, enabled, tmp_path
     assert command_line.main(flags) == 0
     figures = {"curves.png", "samples.png", "reconstructions.png"}
     if enabled:
-        figures |= {"zones.png", "unconditional_samples.png"}
+        figures |= {"zones.png", "classification.png", "unconditional_samples.png"}
     assert {p.name for p in (tmp_path / "figures").iterdir()} == figures
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["step"] == 2

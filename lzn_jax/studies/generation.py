@@ -26,7 +26,7 @@ from lzn_jax.studies.image_latents import ImageLatents
 from lzn_jax.studies.reconstruction import Reconstruction
 from lzn_jax.studies.sample_quality import SampleQuality
 
-NO_CLASS = -1  # label of an image of no asked class; its name in figures is the last, and empty
+NO_CLASS = -1  # label of an image of no asked class
 
 
 class Generation:
@@ -116,9 +116,7 @@ class Generation:
         count = self.config.evaluation.num_samples
         drawn = self._draw(model, count)
         no_class = np.full(count, NO_CLASS)
-        figures.sample_grid(
-            folder / "samples.png", drawn["images"], no_class, [""], title="Samples"
-        )
+        figures.sample_grid(folder / "samples.png", drawn["images"], no_class, title="Samples")
         result = self.reconstruct(model, test.images)
         figures.reconstructions(
             folder / "reconstructions.png", test.images, result["images"], result["errors"]
