@@ -88,7 +88,9 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.evaluation = ml_collections.ConfigDict()
     config.evaluation.every_steps = 10_000
-    config.evaluation.num_samples = 5120  # as the paper; 20 batches, all but 33 of the training images
+    config.evaluation.num_samples = (
+        5120  # as the paper; 20 batches, all but 33 of the training images
+    )
 
     # Sampling: the decoder's flow from noise to an image.
     config.sampling = ml_collections.ConfigDict()
