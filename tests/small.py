@@ -37,6 +37,7 @@ FIELDS = {
     "checkpoint.every_steps": "2",
     "evaluation.every_steps": "2",
     "evaluation.num_samples": "20",
+    "sampling.sampler": "euler",  # compiles faster
     "sampling.num_steps": "3",
 }
 
