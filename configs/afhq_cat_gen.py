@@ -87,10 +87,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.checkpoint.keep = 2
 
     config.evaluation = ml_collections.ConfigDict()
-    config.evaluation.every_steps = 10_000
-    config.evaluation.num_samples = (
-        5120  # as the paper; 20 batches, all but 33 of the training images
-    )
+    config.evaluation.every_steps = 20_000
+    config.evaluation.num_samples = 5120  # as the paper; all but 33 of the training images
+    config.evaluation.inception_path = None  # file of the FID network's weights
 
     # Sampling: the decoder's flow from noise to an image.
     config.sampling = ml_collections.ConfigDict()

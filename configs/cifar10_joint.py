@@ -32,4 +32,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.training.learning_rate.decoder = 2e-3
     config.training.learning_rate.label_anchors = 1e-4
     config.training.generation_weight = 1.0  # 0: the paper's classifier without generation
+
+    # Classification: how accuracy depends on noise, and on what an image's anchor stands among.
+    config.evaluation.noise_scales = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2)
+    config.evaluation.batch_sizes = (100, 500, 2000, 10_000)
+    config.evaluation.context_sizes = (100, 500, 2000)
     return config

@@ -99,6 +99,11 @@ def get_config() -> ml_collections.ConfigDict:
     config.evaluation = ml_collections.ConfigDict()
     config.evaluation.every_steps = 500
     config.evaluation.num_samples = 500  # 50 of each class
+    config.evaluation.inception_path = None  # Inception is for RGB images
+    # Classification: how accuracy depends on noise, and on what an image's anchor stands among.
+    config.evaluation.noise_scales = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2)
+    config.evaluation.batch_sizes = (1, 6, 36, 360)
+    config.evaluation.context_sizes = (1, 6, 36, 216, 1437)
 
     # Sampling: the decoder's flow from noise to an image.
     config.sampling = ml_collections.ConfigDict()

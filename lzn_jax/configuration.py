@@ -24,11 +24,12 @@ class UserError(Exception):
 class Field:
     """One config field: its type, the values it takes and what it means.
 
-    The ranges of a tuple field hold for each of its items, which are integers.
+    The ranges of a tuple field hold for each of its items, which are of the type `item`.
     """
 
     kind: type
     help: str
+    item: type = int
     choices: tuple[str | int, ...] = ()
     minimum: int | float | None = None
     maximum: int | float | None = None
@@ -137,6 +138,9 @@ _GENERATIVE = {
     "decoder.name": Field(str, "image decoder", choices=("ncsnpp",)),
     "training.learning_rate.decoder": Field(float, "the decoder's learning rate", above=0),
     "evaluation.num_samples": Field(int, "images generated an evaluation", minimum=1),
+    "evaluation.inception_path": Field(
+        str, "file of the FID Inception's weights, None = metrics without it", optional=True
+    ),
     "sampling.sampler": Field(str, "solver of the decoder's flow", choices=("rk45", "euler")),
     "sampling.num_steps": Field(int, "steps of the Euler sampler", minimum=1),
 }
@@ -160,6 +164,15 @@ _JOINT = {
         float, "the label anchors' learning rate", above=0
     ),
     "training.generation_weight": Field(float, "weight of the flow loss", minimum=0),
+    "evaluation.noise_scales": Field(
+        tuple, "α of the latents that test images are classified by", item=float, minimum=0
+    ),
+    "evaluation.batch_sizes": Field(
+        tuple, "test images that are classified among themselves", minimum=1
+    ),
+    "evaluation.context_sizes": Field(
+        tuple, "context anchors to classify by; larger than the bank: left out", minimum=1
+    ),
 }
 _REPRESENTATION = {
     "objective": Field(str, "'simclr' is the baseline", choices=("lzn", "simclr")),
@@ -371,7 +384,8 @@ def _parse(text: str, field: Field) -> Any:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return text
-    return (value,) if field.kind is tuple and _is_int(value) else value
+    is_item = field.kind is tuple and _converted(value, field.item, field.item) is not None
+    return (value,) if is_item else value
 
 
 def _validate(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -411,18 +425,17 @@ def _checked(name: str, value: Any, field: Field) -> Any:
     """`value` in the field's type: integers as floats, lists as tuples where those are meant."""
     if value is None and field.optional:
         return None
-    result = _converted(value, field.kind)
+    result = _converted(value, field.kind, field.item)
     if result is None or not _in_range(result, field):
         raise UserError(f"{name} must be {_expected(field)}, got {_one_line(repr(value))}")
     return result
 
 
-def _converted(value: Any, kind: type) -> Any:
-    """`value` as the type `kind`, None where it is not of that type."""
-    if kind is tuple:
-        return (
-            tuple(value) if isinstance(value, tuple | list) and all(map(_is_int, value)) else None
-        )
+def _converted(value: Any, kind: type, item: type) -> Any:
+    """`value` as the type `kind`, a tuple of `item`s; None where it is not of that type."""
+    if kind is tuple and isinstance(value, tuple | list):
+        items = tuple(_converted(each, item, item) for each in value)
+        return None if None in items else items
     if kind is float:
         return _finite_float(value) if isinstance(value, float) or _is_int(value) else None
     if kind is int:
@@ -445,7 +458,7 @@ def _in_range(value: Any, field: Field) -> bool:
     if field.choices:
         return value in field.choices
     if field.kind is tuple:
-        item = dataclasses.replace(field, kind=int)
+        item = dataclasses.replace(field, kind=field.item)
         return bool(value or not field.nonempty) and all(_in_range(v, item) for v in value)
     return (
         (field.minimum is None or value >= field.minimum)
@@ -458,12 +471,18 @@ def _in_range(value: Any, field: Field) -> bool:
 
 def _expected(field: Field) -> str:
     """What a value of the field must be, in words."""
-    kinds = {bool: "True or False", int: "an integer", float: "a finite number"}
+    kinds = {
+        bool: "True or False",
+        int: "an integer",
+        float: "a finite number",
+        str: "a string",
+    }
     if field.choices:
         choices = ", ".join(map(repr, field.choices))
         text = f"one of {choices}" if len(field.choices) > 1 else choices
     elif field.kind is tuple:
-        text = f"a {'non-empty ' if field.nonempty else ''}tuple of integers"
+        items = {int: "integers", float: "finite numbers"}[field.item]
+        text = f"a {'non-empty ' if field.nonempty else ''}tuple of {items}"
     else:
         text = kinds[field.kind]
     limits = [

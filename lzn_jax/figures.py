@@ -308,6 +308,56 @@ def curves(
     return _save(figure, path)
 
 
+# Classification.
+
+
+class _AccuracyPanel(NamedTuple):
+    """Accuracy by what is on the x axis: a number, or a size, which has a log scale."""
+
+    title: str
+    x_label: str
+    is_size: bool
+    accuracies: Mapping[Any, float]
+
+
+def _draw_accuracies(axes: Axes, panel: _AccuracyPanel) -> None:
+    places = sorted(panel.accuracies)
+    values = [panel.accuracies[place] for place in places]
+    axes.plot(places, values, color="C0", marker="o", markersize=4, linewidth=1.8)
+    _style(axes, panel.title, panel.x_label, "test accuracy")
+    axes.set_ylim(0.0, 1.02)
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    if panel.is_size:
+        axes.set_xscale("log")
+        axes.set_xticks(places, [f"{place:,}" for place in places])
+        axes.minorticks_off()
+
+
+def classification(
+    path: str | os.PathLike[str],
+    alpha: Mapping[float, float],
+    batch: Mapping[int, float],
+    context: Mapping[int, float],
+) -> Path:
+    """Accuracies in [0, 1] against the noise scale, the batch size and the context's size.
+
+    An empty one has no panel; one at least must hold something.
+    """
+    panels = [
+        _AccuracyPanel("Noise of the latents", "noise scale α", False, alpha),
+        _AccuracyPanel("Anchors of a batch", "images in a batch (α = 0)", True, batch),
+        _AccuracyPanel("Context anchors", "anchors in the bank (α = 0)", True, context),
+    ]
+    shown = [panel for panel in panels if panel.accuracies]
+    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12)
+    figure = Figure(figsize=(4.6 * len(shown), 4.0), dpi=_DPI, layout=layout)
+    heading = "Accuracy of classification by zone"
+    figure.suptitle(heading, fontsize=_TITLE_SIZE, fontweight="bold")
+    for axes, panel in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
+        _draw_accuracies(axes, panel)
+    return _save(figure, path)
+
+
 # Latent space.
 
 

@@ -32,7 +32,7 @@ def evaluate(config: ConfigDict, workdir: Path) -> None:
     """Evaluates the newest checkpoint: summary.json and figures."""
     train, test = studies.load_data(config)
     study, model, step = load_model(config, workdir)
-    results = study.evaluate(model, train, test, workdir / "figures")
+    results = study.evaluate(model, train, test, workdir)
     reporting.write_json(workdir / "summary.json", {"step": step, **results})
     for name, value in results.items():
         _log.info("%s %.4g", name, value)

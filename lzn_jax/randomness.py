@@ -18,6 +18,7 @@ class Stream(enum.IntEnum):
     SAMPLE_NOISE = 5
     PRIOR_LATENTS = 6
     PROBE = 7
+    TRAIN_LATENTS = 8
 
 
 def stream_key(seed: int, stream: Stream) -> PRNGKeyArray:

@@ -277,10 +277,10 @@ def _evaluate_once(
     if log.has(step, "evaluation_seconds"):
         return
     started = time.perf_counter()
-    folder = workdir / "figures"
-    results = study.evaluate(averaged_model(state, study, train), train, test, folder)
+    results = study.evaluate(averaged_model(state, study, train), train, test, workdir)
     reporting.write_json(workdir / "summary.json", {"step": step, **results, **metrics.rates()})
     log.write(step, {**results, "evaluation_seconds": time.perf_counter() - started})
+    folder = workdir / "figures"
     figures.curves(folder / "curves.png", reporting.read_metrics(workdir))
     for figure in sorted(folder.glob("*.png")):
         log.image(step, figure.stem, figure)

@@ -37,6 +37,9 @@ FIELDS = {
     "checkpoint.every_steps": "2",
     "evaluation.every_steps": "2",
     "evaluation.num_samples": "20",
+    "evaluation.noise_scales": "(0.5,)",
+    "evaluation.batch_sizes": "(7,)",
+    "evaluation.context_sizes": "(3, 17)",
     "sampling.sampler": "euler",  # compiles faster
     "sampling.num_steps": "3",
 }

@@ -60,7 +60,6 @@ def check(config: ConfigDict, workdir: Path) -> int:
     path = workdir / "figures" / "contact_sheet.png"
     try:
         _draw(path, splits["train"], scans["train"].unreadable.keys(), names)
-        _log.info("images by class: %s", path)
     except OSError as error:
         raise UserError(f"{path} cannot be written: choose a folder with --workdir") from error
     unreadable = sum(len(found.unreadable) for found in scans.values())
@@ -152,5 +151,8 @@ def _draw(path: Path, train: Examples, unreadable: Collection[int], names: tuple
         members = np.setdiff1d(np.flatnonzero(train.labels == label), list(unreadable))
         places = np.linspace(0, len(members) - 1, min(limit, len(members))).round().astype(int)
         rows.extend(members[places].tolist())
+    if not rows:
+        return
     shown = [name or "all" for name in names]
     figures.sample_grid(path, train.images[rows], train.labels[rows], shown, "Training images")
+    _log.info("images by class: %s", path)

@@ -55,9 +55,9 @@ class Study(Protocol):
         """Shapes of what `context` returns."""
 
     def evaluate(
-        self, model: Model, train: Examples, test: Examples, folder: Path
+        self, model: Model, train: Examples, test: Examples, workdir: Path
     ) -> dict[str, float]:
-        """Metrics by name; pictures go into `folder`."""
+        """Metrics by name; pictures go into `workdir`/figures, what to keep into its cache."""
 
 
 @runtime_checkable

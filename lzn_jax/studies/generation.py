@@ -24,6 +24,7 @@ from lzn_jax.studies import Model, Variables, batched
 from lzn_jax.studies.image_decoder import ImageDecoder
 from lzn_jax.studies.image_latents import ImageLatents
 from lzn_jax.studies.reconstruction import Reconstruction
+from lzn_jax.studies.sample_quality import SampleQuality
 
 NO_CLASS = -1  # label of an image of no asked class; its name in figures is the last, and empty
 
@@ -41,6 +42,7 @@ class Generation:
             self.latents = ImageLatents(config, self.modules["encoder"], self._in_batches)
         self._generate = jax.jit(self.generate)
         self._reconstruction = Reconstruction(self.decoder, self._in_batches)
+        self._sample_quality = SampleQuality(config)
 
     def init(self, key: jax.Array) -> Variables:
         """Fresh variables of every network."""
@@ -85,9 +87,15 @@ class Generation:
 
     def sample(self, model: Model, count: int) -> Examples:
         """`count` images of no asked class."""
+        return Examples(self._draw(model, count)["images"], np.full(count, NO_CLASS, np.int32))
+
+    def _draw(self, model: Model, count: int) -> dict[str, np.ndarray]:
+        """`generate` of the images 0 to `count` - 1."""
         generate = functools.partial(self._generate, model.variables)
-        drawn = self._in_batches(generate, np.arange(count), description="sampling")
-        return Examples(drawn["images"], np.full(count, NO_CLASS, np.int32))
+        drawn: dict[str, np.ndarray] = self._in_batches(
+            generate, np.arange(count), description="sampling"
+        )
+        return drawn
 
     def reconstruct(
         self, model: Model, images: Images, labels: np.ndarray | None = None
@@ -101,18 +109,22 @@ class Generation:
         return self._reconstruction(model.variables, images, (latents, None))
 
     def evaluate(
-        self, model: Model, train: Examples, test: Examples, folder: Path
+        self, model: Model, train: Examples, test: Examples, workdir: Path
     ) -> dict[str, float]:
         """Quality of samples against the training images, reconstruction error of test images."""
-        self._draw_samples(model, folder)
+        folder = workdir / "figures"
+        count = self.config.evaluation.num_samples
+        drawn = self._draw(model, count)
+        no_class = np.full(count, NO_CLASS)
+        figures.sample_grid(
+            folder / "samples.png", drawn["images"], no_class, [""], title="Samples"
+        )
         result = self.reconstruct(model, test.images)
         figures.reconstructions(
             folder / "reconstructions.png", test.images, result["images"], result["errors"]
         )
-        return {"reconstruction_l2": float(np.mean(result["errors"]))}
-
-    def _draw_samples(self, model: Model, folder: Path) -> None:
-        samples = self.sample(model, self.config.evaluation.num_samples)
-        figures.sample_grid(
-            folder / "samples.png", samples.images, samples.labels, [""], title="Samples"
-        )
+        return {
+            **self._sample_quality(train, drawn["images"], workdir / "cache"),
+            "sampling_evaluations": float(np.mean(drawn["num_evaluations"])),
+            "reconstruction_l2": float(np.mean(result["errors"])),
+        }

@@ -67,11 +67,18 @@ class ImageLatents:
         return anchors
 
     def latents(
-        self, context: Mapping[str, Array], anchors: np.ndarray, noise_scale: float
+        self,
+        context: Mapping[str, Array],
+        anchors: np.ndarray,
+        noise_scale: float,
+        stream: Stream = Stream.IMAGE_LATENTS,
     ) -> Float[Array, "n q"]:
-        """Latents among the context anchors, or, without any, among the images themselves."""
+        """Latents among the context anchors, or, without any, among the images themselves.
+
+        Noise goes by place in `anchors`: sets that are compared need streams of their own.
+        """
         noise = noise_scale * normal_by_index(
-            self.config.seed, Stream.IMAGE_LATENTS, jnp.arange(len(anchors)), anchors.shape[1:]
+            self.config.seed, stream, jnp.arange(len(anchors)), anchors.shape[1:]
         )
         if not context:
             return zoning.compute_latents(anchors, noise, solver=self.solver)

@@ -8,7 +8,7 @@ class-conditional rectified flow.
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,11 @@ from lzn_jax.data import Examples, Images, Transform, normalise, whole_image
 from lzn_jax.evaluation.judge import fit_judge
 from lzn_jax.randomness import Stream, normal_by_index
 from lzn_jax.studies import Model, Predictions, Variables, batched
+from lzn_jax.studies.classification import accuracy_curves
 from lzn_jax.studies.image_decoder import ImageDecoder
 from lzn_jax.studies.image_latents import ImageLatents
 from lzn_jax.studies.reconstruction import Reconstruction
+from lzn_jax.studies.sample_quality import SampleQuality
 
 
 class Joint:
@@ -48,6 +50,7 @@ class Joint:
         self._generate = jax.jit(self.generate)
         self._generate_any = jax.jit(self.generate_any)
         self._reconstruction = Reconstruction(self.decoder, self._in_batches)
+        self._sample_quality = SampleQuality(config)
 
     # Training.
 
@@ -154,14 +157,16 @@ class Joint:
 
     def sample(self, model: Model, count: int) -> Examples:
         """`count` class-conditional images; image i has class i modulo the number of classes."""
+        drawn = self._draw(model, count)
+        return Examples(drawn["images"], drawn["labels"])
+
+    def _draw(self, model: Model, count: int) -> dict[str, np.ndarray]:
+        """`generate` of the images 0 to `count` - 1, and their `labels`."""
         index = np.arange(count)
         labels = (index % self.config.data.num_classes).astype(np.int32)
-        images = self._in_batches(
-            functools.partial(self._generate, model.variables),
-            {"labels": labels, "index": index},
-            description="sampling",
-        )["images"]
-        return Examples(images, labels)
+        generate = functools.partial(self._generate, model.variables)
+        request = {"labels": labels, "index": index}
+        return self._in_batches(generate, request, description="sampling") | {"labels": labels}
 
     def classify(self, model: Model, images: Images) -> Predictions:
         """Class and probability of each image, from the middle of its zone (α = 0).
@@ -200,34 +205,41 @@ class Joint:
     # Evaluation.
 
     def evaluate(
-        self, model: Model, train: Examples, test: Examples, folder: Path
+        self, model: Model, train: Examples, test: Examples, workdir: Path
     ) -> dict[str, float]:
-        """Accuracy, recognised samples and reconstruction error on the test images."""
+        """Accuracy and reconstruction error on the test images, quality of samples."""
+        folder = workdir / "figures"
         metrics: dict[str, float] = {}
         if self.config.latent.enabled:
             anchors = self.latents.all_anchors(model.variables, test.images)
             latents = self.latents.latents(model.context, anchors, 1.0)
-            metrics |= self._evaluate_accuracy(model, anchors, test)
+            metrics |= self._evaluate_classification(model, anchors, test, folder)
             if np.isfinite(latents).all():  # a run that diverges is still evaluated to its end
                 self._draw_zones(model, anchors, np.asarray(latents), test, folder)
-        metrics |= self._evaluate_samples(model, train, folder)
+        metrics |= self._evaluate_samples(model, train, workdir)
         result = self.reconstruct(model, test.images, test.labels)
         figures.reconstructions(
             folder / "reconstructions.png", test.images, result["images"], result["errors"]
         )
         return metrics | {"reconstruction_l2": float(np.mean(result["errors"]))}
 
-    def _evaluate_accuracy(
-        self, model: Model, anchors: np.ndarray, test: Examples
+    def _evaluate_classification(
+        self, model: Model, anchors: np.ndarray, test: Examples, folder: Path
     ) -> dict[str, float]:
+        def accuracy_of(latents: Array) -> float:
+            return float(np.mean(self._predict(model.variables, latents).classes == test.labels))
+
         banks: dict[str, Mapping[str, Array]] = {"test_accuracy_batch": {}}
         if model.context:
             banks = {"test_accuracy": model.context, **banks}
-        metrics = {}
-        for name, bank in banks.items():
-            predictions = self._predict(model.variables, self.latents.latents(bank, anchors, 0.0))
-            metrics[name] = float(np.mean(predictions.classes == test.labels))
-        return metrics
+        metrics = {
+            name: accuracy_of(self.latents.latents(bank, anchors, 0.0))
+            for name, bank in banks.items()
+        }
+        curves = accuracy_curves(self.latents, model.context, anchors, accuracy_of)
+        if any(curves):
+            figures.classification(folder / "classification.png", *curves)
+        return metrics | curves.named()
 
     def _draw_zones(
         self, model: Model, anchors: np.ndarray, latents: np.ndarray, test: Examples, folder: Path
@@ -243,26 +255,34 @@ class Joint:
             title="Latent zones of the test images",
         )
 
-    def _evaluate_samples(self, model: Model, train: Examples, folder: Path) -> dict[str, float]:
-        count = self.config.evaluation.num_samples
+    def _evaluate_samples(self, model: Model, train: Examples, workdir: Path) -> dict[str, float]:
+        folder, count = workdir / "figures", self.config.evaluation.num_samples
         judge = fit_judge(train)
-        samples = self.sample(model, count)
-        metrics = {"sample_accuracy": float(np.mean(judge(samples.images) == samples.labels))}
-        figures.sample_grid(
-            folder / "samples.png", samples.images, samples.labels, title="Samples, a row a class"
-        )
+        drawn = self._draw(model, count)
+        images, labels = drawn["images"], drawn["labels"]
+        metrics = {
+            "sample_accuracy": float(np.mean(judge(images) == labels)),
+            **self._sample_quality(train, images, workdir / "cache"),
+            "sampling_evaluations": float(np.mean(drawn["num_evaluations"])),
+        }
+        figures.sample_grid(folder / "samples.png", images, labels, title="Samples, a row a class")
         if self.config.latent.enabled:
-            drawn = self._in_batches(
-                functools.partial(self._generate_any, model.variables),
-                {"index": np.arange(count)},
-                description="sampling any class",
-            )
-            agreed = judge(drawn["images"]) == drawn["labels"]
-            metrics["unconditional_sample_accuracy"] = float(np.mean(agreed))
-            figures.sample_grid(
-                folder / "unconditional_samples.png",
-                drawn["images"],
-                drawn["labels"],
-                title="Samples from the prior, a row a decoded class",
-            )
+            metrics |= self._evaluate_any(model, judge, folder)
         return metrics
+
+    def _evaluate_any(
+        self, model: Model, judge: Callable[[np.ndarray], np.ndarray], folder: Path
+    ) -> dict[str, float]:
+        drawn = self._in_batches(
+            functools.partial(self._generate_any, model.variables),
+            {"index": np.arange(self.config.evaluation.num_samples)},
+            description="sampling any class",
+        )
+        figures.sample_grid(
+            folder / "unconditional_samples.png",
+            drawn["images"],
+            drawn["labels"],
+            title="Samples from the prior, a row a decoded class",
+        )
+        agreed = judge(drawn["images"]) == drawn["labels"]
+        return {"unconditional_sample_accuracy": float(np.mean(agreed))}

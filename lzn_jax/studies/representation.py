@@ -136,29 +136,34 @@ class Representation:
         """Shapes of what `context` returns."""
         return self.latents.context_shapes()
 
-    def embed(self, model: Model, images: Images) -> dict[str, Float[np.ndarray, "n d"]]:
+    def embed(
+        self, model: Model, images: Images, stream: Stream = Stream.IMAGE_LATENTS
+    ) -> dict[str, Float[np.ndarray, "n d"]]:
         """The paper's four features (D.3): backbone, head, latent, latent with α = 0."""
         encode = functools.partial(self._features, model.variables)
         found = self._in_batches(encode, images, description="embedding")
-        return found | self._latent_features(model, found["head"])
+        return found | self._latent_features(model, found["head"], stream)
 
-    def _latent_features(self, model: Model, anchors: np.ndarray) -> dict[str, np.ndarray]:
+    def _latent_features(
+        self, model: Model, anchors: np.ndarray, stream: Stream
+    ) -> dict[str, np.ndarray]:
         scales = {"latent": self.config.latent.noise_scale, "latent_centre": 0.0}
         return {
-            name: np.asarray(self.latents.latents(model.context, anchors, scale))
+            name: np.asarray(self.latents.latents(model.context, anchors, scale, stream))
             for name, scale in scales.items()
         }
 
     # Evaluation.
 
     def evaluate(
-        self, model: Model, train: Examples, test: Examples, folder: Path
+        self, model: Model, train: Examples, test: Examples, workdir: Path
     ) -> dict[str, float]:
         """Linear probes and nearest neighbours, trained with the labels of training images.
 
         Metrics of the backbone have plain names, those of other features a suffix.
         """
-        bank, queries = self.embed(model, train.images), self.embed(model, test.images)
+        bank = self.embed(model, train.images, Stream.TRAIN_LATENTS)
+        queries = self.embed(model, test.images)
         num_classes = self.config.data.num_classes
         classifiers = self._fit_probes(model, train, bank)
         metrics = {}
@@ -170,7 +175,7 @@ class Representation:
             votes = knn_log_votes(bank[name], train.labels, features, num_classes=num_classes)
             metrics[f"knn_top1{suffix}"] = probes.accuracy(votes, test.labels)[1]
         embedding_plot.tsne(
-            folder / "embedding.png",
+            workdir / "figures" / "embedding.png",
             queries["backbone"],
             test.labels,
             title="Features of the test images (t-SNE)",
@@ -209,7 +214,8 @@ class Representation:
                 index = step * batch_size + np.arange(batch_size)
                 request = {"crops": batch["crops"][:, 0], "index": index}
                 found = self._in_batches(encode, request, description="embedding")
-                yield found | self._latent_features(model, found["head"]), batch["labels"]
+                latents = self._latent_features(model, found["head"], Stream.TRAIN_LATENTS)
+                yield found | latents, batch["labels"]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -110,6 +110,12 @@ def test_check_data_names_and_counts_unreadable_images(tmp_path, capsys):
     assert (tmp_path / "run" / "figures" / "contact_sheet.png").is_file()
 
 
+def test_check_data_bears_a_folder_without_any_readable_image(tmp_path, capsys):
+    config = _config_file(tmp_path, _images(tmp_path / "images", broken=range(20)))
+    assert _check(config, tmp_path / "run") == 2
+    assert "error: 20 images of" in capsys.readouterr().err
+
+
 def test_check_data_goes_on_where_unreadable_images_are_allowed_for(tmp_path, capsys):
     images = _images(tmp_path / "images", broken=[4])
     config = _config_file(tmp_path, images, skip_unreadable=True, workers=0)

@@ -1,0 +1,79 @@
+"""What the evidence scripts share: runs of README's command over variants and seeds, and a table.
+
+Runs are the real command line, one after the other. A finished run is not repeated, so a script
+can be interrupted and goes on where it was.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from lzn_jax import reporting
+
+Summary = dict[str, float]
+Results = dict[str, list[Summary]]
+
+
+def arguments_of(
+    description: str | None, config: str, variants: Iterable[str], seeds: int
+) -> tuple[argparse.Namespace, list[str]]:
+    """Common arguments, and `--config.FIELD=VALUE` flags for every run."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config", default=config)
+    parser.add_argument("--seeds", type=int, default=seeds)
+    parser.add_argument("--variants", nargs="+", choices=list(variants), default=list(variants))
+    parser.add_argument("--folder", type=Path, help="default results/NAME_evidence")
+    arguments, flags = parser.parse_known_args()
+    if unknown := [flag for flag in flags if not flag.startswith("--config.")]:
+        parser.error(f"unknown arguments: {' '.join(unknown)}")
+    name = Path(arguments.config).stem
+    arguments.folder = arguments.folder or Path("results") / f"{name}_evidence"
+    return arguments, flags
+
+
+def run(config: str, workdir: Path, flags: Sequence[str], mode: str = "train") -> Summary:
+    """The summary of one run, with its wall time in seconds."""
+    if not (workdir / "goodput.json").exists() or mode != "train":
+        command = [sys.executable, "-m", "lzn_jax.main", f"--config={config}", f"--mode={mode}"]
+        subprocess.run([*command, f"--workdir={workdir}", *flags], check=True)
+    seconds = json.loads((workdir / "goodput.json").read_text()).values()
+    summary: Summary = json.loads((workdir / "summary.json").read_text())
+    return summary | {"seconds": sum(seconds)}
+
+
+def run_all(
+    arguments: argparse.Namespace, variants: Mapping[str, Sequence[str]], flags: Sequence[str]
+) -> Results:
+    """Every chosen variant with every seed; also written to evidence.json."""
+    results: Results = {name: [] for name in arguments.variants}
+    for seed in range(arguments.seeds):
+        for name in arguments.variants:
+            workdir = arguments.folder / f"{name}_seed{seed}"
+            seeded = [f"--config.seed={seed}", *variants[name], *flags]
+            results[name].append(run(arguments.config, workdir, seeded))
+    reporting.write_json(arguments.folder / "evidence.json", results)
+    return results
+
+
+def print_table(results: Results, metrics: Iterable[str]) -> None:
+    """Metrics as rows, variants as columns; mean, spread and values over seeds."""
+    width = 44
+    print(f"{'mean ± std over seeds (values)':36s}" + "".join(f"{v:>{width}s}" for v in results))
+    for metric in metrics:
+        cells = [_cell([row[metric] for row in rows if metric in row]) for rows in results.values()]
+        if set(cells) != {"-"}:
+            print(f"{metric:36s}" + "".join(f"{cell:>{width}s}" for cell in cells))
+
+
+def _cell(values: list[float]) -> str:
+    if not values:
+        return "-"
+    each = " ".join(f"{value:.4g}" for value in values)
+    return f"{np.mean(values):.4f} ± {np.std(values):.4f} ({each})"

@@ -1,0 +1,84 @@
+"""How close generated images come to the training images, by the network that a config allows."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from ml_collections import ConfigDict
+
+from lzn_jax.configuration import UserError
+from lzn_jax.data import Examples, Images
+from lzn_jax.data.examples import MAX_BYTES_IN_MEMORY
+from lzn_jax.evaluation.extractors import Extractor, inception_extractor
+from lzn_jax.evaluation.feature_network import feature_extractor
+from lzn_jax.evaluation.metrics import generation_metrics
+
+MIN_IMAGES = 50  # fewer say nothing of a distribution
+MAX_REFERENCE = 50_000
+MAX_PIXELS = 32  # a side, for the feature network
+FEATURES = "features"  # the feature network's name: its Fréchet distance is fd_features
+SEED = 0  # of the feature network and of subsets: runs of any seed are measured alike
+
+_log = logging.getLogger(__name__)
+
+
+class SampleQuality:
+    """Measures generated images of a config against its training images.
+
+    Inception looks at them where `evaluation.inception_path` gives its weights. Without, images of
+    at most 32 pixels a side are shown to a classifier trained on the labelled training images.
+    Raises UserError for weights that cannot be read, and for weights with grey images.
+    """
+
+    def __init__(self, config: ConfigDict) -> None:
+        self.data, path = config.data, config.evaluation.inception_path
+        if path is not None and self.data.channels != 3:
+            raise UserError(
+                "evaluation.inception_path must be None for grey images (data.channels 1), "
+                f"Inception is for RGB, got {path}"
+            )
+        self._inception = None if path is None else inception_extractor(path)
+
+    def __call__(
+        self, train: Examples, samples: UInt8[np.ndarray, "n h w c"], cache: Path
+    ) -> dict[str, float]:
+        """Metrics by name, as `generation_metrics` calls them; none, and a line in the log, where
+        they cannot be had.
+
+        The reference is the training set, or a fixed random 50,000 or 8 GiB of it. The folder
+        `cache` keeps what was computed of it.
+        """
+        obstacle = self._obstacle(min(len(train.labels), len(samples)))
+        if obstacle is not None:
+            _log.info(
+                "Fréchet distance, precision, recall and their kin are left out: %s", obstacle
+            )
+            return {}
+        extractor = self._inception or self._feature_network(train, cache)
+        reference = _reference(train.images)
+        return generation_metrics([extractor], reference, samples, seed=SEED, cache_folder=cache)
+
+    def _feature_network(self, train: Examples, cache: Path) -> Extractor:
+        return feature_extractor(train, name=FEATURES, seed=SEED, cache_folder=cache)
+
+    def _obstacle(self, count: int) -> str | None:
+        """Why images cannot be measured, the fewer of samples and training images being `count`."""
+        if count < MIN_IMAGES:
+            return f"{count} images are fewer than {MIN_IMAGES}"
+        if self._inception is not None:
+            return None
+        if self.data.image_size > MAX_PIXELS:
+            return f"images of more than {MAX_PIXELS} pixels need evaluation.inception_path"
+        if self.data.num_classes == 1:
+            return "images of one class need evaluation.inception_path"
+        return None
+
+
+def _reference(images: Images) -> UInt8[np.ndarray, "n h w c"]:
+    """The images, or as many random ones as are allowed."""
+    fitting = MAX_BYTES_IN_MEMORY // int(np.prod(images.shape[1:]))
+    count = min(len(images), MAX_REFERENCE, fitting)
+    rows = np.random.default_rng(SEED).choice(len(images), count, replace=False)
+    chosen: np.ndarray = images[np.sort(rows)]
+    return chosen

@@ -1,0 +1,131 @@
+"""Accuracy against noise, batch and bank size: the latents behind it, and that labels stay out."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import small
+
+from lzn_jax import figures, sharding, studies, zoning
+from lzn_jax.studies import Model, classification
+from lzn_jax.studies.classification import Curves, centres_in_batches
+
+pytestmark = pytest.mark.usefixtures("fast_compile")
+
+SOLVER = zoning.Euler(8)
+
+
+def anchors_of(count, seed=0):
+    return np.random.default_rng(seed).normal(size=(count, 3)).astype(np.float32)
+
+
+def changed_rows(before, after):
+    return np.flatnonzero(np.any(np.asarray(before) != np.asarray(after), axis=1))
+
+
+@pytest.mark.parametrize("size", [2, 5])
+def test_a_batch_is_all_that_its_images_know(size):
+    """Groups are found by who moves with whom; each is then solved alone."""
+    anchors = anchors_of(20)
+    centres = centres_in_batches(anchors, size, SOLVER, seed=0)
+    groups = set()
+    for row in range(20):
+        moved = anchors.copy()
+        moved[row] += 0.5
+        group = changed_rows(centres, centres_in_batches(moved, size, SOLVER, seed=0))
+        groups.add(tuple(group.tolist()))
+        alone = zoning.compute_latents(anchors[group], jnp.zeros((len(group), 3)), solver=SOLVER)
+        np.testing.assert_allclose(centres[group], alone, atol=1e-5)
+    assert sorted(row for group in groups for row in group) == list(range(20))
+    assert {len(group) for group in groups} == {size}
+    assert any(np.max(np.diff(group)) > 1 for group in groups)  # not as the files come
+
+
+def test_the_last_batch_is_as_large_as_the_others():
+    anchors = anchors_of(7)
+    centres = np.asarray(centres_in_batches(anchors, 3, SOLVER, seed=0))
+    assert np.isfinite(centres).all()
+    # Alone, an anchor's zone is the whole space, and its middle the origin.
+    assert np.min(np.linalg.norm(centres, axis=1)) > 0.01
+    np.testing.assert_allclose(centres_in_batches(anchors, 1, SOLVER, seed=0), 0, atol=1e-5)
+
+
+def test_one_batch_of_all_is_the_plain_computation():
+    anchors = anchors_of(9)
+    expected = zoning.compute_latents(anchors, jnp.zeros((9, 3)), solver=SOLVER)
+    centres = centres_in_batches(anchors, 9, SOLVER, seed=3)
+    np.testing.assert_allclose(centres, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [1, 4, 11])
+def test_a_smaller_bank_is_the_first_of_its_anchors(size):
+    anchors, bank = anchors_of(6), jnp.asarray(anchors_of(11, seed=1))
+    centres = classification._centres_in_bank(anchors, bank, size, SOLVER)
+    expected = zoning.latents_in_context(anchors, bank[:size], jnp.zeros((6, 3)), solver=SOLVER)
+    np.testing.assert_allclose(centres, expected, atol=1e-5)
+
+
+def test_metrics_have_flat_names():
+    curves = Curves({0.0: 0.9, 0.2: 0.8}, {36: 0.7}, {1437: 0.6})
+    assert curves.named() == {
+        "test_accuracy_alpha_0": 0.9,
+        "test_accuracy_alpha_0.2": 0.8,
+        "test_accuracy_batch_36": 0.7,
+        "test_accuracy_context_1437": 0.6,
+    }
+
+
+@pytest.fixture(scope="module")
+def joint():
+    """A study, its model away from the initial zeros, and the data."""
+    changes = {"evaluation__batch_sizes": "(7, 361)", "evaluation__context_sizes": "(16, 17)"}
+    config = small.config(evaluation__noise_scales="(0.0, 0.5)", **changes)
+    study = studies.build(config, sharding.make_mesh(15))
+    train, test = studies.load_data(config)
+    variables = jax.jit(study.init)(jax.random.key(0))
+    return study, Model(variables, study.context(variables, train)), train, test
+
+
+def evaluated(joint, labels, folder, monkeypatch):
+    """Metrics of the study for test images with those labels, and the classes it found."""
+    study, model, train, test = joint
+    found, predict = [], study._predict
+
+    def spy(*arguments):
+        predictions = predict(*arguments)
+        found.append(predictions.classes.tolist())
+        return predictions
+
+    monkeypatch.setattr(study, "_predict", spy)
+    metrics = study.evaluate(model, train, test._replace(labels=labels), folder)
+    monkeypatch.undo()
+    return metrics, found
+
+
+def test_classes_are_found_without_a_look_at_the_labels(joint, tmp_path, monkeypatch):
+    labels = joint[-1].labels
+    metrics, found = evaluated(joint, labels, tmp_path, monkeypatch)
+    shares = [np.mean(np.array(classes) == labels) for classes in found]
+    names = [name for name in metrics if name.startswith("test_accuracy")]
+    assert names == [
+        "test_accuracy",
+        "test_accuracy_batch",
+        "test_accuracy_alpha_0",
+        "test_accuracy_alpha_0.5",
+        "test_accuracy_batch_7",
+        "test_accuracy_context_16",
+    ]
+    np.testing.assert_allclose([metrics[name] for name in names], shares)
+    assert metrics["test_accuracy_alpha_0"] == metrics["test_accuracy"]
+    assert metrics["test_accuracy_context_16"] == metrics["test_accuracy"]
+    assert (tmp_path / "figures" / "classification.png").is_file()
+    for others in (np.roll(labels, 1), np.full_like(labels, 3)):
+        assert evaluated(joint, others, tmp_path, monkeypatch)[1] == found
+
+
+def test_the_figure_has_a_panel_for_each_curve_that_holds_something(tmp_path):
+    widths = []
+    for batch in ({}, {1: 0.1, 36: 0.9}):
+        path = figures.classification(tmp_path / "a.png", {0.0: 0.9, 1.0: 0.8}, batch, {})
+        widths.append(int.from_bytes(path.read_bytes()[16:20], "big"))
+    assert widths[1] == 2 * widths[0]

@@ -1,0 +1,184 @@
+"""The generation study: its loss from parts, samples, reconstruction, evaluation."""
+
+import functools
+import types
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import pytest
+import small
+
+from lzn_jax import configuration, sharding, studies, zoning
+from lzn_jax.evaluation import feature_network
+from lzn_jax.studies import Model
+from lzn_jax.studies.generation import NO_CLASS
+
+pytestmark = pytest.mark.usefixtures("fast_compile")
+
+JOINT_ONLY = {
+    "training": ("decoder_steps", "generation_weight"),
+    "evaluation": ("noise_scales", "batch_sizes", "context_sizes"),
+}
+
+
+def config(**changes):
+    """The shrunk joint config without what only a joint study reads."""
+    tree = small.config(**changes).to_dict()
+    tree["study"] = "generation"
+    del tree["alignment"], tree["training"]["learning_rate"]["label_anchors"]
+    for group, names in JOINT_ONLY.items():
+        tree[group] = {name: value for name, value in tree[group].items() if name not in names}
+    return ml_collections.FrozenConfigDict(tree)
+
+
+def build(**changes):
+    settings = config(**changes)
+    return studies.build(settings, sharding.make_mesh(settings.training.batch_size))
+
+
+def variables_of(study):
+    """Away from the initial zeros, behind which latents and most gradients vanish."""
+    leaves, structure = jax.tree.flatten(jax.jit(study.init)(jax.random.key(0)))
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    moved = [
+        leaf + 0.2 * jax.random.normal(key, leaf.shape)
+        for leaf, key in zip(leaves, keys, strict=True)
+    ]
+    return jax.tree.unflatten(structure, moved)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return studies.load_data(config())
+
+
+def batch_of(digits, count=15):
+    return {"images": jnp.asarray(digits[0].images[:count])}  # no labels, which it never reads
+
+
+def test_the_config_holds_the_fields_of_the_study():
+    flat = configuration._flatten(config().to_dict())
+    assert set(flat) == set(configuration.schema_of(flat))
+
+
+@pytest.mark.parametrize(
+    "changes", [{"latent__noise_scale": 0.5}, {"latent__enabled": False}], ids=str
+)
+def test_the_loss_is_that_of_the_flow_given_each_images_own_latent(changes, digits):
+    study, key = build(**changes), jax.random.key(5)
+    variables, batch = variables_of(study), batch_of(digits)
+    loss, metrics = jax.jit(study.loss)(variables, batch, key)
+
+    flow_key, _, _, latent_key = jax.random.split(key, 4)
+    noise_key, time_key = jax.random.split(flow_key)
+    images = batch["images"] / 127.5 - 1
+    latents = None
+    if study.config.latent.enabled:
+        encode = jax.jit(functools.partial(study.modules["encoder"].apply, train=True))
+        anchors = encode(variables["encoder"], images)
+        noise = study.config.latent.noise_scale * jax.random.normal(latent_key, anchors.shape)
+        latents = zoning.compute_latents(anchors, noise, solver=zoning.Euler(4))
+    noise = jax.random.normal(noise_key, images.shape)
+    t = jax.random.uniform(time_key, (15,), minval=1e-3, maxval=1.0)
+    x_t = jnp.stack([s * image + (1 - s) * x for s, image, x in zip(t, images, noise, strict=True)])
+    decode = jax.jit(functools.partial(study.modules["decoder"].apply, train=True))
+    velocity = decode(variables["decoder"], x_t, t, latents, None)
+    expected = np.mean(np.asarray(velocity - (images - noise), np.float64) ** 2)
+    assert float(loss) == pytest.approx(expected, rel=1e-5)
+    assert metrics == {}
+
+
+def test_the_gradient_reaches_the_encoder_through_the_latents(digits):
+    study = build()
+    variables, batch, key = variables_of(study), batch_of(digits), jax.random.key(5)
+
+    @jax.jit
+    def loss(encoder):
+        return study.loss({**variables, "encoder": encoder}, batch, key)[0]
+
+    gradient = jax.grad(loss)(variables["encoder"])
+    norm = float(jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(gradient))))
+    assert norm > 1e-3
+    # Along the gradient the loss rises as fast as the gradient is long.
+    moved = [
+        loss(jax.tree.map(lambda x, g, s=step: x + s * g / norm, variables["encoder"], gradient))
+        for step in (1e-2, -1e-2)
+    ]
+    assert float(moved[0] - moved[1]) / 2e-2 == pytest.approx(norm, rel=0.05)
+
+
+def test_the_baseline_is_a_decoder_alone(digits):
+    study = build(latent__enabled=False)
+    variables = variables_of(study)
+    assert set(study.modules) == set(variables) == {"decoder"}
+    assert study.context(variables, digits[0]) == study.context_shapes() == {}
+    assert study.sample(Model(variables, {}), 3).images.shape == (3, 8, 8, 1)
+
+
+def test_a_sample_depends_on_the_seed_and_its_number_alone():
+    study = build()
+    model = Model(variables_of(study), {})
+    many = study.sample(model, 32)
+    assert many.images.dtype == np.uint8
+    assert many.labels.tolist() == [NO_CLASS] * 32
+    assert len(np.unique(many.images.reshape(32, -1), axis=0)) == 32
+    np.testing.assert_array_equal(study.sample(model, 7).images, many.images[:7])
+    # Another batch size may round another way: by one grey level.
+    other = build(training__batch_size=8).sample(model, 32).images
+    assert np.max(np.abs(other.astype(int) - many.images)) <= 1
+    other = build(seed=1).sample(model, 32).images
+    assert np.mean(other != many.images) > 0.5
+
+
+@pytest.mark.parametrize("part", ["noise", "latents"])
+def test_samples_come_from_noise_and_from_latents(part, monkeypatch):
+    study = build()
+    variables = variables_of(study)
+    index = jnp.arange(4)
+    before = jax.jit(study.generate)(variables, index)["images"]
+    # Another seed for one of the two.
+    part = study.decoder if part == "noise" else study
+    monkeypatch.setattr(part, "config", config(seed=1))
+    assert np.any(jax.jit(study.generate)(variables, index)["images"] != before)
+
+
+def straight(variables, x, t, latents, labels, *, train):
+    """Straight paths, which Euler undoes exactly, in a direction that the latent gives."""
+    assert labels is None
+    return jnp.zeros_like(x) + latents[:, :1, None, None]
+
+
+def test_reconstruction_is_exact_for_straight_paths(digits):
+    study = build()
+    study.decoder.decoder = types.SimpleNamespace(apply=straight)
+    variables = variables_of(study)
+    model = Model(variables, study.context(variables, digits[0]))
+    images = digits[1].images[:20]
+    result = study.reconstruct(model, images)
+    assert np.max(result["errors"]) < 1e-4
+    np.testing.assert_array_equal(result["images"], images)
+
+
+def test_evaluation_gives_finite_metrics_pictures_and_a_cache(digits, tmp_path, monkeypatch):
+    monkeypatch.setattr(feature_network, "NUM_STEPS", 3)
+    study = build(evaluation__num_samples=60)
+    train, test = digits[0], jax.tree.map(lambda a: a[:20], digits[1])
+    variables = variables_of(study)
+    model = Model(variables, study.context(variables, train))
+    metrics = study.evaluate(model, train, test, tmp_path)
+    assert set(metrics) == {
+        "fd_features", "precision", "recall", "sampling_evaluations", "reconstruction_l2"
+    }  # fmt: skip
+    assert all(type(value) is float for value in metrics.values())
+    assert np.isfinite(list(metrics.values())).all()
+    assert metrics["sampling_evaluations"] == 3
+    expected = np.mean(study.reconstruct(model, test.images)["errors"])
+    assert metrics["reconstruction_l2"] == pytest.approx(expected)
+    names = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert names == {"samples.png", "reconstructions.png"}
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+    # The network is trained once a run.
+    monkeypatch.setattr(feature_network, "_train", None)
+    assert study.evaluate(model, train, test, tmp_path) == metrics

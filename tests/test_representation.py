@@ -1,0 +1,197 @@
+"""The representation study: its loss from parts, and what it must not depend on."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from zoning import oracle
+
+from lzn_jax import configuration, data, sharding, studies
+from lzn_jax.contrastive import nt_xent
+from lzn_jax.data.augment import augment
+from lzn_jax.evaluation import probes
+from lzn_jax.randomness import Stream, normal_by_index
+
+pytestmark = pytest.mark.usefixtures("fast_compile")
+
+SHRUNK = {
+    "latent.dim": 8,
+    "latent.num_steps": 4,
+    "latent.context_size": 32,
+    "alignment.num_steps": 5,
+    "encoder.stage_sizes": (1,),
+    "encoder.stage_widths": (4,),
+    "encoder.stem_width": 4,
+    "encoder.norm_groups": 2,
+    "encoder.head_dim": 8,
+    "training.batch_size": 16,
+}
+
+
+def _config(**changes):
+    fields = SHRUNK | {name.replace("__", "."): value for name, value in changes.items()}
+    return configuration.load(
+        "configs/digits_repr.py", [f"{name}={value}" for name, value in fields.items()]
+    )
+
+
+def _study(num_devices=1, **changes):
+    config = _config(**changes)
+    return studies.build(config, sharding.make_mesh(8, jax.devices()[:num_devices]))
+
+
+@functools.cache
+def _variables():
+    variables = _study().init(jax.random.key(0))
+    # Away from the zeros of each block's last normalisation.
+    leaves, tree = jax.tree.flatten(variables)
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    moved = [a + 0.1 * jax.random.normal(k, a.shape) for a, k in zip(leaves, keys, strict=True)]
+    return jax.tree.unflatten(tree, moved)
+
+
+@functools.cache
+def _batch():
+    train, _ = studies.load_data(_config())
+    batches = data.TrainingBatches(train, 16, 0, _study().transform)
+    with batches:
+        return {"views": next(batches)["views"]}  # labels are never read
+
+
+KEY = jax.random.key(3)
+
+
+def _anchors_by_hand():
+    """Image by image, view by view."""
+    study, variables = _study(), _variables()
+    augment_key, _ = jax.random.split(KEY)
+    anchors = np.empty((16, 2, 8))
+    for i, views in enumerate(_batch()["views"]):
+        keys = jax.random.split(jax.random.fold_in(augment_key, i), 2)
+        for v in range(2):
+            image = augment(jnp.asarray(views[v]), keys[v], study.augmentation)
+            anchors[i, v] = study.modules["encoder"].apply(
+                variables["encoder"], image[None], train=True
+            )[0]
+    return anchors
+
+
+def test_views_are_encoded_one_by_one():
+    augment_key, _ = jax.random.split(KEY)
+    anchors = jax.jit(_study().view_anchors)(_variables(), _batch()["views"], augment_key)
+    np.testing.assert_allclose(anchors, _anchors_by_hand(), rtol=1e-4, atol=1e-4)
+
+
+def test_loss_aligns_latents_of_first_views_with_zones_of_second_views():
+    anchors = _anchors_by_hand()
+    _, latent_key = jax.random.split(KEY)
+    noise = 0.45 * jax.random.normal(latent_key, (16, 8))
+    targets = np.arange(16)
+
+    def exact(first, second, noise):
+        return oracle.euler_decode(oracle.euler_latents(first, noise, targets, 4), second, 5)
+
+    ends, log_p = oracle.in_float64(exact, anchors[:, 0], anchors[:, 1], noise)
+    own = log_p[:, targets, targets]
+    # A fifth of five steps is left out.
+    expected = -np.mean(np.max(own[1:], axis=0))
+    loss, metrics = jax.jit(_study().loss)(_variables(), _batch(), KEY)
+    assert float(loss) == pytest.approx(expected, rel=1e-4)
+    found = np.argmax(log_p[-1], axis=1) == targets
+    assert float(metrics["assignment_accuracy"]) == pytest.approx(found.mean())
+    error = np.linalg.norm(ends - anchors[:, 1], axis=1) / np.linalg.norm(anchors[:, 1], axis=1)
+    assert float(metrics["ode_error"]) == pytest.approx(error.mean(), rel=1e-3)
+
+
+def test_baseline_has_simclrs_loss_on_the_same_views():
+    anchors = jnp.asarray(_anchors_by_hand(), jnp.float32)
+    expected, _ = nt_xent(anchors[:, 0], anchors[:, 1], temperature=0.3)
+    study = _study(objective="simclr", simclr__temperature=0.3)
+    loss, metrics = jax.jit(study.loss)(_variables(), _batch(), KEY)
+    assert float(loss) == pytest.approx(float(expected), rel=1e-4)
+    assert set(metrics) == {"assignment_accuracy"}
+
+
+@pytest.mark.parametrize("objective", ["lzn", "simclr"])
+@pytest.mark.parametrize(("num_devices", "size"), [(1, 8), (8, None), (8, 8)])
+def test_loss_and_gradient_do_not_depend_on_devices_or_micro_batches(objective, num_devices, size):
+    def value_and_gradient(num_devices, size):
+        study = _study(num_devices, objective=objective, training__microbatch_size=size)
+        mesh = sharding.make_mesh(8, jax.devices()[:num_devices])
+        batch = jax.device_put(_batch(), sharding.split(mesh))
+        variables = jax.device_put(_variables(), sharding.replicated(mesh))
+        return jax.jit(jax.value_and_grad(lambda v: study.loss(v, batch, KEY)[0]))(variables)
+
+    loss, gradient = value_and_gradient(1, None)
+    other_loss, other_gradient = value_and_gradient(num_devices, size)
+    assert float(other_loss) == pytest.approx(float(loss), rel=1e-5)
+    scale = max(float(jnp.abs(a).max()) for a in jax.tree.leaves(gradient))
+    for a, b in zip(jax.tree.leaves(gradient), jax.tree.leaves(other_gradient), strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-5 * scale)
+
+
+def _model(study, train):
+    return studies.Model(_variables(), study.context(_variables(), train))
+
+
+def test_embedding_has_the_papers_four_features():
+    study = _study()
+    train, test = studies.load_data(_config())
+    model, images = _model(study, train), test.images[:10]
+    found = study.embed(model, images)
+    x = data.normalise(jnp.asarray(images))
+    encoder = study.modules["encoder"]
+    for name in ("head", "backbone"):
+        expected = encoder.apply(_variables()["encoder"], x, train=False, features=name)
+        np.testing.assert_allclose(found[name], expected, rtol=1e-4, atol=1e-5)
+    assert found["backbone"].shape == (10, 16)
+    noise = normal_by_index(0, Stream.IMAGE_LATENTS, jnp.arange(10), (8,))
+
+    def exact(anchors, noise):
+        return oracle.euler_latents(anchors, noise, np.zeros(1, int), 4)
+
+    for name, scale in {"latent": 0.45, "latent_centre": 0.0}.items():
+        for i in range(10):
+            anchors = np.concatenate([found["head"][i : i + 1], model.context["anchors"]])
+            expected = oracle.in_float64(exact, anchors, scale * noise[i : i + 1])
+            np.testing.assert_allclose(found[name][i], expected[0], rtol=1e-4, atol=1e-4)
+
+
+def test_sets_that_are_compared_do_not_share_noise():
+    """Noise goes by place, so it would pair a training image with a test image."""
+    study = _study()
+    train, test = studies.load_data(_config())
+    model, images = _model(study, train), test.images[:5]
+    as_test, as_train = study.embed(model, images), study.embed(model, images, Stream.TRAIN_LATENTS)
+    np.testing.assert_allclose(as_test["latent_centre"], as_train["latent_centre"], atol=1e-6)
+    similarity = np.sum(as_test["latent"] * as_train["latent"], axis=1)
+    assert np.all(similarity < 0.9 * np.sum(as_test["latent"] ** 2, axis=1))
+
+
+def test_an_images_features_do_not_depend_on_the_others():
+    study = _study()
+    train, test = studies.load_data(_config())
+    model = _model(study, train)
+    many, few = study.embed(model, test.images[:20]), study.embed(model, test.images[:3])
+    for name, values in few.items():
+        np.testing.assert_allclose(many[name][:3], values, rtol=1e-4, atol=1e-4, err_msg=name)
+
+
+@pytest.mark.parametrize("protocol", ["cached", "simclr"])
+def test_evaluation_measures_four_features(protocol, tmp_path, monkeypatch):
+    # Fast enough for features as weak as those of a tiny fresh network.
+    short = probes.Protocol(10, 256, lambda num_steps, batch_size: optax.adam(0.3))
+    monkeypatch.setitem(probes.PROTOCOLS, "simclr", short)
+    study = _study(evaluation__probe_protocol=protocol)
+    train, test = studies.load_data(_config())
+    metrics = study.evaluate(_model(study, train), train, test, tmp_path)
+    suffixes = ("", "_head", "_latent", "_latent_centre")
+    names = {f"{m}{s}" for m in ("linear_probe_top1", "linear_probe_top5") for s in suffixes}
+    assert set(metrics) == names | {f"knn_top1{s}" for s in suffixes}
+    assert (tmp_path / "embedding.png").stat().st_size > 0
+    # Untrained convolutions tell digits apart, crops of them less; chance is a tenth.
+    assert metrics["linear_probe_top1"] > (0.4 if protocol == "cached" else 0.2)
+    assert metrics["knn_top1"] > 0.6

@@ -1,0 +1,163 @@
+"""Which network looks at samples, by the config, and what is said where none can."""
+
+import logging
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import small
+from ml_collections import ConfigDict
+from PIL import Image
+
+from lzn_jax import main as command_line
+from lzn_jax.configuration import UserError
+from lzn_jax.data import Examples
+from lzn_jax.evaluation import feature_network
+from lzn_jax.evaluation.extractors import Extractor, Outputs
+from lzn_jax.studies import sample_quality
+from lzn_jax.studies.sample_quality import SampleQuality
+
+ROOT = Path(__file__).parents[1]
+
+
+def config(size=8, channels=3, num_classes=10, path=None):
+    data = {"image_size": size, "channels": channels, "num_classes": num_classes}
+    return ConfigDict({"data": data, "evaluation": {"inception_path": path}})
+
+
+def images_of(count, seed=0, size=8, channels=3):
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 256, (count, size, size, channels), dtype=np.uint8)
+
+
+def train_of(count, **shape):
+    return Examples(images_of(count, **shape), np.arange(count, dtype=np.int32) % 10)
+
+
+def looks(images):
+    """Features that are six pixels, other outputs of Inception's names."""
+    pixels = images.reshape(len(images), -1).astype(jnp.float32) / 255
+    return Outputs(pixels[:, :6], pixels[:, 6:10], pixels[:, 10:15])
+
+
+@pytest.fixture
+def inception(monkeypatch):
+    """Weights at any path, of a network that `looks`."""
+    extractor = Extractor("inception", "key", {}, lambda variables, images: looks(images))
+    monkeypatch.setattr(sample_quality, "inception_extractor", lambda path: extractor)
+
+
+@pytest.fixture
+def few_steps(monkeypatch):
+    monkeypatch.setattr(feature_network, "NUM_STEPS", 3)
+
+
+@pytest.mark.usefixtures("inception")
+@pytest.mark.parametrize("size", [8, 40])
+def test_inception_looks_at_rgb_images_where_its_weights_are_given(size, tmp_path):
+    measure = SampleQuality(config(size=size, num_classes=1, path="weights.pth"))
+    metrics = measure(train_of(60, size=size), images_of(50, 1, size), tmp_path)
+    assert set(metrics) == {"fid", "sfid", "inception_score", "kid", "precision", "recall"}
+    assert np.isfinite(list(metrics.values())).all()
+
+
+@pytest.mark.usefixtures("few_steps")
+@pytest.mark.parametrize("channels", [1, 3])
+def test_without_weights_a_classifier_of_small_images_looks(channels, tmp_path):
+    measure = SampleQuality(config(size=32, channels=channels))
+    shape = {"size": 32, "channels": channels}
+    metrics = measure(train_of(60, **shape), images_of(50, 1, **shape), tmp_path)
+    assert set(metrics) == {"fd_features", "precision", "recall"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "count", "reason"),
+    [
+        ({"size": 33}, 50, "images of more than 32 pixels need evaluation.inception_path"),
+        ({"num_classes": 1}, 50, "images of one class need evaluation.inception_path"),
+        ({}, 49, "49 images are fewer than 50"),
+    ],
+)
+def test_where_nothing_can_look_the_log_says_why(changes, count, reason, tmp_path, caplog):
+    caplog.set_level(logging.INFO, "lzn_jax")
+    shape = {"size": changes.get("size", 8)}
+    measure = SampleQuality(config(**changes))
+    assert measure(train_of(60, **shape), images_of(count, 1, **shape), tmp_path) == {}
+    (line,) = caplog.messages
+    assert line == f"Fréchet distance, precision, recall and their kin are left out: {reason}"
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("inception")
+def test_the_reference_is_a_fixed_part_of_a_large_training_set(tmp_path, monkeypatch):
+    monkeypatch.setattr(sample_quality, "MAX_REFERENCE", 60)
+    train, samples = train_of(100), images_of(50, 1)
+    seen = []
+    monkeypatch.setattr(
+        sample_quality,
+        "generation_metrics",
+        lambda extractors, reference, *_, **__: seen.append(reference) or {},
+    )
+    measure = SampleQuality(config(path="weights.pth"))
+    for _ in range(2):
+        measure(train, samples, tmp_path)
+    np.testing.assert_array_equal(seen[0], seen[1])
+    rows = {image.tobytes(): row for row, image in enumerate(train.images)}
+    chosen = [rows[image.tobytes()] for image in seen[0]]
+    assert len(set(chosen)) == 60
+    assert max(chosen) > 80  # random, not the first
+    monkeypatch.setattr(sample_quality, "MAX_BYTES_IN_MEMORY", 55 * 8 * 8 * 3)
+    measure(train, samples, tmp_path)
+    assert len(seen[2]) == 55
+
+
+def test_weights_go_with_rgb_images():
+    with pytest.raises(UserError, match="inception_path must be None for grey images"):
+        SampleQuality(config(channels=1, path="weights.pth"))
+
+
+def rgb_config(folder):
+    """digits_joint on a folder of colour images."""
+    for index in range(16):
+        path = folder / "images" / ("train" if index else "test") / "a" / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(images_of(1, index)[0]).save(path)
+    source = (ROOT / "configs/digits_joint.py").read_text()
+    fields = {
+        "name": "image_folder",
+        "path": str(folder / "images"),
+        "image_size": 8,
+        "channels": 3,
+        "num_classes": 1,
+        "flip": False,
+        "class_name": None,
+        "holdout": None,
+        "workers": 0,
+        "skip_unreadable": False,
+    }
+    lines = f"    config.data = ml_collections.ConfigDict({fields})\n    return config\n"
+    path = folder / "rgb.py"
+    path.write_text(source.removesuffix("    return config\n") + lines)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("none.pth", None, "there is no file "),
+        ("pt_inception-2015-12-05-6726825d.pth", b"other", "its SHA-256 starts with "),
+    ],
+)
+def test_bad_weights_end_a_run_before_its_first_step(name, content, expected, tmp_path, capsys):
+    path = tmp_path / name
+    if content is not None:
+        path.write_bytes(content)
+    folder = tmp_path / "run"
+    flags = small.flags(rgb_config(tmp_path), folder, evaluation__inception_path=path)
+    assert command_line.main(flags) == 2
+    error = capsys.readouterr().err
+    assert expected in error
+    assert "Traceback" not in error
+    assert not (folder / "metrics.jsonl").exists()
+    assert not (folder / "checkpoints").exists()
