@@ -2,7 +2,10 @@
 
     python -m lzn_jax.main --config=configs/fashion_gen.py
 
-DOC
+Reads the IDX files of Debian's package dataset-fashion-mnist; --config.data.path=DIR for others.
+
+Expected: see README. Cost: 3.1e10 operations an update, an hour of training on 2 CPU cores
+(estimate).
 """
 
 import ml_collections

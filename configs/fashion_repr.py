@@ -2,7 +2,10 @@
 
     python -m lzn_jax.main --config=configs/fashion_repr.py
 
-DOC
+Reads the IDX files of Debian's package dataset-fashion-mnist; --config.data.path=DIR for others.
+
+Expected: see README. Cost: 9.2e9 operations an update, 40 minutes of training on 2 CPU cores
+(estimate).
 """
 
 import ml_collections
