@@ -27,12 +27,12 @@ def bare_loop(study: Generation, variables: studies.Variables, count: int) -> Ca
     config, decoder = study.config, study.decoder
     data, size = config.data, studies.examples_at_a_time(config.training)
     shape = (data.image_size, data.image_size, data.channels)
-    velocity = functools.partial(decoder.velocity, variables)
-    flow = jax.jit(
-        lambda noise, latents: (
-            rectified_flow.generate(velocity, noise, (latents, None), decoder.sampler).x
-        )
-    )
+
+    @jax.jit
+    def flow(variables, noise, latents):
+        velocity = functools.partial(decoder.velocity, variables)
+        return rectified_flow.generate(velocity, noise, (latents, None), decoder.sampler).x
+
     batches = []
     for key in jax.random.split(jax.random.key(0), -(-count // size)):
         noise_key, latent_key = jax.random.split(key)

@@ -16,7 +16,6 @@ from lzn_jax import configuration, sharding, studies, train
 from lzn_jax import main as command_line
 from lzn_jax.configuration import UserError
 from lzn_jax.data import cifar10, fashion
-from lzn_jax.reporting import read_metrics
 
 ROOT = Path(__file__).parents[1]
 NAMES = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
@@ -229,26 +228,29 @@ def data_fields(tmp_path, monkeypatch):
 def _run(name, workdir, **changes):
     """Trains a shrunk config, checks that its numbers are finite, and returns its summary."""
     assert command_line.main(small.flags(f"configs/{name}.py", workdir, **changes)) == 0
-    assert all(math.isfinite(line["loss"]) for line in read_metrics(workdir) if "loss" in line)
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert all(math.isfinite(value) for line in lines for value in line.values())
     summary = json.loads((workdir / "summary.json").read_text())
     assert all(math.isfinite(value) for value in summary.values())
     return summary
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_shrunk_config_trains_goes_on_and_evaluates(
-    name, data_fields, tmp_path, monkeypatch, caplog
-):
-    fields = data_fields(name)
-    flags = small.flags(f"configs/{name}.py", tmp_path / "run", **fields)
-    with monkeypatch.context() as patch:
-        patch.setattr(train, "_evaluate_once", lambda *_: None)  # for time: once is enough
-        assert command_line.main(flags) == 0
-    caplog.clear()
-    summary = _run(name, tmp_path / "run", **fields, training__num_steps=3)
-    assert "from step 2 on" in caplog.text
-    assert summary["step"] == 3
+def test_a_shrunk_config_trains_and_evaluates(name, data_fields, tmp_path):
+    summary = _run(name, tmp_path / "run", **data_fields(name))
+    assert summary["step"] == 2
     assert METRICS[_load(name).study] <= summary.keys()
+
+
+@pytest.mark.parametrize("name", ["digits_gen", "digits_joint", "digits_repr"])
+def test_a_shrunk_config_of_each_study_goes_on(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(train, "_evaluate_once", lambda *_: None)  # for time
+    for num_steps, first in ((2, 0), (3, 2)):
+        changes = {"training__num_steps": num_steps}
+        flags = small.flags(f"configs/{name}.py", tmp_path, **changes)
+        assert command_line.main(flags) == 0
+        assert f"from step {first} on" in capsys.readouterr().err
+    assert (tmp_path / "checkpoints" / "3").is_dir()
 
 
 @pytest.mark.parametrize(
