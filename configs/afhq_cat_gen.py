@@ -2,7 +2,15 @@
 
     python -m lzn_jax.main --config=configs/afhq_cat_gen.py --config.data.path=DIR
 
-DOC
+DIR holds train/cat/*.png and val/cat/*.png. On one GPU add --config.training.microbatch_size=32,
+which changes nothing else.
+
+Expected (paper, 5120 samples): FID 5.68, reconstruction error 10.29; with
+--config.latent.enabled=False, rectified flow alone, 6.08 and 17.92. This config was not run by us.
+Cost: 5.1e14 operations an update, a third more with micro-batches, which encode and decode twice;
+the zoning takes less than 0.001 % of them. At 40 % of an H100's 989e12 bfloat16 operations a second
+that would be 22 and 29 hours, in float32 (half that rate as TF32) 43 and 58: estimates. Memory: see
+benchmarks/step_memory.py.
 """
 
 import ml_collections
@@ -87,10 +95,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.checkpoint.keep = 2
 
     config.evaluation = ml_collections.ConfigDict()
-    config.evaluation.every_steps = 10_000
-    config.evaluation.num_samples = (
-        5120  # as the paper; 20 batches, all but 33 of the training images
-    )
+    config.evaluation.every_steps = 20_000
+    config.evaluation.num_samples = 5120  # as the paper; all but 33 of the training images
     config.evaluation.inception_path = None  # file of the FID network's weights
 
     # Sampling: the decoder's flow from noise to an image.

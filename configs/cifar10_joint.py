@@ -2,7 +2,16 @@
 
     python -m lzn_jax.main --config=configs/cifar10_joint.py --config.data.path=DIR
 
-DOC
+DIR holds cifar-10-batches-bin, the binary version of CIFAR-10, or cifar10 of TensorFlow Datasets.
+On one GPU add --config.training.microbatch_size=200, which changes nothing else.
+
+Expected (paper, 50,000 class-conditional samples): FID 2.40, reconstruction error 0.38, test
+accuracy 94.47 %. Rectified flow alone (--config.latent.enabled=False): FID 2.47, reconstruction
+error 0.69. Without generation (--config.training.generation_weight=0): accuracy 93.59 %. This
+config was not run by us.
+Cost and memory of an update: those of cifar10_gen.py, as label zones cost next to nothing. At 40 %
+of an H100's bfloat16 rate 24 hours, in float32 (as TF32) 48, a third more with micro-batches:
+estimates.
 """
 
 import ml_collections

@@ -2,7 +2,10 @@
 
     python -m lzn_jax.main --config=configs/fashion_gen.py
 
-DOC
+Reads the IDX files of Debian's package dataset-fashion-mnist; --config.data.path=DIR for others.
+
+Expected: see README. Cost: 3.1e10 operations an update, an hour of training on 2 CPU cores
+(estimate).
 """
 
 import ml_collections
@@ -22,13 +25,15 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.latent.context_size = 2000
 
-    # Feature maps 28, 14 and 7 wide.
-    config.encoder.channel_multipliers = (1, 2, 2)
-    config.decoder.channel_multipliers = (1, 2, 2)
+    # Narrow networks, as 28 pixels cost a CPU 12 times as much as 8; feature maps 28, 14, 7 wide.
+    for network in (config.encoder, config.decoder):
+        network.features = 12
+        network.channel_multipliers = (1, 2, 2)
 
-    config.training.num_steps = 3000
+    config.training.batch_size = 128
+    config.training.num_steps = 2000  # 4.3 epochs
     config.training.ema_decay = 0.999
 
     config.checkpoint.every_steps = 500
-    config.evaluation.every_steps = 1500
+    config.evaluation.every_steps = 2000
     return config

@@ -2,7 +2,10 @@
 
     python -m lzn_jax.main --config=configs/fashion_repr.py
 
-DOC
+Reads the IDX files of Debian's package dataset-fashion-mnist; --config.data.path=DIR for others.
+
+Expected: see README. Cost: 9.2e9 operations an update, 40 minutes of training on 2 CPU cores
+(estimate).
 """
 
 import ml_collections
@@ -24,11 +27,14 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.latent.context_size = 2000
 
-    # Feature maps 28, 14 and 7 wide.
+    # A narrow ResNet with feature maps 28, 14 and 7 wide.
     config.encoder.stage_sizes = (1, 1, 1)
-    config.encoder.stage_widths = (16, 32, 64)
+    config.encoder.stage_widths = (8, 16, 32)
+    config.encoder.stem_width = 8
+    config.encoder.norm_groups = 4
 
-    config.training.num_steps = 2000
+    config.training.batch_size = 128
+    config.training.num_steps = 2000  # 4.3 epochs
     config.training.ema_decay = 0.999
 
     config.checkpoint.every_steps = 500

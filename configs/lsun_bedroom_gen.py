@@ -2,7 +2,13 @@
 
     python -m lzn_jax.main --config=configs/lsun_bedroom_gen.py --config.data.path=DIR
 
-DOC
+DIR holds the 3,033,042 training images, in folders or not. On one GPU add
+--config.training.microbatch_size=32.
+
+Expected (paper, 29,952 samples): FID 5.95, reconstruction error 37.01; with
+--config.latent.enabled=False, rectified flow alone, 6.25 and 48.72. This config was not run by us.
+Cost and memory of an update: those of afhq_cat_gen.py. At 40 % of an H100's bfloat16 rate 740
+hours, in float32 (as TF32) 1480, a third more with micro-batches: estimates.
 """
 
 import ml_collections

@@ -12,8 +12,6 @@ from lzn_jax.zoning import precision
 CONFIGS = Path(__file__).parents[1] / "configs"
 DIGITS_JOINT = str(CONFIGS / "digits_joint.py")
 
-STUDIES = {"gen": "generation", "repr": "representation", "joint": "joint"}
-
 # The fields of a joint study on digits with NCSN++ networks, written out by group.
 JOINT_FIELDS = {
     "": "study seed",
@@ -88,13 +86,6 @@ def edited(folder, lines):
 def item(name):
     """The expression of the field `name` in a plain dict `tree`."""
     return "tree" + "".join(f"[{part!r}]" for part in name.split("."))
-
-
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.py")), ids=lambda path: path.stem)
-def test_every_config_in_the_repository_loads(path):
-    config = configuration.load(str(path))
-    assert f"python -m lzn_jax.main --config=configs/{path.name}" in path.read_text()
-    assert config.study == STUDIES[path.stem.rpartition("_")[2]]
 
 
 def test_schema_and_config_hold_the_fields_of_a_joint_study():

@@ -1,0 +1,300 @@
+"""Every shipped config: what it promises, the paper's numbers, and a run of its own, shrunk."""
+
+import ast
+import json
+import math
+import struct
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import small
+from PIL import Image
+
+from lzn_jax import configuration, sharding, studies, train
+from lzn_jax import main as command_line
+from lzn_jax.configuration import UserError
+from lzn_jax.data import cifar10, fashion
+
+ROOT = Path(__file__).parents[1]
+NAMES = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
+STUDIES = {"gen": "generation", "repr": "representation", "joint": "joint"}
+SECTIONS = {
+    "generation": "section 3 and appendix C",
+    "representation": "section 4 and appendix D",
+    "joint": "section 5 and appendix E",
+}
+METRICS = {
+    "generation": {"reconstruction_l2"},
+    "representation": {"linear_probe_top1", "knn_top1", "linear_probe_top1_latent_centre"},
+    "joint": {"reconstruction_l2", "test_accuracy", "sample_accuracy"},
+}
+
+# Numbers of the paper's appendices C.3, D.3 and E.3.
+LATENTS = {"dim": 200, "noise_scale": 1.0, "solver": "dpm", "num_steps": 20}
+TRAINING = {"warmup_steps": 5000, "schedule": "constant", "gradient_clip": 1.0}
+CIFAR10 = TRAINING | {"batch_size": 2000, "ema_decay": 0.999999}
+HIGH_RESOLUTION = TRAINING | {"batch_size": 256}
+PAPER = {
+    "cifar10_gen": {
+        "latent": LATENTS,
+        "training": CIFAR10 | {"num_steps": 50_000},
+        "training.learning_rate": {"encoder": 2.5e-5, "decoder": 1e-3},
+        "evaluation": {"num_samples": 50_000},
+        "sampling": {"sampler": "rk45"},
+    },
+    "afhq_cat_gen": {
+        "latent": LATENTS,
+        "training": HIGH_RESOLUTION | {"num_steps": 60_000, "ema_decay": 0.999999},
+        "training.learning_rate": {"encoder": 2e-6, "decoder": 2e-4},
+        "evaluation": {"num_samples": 5120},
+        "sampling": {"sampler": "rk45"},
+    },
+    "celebahq_gen": {
+        "latent": LATENTS,
+        "training": HIGH_RESOLUTION | {"num_steps": 350_000, "ema_decay": 0.9999},
+        "training.learning_rate": {"encoder": 4e-6, "decoder": 2e-4},
+        "evaluation": {"num_samples": 29_952},
+        "sampling": {"sampler": "rk45"},
+    },
+    "lsun_bedroom_gen": {
+        "latent": LATENTS,
+        "training": HIGH_RESOLUTION | {"num_steps": 2_050_000, "ema_decay": 0.99999},
+        "training.learning_rate": {"encoder": 2e-6, "decoder": 2e-4},
+        "evaluation": {"num_samples": 29_952},
+        "sampling": {"sampler": "rk45"},
+    },
+    "cifar10_joint": {
+        "latent": LATENTS,
+        "alignment": {"noise_scale": None, "num_steps": 100, "cutoff": 0.2, "form": "prob"},
+        "training": CIFAR10 | {"num_steps": 200_000, "decoder_steps": 60_000},
+        "training.learning_rate": {"encoder": 5e-5, "decoder": 2e-3, "label_anchors": 1e-4},
+        "evaluation": {"num_samples": 50_000},
+        "sampling": {"sampler": "rk45"},
+    },
+    "imagenet_repr": {
+        "latent": {"dim": 256, "noise_scale": 0.45, "solver": "euler", "num_steps": 20},
+        "alignment": {"num_steps": 20, "cutoff": 0.2, "form": "log"},
+        "training": TRAINING | {"batch_size": 8192, "num_steps": 5_000_000, "ema_decay": 0.9999},
+        "training.learning_rate": {"encoder": 8e-4},
+    },
+}
+
+# Parameters of each network (paper C.3, D.3, E.3); of the baseline's decoder without latents.
+COUNTS = {
+    ("cifar10_gen", True): {"encoder": 49_790_260, "decoder": 61_906_819},
+    ("cifar10_gen", False): {"decoder": 61_804_419},
+    ("afhq_cat_gen", True): {"encoder": 87_768_896, "decoder": 65_676_949},
+    ("afhq_cat_gen", False): {"decoder": 65_574_549},
+    ("cifar10_joint", True): {
+        "encoder": 49_790_260,
+        "decoder": 61_911_939,
+        "label_anchors": 10 * 200,
+    },
+    ("cifar10_joint", False): {"decoder": 61_809_539},
+    ("imagenet_repr", True): {"encoder": 28_231_232},
+}
+SAME_NETWORKS = {
+    "celebahq_gen": "afhq_cat_gen",
+    "lsun_bedroom_gen": "afhq_cat_gen",
+    "imagenet_repr_100ep": "imagenet_repr",
+}
+FULL_SCALE = sorted(PAPER.keys() | SAME_NETWORKS.keys())
+
+pytestmark = pytest.mark.usefixtures("fast_compile")
+
+
+@pytest.fixture(autouse=True)
+def in_repository(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+def _load(name, *overrides):
+    return configuration.load(f"configs/{name}.py", overrides)
+
+
+def _docstring(name):
+    text = ast.get_docstring(ast.parse((ROOT / "configs" / f"{name}.py").read_text()))
+    return " ".join(text.split())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_config_is_valid_and_says_what_it_is_and_how_to_run_it(name):
+    study = _load(name).study
+    assert study == next(STUDIES[word] for word in name.split("_") if word in STUDIES)
+    docstring = _docstring(name)
+    assert f"python -m lzn_jax.main --config=configs/{name}.py" in docstring
+    assert f"paper {SECTIONS[study]}" in docstring
+    assert "Expected" in docstring
+    assert ("not run by us" in docstring) == (name in FULL_SCALE)
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_a_full_scale_config_holds_the_numbers_of_the_paper(name):
+    config = _load(name)
+    for group, values in PAPER[name].items():
+        held = config
+        for part in group.split("."):
+            held = held[part]
+        assert {field: held[field] for field in values} == values
+
+
+def test_one_hundred_epochs_of_imagenet():
+    config, whole = _load("imagenet_repr_100ep"), _load("imagenet_repr")
+    training = config.training
+    epochs = training.num_steps * training.batch_size / 1_281_167
+    assert epochs == pytest.approx(100, abs=0.01)
+    assert training.warmup_steps / training.num_steps == pytest.approx(0.1, abs=1e-4)
+    for group in ("augmentation", "latent", "alignment"):
+        assert config[group] == whole[group]
+
+
+@pytest.mark.parametrize(("name", "enabled"), COUNTS)
+def test_networks_have_the_papers_numbers_of_parameters(name, enabled):
+    overrides = [] if enabled else ["latent.enabled=False"]
+    study = studies.build(_load(name, *overrides), sharding.make_mesh(1))
+    variables = jax.eval_shape(study.init, jax.random.key(0))
+    counts = {
+        network: sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+        for network, tree in variables.items()
+    }
+    assert counts == COUNTS[name, enabled]
+
+
+@pytest.mark.parametrize("name", SAME_NETWORKS)
+def test_configs_of_one_size_share_their_networks(name):
+    config, other = _load(name), _load(SAME_NETWORKS[name])
+    for group in ("encoder", "decoder"):
+        assert config.get(group) == other.get(group)
+    assert config.latent.dim == other.latent.dim
+    assert config.data.image_size == other.data.image_size
+
+
+# Tiny data in the formats of the real ones.
+
+
+def _write_fashion(folder, generator):
+    for prefix, count in fashion._COUNTS.items():
+        images = generator.integers(0, 256, (count, 28, 28), np.uint8)
+        arrays = {"images-idx3": images, "labels-idx1": np.arange(count) % 10}
+        for kind, values in arrays.items():
+            header = struct.pack(f">BBBB{values.ndim}I", 0, 0, 8, values.ndim, *values.shape)
+            name = f"{ {'train': 'train', 'test': 't10k'}[prefix] }-{kind}-ubyte"
+            (folder / name).write_bytes(header + values.astype(np.uint8).tobytes())
+
+
+def _write_cifar10(folder, generator):
+    for name in (*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"):
+        records = generator.integers(0, 256, (cifar10._RECORDS, 3073), np.uint8)
+        records[:, 0] = np.arange(len(records)) % 10
+        (folder / name).write_bytes(records.tobytes())
+
+
+def _write_images(folder, generator):
+    for index in range(24):
+        for split in ("train/cat", "train/dog", "val/cat", "val/dog"):
+            path = folder / split / f"{index}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(generator.integers(0, 256, (12, 10, 3), np.uint8)).save(path)
+
+
+WRITERS = {"fashion": _write_fashion, "cifar10": _write_cifar10, "image_folder": _write_images}
+
+
+@pytest.fixture
+def data_fields(tmp_path, monkeypatch):
+    """A function that makes tiny data for a config and returns the fields that fit them."""
+    monkeypatch.setattr(fashion, "_COUNTS", {"train": 40, "test": 20})
+    monkeypatch.setattr(cifar10, "_RECORDS", 10)
+
+    def make(name):
+        data = _load(name).data
+        if data.name == "digits":
+            return {}
+        folder = tmp_path / "data"
+        folder.mkdir()
+        WRITERS[data.name](folder, np.random.default_rng(0))
+        fields = {"data__path": folder}
+        if data.name == "image_folder":
+            fields |= {"data__image_size": 8, "data__workers": 0}
+            fields["data__num_classes"] = min(data.num_classes, 2)
+            fields["data__holdout"] = data.holdout and 8
+        return fields
+
+    return make
+
+
+def _run(name, workdir, **changes):
+    """Trains a shrunk config, checks that its numbers are finite, and returns its summary."""
+    assert command_line.main(small.flags(f"configs/{name}.py", workdir, **changes)) == 0
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert all(math.isfinite(value) for line in lines for value in line.values())
+    summary = json.loads((workdir / "summary.json").read_text())
+    assert all(math.isfinite(value) for value in summary.values())
+    return summary
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_shrunk_config_trains_and_evaluates(name, data_fields, tmp_path):
+    summary = _run(name, tmp_path / "run", **data_fields(name))
+    assert summary["step"] == 2
+    assert METRICS[_load(name).study] <= summary.keys()
+
+
+@pytest.mark.parametrize("name", ["digits_gen", "digits_joint", "digits_repr"])
+def test_a_shrunk_config_of_each_study_goes_on(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(train, "_evaluate_once", lambda *_: None)  # for time
+    for num_steps, first in ((2, 0), (3, 2)):
+        changes = {"training__num_steps": num_steps}
+        flags = small.flags(f"configs/{name}.py", tmp_path, **changes)
+        assert command_line.main(flags) == 0
+        assert f"from step {first} on" in capsys.readouterr().err
+    assert (tmp_path / "checkpoints" / "3").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("name", "baseline"),
+    [
+        ("celebahq_gen", {"latent__enabled": False, "sampling__sampler": "rk45"}),
+        ("cifar10_joint", {"latent__enabled": False}),
+        ("fashion_repr", {"objective": "simclr"}),
+    ],
+)
+def test_a_shrunk_baseline_trains_and_evaluates(name, baseline, data_fields, tmp_path):
+    summary = _run(name, tmp_path / "run", **data_fields(name), **baseline)
+    assert summary["step"] == 2
+    assert METRICS[_load(name).study] - {"test_accuracy"} <= summary.keys()
+    assert "test_accuracy" not in summary
+
+
+# Configs made of others.
+
+
+def test_a_sibling_is_a_copy_that_may_be_changed():
+    first = configuration.sibling("configs/x.py", "digits_gen")
+    first.latent.dim = 7
+    first.latent.another = 1
+    second = configuration.sibling("configs/x.py", "digits_gen")
+    assert (second.latent.dim, "another" in second.latent) == (32, False)
+
+
+def _delta(folder, sibling):
+    path = folder / "delta.py"
+    path.write_text(
+        "from lzn_jax import configuration\n"
+        "def get_config():\n"
+        f"    return configuration.sibling(__file__, {sibling!r})\n"
+    )
+    return str(path)
+
+
+def test_a_missing_sibling_is_named(tmp_path):
+    (tmp_path / "whole.py").write_text("")
+    with pytest.raises(UserError, match=r"^there is no config file .*hole\.py; .*whole\.py$"):
+        configuration.load(_delta(tmp_path, "hole"))
+
+
+def test_a_config_that_is_its_own_sibling_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"delta\.py.* RecursionError"):
+        configuration.load(_delta(tmp_path, "delta"))
