@@ -47,8 +47,8 @@ def load_released(path: str | Path, config: ConfigDict, ema: bool = True) -> Var
     them, float32. Raises UserError for a file that cannot be read, a key left over on either side
     or a shape that differs, and names it.
     """
-    found = released.read(path, _layouts(config), ema=ema)
-    return jax.tree.map(jnp.asarray, found.averaged if ema else found.raw)
+    found = released.read(path, network_layouts(config), ema=ema)
+    return jax.tree.map(jnp.asarray, found.averaged)
 
 
 def convert(
@@ -62,12 +62,10 @@ def convert(
     """
     if workdirs.has_checkpoint(workdir):
         raise UserError(f"{workdir} holds checkpoints already: choose another --workdir")
-    layouts = _layouts(config)
+    layouts = network_layouts(config)
     found = released.read(checkpoint, layouts, ema=not raw)
     if lacking := [name for name in layouts if name not in found.raw]:
         raise UserError(f"{checkpoint} has no {lacking[0]}, which the config's study needs")
-    if found.averaged is None:
-        found = found._replace(averaged=found.raw)
     config, examples = _with_readable_context(config)
     workdirs.prepare(config, workdir, is_training=True)
     _save(config, found, examples, workdir)
@@ -83,15 +81,18 @@ def export(config: ConfigDict, workdir: Path, path: Path) -> None:
     if path.exists():
         raise UserError(f"{path} exists: choose another --to-pt")
     workdirs.prepare(config, workdir, is_training=False)
-    layouts = _layouts(config)
+    layouts = network_layouts(config)
     found = _restore(config, workdir)
     released.write(path, found, layouts, config)
     _report(config, found, layouts)
 
 
-def _layouts(config: ConfigDict) -> dict[str, Layout]:
-    """The layouts of the config's networks, in the release's order."""
-    modules, inputs = models.build(config), _inputs(config)
+def network_layouts(config: ConfigDict) -> dict[str, Layout]:
+    """Keys and shapes of the config's networks, in the release's order.
+
+    Raises UserError for a network that the release cannot hold.
+    """
+    modules, inputs = models.build(config), example_inputs(config)
     layouts = {}
     for name in (name for name in released.ENTRIES if name in modules):
         init = functools.partial(_call, modules[name].init)
@@ -108,8 +109,8 @@ def _call(function: Any, inputs: tuple[Any, ...], first: Any) -> Any:
     return function(first, *inputs, **({"train": False} if inputs else {}))
 
 
-def _inputs(config: ConfigDict) -> dict[str, tuple[Any, ...]]:
-    """Seeded inputs of every network a study can have, drawn in torch's layout (n, c, h, w)."""
+def example_inputs(config: ConfigDict) -> dict[str, tuple[Any, ...]]:
+    """Seeded inputs of the networks that a study can have: two images, drawn as (n, c, h, w)."""
     data, latent, rng = config.data, config.latent, np.random.default_rng(0)
     shape = (REPORT_IMAGES, data.channels, data.image_size, data.image_size)
     images = rng.standard_normal(shape).astype(np.float32).transpose(0, 2, 3, 1)
@@ -119,11 +120,12 @@ def _inputs(config: ConfigDict) -> dict[str, tuple[Any, ...]]:
     if config.study == "joint":
         labels = np.eye(REPORT_IMAGES, data.num_classes, dtype=np.float32)
     times = np.linspace(0.25, 0.75, REPORT_IMAGES, dtype=np.float32)
-    return {
+    inputs = {
         "encoder": (images,),
         "decoder": (images, times, latents, labels),
         "label_anchors": (),
     }
+    return jax.tree.map(jnp.asarray, inputs)
 
 
 def _with_readable_context(config: ConfigDict) -> tuple[ConfigDict, Examples]:
@@ -149,11 +151,11 @@ def _save(config: ConfigDict, found: Released, examples: Examples, workdir: Path
     """An ordinary checkpoint, as of a run that was trained here but for Adam's state."""
     study = studies.build(config, sharding.make_mesh(examples_at_a_time(config.training)))
     params, constants = split_variables(found.raw)
-    averaged, _ = split_variables(found.averaged or found.raw)
+    averaged, _ = split_variables(found.averaged)
     optimizer = optimization.make_optimizer(config.training, list(study.modules))
     none = np.zeros((), np.int32)
     state = train.TrainState(
-        step=np.int32(found.iteration),
+        step=np.array(found.iteration, np.int32),
         params=params,
         constants=constants,
         ema=averaged,
@@ -164,8 +166,16 @@ def _save(config: ConfigDict, found: Released, examples: Examples, workdir: Path
         skipped=none,
         skipped_in_a_row=none,
     )
+    state = jax.tree.map(lambda a: a.view(_Constant), state)
     with Checkpoints(workdir, config.checkpoint.keep) as checkpoints:
         train.save_state(checkpoints, state, study, examples)
+
+
+class _Constant(np.ndarray):
+    """An array that nobody changes, which spares the copy that Orbax makes before it writes."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "_Constant":
+        return self
 
 
 def _restore(config: ConfigDict, workdir: Path) -> Released:
@@ -194,15 +204,14 @@ def _report(config: ConfigDict, found: Released, layouts: Mapping[str, Layout]) 
     """Logs what the same weights in PyTorch must give, too.
 
     sha256 is of the trained weights' bytes, one after another as they are in the file. Outputs
-    are of `_inputs`, in float32.
+    are of `example_inputs`, in float32.
     """
-    inputs = _inputs(config)
+    inputs = example_inputs(config)
     _log.info("iteration %d", found.iteration)
     modules = models.build(config)
     for name, layout in layouts.items():
         apply = _float32_apply(modules[name])
         for kind, variables in (("raw", found.raw), ("averaged", found.averaged)):
-            assert variables is not None
             weights = list(released.trained_weights(variables[name], layout).values())
             output = np.asarray(_call(apply, inputs[name], variables[name]))
             _log.info(

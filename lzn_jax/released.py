@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from lzn_jax import optimization, torch_files
+from lzn_jax import torch_files
 from lzn_jax.configuration import UserError
 from lzn_jax.models.torch_names import Keys, Shapes, to_variables, to_weights
 
@@ -37,10 +37,10 @@ class Layout(NamedTuple):
 
 
 class Released(NamedTuple):
-    """Weights and averaged weights (None where not asked for), and the updates behind them."""
+    """Weights, their averages (where not asked for, the weights again), and how many updates."""
 
     raw: Variables
-    averaged: Variables | None
+    averaged: Variables
     iteration: int
 
 
@@ -63,7 +63,7 @@ def read(path: str | os.PathLike[str], layouts: Mapping[str, Layout], *, ema: bo
                 if ema:
                     shadow = _averaged(saved.get(f"{entry}_ema"), weights, layouts[name])
                     averaged[name] = _variables(shadow, layouts[name], f"{entry}_ema")
-        return Released(raw, averaged if ema else None, _iteration(saved))
+        return Released(raw, averaged if ema else raw, _iteration(saved))
     except ValueError as error:
         raise UserError(f"{path} does not fit the config: {error}") from error
 
@@ -146,7 +146,6 @@ def write(
 
     Adam's state, which we do not carry over, starts empty.
     """
-    assert released.averaged is not None
     saved: dict[str, Any] = {}
     counts = {}
     for name, variables in released.raw.items():
@@ -177,10 +176,9 @@ def _training_state(
     """Entries of torch's Adam, of its linear warm-up, and of where training is."""
     training = config.training
     peaks = {name: training.learning_rate[name] for name in counts}
-    rates = {
-        name: float(optimization.learning_rate(np.int32(iteration), peak, training))
-        for name, peak in peaks.items()
-    }
+    warmup = max(training.warmup_steps, 1)
+    share = min(iteration / warmup, 1.0)
+    rates = {name: peak * (share + (1 - share) / warmup) for name, peak in peaks.items()}
     ends = np.cumsum([0, *counts.values()]).tolist()
     groups = [
         {
@@ -194,7 +192,6 @@ def _training_state(
         }
         for i, name in enumerate(counts)
     ]
-    warmup = max(training.warmup_steps, 1)
     schedule = {
         "start_factor": 1 / warmup,
         "end_factor": 1.0,
