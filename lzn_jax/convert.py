@@ -95,8 +95,8 @@ def network_layouts(config: ConfigDict) -> dict[str, Layout]:
     modules, inputs = models.build(config), example_inputs(config)
     layouts = {}
     for name in (name for name in released.ENTRIES if name in modules):
-        init = functools.partial(_call, modules[name].init)
-        shapes = shapes_in_execution_order(lambda key, n=name, f=init: f(inputs[n], key))
+        init = functools.partial(_call, modules[name].init, inputs[name])
+        shapes = shapes_in_execution_order(init)
         try:
             layouts[name] = Layout(torch_keys(modules[name], shapes), shapes)
         except ValueError as error:
@@ -174,7 +174,7 @@ def _save(config: ConfigDict, found: Released, examples: Examples, workdir: Path
 class _Constant(np.ndarray):
     """An array that nobody changes, which spares the copy that Orbax makes before it writes."""
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "_Constant":
+    def __deepcopy__(self, memo: dict[int, Any] | None) -> "_Constant":
         return self
 
 

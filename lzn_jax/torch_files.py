@@ -388,8 +388,8 @@ def _pickled(value: Any, arrays: list[np.ndarray]) -> bytes:
             storage = ("storage", _Name(f"torch.{kind}"), str(len(arrays) - 1), "cpu", value.size)
             strides = tuple(math.prod(value.shape[i + 1 :]) for i in range(value.ndim))
             arguments = pickle.MARK + _pickled(storage, arrays) + pickle.BINPERSID
-            for argument in (0, value.shape, strides, False, collections.OrderedDict()):
-                arguments += _pickled(argument, arrays)
+            rest: tuple[Any, ...] = (0, value.shape, strides, False, collections.OrderedDict())
+            arguments += b"".join(_pickled(item, arrays) for item in rest)
             return _call(_TENSOR, arguments)
         case _:
             raise TypeError(f"a {type(value).__name__} is no value of such a file")

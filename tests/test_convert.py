@@ -292,7 +292,8 @@ def test_report_has_what_pytorch_would_find(converted, original):
     *_, report = converted
     shadow = torch_files.read(FOURIER)["decoder_ema"]["shadow_params"]
     digest = hashlib.sha256(b"".join(array.tobytes() for array in shadow)).hexdigest()
-    (line,) = [line for line in report if line.startswith("decoder averaged")]
+    # Of the way to us and of the way back, which are the same.
+    (line,) = {line for line in report if line.startswith("decoder averaged")}
     assert f"160 tensors, 49222 parameters, sha256 {digest}," in line
     rng = np.random.default_rng(0)
     x = jnp.asarray(nhwc(rng.standard_normal((2, 3, 16, 16)).astype(np.float32)))
@@ -314,13 +315,6 @@ def test_a_converted_checkpoint_has_averages_context_and_iteration(converted, or
         jax.tree.map(
             np.testing.assert_array_equal, model.variables[name], original.variables["ema"][name]
         )
-
-
-def test_training_goes_on_from_a_converted_checkpoint(converted):
-    workdir, config, *_ = converted
-    assert main.main([f"--config={config}", f"--workdir={workdir}"]) == 0
-    assert (workdir / "checkpoints" / "1").is_dir()
-    assert json.loads((workdir / "summary.json").read_text())["step"] == 1
 
 
 def test_raw_weights_take_the_place_of_the_averages(tmp_path, capsys):
@@ -358,25 +352,37 @@ def test_a_folder_with_checkpoints_and_a_file_that_exists_are_refused(converted,
 # Files of the other case studies, of seeded weights.
 
 
+JOINT = {"encoder__attention_resolutions": "(8,)", "decoder__time_embedding": "fourier"}
+REPRESENTATION = {
+    "encoder.stem": "imagenet",
+    "encoder.stage_sizes": "(1, 2)",
+    "encoder.stage_widths": "(4, 8)",
+    "encoder.stem_width": "8",
+    "encoder.norm_groups": "4",
+    "encoder.head_dim": "16",
+    "encoder.head_layers": "2",
+    "latent.dim": "16",
+    "latent.context_size": "16",
+}
+
+
 def joint_config(**changes):
-    changes = {"decoder__time_embedding": "fourier", **changes}
-    return small.config(encoder__attention_resolutions="(8,)", **changes)
+    return small.config(**{**JOINT, **changes})
+
+
+def joint_flags(workdir):
+    return small.flags("configs/digits_joint.py", workdir, **JOINT)
 
 
 def representation_config(**changes):
-    tiny = {
-        "encoder.stem": "imagenet",
-        "encoder.stage_sizes": "(1, 2)",
-        "encoder.stage_widths": "(4, 8)",
-        "encoder.stem_width": "8",
-        "encoder.norm_groups": "4",
-        "encoder.head_dim": "16",
-        "encoder.head_layers": "2",
-        "latent.dim": "16",
-        "latent.context_size": "16",
-    } | {name.replace("__", "."): value for name, value in changes.items()}
-    overrides = [f"{name}={value}" for name, value in tiny.items()]
+    changes = {name.replace("__", "."): value for name, value in changes.items()}
+    overrides = [f"{name}={value}" for name, value in {**REPRESENTATION, **changes}.items()]
     return configuration.load("configs/digits_repr.py", overrides)
+
+
+def representation_flags(workdir):
+    overrides = [f"--config.{name}={value}" for name, value in REPRESENTATION.items()]
+    return ["--config=configs/digits_repr.py", f"--workdir={workdir}", *overrides]
 
 
 def released_values(config, iteration=7):
@@ -404,36 +410,37 @@ def released_values(config, iteration=7):
     return {**saved, "optimizer": {"state": adam}, "lr_scheduler": {"last_epoch": iteration}}
 
 
-@pytest.mark.parametrize("config", [joint_config, representation_config], ids=["joint", "repr"])
-def test_round_trip_of_seeded_weights(config, tmp_path):
-    config = config()
-    values = released_values(config)
-    values.get("decoder", {}).pop(f"{PREFIX}sigmas", None)  # not all of it is ours to keep
+@pytest.mark.parametrize(
+    ("config", "flags"),
+    [(joint_config, joint_flags), (representation_config, representation_flags)],
+    ids=["joint", "representation"],
+)
+def test_round_trip_of_seeded_weights(config, flags, tmp_path):
+    values = released_values(config())
+    values.get("decoder", {}).pop(f"{PREFIX}sigmas", None)  # which need not be there
     torch_writer.write(tmp_path / "file.pt", values)
-    convert.convert(config, tmp_path / "file.pt", tmp_path / "run")
-    convert.export(config, tmp_path / "run", tmp_path / "back.pt")
+    files = (f"--checkpoint={tmp_path / 'file.pt'}", f"--to-pt={tmp_path / 'back.pt'}")
+    assert convert.main([*flags(tmp_path / "run"), *files]) == 0
     back = torch_files.read(tmp_path / "back.pt")
     back.get("decoder", {}).pop(f"{PREFIX}sigmas", None)
-    wanted = {place: array for place, array in arrays(values).items() if place[0] != "optimizer"}
-    found = arrays(back)
+    wanted, found = arrays(values), arrays(back)
     assert wanted.keys() == found.keys()
     for place, array in wanted.items():
         np.testing.assert_array_equal(array, found[place], strict=True)
     assert back["iteration"] == 7
 
 
-def test_a_joint_checkpoint_classifies(tmp_path):
-    config = joint_config()
-    torch_writer.write(tmp_path / "file.pt", released_values(config))
-    convert.convert(config, tmp_path / "file.pt", tmp_path)
-    flags = small.flags(
-        "configs/digits_joint.py",
-        tmp_path,
-        encoder__attention_resolutions="(8,)",
-        decoder__time_embedding="fourier",
-    )
+def test_modes_and_training_go_on_from_a_converted_checkpoint(tmp_path):
+    torch_writer.write(tmp_path / "file.pt", released_values(joint_config(), iteration=1))
+    flags = joint_flags(tmp_path)
+    assert convert.main([*flags, f"--checkpoint={tmp_path / 'file.pt'}"]) == 0
     assert main.main([*flags, "--mode=classify"]) == 0
     assert len((tmp_path / "predictions.csv").read_text().splitlines()) == 361
+    assert main.main(flags) == 0
+    assert (tmp_path / "checkpoints" / "2").is_dir()
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["step"] == 2
+    assert "test_accuracy" in summary  # among context anchors
 
 
 def test_tensors_of_the_optimizer_are_never_read(tmp_path):
