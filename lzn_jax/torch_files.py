@@ -1,4 +1,4 @@
-"""Tensors of PyTorch's zip files (.pt, .pth), read without PyTorch.
+"""Tensors of PyTorch's zip files (.pt, .pth), read and written without PyTorch.
 
 Such a file is a zip archive of stored (not compressed) entries: `data.pkl`, a pickle of the object
 that was saved, and `data/<key>`, the bytes of each tensor's storage. A pickle is a program, and an
@@ -6,13 +6,16 @@ unpickler runs it. The machine here knows the instructions that build containers
 strings, and no other: it has none that imports a module, calls a function or sets an attribute.
 """
 
+import collections
 import dataclasses
 import math
 import os
+import pickle
 import pickletools
 import struct
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pathlib import Path as FilePath
 from typing import Any, BinaryIO
 
 import jax.numpy as jnp
@@ -322,3 +325,76 @@ def _tensor(storage: _Storage, offset: Any, shape: Any, strides: Any) -> StoredT
     if math.prod(shape) > 0 and last >= storage.size:
         raise _Refused(f"a tensor of shape {shape} reaches beyond its storage")
     return StoredTensor(storage, offset, tuple(shape), tuple(strides))
+
+
+def write(path: str | os.PathLike[str], value: Any) -> None:
+    """Writes what torch.load reads: dicts, lists, tuples, numbers, strings, and arrays as tensors.
+
+    An OrderedDict, which is what a state dict must be, stays one. The file appears once it is
+    complete. Raises UserError where it cannot be written.
+    """
+    path = FilePath(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with zipfile.ZipFile(temporary, "w") as archive:
+            _write(archive, value)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _write(archive: zipfile.ZipFile, value: Any) -> None:
+    arrays: list[np.ndarray] = []
+    archive.writestr("archive/data.pkl", pickle.PROTO + b"\x02" + _pickled(value, arrays) + b".")
+    archive.writestr("archive/byteorder", b"little")
+    for key, array in enumerate(arrays):
+        archive.writestr(f"archive/data/{key}", array.tobytes())
+    archive.writestr("archive/version", b"3\n")
+
+
+def _pickled(value: Any, arrays: list[np.ndarray]) -> bytes:
+    """Instructions that put a value on an unpickler's stack; its arrays are added to `arrays`."""
+
+    def pickled(items: Iterable[Any]) -> bytes:
+        return pickle.MARK + b"".join(_pickled(item, arrays) for item in items)
+
+    match value:
+        case None | bool():
+            return {None: pickle.NONE, True: pickle.NEWTRUE, False: pickle.NEWFALSE}[value]
+        case int():
+            return pickle.BININT + struct.pack("<i", value)
+        case float():
+            return pickle.BINFLOAT + struct.pack(">d", value)
+        case str():
+            content = value.encode()
+            return pickle.BINUNICODE + struct.pack("<I", len(content)) + content
+        case _Name(name=name):
+            module, _, attribute = name.rpartition(".")
+            return pickle.GLOBAL + f"{module}\n{attribute}\n".encode()
+        case tuple():
+            return pickled(value) + pickle.TUPLE
+        case list():
+            return pickle.EMPTY_LIST + pickled(value) + pickle.APPENDS
+        case dict():
+            is_ordered = isinstance(value, collections.OrderedDict)
+            empty = _call(_DICT, pickled(())) if is_ordered else pickle.EMPTY_DICT
+            parts = (part for item in value.items() for part in item)
+            return empty + pickled(parts) + pickle.SETITEMS
+        case np.ndarray():
+            arrays.append(value)
+            kind = next(kind for kind, dtype in _DTYPES.items() if dtype == value.dtype)
+            storage = ("storage", _Name(f"torch.{kind}"), str(len(arrays) - 1), "cpu", value.size)
+            strides = tuple(math.prod(value.shape[i + 1 :]) for i in range(value.ndim))
+            arguments = pickle.MARK + _pickled(storage, arrays) + pickle.BINPERSID
+            rest: tuple[Any, ...] = (0, value.shape, strides, False, collections.OrderedDict())
+            arguments += b"".join(_pickled(item, arrays) for item in rest)
+            return _call(_TENSOR, arguments)
+        case _:
+            raise TypeError(f"a {type(value).__name__} is no value of such a file")
+
+
+def _call(function: str, arguments: bytes) -> bytes:
+    """Instructions that call a function, given those that put a mark and its arguments."""
+    return _pickled(_Name(function), []) + arguments + pickle.TUPLE + pickle.REDUCE

@@ -18,13 +18,13 @@ from torch_layout import (
     listed_shapes,
     seeded_weights,
     shapes_in_execution_order,
-    to_block_params,
-    to_flax,
     to_variables,
 )
 
 from lzn_jax.models import LabelAnchors, NCSNppDecoder, NCSNppEncoder, build
 from lzn_jax.models import ncsnpp_layers as layers
+from lzn_jax.models.torch_names import block_key, to_flax, torch_keys
+from lzn_jax.models.torch_names import to_variables as to_block_params
 
 CIFAR10 = {
     "features": 128,
@@ -128,7 +128,7 @@ def run_tiny(name, dtype):
         module = tiny_decoder(name, dtype)
         inputs = [nhwc(numbers["xt"]), numbers["t"], numbers["latent"], numbers.get("label_onehot")]
     inputs = jax.tree.map(lambda x: jnp.asarray(x, inputs_at), inputs)
-    variables = to_variables(seeded_weights(name), shapes_in_execution_order(module, *inputs))
+    variables = to_variables(module, seeded_weights(name), *inputs)
     variables = jax.tree.map(lambda x: jnp.asarray(x, inputs_at), variables)
     return evaluation(module, train=False)(variables, *inputs)
 
@@ -282,7 +282,8 @@ def test_block_equals_original(block):
         init = functools.partial(module.init, **options)
         template = jax.eval_shape(init, jax.random.key(0), *inputs)["params"]
         shapes = {path: leaf.shape for path, leaf in flatten_dict(template).items()}
-        params = to_block_params(weights, shapes)
+        keys = {path: block_key(*path) for path in shapes}
+        params = to_block_params(weights, keys, shapes)
         out = evaluation(module, **options)({"params": params}, *inputs)
     np.testing.assert_allclose(out, wanted, rtol=0, atol=FLOAT64_TOLERANCE)
 
@@ -307,14 +308,15 @@ def test_dense_layer_equals_originals_pixelwise_layers(block, kernel, bias):
 
 def encoder_shapes(fields, size, **taps):
     module = NCSNppEncoder(**fields, latent_dim=200, **taps)
-    return shapes_in_execution_order(module, jnp.zeros((1, size, size, 3)))
+    return module, shapes_in_execution_order(module, jnp.zeros((1, size, size, 3)))
 
 
 def decoder_shapes(fields, size, latent_dim=200, num_classes=0):
     latents = jnp.zeros((1, latent_dim)) if latent_dim else None
     labels = jnp.zeros((1, num_classes)) if num_classes else None
     images, t = jnp.zeros((1, size, size, 3)), jnp.zeros(1)
-    return shapes_in_execution_order(NCSNppDecoder(**fields), images, t, latents, labels)
+    module = NCSNppDecoder(**fields)
+    return module, shapes_in_execution_order(module, images, t, latents, labels)
 
 
 FULL_SIZE = {
@@ -339,13 +341,17 @@ FULL_SIZE = {
     ],
 )
 def test_parameter_count_is_the_papers(name, options, count):
-    assert sum(math.prod(shape) for shape in FULL_SIZE[name](**options).values()) == count
+    _, shapes = FULL_SIZE[name](**options)
+    assert sum(math.prod(shape) for shape in shapes.values()) == count
 
 
 @pytest.mark.parametrize("name", FULL_SIZE)
 def test_full_size_parameters_are_the_originals_one_by_one(name):
-    shapes, listed = FULL_SIZE[name](), listed_shapes(f"ncsnpp_case_study_1_{name}")
-    to_variables({key: np.broadcast_to(0.0, shape) for key, shape in listed.items()}, shapes)
+    (module, shapes), listed = FULL_SIZE[name](), listed_shapes(f"ncsnpp_case_study_1_{name}")
+    keys = torch_keys(module, shapes)
+    assert list(keys.values()) == list(listed)  # their order is all that averages go by
+    for path, key in keys.items():
+        to_flax(key, np.broadcast_to(0.0, listed[key]), shapes[path])
 
 
 def random_variables(module, *inputs):

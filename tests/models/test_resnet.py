@@ -7,18 +7,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax.traverse_util import flatten_dict, unflatten_dict
+from flax.traverse_util import flatten_dict
 from torch_layout import (
     GOLDEN,
     hyperparameters,
     listed_shapes,
     seeded_weights,
     shapes_in_execution_order,
-    to_flax,
+    to_variables,
 )
 
 from lzn_jax.models import ResNet
 from lzn_jax.models.resnet import SelectiveKernel
+from lzn_jax.models.torch_names import torch_keys
 
 RESNET50 = {
     "stage_sizes": (3, 4, 6, 3),
@@ -43,29 +44,10 @@ SMALL = {
 TINY = ["resnet_tiny", "resnet_tiny_identity"]
 
 
-def torch_key(path):
-    """Torch key of a path (module, ..., leaf); see golden's list of resnet50."""
-    module, *inner, leaf = path
-    leaf = {"kernel": "weight", "scale": "weight", "bias": "bias"}[leaf]
-    if module.startswith("stem"):
-        return f"net.0.{'0' if 'conv' in module else '1.0'}.{leaf}"
-    if module.startswith("head"):
-        kind, index = module.removeprefix("head_").split("_")
-        return f"head.layers.{3 * int(index) + (kind == 'norm')}.{leaf}"
-    stage, block = module.removeprefix("stage_").split("_block_")
-    layer = {
-        "shortcut_conv": "projection.shortcut",
-        "shortcut_norm": "projection.bn.0",
-        **{f"conv_{i}": f"net.{2 * i}" for i in range(3)},
-        **{f"norm_{i}": f"net.{2 * i + 1}.0" for i in range(3)},
-    }[inner[0]]
-    return f"net.{int(stage) + 1}.blocks.{block}.{layer}.{leaf}"
-
-
 def torch_shapes(module, size):
     """{torch key: shape in our layout} in the order of creation."""
     shapes = shapes_in_execution_order(module, jnp.zeros((1, size, size, 3)))
-    return {torch_key(path[1:]): shape for path, shape in shapes.items()}
+    return {key: shapes[path] for path, key in torch_keys(module, shapes).items()}
 
 
 @functools.cache
@@ -81,16 +63,11 @@ def run_tiny(name, dtype):
         },
         dtype=dtype,
     )
-    shapes = shapes_in_execution_order(module, jnp.zeros((1, 64, 64, 3)))
-    weights = seeded_weights(name)
-    keys = {path: torch_key(path[1:]) for path in shapes}
-    assert set(keys.values()) == set(weights)
+    variables = to_variables(module, seeded_weights(name), jnp.zeros((1, 64, 64, 3)))
     with np.load(GOLDEN / f"{name}.npz") as file:
         golden = dict(file)
     inputs_at = jnp.promote_types(dtype, jnp.float32)
-    variables = unflatten_dict(
-        {p: jnp.asarray(to_flax(k, weights[k], shapes[p]), inputs_at) for p, k in keys.items()}
-    )
+    variables = jax.tree.map(lambda x: jnp.asarray(x, inputs_at), variables)
     images = jnp.asarray(golden["x"].transpose(0, 2, 3, 1), inputs_at)
     outputs = {}
     for features in ("head", "backbone"):

@@ -1,0 +1,281 @@
+"""Checkpoints of the paper's release (PyTorch) to ours and back, without PyTorch.
+
+    python -m lzn_jax.convert --config=configs/NAME.py --workdir=DIR --checkpoint=FILE.pt [--raw]
+    python -m lzn_jax.convert --config=configs/NAME.py --workdir=DIR --to-pt=FILE.pt
+
+With --checkpoint, DIR becomes the folder of a run at the checkpoint's iteration: every mode works
+on it, and training goes on from there with a fresh Adam. Averaged weights (EMA) are what modes
+use; --raw puts the others in their place. --to-pt writes the newest checkpoint of DIR as a file
+that the paper's code loads.
+"""
+
+import argparse
+import functools
+import hashlib
+import logging
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from ml_collections import ConfigDict, FrozenConfigDict
+
+from lzn_jax import configuration, models, optimization, released, sharding, studies, train
+from lzn_jax import workdir as workdirs
+from lzn_jax.checkpoints import Checkpoints
+from lzn_jax.configuration import UserError
+from lzn_jax.data import Examples
+from lzn_jax.models.torch_names import shapes_in_execution_order, torch_keys
+from lzn_jax.released import Layout, Released
+from lzn_jax.studies import Variables, examples_at_a_time, join_variables, split_variables
+
+EXIT_USER_ERROR = 2
+# Of the parity report: one image more than nothing to tell images apart.
+REPORT_IMAGES = 2
+
+_log = logging.getLogger("lzn_jax.convert")  # also where this module is __main__
+
+
+def load_released(path: str | Path, config: ConfigDict, ema: bool = True) -> Variables:
+    """Variables of a released checkpoint's networks by name, averaged (EMA) or as trained.
+
+    'encoder', 'decoder' and 'label_anchors', as far as the checkpoint and the config's study have
+    them, float32. Raises UserError for a file that cannot be read, a key left over on either side
+    or a shape that differs, and names it.
+    """
+    found = released.read(path, network_layouts(config), ema=ema)
+    return jax.tree.map(jnp.asarray, found.averaged)
+
+
+def convert(
+    config: ConfigDict, checkpoint: str | Path, workdir: Path, *, raw: bool = False
+) -> ConfigDict:
+    """Makes `workdir` the folder of a run that holds a released checkpoint, and reports on it.
+
+    Returns the run's config: without context anchors if there are no training images. Raises
+    UserError where `load_released` does, where a network is missing, and for a folder that holds
+    checkpoints.
+    """
+    if workdirs.has_checkpoint(workdir):
+        raise UserError(f"{workdir} holds checkpoints already: choose another --workdir")
+    layouts = network_layouts(config)
+    found = released.read(checkpoint, layouts, ema=not raw)
+    if lacking := [name for name in layouts if name not in found.raw]:
+        raise UserError(f"{checkpoint} has no {lacking[0]}, which the config's study needs")
+    config, examples = _with_readable_context(config)
+    workdirs.prepare(config, workdir, is_training=True)
+    _save(config, found, examples, workdir)
+    _report(config, found, layouts)
+    return config
+
+
+def export(config: ConfigDict, workdir: Path, path: Path) -> None:
+    """Writes the newest checkpoint of a run as a released one, and reports on it.
+
+    Raises UserError without a checkpoint and for a file that exists or cannot be written.
+    """
+    if path.exists():
+        raise UserError(f"{path} exists: choose another --to-pt")
+    workdirs.prepare(config, workdir, is_training=False)
+    layouts = network_layouts(config)
+    found = _restore(config, workdir)
+    released.write(path, found, layouts, config)
+    _report(config, found, layouts)
+
+
+def network_layouts(config: ConfigDict) -> dict[str, Layout]:
+    """Keys and shapes of the config's networks, in the release's order.
+
+    Raises UserError for a network that the release cannot hold.
+    """
+    modules, inputs = models.build(config), example_inputs(config)
+    layouts = {}
+    for name in (name for name in released.ENTRIES if name in modules):
+        init = functools.partial(_call, modules[name].init, inputs[name])
+        shapes = shapes_in_execution_order(init)
+        try:
+            layouts[name] = Layout(torch_keys(modules[name], shapes), shapes)
+        except ValueError as error:
+            raise UserError(f"{name} cannot be converted: {error}") from error
+    return layouts
+
+
+def _call(function: Any, inputs: tuple[Any, ...], first: Any) -> Any:
+    """`function` of a network: all but the label anchors, which have no inputs, have a mode."""
+    return function(first, *inputs, **({"train": False} if inputs else {}))
+
+
+def example_inputs(config: ConfigDict) -> dict[str, tuple[Any, ...]]:
+    """Seeded inputs of the networks that a study can have: two images, drawn as (n, c, h, w)."""
+    data, latent, rng = config.data, config.latent, np.random.default_rng(0)
+    shape = (REPORT_IMAGES, data.channels, data.image_size, data.image_size)
+    images = rng.standard_normal(shape).astype(np.float32).transpose(0, 2, 3, 1)
+    latents = labels = None
+    if latent.get("enabled", True):
+        latents = rng.standard_normal((REPORT_IMAGES, latent.dim)).astype(np.float32)
+    if config.study == "joint":
+        labels = np.eye(REPORT_IMAGES, data.num_classes, dtype=np.float32)
+    times = np.linspace(0.25, 0.75, REPORT_IMAGES, dtype=np.float32)
+    inputs = {
+        "encoder": (images,),
+        "decoder": (images, times, latents, labels),
+        "label_anchors": (),
+    }
+    return jax.tree.map(jnp.asarray, inputs)
+
+
+def _with_readable_context(config: ConfigDict) -> tuple[ConfigDict, Examples]:
+    """The config and the images of its context anchors, or one without any if none can be read."""
+    nothing = Examples(np.zeros((0, 1, 1, 1), np.uint8), np.zeros(0, np.int32))
+    if not config.latent.get("enabled", True) or config.latent.context_size == 0:
+        return config, nothing
+    try:
+        return config, studies.load_data(config)[0]
+    except UserError as error:
+        _log.warning(
+            "no context anchors, as there are no training images (%s): evaluate, reconstruct, "
+            "classify and embed find latents among the images they are given; add "
+            "--config.latent.context_size=0 to every command on this work folder",
+            error,
+        )
+    values = config.to_dict()
+    values["latent"]["context_size"] = 0
+    return FrozenConfigDict(values), nothing
+
+
+def _save(config: ConfigDict, found: Released, examples: Examples, workdir: Path) -> None:
+    """An ordinary checkpoint, as of a run that was trained here but for Adam's state."""
+    study = studies.build(config, sharding.make_mesh(examples_at_a_time(config.training)))
+    params, constants = split_variables(found.raw)
+    averaged, _ = split_variables(found.averaged)
+    optimizer = optimization.make_optimizer(config.training, list(study.modules))
+    none = np.zeros((), np.int32)
+    state = train.TrainState(
+        step=np.array(found.iteration, np.int32),
+        params=params,
+        constants=constants,
+        ema=averaged,
+        # Adam starts at zeros; these take no memory until they are written.
+        optimizer=jax.tree.map(
+            lambda a: np.zeros(a.shape, a.dtype), jax.eval_shape(optimizer.init, params)
+        ),
+        skipped=none,
+        skipped_in_a_row=none,
+    )
+    state = jax.tree.map(lambda a: a.view(_Constant), state)
+    with Checkpoints(workdir, config.checkpoint.keep) as checkpoints:
+        train.save_state(checkpoints, state, study, examples)
+
+
+class _Constant(np.ndarray):
+    """An array that nobody changes, which spares the copy that Orbax makes before it writes."""
+
+    def __deepcopy__(self, memo: dict[int, Any] | None) -> "_Constant":
+        return self
+
+
+def _restore(config: ConfigDict, workdir: Path) -> Released:
+    mesh = sharding.make_mesh(examples_at_a_time(config.training))
+    study = studies.build(config, mesh)
+    params, constants = split_variables(jax.eval_shape(study.init, jax.random.key(0)))
+    targets = {"params": params, "ema": {"params": params, "constants": constants}}
+    with Checkpoints(workdir, config.checkpoint.keep) as checkpoints:
+        restored = checkpoints.restore(sharding.placed(targets, mesh))
+    if restored is None:
+        raise UserError(f"no checkpoint in {workdir / 'checkpoints'} can be read")
+    step, items = restored
+    constants = items["ema"]["constants"]
+    names = [name for name in released.ENTRIES if name in params]
+    raw, averaged = (
+        {name: tree[name] for name in names}
+        for tree in (
+            join_variables(items["params"], constants),
+            join_variables(items["ema"]["params"], constants),
+        )
+    )
+    return Released(raw, averaged, step)
+
+
+def _report(config: ConfigDict, found: Released, layouts: Mapping[str, Layout]) -> None:
+    """Logs what the same weights in PyTorch must give, too.
+
+    sha256 is of the trained weights' bytes, one after another as they are in the file. Outputs
+    are of `example_inputs`, in float32.
+    """
+    inputs = example_inputs(config)
+    _log.info("iteration %d", found.iteration)
+    modules = models.build(config)
+    for name, layout in layouts.items():
+        apply = _float32_apply(modules[name])
+        for kind, variables in (("raw", found.raw), ("averaged", found.averaged)):
+            weights = list(released.trained_weights(variables[name], layout).values())
+            output = np.asarray(_call(apply, inputs[name], variables[name]))
+            _log.info(
+                "%s %s: %d tensors, %d parameters, sha256 %s, output mean %.6g, deviation %.6g",
+                name,
+                kind,
+                len(weights),
+                sum(value.size for value in weights),
+                _sha256(weights),
+                output.mean(),
+                output.std(),
+            )
+
+
+def _float32_apply(module: nn.Module) -> Any:
+    if hasattr(module, "dtype"):
+        module = module.clone(dtype=np.dtype(np.float32))
+    # Runs twice: compiling costs more than running.
+    fast_compile = {"xla_backend_optimization_level": 0}
+    return jax.jit(module.apply, static_argnames="train", compiler_options=fast_compile)
+
+
+def _sha256(arrays: list[np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command; returns its exit code (2: the user's input)."""
+    try:
+        _run(sys.argv[1:] if arguments is None else arguments)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    return 0
+
+
+def _run(arguments: list[str]) -> None:
+    prefix = "--config."
+    overrides = [a.removeprefix(prefix) for a in arguments if a.startswith(prefix)]
+    parser = _Parser(prog="python -m lzn_jax.convert", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--config", required=True, help="config file, configs/NAME.py")
+    parser.add_argument("--workdir", required=True, help="folder of the run", type=Path)
+    parser.add_argument("--checkpoint", help="released checkpoint to convert", type=Path)
+    parser.add_argument("--raw", action="store_true", help="take no averaged weights (EMA)")
+    parser.add_argument("--to-pt", help="file to write the newest checkpoint to", type=Path)
+    flags = parser.parse_args([a for a in arguments if not a.startswith(prefix)])
+    if flags.checkpoint is None and (flags.to_pt is None or flags.raw):
+        raise UserError("name a file: --checkpoint=FILE.pt to read or --to-pt=FILE.pt to write")
+    config = configuration.load(flags.config, overrides)
+    logging.basicConfig(format="%(message)s", force=True)
+    logging.getLogger("lzn_jax").setLevel(logging.INFO)
+    if flags.checkpoint is not None:
+        config = convert(config, flags.checkpoint, flags.workdir, raw=flags.raw)
+    if flags.to_pt is not None:
+        export(config, flags.workdir, flags.to_pt)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

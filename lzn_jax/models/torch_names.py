@@ -1,0 +1,184 @@
+"""Names and layouts of the networks' parameters in PyTorch, next to those of the flax modules.
+
+A flax leaf is a path of names, a torch leaf a dotted key. Torch numbers most modules in execution
+order, which is the order in which flax creates its parameters. The keys are those of the paper's
+release (NCSN++, ResNet, label anchors), without the prefix of its wrappers.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from flax import linen as nn
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jaxtyping import Shaped
+
+from lzn_jax.models.labels import LabelAnchors
+from lzn_jax.models.ncsnpp import NCSNppDecoder, NCSNppEncoder
+from lzn_jax.models.resnet import ResNet
+
+Path = tuple[str, ...]  # collection, module, ..., leaf
+Shapes = dict[Path, tuple[int, ...]]
+Keys = dict[Path, str]
+
+_BLOCK_NAMES = {
+    "norm": "GroupNorm_0",
+    "norm_0": "GroupNorm_0",
+    "norm_1": "GroupNorm_1",
+    "conv_0": "Conv_0",
+    "conv_1": "Conv_1",
+    "shortcut": "Conv_2",
+    "embedding_dense": "Dense_0",
+    "query": "NIN_0",
+    "key": "NIN_1",
+    "value": "NIN_2",
+    "out": "NIN_3",
+}
+_RESNET_NAMES = {
+    "shortcut_conv": "projection.shortcut",
+    "shortcut_norm": "projection.bn.0",
+    **{f"conv_{i}": f"net.{2 * i}" for i in range(3)},
+    **{f"norm_{i}": f"net.{2 * i + 1}.0" for i in range(3)},
+}
+_LEAF_NAMES = {"kernel": "weight", "scale": "weight", "bias": "bias", "frequencies": "W"}
+# Dense layers of ours that are 1x1 convolutions in torch, and matrices that are not transposed.
+_PIXELWISE = re.compile(r"(\bConv_\d|^spatial_transformations\.\d+\.0)\.weight$")
+_AS_IT_IS = re.compile(r"(\.W|^anchor)$")
+
+
+def shapes_in_execution_order(init: Callable[[jax.Array], Mapping[str, Any]]) -> Shapes:
+    """Shapes of the variables that `init(key)` makes, in the order of their creation."""
+    created: dict[Path, Any] = {}
+
+    def record(key: jax.Array) -> Mapping[str, Any]:
+        variables = init(key)
+        created.update(flatten_dict(variables))
+        return variables
+
+    jax.eval_shape(record, jax.random.key(0))
+    # Frozen frequencies are a collection of their own, but torch's first module.
+    constants_first = sorted(created, key=lambda path: path[0] != "constants")
+    return {path: created[path].shape for path in constants_first}
+
+
+def torch_keys(module: nn.Module, paths: Iterable[Path]) -> Keys:
+    """Torch key of each variable of a network, given in execution order; in torch's order.
+
+    Raises ValueError for a network that PyTorch's release cannot hold.
+    """
+    match module:
+        case NCSNppEncoder() | NCSNppDecoder():
+            return _ncsnpp_keys(paths)
+        case ResNet() if module.stem == "imagenet" and module.selective_kernel_ratio == 0:
+            return {path: _resnet_key(path[1:]) for path in paths}
+        case LabelAnchors():
+            return dict.fromkeys(paths, "anchor")
+        case _:
+            raise ValueError("the release's ResNet has stem 'imagenet', selective_kernel_ratio 0")
+
+
+def _ncsnpp_keys(paths: Iterable[Path]) -> Keys:
+    slots: dict[Path, int] = {}
+    keys = {path: _ncsnpp_key(path[1:], slots) for path in paths}
+    groups = ("spatial_transformations", "latent_transformations", "all_modules")
+    order = sorted(keys, key=lambda path: groups.index(keys[path].partition(".")[0]))
+    return {path: keys[path] for path in order}
+
+
+def _ncsnpp_key(path: Path, slots: dict[Path, int]) -> str:
+    module, *inner, leaf = path
+    if module.startswith("tap_"):
+        return _tap_key(module.removeprefix("tap_"), inner[0], leaf)
+    slot: Path = (module,)
+    # These two modules of ours are a sequence of plain layers in torch.
+    if module == "conditioning" or module.endswith("_output"):
+        slot, inner = (module, *inner), []
+    if module.endswith("_input_skip"):
+        inner = ["conv_0"]
+    index = slots.setdefault(slot, len(slots))
+    return f"all_modules.{index}.{block_key(*inner, leaf)}"
+
+
+def block_key(*path: str) -> str:
+    """Key within a torch block of NCSN++ of a path within ours."""
+    *inner, leaf = path
+    torch = [_BLOCK_NAMES[name] for name in inner]
+    is_nin = bool(torch) and torch[-1].startswith("NIN")
+    name = {"kernel": "W", "bias": "b"}[leaf] if is_nin else _LEAF_NAMES[leaf]
+    return ".".join([*torch, name])
+
+
+def _tap_key(index: str, layer: str, leaf: str) -> str:
+    if layer == "project":
+        return f"spatial_transformations.{index}.0.{_LEAF_NAMES[leaf]}"
+    # Activations sit between the linear layers and take every other number.
+    position = 2 * int(layer.removeprefix("dense_"))
+    return f"latent_transformations.{index}.{position}.{_LEAF_NAMES[leaf]}"
+
+
+def _resnet_key(path: Path) -> str:
+    module, *inner, leaf = path
+    leaf = _LEAF_NAMES[leaf]
+    if module.startswith("stem"):
+        return f"net.0.{'0' if 'conv' in module else '1.0'}.{leaf}"
+    if module.startswith("head"):
+        kind, index = module.removeprefix("head_").split("_")
+        return f"head.layers.{3 * int(index) + (kind == 'norm')}.{leaf}"
+    stage, block = module.removeprefix("stage_").split("_block_")
+    return f"net.{int(stage) + 1}.blocks.{block}.{_RESNET_NAMES[inner[0]]}.{leaf}"
+
+
+def to_torch(key: str, value: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "..."]:
+    """Our array in torch's layout, as a view: convolutions (out, in, h, w), matrices (out, in)."""
+    if value.ndim == 4:
+        return value.transpose(3, 2, 0, 1)
+    if value.ndim == 2 and _PIXELWISE.search(key):
+        return value.T[:, :, None, None]
+    if value.ndim == 2 and not _AS_IT_IS.search(key):
+        return value.T
+    return value
+
+
+def to_flax(
+    key: str, value: Shaped[np.ndarray, "..."], shape: tuple[int, ...]
+) -> Shaped[np.ndarray, "..."]:
+    """Torch's array in our layout and shape.
+
+    Raises ValueError where its shape is not that of our parameter.
+    """
+    wanted = to_torch(key, np.broadcast_to(np.float32(0), shape)).shape
+    if value.shape != wanted:
+        raise ValueError(f"{key} has the shape {value.shape}, not {wanted}")
+    if value.ndim == 4:
+        return value.transpose(2, 3, 1, 0).reshape(shape)
+    if value.ndim == 2 and not _AS_IT_IS.search(key):
+        return value.T
+    return value
+
+
+def to_variables(
+    weights: Mapping[str, Shaped[np.ndarray, "..."]], keys: Keys, shapes: Shapes
+) -> dict[str, Any]:
+    """Nested variables from arrays by torch key.
+
+    Raises ValueError for a key that is left over on either side, or a shape that differs.
+    """
+    if lacking := [key for key in keys.values() if key not in weights]:
+        raise ValueError(f"{_some(lacking)} not there")
+    known = set(keys.values())
+    if extra := [key for key in weights if key not in known]:
+        raise ValueError(f"{_some(extra)} left over")
+    return unflatten_dict({p: to_flax(key, weights[key], shapes[p]) for p, key in keys.items()})
+
+
+def _some(keys: list[str]) -> str:
+    more = f" and {len(keys) - 1} more are" if len(keys) > 1 else " is"
+    return f"{keys[0]}{more}"
+
+
+def to_weights(variables: Mapping[str, Any], keys: Keys) -> dict[str, Shaped[np.ndarray, "..."]]:
+    """Views of nested variables by torch key, in torch's order and layouts."""
+    leaves = flatten_dict(variables)
+    return {key: to_torch(key, np.asarray(leaves[path])) for path, key in keys.items()}

@@ -1,0 +1,613 @@
+"""Released checkpoints to ours and back: the original's numbers, a round trip's bits, refusals."""
+
+import functools
+import hashlib
+import io
+import json
+import logging
+import pickle
+import sys
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import small
+import torch_writer
+from ml_collections import ConfigDict
+from PIL import Image
+
+from lzn_jax import configuration, convert, main, models, modes, rectified_flow, torch_files, zoning
+from lzn_jax.configuration import UserError
+from lzn_jax.data import to_uint8
+from lzn_jax.models.torch_names import to_torch
+from lzn_jax.rectified_flow import Sampler
+
+ROOT = Path(__file__).parent.parent
+GOLDEN = ROOT / "tests" / "golden"
+FOURIER = GOLDEN / "ckpt_gen_fourier_tiny.pt"
+PREFIX = "model.module."
+WARM_UP = 5000
+
+pytestmark = pytest.mark.usefixtures("fast_compile")
+
+
+@pytest.fixture(autouse=True)
+def in_repository(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+# A checkpoint of case study 1 that the original wrote.
+
+
+def fourier_values(path="no such folder"):
+    """Fields of a config for the tiny networks of the original's checkpoint."""
+    params = json.loads((GOLDEN / "params.json").read_text())["ckpt_gen_fourier_tiny_io"]["params"]
+    model = params["config"]["model"]
+    network = {
+        "name": "ncsnpp",
+        "features": model["nf"],
+        "channel_multipliers": tuple(model["ch_mult"]),
+        "num_res_blocks": model["num_res_blocks"],
+        "attention_resolutions": tuple(model["attn_resolutions"]),
+        "dropout": model["dropout"],
+        "fir": model["fir"],
+        "progressive_input": model["progressive_input"],
+    }
+    return {
+        "study": "generation",
+        "seed": 0,
+        "data": {
+            "name": "image_folder",
+            "path": str(path),
+            "class_name": None,
+            "holdout": 4,
+            "image_size": params["config"]["data"]["image_size"],
+            "channels": 3,
+            "num_classes": 1,
+            "flip": True,
+            "workers": 0,
+            "skip_unreadable": False,
+        },
+        "latent": {
+            "enabled": True,
+            "dim": params["latent_dim"],
+            "noise_scale": 1.0,
+            "solver": "dpm",
+            "num_steps": params["encoder_ode_num_steps"],
+            "precision": "float32",
+            "context_size": 8,
+        },
+        "encoder": {
+            **network,
+            "tap_channels": params["num_base_channels"],
+            "tap_units": params["num_base_units"],
+            "tap_layers": params["num_latent_transformation_layers"],
+            "tap_resolutions": tuple(params["latent_transformation_resolutions"]),
+        },
+        "decoder": {
+            **network,
+            "progressive": model["progressive"],
+            "time_embedding": model["embedding_type"],
+            "fourier_scale": float(model["fourier_scale"]),
+            "scale_by_sigma": model["scale_by_sigma"],
+        },
+        "training": {
+            "batch_size": 4,
+            "microbatch_size": None,
+            "num_steps": 1,
+            "learning_rate": {"encoder": 5e-5, "decoder": 2e-3},
+            "warmup_steps": WARM_UP,
+            "schedule": "constant",
+            "gradient_clip": 1.0,
+            "ema_decay": params["ema_decay"],
+            "compute_dtype": "float32",
+            "log_every_steps": 1,
+        },
+        "checkpoint": {"every_steps": 1, "keep": 2},
+        "evaluation": {"every_steps": 1, "num_samples": 4},
+        "sampling": {"sampler": "euler", "num_steps": 3},
+    }
+
+
+def nhwc(array):
+    return array.transpose(0, 2, 3, 1) if array.ndim == 4 else array
+
+
+class Original:
+    """Its numbers, inputs and outputs, and our networks with its weights, all at one dtype."""
+
+    def __init__(self, dtype):
+        with np.load(GOLDEN / "ckpt_gen_fourier_tiny_io.npz") as file:
+            self.numbers = {name: nhwc(array) for name, array in file.items()}
+        config = ConfigDict(fourier_values())
+        self.modules = {
+            name: module.clone(dtype=dtype) for name, module in models.build(config).items()
+        }
+        self.variables = {
+            kind: jax.tree.map(
+                lambda leaf: jnp.asarray(leaf, dtype),
+                convert.load_released(FOURIER, config, ema=kind == "ema"),
+            )
+            for kind in ("raw", "ema")
+        }
+        self.dtype = dtype
+
+    def input(self, name):
+        return jnp.asarray(self.numbers[name], self.dtype)
+
+    def run(self, function, *inputs):
+        options = {"xla_backend_optimization_level": 0}
+        return jax.jit(function, compiler_options=options)(*inputs)
+
+    def velocity(self, variables, x_t, t, latents):
+        decoder = self.modules["decoder"]
+        return decoder.apply(variables["decoder"], x_t, t, latents, None, train=False)
+
+    def solve(self, solver, name, start, latents):
+        velocity = functools.partial(self.velocity, self.variables["ema"])
+        solve = functools.partial(solver, velocity, sampler=Sampler(name, 10))
+        return self.run(lambda x, z: solve(x, condition=z), start, latents)
+
+
+@pytest.fixture(scope="module")
+def original():
+    return Original(jnp.float32)
+
+
+@pytest.mark.parametrize("kind", ["raw", "ema"])
+def test_networks_equal_the_originals_in_float64(kind):
+    with jax.enable_x64(True):
+        original = Original(jnp.float64)
+        variables, encoder = original.variables[kind], original.modules["encoder"]
+        anchors = original.run(
+            functools.partial(encoder.apply, train=False),
+            variables["encoder"],
+            original.input("x"),
+        )
+        inputs = [original.input(f"dec_{name}") for name in ("xt", "t", "latent")]
+        velocity = original.run(original.velocity, variables, *inputs)
+        wanted = original.numbers
+        np.testing.assert_allclose(anchors, wanted[f"{kind}_encoder_out_f64"], rtol=0, atol=1e-9)
+        np.testing.assert_allclose(velocity, wanted[f"{kind}_decoder_out_f64"], rtol=0, atol=1e-9)
+
+
+def test_latents_images_and_their_inverse_equal_the_originals_in_float64():
+    with jax.enable_x64(True):
+        original = Original(jnp.float64)
+        wanted, latents = original.numbers, original.input("ema_latent_f64")
+        anchors, noise = (original.input(name) for name in ("ema_encoder_out_f64", "eps"))
+        found = zoning.compute_latents(anchors, noise, solver=zoning.DPMSolver(20))
+        images = original.solve(
+            rectified_flow.generate, "euler", original.input("gen_x0"), original.input("gen_eps")
+        ).x
+        inverse = original.solve(
+            rectified_flow.invert, "euler", original.input("x")[:4], latents[:4]
+        ).x
+        for array, name in ((found, "latent"), (images, "gen_euler10"), (inverse, "inv_euler10")):
+            np.testing.assert_allclose(array, wanted[f"ema_{name}_f64"], rtol=0, atol=1e-9)
+        np.testing.assert_array_equal(to_uint8(images), wanted["ema_gen_euler10_uint8_f64"])
+
+
+def test_adaptive_images_are_near_the_originals(original):
+    """The original steps a whole batch at once, we each sample by itself."""
+    numbers = original.numbers
+    start, latents = original.input("gen_x0"), original.input("gen_eps")
+    solution = original.solve(rectified_flow.generate, "rk45", start, latents)
+    for name in ("ema_gen_rk45", "ema_gen_rk45_net64"):
+        np.testing.assert_allclose(solution.x, numbers[name], rtol=0, atol=2e-3)
+    steps = (np.asarray(solution.num_evaluations) - 1) / 6
+    assert np.abs(steps - (numbers["ema_gen_rk45_num_solution_points"] - 1)).max() <= 2
+
+
+def test_adaptive_inverse_is_near_the_originals(original):
+    start, latents = original.input("x")[:4], original.input("ema_latent_f32")[:4]
+    solution = original.solve(rectified_flow.invert, "rk45", start, latents)
+    # Near t = 1e-3 each of the two is off by 1.4e-3 at this tolerance of the solver.
+    for name in ("ema_inv_rk45", "ema_inv_rk45_net64"):
+        np.testing.assert_allclose(solution.x, original.numbers[name], rtol=0, atol=3e-3)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """A folder of 16 noisy images."""
+    folder = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    for i in range(16):
+        Image.fromarray(rng.integers(0, 256, (16, 16, 3), np.uint8)).save(folder / f"{i}.png")
+    return folder
+
+
+def config_file(path, values):
+    path.write_text(
+        f"import ml_collections\n\n\ndef get_config():\n"
+        f"    return ml_collections.ConfigDict({values!r})\n"
+    )
+    return path
+
+
+def run(config, workdir, *flags):
+    return convert.main([f"--config={config}", f"--workdir={workdir}", *map(str, flags)])
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory, images):
+    """The original's checkpoint as the folder of a run, and back: folder, config, file, report."""
+    folder = tmp_path_factory.mktemp("converted")
+    config = config_file(folder / "config.py", fourier_values(images))
+    records = []
+    handler = logging.Handler()
+    handler.emit = records.append
+    logging.getLogger("lzn_jax").addHandler(handler)
+    flags = (f"--checkpoint={FOURIER}", f"--to-pt={folder / 'back.pt'}")
+    assert run(config, folder / "run", *flags) == 0
+    logging.getLogger("lzn_jax").removeHandler(handler)
+    report = [record.getMessage() for record in records]
+    return folder / "run", config, folder / "back.pt", report
+
+
+def arrays(value):
+    """All tensors of a file by place, but for the optimiser's."""
+    if isinstance(value, np.ndarray):
+        return {(): value}
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    return {
+        (key, *place): array
+        for key, item in items
+        if key != "optimizer" and isinstance(item, dict | list | np.ndarray)
+        for place, array in arrays(item).items()
+    }
+
+
+def assert_same_arrays(path, other):
+    first, second = arrays(torch_files.read(path)), arrays(torch_files.read(other))
+    assert first.keys() == second.keys()
+    for place, array in first.items():
+        assert array.dtype == second[place].dtype, place
+        np.testing.assert_array_equal(array, second[place], strict=True)
+    return len(first)
+
+
+def test_what_is_written_back_has_the_originals_bits_and_keys_in_order(converted):
+    *_, back, _ = converted
+    assert assert_same_arrays(FOURIER, back) == 518
+    before, after = torch_files.read(FOURIER), torch_files.read(back)
+    assert before.keys() == after.keys()
+    for entry in ("encoder", "decoder"):
+        assert list(before[entry]) == list(after[entry])
+        for field in ("decay", "num_updates"):
+            assert before[f"{entry}_ema"][field] == after[f"{entry}_ema"][field]
+    schedule = after["lr_scheduler"]
+    assert schedule["_last_lr"] == pytest.approx(before["lr_scheduler"]["_last_lr"], rel=1e-12)
+    for mine, theirs in zip(
+        *(f["optimizer"]["param_groups"] for f in (after, before)), strict=True
+    ):
+        assert mine == {name: pytest.approx(theirs[name]) for name in mine}
+
+
+def test_report_has_what_pytorch_would_find(converted, original):
+    *_, report = converted
+    shadow = torch_files.read(FOURIER)["decoder_ema"]["shadow_params"]
+    digest = hashlib.sha256(b"".join(array.tobytes() for array in shadow)).hexdigest()
+    # Of the way to us and of the way back, which are the same.
+    (line,) = {line for line in report if line.startswith("decoder averaged")}
+    assert f"160 tensors, 49222 parameters, sha256 {digest}," in line
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(nhwc(rng.standard_normal((2, 3, 16, 16)).astype(np.float32)))
+    z = jnp.asarray(rng.standard_normal((2, 6)).astype(np.float32))
+    t = jnp.array([0.25, 0.75])
+    velocity = original.run(original.velocity, original.variables["ema"], x, t, z)
+    mean, deviation = (float(line.split(f"{name} ")[1].split(",")[0]) for name in ("mean", "ation"))
+    assert mean == pytest.approx(float(velocity.mean()), rel=1e-4, abs=1e-7)
+    assert deviation == pytest.approx(float(velocity.std()), rel=1e-4)
+
+
+def test_a_converted_checkpoint_has_averages_context_and_iteration(converted, original):
+    workdir, config, *_ = converted
+    config = configuration.load(str(config))
+    _, model, step = modes.load_model(config, workdir)
+    assert step == 0
+    assert model.context["anchors"].shape == (8, 6)
+    for name in ("encoder", "decoder"):
+        jax.tree.map(
+            np.testing.assert_array_equal, model.variables[name], original.variables["ema"][name]
+        )
+
+
+def test_raw_weights_take_the_place_of_the_averages(tmp_path, capsys):
+    config = config_file(tmp_path / "config.py", fourier_values())
+    assert run(config, tmp_path / "run", f"--checkpoint={FOURIER}", "--raw") == 0
+    # Without training images the run has no context anchors, and says so.
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "context" in line]
+    assert "no such folder" in line
+    assert "--config.latent.context_size=0" in line
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["latent"]["context_size"] == 0
+    changed = configuration.load(str(config), ["latent.context_size=0"])
+    _, model, _ = modes.load_model(changed, tmp_path / "run")
+    raw = convert.load_released(FOURIER, changed, ema=False)
+    jax.tree.map(np.testing.assert_array_equal, model.variables, raw)
+    assert model.context == {}
+    flags = [f"--config={config}", f"--workdir={tmp_path / 'run'}", "--mode=sample"]
+    assert main.main([*flags, "--config.latent.context_size=0"]) == 0
+    assert main.main(flags) == 2
+
+
+def test_a_folder_with_checkpoints_and_a_file_that_exists_are_refused(converted, capsys):
+    workdir, config, back, _ = converted
+    before = back.read_bytes()
+    assert run(config, workdir, f"--checkpoint={FOURIER}") == 2
+    assert run(config, workdir, f"--to-pt={back}") == 2
+    assert run(config, workdir) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["error"] * 3
+    assert "holds checkpoints already" in lines[0]
+    assert f"{back} exists" in lines[1]
+    assert "--checkpoint=FILE.pt" in lines[2]
+    assert back.read_bytes() == before
+
+
+# Files of the other case studies, of seeded weights.
+
+
+JOINT = {"encoder__attention_resolutions": "(8,)", "decoder__time_embedding": "fourier"}
+REPRESENTATION = {
+    "encoder.stem": "imagenet",
+    "encoder.stage_sizes": "(1, 2)",
+    "encoder.stage_widths": "(4, 8)",
+    "encoder.stem_width": "8",
+    "encoder.norm_groups": "4",
+    "encoder.head_dim": "16",
+    "encoder.head_layers": "2",
+    "latent.dim": "16",
+    "latent.context_size": "16",
+}
+
+
+def joint_config(**changes):
+    return small.config(**{**JOINT, **changes})
+
+
+def joint_flags(workdir):
+    return small.flags("configs/digits_joint.py", workdir, **JOINT)
+
+
+def representation_config(**changes):
+    changes = {name.replace("__", "."): value for name, value in changes.items()}
+    overrides = [f"{name}={value}" for name, value in {**REPRESENTATION, **changes}.items()]
+    return configuration.load("configs/digits_repr.py", overrides)
+
+
+def representation_flags(workdir):
+    overrides = [f"--config.{name}={value}" for name, value in REPRESENTATION.items()]
+    return ["--config=configs/digits_repr.py", f"--workdir={workdir}", *overrides]
+
+
+def released_values(config, iteration=7):
+    """What the release's trainer would save: weights, averages and Adam's state are random."""
+    rng = np.random.default_rng(1)
+
+    def draw(shape):
+        return rng.standard_normal(shape).astype(np.float32)
+
+    saved, adam = {"iteration": iteration, "epoch": 1, "grad_scalar": {}}, {}
+    names = {"encoder": "encoder", "decoder": "decoder", "label_anchors": "label_anchor"}
+    for name, layout in convert.network_layouts(config).items():
+        shapes = {
+            key: to_torch(key, np.broadcast_to(0.0, layout.shapes[path])).shape
+            for path, key in layout.keys.items()
+        }
+        weights = {PREFIX + key: draw(shape) for key, shape in shapes.items()}
+        if name == "decoder":
+            weights = {f"{PREFIX}sigmas": np.geomspace(378, 0.01, 2000), **weights}
+        saved[names[name]] = weights
+        trained = [draw(shape) for key, shape in shapes.items() if key != "all_modules.0.W"]
+        ema = {"decay": 0.9, "num_updates": iteration, "shadow_params": trained}
+        saved[f"{names[name]}_ema"] = ema
+        adam |= {len(adam) + i: {"exp_avg": draw(w.shape)} for i, w in enumerate(trained)}
+    return {**saved, "optimizer": {"state": adam}, "lr_scheduler": {"last_epoch": iteration}}
+
+
+@pytest.mark.parametrize(
+    ("config", "flags"),
+    [(joint_config, joint_flags), (representation_config, representation_flags)],
+    ids=["joint", "representation"],
+)
+def test_round_trip_of_seeded_weights(config, flags, tmp_path):
+    values = released_values(config())
+    values.get("decoder", {}).pop(f"{PREFIX}sigmas", None)  # which need not be there
+    torch_writer.write(tmp_path / "file.pt", values)
+    files = (f"--checkpoint={tmp_path / 'file.pt'}", f"--to-pt={tmp_path / 'back.pt'}")
+    assert convert.main([*flags(tmp_path / "run"), *files]) == 0
+    back = torch_files.read(tmp_path / "back.pt")
+    back.get("decoder", {}).pop(f"{PREFIX}sigmas", None)
+    wanted, found = arrays(values), arrays(back)
+    assert wanted.keys() == found.keys()
+    for place, array in wanted.items():
+        np.testing.assert_array_equal(array, found[place], strict=True)
+    assert back["iteration"] == 7
+
+
+def test_modes_and_training_go_on_from_a_converted_checkpoint(tmp_path):
+    torch_writer.write(tmp_path / "file.pt", released_values(joint_config(), iteration=1))
+    flags = joint_flags(tmp_path)
+    assert convert.main([*flags, f"--checkpoint={tmp_path / 'file.pt'}"]) == 0
+    assert main.main([*flags, "--mode=classify"]) == 0
+    assert len((tmp_path / "predictions.csv").read_text().splitlines()) == 361
+    assert main.main(flags) == 0
+    assert (tmp_path / "checkpoints" / "2").is_dir()
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["step"] == 2
+    assert "test_accuracy" in summary  # among context anchors
+
+
+def test_tensors_of_the_optimizer_are_never_read(tmp_path):
+    config = representation_config()
+    values = released_values(config)
+    torch_writer.write(tmp_path / "file.pt", values)
+    with zipfile.ZipFile(tmp_path / "file.pt") as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    needed = len(arrays(values))  # storages are numbered in the dict's order, Adam's last
+    for number in range(needed, len(entries) - 3):
+        del entries[f"archive/data/{number}"]
+    assert len(entries) == needed + 3
+    torch_writer.write_zip(tmp_path / "file.pt", entries)
+    with pytest.raises(UserError, match="damaged"):
+        torch_files.read(tmp_path / "file.pt")
+    params = convert.load_released(tmp_path / "file.pt", config)["encoder"]["params"]
+    assert params["head_dense_1"]["kernel"].shape == (32, 16)
+
+
+def _drop(*place):
+    def damage(values):
+        for key in place[:-1]:
+            values = values[key]
+        del values[place[-1]]
+
+    return damage
+
+
+def _put(*place, value):
+    def damage(values):
+        for key in place[:-1]:
+            values = values[key]
+        values[place[-1]] = value
+
+    return damage
+
+
+SHAPE = np.zeros((3, 3), np.float32)
+NIN = f"{PREFIX}all_modules.4.NIN_0.W"
+DAMAGE = {
+    "key": (
+        _drop("encoder", f"{PREFIX}all_modules.0.bias"),
+        "encoder's all_modules.0.bias is not there",
+    ),
+    "other key": (
+        _put("decoder", f"{PREFIX}all_modules.99.weight", value=SHAPE),
+        "decoder's all_modules.99.weight is left over",
+    ),
+    "prefix": (_put("encoder", "module.net.weight", value=SHAPE), "the key module.net.weight"),
+    "shape": (
+        _put("label_anchor", f"{PREFIX}anchor", value=SHAPE),
+        r"label_anchor's anchor has the shape \(3, 3\), not \(10, 4\)",
+    ),
+    "shape of an average": (
+        _put("encoder_ema", "shadow_params", 0, value=SHAPE),
+        r"encoder_ema's spatial_transformations.0.0.weight has the shape \(3, 3\)",
+    ),
+    "average": (
+        _drop("decoder_ema", "shadow_params", 3),
+        r"it has \d+ averaged weights for \d+ weights",
+    ),
+    "averages": (_drop("encoder_ema"), "no averaged weights"),
+    "type": (
+        _put("label_anchor", f"{PREFIX}anchor", value=np.zeros((10, 4))),
+        f"label_anchor's {PREFIX}anchor is float64, not float32",
+    ),
+    "value": (_put("label_anchor", f"{PREFIX}anchor", value=1), "is int, not float32"),
+    "entry": (_put("critic", value={}), "its entry critic is no network of the config's study"),
+    "iteration": (_put("iteration", value="7"), "its iteration is '7'"),
+    "network": (_put("label_anchor", value=[]), "label_anchor is no dict"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_a_file_that_does_not_fit_is_named_in_one_line(name, tmp_path):
+    damage, message = DAMAGE[name]
+    config = joint_config()
+    values = released_values(config)
+    damage(values)
+    torch_writer.write(tmp_path / "file.pt", values)
+    with pytest.raises(UserError, match=message) as refusal:
+        convert.load_released(tmp_path / "file.pt", config)
+    assert "\n" not in str(refusal.value)
+    assert "file.pt" in str(refusal.value)
+
+
+def test_networks_of_another_study(tmp_path):
+    config = joint_config()
+    values = released_values(config)
+    torch_writer.write(tmp_path / "file.pt", values)
+    with pytest.raises(UserError, match="entry encoder is no network"):
+        convert.load_released(tmp_path / "file.pt", joint_config(latent__enabled=False))
+    for name in ("label_anchor", "label_anchor_ema"):
+        del values[name]
+    torch_writer.write(tmp_path / "file.pt", values)
+    assert set(convert.load_released(tmp_path / "file.pt", config)) == {"encoder", "decoder"}
+    with pytest.raises(UserError, match="has no label_anchors"):
+        convert.convert(config, tmp_path / "file.pt", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    torch_writer.write(tmp_path / "file.pt", {"model": {}})
+    with pytest.raises(UserError, match="no entry encoder or decoder"):
+        convert.load_released(tmp_path / "file.pt", config)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"encoder__stem": "small"}, {"encoder__selective_kernel_ratio": "0.5"}]
+)
+def test_networks_that_the_release_does_not_have(changes):
+    with pytest.raises(UserError, match="encoder cannot be converted: the release's ResNet"):
+        convert.network_layouts(representation_config(**changes))
+
+
+# The writer, by the standard library's unpickler.
+
+
+class _Unpickler(pickle.Unpickler):
+    """What torch.load does, with tuples in place of tensors."""
+
+    def __init__(self, archive):
+        super().__init__(io.BytesIO(archive.read("archive/data.pkl")))
+        self.archive = archive
+
+    def find_class(self, module, name):
+        names = {("collections", "OrderedDict"): OrderedDict}
+        names[("torch._utils", "_rebuild_tensor_v2")] = self.rebuild
+        types = {"FloatStorage": np.float32, "DoubleStorage": np.float64}
+        types["BFloat16Storage"] = jnp.bfloat16
+        return names[(module, name)] if module != "torch" else types[name]
+
+    def persistent_load(self, pid):
+        kind, dtype, key, place, size = pid
+        assert (kind, place) == ("storage", "cpu")
+        flat = np.frombuffer(self.archive.read(f"archive/data/{key}"), dtype)
+        assert flat.size == size
+        return flat
+
+    def rebuild(self, storage, offset, shape, strides, requires_grad, hooks):
+        assert (requires_grad, hooks) == (False, OrderedDict())
+        strides = [n * storage.itemsize for n in strides]
+        return np.lib.stride_tricks.as_strided(storage[offset:], shape, strides)
+
+
+def test_written_files_by_the_standard_library(tmp_path):
+    numbers = np.arange(24, dtype=np.float32)
+    value = {
+        "state": OrderedDict(a=numbers.reshape(2, 3, 4).transpose(2, 0, 1), b=np.array(2.5)),
+        "list": [1, -2, 2.5, None, True, False, "é", (), (3, [])],
+        "half": numbers.astype(jnp.bfloat16),
+        "empty": {},
+    }
+    torch_files.write(tmp_path / "file.pt", value)
+    with zipfile.ZipFile(tmp_path / "file.pt") as archive:
+        assert archive.read("archive/byteorder") == b"little"
+        assert archive.read("archive/version") == b"3\n"
+        read = _Unpickler(archive).load()
+    assert type(read["state"]) is OrderedDict
+    assert type(read["empty"]) is dict
+    assert read["list"] == value["list"]
+    for place, array in arrays({"state": value["state"], "half": value["half"]}).items():
+        np.testing.assert_array_equal(arrays(read)[place], array, strict=True)
+    assert [file.name for file in tmp_path.iterdir()] == ["file.pt"]
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"nowhere/file.pt cannot be written: No such file"):
+        torch_files.write(tmp_path / "nowhere" / "file.pt", {})
+
+
+def test_nothing_needs_pytorch():
+    assert "torch" not in sys.modules
