@@ -137,12 +137,49 @@ def test_a_model_classifies_rows_by_themselves(trained):
         assert alone.classes[0] == together.classes[index]
 
 
+def test_reconstruct_gives_images_and_errors(trained, tmp_path):
+    assert _run(trained, "--mode=reconstruct") == 0
+    found = dict(np.load(trained / "reconstructions.npz"))
+    assert found["images"].shape == (360, 8, 8, 1)
+    summary = json.loads((trained / "summary.json").read_text())
+    assert found["errors"].mean() == pytest.approx(summary["reconstruction_l2"], rel=1e-5)
+
+    _, test = studies.load_data(small.config())
+    Image.fromarray(test.images[0, ..., 0]).save(tmp_path / "0.png")
+    assert _run(trained, "--mode=reconstruct", f"--input={tmp_path}") == 0
+    alone = dict(np.load(trained / "reconstructions.npz"))
+    assert alone["images"].shape == (1, 8, 8, 1)
+
+
+def test_embed_writes_four_features_and_labels(tmp_path):
+    flags = small.flags("configs/digits_repr.py", tmp_path / "run")
+    assert command_line.main(flags) == 0
+    assert command_line.main([*flags, "--mode=embed"]) == 0
+    found = dict(np.load(tmp_path / "run" / "embeddings.npz"))
+    shapes = {name: array.shape for name, array in found.items()}
+    anchor = (360, 4)
+    assert shapes == {
+        "features": (360, 16), "labels": (360,), "head": anchor, "latent": anchor,
+        "latent_centre": anchor,
+    }  # fmt: skip
+    _, test = studies.load_data(small.config())
+    np.testing.assert_array_equal(found["labels"], test.labels)
+
+    Image.fromarray(test.images[7, ..., 0]).save(tmp_path / "7.png")
+    assert command_line.main([*flags, "--mode=embed", f"--input={tmp_path / '7.png'}"]) == 0
+    alone = dict(np.load(tmp_path / "run" / "embeddings.npz"))
+    assert alone["labels"].tolist() == [-1]
+    np.testing.assert_allclose(alone["features"][0], found["features"][7], rtol=1e-4, atol=1e-5)
+    assert command_line.main([*flags, "--mode=sample"]) == 2  # there is no decoder
+
+
 BAD_INPUT = {
     "unknown field": (["--config.latent.dimm=3"], "latent.dim"),
     "wrong value": (["--config.training.batch_size=many"], "training.batch_size"),
     "unknown mode": (["--mode=fly"], "invalid choice: 'fly'"),
     "unknown flag": (["--workdirr=x"], "unrecognized arguments: --workdirr=x"),
-    "input with train": (["--input=x.png"], "--mode=classify"),
+    "input with train": (["--input=x.png"], "--mode=embed or classify or reconstruct"),
+    "a mode of another study": (["--mode=embed"], "a joint study does not embed images"),
     "missing input": (["--mode=classify", "--input=/nowhere.png"], "/nowhere.png"),
     "context too large": (["--config.latent.context_size=1438", "--workdir={new}"], "1437"),
     "another run's folder": (["--config.latent.dim=5"], "latent.dim=4"),

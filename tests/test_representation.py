@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import small
 from zoning import oracle
 
-from lzn_jax import configuration, data, sharding, studies
+from lzn_jax import data, sharding, studies
 from lzn_jax.contrastive import nt_xent
 from lzn_jax.data.augment import augment
 from lzn_jax.evaluation import probes
@@ -17,25 +18,16 @@ from lzn_jax.randomness import Stream, normal_by_index
 
 pytestmark = pytest.mark.usefixtures("fast_compile")
 
-SHRUNK = {
-    "latent.dim": 8,
-    "latent.num_steps": 4,
-    "latent.context_size": 32,
-    "alignment.num_steps": 5,
-    "encoder.stage_sizes": (1,),
-    "encoder.stage_widths": (4,),
-    "encoder.stem_width": 4,
-    "encoder.norm_groups": 2,
-    "encoder.head_dim": 8,
-    "training.batch_size": 16,
-}
-
 
 def _config(**changes):
-    fields = SHRUNK | {name.replace("__", "."): value for name, value in changes.items()}
-    return configuration.load(
-        "configs/digits_repr.py", [f"{name}={value}" for name, value in fields.items()]
-    )
+    sizes = {
+        "latent__dim": 8,
+        "encoder__head_dim": 8,
+        "latent__context_size": 32,
+        "alignment__num_steps": 5,
+        "training__batch_size": 16,
+    }
+    return small.config("configs/digits_repr.py", **(sizes | changes))
 
 
 def _study(num_devices=1, **changes):
