@@ -158,7 +158,7 @@ def sample_grid(
     row_height, column_width = pixels.shape[1] + _GAP, pixels.shape[2] + _GAP
     limit = columns if len(classes) > 1 else columns * columns
     tiles, notes = [], []
-    for row, label in enumerate(classes):
+    for row, label in enumerate(classes.tolist()):
         name = _class_name(label, class_names)
         notes.append(_Note(-12, row * row_height + pixels.shape[1] // 2, name, "right"))
         for place, index in enumerate(np.flatnonzero(labels == label)[:limit]):

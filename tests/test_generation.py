@@ -166,10 +166,12 @@ def test_images_are_reconstructed_given_random_latents_of_their_zones(digits):
     study = build()
     variables = variables_of(study)
     context = study.context(variables, digits[0])
-    study._reconstruction = lambda variables, images, condition: {"latents": condition[0]}
+    study._reconstruction = lambda variables, images, condition: {
+        "latents": np.asarray(condition[0])
+    }
     images = digits[1].images[:20]
     (latents,) = study.reconstruct(Model(variables, context), images).values()
-    anchors = study.latents.all_anchors(variables, images)
+    anchors = jnp.asarray(study.latents.all_anchors(variables, images))
     noise = normal_by_index(0, Stream.IMAGE_LATENTS, jnp.arange(20), (4,))
     expected = zoning.latents_in_context(anchors, context["anchors"], noise, solver=zoning.Euler(4))
     np.testing.assert_allclose(latents, expected, atol=1e-5)
