@@ -2,7 +2,7 @@
 
     python -m lzn_jax.main --config=configs/celebahq_gen.py --config.data.path=DIR
 
-DIR holds the 30,000 images. On one GPU add --config.training.microbatch_size=32.
+DIR holds the 30,000 images. On one GPU add --config.training.microbatch_size=8.
 
 Expected (paper, 29,952 samples): FID 7.17, reconstruction error 15.90; with
 --config.latent.enabled=False, rectified flow alone, 6.95 and 26.20. This config was not run by us.

@@ -3,7 +3,7 @@
     python -m lzn_jax.main --config=configs/lsun_bedroom_gen.py --config.data.path=DIR
 
 DIR holds the 3,033,042 training images, in folders or not. On one GPU add
---config.training.microbatch_size=32.
+--config.training.microbatch_size=8.
 
 Expected (paper, 29,952 samples): FID 5.95, reconstruction error 37.01; with
 --config.latent.enabled=False, rectified flow alone, 6.25 and 48.72. This config was not run by us.
