@@ -3,7 +3,8 @@
     python benchmarks/convert_full_size.py --folder=DIR [--config=configs/cifar10_gen.py]
 
 Writes random weights in the release's format to DIR/released.pt (1.8 GB for CIFAR-10), converts
-them to DIR/run in a process of its own, and prints its wall time and largest resident memory.
+them to DIR/run in a process of its own, and prints its wall time and largest resident memory:
+24 to 36 s and 2.2 to 2.5 GB on two busy CPU cores, without a bank of context anchors.
 """
 
 import argparse

@@ -34,7 +34,6 @@ from lzn_jax.released import Layout, Released
 from lzn_jax.studies import Variables, examples_at_a_time, join_variables, split_variables
 
 EXIT_USER_ERROR = 2
-# Of the parity report: one image more than nothing to tell images apart.
 REPORT_IMAGES = 2
 
 _log = logging.getLogger("lzn_jax.convert")  # also where this module is __main__
@@ -110,7 +109,12 @@ def _call(function: Any, inputs: tuple[Any, ...], first: Any) -> Any:
 
 
 def example_inputs(config: ConfigDict) -> dict[str, tuple[Any, ...]]:
-    """Seeded inputs of the networks that a study can have: two images, drawn as (n, c, h, w)."""
+    """Seeded inputs of the networks that a study can have, easy to make in PyTorch as well.
+
+    Images (2, c, h, w), turned to (2, h, w, c), then latents (2, q), if there are any, are the
+    first draws of NumPy's default_rng(0).standard_normal, as float32; times are 0.25 and 0.75;
+    labels, in the joint study, are the classes 0 and 1.
+    """
     data, latent, rng = config.data, config.latent, np.random.default_rng(0)
     shape = (REPORT_IMAGES, data.channels, data.image_size, data.image_size)
     images = rng.standard_normal(shape).astype(np.float32).transpose(0, 2, 3, 1)

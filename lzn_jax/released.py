@@ -16,13 +16,12 @@ from ml_collections import ConfigDict
 from lzn_jax import torch_files
 from lzn_jax.configuration import UserError
 from lzn_jax.models.torch_names import Keys, Shapes, to_variables, to_weights
+from lzn_jax.studies import Variables
 
 ENTRIES = {"encoder": "encoder", "decoder": "decoder", "label_anchors": "label_anchor"}
 PREFIX = "model.module."  # of two wrappers
 NOT_READ = ("optimizer", "lr_scheduler", "epoch", "grad_scalar")
 BUFFER = "sigmas"  # of the decoder, which never reads it
-
-Variables = dict[str, Any]  # network name -> flax variables
 
 
 class Layout(NamedTuple):
@@ -51,7 +50,7 @@ def read(path: str | os.PathLike[str], layouts: Mapping[str, Layout], *, ema: bo
     """
     entries = {ENTRIES[name]: name for name in layouts}
     wanted = {*entries, *(f"{entry}_ema" for entry in entries if ema)}
-    saved = torch_files.read(path, lambda place: place[0] in wanted)
+    saved = torch_files.read(path, lambda place: bool(place) and place[0] in wanted)
     try:
         _check_entries(saved, entries)
         raw: Variables = {}
@@ -107,6 +106,8 @@ def _averaged(
     entry: Any, weights: Mapping[str, np.ndarray], layout: Layout
 ) -> dict[str, np.ndarray]:
     """Averages by key: the list takes its names, and what it leaves out, from the weights."""
+    if list(weights) != list(layout.keys.values()):
+        raise ValueError("its keys are in another order than the network's, which averages go by")
     frozen = layout.frozen()
     trained = [key for key in weights if key not in frozen]
     match entry:

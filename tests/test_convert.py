@@ -478,8 +478,14 @@ def _put(*place, value):
     return damage
 
 
+def _reverse(entry):
+    def damage(values):
+        values[entry] = dict(reversed(values[entry].items()))
+
+    return damage
+
+
 SHAPE = np.zeros((3, 3), np.float32)
-NIN = f"{PREFIX}all_modules.4.NIN_0.W"
 DAMAGE = {
     "key": (
         _drop("encoder", f"{PREFIX}all_modules.0.bias"),
@@ -502,6 +508,7 @@ DAMAGE = {
         _drop("decoder_ema", "shadow_params", 3),
         r"it has \d+ averaged weights for \d+ weights",
     ),
+    "order": (_reverse("decoder"), "its keys are in another order"),
     "averages": (_drop("encoder_ema"), "no averaged weights"),
     "type": (
         _put("label_anchor", f"{PREFIX}anchor", value=np.zeros((10, 4))),
@@ -540,9 +547,10 @@ def test_networks_of_another_study(tmp_path):
     with pytest.raises(UserError, match="has no label_anchors"):
         convert.convert(config, tmp_path / "file.pt", tmp_path / "run")
     assert not (tmp_path / "run").exists()
-    torch_writer.write(tmp_path / "file.pt", {"model": {}})
-    with pytest.raises(UserError, match="no entry encoder or decoder"):
-        convert.load_released(tmp_path / "file.pt", config)
+    for other in ({"model": {}}, [], SHAPE):
+        torch_writer.write(tmp_path / "file.pt", other)
+        with pytest.raises(UserError, match="no entry encoder or decoder"):
+            convert.load_released(tmp_path / "file.pt", config)
 
 
 @pytest.mark.parametrize(
