@@ -23,7 +23,7 @@ from lzn_jax.randomness import Stream, normal_by_index
 from lzn_jax.studies import Model, Variables, batched
 from lzn_jax.studies.image_decoder import ImageDecoder
 from lzn_jax.studies.image_latents import ImageLatents
-from lzn_jax.studies.reconstruction import Reconstruction
+from lzn_jax.studies.reconstruction import MAX_EVALUATED, Reconstruction
 from lzn_jax.studies.sample_quality import SampleQuality
 
 NO_CLASS = -1  # label of an image of no asked class
@@ -117,9 +117,10 @@ class Generation:
         drawn = self._draw(model, count)
         no_class = np.full(count, NO_CLASS)
         figures.sample_grid(folder / "samples.png", drawn["images"], no_class, title="Samples")
-        result = self.reconstruct(model, test.images)
+        images = test.images[:MAX_EVALUATED]
+        result = self.reconstruct(model, images)
         figures.reconstructions(
-            folder / "reconstructions.png", test.images, result["images"], result["errors"]
+            folder / "reconstructions.png", images, result["images"], result["errors"]
         )
         return {
             **self._sample_quality(train, drawn["images"], workdir / "cache"),

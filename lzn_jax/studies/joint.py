@@ -29,7 +29,7 @@ from lzn_jax.studies import Model, Predictions, Variables, batched
 from lzn_jax.studies.classification import accuracy_curves
 from lzn_jax.studies.image_decoder import ImageDecoder
 from lzn_jax.studies.image_latents import ImageLatents
-from lzn_jax.studies.reconstruction import Reconstruction
+from lzn_jax.studies.reconstruction import MAX_EVALUATED, Reconstruction
 from lzn_jax.studies.sample_quality import SampleQuality
 
 
@@ -217,9 +217,10 @@ class Joint:
             if np.isfinite(latents).all():  # a run that diverges is still evaluated to its end
                 self._draw_zones(model, anchors, np.asarray(latents), test, folder)
         metrics |= self._evaluate_samples(model, train, workdir)
-        result = self.reconstruct(model, test.images, test.labels)
+        images, labels = test.images[:MAX_EVALUATED], test.labels[:MAX_EVALUATED]
+        result = self.reconstruct(model, images, labels)
         figures.reconstructions(
-            folder / "reconstructions.png", test.images, result["images"], result["errors"]
+            folder / "reconstructions.png", images, result["images"], result["errors"]
         )
         return metrics | {"reconstruction_l2": float(np.mean(result["errors"]))}
 

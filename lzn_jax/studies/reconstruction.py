@@ -11,6 +11,8 @@ from lzn_jax.data import Images
 from lzn_jax.studies import Variables
 from lzn_jax.studies.image_decoder import Condition, ImageDecoder
 
+MAX_EVALUATED = 2000  # test images, as in the paper
+
 
 class Reconstruction:
     """Reconstructs any number of images with one compiled program."""
