@@ -98,7 +98,7 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> int:
             # A checkpoint is written before the evaluation of its step: a process killed in
             # between makes the evaluation good when it resumes, and loses no step.
             while True:
-                is_last = step == training.num_steps or terminated.is_set()
+                is_last = step >= training.num_steps or terminated.is_set()
                 if step > saved and (is_last or step % config.checkpoint.every_steps == 0):
                     metrics.flush()
                     with goodput("save"):
@@ -106,13 +106,13 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> int:
                     saved = step
                 if terminated.is_set() or metrics.too_many_skipped:
                     break
-                if step == training.num_steps or (
+                if step >= training.num_steps or (
                     step > 0 and step % config.evaluation.every_steps == 0
                 ):
                     metrics.flush()
                     with goodput("eval"):
                         _evaluate_once(study, state, train, test, workdir, log, metrics)
-                if step == training.num_steps:
+                if step >= training.num_steps:
                     break
                 with goodput("data"):
                     batch = jax.device_put(next(batches), sharding.split(mesh))
