@@ -48,6 +48,7 @@ def _contents(folder):
 def test_a_run_leaves_its_files(enabled, tmp_path):
     # Two settings that the other runs leave alone.
     changes = {"training__microbatch_size": 5, "latent__precision": "bfloat16_3x"}
+    changes |= {f"evaluation__{name}": "(7,)" for name in ("noise_scales", "batch_sizes")}
     assert _run(tmp_path, latent__enabled=enabled, **changes) == 0
     figures = {"curves.png", "samples.png", "reconstructions.png"}
     if enabled:

@@ -45,6 +45,8 @@ def test_stream_numbers_stay():
         "SAMPLE_LATENTS": 4,
         "SAMPLE_NOISE": 5,
         "PRIOR_LATENTS": 6,
+        "PROBE": 7,
+        "TRAIN_LATENTS": 8,
     }
 
 

@@ -183,7 +183,7 @@ def test_evaluation_measures_four_features(protocol, tmp_path, monkeypatch):
     suffixes = ("", "_head", "_latent", "_latent_centre")
     names = {f"{m}{s}" for m in ("linear_probe_top1", "linear_probe_top5") for s in suffixes}
     assert set(metrics) == names | {f"knn_top1{s}" for s in suffixes}
-    assert (tmp_path / "embedding.png").stat().st_size > 0
+    assert (tmp_path / "figures" / "embedding.png").stat().st_size > 0
     # Untrained convolutions tell digits apart, crops of them less; chance is a tenth.
     assert metrics["linear_probe_top1"] > (0.4 if protocol == "cached" else 0.2)
     assert metrics["knn_top1"] > 0.6
