@@ -4,8 +4,8 @@
 
 Reads the IDX files of Debian's package dataset-fashion-mnist; --config.data.path=DIR for others.
 
-Expected: see README. Cost: 3.1e10 operations an update, an hour of training on 2 CPU cores
-(estimate).
+Expected: not measured yet. Cost: 3.1e10 operations an update, which should be less than an hour of
+training on 2 CPU cores (estimate).
 """
 
 import ml_collections
