@@ -5,12 +5,11 @@ import types
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import pytest
 import small
 
-from lzn_jax import configuration, sharding, studies, zoning
+from lzn_jax import sharding, studies, zoning
 from lzn_jax.evaluation import feature_network
 from lzn_jax.randomness import Stream, normal_by_index
 from lzn_jax.studies import Model
@@ -18,20 +17,9 @@ from lzn_jax.studies.generation import NO_CLASS
 
 pytestmark = pytest.mark.usefixtures("fast_compile")
 
-JOINT_ONLY = {
-    "training": ("decoder_steps", "generation_weight"),
-    "evaluation": ("noise_scales", "batch_sizes", "context_sizes"),
-}
-
 
 def config(**changes):
-    """The shrunk joint config without what only a joint study reads."""
-    tree = small.config(**changes).to_dict()
-    tree["study"] = "generation"
-    del tree["alignment"], tree["training"]["learning_rate"]["label_anchors"]
-    for group, names in JOINT_ONLY.items():
-        tree[group] = {name: value for name, value in tree[group].items() if name not in names}
-    return ml_collections.FrozenConfigDict(tree)
+    return small.config("configs/digits_gen.py", **changes)
 
 
 def build(**changes):
@@ -59,11 +47,6 @@ def batch_of(digits, count=15):
     return {"images": jnp.asarray(digits[0].images[:count])}  # no labels, which it never reads
 
 
-def test_the_config_holds_the_fields_of_the_study():
-    flat = configuration._flatten(config().to_dict())
-    assert set(flat) == set(configuration.schema_of(flat))
-
-
 @pytest.mark.parametrize(
     "changes", [{"latent__noise_scale": 0.5}, {"latent__enabled": False}], ids=str
 )
@@ -89,6 +72,24 @@ def test_the_loss_is_that_of_the_flow_given_each_images_own_latent(changes, digi
     expected = np.mean(np.asarray(velocity - (images - noise), np.float64) ** 2)
     assert float(loss) == pytest.approx(expected, rel=1e-5)
     assert metrics == {}
+
+
+@pytest.mark.parametrize(("num_devices", "size"), [(1, 8), (8, 8)])
+def test_micro_batches_and_devices_change_neither_loss_nor_gradient(num_devices, size, digits):
+    def value_and_gradient(num_devices, size):
+        settings = config(training__batch_size=16, training__microbatch_size=size)
+        mesh = sharding.make_mesh(8, jax.devices()[:num_devices])
+        study = studies.build(settings, mesh)
+        batch = jax.device_put(batch_of(digits, 16), sharding.split(mesh))
+        loss = jax.jit(jax.value_and_grad(lambda v: study.loss(v, batch, jax.random.key(5))[0]))
+        return loss(jax.device_put(variables_of(study), sharding.replicated(mesh)))
+
+    loss, gradient = value_and_gradient(1, None)
+    other_loss, other_gradient = value_and_gradient(num_devices, size)
+    assert float(other_loss) == pytest.approx(float(loss), rel=1e-5)
+    scale = max(float(jnp.abs(a).max()) for a in jax.tree.leaves(gradient))
+    for a, b in zip(jax.tree.leaves(gradient), jax.tree.leaves(other_gradient), strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-5 * scale)
 
 
 def test_the_gradient_reaches_the_encoder_through_the_latents(digits):

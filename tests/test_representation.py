@@ -56,18 +56,19 @@ def _batch():
 KEY = jax.random.key(3)
 
 
+@functools.cache
 def _anchors_by_hand():
     """Image by image, view by view."""
     study, variables = _study(), _variables()
     augment_key, _ = jax.random.split(KEY)
+    encode = jax.jit(functools.partial(study.modules["encoder"].apply, train=True))
+    change = jax.jit(functools.partial(augment, settings=study.augmentation))
     anchors = np.empty((16, 2, 8))
     for i, views in enumerate(_batch()["views"]):
         keys = jax.random.split(jax.random.fold_in(augment_key, i), 2)
         for v in range(2):
-            image = augment(jnp.asarray(views[v]), keys[v], study.augmentation)
-            anchors[i, v] = study.modules["encoder"].apply(
-                variables["encoder"], image[None], train=True
-            )[0]
+            image = change(jnp.asarray(views[v]), keys[v])
+            anchors[i, v] = encode(variables["encoder"], image[None])[0]
     return anchors
 
 
@@ -175,10 +176,13 @@ def test_an_images_features_do_not_depend_on_the_others():
 @pytest.mark.parametrize("protocol", ["cached", "simclr"])
 def test_evaluation_measures_four_features(protocol, tmp_path, monkeypatch):
     # Fast enough for features as weak as those of a tiny fresh network.
-    short = probes.Protocol(10, 256, lambda num_steps, batch_size: optax.adam(0.3))
+    short = probes.Protocol(40, 128, lambda num_steps, batch_size: optax.adam(0.3))
     monkeypatch.setitem(probes.PROTOCOLS, "simclr", short)
     study = _study(evaluation__probe_protocol=protocol)
-    train, test = studies.load_data(_config())
+    train, test = (
+        data.Examples(split.images[:300], split.labels[:300])
+        for split in studies.load_data(_config())
+    )
     metrics = study.evaluate(_model(study, train), train, test, tmp_path)
     suffixes = ("", "_head", "_latent", "_latent_centre")
     names = {f"{m}{s}" for m in ("linear_probe_top1", "linear_probe_top5") for s in suffixes}
@@ -186,4 +190,4 @@ def test_evaluation_measures_four_features(protocol, tmp_path, monkeypatch):
     assert (tmp_path / "figures" / "embedding.png").stat().st_size > 0
     # Untrained convolutions tell digits apart, crops of them less; chance is a tenth.
     assert metrics["linear_probe_top1"] > (0.4 if protocol == "cached" else 0.2)
-    assert metrics["knn_top1"] > 0.6
+    assert metrics["knn_top1"] > 0.4

@@ -139,8 +139,9 @@ def test_backbone_of_resnet50_has_the_papers_count():
 
 
 def test_a_fresh_block_is_its_shortcut_and_starts_like_the_original():
-    module = ResNet(**RESNET50 | {"stage_sizes": (2, 1, 1, 1)})
-    variables = module.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False)
+    module = ResNet(**RESNET50 | {"stage_sizes": (2, 1), "stage_widths": (64, 128)})
+    init = jax.jit(functools.partial(module.init, train=False))
+    variables = init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
     params = flatten_dict(variables["params"])
     for path, value in params.items():
         if path[-1] == "kernel":
@@ -157,10 +158,13 @@ def test_a_fresh_block_is_its_shortcut_and_starts_like_the_original():
 def test_small_stem_keeps_small_images(size):
     module = ResNet(**SMALL)
     images = jax.random.normal(jax.random.key(0), (2, size, size, 1))
-    variables = module.init(jax.random.key(1), images, train=False)
-    maps = module.apply(
-        variables, images, train=False, capture_intermediates=True, mutable="intermediates"
-    )[1]["intermediates"]
+
+    def feature_maps(images):
+        variables = module.init(jax.random.key(1), images, train=False)
+        options = {"capture_intermediates": True, "mutable": "intermediates"}
+        return module.apply(variables, images, train=False, **options)[1]["intermediates"]
+
+    maps = jax.eval_shape(feature_maps, images)
     assert maps["stem_norm_0"]["__call__"][0].shape == (2, size, size, 8)
     assert maps["stage_0_block_0"]["__call__"][0].shape == (2, size, size, 16)
     assert maps["stage_1_block_1"]["__call__"][0].shape == (2, size // 2, size // 2, 32)
