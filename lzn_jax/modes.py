@@ -109,7 +109,7 @@ def _images(config: ConfigDict, images_from: str | None) -> tuple[Images, np.nda
 
 def _write_arrays(path: Path, **arrays: np.ndarray) -> None:
     content = io.BytesIO()
-    np.savez_compressed(content, allow_pickle=False, **arrays)
+    np.savez_compressed(content, **arrays)
     reporting.write_bytes(path, content.getvalue())
 
 
