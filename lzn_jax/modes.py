@@ -107,7 +107,7 @@ def _images(config: ConfigDict, images_from: str | None) -> tuple[Images, np.nda
     return data.read_images(images_from, config.data), None
 
 
-def _write_arrays(path: Path, **arrays: np.ndarray) -> None:
+def _write_arrays(path: Path, **arrays: Any) -> None:  # Any: NumPy's types mix in its own flag
     content = io.BytesIO()
     np.savez_compressed(content, **arrays)
     reporting.write_bytes(path, content.getvalue())
