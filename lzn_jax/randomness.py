@@ -29,6 +29,11 @@ def stream_key(seed: int, stream: Stream) -> PRNGKeyArray:
     return jax.random.fold_in(jax.random.key(seed), stream)
 
 
+def key_or_seed(key: PRNGKeyArray | None, seed: int) -> PRNGKeyArray:
+    """The key, or that of a run's seed."""
+    return jax.random.key(seed) if key is None else key
+
+
 def normal_by_index(
     key: PRNGKeyArray, stream: Stream, index: Int[Array, " b"], shape: tuple[int, ...]
 ) -> Float[Array, "b ..."]:

@@ -14,8 +14,9 @@ import pytest
 import small
 
 import lzn_jax
-from lzn_jax import data, zoning
+from lzn_jax import data, reporting, zoning
 from lzn_jax.configuration import UserError
+from lzn_jax.evaluation import batching
 from lzn_jax.randomness import Stream, normal_by_index
 from lzn_jax.studies.interpolation import great_circle
 
@@ -98,6 +99,41 @@ def test_interpolation_goes_from_reconstruction_to_reconstruction(model, images)
     )
     assert ends["errors"].shape == (2,)
     assert found["images"].shape == (11, 8, 8, 1)
+
+
+def test_eight_devices_find_what_one_finds(workdir, model, images, tmp_path):
+    values = json.loads((workdir / "config.json").read_text())
+    values["training"]["batch_size"] = 16  # 15 are on one device
+    shutil.copytree(workdir / "checkpoints", tmp_path / "checkpoints")
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    other = lzn_jax.load(tmp_path)
+    sizes = []
+    for each in (model, other):
+        leaf = jax.tree.leaves(each.model.variables)[0]
+        sizes.append(len(leaf.sharding.device_set))
+    assert sizes == [1, 8]
+    np.testing.assert_allclose(other.encode(images, KEY), model.encode(images, KEY), atol=1e-4)
+    np.testing.assert_array_equal(other.classify(images).classes, model.classify(images).classes)
+
+
+def test_every_method_shows_its_progress(model, images, monkeypatch):
+    shown, show = [], reporting.progress
+
+    def progress(count, description, **settings):
+        shown.append((description, count))
+        return show(count, description, **settings)
+
+    monkeypatch.setattr(batching.reporting, "progress", progress)
+    for call, expected in (
+        (lambda: model.anchors(images), ["encoding"]),
+        (lambda: model.encode(images, KEY), ["encoding", "zoning"]),
+        (lambda: model.embed(images), ["encoding", "zoning", "zoning"]),
+        (lambda: model.classify(images), ["encoding", "zoning", "classifying"]),
+        (lambda: model.sample(20, KEY), ["sampling"]),
+    ):
+        shown.clear()
+        call()
+        assert shown == [(name, 20) for name in expected]
 
 
 def test_a_great_circle_has_equal_angles_and_keeps_the_norm():

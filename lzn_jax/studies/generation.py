@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 from lzn_jax import figures, models
 from lzn_jax.configuration import UserError
 from lzn_jax.data import Examples, Images, Transform, normalise, whole_image
-from lzn_jax.randomness import Stream, normal_by_index
+from lzn_jax.randomness import Stream, key_or_seed, normal_by_index
 from lzn_jax.studies import Model, Variables, batched
 from lzn_jax.studies.image_decoder import Condition, ImageDecoder
 from lzn_jax.studies.image_latents import ImageLatents
@@ -107,7 +107,7 @@ class Generation:
         self, model: Model, count: int, key: PRNGKeyArray | None = None
     ) -> dict[str, np.ndarray]:
         """`generate` of the images 0 to `count` - 1; key None is that of the config's seed."""
-        key = jax.random.key(self.config.seed) if key is None else key
+        key = key_or_seed(key, self.config.seed)
         generate = functools.partial(self._generate, model.variables, key)
         drawn: dict[str, np.ndarray] = self._in_batches(
             generate, np.arange(count), description="sampling"

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from lzn_jax import zoning
 from lzn_jax.data import Examples, Images, normalise
 from lzn_jax.microbatches import in_training
-from lzn_jax.randomness import Stream, normal_by_index, stream_key
+from lzn_jax.randomness import Stream, key_or_seed, normal_by_index, stream_key
 from lzn_jax.studies import Variables
 
 SOLVERS = {"euler": zoning.Euler, "dpm": zoning.DPMSolver}
@@ -93,7 +93,7 @@ class ImageLatents:
         The key is consumed, None is that of the config's seed. Noise goes by place in `anchors`:
         sets that are compared need streams of their own.
         """
-        key = jax.random.key(self.config.seed) if key is None else key
+        key = key_or_seed(key, self.config.seed)
         index = np.arange(len(anchors))
         if not context:
             noise = noise_scale * normal_by_index(

@@ -24,7 +24,7 @@ from lzn_jax import figures, models, zoning
 from lzn_jax.configuration import UserError
 from lzn_jax.data import Examples, Images, Transform, normalise, whole_image
 from lzn_jax.evaluation.judge import fit_judge
-from lzn_jax.randomness import Stream, normal_by_index
+from lzn_jax.randomness import Stream, key_or_seed, normal_by_index
 from lzn_jax.studies import Model, Predictions, Variables, batched
 from lzn_jax.studies.classification import accuracy_curves
 from lzn_jax.studies.image_decoder import Condition, ImageDecoder
@@ -195,11 +195,8 @@ class Joint:
         index = np.arange(count)
         if labels is None:
             labels = (index % self.config.data.num_classes).astype(np.int32)
-        generate = functools.partial(
-            self._generate,
-            model.variables,
-            jax.random.key(self.config.seed) if key is None else key,
-        )
+        key = key_or_seed(key, self.config.seed)
+        generate = functools.partial(self._generate, model.variables, key)
         request = {"labels": labels, "index": index}
         return self._in_batches(generate, request, description="sampling") | {"labels": labels}
 
