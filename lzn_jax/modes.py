@@ -31,7 +31,8 @@ def evaluate(config: ConfigDict, workdir: Path) -> None:
 def sample(config: ConfigDict, workdir: Path) -> None:
     """Draws `evaluation.num_samples` images, classes in equal shares: samples.npz, a figure."""
     trained = restore(config, workdir)
-    samples = trained.sample(config.evaluation.num_samples, key=None)
+    # A study that generates nothing has no number of samples, and says so.
+    samples = trained.sample(config.evaluation.get("num_samples", 0), key=None)
     _write_arrays(workdir / "samples.npz", images=samples.images, labels=samples.labels)
     figures.sample_grid(
         workdir / "figures" / "samples.png",
