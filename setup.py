@@ -25,6 +25,7 @@ setup(
         "tensorboardX>=2.6.5",
         "numpy>=2.0",
         "scikit-learn>=1.5",
+        "threadpoolctl>=3.1",
         "scipy>=1.13",
         "pillow>=11.0",
         "matplotlib>=3.9",

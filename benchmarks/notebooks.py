@@ -5,7 +5,9 @@
 
 Each of `notebooks/*.ipynb`, or of the names, runs from its first cell to its last in a folder of
 its own, so that it trains. An error ends the script. Prints seconds of wall and of processor time;
-pictures go to FOLDER/NAME_CELL.png. The notebooks themselves stay as they are, without outputs.
+pictures go to FOLDER/NAME_CELL_OUTPUT.png. The notebooks themselves stay as they are, without outputs.
+
+Measured: 153, 150 and 177 s of processors for generation, representation and joint.
 """
 
 import argparse
@@ -35,9 +37,9 @@ def run(file: Path, pictures: Path) -> None:
         NotebookClient(notebook, timeout=CELL_SECONDS, resources=where).execute()
     pictures.mkdir(parents=True, exist_ok=True)
     for number, cell in enumerate(notebook.cells):
-        for output in cell.get("outputs", []):
+        for place, output in enumerate(cell.get("outputs", [])):
             if content := output.get("data", {}).get("image/png"):
-                path = pictures / f"{file.stem}_{number:02d}.png"
+                path = pictures / f"{file.stem}_{number:02d}_{place}.png"
                 path.write_bytes(base64.b64decode(content))
             if output.get("name") == "stdout":
                 print(output["text"], end="")

@@ -18,6 +18,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 from sklearn.manifold import TSNE
+from threadpoolctl import threadpool_limits
 
 from lzn_jax import reporting
 
@@ -82,7 +83,9 @@ def _embed(features: np.ndarray, seed: int) -> Float[np.ndarray, "n 2"]:
         return np.zeros((len(features), 2))
     perplexity = min(_PERPLEXITY, (len(features) - 1) / 3)
     init = "pca" if features.shape[1] > 1 else "random"
-    return TSNE(perplexity=perplexity, init=init, random_state=seed).fit_transform(features)
+    # One thread: those of OpenMP wait in a loop, which takes minutes where cores are busy.
+    with threadpool_limits(1):
+        return TSNE(perplexity=perplexity, init=init, random_state=seed).fit_transform(features)
 
 
 def _draw_classes(
