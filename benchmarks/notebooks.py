@@ -5,7 +5,7 @@
 
 Each of `notebooks/*.ipynb`, or of the names, runs from its first cell to its last in a folder of
 its own, so that it trains. An error ends the script. Prints seconds of wall and of processor time;
-pictures go to FOLDER/NAME_CELL_OUTPUT.png. The notebooks themselves stay as they are, without outputs.
+pictures go to FOLDER/NAME_CELL_OUTPUT.png. The notebooks themselves stay without outputs.
 
 Measured: 153, 150 and 177 s of processors for generation, representation and joint.
 """
