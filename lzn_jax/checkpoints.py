@@ -36,15 +36,19 @@ class Checkpoints:
         args["progress"] = ocp.args.JsonSave(dict(progress))
         self._manager.save(step, args=ocp.args.Composite(**args), force=True)
 
-    def restore(self, targets: Mapping[str, Any]) -> tuple[int, dict[str, Any]] | None:
-        """The newest checkpoint that can be read: its step, and its items like `targets`.
+    def restore(
+        self, targets: Mapping[str, Any], step: int | None = None
+    ) -> tuple[int, dict[str, Any]] | None:
+        """The newest checkpoint that can be read, or that of `step`: its step, and its items like
+        `targets`.
 
         Targets are trees of `jax.ShapeDtypeStruct` with a sharding; `progress` always comes along.
         A damaged checkpoint is reported and passed over. None if there is no good one.
         """
         args = {name: ocp.args.StandardRestore(tree) for name, tree in targets.items()}
         args["progress"] = ocp.args.JsonRestore()
-        for step in sorted(self._manager.all_steps(), reverse=True):
+        steps = self._manager.all_steps() if step is None else [step]
+        for step in sorted(steps, reverse=True):
             try:
                 restored = self._manager.restore(step, args=ocp.args.Composite(**args))
                 return step, {name: restored[name] for name in args}
