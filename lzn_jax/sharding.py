@@ -61,6 +61,12 @@ def put_rows(rows: Any, mesh: Mesh) -> Any:
     return jax.tree.map(lambda a: jax.make_array_from_process_local_data(placement, a), rows)
 
 
+def put_whole(tree: Any, placement: jax.sharding.Sharding) -> Any:
+    """Arrays that each process has whole and alike, placed on the devices of all."""
+    # NumPy: JAX 0.10 makes broken arrays of device arrays where each process has one device.
+    return jax.device_put(jax.device_get(tree), placement)
+
+
 def fetch(tree: Any) -> Any:
     """NumPy copies of arrays, whole in every process, which must ask for them together."""
     if jax.process_count() == 1:

@@ -10,6 +10,7 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from clu import parameter_overview
 from jax.sharding import Mesh
@@ -193,7 +194,7 @@ def save_state(checkpoints: Checkpoints, state: TrainState, study: Study, train:
     items = {"params": state.params, "optimizer": state.optimizer}
     items["ema"] = {"params": state.ema, "constants": state.constants}
     if context := study.context(join_variables(state.ema, state.constants), train):
-        items["context"] = jax.device_put(context, state.step.sharding)
+        items["context"] = sharding.put_whole(context, state.step.sharding)
     counters = {"skipped": state.skipped, "skipped_in_a_row": state.skipped_in_a_row}
     step = int(state.step)
     progress = {"step": step, "data_position": step} | {k: int(v) for k, v in counters.items()}
@@ -211,7 +212,7 @@ def restore_state(checkpoints: Checkpoints, shapes: TrainState, mesh: Mesh) -> T
     step, items = restored
     checkpoints.discard_after(step)
     counters = {
-        name: jax.device_put(jnp.int32(items["progress"][name]), sharding.replicated(mesh))
+        name: sharding.put_whole(np.int32(items["progress"][name]), sharding.replicated(mesh))
         for name in ("step", "skipped", "skipped_in_a_row")
     }
     return TrainState(
