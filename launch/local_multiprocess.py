@@ -67,9 +67,10 @@ def main(arguments: list[str]) -> int:
         running.append((process, _echo(i, process)))
     signal.signal(signal.SIGTERM, lambda *_: [p.terminate() for p, _ in running])
     codes = []
-    for process, echo in running:
+    for i, (process, echo) in enumerate(running):
         codes.append(process.wait())
         echo.join()
+        print(f"[{i}] ended with code {codes[-1]}", flush=True)
     return next((code for code in codes if code), 0)
 
 

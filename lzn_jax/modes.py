@@ -125,7 +125,8 @@ def load_model(config: ConfigDict, workdir: Path) -> tuple[Study, Model, int]:
     if shapes := study.context_shapes():
         targets["context"] = shapes
     with Checkpoints(workdir, config.checkpoint.keep) as checkpoints:
-        restored = checkpoints.restore(sharding.placed(targets, mesh))
+        shard = config.training.shard_parameters
+        restored = checkpoints.restore(sharding.placed(targets, mesh, shard=shard))
     if restored is None:
         raise UserError(f"no checkpoint in {workdir / 'checkpoints'} can be read: train again")
     step, items = restored

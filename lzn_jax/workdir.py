@@ -23,6 +23,7 @@ FREE_FIELDS = (
     "data.workers",
     "data.skip_unreadable",
     "training.microbatch_size",
+    "training.shard_parameters",
     "training.num_steps",
     "training.log_every_steps",
     "checkpoint.",

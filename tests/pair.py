@@ -48,7 +48,7 @@ def start_main(arguments, *, count=2, **options):
     return start(command, count=count, **options)
 
 
-def finish(processes, timeout=300):
+def finish(processes, timeout=900):
     """(exit code, stdout, stderr) of each; none outlives this."""
     try:
         texts = [process.communicate(timeout=timeout) for process in processes]

@@ -62,7 +62,7 @@ def _state(workdir, num_devices):
     optimizer = optimization.make_optimizer(config.training, list(study.modules))
     shapes = jax.eval_shape(functools.partial(train.init_state, study, optimizer, 0))
     with Checkpoints(workdir, 2) as checkpoints:
-        state = train.restore_state(checkpoints, shapes, mesh)
+        state = train.restore_state(checkpoints, sharding.placed(shapes, mesh))
     return [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
 
 
