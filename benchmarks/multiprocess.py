@@ -1,6 +1,6 @@
 """Many processes on this machine: equal results, resumption elsewhere, and a common end.
 
-    python benchmarks/multiprocess.py [--folder=FOLDER]
+    python benchmarks/multiprocess.py [--folder=FOLDER] [--parts equality endings]
 
 Runs the real command line on fake CPU devices, on a shrunk digits_joint. Differences are those of
 every number in metrics.jsonl, relative, the evaluation's included. A run is killed, frozen
@@ -24,13 +24,15 @@ ROOT = Path(__file__).parent.parent
 LAUNCHER = ROOT / "launch" / "local_multiprocess.py"
 STEPS = 4
 SHRUNK = {
-    "latent.dim": "8",
-    "latent.num_steps": "5",
-    "latent.context_size": "64",
-    "alignment.num_steps": "5",
+    "latent.dim": "4",
+    "latent.num_steps": "4",
+    "latent.context_size": "16",
+    "alignment.num_steps": "4",
     "encoder.features": "4",
     "encoder.channel_multipliers": "(1,)",
+    "encoder.tap_channels": "2",
     "encoder.tap_units": "8",
+    "encoder.tap_resolutions": "None",
     "decoder.features": "4",
     "decoder.channel_multipliers": "(1,)",
     "decoder.dropout": "0.1",
@@ -38,22 +40,28 @@ SHRUNK = {
     "training.warmup_steps": "2",
     "training.schedule": "constant",
     "training.log_every_steps": "1",
-    "evaluation.num_samples": "50",
+    "evaluation.num_samples": "20",
     "evaluation.noise_scales": "()",
     "evaluation.batch_sizes": "()",
     "evaluation.context_sizes": "()",
-    "sampling.num_steps": "5",
+    "sampling.num_steps": "3",
 }
 
 
-def start(workdir: Path, processes: int, devices: int, num_steps: int) -> subprocess.Popen[str]:
-    """Starts a run in the background; of several processes each line says its number."""
+def start(
+    workdir: Path, processes: int, devices: int, num_steps: int, **changes: str
+) -> subprocess.Popen[str]:
+    """Starts a run in the background; of several processes each line says its number.
+
+    A double underscore in the name of a change is a dot.
+    """
     every = num_steps if num_steps > STEPS else STEPS // 2
     fields = SHRUNK | {
         "training.num_steps": str(num_steps),
         "checkpoint.every_steps": str(every),
         "evaluation.every_steps": str(num_steps),
     }
+    fields |= {name.replace("__", "."): value for name, value in changes.items()}
     inner = ["--config=configs/digits_joint.py", f"--workdir={workdir}"]
     inner += [f"--config.{name}={value}" for name, value in fields.items()]
     environment = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
@@ -110,7 +118,7 @@ def equality(folder: Path) -> None:
         for first in (0, STEPS // 2):
             workdir = folder / f"{processes}x{devices}_from_{first}"
             if (processes, devices, first) not in ((1, 8, 2), (2, 4, 0), (1, 4, 2), (2, 2, 2)):
-                cells.append("-")
+                cells.append("the run compared with" if first == 0 and devices == 8 else "-")
                 continue
             if first:
                 shutil.copytree(alone, workdir)
@@ -130,7 +138,7 @@ def endings(folder: Path) -> None:
         ("SIGTERM of process 1", signal.SIGTERM, 1),
     ):
         workdir = folder / name.replace(" ", "_")
-        run = start(workdir, 2, 1, 10**6)
+        run = start(workdir, 2, 1, 10**6, latent__enabled="False")  # which compiles faster
         assert run.stdout is not None
         pids = [int(re.search(r"pid (\d+)", run.stdout.readline())[1]) for _ in range(2)]
         while not _has_logged(workdir, 5):
@@ -167,10 +175,13 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--folder", type=Path, default=Path("results/multiprocess"))
-    folder = parser.parse_args().folder.absolute()
-    shutil.rmtree(folder, ignore_errors=True)
-    equality(folder)
-    endings(folder)
+    parts = {"equality": equality, "endings": endings}
+    parser.add_argument("--parts", nargs="+", choices=list(parts), default=list(parts))
+    arguments = parser.parse_args()
+    for name in arguments.parts:
+        folder = arguments.folder.absolute() / name
+        shutil.rmtree(folder, ignore_errors=True)
+        parts[name](folder)
 
 
 if __name__ == "__main__":
