@@ -48,14 +48,15 @@ def main(arguments: list[str]) -> None:
     )
     shapes = jax.eval_shape(lambda: train.init_state(study, optimizer, config.seed))
     state = sharding.placed(shapes, mesh, shard=config.training.shard_parameters)
-    traced = train.jit_update(study, optimizer, config, mesh, state).trace(
-        state, batch_shapes(study, config)
-    )
-    cost = costs.count_operations(traced.jaxpr)
     training, backend = config.training, jax.default_backend()
     micro_batch = examples_at_a_time(training)
     batch = f"{training.batch_size} images in parts of {micro_batch}"
     print(f"{path}: {batch}, on one of {mesh.size} {backend} device(s)")
+    print(f"{'state':<20} {sharding.bytes_on_a_device(state) / 1e9:8.2f} GB", flush=True)
+    traced = train.jit_update(study, optimizer, config, mesh, state).trace(
+        state, batch_shapes(study, config)
+    )
+    cost = costs.count_operations(traced.jaxpr)
     share = 100 * cost.inside / cost.total
     print(f"{cost.total:.3g} operations a step, of which zoning {share:.2g} %", flush=True)
     memory = traced.lower().compile().memory_analysis()
