@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -131,7 +132,8 @@ def load_model(config: ConfigDict, workdir: Path) -> tuple[Study, Model, int]:
         raise UserError(f"no checkpoint in {workdir / 'checkpoints'} can be read: train again")
     step, items = restored
     averaged = join_variables(items["ema"]["params"], items["ema"]["constants"])
-    return study, Model(averaged, sharding.fetch(items.get("context", {}))), step
+    context = jax.tree.map(jnp.asarray, sharding.fetch(items.get("context", {})))
+    return study, Model(averaged, context), step
 
 
 def _cannot(config: ConfigDict, what: str) -> str:

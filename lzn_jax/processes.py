@@ -88,7 +88,7 @@ def _connect() -> None:
 def _is_cluster() -> bool:
     """Whether JAX will find other processes by what the machine tells it."""
     tasks = [os.environ.get(name, "1") for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")]
-    # JAX sets the variable where it finds libtpu but no TPU; other notebooks' hosts do so too.
+    # JAX sets the variable where it finds no TPU, hosts of notebooks where there is no pod.
     on_tpu = find_spec("libtpu") is not None and "TPU_SKIP_MDS_QUERY" not in os.environ
     return tasks != ["1", "1"] or (on_tpu and os.environ.get("JAX_PLATFORMS") != "cpu")
 
