@@ -17,6 +17,9 @@ import ml_collections
 PRECISIONS = ("float32", "tensorfloat32", "bfloat16_3x", "bfloat16")
 
 
+EXIT_USER_ERROR = 2
+
+
 class UserError(Exception):
     """The user's input is at fault; one line says what is wrong and what would be right."""
 
@@ -118,6 +121,9 @@ _EVERY_STUDY = {
         "images that the networks see at a time, None = all",
         minimum=1,
         optional=True,
+    ),
+    "training.shard_parameters": Field(
+        bool, "divide parameters and optimiser state over the devices, for networks that do not fit"
     ),
     "training.num_steps": Field(int, "updates", minimum=1),
     "training.learning_rate.encoder": Field(float, "the encoder's learning rate", above=0),

@@ -2,8 +2,6 @@
 
 import functools
 import logging
-import signal
-import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,14 +10,16 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from clu import parameter_overview
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from lzn_jax import costs, data, figures, optimization, reporting, sharding, studies
+from lzn_jax import costs, data, figures, optimization, processes, reporting, sharding, studies
 from lzn_jax.checkpoints import Checkpoints
 from lzn_jax.data import Examples
+from lzn_jax.heartbeat import Heartbeat
 from lzn_jax.randomness import Stream, stream_key
 from lzn_jax.studies import (
     Model,
@@ -72,17 +72,19 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> int:
             config.seed,
             study.transform,
             workers=config.data.get("workers", 0),
+            rows=sharding.own_rows(training.batch_size),
         )
         optimizer = optimization.make_optimizer(training, list(study.modules))
         init = functools.partial(init_state, study, optimizer, config.seed)
-        terminated = _sigterm_event()
+        asked_to_leave = processes.interruption()
 
     with batches, Checkpoints(workdir, config.checkpoint.keep) as checkpoints:
         with goodput("restore"):
-            state = restore_state(checkpoints, jax.eval_shape(init), mesh)
+            shapes = sharding.placed(jax.eval_shape(init), mesh, shard=training.shard_parameters)
+            state = restore_state(checkpoints, shapes)
         if state is None:
             with goodput("init"):
-                state = _compile_init(init, mesh)()
+                state = _compile_init(init, shapes)()
         step = int(state.step)
         batches.seek(step)
         with goodput("compile"):
@@ -92,19 +94,21 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> int:
         with (
             reporting.MetricLog(workdir, step) as log,
             reporting.progress(training.num_steps, "training", initial=step) as bar,
+            Heartbeat(step) as heartbeat,
         ):
             metrics = _LateMetrics(log, bar, goodput, step, training)
             saved = step  # restored from there, or nothing to save yet
+            is_leaving = False
             # A checkpoint is written before the evaluation of its step: a process killed in
             # between makes the evaluation good when it resumes, and loses no step.
             while True:
-                is_last = step >= training.num_steps or terminated.is_set()
+                is_last = step >= training.num_steps or is_leaving
                 if step > saved and (is_last or step % config.checkpoint.every_steps == 0):
                     metrics.flush()
                     with goodput("save"):
                         save_state(checkpoints, state, study, train)
                     saved = step
-                if terminated.is_set() or metrics.too_many_skipped:
+                if is_leaving or metrics.too_many_skipped:
                     break
                 if step >= training.num_steps or (
                     step > 0 and step % config.evaluation.every_steps == 0
@@ -115,11 +119,12 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> int:
                 if step >= training.num_steps:
                     break
                 with goodput("data"):
-                    batch = jax.device_put(next(batches), sharding.split(mesh))
-                with goodput("step"):
+                    batch = sharding.put_rows(next(batches), mesh)
+                with goodput("step"), heartbeat.watch(step):
                     state, new_metrics = update(state, batch)
                     step += 1
                     metrics.put(step, new_metrics)
+                is_leaving = asked_to_leave(step)
     reporting.write_json(workdir / "goodput.json", goodput.seconds)
     return _finish(step, training.num_steps, metrics.too_many_skipped, workdir)
 
@@ -190,25 +195,24 @@ def save_state(checkpoints: Checkpoints, state: TrainState, study: Study, train:
     items = {"params": state.params, "optimizer": state.optimizer}
     items["ema"] = {"params": state.ema, "constants": state.constants}
     if context := study.context(join_variables(state.ema, state.constants), train):
-        items["context"] = context
+        items["context"] = sharding.put_whole(context, state.step.sharding)
     counters = {"skipped": state.skipped, "skipped_in_a_row": state.skipped_in_a_row}
     step = int(state.step)
     progress = {"step": step, "data_position": step} | {k: int(v) for k, v in counters.items()}
     checkpoints.save(step, items, progress)
 
 
-def restore_state(checkpoints: Checkpoints, shapes: TrainState, mesh: Mesh) -> TrainState | None:
-    """The state of the newest good checkpoint, None without any."""
-    placed = sharding.placed(shapes, mesh)
-    targets = {"params": placed.params, "optimizer": placed.optimizer}
-    targets["ema"] = {"params": placed.ema, "constants": placed.constants}
+def restore_state(checkpoints: Checkpoints, shapes: TrainState) -> TrainState | None:
+    """The state of the newest good checkpoint, placed as `shapes` are, None without any."""
+    targets = {"params": shapes.params, "optimizer": shapes.optimizer}
+    targets["ema"] = {"params": shapes.ema, "constants": shapes.constants}
     restored = checkpoints.restore(targets)
     if restored is None:
         return None
     step, items = restored
     checkpoints.discard_after(step)
     counters = {
-        name: jax.device_put(jnp.int32(items["progress"][name]), sharding.replicated(mesh))
+        name: sharding.put_whole(np.int32(items["progress"][name]), shapes.step.sharding)
         for name in ("step", "skipped", "skipped_in_a_row")
     }
     return TrainState(
@@ -226,24 +230,35 @@ def averaged_model(state: TrainState, study: Study, train: Examples) -> Model:
     return Model(variables, study.context(variables, train))
 
 
-def _compile_init(init: Callable[[], TrainState], mesh: Mesh) -> Callable[[], TrainState]:
+def _compile_init(init: Callable[[], TrainState], shapes: TrainState) -> Callable[[], TrainState]:
     # Runs once, so the compiler's time is all that counts: a quarter without optimisations.
     fast_compile = {"xla_backend_optimization_level": 0}
-    return jax.jit(init, out_shardings=sharding.replicated(mesh), compiler_options=fast_compile)
+    return jax.jit(init, out_shardings=_placement(shapes), compiler_options=fast_compile)
+
+
+def _placement(state: TrainState) -> TrainState:
+    return jax.tree.map(lambda a: a.sharding, state)
 
 
 def jit_update(
-    study: Study, optimizer: optax.GradientTransformation, config: ConfigDict, mesh: Mesh
+    study: Study,
+    optimizer: optax.GradientTransformation,
+    config: ConfigDict,
+    mesh: Mesh,
+    state: TrainState,
 ) -> Any:
-    """`update_state` as a jitted function (state, batch) -> (state, metrics); it eats the state."""
+    """`update_state` as a jitted function (state, batch) -> (state, metrics); it eats the state.
+
+    States are placed as `state` is, which may be shapes.
+    """
     update = functools.partial(
         update_state, study=study, optimizer=optimizer, training=config.training, seed=config.seed
     )
-    replicated, split = sharding.replicated(mesh), sharding.split(mesh)
+    placement = _placement(state)
     return jax.jit(
         update,
-        in_shardings=(replicated, split),
-        out_shardings=(replicated, replicated),
+        in_shardings=(placement, sharding.split(mesh)),
+        out_shardings=(placement, sharding.replicated(mesh)),
         donate_argnums=0,
     )
 
@@ -257,7 +272,7 @@ def _compile_update(
     batches: data.TrainingBatches,
 ) -> Callable[[TrainState, Mapping[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]:
     """The compiled update; it refuses other shapes, so nothing is compiled twice."""
-    traced = jit_update(study, optimizer, config, mesh).trace(state, batches.shapes())
+    traced = jit_update(study, optimizer, config, mesh, state).trace(state, batches.shapes())
     _announce_cost(costs.count_operations(traced.jaxpr))
     compiled: Callable[..., Any] = traced.lower().compile()
     return compiled
@@ -280,10 +295,11 @@ def _evaluate_once(
     results = study.evaluate(averaged_model(state, study, train), train, test, workdir)
     reporting.write_json(workdir / "summary.json", {"step": step, **results, **metrics.rates()})
     log.write(step, {**results, "evaluation_seconds": time.perf_counter() - started})
-    folder = workdir / "figures"
-    figures.curves(folder / "curves.png", reporting.read_metrics(workdir))
-    for figure in sorted(folder.glob("*.png")):
-        log.image(step, figure.stem, figure)
+    if processes.is_writer():
+        folder = workdir / "figures"
+        figures.curves(folder / "curves.png", reporting.read_metrics(workdir))
+        for figure in sorted(folder.glob("*.png")):
+            log.image(step, figure.stem, figure)
     named = ", ".join(f"{name} {value:.4g}" for name, value in results.items())
     _log.info("step %d: %s", step, named)
 
@@ -342,20 +358,14 @@ class _LateMetrics:
         return self._goodput.seconds["step"] + self._goodput.seconds["data"]
 
 
-def _sigterm_event() -> threading.Event:
-    """Set when the process is asked to end; the loop then saves and leaves."""
-    event = threading.Event()
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, lambda *_: event.set())
-    return event
-
-
 def _announce(state: TrainState, mesh: Mesh, workdir: Path) -> None:
     counts = {
         name: parameter_overview.count_parameters(tree) for name, tree in state.params.items()
     }
     named = ", ".join(f"{name} {count:,}" for name, count in counts.items())
-    _log.info("parameters: %s; %d device(s)", named, mesh.size)
+    size = sharding.bytes_on_a_device(state) / 1e6
+    _log.info("parameters: %s; all of training's state takes %.3g MB a device", named, size)
+    _log.info("%d of %d device(s)", mesh.size, jax.device_count())
     _log.info("results go to %s, from step %d on", workdir, int(state.step))
 
 

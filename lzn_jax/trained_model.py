@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 from ml_collections import ConfigDict
@@ -212,10 +213,12 @@ def restore(config: ConfigDict, workdir: Path, step: int | None = None) -> Train
     if shapes := study.context_shapes():
         targets["context"] = shapes
     with Checkpoints(workdir, config.checkpoint.keep) as checkpoints:
-        restored = checkpoints.restore(sharding.placed(targets, mesh), step)
+        shard = config.training.shard_parameters
+        restored = checkpoints.restore(sharding.placed(targets, mesh, shard=shard), step)
     if restored is None:
         name = folder if step is None else folder / str(step)
         raise UserError(f"no checkpoint in {name} can be read: train again")
     step, items = restored
     averaged = join_variables(items["ema"]["params"], items["ema"]["constants"])
-    return TrainedModel(config, study, Model(averaged, items.get("context", {})), step)
+    context = jax.tree.map(jnp.asarray, sharding.fetch(items.get("context", {})))
+    return TrainedModel(config, study, Model(averaged, context), step)
