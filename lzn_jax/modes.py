@@ -124,7 +124,7 @@ def load_model(config: ConfigDict, workdir: Path) -> tuple[Study, Model, int]:
     targets: dict[str, Any] = {"ema": {"params": params, "constants": constants}}
     if shapes := study.context_shapes():
         targets["context"] = shapes
-    with Checkpoints(workdir, config.checkpoint.keep) as checkpoints:
+    with Checkpoints(workdir) as checkpoints:
         restored = checkpoints.restore(sharding.placed(targets, mesh))
     if restored is None:
         raise UserError(f"no checkpoint in {workdir / 'checkpoints'} can be read: train again")

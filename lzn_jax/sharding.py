@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 
@@ -23,6 +24,15 @@ def split(mesh: Mesh) -> NamedSharding:
 def replicated(mesh: Mesh) -> NamedSharding:
     """A whole copy on each device: parameters, optimiser state, metrics."""
     return NamedSharding(mesh, PartitionSpec())
+
+
+def to_host(array: Any) -> np.ndarray:
+    """The whole array on the host, wherever its parts are; all processes must call."""
+    if isinstance(array, jax.Array) and not (
+        array.is_fully_addressable or array.is_fully_replicated
+    ):
+        array = multihost_utils.process_allgather(array, tiled=True)
+    return np.asarray(array)
 
 
 def placed(shapes: Any, mesh: Mesh) -> Any:

@@ -206,7 +206,7 @@ def restore_state(checkpoints: Checkpoints, shapes: TrainState, mesh: Mesh) -> T
     if restored is None:
         return None
     step, items = restored
-    checkpoints.discard_after(step)
+    checkpoints.set_aside_after(step)
     counters = {
         name: jax.device_put(jnp.int32(items["progress"][name]), sharding.replicated(mesh))
         for name in ("step", "skipped", "skipped_in_a_row")
