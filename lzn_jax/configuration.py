@@ -16,6 +16,9 @@ import ml_collections
 PRECISIONS = ("float32", "tensorfloat32", "bfloat16_3x", "bfloat16")
 
 
+EXIT_USER_ERROR = 2
+
+
 class UserError(Exception):
     """The user's input is at fault; one line says what is wrong and what would be right."""
 

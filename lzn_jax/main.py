@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import NoReturn
 
 from lzn_jax import configuration
-from lzn_jax.configuration import UserError
+from lzn_jax.configuration import EXIT_USER_ERROR, UserError
 
 MODES_WITH_INPUT = ("embed", "classify", "reconstruct")
 MODES = ("train", "evaluate", "sample", *MODES_WITH_INPUT, "check_data")
-EXIT_USER_ERROR = 2
 
 
 class _Parser(argparse.ArgumentParser):
@@ -37,6 +36,7 @@ def _run(arguments: list[str]) -> int:
     parser.add_argument("--workdir", help="folder of the run; default results/NAME")
     parser.add_argument("--mode", choices=MODES, default="train")
     parser.add_argument("--input", help="image or folder that a mode is to read")
+    _add_process_flags(parser)
     flags = parser.parse_args([a for a in arguments if not a.startswith(prefix)])
     if flags.input is not None and flags.mode not in MODES_WITH_INPUT:
         raise UserError(f"--input goes with --mode={' or '.join(MODES_WITH_INPUT)}")
@@ -44,7 +44,7 @@ def _run(arguments: list[str]) -> int:
     workdir = Path(flags.workdir or Path("results") / Path(flags.config).stem)
 
     # JAX starts only for a good command.
-    from lzn_jax import modes, train
+    from lzn_jax import modes, processes, train
     from lzn_jax import workdir as workdirs
     from lzn_jax.data.check import check
 
@@ -53,13 +53,27 @@ def _run(arguments: list[str]) -> int:
     if flags.mode == "check_data":
         return check(config, workdir)
     _use_compile_cache()
-    workdirs.prepare(config, workdir, is_training=flags.mode == "train")
-    if flags.mode == "train":
-        return train.train_and_evaluate(config, workdir)
-    mode = getattr(modes, flags.mode)
-    mode(config, workdir, *([flags.input] if flags.mode in MODES_WITH_INPUT else []))
-    logging.getLogger("lzn_jax").info("done: results are in %s", workdir)
-    return 0
+    with processes.together(flags.coordinator, flags.num_processes, flags.process_id):
+        workdirs.prepare(config, workdir, is_training=flags.mode == "train")
+        if flags.mode == "train":
+            return train.train_and_evaluate(config, workdir)
+        mode = getattr(modes, flags.mode)
+        mode(config, workdir, *([flags.input] if flags.mode in MODES_WITH_INPUT else []))
+        logging.getLogger("lzn_jax").info("done: results are in %s", workdir)
+        return 0
+
+
+def _add_process_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "several processes", "found by themselves on TPU pods and under srun and mpirun"
+    )
+    for name, kind, text in (
+        ("coordinator", str, "HOST:PORT of process 0; default JAX_COORDINATOR_ADDRESS"),
+        ("num_processes", int, "how many there are; default JAX_NUM_PROCESSES"),
+        ("process_id", int, "number of this one, from 0; default JAX_PROCESS_ID"),
+    ):
+        variable = text.rpartition(" ")[2]
+        group.add_argument(f"--{name}", type=kind, default=os.environ.get(variable), help=text)
 
 
 def _use_compile_cache() -> None:

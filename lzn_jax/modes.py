@@ -130,7 +130,7 @@ def load_model(config: ConfigDict, workdir: Path) -> tuple[Study, Model, int]:
         raise UserError(f"no checkpoint in {workdir / 'checkpoints'} can be read: train again")
     step, items = restored
     averaged = join_variables(items["ema"]["params"], items["ema"]["constants"])
-    return study, Model(averaged, items.get("context", {})), step
+    return study, Model(averaged, sharding.fetch(items.get("context", {}))), step
 
 
 def _cannot(config: ConfigDict, what: str) -> str:

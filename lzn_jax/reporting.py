@@ -15,6 +15,8 @@ from PIL import Image
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
+from lzn_jax import processes
+
 METRICS_FILE = "metrics.jsonl"
 GOODPUT_BUCKETS = ("init", "compile", "data", "step", "eval", "save", "restore")
 
@@ -22,8 +24,10 @@ GOODPUT_BUCKETS = ("init", "compile", "data", "step", "eval", "save", "restore")
 def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
     """Write a file atomically: a reader, or a crash, finds the old content or the new one.
 
-    The parent directory is created if needed.
+    The parent directory is created if needed. Of several processes one writes.
     """
+    if not processes.is_writer():
+        return
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -97,20 +101,23 @@ class MetricLog:
     """The metrics of a run: lines of `metrics.jsonl` and TensorBoard scalars of the same names.
 
     Opening continues the run from `step`: whatever an earlier process logged after that step,
-    and a line it was killed in, goes; the other lines stay byte for byte.
+    and a line it was killed in, goes; the other lines stay byte for byte. Of several processes
+    one writes; the others' logs stay empty.
     """
 
     def __init__(self, workdir: str | os.PathLike[str], step: int) -> None:
         workdir = Path(workdir)
         workdir.mkdir(parents=True, exist_ok=True)
-        path = workdir / METRICS_FILE
-        self._logged = _drop_after(path, step)
+        is_writer = processes.is_writer()
+        path = workdir / METRICS_FILE if is_writer else Path(os.devnull)
+        self._logged = _drop_after(path, step) if is_writer else set()
         self._file = open(path, "ab")  # noqa: SIM115 (closed in `close`)
         # tensorboardX names files by the second; without the suffix a quick restart would
         # overwrite the events of the run it continues.
         self._events = SummaryWriter(
             str(workdir / "tensorboard"),
             purge_step=step + 1,
+            write_to_disk=is_writer,
             flush_secs=10,
             filename_suffix=f".{time.time_ns()}",
         )
@@ -134,8 +141,11 @@ class MetricLog:
             self._events.add_scalar(name, value, step)
 
     def has(self, step: int, name: str) -> bool:
-        """Whether this run, or the part of it kept at opening, logged metric `name` at `step`."""
-        return (step, name) in self._logged
+        """Whether this run, or the part of it kept at opening, logged metric `name` at `step`.
+
+        Processes must ask together.
+        """
+        return processes.anywhere((step, name) in self._logged)
 
     def image(self, step: int, name: str, path: str | os.PathLike[str]) -> None:
         """Show a picture file in TensorBoard."""
@@ -196,9 +206,11 @@ def progress(
     """A progress bar on stderr with rate and time left, as a context manager.
 
     Where stderr is no terminal, plain lines at least 10 s apart. A `brief` bar, for what may take
-    a moment or long, is shown from the third second on and leaves no trace.
+    a moment or long, is shown from the third second on and leaves no trace. Of several processes
+    one shows bars.
     """
     common = {"total": total, "desc": description, "initial": initial, "unit": f" {unit}"}
+    common |= {"disable": not processes.is_writer()}
     common |= {"leave": not brief, "delay": 3.0 if brief else 0.0}
     if sys.stderr.isatty():
         return _Bar(**common, file=sys.stderr, dynamic_ncols=True)

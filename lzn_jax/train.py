@@ -2,8 +2,6 @@
 
 import functools
 import logging
-import signal
-import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,14 +10,16 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from clu import parameter_overview
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from lzn_jax import costs, data, figures, optimization, reporting, sharding, studies
+from lzn_jax import costs, data, figures, optimization, processes, reporting, sharding, studies
 from lzn_jax.checkpoints import Checkpoints
 from lzn_jax.data import Examples
+from lzn_jax.heartbeat import Heartbeat
 from lzn_jax.randomness import Stream, stream_key
 from lzn_jax.studies import (
     Model,
@@ -72,10 +72,11 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> int:
             config.seed,
             study.transform,
             workers=config.data.get("workers", 0),
+            rows=sharding.own_rows(training.batch_size),
         )
         optimizer = optimization.make_optimizer(training, list(study.modules))
         init = functools.partial(init_state, study, optimizer, config.seed)
-        terminated = _sigterm_event()
+        asked_to_leave = processes.interruption()
 
     with batches, Checkpoints(workdir, config.checkpoint.keep) as checkpoints:
         with goodput("restore"):
@@ -92,19 +93,21 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> int:
         with (
             reporting.MetricLog(workdir, step) as log,
             reporting.progress(training.num_steps, "training", initial=step) as bar,
+            Heartbeat(step) as heartbeat,
         ):
             metrics = _LateMetrics(log, bar, goodput, step, training)
             saved = step  # restored from there, or nothing to save yet
+            is_leaving = False
             # A checkpoint is written before the evaluation of its step: a process killed in
             # between makes the evaluation good when it resumes, and loses no step.
             while True:
-                is_last = step >= training.num_steps or terminated.is_set()
+                is_last = step >= training.num_steps or is_leaving
                 if step > saved and (is_last or step % config.checkpoint.every_steps == 0):
                     metrics.flush()
                     with goodput("save"):
                         save_state(checkpoints, state, study, train)
                     saved = step
-                if terminated.is_set() or metrics.too_many_skipped:
+                if is_leaving or metrics.too_many_skipped:
                     break
                 if step >= training.num_steps or (
                     step > 0 and step % config.evaluation.every_steps == 0
@@ -115,11 +118,12 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> int:
                 if step >= training.num_steps:
                     break
                 with goodput("data"):
-                    batch = jax.device_put(next(batches), sharding.split(mesh))
-                with goodput("step"):
+                    batch = sharding.put_rows(next(batches), mesh)
+                with goodput("step"), heartbeat.watch(step):
                     state, new_metrics = update(state, batch)
                     step += 1
                     metrics.put(step, new_metrics)
+                is_leaving = asked_to_leave(step)
     reporting.write_json(workdir / "goodput.json", goodput.seconds)
     return _finish(step, training.num_steps, metrics.too_many_skipped, workdir)
 
@@ -190,7 +194,7 @@ def save_state(checkpoints: Checkpoints, state: TrainState, study: Study, train:
     items = {"params": state.params, "optimizer": state.optimizer}
     items["ema"] = {"params": state.ema, "constants": state.constants}
     if context := study.context(join_variables(state.ema, state.constants), train):
-        items["context"] = context
+        items["context"] = sharding.put_whole(context, state.step.sharding)
     counters = {"skipped": state.skipped, "skipped_in_a_row": state.skipped_in_a_row}
     step = int(state.step)
     progress = {"step": step, "data_position": step} | {k: int(v) for k, v in counters.items()}
@@ -208,7 +212,7 @@ def restore_state(checkpoints: Checkpoints, shapes: TrainState, mesh: Mesh) -> T
     step, items = restored
     checkpoints.set_aside_after(step)
     counters = {
-        name: jax.device_put(jnp.int32(items["progress"][name]), sharding.replicated(mesh))
+        name: sharding.put_whole(np.int32(items["progress"][name]), sharding.replicated(mesh))
         for name in ("step", "skipped", "skipped_in_a_row")
     }
     return TrainState(
@@ -280,10 +284,11 @@ def _evaluate_once(
     results = study.evaluate(averaged_model(state, study, train), train, test, workdir)
     reporting.write_json(workdir / "summary.json", {"step": step, **results, **metrics.rates()})
     log.write(step, {**results, "evaluation_seconds": time.perf_counter() - started})
-    folder = workdir / "figures"
-    figures.curves(folder / "curves.png", reporting.read_metrics(workdir))
-    for figure in sorted(folder.glob("*.png")):
-        log.image(step, figure.stem, figure)
+    if processes.is_writer():
+        folder = workdir / "figures"
+        figures.curves(folder / "curves.png", reporting.read_metrics(workdir))
+        for figure in sorted(folder.glob("*.png")):
+            log.image(step, figure.stem, figure)
     named = ", ".join(f"{name} {value:.4g}" for name, value in results.items())
     _log.info("step %d: %s", step, named)
 
@@ -340,14 +345,6 @@ class _LateMetrics:
 
     def _busy_seconds(self) -> float:
         return self._goodput.seconds["step"] + self._goodput.seconds["data"]
-
-
-def _sigterm_event() -> threading.Event:
-    """Set when the process is asked to end; the loop then saves and leaves."""
-    event = threading.Event()
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, lambda *_: event.set())
-    return event
 
 
 def _announce(state: TrainState, mesh: Mesh, workdir: Path) -> None:

@@ -1,16 +1,21 @@
 """The folder of a run: checked before the first step, so that nothing of an earlier run is lost."""
 
+import contextlib
 import json
+import os
+import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 
-from lzn_jax import configuration, reporting
+from lzn_jax import configuration, processes, reporting
 from lzn_jax.configuration import UserError
 
 CONFIG_FILE = "config.json"
+VERSION_FILE = "version.json"
 # What may differ from the run that a folder holds: where its data lie, how long, how often, how
 # many at a time or in all, how to sample.
 FREE_FIELDS = (
@@ -29,8 +34,8 @@ FREE_FIELDS = (
 def prepare(config: ConfigDict, workdir: Path, *, is_training: bool) -> None:
     """Makes the folder ready for a run of `config`, which it then holds as config.json.
 
-    Raises UserError where the folder cannot be written, holds a run of another config, or, unless
-    training, holds no checkpoint.
+    Raises UserError where the folder cannot be written, holds a run of another config, is not
+    shared by all processes, or, unless training, holds no checkpoint.
     """
     if not is_training and not has_checkpoint(workdir):
         raise UserError(
@@ -42,13 +47,35 @@ def prepare(config: ConfigDict, workdir: Path, *, is_training: bool) -> None:
         (workdir / "figures").mkdir(parents=True, exist_ok=True)
         if is_training:
             reporting.write_json(workdir / CONFIG_FILE, configuration.to_json_dict(config))
+            reporting.write_json(workdir / VERSION_FILE, code_version())
         reporting.write_bytes(workdir / ".writable", b"")
-        (workdir / ".writable").unlink()
+        (workdir / ".writable").unlink(missing_ok=True)
     except OSError as error:
         reason = error.strerror or error
         raise UserError(
             f"the work folder {workdir} cannot be written ({reason}): choose one with --workdir"
         ) from error
+    processes.everywhere(True)  # the one that writes has written
+    if is_training and not (workdir / CONFIG_FILE).is_file():
+        raise UserError(
+            f"the work folder {workdir} is not the same folder in all processes: choose one that "
+            "all see with --workdir"
+        )
+
+
+def code_version() -> dict[str, str | None]:
+    """The commit of this code, from LZN_COMMIT or git, None where nobody knows, and JAX's version.
+
+    `-dirty` after a commit says that files were changed since.
+    """
+    commit = os.environ.get("LZN_COMMIT")
+    if commit is None:
+        command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+        with contextlib.suppress(OSError, subprocess.CalledProcessError):
+            folder = Path(__file__).parent
+            found = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+            commit = found.stdout.strip()
+    return {"commit": commit, "jax": jax.__version__}
 
 
 def has_checkpoint(workdir: Path) -> bool:

@@ -1,6 +1,7 @@
 """Training batches through Grain, each a function of seed and step alone."""
 
 import dataclasses
+import math
 import multiprocessing
 import os
 import signal
@@ -34,8 +35,8 @@ class TrainingBatches:
 
     The order is a new shuffle every epoch, and the transform's random numbers are those of an
     image's position in the stream. So batch k is the same whether one reads from the start or
-    resumes at k, and whatever the number of workers; with a batch divided among hosts, each would
-    take its slice of the positions.
+    resumes at k, and whatever the number of workers. With `rows` this process reads those rows of
+    each batch alone; `shapes` are still those of whole batches.
 
     With `workers` 0 a thread prepares the batches, which is right for images in memory. Other
     images are decoded by that many processes: Python's lock, held for a sixth of the time that a
@@ -53,10 +54,12 @@ class TrainingBatches:
         transform: Transform,
         *,
         workers: int = 0,
+        rows: slice | None = None,
     ) -> None:
         positions = grain.MapDataset.range(len(examples.labels)).seed(seed).shuffle().repeat()
         self._stream = positions.random_map(_Load(examples, transform))
         self._images, self._batch_size, self._workers = examples.images, batch_size, workers
+        self._rows = range(batch_size)[rows or slice(None)]
         self._open: list[Any] = []  # the iterator, nothing once closed
         weakref.finalize(self, _close, self._open)
         self._shapes: dict[str, jax.ShapeDtypeStruct] = {}
@@ -66,16 +69,18 @@ class TrainingBatches:
         """Makes batch number `step` the next one."""
         self.close()
         # Chunks keep workers on the same batch, and so their memory small.
-        chunk = self._batch_size
+        whole, own = self._batch_size, len(self._rows)
+        chunk = math.gcd(whole, own, self._rows.start)
         if self._workers > 0:
-            chunk = max(n for n in range(1, _MAX_CHUNK + 1) if self._batch_size % n == 0)
-        rest = self._stream[step * self._batch_size :]
-        chunks = rest.batch(chunk).to_iter_dataset(grain.ReadOptions(num_threads=0))
+            chunk = max(n for n in range(1, _MAX_CHUNK + 1) if chunk % n == 0)
+        rest = self._stream[step * whole :].batch(chunk)
+        share = _Share(rest, self._rows.start // chunk, own // chunk, whole // chunk)
+        chunks = grain.MapDataset.source(share).to_iter_dataset(grain.ReadOptions(num_threads=0))
         if self._workers > 0:
             _parse_flags()
             options = grain.MultiprocessingOptions(self._workers, per_worker_buffer_size=2)
             chunks = chunks.mp_prefetch(options, _init_worker)
-        batches = chunks.batch(self._batch_size // chunk, batch_fn=_join)
+        batches = chunks.batch(own // chunk, batch_fn=_join)
         prefetched = grain.experimental.ThreadPrefetchIterDataset(batches, prefetch_buffer_size=2)
         self._open.append(iter(prefetched))
 
@@ -123,6 +128,24 @@ class _Load:
             element = self.transform(images[index], rng)
         mark = np.int64(-1 if used == index else index)
         return {**element, "labels": self.examples.labels[index], _UNREADABLE: mark}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Share:
+    """Of each `whole` chunks of an endless stream the `own` ones from number `first` on."""
+
+    chunks: Any
+    first: int
+    own: int
+    whole: int
+
+    def __len__(self) -> int:
+        return len(self.chunks) // self.whole * self.own
+
+    def __getitem__(self, index: int) -> Mapping[str, np.ndarray]:
+        batch, number = divmod(index, self.own)
+        chunk: Mapping[str, np.ndarray] = self.chunks[batch * self.whole + self.first + number]
+        return chunk
 
 
 @dataclasses.dataclass(frozen=True)

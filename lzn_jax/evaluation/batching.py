@@ -21,15 +21,16 @@ def in_batches(
     """`function(batch)` over the leading axis of `examples`, a pytree of n-row arrays.
 
     Results are NumPy arrays with n rows. The last batch is filled up with copies of its last row,
-    so a row's result must not depend on the other rows; batches are divided among the devices.
+    so a row's result must not depend on the other rows. Batches are divided among the devices;
+    each process reads its own rows alone, of as many batches as any other, and gets all results.
     """
     count = len(jax.tree.leaves(examples)[0])
-    placement = sharding.split(mesh)
+    own = sharding.own_rows(batch_size)
     results = []
     with reporting.progress(count, description, unit="image", brief=True) as bar:
         for start in range(0, count, batch_size):
-            rows = np.minimum(np.arange(start, start + batch_size), count - 1)
-            batch = jax.tree.map(lambda a, rows=rows: jax.device_put(a[rows], placement), examples)
-            results.append(jax.device_get(function(batch)))
+            rows = np.minimum(np.arange(start, start + batch_size), count - 1)[own]
+            batch = sharding.put_rows(jax.tree.map(lambda a, rows=rows: a[rows], examples), mesh)
+            results.append(sharding.fetch(function(batch)))
             bar.update(min(batch_size, count - start))
     return jax.tree.map(lambda *parts: np.concatenate(parts)[:count], *results)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lzn_jax import reporting
+from lzn_jax import processes, reporting
 
 _KEY = "key"
 
@@ -35,7 +35,15 @@ def save(path: str | os.PathLike[str], key: str, **arrays: np.ndarray) -> None:
 
 
 def load(path: str | os.PathLike[str], key: str) -> dict[str, np.ndarray] | None:
-    """The arrays that `save` wrote under the same key; None for no file, another key or damage."""
+    """The arrays that `save` wrote under the same key; None for no file, another key or damage.
+
+    Of several processes all get them or none, so that what has to be computed is by all.
+    """
+    arrays = _read(path, key)
+    return arrays if processes.everywhere(arrays is not None) else None
+
+
+def _read(path: str | os.PathLike[str], key: str) -> dict[str, np.ndarray] | None:
     if not Path(path).is_file():
         return None
     try:

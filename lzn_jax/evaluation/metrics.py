@@ -88,14 +88,16 @@ def measure(
     """What each extractor sees of the images, in one pass over them.
 
     Memory beyond the results does not depend on the number of images. A batch is divided among
-    the devices. Raises UserError for no images.
+    the devices, `batch_size` images to each process. Raises UserError for no images.
     """
+    batch_size *= jax.process_count()
     mesh = sharding.make_mesh(batch_size)
+    own = sharding.own_rows(batch_size)
     observers = [_Observer(extractor) for extractor in extractors]
     for batch in _batches(images, batch_size):
         count = len(batch)
-        rows = np.minimum(np.arange(batch_size), count - 1)  # one size compiles once
-        placed = jax.device_put(batch[rows], sharding.split(mesh))
+        rows = np.minimum(np.arange(batch_size), count - 1)[own]  # one size compiles once
+        placed = sharding.put_rows(batch[rows], mesh)
         for observer in observers:
             observer.observe(placed, count)
     return [observer.measurement() for observer in observers]
@@ -113,7 +115,7 @@ class _Observer:
 
     def observe(self, images: jax.Array, count: int) -> None:
         """Takes in the first `count` of the images."""
-        outputs = jax.device_get(self._apply(self._extractor.variables, images))
+        outputs = sharding.fetch(self._apply(self._extractor.variables, images))
         self._features.append(outputs.features[:count])
         self._statistics = _added(self._statistics, outputs.features[:count])
         if outputs.spatial is not None:

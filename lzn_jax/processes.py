@@ -1,0 +1,142 @@
+"""The processes of a run: how they start, agree and end together, and which one writes.
+
+Every process runs the same program in the same order on its part of the global arrays; they differ
+in this alone: process 0 writes the files of a run (checkpoints are written by all).
+"""
+
+import contextlib
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from typing import Any, NoReturn
+
+import jax
+import numpy as np
+from jax._src.distributed import global_state  # its key-value store has no public name
+from jax.experimental import multihost_utils
+
+from lzn_jax.configuration import EXIT_USER_ERROR, UserError
+
+EXIT_FAILED = 1
+DEAD_AFTER = 30  # seconds without a sign of life of another process
+_FAILURES = "lzn_jax/failures/"
+_LOOK_EVERY = 1.0  # seconds between looks for failures of others
+_TELL_FOR = 3.0  # seconds that a process which failed stays, so that all others see why
+
+_log = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def together(
+    coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None
+) -> Iterator[None]:
+    """Inside, this process is one of the run's; where one fails, all end with its error.
+
+    Without arguments TPU pods, srun and mpirun say where the others are; nothing happens where
+    there are none. Raises UserError for arguments that fit no run.
+    """
+    if not _start(coordinator, num_processes, process_id):
+        yield
+        return
+    if not is_writer():
+        logging.getLogger("lzn_jax").setLevel(logging.WARNING)
+    done = threading.Event()
+    watcher = threading.Thread(target=_end_with_others, args=(done,), daemon=True)
+    watcher.start()
+    try:
+        yield
+    except BaseException as error:
+        done.set()
+        _fail(error)
+    done.set()
+    watcher.join()
+    jax.distributed.shutdown()
+
+
+def _start(coordinator: str | None, num_processes: int | None, process_id: int | None) -> bool:
+    """Meets the other processes; False if there are none."""
+    if coordinator is num_processes is process_id is None:
+        if not _is_cluster():
+            return False
+    elif coordinator is None or num_processes is None or process_id is None:
+        raise UserError("--coordinator, --num_processes and --process_id go together")
+    elif not 0 <= process_id < num_processes:
+        raise UserError(f"--process_id must be 0 to {num_processes - 1}, got {process_id}")
+    jax.distributed.initialize(
+        coordinator, num_processes, process_id, heartbeat_timeout_seconds=DEAD_AFTER
+    )
+    return True
+
+
+def _is_cluster() -> bool:
+    """Whether JAX will find other processes by what the machine tells it."""
+    tasks = [os.environ.get(name, "1") for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")]
+    # JAX sets the variable where it finds libtpu but no TPU; other notebooks' hosts do so too.
+    on_tpu = find_spec("libtpu") is not None and "TPU_SKIP_MDS_QUERY" not in os.environ
+    return tasks != ["1", "1"] or (on_tpu and os.environ.get("JAX_PLATFORMS") != "cpu")
+
+
+def is_writer() -> bool:
+    """Whether this process writes the files of the run."""
+    return not jax.distributed.is_initialized() or jax.process_index() == 0
+
+
+def everywhere(flag: bool) -> bool:
+    """Whether the flag is set in all processes, which must ask together."""
+    return bool(np.all(multihost_utils.process_allgather(np.array(flag))))
+
+
+def anywhere(flag: bool) -> bool:
+    """Whether the flag is set in one process at least; all must ask together."""
+    return not everywhere(not flag)
+
+
+def interruption() -> Callable[[int], bool]:
+    """`asked(step)`, after every step: whether to save at this step and leave.
+
+    A SIGTERM to one process makes all of them leave at the same step.
+    """
+    if jax.distributed.is_initialized():
+        return multihost_utils.reached_preemption_sync_point
+    event = threading.Event()
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, lambda *_: event.set())
+    return lambda step: event.is_set()
+
+
+# Without what follows a process would wait in its next collective for one that has failed, and
+# that one, as it leaves, for the others.
+
+
+def _store() -> Any:
+    return global_state.client
+
+
+def _fail(error: BaseException) -> NoReturn:
+    """Ends this process with its error, once the others have seen it."""
+    if isinstance(error, UserError):
+        code, text = EXIT_USER_ERROR, f"error: {error}"
+    else:
+        code, text = EXIT_FAILED, traceback.format_exc().rstrip()
+    print(text, file=sys.stderr, flush=True)
+    with contextlib.suppress(Exception):  # the store goes with process 0
+        _store().key_value_set(f"{_FAILURES}{jax.process_index()}", f"{code} {text}")
+        time.sleep(_TELL_FOR)
+    os._exit(code)
+
+
+def _end_with_others(done: threading.Event) -> None:
+    """Ends this process when another fails, with that one's error and exit code."""
+    while not done.wait(_LOOK_EVERY):
+        with contextlib.suppress(Exception):  # without process 0 JAX ends this one
+            for name, value in _store().key_value_dir_get(_FAILURES):
+                code, _, text = value.partition(" ")
+                number = name.rpartition("/")[2]
+                print(f"process {number} failed: {text}", file=sys.stderr, flush=True)
+                os._exit(int(code))
