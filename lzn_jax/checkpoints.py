@@ -19,12 +19,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-import jax
-import numpy as np
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 
-from lzn_jax import checksums
+from lzn_jax import checksums, processes
 from lzn_jax.checksums import DamagedError
 from lzn_jax.configuration import UserError
 
@@ -92,7 +89,7 @@ class Checkpoints:
         """Waits until nothing is being saved; raises UserError if the last save failed."""
         try:
             self._manager.wait_until_finished()
-            if self._saving is not None and jax.process_index() == 0:
+            if self._saving is not None and processes.is_writer():
                 self._write_last_file_checksums()
         except Exception as error:
             self._fail(error)
@@ -124,11 +121,11 @@ class Checkpoints:
         for damaged in [s for s in self._manager.all_steps() if s > step]:
             aside = self._folder / f"{damaged}.damaged"
             _log.info("checkpoint %d is kept as %s", damaged, aside)
-            if jax.process_index() == 0:
+            if processes.is_writer():
                 while aside.exists():
                     aside = aside.with_name(f"{aside.name}.damaged")
                 (self._folder / str(damaged)).rename(aside)
-        _together(lambda: None)
+        processes.everywhere(True)  # the one that renames has done so
         self._manager.reload()
 
     def __enter__(self) -> "Checkpoints":
@@ -155,7 +152,7 @@ class Checkpoints:
 
     def _verify_files(self, step: int, items: Mapping[str, Any]) -> None:
         folder = self._folder / str(step)
-        if jax.process_index() > 0:
+        if not processes.is_writer():
             return
         for name in items:
             if not (folder / name).is_dir():
@@ -215,10 +212,8 @@ def _together(action: Callable[[], _T]) -> _T:
         result = action()
     except Exception as error:
         problem = error
-    if jax.process_count() > 1:
-        failed = multihost_utils.process_allgather(np.array(problem is not None))
-        if problem is None and failed.any():
-            problem = DamagedError(f"process {int(failed.argmax())} cannot read it")
+    if processes.anywhere(problem is not None) and problem is None:
+        problem = DamagedError("another process cannot read it")
     if problem is not None:
         raise problem
     return result  # type: ignore[return-value]

@@ -25,7 +25,7 @@ def of_arrays(trees: Mapping[str, Any]) -> dict[str, str]:
     """
     leaves, _ = jax.tree_util.tree_flatten_with_path(trees)
     return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): _of_array(sharding.to_host(array))
+        jax.tree_util.keystr(path, simple=True, separator="/"): _of_array(sharding.fetch(array))
         for path, array in leaves
     }
 

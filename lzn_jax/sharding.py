@@ -40,15 +40,6 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def to_host(array: Any) -> np.ndarray:
-    """The whole array on the host, wherever its parts are; all processes must call."""
-    if isinstance(array, jax.Array) and not (
-        array.is_fully_addressable or array.is_fully_replicated
-    ):
-        array = multihost_utils.process_allgather(array, tiled=True)
-    return np.asarray(array)
-
-
 def placed(shapes: Any, mesh: Mesh) -> Any:
     """A tree of shapes with the placement that a restored copy shall have: replicated."""
     return jax.tree.map(
@@ -83,7 +74,7 @@ def fetch(tree: Any) -> Any:
     return jax.tree.map(
         lambda a: (
             np.asarray(a)
-            if a.is_fully_addressable
+            if a.is_fully_addressable or a.is_fully_replicated
             else multihost_utils.process_allgather(a, tiled=True)
         ),
         tree,

@@ -183,6 +183,7 @@ def test_where_none_is_good_nothing_starts_again(workdir):
     with pytest.raises(UserError, match=r"no checkpoint in .* can be read"):
         _restore(workdir)
     assert _restore(workdir.parent / "new") is None
+    assert not (workdir.parent / "new").exists()
 
 
 def test_a_damaged_one_makes_way_and_is_kept(workdir):
