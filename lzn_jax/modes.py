@@ -44,7 +44,7 @@ def sample(config: ConfigDict, workdir: Path) -> None:
     if not isinstance(study, Generates):
         raise UserError(_cannot(config, "generate images"))
     samples = study.sample(model, config.evaluation.num_samples)
-    _write_arrays(workdir / "samples.npz", images=samples.images, labels=samples.labels)
+    reporting.write_arrays(workdir / "samples.npz", images=samples.images, labels=samples.labels)
     figures.sample_grid(
         workdir / "figures" / "samples.png",
         samples.images,
@@ -63,7 +63,7 @@ def reconstruct(config: ConfigDict, workdir: Path, images_from: str | None) -> N
     if not isinstance(study, Generates):
         raise UserError(_cannot(config, "reconstruct images"))
     result = study.reconstruct(model, images, labels)
-    _write_arrays(workdir / "reconstructions.npz", **result)
+    reporting.write_arrays(workdir / "reconstructions.npz", **result)
     figures.reconstructions(
         workdir / "figures" / "reconstructions.png", images, result["images"], result["errors"]
     )
@@ -80,7 +80,8 @@ def embed(config: ConfigDict, workdir: Path, images_from: str | None) -> None:
         raise UserError(_cannot(config, "embed images"))
     found = study.embed(model, images)
     known = np.full(len(images), -1, np.int32) if labels is None else labels
-    _write_arrays(workdir / "embeddings.npz", features=found.pop("backbone"), labels=known, **found)
+    features = found.pop("backbone")
+    reporting.write_arrays(workdir / "embeddings.npz", features=features, labels=known, **found)
 
 
 def classify(config: ConfigDict, workdir: Path, images_from: str | None) -> None:
@@ -105,12 +106,6 @@ def _images(config: ConfigDict, images_from: str | None) -> tuple[Images, np.nda
     if images_from is None:
         return data.load(config.data, "test")
     return data.read_images(images_from, config.data), None
-
-
-def _write_arrays(path: Path, **arrays: Any) -> None:  # Any: NumPy's types mix in its own flag
-    content = io.BytesIO()
-    np.savez_compressed(content, **arrays)
-    reporting.write_bytes(path, content.getvalue())
 
 
 def load_model(config: ConfigDict, workdir: Path) -> tuple[Study, Model, int]:

@@ -1,7 +1,9 @@
 """What a run leaves behind: metrics, TensorBoard events, JSON files, progress and wall time."""
 
 import contextlib
+import io
 import json
+import logging
 import math
 import os
 import sys
@@ -66,6 +68,13 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
     write_bytes(path, f"{text}\n".encode())
 
 
+def write_arrays(path: str | os.PathLike[str], **arrays: Any) -> None:
+    """Write arrays by name as .npz, atomically."""  # Any: NumPy's types mix in its own flag
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)
+    write_bytes(path, content.getvalue())
+
+
 def _records(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
     """Each line of a metrics file with its record; lines that are no record are skipped."""
     with open(path, "rb") as file:
@@ -111,6 +120,7 @@ class MetricLog:
         is_writer = processes.is_writer()
         path = workdir / METRICS_FILE if is_writer else Path(os.devnull)
         self._logged = _drop_after(path, step) if is_writer else set()
+        logging.getLogger("tensorboardX.x2num").setLevel(logging.ERROR)  # it warns of every NaN
         self._file = open(path, "ab")  # noqa: SIM115 (closed in `close`)
         # tensorboardX names files by the second; without the suffix a quick restart would
         # overwrite the events of the run it continues.

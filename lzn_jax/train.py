@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -31,6 +32,7 @@ from lzn_jax.studies import (
 
 EXIT_DONE, EXIT_NON_FINITE, EXIT_SAVED_AFTER_SIGTERM = 0, 3, 75
 MAX_SKIPPED_IN_A_ROW = 100
+REPLAY_FOLDER, REPLAY_BATCH = "replay", "batch.npz"
 
 _log = logging.getLogger(__name__)
 
@@ -107,7 +109,7 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> int:
                     with goodput("save"):
                         save_state(checkpoints, state, study, train)
                     saved = step
-                if is_leaving or metrics.too_many_skipped:
+                if is_leaving or metrics.too_many_skipped():
                     break
                 if step >= training.num_steps or (
                     step > 0 and step % config.evaluation.every_steps == 0
@@ -124,8 +126,10 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> int:
                     step += 1
                     metrics.put(step, new_metrics)
                 is_leaving = asked_to_leave(step)
+        if metrics.too_many_skipped():
+            _save_for_replay(state, batches, mesh, workdir)
     reporting.write_json(workdir / "goodput.json", goodput.seconds)
-    return _finish(step, training.num_steps, metrics.too_many_skipped, workdir)
+    return _finish(step, training.num_steps, metrics.too_many_skipped(), workdir)
 
 
 def init_state(study: Study, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
@@ -152,13 +156,8 @@ def update_state(
     seed: int,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update on a global batch: gradient, clip, Adam, EMA; nothing if it is not finite."""
-    key = jax.random.fold_in(stream_key(seed, Stream.TRAINING), state.step)
     active = optimization.still_training(state.step, training, list(state.params))
-
-    def loss_of(params):
-        return study.loss(join_variables(params, state.constants), batch, key)
-
-    (loss, metrics), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+    loss, metrics, gradient = loss_and_gradient(state, batch, study=study, seed=seed)
     gradient = optimization.mask(active, gradient)
     norm = optax.tree.norm(gradient)
     updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
@@ -189,11 +188,32 @@ def update_state(
     }
 
 
+def loss_and_gradient(
+    state: TrainState, batch: Mapping[str, jax.Array], *, study: Study, seed: int
+) -> tuple[jax.Array, dict[str, jax.Array], dict[str, Any]]:
+    """Loss, metrics and gradient by network of the update that a state is before."""
+    key = jax.random.fold_in(stream_key(seed, Stream.TRAINING), state.step)
+
+    def loss_of(params):
+        return study.loss(join_variables(params, state.constants), batch, key)
+
+    (loss, metrics), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+    return loss, metrics, gradient
+
+
 def save_state(checkpoints: Checkpoints, state: TrainState, study: Study, train: Examples) -> None:
     """Starts to save a state and the context anchors of its averaged weights."""
+    context = study.context(join_variables(state.ema, state.constants), train)
+    save_with_context(checkpoints, state, context)
+
+
+def save_with_context(
+    checkpoints: Checkpoints, state: TrainState, context: Mapping[str, jax.Array]
+) -> None:
+    """Starts to save a state and what may be there of context anchors."""
     items = {"params": state.params, "optimizer": state.optimizer}
     items["ema"] = {"params": state.ema, "constants": state.constants}
-    if context := study.context(join_variables(state.ema, state.constants), train):
+    if context:
         items["context"] = sharding.put_whole(context, state.step.sharding)
     counters = {"skipped": state.skipped, "skipped_in_a_row": state.skipped_in_a_row}
     step = int(state.step)
@@ -211,16 +231,44 @@ def restore_state(checkpoints: Checkpoints, shapes: TrainState, mesh: Mesh) -> T
         return None
     step, items = restored
     checkpoints.set_aside_after(step)
-    counters = {
-        name: sharding.put_whole(np.int32(items["progress"][name]), sharding.replicated(mesh))
-        for name in ("step", "skipped", "skipped_in_a_row")
-    }
+    names = ("step", "skipped", "skipped_in_a_row")
+    counters = _counters({name: items["progress"][name] for name in names}, mesh)
     return TrainState(
         params=items["params"],
         constants=items["ema"]["constants"],
         ema=items["ema"]["params"],
         optimizer=items["optimizer"],
         **counters,
+    )
+
+
+def _counters(values: Mapping[str, int], mesh: Mesh) -> dict[str, jax.Array]:
+    placement = sharding.replicated(mesh)
+    return {name: sharding.put_whole(np.int32(value), placement) for name, value in values.items()}
+
+
+def _save_for_replay(
+    state: TrainState, batches: data.TrainingBatches, mesh: Mesh, workdir: Path
+) -> None:
+    """Saves the state before the first of the last skipped updates, and that one's batch."""
+    skipped = int(state.skipped_in_a_row)
+    first = int(state.step) - skipped
+    # Skipped updates have changed nothing but these.
+    counters = {"step": first, "skipped": int(state.skipped) - skipped, "skipped_in_a_row": 0}
+    state = state.replace(**_counters(counters, mesh))
+    batches.seek(first)
+    batch = sharding.fetch(sharding.put_rows(next(batches), mesh))
+    folder = workdir / REPLAY_FOLDER
+    if processes.is_writer():
+        shutil.rmtree(folder, ignore_errors=True)
+    processes.everywhere(True)  # the one that removes has done so
+    with Checkpoints(folder, keep=1) as checkpoints:
+        save_with_context(checkpoints, state, {})
+    reporting.write_arrays(folder / REPLAY_BATCH, **batch)
+    _log.error(
+        "update %d was the first of %d in a row that were not finite: --mode=replay repeats it",
+        first + 1,
+        skipped,
     )
 
 
@@ -304,7 +352,7 @@ class _LateMetrics:
         first_step: int,
         training: ConfigDict,
     ) -> None:
-        self.too_many_skipped = False
+        self._skipped_in_a_row = 0.0
         self._log, self._bar, self._goodput = log, bar, goodput
         self._training = training
         self._pending: tuple[int, Mapping[str, jax.Array]] | None = None
@@ -322,12 +370,18 @@ class _LateMetrics:
         step, metrics = self._pending
         self._pending = None
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        self.too_many_skipped = values.pop("skipped_in_a_row") >= MAX_SKIPPED_IN_A_ROW
+        self._skipped_in_a_row = values.pop("skipped_in_a_row")
         self._bar.set_postfix_str(f"loss {values['loss']:.4f}")
         self._bar.update(1)
         if step % self._training.log_every_steps == 0:
             self._log.write(step, {**values, **self._rates(self._last, step)})
             self._last = (step, self._busy_seconds())
+
+    def too_many_skipped(self) -> bool:
+        """Whether the last updates, as many as are too many, were all skipped."""
+        if self._skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
+            self.flush()  # the one that is pending may be finite again
+        return self._skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW
 
     def rates(self) -> dict[str, float]:
         """Steps and examples per second over all updates of this process, without evaluation."""
@@ -366,9 +420,7 @@ def _announce_cost(cost: costs.Cost) -> None:
 
 def _finish(step: int, num_steps: int, too_many_skipped: bool, workdir: Path) -> int:
     if too_many_skipped:
-        _log.error(
-            "stopped at step %d: %d updates in a row were not finite", step, MAX_SKIPPED_IN_A_ROW
-        )
+        _log.error("stopped at step %d", step)
         return EXIT_NON_FINITE
     if step < num_steps:
         _log.info("saved at step %d; run the same command to go on", step)

@@ -42,7 +42,7 @@ def prepare(config: ConfigDict, workdir: Path, *, is_training: bool) -> None:
             f"there is no checkpoint in {workdir / 'checkpoints'}: train first (--mode=train) or "
             "name the folder of a run with --workdir"
         )
-    _check_same_run(config, workdir)
+    check_same_run(config, workdir)
     try:
         (workdir / "figures").mkdir(parents=True, exist_ok=True)
         if is_training:
@@ -84,7 +84,8 @@ def has_checkpoint(workdir: Path) -> bool:
     return folder.is_dir() and any(child.name.isdigit() for child in folder.iterdir())
 
 
-def _check_same_run(config: ConfigDict, workdir: Path) -> None:
+def check_same_run(config: ConfigDict, workdir: Path) -> None:
+    """Raises UserError where the folder holds a run of another config."""
     path = workdir / CONFIG_FILE
     if not path.is_file():
         return
