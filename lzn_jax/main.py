@@ -53,7 +53,10 @@ def _run(arguments: list[str]) -> int:
     if flags.mode == "check_data":
         return check(config, workdir)
     _use_compile_cache()
-    with processes.together(flags.coordinator, flags.num_processes, flags.process_id):
+    with (
+        processes.together(flags.coordinator, flags.num_processes, flags.process_id),
+        workdirs.guarded(workdir),
+    ):
         if flags.mode == "replay":
             replay.replay(config, workdir)
             return 0

@@ -15,6 +15,7 @@ from typing import Any, SupportsFloat
 import numpy as np
 from PIL import Image
 from tensorboardX import SummaryWriter
+from tensorboardX.record_writer import register_writer_factory
 from tqdm import tqdm
 
 from lzn_jax import processes
@@ -124,8 +125,10 @@ class MetricLog:
         self._file = open(path, "ab")  # noqa: SIM115 (closed in `close`)
         # tensorboardX names files by the second; without the suffix a quick restart would
         # overwrite the events of the run it continues.
+        self._event_files = _EventFiles()
+        register_writer_factory(_EventFiles.PREFIX, self._event_files)
         self._events = SummaryWriter(
-            str(workdir / "tensorboard"),
+            f"{_EventFiles.PREFIX}:{workdir / 'tensorboard'}",
             purge_step=step + 1,
             write_to_disk=is_writer,
             flush_secs=10,
@@ -139,7 +142,10 @@ class MetricLog:
 
         Raises:
             ValueError: a metric is called `step`.
+            OSError: the disk is full or gone, here or where TensorBoard's thread wrote before.
         """
+        if self._event_files.error is not None:
+            raise self._event_files.error
         if "step" in metrics:
             raise ValueError("a metric cannot be called 'step': each line has its step already")
         values = {name: float(value) for name, value in metrics.items()}
@@ -177,6 +183,48 @@ class MetricLog:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+class _EventFiles:
+    """Files for TensorBoard's writing thread, which keep an error that would end the thread.
+
+    Without its thread the writer's queue fills, and then the training loop waits for ever.
+    """
+
+    PREFIX = "lzn_jax"
+
+    def __init__(self) -> None:
+        self.error: OSError | None = None
+
+    def directory_check(self, path: str) -> None:
+        os.makedirs(self._plain(path), exist_ok=True)
+
+    def open(self, path: str) -> "_EventFile":
+        return _EventFile(self, self._plain(path))
+
+    def _plain(self, path: str) -> str:
+        return path.removeprefix(f"{self.PREFIX}:")
+
+
+class _EventFile:
+    def __init__(self, files: _EventFiles, path: str) -> None:
+        self._files = files
+        self._file = open(path, "wb")  # noqa: SIM115 (closed in `close`)
+
+    def write(self, content: bytes) -> None:
+        self._try(self._file.write, content)
+
+    def flush(self) -> None:
+        self._try(self._file.flush)
+
+    def close(self) -> None:
+        self._try(self._file.close)
+
+    def _try(self, action: Callable[..., object], *arguments: bytes) -> None:
+        try:
+            action(*arguments)
+        except OSError as error:
+            self._files.error = error
 
 
 def _drop_after(path: Path, step: int) -> set[tuple[int, str]]:

@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from lzn_jax import costs, data, figures, optimization, processes, reporting, sharding, studies
+from lzn_jax import workdir as workdirs
 from lzn_jax.checkpoints import Checkpoints
 from lzn_jax.data import Examples
 from lzn_jax.heartbeat import Heartbeat
@@ -119,6 +120,7 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> int:
                         _evaluate_once(study, state, train, test, workdir, log, metrics)
                 if step >= training.num_steps:
                     break
+                checkpoints.check()
                 with goodput("data"):
                     batch = sharding.put_rows(next(batches), mesh)
                 with goodput("step"), heartbeat.watch(step):
@@ -328,6 +330,7 @@ def _evaluate_once(
     step = int(state.step)
     if log.has(step, "evaluation_seconds"):
         return
+    workdirs.check_there(workdir)
     started = time.perf_counter()
     results = study.evaluate(averaged_model(state, study, train), train, test, workdir)
     reporting.write_json(workdir / "summary.json", {"step": step, **results, **metrics.rates()})

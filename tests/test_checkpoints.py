@@ -5,7 +5,6 @@ import hashlib
 import json
 import logging
 import os
-import resource
 import shutil
 import subprocess
 import threading
@@ -213,18 +212,6 @@ def test_a_checksum_is_of_the_logical_array():
     assert checksums.of_arrays({"a": arrays}) == {f"a/{i}": want for i in range(len(arrays))}
     others = [rows.view(np.int32), rows.reshape(4, 8), np.float32(1), jnp.ones((), jnp.bfloat16)]
     assert len({want, *checksums.of_arrays({"a": others}).values()}) == 5
-
-
-@pytest.fixture
-def small_files_only():
-    """Writing beyond 1 MB in one file fails, as all writing does on a full disk."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-
-    def switch_on():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, limits[1]))
-
-    yield switch_on
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def _save_third(workdir, before=lambda: None, after=lambda saved: None):

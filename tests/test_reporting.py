@@ -5,6 +5,7 @@ import json
 import math
 import subprocess
 import sys
+import time
 import warnings
 
 import numpy as np
@@ -225,3 +226,22 @@ def test_goodput_counts_open_buckets_and_closes_them_on_errors():
 def test_goodput_refuses_an_unknown_bucket():
     with pytest.raises(ValueError, match="choose from init"), reporting.Goodput()("evaluation"):
         pass
+
+
+def test_a_full_disk_ends_the_log_with_its_error_and_does_not_block(
+    tmp_path, small_files_only, capfd
+):
+    noise = np.random.default_rng(0).integers(0, 256, (700, 700, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "noise.png")
+
+    def log_until_it_fails():
+        with reporting.MetricLog(tmp_path, 0) as log:
+            small_files_only()
+            log.image(1, "noise", tmp_path / "noise.png")  # fails in TensorBoard's thread
+            for step in range(2, 6000):
+                log.write(step, {"loss": 1.0})
+                time.sleep(0.01)
+
+    with pytest.raises(OSError, match="File too large"):
+        log_until_it_fails()
+    assert capfd.readouterr().err == ""
