@@ -87,6 +87,8 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> int:
         if state is None:
             with goodput("init"):
                 state = _compile_init(init, mesh)()
+        else:
+            goodput.resume(workdir)
         step = int(state.step)
         batches.seek(step)
         with goodput("compile"):
@@ -109,6 +111,7 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> int:
                     metrics.flush()
                     with goodput("save"):
                         save_state(checkpoints, state, study, train)
+                        goodput.write(workdir)
                     saved = step
                 if is_leaving or metrics.too_many_skipped():
                     break
@@ -130,7 +133,8 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> int:
                 is_leaving = asked_to_leave(step)
         if metrics.too_many_skipped():
             _save_for_replay(state, batches, mesh, workdir)
-    reporting.write_json(workdir / "goodput.json", goodput.seconds)
+    goodput.write(workdir)
+    _log.info("%s", goodput.in_words())
     return _finish(step, training.num_steps, metrics.too_many_skipped(), workdir)
 
 

@@ -59,7 +59,7 @@ def test_a_run_leaves_its_files(enabled, tmp_path):
     assert summary["reconstruction_l2"] > 0
     assert ("test_accuracy" in summary) == enabled
     assert set(json.loads((tmp_path / "goodput.json").read_text())) == {
-        "init", "compile", "data", "step", "eval", "save", "restore"
+        "init", "compile", "data", "step", "eval", "save", "restore", "other", "starts"
     }  # fmt: skip
     assert (tmp_path / "checkpoints" / "2").is_dir()
     assert any((tmp_path / "tensorboard").iterdir())
