@@ -220,7 +220,10 @@ def save_with_context(
     items = {"params": state.params, "optimizer": state.optimizer}
     items["ema"] = {"params": state.ema, "constants": state.constants}
     if context:
-        items["context"] = sharding.put_whole(context, state.step.sharding)
+        on_mesh = isinstance(state.step, jax.Array)  # else NumPy's, of one process
+        items["context"] = (
+            sharding.put_whole(context, state.step.sharding) if on_mesh else dict(context)
+        )
     counters = {"skipped": state.skipped, "skipped_in_a_row": state.skipped_in_a_row}
     step = int(state.step)
     progress = {"step": step, "data_position": step} | {k: int(v) for k, v in counters.items()}
