@@ -277,9 +277,8 @@ def damage(folder: Path, quick: bool) -> None:
     show("damage to the newest checkpoint", total)
 
 
-def contents(folder: Path) -> dict[Path, tuple[bytes, int]]:
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def bad_inputs(folder: Path, quick: bool) -> None:

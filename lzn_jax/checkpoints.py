@@ -144,26 +144,29 @@ class Checkpoints:
     def _read(self, step: int, targets: Mapping[str, Any]) -> dict[str, Any]:
         args = {name: ocp.args.StandardRestore(tree) for name, tree in targets.items()}
         args["progress"] = ocp.args.JsonRestore()
-        _together(functools.partial(self._verify_files, step, args))
+        with_files = _together(functools.partial(self._verify_files, step, args))
         restored = _together(lambda: self._manager.restore(step, args=ocp.args.Composite(**args)))
         items = {name: restored[name] for name in args}
-        _together(functools.partial(_verify_items, step, items))
+        with_arrays = _together(functools.partial(_verify_items, step, items))
+        if not with_arrays:
+            _log.warning("checkpoint %d is of an earlier version: it is not verified", step)
+        elif not with_files:
+            _log.info("checkpoint %d has no %s: arrays alone are verified", step, checksums.FILE)
         return items
 
-    def _verify_files(self, step: int, items: Mapping[str, Any]) -> None:
+    def _verify_files(self, step: int, items: Mapping[str, Any]) -> bool:
+        """False if there are no checksums."""
         folder = self._folder / str(step)
         if not processes.is_writer():
-            return
+            return True
         for name in items:
             if not (folder / name).is_dir():
                 raise DamagedError(f"it has no {name}")
-        if not checksums.verify_files(folder, items):
-            _log.info(
-                "checkpoint %d has no %s: its arrays alone are verified", step, checksums.FILE
-            )
+        return checksums.verify_files(folder, items)
 
     def _write_file_checksums(self) -> None:
-        (folder,) = self._folder.glob(f"{self._saving}.*tmp*")
+        final = self._folder / str(self._saving)
+        folder = next(self._folder.glob(f"{final.name}.*tmp*"), final)
         checksums.add_files(folder, [name for name in checksums.files_below(folder) if "/" in name])
 
     def _write_last_file_checksums(self) -> None:
@@ -187,17 +190,20 @@ class Checkpoints:
         ) from error
 
 
-def _verify_items(step: int, items: dict[str, Any]) -> None:
-    """Compares arrays and progress with the checksums in progress, which it takes out of there."""
+def _verify_items(step: int, items: dict[str, Any]) -> bool:
+    """Compares arrays and progress with the checksums in there, which it takes out.
+
+    False if there are no checksums.
+    """
     recorded = items["progress"].pop("checksums", None)
     if recorded is None:
-        _log.warning("checkpoint %d is of an earlier version without checksums: unverified", step)
-        return
+        return False
     arrays = {name: tree for name, tree in items.items() if name != "progress"}
     found = checksums.of_arrays(arrays)
     found["progress"] = _checksum_of_progress(step, items["progress"])
     read = {name: value for name, value in recorded.items() if name.partition("/")[0] in items}
     checksums.verify(found, read, "array")
+    return True
 
 
 def _checksum_of_progress(step: int, progress: Mapping[str, int]) -> str:
@@ -207,16 +213,16 @@ def _checksum_of_progress(step: int, progress: Mapping[str, int]) -> str:
 
 def _together(action: Callable[[], _T]) -> _T:
     """Does it in every process, and raises in all where it raises in one."""
-    result, problem = None, None
+    results, problem = [], None
     try:
-        result = action()
+        results.append(action())
     except Exception as error:
         problem = error
     if processes.anywhere(problem is not None) and problem is None:
         problem = DamagedError("another process cannot read it")
     if problem is not None:
         raise problem
-    return result  # type: ignore[return-value]
+    return results[0]
 
 
 def _reason_of_system(error: Exception) -> str | None:
