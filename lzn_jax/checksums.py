@@ -88,7 +88,10 @@ def _top(name: str) -> str:
 def _listed(folder: Path) -> dict[str, str]:
     path = folder / FILE
     lines = path.read_text(errors="replace").splitlines() if path.exists() else []
-    return {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    listed = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    if "" in listed:
+        raise DamagedError(f"file {FILE} is no list of checksums")
+    return listed
 
 
 def _of_file(path: Path) -> str:

@@ -111,6 +111,12 @@ def test_a_changed_byte_in_any_file_is_found_and_the_file_named(position, workdi
     assert _restore(workdir)[0] == 2
 
 
+def test_a_list_of_files_that_is_none_is_named(workdir, caplog):
+    (workdir / "checkpoints/2/SHA256SUMS").write_bytes(bytes(3000))
+    assert _restore(workdir)[0] == 1
+    assert "checkpoint 2 is passed over: file SHA256SUMS is no list" in caplog.text
+
+
 def test_arrays_and_progress_are_verified_without_the_list_of_files(workdir, caplog):
     """As where a whole file of another checkpoint of the same shapes came in its place."""
     folder = workdir / "checkpoints" / "2"
