@@ -138,13 +138,13 @@ def compare(run: Run, reference: Run) -> Counter[str]:
     """How a finished run differs from the one that nobody touched."""
     untimed = [[{k: v for k, v in line.items() if k not in TIMINGS} for line in r.lines()]
                for r in (run, reference)]  # fmt: skip
-    seen = Counter((line["step"], name) for line in run.lines() for name in line)
+    seen = Counter((line["step"], name) for line in run.lines() for name in line if name != "step")
     evaluated = [{line["step"] for line in r.lines() if "evaluation_seconds" in line}
                  for r in (run, reference)]  # fmt: skip
     return Counter(
         {
-            "other arrays": run.checksums() != reference.checksums(),
-            "other metrics": untimed[0] != untimed[1],
+            "other arrays": int(run.checksums() != reference.checksums()),
+            "other metrics": int(untimed[0] != untimed[1]),
             "lost evaluations": len(evaluated[1] - evaluated[0]),
             "duplicate lines": sum(count > 1 for count in seen.values()),
         }
@@ -170,7 +170,8 @@ def interrupt(run: Run, reference: Run, number: signal.Signals, times: int) -> C
     code, errors = run.end()
     if code != 0:
         raise SystemExit(f"the last start ended with {code}: {errors[-2000:]}")
-    return result + compare(run, reference)
+    result.update(compare(run, reference))
+    return result
 
 
 def interruptions(folder: Path, quick: bool) -> None:
@@ -181,7 +182,8 @@ def interruptions(folder: Path, quick: bool) -> None:
             total: Counter[str] = Counter()
             for index in range(1 if quick else runs):
                 workdir = folder / f"{name}_{number.name}_{index}"
-                total += interrupt(Run(name, workdir), reference, number, 2 if quick else times)
+                run = Run(name, workdir)
+                total.update(interrupt(run, reference, number, 2 if quick else times))
             show(f"{name}, {number.name}", total)
 
 
@@ -204,7 +206,8 @@ def disks(folder: Path, quick: bool) -> None:
                 print(code, errors[-2000:])
         run.start()
         code, errors = run.end()
-        show(f"digits_joint, {name}", total + compare(run, reference))
+        total.update(compare(run, reference))
+        show(f"digits_joint, {name}", total)
 
 
 def fill_disk(run: Run) -> Callable[[], None]:

@@ -185,6 +185,7 @@ BAD_INPUT = {
     "context too large": (["--config.latent.context_size=1438", "--workdir={new}"], "1437"),
     "another run's folder": (["--config.latent.dim=5"], "latent.dim=4"),
     "no checkpoint": (["--mode=evaluate", "--workdir={new}"], "no checkpoint in {new}"),
+    "nothing to replay": (["--mode=replay"], "nothing to replay in"),
     "unwritable folder": (["--workdir={new}/file/run"], "cannot be written"),
 }
 
