@@ -40,12 +40,21 @@ def arguments_of(
 
 def run(config: str, workdir: Path, flags: Sequence[str], mode: str = "train") -> Summary:
     """The summary of one run, with its wall time in seconds."""
-    if not (workdir / "goodput.json").exists() or mode != "train":
+    if not _is_finished(workdir) or mode != "train":
         command = [sys.executable, "-m", "lzn_jax.main", f"--config={config}", f"--mode={mode}"]
         subprocess.run([*command, f"--workdir={workdir}", *flags], check=True)
-    seconds = json.loads((workdir / "goodput.json").read_text()).values()
+    seconds = json.loads((workdir / "goodput.json").read_text())
+    del seconds["starts"]
     summary: Summary = json.loads((workdir / "summary.json").read_text())
-    return summary | {"seconds": sum(seconds)}
+    return summary | {"seconds": sum(seconds.values())}
+
+
+def _is_finished(workdir: Path) -> bool:
+    if not (workdir / "summary.json").exists():
+        return False
+    config = json.loads((workdir / "config.json").read_text())
+    summary = json.loads((workdir / "summary.json").read_text())
+    return bool(summary["step"] == config["training"]["num_steps"])
 
 
 def run_all(

@@ -205,7 +205,7 @@ def _restore(config: ConfigDict, workdir: Path) -> Released:
     study = studies.build(config, mesh)
     params, constants = split_variables(jax.eval_shape(study.init, jax.random.key(0)))
     targets = {"params": params, "ema": {"params": params, "constants": constants}}
-    with Checkpoints(workdir, config.checkpoint.keep) as checkpoints:
+    with Checkpoints(workdir) as checkpoints:
         restored = checkpoints.restore(sharding.placed(targets, mesh))
     if restored is None:
         raise UserError(f"no checkpoint in {workdir / 'checkpoints'} can be read")

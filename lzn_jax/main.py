@@ -11,7 +11,7 @@ from lzn_jax import configuration
 from lzn_jax.configuration import EXIT_USER_ERROR, UserError
 
 MODES_WITH_INPUT = ("embed", "classify", "reconstruct", "interpolate")
-MODES = ("train", "evaluate", "sample", *MODES_WITH_INPUT, "check_data")
+MODES = ("train", "evaluate", "sample", *MODES_WITH_INPUT, "replay", "check_data")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -44,7 +44,7 @@ def _run(arguments: list[str]) -> int:
     workdir = Path(flags.workdir or Path("results") / Path(flags.config).stem)
 
     # JAX starts only for a good command.
-    from lzn_jax import modes, processes, train
+    from lzn_jax import modes, processes, replay, train
     from lzn_jax import workdir as workdirs
     from lzn_jax.data.check import check
 
@@ -53,7 +53,13 @@ def _run(arguments: list[str]) -> int:
     if flags.mode == "check_data":
         return check(config, workdir)
     _use_compile_cache()
-    with processes.together(flags.coordinator, flags.num_processes, flags.process_id):
+    with (
+        processes.together(flags.coordinator, flags.num_processes, flags.process_id),
+        workdirs.guarded(workdir),
+    ):
+        if flags.mode == "replay":
+            replay.replay(config, workdir)
+            return 0
         workdirs.prepare(config, workdir, is_training=flags.mode == "train")
         if flags.mode == "train":
             return train.train_and_evaluate(config, workdir)

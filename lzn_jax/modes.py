@@ -4,7 +4,6 @@ import csv
 import io
 import logging
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -33,7 +32,7 @@ def sample(config: ConfigDict, workdir: Path) -> None:
     trained = restore(config, workdir)
     # A study that generates nothing has no number of samples, and says so.
     samples = trained.sample(config.evaluation.get("num_samples", 0), key=None)
-    _write_arrays(workdir / "samples.npz", images=samples.images, labels=samples.labels)
+    reporting.write_arrays(workdir / "samples.npz", images=samples.images, labels=samples.labels)
     figures.sample_grid(
         workdir / "figures" / "samples.png",
         samples.images,
@@ -49,7 +48,7 @@ def reconstruct(config: ConfigDict, workdir: Path, images_from: str | None) -> N
     """
     images, labels = _images(config, images_from)
     result = restore(config, workdir).reconstruct(images, labels)
-    _write_arrays(workdir / "reconstructions.npz", **result)
+    reporting.write_arrays(workdir / "reconstructions.npz", **result)
     figures.reconstructions(
         workdir / "figures" / "reconstructions.png", images, result["images"], result["errors"]
     )
@@ -63,7 +62,7 @@ def interpolate(config: ConfigDict, workdir: Path, images_from: str | None) -> N
     """
     images, labels = _two_images(config, images_from)
     result = restore(config, workdir).interpolate(images, labels)
-    _write_arrays(workdir / "interpolation.npz", **result)
+    reporting.write_arrays(workdir / "interpolation.npz", **result)
     figures.interpolation(
         workdir / "figures" / "interpolation.png", images, result["images"], result["weights"]
     )
@@ -80,7 +79,7 @@ def embed(config: ConfigDict, workdir: Path, images_from: str | None) -> None:
     found = trained.embed(images)
     features = found.pop(trained.study.main_feature)
     known = np.full(len(images), -1, np.int32) if labels is None else labels
-    _write_arrays(workdir / "embeddings.npz", features=features, labels=known, **found)
+    reporting.write_arrays(workdir / "embeddings.npz", features=features, labels=known, **found)
     if len(images) >= embedding_plot.MIN_POINTS:
         title = "Features of the images (t-SNE)"
         embedding_plot.tsne(workdir / "figures" / "embedding.png", features, known, title=title)
@@ -118,9 +117,3 @@ def _two_images(config: ConfigDict, images_from: str | None) -> tuple[Images, np
     others = np.flatnonzero(labels != labels[0])
     rows = np.array([0, others[0] if len(others) > 0 else 1])
     return images[rows], labels[rows]
-
-
-def _write_arrays(path: Path, **arrays: Any) -> None:  # Any: NumPy's types mix in its own flag
-    content = io.BytesIO()
-    np.savez_compressed(content, **arrays)
-    reporting.write_bytes(path, content.getvalue())

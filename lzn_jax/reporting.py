@@ -1,7 +1,9 @@
 """What a run leaves behind: metrics, TensorBoard events, JSON files, progress and wall time."""
 
 import contextlib
+import io
 import json
+import logging
 import math
 import os
 import sys
@@ -13,11 +15,13 @@ from typing import Any, SupportsFloat
 import numpy as np
 from PIL import Image
 from tensorboardX import SummaryWriter
+from tensorboardX.record_writer import register_writer_factory
 from tqdm import tqdm
 
 from lzn_jax import processes
 
 METRICS_FILE = "metrics.jsonl"
+GOODPUT_FILE = "goodput.json"
 GOODPUT_BUCKETS = ("init", "compile", "data", "step", "eval", "save", "restore")
 
 
@@ -66,6 +70,13 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
     write_bytes(path, f"{text}\n".encode())
 
 
+def write_arrays(path: str | os.PathLike[str], **arrays: Any) -> None:
+    """Write arrays by name as .npz, atomically."""  # Any: NumPy's types mix in its own flag
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)
+    write_bytes(path, content.getvalue())
+
+
 def _records(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
     """Each line of a metrics file with its record; lines that are no record are skipped."""
     with open(path, "rb") as file:
@@ -111,11 +122,14 @@ class MetricLog:
         is_writer = processes.is_writer()
         path = workdir / METRICS_FILE if is_writer else Path(os.devnull)
         self._logged = _drop_after(path, step) if is_writer else set()
+        logging.getLogger("tensorboardX.x2num").setLevel(logging.ERROR)  # it warns of every NaN
         self._file = open(path, "ab")  # noqa: SIM115 (closed in `close`)
         # tensorboardX names files by the second; without the suffix a quick restart would
         # overwrite the events of the run it continues.
+        self._event_files = _EventFiles()
+        register_writer_factory(_EventFiles.PREFIX, self._event_files)
         self._events = SummaryWriter(
-            str(workdir / "tensorboard"),
+            f"{_EventFiles.PREFIX}:{workdir / 'tensorboard'}",
             purge_step=step + 1,
             write_to_disk=is_writer,
             flush_secs=10,
@@ -129,7 +143,10 @@ class MetricLog:
 
         Raises:
             ValueError: a metric is called `step`.
+            OSError: the disk is full or gone, here or where TensorBoard's thread wrote before.
         """
+        if self._event_files.error is not None:
+            raise self._event_files.error
         if "step" in metrics:
             raise ValueError("a metric cannot be called 'step': each line has its step already")
         values = {name: float(value) for name, value in metrics.items()}
@@ -167,6 +184,48 @@ class MetricLog:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+class _EventFiles:
+    """Files for TensorBoard's writing thread, which keep an error that would end the thread.
+
+    Without its thread the writer's queue fills, and then the training loop waits for ever.
+    """
+
+    PREFIX = "lzn_jax"
+
+    def __init__(self) -> None:
+        self.error: OSError | None = None
+
+    def directory_check(self, path: str) -> None:
+        os.makedirs(self._plain(path), exist_ok=True)
+
+    def open(self, path: str) -> "_EventFile":
+        return _EventFile(self, self._plain(path))
+
+    def _plain(self, path: str) -> str:
+        return path.removeprefix(f"{self.PREFIX}:")
+
+
+class _EventFile:
+    def __init__(self, files: _EventFiles, path: str) -> None:
+        self._files = files
+        self._file = open(path, "wb")  # noqa: SIM115 (closed in `close`)
+
+    def write(self, content: bytes) -> None:
+        self._try(self._file.write, content)
+
+    def flush(self) -> None:
+        self._try(self._file.flush)
+
+    def close(self) -> None:
+        self._try(self._file.close)
+
+    def _try(self, action: Callable[..., object], *arguments: bytes) -> None:
+        try:
+            action(*arguments)
+        except OSError as error:
+            self._files.error = error
 
 
 def _drop_after(path: Path, step: int) -> set[tuple[int, str]]:
@@ -225,10 +284,15 @@ class Goodput:
 
     A bucket opened inside another takes its time away from the outer one, so the buckets
     never count a second twice. One thread only.
+
+    `goodput.json` adds up all starts of a run, each from here to its last `write`: it lacks
+    Python's imports, and what a killed start did after that.
     """
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self._clock = clock
+        self._began = clock()
+        self._earlier: Mapping[str, float] = {}
         self._seconds = dict.fromkeys(GOODPUT_BUCKETS, 0.0)
         self._open: list[str] = []
         self._charged_until = clock()
@@ -255,6 +319,36 @@ class Goodput:
         """Seconds so far by bucket, all buckets present, the ones still open included."""
         self._charge()
         return dict(self._seconds)
+
+    def resume(self, workdir: str | os.PathLike[str]) -> None:
+        """Goes on from what earlier starts have written, if they have."""
+        with contextlib.suppress(OSError, ValueError):
+            earlier = json.loads((Path(workdir) / GOODPUT_FILE).read_text())
+            self._earlier = {name: float(value) for name, value in earlier.items()}
+
+    def totals(self) -> dict[str, float]:
+        """Seconds by bucket over all starts, `other` in no bucket, and the number of `starts`."""
+        now = self.seconds
+        now["other"] = self._clock() - self._began - sum(now.values())
+        now["starts"] = 1
+        return {name: value + self._earlier.get(name, 0) for name, value in now.items()}
+
+    def write(self, workdir: str | os.PathLike[str]) -> None:
+        """Write the totals."""
+        write_json(Path(workdir) / GOODPUT_FILE, self.totals())
+
+    def in_words(self) -> str:
+        """The totals as a line: the share of wall time in steps, and where the rest went."""
+        seconds = self.totals()
+        starts = seconds.pop("starts")
+        wall = sum(seconds.values())
+        step = seconds.pop("step")
+        rest = sorted(seconds.items(), key=lambda item: -item[1])
+        named = ", ".join(f"{name} {value / wall:.1%}" for name, value in rest if value > 0)
+        line = f"{step / wall:.1%} of {wall:.0f} s went into training steps; {named}"
+        if starts > 1:
+            line += f"; {starts:.0f} starts, each up to its last save"
+        return line
 
     def _charge(self) -> None:
         now = self._clock()

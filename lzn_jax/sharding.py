@@ -99,7 +99,7 @@ def fetch(tree: Any) -> Any:
     return jax.tree.map(
         lambda a: (
             np.asarray(a)
-            if a.is_fully_addressable
+            if a.is_fully_addressable or a.is_fully_replicated
             else multihost_utils.process_allgather(a, tiled=True)
         ),
         tree,

@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from lzn_jax import costs, data, figures, optimization, processes, reporting, sharding, studies
+from lzn_jax import workdir as workdirs
 from lzn_jax.checkpoints import Checkpoints
 from lzn_jax.data import Examples
 from lzn_jax.heartbeat import Heartbeat
@@ -31,6 +33,7 @@ from lzn_jax.studies import (
 
 EXIT_DONE, EXIT_NON_FINITE, EXIT_SAVED_AFTER_SIGTERM = 0, 3, 75
 MAX_SKIPPED_IN_A_ROW = 100
+REPLAY_FOLDER, REPLAY_BATCH = "replay", "batch.npz"
 
 _log = logging.getLogger(__name__)
 
@@ -85,6 +88,8 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> int:
         if state is None:
             with goodput("init"):
                 state = _compile_init(init, shapes)()
+        else:
+            goodput.resume(workdir)
         step = int(state.step)
         batches.seek(step)
         with goodput("compile"):
@@ -107,8 +112,9 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> int:
                     metrics.flush()
                     with goodput("save"):
                         save_state(checkpoints, state, study, train)
+                        goodput.write(workdir)
                     saved = step
-                if is_leaving or metrics.too_many_skipped:
+                if is_leaving or metrics.too_many_skipped():
                     break
                 if step >= training.num_steps or (
                     step > 0 and step % config.evaluation.every_steps == 0
@@ -118,6 +124,7 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> int:
                         _evaluate_once(study, state, train, test, workdir, log, metrics)
                 if step >= training.num_steps:
                     break
+                checkpoints.check()
                 with goodput("data"):
                     batch = sharding.put_rows(next(batches), mesh)
                 with goodput("step"), heartbeat.watch(step):
@@ -125,8 +132,11 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> int:
                     step += 1
                     metrics.put(step, new_metrics)
                 is_leaving = asked_to_leave(step)
-    reporting.write_json(workdir / "goodput.json", goodput.seconds)
-    return _finish(step, training.num_steps, metrics.too_many_skipped, workdir)
+        if metrics.too_many_skipped():
+            _save_for_replay(state, batches, mesh, workdir)
+    goodput.write(workdir)
+    _log.info("%s", goodput.in_words())
+    return _finish(step, training.num_steps, metrics.too_many_skipped(), workdir)
 
 
 def init_state(study: Study, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
@@ -153,13 +163,8 @@ def update_state(
     seed: int,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update on a global batch: gradient, clip, Adam, EMA; nothing if it is not finite."""
-    key = jax.random.fold_in(stream_key(seed, Stream.TRAINING), state.step)
     active = optimization.still_training(state.step, training, list(state.params))
-
-    def loss_of(params):
-        return study.loss(join_variables(params, state.constants), batch, key)
-
-    (loss, metrics), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+    loss, metrics, gradient = loss_and_gradient(state, batch, study=study, seed=seed)
     gradient = optimization.mask(active, gradient)
     norm = optax.tree.norm(gradient)
     updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
@@ -190,12 +195,36 @@ def update_state(
     }
 
 
+def loss_and_gradient(
+    state: TrainState, batch: Mapping[str, jax.Array], *, study: Study, seed: int
+) -> tuple[jax.Array, dict[str, jax.Array], dict[str, Any]]:
+    """Loss, metrics and gradient by network of the update that a state is before."""
+    key = jax.random.fold_in(stream_key(seed, Stream.TRAINING), state.step)
+
+    def loss_of(params):
+        return study.loss(join_variables(params, state.constants), batch, key)
+
+    (loss, metrics), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+    return loss, metrics, gradient
+
+
 def save_state(checkpoints: Checkpoints, state: TrainState, study: Study, train: Examples) -> None:
     """Starts to save a state and the context anchors of its averaged weights."""
+    context = study.context(join_variables(state.ema, state.constants), train)
+    save_with_context(checkpoints, state, context)
+
+
+def save_with_context(
+    checkpoints: Checkpoints, state: TrainState, context: Mapping[str, jax.Array]
+) -> None:
+    """Starts to save a state and what may be there of context anchors."""
     items = {"params": state.params, "optimizer": state.optimizer}
     items["ema"] = {"params": state.ema, "constants": state.constants}
-    if context := study.context(join_variables(state.ema, state.constants), train):
-        items["context"] = sharding.put_whole(context, state.step.sharding)
+    if context:
+        on_mesh = isinstance(state.step, jax.Array)  # else NumPy's, of one process
+        items["context"] = (
+            sharding.put_whole(context, state.step.sharding) if on_mesh else dict(context)
+        )
     counters = {"skipped": state.skipped, "skipped_in_a_row": state.skipped_in_a_row}
     step = int(state.step)
     progress = {"step": step, "data_position": step} | {k: int(v) for k, v in counters.items()}
@@ -210,17 +239,44 @@ def restore_state(checkpoints: Checkpoints, shapes: TrainState) -> TrainState | 
     if restored is None:
         return None
     step, items = restored
-    checkpoints.discard_after(step)
-    counters = {
-        name: sharding.put_whole(np.int32(items["progress"][name]), shapes.step.sharding)
-        for name in ("step", "skipped", "skipped_in_a_row")
-    }
+    checkpoints.set_aside_after(step)
+    names = ("step", "skipped", "skipped_in_a_row")
+    counters = _counters({name: items["progress"][name] for name in names}, shapes.step.sharding)
     return TrainState(
         params=items["params"],
         constants=items["ema"]["constants"],
         ema=items["ema"]["params"],
         optimizer=items["optimizer"],
         **counters,
+    )
+
+
+def _counters(values: Mapping[str, int], placement: jax.sharding.Sharding) -> dict[str, jax.Array]:
+    return {name: sharding.put_whole(np.int32(value), placement) for name, value in values.items()}
+
+
+def _save_for_replay(
+    state: TrainState, batches: data.TrainingBatches, mesh: Mesh, workdir: Path
+) -> None:
+    """Saves the state before the first of the last skipped updates, and that one's batch."""
+    skipped = int(state.skipped_in_a_row)
+    first = int(state.step) - skipped
+    # Skipped updates have changed nothing but these.
+    counters = {"step": first, "skipped": int(state.skipped) - skipped, "skipped_in_a_row": 0}
+    state = state.replace(**_counters(counters, state.step.sharding))
+    batches.seek(first)
+    batch = sharding.fetch(sharding.put_rows(next(batches), mesh))
+    folder = workdir / REPLAY_FOLDER
+    if processes.is_writer():
+        shutil.rmtree(folder, ignore_errors=True)
+    processes.everywhere(True)  # the one that removes has done so
+    with Checkpoints(folder, keep=1) as checkpoints:
+        save_with_context(checkpoints, state, {})
+    reporting.write_arrays(folder / REPLAY_BATCH, **batch)
+    _log.error(
+        "update %d was the first of %d in a row that were not finite: --mode=replay repeats it",
+        first + 1,
+        skipped,
     )
 
 
@@ -291,6 +347,7 @@ def _evaluate_once(
     step = int(state.step)
     if log.has(step, "evaluation_seconds"):
         return
+    workdirs.check_there(workdir)
     started = time.perf_counter()
     results = study.evaluate(averaged_model(state, study, train), train, test, workdir)
     reporting.write_json(workdir / "summary.json", {"step": step, **results, **metrics.rates()})
@@ -315,7 +372,7 @@ class _LateMetrics:
         first_step: int,
         training: ConfigDict,
     ) -> None:
-        self.too_many_skipped = False
+        self._skipped_in_a_row = 0.0
         self._log, self._bar, self._goodput = log, bar, goodput
         self._training = training
         self._pending: tuple[int, Mapping[str, jax.Array]] | None = None
@@ -333,12 +390,18 @@ class _LateMetrics:
         step, metrics = self._pending
         self._pending = None
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        self.too_many_skipped = values.pop("skipped_in_a_row") >= MAX_SKIPPED_IN_A_ROW
+        self._skipped_in_a_row = values.pop("skipped_in_a_row")
         self._bar.set_postfix_str(f"loss {values['loss']:.4f}")
         self._bar.update(1)
         if step % self._training.log_every_steps == 0:
             self._log.write(step, {**values, **self._rates(self._last, step)})
             self._last = (step, self._busy_seconds())
+
+    def too_many_skipped(self) -> bool:
+        """Whether the last updates, as many as are too many, were all skipped."""
+        if self._skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
+            self.flush()  # the one that is pending may be finite again
+        return self._skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW
 
     def rates(self) -> dict[str, float]:
         """Steps and examples per second over all updates of this process, without evaluation."""
@@ -379,9 +442,7 @@ def _announce_cost(cost: costs.Cost) -> None:
 
 def _finish(step: int, num_steps: int, too_many_skipped: bool, workdir: Path) -> int:
     if too_many_skipped:
-        _log.error(
-            "stopped at step %d: %d updates in a row were not finite", step, MAX_SKIPPED_IN_A_ROW
-        )
+        _log.error("stopped at step %d", step)
         return EXIT_NON_FINITE
     if step < num_steps:
         _log.info("saved at step %d; run the same command to go on", step)

@@ -212,12 +212,11 @@ def restore(config: ConfigDict, workdir: Path, step: int | None = None) -> Train
     targets: dict[str, Any] = {"ema": {"params": params, "constants": constants}}
     if shapes := study.context_shapes():
         targets["context"] = shapes
-    with Checkpoints(workdir, config.checkpoint.keep) as checkpoints:
+    with Checkpoints(workdir) as checkpoints:
         shard = config.training.shard_parameters
         restored = checkpoints.restore(sharding.placed(targets, mesh, shard=shard), step)
     if restored is None:
-        name = folder if step is None else folder / str(step)
-        raise UserError(f"no checkpoint in {name} can be read: train again")
+        raise UserError(f"there is no finished checkpoint in {folder}: train first")
     step, items = restored
     averaged = join_variables(items["ema"]["params"], items["ema"]["constants"])
     context = jax.tree.map(jnp.asarray, sharding.fetch(items.get("context", {})))

@@ -1,6 +1,7 @@
 """The folder of a run: checked before the first step, so that nothing of an earlier run is lost."""
 
 import contextlib
+import errno
 import json
 import os
 import subprocess
@@ -16,6 +17,8 @@ from lzn_jax.configuration import UserError
 
 CONFIG_FILE = "config.json"
 VERSION_FILE = "version.json"
+# Full, read-only, broken and lost disks; of other errors the file's name says whose they are.
+_DISK_ERRORS = ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EIO", "ESTALE")
 # What may differ from the run that a folder holds: where its data lie, how long, how often, how
 # many at a time or in all, how to sample.
 FREE_FIELDS = (
@@ -43,7 +46,7 @@ def prepare(config: ConfigDict, workdir: Path, *, is_training: bool) -> None:
             f"there is no checkpoint in {workdir / 'checkpoints'}: train first (--mode=train) or "
             "name the folder of a run with --workdir"
         )
-    _check_same_run(config, workdir)
+    check_same_run(config, workdir)
     try:
         (workdir / "figures").mkdir(parents=True, exist_ok=True)
         if is_training:
@@ -62,6 +65,32 @@ def prepare(config: ConfigDict, workdir: Path, *, is_training: bool) -> None:
             f"the work folder {workdir} is not the same folder in all processes: choose one that "
             "all see with --workdir"
         )
+
+
+@contextlib.contextmanager
+def guarded(workdir: Path) -> Iterator[None]:
+    """Inside, a disk that is full, read-only, broken or gone is a UserError, of one line."""
+    try:
+        yield
+    except OSError as error:
+        if errno.errorcode.get(error.errno or 0) not in _DISK_ERRORS and not _is_within(
+            error.filename, workdir
+        ):
+            raise
+        raise UserError(
+            f"the work folder {workdir} can no longer be written ({error.strerror or error}): "
+            "what was saved is kept; make it writable, with room, and run the same command to go on"
+        ) from error
+
+
+def check_there(workdir: Path) -> None:
+    """Raises FileNotFoundError for a folder that has gone, before something makes a new one."""
+    if not workdir.is_dir():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(workdir))
+
+
+def _is_within(path: object, folder: Path) -> bool:
+    return isinstance(path, str | Path) and Path(path).absolute().is_relative_to(folder.absolute())
 
 
 def code_version() -> dict[str, str | None]:
@@ -89,7 +118,8 @@ def has_checkpoint(workdir: Path) -> bool:
     return folder.is_dir() and any(child.name.isdigit() for child in folder.iterdir())
 
 
-def _check_same_run(config: ConfigDict, workdir: Path) -> None:
+def check_same_run(config: ConfigDict, workdir: Path) -> None:
+    """Raises UserError where the folder holds a run of another config."""
     path = workdir / CONFIG_FILE
     if not path.is_file():
         return

@@ -1,6 +1,7 @@
 """Every test runs on the CPU with eight fake devices, which only the tests of sharding use."""
 
 import os
+import resource
 
 import pytest
 
@@ -32,3 +33,15 @@ def fast_compile():
     yield
     os.environ.pop("JAX_DISABLE_MOST_OPTIMIZATIONS")
     jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture
+def small_files_only():
+    """Writing beyond 1 MB in one file fails, as all writing does on a full disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def switch_on():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, limits[1]))
+
+    yield switch_on
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)

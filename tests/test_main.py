@@ -59,7 +59,7 @@ def test_a_run_leaves_its_files(enabled, tmp_path):
     assert summary["reconstruction_l2"] > 0
     assert ("test_accuracy" in summary) == enabled
     assert set(json.loads((tmp_path / "goodput.json").read_text())) == {
-        "init", "compile", "data", "step", "eval", "save", "restore"
+        "init", "compile", "data", "step", "eval", "save", "restore", "other", "starts"
     }  # fmt: skip
     assert (tmp_path / "checkpoints" / "2").is_dir()
     assert any((tmp_path / "tensorboard").iterdir())
@@ -217,6 +217,7 @@ BAD_INPUT = {
     "context too large": (["--config.latent.context_size=1438", "--workdir={new}"], "1437"),
     "another run's folder": (["--config.latent.dim=5"], "latent.dim=4"),
     "no checkpoint": (["--mode=evaluate", "--workdir={new}"], "no checkpoint in {new}"),
+    "nothing to replay": (["--mode=replay"], "nothing to replay in"),
     "unwritable folder": (["--workdir={new}/file/run"], "cannot be written"),
 }
 

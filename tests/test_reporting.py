@@ -5,6 +5,7 @@ import json
 import math
 import subprocess
 import sys
+import time
 import warnings
 
 import numpy as np
@@ -225,3 +226,48 @@ def test_goodput_counts_open_buckets_and_closes_them_on_errors():
 def test_goodput_refuses_an_unknown_bucket():
     with pytest.raises(ValueError, match="choose from init"), reporting.Goodput()("evaluation"):
         pass
+
+
+def test_goodput_adds_up_the_starts_of_a_run_as_far_as_they_were_written(tmp_path):
+    for killed_after in (100, 1000):  # not counted
+        clock = _Clock()
+        goodput = reporting.Goodput(clock)
+        goodput.resume(tmp_path)
+        clock.now += 1
+        with goodput("step"):
+            clock.now += 8
+        with goodput("save"):
+            clock.now += 2
+            goodput.write(tmp_path)
+            clock.now += killed_after
+    totals = json.loads((tmp_path / "goodput.json").read_text())
+    assert {name: value for name, value in totals.items() if value} == {
+        "step": 16.0, "save": 4.0, "other": 2.0, "starts": 2
+    }  # fmt: skip
+    goodput = reporting.Goodput(_Clock())
+    goodput.resume(tmp_path)
+    assert goodput.in_words() == (
+        "72.7% of 22 s went into training steps; save 18.2%, other 9.1%; 3 starts, each up to its "
+        "last save"
+    )
+    (tmp_path / "goodput.json").write_text("{torn")
+    goodput.resume(tmp_path)  # without a word: it is no result of the run
+
+
+def test_a_full_disk_ends_the_log_with_its_error_and_does_not_block(
+    tmp_path, small_files_only, capfd
+):
+    noise = np.random.default_rng(0).integers(0, 256, (700, 700, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "noise.png")
+
+    def log_until_it_fails():
+        with reporting.MetricLog(tmp_path, 0) as log:
+            small_files_only()
+            log.image(1, "noise", tmp_path / "noise.png")  # fails in TensorBoard's thread
+            for step in range(2, 6000):
+                log.write(step, {"loss": 1.0})
+                time.sleep(0.01)
+
+    with pytest.raises(OSError, match="File too large"):
+        log_until_it_fails()
+    assert capfd.readouterr().err == ""

@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import optax
 import pytest
 import small
 
+from lzn_jax import main as command_line
 from lzn_jax import optimization, sharding, studies, train
 from lzn_jax.checkpoints import Checkpoints
 
@@ -310,20 +312,57 @@ def test_a_damaged_newest_checkpoint_is_passed_over(tmp_path, caplog):
         if file.is_file():
             file.write_bytes(b"")
     assert train.train_and_evaluate(config, tmp_path) == 0
-    assert "checkpoint 4 cannot be read" in caplog.text
+    assert "checkpoint 4 is passed over: file params/" in caplog.text
     for a, b in zip(_arrays(_final_state(tmp_path, config)), _arrays(want), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
-def test_too_many_skipped_updates_end_the_run(tmp_path, monkeypatch):
+def test_a_folder_that_vanishes_ends_the_run_with_one_line(tmp_path, monkeypatch, capsys):
+    save = train.save_state
+
+    def lose_the_folder(*arguments):
+        shutil.rmtree(tmp_path / "run")
+        save(*arguments)
+
+    monkeypatch.setattr(train, "save_state", lose_the_folder)
+    changes = {"evaluation__every_steps": 100, "training__num_steps": 8}
+    flags = small.flags("configs/digits_joint.py", tmp_path / "run", **changes)
+    assert command_line.main(flags) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    assert line.startswith("error: checkpoint 2 could not be written")
+    assert "run the same command to go on" in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_too_many_skipped_updates_end_the_run_and_the_first_is_replayed(
+    tmp_path, monkeypatch, capsys
+):
     monkeypatch.setattr(train, "MAX_SKIPPED_IN_A_ROW", 2)
     # A learning rate beyond float32's range makes every later loss non-finite.
-    config = small.config(
-        training__num_steps=8,
-        evaluation__every_steps=100,
-        training__warmup_steps=0,
-        training__learning_rate__decoder=1e38,
-        training__learning_rate__encoder=1e38,
-    )
-    assert train.train_and_evaluate(config, tmp_path) == 3
+    changes = {
+        "training__num_steps": 8,
+        "evaluation__every_steps": 100,
+        "training__warmup_steps": 0,
+        "training__learning_rate__decoder": 1e38,
+        "training__learning_rate__encoder": 1e38,
+    }
+    flags = small.flags("configs/digits_joint.py", tmp_path, **changes)
+    assert command_line.main(flags) == 3
     assert _lines(tmp_path)[-1]["step"] < 8
+    assert "update 2 was the first of" in capsys.readouterr().err
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+    assert command_line.main([*flags, "--mode=replay"]) == 0
+    said = capsys.readouterr().err.splitlines()
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    (line,) = [line for line in said if line.startswith("update 2: ")]
+    seen = dict(item.rsplit(" ", 1) for item in line.removeprefix("update 2: ").split(", "))
+    recorded = next(line for line in _lines(tmp_path) if line["step"] == 2)
+    for name in ("loss", "generation_loss", "alignment_loss", "gradient_norm"):
+        assert recorded[name] == pytest.approx(float(seen[name]), rel=1e-3) or (
+            recorded[name] is None and not np.isfinite(float(seen[name]))
+        )
+    assert "batch images: finite" in said
+    assert "parameters decoder: finite" in said
+    assert "gradient label_anchors: 1 of 1 arrays are not finite, the first is anchors" in said
+    assert command_line.main([*flags, "--mode=replay", "--config.seed=1"]) == 2

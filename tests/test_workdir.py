@@ -1,33 +1,70 @@
-"""The folder of a run: which code it was made by."""
+"""The folder of a run: which code it was made by, and what happens to it while it runs."""
 
+import errno
+import os
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from lzn_jax import workdir
+from lzn_jax import workdir as workdirs
+from lzn_jax.configuration import UserError
 
 
 def test_the_commit_is_that_of_the_launcher_or_of_git_or_unknown(monkeypatch, tmp_path):
     monkeypatch.setenv("LZN_COMMIT", "abc")
-    assert workdir.code_version()["commit"] == "abc"
+    assert workdirs.code_version()["commit"] == "abc"
     monkeypatch.delenv("LZN_COMMIT")
     # A copy that lies in a repository of something else.
     subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
     copy = tmp_path / "workdir.py"
     copy.touch()
     with monkeypatch.context() as patch:
-        patch.setattr(workdir, "__file__", str(copy))
-        assert workdir.code_version()["commit"] is None
+        patch.setattr(workdirs, "__file__", str(copy))
+        assert workdirs.code_version()["commit"] is None
     with monkeypatch.context() as patch:
         patch.setenv("PATH", "")  # without git
-        assert workdir.code_version()["commit"] is None
+        assert workdirs.code_version()["commit"] is None
 
 
 def test_the_commit_of_a_checkout_is_its_head(monkeypatch):
     monkeypatch.delenv("LZN_COMMIT", raising=False)
-    command = ["git", "-C", Path(workdir.__file__).parent, "rev-parse", "HEAD"]
+    command = ["git", "-C", Path(workdirs.__file__).parent, "rev-parse", "HEAD"]
     result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode:
         pytest.skip("not a checkout")
-    assert workdir.code_version()["commit"].removesuffix("-dirty") == result.stdout.strip()
+    assert workdirs.code_version()["commit"].removesuffix("-dirty") == result.stdout.strip()
+
+
+def _error(number, *path):
+    return OSError(number, os.strerror(number), *path)
+
+
+def test_errors_of_the_disk_and_in_the_folder_are_one_line(tmp_path):
+    for error, reason in (
+        (_error(errno.ENOSPC), "No space left on device"),
+        (_error(errno.EROFS, "/elsewhere"), "Read-only file system"),
+        (_error(errno.ENOENT, str(tmp_path / "figures" / "a.png")), "No such file"),
+        (_error(errno.EACCES, tmp_path / "summary.json"), "Permission denied"),
+    ):
+        with (
+            pytest.raises(UserError, match=f"{tmp_path} can no longer be written .{reason}"),
+            workdirs.guarded(tmp_path),
+        ):
+            raise error
+
+
+def test_other_errors_stay_what_they_are(tmp_path):
+    for error in (_error(errno.ENOENT, "/elsewhere"), _error(errno.EPIPE), ValueError("no")):
+        with pytest.raises(type(error)) as caught, workdirs.guarded(tmp_path):
+            raise error
+        assert caught.value is error
+
+
+def test_a_folder_that_has_gone_is_found(tmp_path):
+    workdirs.check_there(tmp_path)
+    with (
+        pytest.raises(UserError, match="No such file or directory"),
+        workdirs.guarded(tmp_path / "run"),
+    ):
+        workdirs.check_there(tmp_path / "run")
