@@ -99,10 +99,13 @@ def test_clip_looks_alone_where_its_weights_are_all_there_is(clip, tmp_path, cap
     assert kept.name.startswith("reference_clip_")
 
 
-@pytest.mark.usefixtures("few_steps", "inception")
+@pytest.mark.usefixtures("inception")
 @pytest.mark.parametrize("path", [None, "weights.pth"])
 def test_clip_looks_beside_others(path, clip, tmp_path, monkeypatch):
     looking = []
+    monkeypatch.setattr(
+        sample_quality, "feature_extractor", lambda *_, name, **__: Extractor(name, "", {}, None)
+    )
     monkeypatch.setattr(
         sample_quality,
         "generation_metrics",
@@ -111,6 +114,13 @@ def test_clip_looks_beside_others(path, clip, tmp_path, monkeypatch):
     measure = SampleQuality(config(path=path, clip=clip))
     measure(train_of(60), images_of(50, 1), tmp_path)
     assert looking == ["features" if path is None else "inception", "clip"]
+
+
+def test_bad_weights_of_clip_are_found_before_any_image_is_seen(tmp_path):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(b"other")
+    with pytest.raises(UserError, match="cannot be read as a safetensors file"):
+        SampleQuality(config(clip=path))
 
 
 def test_clip_leaves_few_images_alone(clip, tmp_path, caplog):
@@ -194,26 +204,18 @@ def rgb_config(folder):
 
 
 @pytest.mark.parametrize(
-    ("field", "name", "content", "expected"),
+    ("name", "content", "expected"),
     [
-        ("inception_path", "none.pth", None, "there is no file "),
-        (
-            "inception_path",
-            "pt_inception-2015-12-05-6726825d.pth",
-            b"other",
-            "its SHA-256 starts with ",
-        ),
-        ("clip_path", "model.safetensors", b"other", "cannot be read as a safetensors file"),
+        ("none.pth", None, "there is no file "),
+        ("pt_inception-2015-12-05-6726825d.pth", b"other", "its SHA-256 starts with "),
     ],
 )
-def test_bad_weights_end_a_run_before_its_first_step(
-    field, name, content, expected, tmp_path, capsys
-):
+def test_bad_weights_end_a_run_before_its_first_step(name, content, expected, tmp_path, capsys):
     path = tmp_path / name
     if content is not None:
         path.write_bytes(content)
     folder = tmp_path / "run"
-    flags = small.flags(rgb_config(tmp_path), folder, **{f"evaluation__{field}": path})
+    flags = small.flags(rgb_config(tmp_path), folder, evaluation__inception_path=path)
     assert command_line.main(flags) == 2
     error = capsys.readouterr().err
     assert expected in error
