@@ -73,7 +73,7 @@ class ClipVision(nn.Module):
 
     @nn.compact
     def __call__(self, images: Float[Array, "b s s 3"]) -> Float[Array, "b d"]:
-        """Embeddings of images of `image_size` pixels with MEAN 0 and STD 1."""
+        """Embeddings of images of `image_size` pixels, in [0, 1], less MEAN over STD."""
         patch = (self.patch_size, self.patch_size)
         x = nn.Conv(
             self.width,

@@ -1,5 +1,6 @@
 """Weights of CLIP's image side from the user's file."""
 
+import logging
 import math
 import os
 import re
@@ -16,6 +17,8 @@ from lzn_jax import safetensors_files, torch_files
 from lzn_jax.configuration import UserError
 from lzn_jax.evaluation import cache
 from lzn_jax.evaluation.clip import HEAD_WIDTH, ClipVision
+
+_log = logging.getLogger(__name__)
 
 _TORCH_LEAVES = {"kernel": "weight", "scale": "weight"}
 _TO_TORCH = {4: (3, 2, 0, 1), 2: (1, 0)}  # axes of a kernel by their number: HWIO to OIHW
@@ -48,10 +51,14 @@ def load_clip(path: str | os.PathLike[str]) -> ClipWeights:
     if path.suffix == ".safetensors":
         state = safetensors_files.read(path, _is_used)
     else:
-        state = torch_files.read(path, lambda keys: _is_used(keys[0]))
+        state = torch_files.read(path, lambda keys: not keys or _is_used(keys[0]))
     if not isinstance(state, dict):
         raise UserError(f"{path} is not a state dict: tensors by name are expected")
-    return from_torch({name: array for name, array in state.items() if _is_used(name)}, str(path))
+    used = {str(name): array for name, array in state.items() if _is_used(name)}
+    weights = from_torch(used, str(path))
+    if weights.network != ClipVision():
+        _log.warning("%s is not ViT-L/14 at 336 pixels: its cmmd is not that of papers", path)
+    return weights
 
 
 def from_torch(state: Mapping[str, Any], source: str) -> ClipWeights:
@@ -69,7 +76,7 @@ def from_torch(state: Mapping[str, Any], source: str) -> ClipWeights:
         name = ".".join((*layers, _TORCH_LEAVES.get(leaf, leaf)))
         axes = _TO_TORCH[len(shape)] if leaf == "kernel" else tuple(range(len(shape)))
         array = _tensor(remaining, name, tuple(shape[axis] for axis in axes), source)
-        arrays[path] = array.transpose(np.argsort(axes)).astype(np.float32)
+        arrays[path] = array.transpose(np.argsort(axes)).astype(np.float32, copy=False)
         del remaining[name]
     if remaining:
         raise _not_clip(source, f"{min(remaining)} is left over")

@@ -56,7 +56,7 @@ def test_default_sizes_are_those_of_the_published_network():
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == 304_293_888
 
 
-def test_files_of_both_kinds_give_the_same_network(tmp_path, state, weights):
+def test_files_of_both_kinds_give_the_same_network(tmp_path, state, weights, caplog):
     whole = {**clip_oracle.TEXT, **state}
     whole = {name: np.asarray(array) for name, array in whole.items()}
     torch_writer.write(tmp_path / "pytorch_model.bin", whole)
@@ -66,6 +66,7 @@ def test_files_of_both_kinds_give_the_same_network(tmp_path, state, weights):
         assert loaded.network == weights.network
         assert loaded.key == weights.key
         jax.tree.map(np.testing.assert_array_equal, loaded.variables, weights.variables)
+        assert f"{name} is not ViT-L/14 at 336 pixels" in caplog.messages[-1]
 
 
 def test_half_precision_becomes_float32(state):
@@ -140,6 +141,12 @@ def test_files_that_are_no_weights_are_refused(tmp_path, state):
     torch_writer.write(tmp_path / "list.bin", [np.zeros(3, np.float32)])
     with pytest.raises(UserError, match="is not a state dict"):
         load_clip(tmp_path / "list.bin")
+    torch_writer.write(tmp_path / "alone.bin", state[FC1])
+    with pytest.raises(UserError, match="is not a state dict"):
+        load_clip(tmp_path / "alone.bin")
+    torch_writer.write(tmp_path / "numbers.bin", {**state, 0: state[FC1]})
+    with pytest.raises(UserError, match="0 is left over"):
+        load_clip(tmp_path / "numbers.bin")
     torch_writer.write(tmp_path / "nested.bin", {"model": state})
     with pytest.raises(UserError, match="model is no tensor"):
         load_clip(tmp_path / "nested.bin")
