@@ -100,6 +100,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.evaluation.every_steps = 20_000
     config.evaluation.num_samples = 5120  # as the paper; all but 33 of the training images
     config.evaluation.inception_path = None  # file of the FID network's weights
+    config.evaluation.clip_path = None  # file of CLIP's weights, for CMMD
 
     # Sampling: the decoder's flow from noise to an image.
     config.sampling = ml_collections.ConfigDict()

@@ -96,6 +96,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.evaluation.every_steps = 10_000
     config.evaluation.num_samples = 50_000  # as many as there are training images
     config.evaluation.inception_path = None  # file of the FID network's weights
+    config.evaluation.clip_path = None  # file of CLIP's weights, for CMMD
 
     # Sampling: the decoder's flow from noise to an image.
     config.sampling = ml_collections.ConfigDict()

@@ -88,6 +88,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.evaluation.every_steps = 500
     config.evaluation.num_samples = 500
     config.evaluation.inception_path = None  # Inception is for RGB images
+    config.evaluation.clip_path = None  # and so is CLIP
 
     # Sampling: the decoder's flow from noise to an image.
     config.sampling = ml_collections.ConfigDict()

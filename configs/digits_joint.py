@@ -101,6 +101,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.evaluation.every_steps = 500
     config.evaluation.num_samples = 500  # 50 of each class
     config.evaluation.inception_path = None  # Inception is for RGB images
+    config.evaluation.clip_path = None  # and so is CLIP
     # Classification: how accuracy depends on noise, and on what an image's anchor stands among.
     config.evaluation.noise_scales = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2)
     config.evaluation.batch_sizes = (1, 6, 36, 360)

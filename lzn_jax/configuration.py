@@ -148,6 +148,9 @@ _GENERATIVE = {
     "evaluation.inception_path": Field(
         str, "file of the FID Inception's weights, None = metrics without it", optional=True
     ),
+    "evaluation.clip_path": Field(
+        str, "file of CLIP's weights, None = metrics without CMMD", optional=True
+    ),
     "sampling.sampler": Field(str, "solver of the decoder's flow", choices=("rk45", "euler")),
     "sampling.num_steps": Field(int, "steps of the Euler sampler", minimum=1),
 }

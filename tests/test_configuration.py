@@ -26,8 +26,8 @@ JOINT_FIELDS = {
         learning_rate.encoder learning_rate.decoder learning_rate.label_anchors warmup_steps
         schedule gradient_clip ema_decay generation_weight compute_dtype log_every_steps""",
     "checkpoint.": "every_steps keep",
-    "evaluation.": """every_steps num_samples inception_path noise_scales batch_sizes
-        context_sizes""",
+    "evaluation.": """every_steps num_samples inception_path clip_path noise_scales
+        batch_sizes context_sizes""",
     "sampling.": "sampler num_steps",
 }
 
@@ -38,6 +38,7 @@ OPTIONAL = {
     "training.microbatch_size": 8,
     "encoder.tap_resolutions": (4,),
     "evaluation.inception_path": "weights.pth",
+    "evaluation.clip_path": "model.safetensors",
 }
 
 

@@ -120,7 +120,12 @@ def fourier_values(path="no such folder"):
             "log_every_steps": 1,
         },
         "checkpoint": {"every_steps": 1, "keep": 2},
-        "evaluation": {"every_steps": 1, "num_samples": 4, "inception_path": None},
+        "evaluation": {
+            "every_steps": 1,
+            "num_samples": 4,
+            "inception_path": None,
+            "clip_path": None,
+        },
         "sampling": {"sampler": "euler", "num_steps": 3},
     }
 

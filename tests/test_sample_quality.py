@@ -1,11 +1,14 @@
 """Which network looks at samples, by the config, and what is said where none can."""
 
+import functools
 import logging
 from pathlib import Path
 
+import clip_oracle
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors_writer
 import small
 from ml_collections import ConfigDict
 from PIL import Image
@@ -14,6 +17,7 @@ from lzn_jax import main as command_line
 from lzn_jax.configuration import UserError
 from lzn_jax.data import Examples
 from lzn_jax.evaluation import feature_network
+from lzn_jax.evaluation.cmmd import cmmd
 from lzn_jax.evaluation.extractors import Extractor, Outputs
 from lzn_jax.studies import sample_quality
 from lzn_jax.studies.sample_quality import SampleQuality
@@ -21,9 +25,10 @@ from lzn_jax.studies.sample_quality import SampleQuality
 ROOT = Path(__file__).parents[1]
 
 
-def config(size=8, channels=3, num_classes=10, path=None):
+def config(size=8, channels=3, num_classes=10, path=None, clip=None):
     data = {"image_size": size, "channels": channels, "num_classes": num_classes}
-    return ConfigDict({"data": data, "evaluation": {"inception_path": path}})
+    evaluation = {"inception_path": path, "clip_path": None if clip is None else str(clip)}
+    return ConfigDict({"data": data, "evaluation": evaluation})
 
 
 def images_of(count, seed=0, size=8, channels=3):
@@ -48,6 +53,13 @@ def inception(monkeypatch):
     monkeypatch.setattr(sample_quality, "inception_extractor", lambda path: extractor)
 
 
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    """The path of a tiny CLIP's weights."""
+    path = tmp_path_factory.mktemp("clip") / "model.safetensors"
+    return safetensors_writer.write(path, clip_oracle.random_state())
+
+
 @pytest.fixture
 def few_steps(monkeypatch):
     monkeypatch.setattr(feature_network, "NUM_STEPS", 3)
@@ -69,6 +81,53 @@ def test_without_weights_a_classifier_of_small_images_looks(channels, tmp_path):
     shape = {"size": 32, "channels": channels}
     metrics = measure(train_of(60, **shape), images_of(50, 1, **shape), tmp_path)
     assert set(metrics) == {"fd_features", "precision", "recall"}
+
+
+def test_clip_looks_alone_where_its_weights_are_all_there_is(clip, tmp_path, caplog):
+    caplog.set_level(logging.INFO, "lzn_jax")
+    train, samples = train_of(60), images_of(70, 1) // 2
+    measure = SampleQuality(config(num_classes=1, clip=clip))
+    metrics = measure(train, samples, tmp_path)
+    embed = functools.partial(clip_oracle.embeddings, clip_oracle.random_state())
+    assert metrics == {"cmmd": pytest.approx(cmmd(embed(train.images), embed(samples)), rel=1e-4)}
+    (line,) = (text for text in caplog.messages if "left out" in text)
+    assert line == (
+        "Fréchet distance, precision, recall and their kin but CMMD are left out: "
+        "images of one class need evaluation.inception_path"
+    )
+    (kept,) = tmp_path.iterdir()
+    assert kept.name.startswith("reference_clip_")
+
+
+@pytest.mark.usefixtures("inception")
+@pytest.mark.parametrize("path", [None, "weights.pth"])
+def test_clip_looks_beside_others(path, clip, tmp_path, monkeypatch):
+    looking = []
+    monkeypatch.setattr(
+        sample_quality, "feature_extractor", lambda *_, name, **__: Extractor(name, "", {}, None)
+    )
+    monkeypatch.setattr(
+        sample_quality,
+        "generation_metrics",
+        lambda extractors, *_, **__: looking.extend(e.name for e in extractors) or {},
+    )
+    measure = SampleQuality(config(path=path, clip=clip))
+    measure(train_of(60), images_of(50, 1), tmp_path)
+    assert looking == ["features" if path is None else "inception", "clip"]
+
+
+def test_bad_weights_of_clip_are_found_before_any_image_is_seen(tmp_path):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(b"other")
+    with pytest.raises(UserError, match="cannot be read as a safetensors file"):
+        SampleQuality(config(clip=path))
+
+
+def test_clip_leaves_few_images_alone(clip, tmp_path, caplog):
+    caplog.set_level(logging.INFO, "lzn_jax")
+    measure = SampleQuality(config(clip=clip))
+    assert measure(train_of(60), images_of(49, 1), tmp_path) == {}
+    assert "kin are left out: 49 images are fewer than 50" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -115,6 +174,8 @@ def test_the_reference_is_a_fixed_part_of_a_large_training_set(tmp_path, monkeyp
 def test_weights_go_with_rgb_images():
     with pytest.raises(UserError, match="inception_path must be None for grey images"):
         SampleQuality(config(channels=1, path="weights.pth"))
+    with pytest.raises(UserError, match="clip_path must be None for grey images"):
+        SampleQuality(config(channels=1, clip="model.safetensors"))
 
 
 def rgb_config(folder):

@@ -6,10 +6,13 @@ from typing import Any, NamedTuple
 
 from jaxtyping import Array, Float, UInt8
 
+from lzn_jax.evaluation.clip import clip_embeddings
+from lzn_jax.evaluation.clip_weights import load_clip
 from lzn_jax.evaluation.inception import inception_outputs
 from lzn_jax.evaluation.inception_weights import load_inception
 
 INCEPTION = "inception"
+CLIP = "clip"
 
 
 class Outputs(NamedTuple):
@@ -37,4 +40,15 @@ def inception_extractor(path: str | os.PathLike[str]) -> Extractor:
         weights.key,
         weights.variables,
         lambda variables, images: Outputs(*inception_outputs(variables, images)),
+    )
+
+
+def clip_extractor(path: str | os.PathLike[str]) -> Extractor:
+    """CLIP's image side with the weights at `path`; raises UserError as they do."""
+    network, variables, key = load_clip(path)
+    return Extractor(
+        CLIP,
+        key,
+        variables,
+        lambda variables, images: Outputs(clip_embeddings(network, variables, images)),
     )

@@ -11,12 +11,14 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Float, UInt8
 
 from lzn_jax import reporting, sharding
 from lzn_jax.configuration import UserError
 from lzn_jax.evaluation import cache, frechet
-from lzn_jax.evaluation.extractors import INCEPTION, Extractor
+from lzn_jax.evaluation.cmmd import cmmd
+from lzn_jax.evaluation.extractors import CLIP, INCEPTION, Extractor
 from lzn_jax.evaluation.inception_score import inception_score
 from lzn_jax.evaluation.kid import kernel_inception_distance
 from lzn_jax.evaluation.prdc import precision_recall
@@ -47,10 +49,10 @@ def generation_metrics(
     """All metrics of generated images by name, given real ones and one or more extractors.
 
     Inception gives `fid`, `sfid`, `inception_score`, `kid`; an extractor X gives `fd_X`. The first
-    extractor's features give `precision` and `recall`, another's have its name as a suffix.
-    `seed` draws KID's subsets. What the extractors saw of a reference array is kept in
-    `cache_folder` and found there by the content of images and extractor; batches, which can be
-    read only once, are not.
+    extractor's features give `precision` and `recall`, another's have its name as a suffix. CLIP
+    gives `cmmd` and nothing else. `seed` draws KID's subsets. What the extractors saw of a
+    reference array is kept in `cache_folder` and found there by the content of images and
+    extractor; batches, which can be read only once, are not.
     Raises UserError for too few images: each set needs 4.
     """
     if cache_folder is not None and isinstance(reference, np.ndarray):
@@ -69,6 +71,8 @@ def compare(
     extractor: str, reference: Measurement, generated: Measurement, *, seed: int
 ) -> dict[str, float]:
     """Metrics by name from what the extractor of that name saw of real and generated images."""
+    if extractor == CLIP:
+        return {"cmmd": cmmd(reference.features, generated.features)}
     shares = precision_recall(reference.features, generated.features)
     distance = frechet.frechet_distance(reference.statistics, generated.statistics)
     metrics = {"fid" if extractor == INCEPTION else f"fd_{extractor}": distance}
@@ -93,7 +97,7 @@ def measure(
     batch_size *= jax.process_count()
     mesh = sharding.make_mesh(batch_size)
     own = sharding.own_rows(batch_size)
-    observers = [_Observer(extractor) for extractor in extractors]
+    observers = [_Observer(extractor, mesh) for extractor in extractors]
     for batch in _batches(images, batch_size):
         count = len(batch)
         rows = np.minimum(np.arange(batch_size), count - 1)[own]  # one size compiles once
@@ -106,8 +110,10 @@ def measure(
 class _Observer:
     """Collects what one extractor sees, batch by batch."""
 
-    def __init__(self, extractor: Extractor) -> None:
-        self._extractor, self._apply = extractor, jax.jit(extractor.apply)
+    def __init__(self, extractor: Extractor, mesh: Mesh) -> None:
+        # Large networks wait on the host, so that training has the device's memory to itself.
+        self._variables = sharding.put_whole(extractor.variables, sharding.replicated(mesh))
+        self._apply = jax.jit(extractor.apply)
         self._features: list[np.ndarray] = []
         self._logits: list[np.ndarray] = []
         self._statistics: frechet.Statistics | None = None
@@ -115,7 +121,7 @@ class _Observer:
 
     def observe(self, images: jax.Array, count: int) -> None:
         """Takes in the first `count` of the images."""
-        outputs = sharding.fetch(self._apply(self._extractor.variables, images))
+        outputs = sharding.fetch(self._apply(self._variables, images))
         self._features.append(outputs.features[:count])
         self._statistics = _added(self._statistics, outputs.features[:count])
         if outputs.spatial is not None:

@@ -1,4 +1,4 @@
-"""How close generated images come to the training images, by the network that a config allows."""
+"""How close generated images come to the training images, by the networks a config allows."""
 
 import logging
 from pathlib import Path
@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from lzn_jax.configuration import UserError
 from lzn_jax.data import Examples, Images
 from lzn_jax.data.examples import MAX_BYTES_IN_MEMORY
-from lzn_jax.evaluation.extractors import Extractor, inception_extractor
+from lzn_jax.evaluation.extractors import Extractor, clip_extractor, inception_extractor
 from lzn_jax.evaluation.feature_network import feature_extractor
 from lzn_jax.evaluation.metrics import generation_metrics
 
@@ -28,44 +28,57 @@ class SampleQuality:
 
     Inception looks at them where `evaluation.inception_path` gives its weights. Without, images of
     at most 32 pixels a side are shown to a classifier trained on the labelled training images.
+    CLIP looks at them as well where `evaluation.clip_path` gives its weights.
     Raises UserError for weights that cannot be read, and for weights with grey images.
     """
 
     def __init__(self, config: ConfigDict) -> None:
-        self.data, path = config.data, config.evaluation.inception_path
-        if path is not None and self.data.channels != 3:
-            raise UserError(
-                "evaluation.inception_path must be None for grey images (data.channels 1), "
-                f"Inception is for RGB, got {path}"
-            )
+        self.data, paths = config.data, config.evaluation
+        for name, field in (("Inception", "inception_path"), ("CLIP", "clip_path")):
+            if paths[field] is not None and self.data.channels != 3:
+                raise UserError(
+                    f"evaluation.{field} must be None for grey images (data.channels 1), "
+                    f"{name} is for RGB, got {paths[field]}"
+                )
+        path = paths.inception_path
         self._inception = None if path is None else inception_extractor(path)
+        self._clip = [] if paths.clip_path is None else [clip_extractor(paths.clip_path)]
 
     def __call__(
         self, train: Examples, samples: UInt8[np.ndarray, "n h w c"], cache: Path
     ) -> dict[str, float]:
-        """Metrics by name, as `generation_metrics` calls them; none, and a line in the log, where
-        they cannot be had.
+        """Metrics by name, as `generation_metrics` calls them; a line in the log says which cannot
+        be had.
 
         The reference is the training set, or a fixed random 50,000 or 8 GiB of it. The folder
         `cache` keeps what was computed of it.
         """
-        obstacle = self._obstacle(min(len(train.labels), len(samples)))
-        if obstacle is not None:
-            _log.info(
-                "Fréchet distance, precision, recall and their kin are left out: %s", obstacle
-            )
+        count = min(len(train.labels), len(samples))
+        extractors = self._extractors(train, count, cache)
+        if not extractors:
             return {}
-        extractor = self._inception or self._feature_network(train, cache)
         reference = _reference(train.images)
-        return generation_metrics([extractor], reference, samples, seed=SEED, cache_folder=cache)
+        return generation_metrics(extractors, reference, samples, seed=SEED, cache_folder=cache)
+
+    def _extractors(self, train: Examples, count: int, cache: Path) -> list[Extractor]:
+        """The networks that look, the fewer of samples and training images being `count`."""
+        few = f"{count} images are fewer than {MIN_IMAGES}" if count < MIN_IMAGES else None
+        clip = [] if few else self._clip
+        obstacle = few or self._obstacle()
+        if obstacle is None:
+            return [self._inception or self._feature_network(train, cache), *clip]
+        _log.info(
+            "Fréchet distance, precision, recall and their kin%s are left out: %s",
+            " but CMMD" if clip else "",
+            obstacle,
+        )
+        return clip
 
     def _feature_network(self, train: Examples, cache: Path) -> Extractor:
         return feature_extractor(train, name=FEATURES, seed=SEED, cache_folder=cache)
 
-    def _obstacle(self, count: int) -> str | None:
-        """Why images cannot be measured, the fewer of samples and training images being `count`."""
-        if count < MIN_IMAGES:
-            return f"{count} images are fewer than {MIN_IMAGES}"
+    def _obstacle(self) -> str | None:
+        """Why neither Inception nor the feature network can look at the images."""
         if self._inception is not None:
             return None
         if self.data.image_size > MAX_PIXELS:
