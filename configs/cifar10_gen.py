@@ -76,6 +76,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.training = ml_collections.ConfigDict()
     config.training.batch_size = 2000
     config.training.microbatch_size = None  # the networks see the whole batch at once
+    config.training.shard_parameters = False  # True: for networks that do not fit a device
     config.training.num_steps = 50_000
     config.training.learning_rate = ml_collections.ConfigDict()
     config.training.learning_rate.encoder = 2.5e-5

@@ -121,6 +121,9 @@ _EVERY_STUDY = {
         minimum=1,
         optional=True,
     ),
+    "training.shard_parameters": Field(
+        bool, "divide parameters and optimiser state over the devices, for networks that do not fit"
+    ),
     "training.num_steps": Field(int, "updates", minimum=1),
     "training.learning_rate.encoder": Field(float, "the encoder's learning rate", above=0),
     "training.warmup_steps": Field(int, "updates of linear warm-up", minimum=0),

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 import jax
 
 _log = logging.getLogger(__name__)
-_log.setLevel(logging.INFO)  # of all processes, where other lines come from one
 
 
 class Heartbeat:
@@ -39,6 +38,7 @@ class Heartbeat:
             self._step_began = None
 
     def __enter__(self) -> "Heartbeat":
+        _log.setLevel(logging.INFO)  # in all processes, where other lines come from one
         self._thread.start()
         return self
 

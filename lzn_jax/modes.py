@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -120,12 +121,14 @@ def load_model(config: ConfigDict, workdir: Path) -> tuple[Study, Model, int]:
     if shapes := study.context_shapes():
         targets["context"] = shapes
     with Checkpoints(workdir) as checkpoints:
-        restored = checkpoints.restore(sharding.placed(targets, mesh))
+        shard = config.training.shard_parameters
+        restored = checkpoints.restore(sharding.placed(targets, mesh, shard=shard))
     if restored is None:
         raise UserError(f"no checkpoint in {workdir / 'checkpoints'} can be read: train again")
     step, items = restored
     averaged = join_variables(items["ema"]["params"], items["ema"]["constants"])
-    return study, Model(averaged, sharding.fetch(items.get("context", {}))), step
+    context = jax.tree.map(jnp.asarray, sharding.fetch(items.get("context", {})))
+    return study, Model(averaged, context), step
 
 
 def _cannot(config: ConfigDict, what: str) -> str:

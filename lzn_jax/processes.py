@@ -17,17 +17,19 @@ from importlib.util import find_spec
 from typing import Any, NoReturn
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax._src.distributed import global_state  # its key-value store has no public name
 from jax.experimental import multihost_utils
 
+from lzn_jax import sharding
 from lzn_jax.configuration import EXIT_USER_ERROR, UserError
 
 EXIT_FAILED = 1
 DEAD_AFTER = 30  # seconds without a sign of life of another process
 _FAILURES = "lzn_jax/failures/"
 _LOOK_EVERY = 1.0  # seconds between looks for failures of others
-_TELL_FOR = 3.0  # seconds that a process which failed stays, so that all others see why
+_TELL_FOR = 3.0  # seconds that process 0, which keeps the store, stays for others to look
 
 _log = logging.getLogger(__name__)
 
@@ -50,6 +52,7 @@ def together(
     watcher = threading.Thread(target=_end_with_others, args=(done,), daemon=True)
     watcher.start()
     try:
+        _connect()
         yield
     except BaseException as error:
         done.set()
@@ -74,10 +77,18 @@ def _start(coordinator: str | None, num_processes: int | None, process_id: int |
     return True
 
 
+def _connect() -> None:
+    """Connects all devices, before programs are compiled: a CPU's network waits for 30 s alone."""
+    mesh = sharding.make_mesh(jax.device_count())
+    ones = sharding.put_rows(np.ones(jax.local_device_count(), np.int32), mesh)
+    total = jax.jit(jnp.sum, out_shardings=sharding.replicated(mesh))(ones)
+    _log.info("%d devices in %d processes", int(total), jax.process_count())
+
+
 def _is_cluster() -> bool:
     """Whether JAX will find other processes by what the machine tells it."""
     tasks = [os.environ.get(name, "1") for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")]
-    # JAX sets the variable where it finds libtpu but no TPU; other notebooks' hosts do so too.
+    # JAX sets the variable where it finds no TPU, hosts of notebooks where there is no pod.
     on_tpu = find_spec("libtpu") is not None and "TPU_SKIP_MDS_QUERY" not in os.environ
     return tasks != ["1", "1"] or (on_tpu and os.environ.get("JAX_PLATFORMS") != "cpu")
 
@@ -119,24 +130,36 @@ def _store() -> Any:
 
 
 def _fail(error: BaseException) -> NoReturn:
-    """Ends this process with its error, once the others have seen it."""
+    """Ends this process with its error, for the others to see, or with theirs, which caused it."""
+    _end_if_another_failed()
     if isinstance(error, UserError):
         code, text = EXIT_USER_ERROR, f"error: {error}"
     else:
         code, text = EXIT_FAILED, traceback.format_exc().rstrip()
     print(text, file=sys.stderr, flush=True)
-    with contextlib.suppress(Exception):  # the store goes with process 0
+    with contextlib.suppress(Exception):  # process 0 may have died with its store
         _store().key_value_set(f"{_FAILURES}{jax.process_index()}", f"{code} {text}")
-        time.sleep(_TELL_FOR)
-    os._exit(code)
+    _end(code)
 
 
 def _end_with_others(done: threading.Event) -> None:
-    """Ends this process when another fails, with that one's error and exit code."""
+    """Looks for failures of other processes, and ends this one with the first."""
     while not done.wait(_LOOK_EVERY):
-        with contextlib.suppress(Exception):  # without process 0 JAX ends this one
-            for name, value in _store().key_value_dir_get(_FAILURES):
-                code, _, text = value.partition(" ")
-                number = name.rpartition("/")[2]
-                print(f"process {number} failed: {text}", file=sys.stderr, flush=True)
-                os._exit(int(code))
+        _end_if_another_failed()
+
+
+def _end_if_another_failed() -> None:
+    failures = []
+    with contextlib.suppress(Exception):
+        failures = _store().key_value_dir_get(_FAILURES)
+    for name, value in failures:
+        code, _, text = value.partition(" ")
+        number = name.rpartition("/")[2]
+        print(f"process {number} failed: {text}", file=sys.stderr, flush=True)
+        _end(int(code))
+
+
+def _end(code: int) -> NoReturn:
+    if jax.process_index() == 0:
+        time.sleep(_TELL_FOR)
+    os._exit(code)

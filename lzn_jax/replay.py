@@ -39,8 +39,9 @@ def replay(config: ConfigDict, workdir: Path) -> None:
     study = studies.build(config, mesh)
     optimizer = optimization.make_optimizer(config.training, list(study.modules))
     shapes = jax.eval_shape(functools.partial(train.init_state, study, optimizer, config.seed))
+    shapes = sharding.placed(shapes, mesh, shard=config.training.shard_parameters)
     with Checkpoints(folder) as checkpoints:
-        state = train.restore_state(checkpoints, shapes, mesh)
+        state = train.restore_state(checkpoints, shapes)
     if state is None:
         raise UserError(f"there is no state to replay in {folder}")
     batch = _read_batch(folder / train.REPLAY_BATCH)

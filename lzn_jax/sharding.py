@@ -1,4 +1,9 @@
-"""The one place that decides which device holds what: data parallel over one mesh axis."""
+"""The one place that decides which device holds what.
+
+One mesh axis, `data`: batches are divided over it, parameters are copied, or, for networks that do
+not fit, divided as well (FSDP, Zhao et al. 2023, arXiv:2304.11277): XLA then gathers an array where
+it is used. Nothing else of the package knows.
+"""
 
 import math
 from typing import Any
@@ -10,14 +15,20 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from lzn_jax.configuration import UserError
 
+MIN_SHARDED = 2**14  # elements; less is not worth the exchange
+
 
 def make_mesh(batch_size: int, devices: list[jax.Device] | None = None) -> Mesh:
-    """A mesh with axis `data` over as many devices as divide the global batch evenly.
+    """A mesh with axis `data` over as many devices as divide the global batch evenly."""
+    chosen = spread(batch_size, jax.devices() if devices is None else devices)
+    return Mesh(np.array(chosen), ("data",), axis_types=(AxisType.Auto,))
 
-    Each process has equally many, one after the other. Raises UserError for a batch that the
-    processes cannot share.
+
+def spread(batch_size: int, devices: list[jax.Device]) -> list[jax.Device]:
+    """Equally many devices of each process, one process after the other.
+
+    Raises UserError for a batch that the processes cannot share.
     """
-    devices = jax.devices() if devices is None else devices
     numbers = sorted({device.process_index for device in devices})
     if batch_size % len(numbers):
         raise UserError(
@@ -26,8 +37,7 @@ def make_mesh(batch_size: int, devices: list[jax.Device] | None = None) -> Mesh:
         )
     own = [[device for device in devices if device.process_index == k] for k in numbers]
     count = math.gcd(batch_size // len(own), *map(len, own))
-    chosen = [device for group in own for device in group[:count]]
-    return Mesh(np.array(chosen), ("data",), axis_types=(AxisType.Auto,))
+    return [device for group in own for device in group[:count]]
 
 
 def split(mesh: Mesh) -> NamedSharding:
@@ -36,15 +46,30 @@ def split(mesh: Mesh) -> NamedSharding:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """A whole copy on each device: parameters, optimiser state, metrics."""
+    """A whole copy on each device: metrics, and parameters unless they are sharded."""
     return NamedSharding(mesh, PartitionSpec())
 
 
-def placed(shapes: Any, mesh: Mesh) -> Any:
-    """A tree of shapes with the placement that a restored copy shall have: replicated."""
-    return jax.tree.map(
-        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=replicated(mesh)), shapes
-    )
+def placed(shapes: Any, mesh: Mesh, *, shard: bool = False) -> Any:
+    """A tree of shapes of parameters or optimiser state with the placement that they shall have.
+
+    That is a whole copy on each device. With `shard` each device has its part of the arrays of at
+    least MIN_SHARDED elements, along the longest axis that the devices divide evenly.
+    """
+
+    def place(a: Any) -> jax.ShapeDtypeStruct:
+        spec = _parts(a.shape, mesh.size) if shard else PartitionSpec()
+        return jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=NamedSharding(mesh, spec))
+
+    return jax.tree.map(place, shapes)
+
+
+def _parts(shape: tuple[int, ...], count: int) -> PartitionSpec:
+    axes = [k for k, length in enumerate(shape) if length % count == 0]
+    if math.prod(shape) < MIN_SHARDED or not axes:
+        return PartitionSpec()
+    longest = max(axes, key=lambda k: shape[k])
+    return PartitionSpec(*[None] * longest, "data")
 
 
 def own_rows(count: int) -> slice:
@@ -78,4 +103,11 @@ def fetch(tree: Any) -> Any:
             else multihost_utils.process_allgather(a, tiled=True)
         ),
         tree,
+    )
+
+
+def bytes_on_a_device(tree: Any) -> int:
+    """What arrays, or placed shapes, take on each device."""
+    return sum(
+        math.prod(a.sharding.shard_shape(a.shape)) * a.dtype.itemsize for a in jax.tree.leaves(tree)
     )

@@ -83,10 +83,11 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> int:
 
     with batches, Checkpoints(workdir, config.checkpoint.keep) as checkpoints:
         with goodput("restore"):
-            state = restore_state(checkpoints, jax.eval_shape(init), mesh)
+            shapes = sharding.placed(jax.eval_shape(init), mesh, shard=training.shard_parameters)
+            state = restore_state(checkpoints, shapes)
         if state is None:
             with goodput("init"):
-                state = _compile_init(init, mesh)()
+                state = _compile_init(init, shapes)()
         else:
             goodput.resume(workdir)
         step = int(state.step)
@@ -230,18 +231,17 @@ def save_with_context(
     checkpoints.save(step, items, progress)
 
 
-def restore_state(checkpoints: Checkpoints, shapes: TrainState, mesh: Mesh) -> TrainState | None:
-    """The state of the newest good checkpoint, None without any."""
-    placed = sharding.placed(shapes, mesh)
-    targets = {"params": placed.params, "optimizer": placed.optimizer}
-    targets["ema"] = {"params": placed.ema, "constants": placed.constants}
+def restore_state(checkpoints: Checkpoints, shapes: TrainState) -> TrainState | None:
+    """The state of the newest good checkpoint, placed as `shapes` are, None without any."""
+    targets = {"params": shapes.params, "optimizer": shapes.optimizer}
+    targets["ema"] = {"params": shapes.ema, "constants": shapes.constants}
     restored = checkpoints.restore(targets)
     if restored is None:
         return None
     step, items = restored
     checkpoints.set_aside_after(step)
     names = ("step", "skipped", "skipped_in_a_row")
-    counters = _counters({name: items["progress"][name] for name in names}, mesh)
+    counters = _counters({name: items["progress"][name] for name in names}, shapes.step.sharding)
     return TrainState(
         params=items["params"],
         constants=items["ema"]["constants"],
@@ -251,8 +251,7 @@ def restore_state(checkpoints: Checkpoints, shapes: TrainState, mesh: Mesh) -> T
     )
 
 
-def _counters(values: Mapping[str, int], mesh: Mesh) -> dict[str, jax.Array]:
-    placement = sharding.replicated(mesh)
+def _counters(values: Mapping[str, int], placement: Any) -> dict[str, jax.Array]:
     return {name: sharding.put_whole(np.int32(value), placement) for name, value in values.items()}
 
 
@@ -264,7 +263,7 @@ def _save_for_replay(
     first = int(state.step) - skipped
     # Skipped updates have changed nothing but these.
     counters = {"step": first, "skipped": int(state.skipped) - skipped, "skipped_in_a_row": 0}
-    state = state.replace(**_counters(counters, mesh))
+    state = state.replace(**_counters(counters, state.step.sharding))
     batches.seek(first)
     batch = sharding.fetch(sharding.put_rows(next(batches), mesh))
     folder = workdir / REPLAY_FOLDER
@@ -287,24 +286,35 @@ def averaged_model(state: TrainState, study: Study, train: Examples) -> Model:
     return Model(variables, study.context(variables, train))
 
 
-def _compile_init(init: Callable[[], TrainState], mesh: Mesh) -> Callable[[], TrainState]:
+def _compile_init(init: Callable[[], TrainState], shapes: TrainState) -> Callable[[], TrainState]:
     # Runs once, so the compiler's time is all that counts: a quarter without optimisations.
     fast_compile = {"xla_backend_optimization_level": 0}
-    return jax.jit(init, out_shardings=sharding.replicated(mesh), compiler_options=fast_compile)
+    return jax.jit(init, out_shardings=_placement(shapes), compiler_options=fast_compile)
+
+
+def _placement(state: TrainState) -> TrainState:
+    return jax.tree.map(lambda a: a.sharding, state)
 
 
 def jit_update(
-    study: Study, optimizer: optax.GradientTransformation, config: ConfigDict, mesh: Mesh
+    study: Study,
+    optimizer: optax.GradientTransformation,
+    config: ConfigDict,
+    mesh: Mesh,
+    state: TrainState,
 ) -> Any:
-    """`update_state` as a jitted function (state, batch) -> (state, metrics); it eats the state."""
+    """`update_state` as a jitted function (state, batch) -> (state, metrics); it eats the state.
+
+    States are placed as `state` is, which may be shapes.
+    """
     update = functools.partial(
         update_state, study=study, optimizer=optimizer, training=config.training, seed=config.seed
     )
-    replicated, split = sharding.replicated(mesh), sharding.split(mesh)
+    placement = _placement(state)
     return jax.jit(
         update,
-        in_shardings=(replicated, split),
-        out_shardings=(replicated, replicated),
+        in_shardings=(placement, sharding.split(mesh)),
+        out_shardings=(placement, sharding.replicated(mesh)),
         donate_argnums=0,
     )
 
@@ -318,7 +328,7 @@ def _compile_update(
     batches: data.TrainingBatches,
 ) -> Callable[[TrainState, Mapping[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]:
     """The compiled update; it refuses other shapes, so nothing is compiled twice."""
-    traced = jit_update(study, optimizer, config, mesh).trace(state, batches.shapes())
+    traced = jit_update(study, optimizer, config, mesh, state).trace(state, batches.shapes())
     _announce_cost(costs.count_operations(traced.jaxpr))
     compiled: Callable[..., Any] = traced.lower().compile()
     return compiled
@@ -416,7 +426,9 @@ def _announce(state: TrainState, mesh: Mesh, workdir: Path) -> None:
         name: parameter_overview.count_parameters(tree) for name, tree in state.params.items()
     }
     named = ", ".join(f"{name} {count:,}" for name, count in counts.items())
-    _log.info("parameters: %s; %d device(s)", named, mesh.size)
+    size = sharding.bytes_on_a_device(state) / 1e6
+    _log.info("parameters: %s; all of training's state takes %.3g MB a device", named, size)
+    _log.info("%d of %d device(s)", mesh.size, jax.device_count())
     _log.info("results go to %s, from step %d on", workdir, int(state.step))
 
 

@@ -26,6 +26,7 @@ FREE_FIELDS = (
     "data.workers",
     "data.skip_unreadable",
     "training.microbatch_size",
+    "training.shard_parameters",
     "training.num_steps",
     "training.log_every_steps",
     "checkpoint.",
@@ -99,12 +100,16 @@ def code_version() -> dict[str, str | None]:
     """
     commit = os.environ.get("LZN_COMMIT")
     if commit is None:
-        command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
         with contextlib.suppress(OSError, subprocess.CalledProcessError):
-            folder = Path(__file__).parent
-            found = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
-            commit = found.stdout.strip()
+            _git("ls-files", "--error-unmatch", __file__)  # else the repository is another's
+            commit = _git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
     return {"commit": commit, "jax": jax.__version__}
+
+
+def _git(*arguments: str) -> str:
+    command, folder = ["git", *arguments], Path(__file__).parent
+    found = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+    return found.stdout.strip()
 
 
 def has_checkpoint(workdir: Path) -> bool:

@@ -22,9 +22,9 @@ JOINT_FIELDS = {
         fir progressive_input tap_channels tap_units tap_layers tap_resolutions""",
     "decoder.": """name features channel_multipliers num_res_blocks attention_resolutions dropout
         fir progressive_input progressive time_embedding fourier_scale scale_by_sigma""",
-    "training.": """batch_size microbatch_size num_steps decoder_steps learning_rate.encoder
-        learning_rate.decoder learning_rate.label_anchors warmup_steps schedule gradient_clip
-        ema_decay generation_weight compute_dtype log_every_steps""",
+    "training.": """batch_size microbatch_size shard_parameters num_steps decoder_steps
+        learning_rate.encoder learning_rate.decoder learning_rate.label_anchors warmup_steps
+        schedule gradient_clip ema_decay generation_weight compute_dtype log_every_steps""",
     "checkpoint.": "every_steps keep",
     "evaluation.": """every_steps num_samples inception_path noise_scales batch_sizes
         context_sizes""",

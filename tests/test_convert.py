@@ -98,6 +98,7 @@ def fourier_values(path="no such folder"):
         "training": {
             "batch_size": 4,
             "microbatch_size": None,
+            "shard_parameters": False,
             "num_steps": 1,
             "learning_rate": {"encoder": 5e-5, "decoder": 2e-3},
             "warmup_steps": WARM_UP,

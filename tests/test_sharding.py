@@ -1,11 +1,14 @@
 """Placement on a mesh of fake devices."""
 
+from unittest.mock import Mock
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from lzn_jax import sharding
+from lzn_jax.configuration import UserError
 
 
 def test_there_are_eight_devices():
@@ -68,3 +71,52 @@ def test_placed_keeps_shapes_and_replicates():
     for leaf in placed.values():
         assert leaf.sharding.is_fully_replicated
         assert leaf.sharding.device_set == set(jax.devices()[:4])
+
+
+@pytest.mark.parametrize(
+    ("shape", "spec"),
+    [
+        ((256, 128), ("data", None)),  # the longest axis
+        ((3, 3, 128, 256), (None, None, None, "data")),
+        ((250, 128), (None, "data")),  # the longest that 8 divides
+        ((251, 129), ()),  # none is divided
+        ((8, 8), ()),  # too small
+        ((), ()),
+    ],
+)
+def test_large_arrays_are_sharded_along_the_longest_axis_that_devices_divide(shape, spec):
+    mesh = sharding.make_mesh(8)
+    a = jax.ShapeDtypeStruct(shape, jnp.float32)
+    whole, part = (sharding.placed(a, mesh, shard=shard) for shard in (False, True))
+    assert whole.sharding == sharding.replicated(mesh)
+    expected = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*spec))
+    assert part.sharding.is_equivalent_to(expected, len(shape))
+
+
+def test_bytes_on_a_device_are_those_of_its_parts():
+    mesh = sharding.make_mesh(8)
+    shapes = {
+        "large": jax.ShapeDtypeStruct((256, 256), jnp.float32),
+        "small": jax.ShapeDtypeStruct((3,), jnp.int8),
+    }
+    for shard, size in ((False, 4 * 256 * 256 + 3), (True, 4 * 256 * 32 + 3)):
+        placed = sharding.placed(shapes, mesh, shard=shard)
+        assert sharding.bytes_on_a_device(placed) == size
+        zeros = jax.tree.map(
+            lambda a: jax.device_put(np.zeros(a.shape, a.dtype), a.sharding), placed
+        )
+        held = sum(a.addressable_data(0).nbytes for a in jax.tree.leaves(zeros))
+        assert held == size
+
+
+def test_processes_share_the_mesh_evenly_and_each_its_rows(monkeypatch):
+    # Two processes whose devices take turns, as some machines number them.
+    devices = [Mock(spec=jax.Device, process_index=i % 2) for i in range(8)]
+    for batch_size, count in ((16, 8), (12, 4), (6, 2)):
+        own = [d.process_index for d in sharding.spread(batch_size, devices)]
+        assert own == [0] * (count // 2) + [1] * (count // 2)
+    with pytest.raises(UserError, match="multiples of the number of processes 2, got 15"):
+        sharding.spread(15, devices)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    assert sharding.own_rows(12) == slice(6, 12)

@@ -141,9 +141,10 @@ def _joint_update(mesh, **changes):
     return config, study, optimizer, state, batch
 
 
-def test_eight_devices_give_the_answer_of_one():
-    results = []
-    for count in (1, 8):
+def test_eight_devices_give_the_answer_of_one(monkeypatch):
+    monkeypatch.setattr(sharding, "MIN_SHARDED", 16)
+    results, sizes = [], []
+    for count, shard in ((1, False), (8, False), (8, True)):
         mesh = sharding.make_mesh(16, jax.devices()[:count])
         assert mesh.size == count
         config, study, _, state, batch = _joint_update(
@@ -152,6 +153,7 @@ def test_eight_devices_give_the_answer_of_one():
         # Plain gradient descent: Adam would turn rounding noise of tiny gradients into signs.
         optimizer = optax.sgd(0.1)
         state = small.shaken(state.replace(optimizer=optimizer.init(state.params)))
+        placement = jax.tree.map(lambda a: a.sharding, sharding.placed(state, mesh, shard=shard))
         update = jax.jit(
             functools.partial(
                 train.update_state,
@@ -160,15 +162,20 @@ def test_eight_devices_give_the_answer_of_one():
                 training=config.training,
                 seed=0,
             ),
-            in_shardings=(sharding.replicated(mesh), sharding.split(mesh)),
-            out_shardings=sharding.replicated(mesh),
+            in_shardings=(placement, sharding.split(mesh)),
+            out_shardings=(placement, sharding.replicated(mesh)),
         )
-        results.append(jax.device_get(update(state, batch)))
-    (one, one_metrics), (eight, eight_metrics) = results
-    for name, value in one_metrics.items():
-        assert eight_metrics[name] == pytest.approx(value, rel=1e-5, abs=1e-6), name
-    for a, b in zip(_arrays(one.params), _arrays(eight.params), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+        new = update(state, batch)
+        results.append(jax.device_get(new))
+        sizes.append(sum(a.addressable_data(0).nbytes for a in jax.tree.leaves(new[0].params)))
+    (one, one_metrics), *others = results
+    for other, metrics in others:
+        for name, value in one_metrics.items():
+            assert metrics[name] == pytest.approx(value, rel=1e-5, abs=1e-6), name
+        for a, b in zip(_arrays(one.params), _arrays(other.params), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    assert sizes[1] == sizes[0]
+    assert sizes[2] < 0.5 * sizes[0]  # arrays whose axes 8 does not divide stay whole
 
 
 def test_nothing_is_compiled_after_the_first_update(tmp_path, monkeypatch):
@@ -240,7 +247,7 @@ def _final_state(workdir, config):
     optimizer = optimization.make_optimizer(config.training, list(study.modules))
     shapes = jax.eval_shape(functools.partial(train.init_state, study, optimizer, 0))
     with Checkpoints(workdir, 2) as checkpoints:
-        return train.restore_state(checkpoints, shapes, mesh)
+        return train.restore_state(checkpoints, sharding.placed(shapes, mesh))
 
 
 def _assert_same_run(one, other, config):

@@ -120,6 +120,21 @@ def test_no_flip_leaves_every_image_and_the_order():
     np.testing.assert_array_equal(order, _read(_batches(30, 4, 3, flip=True), 15)[0])
 
 
+def test_rows_of_batches_put_together_are_the_batches():
+    def read(rows):
+        batches = TrainingBatches(_examples(30), 6, 5, WholeImage(2, 1, True), rows=rows)
+        _OPEN.append(batches)
+        batches.seek(4)
+        assert batches.shapes()["images"].shape[0] == 6
+        return [next(batches) for _ in range(6)]
+
+    whole = read(None)
+    parts = zip(*(read(slice(start, start + 2)) for start in (0, 2, 4)), strict=True)
+    for batch, rows in zip(whole, parts, strict=True):
+        for name, value in batch.items():
+            np.testing.assert_array_equal(np.concatenate([part[name] for part in rows]), value)
+
+
 def test_shapes_are_those_of_a_batch_and_read_none():
     batches = _batches(30, 4, 0, flip=True)
     assert batches.shapes() == {
@@ -171,15 +186,15 @@ def test_any_number_of_workers_gives_the_same_batches_from_any_step(tmp_path, mo
     monkeypatch.setattr(pipeline, "_MAX_CHUNK", 4)  # so that a batch of 6 is made of two parts
     config = _folder(_files(tmp_path, broken=[3]), skip_unreadable=True)
     found = {}
-    for workers, start in ((0, 0), (0, 2), (1, 0), (2, 2)):
-        batches = _folder_batches(config, 6, workers=workers)
+    for workers, start, first in ((0, 0, 0), (0, 2, 0), (1, 0, 2), (2, 2, 0)):
+        batches = _folder_batches(config, 6, workers=workers, rows=slice(first, 6))
         batches.seek(start)
         parts = [next(batches) for _ in range(start, 5)]
-        found[workers, start] = {k: np.stack([part[k] for part in parts]) for k in parts[0]}
-    expected = found.pop((0, 0))
-    for (_, start), batches in found.items():
+        found[workers, start, first] = {k: np.stack([p[k] for p in parts]) for k in parts[0]}
+    expected = found.pop((0, 0, 0))
+    for (_, start, first), batches in found.items():
         for name, values in batches.items():
-            np.testing.assert_array_equal(values, expected[name][start:])
+            np.testing.assert_array_equal(values, expected[name][start:, first:])
     order = expected["images"][:4].min(axis=(2, 3, 4)).ravel() // 4
     assert sorted(order) == sorted([4 if i == 3 else i for i in range(24)])
 
