@@ -25,6 +25,7 @@ setup(
         "tensorboardX>=2.6.5",
         "numpy>=2.0",
         "scikit-learn>=1.5",
+        "threadpoolctl>=3.1",
         "scipy>=1.13",
         "pillow>=11.0",
         "matplotlib>=3.9",
@@ -34,6 +35,7 @@ setup(
         "gpu": ["jax[cuda12]"],
         "tpu": ["jax[tpu]"],
         "tfds": ["tensorflow-datasets>=4.9.10", "array_record>=0.8"],
+        "notebooks": ["nbclient>=0.10", "nbformat>=5.10", "ipykernel>=6.29"],
         "test": [
             "pytest>=8.0",
             "pytest-xdist>=3.6",

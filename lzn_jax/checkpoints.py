@@ -96,19 +96,24 @@ class Checkpoints:
         self._watchdog.cancel()
         self._saving = None
 
-    def restore(self, targets: Mapping[str, Any]) -> tuple[int, dict[str, Any]] | None:
-        """The newest good checkpoint: its step, and its items like `targets`, all verified.
+    def restore(
+        self, targets: Mapping[str, Any], step: int | None = None
+    ) -> tuple[int, dict[str, Any]] | None:
+        """The newest good checkpoint, or that of `step`: its step, and its items like `targets`,
+        all verified.
 
         Targets are trees of `jax.ShapeDtypeStruct` with a sharding; `progress` always comes along.
         A damaged checkpoint is reported and passed over. None if there are no checkpoints;
-        UserError if none of them is good.
+        UserError if none of them, or the one of `step`, is good.
         """
-        steps = sorted(self._manager.all_steps(), reverse=True)
-        for step in steps:
+        steps = sorted(self._manager.all_steps(), reverse=True) if step is None else [step]
+        for candidate in steps:
             try:
-                return step, self._read(step, targets)
+                return candidate, self._read(candidate, targets)
             except Exception as error:
-                _log.warning("checkpoint %d is passed over: %s", step, _one_line(error))
+                _log.warning("checkpoint %d is passed over: %s", candidate, _one_line(error))
+        if step is not None:
+            raise UserError(f"checkpoint {step} in {self._folder} is damaged: name another one")
         if steps:
             raise UserError(
                 f"no checkpoint in {self._folder} can be read: put a good one there, or move the "

@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import difflib
+import json
 import math
 import runpy
 import traceback
@@ -278,6 +279,23 @@ def load(path: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
     fields = schema_of(values)
     values = _validate(values | dict(_parse_override(text, fields) for text in overrides))
     return ml_collections.FrozenConfigDict(_nest(values))
+
+
+def load_json(path: Path) -> ml_collections.ConfigDict:
+    """The checked, immutable config that a run wrote (see `to_json_dict`).
+
+    Raises UserError for a file that holds none and for a field or value at fault.
+    """
+    try:
+        tree = json.loads(path.read_text())
+        if not isinstance(tree, dict):
+            raise ValueError("no object")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is not the config of a run: {_one_line(str(error))}") from error
+    try:
+        return ml_collections.FrozenConfigDict(_nest(_validate(_flatten(tree))))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
 
 
 def sibling(file: str, name: str) -> ml_collections.ConfigDict:

@@ -1,12 +1,14 @@
 """Checkpoints of the paper's release (PyTorch) to ours and back, without PyTorch.
 
     python -m lzn_jax.convert --config=configs/NAME.py --workdir=DIR --checkpoint=FILE.pt [--raw]
+        [--context=FOLDER]
     python -m lzn_jax.convert --config=configs/NAME.py --workdir=DIR --to-pt=FILE.pt
 
 With --checkpoint, DIR becomes the folder of a run at the checkpoint's iteration: every mode works
 on it, and training goes on from there with a fresh Adam. Averaged weights (EMA) are what modes
-use; --raw puts the others in their place. --to-pt writes the newest checkpoint of DIR as a file
-that the paper's code loads.
+use; --raw puts the others in their place. Context anchors, which a release does not have, are
+made from images of FOLDER, or of the config's training set where it can be read. --to-pt writes
+the newest checkpoint of DIR as a file that the paper's code loads.
 """
 
 import argparse
@@ -24,7 +26,7 @@ import numpy as np
 from flax import linen as nn
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from lzn_jax import configuration, models, optimization, released, sharding, studies, train
+from lzn_jax import configuration, data, models, optimization, released, sharding, studies, train
 from lzn_jax import workdir as workdirs
 from lzn_jax.checkpoints import Checkpoints
 from lzn_jax.configuration import UserError
@@ -51,13 +53,19 @@ def load_released(path: str | Path, config: ConfigDict, ema: bool = True) -> Var
 
 
 def convert(
-    config: ConfigDict, checkpoint: str | Path, workdir: Path, *, raw: bool = False
+    config: ConfigDict,
+    checkpoint: str | Path,
+    workdir: Path,
+    *,
+    raw: bool = False,
+    context: str | None = None,
 ) -> ConfigDict:
     """Makes `workdir` the folder of a run that holds a released checkpoint, and reports on it.
 
-    Returns the run's config: without context anchors if there are no training images. Raises
-    UserError where `load_released` does, where a network is missing, and for a folder that holds
-    checkpoints.
+    `context` is a folder with images for the context anchors; None: the training images. Returns
+    the run's config: without context anchors if these cannot be read. Raises UserError where
+    `load_released` does, where a network is missing, for a folder that holds checkpoints, and for
+    a context of too few images.
     """
     if workdirs.has_checkpoint(workdir):
         raise UserError(f"{workdir} holds checkpoints already: choose another --workdir")
@@ -65,9 +73,9 @@ def convert(
     found = released.read(checkpoint, layouts, ema=not raw)
     if lacking := [name for name in layouts if name not in found.raw]:
         raise UserError(f"{checkpoint} has no {lacking[0]}, which the config's study needs")
-    config, examples = _with_readable_context(config)
+    config, images = _context_images(config, context)
     workdirs.prepare(config, workdir, is_training=True)
-    _save(config, found, examples, workdir)
+    _save(config, found, images, workdir)
     _report(config, found, layouts)
     return config
 
@@ -132,26 +140,35 @@ def example_inputs(config: ConfigDict) -> dict[str, tuple[Any, ...]]:
     return jax.tree.map(jnp.asarray, inputs)
 
 
-def _with_readable_context(config: ConfigDict) -> tuple[ConfigDict, Examples]:
+def _context_images(config: ConfigDict, folder: str | None) -> tuple[ConfigDict, Any]:
     """The config and the images of its context anchors, or one without any if none can be read."""
-    nothing = Examples(np.zeros((0, 1, 1, 1), np.uint8), np.zeros(0, np.int32))
     if not config.latent.get("enabled", True) or config.latent.context_size == 0:
-        return config, nothing
+        if folder is not None:
+            raise UserError(
+                "--context needs latents and context anchors: say how many with "
+                "--config.latent.context_size"
+            )
+        return config, ()
+    if folder is not None:
+        images = data.find_images(folder, config.data)
+        studies.check_context(config, len(images), f"the images in {folder}")
+        return config, images
     try:
-        return config, studies.load_data(config)[0]
+        return config, studies.load_data(config)[0].images
     except UserError as error:
         _log.warning(
             "no context anchors, as there are no training images (%s): evaluate, reconstruct, "
-            "classify and embed find latents among the images they are given; add "
-            "--config.latent.context_size=0 to every command on this work folder",
+            "interpolate, classify and embed find latents among the images they are given, so that "
+            "results for an image depend on the others; name a folder of images with --context, or "
+            "add --config.latent.context_size=0 to every command on this work folder",
             error,
         )
     values = config.to_dict()
     values["latent"]["context_size"] = 0
-    return FrozenConfigDict(values), nothing
+    return FrozenConfigDict(values), ()
 
 
-def _save(config: ConfigDict, found: Released, examples: Examples, workdir: Path) -> None:
+def _save(config: ConfigDict, found: Released, context: Any, workdir: Path) -> None:
     """An ordinary checkpoint, as of a run that was trained here but for Adam's state."""
     study = studies.build(config, sharding.make_mesh(examples_at_a_time(config.training)))
     params, constants = split_variables(found.raw)
@@ -172,7 +189,8 @@ def _save(config: ConfigDict, found: Released, examples: Examples, workdir: Path
     )
     state = jax.tree.map(lambda a: a.view(_Constant), state)
     with Checkpoints(workdir, config.checkpoint.keep) as checkpoints:
-        train.save_state(checkpoints, state, study, examples)
+        no_labels = np.zeros(len(context), np.int32)  # which context anchors do not need
+        train.save_state(checkpoints, state, study, Examples(context, no_labels))
 
 
 class _Constant(np.ndarray):
@@ -268,15 +286,18 @@ def _run(arguments: list[str]) -> None:
     parser.add_argument("--workdir", required=True, help="folder of the run", type=Path)
     parser.add_argument("--checkpoint", help="released checkpoint to convert", type=Path)
     parser.add_argument("--raw", action="store_true", help="take no averaged weights (EMA)")
+    parser.add_argument("--context", help="folder of images for the context anchors")
     parser.add_argument("--to-pt", help="file to write the newest checkpoint to", type=Path)
     flags = parser.parse_args([a for a in arguments if not a.startswith(prefix)])
-    if flags.checkpoint is None and (flags.to_pt is None or flags.raw):
+    if flags.checkpoint is None and (flags.to_pt is None or flags.raw or flags.context):
         raise UserError("name a file: --checkpoint=FILE.pt to read or --to-pt=FILE.pt to write")
     config = configuration.load(flags.config, overrides)
     logging.basicConfig(format="%(message)s", force=True)
     logging.getLogger("lzn_jax").setLevel(logging.INFO)
     if flags.checkpoint is not None:
-        config = convert(config, flags.checkpoint, flags.workdir, raw=flags.raw)
+        config = convert(
+            config, flags.checkpoint, flags.workdir, raw=flags.raw, context=flags.context
+        )
     if flags.to_pt is not None:
         export(config, flags.workdir, flags.to_pt)
 

@@ -37,6 +37,7 @@ _MARGIN = 24  # pixels round a sheet
 _MAX_CLASS_ROWS = 20
 _PAIR_COLUMNS = 10
 _MAX_PAIRS = 30
+_MAX_PREDICTIONS = 60
 _SMOOTH_ABOVE = 50  # points of a curve
 _MAX_CLASS_NAMES = 20
 
@@ -197,6 +198,62 @@ def reconstructions(
             notes.append(_Note(-12, y + height + _GAP + height // 2, "reconstructed", "right"))
             notes.append(_Note(-12, text_y, "l2 error", "right"))
     return _write_sheet(path, tiles, notes, title or "Real images and their reconstructions")
+
+
+def interpolation(
+    path: str | os.PathLike[str],
+    ends: Images,
+    images: UInt8[np.ndarray, "n h w c"],
+    weights: Float[np.ndarray, " n"],
+    title: str | None = None,
+) -> Path:
+    """Images on the way between two in a row, the weight of the second under each.
+
+    The two `ends` themselves stand at the left and at the right.
+    """
+    strip = _enlarged(np.concatenate([ends[:1], images, ends[1:]]))
+    height, width = strip.shape[1:3]
+    text_y = height + _GAP + _text_extent("0", _TEXT_SIZE)[1]
+    texts = ["real", *(f"{weight:.2g}" for weight in weights), "real"]
+    tiles, notes = [], []
+    for index, text in enumerate(texts):
+        gaps = (index > 0) + (index == len(texts) - 1)  # a wide one beside each real image
+        x = index * (width + _GAP) + gaps * _MARGIN
+        tiles.append(_Tile(x, 0, strip[index]))
+        notes.append(_Note(x + width // 2, text_y, text, "center"))
+    return _write_sheet(path, tiles, notes, title or "From one image to another")
+
+
+def predictions(
+    path: str | os.PathLike[str],
+    images: Images,
+    classes: Int[np.ndarray, " n"],
+    probabilities: Float[np.ndarray, " n"],
+    labels: Int[np.ndarray, " n"] | None = None,
+    title: str | None = None,
+) -> Path:
+    """Images with the class that was found for each, its probability, and the label if it differs.
+
+    The first 60 are shown.
+    """
+    shown = slice(_MAX_PREDICTIONS)
+    pixels = _enlarged(images[shown])
+    height, width = pixels.shape[1:3]
+    line = 3 * _text_extent("0", _TEXT_SIZE)[1] // 2
+    tiles, notes = [], []
+    for index, (found, probability) in enumerate(
+        zip(classes[shown].tolist(), probabilities[shown].tolist(), strict=True)
+    ):
+        down, across = divmod(index, _PAIR_COLUMNS)
+        x, y = across * (width + _GAP), down * (height + 2 * line + _MARGIN)
+        tiles.append(_Tile(x, y, pixels[index]))
+        texts = [f"{found}: {probability:.0%}"]
+        if labels is not None and labels[index] != found:
+            texts.append(f"is {labels[index]}")
+        for place, text in enumerate(texts):
+            text_y = y + height + place * line + line // 2 + _GAP
+            notes.append(_Note(x + width // 2, text_y, text, "center"))
+    return _write_sheet(path, tiles, notes, title or "Images and their classes")
 
 
 # Curves.

@@ -10,7 +10,7 @@ from typing import NoReturn
 from lzn_jax import configuration
 from lzn_jax.configuration import EXIT_USER_ERROR, UserError
 
-MODES_WITH_INPUT = ("embed", "classify", "reconstruct")
+MODES_WITH_INPUT = ("embed", "classify", "reconstruct", "interpolate")
 MODES = ("train", "evaluate", "sample", *MODES_WITH_INPUT, "replay", "check_data")
 
 

@@ -1,4 +1,7 @@
-"""Streams of a run's seed, one a use, so that no two uses share noise."""
+"""Streams of a key, one a use, so that no two uses share noise.
+
+A run draws with the key of its seed, `jax.random.key(seed)`; inference can be given another.
+"""
 
 import enum
 import functools
@@ -22,13 +25,18 @@ class Stream(enum.IntEnum):
 
 
 def stream_key(seed: int, stream: Stream) -> PRNGKeyArray:
-    """The key of one stream."""
+    """The key of one stream of a run's seed."""
     return jax.random.fold_in(jax.random.key(seed), stream)
 
 
+def key_or_seed(key: PRNGKeyArray | None, seed: int) -> PRNGKeyArray:
+    """The key, or that of a run's seed."""
+    return jax.random.key(seed) if key is None else key
+
+
 def normal_by_index(
-    seed: int, stream: Stream, index: Int[Array, " b"], shape: tuple[int, ...]
+    key: PRNGKeyArray, stream: Stream, index: Int[Array, " b"], shape: tuple[int, ...]
 ) -> Float[Array, "b ..."]:
     """N(0, I) of `shape` for each example index: a row is the same in any batch."""
-    keys = jax.vmap(functools.partial(jax.random.fold_in, stream_key(seed, stream)))(index)
+    keys = jax.vmap(functools.partial(jax.random.fold_in, jax.random.fold_in(key, stream)))(index)
     return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)

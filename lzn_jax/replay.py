@@ -38,8 +38,9 @@ def replay(config: ConfigDict, workdir: Path) -> None:
     mesh = sharding.make_mesh(examples_at_a_time(config.training))
     study = studies.build(config, mesh)
     optimizer = optimization.make_optimizer(config.training, list(study.modules))
-    shapes = jax.eval_shape(functools.partial(train.init_state, study, optimizer, config.seed))
-    shapes = sharding.placed(shapes, mesh, shard=config.training.shard_parameters)
+    init = functools.partial(train.init_state, study, optimizer, config.seed)
+    shard = config.training.shard_parameters
+    shapes = sharding.placed(jax.eval_shape(init), mesh, shard=shard)
     with Checkpoints(folder) as checkpoints:
         state = train.restore_state(checkpoints, shapes)
     if state is None:

@@ -251,7 +251,7 @@ def restore_state(checkpoints: Checkpoints, shapes: TrainState) -> TrainState | 
     )
 
 
-def _counters(values: Mapping[str, int], placement: Any) -> dict[str, jax.Array]:
+def _counters(values: Mapping[str, int], placement: jax.sharding.Sharding) -> dict[str, jax.Array]:
     return {name: sharding.put_whole(np.int32(value), placement) for name, value in values.items()}
 
 

@@ -1,8 +1,11 @@
 """Shipped configs shrunk to seconds: the same classes with smaller numbers."""
 
 import jax
+import numpy as np
 
-from lzn_jax import configuration
+from lzn_jax import configuration, optimization, sharding, studies, train
+from lzn_jax import workdir as workdirs
+from lzn_jax.checkpoints import Checkpoints
 
 # Of these fields a config takes those that it holds.
 FIELDS = {
@@ -62,7 +65,26 @@ def _holds(tree, name):
 def config(path="configs/digits_joint.py", **changes):
     """The shrunk config itself."""
     arguments = flags(path, "unused", **changes)
-    return configuration.load(path, [a.removeprefix("--config.") for a in arguments[2:]])
+    return configuration.load(str(path), [a.removeprefix("--config.") for a in arguments[2:]])
+
+
+def untrained_run(workdir, config, steps=(2,)):
+    """The folder of a run with checkpoints of random networks, others for each step."""
+    workdirs.prepare(config, workdir, is_training=True)
+    study = studies.build(config, sharding.make_mesh(studies.examples_at_a_time(config.training)))
+    examples = studies.load_data(config)[0]
+    optimizer = optimization.make_optimizer(config.training, list(study.modules))
+    shapes = jax.eval_shape(lambda: train.init_state(study, optimizer, 0))
+    rng = np.random.default_rng(0)
+    with Checkpoints(workdir, config.checkpoint.keep) as checkpoints:
+        for step in steps:
+            # Nothing is compiled but the encoder of the context anchors.
+            state = jax.tree.map(
+                lambda a: (0.3 * rng.standard_normal(a.shape)).astype(a.dtype), shapes
+            )
+            state = state.replace(step=np.int32(step))
+            train.save_state(checkpoints, state, study, examples)
+    return workdir
 
 
 def shaken(state):

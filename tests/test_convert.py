@@ -20,7 +20,18 @@ import torch_writer
 from ml_collections import ConfigDict
 from PIL import Image
 
-from lzn_jax import configuration, convert, main, models, modes, rectified_flow, torch_files, zoning
+import lzn_jax
+from lzn_jax import (
+    configuration,
+    convert,
+    data,
+    main,
+    models,
+    rectified_flow,
+    torch_files,
+    trained_model,
+    zoning,
+)
 from lzn_jax.configuration import UserError
 from lzn_jax.data import to_uint8
 from lzn_jax.models.torch_names import to_torch
@@ -309,8 +320,9 @@ def test_report_has_what_pytorch_would_find(converted, original):
 def test_a_converted_checkpoint_has_averages_context_and_iteration(converted, original):
     workdir, config, *_ = converted
     config = configuration.load(str(config))
-    _, model, step = modes.load_model(config, workdir)
-    assert step == 0
+    trained = trained_model.restore(config, workdir)
+    model = trained.model
+    assert trained.step == 0
     assert model.context["anchors"].shape == (8, 6)
     for name in ("encoder", "decoder"):
         jax.tree.map(
@@ -325,15 +337,46 @@ def test_raw_weights_take_the_place_of_the_averages(tmp_path, capsys):
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "context" in line]
     assert "no such folder" in line
     assert "--config.latent.context_size=0" in line
+    assert "results for an image depend on the others" in line
     assert json.loads((tmp_path / "run" / "config.json").read_text())["latent"]["context_size"] == 0
     changed = configuration.load(str(config), ["latent.context_size=0"])
-    _, model, _ = modes.load_model(changed, tmp_path / "run")
+    model = trained_model.restore(changed, tmp_path / "run").model
     raw = convert.load_released(FOURIER, changed, ema=False)
     jax.tree.map(np.testing.assert_array_equal, model.variables, raw)
     assert model.context == {}
     flags = [f"--config={config}", f"--workdir={tmp_path / 'run'}", "--mode=sample"]
     assert main.main([*flags, "--config.latent.context_size=0"]) == 0
     assert main.main(flags) == 2
+
+
+def test_context_anchors_come_from_the_folder_that_is_named(images, original, tmp_path, capsys):
+    config = config_file(tmp_path / "config.py", fourier_values())  # which names no data
+    flags = [f"--checkpoint={FOURIER}", f"--context={images}"]
+    assert run(config, tmp_path / "run", *flags) == 0
+    trained = lzn_jax.load(tmp_path / "run")
+    pixels = data.read_images(str(images), trained.config.data)
+    all_anchors = np.asarray(trained.anchors(pixels))
+    context = np.asarray(trained.model.context["anchors"])
+    rows = [int(np.argmin(np.linalg.norm(all_anchors - row, axis=1))) for row in context]
+    assert len(set(rows)) == len(rows) == 8
+    np.testing.assert_allclose(context, all_anchors[rows], atol=1e-5)
+    # So an image's latent is its own.
+    key = jax.random.key(5)
+    np.testing.assert_allclose(
+        trained.encode(pixels[:1], key), trained.encode(pixels, key)[:1], atol=1e-4
+    )
+
+    capsys.readouterr()
+    for folder, *fields, message in (
+        (images, "latent.context_size=17", "latent.context_size must be at most 16, the images in"),
+        (images, "latent.context_size=0", "--context needs latents and context anchors"),
+        (tmp_path / "none", "there is no image or folder"),
+    ):
+        flags = [f"--checkpoint={FOURIER}", f"--context={folder}"]
+        assert run(config, tmp_path / "new", *flags, *(f"--config.{f}" for f in fields)) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert message in line
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_folder_with_checkpoints_and_a_file_that_exists_are_refused(converted, capsys):
@@ -435,7 +478,10 @@ def test_modes_and_training_go_on_from_a_converted_checkpoint(tmp_path):
     torch_writer.write(tmp_path / "file.pt", released_values(joint_config(), iteration=1))
     flags = joint_flags(tmp_path)
     assert convert.main([*flags, f"--checkpoint={tmp_path / 'file.pt'}"]) == 0
-    assert main.main([*flags, "--mode=classify"]) == 0
+    for mode in ("sample", "reconstruct", "interpolate", "embed", "classify"):
+        assert main.main([*flags, f"--mode={mode}"]) == 0
+    figures = {"samples", "reconstructions", "interpolation", "embedding", "predictions"}
+    assert {path.stem for path in (tmp_path / "figures").iterdir()} == figures
     assert len((tmp_path / "predictions.csv").read_text().splitlines()) == 361
     assert main.main(flags) == 0
     assert (tmp_path / "checkpoints" / "2").is_dir()

@@ -238,3 +238,34 @@ def test_latent_zones_of_any_dimension_and_class_count(tmp_path, dim, classes):
 def test_latent_zones_of_collapsed_anchors(tmp_path):
     points, labels = np.ones((20, 4)), np.arange(20) % 4
     assert figures.latent_zones(tmp_path / "zones.png", points, points, labels).exists()
+
+
+def test_interpolation_has_its_images_between_the_two_real_ones(tmp_path):
+    reds = [11, 60, 90, 120, 203]
+    images = _solid_images(reds)
+    weights = np.array([0.0, 0.5, 1.0])
+    path = figures.interpolation(tmp_path / "a.png", images[[0, 4]], images[1:4], weights)
+    places = [_box(_is_color(_pixels(path), red)) for red in reds]
+    lefts = [left for _, _, left, _ in places]
+    assert lefts == sorted(lefts)
+    gaps = np.diff(lefts)
+    assert gaps[0] == gaps[3] > gaps[1] == gaps[2]  # the real ones stand apart
+    assert len({(top, bottom) for top, bottom, _, _ in places}) == 1
+
+
+def test_predictions_shows_the_first_images_and_a_label_where_it_differs(tmp_path):
+    images = _solid_images([41] * 60 + [203])
+    classes, shares = np.zeros(61, int), np.linspace(0, 1, 61)
+    wrong_first = (np.arange(61) == 0).astype(int)
+    paths = [
+        figures.predictions(tmp_path / f"{name}.png", images, classes, shares, labels)
+        for name, labels in (("none", None), ("right", classes), ("wrong", wrong_first))
+    ]
+    none, right, wrong = map(_pixels, paths)
+    assert _is_color(none, 41).sum() == 60 * 96**2
+    assert not _is_color(none, 203).any()
+    np.testing.assert_array_equal(none, right)
+    changed = _box((wrong != right).any(axis=-1))
+    top, _, left, _ = _box(_is_color(wrong, 41))
+    assert top + 96 <= changed[0] < changed[1] <= top + 192  # below the first of six rows
+    assert left <= changed[2] < changed[3] <= left + 96

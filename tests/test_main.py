@@ -13,7 +13,7 @@ import small
 from PIL import Image
 
 from lzn_jax import main as command_line
-from lzn_jax import modes, studies
+from lzn_jax import studies, trained_model
 from lzn_jax.data import read_images
 
 ROOT = Path(__file__).parent.parent
@@ -130,11 +130,11 @@ def test_classify_gives_one_image_the_answer_it_has_among_others(trained, tmp_pa
 
 
 def test_a_model_classifies_rows_by_themselves(trained):
-    study, model, _ = modes.load_model(small.config(), trained)
+    model = trained_model.restore(small.config(), trained)
     _, test = studies.load_data(small.config())
-    together = study.classify(model, test.images[:20])
+    together = model.classify(test.images[:20])
     for index in range(20):
-        alone = study.classify(model, test.images[index : index + 1])
+        alone = model.classify(test.images[index : index + 1])
         assert alone.classes[0] == together.classes[index]
 
 
@@ -152,7 +152,37 @@ def test_reconstruct_gives_images_and_errors(trained, tmp_path):
     assert alone["images"].shape == (1, 8, 8, 1)
 
 
-def test_embed_writes_four_features_and_labels(tmp_path):
+def test_interpolate_goes_from_one_test_image_to_one_of_another_class(trained, tmp_path):
+    assert _run(trained, "--mode=interpolate") == 0
+    found = dict(np.load(trained / "interpolation.npz"))
+    _, test = studies.load_data(small.config())
+    second = int(np.argmax(test.labels != test.labels[0]))
+    model = trained_model.restore(small.config(), trained)
+    # The places are those of a pair, so that noise is theirs as well.
+    ends = model.reconstruct(test.images[[0, second]], test.labels[[0, second]])["images"]
+    np.testing.assert_allclose(found["images"][[0, -1]].astype(int), ends, atol=1)
+    assert found["latents"].shape == (11, 4)
+    np.testing.assert_allclose(found["weights"], np.arange(11) / 10, atol=1e-6)
+    assert (trained / "figures" / "interpolation.png").stat().st_size > 0
+
+    for name, index in (("a", 5), ("b", 6)):
+        Image.fromarray(test.images[index, ..., 0]).save(tmp_path / f"{name}.png")
+    assert _run(trained, "--mode=interpolate", f"--input={tmp_path}") == 0
+    again = np.load(trained / "interpolation.npz")["images"]
+    ends = model.reconstruct(test.images[5:7])["images"]
+    np.testing.assert_allclose(again[[0, -1]].astype(int), ends, atol=1)
+
+
+def test_embed_of_a_joint_run_has_anchors_and_latents(trained):
+    assert _run(trained, "--mode=embed") == 0
+    found = dict(np.load(trained / "embeddings.npz"))
+    assert {name: array.shape for name, array in found.items()} == {
+        "features": (360, 4), "labels": (360,), "latent": (360, 4), "latent_centre": (360, 4)
+    }  # fmt: skip
+    assert (trained / "figures" / "embedding.png").stat().st_size > 0
+
+
+def test_embed_writes_four_features_and_labels(tmp_path, capsys):
     flags = small.flags("configs/digits_repr.py", tmp_path / "run")
     assert command_line.main(flags) == 0
     assert command_line.main([*flags, "--mode=embed"]) == 0
@@ -171,7 +201,9 @@ def test_embed_writes_four_features_and_labels(tmp_path):
     alone = dict(np.load(tmp_path / "run" / "embeddings.npz"))
     assert alone["labels"].tolist() == [-1]
     np.testing.assert_allclose(alone["features"][0], found["features"][7], rtol=1e-4, atol=1e-5)
+    assert (tmp_path / "run" / "figures" / "embedding.png").stat().st_size > 0
     assert command_line.main([*flags, "--mode=sample"]) == 2  # there is no decoder
+    assert "a representation study does not generate images" in capsys.readouterr().err
 
 
 BAD_INPUT = {
@@ -180,7 +212,7 @@ BAD_INPUT = {
     "unknown mode": (["--mode=fly"], "invalid choice: 'fly'"),
     "unknown flag": (["--workdirr=x"], "unrecognized arguments: --workdirr=x"),
     "input with train": (["--input=x.png"], "--mode=embed or classify or reconstruct"),
-    "a mode of another study": (["--mode=embed"], "a joint study does not embed images"),
+    "one image to interpolate": (["--mode=interpolate", "--input={image}"], "two images"),
     "missing input": (["--mode=classify", "--input=/nowhere.png"], "/nowhere.png"),
     "context too large": (["--config.latent.context_size=1438", "--workdir={new}"], "1437"),
     "another run's folder": (["--config.latent.dim=5"], "latent.dim=4"),
@@ -195,7 +227,8 @@ def test_bad_input_is_one_line_and_touches_nothing(case, trained, tmp_path, caps
     (tmp_path / "file").write_text("in the way")
     extra, expected = BAD_INPUT[case]
     before = _contents(trained)
-    extra = [argument.format(new=tmp_path) for argument in extra]
+    Image.new("L", (8, 8)).save(tmp_path / "one.png")
+    extra = [argument.format(new=tmp_path, image=tmp_path / "one.png") for argument in extra]
     assert _run(trained, *extra) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert line.startswith("error: ")

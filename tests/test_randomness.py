@@ -10,7 +10,7 @@ from lzn_jax.randomness import Stream, normal_by_index, stream_key
 
 
 def _draw(index, seed=0, stream=Stream.SAMPLE_NOISE, shape=(2, 3)):
-    return np.asarray(normal_by_index(seed, stream, jnp.array(index), shape))
+    return np.asarray(normal_by_index(jax.random.key(seed), stream, jnp.array(index), shape))
 
 
 def test_a_row_is_the_same_alone_in_a_batch_and_in_any_order():

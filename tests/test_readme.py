@@ -1,20 +1,59 @@
 """README's examples run as they stand."""
 
+import json
 import re
 from pathlib import Path
+
+import pytest
+import small
 
 ROOT = Path(__file__).parent.parent
 
 
-def test_python_examples_run():
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert blocks
-    for block in blocks:
-        names: dict = {}
-        exec(compile(block, "README.md", "exec"), names)
-        if "accuracy" in names:  # the variant with an encoder of one's own
-            assert names["accuracy"] > 0.93
-            assert len(block.splitlines()) <= 40
+BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+
+
+def names_of(block):
+    names: dict = {}
+    exec(compile(block, "README.md", "exec"), names)
+    return names
+
+
+def test_there_are_two_examples():
+    assert ["lzn_jax.load" in block for block in BLOCKS] == [True, False]
+
+
+def test_a_trained_model_does_what_the_example_says(tmp_path, monkeypatch, fast_compile):
+    config = small.config(ROOT / "configs" / "digits_joint.py")
+    small.untrained_run(tmp_path / "results" / "digits_joint", config)
+    monkeypatch.chdir(tmp_path)
+    names = names_of(BLOCKS[0])
+    assert names["anchors"].shape == names["latents"].shape == names["centres"].shape == (360, 4)
+    assert names["classes"].shape == names["probabilities"].shape == names["errors"].shape == (360,)
+    assert names["sevens"].shape == (4, 8, 8, 1)
+    assert names["way"].shape == (11, 8, 8, 1)
+    assert set(names["features"]) == {"anchor", "latent", "latent_centre"}
+
+
+def test_an_encoder_of_ones_own_learns():
+    assert names_of(BLOCKS[1])["accuracy"] > 0.93
+    assert len(BLOCKS[1].splitlines()) <= 40
+
+
+@pytest.mark.parametrize("name", ["generation", "representation", "joint"])
+def test_notebooks_are_sources_without_outputs(name):
+    path = ROOT / "notebooks" / f"{name}.ipynb"
+    notebook = json.loads(path.read_text())
+    assert (notebook["nbformat"], notebook["nbformat_minor"]) == (4, 5)
+    assert path.stat().st_size < 20_000
+    assert f"`{name}.ipynb`" in (ROOT / "README.md").read_text()
+    assert len({cell["id"] for cell in notebook["cells"]}) == len(notebook["cells"])
+    for cell in notebook["cells"]:
+        assert cell["cell_type"] in ("markdown", "code")
+        if cell["cell_type"] == "code":
+            assert cell["outputs"] == []
+            assert cell["execution_count"] is None
+            compile("".join(cell["source"]), str(path), "exec")
 
 
 def test_commands_name_files_that_exist():

@@ -141,7 +141,7 @@ def test_embedding_has_the_papers_four_features():
         expected = encoder.apply(_variables()["encoder"], x, train=False, features=name)
         np.testing.assert_allclose(found[name], expected, rtol=1e-4, atol=1e-5)
     assert found["backbone"].shape == (10, 16)
-    noise = normal_by_index(0, Stream.IMAGE_LATENTS, jnp.arange(10), (8,))
+    noise = normal_by_index(jax.random.key(0), Stream.IMAGE_LATENTS, jnp.arange(10), (8,))
 
     def exact(anchors, noise):
         return oracle.euler_latents(anchors, noise, np.zeros(1, int), 4)

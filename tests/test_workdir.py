@@ -1,4 +1,4 @@
-"""The folder of a run: what it says about its code, and faults while it runs."""
+"""The folder of a run: which code it was made by, and what happens to it while it runs."""
 
 import errno
 import os
@@ -9,6 +9,31 @@ import pytest
 
 from lzn_jax import workdir as workdirs
 from lzn_jax.configuration import UserError
+
+
+def test_the_commit_is_that_of_the_launcher_or_of_git_or_unknown(monkeypatch, tmp_path):
+    monkeypatch.setenv("LZN_COMMIT", "abc")
+    assert workdirs.code_version()["commit"] == "abc"
+    monkeypatch.delenv("LZN_COMMIT")
+    # A copy that lies in a repository of something else.
+    subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
+    copy = tmp_path / "workdir.py"
+    copy.touch()
+    with monkeypatch.context() as patch:
+        patch.setattr(workdirs, "__file__", str(copy))
+        assert workdirs.code_version()["commit"] is None
+    with monkeypatch.context() as patch:
+        patch.setenv("PATH", "")  # without git
+        assert workdirs.code_version()["commit"] is None
+
+
+def test_the_commit_of_a_checkout_is_its_head(monkeypatch):
+    monkeypatch.delenv("LZN_COMMIT", raising=False)
+    command = ["git", "-C", Path(workdirs.__file__).parent, "rev-parse", "HEAD"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    if result.returncode:
+        pytest.skip("not a checkout")
+    assert workdirs.code_version()["commit"].removesuffix("-dirty") == result.stdout.strip()
 
 
 def _error(number, *path):
@@ -43,28 +68,3 @@ def test_a_folder_that_has_gone_is_found(tmp_path):
         workdirs.guarded(tmp_path / "run"),
     ):
         workdirs.check_there(tmp_path / "run")
-
-
-def test_the_commit_is_that_of_the_launcher_or_of_git_or_unknown(monkeypatch, tmp_path):
-    monkeypatch.setenv("LZN_COMMIT", "abc")
-    assert workdirs.code_version()["commit"] == "abc"
-    monkeypatch.delenv("LZN_COMMIT")
-    # A copy that lies in a repository of something else.
-    subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
-    copy = tmp_path / "workdir.py"
-    copy.touch()
-    with monkeypatch.context() as patch:
-        patch.setattr(workdirs, "__file__", str(copy))
-        assert workdirs.code_version()["commit"] is None
-    with monkeypatch.context() as patch:
-        patch.setenv("PATH", "")  # without git
-        assert workdirs.code_version()["commit"] is None
-
-
-def test_the_commit_of_a_checkout_is_its_head(monkeypatch):
-    monkeypatch.delenv("LZN_COMMIT", raising=False)
-    command = ["git", "-C", Path(workdirs.__file__).parent, "rev-parse", "HEAD"]
-    result = subprocess.run(command, capture_output=True, text=True)
-    if result.returncode:
-        pytest.skip("not a checkout")
-    assert workdirs.code_version()["commit"].removesuffix("-dirty") == result.stdout.strip()

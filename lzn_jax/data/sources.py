@@ -40,12 +40,33 @@ def class_names(data: ConfigDict) -> tuple[str, ...]:
     return names
 
 
+class ImageFiles:
+    """Image files as an array (n, h, w, c) uint8 whose rows are decoded when they are indexed.
+
+    They have the size and channels of `data` and are prepared as those of an image folder are.
+    Indexing raises UserError for a file that is no image.
+    """
+
+    def __init__(self, files: list[Path], data: ConfigDict) -> None:
+        self._files, self._data = files, data
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, rows: slice | np.ndarray) -> UInt8[np.ndarray, "n h w c"]:
+        chosen = np.arange(len(self))[rows].tolist()
+        return np.stack([_read_image(self._files[row], self._data) for row in chosen])
+
+
 def read_images(path: str, data: ConfigDict) -> UInt8[np.ndarray, "n h w c"]:
+    """An image file, or all image files below a folder by name; see `find_images`."""
+    return find_images(path, data)[:]
+
+
+def find_images(path: str, data: ConfigDict) -> ImageFiles:
     """An image file, or all image files below a folder by name, in the size and channels of `data`.
 
-    They are prepared as those of an image folder are.
-
-    Raises UserError for a path without images and for a file that is none.
+    Raises UserError for a path without images.
     """
     root = Path(path)
     if not root.exists():
@@ -55,7 +76,7 @@ def read_images(path: str, data: ConfigDict) -> UInt8[np.ndarray, "n h w c"]:
         files = [root / os.fsdecode(name) for name in sorted(folder.image_names(root))]
     if not files:
         raise UserError(f"{root} holds no images ({', '.join(folder.IMAGE_SUFFIXES)})")
-    return np.stack([_read_image(file, data) for file in files])
+    return ImageFiles(files, data)
 
 
 def _read_image(file: Path, data: ConfigDict) -> np.ndarray:

@@ -18,6 +18,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 from sklearn.manifold import TSNE
+from threadpoolctl import threadpool_limits
 
 from lzn_jax import reporting
 
@@ -26,6 +27,7 @@ _TEXT_SIZE = 10  # points, as the next two
 _TITLE_SIZE = 13
 _SMALL_SIZE = 9
 _MAX_POINTS = 2_000
+MIN_POINTS = 3
 _MAX_CLASSES = 20
 _PERPLEXITY = 30.0
 # Beyond ten classes colours come too close, so that the second ten have another marker as well.
@@ -43,14 +45,15 @@ def tsne(
     """Features in two dimensions by t-SNE (van der Maaten and Hinton, 2008), coloured by class.
 
     The 20 lowest classes and at most 2,000 points are shown, as many of each class as there are,
-    up to the same number. `class_names` is indexed by class.
+    up to the same number. `class_names` is indexed by class; a label below 0 is no class and has
+    no name.
 
     Raises:
         ValueError: fewer than three points.
     """
     rows = _choose(labels, seed)
-    if len(rows) < 3:
-        raise ValueError(f"t-SNE needs at least 3 points, there are {len(rows)}")
+    if len(rows) < MIN_POINTS:
+        raise ValueError(f"t-SNE needs at least {MIN_POINTS} points, there are {len(rows)}")
     points = _embed(features[rows], seed)
     layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12)
     figure = Figure(figsize=(9.0, 7.2), dpi=_DPI, layout=layout)
@@ -80,7 +83,9 @@ def _embed(features: np.ndarray, seed: int) -> Float[np.ndarray, "n 2"]:
         return np.zeros((len(features), 2))
     perplexity = min(_PERPLEXITY, (len(features) - 1) / 3)
     init = "pca" if features.shape[1] > 1 else "random"
-    return TSNE(perplexity=perplexity, init=init, random_state=seed).fit_transform(features)
+    # One thread: those of OpenMP wait in a loop, which takes minutes where cores are busy.
+    with threadpool_limits(1):
+        return TSNE(perplexity=perplexity, init=init, random_state=seed).fit_transform(features)
 
 
 def _draw_classes(
@@ -110,14 +115,16 @@ def _draw_classes(
             label=f"class {label}" if class_names is None else class_names[label],
         )
         for label, (color, marker) in styles.items()
+        if label >= 0
     ]
-    axes.legend(
-        handles=handles,
-        loc="center left",
-        bbox_to_anchor=(1.0, 0.5),
-        frameon=False,
-        fontsize=_TEXT_SIZE,
-    )
+    if handles:
+        axes.legend(
+            handles=handles,
+            loc="center left",
+            bbox_to_anchor=(1.0, 0.5),
+            frameon=False,
+            fontsize=_TEXT_SIZE,
+        )
     axes.set_xticks([])
     axes.set_yticks([])
     axes.set_aspect("equal", adjustable="datalim")

@@ -120,7 +120,7 @@ def fit_cached(
     del fitted  # its device memory is needed for all rows
     everything = _rotate(features, labels)
     params, gradient = _minimise(everything, penalty, everything.from_raw(classifier), _TOLERANCE)
-    if gradient > _CONVERGED:
+    if gradient > max(_CONVERGED, _resolution(len(features), num_classes)):
         warnings.warn(
             f"the linear probe has not converged: gradient {gradient:.1g} with penalty {penalty}",
             RuntimeWarning,
@@ -227,6 +227,16 @@ def _mean_cross_entropy(params: Params, data: _Rotated) -> tuple[float, Params]:
     loss = sum(np.sum(block, dtype=np.float64) for block in jax.device_get(losses))
     weights, bias = (np.asarray(a, np.float64) / data.num_rows for a in gradient)
     return float(loss) / data.num_rows, (weights, bias)
+
+
+def _resolution(num_rows: int, num_classes: int) -> float:
+    """The gradient at which float32 cannot tell whether another step makes the loss less.
+
+    Rounding hides gains below eps log c / sqrt(n) of the mean of n losses of about log c, and a
+    gradient g promises a gain of g²/2 in units of curvature 1.
+    """
+    hidden = np.finfo(np.float32).eps * np.log(num_classes) / np.sqrt(num_rows)
+    return float(np.sqrt(2 * hidden))
 
 
 def _minimise(

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from flax import linen as nn
 from jax.sharding import Mesh
+from jaxtyping import PRNGKeyArray
 from ml_collections import ConfigDict
 
 from lzn_jax import data
@@ -35,10 +36,14 @@ class Predictions(NamedTuple):
 
 @runtime_checkable
 class Study(Protocol):
-    """What the trainer asks of a case study."""
+    """What the trainer asks of a case study, and what inference does of every one.
+
+    Where a method of inference draws, None for its key is the key of the config's seed.
+    """
 
     modules: Mapping[str, nn.Module]
     transform: data.Transform  # of training images, on the host
+    main_feature: str  # of those that `embed` finds
 
     def init(self, key: jax.Array) -> Variables:
         """Fresh variables of every network."""
@@ -59,18 +64,43 @@ class Study(Protocol):
     ) -> dict[str, float]:
         """Metrics by name; pictures go into `workdir`/figures, what to keep into its cache."""
 
+    def embed(
+        self, model: Model, images: Images, *, key: PRNGKeyArray | None = None
+    ) -> dict[str, np.ndarray]:
+        """Features of images by name, (n, d) each; not for a run without latents."""
+
 
 @runtime_checkable
 class Generates(Study, Protocol):
     """A study with an image decoder."""
 
-    def sample(self, model: Model, count: int) -> Examples:
-        """Generated images with the classes that were asked for, in equal shares."""
+    def sample(
+        self,
+        model: Model,
+        count: int,
+        labels: np.ndarray | None = None,
+        key: PRNGKeyArray | None = None,
+    ) -> Examples:
+        """Generated images with the classes that were asked for; None: all in equal shares."""
 
     def reconstruct(
-        self, model: Model, images: Images, labels: np.ndarray | None
+        self,
+        model: Model,
+        images: Images,
+        labels: np.ndarray | None = None,
+        key: PRNGKeyArray | None = None,
     ) -> dict[str, np.ndarray]:
         """`images` to noise and back, and their `errors`; labels None are found by the study."""
+
+    def interpolate(
+        self,
+        model: Model,
+        images: Images,
+        labels: np.ndarray | None = None,
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> dict[str, np.ndarray]:
+        """`images` on the way from the first of two to the second, and `weights` of the second."""
 
 
 @runtime_checkable
@@ -79,14 +109,6 @@ class Classifies(Study, Protocol):
 
     def classify(self, model: Model, images: Images) -> Predictions:
         """Classes of images; raises UserError for a run that has no latents."""
-
-
-@runtime_checkable
-class Embeds(Study, Protocol):
-    """A study whose encoder is the result."""
-
-    def embed(self, model: Model, images: Images) -> dict[str, np.ndarray]:
-        """Features of images by name, (n, d) each."""
 
 
 def build(config: ConfigDict, mesh: Mesh) -> Study:
@@ -114,12 +136,17 @@ def load_data(config: ConfigDict) -> tuple[Examples, Examples]:
     Raises UserError for a data set that cannot be read or is too small for the config.
     """
     train, test = data.load(config.data, "train"), data.load(config.data, "test")
-    if config.latent.get("enabled", True) and config.latent.context_size > len(train.labels):
-        raise UserError(
-            f"latent.context_size must be at most {len(train.labels)}, the training images of "
-            f"{config.data.name}, got {config.latent.context_size}"
-        )
+    check_context(config, len(train.labels), f"the training images of {config.data.name}")
     return train, test
+
+
+def check_context(config: ConfigDict, count: int, images: str) -> None:
+    """Raises UserError where `count` images are too few for the config's context anchors."""
+    if config.latent.get("enabled", True) and config.latent.context_size > count:
+        raise UserError(
+            f"latent.context_size must be at most {count}, {images}, got "
+            f"{config.latent.context_size}"
+        )
 
 
 def examples_at_a_time(training: ConfigDict) -> int:

@@ -39,7 +39,7 @@ def accuracy_curves(
     latents: ImageLatents,
     context: Mapping[str, Array],
     anchors: Float[np.ndarray, "n q"],
-    accuracy_of: Callable[[Array], float],
+    accuracy_of: Callable[[np.ndarray | Array], float],
 ) -> Curves:
     """Accuracies at the scales and sizes that the config's evaluation lists.
 

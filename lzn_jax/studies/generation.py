@@ -14,15 +14,17 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jax.sharding import Mesh
-from jaxtyping import Array
+from jaxtyping import Array, PRNGKeyArray
 from ml_collections import ConfigDict
 
 from lzn_jax import figures, models
+from lzn_jax.configuration import UserError
 from lzn_jax.data import Examples, Images, Transform, normalise, whole_image
-from lzn_jax.randomness import Stream, normal_by_index
+from lzn_jax.randomness import Stream, key_or_seed, normal_by_index
 from lzn_jax.studies import Model, Variables, batched
-from lzn_jax.studies.image_decoder import ImageDecoder
+from lzn_jax.studies.image_decoder import Condition, ImageDecoder
 from lzn_jax.studies.image_latents import ImageLatents
+from lzn_jax.studies.interpolation import Interpolation
 from lzn_jax.studies.reconstruction import MAX_EVALUATED, Reconstruction
 from lzn_jax.studies.sample_quality import SampleQuality
 
@@ -31,6 +33,8 @@ NO_CLASS = -1  # label of an image of no asked class
 
 class Generation:
     """The generation study of a config; inference divides its batches over the mesh."""
+
+    main_feature = "anchor"
 
     def __init__(self, config: ConfigDict, mesh: Mesh) -> None:
         self.config = config
@@ -42,6 +46,7 @@ class Generation:
             self.latents = ImageLatents(config, self.modules["encoder"], self._in_batches)
         self._generate = jax.jit(self.generate)
         self._reconstruction = Reconstruction(self.decoder, self._in_batches)
+        self._interpolation = Interpolation(self.decoder, self._in_batches)
         self._sample_quality = SampleQuality(config)
 
     def init(self, key: jax.Array) -> Variables:
@@ -69,13 +74,13 @@ class Generation:
         keys = (flow_key, decoder_key)
         return self.decoder.loss(variables, images, (latents, None), keys), {}
 
-    def generate(self, variables: Variables, index: Array) -> dict[str, Array]:
+    def generate(self, variables: Variables, key: PRNGKeyArray, index: Array) -> dict[str, Array]:
         """Images of the given numbers, from latents of the prior: a pure function."""
         latents = None
         if self.config.latent.enabled:
             shape = (self.config.latent.dim,)
-            latents = normal_by_index(self.config.seed, Stream.PRIOR_LATENTS, index, shape)
-        return self.decoder.generate(variables, (latents, None), index)
+            latents = normal_by_index(key, Stream.PRIOR_LATENTS, index, shape)
+        return self.decoder.generate(variables, key, (latents, None), index)
 
     def context(self, variables: Variables, train: Examples) -> dict[str, jax.Array]:
         """Context anchors of the image encoder; empty without latents or context."""
@@ -85,28 +90,65 @@ class Generation:
         """Shapes of what `context` returns."""
         return self.latents.context_shapes() if self.config.latent.enabled else {}
 
-    def sample(self, model: Model, count: int) -> Examples:
-        """`count` images of no asked class."""
-        return Examples(self._draw(model, count)["images"], np.full(count, NO_CLASS, np.int32))
+    def sample(
+        self,
+        model: Model,
+        count: int,
+        labels: np.ndarray | None = None,
+        key: PRNGKeyArray | None = None,
+    ) -> Examples:
+        """`count` images of no asked class; raises UserError for labels."""
+        if labels is not None:
+            raise UserError("a generation study has no classes: leave labels out")
+        images = self._draw(model, count, key)["images"]
+        return Examples(images, np.full(count, NO_CLASS, np.int32))
 
-    def _draw(self, model: Model, count: int) -> dict[str, np.ndarray]:
-        """`generate` of the images 0 to `count` - 1."""
-        generate = functools.partial(self._generate, model.variables)
+    def _draw(
+        self, model: Model, count: int, key: PRNGKeyArray | None = None
+    ) -> dict[str, np.ndarray]:
+        """`generate` of the images 0 to `count` - 1; key None is that of the config's seed."""
+        key = key_or_seed(key, self.config.seed)
+        generate = functools.partial(self._generate, model.variables, key)
         drawn: dict[str, np.ndarray] = self._in_batches(
             generate, np.arange(count), description="sampling"
         )
         return drawn
 
     def reconstruct(
-        self, model: Model, images: Images, labels: np.ndarray | None = None
+        self,
+        model: Model,
+        images: Images,
+        labels: np.ndarray | None = None,
+        key: PRNGKeyArray | None = None,
     ) -> dict[str, np.ndarray]:
         """Images to noise and back given their latents (α = 1, paper C.3); labels are not read."""
-        del labels
-        latents = None
-        if self.config.latent.enabled:
-            anchors = self.latents.all_anchors(model.variables, images)
-            latents = self.latents.latents(model.context, anchors, 1.0)
-        return self._reconstruction(model.variables, images, (latents, None))
+        condition = self._condition(model, images, key)
+        return self._reconstruction(model.variables, images, condition)
+
+    def interpolate(
+        self,
+        model: Model,
+        images: Images,
+        labels: np.ndarray | None = None,
+        key: PRNGKeyArray | None = None,
+    ) -> dict[str, np.ndarray]:
+        """From the first of two images to the second; labels are not read."""
+        condition = self._condition(model, images, key)
+        return self._interpolation(model.variables, images, condition)
+
+    def _condition(self, model: Model, images: Images, key: PRNGKeyArray | None) -> Condition:
+        """What the decoder gets to see of images: latents at α = 1, as in training."""
+        if not self.config.latent.enabled:
+            return None, None
+        anchors = self.latents.all_anchors(model.variables, images)
+        return self.latents.latents(model.context, anchors, 1.0, key=key), None
+
+    def embed(
+        self, model: Model, images: Images, key: PRNGKeyArray | None = None
+    ) -> dict[str, np.ndarray]:
+        """Features of images: anchor, latent, latent with α = 0; for runs with latents."""
+        anchors = self.latents.all_anchors(model.variables, images)
+        return {"anchor": anchors} | self.latents.features(model.context, anchors, key=key)
 
     def evaluate(
         self, model: Model, train: Examples, test: Examples, workdir: Path

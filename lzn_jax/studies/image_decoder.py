@@ -4,6 +4,7 @@ import functools
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 from ml_collections import ConfigDict
@@ -15,7 +16,7 @@ from lzn_jax.randomness import Stream, normal_by_index
 from lzn_jax.studies import Variables
 
 # What a velocity depends on beside image and time: latents and one-hot classes, None without.
-Condition = tuple[Array | None, Array | None]
+Condition = tuple[Array | np.ndarray | None, Array | np.ndarray | None]
 
 
 class ImageDecoder:
@@ -50,15 +51,19 @@ class ImageDecoder:
         return output
 
     def generate(
-        self, variables: Variables, condition: Condition, index: Int[Array, " b"]
+        self,
+        variables: Variables,
+        key: PRNGKeyArray,
+        condition: Condition,
+        index: Int[Array, " b"],
     ) -> dict[str, Array]:
-        """Images of the given numbers: each has its own noise, whatever its batch.
+        """Images of the given numbers: each has its own noise of the key, whatever its batch.
 
         Also `num_evaluations`, of the velocity, that each took.
         """
         data = self.config.data
         shape = (data.image_size, data.image_size, data.channels)
-        noise = normal_by_index(self.config.seed, Stream.SAMPLE_NOISE, index, shape)
+        noise = normal_by_index(key, Stream.SAMPLE_NOISE, index, shape)
         velocity = functools.partial(self.velocity, variables)
         solution = rectified_flow.generate(velocity, noise, condition, self.sampler)
         return {"images": to_uint8(solution.x), "num_evaluations": solution.num_evaluations}
@@ -67,9 +72,22 @@ class ImageDecoder:
         self, variables: Variables, images: UInt8[Array, "b h w c"], condition: Condition
     ) -> dict[str, Array]:
         """Images to noise and back, and each image's l2 error in units of [-1, 1] (paper C.3)."""
-        targets = normalise(images)
+        noise = self.invert(variables, images, condition)
         velocity = functools.partial(self.velocity, variables)
-        noise = rectified_flow.invert(velocity, targets, condition, self.sampler).x
         again = rectified_flow.generate(velocity, noise, condition, self.sampler).x
-        errors = jnp.sqrt(jnp.sum((again - targets) ** 2, axis=(1, 2, 3)))
+        errors = jnp.sqrt(jnp.sum((again - normalise(images)) ** 2, axis=(1, 2, 3)))
         return {"images": to_uint8(again), "errors": errors}
+
+    def invert(
+        self, variables: Variables, images: UInt8[Array, "b h w c"], condition: Condition
+    ) -> Float[Array, "b h w c"]:
+        """The noise that images come from."""
+        velocity = functools.partial(self.velocity, variables)
+        return rectified_flow.invert(velocity, normalise(images), condition, self.sampler).x
+
+    def render(
+        self, variables: Variables, noise: Float[Array, "b h w c"], condition: Condition
+    ) -> UInt8[Array, "b h w c"]:
+        """The images that come from noise."""
+        velocity = functools.partial(self.velocity, variables)
+        return to_uint8(rectified_flow.generate(velocity, noise, condition, self.sampler).x)

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from lzn_jax import zoning
 from lzn_jax.data import Examples, Images, normalise
 from lzn_jax.microbatches import in_training
-from lzn_jax.randomness import Stream, normal_by_index, stream_key
+from lzn_jax.randomness import Stream, key_or_seed, normal_by_index, stream_key
 from lzn_jax.studies import Variables
 
 SOLVERS = {"euler": zoning.Euler, "dpm": zoning.DPMSolver}
@@ -36,6 +36,7 @@ class ImageLatents:
         self.solver = SOLVERS[latent.solver](latent.num_steps, precision=latent.precision)
         self._in_batches = in_batches
         self._jitted_anchors = jax.jit(self.anchors)
+        self._jitted_latents = jax.jit(self.latents_in_context, static_argnames="stream")
 
     def training_anchors(
         self, variables: Variables, images: Float[Array, "b h w c"], key: PRNGKeyArray
@@ -66,23 +67,60 @@ class ImageLatents:
         anchors: np.ndarray = self._in_batches(encode, images, description=description)
         return anchors
 
+    def latents_in_context(
+        self,
+        context: Float[Array, "c q"],
+        key: PRNGKeyArray,
+        noise_scale: Float[Array, ""] | float,
+        request: Mapping[str, Array],
+        stream: Stream = Stream.IMAGE_LATENTS,
+    ) -> Float[Array, "b q"]:
+        """Latents of `anchors` (b, q), each with the noise of its `index`: a pure function."""
+        anchors = request["anchors"]
+        noise = noise_scale * normal_by_index(key, stream, request["index"], anchors.shape[1:])
+        return zoning.latents_in_context(anchors, context, noise, solver=self.solver)
+
     def latents(
         self,
         context: Mapping[str, Array],
         anchors: np.ndarray,
         noise_scale: float,
         stream: Stream = Stream.IMAGE_LATENTS,
-    ) -> Float[Array, "n q"]:
+        key: PRNGKeyArray | None = None,
+    ) -> Float[np.ndarray, "n q"]:
         """Latents among the context anchors, or, without any, among the images themselves.
 
-        Noise goes by place in `anchors`: sets that are compared need streams of their own.
+        The key is consumed, None is that of the config's seed. Noise goes by place in `anchors`:
+        sets that are compared need streams of their own.
         """
-        noise = noise_scale * normal_by_index(
-            self.config.seed, stream, jnp.arange(len(anchors)), anchors.shape[1:]
-        )
+        key = key_or_seed(key, self.config.seed)
+        index = np.arange(len(anchors))
         if not context:
-            return zoning.compute_latents(anchors, noise, solver=self.solver)
-        return zoning.latents_in_context(anchors, context["anchors"], noise, solver=self.solver)
+            noise = noise_scale * normal_by_index(
+                key, stream, jnp.asarray(index), anchors.shape[1:]
+            )
+            return np.asarray(zoning.compute_latents(anchors, noise, solver=self.solver))
+        draw = functools.partial(
+            self._jitted_latents, context["anchors"], key, noise_scale, stream=stream
+        )
+        latents: np.ndarray = self._in_batches(
+            draw, {"anchors": anchors, "index": index}, description="zoning"
+        )
+        return latents
+
+    def features(
+        self,
+        context: Mapping[str, Array],
+        anchors: np.ndarray,
+        stream: Stream = Stream.IMAGE_LATENTS,
+        key: PRNGKeyArray | None = None,
+    ) -> dict[str, Float[np.ndarray, "n q"]]:
+        """`latents` by name: 'latent' at the config's α, 'latent_centre' at α = 0."""
+        scales = {"latent": self.config.latent.noise_scale, "latent_centre": 0.0}
+        return {
+            name: self.latents(context, anchors, scale, stream, key)
+            for name, scale in scales.items()
+        }
 
     def context(self, variables: Variables, train: Examples) -> dict[str, jax.Array]:
         """Anchors of a fixed random sample of training images, labels not used."""

@@ -17,24 +17,27 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jax.sharding import Mesh
-from jaxtyping import Array
+from jaxtyping import Array, Float, PRNGKeyArray
 from ml_collections import ConfigDict
 
 from lzn_jax import figures, models, zoning
 from lzn_jax.configuration import UserError
 from lzn_jax.data import Examples, Images, Transform, normalise, whole_image
 from lzn_jax.evaluation.judge import fit_judge
-from lzn_jax.randomness import Stream, normal_by_index
+from lzn_jax.randomness import Stream, key_or_seed, normal_by_index
 from lzn_jax.studies import Model, Predictions, Variables, batched
 from lzn_jax.studies.classification import accuracy_curves
-from lzn_jax.studies.image_decoder import ImageDecoder
+from lzn_jax.studies.image_decoder import Condition, ImageDecoder
 from lzn_jax.studies.image_latents import ImageLatents
+from lzn_jax.studies.interpolation import Interpolation
 from lzn_jax.studies.reconstruction import MAX_EVALUATED, Reconstruction
 from lzn_jax.studies.sample_quality import SampleQuality
 
 
 class Joint:
     """The joint study of a config; inference divides its batches over the mesh."""
+
+    main_feature = "anchor"
 
     def __init__(self, config: ConfigDict, mesh: Mesh) -> None:
         self.config = config
@@ -49,7 +52,9 @@ class Joint:
             self.latents = ImageLatents(config, self.modules["encoder"], self._in_batches)
         self._generate = jax.jit(self.generate)
         self._generate_any = jax.jit(self.generate_any)
+        self._predictions = jax.jit(self.predict)
         self._reconstruction = Reconstruction(self.decoder, self._in_batches)
+        self._interpolation = Interpolation(self.decoder, self._in_batches)
         self._sample_quality = SampleQuality(config)
 
     # Training.
@@ -120,30 +125,43 @@ class Joint:
 
     # Inference, as pure functions of variables and a batch of examples.
 
-    def generate(self, variables: Variables, request: Mapping[str, Array]) -> dict[str, Array]:
+    def generate(
+        self, variables: Variables, key: PRNGKeyArray, request: Mapping[str, Array]
+    ) -> dict[str, Array]:
         """Image i of class `labels`, from a latent drawn in the label's zone (paper §5.1)."""
         labels, index = request["labels"], request["index"]
         latents = None
         if self.config.latent.enabled:
-            noise = self._noise(Stream.SAMPLE_LATENTS, index)
+            noise = self._noise(key, Stream.SAMPLE_LATENTS, index)
             latents = self._label_latents(variables, labels, noise)
-        return self.decoder.generate(variables, (latents, self._one_hot(labels)), index)
+        return self.decoder.generate(variables, key, (latents, self._one_hot(labels)), index)
 
-    def generate_any(self, variables: Variables, request: Mapping[str, Array]) -> dict[str, Array]:
+    def generate_any(
+        self, variables: Variables, key: PRNGKeyArray, request: Mapping[str, Array]
+    ) -> dict[str, Array]:
         """Image i of no asked class: a latent from the prior, decoded to its class (paper E.3)."""
         index = request["index"]
-        latents = self._noise(Stream.PRIOR_LATENTS, index)
+        latents = self._noise(key, Stream.PRIOR_LATENTS, index)
         label_anchors = self._label_anchors(variables)
         labels = zoning.classify(latents, label_anchors, solver=self.label_solver)
         condition = (latents, self._one_hot(labels))
-        return {**self.decoder.generate(variables, condition, index), "labels": labels}
+        return {**self.decoder.generate(variables, key, condition, index), "labels": labels}
+
+    def predict(self, variables: Variables, latents: Float[Array, "b q"]) -> dict[str, Array]:
+        """`classes` (b,) of latents, and the flow's `probabilities` of them (paper §5.1)."""
+        label_anchors = self._label_anchors(variables)
+        classes = zoning.classify(latents, label_anchors, solver=self.label_solver)
+        log_probs = zoning.assignment_log_probs(
+            latents, label_anchors, classes, solver=self.label_solver
+        )
+        return {"classes": classes, "probabilities": jnp.exp(log_probs[-1])}
 
     def _label_latents(self, variables: Variables, labels: Array, noise: Array) -> Array:
         label_anchors = self._label_anchors(variables)
         return zoning.compute_latents(label_anchors, noise, labels, solver=self.label_solver)
 
-    def _noise(self, stream: Stream, index: Array) -> Array:
-        return normal_by_index(self.config.seed, stream, index, (self.config.latent.dim,))
+    def _noise(self, key: PRNGKeyArray, stream: Stream, index: Array) -> Array:
+        return normal_by_index(key, stream, index, (self.config.latent.dim,))
 
     # Inference on any number of examples.
 
@@ -155,16 +173,30 @@ class Joint:
         """Shapes of what `context` returns."""
         return self.latents.context_shapes() if self.config.latent.enabled else {}
 
-    def sample(self, model: Model, count: int) -> Examples:
-        """`count` class-conditional images; image i has class i modulo the number of classes."""
-        drawn = self._draw(model, count)
+    def sample(
+        self,
+        model: Model,
+        count: int,
+        labels: np.ndarray | None = None,
+        key: PRNGKeyArray | None = None,
+    ) -> Examples:
+        """Images of the classes `labels`; None: class i modulo their number for image i."""
+        drawn = self._draw(model, count, labels, key)
         return Examples(drawn["images"], drawn["labels"])
 
-    def _draw(self, model: Model, count: int) -> dict[str, np.ndarray]:
+    def _draw(
+        self,
+        model: Model,
+        count: int,
+        labels: np.ndarray | None = None,
+        key: PRNGKeyArray | None = None,
+    ) -> dict[str, np.ndarray]:
         """`generate` of the images 0 to `count` - 1, and their `labels`."""
         index = np.arange(count)
-        labels = (index % self.config.data.num_classes).astype(np.int32)
-        generate = functools.partial(self._generate, model.variables)
+        if labels is None:
+            labels = (index % self.config.data.num_classes).astype(np.int32)
+        key = key_or_seed(key, self.config.seed)
+        generate = functools.partial(self._generate, model.variables, key)
         request = {"labels": labels, "index": index}
         return self._in_batches(generate, request, description="sampling") | {"labels": labels}
 
@@ -178,29 +210,57 @@ class Joint:
         anchors = self.latents.all_anchors(model.variables, images)
         return self._predict(model.variables, self.latents.latents(model.context, anchors, 0.0))
 
+    def embed(
+        self, model: Model, images: Images, key: PRNGKeyArray | None = None
+    ) -> dict[str, np.ndarray]:
+        """Features of images: anchor, latent, latent with α = 0; for runs with latents."""
+        anchors = self.latents.all_anchors(model.variables, images)
+        return {"anchor": anchors} | self.latents.features(model.context, anchors, key=key)
+
     def reconstruct(
-        self, model: Model, images: Images, labels: np.ndarray | None
+        self,
+        model: Model,
+        images: Images,
+        labels: np.ndarray | None = None,
+        key: PRNGKeyArray | None = None,
     ) -> dict[str, np.ndarray]:
         """Images to noise and back given their latents (α = 1) and classes (paper E.3).
 
         Without labels, classes are those that `classify` finds.
         """
+        condition = self._condition(model, images, labels, key)
+        return self._reconstruction(model.variables, images, condition)
+
+    def interpolate(
+        self,
+        model: Model,
+        images: Images,
+        labels: np.ndarray | None = None,
+        key: PRNGKeyArray | None = None,
+    ) -> dict[str, np.ndarray]:
+        """From the first of two images to the second; classes as in `reconstruct`."""
+        condition = self._condition(model, images, labels, key)
+        return self._interpolation(model.variables, images, condition)
+
+    def _condition(
+        self,
+        model: Model,
+        images: Images,
+        labels: np.ndarray | None,
+        key: PRNGKeyArray | None,
+    ) -> Condition:
+        """What the decoder gets to see of images: latents at α = 1, as in training, and classes."""
         latents = None
         if self.config.latent.enabled:
             anchors = self.latents.all_anchors(model.variables, images)
-            latents = self.latents.latents(model.context, anchors, 1.0)
+            latents = self.latents.latents(model.context, anchors, 1.0, key=key)
         if labels is None:
             labels = self.classify(model, images).classes
-        condition = (latents, self._one_hot(jnp.asarray(labels)))
-        return self._reconstruction(model.variables, images, condition)
+        return latents, self._one_hot(jnp.asarray(labels))
 
-    def _predict(self, variables: Variables, latents: Array) -> Predictions:
-        label_anchors = self._label_anchors(variables)
-        classes = zoning.classify(latents, label_anchors, solver=self.label_solver)
-        log_probs = zoning.assignment_log_probs(
-            latents, label_anchors, classes, solver=self.label_solver
-        )
-        return Predictions(np.asarray(classes), np.exp(np.asarray(log_probs[-1])))
+    def _predict(self, variables: Variables, latents: np.ndarray | Array) -> Predictions:
+        predict = functools.partial(self._predictions, variables)
+        return Predictions(**self._in_batches(predict, latents, description="classifying"))
 
     # Evaluation.
 
@@ -215,7 +275,7 @@ class Joint:
             latents = self.latents.latents(model.context, anchors, 1.0)
             metrics |= self._evaluate_classification(model, anchors, test, folder)
             if np.isfinite(latents).all():  # a run that diverges is still evaluated to its end
-                self._draw_zones(model, anchors, np.asarray(latents), test, folder)
+                self._draw_zones(model, anchors, latents, test, folder)
         metrics |= self._evaluate_samples(model, train, workdir)
         images, labels = test.images[:MAX_EVALUATED], test.labels[:MAX_EVALUATED]
         result = self.reconstruct(model, images, labels)
@@ -227,7 +287,7 @@ class Joint:
     def _evaluate_classification(
         self, model: Model, anchors: np.ndarray, test: Examples, folder: Path
     ) -> dict[str, float]:
-        def accuracy_of(latents: Array) -> float:
+        def accuracy_of(latents: np.ndarray | Array) -> float:
             return float(np.mean(self._predict(model.variables, latents).classes == test.labels))
 
         banks: dict[str, Mapping[str, Array]] = {"test_accuracy_batch": {}}
@@ -275,7 +335,9 @@ class Joint:
         self, model: Model, judge: Callable[[np.ndarray], np.ndarray], folder: Path
     ) -> dict[str, float]:
         drawn = self._in_batches(
-            functools.partial(self._generate_any, model.variables),
+            functools.partial(
+                self._generate_any, model.variables, jax.random.key(self.config.seed)
+            ),
             {"index": np.arange(self.config.evaluation.num_samples)},
             description="sampling any class",
         )

@@ -36,6 +36,8 @@ from lzn_jax.studies.image_latents import ImageLatents
 class Representation:
     """The representation study of a config; inference divides its batches over the mesh."""
 
+    main_feature = "backbone"
+
     def __init__(self, config: ConfigDict, mesh: Mesh) -> None:
         self.config = config
         self.modules: Mapping[str, nn.Module] = models.build(config)
@@ -137,21 +139,16 @@ class Representation:
         return self.latents.context_shapes()
 
     def embed(
-        self, model: Model, images: Images, stream: Stream = Stream.IMAGE_LATENTS
+        self,
+        model: Model,
+        images: Images,
+        stream: Stream = Stream.IMAGE_LATENTS,
+        key: PRNGKeyArray | None = None,
     ) -> dict[str, Float[np.ndarray, "n d"]]:
         """The paper's four features (D.3): backbone, head, latent, latent with α = 0."""
         encode = functools.partial(self._features, model.variables)
         found = self._in_batches(encode, images, description="embedding")
-        return found | self._latent_features(model, found["head"], stream)
-
-    def _latent_features(
-        self, model: Model, anchors: np.ndarray, stream: Stream
-    ) -> dict[str, np.ndarray]:
-        scales = {"latent": self.config.latent.noise_scale, "latent_centre": 0.0}
-        return {
-            name: np.asarray(self.latents.latents(model.context, anchors, scale, stream))
-            for name, scale in scales.items()
-        }
+        return found | self.latents.features(model.context, found["head"], stream, key)
 
     # Evaluation.
 
@@ -214,7 +211,7 @@ class Representation:
                 index = step * batch_size + np.arange(batch_size)
                 request = {"crops": batch["crops"][:, 0], "index": index}
                 found = self._in_batches(encode, request, description="embedding")
-                latents = self._latent_features(model, found["head"], Stream.TRAIN_LATENTS)
+                latents = self.latents.features(model.context, found["head"], Stream.TRAIN_LATENTS)
                 yield found | latents, batch["labels"]
 
 

@@ -52,6 +52,14 @@ def test_tsne_keeps_clusters_together_under_their_names(tmp_path, drawn):
     assert nearest.score(points, classes) > 0.95
 
 
+def test_images_of_unknown_class_have_no_name(tmp_path, drawn):
+    features, labels = _clusters(3, 5)
+    embedding_plot.tsne(tmp_path / "a.png", features, np.full_like(labels, -1))
+    axes = drawn[0].axes[0]
+    assert axes.get_legend() is None
+    assert [len(dots.get_offsets()) for dots in axes.collections] == [15]
+
+
 def test_tsne_tells_twenty_classes_apart_and_legend_has_their_look(tmp_path, drawn):
     features, labels = _clusters(23, 5)
     embedding_plot.tsne(tmp_path / "a.png", features, labels)

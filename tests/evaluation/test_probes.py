@@ -124,6 +124,13 @@ def test_a_fit_that_stops_early_says_so(monkeypatch):
         fit_cached(features, labels, 3, penalties=[1e-3])
 
 
+@pytest.mark.parametrize(("seed", "penalty"), [(11, 10.0), (81, 1.0), (103, 10.0), (113, 1.0)])
+def test_rounding_of_few_rows_is_no_lack_of_convergence(seed, penalty):
+    # Warnings are errors. There, float32's losses see no descent at gradients above 1e-4.
+    features = np.random.default_rng(seed).normal(size=(40, 4)).astype(np.float32)
+    fit_cached(features, np.arange(40) % 10, 10, penalties=[penalty])
+
+
 @pytest.mark.parametrize(
     ("features", "labels", "message"),
     [

@@ -1,0 +1,223 @@
+"""A trained run from Python: `lzn_jax.load(workdir)`.
+
+Every method is one of the study's, on any number of images in batches that are divided over the
+devices. Underneath are pure functions of variables and arrays, for `jit`, `grad` and `vmap`:
+`ImageLatents.anchors` and `latents_in_context` (encode, embed), `Joint.predict` (classify),
+`Joint.generate` and `Generation.generate` (sample), `ImageDecoder.invert` and `render`
+(reconstruct, interpolate), `Representation.features` (embed).
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+from ml_collections import ConfigDict
+
+from lzn_jax import configuration, sharding, studies
+from lzn_jax.checkpoints import Checkpoints
+from lzn_jax.configuration import UserError
+from lzn_jax.data import EncodedImages, Examples
+from lzn_jax.studies import (
+    Classifies,
+    Generates,
+    Model,
+    Predictions,
+    Study,
+    examples_at_a_time,
+    join_variables,
+    split_variables,
+)
+from lzn_jax.workdir import CONFIG_FILE, has_checkpoint
+
+Images = np.ndarray | Array | EncodedImages
+Labels = np.ndarray | Array | Sequence[int]
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedModel:
+    """A trained run: averaged weights and context anchors of one of its checkpoints.
+
+    Images are arrays (n, h, w, c) uint8, of NumPy or JAX, in the size and channels of
+    `config.data`; results are NumPy arrays. With context anchors what is found for an image does
+    not depend on the others; without any (`latent.context_size` 0) the images at hand cut the
+    zones. A key is that of every random draw of a call, row i drawing by its place i; None is the
+    key of the config's seed, with which the modes of the command line draw.
+
+    Every method raises UserError for images that do not fit and for what the run cannot do.
+
+    Attributes:
+      config: the run's config, immutable.
+      study: its case study.
+      model: variables of the networks by name, and context anchors.
+      step: updates that the checkpoint has seen.
+    """
+
+    config: ConfigDict
+    study: Study
+    model: Model
+    step: int
+
+    def anchors(self, images: Images) -> Float[np.ndarray, "n q"]:
+        """Anchors: what the encoder makes of images."""
+        images = self._checked(images)
+        return self._latents().all_anchors(self.model.variables, images)
+
+    def encode(
+        self, images: Images, key: PRNGKeyArray | None, noise_scale: float | None = None
+    ) -> Float[np.ndarray, "n q"]:
+        """Latents of images among the context anchors (paper §2.2.1).
+
+        `noise_scale` is α: 1 samples an image's zone, 0 takes its centre, None is
+        `config.latent.noise_scale`.
+        """
+        scale = self.config.latent.noise_scale if noise_scale is None else noise_scale
+        return self._latents().latents(self.model.context, self.anchors(images), scale, key=key)
+
+    def embed(
+        self, images: Images, key: PRNGKeyArray | None = None
+    ) -> dict[str, Float[np.ndarray, "n d"]]:
+        """Features of images by name; `study.main_feature` names the one that counts."""
+        images = self._checked(images)
+        self._latents()  # there must be some
+        return self.study.embed(self.model, images, key=key)
+
+    def classify(self, images: Images) -> Predictions:
+        """Class of each image, from the centre of its zone, and its probability (paper §5)."""
+        images = self._checked(images)
+        if not isinstance(self.study, Classifies):
+            raise self._cannot("classify images", "joint studies do")
+        return self.study.classify(self.model, images)
+
+    def sample(
+        self, count: int, key: PRNGKeyArray | None, labels: Labels | None = None
+    ) -> Examples:
+        """`count` new images with their classes `labels` (paper §3, §5).
+
+        None: all classes in equal shares, or, where there are none, -1.
+        """
+        if not isinstance(self.study, Generates):
+            raise self._cannot("generate images", "generation and joint studies do")
+        return self.study.sample(self.model, count, self._checked_labels(labels, count), key)
+
+    def reconstruct(
+        self,
+        images: Images,
+        labels: Labels | None = None,
+        key: PRNGKeyArray | None = None,
+    ) -> dict[str, np.ndarray]:
+        """`images` to noise and back, and each one's l2 `errors` in units of [-1, 1] (paper C.3).
+
+        Labels None are found by `classify`, where the decoder takes them.
+        """
+        images = self._checked(images)
+        if not isinstance(self.study, Generates):
+            raise self._cannot("reconstruct images", "generation and joint studies do")
+        labels = self._checked_labels(labels, len(images))
+        return self.study.reconstruct(self.model, images, labels, key)
+
+    def interpolate(
+        self,
+        images: Images,
+        labels: Labels | None = None,
+        key: PRNGKeyArray | None = None,
+    ) -> dict[str, np.ndarray]:
+        """What lies between two images: `images`, their `latents`, and `weights` of the second.
+
+        Labels as for `reconstruct`.
+        """
+        images = self._checked(images)
+        if not isinstance(self.study, Generates):
+            raise self._cannot("interpolate images", "generation and joint studies do")
+        if len(images) != 2:
+            raise UserError(f"interpolation is between two images, got {len(images)}")
+        labels = self._checked_labels(labels, 2)
+        return self.study.interpolate(self.model, images, labels, key=key)
+
+    def _cannot(self, what: str, who: str) -> UserError:
+        return UserError(f"a {self.config.study} study does not {what}: {who}")
+
+    def _latents(self) -> Any:
+        if not self.config.latent.get("enabled", True):
+            raise UserError("a run with latent.enabled=False has no encoder, anchors or latents")
+        study: Any = self.study
+        return study.latents
+
+    def _checked(self, images: Images) -> np.ndarray | EncodedImages:
+        """The images, as an array of NumPy unless they are decoded when they are asked for."""
+        data = self.config.data
+        shape = (data.image_size, data.image_size, data.channels)
+        dtype, found = (getattr(images, name, None) for name in ("dtype", "shape"))
+        if dtype != np.uint8 or not found or found[1:] != shape or found[0] == 0:
+            wanted = ", ".join(map(str, shape))
+            got = f"{dtype} {found}" if dtype is not None else type(images).__name__
+            hint = "; lzn_jax.data.to_uint8 makes them of floats in [-1, 1]"
+            is_float = dtype is not None and np.issubdtype(dtype, np.floating)
+            raise UserError(
+                f"images must be an array (n, {wanted}) of uint8, 0 ... 255, got {got}"
+                f"{hint if is_float else ''}"
+            )
+        return images if isinstance(images, EncodedImages) else np.asarray(images)
+
+    def _checked_labels(self, labels: Any, count: int) -> np.ndarray | None:
+        if labels is None:
+            return None
+        labels, classes = np.asarray(labels), self.config.data.num_classes
+        is_integer = np.issubdtype(labels.dtype, np.integer)
+        if (
+            not is_integer
+            or labels.shape != (count,)
+            or not np.all(labels < classes)
+            or np.any(labels < 0)
+        ):
+            raise UserError(
+                f"labels must be {count} integers from 0 to {classes - 1}, one an image, got "
+                f"{labels.dtype} {labels.shape}"
+            )
+        return labels.astype(np.int32)
+
+
+def load(path: str | Path) -> TrainedModel:
+    """The trained run in a work folder, at its newest good checkpoint, or at the one named.
+
+    `path` is the folder of a run or one of its `checkpoints/STEP`. Raises UserError where there is
+    none that can be read.
+    """
+    path = Path(path)
+    workdir, step = path, None
+    if path.parent.name == "checkpoints" and path.name.isdigit():
+        workdir, step = path.parent.parent, int(path.name)
+    if not (workdir / CONFIG_FILE).is_file():
+        raise UserError(f"{path} is no run: name the folder that holds {CONFIG_FILE}")
+    config = configuration.load_json(workdir / CONFIG_FILE)
+    return restore(config, workdir, step)
+
+
+def restore(config: ConfigDict, workdir: Path, step: int | None = None) -> TrainedModel:
+    """The run of a config in its work folder, at its newest good checkpoint, or at that of `step`.
+
+    Reads averaged weights and context anchors, nothing else. Raises UserError where there is none
+    that can be read.
+    """
+    folder = workdir / "checkpoints"
+    if not has_checkpoint(workdir) or (step is not None and not (folder / str(step)).is_dir()):
+        raise UserError(f"there is no checkpoint {folder / str(step or '')}: train first")
+    mesh = sharding.make_mesh(examples_at_a_time(config.training))
+    study = studies.build(config, mesh)
+    params, constants = split_variables(jax.eval_shape(study.init, jax.random.key(0)))
+    targets: dict[str, Any] = {"ema": {"params": params, "constants": constants}}
+    if shapes := study.context_shapes():
+        targets["context"] = shapes
+    with Checkpoints(workdir) as checkpoints:
+        shard = config.training.shard_parameters
+        restored = checkpoints.restore(sharding.placed(targets, mesh, shard=shard), step)
+    if restored is None:
+        raise UserError(f"there is no finished checkpoint in {folder}: train first")
+    step, items = restored
+    averaged = join_variables(items["ema"]["params"], items["ema"]["constants"])
+    context = jax.tree.map(jnp.asarray, sharding.fetch(items.get("context", {})))
+    return TrainedModel(config, study, Model(averaged, context), step)

@@ -1,0 +1,212 @@
+"""A trained run from Python: what is loaded, what its methods give, what they refuse."""
+
+import functools
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import small
+
+import lzn_jax
+from lzn_jax import data, reporting, zoning
+from lzn_jax.configuration import UserError
+from lzn_jax.evaluation import batching
+from lzn_jax.randomness import Stream, normal_by_index
+from lzn_jax.studies.interpolation import great_circle
+
+ROOT = Path(__file__).parent.parent
+KEY = jax.random.key(7)
+
+pytestmark = pytest.mark.usefixtures("fast_compile")
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory, fast_compile):
+    config = small.config(ROOT / "configs" / "digits_joint.py")
+    return small.untrained_run(tmp_path_factory.mktemp("joint"), config, steps=(2, 4))
+
+
+@pytest.fixture(scope="module")
+def model(workdir):
+    return lzn_jax.load(workdir)
+
+
+@pytest.fixture(scope="module")
+def images():
+    return data.load(small.config(ROOT / "configs" / "digits_joint.py").data, "test").images[:20]
+
+
+def test_the_package_is_imported_without_jax():
+    code = "import sys, lzn_jax; assert 'jax' not in sys.modules; lzn_jax.nothing"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "AttributeError: module 'lzn_jax' has no attribute 'nothing'" in result.stderr
+
+
+def test_the_newest_checkpoint_or_the_one_that_is_named(workdir, model):
+    assert model.step == 4
+    older = lzn_jax.load(str(workdir / "checkpoints" / "2"))
+    assert older.step == 2
+    pairs = zip(*(jax.tree.leaves(m.model.variables) for m in (model, older)), strict=True)
+    assert any(np.any(a != b) for a, b in pairs)
+    assert model.config == small.config(ROOT / "configs" / "digits_joint.py")
+    assert model.config.encoder.channel_multipliers == (1,)  # a tuple again
+
+
+def test_latents_are_those_of_the_zoning_functions(model, images):
+    found = model.encode(jnp.asarray(images), KEY)
+    encode = jax.jit(functools.partial(model.study.modules["encoder"].apply, train=False))
+    x = data.normalise(jnp.asarray(images))
+    anchors = encode(model.model.variables["encoder"], x)
+    np.testing.assert_allclose(model.anchors(images), anchors, rtol=1e-4, atol=1e-5)
+    context = model.model.context["anchors"]
+    noise = normal_by_index(KEY, Stream.IMAGE_LATENTS, jnp.arange(20), (4,))
+    expected = zoning.latents_in_context(anchors, context, noise, solver=zoning.Euler(4))
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    assert type(found) is np.ndarray
+    # An image's latent is its own, at α = 0 whatever the key.
+    np.testing.assert_allclose(model.encode(images[:1], KEY), found[:1], atol=1e-4)
+    assert np.all(np.any(model.encode(images, jax.random.key(8)) != found, axis=1))
+    centres = [model.encode(images, key, noise_scale=0.0) for key in (KEY, None)]
+    np.testing.assert_array_equal(*centres)
+    np.testing.assert_allclose(model.embed(images)["latent_centre"], centres[0], atol=1e-5)
+
+
+def test_samples_of_a_key_a_number_and_a_class(model):
+    first = model.sample(20, KEY)
+    assert first.labels.tolist() == list(range(10)) * 2
+    np.testing.assert_array_equal(model.sample(20, None).images[:5], model.sample(5, None).images)
+    seeded = model.sample(5, jax.random.key(model.config.seed))
+    np.testing.assert_array_equal(seeded.images, model.sample(5, None).images)
+    assert np.mean(model.sample(20, jax.random.key(8)).images != first.images) > 0.5
+    asked = model.sample(3, KEY, labels=jnp.array([0, 5, 2]))
+    assert asked.labels.tolist() == [0, 5, 2]
+    np.testing.assert_array_equal(asked.images[[0, 2]], first.images[[0, 2]])
+    assert np.any(asked.images[1] != first.images[1])
+
+
+def test_interpolation_goes_from_reconstruction_to_reconstruction(model, images):
+    found = model.interpolate(images[:2], [3, 4], KEY)
+    ends = model.reconstruct(images[:2], [3, 4], KEY)
+    np.testing.assert_allclose(found["images"][[0, -1]].astype(int), ends["images"], atol=1)
+    np.testing.assert_allclose(
+        found["latents"][[0, -1]], model.encode(images[:2], KEY, noise_scale=1.0), atol=1e-4
+    )
+    assert ends["errors"].shape == (2,)
+    assert found["images"].shape == (11, 8, 8, 1)
+
+
+def test_eight_devices_find_what_one_finds(workdir, model, images, tmp_path):
+    values = json.loads((workdir / "config.json").read_text())
+    values["training"]["batch_size"] = 16  # 15 are on one device
+    shutil.copytree(workdir / "checkpoints", tmp_path / "checkpoints")
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    other = lzn_jax.load(tmp_path)
+    sizes = []
+    for each in (model, other):
+        leaf = jax.tree.leaves(each.model.variables)[0]
+        sizes.append(len(leaf.sharding.device_set))
+    assert sizes == [1, 8]
+    np.testing.assert_allclose(other.encode(images, KEY), model.encode(images, KEY), atol=1e-4)
+    np.testing.assert_array_equal(other.classify(images).classes, model.classify(images).classes)
+
+
+def test_every_method_shows_its_progress(model, images, monkeypatch):
+    shown, show = [], reporting.progress
+
+    def progress(count, description, **settings):
+        shown.append((description, count))
+        return show(count, description, **settings)
+
+    monkeypatch.setattr(batching.reporting, "progress", progress)
+    for call, expected in (
+        (lambda: model.anchors(images), ["encoding"]),
+        (lambda: model.encode(images, KEY), ["encoding", "zoning"]),
+        (lambda: model.embed(images), ["encoding", "zoning", "zoning"]),
+        (lambda: model.classify(images), ["encoding", "zoning", "classifying"]),
+        (lambda: model.sample(20, KEY), ["sampling"]),
+    ):
+        shown.clear()
+        call()
+        assert shown == [(name, 20) for name in expected]
+
+
+def test_a_great_circle_has_equal_angles_and_keeps_the_norm():
+    ends = jax.random.normal(KEY, (2, 3, 50))
+    ends = ends / jnp.linalg.norm(ends.reshape(2, -1), axis=1)[:, None, None]
+    points = great_circle(ends, jnp.linspace(0, 1, 5)).reshape(5, -1)
+    np.testing.assert_allclose(jnp.linalg.norm(points, axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(points[jnp.array([0, 4])], ends.reshape(2, -1), atol=1e-6)
+    cosines = jnp.sum(points[1:] * points[:-1], axis=1)
+    np.testing.assert_allclose(cosines, cosines[0], atol=1e-5)
+    # Ends without a great circle of their own.
+    for factor in (3.0, -1.0):
+        points = great_circle(jnp.stack([ends[0], factor * ends[0]]), jnp.array([0.0, 0.5, 1.0]))
+        np.testing.assert_allclose(points[1], (1 + factor) / 2 * ends[0], atol=1e-5)
+
+
+def test_images_and_labels_that_do_not_fit_are_one_line(model, images):
+    for bad, message in (
+        (images.astype(np.float32), r"got float32 \(20, 8, 8, 1\); lzn_jax.data.to_uint8"),
+        (images[0], r"\(n, 8, 8, 1\) of uint8, 0 ... 255, got uint8 \(8, 8, 1\)$"),
+        (images.astype(int), "got int64"),
+        (images[:, :4], r"got uint8 \(20, 4, 8, 1\)"),
+        (images[:0], r"got uint8 \(0, 8, 8, 1\)"),
+    ):
+        for method in (model.anchors, model.classify, model.reconstruct, model.embed):
+            with pytest.raises(UserError, match=message) as refusal:
+                method(bad)
+            assert "\n" not in str(refusal.value)
+    for labels in ([0, 10], [0, -1], [0.0, 1.0], [1]):
+        with pytest.raises(UserError, match="labels must be 2 integers from 0 to 9"):
+            model.sample(2, KEY, labels=np.array(labels))
+    with pytest.raises(UserError, match="between two images, got 3"):
+        model.interpolate(images[:3])
+
+
+def test_what_a_study_cannot_do_is_one_line(tmp_path, images):
+    config = small.config(ROOT / "configs" / "digits_repr.py")
+    model = lzn_jax.load(small.untrained_run(tmp_path / "repr", config))
+    assert model.embed(images)["backbone"].shape == (20, 16)
+    for method in (model.reconstruct, model.interpolate, model.classify):
+        with pytest.raises(UserError, match="a representation study does not"):
+            method(images[:2])
+    with pytest.raises(UserError, match="does not generate images"):
+        model.sample(2, KEY)
+
+    path = ROOT / "configs" / "digits_gen.py"
+    config = small.config(path, latent__enabled=False)
+    model = lzn_jax.load(small.untrained_run(tmp_path / "gen", config))
+    assert model.sample(2, KEY).labels.tolist() == [-1, -1]
+    assert set(model.interpolate(images[:2])) == {"images", "weights"}  # through noise alone
+    with pytest.raises(UserError, match="has no classes"):
+        model.sample(2, KEY, labels=[0, 0])
+    with pytest.raises(UserError, match=r"latent\.enabled=False"):
+        model.encode(images, KEY)
+    with pytest.raises(UserError, match=r"latent\.enabled=False"):
+        model.embed(images)
+
+
+def test_what_is_no_run_is_one_line(workdir, tmp_path):
+    with pytest.raises(UserError, match=f"{tmp_path} is no run: name the folder that holds config"):
+        lzn_jax.load(tmp_path)
+    with pytest.raises(UserError, match=r"no checkpoint .*checkpoints/3"):
+        lzn_jax.load(workdir / "checkpoints" / "3")
+    shutil.copy(workdir / "config.json", tmp_path)
+    with pytest.raises(UserError, match=r"no checkpoint .*checkpoints"):
+        lzn_jax.load(tmp_path)
+    values = json.loads((workdir / "config.json").read_text())
+    for text, message in (
+        ("{", "is not the config of a run"),
+        ("[]", "is not the config of a run"),
+        (json.dumps(values | {"seed": "one"}), "config.json: seed must be an integer"),
+    ):
+        (tmp_path / "config.json").write_text(text)
+        with pytest.raises(UserError, match=message) as refusal:
+            lzn_jax.load(tmp_path)
+        assert "\n" not in str(refusal.value)
