@@ -325,8 +325,10 @@ def overhead(folder: Path, quick: bool) -> None:
     study, optimizer, init, mesh = shapes_and_mesh(config)
     examples, _ = studies.load_data(config)
     batches = data.TrainingBatches(examples, config.training.batch_size, 0, study.transform)
-    state = jax.jit(init, out_shardings=sharding.replicated(mesh))()
-    update = train.jit_update(study, optimizer, config, mesh)
+    fast_compile = {"xla_backend_optimization_level": 0}
+    placement = sharding.replicated(mesh)
+    state = jax.jit(init, out_shardings=placement, compiler_options=fast_compile)()
+    update = train.jit_update(study, optimizer, config, mesh, state)
     seconds = []
     for _ in range(5 if quick else 30):
         batch = sharding.put_rows(next(batches), mesh)
