@@ -73,7 +73,7 @@ def test_two_processes_give_the_answer_of_one(one, two):
     assert [line.keys() for line in ours] == [line.keys() for line in theirs]
     # Not bitwise: between processes sums over devices are added up in another order.
     for a, b in zip(ours, theirs, strict=True):
-        assert a == pytest.approx(b, rel=1e-5)
+        assert a == pytest.approx(b, rel=1e-5, abs=1e-6)
     for a, b in zip(_state(one, 8), _state(workdir, 8), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
