@@ -44,7 +44,7 @@ def run(config: str, workdir: Path, flags: Sequence[str], mode: str = "train") -
         command = [sys.executable, "-m", "lzn_jax.main", f"--config={config}", f"--mode={mode}"]
         subprocess.run([*command, f"--workdir={workdir}", *flags], check=True)
     seconds = json.loads((workdir / "goodput.json").read_text())
-    del seconds["starts"]
+    seconds.pop("starts", None)  # runs of earlier versions have none
     summary: Summary = json.loads((workdir / "summary.json").read_text())
     return summary | {"seconds": sum(seconds.values())}
 

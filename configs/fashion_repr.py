@@ -4,8 +4,7 @@
 
 Reads the IDX files of Debian's package dataset-fashion-mnist; --config.data.path=DIR for others.
 
-Expected: not measured yet. Cost: 9.2e9 operations an update, which should be less than an hour of
-training on 2 CPU cores (estimate).
+Expected: see README. Cost: 17 minutes on one CPU core.
 """
 
 import ml_collections
@@ -27,8 +26,8 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.latent.context_size = 2000
 
-    # The middle of the zone, and an alignment that does not get sharper than its third step: what
-    # moved the probe most, as README says.
+    # Less noise and fewer alignment steps than the paper's 0.45 and 20: an assignment that stays
+    # softer, by which the encoder learns sooner.
     config.latent.noise_scale = 0.2
     config.alignment.num_steps = 3
 
