@@ -17,7 +17,7 @@ import ml_collections
 PRECISIONS = ("float32", "tensorfloat32", "bfloat16_3x", "bfloat16")
 
 
-EXIT_USER_ERROR = 2
+EXIT_USER_ERROR, EXIT_RUN_AGAIN = 2, 75
 
 
 class UserError(Exception):

@@ -3,12 +3,13 @@
 import argparse
 import logging
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import NoReturn
 
 from lzn_jax import configuration
-from lzn_jax.configuration import EXIT_USER_ERROR, UserError
+from lzn_jax.configuration import EXIT_RUN_AGAIN, EXIT_USER_ERROR, UserError
 
 MODES_WITH_INPUT = ("embed", "classify", "reconstruct", "interpolate")
 MODES = ("train", "evaluate", "sample", *MODES_WITH_INPUT, "replay", "check_data")
@@ -93,4 +94,6 @@ def _use_compile_cache() -> None:
 
 
 if __name__ == "__main__":
+    # Until training can save there is nothing to be lost, and the same command goes on.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_RUN_AGAIN))
     sys.exit(main())

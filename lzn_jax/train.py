@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 from lzn_jax import costs, data, figures, optimization, processes, reporting, sharding, studies
 from lzn_jax import workdir as workdirs
 from lzn_jax.checkpoints import Checkpoints
+from lzn_jax.configuration import EXIT_RUN_AGAIN
 from lzn_jax.data import Examples
 from lzn_jax.heartbeat import Heartbeat
 from lzn_jax.randomness import Stream, stream_key
@@ -31,7 +32,7 @@ from lzn_jax.studies import (
     split_variables,
 )
 
-EXIT_DONE, EXIT_NON_FINITE, EXIT_SAVED_AFTER_SIGTERM = 0, 3, 75
+EXIT_DONE, EXIT_NON_FINITE = 0, 3
 MAX_SKIPPED_IN_A_ROW = 100
 REPLAY_FOLDER, REPLAY_BATCH = "replay", "batch.npz"
 
@@ -446,6 +447,6 @@ def _finish(step: int, num_steps: int, too_many_skipped: bool, workdir: Path) ->
         return EXIT_NON_FINITE
     if step < num_steps:
         _log.info("saved at step %d; run the same command to go on", step)
-        return EXIT_SAVED_AFTER_SIGTERM
+        return EXIT_RUN_AGAIN
     _log.info("done: results are in %s", workdir)
     return EXIT_DONE

@@ -241,6 +241,16 @@ def test_a_missing_config_names_the_nearest(capsys):
     assert "configs/digits_joint.py" in capsys.readouterr().err
 
 
+def test_sigterm_before_there_is_anything_to_save_asks_for_the_same_command(tmp_path):
+    config = tmp_path / "terminated.py"
+    config.write_text(
+        "import os, signal\ndef get_config():\n    os.kill(os.getpid(), signal.SIGTERM)\n"
+    )
+    command = [sys.executable, "-m", "lzn_jax.main", f"--config={config}"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (result.returncode, result.stderr) == (75, "")
+
+
 def test_no_config_is_bad_input(capsys):
     assert command_line.main([]) == 2
     assert "--config" in capsys.readouterr().err
