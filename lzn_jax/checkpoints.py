@@ -39,7 +39,8 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: str | Path, keep: int | None = None) -> None:
-        logging.getLogger("absl").addFilter(_is_not_orbax)  # what goes wrong is reported here
+        for name in ("absl", "asyncio"):
+            logging.getLogger(name).addFilter(_is_not_orbax)  # what goes wrong is reported here
         self._folder = (Path(workdir) / "checkpoints").absolute()
         self._saving: int | None = None  # step of the save that may be under way
         self._watchdog = threading.Timer(0, lambda: None)
@@ -253,4 +254,5 @@ def _report_slow(step: int, folder: Path) -> None:
 
 
 def _is_not_orbax(record: logging.LogRecord) -> bool:
-    return "orbax" not in record.pathname
+    # asyncio says of a write that failed in which file its task was defined.
+    return "orbax" not in f"{record.pathname} {record.getMessage()}"

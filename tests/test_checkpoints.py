@@ -307,3 +307,12 @@ def test_a_slow_save_is_reported_while_it_is_slow(workdir, monkeypatch, caplog):
     checkpoints._log.removeHandler(handler)
     assert caplog.text.count("checkpoint 3 is being written for more than") == 1
     assert _restore(workdir)[0] == 3
+
+
+def test_what_orbax_says_of_a_failed_write_is_left_out(tmp_path, caplog):
+    with Checkpoints(tmp_path, 1):
+        pass
+    log = logging.getLogger("asyncio")
+    log.error("Task exception was never retrieved, defined at lib/orbax/checkpoint/x.py")
+    log.error("Task exception was never retrieved, defined at mine.py")
+    assert [record.message.split()[-1] for record in caplog.records] == ["mine.py"]
