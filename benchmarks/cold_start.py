@@ -6,7 +6,7 @@ Trains a run of 20 steps in FOLDER unless there is one, then times
 `python -m lzn_jax.main --mode=sample` with 100 samples in fresh processes: the first one fills the
 cache of compiled programs in FOLDER. Goal: below 30 s on two CPU cores.
 
-Measured: 6.5 s, of which JAX's own start is the most.
+Measured: 6.2 to 6.5 s.
 """
 
 import argparse

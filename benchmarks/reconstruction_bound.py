@@ -9,7 +9,7 @@ min(λ, θ)). There, Euler there and back multiplies each component by a number,
 closed forms. Prints the error with log n nats over that without, for images of any class and for
 those of a known class; writes reconstruction_bound.json and reconstruction_bound.png.
 
-Real images are not Gaussian: measured ratios can lie below these, and lie near them.
+Real images are not Gaussian: measured ratios lie on either side of these.
 """
 
 import argparse
