@@ -57,6 +57,11 @@ def _idx(values, shape=None):
     return header + values.tobytes()
 
 
+def _compressed(content):
+    """Free of the time, which would be part of a parameter's name, of which workers must agree."""
+    return gzip.compress(content, 1, mtime=0)
+
+
 COUNTS = {"train": 60_000, "t10k": 10_000}
 
 
@@ -71,7 +76,7 @@ def _write_fashion(folder, *, is_compressed):
             path = folder / f"{prefix}-{kind}-ubyte"
             if is_compressed:
                 path = path.with_name(f"{path.name}.gz")
-                content = gzip.compress(content, 1)
+                content = _compressed(content)
             path.write_bytes(content)
 
 
@@ -118,7 +123,7 @@ IMAGES, LABELS = "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"
         (LABELS, _idx(np.zeros(10_001, np.uint8), (10_000,)), "must hold 10000 values, got 10001"),
         (LABELS, _idx(np.zeros(9_999, np.uint8)), "got 10000 of 28x28 and 9999 labels"),
         (IMAGES, _idx(np.zeros((10_000, 27, 28), np.uint8)), "got 10000 of 27x28"),
-        (f"{LABELS}.gz", gzip.compress(_idx(np.zeros(10_000, np.uint8)))[:-20], "cannot be read"),
+        (f"{LABELS}.gz", _compressed(_idx(np.zeros(10_000, np.uint8)))[:-20], "cannot be read"),
         (f"{LABELS}.gz", b"no gzip", "cannot be read"),
     ],
 )
