@@ -4,7 +4,7 @@
 
 Writes random weights in the release's format to DIR/released.pt (1.8 GB for CIFAR-10), converts
 them to DIR/run in a process of its own, and prints its wall time and largest resident memory:
-17 to 18 s and 2.2 to 2.8 GB on two CPU cores, without a bank of context anchors.
+36 s and 2.2 GB on one CPU core, without a bank of context anchors.
 """
 
 import argparse

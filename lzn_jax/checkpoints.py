@@ -26,6 +26,7 @@ from lzn_jax.checksums import DamagedError
 from lzn_jax.configuration import UserError
 
 ITEMS = ("params", "ema", "optimizer", "context", "progress")
+FILE_SIZE = 1 << 26  # bytes; a file is held in memory until it is full, by default 2 GB of it
 SLOW_SAVE_SECONDS = 300.0  # Orbax itself gives a save up after 20 minutes
 
 _log = logging.getLogger(__name__)
@@ -68,7 +69,7 @@ class Checkpoints:
         """
         self.wait()
         known = checksums.of_arrays(items) | {"progress": _checksum_of_progress(step, progress)}
-        args = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
+        args = {name: _save_args(tree) for name, tree in items.items()}
         args["progress"] = ocp.args.JsonSave({**progress, "checksums": known})
         self._saving = step
         self._watchdog = threading.Timer(SLOW_SAVE_SECONDS, _report_slow, [step, self._folder])
@@ -148,7 +149,7 @@ class Checkpoints:
             self._manager.close()
 
     def _read(self, step: int, targets: Mapping[str, Any]) -> dict[str, Any]:
-        args = {name: ocp.args.StandardRestore(tree) for name, tree in targets.items()}
+        args = {name: _restore_args(tree) for name, tree in targets.items()}
         args["progress"] = ocp.args.JsonRestore()
         with_files = _together(functools.partial(self._verify_files, step, args))
         restored = _together(lambda: self._manager.restore(step, args=ocp.args.Composite(**args)))
@@ -194,6 +195,15 @@ class Checkpoints:
             f"{failed} ({reason}): the ones before it are kept; make it writable, with room, and "
             "run the same command to go on"
         ) from error
+
+
+def _save_args(tree: Any) -> Any:
+    return ocp.args.PyTreeSave(tree, ocdbt_target_data_file_size=FILE_SIZE)
+
+
+def _restore_args(targets: Any) -> Any:
+    restore_args = ocp.checkpoint_utils.construct_restore_args(targets)
+    return ocp.args.PyTreeRestore(targets, restore_args=restore_args)
 
 
 def _verify_items(step: int, items: dict[str, Any]) -> bool:

@@ -286,6 +286,17 @@ def test_a_fault_of_ours_in_the_saving_thread_stays_one(workdir, monkeypatch, ca
     assert _restore(workdir)[0] == 2
 
 
+def test_files_are_written_out_as_they_fill_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoints, "FILE_SIZE", 1 << 17)
+    rng = np.random.default_rng(0)
+    arrays = {name: rng.standard_normal((64, 256), np.float32) for name in "abcdefghijklmnop"}
+    with Checkpoints(tmp_path, keep=2) as saved:
+        saved.save(1, {"params": arrays}, {"step": 1})
+    sizes = [path.stat().st_size for path in _files(tmp_path / "checkpoints/1/params")]
+    assert sum(sizes) > 16 * (1 << 15)  # random numbers do not get smaller by half
+    assert max(sizes) <= 2 * (1 << 17)
+
+
 def test_a_slow_save_is_reported_while_it_is_slow(workdir, monkeypatch, caplog):
     monkeypatch.setattr(checkpoints, "SLOW_SAVE_SECONDS", 0.1)
     reported = threading.Event()
