@@ -73,6 +73,7 @@ SHRUNK = {
     "sampling.num_steps": 3,
 }
 TIMINGS = {"steps_per_second", "examples_per_second", "evaluation_seconds"}
+UNFINISHED = "orbax-checkpoint-tmp"  # in the name of a checkpoint that is not complete
 A_RUN = 900  # seconds within which a process must end
 RNG = np.random.default_rng(0)
 
@@ -223,8 +224,11 @@ def take_folder(run: Run) -> Callable[[], None]:
     run.workdir.rename(away)
 
     def bring_back() -> None:
-        if run.workdir.exists():
-            raise SystemExit(f"{run.workdir} was made again: {list(run.workdir.rglob('*'))}")
+        # A save that is under way makes the folders it writes to.
+        made = [path for path in run.workdir.rglob("*") if UNFINISHED not in str(path)]
+        if any(path.name != "checkpoints" for path in made):
+            raise SystemExit(f"{run.workdir} was made again: {made}")
+        shutil.rmtree(run.workdir, ignore_errors=True)
         away.rename(run.workdir)
 
     return bring_back

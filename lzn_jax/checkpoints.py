@@ -9,12 +9,16 @@ SHA256SUMS those of the files. Both are there before the checkpoint gets its nam
 a name was whole once.
 """
 
+import contextlib
 import errno
 import functools
+import gc
 import logging
 import os
 import re
+import sys
 import threading
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -40,10 +44,10 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: str | Path, keep: int | None = None) -> None:
-        for name in ("absl", "asyncio"):
-            logging.getLogger(name).addFilter(_is_not_orbax)  # what goes wrong is reported here
+        _leave_out_what_orbax_says()  # what goes wrong is reported here
         self._folder = (Path(workdir) / "checkpoints").absolute()
         self._saving: int | None = None  # step of the save that may be under way
+        self._has_failed = False
         self._watchdog = threading.Timer(0, lambda: None)
         self._manager = ocp.CheckpointManager(
             self._folder,
@@ -88,7 +92,9 @@ class Checkpoints:
             self.wait()
 
     def wait(self) -> None:
-        """Waits until nothing is being saved; raises UserError if the last save failed."""
+        """Waits until nothing is being saved; raises UserError if the last save failed, once."""
+        if self._has_failed:
+            return
         try:
             self._manager.wait_until_finished()
             if self._saving is not None and processes.is_writer():
@@ -146,7 +152,11 @@ class Checkpoints:
                 raise
             _log.error("%s", failure)
         finally:
-            self._manager.close()
+            # Of a save that failed Orbax raises an error for every item: one has been raised.
+            with contextlib.suppress(*[Exception] * self._has_failed):
+                self._manager.close()
+            if self._has_failed:
+                gc.collect()  # what is left of its writes would complain as Python shuts down
 
     def _read(self, step: int, targets: Mapping[str, Any]) -> dict[str, Any]:
         args = {name: _restore_args(tree) for name, tree in targets.items()}
@@ -185,6 +195,7 @@ class Checkpoints:
     def _fail(self, error: Exception) -> None:
         """Raises what a failed save is to the user; a fault of ours stays what it is."""
         step, self._saving = self._saving, None
+        self._has_failed = True
         self._watchdog.cancel()
         failed = f"checkpoint {step} could not be written to {self._folder}"
         reason = _reason_of_system(error)
@@ -263,6 +274,22 @@ def _report_slow(step: int, folder: Path) -> None:
     )
 
 
+@functools.cache  # once
+def _leave_out_what_orbax_says() -> None:
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).addFilter(_is_not_orbax)
+    # When a write fails, Orbax leaves the others to themselves.
+    warnings.filterwarnings("ignore", "coroutine 'async_serialize", RuntimeWarning)
+    sys.unraisablehook = functools.partial(_report_unraisable, sys.unraisablehook)
+
+
 def _is_not_orbax(record: logging.LogRecord) -> bool:
     # asyncio says of a write that failed in which file its task was defined.
     return "orbax" not in f"{record.pathname} {record.getMessage()}"
+
+
+def _report_unraisable(report: Callable[[Any], None], unraisable: Any) -> None:
+    # Writes that end after the first one that failed find nobody who listens.
+    is_left_over = "async_serialize" in repr(unraisable.object)
+    if not is_left_over and str(unraisable.exc_value) != "Event loop is closed":
+        report(unraisable)

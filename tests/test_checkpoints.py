@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import subprocess
+import sys
 import threading
 import time
 
@@ -247,6 +248,33 @@ def test_a_save_that_fails_is_one_line_and_the_ones_before_it_stay(
     assert _restore(workdir)[0] == 2
     assert not caplog.records
     assert capfd.readouterr().err == ""
+
+
+FULL_DISK = """
+import resource, signal, sys
+import jax, numpy as np
+from lzn_jax.checkpoints import Checkpoints
+from lzn_jax.configuration import UserError
+
+arrays = {str(i): jax.numpy.full((300, 300), i) for i in range(100)}
+items = {"params": arrays, "ema": arrays, "optimizer": arrays}
+try:
+    with Checkpoints(sys.argv[1], 1) as saved:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+        saved.save(3, items, {"step": 3})
+except UserError as error:
+    print(error, file=sys.stderr)
+"""
+
+
+def test_many_arrays_that_cannot_be_written_are_one_line(workdir):
+    result = subprocess.run([sys.executable, "-c", FULL_DISK, workdir], capture_output=True)
+    assert result.returncode == 0
+    lines = result.stderr.decode().splitlines()
+    assert len(lines) == 1
+    assert "checkpoint 3 could not be written" in lines[0]
+    assert _restore(workdir)[0] == 2
 
 
 def test_what_ends_a_run_is_not_hidden_by_a_failed_save(workdir, small_files_only, caplog):
