@@ -30,6 +30,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.class_name = "cat"
     config.data.holdout = None  # there is a folder of validation images
     config.data.image_size = 256
+    config.data.centre_crop = 1.0  # the whole middle square
     config.data.channels = 3
     config.data.num_classes = 1
     config.data.flip = True

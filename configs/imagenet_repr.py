@@ -31,6 +31,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.class_name = None  # all classes
     config.data.holdout = None  # there is a folder of validation images
     config.data.image_size = 224
+    config.data.centre_crop = 0.875  # of whole images, for evaluation: 224 pixels of 256
     config.data.channels = 3
     config.data.num_classes = 1000
     config.data.flip = True

@@ -94,6 +94,12 @@ _RESNET = {
 _FLIP = Field(bool, "flip training images left to right at random")
 _ENCODED_IMAGES = {
     "data.image_size": Field(int, "height and width in pixels, after resize and crop", minimum=1),
+    "data.centre_crop": Field(
+        float,
+        "side of the middle square that is taken, as a share of the shorter side",
+        above=0,
+        maximum=1,
+    ),
     "data.channels": Field(int, "image channels: grey or RGB", choices=(1, 3)),
     "data.num_classes": Field(int, "number of classes, 1 = all images are one", minimum=1),
     "data.flip": _FLIP,

@@ -77,6 +77,7 @@ def fourier_values(path="no such folder"):
             "class_name": None,
             "holdout": 4,
             "image_size": params["config"]["data"]["image_size"],
+            "centre_crop": 1.0,
             "channels": 3,
             "num_classes": 1,
             "flip": True,

@@ -189,6 +189,7 @@ def rgb_config(folder):
         "name": "image_folder",
         "path": str(folder / "images"),
         "image_size": 8,
+        "centre_crop": 1.0,
         "channels": 3,
         "num_classes": 1,
         "flip": False,

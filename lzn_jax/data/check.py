@@ -1,5 +1,6 @@
 """--mode=check_data: reads a whole data set, reports what is in it and what is wrong with it."""
 
+import dataclasses
 import hashlib
 import logging
 import os
@@ -16,7 +17,7 @@ from lzn_jax import figures, reporting
 from lzn_jax.configuration import UserError
 from lzn_jax.data.decoding import UnreadableImageError
 from lzn_jax.data.examples import MAX_NAMED, EncodedImages, Examples
-from lzn_jax.data.pipeline import TrainingBatches, WholeImage
+from lzn_jax.data.pipeline import TrainingBatches, whole_image
 from lzn_jax.data.sources import class_names, load
 
 MAX_SECONDS = 1800.0
@@ -127,7 +128,7 @@ def _describe_scan(found: Scan, examples: Examples) -> None:
 def _time_batches(train: Examples, config: ConfigDict) -> None:
     """Checksum of the first training batch, before augmentation, and the speed of those after."""
     size, workers = config.training.batch_size, config.data.get("workers", 0)
-    transform = WholeImage(config.data.image_size, config.data.channels, flip=False)
+    transform = dataclasses.replace(whole_image(config.data), flip=False)
     with TrainingBatches(train, size, config.seed, transform, workers=workers) as batches:
         batch = next(batches)
         digest = hashlib.sha256(batch["labels"].astype("<i4").tobytes() + batch["images"].tobytes())

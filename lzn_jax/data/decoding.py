@@ -4,6 +4,7 @@ import io
 
 import numpy as np
 from jaxtyping import UInt8
+from ml_collections import ConfigDict
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from lzn_jax.configuration import UserError
@@ -73,10 +74,22 @@ def _eight_bits(image: Image.Image, channels: int) -> Image.Image:
     return image.convert("L" if channels == 1 else "RGB")
 
 
-def fit(image: Image.Image, size: int) -> UInt8[np.ndarray, "size size c"]:
-    """The middle square of an image, resized to `size` pixels (bicubic, antialiased)."""
-    side = min(image.size)
+def fit(image: Image.Image, size: int, share: float = 1.0) -> UInt8[np.ndarray, "size size c"]:
+    """The middle square of an image, resized to `size` pixels (bicubic, antialiased).
+
+    Its side is `share` of the image's shorter side: 0.875 is the usual crop of 224 pixels from 256.
+    """
+    side = min(image.size) * share
     left, top = (image.width - side) / 2, (image.height - side) / 2
     box = (left, top, left + side, top + side)
     resized = image.resize((size, size), Image.Resampling.BICUBIC, box=box)
     return np.asarray(resized, np.uint8).reshape(size, size, -1)
+
+
+def prepare(encoded: bytes, data: ConfigDict) -> UInt8[np.ndarray, "h w c"]:
+    """An image file's pixels in the size, crop and channels of a config's `data` group.
+
+    Data sets whose images have their size already, and so no `data.centre_crop`, take the whole
+    middle square. Raises UnreadableImageError as `decode`.
+    """
+    return fit(decode(encoded, data.channels), data.image_size, data.get("centre_crop", 1.0))

@@ -11,7 +11,7 @@ from jaxtyping import Int, UInt8
 from ml_collections import ConfigDict
 
 from lzn_jax.configuration import UserError
-from lzn_jax.data.decoding import UnreadableImageError, decode, fit
+from lzn_jax.data.decoding import UnreadableImageError, prepare
 
 MAX_BYTES_IN_MEMORY = 8 * 2**30
 MAX_NAMED = 20
@@ -41,7 +41,7 @@ class EncodedImages:
     """Images decoded when they are indexed; stands where an array (n, h, w, c) uint8 would.
 
     `images[rows]`, its length and its shape are an array's; np.asarray decodes all of them, up to
-    8 GiB. Pixels are the middle square of an image in the size and channels of `data`.
+    8 GiB. Pixels are as `decoding.prepare` says.
 
     An unreadable image is found when it is read, for to decode a large data set before training
     would take longer than many a run. It raises UnreadableImageError, which ends the run with exit
@@ -57,13 +57,14 @@ class EncodedImages:
         self.source = source
         self.skip_unreadable: bool = data.skip_unreadable
         self._labels = labels
-        self._size, self._channels = data.image_size, data.channels
+        self._data = data
         self._allowed: set[int] = set()
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
         """(n, h, w, c)."""
-        return (len(self.source), self._size, self._size, self._channels)
+        size = self._data.image_size
+        return (len(self.source), size, size, self._data.channels)
 
     def __len__(self) -> int:
         return len(self.source)
@@ -82,14 +83,15 @@ class EncodedImages:
         size = int(np.prod(self.shape))
         if size > MAX_BYTES_IN_MEMORY:
             raise UserError(
-                f"{len(self)} images of {self._size} pixels take {size / 2**30:.0f} GiB of memory, "
-                f"at most {MAX_BYTES_IN_MEMORY / 2**30:.0f} are allowed: use a smaller split"
+                f"{len(self)} images of {self._data.image_size} pixels take "
+                f"{size / 2**30:.0f} GiB of memory, at most "
+                f"{MAX_BYTES_IN_MEMORY / 2**30:.0f} are allowed: use a smaller split"
             )
         return self[:].astype(dtype or np.uint8, copy=False)
 
     def decode(self, encoded: bytes) -> UInt8[np.ndarray, "h w c"]:
         """The pixels of an image, given its file's content."""
-        return fit(decode(encoded, self._channels), self._size)
+        return prepare(encoded, self._data)
 
     def attempt(self, index: int) -> UInt8[np.ndarray, "h w c"] | UnreadableImageError:
         """The pixels of an image, or the reason why there are none."""

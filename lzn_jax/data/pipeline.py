@@ -1,6 +1,7 @@
 """Training batches through Grain, each a function of seed and step alone."""
 
 import dataclasses
+import functools
 import math
 import multiprocessing
 import os
@@ -19,7 +20,7 @@ from absl import flags
 from jaxtyping import Array, Float, UInt8
 from ml_collections import ConfigDict
 
-from lzn_jax.data.decoding import decode, fit
+from lzn_jax.data.decoding import prepare
 from lzn_jax.data.examples import EncodedImages, Examples
 
 # Image file's content, or pixels (h, w, c) uint8 of a set in memory -> what a batch stacks by name.
@@ -150,26 +151,25 @@ class _Share:
 
 @dataclasses.dataclass(frozen=True)
 class WholeImage:
-    """The transform {'images': (h, w, c)}: the middle square in the data set's size.
+    """The transform {'images': (h, w, c)}: a file's as `prepare` gives them, an array as it is.
 
     With `flip` half of the images are mirrored left to right, as the random numbers say.
     """
 
-    image_size: int
-    channels: int
+    prepare: Callable[[bytes], np.ndarray]
     flip: bool
 
     def __call__(
         self, image: bytes | np.ndarray, rng: np.random.Generator
     ) -> dict[str, np.ndarray]:
         if isinstance(image, bytes):
-            image = fit(decode(image, self.channels), self.image_size)
+            image = self.prepare(image)
         return {"images": image[:, ::-1] if self.flip and rng.random() < 0.5 else image}
 
 
 def whole_image(data: ConfigDict) -> WholeImage:
     """The transform of studies that train on whole images."""
-    return WholeImage(data.image_size, data.channels, data.flip)
+    return WholeImage(functools.partial(prepare, data=data), data.flip)
 
 
 def _join(chunks: list[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:

@@ -81,7 +81,6 @@ def find_images(path: str, data: ConfigDict) -> ImageFiles:
 
 def _read_image(file: Path, data: ConfigDict) -> np.ndarray:
     try:
-        image = decoding.decode(file.read_bytes(), data.channels)
+        return decoding.prepare(file.read_bytes(), data)
     except (UnreadableImageError, OSError) as error:
         raise UserError(f"{file} is not an image that can be read: {error}") from error
-    return decoding.fit(image, data.image_size)

@@ -47,7 +47,7 @@ def _config_file(tmp_path, images, **changes):
     """digits_joint on a folder of images of 8x8 pixels in two classes."""
     fields = {"name": "image_folder", "path": str(images), "image_size": 8, "channels": 3}
     fields |= {"num_classes": 2, "class_name": None, "holdout": None, "flip": True}
-    fields |= {"workers": 1, "skip_unreadable": False} | changes
+    fields |= {"workers": 1, "skip_unreadable": False, "centre_crop": 1.0} | changes
     path = tmp_path / "folder_joint.py"
     path.write_text(
         "import runpy\n"

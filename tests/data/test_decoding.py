@@ -1,12 +1,17 @@
 """Image files of every kind to 8-bit pixels, and files that are broken."""
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from PIL import Image
 
-from lzn_jax.data.decoding import UnreadableImageError, decode, fit
+from lzn_jax import configuration
+from lzn_jax.data.decoding import UnreadableImageError, decode, fit, prepare
+
+IMAGENET = Path(__file__).parents[2] / "configs" / "imagenet_repr.py"
 
 
 def _encoded(image, kind="PNG", **options):
@@ -153,6 +158,15 @@ def test_fit_takes_the_middle_square_without_aliasing(is_wide):
     np.testing.assert_allclose(found[:, 1:7, 0], np.tile(means[1:7], (8, 1)), atol=1)
     np.testing.assert_allclose(found[:, 1:7, 1], 127.5, atol=8)
     np.testing.assert_array_equal(found[..., 2], 77)
+
+
+def test_a_crop_of_224_pixels_from_256_needs_no_interpolation():
+    pixels = np.random.default_rng(0).integers(0, 256, (256, 300, 3), np.uint8)
+    content = _encoded(Image.fromarray(pixels))
+    imagenet = configuration.load(str(IMAGENET)).data
+    np.testing.assert_array_equal(prepare(content, imagenet), pixels[16:240, 38:262])
+    whole = ConfigDict({"image_size": 256, "channels": 3})
+    np.testing.assert_array_equal(prepare(content, whole), pixels[:, 22:278])
 
 
 def test_fit_enlarges_small_images():

@@ -29,6 +29,10 @@ def _examples(count):
     return Examples(images, np.arange(100, 100 + count, dtype=np.int32))
 
 
+def _no_file(encoded):
+    raise AssertionError("images in memory are no files")
+
+
 _OPEN = []
 
 
@@ -40,7 +44,7 @@ def close_batches():
 
 
 def _batches(count, batch_size, seed, *, flip):
-    _OPEN.append(TrainingBatches(_examples(count), batch_size, seed, WholeImage(2, 1, flip)))
+    _OPEN.append(TrainingBatches(_examples(count), batch_size, seed, WholeImage(_no_file, flip)))
     return _OPEN[-1]
 
 
@@ -122,7 +126,7 @@ def test_no_flip_leaves_every_image_and_the_order():
 
 def test_rows_of_batches_put_together_are_the_batches():
     def read(rows):
-        batches = TrainingBatches(_examples(30), 6, 5, WholeImage(2, 1, True), rows=rows)
+        batches = TrainingBatches(_examples(30), 6, 5, WholeImage(_no_file, True), rows=rows)
         _OPEN.append(batches)
         batches.seek(4)
         assert batches.shapes()["images"].shape[0] == 6
