@@ -38,23 +38,41 @@ def arguments_of(
     return arguments, flags
 
 
-def run(config: str, workdir: Path, flags: Sequence[str], mode: str = "train") -> Summary:
-    """The summary of one run, with its wall time in seconds."""
-    if not _is_finished(workdir) or mode != "train":
-        command = [sys.executable, "-m", "lzn_jax.main", f"--config={config}", f"--mode={mode}"]
-        subprocess.run([*command, f"--workdir={workdir}", *flags], check=True)
+def run(config: str, workdir: Path, flags: Sequence[str]) -> Summary:
+    """The summary of one run, trained unless it has been, with its wall time in seconds."""
+    if not _is_finished(workdir):
+        _call(config, workdir, flags, "train")
     seconds = json.loads((workdir / "goodput.json").read_text())
     seconds.pop("starts", None)  # runs of earlier versions have none
+    return _summary(workdir) | {"seconds": sum(seconds.values())}
+
+
+def evaluate(config: str, workdir: Path, flags: Sequence[str]) -> Summary:
+    """The summary of a run evaluated with other flags, whose own stays as it is."""
+    own = workdir / "summary.json"
+    kept = own.read_bytes()
+    try:
+        _call(config, workdir, flags, "evaluate")
+        return _summary(workdir)
+    finally:
+        own.write_bytes(kept)
+
+
+def _call(config: str, workdir: Path, flags: Sequence[str], mode: str) -> None:
+    command = [sys.executable, "-m", "lzn_jax.main", f"--config={config}", f"--mode={mode}"]
+    subprocess.run([*command, f"--workdir={workdir}", *flags], check=True)
+
+
+def _summary(workdir: Path) -> Summary:
     summary: Summary = json.loads((workdir / "summary.json").read_text())
-    return summary | {"seconds": sum(seconds.values())}
+    return summary
 
 
 def _is_finished(workdir: Path) -> bool:
     if not (workdir / "summary.json").exists():
         return False
     config = json.loads((workdir / "config.json").read_text())
-    summary = json.loads((workdir / "summary.json").read_text())
-    return bool(summary["step"] == config["training"]["num_steps"])
+    return bool(_summary(workdir)["step"] == config["training"]["num_steps"])
 
 
 def run_all(

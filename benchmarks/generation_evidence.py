@@ -35,11 +35,10 @@ def by_steps(arguments: argparse.Namespace, flags: Sequence[str]) -> dict[int, e
         sampler = ["--config.sampling.sampler=euler", f"--config.sampling.num_steps={steps}"]
         found[steps] = {
             name: [
-                evidence.run(
+                evidence.evaluate(
                     arguments.config,
                     arguments.folder / f"{name}_seed0",
                     ["--config.seed=0", *VARIANTS[name], *flags, *sampler],
-                    mode="evaluate",
                 )
             ]
             for name in arguments.variants
