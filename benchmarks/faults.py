@@ -180,7 +180,7 @@ def interruptions(folder: Path, quick: bool) -> None:
     """Part (a)."""
     for name in ("digits_joint", "digits_repr"):
         reference = finished(name, folder)
-        for number, runs, times in ((signal.SIGKILL, 4, 5), (signal.SIGTERM, 2, 5)):
+        for number, runs, times in ((signal.SIGKILL, 4, 5), (signal.SIGTERM, 3, 5)):
             total: Counter[str] = Counter()
             for index in range(1 if quick else runs):
                 workdir = folder / f"{name}_{number.name}_{index}"

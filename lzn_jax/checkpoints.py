@@ -64,6 +64,7 @@ class Checkpoints:
                 ),
             ),
         )
+        self._place = _place(self._folder)
 
     def save(self, step: int, items: Mapping[str, Any], progress: Mapping[str, int]) -> None:
         """Starts to write the array trees `items` and `progress`; returns once they are copied.
@@ -199,6 +200,9 @@ class Checkpoints:
         self._watchdog.cancel()
         failed = f"checkpoint {step} could not be written to {self._folder}"
         reason = _reason_of_system(error)
+        if self._place not in (None, _place(self._folder)):
+            # It has gone, and writes that were under way may have made another.
+            reason = os.strerror(errno.ENOENT)
         if reason is None:
             _log.error("%s: %s", failed, _one_line(error))
             raise error
@@ -258,6 +262,15 @@ def _reason_of_system(error: Exception) -> str | None:
         return error.strerror or str(error)
     code = re.search(r"os_error_code='(\d+)'", str(error))
     return os.strerror(int(code[1])) if code else None
+
+
+def _place(folder: Path) -> tuple[int, int] | None:
+    """Tells one folder from another of the same name; None where there is none."""
+    try:
+        found = folder.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _one_line(error: Exception) -> str:

@@ -292,6 +292,17 @@ def test_a_folder_that_has_gone_is_not_made_again(workdir):
     assert not workdir.exists()
 
 
+def test_a_folder_that_has_gone_is_the_reason_even_where_orbax_made_it_again(workdir, monkeypatch):
+    def vanish(*args, **kwargs):
+        (workdir / "checkpoints").rename(workdir / "elsewhere")
+        (workdir / "checkpoints").mkdir()
+        raise ValueError("No ArrayMetadata found")
+
+    monkeypatch.setattr(checkpoints.ocp.CheckpointManager, "save", vanish)
+    with pytest.raises(UserError, match="No such file or directory"):
+        _save_third(workdir)
+
+
 def test_a_read_only_disk_is_one_line(workdir, monkeypatch):
     def refuse(*_, **__):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
