@@ -107,8 +107,8 @@ DAMAGE: dict[str, Damage] = {
     "an older checkpoint by this name": _rename_older,
 }
 
-MODES = ("train", "evaluate", "sample", "reconstruct", "embed", "classify", "check_data", "replay")
-WITH_INPUT = ("reconstruct", "embed", "classify")
+WITH_INPUT = ("reconstruct", "interpolate", "embed", "classify")
+MODES = ("train", "evaluate", "sample", *WITH_INPUT, "check_data", "replay")
 
 
 def make_bad_files(folder: Path) -> None:
@@ -158,6 +158,5 @@ def bad_input(run: Path, damaged: Path, bad: Path) -> Iterator[tuple[str, list[s
         "unknown mode": ["--mode=fly"],
         "input that nothing reads": ["--input=x.png"],
         "nothing to replay": ["--mode=replay"],
-        "no such ability": ["--mode=embed"],
     }.items():
         yield name, flags

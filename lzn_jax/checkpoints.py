@@ -9,7 +9,6 @@ SHA256SUMS those of the files. Both are there before the checkpoint gets its nam
 a name was whole once.
 """
 
-import contextlib
 import errno
 import functools
 import gc
@@ -153,11 +152,16 @@ class Checkpoints:
                 raise
             _log.error("%s", failure)
         finally:
-            # Of a save that failed Orbax raises an error for every item: one has been raised.
-            with contextlib.suppress(*[Exception] * self._has_failed):
-                self._manager.close()
-            if self._has_failed:
-                gc.collect()  # what is left of its writes would complain as Python shuts down
+            self._close()
+
+    def _close(self) -> None:
+        try:
+            self._manager.close()
+        except Exception:
+            if not self._has_failed:  # Orbax raises an error for every item: one has been raised
+                raise
+        if self._has_failed:
+            gc.collect()  # what is left of the writes would complain as Python shuts down
 
     def _read(self, step: int, targets: Mapping[str, Any]) -> dict[str, Any]:
         args = {name: _restore_args(tree) for name, tree in targets.items()}
