@@ -7,7 +7,8 @@
 #       --config.data.path=/mnt/share/cifar10 [--dry-run]
 #
 # The cluster needs JobSet (https://jobset.sigs.k8s.io) and a node pool of that accelerator and
-# topology. JobSet starts all hosts again after a preemption, up to 20 times.
+# topology. JobSet starts all hosts again after a preemption, up to 20 times. Before a name is used
+# again: kubectl delete jobset NAME.
 #
 # Required: NAME, IMAGE (without tag: the commit is the tag), CLAIM (a ReadWriteMany volume claim,
 #   mounted at /mnt/share), ACCELERATOR, TOPOLOGY, HOSTS, CHIPS (of a host).
@@ -40,6 +41,10 @@ else
 fi
 # shellcheck disable=SC2153 # NAME is required above
 host_0="jobset.sigs.k8s.io/jobset-name=$NAME,batch.kubernetes.io/job-completion-index=0"
+if [[ "$DRY_RUN" == 0 ]]; then
+    # kubectl wait fails where there is no pod yet; older ones do so even with --for=create.
+    until [[ -n "$(kubectl get pod --selector="$host_0" --output=name)" ]]; do sleep 5; done
+fi
 run kubectl wait --for=condition=Ready --timeout=1h pod --selector="$host_0"
 run kubectl logs --follow --selector="$host_0"
 run kubectl get jobset "$NAME"

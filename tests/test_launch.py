@@ -1,6 +1,10 @@
-"""Launch scripts: linted, and what they would run is looked at. No cluster is touched."""
+"""Launch scripts: linted, and run with stand-ins for what they call. No cluster is touched."""
 
+import contextlib
 import os
+import re
+import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-LAUNCH = Path(__file__).parent.parent / "launch"
+ROOT = Path(__file__).parent.parent
+LAUNCH = ROOT / "launch"
 SCRIPTS = {
     "tpu_pod.sh": {"TPU_NAME": "t", "ZONE": "z", "ACCELERATOR": "v5litepod-16", "NFS": "n:/s"},
     "gke.sh": {
@@ -52,7 +57,7 @@ def planned():
 def test_scripts_pass_shellcheck():
     files = [LAUNCH / "common.sh", *(LAUNCH / name for name in SCRIPTS)]
     command = [Path(sys.executable).with_name("shellcheck"), "--external-sources", *files]
-    result = subprocess.run(command, cwd=LAUNCH.parent, capture_output=True, text=True, timeout=120)
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stdout
 
 
@@ -95,6 +100,65 @@ def test_tpu_pod_creates_installs_and_trains_in_order(planned):
     assert "LZN_COMMIT=abc" in lines[-1]
 
 
+def test_tpu_pod_brings_a_new_enough_python(planned):
+    install = planned["tpu_pod.sh"].splitlines()[3]
+    needed = re.search(r"python_requires=\">=(\d+)\.(\d+)", (ROOT / "setup.py").read_text())
+    brought = re.search(r"uv venv .*?--python (\d+)\.(\d+)", install)
+    assert [int(n) for n in brought.groups()] >= [int(n) for n in needed.groups()]
+    assert "apt-get install -qq -y -o DPkg::Lock::Timeout=" in install
+
+
+def test_tpu_pod_ends_where_the_code_cannot_be_copied(tmp_path):
+    code, calls = _pretend(tmp_path, "tpu_pod.sh", gcloud="[[ $what == scp ]] && exit 1")
+    assert (code, calls) == (1, ["describe", "scp"])
+
+
+def test_tpu_pod_waits_for_a_slice_after_a_preemption(tmp_path):
+    gcloud = """
+case $what in
+    describe) case $n in 1) echo READY ;; 2 | 3) echo PREEMPTED ;; esac ;;
+    create) exit $((n < 5)) ;;
+    code) [[ $n == 1 ]] || echo 0 ;;
+esac
+exit"""
+    code, calls = _pretend(tmp_path, "tpu_pod.sh", gcloud=gcloud, MAX_RESTARTS="1")
+    assert code == 0
+    counts = [calls.count(what) for what in ("delete", "create", "sleep", "train")]
+    assert counts == [1, 5, 5, 2]
+
+
+# The connection to a run is cut after its first line, and so is the next; it ends soon after LAST.
+CUT = """
+if [[ $what$n == train1 ]]; then
+    mkfifo ~/pipe
+    (cd && exec bash -c "$command") &> ~/pipe &
+    head -n 1 ~/pipe
+    exit 255
+elif [[ $what$n == code1 ]]; then
+    exit 255
+elif [[ $what$n == LAST ]]; then
+    (/bin/sleep 0.5; touch ~/over) &> /dev/null &
+fi"""
+
+
+def test_tpu_pod_waits_for_a_run_whose_connection_is_lost(tmp_path):
+    code, calls = _pretend(tmp_path, "tpu_pod.sh", gcloud=CUT.replace("LAST", "code2"))
+    assert code == 0
+    expected = ["describe", "scp", "install", "train", "code", "describe", "code"]
+    assert [call for call in calls if call != "sleep"] == expected
+    assert (tmp_path / "runs").read_text().split() == ["start", "end"]
+    assert (tmp_path / "lzn_jax" / "run.log").read_text().split() == ["first", "second", "third"]
+
+
+def test_tpu_pod_does_not_install_over_a_run(tmp_path):
+    no_answer = "[[ $what$n == describe2 ]] && exit 1"
+    gcloud = CUT.replace("LAST", "install2") + f"\n{no_answer}"
+    code, calls = _pretend(tmp_path, "tpu_pod.sh", gcloud=gcloud)
+    assert code == 0
+    assert calls.count("install") == 2
+    assert (tmp_path / "runs").read_text().split() == ["start", "end"] * 2
+
+
 def test_slurm_starts_the_same_command_on_every_task(planned):
     activate, srun = planned["slurm.sbatch"].splitlines()
     assert "/v/bin/activate" in activate
@@ -124,6 +188,18 @@ def test_gke_applies_a_jobset_of_the_same_command(planned):
     assert said.splitlines() == ["exec", "python", "-m", "lzn_jax.main", *ARGUMENTS]
 
 
+def test_gke_waits_until_there_is_a_pod(tmp_path):
+    kubectl = """
+case $what in
+    get) [[ $n -lt 3 ]] || echo pod/n ;;
+    wait) [[ $(grep -cx get ~/calls) == 3 ]] ;;
+esac"""
+    code, calls = _pretend(tmp_path, "gke.sh", kubectl=kubectl)
+    assert code == 0
+    calls = [call for call in calls if call != "sleep"]
+    assert calls == ["apply", "get", "get", "get", "wait", "logs", "get"]
+
+
 def test_local_processes_get_their_numbers():
     command = [sys.executable, LAUNCH / "local_multiprocess.py", "--processes=2", "--devices=4"]
     result = subprocess.run(
@@ -136,6 +212,75 @@ def test_local_processes_get_their_numbers():
         assert "JAX_NUM_PROCESSES=2 " in line
         assert "python -m lzn_jax.main --config=configs/cifar10_gen.py" in line
     assert subprocess.run([*command, "--", "--mode=train"], capture_output=True).returncode == 2
+
+
+COUNT = "echo $what >> ~/calls; n=$(grep -cx $what ~/calls)"
+# A slice of one host, whose home this is; $what is asked for the $n-th time.
+GCLOUD = f"""
+what=$4 command=
+for word; do [[ $word != --command=* ]] || command=${{word#--command=}}; done
+case $command in
+    *"uv venv"*) what=install ;;
+    *LZN_COMMIT*) what=train ;;
+    *run.code*) what=code ;;
+esac
+{COUNT}
+ANSWERS
+case $what in
+    describe) echo READY ;;
+    install | train | code) cd && exec bash -c "$command" ;;
+esac"""
+KUBECTL = f"""
+what=$1
+{COUNT}
+ANSWERS"""
+HOST = {
+    "sleep": "echo sleep >> ~/calls; exec /bin/sleep 0.1",
+    "git": "",
+    "tar": "",
+    "mountpoint": "",
+    # As on a host that is at its own updates: the first update fails.
+    "sudo": '[[ "$*" != "apt-get update"* ]] || ! mkdir ~/updated 2> /dev/null',
+    "curl": '[[ "$*" != *agent-worker-number ]] || echo 0',
+    "../.local/bin/uv": "[[ $1 != venv ]] || { mkdir -p venv/bin; touch venv/bin/activate; }",
+    # Runs that others have on this machine do not count.
+    "pgrep": f'exec {shutil.which("pgrep")} --session 0 "$@"',
+    "python": """
+echo start >> ~/runs
+echo first
+until [[ -e ~/over ]]; do /bin/sleep 0.1; done
+echo second
+/bin/sleep 0.5
+echo third
+echo end >> ~/runs""",
+}
+
+
+def _pretend(home, script, *, gcloud="", kubectl="", **variables):
+    """Runs a script with stand-ins for what it calls: its exit code, and the calls in order."""
+    programs = HOST | {
+        "gcloud": GCLOUD.replace("ANSWERS", gcloud),
+        "kubectl": KUBECTL.replace("ANSWERS", kubectl),
+        "docker": "",
+    }
+    for name, code in programs.items():
+        program = home / "bin" / name
+        program.parent.mkdir(parents=True, exist_ok=True)
+        program.write_text(f"#!/usr/bin/env bash\n{code}\n")
+        program.chmod(0o755)
+    path = f"{home / 'bin'}:{os.environ['PATH']}"
+    environment = {"HOME": str(home), "PATH": path, "LZN_COMMIT": "abc"} | SCRIPTS[script]
+    process = subprocess.Popen(
+        ["bash", LAUNCH / script, *ARGUMENTS],
+        env=environment | variables,
+        start_new_session=True,
+    )
+    try:
+        code = process.wait(timeout=120)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    return code, (home / "calls").read_text().split()
 
 
 def _inner():
