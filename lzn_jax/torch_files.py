@@ -1,7 +1,8 @@
-"""Tensors of PyTorch's zip files (.pt, .pth), read and written without PyTorch.
+"""Tensors of PyTorch's files (.pt, .pth), read and written without PyTorch.
 
 Such a file is a zip archive of stored (not compressed) entries: `data.pkl`, a pickle of the object
-that was saved, and `data/<key>`, the bytes of each tensor's storage. A pickle is a program, and an
+that was saved, and `data/<key>`, the bytes of each tensor's storage. Before PyTorch 1.6 it was a
+stream: pickles, of which the fourth is the object, then the storages. A pickle is a program, and an
 unpickler runs it. The machine here knows the instructions that build containers, numbers and
 strings, and no other: it has none that imports a module, calls a function or sets an attribute.
 """
@@ -45,6 +46,10 @@ _NAMES = {_DICT, _TENSOR, _PARAMETER} | {f"torch.{name}" for name in _DTYPES}
 _MAX_DIMENSIONS = 64  # of PyTorch and NumPy both
 _MAX_DEPTH = 100
 
+# What a stream starts with: a pickle of a magic number, one of its version.
+_STREAM_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+_STREAM_VERSION = 1001
+
 
 @dataclasses.dataclass(frozen=True)
 class _Name:
@@ -55,11 +60,15 @@ class _Name:
 
 @dataclasses.dataclass(frozen=True)
 class _Storage:
-    """The flat array that the archive's entry `data/<key>` holds."""
+    """The flat array that a file holds under a key."""
 
     key: str
     dtype: np.dtype
     size: int
+
+    @property
+    def nbytes(self) -> int:
+        return self.size * self.dtype.itemsize
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,37 +103,40 @@ _DAMAGE = (
 )
 
 
-def read(path: str | os.PathLike[str], want: Callable[[Path], bool] = lambda path: True) -> Any:
+def read(
+    path: str | os.PathLike[str],
+    want: Callable[[Path], bool] = lambda path: True,
+    *,
+    streams: bool = False,
+) -> Any:
     """The object that torch.save wrote: dicts, lists, tuples, numbers, strings and tensors.
 
     A tensor whose path (the keys and indices that lead to it) `want` agrees to is a read-only
     NumPy array, a view where several share a storage; any other is a StoredTensor, whose bytes
     stay in the file. float, double, half, bfloat16 (ml_dtypes), integers and bool are read.
-    Raises UserError for a file that is none, is damaged, or holds anything else.
+    `streams` admits the format before PyTorch 1.6, which has no checksums. Raises UserError for a
+    file that is none, is damaged, or holds anything else.
     """
     try:
         with open(path, "rb") as file:
-            return _read(file, want)
+            return _read(file, want, streams)
     except FileNotFoundError as error:
         raise UserError(f"there is no file {path}") from error
     except (_Refused, OSError) as error:
         raise UserError(f"{path} cannot be read as a PyTorch file: {_line(error)}") from error
 
 
-def _read(file: BinaryIO, want: Callable[[Path], bool]) -> Any:
+def _read(file: BinaryIO, want: Callable[[Path], bool], streams: bool) -> Any:
+    start = file.read(len(_STREAM_START))
+    container: _Archive | _Stream
+    if streams and start == _STREAM_START:
+        container = _Stream(file)
     # zipfile looks at a file's end only, where a zip can hide behind anything.
-    if file.read(4) != b"PK\x03\x04":
+    elif start.startswith(b"PK\x03\x04"):
+        container = _Archive(file)
+    else:
         raise _Refused("it is not in PyTorch's zip format (torch.save of PyTorch 1.6 or later)")
-    try:
-        archive = _Archive(zipfile.ZipFile(file))
-    except _DAMAGE as error:
-        raise _Refused(f"its zip archive is damaged: {_line(error)}") from error
-    pickle = archive.entry("data.pkl")
-    try:
-        saved = _Machine().run(pickle)
-    except _DAMAGE as error:
-        raise _Refused(f"its pickle is damaged: {_line(error)}") from error
-    return _Reader(archive.array, want, budget=len(pickle)).read(saved, ())
+    return _Reader(container.array, want, container.budget).read(container.saved, ())
 
 
 def _line(error: Exception) -> str:
@@ -132,21 +144,30 @@ def _line(error: Exception) -> str:
 
 
 class _Archive:
-    """An opened file: its entries, and the storages that were read from it."""
+    """A zip archive: the object it holds, and the storages that were read from it.
 
-    def __init__(self, archive: zipfile.ZipFile) -> None:
-        self._zip = archive
-        pickles = [name for name in archive.namelist() if name.split("/")[1:] == ["data.pkl"]]
+    `budget` is the length of the object's pickle.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        try:
+            self._zip = zipfile.ZipFile(file)
+        except _DAMAGE as error:
+            raise _Refused(f"its zip archive is damaged: {_line(error)}") from error
+        names = self._zip.namelist()
+        pickles = [name for name in names if name.split("/")[1:] == ["data.pkl"]]
         if len(pickles) != 1:
             raise _Refused("it must hold one data.pkl in one folder")
         self._folder = pickles[0].removesuffix("data.pkl")
         self._storages: dict[_Storage, np.ndarray] = {}
-        if f"{self._folder}byteorder" in archive.namelist():
-            order = self.entry("byteorder")
+        if f"{self._folder}byteorder" in names:
+            order = self._entry("byteorder")
             if order != b"little":
                 raise _Refused(f"its byte order is {order[:20]!r}, not little")
+        pickle = self._entry("data.pkl")
+        self.saved, self.budget = _Machine().run(pickle), len(pickle)
 
-    def entry(self, name: str) -> bytes:
+    def _entry(self, name: str) -> bytes:
         try:
             info = self._zip.getinfo(f"{self._folder}{name}")
             # PyTorch stores; a small file that unpacks to a huge one is no checkpoint.
@@ -159,16 +180,61 @@ class _Archive:
     def array(self, tensor: StoredTensor) -> np.ndarray:
         storage = tensor.storage
         if storage not in self._storages:
-            content = self.entry(f"data/{storage.key}")
-            if len(content) != storage.size * storage.dtype.itemsize:
+            content = self._entry(f"data/{storage.key}")
+            if len(content) != storage.nbytes:
                 raise _Refused(f"its entry data/{storage.key} has a wrong length")
             self._storages[storage] = np.frombuffer(content, storage.dtype)
-        flat = self._storages[storage][tensor.offset :]
-        strides = tuple(stride * flat.itemsize for stride in tensor.strides)
-        try:
-            return np.lib.stride_tricks.as_strided(flat, tensor.shape, strides)
-        except (ValueError, OverflowError) as error:
-            raise _Refused(f"a tensor of shape {tensor.shape} is too large") from error
+        return _view(self._storages[storage], tensor)
+
+
+class _Stream:
+    """A file of PyTorch before 1.6, from behind the magic number on; attributes as of an archive.
+
+    Pickles of the version, of the system, of the object and of the storages' keys; then, key by
+    key, a storage's length (int64) and its elements.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        if _Machine().run(file) != _STREAM_VERSION:
+            raise _Refused(f"its version is not {_STREAM_VERSION}")
+        match _Machine().run(file):
+            case {"little_endian": True}:
+                start = file.tell()
+            case _:
+                raise _Refused("its byte order is not little")
+        machine = _Machine()
+        self.saved = machine.run(file)
+        self.budget = file.tell() - start
+        keys = _Machine().run(file)
+        self._storages: dict[_Storage, np.ndarray] = {}
+        for key in keys if isinstance(keys, list) else []:
+            storage = machine.storages.get(key) if isinstance(key, str) else None
+            if storage is None:
+                raise _Refused("it has a storage that no tensor is of")
+            self._storages[storage] = _read_storage(file, storage)
+
+    def array(self, tensor: StoredTensor) -> np.ndarray:
+        if tensor.storage not in self._storages:
+            raise _Refused(f"it lacks the storage {tensor.storage.key}")
+        return _view(self._storages[tensor.storage], tensor)
+
+
+def _read_storage(file: BinaryIO, storage: _Storage) -> np.ndarray:
+    if file.read(8) != storage.size.to_bytes(8, "little"):
+        raise _Refused(f"its storage {storage.key} has a wrong length")
+    # A file's size, not what it says, bounds the memory that is taken.
+    content = file.read(min(storage.nbytes, os.fstat(file.fileno()).st_size))
+    if len(content) != storage.nbytes:
+        raise _Refused(f"it ends within the storage {storage.key}")
+    return np.frombuffer(content, storage.dtype)
+
+
+def _view(flat: np.ndarray, tensor: StoredTensor) -> np.ndarray:
+    strides = tuple(stride * flat.itemsize for stride in tensor.strides)
+    try:
+        return np.lib.stride_tricks.as_strided(flat[tensor.offset :], tensor.shape, strides)
+    except (ValueError, OverflowError) as error:
+        raise _Refused(f"a tensor of shape {tensor.shape} is too large") from error
 
 
 class _Reader:
@@ -209,18 +275,23 @@ _MARK = object()
 class _Machine:
     """Runs a pickle's instructions on a stack; refuses those that it does not know.
 
-    The instructions are described in the standard library's pickletools.
+    The instructions are described in the standard library's pickletools. `storages` are those that
+    the pickle names, by key.
     """
 
     def __init__(self) -> None:
         self._stack: list[Any] = []
         self._memo: dict[int, Any] = {}
+        self.storages: dict[str, _Storage] = {}
 
-    def run(self, program: bytes) -> Any:
-        """The object that the pickle builds; a damaged one can raise nearly any exception."""
-        for instruction, argument, _ in pickletools.genops(program):
-            self._step(instruction.name, argument)
-        (result,) = self._stack
+    def run(self, program: bytes | BinaryIO) -> Any:
+        """The object that a pickle builds; of a file, the one that starts at its position."""
+        try:
+            for instruction, argument, _ in pickletools.genops(program):
+                self._step(instruction.name, argument)
+            (result,) = self._stack
+        except _DAMAGE as error:
+            raise _Refused(f"its pickle is damaged: {_line(error)}") from error
         return result
 
     def _step(self, name: str, argument: Any) -> None:
@@ -260,7 +331,9 @@ class _Machine:
                 name, module = stack.pop(), stack.pop()
                 stack.append(_name(f"{module}.{name}"))
             case "BINPERSID":
-                stack.append(_storage(stack.pop()))
+                storage = _storage(stack.pop())
+                self.storages[storage.key] = storage
+                stack.append(storage)
             case "REDUCE":
                 arguments, function = stack.pop(), stack.pop()
                 stack.append(_built(function, arguments))
@@ -309,7 +382,10 @@ def _built(function: Any, arguments: Any) -> Any:
 
 def _storage(persistent_id: Any) -> _Storage:
     match persistent_id:
-        case ("storage", _Name(name=name), str(key), str(), int(size)) if size >= 0:
+        # A stream adds a sixth item, which is None unless the storage is a view of another.
+        case ("storage", _Name(name=name), str(key), str(), int(size), *rest) if (
+            size >= 0 and rest in ([], [None])
+        ):
             return _Storage(key, _DTYPES[name.removeprefix("torch.")], size)
         case _:
             raise ValueError("no storage")

@@ -81,6 +81,68 @@ def test_parameters_and_protocol_4(path):
     np.testing.assert_array_equal(read["p"], SIX)
 
 
+def test_a_file_from_before_pytorch_1_6(path):
+    value = {
+        "a": np.arange(6.0).reshape(2, 3),
+        "b": [np.array([True, False]), 2.5],
+        "c": View("w", 1, (2,), (3,)),
+        "d": View("w", 0, (3, 2), (1, 3)),
+    }
+    torch_writer.write_stream(path, value, storages={"w": SIX})
+    read = torch_files.read(path, streams=True)
+    np.testing.assert_array_equal(read["a"], value["a"])
+    np.testing.assert_array_equal(read["b"][0], [True, False])
+    assert read["b"][1] == 2.5
+    np.testing.assert_array_equal(read["c"], [1, 4])
+    np.testing.assert_array_equal(read["d"], SIX.reshape(2, 3).T)
+    assert np.shares_memory(read["c"], read["d"])
+
+
+def test_a_file_from_before_pytorch_1_6_must_be_asked_for(path):
+    torch_writer.write_stream(path, {"a": SIX})
+    with pytest.raises(UserError, match="not in PyTorch's zip format"):
+        torch_files.read(path)
+
+
+STREAMS = {
+    "version": ({"version": 1002}, "its version is not 1001"),
+    "byte order": ({"system": {"little_endian": False}}, "byte order is not little"),
+    "no system": ({"system": 3}, "byte order is not little"),
+    "import": ({"value": call(name("os", "system"), "true")}, "'os.system'"),
+    "import in the system": ({"system": call(name("os", "system"), "true")}, "'os.system'"),
+    "import in the keys": ({"keys": call(name("os", "system"), "true")}, "'os.system'"),
+    "key of no tensor": ({"keys": ["0", "1"]}, "a storage that no tensor is of"),
+    "key that is no string": ({"keys": [[]]}, "a storage that no tensor is of"),
+    "no keys": ({"keys": []}, "lacks the storage 0"),
+    "keys that are no list": ({"keys": 7}, "lacks the storage 0"),
+    "truncated pickle": ({"end": 300}, "its pickle is damaged"),
+    "truncated storage": ({"end": -1}, "ends within the storage 0"),
+    "no storages": ({"end": -32}, "storage 0 has a wrong length"),
+    "beyond": ({"value": View("0", 1, (6,), (1,)), "storages": {"0": SIX}}, "beyond its storage"),
+    "large": (
+        {"value": View("0", 0, (1,), (1,), size=2**30), "storages": {"0": SIX}},
+        "wrong length",
+    ),
+    "two sizes": (
+        {
+            "value": [View("0", 0, (1,), (1,), size=6), View("0", 0, (1,), (1,), size=5)],
+            "storages": {"0": SIX},
+        },
+        "wrong length",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", STREAMS)
+def test_wrong_files_from_before_pytorch_1_6_are_refused_in_one_line(path, case):
+    options, words = STREAMS[case]
+    torch_writer.write_stream(path, **{"value": {"t": SIX}, **options})
+    with pytest.raises(UserError, match=words) as refusal:
+        torch_files.read(path, streams=True)
+    assert "\n" not in str(refusal.value)
+    assert str(path) in str(refusal.value)
+
+
 def test_only_wanted_tensors_are_read(path):
     value = {"encoder": {"a": SIX, "b": SIX + 1}, "ema": [SIX + 2, SIX + 3]}
     _save(path, value)
@@ -399,6 +461,22 @@ def test_changed_bytes_end_in_a_refusal_or_a_value(tmp_path):
             changed.write_bytes(content)
         try:
             torch_files.read(changed)
+        except UserError:
+            refused += 1
+    assert 300 < refused < 600
+
+
+def test_changed_bytes_of_a_stream_end_in_a_refusal_or_a_value(path):
+    torch_writer.write_stream(path, {"a": [1, "b", SIX], "c": (SIX, 2.5)})
+    original, rng = path.read_bytes(), np.random.default_rng(0)
+    refused = 0
+    for _ in range(600):
+        content = bytearray(original)
+        for position in rng.integers(0, len(content), rng.integers(1, 4)):
+            content[position] = rng.integers(0, 256)
+        path.write_bytes(content)
+        try:
+            torch_files.read(path, streams=True)
         except UserError:
             refused += 1
     assert 300 < refused < 600

@@ -97,9 +97,9 @@ def _read_torch(path: Path) -> dict[tuple[str, ...], np.ndarray]:
         if found != expected[1]:
             raise UserError(
                 f"{path} is not what its name says: its SHA-256 starts with {found}, "
-                f"not {expected[1]}; download it again"
+                f"not {expected[1]}; download it again, or rename it if it was saved anew"
             )
-    state = torch_files.read(path)
+    state = torch_files.read(path, streams=True)  # the original file is of 2019
     if not isinstance(state, dict) or not all(isinstance(a, np.ndarray) for a in state.values()):
         raise UserError(f"{path} is not a state dict: tensors by name are expected")
     return from_torch(state, str(path))

@@ -107,6 +107,9 @@ def test_weights_from_a_pytorch_file(tmp_path, state, variables):
     again = load_inception(tmp_path / "ours.npz")
     jax.tree.map(np.testing.assert_array_equal, again.variables, variables)
     assert loaded.key == again.key
+    # The original file is older than PyTorch's zip format.
+    torch_writer.write_stream(tmp_path / "stream.pth", state)
+    assert load_inception(tmp_path / "stream.pth").key == loaded.key
     wrong = named.rename(tmp_path / "pt_inception-2015-12-05-6726825d.pth")
     with pytest.raises(UserError, match=f"starts with {digest[:8]}, not 6726825d"):
         load_inception(wrong)
