@@ -1,5 +1,6 @@
 """One optimiser for all networks: Adam, a rate and an end of training for each, and EMA (§4)."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -66,11 +67,18 @@ def update_ema(
     active: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Moves each active network's average by 1 - min(decay, (1+k)/(10+k)) at its k-th update."""
-    # 1 - (1+k)/(10+k) is 9/(10+k); in float32 the difference itself would lose digits.
+    # 1 - (1+k)/(10+k) is 9/(10+k). Neither it nor 1 - rate may be a difference in float32: the
+    # average would shrink by the digits that are lost.
     rate = jnp.maximum(1 - decay, 9 / (10 + step + 1))
+
+    def moved(old: Array, new: Array, rate: Array) -> Array:
+        return old + rate * (new - old)
+
     return {
-        network: optax.incremental_update(
-            params[network], ema[network], jnp.where(active[network], rate, 0.0)
+        network: jax.tree.map(
+            functools.partial(moved, rate=jnp.where(active[network], rate, 0.0)),
+            ema[network],
+            params[network],
         )
         for network in params
     }

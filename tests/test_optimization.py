@@ -152,6 +152,19 @@ def test_ema_follows_the_recurrence(decay):
         np.testing.assert_allclose(average["encoder"]["w"], expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("decay", [0.9999, 0.999999])
+def test_ema_of_weights_that_stay_stays(decay):
+    weights = {"encoder": {"w": jnp.linspace(0.1, 1, 50)}}
+    active = {"encoder": jnp.asarray(True)}
+    late = jnp.int32(10**8)
+    moved = optimization.update_ema(weights, weights, late, decay, active)
+    np.testing.assert_array_equal(moved["encoder"]["w"], weights["encoder"]["w"])
+    far = {"encoder": {"w": jnp.full(50, 1e6)}}
+    moved = optimization.update_ema(weights, far, late, decay, active)
+    expected = decay * np.linspace(0.1, 1, 50) + (1 - decay) * 1e6
+    np.testing.assert_allclose(moved["encoder"]["w"], expected, rtol=1e-6)
+
+
 def test_ema_of_an_inactive_network_stays_to_the_bit():
     ema = {network: {"w": jnp.array([0.1, 1 / 3])} for network in NETWORKS}
     params = {network: {"w": jnp.array([5.0, 7.0])} for network in NETWORKS}
