@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from lzn_jax.data.decoding import decode, upright_size
+from lzn_jax.data.decoding import Size, decode, is_jpeg, jpeg_size
 
 # A JPEG file may be decoded at 1/2, 1/4 or 1/8, if crops are still this many times as large as the
 # views: the views then change by less than one level of 255 in the mean.
@@ -48,20 +48,26 @@ def random_views(
     A large JPEG file is decoded at a fraction of its size where every crop allows it. Raises
     UnreadableImageError as `decode`.
     """
-    if isinstance(source, np.ndarray):
-        height, width, _ = source.shape
+
+    def draw_boxes(whole: Size) -> list[Box]:
+        return [draw_box(rng, *whole, area=area, ratio=ratio) for _ in range(count)]
+
+    if isinstance(source, bytes) and is_jpeg(source):
+        whole = jpeg_size(source)
+        boxes = draw_boxes(whole)
+        image = decode(source, channels, _smallest_size(whole, boxes, size))
+        scale = 2 ** round(math.log2(whole[0] / image.width))
     else:
-        width, height = upright_size(source)
-    boxes = [draw_box(rng, width, height, area=area, ratio=ratio) for _ in range(count)]
+        image = _from_array(source) if isinstance(source, np.ndarray) else decode(source, channels)
+        boxes, scale = draw_boxes(image.size), 1
+    return np.stack([_resize(image, box, size, scale) for box in boxes])
+
+
+def _smallest_size(whole: Size, boxes: list[Box], size: int) -> Size:
+    """The size below which an image may not be decoded, for views of `size` pixels."""
     smallest = min(min(right - left, lower - upper) for left, upper, right, lower in boxes)
     shrink = max(1.0, smallest / (_REDUCING_GAP * size))
-    if isinstance(source, np.ndarray):
-        image = _from_array(source)
-    else:
-        at_least = (math.ceil(width / shrink), math.ceil(height / shrink))
-        image = decode(source, channels, at_least)
-    scale = 2 ** round(math.log2(width / image.width))
-    return np.stack([_resize(image, box, size, scale) for box in boxes])
+    return math.ceil(whole[0] / shrink), math.ceil(whole[1] / shrink)
 
 
 def draw_box(

@@ -40,10 +40,16 @@ def decode(encoded: bytes, channels: int, at_least: Size | None = None) -> Image
         raise UnreadableImageError(_reason(error) if encoded else "it is empty") from error
 
 
-def upright_size(encoded: bytes) -> Size:
-    """Width and height of what `decode` gives, from the file's header alone.
+def is_jpeg(encoded: bytes) -> bool:
+    """Whether a file's content starts as a JPEG's, which `decode` may give at a fraction."""
+    return encoded.startswith(b"\xff\xd8")
 
-    Raises UnreadableImageError as `decode`.
+
+def jpeg_size(encoded: bytes) -> Size:
+    """Width and height of what `decode` gives for a JPEG, from the file's header alone.
+
+    Of other files Pillow may turn the size itself, or decode them to find the orientation. Raises
+    UnreadableImageError as `decode`.
     """
     try:
         with Image.open(io.BytesIO(encoded)) as opened:
@@ -53,8 +59,8 @@ def upright_size(encoded: bytes) -> Size:
 
 
 def _lies(image: Image.Image) -> bool:
-    """Whether an image's EXIF orientation says to turn it on its side."""
-    return image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+    """Whether a JPEG's EXIF orientation says to turn it on its side."""
+    return image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
 
 
 def _reason(error: Exception) -> str:

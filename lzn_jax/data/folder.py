@@ -4,7 +4,9 @@
     PATH/CLASS/*.jpg                classes, no test split
     PATH/train/CLASS/*, PATH/val/CLASS/*    ImageNet, AFHQ; also test/ or validation/
 
-Labels number the class folders of the training split by name.
+The test split is the first of test/, val/ and validation/, or, where classes are asked for, the
+first with class folders: the test/ of ImageNet has none. Labels number the class folders of the
+training split by name.
 """
 
 import os
@@ -109,7 +111,9 @@ def _split_folder(root: Path, data: ConfigDict, split: str) -> Path:
                 f"{root} has no folder {', '.join(TEST_FOLDERS)}: set data.holdout to the number "
                 "of training images to set apart for tests"
             )
-        folder = found[0]
+        needs_classes = data.num_classes > 1 or data.class_name is not None
+        fitting = (path for path in found if not needs_classes or _class_folders(path))
+        folder = next(fitting, found[0])
     if data.class_name is None:
         return folder
     if not (folder / data.class_name).is_dir():

@@ -7,7 +7,7 @@ only that step needs TensorFlow, and for some data sets not even it does.
 import hashlib
 import importlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from lzn_jax.data.examples import EncodedImages, Examples
 _MAX_BYTES_DECODED = 2**30
 _RECORDS_AT_A_TIME = 512
 _CACHE_LABELS_ABOVE = 10_000  # records
+_DAMAGE = (RuntimeError, ValueError, OSError)  # what reading a damaged record raises
 
 
 def load(data: ConfigDict, split: str) -> Examples:
@@ -41,7 +42,9 @@ def load(data: ConfigDict, split: str) -> Examples:
     labels = records.labels() if data.num_classes > 1 else np.zeros(len(records), np.int32)
     images = EncodedImages(records, labels, data)
     is_small = np.prod(images.shape) <= _MAX_BYTES_DECODED
-    if is_small and records.image_shape == images.shape[1:]:
+    # Whole images alone, for training views are cropped from what is kept.
+    is_whole = records.image_shape == images.shape[1:] and data.centre_crop == 1
+    if is_small and is_whole:
         return Examples(np.asarray(images), labels)
     return Examples(images, labels)
 
@@ -94,10 +97,7 @@ class _Records:
 
     def read(self, index: int) -> bytes:
         """The content of an image file."""
-        try:
-            content: bytes = self._source[index][self._image_key]
-        except (RuntimeError, ValueError, OSError) as error:
-            raise UnreadableImageError(f"its record is damaged: {error}") from error
+        content: bytes = self._record(index)[self._image_key]
         return content
 
     def name(self, index: int) -> str:
@@ -108,7 +108,8 @@ class _Records:
         """Classes of all records.
 
         TFDS keeps them beside the images, so this reads the whole split: ImageNet takes minutes.
-        Those of a large one are therefore kept in the user's cache folder.
+        Those of a large one are therefore kept in the user's cache folder. Raises UserError for a
+        damaged record.
         """
         cached = self._label_file()
         if len(self) > _CACHE_LABELS_ABOVE and cached.is_file():
@@ -122,9 +123,32 @@ class _Records:
         with reporting.progress(len(self), "reading labels", unit="record", brief=True) as bar:
             for start in range(0, len(self), _RECORDS_AT_A_TIME):
                 rows = range(start, min(start + _RECORDS_AT_A_TIME, len(self)))
-                for record in self._source.__getitems__(list(rows)):
+                for record in self._read_rows(rows):
                     yield int(record[self._label_key])
                 bar.update(len(rows))
+
+    def _read_rows(self, rows: range) -> Iterable[Any]:
+        try:
+            records: list[Any] = self._source.__getitems__(list(rows))
+        except _DAMAGE:
+            return map(self._labelled_record, rows)  # one of these says which record it is
+        return records
+
+    def _labelled_record(self, index: int) -> Any:
+        try:
+            return self._record(index)
+        except UnreadableImageError as error:
+            raise UserError(
+                f"the label of {self.name(index)} cannot be read: {error}; prepare the data set "
+                "again"
+            ) from error
+
+    def _record(self, index: int) -> Any:
+        try:
+            return self._source[index]
+        except _DAMAGE as error:
+            reason = " ".join(str(error).split())
+            raise UnreadableImageError(f"its record is damaged: {reason}") from error
 
     def _label_file(self) -> Path:
         text = f"{self._name} {self._split} {len(self)}".encode()

@@ -42,9 +42,10 @@ def dense(units: int, dtype: DTypeLike, name: str, scale: float = 1.0) -> nn.Den
 
 
 def group_norm(channels: int, dtype: DTypeLike, name: str) -> nn.GroupNorm:
-    """Group normalisation with groups of four channels or more, at most 32 groups."""
+    """Group normalisation: as many groups as divide the channels, of four or more, at most 32."""
+    most = min(channels // 4, 32)
     return nn.GroupNorm(
-        num_groups=min(channels // 4, 32),
+        num_groups=max(groups for groups in range(1, most + 1) if channels % groups == 0),
         epsilon=1e-6,
         use_fast_variance=False,
         dtype=at_least_float32(dtype),

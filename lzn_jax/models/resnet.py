@@ -139,7 +139,8 @@ class Bottleneck(nn.Module):
     def _project(self, x: Array) -> Array:
         stride = self.stride
         if self.selective_kernel_ratio > 0 and stride > 1:
-            x, stride = nn.avg_pool(x, (2, 2), strides=(2, 2)), 1
+            # Zeros beyond odd edges count in the means, as in SimCLRv2.
+            x, stride = nn.avg_pool(x, (2, 2), strides=(2, 2), padding="SAME"), 1
         x = conv(EXPANSION * self.width, 1, stride, self.dtype, "shortcut_conv")(x)
         return self._norm("shortcut_norm")(x)
 

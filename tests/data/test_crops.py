@@ -6,7 +6,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 from scipy import stats
 from sklearn.datasets import load_sample_images
 
@@ -171,21 +171,39 @@ def _pixels(raw, channels):
 
 
 @pytest.mark.parametrize("size", [8, 64])
-def test_views_are_those_of_the_upright_image(size):
+@pytest.mark.parametrize("orientation", [6, 9], ids=["to turn by 90 degrees", "unknown"])
+@pytest.mark.parametrize(
+    ("form", "options", "tolerance"),
+    [
+        ("PNG", {}, 0),
+        ("TIFF", {}, 0),
+        ("JPEG", {"quality": 98}, 5),  # a wrong turn makes it 60
+    ],
+)
+def test_views_are_those_of_the_upright_image(form, options, tolerance, orientation, size):
     """Boxes, too, and the fraction at which a file that lies on its side is decoded."""
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by 90 degrees
-    lying = Image.fromarray(_smooth(427, 640))
-    upright = np.asarray(lying.transpose(Image.Transpose.ROTATE_270))
-    for raw, tolerance in (
-        (_file(lying, exif=exif), 0),
-        (_file(lying, "JPEG", quality=98, exif=exif), 5),  # a wrong turn makes it 60
-    ):
-        views, expected = (
-            crops.random_views(source, np.random.default_rng(0), size, channels=3).astype(int)
-            for source in (raw, upright)
-        )
-        assert np.abs(views - expected).mean() <= tolerance
+    exif[0x0112] = orientation
+    stored = Image.fromarray(_smooth(427, 640))
+    raw = _file(stored, form, exif=exif, **options)
+    upright = stored.transpose(Image.Transpose.ROTATE_270) if orientation == 6 else stored
+    views, expected = (
+        crops.random_views(source, np.random.default_rng(0), size, channels=3).astype(int)
+        for source in (raw, np.asarray(upright))
+    )
+    assert np.abs(views - expected).mean() <= tolerance
+
+
+def test_a_file_is_decoded_once_for_all_views(monkeypatch):
+    decoded = []
+    load_end = PngImagePlugin.PngImageFile.load_end
+    monkeypatch.setattr(
+        PngImagePlugin.PngImageFile,
+        "load_end",
+        lambda image: decoded.append(image) or load_end(image),
+    )
+    crops.random_views(_file(_noise(40, 50, 3)), np.random.default_rng(0), 8, channels=3, count=3)
+    assert len(decoded) == 1
 
 
 @pytest.mark.parametrize("broken", ["text", "truncated", "float"])

@@ -60,6 +60,21 @@ def test_train_and_test_folders_are_the_splits(tmp_path, test_folder):
     assert (_levels(test), test.labels.tolist()) == ([4, 2], [0, 1])
 
 
+@pytest.mark.parametrize(
+    ("changes", "levels"),
+    [
+        ({"num_classes": 2}, [2, 3]),
+        ({"class_name": "y"}, [3]),
+        ({}, [4]),  # a single class needs no class folders
+    ],
+)
+def test_classes_are_tested_where_there_are_class_folders(tmp_path, changes, levels):
+    """ImageNet as it is distributed: its test images are without labels, in a flat folder."""
+    _make(tmp_path, "train/x/a.png", "train/y/b.png", "val/x/c.png", "val/y/d.png", "test/e.png",
+          "validation/x/f.png", "validation/y/g.png")  # fmt: skip
+    assert _levels(data.load(_config(tmp_path, **changes), "test")) == levels
+
+
 def test_one_class_folder_may_be_taken_alone(tmp_path):
     _make(tmp_path, "train/cat/a.png", "train/dog/b.png", "val/cat/c.png", "val/dog/d.png")
     config = _config(tmp_path, class_name="dog")
@@ -158,6 +173,8 @@ def test_a_file_that_vanishes_is_unreadable(tmp_path):
          {"num_classes": 2}, "z is a class without training images"),
         (["train/x/a.png", "train/y/a.png", "val/x/a.png"], {"num_classes": 2},
          "y holds no images"),
+        (["train/x/a.png", "train/y/a.png", "test/a.png", "val/a.png"], {"num_classes": 2},
+         "test/x holds no images"),
         (["train/x/a.png", "val/x/a.png"], {"class_name": "empty"}, "holds no images"),
     ],
 )  # fmt: skip

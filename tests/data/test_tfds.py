@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import subprocess
 import sys
 
@@ -76,7 +77,7 @@ def prepared(tmp_path_factory):
 
 def _config(folder, **changes):
     fields = {"name": "tfds", "path": str(folder), "tfds_name": "shapes", "image_size": 2}
-    fields |= {"channels": 3, "num_classes": 3, "flip": False, "workers": 0}
+    fields |= {"centre_crop": 1.0, "channels": 3, "num_classes": 3, "flip": False, "workers": 0}
     fields |= {"train_split": "train", "test_split": "validation", "skip_unreadable": False}
     return ConfigDict(fields | changes)
 
@@ -110,6 +111,25 @@ def test_a_single_class_needs_no_labels(prepared):
     assert sorted(examples.images[:, 0, 0, 0]) == [5, 6, 7]
     assert examples.labels.tolist() == [0, 0, 0]
     assert data.class_names(config) == ("",)
+
+
+def test_what_training_crops_is_the_whole_image(prepared):
+    config = _config(prepared, tfds_name="squares", channels=1, num_classes=1, centre_crop=0.5)
+    assert isinstance(data.load(config, "train").images, EncodedImages)
+
+
+@pytest.mark.parametrize("skip_unreadable", [False, True])
+def test_a_damaged_record_is_named_when_labels_are_read(prepared, tmp_path, skip_unreadable):
+    folder = tmp_path / "shapes" / "1.0.0"
+    shutil.copytree(prepared / "shapes" / "1.0.0", folder)
+    (file,) = folder.glob("*train*")
+    intact = file.read_bytes()
+    second = intact.index(b"PNG", intact.index(b"PNG") + 1)  # each record holds one PNG file
+    file.write_bytes(intact[:second] + b"png" + intact[second + 3 :])
+    config = _config(tmp_path, skip_unreadable=skip_unreadable)
+    with pytest.raises(UserError, match="label of record 1 of shapes's split train") as raised:
+        data.load(config, "train")
+    assert len(str(raised.value).splitlines()) == 1
 
 
 def test_labels_of_a_large_split_are_read_once(prepared, tmp_path, monkeypatch):

@@ -259,6 +259,13 @@ def unit_inputs(block):
     return inputs, weights, nhwc(units[f"{block}/out_f64"])
 
 
+@pytest.mark.parametrize(
+    ("channels", "groups"), [(4, 1), (12, 3), (128, 32), (512, 32), (144, 24), (148, 4)]
+)
+def test_groups_of_a_normalisation_divide_its_channels(channels, groups):
+    assert layers.group_norm(channels, jnp.float32, "norm").num_groups == groups
+
+
 RESIDUAL_BLOCKS = {
     "res_same": (16, False, None),
     "res_widen": (24, False, None),

@@ -18,7 +18,7 @@ from torch_layout import (
 )
 
 from lzn_jax.models import ResNet
-from lzn_jax.models.resnet import SelectiveKernel
+from lzn_jax.models.resnet import Bottleneck, SelectiveKernel
 from lzn_jax.models.torch_names import torch_keys
 
 RESNET50 = {
@@ -216,6 +216,16 @@ def test_selective_kernel_mixes_by_softmax_of_the_summary():
     weights = np.exp(logits) / np.exp(logits).sum(axis=-2, keepdims=True)
     out = module.apply({"params": params}, x)
     np.testing.assert_allclose(out, (branches * weights).sum(axis=-2), atol=1e-5)
+
+
+def test_shortcut_beside_selective_kernels_counts_zeros_beyond_odd_edges():
+    block = Bottleneck(4, 2, True, 0.0625, 4, jnp.float32)
+    x = jax.random.normal(jax.random.key(0), (2, 5, 6, 16))
+    run = jax.jit(block.init_with_output)  # fresh, so its shortcut alone
+    out, _ = run(jax.random.key(1), x)
+    assert out.shape == (2, 3, 3, 16)
+    even, _ = run(jax.random.key(1), jnp.pad(x, ((0, 0), (0, 1), (0, 0), (0, 0))))
+    np.testing.assert_allclose(out, even, atol=1e-6)
 
 
 def test_selective_kernels_give_the_shapes_of_the_plain_network():
