@@ -24,7 +24,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.study = "generation"
     config.seed = 0
 
-    # Data: 50,000 training and 10,000 test images; labels are not read.
+    # Data: 50,000 training and 10,000 test images; labels are for evaluation alone.
     config.data = ml_collections.ConfigDict()
     config.data.name = "cifar10"
     config.data.path = "data/cifar10"

@@ -16,7 +16,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.study = "generation"
     config.seed = 0
 
-    # Data: 1437 training and 360 test images; labels are not read.
+    # Data: 1437 training and 360 test images; labels are for evaluation alone.
     config.data = ml_collections.ConfigDict()
     config.data.name = "digits"
     config.data.image_size = 8

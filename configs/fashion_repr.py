@@ -13,7 +13,7 @@ from lzn_jax import configuration
 
 
 def get_config() -> ml_collections.ConfigDict:
-    """The config of this experiment: digits_repr with other data and a stage more."""
+    """The config of this experiment: digits_repr with other data and a larger network."""
     config = configuration.sibling(__file__, "digits_repr")
 
     # Data: 60,000 training and 10,000 test images; labels are for evaluation alone.
@@ -25,11 +25,6 @@ def get_config() -> ml_collections.ConfigDict:
     config.augmentation.min_area = 0.3
 
     config.latent.context_size = 2000
-
-    # Less noise and fewer alignment steps than the paper's 0.45 and 20: an assignment that stays
-    # softer, by which the encoder learns sooner.
-    config.latent.noise_scale = 0.2
-    config.alignment.num_steps = 3
 
     # A ResNet whose stem quarters the image, for a CPU's sake: feature maps 7 and 4 wide.
     config.encoder.stem = "imagenet"

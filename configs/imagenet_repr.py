@@ -2,8 +2,8 @@
 
     python -m lzn_jax.main --config=configs/imagenet_repr.py --config.data.path=DIR
 
-DIR holds train/<class>/*.JPEG and val/<class>/*.JPEG; --mode=check_data looks it through. For
-ImageNet from TensorFlow Datasets see README.
+DIR holds train/<class>/*.JPEG and val/<class>/*.JPEG; --mode=check_data looks it through.
+imagenet_tfds_repr.py reads ImageNet as TensorFlow Datasets has prepared it.
 
 Expected after 5,000,000 updates, with --config.evaluation.probe_protocol=paper: linear probe 69.5 %
 top-1, 89.3 % top-5 (paper table 4; SimCLR 69.3 % after 1000 epochs, where 5,000,000 updates of

@@ -547,6 +547,13 @@ def _check_across(values: Mapping[str, Any]) -> None:
             check(values, network)
     if values["study"] == "representation":
         _check_blur(values)
+    elif values["decoder.scale_by_sigma"] and values["decoder.time_embedding"] != "fourier":
+        raise UserError(
+            "decoder.scale_by_sigma must be False unless decoder.time_embedding is 'fourier', "
+            "got True"
+        )
+    if values["study"] == "joint" and values["data.num_classes"] < 2:
+        raise UserError("data.num_classes must be an integer >= 2 in the joint study, got 1")
 
 
 def _check_blur(values: Mapping[str, Any]) -> None:

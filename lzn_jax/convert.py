@@ -75,6 +75,7 @@ def convert(
         raise UserError(f"{checkpoint} has no {lacking[0]}, which the config's study needs")
     config, images = _context_images(config, context)
     workdirs.prepare(config, workdir, is_training=True)
+    workdirs.record(config, workdir)
     _save(config, found, images, workdir)
     _report(config, found, layouts)
     return config
@@ -154,7 +155,7 @@ def _context_images(config: ConfigDict, folder: str | None) -> tuple[ConfigDict,
         studies.check_context(config, len(images), f"the images in {folder}")
         return config, images
     try:
-        return config, studies.load_data(config)[0].images
+        images = data.load(config.data, "train").images
     except UserError as error:
         _log.warning(
             "no context anchors, as there are no training images (%s): evaluate, reconstruct, "
@@ -163,9 +164,11 @@ def _context_images(config: ConfigDict, folder: str | None) -> tuple[ConfigDict,
             "add --config.latent.context_size=0 to every command on this work folder",
             error,
         )
-    values = config.to_dict()
-    values["latent"]["context_size"] = 0
-    return FrozenConfigDict(values), ()
+        values = config.to_dict()
+        values["latent"]["context_size"] = 0
+        return FrozenConfigDict(values), ()
+    studies.check_context(config, len(images), f"the training images of {config.data.name}")
+    return config, images
 
 
 def _save(config: ConfigDict, found: Released, context: Any, workdir: Path) -> None:

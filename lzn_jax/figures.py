@@ -155,17 +155,17 @@ def sample_grid(
     goes on over further rows, at most `columns`. A label below 0 is no class and has no name.
     """
     classes = np.unique(labels)[:_MAX_CLASS_ROWS]
-    pixels = _enlarged(images)
-    row_height, column_width = pixels.shape[1] + _GAP, pixels.shape[2] + _GAP
     limit = columns if len(classes) > 1 else columns * columns
     tiles, notes = [], []
     for row, label in enumerate(classes.tolist()):
+        pixels = _enlarged(images[np.flatnonzero(labels == label)[:limit]])
+        row_height, column_width = pixels.shape[1] + _GAP, pixels.shape[2] + _GAP
         name = _class_name(label, class_names)
         notes.append(_Note(-12, row * row_height + pixels.shape[1] // 2, name, "right"))
-        for place, index in enumerate(np.flatnonzero(labels == label)[:limit]):
+        for place, tile in enumerate(pixels):
             down, across = divmod(place, columns)
             corner = (across * column_width, (row + down) * row_height)
-            tiles.append(_Tile(*corner, pixels[index]))
+            tiles.append(_Tile(*corner, tile))
     return _write_sheet(path, tiles, notes, title or "Images by class")
 
 
@@ -451,7 +451,8 @@ def _plane(points: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, str]:
     plane = _discriminant_plane(points, labels)
     if plane is not None:
         return plane, "class-separating direction"
-    return np.linalg.svd(points - points.mean(axis=0))[2][:2].T, "principal direction"
+    centred = points - points.mean(axis=0)
+    return np.linalg.eigh(centred.T @ centred)[1][:, :-3:-1], "principal direction"
 
 
 def _class_colors(classes: np.ndarray) -> dict[int, Any]:

@@ -42,6 +42,10 @@ def _run(arguments: list[str]) -> int:
     if flags.input is not None and flags.mode not in MODES_WITH_INPUT:
         raise UserError(f"--input goes with --mode={' or '.join(MODES_WITH_INPUT)}")
     config = configuration.load(flags.config, overrides)
+    if "://" in (flags.workdir or ""):
+        raise UserError(
+            f"--workdir must be a folder: mount the bucket and name it there, got {flags.workdir}"
+        )
     workdir = Path(flags.workdir or Path("results") / Path(flags.config).stem)
 
     # JAX starts only for a good command.
@@ -63,7 +67,8 @@ def _run(arguments: list[str]) -> int:
             return 0
         workdirs.prepare(config, workdir, is_training=flags.mode == "train")
         if flags.mode == "train":
-            return train.train_and_evaluate(config, workdir)
+            with workdirs.locked(workdir):
+                return train.train_and_evaluate(config, workdir)
         mode = getattr(modes, flags.mode)
         mode(config, workdir, *([flags.input] if flags.mode in MODES_WITH_INPUT else []))
         logging.getLogger("lzn_jax").info("done: results are in %s", workdir)

@@ -19,8 +19,9 @@ _log = logging.getLogger(__name__)
 
 def evaluate(config: ConfigDict, workdir: Path) -> None:
     """Evaluates the newest checkpoint: summary.json and figures."""
-    train, test = studies.load_data(config)
     trained = restore(config, workdir)
+    trained.study.prepare_evaluation()
+    train, test = studies.load_data(config)
     results = trained.study.evaluate(trained.model, train, test, workdir)
     reporting.write_json(workdir / "summary.json", {"step": trained.step, **results})
     for name, value in results.items():
@@ -114,6 +115,10 @@ def _two_images(config: ConfigDict, images_from: str | None) -> tuple[Images, np
         raise UserError(f"interpolation is between two images, {images_from} holds {len(images)}")
     if labels is None:
         return images, None
+    if len(images) < 2:
+        raise UserError(
+            "there is 1 test image, interpolation is between two: name a folder of two with --input"
+        )
     others = np.flatnonzero(labels != labels[0])
     rows = np.array([0, others[0] if len(others) > 0 else 1])
     return images[rows], labels[rows]

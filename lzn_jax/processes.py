@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Any, NoReturn
 
@@ -88,9 +88,12 @@ def _connect() -> None:
 def _is_cluster() -> bool:
     """Whether JAX will find other processes by what the machine tells it."""
     tasks = [os.environ.get(name, "1") for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")]
-    # JAX sets the variable where it finds no TPU, hosts of notebooks where there is no pod.
-    on_tpu = find_spec("libtpu") is not None and "TPU_SKIP_MDS_QUERY" not in os.environ
-    return tasks != ["1", "1"] or (on_tpu and os.environ.get("JAX_PLATFORMS") != "cpu")
+    # JAX asks the TPU's metadata for its hosts unless a variable forbids it. JAX sets that where it
+    # finds no TPU, hosts of notebooks where there is no pod, and GKE, which lists the hosts itself.
+    hosts = os.environ.get("TPU_PROCESS_ADDRESSES", os.environ.get("TPU_WORKER_HOSTNAMES", ""))
+    has_pod = "TPU_SKIP_MDS_QUERY" not in os.environ or "," in hosts
+    on_tpu = find_spec("libtpu") is not None and os.environ.get("JAX_PLATFORMS") != "cpu"
+    return tasks != ["1", "1"] or (on_tpu and has_pod)
 
 
 def is_writer() -> bool:
@@ -108,17 +111,41 @@ def anywhere(flag: bool) -> bool:
     return not everywhere(not flag)
 
 
-def interruption() -> Callable[[int], bool]:
-    """`asked(step)`, after every step: whether to save at this step and leave.
+class Interrupted(BaseException):
+    """A SIGTERM where the process may leave at once."""
 
-    A SIGTERM to one process makes all of them leave at the same step.
-    """
-    if jax.distributed.is_initialized():
-        return multihost_utils.reached_preemption_sync_point
-    event = threading.Event()
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, lambda *_: event.set())
-    return lambda step: event.is_set()
+
+class Interruption:
+    """A SIGTERM asks to save and leave; to one process, makes all leave at the same step."""
+
+    def __init__(self) -> None:
+        self._is_alone = not jax.distributed.is_initialized()
+        self._is_asked = self._may_raise = False
+        if self._is_alone and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._ask)
+
+    def asked(self, step: int) -> bool:
+        """Whether to save at this step and leave; for after every step."""
+        if self._is_alone:
+            return self._is_asked
+        stop: bool = multihost_utils.reached_preemption_sync_point(step)
+        return stop
+
+    @contextlib.contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Inside, a SIGTERM raises Interrupted, unless other processes would wait for this one."""
+        self._may_raise = True
+        try:
+            if self._is_asked:
+                raise Interrupted
+            yield
+        finally:
+            self._may_raise = False
+
+    def _ask(self, *_: object) -> None:
+        self._is_asked = True
+        if self._may_raise:
+            raise Interrupted
 
 
 # Without what follows a process would wait in its next collective for one that has failed, and

@@ -69,7 +69,9 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> int:
     with goodput("init"):
         mesh = sharding.make_mesh(examples_at_a_time(training))
         study = studies.build(config, mesh)
+        study.prepare_evaluation()
         train, test = studies.load_data(config)
+        workdirs.record(config, workdir)
         batches = data.TrainingBatches(
             train,
             training.batch_size,
@@ -80,7 +82,7 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> int:
         )
         optimizer = optimization.make_optimizer(training, list(study.modules))
         init = functools.partial(init_state, study, optimizer, config.seed)
-        asked_to_leave = processes.interruption()
+        interruption = processes.Interruption()
 
     with batches, Checkpoints(workdir, config.checkpoint.keep) as checkpoints:
         with goodput("restore"):
@@ -108,8 +110,11 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> int:
             # A checkpoint is written before the evaluation of its step: a process killed in
             # between makes the evaluation good when it resumes, and loses no step.
             while True:
-                is_last = step >= training.num_steps or is_leaving
-                if step > saved and (is_last or step % config.checkpoint.every_steps == 0):
+                is_over = step >= training.num_steps
+                is_due = is_over or (step > 0 and step % config.evaluation.every_steps == 0)
+                if step > saved and (
+                    is_due or is_leaving or step % config.checkpoint.every_steps == 0
+                ):
                     metrics.flush()
                     with goodput("save"):
                         save_state(checkpoints, state, study, train)
@@ -117,13 +122,18 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> int:
                     saved = step
                 if is_leaving or metrics.too_many_skipped():
                     break
-                if step >= training.num_steps or (
-                    step > 0 and step % config.evaluation.every_steps == 0
-                ):
+                if is_due:
                     metrics.flush()
-                    with goodput("eval"):
-                        _evaluate_once(study, state, train, test, workdir, log, metrics)
-                if step >= training.num_steps:
+                    evaluate = functools.partial(
+                        _evaluate, study, state, train, test, workdir, interruption
+                    )
+                    try:
+                        with goodput("eval"):
+                            _evaluate_once(evaluate, step, workdir, log, metrics)
+                    except processes.Interrupted:
+                        is_leaving = True
+                        break
+                if is_over:
                     break
                 checkpoints.check()
                 with goodput("data"):
@@ -132,12 +142,19 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> int:
                     state, new_metrics = update(state, batch)
                     step += 1
                     metrics.put(step, new_metrics)
-                is_leaving = asked_to_leave(step)
+                is_leaving = interruption.asked(step)
         if metrics.too_many_skipped():
             _save_for_replay(state, batches, mesh, workdir)
     goodput.write(workdir)
     _log.info("%s", goodput.in_words())
-    return _finish(step, training.num_steps, metrics.too_many_skipped(), workdir)
+    if metrics.too_many_skipped():
+        _log.error("stopped at step %d", step)
+        return EXIT_NON_FINITE
+    if is_leaving:
+        _log.info("saved at step %d; run the same command to go on", step)
+        return EXIT_RUN_AGAIN
+    _log.info("done: results are in %s", workdir)
+    return EXIT_DONE
 
 
 def init_state(study: Study, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
@@ -335,22 +352,32 @@ def _compile_update(
     return compiled
 
 
-def _evaluate_once(
+def _evaluate(
     study: Study,
     state: TrainState,
     train: Examples,
     test: Examples,
     workdir: Path,
+    interruption: processes.Interruption,
+) -> dict[str, float]:
+    """The study's evaluation, which a SIGTERM ends: it is repeated when the run goes on."""
+    with interruption.at_once():
+        return study.evaluate(averaged_model(state, study, train), train, test, workdir)
+
+
+def _evaluate_once(
+    evaluate: Callable[[], dict[str, float]],
+    step: int,
+    workdir: Path,
     log: reporting.MetricLog,
     metrics: "_LateMetrics",
 ) -> None:
     """Evaluates, unless the run that this one continues has done so at this step."""
-    step = int(state.step)
     if log.has(step, "evaluation_seconds"):
         return
     workdirs.check_there(workdir)
     started = time.perf_counter()
-    results = study.evaluate(averaged_model(state, study, train), train, test, workdir)
+    results = evaluate()
     reporting.write_json(workdir / "summary.json", {"step": step, **results, **metrics.rates()})
     log.write(step, {**results, "evaluation_seconds": time.perf_counter() - started})
     if processes.is_writer():
@@ -439,14 +466,3 @@ def _announce_cost(cost: costs.Cost) -> None:
         cost.total,
         100 * cost.inside / cost.total,
     )
-
-
-def _finish(step: int, num_steps: int, too_many_skipped: bool, workdir: Path) -> int:
-    if too_many_skipped:
-        _log.error("stopped at step %d", step)
-        return EXIT_NON_FINITE
-    if step < num_steps:
-        _log.info("saved at step %d; run the same command to go on", step)
-        return EXIT_RUN_AGAIN
-    _log.info("done: results are in %s", workdir)
-    return EXIT_DONE

@@ -102,6 +102,8 @@ class TrainedModel:
         """
         if not isinstance(self.study, Generates):
             raise self._cannot("generate images", "generation and joint studies do")
+        if count < 1:
+            raise UserError(f"the number of samples must be at least 1, got {count}")
         return self.study.sample(self.model, count, self._checked_labels(labels, count), key)
 
     def reconstruct(

@@ -2,12 +2,15 @@
 
 import contextlib
 import errno
+import fcntl
 import json
+import logging
 import os
 import subprocess
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import jax
 from ml_collections import ConfigDict
@@ -17,6 +20,9 @@ from lzn_jax.configuration import UserError
 
 CONFIG_FILE = "config.json"
 VERSION_FILE = "version.json"
+LOCK_FILE = ".lock"
+# A host that died keeps its lock on a network's file system for so long: NFS's lease, and a little.
+LOCK_SECONDS = 100.0
 # Full, read-only, broken and lost disks; of other errors the file's name says whose they are.
 _DISK_ERRORS = ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EIO", "ESTALE")
 # What may differ from the run that a folder holds: where its data lie, how long, how often, how
@@ -34,24 +40,24 @@ FREE_FIELDS = (
     "sampling.",
 )
 
+_log = logging.getLogger(__name__)
+
 
 def prepare(config: ConfigDict, workdir: Path, *, is_training: bool) -> None:
-    """Makes the folder ready for a run of `config`, which it then holds as config.json.
+    """Makes the folder ready for a run of `config`, and changes nothing of what it holds.
 
-    Raises UserError where the folder cannot be written, holds a run of another config, is not
-    shared by all processes, or, unless training, holds no checkpoint.
+    Raises UserError where the folder cannot be written, holds a run of another config, or, unless
+    training, holds no checkpoint.
     """
     if not is_training and not has_checkpoint(workdir):
         raise UserError(
             f"there is no checkpoint in {workdir / 'checkpoints'}: train first (--mode=train) or "
             "name the folder of a run with --workdir"
         )
-    check_same_run(config, workdir)
+    if _holds_run(workdir):
+        check_same_run(config, workdir)
     try:
         (workdir / "figures").mkdir(parents=True, exist_ok=True)
-        if is_training:
-            reporting.write_json(workdir / CONFIG_FILE, configuration.to_json_dict(config))
-            reporting.write_json(workdir / VERSION_FILE, code_version())
         reporting.write_bytes(workdir / ".writable", b"")
         (workdir / ".writable").unlink(missing_ok=True)
     except OSError as error:
@@ -59,12 +65,54 @@ def prepare(config: ConfigDict, workdir: Path, *, is_training: bool) -> None:
         raise UserError(
             f"the work folder {workdir} cannot be written ({reason}): choose one with --workdir"
         ) from error
+
+
+def record(config: ConfigDict, workdir: Path) -> None:
+    """Writes what a run is: config.json, and by which code, version.json.
+
+    For when nothing of the config has turned out to be wrong. Raises UserError for a folder that is
+    not shared by all processes.
+    """
+    reporting.write_json(workdir / CONFIG_FILE, configuration.to_json_dict(config))
+    reporting.write_json(workdir / VERSION_FILE, code_version())
     processes.everywhere(True)  # the one that writes has written
-    if is_training and not (workdir / CONFIG_FILE).is_file():
+    if not (workdir / CONFIG_FILE).is_file():
         raise UserError(
             f"the work folder {workdir} is not the same folder in all processes: choose one that "
             "all see with --workdir"
         )
+
+
+@contextlib.contextmanager
+def locked(workdir: Path) -> Iterator[None]:
+    """Inside, this process is the only one, or the writer of the only ones, that trains there.
+
+    Raises UserError while another does.
+    """
+    if not processes.is_writer():
+        yield
+        return
+    # A lock of the process, not of the file's handle, which workers would inherit.
+    with open(workdir / LOCK_FILE, "w") as file:
+        deadline = time.monotonic() + LOCK_SECONDS
+        while not _try_lock(file):
+            if time.monotonic() > deadline:
+                raise UserError(
+                    f"another process trains in {workdir}: wait for its end or choose another "
+                    "--workdir"
+                )
+            time.sleep(1)
+        yield
+
+
+def _try_lock(file: TextIO) -> bool:
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    except OSError as error:
+        _log.warning("whether another process trains here cannot be known: %s", error.strerror)
+    return True
 
 
 @contextlib.contextmanager
@@ -116,6 +164,12 @@ def has_checkpoint(workdir: Path) -> bool:
     """Whether the folder holds a finished checkpoint."""
     folder = workdir / "checkpoints"
     return folder.is_dir() and any(child.name.isdigit() for child in folder.iterdir())
+
+
+def _holds_run(workdir: Path) -> bool:
+    """Whether a run has left more than its config there."""
+    metrics = workdir / reporting.METRICS_FILE
+    return has_checkpoint(workdir) or (metrics.is_file() and metrics.stat().st_size > 0)
 
 
 def check_same_run(config: ConfigDict, workdir: Path) -> None:

@@ -71,6 +71,7 @@ def config(path="configs/digits_joint.py", **changes):
 def untrained_run(workdir, config, steps=(2,)):
     """The folder of a run with checkpoints of random networks, others for each step."""
     workdirs.prepare(config, workdir, is_training=True)
+    workdirs.record(config, workdir)
     study = studies.build(config, sharding.make_mesh(studies.examples_at_a_time(config.training)))
     examples = studies.load_data(config)[0]
     optimizer = optimization.make_optimizer(config.training, list(study.modules))

@@ -99,6 +99,7 @@ SAME_NETWORKS = {
     "celebahq_gen": "afhq_cat_gen",
     "lsun_bedroom_gen": "afhq_cat_gen",
     "imagenet_repr_100ep": "imagenet_repr",
+    "imagenet_tfds_repr": "imagenet_repr",
 }
 FULL_SCALE = sorted(PAPER.keys() | SAME_NETWORKS.keys())
 
@@ -199,7 +200,21 @@ def _write_images(folder, generator):
             Image.fromarray(generator.integers(0, 256, (12, 10, 3), np.uint8)).save(path)
 
 
-WRITERS = {"fashion": _write_fashion, "cifar10": _write_cifar10, "image_folder": _write_images}
+def _write_tfds(folder, generator):
+    pytest.importorskip("tensorflow_datasets")
+    pytest.importorskip("array_record")
+    from tfds_writer import prepare
+
+    rows = [(int(level), "RGB", i % 2) for i, level in enumerate(generator.integers(0, 256, 48))]
+    prepare(folder, "made", (None, None, 3), {"train": rows, "validation": rows}, ["cat", "dog"])
+
+
+WRITERS = {
+    "fashion": _write_fashion,
+    "cifar10": _write_cifar10,
+    "image_folder": _write_images,
+    "tfds": _write_tfds,
+}
 
 
 @pytest.fixture
@@ -216,10 +231,13 @@ def data_fields(tmp_path, monkeypatch):
         folder.mkdir()
         WRITERS[data.name](folder, np.random.default_rng(0))
         fields = {"data__path": folder}
-        if data.name == "image_folder":
+        if data.name in ("image_folder", "tfds"):
             fields |= {"data__image_size": 8, "data__workers": 0}
             fields["data__num_classes"] = min(data.num_classes, 2)
+        if data.name == "image_folder":
             fields["data__holdout"] = data.holdout and 8
+        if data.name == "tfds":
+            fields["data__tfds_name"] = "made"
         return fields
 
     return make

@@ -372,6 +372,25 @@ def test_dpm_needs_three_steps(num_steps, accepted):
         assert message(DIGITS_JOINT, *overrides) == expected
 
 
+def test_noise_levels_scale_by_sigma_where_time_is_a_fourier_embedding():
+    scaled = "decoder.scale_by_sigma=True"
+    expected = "decoder.scale_by_sigma must be False unless decoder.time_embedding is 'fourier'"
+    assert message(DIGITS_JOINT, scaled).startswith(expected)
+    config = configuration.load(DIGITS_JOINT, [scaled, "decoder.time_embedding=fourier"])
+    assert config.decoder.scale_by_sigma
+
+
+def test_a_joint_study_needs_two_classes(tmp_path):
+    source = {"path": "x", "class_name": None, "holdout": 0, "workers": 0, "centre_crop": 1.0}
+    lines = f"tree['data'].update(name='image_folder', skip_unreadable=False, **{source})"
+    for count in (1, 2):
+        path = edited(tmp_path, f"{lines}\ntree['data']['num_classes'] = {count}")
+        if count == 1:
+            assert message(path).startswith("data.num_classes must be an integer >= 2")
+        else:
+            assert configuration.load(str(path)).data.num_classes == 2
+
+
 def test_an_override_does_not_repair_a_file(tmp_path):
     path = edited(tmp_path, "del tree['seed']")
     assert message(path, "seed=1").startswith("the config lacks the field seed (")

@@ -196,6 +196,9 @@ def test_plane_of_two_classes_is_that_of_largest_variance():
     points = rng.normal(size=(500, 6)) * np.array([1, 9, 1, 1, 5, 1])
     plane, kind = figures._plane(points, np.arange(500) % 2)
     assert kind == "principal direction"
+    centred = points - points.mean(axis=0)
+    expected = np.linalg.svd(centred, full_matrices=False)[2][:2].T
+    np.testing.assert_allclose(np.abs(plane.T @ expected), np.eye(2), atol=1e-9)
     np.testing.assert_allclose(np.abs(plane), np.eye(6)[:, [1, 4]], atol=0.1)
 
 

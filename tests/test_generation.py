@@ -14,6 +14,7 @@ from lzn_jax.evaluation import feature_network
 from lzn_jax.randomness import Stream, normal_by_index
 from lzn_jax.studies import Model, generation, image_decoder
 from lzn_jax.studies.generation import NO_CLASS
+from lzn_jax.studies.reconstruction import evaluated_rows
 
 pytestmark = pytest.mark.usefixtures("fast_compile")
 
@@ -153,6 +154,16 @@ def straight(variables, x, t, latents, labels, *, train):
     """Straight paths, which Euler undoes exactly, in a direction that the latent gives."""
     assert labels is None
     return jnp.zeros_like(x) + latents[:, :1, None, None]
+
+
+@pytest.mark.parametrize("count", [1, 1999, 2000, 2001, 10_000])
+def test_images_of_all_classes_are_reconstructed_where_files_go_by_class(count):
+    rows = evaluated_rows(count)
+    assert len(rows) == min(count, 2000)
+    assert rows[0] == 0
+    assert rows[-1] >= count - np.ceil(count / 2000)
+    steps = np.diff(rows)
+    assert np.all((steps >= count // 2000) & (steps >= 1) & (steps <= np.ceil(count / 2000)))
 
 
 def test_reconstruction_is_exact_for_straight_paths(digits):

@@ -219,6 +219,8 @@ BAD_INPUT = {
     "no checkpoint": (["--mode=evaluate", "--workdir={new}"], "no checkpoint in {new}"),
     "nothing to replay": (["--mode=replay"], "nothing to replay in"),
     "unwritable folder": (["--workdir={new}/file/run"], "cannot be written"),
+    "folder in a bucket": (["--workdir=gs://bucket/run"], "mount the bucket"),
+    "weights of metrics": (["--config.evaluation.clip_path=/nowhere"], "None for grey images"),
 }
 
 
@@ -234,6 +236,12 @@ def test_bad_input_is_one_line_and_touches_nothing(case, trained, tmp_path, caps
     assert line.startswith("error: ")
     assert expected.format(new=tmp_path) in line
     assert _contents(trained) == before
+
+
+def test_what_fails_before_its_first_update_leaves_the_folder_to_another(tmp_path, capsys):
+    assert _run(tmp_path, "--config.latent.context_size=1438") == 2
+    assert "1437" in capsys.readouterr().err
+    assert not (tmp_path / "config.json").exists()
 
 
 def test_a_missing_config_names_the_nearest(capsys):

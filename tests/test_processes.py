@@ -148,7 +148,7 @@ def test_a_sigterm_to_one_process_makes_both_leave_at_the_same_step():
 import time
 from lzn_jax import processes
 with processes.together(**where):
-    asked, step = processes.interruption(), 0
+    asked, step = processes.Interruption().asked, 0
     processes.everywhere(True)
     print(flush=True)
     while not asked(step):
@@ -203,6 +203,28 @@ def test_a_tpu_asks_jax_for_its_pod(met, monkeypatch):
     monkeypatch.setenv("JAX_PLATFORMS", "")
     with processes.together():
         assert len(met) == 1
+
+
+@pytest.mark.parametrize(
+    ("environment", "is_met"),
+    [
+        ({}, False),  # as on notebooks' hosts, and where JAX finds no TPU
+        ({"TPU_WORKER_HOSTNAMES": "localhost"}, False),
+        ({"TPU_WORKER_HOSTNAMES": "a-0.b,a-1.b"}, True),
+        ({"TPU_PROCESS_ADDRESSES": "a:8471,b:8471"}, True),
+        ({"TPU_PROCESS_ADDRESSES": "a:8471", "TPU_WORKER_HOSTNAMES": "a,b"}, False),
+    ],
+)
+def test_a_tpu_without_metadata_lists_its_hosts(environment, is_met, met, monkeypatch):
+    monkeypatch.setattr(processes, "find_spec", lambda name: object())
+    monkeypatch.setenv("JAX_PLATFORMS", "")
+    monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "true")
+    for name in ("TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with processes.together():
+        assert len(met) == is_met
 
 
 @pytest.mark.parametrize(

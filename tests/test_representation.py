@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 import small
+from ml_collections import FrozenConfigDict
 from zoning import oracle
 
 from lzn_jax import data, sharding, studies
@@ -146,7 +147,8 @@ def test_embedding_has_the_papers_four_features():
     def exact(anchors, noise):
         return oracle.euler_latents(anchors, noise, np.zeros(1, int), 4)
 
-    for name, scale in {"latent": 0.45, "latent_centre": 0.0}.items():
+    scales = {"latent": _config().latent.noise_scale, "latent_centre": 0.0}
+    for name, scale in scales.items():
         for i in range(10):
             anchors = np.concatenate([found["head"][i : i + 1], model.context["anchors"]])
             expected = oracle.in_float64(exact, anchors, scale * noise[i : i + 1])
@@ -173,10 +175,44 @@ def test_an_images_features_do_not_depend_on_the_others():
         np.testing.assert_allclose(many[name][:3], values, rtol=1e-4, atol=1e-4, err_msg=name)
 
 
+def test_noise_of_an_image_goes_by_its_index():
+    study = _study()
+    model = _model(study, studies.load_data(_config())[0])
+    anchors = np.random.default_rng(0).normal(size=(9, 8)).astype(np.float32)
+    index = np.array([7, 2, 40])
+    found = study.latents.features(model.context, anchors[[7, 2, 5]], index=index)["latent"]
+    every = study.latents.features(model.context, anchors)["latent"]
+    np.testing.assert_allclose(found[:2], every[[7, 2]], rtol=1e-4, atol=1e-4)
+    assert np.all(np.abs(found[2] - every[5]) > 1e-3)
+
+
+def test_simclrs_probe_learns_from_crops_alone():
+    crops = studies.load_data(_config())[1].images[:6]
+    request = {"crops": jnp.asarray(crops), "index": jnp.arange(6)}
+    plain = _study().features(_variables(), jnp.asarray(crops))["head"]
+    for protocol, is_plain in (("simclr", True), ("paper", False)):
+        study = _study(evaluation__probe_protocol=protocol)
+        found = study.augmented_features(_variables(), request)["head"]
+        assert np.allclose(found, plain, rtol=1e-4, atol=1e-4) == is_plain
+
+
+def test_images_of_one_class_have_no_accuracy(tmp_path, caplog):
+    caplog.set_level("INFO", "lzn_jax")
+    values = _config().to_dict()
+    values["data"]["num_classes"] = 1
+    study = studies.build(FrozenConfigDict(values), sharding.make_mesh(8, jax.devices()[:1]))
+    some = studies.load_data(_config())[1].images[:2]  # too few for a figure
+    examples = data.Examples(some, np.zeros(2, np.int32))
+    assert study.evaluate(studies.Model(_variables(), {}), examples, examples, tmp_path) == {}
+    assert "they need labels of two classes" in caplog.text
+
+
 @pytest.mark.parametrize("protocol", ["cached", "simclr"])
 def test_evaluation_measures_four_features(protocol, tmp_path, monkeypatch):
     # Fast enough for features as weak as those of a tiny fresh network.
-    short = probes.Protocol(40, 128, lambda num_steps, batch_size: optax.adam(0.3))
+    short = probes.Protocol(
+        epochs=40, batch_size=128, distorts=False, optimizer=lambda *_: optax.adam(0.3)
+    )
     monkeypatch.setitem(probes.PROTOCOLS, "simclr", short)
     study = _study(evaluation__probe_protocol=protocol)
     train, test = (

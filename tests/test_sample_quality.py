@@ -120,7 +120,7 @@ def test_bad_weights_of_clip_are_found_before_any_image_is_seen(tmp_path):
     path = tmp_path / "model.safetensors"
     path.write_bytes(b"other")
     with pytest.raises(UserError, match="cannot be read as a safetensors file"):
-        SampleQuality(config(clip=path))
+        SampleQuality(config(clip=path)).read_weights()
 
 
 def test_clip_leaves_few_images_alone(clip, tmp_path, caplog):
@@ -178,13 +178,22 @@ def test_weights_go_with_rgb_images():
         SampleQuality(config(channels=1, clip="model.safetensors"))
 
 
+def test_weights_are_read_when_they_are_needed():
+    """What only samples or classifies does without them."""
+    quality = SampleQuality(config(path="/nowhere/weights.pth", clip="/nowhere"))
+    with pytest.raises(UserError, match=r"there is no file /nowhere/weights\.pth"):
+        quality.read_weights()
+    with pytest.raises(UserError, match="/nowhere"):
+        SampleQuality(config(clip="/nowhere")).read_weights()
+
+
 def rgb_config(folder):
-    """digits_joint on a folder of colour images."""
+    """digits_gen on a folder of colour images."""
     for index in range(16):
         path = folder / "images" / ("train" if index else "test") / "a" / f"{index}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(images_of(1, index)[0]).save(path)
-    source = (ROOT / "configs/digits_joint.py").read_text()
+    source = (ROOT / "configs/digits_gen.py").read_text()
     fields = {
         "name": "image_folder",
         "path": str(folder / "images"),

@@ -19,8 +19,9 @@ import pytest
 import small
 
 from lzn_jax import main as command_line
-from lzn_jax import optimization, sharding, studies, train
+from lzn_jax import optimization, processes, sharding, studies, train
 from lzn_jax.checkpoints import Checkpoints
+from lzn_jax.studies.joint import Joint
 
 ROOT = Path(__file__).parent.parent
 TIMINGS = {"steps_per_second", "examples_per_second", "evaluation_seconds"}
@@ -302,6 +303,35 @@ def test_sigterm_saves_and_the_same_command_goes_on(uninterrupted, tmp_path):
     assert process.returncode == 0, errors
     assert f"from step {saved} on" in errors
     _assert_same_run(uninterrupted, tmp_path, small.config(**LONGER))
+
+
+def test_sigterm_at_the_last_step_or_in_an_evaluation_leaves_it_to_the_next_start(
+    tmp_path, monkeypatch
+):
+    config = small.config(training__num_steps=4, evaluation__every_steps=3)
+    handler = signal.getsignal(signal.SIGTERM)
+
+    def evaluations():
+        return [line["step"] for line in _lines(tmp_path) if "evaluation_seconds" in line]
+
+    def interrupted(*_):
+        os.kill(os.getpid(), signal.SIGTERM)
+        pytest.fail("the evaluation went on")
+
+    try:
+        with monkeypatch.context() as patch:  # before the evaluation at step 3 nothing was saved
+            patch.setattr(Joint, "evaluate", interrupted)
+            assert train.train_and_evaluate(config, tmp_path) == 75
+        assert (tmp_path / "checkpoints" / "3").is_dir()
+        assert evaluations() == []
+        with monkeypatch.context() as patch:
+            patch.setattr(processes.Interruption, "asked", lambda self, step: step == 4)
+            assert train.train_and_evaluate(config, tmp_path) == 75
+        assert evaluations() == [3]
+        assert train.train_and_evaluate(config, tmp_path) == 0
+        assert evaluations() == [3, 4]
+    finally:
+        signal.signal(signal.SIGTERM, handler)
 
 
 def test_a_damaged_newest_checkpoint_is_passed_over(tmp_path, caplog):

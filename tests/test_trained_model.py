@@ -165,6 +165,8 @@ def test_images_and_labels_that_do_not_fit_are_one_line(model, images):
     for labels in ([0, 10], [0, -1], [0.0, 1.0], [1]):
         with pytest.raises(UserError, match="labels must be 2 integers from 0 to 9"):
             model.sample(2, KEY, labels=np.array(labels))
+    with pytest.raises(UserError, match="number of samples must be at least 1, got 0"):
+        model.sample(0, KEY)
     with pytest.raises(UserError, match="between two images, got 3"):
         model.interpolate(images[:3])
 

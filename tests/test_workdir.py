@@ -3,9 +3,11 @@
 import errno
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import small
 
 from lzn_jax import workdir as workdirs
 from lzn_jax.configuration import UserError
@@ -59,6 +61,41 @@ def test_other_errors_stay_what_they_are(tmp_path):
         with pytest.raises(type(error)) as caught, workdirs.guarded(tmp_path):
             raise error
         assert caught.value is error
+
+
+def test_a_second_process_does_not_train_in_the_same_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(workdirs, "LOCK_SECONDS", 0.0)
+    code = f"""
+import pathlib
+from lzn_jax import workdir
+with workdir.locked(pathlib.Path({str(tmp_path)!r})):
+    print(flush=True)
+    input()
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        other.stdout.readline()
+        with (
+            pytest.raises(UserError, match=f"another process trains in {tmp_path}"),
+            workdirs.locked(tmp_path),
+        ):
+            pytest.fail("both train")
+        other.kill()
+        other.wait()
+        with workdirs.locked(tmp_path):
+            pass
+
+
+def test_a_config_that_failed_before_its_first_update_is_no_run(tmp_path):
+    workdirs.prepare(small.config(), tmp_path, is_training=True)
+    assert not (tmp_path / "config.json").exists()
+    workdirs.record(small.config(), tmp_path)
+    other = small.config(latent__dim=5)
+    workdirs.prepare(other, tmp_path, is_training=True)
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
+    with pytest.raises(UserError, match=r"holds a run with latent\.dim=4"):
+        workdirs.prepare(other, tmp_path, is_training=True)
 
 
 def test_a_folder_that_has_gone_is_found(tmp_path):

@@ -277,6 +277,7 @@ class Protocol:
 
     epochs: int
     batch_size: int  # where the literature's numbers come from; others may be used
+    distorts: bool  # whether training images change in colour and sharpness, not only by crops
     optimizer: Callable[[int, int], optax.GradientTransformation]  # of number of steps, batch size
 
 
@@ -292,9 +293,9 @@ def _nesterov(num_steps: int, batch_size: int) -> optax.GradientTransformation:
 
 PROTOCOLS = {
     # Paper D.3; batch and weight decay as in its release.
-    "paper": Protocol(epochs=300, batch_size=8192, optimizer=_adamw),
-    # Chen et al. 2020 (arXiv:2002.05709), B.6.
-    "simclr": Protocol(epochs=90, batch_size=4096, optimizer=_nesterov),
+    "paper": Protocol(epochs=300, batch_size=8192, distorts=True, optimizer=_adamw),
+    # Chen et al. 2020 (arXiv:2002.05709), B.6, on images as in B.5.
+    "simclr": Protocol(epochs=90, batch_size=4096, distorts=False, optimizer=_nesterov),
 }
 
 

@@ -59,6 +59,9 @@ class Study(Protocol):
     def context_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes of what `context` returns."""
 
+    def prepare_evaluation(self) -> None:
+        """Reads what `evaluate` needs beside data; raises UserError for what cannot be read."""
+
     def evaluate(
         self, model: Model, train: Examples, test: Examples, workdir: Path
     ) -> dict[str, float]:

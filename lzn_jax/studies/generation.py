@@ -25,7 +25,7 @@ from lzn_jax.studies import Model, Variables, batched
 from lzn_jax.studies.image_decoder import Condition, ImageDecoder
 from lzn_jax.studies.image_latents import ImageLatents
 from lzn_jax.studies.interpolation import Interpolation
-from lzn_jax.studies.reconstruction import MAX_EVALUATED, Reconstruction
+from lzn_jax.studies.reconstruction import Reconstruction, evaluated_rows
 from lzn_jax.studies.sample_quality import SampleQuality
 
 NO_CLASS = -1  # label of an image of no asked class
@@ -150,6 +150,10 @@ class Generation:
         anchors = self.latents.all_anchors(model.variables, images)
         return {"anchor": anchors} | self.latents.features(model.context, anchors, key=key)
 
+    def prepare_evaluation(self) -> None:
+        """Reads the weights of the networks that look at samples; raises UserError."""
+        self._sample_quality.read_weights()
+
     def evaluate(
         self, model: Model, train: Examples, test: Examples, workdir: Path
     ) -> dict[str, float]:
@@ -159,7 +163,7 @@ class Generation:
         drawn = self._draw(model, count)
         no_class = np.full(count, NO_CLASS)
         figures.sample_grid(folder / "samples.png", drawn["images"], no_class, title="Samples")
-        images = test.images[:MAX_EVALUATED]
+        images = test.images[evaluated_rows(len(test.labels))]
         result = self.reconstruct(model, images)
         figures.reconstructions(
             folder / "reconstructions.png", images, result["images"], result["errors"]

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, Float, PRNGKeyArray, UInt8
+from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 from ml_collections import ConfigDict
 
 from lzn_jax import zoning
@@ -87,14 +87,16 @@ class ImageLatents:
         noise_scale: float,
         stream: Stream = Stream.IMAGE_LATENTS,
         key: PRNGKeyArray | None = None,
+        index: Int[np.ndarray, " n"] | None = None,
     ) -> Float[np.ndarray, "n q"]:
         """Latents among the context anchors, or, without any, among the images themselves.
 
-        The key is consumed, None is that of the config's seed. Noise goes by place in `anchors`:
-        sets that are compared need streams of their own.
+        The key is consumed, None is that of the config's seed. Noise goes by `index`, None is the
+        place in `anchors`: sets that are compared need streams of their own.
         """
         key = key_or_seed(key, self.config.seed)
-        index = np.arange(len(anchors))
+        if index is None:
+            index = np.arange(len(anchors))
         if not context:
             noise = noise_scale * normal_by_index(
                 key, stream, jnp.asarray(index), anchors.shape[1:]
@@ -114,11 +116,12 @@ class ImageLatents:
         anchors: np.ndarray,
         stream: Stream = Stream.IMAGE_LATENTS,
         key: PRNGKeyArray | None = None,
+        index: Int[np.ndarray, " n"] | None = None,
     ) -> dict[str, Float[np.ndarray, "n q"]]:
         """`latents` by name: 'latent' at the config's α, 'latent_centre' at α = 0."""
         scales = {"latent": self.config.latent.noise_scale, "latent_centre": 0.0}
         return {
-            name: self.latents(context, anchors, scale, stream, key)
+            name: self.latents(context, anchors, scale, stream, key, index)
             for name, scale in scales.items()
         }
 

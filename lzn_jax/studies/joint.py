@@ -30,7 +30,7 @@ from lzn_jax.studies.classification import accuracy_curves
 from lzn_jax.studies.image_decoder import Condition, ImageDecoder
 from lzn_jax.studies.image_latents import ImageLatents
 from lzn_jax.studies.interpolation import Interpolation
-from lzn_jax.studies.reconstruction import MAX_EVALUATED, Reconstruction
+from lzn_jax.studies.reconstruction import Reconstruction, evaluated_rows
 from lzn_jax.studies.sample_quality import SampleQuality
 
 
@@ -264,6 +264,10 @@ class Joint:
 
     # Evaluation.
 
+    def prepare_evaluation(self) -> None:
+        """Reads the weights of the networks that look at samples; raises UserError."""
+        self._sample_quality.read_weights()
+
     def evaluate(
         self, model: Model, train: Examples, test: Examples, workdir: Path
     ) -> dict[str, float]:
@@ -277,7 +281,8 @@ class Joint:
             if np.isfinite(latents).all():  # a run that diverges is still evaluated to its end
                 self._draw_zones(model, anchors, latents, test, folder)
         metrics |= self._evaluate_samples(model, train, workdir)
-        images, labels = test.images[:MAX_EVALUATED], test.labels[:MAX_EVALUATED]
+        rows = evaluated_rows(len(test.labels))
+        images, labels = test.images[rows], test.labels[rows]
         result = self.reconstruct(model, images, labels)
         figures.reconstructions(
             folder / "reconstructions.png", images, result["images"], result["errors"]

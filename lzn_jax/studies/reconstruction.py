@@ -11,7 +11,13 @@ from lzn_jax.data import Images
 from lzn_jax.studies import Variables
 from lzn_jax.studies.image_decoder import Condition, ImageDecoder
 
-MAX_EVALUATED = 2000  # test images, as in the paper
+MAX_EVALUATED = 2000  # test images, as the paper takes of CIFAR-10
+
+
+def evaluated_rows(count: int) -> np.ndarray:
+    """The test images that are reconstructed: all, or some at even steps, as files go by class."""
+    chosen = min(count, MAX_EVALUATED)
+    return np.arange(chosen) * count // chosen
 
 
 class Reconstruction:

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import functools
 import itertools
+import logging
 from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,8 @@ from lzn_jax.randomness import Stream, stream_key
 from lzn_jax.studies import Model, Variables, batched
 from lzn_jax.studies.image_latents import ImageLatents
 
+_log = logging.getLogger(__name__)
+
 
 class Representation:
     """The representation study of a config; inference divides its batches over the mesh."""
@@ -42,6 +45,7 @@ class Representation:
         self.config = config
         self.modules: Mapping[str, nn.Module] = models.build(config)
         self.augmentation = _augmentation(config)
+        self.probe_augmentation = _probe_augmentation(config)
         self._views = Views(
             config.data.image_size, config.data.channels, config.augmentation.min_area
         )
@@ -117,11 +121,11 @@ class Representation:
     ) -> dict[str, Float[Array, "b d"]]:
         """Features of crops (b, h, w, c) uint8, each augmented by the random numbers of its index.
 
-        A pure function.
+        A pure function; augmented as the probe's protocol says.
         """
         key = stream_key(self.config.seed, Stream.PROBE)
         keys = jax.vmap(functools.partial(jax.random.fold_in, key))(request["index"])
-        one = functools.partial(augment, settings=self.augmentation)
+        one = functools.partial(augment, settings=self.probe_augmentation)
         return self._encode(variables, jax.vmap(one)(request["crops"], keys))
 
     def _encode(self, variables: Variables, images: Array) -> dict[str, Array]:
@@ -152,15 +156,35 @@ class Representation:
 
     # Evaluation.
 
+    def prepare_evaluation(self) -> None:
+        """Nothing: probes need features alone."""
+
     def evaluate(
         self, model: Model, train: Examples, test: Examples, workdir: Path
     ) -> dict[str, float]:
         """Linear probes and nearest neighbours, trained with the labels of training images.
 
-        Metrics of the backbone have plain names, those of other features a suffix.
+        Metrics of the backbone have plain names, those of other features a suffix. Images of one
+        class have none.
         """
-        bank = self.embed(model, train.images, Stream.TRAIN_LATENTS)
         queries = self.embed(model, test.images)
+        if len(test.labels) >= embedding_plot.MIN_POINTS:
+            embedding_plot.tsne(
+                workdir / "figures" / "embedding.png",
+                queries["backbone"],
+                test.labels,
+                title="Features of the test images (t-SNE)",
+            )
+        if self.config.data.num_classes == 1:
+            _log.info("probes and neighbours are left out: they need labels of two classes or more")
+            return {}
+        return self._scores(model, train, test, queries)
+
+    def _scores(
+        self, model: Model, train: Examples, test: Examples, queries: Mapping[str, np.ndarray]
+    ) -> dict[str, float]:
+        """Accuracy of probes and neighbours on each of the test images' features."""
+        bank = self.embed(model, train.images, Stream.TRAIN_LATENTS)
         num_classes = self.config.data.num_classes
         classifiers = self._fit_probes(model, train, bank)
         metrics = {}
@@ -171,12 +195,6 @@ class Representation:
                 metrics[f"linear_probe_top{k}{suffix}"] = share
             votes = knn_log_votes(bank[name], train.labels, features, num_classes=num_classes)
             metrics[f"knn_top1{suffix}"] = probes.accuracy(votes, test.labels)[1]
-        embedding_plot.tsne(
-            workdir / "figures" / "embedding.png",
-            queries["backbone"],
-            test.labels,
-            title="Features of the test images (t-SNE)",
-        )
         return metrics
 
     def _fit_probes(
@@ -211,7 +229,9 @@ class Representation:
                 index = step * batch_size + np.arange(batch_size)
                 request = {"crops": batch["crops"][:, 0], "index": index}
                 found = self._in_batches(encode, request, description="embedding")
-                latents = self.latents.features(model.context, found["head"], Stream.TRAIN_LATENTS)
+                latents = self.latents.features(
+                    model.context, found["head"], Stream.TRAIN_LATENTS, index=index
+                )
                 yield found | latents, batch["labels"]
 
 
@@ -252,4 +272,13 @@ def _augmentation(config: ConfigDict) -> Augmentation:
         blur_probability=group.blur_probability,
         blur_kernel=group.blur_kernel,
         blur_sigma=(0.1, group.blur_max_sigma),
+    )
+
+
+def _probe_augmentation(config: ConfigDict) -> Augmentation:
+    protocol = probes.PROTOCOLS.get(config.evaluation.probe_protocol)
+    if protocol is None or protocol.distorts:
+        return _augmentation(config)
+    return dataclasses.replace(
+        _augmentation(config), jitter_probability=0.0, grey_probability=0.0, blur_probability=0.0
     )

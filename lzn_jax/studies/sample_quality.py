@@ -1,5 +1,6 @@
 """How close generated images come to the training images, by the networks a config allows."""
 
+import functools
 import logging
 from pathlib import Path
 
@@ -28,21 +29,32 @@ class SampleQuality:
 
     Inception looks at them where `evaluation.inception_path` gives its weights. Without, images of
     at most 32 pixels a side are shown to a classifier trained on the labelled training images.
-    CLIP looks at them as well where `evaluation.clip_path` gives its weights.
-    Raises UserError for weights that cannot be read, and for weights with grey images.
+    CLIP looks at them as well where `evaluation.clip_path` gives its weights. Weights are read once
+    they are needed. Raises UserError for weights with grey images.
     """
 
     def __init__(self, config: ConfigDict) -> None:
-        self.data, paths = config.data, config.evaluation
+        self.data, self._paths = config.data, config.evaluation
         for name, field in (("Inception", "inception_path"), ("CLIP", "clip_path")):
-            if paths[field] is not None and self.data.channels != 3:
+            if self._paths[field] is not None and self.data.channels != 3:
                 raise UserError(
                     f"evaluation.{field} must be None for grey images (data.channels 1), "
-                    f"{name} is for RGB, got {paths[field]}"
+                    f"{name} is for RGB, got {self._paths[field]}"
                 )
-        path = paths.inception_path
-        self._inception = None if path is None else inception_extractor(path)
-        self._clip = [] if paths.clip_path is None else [clip_extractor(paths.clip_path)]
+
+    def read_weights(self) -> None:
+        """Reads the weights that are needed; raises UserError for those that cannot be read."""
+        _ = self._inception, self._clip
+
+    @functools.cached_property
+    def _inception(self) -> Extractor | None:
+        path = self._paths.inception_path
+        return None if path is None else inception_extractor(path)
+
+    @functools.cached_property
+    def _clip(self) -> list[Extractor]:
+        path = self._paths.clip_path
+        return [] if path is None else [clip_extractor(path)]
 
     def __call__(
         self, train: Examples, samples: UInt8[np.ndarray, "n h w c"], cache: Path

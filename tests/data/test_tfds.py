@@ -1,6 +1,5 @@
 """Data sets prepared by TensorFlow Datasets, here a tiny one that the test prepares itself."""
 
-import io
 import json
 import shutil
 import subprocess
@@ -9,56 +8,15 @@ import sys
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
-from PIL import Image
 
 from lzn_jax import data
 from lzn_jax.configuration import UserError
 from lzn_jax.data import tfds as source
 from lzn_jax.data.examples import EncodedImages
 
-library = pytest.importorskip("tensorflow_datasets")
+pytest.importorskip("tensorflow_datasets")
 pytest.importorskip("array_record")
-
-
-def _png(pixels, mode=None):
-    content = io.BytesIO()
-    Image.fromarray(pixels).convert(mode).save(content, "PNG")
-    content.seek(0)
-    return content
-
-
-def _prepare(folder, name, shape, records, class_names, version="1.0.0"):
-    """Writes {split: [(level, mode, label)]} without TensorFlow: images come as PNG files."""
-    features = {"image": library.features.Image(shape=shape)}
-    if class_names:
-        features["label"] = library.features.ClassLabel(names=class_names)
-
-    def _info(self):
-        return library.core.DatasetInfo(
-            builder=self, features=library.features.FeaturesDict(features)
-        )
-
-    def _generate_examples(self, rows):
-        height, width = (size or 4 for size in shape[:2])
-        for key, (level, mode, label) in enumerate(rows):
-            image = _png(np.full((height, width), level, np.uint8), mode)
-            yield key, {"image": image} | ({"label": label} if class_names else {})
-
-    def _split_generators(self, manager):
-        return {split: self._generate_examples(rows) for split, rows in records.items()}
-
-    members = {
-        "name": name,
-        "VERSION": library.core.Version(version),
-        "__doc__": "Made by a test.",
-        "_info": _info,
-        "_generate_examples": _generate_examples,
-        "_split_generators": _split_generators,
-    }
-    with library.core.registered.skip_registration():
-        builder = type("Made", (library.core.GeneratorBasedBuilder,), members)
-    builder(data_dir=folder, file_format="array_record").download_and_prepare()
-
+from tfds_writer import prepare
 
 MODES = ("RGB", "L", "RGBA", "P", "LA")
 
@@ -69,9 +27,9 @@ def prepared(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tfds")
     rows = [(10 * i, MODES[i % 5], i % 3) for i in range(16)]
     splits = {"train": rows[:12], "validation": rows[12:]}
-    _prepare(folder, "shapes", (None, None, 3), splits, ["one", "two", "three"])
+    prepare(folder, "shapes", (None, None, 3), splits, ["one", "two", "three"])
     squares = {"train": [(level, "L", None) for level in (5, 6, 7)]}
-    _prepare(folder, "squares", (2, 2, 1), squares, None)
+    prepare(folder, "squares", (2, 2, 1), squares, None)
     return folder
 
 
@@ -195,7 +153,7 @@ def test_small_data_sets_may_come_from_tfds(tmp_path, name):
     catalogue = {"fashion_mnist": ("3.0.1", (28, 28, 1)), "cifar10": ("3.0.2", (32, 32, 3))}
     version, shape = catalogue[name]
     rows = [(i % 200, "L" if shape[2] == 1 else "RGB", i % 10) for i in range(30)]
-    _prepare(tmp_path, name, shape, {"train": rows, "test": rows[:20]}, list("abcdefghij"), version)
+    prepare(tmp_path, name, shape, {"train": rows, "test": rows[:20]}, list("abcdefghij"), version)
     fields = {"path": str(tmp_path), "channels": shape[2], "num_classes": 10}
     config = ConfigDict(fields | {"name": "cifar10", "image_size": shape[0]})
     if name == "fashion_mnist":

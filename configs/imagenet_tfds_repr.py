@@ -1,0 +1,25 @@
+"""Case study 2 (paper section 4 and appendix D) on ImageNet as TensorFlow Datasets prepared it.
+
+    python -m lzn_jax.main --config=configs/imagenet_tfds_repr.py --config.data.path=DATA_DIR
+
+DATA_DIR is where `tfds build imagenet2012 --file_format=array_record` has put the data set; reading
+it needs no TensorFlow, but `pip install -e '.[tfds]'`.
+
+Expected, cost and memory: those of imagenet_repr.py. This config was not run by us.
+"""
+
+import ml_collections
+
+from lzn_jax import configuration
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """The config of this experiment: imagenet_repr from another source."""
+    config = configuration.sibling(__file__, "imagenet_repr")
+    config.data.name = "tfds"
+    config.data.path = "data/tfds"
+    del config.data.class_name, config.data.holdout
+    config.data.tfds_name = "imagenet2012"
+    config.data.train_split = "train"
+    config.data.test_split = "validation"
+    return config
