@@ -31,8 +31,8 @@ import jax.numpy as jnp
 from lzn_jax.zoning.precision import FULL, matmul
 from lzn_jax.zoning.solvers import Table
 
-# In groups of four or more anchors that are 1e-4 apart latents are off by 2e-4, as in the form in x.
-# Four rivals would mend that, and take 4 to 7 % more time of all gradients.
+# In groups of four or more anchors that are 1e-4 apart latents are off by 2e-4, as in the plain
+# form. Four rivals would mend that, and take 4 to 7 % more time of all gradients.
 NUM_RIVALS = 2
 SMALL_SIDE = 64  # matrices with a shorter side are slow to multiply
 # Off-own weights below e^-60 change nothing: not even times r = 1e4 and 1e5 anchors.

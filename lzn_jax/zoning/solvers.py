@@ -36,7 +36,7 @@ class Table(NamedTuple):
       end_weights: (S,) factor of each drift in the end point.
       start_weight, start_center_weight: factors of start and center in the first state.
       t_end: noise level of the end point.
-      end_center_weight: 1 - t_end, which is formed here because float32 knows 1 - 0.999 to 5 digits.
+      end_center_weight: 1 - t_end, formed here because float32 knows 1 - 0.999 to 5 digits.
     """
 
     r: Any
