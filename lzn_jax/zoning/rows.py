@@ -104,26 +104,6 @@ def over_devices(
     return call
 
 
-def on_auto_axes(
-    function: Callable[..., Tree], shared: Tree, rows: Tree, *, is_by_row: bool = True
-) -> Tree:
-    """`function(shared, rows)`, which may be called on meshes with Explicit axes, JAX's default.
-
-    There the type of an array says how it is sharded, which `over_devices` leaves to the compiler.
-    The results are sharded like the rows if `is_by_row`, else whole. Derivatives must be inside a
-    `jit`, as JAX does not let what is kept for them leave one on Auto axes.
-    """
-    types = jax.tree.map(jax.typeof, (rows, shared))
-    meshes = (a.sharding.mesh for a in jax.tree.leaves(types))
-    mesh = next((mesh for mesh in meshes if mesh.explicit_axes), None)
-    if mesh is None:
-        return function(shared, rows)
-    spec = PartitionSpec(_rows_axis(types[0])) if is_by_row else PartitionSpec()
-    return jax.sharding.auto_axes(
-        function, axes=mesh.explicit_axes, out_sharding=NamedSharding(mesh, spec)
-    )(shared, rows)
-
-
 def _rows_axis(rows: Tree) -> Any:
     specs = [a.sharding.spec for a in jax.tree.leaves(rows)]
     return next((spec[0] for spec in specs if len(spec) and spec[0] is not None), None)
