@@ -93,7 +93,7 @@ def test_one_of_two_processes_writes_and_speaks(one, two):
             if "checkpoints" not in p.parts and "tfevents" not in p.name
         }
 
-    expected = names(one) | {Path("config.json"), Path("version.json")}
+    expected = names(one) | {Path(".lock")}  # of the command line
     assert names(workdir) == expected
     assert len(list((workdir / "tensorboard").iterdir())) == 1
     assert json.loads((workdir / "version.json").read_text())["commit"] == "abc"

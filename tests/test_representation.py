@@ -82,7 +82,7 @@ def test_views_are_encoded_one_by_one():
 def test_loss_aligns_latents_of_first_views_with_zones_of_second_views():
     anchors = _anchors_by_hand()
     _, latent_key = jax.random.split(KEY)
-    noise = 0.45 * jax.random.normal(latent_key, (16, 8))
+    noise = _config().latent.noise_scale * jax.random.normal(latent_key, (16, 8))
     targets = np.arange(16)
 
     def exact(first, second, noise):
