@@ -94,8 +94,11 @@ def locked(workdir: Path) -> Iterator[None]:
         return
     # A lock of the process, not of the file's handle, which workers would inherit.
     with open(workdir / LOCK_FILE, "w") as file:
-        deadline = time.monotonic() + LOCK_SECONDS
+        deadline = None
         while not _try_lock(file):
+            if deadline is None:
+                deadline = time.monotonic() + LOCK_SECONDS
+                _log.info("another process trains in %s: waiting for its end", workdir)
             if time.monotonic() > deadline:
                 raise UserError(
                     f"another process trains in {workdir}: wait for its end or choose another "
