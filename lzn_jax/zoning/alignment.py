@@ -16,7 +16,8 @@ from lzn_jax.zoning.integrate import (
     mixture_cotangent,
     zero_sums,
 )
-from lzn_jax.zoning.latents import _check_shapes, _promote
+from lzn_jax.zoning.latents import _check_shapes, _checked_indices, _promote
+from lzn_jax.zoning.rows import on_auto_axes
 from lzn_jax.zoning.solvers import Solver
 
 
@@ -35,7 +36,7 @@ def assignment_log_probs(
     Args:
       latents: (m, q).
       anchors: (n, q).
-      targets: (m,) index of the anchor that each latent should belong to.
+      targets: (m,) index of the anchor that each latent should belong to, from the end if negative.
       solver: `Euler` or `DPMSolver`, S steps.
       log_weights: (n,) unnormalised log mixture weights, -inf removes an anchor (and gives -inf
         where it is a target); None is uniform.
@@ -77,15 +78,17 @@ def alignment_loss(
       anchor| / |target anchor|).
 
     Raises:
-      ValueError: shapes do not fit each other, no step is left after the cut-off, unknown form.
+      ValueError: no latents, shapes do not fit each other, cutoff out of range, unknown form.
     """
-    dropped = int(cutoff * solver.num_steps)
-    if not 0 <= dropped < solver.num_steps:
+    if not 0 <= cutoff < 1:
         raise ValueError(f"cutoff must be in [0, 1), got {cutoff}")
     if form not in ("log", "prob"):
         raise ValueError(f"form must be 'log' or 'prob', got {form!r}")
     mixture, points, way = _beside_targets(latents, anchors, targets, solver, log_weights)
-    return _align(mixture, points, way, _Objective(dropped, form))
+    if latents.shape[0] == 0:
+        raise ValueError("the loss is a mean over latents, got none")
+    align = functools.partial(_align, way, _Objective(int(cutoff * solver.num_steps), form))
+    return on_auto_axes(align, mixture, points, is_by_row=False)
 
 
 def _beside_targets(
@@ -97,8 +100,7 @@ def _beside_targets(
     """
     latents, anchors, log_weights = _promote(latents, anchors, log_weights)
     _check_shapes(anchors, latents, log_weights, "latents")
-    if targets.shape != latents.shape[:1]:
-        raise ValueError(f"targets must be ({latents.shape[0]},), got {targets.shape}")
+    targets = _checked_indices(targets, anchors, latents, "targets")
     way = Way(solver, "anchors")
     mixture = make_mixture(anchors, log_weights)
     return mixture, Points(latents, own_M=targets), way
@@ -114,9 +116,9 @@ class _Objective(NamedTuple):
         return -(log_p if self.form == "log" else jnp.exp(log_p))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _align(
-    mixture: Mixture, points: Points, way: Way, objective: _Objective
+    way: Way, objective: _Objective, mixture: Mixture, points: Points
 ) -> tuple[Array, dict[str, Array]]:
     """Loss and metrics.
 
@@ -137,7 +139,7 @@ def _align(
 
 
 def _align_fwd(
-    mixture: Mixture, points: Points, way: Way, objective: _Objective
+    way: Way, objective: _Objective, mixture: Mixture, points: Points
 ) -> tuple[Any, tuple[Mixture, Points]]:
     def rows(shared, points, weights, sums):
         mixture, origin, table = shared

@@ -19,7 +19,7 @@ from lzn_jax.zoning.flow import (
     flow_vjp,
     make_view,
 )
-from lzn_jax.zoning.rows import RowFunction, in_blocks, over_devices
+from lzn_jax.zoning.rows import RowFunction, in_blocks, on_auto_axes, over_devices
 from lzn_jax.zoning.solvers import Solver, Table
 
 BLOCK_LOGITS = 2**21  # points x anchors at a time: stays in a cache, fills an accelerator
@@ -46,12 +46,14 @@ def make_mixture(anchors: jax.Array, log_weights: jax.Array | None) -> Mixture:
     return Mixture(anchors, log_weights)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def integrate(mixture: Mixture, points: Points, way: Way) -> Trajectory:
-    """Runs the flow for all points.
+    """Runs the flow for all points."""
+    return on_auto_axes(functools.partial(_trajectory, way), mixture, points)
 
-    The derivative keeps one state a step and point, and recomputes the rest.
-    """
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _trajectory(way: Way, mixture: Mixture, points: Points) -> Trajectory:
+    """The derivative keeps one state a step and point, and recomputes the rest."""
     return _integrate(mixture, points, way)[0]
 
 
@@ -65,14 +67,14 @@ def _integrate(mixture: Mixture, points: Points, way: Way) -> tuple[Trajectory, 
     return by_rows(rows, mixture, way)(points, ())[0]
 
 
-def _integrate_fwd(
-    mixture: Mixture, points: Points, way: Way
+def _trajectory_fwd(
+    way: Way, mixture: Mixture, points: Points
 ) -> tuple[Trajectory, tuple[Mixture, Points, Record]]:
     trajectory, record = _integrate(mixture, points, way)
     return trajectory, (mixture, points, record)
 
 
-def _integrate_bwd(
+def _trajectory_bwd(
     way: Way, residuals: tuple[Mixture, Points, Record], cotangent: Trajectory
 ) -> tuple[Mixture, Points]:
     mixture, points, record = residuals
@@ -90,7 +92,7 @@ def _integrate_bwd(
     return mixture_cotangent(sums), d_points
 
 
-integrate.defvjp(_integrate_fwd, _integrate_bwd)
+_trajectory.defvjp(_trajectory_fwd, _trajectory_bwd)
 
 
 def by_rows(

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, Int
 
 from lzn_jax.zoning.flow import Points
 from lzn_jax.zoning.integrate import Way, integrate, make_mixture
+from lzn_jax.zoning.rows import on_auto_axes
 from lzn_jax.zoning.solvers import Solver
 
 
@@ -26,7 +27,8 @@ def compute_latents(
     Args:
       anchors: (n, q), all anchors of the mixture.
       noise: (m, q), N(0, I) times the noise scale α: 1 samples the zone, 0 takes its centre.
-      own: (m,) index of each latent's own anchor; None means arange(n), m = n.
+      own: (m,) index of each latent's own anchor, from the end if negative; None means arange(n),
+        m = n.
       solver: `Euler` or `DPMSolver`.
       log_weights: (n,) unnormalised log mixture weights, -inf removes an anchor; None is uniform.
         The own anchor of a latent must not be removed.
@@ -46,6 +48,7 @@ def compute_latents(
                 f"{anchors.shape[0]} anchors"
             )
         own = jnp.arange(anchors.shape[0])
+    own = _checked_indices(own, anchors, noise, "own")
     mixture = make_mixture(anchors, log_weights)
     return integrate(mixture, Points(noise, own_M=own), Way(solver, "prior")).end_MxQ
 
@@ -132,6 +135,12 @@ def classify(
       (m,) int32.
     """
     points = decode(latents, anchors, solver=solver, log_weights=log_weights)
+    return on_auto_axes(_nearest, (anchors, log_weights), points)
+
+
+def _nearest(mixture: tuple[Array, Array | None], points: Array) -> Array:
+    """Index of the anchor that is nearest to each point and not removed."""
+    anchors, log_weights = mixture
     distances = jnp.sum((points[:, None] - anchors[None]) ** 2, axis=-1)
     if log_weights is not None:
         distances = jnp.where(jnp.isneginf(log_weights), jnp.inf, distances)
@@ -150,7 +159,20 @@ def _check_shapes(anchors: Array, points: Array, log_weights: Array | None, name
         raise ValueError(
             f"anchors (n, q) and {name} (m, q) must share q, got {anchors.shape}, {points.shape}"
         )
+    if anchors.shape[0] == 0:
+        raise ValueError(f"at least one anchor is needed, got {anchors.shape}")
     if log_weights is not None and log_weights.shape != anchors.shape[:1]:
         raise ValueError(
             f"log_weights must be ({anchors.shape[0]},), one an anchor, got {log_weights.shape}"
         )
+
+
+def _checked_indices(indices: Array, anchors: Array, points: Array, name: str) -> Array:
+    """An anchor's index for each point, none negative: indexing wraps these, comparing does not.
+
+    Raises ValueError unless there is one index a point.
+    """
+    if indices.shape != points.shape[:1]:
+        raise ValueError(f"{name} must be ({points.shape[0]},), got {indices.shape}")
+    indices = indices.astype(jnp.int32)  # short integers may not reach the number of anchors
+    return jnp.where(indices < 0, indices + anchors.shape[0], indices)

@@ -7,7 +7,8 @@ shared is the mixture), so it is written for one block of points, and what is he
 
 * run block after block, in memory that does not grow with the number of rows (`in_blocks`);
 * run on sharded arrays: each device takes the rows that it holds, `shared` is gathered once
-  before, `sums` are added up once after, and nothing is exchanged in between (`over_devices`).
+  before, `sums` are added up once after, and nothing is exchanged in between (`over_devices`;
+  `on_auto_axes` for meshes whose axes are Explicit).
 """
 
 import functools
@@ -18,6 +19,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.experimental.custom_partitioning import custom_partitioning
+from jax.extend import core
+from jax.extend.source_info_util import SourceInfo
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 Tree = Any
@@ -82,7 +85,7 @@ def over_devices(
         outputs, sums = results
         result_shardings = (_fill(outputs, split), _fill(sums, whole))
         argument_shardings = (_fill(shared, whole), _fill(rows, split), _fill(linear, split))
-        return mesh, partitioned, result_shardings, argument_shardings
+        return mesh, _without_lines(partitioned), result_shardings, argument_shardings
 
     @jax.custom_batching.custom_vmap
     def call(shared, rows, linear):
@@ -102,6 +105,26 @@ def over_devices(
         return results, jax.tree.map(lambda _: True, results)
 
     return call
+
+
+def on_auto_axes(
+    function: Callable[..., Tree], shared: Tree, rows: Tree, *, is_by_row: bool = True
+) -> Tree:
+    """`function(shared, rows)`, which may be called on meshes with Explicit axes, JAX's default.
+
+    There the type of an array says how it is sharded, which `over_devices` leaves to the compiler.
+    The results are sharded like the rows if `is_by_row`, else whole. Derivatives must be inside a
+    `jit`, as JAX does not let what is kept for them leave one on Auto axes.
+    """
+    types = jax.tree.map(jax.typeof, (rows, shared))
+    meshes = (a.sharding.mesh for a in jax.tree.leaves(types))
+    mesh = next((mesh for mesh in meshes if mesh.explicit_axes), None)
+    if mesh is None:
+        return function(shared, rows)
+    spec = PartitionSpec(_rows_axis(types[0])) if is_by_row else PartitionSpec()
+    return jax.sharding.auto_axes(
+        function, axes=mesh.explicit_axes, out_sharding=NamedSharding(mesh, spec)
+    )(shared, rows)
 
 
 def _rows_axis(rows: Tree) -> Any:
@@ -133,3 +156,36 @@ def _sharding_rule(arguments: Tree, results: Tree) -> tuple[str, tuple[str, ...]
     left = side((shared, False), (rows, True), (linear, True))
     right = side((outputs, True), (sums, False))
     return f"{left} -> {right}", tuple(others)
+
+
+def _without_lines(function: Callable[..., Tree]) -> Callable[..., Tree]:
+    """The same function, whose operations do not know from which lines of Python they come.
+
+    XLA looks these up in a table of the whole program, which lacks what is partitioned later. It
+    takes other lines for them, or lines that call each other in a circle, and never ends.
+    """
+
+    def call(*arguments: Tree) -> Tree:
+        jaxpr, results = jax.make_jaxpr(function, return_shape=True)(*arguments)
+        flat = core.jaxpr_as_fun(_drop_lines(jaxpr))(*jax.tree.leaves(arguments))
+        return jax.tree.unflatten(jax.tree.structure(results), flat)
+
+    return call
+
+
+def _drop_lines(value: Any) -> Any:
+    """A jaxpr and all jaxprs inside without line numbers; other parameters as they are."""
+    if isinstance(value, core.ClosedJaxpr):
+        return value.replace(jaxpr=_drop_lines(value.jaxpr))
+    if isinstance(value, core.Jaxpr):
+        equations = [
+            equation.replace(
+                params={name: _drop_lines(inner) for name, inner in equation.params.items()},
+                source_info=SourceInfo(None, equation.source_info.name_stack),
+            )
+            for equation in value.eqns
+        ]
+        return value.replace(eqns=equations)
+    if type(value) is tuple:  # the branches of a conditional
+        return tuple(_drop_lines(inner) for inner in value)
+    return value

@@ -27,6 +27,7 @@ OWN = np.arange(N, dtype=np.int32)
 ANCHORS = (
     "gaussian",
     "clustered",
+    "around 1000",
     "pairs 1e-4 apart in each coordinate",
     "pairs 1e-3 apart in each coordinate",
     "pairs 1e-4 apart in norm",
@@ -46,6 +47,8 @@ def _anchors(case, rng, n=N, q=Q):
     a = rng.normal(size=(n, q))
     if case == "clustered":
         a = 10 * _unit_rows(rng.normal(size=(1, q))) + 1e-3 * a
+    if case == "around 1000":
+        a = 1000 + a
     if case.startswith(("pairs", "triplet")):
         copies = 2 if case.startswith("pairs") else 3
         distance = float(case.split()[1])
@@ -89,6 +92,19 @@ def test_dpm_latents(case):
     anchors, _, noise = _problem(case, seed=2)
     latents = compute_latents(anchors, noise, solver=DPMSolver(STEPS))
     exact = in_float64(lambda a, e: oracle.dpm_latents(a, e, OWN, STEPS), anchors, noise)
+    assert relative_error(latents, exact) <= LATENT_BOUND
+
+
+def test_removed_anchors_leave_room_for_their_neighbours():
+    # Two removed anchors lie nearer to each kept one than its partner does.
+    pairs, _, noise = _problem("pairs 1e-4 apart in norm", seed=7)
+    rng = np.random.default_rng(7)
+    offsets = 2e-5 * _unit_rows(rng.normal(size=(2, N, Q)).reshape(2 * N, Q))
+    anchors = np.float32(np.concatenate([pairs, np.tile(pairs, (2, 1)) + offsets]))
+    log_weights = np.repeat(np.float32([0, -np.inf]), [N, 2 * N])
+    solver = Euler(STEPS)
+    latents = compute_latents(anchors, noise, OWN, solver=solver, log_weights=log_weights)
+    exact = in_float64(lambda a, e: oracle.euler_latents(a, e, OWN, STEPS), pairs, noise)
     assert relative_error(latents, exact) <= LATENT_BOUND
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jax.test_util import check_grads
 from oracle import in_float64, relative_error
 
@@ -98,6 +98,31 @@ def test_any_number_of_anchors_and_latents(scheme, n, m, q):
     _assert_close(decode(noise, anchors, solver=solver), exact)
     log_probs = assignment_log_probs(noise, anchors, own, solver=solver)
     _assert_close(log_probs, log_p[:, np.arange(m), own])
+
+
+def test_no_latents_have_no_answers():
+    anchors, none = _arrays((5, 20), (0, 20))
+    no_index = np.zeros(0, np.int32)
+    outputs = (
+        compute_latents(anchors, none, no_index, solver=EULER),
+        latents_in_context(none, anchors, none, solver=EULER),
+        decode(none, anchors, solver=EULER),
+        classify(none, anchors, solver=EULER),
+        assignment_log_probs(none, anchors, no_index, solver=EULER),
+    )
+    assert [output.shape for output in outputs] == [(0, 20)] * 3 + [(0,), (STEPS, 0)]
+
+
+def test_indices_may_count_from_the_end():
+    anchors, noise = _arrays((200, 3), (4, 3))
+    index = np.array([-1, 0, -128, 2], np.int8)  # too short for the number of anchors
+    same = np.array([199, 0, 72, 2])
+    latents, expected = (compute_latents(anchors, noise, k, solver=EULER) for k in (index, same))
+    np.testing.assert_array_equal(latents, expected)
+    log_probs, expected = (
+        assignment_log_probs(noise, anchors, k, solver=EULER) for k in (index, same)
+    )
+    np.testing.assert_array_equal(log_probs, expected)
 
 
 def test_one_anchor_has_no_gradient_but_a_finite_one():
@@ -244,25 +269,27 @@ def test_weights_need_no_normalisation():
 # Latents in context
 
 
-def _latents_one_by_one(queries, context, noise):
+def _latents_one_by_one(queries, context, noise, flow=oracle.euler_latents):
     """Each query's latent among the context and itself, by the oracle."""
     own = np.array([len(context)], np.int32)
 
     def latent(query, context, noise):
         joined = jnp.concatenate([context, query[None]])
-        return oracle.euler_latents(joined, noise[None], own, STEPS)[0]
+        return flow(joined, noise[None], own, STEPS)[0]
 
     return np.stack(
         [in_float64(latent, q, context, e) for q, e in zip(queries, noise, strict=True)]
     )
 
 
-def test_context_latents_are_those_of_the_bank_and_the_query_alone():
+@SCHEMES
+def test_context_latents_are_those_of_the_bank_and_the_query_alone(scheme):
     queries, context, noise = _arrays((4, 3), (9, 3), (4, 3))
-    latents = latents_in_context(queries, context, noise, solver=EULER)
-    _assert_close(latents, _latents_one_by_one(queries, context, noise))
+    solver, flow = LATENTS[scheme]
+    latents = latents_in_context(queries, context, noise, solver=solver)
+    _assert_close(latents, _latents_one_by_one(queries, context, noise, flow))
     alone = [
-        latents_in_context(queries[i : i + 1], context, noise[i : i + 1], solver=EULER)[0]
+        latents_in_context(queries[i : i + 1], context, noise[i : i + 1], solver=solver)[0]
         for i in range(4)
     ]
     np.testing.assert_allclose(np.stack(alone), latents, rtol=1e-6, atol=1e-6)
@@ -386,12 +413,12 @@ def test_gradients_of_latents_are_finite_differences(x64, solver):
     check_grads(latents, (anchors, noise, log_weights), order=1, modes=["rev"])
 
 
-def test_gradients_of_latents_in_context_are_finite_differences(x64):
+@pytest.mark.parametrize("solver", [Euler(5, t_min=0.05), DPMSolver(5, t_min=0.05)], ids=str)
+def test_gradients_of_latents_in_context_are_finite_differences(x64, solver):
     arrays = (np.float64(a) for a in _arrays((4, 3), (6, 3), (4, 3), (6,)))
 
     @jax.jit
     def latents(queries, context, noise, log_weights):
-        solver = Euler(5, t_min=0.05)
         return latents_in_context(queries, context, noise, solver=solver, log_weights=log_weights)
 
     check_grads(latents, tuple(arrays), order=1, modes=["rev"])
@@ -435,29 +462,65 @@ def test_vmap_over_problems():
         _assert_close(losses[k], exact[1])
 
 
-def _on_8_devices(*arrays):
-    """The arrays with their rows spread over a mesh of 8 devices."""
-    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-    return jax.device_put(arrays, NamedSharding(mesh, PartitionSpec("data")))
+@jax.jit
+@functools.partial(jax.vmap, in_axes=(0, None))
+@functools.partial(jax.value_and_grad, argnums=(0, 1))
+def _losses(noise, anchors):
+    latents = compute_latents(anchors, noise, solver=EULER)
+    return alignment_loss(latents, anchors, jnp.arange(6)[::-1], solver=EULER)[0]
 
 
-def test_sharded_arrays_give_the_single_device_answer():
+def test_vmap_over_noise_alone():
+    anchors, noise = _arrays((6, 4), (3, 6, 4))
+    together = _losses(noise, anchors)
+    own = np.arange(6, dtype=np.int32)
+
+    @functools.partial(jax.value_and_grad, argnums=(0, 1))
+    def exact_loss(noise, anchors):
+        latents = oracle.euler_latents(anchors, noise, own, STEPS)
+        return oracle.euler_alignment_loss(latents, anchors, own[::-1], STEPS, 0.2, "log")
+
+    for k in range(3):
+        alone = jax.tree.map(lambda a, k=k: a[k], together)
+        exact = in_float64(jax.jit(exact_loss), noise[k], anchors)
+        jax.tree.map(functools.partial(_assert_close, atol=1e-4), alone, exact)
+
+
+MESHES = {
+    "Auto": ((8,), (AxisType.Auto,)),
+    "Explicit": ((8,), (AxisType.Explicit,)),
+    "two axes": ((4, 2), (AxisType.Explicit, AxisType.Explicit)),
+}
+
+
+def _on_8_devices(*arrays, mesh="Auto"):
+    """The arrays with their rows spread over all axes of a mesh of 8 devices."""
+    shape, axis_types = MESHES[mesh]
+    names = ("data", "more")[: len(shape)]
+    mesh = jax.make_mesh(shape, names, axis_types=axis_types)
+    return jax.device_put(arrays, NamedSharding(mesh, PartitionSpec(names)))
+
+
+@jax.jit
+@functools.partial(jax.value_and_grad, argnums=(0, 1), has_aux=True)
+def _everything(anchors, partners, noise):
+    solver = Euler(8)
+    latents = compute_latents(anchors, noise, solver=solver)
+    value, metrics = alignment_loss(latents, partners, jnp.arange(32), solver=solver)
+    joined = latents_in_context(anchors, partners, noise, solver=solver)
+    points = decode(joined, partners, solver=solver)
+    answers = classify(joined, partners, solver=solver)
+    return value + jnp.mean(joined**2), ((latents, joined, points), answers, metrics)
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_sharded_arrays_give_the_single_device_answer(mesh):
     anchors, partners, noise = _arrays((32, 6), (32, 6), (32, 6))
     partners = anchors + np.float32(0.3) * partners
-
-    @jax.jit
-    @functools.partial(jax.value_and_grad, argnums=(0, 1), has_aux=True)
-    def loss(anchors, partners, noise):
-        latents = compute_latents(anchors, noise, solver=Euler(8))
-        value, metrics = alignment_loss(latents, partners, jnp.arange(32), solver=Euler(8))
-        joined = latents_in_context(anchors, partners, noise, solver=Euler(8))
-        answers = classify(joined, partners, solver=Euler(8))
-        return value + jnp.mean(joined**2), (metrics, latents, joined, answers)
-
-    expected = loss(anchors, partners, noise)
-    sharded = loss(*_on_8_devices(anchors, partners, noise))
-    (_, (_, latents, _, _)), _ = sharded
-    assert len(latents.sharding.device_set) == 8
+    expected = _everything(anchors, partners, noise)
+    sharded = _everything(*_on_8_devices(anchors, partners, noise, mesh=mesh))
+    (_, (by_row, _, _)), _ = sharded
+    assert [output.addressable_shards[0].data.shape for output in by_row] == [(4, 6)] * 3
     jax.tree.map(functools.partial(_assert_close, atol=1e-5), sharded, expected)
 
 
@@ -471,16 +534,23 @@ def _collectives(program):
     return found
 
 
-@pytest.mark.parametrize("steps", [2, 6])
-def test_gradient_gathers_anchors_once_a_call_and_exchanges_nothing_in_its_loops(steps):
+@functools.cache
+def _gradient_on_8_devices(steps, mesh):
+    """Text of the compiled program."""
+
     @jax.jit
     @functools.partial(jax.value_and_grad, argnums=(0, 1))
     def loss(anchors, partners, noise):
         latents = compute_latents(anchors, noise, solver=Euler(steps))
         return alignment_loss(latents, partners, jnp.arange(32), solver=Euler(steps))[0]
 
-    arrays = _on_8_devices(*_arrays((32, 6), (32, 6), (32, 6)))
-    program = loss.lower(*arrays).compile().as_text()
+    arrays = _on_8_devices(*_arrays((32, 6), (32, 6), (32, 6)), mesh=mesh)
+    return loss.lower(*arrays).compile().as_text()
+
+
+@pytest.mark.parametrize(("steps", "mesh"), [(2, "Auto"), (6, "Auto"), (6, "Explicit")])
+def test_gradient_gathers_anchors_once_a_call_and_exchanges_nothing_in_its_loops(steps, mesh):
+    program = _gradient_on_8_devices(steps, mesh)
     assert program.count("while(") >= 3  # towards the prior and back, towards the anchors
     found = _collectives(program)
     assert {name for name, _ in found} == {"ENTRY"}
@@ -488,6 +558,15 @@ def test_gradient_gathers_anchors_once_a_call_and_exchanges_nothing_in_its_loops
     assert kinds.count("all-gather") == 2
     assert kinds.count("all-reduce") == 1  # the loss and both gradients together
     assert len(kinds) == 3
+
+
+def test_operations_name_lines_that_the_program_knows():
+    # Where they do not XLA may follow these lines in a circle and never end.
+    program = _gradient_on_8_devices(6, "Auto")
+    named = {int(k) for k in re.findall(r"stack_frame_id=(\d+)", program)}
+    known = {int(k) for k in re.findall(r"^(\d+) \{file_location_id=", program, re.MULTILINE)}
+    assert named
+    assert named <= known
 
 
 # Settings and errors
@@ -523,6 +602,7 @@ def test_bad_solver_settings_raise(make, message):
 
 A, B = np.zeros((5, 3), np.float32), np.zeros((4, 3), np.float32)
 INDEX, WEIGHTS = np.zeros(4, np.int32), np.zeros(4, np.float32)
+NONE, NO_INDEX = np.zeros((0, 3), np.float32), np.zeros(0, np.int32)
 
 
 @pytest.mark.usefixtures("unchecked_shapes")
@@ -531,6 +611,8 @@ INDEX, WEIGHTS = np.zeros(4, np.int32), np.zeros(4, np.float32)
     [
         (lambda: compute_latents(A, B, solver=EULER), "own=None needs one row"),
         (lambda: compute_latents(A, B[:, :2], INDEX, solver=EULER), "must share q"),
+        (lambda: compute_latents(A, A, INDEX, solver=EULER), "own must be"),
+        (lambda: latents_in_context(B, NONE, B, solver=EULER), "at least one anchor"),
         (lambda: compute_latents(A, A, solver=EULER, log_weights=WEIGHTS), "log_weights must be"),
         (lambda: decode(B[0], A, solver=EULER), "must share q"),
         (lambda: classify(B, A, solver=EULER, log_weights=WEIGHTS), "log_weights must be"),
@@ -538,7 +620,8 @@ INDEX, WEIGHTS = np.zeros(4, np.int32), np.zeros(4, np.float32)
         (lambda: latents_in_context(A, B[:, :2], A, solver=EULER), "must share q"),
         (lambda: assignment_log_probs(A, B, INDEX, solver=EULER), "targets must be"),
         (lambda: alignment_loss(B, A, INDEX, solver=EULER, cutoff=1.0), "cutoff must be in"),
-        (lambda: alignment_loss(B, A, INDEX, solver=EULER, cutoff=-0.5), "cutoff must be in"),
+        (lambda: alignment_loss(B, A, INDEX, solver=EULER, cutoff=-0.05), "cutoff must be in"),
+        (lambda: alignment_loss(NONE, A, NO_INDEX, solver=EULER), "mean over latents"),
         (lambda: alignment_loss(B, A, INDEX, solver=EULER, form="mean"), "form must be"),
     ],
 )

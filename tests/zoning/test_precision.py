@@ -1,13 +1,18 @@
 """Matrix products in less than float32: how much is lost, and where nothing is."""
 
+import functools
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
 from oracle import in_float64, relative_error
 
-from lzn_jax.zoning import DPMSolver, Euler, compute_latents
+from lzn_jax.zoning import DPMSolver, Euler, alignment_loss, compute_latents
 from lzn_jax.zoning.precision import PRECISIONS, matmul
+
+pytestmark = pytest.mark.usefixtures("fast_compile")
 
 # Half a unit in the last place of each format, and a few times that for sums.
 UNIT = {"float32": 2**-24, "tensorfloat32": 2**-11, "bfloat16_3x": 2**-17, "bfloat16": 2**-9}
@@ -45,6 +50,43 @@ def test_latents_lose_what_the_format_loses(precision):
     assert error < 30 * UNIT[precision]
     if precision != "float32":
         assert error > UNIT[precision] / 30
+
+
+OWN = np.arange(48, dtype=np.int32)
+
+
+@functools.cache
+def _alignment():
+    """Two sets of anchors and noise, and the exact loss and its gradient by both sets."""
+    rng = np.random.default_rng(2)
+    anchors, partners, noise = (np.float32(rng.normal(size=(48, 8))) for _ in range(3))
+    partners = np.float32(anchors + 0.5 * partners)
+
+    @jax.jit
+    @functools.partial(jax.value_and_grad, argnums=(0, 1))
+    def loss(anchors, partners, noise):
+        latents = oracle.euler_latents(anchors, noise, OWN, 20)
+        return oracle.euler_alignment_loss(latents, partners, OWN, 20, 0.2, "log")
+
+    arrays = anchors, partners, np.float32(0.45) * noise
+    return arrays, in_float64(loss, *arrays)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS[1:])  # float32: test_accuracy.py
+def test_gradients_lose_what_the_format_loses(precision):
+    arrays, (exact_loss, exact_gradients) = _alignment()
+    solver = Euler(20, precision=precision)
+
+    @jax.jit
+    @functools.partial(jax.value_and_grad, argnums=(0, 1))
+    def loss(anchors, partners, noise):
+        latents = compute_latents(anchors, noise, solver=solver)
+        return alignment_loss(latents, partners, OWN, solver=solver)[0]
+
+    value, gradients = loss(*arrays)
+    assert relative_error(value, exact_loss) < 10 * UNIT[precision]
+    for gradient, reference in zip(gradients, exact_gradients, strict=True):
+        assert UNIT[precision] / 10 < relative_error(gradient, reference) < 10 * UNIT[precision]
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
