@@ -6,8 +6,10 @@ convolutions pad symmetrically, which at stride 2 is not XLA's 'SAME'.
 """
 
 import math
-from typing import Literal
+from collections.abc import Sequence
+from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
@@ -190,8 +192,28 @@ def conv(channels: int, size: int, stride: int, dtype: DTypeLike, name: str) -> 
         use_bias=False,
         dtype=dtype,
         kernel_init=_KERNEL_INIT,
+        conv_general_dilated=_pointwise if size == 1 else None,
         name=name,
     )
+
+
+def _pointwise(
+    images: Array,
+    kernel: Array,
+    strides: Sequence[int],
+    padding: Any,
+    *,
+    precision: jax.lax.PrecisionLike,
+    **layout: Any,
+) -> Array:
+    """A 1x1 convolution as a product of matrices.
+
+    So is its gradient then, for which XLA's convolution takes up to 13 times as long on a CPU.
+    """
+    del padding, layout
+    pixels = images[:, :: strides[0], :: strides[1]]
+    flat = pixels.reshape(-1, pixels.shape[-1])
+    return jnp.matmul(flat, kernel[0, 0], precision=precision).reshape(*pixels.shape[:-1], -1)
 
 
 def group_norm(

@@ -18,7 +18,7 @@ from torch_layout import (
 )
 
 from lzn_jax.models import ResNet
-from lzn_jax.models.resnet import Bottleneck, SelectiveKernel
+from lzn_jax.models.resnet import Bottleneck, SelectiveKernel, conv
 from lzn_jax.models.torch_names import torch_keys
 
 RESNET50 = {
@@ -136,6 +136,18 @@ def test_backbone_of_resnet50_has_the_papers_count():
     shapes = torch_shapes(ResNet(**RESNET50), 224)
     backbone = [math.prod(shape) for key, shape in shapes.items() if key.startswith("net")]
     assert sum(backbone) == 23_508_032
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_pointwise_convolution_is_a_product_of_matrices_alone(stride):
+    module = conv(5, 1, stride, jnp.float32, "conv")
+    images = jax.random.normal(jax.random.key(0), (2, 5, 8, 3))
+    variables = module.init(jax.random.key(1), images)
+    kernel = np.asarray(variables["params"]["kernel"], np.float64)[0, 0]
+    expected = np.asarray(images, np.float64)[:, ::stride, ::stride] @ kernel
+    np.testing.assert_allclose(module.apply(variables, images), expected, atol=1e-6)
+    gradient = jax.grad(lambda variables: jnp.sum(module.apply(variables, images) ** 2))
+    assert "convolution" not in jax.jit(gradient).lower(variables).as_text()
 
 
 def test_a_fresh_block_is_its_shortcut_and_starts_like_the_original():
