@@ -1,5 +1,6 @@
 """The one training loop: it never asks which study it runs."""
 
+import dataclasses
 import functools
 import logging
 import shutil
@@ -62,8 +63,42 @@ class TrainState(flax.struct.PyTreeNode):
     skipped_in_a_row: Any
 
 
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """What a run has before its first state."""
+
+    config: ConfigDict
+    workdir: Path
+    goodput: reporting.Goodput
+    interruption: processes.Interruption
+    mesh: Mesh
+    study: Study
+    train: Examples
+    test: Examples
+    batches: data.TrainingBatches
+    optimizer: optax.GradientTransformation
+
+
 def train_and_evaluate(config: ConfigDict, workdir: Path) -> int:
     """Trains from the newest checkpoint, or from scratch, to the end; returns the exit code."""
+    run = _prepare(config, workdir)
+    with run.batches, Checkpoints(workdir, config.checkpoint.keep) as checkpoints:
+        state, code = _loop(run, checkpoints, _first_state(run, checkpoints))
+        if code == EXIT_NON_FINITE:
+            _save_for_replay(state, run.batches, run.mesh, workdir)
+    run.goodput.write(workdir)
+    _log.info("%s", run.goodput.in_words())
+    if code == EXIT_NON_FINITE:
+        _log.error("stopped at step %d", int(state.step))
+    elif code == EXIT_RUN_AGAIN:
+        _log.info("saved at step %d; run the same command to go on", int(state.step))
+    else:
+        _log.info("done: results are in %s", workdir)
+    return code
+
+
+def _prepare(config: ConfigDict, workdir: Path) -> _Run:
+    """Builds and loads what can fail, then claims the folder for this config."""
     training = config.training
     goodput = reporting.Goodput()
     with goodput("init"):
@@ -81,80 +116,77 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> int:
             rows=sharding.own_rows(training.batch_size),
         )
         optimizer = optimization.make_optimizer(training, list(study.modules))
-        init = functools.partial(init_state, study, optimizer, config.seed)
         interruption = processes.Interruption()
+    return _Run(
+        config, workdir, goodput, interruption, mesh, study, train, test, batches, optimizer
+    )
 
-    with batches, Checkpoints(workdir, config.checkpoint.keep) as checkpoints:
-        with goodput("restore"):
-            shapes = sharding.placed(jax.eval_shape(init), mesh, shard=training.shard_parameters)
-            state = restore_state(checkpoints, shapes)
-        if state is None:
-            with goodput("init"):
-                state = _compile_init(init, shapes)()
-        else:
-            goodput.resume(workdir)
-        step = int(state.step)
-        batches.seek(step)
-        with goodput("compile"):
-            update = _compile_update(study, optimizer, config, mesh, state, batches)
-        _announce(state, mesh, workdir)
 
-        with (
-            reporting.MetricLog(workdir, step) as log,
-            reporting.progress(training.num_steps, "training", initial=step) as bar,
-            Heartbeat(step) as heartbeat,
-        ):
-            metrics = _LateMetrics(log, bar, goodput, step, training)
-            saved = step  # restored from there, or nothing to save yet
-            is_leaving = False
-            # A checkpoint is written before the evaluation of its step: a process killed in
-            # between makes the evaluation good when it resumes, and loses no step.
-            while True:
-                is_over = step >= training.num_steps
-                is_due = is_over or (step > 0 and step % config.evaluation.every_steps == 0)
-                if step > saved and (
-                    is_due or is_leaving or step % config.checkpoint.every_steps == 0
-                ):
-                    metrics.flush()
-                    with goodput("save"):
-                        save_state(checkpoints, state, study, train)
-                        goodput.write(workdir)
-                    saved = step
-                if is_leaving or metrics.too_many_skipped():
-                    break
-                if is_due:
-                    metrics.flush()
-                    evaluate = functools.partial(
-                        _evaluate, study, state, train, test, workdir, interruption
-                    )
-                    try:
-                        with goodput("eval"):
-                            _evaluate_once(evaluate, step, workdir, log, metrics)
-                    except processes.Interrupted:
-                        is_leaving = True
-                        break
-                if is_over:
-                    break
-                checkpoints.check()
-                with goodput("data"):
-                    batch = sharding.put_rows(next(batches), mesh)
-                with goodput("step"), heartbeat.watch(step):
-                    state, new_metrics = update(state, batch)
-                    step += 1
-                    metrics.put(step, new_metrics)
-                is_leaving = interruption.asked(step)
-        if metrics.too_many_skipped():
-            _save_for_replay(state, batches, mesh, workdir)
-    goodput.write(workdir)
-    _log.info("%s", goodput.in_words())
-    if metrics.too_many_skipped():
-        _log.error("stopped at step %d", step)
-        return EXIT_NON_FINITE
-    if is_leaving:
-        _log.info("saved at step %d; run the same command to go on", step)
-        return EXIT_RUN_AGAIN
-    _log.info("done: results are in %s", workdir)
-    return EXIT_DONE
+def _first_state(run: _Run, checkpoints: Checkpoints) -> TrainState:
+    """The newest checkpoint's state, or a fresh one; batches go on from there."""
+    init = functools.partial(init_state, run.study, run.optimizer, run.config.seed)
+    with run.goodput("restore"):
+        shapes = sharding.placed(
+            jax.eval_shape(init), run.mesh, shard=run.config.training.shard_parameters
+        )
+        state = restore_state(checkpoints, shapes)
+    if state is None:
+        with run.goodput("init"):
+            state = _compile_init(init, shapes)()
+    else:
+        run.goodput.resume(run.workdir)
+    run.batches.seek(int(state.step))
+    return state
+
+
+def _loop(run: _Run, checkpoints: Checkpoints, state: TrainState) -> tuple[TrainState, int]:
+    """Updates, saves and evaluates to the end or until it has to stop; state and exit code.
+
+    A checkpoint is written before the evaluation of its step: a process killed in between makes the
+    evaluation good when it resumes, and loses no step.
+    """
+    config, goodput = run.config, run.goodput
+    step = saved = int(state.step)  # restored from there, or nothing to save yet
+    is_leaving = False
+    with goodput("compile"):
+        update = _compile_update(run, state)
+    _announce(state, run.mesh, run.workdir)
+    with (
+        reporting.MetricLog(run.workdir, step) as log,
+        reporting.progress(config.training.num_steps, "training", initial=step) as bar,
+        Heartbeat(step) as heartbeat,
+    ):
+        metrics = _LateMetrics(log, bar, goodput, step, config.training)
+        while True:
+            is_over = step >= config.training.num_steps
+            is_due = is_over or (step > 0 and step % config.evaluation.every_steps == 0)
+            if step > saved and (is_due or is_leaving or step % config.checkpoint.every_steps == 0):
+                metrics.flush()
+                with goodput("save"):
+                    save_state(checkpoints, state, run.study, run.train)
+                    goodput.write(run.workdir)
+                saved = step
+            if metrics.too_many_skipped():
+                return state, EXIT_NON_FINITE
+            if is_leaving:
+                return state, EXIT_RUN_AGAIN
+            if is_due:
+                metrics.flush()
+                try:
+                    with goodput("eval"):
+                        _evaluate_once(run, state, step, log, metrics)
+                except processes.Interrupted:
+                    return state, EXIT_RUN_AGAIN
+            if is_over:
+                return state, EXIT_DONE
+            checkpoints.check()
+            with goodput("data"):
+                batch = sharding.put_rows(next(run.batches), run.mesh)
+            with goodput("step"), heartbeat.watch(step):
+                state, new_metrics = update(state, batch)
+                step += 1
+                metrics.put(step, new_metrics)
+            is_leaving = run.interruption.asked(step)
 
 
 def init_state(study: Study, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
@@ -338,51 +370,35 @@ def jit_update(
 
 
 def _compile_update(
-    study: Study,
-    optimizer: optax.GradientTransformation,
-    config: ConfigDict,
-    mesh: Mesh,
-    state: TrainState,
-    batches: data.TrainingBatches,
+    run: _Run, state: TrainState
 ) -> Callable[[TrainState, Mapping[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]:
     """The compiled update; it refuses other shapes, so nothing is compiled twice."""
-    traced = jit_update(study, optimizer, config, mesh, state).trace(state, batches.shapes())
+    update = jit_update(run.study, run.optimizer, run.config, run.mesh, state)
+    traced = update.trace(state, run.batches.shapes())
     _announce_cost(costs.count_operations(traced.jaxpr))
     compiled: Callable[..., Any] = traced.lower().compile()
     return compiled
 
 
-def _evaluate(
-    study: Study,
-    state: TrainState,
-    train: Examples,
-    test: Examples,
-    workdir: Path,
-    interruption: processes.Interruption,
-) -> dict[str, float]:
-    """The study's evaluation, which a SIGTERM ends: it is repeated when the run goes on."""
-    with interruption.at_once():
-        return study.evaluate(averaged_model(state, study, train), train, test, workdir)
-
-
 def _evaluate_once(
-    evaluate: Callable[[], dict[str, float]],
-    step: int,
-    workdir: Path,
-    log: reporting.MetricLog,
-    metrics: "_LateMetrics",
+    run: _Run, state: TrainState, step: int, log: reporting.MetricLog, metrics: "_LateMetrics"
 ) -> None:
-    """Evaluates, unless the run that this one continues has done so at this step."""
+    """Evaluates, unless the run that this one continues has done so at this step.
+
+    A SIGTERM ends it with `processes.Interrupted`: it is repeated when the run goes on.
+    """
     if log.has(step, "evaluation_seconds"):
         return
-    workdirs.check_there(workdir)
+    workdirs.check_there(run.workdir)
     started = time.perf_counter()
-    results = evaluate()
-    reporting.write_json(workdir / "summary.json", {"step": step, **results, **metrics.rates()})
+    with run.interruption.at_once():
+        model = averaged_model(state, run.study, run.train)
+        results = run.study.evaluate(model, run.train, run.test, run.workdir)
+    reporting.write_json(run.workdir / "summary.json", {"step": step, **results, **metrics.rates()})
     log.write(step, {**results, "evaluation_seconds": time.perf_counter() - started})
     if processes.is_writer():
-        folder = workdir / "figures"
-        figures.curves(folder / "curves.png", reporting.read_metrics(workdir))
+        folder = run.workdir / "figures"
+        figures.curves(folder / "curves.png", reporting.read_metrics(run.workdir))
         for figure in sorted(folder.glob("*.png")):
             log.image(step, figure.stem, figure)
     named = ", ".join(f"{name} {value:.4g}" for name, value in results.items())
