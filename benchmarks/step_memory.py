@@ -8,7 +8,7 @@ one device, of N fake ones of a CPU with --devices=N: another backend plans othe
 per cent.
 """
 
-import sys
+import argparse
 
 import jax
 import numpy as np
@@ -17,7 +17,7 @@ import optax
 from lzn_jax import configuration, costs, optimization, sharding, studies, train
 from lzn_jax.studies import examples_at_a_time
 
-PREFIXES = ("--config=", "--config.", "--devices=")
+PREFIX = "--config."
 
 
 def batch_shapes(study: studies.Study, config) -> dict[str, jax.ShapeDtypeStruct]:
@@ -31,16 +31,24 @@ def batch_shapes(study: studies.Study, config) -> dict[str, jax.ShapeDtypeStruct
     }
 
 
-def main(arguments: list[str]) -> None:
-    path, *_ = [a.removeprefix(PREFIXES[0]) for a in arguments if a.startswith(PREFIXES[0])]
-    overrides = [a.removeprefix(PREFIXES[1]) for a in arguments if a.startswith(PREFIXES[1])]
-    config = configuration.load(path, overrides)
-    counts = [int(a.removeprefix(PREFIXES[2])) for a in arguments if a.startswith(PREFIXES[2])]
-    if counts:
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config", required=True)
+    parser.add_argument(
+        "--devices", type=int, help="fake ones of a CPU; default the first real one"
+    )
+    arguments, flags = parser.parse_known_args()
+    if unknown := [flag for flag in flags if not flag.startswith(PREFIX)]:
+        parser.error(f"unknown arguments: {' '.join(unknown)}")
+    path = arguments.config
+    config = configuration.load(path, [flag.removeprefix(PREFIX) for flag in flags])
+    if arguments.devices:
         jax.config.update("jax_platforms", "cpu")
-        jax.config.update("jax_num_cpu_devices", counts[0])
+        jax.config.update("jax_num_cpu_devices", arguments.devices)
     mesh = sharding.make_mesh(
-        examples_at_a_time(config.training), jax.devices()[: sum(counts) or 1]
+        examples_at_a_time(config.training), jax.devices()[: arguments.devices or 1]
     )
     study = studies.build(config, mesh)
     optimizer: optax.GradientTransformation = optimization.make_optimizer(
@@ -72,4 +80,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

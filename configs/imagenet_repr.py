@@ -8,8 +8,8 @@ imagenet_tfds_repr.py reads ImageNet as TensorFlow Datasets has prepared it.
 Expected after 5,000,000 updates, with --config.evaluation.probe_protocol=paper: linear probe 69.5 %
 top-1, 89.3 % top-5 (paper table 4; SimCLR 69.3 % after 1000 epochs, where 5,000,000 updates of
 8192 images are 32,000 epochs). imagenet_repr_100ep.py is the affordable run.
-Cost: 4.8e14 operations an update, 6.1e14 with micro-batches, which encode twice; the zoning takes
-2.0 and 1.6 % of them. Memory: 62 GB on one device with micro-batches of 128 images. Both are
+Cost: 4.4e14 operations an update, 5.8e14 with micro-batches, which encode twice; the zoning takes
+2.2 and 1.7 % of them. Memory: 58 GB on one device with micro-batches of 128 images. Both are
 computed by benchmarks/step_memory.py; this config was not run by us. On a pod
 --config.training.microbatch_size=None is faster.
 """
