@@ -91,12 +91,14 @@ def run_all(
 
 def print_table(results: Results, metrics: Iterable[str]) -> None:
     """Metrics as rows, variants as columns; mean, spread and values over seeds."""
-    width = 44
-    print(f"{'mean ± std over seeds (values)':36s}" + "".join(f"{v:>{width}s}" for v in results))
+    table = [["mean ± std over seeds (values)", *results]]
     for metric in metrics:
         cells = [_cell([row[metric] for row in rows if metric in row]) for rows in results.values()]
         if set(cells) != {"-"}:
-            print(f"{metric:36s}" + "".join(f"{cell:>{width}s}" for cell in cells))
+            table.append([metric, *cells])
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for row in table:
+        print("  ".join(f"{cell:<{width}s}" for cell, width in zip(row, widths, strict=True)))
 
 
 def _cell(values: list[float]) -> str:
