@@ -6,8 +6,9 @@ DIR holds the original's tiny checkpoints of the three case studies (`ckpt_*.pt`
 with them (`ckpt_*_io.npz`) and their hyperparameters (`params.json`). Each is read as
 `lzn_jax.convert` reads it, and every stored output is computed again in float64, each stage from
 the stored one before it. Prints the largest absolute deviation of each output, and how many arrays
-of a file that is converted and written back (`--to-pt`) have the same bits. Exit code 1 where a
-deviation is too large or bits differ.
+of a file that is converted and written back (`--to-pt`) have the same bits, all but the decoder's
+buffer of noise levels, which is within one unit of the last place. Exit code 1 where a deviation is
+too large or bits differ.
 
 Measured: at most 6e-12 in 31 outputs, 2e-3 with the adaptive solver; all bits the same.
 """
@@ -26,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from lzn_jax import configuration, convert, models, rectified_flow, torch_files, zoning
+from lzn_jax import configuration, convert, models, rectified_flow, released, torch_files, zoning
 from lzn_jax.data import to_uint8
 from lzn_jax.rectified_flow import Sampler
 
@@ -236,6 +237,10 @@ def check_bits(golden: Path, name: str, config: ConfigDict) -> bool:
         convert.convert(config, file, workdir)
         convert.export(config, workdir, back)
         wanted, found = (dict(_arrays(torch_files.read(path))) for path in (file, back))
+    # Computed, by an exp whose last bit depends on the CPU; nothing reads it.
+    buffer = ("decoder", released.PREFIX + released.BUFFER)
+    if buffer in wanted:
+        np.testing.assert_array_max_ulp(wanted.pop(buffer), found.pop(buffer), maxulp=1)
     same = [
         place
         for place, array in wanted.items()

@@ -166,7 +166,10 @@ def write(
 
 
 def _noise_levels(time_embedding: str) -> np.ndarray:
-    """The decoder's buffer, which only has to be there: noise levels from the largest on down."""
+    """The decoder's buffer, which only has to be there: noise levels from the largest on down.
+
+    NumPy's exp decides their last bit, otherwise on CPUs with AVX-512 than on others.
+    """
     largest, count = {"positional": (50, 1000), "fourier": (378, 2000)}[time_embedding]
     return np.exp(np.linspace(np.log(largest), np.log(0.01), count))
 

@@ -285,7 +285,10 @@ def assert_same_arrays(path, other):
     assert first.keys() == second.keys()
     for place, array in first.items():
         assert array.dtype == second[place].dtype, place
-        np.testing.assert_array_equal(array, second[place], strict=True)
+        if place[-1] == f"{PREFIX}sigmas":  # computed, by an exp whose last bit depends on the CPU
+            np.testing.assert_array_max_ulp(array, second[place], maxulp=1)
+        else:
+            np.testing.assert_array_equal(array, second[place], strict=True)
     return len(first)
 
 
