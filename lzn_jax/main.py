@@ -100,5 +100,6 @@ def _use_compile_cache() -> None:
 
 if __name__ == "__main__":
     # Until training can save there is nothing to be lost, and the same command goes on.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_RUN_AGAIN))
+    # No exception: compiled modules that are being imported turn it into other exit codes.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(EXIT_RUN_AGAIN))
     sys.exit(main())
