@@ -10,7 +10,8 @@ of a file that is converted and written back (`--to-pt`) have the same bits, all
 buffer of noise levels, which is within one unit of the last place. Exit code 1 where a deviation is
 too large or bits differ.
 
-Measured: at most 6e-12 in 31 outputs, 2e-3 with the adaptive solver; all bits the same.
+Measured: at most 6e-12 in 31 outputs, 2e-3 with the adaptive solver; all weights' bits the
+same.
 """
 
 import argparse

@@ -18,6 +18,7 @@ import pytest
 import small
 import torch_writer
 from ml_collections import ConfigDict
+from numpy._core._multiarray_umath import __cpu_features__
 from PIL import Image
 
 import lzn_jax
@@ -285,7 +286,8 @@ def assert_same_arrays(path, other):
     assert first.keys() == second.keys()
     for place, array in first.items():
         assert array.dtype == second[place].dtype, place
-        if place[-1] == f"{PREFIX}sigmas":  # computed, by an exp whose last bit depends on the CPU
+        if place[-1] == f"{PREFIX}sigmas" and not __cpu_features__["AVX512_SKX"]:
+            # Computed, and NumPy's exp has other last bits on a CPU unlike the original's.
             np.testing.assert_array_max_ulp(array, second[place], maxulp=1)
         else:
             np.testing.assert_array_equal(array, second[place], strict=True)

@@ -202,16 +202,15 @@ def resize_bilinear(images: Float[Array, "b h w c"], size: int) -> Float[Array, 
     Neither half-pixel centres nor aligned corners nor antialiasing; beyond the last pixel its
     value goes on. float32.
     """
-    rows, columns = (_interpolation(length, size) for length in images.shape[1:3])
-    images = jnp.einsum("sh,bhwc->bswc", rows, images, precision=Precision.HIGHEST)
-    return jnp.einsum("sw,bhwc->bhsc", columns, images, precision=Precision.HIGHEST)
+    return _resize_axis(_resize_axis(images, size, axis=1), size, axis=2)
 
 
-def _interpolation(length: int, size: int) -> Float[np.ndarray, "size length"]:
-    """Matrix that resizes one axis; each row has the weights of two neighbours."""
+def _resize_axis(images: Float[Array, "b h w c"], size: int, axis: int) -> Array:
+    """Lower neighbour and its share of the way to the upper one: flat images stay as they are."""
+    length = images.shape[axis]
     position = np.arange(size) * (length / size)
     lower = np.floor(position).astype(int)
-    weights = np.zeros((size, length), np.float32)
-    np.add.at(weights, (np.arange(size), lower), 1 - (position - lower))
-    np.add.at(weights, (np.arange(size), np.minimum(lower + 1, length - 1)), position - lower)
-    return weights
+    share = np.expand_dims(position - lower, [i for i in range(4) if i != axis])
+    below = jnp.take(images, lower, axis=axis)
+    above = jnp.take(images, np.minimum(lower + 1, length - 1), axis=axis)
+    return below + jnp.asarray(share, images.dtype) * (above - below)

@@ -208,7 +208,7 @@ def _pointwise(
 ) -> Array:
     """A 1x1 convolution as a product of matrices.
 
-    So is its gradient then, for which XLA's convolution takes up to 13 times as long on a CPU.
+    So is its gradient then, for which XLA's convolution is much slower on a CPU.
     """
     del padding, layout
     pixels = images[:, :: strides[0], :: strides[1]]
