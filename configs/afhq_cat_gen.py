@@ -50,6 +50,7 @@ def get_config() -> ml_collections.ConfigDict:
     # Image encoder: image -> anchor, 87,768,896 parameters.
     config.encoder = ml_collections.ConfigDict()
     config.encoder.name = "ncsnpp"
+    config.encoder.patch_size = 1  # the network sees pixels
     config.encoder.features = 128
     config.encoder.channel_multipliers = (1, 1, 2, 2, 2, 2, 2)  # feature maps 256 to 4 wide
     config.encoder.num_res_blocks = 2
@@ -66,6 +67,7 @@ def get_config() -> ml_collections.ConfigDict:
     # of which 128 are Fourier frequencies that stay as they were drawn.
     config.decoder = ml_collections.ConfigDict()
     config.decoder.name = "ncsnpp"
+    config.decoder.patch_size = 1  # the network sees pixels
     config.decoder.features = 128
     config.decoder.channel_multipliers = (1, 1, 2, 2, 2, 2, 2)
     config.decoder.num_res_blocks = 2

@@ -46,6 +46,7 @@ def get_config() -> ml_collections.ConfigDict:
     # Image encoder: image -> anchor, 49,790,260 parameters.
     config.encoder = ml_collections.ConfigDict()
     config.encoder.name = "ncsnpp"
+    config.encoder.patch_size = 1  # the network sees pixels
     config.encoder.features = 128
     config.encoder.channel_multipliers = (1, 2, 2, 2)  # feature maps 32, 16, 8 and 4 wide
     config.encoder.num_res_blocks = 4
@@ -61,6 +62,7 @@ def get_config() -> ml_collections.ConfigDict:
     # Image decoder: noisy image, time and latent -> velocity, 61,906,819 parameters.
     config.decoder = ml_collections.ConfigDict()
     config.decoder.name = "ncsnpp"
+    config.decoder.patch_size = 1  # the network sees pixels
     config.decoder.features = 128
     config.decoder.channel_multipliers = (1, 2, 2, 2)
     config.decoder.num_res_blocks = 4

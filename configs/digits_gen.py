@@ -37,6 +37,7 @@ def get_config() -> ml_collections.ConfigDict:
     # Image encoder: image -> anchor.
     config.encoder = ml_collections.ConfigDict()
     config.encoder.name = "ncsnpp"
+    config.encoder.patch_size = 1  # the network sees pixels
     config.encoder.features = 16
     config.encoder.channel_multipliers = (1, 2)  # feature maps 8 and 4 wide
     config.encoder.num_res_blocks = 1
@@ -52,6 +53,7 @@ def get_config() -> ml_collections.ConfigDict:
     # Image decoder: noisy image, time and latent -> velocity.
     config.decoder = ml_collections.ConfigDict()
     config.decoder.name = "ncsnpp"
+    config.decoder.patch_size = 1  # the network sees pixels
     config.decoder.features = 16
     config.decoder.channel_multipliers = (1, 2)
     config.decoder.num_res_blocks = 1

@@ -13,7 +13,7 @@ from lzn_jax import configuration
 
 
 def get_config() -> ml_collections.ConfigDict:
-    """The config of this experiment: digits_joint with other data and a level more."""
+    """The config of this experiment: digits_joint with other data, in patches."""
     config = configuration.sibling(__file__, "digits_joint")
 
     # Data: 60,000 training and 10,000 test images.
@@ -24,10 +24,12 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.latent.context_size = 2000
 
-    # Narrow networks, as 28 pixels cost a CPU 12 times as much as 8; feature maps 28, 14, 7 wide.
+    # Networks that see 2x2 pixels as one of four channels, which costs a CPU a third as much as
+    # pixels do; feature maps 14 and 7 wide.
     for network in (config.encoder, config.decoder):
-        network.features = 8
-        network.channel_multipliers = (1, 2, 4)
+        network.patch_size = 2
+        network.features = 16
+        network.channel_multipliers = (1, 2)
 
     config.training.batch_size = 128
     config.training.num_steps = 4500  # 9.6 epochs

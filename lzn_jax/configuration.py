@@ -49,6 +49,7 @@ def _network(prefix: str, fields: Mapping[str, Field]) -> dict[str, Field]:
 
 
 _NCSNPP = {
+    "patch_size": Field(int, "side of the patches that a network sees as pixels", minimum=1),
     "features": Field(int, "channels of the first level", minimum=4, multiple_of=4),
     "channel_multipliers": Field(
         tuple, "channels of each level over features, finest first", minimum=1, nonempty=True
@@ -567,15 +568,22 @@ def _check_blur(values: Mapping[str, Any]) -> None:
 
 
 def _check_resolutions(values: Mapping[str, Any], network: str) -> None:
-    """Each level halves the image of the one before it, without a remainder."""
-    size = values["data.image_size"]
+    """Patches divide the image, and each level halves the one before it, without a remainder."""
+    patch = values[f"{network}.patch_size"]
+    size, rest = divmod(values["data.image_size"], patch)
+    if rest:
+        raise UserError(
+            f"{network}.patch_size must divide data.image_size {values['data.image_size']}, "
+            f"got {patch}"
+        )
     multipliers = values[f"{network}.channel_multipliers"]
     widths = [size >> level for level in range(len(multipliers))]
     if size % 2 ** (len(multipliers) - 1) != 0:
         most = (size & -size).bit_length()
         raise UserError(
             f"{network}.channel_multipliers must have at most {most} entries, "
-            f"one for each halving of data.image_size {size} and one more, got {multipliers}"
+            f"one for each halving of the {size} patches of an image's side and one more, "
+            f"got {multipliers}"
         )
     for name in (f"{network}.attention_resolutions", f"{network}.tap_resolutions"):
         resolutions = values.get(name) or ()

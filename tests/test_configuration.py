@@ -18,10 +18,10 @@ JOINT_FIELDS = {
     "data.": "name image_size channels num_classes flip",
     "latent.": "enabled dim noise_scale solver num_steps precision context_size",
     "alignment.": "noise_scale num_steps cutoff form weight",
-    "encoder.": """name features channel_multipliers num_res_blocks attention_resolutions dropout
-        fir progressive_input tap_channels tap_units tap_layers tap_resolutions""",
-    "decoder.": """name features channel_multipliers num_res_blocks attention_resolutions dropout
-        fir progressive_input progressive time_embedding fourier_scale scale_by_sigma""",
+    "encoder.": """name patch_size features channel_multipliers num_res_blocks attention_resolutions
+        dropout fir progressive_input tap_channels tap_units tap_layers tap_resolutions""",
+    "decoder.": """name patch_size features channel_multipliers num_res_blocks attention_resolutions
+        dropout fir progressive_input progressive time_embedding fourier_scale scale_by_sigma""",
     "training.": """batch_size microbatch_size shard_parameters num_steps decoder_steps
         learning_rate.encoder learning_rate.decoder learning_rate.label_anchors warmup_steps
         schedule gradient_clip ema_decay generation_weight compute_dtype log_every_steps""",
@@ -297,12 +297,18 @@ def test_no_other_field_takes_none(name):
         (
             "encoder.channel_multipliers=(1,1,1,1,1)",
             "encoder.channel_multipliers must have at most 4 entries, one for each halving of "
-            "data.image_size 8 and one more, got (1, 1, 1, 1, 1)",
+            "the 8 patches of an image's side and one more, got (1, 1, 1, 1, 1)",
         ),
         (
             "decoder.channel_multipliers=(1,1,1,1,1)",
             "decoder.channel_multipliers must have at most 4 entries, one for each halving of "
-            "data.image_size 8 and one more, got (1, 1, 1, 1, 1)",
+            "the 8 patches of an image's side and one more, got (1, 1, 1, 1, 1)",
+        ),
+        ("decoder.patch_size=3", "decoder.patch_size must divide data.image_size 8, got 3"),
+        (
+            "encoder.patch_size=8",
+            "encoder.channel_multipliers must have at most 1 entries, one for each halving of "
+            "the 1 patches of an image's side and one more, got (1, 2)",
         ),
         (
             "decoder.attention_resolutions=[4,16]",

@@ -21,7 +21,9 @@ from lzn_jax.models.ncsnpp_layers import (
     at_least_float32,
     conv3x3,
     dense,
+    depth_to_space,
     downsample,
+    space_to_depth,
     upsample,
 )
 
@@ -32,8 +34,9 @@ MIN_FOURIER_TIME = 1e-5  # keeps the logarithm finite at t = 0
 class NCSNpp(nn.Module):
     """Fields, downward path and middle, which the encoder and the decoder share.
 
-    Level l works at the image size / 2^l with features * channel_multipliers[l] channels.
-    `attention_resolutions` are feature-map widths in pixels; `fir` resamples with the filter
+    Patches of `patch_size` x `patch_size` pixels are seen as one pixel of more channels (ours; 1 is
+    the original). Level l works at that size / 2^l with features * channel_multipliers[l] channels.
+    `attention_resolutions` are feature-map widths in patches; `fir` resamples with the filter
     (1, 3, 3, 1), otherwise nearest neighbour and 2x2 means; `progressive_input` 'input_skip' adds
     the downsampled input at each level, 'none' does not; `dtype` is the compute dtype.
     """
@@ -45,13 +48,18 @@ class NCSNpp(nn.Module):
     dropout: float
     fir: bool
     progressive_input: str
+    patch_size: int = 1
     dtype: DTypeLike = jnp.float32
 
-    def down_path(self, images: Array, embedding: Array | None, train: bool) -> list[Array]:
-        """Feature maps from the first convolution to the deepest level, in execution order."""
+    def patches(self, images: Array) -> Array:
+        """Images as the network sees them."""
         self._check_input(images)
-        h = conv3x3(self.features, self.dtype, "input_conv")(images)
-        maps, pyramid = [h], images
+        return space_to_depth(images, self.patch_size)
+
+    def down_path(self, patches: Array, embedding: Array | None, train: bool) -> list[Array]:
+        """Feature maps from the first convolution to the deepest level, in execution order."""
+        h = conv3x3(self.features, self.dtype, "input_conv")(patches)
+        maps, pyramid = [h], patches
         for level, multiplier in enumerate(self.channel_multipliers):
             channels = self.features * multiplier
             for i in range(self.num_res_blocks):
@@ -86,12 +94,13 @@ class NCSNpp(nn.Module):
 
     def _check_input(self, images: Array) -> None:
         _check_choice("progressive_input", self.progressive_input, ("none", "input_skip"))
-        factor = 2 ** (len(self.channel_multipliers) - 1)
+        factor = self.patch_size * 2 ** (len(self.channel_multipliers) - 1)
         height, width = images.shape[1:3]
         if height % factor or width % factor:
             raise ValueError(
-                f"images are {height} x {width}; {len(self.channel_multipliers)} levels need "
-                f"height and width divisible by {factor}"
+                f"images are {height} x {width}; {len(self.channel_multipliers)} levels of "
+                f"{self.patch_size} x {self.patch_size} patches need height and width divisible by "
+                f"{factor}"
             )
 
 
@@ -99,7 +108,7 @@ class NCSNppEncoder(NCSNpp, kw_only=True):
     """Image encoder: downward half of NCSN++ with a latent tap on every feature map.
 
     The latent is the sum of the taps' outputs. `tap_resolutions` restricts taps to feature maps of
-    these widths in pixels; None taps all.
+    these widths in patches; None taps all.
     """
 
     latent_dim: int
@@ -115,7 +124,7 @@ class NCSNppEncoder(NCSNpp, kw_only=True):
         Raises ValueError for an image size that the levels do not divide or when no feature map
         has one of the `tap_resolutions`.
         """
-        maps = self.down_path(images, None, train)
+        maps = self.down_path(self.patches(images), None, train)
         maps.append(self.middle(maps[-1], None, train))
         tapped = [
             self._tap(f"tap_{i}")(h)
@@ -176,15 +185,17 @@ class NCSNppDecoder(NCSNpp, kw_only=True):
             self.dtype,
             name="conditioning",
         )(s, latents, labels)
-        skips = self.down_path(x_t, embedding, train)
+        patches = self.patches(x_t)
+        skips = self.down_path(patches, embedding, train)
         h = self.middle(skips[-1], embedding, train)
-        velocity = self.up_path(h, skips, embedding, x_t.shape[-1], train)
+        velocity = self.up_path(h, skips, embedding, patches.shape[-1], train)
+        velocity = depth_to_space(velocity, self.patch_size)
         return velocity / s[:, None, None, None] if self.scale_by_sigma else velocity
 
     def up_path(
-        self, h: Array, skips: list[Array], embedding: Array, image_channels: int, train: bool
+        self, h: Array, skips: list[Array], embedding: Array, patch_channels: int, train: bool
     ) -> Array:
-        """Image from the middle's output, consuming the downward path's maps from the last on."""
+        """Patches from the middle's output, consuming the downward path's maps from the last on."""
         outputs = []
         for level, multiplier in reversed(list(enumerate(self.channel_multipliers))):
             channels = self.features * multiplier
@@ -193,14 +204,14 @@ class NCSNppDecoder(NCSNpp, kw_only=True):
                 h = self._block(f"up_{level}_block_{i}", channels)(h, embedding, train=train)
             h = self._attend(f"up_{level}_attention", h)
             if level == 0 or self.progressive == "output_skip":
-                head = OutputHead(image_channels, self.dtype, name=f"up_{level}_output")
+                head = OutputHead(patch_channels, self.dtype, name=f"up_{level}_output")
                 outputs.append(head(h))
             if level > 0:
                 h = self._block(f"up_{level}_resample", channels, "up")(h, embedding, train=train)
-        image = outputs[0]
+        patches = outputs[0]
         for output in outputs[1:]:
-            image = upsample(image, self.fir) + output
-        return image
+            patches = upsample(patches, self.fir) + output
+        return patches
 
     def _noise_level(self, t: Array) -> Array:
         earliest = MIN_FOURIER_TIME if self.time_embedding == "fourier" else 0.0

@@ -65,6 +65,24 @@ def upsample(images: Float[Array, "b h w c"], fir: bool) -> Float[Array, "b 2*h 
     return double(double(images, axis=1), axis=2)
 
 
+def space_to_depth(
+    images: Float[Array, "b h w c"], size: int
+) -> Float[Array, "b h//{size} w//{size} {size}**2*c"]:
+    """Patches of size x size pixels, each as one pixel of more channels; size divides h and w."""
+    b, h, w, c = images.shape
+    blocks = images.reshape(b, h // size, size, w // size, size, c)
+    return blocks.swapaxes(2, 3).reshape(b, h // size, w // size, size * size * c)
+
+
+def depth_to_space(
+    patches: Float[Array, "b h w d"], size: int
+) -> Float[Array, "b h*{size} w*{size} d//{size}**2"]:
+    """Inverse of `space_to_depth`."""
+    b, h, w, _ = patches.shape
+    blocks = patches.reshape(b, h, w, size, size, -1)
+    return blocks.swapaxes(2, 3).reshape(b, h * size, w * size, -1)
+
+
 def _mean_halve(x: Array, axis: int) -> Array:
     even, odd = _even_and_odd(x, axis)
     return (even + odd) / 2

@@ -383,10 +383,42 @@ def test_any_channels_and_divisible_size(size, channels):
     assert velocity.shape == x.shape
 
 
-def test_image_size_that_levels_do_not_divide_is_named():
+@pytest.mark.parametrize(("height", "patch_size", "factor"), [(7, 1, 2), (6, 2, 4)])
+def test_image_size_that_levels_of_patches_do_not_divide_is_named(height, patch_size, factor):
+    encoder = NCSNppEncoder(**SMALL, latent_dim=5, patch_size=patch_size)
+    words = f"{height} x 8; 2 levels of {patch_size} x {patch_size} patches .* by {factor}"
+    with pytest.raises(ValueError, match=words):
+        shapes_in_execution_order(encoder, jnp.ones((1, height, 8, 1)))
+
+
+def patches_of(images, size):
+    """Each patch's pixels row by row, one after the other."""
+    b, h, w, c = images.shape
+    out = np.empty((b, h // size, w // size, size * size * c), images.dtype)
+    for y, x in np.ndindex(h // size, w // size):
+        block = images[:, y * size : (y + 1) * size, x * size : (x + 1) * size]
+        out[:, y, x] = block.reshape(b, -1)
+    return out
+
+
+def test_networks_on_patches_are_those_on_pixels_of_more_channels():
+    rng = np.random.default_rng(1)
+    images = rng.standard_normal((2, 8, 12, 2)).astype(np.float32)
+    patches, images = jnp.asarray(patches_of(images, 2)), jnp.asarray(images)
+
     encoder = NCSNppEncoder(**SMALL, latent_dim=5)
-    with pytest.raises(ValueError, match=r"7 x 8; 2 levels .* divisible by 2"):
-        shapes_in_execution_order(encoder, jnp.ones((1, 7, 8, 1)))
+    variables = random_variables(encoder, patches)
+    wanted = evaluation(encoder, train=False)(variables, patches)
+    anchors = evaluation(encoder.clone(patch_size=2), train=False)(variables, images)
+    np.testing.assert_array_equal(anchors, wanted)
+
+    decoder = NCSNppDecoder(**SMALL_DECODER)
+    rest = (jnp.full(2, 0.3), jnp.ones((2, 5)), None)
+    variables = random_variables(decoder, patches, *rest)
+    wanted = evaluation(decoder, train=False)(variables, patches, *rest)
+    velocity = evaluation(decoder.clone(patch_size=2), train=False)(variables, images, *rest)
+    assert velocity.shape == images.shape
+    np.testing.assert_array_equal(patches_of(np.asarray(velocity), 2), wanted)
 
 
 def test_tap_resolutions_without_a_feature_map_are_named():
