@@ -37,6 +37,7 @@ from lzn_jax.studies import Variables, examples_at_a_time, join_variables, split
 
 EXIT_USER_ERROR = 2
 REPORT_IMAGES = 2
+NOISE_LEVELS = "noise_levels.npy"  # in a run's folder: a buffer that only the release has
 
 _log = logging.getLogger("lzn_jax.convert")  # also where this module is __main__
 
@@ -194,6 +195,8 @@ def _save(config: ConfigDict, found: Released, context: Any, workdir: Path) -> N
     with Checkpoints(workdir, config.checkpoint.keep) as checkpoints:
         no_labels = np.zeros(len(context), np.int32)  # which context anchors do not need
         train.save_state(checkpoints, state, study, Examples(context, no_labels))
+    if found.noise_levels is not None:
+        np.save(workdir / NOISE_LEVELS, found.noise_levels)
 
 
 class _Constant(np.ndarray):
@@ -222,7 +225,8 @@ def _restore(config: ConfigDict, workdir: Path) -> Released:
             join_variables(items["ema"]["params"], constants),
         )
     )
-    return Released(raw, averaged, step)
+    path = workdir / NOISE_LEVELS
+    return Released(raw, averaged, step, np.load(path) if path.exists() else None)
 
 
 def _report(config: ConfigDict, found: Released, layouts: Mapping[str, Layout]) -> None:

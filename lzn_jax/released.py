@@ -36,11 +36,15 @@ class Layout(NamedTuple):
 
 
 class Released(NamedTuple):
-    """Weights, their averages (where not asked for, the weights again), and how many updates."""
+    """Weights, their averages (where not asked for, the weights again), and how many updates.
+
+    `noise_levels` is the decoder's buffer, None for one that is to be computed.
+    """
 
     raw: Variables
     averaged: Variables
     iteration: int
+    noise_levels: np.ndarray | None = None
 
 
 def read(path: str | os.PathLike[str], layouts: Mapping[str, Layout], *, ema: bool) -> Released:
@@ -62,7 +66,8 @@ def read(path: str | os.PathLike[str], layouts: Mapping[str, Layout], *, ema: bo
                 if ema:
                     shadow = _averaged(saved.get(f"{entry}_ema"), weights, layouts[name])
                     averaged[name] = _variables(shadow, layouts[name], f"{entry}_ema")
-        return Released(raw, averaged if ema else raw, _iteration(saved))
+        noise_levels = saved.get(ENTRIES["decoder"], {}).get(PREFIX + BUFFER)
+        return Released(raw, averaged if ema else raw, _iteration(saved), noise_levels)
     except ValueError as error:
         raise UserError(f"{path} does not fit the config: {error}") from error
 
@@ -153,7 +158,10 @@ def write(
         weights = to_weights(variables, layouts[name].keys)
         counts[name] = len(weights)
         if name == "decoder":
-            weights = {BUFFER: _noise_levels(config.decoder.time_embedding), **weights}
+            levels = released.noise_levels
+            if levels is None:
+                levels = _noise_levels(config.decoder.time_embedding)
+            weights = {BUFFER: levels, **weights}
         saved[ENTRIES[name]] = OrderedDict((PREFIX + key, w) for key, w in weights.items())
     saved |= _training_state(released.iteration, counts, config)
     for name, variables in released.averaged.items():
@@ -168,7 +176,8 @@ def write(
 def _noise_levels(time_embedding: str) -> np.ndarray:
     """The decoder's buffer, which only has to be there: noise levels from the largest on down.
 
-    NumPy's exp decides their last bit, otherwise on CPUs with AVX-512 than on others.
+    NumPy's exp decides their last bit, otherwise on CPUs with AVX-512 than on others, so that
+    a file's own are kept.
     """
     largest, count = {"positional": (50, 1000), "fourier": (378, 2000)}[time_embedding]
     return np.exp(np.linspace(np.log(largest), np.log(0.01), count))
