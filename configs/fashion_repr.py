@@ -26,6 +26,8 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.latent.context_size = 2000
 
+    config.alignment.num_steps = 2  # README: the fewer, the better the neighbours
+
     # A ResNet whose stem quarters the image, for a CPU's sake: feature maps 7 and 4 wide.
     config.encoder.stem = "imagenet"
     config.encoder.stem_width = 32
