@@ -4,8 +4,8 @@
 
 Reads the IDX files of Debian's package dataset-fashion-mnist; --config.data.path=DIR for others.
 
-Expected: see README. Cost: 80 to 90 minutes of training on two slow CPU cores, at 1.0 to 1.2 updates
-a second.
+Expected: see README. Cost: 80 to 90 minutes of training on two slow CPU cores, at 1.0 to 1.2
+updates a second.
 """
 
 import ml_collections
