@@ -6,12 +6,10 @@ DIR holds the original's tiny checkpoints of the three case studies (`ckpt_*.pt`
 with them (`ckpt_*_io.npz`) and their hyperparameters (`params.json`). Each is read as
 `lzn_jax.convert` reads it, and every stored output is computed again in float64, each stage from
 the stored one before it. Prints the largest absolute deviation of each output, and how many arrays
-of a file that is converted and written back (`--to-pt`) have the same bits, all but the decoder's
-buffer of noise levels, which is within one unit of the last place. Exit code 1 where a deviation is
-too large or bits differ.
+of a file that is converted and written back (`--to-pt`) have the same bits. Exit code 1 where a
+deviation is too large or bits differ.
 
-Measured: at most 6e-12 in 31 outputs, 2e-3 with the adaptive solver; all weights' bits the
-same.
+Measured: at most 6e-12 in 31 outputs, 2e-3 with the adaptive solver; all bits the same.
 """
 
 import argparse

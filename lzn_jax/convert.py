@@ -192,11 +192,11 @@ def _save(config: ConfigDict, found: Released, context: Any, workdir: Path) -> N
         skipped_in_a_row=none,
     )
     state = jax.tree.map(lambda a: a.view(_Constant), state)
+    if found.noise_levels is not None:
+        np.save(workdir / NOISE_LEVELS, found.noise_levels)
     with Checkpoints(workdir, config.checkpoint.keep) as checkpoints:
         no_labels = np.zeros(len(context), np.int32)  # which context anchors do not need
         train.save_state(checkpoints, state, study, Examples(context, no_labels))
-    if found.noise_levels is not None:
-        np.save(workdir / NOISE_LEVELS, found.noise_levels)
 
 
 class _Constant(np.ndarray):

@@ -28,6 +28,7 @@ from lzn_jax import (
     main,
     models,
     rectified_flow,
+    released,
     torch_files,
     trained_model,
     zoning,
@@ -480,19 +481,27 @@ def released_values(config, iteration=7):
 )
 def test_round_trip_of_seeded_weights(config, flags, tmp_path):
     values = released_values(config())
-    values.get("decoder", {}).pop(f"{PREFIX}sigmas", None)  # which need not be there
     torch_writer.write(tmp_path / "file.pt", values)
     files = (f"--checkpoint={tmp_path / 'file.pt'}", f"--to-pt={tmp_path / 'back.pt'}")
     assert convert.main([*flags(tmp_path / "run"), *files]) == 0
     back = torch_files.read(tmp_path / "back.pt")
-    computed = np.geomspace(378, 0.01, 2000)
-    levels = back.get("decoder", {}).pop(f"{PREFIX}sigmas", computed)
-    np.testing.assert_allclose(levels, computed, rtol=1e-12)
     wanted, found = arrays(values), arrays(back)
     assert wanted.keys() == found.keys()
     for place, array in wanted.items():
         np.testing.assert_array_equal(array, found[place], strict=True)
     assert back["iteration"] == 7
+
+
+def test_noise_levels_that_no_file_has_are_computed(tmp_path):
+    config = joint_config()
+    values = released_values(config)
+    del values["decoder"][f"{PREFIX}sigmas"]
+    torch_writer.write(tmp_path / "file.pt", values)
+    layouts = convert.network_layouts(config)
+    found = released.read(tmp_path / "file.pt", layouts, ema=True)
+    released.write(tmp_path / "back.pt", found, layouts, config)
+    levels = torch_files.read(tmp_path / "back.pt")["decoder"][f"{PREFIX}sigmas"]
+    np.testing.assert_allclose(levels, np.geomspace(378, 0.01, 2000), rtol=1e-12)
 
 
 def test_modes_and_training_go_on_from_a_converted_checkpoint(tmp_path):
