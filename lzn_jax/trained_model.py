@@ -62,6 +62,10 @@ class TrainedModel:
     model: Model
     step: int
 
+    def __repr__(self) -> str:
+        """One line: a notebook would show thousands, of weights."""
+        return f"TrainedModel({self.config.study} on {self.config.data.name}, step {self.step})"
+
     def anchors(self, images: Images) -> Float[np.ndarray, "n q"]:
         """Anchors: what the encoder makes of images."""
         images = self._checked(images)

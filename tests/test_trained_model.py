@@ -58,6 +58,10 @@ def test_the_newest_checkpoint_or_the_one_that_is_named(workdir, model):
     assert model.config.encoder.channel_multipliers == (1,)  # a tuple again
 
 
+def test_a_notebook_shows_one_line_of_a_model(model):
+    assert repr(model) == "TrainedModel(joint on digits, step 4)"
+
+
 def test_latents_are_those_of_the_zoning_functions(model, images):
     found = model.encode(jnp.asarray(images), KEY)
     encode = jax.jit(functools.partial(model.study.modules["encoder"].apply, train=False))
