@@ -23,6 +23,10 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.image_size = 28
     config.data.flip = True
 
+    # More exact zones, in more dimensions, than the digits need: both make the classes clearer.
+    config.latent.dim = 64
+    config.latent.solver = "dpm"
+    config.latent.num_steps = 40
     config.latent.context_size = 2000
 
     # Narrow networks, as 28 pixels cost a CPU 12 times as much as 8: feature maps 28, 14, 7 wide in
@@ -32,12 +36,12 @@ def get_config() -> ml_collections.ConfigDict:
     config.decoder.patch_size = 2
 
     config.training.batch_size = 128
-    config.training.num_steps = 5400  # 11.5 epochs
+    config.training.num_steps = 4500  # 9.6 epochs
     config.training.learning_rate.encoder = 2e-3
     config.training.ema_decay = 0.999
 
     config.checkpoint.every_steps = 500
-    config.evaluation.every_steps = 5400
+    config.evaluation.every_steps = 4500
     config.evaluation.batch_sizes = (10, 100, 1000, 10_000)
     config.evaluation.context_sizes = (10, 100, 1000, 2000)
     return config
