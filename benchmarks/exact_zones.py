@@ -29,7 +29,10 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--workdir", type=Path, required=True)
-    trained = lzn_jax.load(parser.parse_args().workdir)
+    workdir = parser.parse_args().workdir
+    trained = lzn_jax.load(workdir)
+    if trained.config.study != "joint" or not trained.model.context:
+        parser.error(f"{workdir} is no joint run with context anchors")
     test = studies.load_data(trained.config)[1]
     anchors = trained.anchors(test.images)
     context = trained.model.context["anchors"]

@@ -4,8 +4,8 @@
     python benchmarks/joint_evidence.py --config=configs/fashion_joint.py --seeds 1 --variants LZN
 
 RF is the rectified flow without latents, `no_generation` the classifier alone; `alpha_1` and
-`alpha_0` align other latents than the middle of the zone (the paper: alpha_1 with `prob`). About
-5 minutes a run on 2 CPU cores with the default config.
+`alpha_0` align other latents than the middle of the zone (the paper: alpha_1 with `prob`). A run of
+the default config took 9 to 19 minutes on one slow CPU core beside other work.
 """
 
 import evidence
