@@ -104,11 +104,10 @@ class TrainedModel:
 
         None: all classes in equal shares, or, where there are none, -1.
         """
-        if not isinstance(self.study, Generates):
-            raise self._cannot("generate images", "generation and joint studies do")
+        study = self._generator("generate images")
         if count < 1:
             raise UserError(f"the number of samples must be at least 1, got {count}")
-        return self.study.sample(self.model, count, self._checked_labels(labels, count), key)
+        return study.sample(self.model, count, self._checked_labels(labels, count), key)
 
     def reconstruct(
         self,
@@ -121,10 +120,9 @@ class TrainedModel:
         Labels None are found by `classify`, where the decoder takes them.
         """
         images = self._checked(images)
-        if not isinstance(self.study, Generates):
-            raise self._cannot("reconstruct images", "generation and joint studies do")
+        study = self._generator("reconstruct images")
         labels = self._checked_labels(labels, len(images))
-        return self.study.reconstruct(self.model, images, labels, key)
+        return study.reconstruct(self.model, images, labels, key)
 
     def interpolate(
         self,
@@ -137,15 +135,21 @@ class TrainedModel:
         Labels as for `reconstruct`.
         """
         images = self._checked(images)
-        if not isinstance(self.study, Generates):
-            raise self._cannot("interpolate images", "generation and joint studies do")
+        study = self._generator("interpolate images")
         if len(images) != 2:
             raise UserError(f"interpolation is between two images, got {len(images)}")
         labels = self._checked_labels(labels, 2)
-        return self.study.interpolate(self.model, images, labels, key=key)
+        return study.interpolate(self.model, images, labels, key=key)
 
     def _cannot(self, what: str, who: str) -> UserError:
         return UserError(f"a {self.config.study} study does not {what}: {who}")
+
+    def _generator(self, what: str) -> Generates:
+        if not isinstance(self.study, Generates):
+            raise self._cannot(what, "generation and joint studies do")
+        if self.config.training.get("generation_weight", 1.0) == 0:
+            raise UserError(f"cannot {what}: training.generation_weight=0 trained no decoder")
+        return self.study
 
     def _latents(self) -> Any:
         if not self.config.latent.get("enabled", True):

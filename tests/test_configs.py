@@ -287,6 +287,13 @@ def test_a_shrunk_baseline_trains_and_evaluates(name, baseline, data_fields, tmp
     assert "test_accuracy" not in summary
 
 
+def test_a_classifier_alone_is_not_judged_by_a_decoder_that_never_trained(tmp_path):
+    summary = _run("digits_joint", tmp_path / "run", training__generation_weight=0)
+    assert {"test_accuracy", "test_accuracy_batch"} <= summary.keys()
+    assert not {"sample_accuracy", "reconstruction_l2", "sampling_evaluations"} & summary.keys()
+    assert not (tmp_path / "run" / "figures" / "reconstructions.png").exists()
+
+
 # Configs made of others.
 
 

@@ -197,6 +197,16 @@ def test_what_a_study_cannot_do_is_one_line(tmp_path, images):
     with pytest.raises(UserError, match=r"latent\.enabled=False"):
         model.embed(images)
 
+    path = ROOT / "configs" / "digits_joint.py"
+    config = small.config(path, training__generation_weight=0)
+    model = lzn_jax.load(small.untrained_run(tmp_path / "classifier", config))
+    assert model.classify(images).classes.shape == (20,)
+    for method, what in ((model.reconstruct, "reconstruct"), (model.interpolate, "interpolate")):
+        with pytest.raises(UserError, match=rf"^cannot {what} images: .*generation_weight=0"):
+            method(images[:2])
+    with pytest.raises(UserError, match=r"^cannot generate images: .*generation_weight=0"):
+        model.sample(2, KEY)
+
 
 def test_what_is_no_run_is_one_line(workdir, tmp_path):
     with pytest.raises(UserError, match=f"{tmp_path} is no run: name the folder that holds config"):

@@ -271,7 +271,10 @@ class Joint:
     def evaluate(
         self, model: Model, train: Examples, test: Examples, workdir: Path
     ) -> dict[str, float]:
-        """Accuracy and reconstruction error on the test images, quality of samples."""
+        """Accuracy and reconstruction error on the test images, quality of samples.
+
+        The former needs latents, the others a decoder that trained.
+        """
         folder = workdir / "figures"
         metrics: dict[str, float] = {}
         if self.config.latent.enabled:
@@ -280,14 +283,10 @@ class Joint:
             metrics |= self._evaluate_classification(model, anchors, test, folder)
             if np.isfinite(latents).all():  # a run that diverges is still evaluated to its end
                 self._draw_zones(model, anchors, latents, test, folder)
-        metrics |= self._evaluate_samples(model, train, workdir)
-        rows = evaluated_rows(len(test.labels))
-        images, labels = test.images[rows], test.labels[rows]
-        result = self.reconstruct(model, images, labels)
-        figures.reconstructions(
-            folder / "reconstructions.png", images, result["images"], result["errors"]
-        )
-        return metrics | {"reconstruction_l2": float(np.mean(result["errors"]))}
+        if self.config.training.generation_weight > 0:
+            metrics |= self._evaluate_samples(model, train, workdir)
+            metrics |= self._evaluate_reconstruction(model, test, folder)
+        return metrics
 
     def _evaluate_classification(
         self, model: Model, anchors: np.ndarray, test: Examples, folder: Path
@@ -354,3 +353,14 @@ class Joint:
         )
         agreed = judge(drawn["images"]) == drawn["labels"]
         return {"unconditional_sample_accuracy": float(np.mean(agreed))}
+
+    def _evaluate_reconstruction(
+        self, model: Model, test: Examples, folder: Path
+    ) -> dict[str, float]:
+        rows = evaluated_rows(len(test.labels))
+        images = test.images[rows]
+        result = self.reconstruct(model, images, test.labels[rows])
+        figures.reconstructions(
+            folder / "reconstructions.png", images, result["images"], result["errors"]
+        )
+        return {"reconstruction_l2": float(np.mean(result["errors"]))}
