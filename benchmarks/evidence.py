@@ -47,15 +47,18 @@ def run(config: str, workdir: Path, flags: Sequence[str]) -> Summary:
     return _summary(workdir) | {"seconds": sum(seconds.values())}
 
 
-def evaluate(config: str, workdir: Path, flags: Sequence[str]) -> Summary:
-    """The summary of a run evaluated with other flags, whose own stays as it is."""
-    own = workdir / "summary.json"
-    kept = own.read_bytes()
-    try:
-        _call(config, workdir, flags, "evaluate")
-        return _summary(workdir)
-    finally:
-        own.write_bytes(kept)
+def evaluate(config: str, workdir: Path, flags: Sequence[str], name: str) -> Summary:
+    """The summary of a run evaluated with other flags, kept as `name`; its own stays as it is."""
+    own, other = workdir / "summary.json", workdir / f"summary_{name}.json"
+    if not other.exists():
+        kept = own.read_bytes()
+        try:
+            _call(config, workdir, flags, "evaluate")
+            own.rename(other)
+        finally:
+            own.write_bytes(kept)
+    summary: Summary = json.loads(other.read_text())
+    return summary
 
 
 def _call(config: str, workdir: Path, flags: Sequence[str], mode: str) -> None:

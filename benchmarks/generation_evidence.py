@@ -50,6 +50,7 @@ def by_sampler(arguments: argparse.Namespace, flags: Sequence[str]) -> dict[str,
                     arguments.config,
                     arguments.folder / f"{name}_seed0",
                     ["--config.seed=0", *VARIANTS[name], *flags, *sampler_flags],
+                    sampler,
                 )
             ]
             for name in arguments.variants

@@ -5,7 +5,7 @@
 
 RF is the rectified flow without latents, `no_generation` the classifier alone; `alpha_1` and
 `alpha_0` align other latents than the middle of the zone (the paper: alpha_1 with `prob`). A run of
-the default config took 9 to 19 minutes on one slow CPU core beside other work.
+the default config took 7 to 19 minutes on one CPU core, the more the slower and busier.
 """
 
 import evidence
@@ -22,6 +22,7 @@ VARIANTS = {
 METRICS = (
     "test_accuracy",
     "test_accuracy_batch",
+    "test_accuracy_alpha_1",
     "sample_accuracy",
     "unconditional_sample_accuracy",
     "reconstruction_l2",

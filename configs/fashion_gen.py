@@ -4,7 +4,7 @@
 
 Reads the IDX files of Debian's package dataset-fashion-mnist; --config.data.path=DIR for others.
 
-Expected: see README. Cost: 36 minutes of training on one CPU core, 7 of evaluation.
+Expected: see README. Cost: 33 minutes of training on one CPU core, 3 of evaluation.
 """
 
 import ml_collections
@@ -24,15 +24,16 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.latent.context_size = 2000
 
-    # Narrow networks, as 28 pixels cost a CPU 12 times as much as 8; feature maps 28, 14, 7 wide.
-    for network in (config.encoder, config.decoder):
-        network.features = 8
-        network.channel_multipliers = (1, 2, 4)
+    # Narrow networks, as 28 pixels cost a CPU 12 times as much as 8: feature maps 28, 14, 7 wide in
+    # the encoder; the decoder sees 2x2 pixels as one of four channels, feature maps 14 and 7 wide.
+    config.encoder.features = 8
+    config.encoder.channel_multipliers = (1, 2, 4)
+    config.decoder.patch_size = 2
 
     config.training.batch_size = 128
-    config.training.num_steps = 2000  # 4.3 epochs
+    config.training.num_steps = 3000  # 6.4 epochs
     config.training.ema_decay = 0.999
 
     config.checkpoint.every_steps = 500
-    config.evaluation.every_steps = 2000
+    config.evaluation.every_steps = 3000
     return config
