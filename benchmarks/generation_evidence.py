@@ -16,6 +16,7 @@ import matplotlib
 
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
+from matplotlib.ticker import LogLocator, StrMethodFormatter
 
 from lzn_jax import reporting
 
@@ -70,6 +71,8 @@ def draw(path: Path, found: dict[str, evidence.Results]) -> None:
             axes.axhline(rk45, color=f"C{index}", linestyle="--", label=f"{name}, RK45")
         axes.set(xscale="log", yscale="log", xlabel="Euler steps", ylabel=label)
         axes.set_xticks(EULER_STEPS, [str(n) for n in EULER_STEPS])
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axes.minorticks_off()
         axes.grid(color="0.9")
         axes.spines[["top", "right"]].set_visible(False)
