@@ -44,21 +44,20 @@ def run(config: str, workdir: Path, flags: Sequence[str]) -> Summary:
         _call(config, workdir, flags, "train")
     seconds = json.loads((workdir / "goodput.json").read_text())
     seconds.pop("starts", None)  # runs of earlier versions have none
-    return _summary(workdir) | {"seconds": sum(seconds.values())}
+    return _read(workdir / "summary.json") | {"seconds": sum(seconds.values())}
 
 
 def evaluate(config: str, workdir: Path, flags: Sequence[str], name: str) -> Summary:
     """The summary of a run evaluated with other flags, kept as `name`; its own stays as it is."""
     own, other = workdir / "summary.json", workdir / f"summary_{name}.json"
-    if not other.exists():
+    if not other.exists() or _read(other)["step"] != _read(own)["step"]:
         kept = own.read_bytes()
         try:
             _call(config, workdir, flags, "evaluate")
             own.rename(other)
         finally:
             own.write_bytes(kept)
-    summary: Summary = json.loads(other.read_text())
-    return summary
+    return _read(other)
 
 
 def _call(config: str, workdir: Path, flags: Sequence[str], mode: str) -> None:
@@ -66,16 +65,17 @@ def _call(config: str, workdir: Path, flags: Sequence[str], mode: str) -> None:
     subprocess.run([*command, f"--workdir={workdir}", *flags], check=True)
 
 
-def _summary(workdir: Path) -> Summary:
-    summary: Summary = json.loads((workdir / "summary.json").read_text())
+def _read(path: Path) -> Summary:
+    summary: Summary = json.loads(path.read_text())
     return summary
 
 
 def _is_finished(workdir: Path) -> bool:
-    if not (workdir / "summary.json").exists():
+    path = workdir / "summary.json"
+    if not path.exists():
         return False
     config = json.loads((workdir / "config.json").read_text())
-    return bool(_summary(workdir)["step"] == config["training"]["num_steps"])
+    return bool(_read(path)["step"] == config["training"]["num_steps"])
 
 
 def run_all(

@@ -3,9 +3,9 @@
     python benchmarks/joint_evidence.py --seeds 3 --variants LZN RF
     python benchmarks/joint_evidence.py --config=configs/fashion_joint.py --seeds 1 --variants LZN
 
-RF is the rectified flow without latents, `no_generation` the classifier alone; `alpha_1` and
-`alpha_0` align other latents than the middle of the zone (the paper: alpha_1 with `prob`). A run of
-the default config took 7 to 19 minutes on one CPU core, the more the slower and busier.
+RF is the rectified flow without latents, `no_generation` the classifier alone; `alpha_1`
+aligns random points of each zone, `alpha_0` its middle, where the configs take what lies between;
+`paper` is alpha_1 with `prob`. A run of the default config took 7 to 19 minutes on one CPU core.
 """
 
 import evidence

@@ -4,7 +4,7 @@
 
 Reads the IDX files of Debian's package dataset-fashion-mnist; --config.data.path=DIR for others.
 
-Expected: see README. Cost: 32 minutes of training on two CPU cores.
+Expected: see README. Cost: two CPU cores make 2.35 updates a second, all in 32 minutes.
 """
 
 import ml_collections

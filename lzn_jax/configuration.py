@@ -555,6 +555,17 @@ def _check_across(values: Mapping[str, Any]) -> None:
         )
     if values["study"] == "joint" and values["data.num_classes"] < 2:
         raise UserError("data.num_classes must be an integer >= 2 in the joint study, got 1")
+    if values["study"] == "joint" and values["training.generation_weight"] == 0:
+        _check_alignment(values)
+
+
+def _check_alignment(values: Mapping[str, Any]) -> None:
+    """Raises UserError where nothing is aligned, for a joint study that generates nothing."""
+    if not values["latent.enabled"] or values["alignment.weight"] == 0:
+        raise UserError(
+            "training.generation_weight must be > 0 unless latent.enabled is True and "
+            "alignment.weight > 0: nothing would train, got 0.0"
+        )
 
 
 def _check_blur(values: Mapping[str, Any]) -> None:

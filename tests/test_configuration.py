@@ -397,6 +397,14 @@ def test_a_joint_study_needs_two_classes(tmp_path):
             assert configuration.load(str(path)).data.num_classes == 2
 
 
+@pytest.mark.parametrize("off", ["latent.enabled=False", "alignment.weight=0"])
+def test_a_joint_study_trains_something(off):
+    assert configuration.load(DIGITS_JOINT, [off])
+    silent = "training.generation_weight=0"
+    assert configuration.load(DIGITS_JOINT, [silent])
+    assert message(DIGITS_JOINT, off, silent).startswith("training.generation_weight must be > 0")
+
+
 def test_an_override_does_not_repair_a_file(tmp_path):
     path = edited(tmp_path, "del tree['seed']")
     assert message(path, "seed=1").startswith("the config lacks the field seed (")
