@@ -5,8 +5,9 @@
 
 Linear probe (protocol `cached`) and nearest neighbours on four features; the same network, batches
 and updates. `paper` has the paper's α and alignment, `alpha_*` other latents, `batch_*` other
-batches in micro-batches of 64, `latent_steps_*` and `alignment_steps_*` other solver steps. Prints
-a table; writes evidence.json and accuracy.png, the probe's accuracy against updates.
+batches in micro-batches of 64, `latent_steps_*` and `alignment_steps_*` other solver steps,
+`all_alignment_steps` no cut-off, `learning_rate_*` other learning rates. Prints a table; writes
+evidence.json and accuracy.png, the probe's accuracy against updates.
 """
 
 import functools
@@ -25,7 +26,11 @@ from lzn_jax.studies import Model, examples_at_a_time
 VARIANTS = {
     "LZN": [],
     "SimCLR": ["--config.objective=simclr"],
-    "paper": ["--config.latent.noise_scale=0.45", "--config.alignment.num_steps=20"],
+    "paper": [
+        "--config.latent.noise_scale=0.45",
+        "--config.alignment.num_steps=20",
+        "--config.alignment.cutoff=0.2",
+    ],
     **{f"alpha_{a}": [f"--config.latent.noise_scale={a}"] for a in (0.0, 0.2, 0.45, 1.0)},
     **{
         f"batch_{n}": [f"--config.training.batch_size={n}", "--config.training.microbatch_size=64"]
@@ -33,6 +38,11 @@ VARIANTS = {
     },
     **{f"latent_steps_{n}": [f"--config.latent.num_steps={n}"] for n in (5, 50)},
     **{f"alignment_steps_{n}": [f"--config.alignment.num_steps={n}"] for n in (2, 3, 5, 20)},
+    "all_alignment_steps": ["--config.alignment.cutoff=0.0"],
+    **{
+        f"learning_rate_{rate}": [f"--config.training.learning_rate.encoder={rate}"]
+        for rate in (2e-3, 4e-3, 8e-3, 1.6e-2)
+    },
 }
 SUFFIXES = ("", "_head", "_latent", "_latent_centre")
 METRICS = (

@@ -26,7 +26,9 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.latent.context_size = 2000
 
-    config.alignment.num_steps = 2  # README: the fewer, the better the neighbours
+    # README: the fewer steps, the better. The first, which assigns all alike, is cut off.
+    config.alignment.num_steps = 2
+    config.alignment.cutoff = 0.5
 
     # A ResNet whose stem quarters the image, for a CPU's sake: feature maps 7 and 4 wide.
     config.encoder.stem = "imagenet"
@@ -35,7 +37,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.encoder.stage_widths = (32, 64)
 
     config.training.num_steps = 1200  # 5.1 epochs
-    config.training.learning_rate.encoder = 2e-3
+    config.training.learning_rate.encoder = 8e-3
 
     config.checkpoint.every_steps = 400
     config.evaluation.every_steps = 1200

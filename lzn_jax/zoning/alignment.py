@@ -66,6 +66,8 @@ def alignment_loss(
     """Minus the mean over latents of (log) P_i, the best assignment after a cut-off (§2.2.2, B.1).
 
     P_i = max over steps s >= int(cutoff S) of latent i's soft assignment to its target.
+    Step 0 assigns by the weights alone: unless it is dropped, a latent that all later steps assign
+    worse than that has no gradient.
 
     Args:
       latents, anchors, targets, solver, log_weights: as for `assignment_log_probs`.

@@ -340,6 +340,21 @@ def test_loss_takes_the_best_assignment_after_the_cutoff(form, cutoff):
     np.testing.assert_allclose(loss, in_float64(exact, latents, anchors), rtol=1e-5)
 
 
+def test_the_first_step_is_uniform_and_hides_from_the_loss_what_is_worse():
+    _, anchors, targets = _misaligned()
+    opposite = -3 * anchors[targets]
+
+    def loss(latents, cutoff):
+        return alignment_loss(latents, anchors, targets, solver=Euler(2), cutoff=cutoff)[0]
+
+    kept, gradient = jax.value_and_grad(loss)(opposite, 0.49)
+    np.testing.assert_allclose(kept, math.log(8), rtol=1e-6)
+    np.testing.assert_allclose(gradient, 0, atol=1e-15)
+    dropped, gradient = jax.value_and_grad(loss)(opposite, 0.5)
+    assert dropped > 2 * math.log(8)
+    assert np.all(np.any(gradient != 0, axis=1))
+
+
 def test_cutoff_is_truncated_as_a_float_product():
     # 0.29 * 100 is 28.999999999999996: 28 steps are dropped.
     latents, anchors, targets = _misaligned()
