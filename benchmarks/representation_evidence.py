@@ -7,7 +7,8 @@ Linear probe (protocol `cached`) and nearest neighbours on four features; the sa
 and updates. `paper` has the paper's α and alignment, `alpha_*` other latents, `batch_*` other
 batches in micro-batches of 64, `latent_steps_*` and `alignment_steps_*` other solver steps,
 `all_alignment_steps` no cut-off, `learning_rate_*` other learning rates. Prints a table; writes
-evidence.json and accuracy.png, the probe's accuracy against updates.
+evidence.json and accuracy.png, the probe's accuracy from the untrained network on, every
+evaluation.every_steps updates.
 """
 
 import functools
@@ -83,15 +84,19 @@ def raw_pixels(config_path: str, flags: list[str]) -> evidence.Summary:
 
 
 def draw_curves(folder: Path, results: evidence.Results) -> None:
-    """Accuracy against updates of every variant, over seeds."""
+    """Accuracy against updates of every variant over seeds, from the untrained network on."""
+    untrained = np.array([row[CURVE] for row in results["untrained"]])
     curves = {}
-    for name, rows in results.items():
+    for name in [name for name in results if name in VARIANTS]:
         runs = [
             reporting.read_metrics(folder / f"{name}_seed{seed}")[CURVE]
-            for seed in range(len(rows))
+            for seed in range(len(untrained))
         ]
         steps = functools.reduce(np.intersect1d, [steps for steps, _ in runs])
-        curves[name] = steps, np.stack([values[np.isin(at, steps)] for at, values in runs])
+        trained = np.stack([values[np.isin(at, steps)] for at, values in runs])
+        curves[name] = np.append(0, steps), np.column_stack([untrained, trained])
+    last = max(steps[-1] for steps, _ in curves.values())
+    curves["pixels"] = np.array([0, last]), np.full((1, 2), results["pixels"][0][CURVE])
     embedding_plot.accuracy_curves(
         folder / "accuracy.png", curves, title="Linear probe on the backbone"
     )
@@ -101,12 +106,12 @@ def main() -> None:
     """Runs all variants and seeds, then prints the table."""
     arguments, flags = evidence.arguments_of(__doc__, "configs/digits_repr.py", VARIANTS, seeds=5)
     results = evidence.run_all(arguments, VARIANTS, flags)
-    draw_curves(arguments.folder, results)
     seeds = range(arguments.seeds)
     results["untrained"] = [
         untrained(arguments.config, flags, seed, arguments.folder / "untrained") for seed in seeds
     ]
     results["pixels"] = [raw_pixels(arguments.config, flags)]
+    draw_curves(arguments.folder, results)
     reporting.write_json(arguments.folder / "evidence.json", results)
     evidence.print_table(results, METRICS)
 

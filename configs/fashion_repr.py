@@ -4,7 +4,8 @@
 
 Reads the IDX files of Debian's package dataset-fashion-mnist; --config.data.path=DIR for others.
 
-Expected: see README. Cost: 17 minutes on one CPU core.
+Expected: linear probe on the backbone 0.876 ± 0.003 (3 seeds; README). Cost: 1.8e10 operations an
+update, 0.5 GB, 17 minutes on one CPU core.
 """
 
 import ml_collections
