@@ -26,7 +26,7 @@ from lzn_jax import configuration, reporting, studies
 
 FIRST_TIME = 1e-3  # of the rectified flow, where t = 0 is noise
 MAX_IMAGES = 20_000
-ZONES = (36, 256, 1437, 60_000)
+ZONES = (13, 256, 1437, 60_000)  # of one class in 128 images, a batch, all digits, all clothes
 NATS = np.linspace(0, 30, 61)
 
 
