@@ -85,18 +85,18 @@ def raw_pixels(config_path: str, flags: list[str]) -> evidence.Summary:
 
 def draw_curves(folder: Path, results: evidence.Results) -> None:
     """Accuracy against updates of every variant over seeds, from the untrained network on."""
-    untrained = np.array([row[CURVE] for row in results["untrained"]])
+    start = np.array([row[CURVE] for row in results["untrained"]])
     curves = {}
-    for name in [name for name in results if name in VARIANTS]:
+    for name in filter(VARIANTS.__contains__, results):
         runs = [
             reporting.read_metrics(folder / f"{name}_seed{seed}")[CURVE]
-            for seed in range(len(untrained))
+            for seed in range(len(start))
         ]
         steps = functools.reduce(np.intersect1d, [steps for steps, _ in runs])
         trained = np.stack([values[np.isin(at, steps)] for at, values in runs])
-        curves[name] = np.append(0, steps), np.column_stack([untrained, trained])
+        curves[name] = np.append(0, steps), np.column_stack([start, trained])
     last = max(steps[-1] for steps, _ in curves.values())
-    curves["pixels"] = np.array([0, last]), np.full((1, 2), results["pixels"][0][CURVE])
+    curves["raw pixels"] = np.array([0, last]), np.full((1, 2), results["pixels"][0][CURVE])
     embedding_plot.accuracy_curves(
         folder / "accuracy.png", curves, title="Linear probe on the backbone"
     )
