@@ -1,0 +1,97 @@
+"""What it costs a joint run's samples that their latents are drawn in label zones.
+
+    python benchmarks/label_zones.py --workdir results/fashion_joint --samples 2000
+
+In training the decoder sees latents of images, in sampling those of their class's zone; the two are
+alike as far as they are aligned. Samples in equal shares of the classes, with the same noise, from
+latents of three kinds: of label zones, as samples are drawn; of the zones of training images, as in
+training; and of these the ones that lie in the zone of their class. A run without latents has but
+one kind. Prints what evaluation measures of each.
+"""
+
+import argparse
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+
+import lzn_jax
+from lzn_jax import sharding, studies
+from lzn_jax.data import Examples
+from lzn_jax.evaluation.judge import fit_judge
+from lzn_jax.studies.sample_quality import SampleQuality
+from lzn_jax.trained_model import TrainedModel
+
+CANDIDATES = 3  # images looked at for each sample whose latent must lie in the zone of its class
+
+
+def random_rows(labels: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """A random row for each of `classes`, none twice, that has it among `labels`."""
+    order = np.random.default_rng(0).permutation(len(labels))
+    rows = np.empty(len(classes), np.int64)
+    for k in np.unique(classes):
+        rows[classes == k] = order[labels[order] == k][: np.sum(classes == k)]
+    return rows
+
+
+def kinds_of_samples(
+    trained: TrainedModel, train: Examples, classes: np.ndarray, key: jax.Array
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Names and samples of `classes`."""
+    drawn = trained.sample(len(classes), key, classes).images
+    if not trained.config.latent.enabled:
+        yield "no latents", drawn
+        return
+    yield "label zones", drawn
+    rows = random_rows(train.labels, np.tile(classes, CANDIDATES))
+    latents = trained.encode(train.images[np.sort(rows)], key, noise_scale=1.0)
+    latents, labels = latents[np.argsort(np.argsort(rows))], train.labels[rows]
+    yield "image zones", decode(trained, latents[: len(classes)], classes, key)
+    inside = np.asarray(trained.study.predict(trained.model.variables, latents)["classes"])
+    print(f"latents of image zones in the zone of their class: {np.mean(inside == labels):.3f}")
+    allowed = np.flatnonzero(inside == labels)
+    chosen = allowed[random_rows(labels[allowed], classes)]
+    yield "both", decode(trained, latents[chosen], classes, key)
+
+
+def decode(
+    trained: TrainedModel, latents: np.ndarray, classes: np.ndarray, key: jax.Array
+) -> np.ndarray:
+    """Image i from the same noise as sample i has."""
+    study, config = trained.study, trained.config
+    mesh = sharding.make_mesh(studies.examples_at_a_time(config.training))
+
+    @jax.jit
+    def generate(request: dict) -> dict:
+        condition = request["latents"], jax.nn.one_hot(request["classes"], config.data.num_classes)
+        return study.decoder.generate(trained.model.variables, key, condition, request["index"])
+
+    request = {"latents": latents, "classes": classes, "index": np.arange(len(classes))}
+    return studies.batched(config, mesh)(generate, request, description="sampling")["images"]
+
+
+def main() -> None:
+    """Prints a line a kind."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--workdir", type=Path, required=True)
+    parser.add_argument("--samples", type=int, default=2000)
+    arguments = parser.parse_args()
+    trained = lzn_jax.load(arguments.workdir)
+    if trained.config.study != "joint":
+        parser.error(f"{arguments.workdir} is no joint run")
+    train, _ = studies.load_data(trained.config)
+    classes = np.arange(arguments.samples, dtype=np.int32) % trained.config.data.num_classes
+    judge, quality = fit_judge(train), SampleQuality(trained.config)
+    measure = functools.partial(quality, train, cache=arguments.workdir / "cache")
+    for name, images in kinds_of_samples(trained, train, classes, jax.random.key(0)):
+        recognised = np.mean(judge(images) == classes)
+        cells = {"recognised": recognised, **measure(images)}
+        print(f"{name:12s}", *(f"{metric} {value:.3f}" for metric, value in cells.items()))
+
+
+if __name__ == "__main__":
+    main()
