@@ -85,6 +85,9 @@ def main() -> None:
         parser.error(f"{arguments.workdir} is no joint run")
     train, _ = studies.load_data(trained.config)
     classes = np.arange(arguments.samples, dtype=np.int32) % trained.config.data.num_classes
+    most = np.bincount(train.labels).min() // CANDIDATES * trained.config.data.num_classes
+    if trained.config.latent.enabled and arguments.samples > most:
+        parser.error(f"--samples must be at most {most} with these training images")
     judge, quality = fit_judge(train), SampleQuality(trained.config)
     measure = functools.partial(quality, train, cache=arguments.workdir / "cache")
     for name, images in kinds_of_samples(trained, train, classes, jax.random.key(0)):
