@@ -28,11 +28,17 @@ CANDIDATES = 3  # images looked at for each sample whose latent must lie in the 
 
 
 def random_rows(labels: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """A random row for each of `classes`, none twice, that has it among `labels`."""
+    """A random row for each of `classes`, none twice, that has it among `labels`.
+
+    Ends the program where a class has too few.
+    """
     order = np.random.default_rng(0).permutation(len(labels))
     rows = np.empty(len(classes), np.int64)
-    for k in np.unique(classes):
-        rows[classes == k] = order[labels[order] == k][: np.sum(classes == k)]
+    for k, wanted in zip(*np.unique(classes, return_counts=True), strict=True):
+        found = order[labels[order] == k][:wanted]
+        if len(found) < wanted:
+            raise SystemExit(f"{len(found)} images of {wanted} in class {k}: take fewer --samples")
+        rows[classes == k] = found
     return rows
 
 
@@ -40,12 +46,11 @@ def kinds_of_samples(
     trained: TrainedModel, train: Examples, classes: np.ndarray, key: jax.Array
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Names and samples of `classes`."""
-    drawn = trained.sample(len(classes), key, classes).images
     if not trained.config.latent.enabled:
-        yield "no latents", drawn
+        yield "no latents", trained.sample(len(classes), key, classes).images
         return
-    yield "label zones", drawn
     rows = random_rows(train.labels, np.tile(classes, CANDIDATES))
+    yield "label zones", trained.sample(len(classes), key, classes).images
     latents = trained.encode(train.images[np.sort(rows)], key, noise_scale=1.0)
     latents, labels = latents[np.argsort(np.argsort(rows))], train.labels[rows]
     yield "image zones", decode(trained, latents[: len(classes)], classes, key)
@@ -79,18 +84,17 @@ def main() -> None:
     )
     parser.add_argument("--workdir", type=Path, required=True)
     parser.add_argument("--samples", type=int, default=2000)
+    parser.add_argument("--seed", type=int, default=0, help="of the noise")
     arguments = parser.parse_args()
     trained = lzn_jax.load(arguments.workdir)
     if trained.config.study != "joint":
         parser.error(f"{arguments.workdir} is no joint run")
     train, _ = studies.load_data(trained.config)
     classes = np.arange(arguments.samples, dtype=np.int32) % trained.config.data.num_classes
-    most = np.bincount(train.labels).min() // CANDIDATES * trained.config.data.num_classes
-    if trained.config.latent.enabled and arguments.samples > most:
-        parser.error(f"--samples must be at most {most} with these training images")
+    key = jax.random.key(arguments.seed)
     judge, quality = fit_judge(train), SampleQuality(trained.config)
     measure = functools.partial(quality, train, cache=arguments.workdir / "cache")
-    for name, images in kinds_of_samples(trained, train, classes, jax.random.key(0)):
+    for name, images in kinds_of_samples(trained, train, classes, key):
         recognised = np.mean(judge(images) == classes)
         cells = {"recognised": recognised, **measure(images)}
         print(f"{name:12s}", *(f"{metric} {value:.3f}" for metric, value in cells.items()))

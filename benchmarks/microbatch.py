@@ -22,7 +22,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import optax
 
-from lzn_jax import configuration, reporting, sharding, studies, train
+from lzn_jax import configuration, data, reporting, sharding, studies, train
 
 
 def measure(path: str, batch_size: int, size: int | None) -> tuple[dict, dict]:
@@ -33,7 +33,8 @@ def measure(path: str, batch_size: int, size: int | None) -> tuple[dict, dict]:
     optimizer = optax.sgd(0.1)
     state = jax.jit(functools.partial(train.init_state, study, optimizer, config.seed))()
     examples, _ = studies.load_data(config)
-    batch = {"images": examples.images[:batch_size], "labels": examples.labels[:batch_size]}
+    with data.TrainingBatches(examples, batch_size, config.seed, study.transform) as batches:
+        batch = next(batches)
     update = functools.partial(
         train.update_state,
         study=study,
