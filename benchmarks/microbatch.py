@@ -5,8 +5,9 @@
 One training step (plain gradient descent, so that parameters show the gradient) of a shipped
 config at a batch size, unsplit and in micro-batches: temporaries of the compiled program, wall
 time, and the relative difference of loss and step (the larger one) from the unsplit step. Prints a
-table; writes microbatch.json and microbatch.png. About 3 minutes on 2 CPU cores, where XLA's
-convolutions inside loops are slow (jax issue 12868): times there say nothing of accelerators.
+table; writes microbatch.json and microbatch.png. About 3 minutes on 2 CPU cores, where XLA's weight
+gradients of convolutions inside loops are slow (jax issue 12868): times there say nothing of
+accelerators.
 """
 
 import argparse

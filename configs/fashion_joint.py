@@ -4,7 +4,7 @@
 
 Reads the IDX files of Debian's package dataset-fashion-mnist; --config.data.path=DIR for others.
 
-Expected: see README. Cost: two CPU cores make 2.35 updates a second, all in 32 minutes.
+Expected: test accuracy 0.90 (README). Cost: two CPU cores make 2.35 updates a second, 50 minutes.
 """
 
 import ml_collections
@@ -28,6 +28,10 @@ def get_config() -> ml_collections.ConfigDict:
     config.latent.num_steps = 40
     config.latent.context_size = 2000
 
+    # Nearer to the paper's 1, random points of a zone, than for digits: more images have their
+    # latents where samples of their class take theirs, and 0.4 points fewer their class (README).
+    config.alignment.noise_scale = 0.7
+
     # Narrow networks, as 28 pixels cost a CPU 12 times as much as 8: feature maps 28, 14, 7 wide in
     # the encoder; the decoder sees 2x2 pixels as one of four channels, feature maps 14 and 7 wide.
     config.encoder.features = 8
@@ -35,12 +39,13 @@ def get_config() -> ml_collections.ConfigDict:
     config.decoder.patch_size = 2
 
     config.training.batch_size = 128
-    config.training.num_steps = 4500  # 9.6 epochs
+    config.training.num_steps = 7000  # 15 epochs
     config.training.learning_rate.encoder = 2e-3
     config.training.ema_decay = 0.999
 
     config.checkpoint.every_steps = 500
-    config.evaluation.every_steps = 4500
+    config.evaluation.every_steps = 7000
+    config.evaluation.num_samples = 2000  # with 500 the Fréchet distance is off by several units
     config.evaluation.batch_sizes = (10, 100, 1000, 10_000)
     config.evaluation.context_sizes = (10, 100, 1000, 2000)
     return config
