@@ -74,9 +74,8 @@ def nearest(codebook: Float[np.ndarray, "n d"], dim: int) -> Code:
 
     def code(images):
         distances = jnp.sum((images.reshape(len(images), 1, -1) - codebook) ** 2, axis=-1)
-        return jnp.asarray(words)[
-            jnp.argmin(jnp.where(distances < 1e-6, jnp.inf, distances), axis=1)
-        ]
+        others = jnp.where(distances < 1e-6, jnp.inf, distances)
+        return jnp.asarray(words)[jnp.argmin(others, axis=1)]
 
     return jax.jit(code)
 
