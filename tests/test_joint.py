@@ -1,5 +1,6 @@
 """The joint study: its loss from parts, what samples and reconstructions are told, classes."""
 
+import contextlib
 import functools
 
 import jax
@@ -10,6 +11,7 @@ import small
 from zoning import oracle
 
 from lzn_jax import sharding, studies, zoning
+from lzn_jax.configuration import UserError
 from lzn_jax.randomness import Stream, normal_by_index
 from lzn_jax.studies import Model
 from lzn_jax.studies.joint import Joint
@@ -124,6 +126,18 @@ def test_a_loss_without_weight_is_not_computed(weight):
     name = "generation_loss" if "generation" in weight else "alignment_loss"
     assert name not in metrics
     assert ("assignment_accuracy" in metrics) == (name == "generation_loss")
+
+
+@pytest.mark.parametrize("weight", [1, 0])
+def test_weights_of_networks_that_look_at_samples_are_read_where_there_will_be_samples(weight):
+    config = small.config(
+        "configs/cifar10_joint.py",
+        evaluation__inception_path="missing.npz",
+        training__generation_weight=weight,
+    )
+    study = studies.build(config, sharding.make_mesh(config.training.batch_size))
+    with pytest.raises(UserError, match=r"missing\.npz") if weight else contextlib.nullcontext():
+        study.prepare_evaluation()
 
 
 def told(study):

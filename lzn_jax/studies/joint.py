@@ -93,7 +93,7 @@ class Joint:
                 aligned = self.latents.draw(anchors, align_key, config.alignment.noise_scale)
 
         # 2. Generation: rectified flow given latents and classes.
-        if config.training.generation_weight > 0:
+        if self._generates:
             condition = (latents, self._one_hot(labels))
             keys = (flow_key, decoder_key)
             generation_loss = self.decoder.loss(variables, images, condition, keys)
@@ -115,6 +115,12 @@ class Joint:
             metrics |= {"alignment_loss": alignment_loss, **alignment_metrics}
             terms.append(config.alignment.weight * alignment_loss)
         return sum(terms, start=jnp.zeros(())), metrics
+
+    @property
+    def _generates(self) -> bool:
+        """Whether the decoder trains; there is nothing to evaluate of one that does not."""
+        generates: bool = self.config.training.generation_weight > 0
+        return generates
 
     def _label_anchors(self, variables: Variables) -> Array:
         anchors: Any = self.modules["label_anchors"].apply(variables["label_anchors"])
@@ -266,7 +272,8 @@ class Joint:
 
     def prepare_evaluation(self) -> None:
         """Reads the weights of the networks that look at samples; raises UserError."""
-        self._sample_quality.read_weights()
+        if self._generates:
+            self._sample_quality.read_weights()
 
     def evaluate(
         self, model: Model, train: Examples, test: Examples, workdir: Path
@@ -283,7 +290,7 @@ class Joint:
             metrics |= self._evaluate_classification(model, anchors, test, folder)
             if np.isfinite(latents).all():  # a run that diverges is still evaluated to its end
                 self._draw_zones(model, anchors, latents, test, folder)
-        if self.config.training.generation_weight > 0:
+        if self._generates:
             metrics |= self._evaluate_samples(model, train, workdir)
             metrics |= self._evaluate_reconstruction(model, test, folder)
         return metrics
