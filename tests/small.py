@@ -88,12 +88,12 @@ def untrained_run(workdir, config, steps=(2,)):
     return workdir
 
 
-def shaken(state):
-    """A train state away from its initial zeros, behind which dropout and gradients vanish."""
-    leaves, structure = jax.tree.flatten(state.params)
-    keys = jax.random.split(jax.random.key(0), len(leaves))
+def shaken(tree, scale=0.2):
+    """Parameters away from initial zeros, behind which latents, dropout and gradients vanish."""
+    leaves, structure = jax.tree.flatten(tree)
+    keys = jax.random.split(jax.random.key(1), len(leaves))
     moved = [
-        leaf + 0.1 * jax.random.normal(key, leaf.shape, leaf.dtype)
+        leaf + scale * jax.random.normal(key, leaf.shape, leaf.dtype)
         for leaf, key in zip(leaves, keys, strict=True)
     ]
-    return state.replace(params=jax.tree.unflatten(structure, moved))
+    return jax.tree.unflatten(structure, moved)

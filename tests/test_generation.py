@@ -29,14 +29,7 @@ def build(**changes):
 
 
 def variables_of(study):
-    """Away from the initial zeros, behind which latents and most gradients vanish."""
-    leaves, structure = jax.tree.flatten(jax.jit(study.init)(jax.random.key(0)))
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    moved = [
-        leaf + 0.2 * jax.random.normal(key, leaf.shape)
-        for leaf, key in zip(leaves, keys, strict=True)
-    ]
-    return jax.tree.unflatten(structure, moved)
+    return small.shaken(jax.jit(study.init)(jax.random.key(0)))
 
 
 @pytest.fixture(scope="module")

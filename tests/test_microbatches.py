@@ -71,7 +71,7 @@ def _update(devices, **changes):
     # Plain gradient descent: Adam would turn rounding noise of tiny gradients into signs.
     optimizer = optax.sgd(0.1)
     state = jax.jit(functools.partial(train.init_state, study, optimizer, 0))()
-    state = small.shaken(state)
+    state = state.replace(params=small.shaken(state.params, 0.1))
     examples, _ = studies.load_data(config)
     batch = {"images": examples.images[:32], "labels": examples.labels[:32]}
     update = functools.partial(

@@ -38,12 +38,7 @@ def _study(num_devices=1, **changes):
 
 @functools.cache
 def _variables():
-    variables = _study().init(jax.random.key(0))
-    # Away from the zeros of each block's last normalisation.
-    leaves, tree = jax.tree.flatten(variables)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    moved = [a + 0.1 * jax.random.normal(k, a.shape) for a, k in zip(leaves, keys, strict=True)]
-    return jax.tree.unflatten(tree, moved)
+    return small.shaken(_study().init(jax.random.key(0)), 0.1)
 
 
 @functools.cache

@@ -153,7 +153,9 @@ def test_eight_devices_give_the_answer_of_one(monkeypatch):
         )
         # Plain gradient descent: Adam would turn rounding noise of tiny gradients into signs.
         optimizer = optax.sgd(0.1)
-        state = small.shaken(state.replace(optimizer=optimizer.init(state.params)))
+        state = state.replace(
+            params=small.shaken(state.params, 0.1), optimizer=optimizer.init(state.params)
+        )
         placement = jax.tree.map(lambda a: a.sharding, sharding.placed(state, mesh, shard=shard))
         update = jax.jit(
             functools.partial(
