@@ -14,7 +14,6 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 import lzn_jax
 from lzn_jax import rectified_flow, studies
@@ -32,24 +31,18 @@ def errors(trained: TrainedModel, num_steps: int) -> dict[float, float]:
     latents = None
     if trained.config.latent.enabled:
         latents = jnp.asarray(trained.encode(images, jax.random.key(0), noise_scale=1.0))
-    velocity = jax.jit(functools.partial(trained.study.decoder.velocity, trained.model.variables))
-    times = np.linspace(1.0, rectified_flow.T_MIN, num_steps + 1)
-    dt = times[0] - times[1]
+    condition = (latents, None)
+    velocity = functools.partial(trained.study.decoder.velocity, trained.model.variables)
 
-    def step(x, k, dt):
-        return x + dt * velocity(x, jnp.full(len(x), times[k]), (latents, None))
+    @functools.partial(jax.jit, static_argnames="steps")
+    def moved(x, start, end, steps):
+        return rectified_flow._euler(velocity, x, condition, steps, start, end).x
 
-    start = normalise(jnp.asarray(images))
-    turns = {round(num_steps * i / TURNS) for i in range(1, TURNS + 1)} - {0}
-    found, there = {}, start
-    for turn in range(1, num_steps + 1):
-        there = step(there, turn - 1, -dt)
-        if turn in turns:
-            back = there
-            for k in range(turn, 0, -1):
-                back = step(back, k, dt)
-            distances = jnp.sqrt(jnp.sum((back - start) ** 2, axis=(1, 2, 3)))
-            found[float(times[turn])] = float(jnp.mean(distances))
+    x1, found = normalise(jnp.asarray(images)), {}
+    for turn in sorted({round(num_steps * i / TURNS) for i in range(1, TURNS + 1)} - {0}):
+        t = 1 - (1 - rectified_flow.T_MIN) * turn / num_steps
+        again = moved(moved(x1, 1.0, t, turn), t, 1.0, turn)
+        found[t] = float(jnp.mean(jnp.sqrt(jnp.sum((again - x1) ** 2, axis=(1, 2, 3)))))
     return found
 
 
