@@ -14,7 +14,7 @@ def start(command, *, count=2, devices=1, **environment):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    flags = f"--xla_force_host_platform_device_count={devices}"
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
     return [
         subprocess.Popen(
             [sys.executable, *command(address, i)],

@@ -10,8 +10,6 @@ from lzn_jax import figures, sharding, studies, zoning
 from lzn_jax.studies import Model, classification
 from lzn_jax.studies.classification import Curves, centres_in_batches
 
-pytestmark = pytest.mark.usefixtures("fast_compile")
-
 SOLVER = zoning.Euler(8)
 
 

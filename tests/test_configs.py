@@ -103,8 +103,6 @@ SAME_NETWORKS = {
 }
 FULL_SCALE = sorted(PAPER.keys() | SAME_NETWORKS.keys())
 
-pytestmark = pytest.mark.usefixtures("fast_compile")
-
 
 @pytest.fixture(autouse=True)
 def in_repository(monkeypatch):

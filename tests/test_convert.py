@@ -44,8 +44,6 @@ FOURIER = GOLDEN / "ckpt_gen_fourier_tiny.pt"
 PREFIX = "model.module."
 WARM_UP = 5000
 
-pytestmark = pytest.mark.usefixtures("fast_compile")
-
 
 @pytest.fixture(autouse=True)
 def in_repository(monkeypatch):
@@ -160,8 +158,7 @@ class Original:
         return jnp.asarray(self.numbers[name], self.dtype)
 
     def run(self, function, *inputs):
-        options = {"xla_backend_optimization_level": 0}
-        return jax.jit(function, compiler_options=options)(*inputs)
+        return jax.jit(function)(*inputs)
 
     def velocity(self, variables, x_t, t, latents):
         decoder = self.modules["decoder"]

@@ -16,8 +16,6 @@ from lzn_jax.studies import Model, generation, image_decoder
 from lzn_jax.studies.generation import NO_CLASS
 from lzn_jax.studies.reconstruction import evaluated_rows
 
-pytestmark = pytest.mark.usefixtures("fast_compile")
-
 
 def config(**changes):
     return small.config("configs/digits_gen.py", **changes)

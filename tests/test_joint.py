@@ -16,8 +16,6 @@ from lzn_jax.randomness import Stream, normal_by_index
 from lzn_jax.studies import Model
 from lzn_jax.studies.joint import Joint
 
-pytestmark = pytest.mark.usefixtures("fast_compile")
-
 KEY = jax.random.key(5)
 LABELS = np.array([3, 3, 3, 3, 3, 3, 1, 1, 1, 1, 7, 7, 7, 0, 0])  # six classes are absent
 STEPS, CUTOFF = 5, 0.4  # of the flow to the labels; two steps are left out

@@ -20,9 +20,6 @@ ROOT = Path(__file__).parent.parent
 CONFIG = "configs/digits_joint.py"
 
 
-pytestmark = pytest.mark.usefixtures("fast_compile")
-
-
 @pytest.fixture(autouse=True)
 def in_repository(monkeypatch):
     monkeypatch.chdir(ROOT)
@@ -33,7 +30,7 @@ def _run(workdir, *extra, **changes):
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory, fast_compile):
+def trained(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("trained")
     os.chdir(ROOT)
     assert _run(workdir) == 0

@@ -13,8 +13,6 @@ import small
 from lzn_jax import sharding, studies, train
 from lzn_jax.microbatches import by_example, with_own_keys
 
-pytestmark = pytest.mark.usefixtures("fast_compile")
-
 
 class Network(nn.Module):
     """Two layers with dropout between them."""

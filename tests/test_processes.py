@@ -34,7 +34,7 @@ TIMINGS = {"steps_per_second", "examples_per_second", "evaluation_seconds"}
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory, fast_compile):
+def two(tmp_path_factory):
     """A run of two processes of four devices each: its folder and what they said."""
     workdir = tmp_path_factory.mktemp("two")
     arguments = small.flags(CONFIG, workdir, **CHANGES)
@@ -42,7 +42,7 @@ def two(tmp_path_factory, fast_compile):
 
 
 @pytest.fixture(scope="module")
-def one(tmp_path_factory, fast_compile):
+def one(tmp_path_factory):
     """The same run in this process of eight devices."""
     os.chdir(ROOT)
     workdir = tmp_path_factory.mktemp("one")

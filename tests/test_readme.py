@@ -23,7 +23,7 @@ def test_there_are_two_examples():
     assert ["lzn_jax.load" in block for block in BLOCKS] == [True, False]
 
 
-def test_a_trained_model_does_what_the_example_says(tmp_path, monkeypatch, fast_compile):
+def test_a_trained_model_does_what_the_example_says(tmp_path, monkeypatch):
     config = small.config(ROOT / "configs" / "digits_joint.py")
     small.untrained_run(tmp_path / "results" / "digits_joint", config)
     monkeypatch.chdir(tmp_path)
@@ -35,6 +35,7 @@ def test_a_trained_model_does_what_the_example_says(tmp_path, monkeypatch, fast_
     assert set(names["features"]) == {"anchor", "latent", "latent_centre"}
 
 
+@pytest.mark.usefixtures("full_speed")
 def test_an_encoder_of_ones_own_learns():
     assert names_of(BLOCKS[1])["accuracy"] > 0.93
     assert len(BLOCKS[1].splitlines()) <= 40

@@ -17,8 +17,6 @@ from lzn_jax.data.augment import augment
 from lzn_jax.evaluation import probes
 from lzn_jax.randomness import Stream, normal_by_index
 
-pytestmark = pytest.mark.usefixtures("fast_compile")
-
 
 def _config(**changes):
     sizes = {

@@ -27,9 +27,6 @@ ROOT = Path(__file__).parent.parent
 TIMINGS = {"steps_per_second", "examples_per_second", "evaluation_seconds"}
 
 
-pytestmark = pytest.mark.usefixtures("fast_compile")
-
-
 @pytest.fixture(autouse=True)
 def in_repository(monkeypatch):
     monkeypatch.chdir(ROOT)
@@ -270,7 +267,7 @@ LONGER = {
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory, fast_compile):
+def uninterrupted(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("uninterrupted")
     process = _start(workdir, **LONGER)
     _, errors = process.communicate(timeout=300)

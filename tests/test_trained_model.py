@@ -23,11 +23,9 @@ from lzn_jax.studies.interpolation import great_circle
 ROOT = Path(__file__).parent.parent
 KEY = jax.random.key(7)
 
-pytestmark = pytest.mark.usefixtures("fast_compile")
-
 
 @pytest.fixture(scope="module")
-def workdir(tmp_path_factory, fast_compile):
+def workdir(tmp_path_factory):
     config = small.config(ROOT / "configs" / "digits_joint.py")
     return small.untrained_run(tmp_path_factory.mktemp("joint"), config, steps=(2, 4))
 

@@ -15,8 +15,6 @@ from lzn_jax.configuration import UserError
 from lzn_jax.data import augment as augmentations
 from lzn_jax.data.augment import Augmentation, Jitter, augment
 
-pytestmark = pytest.mark.usefixtures("fast_compile")
-
 NOTHING = Augmentation(
     flip=False, jitter_probability=0.0, grey_probability=0.0, blur_probability=0.0
 )

@@ -20,8 +20,6 @@ from lzn_jax.workdir import prepare
 
 ROOT = Path(__file__).parents[2]
 
-pytestmark = pytest.mark.usefixtures("fast_compile")
-
 
 @pytest.fixture(autouse=True)
 def in_repository(monkeypatch):

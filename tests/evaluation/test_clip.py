@@ -14,7 +14,6 @@ from lzn_jax.configuration import UserError
 from lzn_jax.evaluation.clip import ClipVision, clip_embeddings, resize_bicubic
 from lzn_jax.evaluation.clip_weights import from_torch, load_clip
 
-pytestmark = pytest.mark.usefixtures("fast_compile")
 VISION = "vision_model.embeddings"
 FC1 = "vision_model.encoder.layers.1.mlp.fc1.weight"
 

@@ -11,6 +11,8 @@ from lzn_jax.evaluation import feature_network
 from lzn_jax.evaluation.feature_network import FeatureNetwork, feature_extractor
 from lzn_jax.evaluation.metrics import generation_metrics, self_check
 
+pytestmark = pytest.mark.usefixtures("full_speed")
+
 
 @pytest.fixture(scope="module")
 def digits():
@@ -18,7 +20,7 @@ def digits():
 
 
 @pytest.fixture(scope="module")
-def extractor(digits):
+def extractor(digits, full_speed):
     return feature_extractor(digits[0], name="digits")
 
 

@@ -16,7 +16,6 @@ from lzn_jax.evaluation.inception import InceptionV3, inception_outputs, resize_
 from lzn_jax.evaluation.inception_weights import from_torch, load_inception, save_inception
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-pytestmark = pytest.mark.usefixtures("fast_compile")
 
 
 @pytest.fixture(scope="module")

@@ -25,8 +25,6 @@ from lzn_jax.zoning import (
     latents_in_context,
 )
 
-pytestmark = pytest.mark.usefixtures("fast_compile")
-
 STEPS = 6
 EULER, DPM = Euler(STEPS), DPMSolver(STEPS)
 LATENTS = {"Euler": (EULER, oracle.euler_latents), "DPM": (DPM, oracle.dpm_latents)}

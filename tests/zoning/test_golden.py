@@ -22,8 +22,6 @@ from lzn_jax.zoning import (
     decode,
 )
 
-pytestmark = pytest.mark.usefixtures("fast_compile")
-
 GOLDEN = Path(__file__).parents[1] / "golden"
 FLOWS = sorted(path.stem for path in GOLDEN.glob("flow_*.npz"))
 ALIGNMENTS = sorted(path.stem for path in GOLDEN.glob("grad_align_*.npz"))

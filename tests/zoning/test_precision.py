@@ -12,8 +12,6 @@ from oracle import in_float64, relative_error
 from lzn_jax.zoning import DPMSolver, Euler, alignment_loss, compute_latents
 from lzn_jax.zoning.precision import PRECISIONS, matmul
 
-pytestmark = pytest.mark.usefixtures("fast_compile")
-
 # Half a unit in the last place of each format, and a few times that for sums.
 UNIT = {"float32": 2**-24, "tensorfloat32": 2**-11, "bfloat16_3x": 2**-17, "bfloat16": 2**-9}
 

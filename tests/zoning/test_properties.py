@@ -20,7 +20,7 @@ from lzn_jax.zoning import (
     latents_in_context,
 )
 
-pytestmark = pytest.mark.usefixtures("fast_compile", "x64")
+pytestmark = pytest.mark.usefixtures("x64")
 
 SOLVERS = [Euler(1), Euler(7), DPMSolver(3), DPMSolver(20), DPMSolver(6, order=2)]
 SYMMETRIC = pytest.mark.parametrize("solver", [Euler(7), DPMSolver(8)], ids=str)
