@@ -4,9 +4,9 @@
 
 In training the decoder sees latents of images, in sampling those of their class's zone; the two are
 alike as far as they are aligned. Samples in equal shares of the classes, with the same noise, from
-latents of three kinds: of label zones, as samples are drawn; of the zones of training images, as in
-training; and of these the ones that lie in the zone of their class. A run without latents has but
-one kind. Prints what evaluation measures of each.
+latents of four kinds: of label zones, as samples are drawn; of label zones solved in many more
+steps; of the zones of training images, as in training; and of these the ones that lie in the zone
+of their class. A run without latents has but one kind. Prints what evaluation measures of each.
 """
 
 import argparse
@@ -15,15 +15,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 import lzn_jax
-from lzn_jax import sharding, studies
+from lzn_jax import sharding, studies, zoning
 from lzn_jax.data import Examples
 from lzn_jax.evaluation.judge import fit_judge
+from lzn_jax.randomness import Stream, normal_by_index
 from lzn_jax.studies.sample_quality import SampleQuality
 from lzn_jax.trained_model import TrainedModel
 
+EXACT = zoning.Euler(1000)
 CANDIDATES = 3  # images looked at for each sample whose latent must lie in the zone of its class
 
 
@@ -51,6 +54,7 @@ def kinds_of_samples(
         return
     rows = random_rows(train.labels, np.tile(classes, CANDIDATES))
     yield "label zones", trained.sample(len(classes), key, classes).images
+    yield "exact zones", decode(trained, exact_latents(trained, classes, key), classes, key)
     latents = trained.encode(train.images[np.sort(rows)], key, noise_scale=1.0)
     latents, labels = latents[np.argsort(np.argsort(rows))], train.labels[rows]
     yield "image zones", decode(trained, latents[: len(classes)], classes, key)
@@ -59,6 +63,14 @@ def kinds_of_samples(
     allowed = np.flatnonzero(inside == labels)
     chosen = allowed[random_rows(labels[allowed], classes)]
     yield "both", decode(trained, latents[chosen], classes, key)
+
+
+def exact_latents(trained: TrainedModel, classes: np.ndarray, key: jax.Array) -> np.ndarray:
+    """Points of label zones, (n, q), from the noise that samples take theirs from."""
+    study, variables = trained.study, trained.model.variables
+    anchors = study.modules["label_anchors"].apply(variables["label_anchors"])
+    noise = normal_by_index(key, Stream.SAMPLE_LATENTS, jnp.arange(len(classes)), anchors.shape[1:])
+    return np.asarray(zoning.compute_latents(anchors, noise, jnp.asarray(classes), solver=EXACT))
 
 
 def decode(
