@@ -22,6 +22,9 @@ from lzn_jax.zoning import (
     latents_in_context,
 )
 
+# Bounds on rounding hold for optimised programs, as users run them.
+pytestmark = pytest.mark.usefixtures("full_speed")
+
 N, Q, STEPS = 128, 64, 20
 OWN = np.arange(N, dtype=np.int32)
 ANCHORS = (
