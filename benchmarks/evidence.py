@@ -1,4 +1,4 @@
-"""What the evidence scripts share: runs of README's command over variants and seeds, and a table.
+"""What the evidence scripts share: runs of `lzn_jax.main` over variants and seeds, and a table.
 
 Runs are the real command line, one after the other. A finished run is not repeated, so a script
 can be interrupted and goes on where it was.

@@ -4,7 +4,7 @@ Unconditional generation from latents, small enough for a laptop's CPU.
 
     python -m lzn_jax.main --config=configs/digits_gen.py
 
-Expected: see README. Cost: 9.7e9 operations an update, about 5 minutes on 2 CPU cores.
+Expected: see docs/results.md. Cost: 9.7e9 operations an update, about 5 minutes on 2 CPU cores.
 """
 
 import ml_collections

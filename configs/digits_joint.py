@@ -5,7 +5,7 @@ and classification from one model, small enough for a laptop's CPU.
 
     python -m lzn_jax.main --config=configs/digits_joint.py
 
-Expected: see README
+Expected: see docs/results.md.
 """
 
 import ml_collections

@@ -4,7 +4,7 @@
 
 Reads the IDX files of Debian's package dataset-fashion-mnist; --config.data.path=DIR for others.
 
-Expected: see README. Cost: 33 minutes of training on one CPU core, 3 of evaluation.
+Expected: see docs/results.md. Cost: 33 minutes of training on one CPU core, 3 of evaluation.
 """
 
 import ml_collections

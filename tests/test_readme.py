@@ -57,9 +57,16 @@ def test_notebooks_are_sources_without_outputs(name):
             compile("".join(cell["source"]), str(path), "exec")
 
 
-def test_commands_name_files_that_exist():
-    text = (ROOT / "README.md").read_text()
+@pytest.mark.parametrize("name", ["README.md", "docs/results.md", "launch/README.md"])
+def test_what_is_named_exists(name):
+    text = (ROOT / name).read_text()
     for path in re.findall(r"(?:configs|benchmarks)/(?!NAME)\w+\.py", text):
         assert (ROOT / path).is_file(), path
+    for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):
+        assert (ROOT / name).parent.joinpath(link).exists(), link
+
+
+def test_every_config_is_named():
+    text = (ROOT / "README.md").read_text()
     for config in (ROOT / "configs").glob("*.py"):
         assert f"configs/{config.name}" in text
