@@ -6,7 +6,8 @@ In training the decoder sees latents of images, in sampling those of their class
 alike as far as they are aligned. Samples in equal shares of the classes, with the same noise, from
 latents of four kinds: of label zones, as samples are drawn; of label zones solved in many more
 steps; of the zones of training images, as in training; and of these the ones that lie in the zone
-of their class. A run without latents has but one kind. Prints what evaluation measures of each.
+of their class. A run without latents has but one kind. Prints what evaluation measures of each, and
+the variance of its latents where label anchors differ: the prior's is 1.
 """
 
 import argparse
@@ -45,36 +46,48 @@ def random_rows(labels: np.ndarray, classes: np.ndarray) -> np.ndarray:
     return rows
 
 
-def kinds_of_samples(
+def kinds_of_latents(
     trained: TrainedModel, train: Examples, classes: np.ndarray, key: jax.Array
-) -> Iterator[tuple[str, np.ndarray]]:
-    """Names and samples of `classes`."""
+) -> Iterator[tuple[str, np.ndarray | None]]:
+    """Names and latents of samples of `classes`."""
     if not trained.config.latent.enabled:
-        yield "no latents", trained.sample(len(classes), key, classes).images
+        yield "no latents", None
         return
+    yield "label zones", label_latents(trained, classes, key, trained.study.label_solver)
+    yield "exact zones", label_latents(trained, classes, key, EXACT)
     rows = random_rows(train.labels, np.tile(classes, CANDIDATES))
-    yield "label zones", trained.sample(len(classes), key, classes).images
-    yield "exact zones", decode(trained, exact_latents(trained, classes, key), classes, key)
     latents = trained.encode(train.images[np.sort(rows)], key, noise_scale=1.0)
     latents, labels = latents[np.argsort(np.argsort(rows))], train.labels[rows]
-    yield "image zones", decode(trained, latents[: len(classes)], classes, key)
+    yield "image zones", latents[: len(classes)]
     inside = np.asarray(trained.study.predict(trained.model.variables, latents)["classes"])
     print(f"latents of image zones in the zone of their class: {np.mean(inside == labels):.3f}")
     allowed = np.flatnonzero(inside == labels)
-    chosen = allowed[random_rows(labels[allowed], classes)]
-    yield "both", decode(trained, latents[chosen], classes, key)
+    yield "both", latents[allowed[random_rows(labels[allowed], classes)]]
 
 
-def exact_latents(trained: TrainedModel, classes: np.ndarray, key: jax.Array) -> np.ndarray:
+def label_anchors(trained: TrainedModel) -> jax.Array:
+    """Anchors of the classes, (c, q)."""
+    return trained.study.modules["label_anchors"].apply(trained.model.variables["label_anchors"])
+
+
+def label_latents(
+    trained: TrainedModel, classes: np.ndarray, key: jax.Array, solver: zoning.Euler
+) -> np.ndarray:
     """Points of label zones, (n, q), from the noise that samples take theirs from."""
-    study, variables = trained.study, trained.model.variables
-    anchors = study.modules["label_anchors"].apply(variables["label_anchors"])
+    anchors = label_anchors(trained)
     noise = normal_by_index(key, Stream.SAMPLE_LATENTS, jnp.arange(len(classes)), anchors.shape[1:])
-    return np.asarray(zoning.compute_latents(anchors, noise, jnp.asarray(classes), solver=EXACT))
+    return np.asarray(zoning.compute_latents(anchors, noise, jnp.asarray(classes), solver=solver))
+
+
+def spread(trained: TrainedModel, latents: np.ndarray) -> float:
+    """Mean variance of latents in the directions in which label anchors differ; the prior has 1."""
+    anchors = np.asarray(label_anchors(trained), np.float64)
+    directions = np.linalg.svd(anchors - anchors.mean(axis=0))[2][: len(anchors) - 1]
+    return float(np.var(latents @ directions.T, axis=0).mean())
 
 
 def decode(
-    trained: TrainedModel, latents: np.ndarray, classes: np.ndarray, key: jax.Array
+    trained: TrainedModel, latents: np.ndarray | None, classes: np.ndarray, key: jax.Array
 ) -> np.ndarray:
     """Image i from the same noise as sample i has."""
     study, config = trained.study, trained.config
@@ -106,9 +119,11 @@ def main() -> None:
     key = jax.random.key(arguments.seed)
     judge, quality = fit_judge(train), SampleQuality(trained.config)
     measure = functools.partial(quality, train, cache=arguments.workdir / "cache")
-    for name, images in kinds_of_samples(trained, train, classes, key):
-        recognised = np.mean(judge(images) == classes)
-        cells = {"recognised": recognised, **measure(images)}
+    for name, latents in kinds_of_latents(trained, train, classes, key):
+        images = decode(trained, latents, classes, key)
+        cells = {"recognised": np.mean(judge(images) == classes), **measure(images)}
+        if latents is not None:
+            cells["variance"] = spread(trained, latents)
         print(f"{name:12s}", *(f"{metric} {value:.3f}" for metric, value in cells.items()))
 
 
