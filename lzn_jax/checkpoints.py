@@ -78,7 +78,8 @@ class Checkpoints:
         self._saving = step
         self._watchdog = threading.Timer(SLOW_SAVE_SECONDS, _report_slow, [step, self._folder])
         self._watchdog.daemon = True
-        self._watchdog.start()
+        if processes.is_writer():  # which waits for what the others write
+            self._watchdog.start()
         try:
             if not self._folder.is_dir():  # Orbax would make it, on whatever disk is there now
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
@@ -190,6 +191,7 @@ class Checkpoints:
         final = self._folder / str(self._saving)
         folder = next(self._folder.glob(f"{final.name}.*tmp*"), final)
         checksums.add_files(folder, [name for name in checksums.files_below(folder) if "/" in name])
+        self._watchdog.cancel()  # `wait` may come much later, after an evaluation
 
     def _write_last_file_checksums(self) -> None:
         """Of Orbax's own notes, which change until the end and are of no use to `restore`."""
