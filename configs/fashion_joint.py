@@ -23,7 +23,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.image_size = 28
     config.data.flip = True
 
-    # More dimensions than for digits, and zones as exact as their classes need.
+    # More dimensions than for digits, and zones as exact as classes need (docs/results.md).
     config.latent.dim = 64
     config.latent.solver = "dpm"
     config.latent.num_steps = 40
