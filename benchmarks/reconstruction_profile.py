@@ -36,7 +36,8 @@ def errors(trained: TrainedModel, num_steps: int) -> dict[float, float]:
 
     @functools.partial(jax.jit, static_argnames="steps")
     def moved(x, start, end, steps):
-        return rectified_flow._euler(velocity, x, condition, steps, start, end).x
+        sampler = rectified_flow.Sampler("euler", steps)
+        return rectified_flow.integrate(velocity, x, condition, sampler, start, end).x
 
     x1, found = normalise(jnp.asarray(images)), {}
     for turn in sorted({round(num_steps * i / TURNS) for i in range(1, TURNS + 1)} - {0}):

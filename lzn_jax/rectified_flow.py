@@ -57,7 +57,7 @@ def generate(
     velocity: Velocity, noise: Float[Array, "b h w c"], condition: Any, sampler: Sampler
 ) -> Solution:
     """Images from noise: the flow from t = 1e-3, where the noise itself is the state, to t = 1."""
-    return _integrate(velocity, noise, condition, sampler, T_MIN, 1.0)
+    return integrate(velocity, noise, condition, sampler, T_MIN, 1.0)
 
 
 def invert(
@@ -68,15 +68,21 @@ def invert(
     RK45, which is accurate enough for it, goes on to t = 0 along the straight line through the
     image; Euler returns the state at t = 1e-3, which `generate` takes up again.
     """
-    solution = _integrate(velocity, images, condition, sampler, 1.0, T_MIN)
+    solution = integrate(velocity, images, condition, sampler, 1.0, T_MIN)
     if sampler.name == "rk45":
         return solution._replace(x=(solution.x - T_MIN * images) / (1 - T_MIN))
     return solution
 
 
-def _integrate(
-    velocity: Velocity, start: Array, condition: Any, sampler: Sampler, t0: float, t1: float
+def integrate(
+    velocity: Velocity,
+    start: Float[Array, "b ..."],
+    condition: Any,
+    sampler: Sampler,
+    t0: float,
+    t1: float,
 ) -> Solution:
+    """The flow from a state at time t0 to t1, either way; ValueError for an unknown sampler."""
     solvers = {"euler": _euler, "rk45": _rk45}
     if sampler.name not in solvers:
         raise ValueError(f"sampler must be one of {', '.join(solvers)}, got {sampler.name!r}")
