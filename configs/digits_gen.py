@@ -4,7 +4,8 @@ Unconditional generation from latents, small enough for a laptop's CPU.
 
     python -m lzn_jax.main --config=configs/digits_gen.py
 
-Expected: see docs/results.md. Cost: 9.7e9 operations an update, about 5 minutes on 2 CPU cores.
+Expected: reconstruction error 60 % of the flow's alone (three seeds; docs/results.md). Cost: 9.7e9
+operations an update, about 30 minutes of training on one CPU core.
 """
 
 import ml_collections
@@ -71,7 +72,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.training.batch_size = 256
     config.training.microbatch_size = None  # the networks see the whole batch at once
     config.training.shard_parameters = False  # True: for networks that do not fit a device
-    config.training.num_steps = 1000  # 178 epochs
+    config.training.num_steps = 5000  # 891 epochs
     config.training.learning_rate = ml_collections.ConfigDict()
     config.training.learning_rate.encoder = 1e-3
     config.training.learning_rate.decoder = 2e-3
@@ -87,8 +88,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.checkpoint.keep = 2
 
     config.evaluation = ml_collections.ConfigDict()
-    config.evaluation.every_steps = 500
-    config.evaluation.num_samples = 500
+    config.evaluation.every_steps = 1000
+    config.evaluation.num_samples = 5000  # 500 leave the Fréchet distance uncertain by a unit
     config.evaluation.inception_path = None  # Inception is for RGB images
     config.evaluation.clip_path = None  # and so is CLIP
 

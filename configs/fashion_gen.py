@@ -36,4 +36,5 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.checkpoint.every_steps = 500
     config.evaluation.every_steps = 3000
+    config.evaluation.num_samples = 500
     return config
