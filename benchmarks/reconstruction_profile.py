@@ -1,7 +1,7 @@
 """Where along the decoder's flow reconstruction errs, and where latents help.
 
     python benchmarks/generation_evidence.py --seeds 1
-    python benchmarks/reconstruction_profile.py --runs results/generation_evidence
+    python benchmarks/reconstruction_profile.py --runs results/digits_gen_evidence
 
 Test images go back to noise only as far as time t (1 = data), then to t = 1 again, by Euler with
 the time steps of the config's sampler; the error of the whole way is `reconstruction_l2`. Prints
