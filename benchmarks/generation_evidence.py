@@ -4,10 +4,11 @@
     python benchmarks/generation_evidence.py --config=configs/fashion_gen.py --seeds 1
 
 The runs are also evaluated with 1 to 100 Euler steps and with RK45 (paper Figs. 17 and 24). Prints
-tables; writes evidence.json, steps.json and steps.png.
+tables, of the evaluations during training as well; writes evidence.json, steps.json and steps.png.
 """
 
 import argparse
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -60,6 +61,18 @@ def by_sampler(arguments: argparse.Namespace, flags: Sequence[str]) -> dict[str,
     }
 
 
+def by_updates(arguments: argparse.Namespace) -> dict[int, evidence.Results]:
+    """What the runs were evaluated to be in training, by the number of updates."""
+    found: dict[int, evidence.Results] = {}
+    for name in arguments.variants:
+        for seed in range(arguments.seeds):
+            log = (arguments.folder / f"{name}_seed{seed}" / "metrics.jsonl").read_text()
+            rows = [json.loads(line) for line in log.splitlines()]
+            for row in (row for row in rows if "reconstruction_l2" in row):
+                found.setdefault(row["step"], {}).setdefault(name, []).append(row)
+    return found
+
+
 def draw(path: Path, found: dict[str, evidence.Results]) -> None:
     """Quality against Euler steps, a panel a metric, the range of seeds shaded; RK45's dashed."""
     figure, panels = plt.subplots(1, len(CURVES), figsize=(9, 3.8), layout="constrained")
@@ -88,6 +101,9 @@ def main() -> None:
     """Runs all variants and seeds, then prints the tables."""
     arguments, flags = evidence.arguments_of(__doc__, "configs/digits_gen.py", VARIANTS, seeds=3)
     evidence.print_table(evidence.run_all(arguments, VARIANTS, flags), METRICS)
+    for step, results in by_updates(arguments).items():
+        print(f"\nafter {step} updates, in training")
+        evidence.print_table(results, CURVES)
     found = by_sampler(arguments, flags)
     for sampler, results in found.items():
         print(f"\n{sampler}")
