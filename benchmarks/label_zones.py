@@ -24,6 +24,7 @@ from lzn_jax import sharding, studies, zoning
 from lzn_jax.data import Examples
 from lzn_jax.evaluation.judge import fit_judge
 from lzn_jax.randomness import Stream, normal_by_index
+from lzn_jax.studies.image_decoder import Condition
 from lzn_jax.studies.sample_quality import SampleQuality
 from lzn_jax.trained_model import TrainedModel
 
@@ -79,26 +80,26 @@ def label_latents(
     return np.asarray(zoning.compute_latents(anchors, noise, jnp.asarray(classes), solver=solver))
 
 
-def spread(trained: TrainedModel, latents: np.ndarray) -> float:
-    """Mean variance of latents in the directions in which label anchors differ; the prior has 1."""
-    anchors = np.asarray(label_anchors(trained), np.float64)
-    directions = np.linalg.svd(anchors - anchors.mean(axis=0))[2][: len(anchors) - 1]
-    return float(np.var(latents @ directions.T, axis=0).mean())
+def spread(anchors: np.ndarray, latents: np.ndarray) -> float:
+    """Mean variance of latents (n, q) in the directions in which anchors differ; the prior has 1.
+
+    Directions of less than a hundredth of the largest difference do not count.
+    """
+    _, sizes, directions = np.linalg.svd(anchors - anchors.mean(axis=0), full_matrices=False)
+    return float(np.var(latents @ directions[sizes > 0.01 * sizes[0]].T, axis=0).mean())
 
 
-def decode(
-    trained: TrainedModel, latents: np.ndarray | None, classes: np.ndarray, key: jax.Array
-) -> np.ndarray:
+def decode(trained: TrainedModel, condition: Condition, count: int, key: jax.Array) -> np.ndarray:
     """Image i from the same noise as sample i has."""
     study, config = trained.study, trained.config
     mesh = sharding.make_mesh(studies.examples_at_a_time(config.training))
 
     @jax.jit
     def generate(request: dict) -> dict:
-        condition = request["latents"], jax.nn.one_hot(request["classes"], config.data.num_classes)
-        return study.decoder.generate(trained.model.variables, key, condition, request["index"])
+        variables = trained.model.variables
+        return study.decoder.generate(variables, key, request["condition"], request["index"])
 
-    request = {"latents": latents, "classes": classes, "index": np.arange(len(classes))}
+    request = {"condition": condition, "index": np.arange(count)}
     return studies.batched(config, mesh)(generate, request, description="sampling")["images"]
 
 
@@ -120,10 +121,11 @@ def main() -> None:
     judge, quality = fit_judge(train), SampleQuality(trained.config)
     measure = functools.partial(quality, train, cache=arguments.workdir / "cache")
     for name, latents in kinds_of_latents(trained, train, classes, key):
-        images = decode(trained, latents, classes, key)
+        one_hot = np.eye(trained.config.data.num_classes, dtype=np.float32)[classes]
+        images = decode(trained, (latents, one_hot), len(classes), key)
         cells = {"recognised": np.mean(judge(images) == classes), **measure(images)}
         if latents is not None:
-            cells["variance"] = spread(trained, latents)
+            cells["variance"] = spread(np.asarray(label_anchors(trained)), latents)
         print(f"{name:12s}", *(f"{metric} {value:.3f}" for metric, value in cells.items()))
 
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
+from scipy.stats import kstest
 
 from lzn_jax.zoning import (
     DPMSolver,
@@ -155,6 +156,18 @@ def test_latents_decode_to_their_own_anchor(solver):
     points = decode(latents, anchors, solver=solver)
     np.testing.assert_allclose(points, anchors, atol=1e-6 + 5 * t_point)
     np.testing.assert_array_equal(classify(latents, anchors, solver=solver), np.arange(16))
+
+
+@pytest.mark.parametrize("solver", [Euler(400), DPMSolver(20)], ids=str)
+def test_latents_of_a_batch_follow_the_prior(solver):
+    # Points of zones in equal shares; samples are drawn from the prior because of this.
+    anchors, _, _ = _mixture(64, 3, seed=6)
+    noise = np.random.default_rng(7).normal(size=(300, 64, 3))
+    draw = jax.jit(jax.vmap(lambda e: compute_latents(2 * anchors + 1, e, solver=solver)))
+    latents = np.asarray(draw(noise)).reshape(-1, 3)
+    for direction in np.eye(3):
+        assert kstest(latents @ direction, "norm").statistic < 0.01
+    np.testing.assert_allclose(np.cov(latents.T), np.eye(3), atol=0.02)
 
 
 def _few_anchors():
