@@ -5,10 +5,12 @@
 In training the decoder sees latents of batches of images, which follow the prior as far as their
 solver is exact. Samples with the same noise from latents of the prior, as samples are drawn, and
 of training batches by solvers of any exactness, the run's own marked. Prints what evaluation
-measures of each, and the variance of its latents where anchors differ: the prior's is 1.
+measures of each, and the variance of its latents where anchors differ: the prior's is 1. Then, as a
+floor, what it measures of as many training images, drawn one by one and in batches.
 """
 
 import argparse
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,12 +25,13 @@ from lzn_jax.randomness import Stream, normal_by_index
 from lzn_jax.studies.image_latents import SOLVERS
 from lzn_jax.studies.sample_quality import SampleQuality
 from lzn_jax.trained_model import TrainedModel
+from lzn_jax.zoning.solvers import Solver
 
 COMPARED = [("euler", 20), ("euler", 100), ("dpm", 20), ("euler", 1000)]
 
 
 def latents_of_batches(
-    anchors: np.ndarray, solver: zoning.Solver, batch_size: int, count: int, key: jax.Array
+    anchors: np.ndarray, solver: Solver, batch_size: int, count: int, key: jax.Array
 ) -> np.ndarray:
     """Latents of `count` images, each among the anchors of a random batch, as in training."""
 
@@ -57,6 +60,14 @@ def kinds_of_latents(
         yield f"{name} {num_steps}{own}", latents
 
 
+def training_images(total: int, batch_size: int, count: int) -> Iterator[tuple[str, np.ndarray]]:
+    """Names and rows of `count` of `total` images, drawn one by one, and in batches."""
+    rng = np.random.default_rng(0)
+    yield "images", rng.integers(total, size=count)
+    batches = [rng.permutation(total)[:batch_size] for _ in range(-(-count // batch_size))]
+    yield "of batches", np.concatenate(batches)[:count]
+
+
 def main() -> None:
     """Prints a line a kind."""
     parser = argparse.ArgumentParser(
@@ -71,12 +82,17 @@ def main() -> None:
         parser.error(f"{arguments.workdir} is no generation run with latents")
     train, _ = studies.load_data(config)
     anchors, quality = trained.anchors(train.images), SampleQuality(config)
-    key = jax.random.key(config.seed)
-    for name, latents in kinds_of_latents(trained, anchors, arguments.samples, key):
-        images = decode(trained, (latents, None), arguments.samples, key)
-        cells = quality(train, images, arguments.workdir / "cache")
-        cells["variance"] = spread(anchors, latents)
-        print(f"{name:12s}", *(f"{metric} {value:.3f}" for metric, value in cells.items()))
+    key, count = jax.random.key(config.seed), arguments.samples
+    measure = functools.partial(quality, train, cache=arguments.workdir / "cache")
+    for name, latents in kinds_of_latents(trained, anchors, count, key):
+        cells = measure(decode(trained, (latents, None), count, key))
+        _print(name, cells | {"variance": spread(anchors, latents)})
+    for name, rows in training_images(len(anchors), config.training.batch_size, count):
+        _print(name, measure(train.images[rows]))
+
+
+def _print(name: str, cells: dict[str, float]) -> None:
+    print(f"{name:12s}", *(f"{metric} {value:.3f}" for metric, value in cells.items()))
 
 
 if __name__ == "__main__":

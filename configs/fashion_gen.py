@@ -36,5 +36,5 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.checkpoint.every_steps = 500
     config.evaluation.every_steps = 3000
-    config.evaluation.num_samples = 500
+    config.evaluation.num_samples = 2000
     return config
