@@ -55,7 +55,7 @@ def test_the_loss_is_that_of_the_flow_given_each_images_own_latent(changes, digi
         encode = jax.jit(functools.partial(study.modules["encoder"].apply, train=True))
         anchors = encode(variables["encoder"], images)
         noise = study.config.latent.noise_scale * jax.random.normal(latent_key, anchors.shape)
-        latents = zoning.compute_latents(anchors, noise, solver=zoning.Euler(4))
+        latents = zoning.compute_latents(anchors, noise, solver=zoning.DPMSolver(4))
     noise = jax.random.normal(noise_key, images.shape)
     t = jax.random.uniform(time_key, (15,), minval=1e-3, maxval=1.0)
     x_t = jnp.stack([s * image + (1 - s) * x for s, image, x in zip(t, images, noise, strict=True)])
@@ -179,7 +179,9 @@ def test_images_are_reconstructed_given_random_latents_of_their_zones(digits):
     (latents,) = study.reconstruct(Model(variables, context), images).values()
     anchors = jnp.asarray(study.latents.all_anchors(variables, images))
     noise = normal_by_index(jax.random.key(0), Stream.IMAGE_LATENTS, jnp.arange(20), (4,))
-    expected = zoning.latents_in_context(anchors, context["anchors"], noise, solver=zoning.Euler(4))
+    expected = zoning.latents_in_context(
+        anchors, context["anchors"], noise, solver=zoning.DPMSolver(4)
+    )
     np.testing.assert_allclose(latents, expected, atol=1e-5)
 
 
