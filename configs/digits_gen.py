@@ -4,8 +4,9 @@ Unconditional generation from latents, small enough for a laptop's CPU.
 
     python -m lzn_jax.main --config=configs/digits_gen.py
 
-Expected: reconstruction error 60 % of the flow's alone (three seeds; docs/results.md). Cost: 9.7e9
-operations an update, about 30 minutes of training on one CPU core.
+Expected: fd_features 0.42 where the flow alone has 0.81, reconstruction error 59 % of its (three
+seeds; docs/results.md). Cost: 9.7e9 operations an update, about 30 minutes of training on one CPU
+core.
 """
 
 import ml_collections

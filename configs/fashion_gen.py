@@ -22,6 +22,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.image_size = 28
     config.data.flip = True
 
+    # Anchors lie farther apart than those of digits, too far for 20 steps of DPM-Solver++.
+    config.latent.solver = "euler"
     config.latent.context_size = 2000
 
     # Narrow networks, as 28 pixels cost a CPU 12 times as much as 8: feature maps 28, 14, 7 wide in
@@ -36,5 +38,5 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.checkpoint.every_steps = 500
     config.evaluation.every_steps = 3000
-    config.evaluation.num_samples = 2000
+    config.evaluation.num_samples = 500
     return config
