@@ -3,14 +3,15 @@
     python benchmarks/prior_latents.py --workdir results/digits_gen --samples 5000
 
 In training the decoder sees latents of batches of images, which follow the prior as far as their
-solver is exact. Samples with the same noise from latents of the prior, as samples are drawn, and
-of training batches by solvers of any exactness, the run's own marked. Prints what evaluation
-measures of each, and the variance of its latents where anchors differ: the prior's is 1. Then, as a
-floor, what it measures of as many training images, drawn one by one and in batches.
+solver is exact. Samples with the same noise from latents of the prior, as samples are drawn, of the
+prior drawn in or out, and of training batches by solvers of any exactness, the run's own marked. A
+run without latents has but one kind. Prints what evaluation measures of each, the variance of its
+pixels, that of the training images being 1, and the variance of its latents where anchors differ:
+the prior's is 1. Then, as a floor, what it measures of as many training images, drawn one by one
+and in batches.
 """
 
 import argparse
-import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from lzn_jax.studies.sample_quality import SampleQuality
 from lzn_jax.trained_model import TrainedModel
 from lzn_jax.zoning.solvers import Solver
 
+SCALES = (0.8, 1.0, 1.2)
 COMPARED = [("euler", 20), ("euler", 100), ("dpm", 20), ("euler", 1000)]
 
 
@@ -47,17 +49,27 @@ def latents_of_batches(
 
 
 def kinds_of_latents(
-    trained: TrainedModel, anchors: np.ndarray, count: int, key: jax.Array
-) -> Iterator[tuple[str, np.ndarray]]:
+    trained: TrainedModel, anchors: np.ndarray | None, count: int, key: jax.Array
+) -> Iterator[tuple[str, np.ndarray | None]]:
     """Names and latents of samples."""
-    index, shape = jnp.arange(count), anchors.shape[1:]
-    yield "prior", np.asarray(normal_by_index(key, Stream.PRIOR_LATENTS, index, shape))
+    if anchors is None:
+        yield "no latents", None
+        return
+    prior = normal_by_index(key, Stream.PRIOR_LATENTS, jnp.arange(count), anchors.shape[1:])
+    for scale in SCALES:
+        yield f"{scale} x prior", scale * np.asarray(prior)
     latent, batch_size = trained.config.latent, trained.config.training.batch_size
-    for name, num_steps in COMPARED:
-        own = "*" if (name, num_steps) == (latent.solver, latent.num_steps) else ""
+    own = (latent.solver, latent.num_steps)
+    for compared in dict.fromkeys([own, *COMPARED]):
+        name, num_steps = compared
         solver = SOLVERS[name](num_steps)
         latents = latents_of_batches(anchors, solver, batch_size, count, jax.random.key(1))
-        yield f"{name} {num_steps}{own}", latents
+        yield f"{name} {num_steps}{'*' if compared == own else ''}", latents
+
+
+def pixel_variance(images: np.ndarray) -> float:
+    """Summed variance of the pixels of images (n, h, w, c)."""
+    return float(np.var(images, axis=0, dtype=np.float64).sum())
 
 
 def training_images(total: int, batch_size: int, count: int) -> Iterator[tuple[str, np.ndarray]]:
@@ -78,21 +90,24 @@ def main() -> None:
     arguments = parser.parse_args()
     trained = lzn_jax.load(arguments.workdir)
     config = trained.config
-    if config.study != "generation" or not config.latent.enabled:
-        parser.error(f"{arguments.workdir} is no generation run with latents")
+    if config.study != "generation":
+        parser.error(f"{arguments.workdir} is no generation run")
     train, _ = studies.load_data(config)
-    anchors, quality = trained.anchors(train.images), SampleQuality(config)
+    anchors = trained.anchors(train.images) if config.latent.enabled else None
+    quality, total_variance = SampleQuality(config), pixel_variance(train.images)
     key, count = jax.random.key(config.seed), arguments.samples
-    measure = functools.partial(quality, train, cache=arguments.workdir / "cache")
+
+    def show(name: str, images: np.ndarray, latents: np.ndarray | None = None) -> None:
+        cells = quality(train, images, arguments.workdir / "cache")
+        cells["pixel variance"] = pixel_variance(images) / total_variance
+        if anchors is not None and latents is not None:
+            cells["latent variance"] = spread(anchors, latents)
+        print(f"{name:12s}", *(f"{metric} {value:.3f}" for metric, value in cells.items()))
+
     for name, latents in kinds_of_latents(trained, anchors, count, key):
-        cells = measure(decode(trained, (latents, None), count, key))
-        _print(name, cells | {"variance": spread(anchors, latents)})
-    for name, rows in training_images(len(anchors), config.training.batch_size, count):
-        _print(name, measure(train.images[rows]))
-
-
-def _print(name: str, cells: dict[str, float]) -> None:
-    print(f"{name:12s}", *(f"{metric} {value:.3f}" for metric, value in cells.items()))
+        show(name, decode(trained, (latents, None), count, key), latents)
+    for name, rows in training_images(len(train.images), config.training.batch_size, count):
+        show(name, train.images[rows])
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@
 
 Reads the IDX files of Debian's package dataset-fashion-mnist; --config.data.path=DIR for others.
 
-Expected: see docs/results.md. Cost: 33 minutes of training on one CPU core, 3 of evaluation.
+Expected: fd_features 19.2 where the flow alone has 26.5, reconstruction error 46 % of its (three
+seeds; docs/results.md). Cost: 37 minutes of training on one CPU core, 5 of evaluation.
 """
 
 import ml_collections
@@ -22,7 +23,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.image_size = 28
     config.data.flip = True
 
-    # Anchors lie farther apart than those of digits, too far for 20 steps of DPM-Solver++.
+    # After so few updates samples vary too little; those of a decoder that learns from 20 steps of
+    # Euler vary more than those of one that learns from the paper's solver (docs/results.md).
     config.latent.solver = "euler"
     config.latent.context_size = 2000
 
@@ -38,5 +40,5 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.checkpoint.every_steps = 500
     config.evaluation.every_steps = 3000
-    config.evaluation.num_samples = 500
+    config.evaluation.num_samples = 2000
     return config
