@@ -1,7 +1,7 @@
 """Rectified flow with and without latents at equal updates: quality, reconstruction, step counts.
 
     python benchmarks/generation_evidence.py --seeds 3
-    python benchmarks/generation_evidence.py --config=configs/fashion_gen.py --seeds 1
+    python benchmarks/generation_evidence.py --config=configs/fashion_gen.py --seeds 3
 
 The runs are also evaluated with 1 to 100 Euler steps and with RK45 (paper Figs. 17 and 24). Prints
 tables, of the evaluations during training as well; writes evidence.json, steps.json and steps.png.

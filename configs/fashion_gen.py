@@ -24,7 +24,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.flip = True
 
     # Anchors lie farther apart than those of digits: 40 steps of DPM-Solver++ still miss the prior,
-    # from which samples are drawn, and cost more distance than these 20 of Euler (docs/results.md).
+    # from which samples are drawn, and cost one seed 10 units of distance (docs/results.md).
     config.latent.solver = "euler"
     config.latent.context_size = 2000
 
