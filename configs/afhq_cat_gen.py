@@ -84,6 +84,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.training.batch_size = 256
     config.training.microbatch_size = None  # the networks see the whole batch at once
     config.training.shard_parameters = False  # True: for networks that do not fit a device
+    config.training.devices = "all"  # none idle: sizes that not all share are refused
+    config.training.remat = False  # True: residual blocks compute their insides twice
     config.training.num_steps = 60_000
     config.training.learning_rate = ml_collections.ConfigDict()
     config.training.learning_rate.encoder = 2e-6

@@ -74,6 +74,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.training.batch_size = 256
     config.training.microbatch_size = None  # the encoder sees the whole batch at once
     config.training.shard_parameters = False  # True: for networks that do not fit a device
+    config.training.devices = "dividing"  # of many devices as many as share a batch evenly
+    config.training.remat = False  # True: residual blocks compute their insides twice
     config.training.num_steps = 600
     config.training.learning_rate = ml_collections.ConfigDict()
     config.training.learning_rate.encoder = 1e-3

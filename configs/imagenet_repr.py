@@ -85,6 +85,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.training.batch_size = 8192
     config.training.microbatch_size = 128
     config.training.shard_parameters = False  # True: for networks that do not fit a device
+    config.training.devices = "all"  # none idle: sizes that not all share are refused
+    config.training.remat = False  # True: residual blocks compute their insides twice
     config.training.num_steps = 5_000_000
     config.training.learning_rate = ml_collections.ConfigDict()
     config.training.learning_rate.encoder = 8e-4

@@ -24,11 +24,16 @@ class UserError(Exception):
     """The user's input is at fault; one line says what is wrong and what would be right."""
 
 
+REQUIRED = object()  # the default of a field that every config states
+
+
 @dataclasses.dataclass(frozen=True)
 class Field:
     """One config field: its type, the values it takes and what it means.
 
-    The ranges of a tuple field hold for each of its items, which are of the type `item`.
+    The ranges of a tuple field hold for each of its items, which are of the type `item`. A value
+    may also be one of the `words`. A config that lacks a field with a default takes it, as runs do
+    that are older than the field.
     """
 
     kind: type
@@ -42,6 +47,8 @@ class Field:
     multiple_of: int | None = None
     nonempty: bool = False
     optional: bool = False
+    words: tuple[str, ...] = ()
+    default: Any = REQUIRED
 
 
 def _network(prefix: str, fields: Mapping[str, Field]) -> dict[str, Field]:
@@ -131,6 +138,19 @@ _EVERY_STUDY = {
     ),
     "training.shard_parameters": Field(
         bool, "divide parameters and optimiser state over the devices, for networks that do not fit"
+    ),
+    "training.devices": Field(
+        int,
+        "devices that share a batch, or which rule says how many: 'all' that there are, or as many "
+        "as are 'dividing' it",
+        minimum=1,
+        words=("all", "dividing"),
+        default="all",
+    ),
+    "training.remat": Field(
+        bool,
+        "compute the insides of residual blocks again in the backward pass, to save memory",
+        default=False,
     ),
     "training.num_steps": Field(int, "updates", minimum=1),
     "training.learning_rate.encoder": Field(float, "the encoder's learning rate", above=0),
@@ -410,7 +430,7 @@ def _parse(text: str, field: Field) -> Any:
     """The Python value that `text` spells, or `text` itself where it spells none."""
     if field.optional and text in ("None", "none"):
         return None
-    if field.kind is str:
+    if field.kind is str or text in field.words:
         return text
     if field.kind is bool:
         return {"True": True, "true": True, "False": False, "false": False}.get(text, text)
@@ -425,6 +445,7 @@ def _parse(text: str, field: Field) -> Any:
 def _validate(values: Mapping[str, Any]) -> dict[str, Any]:
     """The values in canonical types, in the schema's order; raises UserError at the first fault."""
     fields = schema_of(values)
+    values = with_defaults(values, fields)
     checked = {
         name: _checked(name, values[name], field)
         for name, field in fields.items()
@@ -438,6 +459,12 @@ def _validate(values: Mapping[str, Any]) -> dict[str, Any]:
         raise UserError(_unknown(extra[0], fields))
     _check_across(checked)
     return checked
+
+
+def with_defaults(values: Mapping[str, Any], fields: Mapping[str, Field]) -> dict[str, Any]:
+    """The values by dotted name, and the defaults of the fields that they lack."""
+    defaults = {n: field.default for n, field in fields.items() if field.default is not REQUIRED}
+    return defaults | dict(values)
 
 
 def _missing(name: str, field: Field, extra: Sequence[str]) -> str:
@@ -457,8 +484,8 @@ def _unknown(name: str, fields: Iterable[str]) -> str:
 
 def _checked(name: str, value: Any, field: Field) -> Any:
     """`value` in the field's type: integers as floats, lists as tuples where those are meant."""
-    if value is None and field.optional:
-        return None
+    if (value is None and field.optional) or (isinstance(value, str) and value in field.words):
+        return value
     result = _converted(value, field.kind, field.item)
     if result is None or not _in_range(result, field):
         raise UserError(f"{name} must be {_expected(field)}, got {_one_line(repr(value))}")
@@ -528,7 +555,9 @@ def _expected(field: Field) -> str:
     bounds = [f"{relation} {limit}" for relation, limit in limits if limit is not None]
     if field.multiple_of is not None:
         bounds.append(f"a multiple of {field.multiple_of}")
-    return " ".join([text, " and ".join(bounds)]).strip() + (" or None" if field.optional else "")
+    text = " ".join([text, " and ".join(bounds)]).strip()
+    others = [*map(repr, field.words), *(["None"] if field.optional else [])]
+    return " or ".join([text, *others])
 
 
 def _check_across(values: Mapping[str, Any]) -> None:

@@ -33,7 +33,7 @@ from lzn_jax.configuration import UserError
 from lzn_jax.data import Examples
 from lzn_jax.models.torch_names import shapes_in_execution_order, torch_keys
 from lzn_jax.released import Layout, Released
-from lzn_jax.studies import Variables, examples_at_a_time, join_variables, split_variables
+from lzn_jax.studies import Variables, join_variables, split_variables
 
 EXIT_USER_ERROR = 2
 REPORT_IMAGES = 2
@@ -174,7 +174,7 @@ def _context_images(config: ConfigDict, folder: str | None) -> tuple[ConfigDict,
 
 def _save(config: ConfigDict, found: Released, context: Any, workdir: Path) -> None:
     """An ordinary checkpoint, as of a run that was trained here but for Adam's state."""
-    study = studies.build(config, sharding.make_mesh(examples_at_a_time(config.training)))
+    study = studies.build(config, sharding.inference_mesh())
     params, constants = split_variables(found.raw)
     averaged, _ = split_variables(found.averaged)
     optimizer = optimization.make_optimizer(config.training, list(study.modules))
@@ -207,7 +207,7 @@ class _Constant(np.ndarray):
 
 
 def _restore(config: ConfigDict, workdir: Path) -> Released:
-    mesh = sharding.make_mesh(examples_at_a_time(config.training))
+    mesh = sharding.inference_mesh()
     study = studies.build(config, mesh)
     params, constants = split_variables(jax.eval_shape(study.init, jax.random.key(0)))
     targets = {"params": params, "ema": {"params": params, "constants": constants}}

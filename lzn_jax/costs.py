@@ -37,10 +37,18 @@ def _cost(jaxpr: core.Jaxpr, scope: str, is_inside: bool) -> Cost:
         parts = [_cost(inner, scope, here) for inner in _inner(equation)]
         if equation.primitive.name == "cond":
             parts = [max(parts)]
-        repeats = equation.params["length"] if equation.primitive.name == "scan" else 1
+        repeats = _repeats(equation)
         total += own + repeats * sum(part.total for part in parts)
         inside += here * own + repeats * sum(part.inside for part in parts)
     return Cost(total, inside)
+
+
+def _repeats(equation: core.JaxprEqn) -> int:
+    """How often what is inside is done: a step of a scan, a device's part of a `shard_map`."""
+    if equation.primitive.name == "shard_map":
+        count: int = equation.params["mesh"].size
+        return count
+    return equation.params["length"] if equation.primitive.name == "scan" else 1
 
 
 def _operations(equation: core.JaxprEqn) -> float:

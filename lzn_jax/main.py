@@ -12,7 +12,7 @@ from lzn_jax import configuration
 from lzn_jax.configuration import EXIT_RUN_AGAIN, EXIT_USER_ERROR, UserError
 
 MODES_WITH_INPUT = ("embed", "classify", "reconstruct", "interpolate")
-MODES = ("train", "evaluate", "sample", *MODES_WITH_INPUT, "replay", "check_data")
+MODES = ("train", "evaluate", "sample", *MODES_WITH_INPUT, "replay", "check_data", "compile")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -37,10 +37,15 @@ def _run(arguments: list[str]) -> int:
     parser.add_argument("--workdir", help="folder of the run; default results/NAME")
     parser.add_argument("--mode", choices=MODES, default="train")
     parser.add_argument("--input", help="image or folder that a mode is to read")
+    parser.add_argument(
+        "--slice", help="machine that --mode=compile compiles for, v5e:4x4 or h100:8"
+    )
     _add_process_flags(parser)
     flags = parser.parse_args([a for a in arguments if not a.startswith(prefix)])
     if flags.input is not None and flags.mode not in MODES_WITH_INPUT:
         raise UserError(f"--input goes with --mode={' or '.join(MODES_WITH_INPUT)}")
+    if (flags.slice is not None) != (flags.mode == "compile"):
+        raise UserError("--slice=NAME and --mode=compile go together")
     config = configuration.load(flags.config, overrides)
     if "://" in (flags.workdir or ""):
         raise UserError(
@@ -49,7 +54,7 @@ def _run(arguments: list[str]) -> int:
     workdir = Path(flags.workdir or Path("results") / Path(flags.config).stem)
 
     # JAX starts only for a good command.
-    from lzn_jax import modes, processes, replay, train
+    from lzn_jax import compilation, modes, processes, replay, train
     from lzn_jax import workdir as workdirs
     from lzn_jax.data.check import check
 
@@ -57,6 +62,8 @@ def _run(arguments: list[str]) -> int:
     logging.getLogger("lzn_jax").setLevel(logging.INFO)
     if flags.mode == "check_data":
         return check(config, workdir)
+    if flags.mode == "compile":
+        return compilation.compile_step(config, flags.slice)
     _use_compile_cache()
     with (
         processes.together(flags.coordinator, flags.num_processes, flags.process_id),

@@ -79,7 +79,7 @@ def _start(coordinator: str | None, num_processes: int | None, process_id: int |
 
 def _connect() -> None:
     """Connects all devices, before programs are compiled: a CPU's network waits for 30 s alone."""
-    mesh = sharding.make_mesh(jax.device_count())
+    mesh = sharding.inference_mesh()
     ones = sharding.put_rows(np.ones(jax.local_device_count(), np.int32), mesh)
     total = jax.jit(jnp.sum, out_shardings=sharding.replicated(mesh))(ones)
     _log.info("%d devices in %d processes", int(total), jax.process_count())

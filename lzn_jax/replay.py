@@ -17,7 +17,7 @@ from lzn_jax import optimization, sharding, studies, train
 from lzn_jax import workdir as workdirs
 from lzn_jax.checkpoints import Checkpoints
 from lzn_jax.configuration import UserError
-from lzn_jax.studies import Study, examples_at_a_time
+from lzn_jax.studies import Study
 
 _log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ def replay(config: ConfigDict, workdir: Path) -> None:
             f"exit code {train.EXIT_NON_FINITE}, after {train.MAX_SKIPPED_IN_A_ROW} updates in a "
             "row that were not finite"
         )
-    mesh = sharding.make_mesh(examples_at_a_time(config.training))
+    mesh = sharding.training_mesh(config.training)
     study = studies.build(config, mesh)
     optimizer = optimization.make_optimizer(config.training, list(study.modules))
     init = functools.partial(train.init_state, study, optimizer, config.seed)
@@ -48,9 +48,10 @@ def replay(config: ConfigDict, workdir: Path) -> None:
     batch = _read_batch(folder / train.REPLAY_BATCH)
     rows = {name: values[sharding.own_rows(len(values))] for name, values in batch.items()}
     look = functools.partial(look_at_update, study=study, config=config)
-    found = jax.jit(look, out_shardings=sharding.replicated(mesh))(
-        state, sharding.put_rows(rows, mesh)
-    )
+    with jax.set_mesh(mesh):
+        found = jax.jit(look, out_shardings=sharding.replicated(mesh))(
+            state, sharding.put_rows(rows, mesh)
+        )
     _report(int(state.step) + 1, *jax.device_get(found))
 
 

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
 
 from lzn_jax.configuration import UserError
 
@@ -20,24 +21,87 @@ MIN_SHARDED = 2**14  # elements; less is not worth the exchange
 
 def make_mesh(batch_size: int, devices: list[jax.Device] | None = None) -> Mesh:
     """A mesh with axis `data` over as many devices as divide the global batch evenly."""
-    chosen = spread(batch_size, jax.devices() if devices is None else devices)
+    chosen = spread(batch_size, at_hand() if devices is None else devices)
     return Mesh(np.array(chosen), ("data",), axis_types=(AxisType.Auto,))
 
 
+def inference_mesh() -> Mesh:
+    """A mesh with axis `data` over all devices: batches of inference are filled up."""
+    devices = [device for group in _by_process(at_hand()) for device in group]
+    return Mesh(np.array(devices), ("data",), axis_types=(AxisType.Auto,))
+
+
+def training_mesh(training: ConfigDict, devices: list[jax.Device] | None = None) -> Mesh:
+    """The mesh over which a config's batches are divided, as `training.devices` says.
+
+    Raises UserError for batches or micro-batches that would leave devices idle, unless it says
+    `dividing`, and for more devices than there are.
+    """
+    devices = at_hand() if devices is None else devices
+    if isinstance(training.devices, int):
+        devices = _first(training.devices, devices)
+    mesh = make_mesh(examples_at_a_time(training), devices)
+    if training.devices != "dividing" and mesh.size < len(devices):
+        raise UserError(_idle(training, mesh.size, len(devices)))
+    return mesh
+
+
+def examples_at_a_time(training: ConfigDict) -> int:
+    """How many examples the networks see at once."""
+    size: int = training.microbatch_size or training.batch_size
+    return size
+
+
+def _idle(training: ConfigDict, used: int, count: int) -> str:
+    """What to say of sizes that not all devices divide, with the nearest that they do."""
+    whole, part = training.batch_size, training.microbatch_size
+    is_part = bool(part) and whole % count == 0
+    name, size = ("microbatch_size", part) if is_part else ("batch_size", whole)
+    most = whole if is_part else size + count
+    fit = [n for n in range(count, most + 1, count) if not is_part or whole % n == 0]
+    nearest = [*[n for n in fit if n < size][-1:], *[n for n in fit if n > size][:1]]
+    are = "sizes that use all are" if len(nearest) > 1 else "size that uses all is"
+    return (
+        f"training.{name}={size} would leave {count - used} of {count} devices idle: the nearest "
+        f"{are} {' and '.join(map(str, nearest))} (or training.devices=dividing leaves them idle)"
+    )
+
+
+def at_hand() -> list[jax.Device]:
+    """All devices: those of a mesh in force (`jax.set_mesh`), else those of the machine."""
+    mesh = jax.sharding.get_mesh()
+    return jax.devices() if mesh.empty else list(mesh.devices.flat)
+
+
 def spread(batch_size: int, devices: list[jax.Device]) -> list[jax.Device]:
-    """Equally many devices of each process, one process after the other.
+    """As many devices as divide a batch, equally many of each process, one after the other.
 
     Raises UserError for a batch that the processes cannot share.
     """
-    numbers = sorted({device.process_index for device in devices})
-    if batch_size % len(numbers):
+    own = _by_process(devices)
+    if batch_size % len(own):
         raise UserError(
             "training.batch_size and training.microbatch_size must be multiples of the number of "
-            f"processes {len(numbers)}, got {batch_size}"
+            f"processes {len(own)}, got {batch_size}"
         )
-    own = [[device for device in devices if device.process_index == k] for k in numbers]
     count = math.gcd(batch_size // len(own), *map(len, own))
     return [device for group in own for device in group[:count]]
+
+
+def _first(count: int, devices: list[jax.Device]) -> list[jax.Device]:
+    own = _by_process(devices)
+    each, rest = divmod(count, len(own))
+    if rest or each > min(map(len, own)):
+        raise UserError(
+            f"training.devices must be a multiple of the number of processes {len(own)} and at "
+            f"most {len(devices)}, the number of devices, got {count}"
+        )
+    return [device for group in own for device in group[:each]]
+
+
+def _by_process(devices: list[jax.Device]) -> list[list[jax.Device]]:
+    numbers = sorted({device.process_index for device in devices})
+    return [[device for device in devices if device.process_index == k] for k in numbers]
 
 
 def split(mesh: Mesh) -> NamedSharding:

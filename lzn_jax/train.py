@@ -28,7 +28,6 @@ from lzn_jax.randomness import Stream, stream_key
 from lzn_jax.studies import (
     Model,
     Study,
-    examples_at_a_time,
     join_variables,
     split_variables,
 )
@@ -102,7 +101,7 @@ def _prepare(config: ConfigDict, workdir: Path) -> _Run:
     training = config.training
     goodput = reporting.Goodput()
     with goodput("init"):
-        mesh = sharding.make_mesh(examples_at_a_time(training))
+        mesh = sharding.training_mesh(training)
         study = studies.build(config, mesh)
         study.prepare_evaluation()
         train, test = studies.load_data(config)
@@ -374,9 +373,10 @@ def _compile_update(
 ) -> Callable[[TrainState, Mapping[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]:
     """The compiled update; it refuses other shapes, so nothing is compiled twice."""
     update = jit_update(run.study, run.optimizer, run.config, run.mesh, state)
-    traced = update.trace(state, run.batches.shapes())
-    _announce_cost(costs.count_operations(traced.jaxpr))
-    compiled: Callable[..., Any] = traced.lower().compile()
+    with jax.set_mesh(run.mesh):
+        traced = update.trace(state, run.batches.shapes())
+        _announce_cost(costs.count_operations(traced.jaxpr))
+        compiled: Callable[..., Any] = traced.lower().compile()
     return compiled
 
 
@@ -472,7 +472,8 @@ def _announce(state: TrainState, mesh: Mesh, workdir: Path) -> None:
     named = ", ".join(f"{name} {count:,}" for name, count in counts.items())
     size = sharding.bytes_on_a_device(state) / 1e6
     _log.info("parameters: %s; all of training's state takes %.3g MB a device", named, size)
-    _log.info("%d of %d device(s)", mesh.size, jax.device_count())
+    idle = jax.device_count() - mesh.size
+    _log.info("%d device(s)%s", mesh.size, f", {idle} more are idle" if idle else "")
     _log.info("results go to %s, from step %d on", workdir, int(state.step))
 
 

@@ -28,7 +28,6 @@ from lzn_jax.studies import (
     Model,
     Predictions,
     Study,
-    examples_at_a_time,
     join_variables,
     split_variables,
 )
@@ -216,7 +215,7 @@ def restore(config: ConfigDict, workdir: Path, step: int | None = None) -> Train
     folder = workdir / "checkpoints"
     if not has_checkpoint(workdir) or (step is not None and not (folder / str(step)).is_dir()):
         raise UserError(f"there is no checkpoint {folder / str(step or '')}: train first")
-    mesh = sharding.make_mesh(examples_at_a_time(config.training))
+    mesh = sharding.inference_mesh()
     study = studies.build(config, mesh)
     params, constants = split_variables(jax.eval_shape(study.init, jax.random.key(0)))
     targets: dict[str, Any] = {"ema": {"params": params, "constants": constants}}

@@ -31,7 +31,9 @@ FREE_FIELDS = (
     "data.path",
     "data.workers",
     "data.skip_unreadable",
+    "training.devices",
     "training.microbatch_size",
+    "training.remat",
     "training.shard_parameters",
     "training.num_steps",
     "training.log_every_steps",
@@ -185,6 +187,7 @@ def check_same_run(config: ConfigDict, workdir: Path) -> None:
     except ValueError as error:
         raise UserError(f"{path} is not valid JSON ({error}): choose another --workdir") from error
     asked = dict(_leaves(configuration.to_json_dict(config)))
+    stored = configuration.with_defaults(stored, configuration.schema_of(asked))
     for name in sorted(stored.keys() | asked.keys()):
         if name.startswith(FREE_FIELDS) or stored.get(name) == asked.get(name):
             continue

@@ -33,6 +33,7 @@ FIELDS = {
     "encoder.norm_groups": "2",
     "encoder.head_dim": "4",
     "training.batch_size": "15",  # odd: on one of the eight fake devices
+    "training.devices": "dividing",
     "training.microbatch_size": "None",
     "training.num_steps": "2",
     "training.warmup_steps": "2",

@@ -5,7 +5,7 @@ from pathlib import Path
 import ml_collections
 import pytest
 
-from lzn_jax import configuration
+from lzn_jax import configuration, workdir
 from lzn_jax.configuration import UserError
 from lzn_jax.zoning import precision
 
@@ -22,8 +22,8 @@ JOINT_FIELDS = {
         dropout fir progressive_input tap_channels tap_units tap_layers tap_resolutions""",
     "decoder.": """name patch_size features channel_multipliers num_res_blocks attention_resolutions
         dropout fir progressive_input progressive time_embedding fourier_scale scale_by_sigma""",
-    "training.": """batch_size microbatch_size shard_parameters num_steps decoder_steps
-        learning_rate.encoder learning_rate.decoder learning_rate.label_anchors warmup_steps
+    "training.": """batch_size microbatch_size shard_parameters devices remat num_steps
+        decoder_steps learning_rate.encoder learning_rate.decoder learning_rate.label_anchors warmup_steps
         schedule gradient_clip ema_decay generation_weight compute_dtype log_every_steps""",
     "checkpoint.": "every_steps keep",
     "evaluation.": """every_steps num_samples inception_path clip_path noise_scales
@@ -101,10 +101,42 @@ def test_schema_and_config_hold_the_fields_of_a_joint_study():
     assert set(leaves(config.to_dict())) == joint_fields()
 
 
-@pytest.mark.parametrize("name", sorted(joint_fields()))
+DEFAULTS = {"training.devices": "all", "training.remat": False}
+
+
+@pytest.mark.parametrize("name", sorted(joint_fields() - DEFAULTS.keys()))
 def test_each_field_must_be_there(tmp_path, name):
     path = edited(tmp_path, f"del {item(name)}")
     assert message(path).startswith(f"the config lacks the field {name} (")
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_a_field_with_a_default_may_be_left_out(tmp_path, name):
+    config = configuration.load(str(edited(tmp_path, f"del {item(name)}")))
+    assert value_of(config, name) == DEFAULTS[name]
+
+
+@pytest.mark.parametrize("value", ["all", "dividing", 1, 6])
+def test_devices_are_a_rule_or_a_number(value):
+    config = configuration.load(DIGITS_JOINT, [f"training.devices={value}"])
+    assert config.training.devices == value
+
+
+@pytest.mark.parametrize("value", ["some", "0", "1.5", "None"])
+def test_devices_are_nothing_else(value):
+    with pytest.raises(UserError, match="an integer >= 1 or 'all' or 'dividing', got"):
+        configuration.load(DIGITS_JOINT, [f"training.devices={value}"])
+
+
+def test_a_run_older_than_a_field_goes_on_with_its_default(tmp_path):
+    config = configuration.load(DIGITS_JOINT)
+    tree = configuration.to_json_dict(config)
+    for name in DEFAULTS:
+        del tree["training"][name.partition(".")[2]]
+    (tmp_path / "config.json").write_text(json.dumps(tree))
+    old = configuration.load_json(tmp_path / "config.json")
+    assert {name: value_of(old, name) for name in DEFAULTS} == DEFAULTS
+    workdir.check_same_run(config, tmp_path)
 
 
 @pytest.mark.parametrize("selector", ["data.name", "encoder.name", "decoder.name"])

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from lzn_jax import sharding
 from lzn_jax.configuration import UserError
@@ -28,6 +29,52 @@ def test_mesh_has_as_many_devices_as_divide_the_batch(batch_size, num_devices, u
 
 def test_mesh_uses_all_devices_unless_told():
     assert list(sharding.make_mesh(24).devices) == jax.devices()
+
+
+def _training(batch_size, microbatch_size=None, devices="all"):
+    return ConfigDict(
+        {"batch_size": batch_size, "microbatch_size": microbatch_size, "devices": devices}
+    )
+
+
+@pytest.mark.parametrize(
+    ("training", "used"),
+    [
+        (_training(16), 8),
+        (_training(12, devices="dividing"), 4),
+        (_training(12, devices=6), 6),
+        (_training(48, 16), 8),
+        (_training(48, 12, "dividing"), 4),
+        (_training(48, 12, 2), 2),
+    ],
+)
+def test_devices_of_training_are_all_or_as_many_as_divide_or_a_number(training, used):
+    assert list(sharding.training_mesh(training).devices) == jax.devices()[:used]
+
+
+@pytest.mark.parametrize(
+    ("training", "message"),
+    [
+        (_training(12), "batch_size=12 would leave 4 of 8 devices idle.*are 8 and 16"),
+        (_training(5), "batch_size=5 would leave 7 of 8 devices idle.*size that uses all is 8 "),
+        (_training(2000, 100), "microbatch_size=100 would leave 4 of 8.*are 80 and 200 "),
+        (_training(12, 4), "batch_size=12 would leave 4 of 8 devices idle.*are 8 and 16"),
+        (_training(16, 4), "microbatch_size=4 would leave 4 of 8.*size that uses all is 8 "),
+        (_training(12, devices=5), "batch_size=12 would leave 4 of 5 devices idle.*10 and 15 "),
+        (_training(12, devices=9), "at most 8, the number of devices, got 9"),
+    ],
+)
+def test_sizes_that_would_leave_devices_idle_are_refused(training, message):
+    with pytest.raises(UserError, match=message):
+        sharding.training_mesh(training)
+
+
+def test_a_users_mesh_in_force_says_which_devices_are_at_hand():
+    devices = jax.devices()[2:6]
+    with jax.set_mesh(jax.make_mesh((2, 2), ("a", "b"), devices=devices)):
+        assert list(sharding.inference_mesh().devices) == devices
+        assert list(sharding.training_mesh(_training(12)).devices) == devices
+    assert list(sharding.inference_mesh().devices) == jax.devices()
 
 
 def test_split_divides_the_leading_axis():
@@ -120,3 +167,9 @@ def test_processes_share_the_mesh_evenly_and_each_its_rows(monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(jax, "process_index", lambda: 1)
     assert sharding.own_rows(12) == slice(6, 12)
+
+
+def test_a_number_of_devices_is_shared_by_the_processes():
+    devices = [Mock(spec=jax.Device, process_index=i % 2) for i in range(8)]
+    with pytest.raises(UserError, match=r"multiple of the number of processes 2 .* got 3"):
+        sharding.training_mesh(_training(12, devices=3), devices)

@@ -21,16 +21,20 @@ def in_batches(
     """`function(batch)` over the leading axis of `examples`, a pytree of n-row arrays.
 
     Results are NumPy arrays with n rows. The last batch is filled up with copies of its last row,
-    so a row's result must not depend on the other rows. Batches are divided among the devices;
-    each process reads its own rows alone, of as many batches as any other, and gets all results.
+    so a row's result must not depend on the other rows. Batches are divided among the devices, with
+    their mesh in force, and are larger where they would not use all; each process reads its own
+    rows alone, of as many batches as any other, and gets all results.
     """
     count = len(jax.tree.leaves(examples)[0])
+    batch_size += -batch_size % mesh.size
     own = sharding.own_rows(batch_size)
     results = []
     with reporting.progress(count, description, unit="image", brief=True) as bar:
         for start in range(0, count, batch_size):
             rows = np.minimum(np.arange(start, start + batch_size), count - 1)[own]
             batch = sharding.put_rows(jax.tree.map(lambda a, rows=rows: a[rows], examples), mesh)
-            results.append(sharding.fetch(function(batch)))
+            with jax.set_mesh(mesh):
+                outputs = function(batch)
+            results.append(sharding.fetch(outputs))
             bar.update(min(batch_size, count - start))
     return jax.tree.map(lambda *parts: np.concatenate(parts)[:count], *results)

@@ -92,10 +92,11 @@ def measure(
     """What each extractor sees of the images, in one pass over them.
 
     Memory beyond the results does not depend on the number of images. A batch is divided among
-    the devices, `batch_size` images to each process. Raises UserError for no images.
+    the devices, at least `batch_size` images to each process. Raises UserError for no images.
     """
+    mesh = sharding.inference_mesh()
     batch_size *= jax.process_count()
-    mesh = sharding.make_mesh(batch_size)
+    batch_size += -batch_size % mesh.size
     own = sharding.own_rows(batch_size)
     observers = [_Observer(extractor, mesh) for extractor in extractors]
     for batch in _batches(images, batch_size):

@@ -22,7 +22,8 @@ def build(config: ConfigDict) -> dict[str, nn.Module]:
     Without latents (`latent.enabled` False) the plain rectified flow is left: 'decoder' alone.
     Raises ValueError for an unknown network name.
     """
-    given = {"dtype": jnp.dtype(config.training.compute_dtype)}
+    training = config.training
+    given = {"dtype": jnp.dtype(training.compute_dtype), "remat": training.get("remat", False)}
     modules = {}
     if config.study != "representation":
         modules["decoder"] = _network(DECODERS, config.decoder, given)

@@ -38,7 +38,8 @@ class NCSNpp(nn.Module):
     the original). Level l works at that size / 2^l with features * channel_multipliers[l] channels.
     `attention_resolutions` are feature-map widths in patches; `fir` resamples with the filter
     (1, 3, 3, 1), otherwise nearest neighbour and 2x2 means; `progressive_input` 'input_skip' adds
-    the downsampled input at each level, 'none' does not; `dtype` is the compute dtype.
+    the downsampled input at each level, 'none' does not; `dtype` is the compute dtype; with `remat`
+    residual blocks keep nothing for their gradient and compute their insides again.
     """
 
     features: int
@@ -50,6 +51,7 @@ class NCSNpp(nn.Module):
     progressive_input: str
     patch_size: int = 1
     dtype: DTypeLike = jnp.float32
+    remat: bool = False
 
     def patches(self, images: Array) -> Array:
         """Images as the network sees them."""
@@ -63,12 +65,12 @@ class NCSNpp(nn.Module):
         for level, multiplier in enumerate(self.channel_multipliers):
             channels = self.features * multiplier
             for i in range(self.num_res_blocks):
-                h = self._block(f"down_{level}_block_{i}", channels)(h, embedding, train=train)
+                h = self._block(f"down_{level}_block_{i}", channels)(h, embedding, train)
                 h = self._attend(f"down_{level}_attention_{i}", h)
                 maps.append(h)
             if level == len(self.channel_multipliers) - 1:
                 break
-            h = self._block(f"down_{level}_resample", channels, "down")(h, embedding, train=train)
+            h = self._block(f"down_{level}_resample", channels, "down")(h, embedding, train)
             if self.progressive_input == "input_skip":
                 pyramid = downsample(pyramid, self.fir)
                 h = dense(channels, self.dtype, f"down_{level}_input_skip")(pyramid) + h
@@ -77,14 +79,15 @@ class NCSNpp(nn.Module):
 
     def middle(self, h: Array, embedding: Array | None, train: bool) -> Array:
         """Block, attention and block at the deepest level."""
-        h = self._block("middle_block_0", h.shape[-1])(h, embedding, train=train)
+        h = self._block("middle_block_0", h.shape[-1])(h, embedding, train)
         h = SelfAttention(self.dtype, name="middle_attention")(h)
-        return self._block("middle_block_1", h.shape[-1])(h, embedding, train=train)
+        return self._block("middle_block_1", h.shape[-1])(h, embedding, train)
 
     def _block(
         self, name: str, channels: int, resample: Literal["down", "up"] | None = None
-    ) -> ResidualBlock:
-        return ResidualBlock(channels, self.dropout, self.fir, self.dtype, resample, name=name)
+    ) -> nn.Module:
+        block = nn.remat(ResidualBlock, static_argnums=3) if self.remat else ResidualBlock
+        return block(channels, self.dropout, self.fir, self.dtype, resample, name=name)
 
     def _attend(self, name: str, h: Array) -> Array:
         width = h.shape[2]
@@ -201,13 +204,13 @@ class NCSNppDecoder(NCSNpp, kw_only=True):
             channels = self.features * multiplier
             for i in range(self.num_res_blocks + 1):
                 h = jnp.concatenate([h, skips.pop()], axis=-1)
-                h = self._block(f"up_{level}_block_{i}", channels)(h, embedding, train=train)
+                h = self._block(f"up_{level}_block_{i}", channels)(h, embedding, train)
             h = self._attend(f"up_{level}_attention", h)
             if level == 0 or self.progressive == "output_skip":
                 head = OutputHead(patch_channels, self.dtype, name=f"up_{level}_output")
                 outputs.append(head(h))
             if level > 0:
-                h = self._block(f"up_{level}_resample", channels, "up")(h, embedding, train=train)
+                h = self._block(f"up_{level}_resample", channels, "up")(h, embedding, train)
         patches = outputs[0]
         for output in outputs[1:]:
             patches = upsample(patches, self.fir) + output

@@ -191,7 +191,7 @@ class ResidualBlock(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b h w c"], embedding: Float[Array, "b d"] | None, *, train: bool
+        self, x: Float[Array, "b h w c"], embedding: Float[Array, "b d"] | None, train: bool
     ) -> Float[Array, "b h2 w2 c2"]:
         h = nn.silu(group_norm(x.shape[-1], self.dtype, "norm_0")(x))
         h, shortcut = self._resample(h), self._resample(x)

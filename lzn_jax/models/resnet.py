@@ -32,7 +32,8 @@ class ResNet(nn.Module):
     the image. The 'imagenet' stem halves it twice, the 'small' one, for images of 8 to 64 pixels,
     keeps it. With selective_kernel_ratio > 0 each block chooses between two kernels by a network
     with that share of its width as hidden units. `norm_groups` divides every width of a
-    normalisation. The head has head_layers dense layers, each followed by a normalisation.
+    normalisation. The head has head_layers dense layers, each followed by a normalisation. With
+    `remat` bottlenecks keep nothing for their gradient and compute their insides again.
     """
 
     stage_sizes: tuple[int, ...]
@@ -44,6 +45,7 @@ class ResNet(nn.Module):
     head_dim: int
     head_layers: int
     dtype: DTypeLike = jnp.float32
+    remat: bool = False
 
     @nn.compact
     def __call__(
@@ -56,12 +58,13 @@ class ResNet(nn.Module):
         """Anchors (b, head_dim), or the backbone's features (b, 4 x the last width)."""
         del train  # group normalisation is the same in training
         x = self._stem((images + 1) / 2)
+        bottleneck = nn.remat(Bottleneck) if self.remat else Bottleneck
         for stage, (size, width) in enumerate(
             zip(self.stage_sizes, self.stage_widths, strict=True)
         ):
             for i in range(size):
                 stride = 2 if i == 0 and stage > 0 else 1
-                block = Bottleneck(
+                block = bottleneck(
                     width,
                     stride,
                     i == 0,

@@ -16,6 +16,7 @@ from lzn_jax import data
 from lzn_jax.configuration import UserError
 from lzn_jax.data import Examples, Images
 from lzn_jax.evaluation.batching import in_batches
+from lzn_jax.sharding import examples_at_a_time
 
 Variables = dict[str, Any]  # network name -> flax variables
 
@@ -150,12 +151,6 @@ def check_context(config: ConfigDict, count: int, images: str) -> None:
             f"latent.context_size must be at most {count}, {images}, got "
             f"{config.latent.context_size}"
         )
-
-
-def examples_at_a_time(training: ConfigDict) -> int:
-    """How many examples the networks see at once."""
-    size: int = training.microbatch_size or training.batch_size
-    return size
 
 
 def split_variables(variables: Variables) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -7,17 +7,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from lzn_jax.zoning.flow import Mixture, Points, Trajectory, View, flow, flow_vjp, make_view
-from lzn_jax.zoning.integrate import (
-    Way,
-    by_rows,
-    integrate,
-    make_mixture,
-    mixture_cotangent,
-    zero_sums,
-)
-from lzn_jax.zoning.latents import _check_shapes, _checked_indices, _promote
-from lzn_jax.zoning.rows import on_auto_axes
+from lzn_jax.zoning.devices import spread
+from lzn_jax.zoning.flow import Mixture, Points, Trajectory, View, flow, flow_vjp
+from lzn_jax.zoning.integrate import Way, by_rows, integrate, mixture_cotangent, zero_sums
+from lzn_jax.zoning.latents import checked_indices, mixture_and_points
 from lzn_jax.zoning.solvers import Solver
 
 
@@ -34,8 +27,7 @@ def assignment_log_probs(
     """Log soft assignment of each latent to its target before each step's update (§2.2.2).
 
     Args:
-      latents: (m, q).
-      anchors: (n, q).
+      latents, anchors: (m, q), (n, q).
       targets: (m,) index of the anchor that each latent should belong to, from the end if negative.
       solver: `Euler` or `DPMSolver`, S steps.
       log_weights: (n,) unnormalised log mixture weights, -inf removes an anchor (and gives -inf
@@ -89,8 +81,11 @@ def alignment_loss(
     mixture, points, way = _beside_targets(latents, anchors, targets, solver, log_weights)
     if latents.shape[0] == 0:
         raise ValueError("the loss is a mean over latents, got none")
-    align = functools.partial(_align, way, _Objective(int(cutoff * solver.num_steps), form))
-    return on_auto_axes(align, mixture, points, is_by_row=False)
+    objective = _Objective(int(cutoff * solver.num_steps), form)
+    counts = jnp.ones_like(points.start_MxQ[:, 0])  # not for points that `spread` adds
+    totals = _align(way, objective, *spread(mixture, points, counts))
+    loss, accuracy, error = totals / len(latents)
+    return loss, {"assignment_accuracy": accuracy, "ode_error": error}
 
 
 def _beside_targets(
@@ -100,12 +95,9 @@ def _beside_targets(
 
     Seen from the target the own logit is exact, however certain the assignment.
     """
-    latents, anchors, log_weights = _promote(latents, anchors, log_weights)
-    _check_shapes(anchors, latents, log_weights, "latents")
-    targets = _checked_indices(targets, anchors, latents, "targets")
-    way = Way(solver, "anchors")
-    mixture = make_mixture(anchors, log_weights)
-    return mixture, Points(latents, own_M=targets), way
+    mixture, latents = mixture_and_points(anchors, log_weights, latents=latents)
+    targets = checked_indices("targets", targets, mixture, latents)
+    return mixture, Points(latents, own_M=targets), Way(solver, "anchors")
 
 
 class _Objective(NamedTuple):
@@ -117,67 +109,64 @@ class _Objective(NamedTuple):
         log_p = jnp.max(log_own_MxS[:, self.dropped :], axis=1)
         return -(log_p if self.form == "log" else jnp.exp(log_p))
 
+    def totals(self, trajectory: Trajectory, view: View, counts_M: Array) -> Float[Array, "3"]:
+        """Sums over the points that count: the loss, right assignments, errors of end points."""
+        miss_M = jnp.linalg.norm(trajectory.end_MxQ - view.centers_MxQ, axis=1)
+        values = (
+            self.of(trajectory.log_own_MxS),
+            trajectory.log_own_MxS[:, -1] >= trajectory.log_other_M,
+            miss_M / jnp.linalg.norm(view.centers_MxQ, axis=1),
+        )
+        # No product: what does not count may be infinite, as the point that it is a copy of.
+        return jnp.stack([jnp.sum(jnp.where(counts_M > 0, value, 0)) for value in values])
+
+
+def _zero_totals(mixture: Mixture) -> Array:
+    return jnp.zeros(3, mixture.log_weights_N.dtype)
+
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _align(
-    way: Way, objective: _Objective, mixture: Mixture, points: Points
-) -> tuple[Array, dict[str, Array]]:
-    """Loss and metrics.
+    way: Way, objective: _Objective, mixture: Mixture, points: Points, counts_M: Array
+) -> Float[Array, "3"]:
+    """The objective's totals.
 
     Each point adds to the loss by itself, so the forward pass of the derivative takes a block of
     points down the flow and back at once, and keeps gradients instead of states.
     """
 
-    def rows(shared, points, linear, sums):
-        del linear
-        mixture, origin, table = shared
-        view = make_view(mixture, origin, points)
+    def block(view, table, points, record, counts, totals):
+        del record
         trajectory, _ = flow(view, table, points, way.solver.precision)
-        metrics = _row_metrics(trajectory, view)
-        return (objective.of(trajectory.log_own_MxS), metrics), sums
+        return (), totals + objective.totals(trajectory, view, counts)
 
-    (values, metrics), _ = by_rows(rows, mixture, way)(points, ())
-    return jnp.mean(values), _means(metrics)
+    return by_rows(block, way, mixture, points, (), counts_M, _zero_totals)[1]
 
 
 def _align_fwd(
-    way: Way, objective: _Objective, mixture: Mixture, points: Points
-) -> tuple[Any, tuple[Mixture, Points]]:
-    def rows(shared, points, weights, sums):
-        mixture, origin, table = shared
-        view, precision = make_view(mixture, origin, points), way.solver.precision
-        trajectory, record = flow(view, table, points, precision)
-        metrics = _row_metrics(trajectory, view)
-        values, pull = jax.vjp(objective.of, trajectory.log_own_MxS)
-        d_end, (d_log_own,) = jnp.zeros_like(trajectory.end_MxQ), pull(weights)
-        d_points, sums = flow_vjp(view, table, points, record, d_end, d_log_own, sums, precision)
-        return (values, metrics, d_points), sums
+    way: Way, objective: _Objective, mixture: Mixture, points: Points, counts_M: Array
+) -> tuple[Array, tuple[Mixture, Points]]:
+    def block(view, table, points, record, counts, sums):
+        totals, mixture_sums = sums
+        trajectory, record = flow(view, table, points, way.solver.precision)
+        _, pull = jax.vjp(objective.of, trajectory.log_own_MxS)
+        d_end, (d_log_own,) = jnp.zeros_like(trajectory.end_MxQ), pull(counts)
+        d_points, mixture_sums = flow_vjp(
+            view, table, points, record, d_end, d_log_own, mixture_sums, way.solver.precision
+        )
+        return d_points, (totals + objective.totals(trajectory, view, counts), mixture_sums)
 
-    loss_and_gradient = by_rows(rows, mixture, way, zero_sums)
-    weights = jnp.full_like(points.start_MxQ[:, 0], 1 / len(points.start_MxQ))
-    (values, metrics, d_points), sums = loss_and_gradient(points, weights)
-    return (jnp.mean(values), _means(metrics)), (mixture_cotangent(sums), d_points)
+    def zeros(mixture):
+        return _zero_totals(mixture), zero_sums(mixture)
+
+    d_points, (totals, sums) = by_rows(block, way, mixture, points, (), counts_M, zeros)
+    return totals, (mixture_cotangent(sums), d_points)
 
 
-def _align_bwd(
-    way: Way, objective: _Objective, gradients: tuple[Mixture, Points], cotangent: Any
-) -> tuple[Mixture, Points]:
+def _align_bwd(way: Way, objective: _Objective, gradients: Any, d_totals: Array) -> tuple[Any, ...]:
     del way, objective
-    d_loss, _ = cotangent  # metrics are for reading
-    return jax.tree.map(lambda gradient: d_loss * gradient, gradients)
+    d_loss = d_totals[0]  # metrics are for reading
+    return *jax.tree.map(lambda gradient: d_loss * gradient, gradients), None
 
 
 _align.defvjp(_align_fwd, _align_bwd)
-
-
-def _row_metrics(trajectory: Trajectory, view: View) -> dict[str, Array]:
-    miss_M = jnp.linalg.norm(trajectory.end_MxQ - view.centers_MxQ, axis=1)
-    return {
-        "assignment_accuracy": trajectory.log_own_MxS[:, -1] >= trajectory.log_other_M,
-        "ode_error": miss_M / jnp.linalg.norm(view.centers_MxQ, axis=1),
-    }
-
-
-def _means(rows: dict[str, Array]) -> dict[str, Array]:
-    dtype = rows["ode_error"].dtype
-    return {name: jnp.mean(values.astype(dtype)) for name, values in rows.items()}

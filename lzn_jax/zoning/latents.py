@@ -1,14 +1,15 @@
 """Latent computation: from anchors to latents and back (paper §2.2.1)."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from lzn_jax.zoning.flow import Points
-from lzn_jax.zoning.integrate import Way, integrate, make_mixture
-from lzn_jax.zoning.rows import on_auto_axes
+from lzn_jax.zoning.devices import over_devices, spread
+from lzn_jax.zoning.flow import Mixture, Points
+from lzn_jax.zoning.integrate import Way, integrate
 from lzn_jax.zoning.solvers import Solver
 
 
@@ -39,17 +40,13 @@ def compute_latents(
     Raises:
       ValueError: shapes do not fit each other.
     """
-    anchors, noise, log_weights = _promote(anchors, noise, log_weights)
-    _check_shapes(anchors, noise, log_weights, "noise")
+    mixture, noise = mixture_and_points(anchors, log_weights, noise=noise)
     if own is None:
         if noise.shape[0] != anchors.shape[0]:
-            raise ValueError(
-                f"own=None needs one row of noise an anchor, got {noise.shape[0]} rows for "
-                f"{anchors.shape[0]} anchors"
-            )
+            got = f"{noise.shape[0]} rows for {anchors.shape[0]} anchors"
+            raise ValueError(f"own=None needs one row of noise an anchor, got {got}")
         own = jnp.arange(anchors.shape[0])
-    own = _checked_indices(own, anchors, noise, "own")
-    mixture = make_mixture(anchors, log_weights)
+    own = checked_indices("own", own, mixture, noise)
     return integrate(mixture, Points(noise, own_M=own), Way(solver, "prior")).end_MxQ
 
 
@@ -65,27 +62,15 @@ def latents_in_context(
 ) -> Float[Array, "m q"]:
     """Latents of single samples among fixed context anchors; row i depends on row i alone.
 
-    Each query's anchor joins the context (log weight 0) for itself and is unseen by the others,
-    so the answer is the same for one sample and for any number of them.
+    Each query's anchor joins the context (log weight 0) for itself and is unseen by the others.
 
     Args:
       queries: (m, q) anchors of the samples.
       context: (n, q) context anchors.
-      noise: (m, q), N(0, I) times the noise scale α.
-      solver: `Euler` or `DPMSolver`.
+      noise, solver, returns, raises: as for `compute_latents`.
       log_weights: (n,) unnormalised log weights of the context; None is 0 for each anchor.
-
-    Returns:
-      (m, q) latents, in float64 if an input is float64, else in float32.
-
-    Raises:
-      ValueError: shapes do not fit each other.
     """
-    queries, context, noise, log_weights = _promote(queries, context, noise, log_weights)
-    _check_shapes(context, noise, log_weights, "noise")
-    if queries.shape != noise.shape:
-        raise ValueError(f"queries {queries.shape} and noise {noise.shape} differ in shape")
-    mixture = make_mixture(context, log_weights)
+    mixture, noise, queries = mixture_and_points(context, log_weights, noise=noise, queries=queries)
     return integrate(mixture, Points(noise, centers_MxQ=queries), Way(solver, "prior")).end_MxQ
 
 
@@ -102,19 +87,9 @@ def decode(
 
     Args:
       latents: (m, q).
-      anchors: (n, q).
-      solver: `Euler` or `DPMSolver`.
-      log_weights: (n,) unnormalised log mixture weights, -inf removes an anchor; None is uniform.
-
-    Returns:
-      (m, q) end points, in float64 if an input is float64, else in float32.
-
-    Raises:
-      ValueError: shapes do not fit each other.
+      anchors, solver, log_weights, returns, raises: as for `compute_latents`.
     """
-    latents, anchors, log_weights = _promote(latents, anchors, log_weights)
-    _check_shapes(anchors, latents, log_weights, "latents")
-    mixture = make_mixture(anchors, log_weights)
+    mixture, latents = mixture_and_points(anchors, log_weights, latents=latents)
     return integrate(mixture, Points(latents), Way(solver, "anchors")).end_MxQ
 
 
@@ -135,39 +110,46 @@ def classify(
       (m,) int32.
     """
     points = decode(latents, anchors, solver=solver, log_weights=log_weights)
-    return on_auto_axes(_nearest, (anchors, log_weights), points)
+    mixture, _ = mixture_and_points(anchors, log_weights, points=points)
+    mixture, rows, _ = spread(mixture, points)
+    nearest, _ = over_devices(_nearest, lambda mixture: ())(mixture, rows, ())
+    return nearest[: len(points)]
 
 
-def _nearest(mixture: tuple[Array, Array | None], points: Array) -> Array:
-    """Index of the anchor that is nearest to each point and not removed."""
-    anchors, log_weights = mixture
-    distances = jnp.sum((points[:, None] - anchors[None]) ** 2, axis=-1)
-    if log_weights is not None:
-        distances = jnp.where(jnp.isneginf(log_weights), jnp.inf, distances)
-    return jnp.argmin(distances, axis=1).astype(jnp.int32)
+def _nearest(mixture: Mixture, points: Array, linear: tuple[()], sums: Any) -> tuple[Array, Any]:
+    """A row function: index of the anchor that is nearest to each point and not removed."""
+    del linear
+    distances = jnp.sum((points[:, None] - mixture.anchors_NxQ) ** 2, axis=-1)
+    distances = jnp.where(jnp.isneginf(mixture.log_weights_N), jnp.inf, distances)
+    return jnp.argmin(distances, axis=1).astype(jnp.int32), sums
 
 
-def _promote(*arrays: Array | None) -> list:
-    """Arrays in the common compute dtype: float64 if one of them is, else float32."""
-    dtype = jnp.result_type(jnp.float32, *(a for a in arrays if a is not None))
-    return [None if a is None else jnp.asarray(a, dtype) for a in arrays]
+def mixture_and_points(anchors: Array, log_weights: Array | None, **points: Array) -> list[Any]:
+    """The mixture of anchors (n, q), uniform without log weights (n,), and points (m, q) beside it.
 
-
-def _check_shapes(anchors: Array, points: Array, log_weights: Array | None, name: str) -> None:
-    """Raises ValueError unless anchors (n, q), points (m, q) and log_weights (n,) agree."""
-    if anchors.ndim != 2 or points.ndim != 2 or anchors.shape[1] != points.shape[1]:
-        raise ValueError(
-            f"anchors (n, q) and {name} (m, q) must share q, got {anchors.shape}, {points.shape}"
-        )
-    if anchors.shape[0] == 0:
+    All in the common compute dtype: float64 if one of them is, else float32. Raises ValueError
+    where shapes do not fit each other.
+    """
+    for name, array in points.items():
+        if anchors.ndim != 2 or array.shape[1:] != anchors.shape[1:]:
+            raise ValueError(
+                f"anchors (n, q) and {name} (m, q) must share q, got {anchors.shape}, {array.shape}"
+            )
+    if len({array.shape for array in points.values()}) > 1:
+        raise ValueError(f"{' and '.join(points)} differ in shape")
+    if len(anchors) == 0:
         raise ValueError(f"at least one anchor is needed, got {anchors.shape}")
-    if log_weights is not None and log_weights.shape != anchors.shape[:1]:
-        raise ValueError(
-            f"log_weights must be ({anchors.shape[0]},), one an anchor, got {log_weights.shape}"
-        )
+    if log_weights is None:
+        log_weights = jnp.zeros(len(anchors), jnp.float32)
+    if log_weights.shape != anchors.shape[:1]:
+        raise ValueError(f"log_weights must be ({len(anchors)},), got {log_weights.shape}")
+    arrays = (anchors, log_weights, *points.values())
+    dtype = jnp.result_type(jnp.float32, *arrays)
+    anchors, log_weights, *placed = (jnp.asarray(array, dtype) for array in arrays)
+    return [Mixture(anchors, log_weights), *placed]
 
 
-def _checked_indices(indices: Array, anchors: Array, points: Array, name: str) -> Array:
+def checked_indices(name: str, indices: Array, mixture: Mixture, points: Array) -> Array:
     """An anchor's index for each point, none negative: indexing wraps these, comparing does not.
 
     Raises ValueError unless there is one index a point.
@@ -175,4 +157,4 @@ def _checked_indices(indices: Array, anchors: Array, points: Array, name: str) -
     if indices.shape != points.shape[:1]:
         raise ValueError(f"{name} must be ({points.shape[0]},), got {indices.shape}")
     indices = indices.astype(jnp.int32)  # short integers may not reach the number of anchors
-    return jnp.where(indices < 0, indices + anchors.shape[0], indices)
+    return jnp.where(indices < 0, indices + len(mixture.anchors_NxQ), indices)

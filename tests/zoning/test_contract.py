@@ -1,5 +1,6 @@
 """What callers rely on: dtypes, sizes, weights, gradients, transformations, sharding, errors."""
 
+import contextlib
 import dataclasses
 import functools
 import math
@@ -501,17 +502,26 @@ def test_vmap_over_noise_alone():
 
 MESHES = {
     "Auto": ((8,), (AxisType.Auto,)),
+    "Auto, two axes": ((4, 2), (AxisType.Auto, AxisType.Auto)),
     "Explicit": ((8,), (AxisType.Explicit,)),
     "two axes": ((4, 2), (AxisType.Explicit, AxisType.Explicit)),
 }
 
 
+def _mesh(kind):
+    shape, axis_types = MESHES[kind]
+    return jax.make_mesh(shape, ("data", "more")[: len(shape)], axis_types=axis_types)
+
+
 def _on_8_devices(*arrays, mesh="Auto"):
     """The arrays with their rows spread over all axes of a mesh of 8 devices."""
-    shape, axis_types = MESHES[mesh]
-    names = ("data", "more")[: len(shape)]
-    mesh = jax.make_mesh(shape, names, axis_types=axis_types)
-    return jax.device_put(arrays, NamedSharding(mesh, PartitionSpec(names)))
+    mesh = _mesh(mesh)
+    return jax.device_put(arrays, NamedSharding(mesh, PartitionSpec(mesh.axis_names)))
+
+
+def _in_force(mesh, is_in_force=True):
+    """The mesh in force, which types name where its axes are Explicit."""
+    return jax.set_mesh(_mesh(mesh)) if is_in_force else contextlib.nullcontext()
 
 
 @jax.jit
@@ -531,10 +541,89 @@ def test_sharded_arrays_give_the_single_device_answer(mesh):
     anchors, partners, noise = _arrays((32, 6), (32, 6), (32, 6))
     partners = anchors + np.float32(0.3) * partners
     expected = _everything(anchors, partners, noise)
-    sharded = _everything(*_on_8_devices(anchors, partners, noise, mesh=mesh))
-    (_, (by_row, _, _)), _ = sharded
-    assert [output.addressable_shards[0].data.shape for output in by_row] == [(4, 6)] * 3
-    jax.tree.map(functools.partial(_assert_close, atol=1e-5), sharded, expected)
+    for is_in_force in {True, "Auto" in mesh}:
+        with _in_force(mesh, is_in_force):
+            sharded = _everything(*_on_8_devices(anchors, partners, noise, mesh=mesh))
+        (_, (by_row, _, _)), _ = sharded
+        rows = 8 if mesh == "Auto, two axes" else 4  # over the axis `data` alone
+        assert [output.addressable_shards[0].data.shape for output in by_row] == [(rows, 6)] * 3
+        jax.tree.map(functools.partial(_assert_close, atol=1e-5), sharded, expected)
+
+
+@pytest.mark.parametrize("mesh", ["Auto", "Explicit"])
+def test_sharded_arrays_give_the_single_device_answer_outside_of_jit(mesh):
+    arrays = _arrays((16, 6), (16, 6))
+    loss = jax.value_and_grad(lambda a, b: jnp.mean(compute_latents(a, b, solver=EULER) ** 2))
+    expected = loss(*arrays)
+    with _in_force(mesh):
+        found = loss(*_on_8_devices(*arrays, mesh=mesh))
+    jax.tree.map(functools.partial(_assert_close, atol=1e-6), found, expected)
+
+
+def test_without_a_mesh_in_force_sharded_arrays_are_the_partitioners_affair():
+    arrays = _arrays((32, 6), (32, 6), (32, 6))
+    found = _everything(*_on_8_devices(*arrays, mesh="Auto"))
+    jax.tree.map(functools.partial(_assert_close, atol=1e-5), found, _everything(*arrays))
+
+
+@pytest.mark.parametrize("m", [1, 6, 13])
+def test_any_number_of_rows_is_shared_by_8_devices(m):
+    anchors, points = _arrays((11, 6), (m, 6))
+    targets = jnp.arange(m) % 11
+
+    @jax.jit
+    @functools.partial(jax.value_and_grad, argnums=(0, 1), has_aux=True)
+    def loss(points, anchors):
+        value, metrics = alignment_loss(points, anchors, targets, solver=EULER)
+        joined = latents_in_context(points, anchors, points, solver=EULER)
+        return value + jnp.mean(joined**2), (metrics, classify(points, anchors, solver=EULER))
+
+    expected = loss(points, anchors)
+    with _in_force("Auto"):
+        found = loss(points, anchors)
+    jax.tree.map(functools.partial(_assert_close, atol=1e-5), found, expected)
+
+
+def test_rows_that_fill_up_add_nothing_to_an_infinite_loss():
+    anchors, latents = _arrays((4, 6), (3, 6))
+    log_weights = jnp.array([0, 0, 0, -jnp.inf])
+    with _in_force("Auto"):
+        loss, metrics = alignment_loss(
+            latents, anchors, jnp.array([0, 1, 3]), solver=EULER, log_weights=log_weights
+        )
+    assert loss == jnp.inf
+    assert np.isfinite(metrics["ode_error"])
+
+
+@pytest.mark.parametrize("divided", ["rows", "batches"])
+@pytest.mark.parametrize("mesh", ["Auto", "Explicit"])
+def test_vmap_on_8_devices_is_vmap(mesh, divided):
+    arrays = _arrays((8, 8, 6), (8, 8, 6))
+    spec = PartitionSpec("data") if divided == "batches" else PartitionSpec(None, "data")
+
+    @jax.jit
+    @jax.vmap
+    @functools.partial(jax.value_and_grad, argnums=(0, 1))
+    def loss(anchors, noise):
+        latents = compute_latents(anchors, noise, solver=EULER)
+        return alignment_loss(latents, anchors, jnp.arange(8), solver=EULER)[0]
+
+    expected = loss(*arrays)
+    with _in_force(mesh):
+        found = loss(*jax.device_put(arrays, NamedSharding(_mesh(mesh), spec)))
+    jax.tree.map(functools.partial(_assert_close, atol=1e-5), found, expected)
+
+
+def test_inside_of_a_callers_shard_map_each_device_sees_its_own_anchors():
+    anchors, noise = _arrays((16, 6), (16, 6))
+    own = functools.partial(compute_latents, solver=EULER)
+    with jax.set_mesh(_mesh("Auto")):
+        spec = PartitionSpec("data")
+        found = jax.jit(jax.shard_map(own, in_specs=spec, out_specs=spec, check_vma=False))(
+            anchors, noise
+        )
+    for k in range(0, 16, 2):
+        _assert_close(found[k : k + 2], own(anchors[k : k + 2], noise[k : k + 2]), atol=1e-6)
 
 
 def _collectives(program):
@@ -558,7 +647,8 @@ def _gradient_on_8_devices(steps, mesh):
         return alignment_loss(latents, partners, jnp.arange(32), solver=Euler(steps))[0]
 
     arrays = _on_8_devices(*_arrays((32, 6), (32, 6), (32, 6)), mesh=mesh)
-    return loss.lower(*arrays).compile().as_text()
+    with _in_force(mesh, mesh == "Auto"):
+        return loss.lower(*arrays).compile().as_text()
 
 
 @pytest.mark.parametrize(("steps", "mesh"), [(2, "Auto"), (6, "Auto"), (6, "Explicit")])

@@ -11,8 +11,9 @@ from oracle import in_float64, relative_error
 
 from lzn_jax import sharding
 from lzn_jax.zoning import DPMSolver, Euler, alignment_loss, compute_latents, integrate
+from lzn_jax.zoning.devices import over_devices, spread
 from lzn_jax.zoning.flow import Mixture, centered
-from lzn_jax.zoning.rows import in_blocks, over_devices
+from lzn_jax.zoning.rows import in_blocks
 
 
 def _weighted_moments(shared, rows, linear, sums):
@@ -31,13 +32,21 @@ def test_blocks_give_the_rows_and_sums_of_all(count):
     np.testing.assert_allclose(sums, 1 + weights @ x, rtol=1e-5)
 
 
-def test_vmap_over_devices_is_vmap():
+@pytest.mark.parametrize("count", [1, 8, 11])
+def test_devices_give_the_rows_and_sums_of_all(count):
     rng = np.random.default_rng(1)
-    x, matrix, weights = rng.normal(size=(2, 5, 3)), rng.normal(size=(3, 2)), rng.random((2, 5))
-    call = over_devices(_weighted_moments, lambda shared: jnp.zeros(3))
-    outputs, sums = jax.vmap(call, in_axes=(None, 0, 0))(matrix, {"x": x}, weights)
-    np.testing.assert_allclose(outputs, x @ matrix, rtol=1e-5)
-    np.testing.assert_allclose(sums, np.einsum("bm,bmq->bq", weights, x), rtol=1e-5)
+    x, matrix, weights = rng.normal(size=(count, 3)), rng.normal(size=(3, 2)), rng.random(count)
+
+    @jax.jit
+    def call(matrix, rows, weights):
+        matrix, rows, weights = spread(matrix, rows, weights)
+        over = over_devices(_weighted_moments, lambda shared: jnp.zeros(3))
+        return over(matrix, rows, weights)
+
+    with jax.set_mesh(sharding.make_mesh(8)):
+        outputs, sums = call(jnp.asarray(matrix), {"x": jnp.asarray(x)}, jnp.asarray(weights))
+    np.testing.assert_allclose(outputs[:count], x @ matrix, rtol=1e-5)
+    np.testing.assert_allclose(sums, weights @ x, rtol=1e-5)
 
 
 # 150 dimensions: anchors' gradients are added up in two parts, and what is left over.
@@ -88,7 +97,8 @@ def test_8_devices_need_a_quarter_of_the_memory_each():
     def temporaries(num_devices):
         mesh = sharding.make_mesh(n, jax.devices()[:num_devices])
         rows = jax.ShapeDtypeStruct((n, q), jnp.float32, sharding=sharding.split(mesh))
-        program = loss.lower(rows, rows, rows).compile()
+        with jax.set_mesh(mesh):
+            program = loss.lower(rows, rows, rows).compile()
         return program.memory_analysis().temp_size_in_bytes
 
     whole = temporaries(1)
