@@ -59,8 +59,8 @@ def compile_step(config: ConfigDict, name: str) -> int:
     }
     needed = sum(sizes.values())
     for part, size in sizes.items():
-        _say(f"memory a chip, {part}", f"{size / 1e9:.2f} GB")
-    _say("memory a chip", f"{needed / 1e9:.2f} of {memory:.1f} GB")
+        _say(f"memory a chip, {part}", f"{size / 1e9:.3g} GB")
+    _say("memory a chip", f"{needed / 1e9:.3g} of {memory:.1f} GB")
     for (where, kind), count in sorted(collectives(str(compiled.as_text())).items()):
         _say(f"collectives {where}", f"{count} {kind}")
     fits = needed <= machine.memory

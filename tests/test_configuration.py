@@ -23,7 +23,8 @@ JOINT_FIELDS = {
     "decoder.": """name patch_size features channel_multipliers num_res_blocks attention_resolutions
         dropout fir progressive_input progressive time_embedding fourier_scale scale_by_sigma""",
     "training.": """batch_size microbatch_size shard_parameters devices remat num_steps
-        decoder_steps learning_rate.encoder learning_rate.decoder learning_rate.label_anchors warmup_steps
+        decoder_steps warmup_steps
+        learning_rate.encoder learning_rate.decoder learning_rate.label_anchors
         schedule gradient_clip ema_decay generation_weight compute_dtype log_every_steps""",
     "checkpoint.": "every_steps keep",
     "evaluation.": """every_steps num_samples inception_path clip_path noise_scales

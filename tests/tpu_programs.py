@@ -1,0 +1,107 @@
+"""Compiles programs for TPU slices that are not there; prints what tests want to know of each.
+
+A process of its own: the compiler for TPUs takes a lock, and other tests turn optimisations off.
+"""
+
+import functools
+import json
+import time
+
+import jax
+import jax.numpy as jnp
+import small
+from jax.sharding import NamedSharding, PartitionSpec
+
+from lzn_jax import compilation, sharding, slices, zoning
+
+N, Q, STEPS = 8192, 256, 20
+STUDIES = {
+    "generation": ("configs/digits_gen.py", {"latent__solver": "dpm"}),
+    "representation": ("configs/digits_repr.py", {}),
+    "joint": ("configs/digits_joint.py", {"training__microbatch_size": 8}),
+}
+
+
+def zoned_loss(solver):
+    """Value and gradient of latents plus alignment."""
+
+    @functools.partial(jax.value_and_grad, argnums=(0, 1))
+    def loss(anchors, partners, noise):
+        latents = zoning.compute_latents(anchors, noise, solver=solver)
+        return zoning.alignment_loss(latents, partners, jnp.arange(N), solver=solver)[0]
+
+    return loss
+
+
+def in_context(queries, context, noise):
+    """Latents of queries."""
+    return zoning.latents_in_context(queries, context, noise, solver=zoning.Euler(STEPS))
+
+
+def decoded(latents, anchors, noise):
+    """End points."""
+    del noise
+    return zoning.decode(latents, anchors, solver=zoning.Euler(STEPS))
+
+
+def classified(latents, anchors, noise):
+    """Numbers of anchors."""
+    del noise
+    return zoning.classify(latents, anchors, solver=zoning.Euler(STEPS))
+
+
+def of_rows(function, mesh):
+    """A function of three arrays of rows, lowered for TPUs."""
+    rows = jax.ShapeDtypeStruct((N, Q), jnp.float32, sharding=NamedSharding(mesh, ROWS))
+    with jax.set_mesh(mesh):
+        return jax.jit(function).trace(rows, rows, rows).lower(lowering_platforms=("tpu",))
+
+
+def step_of(study, mesh):
+    """The update of a shrunken config, lowered for TPUs."""
+    path, changes = STUDIES[study]
+    config = small.config(path, training__batch_size=16, **changes)
+    return compilation.lower_step(config, mesh, "tpu")[0]
+
+
+ROWS = PartitionSpec("data")
+PROGRAMS = {
+    "zoning float32": functools.partial(of_rows, zoned_loss(zoning.Euler(STEPS))),
+    "zoning bfloat16": functools.partial(
+        of_rows, zoned_loss(zoning.Euler(STEPS, precision="bfloat16"))
+    ),
+    "latents_in_context": functools.partial(of_rows, in_context),
+    "decode": functools.partial(of_rows, decoded),
+    "classify": functools.partial(of_rows, classified),
+    **{study: functools.partial(step_of, study) for study in STUDIES},
+}
+ON_ONE_CHIP = ("zoning float32", "zoning bfloat16")
+
+
+def main() -> None:
+    """Prints a line of JSON a program."""
+    devices = slices.find("v5e:2x4").devices
+    for name, lower in PROGRAMS.items():
+        for chips in (8, 1) if name in ON_ONE_CHIP else (8,):
+            started = time.perf_counter()
+            compiled = lower(sharding.make_mesh(chips, devices[:chips])).compile()
+            text = compiled.as_text()
+            facts = {
+                "program": name,
+                "chips": chips,
+                "collectives": [
+                    [*key, count] for key, count in compilation.collectives(text).items()
+                ],
+                "temporaries": compiled.memory_analysis().temp_size_in_bytes,
+                "calls the host": [
+                    word
+                    for word in ("callback", "infeed", "outfeed", "host_transfer")
+                    if word in text
+                ],
+                "seconds": time.perf_counter() - started,
+            }
+            print(json.dumps(facts), flush=True)
+
+
+if __name__ == "__main__":
+    main()
