@@ -9,7 +9,6 @@ and gradients are compared with one device's at `check-n`. Prints a table and wr
 
 import argparse
 import os
-import re
 from pathlib import Path
 
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
@@ -17,15 +16,12 @@ os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
-from lzn_jax import reporting
+from lzn_jax import compilation, reporting, sharding
 from lzn_jax.zoning import Euler, alignment_loss, compute_latents
 
 Q, STEPS = 256, 20
-COLLECTIVE = re.compile(
-    r"(all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)(-start)?\("
-)
 
 
 @jax.jit
@@ -39,38 +35,40 @@ def value_and_gradient(anchors, partners, noise):
     return jax.value_and_grad(loss, (0, 1))(anchors, partners)
 
 
-def rows_over(count: int) -> NamedSharding:
-    """Rows spread over the first `count` devices."""
-    mesh = jax.make_mesh((count,), ("data",), (AxisType.Auto,), devices=jax.devices()[:count])
-    return NamedSharding(mesh, PartitionSpec("data"))
+def mesh_of(count: int) -> Mesh:
+    """The first `count` devices."""
+    return sharding.make_mesh(count, jax.devices()[:count])
 
 
 def compile_for(count: int, n: int) -> dict[str, float]:
     """Memory per device, and collectives in all and inside loops, of the program."""
-    shape = jax.ShapeDtypeStruct((n, Q), jnp.float32, sharding=rows_over(count))
-    program = value_and_gradient.lower(shape, shape, shape).compile()
-    computations = re.split(r"\n(?=(?:ENTRY )?%?[\w.\-]+ \()", program.as_text())
-    numbers = {c.startswith("ENTRY"): 0 for c in computations}
-    for computation in computations:
-        numbers[computation.startswith("ENTRY")] += len(COLLECTIVE.findall(computation))
+    mesh = mesh_of(count)
+    shape = jax.ShapeDtypeStruct((n, Q), jnp.float32, sharding=sharding.split(mesh))
+    with jax.set_mesh(mesh):
+        program = value_and_gradient.lower(shape, shape, shape).compile()
+    found = compilation.collectives(program.as_text())
     return {
         "devices": count,
         "temporaries MB a device": program.memory_analysis().temp_size_in_bytes / 1e6,
-        "collectives": numbers[True],
-        "inside loops": numbers[False],
+        "collectives": found.total(),
+        "inside loops": sum(n for (where, _), n in found.items() if where == "in loops"),
     }
 
 
-def difference(count: int, n: int) -> float:
-    """Largest relative difference of value and gradients from one device's."""
+def difference(count: int, n: int) -> tuple[float, float]:
+    """Largest relative differences, in norm, of the value and of a gradient from one device's."""
     rng = np.random.default_rng(0)
     anchors = 0.1 * rng.normal(size=(n, Q))
     arrays = [anchors, anchors + 0.05 * rng.normal(size=(n, Q)), 0.45 * rng.normal(size=(n, Q))]
     arrays = [np.float32(a) for a in arrays]
     one = value_and_gradient(*arrays)
-    many = value_and_gradient(*jax.device_put(arrays, rows_over(count)))
-    norms = jax.tree.map(lambda a, b: np.linalg.norm(a - b) / np.linalg.norm(a), one, many)
-    return float(max(jax.tree.leaves(norms)))
+    mesh = mesh_of(count)
+    with jax.set_mesh(mesh):
+        many = value_and_gradient(*jax.device_put(arrays, sharding.split(mesh)))
+    value, gradients = jax.tree.map(
+        lambda a, b: float(np.linalg.norm(a - b) / np.linalg.norm(a)), one, many
+    )
+    return value, max(gradients)
 
 
 def main() -> None:
@@ -83,7 +81,7 @@ def main() -> None:
     rows = []
     for count in (1, 2, 4, 8):
         row = compile_for(count, arguments.n)
-        row["relative difference"] = difference(count, arguments.check_n)
+        row["value differs by"], row["gradient by"] = difference(count, arguments.check_n)
         rows.append(row)
         print("  ".join(f"{name} {value:.3g}" for name, value in row.items()), flush=True)
     reporting.write_json(arguments.folder / "zoning_scaling.json", rows)

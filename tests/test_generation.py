@@ -74,7 +74,8 @@ def test_micro_batches_and_devices_change_neither_loss_nor_gradient(num_devices,
         study = studies.build(settings, mesh)
         batch = jax.device_put(batch_of(digits, 16), sharding.split(mesh))
         loss = jax.jit(jax.value_and_grad(lambda v: study.loss(v, batch, jax.random.key(5))[0]))
-        return loss(jax.device_put(variables_of(study), sharding.replicated(mesh)))
+        with jax.set_mesh(mesh):
+            return loss(jax.device_put(variables_of(study), sharding.replicated(mesh)))
 
     loss, gradient = value_and_gradient(1, None)
     other_loss, other_gradient = value_and_gradient(num_devices, size)

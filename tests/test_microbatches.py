@@ -10,7 +10,7 @@ import optax
 import pytest
 import small
 
-from lzn_jax import sharding, studies, train
+from lzn_jax import compilation, sharding, studies, train
 from lzn_jax.microbatches import by_example, with_own_keys
 
 
@@ -75,15 +75,13 @@ def _update(devices, **changes):
     update = functools.partial(
         train.update_state, study=study, optimizer=optimizer, training=config.training, seed=0
     )
-    program = (
-        jax.jit(
-            update,
-            in_shardings=(sharding.replicated(mesh), sharding.split(mesh)),
-            out_shardings=sharding.replicated(mesh),
-        )
-        .lower(state, batch)
-        .compile()
+    jitted = jax.jit(
+        update,
+        in_shardings=(sharding.replicated(mesh), sharding.split(mesh)),
+        out_shardings=sharding.replicated(mesh),
     )
+    with jax.set_mesh(mesh):
+        program = jitted.lower(state, batch).compile()
     batch = jax.device_put(batch, sharding.split(mesh))
     state = jax.device_put(state, sharding.replicated(mesh))
     return jax.device_get(program(state, batch)), program.memory_analysis().temp_size_in_bytes
@@ -112,3 +110,20 @@ def test_a_step_in_micro_batches_is_the_unsplit_step(devices):
     for a, b in zip(jax.tree.leaves(split.params), jax.tree.leaves(whole.params), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
     assert split_memory < memory
+
+
+@pytest.mark.parametrize("path", ["configs/digits_joint.py", "configs/digits_repr.py"])
+def test_rematerialisation_of_blocks_does_not_change_the_gradient(path):
+    def gradient(remat):
+        config = small.config(path, training__batch_size=16, training__remat=remat)
+        study = studies.build(config, sharding.make_mesh(1))
+        variables = small.shaken(study.init(jax.random.key(0)))
+        shapes = compilation.batch_shapes(study, config)
+        batch = {name: jnp.ones(a.shape, a.dtype) for name, a in shapes.items()}
+        loss = jax.jit(jax.value_and_grad(lambda v: study.loss(v, batch, jax.random.key(1))[0]))
+        return loss(variables), "remat" in str(jax.make_jaxpr(loss)(variables))
+
+    (kept, is_kept_again), (again, is_again) = gradient(False), gradient(True)
+    assert (is_kept_again, is_again) == (False, True)
+    for a, b in zip(jax.tree.leaves(again), jax.tree.leaves(kept), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)

@@ -110,7 +110,8 @@ def test_loss_and_gradient_do_not_depend_on_devices_or_micro_batches(objective, 
         mesh = sharding.make_mesh(8, jax.devices()[:num_devices])
         batch = jax.device_put(_batch(), sharding.split(mesh))
         variables = jax.device_put(_variables(), sharding.replicated(mesh))
-        return jax.jit(jax.value_and_grad(lambda v: study.loss(v, batch, KEY)[0]))(variables)
+        with jax.set_mesh(mesh):
+            return jax.jit(jax.value_and_grad(lambda v: study.loss(v, batch, KEY)[0]))(variables)
 
     loss, gradient = value_and_gradient(1, None)
     other_loss, other_gradient = value_and_gradient(num_devices, size)

@@ -165,7 +165,8 @@ def test_eight_devices_give_the_answer_of_one(monkeypatch):
             in_shardings=(placement, sharding.split(mesh)),
             out_shardings=(placement, sharding.replicated(mesh)),
         )
-        new = update(state, batch)
+        with jax.set_mesh(mesh):
+            new = update(state, batch)
         results.append(jax.device_get(new))
         sizes.append(sum(a.addressable_data(0).nbytes for a in jax.tree.leaves(new[0].params)))
     (one, one_metrics), *others = results

@@ -14,7 +14,7 @@ import pytest
 import small
 
 import lzn_jax
-from lzn_jax import data, reporting, zoning
+from lzn_jax import data, reporting, sharding, zoning
 from lzn_jax.configuration import UserError
 from lzn_jax.evaluation import batching
 from lzn_jax.randomness import Stream, normal_by_index
@@ -103,17 +103,11 @@ def test_interpolation_goes_from_reconstruction_to_reconstruction(model, images)
     assert found["images"].shape == (11, 8, 8, 1)
 
 
-def test_eight_devices_find_what_one_finds(workdir, model, images, tmp_path):
-    values = json.loads((workdir / "config.json").read_text())
-    values["training"]["batch_size"] = 16  # 15 are on one device
-    shutil.copytree(workdir / "checkpoints", tmp_path / "checkpoints")
-    (tmp_path / "config.json").write_text(json.dumps(values))
-    other = lzn_jax.load(tmp_path)
-    sizes = []
-    for each in (model, other):
-        leaf = jax.tree.leaves(each.model.variables)[0]
-        sizes.append(len(leaf.sharding.device_set))
-    assert sizes == [1, 8]
+def test_all_devices_find_what_one_finds_which_a_users_mesh_names(workdir, model, images):
+    with jax.set_mesh(sharding.make_mesh(1, jax.devices()[3:4])):
+        other = lzn_jax.load(workdir)
+    places = [jax.tree.leaves(each.model.variables)[0].sharding for each in (model, other)]
+    assert [place.device_set for place in places] == [set(jax.devices()), {jax.devices()[3]}]
     np.testing.assert_allclose(other.encode(images, KEY), model.encode(images, KEY), atol=1e-4)
     np.testing.assert_array_equal(other.classify(images).classes, model.classify(images).classes)
 

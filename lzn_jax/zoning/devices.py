@@ -77,7 +77,7 @@ def over_devices(
             in_specs=(whole, divided, divided),
             out_specs=(divided, whole),
             check_vma=False,  # loops start from zeros, which are alike on all devices
-        )(shared, rows, linear)
+        )(shared, rows, placement.place(linear, axes))  # JAX's own zeros may be whole
 
     return call
 
