@@ -598,7 +598,8 @@ def test_rows_that_fill_up_add_nothing_to_an_infinite_loss():
 @pytest.mark.parametrize("divided", ["rows", "batches"])
 @pytest.mark.parametrize("mesh", ["Auto", "Explicit"])
 def test_vmap_on_8_devices_is_vmap(mesh, divided):
-    arrays = _arrays((8, 8, 6), (8, 8, 6))
+    anchors, noise = _arrays((8, 8, 6), (8, 8, 6))
+    arrays = anchors, np.float32(0.45) * noise  # away from borders, which amplify rounding
     spec = PartitionSpec("data") if divided == "batches" else PartitionSpec(None, "data")
 
     @jax.jit
