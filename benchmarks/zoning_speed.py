@@ -11,6 +11,7 @@ zoning_speed.png. About 2 minutes on 2 CPU cores; `--n 8192 --repeats 1` takes 4
 """
 
 import argparse
+import functools
 import statistics
 import time
 from collections.abc import Callable
@@ -27,6 +28,7 @@ from plain_form import plain_latents, plain_loss
 
 from lzn_jax import reporting
 from lzn_jax.zoning import Euler, alignment_loss, compute_latents
+from lzn_jax.zoning.precision import FULL, matmul
 
 Q, STEPS, NOISE_SCALE = 256, 20, 0.45
 STDS = {"soft": 0.02, "Gaussian": 1.0}
@@ -52,12 +54,12 @@ def make_problem(n: int, std: float) -> tuple[np.ndarray, ...]:
     return tuple(np.float32(a) for a in (anchors, partners, NOISE_SCALE * rng.normal(size=(n, Q))))
 
 
-@jax.jit
-def products_of_a_step(u, anchors, w, d_drift):
+@functools.partial(jax.jit, static_argnames="precision")
+def products_of_a_step(u, anchors, w, d_drift, precision=FULL):
     """The seven products of a step and its derivative, and nothing else."""
-    rows = [jnp.matmul(x, anchors.T, precision="highest") for x in (u, u + 1, d_drift)]
-    means = [jnp.matmul(x, anchors, precision="highest") for x in (w, w + 1)]
-    sums = [jnp.matmul(x.T, w, precision="highest") for x in (u, d_drift)]
+    rows = [matmul(x, anchors.T, precision) for x in (u, u + 1, d_drift)]
+    means = [matmul(x, anchors, precision) for x in (w, w + 1)]
+    sums = [matmul(x.T, w, precision) for x in (u, d_drift)]
     return rows, means, sums
 
 
