@@ -6,8 +6,8 @@ DIR holds the 30,000 images. On one GPU add --config.training.microbatch_size=8.
 
 Expected (paper, 29,952 samples): FID 7.17, reconstruction error 15.90; with
 --config.latent.enabled=False, rectified flow alone, 6.95 and 26.20. This config was not run by us.
-Cost and memory of an update: those of afhq_cat_gen.py. At 40 % of an H100's bfloat16 rate 126
-hours, in float32 (as TF32) 253, a third more with micro-batches: estimates.
+Cost and memory of an update, and chips: those of afhq_cat_gen.py. At 40 % of an H100's bfloat16
+rate 126 hours, in float32 (as TF32) 253, a third more with micro-batches: estimates.
 """
 
 import ml_collections

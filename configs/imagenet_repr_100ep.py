@@ -7,10 +7,10 @@ DIR holds train/<class>/*.JPEG and val/<class>/*.JPEG, as for imagenet_repr.py.
 Expected: the paper has no number for so short a run. What compares is a linear probe after 100
 epochs of others, for example SimCLR's 63.2 % top-1 in lightly's benchmark (batch 256), and
 --config.objective=simclr on the same network and batch. This config was not run by us.
-Cost and memory of an update: those of imagenet_repr.py, 5.8e14 operations and 58 GB on one device
-with micro-batches of 128 images; --config.training.microbatch_size=None takes 4.4e14 where memory
-allows it. At 40 % of an H100's 989e12 bfloat16 operations a second 6.4 and 4.9 hours, beside which
-the decoding of 128 million images counts: estimates.
+Cost and memory of an update, chips, and what was compiled: those of imagenet_repr.py;
+--config.training.microbatch_size=None takes 4.4e14 operations where memory allows it. At 40 % of an
+H100's 989e12 bfloat16 operations a second 6.4 and 4.9 hours with and without micro-batches, beside
+which the decoding of 128 million images counts: estimates.
 """
 
 import ml_collections

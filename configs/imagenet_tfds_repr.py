@@ -5,7 +5,7 @@
 DATA_DIR is where `tfds build imagenet2012 --file_format=array_record` has put the data set; reading
 it needs no TensorFlow, but `pip install -e '.[tfds]'`.
 
-Expected, cost and memory: those of imagenet_repr.py. This config was not run by us.
+Expected, cost, memory, chips: those of imagenet_repr.py. This config was not run by us.
 """
 
 import ml_collections

@@ -7,8 +7,8 @@ DIR holds the 3,033,042 training images, in folders or not. On one GPU add
 
 Expected (paper, 29,952 samples): FID 5.95, reconstruction error 37.01; with
 --config.latent.enabled=False, rectified flow alone, 6.25 and 48.72. This config was not run by us.
-Cost and memory of an update: those of afhq_cat_gen.py. At 40 % of an H100's bfloat16 rate 740
-hours, in float32 (as TF32) 1480, a third more with micro-batches: estimates.
+Cost and memory of an update, and chips: those of afhq_cat_gen.py. At 40 % of an H100's bfloat16
+rate 740 hours, in float32 (as TF32) 1480, a third more with micro-batches: estimates.
 """
 
 import ml_collections
