@@ -119,11 +119,13 @@ def test_rematerialisation_of_blocks_does_not_change_the_gradient(path):
         study = studies.build(config, sharding.make_mesh(1))
         variables = small.shaken(study.init(jax.random.key(0)))
         shapes = compilation.batch_shapes(study, config)
-        batch = {name: jnp.ones(a.shape, a.dtype) for name, a in shapes.items()}
+        rng = np.random.default_rng(0)
+        batch = {name: rng.integers(0, 10, a.shape).astype(a.dtype) for name, a in shapes.items()}
         loss = jax.jit(jax.value_and_grad(lambda v: study.loss(v, batch, jax.random.key(1))[0]))
         return loss(variables), "remat" in str(jax.make_jaxpr(loss)(variables))
 
     (kept, is_kept_again), (again, is_again) = gradient(False), gradient(True)
     assert (is_kept_again, is_again) == (False, True)
+    largest = max(float(jnp.abs(a).max()) for a in jax.tree.leaves(kept))
     for a, b in zip(jax.tree.leaves(again), jax.tree.leaves(kept), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * largest)

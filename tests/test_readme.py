@@ -57,7 +57,9 @@ def test_notebooks_are_sources_without_outputs(name):
             compile("".join(cell["source"]), str(path), "exec")
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/results.md", "launch/README.md"])
+@pytest.mark.parametrize(
+    "name", ["README.md", "docs/results.md", "docs/compiled.md", "launch/README.md"]
+)
 def test_what_is_named_exists(name):
     text = (ROOT / name).read_text()
     for path in re.findall(r"(?:configs|benchmarks)/(?!NAME)\w+\.py", text):
