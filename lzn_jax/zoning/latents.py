@@ -127,8 +127,7 @@ def _nearest(mixture: Mixture, points: Array, linear: tuple[()], sums: Any) -> t
 def mixture_and_points(anchors: Array, log_weights: Array | None, **points: Array) -> list[Any]:
     """The mixture of anchors (n, q), uniform without log weights (n,), and points (m, q) beside it.
 
-    All in the common compute dtype: float64 if one of them is, else float32. Raises ValueError
-    where shapes do not fit each other.
+    In float64 if one of them is, else in float32. Raises ValueError where shapes do not fit.
     """
     for name, array in points.items():
         if anchors.ndim != 2 or array.shape[1:] != anchors.shape[1:]:
