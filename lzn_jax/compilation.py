@@ -34,22 +34,28 @@ def compile_step(config: ConfigDict, name: str) -> int:
     kind, training = machine.devices[0].device_kind, config.training
     parts = f" in parts of {examples_at_a_time(training)}" if training.microbatch_size else ""
     share = 100 * cost.inside / cost.total
-    memory = machine.memory / 1e9
-    _say("slice", f"{name}, {mesh.size} of {len(machine.devices)} {kind}, {memory:.1f} GB each")
+    each = f"{machine.memory / 1e9:.1f} GB each"
+    _say("slice", f"{name}, {mesh.size} of {len(machine.devices)} {kind}, {each}")
     _say("batch", f"{training.batch_size} images{parts}")
     _say("operations", f"{cost.total:.3g} an update, {share:.2g} % in the zoning")
-    started = time.perf_counter()
     try:
         with _Patience():
             compiled = lowered.compile(machine.options)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        _say("compile time", f"{time.perf_counter() - started:.0f} s")
-        _say("memory a chip", _one_line(str(error)))
-        _say("fits", "no")
-        return EXIT_DOES_NOT_FIT
-    _say("compile time", f"{time.perf_counter() - started:.0f} s")
+        _say("memory a chip", " ".join(str(error).split()))
+        fits = False
+    else:
+        fits = _say_memory(compiled, machine.memory)
+        for (where, kind), count in sorted(collectives(str(compiled.as_text())).items()):
+            _say(f"collectives {where}", f"{count} {kind}")
+    _say("fits", "yes" if fits else "no")
+    return 0 if fits else EXIT_DOES_NOT_FIT
+
+
+def _say_memory(compiled: jax.stages.Compiled, there: float) -> bool:
+    """Says what a program takes of each chip; returns whether it is there."""
     analysis: Any = compiled.memory_analysis()
     # The state is donated: its new values take the place of the old ones.
     sizes = {
@@ -57,15 +63,11 @@ def compile_step(config: ConfigDict, name: str) -> int:
         "temporaries": analysis.temp_size_in_bytes,
         "results not in place": analysis.output_size_in_bytes - analysis.alias_size_in_bytes,
     }
-    needed = sum(sizes.values())
     for part, size in sizes.items():
         _say(f"memory a chip, {part}", f"{size / 1e9:.3g} GB")
-    _say("memory a chip", f"{needed / 1e9:.3g} of {memory:.1f} GB")
-    for (where, kind), count in sorted(collectives(str(compiled.as_text())).items()):
-        _say(f"collectives {where}", f"{count} {kind}")
-    fits = needed <= machine.memory
-    _say("fits", "yes" if fits else "no")
-    return 0 if fits else EXIT_DOES_NOT_FIT
+    needed: int = sum(sizes.values())
+    _say("memory a chip", f"{needed / 1e9:.3g} of {there / 1e9:.1f} GB")
+    return needed <= there
 
 
 def lower_step(
@@ -121,9 +123,10 @@ def collectives(program: str) -> Counter[tuple[str, str]]:
 
 
 class _Patience:
-    """Says once a minute that a compiler is still at work, which has no progress to show."""
+    """Says once a minute that a compiler, which shows no progress, is at work; then how long."""
 
     def __enter__(self) -> None:
+        self._started = time.monotonic()
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -131,17 +134,13 @@ class _Patience:
     def __exit__(self, *exception: object) -> None:
         self._done.set()
         self._thread.join()
+        _say("compile time", f"{time.monotonic() - self._started:.0f} s")
 
     def _run(self) -> None:
-        started = time.monotonic()
         while not self._done.wait(60):
-            minutes = (time.monotonic() - started) / 60
+            minutes = (time.monotonic() - self._started) / 60
             _log.info("compiling for %.0f minutes; whole networks can take an hour", minutes)
 
 
-def _say(what: str, fact: Any) -> None:
+def _say(what: str, fact: str) -> None:
     print(f"{what}: {fact}", flush=True)
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())

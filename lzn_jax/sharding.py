@@ -40,10 +40,10 @@ def training_mesh(training: ConfigDict, devices: list[jax.Device] | None = None)
     devices = at_hand() if devices is None else devices
     if isinstance(training.devices, int):
         devices = _first(training.devices, devices)
-    mesh = make_mesh(examples_at_a_time(training), devices)
-    if training.devices != "dividing" and mesh.size < len(devices):
-        raise UserError(_idle(training, mesh.size, len(devices)))
-    return mesh
+    size = examples_at_a_time(training)
+    if training.devices != "dividing" and size % len(devices):
+        raise UserError(_idle(training, len(devices)))
+    return make_mesh(size, devices)
 
 
 def examples_at_a_time(training: ConfigDict) -> int:
@@ -52,7 +52,7 @@ def examples_at_a_time(training: ConfigDict) -> int:
     return size
 
 
-def _idle(training: ConfigDict, used: int, count: int) -> str:
+def _idle(training: ConfigDict, count: int) -> str:
     """What to say of sizes that not all devices divide, with the nearest that they do."""
     whole, part = training.batch_size, training.microbatch_size
     is_part = bool(part) and whole % count == 0
@@ -60,9 +60,10 @@ def _idle(training: ConfigDict, used: int, count: int) -> str:
     most = whole if is_part else size + count
     fit = [n for n in range(count, most + 1, count) if not is_part or whole % n == 0]
     nearest = [*[n for n in fit if n < size][-1:], *[n for n in fit if n > size][:1]]
+    idle = count - math.gcd(size, count)
     are = "sizes that use all are" if len(nearest) > 1 else "size that uses all is"
     return (
-        f"training.{name}={size} would leave {count - used} of {count} devices idle: the nearest "
+        f"training.{name}={size} would leave {idle} of {count} devices idle: the nearest "
         f"{are} {' and '.join(map(str, nearest))} (or training.devices=dividing leaves them idle)"
     )
 

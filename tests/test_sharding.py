@@ -173,3 +173,9 @@ def test_a_number_of_devices_is_shared_by_the_processes():
     devices = [Mock(spec=jax.Device, process_index=i % 2) for i in range(8)]
     with pytest.raises(UserError, match=r"multiple of the number of processes 2 .* got 3"):
         sharding.training_mesh(_training(12, devices=3), devices)
+
+
+def test_more_processes_than_divide_a_batch_are_told_the_nearest_sizes_too():
+    devices = [Mock(spec=jax.Device, process_index=i // 4) for i in range(256)]
+    with pytest.raises(UserError, match=r"batch_size=2000 would leave 240 of 256 .* 1792 and 2048"):
+        sharding.training_mesh(_training(2000), devices)
