@@ -120,7 +120,9 @@ def test_rematerialisation_of_blocks_does_not_change_the_gradient(path):
         variables = small.shaken(study.init(jax.random.key(0)))
         shapes = compilation.batch_shapes(study, config)
         rng = np.random.default_rng(0)
-        batch = {name: rng.integers(0, 10, a.shape).astype(a.dtype) for name, a in shapes.items()}
+        batch = {
+            name: jnp.asarray(rng.integers(0, 10, a.shape), a.dtype) for name, a in shapes.items()
+        }
         loss = jax.jit(jax.value_and_grad(lambda v: study.loss(v, batch, jax.random.key(1))[0]))
         return loss(variables), "remat" in str(jax.make_jaxpr(loss)(variables))
 
