@@ -15,7 +15,7 @@ import numpy as np
 
 from lzn_jax.configuration import UserError
 
-_DTYPES = {
+_DTYPES: dict[str, np.dtype[Any]] = {
     "F64": np.dtype(np.float64),
     "F32": np.dtype(np.float32),
     "F16": np.dtype(np.float16),

@@ -27,7 +27,7 @@ from lzn_jax.configuration import UserError
 # Keys and indices that lead from the saved object to a tensor.
 Path = tuple[Any, ...]
 
-_DTYPES = {
+_DTYPES: dict[str, np.dtype[Any]] = {
     "DoubleStorage": np.dtype(np.float64),
     "FloatStorage": np.dtype(np.float32),
     "HalfStorage": np.dtype(np.float16),

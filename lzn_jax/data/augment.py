@@ -185,7 +185,8 @@ def _blend(
 
 def _luminance(image: Float[Array, "c h w"]) -> Float[Array, "h w"]:
     weights = _LUMA[len(image)]
-    return sum(weight * plane for weight, plane in zip(weights, image, strict=True))
+    planes = (weight * plane for weight, plane in zip(weights, image, strict=True))
+    return sum(planes, jnp.zeros(()))
 
 
 def shift_hue(image: Float[Array, "c h w"], shift: Float[Array, ""]) -> Float[Array, "c h w"]:
@@ -248,4 +249,5 @@ def _blur_matrix(length: int, sigma: Float[Array, ""], radius: int) -> Float[Arr
     kernel = jnp.exp(-0.5 * (jnp.arange(-radius, radius + 1) / sigma) ** 2)
     padded = jnp.pad(jnp.eye(length), [(radius, radius), (0, 0)], mode="reflect")
     shifted = [padded[start : start + length] for start in range(2 * radius + 1)]
-    return sum(weight * s for weight, s in zip(kernel / kernel.sum(), shifted, strict=True))
+    parts = (weight * s for weight, s in zip(kernel / kernel.sum(), shifted, strict=True))
+    return sum(parts, jnp.zeros(()))

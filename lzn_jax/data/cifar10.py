@@ -55,6 +55,7 @@ def _records(path: Path) -> np.ndarray:
             f"{path} is damaged: it must have {_RECORDS * _RECORD_BYTES} bytes, got {len(content)}"
         )
     records = np.frombuffer(content, np.uint8).reshape(_RECORDS, _RECORD_BYTES)
-    if records[:, 0].max() > 9:
-        raise UserError(f"{path} is damaged: a label is {records[:, 0].max()}, at most 9 is right")
+    largest = np.max(records[:, 0])
+    if largest > 9:
+        raise UserError(f"{path} is damaged: a label is {largest}, at most 9 is right")
     return records

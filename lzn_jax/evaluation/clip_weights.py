@@ -22,7 +22,7 @@ _log = logging.getLogger(__name__)
 
 _TORCH_LEAVES = {"kernel": "weight", "scale": "weight"}
 _TO_TORCH = {4: (3, 2, 0, 1), 2: (1, 0)}  # axes of a kernel by their number: HWIO to OIHW
-_FLOATS = tuple(map(np.dtype, (np.float32, np.float16, jnp.bfloat16)))
+_FLOATS = tuple(np.dtype(kind) for kind in (np.float32, np.float16, jnp.bfloat16))
 _UNUSED = re.compile(r"text_model\..*|text_projection\.weight|logit_scale|.*\.position_ids")
 _LAYER = re.compile(r"vision_model\.encoder\.layers\.(\d+)\.")
 

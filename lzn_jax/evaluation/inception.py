@@ -210,7 +210,7 @@ def _resize_axis(images: Float[Array, "b h w c"], size: int, axis: int) -> Array
     length = images.shape[axis]
     position = np.arange(size) * (length / size)
     lower = np.floor(position).astype(int)
-    share = np.expand_dims(position - lower, [i for i in range(4) if i != axis])
+    share = np.expand_dims(position - lower, tuple(i for i in range(4) if i != axis))
     below = jnp.take(images, lower, axis=axis)
     above = jnp.take(images, np.minimum(lower + 1, length - 1), axis=axis)
     return below + jnp.asarray(share, images.dtype) * (above - below)
