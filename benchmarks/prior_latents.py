@@ -23,7 +23,6 @@ from label_zones import decode, spread
 import lzn_jax
 from lzn_jax import studies, zoning
 from lzn_jax.randomness import Stream, normal_by_index
-from lzn_jax.studies.image_latents import SOLVERS
 from lzn_jax.studies.sample_quality import SampleQuality
 from lzn_jax.trained_model import TrainedModel
 from lzn_jax.zoning.solvers import Solver
@@ -62,7 +61,7 @@ def kinds_of_latents(
     own = (latent.solver, latent.num_steps)
     for compared in dict.fromkeys([own, *COMPARED]):
         name, num_steps = compared
-        solver = SOLVERS[name](num_steps)
+        solver = zoning.SOLVERS[name](num_steps)
         latents = latents_of_batches(anchors, solver, batch_size, count, jax.random.key(1))
         yield f"{name} {num_steps}{'*' if compared == own else ''}", latents
 

@@ -51,6 +51,7 @@ def get_config() -> ml_collections.ConfigDict:
 
     # Alignment with the zones of the second views.
     config.alignment = ml_collections.ConfigDict()
+    config.alignment.solver = "euler"
     config.alignment.num_steps = 3
     config.alignment.cutoff = 0.2
     config.alignment.form = "log"

@@ -13,8 +13,9 @@ from typing import Any
 
 import ml_collections
 
-# As in lzn_jax.zoning.precision, whose import is JAX's as well; a test keeps them the same.
+# As in lzn_jax.zoning, whose import is JAX's as well; a test keeps them the same.
 PRECISIONS = ("float32", "tensorfloat32", "bfloat16_3x", "bfloat16")
+SOLVERS = ("euler", "dpm", "adams")
 
 
 EXIT_USER_ERROR, EXIT_RUN_AGAIN = 2, 75
@@ -123,7 +124,7 @@ _EVERY_STUDY = {
     ),
     "latent.dim": Field(int, "latent dimension q", minimum=1),
     "latent.noise_scale": Field(float, "α of the training latents", minimum=0),
-    "latent.solver": Field(str, "solver of the encoder's flow", choices=("euler", "dpm")),
+    "latent.solver": Field(str, "solver of the encoder's flow", choices=SOLVERS),
     "latent.num_steps": Field(int, "solver steps of the encoder's flow", minimum=1),
     "latent.precision": Field(
         str, "matrix products of the zoning, float32 or less", choices=PRECISIONS
@@ -182,7 +183,10 @@ _GENERATIVE = {
     "sampling.num_steps": Field(int, "steps of the Euler sampler", minimum=1),
 }
 _ALIGNED = {
-    "alignment.num_steps": Field(int, "Euler steps of the flow to the targets", minimum=1),
+    "alignment.solver": Field(
+        str, "solver of the flow to the targets", choices=SOLVERS, default="euler"
+    ),
+    "alignment.num_steps": Field(int, "solver steps of the flow to the targets", minimum=1),
     "alignment.cutoff": Field(float, "share of first steps left out", minimum=0, below=1),
     "alignment.form": Field(str, "form of the loss", choices=("prob", "log")),
 }
@@ -562,11 +566,12 @@ def _expected(field: Field) -> str:
 
 def _check_across(values: Mapping[str, Any]) -> None:
     """Raises UserError where fields that are right by themselves do not go together."""
-    if values["latent.solver"] == "dpm" and values["latent.num_steps"] < 3:
-        got = values["latent.num_steps"]
-        raise UserError(
-            f"latent.num_steps must be an integer >= 3 with latent.solver 'dpm', got {got}"
-        )
+    for flow in ("latent", "alignment"):
+        got = values.get(f"{flow}.num_steps", math.inf)
+        if values.get(f"{flow}.solver") == "dpm" and got < 3:
+            raise UserError(
+                f"{flow}.num_steps must be an integer >= 3 with {flow}.solver 'dpm', got {got}"
+            )
     batch_size, size = values["training.batch_size"], values["training.microbatch_size"]
     if size is not None and batch_size % size:
         raise UserError(

@@ -41,6 +41,14 @@ FREE_FIELDS = (
     "evaluation.",
     "sampling.",
 )
+# What may also differ where nothing is trained: how the flows are solved.
+_SOLVED_ANEW = (
+    "latent.solver",
+    "latent.num_steps",
+    "latent.precision",
+    "alignment.solver",
+    "alignment.num_steps",
+)
 
 _log = logging.getLogger(__name__)
 
@@ -57,7 +65,7 @@ def prepare(config: ConfigDict, workdir: Path, *, is_training: bool) -> None:
             "name the folder of a run with --workdir"
         )
     if _holds_run(workdir):
-        check_same_run(config, workdir)
+        check_same_run(config, workdir, () if is_training else _SOLVED_ANEW)
     try:
         (workdir / "figures").mkdir(parents=True, exist_ok=True)
         reporting.write_bytes(workdir / ".writable", b"")
@@ -177,8 +185,8 @@ def _holds_run(workdir: Path) -> bool:
     return has_checkpoint(workdir) or (metrics.is_file() and metrics.stat().st_size > 0)
 
 
-def check_same_run(config: ConfigDict, workdir: Path) -> None:
-    """Raises UserError where the folder holds a run of another config."""
+def check_same_run(config: ConfigDict, workdir: Path, free: tuple[str, ...] = ()) -> None:
+    """Raises UserError where the folder holds a run of another config, these fields aside."""
     path = workdir / CONFIG_FILE
     if not path.is_file():
         return
@@ -189,7 +197,7 @@ def check_same_run(config: ConfigDict, workdir: Path) -> None:
     asked = dict(_leaves(configuration.to_json_dict(config)))
     stored = configuration.with_defaults(stored, configuration.schema_of(asked))
     for name in sorted(stored.keys() | asked.keys()):
-        if name.startswith(FREE_FIELDS) or stored.get(name) == asked.get(name):
+        if name.startswith((*FREE_FIELDS, *free)) or stored.get(name) == asked.get(name):
             continue
         raise UserError(
             f"{workdir} holds a run with {name}={stored.get(name)}, this command says "

@@ -5,7 +5,7 @@ from pathlib import Path
 import ml_collections
 import pytest
 
-from lzn_jax import configuration, workdir
+from lzn_jax import configuration, workdir, zoning
 from lzn_jax.configuration import UserError
 from lzn_jax.zoning import precision
 
@@ -17,7 +17,7 @@ JOINT_FIELDS = {
     "": "study seed",
     "data.": "name image_size channels num_classes flip",
     "latent.": "enabled dim noise_scale solver num_steps precision context_size",
-    "alignment.": "noise_scale num_steps cutoff form weight",
+    "alignment.": "noise_scale solver num_steps cutoff form weight",
     "encoder.": """name patch_size features channel_multipliers num_res_blocks attention_resolutions
         dropout fir progressive_input tap_channels tap_units tap_layers tap_resolutions""",
     "decoder.": """name patch_size features channel_multipliers num_res_blocks attention_resolutions
@@ -102,7 +102,11 @@ def test_schema_and_config_hold_the_fields_of_a_joint_study():
     assert set(leaves(config.to_dict())) == joint_fields()
 
 
-DEFAULTS = {"training.devices": "all", "training.remat": False}
+DEFAULTS = {
+    "alignment.solver": "euler",
+    "training.devices": "all",
+    "training.remat": False,
+}
 
 
 @pytest.mark.parametrize("name", sorted(joint_fields() - DEFAULTS.keys()))
@@ -130,10 +134,11 @@ def test_devices_are_nothing_else(value):
 
 
 def test_a_run_older_than_a_field_goes_on_with_its_default(tmp_path):
-    config = configuration.load(DIGITS_JOINT)
+    config = configuration.load(DIGITS_JOINT, ["alignment.solver=euler"])
     tree = configuration.to_json_dict(config)
     for name in DEFAULTS:
-        del tree["training"][name.partition(".")[2]]
+        group, _, field = name.partition(".")
+        del tree[group][field]
     (tmp_path / "config.json").write_text(json.dumps(tree))
     old = configuration.load_json(tmp_path / "config.json")
     assert {name: value_of(old, name) for name in DEFAULTS} == DEFAULTS
@@ -225,7 +230,7 @@ def test_no_other_field_takes_none(name):
             "study=Joint",
             "study must be one of 'generation', 'representation', 'joint', got 'Joint'",
         ),
-        ("latent.solver=3", "latent.solver must be one of 'euler', 'dpm', got '3'"),
+        ("latent.solver=3", "latent.solver must be one of 'euler', 'dpm', 'adams', got '3'"),
         ("seed=-1", "seed must be an integer >= 0 and < 4294967296, got -1"),
         ("seed=4294967296", "seed must be an integer >= 0 and < 4294967296, got 4294967296"),
         (
@@ -250,7 +255,7 @@ def test_no_other_field_takes_none(name):
             f"latent.noise_scale must be a finite number >= 0, got {10**400}",
         ),
         ("latent.noise_scale=True", "latent.noise_scale must be a finite number >= 0, got True"),
-        ("latent.solver=heun", "latent.solver must be one of 'euler', 'dpm', got 'heun'"),
+        ("latent.solver=heun", "latent.solver must be one of 'euler', 'dpm', 'adams', got 'heun'"),
         ("latent.context_size=-1", "latent.context_size must be an integer >= 0, got -1"),
         (
             "alignment.noise_scale=-1",
@@ -389,8 +394,9 @@ def test_a_value_for_a_group_is_answered_with_a_field_of_it():
     assert answer == f"{expected}training.learning_rate.encoder"
 
 
-def test_precisions_are_those_of_the_zoning():
+def test_precisions_and_solvers_are_those_of_the_zoning():
     assert configuration.PRECISIONS == precision.PRECISIONS
+    assert tuple(zoning.SOLVERS) == configuration.SOLVERS
 
 
 def test_micro_batches_must_divide_the_batch():

@@ -16,7 +16,6 @@ from jaxtyping import Array, Float
 
 from lzn_jax import zoning
 from lzn_jax.studies.image_latents import ImageLatents
-from lzn_jax.zoning import DPMSolver, Euler
 
 
 class Curves(NamedTuple):
@@ -67,7 +66,7 @@ def accuracy_curves(
 
 
 def centres_in_batches(
-    anchors: Float[np.ndarray, "n q"], size: int, solver: Euler | DPMSolver, *, seed: int
+    anchors: Float[np.ndarray, "n q"], size: int, solver: zoning.Solver, *, seed: int
 ) -> Float[Array, "n q"]:
     """Latents at α = 0 of images that know only their own batch, of `size` <= n random images.
 
@@ -84,7 +83,7 @@ def centres_in_batches(
 
 @functools.partial(jax.jit, static_argnames="solver")
 def _centres_of_batches(
-    batches: Float[Array, "b n q"], solver: Euler | DPMSolver
+    batches: Float[Array, "b n q"], solver: zoning.Solver
 ) -> Float[Array, "b n q"]:
     def centres(anchors: Array) -> Array:
         return zoning.compute_latents(anchors, jnp.zeros_like(anchors), solver=solver)
@@ -93,7 +92,7 @@ def _centres_of_batches(
 
 
 def _centres_in_bank(
-    anchors: np.ndarray, bank: Array, size: int, solver: Euler | DPMSolver
+    anchors: np.ndarray, bank: Array, size: int, solver: zoning.Solver
 ) -> Float[Array, "n q"]:
     """Latents at α = 0 among the first `size` anchors of a bank, which is in random order."""
     # Weights, not a slice: all sizes share one compiled program.

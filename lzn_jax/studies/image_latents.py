@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,12 @@ from lzn_jax.microbatches import in_training
 from lzn_jax.randomness import Stream, key_or_seed, normal_by_index, stream_key
 from lzn_jax.studies import Variables
 
-SOLVERS = {"euler": zoning.Euler, "dpm": zoning.DPMSolver}
+
+def make_solver(config: ConfigDict, flow: Literal["latent", "alignment"]) -> zoning.Solver:
+    """The solver of one of a config's two flows."""
+    setting = config[flow]
+    solver = zoning.SOLVERS[setting.solver]
+    return solver(setting.num_steps, precision=config.latent.precision)
 
 
 class ImageLatents:
@@ -32,8 +37,7 @@ class ImageLatents:
     ) -> None:
         self.config = config
         self.encoder = encoder
-        latent = config.latent
-        self.solver = SOLVERS[latent.solver](latent.num_steps, precision=latent.precision)
+        self.solver = make_solver(config, "latent")
         self._in_batches = in_batches
         self._jitted_anchors = jax.jit(self.anchors)
         self._jitted_latents = jax.jit(self.latents_in_context, static_argnames="stream")

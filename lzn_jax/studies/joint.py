@@ -28,7 +28,7 @@ from lzn_jax.randomness import Stream, key_or_seed, normal_by_index
 from lzn_jax.studies import Model, Predictions, Variables, batched
 from lzn_jax.studies.classification import accuracy_curves
 from lzn_jax.studies.image_decoder import Condition, ImageDecoder
-from lzn_jax.studies.image_latents import ImageLatents
+from lzn_jax.studies.image_latents import ImageLatents, make_solver
 from lzn_jax.studies.interpolation import Interpolation
 from lzn_jax.studies.reconstruction import Reconstruction, evaluated_rows
 from lzn_jax.studies.sample_quality import SampleQuality
@@ -43,9 +43,7 @@ class Joint:
         self.config = config
         self.modules: Mapping[str, nn.Module] = models.build(config)
         self.transform: Transform = whole_image(config.data)
-        self.label_solver = zoning.Euler(
-            config.alignment.num_steps, precision=config.latent.precision
-        )
+        self.label_solver = make_solver(config, "alignment")
         self._in_batches = batched(config, mesh)
         self.decoder = ImageDecoder(config, self.modules["decoder"])
         if config.latent.enabled:

@@ -31,7 +31,7 @@ from lzn_jax.evaluation.neighbours import knn_log_votes
 from lzn_jax.microbatches import by_example
 from lzn_jax.randomness import Stream, stream_key
 from lzn_jax.studies import Model, Variables, batched
-from lzn_jax.studies.image_latents import ImageLatents
+from lzn_jax.studies.image_latents import ImageLatents, make_solver
 
 _log = logging.getLogger(__name__)
 
@@ -52,9 +52,7 @@ class Representation:
         self.transform: Transform = self._views
         self._in_batches = batched(config, mesh)
         self.latents = ImageLatents(config, self.modules["encoder"], self._in_batches)
-        self.alignment_solver = zoning.Euler(
-            config.alignment.num_steps, precision=config.latent.precision
-        )
+        self.alignment_solver = make_solver(config, "alignment")
         self._features = jax.jit(self.features)
         self._augmented_features = jax.jit(self.augmented_features)
 

@@ -8,13 +8,26 @@ Two operations are enough for every task of a Latent Zoning Network:
 `decode` and `classify` follow the flow to the anchor whose zone a latent lies in.
 """
 
+from collections.abc import Callable
+
+from lzn_jax.zoning.adams import AdamsBashforth
 from lzn_jax.zoning.alignment import alignment_loss, assignment_log_probs
 from lzn_jax.zoning.latents import classify, compute_latents, decode, latents_in_context
-from lzn_jax.zoning.solvers import DPMSolver, Euler
+from lzn_jax.zoning.solvers import DPMSolver, Euler, Solver
+
+# By the names that configs give them.
+SOLVERS: dict[str, Callable[..., Solver]] = {
+    "euler": Euler,
+    "dpm": DPMSolver,
+    "adams": AdamsBashforth,
+}
 
 __all__ = [
+    "SOLVERS",
+    "AdamsBashforth",
     "DPMSolver",
     "Euler",
+    "Solver",
     "alignment_loss",
     "assignment_log_probs",
     "classify",

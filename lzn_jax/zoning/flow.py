@@ -29,7 +29,6 @@ import jax
 import jax.numpy as jnp
 
 from lzn_jax.zoning.precision import FULL, matmul
-from lzn_jax.zoning.solvers import Table
 
 # In groups of four or more anchors that are 1e-4 apart latents are off by 2e-4, as in the plain
 # form. Four rivals would mend that, and take 4 to 7 % more time of all gradients.
@@ -59,6 +58,32 @@ class Points(NamedTuple):
     start_MxQ: jax.Array
     own_M: jax.Array | None = None
     centers_MxQ: jax.Array | None = None
+
+
+class Table(NamedTuple):
+    """A solver in one direction of the flow, S steps; P is 1 where all points share them, or M.
+
+    Attributes:
+      r_SxP: coordinate r = (1-t)/t of each evaluation.
+      is_steep_S: where r is so large that matrix products need full precision.
+      weights_SxKxP: factors of the newest drift, the one before it, ... in the next state; in the
+        last row, after which nothing is evaluated, 0.
+      end_weights_SxP: factor of each drift in the end point.
+      prior_weight_P: factor of the drift at the prior (r = 0) in the end point; None: it has none.
+      start_weight, start_center_weight: factors of start and center in the first state.
+      t_end: noise level of the end point.
+      end_center_weight: 1 - t_end, formed here because float32 knows 1 - 0.999 to 5 digits.
+    """
+
+    r_SxP: jax.Array
+    is_steep_S: jax.Array
+    weights_SxKxP: jax.Array
+    end_weights_SxP: jax.Array
+    prior_weight_P: jax.Array | None
+    start_weight: jax.Array
+    start_center_weight: jax.Array
+    t_end: jax.Array
+    end_center_weight: jax.Array
 
 
 class Trajectory(NamedTuple):
@@ -97,6 +122,7 @@ class View(NamedTuple):
     shifted_anchors_NxQ: jax.Array
     log_weights_N: jax.Array
     own_log_weight_M: jax.Array
+    log_joined_M: jax.Array  # of centers that join the mixture the log weight, else -inf
     squared_MxN: jax.Array  # |a_j - c_i|², inf for removed anchors, the own one and the rivals
     rivals_MxK: jax.Array
     rival_offsets_MxKxQ: jax.Array  # a_j - c_i
@@ -137,22 +163,25 @@ def flow(view: View, table: Table, points: Points, precision: str) -> tuple[Traj
 
     def step(state, row):
         u, past, end = state
-        r, is_first, weights, end_weight = row
+        r, is_steep, weights, end_weight = row
         drift, log_total, others, log_other = _unless_certain(
             unmoved,
             lambda precision: _evaluate(view, u, r, precision),
             precision,
             _is_certain(view, u, r),
-            is_first,
+            is_steep,
         )
         drifts = (drift, *past)
-        state = (u + _combine(weights, drifts), drifts[:-1], end + end_weight * drift)
+        state = (u + _combine(weights, drifts), drifts[:-1], end + end_weight[:, None] * drift)
         return state, (u, log_total, others, log_other)
 
-    past = (zeros_MxQ,) * (table.weights.shape[1] - 1)
-    state = (start_MxQ, past, table.t_end * start_MxQ)
+    past = (zeros_MxQ,) * (table.weights_SxKxP.shape[1] - 1)
+    end_MxQ = table.t_end * start_MxQ
+    if table.prior_weight_P is not None:
+        end_MxQ += table.prior_weight_P[:, None] * _prior_drift(view.log_joined_M, *_at_prior(view))
+    state = (start_MxQ, past, end_MxQ)
     (_, _, offset_MxQ), (u_SxMxQ, log_total_SxM, others_SxM, log_other_SxM) = jax.lax.scan(
-        step, state, _rows(table, table.weights)
+        step, state, _rows(table, table.weights_SxKxP)
     )
     end_MxQ = offset_MxQ + table.end_center_weight * view.centers_MxQ
     log_own_MxS = own_log_weight_M[:, None] - log_total_SxM.T
@@ -172,14 +201,14 @@ def flow_vjp(
 ) -> tuple[Points, MixtureSums]:
     """Cotangents of points, and of the mixture added to `mixture_sums`, from those of a flow."""
     # Drift k moved the states after k by weights[k], weights[k+1], ...: one column an age.
-    order = table.weights.shape[1]
-    columns = [jnp.pad(table.weights[age:, age], (0, age)) for age in range(order)]
+    order = table.weights_SxKxP.shape[1]
+    columns = [jnp.pad(table.weights_SxKxP[age:, age], [(0, age), (0, 0)]) for age in range(order)]
 
     def step(state, row):
         d_u, d_later, sums = state  # d_u: of the state after this step; d_later: of those after
-        (r, is_first, weights, end_weight), (u, log_total, others), d_log_own = row
+        (r, is_steep, weights, end_weight), (u, log_total, others), d_log_own = row
         d_states = (d_u, *d_later)
-        d_drift = _combine(weights, d_states) + end_weight * d_end_MxQ
+        d_drift = _combine(weights, d_states) + end_weight[:, None] * d_end_MxQ
         d_here, sums = _unless_certain(
             (jnp.zeros_like(d_u), sums),
             lambda precision: _evaluate_vjp(
@@ -187,7 +216,7 @@ def flow_vjp(
             ),
             precision,
             _is_certain(view, u, r),
-            is_first,
+            is_steep,
         )
         return (d_u + d_here, d_states[:-1], sums), None
 
@@ -207,6 +236,8 @@ def flow_vjp(
     )
     state = (zeros, (zeros,) * (order - 1), sums)
     (d_start_MxQ, _, sums), _ = jax.lax.scan(step, state, rows, reverse=True)
+    if table.prior_weight_P is not None:
+        sums = _add_prior_drift(view, table.prior_weight_P[:, None] * d_end_MxQ, sums)
     return _collect(view, table, points, sums, d_start_MxQ + table.t_end * d_end_MxQ, d_end_MxQ)
 
 
@@ -240,22 +271,26 @@ def _collect(
     return d_points, MixtureSums(anchors_QxN, log_weights_N)
 
 
-def _centers(mixture: Mixture, origin_Q: jax.Array, points: Points) -> tuple[jax.Array, jax.Array]:
-    """Centers (M, Q) relative to the origin and their log weights (M,) in the mixture."""
-    if points.own_M is not None:
-        return mixture.anchors_NxQ[points.own_M], mixture.log_weights_N[points.own_M]
+def _centers(
+    mixture: Mixture, origin_Q: jax.Array, points: Points
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Centers (M, Q) relative to the origin, their log weights, and these where they join."""
     zeros_M = jnp.zeros_like(points.start_MxQ[:, 0])
+    no_weight_M = zeros_M - jnp.inf
+    if points.own_M is not None:
+        own_M = points.own_M
+        return mixture.anchors_NxQ[own_M], mixture.log_weights_N[own_M], no_weight_M
     if points.centers_MxQ is not None:
-        return points.centers_MxQ - origin_Q, zeros_M
-    return jnp.zeros_like(points.start_MxQ), zeros_M - jnp.inf
+        return points.centers_MxQ - origin_Q, zeros_M, zeros_M
+    return jnp.zeros_like(points.start_MxQ), no_weight_M, no_weight_M
 
 
 def _rows(table: Table, weights: Any) -> tuple[Any, ...]:
-    return table.r, jnp.arange(len(table.r)) == 0, weights, table.end_weights
+    return table.r_SxP, table.is_steep_S, weights, table.end_weights_SxP
 
 
 def _combine(weights: jax.Array, arrays: tuple[jax.Array, ...]) -> jax.Array:
-    terms = [weight * array for weight, array in zip(weights, arrays, strict=True)]
+    terms = [weight[:, None] * array for weight, array in zip(weights, arrays, strict=True)]
     return functools.reduce(jnp.add, terms)
 
 
@@ -286,8 +321,8 @@ def make_view(mixture: Mixture, origin_Q: jax.Array, points: Points) -> View:
     Distances come from the differences themselves, once for all steps: between nearly equal
     anchors |a|² + |c|² - 2 a·c has no correct digit.
     """
-    shifted_centers_MxQ, own_log_weight_M = _centers(mixture, origin_Q, points)
-    squared_MxN = _squared_distances(shifted_centers_MxQ, mixture.anchors_NxQ)
+    shifted_centers_MxQ, own_log_weight_M, log_joined_M = _centers(mixture, origin_Q, points)
+    squared_MxN = squared_distances(shifted_centers_MxQ, mixture.anchors_NxQ)
     squared_MxN = jnp.where(jnp.isneginf(mixture.log_weights_N), jnp.inf, squared_MxN)
     index_N = jnp.arange(len(mixture.anchors_NxQ))
     if points.own_M is not None:
@@ -305,6 +340,7 @@ def make_view(mixture: Mixture, origin_Q: jax.Array, points: Points) -> View:
         shifted_centers_MxQ=shifted_centers_MxQ,
         log_weights_N=mixture.log_weights_N,
         own_log_weight_M=own_log_weight_M,
+        log_joined_M=log_joined_M,
         squared_MxN=squared_MxN,
         rivals_MxK=rivals_MxK,
         rival_offsets_MxKxQ=mixture.anchors_NxQ[rivals_MxK] - shifted_centers_MxQ[:, None],
@@ -314,7 +350,7 @@ def make_view(mixture: Mixture, origin_Q: jax.Array, points: Points) -> View:
     )
 
 
-def _squared_distances(a_MxQ: jax.Array, b_NxQ: jax.Array) -> jax.Array:
+def squared_distances(a_MxQ: jax.Array, b_NxQ: jax.Array) -> jax.Array:
     """|a_i - b_j|² from the differences, vectorised along j.
 
     Sums of 16 dimensions are added up in pairs: one sum from the first dimension to the last
@@ -351,12 +387,12 @@ def _unless_certain(
     evaluate: Callable[[str], Any],
     precision: str,
     is_certain: jax.Array,
-    is_first: jax.Array,
+    is_steep: jax.Array,
 ) -> Any:
-    """`evaluate(precision)`, in full precision at the first step, where r can be 1e4."""
+    """`evaluate(precision)`, in full precision at the steps where r is large."""
     precisions = [FULL] if precision == FULL else [FULL, precision]
     branches = [functools.partial(evaluate, choice) for choice in precisions]
-    choice = jnp.where(is_certain, 0, jnp.where(is_first, 1, len(precisions)))
+    choice = jnp.where(is_certain, 0, jnp.where(is_steep, 1, len(precisions)))
     return jax.lax.switch(choice, [lambda: unmoved, *branches])
 
 
@@ -364,6 +400,7 @@ def _logits(view: View, u_MxQ: jax.Array, r: jax.Array, precision: str) -> _Logi
     inner_MxN = matmul(u_MxQ, view.shifted_anchors_NxQ.T, precision)
     inner_MxN -= _pairwise_sum(u_MxQ * view.shifted_centers_MxQ)[:, None]
     inner_MxK = _dot("mq,mkq->mk", u_MxQ, view.rival_offsets_MxKxQ)
+    r = r[:, None]
     return _Logits(
         r * inner_MxN - 0.5 * r**2 * view.squared_MxN + view.log_weights_N,
         r * inner_MxK - 0.5 * r**2 * view.rival_squared_MxK + view.rival_log_weights_MxK,
@@ -426,26 +463,53 @@ def _evaluate_vjp(
     # Of the offsets a_j - c: d_logit_j r (u + r c - r a_j) + w_j d_drift, c and a_j by matmul.
     d_logit_sum_M = h_N_M - others_M * h_M
     d_logit_sum_N = jnp.sum(d_logit_MxN, axis=0)
+    shrinkage_N = r**2 * d_logit_sum_N if len(r) == 1 else _dot("m,mn->n", r**2, d_logit_MxN)
+    r = r[:, None]
     pull_MxQ = matmul(d_logit_MxN, view.shifted_anchors_NxQ, precision)
     pull_MxQ -= d_logit_sum_M[:, None] * view.shifted_centers_MxQ
     push_MxQ = r * (u_MxQ + r * view.shifted_centers_MxQ)
     d_centers_MxQ = (
         d_logit_sum_M[:, None] * (r * u_MxQ) - r**2 * pull_MxQ + others_M[:, None] * d_drift_MxQ
     )
-    d_rival_MxKxQ = w_MxK[:, :, None] * d_drift_MxQ[:, None] + d_logit_MxK[:, :, None] * r * (
-        u_MxQ[:, None] - r * view.rival_offsets_MxKxQ
-    )
+    d_rival_MxKxQ = w_MxK[:, :, None] * d_drift_MxQ[:, None] + d_logit_MxK[:, :, None] * r[
+        :, None
+    ] * (u_MxQ[:, None] - r[:, None] * view.rival_offsets_MxKxQ)
     d_u_MxQ = r * (pull_MxQ + _dot("mk,mkq->mq", d_logit_MxK, view.rival_offsets_MxKxQ))
     anchors_QxN = _add_product(sums.mixture.anchors_QxN, d_drift_MxQ, w_MxN, precision)
     anchors_QxN = _add_product(anchors_QxN, push_MxQ, d_logit_MxN, precision)
     return d_u_MxQ, _Sums(
         MixtureSums(anchors_QxN, sums.mixture.log_weights_N + d_logit_sum_N),
-        sums.shrinkage_N + r**2 * d_logit_sum_N,
+        sums.shrinkage_N + shrinkage_N,
         sums.centers_MxQ - d_centers_MxQ,
         sums.own_log_weight_M + d_log_own_M - w_own_M * h_M,
         sums.rival_offsets_MxKxQ + d_rival_MxKxQ,
         sums.rival_log_weights_MxK + d_logit_MxK,
     )
+
+
+def _at_prior(view: View) -> tuple[jax.Array, jax.Array, jax.Array]:
+    return view.shifted_anchors_NxQ, view.log_weights_N, view.shifted_centers_MxQ
+
+
+def _prior_drift(
+    log_joined_M: jax.Array,
+    anchors_NxQ: jax.Array,
+    log_weights_N: jax.Array,
+    centers_MxQ: jax.Array,
+) -> jax.Array:
+    """The drift at r = 0, where everything weighs what it weighs in the mixture, whatever u is."""
+    mean_Q = _dot("n,nq->q", jax.nn.softmax(log_weights_N), anchors_NxQ)
+    share_M = jax.nn.sigmoid(jax.nn.logsumexp(log_weights_N) - log_joined_M)
+    return share_M[:, None] * (mean_Q - centers_MxQ)
+
+
+def _add_prior_drift(view: View, d_drift_MxQ: jax.Array, sums: _Sums) -> _Sums:
+    _, pull = jax.vjp(functools.partial(_prior_drift, view.log_joined_M), *_at_prior(view))
+    anchors_NxQ, log_weights_N, centers_MxQ = pull(d_drift_MxQ)
+    mixture = MixtureSums(
+        sums.mixture.anchors_QxN + anchors_NxQ.T, sums.mixture.log_weights_N + log_weights_N
+    )
+    return sums._replace(mixture=mixture, centers_MxQ=sums.centers_MxQ + centers_MxQ)
 
 
 def _add_product(

@@ -20,7 +20,7 @@ from lzn_jax.zoning.flow import (
     make_view,
 )
 from lzn_jax.zoning.rows import in_blocks
-from lzn_jax.zoning.solvers import Solver, Table
+from lzn_jax.zoning.solvers import Solver, Tables
 
 BLOCK_LOGITS = 2**21  # points x anchors at a time: stays in a cache, fills an accelerator
 
@@ -31,11 +31,11 @@ class Way(NamedTuple):
     solver: Solver
     towards: Literal["prior", "anchors"]
 
-    @property
-    def table(self) -> Table:
-        """The solver's table in this direction."""
-        solver = self.solver
-        return solver.towards_prior() if self.towards == "prior" else solver.towards_anchors()
+    def tables(self, mixture: Mixture) -> Tables:
+        """The solver's tables in this direction."""
+        if self.towards == "prior":
+            return self.solver.towards_prior(mixture)
+        return self.solver.towards_anchors(mixture)
 
 
 def integrate(mixture: Mixture, points: Points, way: Way) -> Trajectory:
@@ -89,20 +89,19 @@ def by_rows(
     They, the rows of `record` and `linear`, and the mixture are placed as `spread` does it.
     """
 
-    def block(shared, rows, linear, sums):
-        mixture, origin, table = shared
-        points, record = rows
-        view = make_view(mixture, origin, points)
-        return function(view, table, points, record, linear, sums)
-
-    def on_a_device(shared, rows, linear, sums):
-        mixture, table = shared
+    def on_a_device(mixture, rows, linear, sums):
         size = _rows_a_block(len(rows[0].start_MxQ), len(mixture.anchors_NxQ))
-        return in_blocks(block, size)((*centered(mixture), table), rows, linear, sums)
+        mixture, origin = centered(mixture)
+        tables = way.tables(mixture)
 
-    table = jax.tree.map(lambda number: jnp.asarray(number, points.start_MxQ.dtype), way.table)
-    everywhere = over_devices(on_a_device, lambda shared: zero_sums(shared[0]))
-    return everywhere((mixture, table), (points, record), linear)
+        def block(mixture, rows, linear, sums):
+            points, record = rows
+            view = make_view(mixture, origin, points)
+            return function(view, tables(view, points), points, record, linear, sums)
+
+        return in_blocks(block, size)(mixture, rows, linear, sums)
+
+    return over_devices(on_a_device, zero_sums)(mixture, (points, record), linear)
 
 
 def _rows_a_block(num_rows: int, num_anchors: int) -> int:

@@ -17,35 +17,38 @@ Every solver has a `precision`, that of the matrix products at all steps but the
 """
 
 import dataclasses
-from typing import Any, NamedTuple
+import functools
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
+import jax.numpy as jnp
 import numpy as np
 
+from lzn_jax.zoning.flow import Mixture, Points, Table, View
 from lzn_jax.zoning.precision import FULL, PRECISIONS
 
-_SMALLEST_R = 1e-18  # for 0, at the prior: its square times an infinite distance is infinite
+SMALLEST_R = 1e-18  # for 0, at the prior: its square times an infinite distance is infinite
+
+Tables = Callable[[View, Points], Table]  # the table for a block of points
 
 
-class Table(NamedTuple):
-    """A solver in one direction of the flow, S steps; float64 NumPy, or JAX arrays like it.
+@runtime_checkable
+class Solver(Protocol):
+    """What zoning asks of a solver: a frozen, hashable setting that makes tables for a mixture."""
 
-    Attributes:
-      r: (S,) coordinate r = (1-t)/t of each evaluation.
-      weights: (S, order) factors of the newest drift, the one before it, ... in the next state;
-        the last row, after which nothing is evaluated, is 0.
-      end_weights: (S,) factor of each drift in the end point.
-      start_weight, start_center_weight: factors of start and center in the first state.
-      t_end: noise level of the end point.
-      end_center_weight: 1 - t_end, formed here because float32 knows 1 - 0.999 to 5 digits.
-    """
+    @property
+    def num_steps(self) -> int:
+        """S, the number of evaluations."""
 
-    r: Any
-    weights: Any
-    end_weights: Any
-    start_weight: Any
-    start_center_weight: Any
-    t_end: Any
-    end_center_weight: Any
+    @property
+    def precision(self) -> str:
+        """Of the matrix products where r is not large."""
+
+    def towards_prior(self, mixture: Mixture) -> Tables:
+        """Tables that take an anchor's neighbourhood to its latent."""
+
+    def towards_anchors(self, mixture: Mixture) -> Tables:
+        """Tables that take a latent to the anchor in whose zone it lies."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,20 +64,21 @@ class Euler:
     precision: str = FULL
 
     def __post_init__(self):
-        _check_precision(self.precision)
+        check_precision(self.precision)
         if self.num_steps < 1:
             raise ValueError(f"Euler needs num_steps >= 1, got {self.num_steps}")
         if not 0 < self.t_min < 1:
             raise ValueError(f"Euler needs 0 < t_min < 1, got {self.t_min}")
 
-    def towards_prior(self) -> Table:
-        """The table that takes an anchor's neighbourhood to its latent."""
-        return _table(np.linspace(self.t_min, 1.0, self.num_steps + 1), [1] * self.num_steps)
+    def towards_prior(self, mixture: Mixture) -> Tables:
+        """One table, whatever the mixture."""
+        times = np.linspace(self.t_min, 1.0, self.num_steps + 1)
+        return _tables(times, [1] * self.num_steps, mixture)
 
-    def towards_anchors(self) -> Table:
-        """The table that takes a latent to the anchor in whose zone it lies."""
+    def towards_anchors(self, mixture: Mixture) -> Tables:
+        """One table, whatever the mixture."""
         times = 1.0 - np.arange(self.num_steps + 1) / self.num_steps
-        return _table(times, [1] * self.num_steps)
+        return _tables(times, [1] * self.num_steps, mixture)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +98,7 @@ class DPMSolver:
     precision: str = FULL
 
     def __post_init__(self):
-        _check_precision(self.precision)
+        check_precision(self.precision)
         if self.order not in (1, 2, 3):
             raise ValueError(f"DPMSolver has order 1, 2 or 3, got {self.order}")
         if self.num_steps < self.order:
@@ -107,13 +111,15 @@ class DPMSolver:
                 f"DPMSolver needs 0 < t_min < t_max < 1, got {self.t_min}, {self.t_max}"
             )
 
-    def towards_prior(self) -> Table:
-        """The table that takes an anchor's neighbourhood to its latent."""
-        return _table(np.linspace(self.t_min, self.t_max, self.num_steps + 1), self._orders())
+    def towards_prior(self, mixture: Mixture) -> Tables:
+        """One table, whatever the mixture."""
+        times = np.linspace(self.t_min, self.t_max, self.num_steps + 1)
+        return _tables(times, self._orders(), mixture)
 
-    def towards_anchors(self) -> Table:
-        """The table that takes a latent to the anchor in whose zone it lies."""
-        return _table(np.linspace(self.t_max, self.t_min, self.num_steps + 1), self._orders())
+    def towards_anchors(self, mixture: Mixture) -> Tables:
+        """One table, whatever the mixture."""
+        times = np.linspace(self.t_max, self.t_min, self.num_steps + 1)
+        return _tables(times, self._orders(), mixture)
 
     def _orders(self) -> list[int]:
         orders = [min(self.order, k + 1) for k in range(self.num_steps)]
@@ -122,19 +128,16 @@ class DPMSolver:
         return orders
 
 
-Solver = Euler | DPMSolver
-
-
-def _check_precision(precision: str) -> None:
+def check_precision(precision: str) -> None:
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
 
 
-def _table(times: np.ndarray, orders: list[int]) -> Table:
-    """The rows for the grid `times` (S+1,), row k of order `orders[k]`."""
+def _tables(times: np.ndarray, orders: list[int], mixture: Mixture) -> Tables:
+    """The rows for the grid `times` (S+1,), row k of order `orders[k]`; the same for all points."""
     steps = len(orders)
     t_end = times[-1]
-    r = np.maximum((1 - times[:-1]) / times[:-1], _SMALLEST_R)
+    r = np.maximum((1 - times[:-1]) / times[:-1], SMALLEST_R)
     weights, end_weights = np.zeros((steps, max(orders))), np.zeros(steps)
     for k, order in enumerate(orders):
         t_next = times[k + 1]
@@ -149,7 +152,17 @@ def _table(times: np.ndarray, orders: list[int]) -> Table:
             weights[k, :order] = row / t_next
     is_towards_prior = t_end > times[0]
     start_weight = 1.0 if is_towards_prior else 1 / times[0]
-    return Table(r, weights, end_weights, start_weight, start_weight - 1, t_end, 1 - t_end)
+    numbers = (start_weight, start_weight - 1, t_end, 1 - t_end)
+    cast = functools.partial(jnp.asarray, dtype=mixture.anchors_NxQ.dtype)
+    table = Table(
+        cast(r[:, None]),
+        jnp.arange(steps) == 0,  # where r can be 1e4
+        cast(weights[..., None]),
+        cast(end_weights[:, None]),
+        None,
+        *map(cast, numbers),
+    )
+    return lambda view, points: table
 
 
 def _higher_order(r: np.ndarray, k: int, t_next: float, order: int) -> np.ndarray:

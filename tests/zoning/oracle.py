@@ -135,3 +135,120 @@ def _dpm(x, anchors, log_weights, t_start, t_end, num_steps, order):
     zeros = jnp.zeros_like(x)
     (x, _, _), log_assignments = jax.lax.scan(step, (x, zeros, zeros), rows)
     return x, log_assignments
+
+
+# The flow in r = (1-t)/t, and Adams-Bashforth on the grid that anchors choose. As x is seen from
+# a_i, the point's own anchor, u = (x - (1-t) a_i) / t and x - (1-t) a_j = t (u - r (a_j - a_i)).
+
+
+def drift(u, r, anchors, own, log_weights=None):
+    """du/dr = ā - a_i, and log soft assignments (m, n)."""
+    differences = u[:, None] - r[:, None, None] * (anchors[None] - anchors[own][:, None])
+    logits = -0.5 * jnp.sum(differences**2, axis=-1)
+    log_p = jax.nn.log_softmax(logits if log_weights is None else logits + log_weights, axis=1)
+    return jnp.exp(log_p) @ anchors - anchors[own], log_p
+
+
+@functools.partial(jax.jit, static_argnames="num_steps")
+def exact_latents(anchors, noise, own, num_steps=400, log_weights=None):
+    """Classical Runge-Kutta of order 4 in s, r = sinh(s) / rms distance: for enough steps exact."""
+    distances = _distances(jax.lax.stop_gradient(anchors))
+    rms = jnp.sqrt(jnp.mean(distances**2))
+    nearest = jnp.min(jnp.where(distances > 0, distances, jnp.inf))
+    start = jnp.arcsinh(rms * (jnp.max(jnp.linalg.norm(noise, axis=1)) + 12) / nearest)
+    h = -start / num_steps
+
+    def v(u, s):
+        r = jnp.full(len(u), jnp.sinh(s) / rms)
+        return drift(u, r, anchors, own, log_weights)[0] * jnp.cosh(s) / rms
+
+    def step(u, k):
+        s = start + k * h
+        k1 = v(u, s)
+        k2 = v(u + h / 2 * k1, s + h / 2)
+        k3 = v(u + h / 2 * k2, s + h / 2)
+        k4 = v(u + h * k3, s + h)
+        return u + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4), None
+
+    return jax.lax.scan(step, noise, jnp.arange(num_steps))[0]
+
+
+def _distances(anchors):
+    return jnp.sqrt(jnp.sum((anchors[:, None] - anchors[None]) ** 2, axis=-1))
+
+
+def _or_one(rms):
+    """One where there are no distances: nothing moves on any grid."""
+    return jnp.where(rms > 0, rms, 1)
+
+
+def adams_grid(anchors, noise, own, num_steps, before, log_weights=None):
+    """Nodes r of each point: so many (before) at which nothing moves, its start, ..., 0."""
+    n, (anchors, noise) = len(anchors), jax.lax.stop_gradient((anchors, noise))
+    log_p = jax.nn.log_softmax(jnp.zeros(n) if log_weights is None else log_weights)
+    d = _distances(anchors)[own]
+    rms = _or_one(jnp.sqrt(d**2 @ jnp.exp(log_p)))
+    counts = (jnp.arange(n) != jnp.asarray(own)[:, None]) & (d > 3e-6 * rms[:, None])
+    d = jnp.where(counts, d, 1)
+    g = jnp.einsum("mq,mnq->mn", noise, anchors[None] - anchors[own][:, None]) / d
+    excess = jnp.maximum(0, 6 + jnp.log(n) + log_p - log_p[own][:, None])
+    start = jnp.max(jnp.where(counts, (g + jnp.sqrt(g**2 + 2 * excess)) / d, 0), axis=1)
+    start = jnp.where(start > 0, start, 3 / rms)
+    shares = 1 - jnp.arange(-before, num_steps + 1)[:, None] / num_steps
+    return jax.lax.stop_gradient(3 / rms * jnp.sinh(shares * jnp.arcsinh(start * rms / 3)))
+
+
+def decoding_grid(anchors, num_steps, log_weights=None):
+    """Nodes r (num_steps,) from 0 to where neighbouring anchors are told apart."""
+    d = _distances(jax.lax.stop_gradient(anchors))
+    p = jax.nn.softmax(jnp.zeros(len(d)) if log_weights is None else log_weights)
+    rms = _or_one(jnp.sqrt(p @ d**2 @ p))
+    nearest = jnp.min(jnp.where(d > 0, d, jnp.inf), axis=1)
+    last = 1.5 * (2 * jnp.sqrt(2 * jnp.log(len(anchors))) + 1) / jnp.median(nearest)
+    last = jnp.where(jnp.isinf(nearest).all(), 1, last)
+    shares = jnp.arange(num_steps) / max(1, num_steps - 1)
+    return jax.lax.stop_gradient(3 / rms * jnp.sinh(shares * jnp.arcsinh(last * rms / 3)))
+
+
+def _interpolation_weights(nodes, start, end):
+    """Weights (p, m) that integrate all polynomials of degree p - 1 from their values at nodes."""
+    scale = end - start
+    powers = jnp.arange(len(nodes))
+    moments = jnp.broadcast_to(1 / (powers + 1.0), (*scale.shape, len(nodes)))
+    matrix = ((jnp.stack(nodes, -1) - start[..., None]) / scale[..., None])[..., None, :]
+    values = jnp.linalg.solve(matrix ** powers[:, None], moments[..., None])[..., 0]
+    return scale * jnp.moveaxis(values, -1, 0)
+
+
+@functools.partial(jax.jit, static_argnames=("num_steps", "order"))
+def adams_latents(anchors, noise, own, num_steps, order=3, log_weights=None):
+    """The last of the steps also knows the drift at r = 0, where nothing depends on u."""
+    r = adams_grid(anchors, noise, own, num_steps, order - 1, log_weights)
+    drifts = [jnp.zeros_like(noise)] * (order - 1)
+    u = noise
+    for k in range(order - 1, order - 1 + num_steps):
+        drifts.append(drift(u, r[k], anchors, own, log_weights)[0])
+        nodes, values = list(r[k - order + 1 : k + 1]), drifts[k - order + 1 :]
+        if k == order - 2 + num_steps:
+            nodes.append(r[-1])
+            values = [*values, drift(u, r[-1], anchors, own, log_weights)[0]]
+        weights = _interpolation_weights(nodes, r[k], r[k + 1])
+        u = u + sum(w[:, None] * d for w, d in zip(weights, values, strict=True))
+    return u
+
+
+@functools.partial(jax.jit, static_argnames=("num_steps", "order"))
+def adams_decode(latents, anchors, num_steps, order=2, log_weights=None):
+    """The mean at the last node; also the log assignments (S, m, n) at each evaluation."""
+    r = decoding_grid(anchors, num_steps, log_weights)
+    origin = jnp.zeros(len(latents), int)  # any anchor may be the point of view
+    u, drifts, log_assignments = latents, [], []
+    for k in range(num_steps):
+        at, log_p = drift(u, jnp.full(len(u), r[k]), anchors, origin, log_weights)
+        drifts.append(at)
+        log_assignments.append(log_p)
+        if k < num_steps - 1:
+            known = range(max(0, k - order + 1), k + 1)
+            weights = _interpolation_weights([r[j] for j in known], r[k], r[k + 1])
+            u = u + sum(w * drifts[j] for w, j in zip(weights, known, strict=True))
+    return drifts[-1] + anchors[0], jnp.stack(log_assignments)

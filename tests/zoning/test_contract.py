@@ -16,6 +16,7 @@ from jax.test_util import check_grads
 from oracle import in_float64, relative_error
 
 from lzn_jax.zoning import (
+    AdamsBashforth,
     DPMSolver,
     Euler,
     alignment_loss,
@@ -27,10 +28,18 @@ from lzn_jax.zoning import (
 )
 
 STEPS = 6
-EULER, DPM = Euler(STEPS), DPMSolver(STEPS)
-LATENTS = {"Euler": (EULER, oracle.euler_latents), "DPM": (DPM, oracle.dpm_latents)}
-DECODES = {"Euler": (EULER, oracle.euler_decode), "DPM": (DPM, oracle.dpm_decode)}
-SCHEMES = pytest.mark.parametrize("scheme", ["Euler", "DPM"])
+EULER, DPM, ADAMS = Euler(STEPS), DPMSolver(STEPS), AdamsBashforth(STEPS)
+LATENTS = {
+    "Euler": (EULER, oracle.euler_latents),
+    "DPM": (DPM, oracle.dpm_latents),
+    "Adams": (ADAMS, oracle.adams_latents),
+}
+DECODES = {
+    "Euler": (EULER, oracle.euler_decode),
+    "DPM": (DPM, oracle.dpm_decode),
+    "Adams": (ADAMS, oracle.adams_decode),
+}
+SCHEMES = pytest.mark.parametrize("scheme", LATENTS)
 
 
 def _arrays(*shapes, seed=0):
@@ -524,10 +533,12 @@ def _in_force(mesh, is_in_force=True):
     return jax.set_mesh(_mesh(mesh)) if is_in_force else contextlib.nullcontext()
 
 
-@jax.jit
+EIGHT_STEPS = Euler(8)
+
+
+@functools.partial(jax.jit, static_argnames="solver")
 @functools.partial(jax.value_and_grad, argnums=(0, 1), has_aux=True)
-def _everything(anchors, partners, noise):
-    solver = Euler(8)
+def _everything(anchors, partners, noise, solver=EIGHT_STEPS):
     latents = compute_latents(anchors, noise, solver=solver)
     value, metrics = alignment_loss(latents, partners, jnp.arange(32), solver=solver)
     joined = latents_in_context(anchors, partners, noise, solver=solver)
@@ -536,14 +547,17 @@ def _everything(anchors, partners, noise):
     return value + jnp.mean(joined**2), ((latents, joined, points), answers, metrics)
 
 
-@pytest.mark.parametrize("mesh", MESHES)
-def test_sharded_arrays_give_the_single_device_answer(mesh):
+@pytest.mark.parametrize(
+    ("mesh", "solver"), [*((mesh, EIGHT_STEPS) for mesh in MESHES), ("Auto", ADAMS)]
+)
+def test_sharded_arrays_give_the_single_device_answer(mesh, solver):
     anchors, partners, noise = _arrays((32, 6), (32, 6), (32, 6))
     partners = anchors + np.float32(0.3) * partners
-    expected = _everything(anchors, partners, noise)
+    expected = _everything(anchors, partners, noise, solver=solver)
     for is_in_force in {True, "Auto" in mesh}:
         with _in_force(mesh, is_in_force):
-            sharded = _everything(*_on_8_devices(anchors, partners, noise, mesh=mesh))
+            arrays = _on_8_devices(anchors, partners, noise, mesh=mesh)
+            sharded = _everything(*arrays, solver=solver)
         (_, (by_row, _, _)), _ = sharded
         rows = 8 if mesh == "Auto, two axes" else 4  # over the axis `data` alone
         assert [output.addressable_shards[0].data.shape for output in by_row] == [(rows, 6)] * 3
@@ -676,7 +690,7 @@ def test_operations_name_lines_that_the_program_knows():
 # Settings and errors
 
 
-@pytest.mark.parametrize("make", [lambda n: Euler(n), lambda n: DPMSolver(n, order=2)])
+@pytest.mark.parametrize("make", [Euler, lambda n: DPMSolver(n, order=2), AdamsBashforth])
 def test_solvers_are_frozen_and_hash_by_value(make):
     assert make(7) == make(7)
     assert hash(make(7)) == hash(make(7))
@@ -691,6 +705,8 @@ def test_solvers_are_frozen_and_hash_by_value(make):
         (lambda: Euler(0), "num_steps >= 1"),
         (lambda: Euler(5, t_min=0.0), "0 < t_min < 1"),
         (lambda: Euler(5, t_min=1.0), "0 < t_min < 1"),
+        (lambda: AdamsBashforth(0), "num_steps >= 1"),
+        (lambda: AdamsBashforth(5, order=4), "order 1, 2 or 3"),
         (lambda: DPMSolver(5, order=4), "order 1, 2 or 3"),
         (lambda: DPMSolver(5, order=0), "order 1, 2 or 3"),
         (lambda: DPMSolver(2), "num_steps >= 3"),

@@ -9,7 +9,7 @@ import oracle
 import pytest
 from oracle import in_float64, relative_error
 
-from lzn_jax.zoning import DPMSolver, Euler, alignment_loss, compute_latents
+from lzn_jax.zoning import AdamsBashforth, DPMSolver, Euler, alignment_loss, compute_latents
 from lzn_jax.zoning.precision import PRECISIONS, matmul
 
 # Half a unit in the last place of each format, and a few times that for sums.
@@ -94,7 +94,7 @@ def test_the_first_step_is_in_full_precision(precision):
     np.testing.assert_array_equal(latents, full)
 
 
-@pytest.mark.parametrize("scheme", [Euler, DPMSolver])
+@pytest.mark.parametrize("scheme", [Euler, DPMSolver, AdamsBashforth])
 def test_unknown_precision_names_the_known(scheme):
     with pytest.raises(ValueError, match="float32, tensorfloat32, bfloat16_3x, bfloat16"):
         scheme(5, precision="fp8")

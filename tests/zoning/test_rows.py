@@ -10,7 +10,14 @@ import pytest
 from oracle import in_float64, relative_error
 
 from lzn_jax import sharding
-from lzn_jax.zoning import DPMSolver, Euler, alignment_loss, compute_latents, integrate
+from lzn_jax.zoning import (
+    AdamsBashforth,
+    DPMSolver,
+    Euler,
+    alignment_loss,
+    compute_latents,
+    integrate,
+)
 from lzn_jax.zoning.devices import over_devices, spread
 from lzn_jax.zoning.flow import Mixture, centered
 from lzn_jax.zoning.rows import in_blocks
@@ -51,7 +58,9 @@ def test_devices_give_the_rows_and_sums_of_all(count):
 
 # 150 dimensions: anchors' gradients are added up in two parts, and what is left over.
 @pytest.mark.parametrize(
-    ("solver", "q"), [(Euler(5), 3), (Euler(5), 150), (DPMSolver(5), 3)], ids=str
+    ("solver", "q"),
+    [(Euler(5), 3), (Euler(5), 150), (DPMSolver(5), 3), (AdamsBashforth(5), 3)],
+    ids=str,
 )
 def test_small_blocks_change_neither_latents_nor_gradients(solver, q, monkeypatch):
     n, m = 7, 13
@@ -59,8 +68,8 @@ def test_small_blocks_change_neither_latents_nor_gradients(solver, q, monkeypatc
     # Close enough together to share latents, in any number of dimensions.
     anchors, noise = (np.float32(rng.normal(size=(k, q)) / np.sqrt(q / 3)) for k in (n, m))
     own, targets = jnp.asarray(rng.integers(0, n, (2, m)))
-    names = {Euler: ("euler_latents", "euler_decode"), DPMSolver: ("dpm_latents", "dpm_decode")}
-    latents_of, decode_of = (getattr(oracle, name) for name in names[type(solver)])
+    scheme = {Euler: "euler", DPMSolver: "dpm", AdamsBashforth: "adams"}[type(solver)]
+    latents_of, decode_of = (getattr(oracle, f"{scheme}_{name}") for name in ("latents", "decode"))
 
     def value_and_grad(loss):
         return jax.value_and_grad(loss, argnums=(0, 1))
