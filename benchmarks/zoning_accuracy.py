@@ -1,12 +1,13 @@
 """How many digits of latents and gradients zoning keeps, on anchors that are hard for float32.
 
-    python benchmarks/zoning_accuracy.py [--n 256] [--q 128] [--seeds 3]
+    python benchmarks/zoning_accuracy.py [--n 256] [--q 128] [--seeds 3] [--solver adams]
 
-Relative errors (Frobenius norm, worst of the seeds) of Euler latents and of the alignment loss's
-gradient with respect to the anchors and to their partners; a row a kind of anchors, a column a
-form: the flow as the paper writes it in float32 ("plain"), and `lzn_jax.zoning` with its matrix
-products in each precision. The truth is the paper's form in float64, which takes most of the
-time: about 4 minutes on 2 cores, and 8 times as long with --n 512 --q 256.
+Relative errors (Frobenius norm, worst of the seeds) of latents and of the alignment loss's gradient
+with respect to the anchors and to their partners; a row a kind of anchors, a column a form: the
+flow as the paper writes it in float32 ("plain"), and `lzn_jax.zoning` with its matrix products in
+each precision. The truth for Euler is the paper's form in float64, which takes most of the time:
+about 4 minutes on 2 cores, and 8 times as long with --n 512 --q 256. The paper's form is Euler's;
+of another solver the truth is `lzn_jax.zoning` in float64.
 """
 
 import argparse
@@ -15,13 +16,12 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from plain_form import CUTOFF, T_MIN, plain_latents, plain_loss
+from plain_form import CUTOFF, plain_latents, plain_loss
 
-from lzn_jax.zoning import Euler, alignment_loss, compute_latents
+from lzn_jax.zoning import SOLVERS, alignment_loss, compute_latents
 from lzn_jax.zoning.precision import PRECISIONS
 
 NOISE_SCALE = 0.45
-FORMS = ("plain", *PRECISIONS)
 CASES = (
     "Gaussian",
     "clustered, std 1e-3, norm 10",
@@ -50,10 +50,10 @@ def make_anchors(case: str, n: int, q: int, rng: np.random.Generator) -> np.ndar
     return anchors.astype(np.float32)
 
 
-@functools.partial(jax.jit, static_argnames=("form", "steps"))
-def run(anchors, partners, noise, scaled_noise, *, form: str, steps: int):
+@functools.partial(jax.jit, static_argnames=("form", "name", "steps"))
+def run(anchors, partners, noise, scaled_noise, *, form: str, name: str, steps: int):
     """Latents, and both gradients of the loss of latents with scaled noise."""
-    solver = None if form == "plain" else Euler(steps, t_min=T_MIN, precision=form)
+    solver = None if form == "plain" else SOLVERS[name](steps, precision=form)
 
     def latents_of(anchors, noise):
         if solver is None:
@@ -80,8 +80,14 @@ def relative_errors(outputs, truth) -> list[float]:
     return jax.tree.leaves(jax.tree.map(relative_error, outputs, truth))
 
 
-def measure(case: str, n: int, q: int, steps: int, seed: int) -> np.ndarray:
+def forms_of(name: str) -> tuple[str, ...]:
+    """The columns: of another solver than Euler there is no plain form."""
+    return ("plain", *PRECISIONS) if name == "euler" else PRECISIONS
+
+
+def measure(case: str, n: int, q: int, name: str, steps: int, seed: int) -> np.ndarray:
     """Errors (forms, 3): of the latents and of both gradients."""
+    forms = forms_of(name)
     rng = np.random.default_rng(seed)
     anchors = make_anchors(case, n, q, rng)
     partners = anchors + 0.5 * rng.normal(size=(n, q)).astype(np.float32)
@@ -89,8 +95,9 @@ def measure(case: str, n: int, q: int, steps: int, seed: int) -> np.ndarray:
     inputs = (anchors, partners, noise, np.float32(NOISE_SCALE) * noise)
     with jax.enable_x64(True):
         doubles = (array.astype(np.float64) for array in inputs)
-        truth = jax.tree.map(np.asarray, run(*doubles, form="plain", steps=steps))
-    return np.array([relative_errors(run(*inputs, form=f, steps=steps), truth) for f in FORMS])
+        truth = jax.tree.map(np.asarray, run(*doubles, form=forms[0], name=name, steps=steps))
+    found = (run(*inputs, form=form, name=name, steps=steps) for form in forms)
+    return np.array([relative_errors(outputs, truth) for outputs in found])
 
 
 def main() -> None:
@@ -98,19 +105,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--n", type=int, default=256, help="number of anchors")
     parser.add_argument("--q", type=int, default=128, help="latent dimension")
-    parser.add_argument("--steps", type=int, default=20, help="Euler steps each way")
+    parser.add_argument("--solver", choices=SOLVERS, default="euler")
+    parser.add_argument("--steps", type=int, default=20, help="solver steps each way")
     parser.add_argument("--seeds", type=int, default=3, help="draws a case; the worst is shown")
     args = parser.parse_args()
 
     errors = {}
     for number, case in enumerate(CASES, 1):
-        draws = [measure(case, args.n, args.q, args.steps, seed) for seed in range(args.seeds)]
+        draws = [
+            measure(case, args.n, args.q, args.solver, args.steps, seed)
+            for seed in range(args.seeds)
+        ]
         errors[case] = np.max(draws, axis=0)
         print(f"{number}/{len(CASES)} {case}", flush=True)
 
-    print(f"\nn={args.n} q={args.q} steps={args.steps} seeds={args.seeds}, relative errors")
+    print(f"\n{args.solver} n={args.n} q={args.q} steps={args.steps} seeds={args.seeds}")
+    print("relative errors")
     for quantity, title in enumerate(("latents", "gradient, anchors", "gradient, partners")):
-        print(f"\n{title:34}" + "".join(f"{form:>16}" for form in FORMS))
+        print(f"\n{title:34}" + "".join(f"{form:>16}" for form in forms_of(args.solver)))
         for case, values in errors.items():
             print(f"{case:34}" + "".join(f"{value:16.1e}" for value in values[:, quantity]))
 

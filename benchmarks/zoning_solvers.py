@@ -5,8 +5,9 @@
 A row for each kind of anchors and noise scale α: relative error of latents (Frobenius norm, worst
 of the seeds) by each solver. The truth is Adams-Bashforth with 640 evaluations in float64, which
 the tests hold to Runge-Kutta on the paper's form. With --workdir the anchors of a run's training
-images are a row, too. Then the time of one evaluation, value and gradient, against one of Euler,
-measured in turns, on anchors where Euler skips its first step alone. About 4 minutes on 2 cores.
+images are a row, too. Then the share of exact latents, α = 1, that each solver takes to another
+anchor than their own. Then the time of one evaluation, value and gradient, against one of Euler,
+measured in turns, on anchors where Euler skips its first step alone. About 5 minutes on 2 cores.
 """
 
 import argparse
@@ -20,13 +21,26 @@ import numpy as np
 from zoning_speed import make_problem, seconds
 
 import lzn_jax
-from lzn_jax.zoning import AdamsBashforth, DPMSolver, Euler, Solver, alignment_loss, compute_latents
+from lzn_jax.zoning import (
+    AdamsBashforth,
+    DPMSolver,
+    Euler,
+    Solver,
+    alignment_loss,
+    classify,
+    compute_latents,
+)
 
 EXACT = AdamsBashforth(640)
 SOLVERS = {
     "Euler 20": Euler(20),
     "DPM 20": DPMSolver(20),
     **{f"Adams {steps}": AdamsBashforth(steps) for steps in (5, 10, 20, 40)},
+}
+TOWARDS_ANCHORS = {
+    f"{name} {steps}": solver(steps)
+    for steps in (5, 10, 20)
+    for name, solver in (("Euler", Euler), ("DPM", DPMSolver), ("Adams", AdamsBashforth))
 }
 NOISE_SCALES = (0.0, 0.45, 1.0)
 ROWS = 128  # latents whose errors are measured, at most
@@ -63,6 +77,17 @@ def errors(anchors: np.ndarray, noise_scale: float, seed: int) -> list[float]:
         return float(np.linalg.norm(latents - exact) / np.linalg.norm(exact))
 
     return [error(solver) for solver in SOLVERS.values()]
+
+
+def strayed(anchors: np.ndarray, seed: int) -> list[float]:
+    """Share of exact latents that each solver takes to another anchor than their own."""
+    rng = np.random.default_rng(seed)
+    own = rng.integers(0, len(anchors), 4 * ROWS)
+    anchors = np.float32(anchors)
+    noise = np.float32(rng.normal(size=(len(own), anchors.shape[1])))
+    latents = compute_latents(anchors, noise, own, solver=AdamsBashforth(80))
+    found = (classify(latents, anchors, solver=solver) for solver in TOWARDS_ANCHORS.values())
+    return [float(np.mean(np.asarray(ends) != own)) for ends in found]
 
 
 def relative_time(n: int, repeats: int) -> float:
@@ -107,6 +132,11 @@ def main() -> None:
             worst = np.max([errors(d[kind], noise_scale, s) for s, d in enumerate(draws)], axis=0)
             row = "".join(f"{100 * value:10.3f}" for value in worst)
             print(f"{kind:24}{noise_scale:6}{row}", flush=True)
+    print(f"\nexact latents that end at another anchor, in %\n\n{'anchors':24}", end="")
+    print("".join(f"{name:>10}" for name in TOWARDS_ANCHORS))
+    for kind in draws[0]:
+        worst = np.max([strayed(d[kind], s) for s, d in enumerate(draws)], axis=0)
+        print(f"{kind:24}" + "".join(f"{100 * value:10.1f}" for value in worst), flush=True)
     print("\ntime of an evaluation by Adams-Bashforth, value and gradient, Euler's being 1")
     for n in (1024, 2048):
         print(f"n={n}: {relative_time(n, arguments.repeats):.2f}", flush=True)

@@ -35,7 +35,7 @@ def get_config() -> ml_collections.ConfigDict:
     # Alignment of image latents with label zones.
     config.alignment = ml_collections.ConfigDict()
     config.alignment.noise_scale = None  # the generation latents themselves
-    config.alignment.solver = "euler"  # "adams" needs about half the steps
+    config.alignment.solver = "euler"  # or "adams", with a cut-off of 0.6
     config.alignment.num_steps = 100
     config.alignment.cutoff = 0.2
     config.alignment.form = "prob"

@@ -68,7 +68,7 @@ def get_config() -> ml_collections.ConfigDict:
 
     # Alignment with the zones of the second views.
     config.alignment = ml_collections.ConfigDict()
-    config.alignment.solver = "euler"  # "adams" needs about half the steps
+    config.alignment.solver = "euler"  # or "adams", with a cut-off of 0.6
     config.alignment.num_steps = 20
     config.alignment.cutoff = 0.2
     config.alignment.form = "log"

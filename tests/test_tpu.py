@@ -43,18 +43,26 @@ def _collectives(facts):
     return Counter({kind: count for _, kind, count in facts["collectives"]})
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_latents_and_alignment_exchange_anchors_and_gradients_once(programs, precision):
-    found = _collectives(programs[f"zoning {precision}", 8])
+@pytest.mark.parametrize("kind", ["float32", "bfloat16", "adams"])
+def test_latents_and_alignment_exchange_anchors_and_gradients_once(programs, kind):
+    found = _collectives(programs[f"zoning {kind}", 8])
     assert found["all-gather"] == 2
     assert 1 <= sum(found[kind] for kind in REDUCTIONS) <= 3
     assert set(found) <= {"all-gather", *REDUCTIONS}
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize(("chips", "megabytes"), [(8, 80), (1, 250)])
-def test_latents_and_alignment_of_8192_anchors_fit(programs, precision, chips, megabytes):
-    assert 0 < programs[f"zoning {precision}", chips]["temporaries"] <= 1e6 * megabytes
+@pytest.mark.parametrize(
+    ("kind", "chips", "megabytes"),
+    [
+        ("float32", 8, 80),
+        ("bfloat16", 8, 80),
+        ("adams", 8, 80),
+        ("float32", 1, 250),
+        ("bfloat16", 1, 250),
+    ],
+)
+def test_latents_and_alignment_of_8192_anchors_fit(programs, kind, chips, megabytes):
+    assert 0 < programs[f"zoning {kind}", chips]["temporaries"] <= 1e6 * megabytes
 
 
 @pytest.mark.parametrize("function", ["latents_in_context", "decode"])

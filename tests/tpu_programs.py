@@ -70,6 +70,7 @@ PROGRAMS = {
     "zoning bfloat16": functools.partial(
         of_rows, zoned_loss(zoning.Euler(STEPS, precision="bfloat16"))
     ),
+    "zoning adams": functools.partial(of_rows, zoned_loss(zoning.AdamsBashforth(STEPS))),
     "latents_in_context": functools.partial(of_rows, in_context),
     "decode": functools.partial(of_rows, decoded),
     "classify": functools.partial(of_rows, classified),

@@ -30,7 +30,7 @@ def compute_latents(
       noise: (m, q), N(0, I) times the noise scale α: 1 samples the zone, 0 takes its centre.
       own: (m,) index of each latent's own anchor, from the end if negative; None means arange(n),
         m = n.
-      solver: `Euler` or `DPMSolver`.
+      solver: `AdamsBashforth`, which converges; or the paper's, `Euler` and `DPMSolver`.
       log_weights: (n,) unnormalised log mixture weights, -inf removes an anchor; None is uniform.
         The own anchor of a latent must not be removed.
 

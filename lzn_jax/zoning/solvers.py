@@ -1,6 +1,6 @@
 """Solvers of the latent flow as tables of numbers (paper §2.2.1, A.2).
 
-In zone coordinates the flow is du/dr = ā - c with r = (1-t)/t, and both solvers are linear in the
+In zone coordinates the flow is du/dr = ā - c with r = (1-t)/t, and all solvers are linear in the
 start and in the drifts d = ā - c that they have seen. A solver is therefore a table, a row a step:
 
     u_0 = start_weight start - start_center_weight c,
@@ -12,7 +12,8 @@ the anchors.
 
 The end point has a row of its own because u = (x - (1-t) c)/t has no finite value at t = 0.
 
-Every solver has a `precision`, that of the matrix products at all steps but the first:
+The paper's two solvers are here: one table for all points, whatever the anchors. Every solver has a
+`precision`, that of the matrix products at steps that are not steep (here all but the first):
 `float32`, `tensorfloat32`, `bfloat16_3x` or `bfloat16`.
 """
 

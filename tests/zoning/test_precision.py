@@ -94,6 +94,18 @@ def test_the_first_step_is_in_full_precision(precision):
     np.testing.assert_array_equal(latents, full)
 
 
+def test_steps_that_tell_near_anchors_apart_are_in_full_precision():
+    # Where all products are rounded the error is 1.6 %: r times the distance of clusters is large.
+    rng = np.random.default_rng(1)
+    centers, offsets, noise = rng.normal(size=(3, 64, 16))
+    anchors = np.float32(centers[rng.integers(0, 8, 64)] + 0.02 * offsets)
+    rounded, full = (
+        compute_latents(anchors, np.float32(noise), solver=AdamsBashforth(20, precision=precision))
+        for precision in ("bfloat16", "float32")
+    )
+    assert 0 < relative_error(rounded, full) <= 2e-3
+
+
 @pytest.mark.parametrize("scheme", [Euler, DPMSolver, AdamsBashforth])
 def test_unknown_precision_names_the_known(scheme):
     with pytest.raises(ValueError, match="float32, tensorfloat32, bfloat16_3x, bfloat16"):
