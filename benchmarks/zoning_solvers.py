@@ -109,7 +109,7 @@ def relative_time(n: int, repeats: int) -> float:
 
 
 def main() -> None:
-    """Prints both tables."""
+    """Prints the three tables."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -72,16 +72,21 @@ def euler_alignment_loss(latents, anchors, targets, num_steps, cutoff, form, log
 @functools.partial(jax.jit, static_argnames=("t_start", "t_end", "num_steps"))
 def fine_flow(x, anchors, t_start, t_end, num_steps, log_weights=None):
     """Classical Runge-Kutta of order 4 on t: the exact flow, for enough steps."""
-    dt = (t_end - t_start) / num_steps
     v = functools.partial(velocity, anchors=anchors, log_weights=log_weights)
+    return _runge_kutta(v, x, t_start, t_end, num_steps)
+
+
+def _runge_kutta(v, x, start, end, num_steps):
+    """dx/dt = v(x, t) from start to end."""
+    h = (end - start) / num_steps
 
     def step(x, k):
-        t = t_start + k * dt
+        t = start + k * h
         k1 = v(x, t)
-        k2 = v(x + dt / 2 * k1, t + dt / 2)
-        k3 = v(x + dt / 2 * k2, t + dt / 2)
-        k4 = v(x + dt * k3, t + dt)
-        return x + dt / 6 * (k1 + 2 * k2 + 2 * k3 + k4), None
+        k2 = v(x + h / 2 * k1, t + h / 2)
+        k3 = v(x + h / 2 * k2, t + h / 2)
+        k4 = v(x + h * k3, t + h)
+        return x + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4), None
 
     return jax.lax.scan(step, x, jnp.arange(num_steps))[0]
 
@@ -156,21 +161,12 @@ def exact_latents(anchors, noise, own, num_steps=400, log_weights=None):
     rms = jnp.sqrt(jnp.mean(distances**2))
     nearest = jnp.min(jnp.where(distances > 0, distances, jnp.inf))
     start = jnp.arcsinh(rms * (jnp.max(jnp.linalg.norm(noise, axis=1)) + 12) / nearest)
-    h = -start / num_steps
 
     def v(u, s):
         r = jnp.full(len(u), jnp.sinh(s) / rms)
         return drift(u, r, anchors, own, log_weights)[0] * jnp.cosh(s) / rms
 
-    def step(u, k):
-        s = start + k * h
-        k1 = v(u, s)
-        k2 = v(u + h / 2 * k1, s + h / 2)
-        k3 = v(u + h / 2 * k2, s + h / 2)
-        k4 = v(u + h * k3, s + h)
-        return u + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4), None
-
-    return jax.lax.scan(step, noise, jnp.arange(num_steps))[0]
+    return _runge_kutta(v, noise, start, 0.0, num_steps)
 
 
 def _distances(anchors):
