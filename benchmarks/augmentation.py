@@ -29,10 +29,10 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import load_digits, load_sample_images
 
-from lzn_jax import reporting
 from lzn_jax.data import crops, to_uint8
 from lzn_jax.data.augment import Augmentation, augment, colour_jitter, gaussian_blur, shift_hue
 from lzn_jax.data.decoding import decode
+from lzn_jax.run import reporting
 
 WIDTH, HEIGHT, SIZE, FILES = 500, 375, 224, 20
 SMALL = Augmentation(blur_kernel=5)

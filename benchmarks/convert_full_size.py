@@ -18,10 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from lzn_jax import configuration, torch_files
+from lzn_jax import configuration
 from lzn_jax.convert import network_layouts
-from lzn_jax.models.torch_names import to_torch
-from lzn_jax.released import BUFFER, ENTRIES, PREFIX, Layout
+from lzn_jax.release import torch_files
+from lzn_jax.release.names import to_torch
+from lzn_jax.release.weights import BUFFER, ENTRIES, PREFIX, Layout
 
 BUFFER_SIZE = 1 << 23  # floats; more than the largest tensor
 RNG = np.random.default_rng(0)

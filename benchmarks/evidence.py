@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lzn_jax import reporting
+from lzn_jax.run import reporting
 
 Summary = dict[str, float]
 Results = dict[str, list[Summary]]

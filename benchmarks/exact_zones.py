@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import lzn_jax
-from lzn_jax import reporting, studies, zoning
+from lzn_jax import studies, zoning
+from lzn_jax.run import reporting
 
 EXACT = zoning.DPMSolver(400)
 SOLVERS = (

@@ -37,9 +37,10 @@ import numpy as np
 from fault_cases import DAMAGE, bad_input, make_bad_files
 from ml_collections import ConfigDict
 
-from lzn_jax import checksums, configuration, data, optimization, sharding, studies, train
+from lzn_jax import configuration, data, optimization, studies, train
 from lzn_jax import main as command_line
-from lzn_jax.checkpoints import Checkpoints
+from lzn_jax.run import checksums, sharding
+from lzn_jax.run.checkpoints import Checkpoints
 
 STEPS = 60
 SHRUNK = {

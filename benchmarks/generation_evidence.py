@@ -20,7 +20,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.ticker import LogLocator, StrMethodFormatter
 
-from lzn_jax import reporting
+from lzn_jax.run import reporting
 
 VARIANTS = {"LZN": [], "RF": ["--config.latent.enabled=False"]}
 METRICS = (

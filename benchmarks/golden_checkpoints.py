@@ -26,9 +26,11 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from lzn_jax import configuration, convert, models, rectified_flow, torch_files, zoning
+from lzn_jax import configuration, convert, models, zoning
 from lzn_jax.data import to_uint8
-from lzn_jax.rectified_flow import Sampler
+from lzn_jax.losses import rectified_flow
+from lzn_jax.losses.rectified_flow import Sampler
+from lzn_jax.release import torch_files
 
 TOLERANCE = 1e-9
 # The original steps a whole batch at once, we each image by itself: the solver's own error.

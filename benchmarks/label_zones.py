@@ -20,10 +20,11 @@ import jax.numpy as jnp
 import numpy as np
 
 import lzn_jax
-from lzn_jax import sharding, studies, zoning
+from lzn_jax import studies, zoning
 from lzn_jax.data import Examples
 from lzn_jax.evaluation.judge import fit_judge
 from lzn_jax.randomness import Stream, normal_by_index
+from lzn_jax.run import sharding
 from lzn_jax.studies.image_decoder import Condition
 from lzn_jax.studies.sample_quality import SampleQuality
 from lzn_jax.trained_model import TrainedModel

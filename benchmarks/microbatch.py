@@ -23,7 +23,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import optax
 
-from lzn_jax import configuration, data, reporting, sharding, studies, train
+from lzn_jax import configuration, data, studies, train
+from lzn_jax.run import reporting, sharding
 
 
 def measure(path: str, batch_size: int, size: int | None) -> tuple[dict, dict]:

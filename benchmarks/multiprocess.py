@@ -18,7 +18,7 @@ import sys
 import time
 from pathlib import Path
 
-from lzn_jax import reporting
+from lzn_jax.run import reporting
 
 ROOT = Path(__file__).parent.parent
 LAUNCHER = ROOT / "launch" / "local_multiprocess.py"

@@ -11,7 +11,7 @@ A line a measurement, in this order; what does not fit, in time or memory, is a 
   precision, timed in turns. Up to n = 1024 also relative errors (Frobenius norm) of latents and
   gradient, with soft and with Gaussian anchors, against the same in float64 on the CPU;
 * training and sampling (studies of generation, by Euler) of each config in both dtypes, with random
-  weights and images, beside large products in that dtype. Operations are counted by lzn_jax.costs,
+  weights and images, beside large products in that dtype. lzn_jax.run.costs counts operations,
   evaluations are of the velocity, of one image each.
 
 "share" is that of the speed of the products; "compile s" is for tracing and compiling. Overrides go
@@ -39,10 +39,11 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from zoning_speed import STDS, STEPS, Q, make_problem, products_of_a_step, seconds
 
-from lzn_jax import configuration, optimization, sharding, studies, train
-from lzn_jax.compilation import batch_shapes
-from lzn_jax.costs import count_operations
-from lzn_jax.reporting import write_json
+from lzn_jax import configuration, optimization, studies, train
+from lzn_jax.modes.compilation import batch_shapes
+from lzn_jax.run import sharding
+from lzn_jax.run.costs import count_operations
+from lzn_jax.run.reporting import write_json
 from lzn_jax.zoning import Euler, alignment_loss, compute_latents
 from lzn_jax.zoning.precision import FULL, PRECISIONS
 

@@ -22,7 +22,8 @@ matplotlib.use("agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from lzn_jax import configuration, reporting, studies
+from lzn_jax import configuration, studies
+from lzn_jax.run import reporting
 
 FIRST_TIME = 1e-3  # of the rectified flow, where t = 0 is noise
 MAX_IMAGES = 20_000

@@ -21,8 +21,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from ml_collections import ConfigDict
 from sklearn.cluster import KMeans
 
-from lzn_jax import configuration, data, optimization, reporting, sharding, studies, train
+from lzn_jax import configuration, data, optimization, studies, train
 from lzn_jax.data import Examples, normalise
+from lzn_jax.run import reporting, sharding
 from lzn_jax.studies.generation import Generation
 from lzn_jax.studies.reconstruction import evaluated_rows
 

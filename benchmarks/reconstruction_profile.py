@@ -16,8 +16,9 @@ import jax
 import jax.numpy as jnp
 
 import lzn_jax
-from lzn_jax import rectified_flow, studies
+from lzn_jax import studies
 from lzn_jax.data import normalise
+from lzn_jax.losses import rectified_flow
 from lzn_jax.studies.reconstruction import evaluated_rows
 from lzn_jax.trained_model import TrainedModel
 

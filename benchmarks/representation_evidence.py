@@ -18,10 +18,11 @@ import evidence
 import jax
 import numpy as np
 
-from lzn_jax import configuration, reporting, sharding, studies
-from lzn_jax.evaluation import embedding_plot, probes
+from lzn_jax import configuration, plots, studies
+from lzn_jax.evaluation import probes
 from lzn_jax.evaluation.neighbours import knn_log_votes
 from lzn_jax.randomness import Stream, stream_key
+from lzn_jax.run import reporting, sharding
 from lzn_jax.studies import Model, examples_at_a_time
 
 VARIANTS = {
@@ -97,9 +98,7 @@ def draw_curves(folder: Path, results: evidence.Results) -> None:
         curves[name] = np.append(0, steps), np.column_stack([start, trained])
     last = max(steps[-1] for steps, _ in curves.values())
     curves["raw pixels"] = np.array([0, last]), np.full((1, 2), results["pixels"][0][CURVE])
-    embedding_plot.accuracy_curves(
-        folder / "accuracy.png", curves, title="Linear probe on the backbone"
-    )
+    plots.accuracy_curves(folder / "accuracy.png", curves, title="Linear probe on the backbone")
 
 
 def main() -> None:

@@ -18,7 +18,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from lzn_jax import configuration, rectified_flow, reporting, sharding, studies
+from lzn_jax import configuration, studies
+from lzn_jax.losses import rectified_flow
+from lzn_jax.run import reporting, sharding
 from lzn_jax.studies.generation import Generation
 
 

@@ -18,7 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from lzn_jax import compilation, reporting, sharding
+from lzn_jax.modes import compilation
+from lzn_jax.run import reporting, sharding
 from lzn_jax.zoning import Euler, alignment_loss, compute_latents
 
 Q, STEPS = 256, 20

@@ -26,7 +26,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from plain_form import plain_latents, plain_loss
 
-from lzn_jax import reporting
+from lzn_jax.run import reporting
 from lzn_jax.zoning import Euler, alignment_loss, compute_latents
 from lzn_jax.zoning.precision import FULL, matmul
 

@@ -26,14 +26,17 @@ import numpy as np
 from flax import linen as nn
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from lzn_jax import configuration, data, models, optimization, released, sharding, studies, train
-from lzn_jax import workdir as workdirs
-from lzn_jax.checkpoints import Checkpoints
+from lzn_jax import configuration, data, models, optimization, studies, train
 from lzn_jax.configuration import UserError
 from lzn_jax.data import Examples
-from lzn_jax.models.torch_names import shapes_in_execution_order, torch_keys
-from lzn_jax.released import Layout, Released
-from lzn_jax.studies import Variables, join_variables, split_variables
+from lzn_jax.models import Variables
+from lzn_jax.release import weights as released
+from lzn_jax.release.names import shapes_in_execution_order, torch_keys
+from lzn_jax.release.weights import Layout, Released
+from lzn_jax.run import sharding
+from lzn_jax.run import workdir as workdirs
+from lzn_jax.run.checkpoints import Checkpoints
+from lzn_jax.studies import join_variables, split_variables
 
 EXIT_USER_ERROR = 2
 REPORT_IMAGES = 2

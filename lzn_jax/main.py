@@ -54,9 +54,11 @@ def _run(arguments: list[str]) -> int:
     workdir = Path(flags.workdir or Path("results") / Path(flags.config).stem)
 
     # JAX starts only for a good command.
-    from lzn_jax import compilation, modes, processes, replay, train
-    from lzn_jax import workdir as workdirs
-    from lzn_jax.data.check import check
+    from lzn_jax import train
+    from lzn_jax.modes import compilation, inference, replay
+    from lzn_jax.modes.check_data import check
+    from lzn_jax.run import processes
+    from lzn_jax.run import workdir as workdirs
 
     logging.basicConfig(format="%(message)s", force=True)
     logging.getLogger("lzn_jax").setLevel(logging.INFO)
@@ -76,7 +78,7 @@ def _run(arguments: list[str]) -> int:
         if flags.mode == "train":
             with workdirs.locked(workdir):
                 return train.train_and_evaluate(config, workdir)
-        mode = getattr(modes, flags.mode)
+        mode = getattr(inference, flags.mode)
         mode(config, workdir, *([flags.input] if flags.mode in MODES_WITH_INPUT else []))
         logging.getLogger("lzn_jax").info("done: results are in %s", workdir)
         return 0

@@ -18,19 +18,15 @@ from clu import parameter_overview
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from lzn_jax import costs, data, figures, optimization, processes, reporting, sharding, studies
-from lzn_jax import workdir as workdirs
-from lzn_jax.checkpoints import Checkpoints
+from lzn_jax import data, optimization, plots, studies
 from lzn_jax.configuration import EXIT_RUN_AGAIN
 from lzn_jax.data import Examples
-from lzn_jax.heartbeat import Heartbeat
 from lzn_jax.randomness import Stream, stream_key
-from lzn_jax.studies import (
-    Model,
-    Study,
-    join_variables,
-    split_variables,
-)
+from lzn_jax.run import costs, processes, reporting, sharding
+from lzn_jax.run import workdir as workdirs
+from lzn_jax.run.checkpoints import Checkpoints
+from lzn_jax.run.heartbeat import Heartbeat
+from lzn_jax.studies import Model, Study, join_variables, split_variables
 
 EXIT_DONE, EXIT_NON_FINITE = 0, 3
 MAX_SKIPPED_IN_A_ROW = 100
@@ -398,7 +394,7 @@ def _evaluate_once(
     log.write(step, {**results, "evaluation_seconds": time.perf_counter() - started})
     if processes.is_writer():
         folder = run.workdir / "figures"
-        figures.curves(folder / "curves.png", reporting.read_metrics(run.workdir))
+        plots.curves(folder / "curves.png", reporting.read_metrics(run.workdir))
         for figure in sorted(folder.glob("*.png")):
             log.image(step, figure.stem, figure)
     named = ", ".join(f"{name} {value:.4g}" for name, value in results.items())

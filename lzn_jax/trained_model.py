@@ -18,10 +18,12 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 from ml_collections import ConfigDict
 
-from lzn_jax import configuration, sharding, studies
-from lzn_jax.checkpoints import Checkpoints
+from lzn_jax import configuration, studies
 from lzn_jax.configuration import UserError
 from lzn_jax.data import EncodedImages, Examples
+from lzn_jax.run import sharding
+from lzn_jax.run.checkpoints import Checkpoints
+from lzn_jax.run.workdir import CONFIG_FILE, has_checkpoint
 from lzn_jax.studies import (
     Classifies,
     Generates,
@@ -31,7 +33,6 @@ from lzn_jax.studies import (
     join_variables,
     split_variables,
 )
-from lzn_jax.workdir import CONFIG_FILE, has_checkpoint
 
 Images = np.ndarray | Array | EncodedImages
 Labels = np.ndarray | Array | Sequence[int]

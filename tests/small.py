@@ -3,9 +3,10 @@
 import jax
 import numpy as np
 
-from lzn_jax import configuration, optimization, sharding, studies, train
-from lzn_jax import workdir as workdirs
-from lzn_jax.checkpoints import Checkpoints
+from lzn_jax import configuration, optimization, studies, train
+from lzn_jax.run import sharding
+from lzn_jax.run import workdir as workdirs
+from lzn_jax.run.checkpoints import Checkpoints
 
 # Of these fields a config takes those that it holds.
 FIELDS = {

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import small
 
-from lzn_jax import figures, sharding, studies, zoning
+from lzn_jax import plots, studies, zoning
+from lzn_jax.run import sharding
 from lzn_jax.studies import Model, classification
 from lzn_jax.studies.classification import Curves, centres_in_batches
 
@@ -124,6 +125,6 @@ def test_classes_are_found_without_a_look_at_the_labels(joint, tmp_path, monkeyp
 def test_the_figure_has_a_panel_for_each_curve_that_holds_something(tmp_path):
     widths = []
     for batch in ({}, {1: 0.1, 36: 0.9}):
-        path = figures.classification(tmp_path / "a.png", {0.0: 0.9, 1.0: 0.8}, batch, {})
+        path = plots.classification(tmp_path / "a.png", {0.0: 0.9, 1.0: 0.8}, batch, {})
         widths.append(int.from_bytes(path.read_bytes()[16:20], "big"))
     assert widths[1] == 2 * widths[0]

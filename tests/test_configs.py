@@ -12,10 +12,11 @@ import pytest
 import small
 from PIL import Image
 
-from lzn_jax import configuration, sharding, studies, train
+from lzn_jax import configuration, studies, train
 from lzn_jax import main as command_line
 from lzn_jax.configuration import UserError
 from lzn_jax.data import cifar10, fashion
+from lzn_jax.run import sharding
 
 ROOT = Path(__file__).parents[1]
 NAMES = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))

@@ -5,8 +5,9 @@ from pathlib import Path
 import ml_collections
 import pytest
 
-from lzn_jax import configuration, workdir, zoning
+from lzn_jax import configuration, zoning
 from lzn_jax.configuration import UserError
+from lzn_jax.run import workdir
 from lzn_jax.zoning import precision
 
 CONFIGS = Path(__file__).parents[1] / "configs"

@@ -21,22 +21,14 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 import lzn_jax
-from lzn_jax import (
-    configuration,
-    convert,
-    data,
-    main,
-    models,
-    rectified_flow,
-    released,
-    torch_files,
-    trained_model,
-    zoning,
-)
+from lzn_jax import configuration, convert, data, main, models, trained_model, zoning
 from lzn_jax.configuration import UserError
 from lzn_jax.data import to_uint8
-from lzn_jax.models.torch_names import to_torch
-from lzn_jax.rectified_flow import Sampler
+from lzn_jax.losses import rectified_flow
+from lzn_jax.losses.rectified_flow import Sampler
+from lzn_jax.release import torch_files
+from lzn_jax.release import weights as released
+from lzn_jax.release.names import to_torch
 
 ROOT = Path(__file__).parent.parent
 GOLDEN = ROOT / "tests" / "golden"

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import small
 
-from lzn_jax import sharding, studies
+from lzn_jax import studies
 from lzn_jax.evaluation.batching import in_batches
 from lzn_jax.evaluation.judge import fit_judge
+from lzn_jax.run import sharding
 
 
 @pytest.mark.parametrize("count", [1, 8, 19])

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import small
 
-from lzn_jax import sharding, studies, zoning
+from lzn_jax import studies, zoning
 from lzn_jax.evaluation import feature_network
 from lzn_jax.randomness import Stream, normal_by_index
+from lzn_jax.run import sharding
 from lzn_jax.studies import Model, generation, image_decoder
 from lzn_jax.studies.generation import NO_CLASS
 from lzn_jax.studies.reconstruction import evaluated_rows

@@ -10,9 +10,10 @@ import pytest
 import small
 from zoning import oracle
 
-from lzn_jax import sharding, studies, zoning
+from lzn_jax import studies, zoning
 from lzn_jax.configuration import UserError
 from lzn_jax.randomness import Stream, normal_by_index
+from lzn_jax.run import sharding
 from lzn_jax.studies import Model
 from lzn_jax.studies.joint import Joint
 

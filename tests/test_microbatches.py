@@ -10,8 +10,10 @@ import optax
 import pytest
 import small
 
-from lzn_jax import compilation, sharding, studies, train
+from lzn_jax import studies, train
 from lzn_jax.microbatches import by_example, with_own_keys
+from lzn_jax.modes import compilation
+from lzn_jax.run import sharding
 
 
 class Network(nn.Module):

@@ -11,11 +11,12 @@ import small
 from ml_collections import FrozenConfigDict
 from zoning import oracle
 
-from lzn_jax import data, sharding, studies
-from lzn_jax.contrastive import nt_xent
+from lzn_jax import data, studies
 from lzn_jax.data.augment import augment
 from lzn_jax.evaluation import probes
+from lzn_jax.losses.contrastive import nt_xent
 from lzn_jax.randomness import Stream, normal_by_index
+from lzn_jax.run import sharding
 
 
 def _config(**changes):

@@ -19,8 +19,9 @@ import pytest
 import small
 
 from lzn_jax import main as command_line
-from lzn_jax import optimization, processes, sharding, studies, train
-from lzn_jax.checkpoints import Checkpoints
+from lzn_jax import optimization, studies, train
+from lzn_jax.run import processes, sharding
+from lzn_jax.run.checkpoints import Checkpoints
 from lzn_jax.studies.joint import Joint
 
 ROOT = Path(__file__).parent.parent

@@ -14,10 +14,11 @@ import pytest
 import small
 
 import lzn_jax
-from lzn_jax import data, reporting, sharding, zoning
+from lzn_jax import data, zoning
 from lzn_jax.configuration import UserError
 from lzn_jax.evaluation import batching
 from lzn_jax.randomness import Stream, normal_by_index
+from lzn_jax.run import reporting, sharding
 from lzn_jax.studies.interpolation import great_circle
 
 ROOT = Path(__file__).parent.parent

@@ -12,7 +12,9 @@ import jax.numpy as jnp
 import small
 from jax.sharding import NamedSharding, PartitionSpec
 
-from lzn_jax import compilation, sharding, slices, zoning
+from lzn_jax import zoning
+from lzn_jax.modes import compilation
+from lzn_jax.run import sharding, slices
 
 N, Q, STEPS = 8192, 256, 20
 STUDIES = {

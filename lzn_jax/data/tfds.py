@@ -15,10 +15,10 @@ import numpy as np
 from jaxtyping import Int, UInt8
 from ml_collections import ConfigDict
 
-from lzn_jax import reporting
 from lzn_jax.configuration import UserError
 from lzn_jax.data.decoding import UnreadableImageError
 from lzn_jax.data.examples import EncodedImages, Examples
+from lzn_jax.run import reporting
 
 # A split whose images have the right size already is kept in memory up to this many bytes.
 _MAX_BYTES_DECODED = 2**30

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from lzn_jax import reporting, sharding
+from lzn_jax.run import reporting, sharding
 
 
 def in_batches(

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lzn_jax import processes, reporting
+from lzn_jax.run import processes, reporting
 
 _KEY = "key"
 

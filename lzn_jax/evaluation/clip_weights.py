@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from lzn_jax import safetensors_files, torch_files
 from lzn_jax.configuration import UserError
 from lzn_jax.evaluation import cache
 from lzn_jax.evaluation.clip import HEAD_WIDTH, ClipVision
+from lzn_jax.release import safetensors_files, torch_files
 
 _log = logging.getLogger(__name__)
 

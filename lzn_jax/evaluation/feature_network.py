@@ -15,9 +15,10 @@ from flax import linen as nn
 from flax import traverse_util
 from jaxtyping import Array, Float, UInt8
 
-from lzn_jax import data, reporting
+from lzn_jax import data
 from lzn_jax.evaluation import cache
 from lzn_jax.evaluation.extractors import Extractor, Outputs
+from lzn_jax.run import reporting
 
 NUM_FEATURES = 64
 NUM_STEPS = 1000

@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from lzn_jax import torch_files
 from lzn_jax.configuration import UserError
 from lzn_jax.evaluation import cache
 from lzn_jax.evaluation.inception import InceptionV3
+from lzn_jax.release import torch_files
 
 # What the name of a leaf is in PyTorch.
 _TORCH_LEAVES: dict[tuple[str, ...], str] = {

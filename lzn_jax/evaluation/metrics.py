@@ -14,7 +14,6 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float, UInt8
 
-from lzn_jax import reporting, sharding
 from lzn_jax.configuration import UserError
 from lzn_jax.evaluation import cache, frechet
 from lzn_jax.evaluation.cmmd import cmmd
@@ -22,6 +21,7 @@ from lzn_jax.evaluation.extractors import CLIP, INCEPTION, Extractor
 from lzn_jax.evaluation.inception_score import inception_score
 from lzn_jax.evaluation.kid import kernel_inception_distance
 from lzn_jax.evaluation.prdc import precision_recall
+from lzn_jax.run import reporting, sharding
 
 # NHWC images, or batches of such of any sizes.
 Images = UInt8[np.ndarray, "_ _ _ _"] | Iterable[UInt8[np.ndarray, "_ _ _ _"]]

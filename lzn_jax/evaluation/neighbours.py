@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from lzn_jax import reporting
 from lzn_jax.evaluation.probes import check_features
+from lzn_jax.run import reporting
 
 _BANK_ROWS = 16_384  # of the bank on the device at a time
 _QUERY_ROWS = 1_024  # times _BANK_ROWS similarities at a time, 64 MiB

@@ -19,7 +19,7 @@ import scipy.optimize
 from jaxtyping import Array, Float, Int
 from sklearn.preprocessing import StandardScaler
 
-from lzn_jax import reporting
+from lzn_jax.run import reporting
 
 PENALTIES = tuple(10.0**power for power in range(1, -7, -1))  # strong to weak
 _HELD_OUT_SHARE = 0.15

@@ -15,6 +15,8 @@ from lzn_jax.models.resnet import ResNet
 ENCODERS: dict[str, type[nn.Module]] = {"ncsnpp": NCSNppEncoder, "resnet": ResNet}
 DECODERS: dict[str, type[nn.Module]] = {"ncsnpp": NCSNppDecoder}
 
+Variables = dict[str, Any]  # network name -> flax variables
+
 
 def build(config: ConfigDict) -> dict[str, nn.Module]:
     """Modules of a config by name: 'encoder', 'decoder', 'label_anchors', as its study has them.

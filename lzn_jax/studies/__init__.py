@@ -16,9 +16,8 @@ from lzn_jax import data
 from lzn_jax.configuration import UserError
 from lzn_jax.data import Examples, Images
 from lzn_jax.evaluation.batching import in_batches
-from lzn_jax.sharding import examples_at_a_time
-
-Variables = dict[str, Any]  # network name -> flax variables
+from lzn_jax.models import Variables
+from lzn_jax.run.sharding import examples_at_a_time
 
 
 class Model(NamedTuple):

@@ -17,11 +17,12 @@ from jax.sharding import Mesh
 from jaxtyping import Array, PRNGKeyArray
 from ml_collections import ConfigDict
 
-from lzn_jax import figures, models
+from lzn_jax import models, plots
 from lzn_jax.configuration import UserError
 from lzn_jax.data import Examples, Images, Transform, normalise, whole_image
+from lzn_jax.models import Variables
 from lzn_jax.randomness import Stream, key_or_seed, normal_by_index
-from lzn_jax.studies import Model, Variables, batched
+from lzn_jax.studies import Model, batched
 from lzn_jax.studies.image_decoder import Condition, ImageDecoder
 from lzn_jax.studies.image_latents import ImageLatents
 from lzn_jax.studies.interpolation import Interpolation
@@ -162,10 +163,10 @@ class Generation:
         count = self.config.evaluation.num_samples
         drawn = self._draw(model, count)
         no_class = np.full(count, NO_CLASS)
-        figures.sample_grid(folder / "samples.png", drawn["images"], no_class, title="Samples")
+        plots.sample_grid(folder / "samples.png", drawn["images"], no_class, title="Samples")
         images = test.images[evaluated_rows(len(test.labels))]
         result = self.reconstruct(model, images)
-        figures.reconstructions(
+        plots.reconstructions(
             folder / "reconstructions.png", images, result["images"], result["errors"]
         )
         return {

@@ -9,11 +9,11 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 from ml_collections import ConfigDict
 
-from lzn_jax import rectified_flow
 from lzn_jax.data import normalise, to_uint8
+from lzn_jax.losses import rectified_flow
 from lzn_jax.microbatches import in_training
+from lzn_jax.models import Variables
 from lzn_jax.randomness import Stream, normal_by_index
-from lzn_jax.studies import Variables
 
 # What a velocity depends on beside image and time: latents and one-hot classes, None without.
 Condition = tuple[Array | np.ndarray | None, Array | np.ndarray | None]

@@ -14,8 +14,8 @@ from ml_collections import ConfigDict
 from lzn_jax import zoning
 from lzn_jax.data import Examples, Images, normalise
 from lzn_jax.microbatches import in_training
+from lzn_jax.models import Variables
 from lzn_jax.randomness import Stream, key_or_seed, normal_by_index, stream_key
-from lzn_jax.studies import Variables
 
 
 def make_solver(config: ConfigDict, flow: Literal["latent", "alignment"]) -> zoning.Solver:

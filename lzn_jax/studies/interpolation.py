@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from lzn_jax.data import Images
-from lzn_jax.studies import Variables
+from lzn_jax.models import Variables
 from lzn_jax.studies.image_decoder import Condition, ImageDecoder
 
 NUM_IMAGES = 11

@@ -20,12 +20,13 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, PRNGKeyArray
 from ml_collections import ConfigDict
 
-from lzn_jax import figures, models, zoning
+from lzn_jax import models, plots, zoning
 from lzn_jax.configuration import UserError
 from lzn_jax.data import Examples, Images, Transform, normalise, whole_image
 from lzn_jax.evaluation.judge import fit_judge
+from lzn_jax.models import Variables
 from lzn_jax.randomness import Stream, key_or_seed, normal_by_index
-from lzn_jax.studies import Model, Predictions, Variables, batched
+from lzn_jax.studies import Model, Predictions, batched
 from lzn_jax.studies.classification import accuracy_curves
 from lzn_jax.studies.image_decoder import Condition, ImageDecoder
 from lzn_jax.studies.image_latents import ImageLatents, make_solver
@@ -308,7 +309,7 @@ class Joint:
         }
         curves = accuracy_curves(self.latents, model.context, anchors, accuracy_of)
         if any(curves):
-            figures.classification(folder / "classification.png", *curves)
+            plots.classification(folder / "classification.png", *curves)
         return metrics | curves.named()
 
     def _draw_zones(
@@ -316,7 +317,7 @@ class Joint:
     ) -> None:
         classes = jnp.arange(self.config.data.num_classes)
         nothing = jnp.zeros((len(classes), self.config.latent.dim))
-        figures.latent_zones(
+        plots.latent_zones(
             folder / "zones.png",
             anchors,
             latents,
@@ -335,7 +336,7 @@ class Joint:
             **self._sample_quality(train, images, workdir / "cache"),
             "sampling_evaluations": float(np.mean(drawn["num_evaluations"])),
         }
-        figures.sample_grid(folder / "samples.png", images, labels, title="Samples, a row a class")
+        plots.sample_grid(folder / "samples.png", images, labels, title="Samples, a row a class")
         if self.config.latent.enabled:
             metrics |= self._evaluate_any(model, judge, folder)
         return metrics
@@ -350,7 +351,7 @@ class Joint:
             {"index": np.arange(self.config.evaluation.num_samples)},
             description="sampling any class",
         )
-        figures.sample_grid(
+        plots.sample_grid(
             folder / "unconditional_samples.png",
             drawn["images"],
             drawn["labels"],
@@ -365,7 +366,7 @@ class Joint:
         rows = evaluated_rows(len(test.labels))
         images = test.images[rows]
         result = self.reconstruct(model, images, test.labels[rows])
-        figures.reconstructions(
+        plots.reconstructions(
             folder / "reconstructions.png", images, result["images"], result["errors"]
         )
         return {"reconstruction_l2": float(np.mean(result["errors"]))}

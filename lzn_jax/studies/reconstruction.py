@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from lzn_jax.data import Images
-from lzn_jax.studies import Variables
+from lzn_jax.models import Variables
 from lzn_jax.studies.image_decoder import Condition, ImageDecoder
 
 MAX_EVALUATED = 2000  # test images, as the paper takes of CIFAR-10

@@ -22,15 +22,17 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 from ml_collections import ConfigDict
 
-from lzn_jax import contrastive, models, zoning
+from lzn_jax import models, plots, zoning
 from lzn_jax.data import Examples, Images, TrainingBatches, Transform, normalise
 from lzn_jax.data.augment import Augmentation, augment
 from lzn_jax.data.crops import random_views
-from lzn_jax.evaluation import embedding_plot, probes
+from lzn_jax.evaluation import probes
 from lzn_jax.evaluation.neighbours import knn_log_votes
+from lzn_jax.losses import contrastive
 from lzn_jax.microbatches import by_example
+from lzn_jax.models import Variables
 from lzn_jax.randomness import Stream, stream_key
-from lzn_jax.studies import Model, Variables, batched
+from lzn_jax.studies import Model, batched
 from lzn_jax.studies.image_latents import ImageLatents, make_solver
 
 _log = logging.getLogger(__name__)
@@ -166,8 +168,8 @@ class Representation:
         class have none.
         """
         queries = self.embed(model, test.images)
-        if len(test.labels) >= embedding_plot.MIN_POINTS:
-            embedding_plot.tsne(
+        if len(test.labels) >= plots.MIN_POINTS:
+            plots.tsne(
                 workdir / "figures" / "embedding.png",
                 queries["backbone"],
                 test.labels,

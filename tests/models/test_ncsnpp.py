@@ -23,8 +23,8 @@ from torch_layout import (
 
 from lzn_jax.models import LabelAnchors, NCSNppDecoder, NCSNppEncoder, build
 from lzn_jax.models import ncsnpp_layers as layers
-from lzn_jax.models.torch_names import block_key, to_flax, torch_keys
-from lzn_jax.models.torch_names import to_variables as to_block_params
+from lzn_jax.release.names import block_key, to_flax, torch_keys
+from lzn_jax.release.names import to_variables as to_block_params
 
 CIFAR10 = {
     "features": 128,

@@ -19,7 +19,7 @@ from torch_layout import (
 
 from lzn_jax.models import ResNet
 from lzn_jax.models.resnet import Bottleneck, SelectiveKernel, conv
-from lzn_jax.models.torch_names import torch_keys
+from lzn_jax.release.names import torch_keys
 
 RESNET50 = {
     "stage_sizes": (3, 4, 6, 3),

@@ -9,7 +9,7 @@ import oracle
 import pytest
 from oracle import in_float64, relative_error
 
-from lzn_jax import sharding
+from lzn_jax.run import sharding
 from lzn_jax.zoning import (
     AdamsBashforth,
     DPMSolver,

@@ -1,0 +1,1 @@
+"""Losses on arrays, beside the alignment of zones, which is zoning's."""

@@ -1,0 +1,1 @@
+"""What the command line does beside training, a mode a function."""

@@ -1,0 +1,160 @@
+"""--mode=check_data: reads a whole data set, reports what is in it and what is wrong with it."""
+
+import dataclasses
+import hashlib
+import logging
+import os
+import time
+from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from lzn_jax import plots
+from lzn_jax.configuration import UserError
+from lzn_jax.data.decoding import UnreadableImageError
+from lzn_jax.data.examples import MAX_NAMED, EncodedImages, Examples
+from lzn_jax.data.pipeline import TrainingBatches, whole_image
+from lzn_jax.data.sources import class_names, load
+from lzn_jax.run import reporting
+
+MAX_SECONDS = 1800.0
+_IMAGES_AT_A_TIME = 256
+TIMED_SECONDS = 10.0
+_SHOWN_CLASSES, _SHOWN_OF_A_CLASS = 20, 12
+
+_log = logging.getLogger(__name__)
+
+
+class Scan(NamedTuple):
+    """What reading a split found.
+
+    Attributes:
+      num_checked: how many of its images, in order, were read before the time was up.
+      unreadable: why not, by index, of those that could not be decoded.
+      checksum: first 16 digits of the SHA-256 of the others' labels and pixels.
+      images_per_second: how fast they were decoded.
+    """
+
+    num_checked: int
+    unreadable: dict[int, str]
+    checksum: str
+    images_per_second: float
+
+
+def check(config: ConfigDict, workdir: Path) -> int:
+    """Reports counts, classes, checksums, speed and unreadable images; draws a contact sheet.
+
+    Decodes both splits, each for at most half an hour. Returns the exit code, 0. Raises UserError
+    for a data set that cannot be read, and at the end if images are unreadable and no
+    `data.skip_unreadable` allows for them.
+    """
+    names = class_names(config.data)
+    splits = {"train": load(config.data, "train"), "test": load(config.data, "test")}
+    scans = {}
+    for split, examples in splits.items():
+        _describe(split, examples, names)
+        scans[split] = scan(examples, split)
+        _describe_scan(scans[split], examples)
+    path = workdir / "figures" / "contact_sheet.png"
+    try:
+        _draw(path, splits["train"], scans["train"].unreadable.keys(), names)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: choose a folder with --workdir") from error
+    unreadable = sum(len(found.unreadable) for found in scans.values())
+    if unreadable and not config.data.skip_unreadable:
+        raise UserError(
+            f"{unreadable} images of {config.data.path} cannot be read: repair or remove them, or "
+            "train without them by --config.data.skip_unreadable=True"
+        )
+    _time_batches(splits["train"], config)
+    return 0
+
+
+def scan(examples: Examples, name: str, max_seconds: float = MAX_SECONDS) -> Scan:
+    """Decodes the images of a split, in order, until all are read or the time is up."""
+    digest, unreadable, count = hashlib.sha256(), {}, 0
+    started = time.perf_counter()
+    with (
+        ThreadPoolExecutor(os.cpu_count()) as threads,
+        reporting.progress(len(examples.labels), f"checking {name}", unit="image") as bar,
+    ):
+        while count < len(examples.labels) and time.perf_counter() - started < max_seconds:
+            rows = range(count, min(count + _IMAGES_AT_A_TIME, len(examples.labels)))
+            for index, image in zip(rows, _attempt(examples, rows, threads), strict=True):
+                if isinstance(image, UnreadableImageError):
+                    unreadable[index] = str(image)
+                else:
+                    digest.update(examples.labels[index].astype("<i4").tobytes() + image.tobytes())
+            count = rows.stop
+            bar.update(len(rows))
+    rate = count / (time.perf_counter() - started)
+    return Scan(count, unreadable, digest.hexdigest()[:16], rate)
+
+
+def _attempt(
+    examples: Examples, rows: range, threads: ThreadPoolExecutor
+) -> list[np.ndarray | UnreadableImageError]:
+    if isinstance(examples.images, EncodedImages):
+        return list(threads.map(examples.images.attempt, rows))
+    return list(examples.images[rows.start : rows.stop])
+
+
+def _describe(split: str, examples: Examples, names: tuple[str, ...]) -> None:
+    count, height, width, channels = examples.images.shape
+    _log.info("%s: %d images of %dx%dx%d", split, count, height, width, channels)
+    sizes = np.bincount(examples.labels, minlength=len(names))
+    largest = ", ".join(
+        f"{name or 'class'} {size}"
+        for name, size in zip(names[:_SHOWN_CLASSES], sizes, strict=False)
+    )
+    more = ", ..." if len(names) > _SHOWN_CLASSES else ""
+    _log.info("%s: %d classes: %s%s", split, len(names), largest, more)
+
+
+def _describe_scan(found: Scan, examples: Examples) -> None:
+    if found.num_checked < len(examples.labels):
+        _log.info("time is up: only the first %d images were read", found.num_checked)
+    _log.info("checksum %s, %.0f images/s", found.checksum, found.images_per_second)
+    for index in list(found.unreadable)[:MAX_NAMED]:
+        assert isinstance(examples.images, EncodedImages)
+        _log.info("unreadable: %s: %s", examples.images.source.name(index), found.unreadable[index])
+    if len(found.unreadable) > MAX_NAMED:
+        _log.info("unreadable: and %d more", len(found.unreadable) - MAX_NAMED)
+
+
+def _time_batches(train: Examples, config: ConfigDict) -> None:
+    """Checksum of the first training batch, before augmentation, and the speed of those after."""
+    size, workers = config.training.batch_size, config.data.get("workers", 0)
+    transform = dataclasses.replace(whole_image(config.data), flip=False)
+    with TrainingBatches(train, size, config.seed, transform, workers=workers) as batches:
+        batch = next(batches)
+        digest = hashlib.sha256(batch["labels"].astype("<i4").tobytes() + batch["images"].tobytes())
+        started, count = time.perf_counter(), 0
+        while time.perf_counter() - started < TIMED_SECONDS:
+            next(batches)
+            count += size
+        rate = count / (time.perf_counter() - started)
+    _log.info(
+        "batches of %d: first checksum %s, %.0f images/s with %d workers",
+        size, digest.hexdigest()[:16], rate, workers,
+    )  # fmt: skip
+
+
+def _draw(path: Path, train: Examples, unreadable: Collection[int], names: tuple[str, ...]) -> None:
+    """Readable images of the first classes, spread over the data set."""
+    is_single = len(names) == 1
+    limit = _SHOWN_OF_A_CLASS**2 if is_single else _SHOWN_OF_A_CLASS
+    rows = []
+    for label in range(min(len(names), _SHOWN_CLASSES)):
+        members = np.setdiff1d(np.flatnonzero(train.labels == label), list(unreadable))
+        places = np.linspace(0, len(members) - 1, min(limit, len(members))).round().astype(int)
+        rows.extend(members[places].tolist())
+    if not rows:
+        return
+    shown = [name or "all" for name in names]
+    plots.sample_grid(path, train.images[rows], train.labels[rows], shown, "Training images")
+    _log.info("images by class: %s", path)

@@ -1,0 +1,147 @@
+"""Does it fit? The training step of a config, compiled for a machine that is not there."""
+
+import logging
+import re
+import threading
+import time
+from collections import Counter
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from lzn_jax import optimization, studies, train
+from lzn_jax.run import costs, sharding, slices
+from lzn_jax.studies import Study, examples_at_a_time
+
+EXIT_DOES_NOT_FIT = 4
+_COLLECTIVE = re.compile(
+    r"\b(all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)(-start)?\("
+)
+_CALLS = re.compile(r"(?:calls|to_apply|\w*computations?)=(\{[^}]*\}|%[\w.\-]+)")
+_log = logging.getLogger(__name__)
+
+
+def compile_step(config: ConfigDict, name: str) -> int:
+    """Compiles an update for the slice `name`, prints a line a fact; exit code 0: it fits, 4: not.
+
+    No data are read and no weights made. Raises UserError for a slice that is unknown or has no
+    compiler here, and for batches that leave devices of it idle.
+    """
+    machine = slices.find(name)
+    mesh = sharding.training_mesh(config.training, machine.devices)
+    lowered, cost = lower_step(config, mesh, machine.platform)
+    kind, training = machine.devices[0].device_kind, config.training
+    parts = f" in parts of {examples_at_a_time(training)}" if training.microbatch_size else ""
+    share = 100 * cost.inside / cost.total
+    each = f"{machine.memory / 1e9:.1f} GB each"
+    _say("slice", f"{name}, {mesh.size} of {len(machine.devices)} {kind}, {each}")
+    _say("batch", f"{training.batch_size} images{parts}")
+    _say("operations", f"{cost.total:.3g} an update, {share:.2g} % in the zoning")
+    try:
+        with _Patience():
+            compiled = lowered.compile(machine.options)
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        _say("memory a chip", " ".join(str(error).split()))
+        fits = False
+    else:
+        fits = _say_memory(compiled, machine.memory)
+        for (where, kind), count in sorted(collectives(str(compiled.as_text())).items()):
+            _say(f"collectives {where}", f"{count} {kind}")
+    _say("fits", "yes" if fits else "no")
+    return 0 if fits else EXIT_DOES_NOT_FIT
+
+
+def _say_memory(compiled: jax.stages.Compiled, there: float) -> bool:
+    """Says what a program takes of each chip; returns whether it is there."""
+    analysis: Any = compiled.memory_analysis()
+    # The state is donated: its new values take the place of the old ones.
+    sizes = {
+        "state and batch": analysis.argument_size_in_bytes,
+        "temporaries": analysis.temp_size_in_bytes,
+        "results not in place": analysis.output_size_in_bytes - analysis.alias_size_in_bytes,
+    }
+    for part, size in sizes.items():
+        _say(f"memory a chip, {part}", f"{size / 1e9:.3g} GB")
+    needed: int = sum(sizes.values())
+    _say("memory a chip", f"{needed / 1e9:.3g} of {there / 1e9:.1f} GB")
+    return needed <= there
+
+
+def lower_step(
+    config: ConfigDict, mesh: jax.sharding.Mesh, platform: str
+) -> tuple[jax.stages.Lowered, costs.Cost]:
+    """The update of a config on a mesh of devices that need not be there, and its operations."""
+    study = studies.build(config, mesh)
+    optimizer = optimization.make_optimizer(config.training, list(study.modules))
+    shapes = jax.eval_shape(lambda: train.init_state(study, optimizer, config.seed))
+    state = sharding.placed(shapes, mesh, shard=config.training.shard_parameters)
+    with jax.set_mesh(mesh):
+        update = train.jit_update(study, optimizer, config, mesh, state)
+        traced = update.trace(state, batch_shapes(study, config))
+        return traced.lower(lowering_platforms=(platform,)), costs.count_operations(traced.jaxpr)
+
+
+def batch_shapes(study: Study, config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of a training batch, from one black image."""
+    data, size = config.data, config.training.batch_size
+    image = np.zeros((data.image_size, data.image_size, data.channels), np.uint8)
+    element: dict[str, Any] = {
+        **study.transform(image, np.random.default_rng(0)),
+        "labels": np.int32(0),
+    }
+    return {
+        name: jax.ShapeDtypeStruct((size, *value.shape), value.dtype)
+        for name, value in element.items()
+    }
+
+
+def collectives(program: str) -> Counter[tuple[str, str]]:
+    """How many collectives of each kind a compiled program has, inside and outside of loops.
+
+    A reduction of which each device keeps its part, which a TPU does in one, is a reduce-scatter.
+    """
+    parts = re.split(r"\n(?=(?:ENTRY )?%?[\w.\-]+ \()", program)
+    computations = {part.removeprefix("ENTRY ").split(" ", 1)[0]: part for part in parts}
+    inside = set(re.findall(r"(?:body|condition)=(%[\w.\-]+)", program))
+    waiting = list(inside)
+    while waiting:
+        called = set(
+            re.findall(r"%[\w.\-]+", " ".join(_CALLS.findall(computations[waiting.pop()])))
+        )
+        waiting += called - inside
+        inside |= called
+    found: Counter[tuple[str, str]] = Counter()
+    for name, part in computations.items():
+        where = "in loops" if name in inside else "outside loops"
+        for match in _COLLECTIVE.finditer(part):
+            kind = "reduce-scatter" if "all-reduce-scatter" in name else match[1]
+            found[where, kind] += 1
+    return found
+
+
+class _Patience:
+    """Says once a minute that a compiler, which shows no progress, is at work; then how long."""
+
+    def __enter__(self) -> None:
+        self._started = time.monotonic()
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def __exit__(self, *exception: object) -> None:
+        self._done.set()
+        self._thread.join()
+        _say("compile time", f"{time.monotonic() - self._started:.0f} s")
+
+    def _run(self) -> None:
+        while not self._done.wait(60):
+            minutes = (time.monotonic() - self._started) / 60
+            _log.info("compiling for %.0f minutes; whole networks can take an hour", minutes)
+
+
+def _say(what: str, fact: str) -> None:
+    print(f"{what}: {fact}", flush=True)

@@ -1,0 +1,95 @@
+"""The update at which a run stopped because it was not finite, repeated (--mode=replay)."""
+
+import functools
+import logging
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from ml_collections import ConfigDict
+
+from lzn_jax import optimization, studies, train
+from lzn_jax.configuration import UserError
+from lzn_jax.run import sharding
+from lzn_jax.run import workdir as workdirs
+from lzn_jax.run.checkpoints import Checkpoints
+from lzn_jax.studies import Study
+
+_log = logging.getLogger(__name__)
+
+
+def replay(config: ConfigDict, workdir: Path) -> None:
+    """Repeats the update that a run has left for it, and says what in it is not finite.
+
+    Raises UserError if there is none, or if it is of a run of another config.
+    """
+    workdirs.check_same_run(config, workdir)
+    folder = workdir / train.REPLAY_FOLDER
+    if not (folder / train.REPLAY_BATCH).is_file():
+        raise UserError(
+            f"there is nothing to replay in {workdir}: a run leaves it there when it stops with "
+            f"exit code {train.EXIT_NON_FINITE}, after {train.MAX_SKIPPED_IN_A_ROW} updates in a "
+            "row that were not finite"
+        )
+    mesh = sharding.training_mesh(config.training)
+    study = studies.build(config, mesh)
+    optimizer = optimization.make_optimizer(config.training, list(study.modules))
+    init = functools.partial(train.init_state, study, optimizer, config.seed)
+    shard = config.training.shard_parameters
+    shapes = sharding.placed(jax.eval_shape(init), mesh, shard=shard)
+    with Checkpoints(folder) as checkpoints:
+        state = train.restore_state(checkpoints, shapes)
+    if state is None:
+        raise UserError(f"there is no state to replay in {folder}")
+    batch = _read_batch(folder / train.REPLAY_BATCH)
+    rows = {name: values[sharding.own_rows(len(values))] for name, values in batch.items()}
+    look = functools.partial(look_at_update, study=study, config=config)
+    with jax.set_mesh(mesh):
+        found = jax.jit(look, out_shardings=sharding.replicated(mesh))(
+            state, sharding.put_rows(rows, mesh)
+        )
+    _report(int(state.step) + 1, *jax.device_get(found))
+
+
+def look_at_update(
+    state: train.TrainState, batch: Mapping[str, jax.Array], *, study: Study, config: ConfigDict
+) -> tuple[dict[str, jax.Array], dict[str, Any]]:
+    """Metrics of an update, and trees of whether its arrays are finite, by kind and network."""
+    loss, metrics, gradient = train.loss_and_gradient(state, batch, study=study, seed=config.seed)
+    active = optimization.still_training(state.step, config.training, list(state.params))
+    gradient = optimization.mask(active, gradient)
+    arrays = {"batch": batch, "parameters": state.params, "gradient": gradient}
+    return (
+        {"loss": loss, **metrics, "gradient_norm": optax.tree.norm(gradient)},
+        jax.tree.map(lambda a: jnp.isfinite(a).all(), arrays),
+    )
+
+
+def _read_batch(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path) as arrays:
+            return dict(arrays)
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise UserError(f"the batch in {path} cannot be read ({error})") from error
+
+
+def _report(update: int, metrics: Mapping[str, Any], finite: Mapping[str, Any]) -> None:
+    values = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+    _log.info("update %d: %s", update, values)
+    for kind, trees in finite.items():
+        for name, tree in trees.items():
+            leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+            bad = [path for path, is_finite in leaves if not is_finite]
+            _log.info("%s %s: %s", kind, name, _in_words(bad, len(leaves)))
+
+
+def _in_words(bad: list[Any], count: int) -> str:
+    if not bad:
+        return "finite"
+    first = jax.tree_util.keystr(bad[0], simple=True, separator="/")
+    return f"{len(bad)} of {count} arrays are not finite{first and f', the first is {first}'}"

@@ -1,0 +1,220 @@
+"""Sheets of images: samples, reconstructions, interpolations, predictions.
+
+Sheets are laid out in pixels, so that each image pixel is a square of the same size whatever the
+fonts do.
+"""
+
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from lzn_jax.data import Images
+from lzn_jax.plots.style import DPI, TEXT_SIZE, TITLE_SIZE, save
+
+_TILE = 96  # pixels; smaller images are enlarged to at least this
+_GAP = 6  # pixels between images
+_MARGIN = 24  # pixels round a sheet
+_MAX_CLASS_ROWS = 20
+_PAIR_COLUMNS = 10
+_MAX_PAIRS = 30
+_MAX_PREDICTIONS = 60
+
+
+class _Tile(NamedTuple):
+    """An RGB image with its upper left corner, in pixels from the sheet's upper left."""
+
+    x: int
+    y: int
+    pixels: np.ndarray
+
+
+class _Note(NamedTuple):
+    """A text centred at height y, in pixels; `align` says which side of it x is."""
+
+    x: int
+    y: int
+    text: str
+    align: Literal["left", "center", "right"]
+
+
+def _enlarged(images: np.ndarray) -> np.ndarray:
+    """RGB images of at least `_TILE` pixels by nearest neighbour, in whole multiples."""
+    factor = math.ceil(_TILE / max(images.shape[1:3]))
+    images = images.repeat(factor, axis=1).repeat(factor, axis=2)
+    return np.broadcast_to(images, (*images.shape[:3], 3))
+
+
+def _text_extent(text: str, size: int, weight: str = "normal") -> tuple[int, int]:
+    """Width and height of a text in pixels; size in points."""
+    canvas = FigureCanvasAgg(Figure(dpi=DPI))
+    artist = canvas.figure.text(0, 0, text, fontsize=size, fontweight=weight, parse_math=False)
+    extent = artist.get_window_extent(canvas.get_renderer())
+    return math.ceil(extent.width), math.ceil(extent.height)
+
+
+def _write_sheet(
+    path: str | os.PathLike[str], tiles: Sequence[_Tile], notes: Sequence[_Note], title: str
+) -> Path:
+    """Draw tiles and notes below a title; notes with negative x stand in the left margin."""
+    widths = [_text_extent(note.text, TEXT_SIZE)[0] - note.x for note in notes if note.x < 0]
+    title_width, title_height = _text_extent(title, TITLE_SIZE, "bold")
+    left = _MARGIN + max(widths, default=0)
+    top = 2 * _MARGIN + title_height
+    right = max(tile.x + tile.pixels.shape[1] for tile in tiles)
+    bottom = max(
+        *(tile.y + tile.pixels.shape[0] for tile in tiles), *(note.y + _MARGIN for note in notes)
+    )
+    width = max(left + right, title_width + _MARGIN) + _MARGIN
+    height = top + bottom + _MARGIN
+    figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
+    for tile in tiles:
+        below = height - top - tile.y - tile.pixels.shape[0]
+        figure.figimage(tile.pixels, left + tile.x, below, origin="upper")
+    for note in notes:
+        figure.text(
+            (left + note.x) / width,
+            1 - (top + note.y) / height,
+            note.text,
+            fontsize=TEXT_SIZE,
+            ha=note.align,
+            va="center",
+            parse_math=False,
+        )
+    figure.text(
+        _MARGIN / width,
+        1 - _MARGIN / height,
+        title,
+        fontsize=TITLE_SIZE,
+        fontweight="bold",
+        va="top",
+        parse_math=False,
+    )
+    return save(figure, path)
+
+
+def _class_name(label: int, class_names: Sequence[str] | None) -> str:
+    if label < 0:
+        return ""
+    return f"class {label}" if class_names is None else class_names[label]
+
+
+def sample_grid(
+    path: str | os.PathLike[str],
+    images: UInt8[np.ndarray, "n h w c"],
+    labels: Int[np.ndarray, " n"],
+    class_names: Sequence[str] | None = None,
+    title: str | None = None,
+    columns: int = 12,
+) -> Path:
+    """Images (1 or 3 channels) side by side, one row a class, the class at the left.
+
+    At most `columns` images of a class and the 20 lowest classes are shown. A single class
+    goes on over further rows, at most `columns`. A label below 0 is no class and has no name.
+    """
+    classes = np.unique(labels)[:_MAX_CLASS_ROWS]
+    limit = columns if len(classes) > 1 else columns * columns
+    tiles, notes = [], []
+    for row, label in enumerate(classes.tolist()):
+        pixels = _enlarged(images[np.flatnonzero(labels == label)[:limit]])
+        row_height, column_width = pixels.shape[1] + _GAP, pixels.shape[2] + _GAP
+        name = _class_name(label, class_names)
+        notes.append(_Note(-12, row * row_height + pixels.shape[1] // 2, name, "right"))
+        for place, tile in enumerate(pixels):
+            down, across = divmod(place, columns)
+            corner = (across * column_width, (row + down) * row_height)
+            tiles.append(_Tile(*corner, tile))
+    return _write_sheet(path, tiles, notes, title or "Images by class")
+
+
+def reconstructions(
+    path: str | os.PathLike[str],
+    originals: Images,
+    reconstructed: UInt8[np.ndarray, "n h w c"],
+    errors: Float[np.ndarray, " n"],
+    title: str | None = None,
+) -> Path:
+    """Real images (1 or 3 channels) above their reconstructions, the error under each pair.
+
+    The first 30 are shown.
+    """
+    shown = slice(_MAX_PAIRS)
+    upper, lower = _enlarged(originals[shown]), _enlarged(reconstructed[shown])
+    height, width = upper.shape[1:3]
+    text_height = 2 * _text_extent("0", TEXT_SIZE)[1]
+    block_height = 2 * (height + _GAP) + text_height + _MARGIN
+    tiles, notes = [], []
+    for index, error in enumerate(errors[shown]):
+        down, across = divmod(index, _PAIR_COLUMNS)
+        x, y = across * (width + _GAP), down * block_height
+        text_y = y + 2 * (height + _GAP) + text_height // 2
+        tiles.append(_Tile(x, y, upper[index]))
+        tiles.append(_Tile(x, y + height + _GAP, lower[index]))
+        notes.append(_Note(x + width // 2, text_y, f"{error:.2f}", "center"))
+        if across == 0:
+            notes.append(_Note(-12, y + height // 2, "real", "right"))
+            notes.append(_Note(-12, y + height + _GAP + height // 2, "reconstructed", "right"))
+            notes.append(_Note(-12, text_y, "l2 error", "right"))
+    return _write_sheet(path, tiles, notes, title or "Real images and their reconstructions")
+
+
+def interpolation(
+    path: str | os.PathLike[str],
+    ends: Images,
+    images: UInt8[np.ndarray, "n h w c"],
+    weights: Float[np.ndarray, " n"],
+    title: str | None = None,
+) -> Path:
+    """Images on the way between two in a row, the weight of the second under each.
+
+    The two `ends` themselves stand at the left and at the right.
+    """
+    strip = _enlarged(np.concatenate([ends[:1], images, ends[1:]]))
+    height, width = strip.shape[1:3]
+    text_y = height + _GAP + _text_extent("0", TEXT_SIZE)[1]
+    texts = ["real", *(f"{weight:.2g}" for weight in weights), "real"]
+    tiles, notes = [], []
+    for index, text in enumerate(texts):
+        gaps = (index > 0) + (index == len(texts) - 1)  # a wide one beside each real image
+        x = index * (width + _GAP) + gaps * _MARGIN
+        tiles.append(_Tile(x, 0, strip[index]))
+        notes.append(_Note(x + width // 2, text_y, text, "center"))
+    return _write_sheet(path, tiles, notes, title or "From one image to another")
+
+
+def predictions(
+    path: str | os.PathLike[str],
+    images: Images,
+    classes: Int[np.ndarray, " n"],
+    probabilities: Float[np.ndarray, " n"],
+    labels: Int[np.ndarray, " n"] | None = None,
+    title: str | None = None,
+) -> Path:
+    """Images with the class that was found for each, its probability, and the label if it differs.
+
+    The first 60 are shown.
+    """
+    shown = slice(_MAX_PREDICTIONS)
+    pixels = _enlarged(images[shown])
+    height, width = pixels.shape[1:3]
+    line = 3 * _text_extent("0", TEXT_SIZE)[1] // 2
+    tiles, notes = [], []
+    for index, (found, probability) in enumerate(
+        zip(classes[shown].tolist(), probabilities[shown].tolist(), strict=True)
+    ):
+        down, across = divmod(index, _PAIR_COLUMNS)
+        x, y = across * (width + _GAP), down * (height + 2 * line + _MARGIN)
+        tiles.append(_Tile(x, y, pixels[index]))
+        texts = [f"{found}: {probability:.0%}"]
+        if labels is not None and labels[index] != found:
+            texts.append(f"is {labels[index]}")
+        for place, text in enumerate(texts):
+            text_y = y + height + place * line + line // 2 + _GAP
+            notes.append(_Note(x + width // 2, text_y, text, "center"))
+    return _write_sheet(path, tiles, notes, title or "Images and their classes")

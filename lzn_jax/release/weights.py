@@ -1,0 +1,223 @@
+"""Checkpoints of the paper's release: what their entries are, read into variables and back.
+
+Such a file is a dict. Each network has an entry of weights by key, and, under that entry's name
+and `_ema`, their averages: a list without names in the order of the weights, where buffers and
+frozen weights have no place. Adam's state and the schedule are not read.
+"""
+
+import os
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from lzn_jax.configuration import UserError
+from lzn_jax.models import Variables
+from lzn_jax.release import torch_files
+from lzn_jax.release.names import Keys, Shapes, to_variables, to_weights
+
+ENTRIES = {"encoder": "encoder", "decoder": "decoder", "label_anchors": "label_anchor"}
+PREFIX = "model.module."  # of two wrappers
+NOT_READ = ("optimizer", "lr_scheduler", "epoch", "grad_scalar")
+BUFFER = "sigmas"  # of the decoder, which never reads it
+
+
+class Layout(NamedTuple):
+    """Where a network's weights belong: torch's keys, in torch's order, and our shapes."""
+
+    keys: Keys
+    shapes: Shapes
+
+    def frozen(self) -> set[str]:
+        """Keys of the variables that are not trained."""
+        return {key for path, key in self.keys.items() if path[0] != "params"}
+
+
+class Released(NamedTuple):
+    """Weights, their averages (where not asked for, the weights again), and how many updates.
+
+    `noise_levels` is the decoder's buffer, None for one that is to be computed.
+    """
+
+    raw: Variables
+    averaged: Variables
+    iteration: int
+    noise_levels: np.ndarray | None = None
+
+
+def read(path: str | os.PathLike[str], layouts: Mapping[str, Layout], *, ema: bool) -> Released:
+    """The networks of a released checkpoint, as far as it has them; arrays are views of its bytes.
+
+    Raises UserError, which names the key, where the file and the networks do not fit together.
+    """
+    entries = {ENTRIES[name]: name for name in layouts}
+    wanted = {*entries, *(f"{entry}_ema" for entry in entries if ema)}
+    saved = torch_files.read(path, lambda place: bool(place) and place[0] in wanted)
+    try:
+        _check_entries(saved, entries)
+        raw: Variables = {}
+        averaged: Variables = {}
+        for entry, name in entries.items():
+            if entry in saved:
+                weights = _weights(saved[entry], entry)
+                raw[name] = _variables(weights, layouts[name], entry)
+                if ema:
+                    shadow = _averaged(saved.get(f"{entry}_ema"), weights, layouts[name])
+                    averaged[name] = _variables(shadow, layouts[name], f"{entry}_ema")
+        noise_levels = saved.get(ENTRIES["decoder"], {}).get(PREFIX + BUFFER)
+        return Released(raw, averaged if ema else raw, _iteration(saved), noise_levels)
+    except ValueError as error:
+        raise UserError(f"{path} does not fit the config: {error}") from error
+
+
+def _check_entries(saved: Any, entries: Mapping[str, str]) -> None:
+    if not isinstance(saved, dict) or not set(saved) & set(ENTRIES.values()):
+        raise ValueError(f"it has no entry {' or '.join(ENTRIES.values())}")
+    known = {*entries, *(f"{entry}_ema" for entry in entries), *NOT_READ, "iteration"}
+    if extra := [key for key in saved if key not in known]:
+        raise ValueError(f"its entry {extra[0]} is no network of the config's study")
+
+
+def _iteration(saved: Mapping[str, Any]) -> int:
+    iteration = saved.get("iteration")
+    if type(iteration) is not int or iteration < 0:
+        raise ValueError(f"its iteration is {iteration!r}, not a number of updates")
+    return iteration
+
+
+def _weights(entry: Any, name: str) -> dict[str, np.ndarray]:
+    """Arrays by key without prefix, buffers left out, in the file's order."""
+    if not isinstance(entry, dict):
+        raise ValueError(f"its entry {name} is no dict")
+    for key, value in entry.items():
+        if not str(key).startswith(PREFIX):
+            raise ValueError(f"its entry {name} has the key {key}, which lacks the {PREFIX}")
+        _check_array(value, f"{name}'s {key}", np.float64 if key == PREFIX + BUFFER else np.float32)
+    weights = {key.removeprefix(PREFIX): value for key, value in entry.items()}
+    if name == ENTRIES["decoder"]:
+        weights.pop(BUFFER, None)
+    return weights
+
+
+def _check_array(value: Any, name: str, dtype: type[np.floating]) -> None:
+    if not isinstance(value, np.ndarray) or value.dtype != dtype:
+        kind = getattr(value, "dtype", type(value).__name__)
+        raise ValueError(f"{name} is {kind}, not {np.dtype(dtype)}")
+
+
+def _averaged(
+    entry: Any, weights: Mapping[str, np.ndarray], layout: Layout
+) -> dict[str, np.ndarray]:
+    """Averages by key: the list takes its names, and what it leaves out, from the weights."""
+    if list(weights) != list(layout.keys.values()):
+        raise ValueError("its keys are in another order than the network's, which averages go by")
+    frozen = layout.frozen()
+    trained = [key for key in weights if key not in frozen]
+    match entry:
+        case {"shadow_params": list(shadow)}:
+            pass
+        case _:
+            raise ValueError("it has no averaged weights (EMA); --raw takes the others")
+    if len(shadow) != len(trained):
+        raise ValueError(f"it has {len(shadow)} averaged weights for {len(trained)} weights")
+    for key, value in zip(trained, shadow, strict=True):
+        _check_array(value, f"the average of {key}", np.float32)
+    named = dict(zip(trained, shadow, strict=True))
+    return {key: named.get(key, value) for key, value in weights.items()}
+
+
+def _variables(weights: Mapping[str, np.ndarray], layout: Layout, entry: str) -> dict[str, Any]:
+    try:
+        return to_variables(weights, layout.keys, layout.shapes)
+    except ValueError as error:
+        raise ValueError(f"{entry}'s {error}") from error
+
+
+def trained_weights(variables: Mapping[str, Any], layout: Layout) -> dict[str, np.ndarray]:
+    """A network's weights by key, in the release's order and layouts, without the frozen ones."""
+    frozen = layout.frozen()
+    weights = to_weights(variables, layout.keys)
+    return {key: value for key, value in weights.items() if key not in frozen}
+
+
+def write(
+    path: str | os.PathLike[str],
+    released: Released,
+    layouts: Mapping[str, Layout],
+    config: ConfigDict,
+) -> None:
+    """Writes a checkpoint that the paper's code loads to evaluate or to train on.
+
+    Adam's state, which we do not carry over, starts empty.
+    """
+    saved: dict[str, Any] = {}
+    counts = {}
+    for name, variables in released.raw.items():
+        weights = to_weights(variables, layouts[name].keys)
+        counts[name] = len(weights)
+        if name == "decoder":
+            levels = released.noise_levels
+            if levels is None:
+                levels = _noise_levels(config.decoder.time_embedding)
+            weights = {BUFFER: levels, **weights}
+        saved[ENTRIES[name]] = OrderedDict((PREFIX + key, w) for key, w in weights.items())
+    saved |= _training_state(released.iteration, counts, config)
+    for name, variables in released.averaged.items():
+        saved[f"{ENTRIES[name]}_ema"] = {
+            "decay": config.training.ema_decay,
+            "num_updates": released.iteration,
+            "shadow_params": list(trained_weights(variables, layouts[name]).values()),
+        }
+    torch_files.write(path, saved)
+
+
+def _noise_levels(time_embedding: str) -> np.ndarray:
+    """The decoder's buffer, which only has to be there: noise levels from the largest on down.
+
+    NumPy's exp decides their last bit, otherwise on CPUs with AVX-512 than on others, so that
+    a file's own are kept.
+    """
+    largest, count = {"positional": (50, 1000), "fourier": (378, 2000)}[time_embedding]
+    return np.exp(np.linspace(np.log(largest), np.log(0.01), count))
+
+
+def _training_state(
+    iteration: int, counts: Mapping[str, int], config: ConfigDict
+) -> dict[str, Any]:
+    """Entries of torch's Adam, of its linear warm-up, and of where training is."""
+    training = config.training
+    peaks = {name: training.learning_rate[name] for name in counts}
+    warmup = max(training.warmup_steps, 1)
+    share = min(iteration / warmup, 1.0)
+    rates = {name: peak * (share + (1 - share) / warmup) for name, peak in peaks.items()}
+    ends = np.cumsum([0, *counts.values()]).tolist()
+    groups = [
+        {
+            "lr": rates[name],
+            "betas": (0.9, 0.999),
+            "eps": 1e-8,
+            "weight_decay": 0,
+            "amsgrad": False,
+            "initial_lr": peaks[name],
+            "params": list(range(ends[i], ends[i + 1])),
+        }
+        for i, name in enumerate(counts)
+    ]
+    schedule = {
+        "start_factor": 1 / warmup,
+        "end_factor": 1.0,
+        "total_iters": warmup,
+        "base_lrs": list(peaks.values()),
+        "last_epoch": iteration,
+        "_step_count": iteration + 1,
+        "_last_lr": list(rates.values()),
+    }
+    return {
+        "optimizer": {"state": {}, "param_groups": groups},
+        "lr_scheduler": schedule,
+        "epoch": 0,
+        "iteration": iteration,
+        "grad_scalar": {},
+    }

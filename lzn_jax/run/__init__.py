@@ -1,0 +1,1 @@
+"""What a run lives by: its folder, checkpoints, reports, processes and devices."""

@@ -1,0 +1,192 @@
+"""The processes of a run: how they start, agree and end together, and which one writes.
+
+Every process runs the same program in the same order on its part of the global arrays; they differ
+in this alone: process 0 writes the files of a run (checkpoints are written by all).
+"""
+
+import contextlib
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from importlib.util import find_spec
+from typing import Any, NoReturn
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax._src.distributed import global_state  # its key-value store has no public name
+from jax.experimental import multihost_utils
+
+from lzn_jax.configuration import EXIT_USER_ERROR, UserError
+from lzn_jax.run import sharding
+
+EXIT_FAILED = 1
+DEAD_AFTER = 30  # seconds without a sign of life of another process
+_FAILURES = "lzn_jax/failures/"
+_LOOK_EVERY = 1.0  # seconds between looks for failures of others
+_TELL_FOR = 3.0  # seconds that process 0, which keeps the store, stays for others to look
+
+_log = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def together(
+    coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None
+) -> Iterator[None]:
+    """Inside, this process is one of the run's; where one fails, all end with its error.
+
+    Without arguments TPU pods, srun and mpirun say where the others are; nothing happens where
+    there are none. Raises UserError for arguments that fit no run.
+    """
+    if not _start(coordinator, num_processes, process_id):
+        yield
+        return
+    if not is_writer():
+        logging.getLogger("lzn_jax").setLevel(logging.WARNING)
+    done = threading.Event()
+    watcher = threading.Thread(target=_end_with_others, args=(done,), daemon=True)
+    watcher.start()
+    try:
+        _connect()
+        yield
+    except BaseException as error:
+        done.set()
+        _fail(error)
+    done.set()
+    watcher.join()
+    jax.distributed.shutdown()
+
+
+def _start(coordinator: str | None, num_processes: int | None, process_id: int | None) -> bool:
+    """Meets the other processes; False if there are none."""
+    if coordinator is num_processes is process_id is None:
+        if not _is_cluster():
+            return False
+    elif coordinator is None or num_processes is None or process_id is None:
+        raise UserError("--coordinator, --num_processes and --process_id go together")
+    elif not 0 <= process_id < num_processes:
+        raise UserError(f"--process_id must be 0 to {num_processes - 1}, got {process_id}")
+    jax.distributed.initialize(
+        coordinator, num_processes, process_id, heartbeat_timeout_seconds=DEAD_AFTER
+    )
+    return True
+
+
+def _connect() -> None:
+    """Connects all devices, before programs are compiled: a CPU's network waits for 30 s alone."""
+    mesh = sharding.inference_mesh()
+    ones = sharding.put_rows(np.ones(jax.local_device_count(), np.int32), mesh)
+    total = jax.jit(jnp.sum, out_shardings=sharding.replicated(mesh))(ones)
+    _log.info("%d devices in %d processes", int(total), jax.process_count())
+
+
+def _is_cluster() -> bool:
+    """Whether JAX will find other processes by what the machine tells it."""
+    tasks = [os.environ.get(name, "1") for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")]
+    # JAX asks the TPU's metadata for its hosts unless a variable forbids it. JAX sets that where it
+    # finds no TPU, hosts of notebooks where there is no pod, and GKE, which lists the hosts itself.
+    hosts = os.environ.get("TPU_PROCESS_ADDRESSES", os.environ.get("TPU_WORKER_HOSTNAMES", ""))
+    has_pod = "TPU_SKIP_MDS_QUERY" not in os.environ or "," in hosts
+    on_tpu = find_spec("libtpu") is not None and os.environ.get("JAX_PLATFORMS") != "cpu"
+    return tasks != ["1", "1"] or (on_tpu and has_pod)
+
+
+def is_writer() -> bool:
+    """Whether this process writes the files of the run."""
+    return not jax.distributed.is_initialized() or jax.process_index() == 0
+
+
+def everywhere(flag: bool) -> bool:
+    """Whether the flag is set in all processes, which must ask together."""
+    return bool(np.all(multihost_utils.process_allgather(np.array(flag))))
+
+
+def anywhere(flag: bool) -> bool:
+    """Whether the flag is set in one process at least; all must ask together."""
+    return not everywhere(not flag)
+
+
+class Interrupted(BaseException):
+    """A SIGTERM where the process may leave at once."""
+
+
+class Interruption:
+    """A SIGTERM asks to save and leave; to one process, makes all leave at the same step."""
+
+    def __init__(self) -> None:
+        self._is_alone = not jax.distributed.is_initialized()
+        self._is_asked = self._may_raise = False
+        if self._is_alone and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._ask)
+
+    def asked(self, step: int) -> bool:
+        """Whether to save at this step and leave; for after every step."""
+        if self._is_alone:
+            return self._is_asked
+        stop: bool = multihost_utils.reached_preemption_sync_point(step)
+        return stop
+
+    @contextlib.contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Inside, a SIGTERM raises Interrupted, unless other processes would wait for this one."""
+        self._may_raise = True
+        try:
+            if self._is_asked:
+                raise Interrupted
+            yield
+        finally:
+            self._may_raise = False
+
+    def _ask(self, *_: object) -> None:
+        self._is_asked = True
+        if self._may_raise:
+            raise Interrupted
+
+
+# Without what follows a process would wait in its next collective for one that has failed, and
+# that one, as it leaves, for the others.
+
+
+def _store() -> Any:
+    return global_state.client
+
+
+def _fail(error: BaseException) -> NoReturn:
+    """Ends this process with its error, for the others to see, or with theirs, which caused it."""
+    _end_if_another_failed()
+    if isinstance(error, UserError):
+        code, text = EXIT_USER_ERROR, f"error: {error}"
+    else:
+        code, text = EXIT_FAILED, traceback.format_exc().rstrip()
+    print(text, file=sys.stderr, flush=True)
+    with contextlib.suppress(Exception):  # process 0 may have died with its store
+        _store().key_value_set(f"{_FAILURES}{jax.process_index()}", f"{code} {text}")
+    _end(code)
+
+
+def _end_with_others(done: threading.Event) -> None:
+    """Looks for failures of other processes, and ends this one with the first."""
+    while not done.wait(_LOOK_EVERY):
+        _end_if_another_failed()
+
+
+def _end_if_another_failed() -> None:
+    failures = []
+    with contextlib.suppress(Exception):
+        failures = _store().key_value_dir_get(_FAILURES)
+    for name, value in failures:
+        code, _, text = value.partition(" ")
+        number = name.rpartition("/")[2]
+        print(f"process {number} failed: {text}", file=sys.stderr, flush=True)
+        _end(int(code))
+
+
+def _end(code: int) -> NoReturn:
+    if jax.process_index() == 0:
+        time.sleep(_TELL_FOR)
+    os._exit(code)

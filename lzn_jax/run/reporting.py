@@ -1,0 +1,357 @@
+"""What a run leaves behind: metrics, TensorBoard events, JSON files, progress and wall time."""
+
+import contextlib
+import io
+import json
+import logging
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, SupportsFloat
+
+import numpy as np
+from PIL import Image
+from tensorboardX import SummaryWriter
+from tensorboardX.record_writer import register_writer_factory
+from tqdm import tqdm
+
+from lzn_jax.run import processes
+
+METRICS_FILE = "metrics.jsonl"
+GOODPUT_FILE = "goodput.json"
+GOODPUT_BUCKETS = ("init", "compile", "data", "step", "eval", "save", "restore")
+
+
+def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
+    """Write a file atomically: a reader, or a crash, finds the old content or the new one.
+
+    The parent directory is created if needed. Of several processes one writes.
+    """
+    if not processes.is_writer():
+        return
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _plain(value: Any) -> Any:
+    """The nearest value that JSON can hold: arrays as lists, non-finite numbers as None."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """Write `value` as indented JSON, atomically, keys in their own order.
+
+    Arrays become lists. JSON has no NaN or infinity, so these become null.
+
+    Raises:
+        TypeError: JSON cannot hold `value`; the file is left as it was.
+    """
+    text = json.dumps(_plain(value), indent=2, allow_nan=False)
+    write_bytes(path, f"{text}\n".encode())
+
+
+def write_arrays(path: str | os.PathLike[str], **arrays: Any) -> None:
+    """Write arrays by name as .npz, atomically."""  # Any: NumPy's types mix in its own flag
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)
+    write_bytes(path, content.getvalue())
+
+
+def _records(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    """Each line of a metrics file with its record; lines that are no record are skipped."""
+    with open(path, "rb") as file:
+        for line in file:
+            try:
+                record = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(record, dict) and isinstance(record.get("step"), int):
+                yield line, record
+
+
+def read_metrics(workdir: str | os.PathLike[str]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Every metric of a run by name: its steps (int64) and values (float64), in file order.
+
+    A null, which stands for a non-finite value, reads as NaN. A line that a running or killed
+    process has not finished is left out.
+
+    Raises:
+        FileNotFoundError: `workdir` holds no metrics.
+    """
+    steps: dict[str, list[int]] = {}
+    values: dict[str, list[float]] = {}
+    for _, record in _records(Path(workdir) / METRICS_FILE):
+        step = record.pop("step")
+        for name, value in record.items():
+            steps.setdefault(name, []).append(step)
+            values.setdefault(name, []).append(math.nan if value is None else float(value))
+    return {name: (np.asarray(steps[name]), np.asarray(values[name])) for name in steps}
+
+
+class MetricLog:
+    """The metrics of a run: lines of `metrics.jsonl` and TensorBoard scalars of the same names.
+
+    Opening continues the run from `step`: whatever an earlier process logged after that step,
+    and a line it was killed in, goes; the other lines stay byte for byte. Of several processes
+    one writes; the others' logs stay empty.
+    """
+
+    def __init__(self, workdir: str | os.PathLike[str], step: int) -> None:
+        workdir = Path(workdir)
+        workdir.mkdir(parents=True, exist_ok=True)
+        is_writer = processes.is_writer()
+        path = workdir / METRICS_FILE if is_writer else Path(os.devnull)
+        self._logged = _drop_after(path, step) if is_writer else set()
+        logging.getLogger("tensorboardX.x2num").setLevel(logging.ERROR)  # it warns of every NaN
+        self._file = open(path, "ab")  # noqa: SIM115 (closed in `close`)
+        # tensorboardX names files by the second; without the suffix a quick restart would
+        # overwrite the events of the run it continues.
+        self._event_files = _EventFiles()
+        register_writer_factory(_EventFiles.PREFIX, self._event_files)
+        self._events = SummaryWriter(
+            f"{_EventFiles.PREFIX}:{workdir / 'tensorboard'}",
+            purge_step=step + 1,
+            write_to_disk=is_writer,
+            flush_secs=10,
+            filename_suffix=f".{time.time_ns()}",
+        )
+
+    def write(self, step: int, metrics: Mapping[str, SupportsFloat]) -> None:
+        """Append one line, handed to the operating system before this returns.
+
+        Non-finite values are null in the file (JSON has no NaN) and as they are in TensorBoard.
+
+        Raises:
+            ValueError: a metric is called `step`.
+            OSError: the disk is full or gone, here or where TensorBoard's thread wrote before.
+        """
+        if self._event_files.error is not None:
+            raise self._event_files.error
+        if "step" in metrics:
+            raise ValueError("a metric cannot be called 'step': each line has its step already")
+        values = {name: float(value) for name, value in metrics.items()}
+        line = json.dumps({"step": step, **_plain(values)}, allow_nan=False)
+        self._file.write(f"{line}\n".encode())
+        self._file.flush()
+        for name, value in values.items():
+            self._logged.add((step, name))
+            self._events.add_scalar(name, value, step)
+
+    def has(self, step: int, name: str) -> bool:
+        """Whether this run, or the part of it kept at opening, logged metric `name` at `step`.
+
+        Processes must ask together.
+        """
+        return processes.anywhere((step, name) in self._logged)
+
+    def image(self, step: int, name: str, path: str | os.PathLike[str]) -> None:
+        """Show a picture file in TensorBoard."""
+        with Image.open(path) as picture:
+            pixels = np.asarray(picture.convert("RGB"))
+        self._events.add_image(name, pixels, step, dataformats="HWC")
+
+    def sync(self) -> None:
+        """Bring the lines written so far to the disk, so that they outlive a power failure."""
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Write what is pending and close the files."""
+        self._file.close()
+        self._events.close()
+
+    def __enter__(self) -> "MetricLog":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+class _EventFiles:
+    """Files for TensorBoard's writing thread, which keep an error that would end the thread.
+
+    Without its thread the writer's queue fills, and then the training loop waits for ever.
+    """
+
+    PREFIX = "lzn_jax"
+
+    def __init__(self) -> None:
+        self.error: OSError | None = None
+
+    def directory_check(self, path: str) -> None:
+        os.makedirs(self._plain(path), exist_ok=True)
+
+    def open(self, path: str) -> "_EventFile":
+        return _EventFile(self, self._plain(path))
+
+    def _plain(self, path: str) -> str:
+        return path.removeprefix(f"{self.PREFIX}:")
+
+
+class _EventFile:
+    def __init__(self, files: _EventFiles, path: str) -> None:
+        self._files = files
+        self._file = open(path, "wb")  # noqa: SIM115 (closed in `close`)
+
+    def write(self, content: bytes) -> None:
+        self._try(self._file.write, content)
+
+    def flush(self) -> None:
+        self._try(self._file.flush)
+
+    def close(self) -> None:
+        self._try(self._file.close)
+
+    def _try(self, action: Callable[..., object], *arguments: bytes) -> None:
+        try:
+            action(*arguments)
+        except OSError as error:
+            self._files.error = error
+
+
+def _drop_after(path: Path, step: int) -> set[tuple[int, str]]:
+    """Cut a metrics file back to `step`; the (step, name) pairs that remain."""
+    if not path.exists():
+        return set()
+    kept = [(line, record) for line, record in _records(path) if record["step"] <= step]
+    # A last line may be whole but for its newline.
+    content = b"".join(line.removesuffix(b"\n") + b"\n" for line, _ in kept)
+    if content != path.read_bytes():
+        write_bytes(path, content)
+    return {(record["step"], name) for _, record in kept for name in record if name != "step"}
+
+
+class _PlainLines:
+    """stderr for a bar that goes to a log file: each redrawing is a line of its own."""
+
+    def write(self, text: str) -> None:
+        line = text.strip()
+        if line:
+            sys.stderr.write(f"{line}\n")
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+
+class _Bar(tqdm):
+    """A tqdm bar whose postfix waits for the next redraw, so that setting it is free."""
+
+    def set_postfix_str(self, s: str = "", refresh: bool = False) -> None:
+        super().set_postfix_str(s, refresh=refresh)
+
+
+def progress(
+    total: int, description: str, initial: int = 0, unit: str = "step", brief: bool = False
+) -> tqdm:
+    """A progress bar on stderr with rate and time left, as a context manager.
+
+    Where stderr is no terminal, plain lines at least 10 s apart. A `brief` bar, for what may take
+    a moment or long, is shown from the third second on and leaves no trace. Of several processes
+    one shows bars.
+    """
+    common = {"total": total, "desc": description, "initial": initial, "unit": f" {unit}"}
+    common |= {"disable": not processes.is_writer()}
+    common |= {"leave": not brief, "delay": 3.0 if brief else 0.0}
+    if sys.stderr.isatty():
+        return _Bar(**common, file=sys.stderr, dynamic_ncols=True)
+    line = (
+        "{desc}: {percentage:.0f}% {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
+    )
+    return _Bar(**common, file=_PlainLines(), mininterval=10.0, bar_format=line)
+
+
+class Goodput:
+    """Wall time by what it was spent on, `with goodput("data"): ...`.
+
+    A bucket opened inside another takes its time away from the outer one, so the buckets
+    never count a second twice. One thread only.
+
+    `goodput.json` adds up all starts of a run, each from here to its last `write`: it lacks
+    Python's imports, and what a killed start did after that.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._clock = clock
+        self._began = clock()
+        self._earlier: Mapping[str, float] = {}
+        self._seconds = dict.fromkeys(GOODPUT_BUCKETS, 0.0)
+        self._open: list[str] = []
+        self._charged_until = clock()
+
+    @contextlib.contextmanager
+    def __call__(self, bucket: str) -> Iterator[None]:
+        """Charge the time inside to `bucket`.
+
+        Raises:
+            ValueError: no such bucket.
+        """
+        if bucket not in self._seconds:
+            raise ValueError(f"unknown bucket {bucket!r}; choose from {', '.join(self._seconds)}")
+        self._charge()
+        self._open.append(bucket)
+        try:
+            yield
+        finally:
+            self._charge()
+            self._open.pop()
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Seconds so far by bucket, all buckets present, the ones still open included."""
+        self._charge()
+        return dict(self._seconds)
+
+    def resume(self, workdir: str | os.PathLike[str]) -> None:
+        """Goes on from what earlier starts have written, if they have."""
+        with contextlib.suppress(OSError, ValueError):
+            earlier = json.loads((Path(workdir) / GOODPUT_FILE).read_text())
+            self._earlier = {name: float(value) for name, value in earlier.items()}
+
+    def totals(self) -> dict[str, float]:
+        """Seconds by bucket over all starts, `other` in no bucket, and the number of `starts`."""
+        now = self.seconds
+        now["other"] = self._clock() - self._began - sum(now.values())
+        now["starts"] = 1
+        return {name: value + self._earlier.get(name, 0) for name, value in now.items()}
+
+    def write(self, workdir: str | os.PathLike[str]) -> None:
+        """Write the totals."""
+        write_json(Path(workdir) / GOODPUT_FILE, self.totals())
+
+    def in_words(self) -> str:
+        """The totals as a line: the share of wall time in steps, and where the rest went."""
+        seconds = self.totals()
+        starts = seconds.pop("starts")
+        wall = sum(seconds.values())
+        step = seconds.pop("step")
+        rest = sorted(seconds.items(), key=lambda item: -item[1])
+        named = ", ".join(f"{name} {value / wall:.1%}" for name, value in rest if value > 0)
+        line = f"{step / wall:.1%} of {wall:.0f} s went into training steps; {named}"
+        if starts > 1:
+            line += f"; {starts:.0f} starts, each up to its last save"
+        return line
+
+    def _charge(self) -> None:
+        now = self._clock()
+        if self._open:
+            self._seconds[self._open[-1]] += now - self._charged_until
+        self._charged_until = now

@@ -1,0 +1,49 @@
+"""SimCLR's loss against closed forms and a loop over pairs in float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lzn_jax.losses.contrastive import nt_xent
+
+
+def by_loops(first, second, temperature):
+    """Chen et al., equation 1 and algorithm 1, pair by pair."""
+    z = np.concatenate([first, second]).astype(np.float64)
+    n = len(first)
+    similarity = np.array([[a @ b / np.sqrt((a @ a) * (b @ b)) for b in z] for a in z])
+    total = 0.0
+    for i in range(2 * n):
+        others = [np.exp(similarity[i, k] / temperature) for k in range(2 * n) if k != i]
+        partner = (i + n) % (2 * n)
+        total -= np.log(np.exp(similarity[i, partner] / temperature) / sum(others))
+    return total / (2 * n)
+
+
+@pytest.mark.parametrize("temperature", [0.07, 0.5])
+def test_loss_is_that_of_a_loop_over_pairs(temperature):
+    first, second = np.random.default_rng(0).normal(size=(2, 6, 4)).astype(np.float32)
+    loss, _ = nt_xent(jnp.asarray(first), jnp.asarray(second), temperature=temperature)
+    assert float(loss) == pytest.approx(by_loops(first, second, temperature), rel=1e-5)
+
+
+def test_equal_embeddings_leave_the_partner_to_chance():
+    same = jnp.ones((5, 3))
+    loss, _ = nt_xent(same, same, temperature=0.1)
+    assert float(loss) == pytest.approx(np.log(2 * 5 - 1), rel=1e-6)
+
+
+def test_length_does_not_matter_and_neither_does_the_order_of_views():
+    first, second = jax.random.normal(jax.random.key(0), (2, 6, 4))
+    loss, _ = nt_xent(first, second, temperature=0.2)
+    for pair in ((first * 7.0, second), (second, first), (first[::-1], second[::-1])):
+        assert float(nt_xent(*pair, temperature=0.2)[0]) == pytest.approx(float(loss), rel=1e-5)
+
+
+def test_accuracy_is_the_share_that_finds_its_partner():
+    first = jnp.eye(4)
+    # 0 and 1 are next to their partners; 2 and 3 have changed theirs.
+    second = first[jnp.array([0, 1, 3, 2])]
+    _, metrics = nt_xent(first, second, temperature=0.1)
+    assert float(metrics["assignment_accuracy"]) == 0.5

@@ -1,0 +1,147 @@
+"""--mode=check_data, and a whole run on a folder of images."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import small
+from ml_collections import ConfigDict
+from PIL import Image
+
+from lzn_jax import data
+from lzn_jax import main as command_line
+from lzn_jax.configuration import UserError
+from lzn_jax.data.examples import Examples
+from lzn_jax.modes.check_data import scan
+from lzn_jax.run.workdir import prepare
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def in_repository(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(check, "TIMED_SECONDS", 0.1)
+
+
+def _images(root, count=20, broken=()):
+    """JPEGs of 12x10 pixels in class folders cat and dog, the broken ones cut short."""
+    generator = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for index in range(count):
+            path = root / split / ("cat" if index % 2 else "dog") / f"{index:02}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pixels = generator.integers(0, 256, (10, 12, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(path)
+            if split == "train" and index in broken:
+                path.write_bytes(path.read_bytes()[:-40])
+    return root
+
+
+def _config_file(tmp_path, images, **changes):
+    """digits_joint on a folder of images of 8x8 pixels in two classes."""
+    fields = {"name": "image_folder", "path": str(images), "image_size": 8, "channels": 3}
+    fields |= {"num_classes": 2, "class_name": None, "holdout": None, "flip": True}
+    fields |= {"workers": 1, "skip_unreadable": False, "centre_crop": 1.0} | changes
+    path = tmp_path / "folder_joint.py"
+    path.write_text(
+        "import runpy\n"
+        "import ml_collections\n"
+        "def get_config():\n"
+        f"    config = runpy.run_path({str(ROOT / 'configs/digits_joint.py')!r})['get_config']()\n"
+        f"    config.data = ml_collections.ConfigDict({fields!r})\n"
+        "    return config\n"
+    )
+    return str(path)
+
+
+def test_a_run_on_a_folder_trains_and_evaluates_on_its_images(tmp_path):
+    config = _config_file(tmp_path, _images(tmp_path / "images"))
+    workdir = tmp_path / "run"
+    assert command_line.main(small.flags(config, workdir)) == 0
+    summary = json.loads((workdir / "summary.json").read_text())
+    assert summary["step"] == 2
+    assert 0 <= summary["test_accuracy"] <= 1
+    assert summary["reconstruction_l2"] > 0
+    # Where the images lie and who decodes them may change, what they are may not.
+    moved = small.config(config, data__path="elsewhere", data__workers=0)
+    prepare(moved, workdir, is_training=False)
+    with pytest.raises(UserError, match=r"data\.holdout"):
+        prepare(small.config(config, data__holdout=3), workdir, is_training=False)
+
+
+def test_an_unreadable_image_ends_training_with_exit_code_2(tmp_path, capsys):
+    config = _config_file(tmp_path, _images(tmp_path / "images", broken=range(5)), workers=0)
+    flags = small.flags(config, tmp_path / "run", latent__context_size=0)
+    assert command_line.main(flags) == 2
+    message = capsys.readouterr().err.strip().splitlines()[-1]
+    assert re.search(r"error: unreadable images .*0\d\.jpg .*truncated", message)
+
+
+def _check(config, workdir, *extra):
+    return command_line.main([*small.flags(config, workdir), "--mode=check_data", *extra])
+
+
+def test_check_data_needs_no_checkpoint_and_reports_digits(tmp_path, capsys):
+    assert _check("configs/digits_joint.py", tmp_path / "run") == 0
+    report = capsys.readouterr().err
+    assert "train: 1437 images of 8x8x1" in report
+    assert "test: 360 images of 8x8x1" in report
+    assert "10 classes: 0 142, 1 146" in report  # np.bincount of 80% of scikit-learn's labels
+    assert len(re.findall(r"checksum [0-9a-f]{16}", report)) == 3
+    with Image.open(tmp_path / "run" / "figures" / "contact_sheet.png") as sheet:
+        assert min(sheet.size) > 900
+    assert [p.name for p in (tmp_path / "run").iterdir()] == ["figures"]
+
+
+def test_check_data_names_and_counts_unreadable_images(tmp_path, capsys):
+    config = _config_file(tmp_path, _images(tmp_path / "images", 50, broken=range(0, 50, 2)))
+    assert _check(config, tmp_path / "run") == 2
+    report = capsys.readouterr().err
+    named = re.findall(r"unreadable: .*/train/dog/(\d\d)\.jpg: .*truncated", report)
+    assert named == [f"{i:02}" for i in range(0, 40, 2)]
+    assert "unreadable: and 5 more" in report
+    assert "error: 25 images of" in report
+    assert (tmp_path / "run" / "figures" / "contact_sheet.png").is_file()
+
+
+def test_check_data_bears_a_folder_without_any_readable_image(tmp_path, capsys):
+    config = _config_file(tmp_path, _images(tmp_path / "images", broken=range(20)))
+    assert _check(config, tmp_path / "run") == 2
+    assert "error: 20 images of" in capsys.readouterr().err
+
+
+def test_check_data_goes_on_where_unreadable_images_are_allowed_for(tmp_path, capsys):
+    images = _images(tmp_path / "images", broken=[4])
+    config = _config_file(tmp_path, images, skip_unreadable=True, workers=0)
+    assert _check(config, tmp_path / "run") == 0
+    report = capsys.readouterr().err
+    assert re.search(r"batches of 15: first checksum [0-9a-f]{16}, \d+ images/s", report)
+
+
+def test_the_checksum_is_of_pixels_and_labels_in_order(tmp_path):
+    def checksum(images, labels):
+        return scan(Examples(images, np.array(labels, np.int32)), "train").checksum
+
+    images = np.arange(3 * 4, dtype=np.uint8).reshape(3, 2, 2, 1)
+    base = checksum(images, [0, 1, 2])
+    assert checksum(images.copy(), [0, 1, 2]) == base
+    assert checksum(images, [0, 2, 1]) != base
+    assert checksum(images[[1, 0, 2]], [0, 1, 2]) != base
+    assert checksum(images + 1, [0, 1, 2]) != base
+
+
+def test_the_time_for_reading_a_split_is_limited():
+    examples = Examples(np.zeros((1000, 2, 2, 1), np.uint8), np.zeros(1000, np.int32))
+    assert scan(examples, "train").num_checked == 1000
+    assert scan(examples, "train", max_seconds=0.0).num_checked == 0
+
+
+def test_an_array_and_a_folder_of_the_same_images_have_the_same_checksum(tmp_path):
+    fields = {"name": "image_folder", "path": str(_images(tmp_path)), "image_size": 8}
+    fields |= {"channels": 3, "num_classes": 2, "class_name": None, "holdout": None}
+    lazy = data.load(ConfigDict(fields | {"skip_unreadable": False}), "train")
+    held = Examples(np.asarray(lazy.images), lazy.labels)
+    assert scan(lazy, "train").checksum == scan(held, "train").checksum

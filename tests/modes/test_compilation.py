@@ -1,0 +1,153 @@
+"""--mode=compile: what it says of a step, on fake devices of the CPU in a slice's place."""
+
+import jax
+import numpy as np
+import pytest
+import small
+
+from lzn_jax import data, main, studies
+from lzn_jax.modes import compilation
+from lzn_jax.run import sharding, slices
+from lzn_jax.studies import load_data
+
+# Two loops, one inside the other's computations; operands and calls as XLA prints them.
+PROGRAM = """HloModule jit_step, entry_computation_layout={()->f32[]}
+
+%add.1 (a: f32[], b: f32[]) -> f32[] {
+  ROOT %sum = f32[] add(%a, %b)
+}
+
+%fused.2 (p: f32[8]) -> f32[8] {
+  ROOT %inner = f32[8] all-reduce(%p), to_apply=%add.1
+}
+
+%body.3 (state: f32[8]) -> f32[8] {
+  %reduced = f32[8] fusion(%state), kind=kCustom, calls=%fused.2
+  ROOT %permuted = f32[8] collective-permute(%reduced)
+}
+
+%condition.4 (state: f32[8]) -> pred[] {
+  ROOT %less = pred[] compare(%state, %state)
+}
+
+%all-reduce-scatter.5 (p: f32[8]) -> f32[1] {
+  %whole = f32[8] all-reduce(%p), to_apply=%add.1
+  ROOT %own = f32[1] dynamic-slice(%whole)
+}
+
+ENTRY %main.6 (p: f32[1]) -> f32[] {
+  %gathered = f32[8] all-gather(%p)
+  %again = (f32[8], f32[8]) all-gather-start(%p)
+  %loop = f32[8] while(%gathered), condition=%condition.4, body=%body.3
+  %part = f32[1] fusion(%loop), kind=kCustom, calls=%all-reduce-scatter.5
+  ROOT %name = f32[] all-gather-done(%again), metadata={op_name="all-reduce"}
+}
+"""
+
+
+def test_collectives_are_counted_by_kind_inside_and_outside_of_loops():
+    assert compilation.collectives(PROGRAM) == {
+        ("outside loops", "all-gather"): 2,
+        ("outside loops", "reduce-scatter"): 1,
+        ("in loops", "all-reduce"): 1,
+        ("in loops", "collective-permute"): 1,
+    }
+
+
+@pytest.fixture
+def fake_slice(monkeypatch):
+    def use(memory, count=4):
+        monkeypatch.setattr(
+            slices, "find", lambda name: slices.Slice(jax.devices()[:count], "cpu", memory, {})
+        )
+
+    return use
+
+
+def _compile(config="configs/digits_repr.py", **changes):
+    changes = {"training__batch_size": 8, "training__devices": "all"} | changes
+    arguments = small.flags(config, "unused", **changes)
+    return main.main([*arguments, "--mode=compile", "--slice=v5e:2x2"])
+
+
+def test_a_step_that_fits_is_reported_line_by_line(fake_slice, capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("pathlib.Path.mkdir", lambda *_, **__: pytest.fail("a folder was made"))
+    fake_slice(1e9)
+    assert _compile() == 0
+    facts = dict(line.split(": ", 1) for line in capsys.readouterr().out.splitlines())
+    assert facts["slice"] == "v5e:2x2, 4 of 4 cpu, 1.0 GB each"
+    assert facts["batch"] == "8 images"
+    assert float(facts["operations"].split()[0]) > 1e6
+    assert facts["fits"] == "yes"
+    parts = [
+        float(facts[f"memory a chip, {part}"].removesuffix(" GB"))
+        for part in ("state and batch", "temporaries", "results not in place")
+    ]
+    needed, there = facts["memory a chip"].removesuffix(" GB").split(" of ")
+    assert sum(parts) == pytest.approx(float(needed), rel=0.01)
+    assert float(there) == 1.0
+
+
+def test_a_step_that_does_not_fit_ends_with_code_4(fake_slice, capsys):
+    fake_slice(1e3)
+    assert _compile() == 4
+    assert capsys.readouterr().out.splitlines()[-1] == "fits: no"
+
+
+def test_a_compiler_that_runs_out_of_memory_says_how_much_is_needed(
+    fake_slice, capsys, monkeypatch
+):
+    def fail(*_):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Used 99G of\n 15.75G hbm.")
+
+    fake_slice(1e9)
+    monkeypatch.setattr(jax.stages.Lowered, "compile", fail)
+    assert _compile() == 4
+    *_, needed, verdict = capsys.readouterr().out.splitlines()
+    assert needed == "memory a chip: RESOURCE_EXHAUSTED: Used 99G of 15.75G hbm."
+    assert verdict == "fits: no"
+
+
+def test_batches_that_leave_devices_of_the_slice_idle_are_refused(fake_slice, capsys):
+    fake_slice(1e9)
+    assert _compile(training__batch_size=6) == 2
+    assert "would leave 2 of 4 devices idle" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("config", ["configs/digits_joint.py", "configs/digits_repr.py"])
+def test_shapes_of_a_batch_are_those_of_the_data(config):
+    config = small.config(config)
+    study = studies.build(config, sharding.make_mesh(1))
+    train, _ = load_data(config)
+    with data.TrainingBatches(train, config.training.batch_size, 0, study.transform) as batches:
+        assert compilation.batch_shapes(study, config) == batches.shapes()
+        batch = next(batches)
+    assert {k: (v.shape, v.dtype) for k, v in batch.items()} == {
+        k: (v.shape, np.dtype(v.dtype)) for k, v in batches.shapes().items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "missing", "message"),
+    [
+        ("v5e", "", "must name a slice like v5e:4x4"),
+        ("v5e:4by4", "", "must name a slice like"),
+        ("h100:0", "", "must name a slice like"),
+        ("tpu:2x2", "", "must name a slice like"),
+        ("v5e:2x2", "libtpu", r"compiler for TPUs is not installed: pip install -e '.\[tpu\]'"),
+        ("h100:1", "jax_cuda12_plugin", r"compiler for GPUs is not .* -e '.\[gpu\]'"),
+    ],
+)
+def test_slices_that_cannot_be_found_are_the_users_error(name, missing, message, monkeypatch):
+    there = slices.importlib.util.find_spec
+    monkeypatch.setattr(
+        slices.importlib.util, "find_spec", lambda n: None if n == missing else there(n)
+    )
+    with pytest.raises(slices.UserError, match=message):
+        slices.find(name)
+
+
+@pytest.mark.parametrize("flag", ["--mode=compile", "--slice=v5e:2x2"])
+def test_a_slice_and_its_mode_go_together(flag, capsys):
+    assert main.main(["--config=configs/digits_repr.py", flag]) == 2
+    assert "go together" in capsys.readouterr().err

@@ -1,0 +1,263 @@
+"""Figures: written whole, image pixels unchanged and in their place, projections as promised."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lzn_jax import plots
+from lzn_jax.plots import zones
+
+
+def _pixels(path):
+    with Image.open(path) as picture:
+        assert picture.format == "PNG"
+        return np.asarray(picture.convert("RGB")).astype(int)
+
+
+def _is_color(picture, red):
+    """Where `_solid_images` of that red are: text is grey, so it never has their colour."""
+    return (picture == (red, 10, 60)).all(axis=-1)
+
+
+def _box(mask):
+    """(top, bottom, left, right) of the true pixels, ends excluded."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    return rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
+
+
+def _solid_images(reds, size=8):
+    colors = np.array([(red, 10, 60) for red in reds], np.uint8)
+    return np.broadcast_to(colors[:, None, None], (len(reds), size, size, 3))
+
+
+def test_sample_grid_puts_each_class_in_its_row(tmp_path):
+    red = {0: 203, 1: 41, 3: 97}
+    labels = np.array([3, 0, 1, 0, 3, 3, 0, 3])  # unequal counts, class 2 absent
+    images = _solid_images([red[label] for label in labels.tolist()])
+    names = ["zero", "one", "two", "three"]
+    path = plots.sample_grid(tmp_path / "grid.png", images, labels, names, columns=3)
+    solid = {label: _is_color(_pixels(path), value) for label, value in red.items()}
+    shown = {label: mask.sum() / 96**2 for label, mask in solid.items()}
+    assert shown == {0: 3, 1: 1, 3: 3}
+    rows = [_box(solid[label])[:2] for label in (0, 1, 3)]
+    assert rows[0][0] < rows[0][1] < rows[1][0] < rows[1][1] < rows[2][0] < rows[2][1]
+    assert len({_box(mask)[2] for mask in solid.values()}) == 1
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_sample_grid_enlarges_pixels_to_equal_squares(tmp_path, channels):
+    image = np.random.default_rng(0).integers(10, 240, (8, 8, channels), dtype=np.uint8)
+    image[0], image[-1], image[:, 0], image[:, -1] = 7, 7, 7, 7  # a frame to find it by
+    path = plots.sample_grid(tmp_path / "grid.png", image[None], np.array([0]))
+    picture = _pixels(path)
+    frame = (picture == 7).all(axis=-1)
+    frame[frame.sum(axis=1) < 20] = False  # text that has this grey by chance
+    frame[:, frame.sum(axis=0) < 20] = False
+    top, bottom, left, right = _box(frame)
+    expected = np.kron(image, np.ones((12, 12, 1), int))
+    found = picture[top:bottom, left:right]
+    np.testing.assert_array_equal(found, np.broadcast_to(expected, (96, 96, 3)))
+
+
+def test_sample_grid_of_one_class_goes_on_over_rows(tmp_path):
+    images = _solid_images([77] * 5, size=100)
+    path = plots.sample_grid(tmp_path / "grid.png", images, np.zeros(5, int), columns=3)
+    top, bottom, left, right = _box(_is_color(_pixels(path), 77))
+    assert bottom - top > 200
+    assert 300 < right - left < 350
+
+
+def test_images_of_no_class_have_no_name(tmp_path):
+    images = _solid_images([77], size=256)
+    edges = []
+    for label, names in ((-1, None), (0, [""]), (0, None)):
+        path = plots.sample_grid(tmp_path / "grid.png", images, np.array([label]), names)
+        edges.append(_box(_is_color(_pixels(path), 77))[2])
+    assert edges[0] == edges[1] < edges[2]
+
+
+def test_sample_grid_leaves_large_images_at_their_size(tmp_path):
+    images = _solid_images([77], size=256)
+    path = plots.sample_grid(tmp_path / "grid.png", images, np.zeros(1, int))
+    assert _is_color(_pixels(path), 77).sum() == 256 * 256
+
+
+def test_reconstructions_pair_each_image_with_its_own(tmp_path):
+    real, made = [30, 60, 90], [130, 160, 190]
+    errors = np.array([0.5, 1.25, 20.0])
+    path = plots.reconstructions(
+        tmp_path / "pairs.png", _solid_images(real), _solid_images(made), errors
+    )
+    picture = _pixels(path)
+    corners = {}
+    for value in real + made:
+        top, _, left, _ = _box(_is_color(picture, value))
+        corners[value] = (top, left)
+    for upper, lower in zip(real, made, strict=True):
+        assert corners[upper][0] + 96 < corners[lower][0] < corners[upper][0] + 120
+        assert corners[upper][1] == corners[lower][1]
+    assert corners[30][1] < corners[60][1] < corners[90][1]
+
+
+def test_reconstructions_continue_in_further_rows(tmp_path):
+    images = _solid_images([77] * 11)
+    path = plots.reconstructions(tmp_path / "pairs.png", images, images, np.ones(11))
+    solid = _is_color(_pixels(path), 77)
+    assert solid.sum() == 22 * 96 * 96
+    starts = np.diff(np.concatenate([[0], solid.sum(axis=1) >= 96]).astype(int)) == 1
+    assert starts.sum() == 4
+
+
+def test_curves_show_present_metrics_in_few_panels(tmp_path, drawn):
+    steps = np.arange(1, 201)
+    metrics = {
+        "loss": (steps, 10.0 ** (-steps / 50)),
+        "alignment_loss": (steps, np.where(steps == 7, np.nan, 1.0)),
+        "test_accuracy": (np.array([100, 200]), np.array([0.5, 0.9])),
+        "steps_per_second": (np.array([1]), np.array([np.nan])),
+        "unknown": (steps, steps.astype(float)),
+    }
+    picture = _pixels(plots.curves(tmp_path / "curves.png", metrics))
+    assert 600 < picture.shape[0] < 4000
+    assert 600 < picture.shape[1] < 4000
+    losses, accuracies = drawn[0].axes
+    assert losses.get_title("left") == "Losses"
+    assert losses.get_yscale() == "log"
+    assert [text.get_text() for text in losses.get_legend().get_texts()] == ["total", "alignment"]
+    assert accuracies.get_yscale() == "linear"
+    (line,) = accuracies.get_lines()
+    np.testing.assert_array_equal(line.get_xydata(), [[100, 0.5], [200, 0.9]])
+
+
+def test_curves_without_metrics_are_still_a_picture(tmp_path):
+    assert _pixels(plots.curves(tmp_path / "curves.png", {})).min() < 50
+
+
+def test_long_curves_carry_their_running_mean(tmp_path, drawn):
+    steps = np.arange(1000)
+    values = 5.0 + 0.01 * steps + np.where(steps % 2, 0.1, -0.1)
+    plots.curves(tmp_path / "curves.png", {"loss": (steps, values)})
+    raw, smooth = drawn[0].axes[0].get_lines()
+    np.testing.assert_array_equal(raw.get_ydata(), values)
+    inner = slice(50, -50)
+    trend = 5.0 + 0.01 * steps
+    np.testing.assert_allclose(smooth.get_ydata()[inner], trend[inner], atol=0.01)
+    # Cut-off windows at the ends average what is there instead of running to zero.
+    assert 5.0 < smooth.get_ydata()[0] < 5.3
+    assert 14.7 < smooth.get_ydata()[-1] < 15.0
+
+
+def _three_classes(dim, rng):
+    """Classes that differ in two directions only, hidden under larger noise in the others."""
+    labels = np.arange(300) % 3
+    basis = np.linalg.qr(rng.normal(size=(dim, dim)))[0]
+    corners = np.zeros((3, dim))
+    corners[:, :2] = 6 * np.array([[0, 0], [1, 0], [0, 1]])
+    scales = np.where(np.arange(dim) < 2, 1.0, 10.0)
+    points = corners[labels] + scales * rng.normal(size=(300, dim))
+    return points @ basis.T, labels, basis[:, :2]
+
+
+def test_plane_is_orthonormal_and_separates_the_classes():
+    points, labels, informative = _three_classes(16, np.random.default_rng(0))
+    plane, _ = zones._plane(points, labels)
+    np.testing.assert_allclose(plane.T @ plane, np.eye(2), atol=1e-10)
+    overlap = np.linalg.svd(plane.T @ informative, compute_uv=False)
+    assert overlap.min() > 0.95
+
+
+def test_plane_holds_with_hardly_more_points_than_dimensions():
+    # Without shrinkage: 3.8 standard deviations between random classes, 0.3 of the true plane.
+    rng = np.random.default_rng(0)
+    noise, labels = rng.normal(size=(120, 100)), np.arange(120) % 4
+    flat = noise @ zones._plane(noise, labels)[0]
+    centers = np.stack([flat[labels == k].mean(axis=0) for k in range(4)])
+    spread = np.mean([flat[labels == k].std() for k in range(4)])
+    assert np.linalg.norm(centers[:, None] - centers, axis=-1).max() < 3 * spread
+
+    corners = np.zeros((4, 100))
+    corners[:, :2] = [[0, 0], [4, 0], [0, 4], [4, 4]]
+    plane, _ = zones._plane(noise + corners[labels], labels)
+    assert np.linalg.svd(plane[:2], compute_uv=False).min() > 0.8
+
+
+def test_plane_of_two_classes_is_that_of_largest_variance():
+    rng = np.random.default_rng(0)
+    points = rng.normal(size=(500, 6)) * np.array([1, 9, 1, 1, 5, 1])
+    plane, kind = zones._plane(points, np.arange(500) % 2)
+    assert kind == "principal direction"
+    centred = points - points.mean(axis=0)
+    expected = np.linalg.svd(centred, full_matrices=False)[2][:2].T
+    np.testing.assert_allclose(np.abs(plane.T @ expected), np.eye(2), atol=1e-9)
+    np.testing.assert_allclose(np.abs(plane), np.eye(6)[:, [1, 4]], atol=0.1)
+
+
+def test_spread_parts_equal_positions_and_leaves_distant_ones():
+    positions = np.array([[0.0, 0.0], [0.0, 0.0], [5.0, 5.0]])
+    moved = zones._spread(positions, 1.0)
+    assert np.linalg.norm(moved[0] - moved[1]) > 0.9
+    np.testing.assert_allclose(moved[2], [5, 5], atol=0.01)
+
+
+def test_latent_zones_project_points_and_zone_centers_alike(tmp_path, drawn):
+    points, labels, _ = _three_classes(16, np.random.default_rng(0))
+    means = np.stack([points[labels == k].mean(axis=0) for k in range(3)])
+    path = plots.latent_zones(tmp_path / "zones.png", points, points, labels, means)
+    assert 600 < _pixels(path).shape[0] < 4000
+    right = drawn[0].axes[1]
+    stars = np.array([line.get_xydata()[0] for line in right.get_lines()])
+    dots = right.collections[0]
+    colors, offsets = dots.get_facecolors()[:, :3], np.asarray(dots.get_offsets())
+    for star, line in zip(stars, right.get_lines(), strict=True):
+        own = np.all(np.isclose(colors, line.get_color()[:3]), axis=1)
+        assert own.sum() == 100
+        np.testing.assert_allclose(offsets[own].mean(axis=0), star, atol=1e-8)
+    assert [circle.radius for circle in right.patches] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("dim", "classes"), [(1, 2), (2, 3), (5, 1), (200, 10), (8, 25)], ids=lambda value: str(value)
+)
+def test_latent_zones_of_any_dimension_and_class_count(tmp_path, dim, classes):
+    rng = np.random.default_rng(0)
+    labels = np.arange(60) % classes
+    anchors, latents = rng.normal(size=(2, 60, dim)).astype(np.float32)
+    centers = rng.normal(size=(classes, dim)).astype(np.float32)
+    path = plots.latent_zones(tmp_path / "zones.png", anchors, latents, labels, centers)
+    assert _pixels(path).min() < 50
+
+
+def test_latent_zones_of_collapsed_anchors(tmp_path):
+    points, labels = np.ones((20, 4)), np.arange(20) % 4
+    assert plots.latent_zones(tmp_path / "zones.png", points, points, labels).exists()
+
+
+def test_interpolation_has_its_images_between_the_two_real_ones(tmp_path):
+    reds = [11, 60, 90, 120, 203]
+    images = _solid_images(reds)
+    weights = np.array([0.0, 0.5, 1.0])
+    path = plots.interpolation(tmp_path / "a.png", images[[0, 4]], images[1:4], weights)
+    places = [_box(_is_color(_pixels(path), red)) for red in reds]
+    lefts = [left for _, _, left, _ in places]
+    assert lefts == sorted(lefts)
+    gaps = np.diff(lefts)
+    assert gaps[0] == gaps[3] > gaps[1] == gaps[2]  # the real ones stand apart
+    assert len({(top, bottom) for top, bottom, _, _ in places}) == 1
+
+
+def test_predictions_shows_the_first_images_and_a_label_where_it_differs(tmp_path):
+    images = _solid_images([41] * 60 + [203])
+    classes, shares = np.zeros(61, int), np.linspace(0, 1, 61)
+    wrong_first = (np.arange(61) == 0).astype(int)
+    paths = [
+        plots.predictions(tmp_path / f"{name}.png", images, classes, shares, labels)
+        for name, labels in (("none", None), ("right", classes), ("wrong", wrong_first))
+    ]
+    none, right, wrong = map(_pixels, paths)
+    assert _is_color(none, 41).sum() == 60 * 96**2
+    assert not _is_color(none, 203).any()
+    np.testing.assert_array_equal(none, right)
+    changed = _box((wrong != right).any(axis=-1))
+    top, _, left, _ = _box(_is_color(wrong, 41))
+    assert top + 96 <= changed[0] < changed[1] <= top + 192  # below the first of six rows
+    assert left <= changed[2] < changed[3] <= left + 96

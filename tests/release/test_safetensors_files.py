@@ -1,0 +1,93 @@
+"""The reader of safetensors files: what it returns and what it refuses."""
+
+import struct
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors_writer
+
+from lzn_jax.configuration import UserError
+from lzn_jax.release import safetensors_files
+
+TENSORS = {
+    "b": np.arange(6, dtype=np.float32).reshape(2, 3),
+    "a": np.array([[1.5], [-2]], jnp.bfloat16),
+    "half": np.array([0.25], np.float16),
+    "count": np.array(7),
+    "none": np.zeros((0, 4), np.float64),
+    "flags": np.array([True, False, True]),
+}
+
+
+def changed(name, **entry):
+    header = safetensors_writer.header_of(TENSORS)
+    return {**header, name: {**header[name], **entry}}
+
+
+def refusal(path):
+    with pytest.raises(UserError, match="cannot be read as a safetensors file: ") as caught:
+        safetensors_files.read(path)
+    assert "\n" not in str(caught.value)
+    return str(caught.value).partition("file: ")[2]
+
+
+def test_tensors_come_back_in_type_shape_and_value(tmp_path):
+    path = safetensors_writer.write(tmp_path / "x.safetensors", TENSORS)
+    read = safetensors_files.read(path)
+    assert read.keys() == TENSORS.keys()
+    for name, array in TENSORS.items():
+        assert read[name].dtype == array.dtype
+        np.testing.assert_array_equal(read[name], array)
+    (alone,) = safetensors_files.read(path, lambda name: name == "half").items()
+    assert alone[0] == "half"
+    np.testing.assert_array_equal(alone[1], TENSORS["half"])
+
+
+def test_a_file_by_hand(tmp_path):
+    """The example of the format's description, byte by byte."""
+    text = b'{"x":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}'
+    content = bytes([len(text), 0, 0, 0, 0, 0, 0, 0]) + text + struct.pack("<2f", 1, -3)
+    (tmp_path / "x").write_bytes(content)
+    np.testing.assert_array_equal(safetensors_files.read(tmp_path / "x")["x"], [1, -3])
+
+
+@pytest.mark.parametrize(
+    ("header", "reason"),
+    [
+        ("[]", "its header is no JSON object"),
+        ("{", "Expecting property name"),
+        ("[" * 100_000, "recursion"),
+        ('{"a": {}, "a": {}}', "its header has a name twice"),
+        ({"a": 3}, "its header gives 'a' no type"),
+        (changed("b", dtype="F8_E4M3"), "its header gives 'b' no type"),
+        (changed("b", shape=[-2, -3]), "its header gives 'b' no type"),
+        (changed("b", shape=[2, 3.0]), "its header gives 'b' no type"),
+        (changed("b", shape=[2, 4]), "the bytes of 'b' do not make its shape"),
+        (changed("b", data_offsets=[8, 32]), "the bytes of 'b' do not follow"),
+        (changed("a", data_offsets=[20, 24]), "the bytes of 'a' do not follow"),
+        (changed("none", shape=[0] * 65), "maximum"),
+        ({}, "its tensors have 41 bytes, its header promises 0"),
+    ],
+)
+def test_headers_that_lie_are_refused(header, reason, tmp_path):
+    path = safetensors_writer.write(tmp_path / "x.safetensors", TENSORS, header)
+    assert reason in refusal(path)
+
+
+def test_files_that_end_early_are_refused(tmp_path):
+    path = safetensors_writer.write(tmp_path / "x.safetensors", TENSORS)
+    content = path.read_bytes()
+    for length, reason in [
+        (len(content) - 1, "its tensors have 40 bytes, its header promises 41"),
+        (100, "it ends within its header"),
+        (8, "it ends within its header"),
+        (3, "it ends within its header"),
+        (0, "Expecting value"),
+    ]:
+        path.write_bytes(content[:length])
+        assert reason in refusal(path)
+    path.write_bytes(b"<html> no weights </html>")
+    assert "does not begin with the length of a header" in refusal(path)
+    with pytest.raises(UserError, match="there is no file"):
+        safetensors_files.read(tmp_path / "none")

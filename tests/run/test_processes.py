@@ -1,0 +1,244 @@
+"""Runs of two real processes: their results, their files and their common end."""
+
+import functools
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pair
+import pytest
+import small
+
+from lzn_jax import optimization, studies, train
+from lzn_jax.configuration import UserError
+from lzn_jax.run import processes, sharding
+from lzn_jax.run.checkpoints import Checkpoints
+
+ROOT = Path(__file__).parents[2]
+CONFIG = "configs/digits_gen.py"
+CHANGES = {
+    "training__batch_size": 16,
+    "training__num_steps": 3,
+    "decoder__dropout": 0.1,
+    # Adam turns rounding into signs where gradients vanish, so parameters hardly move here; its
+    # moments hold the gradients.
+    "training__learning_rate__encoder": 1e-7,
+    "training__learning_rate__decoder": 1e-7,
+    "checkpoint__every_steps": 2,
+    "evaluation__every_steps": 3,
+}
+TIMINGS = {"steps_per_second", "examples_per_second", "evaluation_seconds"}
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """A run of two processes of four devices each: its folder and what they said."""
+    workdir = tmp_path_factory.mktemp("two")
+    arguments = small.flags(CONFIG, workdir, **CHANGES)
+    return workdir, pair.finish(pair.start_main(arguments, devices=4, LZN_COMMIT="abc"))
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    """The same run in this process of eight devices."""
+    os.chdir(ROOT)
+    workdir = tmp_path_factory.mktemp("one")
+    assert train.train_and_evaluate(small.config(CONFIG, **CHANGES), workdir) == 0
+    return workdir
+
+
+def _lines(workdir):
+    lines = (Path(workdir) / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k not in TIMINGS} for line in lines]
+
+
+def _state(workdir, num_devices):
+    config = small.config(CONFIG, **CHANGES)
+    mesh = sharding.make_mesh(16, jax.devices()[:num_devices])
+    study = studies.build(config, mesh)
+    optimizer = optimization.make_optimizer(config.training, list(study.modules))
+    shapes = jax.eval_shape(functools.partial(train.init_state, study, optimizer, 0))
+    with Checkpoints(workdir, 2) as checkpoints:
+        state = train.restore_state(checkpoints, sharding.placed(shapes, mesh))
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
+
+
+def test_two_processes_give_the_answer_of_one(one, two):
+    workdir, results = two
+    assert [code for code, *_ in results] == [0, 0], results
+    ours, theirs = _lines(one), _lines(workdir)
+    assert [line.keys() for line in ours] == [line.keys() for line in theirs]
+    # Not bitwise: between processes sums over devices are added up in another order.
+    for a, b in zip(ours, theirs, strict=True):
+        assert a == pytest.approx(b, rel=1e-5, abs=1e-6)
+    for a, b in zip(_state(one, 8), _state(workdir, 8), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_a_checkpoint_of_two_processes_is_read_on_any_number_of_devices(two):
+    for a, b in zip(_state(two[0], 1), _state(two[0], 4), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_one_of_two_processes_writes_and_speaks(one, two):
+    workdir, ((_, _, first), (_, _, second)) = two
+
+    def names(folder):
+        return {
+            p.relative_to(folder)
+            for p in folder.rglob("*")
+            if "checkpoints" not in p.parts and "tfevents" not in p.name
+        }
+
+    expected = names(one) | {Path(".lock")}  # of the command line
+    assert names(workdir) == expected
+    assert len(list((workdir / "tensorboard").iterdir())) == 1
+    assert json.loads((workdir / "version.json").read_text())["commit"] == "abc"
+    assert "training: 100%" in first
+    assert all(line.startswith("process 1 of 2 on ") for line in second.splitlines())
+
+
+def test_a_failure_of_one_process_ends_both_with_its_error():
+    code = """
+from lzn_jax import configuration
+from lzn_jax.run import processes
+with processes.together(**where):
+    processes.everywhere(True)
+    if i == WHO:
+        raise ERROR
+    processes.everywhere(True)  # would wait for the other for ever
+"""
+    for who, error, exit_code, text in (
+        (1, "ZeroDivisionError('lost')", 1, "ZeroDivisionError: lost"),
+        (0, "configuration.UserError('lost')", 2, "error: lost"),
+    ):
+        filled = code.replace("WHO", str(who)).replace("ERROR", error)
+        started = time.monotonic()
+        results = pair.finish(pair.start_code(filled), timeout=120)
+        assert time.monotonic() - started < 60
+        for i, (found, _, errors) in enumerate(results):
+            assert found == exit_code, errors
+            assert text in errors
+            assert (f"process {who} failed" in errors) == (i != who)
+
+
+def test_when_one_process_is_killed_the_other_ends():
+    code = """
+from lzn_jax.run import processes
+with processes.together(**where):
+    processes.everywhere(True)
+    print(flush=True)
+    while processes.everywhere(True):
+        pass
+"""
+    running = pair.start_code(code)
+    for process in running:
+        process.stdout.readline()
+    running[1].kill()
+    started = time.monotonic()
+    (code, *_), _ = pair.finish(running, timeout=120)
+    assert time.monotonic() - started < 60
+    assert code not in (0, 2, 3, 75)
+
+
+def test_a_sigterm_to_one_process_makes_both_leave_at_the_same_step():
+    code = """
+import time
+from lzn_jax.run import processes
+with processes.together(**where):
+    asked, step = processes.Interruption().asked, 0
+    processes.everywhere(True)
+    print(flush=True)
+    while not asked(step):
+        step += 1
+        time.sleep(0.02 * (1 + i))  # each at its own pace
+        assert step < 5000
+    print(step)
+"""
+    running = pair.start_code(code)
+    for process in running:
+        process.stdout.readline()
+    time.sleep(0.5)
+    running[1].send_signal(signal.SIGTERM)
+    (first, one, _), (second, other, _) = pair.finish(running, timeout=120)
+    assert (first, second) == (0, 0)
+    assert int(one) == int(other) > 0
+
+
+@pytest.fixture
+def met(monkeypatch):
+    """What JAX is told about the other processes, in place of meeting them."""
+    calls = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *a, **k: calls.append((a, k)))
+    monkeypatch.setattr(jax.distributed, "shutdown", lambda: None)
+    for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("environment", "is_met"),
+    [
+        ({}, False),
+        ({"SLURM_NTASKS": "4", "SLURM_PROCID": "0"}, False),  # in a job, but not under srun
+        ({"SLURM_STEP_NUM_TASKS": "1"}, False),
+        ({"SLURM_STEP_NUM_TASKS": "4"}, True),
+        ({"OMPI_COMM_WORLD_SIZE": "2"}, True),
+    ],
+)
+def test_clusters_are_found_by_their_variables(environment, is_met, met, monkeypatch):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with processes.together():
+        assert [arguments for arguments, _ in met] == [(None, None, None)] * is_met
+
+
+def test_a_tpu_asks_jax_for_its_pod(met, monkeypatch):
+    monkeypatch.setattr(processes, "find_spec", lambda name: object())
+    monkeypatch.delenv("TPU_SKIP_MDS_QUERY", raising=False)
+    with processes.together():  # these tests are run with JAX_PLATFORMS=cpu
+        assert not met
+    monkeypatch.setenv("JAX_PLATFORMS", "")
+    with processes.together():
+        assert len(met) == 1
+
+
+@pytest.mark.parametrize(
+    ("environment", "is_met"),
+    [
+        ({}, False),  # as on notebooks' hosts, and where JAX finds no TPU
+        ({"TPU_WORKER_HOSTNAMES": "localhost"}, False),
+        ({"TPU_WORKER_HOSTNAMES": "a-0.b,a-1.b"}, True),
+        ({"TPU_PROCESS_ADDRESSES": "a:8471,b:8471"}, True),
+        ({"TPU_PROCESS_ADDRESSES": "a:8471", "TPU_WORKER_HOSTNAMES": "a,b"}, False),
+    ],
+)
+def test_a_tpu_without_metadata_lists_its_hosts(environment, is_met, met, monkeypatch):
+    monkeypatch.setattr(processes, "find_spec", lambda name: object())
+    monkeypatch.setenv("JAX_PLATFORMS", "")
+    monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "true")
+    for name in ("TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with processes.together():
+        assert len(met) == is_met
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (("host:1", 2, None), "go together"),
+        ((None, 2, 0), "go together"),
+        (("host:1", 2, 2), "must be 0 to 1, got 2"),
+        (("host:1", 2, -1), "must be 0 to 1, got -1"),
+    ],
+)
+def test_arguments_that_fit_no_run_are_the_users_error(arguments, text, met):
+    with pytest.raises(UserError, match=text), processes.together(*arguments):
+        pass
+    assert not met

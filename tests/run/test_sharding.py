@@ -1,0 +1,181 @@
+"""Placement on a mesh of fake devices."""
+
+from unittest.mock import Mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from lzn_jax.configuration import UserError
+from lzn_jax.run import sharding
+
+
+def test_there_are_eight_devices():
+    assert jax.device_count() == 8  # else the other tests say nothing
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "num_devices", "used"),
+    [(16, 8, 8), (12, 8, 4), (2, 8, 2), (5, 8, 1), (9, 6, 3), (64, 1, 1)],
+)
+def test_mesh_has_as_many_devices_as_divide_the_batch(batch_size, num_devices, used):
+    devices = jax.devices()[-num_devices:]
+    mesh = sharding.make_mesh(batch_size, devices)
+    assert mesh.shape == {"data": used}
+    assert list(mesh.devices) == devices[:used]
+
+
+def test_mesh_uses_all_devices_unless_told():
+    assert list(sharding.make_mesh(24).devices) == jax.devices()
+
+
+def _training(batch_size, microbatch_size=None, devices="all"):
+    return ConfigDict(
+        {"batch_size": batch_size, "microbatch_size": microbatch_size, "devices": devices}
+    )
+
+
+@pytest.mark.parametrize(
+    ("training", "used"),
+    [
+        (_training(16), 8),
+        (_training(12, devices="dividing"), 4),
+        (_training(12, devices=6), 6),
+        (_training(48, 16), 8),
+        (_training(48, 12, "dividing"), 4),
+        (_training(48, 12, 2), 2),
+    ],
+)
+def test_devices_of_training_are_all_or_as_many_as_divide_or_a_number(training, used):
+    assert list(sharding.training_mesh(training).devices) == jax.devices()[:used]
+
+
+@pytest.mark.parametrize(
+    ("training", "message"),
+    [
+        (_training(12), "batch_size=12 would leave 4 of 8 devices idle.*are 8 and 16"),
+        (_training(5), "batch_size=5 would leave 7 of 8 devices idle.*size that uses all is 8 "),
+        (_training(2000, 100), "microbatch_size=100 would leave 4 of 8.*are 80 and 200 "),
+        (_training(12, 4), "batch_size=12 would leave 4 of 8 devices idle.*are 8 and 16"),
+        (_training(16, 4), "microbatch_size=4 would leave 4 of 8.*size that uses all is 8 "),
+        (_training(12, devices=5), "batch_size=12 would leave 4 of 5 devices idle.*10 and 15 "),
+        (_training(12, devices=9), "at most 8, the number of devices, got 9"),
+    ],
+)
+def test_sizes_that_would_leave_devices_idle_are_refused(training, message):
+    with pytest.raises(UserError, match=message):
+        sharding.training_mesh(training)
+
+
+def test_a_users_mesh_in_force_says_which_devices_are_at_hand():
+    devices = jax.devices()[2:6]
+    with jax.set_mesh(jax.make_mesh((2, 2), ("a", "b"), devices=devices)):
+        assert list(sharding.inference_mesh().devices) == devices
+        assert list(sharding.training_mesh(_training(12)).devices) == devices
+    assert list(sharding.inference_mesh().devices) == jax.devices()
+
+
+def test_split_divides_the_leading_axis():
+    mesh = sharding.make_mesh(12)
+    batch = np.arange(12 * 6).reshape(12, 6)
+    shards = jax.device_put(batch, sharding.split(mesh)).addressable_shards
+    assert len(shards) == 4
+    for k, shard in enumerate(sorted(shards, key=lambda shard: shard.device.id)):
+        np.testing.assert_array_equal(shard.data, batch[3 * k : 3 * k + 3])
+
+
+def test_replicated_is_whole_on_each_device():
+    mesh = sharding.make_mesh(8)
+    params = {"kernel": np.arange(16.0).reshape(8, 2), "step": np.int32(3)}
+    placed = jax.device_put(params, sharding.replicated(mesh))
+    for name, value in params.items():
+        shards = placed[name].addressable_shards
+        assert {shard.device for shard in shards} == set(jax.devices())
+        for shard in shards:
+            np.testing.assert_array_equal(shard.data, value)
+
+
+def test_a_reduction_over_a_split_batch_is_the_global_one():
+    mesh = sharding.make_mesh(8)
+    batch = jax.device_put(jnp.arange(8.0), sharding.split(mesh))
+    mean = jax.jit(jnp.mean, out_shardings=sharding.replicated(mesh))(batch)
+    assert [float(shard.data) for shard in mean.addressable_shards] == [3.5] * 8
+
+
+def test_placed_keeps_shapes_and_replicates():
+    mesh = sharding.make_mesh(4)
+    tree = {
+        "a": jax.ShapeDtypeStruct((4, 3), jnp.float32),
+        "b": jax.ShapeDtypeStruct((), jnp.int32),
+    }
+    placed = sharding.placed(tree, mesh)
+    assert {name: (leaf.shape, leaf.dtype) for name, leaf in placed.items()} == {
+        "a": ((4, 3), jnp.float32),
+        "b": ((), jnp.int32),
+    }
+    for leaf in placed.values():
+        assert leaf.sharding.is_fully_replicated
+        assert leaf.sharding.device_set == set(jax.devices()[:4])
+
+
+@pytest.mark.parametrize(
+    ("shape", "spec"),
+    [
+        ((256, 128), ("data", None)),  # the longest axis
+        ((3, 3, 128, 256), (None, None, None, "data")),
+        ((250, 128), (None, "data")),  # the longest that 8 divides
+        ((251, 129), ()),  # none is divided
+        ((8, 8), ()),  # too small
+        ((), ()),
+    ],
+)
+def test_large_arrays_are_sharded_along_the_longest_axis_that_devices_divide(shape, spec):
+    mesh = sharding.make_mesh(8)
+    a = jax.ShapeDtypeStruct(shape, jnp.float32)
+    whole, part = (sharding.placed(a, mesh, shard=shard) for shard in (False, True))
+    assert whole.sharding == sharding.replicated(mesh)
+    expected = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*spec))
+    assert part.sharding.is_equivalent_to(expected, len(shape))
+
+
+def test_bytes_on_a_device_are_those_of_its_parts():
+    mesh = sharding.make_mesh(8)
+    shapes = {
+        "large": jax.ShapeDtypeStruct((256, 256), jnp.float32),
+        "small": jax.ShapeDtypeStruct((3,), jnp.int8),
+    }
+    for shard, size in ((False, 4 * 256 * 256 + 3), (True, 4 * 256 * 32 + 3)):
+        placed = sharding.placed(shapes, mesh, shard=shard)
+        assert sharding.bytes_on_a_device(placed) == size
+        zeros = jax.tree.map(
+            lambda a: jax.device_put(np.zeros(a.shape, a.dtype), a.sharding), placed
+        )
+        held = sum(a.addressable_data(0).nbytes for a in jax.tree.leaves(zeros))
+        assert held == size
+
+
+def test_processes_share_the_mesh_evenly_and_each_its_rows(monkeypatch):
+    # Two processes whose devices take turns, as some machines number them.
+    devices = [Mock(spec=jax.Device, process_index=i % 2) for i in range(8)]
+    for batch_size, count in ((16, 8), (12, 4), (6, 2)):
+        own = [d.process_index for d in sharding.spread(batch_size, devices)]
+        assert own == [0] * (count // 2) + [1] * (count // 2)
+    with pytest.raises(UserError, match="multiples of the number of processes 2, got 15"):
+        sharding.spread(15, devices)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    assert sharding.own_rows(12) == slice(6, 12)
+
+
+def test_a_number_of_devices_is_shared_by_the_processes():
+    devices = [Mock(spec=jax.Device, process_index=i % 2) for i in range(8)]
+    with pytest.raises(UserError, match=r"multiple of the number of processes 2 .* got 3"):
+        sharding.training_mesh(_training(12, devices=3), devices)
+
+
+def test_more_processes_than_divide_a_batch_are_told_the_nearest_sizes_too():
+    devices = [Mock(spec=jax.Device, process_index=i // 4) for i in range(256)]
+    with pytest.raises(UserError, match=r"batch_size=2000 would leave 240 of 256 .* 1792 and 2048"):
+        sharding.training_mesh(_training(2000), devices)
