@@ -14,6 +14,7 @@ from lzn_jax import data
 from lzn_jax import main as command_line
 from lzn_jax.configuration import UserError
 from lzn_jax.data.examples import Examples
+from lzn_jax.modes import check_data
 from lzn_jax.modes.check_data import scan
 from lzn_jax.run.workdir import prepare
 
@@ -23,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(autouse=True)
 def in_repository(monkeypatch):
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(check, "TIMED_SECONDS", 0.1)
+    monkeypatch.setattr(check_data, "TIMED_SECONDS", 0.1)
 
 
 def _images(root, count=20, broken=()):
