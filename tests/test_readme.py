@@ -1,5 +1,7 @@
-"""README's examples run as they stand."""
+"""README's examples run as they stand, and what README, docs and notebooks name exists."""
 
+import ast
+import importlib
 import json
 import re
 from pathlib import Path
@@ -54,7 +56,16 @@ def test_notebooks_are_sources_without_outputs(name):
         if cell["cell_type"] == "code":
             assert cell["outputs"] == []
             assert cell["execution_count"] is None
-            compile("".join(cell["source"]), str(path), "exec")
+            assert_imports_exist("".join(cell["source"]))
+
+
+def assert_imports_exist(source):
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.module.startswith("lzn_jax"):
+            module = importlib.import_module(node.module)
+            for alias in node.names:
+                if not hasattr(module, alias.name):
+                    importlib.import_module(f"{node.module}.{alias.name}")
 
 
 @pytest.mark.parametrize(
