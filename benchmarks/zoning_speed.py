@@ -6,8 +6,8 @@ Value and gradient of the alignment loss with respect to both anchor sets, q = 2
 steps. A row an n: seconds, share of the roofline (14 n² q operations a step and direction at the
 rate of just these products, measured in turns with the zoning), temporaries, and how many times
 as long the paper's difference form takes. "soft" anchors have std 0.02, so that no step after the
-first can be skipped; "Gaussian" ones are N(0, I). Prints a table; writes zoning_speed.json and
-zoning_speed.png. About 2 minutes on 2 CPU cores; `--n 8192 --repeats 1` takes 4 more.
+first can be skipped; "Gaussian" ones are N(0, I). Prints a table; writes zoning_speed.json.
+About 2 minutes on 2 CPU cores; `--n 8192 --repeats 1` takes 4 more.
 """
 
 import argparse
@@ -19,10 +19,6 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import matplotlib
-
-matplotlib.use("agg")
-import matplotlib.pyplot as plt
 import numpy as np
 from plain_form import plain_latents, plain_loss
 
@@ -106,31 +102,8 @@ def measure(n: int, repeats: int, with_plain: bool) -> list[dict[str, float | st
     return rows
 
 
-def draw(rows: list[dict], path: Path) -> None:
-    """Time and memory against n, with the difference form where it was run."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.9), layout="constrained")
-    soft = [row for row in rows if row["anchors"] == "soft"]
-    plain = [row for row in soft if "plain seconds" in row]
-    curves = {"lzn_jax": (soft, ""), "difference form": (plain, "plain ")}
-    for name, (chosen, prefix) in curves.items():
-        sizes = [row["n"] for row in chosen]
-        left.loglog(sizes, [row[f"{prefix}seconds"] for row in chosen], "o-", label=name)
-        right.loglog(sizes, [row[f"{prefix}temporaries MB"] for row in chosen], "o-", label=name)
-    roofline = [row["seconds"] * row["share of roofline"] for row in soft]
-    left.loglog([row["n"] for row in soft], roofline, "k--", label="its matrix products alone")
-    left.set(xlabel="anchors n", ylabel="seconds", title="Value and gradient, q = 256")
-    right.set(xlabel="anchors n", ylabel="MB", title="Temporaries")
-    for axes in (left, right):
-        axes.set_xticks(sorted({row["n"] for row in rows}), minor=False)
-        axes.set_xticklabels(sorted({row["n"] for row in rows}))
-        axes.minorticks_off()
-        axes.grid(alpha=0.3)
-    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3)
-    figure.savefig(path, dpi=150)
-
-
 def main() -> None:
-    """Measures all sizes, then writes table and figure."""
+    """Measures all sizes, then writes the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--n", type=int, nargs="+", default=[256, 512, 1024, 2048])
     parser.add_argument("--repeats", type=int, default=5, help="timings a row; the median counts")
@@ -143,7 +116,6 @@ def main() -> None:
     for n in arguments.n:
         rows += measure(n, arguments.repeats, with_plain=n <= arguments.plain_up_to)
     reporting.write_json(arguments.folder / "zoning_speed.json", rows)
-    draw(rows, arguments.folder / "zoning_speed.png")
     print(f"written to {arguments.folder}")
 
 

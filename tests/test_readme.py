@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import small
 
+from lzn_jax import main
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -68,18 +70,46 @@ def assert_imports_exist(source):
                     importlib.import_module(f"{node.module}.{alias.name}")
 
 
-@pytest.mark.parametrize(
-    "name", ["README.md", "docs/results.md", "docs/compiled.md", "launch/README.md"]
-)
+PAGES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md"))
+
+
+@pytest.mark.parametrize("name", ["README.md", "launch/README.md", *PAGES])
 def test_what_is_named_exists(name):
     text = (ROOT / name).read_text()
-    for path in re.findall(r"(?:configs|benchmarks)/(?!NAME)\w+\.py", text):
+    for path in re.findall(r"(?:configs|benchmarks|tests|launch|lzn_jax)/(?!NAME)[\w/]+\.py", text):
         assert (ROOT / path).is_file(), path
-    for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):
-        assert (ROOT / name).parent.joinpath(link).exists(), link
+    for folder in re.findall(r"`(lzn_jax/\w+/)`", text):
+        assert (ROOT / folder / "__init__.py").is_file(), folder
+    for link, heading in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", text):
+        target = (ROOT / name).parent / link if link else ROOT / name
+        assert target.exists(), link
+        assert not heading or heading in headings(target), f"{link}#{heading}"
 
 
-def test_every_config_is_named():
+def headings(path):
+    """The anchors that GitHub makes of a page's headings."""
+    found = re.findall(r"^#+ (.*)", path.read_text(), re.MULTILINE)
+    return [re.sub(r"[^\w\- ]", "", heading).lower().replace(" ", "-") for heading in found]
+
+
+def test_every_config_and_page_is_named():
     text = (ROOT / "README.md").read_text()
     for config in (ROOT / "configs").glob("*.py"):
         assert f"configs/{config.name}" in text
+    for page in PAGES:
+        assert f"]({page})" in text
+
+
+def test_every_script_and_picture_is_used():
+    text = "".join((ROOT / name).read_text() for name in ("README.md", *PAGES))
+    for path in (ROOT / "benchmarks").glob("*.py"):
+        others = [other.read_text() for other in path.parent.glob("*.py") if other != path]
+        assert re.search(rf"(benchmarks/|from |import ){path.stem}\b", "".join([text, *others]))
+    for path in (ROOT / "docs").glob("*.png"):
+        assert path.name in text, path
+
+
+def test_every_mode_has_its_line():
+    text = (ROOT / "docs" / "usage.md").read_text()
+    for mode in main.MODES:
+        assert f"\n| `{mode}` | " in text
