@@ -27,7 +27,7 @@ from flax import linen as nn
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from lzn_jax import configuration, data, models, optimization, studies, train
-from lzn_jax.configuration import UserError
+from lzn_jax.configuration import EXIT_DONE, EXIT_USER_ERROR, UserError
 from lzn_jax.data import Examples
 from lzn_jax.models import Variables
 from lzn_jax.release import weights as released
@@ -38,7 +38,6 @@ from lzn_jax.run import workdir as workdirs
 from lzn_jax.run.checkpoints import Checkpoints
 from lzn_jax.studies import join_variables, split_variables
 
-EXIT_USER_ERROR = 2
 REPORT_IMAGES = 2
 NOISE_LEVELS = "noise_levels.npy"  # in a run's folder: a buffer that only the release has
 
@@ -285,7 +284,7 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
-    return 0
+    return EXIT_DONE
 
 
 def _run(arguments: list[str]) -> None:

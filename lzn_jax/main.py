@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import NoReturn
 
 from lzn_jax import configuration
-from lzn_jax.configuration import EXIT_RUN_AGAIN, EXIT_USER_ERROR, UserError
+from lzn_jax.configuration import EXIT_DONE, EXIT_RUN_AGAIN, EXIT_USER_ERROR, UserError
 
 MODES_WITH_INPUT = ("embed", "classify", "reconstruct", "interpolate")
-MODES = ("train", "evaluate", "sample", *MODES_WITH_INPUT, "replay", "check_data", "compile")
+MODES_WITHOUT_A_RUN = ("check_data", "compile", "show_config")
+MODES = ("train", "evaluate", "sample", *MODES_WITH_INPUT, "replay", *MODES_WITHOUT_A_RUN)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -47,6 +48,9 @@ def _run(arguments: list[str]) -> int:
     if (flags.slice is not None) != (flags.mode == "compile"):
         raise UserError("--slice=NAME and --mode=compile go together")
     config = configuration.load(flags.config, overrides)
+    if flags.mode == "show_config":
+        print(configuration.explain(config))
+        return EXIT_DONE
     if "://" in (flags.workdir or ""):
         raise UserError(
             f"--workdir must be a folder: mount the bucket and name it there, got {flags.workdir}"
@@ -73,7 +77,7 @@ def _run(arguments: list[str]) -> int:
     ):
         if flags.mode == "replay":
             replay.replay(config, workdir)
-            return 0
+            return EXIT_DONE
         workdirs.prepare(config, workdir, is_training=flags.mode == "train")
         if flags.mode == "train":
             with workdirs.locked(workdir):
@@ -81,7 +85,7 @@ def _run(arguments: list[str]) -> int:
         mode = getattr(inference, flags.mode)
         mode(config, workdir, *([flags.input] if flags.mode in MODES_WITH_INPUT else []))
         logging.getLogger("lzn_jax").info("done: results are in %s", workdir)
-        return 0
+        return EXIT_DONE
 
 
 def _add_process_flags(parser: argparse.ArgumentParser) -> None:

@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from lzn_jax import data, optimization, plots, studies
-from lzn_jax.configuration import EXIT_RUN_AGAIN
+from lzn_jax.configuration import EXIT_DONE, EXIT_NON_FINITE, EXIT_RUN_AGAIN
 from lzn_jax.data import Examples
 from lzn_jax.randomness import Stream, stream_key
 from lzn_jax.run import costs, processes, reporting, sharding
@@ -28,7 +28,6 @@ from lzn_jax.run.checkpoints import Checkpoints
 from lzn_jax.run.heartbeat import Heartbeat
 from lzn_jax.studies import Model, Study, join_variables, split_variables
 
-EXIT_DONE, EXIT_NON_FINITE = 0, 3
 MAX_SKIPPED_IN_A_ROW = 100
 REPLAY_FOLDER, REPLAY_BATCH = "replay", "batch.npz"
 

@@ -14,7 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from lzn_jax import plots
-from lzn_jax.configuration import UserError
+from lzn_jax.configuration import EXIT_DONE, UserError
 from lzn_jax.data.decoding import UnreadableImageError
 from lzn_jax.data.examples import MAX_NAMED, EncodedImages, Examples
 from lzn_jax.data.pipeline import TrainingBatches, whole_image
@@ -71,7 +71,7 @@ def check(config: ConfigDict, workdir: Path) -> int:
             "train without them by --config.data.skip_unreadable=True"
         )
     _time_batches(splits["train"], config)
-    return 0
+    return EXIT_DONE
 
 
 def scan(examples: Examples, name: str, max_seconds: float = MAX_SECONDS) -> Scan:

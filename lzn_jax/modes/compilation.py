@@ -12,10 +12,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from lzn_jax import optimization, studies, train
+from lzn_jax.configuration import EXIT_DOES_NOT_FIT, EXIT_DONE
 from lzn_jax.run import costs, sharding, slices
 from lzn_jax.studies import Study, examples_at_a_time
 
-EXIT_DOES_NOT_FIT = 4
 _COLLECTIVE = re.compile(
     r"\b(all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)(-start)?\("
 )
@@ -52,7 +52,7 @@ def compile_step(config: ConfigDict, name: str) -> int:
         for (where, kind), count in sorted(collectives(str(compiled.as_text())).items()):
             _say(f"collectives {where}", f"{count} {kind}")
     _say("fits", "yes" if fits else "no")
-    return 0 if fits else EXIT_DOES_NOT_FIT
+    return EXIT_DONE if fits else EXIT_DOES_NOT_FIT
 
 
 def _say_memory(compiled: jax.stages.Compiled, there: float) -> bool:

@@ -14,7 +14,7 @@ import optax
 from ml_collections import ConfigDict
 
 from lzn_jax import optimization, studies, train
-from lzn_jax.configuration import UserError
+from lzn_jax.configuration import EXIT_NON_FINITE, UserError
 from lzn_jax.run import sharding
 from lzn_jax.run import workdir as workdirs
 from lzn_jax.run.checkpoints import Checkpoints
@@ -33,7 +33,7 @@ def replay(config: ConfigDict, workdir: Path) -> None:
     if not (folder / train.REPLAY_BATCH).is_file():
         raise UserError(
             f"there is nothing to replay in {workdir}: a run leaves it there when it stops with "
-            f"exit code {train.EXIT_NON_FINITE}, after {train.MAX_SKIPPED_IN_A_ROW} updates in a "
+            f"exit code {EXIT_NON_FINITE}, after {train.MAX_SKIPPED_IN_A_ROW} updates in a "
             "row that were not finite"
         )
     mesh = sharding.training_mesh(config.training)

@@ -22,10 +22,9 @@ import numpy as np
 from jax._src.distributed import global_state  # its key-value store has no public name
 from jax.experimental import multihost_utils
 
-from lzn_jax.configuration import EXIT_USER_ERROR, UserError
+from lzn_jax.configuration import EXIT_FAILED, EXIT_USER_ERROR, UserError
 from lzn_jax.run import sharding
 
-EXIT_FAILED = 1
 DEAD_AFTER = 30  # seconds without a sign of life of another process
 _FAILURES = "lzn_jax/failures/"
 _LOOK_EVERY = 1.0  # seconds between looks for failures of others

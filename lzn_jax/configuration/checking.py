@@ -1,0 +1,221 @@
+"""Whether a config's values are what their fields take, by themselves and together."""
+
+import dataclasses
+import difflib
+import math
+import operator
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from lzn_jax.configuration.errors import UserError
+from lzn_jax.configuration.schema import Field, schema_of, with_defaults
+
+
+def validated(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values in canonical types, in the schema's order; raises UserError at the first fault."""
+    fields = schema_of(values)
+    values = with_defaults(values, fields)
+    result = {n: checked(n, values[n], field) for n, field in fields.items() if n in values}
+    extra = [name for name in values if name not in fields]
+    for name, field in fields.items():
+        if name not in values:
+            raise UserError(_missing(name, field, extra))
+    if extra:
+        raise UserError(unknown(extra[0], fields))
+    _check_across(result)
+    return result
+
+
+def _missing(name: str, field: Field, extra: Sequence[str]) -> str:
+    message = f"the config lacks the field {name} ({field.help}): {_expected(field)}"
+    near = difflib.get_close_matches(name, extra, n=1, cutoff=0.8)
+    return f"{message}; it holds {near[0]}, which is no field" if near else message
+
+
+def unknown(name: str, fields: Iterable[str]) -> str:
+    """What to say of a field that there is not."""
+
+    def closeness(field: str) -> tuple[float, float]:
+        whole = difflib.SequenceMatcher(None, name, field).ratio()
+        leaves = name.rpartition(".")[2], field.rpartition(".")[2]
+        return max(whole, difflib.SequenceMatcher(None, *leaves).ratio()), whole
+
+    return f"the config holds no field {name}; the nearest is {max(fields, key=closeness)}"
+
+
+def checked(name: str, value: Any, field: Field) -> Any:
+    """`value` in the field's type: integers as floats, lists as tuples where those are meant.
+
+    Raises UserError for a value that the field does not take.
+    """
+    if (value is None and field.default is None) or (
+        isinstance(value, str) and value in field.words
+    ):
+        return value
+    result = converted(value, field.kind, field.item)
+    if result is None or not _in_range(result, field):
+        raise UserError(f"{name} must be {_expected(field)}, got {' '.join(repr(value).split())}")
+    return result
+
+
+def converted(value: Any, kind: type, item: type) -> Any:
+    """`value` as the type `kind`, a tuple of `item`s; None where it is not of that type."""
+    if kind is tuple and isinstance(value, tuple | list):
+        items = tuple(converted(each, item, item) for each in value)
+        return None if None in items else items
+    if isinstance(value, bool) != (kind is bool):  # Python's bools are integers
+        return None
+    if kind is float and isinstance(value, int | float):
+        return float(value) if abs(value) <= sys.float_info.max else None
+    return value if isinstance(value, kind) else None
+
+
+def _in_range(value: Any, field: Field) -> bool:
+    if field.choices:
+        return value in field.choices
+    if field.kind is tuple:
+        item = dataclasses.replace(field, kind=field.item)
+        return bool(value or not field.nonempty) and all(_in_range(v, item) for v in value)
+    return all(holds(value, limit) for _, holds, limit in _limits(field))
+
+
+def _limits(field: Field) -> list[tuple[str, Callable[..., bool], float]]:
+    """What bounds a field's values: the relation in words and as a function, and the limit."""
+    relations = (
+        (">=", operator.ge, field.minimum),
+        (">", operator.gt, field.above),
+        ("<=", operator.le, field.maximum),
+        ("<", operator.lt, field.below),
+        ("a multiple of", lambda value, limit: value % limit == 0, field.multiple_of),
+    )
+    return [(words, holds, limit) for words, holds, limit in relations if limit is not None]
+
+
+_KINDS = {bool: "True or False", int: "an integer", float: "a finite number", str: "a string"}
+
+
+def _expected(field: Field) -> str:
+    """What a value of the field must be, in words."""
+    if field.choices:
+        choices = ", ".join(map(repr, field.choices))
+        text = f"one of {choices}" if len(field.choices) > 1 else choices
+    elif field.kind is tuple:
+        items = {int: "integers", float: "finite numbers"}[field.item]
+        text = f"a {'non-empty ' if field.nonempty else ''}tuple of {items}"
+    else:
+        text = _KINDS[field.kind]
+    bounds = [f"{words} {limit}" for words, _, limit in _limits(field)]
+    text = " ".join([text, " and ".join(bounds)]).strip()
+    others = [*map(repr, field.words), *(["None"] if field.default is None else [])]
+    return " or ".join([text, *others])
+
+
+def _check_across(values: Mapping[str, Any]) -> None:
+    """Raises UserError where fields that are right by themselves do not go together."""
+    for flow in ("latent", "alignment"):
+        got = values.get(f"{flow}.num_steps", math.inf)
+        _require(
+            values.get(f"{flow}.solver") != "dpm" or got >= 3,
+            f"{flow}.num_steps must be an integer >= 3 with {flow}.solver 'dpm', got {got}",
+        )
+    batch_size, size = values["training.batch_size"], values["training.microbatch_size"]
+    _require(
+        size is None or batch_size % size == 0,
+        f"training.microbatch_size must divide training.batch_size {batch_size}, got {size}",
+    )
+    for network in ("encoder", "decoder"):
+        if check := _NETWORK_CHECKS.get(values.get(f"{network}.name", "")):
+            check(values, network)
+    _STUDY_CHECKS[values["study"]](values)
+
+
+def _require(holds: bool, message: str) -> None:
+    if not holds:
+        raise UserError(message)
+
+
+def _check_generation(values: Mapping[str, Any]) -> None:
+    _require(
+        not values["decoder.scale_by_sigma"] or values["decoder.time_embedding"] == "fourier",
+        "decoder.scale_by_sigma must be False unless decoder.time_embedding is 'fourier', got True",
+    )
+
+
+def _check_joint(values: Mapping[str, Any]) -> None:
+    """There are classes, and something trains: generation, alignment or both."""
+    _check_generation(values)
+    _require(
+        values["data.num_classes"] >= 2,
+        "data.num_classes must be an integer >= 2 in the joint study, got 1",
+    )
+    aligned = values["latent.enabled"] and values["alignment.weight"] > 0
+    _require(
+        aligned or values["training.generation_weight"] > 0,
+        "training.generation_weight must be > 0 unless latent.enabled is True and "
+        "alignment.weight > 0: nothing would train, got 0.0",
+    )
+
+
+def _check_blur(values: Mapping[str, Any]) -> None:
+    """The kernel has a centre, and its reflections stay inside the image."""
+    kernel, most = values["augmentation.blur_kernel"], 2 * values["data.image_size"] - 1
+    _require(
+        kernel % 2 == 1 and kernel <= most,
+        f"augmentation.blur_kernel must be odd and at most {most}, twice data.image_size less one, "
+        f"got {kernel}",
+    )
+
+
+def _check_resolutions(values: Mapping[str, Any], network: str) -> None:
+    """Patches divide the image, and each level halves the one before it, without a remainder."""
+    side, patch = values["data.image_size"], values[f"{network}.patch_size"]
+    _require(
+        side % patch == 0, f"{network}.patch_size must divide data.image_size {side}, got {patch}"
+    )
+    size, multipliers = side // patch, values[f"{network}.channel_multipliers"]
+    most = (size & -size).bit_length()
+    _require(
+        len(multipliers) <= most,
+        f"{network}.channel_multipliers must have at most {most} entries, one for each halving of "
+        f"the {size} patches of an image's side and one more, got {multipliers}",
+    )
+    widths = [size >> level for level in range(len(multipliers))]
+    for name in (f"{network}.attention_resolutions", f"{network}.tap_resolutions"):
+        resolutions = values.get(name) or ()
+        _require(
+            set(resolutions) <= set(widths),
+            f"{name} must hold widths of {network} feature maps, "
+            f"which are {', '.join(map(str, widths))}, got {resolutions}",
+        )
+
+
+def _check_widths(values: Mapping[str, Any], network: str) -> None:
+    """Stages agree in number, groups divide every width, and the head gives latents."""
+    group = {name.rpartition(".")[2]: values[name] for name in values if name.startswith(network)}
+    count, widths, groups = len(group["stage_sizes"]), group["stage_widths"], group["norm_groups"]
+    _require(
+        len(widths) == count,
+        f"{network}.stage_widths must have {count} entries, one for each of "
+        f"{network}.stage_sizes, got {widths}",
+    )
+    # With selective kernels the stem has layers of half its width.
+    halves = 2 if group["selective_kernel_ratio"] > 0 else 1
+    divisors = {"stem_width": groups * halves, "stage_widths": groups, "head_dim": groups}
+    for name, divisor in divisors.items():
+        got = group[name]
+        _require(
+            all(width % divisor == 0 for width in (got if isinstance(got, tuple) else (got,))),
+            f"{network}.{name} must be a multiple of {divisor}, as {network}.norm_groups is "
+            f"{groups}, got {got}",
+        )
+    dim, got = values["latent.dim"], group["head_dim"]
+    _require(got == dim, f"{network}.head_dim must be latent.dim {dim}, got {got}")
+
+
+_NETWORK_CHECKS = {"ncsnpp": _check_resolutions, "resnet": _check_widths}
+_STUDY_CHECKS = {
+    "generation": _check_generation,
+    "representation": _check_blur,
+    "joint": _check_joint,
+}

@@ -1,0 +1,159 @@
+"""From a config file and command-line values to a checked config, and to JSON and back."""
+
+import ast
+import difflib
+import json
+import runpy
+import traceback
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+
+from lzn_jax.configuration.checking import checked, converted, unknown, validated
+from lzn_jax.configuration.errors import UserError
+from lzn_jax.configuration.schema import GROUPS, Field, schema_of
+
+
+def load(path: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
+    """The checked, immutable config of the file at `path`, changed by `FIELD=VALUE` overrides.
+
+    Raises UserError for a file that gives no config and for a field or value at fault.
+    """
+    values = validated(flatten(_read(Path(path))))
+    fields = schema_of(values)
+    values = validated(values | dict(_parse_override(text, fields) for text in overrides))
+    return ml_collections.FrozenConfigDict(nest(values))
+
+
+def load_json(path: Path) -> ml_collections.ConfigDict:
+    """The checked, immutable config that a run wrote (see `to_json_dict`).
+
+    Raises UserError for a file that holds none and for a field or value at fault.
+    """
+    try:
+        tree = json.loads(path.read_text())
+        if not isinstance(tree, dict):
+            raise ValueError("no object")
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path} is not the config of a run: {reason}") from error
+    try:
+        return ml_collections.FrozenConfigDict(nest(validated(flatten(tree))))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def blank() -> ml_collections.ConfigDict:
+    """A config with every group and no field yet, for a config file to fill in.
+
+    The fields that it leaves out take their defaults; groups that stay empty vanish.
+    """
+    return ml_collections.ConfigDict(nest({group: {} for group in GROUPS}))
+
+
+def sibling(file: str, name: str) -> ml_collections.ConfigDict:
+    """The config `name`, unchecked and open to change, from the folder of the config file `file`.
+
+    For configs that say only what they change: `config = sibling(__file__, "digits_gen")`. Raises
+    UserError where `name` gives no config.
+    """
+    return ml_collections.ConfigDict(_read(Path(file).with_name(f"{name}.py")))
+
+
+def to_json_dict(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """The config as nested dicts of plain Python values, tuples as lists."""
+    values = flatten(config.to_dict())
+    return nest({k: list(v) if isinstance(v, tuple) else v for k, v in values.items()})
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """What get_config() of the file at `path` returns, as nested dicts."""
+    if path.suffix != ".py" or not path.is_file():
+        raise UserError(_no_such_config(path))
+    try:
+        # Unlike an import, run_path leaves no bytecode beside the config.
+        get_config = runpy.run_path(str(path)).get("get_config")
+        config = get_config() if callable(get_config) else None
+        # A placeholder that the file leaves unset raises here.
+        tree = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else None
+    except UserError:  # of a sibling, which it names
+        raise
+    except Exception as error:
+        raise UserError(_failed(path, error)) from error
+    if not callable(get_config):
+        raise UserError(f"{path} must define a function get_config()")
+    if tree is None:
+        got = type(config).__name__
+        what = "an ml_collections.ConfigDict"
+        raise UserError(f"get_config() of {path} must return {what}, not {got}")
+    return tree
+
+
+def _failed(path: Path, error: Exception) -> str:
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [f", line {frame.lineno}" for frame in frames if frame.filename == str(path)]
+    place = f"{path}{lines[-1] if lines else ''}"
+    text = f"{place}: a config must run without errors, got {type(error).__name__}: {error}"
+    return " ".join(text.split())
+
+
+def _no_such_config(path: Path) -> str:
+    message = f"there is no config file {path}"
+    folder = path if path.is_dir() else path.parent
+    if not folder.is_dir():
+        return f"{message}: {folder} is not a directory"
+    names = sorted(other.name for other in folder.glob("*.py"))
+    nearest = difflib.get_close_matches(f"{path.stem}.py", names, n=1, cutoff=0)
+    if not nearest:
+        return f"{message}, nor any other in {folder}"
+    return f"{message}; the nearest is {folder / nearest[0]}"
+
+
+def flatten(tree: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
+    """The values of nested dicts by dotted name."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        # What is empty and no group stays, so that it is reported instead of lost.
+        name = f"{prefix}{key}"
+        is_group = isinstance(value, Mapping) and (value or name in GROUPS)
+        flat |= flatten(value, f"{name}.") if is_group else {name: value}
+    return flat
+
+
+def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested dicts of values by dotted name."""
+    tree: dict[str, Any] = {}
+    for name, value in flat.items():
+        *groups, leaf = name.split(".")
+        node = tree
+        for group in groups:
+            node = node.setdefault(group, {})
+        node[leaf] = value
+    return tree
+
+
+def _parse_override(text: str, fields: Mapping[str, Field]) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise UserError(f"an override must read FIELD=VALUE, got {text!r}")
+    if name not in fields:
+        raise UserError(unknown(name, fields))
+    return name, checked(name, _parse(value, fields[name]), fields[name])
+
+
+def _parse(text: str, field: Field) -> Any:
+    """The Python value that `text` spells, or `text` itself where it spells none."""
+    if field.default is None and text in ("None", "none"):
+        return None
+    if field.kind is str or text in field.words:
+        return text
+    if field.kind is bool:
+        return {"True": True, "true": True, "False": False, "false": False}.get(text, text)
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return text
+    is_item = field.kind is tuple and converted(value, field.item, field.item) is not None
+    return (value,) if is_item else value
