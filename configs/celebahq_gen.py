@@ -3,7 +3,6 @@
     python -m lzn_jax.main --config=configs/celebahq_gen.py --config.data.path=DIR
 
 DIR holds the 30,000 images. On one GPU add --config.training.microbatch_size=8.
-
 Expected (paper, 29,952 samples): FID 7.17, reconstruction error 15.90; with
 --config.latent.enabled=False, rectified flow alone, 6.95 and 26.20. This config was not run by us.
 Cost and memory of an update, and chips: those of afhq_cat_gen.py. At 40 % of an H100's bfloat16
@@ -18,16 +17,12 @@ from lzn_jax import configuration
 def get_config() -> ml_collections.ConfigDict:
     """The config of this experiment: afhq_cat_gen with other data and for longer."""
     config = configuration.sibling(__file__, "afhq_cat_gen")
-
-    # Data: a flat folder of 30,000 images.
-    config.data.path = "data/celebahq"
+    config.data.path = "data/celebahq"  # a flat folder of 30,000 images
     config.data.class_name = None
     config.data.holdout = 48  # leaves 29,952 for training, as many as the paper compares with
-
     config.training.num_steps = 350_000
     config.training.learning_rate.encoder = 4e-6
     config.training.ema_decay = 0.9999
-
     config.evaluation.every_steps = 50_000
     config.evaluation.num_samples = 29_952
     return config

@@ -3,7 +3,6 @@
     python -m lzn_jax.main --config=configs/fashion_joint.py
 
 Reads the IDX files of Debian's package dataset-fashion-mnist; --config.data.path=DIR for others.
-
 Expected: test accuracy 0.905 ± 0.002 (three seeds; docs/results.md). Cost: 52 minutes of training
 on two CPU cores, 94 with the evaluation on one.
 """
@@ -17,11 +16,7 @@ def get_config() -> ml_collections.ConfigDict:
     """The config of this experiment: digits_joint with other data and larger images."""
     config = configuration.sibling(__file__, "digits_joint")
 
-    # Data: 60,000 training and 10,000 test images.
-    config.data.name = "fashion"
-    config.data.path = "/usr/share/datasets/fashion-mnist"  # of Debian's dataset-fashion-mnist
-    config.data.image_size = 28
-    config.data.flip = True
+    config.data.name = "fashion"  # 60,000 training and 10,000 test images
 
     # More dimensions than for digits, and zones as exact as classes need (docs/results.md).
     config.latent.dim = 64
@@ -45,7 +40,6 @@ def get_config() -> ml_collections.ConfigDict:
     config.training.num_steps = 7000  # 15 epochs
     config.training.learning_rate.encoder = 2e-3
     config.training.ema_decay = 0.999
-
     config.checkpoint.every_steps = 500
     config.evaluation.every_steps = 7000
     config.evaluation.num_samples = 2000  # 500 leave the Fréchet distance uncertain by some units

@@ -3,7 +3,6 @@
     python -m lzn_jax.main --config=configs/fashion_repr.py
 
 Reads the IDX files of Debian's package dataset-fashion-mnist; --config.data.path=DIR for others.
-
 Expected: linear probe on the backbone 0.876 ± 0.003 (3 seeds; docs/results.md). Cost: 1.8e10
 operations an update, 0.5 GB, 17 minutes on one CPU core.
 """
@@ -17,14 +16,8 @@ def get_config() -> ml_collections.ConfigDict:
     """The config of this experiment: digits_repr with other data and a larger network."""
     config = configuration.sibling(__file__, "digits_repr")
 
-    # Data: 60,000 training and 10,000 test images; labels are for evaluation alone.
-    config.data.name = "fashion"
-    config.data.path = "/usr/share/datasets/fashion-mnist"  # of Debian's dataset-fashion-mnist
-    config.data.image_size = 28
-    config.data.flip = True
-
+    config.data.name = "fashion"  # 60,000 training and 10,000 test images
     config.augmentation.min_area = 0.3
-
     config.latent.context_size = 2000
 
     # docs/results.md: the fewer steps, the better. The first, which assigns all alike, is cut off.
@@ -39,7 +32,6 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.training.num_steps = 1200  # 5.1 epochs
     config.training.learning_rate.encoder = 8e-3
-
     config.checkpoint.every_steps = 400
     config.evaluation.every_steps = 1200
     return config

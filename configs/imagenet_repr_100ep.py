@@ -3,7 +3,6 @@
     python -m lzn_jax.main --config=configs/imagenet_repr_100ep.py --config.data.path=DIR
 
 DIR holds train/<class>/*.JPEG and val/<class>/*.JPEG, as for imagenet_repr.py.
-
 Expected: the paper has no number for so short a run. What compares is a linear probe after 100
 epochs of others, for example SimCLR's 63.2 % top-1 in lightly's benchmark (batch 256), and
 --config.objective=simclr on the same network and batch. This config was not run by us.

@@ -4,7 +4,6 @@
 
 DATA_DIR is where `tfds build imagenet2012 --file_format=array_record` has put the data set; reading
 it needs no TensorFlow, but `pip install -e '.[tfds]'`.
-
 Expected, cost, memory, chips: those of imagenet_repr.py. This config was not run by us.
 """
 
@@ -18,8 +17,6 @@ def get_config() -> ml_collections.ConfigDict:
     config = configuration.sibling(__file__, "imagenet_repr")
     config.data.name = "tfds"
     config.data.path = "data/tfds"
-    del config.data.class_name, config.data.holdout
     config.data.tfds_name = "imagenet2012"
-    config.data.train_split = "train"
     config.data.test_split = "validation"
     return config

@@ -4,7 +4,6 @@
 
 DIR holds the 3,033,042 training images, in folders or not. On one GPU add
 --config.training.microbatch_size=8.
-
 Expected (paper, 29,952 samples): FID 5.95, reconstruction error 37.01; with
 --config.latent.enabled=False, rectified flow alone, 6.25 and 48.72. This config was not run by us.
 Cost and memory of an update, and chips: those of afhq_cat_gen.py. At 40 % of an H100's bfloat16
@@ -19,15 +18,11 @@ from lzn_jax import configuration
 def get_config() -> ml_collections.ConfigDict:
     """The config of this experiment: afhq_cat_gen with other data and for longer."""
     config = configuration.sibling(__file__, "afhq_cat_gen")
-
-    # Data: a folder of 3,033,042 images, at any depth.
-    config.data.path = "data/lsun_bedroom"
+    config.data.path = "data/lsun_bedroom"  # 3,033,042 images, at any depth
     config.data.class_name = None
     config.data.holdout = 256
-
     config.training.num_steps = 2_050_000
     config.training.ema_decay = 0.99999
-
     config.evaluation.every_steps = 250_000
     config.evaluation.num_samples = 29_952  # as many as the paper compares with
     return config

@@ -5,8 +5,9 @@ from pathlib import Path
 import ml_collections
 import pytest
 
-from lzn_jax import configuration, zoning
-from lzn_jax.configuration import UserError
+from lzn_jax import configuration, models, zoning
+from lzn_jax.configuration import UserError, schema
+from lzn_jax.data import sources
 from lzn_jax.run import workdir
 from lzn_jax.zoning import precision
 
@@ -31,6 +32,14 @@ JOINT_FIELDS = {
     "evaluation.": """every_steps num_samples inception_path clip_path noise_scales
         batch_sizes context_sizes""",
     "sampling.": "sampler num_steps",
+}
+
+NETWORK = "name features channel_multipliers num_res_blocks"
+SELECTORS = {
+    "study": "joint",
+    "data.name": "digits",
+    "encoder.name": "ncsnpp",
+    "decoder.name": "ncsnpp",
 }
 
 # The fields that may be None, with a value for each.
@@ -92,17 +101,30 @@ def item(name):
 
 
 def test_schema_and_config_hold_the_fields_of_a_joint_study():
-    values = {
-        "study": "joint",
-        "data.name": "digits",
-        "encoder.name": "ncsnpp",
-        "decoder.name": "ncsnpp",
-    }
     config = configuration.load(DIGITS_JOINT)
-    assert set(configuration.schema_of(values)) == joint_fields()
+    assert set(configuration.schema_of(SELECTORS)) == joint_fields()
     assert set(leaves(config.to_dict())) == joint_fields()
 
 
+# What makes a joint experiment on digits: fields without a default.
+REQUIRED = {
+    "study",
+    "data.name",
+    "latent.dim",
+    "latent.context_size",
+    "alignment.num_steps",
+    *(f"{network}.{name}" for network in ("encoder", "decoder") for name in NETWORK.split()),
+    "training.batch_size",
+    "training.num_steps",
+    *(f"training.learning_rate.{name}" for name in ("encoder", "decoder", "label_anchors")),
+    "training.ema_decay",
+    "evaluation.every_steps",
+    "evaluation.num_samples",
+    "evaluation.batch_sizes",
+    "evaluation.context_sizes",
+}
+
+# Of fields that came later than the first runs.
 DEFAULTS = {
     "alignment.solver": "euler",
     "training.devices": "all",
@@ -110,16 +132,33 @@ DEFAULTS = {
 }
 
 
-@pytest.mark.parametrize("name", sorted(joint_fields() - DEFAULTS.keys()))
-def test_each_field_must_be_there(tmp_path, name):
+@pytest.mark.parametrize("name", sorted(REQUIRED))
+def test_each_required_field_must_be_there(tmp_path, name):
     path = edited(tmp_path, f"del {item(name)}")
     assert message(path).startswith(f"the config lacks the field {name} (")
 
 
-@pytest.mark.parametrize("name", DEFAULTS)
+@pytest.mark.parametrize("name", sorted(joint_fields() - REQUIRED))
 def test_a_field_with_a_default_may_be_left_out(tmp_path, name):
-    config = configuration.load(str(edited(tmp_path, f"del {item(name)}")))
-    assert value_of(config, name) == DEFAULTS[name]
+    group, _, leaf = name.rpartition(".")
+    lines = f"{item(group) if group else 'tree'}.pop({leaf!r}, None)"
+    config = configuration.load(str(edited(tmp_path, lines)))
+    default = configuration.schema_of(SELECTORS)[name].default
+    assert value_of(config, name) == DEFAULTS.get(name, default)
+    assert type(value_of(config, name)) is type(default)  # as it is checked, so is it written
+
+
+def test_a_config_states_what_it_cannot_do_without_and_leaves_no_empty_group(tmp_path):
+    held = configuration.load(DIGITS_JOINT)
+    path = tmp_path / "short.py"
+    path.write_text(
+        "from lzn_jax import configuration\n\n"
+        "def get_config():\n"
+        "    config = configuration.blank()\n"
+        + "".join(f"    config.{name} = {value_of(held, name)!r}\n" for name in sorted(REQUIRED))
+        + "    return config\n"
+    )
+    assert set(leaves(configuration.load(str(path)).to_dict())) == joint_fields()
 
 
 @pytest.mark.parametrize("value", ["all", "dividing", 1, 6])
@@ -148,8 +187,7 @@ def test_a_run_older_than_a_field_goes_on_with_its_default(tmp_path):
 
 @pytest.mark.parametrize("selector", ["data.name", "encoder.name", "decoder.name"])
 def test_networks_and_source_bring_their_own_fields(selector):
-    selectors = {"data.name": "digits", "encoder.name": "ncsnpp", "decoder.name": "ncsnpp"}
-    values = {"study": "joint", **selectors, selector: "another"}
+    values = SELECTORS | {selector: "another"}
     group = selector.partition(".")[0]
     gone = {name for name in joint_fields() if name.startswith(f"{group}.")} - {selector}
     assert set(configuration.schema_of(values)) == joint_fields() - gone
@@ -395,9 +433,12 @@ def test_a_value_for_a_group_is_answered_with_a_field_of_it():
     assert answer == f"{expected}training.learning_rate.encoder"
 
 
-def test_precisions_and_solvers_are_those_of_the_zoning():
+def test_names_are_those_of_the_registries():
     assert configuration.PRECISIONS == precision.PRECISIONS
     assert tuple(zoning.SOLVERS) == configuration.SOLVERS
+    assert models.ENCODERS.keys() == schema.ENCODERS.keys()
+    assert models.DECODERS.keys() == schema.DECODERS.keys()
+    assert sources._SOURCES.keys() == schema.SOURCES.keys()
 
 
 def test_micro_batches_must_divide_the_batch():
@@ -427,8 +468,7 @@ def test_noise_levels_scale_by_sigma_where_time_is_a_fourier_embedding():
 
 
 def test_a_joint_study_needs_two_classes(tmp_path):
-    source = {"path": "x", "class_name": None, "holdout": 0, "workers": 0, "centre_crop": 1.0}
-    lines = f"tree['data'].update(name='image_folder', skip_unreadable=False, **{source})"
+    lines = "tree['data'].update(name='image_folder', path='x', image_size=8)"
     for count in (1, 2):
         path = edited(tmp_path, f"{lines}\ntree['data']['num_classes'] = {count}")
         if count == 1:
@@ -446,8 +486,8 @@ def test_a_joint_study_trains_something(off):
 
 
 def test_an_override_does_not_repair_a_file(tmp_path):
-    path = edited(tmp_path, "del tree['seed']")
-    assert message(path, "seed=1").startswith("the config lacks the field seed (")
+    path = edited(tmp_path, "del tree['latent']['dim']")
+    assert message(path, "latent.dim=1").startswith("the config lacks the field latent.dim (")
 
 
 def test_fields_that_go_together_are_checked_after_all_overrides():

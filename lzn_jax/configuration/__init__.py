@@ -13,5 +13,8 @@ from lzn_jax.configuration.reading import load as load
 from lzn_jax.configuration.reading import load_json as load_json
 from lzn_jax.configuration.reading import sibling as sibling
 from lzn_jax.configuration.reading import to_json_dict as to_json_dict
+from lzn_jax.configuration.schema import PRECISIONS as PRECISIONS
+from lzn_jax.configuration.schema import SOLVERS as SOLVERS
+from lzn_jax.configuration.schema import Field as Field
 from lzn_jax.configuration.schema import schema_of as schema_of
 from lzn_jax.configuration.schema import with_defaults as with_defaults

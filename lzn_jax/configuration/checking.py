@@ -135,7 +135,7 @@ def _require(holds: bool, message: str) -> None:
         raise UserError(message)
 
 
-def _check_generation(values: Mapping[str, Any]) -> None:
+def _check_flow(values: Mapping[str, Any]) -> None:
     _require(
         not values["decoder.scale_by_sigma"] or values["decoder.time_embedding"] == "fourier",
         "decoder.scale_by_sigma must be False unless decoder.time_embedding is 'fourier', got True",
@@ -144,7 +144,7 @@ def _check_generation(values: Mapping[str, Any]) -> None:
 
 def _check_joint(values: Mapping[str, Any]) -> None:
     """There are classes, and something trains: generation, alignment or both."""
-    _check_generation(values)
+    _check_flow(values)
     _require(
         values["data.num_classes"] >= 2,
         "data.num_classes must be an integer >= 2 in the joint study, got 1",
@@ -214,8 +214,4 @@ def _check_widths(values: Mapping[str, Any], network: str) -> None:
 
 
 _NETWORK_CHECKS = {"ncsnpp": _check_resolutions, "resnet": _check_widths}
-_STUDY_CHECKS = {
-    "generation": _check_generation,
-    "representation": _check_blur,
-    "joint": _check_joint,
-}
+_STUDY_CHECKS = {"generation": _check_flow, "representation": _check_blur, "joint": _check_joint}

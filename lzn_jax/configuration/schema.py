@@ -7,9 +7,9 @@ from typing import Any
 
 REQUIRED = object()  # the default of a field that every config states
 
-# Each names what a registry holds whose import is JAX's as well, and JAX starts only for a good
-# command: zoning's SOLVERS and PRECISIONS, models' ENCODERS and DECODERS, the sources of data (the
-# last three below, with the fields that they bring). A test keeps them the same.
+# Names of registries whose import is JAX's as well, while JAX starts only for a good command: those
+# of zoning here; below, with the fields that they bring, those of models and of the sources of
+# data. A test keeps them the same.
 SOLVERS = ("euler", "dpm", "adams")
 PRECISIONS = ("float32", "tensorfloat32", "bfloat16_3x", "bfloat16")
 
@@ -95,6 +95,7 @@ def _network(prefix: str, fields: Mapping[str, Field]) -> dict[str, Field]:
 ENCODERS = {"ncsnpp": _network("encoder", _NCSNPP_ENCODER), "resnet": _network("encoder", _RESNET)}
 DECODERS = {"ncsnpp": _network("decoder", _NCSNPP_DECODER)}
 
+_DEBIAN = "/usr/share/datasets/fashion-mnist"  # of its package dataset-fashion-mnist
 _FLIP = "flip training images left to right at random"
 
 
@@ -121,7 +122,7 @@ _ENCODED_IMAGES = {
 }
 SOURCES = {
     "digits": _small_images((8,), 1, flip=False),  # a mirrored digit is no digit
-    "fashion": {"data.path": _word("folder of the IDX files, or of TFDS's fashion_mnist")}
+    "fashion": {"data.path": _word("folder of the IDX files, or of TFDS's fashion_mnist", _DEBIAN)}
     | _small_images((28, 32), 1, flip=True),
     "cifar10": {"data.path": _word("folder of cifar-10-batches-bin, or of TFDS's cifar10")}
     | _small_images((32,), 3, flip=True),
@@ -143,7 +144,7 @@ SOURCES = {
     },
 }
 
-# Defaults are the paper's, or what does the least.
+# Defaults are the paper's for most of its experiments, or what does the least.
 _EVERY_STUDY = {
     "data.name": _word("data source", choices=tuple(SOURCES)),
     "latent.dim": _count("latent dimension q"),
@@ -158,9 +159,7 @@ _EVERY_STUDY = {
         "divide parameters and optimiser state over devices, for networks that do not fit", False
     ),
     "training.devices": _count(
-        "devices that share a batch: a number, 'all', or as many as are 'dividing' it",
-        "all",
-        words=("all", "dividing"),
+        "devices of a batch; 'dividing': as many as divide it", "all", words=("all", "dividing")
     ),
     "training.remat": _flag("residual blocks compute their insides twice, to save memory", False),
     "training.num_steps": _count("updates"),
@@ -213,6 +212,7 @@ _JOINT = {
     ),
 }
 _REPRESENTATION = {
+    "latent.solver": _word("solver of the encoder's flow", "euler", choices=SOLVERS),
     "objective": _choice("'simclr' is the baseline", "lzn", "simclr"),
     "simclr.temperature": _positive("temperature of the baseline's softmax", 0.1),
     "encoder.name": _word("image encoder", choices=("resnet",)),

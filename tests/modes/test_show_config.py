@@ -1,0 +1,64 @@
+"""--mode=show_config: the resolved config and what it means, without JAX and without a run."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lzn_jax import configuration, main
+
+ROOT = Path(__file__).parents[2]
+COMMAND = ["--config=configs/digits_gen.py", "--mode=show_config"]
+
+
+@pytest.fixture(autouse=True)
+def in_repository(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+def shown(capsys, *overrides):
+    """What the mode prints of each field: name -> (is marked, value, meaning)."""
+    assert main.main([*COMMAND, *(f"--config.{each}" for each in overrides)]) == 0
+    legend, *lines = capsys.readouterr().out.splitlines()
+    assert legend.startswith("* differs from its default")
+    fields = {}
+    for line in lines:
+        assert line[:2] in ("* ", "  ")
+        name, value_and_meaning = line[2:].split(" = ", maxsplit=1)
+        value, meaning = value_and_meaning.split("  # ")
+        fields[name] = (line.startswith("*"), value.strip(), meaning)
+    return fields
+
+
+def test_each_field_is_shown_with_its_value_and_meaning(capsys):
+    fields = shown(capsys)
+    assert fields["latent.dim"] == (True, "32", "latent dimension q")  # without a default
+    assert fields["latent.solver"] == (False, "'dpm'", "solver of the encoder's flow")
+    assert fields["training.schedule"] == (True, "'cosine'", "learning rate after warm-up")
+    schema = configuration.schema_of(
+        {name: value.strip("'") for name, (_, value, _) in fields.items()}
+    )
+    assert {name: meaning for name, (_, _, meaning) in fields.items()} == {
+        name: field.help for name, field in schema.items()
+    }
+
+
+def test_overrides_move_the_mark(capsys):
+    fields = shown(capsys, "latent.solver=euler", "training.schedule=constant")
+    assert fields["latent.solver"][:2] == (True, "'euler'")
+    assert fields["training.schedule"][:2] == (False, "'constant'")
+
+
+def test_a_bad_value_is_the_users_error(capsys):
+    assert main.main([*COMMAND, "--config.latent.dim=0"]) == 2
+    assert capsys.readouterr().out == ""
+
+
+def test_neither_jax_nor_a_run_is_started(tmp_path):
+    workdir = tmp_path / "run"
+    arguments = [*COMMAND, f"--workdir={workdir}"]
+    code = f"import sys; from lzn_jax import main; main.main({arguments!r}); "
+    check = "assert 'jax' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code + check], check=True, capture_output=True)
+    assert not workdir.exists()
