@@ -3,8 +3,9 @@
     python -m lzn_jax.main --config=configs/cifar10_gen.py --config.data.path=DIR
 
 DIR holds cifar-10-batches-bin, the binary version of CIFAR-10, or cifar10 of TensorFlow Datasets.
-On one GPU or 8 chips add --config.training.microbatch_size=200, on 16 TPU chips 400, which change
-nothing else. More chips need another batch: 32 and more share --config.training.batch_size=2048.
+On one GPU add --config.training.microbatch_size=200, on 16 TPU chips 400, which change nothing
+else. Chips: 8 and 16 share a batch of 2000, 8 a micro-batch of 200, 16 one of 400. 32 and more
+share --config.training.batch_size=2048.
 Expected (paper, 50,000 samples): FID 2.59, sFID 3.95, inception score 9.53, CMMD 0.0355,
 reconstruction error 0.41; with --config.latent.enabled=False, rectified flow alone, FID 2.76, sFID
 4.05, inception score 9.51, CMMD 0.0360, reconstruction error 0.83. This config was not run by us.
