@@ -25,7 +25,9 @@ from lzn_jax.randomness import Stream, stream_key
 from lzn_jax.run import costs, processes, reporting, sharding
 from lzn_jax.run import workdir as workdirs
 from lzn_jax.run.checkpoints import Checkpoints
+from lzn_jax.run.goodput import Goodput
 from lzn_jax.run.heartbeat import Heartbeat
+from lzn_jax.run.progress import LateMetrics, progress
 from lzn_jax.studies import Model, Study, join_variables, split_variables
 
 MAX_SKIPPED_IN_A_ROW = 100
@@ -63,7 +65,7 @@ class _Run:
 
     config: ConfigDict
     workdir: Path
-    goodput: reporting.Goodput
+    goodput: Goodput
     interruption: processes.Interruption
     mesh: Mesh
     study: Study
@@ -94,7 +96,7 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> int:
 def _prepare(config: ConfigDict, workdir: Path) -> _Run:
     """Builds and loads what can fail, then claims the folder for this config."""
     training = config.training
-    goodput = reporting.Goodput()
+    goodput = Goodput()
     with goodput("init"):
         mesh = sharding.training_mesh(training)
         study = studies.build(config, mesh)
@@ -147,10 +149,10 @@ def _loop(run: _Run, checkpoints: Checkpoints, state: TrainState) -> tuple[Train
     _announce(state, run.mesh, run.workdir)
     with (
         reporting.MetricLog(run.workdir, step) as log,
-        reporting.progress(config.training.num_steps, "training", initial=step) as bar,
+        progress(config.training.num_steps, "training", initial=step) as bar,
         Heartbeat(step) as heartbeat,
     ):
-        metrics = _LateMetrics(log, bar, goodput, step, config.training)
+        metrics = LateMetrics(log, bar, goodput, step, config.training)
         while True:
             is_over = step >= config.training.num_steps
             is_due = is_over or (step > 0 and step % config.evaluation.every_steps == 0)
@@ -160,7 +162,7 @@ def _loop(run: _Run, checkpoints: Checkpoints, state: TrainState) -> tuple[Train
                     save_state(checkpoints, state, run.study, run.train)
                     goodput.write(run.workdir)
                 saved = step
-            if metrics.too_many_skipped():
+            if metrics.all_skipped(MAX_SKIPPED_IN_A_ROW):
                 return state, EXIT_NON_FINITE
             if is_leaving:
                 return state, EXIT_RUN_AGAIN
@@ -271,8 +273,8 @@ def save_with_context(
         )
     counters = {"skipped": state.skipped, "skipped_in_a_row": state.skipped_in_a_row}
     step = int(state.step)
-    progress = {"step": step, "data_position": step} | {k: int(v) for k, v in counters.items()}
-    checkpoints.save(step, items, progress)
+    reached = {"step": step, "data_position": step} | {k: int(v) for k, v in counters.items()}
+    checkpoints.save(step, items, reached)
 
 
 def restore_state(checkpoints: Checkpoints, shapes: TrainState) -> TrainState | None:
@@ -376,7 +378,7 @@ def _compile_update(
 
 
 def _evaluate_once(
-    run: _Run, state: TrainState, step: int, log: reporting.MetricLog, metrics: "_LateMetrics"
+    run: _Run, state: TrainState, step: int, log: reporting.MetricLog, metrics: LateMetrics
 ) -> None:
     """Evaluates, unless the run that this one continues has done so at this step.
 
@@ -398,66 +400,6 @@ def _evaluate_once(
             log.image(step, figure.stem, figure)
     named = ", ".join(f"{name} {value:.4g}" for name, value in results.items())
     _log.info("step %d: %s", step, named)
-
-
-class _LateMetrics:
-    """Fetches the metrics of an update after the next one is under way, and logs some of them."""
-
-    def __init__(
-        self,
-        log: reporting.MetricLog,
-        bar: Any,
-        goodput: reporting.Goodput,
-        first_step: int,
-        training: ConfigDict,
-    ) -> None:
-        self._skipped_in_a_row = 0.0
-        self._log, self._bar, self._goodput = log, bar, goodput
-        self._training = training
-        self._pending: tuple[int, Mapping[str, jax.Array]] | None = None
-        self._start = self._last = (first_step, self._busy_seconds())
-
-    def put(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
-        """Takes the metrics of update number `step`, which may still be running."""
-        self.flush()
-        self._pending = (step, metrics)
-
-    def flush(self) -> None:
-        """Fetches and logs what is pending."""
-        if self._pending is None:
-            return
-        step, metrics = self._pending
-        self._pending = None
-        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        self._skipped_in_a_row = values.pop("skipped_in_a_row")
-        self._bar.set_postfix_str(f"loss {values['loss']:.4f}")
-        self._bar.update(1)
-        if step % self._training.log_every_steps == 0:
-            self._log.write(step, {**values, **self._rates(self._last, step)})
-            self._last = (step, self._busy_seconds())
-
-    def too_many_skipped(self) -> bool:
-        """Whether the last updates, as many as are too many, were all skipped."""
-        if self._skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
-            self.flush()  # the one that is pending may be finite again
-        return self._skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW
-
-    def rates(self) -> dict[str, float]:
-        """Steps and examples per second over all updates of this process, without evaluation."""
-        return self._rates(self._start, self._bar.n)
-
-    def _rates(self, since: tuple[int, float], step: int) -> dict[str, float]:
-        steps, seconds = step - since[0], self._busy_seconds() - since[1]
-        if steps == 0:
-            return {}
-        rate = steps / seconds
-        return {
-            "steps_per_second": rate,
-            "examples_per_second": rate * self._training.batch_size,
-        }
-
-    def _busy_seconds(self) -> float:
-        return self._goodput.seconds["step"] + self._goodput.seconds["data"]
 
 
 def _announce(state: TrainState, mesh: Mesh, workdir: Path) -> None:

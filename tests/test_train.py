@@ -187,13 +187,13 @@ def test_nothing_is_compiled_after_the_first_update(tmp_path, monkeypatch):
         compiled[0] += name == "/jax/core/compile/backend_compile_duration"
 
     jax.monitoring.register_event_duration_secs_listener(count)
-    put = train._LateMetrics.put
+    put = train.LateMetrics.put
 
     def counting_put(self, step, metrics):
         put(self, step, metrics)
         seen.append(compiled[0])
 
-    monkeypatch.setattr(train._LateMetrics, "put", counting_put)
+    monkeypatch.setattr(train.LateMetrics, "put", counting_put)
     config = small.config(
         training__num_steps=5, evaluation__every_steps=100, checkpoint__every_steps=100
     )

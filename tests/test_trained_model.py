@@ -18,7 +18,7 @@ from lzn_jax import data, zoning
 from lzn_jax.configuration import UserError
 from lzn_jax.evaluation import batching
 from lzn_jax.randomness import Stream, normal_by_index
-from lzn_jax.run import reporting, sharding
+from lzn_jax.run import sharding
 from lzn_jax.studies.interpolation import great_circle
 
 ROOT = Path(__file__).parent.parent
@@ -114,13 +114,13 @@ def test_all_devices_find_what_one_finds_which_a_users_mesh_names(workdir, model
 
 
 def test_every_method_shows_its_progress(model, images, monkeypatch):
-    shown, show = [], reporting.progress
+    shown, show = [], batching.progress
 
     def progress(count, description, **settings):
         shown.append((description, count))
         return show(count, description, **settings)
 
-    monkeypatch.setattr(batching.reporting, "progress", progress)
+    monkeypatch.setattr(batching, "progress", progress)
     for call, expected in (
         (lambda: model.anchors(images), ["encoding"]),
         (lambda: model.encode(images, KEY), ["encoding", "zoning"]),

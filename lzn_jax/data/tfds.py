@@ -19,6 +19,7 @@ from lzn_jax.configuration import UserError
 from lzn_jax.data.decoding import UnreadableImageError
 from lzn_jax.data.examples import EncodedImages, Examples
 from lzn_jax.run import reporting
+from lzn_jax.run.progress import progress
 
 # A split whose images have the right size already is kept in memory up to this many bytes.
 _MAX_BYTES_DECODED = 2**30
@@ -120,7 +121,7 @@ class _Records:
         return labels
 
     def _read_labels(self) -> Iterator[int]:
-        with reporting.progress(len(self), "reading labels", unit="record", brief=True) as bar:
+        with progress(len(self), "reading labels", unit="record", brief=True) as bar:
             for start in range(0, len(self), _RECORDS_AT_A_TIME):
                 rows = range(start, min(start + _RECORDS_AT_A_TIME, len(self)))
                 for record in self._read_rows(rows):

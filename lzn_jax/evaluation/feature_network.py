@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, UInt8
 from lzn_jax import data
 from lzn_jax.evaluation import cache
 from lzn_jax.evaluation.extractors import Extractor, Outputs
-from lzn_jax.run import reporting
+from lzn_jax.run.progress import progress
 
 NUM_FEATURES = 64
 NUM_STEPS = 1000
@@ -91,7 +91,7 @@ def _train(module: FeatureNetwork, train: data.Examples, seed: int) -> dict[str,
     examples = jax.tree.map(jnp.asarray, train)
     variables = jax.jit(module.init)(init_key, data.normalise(examples.images[:1]))
     state = optimiser.init(variables)
-    with reporting.progress(NUM_STEPS, "feature network", brief=True) as bar:
+    with progress(NUM_STEPS, "feature network", brief=True) as bar:
         for step in range(NUM_STEPS):
             variables, state = update(variables, state, jnp.asarray(step), examples)
             bar.update()

@@ -21,7 +21,8 @@ from lzn_jax.evaluation.extractors import CLIP, INCEPTION, Extractor
 from lzn_jax.evaluation.inception_score import inception_score
 from lzn_jax.evaluation.kid import kernel_inception_distance
 from lzn_jax.evaluation.prdc import precision_recall
-from lzn_jax.run import reporting, sharding
+from lzn_jax.run import sharding
+from lzn_jax.run.progress import progress
 
 # NHWC images, or batches of such of any sizes.
 Images = UInt8[np.ndarray, "_ _ _ _"] | Iterable[UInt8[np.ndarray, "_ _ _ _"]]
@@ -149,7 +150,7 @@ def _added(total: frechet.Statistics | None, features: np.ndarray) -> frechet.St
 
 def _batches(images: Images, batch_size: int) -> Iterator[np.ndarray]:
     for part in [images] if isinstance(images, np.ndarray) else images:
-        with reporting.progress(len(part), "features", unit="image", brief=True) as bar:
+        with progress(len(part), "features", unit="image", brief=True) as bar:
             for start in range(0, len(part), batch_size):
                 batch = part[start : start + batch_size]
                 yield batch

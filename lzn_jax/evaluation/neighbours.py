@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from lzn_jax.evaluation.probes import check_features
-from lzn_jax.run import reporting
+from lzn_jax.run.progress import progress
 
 _BANK_ROWS = 16_384  # of the bank on the device at a time
 _QUERY_ROWS = 1_024  # times _BANK_ROWS similarities at a time, 64 MiB
@@ -44,7 +44,7 @@ def knn_log_votes(
         raise ValueError("the features are not finite")
     targets = _unit_rows(jnp.asarray(queries, jnp.float32))
     nearest = _no_neighbours(len(queries), k)
-    with reporting.progress(len(bank), "nearest neighbours", unit="row", brief=True) as bar:
+    with progress(len(bank), "nearest neighbours", unit="row", brief=True) as bar:
         for start in range(0, len(bank), _BANK_ROWS):
             rows = slice(start, start + _BANK_ROWS)
             block = jnp.asarray(bank[rows], jnp.float32), jnp.asarray(bank_labels[rows], jnp.int32)

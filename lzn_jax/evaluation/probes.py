@@ -19,7 +19,7 @@ import scipy.optimize
 from jaxtyping import Array, Float, Int
 from sklearn.preprocessing import StandardScaler
 
-from lzn_jax.run import reporting
+from lzn_jax.run.progress import progress
 
 PENALTIES = tuple(10.0**power for power in range(1, -7, -1))  # strong to weak
 _HELD_OUT_SHARE = 0.15
@@ -106,7 +106,7 @@ def fit_cached(
     fitted = _rotate(features[~held_out], labels[~held_out])
     start = np.zeros((features.shape[1], num_classes)), np.zeros(num_classes)
     best_loss, best = np.inf, (start, penalties[0])
-    with reporting.progress(len(penalties), "linear probe", unit="fit", brief=True) as bar:
+    with progress(len(penalties), "linear probe", unit="fit", brief=True) as bar:
         for penalty in penalties:
             start, _ = _minimise(fitted, penalty, start, _CONVERGED)
             logits = fitted.to_raw(*start)(features[held_out])
@@ -325,7 +325,7 @@ def train_linear(
     }
     state = optimizer.init(params)
     done = 0
-    with reporting.progress(num_steps, "linear probe") as bar:
+    with progress(num_steps, "linear probe") as bar:
         for features, labels in itertools.islice(itertools.chain(first, stream), num_steps):
             check_labels(np.asarray(labels), num_classes)
             params, state = _train_step(params, state, features, labels, optimizer=optimizer)

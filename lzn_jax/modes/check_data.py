@@ -19,7 +19,7 @@ from lzn_jax.data.decoding import UnreadableImageError
 from lzn_jax.data.examples import MAX_NAMED, EncodedImages, Examples
 from lzn_jax.data.pipeline import TrainingBatches, whole_image
 from lzn_jax.data.sources import class_names, load
-from lzn_jax.run import reporting
+from lzn_jax.run.progress import progress
 
 MAX_SECONDS = 1800.0
 _IMAGES_AT_A_TIME = 256
@@ -80,7 +80,7 @@ def scan(examples: Examples, name: str, max_seconds: float = MAX_SECONDS) -> Sca
     started = time.perf_counter()
     with (
         ThreadPoolExecutor(os.cpu_count()) as threads,
-        reporting.progress(len(examples.labels), f"checking {name}", unit="image") as bar,
+        progress(len(examples.labels), f"checking {name}", unit="image") as bar,
     ):
         while count < len(examples.labels) and time.perf_counter() - started < max_seconds:
             rows = range(count, min(count + _IMAGES_AT_A_TIME, len(examples.labels)))

@@ -1,12 +1,10 @@
-"""What a run leaves behind: metrics, TensorBoard events, JSON files, progress and wall time."""
+"""What a run leaves behind: metrics, TensorBoard events, JSON files and arrays."""
 
-import contextlib
 import io
 import json
 import logging
 import math
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -16,13 +14,10 @@ import numpy as np
 from PIL import Image
 from tensorboardX import SummaryWriter
 from tensorboardX.record_writer import register_writer_factory
-from tqdm import tqdm
 
 from lzn_jax.run import processes
 
 METRICS_FILE = "metrics.jsonl"
-GOODPUT_FILE = "goodput.json"
-GOODPUT_BUCKETS = ("init", "compile", "data", "step", "eval", "save", "restore")
 
 
 def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
@@ -238,120 +233,3 @@ def _drop_after(path: Path, step: int) -> set[tuple[int, str]]:
     if content != path.read_bytes():
         write_bytes(path, content)
     return {(record["step"], name) for _, record in kept for name in record if name != "step"}
-
-
-class _PlainLines:
-    """stderr for a bar that goes to a log file: each redrawing is a line of its own."""
-
-    def write(self, text: str) -> None:
-        line = text.strip()
-        if line:
-            sys.stderr.write(f"{line}\n")
-
-    def flush(self) -> None:
-        sys.stderr.flush()
-
-
-class _Bar(tqdm):
-    """A tqdm bar whose postfix waits for the next redraw, so that setting it is free."""
-
-    def set_postfix_str(self, s: str = "", refresh: bool = False) -> None:
-        super().set_postfix_str(s, refresh=refresh)
-
-
-def progress(
-    total: int, description: str, initial: int = 0, unit: str = "step", brief: bool = False
-) -> tqdm:
-    """A progress bar on stderr with rate and time left, as a context manager.
-
-    Where stderr is no terminal, plain lines at least 10 s apart. A `brief` bar, for what may take
-    a moment or long, is shown from the third second on and leaves no trace. Of several processes
-    one shows bars.
-    """
-    common = {"total": total, "desc": description, "initial": initial, "unit": f" {unit}"}
-    common |= {"disable": not processes.is_writer()}
-    common |= {"leave": not brief, "delay": 3.0 if brief else 0.0}
-    if sys.stderr.isatty():
-        return _Bar(**common, file=sys.stderr, dynamic_ncols=True)
-    line = (
-        "{desc}: {percentage:.0f}% {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
-    )
-    return _Bar(**common, file=_PlainLines(), mininterval=10.0, bar_format=line)
-
-
-class Goodput:
-    """Wall time by what it was spent on, `with goodput("data"): ...`.
-
-    A bucket opened inside another takes its time away from the outer one, so the buckets
-    never count a second twice. One thread only.
-
-    `goodput.json` adds up all starts of a run, each from here to its last `write`: it lacks
-    Python's imports, and what a killed start did after that.
-    """
-
-    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
-        self._clock = clock
-        self._began = clock()
-        self._earlier: Mapping[str, float] = {}
-        self._seconds = dict.fromkeys(GOODPUT_BUCKETS, 0.0)
-        self._open: list[str] = []
-        self._charged_until = clock()
-
-    @contextlib.contextmanager
-    def __call__(self, bucket: str) -> Iterator[None]:
-        """Charge the time inside to `bucket`.
-
-        Raises:
-            ValueError: no such bucket.
-        """
-        if bucket not in self._seconds:
-            raise ValueError(f"unknown bucket {bucket!r}; choose from {', '.join(self._seconds)}")
-        self._charge()
-        self._open.append(bucket)
-        try:
-            yield
-        finally:
-            self._charge()
-            self._open.pop()
-
-    @property
-    def seconds(self) -> dict[str, float]:
-        """Seconds so far by bucket, all buckets present, the ones still open included."""
-        self._charge()
-        return dict(self._seconds)
-
-    def resume(self, workdir: str | os.PathLike[str]) -> None:
-        """Goes on from what earlier starts have written, if they have."""
-        with contextlib.suppress(OSError, ValueError):
-            earlier = json.loads((Path(workdir) / GOODPUT_FILE).read_text())
-            self._earlier = {name: float(value) for name, value in earlier.items()}
-
-    def totals(self) -> dict[str, float]:
-        """Seconds by bucket over all starts, `other` in no bucket, and the number of `starts`."""
-        now = self.seconds
-        now["other"] = self._clock() - self._began - sum(now.values())
-        now["starts"] = 1
-        return {name: value + self._earlier.get(name, 0) for name, value in now.items()}
-
-    def write(self, workdir: str | os.PathLike[str]) -> None:
-        """Write the totals."""
-        write_json(Path(workdir) / GOODPUT_FILE, self.totals())
-
-    def in_words(self) -> str:
-        """The totals as a line: the share of wall time in steps, and where the rest went."""
-        seconds = self.totals()
-        starts = seconds.pop("starts")
-        wall = sum(seconds.values())
-        step = seconds.pop("step")
-        rest = sorted(seconds.items(), key=lambda item: -item[1])
-        named = ", ".join(f"{name} {value / wall:.1%}" for name, value in rest if value > 0)
-        line = f"{step / wall:.1%} of {wall:.0f} s went into training steps; {named}"
-        if starts > 1:
-            line += f"; {starts:.0f} starts, each up to its last save"
-        return line
-
-    def _charge(self) -> None:
-        now = self._clock()
-        if self._open:
-            self._seconds[self._open[-1]] += now - self._charged_until
-        self._charged_until = now

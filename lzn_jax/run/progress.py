@@ -1,0 +1,111 @@
+"""How far a run is: progress bars, rates, and the metrics that they show."""
+
+import sys
+from collections.abc import Mapping
+
+import jax
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from lzn_jax.run import processes
+from lzn_jax.run.goodput import Goodput
+from lzn_jax.run.reporting import MetricLog
+
+
+class _PlainLines:
+    """stderr for a bar that goes to a log file: each redrawing is a line of its own."""
+
+    def write(self, text: str) -> None:
+        line = text.strip()
+        if line:
+            sys.stderr.write(f"{line}\n")
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+
+class _Bar(tqdm):
+    """A tqdm bar whose postfix waits for the next redraw, so that setting it is free."""
+
+    def set_postfix_str(self, s: str = "", refresh: bool = False) -> None:
+        super().set_postfix_str(s, refresh=refresh)
+
+
+def progress(
+    total: int, description: str, initial: int = 0, unit: str = "step", brief: bool = False
+) -> tqdm:
+    """A progress bar on stderr with rate and time left, as a context manager.
+
+    Where stderr is no terminal, plain lines at least 10 s apart. A `brief` bar, for what may take
+    a moment or long, is shown from the third second on and leaves no trace. Of several processes
+    one shows bars.
+    """
+    common = {"total": total, "desc": description, "initial": initial, "unit": f" {unit}"}
+    common |= {"disable": not processes.is_writer()}
+    common |= {"leave": not brief, "delay": 3.0 if brief else 0.0}
+    if sys.stderr.isatty():
+        return _Bar(**common, file=sys.stderr, dynamic_ncols=True)
+    line = (
+        "{desc}: {percentage:.0f}% {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
+    )
+    return _Bar(**common, file=_PlainLines(), mininterval=10.0, bar_format=line)
+
+
+class LateMetrics:
+    """Fetches the metrics of an update after the next one is under way, and logs some of them."""
+
+    def __init__(
+        self,
+        log: MetricLog,
+        bar: tqdm,
+        goodput: Goodput,
+        first_step: int,
+        training: ConfigDict,
+    ) -> None:
+        self._skipped_in_a_row = 0.0
+        self._log, self._bar, self._goodput = log, bar, goodput
+        self._training = training
+        self._pending: tuple[int, Mapping[str, jax.Array]] | None = None
+        self._start = self._last = (first_step, self._busy_seconds())
+
+    def put(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
+        """Takes the metrics of update number `step`, which may still be running."""
+        self.flush()
+        self._pending = (step, metrics)
+
+    def flush(self) -> None:
+        """Fetches and logs what is pending."""
+        if self._pending is None:
+            return
+        step, metrics = self._pending
+        self._pending = None
+        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        self._skipped_in_a_row = values.pop("skipped_in_a_row")
+        self._bar.set_postfix_str(f"loss {values['loss']:.4f}")
+        self._bar.update(1)
+        if step % self._training.log_every_steps == 0:
+            self._log.write(step, {**values, **self._rates(self._last, step)})
+            self._last = (step, self._busy_seconds())
+
+    def all_skipped(self, count: int) -> bool:
+        """Whether the last `count` updates were all skipped."""
+        if self._skipped_in_a_row >= count:
+            self.flush()  # the one that is pending may be finite again
+        return self._skipped_in_a_row >= count
+
+    def rates(self) -> dict[str, float]:
+        """Steps and examples per second over all updates of this process, without evaluation."""
+        return self._rates(self._start, self._bar.n)
+
+    def _rates(self, since: tuple[int, float], step: int) -> dict[str, float]:
+        steps, seconds = step - since[0], self._busy_seconds() - since[1]
+        if steps == 0:
+            return {}
+        rate = steps / seconds
+        return {
+            "steps_per_second": rate,
+            "examples_per_second": rate * self._training.batch_size,
+        }
+
+    def _busy_seconds(self) -> float:
+        return self._goodput.seconds["step"] + self._goodput.seconds["data"]
