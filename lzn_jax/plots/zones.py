@@ -95,12 +95,12 @@ def _write_class_names(
     axes: Axes, points: np.ndarray, labels: np.ndarray, colors: Mapping[int, Any]
 ) -> None:
     """The class at the mean of its points, aside where another class has its mean there."""
-    centers = np.stack([points[labels == label].mean(axis=0) for label in colors])
+    centres = np.stack([points[labels == label].mean(axis=0) for label in colors])
     extent = max(axes.dataLim.width, axes.dataLim.height, 0.1)  # points may all coincide
-    centers = _spread(centers, 0.05 * extent)
-    axes.update_datalim(centers)
+    centres = _spread(centres, 0.05 * extent)
+    axes.update_datalim(centres)
     axes.autoscale_view()
-    for (x, y), (label, color) in zip(centers, colors.items(), strict=True):
+    for (x, y), (label, color) in zip(centres, colors.items(), strict=True):
         axes.text(
             x,
             y,
@@ -131,10 +131,10 @@ def _draw_prior(axes: Axes) -> None:
         )
 
 
-def _draw_zone_centers(axes: Axes, centers: np.ndarray, colors: Mapping[int, Any]) -> None:
-    """A star with its class inside for each row of `centers` (c, 2) whose class is drawn."""
+def _draw_zone_centres(axes: Axes, centres: np.ndarray, colors: Mapping[int, Any]) -> None:
+    """A star with its class inside for each row of `centres` (c, 2) whose class is drawn."""
     for place, (label, color) in enumerate(colors.items()):
-        x, y = centers[label]
+        x, y = centres[label]
         axes.plot(
             x,
             y,
@@ -164,28 +164,28 @@ def _draw_space(
     points: np.ndarray,
     labels: np.ndarray,
     colors: Mapping[int, Any],
-    zone_centers: np.ndarray | None = None,
+    zone_centres: np.ndarray | None = None,
 ) -> None:
     points = _at_least_2d(points)
     plane, direction = _plane(points, labels)
     _draw_dots(axes, points @ plane, labels, colors)
     if len(colors) <= _MAX_CLASS_NAMES:
-        if zone_centers is None:
+        if zone_centres is None:
             _write_class_names(axes, points @ plane, labels, colors)
         else:
-            _draw_zone_centers(axes, _at_least_2d(zone_centers) @ plane, colors)
+            _draw_zone_centres(axes, _at_least_2d(zone_centres) @ plane, colors)
     label_axes(axes, title, f"{direction} 1", f"{direction} 2")
     axes.set_aspect("equal", adjustable="datalim")
 
 
-def _add_legend(figure: Figure, colors: Mapping[int, Any], with_centers: bool) -> None:
+def _add_legend(figure: Figure, colors: Mapping[int, Any], with_centres: bool) -> None:
     handles = [Line2D([], [], color="0.35", linestyle="--", label="Gaussian prior")]
     if len(colors) <= _MAX_CLASS_NAMES:
         for label, color in colors.items():
             dot = Line2D([], [], color=color, marker="o", markersize=7, linestyle="")
             dot.set_label(f"class {label}")
             handles.append(dot)
-        if with_centers:
+        if with_centres:
             star = Line2D([], [], color="0.8", marker="*", markersize=14, linestyle="")
             star.set(label="centre of a\nlabel's zone", markeredgecolor="black")
             handles.append(star)
@@ -217,5 +217,5 @@ def latent_zones(
     _draw_space(right, heading, latents, labels, colors, label_latents)
     caption = f"Each dot is one image, projected from {anchors.shape[1]} dimensions onto a plane."
     figure.supxlabel(caption, fontsize=TEXT_SIZE)
-    _add_legend(figure, colors, with_centers=label_latents is not None)
+    _add_legend(figure, colors, with_centres=label_latents is not None)
     return save(figure, path)

@@ -163,7 +163,7 @@ def _bend_and_start(view: View, points: Points) -> tuple[jax.Array, jax.Array]:
     log_total_N = jax.nn.logsumexp(view.log_weights_N)
     log_total_M = jnp.logaddexp(log_total_N, view.log_joined_M)
     inner_MxN = matmul(noise_MxQ, view.shifted_anchors_NxQ.T, FULL)
-    inner_MxN -= jnp.sum(noise_MxQ * view.shifted_centers_MxQ, axis=1, keepdims=True)
+    inner_MxN -= jnp.sum(noise_MxQ * view.shifted_centres_MxQ, axis=1, keepdims=True)
     inner_MxK = jnp.sum(noise_MxQ[:, None] * view.rival_offsets_MxKxQ, axis=2)
     groups = (
         (inner_MxN, view.squared_MxN, view.log_weights_N),

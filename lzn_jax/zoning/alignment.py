@@ -112,11 +112,11 @@ class _Objective(NamedTuple):
 
     def totals(self, trajectory: Trajectory, view: View, counts_M: Array) -> Float[Array, "3"]:
         """Sums over the points that count: the loss, right assignments, errors of end points."""
-        miss_M = jnp.linalg.norm(trajectory.end_MxQ - view.centers_MxQ, axis=1)
+        miss_M = jnp.linalg.norm(trajectory.end_MxQ - view.centres_MxQ, axis=1)
         values = (
             self.of(trajectory.log_own_MxS),
             trajectory.log_own_MxS[:, -1] >= trajectory.log_other_M,
-            miss_M / jnp.linalg.norm(view.centers_MxQ, axis=1),
+            miss_M / jnp.linalg.norm(view.centres_MxQ, axis=1),
         )
         # No product: what does not count may be infinite, as the point that it is a copy of.
         return jnp.stack([jnp.sum(jnp.where(counts_M > 0, value, 0)) for value in values])

@@ -18,6 +18,8 @@ This file is the mathematics for one block of points: `flow` and its derivative 
 is written out because it needs none of what automatic differentiation would keep: with the
 states u_k and the normalisers known, a step back is five matrix products.
 
+The plain form, in x and t with every difference formed, is in tests/zoning/oracle.py.
+
 Axis sizes in names: M points, N anchors, Q latent dimensions, S solver steps, K rivals.
 """
 
@@ -46,18 +48,18 @@ class Mixture(NamedTuple):
 
 
 class Points(NamedTuple):
-    """Where points start, and the centers from which they see the mixture.
+    """Where points start, and the centres from which they see the mixture.
 
     Attributes:
       start_MxQ: noise, or latents: what the solver's table says.
-      own_M: indices of anchors that are the centers, or None.
-      centers_MxQ: centers that are no anchors but join the mixture with log weight 0, each for its
-        own point alone; or None. With neither, the center is the origin and does not join.
+      own_M: indices of anchors that are the centres, or None.
+      centres_MxQ: centres that are no anchors but join the mixture with log weight 0, each for its
+        own point alone; or None. With neither, the centre is the origin and does not join.
     """
 
     start_MxQ: jax.Array
     own_M: jax.Array | None = None
-    centers_MxQ: jax.Array | None = None
+    centres_MxQ: jax.Array | None = None
 
 
 class Table(NamedTuple):
@@ -70,9 +72,9 @@ class Table(NamedTuple):
         last row, after which nothing is evaluated, 0.
       end_weights_SxP: factor of each drift in the end point.
       prior_weight_P: factor of the drift at the prior (r = 0) in the end point; None: it has none.
-      start_weight, start_center_weight: factors of start and center in the first state.
+      start_weight, start_centre_weight: factors of start and centre in the first state.
       t_end: noise level of the end point.
-      end_center_weight: 1 - t_end, formed here because float32 knows 1 - 0.999 to 5 digits.
+      end_centre_weight: 1 - t_end, formed here because float32 knows 1 - 0.999 to 5 digits.
     """
 
     r_SxP: jax.Array
@@ -81,9 +83,9 @@ class Table(NamedTuple):
     end_weights_SxP: jax.Array
     prior_weight_P: jax.Array | None
     start_weight: jax.Array
-    start_center_weight: jax.Array
+    start_centre_weight: jax.Array
     t_end: jax.Array
-    end_center_weight: jax.Array
+    end_centre_weight: jax.Array
 
 
 class Trajectory(NamedTuple):
@@ -91,7 +93,7 @@ class Trajectory(NamedTuple):
 
     Attributes:
       end_MxQ: end points.
-      log_own_MxS: log probability of the center at each evaluation.
+      log_own_MxS: log probability of the centre at each evaluation.
       log_other_M: log probability of the likeliest other anchor at the last evaluation.
     """
 
@@ -117,12 +119,12 @@ class Record(NamedTuple):
 class View(NamedTuple):
     """A mixture as a block of points sees it; does not change along the flow."""
 
-    centers_MxQ: jax.Array
-    shifted_centers_MxQ: jax.Array  # relative to the origin
+    centres_MxQ: jax.Array
+    shifted_centres_MxQ: jax.Array  # relative to the origin
     shifted_anchors_NxQ: jax.Array
     log_weights_N: jax.Array
     own_log_weight_M: jax.Array
-    log_joined_M: jax.Array  # of centers that join the mixture the log weight, else -inf
+    log_joined_M: jax.Array  # of centres that join the mixture the log weight, else -inf
     squared_MxN: jax.Array  # |a_j - c_i|², inf for removed anchors, the own one and the rivals
     rivals_MxK: jax.Array
     rival_offsets_MxKxQ: jax.Array  # a_j - c_i
@@ -148,7 +150,7 @@ class _Sums(NamedTuple):
 
     mixture: MixtureSums  # without shrinkage
     shrinkage_N: jax.Array  # what to subtract from the anchors' cotangents, in shifted anchors
-    centers_MxQ: jax.Array
+    centres_MxQ: jax.Array
     own_log_weight_M: jax.Array
     rival_offsets_MxKxQ: jax.Array
     rival_log_weights_MxK: jax.Array
@@ -159,7 +161,7 @@ def flow(view: View, table: Table, points: Points, precision: str) -> tuple[Traj
     own_log_weight_M = view.own_log_weight_M
     zeros_M, zeros_MxQ = jnp.zeros_like(own_log_weight_M), jnp.zeros_like(points.start_MxQ)
     unmoved = (zeros_MxQ, own_log_weight_M, zeros_M, zeros_M - jnp.inf)
-    start_MxQ = table.start_weight * points.start_MxQ - table.start_center_weight * view.centers_MxQ
+    start_MxQ = table.start_weight * points.start_MxQ - table.start_centre_weight * view.centres_MxQ
 
     def step(state, row):
         u, past, end = state
@@ -183,7 +185,7 @@ def flow(view: View, table: Table, points: Points, precision: str) -> tuple[Traj
     (_, _, offset_MxQ), (u_SxMxQ, log_total_SxM, others_SxM, log_other_SxM) = jax.lax.scan(
         step, state, _rows(table, table.weights_SxKxP)
     )
-    end_MxQ = offset_MxQ + table.end_center_weight * view.centers_MxQ
+    end_MxQ = offset_MxQ + table.end_centre_weight * view.centres_MxQ
     log_own_MxS = own_log_weight_M[:, None] - log_total_SxM.T
     trajectory = Trajectory(end_MxQ, log_own_MxS, log_other_SxM[-1])
     return trajectory, Record(u_SxMxQ.swapaxes(0, 1), log_total_SxM.T, others_SxM.T)
@@ -250,11 +252,11 @@ def _collect(
     d_end_MxQ: jax.Array,
 ) -> tuple[Points, MixtureSums]:
     """Passes cotangents of a view on to what it was made of: points and mixture."""
-    d_centers_MxQ = (
-        sums.centers_MxQ
+    d_centres_MxQ = (
+        sums.centres_MxQ
         - jnp.sum(sums.rival_offsets_MxKxQ, axis=1)
-        + table.end_center_weight * d_end_MxQ
-        - table.start_center_weight * d_start_MxQ
+        + table.end_centre_weight * d_end_MxQ
+        - table.start_centre_weight * d_start_MxQ
     )
     anchors_QxN, log_weights_N = sums.mixture
     anchors_QxN -= sums.shrinkage_N * view.shifted_anchors_NxQ.T
@@ -264,24 +266,24 @@ def _collect(
     log_weights_N = log_weights_N.at[view.rivals_MxK].add(sums.rival_log_weights_MxK)
     d_points = Points(table.start_weight * d_start_MxQ)
     if points.own_M is not None:
-        anchors_QxN = anchors_QxN.at[:, points.own_M].add(d_centers_MxQ.T)
+        anchors_QxN = anchors_QxN.at[:, points.own_M].add(d_centres_MxQ.T)
         log_weights_N = log_weights_N.at[points.own_M].add(sums.own_log_weight_M)
-    elif points.centers_MxQ is not None:
-        d_points = d_points._replace(centers_MxQ=d_centers_MxQ)
+    elif points.centres_MxQ is not None:
+        d_points = d_points._replace(centres_MxQ=d_centres_MxQ)
     return d_points, MixtureSums(anchors_QxN, log_weights_N)
 
 
-def _centers(
+def _centres(
     mixture: Mixture, origin_Q: jax.Array, points: Points
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Centers (M, Q) relative to the origin, their log weights, and these where they join."""
+    """Centres (M, Q) relative to the origin, their log weights, and these where they join."""
     zeros_M = jnp.zeros_like(points.start_MxQ[:, 0])
     no_weight_M = zeros_M - jnp.inf
     if points.own_M is not None:
         own_M = points.own_M
         return mixture.anchors_NxQ[own_M], mixture.log_weights_N[own_M], no_weight_M
-    if points.centers_MxQ is not None:
-        return points.centers_MxQ - origin_Q, zeros_M, zeros_M
+    if points.centres_MxQ is not None:
+        return points.centres_MxQ - origin_Q, zeros_M, zeros_M
     return jnp.zeros_like(points.start_MxQ), no_weight_M, no_weight_M
 
 
@@ -298,7 +300,7 @@ def _dot(equation: str, a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.einsum(equation, a, b, precision=jax.lax.Precision.HIGHEST)
 
 
-def centered(mixture: Mixture) -> tuple[Mixture, jax.Array]:
+def centred(mixture: Mixture) -> tuple[Mixture, jax.Array]:
     """The mixture seen from an origin (Q,) among its anchors, and the origin; nothing is rounded.
 
     A number minus another one of half to twice its size is exact (Sterbenz). So the origin is the
@@ -316,13 +318,13 @@ def centered(mixture: Mixture) -> tuple[Mixture, jax.Array]:
 
 
 def make_view(mixture: Mixture, origin_Q: jax.Array, points: Points) -> View:
-    """What does not change along the flow, for a mixture that is `centered` at the origin.
+    """What does not change along the flow, for a mixture that is `centred` at the origin.
 
     Distances come from the differences themselves, once for all steps: between nearly equal
     anchors |a|² + |c|² - 2 a·c has no correct digit.
     """
-    shifted_centers_MxQ, own_log_weight_M, log_joined_M = _centers(mixture, origin_Q, points)
-    squared_MxN = squared_distances(shifted_centers_MxQ, mixture.anchors_NxQ)
+    shifted_centres_MxQ, own_log_weight_M, log_joined_M = _centres(mixture, origin_Q, points)
+    squared_MxN = squared_distances(shifted_centres_MxQ, mixture.anchors_NxQ)
     squared_MxN = jnp.where(jnp.isneginf(mixture.log_weights_N), jnp.inf, squared_MxN)
     index_N = jnp.arange(len(mixture.anchors_NxQ))
     if points.own_M is not None:
@@ -335,15 +337,15 @@ def make_view(mixture: Mixture, origin_Q: jax.Array, points: Points) -> View:
         squared_MxN = jnp.where(rival_M[:, None] == index_N, jnp.inf, squared_MxN)
     rivals_MxK = jnp.stack(rivals, axis=1)
     return View(
-        centers_MxQ=shifted_centers_MxQ + origin_Q,
+        centres_MxQ=shifted_centres_MxQ + origin_Q,
         shifted_anchors_NxQ=mixture.anchors_NxQ,
-        shifted_centers_MxQ=shifted_centers_MxQ,
+        shifted_centres_MxQ=shifted_centres_MxQ,
         log_weights_N=mixture.log_weights_N,
         own_log_weight_M=own_log_weight_M,
         log_joined_M=log_joined_M,
         squared_MxN=squared_MxN,
         rivals_MxK=rivals_MxK,
-        rival_offsets_MxKxQ=mixture.anchors_NxQ[rivals_MxK] - shifted_centers_MxQ[:, None],
+        rival_offsets_MxKxQ=mixture.anchors_NxQ[rivals_MxK] - shifted_centres_MxQ[:, None],
         rival_squared_MxK=jnp.stack(distances, axis=1),
         rival_log_weights_MxK=mixture.log_weights_N[rivals_MxK],
         nearest_M=jnp.sqrt(distances[0]),
@@ -398,7 +400,7 @@ def _unless_certain(
 
 def _logits(view: View, u_MxQ: jax.Array, r: jax.Array, precision: str) -> _Logits:
     inner_MxN = matmul(u_MxQ, view.shifted_anchors_NxQ.T, precision)
-    inner_MxN -= _pairwise_sum(u_MxQ * view.shifted_centers_MxQ)[:, None]
+    inner_MxN -= _pairwise_sum(u_MxQ * view.shifted_centres_MxQ)[:, None]
     inner_MxK = _dot("mq,mkq->mk", u_MxQ, view.rival_offsets_MxKxQ)
     r = r[:, None]
     return _Logits(
@@ -423,7 +425,7 @@ def _evaluate(
     w_sum_M = jnp.sum(w_MxN, axis=1)
     total_M = w_sum_M + jnp.sum(w_MxK, axis=1) + jnp.exp(view.own_log_weight_M - shift_M)
     drift_MxQ = matmul(w_MxN, view.shifted_anchors_NxQ, precision)
-    drift_MxQ -= w_sum_M[:, None] * view.shifted_centers_MxQ
+    drift_MxQ -= w_sum_M[:, None] * view.shifted_centres_MxQ
     drift_MxQ += _dot("mk,mkq->mq", w_MxK, view.rival_offsets_MxKxQ)
     log_total_M = shift_M + jnp.log(total_M)
     drift_MxQ /= total_M[:, None]
@@ -453,7 +455,7 @@ def _evaluate_vjp(
     w_own_M = jnp.exp(view.own_log_weight_M - log_total_M)
 
     h_MxN = matmul(d_drift_MxQ, view.shifted_anchors_NxQ.T, precision)
-    h_MxN -= _dot("mq,mq->m", d_drift_MxQ, view.shifted_centers_MxQ)[:, None]
+    h_MxN -= _dot("mq,mq->m", d_drift_MxQ, view.shifted_centres_MxQ)[:, None]
     h_MxK = _dot("mq,mkq->mk", d_drift_MxQ, view.rival_offsets_MxKxQ)
     h_N_M = jnp.sum(w_MxN * h_MxN, axis=1)
     h_M = h_N_M + jnp.sum(w_MxK * h_MxK, axis=1) + d_log_own_M
@@ -466,9 +468,9 @@ def _evaluate_vjp(
     shrinkage_N = r**2 * d_logit_sum_N if len(r) == 1 else _dot("m,mn->n", r**2, d_logit_MxN)
     r = r[:, None]
     pull_MxQ = matmul(d_logit_MxN, view.shifted_anchors_NxQ, precision)
-    pull_MxQ -= d_logit_sum_M[:, None] * view.shifted_centers_MxQ
-    push_MxQ = r * (u_MxQ + r * view.shifted_centers_MxQ)
-    d_centers_MxQ = (
+    pull_MxQ -= d_logit_sum_M[:, None] * view.shifted_centres_MxQ
+    push_MxQ = r * (u_MxQ + r * view.shifted_centres_MxQ)
+    d_centres_MxQ = (
         d_logit_sum_M[:, None] * (r * u_MxQ) - r**2 * pull_MxQ + others_M[:, None] * d_drift_MxQ
     )
     d_rival_MxKxQ = w_MxK[:, :, None] * d_drift_MxQ[:, None] + d_logit_MxK[:, :, None] * r[
@@ -480,7 +482,7 @@ def _evaluate_vjp(
     return d_u_MxQ, _Sums(
         MixtureSums(anchors_QxN, sums.mixture.log_weights_N + d_logit_sum_N),
         sums.shrinkage_N + shrinkage_N,
-        sums.centers_MxQ - d_centers_MxQ,
+        sums.centres_MxQ - d_centres_MxQ,
         sums.own_log_weight_M + d_log_own_M - w_own_M * h_M,
         sums.rival_offsets_MxKxQ + d_rival_MxKxQ,
         sums.rival_log_weights_MxK + d_logit_MxK,
@@ -488,28 +490,28 @@ def _evaluate_vjp(
 
 
 def _at_prior(view: View) -> tuple[jax.Array, jax.Array, jax.Array]:
-    return view.shifted_anchors_NxQ, view.log_weights_N, view.shifted_centers_MxQ
+    return view.shifted_anchors_NxQ, view.log_weights_N, view.shifted_centres_MxQ
 
 
 def _prior_drift(
     log_joined_M: jax.Array,
     anchors_NxQ: jax.Array,
     log_weights_N: jax.Array,
-    centers_MxQ: jax.Array,
+    centres_MxQ: jax.Array,
 ) -> jax.Array:
     """The drift at r = 0, where everything weighs what it weighs in the mixture, whatever u is."""
     mean_Q = _dot("n,nq->q", jax.nn.softmax(log_weights_N), anchors_NxQ)
     share_M = jax.nn.sigmoid(jax.nn.logsumexp(log_weights_N) - log_joined_M)
-    return share_M[:, None] * (mean_Q - centers_MxQ)
+    return share_M[:, None] * (mean_Q - centres_MxQ)
 
 
 def _add_prior_drift(view: View, d_drift_MxQ: jax.Array, sums: _Sums) -> _Sums:
     _, pull = jax.vjp(functools.partial(_prior_drift, view.log_joined_M), *_at_prior(view))
-    anchors_NxQ, log_weights_N, centers_MxQ = pull(d_drift_MxQ)
+    anchors_NxQ, log_weights_N, centres_MxQ = pull(d_drift_MxQ)
     mixture = MixtureSums(
         sums.mixture.anchors_QxN + anchors_NxQ.T, sums.mixture.log_weights_N + log_weights_N
     )
-    return sums._replace(mixture=mixture, centers_MxQ=sums.centers_MxQ + centers_MxQ)
+    return sums._replace(mixture=mixture, centres_MxQ=sums.centres_MxQ + centres_MxQ)
 
 
 def _add_product(

@@ -14,7 +14,7 @@ from lzn_jax.zoning.flow import (
     MixtureSums,
     Points,
     Trajectory,
-    centered,
+    centred,
     flow,
     flow_vjp,
     make_view,
@@ -91,7 +91,7 @@ def by_rows(
 
     def on_a_device(mixture, rows, linear, sums):
         size = _rows_a_block(len(rows[0].start_MxQ), len(mixture.anchors_NxQ))
-        mixture, origin = centered(mixture)
+        mixture, origin = centred(mixture)
         tables = way.tables(mixture)
 
         def block(mixture, rows, linear, sums):

@@ -71,7 +71,7 @@ def latents_in_context(
       log_weights: (n,) unnormalised log weights of the context; None is 0 for each anchor.
     """
     mixture, noise, queries = mixture_and_points(context, log_weights, noise=noise, queries=queries)
-    return integrate(mixture, Points(noise, centers_MxQ=queries), Way(solver, "prior")).end_MxQ
+    return integrate(mixture, Points(noise, centres_MxQ=queries), Way(solver, "prior")).end_MxQ
 
 
 @functools.partial(jax.jit, static_argnames="solver")

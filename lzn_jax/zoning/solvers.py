@@ -3,9 +3,9 @@
 In zone coordinates the flow is du/dr = ā - c with r = (1-t)/t, and all solvers are linear in the
 start and in the drifts d = ā - c that they have seen. A solver is therefore a table, a row a step:
 
-    u_0 = start_weight start - start_center_weight c,
+    u_0 = start_weight start - start_centre_weight c,
     evaluate d_k at (u_k, r_k),   u_{k+1} = u_k + Σ_l weights_{k,l} d_{k-l},
-    end point x = end_center_weight c + t_end u_0 + Σ_k end_weights_k d_k,
+    end point x = end_centre_weight c + t_end u_0 + Σ_k end_weights_k d_k,
 
 where the start is noise ε at c (u_0 = ε) towards the prior, and a latent, x at t_start, towards
 the anchors.

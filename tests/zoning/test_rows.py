@@ -19,7 +19,7 @@ from lzn_jax.zoning import (
     integrate,
 )
 from lzn_jax.zoning.devices import over_devices, spread
-from lzn_jax.zoning.flow import Mixture, centered
+from lzn_jax.zoning.flow import Mixture, centred
 from lzn_jax.zoning.rows import in_blocks
 
 
@@ -122,7 +122,7 @@ def test_centering_rounds_nothing(middle):
     anchors = np.float32(middle + spreads * rng.normal(size=(20, 9)))
     anchors[7] = 0  # removed: its place does not count
     log_weights = np.where(np.arange(20) == 7, -np.inf, 0).astype(np.float32)
-    mixture, origin = centered(Mixture(jnp.asarray(anchors), jnp.asarray(log_weights)))
+    mixture, origin = centred(Mixture(jnp.asarray(anchors), jnp.asarray(log_weights)))
     kept = np.arange(20) != 7
     exact = anchors.astype(np.float64) - np.asarray(origin, np.float64)
     np.testing.assert_array_equal(np.asarray(mixture.anchors_NxQ, np.float64)[kept], exact[kept])
