@@ -9,7 +9,6 @@ import jax.numpy as jnp
 
 from lzn_jax.zoning.devices import over_devices, spread
 from lzn_jax.zoning.flow import (
-    SMALL_SIDE,
     Mixture,
     MixtureSums,
     Points,
@@ -19,10 +18,8 @@ from lzn_jax.zoning.flow import (
     flow_vjp,
     make_view,
 )
-from lzn_jax.zoning.rows import in_blocks
+from lzn_jax.zoning.rows import in_blocks, rows_a_block
 from lzn_jax.zoning.solvers import Solver, Tables
-
-BLOCK_LOGITS = 2**21  # points x anchors at a time: stays in a cache, fills an accelerator
 
 
 class Way(NamedTuple):
@@ -90,7 +87,7 @@ def by_rows(
     """
 
     def on_a_device(mixture, rows, linear, sums):
-        size = _rows_a_block(len(rows[0].start_MxQ), len(mixture.anchors_NxQ))
+        size = rows_a_block(len(rows[0].start_MxQ), len(mixture.anchors_NxQ))
         mixture, origin = centred(mixture)
         tables = way.tables(mixture)
 
@@ -102,12 +99,6 @@ def by_rows(
         return in_blocks(block, size)(mixture, rows, linear, sums)
 
     return over_devices(on_a_device, zero_sums)(mixture, (points, record), linear)
-
-
-def _rows_a_block(num_rows: int, num_anchors: int) -> int:
-    """Fewer where a device holds few of the rows, so that blocks do not outgrow what it holds."""
-    most = max(1, BLOCK_LOGITS // num_anchors)
-    return min(most, max(SMALL_SIDE, most * num_rows // num_anchors))
 
 
 def zero_sums(mixture: Mixture) -> MixtureSums:

@@ -12,8 +12,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from lzn_jax.zoning.flow import SMALL_SIDE
+
+BLOCK_LOGITS = 2**21  # points x anchors at a time: stays in a cache, fills an accelerator
+
 Tree = Any
 RowFunction = Callable[[Tree, Tree, Tree, Tree], tuple[Tree, Tree]]
+
+
+def rows_a_block(num_rows: int, num_anchors: int) -> int:
+    """Fewer where a device holds few of the rows, so that blocks do not outgrow what it holds."""
+    most = max(1, BLOCK_LOGITS // num_anchors)
+    return min(most, max(SMALL_SIDE, most * num_rows // num_anchors))
 
 
 def in_blocks(function: RowFunction, max_rows: int) -> RowFunction:

@@ -16,7 +16,7 @@ from lzn_jax.zoning import (
     Euler,
     alignment_loss,
     compute_latents,
-    integrate,
+    rows,
 )
 from lzn_jax.zoning.devices import over_devices, spread
 from lzn_jax.zoning.flow import Mixture, centred
@@ -86,7 +86,7 @@ def test_small_blocks_change_neither_latents_nor_gradients(solver, q, monkeypatc
         loss, _ = alignment_loss.__wrapped__(latents, anchors, targets, solver=solver)
         return jnp.sum(latents**2) + loss
 
-    monkeypatch.setattr(integrate, "BLOCK_LOGITS", 4 * n)  # 13 rows: blocks of 4, filled up
+    monkeypatch.setattr(rows, "BLOCK_LOGITS", 4 * n)  # 13 rows: blocks of 4, filled up
     loss, gradients = jax.jit(value_and_grad(blocked))(anchors, noise)
     exact_loss, exact_gradients = in_float64(value_and_grad(exact), anchors, noise)
     assert float(loss) == pytest.approx(float(exact_loss), rel=1e-5)
