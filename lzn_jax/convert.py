@@ -131,7 +131,7 @@ def example_inputs(config: ConfigDict) -> dict[str, tuple[Any, ...]]:
     shape = (REPORT_IMAGES, data.channels, data.image_size, data.image_size)
     images = rng.standard_normal(shape).astype(np.float32).transpose(0, 2, 3, 1)
     latents = labels = None
-    if latent.get("enabled", True):
+    if models.has_latents(config):
         latents = rng.standard_normal((REPORT_IMAGES, latent.dim)).astype(np.float32)
     if config.study == "joint":
         labels = np.eye(REPORT_IMAGES, data.num_classes, dtype=np.float32)
@@ -146,7 +146,7 @@ def example_inputs(config: ConfigDict) -> dict[str, tuple[Any, ...]]:
 
 def _context_images(config: ConfigDict, folder: str | None) -> tuple[ConfigDict, Any]:
     """The config and the images of its context anchors, or one without any if none can be read."""
-    if not config.latent.get("enabled", True) or config.latent.context_size == 0:
+    if not models.has_latents(config) or config.latent.context_size == 0:
         if folder is not None:
             raise UserError(
                 "--context needs latents and context anchors: say how many with "

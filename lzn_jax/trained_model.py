@@ -69,7 +69,7 @@ class TrainedModel:
     def anchors(self, images: Images) -> Float[np.ndarray, "n q"]:
         """Anchors: what the encoder makes of images."""
         images = self._checked(images)
-        return self._latents().all_anchors(self.model.variables, images)
+        return self.study.latents.all_anchors(self.model.variables, images)
 
     def encode(
         self, images: Images, key: PRNGKeyArray | None, noise_scale: float | None = None
@@ -80,14 +80,14 @@ class TrainedModel:
         `config.latent.noise_scale`.
         """
         scale = self.config.latent.noise_scale if noise_scale is None else noise_scale
-        return self._latents().latents(self.model.context, self.anchors(images), scale, key=key)
+        anchors = self.anchors(images)
+        return self.study.latents.latents(self.model.context, anchors, scale, key=key)
 
     def embed(
         self, images: Images, key: PRNGKeyArray | None = None
     ) -> dict[str, Float[np.ndarray, "n d"]]:
         """Features of images by name; `study.main_feature` names the one that counts."""
         images = self._checked(images)
-        self._latents()  # there must be some
         return self.study.embed(self.model, images, key=key)
 
     def classify(self, images: Images) -> Predictions:
@@ -150,12 +150,6 @@ class TrainedModel:
         if self.config.training.get("generation_weight", 1.0) == 0:
             raise UserError(f"cannot {what}: training.generation_weight=0 trained no decoder")
         return self.study
-
-    def _latents(self) -> Any:
-        if not self.config.latent.get("enabled", True):
-            raise UserError("a run with latent.enabled=False has no encoder, anchors or latents")
-        study: Any = self.study
-        return study.latents
 
     def _checked(self, images: Images) -> np.ndarray | EncodedImages:
         """The images, as an array of NumPy unless they are decoded when they are asked for."""

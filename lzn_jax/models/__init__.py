@@ -18,6 +18,12 @@ DECODERS: dict[str, type[nn.Module]] = {"ncsnpp": NCSNppDecoder}
 Variables = dict[str, Any]  # network name -> flax variables
 
 
+def has_latents(config: ConfigDict) -> bool:
+    """Whether a config has latents, and with them an encoder; a rectified flow needs none."""
+    enabled: bool = config.latent.get("enabled", True)
+    return enabled
+
+
 def build(config: ConfigDict) -> dict[str, nn.Module]:
     """Modules of a config by name: 'encoder', 'decoder', 'label_anchors', as its study has them.
 
@@ -29,7 +35,7 @@ def build(config: ConfigDict) -> dict[str, nn.Module]:
     modules = {}
     if config.study != "representation":
         modules["decoder"] = _network(DECODERS, config.decoder, given)
-    if config.latent.get("enabled", True):
+    if has_latents(config):
         dim = config.latent.dim
         modules["encoder"] = _network(ENCODERS, config.encoder, {**given, "latent_dim": dim})
         if config.study == "joint":

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from jaxtyping import PRNGKeyArray
 from ml_collections import ConfigDict
 
-from lzn_jax import data
+from lzn_jax import data, models
 from lzn_jax.configuration import UserError
 from lzn_jax.data import Examples, Images
 from lzn_jax.evaluation.batching import in_batches
@@ -42,6 +42,7 @@ class Study(Protocol):
     """
 
     modules: Mapping[str, nn.Module]
+    latents: Any  # ImageLatents, or NoLatents in their place
     transform: data.Transform  # of training images, on the host
     main_feature: str  # of those that `embed` finds
 
@@ -145,7 +146,7 @@ def load_data(config: ConfigDict) -> tuple[Examples, Examples]:
 
 def check_context(config: ConfigDict, count: int, images: str) -> None:
     """Raises UserError where `count` images are too few for the config's context anchors."""
-    if config.latent.get("enabled", True) and config.latent.context_size > count:
+    if models.has_latents(config) and config.latent.context_size > count:
         raise UserError(
             f"latent.context_size must be at most {count}, {images}, got "
             f"{config.latent.context_size}"

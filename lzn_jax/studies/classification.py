@@ -17,6 +17,8 @@ from jaxtyping import Array, Float
 from lzn_jax import zoning
 from lzn_jax.studies.image_latents import ImageLatents
 
+NOISE_SCALE = 0.0  # α at which images are classified: by the centre of their zone
+
 
 class Curves(NamedTuple):
     """Accuracies in [0, 1] by noise scale, batch size and number of context anchors."""

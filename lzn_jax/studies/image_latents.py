@@ -1,8 +1,8 @@
 """Anchors and latents of images: an encoder, its flow and a bank of context anchors."""
 
 import functools
-from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 from ml_collections import ConfigDict
 
 from lzn_jax import zoning
+from lzn_jax.configuration import UserError
 from lzn_jax.data import Examples, Images, normalise
 from lzn_jax.microbatches import in_training
 from lzn_jax.models import Variables
@@ -42,16 +43,20 @@ class ImageLatents:
         self._jitted_anchors = jax.jit(self.anchors)
         self._jitted_latents = jax.jit(self.latents_in_context, static_argnames="stream")
 
-    def training_anchors(
-        self, variables: Variables, images: Float[Array, "b h w c"], key: PRNGKeyArray
-    ) -> Float[Array, "b q"]:
-        """Anchors in training mode; the key is dropout's."""
+    def training_latents(
+        self,
+        variables: Variables,
+        images: Float[Array, "b h w c"],
+        key: PRNGKeyArray,
+        draws: Sequence[tuple[PRNGKeyArray, float]],
+    ) -> list[Float[Array, "b q"]]:
+        """Latents in training mode, for each key and noise scale of `draws`; `key` is dropout's."""
         config = self.config
         network = in_training(
             self.encoder, config.encoder.get("dropout", 0), config.training.microbatch_size
         )
         anchors: Array = network(variables["encoder"], key, images)
-        return anchors
+        return [self.draw(anchors, *each) for each in draws]
 
     def draw(self, anchors: Array, key: jax.Array, noise_scale: float) -> Float[Array, "b q"]:
         """Latents of a training batch among its own anchors, noise scaled by α (paper §2.2.1)."""
@@ -114,6 +119,17 @@ class ImageLatents:
         )
         return latents
 
+    def of_images(
+        self,
+        variables: Variables,
+        context: Mapping[str, Array],
+        images: Images,
+        noise_scale: float,
+        key: PRNGKeyArray | None = None,
+    ) -> Float[np.ndarray, "n q"]:
+        """`latents` of images by their anchors."""
+        return self.latents(context, self.all_anchors(variables, images), noise_scale, key=key)
+
     def features(
         self,
         context: Mapping[str, Array],
@@ -145,3 +161,23 @@ class ImageLatents:
             return {}
         shape = (latent.context_size, latent.dim)
         return {"anchors": jax.ShapeDtypeStruct(shape, jnp.float32)}
+
+
+class NoLatents:
+    """In the place of `ImageLatents` where there is no encoder: None for latents, no context."""
+
+    def training_latents(
+        self, variables: Variables, images: Array, key: PRNGKeyArray, draws: Sequence[Any]
+    ) -> list[None]:
+        return [None] * len(draws)
+
+    def of_images(self, *_: Any) -> None:
+        return None
+
+    def context(self, *_: Any) -> dict[str, Any]:
+        return {}
+
+    context_shapes = context
+
+    def all_anchors(self, *_: Any) -> NoReturn:
+        raise UserError("a run with latent.enabled=False has no encoder, anchors or latents")

@@ -15,64 +15,34 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, PRNGKeyArray
 from ml_collections import ConfigDict
 
-from lzn_jax import models, plots, zoning
+from lzn_jax import plots, zoning
 from lzn_jax.configuration import UserError
-from lzn_jax.data import Examples, Images, Transform, normalise, whole_image
+from lzn_jax.data import Examples, Images, normalise
 from lzn_jax.evaluation.judge import fit_judge
 from lzn_jax.models import Variables
-from lzn_jax.randomness import Stream, key_or_seed, normal_by_index
-from lzn_jax.studies import Model, Predictions, batched
-from lzn_jax.studies.classification import accuracy_curves
-from lzn_jax.studies.image_decoder import Condition, ImageDecoder
-from lzn_jax.studies.image_latents import ImageLatents, make_solver
-from lzn_jax.studies.interpolation import Interpolation
-from lzn_jax.studies.reconstruction import Reconstruction, evaluated_rows
-from lzn_jax.studies.sample_quality import SampleQuality
+from lzn_jax.randomness import Stream, normal_by_index
+from lzn_jax.studies import Model, Predictions
+from lzn_jax.studies.classification import NOISE_SCALE, accuracy_curves
+from lzn_jax.studies.image_decoder import Condition
+from lzn_jax.studies.image_latents import make_solver
+from lzn_jax.studies.images import ImageStudy
 
 
-class Joint:
-    """The joint study of a config; inference divides its batches over the mesh."""
-
-    main_feature = "anchor"
+class Joint(ImageStudy):
+    """The joint study of a config."""
 
     def __init__(self, config: ConfigDict, mesh: Mesh) -> None:
-        self.config = config
-        self.modules: Mapping[str, nn.Module] = models.build(config)
-        self.transform: Transform = whole_image(config.data)
+        super().__init__(config, mesh)
         self.label_solver = make_solver(config, "alignment")
-        self._in_batches = batched(config, mesh)
-        self.decoder = ImageDecoder(config, self.modules["decoder"])
-        if config.latent.enabled:
-            self.latents = ImageLatents(config, self.modules["encoder"], self._in_batches)
         self._generate = jax.jit(self.generate)
         self._generate_any = jax.jit(self.generate_any)
         self._predictions = jax.jit(self.predict)
-        self._reconstruction = Reconstruction(self.decoder, self._in_batches)
-        self._interpolation = Interpolation(self.decoder, self._in_batches)
-        self._sample_quality = SampleQuality(config)
 
     # Training.
-
-    def init(self, key: jax.Array) -> Variables:
-        """Fresh variables of every network."""
-        data, latent = self.config.data, self.config.latent
-        image = jnp.zeros((1, data.image_size, data.image_size, data.channels))
-        z = jnp.zeros((1, latent.dim)) if latent.enabled else None
-        label = jnp.zeros((1, data.num_classes))
-        init = {
-            "encoder": lambda module, key: module.init(key, image, train=False),
-            "decoder": lambda module, key: module.init(
-                key, image, jnp.zeros(1), z, label, train=False
-            ),
-            "label_anchors": lambda module, key: module.init(key),
-        }
-        keys = dict(zip(sorted(init), jax.random.split(key, len(init)), strict=True))
-        return {name: init[name](module, keys[name]) for name, module in self.modules.items()}
 
     def loss(
         self, variables: Variables, batch: Mapping[str, jax.Array], key: jax.Array
@@ -84,12 +54,11 @@ class Joint:
         terms, metrics = [], {}
 
         # 1. Latents of the images, for generation and for alignment.
-        latents = aligned = None
-        if config.latent.enabled:
-            anchors = self.latents.training_anchors(variables, images, encoder_key)
-            latents = aligned = self.latents.draw(anchors, latent_key, config.latent.noise_scale)
-            if config.alignment.noise_scale is not None:
-                aligned = self.latents.draw(anchors, align_key, config.alignment.noise_scale)
+        draws = [(latent_key, config.latent.noise_scale)]
+        if config.alignment.noise_scale is not None:
+            draws.append((align_key, config.alignment.noise_scale))
+        drawn = self.latents.training_latents(variables, images, encoder_key, draws)
+        latents, aligned = drawn[0], drawn[-1]
 
         # 2. Generation: rectified flow given latents and classes.
         if self._generates:
@@ -115,18 +84,12 @@ class Joint:
             terms.append(config.alignment.weight * alignment_loss)
         return sum(terms, start=jnp.zeros(())), metrics
 
-    @property
-    def _generates(self) -> bool:
-        """Whether the decoder trains; there is nothing to evaluate of one that does not."""
-        generates: bool = self.config.training.generation_weight > 0
-        return generates
-
     def _label_anchors(self, variables: Variables) -> Array:
         anchors: Any = self.modules["label_anchors"].apply(variables["label_anchors"])
         return anchors
 
-    def _one_hot(self, labels: Array) -> Array:
-        return jax.nn.one_hot(labels, self.config.data.num_classes)
+    def _one_hot(self, labels: Any) -> Array:
+        return jax.nn.one_hot(jnp.asarray(labels), self.config.data.num_classes)
 
     # Inference, as pure functions of variables and a batch of examples.
 
@@ -136,7 +99,7 @@ class Joint:
         """Image i of class `labels`, from a latent drawn in the label's zone (paper §5.1)."""
         labels, index = request["labels"], request["index"]
         latents = None
-        if self.config.latent.enabled:
+        if self.has_latents:
             noise = self._noise(key, Stream.SAMPLE_LATENTS, index)
             latents = self._label_latents(variables, labels, noise)
         return self.decoder.generate(variables, key, (latents, self._one_hot(labels)), index)
@@ -170,109 +133,39 @@ class Joint:
 
     # Inference on any number of examples.
 
-    def context(self, variables: Variables, train: Examples) -> dict[str, jax.Array]:
-        """Context anchors of the image encoder; empty without latents or context."""
-        return self.latents.context(variables, train) if self.config.latent.enabled else {}
-
-    def context_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes of what `context` returns."""
-        return self.latents.context_shapes() if self.config.latent.enabled else {}
-
-    def sample(
-        self,
-        model: Model,
-        count: int,
-        labels: np.ndarray | None = None,
-        key: PRNGKeyArray | None = None,
-    ) -> Examples:
-        """Images of the classes `labels`; None: class i modulo their number for image i."""
-        drawn = self._draw(model, count, labels, key)
-        return Examples(drawn["images"], drawn["labels"])
-
     def _draw(
-        self,
-        model: Model,
-        count: int,
-        labels: np.ndarray | None = None,
-        key: PRNGKeyArray | None = None,
+        self, model: Model, count: int, labels: np.ndarray | None, key: PRNGKeyArray | None
     ) -> dict[str, np.ndarray]:
-        """`generate` of the images 0 to `count` - 1, and their `labels`."""
+        """Images of the classes `labels`; None: class i modulo their number for image i."""
         index = np.arange(count)
         if labels is None:
             labels = (index % self.config.data.num_classes).astype(np.int32)
-        key = key_or_seed(key, self.config.seed)
-        generate = functools.partial(self._generate, model.variables, key)
         request = {"labels": labels, "index": index}
-        return self._in_batches(generate, request, description="sampling") | {"labels": labels}
+        return self._generated(self._generate, model, request, key) | {"labels": labels}
 
     def classify(self, model: Model, images: Images) -> Predictions:
-        """Class and probability of each image, from the middle of its zone (α = 0).
+        """Class and probability of each image, from the middle of its zone.
 
         Raises UserError for a run without latents.
         """
-        if not self.config.latent.enabled:
+        if not self.has_latents:
             raise UserError("a run with latent.enabled=False has no latents to classify by")
-        anchors = self.latents.all_anchors(model.variables, images)
-        return self._predict(model.variables, self.latents.latents(model.context, anchors, 0.0))
-
-    def embed(
-        self, model: Model, images: Images, key: PRNGKeyArray | None = None
-    ) -> dict[str, np.ndarray]:
-        """Features of images: anchor, latent, latent with α = 0; for runs with latents."""
-        anchors = self.latents.all_anchors(model.variables, images)
-        return {"anchor": anchors} | self.latents.features(model.context, anchors, key=key)
-
-    def reconstruct(
-        self,
-        model: Model,
-        images: Images,
-        labels: np.ndarray | None = None,
-        key: PRNGKeyArray | None = None,
-    ) -> dict[str, np.ndarray]:
-        """Images to noise and back given their latents (α = 1) and classes (paper E.3).
-
-        Without labels, classes are those that `classify` finds.
-        """
-        condition = self._condition(model, images, labels, key)
-        return self._reconstruction(model.variables, images, condition)
-
-    def interpolate(
-        self,
-        model: Model,
-        images: Images,
-        labels: np.ndarray | None = None,
-        key: PRNGKeyArray | None = None,
-    ) -> dict[str, np.ndarray]:
-        """From the first of two images to the second; classes as in `reconstruct`."""
-        condition = self._condition(model, images, labels, key)
-        return self._interpolation(model.variables, images, condition)
+        latents = self.latents.of_images(model.variables, model.context, images, NOISE_SCALE)
+        return self._predict(model.variables, latents)
 
     def _condition(
-        self,
-        model: Model,
-        images: Images,
-        labels: np.ndarray | None,
-        key: PRNGKeyArray | None,
+        self, model: Model, images: Images, labels: np.ndarray | None, key: PRNGKeyArray | None
     ) -> Condition:
-        """What the decoder gets to see of images: latents at α = 1, as in training, and classes."""
-        latents = None
-        if self.config.latent.enabled:
-            anchors = self.latents.all_anchors(model.variables, images)
-            latents = self.latents.latents(model.context, anchors, 1.0, key=key)
+        """Classes that are not given are those that `classify` finds."""
         if labels is None:
             labels = self.classify(model, images).classes
-        return latents, self._one_hot(jnp.asarray(labels))
+        return super()._condition(model, images, labels, key)
 
     def _predict(self, variables: Variables, latents: np.ndarray | Array) -> Predictions:
         predict = functools.partial(self._predictions, variables)
         return Predictions(**self._in_batches(predict, latents, description="classifying"))
 
     # Evaluation.
-
-    def prepare_evaluation(self) -> None:
-        """Reads the weights of the networks that look at samples; raises UserError."""
-        if self._generates:
-            self._sample_quality.read_weights()
 
     def evaluate(
         self, model: Model, train: Examples, test: Examples, workdir: Path
@@ -283,16 +176,13 @@ class Joint:
         """
         folder = workdir / "figures"
         metrics: dict[str, float] = {}
-        if self.config.latent.enabled:
+        if self.has_latents:
             anchors = self.latents.all_anchors(model.variables, test.images)
             latents = self.latents.latents(model.context, anchors, 1.0)
             metrics |= self._evaluate_classification(model, anchors, test, folder)
             if np.isfinite(latents).all():  # a run that diverges is still evaluated to its end
                 self._draw_zones(model, anchors, latents, test, folder)
-        if self._generates:
-            metrics |= self._evaluate_samples(model, train, workdir)
-            metrics |= self._evaluate_reconstruction(model, test, folder)
-        return metrics
+        return metrics | super().evaluate(model, train, test, workdir)
 
     def _evaluate_classification(
         self, model: Model, anchors: np.ndarray, test: Examples, folder: Path
@@ -304,7 +194,7 @@ class Joint:
         if model.context:
             banks = {"test_accuracy": model.context, **banks}
         metrics = {
-            name: accuracy_of(self.latents.latents(bank, anchors, 0.0))
+            name: accuracy_of(self.latents.latents(bank, anchors, NOISE_SCALE))
             for name, bank in banks.items()
         }
         curves = accuracy_curves(self.latents, model.context, anchors, accuracy_of)
@@ -327,29 +217,22 @@ class Joint:
         )
 
     def _evaluate_samples(self, model: Model, train: Examples, workdir: Path) -> dict[str, float]:
-        folder, count = workdir / "figures", self.config.evaluation.num_samples
         judge = fit_judge(train)
-        drawn = self._draw(model, count)
-        images, labels = drawn["images"], drawn["labels"]
+        drawn = self._draw(model, self.config.evaluation.num_samples, None, None)
         metrics = {
-            "sample_accuracy": float(np.mean(judge(images) == labels)),
-            **self._sample_quality(train, images, workdir / "cache"),
-            "sampling_evaluations": float(np.mean(drawn["num_evaluations"])),
+            "sample_accuracy": float(np.mean(judge(drawn["images"]) == drawn["labels"])),
+            **self._quality(drawn, train, workdir, title="Samples, a row a class"),
         }
-        plots.sample_grid(folder / "samples.png", images, labels, title="Samples, a row a class")
-        if self.config.latent.enabled:
-            metrics |= self._evaluate_any(model, judge, folder)
+        if self.has_latents:
+            metrics |= self._evaluate_any(model, judge, workdir / "figures")
         return metrics
 
     def _evaluate_any(
         self, model: Model, judge: Callable[[np.ndarray], np.ndarray], folder: Path
     ) -> dict[str, float]:
-        drawn = self._in_batches(
-            functools.partial(
-                self._generate_any, model.variables, jax.random.key(self.config.seed)
-            ),
-            {"index": np.arange(self.config.evaluation.num_samples)},
-            description="sampling any class",
+        request = {"index": np.arange(self.config.evaluation.num_samples)}
+        drawn = self._generated(
+            self._generate_any, model, request, description="sampling any class"
         )
         plots.sample_grid(
             folder / "unconditional_samples.png",
@@ -359,14 +242,3 @@ class Joint:
         )
         agreed = judge(drawn["images"]) == drawn["labels"]
         return {"unconditional_sample_accuracy": float(np.mean(agreed))}
-
-    def _evaluate_reconstruction(
-        self, model: Model, test: Examples, folder: Path
-    ) -> dict[str, float]:
-        rows = evaluated_rows(len(test.labels))
-        images = test.images[rows]
-        result = self.reconstruct(model, images, test.labels[rows])
-        plots.reconstructions(
-            folder / "reconstructions.png", images, result["images"], result["errors"]
-        )
-        return {"reconstruction_l2": float(np.mean(result["errors"]))}
