@@ -13,12 +13,12 @@ from ml_collections import ConfigDict
 
 def learning_rate(step: Int[Array, ""], peak: float, training: ConfigDict) -> Float[Array, ""]:
     """Linear warm-up over `warmup_steps`, then constant or half a cosine down to 0."""
-    rate = peak * jnp.minimum(1.0, (step + 1) / max(training.warmup_steps, 1))
+    steps = max(training.warmup_steps, 1)
+    rise = optax.linear_schedule(peak / steps, peak, max(steps - 1, 1))
     if training.schedule == "constant":
-        return rate
-    decay_steps = max(training.num_steps - training.warmup_steps, 1)
-    progress = jnp.clip((step - training.warmup_steps) / decay_steps, 0, 1)
-    return rate * 0.5 * (1 + jnp.cos(jnp.pi * progress))
+        return rise(step)
+    fall = optax.cosine_decay_schedule(peak, max(training.num_steps - training.warmup_steps, 1))
+    return optax.join_schedules([rise, fall], [training.warmup_steps])(step)
 
 
 def make_optimizer(training: ConfigDict, networks: list[str]) -> optax.GradientTransformation:
