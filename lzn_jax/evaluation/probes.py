@@ -77,6 +77,8 @@ def check_labels(labels: np.ndarray, num_classes: int) -> None:
 # steps on them. So they are rotated to their principal axes, which leaves the penalty as it is,
 # and the weight of an axis of variance v is measured in units of 1 / sqrt(v * curvature +
 # penalty), in which the objective is about equally curved along all coordinates.
+# scikit-learn's LogisticRegression is not used: it took over 170 s, and this 17 s, to choose a
+# penalty for 60,000 x 128 correlated features.
 
 
 def fit_cached(
