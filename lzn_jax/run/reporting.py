@@ -109,6 +109,8 @@ class MetricLog:
     Opening continues the run from `step`: whatever an earlier process logged after that step,
     and a line it was killed in, goes; the other lines stay byte for byte. Of several processes
     one writes; the others' logs stay empty.
+
+    Not clu.metric_writers, which imports TensorFlow, as clu.periodic_actions does (clu 0.0.12).
     """
 
     def __init__(self, workdir: str | os.PathLike[str], step: int) -> None:
