@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax._src.distributed import global_state  # its key-value store has no public name
+from jax._src.distributed import global_state  # see _store
 from jax.experimental import multihost_utils
 
 from lzn_jax.configuration import EXIT_FAILED, EXIT_USER_ERROR, UserError
@@ -152,6 +152,8 @@ class Interruption:
 
 
 def _store() -> Any:
+    # JAX's key-value store has no public name (0.12.0), and no issue of JAX that we found asks for
+    # one. The private import goes once `jax.distributed` or `multihost_utils` offers the store.
     return global_state.client
 
 
