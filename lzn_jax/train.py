@@ -218,6 +218,7 @@ def update_state(
     ema = optimization.update_ema(state.ema, params, state.step, training.ema_decay, active)
 
     # The norm is finite only where every gradient is; a finite loss alone does not promise that.
+    # Not optax.apply_if_finite: it sees neither loss nor EMA, and gives in after a while.
     is_finite = jnp.isfinite(loss) & jnp.isfinite(norm)
     params, ema, optimizer_state = jax.tree.map(
         lambda new, old: jnp.where(is_finite, new, old),

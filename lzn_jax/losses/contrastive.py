@@ -1,4 +1,8 @@
-"""SimCLR's loss, the baseline of case study 2 (Chen et al., arXiv:2002.05709)."""
+"""SimCLR's loss, the baseline of case study 2 (Chen et al., arXiv:2002.05709).
+
+optax.losses.ntxent has the same value, but multiplies all pairs without a matrix product: for 512
+pairs in 128 dimensions its gradient takes 1.6 GB and 11 s on a CPU, this one 14 MB and 0.06 s.
+"""
 
 import jax
 import jax.numpy as jnp
