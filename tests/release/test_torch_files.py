@@ -484,6 +484,7 @@ def test_changed_bytes_of_a_stream_end_in_a_refusal_or_a_value(path):
 
 def test_reading_imports_no_pytorch(path):
     _save(path, {"t": SIX})
-    code = f"import sys; from lzn_jax import torch_files; torch_files.read({str(path)!r});"
+    code = "import sys; from lzn_jax.release import torch_files;"
+    code += f"torch_files.read({str(path)!r});"
     code += "sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
