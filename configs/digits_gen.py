@@ -5,8 +5,7 @@ Unconditional generation from latents, small enough for a laptop's CPU.
     python -m lzn_jax.main --config=configs/digits_gen.py
 
 Expected: fd_features 0.42 where the flow alone has 0.81, reconstruction error 59 % of its (three
-seeds; docs/results.md). Cost: 9.7e9 operations an update, about 30 minutes of training on one CPU
-core.
+seeds; docs/results.md). Cost: 9.7e9 operations an update, about 30 minutes on one CPU core.
 """
 
 import ml_collections
