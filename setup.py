@@ -24,7 +24,7 @@ setup(
         "jaxtyping>=0.3",
         "tensorboardX>=2.6.5",
         "numpy>=2.0",
-        "safetensors>=0.5",
+        "safetensors>=0.8",
         "scikit-learn>=1.5",
         "threadpoolctl>=3.1",
         "scipy>=1.13",
