@@ -80,7 +80,7 @@ def _in_range(value: Any, field: Field) -> bool:
     return all(holds(value, limit) for _, holds, limit in _limits(field))
 
 
-def _limits(field: Field) -> list[tuple[str, Callable[..., bool], float]]:
+def _limits(field: Field) -> list[tuple[str, Callable[..., bool], int | float]]:
     """What bounds a field's values: the relation in words and as a function, and the limit."""
     relations = (
         (">=", operator.ge, field.minimum),
