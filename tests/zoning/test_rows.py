@@ -115,7 +115,7 @@ def test_8_devices_need_a_quarter_of_the_memory_each():
     assert temporaries(8) <= whole / 4
 
 
-@pytest.mark.parametrize("middle", [0.0, 1.0, -5.0, 300.0])
+@pytest.mark.parametrize("middle", [0.0, 1.0, -5.0, 25.0, 300.0])
 def test_centering_rounds_nothing(middle):
     rng = np.random.default_rng(3)
     spreads = np.float32(10.0) ** np.arange(-6, 3)

@@ -1,0 +1,150 @@
+"""Whether tests notice subtle bugs: each mutant has one, at which a selection of tests must fail.
+
+    python benchmarks/mutants.py [--only SUBSTRING] [--list]
+
+It works on a copy of package and tests. Exit code 1 if a mutant survives or cannot be made.
+"""
+
+import argparse
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+COPIED = ("lzn_jax", "tests", "configs", "pyproject.toml")
+A_RUN = 300  # seconds; a mutant that takes longer is dead
+
+CONTRACT, GOLDEN = "zoning/test_contract.py -k ", "zoning/test_golden.py -k "
+PROPERTIES, ADAMS = "zoning/test_properties.py -k ", "zoning/test_adams.py -k "
+ROWS, MICROBATCHES = "zoning/test_rows.py -k ", "test_microbatches.py -k "
+FLOW_LOSS, OPTIMIZATION = "losses/test_rectified_flow.py -k ", "test_optimization.py -k "
+CHECKPOINTS, PIPELINE = "run/test_checkpoints.py -k ", "data/test_pipeline.py -k "
+SAMPLES, PROBES = "evaluation/test_sample_metrics.py -k ", "evaluation/test_probes.py -k "
+NEIGHBOURS, ACCURACY = "evaluation/test_neighbours.py -k ", "zoning/test_accuracy.py -k "
+METRICS = "evaluation/test_metrics.py -k batches_of_any_size"
+QUERIES, FAR = ADAMS + "in_a_context", ACCURACY + "'in_context and 1000'"
+SCORE = PROPERTIES + "score_identity"
+GRADIENTS = CONTRACT + "'gradients_of_latents and finite_differences'"
+
+
+class Mutant(NamedTuple):
+    """A bug, and the tests that must notice it."""
+
+    file: str  # below lzn_jax/
+    text: str  # which is there exactly once
+    becomes: str
+    tests: str  # below tests/, with arguments of pytest
+
+    def applied(self, source: str) -> str:
+        """The file's source with the bug."""
+        if source.count(self.text) != 1:
+            raise SystemExit(f"{self.file} has not once but {source.count(self.text)}: {self.text}")
+        return source.replace(self.text, self.becomes)
+
+
+MUTANTS = (
+    Mutant("zoning/flow.py", "0.5 * r**2 * view.squared_MxN", "r**2 * view.squared_MxN", SCORE),
+    Mutant("zoning/flow.py", "inner_MxN -= _pairwise_sum", "inner_MxN += _pairwise_sum", SCORE),
+    Mutant("zoning/flow.py", "(points.own_M[:", "(1 + points.own_M[:", SCORE),
+    Mutant("zoning/flow.py", "jnp.maximum(largest_M,", "(0 *", ACCURACY + "improbable"),
+    Mutant("zoning/flow.py", "LOGIT = -60.0", "LOGIT = -6.0", GOLDEN + "euler_small"),
+    Mutant("zoning/flow.py", "abs(middle_Q) / 2", "abs(middle_Q) * 2", ROWS + "centering"),
+    Mutant("zoning/flow.py", "Q, zeros_M, zeros_M", "Q, zeros_M, no_weight_M", QUERIES),
+    Mutant("zoning/flow.py", "h_N_M - others_M * h_M", "h_N_M + others_M * h_M", GRADIENTS),
+    Mutant("zoning/flow.py", "d_log_own_M - w_own_M * h_M", "d_log_own_M", GRADIENTS),
+    Mutant("zoning/flow.py", "r**2 * d_logit_sum_N if", "r * d_logit_sum_N if", GRADIENTS),
+    Mutant("zoning/flow.py", "weights_SxKxP[age:, age]", "weights_SxKxP[age:, 0]", GRADIENTS),
+    Mutant("zoning/solvers.py", "phi2 / h - 0.5", "phi2 / h - 1.0", PROPERTIES + "order_3_beats"),
+    Mutant("zoning/solvers.py", "num_steps - k)", "num_steps - k + 1)", GOLDEN + "fewsteps"),
+    Mutant("zoning/solvers.py", "share = t_end / t_next", "share = 1.0", GOLDEN + "dpm_small"),
+    Mutant("zoning/adams.py", "sqrt(1 / 12)", "sqrt(1 / 3)", ADAMS + "orders_and_steps"),
+    Mutant("zoning/adams.py", "(jnp.log(count_M)", "(-jnp.log(count_M)", ADAMS + "and_gradient"),
+    Mutant("zoning/adams.py", "rms = jnp.sqrt(2 * ", "rms = jnp.sqrt(", ADAMS + "and_the_loss"),
+    Mutant("zoning/alignment.py", "dropped :]", "dropped + 1 :]", CONTRACT + "best_assignment"),
+    Mutant("zoning/alignment.py", "int(cutoff * ", "round(cutoff * ", CONTRACT + "is_truncated"),
+    Mutant("zoning/alignment.py", "[:, -1] >= ", "[:, 0] >= ", CONTRACT + "metrics_of"),
+    Mutant("zoning/alignment.py", "d_loss * gradient", "gradient", GOLDEN + "grad_align_small"),
+    Mutant("zoning/alignment.py", "counts_M > 0", "counts_M >= 0", CONTRACT + "any_number_of_rows"),
+    Mutant("zoning/latents.py", "indices + len(", "indices - len(", CONTRACT + "from_the_end"),
+    Mutant("zoning/latents.py", "isneginf(mixture", "isposinf(mixture", CONTRACT + "the_answer"),
+    Mutant("zoning/rows.py", 'fill("constant")', 'fill("edge")', ROWS + "blocks_give"),
+    Mutant("zoning/integrate.py", "(mixture, origin,", "(mixture, 0 * origin,", FAR),
+    Mutant("zoning/devices.py", "jax.lax.psum", "jax.lax.pmean", ROWS + "devices_give"),
+    Mutant("losses/contrastive.py", "bool), -jnp.inf", "bool), 0.0", "losses/test_contrastive.py"),
+    Mutant("losses/rectified_flow.py", "(time_key", "(noise_key", FLOW_LOSS + "draws_time"),
+    Mutant("losses/rectified_flow.py", "dt * k", "dt * (k + 1)", FLOW_LOSS + "at_the_start"),
+    Mutant("microbatches.py", "reshape(size, -1,", "reshape(-1, size,", MICROBATCHES + "sees"),
+    Mutant("microbatches.py", "(count))", "(count) % (size or count))", MICROBATCHES + "own_key"),
+    Mutant("optimization.py", "(step + 1) / max", "step / max", OPTIMIZATION + "warmup_is"),
+    Mutant("optimization.py", "step < stops", "step <= stops", OPTIMIZATION + "decoder_stops"),
+    Mutant("optimization.py", "(10 + step + 1)", "(10 + step)", OPTIMIZATION + "recurrence"),
+    Mutant("run/checkpoints.py", "json([step, ", "json([0, ", CHECKPOINTS + "renamed"),
+    Mutant("run/checkpoints.py", ", reverse=True", "", CHECKPOINTS + "what_is_saved"),
+    Mutant("run/checkpoints.py", "if s > step]", "if s >= step]", CHECKPOINTS + "makes_way"),
+    Mutant("run/checksums.py", "or _top(n) in parts", "", CHECKPOINTS + "verifies_what"),
+    Mutant("data/pipeline.py", "stream[step * whole", "stream[step * own", PIPELINE + "rows_of"),
+    Mutant("data/pipeline.py", "shuffle().repeat()", "repeat().shuffle()", PIPELINE + "each_epoch"),
+    Mutant("randomness.py", "jax.random.fold_in(key, stream)", "key", "test_randomness.py"),
+    Mutant("evaluation/frechet.py", "a.count * (b", "(b", "evaluation/test_frechet.py -k equals"),
+    Mutant("evaluation/kid.py", "(len(x) - 1)", "len(x)", SAMPLES + "'kid and loop'"),
+    Mutant("evaluation/prdc.py", "(distances, np.inf)", "(distances, 0.0)", SAMPLES + "by_hand"),
+    Mutant("evaluation/inception_score.py", "(len(log_p))", "(log_p.size)", SAMPLES + "score"),
+    Mutant("evaluation/neighbours.py", "[found, labels]", "[labels, found]", NEIGHBOURS + "hand"),
+    Mutant("evaluation/probes.py", "(rank < k)", "(rank <= k)", PROBES + "accuracy"),
+    Mutant("evaluation/probes.py", "bias - self.mean", "bias + self.mean", PROBES + "scikit"),
+    Mutant("evaluation/metrics.py", "s, outputs.features[:count]", "s, outputs.features", METRICS),
+)
+
+
+def first_failure(folder: Path, tests: str) -> str | None:
+    """The first test of a selection that fails; None if none does."""
+    command = [sys.executable, "-m", "pytest", "-n", "0", "-x", "-q", "--tb=no"]
+    command += shlex.split(f"tests/{tests}")
+    place: Any = {"cwd": folder, "env": {**os.environ, "PYTHONPATH": str(folder)}}
+    try:
+        run = subprocess.run(command, **place, capture_output=True, text=True, timeout=A_RUN)
+    except subprocess.TimeoutExpired:
+        return f"{A_RUN} s"
+    failed = re.search(r"^FAILED tests/(\S+::\w+)", run.stdout, re.MULTILINE)
+    if run.returncode != 0 and not failed:
+        raise SystemExit(f"{tests} did not run:\n{run.stdout}{run.stderr}")
+    return failed and failed[1]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", default="", help="mutants with this in one of their fields")
+    parser.add_argument("--list", action="store_true", help="show them and run nothing")
+    arguments = parser.parse_args()
+    mutants = [m for m in MUTANTS if any(arguments.only in field for field in m)]
+    if arguments.list:
+        print(*("  |  ".join(mutant) for mutant in mutants), sep="\n")
+        return
+    died = 0
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        subprocess.run(["cp", "-r", *COPIED, name], cwd=ROOT, check=True)
+        for tests in dict.fromkeys(mutant.tests for mutant in mutants):
+            if failed := first_failure(folder, tests):
+                raise SystemExit(f"{failed} fails without a mutant")
+        for mutant in mutants:
+            path, began = folder / "lzn_jax" / mutant.file, time.monotonic()
+            whole = path.read_text()
+            path.write_text(mutant.applied(whole))
+            killer = first_failure(folder, mutant.tests)
+            path.write_text(whole)
+            died += killer is not None
+            seconds = f"{time.monotonic() - began:3.0f} s"
+            print(seconds, *mutant[:3], killer or "SURVIVED", sep="  |  ", flush=True)
+    print(f"{died} of {len(mutants)} mutants died")
+    sys.exit(died < len(mutants))
+
+
+if __name__ == "__main__":
+    main()

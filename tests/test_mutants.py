@@ -1,0 +1,24 @@
+"""Mutants of the benchmark still fit the package and name tests that are there."""
+
+import ast
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+_SPEC = importlib.util.spec_from_file_location("mutants", ROOT / "benchmarks" / "mutants.py")
+mutants = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(mutants)
+
+
+@pytest.mark.parametrize("mutant", mutants.MUTANTS, ids=lambda m: f"{m.file}: {m.text}")
+def test_each_mutant_is_one_change_that_parses(mutant):
+    source = (ROOT / "lzn_jax" / mutant.file).read_text()
+    assert source.count(mutant.text) == 1
+    assert ast.dump(ast.parse(mutant.applied(source))) != ast.dump(ast.parse(source))
+
+
+@pytest.mark.parametrize("tests", sorted({mutant.tests for mutant in mutants.MUTANTS}))
+def test_each_selection_has_its_file(tests):
+    assert (ROOT / "tests" / tests.split()[0].partition("::")[0]).is_file()
