@@ -81,7 +81,7 @@ MUTANTS = (
     Mutant("losses/rectified_flow.py", "dt * k", "dt * (k + 1)", FLOW_LOSS + "at_the_start"),
     Mutant("microbatches.py", "reshape(size, -1,", "reshape(-1, size,", MICROBATCHES + "sees"),
     Mutant("microbatches.py", "(count))", "(count) % (size or count))", MICROBATCHES + "own_key"),
-    Mutant("optimization.py", "(step + 1) / max", "step / max", OPTIMIZATION + "warmup_is"),
+    Mutant("optimization.py", "(peak / steps, peak", "(0.0, peak", OPTIMIZATION + "warmup_is"),
     Mutant("optimization.py", "step < stops", "step <= stops", OPTIMIZATION + "decoder_stops"),
     Mutant("optimization.py", "(10 + step + 1)", "(10 + step)", OPTIMIZATION + "recurrence"),
     Mutant("run/checkpoints.py", "json([step, ", "json([0, ", CHECKPOINTS + "renamed"),
