@@ -5,7 +5,8 @@
 
 RF is the rectified flow without latents, `no_generation` the classifier alone; `alpha_1`
 aligns random points of each zone, `alpha_0` its middle, where the configs take what lies between;
-`paper` is alpha_1 with `prob`, `euler` all flows in 20 steps of it. A run of the default config took 7 to 19 minutes on one CPU core.
+`paper` is alpha_1 with `prob`, `euler` all flows in its 20 steps. A run of the default config took
+7 to 19 minutes on one CPU core.
 """
 
 import evidence
