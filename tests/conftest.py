@@ -19,17 +19,15 @@ if importlib.metadata.version("jaxlib").split(".")[:2] == ["0", "10"]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def compile_cache(tmp_path_factory):
-    """A folder of compiled programs that all workers and subprocesses of a test run share."""
-    folder = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        folder = folder.parent
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder / "xla")
+def compile_cache(pytestconfig):
+    """Compiled programs, for all workers, subprocesses and later runs; --cache-clear drops them."""
+    folder = str(pytestconfig.cache.mkdir("xla"))
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
 
     import jax
 
-    jax.config.update("jax_compilation_cache_dir", str(folder / "xla"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,10 @@ from lzn_jax.run.checkpoints import Checkpoints
 # Of these fields a config takes those that it holds.
 FIELDS = {
     "latent.dim": "4",
+    "latent.solver": "euler",  # compiles faster
     "latent.num_steps": "4",
     "latent.context_size": "16",
+    "alignment.solver": "euler",
     "alignment.num_steps": "4",
     "augmentation.blur_kernel": "3",
     # NCSN++ with one level.

@@ -244,6 +244,9 @@ def data_fields(tmp_path, monkeypatch):
 
 def _run(name, workdir, **changes):
     """Trains a shrunk config, checks that its numbers are finite, and returns its summary."""
+    config = _load(name)
+    for flow in {"latent", "alignment"} & set(config):
+        changes = {f"{flow}__solver": config[flow].solver, **changes}
     assert command_line.main(small.flags(f"configs/{name}.py", workdir, **changes)) == 0
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     assert all(math.isfinite(value) for line in lines for value in line.values())

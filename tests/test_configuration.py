@@ -174,7 +174,7 @@ def test_devices_are_nothing_else(value):
 
 
 def test_a_run_older_than_a_field_goes_on_with_its_default(tmp_path):
-    config = configuration.load(DIGITS_JOINT)
+    config = configuration.load(DIGITS_JOINT, ["alignment.solver=euler"])
     tree = configuration.to_json_dict(config)
     for name in DEFAULTS:
         group, _, field = name.partition(".")

@@ -19,7 +19,7 @@ from lzn_jax.studies.reconstruction import evaluated_rows
 
 
 def config(**changes):
-    return small.config("configs/digits_gen.py", **changes)
+    return small.config("configs/digits_gen.py", **{"latent__solver": "dpm"} | changes)
 
 
 def build(**changes):

@@ -23,8 +23,7 @@ STEPS, CUTOFF = 5, 0.4  # of the flow to the labels; two steps are left out
 
 
 def build(**changes) -> Joint:
-    solvers = {"latent__solver": "euler", "alignment__solver": "euler"}  # of the plain oracle
-    changes = {"alignment__num_steps": STEPS, "alignment__cutoff": CUTOFF, **solvers} | changes
+    changes = {"alignment__num_steps": STEPS, "alignment__cutoff": CUTOFF} | changes
     config = small.config("configs/digits_joint.py", **changes)
     return studies.build(config, sharding.make_mesh(config.training.batch_size))
 

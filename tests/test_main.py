@@ -89,14 +89,14 @@ def test_evaluate_makes_the_same_summary_from_the_checkpoint(trained):
 
 def test_a_trained_run_may_be_solved_anew_but_not_trained_on(trained, capsys):
     config = (trained / "config.json").read_bytes()
-    anew = {"latent__solver": "euler", "latent__num_steps": 40, "alignment__solver": "dpm"}
+    anew = {"latent__solver": "adams", "latent__num_steps": 40, "alignment__solver": "dpm"}
     assert _run(trained, "--mode=classify") == 0
     before = _predictions(trained)
     assert _run(trained, "--mode=classify", **anew) == 0
     assert _predictions(trained) != before
     assert (trained / "config.json").read_bytes() == config
     assert _run(trained, **anew) == 2
-    assert "holds a run with alignment.solver=adams" in capsys.readouterr().err
+    assert "holds a run with alignment.solver=euler" in capsys.readouterr().err
 
 
 def test_sample_writes_classes_in_equal_shares_that_do_not_depend_on_their_number(trained):
