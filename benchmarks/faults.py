@@ -28,7 +28,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -82,17 +82,9 @@ RNG = np.random.default_rng(0)
 def flags_of(name: str, workdir: Path) -> list[str]:
     """Arguments of a shrunk run."""
     path = f"configs/{name}.py"
-    held = dict(_leaves(configuration.load(path).to_dict()))
+    held = configuration.flatten(configuration.load(path).to_dict())
     fields = [f"--config.{key}={value}" for key, value in SHRUNK.items() if key in held]
     return [f"--config={path}", f"--workdir={workdir}", *fields]
-
-
-def _leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 class Run:

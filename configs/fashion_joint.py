@@ -23,8 +23,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.latent.num_steps = 40
     config.latent.context_size = 2000
 
-    # Nearer to the paper's 1, random points of a zone, than for digits: more images have their
-    # latents where samples of their class take theirs, and 0.4 points fewer their class.
+    # Nearer to the paper's 1, random points of a zone, than for digits: samples are nearer to the
+    # training images, and 0.4 points fewer test images find their class (docs/results.md).
     config.alignment.noise_scale = 0.7
     # As in the paper; in 20 steps samples take their latents too near the middle (docs/results.md).
     config.alignment.solver = "euler"

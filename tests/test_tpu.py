@@ -58,6 +58,7 @@ def test_latents_and_alignment_exchange_anchors_and_gradients_once(programs, kin
         ("bfloat16", 8, 80),
         ("adams", 8, 80),
         ("float32", 1, 250),
+        ("bfloat16", 1, 250),
     ],
 )
 def test_latents_and_alignment_of_8192_anchors_fit(programs, kind, chips, megabytes):

@@ -78,7 +78,7 @@ PROGRAMS = {
     "classify": functools.partial(of_rows, classified),
     **{study: functools.partial(step_of, study) for study in STUDIES},
 }
-ON_ONE_CHIP = ("zoning float32",)
+ON_ONE_CHIP = ("zoning float32", "zoning bfloat16")
 
 
 def main() -> None:

@@ -8,9 +8,9 @@ import logging
 import os
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 import jax
 from ml_collections import ConfigDict
@@ -192,10 +192,10 @@ def check_same_run(config: ConfigDict, workdir: Path, free: tuple[str, ...] = ()
     if not path.is_file():
         return
     try:
-        stored = dict(_leaves(json.loads(path.read_text())))
+        stored = configuration.flatten(json.loads(path.read_text()))
     except ValueError as error:
         raise UserError(f"{path} is not valid JSON ({error}): choose another --workdir") from error
-    asked = dict(_leaves(configuration.to_json_dict(config)))
+    asked = configuration.flatten(configuration.to_json_dict(config))
     stored = configuration.with_defaults(stored, configuration.schema_of(asked))
     for name in sorted(stored.keys() | asked.keys()):
         if name.startswith((*FREE_FIELDS, *free)) or stored.get(name) == asked.get(name):
@@ -204,11 +204,3 @@ def check_same_run(config: ConfigDict, workdir: Path, free: tuple[str, ...] = ()
             f"{workdir} holds a run with {name}={stored.get(name)}, this command says "
             f"{asked.get(name)}: say --config.{name}={stored.get(name)} or choose another --workdir"
         )
-
-
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
