@@ -5,13 +5,19 @@ Two operations are enough for every task of a Latent Zoning Network:
 * *latent computation*: `compute_latents`, `latents_in_context` (anchors -> latents);
 * *latent alignment*: `alignment_loss`, built on `assignment_log_probs` (latents -> anchors).
 
-`decode` and `classify` follow the flow to the anchor whose zone a latent lies in.
+`decode` and `classify` follow the flow to the anchor whose zone a latent lies in;
+`best_assignment_log_probs` ranks all anchors; `distinct` lets equal samples share one anchor.
 """
 
 from collections.abc import Callable
 
 from lzn_jax.zoning.adams import AdamsBashforth
-from lzn_jax.zoning.alignment import alignment_loss, assignment_log_probs
+from lzn_jax.zoning.alignment import (
+    alignment_loss,
+    assignment_log_probs,
+    best_assignment_log_probs,
+)
+from lzn_jax.zoning.distinct import Distinct, distinct
 from lzn_jax.zoning.latents import classify, compute_latents, decode, latents_in_context
 from lzn_jax.zoning.solvers import DPMSolver, Euler, Solver
 
@@ -26,12 +32,15 @@ __all__ = [
     "SOLVERS",
     "AdamsBashforth",
     "DPMSolver",
+    "Distinct",
     "Euler",
     "Solver",
     "alignment_loss",
     "assignment_log_probs",
+    "best_assignment_log_probs",
     "classify",
     "compute_latents",
     "decode",
+    "distinct",
     "latents_in_context",
 ]

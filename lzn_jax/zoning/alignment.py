@@ -5,12 +5,20 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from lzn_jax.zoning.devices import spread
-from lzn_jax.zoning.flow import Mixture, Points, Trajectory, View, flow, flow_vjp
+from lzn_jax.zoning.flow import (
+    Mixture,
+    Points,
+    Trajectory,
+    View,
+    flow,
+    flow_vjp,
+    log_assignments,
+)
 from lzn_jax.zoning.integrate import Way, by_rows, integrate, mixture_cotangent, zero_sums
-from lzn_jax.zoning.latents import checked_indices, mixture_and_points
+from lzn_jax.zoning.latents import checked_indices, classify, mixture_and_points
 from lzn_jax.zoning.solvers import Solver
 
 
@@ -43,6 +51,51 @@ def assignment_log_probs(
     return integrate(mixture, points, way).log_own_MxS.T
 
 
+@functools.partial(jax.jit, static_argnames=("solver", "cutoff"))
+@jax.named_scope("zoning")
+def best_assignment_log_probs(
+    latents: Float[Array, "m q"],
+    anchors: Float[Array, "n q"],
+    *,
+    solver: Solver,
+    cutoff: float = 0.2,
+    log_weights: Float[Array, " n"] | None = None,
+) -> Float[Array, "m n"]:
+    """Log P of each latent for every anchor: its best assignment to it after the cut-off (§2.2.2).
+
+    What `alignment_loss` takes for the target, for all anchors at once: to rank them. It has no
+    derivative. Arguments, dtype and errors as for `alignment_loss`; of a removed anchor -inf.
+    """
+    dropped = _dropped(cutoff, solver)
+    mixture, latents = mixture_and_points(anchors, log_weights, latents=latents)
+    # From where a latent ends logits are small numbers; from elsewhere, differences of large ones.
+    nearest = classify(latents, anchors, solver=solver, log_weights=log_weights)
+    mixture, points, _ = spread(mixture, Points(latents, own_M=nearest))
+
+    def block(view, table, points, record, linear, sums):
+        del linear
+        _, record = flow(view, table, points, solver.precision)
+
+        def step(best_MxN, row):
+            u_MxQ, r, log_total_M = row
+            log_p_MxN = log_assignments(view, points.own_M, u_MxQ, r, log_total_M)
+            return jnp.maximum(best_MxN, log_p_MxN), None
+
+        rows = (record.u_MxSxQ.swapaxes(0, 1), table.r_SxP, record.log_total_MxS.T)
+        least_MxN = jnp.full_like(view.squared_MxN, -jnp.inf)
+        rows = jax.tree.map(lambda a: a[dropped:], rows)
+        return jax.lax.scan(step, least_MxN, rows)[0], sums
+
+    return by_rows(block, Way(solver, "anchors"), mixture, points)[0][: len(latents)]
+
+
+def _dropped(cutoff: float, solver: Solver) -> int:
+    """How many first steps a cut-off leaves out; raises ValueError for one out of range."""
+    if not 0 <= cutoff < 1:
+        raise ValueError(f"cutoff must be in [0, 1), got {cutoff}")
+    return int(cutoff * solver.num_steps)
+
+
 @functools.partial(jax.jit, static_argnames=("solver", "cutoff", "form"))
 @jax.named_scope("zoning")
 def alignment_loss(
@@ -54,6 +107,7 @@ def alignment_loss(
     cutoff: float = 0.2,
     form: Literal["log", "prob"] = "log",
     log_weights: Float[Array, " n"] | None = None,
+    is_present: Bool[Array, " m"] | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """Minus the mean over latents of (log) P_i, the best assignment after a cut-off (§2.2.2, B.1).
 
@@ -66,6 +120,8 @@ def alignment_loss(
       cutoff: share of the steps, in [0, 1), that are dropped at the start of the flow. Of Euler's
         0.2 drop as much of it as 0.6 of `AdamsBashforth`'s.
       form: 'log' for -mean log P_i, 'prob' for -mean P_i.
+      is_present: (m,) False leaves a latent out of all means, such as one without a target; with
+        none left the loss is 0. None is True for each.
 
     Returns:
       The loss, and a dict with `assignment_accuracy` (share of latents whose last recorded
@@ -75,17 +131,19 @@ def alignment_loss(
     Raises:
       ValueError: no latents, shapes do not fit each other, cutoff out of range, unknown form.
     """
-    if not 0 <= cutoff < 1:
-        raise ValueError(f"cutoff must be in [0, 1), got {cutoff}")
+    dropped = _dropped(cutoff, solver)
     if form not in ("log", "prob"):
         raise ValueError(f"form must be 'log' or 'prob', got {form!r}")
     mixture, points, way = _beside_targets(latents, anchors, targets, solver, log_weights)
     if latents.shape[0] == 0:
         raise ValueError("the loss is a mean over latents, got none")
-    objective = _Objective(int(cutoff * solver.num_steps), form)
-    counts = jnp.ones_like(points.start_MxQ[:, 0])  # not for points that `spread` adds
-    totals = _align(way, objective, *spread(mixture, points, counts))
-    loss, accuracy, error = totals / len(latents)
+    if is_present is None:
+        is_present = jnp.ones(len(latents), bool)
+    if is_present.shape != latents.shape[:1]:
+        raise ValueError(f"is_present must be ({len(latents)},), got {is_present.shape}")
+    counts = is_present.astype(points.start_MxQ.dtype)  # 0 for points that `spread` adds
+    totals = _align(way, _Objective(dropped, form), *spread(mixture, points, counts))
+    loss, accuracy, error = totals / jnp.maximum(jnp.sum(counts), 1)
     return loss, {"assignment_accuracy": accuracy, "ode_error": error}
 
 

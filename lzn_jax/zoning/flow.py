@@ -47,19 +47,25 @@ class Mixture(NamedTuple):
     log_weights_N: jax.Array  # unnormalised
 
 
+class Joined(NamedTuple):
+    """Centres that are no anchors but join the mixture, each for its own point alone."""
+
+    centres_MxQ: jax.Array
+    log_weights_M: jax.Array
+
+
 class Points(NamedTuple):
     """Where points start, and the centres from which they see the mixture.
 
     Attributes:
       start_MxQ: noise, or latents: what the solver's table says.
       own_M: indices of anchors that are the centres, or None.
-      centres_MxQ: centres that are no anchors but join the mixture with log weight 0, each for its
-        own point alone; or None. With neither, the centre is the origin and does not join.
+      joined: centres that are no anchors, or None. With neither, the centre is the origin.
     """
 
     start_MxQ: jax.Array
     own_M: jax.Array | None = None
-    centres_MxQ: jax.Array | None = None
+    joined: Joined | None = None
 
 
 class Table(NamedTuple):
@@ -180,7 +186,7 @@ def flow(view: View, table: Table, points: Points, precision: str) -> tuple[Traj
     past = (zeros_MxQ,) * (table.weights_SxKxP.shape[1] - 1)
     end_MxQ = table.t_end * start_MxQ
     if table.prior_weight_P is not None:
-        end_MxQ += table.prior_weight_P[:, None] * _prior_drift(view.log_joined_M, *_at_prior(view))
+        end_MxQ += table.prior_weight_P[:, None] * _prior_drift(*_at_prior(view))
     state = (start_MxQ, past, end_MxQ)
     (_, _, offset_MxQ), (u_SxMxQ, log_total_SxM, others_SxM, log_other_SxM) = jax.lax.scan(
         step, state, _rows(table, table.weights_SxKxP)
@@ -243,6 +249,17 @@ def flow_vjp(
     return _collect(view, table, points, sums, d_start_MxQ + table.t_end * d_end_MxQ, d_end_MxQ)
 
 
+def log_assignments(
+    view: View, own_M: jax.Array, u_MxQ: jax.Array, r: jax.Array, log_total_M: jax.Array
+) -> jax.Array:
+    """Log soft assignments (M, N) at a state and its normaliser, seen from the anchors `own_M`."""
+    logits, rows_M = _logits(view, u_MxQ, r, FULL), jnp.arange(len(own_M))
+    # Where anchors are too few, a rival is another one again, at an infinite distance.
+    logits_MxN = logits.anchors_MxN.at[rows_M[:, None], view.rivals_MxK].max(logits.rivals_MxK)
+    logits_MxN = logits_MxN.at[rows_M, own_M].set(view.own_log_weight_M)
+    return logits_MxN - log_total_M[:, None]
+
+
 def _collect(
     view: View,
     table: Table,
@@ -268,8 +285,8 @@ def _collect(
     if points.own_M is not None:
         anchors_QxN = anchors_QxN.at[:, points.own_M].add(d_centres_MxQ.T)
         log_weights_N = log_weights_N.at[points.own_M].add(sums.own_log_weight_M)
-    elif points.centres_MxQ is not None:
-        d_points = d_points._replace(centres_MxQ=d_centres_MxQ)
+    elif points.joined is not None:
+        d_points = d_points._replace(joined=Joined(d_centres_MxQ, sums.own_log_weight_M))
     return d_points, MixtureSums(anchors_QxN, log_weights_N)
 
 
@@ -277,13 +294,13 @@ def _centres(
     mixture: Mixture, origin_Q: jax.Array, points: Points
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Centres (M, Q) relative to the origin, their log weights, and these where they join."""
-    zeros_M = jnp.zeros_like(points.start_MxQ[:, 0])
-    no_weight_M = zeros_M - jnp.inf
+    no_weight_M = jnp.full_like(points.start_MxQ[:, 0], -jnp.inf)
     if points.own_M is not None:
         own_M = points.own_M
         return mixture.anchors_NxQ[own_M], mixture.log_weights_N[own_M], no_weight_M
-    if points.centres_MxQ is not None:
-        return points.centres_MxQ - origin_Q, zeros_M, zeros_M
+    if points.joined is not None:
+        centres_MxQ, log_weights_M = points.joined
+        return centres_MxQ - origin_Q, log_weights_M, log_weights_M
     return jnp.zeros_like(points.start_MxQ), no_weight_M, no_weight_M
 
 
@@ -489,15 +506,16 @@ def _evaluate_vjp(
     )
 
 
-def _at_prior(view: View) -> tuple[jax.Array, jax.Array, jax.Array]:
-    return view.shifted_anchors_NxQ, view.log_weights_N, view.shifted_centres_MxQ
+def _at_prior(view: View) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    centres_MxQ = view.shifted_centres_MxQ
+    return view.shifted_anchors_NxQ, view.log_weights_N, centres_MxQ, view.log_joined_M
 
 
 def _prior_drift(
-    log_joined_M: jax.Array,
     anchors_NxQ: jax.Array,
     log_weights_N: jax.Array,
     centres_MxQ: jax.Array,
+    log_joined_M: jax.Array,
 ) -> jax.Array:
     """The drift at r = 0, where everything weighs what it weighs in the mixture, whatever u is."""
     mean_Q = _dot("n,nq->q", jax.nn.softmax(log_weights_N), anchors_NxQ)
@@ -506,12 +524,15 @@ def _prior_drift(
 
 
 def _add_prior_drift(view: View, d_drift_MxQ: jax.Array, sums: _Sums) -> _Sums:
-    _, pull = jax.vjp(functools.partial(_prior_drift, view.log_joined_M), *_at_prior(view))
-    anchors_NxQ, log_weights_N, centres_MxQ = pull(d_drift_MxQ)
-    mixture = MixtureSums(
-        sums.mixture.anchors_QxN + anchors_NxQ.T, sums.mixture.log_weights_N + log_weights_N
+    _, pull = jax.vjp(_prior_drift, *_at_prior(view))
+    anchors_NxQ, log_weights_N, centres_MxQ, log_joined_M = pull(d_drift_MxQ)
+    return sums._replace(
+        mixture=MixtureSums(
+            sums.mixture.anchors_QxN + anchors_NxQ.T, sums.mixture.log_weights_N + log_weights_N
+        ),
+        centres_MxQ=sums.centres_MxQ + centres_MxQ,
+        own_log_weight_M=sums.own_log_weight_M + log_joined_M,
     )
-    return sums._replace(mixture=mixture, centres_MxQ=sums.centres_MxQ + centres_MxQ)
 
 
 def _add_product(

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from lzn_jax.zoning.devices import over_devices, spread
-from lzn_jax.zoning.flow import Mixture, Points
+from lzn_jax.zoning.flow import Joined, Mixture, Points
 from lzn_jax.zoning.integrate import Way, integrate
 from lzn_jax.zoning.solvers import Solver
 
@@ -59,19 +59,28 @@ def latents_in_context(
     *,
     solver: Solver,
     log_weights: Float[Array, " n"] | None = None,
+    query_log_weights: Float[Array, " m"] | None = None,
 ) -> Float[Array, "m q"]:
     """Latents of single samples among fixed context anchors; row i depends on row i alone.
 
-    Each query's anchor joins the context (log weight 0) for itself and is unseen by the others.
+    Each query's anchor joins the context for itself and is unseen by the others.
 
     Args:
       queries: (m, q) anchors of the samples.
       context: (n, q) context anchors.
       noise, solver, returns, raises: as for `compute_latents`.
       log_weights: (n,) unnormalised log weights of the context; None is 0 for each anchor.
+      query_log_weights: (m,) log weights of the queries on the same scale, such as the log of how
+        often a caption occurs; None is 0 for each.
     """
     mixture, noise, queries = mixture_and_points(context, log_weights, noise=noise, queries=queries)
-    return integrate(mixture, Points(noise, centres_MxQ=queries), Way(solver, "prior")).end_MxQ
+    if query_log_weights is None:
+        query_log_weights = jnp.zeros(len(queries), queries.dtype)
+    if query_log_weights.shape != queries.shape[:1]:
+        got = query_log_weights.shape
+        raise ValueError(f"query_log_weights must be ({len(queries)},), got {got}")
+    joined = Joined(queries, query_log_weights.astype(queries.dtype))
+    return integrate(mixture, Points(noise, joined=joined), Way(solver, "prior")).end_MxQ
 
 
 @functools.partial(jax.jit, static_argnames="solver")

@@ -21,6 +21,7 @@ from lzn_jax.zoning import (
     Euler,
     alignment_loss,
     assignment_log_probs,
+    best_assignment_log_probs,
     classify,
     compute_latents,
     decode,
@@ -743,6 +744,12 @@ NONE, NO_INDEX = np.zeros((0, 3), np.float32), np.zeros(0, np.int32)
         (lambda: alignment_loss(B, A, INDEX, solver=EULER, cutoff=-0.05), "cutoff must be in"),
         (lambda: alignment_loss(NONE, A, NO_INDEX, solver=EULER), "mean over latents"),
         (lambda: alignment_loss(B, A, INDEX, solver=EULER, form="mean"), "form must be"),
+        (lambda: alignment_loss(B, A, INDEX, solver=EULER, is_present=A[:, 0]), "is_present must"),
+        (lambda: best_assignment_log_probs(B, A, solver=EULER, cutoff=1.0), "cutoff must be in"),
+        (
+            lambda: latents_in_context(B, A, B, solver=EULER, query_log_weights=A[:, 0]),
+            "query_log_weights must be",
+        ),
     ],
 )
 def test_bad_arguments_raise(call, message):
