@@ -26,17 +26,17 @@ import numpy as np
 from flax import linen as nn
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from lzn_jax import configuration, data, models, optimization, studies, train
+from lzn_jax import configuration, data, models, optimization, train
 from lzn_jax.configuration import EXIT_DONE, EXIT_USER_ERROR, UserError
 from lzn_jax.data import Examples
-from lzn_jax.models import Variables
+from lzn_jax.latent_space import LatentSpace, check_context
+from lzn_jax.models import Variables, join_variables, split_variables
 from lzn_jax.release import weights as released
 from lzn_jax.release.names import shapes_in_execution_order, torch_keys
 from lzn_jax.release.weights import Layout, Released
 from lzn_jax.run import sharding
 from lzn_jax.run import workdir as workdirs
 from lzn_jax.run.checkpoints import Checkpoints
-from lzn_jax.studies import join_variables, split_variables
 
 REPORT_IMAGES = 2
 NOISE_LEVELS = "noise_levels.npy"  # in a run's folder: a buffer that only the release has
@@ -125,7 +125,7 @@ def example_inputs(config: ConfigDict) -> dict[str, tuple[Any, ...]]:
 
     Images (2, c, h, w), turned to (2, h, w, c), then latents (2, q), if there are any, are the
     first draws of NumPy's default_rng(0).standard_normal, as float32; times are 0.25 and 0.75;
-    labels, in the joint study, are the classes 0 and 1.
+    labels, in the joint space, are the classes 0 and 1.
     """
     data, latent, rng = config.data, config.latent, np.random.default_rng(0)
     shape = (REPORT_IMAGES, data.channels, data.image_size, data.image_size)
@@ -133,7 +133,7 @@ def example_inputs(config: ConfigDict) -> dict[str, tuple[Any, ...]]:
     latents = labels = None
     if models.has_latents(config):
         latents = rng.standard_normal((REPORT_IMAGES, latent.dim)).astype(np.float32)
-    if config.study == "joint":
+    if "label" in config.types:
         labels = np.eye(REPORT_IMAGES, data.num_classes, dtype=np.float32)
     times = np.linspace(0.25, 0.75, REPORT_IMAGES, dtype=np.float32)
     inputs = {
@@ -155,7 +155,7 @@ def _context_images(config: ConfigDict, folder: str | None) -> tuple[ConfigDict,
         return config, ()
     if folder is not None:
         images = data.find_images(folder, config.data)
-        studies.check_context(config, len(images), f"the images in {folder}")
+        check_context(config, len(images), f"the images in {folder}")
         return config, images
     try:
         images = data.load(config.data, "train").images
@@ -170,16 +170,16 @@ def _context_images(config: ConfigDict, folder: str | None) -> tuple[ConfigDict,
         values = config.to_dict()
         values["latent"]["context_size"] = 0
         return FrozenConfigDict(values), ()
-    studies.check_context(config, len(images), f"the training images of {config.data.name}")
+    check_context(config, len(images), f"the training images of {config.data.name}")
     return config, images
 
 
 def _save(config: ConfigDict, found: Released, context: Any, workdir: Path) -> None:
     """An ordinary checkpoint, as of a run that was trained here but for Adam's state."""
-    study = studies.build(config, sharding.inference_mesh())
+    space = LatentSpace(config, sharding.inference_mesh())
     params, constants = split_variables(found.raw)
     averaged, _ = split_variables(found.averaged)
-    optimizer = optimization.make_optimizer(config.training, list(study.modules))
+    optimizer = optimization.make_optimizer(config.training, list(space.modules))
     none = np.zeros((), np.int32)
     state = train.TrainState(
         step=np.array(found.iteration, np.int32),
@@ -198,7 +198,7 @@ def _save(config: ConfigDict, found: Released, context: Any, workdir: Path) -> N
         np.save(workdir / NOISE_LEVELS, found.noise_levels)
     with Checkpoints(workdir, config.checkpoint.keep) as checkpoints:
         no_labels = np.zeros(len(context), np.int32)  # which context anchors do not need
-        train.save_state(checkpoints, state, study, Examples(context, no_labels))
+        train.save_state(checkpoints, state, space, Examples(context, no_labels))
 
 
 class _Constant(np.ndarray):
@@ -210,8 +210,8 @@ class _Constant(np.ndarray):
 
 def _restore(config: ConfigDict, workdir: Path) -> Released:
     mesh = sharding.inference_mesh()
-    study = studies.build(config, mesh)
-    params, constants = split_variables(jax.eval_shape(study.init, jax.random.key(0)))
+    space = LatentSpace(config, mesh)
+    params, constants = split_variables(jax.eval_shape(space.init, jax.random.key(0)))
     targets = {"params": params, "ema": {"params": params, "constants": constants}}
     with Checkpoints(workdir) as checkpoints:
         restored = checkpoints.restore(sharding.placed(targets, mesh))

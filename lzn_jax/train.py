@@ -1,4 +1,4 @@
-"""The one training loop: it never asks which study it runs."""
+"""The one training loop: it never asks which latent space it trains."""
 
 import dataclasses
 import functools
@@ -18,9 +18,12 @@ from clu import parameter_overview
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from lzn_jax import data, optimization, plots, studies
+from lzn_jax import data, optimization, plots
 from lzn_jax.configuration import EXIT_DONE, EXIT_NON_FINITE, EXIT_RUN_AGAIN
 from lzn_jax.data import Examples
+from lzn_jax.evaluation.measurements import Measurements
+from lzn_jax.latent_space import LatentSpace, Model, load_data
+from lzn_jax.models import join_variables, split_variables
 from lzn_jax.randomness import Stream, stream_key
 from lzn_jax.run import costs, processes, reporting, sharding
 from lzn_jax.run import workdir as workdirs
@@ -28,7 +31,6 @@ from lzn_jax.run.checkpoints import Checkpoints
 from lzn_jax.run.goodput import Goodput
 from lzn_jax.run.heartbeat import Heartbeat
 from lzn_jax.run.progress import LateMetrics, progress
-from lzn_jax.studies import Model, Study, join_variables, split_variables
 
 MAX_SKIPPED_IN_A_ROW = 100
 REPLAY_FOLDER, REPLAY_BATCH = "replay", "batch.npz"
@@ -68,7 +70,8 @@ class _Run:
     goodput: Goodput
     interruption: processes.Interruption
     mesh: Mesh
-    study: Study
+    space: LatentSpace
+    measure: Measurements
     train: Examples
     test: Examples
     batches: data.TrainingBatches
@@ -99,28 +102,39 @@ def _prepare(config: ConfigDict, workdir: Path) -> _Run:
     goodput = Goodput()
     with goodput("init"):
         mesh = sharding.training_mesh(training)
-        study = studies.build(config, mesh)
-        study.prepare_evaluation()
-        train, test = studies.load_data(config)
+        space = LatentSpace(config, mesh)
+        measure = Measurements(space)
+        measure.prepare()
+        train, test = load_data(config)
         workdirs.record(config, workdir)
         batches = data.TrainingBatches(
             train,
             training.batch_size,
             config.seed,
-            study.transform,
+            space.transform,
             workers=config.data.get("workers", 0),
             rows=sharding.own_rows(training.batch_size),
         )
-        optimizer = optimization.make_optimizer(training, list(study.modules))
+        optimizer = optimization.make_optimizer(training, list(space.modules))
         interruption = processes.Interruption()
     return _Run(
-        config, workdir, goodput, interruption, mesh, study, train, test, batches, optimizer
+        config,
+        workdir,
+        goodput,
+        interruption,
+        mesh,
+        space,
+        measure,
+        train,
+        test,
+        batches,
+        optimizer,
     )
 
 
 def _first_state(run: _Run, checkpoints: Checkpoints) -> TrainState:
     """The newest checkpoint's state, or a fresh one; batches go on from there."""
-    init = functools.partial(init_state, run.study, run.optimizer, run.config.seed)
+    init = functools.partial(init_state, run.space, run.optimizer, run.config.seed)
     with run.goodput("restore"):
         shapes = sharding.placed(
             jax.eval_shape(init), run.mesh, shard=run.config.training.shard_parameters
@@ -159,7 +173,7 @@ def _loop(run: _Run, checkpoints: Checkpoints, state: TrainState) -> tuple[Train
             if step > saved and (is_due or is_leaving or step % config.checkpoint.every_steps == 0):
                 metrics.flush()
                 with goodput("save"):
-                    save_state(checkpoints, state, run.study, run.train)
+                    save_state(checkpoints, state, run.space, run.train)
                     goodput.write(run.workdir)
                 saved = step
             if metrics.all_skipped(MAX_SKIPPED_IN_A_ROW):
@@ -185,9 +199,11 @@ def _loop(run: _Run, checkpoints: Checkpoints, state: TrainState) -> tuple[Train
             is_leaving = run.interruption.asked(step)
 
 
-def init_state(study: Study, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
+def init_state(
+    space: LatentSpace, optimizer: optax.GradientTransformation, seed: int
+) -> TrainState:
     """The state before the first update."""
-    params, constants = split_variables(study.init(stream_key(seed, Stream.INIT)))
+    params, constants = split_variables(space.init(stream_key(seed, Stream.INIT)))
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
@@ -203,14 +219,14 @@ def update_state(
     state: TrainState,
     batch: Mapping[str, jax.Array],
     *,
-    study: Study,
+    space: LatentSpace,
     optimizer: optax.GradientTransformation,
     training: ConfigDict,
     seed: int,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update on a global batch: gradient, clip, Adam, EMA; nothing if it is not finite."""
     active = optimization.still_training(state.step, training, list(state.params))
-    loss, metrics, gradient = loss_and_gradient(state, batch, study=study, seed=seed)
+    loss, metrics, gradient = loss_and_gradient(state, batch, space=space, seed=seed)
     gradient = optimization.mask(active, gradient)
     norm = optax.tree.norm(gradient)
     updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
@@ -243,21 +259,23 @@ def update_state(
 
 
 def loss_and_gradient(
-    state: TrainState, batch: Mapping[str, jax.Array], *, study: Study, seed: int
+    state: TrainState, batch: Mapping[str, jax.Array], *, space: LatentSpace, seed: int
 ) -> tuple[jax.Array, dict[str, jax.Array], dict[str, Any]]:
     """Loss, metrics and gradient by network of the update that a state is before."""
     key = jax.random.fold_in(stream_key(seed, Stream.TRAINING), state.step)
 
     def loss_of(params):
-        return study.loss(join_variables(params, state.constants), batch, key)
+        return space.loss(join_variables(params, state.constants), batch, key)
 
     (loss, metrics), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.params)
     return loss, metrics, gradient
 
 
-def save_state(checkpoints: Checkpoints, state: TrainState, study: Study, train: Examples) -> None:
+def save_state(
+    checkpoints: Checkpoints, state: TrainState, space: LatentSpace, train: Examples
+) -> None:
     """Starts to save a state and the context anchors of its averaged weights."""
-    context = study.context(join_variables(state.ema, state.constants), train)
+    context = space.context(join_variables(state.ema, state.constants), train)
     save_with_context(checkpoints, state, context)
 
 
@@ -327,10 +345,10 @@ def _save_for_replay(
     )
 
 
-def averaged_model(state: TrainState, study: Study, train: Examples) -> Model:
+def averaged_model(state: TrainState, space: LatentSpace, train: Examples) -> Model:
     """The model that is evaluated: averaged weights, and context anchors made with them."""
     variables = join_variables(state.ema, state.constants)
-    return Model(variables, study.context(variables, train))
+    return Model(variables, space.context(variables, train))
 
 
 def _compile_init(init: Callable[[], TrainState], shapes: TrainState) -> Callable[[], TrainState]:
@@ -344,7 +362,7 @@ def _placement(state: TrainState) -> TrainState:
 
 
 def jit_update(
-    study: Study,
+    space: LatentSpace,
     optimizer: optax.GradientTransformation,
     config: ConfigDict,
     mesh: Mesh,
@@ -355,7 +373,7 @@ def jit_update(
     States are placed as `state` is, which may be shapes.
     """
     update = functools.partial(
-        update_state, study=study, optimizer=optimizer, training=config.training, seed=config.seed
+        update_state, space=space, optimizer=optimizer, training=config.training, seed=config.seed
     )
     placement = _placement(state)
     return jax.jit(
@@ -370,7 +388,7 @@ def _compile_update(
     run: _Run, state: TrainState
 ) -> Callable[[TrainState, Mapping[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]:
     """The compiled update; it refuses other shapes, so nothing is compiled twice."""
-    update = jit_update(run.study, run.optimizer, run.config, run.mesh, state)
+    update = jit_update(run.space, run.optimizer, run.config, run.mesh, state)
     with jax.set_mesh(run.mesh):
         traced = update.trace(state, run.batches.shapes())
         _announce_cost(costs.count_operations(traced.jaxpr))
@@ -390,8 +408,8 @@ def _evaluate_once(
     workdirs.check_there(run.workdir)
     started = time.perf_counter()
     with run.interruption.at_once():
-        model = averaged_model(state, run.study, run.train)
-        results = run.study.evaluate(model, run.train, run.test, run.workdir)
+        model = averaged_model(state, run.space, run.train)
+        results = run.measure(model, run.train, run.test, run.workdir)
     reporting.write_json(run.workdir / "summary.json", {"step": step, **results, **metrics.rates()})
     log.write(step, {**results, "evaluation_seconds": time.perf_counter() - started})
     if processes.is_writer():

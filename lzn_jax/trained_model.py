@@ -1,10 +1,10 @@
 """A trained run from Python: `lzn_jax.load(workdir)`.
 
-Every method is one of the study's, on any number of images in batches that are divided over the
-devices. Underneath are pure functions of variables and arrays, for `jit`, `grad` and `vmap`:
-`ImageLatents.anchors` and `latents_in_context` (encode, embed), `Joint.predict` (classify),
-`Joint.generate` and `Generation.generate` (sample), `ImageDecoder.invert` and `render`
-(reconstruct, interpolate), `Representation.features` (embed).
+Every method is a task, on any number of images in batches that are divided over the devices.
+Underneath are pure functions of variables and arrays, for `jit`, `grad` and `vmap`:
+`ImageEncoder.anchors`, `LatentSpace.latents_in_context` (encode), `ImageEncoder.features` (embed),
+`Tasks.predict` (classify), `generate` and `generate_any` (sample), `ImageDecoder.invert` and
+`render` (reconstruct, interpolate).
 """
 
 import dataclasses
@@ -18,21 +18,15 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 from ml_collections import ConfigDict
 
-from lzn_jax import configuration, studies
+from lzn_jax import configuration
 from lzn_jax.configuration import UserError
 from lzn_jax.data import EncodedImages, Examples
+from lzn_jax.latent_space import LatentSpace, Model
+from lzn_jax.models import join_variables, split_variables
 from lzn_jax.run import sharding
 from lzn_jax.run.checkpoints import Checkpoints
 from lzn_jax.run.workdir import CONFIG_FILE, has_checkpoint
-from lzn_jax.studies import (
-    Classifies,
-    Generates,
-    Model,
-    Predictions,
-    Study,
-    join_variables,
-    split_variables,
-)
+from lzn_jax.tasks import Predictions, Tasks
 
 Images = np.ndarray | Array | EncodedImages
 Labels = np.ndarray | Array | Sequence[int]
@@ -52,15 +46,26 @@ class TrainedModel:
 
     Attributes:
       config: the run's config, immutable.
-      study: its case study.
+      tasks: what its latent space can be asked.
       model: variables of the networks by name, and context anchors.
       step: updates that the checkpoint has seen.
     """
 
     config: ConfigDict
-    study: Study
+    tasks: Tasks
     model: Model
     step: int
+
+    @property
+    def space(self) -> LatentSpace:
+        """Its latent space."""
+        return self.tasks.space
+
+    @property
+    def main_feature(self) -> str:
+        """The feature of images that counts, of those that `embed` finds."""
+        name: str = self.space.encoder("image").main_feature
+        return name
 
     def __repr__(self) -> str:
         """One line: a notebook would show thousands, of weights."""
@@ -69,7 +74,7 @@ class TrainedModel:
     def anchors(self, images: Images) -> Float[np.ndarray, "n q"]:
         """Anchors: what the encoder makes of images."""
         images = self._checked(images)
-        return self.study.latents.all_anchors(self.model.variables, images)
+        return self.space.anchors(self.model.variables, images)
 
     def encode(
         self, images: Images, key: PRNGKeyArray | None, noise_scale: float | None = None
@@ -81,21 +86,21 @@ class TrainedModel:
         """
         scale = self.config.latent.noise_scale if noise_scale is None else noise_scale
         anchors = self.anchors(images)
-        return self.study.latents.latents(self.model.context, anchors, scale, key=key)
+        return self.space.latents(self.model.context, anchors, scale, key=key)
 
     def embed(
         self, images: Images, key: PRNGKeyArray | None = None
     ) -> dict[str, Float[np.ndarray, "n d"]]:
-        """Features of images by name; `study.main_feature` names the one that counts."""
+        """Features of images by name; `main_feature` names the one that counts."""
         images = self._checked(images)
-        return self.study.embed(self.model, images, key=key)
+        return self.tasks.embed(self.model, images, key=key)
 
     def classify(self, images: Images) -> Predictions:
         """Class of each image, from the centre of its zone, and its probability (paper §5)."""
         images = self._checked(images)
-        if not isinstance(self.study, Classifies):
+        if not self.tasks.has_classes:
             raise self._cannot("classify images", "joint studies do")
-        return self.study.classify(self.model, images)
+        return self.tasks.classify(self.model, images)
 
     def sample(
         self, count: int, key: PRNGKeyArray | None, labels: Labels | None = None
@@ -104,10 +109,10 @@ class TrainedModel:
 
         None: all classes in equal shares, or, where there are none, -1.
         """
-        study = self._generator("generate images")
+        self._check_generates("generate images")
         if count < 1:
             raise UserError(f"the number of samples must be at least 1, got {count}")
-        return study.sample(self.model, count, self._checked_labels(labels, count), key)
+        return self.tasks.sample(self.model, count, self._checked_labels(labels, count), key)
 
     def reconstruct(
         self,
@@ -120,9 +125,9 @@ class TrainedModel:
         Labels None are found by `classify`, where the decoder takes them.
         """
         images = self._checked(images)
-        study = self._generator("reconstruct images")
+        self._check_generates("reconstruct images")
         labels = self._checked_labels(labels, len(images))
-        return study.reconstruct(self.model, images, labels, key)
+        return self.tasks.reconstruct(self.model, images, labels, key)
 
     def interpolate(
         self,
@@ -135,21 +140,20 @@ class TrainedModel:
         Labels as for `reconstruct`.
         """
         images = self._checked(images)
-        study = self._generator("interpolate images")
+        self._check_generates("interpolate images")
         if len(images) != 2:
             raise UserError(f"interpolation is between two images, got {len(images)}")
         labels = self._checked_labels(labels, 2)
-        return study.interpolate(self.model, images, labels, key=key)
+        return self.tasks.interpolate(self.model, images, labels, key=key)
 
     def _cannot(self, what: str, who: str) -> UserError:
         return UserError(f"a {self.config.study} study does not {what}: {who}")
 
-    def _generator(self, what: str) -> Generates:
-        if not isinstance(self.study, Generates):
+    def _check_generates(self, what: str) -> None:
+        if self.tasks.decoder is None:
             raise self._cannot(what, "generation and joint studies do")
-        if self.config.training.get("generation_weight", 1.0) == 0:
+        if "image" not in self.space.decoders:
             raise UserError(f"cannot {what}: training.generation_weight=0 trained no decoder")
-        return self.study
 
     def _checked(self, images: Images) -> np.ndarray | EncodedImages:
         """The images, as an array of NumPy unless they are decoded when they are asked for."""
@@ -211,10 +215,10 @@ def restore(config: ConfigDict, workdir: Path, step: int | None = None) -> Train
     if not has_checkpoint(workdir) or (step is not None and not (folder / str(step)).is_dir()):
         raise UserError(f"there is no checkpoint {folder / str(step or '')}: train first")
     mesh = sharding.inference_mesh()
-    study = studies.build(config, mesh)
-    params, constants = split_variables(jax.eval_shape(study.init, jax.random.key(0)))
+    space = LatentSpace(config, mesh)
+    params, constants = split_variables(jax.eval_shape(space.init, jax.random.key(0)))
     targets: dict[str, Any] = {"ema": {"params": params, "constants": constants}}
-    if shapes := study.context_shapes():
+    if shapes := space.context_shapes():
         targets["context"] = shapes
     with Checkpoints(workdir) as checkpoints:
         shard = config.training.shard_parameters
@@ -224,4 +228,4 @@ def restore(config: ConfigDict, workdir: Path, step: int | None = None) -> Train
     step, items = restored
     averaged = join_variables(items["ema"]["params"], items["ema"]["constants"])
     context = jax.tree.map(jnp.asarray, sharding.fetch(items.get("context", {})))
-    return TrainedModel(config, study, Model(averaged, context), step)
+    return TrainedModel(config, Tasks(space), Model(averaged, context), step)

@@ -72,11 +72,11 @@ def converted(value: Any, kind: type, item: type) -> Any:
 
 
 def _in_range(value: Any, field: Field) -> bool:
-    if field.choices:
-        return value in field.choices
     if field.kind is tuple:
         item = dataclasses.replace(field, kind=field.item)
         return bool(value or not field.nonempty) and all(_in_range(v, item) for v in value)
+    if field.choices:
+        return value in field.choices
     return all(holds(value, limit) for _, holds, limit in _limits(field))
 
 
@@ -97,12 +97,12 @@ _KINDS = {bool: "True or False", int: "an integer", float: "a finite number", st
 
 def _expected(field: Field) -> str:
     """What a value of the field must be, in words."""
-    if field.choices:
-        choices = ", ".join(map(repr, field.choices))
-        text = f"one of {choices}" if len(field.choices) > 1 else choices
-    elif field.kind is tuple:
-        items = {int: "integers", float: "finite numbers"}[field.item]
+    choices = ", ".join(map(repr, field.choices))
+    if field.kind is tuple:
+        items = choices or {int: "integers", float: "finite numbers"}[field.item]
         text = f"a {'non-empty ' if field.nonempty else ''}tuple of {items}"
+    elif field.choices:
+        text = f"one of {choices}" if len(field.choices) > 1 else choices
     else:
         text = _KINDS[field.kind]
     bounds = [f"{words} {limit}" for words, _, limit in _limits(field)]

@@ -174,6 +174,25 @@ _EVERY_STUDY = {
     "checkpoint.keep": _count("checkpoints kept", 2),
     "evaluation.every_steps": _count("updates between evaluations"),
 }
+_TYPES = ("image", "label")
+_PAIRS = tuple(f"{source}:{target}" for source in _TYPES for target in _TYPES)
+
+
+def _space(types: tuple[str, ...], *alignments: str) -> dict[str, Field]:
+    """What a latent space holds, and which latents are trained to lie in whose zones."""
+    return {
+        "types": Field(tuple, "data types", types, item=str, choices=_TYPES, nonempty=True),
+        "alignments": Field(
+            tuple, "alignments, as SOURCE:TARGET", alignments, item=str, choices=_PAIRS
+        ),
+    }
+
+
+def _told(name: str | None) -> dict[str, Field]:
+    help = "the type whose samples the decoder is told beside latents, None = no type"
+    return {"decoder.told": _word(help, name, choices=_TYPES)}
+
+
 _GENERATIVE = {
     "latent.enabled": _flag("False: the rectified-flow baseline without latents", True),
     "encoder.name": _word("image encoder", choices=tuple(ENCODERS)),
@@ -233,9 +252,18 @@ _REPRESENTATION = {
     ),
 }
 _STUDIES = {
-    "generation": _EVERY_STUDY | _GENERATIVE,
-    "representation": _EVERY_STUDY | _ALIGNED | _REPRESENTATION,
-    "joint": _EVERY_STUDY | _GENERATIVE | _ALIGNED | _JOINT,
+    "generation": _space(("image",)) | _EVERY_STUDY | _GENERATIVE | _told(None),
+    "representation": (
+        _space(("image",), "image:image") | _EVERY_STUDY | _ALIGNED | _REPRESENTATION
+    ),
+    "joint": (
+        _space(("image", "label"), "image:label")
+        | _EVERY_STUDY
+        | _GENERATIVE
+        | _told("label")
+        | _ALIGNED
+        | _JOINT
+    ),
 }
 
 _EVERY_CONFIG = {

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
+from ml_collections import ConfigDict
 
 from lzn_jax.configuration import UserError
 
@@ -251,3 +252,20 @@ def _blur_matrix(length: int, sigma: Float[Array, ""], radius: int) -> Float[Arr
     shifted = [padded[start : start + length] for start in range(2 * radius + 1)]
     parts = (weight * s for weight, s in zip(kernel / kernel.sum(), shifted, strict=True))
     return sum(parts, jnp.zeros(()))
+
+
+def augmentation_of(config: ConfigDict) -> Augmentation:
+    """The augmentation of a config."""
+    group = config.augmentation
+    return Augmentation(
+        flip=config.data.flip,
+        jitter_probability=group.jitter_probability,
+        brightness=group.brightness,
+        contrast=group.contrast,
+        saturation=group.saturation,
+        hue=group.hue,
+        grey_probability=group.grey_probability,
+        blur_probability=group.blur_probability,
+        blur_kernel=group.blur_kernel,
+        blur_sigma=(0.1, group.blur_max_sigma),
+    )

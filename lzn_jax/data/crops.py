@@ -1,5 +1,6 @@
 """Random crops on the host: from an image file's bytes to views of one size."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -109,3 +110,27 @@ def _resize(image: Image.Image, box: Box, size: int, scale: int = 1) -> np.ndarr
 
 def _pixels(image: Image.Image) -> np.ndarray:
     return np.asarray(image).reshape(image.height, image.width, -1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Views:
+    """The transform {name: (count, h, w, c)}: random crops of one decoded image."""
+
+    image_size: int
+    channels: int
+    min_area: float
+    name: str = "views"
+    count: int = 2
+
+    def __call__(
+        self, image: bytes | np.ndarray, rng: np.random.Generator
+    ) -> dict[str, np.ndarray]:
+        crops = random_views(
+            image,
+            rng,
+            self.image_size,
+            channels=self.channels,
+            count=self.count,
+            area=(self.min_area, 1.0),
+        )
+        return {self.name: crops}

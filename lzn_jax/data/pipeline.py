@@ -168,7 +168,7 @@ class WholeImage:
 
 
 def whole_image(data: ConfigDict) -> WholeImage:
-    """The transform of studies that train on whole images."""
+    """The transform of those that train on whole images."""
     return WholeImage(functools.partial(prepare, data=data), data.flip)
 
 

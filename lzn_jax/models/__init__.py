@@ -25,7 +25,7 @@ def has_latents(config: ConfigDict) -> bool:
 
 
 def build(config: ConfigDict) -> dict[str, nn.Module]:
-    """Modules of a config by name: 'encoder', 'decoder', 'label_anchors', as its study has them.
+    """Modules of a config by name: 'encoder', 'decoder', 'label_anchors', as it has them.
 
     Without latents (`latent.enabled` False) the plain rectified flow is left: 'decoder' alone.
     Raises ValueError for an unknown network name.
@@ -33,12 +33,12 @@ def build(config: ConfigDict) -> dict[str, nn.Module]:
     training = config.training
     given = {"dtype": jnp.dtype(training.compute_dtype), "remat": training.get("remat", False)}
     modules = {}
-    if config.study != "representation":
+    if "decoder" in config:
         modules["decoder"] = _network(DECODERS, config.decoder, given)
     if has_latents(config):
         dim = config.latent.dim
         modules["encoder"] = _network(ENCODERS, config.encoder, {**given, "latent_dim": dim})
-        if config.study == "joint":
+        if "label" in config.types:
             modules["label_anchors"] = LabelAnchors(config.data.num_classes, dim)
     return modules
 
@@ -58,3 +58,18 @@ def _network(
 
 def _frozen(value):
     return tuple(value) if isinstance(value, list) else value
+
+
+def split_variables(variables: Variables) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Trained parameters and the other variables, each by network."""
+    params = {name: tree["params"] for name, tree in variables.items()}
+    constants = {
+        name: {kind: values for kind, values in tree.items() if kind != "params"}
+        for name, tree in variables.items()
+    }
+    return params, constants
+
+
+def join_variables(params: Mapping[str, Any], constants: Mapping[str, Any]) -> dict[str, Any]:
+    """What `split_variables` took apart."""
+    return {name: {"params": params[name], **constants[name]} for name in params}

@@ -11,10 +11,11 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from lzn_jax import optimization, studies, train
+from lzn_jax import optimization, train
 from lzn_jax.configuration import EXIT_DOES_NOT_FIT, EXIT_DONE
+from lzn_jax.latent_space import LatentSpace
 from lzn_jax.run import costs, sharding, slices
-from lzn_jax.studies import Study, examples_at_a_time
+from lzn_jax.run.sharding import examples_at_a_time
 
 _COLLECTIVE = re.compile(
     r"\b(all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)(-start)?\("
@@ -75,22 +76,22 @@ def lower_step(
     config: ConfigDict, mesh: jax.sharding.Mesh, platform: str
 ) -> tuple[jax.stages.Lowered, costs.Cost]:
     """The update of a config on a mesh of devices that need not be there, and its operations."""
-    study = studies.build(config, mesh)
-    optimizer = optimization.make_optimizer(config.training, list(study.modules))
-    shapes = jax.eval_shape(lambda: train.init_state(study, optimizer, config.seed))
+    space = LatentSpace(config, mesh)
+    optimizer = optimization.make_optimizer(config.training, list(space.modules))
+    shapes = jax.eval_shape(lambda: train.init_state(space, optimizer, config.seed))
     state = sharding.placed(shapes, mesh, shard=config.training.shard_parameters)
     with jax.set_mesh(mesh):
-        update = train.jit_update(study, optimizer, config, mesh, state)
-        traced = update.trace(state, batch_shapes(study, config))
+        update = train.jit_update(space, optimizer, config, mesh, state)
+        traced = update.trace(state, batch_shapes(space, config))
         return traced.lower(lowering_platforms=(platform,)), costs.count_operations(traced.jaxpr)
 
 
-def batch_shapes(study: Study, config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
+def batch_shapes(space: LatentSpace, config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes of a training batch, from one black image."""
     data, size = config.data, config.training.batch_size
     image = np.zeros((data.image_size, data.image_size, data.channels), np.uint8)
     element: dict[str, Any] = {
-        **study.transform(image, np.random.default_rng(0)),
+        **space.transform(image, np.random.default_rng(0)),
         "labels": np.int32(0),
     }
     return {

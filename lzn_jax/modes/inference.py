@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from lzn_jax import data, plots, studies
+from lzn_jax import data, plots
 from lzn_jax.configuration import UserError
 from lzn_jax.data import Images
+from lzn_jax.evaluation.measurements import Measurements
+from lzn_jax.latent_space import load_data
 from lzn_jax.run import reporting
 from lzn_jax.trained_model import restore
 
@@ -20,9 +22,10 @@ _log = logging.getLogger(__name__)
 def evaluate(config: ConfigDict, workdir: Path) -> None:
     """Evaluates the newest checkpoint: summary.json and figures."""
     trained = restore(config, workdir)
-    trained.study.prepare_evaluation()
-    train, test = studies.load_data(config)
-    results = trained.study.evaluate(trained.model, train, test, workdir)
+    measure = Measurements(trained.space)
+    measure.prepare()
+    train, test = load_data(config)
+    results = measure(trained.model, train, test, workdir)
     reporting.write_json(workdir / "summary.json", {"step": trained.step, **results})
     for name, value in results.items():
         _log.info("%s %.4g", name, value)
@@ -31,7 +34,7 @@ def evaluate(config: ConfigDict, workdir: Path) -> None:
 def sample(config: ConfigDict, workdir: Path) -> None:
     """Draws `evaluation.num_samples` images, classes in equal shares: samples.npz, a figure."""
     trained = restore(config, workdir)
-    # A study that generates nothing has no number of samples, and says so.
+    # A space that generates nothing has no number of samples, and says so.
     samples = trained.sample(config.evaluation.get("num_samples", 0), key=None)
     reporting.write_arrays(workdir / "samples.npz", images=samples.images, labels=samples.labels)
     plots.sample_grid(
@@ -72,13 +75,13 @@ def interpolate(config: ConfigDict, workdir: Path, images_from: str | None) -> N
 def embed(config: ConfigDict, workdir: Path, images_from: str | None) -> None:
     """Features of the test images, or of those of `images_from`: embeddings.npz, a figure.
 
-    `features` are the study's main ones; the others are there by name. `labels` are -1 where
+    `features` are the main ones; the others are there by name. `labels` are -1 where
     unknown.
     """
     images, labels = _images(config, images_from)
     trained = restore(config, workdir)
     found = trained.embed(images)
-    features = found.pop(trained.study.main_feature)
+    features = found.pop(trained.main_feature)
     known = np.full(len(images), -1, np.int32) if labels is None else labels
     reporting.write_arrays(workdir / "embeddings.npz", features=features, labels=known, **found)
     if len(images) >= plots.MIN_POINTS:

@@ -13,12 +13,12 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from lzn_jax import optimization, studies, train
+from lzn_jax import optimization, train
 from lzn_jax.configuration import EXIT_NON_FINITE, UserError
+from lzn_jax.latent_space import LatentSpace
 from lzn_jax.run import sharding
 from lzn_jax.run import workdir as workdirs
 from lzn_jax.run.checkpoints import Checkpoints
-from lzn_jax.studies import Study
 
 _log = logging.getLogger(__name__)
 
@@ -37,9 +37,9 @@ def replay(config: ConfigDict, workdir: Path) -> None:
             "row that were not finite"
         )
     mesh = sharding.training_mesh(config.training)
-    study = studies.build(config, mesh)
-    optimizer = optimization.make_optimizer(config.training, list(study.modules))
-    init = functools.partial(train.init_state, study, optimizer, config.seed)
+    space = LatentSpace(config, mesh)
+    optimizer = optimization.make_optimizer(config.training, list(space.modules))
+    init = functools.partial(train.init_state, space, optimizer, config.seed)
     shard = config.training.shard_parameters
     shapes = sharding.placed(jax.eval_shape(init), mesh, shard=shard)
     with Checkpoints(folder) as checkpoints:
@@ -48,7 +48,7 @@ def replay(config: ConfigDict, workdir: Path) -> None:
         raise UserError(f"there is no state to replay in {folder}")
     batch = _read_batch(folder / train.REPLAY_BATCH)
     rows = {name: values[sharding.own_rows(len(values))] for name, values in batch.items()}
-    look = functools.partial(look_at_update, study=study, config=config)
+    look = functools.partial(look_at_update, space=space, config=config)
     with jax.set_mesh(mesh):
         found = jax.jit(look, out_shardings=sharding.replicated(mesh))(
             state, sharding.put_rows(rows, mesh)
@@ -57,10 +57,14 @@ def replay(config: ConfigDict, workdir: Path) -> None:
 
 
 def look_at_update(
-    state: train.TrainState, batch: Mapping[str, jax.Array], *, study: Study, config: ConfigDict
+    state: train.TrainState,
+    batch: Mapping[str, jax.Array],
+    *,
+    space: LatentSpace,
+    config: ConfigDict,
 ) -> tuple[dict[str, jax.Array], dict[str, Any]]:
     """Metrics of an update, and trees of whether its arrays are finite, by kind and network."""
-    loss, metrics, gradient = train.loss_and_gradient(state, batch, study=study, seed=config.seed)
+    loss, metrics, gradient = train.loss_and_gradient(state, batch, space=space, seed=config.seed)
     active = optimization.still_training(state.step, config.training, list(state.params))
     gradient = optimization.mask(active, gradient)
     arrays = {"batch": batch, "parameters": state.params, "gradient": gradient}

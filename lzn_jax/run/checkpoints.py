@@ -1,7 +1,7 @@
 """Checkpoints through Orbax: what is saved, when it counts, and how it comes back.
 
 A checkpoint has separate items, so that inference reads what it needs and nothing else: `params`,
-`ema`, `optimizer`, `context` (context anchors, where a study has them) and `progress` (step and
+`ema`, `optimizer`, `context` (context anchors, where a run has them) and `progress` (step and
 data position, JSON). Everything else follows from seed and step.
 
 What is read is verified, by checksums of two kinds: `progress` has those of the arrays, and

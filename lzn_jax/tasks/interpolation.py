@@ -10,8 +10,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from lzn_jax.data import Images
+from lzn_jax.data_types import Condition
+from lzn_jax.data_types.image import ImageDecoder
 from lzn_jax.models import Variables
-from lzn_jax.studies.image_decoder import Condition, ImageDecoder
 
 NUM_IMAGES = 11
 

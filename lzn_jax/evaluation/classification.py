@@ -15,9 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from lzn_jax import zoning
-from lzn_jax.studies.image_latents import ImageLatents
-
-NOISE_SCALE = 0.0  # α at which images are classified: by the centre of their zone
+from lzn_jax.latent_space import LatentSpace
 
 
 class Curves(NamedTuple):
@@ -37,7 +35,7 @@ class Curves(NamedTuple):
 
 
 def accuracy_curves(
-    latents: ImageLatents,
+    space: LatentSpace,
     context: Mapping[str, Array],
     anchors: Float[np.ndarray, "n q"],
     accuracy_of: Callable[[np.ndarray | Array], float],
@@ -47,20 +45,20 @@ def accuracy_curves(
     `accuracy_of` takes latents (n, q) of the images whose anchors are given. Batches and banks are
     tried at α = 0; a size that there are not enough images or context anchors for is left out.
     """
-    evaluation = latents.config.evaluation
+    evaluation = space.config.evaluation
     bank = context.get("anchors", jnp.zeros((0, anchors.shape[1])))
     return Curves(
         alpha={
-            scale: accuracy_of(latents.latents(context, anchors, scale))
+            scale: accuracy_of(space.latents(context, anchors, scale))
             for scale in evaluation.noise_scales
         },
         batch={
-            size: accuracy_of(centres_in_batches(anchors, size, latents.solver, seed=size))
+            size: accuracy_of(centres_in_batches(anchors, size, space.solver, seed=size))
             for size in evaluation.batch_sizes
             if size <= len(anchors)
         },
         context={
-            size: accuracy_of(_centres_in_bank(anchors, bank, size, latents.solver))
+            size: accuracy_of(_centres_in_bank(anchors, bank, size, space.solver))
             for size in evaluation.context_sizes
             if size <= len(bank)
         },

@@ -1,0 +1,96 @@
+"""Data types: how samples of each become anchors, and how latents become samples (paper §2.1).
+
+A data type is its encoder and its decoder. It knows no other type; what they are to each other is
+for `lzn_jax.latent_space`. A new one is a file here, its networks in `lzn_jax.models`, and a source
+of data for its samples.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from lzn_jax.models import Variables
+
+Samples = Any  # rows of one data type: what a batch holds of it
+Condition = tuple[Any, Any]  # of a decoder: latents, and what else it is told; None without
+
+
+class Zones(NamedTuple):
+    """Anchors that cut the latent space into zones, and whose zone is each sample's.
+
+    Attributes:
+      anchors: (n, q).
+      own: (b,) index of each sample's anchor; None: sample i has anchor i.
+      log_weights: (n,) unnormalised, -inf removes an anchor; None: all weigh the same.
+      is_present: (b,) False for samples that are missing; None: all are there.
+    """
+
+    anchors: Float[Array, "n q"]
+    own: Int[Array, " b"] | None = None
+    log_weights: Float[Array, " n"] | None = None
+    is_present: Array | None = None
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """Samples to anchors."""
+
+    network: str  # its name among the modules
+    num_draws: int  # random keys that `zones` takes
+
+    def init(self, key: PRNGKeyArray) -> Any:
+        """Fresh variables of its network."""
+
+    def zones(
+        self, variables: Variables, batch: Mapping[str, Array], *keys: PRNGKeyArray
+    ) -> tuple[Zones, ...]:
+        """Zones of a training batch, in training mode: one set, or one for each of two views."""
+
+    def anchors(self, variables: Variables, samples: Samples) -> Float[Array, "b q"]:
+        """Anchors of samples in inference: a pure function."""
+
+
+@runtime_checkable
+class Decoder(Protocol):
+    """Latents to samples."""
+
+    network: str
+    num_draws: int  # random keys that `loss` takes
+    told: str | None  # the type of whose samples it is told beside latents
+
+    def init(self, key: PRNGKeyArray, condition: Condition) -> Any:
+        """Fresh variables of its network, given what it will be told."""
+
+    def loss(
+        self,
+        variables: Variables,
+        batch: Mapping[str, Array],
+        condition: Condition,
+        *keys: PRNGKeyArray,
+    ) -> Float[Array, ""]:
+        """What it is trained on, given each sample's latent: a mean over the batch."""
+
+    def generate(
+        self,
+        variables: Variables,
+        key: PRNGKeyArray,
+        condition: Condition,
+        index: Int[Array, " b"],
+    ) -> dict[str, Array]:
+        """Samples of the given numbers, each with its own noise of the key: a pure function."""
+
+
+class DataType(NamedTuple):
+    """One kind of sample.
+
+    Attributes:
+      encoder, decoder: None where a config has no use for them.
+      tell: what another type's decoder may be told of a batch beside its latents, a pure function
+        (variables, batch) -> (b, dim_to_tell).
+    """
+
+    encoder: Encoder | None = None
+    decoder: Decoder | None = None
+    tell: Callable[[Variables, Mapping[str, Array]], Array] | None = None
+    dim_to_tell: int = 0

@@ -1,0 +1,75 @@
+"""Labels: a table holds their anchors; a latent decodes to the nearest to its end (§5, E.2)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+from ml_collections import ConfigDict
+
+from lzn_jax import zoning
+from lzn_jax.data_types import DataType, Zones
+from lzn_jax.models import Variables
+
+
+def build(config: ConfigDict, modules: Mapping[str, nn.Module]) -> DataType:
+    """Labels of a config; a decoder can be told them even where they have no anchors."""
+    num_classes, network = config.data.num_classes, modules.get("label_anchors")
+
+    def tell(variables: Variables, batch: Mapping[str, Array]) -> Float[Array, "b c"]:
+        return one_hot(batch["labels"], num_classes)
+
+    encoder = None if network is None else LabelEncoder(network)
+    return DataType(encoder, tell=tell, dim_to_tell=num_classes)
+
+
+def one_hot(labels: Int[Array | np.ndarray, " b"], num_classes: int) -> Float[Array, "b c"]:
+    """Labels as image decoders take them."""
+    return jax.nn.one_hot(jnp.asarray(labels), num_classes)
+
+
+class LabelEncoder:
+    """A learned anchor for each class."""
+
+    network = "label_anchors"
+    num_draws = 0
+
+    def __init__(self, network: nn.Module) -> None:
+        self._module = network
+
+    def init(self, key: PRNGKeyArray):
+        """Fresh anchors."""
+        return self._module.init(key)
+
+    def table(self, variables: Variables) -> Float[Array, "c q"]:
+        """Anchors of all classes."""
+        anchors: Any = self._module.apply(variables[self.network])
+        return anchors
+
+    def zones(self, variables: Variables, batch: Mapping[str, Array]) -> tuple[Zones, ...]:
+        """Classes weigh as much as their share of the batch; one that is absent has no zone."""
+        table, labels = self.table(variables), batch["labels"]
+        counts = jnp.sum(one_hot(labels, len(table)), axis=0)
+        return (Zones(table, labels, jnp.log(counts)),)
+
+    def anchors(self, variables: Variables, labels: Int[Array, " b"]) -> Float[Array, "b q"]:
+        """Anchors of labels."""
+        return self.table(variables)[labels]
+
+    def latents(
+        self, variables: Variables, labels: Int[Array, " b"], noise: Array, solver: zoning.Solver
+    ) -> Float[Array, "b q"]:
+        """Latents of labels, all classes alike."""
+        return zoning.compute_latents(self.table(variables), noise, labels, solver=solver)
+
+    def predict(
+        self, variables: Variables, latents: Float[Array, "b q"], solver: zoning.Solver
+    ) -> dict[str, Array]:
+        """`classes` (b,) of latents, and the flow's `probabilities` of them (paper §5.1)."""
+        table = self.table(variables)
+        classes = zoning.classify(latents, table, solver=solver)
+        log_probs = zoning.assignment_log_probs(latents, table, classes, solver=solver)
+        return {"classes": classes, "probabilities": jnp.exp(log_probs[-1])}

@@ -1,0 +1,119 @@
+"""What is measured of a run, by the pairs of data types that its latent space can go between."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from lzn_jax import plots
+from lzn_jax.data import Examples
+from lzn_jax.data_types.image import ViewEncoder
+from lzn_jax.evaluation.classification import accuracy_curves
+from lzn_jax.evaluation.judge import fit_judge
+from lzn_jax.evaluation.representation import RepresentationQuality
+from lzn_jax.evaluation.sample_quality import SampleQuality
+from lzn_jax.latent_space import LatentSpace, Model
+from lzn_jax.tasks import NOISE_SCALE, Tasks
+
+MAX_RECONSTRUCTED = 2000  # test images, as the paper takes of CIFAR-10
+
+
+class Measurements:
+    """The metrics and pictures of a latent space's runs."""
+
+    def __init__(self, space: LatentSpace) -> None:
+        self.config, self.space, self.tasks = space.config, space, Tasks(space)
+        self._sample_quality = SampleQuality(self.config) if space.decoders else None
+
+    def prepare(self) -> None:
+        """Reads what is needed beside data; raises UserError for what cannot be read."""
+        if self._sample_quality:
+            self._sample_quality.read_weights()
+
+    def __call__(
+        self, model: Model, train: Examples, test: Examples, workdir: Path
+    ) -> dict[str, float]:
+        """Metrics by name; pictures go into `workdir`/figures, what to keep into its cache."""
+        metrics: dict[str, float] = {}
+        if isinstance(self.space.encoders.get("image"), ViewEncoder):
+            quality = RepresentationQuality(self.space, self.tasks)
+            metrics |= quality(model, train, test, workdir / "figures")
+        if "label" in self.space.encoders:
+            metrics |= self._image_to_label(model, test, workdir / "figures")
+        if "image" in self.space.decoders:
+            metrics |= self._to_image(model, train, workdir)
+            metrics |= self._image_to_image(model, test, workdir / "figures")
+        return metrics
+
+    def _image_to_label(self, model: Model, test: Examples, folder: Path) -> dict[str, float]:
+        """Accuracy of classification by zone, and a picture of the zones."""
+        anchors = self.space.anchors(model.variables, test.images)
+        latents = self.space.latents(model.context, anchors, 1.0)
+
+        def accuracy_of(latents: np.ndarray | Array) -> float:
+            return float(np.mean(self.tasks.classes(model, latents).classes == test.labels))
+
+        banks: dict[str, Mapping[str, Array]] = {"test_accuracy_batch": {}}
+        if model.context:
+            banks = {"test_accuracy": model.context, **banks}
+        metrics = {
+            name: accuracy_of(self.space.latents(bank, anchors, NOISE_SCALE))
+            for name, bank in banks.items()
+        }
+        curves = accuracy_curves(self.space, model.context, anchors, accuracy_of)
+        if any(curves):
+            plots.classification(folder / "classification.png", *curves)
+        if np.isfinite(latents).all():  # a run that diverges is still evaluated to its end
+            classes = jnp.arange(self.config.data.num_classes)
+            nothing = jnp.zeros((len(classes), self.config.latent.dim))
+            plots.latent_zones(
+                folder / "zones.png",
+                anchors,
+                latents,
+                test.labels,
+                np.asarray(self.tasks.label_latents(model.variables, classes, nothing)),
+                title="Latent zones of the test images",
+            )
+        return metrics | curves.named()
+
+    def _to_image(self, model: Model, train: Examples, workdir: Path) -> dict[str, float]:
+        """Quality of samples, and whether they are of the classes that they should be."""
+        folder, count = workdir / "figures", self.config.evaluation.num_samples
+        drawn, has_classes = self.tasks.draw(model, count), self.tasks.has_classes
+        judge = fit_judge(train) if has_classes else None
+        metrics = {}
+        if judge:
+            metrics["sample_accuracy"] = float(np.mean(judge(drawn["images"]) == drawn["labels"]))
+        title = "Samples, a row a class" if has_classes else "Samples"
+        plots.sample_grid(folder / "samples.png", drawn["images"], drawn["labels"], title=title)
+        assert self._sample_quality is not None
+        metrics |= self._sample_quality(train, drawn["images"], workdir / "cache")
+        metrics["sampling_evaluations"] = float(np.mean(drawn["num_evaluations"]))
+        if judge and self.tasks.has_latents:
+            drawn = self.tasks.draw_any(model, count)
+            plots.sample_grid(
+                folder / "unconditional_samples.png",
+                drawn["images"],
+                drawn["labels"],
+                title="Samples from the prior, a row a decoded class",
+            )
+            agreed = judge(drawn["images"]) == drawn["labels"]
+            metrics["unconditional_sample_accuracy"] = float(np.mean(agreed))
+        return metrics
+
+    def _image_to_image(self, model: Model, test: Examples, folder: Path) -> dict[str, float]:
+        """Reconstruction error: to noise and back through the decoder's flow (paper C.3)."""
+        rows = reconstructed_rows(len(test.labels))
+        images = test.images[rows]
+        result = self.tasks.reconstruct(model, images, test.labels[rows])
+        path = folder / "reconstructions.png"
+        plots.reconstructions(path, images, result["images"], result["errors"])
+        return {"reconstruction_l2": float(np.mean(result["errors"]))}
+
+
+def reconstructed_rows(count: int) -> np.ndarray:
+    """The test images that are reconstructed: all, or some at even steps, as files go by class."""
+    chosen = min(count, MAX_RECONSTRUCTED)
+    return np.arange(chosen) * count // chosen

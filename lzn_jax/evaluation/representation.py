@@ -1,0 +1,132 @@
+"""How much representations tell: linear probes and nearest neighbours (paper §4.3, D.3)."""
+
+import contextlib
+import dataclasses
+import functools
+import itertools
+import logging
+from collections.abc import Generator, Mapping
+from pathlib import Path
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float
+from ml_collections import ConfigDict
+
+from lzn_jax import plots
+from lzn_jax.data import Examples, TrainingBatches
+from lzn_jax.data.augment import Augmentation, augment, augmentation_of
+from lzn_jax.evaluation import probes
+from lzn_jax.evaluation.neighbours import knn_log_votes
+from lzn_jax.latent_space import LatentSpace, Model
+from lzn_jax.models import Variables
+from lzn_jax.randomness import Stream, stream_key
+from lzn_jax.tasks import Tasks
+
+_log = logging.getLogger(__name__)
+
+
+class RepresentationQuality:
+    """Measures an encoder that trains on views, by the labels of training images."""
+
+    def __init__(self, space: LatentSpace, tasks: Tasks) -> None:
+        self.config, self.space, self.tasks = space.config, space, tasks
+        self.encoder = space.encoders["image"]
+        self.augmentation = _probe_augmentation(self.config)
+        self._augmented_features = jax.jit(self.augmented_features)
+
+    def __call__(
+        self, model: Model, train: Examples, test: Examples, folder: Path
+    ) -> dict[str, float]:
+        """Linear probes and nearest neighbours, trained with the labels of training images.
+
+        Metrics of the backbone have plain names, those of other features a suffix. Images of one
+        class have none.
+        """
+        queries = self.tasks.embed(model, test.images)
+        if len(test.labels) >= plots.MIN_POINTS:
+            plots.tsne(
+                folder / "embedding.png",
+                queries["backbone"],
+                test.labels,
+                title="Features of the test images (t-SNE)",
+            )
+        if self.config.data.num_classes == 1:
+            _log.info("probes and neighbours are left out: they need labels of two classes or more")
+            return {}
+        return self._scores(model, train, test, queries)
+
+    def _scores(
+        self, model: Model, train: Examples, test: Examples, queries: Mapping[str, np.ndarray]
+    ) -> dict[str, float]:
+        """Accuracy of probes and neighbours on each of the test images' features."""
+        bank = self.tasks.embed(model, train.images, Stream.TRAIN_LATENTS)
+        num_classes = self.config.data.num_classes
+        classifiers = self._fit_probes(model, train, bank)
+        metrics = {}
+        for name, features in queries.items():
+            suffix = "" if name == "backbone" else f"_{name}"
+            scores = classifiers[name](features)
+            for k, share in probes.accuracy(scores, test.labels).items():
+                metrics[f"linear_probe_top{k}{suffix}"] = share
+            votes = knn_log_votes(bank[name], train.labels, features, num_classes=num_classes)
+            metrics[f"knn_top1{suffix}"] = probes.accuracy(votes, test.labels)[1]
+        return metrics
+
+    def _fit_probes(
+        self, model: Model, train: Examples, features: Mapping[str, np.ndarray]
+    ) -> dict[str, probes.LinearClassifier]:
+        """A linear classifier for each feature by the config's protocol."""
+        num_classes, name = self.config.data.num_classes, self.config.evaluation.probe_protocol
+        if name == "cached":
+            return {
+                name: probes.fit_cached(values, train.labels, num_classes)[0]
+                for name, values in features.items()
+            }
+        protocol = probes.PROTOCOLS[name]
+        batch_size = min(protocol.batch_size, len(train.labels))
+        dims = {name: values.shape[1] for name, values in features.items()}
+        num_steps = protocol.epochs * len(train.labels) // batch_size
+        stream = self._augmented_batches(model, train, batch_size)
+        with contextlib.closing(stream):
+            return probes.train_linear(stream, dims, num_classes, protocol, num_steps)
+
+    def _augmented_batches(
+        self, model: Model, train: Examples, batch_size: int
+    ) -> Generator[tuple[dict[str, np.ndarray], np.ndarray]]:
+        """Endless features and labels of augmented training images."""
+        config = self.config
+        transform = dataclasses.replace(self.encoder.views, name="crops", count=1)
+        workers = config.data.get("workers", 0)
+        encode = functools.partial(self._augmented_features, model.variables)
+        with TrainingBatches(train, batch_size, config.seed, transform, workers=workers) as batches:
+            for step in itertools.count():
+                batch = next(batches)
+                index = step * batch_size + np.arange(batch_size)
+                request = {"crops": batch["crops"][:, 0], "index": index}
+                found = self.space.in_batches(encode, request, description="embedding")
+                latents = self.space.latent_features(
+                    model.context, found["head"], Stream.TRAIN_LATENTS, index=index
+                )
+                yield found | latents, batch["labels"]
+
+    def augmented_features(
+        self, variables: Variables, request: Mapping[str, Array]
+    ) -> dict[str, Float[Array, "b d"]]:
+        """Features of crops (b, h, w, c) uint8, each augmented by the random numbers of its index.
+
+        A pure function; augmented as the probe's protocol says.
+        """
+        key = stream_key(self.config.seed, Stream.PROBE)
+        keys = jax.vmap(functools.partial(jax.random.fold_in, key))(request["index"])
+        one = functools.partial(augment, settings=self.augmentation)
+        return self.encoder.features_of(variables, jax.vmap(one)(request["crops"], keys))
+
+
+def _probe_augmentation(config: ConfigDict) -> Augmentation:
+    protocol = probes.PROTOCOLS.get(config.evaluation.probe_protocol)
+    if protocol is None or protocol.distorts:
+        return augmentation_of(config)
+    return dataclasses.replace(
+        augmentation_of(config), jitter_probability=0.0, grey_probability=0.0, blur_probability=0.0
+    )
