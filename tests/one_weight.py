@@ -1,0 +1,50 @@
+"""A study of one weight, for the training loop, which never asks which study it runs.
+
+As a program it is the command line with this study: python tests/one_weight.py FLAGS.
+"""
+
+import runpy
+import time
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lzn_jax import studies
+
+PAUSES = []  # seconds an image
+
+
+class OneWeight(studies.Study):
+    """A weight w with loss (w - x)², which data can make non-finite; its metric is random."""
+
+    modules = {"decoder": nn.Dense(1)}  # noqa: RUF012
+
+    def transform(self, image, rng):
+        time.sleep(sum(PAUSES))
+        x = np.array(image.mean() / 255 + rng.uniform(), np.float32)
+        return {"x": x, "poison": np.zeros((), np.float32)}
+
+    def init(self, key):
+        return {"decoder": {"params": {"unused": jnp.array(1.0), "w": jnp.array(3.0)}}}
+
+    def loss(self, variables, batch, key):
+        w = variables["decoder"]["params"]["w"]
+        error = w - batch["x"]
+        # The square root of 0 is finite, its gradient is not: a finite loss that poisons.
+        z = jnp.where(batch["poison"] > 0, w - jax.lax.stop_gradient(w), 1.0)
+        loss = jnp.vdot(error, error) / error.size + jnp.mean(jnp.sqrt(z))
+        return loss, {"draw": jax.random.uniform(key)}
+
+    def context(self, variables, train):
+        return {"anchors": jnp.reshape(variables["decoder"]["params"]["w"], (1, 1))}
+
+    def evaluate(self, model, train, test, workdir):
+        return {"context": float(model.context["anchors"][0, 0])}
+
+
+if __name__ == "__main__":
+    PAUSES.append(0.005)  # a run lasts long enough to be interrupted
+    studies.build = lambda config, mesh: OneWeight()
+    runpy.run_module("lzn_jax.main", run_name="__main__")
