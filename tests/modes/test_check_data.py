@@ -42,16 +42,16 @@ def _images(root, count=20, broken=()):
 
 
 def _config_file(tmp_path, images, **changes):
-    """digits_joint on a folder of images of 8x8 pixels in two classes."""
+    """digits_repr on a folder of images of 8x8 pixels in two classes."""
     fields = {"name": "image_folder", "path": str(images), "image_size": 8, "channels": 3}
     fields |= {"num_classes": 2, "class_name": None, "holdout": None, "flip": True}
     fields |= {"workers": 1, "skip_unreadable": False, "centre_crop": 1.0} | changes
-    path = tmp_path / "folder_joint.py"
+    path = tmp_path / "folder_repr.py"
     path.write_text(
         "import runpy\n"
         "import ml_collections\n"
         "def get_config():\n"
-        f"    config = runpy.run_path({str(ROOT / 'configs/digits_joint.py')!r})['get_config']()\n"
+        f"    config = runpy.run_path({str(ROOT / 'configs/digits_repr.py')!r})['get_config']()\n"
         f"    config.data = ml_collections.ConfigDict({fields!r})\n"
         "    return config\n"
     )
@@ -64,8 +64,8 @@ def test_a_run_on_a_folder_trains_and_evaluates_on_its_images(tmp_path):
     assert command_line.main(small.flags(config, workdir)) == 0
     summary = json.loads((workdir / "summary.json").read_text())
     assert summary["step"] == 2
-    assert 0 <= summary["test_accuracy"] <= 1
-    assert summary["reconstruction_l2"] > 0
+    assert 0 <= summary["linear_probe_top1"] <= 1
+    assert 0 <= summary["knn_top1_latent"] <= 1
     # Where the images lie and who decodes them may change, what they are may not.
     moved = small.config(config, data__path="elsewhere", data__workers=0)
     prepare(moved, workdir, is_training=False)
