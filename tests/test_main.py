@@ -2,7 +2,7 @@
 
 import csv
 import json
-import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,24 +17,54 @@ from lzn_jax import studies, trained_model
 from lzn_jax.data import read_images
 
 ROOT = Path(__file__).parent.parent
-CONFIG = "configs/digits_joint.py"
+CONFIG, REPRESENTATION = "configs/digits_joint.py", "configs/digits_repr.py"
+# Settings that the runs of other files leave alone.
+SETTINGS = {"training__microbatch_size": 5, "latent__precision": "bfloat16_3x"}
+SETTINGS |= {f"evaluation__{name}": "(7,)" for name in ("noise_scales", "batch_sizes")}
 
 
-@pytest.fixture(autouse=True)
-def in_repository(monkeypatch):
-    monkeypatch.chdir(ROOT)
+@pytest.fixture(scope="module", autouse=True)
+def in_repository():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        yield
 
 
 def _run(workdir, *extra, **changes):
-    return command_line.main([*small.flags(CONFIG, workdir, **changes), *extra])
+    return command_line.main([*small.flags(CONFIG, workdir, **SETTINGS | changes), *extra])
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("trained")
-    os.chdir(ROOT)
+def run(tmp_path_factory):
+    """The folder of a run, for tests to read or to copy."""
+    workdir = tmp_path_factory.mktemp("run")
     assert _run(workdir) == 0
     return workdir
+
+
+@pytest.fixture
+def trained(run, tmp_path_factory):
+    return shutil.copytree(run, tmp_path_factory.mktemp("trained"), dirs_exist_ok=True)
+
+
+@pytest.fixture(scope="module")
+def model(run):
+    return trained_model.restore(small.config(**SETTINGS), run)
+
+
+@pytest.fixture(scope="module")
+def classified(run, tmp_path_factory):
+    workdir = shutil.copytree(run, tmp_path_factory.mktemp("classified"), dirs_exist_ok=True)
+    assert _run(workdir, "--mode=classify") == 0
+    return _predictions(workdir)
+
+
+@pytest.fixture(scope="module")
+def commanded(tmp_path_factory):
+    """The folder of a run that the command itself made, and how the command ended."""
+    workdir = tmp_path_factory.mktemp("commanded")
+    command = [sys.executable, "-m", "lzn_jax.main", *small.flags(REPRESENTATION, workdir)]
+    return workdir, subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
 def _contents(folder):
@@ -42,39 +72,31 @@ def _contents(folder):
 
 
 @pytest.mark.parametrize("enabled", [True, False])
-def test_a_run_leaves_its_files(enabled, tmp_path):
-    # Two settings that the other runs leave alone.
-    changes = {"training__microbatch_size": 5, "latent__precision": "bfloat16_3x"}
-    changes |= {f"evaluation__{name}": "(7,)" for name in ("noise_scales", "batch_sizes")}
-    assert _run(tmp_path, latent__enabled=enabled, **changes) == 0
+def test_a_run_leaves_its_files(enabled, run, tmp_path):
+    workdir = run if enabled else tmp_path
+    assert enabled or _run(workdir, latent__enabled=False) == 0
     figures = {"curves.png", "samples.png", "reconstructions.png"}
     if enabled:
         figures |= {"zones.png", "classification.png", "unconditional_samples.png"}
-    assert {p.name for p in (tmp_path / "figures").iterdir()} == figures
-    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert {p.name for p in (workdir / "figures").iterdir()} == figures
+    summary = json.loads((workdir / "summary.json").read_text())
     assert summary["step"] == 2
     assert summary["reconstruction_l2"] > 0
     assert ("test_accuracy" in summary) == enabled
-    assert set(json.loads((tmp_path / "goodput.json").read_text())) == {
+    assert set(json.loads((workdir / "goodput.json").read_text())) == {
         "init", "compile", "data", "step", "eval", "save", "restore", "other", "starts"
     }  # fmt: skip
-    assert (tmp_path / "checkpoints" / "2").is_dir()
-    assert any((tmp_path / "tensorboard").iterdir())
-    stored = json.loads((tmp_path / "config.json").read_text())
+    assert (workdir / "checkpoints" / "2").is_dir()
+    assert any((workdir / "tensorboard").iterdir())
+    stored = json.loads((workdir / "config.json").read_text())
     assert stored["latent"]["enabled"] is enabled
 
 
-def test_the_command_itself_runs(tmp_path):
-    result = subprocess.run(
-        [sys.executable, "-m", "lzn_jax.main", *small.flags(CONFIG, tmp_path)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env=os.environ | {"XLA_FLAGS": ""},
-    )
+def test_the_command_itself_runs(commanded):
+    workdir, result = commanded
     assert result.returncode == 0, result.stderr
-    assert str(tmp_path) in result.stderr.splitlines()[-1]
-    assert json.loads((tmp_path / "summary.json").read_text())["step"] == 2
+    assert str(workdir) in result.stderr.splitlines()[-1]
+    assert json.loads((workdir / "summary.json").read_text())["step"] == 2
 
 
 def test_evaluate_makes_the_same_summary_from_the_checkpoint(trained):
@@ -87,13 +109,11 @@ def test_evaluate_makes_the_same_summary_from_the_checkpoint(trained):
     assert (trained / "metrics.jsonl").read_bytes() == metrics
 
 
-def test_a_trained_run_may_be_solved_anew_but_not_trained_on(trained, capsys):
+def test_a_trained_run_may_be_solved_anew_but_not_trained_on(trained, classified, capsys):
     config = (trained / "config.json").read_bytes()
     anew = {"latent__solver": "adams", "latent__num_steps": 40, "alignment__solver": "dpm"}
-    assert _run(trained, "--mode=classify") == 0
-    before = _predictions(trained)
     assert _run(trained, "--mode=classify", **anew) == 0
-    assert _predictions(trained) != before
+    assert _predictions(trained) != classified
     assert (trained / "config.json").read_bytes() == config
     assert _run(trained, **anew) == 2
     assert "holds a run with alignment.solver=euler" in capsys.readouterr().err
@@ -115,36 +135,34 @@ def _predictions(workdir):
         return list(csv.DictReader(file))
 
 
-def test_classify_gives_one_image_the_answer_it_has_among_others(trained, tmp_path):
-    assert _run(trained, "--mode=classify") == 0
-    rows = _predictions(trained)
-    assert [int(row["index"]) for row in rows] == list(range(360))
-    accuracy = np.mean([row["label"] == row["prediction"] for row in rows])
+def test_classify_gives_one_image_the_answer_it_has_among_others(trained, classified, tmp_path):
+    assert [int(row["index"]) for row in classified] == list(range(360))
+    accuracy = np.mean([row["label"] == row["prediction"] for row in classified])
     summary = json.loads((trained / "summary.json").read_text())
     assert accuracy == pytest.approx(summary["test_accuracy"])
 
     _, test = studies.load_data(small.config())
     for index in (0, 7, 100):
-        file = tmp_path / f"{index}.png"
-        Image.fromarray(test.images[index, ..., 0]).save(file)
-        assert _run(trained, "--mode=classify", f"--input={file}") == 0
-        (alone,) = _predictions(trained)
-        assert alone["label"] == ""
-        assert alone["prediction"] == rows[index]["prediction"]
-        assert float(alone["probability"]) == pytest.approx(
-            float(rows[index]["probability"]), abs=1e-5
-        )
+        Image.fromarray(test.images[index, ..., 0]).save(tmp_path / f"{index}.png")
+    assert _run(trained, "--mode=classify", f"--input={tmp_path / '7.png'}") == 0
+    (alone,) = _predictions(trained)
+    assert alone["label"] == ""
+    assert alone["prediction"] == classified[7]["prediction"]
+    assert float(alone["probability"]) == pytest.approx(
+        float(classified[7]["probability"]), abs=1e-5
+    )
     folder = read_images(str(tmp_path), small.config().data)
     assert folder.shape == (3, 8, 8, 1)
 
 
-def test_a_model_classifies_rows_by_themselves(trained):
-    model = trained_model.restore(small.config(), trained)
+def test_a_model_classifies_rows_by_themselves(model, classified):
     _, test = studies.load_data(small.config())
-    together = model.classify(test.images[:20])
-    for index in range(20):
+    for index in (*range(20), 100):
         alone = model.classify(test.images[index : index + 1])
-        assert alone.classes[0] == together.classes[index]
+        assert alone.classes[0] == int(classified[index]["prediction"])
+        assert alone.probabilities[0] == pytest.approx(
+            float(classified[index]["probability"]), abs=1e-5
+        )
 
 
 def test_reconstruct_gives_images_and_errors(trained, tmp_path):
@@ -161,12 +179,11 @@ def test_reconstruct_gives_images_and_errors(trained, tmp_path):
     assert alone["images"].shape == (1, 8, 8, 1)
 
 
-def test_interpolate_goes_from_one_test_image_to_one_of_another_class(trained, tmp_path):
+def test_interpolate_goes_from_one_test_image_to_one_of_another_class(trained, model, tmp_path):
     assert _run(trained, "--mode=interpolate") == 0
     found = dict(np.load(trained / "interpolation.npz"))
     _, test = studies.load_data(small.config())
     second = int(np.argmax(test.labels != test.labels[0]))
-    model = trained_model.restore(small.config(), trained)
     # The places are those of a pair, so that noise is theirs as well.
     ends = model.reconstruct(test.images[[0, second]], test.labels[[0, second]])["images"]
     np.testing.assert_allclose(found["images"][[0, -1]].astype(int), ends, atol=1)
@@ -191,11 +208,11 @@ def test_embed_of_a_joint_run_has_anchors_and_latents(trained):
     assert (trained / "figures" / "embedding.png").stat().st_size > 0
 
 
-def test_embed_writes_four_features_and_labels(tmp_path, capsys):
-    flags = small.flags("configs/digits_repr.py", tmp_path / "run")
-    assert command_line.main(flags) == 0
+def test_embed_writes_four_features_and_labels(commanded, tmp_path, capsys):
+    workdir, _ = commanded
+    flags = small.flags(REPRESENTATION, workdir)
     assert command_line.main([*flags, "--mode=embed"]) == 0
-    found = dict(np.load(tmp_path / "run" / "embeddings.npz"))
+    found = dict(np.load(workdir / "embeddings.npz"))
     shapes = {name: array.shape for name, array in found.items()}
     anchor = (360, 4)
     assert shapes == {
@@ -207,10 +224,10 @@ def test_embed_writes_four_features_and_labels(tmp_path, capsys):
 
     Image.fromarray(test.images[7, ..., 0]).save(tmp_path / "7.png")
     assert command_line.main([*flags, "--mode=embed", f"--input={tmp_path / '7.png'}"]) == 0
-    alone = dict(np.load(tmp_path / "run" / "embeddings.npz"))
+    alone = dict(np.load(workdir / "embeddings.npz"))
     assert alone["labels"].tolist() == [-1]
     np.testing.assert_allclose(alone["features"][0], found["features"][7], rtol=1e-4, atol=1e-5)
-    assert (tmp_path / "run" / "figures" / "embedding.png").stat().st_size > 0
+    assert (workdir / "figures" / "embedding.png").stat().st_size > 0
     assert command_line.main([*flags, "--mode=sample"]) == 2  # there is no decoder
     assert "a representation study does not generate images" in capsys.readouterr().err
 
