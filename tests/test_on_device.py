@@ -23,30 +23,32 @@ SECTIONS = {
 }
 
 
-def run(folder, *flags):
-    """The command's exit code, what it says, and the file it leaves."""
-    script = str(ROOT / "benchmarks" / "on_device.py")
-    command = [sys.executable, script, f"--folder={folder}", *flags]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    path = folder / "on_device.json"
-    found = json.loads(path.read_text()) if path.exists() else None
-    return result.returncode, result.stdout + result.stderr, found
-
-
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
+    """The command's exit code, what it says, and the file it leaves."""
     shrunk = [flag for path in CONFIGS for flag in small.flags(path, "unused")[2:]]
     shrunk.append("--config.latent.enabled=False")  # a field of one of them; one network less
-    flags = ["--n", "64", "--repeats=1", "--matmul-size=64", "--dtypes", "bfloat16", "--configs"]
     folder = tmp_path_factory.mktemp("on_device")
-    return run(folder, *flags, *map(str, CONFIGS), *dict.fromkeys(shrunk))
+    flags = [f"--folder={folder}", "--n", "64", "--repeats=1", "--matmul-size=64"]
+    flags += ["--dtypes", "bfloat16", "--configs", *map(str, CONFIGS), *dict.fromkeys(shrunk)]
+    command = [sys.executable, str(ROOT / "benchmarks" / "on_device.py"), *flags]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    said = result.stdout + result.stderr
+    return result.returncode, said, json.loads((folder / "on_device.json").read_text())
 
 
 @pytest.fixture
 def on_device(monkeypatch):
     """The script as a module."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    monkeypatch.chdir(ROOT)
     return importlib.import_module("on_device")
+
+
+def told(monkeypatch, folder, *flags):
+    """Gives the script these flags; returns the path of its file."""
+    monkeypatch.setattr(sys, "argv", ["on_device.py", f"--folder={folder}", *flags])
+    return folder / "on_device.json"
 
 
 def test_every_section_has_its_rows_of_finite_positive_numbers(measured):
@@ -84,10 +86,11 @@ def test_errors_grow_as_digits_are_dropped(measured):
         assert 10 * full < tensorfloat32 < bfloat16 / 3
 
 
-def test_without_time_all_is_skipped_in_lines_that_say_so(tmp_path):
-    config = str(ROOT / "configs" / "digits_gen.py")
-    code, said, found = run(tmp_path, "--minutes=0", "--n", "64", "128", "--configs", config)
-    assert code == 0, said
+def test_without_time_all_is_skipped_in_lines_that_say_so(on_device, monkeypatch, tmp_path, capsys):
+    flags = ["--minutes=0", "--n", "64", "128", "--configs", "configs/digits_gen.py"]
+    path = told(monkeypatch, tmp_path, *flags)
+    assert on_device.main() == 0
+    said, found = capsys.readouterr().out, json.loads(path.read_text())
     assert len(found["not measured"]) == 2 + 8 + 4
     for name, reason in found["not measured"].items():
         assert reason == "skipped: 0 s are left"
@@ -107,13 +110,12 @@ def test_what_fails_is_a_line_and_the_rest_goes_on(on_device, monkeypatch, tmp_p
     }
     measurements = [on_device.Measurement("matmul", name, name, 1, runs[name]) for name in runs]
     monkeypatch.setattr(on_device, "plan", lambda arguments: measurements)
-    monkeypatch.setattr(sys, "argv", ["on_device.py", f"--folder={tmp_path}"])
-    monkeypatch.chdir(ROOT)
+    path = told(monkeypatch, tmp_path)
     assert on_device.main() == 1
     said = capsys.readouterr().out.splitlines()
     assert "matmul, large: does not fit in memory" in said
     assert "matmul, unknown: failed: UNIMPLEMENTED: no such product" in said
-    found = json.loads((tmp_path / "on_device.json").read_text())
+    found = json.loads(path.read_text())
     assert [row["size"] for row in found["matmul"]] == [16]
     assert list(found["not measured"]) == ["matmul, large", "matmul, unknown"]
 
@@ -142,7 +144,9 @@ print("not reached")
     assert found == {"zoning": [], "not measured": {"zoning, slow": "the time was up"}}
 
 
-def test_an_override_that_no_config_holds_is_an_error(tmp_path):
-    code, said, found = run(tmp_path, "--config.encoder.hed_dim=4")
-    assert (code, found) == (2, None)
-    assert "none of the configs holds the field encoder.hed_dim" in said
+def test_an_override_that_no_config_holds_is_an_error(on_device, monkeypatch, tmp_path, capsys):
+    path = told(monkeypatch, tmp_path, "--config.encoder.hed_dim=4")
+    with pytest.raises(SystemExit, match="2"):
+        on_device.main()
+    assert not path.exists()
+    assert "none of the configs holds the field encoder.hed_dim" in capsys.readouterr().err
