@@ -1,6 +1,7 @@
 """The PyTorch original's weights, shapes and hyperparameters that the golden files describe."""
 
 import ast
+import functools
 import json
 from pathlib import Path
 
@@ -22,6 +23,7 @@ def to_variables(module, weights, *inputs):
     return torch_names.to_variables(weights, torch_names.torch_keys(module, shapes), shapes)
 
 
+@functools.cache
 def seeded_weights(name):
     """{torch key: float32 array}, drawn anew from the recipe and checked against its sums."""
     rng = np.random.default_rng(hyperparameters(name)["weights_seed"])
