@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from lzn_jax import configuration, optimization, studies, train
+from lzn_jax import configuration, optimization, plots, studies, train
 from lzn_jax.run import sharding
 from lzn_jax.run import workdir as workdirs
 from lzn_jax.run.checkpoints import Checkpoints
@@ -80,16 +80,24 @@ def untrained_run(workdir, config, steps=(2,)):
     examples = studies.load_data(config)[0]
     optimizer = optimization.make_optimizer(config.training, list(study.modules))
     shapes = jax.eval_shape(lambda: train.init_state(study, optimizer, 0))
-    rng = np.random.default_rng(0)
     with Checkpoints(workdir, config.checkpoint.keep) as checkpoints:
         for step in steps:
             # Nothing is compiled but the encoder of the context anchors.
-            state = jax.tree.map(
-                lambda a: (0.3 * rng.standard_normal(a.shape)).astype(a.dtype), shapes
-            )
-            state = state.replace(step=np.int32(step))
+            state = drawn(shapes, seed=step).replace(step=np.int32(step))
             train.save_state(checkpoints, state, study, examples)
     return workdir
+
+
+def without_pictures(monkeypatch):
+    """Nothing is drawn: a picture takes longer than the metrics of a shrunk run."""
+    for name in set(plots.__all__) - {"MIN_POINTS"}:
+        monkeypatch.setattr(plots, name, lambda *_, **__: None)
+
+
+def drawn(shapes, scale=0.3, seed=0):
+    """Arrays of N(0, scale²) in the place of shapes."""
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda a: (scale * rng.standard_normal(a.shape)).astype(a.dtype), shapes)
 
 
 def shaken(tree, scale=0.2):
