@@ -37,8 +37,9 @@ import numpy as np
 from fault_cases import DAMAGE, bad_input, make_bad_files
 from ml_collections import ConfigDict
 
-from lzn_jax import configuration, data, optimization, studies, train
+from lzn_jax import configuration, data, optimization, train
 from lzn_jax import main as command_line
+from lzn_jax.latent_space import LatentSpace
 from lzn_jax.run import checksums, sharding
 from lzn_jax.run.checkpoints import Checkpoints
 
@@ -240,10 +241,10 @@ def finished(name: str, folder: Path) -> Run:
 
 def shapes_and_mesh(config: ConfigDict) -> tuple[Any, Any, Any, Any]:
     mesh = sharding.make_mesh(config.training.batch_size, jax.devices()[:1])
-    study = studies.build(config, mesh)
-    optimizer = optimization.make_optimizer(config.training, list(study.modules))
-    init = functools.partial(train.init_state, study, optimizer, config.seed)
-    return study, optimizer, init, mesh
+    space = LatentSpace(config, mesh)
+    optimizer = optimization.make_optimizer(config.training, list(space.modules))
+    init = functools.partial(train.init_state, space, optimizer, config.seed)
+    return space, optimizer, init, mesh
 
 
 def damage(folder: Path, quick: bool) -> None:
@@ -251,11 +252,11 @@ def damage(folder: Path, quick: bool) -> None:
     run = finished("digits_joint", folder)
     flags = flags_of("digits_joint", run.workdir)
     config = configuration.load(flags[0][9:], [flag[9:] for flag in flags[2:]])
-    study, _, init, mesh = shapes_and_mesh(config)
+    space, _, init, mesh = shapes_and_mesh(config)
     shapes = jax.eval_shape(init)
     targets = {"params": shapes.params, "optimizer": shapes.optimizer}
     targets["ema"] = {"params": shapes.ema, "constants": shapes.constants}
-    targets["context"] = study.context_shapes()
+    targets["context"] = space.context_shapes()
     targets = sharding.placed(targets, mesh)
     records = io.StringIO()
     logging.getLogger("lzn_jax").addHandler(logging.StreamHandler(records))
@@ -320,13 +321,13 @@ def bad_inputs(folder: Path, quick: bool) -> None:
 def overhead(folder: Path, quick: bool) -> None:
     """Part (d): all that checksums and watchdog do, as if nothing of it ran beside the steps."""
     config = configuration.load("configs/digits_joint.py")
-    study, optimizer, init, mesh = shapes_and_mesh(config)
-    examples, _ = studies.load_data(config)
-    batches = data.TrainingBatches(examples, config.training.batch_size, 0, study.transform)
+    space, optimizer, init, mesh = shapes_and_mesh(config)
+    examples, _ = data.load_data(config)
+    batches = data.TrainingBatches(examples, config.training.batch_size, 0, space.transform)
     fast_compile = {"xla_backend_optimization_level": 0}
     placement = sharding.replicated(mesh)
     state = jax.jit(init, out_shardings=placement, compiler_options=fast_compile)()
-    update = train.jit_update(study, optimizer, config, mesh, state)
+    update = train.jit_update(space, optimizer, config, mesh, state)
     seconds = []
     for _ in range(5 if quick else 30):
         batch = sharding.put_rows(next(batches), mesh)
@@ -337,7 +338,7 @@ def overhead(folder: Path, quick: bool) -> None:
 
     items = {"params": state.params, "optimizer": state.optimizer, "ema": {"params": state.ema}}
     with Checkpoints(folder / "overhead", keep=2) as checkpoints:
-        train.save_state(checkpoints, state, study, examples)
+        train.save_state(checkpoints, state, space, examples)
         checkpoints.wait()
         every_step = median_seconds(checkpoints.check)
     (saved,) = (folder / "overhead" / "checkpoints").iterdir()

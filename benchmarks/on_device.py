@@ -39,7 +39,9 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from zoning_speed import STDS, STEPS, Q, make_problem, products_of_a_step, seconds
 
-from lzn_jax import configuration, optimization, studies, train
+from lzn_jax import configuration, optimization, train
+from lzn_jax.latent_space import LatentSpace
+from lzn_jax.tasks import Tasks
 from lzn_jax.modes.compilation import batch_shapes
 from lzn_jax.run import sharding
 from lzn_jax.run.costs import count_operations
@@ -191,9 +193,9 @@ def random_state(shapes: train.TrainState) -> train.TrainState:
     return zeros.replace(params=random_weights(shapes.params))
 
 
-def random_batch(study: studies.Study, config: ConfigDict) -> dict[str, np.ndarray]:
+def random_batch(space: LatentSpace, config: ConfigDict) -> dict[str, np.ndarray]:
     """Images of random bytes, all of the first class."""
-    rng, shapes = np.random.default_rng(0), batch_shapes(study, config)
+    rng, shapes = np.random.default_rng(0), batch_shapes(space, config)
     ends = {name: 1 if name == "labels" else 256 for name in shapes}
     return {
         name: rng.integers(ends[name], size=a.shape, dtype=a.dtype) for name, a in shapes.items()
@@ -214,14 +216,14 @@ def measure_training(path: str, dtype: str, arguments: argparse.Namespace) -> Ro
     """Updates of random networks by one random batch."""
     config = load(path, (f"training.compute_dtype={dtype}", *arguments.overrides))
     mesh = sharding.training_mesh(config.training)
-    study = studies.build(config, mesh)
-    optimizer = optimization.make_optimizer(config.training, list(study.modules))
-    shapes = jax.eval_shape(lambda: train.init_state(study, optimizer, config.seed))
+    space = LatentSpace(config, mesh)
+    optimizer = optimization.make_optimizer(config.training, list(space.modules))
+    shapes = jax.eval_shape(lambda: train.init_state(space, optimizer, config.seed))
     placed = sharding.placed(shapes, mesh, shard=config.training.shard_parameters)
     state = jax.device_put(random_state(shapes), jax.tree.map(lambda a: a.sharding, placed))
-    batch = sharding.put_rows(random_batch(study, config), mesh)
+    batch = sharding.put_rows(random_batch(space, config), mesh)
     with jax.set_mesh(mesh):
-        update = train.jit_update(study, optimizer, config, mesh, state)
+        update = train.jit_update(space, optimizer, config, mesh, state)
         program = compile_program(update, state, batch)
 
     def step() -> dict[str, jax.Array]:
@@ -238,13 +240,13 @@ def measure_sampling(path: str, dtype: str, arguments: argparse.Namespace) -> Ro
     """Images from random networks, as many at a time as these see in training."""
     config = load(path, (f"training.compute_dtype={dtype}", *arguments.overrides))
     mesh = sharding.training_mesh(config.training)
-    study = studies.build(config, mesh)
-    variables = random_weights(jax.eval_shape(lambda: study.init(jax.random.key(0))))
+    space = LatentSpace(config, mesh)
+    variables = random_weights(jax.eval_shape(lambda: space.init(jax.random.key(0))))
     count = sharding.examples_at_a_time(config.training)
     index = sharding.put_rows(np.arange(count), mesh)
-    inputs = (jax.device_put(variables, sharding.replicated(mesh)), jax.random.key(0), index)
+    inputs = (jax.device_put(variables, sharding.replicated(mesh)), jax.random.key(0), {"index": index})
     with jax.set_mesh(mesh):
-        program = compile_program(jax.jit(study.generate), *inputs)
+        program = compile_program(jax.jit(Tasks(space).generate_any), *inputs)
     taken = seconds_in_a_row(lambda: program.call(*inputs), arguments.repeats)
     row = network_row(path, config, mesh, program, taken, count, arguments.matmul_size)
     evaluations = int(np.sum(program.call(*inputs)["num_evaluations"]))

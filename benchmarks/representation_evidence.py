@@ -18,12 +18,15 @@ import evidence
 import jax
 import numpy as np
 
-from lzn_jax import configuration, plots, studies
+from lzn_jax import configuration, data, plots
 from lzn_jax.evaluation import probes
+from lzn_jax.evaluation.measurements import Measurements
 from lzn_jax.evaluation.neighbours import knn_log_votes
+from lzn_jax.latent_space import LatentSpace, Model
 from lzn_jax.randomness import Stream, stream_key
 from lzn_jax.run import reporting, sharding
-from lzn_jax.studies import Model, examples_at_a_time
+from lzn_jax.run.sharding import examples_at_a_time
+from lzn_jax.tasks import Tasks
 
 VARIANTS = {
     "LZN": [],
@@ -61,16 +64,17 @@ def untrained(config_path: str, flags: list[str], seed: int, folder: Path) -> ev
     overrides = [flag.removeprefix("--config.") for flag in flags]
     config = configuration.load(config_path, [*overrides, f"seed={seed}"])
     mesh = sharding.make_mesh(examples_at_a_time(config.training))
-    study = studies.build(config, mesh)
-    train, test = studies.load_data(config)
-    variables = jax.jit(study.init)(stream_key(seed, Stream.INIT))
-    return study.evaluate(Model(variables, study.context(variables, train)), train, test, folder)
+    space = LatentSpace(config, mesh)
+    train, test = data.load_data(config)
+    variables = jax.jit(space.init)(stream_key(seed, Stream.INIT))
+    model = Model(variables, space.context(variables, train))
+    return Measurements(Tasks(space))(model, train, test, folder)
 
 
 def raw_pixels(config_path: str, flags: list[str]) -> evidence.Summary:
     """Probe and neighbours on the images themselves."""
     config = configuration.load(config_path, [flag.removeprefix("--config.") for flag in flags])
-    train, test = studies.load_data(config)
+    train, test = data.load_data(config)
     bank, queries = (
         np.reshape(np.asarray(split.images, np.float32) / 255, (len(split.labels), -1))
         for split in (train, test)

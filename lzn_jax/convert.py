@@ -29,7 +29,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from lzn_jax import configuration, data, models, optimization, train
 from lzn_jax.configuration import EXIT_DONE, EXIT_USER_ERROR, UserError
 from lzn_jax.data import Examples
-from lzn_jax.latent_space import LatentSpace, check_context
+from lzn_jax.latent_space import LatentSpace
 from lzn_jax.models import Variables, join_variables, split_variables
 from lzn_jax.release import weights as released
 from lzn_jax.release.names import shapes_in_execution_order, torch_keys
@@ -155,7 +155,7 @@ def _context_images(config: ConfigDict, folder: str | None) -> tuple[ConfigDict,
         return config, ()
     if folder is not None:
         images = data.find_images(folder, config.data)
-        check_context(config, len(images), f"the images in {folder}")
+        data.check_context(config, len(images), f"the images in {folder}")
         return config, images
     try:
         images = data.load(config.data, "train").images
@@ -170,7 +170,7 @@ def _context_images(config: ConfigDict, folder: str | None) -> tuple[ConfigDict,
         values = config.to_dict()
         values["latent"]["context_size"] = 0
         return FrozenConfigDict(values), ()
-    check_context(config, len(images), f"the training images of {config.data.name}")
+    data.check_context(config, len(images), f"the training images of {config.data.name}")
     return config, images
 
 

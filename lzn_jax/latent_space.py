@@ -149,7 +149,7 @@ class LatentSpace:
         """
         keys = self._training_keys(key)
         zones: dict[str, tuple[Zones, ...]] = {
-            name: encoder.zones(variables, batch, *keys[name, "encoder"])
+            name: encoder.zones(variables, batch, keys[name, "encoder"])
             for name, encoder in self.encoders.items()
         }
         if self.config.get("objective") == "simclr":
@@ -159,7 +159,7 @@ class LatentSpace:
         terms, metrics = [], {}
         for name, decoder in self.decoders.items():
             condition = (latents.get("image"), self._told(decoder, variables, batch))
-            loss = decoder.loss(variables, batch, condition, *keys[name, "decoder"])
+            loss = decoder.loss(variables, batch, condition, keys[name, "decoder"])
             metrics["generation_loss"] = loss
             terms.append(self.config.training.get("generation_weight", 1.0) * loss)
         for pair in self.alignments if aligned else ():
@@ -178,7 +178,7 @@ class LatentSpace:
         assert tell is not None
         return tell(variables, batch)
 
-    def _training_keys(self, key: PRNGKeyArray) -> dict[tuple[str, str], PRNGKeyArray]:
+    def _training_keys(self, key: PRNGKeyArray) -> dict[tuple[str, str], tuple[PRNGKeyArray, ...]]:
         """Keys by type and use: decoders' first, then encoders', then those of latents."""
         decoders = {name: each.decoder for name, each in self.types.items() if each.decoder}
         counts = {
@@ -189,12 +189,12 @@ class LatentSpace:
         keys, used = jax.random.split(key, sum(counts.values())), 0
         found = {}
         for use, count in counts.items():
-            found[use] = keys[used : used + count]
+            found[use] = tuple(keys[used : used + count])
             used += count
         return found
 
     def _training_latents(
-        self, zones: Mapping[str, tuple[Zones, ...]], keys: Mapping[tuple[str, str], PRNGKeyArray]
+        self, zones: Mapping[str, tuple[Zones, ...]], keys: Mapping[tuple[str, str], Any]
     ) -> tuple[dict[str, Array], dict[str, Array]]:
         """Latents of types, which decoders are told, and those that are aligned (paper §5.1)."""
         scale = self.config.latent.noise_scale
@@ -325,22 +325,3 @@ class LatentSpace:
             return {}
         shape = (latent.context_size, latent.dim)
         return {"anchors": jax.ShapeDtypeStruct(shape, jnp.float32)}
-
-
-def load_data(config: ConfigDict) -> tuple[Examples, Examples]:
-    """Training and test examples.
-
-    Raises UserError for a data set that cannot be read or is too small for the config.
-    """
-    train, test = data.load(config.data, "train"), data.load(config.data, "test")
-    check_context(config, len(train.labels), f"the training images of {config.data.name}")
-    return train, test
-
-
-def check_context(config: ConfigDict, count: int, images: str) -> None:
-    """Raises UserError where `count` images are too few for the config's context anchors."""
-    if models.has_latents(config) and config.latent.context_size > count:
-        raise UserError(
-            f"latent.context_size must be at most {count}, {images}, got "
-            f"{config.latent.context_size}"
-        )

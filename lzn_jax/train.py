@@ -22,7 +22,7 @@ from lzn_jax import data, optimization, plots
 from lzn_jax.configuration import EXIT_DONE, EXIT_NON_FINITE, EXIT_RUN_AGAIN
 from lzn_jax.data import Examples
 from lzn_jax.evaluation.measurements import Measurements
-from lzn_jax.latent_space import LatentSpace, Model, load_data
+from lzn_jax.latent_space import LatentSpace, Model
 from lzn_jax.models import join_variables, split_variables
 from lzn_jax.randomness import Stream, stream_key
 from lzn_jax.run import costs, processes, reporting, sharding
@@ -31,6 +31,7 @@ from lzn_jax.run.checkpoints import Checkpoints
 from lzn_jax.run.goodput import Goodput
 from lzn_jax.run.heartbeat import Heartbeat
 from lzn_jax.run.progress import LateMetrics, progress
+from lzn_jax.tasks import Tasks
 
 MAX_SKIPPED_IN_A_ROW = 100
 REPLAY_FOLDER, REPLAY_BATCH = "replay", "batch.npz"
@@ -103,9 +104,9 @@ def _prepare(config: ConfigDict, workdir: Path) -> _Run:
     with goodput("init"):
         mesh = sharding.training_mesh(training)
         space = LatentSpace(config, mesh)
-        measure = Measurements(space)
+        measure = Measurements(Tasks(space))
         measure.prepare()
-        train, test = load_data(config)
+        train, test = data.load_data(config)
         workdirs.record(config, workdir)
         batches = data.TrainingBatches(
             train,

@@ -1,6 +1,6 @@
-"""A study of one weight, for the training loop, which never asks which study it runs.
+"""A latent space of one weight, for the training loop, which never asks what it trains.
 
-As a program it is the command line with this study: python tests/one_weight.py FLAGS.
+As a program it is the command line with this space: python tests/one_weight.py FLAGS.
 """
 
 import runpy
@@ -11,15 +11,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lzn_jax import studies
+from lzn_jax import train
+from lzn_jax.evaluation.measurements import Measurements
+from lzn_jax.latent_space import LatentSpace
+from lzn_jax.modes import replay
 
 PAUSES = []  # seconds an image
 
 
-class OneWeight(studies.Study):
+class OneWeight(LatentSpace):
     """A weight w with loss (w - x)², which data can make non-finite; its metric is random."""
 
     modules = {"decoder": nn.Dense(1)}  # noqa: RUF012
+
+    def __init__(self):
+        pass
 
     def transform(self, image, rng):
         time.sleep(sum(PAUSES))
@@ -40,11 +46,29 @@ class OneWeight(studies.Study):
     def context(self, variables, train):
         return {"anchors": jnp.reshape(variables["decoder"]["params"]["w"], (1, 1))}
 
-    def evaluate(self, model, train, test, workdir):
+
+class Context(Measurements):
+    """In the place of measurements: the context anchor."""
+
+    def __init__(self):
+        pass
+
+    def prepare(self):
+        pass
+
+    def __call__(self, model, train, test, workdir):
         return {"context": float(model.context["anchors"][0, 0])}
+
+
+def put_in(setattr=setattr):
+    """Makes the loop train it."""
+    for module in (train, replay):
+        setattr(module, "LatentSpace", lambda config, mesh: OneWeight())
+    setattr(train, "Tasks", lambda space: space)
+    setattr(train, "Measurements", lambda tasks: Context())
 
 
 if __name__ == "__main__":
     PAUSES.append(0.005)  # a run lasts long enough to be interrupted
-    studies.build = lambda config, mesh: OneWeight()
+    put_in()
     runpy.run_module("lzn_jax.main", run_name="__main__")

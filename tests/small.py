@@ -3,7 +3,8 @@
 import jax
 import numpy as np
 
-from lzn_jax import configuration, optimization, plots, studies, train
+from lzn_jax import configuration, data, optimization, plots, train
+from lzn_jax.latent_space import LatentSpace
 from lzn_jax.run import sharding
 from lzn_jax.run import workdir as workdirs
 from lzn_jax.run.checkpoints import Checkpoints
@@ -76,15 +77,15 @@ def untrained_run(workdir, config, steps=(2,)):
     """The folder of a run with checkpoints of random networks, others for each step."""
     workdirs.prepare(config, workdir, is_training=True)
     workdirs.record(config, workdir)
-    study = studies.build(config, sharding.make_mesh(studies.examples_at_a_time(config.training)))
-    examples = studies.load_data(config)[0]
-    optimizer = optimization.make_optimizer(config.training, list(study.modules))
-    shapes = jax.eval_shape(lambda: train.init_state(study, optimizer, 0))
+    space = LatentSpace(config, sharding.make_mesh(sharding.examples_at_a_time(config.training)))
+    examples = data.load_data(config)[0]
+    optimizer = optimization.make_optimizer(config.training, list(space.modules))
+    shapes = jax.eval_shape(lambda: train.init_state(space, optimizer, 0))
     with Checkpoints(workdir, config.checkpoint.keep) as checkpoints:
         for step in steps:
             # Nothing is compiled but the encoder of the context anchors.
             state = drawn(shapes, seed=step).replace(step=np.int32(step))
-            train.save_state(checkpoints, state, study, examples)
+            train.save_state(checkpoints, state, space, examples)
     return workdir
 
 
@@ -98,6 +99,11 @@ def drawn(shapes, scale=0.3, seed=0):
     """Arrays of N(0, scale²) in the place of shapes."""
     rng = np.random.default_rng(seed)
     return jax.tree.map(lambda a: (scale * rng.standard_normal(a.shape)).astype(a.dtype), shapes)
+
+
+def random_variables(space):
+    """Parameters away from initial zeros, as `shaken` ones, without a program that makes them."""
+    return jax.device_put(drawn(jax.eval_shape(space.init, jax.random.key(0))))
 
 
 def shaken(tree, scale=0.2):

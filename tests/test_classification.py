@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 import small
 
-from lzn_jax import plots, studies, zoning
+from lzn_jax import data, plots, zoning
+from lzn_jax.evaluation import classification
+from lzn_jax.evaluation.classification import Curves, centres_in_batches
+from lzn_jax.evaluation.measurements import Measurements
+from lzn_jax.latent_space import LatentSpace, Model
 from lzn_jax.run import sharding
-from lzn_jax.studies import Model, classification
-from lzn_jax.studies.classification import Curves, centres_in_batches
+from lzn_jax.tasks import Tasks
 
 SOLVER = zoning.Euler(8)
 
@@ -76,23 +79,24 @@ def test_metrics_have_flat_names():
 
 @pytest.fixture(scope="module")
 def joint():
-    """A study whose decoder never trained, a random model, and the data."""
+    """A space whose decoder never trained, a random model, and the data."""
     config = small.config(
         training__generation_weight=0,
         evaluation__noise_scales="(0.0, 0.5)",
         evaluation__batch_sizes="(7, 361)",
         evaluation__context_sizes="(16, 17)",
     )
-    study = studies.build(config, sharding.make_mesh(15))
-    train, test = studies.load_data(config)
-    variables = jax.device_put(small.drawn(jax.eval_shape(study.init, jax.random.key(0))))
-    return study, Model(variables, study.context(variables, train)), train, test
+    space = LatentSpace(config, sharding.make_mesh(15))
+    train, test = data.load_data(config)
+    variables = jax.device_put(small.drawn(jax.eval_shape(space.init, jax.random.key(0))))
+    return space, Model(variables, space.context(variables, train)), train, test
 
 
 def evaluated(joint, labels, folder, monkeypatch):
-    """Metrics of the study for test images with those labels, and the classes it found."""
-    study, model, train, test = joint
-    found, predict = [], study._predict
+    """Metrics of the space for test images with those labels, and the classes it found."""
+    space, model, train, test = joint
+    tasks = Tasks(space)
+    found, predict = [], tasks.classes
 
     def spy(*arguments):
         predictions = predict(*arguments)
@@ -100,8 +104,8 @@ def evaluated(joint, labels, folder, monkeypatch):
         return predictions
 
     with monkeypatch.context() as patch:
-        patch.setattr(study, "_predict", spy)
-        metrics = study.evaluate(model, train, test._replace(labels=labels), folder)
+        patch.setattr(tasks, "classes", spy)
+        metrics = Measurements(tasks)(model, train, test._replace(labels=labels), folder)
     return metrics, found
 
 

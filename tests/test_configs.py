@@ -12,11 +12,12 @@ import pytest
 import small
 from PIL import Image
 
-from lzn_jax import configuration, studies, train
+from lzn_jax import configuration, load, train
 from lzn_jax import main as command_line
 from lzn_jax.configuration import UserError
 from lzn_jax.data import cifar10, fashion
-from lzn_jax.run import sharding
+from lzn_jax.latent_space import LatentSpace
+from lzn_jax.run import reporting, sharding
 
 ROOT = Path(__file__).parents[1]
 NAMES = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
@@ -153,8 +154,8 @@ def test_one_hundred_epochs_of_imagenet():
 @pytest.mark.parametrize(("name", "enabled"), COUNTS)
 def test_networks_have_the_papers_numbers_of_parameters(name, enabled):
     overrides = [] if enabled else ["latent.enabled=False"]
-    study = studies.build(_load(name, *overrides), sharding.make_mesh(1))
-    variables = jax.eval_shape(study.init, jax.random.key(0))
+    space = LatentSpace(_load(name, *overrides), sharding.make_mesh(1))
+    variables = jax.eval_shape(space.init, jax.random.key(0))
     counts = {
         network: sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
         for network, tree in variables.items()
@@ -262,16 +263,25 @@ def test_a_shrunk_config_trains_and_evaluates(name, data_fields, tmp_path):
     assert METRICS[_load(name).study] <= summary.keys()
 
 
-# tests/test_train.py does so with the joint study.
-@pytest.mark.parametrize("name", ["digits_gen", "digits_repr"])
-def test_a_shrunk_config_of_another_study_goes_on(name, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("name", ["digits_gen", "digits_joint", "digits_repr"])
+def test_a_shrunk_config_goes_on_as_if_it_had_not_stopped(name, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(train, "_evaluate_once", lambda *_: None)  # for time
-    for num_steps, first in ((2, 0), (3, 2)):
-        changes = {"training__num_steps": num_steps}
-        flags = small.flags(f"configs/{name}.py", tmp_path, **changes)
+    dropout = {"encoder__dropout": 0.5} if name == "digits_joint" else {}
+
+    def trained(folder, num_steps):
+        changes = {"training__num_steps": num_steps, "training__schedule": "constant", **dropout}
+        flags = small.flags(f"configs/{name}.py", tmp_path / folder, **changes)
         assert command_line.main(flags) == 0
-        assert f"from step {first} on" in capsys.readouterr().err
-    assert (tmp_path / "checkpoints" / "3").is_dir()
+        return capsys.readouterr().err
+
+    assert "from step 0 on" in trained("stopped", 2)
+    assert "from step 2 on" in trained("stopped", 3)
+    trained("straight", 3)
+    stopped, straight = (
+        (load(folder).model, reporting.read_metrics(folder)["loss"][1][-1])
+        for folder in (tmp_path / "stopped", tmp_path / "straight")
+    )
+    jax.tree.map(np.testing.assert_array_equal, stopped, straight)
 
 
 @pytest.mark.parametrize(

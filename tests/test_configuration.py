@@ -16,14 +16,15 @@ DIGITS_JOINT = str(CONFIGS / "digits_joint.py")
 
 # The fields of a joint study on digits with NCSN++ networks, written out by group.
 JOINT_FIELDS = {
-    "": "study seed",
+    "": "study seed types alignments",
     "data.": "name image_size channels num_classes flip",
     "latent.": "enabled dim noise_scale solver num_steps precision context_size",
     "alignment.": "noise_scale solver num_steps cutoff form weight",
     "encoder.": """name patch_size features channel_multipliers num_res_blocks attention_resolutions
         dropout fir progressive_input tap_channels tap_units tap_layers tap_resolutions""",
     "decoder.": """name patch_size features channel_multipliers num_res_blocks attention_resolutions
-        dropout fir progressive_input progressive time_embedding fourier_scale scale_by_sigma""",
+        dropout fir progressive_input progressive time_embedding fourier_scale scale_by_sigma
+        told""",
     "training.": """batch_size microbatch_size shard_parameters devices remat num_steps
         decoder_steps warmup_steps
         learning_rate.encoder learning_rate.decoder learning_rate.label_anchors
@@ -189,7 +190,8 @@ def test_a_run_older_than_a_field_goes_on_with_its_default(tmp_path):
 def test_networks_and_source_bring_their_own_fields(selector):
     values = SELECTORS | {selector: "another"}
     group = selector.partition(".")[0]
-    gone = {name for name in joint_fields() if name.startswith(f"{group}.")} - {selector}
+    kept = {selector, "decoder.told"}
+    gone = {name for name in joint_fields() if name.startswith(f"{group}.")} - kept
     assert set(configuration.schema_of(values)) == joint_fields() - gone
 
 
@@ -634,4 +636,6 @@ def test_json_holds_plain_values():
     assert tree["encoder"]["attention_resolutions"] == []
     assert tree["alignment"]["noise_scale"] is None
     assert tree["training"]["learning_rate"]["encoder"] == config.training.learning_rate.encoder
-    assert set(tree) == {group.rstrip(".") for group in JOINT_FIELDS if group} | {"study", "seed"}
+    assert set(tree) == {group.rstrip(".") for group in JOINT_FIELDS if group} | set(
+        JOINT_FIELDS[""].split()
+    )

@@ -21,7 +21,16 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 import lzn_jax
-from lzn_jax import configuration, convert, data, main, models, trained_model, zoning
+from lzn_jax import (
+    configuration,
+    convert,
+    data,
+    main,
+    models,
+    train,
+    trained_model,
+    zoning,
+)
 from lzn_jax.configuration import UserError
 from lzn_jax.data import to_uint8
 from lzn_jax.losses import rectified_flow
@@ -29,11 +38,13 @@ from lzn_jax.losses.rectified_flow import Sampler
 from lzn_jax.release import torch_files
 from lzn_jax.release import weights as released
 from lzn_jax.release.names import to_torch
+from lzn_jax.run import sharding
 
 ROOT = Path(__file__).parent.parent
 GOLDEN = ROOT / "tests" / "golden"
 FOURIER = GOLDEN / "ckpt_gen_fourier_tiny.pt"
 PREFIX = "model.module."
+NOISE_LEVELS = f"{PREFIX}sigmas"
 WARM_UP = 5000
 
 
@@ -127,21 +138,26 @@ def nhwc(array):
     return array.transpose(0, 2, 3, 1) if array.ndim == 4 else array
 
 
+@functools.cache
+def released_variables(kind):
+    """Weights of the original's checkpoint, or their averages ('ema')."""
+    return convert.load_released(FOURIER, ConfigDict(fourier_values()), ema=kind == "ema")
+
+
+@functools.cache
 class Original:
     """Its numbers, inputs and outputs, and our networks with its weights, all at one dtype."""
 
     def __init__(self, dtype):
         with np.load(GOLDEN / "ckpt_gen_fourier_tiny_io.npz") as file:
             self.numbers = {name: nhwc(array) for name, array in file.items()}
-        config = ConfigDict(fourier_values())
-        self.modules = {
-            name: module.clone(dtype=dtype) for name, module in models.build(config).items()
-        }
+        built = models.build(ConfigDict(fourier_values()))
+        modules = {name: module.clone(dtype=dtype) for name, module in built.items()}
+        self.encode = jax.jit(functools.partial(modules["encoder"].apply, train=False))
+        decode = functools.partial(modules["decoder"].apply, train=False)
+        self.velocity = jax.jit(lambda variables, x_t, t, z: decode(variables, x_t, t, z, None))
         self.variables = {
-            kind: jax.tree.map(
-                lambda leaf: jnp.asarray(leaf, dtype),
-                convert.load_released(FOURIER, config, ema=kind == "ema"),
-            )
+            kind: jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), released_variables(kind))
             for kind in ("raw", "ema")
         }
         self.dtype = dtype
@@ -149,36 +165,22 @@ class Original:
     def input(self, name):
         return jnp.asarray(self.numbers[name], self.dtype)
 
-    def run(self, function, *inputs):
-        return jax.jit(function)(*inputs)
-
-    def velocity(self, variables, x_t, t, latents):
-        decoder = self.modules["decoder"]
-        return decoder.apply(variables["decoder"], x_t, t, latents, None, train=False)
-
     def solve(self, solver, name, start, latents):
-        velocity = functools.partial(self.velocity, self.variables["ema"])
-        solve = functools.partial(solver, velocity, sampler=Sampler(name, 10))
-        return self.run(lambda x, z: solve(x, condition=z), start, latents)
+        def solution(variables, start, latents):
+            velocity = functools.partial(self.velocity, variables)
+            return solver(velocity, start, latents, Sampler(name, 10))
 
-
-@pytest.fixture(scope="module")
-def original():
-    return Original(jnp.float32)
+        return jax.jit(solution)(self.variables["ema"]["decoder"], start, latents)
 
 
 @pytest.mark.parametrize("kind", ["raw", "ema"])
 def test_networks_equal_the_originals_in_float64(kind):
     with jax.enable_x64(True):
         original = Original(jnp.float64)
-        variables, encoder = original.variables[kind], original.modules["encoder"]
-        anchors = original.run(
-            functools.partial(encoder.apply, train=False),
-            variables["encoder"],
-            original.input("x"),
-        )
+        variables = original.variables[kind]
+        anchors = original.encode(variables["encoder"], original.input("x"))
         inputs = [original.input(f"dec_{name}") for name in ("xt", "t", "latent")]
-        velocity = original.run(original.velocity, variables, *inputs)
+        velocity = original.velocity(variables["decoder"], *inputs)
         wanted = original.numbers
         np.testing.assert_allclose(anchors, wanted[f"{kind}_encoder_out_f64"], rtol=0, atol=1e-9)
         np.testing.assert_allclose(velocity, wanted[f"{kind}_decoder_out_f64"], rtol=0, atol=1e-9)
@@ -201,8 +203,9 @@ def test_latents_images_and_their_inverse_equal_the_originals_in_float64():
         np.testing.assert_array_equal(to_uint8(images), wanted["ema_gen_euler10_uint8_f64"])
 
 
-def test_adaptive_images_are_near_the_originals(original):
+def test_adaptive_images_are_near_the_originals():
     """The original steps a whole batch at once, we each sample by itself."""
+    original = Original(jnp.float32)
     numbers = original.numbers
     start, latents = original.input("gen_x0"), original.input("gen_eps")
     solution = original.solve(rectified_flow.generate, "rk45", start, latents)
@@ -212,7 +215,8 @@ def test_adaptive_images_are_near_the_originals(original):
     assert np.abs(steps - (numbers["ema_gen_rk45_num_solution_points"] - 1)).max() <= 2
 
 
-def test_adaptive_inverse_is_near_the_originals(original):
+def test_adaptive_inverse_is_near_the_originals():
+    original = Original(jnp.float32)
     start, latents = original.input("x")[:4], original.input("ema_latent_f32")[:4]
     solution = original.solve(rectified_flow.invert, "rk45", start, latents)
     # Near t = 1e-3 each of the two is off by 1.4e-3 at this tolerance of the solver.
@@ -297,7 +301,7 @@ def test_what_is_written_back_has_the_originals_bits_and_keys_in_order(converted
         assert mine == {name: pytest.approx(theirs[name]) for name in mine}
 
 
-def test_report_has_what_pytorch_would_find(converted, original):
+def test_report_has_what_pytorch_would_find(converted):
     *_, report = converted
     shadow = torch_files.read(FOURIER)["decoder_ema"]["shadow_params"]
     digest = hashlib.sha256(b"".join(array.tobytes() for array in shadow)).hexdigest()
@@ -305,28 +309,33 @@ def test_report_has_what_pytorch_would_find(converted, original):
     (line,) = {line for line in report if line.startswith("decoder averaged")}
     assert f"160 tensors, 49222 parameters, sha256 {digest}," in line
     rng = np.random.default_rng(0)
-    x = jnp.asarray(nhwc(rng.standard_normal((2, 3, 16, 16)).astype(np.float32)))
-    z = jnp.asarray(rng.standard_normal((2, 6)).astype(np.float32))
-    t = jnp.array([0.25, 0.75])
-    velocity = original.run(original.velocity, original.variables["ema"], x, t, z)
+    x = nhwc(rng.standard_normal((2, 3, 16, 16)).astype(np.float32))
+    z = rng.standard_normal((2, 6)).astype(np.float32)
+    inputs = [np.float64([*a, *a]) for a in (x, [0.25, 0.75], z)]  # four, as compiled above
+    with jax.enable_x64(True):
+        original = Original(jnp.float64)
+        velocity = np.asarray(original.velocity(original.variables["ema"]["decoder"], *inputs))
     mean, deviation = (float(line.split(f"{name} ")[1].split(",")[0]) for name in ("mean", "ation"))
     assert mean == pytest.approx(float(velocity.mean()), rel=1e-4, abs=1e-7)
     assert deviation == pytest.approx(float(velocity.std()), rel=1e-4)
 
 
-def test_a_converted_checkpoint_has_averages_context_and_iteration(converted, original):
+def test_a_converted_checkpoint_has_averages_context_and_iteration(converted):
     workdir, config, *_ = converted
     config = configuration.load(str(config))
     trained = trained_model.restore(config, workdir)
     model = trained.model
     assert trained.step == 0
     assert model.context["anchors"].shape == (8, 6)
-    for name in ("encoder", "decoder"):
-        jax.tree.map(
-            np.testing.assert_array_equal, model.variables[name], original.variables["ema"][name]
-        )
+    jax.tree.map(np.testing.assert_array_equal, model.variables, released_variables("ema"))
 
 
+@pytest.fixture
+def without_report(monkeypatch):
+    monkeypatch.setattr(convert, "_report", lambda *_: None)  # for time: it runs all networks
+
+
+@pytest.mark.usefixtures("without_report")
 def test_raw_weights_take_the_place_of_the_averages(tmp_path, capsys):
     config = config_file(tmp_path / "config.py", fourier_values())
     assert run(config, tmp_path / "run", f"--checkpoint={FOURIER}", "--raw") == 0
@@ -338,8 +347,7 @@ def test_raw_weights_take_the_place_of_the_averages(tmp_path, capsys):
     assert json.loads((tmp_path / "run" / "config.json").read_text())["latent"]["context_size"] == 0
     changed = configuration.load(str(config), ["latent.context_size=0"])
     model = trained_model.restore(changed, tmp_path / "run").model
-    raw = convert.load_released(FOURIER, changed, ema=False)
-    jax.tree.map(np.testing.assert_array_equal, model.variables, raw)
+    jax.tree.map(np.testing.assert_array_equal, model.variables, released_variables("raw"))
     assert model.context == {}
     flags = [f"--config={config}", f"--workdir={tmp_path / 'run'}", "--mode=sample"]
     assert main.main([*flags, "--config.latent.context_size=0"]) == 0
@@ -358,7 +366,8 @@ def test_training_images_must_be_enough_for_the_context(images, tmp_path, capsys
     assert not (tmp_path / "run").exists()
 
 
-def test_context_anchors_come_from_the_folder_that_is_named(images, original, tmp_path, capsys):
+@pytest.mark.usefixtures("without_report")
+def test_context_anchors_come_from_the_folder_that_is_named(images, tmp_path, capsys):
     config = config_file(tmp_path / "config.py", fourier_values())  # which names no data
     flags = [f"--checkpoint={FOURIER}", f"--context={images}"]
     assert run(config, tmp_path / "run", *flags) == 0
@@ -407,15 +416,14 @@ def test_a_folder_with_checkpoints_and_a_file_that_exists_are_refused(converted,
 
 JOINT = {"encoder__attention_resolutions": "(8,)", "decoder__time_embedding": "fourier"}
 REPRESENTATION = {
-    "encoder.stem": "imagenet",
-    "encoder.stage_sizes": "(1, 2)",
-    "encoder.stage_widths": "(4, 8)",
-    "encoder.stem_width": "8",
-    "encoder.norm_groups": "4",
-    "encoder.head_dim": "16",
-    "encoder.head_layers": "2",
-    "latent.dim": "16",
-    "latent.context_size": "16",
+    "encoder__stem": "imagenet",
+    "encoder__stage_sizes": "(1, 2)",
+    "encoder__stage_widths": "(4, 8)",
+    "encoder__stem_width": "8",
+    "encoder__norm_groups": "4",
+    "encoder__head_dim": "16",
+    "encoder__head_layers": "2",
+    "latent__dim": "16",
 }
 
 
@@ -423,95 +431,102 @@ def joint_config(**changes):
     return small.config(**{**JOINT, **changes})
 
 
-def joint_flags(workdir):
-    return small.flags("configs/digits_joint.py", workdir, **JOINT)
-
-
 def representation_config(**changes):
-    changes = {name.replace("__", "."): value for name, value in changes.items()}
-    overrides = [f"{name}={value}" for name, value in {**REPRESENTATION, **changes}.items()]
-    return configuration.load("configs/digits_repr.py", overrides)
+    return small.config("configs/digits_repr.py", **{**REPRESENTATION, **changes})
 
 
-def representation_flags(workdir):
-    overrides = [f"--config.{name}={value}" for name, value in REPRESENTATION.items()]
-    return ["--config=configs/digits_repr.py", f"--workdir={workdir}", *overrides]
+@functools.cache
+def layouts(kind):
+    return convert.network_layouts({"joint": joint_config, "repr": representation_config}[kind]())
 
 
-def released_values(config, iteration=7):
+def released_values(kind):
     """What the release's trainer would save: weights, averages and Adam's state are random."""
     rng = np.random.default_rng(1)
 
     def draw(shape):
         return rng.standard_normal(shape).astype(np.float32)
 
-    saved, adam = {"iteration": iteration, "epoch": 1, "grad_scalar": {}}, {}
+    saved, adam = {"iteration": 1, "epoch": 1, "grad_scalar": {}}, {}
     names = {"encoder": "encoder", "decoder": "decoder", "label_anchors": "label_anchor"}
-    for name, layout in convert.network_layouts(config).items():
+    for name, layout in layouts(kind).items():
         shapes = {
             key: to_torch(key, np.broadcast_to(0.0, layout.shapes[path])).shape
             for path, key in layout.keys.items()
         }
         weights = {PREFIX + key: draw(shape) for key, shape in shapes.items()}
-        if name == "decoder":
-            weights = {f"{PREFIX}sigmas": np.geomspace(378, 0.01, 2000), **weights}
         saved[names[name]] = weights
         trained = [draw(shape) for key, shape in shapes.items() if key != "all_modules.0.W"]
-        ema = {"decay": 0.9, "num_updates": iteration, "shadow_params": trained}
+        ema = {"decay": 0.9, "num_updates": 1, "shadow_params": trained}
         saved[f"{names[name]}_ema"] = ema
         adam |= {len(adam) + i: {"exp_avg": draw(w.shape)} for i, w in enumerate(trained)}
-    return {**saved, "optimizer": {"state": adam}, "lr_scheduler": {"last_epoch": iteration}}
+    return {**saved, "optimizer": {"state": adam}, "lr_scheduler": {"last_epoch": 1}}
 
 
-@pytest.mark.parametrize(
-    ("config", "flags"),
-    [(joint_config, joint_flags), (representation_config, representation_flags)],
-    ids=["joint", "representation"],
-)
-def test_round_trip_of_seeded_weights(config, flags, tmp_path):
-    values = released_values(config())
-    torch_writer.write(tmp_path / "file.pt", values)
-    files = (f"--checkpoint={tmp_path / 'file.pt'}", f"--to-pt={tmp_path / 'back.pt'}")
-    assert convert.main([*flags(tmp_path / "run"), *files]) == 0
-    back = torch_files.read(tmp_path / "back.pt")
+@pytest.fixture(scope="module")
+def round_trip(tmp_path_factory):
+    """A function: seeded weights of a study to a run and to back.pt; values, flags, folder."""
+
+    @functools.cache
+    def go(kind):
+        folder, values = tmp_path_factory.mktemp(kind), released_values(kind)
+        torch_writer.write(folder / "file.pt", values)
+        changes = {"joint": JOINT, "repr": REPRESENTATION}[kind]
+        flags = small.flags(f"configs/digits_{kind}.py", folder / "run", **changes)
+        files = (f"--checkpoint={folder / 'file.pt'}", f"--to-pt={folder / 'back.pt'}")
+        assert convert.main([*flags, *files]) == 0
+        return values, flags, folder
+
+    return go
+
+
+@pytest.mark.parametrize("kind", ["joint", "repr"])
+def test_round_trip_of_seeded_weights(kind, round_trip):
+    values, _, folder = round_trip(kind)
+    back = torch_files.read(folder / "back.pt")
+    back.get("decoder", {}).pop(NOISE_LEVELS, None)
     wanted, found = arrays(values), arrays(back)
     assert wanted.keys() == found.keys()
     for place, array in wanted.items():
         np.testing.assert_array_equal(array, found[place], strict=True)
-    assert back["iteration"] == 7
+    assert back["iteration"] == 1
 
 
-def test_noise_levels_that_no_file_has_are_computed(tmp_path):
-    config = joint_config()
-    values = released_values(config)
-    del values["decoder"][f"{PREFIX}sigmas"]
-    torch_writer.write(tmp_path / "file.pt", values)
-    layouts = convert.network_layouts(config)
-    found = released.read(tmp_path / "file.pt", layouts, ema=True)
-    released.write(tmp_path / "back.pt", found, layouts, config)
-    levels = torch_files.read(tmp_path / "back.pt")["decoder"][f"{PREFIX}sigmas"]
+def test_noise_levels_that_no_file_has_are_computed(round_trip):
+    values, _, folder = round_trip("joint")
+    assert NOISE_LEVELS not in values["decoder"]
+    levels = torch_files.read(folder / "back.pt")["decoder"][NOISE_LEVELS]
     np.testing.assert_allclose(levels, np.geomspace(378, 0.01, 2000), rtol=1e-12)
 
 
-def test_modes_and_training_go_on_from_a_converted_checkpoint(tmp_path):
-    torch_writer.write(tmp_path / "file.pt", released_values(joint_config(), iteration=1))
-    flags = joint_flags(tmp_path)
-    assert convert.main([*flags, f"--checkpoint={tmp_path / 'file.pt'}"]) == 0
-    for mode in ("sample", "reconstruct", "interpolate", "embed", "classify"):
-        assert main.main([*flags, f"--mode={mode}"]) == 0
+def test_modes_go_on_from_a_converted_checkpoint(round_trip, monkeypatch):
+    _, flags, folder = round_trip("joint")
+    # One space on one device: what a mode has compiled, the next one has, too.
+    for name in ("LatentSpace", "Tasks"):
+        monkeypatch.setattr(trained_model, name, functools.cache(getattr(trained_model, name)))
+    modes = ("sample", "reconstruct", "interpolate", "embed", "classify")
+    with jax.set_mesh(sharding.make_mesh(1)):
+        assert [main.main([*flags, f"--mode={mode}"]) for mode in modes] == [0] * len(modes)
+        small.without_pictures(monkeypatch)
+        assert main.main([*flags, "--mode=evaluate"]) == 0
     figures = {"samples", "reconstructions", "interpolation", "embedding", "predictions"}
-    assert {path.stem for path in (tmp_path / "figures").iterdir()} == figures
-    assert len((tmp_path / "predictions.csv").read_text().splitlines()) == 361
-    assert main.main(flags) == 0
-    assert (tmp_path / "checkpoints" / "2").is_dir()
-    summary = json.loads((tmp_path / "summary.json").read_text())
-    assert summary["step"] == 2
+    assert {path.stem for path in (folder / "run" / "figures").iterdir()} == figures
+    assert len((folder / "run" / "predictions.csv").read_text().splitlines()) == 361
+    summary = json.loads((folder / "run" / "summary.json").read_text())
+    assert summary["step"] == 1
     assert "test_accuracy" in summary  # among context anchors
 
 
+def test_training_goes_on_from_a_converted_checkpoint(round_trip, monkeypatch, capsys):
+    _, flags, folder = round_trip("repr")
+    monkeypatch.setattr(train, "_evaluate_once", lambda *_: None)  # for time
+    assert main.main(flags) == 0
+    assert "from step 1 on" in capsys.readouterr().err
+    assert (folder / "run" / "checkpoints" / "2").is_dir()
+
+
 def test_tensors_of_the_optimizer_are_never_read(tmp_path):
-    config = representation_config()
-    values = released_values(config)
+    config, values = representation_config(), released_values("repr")
     torch_writer.write(tmp_path / "file.pt", values)
     with zipfile.ZipFile(tmp_path / "file.pt") as archive:
         entries = {name: archive.read(name) for name in archive.namelist()}
@@ -590,19 +605,17 @@ DAMAGE = {
 @pytest.mark.parametrize("name", DAMAGE)
 def test_a_file_that_does_not_fit_is_named_in_one_line(name, tmp_path):
     damage, message = DAMAGE[name]
-    config = joint_config()
-    values = released_values(config)
+    values = released_values("joint")
     damage(values)
     torch_writer.write(tmp_path / "file.pt", values)
     with pytest.raises(UserError, match=message) as refusal:
-        convert.load_released(tmp_path / "file.pt", config)
+        released.read(tmp_path / "file.pt", layouts("joint"), ema=True)
     assert "\n" not in str(refusal.value)
     assert "file.pt" in str(refusal.value)
 
 
 def test_networks_of_another_study(tmp_path):
-    config = joint_config()
-    values = released_values(config)
+    config, values = joint_config(), released_values("joint")
     torch_writer.write(tmp_path / "file.pt", values)
     with pytest.raises(UserError, match="entry encoder is no network"):
         convert.load_released(tmp_path / "file.pt", joint_config(latent__enabled=False))
@@ -616,7 +629,7 @@ def test_networks_of_another_study(tmp_path):
     for other in ({"model": {}}, [], SHAPE):
         torch_writer.write(tmp_path / "file.pt", other)
         with pytest.raises(UserError, match="no entry encoder or decoder"):
-            convert.load_released(tmp_path / "file.pt", config)
+            released.read(tmp_path / "file.pt", layouts("joint"), ema=True)
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import small
-
-from lzn_jax import studies
 from lzn_jax.evaluation.batching import in_batches
+
+from lzn_jax import data
 from lzn_jax.evaluation.judge import fit_judge
 from lzn_jax.run import sharding
 
@@ -30,7 +30,7 @@ def test_batches_of_one_size_give_every_row_in_order(count, devices):
 
 
 def test_the_judge_knows_real_digits_that_it_never_saw():
-    train, test = studies.load_data(small.config())
+    train, test = data.load_data(small.config())
     judge = fit_judge(train)
     assert np.mean(judge(test.images) == test.labels) >= 0.99
     assert np.mean(judge(255 - test.images) == test.labels) < 0.5

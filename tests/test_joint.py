@@ -1,4 +1,4 @@
-"""The joint study: its loss from parts, what samples and reconstructions are told, classes."""
+"""Images and labels in one space: the loss from parts, what decoders are told, classes."""
 
 import contextlib
 import functools
@@ -10,32 +10,33 @@ import pytest
 import small
 from zoning import oracle
 
-from lzn_jax import studies, zoning
+from lzn_jax import data, zoning
 from lzn_jax.configuration import UserError
+from lzn_jax.evaluation.measurements import Measurements
+from lzn_jax.latent_space import LatentSpace, Model
 from lzn_jax.randomness import Stream, normal_by_index
 from lzn_jax.run import sharding
-from lzn_jax.studies import Model
-from lzn_jax.studies.joint import Joint
+from lzn_jax.tasks import Tasks
 
 KEY = jax.random.key(5)
 LABELS = np.array([3, 3, 3, 3, 3, 3, 1, 1, 1, 1, 7, 7, 7, 0, 0])  # six classes are absent
 STEPS, CUTOFF = 5, 0.4  # of the flow to the labels; two steps are left out
 
 
-def build(**changes) -> Joint:
+def build(**changes):
     changes = {"alignment__num_steps": STEPS, "alignment__cutoff": CUTOFF} | changes
     config = small.config("configs/digits_joint.py", **changes)
-    return studies.build(config, sharding.make_mesh(config.training.batch_size))
+    return LatentSpace(config, sharding.make_mesh(config.training.batch_size))
 
 
 @functools.cache
 def variables(**changes):
-    return small.shaken(jax.jit(build(**changes).init)(jax.random.key(0)))
+    return small.random_variables(build(**changes))
 
 
 @functools.cache
 def digits():
-    return studies.load_data(build().config)
+    return data.load_data(build().config)
 
 
 def batch():
@@ -50,7 +51,19 @@ def one_hot(labels):
     return np.eye(10, dtype=np.float32)[np.asarray(labels)]
 
 
-def flow_loss(study, variables, latents):
+@functools.partial(jax.jit, static_argnums=0)
+def apply_in_training(module, variables, *inputs):
+    return module.apply(variables, *inputs, train=True)
+
+
+@functools.cache
+def encoded():
+    """Anchors of the batch."""
+    encoder = build().modules["encoder"]
+    return apply_in_training(encoder, variables()["encoder"], batch()["images"] / 127.5 - 1)
+
+
+def flow_loss(space, variables, latents):
     """The rectified flow's, written out: images, classes and given latents."""
     flow_key = jax.random.split(KEY, 5)[0]
     noise_key, time_key = jax.random.split(flow_key)
@@ -58,9 +71,10 @@ def flow_loss(study, variables, latents):
     noise = jax.random.normal(noise_key, images.shape)
     t = jax.random.uniform(time_key, (15,), minval=1e-3, maxval=1.0)
     s = t[:, None, None, None]
-    decode = jax.jit(functools.partial(study.modules["decoder"].apply, train=True))
     x_t = s * images + (1 - s) * noise
-    velocity = decode(variables["decoder"], x_t, t, latents, one_hot(LABELS))
+    told = latents, one_hot(LABELS)
+    decoder = space.modules["decoder"]
+    velocity = apply_in_training(decoder, variables["decoder"], x_t, t, *told)
     return np.mean(np.asarray(velocity - (images - noise), np.float64) ** 2)
 
 
@@ -68,15 +82,14 @@ def flow_loss(study, variables, latents):
 def test_the_loss_is_that_of_the_flow_and_of_latents_outside_the_zone_of_their_class(
     noise_scale, form
 ):
-    study = build(
+    space = build(
         alignment__noise_scale=noise_scale,
         alignment__form=form,
         alignment__weight=3,
         training__generation_weight=0.5,
     )
     _, _, _, latent_key, align_key = jax.random.split(KEY, 5)
-    encode = jax.jit(functools.partial(study.modules["encoder"].apply, train=True))
-    anchors = encode(variables()["encoder"], batch()["images"] / 127.5 - 1)
+    anchors = encoded()
     noise = jax.random.normal(latent_key, anchors.shape)
     latents = zoning.compute_latents(anchors, noise, solver=zoning.Euler(4))
     aligned_noise = noise
@@ -92,24 +105,24 @@ def test_the_loss_is_that_of_the_flow_and_of_latents_outside_the_zone_of_their_c
         )
 
     expected = {
-        "generation_loss": flow_loss(study, variables(), latents),
+        "generation_loss": flow_loss(space, variables(), latents),
         "alignment_loss": float(
             oracle.in_float64(alignment, anchors, aligned_noise, label_anchors(), log_counts)
         ),
     }
-    loss, metrics = jax.jit(study.loss)(variables(), batch(), KEY)
+    loss, metrics = jax.jit(space.loss)(variables(), batch(), KEY)
     assert {name: float(metrics[name]) for name in expected} == pytest.approx(expected, rel=1e-4)
     total = 0.5 * expected["generation_loss"] + 3 * expected["alignment_loss"]
     assert float(loss) == pytest.approx(total, rel=1e-4)
 
 
 def test_the_baseline_is_a_decoder_told_the_class_alone():
-    study = build(latent__enabled=False)
+    space = build(latent__enabled=False)
     decoder = variables(latent__enabled=False)
-    assert set(study.modules) == set(decoder) == {"decoder"}
-    loss, metrics = jax.jit(study.loss)(decoder, batch(), KEY)
+    assert set(space.modules) == set(decoder) == {"decoder"}
+    loss, metrics = jax.jit(space.loss)(decoder, batch(), KEY)
     assert set(metrics) == {"generation_loss"}
-    assert float(loss) == pytest.approx(flow_loss(study, decoder, None), rel=1e-5)
+    assert float(loss) == pytest.approx(flow_loss(space, decoder, None), rel=1e-5)
 
 
 @pytest.mark.parametrize("weight", ["training__generation_weight", "alignment__weight"])
@@ -127,22 +140,24 @@ def test_weights_of_networks_that_look_at_samples_are_read_where_there_will_be_s
         evaluation__inception_path="missing.npz",
         training__generation_weight=weight,
     )
-    study = studies.build(config, sharding.make_mesh(config.training.batch_size))
+    measure = Measurements(Tasks(LatentSpace(config, sharding.make_mesh(15))))
     with pytest.raises(UserError, match=r"missing\.npz") if weight else contextlib.nullcontext():
-        study.prepare_evaluation()
+        measure.prepare()
 
 
-def told(study):
-    """Has the decoder return what it is told instead of images."""
-    study.decoder.generate = lambda variables, key, condition, index: {
+@functools.cache
+def told():
+    """Tasks whose decoder returns what it is told instead of images."""
+    tasks = Tasks(build())
+    tasks.decoder.generate = lambda variables, key, condition, index: {
         "images": condition[0],
         "classes": condition[1],
     }
-    study._reconstruction = lambda variables, images, condition: {
-        "latents": np.asarray(condition[0]),
-        "classes": np.asarray(condition[1]),
+    tasks._reconstruct = lambda variables, images, condition: {
+        "latents": condition[0],
+        "classes": condition[1],
     }
-    return study
+    return tasks
 
 
 def ends_of_flow(latents):
@@ -154,9 +169,9 @@ def ends_of_flow(latents):
 
 
 def test_samples_are_told_their_class_and_a_latent_of_its_zone():
-    study = told(build())
+    tasks = told()
     index, labels = jnp.arange(40), jnp.arange(40) % 10
-    drawn = study.generate(variables(), KEY, {"labels": labels, "index": index})
+    drawn = jax.jit(tasks.generate)(variables(), KEY, {"labels": labels, "index": index})
     np.testing.assert_array_equal(drawn["classes"], one_hot(labels))
     noise = normal_by_index(KEY, Stream.SAMPLE_LATENTS, index, (4,))
 
@@ -168,8 +183,8 @@ def test_samples_are_told_their_class_and_a_latent_of_its_zone():
 
 
 def test_samples_of_any_class_are_told_the_class_in_whose_zone_the_prior_puts_them():
-    study = told(build())
-    drawn = study.generate_any(variables(), KEY, {"index": jnp.arange(40)})
+    tasks = told()
+    drawn = tasks.generate_any(variables(), KEY, {"index": jnp.arange(40)})
     latents = normal_by_index(KEY, Stream.PRIOR_LATENTS, jnp.arange(40), (4,))
     np.testing.assert_array_equal(drawn["images"], latents)
     classes = ends_of_flow(latents)
@@ -180,7 +195,7 @@ def test_samples_of_any_class_are_told_the_class_in_whose_zone_the_prior_puts_th
 
 def test_a_prediction_is_the_end_of_the_flow_and_its_last_assignment():
     latents = jax.random.normal(KEY, (40, 4))
-    found = build().predict(variables(), latents)
+    found = jax.jit(Tasks(build()).predict)(variables(), latents)
     classes = ends_of_flow(latents)
     np.testing.assert_array_equal(found["classes"], classes)
     _, log_p = oracle.in_float64(
@@ -191,15 +206,20 @@ def test_a_prediction_is_the_end_of_the_flow_and_its_last_assignment():
     )
 
 
+@functools.cache
+def context():
+    return told().space.context(variables(), digits()[0])
+
+
 @pytest.mark.parametrize("is_given", [True, False])
 def test_images_are_reconstructed_given_a_random_latent_of_their_zone_and_their_class(is_given):
-    study = told(build())
-    model = Model(variables(), study.context(variables(), digits()[0]))
+    tasks = told()
+    model = Model(variables(), context())
     images = digits()[1].images[:20]
-    labels = np.arange(20) % 10 if is_given else study.classify(model, images).classes
-    found = study.reconstruct(model, images, labels if is_given else None)
+    labels = np.arange(20) % 10 if is_given else tasks.classify(model, images).classes
+    found = tasks.reconstruct(model, images, labels if is_given else None)
     np.testing.assert_array_equal(found["classes"], one_hot(labels))
-    anchors = study.latents.all_anchors(variables(), images)
+    anchors = tasks.space.anchors(variables(), images)
     noise = normal_by_index(jax.random.key(0), Stream.IMAGE_LATENTS, jnp.arange(20), (4,))
     expected = zoning.latents_in_context(
         anchors, model.context["anchors"], noise, solver=zoning.Euler(4)

@@ -12,8 +12,8 @@ import pytest
 import small
 from PIL import Image
 
+from lzn_jax import data, trained_model
 from lzn_jax import main as command_line
-from lzn_jax import studies, trained_model
 from lzn_jax.data import read_images
 
 ROOT = Path(__file__).parent.parent
@@ -141,7 +141,7 @@ def test_classify_gives_one_image_the_answer_it_has_among_others(trained, classi
     summary = json.loads((trained / "summary.json").read_text())
     assert accuracy == pytest.approx(summary["test_accuracy"])
 
-    _, test = studies.load_data(small.config())
+    _, test = data.load_data(small.config())
     for index in (0, 7, 100):
         Image.fromarray(test.images[index, ..., 0]).save(tmp_path / f"{index}.png")
     assert _run(trained, "--mode=classify", f"--input={tmp_path / '7.png'}") == 0
@@ -156,7 +156,7 @@ def test_classify_gives_one_image_the_answer_it_has_among_others(trained, classi
 
 
 def test_a_model_classifies_rows_by_themselves(model, classified):
-    _, test = studies.load_data(small.config())
+    _, test = data.load_data(small.config())
     for index in (*range(20), 100):
         alone = model.classify(test.images[index : index + 1])
         assert alone.classes[0] == int(classified[index]["prediction"])
@@ -172,7 +172,7 @@ def test_reconstruct_gives_images_and_errors(trained, tmp_path):
     summary = json.loads((trained / "summary.json").read_text())
     assert found["errors"].mean() == pytest.approx(summary["reconstruction_l2"], rel=1e-5)
 
-    _, test = studies.load_data(small.config())
+    _, test = data.load_data(small.config())
     Image.fromarray(test.images[0, ..., 0]).save(tmp_path / "0.png")
     assert _run(trained, "--mode=reconstruct", f"--input={tmp_path}") == 0
     alone = dict(np.load(trained / "reconstructions.npz"))
@@ -182,7 +182,7 @@ def test_reconstruct_gives_images_and_errors(trained, tmp_path):
 def test_interpolate_goes_from_one_test_image_to_one_of_another_class(trained, model, tmp_path):
     assert _run(trained, "--mode=interpolate") == 0
     found = dict(np.load(trained / "interpolation.npz"))
-    _, test = studies.load_data(small.config())
+    _, test = data.load_data(small.config())
     second = int(np.argmax(test.labels != test.labels[0]))
     # The places are those of a pair, so that noise is theirs as well.
     ends = model.reconstruct(test.images[[0, second]], test.labels[[0, second]])["images"]
@@ -219,7 +219,7 @@ def test_embed_writes_four_features_and_labels(commanded, tmp_path, capsys):
         "features": (360, 16), "labels": (360,), "head": anchor, "latent": anchor,
         "latent_centre": anchor,
     }  # fmt: skip
-    _, test = studies.load_data(small.config())
+    _, test = data.load_data(small.config())
     np.testing.assert_array_equal(found["labels"], test.labels)
 
     Image.fromarray(test.images[7, ..., 0]).save(tmp_path / "7.png")

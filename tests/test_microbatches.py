@@ -10,7 +10,8 @@ import optax
 import pytest
 import small
 
-from lzn_jax import studies, train
+from lzn_jax import data, train
+from lzn_jax.latent_space import LatentSpace
 from lzn_jax.microbatches import by_example, with_own_keys
 from lzn_jax.modes import compilation
 from lzn_jax.run import sharding
@@ -67,15 +68,15 @@ def _update(devices, **changes):
     """State and metrics after a step of the joint study, and the memory it takes."""
     config = small.config(training__batch_size=32, decoder__dropout=0.5, **changes)
     mesh = sharding.make_mesh(8, jax.devices()[:devices])
-    study = studies.build(config, mesh)
+    space = LatentSpace(config, mesh)
     # Plain gradient descent: Adam would turn rounding noise of tiny gradients into signs.
     optimizer = optax.sgd(0.1)
-    state = jax.jit(functools.partial(train.init_state, study, optimizer, 0))()
+    state = jax.jit(functools.partial(train.init_state, space, optimizer, 0))()
     state = state.replace(params=small.shaken(state.params, 0.1))
-    examples, _ = studies.load_data(config)
+    examples, _ = data.load_data(config)
     batch = {"images": examples.images[:32], "labels": examples.labels[:32]}
     update = functools.partial(
-        train.update_state, study=study, optimizer=optimizer, training=config.training, seed=0
+        train.update_state, space=space, optimizer=optimizer, training=config.training, seed=0
     )
     jitted = jax.jit(
         update,
@@ -118,14 +119,14 @@ def test_a_step_in_micro_batches_is_the_unsplit_step(devices):
 def test_rematerialisation_of_blocks_does_not_change_the_gradient(path):
     def gradient(remat):
         config = small.config(path, training__batch_size=16, training__remat=remat)
-        study = studies.build(config, sharding.make_mesh(1))
-        variables = small.shaken(study.init(jax.random.key(0)))
-        shapes = compilation.batch_shapes(study, config)
+        space = LatentSpace(config, sharding.make_mesh(1))
+        variables = small.shaken(space.init(jax.random.key(0)))
+        shapes = compilation.batch_shapes(space, config)
         rng = np.random.default_rng(0)
         batch = {
             name: jnp.asarray(rng.integers(0, 10, a.shape), a.dtype) for name, a in shapes.items()
         }
-        loss = jax.jit(jax.value_and_grad(lambda v: study.loss(v, batch, jax.random.key(1))[0]))
+        loss = jax.jit(jax.value_and_grad(lambda v: space.loss(v, batch, jax.random.key(1))[0]))
         return loss(variables), "remat" in str(jax.make_jaxpr(loss)(variables))
 
     (kept, is_kept_again), (again, is_again) = gradient(False), gradient(True)

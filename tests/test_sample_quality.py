@@ -16,11 +16,10 @@ from PIL import Image
 from lzn_jax import main as command_line
 from lzn_jax.configuration import UserError
 from lzn_jax.data import Examples
-from lzn_jax.evaluation import feature_network
+from lzn_jax.evaluation import feature_network, sample_quality
 from lzn_jax.evaluation.cmmd import cmmd
 from lzn_jax.evaluation.extractors import Extractor, Outputs
-from lzn_jax.studies import sample_quality
-from lzn_jax.studies.sample_quality import SampleQuality
+from lzn_jax.evaluation.sample_quality import SampleQuality
 
 ROOT = Path(__file__).parents[1]
 

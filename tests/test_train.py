@@ -16,13 +16,13 @@ import numpy as np
 import optax
 import pytest
 import small
-from one_weight import OneWeight
+from one_weight import Context, OneWeight, put_in
 
+from lzn_jax import data, optimization, train
 from lzn_jax import main as command_line
-from lzn_jax import optimization, studies, train
+from lzn_jax.latent_space import LatentSpace
 from lzn_jax.run import processes, sharding
 from lzn_jax.run.checkpoints import Checkpoints
-from lzn_jax.studies.joint import Joint
 
 ROOT = Path(__file__).parent.parent
 TIMINGS = {"steps_per_second", "examples_per_second", "evaluation_seconds"}
@@ -33,19 +33,19 @@ def one_weight():
     """Runs of this file train OneWeight."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(ROOT)
-        patch.setattr(studies, "build", lambda config, mesh: OneWeight())
+        put_in(patch.setattr)
         yield
 
 
 @functools.cache
 def _one_weight(seed=0, **changes):
     training = small.config(training__warmup_steps=0, **changes).training
-    study = OneWeight()
+    space = OneWeight()
     optimizer = optimization.make_optimizer(training, ["decoder"])
     update = functools.partial(
-        train.update_state, study=study, optimizer=optimizer, training=training, seed=seed
+        train.update_state, space=space, optimizer=optimizer, training=training, seed=seed
     )
-    return jax.jit(update), train.init_state(study, optimizer, seed)
+    return jax.jit(update), train.init_state(space, optimizer, seed)
 
 
 def _arrays(tree):
@@ -110,11 +110,12 @@ def test_the_decoder_stops_where_told():
 
 def test_eight_devices_give_the_answer_of_one(monkeypatch):
     monkeypatch.setattr(sharding, "MIN_SHARDED", 16)
-    changes = {"encoder__dropout": 0.5, "training__generation_weight": 0}  # no decoder
-    config = small.config(training__batch_size=16, **changes)
+    config = small.config(training__batch_size=16, decoder__dropout=0.5)
     # Plain gradient descent: Adam would turn rounding noise of tiny gradients into signs.
     optimizer = optax.sgd(0.1)
-    init = functools.partial(train.init_state, Joint(config, sharding.make_mesh(16)), optimizer, 0)
+    init = functools.partial(
+        train.init_state, LatentSpace(config, sharding.make_mesh(16)), optimizer, 0
+    )
     state = jax.device_get(jax.jit(init)())
     rng = np.random.default_rng(1)  # away from initial zeros, behind which gradients vanish
     state = state.replace(
@@ -122,7 +123,7 @@ def test_eight_devices_give_the_answer_of_one(monkeypatch):
             lambda a: a + np.float32(0.1) * rng.standard_normal(a.shape, a.dtype), state.params
         )
     )
-    examples, _ = studies.load_data(config)
+    examples, _ = data.load_data(config)
     batch = {"images": examples.images[:16], "labels": examples.labels[:16]}
     results, sizes = [], []
     for count, shard in ((1, False), (8, False), (8, True)):
@@ -132,7 +133,7 @@ def test_eight_devices_give_the_answer_of_one(monkeypatch):
         update = jax.jit(
             functools.partial(
                 train.update_state,
-                study=Joint(config, mesh),
+                space=LatentSpace(config, mesh),
                 optimizer=optimizer,
                 training=config.training,
                 seed=0,
@@ -283,7 +284,7 @@ def test_sigterm_at_the_last_step_or_in_an_evaluation_leaves_it_to_the_next_star
 
     try:
         with monkeypatch.context() as patch:  # before the evaluation at step 3 nothing was saved
-            patch.setattr(OneWeight, "evaluate", interrupted)
+            patch.setattr(Context, "__call__", interrupted)
             assert train.train_and_evaluate(config, tmp_path) == 75
         assert (tmp_path / "checkpoints" / "3").is_dir()
         assert evaluations() == []

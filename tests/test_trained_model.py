@@ -19,7 +19,7 @@ from lzn_jax.configuration import UserError
 from lzn_jax.evaluation import batching
 from lzn_jax.randomness import Stream, normal_by_index
 from lzn_jax.run import sharding
-from lzn_jax.studies.interpolation import great_circle
+from lzn_jax.tasks.interpolation import great_circle
 
 ROOT = Path(__file__).parent.parent
 KEY = jax.random.key(7)
@@ -63,7 +63,7 @@ def test_a_notebook_shows_one_line_of_a_model(model):
 
 def test_latents_are_those_of_the_zoning_functions(model, images):
     found = model.encode(jnp.asarray(images), KEY)
-    encode = jax.jit(functools.partial(model.study.modules["encoder"].apply, train=False))
+    encode = jax.jit(functools.partial(model.space.modules["encoder"].apply, train=False))
     x = data.normalise(jnp.asarray(images))
     anchors = encode(model.model.variables["encoder"], x)
     np.testing.assert_allclose(model.anchors(images), anchors, rtol=1e-4, atol=1e-5)

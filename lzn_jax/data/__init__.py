@@ -4,6 +4,7 @@ from lzn_jax.data.decoding import UnreadableImageError
 from lzn_jax.data.examples import EncodedImages, Examples, Images
 from lzn_jax.data.pipeline import TrainingBatches, Transform, normalise, to_uint8, whole_image
 from lzn_jax.data.sources import class_names, find_images, load, read_images
+from lzn_jax.data.splits import check_context, load_data
 
 __all__ = [
     "EncodedImages",
@@ -12,9 +13,11 @@ __all__ = [
     "TrainingBatches",
     "Transform",
     "UnreadableImageError",
+    "check_context",
     "class_names",
     "find_images",
     "load",
+    "load_data",
     "normalise",
     "read_images",
     "to_uint8",

@@ -5,7 +5,7 @@ for `lzn_jax.latent_space`. A new one is a file here, its networks in `lzn_jax.m
 of data for its samples.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Array, Float, Int, PRNGKeyArray
@@ -43,7 +43,7 @@ class Encoder(Protocol):
         """Fresh variables of its network."""
 
     def zones(
-        self, variables: Variables, batch: Mapping[str, Array], *keys: PRNGKeyArray
+        self, variables: Variables, batch: Mapping[str, Array], keys: Sequence[PRNGKeyArray]
     ) -> tuple[Zones, ...]:
         """Zones of a training batch, in training mode: one set, or one for each of two views."""
 
@@ -67,7 +67,7 @@ class Decoder(Protocol):
         variables: Variables,
         batch: Mapping[str, Array],
         condition: Condition,
-        *keys: PRNGKeyArray,
+        keys: Sequence[PRNGKeyArray],
     ) -> Float[Array, ""]:
         """What it is trained on, given each sample's latent: a mean over the batch."""
 

@@ -1,7 +1,7 @@
 """Images: a network gives their anchors, a rectified flow makes them of latents (paper §3 to 5)."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -59,10 +59,10 @@ class ImageEncoder:
         return self.encoder.init(key, black_image(self.config), train=False)
 
     def zones(
-        self, variables: Variables, batch: Mapping[str, Array], key: PRNGKeyArray
+        self, variables: Variables, batch: Mapping[str, Array], keys: Sequence[PRNGKeyArray]
     ) -> tuple[Zones, ...]:
         """Anchors of a training batch; the key is dropout's."""
-        config = self.config
+        config, (key,) = self.config, keys
         network = in_training(
             self.encoder, config.encoder.get("dropout", 0), config.training.microbatch_size
         )
@@ -94,10 +94,10 @@ class ViewEncoder(ImageEncoder):
         self.augmentation = augmentation_of(config)
 
     def zones(
-        self, variables: Variables, batch: Mapping[str, Array], key: PRNGKeyArray
+        self, variables: Variables, batch: Mapping[str, Array], keys: Sequence[PRNGKeyArray]
     ) -> tuple[Zones, ...]:
         """Of {'views': (b, 2, h, w, c) uint8}, cropped and not yet augmented otherwise."""
-        anchors = self.view_anchors(variables, batch["views"], key)
+        anchors = self.view_anchors(variables, batch["views"], *keys)
         return Zones(anchors[:, 0]), Zones(anchors[:, 1])
 
     def view_anchors(
@@ -157,11 +157,10 @@ class ImageDecoder:
         variables: Variables,
         batch: Mapping[str, Array],
         condition: Condition,
-        flow_key: PRNGKeyArray,
-        dropout_key: PRNGKeyArray,
+        keys: Sequence[PRNGKeyArray],
     ) -> Float[Array, ""]:
-        """Rectified-flow loss in training mode (paper C.1)."""
-        config, images = self.config, normalise(batch["images"])
+        """Rectified-flow loss in training mode (paper C.1); keys of the flow and of dropout."""
+        config, images, (flow_key, dropout_key) = self.config, normalise(batch["images"]), keys
         network = in_training(self.decoder, config.decoder.dropout, config.training.microbatch_size)
 
         def velocity(x_t, t, condition):

@@ -1,6 +1,6 @@
 """Labels: a table holds their anchors; a latent decodes to the nearest to its end (§5, E.2)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -49,8 +49,11 @@ class LabelEncoder:
         anchors: Any = self._module.apply(variables[self.network])
         return anchors
 
-    def zones(self, variables: Variables, batch: Mapping[str, Array]) -> tuple[Zones, ...]:
+    def zones(
+        self, variables: Variables, batch: Mapping[str, Array], keys: Sequence[PRNGKeyArray]
+    ) -> tuple[Zones, ...]:
         """Classes weigh as much as their share of the batch; one that is absent has no zone."""
+        del keys
         table, labels = self.table(variables), batch["labels"]
         counts = jnp.sum(one_hot(labels, len(table)), axis=0)
         return (Zones(table, labels, jnp.log(counts)),)

@@ -14,7 +14,7 @@ from lzn_jax.evaluation.classification import accuracy_curves
 from lzn_jax.evaluation.judge import fit_judge
 from lzn_jax.evaluation.representation import RepresentationQuality
 from lzn_jax.evaluation.sample_quality import SampleQuality
-from lzn_jax.latent_space import LatentSpace, Model
+from lzn_jax.latent_space import Model
 from lzn_jax.tasks import NOISE_SCALE, Tasks
 
 MAX_RECONSTRUCTED = 2000  # test images, as the paper takes of CIFAR-10
@@ -23,9 +23,9 @@ MAX_RECONSTRUCTED = 2000  # test images, as the paper takes of CIFAR-10
 class Measurements:
     """The metrics and pictures of a latent space's runs."""
 
-    def __init__(self, space: LatentSpace) -> None:
-        self.config, self.space, self.tasks = space.config, space, Tasks(space)
-        self._sample_quality = SampleQuality(self.config) if space.decoders else None
+    def __init__(self, tasks: Tasks) -> None:
+        self.config, self.space, self.tasks = tasks.config, tasks.space, tasks
+        self._sample_quality = SampleQuality(self.config) if self.space.decoders else None
 
     def prepare(self) -> None:
         """Reads what is needed beside data; raises UserError for what cannot be read."""
@@ -38,7 +38,7 @@ class Measurements:
         """Metrics by name; pictures go into `workdir`/figures, what to keep into its cache."""
         metrics: dict[str, float] = {}
         if isinstance(self.space.encoders.get("image"), ViewEncoder):
-            quality = RepresentationQuality(self.space, self.tasks)
+            quality = RepresentationQuality(self.tasks)
             metrics |= quality(model, train, test, workdir / "figures")
         if "label" in self.space.encoders:
             metrics |= self._image_to_label(model, test, workdir / "figures")

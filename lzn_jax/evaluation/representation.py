@@ -18,7 +18,7 @@ from lzn_jax.data import Examples, TrainingBatches
 from lzn_jax.data.augment import Augmentation, augment, augmentation_of
 from lzn_jax.evaluation import probes
 from lzn_jax.evaluation.neighbours import knn_log_votes
-from lzn_jax.latent_space import LatentSpace, Model
+from lzn_jax.latent_space import Model
 from lzn_jax.models import Variables
 from lzn_jax.randomness import Stream, stream_key
 from lzn_jax.tasks import Tasks
@@ -29,9 +29,9 @@ _log = logging.getLogger(__name__)
 class RepresentationQuality:
     """Measures an encoder that trains on views, by the labels of training images."""
 
-    def __init__(self, space: LatentSpace, tasks: Tasks) -> None:
-        self.config, self.space, self.tasks = space.config, space, tasks
-        self.encoder = space.encoders["image"]
+    def __init__(self, tasks: Tasks) -> None:
+        self.config, self.space, self.tasks = tasks.config, tasks.space, tasks
+        self.encoder = self.space.encoders["image"]
         self.augmentation = _probe_augmentation(self.config)
         self._augmented_features = jax.jit(self.augmented_features)
 

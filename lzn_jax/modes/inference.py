@@ -12,7 +12,6 @@ from lzn_jax import data, plots
 from lzn_jax.configuration import UserError
 from lzn_jax.data import Images
 from lzn_jax.evaluation.measurements import Measurements
-from lzn_jax.latent_space import load_data
 from lzn_jax.run import reporting
 from lzn_jax.trained_model import restore
 
@@ -22,9 +21,9 @@ _log = logging.getLogger(__name__)
 def evaluate(config: ConfigDict, workdir: Path) -> None:
     """Evaluates the newest checkpoint: summary.json and figures."""
     trained = restore(config, workdir)
-    measure = Measurements(trained.space)
+    measure = Measurements(trained.tasks)
     measure.prepare()
-    train, test = load_data(config)
+    train, test = data.load_data(config)
     results = measure(trained.model, train, test, workdir)
     reporting.write_json(workdir / "summary.json", {"step": trained.step, **results})
     for name, value in results.items():

@@ -7,7 +7,7 @@ task draws, None for its key is the key of the config's seed.
 
 import functools
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -46,7 +46,7 @@ class Tasks:
         self.space, self.config = space, space.config
         self.has_latents = bool(space.encoders)
         self.has_classes = "label" in space.types
-        self.decoder: Any = space.types["image"].decoder
+        self.decoder = cast(Any, space.types["image"].decoder)
         if self.has_latents:
             self._features = jax.jit(space.encoders["image"].features)
         if self.has_classes:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import small
 
-from lzn_jax import data, studies
+from lzn_jax import data
 from lzn_jax.evaluation import feature_network
 from lzn_jax.evaluation.feature_network import FeatureNetwork, feature_extractor
 from lzn_jax.evaluation.metrics import generation_metrics, self_check
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("full_speed")
 
 @pytest.fixture(scope="module")
 def digits():
-    return studies.load_data(small.config())
+    return data.load_data(small.config())
 
 
 @pytest.fixture(scope="module")

@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 import small
 
-from lzn_jax import data, main, studies
+from lzn_jax import data, main
+from lzn_jax.data import load_data
+from lzn_jax.latent_space import LatentSpace
 from lzn_jax.modes import compilation
 from lzn_jax.run import sharding, slices
-from lzn_jax.studies import load_data
 
 # Two loops, one inside the other's computations; operands and calls as XLA prints them.
 PROGRAM = """HloModule jit_step, entry_computation_layout={()->f32[]}
@@ -117,10 +118,10 @@ def test_batches_that_leave_devices_of_the_slice_idle_are_refused(fake_slice, ca
 @pytest.mark.parametrize("config", ["configs/digits_joint.py", "configs/digits_repr.py"])
 def test_shapes_of_a_batch_are_those_of_the_data(config):
     config = small.config(config)
-    study = studies.build(config, sharding.make_mesh(1))
+    space = LatentSpace(config, sharding.make_mesh(1))
     train, _ = load_data(config)
-    with data.TrainingBatches(train, config.training.batch_size, 0, study.transform) as batches:
-        assert compilation.batch_shapes(study, config) == batches.shapes()
+    with data.TrainingBatches(train, config.training.batch_size, 0, space.transform) as batches:
+        assert compilation.batch_shapes(space, config) == batches.shapes()
         batch = next(batches)
     assert {k: (v.shape, v.dtype) for k, v in batch.items()} == {
         k: (v.shape, np.dtype(v.dtype)) for k, v in batches.shapes().items()

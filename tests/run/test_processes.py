@@ -13,8 +13,9 @@ import pair
 import pytest
 import small
 
-from lzn_jax import optimization, studies, train
+from lzn_jax import optimization, train
 from lzn_jax.configuration import UserError
+from lzn_jax.latent_space import LatentSpace
 from lzn_jax.run import processes, sharding
 from lzn_jax.run.checkpoints import Checkpoints
 
@@ -59,9 +60,9 @@ def _lines(workdir):
 def _state(workdir, num_devices):
     config = small.config(CONFIG, **CHANGES)
     mesh = sharding.make_mesh(16, jax.devices()[:num_devices])
-    study = studies.build(config, mesh)
-    optimizer = optimization.make_optimizer(config.training, list(study.modules))
-    shapes = jax.eval_shape(functools.partial(train.init_state, study, optimizer, 0))
+    space = LatentSpace(config, mesh)
+    optimizer = optimization.make_optimizer(config.training, list(space.modules))
+    shapes = jax.eval_shape(functools.partial(train.init_state, space, optimizer, 0))
     with Checkpoints(workdir, 2) as checkpoints:
         state = train.restore_state(checkpoints, sharding.placed(shapes, mesh))
     return [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
