@@ -10,7 +10,12 @@ import os
 import resource
 
 import pytest
+import threadpoolctl
 
+# NumPy's further threads wait for work in loops, and so take twice the CPU time. Workers of tests
+# fill the cores.
+threadpoolctl.threadpool_limits(1, "blas")
+os.environ["OPENBLAS_NUM_THREADS"] = "1"  # of processes that tests start
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
