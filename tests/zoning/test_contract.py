@@ -12,7 +12,6 @@ import numpy as np
 import oracle
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from jax.test_util import check_grads
 from oracle import in_float64, relative_error
 
 from lzn_jax.zoning import (
@@ -29,18 +28,33 @@ from lzn_jax.zoning import (
 )
 
 STEPS = 6
-EULER, DPM, ADAMS = Euler(STEPS), DPMSolver(STEPS), AdamsBashforth(STEPS)
-LATENTS = {
-    "Euler": (EULER, oracle.euler_latents),
-    "DPM": (DPM, oracle.dpm_latents),
-    "Adams": (ADAMS, oracle.adams_latents),
+EULER, DPM, ADAMS = Euler(STEPS), DPMSolver(STEPS), AdamsBashforth(3)
+ORACLES = {
+    "Euler": (EULER, oracle.euler_latents, oracle.euler_decode),
+    "DPM": (DPM, oracle.dpm_latents, oracle.dpm_decode),
+    "Adams": (ADAMS, oracle.adams_latents, oracle.adams_decode),
 }
-DECODES = {
-    "Euler": (EULER, oracle.euler_decode),
-    "DPM": (DPM, oracle.dpm_decode),
-    "Adams": (ADAMS, oracle.adams_decode),
-}
-SCHEMES = pytest.mark.parametrize("scheme", LATENTS)
+SCHEMES = pytest.mark.parametrize("scheme", ORACLES)
+
+
+@functools.partial(jax.jit, static_argnames="solver")
+def _outputs(anchors, noise, own, log_weights, solver):
+    """Latents, and points and assignments of noise that is decoded."""
+    kwargs = {"solver": solver, "log_weights": log_weights}
+    return (
+        compute_latents(anchors, noise, own, **kwargs),
+        decode(noise, anchors, **kwargs),
+        assignment_log_probs(noise, anchors, own, **kwargs),
+    )
+
+
+def _exact_outputs(scheme, anchors, noise, own, log_weights=0.0):
+    """The same in float64."""
+    solver, flow, decoded = ORACLES[scheme]
+    anchors, noise, log_weights = (np.float64(a) for a in (anchors, noise, log_weights))
+    latents = flow(anchors, noise, own, solver.num_steps, log_weights=log_weights)
+    points, log_p = decoded(noise, anchors, solver.num_steps, log_weights=log_weights)
+    return latents, points, log_p[:, np.arange(len(own)), own]
 
 
 def _arrays(*shapes, seed=0):
@@ -56,39 +70,42 @@ def _assert_close(value, reference, atol=2e-5):
 # Dtypes
 
 
+def _dtypes(anchors, noise, own):
+    """Of all floats that zoning returns."""
+
+    def floats(anchors, noise, own):
+        return (
+            compute_latents(anchors, noise, solver=EULER),
+            latents_in_context(noise, anchors, noise, solver=EULER),
+            decode(noise, anchors, solver=EULER),
+            assignment_log_probs(noise, anchors, own, solver=EULER),
+            alignment_loss(noise, anchors, own, solver=EULER),
+        )
+
+    classes = jax.eval_shape(functools.partial(classify, solver=EULER), noise, anchors)
+    assert classes.dtype == jnp.int32
+    return {a.dtype for a in jax.tree.leaves(jax.eval_shape(floats, anchors, noise, own))}
+
+
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 def test_short_floats_are_computed_in_float32(dtype):
     anchors, noise = (jnp.asarray(a, dtype) for a in _arrays((5, 3), (5, 3)))
     own = jnp.arange(5)
+    assert _dtypes(anchors, noise, own) == {jnp.dtype("float32")}
     exact = in_float64(lambda a, e: oracle.euler_latents(a, e, own, STEPS), anchors, noise)
-    latents = compute_latents(anchors, noise, solver=EULER)
-    joined = latents_in_context(noise, anchors, noise, solver=EULER)
-    points = decode(noise, anchors, solver=EULER)
-    log_probs = assignment_log_probs(noise, anchors, own, solver=EULER)
-    loss, metrics = alignment_loss(noise, anchors, own, solver=EULER)
-    outputs = [latents, joined, points, log_probs, loss, *metrics.values()]
-    assert {output.dtype for output in outputs} == {jnp.dtype("float32")}
-    assert classify(noise, anchors, solver=EULER).dtype == jnp.int32
-    assert relative_error(latents, exact) < 1e-6
+    assert relative_error(compute_latents(anchors, noise, solver=EULER), exact) < 1e-6
 
 
 def test_float64_stays_float64(x64):
     anchors, noise = (np.float64(a) for a in _arrays((5, 3), (5, 3)))
+    own = np.arange(5)
+    assert _dtypes(anchors, noise, own) == {jnp.dtype("float64")}
     latents = compute_latents(anchors, noise, solver=EULER)
-    joined = latents_in_context(noise, anchors, noise, solver=EULER)
-    points = decode(noise, anchors, solver=EULER)
-    log_probs = assignment_log_probs(noise, anchors, jnp.arange(5), solver=EULER)
-    loss, metrics = alignment_loss(noise, anchors, jnp.arange(5), solver=EULER)
-    outputs = [latents, joined, points, log_probs, loss, *metrics.values()]
-    assert {output.dtype for output in outputs} == {jnp.dtype("float64")}
-    assert classify(noise, anchors, solver=EULER).dtype == jnp.int32
-    assert relative_error(latents, oracle.euler_latents(anchors, noise, np.arange(5), 6)) < 1e-10
+    assert relative_error(latents, oracle.euler_latents(anchors, noise, own, STEPS)) < 1e-10
 
 
 def test_float32_stays_float32_under_x64(x64):
-    anchors, noise = _arrays((5, 3), (5, 3))
-    assert compute_latents(anchors, noise, solver=EULER).dtype == jnp.float32
-    assert decode(noise, anchors, solver=EULER).dtype == jnp.float32
+    assert _dtypes(*_arrays((5, 3), (5, 3)), np.arange(5)) == {jnp.dtype("float32")}
 
 
 # Sizes
@@ -99,39 +116,35 @@ def test_float32_stays_float32_under_x64(x64):
 def test_any_number_of_anchors_and_latents(scheme, n, m, q):
     anchors, noise = _arrays((n, q), (m, q))
     own = np.random.default_rng(1).integers(0, n, m).astype(np.int32)
-    solver, flow = LATENTS[scheme]
-    exact = in_float64(lambda a, e: flow(a, e, own, STEPS), anchors, noise)
-    _assert_close(compute_latents(anchors, noise, own, solver=solver), exact)
-    solver, flow = DECODES[scheme]
-    exact, log_p = in_float64(lambda z, a: flow(z, a, STEPS), noise, anchors)
-    _assert_close(decode(noise, anchors, solver=solver), exact)
-    log_probs = assignment_log_probs(noise, anchors, own, solver=solver)
-    _assert_close(log_probs, log_p[:, np.arange(m), own])
+    found = _outputs(anchors, noise, own, np.zeros(n, np.float32), ORACLES[scheme][0])
+    jax.tree.map(_assert_close, found, _exact_outputs(scheme, anchors, noise, own))
 
 
 def test_no_latents_have_no_answers():
     anchors, none = _arrays((5, 20), (0, 20))
-    no_index = np.zeros(0, np.int32)
-    outputs = (
-        compute_latents(anchors, none, no_index, solver=EULER),
-        latents_in_context(none, anchors, none, solver=EULER),
-        decode(none, anchors, solver=EULER),
-        classify(none, anchors, solver=EULER),
-        assignment_log_probs(none, anchors, no_index, solver=EULER),
-    )
-    assert [output.shape for output in outputs] == [(0, 20)] * 3 + [(0,), (STEPS, 0)]
+
+    @jax.jit
+    def outputs(anchors, none, no_index):
+        return (
+            compute_latents(anchors, none, no_index, solver=EULER),
+            latents_in_context(none, anchors, none, solver=EULER),
+            decode(none, anchors, solver=EULER),
+            classify(none, anchors, solver=EULER),
+            assignment_log_probs(none, anchors, no_index, solver=EULER),
+        )
+
+    found = outputs(anchors, none, np.zeros(0, np.int32))
+    assert [output.shape for output in found] == [(0, 20)] * 3 + [(0,), (STEPS, 0)]
 
 
 def test_indices_may_count_from_the_end():
     anchors, noise = _arrays((200, 3), (4, 3))
     index = np.array([-1, 0, -128, 2], np.int8)  # too short for the number of anchors
     same = np.array([199, 0, 72, 2])
-    latents, expected = (compute_latents(anchors, noise, k, solver=EULER) for k in (index, same))
-    np.testing.assert_array_equal(latents, expected)
-    log_probs, expected = (
-        assignment_log_probs(noise, anchors, k, solver=EULER) for k in (index, same)
-    )
-    np.testing.assert_array_equal(log_probs, expected)
+    expected, _, log_probs = _exact_outputs("Euler", anchors, noise, same)
+    _assert_close(compute_latents(anchors, noise, index, solver=EULER), expected)
+    found = assignment_log_probs(noise, anchors, index, solver=EULER)
+    _assert_close(found, log_probs)
 
 
 def test_one_anchor_has_no_gradient_but_a_finite_one():
@@ -150,11 +163,14 @@ def test_one_anchor_has_no_gradient_but_a_finite_one():
 @SCHEMES
 def test_no_noise_gives_the_centre_of_the_zone(scheme):
     # Two anchors: by symmetry the centres lie on their line, mirror images about its middle.
-    anchors = np.array([[1.0, 2.0, -1.0], [2.0, 0.0, 1.0]], np.float32)
-    solver, flow = LATENTS[scheme]
-    centres = compute_latents(anchors, np.zeros_like(anchors), solver=solver)
-    own = np.arange(2, dtype=np.int32)
-    exact = in_float64(lambda a: flow(a, np.zeros((2, 3)), own, STEPS), anchors)
+    # The others are removed, and their points too.
+    (anchors,) = _arrays((7, 3))
+    anchors[:2] = [1.0, 2.0, -1.0], [2.0, 0.0, 1.0]
+    own = np.array([0, 1] * 6 + [0], np.int32)
+    log_weights = _removed(7, slice(2, None))
+    noise = np.zeros((13, 3), np.float32)
+    centres = _outputs(anchors, noise, own, log_weights, ORACLES[scheme][0])[0][:2]
+    exact, _, _ = _exact_outputs(scheme, anchors[:2], noise[:2], own[:2])
     _assert_close(centres, exact)
     difference = anchors[1] - anchors[0]
     along = (np.asarray(centres[1] - centres[0]) @ difference) / (difference @ difference)
@@ -173,26 +189,11 @@ def _removed(n, index):
 
 @SCHEMES
 def test_minus_infinity_removes_an_anchor(scheme):
-    anchors, noise = _arrays((6, 3), (5, 3))
-    log_weights = _removed(6, 2)
-    kept = np.array([0, 1, 3, 4, 5])
-    own = np.arange(5, dtype=np.int32)
-    solver, flow = LATENTS[scheme]
-    exact = in_float64(lambda a, e: flow(a, e, own, STEPS), anchors[kept], noise)
-    latents = compute_latents(anchors, noise, kept, solver=solver, log_weights=log_weights)
-    _assert_close(latents, exact)
-    solver, flow = DECODES[scheme]
-    exact, log_p = in_float64(lambda z, a: flow(z, a, STEPS), noise, anchors[kept])
-    _assert_close(decode(noise, anchors, solver=solver, log_weights=log_weights), exact)
-    log_probs = assignment_log_probs(noise, anchors, kept, solver=solver, log_weights=log_weights)
-    _assert_close(log_probs, log_p[:, own, own])
-
-
-def test_minus_infinity_removes_a_context_anchor():
-    queries, context, noise = _arrays((4, 3), (6, 3), (4, 3))
-    latents = latents_in_context(queries, context, noise, solver=EULER, log_weights=_removed(6, 2))
-    exact = _latents_one_by_one(queries, np.delete(context, 2, axis=0), noise)
-    _assert_close(latents, exact)
+    anchors, noise = _arrays((7, 3), (13, 3))
+    own = np.random.default_rng(1).integers(0, 6, 13)  # among those that are kept
+    kept = np.array([0, 1, 3, 4, 5, 6])
+    found = _outputs(anchors, noise, np.int32(kept[own]), _removed(7, 2), ORACLES[scheme][0])
+    jax.tree.map(_assert_close, found, _exact_outputs(scheme, anchors[kept], noise, own))
 
 
 def test_removed_anchor_has_finite_gradients_and_none_of_its_own():
@@ -215,24 +216,23 @@ def test_removed_anchor_has_finite_gradients_and_none_of_its_own():
 
 
 def test_removed_target_has_log_probability_minus_infinity():
-    anchors, latents = _arrays((6, 3), (4, 3))
-    targets = np.array([2, 0, 2, 5])
-    log_weights = _removed(6, 2)
-    log_probs = assignment_log_probs(
-        latents, anchors, targets, solver=EULER, log_weights=log_weights
-    )
+    anchors, latents = _arrays((7, 3), (13, 3))
+    targets, log_weights = np.arange(13, dtype=np.int32) % 4, _removed(7, 2)
+    log_probs = _outputs(anchors, latents, targets, log_weights, EULER)[2]
     assert np.all(np.isneginf(log_probs[:, targets == 2]))
     assert np.all(np.isfinite(log_probs[:, targets != 2]))
 
-    @functools.partial(jax.jit, static_argnames="form")
+    @jax.jit
     @functools.partial(jax.grad, argnums=(0, 1))
-    def gradient(latents, anchors, form):
-        return alignment_loss(
-            latents, anchors, targets, solver=EULER, form=form, log_weights=log_weights
-        )[0]
+    def gradient(latents, anchors):
+        kwargs = {"solver": EULER, "log_weights": log_weights}
+        losses = [
+            alignment_loss(latents, anchors, targets, form=form, **kwargs)[0]
+            for form in ("log", "prob")
+        ]
+        return sum(losses)
 
-    for form in ("log", "prob"):
-        assert all(np.all(np.isfinite(g)) for g in gradient(latents, anchors, form))
+    assert all(np.all(np.isfinite(g)) for g in gradient(latents, anchors))
 
 
 def test_removed_anchor_is_never_the_answer():
@@ -247,78 +247,40 @@ def test_removed_anchor_is_never_the_answer():
 
 
 def test_weights_need_no_normalisation():
-    anchors, noise, log_weights = _arrays((6, 3), (6, 3), (6,))
-    targets = np.array([3, 1, 2, 0, 5, 4])
-    own = np.arange(6, dtype=np.int32)
-
-    def outputs(log_weights):
-        kwargs = {"solver": EULER, "log_weights": log_weights}
-        return (
-            compute_latents(anchors, noise, **kwargs),
-            decode(noise, anchors, **kwargs),
-            assignment_log_probs(noise, anchors, targets, **kwargs),
-        )
-
-    exact = in_float64(
-        lambda a, e, w: (
-            oracle.euler_latents(a, e, own, STEPS, w),
-            *oracle.euler_decode(e, a, STEPS, w),
-        ),
-        anchors,
-        noise,
-        log_weights,
-    )
+    anchors, noise, log_weights = _arrays((7, 3), (13, 3), (7,))
+    own = np.arange(13, dtype=np.int32) % 7
+    exact = _exact_outputs("Euler", anchors, noise, own, log_weights)
     for shift in (0, np.float32(30)):
-        latents, points, log_probs = outputs(log_weights + shift)
-        _assert_close(latents, exact[0], atol=5e-5)
-        _assert_close(points, exact[1], atol=5e-5)
-        _assert_close(log_probs, exact[2][:, own, targets], atol=5e-5)
+        found = _outputs(anchors, noise, own, log_weights + shift, EULER)
+        jax.tree.map(functools.partial(_assert_close, atol=5e-5), found, exact)
 
 
 # Latents in context
 
 
-def _latents_one_by_one(queries, context, noise, flow=oracle.euler_latents):
-    """Each query's latent among the context and itself, by the oracle."""
-    own = np.array([len(context)], np.int32)
-
-    def latent(query, context, noise):
-        joined = jnp.concatenate([context, query[None]])
-        return flow(joined, noise[None], own, STEPS)[0]
-
-    return np.stack(
-        [in_float64(latent, q, context, e) for q, e in zip(queries, noise, strict=True)]
-    )
-
-
 @SCHEMES
 def test_context_latents_are_those_of_the_bank_and_the_query_alone(scheme):
-    queries, context, noise = _arrays((4, 3), (9, 3), (4, 3))
-    solver, flow = LATENTS[scheme]
-    latents = latents_in_context(queries, context, noise, solver=solver)
-    _assert_close(latents, _latents_one_by_one(queries, context, noise, flow))
-    alone = [
-        latents_in_context(queries[i : i + 1], context, noise[i : i + 1], solver=solver)[0]
-        for i in range(4)
-    ]
-    np.testing.assert_allclose(np.stack(alone), latents, rtol=1e-6, atol=1e-6)
+    arrays = _arrays((4, 3), (9, 3), (4, 3))
+    solver, flow, _ = ORACLES[scheme]
+
+    def exact(*arrays):
+        return oracle.latents_in_context(flow, *arrays, num_steps=solver.num_steps)
+
+    _assert_close(latents_in_context(*arrays, solver=solver), in_float64(exact, *arrays))
 
 
-def test_weight_of_the_context_is_relative_to_the_query(x64):
-    (query, context, noise) = (np.float64(a) for a in _arrays((1, 3), (9, 3), (1, 3)))
-    log_weights = np.full(9, math.log(0.2))
-    latents = latents_in_context(query, context, noise, solver=EULER, log_weights=log_weights)
-    joined = np.concatenate([context, query])
-    weights = np.append(log_weights, 0.0)
-    exact = oracle.euler_latents(joined, noise, np.array([9]), STEPS, weights)
+@pytest.mark.parametrize("log_weights", [np.full(9, math.log(0.2)), _removed(9, 2)])
+def test_weights_of_the_context_are_relative_to_the_query(log_weights, x64):
+    arrays = [np.float64(a) for a in (*_arrays((1, 3), (9, 3), (1, 3)), log_weights)]
+    *points, log_weights = arrays
+    latents = latents_in_context(*points, solver=EULER, log_weights=log_weights)
+    exact = oracle.latents_in_context(oracle.euler_latents, *arrays, num_steps=STEPS)
     np.testing.assert_allclose(latents, exact, atol=1e-10)
 
 
 def test_queries_do_not_see_each_other():
-    queries, context, noise = _arrays((4, 3), (9, 3), (4, 3))
-    flow = functools.partial(latents_in_context, solver=EULER)
-    for argument in (0, 2):
-        jacobian = np.array(jax.jit(jax.jacrev(flow, argument))(queries, context, noise))
+    flow = jax.jit(jax.jacrev(functools.partial(latents_in_context, solver=EULER), (0, 2)))
+    for jacobian in map(np.array, flow(*_arrays((4, 3), (9, 3), (4, 3)))):
         own = jacobian[np.arange(4), :, np.arange(4)]
         assert np.all(np.abs(np.linalg.det(own)) > 1e-6)
         jacobian[np.arange(4), :, np.arange(4)] = 0
@@ -375,6 +337,14 @@ def test_cutoff_is_truncated_as_a_float_product():
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
 
 
+def _metrics(ends, log_p, anchors, targets):
+    """Those of the alignment loss, from ends of flows and log assignments on the way."""
+    goal = anchors[targets]
+    miss = np.linalg.norm(ends - goal, axis=1) / np.linalg.norm(goal, axis=1)
+    found = np.argmax(log_p[-1], axis=1) == targets
+    return {"assignment_accuracy": np.mean(found), "ode_error": np.mean(miss)}
+
+
 @pytest.mark.parametrize(
     ("solver", "flow"),
     [(Euler(2), oracle.euler_decode), (EULER, oracle.euler_decode), (DPM, oracle.dpm_decode)],
@@ -385,12 +355,11 @@ def test_metrics_of_the_alignment_loss(solver, flow):
     latents, anchors, targets = _misaligned()
     _, metrics = alignment_loss(latents, anchors, targets, solver=solver)
     points, log_p = in_float64(lambda z, a: flow(z, a, solver.num_steps), latents, anchors)
-    accuracy = np.mean(np.argmax(log_p[-1], axis=1) == targets)
-    assert 0 < accuracy < 1
-    assert float(metrics["assignment_accuracy"]) == pytest.approx(accuracy)
-    goal = anchors[targets]
-    miss = np.linalg.norm(points - goal, axis=1) / np.linalg.norm(goal, axis=1)
-    assert float(metrics["ode_error"]) == pytest.approx(np.mean(miss), rel=1e-5)
+    expected = _metrics(points, log_p, anchors, targets)
+    assert 0 < expected["assignment_accuracy"] < 1
+    assert {name: float(value) for name, value in metrics.items()} == pytest.approx(
+        expected, rel=1e-5
+    )
 
 
 def test_metrics_of_latents_that_are_aligned():
@@ -422,47 +391,86 @@ def test_log_probabilities_stay_finite_where_probabilities_underflow():
     assert np.all(np.isfinite(for_anchors))
 
 
-# Gradients against finite differences
+# Gradients against finite differences, by complex steps
+
+T_MIN = 0.05
+FIVE_STEPS = pytest.mark.parametrize(
+    ("solver", "flow"),
+    [
+        (Euler(5, t_min=T_MIN), functools.partial(oracle.euler_latents, t_min=T_MIN)),
+        (DPMSolver(5, t_min=T_MIN), functools.partial(oracle.dpm_latents, t=(T_MIN, 1 - 1e-3))),
+    ],
+    ids=["Euler", "DPM"],
+)
+FACTORS = np.random.default_rng(1).normal(size=(5, 4, 3))  # all outputs count differently
 
 
-@pytest.mark.parametrize("solver", [Euler(5, t_min=0.05), DPMSolver(5, t_min=0.05)], ids=str)
-def test_gradients_of_latents_are_finite_differences(x64, solver):
-    anchors, noise, log_weights = (np.float64(a) for a in _arrays((6, 3), (4, 3), (6,)))
+def _assert_gradients(total, exact, *arrays):
+    """Values and gradients of one number by all arrays."""
+    found = jax.jit(jax.value_and_grad(total, tuple(range(len(arrays)))))(*arrays)
+    expected = oracle.value_and_gradients(exact, *arrays)
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-7, atol=1e-9)
+    jax.tree.map(close, found, expected)
+
+
+@FIVE_STEPS
+def test_gradients_of_latents_are_finite_differences(x64, solver, flow):
+    arrays = (np.float64(a) for a in _arrays((6, 3), (4, 3), (6,)))
     own = np.array([5, 0, 2, 2])
 
-    @jax.jit
-    def latents(anchors, noise, log_weights):
-        return compute_latents(anchors, noise, own, solver=solver, log_weights=log_weights)
+    def total(anchors, noise, log_weights):
+        latents = compute_latents(anchors, noise, own, solver=solver, log_weights=log_weights)
+        return jnp.sum(latents * FACTORS[0])
 
-    check_grads(latents, (anchors, noise, log_weights), order=1, modes=["rev"])
+    def exact(anchors, noise, log_weights):
+        latents = flow(anchors, noise, own, 5, log_weights=log_weights[:, None])
+        return (latents * FACTORS[0]).sum((-1, -2))
+
+    _assert_gradients(total, exact, *arrays)
 
 
-@pytest.mark.parametrize("solver", [Euler(5, t_min=0.05), DPMSolver(5, t_min=0.05)], ids=str)
-def test_gradients_of_latents_in_context_are_finite_differences(x64, solver):
+@FIVE_STEPS
+def test_gradients_of_latents_in_context_are_finite_differences(x64, solver, flow):
     arrays = (np.float64(a) for a in _arrays((4, 3), (6, 3), (4, 3), (6,)))
 
-    @jax.jit
-    def latents(queries, context, noise, log_weights):
-        return latents_in_context(queries, context, noise, solver=solver, log_weights=log_weights)
+    def total(queries, context, noise, log_weights):
+        kwargs = {"solver": solver, "log_weights": log_weights}
+        return jnp.sum(latents_in_context(queries, context, noise, **kwargs) * FACTORS[0])
 
-    check_grads(latents, tuple(arrays), order=1, modes=["rev"])
+    def exact(*arrays):
+        latents = oracle.latents_in_context(flow, *arrays, num_steps=5)
+        return (latents * FACTORS[0]).sum((-1, -2))
+
+    _assert_gradients(total, exact, *arrays)
 
 
-@pytest.mark.parametrize("solver", [Euler(5), DPMSolver(5, t_min=0.05)], ids=str)
-def test_gradients_of_decoding_are_finite_differences(x64, solver):
-    latents, anchors, log_weights = (np.float64(a) for a in _arrays((4, 3), (6, 3), (6,)))
+@pytest.mark.parametrize(
+    ("solver", "flow"),
+    [
+        (Euler(5), oracle.euler_decode),
+        (DPMSolver(5, t_min=T_MIN), functools.partial(oracle.dpm_decode, t=(T_MIN, 1 - 1e-3))),
+    ],
+    ids=["Euler", "DPM"],
+)
+def test_gradients_of_decoding_are_finite_differences(x64, solver, flow):
+    arrays = (np.float64(a) for a in _arrays((4, 3), (6, 3), (6,)))
     targets = np.array([5, 0, 2, 2])
 
-    @jax.jit
-    def outputs(latents, anchors, log_weights):
+    def total(latents, anchors, log_weights):
         kwargs = {"solver": solver, "log_weights": log_weights}
-        return (
-            decode(latents, anchors, **kwargs),
-            assignment_log_probs(latents, anchors, targets, **kwargs),
-            alignment_loss(latents, anchors, targets, form="prob", **kwargs)[0],
-        )
+        points = decode(latents, anchors, **kwargs)
+        log_probs = assignment_log_probs(latents, anchors, targets, **kwargs)
+        loss, _ = alignment_loss(latents, anchors, targets, form="prob", **kwargs)
+        return loss + jnp.sum(points * FACTORS[0]) + jnp.sum(log_probs * FACTORS[..., 0])
 
-    check_grads(outputs, (latents, anchors, log_weights), order=1, modes=["rev"])
+    def exact(latents, anchors, log_weights):
+        points, log_p = flow(latents, anchors, 5, log_weights=log_weights[:, None])
+        loss = oracle.alignment_loss(log_p, targets, 1, "prob")
+        log_probs = np.moveaxis(log_p[..., np.arange(4), targets], 0, -2)
+        terms = (points * FACTORS[0]).sum((-1, -2)), (log_probs * FACTORS[..., 0]).sum((-1, -2))
+        return loss + sum(terms)
+
+    _assert_gradients(total, exact, *arrays)
 
 
 # Transformations
@@ -471,19 +479,18 @@ def test_gradients_of_decoding_are_finite_differences(x64, solver):
 def test_vmap_over_problems():
     anchors, noise = _arrays((3, 6, 4), (3, 6, 4))
     own = np.arange(6, dtype=np.int32)
-    latents = jax.vmap(functools.partial(compute_latents, solver=EULER))(anchors, noise)
-    losses = jax.vmap(lambda z, a: alignment_loss(z, a, own, solver=EULER)[0])(noise, anchors)
-    for k in range(3):
-        exact = in_float64(
-            lambda a, e: (
-                oracle.euler_latents(a, e, own, STEPS),
-                oracle.euler_alignment_loss(e, a, own, STEPS, 0.2, "log"),
-            ),
-            anchors[k],
-            noise[k],
-        )
-        _assert_close(latents[k], exact[0])
-        _assert_close(losses[k], exact[1])
+
+    @jax.jit
+    @jax.vmap
+    def outputs(anchors, noise):
+        loss, _ = alignment_loss(noise, anchors, own, solver=EULER)
+        return compute_latents(anchors, noise, solver=EULER), loss
+
+    def exact(anchors, noise):
+        losses = oracle.euler_alignment_loss(noise, anchors, own, STEPS, 0.2, "log")
+        return oracle.euler_latents(anchors, noise, own, STEPS), losses
+
+    jax.tree.map(_assert_close, outputs(anchors, noise), in_float64(exact, anchors, noise))
 
 
 @jax.jit
@@ -496,17 +503,16 @@ def _losses(noise, anchors):
 
 def test_vmap_over_noise_alone():
     anchors, noise = _arrays((6, 4), (3, 6, 4))
-    together = _losses(noise, anchors)
     own = np.arange(6, dtype=np.int32)
 
-    @functools.partial(jax.value_and_grad, argnums=(0, 1))
     def exact_loss(noise, anchors):
         latents = oracle.euler_latents(anchors, noise, own, STEPS)
         return oracle.euler_alignment_loss(latents, anchors, own[::-1], STEPS, 0.2, "log")
 
+    together = _losses(noise, anchors)
     for k in range(3):
         alone = jax.tree.map(lambda a, k=k: a[k], together)
-        exact = in_float64(jax.jit(exact_loss), noise[k], anchors)
+        exact = oracle.value_and_gradients(exact_loss, np.float64(noise[k]), np.float64(anchors))
         jax.tree.map(functools.partial(_assert_close, atol=1e-4), alone, exact)
 
 
@@ -549,7 +555,7 @@ def _everything(anchors, partners, noise, solver=EIGHT_STEPS):
 
 
 @pytest.mark.parametrize(
-    ("mesh", "solver"), [*((mesh, EIGHT_STEPS) for mesh in MESHES), ("Auto", ADAMS)]
+    ("mesh", "solver"), [*((mesh, EIGHT_STEPS) for mesh in MESHES), ("Auto", AdamsBashforth(2))]
 )
 def test_sharded_arrays_give_the_single_device_answer(mesh, solver):
     anchors, partners, noise = _arrays((32, 6), (32, 6), (32, 6))
@@ -583,8 +589,8 @@ def test_without_a_mesh_in_force_sharded_arrays_are_the_partitioners_affair():
 
 @pytest.mark.parametrize("m", [1, 6, 13])
 def test_any_number_of_rows_is_shared_by_8_devices(m):
-    anchors, points = _arrays((11, 6), (m, 6))
-    targets = jnp.arange(m) % 11
+    arrays = _, anchors = _arrays((m, 6), (11, 6))
+    targets = np.arange(m) % 11
 
     @jax.jit
     @functools.partial(jax.value_and_grad, argnums=(0, 1), has_aux=True)
@@ -593,10 +599,21 @@ def test_any_number_of_rows_is_shared_by_8_devices(m):
         joined = latents_in_context(points, anchors, points, solver=EULER)
         return value + jnp.mean(joined**2), (metrics, classify(points, anchors, solver=EULER))
 
-    expected = loss(points, anchors)
+    def exact(points, anchors):
+        value = oracle.euler_alignment_loss(points, anchors, targets, STEPS, 0.2, "log")
+        arrays = points, anchors, points
+        joined = oracle.latents_in_context(oracle.euler_latents, *arrays, num_steps=STEPS)
+        return value + (joined**2).mean((-1, -2))
+
     with _in_force("Auto"):
-        found = loss(points, anchors)
-    jax.tree.map(functools.partial(_assert_close, atol=1e-5), found, expected)
+        (value, (metrics, classes)), gradients = loss(*arrays)
+    ends, log_p = in_float64(lambda z, a: oracle.euler_decode(z, a, STEPS), *arrays)
+    expected = oracle.value_and_gradients(exact, *map(np.float64, arrays))
+    expected = *expected, _metrics(ends, log_p, anchors, targets)
+    close = functools.partial(_assert_close, atol=1e-5)
+    jax.tree.map(close, (value, gradients, metrics), expected)
+    nearest = np.argmin(np.linalg.norm(ends[:, None] - anchors, axis=-1), axis=1)
+    np.testing.assert_array_equal(classes, nearest)
 
 
 def test_rows_that_fill_up_add_nothing_to_an_infinite_loss():
@@ -610,23 +627,24 @@ def test_rows_that_fill_up_add_nothing_to_an_infinite_loss():
     assert np.isfinite(metrics["ode_error"])
 
 
+@jax.jit
+@jax.vmap
+@functools.partial(jax.value_and_grad, argnums=(0, 1))
+def _losses_of_problems(anchors, noise):
+    latents = compute_latents(anchors, noise, solver=EULER)
+    return alignment_loss(latents, anchors, jnp.arange(8), solver=EULER)[0]
+
+
 @pytest.mark.parametrize("divided", ["rows", "batches"])
 @pytest.mark.parametrize("mesh", ["Auto", "Explicit"])
 def test_vmap_on_8_devices_is_vmap(mesh, divided):
     anchors, noise = _arrays((8, 8, 6), (8, 8, 6))
     arrays = anchors, np.float32(0.45) * noise  # away from borders, which amplify rounding
     spec = PartitionSpec("data") if divided == "batches" else PartitionSpec(None, "data")
-
-    @jax.jit
-    @jax.vmap
-    @functools.partial(jax.value_and_grad, argnums=(0, 1))
-    def loss(anchors, noise):
-        latents = compute_latents(anchors, noise, solver=EULER)
-        return alignment_loss(latents, anchors, jnp.arange(8), solver=EULER)[0]
-
-    expected = loss(*arrays)
+    expected = _losses_of_problems(*arrays)
     with _in_force(mesh):
-        found = loss(*jax.device_put(arrays, NamedSharding(_mesh(mesh), spec)))
+        sharded = jax.device_put(arrays, NamedSharding(_mesh(mesh), spec))
+        found = _losses_of_problems(*sharded)
     jax.tree.map(functools.partial(_assert_close, atol=1e-5), found, expected)
 
 
@@ -638,8 +656,8 @@ def test_inside_of_a_callers_shard_map_each_device_sees_its_own_anchors():
         found = jax.jit(jax.shard_map(own, in_specs=spec, out_specs=spec, check_vma=False))(
             anchors, noise
         )
-    for k in range(0, 16, 2):
-        _assert_close(found[k : k + 2], own(anchors[k : k + 2], noise[k : k + 2]), atol=1e-6)
+    for rows in np.split(np.arange(16), 8):
+        _assert_close(found[rows], own(anchors[rows], noise[rows]), atol=1e-6)
 
 
 def _collectives(program):

@@ -57,6 +57,7 @@ def _solver(name, arrays):
     return scheme(int(arrays["num_steps"]))
 
 
+@functools.partial(jax.jit, static_argnames="solver")
 def _assignments(latents, anchors, **kwargs):
     """Assignment (S, m, n) of every latent to every anchor."""
     m, n = len(latents), len(anchors)
@@ -114,22 +115,23 @@ def test_decoding(name, weighted, dtype):
         np.testing.assert_array_equal(predictions, arrays[f"{kind}_pred_f64"])
 
 
+@functools.partial(jax.jit, static_argnames=("solver", "cutoff"))
+@functools.partial(jax.value_and_grad, argnums=(0, 1), has_aux=True)
+def _alignment(anchors, partners, noise, solver, cutoff):
+    latents = compute_latents(anchors, noise, solver=solver)
+    targets = jnp.arange(len(anchors))
+    value, _ = alignment_loss(latents, partners, targets, solver=solver, cutoff=cutoff)
+    return value, latents
+
+
 @pytest.mark.parametrize("name", ALIGNMENTS)
 def test_alignment_loss_and_gradients(name, dtype):
     arrays = _load(name)
-    solver = _solver(name, arrays)
     anchors, partners = (arrays[key].astype(dtype) for key in ("anchors1", "anchors2"))
     noise = arrays["eps"].astype(dtype) * dtype.type(arrays["prior_data_scale"])
-    targets = np.arange(len(anchors))
-
-    def loss(anchors, partners):
-        latents = compute_latents(anchors, noise, solver=solver)
-        cutoff = float(arrays["cut_off_fraction"])
-        value, _ = alignment_loss(latents, partners, targets, solver=solver, cutoff=cutoff)
-        return value, latents
-
-    (value, latents), gradients = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(
-        anchors, partners
+    cutoff = float(arrays["cut_off_fraction"])
+    (value, latents), gradients = _alignment(
+        anchors, partners, noise, solver=_solver(name, arrays), cutoff=cutoff
     )
     _assert_close(value, arrays["loss_f64"], atol=2e-6)
     _assert_close(latents, arrays["latents_f64"], atol=5e-6)
