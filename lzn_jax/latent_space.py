@@ -24,7 +24,7 @@ from ml_collections import ConfigDict
 from lzn_jax import data, models, zoning
 from lzn_jax.configuration import UserError
 from lzn_jax.data import Examples
-from lzn_jax.data_types import DataType, Decoder, Zones, image, label
+from lzn_jax.data_types import Condition, DataType, Zones, image, label, text
 from lzn_jax.losses import contrastive
 from lzn_jax.models import Variables
 from lzn_jax.randomness import Stream, key_or_seed, normal_by_index, stream_key
@@ -32,7 +32,7 @@ from lzn_jax.run.batching import in_batches
 from lzn_jax.run.sharding import examples_at_a_time
 
 # Of a config's seed each network has a key of its own, by its place here.
-_INIT_ORDER = ("decoder", "encoder", "label_anchors")
+_INIT_ORDER = ("decoder", "encoder", "label_anchors", "text_encoder", "text_decoder")
 
 
 class Model(NamedTuple):
@@ -87,19 +87,25 @@ class LatentSpace:
         self.alignments = [Alignment(*pair.split(":")) for pair in config.alignments]
         if self.alignments:
             self.alignment_solver = make_solver(config, "alignment")
-        build = {"image": image.build, "label": label.build}
+        build = {"image": image.build, "label": label.build, "text": text.build}
         self.types: dict[str, DataType] = {
             name: build[name](config, self.modules) for name in config.types
         }
         self.encoders: dict[str, Any] = {
             name: each.encoder for name, each in self.types.items() if each.encoder
         }
+        weights = {
+            "image": config.training.get("generation_weight", 1.0),
+            "text": config.training.get("text_weight", 1.0),
+        }
+        self.weights = {name: w for name, w in weights.items() if w > 0}
+        self.decoders: dict[str, Any] = {
+            name: each.decoder
+            for name, each in self.types.items()
+            if each.decoder and name in self.weights
+        }
         sources = {"image", *(pair.source for pair in self.alignments)}
         self.sources = [name for name in self.encoders if name in sources]
-        trains = config.training.get("generation_weight", 1.0) > 0
-        self.decoders = {
-            name: each.decoder for name, each in self.types.items() if each.decoder and trains
-        }
         self._jitted_anchors = {
             name: jax.jit(encoder.anchors) for name, encoder in self.encoders.items()
         }
@@ -155,36 +161,34 @@ class LatentSpace:
         if self.config.get("objective") == "simclr":
             first, second = (view.anchors for view in zones["image"])
             return contrastive.nt_xent(first, second, temperature=self.config.simclr.temperature)
-        latents, aligned = self._training_latents(zones, keys)
+
+        @functools.cache
+        def latents(source: str, use: str, scale: float | None) -> Array:
+            return self.draw(zones[source][0], keys[source, use][0], scale)
+
         terms, metrics = [], {}
         for name, decoder in self.decoders.items():
-            condition = (latents.get("image"), self._told(decoder, variables, batch))
+            condition = self._condition(name, batch, zones, latents)
             loss = decoder.loss(variables, batch, condition, keys[name, "decoder"])
-            metrics["generation_loss"] = loss
-            terms.append(self.config.training.get("generation_weight", 1.0) * loss)
-        for pair in self.alignments if aligned else ():
-            weight = self.config.alignment.get("weight", 1.0)
-            if weight > 0:
-                loss, found = self._alignment_loss(pair, aligned, zones)
-                metrics |= {"alignment_loss": loss, **found}
-                terms.append(weight * loss)
+            metrics["generation_loss" if name == "image" else f"{name}_loss"] = loss
+            terms.append(self.weights[name] * loss)
+        weight = self.config.get("alignment", {}).get("weight", 1.0)
+        for pair in self.alignments if self.sources and weight > 0 else ():
+            loss, found = self._alignment_loss(pair, zones, latents)
+            suffix = "" if len(self.alignments) == 1 else f"_{pair}"
+            found = {"alignment_loss": loss, **found}
+            metrics |= {f"{name}{suffix}": value for name, value in found.items()}
+            terms.append(weight * loss)
         return sum(terms, start=jnp.zeros(())), metrics
-
-    def _told(self, decoder: Decoder, variables: Variables, batch: Mapping[str, Array]) -> Any:
-        """What a decoder is told of a batch beside its latents."""
-        if decoder.told is None:
-            return None
-        tell = self.types[decoder.told].tell
-        assert tell is not None
-        return tell(variables, batch)
 
     def _training_keys(self, key: PRNGKeyArray) -> dict[tuple[str, str], tuple[PRNGKeyArray, ...]]:
         """Keys by type and use: decoders' first, then encoders', then those of latents."""
         decoders = {name: each.decoder for name, each in self.types.items() if each.decoder}
+        latents = {"image": "image", "aligned": "aligned"} | {name: name for name in decoders}
         counts = {
             **{(name, "decoder"): decoder.num_draws for name, decoder in decoders.items()},
             **{(name, "encoder"): encoder.num_draws for name, encoder in self.encoders.items()},
-            **{(name, "latents"): 2 for name in self.sources},
+            **{(name, use): 1 for name in self.sources for use in latents},
         }
         keys, used = jax.random.split(key, sum(counts.values())), 0
         found = {}
@@ -193,46 +197,69 @@ class LatentSpace:
             used += count
         return found
 
-    def _training_latents(
-        self, zones: Mapping[str, tuple[Zones, ...]], keys: Mapping[tuple[str, str], Any]
-    ) -> tuple[dict[str, Array], dict[str, Array]]:
-        """Latents of types, which decoders are told, and those that are aligned (paper §5.1)."""
-        scale = self.config.latent.noise_scale
-        aligned_scale = self.config.get("alignment", {}).get("noise_scale")
-        latents, aligned = {}, {}
-        for name in self.sources:
-            latent_key, align_key = keys[name, "latents"]
-            latents[name] = aligned[name] = self.draw(zones[name][0], latent_key, scale)
-            if aligned_scale is not None:
-                aligned[name] = self.draw(zones[name][0], align_key, aligned_scale)
-        return latents, aligned
-
-    def draw(self, zones: Zones, key: PRNGKeyArray, noise_scale: float) -> Float[Array, "b q"]:
-        """Latents of a batch among its own anchors, noise scaled by α (paper §2.2.1)."""
-        anchors, own = zones.anchors, zones.own
-        shape = anchors.shape if own is None else (len(own), anchors.shape[1])
-        noise = noise_scale * jax.random.normal(key, shape, anchors.dtype)
-        return zoning.compute_latents(
-            anchors, noise, own, solver=self.solver, log_weights=zones.log_weights
-        )
+    def _condition(
+        self,
+        name: str,
+        batch: Mapping[str, Array],
+        zones: Mapping[str, tuple[Zones, ...]],
+        latents: Callable[[str, str, float | None], Array],
+    ) -> Condition:
+        """What a decoder learns from: latents of its sources in turn, and what it is told."""
+        decoder, mixed, told = self.decoders[name], None, None
+        for turn, source in reversed(list(enumerate(decoder.sources if self.sources else ()))):
+            found = latents(source, name, decoder.noise_scale)
+            if mixed is not None:
+                takes = jnp.arange(len(found)) % len(decoder.sources) == turn
+                if zones[source][0].is_present is not None:
+                    takes &= zones[source][0].is_present
+                found = jnp.where(takes[:, None], found, mixed)
+            mixed = found
+        if decoder.told is not None:
+            tell: Any = self.types[decoder.told].tell
+            told = tell(batch, zones.get(decoder.told, (None,))[0])
+        return mixed, told
 
     def _alignment_loss(
         self,
         pair: Alignment,
-        aligned: Mapping[str, Array],
         zones: Mapping[str, tuple[Zones, ...]],
+        latents: Callable[[str, str, float | None], Array],
     ) -> tuple[Array, dict[str, Array]]:
-        """Of latents with the zones of their targets; of two views the second's."""
-        setting, target = self.config.alignment, zones[pair.target][-1]
+        """Of latents with the zones of their targets; of two views the second's (paper §5.1)."""
+        setting = self.config.alignment
+        scale, use = setting.get("noise_scale"), "aligned"
+        if scale is None:
+            scale, use = self.config.latent.noise_scale, "image"
+        source, target = zones[pair.source][0], zones[pair.target][-1]
         targets = jnp.arange(len(target.anchors)) if target.own is None else target.own
+        present = [each.is_present for each in (source, target) if each.is_present is not None]
         return zoning.alignment_loss(
-            aligned[pair.source],
+            latents(pair.source, use, scale),
             target.anchors,
             targets,
             solver=self.alignment_solver,
             cutoff=setting.cutoff,
             form=setting.form,
             log_weights=target.log_weights,
+            is_present=functools.reduce(jnp.logical_and, present) if present else None,
+        )
+
+    def draw(
+        self, zones: Zones, key: PRNGKeyArray, noise_scale: float | None
+    ) -> Float[Array, "b q"]:
+        """Latents of a batch among its own anchors, noise scaled by α (paper §2.2.1).
+
+        α None is drawn from 0 to 1, for each sample.
+        """
+        anchors, own = zones.anchors, zones.own
+        shape = anchors.shape if own is None else (len(own), anchors.shape[1])
+        noise = jax.random.normal(key, shape, anchors.dtype)
+        if noise_scale is None:
+            noise *= jax.random.uniform(jax.random.fold_in(key, 1), (shape[0], 1))
+        else:
+            noise = noise_scale * noise
+        return zoning.compute_latents(
+            anchors, noise, own, solver=self.solver, log_weights=zones.log_weights
         )
 
     # Inference, as pure functions of arrays.
@@ -293,35 +320,37 @@ class LatentSpace:
         latents: np.ndarray = self.in_batches(draw, request, description="zoning")
         return latents
 
-    def latent_features(
-        self,
-        context: Mapping[str, Array],
-        anchors: np.ndarray,
-        stream: Stream = Stream.IMAGE_LATENTS,
-        key: PRNGKeyArray | None = None,
-        index: Int[np.ndarray, " n"] | None = None,
-    ) -> dict[str, Float[np.ndarray, "n q"]]:
-        """`latents` by name: 'latent' at the config's α, 'latent_centre' at α = 0."""
-        scales = {"latent": self.config.latent.noise_scale, "latent_centre": 0.0}
-        return {
-            name: self.latents(context, anchors, scale, stream, key, index)
-            for name, scale in scales.items()
-        }
-
     def context(self, variables: Variables, train: Examples) -> dict[str, jax.Array]:
-        """Anchors of a fixed random sample of training images; empty without latents or context."""
-        if not self.context_shapes():
-            return {}
-        key = stream_key(self.config.seed, Stream.CONTEXT)
-        chosen = jax.random.permutation(key, len(train.images))[: self.config.latent.context_size]
-        images = train.images[np.asarray(chosen)]
-        found = self.anchors(variables, images, description="context anchors")
-        return {"anchors": jnp.asarray(found)}
+        """Context anchors: of a fixed random sample of training images, and of known texts."""
+        found: dict[str, Any] = {}
+        shapes = self.context_shapes()
+        if "anchors" in shapes:
+            key = stream_key(self.config.seed, Stream.CONTEXT)
+            count = self.config.latent.context_size
+            chosen = jax.random.permutation(key, len(train.images))[:count]
+            images = train.images[np.asarray(chosen)]
+            found["anchors"] = self.anchors(variables, images, description="context anchors")
+        if "text" in self.encoders:
+            tokens, found["text_log_weights"] = text.known(self.config, train.texts)
+            found["text_anchors"] = self.anchors(variables, tokens, "text", "anchors of texts")
+            found["text_tokens"] = tokens
+        return {name: jnp.asarray(found[name]) for name in shapes}
 
     def context_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes of what `context` returns."""
+        """Shapes of what `context` returns; empty without latents or context."""
         latent = self.config.latent
-        if latent.context_size == 0 or not self.encoders:
+        shapes: dict[str, Any] = {}
+        if latent.context_size > 0 and self.encoders:
+            shapes["anchors"] = ((latent.context_size, latent.dim), jnp.float32)
+        if "text" in self.encoders:
+            count = self.config.text.context_size
+            shapes["text_anchors"] = ((count, latent.dim), jnp.float32)
+            shapes["text_log_weights"] = ((count,), jnp.float32)
+            shapes["text_tokens"] = ((count, self.config.text.max_length), jnp.int32)
+        return {name: jax.ShapeDtypeStruct(*shape) for name, shape in shapes.items()}
+
+    def columns(self, examples: Examples) -> dict[str, np.ndarray]:
+        """What training batches hold beside images and labels."""
+        if "text" not in self.types:
             return {}
-        shape = (latent.context_size, latent.dim)
-        return {"anchors": jax.ShapeDtypeStruct(shape, jnp.float32)}
+        return text.columns(self.config, examples.texts)

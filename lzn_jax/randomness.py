@@ -22,6 +22,8 @@ class Stream(enum.IntEnum):
     PRIOR_LATENTS = 6
     PROBE = 7
     TRAIN_LATENTS = 8
+    TEXT = 9
+    TEXT_LATENTS = 10
 
 
 def stream_key(seed: int, stream: Stream) -> PRNGKeyArray:

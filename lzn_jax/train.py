@@ -115,6 +115,7 @@ def _prepare(config: ConfigDict, workdir: Path) -> _Run:
             space.transform,
             workers=config.data.get("workers", 0),
             rows=sharding.own_rows(training.batch_size),
+            columns=space.columns(train),
         )
         optimizer = optimization.make_optimizer(training, list(space.modules))
         interruption = processes.Interruption()

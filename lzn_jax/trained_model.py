@@ -71,22 +71,56 @@ class TrainedModel:
         """One line: a notebook would show thousands, of weights."""
         return f"TrainedModel({self.config.study} on {self.config.data.name}, step {self.step})"
 
-    def anchors(self, images: Images) -> Float[np.ndarray, "n q"]:
-        """Anchors: what the encoder makes of images."""
-        images = self._checked(images)
-        return self.space.anchors(self.model.variables, images)
+    @property
+    def translations(self) -> tuple[tuple[str, str], ...]:
+        """Pairs of data types that the run can go between."""
+        return self.tasks.translations
+
+    def anchors(self, samples: Any, *, source: str = "image") -> Float[np.ndarray, "n q"]:
+        """Anchors: what the encoder of a data type makes of its samples."""
+        samples = self.tasks.encoded(self._checked_samples(samples, source), source)
+        return self.space.anchors(self.model.variables, samples, source)
 
     def encode(
-        self, images: Images, key: PRNGKeyArray | None, noise_scale: float | None = None
+        self,
+        samples: Any,
+        key: PRNGKeyArray | None,
+        noise_scale: float | None = None,
+        *,
+        source: str = "image",
     ) -> Float[np.ndarray, "n q"]:
-        """Latents of images among the context anchors (paper §2.2.1).
+        """Latents of samples, of images among the context anchors (paper §2.2.1).
 
-        `noise_scale` is α: 1 samples an image's zone, 0 takes its centre, None is
+        `noise_scale` is α: 1 samples a zone, 0 takes its centre, None is
         `config.latent.noise_scale`.
         """
         scale = self.config.latent.noise_scale if noise_scale is None else noise_scale
-        anchors = self.anchors(images)
-        return self.space.latents(self.model.context, anchors, scale, key=key)
+        samples = self._checked_samples(samples, source)
+        return self.tasks.encode(self.model, samples, source, scale, key)
+
+    def translate(
+        self,
+        samples: Any,
+        source: str,
+        target: str,
+        *,
+        key: PRNGKeyArray | None = None,
+        noise_scale: float | None = None,
+    ) -> Any:
+        """Samples of one data type as samples of another, a pair of `translations` (Fig. 1).
+
+        Images are (n, h, w, c) uint8, labels (n,) int, texts a list of strings. `noise_scale` is α
+        of the source's latents: None is 1 for images to be made and for labels, else 0.
+        """
+        self.tasks.check_pair(source, target)
+        samples = self._checked_samples(samples, source)
+        options: dict[str, Any] = {"key": key, "noise_scale": noise_scale}
+        return self.tasks.translate(self.model, samples, source, target, **options)
+
+    def generate(self, target: str, count: int, key: PRNGKeyArray | None = None) -> Any:
+        """`count` samples of a data type from latents of the prior."""
+        self.tasks.check_pair(None, target)
+        return self.tasks.translate(self.model, None, None, target, count=count, key=key)
 
     def embed(
         self, images: Images, key: PRNGKeyArray | None = None
@@ -154,6 +188,15 @@ class TrainedModel:
             raise self._cannot(what, "generation and joint studies do")
         if "image" not in self.space.decoders:
             raise UserError(f"cannot {what}: training.generation_weight=0 trained no decoder")
+
+    def _checked_samples(self, samples: Any, source: str) -> Any:
+        """Samples of a data type in the form that its encoder takes."""
+        self.space.encoder(source)
+        if source == "image":
+            return self._checked(samples)
+        if source == "label":
+            return self._checked_labels(samples, len(samples))
+        return list(samples)
 
     def _checked(self, images: Images) -> np.ndarray | EncodedImages:
         """The images, as an array of NumPy unless they are decoded when they are asked for."""

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import small
-from lzn_jax.evaluation.batching import in_batches
+from lzn_jax.run.batching import in_batches
 
 from lzn_jax import data
 from lzn_jax.evaluation.judge import fit_judge

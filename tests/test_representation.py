@@ -201,8 +201,8 @@ def test_an_images_features_do_not_depend_on_the_others(shared, model):
 def test_noise_of_an_image_goes_by_its_index(shared, model):
     anchors = np.random.default_rng(0).normal(size=(9, 8)).astype(np.float32)
     index = np.array([7, 2, 40])
-    found = shared.space.latent_features(model.context, anchors[[7, 2, 5]], index=index)["latent"]
-    every = shared.space.latent_features(model.context, anchors)["latent"]
+    found = shared.latents(model.context, anchors[[7, 2, 5]], index=index)["latent"]
+    every = shared.latents(model.context, anchors)["latent"]
     np.testing.assert_allclose(found[:2], every[[7, 2]], rtol=1e-4, atol=1e-4)
     assert np.all(np.abs(found[2] - every[5]) > 1e-3)
 
@@ -233,12 +233,12 @@ def test_images_of_one_class_have_no_accuracy(shared, tmp_path, caplog, monkeypa
 def test_evaluation_measures_four_features(protocol, shared, model, tmp_path, monkeypatch):
     # Fast enough for features as weak as those of a tiny fresh network.
     short = probes.Protocol(
-        epochs=40, batch_size=128, distorts=False, optimizer=lambda *_: optax.adam(0.3)
+        epochs=20, batch_size=64, distorts=False, optimizer=lambda *_: optax.adam(0.3)
     )
     monkeypatch.setitem(probes.PROTOCOLS, "simclr", short)
     tasks = shared
     if protocol == "simclr":
-        tasks = Tasks(_space(evaluation__probe_protocol=protocol, training__batch_size=128))
+        tasks = Tasks(_space(evaluation__probe_protocol=protocol, training__batch_size=64))
     train, test = (data.Examples(split.images[:300], split.labels[:300]) for split in _digits())
     metrics = Measurements(tasks)(model, train, test, tmp_path)
     suffixes = ("", "_head", "_latent", "_latent_centre")

@@ -137,7 +137,7 @@ def _require(holds: bool, message: str) -> None:
 
 def _check_flow(values: Mapping[str, Any]) -> None:
     _require(
-        not values["decoder.scale_by_sigma"] or values["decoder.time_embedding"] == "fourier",
+        not values.get("decoder.scale_by_sigma") or values["decoder.time_embedding"] == "fourier",
         "decoder.scale_by_sigma must be False unless decoder.time_embedding is 'fourier', got True",
     )
 
@@ -155,6 +155,18 @@ def _check_joint(values: Mapping[str, Any]) -> None:
         "training.generation_weight must be > 0 unless latent.enabled is True and "
         "alignment.weight > 0: nothing would train, got 0.0",
     )
+
+
+def _check_text(values: Mapping[str, Any]) -> None:
+    """There are texts, and heads of attention share a width evenly."""
+    _check_joint(values)
+    _require(values.get("data.captions", False), "data.captions must be True for texts, got False")
+    for network in ("text_encoder", "text_decoder"):
+        width, heads = values[f"{network}.features"], values[f"{network}.num_heads"]
+        _require(
+            width % heads == 0,
+            f"{network}.num_heads must divide {network}.features {width}, got {heads}",
+        )
 
 
 def _check_blur(values: Mapping[str, Any]) -> None:
@@ -214,4 +226,9 @@ def _check_widths(values: Mapping[str, Any], network: str) -> None:
 
 
 _NETWORK_CHECKS = {"ncsnpp": _check_resolutions, "resnet": _check_widths}
-_STUDY_CHECKS = {"generation": _check_flow, "representation": _check_blur, "joint": _check_joint}
+_STUDY_CHECKS = {
+    "generation": _check_flow,
+    "representation": _check_blur,
+    "joint": _check_joint,
+    "text": _check_text,
+}

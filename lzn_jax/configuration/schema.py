@@ -93,7 +93,21 @@ def _network(prefix: str, fields: Mapping[str, Field]) -> dict[str, Field]:
 
 
 ENCODERS = {"ncsnpp": _network("encoder", _NCSNPP_ENCODER), "resnet": _network("encoder", _RESNET)}
-DECODERS = {"ncsnpp": _network("decoder", _NCSNPP_DECODER)}
+_MLP = {
+    "features": Field(int, "units of each layer", minimum=4, multiple_of=4),
+    "num_blocks": _count("residual blocks"),
+    "dropout": _share_below_1("dropout rate of the blocks", 0.0),
+}
+_TRANSFORMER = {
+    "features": _count("width"),
+    "num_layers": _count("layers of attention", 1),
+    "num_heads": _count("heads of attention, a divisor of the width", 4),
+    "dropout": _share_below_1("dropout rate of the layers", 0.0),
+}
+DECODERS = {
+    "ncsnpp": _network("decoder", _NCSNPP_DECODER),
+    "mlp": _network("decoder", _MLP),
+}
 
 _DEBIAN = "/usr/share/datasets/fashion-mnist"  # of its package dataset-fashion-mnist
 _FLIP = "flip training images left to right at random"
@@ -121,7 +135,8 @@ _ENCODED_IMAGES = {
     "data.skip_unreadable": _flag("replace unreadable images by others of their class", False),
 }
 SOURCES = {
-    "digits": _small_images((8,), 1, flip=False),  # a mirrored digit is no digit
+    "digits": _small_images((8,), 1, flip=False)  # a mirrored digit is no digit
+    | {"data.captions": _flag("each image has a caption of its digit, weight and lean", False)},
     "fashion": {"data.path": _word("folder of the IDX files, or of TFDS's fashion_mnist", _DEBIAN)}
     | _small_images((28, 32), 1, flip=True),
     "cifar10": {"data.path": _word("folder of cifar-10-batches-bin, or of TFDS's cifar10")}
@@ -174,7 +189,7 @@ _EVERY_STUDY = {
     "checkpoint.keep": _count("checkpoints kept", 2),
     "evaluation.every_steps": _count("updates between evaluations"),
 }
-_TYPES = ("image", "label")
+_TYPES = ("image", "label", "text")
 _PAIRS = tuple(f"{source}:{target}" for source in _TYPES for target in _TYPES)
 
 
@@ -188,9 +203,18 @@ def _space(types: tuple[str, ...], *alignments: str) -> dict[str, Field]:
     }
 
 
-def _told(name: str | None) -> dict[str, Field]:
-    help = "the type whose samples the decoder is told beside latents, None = no type"
-    return {"decoder.told": _word(help, name, choices=_TYPES)}
+def _conditions(told: str | None, *latents: str) -> dict[str, Field]:
+    """What the image decoder is given: latents of types, and what it is told beside them."""
+    return {
+        "decoder.told": _word("type that it is told beside latents", told, choices=_TYPES),
+        "decoder.latents": _latents(*latents),
+    }
+
+
+def _latents(*types: str) -> Field:
+    return Field(
+        tuple, "types whose latents it learns from, in turn", types, item=str, choices=_TYPES
+    )
 
 
 _GENERATIVE = {
@@ -251,8 +275,22 @@ _REPRESENTATION = {
         "training of the linear probe", "cached", "paper", "simclr"
     ),
 }
+_TEXT = {
+    "text.alphabet": _word("characters of the texts, None = bytes of UTF-8", None),
+    "text.max_length": _count("tokens of the longest text, its end included"),
+    "text.context_size": _count("known texts, whose anchors cut zones"),
+    "training.learning_rate.text_encoder": _positive("the text encoder's learning rate"),
+    "training.learning_rate.text_decoder": _positive("the text decoder's learning rate"),
+    "training.text_weight": _amount("weight of the text decoder's loss", 1.0),
+    "training.flow_draws": _count("noises and times an image in the flow's loss", 1),
+    "decoder.told_dropout": _share_below_1("how often the decoder is not told", 0.0),
+    **_network("text_encoder", _TRANSFORMER),
+    **_network("text_decoder", _TRANSFORMER),
+    "text_decoder.latents": _latents("text", "image"),
+    "text_decoder.noise_scale": _amount("α of its latents, None = from 0 to 1 at random", None),
+}
 _STUDIES = {
-    "generation": _space(("image",)) | _EVERY_STUDY | _GENERATIVE | _told(None),
+    "generation": _space(("image",)) | _EVERY_STUDY | _GENERATIVE | _conditions(None, "image"),
     "representation": (
         _space(("image",), "image:image") | _EVERY_STUDY | _ALIGNED | _REPRESENTATION
     ),
@@ -260,9 +298,18 @@ _STUDIES = {
         _space(("image", "label"), "image:label")
         | _EVERY_STUDY
         | _GENERATIVE
-        | _told("label")
+        | _conditions("label", "image")
         | _ALIGNED
         | _JOINT
+    ),
+    "text": (
+        _space(("image", "label", "text"), "image:text", "image:label", "text:label")
+        | _EVERY_STUDY
+        | _GENERATIVE
+        | _conditions("text", "text", "image")
+        | _ALIGNED
+        | _JOINT
+        | _TEXT
     ),
 }
 

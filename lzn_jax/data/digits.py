@@ -3,6 +3,7 @@
 import numpy as np
 from ml_collections import ConfigDict
 
+from lzn_jax.data import captions
 from lzn_jax.data.examples import Examples
 
 
@@ -16,10 +17,11 @@ def load(data: ConfigDict, split: str) -> Examples:
     labels = digits.target.astype(np.int32)
     parts = train_test_split(images, labels, test_size=360, stratify=labels, random_state=0)
     train_images, test_images, train_labels, test_labels = parts
-    return {
-        "train": Examples(train_images, train_labels),
-        "test": Examples(test_images, test_labels),
-    }[split]
+    chosen = {"train": (train_images, train_labels), "test": (test_images, test_labels)}[split]
+    if not data.get("captions"):
+        return Examples(*chosen)
+    ruler = captions.fit(train_images, train_labels)
+    return Examples(*chosen, captions.compose(ruler.measure(*chosen)))
 
 
 def class_names(data: ConfigDict) -> tuple[str, ...]:

@@ -163,7 +163,9 @@ class Examples(NamedTuple):
     Attributes:
       images: `Images` (n, h, w, c) uint8; always an array where the program made them.
       labels: (n,) int32.
+      texts: (n,) strings, empty where one is missing; None in a data set without.
     """
 
     images: Any
     labels: Int[np.ndarray, " n"]
+    texts: np.ndarray | None = None

@@ -32,12 +32,12 @@ _UNREADABLE = "index if unreadable"
 
 
 class TrainingBatches:
-    """Endless batches: what `transform` returns, by name, and 'labels' (b,) int32.
+    """Endless batches: what `transform` returns, by name, 'labels' (b,) int32, and `columns`.
 
     The order is a new shuffle every epoch, and the transform's random numbers are those of an
     image's position in the stream. So batch k is the same whether one reads from the start or
-    resumes at k, and whatever the number of workers. With `rows` this process reads those rows of
-    each batch alone; `shapes` are still those of whole batches.
+    resumes at k, and whatever the number of workers. `columns` hold a row an example. With `rows`
+    this process reads those rows of each batch alone; `shapes` are still those of whole batches.
 
     With `workers` 0 a thread prepares the batches, which is right for images in memory. Other
     images are decoded by that many processes: Python's lock, held for a sixth of the time that a
@@ -56,9 +56,10 @@ class TrainingBatches:
         *,
         workers: int = 0,
         rows: slice | None = None,
+        columns: Mapping[str, np.ndarray] | None = None,
     ) -> None:
         positions = grain.MapDataset.range(len(examples.labels)).seed(seed).shuffle().repeat()
-        self._stream = positions.random_map(_Load(examples, transform))
+        self._stream = positions.random_map(_Load(examples, transform, columns or {}))
         self._images, self._batch_size, self._workers = examples.images, batch_size, workers
         self._rows = range(batch_size)[rows or slice(None)]
         self._open: list[Any] = []  # the iterator, nothing once closed
@@ -120,6 +121,7 @@ class _Load:
 
     examples: Examples
     transform: Transform
+    columns: Mapping[str, np.ndarray]
 
     def __call__(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
         images, used = self.examples.images, index
@@ -128,7 +130,8 @@ class _Load:
         else:
             element = self.transform(images[index], rng)
         mark = np.int64(-1 if used == index else index)
-        return {**element, "labels": self.examples.labels[index], _UNREADABLE: mark}
+        found = {name: values[index] for name, values in self.columns.items()}
+        return {**element, **found, "labels": self.examples.labels[index], _UNREADABLE: mark}
 
 
 @dataclasses.dataclass(frozen=True)

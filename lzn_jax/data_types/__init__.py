@@ -57,6 +57,8 @@ class Decoder(Protocol):
 
     network: str
     num_draws: int  # random keys that `loss` takes
+    sources: tuple[str, ...]  # types whose latents it learns from, in turn
+    noise_scale: float | None  # α of these latents, None: from 0 to 1 at random
     told: str | None  # the type of whose samples it is told beside latents
 
     def init(self, key: PRNGKeyArray, condition: Condition) -> Any:
@@ -86,11 +88,11 @@ class DataType(NamedTuple):
 
     Attributes:
       encoder, decoder: None where a config has no use for them.
-      tell: what another type's decoder may be told of a batch beside its latents, a pure function
-        (variables, batch) -> (b, dim_to_tell).
+      tell: what another type's decoder is told of a batch beside its latents, a pure function
+        (batch, zones of the type or None) -> (b, dim_to_tell).
     """
 
     encoder: Encoder | None = None
     decoder: Decoder | None = None
-    tell: Callable[[Variables, Mapping[str, Array]], Array] | None = None
+    tell: Callable[[Mapping[str, Array], Zones | None], Array] | None = None
     dim_to_tell: int = 0

@@ -144,6 +144,8 @@ class ImageDecoder:
     def __init__(self, config: ConfigDict, decoder: nn.Module) -> None:
         self.config = config
         self.told: str | None = config.decoder.told
+        self.sources: tuple[str, ...] = config.decoder.latents
+        self.noise_scale: float | None = config.latent.noise_scale
         self.decoder = decoder
         self.sampler = rectified_flow.Sampler(config.sampling.sampler, config.sampling.num_steps)
 
@@ -161,12 +163,26 @@ class ImageDecoder:
     ) -> Float[Array, ""]:
         """Rectified-flow loss in training mode (paper C.1); keys of the flow and of dropout."""
         config, images, (flow_key, dropout_key) = self.config, normalise(batch["images"]), keys
+        condition = self._sometimes_told(condition, flow_key)
+        draws = config.training.get("flow_draws", 1)
+        if draws > 1:
+            images, condition = jax.tree.map(
+                lambda a: jnp.repeat(a, draws, axis=0), (images, condition)
+            )
         network = in_training(self.decoder, config.decoder.dropout, config.training.microbatch_size)
 
         def velocity(x_t, t, condition):
             return network(variables["decoder"], dropout_key, x_t, t, *condition)
 
         return rectified_flow.loss(velocity, images, condition, flow_key)
+
+    def _sometimes_told(self, condition: Condition, key: PRNGKeyArray) -> Condition:
+        """The decoder is told nothing at the rate of `told_dropout`."""
+        rate, (latents, told) = self.config.decoder.get("told_dropout", 0.0), condition
+        if rate == 0 or told is None:
+            return condition
+        keep = jax.random.bernoulli(jax.random.fold_in(key, 1), 1 - rate, (len(told), 1))
+        return latents, told * keep
 
     def velocity(
         self, variables: Variables, x_t: Array, t: Array, condition: Condition

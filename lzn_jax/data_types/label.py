@@ -19,7 +19,7 @@ def build(config: ConfigDict, modules: Mapping[str, nn.Module]) -> DataType:
     """Labels of a config; a decoder can be told them even where they have no anchors."""
     num_classes, network = config.data.num_classes, modules.get("label_anchors")
 
-    def tell(variables: Variables, batch: Mapping[str, Array]) -> Float[Array, "b c"]:
+    def tell(batch: Mapping[str, Array], zones: Zones | None) -> Float[Array, "b c"]:
         return one_hot(batch["labels"], num_classes)
 
     encoder = None if network is None else LabelEncoder(network)

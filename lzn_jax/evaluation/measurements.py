@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
@@ -14,6 +15,7 @@ from lzn_jax.evaluation.classification import accuracy_curves
 from lzn_jax.evaluation.judge import fit_judge
 from lzn_jax.evaluation.representation import RepresentationQuality
 from lzn_jax.evaluation.sample_quality import SampleQuality
+from lzn_jax.evaluation.text_quality import TextQuality
 from lzn_jax.latent_space import Model
 from lzn_jax.tasks import NOISE_SCALE, Tasks
 
@@ -45,6 +47,8 @@ class Measurements:
         if "image" in self.space.decoders:
             metrics |= self._to_image(model, train, workdir)
             metrics |= self._image_to_image(model, test, workdir / "figures")
+        if "text" in self.space.decoders:
+            metrics |= TextQuality(self.tasks, train)(model, test)
         return metrics
 
     def _image_to_label(self, model: Model, test: Examples, folder: Path) -> dict[str, float]:
@@ -67,13 +71,15 @@ class Measurements:
             plots.classification(folder / "classification.png", *curves)
         if np.isfinite(latents).all():  # a run that diverges is still evaluated to its end
             classes = jnp.arange(self.config.data.num_classes)
-            nothing = jnp.zeros((len(classes), self.config.latent.dim))
+            request = {"samples": classes, "index": classes}
+            key = jax.random.key(0)
+            centres = self.tasks.latents_from(model, key, 0.0, request, "label")
             plots.latent_zones(
                 folder / "zones.png",
                 anchors,
                 latents,
                 test.labels,
-                np.asarray(self.tasks.label_latents(model.variables, classes, nothing)),
+                np.asarray(centres),
                 title="Latent zones of the test images",
             )
         return metrics | curves.named()

@@ -105,7 +105,7 @@ class RepresentationQuality:
                 index = step * batch_size + np.arange(batch_size)
                 request = {"crops": batch["crops"][:, 0], "index": index}
                 found = self.space.in_batches(encode, request, description="embedding")
-                latents = self.space.latent_features(
+                latents = self.tasks.latents(
                     model.context, found["head"], Stream.TRAIN_LATENTS, index=index
                 )
                 yield found | latents, batch["labels"]

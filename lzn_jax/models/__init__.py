@@ -9,11 +9,13 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 from lzn_jax.models.labels import LabelAnchors
+from lzn_jax.models.mlp import MLPDecoder
 from lzn_jax.models.ncsnpp import NCSNppDecoder, NCSNppEncoder
 from lzn_jax.models.resnet import ResNet
+from lzn_jax.models.transformer import TextDecoder, TextEncoder
 
 ENCODERS: dict[str, type[nn.Module]] = {"ncsnpp": NCSNppEncoder, "resnet": ResNet}
-DECODERS: dict[str, type[nn.Module]] = {"ncsnpp": NCSNppDecoder}
+DECODERS: dict[str, type[nn.Module]] = {"ncsnpp": NCSNppDecoder, "mlp": MLPDecoder}
 
 Variables = dict[str, Any]  # network name -> flax variables
 
@@ -25,7 +27,7 @@ def has_latents(config: ConfigDict) -> bool:
 
 
 def build(config: ConfigDict) -> dict[str, nn.Module]:
-    """Modules of a config by name: 'encoder', 'decoder', 'label_anchors', as it has them.
+    """Modules of a config by name, as it has them: 'encoder', 'decoder', 'label_anchors' and more.
 
     Without latents (`latent.enabled` False) the plain rectified flow is left: 'decoder' alone.
     Raises ValueError for an unknown network name.
@@ -40,6 +42,11 @@ def build(config: ConfigDict) -> dict[str, nn.Module]:
         modules["encoder"] = _network(ENCODERS, config.encoder, {**given, "latent_dim": dim})
         if "label" in config.types:
             modules["label_anchors"] = LabelAnchors(config.data.num_classes, dim)
+    if "text" in config.types:
+        text = {**given, "latent_dim": config.latent.dim, "max_length": config.text.max_length}
+        text["vocabulary"] = 1 + len(config.text.alphabet or range(256))
+        modules["text_encoder"] = _module(TextEncoder, {**config.text_encoder, **text})
+        modules["text_decoder"] = _module(TextDecoder, {**config.text_decoder, **text})
     return modules
 
 
@@ -49,10 +56,13 @@ def _network(
     """Module of the group's name, its fields those of the group and the given ones it has."""
     if group.name not in known:
         raise ValueError(f"network {group.name!r} is unknown; known: {', '.join(known)}")
-    module = known[group.name]
+    return _module(known[group.name], {**group, **given})
+
+
+def _module(module: type[nn.Module], values: Mapping[str, Any]) -> nn.Module:
+    """A module with those of the values that are its fields."""
     # Every flax module also has a field `name`, which is not the group's.
     names = {field.name for field in dataclasses.fields(module)} - {"name", "parent"}
-    values = {**group, **given}
     return module(**{key: _frozen(value) for key, value in values.items() if key in names})
 
 

@@ -106,7 +106,8 @@ def classify(config: ConfigDict, workdir: Path, images_from: str | None) -> None
 def _images(config: ConfigDict, images_from: str | None) -> tuple[Images, np.ndarray | None]:
     """The test images with their labels, or an image or folder without."""
     if images_from is None:
-        return data.load(config.data, "test")
+        test = data.load(config.data, "test")
+        return test.images, test.labels
     return data.read_images(images_from, config.data), None
 
 

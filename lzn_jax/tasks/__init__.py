@@ -14,15 +14,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from lzn_jax import zoning
 from lzn_jax.configuration import UserError
 from lzn_jax.data import Examples, Images
-from lzn_jax.data_types import Condition
+from lzn_jax.data_types import Condition, text
 from lzn_jax.data_types.label import one_hot
 from lzn_jax.latent_space import LatentSpace, Model
 from lzn_jax.models import Variables
 from lzn_jax.randomness import Stream, key_or_seed, normal_by_index
 from lzn_jax.tasks.interpolation import Interpolation
 
+# Of noise, by the type that latents come from; None: the prior.
+STREAMS = {None: Stream.PRIOR_LATENTS, "label": Stream.SAMPLE_LATENTS, "text": Stream.TEXT_LATENTS}
 NOISE_SCALE = 0.0  # α at which images are classified: by the centre of their zone
 NO_CLASS = -1  # label of an image of no asked class
 
@@ -49,6 +52,9 @@ class Tasks:
         self.decoder = cast(Any, space.types["image"].decoder)
         if self.has_latents:
             self._features = jax.jit(space.encoders["image"].features)
+        self._latents_from = jax.jit(self.latents_from, static_argnames="source")
+        self._decode = jax.jit(self.decode, static_argnames=("source", "target"))
+        self._zone_of_text = jax.jit(self.zone_of_text)
         if self.has_classes:
             self._predictions = jax.jit(self.predict)
         if self.decoder is not None:
@@ -56,21 +62,20 @@ class Tasks:
             self._reconstruct = jax.jit(self.decoder.reconstruct)
             self._interpolation = Interpolation(self.decoder, space.in_batches)
 
-    # Pure functions of variables and a batch of examples.
+    # Pure functions of a model and a batch of examples.
 
     def generate(
-        self, variables: Variables, key: PRNGKeyArray, request: Mapping[str, Array]
+        self, model: Model, key: PRNGKeyArray, request: Mapping[str, Array]
     ) -> dict[str, Array]:
         """Image i of class `labels`, from a latent drawn in the label's zone (paper §5.1)."""
         labels, index, latents = request["labels"], request["index"], None
         if self.has_latents:
-            latents = self.label_latents(
-                variables, labels, self._noise(key, Stream.SAMPLE_LATENTS, index)
-            )
-        return self.decoder.generate(variables, key, (latents, self._told(labels)), index)
+            latents = self.latents_from(model, key, 1.0, {**request, "samples": labels}, "label")
+        condition = (latents, self.told(model, latents, "label", labels))
+        return self.decoder.generate(model.variables, key, condition, index)
 
     def generate_any(
-        self, variables: Variables, key: PRNGKeyArray, request: Mapping[str, Array]
+        self, model: Model, key: PRNGKeyArray, request: Mapping[str, Array]
     ) -> dict[str, Array]:
         """Image i from a latent of the prior (§3.1), of the class in whose zone that lies (E.3).
 
@@ -79,19 +84,36 @@ class Tasks:
         index, latents = request["index"], None
         labels = jnp.full(index.shape, NO_CLASS, jnp.int32)
         if self.has_latents:
-            latents = self._noise(key, Stream.PRIOR_LATENTS, index)
+            latents = self.latents_from(model, key, 1.0, request, None)
             if self.has_classes:
-                labels = self.predict(variables, latents)["classes"]
-        condition = (latents, self._told(labels))
-        return {**self.decoder.generate(variables, key, condition, index), "labels": labels}
+                labels = self.predict(model.variables, latents)["classes"]
+        told = self.told(model, latents, None, labels)
+        generated = self.decoder.generate(model.variables, key, (latents, told), index)
+        return {**generated, "labels": labels}
 
-    def label_latents(
-        self, variables: Variables, labels: Int[Array, " b"], noise: Float[Array, "b q"]
+    def latents_from(
+        self,
+        model: Model,
+        key: PRNGKeyArray,
+        noise_scale: float,
+        request: Mapping[str, Array],
+        source: str | None,
     ) -> Float[Array, "b q"]:
-        """Latents of labels among all classes."""
-        encoder, solver = self.space.encoders["label"], self.space.alignment_solver
-        latents: Array = encoder.latents(variables, labels, noise, solver)
-        return latents
+        """Latents of `samples`, labels or tokens, by the noise of their `index`; None: the prior's.
+
+        Labels stand among all classes alike, texts among the known ones.
+        """
+        noise = noise_scale * normal_by_index(
+            key, STREAMS[source], request["index"], (self.config.latent.dim,)
+        )
+        if source is None:
+            return noise
+        encoder = self.space.encoders[source]
+        if source == "label":
+            solver = self.space.alignment_solver
+            latents: Array = encoder.latents(model.variables, request["samples"], noise, solver)
+            return latents
+        return encoder.latents(model, request["samples"], noise, self.space.solver)
 
     def predict(self, variables: Variables, latents: Float[Array, "b q"]) -> dict[str, Array]:
         """`classes` (b,) of latents, and the flow's `probabilities` of them (paper §5.1)."""
@@ -99,14 +121,37 @@ class Tasks:
         found: dict[str, Array] = encoder.predict(variables, latents, solver)
         return found
 
-    def _noise(self, key: PRNGKeyArray, stream: Stream, index: Array) -> Array:
-        return normal_by_index(key, stream, index, (self.config.latent.dim,))
-
-    def _told(self, labels: np.ndarray | Array | None) -> Array | None:
-        """What the decoder is told of labels."""
-        if self.decoder.told is None or labels is None:
+    def told(self, model: Model, latents: Any, source: str | None, samples: Any) -> Array | None:
+        """What the image decoder is told: of the sample that latents come from, or their zone's."""
+        if self.decoder.told is None:
             return None
-        return one_hot(labels, self.config.data.num_classes)
+        if self.decoder.told == "label":
+            if source != "label" and samples is None:
+                samples = self.predict(model.variables, latents)["classes"]
+            return one_hot(samples, self.config.data.num_classes)
+        if source == "text":
+            return self.space.encoders["text"].anchors(model.variables, samples)
+        bank = model.context["text_anchors"]
+        return bank[self.zone_of_text(model, latents, samples if source == "label" else None)]
+
+    def zone_of_text(
+        self, model: Model, latents: Float[Array, "b q"], labels: Int[Array, " b"] | None = None
+    ) -> Int[Array, " b"]:
+        """In the zone of which known text latents lie, of all, or of those of the given labels."""
+        solver, bank = self.space.alignment_solver, model.context["text_anchors"]
+        log_weights = model.context["text_log_weights"]
+        if labels is None:
+            return zoning.classify(latents, bank, solver=solver, log_weights=log_weights)
+        centres = zoning.compute_latents(
+            bank, jnp.zeros_like(bank), solver=self.space.solver, log_weights=log_weights
+        )
+        fits = labels[:, None] == self.predict(model.variables, centres)["classes"]
+        fits = jnp.where(jnp.any(fits, axis=1, keepdims=True), fits, True)
+
+        def one(latent: Array, log_weights: Array) -> Array:
+            return zoning.classify(latent[None], bank, solver=solver, log_weights=log_weights)[0]
+
+        return jax.vmap(one)(latents, jnp.where(fits, log_weights, -jnp.inf))
 
     # Tasks.
 
@@ -125,7 +170,22 @@ class Tasks:
         encode = functools.partial(self._features, model.variables)
         found = self.space.in_batches(encode, images, description="embedding")
         anchors = found[encoder.anchor_feature]
-        return found | self.space.latent_features(model.context, anchors, stream, key)
+        return found | self.latents(model.context, anchors, stream, key)
+
+    def latents(
+        self,
+        context: Mapping[str, Array],
+        anchors: np.ndarray,
+        stream: Stream = Stream.IMAGE_LATENTS,
+        key: PRNGKeyArray | None = None,
+        index: Int[np.ndarray, " n"] | None = None,
+    ) -> dict[str, Float[np.ndarray, "n q"]]:
+        """`LatentSpace.latents` by name: 'latent' at the config's α, 'latent_centre' at α = 0."""
+        scales = {"latent": self.config.latent.noise_scale, "latent_centre": 0.0}
+        return {
+            name: self.space.latents(context, anchors, scale, stream, key, index)
+            for name, scale in scales.items()
+        }
 
     def sample(
         self,
@@ -171,11 +231,120 @@ class Tasks:
         self, generate: Any, model: Model, request: Any, key: PRNGKeyArray | None, description: str
     ) -> dict[str, np.ndarray]:
         key = key_or_seed(key, self.config.seed)
-        generate = functools.partial(generate, model.variables, key)
+        generate = functools.partial(generate, model, key)
         drawn: dict[str, np.ndarray] = self.space.in_batches(
             generate, request, description=description
         )
         return drawn
+
+    @property
+    def translations(self) -> tuple[tuple[str, str], ...]:
+        """Pairs of types that the space can go between."""
+        targets = [*self.space.decoders, *(["label"] if "label" in self.space.encoders else [])]
+        return tuple((s, t) for s in self.space.encoders for t in targets if s != t)
+
+    def translate(
+        self,
+        model: Model,
+        samples: Any,
+        source: str | None,
+        target: str,
+        *,
+        count: int | None = None,
+        key: PRNGKeyArray | None = None,
+        noise_scale: float | None = None,
+    ) -> Any:
+        """Samples of one type as samples of another; source None: `count` from the prior.
+
+        Images are (n, h, w, c) uint8, labels (n,) int, texts a list of strings. `noise_scale` is α
+        of the source's latents: None is 1 for images to be made and for labels, whose zones hold
+        many samples, and else 0, the middle of a zone. Raises UserError for a pair that the space
+        cannot do, and for texts that it cannot read.
+        """
+        self.check_pair(source, target)
+        if noise_scale is None:
+            noise_scale = 1.0 if target == "image" or source in ("label", None) else 0.0
+        key = key_or_seed(key, self.config.seed)
+        samples = self.encoded(samples, source)
+        index = np.arange(len(samples) if count is None else count)
+        request = {"index": index} | ({} if source is None else {"samples": samples})
+        latents = self._latents_of(model, key, noise_scale, request, source)
+        decode = functools.partial(self._decode, model, key, source=source, target=target)
+        found = self.space.in_batches(
+            decode,
+            {**request, "latents": latents},
+            description=f"{source or 'prior'} to {target}",
+        )
+        if target == "text":
+            return text.tokenizer(self.config).decode(found["tokens"])
+        return found["classes" if target == "label" else "images"]
+
+    def encode(
+        self,
+        model: Model,
+        samples: Any,
+        source: str,
+        noise_scale: float,
+        key: PRNGKeyArray | None = None,
+    ) -> Float[np.ndarray, "n q"]:
+        """Latents of samples of a type, row i by the noise of its place i."""
+        samples, key = self.encoded(samples, source), key_or_seed(key, self.config.seed)
+        request = {"samples": samples, "index": np.arange(len(samples))}
+        latents: np.ndarray = self._latents_of(model, key, noise_scale, request, source)
+        return latents
+
+    def encoded(self, samples: Any, source: str | None) -> Any:
+        """Samples as encoders take them: texts as tokens; raises UserError for unreadable ones."""
+        return text.tokenizer(self.config).encode(samples) if source == "text" else samples
+
+    def check_pair(self, source: str | None, target: str) -> None:
+        """Raises UserError, which names the pairs, for one that the space cannot go between."""
+        pairs = self.translations
+        targets = {target for _, target in pairs} | set(self.space.decoders)
+        if (source, target) not in pairs and not (source is None and target in targets):
+            named = ", ".join(" to ".join(pair) for pair in pairs) or "nothing"
+            start = "generate" if source is None else f"translate {source} to"
+            raise UserError(f"the run does not {start} {target}; it translates {named}")
+
+    def _latents_of(
+        self, model: Model, key: PRNGKeyArray, noise_scale: float, request: Any, source: str | None
+    ) -> Any:
+        if source == "image":
+            anchors = self.space.anchors(model.variables, request["samples"])
+            return self.space.latents(model.context, anchors, noise_scale, key=key)
+        find = functools.partial(self._latents_from, model, key, noise_scale, source=source)
+        return self.space.in_batches(find, request, description="zoning")
+
+    def decode(
+        self,
+        model: Model,
+        key: PRNGKeyArray,
+        request: Mapping[str, Array],
+        source: str | None,
+        target: str,
+    ) -> dict[str, Array]:
+        """Samples of a type from `latents` that come from `samples` of a source: pure."""
+        latents, index = request["latents"], request["index"]
+        if target == "label":
+            return self.predict(model.variables, latents)
+        told = None
+        if target == "image":
+            told = self.told(model, latents, source, request.get("samples"))
+        generated: dict[str, Array] = self.space.decoders[target].generate(
+            model.variables, key, (latents, told), index
+        )
+        return generated
+
+    def draw_with_zones(self, model: Model, count: int) -> tuple[np.ndarray, list[str]]:
+        """Images from the prior, and the known texts in whose zones their latents lie."""
+        key, request = key_or_seed(None, self.config.seed), {"index": np.arange(count)}
+        latents = self._latents_of(model, key, 1.0, request, None)
+        zones = self.space.in_batches(
+            functools.partial(self._zone_of_text, model), latents, description="finding zones"
+        )
+        tokens = np.asarray(model.context["text_tokens"])[zones]
+        images = self.translate(model, None, None, "image", count=count)
+        return images, text.tokenizer(self.config).decode(tokens)
 
     def classify(self, model: Model, images: Images) -> Predictions:
         """Class and probability of each image, from the middle of its zone.
@@ -235,7 +404,8 @@ class Tasks:
         """What the decoder is told of images: latents at α = 1, as in training, and classes."""
         if labels is None and self.has_classes:
             labels = self.classify(model, images).classes
-        if not self.has_latents:
-            return None, self._told(labels)
-        anchors = self.space.anchors(model.variables, images)
-        return self.space.latents(model.context, anchors, 1.0, key=key), self._told(labels)
+        latents = None
+        if self.has_latents:
+            anchors = self.space.anchors(model.variables, images)
+            latents = self.space.latents(model.context, anchors, 1.0, key=key)
+        return latents, self.told(model, latents, None, labels)

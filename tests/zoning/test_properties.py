@@ -187,6 +187,11 @@ def _towards_anchors(solver, t_max):
     return decode(noise, anchors, solver=solver) - _exact(t_max, 0.05)
 
 
+def _errors(flow, name):
+    _, scheme, t_max = SCHEMES[name]
+    return [float(np.linalg.norm(flow(scheme(steps), t_max))) for steps in STEPS]
+
+
 STEPS = (80, 320)
 SCHEMES = {  # declared order, scheme of S steps from t = 0.05, its other end
     "Euler": (1, lambda steps: Euler(steps, t_min=0.05), 1.0),

@@ -1,0 +1,41 @@
+"""All tasks of the paper's Fig. 1 on scikit-learn's 8x8 digits: images, labels and captions.
+
+    python -m lzn_jax.main --config=configs/digits_text.py
+
+Captions say what is measured on the image: "a bold seven leaning left".
+"""
+
+import ml_collections
+
+from lzn_jax import configuration
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """The config of this experiment: digits_joint with captions."""
+    config = configuration.sibling(__file__, "digits_joint")
+    config.study = "text"
+    config.data.captions = True  # 90 different ones
+
+    # Twice the evaluations of digits_joint: a latent must find its caption among 90.
+    config.latent.num_steps = 20
+    config.alignment.num_steps = 20
+
+    # Captions: characters to an anchor and back.
+    config.text.alphabet = " abcdefghijklmnopqrstuvwxyz"
+    config.text.max_length = 40
+    config.text.context_size = 90
+    config.text_encoder.features = 64
+    config.text_decoder.features = 64
+
+    # A decoder as small as the images, told the anchor of the caption, as the paper's is the class.
+    config.decoder = ml_collections.ConfigDict({"name": "mlp", "features": 256, "num_blocks": 3})
+    config.decoder.told_dropout = 0.1
+
+    config.training.num_steps = 700
+    config.training.flow_draws = 2
+    config.training.learning_rate.text_encoder = 1e-3
+    config.training.learning_rate.text_decoder = 2e-3
+    config.training.schedule = "cosine"
+    config.evaluation.every_steps = 700
+    config.sampling.num_steps = 50
+    return config

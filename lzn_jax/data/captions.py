@@ -1,0 +1,80 @@
+"""Captions of digits, measured on the images: "a bold seven leaning left".
+
+Weight is the ink, the mean of the grey values, against the terciles of all training images. Lean is
+the slant -μ11/μ02 of the grey values about their centre, x to the right and y downwards, against
+the terciles of the training images of the same class. A value at a threshold belongs above it.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+
+WEIGHTS = ("thin", "regular", "bold")
+DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+LEANS = ("leaning left", "standing upright", "leaning right")
+
+
+class Parts(NamedTuple):
+    """What a caption says of n digits: indices into DIGITS, WEIGHTS and LEANS, -1 for none."""
+
+    digit: Int[np.ndarray, " n"]
+    weight: Int[np.ndarray, " n"]
+    lean: Int[np.ndarray, " n"]
+
+
+class Ruler(NamedTuple):
+    """The terciles that digits are measured by."""
+
+    ink: Float[np.ndarray, "2"]
+    slant: Float[np.ndarray, "10 2"]
+
+    def measure(self, images: UInt8[np.ndarray, "n h w 1"], labels: np.ndarray) -> Parts:
+        """The parts of digits that are known to be of the classes `labels`."""
+        weight = np.sum(ink(images)[:, None] >= self.ink, axis=1)
+        lean = np.sum(slant(images)[:, None] >= self.slant[labels], axis=1)
+        return Parts(np.asarray(labels), weight, lean)
+
+
+def fit(images: UInt8[np.ndarray, "n h w 1"], labels: Int[np.ndarray, " n"]) -> Ruler:
+    """The ruler of training images."""
+    shares, slants = (1 / 3, 2 / 3), slant(images)
+    by_class = [np.quantile(slants[labels == label], shares) for label in range(len(DIGITS))]
+    return Ruler(np.quantile(ink(images), shares), np.stack(by_class))
+
+
+def ink(images: UInt8[np.ndarray, "n h w 1"]) -> Float[np.ndarray, " n"]:
+    """Mean grey value."""
+    return images.astype(np.float64).mean(axis=(1, 2, 3))
+
+
+def slant(images: UInt8[np.ndarray, "n h w 1"]) -> Float[np.ndarray, " n"]:
+    """-μ11/μ02: by how much the digit moves right as it goes up; 0 for an image without height."""
+    grey = images[..., 0].astype(np.float64)
+    y, x = (axis.astype(np.float64) for axis in np.indices(grey.shape[1:]))
+    total = np.maximum(grey.sum(axis=(1, 2)), 1e-12)
+
+    def mean(values: Any) -> Any:
+        return np.sum(grey * values, axis=(1, 2)) / total
+
+    dx, dy = x - mean(x)[:, None, None], y - mean(y)[:, None, None]
+    across, height = mean(dx * dy), mean(dy**2)
+    return np.where(height > 0, -across / np.where(height > 0, height, 1), 0.0)
+
+
+def compose(parts: Parts) -> np.ndarray:
+    """Captions (n,) of parts."""
+    rows = zip(*parts, strict=True)
+    return np.array([f"a {WEIGHTS[w]} {DIGITS[d]} {LEANS[lean]}" for d, w, lean in rows])
+
+
+def parse(texts: list[str] | np.ndarray) -> Parts:
+    """Parts of captions; of a text that is none all are -1."""
+    known = {
+        f"a {weight} {digit} {lean}": (d, w, v)
+        for w, weight in enumerate(WEIGHTS)
+        for d, digit in enumerate(DIGITS)
+        for v, lean in enumerate(LEANS)
+    }
+    found = np.array([known.get(str(text), (-1, -1, -1)) for text in texts]).reshape(-1, 3)
+    return Parts(*found.T)

@@ -1,0 +1,229 @@
+"""Texts: a transformer gives their anchors, another writes them, given latents."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from ml_collections import ConfigDict
+
+from lzn_jax import zoning
+from lzn_jax.configuration import UserError
+from lzn_jax.data_types import Condition, DataType, Zones
+from lzn_jax.microbatches import in_training
+from lzn_jax.models import Variables
+from lzn_jax.models.transformer import END
+from lzn_jax.randomness import Stream
+
+
+def build(config: ConfigDict, modules: Mapping[str, nn.Module]) -> DataType:
+    """Texts of a config."""
+    encoder = TextEncoder(config, modules["text_encoder"])
+    decoder = TextDecoder(config, modules["text_decoder"])
+    return DataType(encoder, decoder, _tell, config.latent.dim)
+
+
+def _tell(batch: Mapping[str, Array], zones: Zones | None) -> Float[Array, "b q"]:
+    """Anchors of the texts, nothing where one is missing."""
+    assert zones is not None
+    assert zones.is_present is not None
+    return jnp.where(zones.is_present[:, None], zones.anchors, 0)
+
+
+class Tokenizer:
+    """Texts as integers: characters of an alphabet or, without one, bytes; 0 ends a text."""
+
+    def __init__(self, alphabet: str | None, max_length: int) -> None:
+        self._alphabet, self._max_length = alphabet, max_length
+        self._numbers = {character: i + 1 for i, character in enumerate(alphabet or "")}
+
+    def encode(self, texts: Sequence[str] | np.ndarray) -> Int[np.ndarray, "n l"]:
+        """Tokens of texts; raises UserError for one that is empty, too long or has unknown ones."""
+        for text in texts:
+            if fault := self.fault(text):
+                raise UserError(f"the text {str(text)!r} {fault}")
+        return self.encode_known(texts)
+
+    def encode_known(self, texts: Sequence[str] | np.ndarray) -> Int[np.ndarray, "n l"]:
+        """Tokens of texts; of one that is missing or cannot be said, a row of 0."""
+        tokens = np.full((len(texts), self._max_length), END, np.int32)
+        for row, text in zip(tokens, texts, strict=True):
+            if not self.fault(text):
+                numbers = self._split(text)
+                row[: len(numbers)] = numbers
+        return tokens
+
+    def decode(self, tokens: Int[np.ndarray, "n l"]) -> list[str]:
+        """Texts of tokens, up to their ends; bytes that are no UTF-8 become U+FFFD."""
+        texts = []
+        for row in np.asarray(tokens):
+            numbers = row[: np.argmax(row == END) if (row == END).any() else len(row)]
+            if self._alphabet is None:
+                texts.append(bytes(int(n) - 1 for n in numbers).decode(errors="replace"))
+            else:
+                texts.append("".join(self._alphabet[n - 1] for n in numbers))
+        return texts
+
+    def fault(self, text: str) -> str | None:
+        """Why a text has no tokens, None if it has."""
+        if not text:
+            return "is empty"
+        if self._alphabet is not None and (unknown := set(text) - set(self._alphabet)):
+            return f"has characters that the run does not know: {', '.join(sorted(unknown))}"
+        if len(self._split(text)) >= self._max_length:
+            return f"is longer than the run's {self._max_length - 1} tokens"
+        return None
+
+    def _split(self, text: str) -> list[int]:
+        if self._alphabet is None:
+            return [byte + 1 for byte in text.encode()]
+        return [self._numbers[character] for character in text]
+
+
+def known(
+    config: ConfigDict, texts: np.ndarray | None
+) -> tuple[Int[np.ndarray, "k l"], Float[np.ndarray, " k"]]:
+    """Tokens and log counts of the `text.context_size` commonest texts; -inf where there are none.
+
+    Texts of the same count go by their letters.
+    """
+    size = config.text.context_size
+    names, counts = np.unique([str(text) for text in _some(texts) if text], return_counts=True)
+    order = np.argsort(-counts, kind="stable")[:size]
+    log_weights = np.full(size, -np.inf, np.float32)
+    log_weights[: len(order)] = np.log(counts[order])
+    filled = [*names[order], *[""] * (size - len(order))]
+    return tokenizer(config).encode_known(filled), log_weights
+
+
+def _some(texts: np.ndarray | None) -> np.ndarray:
+    if texts is None:
+        raise UserError("the data set has no texts")
+    return texts
+
+
+def columns(config: ConfigDict, texts: np.ndarray | None) -> dict[str, np.ndarray]:
+    """What a batch holds of texts."""
+    return {"tokens": tokenizer(config).encode_known(_some(texts))}
+
+
+def tokenizer(config: ConfigDict) -> Tokenizer:
+    """The tokenizer of a config."""
+    return Tokenizer(config.text.alphabet, config.text.max_length)
+
+
+class TextEncoder:
+    """The text encoder of a config: equal texts of a batch share an anchor."""
+
+    network = "text_encoder"
+    num_draws = 1
+
+    def __init__(self, config: ConfigDict, encoder: nn.Module) -> None:
+        self.config, self.encoder = config, encoder
+
+    def init(self, key: PRNGKeyArray) -> Any:
+        """Fresh variables."""
+        return self.encoder.init(key, _no_text(self.config), train=False)
+
+    def zones(
+        self, variables: Variables, batch: Mapping[str, Array], keys: Sequence[PRNGKeyArray]
+    ) -> tuple[Zones, ...]:
+        """Anchors of a training batch's distinct texts, weighted by their numbers."""
+        tokens, (key,) = batch["tokens"], keys
+        dropout = self.config.text_encoder.dropout
+        network = in_training(self.encoder, dropout, self.config.training.microbatch_size)
+        anchors = network(variables[self.network], key, tokens)
+        is_present = tokens[:, 0] != END
+        first, log_counts = zoning.distinct(tokens, is_present)
+        return (Zones(anchors, first, log_counts, is_present),)
+
+    def anchors(self, variables: Variables, tokens: Int[Array, "b l"]) -> Float[Array, "b q"]:
+        """Anchors of tokens, a pure function."""
+        output: Any = self.encoder.apply(variables[self.network], tokens, train=False)
+        return output
+
+    def latents(
+        self, model: Any, tokens: Int[Array, "b l"], noise: Array, solver: zoning.Solver
+    ) -> Float[Array, "b q"]:
+        """Latents of texts among the known ones; one that is known is itself among them."""
+        bank, log_weights = model.context["text_anchors"], model.context["text_log_weights"]
+        is_same = jnp.all(model.context["text_tokens"] == tokens[:, None], axis=2)
+        kwargs: dict[str, Any] = {"solver": solver, "log_weights": log_weights}
+        known = zoning.compute_latents(bank, noise, jnp.argmax(is_same, axis=1), **kwargs)
+        queries = self.anchors(model.variables, tokens)
+        new = zoning.latents_in_context(queries, bank, noise, **kwargs)
+        return jnp.where(jnp.any(is_same, axis=1, keepdims=True), known, new)
+
+
+class TextDecoder:
+    """The text decoder of a config: writes a text token by token, given a latent."""
+
+    network = "text_decoder"
+    num_draws = 1
+    told: str | None = None
+
+    def __init__(self, config: ConfigDict, decoder: nn.Module) -> None:
+        self.config, self.decoder = config, decoder
+        self.sources: tuple[str, ...] = config.text_decoder.latents
+        self.noise_scale: float | None = config.text_decoder.noise_scale
+
+    def init(self, key: PRNGKeyArray, condition: Condition) -> Any:
+        """Fresh variables."""
+        return self.decoder.init(key, _no_text(self.config), condition[0], train=False)
+
+    def loss(
+        self,
+        variables: Variables,
+        batch: Mapping[str, Array],
+        condition: Condition,
+        keys: Sequence[PRNGKeyArray],
+    ) -> Float[Array, ""]:
+        """Cross-entropy of a token, mean over those of all texts, their ends included."""
+        tokens, (key,) = batch["tokens"], keys
+        dropout = self.config.text_decoder.dropout
+        network = in_training(self.decoder, dropout, self.config.training.microbatch_size)
+        logits = network(variables[self.network], key, tokens, condition[0])
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, tokens)
+        counts = _counts(tokens)
+        return jnp.sum(losses * counts) / jnp.maximum(jnp.sum(counts), 1)
+
+    def generate(
+        self,
+        variables: Variables,
+        key: PRNGKeyArray,
+        condition: Condition,
+        index: Int[Array, " b"],
+        temperature: float = 0.0,
+    ) -> dict[str, Array]:
+        """`tokens` of the given numbers: the likeliest one after another, or drawn."""
+        length, (latents, _) = self.config.text.max_length, condition
+        stream = jax.random.fold_in(key, Stream.TEXT)
+        keys = jax.vmap(lambda i: jax.random.fold_in(stream, i))(index)
+
+        def write(place, tokens):
+            logits: Any = self.decoder.apply(variables[self.network], tokens, latents, train=False)
+            scores = logits[:, place]
+            if temperature > 0:
+                place_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, place)
+                noise = jax.vmap(lambda key: jax.random.gumbel(key, scores.shape[1:]))(place_keys)
+                scores = scores / temperature + noise
+            is_over = (place > 0) & (tokens[:, place - 1] == END)
+            token = jnp.where(is_over, END, jnp.argmax(scores, axis=1))
+            return tokens.at[:, place].set(token.astype(tokens.dtype))
+
+        nothing = jnp.full((len(index), length), END, jnp.int32)
+        return {"tokens": jax.lax.fori_loop(0, length, write, nothing)}
+
+
+def _no_text(config: ConfigDict) -> Int[Array, "1 l"]:
+    return jnp.full((1, config.text.max_length), END, jnp.int32)
+
+
+def _counts(tokens: Int[Array, "b l"]) -> Bool[Array, "b l"]:
+    """Which tokens count: those of texts and the first end; of a text that is missing none."""
+    ends = jnp.cumsum(tokens == END, axis=1) - (tokens == END)
+    return (ends == 0) & (tokens[:, :1] != END)

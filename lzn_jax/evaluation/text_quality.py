@@ -1,0 +1,90 @@
+"""What captions of digits, and digits made of captions, have right, part by part."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from jaxtyping import UInt8
+
+from lzn_jax.data import Examples, captions
+from lzn_jax.evaluation.judge import fit_judge
+from lzn_jax.latent_space import Model
+from lzn_jax.tasks import Tasks
+
+PARTS = captions.Parts._fields
+
+
+class TextQuality:
+    """Measures a space of digits, labels and captions; a judge and a ruler are fit on real digits.
+
+    Beside each share stands what real digits have of it, as `real_...`: the most that one can ask.
+    """
+
+    def __init__(self, tasks: Tasks, train: Examples) -> None:
+        self.tasks, self.config = tasks, tasks.config
+        self._judge = fit_judge(train)
+        self._ruler = captions.fit(train.images, train.labels)
+
+    def __call__(self, model: Model, test: Examples) -> dict[str, float]:
+        """Metrics of each pair of types that has texts at one end."""
+        return {
+            **self._image_to_text(model, test),
+            **self._text_to_label(model, test),
+            **self._text_to_image(model, test),
+            **self._label_to_text(model, test),
+            **self._from_prior(model, test),
+        }
+
+    def measured(self, images: UInt8[np.ndarray, "n h w 1"]) -> captions.Parts:
+        """What images are a picture of, by the judge and the ruler."""
+        return self._ruler.measure(images, np.asarray(self._judge(images)))
+
+    def _image_to_text(self, model: Model, test: Examples) -> dict[str, float]:
+        texts = self.tasks.translate(model, test.images, "image", "text")
+        return shares("image_to_text", captions.parse(texts), captions.parse(_texts(test)))
+
+    def _text_to_label(self, model: Model, test: Examples) -> dict[str, float]:
+        labels = self.tasks.translate(model, _texts(test), "text", "label")
+        return {"text_to_label_accuracy": float(np.mean(labels == test.labels))}
+
+    def _text_to_image(self, model: Model, test: Examples) -> dict[str, float]:
+        images, asked = self.tasks.translate(model, _texts(test), "text", "image"), _texts(test)
+        return {
+            **shares("text_to_image", self.measured(images), captions.parse(asked)),
+            **shares("real_image", self.measured(test.images), captions.parse(asked)),
+        }
+
+    def _label_to_text(self, model: Model, test: Examples) -> dict[str, float]:
+        texts = self.tasks.translate(model, test.labels, "label", "text")
+        return {"label_to_text_digit": float(np.mean(captions.parse(texts).digit == test.labels))}
+
+    def _from_prior(self, model: Model, test: Examples) -> dict[str, float]:
+        """Of texts how many are captions, and how far their shares are from those of test images.
+
+        Of images how many fit the caption in whose zone their latent lies.
+        """
+        count = self.config.evaluation.num_samples
+        texts = self.tasks.translate(model, None, None, "text", count=count)
+        found = captions.parse(texts)
+        names, places = np.unique([*_texts(test), *texts], return_inverse=True)
+        ends = places[: len(_texts(test))], places[len(_texts(test)) :]
+        real, drawn = (np.bincount(each, minlength=len(names)) / len(each) for each in ends)
+        images, zones = self.tasks.draw_with_zones(model, count)
+        return {
+            "text_well_formed": float(np.mean(found.digit >= 0)),
+            "text_total_variation": float(np.abs(real - drawn).sum() / 2),
+            **shares("prior_image", self.measured(images), captions.parse(zones)),
+        }
+
+
+def _texts(examples: Examples) -> np.ndarray:
+    assert examples.texts is not None
+    return examples.texts
+
+
+def shares(name: str, found: captions.Parts, asked: captions.Parts) -> dict[str, float]:
+    """Shares of samples that have each part as asked for, and all of them ('exact')."""
+    right: Mapping[str, np.ndarray] = {
+        part: getattr(found, part) == getattr(asked, part) for part in PARTS
+    }
+    right = {**right, "exact": np.logical_and.reduce(list(right.values()))}
+    return {f"{name}_{part}": float(np.mean(values)) for part, values in right.items()}

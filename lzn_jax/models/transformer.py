@@ -1,0 +1,99 @@
+"""Transformers of short texts: tokens to an anchor, and a latent to tokens, one after another.
+
+Tokens are integers, 0 the end of a text and what fills it up behind its end.
+"""
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, Int
+
+END = 0  # token at a text's end and behind it
+
+
+class Block(nn.Module):
+    """Self-attention and a dense layer of four times the width, each behind a norm (pre-norm)."""
+
+    num_heads: int
+    dropout: float
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b l d"], mask: Bool[Array, "#b 1 #l l"], *, train: bool
+    ) -> Float[Array, "b l d"]:
+        """One layer; `mask` is True where a position (third axis) sees another (last axis)."""
+        drop = nn.Dropout(self.dropout, deterministic=not train)
+        attention = nn.MultiHeadDotProductAttention(self.num_heads, dtype=self.dtype)
+        h = attention(nn.LayerNorm(dtype=self.dtype)(x), mask=mask)
+        x = x + drop(h)
+        h = nn.Dense(4 * x.shape[-1], dtype=self.dtype)(nn.LayerNorm(dtype=self.dtype)(x))
+        return x + drop(nn.Dense(x.shape[-1], dtype=self.dtype)(nn.gelu(h)))
+
+
+class TextEncoder(nn.Module):
+    """Tokens to an anchor: neighbours by a convolution, layers of attention, their mean, an MLP."""
+
+    vocabulary: int
+    max_length: int
+    latent_dim: int
+    features: int
+    num_layers: int
+    num_heads: int
+    dropout: float = 0.0
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, tokens: Int[Array, "b l"], *, train: bool) -> Float[Array, "b q"]:
+        """Anchors in float32; what is behind a text's end is not seen."""
+        is_text = _is_text(tokens)
+        x = _embedded(self, tokens)
+        x = x * is_text[..., None]
+        x = nn.gelu(nn.Conv(self.features, (3,), dtype=self.dtype)(x)) + x
+        for _ in range(self.num_layers):
+            block = Block(self.num_heads, self.dropout, self.dtype)
+            x = block(x, is_text[:, None, None, :], train=train)
+        x = nn.LayerNorm(dtype=self.dtype)(x) * is_text[..., None]
+        mean = jnp.sum(x, axis=1) / jnp.sum(is_text, axis=1, keepdims=True)
+        h = nn.gelu(nn.Dense(4 * self.features, dtype=self.dtype)(mean))
+        return nn.Dense(self.latent_dim)(h.astype(jnp.float32))
+
+
+class TextDecoder(nn.Module):
+    """Logits of each token given those before it and a latent, which is added at each position."""
+
+    vocabulary: int
+    max_length: int
+    features: int
+    num_layers: int
+    num_heads: int
+    dropout: float = 0.0
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, tokens: Int[Array, "b l"], latents: Float[Array, "b q"], *, train: bool
+    ) -> Float[Array, "b l v"]:
+        """Logits in float32 of the tokens themselves: position i sees those before i."""
+        before = jnp.pad(tokens, [(0, 0), (1, 0)], constant_values=END)[:, :-1]
+        told = nn.Dense(self.features, dtype=self.dtype)(latents)
+        x = _embedded(self, before) + told[:, None]
+        causal = nn.make_causal_mask(before, dtype=bool)
+        for _ in range(self.num_layers):
+            x = Block(self.num_heads, self.dropout, self.dtype)(x, causal, train=train)
+        x = nn.LayerNorm(dtype=self.dtype)(x)
+        return nn.Dense(self.vocabulary)(x.astype(jnp.float32))
+
+
+def _is_text(tokens: Int[Array, "b l"]) -> Bool[Array, "b l"]:
+    """Where a text stands, its end included, so that even an empty one has a position."""
+    return jnp.cumsum(tokens == END, axis=1) - (tokens == END) == 0
+
+
+def _embedded(network: TextEncoder | TextDecoder, tokens: Array) -> Array:
+    """Tokens and their places as vectors."""
+    places = network.param(
+        "places", nn.initializers.normal(0.02), (network.max_length, network.features)
+    )
+    embed = nn.Embed(network.vocabulary, network.features, dtype=network.dtype)
+    return embed(tokens) + places[: tokens.shape[1]].astype(network.dtype)

@@ -1,0 +1,158 @@
+"""Texts as tokens, the decoder's loss and what it writes, and latents among known texts."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import small
+from flax import linen as nn
+
+from lzn_jax import zoning
+from lzn_jax.configuration import UserError
+from lzn_jax.data_types.text import TextDecoder, TextEncoder, Tokenizer, known
+from lzn_jax.latent_space import Model
+from lzn_jax.models import transformer
+
+LETTERS = Tokenizer(" ab", 6)
+ENCODER = transformer.TextEncoder(4, 6, latent_dim=5, features=8, num_layers=1, num_heads=2)
+DECODER = transformer.TextDecoder(4, 6, features=8, num_layers=1, num_heads=2)
+
+
+def config():
+    sizes = {"data__captions": True, "text__max_length": 6, "text__context_size": 4}
+    return small.config("configs/digits_text.py", text__alphabet=" ab", **sizes)
+
+
+def variables(module, *arguments):
+    shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), *arguments, train=False))
+    return jax.device_put(small.drawn(shapes, scale=0.5))
+
+
+@pytest.mark.parametrize("tokenizer", [LETTERS, Tokenizer(None, 6)], ids=["letters", "bytes"])
+def test_tokens_are_texts_again(tokenizer):
+    texts = ["a", "ab ab", " b"]
+    tokens = tokenizer.encode(texts)
+    assert tokens.shape == (3, 6)
+    assert (tokens[:, -1] == transformer.END).all()
+    assert tokenizer.decode(tokens) == texts
+
+
+def test_bytes_say_any_text_and_what_is_no_utf_8_is_marked():
+    tokenizer = Tokenizer(None, 8)
+    assert tokenizer.decode(tokenizer.encode(["é🙂"])) == ["é🙂"]
+    assert tokenizer.decode(np.array([[256, 0, 0, 0, 0, 0, 0, 0]])) == ["\ufffd"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("abc", "does not know: c"), ("ababab", "longer than the run's 5 tokens"), ("", "is empty")],
+)
+def test_a_text_that_cannot_be_said_is_named_or_left_out(text, message):
+    with pytest.raises(UserError, match=message):
+        LETTERS.encode(["a", text])
+    assert LETTERS.encode_known(["a", text])[1].tolist() == [0] * 6
+
+
+def test_an_anchor_does_not_see_what_is_behind_the_end():
+    tokens = jnp.array([[1, 2, 0, 0, 0, 0], [1, 2, 0, 3, 1, 2]])
+    params = variables(ENCODER, tokens)
+    first, second = ENCODER.apply(params, tokens, train=False)
+    np.testing.assert_allclose(first, second, atol=1e-6)
+    others = ENCODER.apply(params, jnp.array([[2, 1, 0, 0, 0, 0], [1, 3, 0, 0, 0, 0]]), train=False)
+    assert np.all(np.abs(others - first).max(axis=1) > 1e-3)
+
+
+def test_a_token_sees_those_before_it_and_the_latent():
+    tokens = jnp.array([[1, 2, 3, 1, 2, 0]])
+    latents = jnp.ones((1, 5))
+    params = variables(DECODER, tokens, latents)
+
+    def logits(tokens, latents=latents):
+        return DECODER.apply(params, tokens, latents, train=False)[0]
+
+    changed = logits(tokens.at[0, 2].set(1)) - logits(tokens)
+    assert not np.abs(changed[:3]).max() > 1e-6
+    assert np.all(np.abs(changed[3:]).max(axis=1) > 1e-4)
+    assert np.all(np.abs(logits(tokens, 2 * latents) - logits(tokens)).max(axis=1) > 1e-4)
+
+
+class Table(nn.Module):
+    """Logits (l, v), whatever is asked."""
+
+    logits: tuple[tuple[float, ...], ...]
+
+    def __call__(self, tokens, latents, *, train):
+        table = jnp.asarray(self.logits)
+        return jnp.broadcast_to(table, (len(tokens), *table.shape))
+
+
+def decoder_of(table):
+    return TextDecoder(config(), Table(tuple(map(tuple, np.asarray(table).tolist()))))
+
+
+def test_the_loss_is_the_cross_entropy_of_tokens_to_the_first_end_of_texts_that_are_there():
+    table = np.random.default_rng(0).standard_normal((6, 4))
+    tokens = np.array([[1, 3, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0], [2, 0, 0, 0, 0, 0]])
+    log_p = table - np.log(np.exp(table).sum(axis=1, keepdims=True))
+    said = [log_p[0, 1], log_p[1, 3], log_p[2, 0], log_p[0, 2], log_p[1, 0]]
+    loss = decoder_of(table).loss(
+        {"text_decoder": {}}, {"tokens": jnp.asarray(tokens)}, (None, None), [jax.random.key(0)]
+    )
+    assert float(loss) == pytest.approx(-np.mean(said), rel=1e-5)
+
+
+def test_the_likeliest_tokens_are_written_up_to_the_end():
+    table = np.zeros((6, 4))
+    table[[0, 1, 2, 3], [2, 1, 0, 3]] = 1.0  # "b", "a"?, end; what follows is not said
+    found = decoder_of(table).generate(
+        {"text_decoder": {}}, jax.random.key(0), (None, None), jnp.arange(2)
+    )
+    assert np.asarray(found["tokens"]).tolist() == [[2, 1, 0, 0, 0, 0]] * 2
+
+
+def test_texts_drawn_at_temperature_1_have_the_probabilities_of_the_logits():
+    table = np.log(np.tile([0.1, 0.2, 0.3, 0.4], (6, 1)))
+    decoder, index = decoder_of(table), jnp.arange(4000)
+    drawn = decoder.generate(
+        {"text_decoder": {}}, jax.random.key(0), (None, None), index, temperature=1.0
+    )["tokens"]
+    shares = np.bincount(drawn[:, 0], minlength=4) / 4000
+    np.testing.assert_allclose(shares, [0.1, 0.2, 0.3, 0.4], atol=0.03)
+    few = decoder.generate(
+        {"text_decoder": {}}, jax.random.key(0), (None, None), index[7:9], temperature=1.0
+    )["tokens"]
+    np.testing.assert_array_equal(few, drawn[7:9])  # a text goes by its number
+
+
+def test_equal_texts_of_a_batch_share_a_zone_and_missing_ones_have_none():
+    tokens = LETTERS.encode_known(["a", "", "b", "a"])
+    params = {"text_encoder": variables(ENCODER, jnp.asarray(tokens))}
+    encoder = TextEncoder(config(), ENCODER)
+    (zones,) = encoder.zones(params, {"tokens": jnp.asarray(tokens)}, [jax.random.key(0)])
+    assert zones.own.tolist() == [0, 0, 2, 0]
+    assert zones.is_present.tolist() == [True, False, True, True]
+    np.testing.assert_allclose(np.exp(zones.log_weights), [2, 0, 1, 0], atol=1e-6)
+
+
+def test_known_texts_are_the_commonest_with_their_counts():
+    tokens, log_weights = known(config(), np.array(["b", "a", "b", "", "ab", "b", "a"]))
+    assert LETTERS.decode(tokens) == ["b", "a", "ab", ""]
+    np.testing.assert_allclose(np.exp(log_weights), [3, 2, 1, 0], rtol=1e-6)
+
+
+def test_a_known_text_is_itself_among_the_known_and_another_joins_them():
+    encoder, solver = TextEncoder(config(), ENCODER), zoning.Euler(5)
+    tokens, log_weights = known(config(), np.array(["b", "a", "b", "ab"]))
+    params = {"text_encoder": variables(ENCODER, jnp.asarray(tokens))}
+    bank = encoder.anchors(params, jnp.asarray(tokens))
+    context = {"text_anchors": bank, "text_tokens": tokens, "text_log_weights": log_weights}
+    asked = jnp.asarray(LETTERS.encode(["a", "bb"]))
+    noise = jax.random.normal(jax.random.key(1), (2, 5))
+    found = encoder.latents(Model(params, context), asked, noise, solver)
+    kwargs = {"solver": solver, "log_weights": jnp.asarray(log_weights)}
+    place = LETTERS.decode(tokens).index("a")
+    known_latent = zoning.compute_latents(bank, noise[:1], jnp.array([place]), **kwargs)
+    joined = zoning.latents_in_context(
+        encoder.anchors(params, asked[1:]), bank, noise[1:], **kwargs
+    )
+    np.testing.assert_allclose(found, jnp.concatenate([known_latent, joined]), atol=1e-5)
