@@ -5,7 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lzn_jax.losses.contrastive import nt_xent
+from lzn_jax.losses import contrastive
+
+nt_xent = jax.jit(contrastive.nt_xent, static_argnames="temperature")
 
 
 def by_loops(first, second, temperature):
