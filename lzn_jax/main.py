@@ -1,17 +1,18 @@
 """Command line: python -m lzn_jax.main --config=configs/NAME.py [--mode=MODE] [--workdir=DIR]."""
 
 import argparse
+import functools
 import logging
 import os
 import signal
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from lzn_jax import configuration
 from lzn_jax.configuration import EXIT_DONE, EXIT_RUN_AGAIN, EXIT_USER_ERROR, UserError
 
-MODES_WITH_INPUT = ("embed", "classify", "reconstruct", "interpolate")
+MODES_WITH_INPUT = ("embed", "classify", "reconstruct", "interpolate", "translate")
 MODES_WITHOUT_A_RUN = ("check_data", "compile", "show_config")
 MODES = ("train", "evaluate", "sample", *MODES_WITH_INPUT, "replay", *MODES_WITHOUT_A_RUN)
 
@@ -37,7 +38,10 @@ def _run(arguments: list[str]) -> int:
     parser.add_argument("--config", required=True, help="config file, configs/NAME.py")
     parser.add_argument("--workdir", help="folder of the run; default results/NAME")
     parser.add_argument("--mode", choices=MODES, default="train")
-    parser.add_argument("--input", help="image or folder that a mode is to read")
+    parser.add_argument("--input", help="image or folder that a mode is to read; text or labels")
+    types = ("image", "label", "text")
+    parser.add_argument("--source", choices=types, help="data type that --mode=translate starts at")
+    parser.add_argument("--target", choices=types, help="data type that it goes to")
     parser.add_argument(
         "--slice", help="machine that --mode=compile compiles for, v5e:4x4 or h100:8"
     )
@@ -47,6 +51,9 @@ def _run(arguments: list[str]) -> int:
         raise UserError(f"--input goes with --mode={' or '.join(MODES_WITH_INPUT)}")
     if (flags.slice is not None) != (flags.mode == "compile"):
         raise UserError("--slice=NAME and --mode=compile go together")
+    ends = {"source": flags.source, "target": flags.target}
+    if any((end is not None) != (flags.mode == "translate") for end in ends.values()):
+        raise UserError("--source=TYPE, --target=TYPE and --mode=translate go together")
     config = configuration.load(flags.config, overrides)
     if flags.mode == "show_config":
         print(configuration.explain(config))
@@ -59,7 +66,7 @@ def _run(arguments: list[str]) -> int:
 
     # JAX starts only for a good command.
     from lzn_jax import train
-    from lzn_jax.modes import compilation, inference, replay
+    from lzn_jax.modes import compilation, inference, replay, translation
     from lzn_jax.modes.check_data import check
     from lzn_jax.run import processes
     from lzn_jax.run import workdir as workdirs
@@ -82,7 +89,9 @@ def _run(arguments: list[str]) -> int:
         if flags.mode == "train":
             with workdirs.locked(workdir):
                 return train.train_and_evaluate(config, workdir)
-        mode = getattr(inference, flags.mode)
+        mode: Any = getattr(inference, flags.mode, translation.translate)
+        if flags.mode == "translate":
+            mode = functools.partial(mode, source=flags.source, target=flags.target)
         mode(config, workdir, *([flags.input] if flags.mode in MODES_WITH_INPUT else []))
         logging.getLogger("lzn_jax").info("done: results are in %s", workdir)
         return EXIT_DONE

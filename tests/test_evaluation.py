@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import small
-from lzn_jax.run.batching import in_batches
 
 from lzn_jax import data
 from lzn_jax.evaluation.judge import fit_judge
 from lzn_jax.run import sharding
+from lzn_jax.run.batching import in_batches
 
 
 @pytest.mark.parametrize("count", [1, 8, 19])

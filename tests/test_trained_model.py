@@ -16,9 +16,8 @@ import small
 import lzn_jax
 from lzn_jax import data, zoning
 from lzn_jax.configuration import UserError
-from lzn_jax.run import batching
 from lzn_jax.randomness import Stream, normal_by_index
-from lzn_jax.run import sharding
+from lzn_jax.run import batching, sharding
 from lzn_jax.tasks.interpolation import great_circle
 
 ROOT = Path(__file__).parent.parent

@@ -3,9 +3,11 @@
 from lzn_jax.plots.embedding import MIN_POINTS, tsne
 from lzn_jax.plots.grids import interpolation, predictions, reconstructions, sample_grid
 from lzn_jax.plots.lines import accuracy_curves, classification, curves
+from lzn_jax.plots.translations import MAX_PAIRS, translations
 from lzn_jax.plots.zones import latent_zones
 
 __all__ = [
+    "MAX_PAIRS",
     "MIN_POINTS",
     "accuracy_curves",
     "classification",
@@ -15,5 +17,6 @@ __all__ = [
     "predictions",
     "reconstructions",
     "sample_grid",
+    "translations",
     "tsne",
 ]
