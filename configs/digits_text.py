@@ -1,8 +1,9 @@
-"""All tasks of the paper's Fig. 1 on scikit-learn's 8x8 digits: images, labels and captions.
+"""One space of images, labels and captions (paper figure 1) on scikit-learn's 8x8 digits.
 
     python -m lzn_jax.main --config=configs/digits_text.py
 
-Captions say what is measured on the image: "a bold seven leaning left".
+Captions say what is measured on the image: "a bold seven leaning left". All eight tasks of the
+figure are measured. Expected: see docs/text.md
 """
 
 import ml_collections

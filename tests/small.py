@@ -30,6 +30,10 @@ FIELDS = {
     "decoder.channel_multipliers": "(1,)",
     "decoder.num_res_blocks": "1",
     "decoder.attention_resolutions": "()",
+    "decoder.num_blocks": "1",  # of an MLP
+    "text.context_size": "12",
+    "text_encoder.features": "8",
+    "text_decoder.features": "8",
     # ResNet with one block.
     "encoder.stage_sizes": "(1,)",
     "encoder.stage_widths": "(4,)",

@@ -21,16 +21,22 @@ from lzn_jax.run import reporting, sharding
 
 ROOT = Path(__file__).parents[1]
 NAMES = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
-STUDIES = {"gen": "generation", "repr": "representation", "joint": "joint"}
+STUDIES = {"gen": "generation", "repr": "representation", "joint": "joint", "text": "text"}
 SECTIONS = {
     "generation": "section 3 and appendix C",
     "representation": "section 4 and appendix D",
     "joint": "section 5 and appendix E",
+    "text": "figure 1",
 }
 METRICS = {
     "generation": {"reconstruction_l2"},
     "representation": {"linear_probe_top1", "knn_top1", "linear_probe_top1_latent_centre"},
     "joint": {"reconstruction_l2", "test_accuracy", "sample_accuracy"},
+    "text": {
+        *("image_to_label_accuracy", "text_to_label_accuracy", "sample_accuracy"),
+        *("image_to_text_exact", "image_to_text_digit", "text_to_image_exact"),
+        *("text_to_image_lean", "text_well_formed", "real_image_exact"),
+    },
 }
 
 # Numbers of the paper's appendices C.3, D.3 and E.3.

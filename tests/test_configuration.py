@@ -17,14 +17,14 @@ DIGITS_JOINT = str(CONFIGS / "digits_joint.py")
 # The fields of a joint study on digits with NCSN++ networks, written out by group.
 JOINT_FIELDS = {
     "": "study seed types alignments",
-    "data.": "name image_size channels num_classes flip",
+    "data.": "name image_size channels num_classes flip captions",
     "latent.": "enabled dim noise_scale solver num_steps precision context_size",
     "alignment.": "noise_scale solver num_steps cutoff form weight",
     "encoder.": """name patch_size features channel_multipliers num_res_blocks attention_resolutions
         dropout fir progressive_input tap_channels tap_units tap_layers tap_resolutions""",
     "decoder.": """name patch_size features channel_multipliers num_res_blocks attention_resolutions
         dropout fir progressive_input progressive time_embedding fourier_scale scale_by_sigma
-        told""",
+        told latents""",
     "training.": """batch_size microbatch_size shard_parameters devices remat num_steps
         decoder_steps warmup_steps
         learning_rate.encoder learning_rate.decoder learning_rate.label_anchors
@@ -190,7 +190,7 @@ def test_a_run_older_than_a_field_goes_on_with_its_default(tmp_path):
 def test_networks_and_source_bring_their_own_fields(selector):
     values = SELECTORS | {selector: "another"}
     group = selector.partition(".")[0]
-    kept = {selector, "decoder.told"}
+    kept = {selector, "decoder.told", "decoder.latents"}
     gone = {name for name in joint_fields() if name.startswith(f"{group}.")} - kept
     assert set(configuration.schema_of(values)) == joint_fields() - gone
 
@@ -269,7 +269,7 @@ def test_no_other_field_takes_none(name):
     [
         (
             "study=Joint",
-            "study must be one of 'generation', 'representation', 'joint', got 'Joint'",
+            "study must be one of 'generation', 'representation', 'joint', 'text', got 'Joint'",
         ),
         ("latent.solver=3", "latent.solver must be one of 'euler', 'dpm', 'adams', got '3'"),
         ("seed=-1", "seed must be an integer >= 0 and < 4294967296, got -1"),

@@ -73,6 +73,8 @@ def fourier_values(path="no such folder"):
     }
     return {
         "study": "generation",
+        "types": ("image",),
+        "alignments": (),
         "seed": 0,
         "data": {
             "name": "image_folder",
@@ -105,6 +107,8 @@ def fourier_values(path="no such folder"):
         },
         "decoder": {
             **network,
+            "told": None,
+            "latents": ("image",),
             "progressive": model["progressive"],
             "time_embedding": model["embedding_type"],
             "fourier_scale": float(model["fourier_scale"]),

@@ -88,7 +88,7 @@ def _train(module: FeatureNetwork, train: data.Examples, seed: int) -> dict[str,
         change, state = optimiser.update(gradient, state, variables)
         return optax.apply_updates(variables, change), state
 
-    examples = jax.tree.map(jnp.asarray, train)
+    examples = jax.tree.map(jnp.asarray, train._replace(texts=None))
     variables = jax.jit(module.init)(init_key, data.normalise(examples.images[:1]))
     state = optimiser.init(variables)
     with progress(NUM_STEPS, "feature network", brief=True) as bar:

@@ -82,6 +82,8 @@ class Measurements:
                 np.asarray(centres),
                 title="Latent zones of the test images",
             )
+        if model.context:
+            metrics["image_to_label_accuracy"] = metrics["test_accuracy"]
         return metrics | curves.named()
 
     def _to_image(self, model: Model, train: Examples, workdir: Path) -> dict[str, float]:

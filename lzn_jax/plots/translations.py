@@ -1,7 +1,7 @@
 """Pairs of samples of two data types, side by side."""
 
 import os
-from collections.abc import Sequence
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,7 @@ COLUMNS = 5
 MAX_PAIRS = 20
 
 
-def translations(
-    path: str | os.PathLike[str], sources: Sequence[Any], targets: Sequence[Any], title: str
-) -> Path:
+def translations(path: str | os.PathLike[str], sources: Any, targets: Any, title: str) -> Path:
     """Each source above what it became; images are arrays (h, w, c) uint8, others are written."""
     count = min(len(targets), MAX_PAIRS)
     rows = -(-count // COLUMNS)
@@ -37,6 +35,6 @@ def show(axes: Axes, sample: Any) -> None:
     if isinstance(sample, np.ndarray) and sample.ndim == 3:
         axes.imshow(np.broadcast_to(sample, (*sample.shape[:2], 3)), interpolation="nearest")
         return
-    words = str(sample).split()
-    lines = [" ".join(words[start : start + 3]) for start in range(0, len(words), 3)]
-    axes.text(0.5, 0.5, "\n".join(lines), ha="center", va="center", fontsize=SMALL_SIZE)
+    text = textwrap.fill(str(sample), 16, max_lines=4)
+    words = axes.text(0.5, 0.5, text, ha="center", va="center", fontsize=SMALL_SIZE)
+    words.set_in_layout(False)  # a long word may reach into the next column

@@ -95,7 +95,7 @@ class Tasks:
         self,
         model: Model,
         key: PRNGKeyArray,
-        noise_scale: float,
+        noise_scale: Float[Array, ""] | float,
         request: Mapping[str, Array],
         source: str | None,
     ) -> Float[Array, "b q"]:
@@ -408,4 +408,5 @@ class Tasks:
         if self.has_latents:
             anchors = self.space.anchors(model.variables, images)
             latents = self.space.latents(model.context, anchors, 1.0, key=key)
+            latents = jnp.asarray(latents)
         return latents, self.told(model, latents, None, labels)

@@ -85,9 +85,12 @@ class AdamsBashforth:
         scale = _scale(mixture)
         r = _grid(scale.bend, scale.last, np.arange(steps) / max(1, steps - 1))[:, None]
         factors = jnp.zeros((steps, order, 1), r.dtype)
-        for k in range(steps - 1):
-            known = [r[k - age] for age in range(min(order, k + 1))]
+        for k in range(min(order, steps) - 1):  # the first steps know fewer nodes
+            known = [r[k - age] for age in range(k + 1)]
             factors = factors.at[k, : len(known)].set(jnp.stack(_integrals(known, r[k + 1])))
+        known = [r[order - 1 - age : steps - 1 - age] for age in range(order)]
+        steady = jnp.stack(_integrals(known, r[order:]), axis=1)
+        factors = factors.at[order - 1 : steps - 1].set(steady)
         end_weights = jnp.zeros_like(r).at[-1].set(1)  # the end point is the last mean
         table = _table(jnp.maximum(r, SMALLEST_R), _is_steep(r[:, 0], scale), factors, end_weights)
         return lambda view, points: table

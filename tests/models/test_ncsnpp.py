@@ -503,7 +503,7 @@ def test_initial_tap_follows_each_layers_convention():
 
 def small_config(**changes):
     config = {
-        "study": "joint",
+        "types": ["image", "label"],
         "data": {"num_classes": 10},
         "latent": {"enabled": True, "dim": 5},
         "encoder": {"name": "ncsnpp", **SMALL, "tap_channels": 2, "tap_resolutions": [4]},
@@ -526,11 +526,11 @@ def test_build_passes_the_configs_fields_on():
     ("changes", "names"),
     [
         ({}, {"encoder", "decoder", "label_anchors"}),
-        ({"study": "generation"}, {"encoder", "decoder"}),
+        ({"types": ["image"]}, {"encoder", "decoder"}),
         ({"latent": {"enabled": False}}, {"decoder"}),
     ],
 )
-def test_build_makes_what_the_study_trains(changes, names):
+def test_build_makes_what_the_config_trains(changes, names):
     assert set(build(small_config(**changes))) == names
 
 

@@ -1,0 +1,210 @@
+"""Images, labels and texts in one space: the loss from its parts, and every translation."""
+
+import csv
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import small
+
+from lzn_jax import data, main, trained_model, zoning
+from lzn_jax.configuration import UserError
+from lzn_jax.latent_space import LatentSpace
+from lzn_jax.run import sharding
+
+CONFIG = "configs/digits_text.py"
+KEY = jax.random.key(3)
+PAIRS = {
+    ("image", "text"), ("image", "label"), ("label", "image"), ("label", "text"),
+    ("text", "image"), ("text", "label"),
+}  # fmt: skip
+
+
+def build(**changes):
+    config = small.config(CONFIG, **{"training__batch_size": 16} | changes)
+    return LatentSpace(config, sharding.make_mesh(16, jax.devices()[:1]))
+
+
+@functools.cache
+def digits():
+    return data.load_data(build().config)
+
+
+@functools.cache
+def variables():
+    return small.random_variables(build())
+
+
+@functools.cache
+def batch():
+    space, train = build(), digits()[0]
+    rows = slice(0, 16)
+    tokens = space.columns(train._replace(texts=train.texts[rows]))["tokens"]
+    return {
+        "images": jnp.asarray(train.images[rows]),
+        "labels": jnp.asarray(train.labels[rows]),
+        "tokens": jnp.asarray(tokens),
+    }
+
+
+def test_the_loss_is_the_weighted_sum_of_decoders_and_alignments():
+    space = build(training__generation_weight=0.5, training__text_weight=2, alignment__weight=3)
+    loss, metrics = jax.jit(space.loss)(variables(), batch(), KEY)
+    pairs = ("image_to_text", "image_to_label", "text_to_label")
+    aligned = sum(metrics[f"alignment_loss_{pair}"] for pair in pairs)
+    expected = 0.5 * metrics["generation_loss"] + 2 * metrics["text_loss"] + 3 * aligned
+    assert float(loss) == pytest.approx(float(expected), rel=1e-5)
+    assert all(float(metrics[f"alignment_loss_{pair}"]) > 0 for pair in pairs)
+
+
+def conditions(batch):
+    """What the decoders are given, by type, and the zones of texts and images."""
+    space, given = build(), {}
+    for name, decoder in space.decoders.items():
+
+        def loss(variables, batch, condition, keys, name=name):
+            given[name] = condition
+            return jnp.zeros(())
+
+        decoder.loss = loss
+    space.loss(variables(), batch, KEY)
+    keys = space._training_keys(KEY)
+    zones = {
+        name: space.encoders[name].zones(variables(), batch, keys[name, "encoder"])[0]
+        for name in ("image", "text")
+    }
+    return space, given, zones, keys
+
+
+def test_decoders_learn_from_latents_of_texts_and_of_images_in_turn():
+    space, given, zones, keys = conditions(batch())
+    expected = {}
+    for name, of in zones.items():
+        noise = jax.random.normal(keys[name, "image"][0], (16, 4))
+        own = jnp.arange(16) if of.own is None else of.own
+        expected[name] = zoning.compute_latents(
+            of.anchors, noise, own, solver=space.solver, log_weights=of.log_weights
+        )
+    latents, told = given["image"]
+    np.testing.assert_allclose(latents[::2], expected["text"][::2], atol=1e-5)
+    np.testing.assert_allclose(latents[1::2], expected["image"][1::2], atol=1e-5)
+    np.testing.assert_allclose(told, zones["text"].anchors, atol=1e-6)
+    assert given["text"][1] is None
+
+
+def test_an_image_without_a_caption_takes_no_part_where_texts_do():
+    tokens = batch()["tokens"].at[4].set(0)
+    missing = {**batch(), "tokens": tokens}
+    _, given, zones, _ = conditions(missing)
+    assert not given["image"][1][4].any()  # told nothing
+    assert np.isneginf(zones["text"].log_weights[4])
+    loss = jax.jit(build().loss)
+    changed = {**missing, "images": missing["images"].at[4].set(0)}
+    _, before = loss(variables(), missing, KEY)
+    _, after = loss(variables(), {**missing, "labels": missing["labels"].at[4].set(9)}, KEY)
+    assert float(after["text_loss"]) == pytest.approx(float(before["text_loss"]), rel=1e-5)
+    name = "alignment_loss_image_to_label"
+    assert float(loss(variables(), changed, KEY)[1][name]) != pytest.approx(float(before[name]))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    config = small.config(CONFIG)
+    return small.untrained_run(tmp_path_factory.mktemp("text") / "run", config), config
+
+
+@pytest.fixture(scope="module")
+def model(run):
+    return trained_model.load(run[0])
+
+
+def test_every_pair_of_types_is_a_translation(model):
+    assert set(model.translations) == PAIRS
+    test = digits()[1]
+    samples = {"image": test.images[:5], "label": test.labels[:5], "text": list(test.texts[:5])}
+    for source, target in model.translations:
+        found = model.translate(samples[source], source, target)
+        assert len(found) == 5
+        if target == "image":
+            assert found.dtype == np.uint8
+            assert found.shape == (5, 8, 8, 1)
+        elif target == "label":
+            assert set(found.tolist()) <= set(range(10))
+        else:
+            assert all(isinstance(text, str) for text in found)
+    assert model.generate("image", 3).shape == (3, 8, 8, 1)
+    assert len(model.generate("text", 3)) == 3
+
+
+def test_a_translation_does_not_depend_on_the_other_samples(model):
+    texts = list(digits()[1].texts[:6])
+    many, few = (model.translate(texts[:count], "text", "image") for count in (6, 2))
+    assert np.max(np.abs(many[:2].astype(int) - few)) <= 1  # grey level, by rounding
+    assert model.translate(texts, "text", "label")[:2].tolist() == (
+        model.translate(texts[:2], "text", "label").tolist()
+    )
+
+
+def test_a_latent_of_a_label_is_decoded_among_the_labels_texts(model):
+    bank = jax.random.normal(jax.random.key(1), (12, 4))
+    log_weights = jnp.where(jnp.arange(12) == 5, -jnp.inf, 0.0)
+    context = {**model.model.context, "text_anchors": bank, "text_log_weights": log_weights}
+    changed = model.model._replace(context=context)
+    centres = zoning.compute_latents(
+        bank, jnp.zeros_like(bank), solver=model.space.solver, log_weights=log_weights
+    )
+    classes = np.asarray(model.tasks.predict(changed.variables, centres)["classes"])
+    there = set(np.delete(classes, 5).tolist())
+    assert 1 < len(there) < 10
+    latents = jax.random.normal(KEY, (10, 4))
+    anywhere = np.asarray(model.tasks.zone_of_text(changed, latents))
+    among = np.asarray(model.tasks.zone_of_text(changed, latents, jnp.arange(10)))
+    for label, zone in enumerate(among.tolist()):
+        assert zone != 5  # which is no known text
+        assert zone == anywhere[label] if label not in there else classes[zone] == label
+
+
+def test_what_does_not_fit_is_one_line_that_names_the_pairs(model, run, capsys):
+    with pytest.raises(UserError, match="translates image to text, image to label"):
+        model.translate(["a"], "text", "sound")
+    with pytest.raises(UserError, match="does not know: !"):
+        model.translate(["a bold seven!"], "text", "label")
+    with pytest.raises(UserError, match="labels must be"):
+        model.translate([11], "label", "image")
+    flags = [*small.flags(CONFIG, run[0]), "--mode=translate", "--source=text", "--target=image"]
+    assert main.main([*flags, "--input=a bold seven!"]) == 2
+    assert main.main(flags[:-1]) == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert "does not know: !" in errors[0]
+    assert "--mode=translate go together" in errors[1]
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "given", "count"),
+    [
+        ("text", "image", "a bold seven leaning left", 1),
+        ("text", "label", "texts.txt", 2),
+        ("label", "text", "3,1,4", 3),
+        ("image", "text", None, 360),
+    ],
+)
+def test_the_mode_writes_samples_and_a_figure(source, target, given, count, run, tmp_path):
+    if given == "texts.txt":
+        given = tmp_path / given
+        given.write_text("a thin zero leaning right\n\na bold one standing upright\n")
+    flags = [*small.flags(CONFIG, run[0]), f"--source={source}", f"--target={target}"]
+    flags += ["--mode=translate"] if given is None else ["--mode=translate", f"--input={given}"]
+    assert main.main(flags) == 0
+    if target == "image":
+        assert np.load(run[0] / "translations.npz")["images"].shape == (count, 8, 8, 1)
+    else:
+        with open(run[0] / "translations.csv") as file:
+            rows = list(csv.reader(file))
+        assert rows[0] == ["index", "source", "target"]
+        assert len(rows) == count + 1
+        assert (
+            rows[1][1] == {"text": "a thin zero leaning right", "label": "3", "image": "0"}[source]
+        )
+    assert (run[0] / "figures" / "translations.png").stat().st_size > 0
