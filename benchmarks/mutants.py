@@ -55,7 +55,12 @@ MUTANTS = (
     Mutant("zoning/flow.py", "jnp.maximum(largest_M,", "(0 *", ACCURACY + "improbable"),
     Mutant("zoning/flow.py", "LOGIT = -60.0", "LOGIT = -6.0", GOLDEN + "euler_small"),
     Mutant("zoning/flow.py", "abs(middle_Q) / 2", "abs(middle_Q) * 2", ROWS + "centering"),
-    Mutant("zoning/flow.py", "Q, log_weights_M, log_weights_M", "Q, log_weights_M, no_weight_M", QUERIES),
+    Mutant(
+        "zoning/flow.py",
+        "Q, log_weights_M, log_weights_M",
+        "Q, log_weights_M, no_weight_M",
+        QUERIES,
+    ),
     Mutant("zoning/flow.py", "h_N_M - others_M * h_M", "h_N_M + others_M * h_M", GRADIENTS),
     Mutant("zoning/flow.py", "d_log_own_M - w_own_M * h_M", "d_log_own_M", GRADIENTS),
     Mutant("zoning/flow.py", "r**2 * d_logit_sum_N if", "r * d_logit_sum_N if", GRADIENTS),

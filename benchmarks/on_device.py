@@ -41,11 +41,11 @@ from zoning_speed import STDS, STEPS, Q, make_problem, products_of_a_step, secon
 
 from lzn_jax import configuration, optimization, train
 from lzn_jax.latent_space import LatentSpace
-from lzn_jax.tasks import Tasks
 from lzn_jax.modes.compilation import batch_shapes
 from lzn_jax.run import sharding
 from lzn_jax.run.costs import count_operations
 from lzn_jax.run.reporting import write_json
+from lzn_jax.tasks import Tasks
 from lzn_jax.zoning import Euler, alignment_loss, compute_latents
 from lzn_jax.zoning.precision import FULL, PRECISIONS
 
@@ -244,7 +244,11 @@ def measure_sampling(path: str, dtype: str, arguments: argparse.Namespace) -> Ro
     variables = random_weights(jax.eval_shape(lambda: space.init(jax.random.key(0))))
     count = sharding.examples_at_a_time(config.training)
     index = sharding.put_rows(np.arange(count), mesh)
-    inputs = (jax.device_put(variables, sharding.replicated(mesh)), jax.random.key(0), {"index": index})
+    inputs = (
+        jax.device_put(variables, sharding.replicated(mesh)),
+        jax.random.key(0),
+        {"index": index},
+    )
     with jax.set_mesh(mesh):
         program = compile_program(jax.jit(Tasks(space).generate_any), *inputs)
     taken = seconds_in_a_row(lambda: program.call(*inputs), arguments.repeats)
