@@ -40,7 +40,7 @@ from ml_collections import ConfigDict
 from zoning_speed import STDS, STEPS, Q, make_problem, products_of_a_step, seconds
 
 from lzn_jax import configuration, optimization, train
-from lzn_jax.latent_space import LatentSpace
+from lzn_jax.latent_space import LatentSpace, Model
 from lzn_jax.modes.compilation import batch_shapes
 from lzn_jax.run import sharding
 from lzn_jax.run.costs import count_operations
@@ -245,7 +245,7 @@ def measure_sampling(path: str, dtype: str, arguments: argparse.Namespace) -> Ro
     count = sharding.examples_at_a_time(config.training)
     index = sharding.put_rows(np.arange(count), mesh)
     inputs = (
-        jax.device_put(variables, sharding.replicated(mesh)),
+        Model(jax.device_put(variables, sharding.replicated(mesh)), {}),
         jax.random.key(0),
         {"index": index},
     )

@@ -168,7 +168,7 @@ class Tasks:
         """
         encoder = self.space.encoder("image")
         encode = functools.partial(self._features, model.variables)
-        found = self.space.in_batches(encode, images, description="embedding")
+        found = self.space.in_batches(encode, images, description="encoding")
         anchors = found[encoder.anchor_feature]
         return found | self.latents(model.context, anchors, stream, key)
 
@@ -407,6 +407,5 @@ class Tasks:
         latents = None
         if self.has_latents:
             anchors = self.space.anchors(model.variables, images)
-            latents = self.space.latents(model.context, anchors, 1.0, key=key)
-            latents = jnp.asarray(latents)
+            latents = jnp.asarray(self.space.latents(model.context, anchors, 1.0, key=key))
         return latents, self.told(model, latents, None, labels)
