@@ -243,14 +243,13 @@ def measure_sampling(path: str, dtype: str, arguments: argparse.Namespace) -> Ro
     space = LatentSpace(config, mesh)
     variables = random_weights(jax.eval_shape(lambda: space.init(jax.random.key(0))))
     count = sharding.examples_at_a_time(config.training)
-    index = sharding.put_rows(np.arange(count), mesh)
-    inputs = (
-        Model(jax.device_put(variables, sharding.replicated(mesh)), {}),
-        jax.random.key(0),
-        {"index": index},
-    )
+    latents = np.zeros((count, config.latent.dim), np.float32) if space.encoders else None
+    request = sharding.put_rows({"index": np.arange(count), "latents": latents}, mesh)
+    model = Model(jax.device_put(variables, sharding.replicated(mesh)), {})
+    inputs = (model, jax.random.key(0), request)
+    decode = functools.partial(Tasks(space).decode, source=None, target="image")
     with jax.set_mesh(mesh):
-        program = compile_program(jax.jit(Tasks(space).generate_any), *inputs)
+        program = compile_program(jax.jit(decode), *inputs)
     taken = seconds_in_a_row(lambda: program.call(*inputs), arguments.repeats)
     row = network_row(path, config, mesh, program, taken, count, arguments.matmul_size)
     evaluations = int(np.sum(program.call(*inputs)["num_evaluations"]))

@@ -12,6 +12,7 @@ latent as a sample of another type.
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
+from zlib import crc32
 
 import jax
 import jax.numpy as jnp
@@ -59,11 +60,6 @@ def make_solver(config: ConfigDict, flow: Literal["latent", "alignment"]) -> zon
     return solver(setting.num_steps, precision=config.latent.precision)
 
 
-def batched(config: ConfigDict, mesh: Mesh) -> Callable[..., Any]:
-    """`in_batches` of as many examples as the networks of a config see at once."""
-    return functools.partial(in_batches, mesh=mesh, batch_size=examples_at_a_time(config.training))
-
-
 class LatentSpace:
     """The latent space of a config; inference divides its batches over the mesh.
 
@@ -76,13 +72,16 @@ class LatentSpace:
       encoders, decoders: of the types that have one; decoders are those that train.
       sources: types of which training takes latents.
       alignments: what is trained to lie in whose zones.
-      in_batches: runs a function over any number of examples.
+      in_batches: runs a function over any number of examples, as many at once as training.
     """
 
-    def __init__(self, config: ConfigDict, mesh: Mesh) -> None:
+    def __init__(
+        self, config: ConfigDict, mesh: Mesh, more_types: Mapping[str, DataType] | None = None
+    ) -> None:
         self.config = config
         self.modules: Mapping[str, nn.Module] = models.build(config)
-        self.in_batches = batched(config, mesh)
+        count = examples_at_a_time(config.training)
+        self.in_batches = functools.partial(in_batches, mesh=mesh, batch_size=count)
         self.solver = make_solver(config, "latent")
         self.alignments = [Alignment(*pair.split(":")) for pair in config.alignments]
         if self.alignments:
@@ -90,21 +89,20 @@ class LatentSpace:
         build = {"image": image.build, "label": label.build, "text": text.build}
         self.types: dict[str, DataType] = {
             name: build[name](config, self.modules) for name in config.types
-        }
+        } | dict(more_types or {})
         self.encoders: dict[str, Any] = {
             name: each.encoder for name, each in self.types.items() if each.encoder
         }
-        weights = {
-            "image": config.training.get("generation_weight", 1.0),
-            "text": config.training.get("text_weight", 1.0),
-        }
+        names = {name: f"{name}_weight" for name in self.types} | {"image": "generation_weight"}
+        weights = {name: config.training.get(names[name], 1.0) for name in self.types}
         self.weights = {name: w for name, w in weights.items() if w > 0}
         self.decoders: dict[str, Any] = {
             name: each.decoder
             for name, each in self.types.items()
             if each.decoder and name in self.weights
         }
-        sources = {"image", *(pair.source for pair in self.alignments)}
+        sources = {pair.source for pair in self.alignments}
+        sources.update(*(decoder.sources for decoder in self.decoders.values()))
         self.sources = [name for name in self.encoders if name in sources]
         self._jitted_anchors = {
             name: jax.jit(encoder.anchors) for name, encoder in self.encoders.items()
@@ -133,18 +131,21 @@ class LatentSpace:
         keys = dict(zip(_INIT_ORDER, jax.random.split(key, len(_INIT_ORDER)), strict=True))
         if "decoder" not in self.modules:
             keys["encoder"] = key  # as in all runs of representations so far
+        latents = jnp.zeros((1, self.config.latent.dim)) if self.encoders else None
         variables: Variables = {}
+
+        def own(network: str) -> PRNGKeyArray:
+            return keys.get(network, jax.random.fold_in(key, crc32(network.encode())))
+
         for each in self.types.values():
             if each.encoder:
-                variables[each.encoder.network] = each.encoder.init(keys[each.encoder.network])
+                network = each.encoder.network
+                variables[network] = each.encoder.init(own(network))
             if each.decoder:
-                told = each.decoder.told and jnp.zeros(
-                    (1, self.types[each.decoder.told].dim_to_tell)
-                )
-                latents = jnp.zeros((1, self.config.latent.dim)) if self.encoders else None
-                network = each.decoder.network
-                variables[network] = each.decoder.init(keys[network], (latents, told))
-        return {name: variables[name] for name in self.modules}
+                network, told = each.decoder.network, each.decoder.told
+                shown = told and jnp.zeros((1, self.types[told].dim_to_tell))
+                variables[network] = each.decoder.init(own(network), (latents, shown))
+        return variables
 
     def loss(
         self, variables: Variables, batch: Mapping[str, jax.Array], key: jax.Array
@@ -309,7 +310,7 @@ class LatentSpace:
         key = key_or_seed(key, self.config.seed)
         if index is None:
             index = np.arange(len(anchors))
-        if not context:
+        if "anchors" not in context:
             shape = anchors.shape[1:]
             noise = noise_scale * normal_by_index(key, stream, jnp.asarray(index), shape)
             return np.asarray(zoning.compute_latents(anchors, noise, solver=self.solver))
@@ -348,9 +349,3 @@ class LatentSpace:
             shapes["text_log_weights"] = ((count,), jnp.float32)
             shapes["text_tokens"] = ((count, self.config.text.max_length), jnp.int32)
         return {name: jax.ShapeDtypeStruct(*shape) for name, shape in shapes.items()}
-
-    def columns(self, examples: Examples) -> dict[str, np.ndarray]:
-        """What training batches hold beside images and labels."""
-        if "text" not in self.types:
-            return {}
-        return text.columns(self.config, examples.texts)

@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 from lzn_jax import data, optimization, plots
 from lzn_jax.configuration import EXIT_DONE, EXIT_NON_FINITE, EXIT_RUN_AGAIN
 from lzn_jax.data import Examples
+from lzn_jax.data_types import text
 from lzn_jax.evaluation.measurements import Measurements
 from lzn_jax.latent_space import LatentSpace, Model
 from lzn_jax.models import join_variables, split_variables
@@ -115,7 +116,7 @@ def _prepare(config: ConfigDict, workdir: Path) -> _Run:
             space.transform,
             workers=config.data.get("workers", 0),
             rows=sharding.own_rows(training.batch_size),
-            columns=space.columns(train),
+            columns=text.columns(config, train.texts),
         )
         optimizer = optimization.make_optimizer(training, list(space.modules))
         interruption = processes.Interruption()

@@ -3,8 +3,8 @@
 Every method is a task, on any number of images in batches that are divided over the devices.
 Underneath are pure functions of variables and arrays, for `jit`, `grad` and `vmap`:
 `ImageEncoder.anchors`, `LatentSpace.latents_in_context` (encode), `ImageEncoder.features` (embed),
-`Tasks.predict` (classify), `generate` and `generate_any` (sample), `ImageDecoder.invert` and
-`render` (reconstruct, interpolate).
+`Tasks.predict` (classify), `latents_from` and `decode` (sample, translate), `ImageDecoder.invert`
+and `render` (reconstruct, interpolate).
 """
 
 import dataclasses

@@ -147,7 +147,7 @@ def test_a_sample_depends_on_the_seed_and_its_number_alone(shared, model):
     other = Tasks(build(training__batch_size=8)).sample(model, 32).images
     assert np.max(np.abs(other.astype(int) - many.images)) <= 1
     other = Tasks(build(seed=1))
-    other._generate_any = shared._generate_any  # which is compiled
+    other._decode = shared._decode  # which is compiled
     assert np.mean(other.sample(model, 32).images != many.images) > 0.5
 
 
@@ -166,7 +166,7 @@ def straight_paths():
 
 
 def test_samples_come_from_noise_and_from_latents(straight_paths):
-    found = straight_paths.generate_any({"decoder": None}, KEY, {"index": jnp.arange(16)})["images"]
+    found = straight_paths.draw_any(Model({"decoder": None}, {}), 16, KEY)["images"]
     noise = normal_by_index(KEY, Stream.SAMPLE_NOISE, jnp.arange(16), (8, 8, 1))
     latents = normal_by_index(KEY, Stream.PRIOR_LATENTS, jnp.arange(16), (4,))
     expected = noise + (1 - 1e-3) * latents[:, :1, None, None]

@@ -171,7 +171,7 @@ def ends_of_flow(latents):
 def test_samples_are_told_their_class_and_a_latent_of_its_zone():
     tasks = told()
     index, labels = jnp.arange(40), jnp.arange(40) % 10
-    drawn = jax.jit(tasks.generate)(variables(), KEY, {"labels": labels, "index": index})
+    drawn = tasks.draw(Model(variables(), {}), 40, np.asarray(labels), KEY)
     np.testing.assert_array_equal(drawn["classes"], one_hot(labels))
     noise = normal_by_index(KEY, Stream.SAMPLE_LATENTS, index, (4,))
 
@@ -184,7 +184,7 @@ def test_samples_are_told_their_class_and_a_latent_of_its_zone():
 
 def test_samples_of_any_class_are_told_the_class_in_whose_zone_the_prior_puts_them():
     tasks = told()
-    drawn = tasks.generate_any(variables(), KEY, {"index": jnp.arange(40)})
+    drawn = tasks.draw_any(Model(variables(), {}), 40, KEY)
     latents = normal_by_index(KEY, Stream.PRIOR_LATENTS, jnp.arange(40), (4,))
     np.testing.assert_array_equal(drawn["images"], latents)
     classes = ends_of_flow(latents)

@@ -11,6 +11,7 @@ import small
 
 from lzn_jax import data, main, trained_model, zoning
 from lzn_jax.configuration import UserError
+from lzn_jax.data_types import text
 from lzn_jax.latent_space import LatentSpace
 from lzn_jax.run import sharding
 
@@ -41,7 +42,7 @@ def variables():
 def batch():
     space, train = build(), digits()[0]
     rows = slice(0, 16)
-    tokens = space.columns(train._replace(texts=train.texts[rows]))["tokens"]
+    tokens = text.columns(space.config, train.texts[rows])["tokens"]
     return {
         "images": jnp.asarray(train.images[rows]),
         "labels": jnp.asarray(train.labels[rows]),

@@ -56,6 +56,7 @@ class Decoder(Protocol):
     """Latents to samples."""
 
     network: str
+    output: str  # the name of samples in what `generate` returns
     num_draws: int  # random keys that `loss` takes
     sources: tuple[str, ...]  # types whose latents it learns from, in turn
     noise_scale: float | None  # α of these latents, None: from 0 to 1 at random

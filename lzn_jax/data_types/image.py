@@ -138,7 +138,7 @@ class ViewEncoder(ImageEncoder):
 class ImageDecoder:
     """The image decoder of a config, as pure functions of variables and arrays."""
 
-    network = "decoder"
+    network, output = "decoder", "images"
     num_draws = 2
 
     def __init__(self, config: ConfigDict, decoder: nn.Module) -> None:

@@ -1,5 +1,6 @@
 """Texts: a transformer gives their anchors, another writes them, given latents."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,11 +14,14 @@ from ml_collections import ConfigDict
 
 from lzn_jax import zoning
 from lzn_jax.configuration import UserError
+from lzn_jax.data.examples import MAX_NAMED
 from lzn_jax.data_types import Condition, DataType, Zones
 from lzn_jax.microbatches import in_training
 from lzn_jax.models import Variables
 from lzn_jax.models.transformer import END
 from lzn_jax.randomness import Stream
+
+_log = logging.getLogger(__name__)
 
 
 def build(config: ConfigDict, modules: Mapping[str, nn.Module]) -> DataType:
@@ -107,8 +111,21 @@ def _some(texts: np.ndarray | None) -> np.ndarray:
 
 
 def columns(config: ConfigDict, texts: np.ndarray | None) -> dict[str, np.ndarray]:
-    """What a batch holds of texts."""
-    return {"tokens": tokenizer(config).encode_known(_some(texts))}
+    """What a batch holds of texts, where a config has them.
+
+    The log counts and names texts that cannot be read; their examples train without a text.
+    """
+    if "text" not in config.types:
+        return {}
+    found, texts = tokenizer(config), _some(texts)
+    left_out = [str(text) for text in texts if text and found.fault(text)]
+    different = list(dict.fromkeys(left_out))
+    for text in different[:MAX_NAMED]:
+        _log.warning("left out: the text %r %s", text, found.fault(text))
+    if left_out:
+        count = len(left_out)
+        _log.warning("texts left out: %d different ones, of %d examples", len(different), count)
+    return {"tokens": found.encode_known(texts)}
 
 
 def tokenizer(config: ConfigDict) -> Tokenizer:
@@ -162,7 +179,7 @@ class TextEncoder:
 class TextDecoder:
     """The text decoder of a config: writes a text token by token, given a latent."""
 
-    network = "text_decoder"
+    network, output = "text_decoder", "tokens"
     num_draws = 1
     told: str | None = None
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,7 @@ from lzn_jax.evaluation.text_quality import TextQuality
 from lzn_jax.latent_space import Model
 from lzn_jax.tasks import NOISE_SCALE, Tasks
 
+SHOWN = 8  # examples of each task
 MAX_RECONSTRUCTED = 2000  # test images, as the paper takes of CIFAR-10
 
 
@@ -49,7 +51,29 @@ class Measurements:
             metrics |= self._image_to_image(model, test, workdir / "figures")
         if "text" in self.space.decoders:
             metrics |= TextQuality(self.tasks, train)(model, test)
+        if self.tasks.translations:
+            plots.tasks(workdir / "figures" / "tasks.png", self._examples(model, test))
         return metrics
+
+    def _examples(self, model: Model, test: Examples) -> list[tuple[str, Any, Any]]:
+        """Titles, sources and targets of each pair of types; sources are of different classes."""
+        classes, rows = np.unique(test.labels, return_index=True)
+        rows = rows[:SHOWN]
+        samples = {"image": test.images[rows], "label": classes[:SHOWN]}
+        if test.texts is not None:
+            samples["text"] = test.texts[rows]
+        found: list[tuple[str, Any, Any]] = [
+            (
+                f"{source} to {target}",
+                samples[source],
+                self.tasks.translate(model, samples[source], source, target),
+            )
+            for source, target in self.tasks.translations
+        ]
+        for target in self.space.decoders:
+            drawn = self.tasks.translate(model, None, None, target, count=len(rows))
+            found.append((f"prior to {target}", None, drawn))
+        return found
 
     def _image_to_label(self, model: Model, test: Examples, folder: Path) -> dict[str, float]:
         """Accuracy of classification by zone, and a picture of the zones."""
@@ -60,7 +84,7 @@ class Measurements:
             return float(np.mean(self.tasks.classes(model, latents).classes == test.labels))
 
         banks: dict[str, Mapping[str, Array]] = {"test_accuracy_batch": {}}
-        if model.context:
+        if "anchors" in model.context:
             banks = {"test_accuracy": model.context, **banks}
         metrics = {
             name: accuracy_of(self.space.latents(bank, anchors, NOISE_SCALE))
@@ -82,7 +106,7 @@ class Measurements:
                 np.asarray(centres),
                 title="Latent zones of the test images",
             )
-        if model.context:
+        if "anchors" in model.context:
             metrics["image_to_label_accuracy"] = metrics["test_accuracy"]
         return metrics | curves.named()
 

@@ -4,12 +4,18 @@ from collections.abc import Mapping
 
 import numpy as np
 from jaxtyping import UInt8
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import KFold, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from lzn_jax.data import Examples, captions
+from lzn_jax.data_types import text
 from lzn_jax.evaluation.judge import fit_judge
 from lzn_jax.latent_space import Model
 from lzn_jax.tasks import Tasks
 
+MIN_PROBED = 10  # captions; of fewer a fifth is none
 PARTS = captions.Parts._fields
 
 
@@ -32,6 +38,7 @@ class TextQuality:
             **self._text_to_image(model, test),
             **self._label_to_text(model, test),
             **self._from_prior(model, test),
+            **self._embedding(model),
         }
 
     def measured(self, images: UInt8[np.ndarray, "n h w 1"]) -> captions.Parts:
@@ -73,6 +80,21 @@ class TextQuality:
             "text_well_formed": float(np.mean(found.digit >= 0)),
             "text_total_variation": float(np.abs(real - drawn).sum() / 2),
             **shares("prior_image", self.measured(images), captions.parse(zones)),
+        }
+
+    def _embedding(self, model: Model) -> dict[str, float]:
+        """Accuracy of a linear probe of each part on anchors of captions that it did not see."""
+        is_known = np.isfinite(np.asarray(model.context["text_log_weights"]))
+        anchors = np.asarray(model.context["text_anchors"])[is_known]
+        if len(anchors) < MIN_PROBED or not np.isfinite(anchors).all():
+            return {}
+        tokens = np.asarray(model.context["text_tokens"])[is_known]
+        parts = captions.parse(text.tokenizer(self.config).decode(tokens))
+        probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+        folds = KFold(5, shuffle=True, random_state=0)
+        return {
+            f"text_probe_{name}": float(np.mean(cross_val_score(probe, anchors, values, cv=folds)))
+            for name, values in parts._asdict().items()
         }
 
 

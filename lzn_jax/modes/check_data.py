@@ -107,6 +107,12 @@ def _describe(split: str, examples: Examples, names: tuple[str, ...]) -> None:
     count, height, width, channels = examples.images.shape
     _log.info("%s: %d images of %dx%dx%d", split, count, height, width, channels)
     sizes = np.bincount(examples.labels, minlength=len(names))
+    if examples.texts is not None:
+        texts = [str(text) for text in examples.texts if text]
+        _log.info(
+            "%s: %d texts, %d different, of at most %d characters, %d images without",
+            split, len(texts), len(set(texts)), max(map(len, texts), default=0), count - len(texts),
+        )  # fmt: skip
     largest = ", ".join(
         f"{name or 'class'} {size}"
         for name, size in zip(names[:_SHOWN_CLASSES], sizes, strict=False)
@@ -158,3 +164,9 @@ def _draw(path: Path, train: Examples, unreadable: Collection[int], names: tuple
     shown = [name or "all" for name in names]
     plots.sample_grid(path, train.images[rows], train.labels[rows], shown, "Training images")
     _log.info("images by class: %s", path)
+    if train.texts is not None:
+        places = np.linspace(0, len(rows) - 1, min(len(rows), plots.MAX_PAIRS)).astype(int)
+        shown = np.array(rows)[places]
+        pairs = path.with_name("pairs.png")
+        plots.translations(pairs, train.images[shown], train.texts[shown], "Images and their texts")
+        _log.info("images with their texts: %s", pairs)

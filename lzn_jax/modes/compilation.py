@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from lzn_jax import optimization, train
 from lzn_jax.configuration import EXIT_DOES_NOT_FIT, EXIT_DONE
-from lzn_jax.data import Examples
+from lzn_jax.data_types import text
 from lzn_jax.latent_space import LatentSpace
 from lzn_jax.run import costs, sharding, slices
 from lzn_jax.run.sharding import examples_at_a_time
@@ -95,7 +95,7 @@ def batch_shapes(space: LatentSpace, config: ConfigDict) -> dict[str, jax.ShapeD
         **space.transform(image, np.random.default_rng(0)),
         "labels": np.int32(0),
     }
-    for name, values in space.columns(Examples(image[None], np.zeros(1), np.array([""]))).items():
+    for name, values in text.columns(config, np.array([""])).items():
         element[name] = values[0]
     return {
         name: jax.ShapeDtypeStruct((size, *value.shape), value.dtype)

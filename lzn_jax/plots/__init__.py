@@ -3,7 +3,7 @@
 from lzn_jax.plots.embedding import MIN_POINTS, tsne
 from lzn_jax.plots.grids import interpolation, predictions, reconstructions, sample_grid
 from lzn_jax.plots.lines import accuracy_curves, classification, curves
-from lzn_jax.plots.translations import MAX_PAIRS, translations
+from lzn_jax.plots.translations import MAX_PAIRS, tasks, translations
 from lzn_jax.plots.zones import latent_zones
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "predictions",
     "reconstructions",
     "sample_grid",
+    "tasks",
     "translations",
     "tsne",
 ]

@@ -2,13 +2,14 @@
 
 import os
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 
-from lzn_jax.plots.style import SMALL_SIZE, new_figure, save
+from lzn_jax.plots.style import SMALL_SIZE, TEXT_SIZE, new_figure, save
 
 COLUMNS = 5
 MAX_PAIRS = 20
@@ -26,6 +27,23 @@ def translations(path: str | os.PathLike[str], sources: Any, targets: Any, title
         row, column = divmod(place, COLUMNS)
         show(grid[2 * row, column], sources[place])
         show(grid[2 * row + 1, column], targets[place])
+    return save(figure, path)
+
+
+def tasks(path: str | os.PathLike[str], rows: Sequence[tuple[str, Any, Any]]) -> Path:
+    """A band for each task, (title, sources, targets): sources above targets, or None alone."""
+    columns = max(len(targets) for _, _, targets in rows)
+    lines = [
+        (title if place == 0 else "", samples)
+        for title, *sides in rows
+        for place, samples in enumerate(side for side in sides if side is not None)
+    ]
+    figure = new_figure(1.25 * columns, 1.15 * len(lines), "What the model translates")
+    grid = figure.subplots(len(lines), columns, squeeze=False)
+    for line, (title, samples) in zip(grid, lines, strict=True):
+        line[0].set_title(title, fontsize=TEXT_SIZE, fontweight="bold", loc="left")
+        for place, axes in enumerate(line):
+            show(axes, samples[place] if place < len(samples) else "")
     return save(figure, path)
 
 

@@ -58,38 +58,10 @@ class Tasks:
         if self.has_classes:
             self._predictions = jax.jit(self.predict)
         if self.decoder is not None:
-            self._generate, self._generate_any = map(jax.jit, (self.generate, self.generate_any))
             self._reconstruct = jax.jit(self.decoder.reconstruct)
             self._interpolation = Interpolation(self.decoder, space.in_batches)
 
     # Pure functions of a model and a batch of examples.
-
-    def generate(
-        self, model: Model, key: PRNGKeyArray, request: Mapping[str, Array]
-    ) -> dict[str, Array]:
-        """Image i of class `labels`, from a latent drawn in the label's zone (paper §5.1)."""
-        labels, index, latents = request["labels"], request["index"], None
-        if self.has_latents:
-            latents = self.latents_from(model, key, 1.0, {**request, "samples": labels}, "label")
-        condition = (latents, self.told(model, latents, "label", labels))
-        return self.decoder.generate(model.variables, key, condition, index)
-
-    def generate_any(
-        self, model: Model, key: PRNGKeyArray, request: Mapping[str, Array]
-    ) -> dict[str, Array]:
-        """Image i from a latent of the prior (§3.1), of the class in whose zone that lies (E.3).
-
-        Without classes `labels` are -1.
-        """
-        index, latents = request["index"], None
-        labels = jnp.full(index.shape, NO_CLASS, jnp.int32)
-        if self.has_latents:
-            latents = self.latents_from(model, key, 1.0, request, None)
-            if self.has_classes:
-                labels = self.predict(model.variables, latents)["classes"]
-        told = self.told(model, latents, None, labels)
-        generated = self.decoder.generate(model.variables, key, (latents, told), index)
-        return {**generated, "labels": labels}
 
     def latents_from(
         self,
@@ -115,24 +87,52 @@ class Tasks:
             return latents
         return encoder.latents(model, request["samples"], noise, self.space.solver)
 
+    def decode(
+        self,
+        model: Model,
+        key: PRNGKeyArray,
+        request: Mapping[str, Array],
+        source: str | None,
+        target: str,
+    ) -> dict[str, Array]:
+        """Samples of a type from `latents` that come from `samples` of a source (paper §3.1, §5.1).
+
+        Images have `labels` beside them: those asked for, or those of the zones that latents lie in
+        (E.3); without classes -1.
+        """
+        latents, index, samples = request["latents"], request["index"], request.get("samples")
+        if target == "label":
+            return self.predict(model.variables, latents)
+        told, beside = None, {}
+        if target == "image":
+            labels = jnp.full(index.shape, NO_CLASS, jnp.int32)
+            if source == "label":
+                labels = request["samples"]
+            elif self.has_classes and self.has_latents:
+                labels = self.predict(model.variables, latents)["classes"]
+            told, beside = self.told(model, latents, source, samples, labels), {"labels": labels}
+        decoder = self.space.decoders[target]
+        generated: dict[str, Array] = decoder.generate(model.variables, key, (latents, told), index)
+        return generated | beside
+
     def predict(self, variables: Variables, latents: Float[Array, "b q"]) -> dict[str, Array]:
         """`classes` (b,) of latents, and the flow's `probabilities` of them (paper §5.1)."""
         encoder, solver = self.space.encoders["label"], self.space.alignment_solver
         found: dict[str, Array] = encoder.predict(variables, latents, solver)
         return found
 
-    def told(self, model: Model, latents: Any, source: str | None, samples: Any) -> Array | None:
+    def told(
+        self, model: Model, latents: Any, source: str | None, samples: Any, labels: Any
+    ) -> Array | None:
         """What the image decoder is told: of the sample that latents come from, or their zone's."""
         if self.decoder.told is None:
             return None
         if self.decoder.told == "label":
-            if source != "label" and samples is None:
-                samples = self.predict(model.variables, latents)["classes"]
-            return one_hot(samples, self.config.data.num_classes)
+            return one_hot(labels, self.config.data.num_classes)
         if source == "text":
             return self.space.encoders["text"].anchors(model.variables, samples)
-        bank = model.context["text_anchors"]
-        return bank[self.zone_of_text(model, latents, samples if source == "label" else None)]
+        zones = self.zone_of_text(model, latents, labels if source == "label" else None)
+        return model.context["text_anchors"][zones]
 
     def zone_of_text(
         self, model: Model, latents: Float[Array, "b q"], labels: Int[Array, " b"] | None = None
@@ -213,29 +213,16 @@ class Tasks:
             if labels is not None:
                 raise UserError("a generation study has no classes: leave labels out")
             return self.draw_any(model, count, key)
-        index = np.arange(count)
         if labels is None:
-            labels = (index % self.config.data.num_classes).astype(np.int32)
-        request = {"labels": labels, "index": index}
-        return self._drawn(self._generate, model, request, key, "sampling") | {"labels": labels}
+            labels = (np.arange(count) % self.config.data.num_classes).astype(np.int32)
+        return self._translated(model, labels, "label", "image", 1.0, key, count, "sampling")
 
     def draw_any(
         self, model: Model, count: int, key: PRNGKeyArray | None = None
     ) -> dict[str, np.ndarray]:
         """As `draw`, from the prior: of classes nobody asked for."""
         description = "sampling any class" if self.has_classes else "sampling"
-        request = {"index": np.arange(count)}
-        return self._drawn(self._generate_any, model, request, key, description)
-
-    def _drawn(
-        self, generate: Any, model: Model, request: Any, key: PRNGKeyArray | None, description: str
-    ) -> dict[str, np.ndarray]:
-        key = key_or_seed(key, self.config.seed)
-        generate = functools.partial(generate, model, key)
-        drawn: dict[str, np.ndarray] = self.space.in_batches(
-            generate, request, description=description
-        )
-        return drawn
+        return self._translated(model, None, None, "image", 1.0, key, count, description)
 
     @property
     def translations(self) -> tuple[tuple[str, str], ...]:
@@ -264,20 +251,37 @@ class Tasks:
         self.check_pair(source, target)
         if noise_scale is None:
             noise_scale = 1.0 if target == "image" or source in ("label", None) else 0.0
-        key = key_or_seed(key, self.config.seed)
         samples = self.encoded(samples, source)
-        index = np.arange(len(samples) if count is None else count)
-        request = {"index": index} | ({} if source is None else {"samples": samples})
-        latents = self._latents_of(model, key, noise_scale, request, source)
-        decode = functools.partial(self._decode, model, key, source=source, target=target)
-        found = self.space.in_batches(
-            decode,
-            {**request, "latents": latents},
-            description=f"{source or 'prior'} to {target}",
+        count = len(samples) if count is None else count
+        description = f"{source or 'prior'} to {target}"
+        found = self._translated(
+            model, samples, source, target, noise_scale, key, count, description
         )
-        if target == "text":
-            return text.tokenizer(self.config).decode(found["tokens"])
-        return found["classes" if target == "label" else "images"]
+        if target == "label":
+            return found["classes"]
+        targets = found[self.space.decoders[target].output]
+        return text.tokenizer(self.config).decode(targets) if target == "text" else targets
+
+    def _translated(
+        self,
+        model: Model,
+        samples: Any,
+        source: str | None,
+        target: str,
+        noise_scale: float,
+        key: PRNGKeyArray | None,
+        count: int,
+        description: str,
+    ) -> dict[str, np.ndarray]:
+        """What `decode` finds for samples."""
+        key = key_or_seed(key, self.config.seed)
+        request = {"index": np.arange(count)} | ({} if source is None else {"samples": samples})
+        request["latents"] = self._latents_of(model, key, noise_scale, request, source)
+        decode = functools.partial(self._decode, model, key, source=source, target=target)
+        found: dict[str, np.ndarray] = self.space.in_batches(
+            decode, request, description=description
+        )
+        return found
 
     def encode(
         self,
@@ -309,31 +313,14 @@ class Tasks:
     def _latents_of(
         self, model: Model, key: PRNGKeyArray, noise_scale: float, request: Any, source: str | None
     ) -> Any:
-        if source == "image":
-            anchors = self.space.anchors(model.variables, request["samples"])
-            return self.space.latents(model.context, anchors, noise_scale, key=key)
+        if not self.has_latents:
+            return None
+        if source is not None and not hasattr(self.space.encoders[source], "latents"):
+            anchors = self.space.anchors(model.variables, request["samples"], source)
+            context = model.context if source == "image" else {}
+            return self.space.latents(context, anchors, noise_scale, key=key)
         find = functools.partial(self._latents_from, model, key, noise_scale, source=source)
         return self.space.in_batches(find, request, description="zoning")
-
-    def decode(
-        self,
-        model: Model,
-        key: PRNGKeyArray,
-        request: Mapping[str, Array],
-        source: str | None,
-        target: str,
-    ) -> dict[str, Array]:
-        """Samples of a type from `latents` that come from `samples` of a source: pure."""
-        latents, index = request["latents"], request["index"]
-        if target == "label":
-            return self.predict(model.variables, latents)
-        told = None
-        if target == "image":
-            told = self.told(model, latents, source, request.get("samples"))
-        generated: dict[str, Array] = self.space.decoders[target].generate(
-            model.variables, key, (latents, told), index
-        )
-        return generated
 
     def draw_with_zones(self, model: Model, count: int) -> tuple[np.ndarray, list[str]]:
         """Images from the prior, and the known texts in whose zones their latents lie."""
@@ -343,8 +330,7 @@ class Tasks:
             functools.partial(self._zone_of_text, model), latents, description="finding zones"
         )
         tokens = np.asarray(model.context["text_tokens"])[zones]
-        images = self.translate(model, None, None, "image", count=count)
-        return images, text.tokenizer(self.config).decode(tokens)
+        return self.draw_any(model, count)["images"], text.tokenizer(self.config).decode(tokens)
 
     def classify(self, model: Model, images: Images) -> Predictions:
         """Class and probability of each image, from the middle of its zone.
@@ -408,4 +394,4 @@ class Tasks:
         if self.has_latents:
             anchors = self.space.anchors(model.variables, images)
             latents = jnp.asarray(self.space.latents(model.context, anchors, 1.0, key=key))
-        return latents, self.told(model, latents, None, labels)
+        return latents, self.told(model, latents, None, None, labels)

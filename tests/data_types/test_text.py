@@ -9,7 +9,7 @@ from flax import linen as nn
 
 from lzn_jax import zoning
 from lzn_jax.configuration import UserError
-from lzn_jax.data_types.text import TextDecoder, TextEncoder, Tokenizer, known
+from lzn_jax.data_types.text import TextDecoder, TextEncoder, Tokenizer, columns, known
 from lzn_jax.latent_space import Model
 from lzn_jax.models import transformer
 
@@ -51,6 +51,17 @@ def test_a_text_that_cannot_be_said_is_named_or_left_out(text, message):
     with pytest.raises(UserError, match=message):
         LETTERS.encode(["a", text])
     assert LETTERS.encode_known(["a", text])[1].tolist() == [0] * 6
+
+
+def test_texts_of_a_data_set_that_cannot_be_said_are_counted_and_named(caplog):
+    texts = np.array(["a", "", "abc", "abc", "ababab"])
+    assert columns(config(), texts)["tokens"][:, 0].tolist() == [2, 0, 0, 0, 0]
+    named, too_long, counted = caplog.messages
+    assert "'abc' has characters that the run does not know: c" in named
+    assert "'ababab' is longer than the run's 5 tokens" in too_long
+    assert counted == "texts left out: 2 different ones, of 3 examples"
+    with pytest.raises(UserError, match="has no texts"):
+        columns(config(), None)
 
 
 def test_an_anchor_does_not_see_what_is_behind_the_end():

@@ -97,6 +97,13 @@ def test_check_data_needs_no_checkpoint_and_reports_digits(tmp_path, capsys):
     assert [p.name for p in (tmp_path / "run").iterdir()] == ["figures"]
 
 
+def test_check_data_shows_images_with_their_texts(tmp_path, capsys):
+    assert _check("configs/digits_text.py", tmp_path / "run") == 0
+    report = capsys.readouterr().err
+    assert "train: 1437 texts, 90 different, of at most 32 characters, 0 images without" in report
+    assert (tmp_path / "run" / "figures" / "pairs.png").is_file()
+
+
 def test_check_data_names_and_counts_unreadable_images(tmp_path, capsys):
     config = _config_file(tmp_path, _images(tmp_path / "images", 50, broken=range(0, 50, 2)))
     assert _check(config, tmp_path / "run") == 2
