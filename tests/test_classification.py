@@ -113,6 +113,7 @@ def test_classes_are_found_without_a_look_at_the_labels(joint, tmp_path, monkeyp
     labels = joint[-1].labels
     metrics, found = evaluated(joint, labels, tmp_path, monkeypatch)
     shares = [np.mean(np.array(classes) == labels) for classes in found]
+    assert metrics.pop("image_to_label_accuracy") == metrics["test_accuracy"]
     assert list(metrics) == [  # nothing of a decoder that never trained
         "test_accuracy",
         "test_accuracy_batch",
@@ -125,7 +126,7 @@ def test_classes_are_found_without_a_look_at_the_labels(joint, tmp_path, monkeyp
     assert metrics["test_accuracy_alpha_0"] == metrics["test_accuracy"]
     assert metrics["test_accuracy_context_16"] == metrics["test_accuracy"]
     figures = {path.stem for path in (tmp_path / "figures").iterdir()}
-    assert figures == {"classification", "zones"}
+    assert figures == {"classification", "tasks", "zones"}
     small.without_pictures(monkeypatch)
     for others in (np.roll(labels, 1), np.full_like(labels, 3)):
         assert evaluated(joint, others, tmp_path, monkeypatch)[1] == found

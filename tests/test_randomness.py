@@ -47,6 +47,8 @@ def test_stream_numbers_stay():
         "PRIOR_LATENTS": 6,
         "PROBE": 7,
         "TRAIN_LATENTS": 8,
+        "TEXT": 9,
+        "TEXT_LATENTS": 10,
     }
 
 

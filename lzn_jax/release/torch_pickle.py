@@ -230,10 +230,6 @@ def _tensor(storage: Storage, offset: Any, shape: Any, strides: Any) -> StoredTe
 
 def instructions(value: Any, arrays: list[np.ndarray]) -> bytes:
     """Those that put a value on an unpickler's stack; its arrays are added to `arrays`."""
-
-    def pickled(items: Iterable[Any]) -> bytes:
-        return pickle.MARK + b"".join(instructions(item, arrays) for item in items)
-
     match value:
         case None | bool():
             return {None: pickle.NONE, True: pickle.NEWTRUE, False: pickle.NEWFALSE}[value]
@@ -248,25 +244,30 @@ def instructions(value: Any, arrays: list[np.ndarray]) -> bytes:
             module, _, attribute = name.rpartition(".")
             return pickle.GLOBAL + f"{module}\n{attribute}\n".encode()
         case tuple():
-            return pickled(value) + pickle.TUPLE
+            return _pickled(value, arrays) + pickle.TUPLE
         case list():
-            return pickle.EMPTY_LIST + pickled(value) + pickle.APPENDS
+            return pickle.EMPTY_LIST + _pickled(value, arrays) + pickle.APPENDS
         case dict():
             is_ordered = isinstance(value, collections.OrderedDict)
-            empty = _call(_DICT, pickled(())) if is_ordered else pickle.EMPTY_DICT
+            empty = _call(_DICT, pickle.MARK) if is_ordered else pickle.EMPTY_DICT
             parts = (part for item in value.items() for part in item)
-            return empty + pickled(parts) + pickle.SETITEMS
+            return empty + _pickled(parts, arrays) + pickle.SETITEMS
         case np.ndarray():
             arrays.append(value)
             kind = next(kind for kind, dtype in _DTYPES.items() if dtype == value.dtype)
             storage = ("storage", _Name(f"torch.{kind}"), str(len(arrays) - 1), "cpu", value.size)
             strides = tuple(math.prod(value.shape[i + 1 :]) for i in range(value.ndim))
-            arguments = pickle.MARK + instructions(storage, arrays) + pickle.BINPERSID
+            arguments = _pickled([storage], arrays) + pickle.BINPERSID
             rest: tuple[Any, ...] = (0, value.shape, strides, False, collections.OrderedDict())
             arguments += b"".join(instructions(item, arrays) for item in rest)
             return _call(_TENSOR, arguments)
         case _:
             raise TypeError(f"a {type(value).__name__} is no value of such a file")
+
+
+def _pickled(items: Iterable[Any], arrays: list[np.ndarray]) -> bytes:
+    """Those that put a mark and items above it."""
+    return pickle.MARK + b"".join(instructions(item, arrays) for item in items)
 
 
 def _call(function: str, arguments: bytes) -> bytes:

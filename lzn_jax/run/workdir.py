@@ -197,6 +197,7 @@ def check_same_run(config: ConfigDict, workdir: Path, free: tuple[str, ...] = ()
         raise UserError(f"{path} is not valid JSON ({error}): choose another --workdir") from error
     asked = configuration.flatten(configuration.to_json_dict(config))
     stored = configuration.with_defaults(stored, configuration.schema_of(asked))
+    stored = json.loads(json.dumps(stored))  # defaults in JSON's types too
     for name in sorted(stored.keys() | asked.keys()):
         if name.startswith((*FREE_FIELDS, *free)) or stored.get(name) == asked.get(name):
             continue

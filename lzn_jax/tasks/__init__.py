@@ -276,7 +276,10 @@ class Tasks:
         """What `decode` finds for samples."""
         key = key_or_seed(key, self.config.seed)
         request = {"index": np.arange(count)} | ({} if source is None else {"samples": samples})
-        request["latents"] = self._latents_of(model, key, noise_scale, request, source)
+        latents = self._latents_of(model, key, noise_scale, request, source)
+        if target != "image" or source not in ("label", "text"):  # of which images are told
+            source, request = None, {"index": request["index"]}
+        request["latents"] = latents
         decode = functools.partial(self._decode, model, key, source=source, target=target)
         found: dict[str, np.ndarray] = self.space.in_batches(
             decode, request, description=description
