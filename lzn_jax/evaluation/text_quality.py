@@ -1,6 +1,6 @@
 """What captions of digits, and digits made of captions, have right, part by part."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import UInt8
@@ -29,6 +29,7 @@ class TextQuality:
         self.tasks, self.config = tasks, tasks.config
         self._judge = fit_judge(train)
         self._ruler = captions.fit(train.images, train.labels)
+        self._captions = _texts(train)
 
     def __call__(self, model: Model, test: Examples) -> dict[str, float]:
         """Metrics of each pair of types that has texts at one end."""
@@ -37,7 +38,7 @@ class TextQuality:
             **self._text_to_label(model, test),
             **self._text_to_image(model, test),
             **self._label_to_text(model, test),
-            **self._from_prior(model, test),
+            **self._from_prior(model),
             **self._embedding(model),
         }
 
@@ -64,21 +65,18 @@ class TextQuality:
         texts = self.tasks.translate(model, test.labels, "label", "text")
         return {"label_to_text_digit": float(np.mean(captions.parse(texts).digit == test.labels))}
 
-    def _from_prior(self, model: Model, test: Examples) -> dict[str, float]:
-        """Of texts how many are captions, and how far their shares are from those of test images.
+    def _from_prior(self, model: Model) -> dict[str, float]:
+        """Of texts how many are captions, and how far their shares are from the training captions'.
 
         Of images how many fit the caption in whose zone their latent lies.
         """
-        count = self.config.evaluation.num_samples
-        texts = self.tasks.translate(model, None, None, "text", count=count)
-        found = captions.parse(texts)
-        names, places = np.unique([*_texts(test), *texts], return_inverse=True)
-        ends = places[: len(_texts(test))], places[len(_texts(test)) :]
-        real, drawn = (np.bincount(each, minlength=len(names)) / len(each) for each in ends)
-        images, zones = self.tasks.draw_with_zones(model, count)
+        texts = self.tasks.translate(model, None, None, "text", count=len(self._captions))
+        images, zones = self.tasks.draw_with_zones(model, self.config.evaluation.num_samples)
+        again = np.random.default_rng(0).choice(self._captions, len(self._captions))
         return {
-            "text_well_formed": float(np.mean(found.digit >= 0)),
-            "text_total_variation": float(np.abs(real - drawn).sum() / 2),
+            "text_well_formed": float(np.mean(captions.parse(texts).digit >= 0)),
+            "text_total_variation": total_variation(self._captions, texts),
+            "real_text_total_variation": total_variation(self._captions, again),
             **shares("prior_image", self.measured(images), captions.parse(zones)),
         }
 
@@ -101,6 +99,16 @@ class TextQuality:
 def _texts(examples: Examples) -> np.ndarray:
     assert examples.texts is not None
     return examples.texts
+
+
+def total_variation(first: Sequence[str] | np.ndarray, second: Sequence[str] | np.ndarray) -> float:
+    """Between the distributions of two lists of texts, in [0, 1]."""
+    names, places = np.unique([*first, *second], return_inverse=True)
+    p, q = (
+        np.bincount(side, minlength=len(names)) / len(side)
+        for side in np.split(places, [len(first)])
+    )
+    return float(np.abs(p - q).sum() / 2)
 
 
 def shares(name: str, found: captions.Parts, asked: captions.Parts) -> dict[str, float]:

@@ -131,8 +131,7 @@ class Tasks:
             return one_hot(labels, self.config.data.num_classes)
         if source == "text":
             return self.space.encoders["text"].anchors(model.variables, samples)
-        zones = self.zone_of_text(model, latents, labels if source == "label" else None)
-        return model.context["text_anchors"][zones]
+        return model.context["text_anchors"][self.zone_of_text(model, latents, labels)]
 
     def zone_of_text(
         self, model: Model, latents: Float[Array, "b q"], labels: Int[Array, " b"] | None = None
