@@ -111,8 +111,10 @@ class LatentSpace:
 
     def encoder(self, name: str) -> Any:
         """The encoder of a type; raises UserError where there is none."""
-        if name not in self.encoders:
+        if not self.encoders:
             raise UserError("a run with latent.enabled=False has no encoder, anchors or latents")
+        if name not in self.encoders:
+            raise UserError(f"{name!r} is no data type of the run: {', '.join(self.encoders)}")
         return self.encoders[name]
 
     @property
@@ -341,7 +343,7 @@ class LatentSpace:
         """Shapes of what `context` returns; empty without latents or context."""
         latent = self.config.latent
         shapes: dict[str, Any] = {}
-        if latent.context_size > 0 and self.encoders:
+        if latent.context_size > 0 and "image" in self.encoders:
             shapes["anchors"] = ((latent.context_size, latent.dim), jnp.float32)
         if "text" in self.encoders:
             count = self.config.text.context_size

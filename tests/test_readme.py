@@ -45,16 +45,13 @@ def test_an_encoder_of_ones_own_learns():
     assert len(BLOCKS[1].splitlines()) <= 40
 
 
-@pytest.mark.usefixtures("full_speed")
 def test_a_data_type_of_ones_own_takes_60_lines():
-    (block,) = re.findall(
-        r"```python\n(.*?)```", (ROOT / "docs/data_types.md").read_text(), re.DOTALL
-    )
+    page = (ROOT / "docs" / "data_types.md").read_text()
+    (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     assert len([line for line in block.splitlines() if line]) <= 60
     names = names_of(block)
-    assert names["accuracy"] > 0.8
-    assert names["error"] < 0.5
-    assert names["digits"].shape == (8, 8, 8, 1)
+    assert names["accuracy"] > 0.75
+    assert names["judge"].predict(names["made"]).tolist() == list(range(10))
 
 
 @pytest.mark.parametrize("name", ["generation", "representation", "joint"])

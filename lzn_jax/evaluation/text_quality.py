@@ -10,7 +10,6 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from lzn_jax.data import Examples, captions
-from lzn_jax.data_types import text
 from lzn_jax.evaluation.judge import fit_judge
 from lzn_jax.latent_space import Model
 from lzn_jax.tasks import Tasks
@@ -68,26 +67,26 @@ class TextQuality:
     def _from_prior(self, model: Model) -> dict[str, float]:
         """Of texts how many are captions, and how far their shares are from the training captions'.
 
-        Of images how many fit the caption in whose zone their latent lies.
+        Of images how many fit the caption in whose zone, of its class's, their latent lies.
         """
         texts = self.tasks.translate(model, None, None, "text", count=len(self._captions))
-        images, zones = self.tasks.draw_with_zones(model, self.config.evaluation.num_samples)
+        drawn = self.tasks.draw_any(model, self.config.evaluation.num_samples)
+        told = self.tasks.texts(model, drawn["texts"])
         again = np.random.default_rng(0).choice(self._captions, len(self._captions))
         return {
             "text_well_formed": float(np.mean(captions.parse(texts).digit >= 0)),
             "text_total_variation": total_variation(self._captions, texts),
             "real_text_total_variation": total_variation(self._captions, again),
-            **shares("prior_image", self.measured(images), captions.parse(zones)),
+            **shares("prior_image", self.measured(drawn["images"]), captions.parse(told)),
         }
 
     def _embedding(self, model: Model) -> dict[str, float]:
         """Accuracy of a linear probe of each part on anchors of captions that it did not see."""
-        is_known = np.isfinite(np.asarray(model.context["text_log_weights"]))
-        anchors = np.asarray(model.context["text_anchors"])[is_known]
+        known = np.flatnonzero(np.isfinite(np.asarray(model.context["text_log_weights"])))
+        anchors = np.asarray(model.context["text_anchors"])[known]
         if len(anchors) < MIN_PROBED or not np.isfinite(anchors).all():
             return {}
-        tokens = np.asarray(model.context["text_tokens"])[is_known]
-        parts = captions.parse(text.tokenizer(self.config).decode(tokens))
+        parts = captions.parse(self.tasks.texts(model, known))
         probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
         folds = KFold(5, shuffle=True, random_state=0)
         return {

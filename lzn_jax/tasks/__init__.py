@@ -49,12 +49,11 @@ class Tasks:
         self.space, self.config = space, space.config
         self.has_latents = bool(space.encoders)
         self.has_classes = "label" in space.types
-        self.decoder = cast(Any, space.types["image"].decoder)
-        if self.has_latents:
+        self.decoder = cast(Any, space.types["image"].decoder if "image" in space.types else None)
+        if "image" in space.encoders:
             self._features = jax.jit(space.encoders["image"].features)
         self._latents_from = jax.jit(self.latents_from, static_argnames="source")
         self._decode = jax.jit(self.decode, static_argnames=("source", "target"))
-        self._zone_of_text = jax.jit(self.zone_of_text)
         if self.has_classes:
             self._predictions = jax.jit(self.predict)
         if self.decoder is not None:
@@ -98,19 +97,21 @@ class Tasks:
         """Samples of a type from `latents` that come from `samples` of a source (paper §3.1, §5.1).
 
         Images have `labels` beside them: those asked for, or those of the zones that latents lie in
-        (E.3); without classes -1.
+        (E.3), without classes -1; and `texts`, of those known, that the decoder was told of zones.
         """
         latents, index, samples = request["latents"], request["index"], request.get("samples")
         if target == "label":
             return self.predict(model.variables, latents)
-        told, beside = None, {}
+        told: Array | None = None
+        beside: dict[str, Array] = {}
         if target == "image":
             labels = jnp.full(index.shape, NO_CLASS, jnp.int32)
             if source == "label":
                 labels = request["samples"]
             elif self.has_classes and self.has_latents:
                 labels = self.predict(model.variables, latents)["classes"]
-            told, beside = self.told(model, latents, source, samples, labels), {"labels": labels}
+            told, beside = self.told(model, latents, source, samples, labels)
+            beside |= {"labels": labels}
         decoder = self.space.decoders[target]
         generated: dict[str, Array] = decoder.generate(model.variables, key, (latents, told), index)
         return generated | beside
@@ -123,15 +124,19 @@ class Tasks:
 
     def told(
         self, model: Model, latents: Any, source: str | None, samples: Any, labels: Any
-    ) -> Array | None:
-        """What the image decoder is told: of the sample that latents come from, or their zone's."""
+    ) -> tuple[Array | None, dict[str, Array]]:
+        """What the image decoder is told: of the sample that latents come from, or their zone's.
+
+        And the number of the zone's known text, where it is one, as `texts`.
+        """
         if self.decoder.told is None:
-            return None
+            return None, {}
         if self.decoder.told == "label":
-            return one_hot(labels, self.config.data.num_classes)
+            return one_hot(labels, self.config.data.num_classes), {}
         if source == "text":
-            return self.space.encoders["text"].anchors(model.variables, samples)
-        return model.context["text_anchors"][self.zone_of_text(model, latents, labels)]
+            return self.space.encoders["text"].anchors(model.variables, samples), {}
+        zones = self.zone_of_text(model, latents, labels if self.has_classes else None)
+        return model.context["text_anchors"][zones], {"texts": zones}
 
     def zone_of_text(
         self, model: Model, latents: Float[Array, "b q"], labels: Int[Array, " b"] | None = None
@@ -324,15 +329,10 @@ class Tasks:
         find = functools.partial(self._latents_from, model, key, noise_scale, source=source)
         return self.space.in_batches(find, request, description="zoning")
 
-    def draw_with_zones(self, model: Model, count: int) -> tuple[np.ndarray, list[str]]:
-        """Images from the prior, and the known texts in whose zones their latents lie."""
-        key, request = key_or_seed(None, self.config.seed), {"index": np.arange(count)}
-        latents = self._latents_of(model, key, 1.0, request, None)
-        zones = self.space.in_batches(
-            functools.partial(self._zone_of_text, model), latents, description="finding zones"
-        )
-        tokens = np.asarray(model.context["text_tokens"])[zones]
-        return self.draw_any(model, count)["images"], text.tokenizer(self.config).decode(tokens)
+    def texts(self, model: Model, numbers: Int[np.ndarray, " n"]) -> list[str]:
+        """The known texts of these numbers."""
+        tokens = np.asarray(model.context["text_tokens"])[numbers]
+        return text.tokenizer(self.config).decode(tokens)
 
     def classify(self, model: Model, images: Images) -> Predictions:
         """Class and probability of each image, from the middle of its zone.
@@ -396,4 +396,4 @@ class Tasks:
         if self.has_latents:
             anchors = self.space.anchors(model.variables, images)
             latents = jnp.asarray(self.space.latents(model.context, anchors, 1.0, key=key))
-        return latents, self.told(model, latents, None, None, labels)
+        return latents, self.told(model, latents, None, None, labels)[0]
