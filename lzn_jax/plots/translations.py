@@ -38,8 +38,10 @@ def tasks(path: str | os.PathLike[str], rows: Sequence[tuple[str, Any, Any]]) ->
         for title, *sides in rows
         for place, samples in enumerate(side for side in sides if side is not None)
     ]
-    figure = new_figure(1.25 * columns, 1.15 * len(lines), "What the model translates")
-    grid = figure.subplots(len(lines), columns, squeeze=False)
+    heights = [1.2 if _is_image(samples[0]) else 0.6 for _, samples in lines]
+    figure = new_figure(1.2 * columns, sum(heights) + 0.6, "What the model translates")
+    ratios = {"height_ratios": heights}
+    grid = figure.subplots(len(lines), columns, squeeze=False, gridspec_kw=ratios)
     for line, (title, samples) in zip(grid, lines, strict=True):
         line[0].set_title(title, fontsize=TEXT_SIZE, fontweight="bold", loc="left")
         for place, axes in enumerate(line):
@@ -50,9 +52,13 @@ def tasks(path: str | os.PathLike[str], rows: Sequence[tuple[str, Any, Any]]) ->
 def show(axes: Axes, sample: Any) -> None:
     """One sample: an image, or a label or text as words, a line every three of them."""
     axes.set_axis_off()
-    if isinstance(sample, np.ndarray) and sample.ndim == 3:
+    if _is_image(sample):
         axes.imshow(np.broadcast_to(sample, (*sample.shape[:2], 3)), interpolation="nearest")
         return
     text = textwrap.fill(str(sample), 16, max_lines=4)
     words = axes.text(0.5, 0.5, text, ha="center", va="center", fontsize=SMALL_SIZE)
     words.set_in_layout(False)  # a long word may reach into the next column
+
+
+def _is_image(sample: Any) -> bool:
+    return isinstance(sample, np.ndarray) and sample.ndim == 3
