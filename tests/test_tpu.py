@@ -75,9 +75,10 @@ def test_classes_gather_the_anchors_and_no_more(programs):
     assert _collectives(programs["classify", 8]).keys() == {"all-gather"}
 
 
-# Both views; images, whose label anchors all devices hold; images.
+# Both views; images, whose label anchors all devices hold; images; images and texts.
 @pytest.mark.parametrize(
-    ("study", "gathers"), [("representation", 2), ("joint", 1), ("generation", 1)]
+    ("study", "gathers"),
+    [("representation", 2), ("joint", 1), ("generation", 1), ("text", 2)],
 )
 def test_a_step_of_a_study_gathers_each_set_of_anchors_once(programs, study, gathers):
     found = _collectives(programs[study, 8])

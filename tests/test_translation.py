@@ -110,6 +110,23 @@ def test_an_image_without_a_caption_takes_no_part_where_texts_do():
     assert float(loss(variables(), changed, KEY)[1][name]) != pytest.approx(float(before[name]))
 
 
+def test_devices_and_micro_batches_do_not_change_the_losses():
+    found = []
+    for devices, size in ((1, None), (8, 8)):
+        config = small.config(CONFIG, training__batch_size=16, training__microbatch_size=size)
+        mesh = sharding.make_mesh(16, jax.devices()[:devices])
+        assert mesh.size == devices
+        whole = sharding.replicated(mesh)
+        placed = (whole, sharding.split(mesh), whole)
+        loss = jax.jit(LatentSpace(config, mesh).loss, in_shardings=placed, out_shardings=whole)
+        with jax.set_mesh(mesh):
+            found.append(jax.device_get(loss(*jax.device_get((variables(), batch())), KEY)))
+    (loss, metrics), (other_loss, other) = found
+    assert float(other_loss) == pytest.approx(float(loss), rel=1e-5)
+    for name, value in metrics.items():
+        assert float(other[name]) == pytest.approx(float(value), rel=1e-4, abs=1e-6), name
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     config = small.config(CONFIG)

@@ -21,6 +21,7 @@ STUDIES = {
     "generation": ("configs/digits_gen.py", {"latent__solver": "dpm"}),
     "representation": ("configs/digits_repr.py", {}),
     "joint": ("configs/digits_joint.py", {"training__microbatch_size": 8}),
+    "text": ("configs/digits_text.py", {}),
 }
 
 
