@@ -120,11 +120,8 @@ class LatentSpace:
     @property
     def transform(self) -> data.Transform:
         """Of training images, on the host."""
-        encoder = self.encoders.get("image")
-        transform: data.Transform = (
-            encoder.transform if encoder else data.whole_image(self.config.data)
-        )
-        return transform
+        whole: data.Transform = data.whole_image(self.config.data)
+        return self.encoders["image"].transform if "image" in self.encoders else whole
 
     # Training.
 

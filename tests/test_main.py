@@ -77,7 +77,7 @@ def test_a_run_leaves_its_files(enabled, run, tmp_path):
     assert enabled or _run(workdir, latent__enabled=False) == 0
     figures = {"curves.png", "samples.png", "reconstructions.png"}
     if enabled:
-        figures |= {"zones.png", "classification.png", "unconditional_samples.png"}
+        figures |= {"zones.png", "classification.png", "unconditional_samples.png", "tasks.png"}
     assert {p.name for p in (workdir / "figures").iterdir()} == figures
     summary = json.loads((workdir / "summary.json").read_text())
     assert summary["step"] == 2

@@ -287,6 +287,7 @@ _TEXT = {
     **_network("text_encoder", _TRANSFORMER),
     **_network("text_decoder", _TRANSFORMER),
     "text_decoder.latents": _latents("text", "image"),
+    "sampling.temperature": _amount("of texts, 0 = the likeliest token after another", 0.0),
     "text_decoder.noise_scale": _amount("α of its latents, None = from 0 to 1 at random", None),
 }
 _STUDIES = {

@@ -187,6 +187,7 @@ class TextDecoder:
         self.config, self.decoder = config, decoder
         self.sources: tuple[str, ...] = config.text_decoder.latents
         self.noise_scale: float | None = config.text_decoder.noise_scale
+        self.temperature: float = config.sampling.temperature
 
     def init(self, key: PRNGKeyArray, condition: Condition) -> Any:
         """Fresh variables."""
@@ -214,7 +215,6 @@ class TextDecoder:
         key: PRNGKeyArray,
         condition: Condition,
         index: Int[Array, " b"],
-        temperature: float = 0.0,
     ) -> dict[str, Array]:
         """`tokens` of the given numbers: the likeliest one after another, or drawn."""
         length, (latents, _) = self.config.text.max_length, condition
@@ -224,10 +224,10 @@ class TextDecoder:
         def write(place, tokens):
             logits: Any = self.decoder.apply(variables[self.network], tokens, latents, train=False)
             scores = logits[:, place]
-            if temperature > 0:
+            if self.temperature > 0:
                 place_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, place)
                 noise = jax.vmap(lambda key: jax.random.gumbel(key, scores.shape[1:]))(place_keys)
-                scores = scores / temperature + noise
+                scores = scores / self.temperature + noise
             is_over = (place > 0) & (tokens[:, place - 1] == END)
             token = jnp.where(is_over, END, jnp.argmax(scores, axis=1))
             return tokens.at[:, place].set(token.astype(tokens.dtype))
