@@ -57,6 +57,9 @@ class Tasks:
         if self.has_classes:
             self._predictions = jax.jit(self.predict)
         if self.decoder is not None:
+            self._told = jax.jit(
+                lambda model, of: self.told(model, of["latents"], None, None, of["labels"])[0]
+            )
             self._reconstruct = jax.jit(self.decoder.reconstruct)
             self._interpolation = Interpolation(self.decoder, space.in_batches)
 
@@ -395,5 +398,9 @@ class Tasks:
         latents = None
         if self.has_latents:
             anchors = self.space.anchors(model.variables, images)
-            latents = jnp.asarray(self.space.latents(model.context, anchors, 1.0, key=key))
-        return latents, self.told(model, latents, None, None, labels)[0]
+            latents = self.space.latents(model.context, anchors, 1.0, key=key)
+        if self.decoder.told is None:
+            return latents, None
+        told = functools.partial(self._told, model)
+        request = {"latents": latents, "labels": labels}
+        return latents, self.space.in_batches(told, request, description="finding zones")
