@@ -2,7 +2,7 @@
 
     python benchmarks/text_evidence.py --seeds 3 --variants LZN
 
-`adams` aligns by Adams-Bashforth, as the config without text does. A run takes 10 to 15 minutes on
+`adams` aligns by Adams-Bashforth, as the config without text does. A run takes 15 to 17 minutes on
 one CPU core.
 """
 
