@@ -84,7 +84,7 @@ class LatentSpace:
         self.in_batches = functools.partial(in_batches, mesh=mesh, batch_size=count)
         self.solver = make_solver(config, "latent")
         self.alignments = [Alignment(*pair.split(":")) for pair in config.alignments]
-        if self.alignments:
+        if "alignment" in config:
             self.alignment_solver = make_solver(config, "alignment")
         build = {"image": image.build, "label": label.build, "text": text.build}
         self.types: dict[str, DataType] = {

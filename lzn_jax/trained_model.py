@@ -69,7 +69,11 @@ class TrainedModel:
 
     def __repr__(self) -> str:
         """One line: a notebook would show thousands, of weights."""
-        return f"TrainedModel({self.config.study} on {self.config.data.name}, step {self.step})"
+        return f"TrainedModel({self._name} on {self.config.data.name}, step {self.step})"
+
+    @property
+    def _name(self) -> str:
+        return self.config.study or " and ".join(self.config.types)
 
     @property
     def translations(self) -> tuple[tuple[str, str], ...]:
@@ -181,7 +185,7 @@ class TrainedModel:
         return self.tasks.interpolate(self.model, images, labels, key=key)
 
     def _cannot(self, what: str, who: str) -> UserError:
-        return UserError(f"a {self.config.study} study does not {what}: {who}")
+        return UserError(f"a {self._name} study does not {what}: {who}")
 
     def _check_generates(self, what: str) -> None:
         if self.tasks.decoder is None:

@@ -107,7 +107,9 @@ def test_schema_and_config_hold_the_fields_of_a_joint_study():
     assert set(leaves(config.to_dict())) == joint_fields()
 
 
-# What makes a joint experiment on digits: fields without a default.
+SPACE = {"study", "types", "alignments"}  # which decide what fields there are
+
+# What makes a joint experiment on digits: fields without a default, and the study.
 REQUIRED = {
     "study",
     "data.name",
@@ -133,7 +135,7 @@ DEFAULTS = {
 }
 
 
-@pytest.mark.parametrize("name", sorted(REQUIRED))
+@pytest.mark.parametrize("name", sorted(REQUIRED - SPACE))
 def test_each_required_field_must_be_there(tmp_path, name):
     path = edited(tmp_path, f"del {item(name)}")
     assert message(path).startswith(f"the config lacks the field {name} (")
@@ -147,6 +149,37 @@ def test_a_field_with_a_default_may_be_left_out(tmp_path, name):
     default = configuration.schema_of(SELECTORS)[name].default
     assert value_of(config, name) == DEFAULTS.get(name, default)
     assert type(value_of(config, name)) is type(default)  # as it is checked, so is it written
+
+
+@pytest.mark.parametrize("path", sorted(Path("configs").glob("*.py")), ids=lambda path: path.stem)
+def test_a_study_is_a_name_for_types_alignments_and_conditions(tmp_path, path):
+    held = configuration.to_json_dict(configuration.load(str(path)))
+    tree = json.dumps({name: group for name, group in held.items() if name != "study"})
+    own = tmp_path / "own.py"
+    own.write_text(
+        "import json, ml_collections\n\n"
+        f"def get_config():\n    return ml_collections.ConfigDict(json.loads({tree!r}))\n"
+    )
+    found = configuration.to_json_dict(configuration.load(str(own)))
+    assert found == held | {"study": None}
+
+
+@pytest.mark.parametrize(
+    ("path", "override", "expected"),
+    [
+        ("digits_joint", "types=('label',)", "types must hold 'image'"),
+        ("digits_joint", "types=('image','label','label')", "types must differ"),
+        ("digits_joint", "alignments=('text:label',)", "text:label needs 'text' among types"),
+        ("digits_joint", "decoder.told=text", "decoder.told needs 'text' among types"),
+        ("digits_joint", "decoder.latents=('text',)", "decoder.latents needs 'text'"),
+        ("digits_text", "training.generation_weight=0", "must be > 0 with texts"),
+        ("digits_text", "latent.enabled=False", "latent.enabled must be True with texts"),
+        ("digits_gen", "types=('image','text')", "text.max_length"),
+        ("digits_repr", "types=('image','label')", "must be the only one of images alone"),
+    ],
+)
+def test_a_space_that_does_not_hold_together_is_named(path, override, expected):
+    assert expected in message(f"configs/{path}.py", override)
 
 
 def test_a_config_states_what_it_cannot_do_without_and_leaves_no_empty_group(tmp_path):
@@ -259,7 +292,7 @@ def test_an_optional_field_goes_to_a_value_and_to_none(tmp_path, name):
         assert value_of(configuration.load(path, overrides[::-1]), name) is None
 
 
-@pytest.mark.parametrize("name", sorted(joint_fields() - set(OPTIONAL)))
+@pytest.mark.parametrize("name", sorted(joint_fields() - set(OPTIONAL) - {"study"}))
 def test_no_other_field_takes_none(name):
     assert message(DIGITS_JOINT, f"{name}=None").startswith(f"{name} must be ")
 
@@ -269,7 +302,8 @@ def test_no_other_field_takes_none(name):
     [
         (
             "study=Joint",
-            "study must be one of 'generation', 'representation', 'joint', 'text', got 'Joint'",
+            "study must be one of 'generation', 'representation', 'joint', 'text' or None, "
+            "got 'Joint'",
         ),
         ("latent.solver=3", "latent.solver must be one of 'euler', 'dpm', 'adams', got '3'"),
         ("seed=-1", "seed must be an integer >= 0 and < 4294967296, got -1"),

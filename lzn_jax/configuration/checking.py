@@ -127,7 +127,33 @@ def _check_across(values: Mapping[str, Any]) -> None:
     for network in ("encoder", "decoder"):
         if check := _NETWORK_CHECKS.get(values.get(f"{network}.name", "")):
             check(values, network)
-    _STUDY_CHECKS[values["study"]](values)
+    _check_space(values)
+    if "image:image" in values["alignments"]:
+        _check_blur(values)
+        return
+    _check_flow(values)
+    for name, check_type in {"label": _check_classes, "text": _check_text}.items():
+        if name in values["types"]:
+            check_type(values)
+
+
+def _check_space(values: Mapping[str, Any]) -> None:
+    """What is aligned, told or decoded is among the types."""
+    types, alignments = values["types"], values["alignments"]
+    _require("image" in types, f"types must hold 'image', got {types}")
+    _require("text" not in types or "label" in types, f"'text' needs 'label', got types={types}")
+    _require(len(set(types)) == len(types), f"types must differ, got {types}")
+    named = {f"alignment {pair}": pair.split(":") for pair in alignments}
+    named["decoder.told"] = [values["decoder.told"]] if values.get("decoder.told") else []
+    named |= {name: values.get(name, ()) for name in ("decoder.latents", "text_decoder.latents")}
+    for name, used in named.items():
+        for each in used:
+            _require(each in types, f"{name} needs {each!r} among types, got {types}")
+    is_alone = types == ("image",) and alignments == ("image:image",)
+    _require(
+        "image:image" not in alignments or is_alone,
+        f"alignment image:image must be the only one of images alone, got {alignments} of {types}",
+    )
 
 
 def _require(holds: bool, message: str) -> None:
@@ -142,9 +168,8 @@ def _check_flow(values: Mapping[str, Any]) -> None:
     )
 
 
-def _check_joint(values: Mapping[str, Any]) -> None:
+def _check_classes(values: Mapping[str, Any]) -> None:
     """There are classes, and something trains: generation, alignment or both."""
-    _check_flow(values)
     _require(
         values["data.num_classes"] >= 2,
         "data.num_classes must be an integer >= 2 in the joint study, got 1",
@@ -158,9 +183,11 @@ def _check_joint(values: Mapping[str, Any]) -> None:
 
 
 def _check_text(values: Mapping[str, Any]) -> None:
-    """There are texts, and heads of attention share a width evenly."""
-    _check_joint(values)
+    """There are texts and all that is measured of them; heads of attention share a width evenly."""
     _require(values.get("data.captions", False), "data.captions must be True for texts, got False")
+    _require(values["latent.enabled"], "latent.enabled must be True with texts, got False")
+    for weight in ("training.generation_weight", "training.text_weight"):
+        _require(values[weight] > 0, f"{weight} must be > 0 with texts, got 0.0")
     for network in ("text_encoder", "text_decoder"):
         width, heads = values[f"{network}.features"], values[f"{network}.num_heads"]
         _require(
@@ -226,9 +253,3 @@ def _check_widths(values: Mapping[str, Any], network: str) -> None:
 
 
 _NETWORK_CHECKS = {"ncsnpp": _check_resolutions, "resnet": _check_widths}
-_STUDY_CHECKS = {
-    "generation": _check_flow,
-    "representation": _check_blur,
-    "joint": _check_joint,
-    "text": _check_text,
-}

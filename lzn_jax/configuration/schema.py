@@ -290,48 +290,48 @@ _TEXT = {
     "sampling.temperature": _amount("of texts, 0 = the likeliest token after another", 0.0),
     "text_decoder.noise_scale": _amount("α of its latents, None = from 0 to 1 at random", None),
 }
+# A preset: the types of a space, their alignments, and what decoders are given.
 _STUDIES = {
-    "generation": _space(("image",)) | _EVERY_STUDY | _GENERATIVE | _conditions(None, "image"),
-    "representation": (
-        _space(("image",), "image:image") | _EVERY_STUDY | _ALIGNED | _REPRESENTATION
-    ),
-    "joint": (
-        _space(("image", "label"), "image:label")
-        | _EVERY_STUDY
-        | _GENERATIVE
-        | _conditions("label", "image")
-        | _ALIGNED
-        | _JOINT
-    ),
+    "generation": _space(("image",)),
+    "representation": _space(("image",), "image:image"),
+    "joint": _space(("image", "label"), "image:label") | _conditions("label", "image"),
     "text": (
         _space(("image", "label", "text"), "image:text", "image:label", "text:label")
-        | _EVERY_STUDY
-        | _GENERATIVE
         | _conditions("text", "text", "image")
-        | _ALIGNED
-        | _JOINT
-        | _TEXT
     ),
 }
 
 _EVERY_CONFIG = {
-    "study": _word("case study of the paper", choices=tuple(_STUDIES)),
+    "study": _word(
+        "preset of types and alignments, None = the config's own", None, choices=tuple(_STUDIES)
+    ),
     # jax.random.key keeps 32 bits of a seed and drops the rest without a word.
     "seed": Field(int, "seed of every random draw", 0, minimum=0, below=2**32),
 }
 # The value of each selector, a field that comes before, adds fields to those that a config holds.
 _SELECTORS: Mapping[str, Mapping[str, Mapping[str, Field]]] = {
-    "study": _STUDIES,
     "data.name": SOURCES,
     "encoder.name": ENCODERS,
     "decoder.name": DECODERS,
 }
-GROUPS = sorted({name.rpartition(".")[0] for fields in _STUDIES.values() for name in fields} - {""})
+_ALL = (_EVERY_STUDY, _GENERATIVE, _ALIGNED, _JOINT, _REPRESENTATION, _TEXT)
+GROUPS = sorted({name.rpartition(".")[0] for fields in _ALL for name in fields} - {""})
 
 
 def schema_of(values: Mapping[str, Any]) -> dict[str, Field]:
-    """The fields that a config holds, by dotted name, given the `values` of its selectors."""
-    fields = dict(_EVERY_CONFIG)
+    """The fields that a config holds, by dotted name, given its space and its selectors."""
+    preset = _STUDIES.get(str(values.get("study")), _space(("image",)))
+    fields = _EVERY_CONFIG | preset | _EVERY_STUDY
+    types, alignments = (
+        value if isinstance(value, tuple | list) else ()
+        for value in (values.get(name, fields[name].default) for name in ("types", "alignments"))
+    )
+    if "image:image" in alignments:  # two views of an image
+        fields |= _ALIGNED | _REPRESENTATION
+    else:
+        fields |= _GENERATIVE | _conditions(None, "image") | preset
+        fields |= _ALIGNED | _JOINT if "label" in types else {}
+        fields |= _TEXT if "text" in types else {}
     for selector, known in _SELECTORS.items():
         if selector in fields:
             fields |= known.get(str(values.get(selector)), {})
