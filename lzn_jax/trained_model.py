@@ -124,6 +124,7 @@ class TrainedModel:
     def generate(self, target: str, count: int, key: PRNGKeyArray | None = None) -> Any:
         """`count` samples of a data type from latents of the prior."""
         self.tasks.check_pair(None, target)
+        self._check_count(count)
         return self.tasks.translate(self.model, None, None, target, count=count, key=key)
 
     def embed(
@@ -148,8 +149,7 @@ class TrainedModel:
         None: all classes in equal shares, or, where there are none, -1.
         """
         self._check_generates("generate images")
-        if count < 1:
-            raise UserError(f"the number of samples must be at least 1, got {count}")
+        self._check_count(count)
         return self.tasks.sample(self.model, count, self._checked_labels(labels, count), key)
 
     def reconstruct(
@@ -187,6 +187,10 @@ class TrainedModel:
     def _cannot(self, what: str, who: str) -> UserError:
         return UserError(f"a {self._name} study does not {what}: {who}")
 
+    def _check_count(self, count: int) -> None:
+        if count < 1:
+            raise UserError(f"the number of samples must be at least 1, got {count}")
+
     def _check_generates(self, what: str) -> None:
         if self.tasks.decoder is None:
             raise self._cannot(what, "generation and joint studies do")
@@ -198,6 +202,9 @@ class TrainedModel:
         self.space.encoder(source)
         if source == "image":
             return self._checked(samples)
+        if isinstance(samples, str):
+            raise UserError(f"texts must be a list of strings, got the string {samples!r}")
+        self._check_count(len(samples))
         if source == "label":
             return self._checked_labels(samples, len(samples))
         return list(samples)

@@ -189,6 +189,11 @@ def test_what_does_not_fit_is_one_line_that_names_the_pairs(model, run, capsys):
         model.translate(["a"], "text", "sound")
     with pytest.raises(UserError, match="does not know: !"):
         model.translate(["a bold seven!"], "text", "label")
+    with pytest.raises(UserError, match="must be a list of strings"):
+        model.translate("a bold seven", "text", "label")
+    for call in (lambda: model.translate([], "text", "label"), lambda: model.generate("text", 0)):
+        with pytest.raises(UserError, match="at least 1, got 0"):
+            call()
     with pytest.raises(UserError, match="labels must be"):
         model.translate([11], "label", "image")
     flags = [*small.flags(CONFIG, run[0]), "--mode=translate", "--source=text", "--target=image"]
