@@ -559,18 +559,21 @@ def _everything(anchors, partners, noise, solver=EIGHT_STEPS):
 @pytest.mark.parametrize(
     ("mesh", "solver"), [*((mesh, EIGHT_STEPS) for mesh in MESHES), ("Auto", AdamsBashforth(2))]
 )
-def test_sharded_arrays_give_the_single_device_answer(mesh, solver):
+def test_sharded_arrays_give_the_single_device_answer(mesh, solver, x64):
     anchors, partners, noise = _arrays((32, 6), (32, 6), (32, 6))
     partners = anchors + np.float32(0.3) * partners
-    expected = _everything(anchors, partners, noise, solver=solver)
+    # In float64: towards the anchors a rounding of float32 grows a hundredfold.
+    one_device = np.float64(anchors), np.float64(partners), np.float64(noise)
+    expected = _everything(*one_device, solver=solver)
     for is_in_force in {True, "Auto" in mesh}:
         with _in_force(mesh, is_in_force):
-            arrays = _on_8_devices(anchors, partners, noise, mesh=mesh)
-            sharded = _everything(*arrays, solver=solver)
+            sharded = _everything(*_on_8_devices(*one_device, mesh=mesh), solver=solver)
         (_, (by_row, _, _)), _ = sharded
         rows = 8 if mesh == "Auto, two axes" else 4  # over the axis `data` alone
-        assert [output.addressable_shards[0].data.shape for output in by_row] == [(rows, 6)] * 3
-        jax.tree.map(functools.partial(_assert_close, atol=1e-5), sharded, expected)
+        shards = [output.addressable_shards[0].data for output in by_row]
+        assert [(shard.shape, shard.dtype) for shard in shards] == [((rows, 6), np.float64)] * 3
+        close = functools.partial(np.testing.assert_allclose, rtol=1e-11, atol=1e-11)
+        jax.tree.map(close, sharded, expected)
 
 
 @pytest.mark.parametrize("mesh", ["Auto", "Explicit"])
