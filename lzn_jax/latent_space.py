@@ -25,10 +25,21 @@ from ml_collections import ConfigDict
 from lzn_jax import data, models, zoning
 from lzn_jax.configuration import UserError
 from lzn_jax.data import Examples
-from lzn_jax.data_types import Condition, DataType, Zones, image, label, text
+from lzn_jax.data_types import (
+    Condition,
+    DataType,
+    Encoder,
+    WithContext,
+    Zones,
+    bank,
+    image,
+    label,
+    some,
+    text,
+)
 from lzn_jax.losses import contrastive
-from lzn_jax.models import Variables
-from lzn_jax.randomness import Stream, key_or_seed, normal_by_index, stream_key
+from lzn_jax.models import Variables, split_variables
+from lzn_jax.randomness import Stream, key_or_seed, normal_by_index
 from lzn_jax.run.batching import in_batches
 from lzn_jax.run.sharding import examples_at_a_time
 
@@ -70,6 +81,7 @@ class LatentSpace:
       modules: networks by name.
       types: data types by name.
       encoders, decoders: of the types that have one; decoders are those that train.
+      own_encoders: those that have a network of their own.
       sources: types of which training takes latents.
       alignments: what is trained to lie in whose zones.
       in_batches: runs a function over any number of examples, as many at once as training.
@@ -104,8 +116,10 @@ class LatentSpace:
         sources = {pair.source for pair in self.alignments}
         sources.update(*(decoder.sources for decoder in self.decoders.values()))
         self.sources = [name for name in self.encoders if name in sources]
+        self._in_context = {n: e for n, e in self.encoders.items() if isinstance(e, WithContext)}
+        self.own_encoders = {n: e for n, e in self.encoders.items() if isinstance(e, Encoder)}
         self._jitted_anchors = {
-            name: jax.jit(encoder.anchors) for name, encoder in self.encoders.items()
+            name: jax.jit(encoder.anchors) for name, encoder in self.own_encoders.items()
         }
         self._jitted_latents = jax.jit(self.latents_in_context, static_argnames="stream")
 
@@ -136,10 +150,9 @@ class LatentSpace:
         def own(network: str) -> PRNGKeyArray:
             return keys.get(network, jax.random.fold_in(key, crc32(network.encode())))
 
+        for encoder in self.own_encoders.values():
+            variables[encoder.network] = encoder.init(own(encoder.network))
         for each in self.types.values():
-            if each.encoder:
-                network = each.encoder.network
-                variables[network] = each.encoder.init(own(network))
             if each.decoder:
                 network, told = each.decoder.network, each.decoder.told
                 shown = told and jnp.zeros((1, self.types[told].dim_to_tell))
@@ -148,19 +161,26 @@ class LatentSpace:
 
     def loss(
         self, variables: Variables, batch: Mapping[str, jax.Array], key: jax.Array
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Losses of decoders and alignments, or SimCLR's in their place, and metrics (paper §2.2).
+    ) -> tuple[jax.Array, tuple[dict[str, jax.Array], dict[str, Any]]]:
+        """Losses of decoders and alignments, or SimCLR's in their place (paper §2.2).
 
-        The batch is global, the key is consumed.
+        Beside the loss: metrics, and the variables that are not trained, by network, as the next
+        update shall find them. The batch is global, the key is consumed.
         """
         keys = self._training_keys(key)
         zones: dict[str, tuple[Zones, ...]] = {
             name: encoder.zones(variables, batch, keys[name, "encoder"])
-            for name, encoder in self.encoders.items()
+            for name, encoder in self.own_encoders.items()
         }
+        constants = self._remembered(variables, zones)
         if self.config.get("objective") == "simclr":
             first, second = (view.anchors for view in zones["image"])
-            return contrastive.nt_xent(first, second, temperature=self.config.simclr.temperature)
+            temperature = self.config.simclr.temperature
+            loss, metrics = contrastive.nt_xent(first, second, temperature=temperature)
+            return loss, (metrics, constants)
+        if queries := self.config.training.get("queries"):  # anchors are those of the whole batch
+            batch = some(batch, queries)
+            zones = {name: tuple(z.of_some(queries) for z in each) for name, each in zones.items()}
 
         @functools.cache
         def latents(source: str, use: str, scale: float | None) -> Array:
@@ -179,7 +199,18 @@ class LatentSpace:
             found = {"alignment_loss": loss, **found}
             metrics |= {f"{name}{suffix}": value for name, value in found.items()}
             terms.append(weight * loss)
-        return sum(terms, start=jnp.zeros(())), metrics
+        return sum(terms, start=jnp.zeros(())), (metrics, constants)
+
+    def _remembered(
+        self, variables: Variables, zones: Mapping[str, tuple[Zones, ...]]
+    ) -> dict[str, Any]:
+        """Variables that are not trained, for the next update: banks have the newest anchors."""
+        _, constants = split_variables(variables)
+        for name, encoder in self.own_encoders.items():
+            kinds = constants[encoder.network]
+            if bank.COLLECTION in kinds:
+                kinds[bank.COLLECTION] = bank.with_newest(kinds[bank.COLLECTION], zones[name][0])
+        return constants
 
     def _training_keys(self, key: PRNGKeyArray) -> dict[tuple[str, str], tuple[PRNGKeyArray, ...]]:
         """Keys by type and use: decoders' first, then encoders', then those of latents."""
@@ -187,7 +218,7 @@ class LatentSpace:
         latents = {"image": "image", "aligned": "aligned"} | {name: name for name in decoders}
         counts = {
             **{(name, "decoder"): decoder.num_draws for name, decoder in decoders.items()},
-            **{(name, "encoder"): encoder.num_draws for name, encoder in self.encoders.items()},
+            **{(name, "encoder"): each.num_draws for name, each in self.own_encoders.items()},
             **{(name, use): 1 for name in self.sources for use in latents},
         }
         keys, used = jax.random.split(key, sum(counts.values())), 0
@@ -288,6 +319,8 @@ class LatentSpace:
     ) -> Float[np.ndarray, "n q"]:
         """Anchors of samples; raises UserError for a type without an encoder."""
         self.encoder(source)
+        if source not in self.own_encoders:
+            raise UserError(f"nothing is aligned with {source}s: they have no anchors of their own")
         encode = functools.partial(self._jitted_anchors[source], variables)
         anchors: np.ndarray = self.in_batches(encode, samples, description=description)
         return anchors
@@ -321,30 +354,15 @@ class LatentSpace:
         return latents
 
     def context(self, variables: Variables, train: Examples) -> dict[str, jax.Array]:
-        """Context anchors: of a fixed random sample of training images, and of known texts."""
+        """What inference keeps of training samples: anchors of some images, known texts."""
         found: dict[str, Any] = {}
-        shapes = self.context_shapes()
-        if "anchors" in shapes:
-            key = stream_key(self.config.seed, Stream.CONTEXT)
-            count = self.config.latent.context_size
-            chosen = jax.random.permutation(key, len(train.images))[:count]
-            images = train.images[np.asarray(chosen)]
-            found["anchors"] = self.anchors(variables, images, description="context anchors")
-        if "text" in self.encoders:
-            tokens, found["text_log_weights"] = text.known(self.config, train.texts)
-            found["text_anchors"] = self.anchors(variables, tokens, "text", "anchors of texts")
-            found["text_tokens"] = tokens
-        return {name: jnp.asarray(found[name]) for name in shapes}
+        for name, encoder in self._in_context.items():
+            found |= encoder.context(functools.partial(self.anchors, variables, source=name), train)
+        return {name: jnp.asarray(values) for name, values in found.items()}
 
     def context_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes of what `context` returns; empty without latents or context."""
-        latent = self.config.latent
-        shapes: dict[str, Any] = {}
-        if latent.context_size > 0 and "image" in self.encoders:
-            shapes["anchors"] = ((latent.context_size, latent.dim), jnp.float32)
-        if "text" in self.encoders:
-            count = self.config.text.context_size
-            shapes["text_anchors"] = ((count, latent.dim), jnp.float32)
-            shapes["text_log_weights"] = ((count,), jnp.float32)
-            shapes["text_tokens"] = ((count, self.config.text.max_length), jnp.int32)
-        return {name: jax.ShapeDtypeStruct(*shape) for name, shape in shapes.items()}
+        """Shapes of what `context` returns; empty where nothing is kept."""
+        kept: dict[str, jax.ShapeDtypeStruct] = {}
+        for encoder in self._in_context.values():
+            kept |= encoder.context_shapes()
+        return kept

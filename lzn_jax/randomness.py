@@ -7,7 +7,7 @@ import enum
 import functools
 
 import jax
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
 
 
 class Stream(enum.IntEnum):
@@ -24,6 +24,7 @@ class Stream(enum.IntEnum):
     TRAIN_LATENTS = 8
     TEXT = 9
     TEXT_LATENTS = 10
+    MEMBERS = 11
 
 
 def stream_key(seed: int, stream: Stream) -> PRNGKeyArray:
@@ -40,5 +41,10 @@ def normal_by_index(
     key: PRNGKeyArray, stream: Stream, index: Int[Array, " b"], shape: tuple[int, ...]
 ) -> Float[Array, "b ..."]:
     """N(0, I) of `shape` for each example index: a row is the same in any batch."""
-    keys = jax.vmap(functools.partial(jax.random.fold_in, jax.random.fold_in(key, stream)))(index)
+    keys = keys_by_index(key, stream, index)
     return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
+
+
+def keys_by_index(key: PRNGKeyArray, stream: Stream, index: Int[Array, " b"]) -> Key[Array, " b"]:
+    """A key for each example index."""
+    return jax.vmap(functools.partial(jax.random.fold_in, jax.random.fold_in(key, stream)))(index)

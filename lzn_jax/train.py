@@ -46,7 +46,7 @@ class TrainState(flax.struct.PyTreeNode):
     Attributes:
       step: () int32, iterations so far, skipped ones included.
       params: trained parameters by network.
-      constants: the other variables by network, never trained.
+      constants: the other variables by network, never trained: banks of recent anchors are.
       ema: exponential moving average of params.
       optimizer: optax state.
       skipped: () int32, updates skipped for a non-finite loss or gradient.
@@ -229,7 +229,7 @@ def update_state(
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update on a global batch: gradient, clip, Adam, EMA; nothing if it is not finite."""
     active = optimization.still_training(state.step, training, list(state.params))
-    loss, metrics, gradient = loss_and_gradient(state, batch, space=space, seed=seed)
+    loss, metrics, constants, gradient = loss_and_gradient(state, batch, space=space, seed=seed)
     gradient = optimization.mask(active, gradient)
     norm = optax.tree.norm(gradient)
     updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
@@ -239,14 +239,15 @@ def update_state(
     # The norm is finite only where every gradient is; a finite loss alone does not promise that.
     # Not optax.apply_if_finite: it sees neither loss nor EMA, and gives in after a while.
     is_finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-    params, ema, optimizer_state = jax.tree.map(
+    params, constants, ema, optimizer_state = jax.tree.map(
         lambda new, old: jnp.where(is_finite, new, old),
-        (params, ema, optimizer_state),
-        (state.params, state.ema, state.optimizer),
+        (params, constants, ema, optimizer_state),
+        (state.params, state.constants, state.ema, state.optimizer),
     )
     state = state.replace(
         step=state.step + 1,
         params=params,
+        constants=constants,
         ema=ema,
         optimizer=optimizer_state,
         skipped=state.skipped + ~is_finite,
@@ -263,15 +264,19 @@ def update_state(
 
 def loss_and_gradient(
     state: TrainState, batch: Mapping[str, jax.Array], *, space: LatentSpace, seed: int
-) -> tuple[jax.Array, dict[str, jax.Array], dict[str, Any]]:
-    """Loss, metrics and gradient by network of the update that a state is before."""
+) -> tuple[jax.Array, dict[str, jax.Array], dict[str, Any], dict[str, Any]]:
+    """Of the update that a state is before: loss, metrics, what else it changes, gradient.
+
+    The last two by network; what else it changes are variables that are not trained.
+    """
     key = jax.random.fold_in(stream_key(seed, Stream.TRAINING), state.step)
 
     def loss_of(params):
         return space.loss(join_variables(params, state.constants), batch, key)
 
-    (loss, metrics), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.params)
-    return loss, metrics, gradient
+    (loss, aux), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+    metrics, constants = aux
+    return loss, metrics, constants, gradient
 
 
 def save_state(

@@ -41,7 +41,7 @@ class OneWeight(LatentSpace):
         # The square root of 0 is finite, its gradient is not: a finite loss that poisons.
         z = jnp.where(batch["poison"] > 0, w - jax.lax.stop_gradient(w), 1.0)
         loss = jnp.vdot(error, error) / error.size + jnp.mean(jnp.sqrt(z))
-        return loss, {"draw": jax.random.uniform(key)}
+        return loss, ({"draw": jax.random.uniform(key)}, {"decoder": {}})
 
     def context(self, variables, train):
         return {"anchors": jnp.reshape(variables["decoder"]["params"]["w"], (1, 1))}

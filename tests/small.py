@@ -20,6 +20,7 @@ FIELDS = {
     "augmentation.blur_kernel": "3",
     # NCSN++ with one level.
     "encoder.features": "4",
+    "encoder.num_blocks": "1",  # of an MLP
     "encoder.channel_multipliers": "(1,)",
     "encoder.num_res_blocks": "1",
     "encoder.attention_resolutions": "()",
@@ -40,6 +41,7 @@ FIELDS = {
     "encoder.stem_width": "4",
     "encoder.norm_groups": "2",
     "encoder.head_dim": "4",
+    "training.queries": "None",
     "training.batch_size": "15",  # odd: on one of the eight fake devices
     "training.devices": "dividing",
     "training.microbatch_size": "None",
@@ -103,6 +105,16 @@ def drawn(shapes, scale=0.3, seed=0):
     """Arrays of N(0, scale²) in the place of shapes."""
     rng = np.random.default_rng(seed)
     return jax.tree.map(lambda a: (scale * rng.standard_normal(a.shape)).astype(a.dtype), shapes)
+
+
+def loss_of(space):
+    """Loss and metrics as a function of variables, batch and key."""
+
+    def loss(variables, batch, key):
+        value, (metrics, _) = space.loss(variables, batch, key)
+        return value, metrics
+
+    return loss
 
 
 def random_variables(space):

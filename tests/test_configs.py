@@ -21,15 +21,26 @@ from lzn_jax.run import reporting, sharding
 
 ROOT = Path(__file__).parents[1]
 NAMES = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
-STUDIES = {"gen": "generation", "repr": "representation", "joint": "joint", "text": "text"}
+STUDIES = {
+    "gen": "generation",
+    "alone": "alone",
+    "repr": "representation",
+    "joint": "joint",
+    "text": "text",
+}
 SECTIONS = {
     "generation": "section 3 and appendix C",
+    "alone": "appendix G",
     "representation": "section 4 and appendix D",
     "joint": "section 5 and appendix E",
     "text": "figure 1",
 }
 METRICS = {
     "generation": {"reconstruction_l2"},
+    "alone": {
+        *("reconstruction_l2", "test_accuracy", "sample_accuracy"),
+        "unconditional_sample_accuracy",
+    },
     "representation": {"linear_probe_top1", "knn_top1", "linear_probe_top1_latent_centre"},
     "joint": {"reconstruction_l2", "test_accuracy", "sample_accuracy"},
     "text": {
@@ -269,13 +280,20 @@ def test_a_shrunk_config_trains_and_evaluates(name, data_fields, tmp_path):
     assert METRICS[_load(name).study] <= summary.keys()
 
 
-@pytest.mark.parametrize("name", ["digits_gen", "digits_joint", "digits_repr"])
+@pytest.mark.parametrize("name", ["digits_gen", "digits_joint", "digits_repr", "digits_alone"])
 def test_a_shrunk_config_goes_on_as_if_it_had_not_stopped(name, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(train, "_evaluate_once", lambda *_: None)  # for time
-    dropout = {"encoder__dropout": 0.5} if name == "digits_joint" else {}
+    own = {
+        "digits_joint": {"encoder__dropout": 0.5},
+        "digits_alone": {
+            "latent__bank_size": 20,  # more than the batch before
+            "decoder__dropout": 0.5,
+            "training__queries": 5,
+        },
+    }.get(name, {})
 
     def trained(folder, num_steps):
-        changes = {"training__num_steps": num_steps, "training__schedule": "constant", **dropout}
+        changes = {"training__num_steps": num_steps, "training__schedule": "constant", **own}
         flags = small.flags(f"configs/{name}.py", tmp_path / folder, **changes)
         assert command_line.main(flags) == 0
         return capsys.readouterr().err

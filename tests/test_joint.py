@@ -110,7 +110,7 @@ def test_the_loss_is_that_of_the_flow_and_of_latents_outside_the_zone_of_their_c
             oracle.in_float64(alignment, anchors, aligned_noise, label_anchors(), log_counts)
         ),
     }
-    loss, metrics = jax.jit(space.loss)(variables(), batch(), KEY)
+    loss, metrics = jax.jit(small.loss_of(space))(variables(), batch(), KEY)
     assert {name: float(metrics[name]) for name in expected} == pytest.approx(expected, rel=1e-4)
     total = 0.5 * expected["generation_loss"] + 3 * expected["alignment_loss"]
     assert float(loss) == pytest.approx(total, rel=1e-4)
@@ -120,14 +120,15 @@ def test_the_baseline_is_a_decoder_told_the_class_alone():
     space = build(latent__enabled=False)
     decoder = variables(latent__enabled=False)
     assert set(space.modules) == set(decoder) == {"decoder"}
-    loss, metrics = jax.jit(space.loss)(decoder, batch(), KEY)
+    loss, metrics = jax.jit(small.loss_of(space))(decoder, batch(), KEY)
     assert set(metrics) == {"generation_loss"}
     assert float(loss) == pytest.approx(flow_loss(space, decoder, None), rel=1e-5)
 
 
 @pytest.mark.parametrize("weight", ["training__generation_weight", "alignment__weight"])
 def test_a_loss_without_weight_is_not_computed(weight):
-    _, metrics = jax.eval_shape(build(**{weight: 0}).loss, variables(), batch(), KEY)
+    loss = small.loss_of(build(**{weight: 0}))
+    _, metrics = jax.eval_shape(loss, variables(), batch(), KEY)
     name = "generation_loss" if "generation" in weight else "alignment_loss"
     assert name not in metrics
     assert ("assignment_accuracy" in metrics) == (name == "generation_loss")

@@ -103,7 +103,7 @@ def _losses(num_devices=1, size=None):
         anchors = both["lzn"].encoders["image"].view_anchors(variables, batch["views"], augment_key)
         for space in both.values():
             space.encoders["image"].view_anchors = lambda *_: anchors
-        found = {name: space.loss(variables, batch, KEY) for name, space in both.items()}
+        found = {name: small.loss_of(space)(variables, batch, KEY) for name, space in both.items()}
         return sum(loss for loss, _ in found.values()), (anchors, found)
 
     with jax.set_mesh(_mesh(num_devices)):

@@ -79,7 +79,7 @@ def test_without_weights_a_classifier_of_small_images_looks(channels, tmp_path):
     measure = SampleQuality(config(size=32, channels=channels))
     shape = {"size": 32, "channels": channels}
     metrics = measure(train_of(60, **shape), images_of(50, 1, **shape), tmp_path)
-    assert set(metrics) == {"fd_features", "precision", "recall"}
+    assert set(metrics) == {"fd_features", "precision", "recall", "recognised"}
 
 
 def test_clip_looks_alone_where_its_weights_are_all_there_is(clip, tmp_path, caplog):

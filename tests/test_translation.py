@@ -52,7 +52,7 @@ def batch():
 
 def test_the_loss_is_the_weighted_sum_of_decoders_and_alignments():
     space = build(training__generation_weight=0.5, training__text_weight=2, alignment__weight=3)
-    loss, metrics = jax.jit(space.loss)(variables(), batch(), KEY)
+    loss, metrics = jax.jit(small.loss_of(space))(variables(), batch(), KEY)
     pairs = ("image_to_text", "image_to_label", "text_to_label")
     aligned = sum(metrics[f"alignment_loss_{pair}"] for pair in pairs)
     expected = 0.5 * metrics["generation_loss"] + 2 * metrics["text_loss"] + 3 * aligned
@@ -101,7 +101,7 @@ def test_an_image_without_a_caption_takes_no_part_where_texts_do():
     _, given, zones, _ = conditions(missing)
     assert not given["image"][1][4].any()  # told nothing
     assert np.isneginf(zones["text"].log_weights[4])
-    loss = jax.jit(build().loss)
+    loss = jax.jit(small.loss_of(build()))
     changed = {**missing, "images": missing["images"].at[4].set(0)}
     _, before = loss(variables(), missing, KEY)
     _, after = loss(variables(), {**missing, "labels": missing["labels"].at[4].set(9)}, KEY)
@@ -118,7 +118,8 @@ def test_devices_and_micro_batches_do_not_change_the_losses():
         assert mesh.size == devices
         whole = sharding.replicated(mesh)
         placed = (whole, sharding.split(mesh), whole)
-        loss = jax.jit(LatentSpace(config, mesh).loss, in_shardings=placed, out_shardings=whole)
+        loss = small.loss_of(LatentSpace(config, mesh))
+        loss = jax.jit(loss, in_shardings=placed, out_shardings=whole)
         with jax.set_mesh(mesh):
             found.append(jax.device_get(loss(*jax.device_get((variables(), batch())), KEY)))
     (loss, metrics), (other_loss, other) = found
@@ -173,7 +174,7 @@ def test_a_latent_of_a_label_is_decoded_among_the_labels_texts(model):
     centres = zoning.compute_latents(
         bank, jnp.zeros_like(bank), solver=model.space.solver, log_weights=log_weights
     )
-    classes = np.asarray(model.tasks.predict(changed.variables, centres)["classes"])
+    classes = np.asarray(model.tasks.predict(changed, centres)["classes"])
     there = set(np.delete(classes, 5).tolist())
     assert 1 < len(there) < 10
     latents = jax.random.normal(KEY, (10, 4))

@@ -124,6 +124,15 @@ def _check_across(values: Mapping[str, Any]) -> None:
         size is None or batch_size % size == 0,
         f"training.microbatch_size must divide training.batch_size {batch_size}, got {size}",
     )
+    count = values.get("training.queries")
+    _require(
+        count is None or batch_size % count == 0,
+        f"training.queries must divide training.batch_size {batch_size}, got {count}",
+    )
+    _require(
+        None in (count, size) or count <= size or count % size == 0,
+        f"training.microbatch_size must divide training.queries {count}, got {size}",
+    )
     for network in ("encoder", "decoder"):
         if check := _NETWORK_CHECKS.get(values.get(f"{network}.name", "")):
             check(values, network)
@@ -170,6 +179,12 @@ def _check_flow(values: Mapping[str, Any]) -> None:
 
 def _check_classes(values: Mapping[str, Any]) -> None:
     """There are classes, and something trains: generation, alignment or both."""
+    aligned_with = any("label" in pair.split(":") for pair in values["alignments"])
+    _require(
+        aligned_with or not values["latent.enabled"] or values["latent.context_size"] > 0,
+        "latent.context_size must be > 0 where nothing is aligned with labels, got 0: zones of "
+        "classes are those of their images",
+    )
     _require(
         values["data.num_classes"] >= 2,
         "data.num_classes must be an integer >= 2 in the joint study, got 1",
@@ -252,4 +267,8 @@ def _check_widths(values: Mapping[str, Any], network: str) -> None:
     _require(got == dim, f"{network}.head_dim must be latent.dim {dim}, got {got}")
 
 
-_NETWORK_CHECKS = {"ncsnpp": _check_resolutions, "resnet": _check_widths}
+_NETWORK_CHECKS = {
+    "ncsnpp": _check_resolutions,
+    "direct": _check_resolutions,
+    "resnet": _check_widths,
+}

@@ -92,7 +92,6 @@ def _network(prefix: str, fields: Mapping[str, Field]) -> dict[str, Field]:
     return {f"{prefix}.{name}": field for name, field in fields.items()}
 
 
-ENCODERS = {"ncsnpp": _network("encoder", _NCSNPP_ENCODER), "resnet": _network("encoder", _RESNET)}
 _MLP = {
     "features": Field(int, "units of each layer", minimum=4, multiple_of=4),
     "num_blocks": _count("residual blocks"),
@@ -104,9 +103,26 @@ _TRANSFORMER = {
     "num_heads": _count("heads of attention, a divisor of the width", 4),
     "dropout": _share_below_1("dropout rate of the layers", 0.0),
 }
+_FLOW = {
+    "sampling.sampler": _choice("solver of the decoder's flow", "rk45", "euler"),
+    "sampling.num_steps": _count("steps of the Euler sampler", 100),
+}
+_GENERATOR = {name: field for name, field in _NCSNPP.items() if name != "progressive_input"}
+_ONE_PASS = {
+    "decoder.energy_weight": _amount("weight of the energy distance beside squared error", 1.0),
+    "decoder.energy_patch_size": _count("side of the patches whose distance is in it", 4),
+    "decoder.energy_patches": _count("most places of patches an update", 25),
+}
+ENCODERS = {
+    "ncsnpp": _network("encoder", _NCSNPP_ENCODER),
+    "mlp": _network("encoder", _MLP),
+    "resnet": _network("encoder", _RESNET),
+}
 DECODERS = {
-    "ncsnpp": _network("decoder", _NCSNPP_DECODER),
-    "mlp": _network("decoder", _MLP),
+    "ncsnpp": _network("decoder", _NCSNPP_DECODER) | _FLOW,
+    "mlp": _network("decoder", _MLP) | _FLOW,
+    "direct": _network("decoder", _GENERATOR) | _ONE_PASS,
+    "direct_mlp": _network("decoder", _MLP) | _ONE_PASS,
 }
 
 _DEBIAN = "/usr/share/datasets/fashion-mnist"  # of its package dataset-fashion-mnist
@@ -221,14 +237,16 @@ _GENERATIVE = {
     "latent.enabled": _flag("False: the rectified-flow baseline without latents", True),
     "encoder.name": _word("image encoder", choices=tuple(ENCODERS)),
     "decoder.name": _word("image decoder", choices=tuple(DECODERS)),
+    "latent.bank_size": _count_or_0("recent anchors that cut zones beside a batch's own", 0),
+    "training.queries": _count(
+        "samples of a batch whose latents are drawn, a divisor of batch_size; None = all", None
+    ),
     "training.learning_rate.decoder": _positive("the decoder's learning rate"),
     "evaluation.num_samples": _count("images generated an evaluation"),
     "evaluation.inception_path": _word(
         "file of FID's Inception weights, None = metrics without", None
     ),
     "evaluation.clip_path": _word("file of CLIP's weights, None = metrics without CMMD", None),
-    "sampling.sampler": _choice("solver of the decoder's flow", "rk45", "euler"),
-    "sampling.num_steps": _count("steps of the Euler sampler", 100),
 }
 _ALIGNED = {
     "alignment.solver": _word("solver of the flow to the targets", "euler", choices=SOLVERS),
@@ -293,6 +311,7 @@ _TEXT = {
 # A preset: the types of a space, their alignments, and what decoders are given.
 _STUDIES = {
     "generation": _space(("image",)),
+    "alone": _space(("image", "label")),  # nothing is aligned: labels name zones of images
     "representation": _space(("image",), "image:image"),
     "joint": _space(("image", "label"), "image:label") | _conditions("label", "image"),
     "text": (
@@ -314,7 +333,7 @@ _SELECTORS: Mapping[str, Mapping[str, Mapping[str, Field]]] = {
     "encoder.name": ENCODERS,
     "decoder.name": DECODERS,
 }
-_ALL = (_EVERY_STUDY, _GENERATIVE, _ALIGNED, _JOINT, _REPRESENTATION, _TEXT)
+_ALL = (_EVERY_STUDY, _GENERATIVE, _FLOW, _ALIGNED, _JOINT, _REPRESENTATION, _TEXT)
 GROUPS = sorted({name.rpartition(".")[0] for fields in _ALL for name in fields} - {""})
 
 

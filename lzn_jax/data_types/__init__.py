@@ -8,9 +8,16 @@ of data for its samples.
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
+from ml_collections import ConfigDict
 
+from lzn_jax import zoning
+from lzn_jax.data import Examples
 from lzn_jax.models import Variables
+from lzn_jax.randomness import Stream, stream_key
 
 Samples = Any  # rows of one data type: what a batch holds of it
 Condition = tuple[Any, Any]  # of a decoder: latents, and what else it is told; None without
@@ -31,6 +38,17 @@ class Zones(NamedTuple):
     log_weights: Float[Array, " n"] | None = None
     is_present: Array | None = None
 
+    def of_some(self, count: int) -> "Zones":
+        """The same zones, and the samples that `some` takes."""
+        own = jnp.arange(len(self.anchors)) if self.own is None else self.own
+        own, is_present = some((own, self.is_present), count)
+        return self._replace(own=own, is_present=is_present)
+
+
+def some(samples: Any, count: int) -> Any:
+    """As many of a batch, at even steps, so that each device has its share of them."""
+    return jax.tree.map(lambda a: a.reshape(count, -1, *a.shape[1:])[:, 0], samples)
+
 
 @runtime_checkable
 class Encoder(Protocol):
@@ -49,6 +67,37 @@ class Encoder(Protocol):
 
     def anchors(self, variables: Variables, samples: Samples) -> Float[Array, "b q"]:
         """Anchors of samples in inference: a pure function."""
+
+
+class Reader(Protocol):
+    """What finds latents of samples in the zones of another type, without a network of its own."""
+
+    def latents(
+        self,
+        model: Any,
+        samples: Samples,
+        noise: Float[Array, "b q"],
+        keys: Key[Array, " b"],
+        solver: zoning.Solver,
+    ) -> Float[Array, "b q"]:
+        """Latents of samples in inference, with noise and a key for each: a pure function."""
+
+
+@runtime_checkable
+class WithContext(Protocol):
+    """An encoder that needs training samples in inference."""
+
+    def context_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes and types of what is kept; empty where a config keeps nothing."""
+
+    def context(self, anchors: Callable[..., Any], train: Examples) -> dict[str, Any]:
+        """What is kept; `anchors` are those of samples of the type, with a `description`."""
+
+
+def context_rows(config: ConfigDict, count: int) -> Int[np.ndarray, " c"]:
+    """The fixed random sample of `count` training images that is kept."""
+    key = stream_key(config.seed, Stream.CONTEXT)
+    return np.asarray(jax.random.permutation(key, count)[: config.latent.context_size])
 
 
 @runtime_checkable
@@ -93,7 +142,7 @@ class DataType(NamedTuple):
         (batch, zones of the type or None) -> (b, dim_to_tell).
     """
 
-    encoder: Encoder | None = None
+    encoder: Encoder | Reader | None = None
     decoder: Decoder | None = None
     tell: Callable[[Mapping[str, Array], Zones | None], Array] | None = None
     dim_to_tell: int = 0

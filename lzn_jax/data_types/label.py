@@ -1,28 +1,33 @@
 """Labels: a table holds their anchors; a latent decodes to the nearest to its end (§5, E.2)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
 from ml_collections import ConfigDict
 
 from lzn_jax import zoning
-from lzn_jax.data_types import DataType, Zones
+from lzn_jax.data import Examples
+from lzn_jax.data_types import DataType, Zones, context_rows
 from lzn_jax.models import Variables
 
 
 def build(config: ConfigDict, modules: Mapping[str, nn.Module]) -> DataType:
     """Labels of a config; a decoder can be told them even where they have no anchors."""
-    num_classes, network = config.data.num_classes, modules.get("label_anchors")
+    num_classes, table = config.data.num_classes, modules.get("label_anchors")
 
     def tell(batch: Mapping[str, Array], zones: Zones | None) -> Float[Array, "b c"]:
         return one_hot(batch["labels"], num_classes)
 
-    encoder = None if network is None else LabelEncoder(network)
+    encoder: LabelEncoder | ZonesOfImages | None = None
+    if table is not None:
+        encoder = LabelEncoder(table)
+    elif modules.get("encoder") is not None:
+        encoder = ZonesOfImages(config)
     return DataType(encoder, tell=tell, dim_to_tell=num_classes)
 
 
@@ -63,16 +68,60 @@ class LabelEncoder:
         return self.table(variables)[labels]
 
     def latents(
-        self, variables: Variables, labels: Int[Array, " b"], noise: Array, solver: zoning.Solver
+        self,
+        model: Any,
+        labels: Int[Array, " b"],
+        noise: Array,
+        keys: Key[Array, " b"],
+        solver: zoning.Solver,
     ) -> Float[Array, "b q"]:
         """Latents of labels, all classes alike."""
-        return zoning.compute_latents(self.table(variables), noise, labels, solver=solver)
+        del keys
+        return zoning.compute_latents(self.table(model.variables), noise, labels, solver=solver)
 
     def predict(
-        self, variables: Variables, latents: Float[Array, "b q"], solver: zoning.Solver
+        self, model: Any, latents: Float[Array, "b q"], solver: zoning.Solver
     ) -> dict[str, Array]:
         """`classes` (b,) of latents, and the flow's `probabilities` of them (paper §5.1)."""
-        table = self.table(variables)
+        table = self.table(model.variables)
         classes = zoning.classify(latents, table, solver=solver)
         log_probs = zoning.assignment_log_probs(latents, table, classes, solver=solver)
         return {"classes": classes, "probabilities": jnp.exp(log_probs[-1])}
+
+
+class ZonesOfImages:
+    """Labels that nothing is aligned with: a class's zone is those of its images in the context."""
+
+    def __init__(self, config: ConfigDict) -> None:
+        self._config = config
+
+    def context_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Of the labels of the images in the context."""
+        return {"labels": jax.ShapeDtypeStruct((self._config.latent.context_size,), jnp.int32)}
+
+    def context(self, anchors: Callable[..., Any], train: Examples) -> dict[str, Any]:
+        """The labels of the images in the context."""
+        del anchors
+        return {"labels": train.labels[context_rows(self._config, len(train.labels))]}
+
+    def latents(
+        self,
+        model: Any,
+        labels: Int[Array, " b"],
+        noise: Array,
+        keys: Key[Array, " b"],
+        solver: zoning.Solver,
+    ) -> Float[Array, "b q"]:
+        """Latents in the zone of a random image of each label."""
+        is_member = labels[:, None] == model.context["labels"]
+        own = jax.vmap(jax.random.categorical)(keys, jnp.where(is_member, 0.0, -jnp.inf))
+        return zoning.compute_latents(model.context["anchors"], noise, own, solver=solver)
+
+    def predict(
+        self, model: Any, latents: Float[Array, "b q"], solver: zoning.Solver
+    ) -> dict[str, Array]:
+        """`classes` (b,) of the images in whose zones latents lie, and `probabilities` of these."""
+        bank = model.context["anchors"]
+        own = zoning.classify(latents, bank, solver=solver)
+        log_probs = zoning.assignment_log_probs(latents, bank, own, solver=solver)
+        return {"classes": model.context["labels"][own], "probabilities": jnp.exp(log_probs[-1])}

@@ -1,7 +1,7 @@
 """Texts: a transformer gives their anchors, another writes them, given latents."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray
 from ml_collections import ConfigDict
 
 from lzn_jax import zoning
 from lzn_jax.configuration import UserError
+from lzn_jax.data import Examples
 from lzn_jax.data.examples import MAX_NAMED
 from lzn_jax.data_types import Condition, DataType, Zones
 from lzn_jax.microbatches import in_training
@@ -35,7 +36,7 @@ def _tell(batch: Mapping[str, Array], zones: Zones | None) -> Float[Array, "b q"
     """Anchors of the texts, nothing where one is missing."""
     assert zones is not None
     assert zones.is_present is not None
-    return jnp.where(zones.is_present[:, None], zones.anchors, 0)
+    return jnp.where(zones.is_present[:, None], zones.anchors[zones.own], 0)
 
 
 class Tokenizer:
@@ -163,10 +164,31 @@ class TextEncoder:
         output: Any = self.encoder.apply(variables[self.network], tokens, train=False)
         return output
 
+    def context_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Of the known texts."""
+        count, length = self.config.text.context_size, self.config.text.max_length
+        return {
+            "text_anchors": jax.ShapeDtypeStruct((count, self.config.latent.dim), jnp.float32),
+            "text_log_weights": jax.ShapeDtypeStruct((count,), jnp.float32),
+            "text_tokens": jax.ShapeDtypeStruct((count, length), jnp.int32),
+        }
+
+    def context(self, anchors: Callable[..., Any], train: Examples) -> dict[str, Any]:
+        """The known texts: anchors, log counts and tokens."""
+        tokens, log_weights = known(self.config, train.texts)
+        found = anchors(tokens, description="anchors of texts")
+        return {"text_anchors": found, "text_log_weights": log_weights, "text_tokens": tokens}
+
     def latents(
-        self, model: Any, tokens: Int[Array, "b l"], noise: Array, solver: zoning.Solver
+        self,
+        model: Any,
+        tokens: Int[Array, "b l"],
+        noise: Array,
+        keys: Key[Array, " b"],
+        solver: zoning.Solver,
     ) -> Float[Array, "b q"]:
         """Latents of texts among the known ones; one that is known is itself among them."""
+        del keys
         bank, log_weights = model.context["text_anchors"], model.context["text_log_weights"]
         is_same = jnp.all(model.context["text_tokens"] == tokens[:, None], axis=2)
         kwargs: dict[str, Any] = {"solver": solver, "log_weights": log_weights}

@@ -16,7 +16,7 @@ CLIP = "clip"
 
 
 class Outputs(NamedTuple):
-    """What an extractor makes of images; Inception alone has all three."""
+    """What an extractor makes of images; Inception alone has all three, CLIP features alone."""
 
     features: Float[Array, "b d"]
     spatial: Float[Array, "b s"] | None = None

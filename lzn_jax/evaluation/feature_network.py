@@ -67,7 +67,12 @@ def feature_extractor(
 
 
 def _features_of(module: FeatureNetwork) -> Callable[[Any, UInt8[Array, "b h w c"]], Outputs]:
-    return lambda variables, images: Outputs(module.apply(variables, data.normalise(images))[0])
+    def apply(variables: Any, images: UInt8[Array, "b h w c"]) -> Outputs:
+        outputs: Any = module.apply(variables, data.normalise(images))
+        features, logits = outputs
+        return Outputs(features, logits=logits)
+
+    return apply
 
 
 def _train(module: FeatureNetwork, train: data.Examples, seed: int) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from lzn_jax.data import Examples
 from lzn_jax.data_types.image import ViewEncoder
 from lzn_jax.evaluation.classification import accuracy_curves
 from lzn_jax.evaluation.judge import fit_judge
+from lzn_jax.evaluation.nearest import nearest_training_images
 from lzn_jax.evaluation.representation import RepresentationQuality
 from lzn_jax.evaluation.sample_quality import SampleQuality
 from lzn_jax.evaluation.text_quality import TextQuality
@@ -47,7 +48,7 @@ class Measurements:
         if "label" in self.space.encoders:
             metrics |= self._image_to_label(model, test, workdir / "figures")
         if "image" in self.space.decoders:
-            metrics |= self._to_image(model, train, workdir)
+            metrics |= self._to_image(model, train, test, workdir)
             metrics |= self._image_to_image(model, test, workdir / "figures")
         if "text" in self.space.decoders:
             metrics |= TextQuality(self.tasks, train)(model, test)
@@ -110,29 +111,34 @@ class Measurements:
             metrics["image_to_label_accuracy"] = metrics["test_accuracy"]
         return metrics | curves.named()
 
-    def _to_image(self, model: Model, train: Examples, workdir: Path) -> dict[str, float]:
-        """Quality of samples, and whether they are of the classes that they should be."""
-        folder, count = workdir / "figures", self.config.evaluation.num_samples
-        drawn, has_classes = self.tasks.draw(model, count), self.tasks.has_classes
+    def _to_image(
+        self, model: Model, train: Examples, test: Examples, workdir: Path
+    ) -> dict[str, float]:
+        """Quality of samples, and whether they are of the classes that they should be.
+
+        Samples of classes count where the decoder is told of them, else those of the prior.
+        """
+        count, has_classes = self.config.evaluation.num_samples, self.tasks.has_classes
         judge = fit_judge(train) if has_classes else None
+        drawn = {"samples": self.tasks.draw(model, count)}
+        titles = {"samples": "Samples, a row a class" if has_classes else "Samples"}
+        names = {"samples": "sample_accuracy"}
+        if has_classes and self.tasks.has_latents:
+            drawn["unconditional_samples"] = self.tasks.draw_any(model, count)
+            titles["unconditional_samples"] = "Samples from the prior, a row a decoded class"
+            names["unconditional_samples"] = "unconditional_sample_accuracy"
         metrics = {}
-        if judge:
-            metrics["sample_accuracy"] = float(np.mean(judge(drawn["images"]) == drawn["labels"]))
-        title = "Samples, a row a class" if has_classes else "Samples"
-        plots.sample_grid(folder / "samples.png", drawn["images"], drawn["labels"], title=title)
+        for name, found in drawn.items():
+            path = workdir / "figures" / f"{name}.png"
+            plots.sample_grid(path, found["images"], found["labels"], title=titles[name])
+            if judge:
+                metrics[names[name]] = float(np.mean(judge(found["images"]) == found["labels"]))
+        is_told = self.space.decoders["image"].told is not None
+        counted = drawn["samples"] if is_told else list(drawn.values())[-1]
         assert self._sample_quality is not None
-        metrics |= self._sample_quality(train, drawn["images"], workdir / "cache")
-        metrics["sampling_evaluations"] = float(np.mean(drawn["num_evaluations"]))
-        if judge and self.tasks.has_latents:
-            drawn = self.tasks.draw_any(model, count)
-            plots.sample_grid(
-                folder / "unconditional_samples.png",
-                drawn["images"],
-                drawn["labels"],
-                title="Samples from the prior, a row a decoded class",
-            )
-            agreed = judge(drawn["images"]) == drawn["labels"]
-            metrics["unconditional_sample_accuracy"] = float(np.mean(agreed))
+        metrics |= self._sample_quality(train, counted["images"], workdir / "cache")
+        metrics |= nearest_training_images(train, test, counted["images"])
+        metrics["sampling_evaluations"] = float(np.mean(counted["num_evaluations"]))
         return metrics
 
     def _image_to_image(self, model: Model, test: Examples, folder: Path) -> dict[str, float]:

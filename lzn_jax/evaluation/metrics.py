@@ -13,6 +13,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float, UInt8
+from scipy.special import softmax
 
 from lzn_jax.configuration import UserError
 from lzn_jax.evaluation import cache, frechet
@@ -23,6 +24,8 @@ from lzn_jax.evaluation.kid import kernel_inception_distance
 from lzn_jax.evaluation.prdc import precision_recall
 from lzn_jax.run import sharding
 from lzn_jax.run.progress import progress
+
+CONFIDENT = 0.9  # probability of a class from which on an image counts as recognised
 
 # NHWC images, or batches of such of any sizes.
 Images = UInt8[np.ndarray, "_ _ _ _"] | Iterable[UInt8[np.ndarray, "_ _ _ _"]]
@@ -50,8 +53,9 @@ def generation_metrics(
     """All metrics of generated images by name, given real ones and one or more extractors.
 
     Inception gives `fid`, `sfid`, `inception_score`, `kid`; an extractor X gives `fd_X`. The first
-    extractor's features give `precision` and `recall`, another's have its name as a suffix. CLIP
-    gives `cmmd` and nothing else. `seed` draws KID's subsets. What the extractors saw of a
+    extractor's features give `precision` and `recall`, another's have its name as a suffix; one
+    that classifies gives `recognised`, the share of images of which it is sure. CLIP gives `cmmd`
+    and nothing else. `seed` draws KID's subsets. What the extractors saw of a
     reference array is kept in `cache_folder` and found there by the content of images and
     extractor; batches, which can be read only once, are not.
     Raises UserError for too few images: each set needs 4.
@@ -79,11 +83,14 @@ def compare(
     metrics = {"fid" if extractor == INCEPTION else f"fd_{extractor}": distance}
     if reference.spatial is not None and generated.spatial is not None:
         metrics["sfid"] = frechet.frechet_distance(reference.spatial, generated.spatial)
-    if generated.logits is not None:
-        metrics["inception_score"] = inception_score(generated.logits)
     if extractor == INCEPTION:
+        if generated.logits is not None:
+            metrics["inception_score"] = inception_score(generated.logits)
         kid = kernel_inception_distance(reference.features, generated.features, seed=seed)
         metrics["kid"] = kid.mean
+    elif generated.logits is not None:
+        likeliest = np.max(softmax(generated.logits, axis=1), axis=1)
+        metrics["recognised"] = float(np.mean(likeliest >= CONFIDENT))
     return metrics | shares._asdict()
 
 

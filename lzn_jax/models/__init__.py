@@ -9,13 +9,19 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 from lzn_jax.models.labels import LabelAnchors
-from lzn_jax.models.mlp import MLPDecoder
-from lzn_jax.models.ncsnpp import NCSNppDecoder, NCSNppEncoder
+from lzn_jax.models.mlp import MLPDecoder, MLPEncoder, MLPGenerator
+from lzn_jax.models.ncsnpp import NCSNppDecoder, NCSNppEncoder, NCSNppGenerator
 from lzn_jax.models.resnet import ResNet
 from lzn_jax.models.transformer import TextDecoder, TextEncoder
 
-ENCODERS: dict[str, type[nn.Module]] = {"ncsnpp": NCSNppEncoder, "resnet": ResNet}
-DECODERS: dict[str, type[nn.Module]] = {"ncsnpp": NCSNppDecoder, "mlp": MLPDecoder}
+ENCODERS: dict[str, type[nn.Module]] = {
+    "ncsnpp": NCSNppEncoder,
+    "mlp": MLPEncoder,
+    "resnet": ResNet,
+}
+VELOCITIES: dict[str, type[nn.Module]] = {"ncsnpp": NCSNppDecoder, "mlp": MLPDecoder}
+GENERATORS: dict[str, type[nn.Module]] = {"direct": NCSNppGenerator, "direct_mlp": MLPGenerator}
+DECODERS = VELOCITIES | GENERATORS
 
 Variables = dict[str, Any]  # network name -> flax variables
 
@@ -36,11 +42,12 @@ def build(config: ConfigDict) -> dict[str, nn.Module]:
     given = {"dtype": jnp.dtype(training.compute_dtype), "remat": training.get("remat", False)}
     modules = {}
     if "decoder" in config:
-        modules["decoder"] = _network(DECODERS, config.decoder, given)
+        shape = config.data.image_size, config.data.image_size, config.data.channels
+        modules["decoder"] = _network(DECODERS, config.decoder, {**given, "image_shape": shape})
     if has_latents(config):
         dim = config.latent.dim
         modules["encoder"] = _network(ENCODERS, config.encoder, {**given, "latent_dim": dim})
-        if "label" in config.types:
+        if any("label" in pair.split(":") for pair in config.alignments):
             modules["label_anchors"] = LabelAnchors(config.data.num_classes, dim)
     if "text" in config.types:
         text = {**given, "latent_dim": config.latent.dim, "max_length": config.text.max_length}

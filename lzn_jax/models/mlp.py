@@ -1,4 +1,4 @@
-"""A small velocity network without convolutions, for images of few pixels."""
+"""Small networks without convolutions, for images of few pixels."""
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -47,3 +47,60 @@ class MLPDecoder(nn.Module):
         h = nn.LayerNorm(dtype=self.dtype)(h)
         output = nn.Dense(x[0].size, kernel_init=nn.initializers.zeros)(h.astype(jnp.float32))
         return output.reshape(x.shape)
+
+
+class MLP(nn.Module):
+    """Residual dense blocks between two dense layers."""
+
+    features: int
+    num_blocks: int
+    num_outputs: int
+    dropout: float
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b d"], train: bool) -> Float[Array, "b {self.num_outputs}"]:
+        h = nn.Dense(self.features, dtype=self.dtype)(x)
+        for _ in range(self.num_blocks):
+            inner = nn.silu(nn.LayerNorm(dtype=self.dtype)(h))
+            inner = nn.silu(nn.Dense(self.features, dtype=self.dtype)(inner))
+            inner = nn.Dropout(self.dropout, deterministic=not train)(inner)
+            h = h + nn.Dense(self.features, dtype=self.dtype)(inner)
+        h = nn.silu(nn.LayerNorm(dtype=self.dtype)(h))
+        return nn.Dense(self.num_outputs)(h.astype(jnp.float32))
+
+
+class MLPEncoder(nn.Module):
+    """Images to anchors by dense layers; takes and gives what `NCSNppEncoder` does."""
+
+    features: int
+    num_blocks: int
+    latent_dim: int
+    dropout: float = 0.0
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b q"]:
+        """Anchors of images in [-1, 1]."""
+        network = MLP(self.features, self.num_blocks, self.latent_dim, self.dropout, self.dtype)
+        return network(images.reshape(len(images), -1), train)
+
+
+class MLPGenerator(nn.Module):
+    """Latents to images by dense layers; takes and gives what `NCSNppGenerator` does."""
+
+    image_shape: tuple[int, int, int]
+    features: int
+    num_blocks: int
+    dropout: float = 0.0
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, latents: Float[Array, "b q"], told: Float[Array, "b d"] | None, *, train: bool
+    ) -> Float[Array, "b h w c"]:
+        """Images of latents."""
+        condition = latents if told is None else jnp.concatenate([latents, told], axis=1)
+        size = self.image_shape[0] * self.image_shape[1] * self.image_shape[2]
+        network = MLP(self.features, self.num_blocks, size, self.dropout, self.dtype)
+        return network(condition, train).reshape(-1, *self.image_shape)

@@ -227,6 +227,44 @@ class NCSNppDecoder(NCSNpp, kw_only=True):
             raise ValueError("scale_by_sigma needs time_embedding 'fourier'")
 
 
+class NCSNppGenerator(NCSNpp, kw_only=True):
+    """Images of latents in one pass: middle and upward half of NCSN++, told what the latent says.
+
+    `progressive_input` has no meaning here: there is no input.
+    """
+
+    image_shape: tuple[int, int, int]
+    progressive_input: str = "none"
+
+    @nn.compact
+    def __call__(
+        self, latents: Float[Array, "b q"], told: Float[Array, "b d"] | None, *, train: bool
+    ) -> Float[Array, "b h w c"]:
+        """Images of latents and of what else is told; `train` turns dropout on (rng 'dropout').
+
+        Raises ValueError for an image size that the levels do not divide.
+        """
+        shape = jnp.zeros((1, *self.image_shape))
+        _, height, width, patch_channels = self.patches(shape).shape
+        condition = latents if told is None else jnp.concatenate([latents, told], axis=1)
+        embedding = dense(4 * self.features, self.dtype, "embedding_0")(condition)
+        embedding = dense(4 * self.features, self.dtype, "embedding_1")(nn.silu(embedding))
+        levels = list(enumerate(self.channel_multipliers))
+        deepest, multiplier = levels[-1]
+        height, width, channels = height >> deepest, width >> deepest, self.features * multiplier
+        h = dense(height * width * channels, self.dtype, "input")(condition)
+        h = self.middle(h.reshape(-1, height, width, channels), embedding, train)
+        for level, multiplier in reversed(levels):
+            channels = self.features * multiplier
+            for i in range(self.num_res_blocks):
+                h = self._block(f"up_{level}_block_{i}", channels)(h, embedding, train)
+            h = self._attend(f"up_{level}_attention", h)
+            if level > 0:
+                h = self._block(f"up_{level}_resample", channels, "up")(h, embedding, train)
+        patches = OutputHead(patch_channels, self.dtype, name="output")(h)
+        return depth_to_space(patches, self.patch_size)
+
+
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise ValueError(f"{name} is {value!r}; it can be {' or '.join(map(repr, choices))}")

@@ -64,7 +64,9 @@ def look_at_update(
     config: ConfigDict,
 ) -> tuple[dict[str, jax.Array], dict[str, Any]]:
     """Metrics of an update, and trees of whether its arrays are finite, by kind and network."""
-    loss, metrics, gradient = train.loss_and_gradient(state, batch, space=space, seed=config.seed)
+    loss, metrics, _, gradient = train.loss_and_gradient(
+        state, batch, space=space, seed=config.seed
+    )
     active = optimization.still_training(state.step, config.training, list(state.params))
     gradient = optimization.mask(active, gradient)
     arrays = {"batch": batch, "parameters": state.params, "gradient": gradient}

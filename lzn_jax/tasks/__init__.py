@@ -17,11 +17,10 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from lzn_jax import zoning
 from lzn_jax.configuration import UserError
 from lzn_jax.data import Examples, Images
-from lzn_jax.data_types import Condition, text
+from lzn_jax.data_types import Condition, Encoder, text
 from lzn_jax.data_types.label import one_hot
 from lzn_jax.latent_space import LatentSpace, Model
-from lzn_jax.models import Variables
-from lzn_jax.randomness import Stream, key_or_seed, normal_by_index
+from lzn_jax.randomness import Stream, key_or_seed, keys_by_index, normal_by_index
 from lzn_jax.tasks.interpolation import Interpolation
 
 # Of noise, by the type that latents come from; None: the prior.
@@ -83,11 +82,11 @@ class Tasks:
         if source is None:
             return noise
         encoder = self.space.encoders[source]
-        if source == "label":
-            solver = self.space.alignment_solver
-            latents: Array = encoder.latents(model.variables, request["samples"], noise, solver)
-            return latents
-        return encoder.latents(model, request["samples"], noise, self.space.solver)
+        of_table = source == "label" and isinstance(encoder, Encoder)
+        solver = self.space.alignment_solver if of_table else self.space.solver
+        keys = keys_by_index(key, Stream.MEMBERS, request["index"])
+        latents: Array = encoder.latents(model, request["samples"], noise, keys, solver)
+        return latents
 
     def decode(
         self,
@@ -104,7 +103,7 @@ class Tasks:
         """
         latents, index, samples = request["latents"], request["index"], request.get("samples")
         if target == "label":
-            return self.predict(model.variables, latents)
+            return self.predict(model, latents)
         told: Array | None = None
         beside: dict[str, Array] = {}
         if target == "image":
@@ -112,17 +111,17 @@ class Tasks:
             if source == "label":
                 labels = request["samples"]
             elif self.has_classes and self.has_latents:
-                labels = self.predict(model.variables, latents)["classes"]
+                labels = self.predict(model, latents)["classes"]
             told, beside = self.told(model, latents, source, samples, labels)
             beside |= {"labels": labels}
         decoder = self.space.decoders[target]
         generated: dict[str, Array] = decoder.generate(model.variables, key, (latents, told), index)
         return generated | beside
 
-    def predict(self, variables: Variables, latents: Float[Array, "b q"]) -> dict[str, Array]:
+    def predict(self, model: Model, latents: Float[Array, "b q"]) -> dict[str, Array]:
         """`classes` (b,) of latents, and the flow's `probabilities` of them (paper §5.1)."""
         encoder, solver = self.space.encoders["label"], self.space.alignment_solver
-        found: dict[str, Array] = encoder.predict(variables, latents, solver)
+        found: dict[str, Array] = encoder.predict(model, latents, solver)
         return found
 
     def told(
@@ -152,7 +151,7 @@ class Tasks:
         centres = zoning.compute_latents(
             bank, jnp.zeros_like(bank), solver=self.space.solver, log_weights=log_weights
         )
-        fits = labels[:, None] == self.predict(model.variables, centres)["classes"]
+        fits = labels[:, None] == self.predict(model, centres)["classes"]
         fits = jnp.where(jnp.any(fits, axis=1, keepdims=True), fits, True)
 
         def one(latent: Array, log_weights: Array) -> Array:
@@ -349,7 +348,7 @@ class Tasks:
 
     def classes(self, model: Model, latents: np.ndarray | Array) -> Predictions:
         """Classes of latents."""
-        predict = functools.partial(self._predictions, model.variables)
+        predict = functools.partial(self._predictions, model)
         return Predictions(**self.space.in_batches(predict, latents, description="classifying"))
 
     def reconstruct(

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from lzn_jax.data import Images
 from lzn_jax.data_types import Condition
-from lzn_jax.data_types.image import ImageDecoder
+from lzn_jax.data_types.image_decoders import ImageDecoder
 from lzn_jax.models import Variables
 
 NUM_IMAGES = 11

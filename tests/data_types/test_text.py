@@ -160,7 +160,8 @@ def test_a_known_text_is_itself_among_the_known_and_another_joins_them():
     context = {"text_anchors": bank, "text_tokens": tokens, "text_log_weights": log_weights}
     asked = jnp.asarray(LETTERS.encode(["a", "bb"]))
     noise = jax.random.normal(jax.random.key(1), (2, 5))
-    found = encoder.latents(Model(params, context), asked, noise, solver)
+    keys = jax.random.split(jax.random.key(2))
+    found = encoder.latents(Model(params, context), asked, noise, keys, solver)
     kwargs = {"solver": solver, "log_weights": jnp.asarray(log_weights)}
     place = LETTERS.decode(tokens).index("a")
     known_latent = zoning.compute_latents(bank, noise[:1], jnp.array([place]), **kwargs)

@@ -72,6 +72,14 @@ def test_another_extractor_never_gives_fid():
     assert metrics["fd_digits"] == pytest.approx(_distance(5), rel=1e-5)
 
 
+def test_images_are_recognised_of_which_a_classifier_is_sure():
+    logits = np.log([[0.95, 0.03, 0.02], [0.6, 0.3, 0.1], [0.05, 0.92, 0.03], [0.34, 0.33, 0.33]])
+    outputs = Outputs(np.eye(4, dtype=np.float32), logits=logits.astype(np.float32))
+    extractor = Extractor("digits", "key", {}, lambda variables, images: outputs)
+    seen = generation_metrics([extractor], REAL[:4], FAKE[:4], seed=0, batch_size=4)
+    assert seen["recognised"] == 0.5
+
+
 def test_precision_and_recall_of_further_extractors_carry_their_name():
     first, second = _linear("a", dim=5), _linear("b", dim=3)
     both = generation_metrics([first, second], REAL, FAKE, seed=0)

@@ -1,0 +1,58 @@
+"""Generation by LZN alone (paper, appendix G) on scikit-learn's 8x8 digits: one pass, no flow.
+
+A latent of the prior, one evaluation of the decoder, is an image (docs/alone.md).
+
+    python -m lzn_jax.main --config=configs/digits_alone.py
+"""
+
+import ml_collections
+
+from lzn_jax import configuration
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """The config of this experiment."""
+    config = configuration.blank()
+    config.study = "alone"
+    config.data.name = "digits"  # 1437 training and 360 test images; labels are for evaluation
+
+    config.latent.dim = 8
+    config.latent.solver = "adams"
+    config.latent.num_steps = 8
+    config.latent.context_size = 1437
+
+    # Of latents with zones of images, to read classes; with labels' if one aligns them
+    # (--config.alignments="('image:label',)").
+    config.alignment.solver = "adams"
+    config.alignment.num_steps = 10
+    config.alignment.cutoff = 0.6
+    config.alignment.noise_scale = 0.45
+    config.training.learning_rate.label_anchors = 1e-3
+
+    config.encoder.name = "mlp"
+    config.encoder.features = 256
+    config.encoder.num_blocks = 1
+
+    config.decoder.name = "direct_mlp"
+    config.decoder.features = 256
+    config.decoder.num_blocks = 4
+    config.decoder.energy_weight = 2.0
+
+    # A batch is nearly all training images, whose anchors cut the zones; a fifth is decoded.
+    config.training.batch_size = 1280
+    config.training.queries = 256
+    config.training.devices = "dividing"
+    config.training.num_steps = 4000
+    config.training.learning_rate.encoder = 2e-3
+    config.training.learning_rate.decoder = 2e-3
+    config.training.warmup_steps = 50
+    config.training.schedule = "cosine"
+    config.training.ema_decay = 0.995
+    config.training.log_every_steps = 10
+    config.checkpoint.every_steps = 1000
+    config.evaluation.every_steps = 1000
+    config.evaluation.num_samples = 5000
+    config.evaluation.noise_scales = ()
+    config.evaluation.batch_sizes = ()
+    config.evaluation.context_sizes = ()
+    return config

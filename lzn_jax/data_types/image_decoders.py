@@ -1,0 +1,202 @@
+"""Decoders of images: a rectified flow (paper §3), or one pass of a network (paper App. G)."""
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
+from ml_collections import ConfigDict
+
+from lzn_jax.data import normalise, to_uint8
+from lzn_jax.data_types import Condition
+from lzn_jax.losses import energy, rectified_flow
+from lzn_jax.microbatches import in_training
+from lzn_jax.models import Variables
+from lzn_jax.randomness import Stream, normal_by_index
+
+
+def black_image(config: ConfigDict) -> Float[Array, "1 h w c"]:
+    """An image for networks to see the shape of."""
+    size, channels = config.data.image_size, config.data.channels
+    return jnp.zeros((1, size, size, channels))
+
+
+class ImageDecoder:
+    """What both share, as pure functions of variables and arrays."""
+
+    network, output = "decoder", "images"
+    num_draws = 2
+
+    def __init__(self, config: ConfigDict, decoder: nn.Module) -> None:
+        self.config = config
+        self.told: str | None = config.decoder.told
+        self.sources: tuple[str, ...] = config.decoder.latents
+        self.noise_scale: float | None = config.latent.noise_scale
+        self.decoder = decoder
+
+    def in_training(self) -> Any:
+        """The network in training mode."""
+        config = self.config
+        return in_training(self.decoder, config.decoder.dropout, config.training.microbatch_size)
+
+    def sometimes_told(self, condition: Condition, key: PRNGKeyArray) -> Condition:
+        """The decoder is told nothing at the rate of `told_dropout`."""
+        rate, (latents, told) = self.config.decoder.get("told_dropout", 0.0), condition
+        if rate == 0 or told is None:
+            return condition
+        keep = jax.random.bernoulli(jax.random.fold_in(key, 1), 1 - rate, (len(told), 1))
+        return latents, told * keep
+
+    def invert(
+        self, variables: Variables, images: UInt8[Array, "b h w c"], condition: Condition
+    ) -> Float[Array, "b ..."]:
+        """The noise that images come from."""
+        raise NotImplementedError
+
+    def images(self, variables: Variables, noise: Array, condition: Condition) -> Array:
+        """The images, in [-1, 1], that come from noise."""
+        raise NotImplementedError
+
+    def render(
+        self, variables: Variables, noise: Float[Array, "b ..."], condition: Condition
+    ) -> UInt8[Array, "b h w c"]:
+        """The images that come from noise."""
+        return to_uint8(self.images(variables, noise, condition))
+
+    def reconstruct(
+        self, variables: Variables, images: UInt8[Array, "b h w c"], condition: Condition
+    ) -> dict[str, Array]:
+        """Images to noise and back, and each image's l2 error in units of [-1, 1] (paper C.3)."""
+        again = self.images(variables, self.invert(variables, images, condition), condition)
+        errors = jnp.sqrt(jnp.sum((again - normalise(images)) ** 2, axis=(1, 2, 3)))
+        return {"images": to_uint8(again), "errors": errors}
+
+
+class FlowDecoder(ImageDecoder):
+    """A rectified flow from noise to images, told the latent (paper §3.1)."""
+
+    def __init__(self, config: ConfigDict, decoder: nn.Module) -> None:
+        super().__init__(config, decoder)
+        self.sampler = rectified_flow.Sampler(config.sampling.sampler, config.sampling.num_steps)
+
+    def init(self, key: PRNGKeyArray, condition: Condition) -> Any:
+        """Fresh variables."""
+        image = black_image(self.config)
+        return self.decoder.init(key, image, jnp.zeros(1), *condition, train=False)
+
+    def loss(
+        self,
+        variables: Variables,
+        batch: Mapping[str, Array],
+        condition: Condition,
+        keys: Sequence[PRNGKeyArray],
+    ) -> Float[Array, ""]:
+        """Rectified-flow loss in training mode (paper C.1); keys of the flow and of dropout."""
+        images, (flow_key, dropout_key) = normalise(batch["images"]), keys
+        condition = self.sometimes_told(condition, flow_key)
+        draws = self.config.training.get("flow_draws", 1)
+        if draws > 1:
+            images, condition = jax.tree.map(
+                lambda a: jnp.repeat(a, draws, axis=0), (images, condition)
+            )
+        network = self.in_training()
+
+        def velocity(x_t, t, condition):
+            return network(variables["decoder"], dropout_key, x_t, t, *condition)
+
+        return rectified_flow.loss(velocity, images, condition, flow_key)
+
+    def velocity(
+        self, variables: Variables, x_t: Array, t: Array, condition: Condition
+    ) -> Float[Array, "b h w c"]:
+        """The velocity in inference."""
+        output: Any = self.decoder.apply(variables["decoder"], x_t, t, *condition, train=False)
+        return output
+
+    def generate(
+        self,
+        variables: Variables,
+        key: PRNGKeyArray,
+        condition: Condition,
+        index: Int[Array, " b"],
+    ) -> dict[str, Array]:
+        """Images of the given numbers: each has its own noise of the key, whatever its batch.
+
+        Also `num_evaluations`, of the velocity, that each took.
+        """
+        data = self.config.data
+        shape = (data.image_size, data.image_size, data.channels)
+        noise = normal_by_index(key, Stream.SAMPLE_NOISE, index, shape)
+        solution = self._flow(variables, noise, condition)
+        return {"images": to_uint8(solution.x), "num_evaluations": solution.num_evaluations}
+
+    def invert(
+        self, variables: Variables, images: UInt8[Array, "b h w c"], condition: Condition
+    ) -> Float[Array, "b h w c"]:
+        """The noise that images come from."""
+        velocity = functools.partial(self.velocity, variables)
+        return rectified_flow.invert(velocity, normalise(images), condition, self.sampler).x
+
+    def images(self, variables: Variables, noise: Array, condition: Condition) -> Array:
+        """The images, in [-1, 1], that come from noise."""
+        return self._flow(variables, noise, condition).x
+
+    def _flow(
+        self, variables: Variables, noise: Array, condition: Condition
+    ) -> rectified_flow.Solution:
+        velocity = functools.partial(self.velocity, variables)
+        return rectified_flow.generate(velocity, noise, condition, self.sampler)
+
+
+class DirectDecoder(ImageDecoder):
+    """One pass from a latent to an image, without noise (paper App. G leaves it open)."""
+
+    def init(self, key: PRNGKeyArray, condition: Condition) -> Any:
+        """Fresh variables."""
+        return self.decoder.init(key, *condition, train=False)
+
+    def loss(
+        self,
+        variables: Variables,
+        batch: Mapping[str, Array],
+        condition: Condition,
+        keys: Sequence[PRNGKeyArray],
+    ) -> Float[Array, ""]:
+        """Mean squared error, and the energy distance between what is made and the batch."""
+        setting, images, (key, dropout_key) = self.config.decoder, normalise(batch["images"]), keys
+        condition = self.sometimes_told(condition, key)
+        made = self.in_training()(variables["decoder"], dropout_key, *condition)
+        distance = energy.image_energy(
+            made,
+            images,
+            key,
+            patch_size=setting.energy_patch_size,
+            num_patches=setting.energy_patches,
+        )
+        return jnp.mean((made - images) ** 2) + setting.energy_weight * distance
+
+    def generate(
+        self,
+        variables: Variables,
+        key: PRNGKeyArray,
+        condition: Condition,
+        index: Int[Array, " b"],
+    ) -> dict[str, Array]:
+        """Images of latents, and `num_evaluations` of the network, which is 1."""
+        del key  # there is no noise but the latents'
+        images = self.images(variables, jnp.zeros((len(index), 0)), condition)
+        return {"images": to_uint8(images), "num_evaluations": jnp.ones_like(index)}
+
+    def invert(
+        self, variables: Variables, images: UInt8[Array, "b h w c"], condition: Condition
+    ) -> Float[Array, "b 0"]:
+        """No noise: all that is known of images is their latents."""
+        return jnp.zeros((len(images), 0))
+
+    def images(self, variables: Variables, noise: Array, condition: Condition) -> Array:
+        """The images, in [-1, 1], of latents."""
+        output: Any = self.decoder.apply(variables["decoder"], *condition, train=False)
+        return output

@@ -1,0 +1,241 @@
+"""Generation by latents alone: loss from parts, many zones, a bank, classes without alignment."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import small
+
+from lzn_jax import data, zoning
+from lzn_jax.configuration import UserError
+from lzn_jax.data_types import bank, some
+from lzn_jax.latent_space import LatentSpace, Model
+from lzn_jax.losses.energy import image_energy
+from lzn_jax.run import sharding
+from lzn_jax.tasks import Tasks
+from lzn_jax.train import init_state, update_state
+
+CONFIG = "configs/digits_alone.py"
+KEY = jax.random.key(5)
+
+
+def build(num_devices=1, **changes):
+    changes = {"training__batch_size": 16, "training__queries": 8} | changes
+    config = small.config(CONFIG, **changes)
+    return LatentSpace(config, sharding.make_mesh(8, jax.devices()[:num_devices]))
+
+
+@functools.cache
+def variables(**changes):
+    return small.random_variables(build(**changes))
+
+
+@functools.cache
+def digits():
+    return data.load_data(build().config)
+
+
+def batch(start=0):
+    rows = slice(start, start + 16)
+    return {
+        "images": jnp.asarray(digits()[0].images[rows]),
+        "labels": jnp.asarray(digits()[0].labels[rows]),
+    }
+
+
+@pytest.fixture(scope="module")
+def tasks():
+    return Tasks(build())
+
+
+@pytest.fixture(scope="module")
+def model(tasks):
+    return Model(variables(), tasks.space.context(variables(), digits()[0]))
+
+
+@pytest.mark.parametrize("queries", [None, 8])
+def test_the_loss_is_squared_error_and_energy_distance_of_decoded_latents(queries):
+    space = build(training__queries=queries, decoder__energy_weight=3.0)
+    key, _, _, latent_key, *_ = jax.random.split(KEY, 3 + 2)
+    rows = np.arange(16) if queries is None else np.arange(0, 16, 2)
+    images = data.normalise(batch()["images"])
+    anchors = space.modules["encoder"].apply(variables()["encoder"], images, train=True)
+    noise = jax.random.normal(latent_key, (len(rows), 4))
+    latents = zoning.compute_latents(anchors, noise, jnp.asarray(rows), solver=zoning.Euler(4))
+    made = space.modules["decoder"].apply(variables()["decoder"], latents, None, train=True)
+    images = images[rows]
+    distance = image_energy(made, images, key, patch_size=4, num_patches=25)
+    expected = float(jnp.mean((made - images) ** 2) + 3 * distance)
+    loss, metrics = jax.jit(small.loss_of(space))(variables(), batch(), KEY)
+    assert float(loss) == pytest.approx(expected, rel=1e-5)
+    assert metrics.keys() == {"generation_loss"}
+
+
+def test_some_of_a_batch_are_at_even_steps():
+    np.testing.assert_array_equal(some(jnp.arange(12), 4), [0, 3, 6, 9])
+    assert some((jnp.arange(4), None), 4)[1] is None
+
+
+@pytest.mark.parametrize(("num_devices", "size"), [(1, 4), (8, None)])
+def test_micro_batches_and_devices_change_neither_loss_nor_gradient(num_devices, size):
+    def loss_and_gradient(num_devices, size):
+        changes = {"training__microbatch_size": size, "latent__bank_size": 24}
+        space, mesh = (
+            build(num_devices, **changes),
+            sharding.make_mesh(8, jax.devices()[:num_devices]),
+        )
+        call = jax.jit(jax.value_and_grad(space.loss, has_aux=True))
+        arrays = jax.device_put(variables(latent__bank_size=24), sharding.replicated(mesh))
+        with jax.set_mesh(mesh):
+            return call(arrays, jax.device_put(batch(), sharding.split(mesh)), KEY)
+
+    (loss, aux), gradient = loss_and_gradient(1, None)
+    (other_loss, other_aux), other = loss_and_gradient(num_devices, size)
+    assert float(other_loss) == pytest.approx(float(loss), rel=1e-5)
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), aux, other_aux
+    )
+    gradient, other = ({n: t["params"] for n, t in g.items()} for g in (gradient, other))
+    scale = max(float(np.abs(a).max()) for a in jax.tree.leaves(gradient))
+    for a, b in zip(jax.tree.leaves(gradient), jax.tree.leaves(other), strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-5 * scale)
+
+
+def test_a_bank_holds_the_newest_anchors_and_none_before():
+    held = bank.empty(5, 2)
+    for start in (0, 3, 6):
+        anchors = jnp.arange(start, start + 3.0)[:, None] * jnp.ones(2)
+        zones = bank.zones(anchors, held)
+        held = bank.with_newest(held, zones)
+        if start == 0:
+            assert np.isneginf(held["log_weights"][3:]).all()
+    np.testing.assert_array_equal(held["anchors"][:, 0], [6, 7, 8, 3, 4])
+    np.testing.assert_array_equal(held["log_weights"], 0)
+    np.testing.assert_array_equal(zones.own, [0, 1, 2])
+    np.testing.assert_array_equal(zones.anchors[:, 0], [6, 7, 8, 3, 4, 5, 0, 1])
+    assert np.isfinite(zones.log_weights).sum() == 8
+
+
+def test_latents_of_a_batch_are_among_the_anchors_of_the_batch_before():
+    space = build(latent__bank_size=16, training__queries=None)
+    start = variables(latent__bank_size=16)
+    start = {**start, "encoder": {**start["encoder"], "bank": bank.empty(16, 4)}}
+    _, (_, constants) = jax.jit(space.loss)(start, batch(16), KEY)
+    encode = space.encoders["image"].anchors
+    before = encode(start, batch(16)["images"])
+    np.testing.assert_allclose(constants["encoder"]["bank"]["anchors"], before, atol=1e-5)
+    later = {**start, "encoder": {**start["encoder"], **constants["encoder"]}}
+    zones = space.encoders["image"].zones(later, batch(), (KEY,))[0]
+    noise = jax.random.normal(KEY, (16, 4))
+    found = space.draw(zones, KEY, 1.0)
+    together = jnp.concatenate([encode(start, batch()["images"]), before])
+    expected = zoning.compute_latents(together, noise, jnp.arange(16), solver=space.solver)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_updates_keep_the_bank_but_not_of_a_batch_that_is_not_finite():
+    space = build(latent__bank_size=16)
+    optimizer = optax.sgd(0.1)
+    state = init_state(space, optimizer, 0)
+    update = jax.jit(
+        functools.partial(
+            update_state,
+            space=space,
+            optimizer=optimizer,
+            training=space.config.training,
+            seed=0,
+        )
+    )
+    new, _ = update(state, batch())
+    held = new.constants["encoder"]["bank"]["log_weights"]
+    np.testing.assert_array_equal(held, 0)
+    poisoned = new.replace(params=jax.tree.map(lambda a: a * np.nan, new.params))
+    kept, metrics = update(poisoned, batch(16))
+    assert int(metrics["skipped"]) == 1
+    jax.tree.map(np.testing.assert_array_equal, kept.constants, new.constants)
+
+
+def test_samples_are_what_the_decoder_makes_of_the_prior_in_one_pass(tasks, model):
+    drawn = tasks.draw_any(model, 20)
+    latents = tasks.latents_from(model, jax.random.key(0), 1.0, {"index": jnp.arange(20)}, None)
+    made = tasks.space.modules["decoder"].apply(variables()["decoder"], latents, None, train=False)
+    np.testing.assert_array_equal(drawn["images"], data.to_uint8(made))
+    np.testing.assert_array_equal(drawn["num_evaluations"], 1)
+
+
+def test_samples_of_a_class_are_of_zones_of_its_training_images(tasks, model):
+    labels = jnp.arange(200) % 10
+    request = {"samples": labels, "index": jnp.arange(200)}
+    centres = tasks.latents_from(model, KEY, 0.0, request, "label")
+    context, own = model.context, []
+    exact = zoning.compute_latents(
+        context["anchors"], jnp.zeros_like(context["anchors"]), solver=tasks.space.solver
+    )
+    for centre, label in zip(centres, labels, strict=True):
+        distances = jnp.sum((exact - centre) ** 2, axis=1)
+        members = context["labels"] == label
+        if members.any():  # the shrunk context has 16 images
+            own.append(int(jnp.argmin(distances)))
+            assert context["labels"][own[-1]] == label
+            assert float(jnp.min(distances)) < 1e-6
+    assert len(set(own)) > 10  # of all images of a class, not of one
+
+
+def test_a_latent_is_of_the_class_of_the_image_in_whose_zone_it_lies():
+    tasks = Tasks(build(latent__num_steps=20, alignment__num_steps=20))
+    anchors = 3 * jax.random.normal(KEY, (16, 4))
+    model = Model(variables(), {"anchors": anchors, "labels": jnp.arange(16) // 2})
+    latents = zoning.compute_latents(anchors, jnp.zeros((16, 4)), solver=tasks.space.solver)
+    found = tasks.classes(model, np.asarray(latents))
+    np.testing.assert_array_equal(found.classes, np.arange(16) // 2)
+    assert found.probabilities.min() > 0.9
+
+
+def test_images_are_reconstructed_and_lie_between_others_through_latents_alone(tasks, model):
+    images = digits()[1].images[:5]
+    latents = jnp.asarray(tasks.condition(model, images)[0])
+    made = tasks.space.modules["decoder"].apply(variables()["decoder"], latents, None, train=False)
+    found = tasks.reconstruct(model, images)
+    errors = np.linalg.norm((made - data.normalise(jnp.asarray(images))).reshape(5, -1), axis=1)
+    np.testing.assert_allclose(found["errors"], errors, rtol=1e-5)
+    between = tasks.interpolate(model, images[:2])
+    ends = tasks.reconstruct(model, images[:2])["images"]
+    np.testing.assert_array_equal(between["images"][[0, -1]], ends)
+
+
+def test_labels_without_alignment_have_no_anchors_but_zones(tasks, model):
+    assert set(tasks.space.modules) == {"encoder", "decoder"}
+    assert tasks.translations == (("image", "label"), ("label", "image"))
+    with pytest.raises(UserError, match="nothing is aligned with labels"):
+        tasks.space.anchors(model.variables, np.arange(3), "label")
+
+
+def test_an_alignment_by_a_flag_gives_labels_anchors():
+    space = build(alignments="('image:label',)")
+    assert set(space.modules) == {"encoder", "decoder", "label_anchors"}
+    made = small.random_variables(space)
+    _, metrics = jax.jit(small.loss_of(space))(made, batch(), KEY)
+    assert {"generation_loss", "alignment_loss"} <= metrics.keys()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"queries": 7}, "training.queries must divide training.batch_size 16, got 7"),
+        (
+            {"queries": 24, "microbatch_size": 16, "batch_size": 48},
+            "training.microbatch_size must divide training.queries 24, got 16",
+        ),
+    ],
+)
+def test_sizes_that_do_not_fit_end_in_one_line(changes, message):
+    with pytest.raises(UserError, match=message):
+        build(**{f"training__{name}": value for name, value in changes.items()})
+
+
+def test_classes_without_alignment_need_images_to_have_zones():
+    with pytest.raises(UserError, match=r"latent.context_size must be > 0"):
+        build(latent__context_size=0)
