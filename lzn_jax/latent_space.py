@@ -98,9 +98,9 @@ class LatentSpace:
         self.alignments = [Alignment(*pair.split(":")) for pair in config.alignments]
         if "alignment" in config:
             self.alignment_solver = make_solver(config, "alignment")
-        build = {"image": image.build, "label": label.build, "text": text.build}
+        known = {"image": image, "label": label, "text": text}
         self.types: dict[str, DataType] = {
-            name: build[name](config, self.modules) for name in config.types
+            name: known[name].build(config, self.modules) for name in config.types
         } | dict(more_types or {})
         self.encoders: dict[str, Any] = {
             name: each.encoder for name, each in self.types.items() if each.encoder
@@ -172,7 +172,8 @@ class LatentSpace:
             name: encoder.zones(variables, batch, keys[name, "encoder"])
             for name, encoder in self.own_encoders.items()
         }
-        constants = self._remembered(variables, zones)
+        newest = {each.network: zones[name][0] for name, each in self.own_encoders.items()}
+        constants = bank.remembered(split_variables(variables)[1], newest)
         if self.config.get("objective") == "simclr":
             first, second = (view.anchors for view in zones["image"])
             temperature = self.config.simclr.temperature
@@ -200,17 +201,6 @@ class LatentSpace:
             metrics |= {f"{name}{suffix}": value for name, value in found.items()}
             terms.append(weight * loss)
         return sum(terms, start=jnp.zeros(())), (metrics, constants)
-
-    def _remembered(
-        self, variables: Variables, zones: Mapping[str, tuple[Zones, ...]]
-    ) -> dict[str, Any]:
-        """Variables that are not trained, for the next update: banks have the newest anchors."""
-        _, constants = split_variables(variables)
-        for name, encoder in self.own_encoders.items():
-            kinds = constants[encoder.network]
-            if bank.COLLECTION in kinds:
-                kinds[bank.COLLECTION] = bank.with_newest(kinds[bank.COLLECTION], zones[name][0])
-        return constants
 
     def _training_keys(self, key: PRNGKeyArray) -> dict[tuple[str, str], tuple[PRNGKeyArray, ...]]:
         """Keys by type and use: decoders' first, then encoders', then those of latents."""

@@ -5,6 +5,7 @@ oldest, without gradient, and it is part of an encoder's variables, so of every 
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -40,3 +41,14 @@ def with_newest(bank: Bank, zones: Zones) -> Bank:
     size = len(bank["anchors"])
     newest = {"anchors": zones.anchors[:size], "log_weights": zones.log_weights[:size]}
     return jax.lax.stop_gradient(newest)
+
+
+def remembered(constants: Mapping[str, Any], zones: Mapping[str, Zones]) -> dict[str, Any]:
+    """Variables that are not trained, by network, for the next update: banks hold the newest."""
+    return {
+        network: {
+            kind: with_newest(values, zones[network]) if kind == COLLECTION else values
+            for kind, values in kinds.items()
+        }
+        for network, kinds in constants.items()
+    }
