@@ -18,14 +18,14 @@ DIGITS_JOINT = str(CONFIGS / "digits_joint.py")
 JOINT_FIELDS = {
     "": "study seed types alignments",
     "data.": "name image_size channels num_classes flip captions",
-    "latent.": "enabled dim noise_scale solver num_steps precision context_size",
+    "latent.": "enabled dim noise_scale solver num_steps precision context_size bank_size",
     "alignment.": "noise_scale solver num_steps cutoff form weight",
     "encoder.": """name patch_size features channel_multipliers num_res_blocks attention_resolutions
         dropout fir progressive_input tap_channels tap_units tap_layers tap_resolutions""",
     "decoder.": """name patch_size features channel_multipliers num_res_blocks attention_resolutions
         dropout fir progressive_input progressive time_embedding fourier_scale scale_by_sigma
         told latents""",
-    "training.": """batch_size microbatch_size shard_parameters devices remat num_steps
+    "training.": """batch_size queries microbatch_size shard_parameters devices remat num_steps
         decoder_steps warmup_steps
         learning_rate.encoder learning_rate.decoder learning_rate.label_anchors
         schedule gradient_clip ema_decay generation_weight compute_dtype log_every_steps""",
@@ -48,6 +48,7 @@ OPTIONAL = {
     "alignment.noise_scale": 0.25,
     "training.decoder_steps": 60,
     "training.microbatch_size": 8,
+    "training.queries": 8,
     "encoder.tap_resolutions": (4,),
     "evaluation.inception_path": "weights.pth",
     "evaluation.clip_path": "model.safetensors",
@@ -132,6 +133,8 @@ DEFAULTS = {
     "alignment.solver": "euler",
     "training.devices": "all",
     "training.remat": False,
+    "training.queries": None,
+    "latent.bank_size": 0,
 }
 
 
@@ -224,7 +227,8 @@ def test_networks_and_source_bring_their_own_fields(selector):
     values = SELECTORS | {selector: "another"}
     group = selector.partition(".")[0]
     kept = {selector, "decoder.told", "decoder.latents"}
-    gone = {name for name in joint_fields() if name.startswith(f"{group}.")} - kept
+    groups = (f"{group}.", "sampling.") if group == "decoder" else f"{group}."  # of a flow
+    gone = {name for name in joint_fields() if name.startswith(groups)} - kept
     assert set(configuration.schema_of(values)) == joint_fields() - gone
 
 
@@ -302,7 +306,8 @@ def test_no_other_field_takes_none(name):
     [
         (
             "study=Joint",
-            "study must be one of 'generation', 'representation', 'joint', 'text' or None, "
+            "study must be one of 'generation', 'alone', 'representation', 'joint', 'text' or "
+            "None, "
             "got 'Joint'",
         ),
         ("latent.solver=3", "latent.solver must be one of 'euler', 'dpm', 'adams', got '3'"),
@@ -362,7 +367,7 @@ def test_no_other_field_takes_none(name):
             "decoder.attention_resolutions=True",
             "decoder.attention_resolutions must be a tuple of integers >= 1, got True",
         ),
-        ("encoder.name=vit", "encoder.name must be one of 'ncsnpp', 'resnet', got 'vit'"),
+        ("encoder.name=vit", "encoder.name must be one of 'ncsnpp', 'mlp', 'resnet', got 'vit'"),
         ("encoder.tap_layers=1", "encoder.tap_layers must be an integer >= 2, got 1"),
         (
             "encoder.tap_resolutions=()",
@@ -551,7 +556,8 @@ def test_the_largest_cutoff_leaves_a_step(num_steps):
         ("tree['extra'] = {}", "the config holds no field extra; the nearest is "),
         (
             "tree['encoder'] = 3",
-            "the config lacks the field encoder.name (image encoder): one of 'ncsnpp', 'resnet'",
+            "the config lacks the field encoder.name (image encoder): one of 'ncsnpp', 'mlp', "
+            "'resnet'",
         ),
         (
             "tree['training']['batchsize'] = tree['training'].pop('batch_size')",
