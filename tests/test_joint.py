@@ -196,7 +196,7 @@ def test_samples_of_any_class_are_told_the_class_in_whose_zone_the_prior_puts_th
 
 def test_a_prediction_is_the_end_of_the_flow_and_its_last_assignment():
     latents = jax.random.normal(KEY, (40, 4))
-    found = jax.jit(Tasks(build()).predict)(variables(), latents)
+    found = jax.jit(Tasks(build()).predict)(Model(variables(), {}), latents)
     classes = ends_of_flow(latents)
     np.testing.assert_array_equal(found["classes"], classes)
     _, log_p = oracle.in_float64(

@@ -49,6 +49,7 @@ def test_stream_numbers_stay():
         "TRAIN_LATENTS": 8,
         "TEXT": 9,
         "TEXT_LATENTS": 10,
+        "MEMBERS": 11,
     }
 
 

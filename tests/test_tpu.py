@@ -86,5 +86,12 @@ def test_a_step_of_a_study_gathers_each_set_of_anchors_once(programs, study, gat
     assert set(found) <= {"all-gather", *REDUCTIONS}
 
 
+def test_a_step_of_generation_alone_gathers_anchors_and_what_the_energy_distance_compares(programs):
+    found = _collectives(programs["alone", 8])
+    # Anchors once; images and patches, made and real, and their squares. A bank is put beside them.
+    assert found["all-gather"] <= 8
+    assert set(found) <= {"all-gather", "collective-permute", *REDUCTIONS}
+
+
 def test_no_program_calls_the_host(programs):
     assert [name for name, facts in programs.items() if facts["calls the host"]] == []

@@ -22,6 +22,7 @@ from torch_layout import (
 
 from lzn_jax.models import LabelAnchors, NCSNppDecoder, NCSNppEncoder, build
 from lzn_jax.models import ncsnpp_layers as layers
+from lzn_jax.models.mlp import MLPGenerator
 from lzn_jax.release.names import block_key, to_flax
 from lzn_jax.release.names import to_variables as to_block_params
 
@@ -504,7 +505,8 @@ def test_initial_tap_follows_each_layers_convention():
 def small_config(**changes):
     config = {
         "types": ["image", "label"],
-        "data": {"num_classes": 10},
+        "alignments": ["image:label"],
+        "data": {"num_classes": 10, "image_size": 8, "channels": 3},
         "latent": {"enabled": True, "dim": 5},
         "encoder": {"name": "ncsnpp", **SMALL, "tap_channels": 2, "tap_resolutions": [4]},
         "decoder": {"name": "ncsnpp", **SMALL_DECODER, "channel_multipliers": [1, 2]},
@@ -526,12 +528,19 @@ def test_build_passes_the_configs_fields_on():
     ("changes", "names"),
     [
         ({}, {"encoder", "decoder", "label_anchors"}),
-        ({"types": ["image"]}, {"encoder", "decoder"}),
+        ({"types": ["image"], "alignments": []}, {"encoder", "decoder"}),
+        ({"alignments": []}, {"encoder", "decoder"}),  # classes are the zones of their images
         ({"latent": {"enabled": False}}, {"decoder"}),
     ],
 )
 def test_build_makes_what_the_config_trains(changes, names):
     assert set(build(small_config(**changes))) == names
+
+
+def test_a_decoder_in_one_pass_knows_the_shape_of_images():
+    changes = {"name": "direct_mlp", "features": 8, "num_blocks": 2, "dropout": 0.1}
+    decoder = build(small_config(decoder=changes))["decoder"]
+    assert decoder == MLPGenerator((8, 8, 3), 8, 2, 0.1, dtype=jnp.dtype("bfloat16"))
 
 
 def test_build_names_an_unknown_network():
