@@ -28,6 +28,9 @@ CHECKPOINTS, PIPELINE = "run/test_checkpoints.py -k ", "data/test_pipeline.py -k
 SAMPLES, PROBES = "evaluation/test_sample_metrics.py -k ", "evaluation/test_probes.py -k "
 NEIGHBOURS, ACCURACY = "evaluation/test_neighbours.py -k ", "zoning/test_accuracy.py -k "
 METRICS = "evaluation/test_metrics.py -k batches_of_any_size"
+METRICS_SURE = "evaluation/test_metrics.py -k recognised"
+BANK = "test_alone.py -k newest_anchors"
+ENERGY, ALONE = "losses/test_energy.py -k ", "test_alone.py -k "
 QUERIES, FAR = ADAMS + "in_a_context", ACCURACY + "'in_context and 1000'"
 SCORE = PROPERTIES + "score_identity"
 GRADIENTS = CONTRACT + "'gradients_of_latents and finite_differences'"
@@ -104,6 +107,28 @@ MUTANTS = (
     Mutant("evaluation/probes.py", "(rank < k)", "(rank <= k)", PROBES + "accuracy"),
     Mutant("evaluation/probes.py", "bias - self.mean", "bias + self.mean", PROBES + "scikit"),
     Mutant("evaluation/metrics.py", "s, outputs.features[:count]", "s, outputs.features", METRICS),
+    Mutant(
+        "losses/energy.py",
+        "2 * _mean_distance(x, y)",
+        "_mean_distance(x, y)",
+        ENERGY + "definition",
+    ),
+    Mutant("losses/energy.py", "- jnp.eye(count, dtype=x.dtype)", "", ENERGY + "belong"),
+    Mutant(
+        "losses/energy.py",
+        "place // columns, place % columns",
+        "place // rows, place % rows",
+        ENERGY + "all_patches",
+    ),
+    Mutant("data_types/__init__.py", "[:, 0], samples", "[:, -1], samples", ALONE + "even_steps"),
+    Mutant(
+        "data_types/bank.py", '[anchors, fixed["anchors"]]', '[fixed["anchors"], anchors]', BANK
+    ),
+    Mutant("data_types/bank.py", "size, -jnp.inf", "size, 0.0", BANK),
+    Mutant("train.py", "state.constants, state.ema", "constants, state.ema", ALONE + "finite"),
+    Mutant("data_types/label.py", "labels[:, None] ==", "labels[:, None] !=", ALONE + "zones_of"),
+    Mutant("evaluation/metrics.py", "likeliest >= CONFIDENT", "likeliest > 0", METRICS_SURE),
+    Mutant("evaluation/nearest.py", "/ np.float32(127.5)", "", "evaluation/test_nearest.py"),
 )
 
 
