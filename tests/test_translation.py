@@ -60,9 +60,9 @@ def test_the_loss_is_the_weighted_sum_of_decoders_and_alignments():
     assert all(float(metrics[f"alignment_loss_{pair}"]) > 0 for pair in pairs)
 
 
-def conditions(batch):
+def conditions(batch, **changes):
     """What the decoders are given, by type, and the zones of texts and images."""
-    space, given = build(), {}
+    space, given = build(**changes), {}
     for name, decoder in space.decoders.items():
 
         def loss(variables, batch, condition, keys, name=name):
@@ -93,6 +93,13 @@ def test_decoders_learn_from_latents_of_texts_and_of_images_in_turn():
     np.testing.assert_allclose(latents[1::2], expected["image"][1::2], atol=1e-5)
     np.testing.assert_allclose(told, zones["text"].anchors, atol=1e-6)
     assert given["text"][1] is None
+
+
+def test_decoders_of_some_samples_are_told_the_texts_of_these():
+    _, given, zones, _ = conditions(batch(), training__queries=8)
+    latents, told = given["image"]
+    assert latents.shape == (8, 4)
+    np.testing.assert_allclose(told, zones["text"].anchors[::2], atol=1e-6)
 
 
 def test_an_image_without_a_caption_takes_no_part_where_texts_do():

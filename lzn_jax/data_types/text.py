@@ -16,7 +16,7 @@ from lzn_jax import zoning
 from lzn_jax.configuration import UserError
 from lzn_jax.data import Examples
 from lzn_jax.data.examples import MAX_NAMED
-from lzn_jax.data_types import Condition, DataType, Zones
+from lzn_jax.data_types import Condition, DataType, Zones, some
 from lzn_jax.microbatches import in_training
 from lzn_jax.models import Variables
 from lzn_jax.models.transformer import END
@@ -36,7 +36,8 @@ def _tell(batch: Mapping[str, Array], zones: Zones | None) -> Float[Array, "b q"
     """Anchors of the texts, nothing where one is missing."""
     assert zones is not None
     assert zones.is_present is not None
-    return jnp.where(zones.is_present[:, None], zones.anchors[zones.own], 0)
+    anchors = some(zones.anchors, len(zones.is_present))
+    return jnp.where(zones.is_present[:, None], anchors, 0)
 
 
 class Tokenizer:
