@@ -19,7 +19,7 @@ VARIANTS = {
     "few_zones": ["--config.training.batch_size=256"],
     "half_dim": ["--config.latent.dim=4"],
     "double_dim": ["--config.latent.dim=16"],
-    "longer": ["--config.training.num_steps=8000"],
+    "longer": ["--config.training.num_steps=3000"],
 }
 METRICS = (
     "fd_features",

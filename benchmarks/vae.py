@@ -96,6 +96,8 @@ def main() -> None:
     arguments = parser.parse_args()
     config = configuration.load(arguments.config, [f"seed={arguments.seed}"])
     examples, test = data.load_data(config)
+    real = SampleQuality(config)(examples, test.images, arguments.folder)
+    print("test images:", *(f"{name} {value:.4g}" for name, value in real.items()))
     results = {}
     print("β", *METRICS, sep="\t")
     for beta in arguments.betas:

@@ -1,8 +1,11 @@
 """Generation by LZN alone (paper, appendix G) on scikit-learn's 8x8 digits: one pass, no flow.
 
-A latent of the prior, one evaluation of the decoder, is an image (docs/alone.md).
+A latent of the prior, one evaluation of the decoder, is an image.
 
     python -m lzn_jax.main --config=configs/digits_alone.py
+
+Expected: fd_features 3.10 ± 0.16, recognised 0.891 ± 0.005, nearest_ratio 0.884 ± 0.001 (three
+seeds; docs/alone.md). Cost: 6 to 8 minutes on one CPU core.
 """
 
 import ml_collections
@@ -16,10 +19,11 @@ def get_config() -> ml_collections.ConfigDict:
     config.study = "alone"
     config.data.name = "digits"  # 1437 training and 360 test images; labels are for evaluation
 
+    # What the decoder learns from is what it is given if latents are exactly the prior's.
     config.latent.dim = 8
     config.latent.solver = "adams"
     config.latent.num_steps = 8
-    config.latent.context_size = 1437
+    config.latent.context_size = 1437  # all training images
 
     # Of latents with zones of images, to read classes; with labels' if one aligns them
     # (--config.alignments="('image:label',)").
@@ -42,15 +46,17 @@ def get_config() -> ml_collections.ConfigDict:
     config.training.batch_size = 1280
     config.training.queries = 256
     config.training.devices = "dividing"
-    config.training.num_steps = 4000
+    config.training.num_steps = (
+        1500  # twice as many are nearer, and nearer to copies (docs/alone.md)
+    )
     config.training.learning_rate.encoder = 2e-3
     config.training.learning_rate.decoder = 2e-3
     config.training.warmup_steps = 50
     config.training.schedule = "cosine"
     config.training.ema_decay = 0.995
     config.training.log_every_steps = 10
-    config.checkpoint.every_steps = 1000
-    config.evaluation.every_steps = 1000
+    config.checkpoint.every_steps = 500
+    config.evaluation.every_steps = 1500
     config.evaluation.num_samples = 5000
     config.evaluation.noise_scales = ()
     config.evaluation.batch_sizes = ()
