@@ -1,4 +1,4 @@
-"""Generation by LZN alone (paper, appendix G) on scikit-learn's 8x8 digits: one pass, no flow.
+"""Generation by LZN alone (paper appendix G) on scikit-learn's 8x8 digits: one pass, no flow.
 
 A latent of the prior, one evaluation of the decoder, is an image.
 

@@ -1,4 +1,4 @@
-"""Generation by LZN alone (paper, appendix G) on Fashion-MNIST, 28x28 grey images of clothes.
+"""Generation by LZN alone (paper appendix G) on Fashion-MNIST, 28x28 grey images of clothes.
 
     python -m lzn_jax.main --config=configs/fashion_alone.py
 
