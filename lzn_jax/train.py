@@ -46,7 +46,7 @@ class TrainState(flax.struct.PyTreeNode):
     Attributes:
       step: () int32, iterations so far, skipped ones included.
       params: trained parameters by network.
-      constants: the other variables by network, never trained: banks of recent anchors are.
+      constants: the other variables by network, never trained, such as banks of recent anchors.
       ema: exponential moving average of params.
       optimizer: optax state.
       skipped: () int32, updates skipped for a non-finite loss or gradient.

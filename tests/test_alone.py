@@ -236,6 +236,20 @@ def test_sizes_that_do_not_fit_end_in_one_line(changes, message):
         build(**{f"training__{name}": value for name, value in changes.items()})
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"latent__enabled": False}, "a decoder in one pass needs latent.enabled, got False"),
+        ({"decoder__latents": "()"}, "a decoder in one pass needs decoder.latents"),
+        ({"training__queries": 1}, "training.queries must be >= 2 for an energy distance, got 1"),
+        ({"decoder__energy_patch_size": 9}, "must be <= data.image_size 8, got 9"),
+    ],
+)
+def test_what_one_pass_cannot_learn_from_ends_in_one_line(changes, message):
+    with pytest.raises(UserError, match=message):
+        build(**changes)
+
+
 def test_classes_without_alignment_need_images_to_have_zones():
     with pytest.raises(UserError, match=r"latent.context_size must be > 0"):
         build(latent__context_size=0)

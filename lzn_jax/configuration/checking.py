@@ -141,6 +141,8 @@ def _check_across(values: Mapping[str, Any]) -> None:
         _check_blur(values)
         return
     _check_flow(values)
+    if "decoder.energy_weight" in values:
+        _check_one_pass(values)
     for name, check_type in {"label": _check_classes, "text": _check_text}.items():
         if name in values["types"]:
             check_type(values)
@@ -177,11 +179,23 @@ def _check_flow(values: Mapping[str, Any]) -> None:
     )
 
 
+def _check_one_pass(values: Mapping[str, Any]) -> None:
+    """There are latents to decode, samples to compare, and patches in an image."""
+    for name in ("latent.enabled", "decoder.latents"):
+        _require(bool(values[name]), f"a decoder in one pass needs {name}, got {values[name]}")
+    name = "training.batch_size" if values["training.queries"] is None else "training.queries"
+    _require(values[name] >= 2, f"{name} must be >= 2 for an energy distance, got {values[name]}")
+    side, size = values["data.image_size"], values["decoder.energy_patch_size"]
+    _require(
+        size <= side, f"decoder.energy_patch_size must be <= data.image_size {side}, got {size}"
+    )
+
+
 def _check_classes(values: Mapping[str, Any]) -> None:
     """There are classes, and something trains: generation, alignment or both."""
-    aligned_with = any("label" in pair.split(":") for pair in values["alignments"])
+    is_aligned = any("label" in pair.split(":") for pair in values["alignments"])
     _require(
-        aligned_with or not values["latent.enabled"] or values["latent.context_size"] > 0,
+        is_aligned or not values["latent.enabled"] or values["latent.context_size"] > 0,
         "latent.context_size must be > 0 where nothing is aligned with labels, got 0: zones of "
         "classes are those of their images",
     )
