@@ -120,6 +120,12 @@ MUTANTS = (
         "place // rows, place % rows",
         ENERGY + "all_patches",
     ),
+    Mutant(
+        "data_types/image_decoders.py",
+        'jax.lax.stop_gradient(variables["encoder"])',
+        'variables["encoder"]',
+        ALONE + "distance_of_anchors",
+    ),
     Mutant("data_types/__init__.py", "[:, 0], samples", "[:, -1], samples", ALONE + "even_steps"),
     Mutant(
         "data_types/bank.py", '[anchors, fixed["anchors"]]', '[fixed["anchors"], anchors]', BANK

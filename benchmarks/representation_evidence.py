@@ -33,6 +33,8 @@ VARIANTS = {
     "SimCLR": ["--config.objective=simclr"],
     "paper": [
         "--config.latent.noise_scale=0.45",
+        "--config.latent.solver=euler",
+        "--config.latent.num_steps=20",
         "--config.alignment.num_steps=20",
         "--config.alignment.cutoff=0.2",
     ],

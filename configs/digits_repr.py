@@ -34,6 +34,8 @@ def get_config() -> ml_collections.ConfigDict:
     # softer, by which the encoder learns sooner.
     config.latent.dim = 64
     config.latent.noise_scale = 0.2
+    config.latent.solver = "adams"
+    config.latent.num_steps = 10
     config.latent.context_size = 1437  # for latents in evaluation: all training images
     config.alignment.num_steps = 3
     config.simclr.temperature = 0.2  # of the baseline

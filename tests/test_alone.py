@@ -13,7 +13,7 @@ from lzn_jax import data, zoning
 from lzn_jax.configuration import UserError
 from lzn_jax.data_types import bank, some
 from lzn_jax.latent_space import LatentSpace, Model
-from lzn_jax.losses.energy import image_energy
+from lzn_jax.losses.energy import energy_distance, image_energy
 from lzn_jax.run import sharding
 from lzn_jax.tasks import Tasks
 from lzn_jax.train import init_state, update_state
@@ -57,8 +57,11 @@ def model(tasks):
 
 
 @pytest.mark.parametrize("queries", [None, 8])
-def test_the_loss_is_squared_error_and_energy_distance_of_decoded_latents(queries):
-    space = build(training__queries=queries, decoder__energy_weight=3.0)
+@pytest.mark.parametrize("is_plain", [True, False])
+def test_the_loss_is_error_and_energy_distance_of_decoded_latents(queries, is_plain):
+    beside = {"error": "l1", "energy_anchors": 0.3}
+    changes = {} if is_plain else {f"decoder__{name}": value for name, value in beside.items()}
+    space = build(training__queries=queries, decoder__energy_weight=3.0, **changes)
     key, _, _, latent_key, *_ = jax.random.split(KEY, 3 + 2)
     rows = np.arange(16) if queries is None else np.arange(0, 16, 2)
     images = data.normalise(batch()["images"])
@@ -68,7 +71,13 @@ def test_the_loss_is_squared_error_and_energy_distance_of_decoded_latents(querie
     made = space.modules["decoder"].apply(variables()["decoder"], latents, None, train=True)
     images = images[rows]
     distance = image_energy(made, images, key, patch_size=4, num_patches=25)
-    expected = float(jnp.mean((made - images) ** 2) + 3 * distance)
+    error = jnp.mean((made - images) ** 2)
+    if not is_plain:
+        error = jnp.mean(jnp.abs(made - images))
+        encode = functools.partial(space.modules["encoder"].apply, variables()["encoder"])
+        found = (encode(each, train=False) for each in (made, images))
+        distance += 0.3 * energy_distance(*found)
+    expected = float(error + 3 * distance)
     loss, metrics = jax.jit(small.loss_of(space))(variables(), batch(), KEY)
     assert float(loss) == pytest.approx(expected, rel=1e-5)
     assert metrics.keys() == {"generation_loss"}
@@ -248,6 +257,15 @@ def test_sizes_that_do_not_fit_end_in_one_line(changes, message):
 def test_what_one_pass_cannot_learn_from_ends_in_one_line(changes, message):
     with pytest.raises(UserError, match=message):
         build(**changes)
+
+
+def test_the_distance_of_anchors_does_not_train_the_encoder_that_measures():
+    """What it would learn is to tell no image from another."""
+    decoder = build(decoder__energy_anchors=1.0).decoders["image"]
+    latents, keys = jax.random.normal(KEY, (16, 4)), tuple(jax.random.split(KEY, 2))
+    gradient = jax.grad(lambda v: decoder.loss(v, batch(), (latents, None), keys))(variables())
+    assert any(np.any(a) for a in jax.tree.leaves(gradient["decoder"]))
+    assert not any(np.any(a) for a in jax.tree.leaves(gradient["encoder"]))
 
 
 def test_classes_without_alignment_need_images_to_have_zones():

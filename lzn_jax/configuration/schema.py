@@ -109,7 +109,9 @@ _FLOW = {
 }
 _GENERATOR = {name: field for name, field in _NCSNPP.items() if name != "progressive_input"}
 _ONE_PASS = {
-    "decoder.energy_weight": _amount("weight of the energy distance beside squared error", 1.0),
+    "decoder.error": _choice("error of each image, in units of [-1, 1]", "l2", "l1"),
+    "decoder.energy_weight": _amount("weight of the energy distance beside the error", 1.0),
+    "decoder.energy_anchors": _amount("weight in it of the distance of images' anchors", 0.0),
     "decoder.energy_patch_size": _count("side of the patches whose distance is in it", 4),
     "decoder.energy_patches": _count("most places of patches an update", 25),
 }

@@ -23,9 +23,10 @@ from lzn_jax.models import Variables
 def build(config: ConfigDict, modules: Mapping[str, nn.Module]) -> DataType:
     """Images of a config, whose encoder sees two views of each if they are aligned."""
     make_encoder = ViewEncoder if "image:image" in config.alignments else ImageEncoder
-    is_direct = "decoder" in config and config.decoder.name in models.GENERATORS
-    make_decoder = DirectDecoder if is_direct else FlowDecoder
     encoder, decoder = modules.get("encoder"), modules.get("decoder")
+    is_direct = "decoder" in config and config.decoder.name in models.GENERATORS
+    direct: Any = functools.partial(DirectDecoder, encoder=encoder)
+    make_decoder = direct if is_direct else FlowDecoder
     return DataType(
         None if encoder is None else make_encoder(config, encoder),
         None if decoder is None else make_decoder(config, decoder),

@@ -1,7 +1,7 @@
 """Decoders of images: a rectified flow (paper §3), or one pass of a network (paper App. G)."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -151,8 +151,15 @@ class FlowDecoder(ImageDecoder):
         return rectified_flow.generate(velocity, noise, condition, self.sampler)
 
 
+ERRORS: dict[str, Callable[[Array], Array]] = {"l1": jnp.abs, "l2": jnp.square}
+
+
 class DirectDecoder(ImageDecoder):
     """One pass from a latent to an image, without noise (paper App. G leaves it open)."""
+
+    def __init__(self, config: ConfigDict, decoder: nn.Module, encoder: nn.Module) -> None:
+        super().__init__(config, decoder)
+        self.encoder: Any = encoder
 
     def init(self, key: PRNGKeyArray, condition: Condition) -> Any:
         """Fresh variables."""
@@ -165,7 +172,7 @@ class DirectDecoder(ImageDecoder):
         condition: Condition,
         keys: Sequence[PRNGKeyArray],
     ) -> Float[Array, ""]:
-        """Mean squared error, and the energy distance between what is made and the batch."""
+        """Error of each image, and the energy distance between what is made and the batch."""
         setting, images, (key, dropout_key) = self.config.decoder, normalise(batch["images"]), keys
         condition = self.sometimes_told(condition, key)
         made = self.in_training()(variables["decoder"], dropout_key, *condition)
@@ -176,7 +183,12 @@ class DirectDecoder(ImageDecoder):
             patch_size=setting.energy_patch_size,
             num_patches=setting.energy_patches,
         )
-        return jnp.mean((made - images) ** 2) + setting.energy_weight * distance
+        if setting.energy_anchors > 0:
+            found = jax.lax.stop_gradient(variables["encoder"])
+            x, y = (self.encoder.apply(found, each, train=False) for each in (made, images))
+            distance += setting.energy_anchors * energy.energy_distance(x, y)
+        error = jnp.mean(ERRORS[setting.error](made - images))
+        return error + setting.energy_weight * distance
 
     def generate(
         self,
