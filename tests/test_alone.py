@@ -222,6 +222,13 @@ def test_labels_without_alignment_have_no_anchors_but_zones(tasks, model):
         tasks.space.anchors(model.variables, np.arange(3), "label")
 
 
+def test_the_log_names_classes_that_have_no_zone(caplog):
+    examples = digits()[0]
+    small_set = examples._replace(labels=np.where(examples.labels == 3, 4, examples.labels))
+    Tasks(build(latent__context_size=1437)).space.context(variables(), small_set)
+    assert "classes without a zone among latent.context_size 1437: 3" in caplog.text
+
+
 def test_an_alignment_by_a_flag_gives_labels_anchors():
     space = build(alignments="('image:label',)")
     assert set(space.modules) == {"encoder", "decoder", "label_anchors"}

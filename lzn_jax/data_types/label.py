@@ -1,5 +1,6 @@
 """Labels: a table holds their anchors; a latent decodes to the nearest to its end (§5, E.2)."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,8 @@ from lzn_jax import zoning
 from lzn_jax.data import Examples
 from lzn_jax.data_types import DataType, Zones, context_rows
 from lzn_jax.models import Variables
+
+_log = logging.getLogger(__name__)
 
 
 def build(config: ConfigDict, modules: Mapping[str, nn.Module]) -> DataType:
@@ -100,9 +103,13 @@ class ZonesOfImages:
         return {"labels": jax.ShapeDtypeStruct((self._config.latent.context_size,), jnp.int32)}
 
     def context(self, anchors: Callable[..., Any], train: Examples) -> dict[str, Any]:
-        """The labels of the images in the context."""
+        """The labels of the images in the context; the log names a class of which there is none."""
         del anchors
-        return {"labels": train.labels[context_rows(self._config, len(train.labels))]}
+        labels = train.labels[context_rows(self._config, len(train.labels))]
+        if missing := sorted(set(range(self._config.data.num_classes)) - set(labels.tolist())):
+            size, classes = self._config.latent.context_size, ", ".join(map(str, missing))
+            _log.warning("classes without a zone among latent.context_size %d: %s", size, classes)
+        return {"labels": labels}
 
     def latents(
         self,
