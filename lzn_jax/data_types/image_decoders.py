@@ -157,7 +157,7 @@ ERRORS: dict[str, Callable[[Array], Array]] = {"l1": jnp.abs, "l2": jnp.square}
 class DirectDecoder(ImageDecoder):
     """One pass from a latent to an image, without noise (paper App. G leaves it open)."""
 
-    def __init__(self, config: ConfigDict, decoder: nn.Module, encoder: nn.Module) -> None:
+    def __init__(self, config: ConfigDict, decoder: nn.Module, encoder: nn.Module | None) -> None:
         super().__init__(config, decoder)
         self.encoder: Any = encoder
 
