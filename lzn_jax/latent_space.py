@@ -84,6 +84,7 @@ class LatentSpace:
       own_encoders: those that have a network of their own.
       sources: types of which training takes latents.
       alignments: what is trained to lie in whose zones.
+      baseline: what trains the encoders in place of zones, None: zones.
       in_batches: runs a function over any number of examples, as many at once as training.
     """
 
@@ -107,7 +108,9 @@ class LatentSpace:
         }
         names = {name: f"{name}_weight" for name in self.types} | {"image": "generation_weight"}
         weights = {name: config.training.get(names[name], 1.0) for name in self.types}
-        self.weights = {name: w for name, w in weights.items() if w > 0}
+        objective = config.get("objective", "lzn")
+        self.baseline: str | None = None if objective == "lzn" else objective
+        self.weights = {n: w for n, w in weights.items() if w > 0 and not self.baseline}
         self.decoders: dict[str, Any] = {
             name: each.decoder
             for name, each in self.types.items()
@@ -174,10 +177,8 @@ class LatentSpace:
         }
         newest = {each.network: zones[name][0] for name, each in self.own_encoders.items()}
         constants = bank.remembered(split_variables(variables)[1], newest)
-        if self.config.get("objective") == "simclr":
-            first, second = (view.anchors for view in zones["image"])
-            temperature = self.config.simclr.temperature
-            loss, metrics = contrastive.nt_xent(first, second, temperature=temperature)
+        if self.baseline:
+            loss, metrics = self._baseline_loss(zones)
             return loss, (metrics, constants)
         if queries := self.config.training.get("queries"):  # anchors are those of the whole batch
             batch = some(batch, queries)
@@ -201,6 +202,17 @@ class LatentSpace:
             metrics |= {f"{name}{suffix}": value for name, value in found.items()}
             terms.append(weight * loss)
         return sum(terms, start=jnp.zeros(())), (metrics, constants)
+
+    def _baseline_loss(
+        self, zones: Mapping[str, tuple[Zones, ...]]
+    ) -> tuple[Array, dict[str, Array]]:
+        """SimCLR's of two views of images, or CLIP's of images and texts."""
+        kwargs = {"temperature": self.config[self.baseline].temperature}
+        if self.baseline == "simclr":
+            first, second = (view.anchors for view in zones["image"])
+            return contrastive.nt_xent(first, second, **kwargs)
+        first, second = zones["image"][0].anchors, zones["text"][0].anchors
+        return contrastive.info_nce(first, second, is_present=zones["text"][0].is_present, **kwargs)
 
     def _training_keys(self, key: PRNGKeyArray) -> dict[tuple[str, str], tuple[PRNGKeyArray, ...]]:
         """Keys by type and use: decoders' first, then encoders', then those of latents."""

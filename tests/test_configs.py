@@ -35,6 +35,7 @@ SECTIONS = {
     "joint": "section 5 and appendix E",
     "text": "figure 1",
 }
+RETRIEVAL = {f"retrieval_{n}_r{k}" for n in ("image_to_text", "text_to_image") for k in (1, 10)}
 METRICS = {
     "generation": {"reconstruction_l2"},
     "alone": {
@@ -43,7 +44,8 @@ METRICS = {
     },
     "representation": {"linear_probe_top1", "knn_top1", "linear_probe_top1_latent_centre"},
     "joint": {"reconstruction_l2", "test_accuracy", "sample_accuracy"},
-    "text": {
+    "text": RETRIEVAL
+    | {
         *("image_to_label_accuracy", "text_to_label_accuracy", "sample_accuracy"),
         *("image_to_text_exact", "image_to_text_digit", "text_to_image_exact"),
         *("text_to_image_lean", "text_well_formed", "real_image_exact"),
@@ -321,6 +323,12 @@ def test_a_shrunk_baseline_trains_and_evaluates(name, baseline, data_fields, tmp
     assert summary["step"] == 2
     assert METRICS[_load(name).study] - {"test_accuracy"} <= summary.keys()
     assert "test_accuracy" not in summary
+
+
+def test_a_shrunk_baseline_of_retrieval_is_measured_by_that_alone(tmp_path):
+    summary = _run("digits_text", tmp_path / "run", objective="infonce")
+    assert summary.keys() >= RETRIEVAL
+    assert not {"test_accuracy", "sample_accuracy", "image_to_text_exact"} & summary.keys()
 
 
 def test_a_classifier_alone_is_not_judged_by_a_decoder_that_never_trained(tmp_path):

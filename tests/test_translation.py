@@ -13,7 +13,9 @@ from lzn_jax import data, main, trained_model, zoning
 from lzn_jax.configuration import UserError
 from lzn_jax.data_types import text
 from lzn_jax.latent_space import LatentSpace
+from lzn_jax.losses import contrastive
 from lzn_jax.run import sharding
+from lzn_jax.tasks import Tasks
 
 CONFIG = "configs/digits_text.py"
 KEY = jax.random.key(3)
@@ -58,6 +60,21 @@ def test_the_loss_is_the_weighted_sum_of_decoders_and_alignments():
     expected = 0.5 * metrics["generation_loss"] + 2 * metrics["text_loss"] + 3 * aligned
     assert float(loss) == pytest.approx(float(expected), rel=1e-5)
     assert all(float(metrics[f"alignment_loss_{pair}"]) > 0 for pair in pairs)
+
+
+def test_the_baseline_has_clips_loss_of_images_and_the_texts_that_are_there():
+    space = build(objective="infonce", infonce__temperature=0.3)
+    some = batch() | {"tokens": batch()["tokens"].at[3].set(0)}
+    loss, metrics = jax.jit(small.loss_of(space))(variables(), some, KEY)
+    rows = np.setdiff1d(np.arange(16), [3])
+    sides = (
+        space.encoders[name].anchors(variables(), some[key])[rows]
+        for name, key in (("image", "images"), ("text", "tokens"))
+    )
+    expected, _ = contrastive.info_nce(*sides, temperature=0.3)
+    assert float(loss) == pytest.approx(float(expected), rel=1e-5)
+    assert metrics.keys() == {"assignment_accuracy"}
+    assert (space.decoders, Tasks(space).translations) == ({}, ())
 
 
 def conditions(batch, **changes):

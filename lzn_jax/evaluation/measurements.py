@@ -16,6 +16,7 @@ from lzn_jax.evaluation.classification import accuracy_curves
 from lzn_jax.evaluation.judge import fit_judge
 from lzn_jax.evaluation.nearest import nearest_training_images
 from lzn_jax.evaluation.representation import RepresentationQuality
+from lzn_jax.evaluation.retrieval import RetrievalQuality
 from lzn_jax.evaluation.sample_quality import SampleQuality
 from lzn_jax.evaluation.text_quality import TextQuality
 from lzn_jax.latent_space import Model
@@ -45,11 +46,13 @@ class Measurements:
         if isinstance(self.space.encoders.get("image"), ViewEncoder):
             quality = RepresentationQuality(self.tasks)
             metrics |= quality(model, train, test, workdir / "figures")
-        if "label" in self.space.encoders:
+        if ("image", "label") in self.tasks.translations:
             metrics |= self._image_to_label(model, test, workdir / "figures")
         if "image" in self.space.decoders:
             metrics |= self._to_image(model, train, test, workdir)
             metrics |= self._image_to_image(model, test, workdir / "figures")
+        if "text" in self.space.encoders:
+            metrics |= RetrievalQuality(self.tasks)(model, test)
         if "text" in self.space.decoders:
             metrics |= TextQuality(self.tasks, train)(model, test)
         if self.tasks.translations:

@@ -232,7 +232,9 @@ class Tasks:
 
     @property
     def translations(self) -> tuple[tuple[str, str], ...]:
-        """Pairs of types that the space can go between."""
+        """Pairs of types that the space can go between; a baseline has no zones to go by."""
+        if self.space.baseline:
+            return ()
         targets = [*self.space.decoders, *(["label"] if "label" in self.space.encoders else [])]
         return tuple((s, t) for s in self.space.encoders for t in targets if s != t)
 

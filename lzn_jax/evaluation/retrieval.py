@@ -1,0 +1,66 @@
+"""Retrieval: of how many images the own text is among the nearest, and the other way round."""
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from lzn_jax.data import Examples
+from lzn_jax.latent_space import Model
+from lzn_jax.tasks import Tasks
+
+RANKS = (1, 10)
+_ROWS_AT_A_TIME = 1024
+
+
+class RetrievalQuality:
+    """Compares images and texts of a test set: their latents or, trained by CLIP's loss, anchors.
+
+    Latents are middles of zones among the test set's own anchors.
+    """
+
+    def __init__(self, tasks: Tasks) -> None:
+        self.tasks, self.space = tasks, tasks.space
+        self._compares_anchors = tasks.config.get("objective") == "infonce"
+
+    def __call__(self, model: Model, test: Examples) -> dict[str, float]:
+        """`retrieval_image_to_text_r1`, `_r10` and the reverse; equal texts count alike."""
+        assert test.texts is not None
+        rows = np.flatnonzero(test.texts != "")
+        texts = test.texts[rows]
+        images = self._embedded(model, test.images[rows], "image")
+        tokens = self.tasks.encoded(texts, "text")
+        names = self._embedded(model, tokens, "text")
+        found = {"image_to_text": (images, names), "text_to_image": (names, images)}
+        return {
+            f"retrieval_{name}_r{k}": share
+            for name, pair in found.items()
+            for k, share in recalls(*pair, texts).items()
+        }
+
+    def _embedded(self, model: Model, samples: np.ndarray, source: str) -> np.ndarray:
+        anchors = self.space.anchors(model.variables, samples, source)
+        return anchors if self._compares_anchors else self.space.latents({}, anchors, 0.0)
+
+
+def recalls(
+    queries: Float[np.ndarray, "n d"], candidates: Float[np.ndarray, "n d"], names: np.ndarray
+) -> dict[int, float]:
+    """Shares of queries that have a candidate of their own name among the RANKS nearest by cosine.
+
+    Where others are as near as the own, the own comes last.
+    """
+    _, groups = np.unique(names, return_inverse=True)
+    queries, candidates = (
+        x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-30)
+        for x in (queries, candidates)
+    )
+    ranks = []
+    for start in range(0, len(groups), _ROWS_AT_A_TIME):
+        chosen = slice(start, start + _ROWS_AT_A_TIME)
+        ranks.append(_ranks(queries[chosen] @ candidates.T, groups[chosen, None] == groups))
+    return {k: float(np.mean(np.concatenate(ranks) < k)) for k in RANKS}
+
+
+def _ranks(cosines: Float[np.ndarray, "b n"], is_own: Bool[np.ndarray, "b n"]) -> np.ndarray:
+    """How many others are at least as near as the nearest of the own."""
+    best = np.max(np.where(is_own, cosines, -np.inf), axis=1, keepdims=True)
+    return np.sum(~(cosines < best) & ~is_own, axis=1)  # nothing is found by a NaN

@@ -1,0 +1,39 @@
+"""Retrieval, against a loop over pairs, and against zones that are known."""
+
+import numpy as np
+import pytest
+
+from lzn_jax.evaluation.retrieval import recalls
+
+
+def by_loops(queries, candidates, names, k):
+    found = 0
+    for query, name in zip(queries, names, strict=True):
+        cosines = [query @ c / np.sqrt((query @ query) * (c @ c)) for c in np.float64(candidates)]
+        best = max(s for s, other in zip(cosines, names, strict=True) if other == name)
+        better = sum(s > best for s, other in zip(cosines, names, strict=True) if other != name)
+        found += better < k
+    return found / len(names)
+
+
+def test_recall_is_that_of_a_loop():
+    rng = np.random.default_rng(0)
+    queries = rng.normal(size=(60, 8))
+    candidates = 3 * (queries + 1.5 * rng.normal(size=queries.shape))
+    names = np.array([f"text {i // 2}" for i in range(60)])  # two images a text
+    found = recalls(queries, candidates, names)
+    assert found == {k: pytest.approx(by_loops(queries, candidates, names, k)) for k in (1, 10)}
+    assert 0 < found[1] < found[10] < 1
+
+
+def test_what_is_alike_or_not_a_number_finds_nothing():
+    names = np.array([f"text {i}" for i in range(30)])
+    same = np.ones((30, 4))
+    for made in (same, np.full((30, 4), np.nan)):
+        assert recalls(made, made, names) == {1: 0.0, 10: 0.0}
+
+
+def test_many_queries_are_ranked_in_parts(monkeypatch):
+    monkeypatch.setattr("lzn_jax.evaluation.retrieval._ROWS_AT_A_TIME", 7)
+    x = np.random.default_rng(0).normal(size=(20, 8))
+    assert recalls(x, x, np.arange(20)) == {1: 1.0, 10: 1.0}
