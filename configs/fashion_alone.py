@@ -3,8 +3,8 @@
     python -m lzn_jax.main --config=configs/fashion_alone.py
 
 Reads the IDX files of Debian's package dataset-fashion-mnist; --config.data.path=DIR for others.
-Expected: fd_features 18.1 and recall 0.19 with half the zones and a third of the updates (one
-seed; docs/alone.md). The config itself was not run yet.
+Expected: fd_features 8.4, precision 0.81, recall 0.42, nearest_ratio 0.92 (one seed; docs/alone.md).
+Cost: 2.8e10 operations an update, 52 minutes on one CPU core, 4 of evaluation.
 """
 
 import ml_collections
@@ -20,7 +20,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.flip = False  # all shoes point to the left, and samples shall
 
     config.latent.dim = 24
-    config.latent.context_size = 6000
+    config.latent.context_size = 6144
 
     # A decoder of convolutions: 2x2 pixels are one of four channels, feature maps 7 and 14 wide.
     # Dense layers leave noise on pixels, and features that no real image has (docs/alone.md).
@@ -32,7 +32,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.decoder.num_res_blocks = 1
     config.decoder.energy_weight = 7.0
 
-    config.training.batch_size = 2048
+    # All anchors of a batch cut zones, with their gradient; the encoder is small enough for that.
+    config.training.batch_size = 6144
     config.training.num_steps = 3000
     config.evaluation.every_steps = 3000
     config.checkpoint.every_steps = 500
