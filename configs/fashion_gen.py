@@ -21,6 +21,7 @@ def get_config() -> ml_collections.ConfigDict:
     # Anchors lie farther apart than those of digits: 40 steps of DPM-Solver++ still miss the prior,
     # from which samples are drawn, and cost one seed 10 units of distance (docs/results.md).
     config.latent.solver = "euler"
+    config.latent.num_steps = 20
     config.latent.context_size = 2000
 
     # Narrow networks, as 28 pixels cost a CPU 12 times as much as 8: feature maps 28, 14, 7 wide in
