@@ -1,4 +1,4 @@
-"""Images, labels and text in one space on captioned digits; images are made in one pass (App. G).
+"""One space of images, labels and captions (paper figure 1), images in one pass (appendix G).
 
     python -m lzn_jax.main --config=configs/digits_text_alone.py
 
