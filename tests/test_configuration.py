@@ -177,7 +177,7 @@ def test_a_study_is_a_name_for_types_alignments_and_conditions(tmp_path, path):
         ("digits_joint", "decoder.latents=('text',)", "decoder.latents needs 'text'"),
         ("digits_text", "training.generation_weight=0", "must be > 0 with texts"),
         ("digits_text", "latent.enabled=False", "latent.enabled must be True with texts"),
-        ("digits_gen", "types=('image','text')", "text.max_length"),
+        ("digits_gen", "types=('image','text')", "lacks the field alignment.num_steps"),
         ("digits_repr", "types=('image','label')", "must be the only one of images alone"),
     ],
 )
@@ -306,9 +306,8 @@ def test_no_other_field_takes_none(name):
     [
         (
             "study=Joint",
-            "study must be one of 'generation', 'alone', 'representation', 'joint', 'text' or "
-            "None, "
-            "got 'Joint'",
+            "study must be one of 'generation', 'alone', 'representation', 'joint', 'pairs', "
+            "'text' or None, got 'Joint'",
         ),
         ("latent.solver=3", "latent.solver must be one of 'euler', 'dpm', 'adams', got '3'"),
         ("seed=-1", "seed must be an integer >= 0 and < 4294967296, got -1"),

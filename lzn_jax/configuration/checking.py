@@ -152,7 +152,6 @@ def _check_space(values: Mapping[str, Any]) -> None:
     """What is aligned, told or decoded is among the types."""
     types, alignments = values["types"], values["alignments"]
     _require("image" in types, f"types must hold 'image', got {types}")
-    _require("text" not in types or "label" in types, f"'text' needs 'label', got types={types}")
     _require(len(set(types)) == len(types), f"types must differ, got {types}")
     named = {f"alignment {pair}": pair.split(":") for pair in alignments}
     named["decoder.told"] = [values["decoder.told"]] if values.get("decoder.told") else []

@@ -256,12 +256,14 @@ _ALIGNED = {
     "alignment.cutoff": _share_below_1("share of first steps left out", 0.2),
     "alignment.form": _word("form of the loss", "log", choices=("prob", "log")),
 }
-_JOINT = {
+_BETWEEN_TYPES = {
     "alignment.noise_scale": _amount("α of the aligned latents, None = those of generation", None),
     "alignment.weight": _amount("weight of the alignment loss", 1.0),
     "training.decoder_steps": _count("updates after which the decoder stays, None = never", None),
-    "training.learning_rate.label_anchors": _positive("the label anchors' learning rate"),
     "training.generation_weight": _amount("weight of the flow loss", 1.0),
+}
+_LABELS = {
+    "training.learning_rate.label_anchors": _positive("the label anchors' learning rate"),
     "evaluation.noise_scales": Field(
         tuple,
         "α of the latents that test images are classified by",
@@ -318,6 +320,9 @@ _STUDIES = {
     "alone": _space(("image", "label")),  # nothing is aligned: labels name zones of images
     "representation": _space(("image",), "image:image"),
     "joint": _space(("image", "label"), "image:label") | _conditions("label", "image"),
+    "pairs": (
+        _space(("image", "text"), "image:text", "text:image") | _conditions("text", "text", "image")
+    ),
     "text": (
         _space(("image", "label", "text"), "image:text", "image:label", "text:label")
         | _conditions("text", "text", "image")
@@ -337,7 +342,10 @@ _SELECTORS: Mapping[str, Mapping[str, Mapping[str, Field]]] = {
     "encoder.name": ENCODERS,
     "decoder.name": DECODERS,
 }
-_ALL = (_EVERY_STUDY, _GENERATIVE, _FLOW, _ALIGNED, _JOINT, _REPRESENTATION, _TEXT)
+_ALL = (
+    *(_EVERY_STUDY, _GENERATIVE, _FLOW, _ALIGNED, _BETWEEN_TYPES, _LABELS, _REPRESENTATION),
+    _TEXT,
+)
 GROUPS = sorted({name.rpartition(".")[0] for fields in _ALL for name in fields} - {""})
 
 
@@ -353,7 +361,8 @@ def schema_of(values: Mapping[str, Any]) -> dict[str, Field]:
         fields |= _ALIGNED | _REPRESENTATION
     else:
         fields |= _GENERATIVE | _conditions(None, "image") | preset
-        fields |= _ALIGNED | _JOINT if "label" in types else {}
+        fields |= _ALIGNED | _BETWEEN_TYPES if {"label", "text"} & set(types) else {}
+        fields |= _LABELS if "label" in types else {}
         fields |= _TEXT if "text" in types else {}
     for selector, known in _SELECTORS.items():
         if selector in fields:

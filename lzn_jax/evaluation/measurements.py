@@ -53,7 +53,7 @@ class Measurements:
             metrics |= self._image_to_image(model, test, workdir / "figures")
         if "text" in self.space.encoders:
             metrics |= RetrievalQuality(self.tasks)(model, test)
-        if "text" in self.space.decoders:
+        if "text" in self.space.decoders and self.config.data.name == "digits":
             metrics |= TextQuality(self.tasks, train)(model, test)
         if self.tasks.translations:
             plots.tasks(workdir / "figures" / "tasks.png", self._examples(model, test))
