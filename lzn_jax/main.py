@@ -114,9 +114,10 @@ def _use_compile_cache() -> None:
     """Compiled programs stay on disk, so that the second start is fast."""
     import jax
 
+    from lzn_jax.run import reporting
+
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "lzn_jax"
-        jax.config.update("jax_compilation_cache_dir", str(cache))
+        jax.config.update("jax_compilation_cache_dir", str(reporting.cache_folder()))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 

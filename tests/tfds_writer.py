@@ -14,11 +14,17 @@ def _png(pixels, mode=None):
     return content
 
 
-def prepare(folder, name, shape, records, class_names, version="1.0.0"):
-    """Writes {split: [(level, mode, label)]} without TensorFlow: images come as PNG files."""
+def prepare(folder, name, shape, records, class_names, version="1.0.0", texts=None):
+    """Writes {split: [(level, mode, label)]} without TensorFlow: images come as PNG files.
+
+    With {level: texts} it has features as COCO's captions are.
+    """
     features = {"image": library.features.Image(shape=shape)}
     if class_names:
         features["label"] = library.features.ClassLabel(names=class_names)
+    if texts:
+        features["image/filename"] = library.features.Text()
+        features["captions"] = library.features.Sequence({"text": np.str_, "id": np.int64})
 
     def _info(self):
         return library.core.DatasetInfo(
@@ -29,7 +35,11 @@ def prepare(folder, name, shape, records, class_names, version="1.0.0"):
         height, width = (size or 4 for size in shape[:2])
         for key, (level, mode, label) in enumerate(rows):
             image = _png(np.full((height, width), level, np.uint8), mode)
-            yield key, {"image": image} | ({"label": label} if class_names else {})
+            example = {"image": image} | ({"label": label} if class_names else {})
+            if texts:
+                said = [{"text": text, "id": place} for place, text in enumerate(texts[level])]
+                example |= {"image/filename": f"{level}.png", "captions": said}
+            yield key, example
 
     def _split_generators(self, manager):
         return {split: self._generate_examples(rows) for split, rows in records.items()}

@@ -150,8 +150,12 @@ _ENCODED_IMAGES = {
     "data.num_classes": _count("number of classes, 1 = all images are one"),
     "data.flip": _flag(_FLIP, True),
     "data.workers": _count_or_0("processes that decode training images", 16),
-    "data.skip_unreadable": _flag("replace unreadable images by others of their class", False),
+    "data.skip_unreadable": _flag(
+        "replace unreadable images by others of their class, leave out what is no pair", False
+    ),
+    "data.captions": _flag("each text of an image is an example", False),
 }
+_LANGUAGES = ("en", "es", "ja", "ko", "pt", "it", "fr", "de", "fa", "id", "zh", "ru", "tr", "ar")
 SOURCES = {
     "digits": _small_images((8,), 1, flip=False)  # a mirrored digit is no digit
     | {"data.captions": _flag("each image has a caption of its digit, weight and lean", False)},
@@ -159,6 +163,21 @@ SOURCES = {
     | _small_images((28, 32), 1, flip=True),
     "cifar10": {"data.path": _word("folder of cifar-10-batches-bin, or of TFDS's cifar10")}
     | _small_images((32,), 3, flip=True),
+    "emoji": {
+        "data.image_size": _count("height and width in pixels", 32, maximum=256),
+        "data.channels": Field(int, "image channels", 3, choices=(3,)),
+        "data.num_classes": Field(int, "number of classes", 1, choices=(1,)),
+        "data.flip": _flag(_FLIP, False),
+        "data.captions": _flag("each name of an emoji is an example", True),
+        "data.languages": Field(
+            tuple, "languages of the names", ("en",), item=str, choices=_LANGUAGES, nonempty=True
+        ),
+        "data.test_set": _choice(
+            "test emoji: 'held_out' with all their skin tones, or 'skin_tones' of trained ones",
+            "held_out",
+            "skin_tones",
+        ),
+    },
     "tfds": _ENCODED_IMAGES
     | {
         "data.path": _word("data_dir of TensorFlow Datasets"),

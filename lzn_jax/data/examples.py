@@ -164,8 +164,15 @@ class Examples(NamedTuple):
       images: `Images` (n, h, w, c) uint8; always an array where the program made them.
       labels: (n,) int32.
       texts: (n,) strings, empty where one is missing; None in a data set without.
+      left_out: in words, what of the data set is no pair of an image and a text.
     """
 
     images: Any
     labels: Int[np.ndarray, " n"]
     texts: np.ndarray | None = None
+    left_out: tuple[str, ...] = ()
+
+
+def evenly_spaced(chosen: int, count: int) -> Int[np.ndarray, " chosen"]:
+    """So many of `count` rows, spread evenly."""
+    return (np.arange(chosen) * count + count // 2) // max(chosen, 1)

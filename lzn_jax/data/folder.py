@@ -6,7 +6,7 @@
 
 The test split is the first of test/, val/ and validation/, or, where classes are asked for, the
 first with class folders: the test/ of ImageNet has none. Labels number the class folders of the
-training split by name.
+training split by name. With `data.captions` a file of metadata.py says the texts of the images.
 """
 
 import os
@@ -17,8 +17,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from lzn_jax.configuration import UserError
+from lzn_jax.data import metadata, pairs
 from lzn_jax.data.decoding import UnreadableImageError
-from lzn_jax.data.examples import EncodedImages, Examples
+from lzn_jax.data.examples import EncodedImages, Examples, evenly_spaced
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 TEST_FOLDERS = ("test", "val", "validation")
@@ -30,17 +31,23 @@ def load(data: ConfigDict, split: str) -> Examples:
     With `data.class_name` the split is that class folder alone. With `data.num_classes` 1 every
     image below the split's folder is of class 0. Without a test folder, `data.holdout` images,
     spread evenly over the sorted names, are the test split and no others; 0 makes the training
-    images the test split as well.
+    images the test split as well. With `data.captions` each text of an image is an example, and an
+    image that is held out takes all of its own along.
 
-    Raises UserError for a folder that is missing, empty, or has other classes.
+    Raises UserError for a folder that is missing, empty, or has other classes or no metadata.
     """
     root = Path(data.path).expanduser()
     folder = _split_folder(root, data, split)
     names, labels = _list(folder, data, class_names(data))
+    rows, texts, left_out = np.arange(len(names)), None, tuple[str, ...]()
+    if data.get("captions"):
+        rows, texts, left_out = _pairs(folder, names, data)
     if data.holdout is not None:
-        rows = _held_out(len(names), data.holdout, split)
-        names, labels = names[rows], labels[rows]
-    return Examples(EncodedImages(_Files(folder, names), labels, data), labels)
+        images = np.unique(rows)
+        is_chosen = np.isin(rows, images[_held_out(len(images), data.holdout, split)])
+        rows, texts = rows[is_chosen], None if texts is None else texts[is_chosen]
+    names, labels = names[rows], labels[rows]
+    return Examples(EncodedImages(_Files(folder, names), labels, data), labels, texts, left_out)
 
 
 def class_names(data: ConfigDict) -> tuple[str, ...]:
@@ -160,6 +167,21 @@ def _list(
     return np.array([name for part in parts for name in part], np.bytes_), labels
 
 
+def _pairs(folder: Path, names: np.ndarray, data: ConfigDict) -> pairs.Pairs:
+    """What metadata says of the images of these names in a folder."""
+    path = metadata.find(folder, Path(data.path).expanduser())
+    others = {entry.name for entry in _entries(path.parent) if entry.is_dir()}
+    own = "" if folder == path.parent else f"{folder.relative_to(path.parent).as_posix()}/"
+    numbers = {own + os.fsdecode(name): row for row, name in enumerate(names)}
+    said = (
+        (numbers.get(name, pairs.MISSING), text, f"{name} in line {line} of {path}")
+        for line, name, text in metadata.read(path)
+        # The rest says something of another split or class.
+        if name.startswith(own) or name.partition("/")[0] not in others
+    )
+    return pairs.make(said, len(names), _Files(folder, names).name)
+
+
 def _held_out(count: int, holdout: int, split: str) -> np.ndarray:
     """Rows of a split out of `count`, of which `holdout` evenly spaced ones are the test split."""
     if holdout >= count:
@@ -167,5 +189,5 @@ def _held_out(count: int, holdout: int, split: str) -> np.ndarray:
     rows = np.arange(count)
     if holdout == 0:
         return rows
-    chosen = (np.arange(holdout) * count + count // 2) // holdout
+    chosen = evenly_spaced(holdout, count)
     return chosen if split == "test" else np.setdiff1d(rows, chosen, assume_unique=True)

@@ -130,7 +130,7 @@ class _Load:
         else:
             element = self.transform(images[index], rng)
         mark = np.int64(-1 if used == index else index)
-        found = {name: values[index] for name, values in self.columns.items()}
+        found = {name: values[used] for name, values in self.columns.items()}  # what fits the image
         return {**element, **found, "labels": self.examples.labels[index], _UNREADABLE: mark}
 
 

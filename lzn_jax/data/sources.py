@@ -9,7 +9,7 @@ from jaxtyping import UInt8
 from ml_collections import ConfigDict
 
 from lzn_jax.configuration import UserError
-from lzn_jax.data import cifar10, decoding, digits, fashion, folder, tfds
+from lzn_jax.data import cifar10, decoding, digits, emoji, fashion, folder, tfds
 from lzn_jax.data.decoding import UnreadableImageError
 from lzn_jax.data.examples import Examples
 
@@ -17,6 +17,7 @@ _SOURCES = {
     "digits": digits,
     "fashion": fashion,
     "cifar10": cifar10,
+    "emoji": emoji,
     "tfds": tfds,
     "image_folder": folder,
 }
@@ -25,8 +26,20 @@ _SOURCES = {
 def load(data: ConfigDict, split: Literal["train", "test"]) -> Examples:
     """One split of the data set that a config's `data` group names.
 
-    Raises UserError for a data set that cannot be read.
+    Raises UserError for a data set that cannot be read, and without `data.skip_unreadable` for one
+    that holds texts and images that are no pairs.
     """
+    examples = load_pairs_alone(data, split)
+    if examples.left_out and not data.skip_unreadable:
+        raise UserError(
+            f"no pairs are {len(examples.left_out)} texts or images, first {examples.left_out[0]}; "
+            "--mode=check_data names more, --config.data.skip_unreadable=True goes on without"
+        )
+    return examples
+
+
+def load_pairs_alone(data: ConfigDict, split: Literal["train", "test"]) -> Examples:
+    """As `load`, but what is no pair, in the result's `left_out`, is no error."""
     examples: Examples = _SOURCES[data.name].load(data, split)
     return examples
 
@@ -38,6 +51,12 @@ def class_names(data: ConfigDict) -> tuple[str, ...]:
     """
     names: tuple[str, ...] = _SOURCES[data.name].class_names(data)
     return names
+
+
+def attribution(data: ConfigDict) -> str:
+    """What pictures of the data set must say of their author, mostly nothing."""
+    text: str = getattr(_SOURCES[data.name], "ATTRIBUTION", "")
+    return text
 
 
 class ImageFiles:

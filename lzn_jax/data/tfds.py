@@ -4,10 +4,11 @@ TFDS writes each split once, as ArrayRecord or Parquet files that give any recor
 only that step needs TensorFlow, and for some data sets not even it does.
 """
 
+import copy
 import hashlib
 import importlib
-import os
-from collections.abc import Iterable, Iterator
+import json
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from jaxtyping import Int, UInt8
 from ml_collections import ConfigDict
 
 from lzn_jax.configuration import UserError
+from lzn_jax.data import pairs
 from lzn_jax.data.decoding import UnreadableImageError
 from lzn_jax.data.examples import EncodedImages, Examples
 from lzn_jax.run import reporting
@@ -24,14 +26,15 @@ from lzn_jax.run.progress import progress
 # A split whose images have the right size already is kept in memory up to this many bytes.
 _MAX_BYTES_DECODED = 2**30
 _RECORDS_AT_A_TIME = 512
-_CACHE_LABELS_ABOVE = 10_000  # records
+_CACHE_ABOVE = 10_000  # records
 _DAMAGE = (RuntimeError, ValueError, OSError)  # what reading a damaged record raises
 
 
 def load(data: ConfigDict, split: str) -> Examples:
     """The split that `data.train_split` or `data.test_split` names, labels 0 without classes.
 
-    Raises UserError if it is not there, needs TensorFlow, or has no images or other classes.
+    With `data.captions` each text of a record is an example. Raises UserError if the split is not
+    there, needs TensorFlow, or has no images, no texts that are asked for, or other classes.
     """
     asked = {"train": data.train_split, "test": data.test_split}[split]
     records = _Records(data.tfds_name, Path(data.path).expanduser(), asked)
@@ -41,13 +44,22 @@ def load(data: ConfigDict, split: str) -> Examples:
             f"data.num_classes must be {found or 1} with {data.tfds_name}, got {data.num_classes}"
         )
     labels = records.labels() if data.num_classes > 1 else np.zeros(len(records), np.int32)
+    texts, left_out = None, tuple[str, ...]()
+    if data.get("captions"):
+        said = (
+            (row, text, records.name(row))
+            for row, texts in enumerate(records.texts())
+            for text in texts
+        )
+        rows, texts, left_out = pairs.make(said, len(records), records.name)
+        records, labels = records.at(rows), labels[rows]
     images = EncodedImages(records, labels, data)
     is_small = np.prod(images.shape) <= _MAX_BYTES_DECODED
     # Whole images alone, for training views are cropped from what is kept.
     is_whole = records.image_shape == images.shape[1:] and data.centre_crop == 1
     if is_small and is_whole:
-        return Examples(np.asarray(images), labels)
-    return Examples(images, labels)
+        return Examples(np.asarray(images), labels, texts, left_out)
+    return Examples(images, labels, texts, left_out)
 
 
 def class_names(data: ConfigDict) -> tuple[str, ...]:
@@ -67,13 +79,13 @@ def arrays(
 
 
 class _Records:
-    """The encoded images and the labels of one split."""
+    """The encoded images, the labels and the texts of one split."""
 
     def __init__(self, name: str, folder: Path, split: str) -> None:
         library = _import_library()
         builder = _builder(library, name, folder)
         features = builder.info.features
-        self._name, self._split = name, split
+        self._name, self._split, self._features = name, split, features
         self._image_key = _only_key(features, library.features.Image)
         self._label_key = _only_key(features, library.features.ClassLabel)
         if self._image_key is None:
@@ -92,9 +104,16 @@ class _Records:
         except ValueError as error:
             splits = ", ".join(builder.info.splits)
             raise UserError(f"{name} has no split {split!r}: its splits are {splits}") from error
+        self._rows = np.arange(len(self._source))
+
+    def at(self, rows: Int[np.ndarray, " n"]) -> "_Records":
+        """Those of these numbers, which may repeat."""
+        chosen = copy.copy(self)
+        chosen._rows = rows
+        return chosen
 
     def __len__(self) -> int:
-        return len(self._source)
+        return len(self._rows)
 
     def read(self, index: int) -> bytes:
         """The content of an image file."""
@@ -103,7 +122,7 @@ class _Records:
 
     def name(self, index: int) -> str:
         """The record's number."""
-        return f"record {index} of {self._name}'s split {self._split}"
+        return f"record {self._rows[index]} of {self._name}'s split {self._split}"
 
     def labels(self) -> Int[np.ndarray, " n"]:
         """Classes of all records.
@@ -112,50 +131,72 @@ class _Records:
         Those of a large one are therefore kept in the user's cache folder. Raises UserError for a
         damaged record.
         """
-        cached = self._label_file()
-        if len(self) > _CACHE_LABELS_ABOVE and cached.is_file():
-            return np.frombuffer(cached.read_bytes(), np.int32)
-        labels = np.fromiter(self._read_labels(), np.int32, len(self))
-        if len(self) > _CACHE_LABELS_ABOVE:
-            reporting.write_bytes(cached, labels.tobytes())
-        return labels
 
-    def _read_labels(self) -> Iterator[int]:
-        with progress(len(self), "reading labels", unit="record", brief=True) as bar:
+        def read() -> bytes:
+            labels = (record[self._label_key] for record in self._read_all("label"))
+            return np.fromiter(labels, np.int32, len(self)).tobytes()
+
+        return np.frombuffer(self._once("labels", "int32", read), np.int32)
+
+    def texts(self) -> list[list[str]]:
+        """Those of each record in the only feature of texts, names of files aside; kept as labels.
+
+        Raises UserError for a damaged record, and where there is no such feature, or several.
+        """
+        found = [path for path in _strings(self._features) if "file" not in path[-1]]
+        if len(found) != 1:
+            names = ", ".join("/".join(path) for path in found) or "none"
+            raise UserError(f"{self._name} must have one feature of texts, its features: {names}")
+
+        def read() -> bytes:
+            records = self._read_all("text")
+            return json.dumps([_texts_at(record, found[0]) for record in records]).encode()
+
+        texts: list[list[str]] = json.loads(self._once("texts", "json", read))
+        return texts
+
+    def _once(self, what: str, suffix: str, read: Callable[[], bytes]) -> bytes:
+        """What `read` gives, of a large split by a file of an earlier start."""
+        text = f"{self._name} {self._split} {len(self)}".encode()
+        digest = hashlib.sha256(self._fingerprint + text).hexdigest()[:16]
+        cached = reporting.cache_folder() / f"{what}-{digest}.{suffix}"
+        if len(self) > _CACHE_ABOVE and cached.is_file():
+            return cached.read_bytes()
+        content = read()
+        if len(self) > _CACHE_ABOVE:
+            reporting.write_bytes(cached, content)
+        return content
+
+    def _read_all(self, what: str) -> Iterator[Any]:
+        """All records, images undecoded; `what` of a damaged one is what cannot be read."""
+        with progress(len(self), f"reading {what}s", unit="record", brief=True) as bar:
             for start in range(0, len(self), _RECORDS_AT_A_TIME):
                 rows = range(start, min(start + _RECORDS_AT_A_TIME, len(self)))
-                for record in self._read_rows(rows):
-                    yield int(record[self._label_key])
+                yield from self._read_rows(rows, what)
                 bar.update(len(rows))
 
-    def _read_rows(self, rows: range) -> Iterable[Any]:
+    def _read_rows(self, rows: range, what: str) -> Iterable[Any]:
         try:
             records: list[Any] = self._source.__getitems__(list(rows))
         except _DAMAGE:
-            return map(self._labelled_record, rows)  # one of these says which record it is
+            return (self._intact(row, what) for row in rows)  # says which record it is
         return records
 
-    def _labelled_record(self, index: int) -> Any:
+    def _intact(self, index: int, what: str) -> Any:
         try:
             return self._record(index)
         except UnreadableImageError as error:
             raise UserError(
-                f"the label of {self.name(index)} cannot be read: {error}; prepare the data set "
+                f"the {what} of {self.name(index)} cannot be read: {error}; prepare the data set "
                 "again"
             ) from error
 
     def _record(self, index: int) -> Any:
         try:
-            return self._source[index]
+            return self._source[int(self._rows[index])]
         except _DAMAGE as error:
             reason = " ".join(str(error).split())
             raise UnreadableImageError(f"its record is damaged: {reason}") from error
-
-    def _label_file(self) -> Path:
-        text = f"{self._name} {self._split} {len(self)}".encode()
-        digest = hashlib.sha256(self._fingerprint + text).hexdigest()[:16]
-        cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
-        return cache / "lzn_jax" / f"labels-{digest}.int32"
 
 
 def _import_library() -> Any:
@@ -191,3 +232,19 @@ def _how_to_prepare(name: str, folder: Path) -> str:
 def _only_key(features: Any, kind: type) -> str | None:
     keys = [key for key, feature in features.items() if isinstance(feature, kind)]
     return keys[0] if len(keys) == 1 else None
+
+
+def _strings(features: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Where features hold texts, be they in sequences or groups."""
+    inner = getattr(features, "feature", features)  # of a sequence
+    if hasattr(inner, "items"):
+        for key, feature in inner.items():
+            yield from _strings(feature, (*path, key))
+    elif np.dtype(getattr(inner, "np_dtype", None)) == object:
+        yield path
+
+
+def _texts_at(record: Any, path: tuple[str, ...]) -> list[str]:
+    for key in path:
+        record = record[key]
+    return [text.decode(errors="replace") for text in np.ravel(record).tolist()]

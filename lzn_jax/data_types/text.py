@@ -74,13 +74,17 @@ class Tokenizer:
                 texts.append("".join(self._alphabet[n - 1] for n in numbers))
         return texts
 
+    def length(self, text: str) -> int:
+        """The number of a text's tokens without its end, whether they can be said or not."""
+        return len(text.encode() if self._alphabet is None else text)
+
     def fault(self, text: str) -> str | None:
         """Why a text has no tokens, None if it has."""
         if not text:
             return "is empty"
         if self._alphabet is not None and (unknown := set(text) - set(self._alphabet)):
             return f"has characters that the run does not know: {', '.join(sorted(unknown))}"
-        if len(self._split(text)) >= self._max_length:
+        if self.length(text) >= self._max_length:
             return f"is longer than the run's {self._max_length - 1} tokens"
         return None
 

@@ -5,7 +5,7 @@ import hashlib
 import logging
 import os
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +18,8 @@ from lzn_jax.configuration import EXIT_DONE, UserError
 from lzn_jax.data.decoding import UnreadableImageError
 from lzn_jax.data.examples import MAX_NAMED, EncodedImages, Examples
 from lzn_jax.data.pipeline import TrainingBatches, whole_image
-from lzn_jax.data.sources import class_names, load
+from lzn_jax.data.sources import attribution, class_names, load_pairs_alone
+from lzn_jax.data_types import text
 from lzn_jax.run.progress import progress
 
 MAX_SECONDS = 1800.0
@@ -49,29 +50,44 @@ def check(config: ConfigDict, workdir: Path) -> int:
     """Reports counts, classes, checksums, speed and unreadable images; draws a contact sheet.
 
     Decodes both splits, each for at most half an hour. Returns the exit code, 0. Raises UserError
-    for a data set that cannot be read, and at the end if images are unreadable and no
-    `data.skip_unreadable` allows for them.
+    for a data set that cannot be read, and at the end if images are unreadable, or texts and images
+    no pairs, and no `data.skip_unreadable` allows for them.
     """
     names = class_names(config.data)
-    splits = {"train": load(config.data, "train"), "test": load(config.data, "test")}
+    splits = {
+        "train": load_pairs_alone(config.data, "train"),
+        "test": load_pairs_alone(config.data, "test"),
+    }
     scans = {}
     for split, examples in splits.items():
         _describe(split, examples, names)
+        if examples.texts is not None:
+            _describe_texts(split, examples.texts, config)
         scans[split] = scan(examples, split)
         _describe_scan(scans[split], examples)
     path = workdir / "figures" / "contact_sheet.png"
     try:
-        _draw(path, splits["train"], scans["train"].unreadable.keys(), names)
+        credit = attribution(config.data)
+        _draw(path, splits["train"], scans["train"].unreadable.keys(), names, credit)
     except OSError as error:
         raise UserError(f"{path} cannot be written: choose a folder with --workdir") from error
-    unreadable = sum(len(found.unreadable) for found in scans.values())
-    if unreadable and not config.data.skip_unreadable:
-        raise UserError(
-            f"{unreadable} images of {config.data.path} cannot be read: repair or remove them, or "
-            "train without them by --config.data.skip_unreadable=True"
-        )
+    _check_allowed(splits, scans, config.data)
     _time_batches(splits["train"], config)
     return EXIT_DONE
+
+
+def _check_allowed(
+    splits: Mapping[str, Examples], scans: Mapping[str, Scan], data: ConfigDict
+) -> None:
+    unreadable = sum(len(found.unreadable) for found in scans.values())
+    no_pairs = len({name for examples in splits.values() for name in examples.left_out})
+    counts = {"images cannot be read": unreadable, "texts or images are no pairs": no_pairs}
+    faults = " and ".join(f"{count} {fault}" for fault, count in counts.items() if count)
+    if faults and not data.skip_unreadable:
+        raise UserError(
+            f"{faults}, of {data.path}: repair or remove them, or train without them by "
+            "--config.data.skip_unreadable=True"
+        )
 
 
 def scan(examples: Examples, name: str, max_seconds: float = MAX_SECONDS) -> Scan:
@@ -107,18 +123,29 @@ def _describe(split: str, examples: Examples, names: tuple[str, ...]) -> None:
     count, height, width, channels = examples.images.shape
     _log.info("%s: %d images of %dx%dx%d", split, count, height, width, channels)
     sizes = np.bincount(examples.labels, minlength=len(names))
-    if examples.texts is not None:
-        texts = [str(text) for text in examples.texts if text]
-        _log.info(
-            "%s: %d texts, %d different, of at most %d characters, %d images without",
-            split, len(texts), len(set(texts)), max(map(len, texts), default=0), count - len(texts),
-        )  # fmt: skip
     largest = ", ".join(
         f"{name or 'class'} {size}"
         for name, size in zip(names[:_SHOWN_CLASSES], sizes, strict=False)
     )
     more = ", ..." if len(names) > _SHOWN_CLASSES else ""
     _log.info("%s: %d classes: %s%s", split, len(names), largest, more)
+
+
+def _describe_texts(split: str, texts: np.ndarray, config: ConfigDict) -> None:
+    """Pairs, lengths and characters; texts that the run's tokenizer, if it has one, cannot say."""
+    said = [str(each) for each in texts if each]
+    is_read = "text" in config.types
+    length, unit = (text.tokenizer(config).length, "tokens") if is_read else (len, "characters")
+    lengths = sorted(map(length, said)) or [0]
+    _log.info(
+        "%s: %d pairs, %d different texts of %d different characters, %d images without a text",
+        split, len(said), len(set(said)), len(set("".join(said))), len(texts) - len(said),
+    )  # fmt: skip
+    _log.info(
+        "%s: texts have %d to %d %s, the median is %d",
+        split, lengths[0], lengths[-1], unit, lengths[len(lengths) // 2],
+    )  # fmt: skip
+    text.columns(config, texts)  # names those that cannot be said
 
 
 def _describe_scan(found: Scan, examples: Examples) -> None:
@@ -150,7 +177,13 @@ def _time_batches(train: Examples, config: ConfigDict) -> None:
     )  # fmt: skip
 
 
-def _draw(path: Path, train: Examples, unreadable: Collection[int], names: tuple[str, ...]) -> None:
+def _draw(
+    path: Path,
+    train: Examples,
+    unreadable: Collection[int],
+    names: tuple[str, ...],
+    credit: str,
+) -> None:
     """Readable images of the first classes, spread over the data set."""
     is_single = len(names) == 1
     limit = _SHOWN_OF_A_CLASS**2 if is_single else _SHOWN_OF_A_CLASS
@@ -162,11 +195,13 @@ def _draw(path: Path, train: Examples, unreadable: Collection[int], names: tuple
     if not rows:
         return
     shown = [name or "all" for name in names]
-    plots.sample_grid(path, train.images[rows], train.labels[rows], shown, "Training images")
+    images, labels = train.images[rows], train.labels[rows]
+    plots.sample_grid(path, images, labels, shown, "Training images", credit=credit)
     _log.info("images by class: %s", path)
     if train.texts is not None:
         places = np.linspace(0, len(rows) - 1, min(len(rows), plots.MAX_PAIRS)).astype(int)
         shown = np.array(rows)[places]
         pairs = path.with_name("pairs.png")
-        plots.translations(pairs, train.images[shown], train.texts[shown], "Images and their texts")
+        images, texts = train.images[shown], train.texts[shown]
+        plots.translations(pairs, images, texts, "Images and their texts", credit)
         _log.info("images with their texts: %s", pairs)

@@ -43,8 +43,10 @@ def count_steps(axes: Axes) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda step, _: f"{step:,.0f}"))
 
 
-def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
-    """Writes a PNG file, whole or not at all."""
+def save(figure: Figure, path: str | os.PathLike[str], credit: str = "") -> Path:
+    """Writes a PNG file, whole or not at all, with `credit` in small letters at the bottom."""
+    if credit:
+        figure.text(0.5, 0, credit, ha="center", va="bottom", fontsize=7, color="0.4")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI, facecolor="white")
     reporting.write_bytes(path, buffer.getvalue())

@@ -15,7 +15,9 @@ COLUMNS = 5
 MAX_PAIRS = 20
 
 
-def translations(path: str | os.PathLike[str], sources: Any, targets: Any, title: str) -> Path:
+def translations(
+    path: str | os.PathLike[str], sources: Any, targets: Any, title: str, credit: str = ""
+) -> Path:
     """Each source above what it became; images are arrays (h, w, c) uint8, others are written."""
     count = min(len(targets), MAX_PAIRS)
     rows = -(-count // COLUMNS)
@@ -27,7 +29,7 @@ def translations(path: str | os.PathLike[str], sources: Any, targets: Any, title
         row, column = divmod(place, COLUMNS)
         show(grid[2 * row, column], sources[place])
         show(grid[2 * row + 1, column], targets[place])
-    return save(figure, path)
+    return save(figure, path, credit)
 
 
 def tasks(path: str | os.PathLike[str], rows: Sequence[tuple[str, Any, Any]]) -> Path:
@@ -56,7 +58,9 @@ def show(axes: Axes, sample: Any) -> None:
         axes.imshow(np.broadcast_to(sample, (*sample.shape[:2], 3)), interpolation="nearest")
         return
     text = textwrap.fill(str(sample), 16, max_lines=4)
-    words = axes.text(0.5, 0.5, text, ha="center", va="center", fontsize=SMALL_SIZE)
+    words = axes.text(
+        0.5, 0.5, text, ha="center", va="center", fontsize=SMALL_SIZE, parse_math=False
+    )
     words.set_in_layout(False)  # a long word may reach into the next column
 
 

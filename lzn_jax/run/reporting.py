@@ -20,6 +20,11 @@ from lzn_jax.run import processes
 METRICS_FILE = "metrics.jsonl"
 
 
+def cache_folder() -> Path:
+    """Where the user keeps what can be made again."""
+    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "lzn_jax"
+
+
 def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
     """Write a file atomically: a reader, or a crash, finds the old content or the new one.
 

@@ -32,6 +32,7 @@ FREE_FIELDS = (
     "data.path",
     "data.workers",
     "data.skip_unreadable",
+    "data.test_set",
     "training.devices",
     "training.microbatch_size",
     "training.remat",

@@ -1,6 +1,7 @@
 """Data sets prepared by TensorFlow Datasets, here a tiny one that the test prepares itself."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -19,17 +20,22 @@ pytest.importorskip("array_record")
 from tfds_writer import prepare
 
 MODES = ("RGB", "L", "RGBA", "P", "LA")
+TEXTS = {5: ["five", "a dark square"], 6: [], 7: ["seven", "é🙂", "a dark square"]}
 
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-    """`shapes` has 12 training and 4 test images, `squares` has 3 of 2x2 without classes."""
+    """`shapes` has 12 training and 4 test images, `squares` has 3 of 2x2 without classes.
+
+    `spoken` has TEXTS beside them.
+    """
     folder = tmp_path_factory.mktemp("tfds")
     rows = [(10 * i, MODES[i % 5], i % 3) for i in range(16)]
     splits = {"train": rows[:12], "validation": rows[12:]}
     prepare(folder, "shapes", (None, None, 3), splits, ["one", "two", "three"])
     squares = {"train": [(level, "L", None) for level in (5, 6, 7)]}
     prepare(folder, "squares", (2, 2, 1), squares, None)
+    prepare(folder, "spoken", (None, None, 1), squares, None, texts=TEXTS)
     return folder
 
 
@@ -92,11 +98,49 @@ def test_a_damaged_record_is_named_when_labels_are_read(prepared, tmp_path, skip
 
 def test_labels_of_a_large_split_are_read_once(prepared, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(source, "_CACHE_LABELS_ABOVE", 10)
+    monkeypatch.setattr(source, "_CACHE_ABOVE", 10)
     expected = data.load(_config(prepared), "train").labels
     assert len(list(tmp_path.rglob("*.int32"))) == 1
-    monkeypatch.setattr(source._Records, "_read_labels", None)
+    monkeypatch.setattr(source._Records, "_read_all", None)
     np.testing.assert_array_equal(data.load(_config(prepared), "train").labels, expected)
+
+
+def _spoken(folder, **changes):
+    fields = {"tfds_name": "spoken", "channels": 1, "num_classes": 1, "captions": True}
+    return _config(folder, **fields | {"skip_unreadable": True} | changes)
+
+
+@pytest.mark.parametrize("size", [2, 4])  # decoded when asked for, or kept in memory
+def test_each_text_of_a_record_is_an_example(prepared, size, caplog):
+    examples = data.load(_spoken(prepared, image_size=size), "train")
+    said = {}
+    for image, text in zip(examples.images[:], examples.texts, strict=True):
+        assert image.shape == (size, size, 1)
+        said.setdefault(int(image.max()), []).append(text)
+    assert said == {level: texts for level, texts in TEXTS.items() if texts}
+    assert examples.labels.tolist() == [0] * 5
+    assert re.search(r"left out: an image without a text: record \d of spoken", caplog.text)
+
+
+def test_texts_of_a_large_split_are_read_once(prepared, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(source, "_CACHE_ABOVE", 2)
+    expected = data.load(_spoken(prepared), "train").texts
+    monkeypatch.setattr(source._Records, "_read_all", None)
+    assert data.load(_spoken(prepared), "train").texts.tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tfds_name": "squares"}, "squares must have one feature of texts, its features: none"),
+        ({"skip_unreadable": False}, "no pairs are 1 texts or images, first an image without"),
+    ],
+)
+def test_texts_that_are_not_there_are_named_in_one_line(prepared, changes, message):
+    with pytest.raises(UserError, match=message) as raised:
+        data.load(_spoken(prepared, **changes), "train")
+    assert len(str(raised.value).splitlines()) == 1
 
 
 def test_batches_are_the_same_from_a_worker(prepared):

