@@ -69,7 +69,7 @@ def _csv(path: Path) -> Iterator[tuple[int, dict]]:
                 raise _error(path, reader.line_num, "has too many fields: put texts in quotes")
             yield reader.line_num, values
     except csv.Error as error:
-        raise _error(path, reader.line_num, f"is no CSV: {error}") from error
+        raise _error(path, reader.reader.line_num, f"is no CSV: {error}") from error
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:

@@ -52,7 +52,7 @@ def test_emoji_are_drawn_in_their_colours_on_white(few):
     assert train.images.shape == (len(train.texts), 8, 8, 3)
     for name, rgb in {
         "red": (234, 90, 71),
-        "green": (92, 158, 49),
+        "green": (177, 204, 51),
         "blue": (146, 211, 245),
     }.items():
         image = train.images[train.texts.tolist().index(f"{name} square")]
@@ -85,7 +85,7 @@ def test_splits_are_disjoint_and_training_is_the_same_for_both_test_sets(few):
     first, second = (set(data.load(config, "test").texts) for config in (held_out, toned))
     assert len(train) + len(first) + len(second) == len(train | first | second) == 13
     assert first == {"fire"}
-    assert second == {"thumbs up medium-dark skin tone"}
+    assert second == {"thumbs up dark skin tone"}
 
 
 def test_a_tenth_of_the_families_is_held_out_whole(names):
@@ -146,9 +146,10 @@ def test_drawings_are_kept_by_size_and_drawn_again_when_damaged(few, tmp_path, c
     assert len(few) == 2
     (file,) = tmp_path.rglob("emoji-8-*.npz")
     content = file.read_bytes()
-    other = np.load(file)["images"].copy()
-    other[0, 0, 0, 0] ^= 1
-    np.savez(file, images=other, sha256=np.load(file)["sha256"])
+    with np.load(file) as archive:
+        kept = dict(archive)
+    kept["images"][0, 0, 0, 0] ^= 1
+    np.savez(file, **kept)
     for damaged in (file.read_bytes(), content[: len(content) // 2], b""):
         file.write_bytes(damaged)
         caplog.clear()
