@@ -12,6 +12,7 @@ from jaxtyping import Array
 from lzn_jax import plots
 from lzn_jax.data import Examples
 from lzn_jax.data_types.image import ViewEncoder
+from lzn_jax.evaluation.caption_quality import CaptionQuality
 from lzn_jax.evaluation.classification import accuracy_curves
 from lzn_jax.evaluation.judge import fit_judge
 from lzn_jax.evaluation.nearest import nearest_training_images
@@ -44,8 +45,8 @@ class Measurements:
         """Metrics by name; pictures go into `workdir`/figures, what to keep into its cache."""
         metrics: dict[str, float] = {}
         if isinstance(self.space.encoders.get("image"), ViewEncoder):
-            quality = RepresentationQuality(self.tasks)
-            metrics |= quality(model, train, test, workdir / "figures")
+            folder = workdir / "figures"
+            metrics |= RepresentationQuality(self.tasks)(model, train, test, folder)
         if ("image", "label") in self.tasks.translations:
             metrics |= self._image_to_label(model, test, workdir / "figures")
         if "image" in self.space.decoders:
@@ -53,17 +54,21 @@ class Measurements:
             metrics |= self._image_to_image(model, test, workdir / "figures")
         if "text" in self.space.encoders:
             metrics |= RetrievalQuality(self.tasks)(model, test)
-        if "text" in self.space.decoders and self.config.data.name == "digits":
-            metrics |= TextQuality(self.tasks, train)(model, test)
+        if "text" in self.space.decoders:
+            is_ruled = self.config.data.name == "digits"
+            quality = TextQuality(self.tasks, train) if is_ruled else CaptionQuality(self.tasks)
+            metrics |= quality(model, test)
         if self.tasks.translations:
             plots.tasks(workdir / "figures" / "tasks.png", self._examples(model, test))
         return metrics
 
     def _examples(self, model: Model, test: Examples) -> list[tuple[str, Any, Any]]:
         """Titles, sources and targets of each pair of types; sources are of different classes."""
-        classes, rows = np.unique(test.labels, return_index=True)
+        _, rows = np.unique(test.labels, return_index=True)
+        if not self.tasks.has_classes:
+            rows = np.linspace(0, len(test.labels) - 1, SHOWN, dtype=int)
         rows = rows[:SHOWN]
-        samples = {"image": test.images[rows], "label": classes[:SHOWN]}
+        samples = {"image": test.images[rows], "label": test.labels[rows]}
         if test.texts is not None:
             samples["text"] = test.texts[rows]
         found: list[tuple[str, Any, Any]] = [

@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Bool, Float
 
-from lzn_jax.data import Examples
+from lzn_jax.data import Examples, Images
 from lzn_jax.latent_space import Model
 from lzn_jax.tasks import Tasks
 
@@ -26,9 +26,9 @@ class RetrievalQuality:
         assert test.texts is not None
         rows = np.flatnonzero(test.texts != "")
         texts = test.texts[rows]
-        images = self._embedded(model, test.images[rows], "image")
+        images = self.embedded(model, test.images[rows], "image")
         tokens = self.tasks.encoded(texts, "text")
-        names = self._embedded(model, tokens, "text")
+        names = self.embedded(model, tokens, "text")
         found = {"image_to_text": (images, names), "text_to_image": (names, images)}
         return {
             f"retrieval_{name}_r{k}": share
@@ -36,7 +36,8 @@ class RetrievalQuality:
             for k, share in recalls(*pair, texts).items()
         }
 
-    def _embedded(self, model: Model, samples: np.ndarray, source: str) -> np.ndarray:
+    def embedded(self, model: Model, samples: Images, source: str) -> Float[np.ndarray, "n q"]:
+        """What is compared of samples: latents among their own anchors, or the anchors."""
         anchors = self.space.anchors(model.variables, samples, source)
         return anchors if self._compares_anchors else self.space.latents({}, anchors, 0.0)
 

@@ -1,0 +1,65 @@
+"""Emoji and their names in one space: 32x32 colour drawings, retrieval both ways, captions.
+
+    python -m lzn_jax.main --config=configs/emoji_text.py
+
+Expected: not measured yet.
+"""
+
+import ml_collections
+
+from lzn_jax import configuration
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """The config of this experiment."""
+    config = configuration.blank()
+    config.study = "pairs"
+    config.data.name = "emoji"
+    config.data.image_size = 32
+
+    config.latent.dim = 64
+    config.latent.solver = "adams"
+    config.latent.num_steps = 10
+    config.latent.context_size = 2048
+
+    # Both ways: images into the zones of their names, names into those of their images.
+    config.alignment.noise_scale = 0.45
+    config.alignment.num_steps = 20
+
+    config.encoder.name = "ncsnpp"
+    config.encoder.features = 16
+    config.encoder.channel_multipliers = (1, 2, 4)
+    config.encoder.num_res_blocks = 1
+    config.encoder.patch_size = 2
+    config.encoder.tap_channels = 8
+    config.encoder.tap_units = 64
+    config.decoder.name = "ncsnpp"
+    config.decoder.features = 32
+    config.decoder.channel_multipliers = (1, 2)
+    config.decoder.num_res_blocks = 1
+    config.decoder.patch_size = 2
+    config.decoder.told_dropout = 0.1
+
+    # Names as bytes of UTF-8.
+    config.text.max_length = 96
+    config.text.context_size = 2048
+    config.text_encoder.features = 128
+    config.text_decoder.features = 128
+
+    config.training.batch_size = 256
+    config.training.devices = "dividing"
+    config.training.num_steps = 600
+    config.training.learning_rate.encoder = 1e-3
+    config.training.learning_rate.decoder = 2e-3
+    config.training.learning_rate.text_encoder = 1e-3
+    config.training.learning_rate.text_decoder = 2e-3
+    config.training.warmup_steps = 50
+    config.training.schedule = "cosine"
+    config.training.ema_decay = 0.99
+    config.training.log_every_steps = 10
+    config.checkpoint.every_steps = 200
+    config.evaluation.every_steps = 600
+    config.evaluation.num_samples = 500
+    config.sampling.sampler = "euler"
+    config.sampling.num_steps = 50
+    return config

@@ -1,0 +1,55 @@
+"""Texts written of images and images made of texts, where no ruler knows what texts are made of."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from lzn_jax.data import Examples
+from lzn_jax.evaluation.retrieval import RANKS, RetrievalQuality, recalls
+from lzn_jax.latent_space import Model
+from lzn_jax.tasks import Tasks
+
+MAX_WRITTEN = 1000  # test pairs, at even steps
+
+
+class CaptionQuality:
+    """Compares what is written with the texts of a test set, word by word; images by retrieval."""
+
+    def __init__(self, tasks: Tasks) -> None:
+        self.tasks, self._retrieval = tasks, RetrievalQuality(tasks)
+
+    def __call__(self, model: Model, test: Examples) -> dict[str, float]:
+        """`image_to_text_exact` and `_words`, an F1; `text_to_image_r1` and `_r10`.
+
+        The latter two are of made images, each of which has to find its text among the others, by
+        the run's own encoders.
+        """
+        assert test.texts is not None
+        rows = np.flatnonzero(test.texts != "")
+        rows = rows[
+            np.unique(np.linspace(0, len(rows) - 1, min(len(rows), MAX_WRITTEN), dtype=int))
+        ]
+        texts = [str(text) for text in test.texts[rows]]
+        written = self.tasks.translate(model, test.images[rows], "image", "text")
+        made = self.tasks.translate(model, texts, "text", "image")
+        images = self._retrieval.embedded(model, made, "image")
+        names = self._retrieval.embedded(model, self.tasks.encoded(texts, "text"), "text")
+        found = recalls(images, names, np.array(texts))
+        return {
+            "image_to_text_exact": float(
+                np.mean([a == b for a, b in zip(written, texts, strict=True)])
+            ),
+            "image_to_text_words": words_in_common(written, texts),
+            **{f"text_to_image_r{k}": found[k] for k in RANKS},
+        }
+
+
+def words_in_common(written: Sequence[str], asked: Sequence[str]) -> float:
+    """Mean F1 of the words of pairs of texts, whatever their order: 1 where all are the same."""
+    scores = []
+    for pair in zip(written, asked, strict=True):
+        first, second = (Counter(text.lower().split()) for text in pair)
+        both = (first & second).total()
+        scores.append(2 * both / max((first + second).total(), 1))
+    return float(np.mean(scores))
