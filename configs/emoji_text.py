@@ -1,4 +1,4 @@
-"""Emoji and their names in one space: 32x32 colour drawings, retrieval both ways, captions.
+"""One space of images and texts (paper figure 1): emoji of 32x32 pixels and their names.
 
     python -m lzn_jax.main --config=configs/emoji_text.py
 

@@ -3,7 +3,7 @@
 from lzn_jax.data.decoding import UnreadableImageError
 from lzn_jax.data.examples import EncodedImages, Examples, Images
 from lzn_jax.data.pipeline import TrainingBatches, Transform, normalise, to_uint8, whole_image
-from lzn_jax.data.sources import class_names, find_images, load, read_images
+from lzn_jax.data.sources import attribution, class_names, find_images, load, read_images
 from lzn_jax.data.splits import check_context, load_data
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "TrainingBatches",
     "Transform",
     "UnreadableImageError",
+    "attribution",
     "check_context",
     "class_names",
     "find_images",

@@ -18,7 +18,7 @@ from lzn_jax.configuration import EXIT_DONE, UserError
 from lzn_jax.data.decoding import UnreadableImageError
 from lzn_jax.data.examples import MAX_NAMED, EncodedImages, Examples
 from lzn_jax.data.pipeline import TrainingBatches, whole_image
-from lzn_jax.data.sources import attribution, class_names, load_pairs_alone
+from lzn_jax.data.sources import class_names, load_pairs_alone
 from lzn_jax.data_types import text
 from lzn_jax.run.progress import progress
 
@@ -67,8 +67,7 @@ def check(config: ConfigDict, workdir: Path) -> int:
         _describe_scan(scans[split], examples)
     path = workdir / "figures" / "contact_sheet.png"
     try:
-        credit = attribution(config.data)
-        _draw(path, splits["train"], scans["train"].unreadable.keys(), names, credit)
+        _draw(path, splits["train"], scans["train"].unreadable.keys(), names)
     except OSError as error:
         raise UserError(f"{path} cannot be written: choose a folder with --workdir") from error
     _check_allowed(splits, scans, config.data)
@@ -177,13 +176,7 @@ def _time_batches(train: Examples, config: ConfigDict) -> None:
     )  # fmt: skip
 
 
-def _draw(
-    path: Path,
-    train: Examples,
-    unreadable: Collection[int],
-    names: tuple[str, ...],
-    credit: str,
-) -> None:
+def _draw(path: Path, train: Examples, unreadable: Collection[int], names: tuple[str, ...]) -> None:
     """Readable images of the first classes, spread over the data set."""
     is_single = len(names) == 1
     limit = _SHOWN_OF_A_CLASS**2 if is_single else _SHOWN_OF_A_CLASS
@@ -196,12 +189,12 @@ def _draw(
         return
     shown = [name or "all" for name in names]
     images, labels = train.images[rows], train.labels[rows]
-    plots.sample_grid(path, images, labels, shown, "Training images", credit=credit)
+    plots.sample_grid(path, images, labels, shown, "Training images")
     _log.info("images by class: %s", path)
     if train.texts is not None:
         places = np.linspace(0, len(rows) - 1, min(len(rows), plots.MAX_PAIRS)).astype(int)
         shown = np.array(rows)[places]
         pairs = path.with_name("pairs.png")
         images, texts = train.images[shown], train.texts[shown]
-        plots.translations(pairs, images, texts, "Images and their texts", credit)
+        plots.translations(pairs, images, texts, "Images and their texts")
         _log.info("images with their texts: %s", pairs)

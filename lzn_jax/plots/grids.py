@@ -64,7 +64,6 @@ def _write_sheet(
     tiles: Sequence[_Tile],
     notes: Sequence[_Note],
     title: str,
-    credit: str = "",
 ) -> Path:
     """Draw tiles and notes below a title; notes with negative x stand in the left margin."""
     widths = [_text_extent(note.text, TEXT_SIZE)[0] - note.x for note in notes if note.x < 0]
@@ -100,7 +99,7 @@ def _write_sheet(
         va="top",
         parse_math=False,
     )
-    return save(figure, path, credit)
+    return save(figure, path)
 
 
 def _class_name(label: int, class_names: Sequence[str] | None) -> str:
@@ -116,7 +115,6 @@ def sample_grid(
     class_names: Sequence[str] | None = None,
     title: str | None = None,
     columns: int = 12,
-    credit: str = "",
 ) -> Path:
     """Images (1 or 3 channels) side by side, one row a class, the class at the left.
 
@@ -135,7 +133,7 @@ def sample_grid(
             down, across = divmod(place, columns)
             corner = (across * column_width, (row + down) * row_height)
             tiles.append(_Tile(*corner, tile))
-    return _write_sheet(path, tiles, notes, title or "Images by class", credit)
+    return _write_sheet(path, tiles, notes, title or "Images by class")
 
 
 def reconstructions(

@@ -2,6 +2,10 @@
 
 import io
 import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -15,6 +19,8 @@ DPI = 150
 TEXT_SIZE = 10  # points, as the next two
 TITLE_SIZE = 13
 SMALL_SIZE = 9
+
+_credit: ContextVar[str] = ContextVar("credit", default="")
 
 
 def new_figure(width: float, height: float, title: str | None = None) -> Figure:
@@ -43,11 +49,23 @@ def count_steps(axes: Axes) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda step, _: f"{step:,.0f}"))
 
 
-def save(figure: Figure, path: str | os.PathLike[str], credit: str = "") -> Path:
-    """Writes a PNG file, whole or not at all, with `credit` in small letters at the bottom."""
-    if credit:
+@contextmanager
+def credited(text: str) -> Iterator[None]:
+    """Pictures that are saved inside say so in small letters at the bottom."""
+    token = _credit.set(text)
+    try:
+        yield
+    finally:
+        _credit.reset(token)
+
+
+def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
+    """Writes a PNG file, whole or not at all."""
+    if credit := _credit.get():
         figure.text(0.5, 0, credit, ha="center", va="bottom", fontsize=7, color="0.4")
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI, facecolor="white")
+    with warnings.catch_warnings():  # texts of any script; what the font lacks is a box
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        figure.savefig(buffer, format="png", dpi=DPI, facecolor="white")
     reporting.write_bytes(path, buffer.getvalue())
     return Path(path)

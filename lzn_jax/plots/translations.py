@@ -15,9 +15,7 @@ COLUMNS = 5
 MAX_PAIRS = 20
 
 
-def translations(
-    path: str | os.PathLike[str], sources: Any, targets: Any, title: str, credit: str = ""
-) -> Path:
+def translations(path: str | os.PathLike[str], sources: Any, targets: Any, title: str) -> Path:
     """Each source above what it became; images are arrays (h, w, c) uint8, others are written."""
     count = min(len(targets), MAX_PAIRS)
     rows = -(-count // COLUMNS)
@@ -29,7 +27,7 @@ def translations(
         row, column = divmod(place, COLUMNS)
         show(grid[2 * row, column], sources[place])
         show(grid[2 * row + 1, column], targets[place])
-    return save(figure, path, credit)
+    return save(figure, path)
 
 
 def tasks(path: str | os.PathLike[str], rows: Sequence[tuple[str, Any, Any]]) -> Path:

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from lzn_jax import plots
-from lzn_jax.plots import zones
+from lzn_jax.plots import style, zones
 
 
 def _pixels(path):
@@ -261,3 +261,18 @@ def test_predictions_shows_the_first_images_and_a_label_where_it_differs(tmp_pat
     top, _, left, _ = _box(_is_color(wrong, 41))
     assert top + 96 <= changed[0] < changed[1] <= top + 192  # below the first of six rows
     assert left <= changed[2] < changed[3] <= left + 96
+
+
+def test_pictures_name_their_author_where_they_must(tmp_path):
+    with plots.credited("by an author"):
+        figure = style.new_figure(2.0, 2.0)
+        style.save(figure, tmp_path / "credited.png")
+    other = style.new_figure(2.0, 2.0)
+    style.save(other, tmp_path / "other.png")
+    assert [text.get_text() for text in figure.texts] == ["by an author"]
+    assert other.texts == []
+
+
+def test_texts_of_any_script_can_be_drawn(tmp_path):
+    texts = ["\x03\x07", "日本の旗"]
+    assert plots.translations(tmp_path / "texts.png", texts, texts, "Texts").stat().st_size > 0
