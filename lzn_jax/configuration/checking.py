@@ -216,6 +216,10 @@ def _check_text(values: Mapping[str, Any]) -> None:
     _require(values["latent.enabled"], "latent.enabled must be True with texts, got False")
     for weight in ("training.generation_weight", "training.text_weight"):
         _require(values[weight] > 0, f"{weight} must be > 0 with texts, got 0.0")
+    _require(
+        values["data.tokenizer_path"] is None or values["text.alphabet"] is None,
+        f"text.alphabet must be None with data.tokenizer_path, got {values['text.alphabet']!r}",
+    )
     for network in ("text_encoder", "text_decoder"):
         width, heads = values[f"{network}.features"], values[f"{network}.num_heads"]
         _require(

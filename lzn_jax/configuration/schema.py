@@ -319,6 +319,7 @@ _REPRESENTATION = {
 _TEXT = {
     "objective": _choice("'infonce' is the baseline of retrieval: no zones", "lzn", "infonce"),
     "infonce.temperature": _positive("temperature of the baseline's softmax", 0.07),
+    "data.tokenizer_path": _word("file of Hugging Face's tokenizers, None = text.alphabet", None),
     "text.alphabet": _word("characters of the texts, None = bytes of UTF-8", None),
     "text.max_length": _count("tokens of the longest text, its end included"),
     "text.context_size": _count("known texts, whose anchors cut zones"),

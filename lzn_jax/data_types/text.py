@@ -19,8 +19,8 @@ from lzn_jax.data.examples import MAX_NAMED
 from lzn_jax.data_types import Condition, DataType, Zones, some
 from lzn_jax.microbatches import in_training
 from lzn_jax.models import Variables
-from lzn_jax.models.transformer import END
 from lzn_jax.randomness import Stream
+from lzn_jax.tokenizers import END, Tokenizer, tokenizer
 
 _log = logging.getLogger(__name__)
 
@@ -40,74 +40,19 @@ def _tell(batch: Mapping[str, Array], zones: Zones | None) -> Float[Array, "b q"
     return jnp.where(zones.is_present[:, None], anchors, 0)
 
 
-class Tokenizer:
-    """Texts as integers: characters of an alphabet or, without one, bytes; 0 ends a text."""
-
-    def __init__(self, alphabet: str | None, max_length: int) -> None:
-        self._alphabet, self._max_length = alphabet, max_length
-        self._numbers = {character: i + 1 for i, character in enumerate(alphabet or "")}
-
-    def encode(self, texts: Sequence[str] | np.ndarray) -> Int[np.ndarray, "n l"]:
-        """Tokens of texts; raises UserError for one that is empty, too long or has unknown ones."""
-        for text in texts:
-            if fault := self.fault(text):
-                raise UserError(f"the text {str(text)!r} {fault}")
-        return self.encode_known(texts)
-
-    def encode_known(self, texts: Sequence[str] | np.ndarray) -> Int[np.ndarray, "n l"]:
-        """Tokens of texts; of one that is missing or cannot be said, a row of 0."""
-        tokens = np.full((len(texts), self._max_length), END, np.int32)
-        for row, text in zip(tokens, texts, strict=True):
-            if not self.fault(text):
-                numbers = self._split(text)
-                row[: len(numbers)] = numbers
-        return tokens
-
-    def decode(self, tokens: Int[np.ndarray, "n l"]) -> list[str]:
-        """Texts of tokens, up to their ends; bytes that are no UTF-8 become U+FFFD."""
-        texts = []
-        for row in np.asarray(tokens):
-            numbers = row[: np.argmax(row == END) if (row == END).any() else len(row)]
-            if self._alphabet is None:
-                texts.append(bytes(int(n) - 1 for n in numbers).decode(errors="replace"))
-            else:
-                texts.append("".join(self._alphabet[n - 1] for n in numbers))
-        return texts
-
-    def length(self, text: str) -> int:
-        """The number of a text's tokens without its end, whether they can be said or not."""
-        return len(text.encode() if self._alphabet is None else text)
-
-    def fault(self, text: str) -> str | None:
-        """Why a text has no tokens, None if it has."""
-        if not text:
-            return "is empty"
-        if self._alphabet is not None and (unknown := set(text) - set(self._alphabet)):
-            return f"has characters that the run does not know: {', '.join(sorted(unknown))}"
-        if self.length(text) >= self._max_length:
-            return f"is longer than the run's {self._max_length - 1} tokens"
-        return None
-
-    def _split(self, text: str) -> list[int]:
-        if self._alphabet is None:
-            return [byte + 1 for byte in text.encode()]
-        return [self._numbers[character] for character in text]
-
-
 def known(
-    config: ConfigDict, texts: np.ndarray | None
+    tokenizer: Tokenizer, size: int, texts: np.ndarray | None
 ) -> tuple[Int[np.ndarray, "k l"], Float[np.ndarray, " k"]]:
-    """Tokens and log counts of the `text.context_size` commonest texts; -inf where there are none.
+    """Tokens and log counts of the `size` commonest texts; -inf where there are none.
 
     Texts of the same count go by their letters.
     """
-    size = config.text.context_size
     names, counts = np.unique([str(text) for text in _some(texts) if text], return_counts=True)
     order = np.argsort(-counts, kind="stable")[:size]
     log_weights = np.full(size, -np.inf, np.float32)
     log_weights[: len(order)] = np.log(counts[order])
     filled = [*names[order], *[""] * (size - len(order))]
-    return tokenizer(config).encode_known(filled), log_weights
+    return tokenizer.encode_known(filled)[0], log_weights
 
 
 def _some(texts: np.ndarray | None) -> np.ndarray:
@@ -123,20 +68,16 @@ def columns(config: ConfigDict, texts: np.ndarray | None) -> dict[str, np.ndarra
     """
     if "text" not in config.types:
         return {}
-    found, texts = tokenizer(config), _some(texts)
-    left_out = [str(text) for text in texts if text and found.fault(text)]
-    different = list(dict.fromkeys(left_out))
-    for text in different[:MAX_NAMED]:
-        _log.warning("left out: the text %r %s", text, found.fault(text))
+    texts = _some(texts)
+    tokens, faults = tokenizer(config).encode_known(texts)
+    left_out = [index for index in faults if texts[index]]
+    different = {str(texts[index]): faults[index] for index in left_out}
+    for text in list(different)[:MAX_NAMED]:
+        _log.warning("left out: the text %r %s", text, different[text])
     if left_out:
         count = len(left_out)
         _log.warning("texts left out: %d different ones, of %d examples", len(different), count)
-    return {"tokens": found.encode_known(texts)}
-
-
-def tokenizer(config: ConfigDict) -> Tokenizer:
-    """The tokenizer of a config."""
-    return Tokenizer(config.text.alphabet, config.text.max_length)
+    return {"tokens": tokens}
 
 
 class TextEncoder:
@@ -147,6 +88,7 @@ class TextEncoder:
 
     def __init__(self, config: ConfigDict, encoder: nn.Module) -> None:
         self.config, self.encoder = config, encoder
+        self.tokenizer = tokenizer(config)
 
     def init(self, key: PRNGKeyArray) -> Any:
         """Fresh variables."""
@@ -180,7 +122,7 @@ class TextEncoder:
 
     def context(self, anchors: Callable[..., Any], train: Examples) -> dict[str, Any]:
         """The known texts: anchors, log counts and tokens."""
-        tokens, log_weights = known(self.config, train.texts)
+        tokens, log_weights = known(self.tokenizer, self.config.text.context_size, train.texts)
         found = anchors(tokens, description="anchors of texts")
         return {"text_anchors": found, "text_log_weights": log_weights, "text_tokens": tokens}
 

@@ -13,6 +13,7 @@ from lzn_jax.models.mlp import MLPDecoder, MLPEncoder, MLPGenerator
 from lzn_jax.models.ncsnpp import NCSNppDecoder, NCSNppEncoder, NCSNppGenerator
 from lzn_jax.models.resnet import ResNet
 from lzn_jax.models.transformer import TextDecoder, TextEncoder
+from lzn_jax.tokenizers import tokenizer
 
 ENCODERS: dict[str, type[nn.Module]] = {
     "ncsnpp": NCSNppEncoder,
@@ -51,7 +52,7 @@ def build(config: ConfigDict) -> dict[str, nn.Module]:
             modules["label_anchors"] = LabelAnchors(config.data.num_classes, dim)
     if "text" in config.types:
         text = {**given, "latent_dim": config.latent.dim, "max_length": config.text.max_length}
-        text["vocabulary"] = 1 + len(config.text.alphabet or range(256))
+        text["vocabulary"] = tokenizer(config).size
         modules["text_encoder"] = _module(TextEncoder, {**config.text_encoder, **text})
         modules["text_decoder"] = _module(TextDecoder, {**config.text_decoder, **text})
     return modules

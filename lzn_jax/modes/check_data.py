@@ -21,6 +21,7 @@ from lzn_jax.data.pipeline import TrainingBatches, whole_image
 from lzn_jax.data.sources import class_names, load_pairs_alone
 from lzn_jax.data_types import text
 from lzn_jax.run.progress import progress
+from lzn_jax.tokenizers import tokenizer
 
 MAX_SECONDS = 1800.0
 _IMAGES_AT_A_TIME = 256
@@ -134,8 +135,11 @@ def _describe_texts(split: str, texts: np.ndarray, config: ConfigDict) -> None:
     """Pairs, lengths and characters; texts that the run's tokenizer, if it has one, cannot say."""
     said = [str(each) for each in texts if each]
     is_read = "text" in config.types
-    length, unit = (text.tokenizer(config).length, "tokens") if is_read else (len, "characters")
-    lengths = sorted(map(length, said)) or [0]
+    found, unit = (tokenizer(config).lengths(said), "tokens") if is_read else (
+        [len(each) for each in said],
+        "characters",
+    )
+    lengths = sorted(found) or [0]
     _log.info(
         "%s: %d pairs, %d different texts of %d different characters, %d images without a text",
         split, len(said), len(set(said)), len(set("".join(said))), len(texts) - len(said),

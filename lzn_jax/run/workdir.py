@@ -21,6 +21,7 @@ from lzn_jax.run import processes, reporting
 
 CONFIG_FILE = "config.json"
 VERSION_FILE = "version.json"
+TOKENIZER_FILE = "tokenizer.json"
 LOCK_FILE = ".lock"
 # A host that died keeps its lock on a network's file system for so long: NFS's lease, and a little.
 LOCK_SECONDS = 100.0
@@ -30,6 +31,7 @@ _DISK_ERRORS = ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EIO", "ESTALE")
 # many at a time or in all, how to sample.
 FREE_FIELDS = (
     "data.path",
+    "data.tokenizer_path",  # what is in the file may not
     "data.workers",
     "data.skip_unreadable",
     "data.test_set",
@@ -80,13 +82,15 @@ def prepare(config: ConfigDict, workdir: Path, *, is_training: bool) -> None:
 
 
 def record(config: ConfigDict, workdir: Path) -> None:
-    """Writes what a run is: config.json, and by which code, version.json.
+    """Writes what a run is: config.json, by which code, version.json, and its tokenizer's file.
 
     For when nothing of the config has turned out to be wrong. Raises UserError for a folder that is
     not shared by all processes.
     """
     reporting.write_json(workdir / CONFIG_FILE, configuration.to_json_dict(config))
     reporting.write_json(workdir / VERSION_FILE, code_version())
+    if (tokenizer := _content(config.data.get("tokenizer_path"))) is not None:
+        reporting.write_bytes(workdir / TOKENIZER_FILE, tokenizer)
     processes.everywhere(True)  # the one that writes has written
     if not (workdir / CONFIG_FILE).is_file():
         raise UserError(
@@ -181,6 +185,11 @@ def has_checkpoint(workdir: Path) -> bool:
     return folder.is_dir() and any(child.name.isdigit() for child in folder.iterdir())
 
 
+def _content(path: str | Path | None) -> bytes | None:
+    """What is in a file, None where there is none."""
+    return Path(path).read_bytes() if path is not None and Path(path).is_file() else None
+
+
 def _holds_run(workdir: Path) -> bool:
     """Whether a run has left more than its config there."""
     metrics = workdir / reporting.METRICS_FILE
@@ -205,4 +214,12 @@ def check_same_run(config: ConfigDict, workdir: Path, free: tuple[str, ...] = ()
         raise UserError(
             f"{workdir} holds a run with {name}={stored.get(name)}, this command says "
             f"{asked.get(name)}: say --config.{name}={stored.get(name)} or choose another --workdir"
+        )
+    own, asked_path = workdir / TOKENIZER_FILE, asked.get("data.tokenizer_path")
+    kept = own if stored.get("data.tokenizer_path") is not None else None
+    if _content(asked_path) != _content(kept):
+        raise UserError(
+            f"{workdir} holds a run with the tokenizer {kept}, of which "
+            f"data.tokenizer_path={asked_path} is no copy (any more): say "
+            f"--config.data.tokenizer_path={kept} or choose another --workdir"
         )

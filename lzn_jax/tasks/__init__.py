@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from lzn_jax import zoning
 from lzn_jax.configuration import UserError
 from lzn_jax.data import Examples, Images
-from lzn_jax.data_types import Condition, Encoder, text
+from lzn_jax.data_types import Condition, Encoder
 from lzn_jax.data_types.label import one_hot
 from lzn_jax.latent_space import LatentSpace, Model
 from lzn_jax.randomness import Stream, key_or_seed, keys_by_index, normal_by_index
@@ -51,6 +51,8 @@ class Tasks:
         self.decoder = cast(Any, space.types["image"].decoder if "image" in space.types else None)
         if "image" in space.encoders:
             self._features = jax.jit(space.encoders["image"].features)
+        if "text" in space.encoders:
+            self.tokenizer = space.encoders["text"].tokenizer
         self._latents_from = jax.jit(self.latents_from, static_argnames="source")
         self._decode = jax.jit(self.decode, static_argnames=("source", "target"))
         if self.has_classes:
@@ -268,7 +270,7 @@ class Tasks:
         if target == "label":
             return found["classes"]
         targets = found[self.space.decoders[target].output]
-        return text.tokenizer(self.config).decode(targets) if target == "text" else targets
+        return self.tokenizer.decode(targets) if target == "text" else targets
 
     def _translated(
         self,
@@ -310,7 +312,7 @@ class Tasks:
 
     def encoded(self, samples: Any, source: str | None) -> Any:
         """Samples as encoders take them: texts as tokens; raises UserError for unreadable ones."""
-        return text.tokenizer(self.config).encode(samples) if source == "text" else samples
+        return self.tokenizer.encode(samples) if source == "text" else samples
 
     def check_pair(self, source: str | None, target: str) -> None:
         """Raises UserError, which names the pairs, for one that the space cannot go between."""
@@ -336,7 +338,7 @@ class Tasks:
     def texts(self, model: Model, numbers: Int[np.ndarray, " n"]) -> list[str]:
         """The known texts of these numbers."""
         tokens = np.asarray(model.context["text_tokens"])[numbers]
-        return text.tokenizer(self.config).decode(tokens)
+        return self.tokenizer.decode(tokens)
 
     def classify(self, model: Model, images: Images) -> Predictions:
         """Class and probability of each image, from the middle of its zone.

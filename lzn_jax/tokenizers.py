@@ -1,0 +1,168 @@
+"""Texts as tokens: integers, 0 the end of a text and what fills it up behind its end.
+
+The other numbers, less one, are those of a vocabulary: characters of an alphabet, bytes, or what a
+file of Hugging Face's `tokenizers` says.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Int
+from ml_collections import ConfigDict
+
+from lzn_jax.configuration import UserError
+
+END = 0  # token at a text's end and behind it
+_TEXTS_AT_A_TIME = 4096  # a file's encodings take much memory
+
+
+@runtime_checkable
+class Vocabulary(Protocol):
+    """Texts as lists of numbers from 0 to `size` - 1."""
+
+    size: int
+
+    def unknown(self, text: str) -> set[str]:
+        """Characters that it cannot say: here halves of characters, which broken texts have."""
+        return {character for character in text if "\ud800" <= character <= "\udfff"}
+
+    def split(self, texts: Sequence[str]) -> Iterator[Sequence[int]]:
+        """Numbers of each text, none of which has unknown characters."""
+
+    def join(self, rows: list[list[int]]) -> list[str]:
+        """Texts of numbers."""
+
+
+class Characters(Vocabulary):
+    """The characters of an alphabet."""
+
+    def __init__(self, alphabet: str) -> None:
+        self.size, self._alphabet = len(alphabet), alphabet
+        self._numbers = {character: i for i, character in enumerate(alphabet)}
+
+    def unknown(self, text: str) -> set[str]:
+        """Those that are not in the alphabet."""
+        return set(text) - self._numbers.keys()
+
+    def split(self, texts: Sequence[str]) -> Iterator[Sequence[int]]:
+        return ([self._numbers[character] for character in text] for text in texts)
+
+    def join(self, rows: list[list[int]]) -> list[str]:
+        return ["".join(self._alphabet[n] for n in row) for row in rows]
+
+
+class Bytes(Vocabulary):
+    """The bytes of UTF-8."""
+
+    size = 256
+
+    def split(self, texts: Sequence[str]) -> Iterator[Sequence[int]]:
+        return (list(text.encode()) for text in texts)
+
+    def join(self, rows: list[list[int]]) -> list[str]:
+        """Texts of bytes; what is no UTF-8 becomes U+FFFD."""
+        return [bytes(row).decode(errors="replace") for row in rows]
+
+
+class File(Vocabulary):
+    """What a file of Hugging Face's `tokenizers` says, which adds no special tokens here.
+
+    How unknown characters are said is the file's own choice.
+    """
+
+    def __init__(self, path: str) -> None:
+        try:
+            import tokenizers
+        except ImportError as error:
+            message = "data.tokenizer_path needs a package: pip install 'lzn_jax[text]'"
+            raise UserError(message) from error
+        try:
+            self._tokens = tokenizers.Tokenizer.from_str(Path(path).read_text(encoding="utf-8"))
+            self._tokens.encode("\uffff")  # fails where the unknown has no number
+            self.size = 1 + max(self._tokens.get_vocab().values(), default=-1)
+        except Exception as error:  # the package raises no narrower one
+            reason = " ".join(str(error).split())
+            raise UserError(
+                f"data.tokenizer_path={path} must be a tokenizer.json of the package tokenizers: "
+                f"{reason}"
+            ) from error
+        if self.size == 0:
+            raise UserError(f"data.tokenizer_path={path} has no vocabulary: train the tokenizer")
+        self._tokens.no_padding()
+        self._tokens.no_truncation()
+
+    def split(self, texts: Sequence[str]) -> Iterator[Sequence[int]]:
+        for start in range(0, len(texts), _TEXTS_AT_A_TIME):
+            some = texts[start : start + _TEXTS_AT_A_TIME]
+            for encoding in self._tokens.encode_batch_fast(some, add_special_tokens=False):
+                yield encoding.ids
+
+    def join(self, rows: list[list[int]]) -> list[str]:
+        """Texts of the file's numbers, special ones, such as that of the unknown, included."""
+        return self._tokens.decode_batch(rows, skip_special_tokens=False)
+
+
+class Tokenizer:
+    """Texts of a vocabulary as rows of `max_length` tokens, of which there are `size` ones."""
+
+    def __init__(self, vocabulary: Vocabulary, max_length: int) -> None:
+        self._vocabulary, self._max_length = vocabulary, max_length
+        self.size = 1 + vocabulary.size
+
+    def encode(self, texts: Sequence[str] | np.ndarray) -> Int[np.ndarray, "n l"]:
+        """Tokens of texts; raises UserError for one that has none."""
+        tokens, faults = self.encode_known(texts)
+        for index, fault in faults.items():
+            raise UserError(f"the text {str(texts[index])!r} {fault}")
+        return tokens
+
+    def encode_known(
+        self, texts: Sequence[str] | np.ndarray
+    ) -> tuple[Int[np.ndarray, "n l"], dict[int, str]]:
+        """Tokens of texts, and by index why a text has none; its row is of 0."""
+        texts, faults = [str(text) for text in texts], {}
+        tokens = np.full((len(texts), self._max_length), END, np.int32)
+        for index, numbers in enumerate(self._split(texts)):
+            text = texts[index]
+            if fault := self._fault(text, self._vocabulary.unknown(text), len(numbers)):
+                faults[index] = fault
+            else:
+                tokens[index, : len(numbers)] = 1 + np.array(numbers)
+        return tokens, faults
+
+    def lengths(self, texts: Sequence[str]) -> list[int]:
+        """How many tokens texts have, however many there is room for; 0 where none can be had."""
+        return [len(numbers) for numbers in self._split(texts)]
+
+    def decode(self, tokens: Int[np.ndarray, "n l"]) -> list[str]:
+        """Texts of tokens, up to their ends."""
+        is_text = np.cumsum(np.asarray(tokens) == END, axis=1) == 0
+        rows = [(row[shown] - 1).tolist() for row, shown in zip(tokens, is_text, strict=True)]
+        return self._vocabulary.join(rows)
+
+    def _split(self, texts: Sequence[str]) -> Iterator[Sequence[int]]:
+        """Numbers of texts, none of one with unknown characters."""
+        unknown = self._vocabulary.unknown
+        return self._vocabulary.split(["" if unknown(text) else text for text in texts])
+
+    def _fault(self, text: str, unknown: set[str], count: int) -> str | None:
+        if not text:
+            return "is empty"
+        if unknown:
+            return f"has characters that the run does not know: {', '.join(sorted(unknown))}"
+        if count == 0:
+            return "has no tokens in the run's vocabulary"
+        if count >= self._max_length:
+            return f"is longer than the run's {self._max_length - 1} tokens"
+        return None
+
+
+def tokenizer(config: ConfigDict) -> Tokenizer:
+    """The tokenizer of a config; raises UserError for a file that is none."""
+    path, alphabet = config.data.tokenizer_path, config.text.alphabet
+    vocabulary: Vocabulary = Bytes() if alphabet is None else Characters(alphabet)
+    if path is not None:
+        vocabulary = File(path)
+    return Tokenizer(vocabulary, config.text.max_length)

@@ -1,0 +1,215 @@
+"""Texts as tokens of an alphabet, of bytes and of a file of the package tokenizers."""
+
+import itertools
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import small
+
+from lzn_jax import configuration, main, trained_model
+from lzn_jax.configuration import UserError
+from lzn_jax.data.captions import DIGITS, LEANS, WEIGHTS
+from lzn_jax.run import workdir as workdirs
+from lzn_jax.tokenizers import END, Bytes, Characters, File, Tokenizer, tokenizer
+
+CONFIG = "configs/digits_text.py"
+
+
+def trained_file(path, **fields):
+    """A file of word pieces; fields of its JSON are replaced."""
+    reason = "the package tokenizers is not installed: pip install -e '.[text]'"
+    package = pytest.importorskip("tokenizers", reason=reason)
+    model = package.Tokenizer(package.models.BPE(unk_token="[UNK]"))
+    model.pre_tokenizer = package.pre_tokenizers.Metaspace()
+    model.decoder = package.decoders.Metaspace()
+    texts = [" ".join(parts) for parts in itertools.product(["a"], WEIGHTS, DIGITS, LEANS)]
+    trainer = package.trainers.BpeTrainer(
+        vocab_size=50, show_progress=False, special_tokens=["[UNK]", "[CLS]"]
+    )
+    model.train_from_iterator(texts, trainer)
+    model.post_processor = package.processors.TemplateProcessing(
+        single="[CLS] $A", special_tokens=[("[CLS]", 1)]
+    )
+    model.enable_truncation(2)
+    model.enable_padding(length=9)
+    path.write_text(json.dumps(json.loads(model.to_str()) | fields))
+    return str(path)
+
+
+def changes(path):
+    return {"data__tokenizer_path": path, "text__alphabet": None, "data__captions": True}
+
+
+@pytest.mark.parametrize("vocabulary", [Characters(" ab"), Bytes()], ids=["letters", "bytes"])
+def test_tokens_are_texts_again(vocabulary):
+    texts, both = ["a", "ab ab", " b"], Tokenizer(vocabulary, 6)
+    tokens = both.encode(texts)
+    assert tokens.shape == (3, 6)
+    assert (tokens[:, -1] == END).all()
+    assert tokens.max() < both.size
+    assert both.decode(tokens) == texts
+
+
+def test_bytes_say_any_text_and_what_is_no_utf_8_is_marked():
+    found = Tokenizer(Bytes(), 8)
+    assert found.size == 257
+    assert found.decode(found.encode(["é🙂"])) == ["é🙂"]
+    assert found.decode(np.array([[256, 0, 0, 0, 0, 0, 0, 0]])) == ["\ufffd"]
+
+
+def test_a_file_says_texts_by_its_own_tokens_and_no_others(tmp_path):
+    found = Tokenizer(File(trained_file(tmp_path / "tokenizer.json")), 20)
+    texts = ["a bold seven", "a nine leaning upright"]
+    tokens = found.encode(texts)
+    assert found.decode(tokens) == texts
+    lengths = np.sum(tokens != END, axis=1)
+    assert (lengths < [len(text) for text in texts]).all()  # pieces of several letters
+    assert (lengths > 2).all()  # the file's truncation is not ours
+    assert tokens.min(where=tokens != END, initial=99) > 2  # neither [UNK] nor [CLS], from 1 on
+    assert tokens.max() < found.size == 51
+    assert found.decode(found.encode(["a bold !"])) == ["a bold [UNK]"]
+
+
+def test_many_texts_are_those_of_one_at_a_time(tmp_path, monkeypatch):
+    monkeypatch.setattr("lzn_jax.tokenizers._TEXTS_AT_A_TIME", 2)
+    found = Tokenizer(File(trained_file(tmp_path / "tokenizer.json")), 20)
+    texts = ["a bold", "a", "", "nine standing", "a left nine"]
+    tokens, faults = found.encode_known(texts)
+    assert faults == {2: "is empty"}
+    for text, row in zip(texts, tokens, strict=True):
+        np.testing.assert_array_equal(row, found.encode_known([text])[0][0])
+    assert found.decode(tokens) == texts
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "text", "message"),
+    [
+        (Characters(" ab"), "abc", "does not know: c"),
+        (Characters(" ab"), "ababab", "longer than the run's 5 tokens"),
+        (Characters(" ab"), "", "is empty"),
+        (Bytes(), "éàè", "longer than the run's 5 tokens"),
+        (Bytes(), "a\ud83d", "does not know: \ud83d"),
+    ],
+)
+def test_a_text_that_cannot_be_said_is_named_or_left_out(vocabulary, text, message):
+    found = Tokenizer(vocabulary, 6)
+    with pytest.raises(UserError, match=message):
+        found.encode(["a", text])
+    tokens, faults = found.encode_known(["a", text])
+    assert tokens[0].any()
+    assert tokens[1].tolist() == [END] * 6
+    assert list(faults) == [1]
+
+
+def test_a_text_of_which_a_file_makes_nothing_or_too_much_is_named(tmp_path):
+    path = trained_file(tmp_path / "tokenizer.json", pre_tokenizer={"type": "Whitespace"})
+    found = Tokenizer(File(path), 6)
+    with pytest.raises(UserError, match="' ' has no tokens in the run's vocabulary"):
+        found.encode(["a", " "])
+    with pytest.raises(UserError, match="is longer than the run's 5 tokens"):
+        found.encode(["a thin nine standing upright"])
+    with pytest.raises(UserError, match="does not know: \ud83d"):
+        found.encode(["a\ud83d"])
+
+
+def lines_of(capsys, flags):
+    """The lines at a command that ends with the user's error."""
+    assert main.main([*flags, "--mode=train"]) == 2
+    return capsys.readouterr().err.splitlines()
+
+
+EMPTY = {"type": "WordLevel", "vocab": {}, "unk_token": "[UNK]"}
+LOST = {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "[UNK]"}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "No such file"),
+        ("folder", "Is a directory"),
+        (b"\xff\xfe", "can't decode byte"),
+        (b"a b c", "expected"),
+        (b"{}", "Model missing"),
+        ({"model": EMPTY, "added_tokens": []}, "[UNK]"),
+        ({"model": {"type": "BPE", "vocab": {}, "merges": []}, "added_tokens": []}, "no vocab"),
+        ({"model": LOST, "added_tokens": []}, "Missing [UNK] token"),
+    ],
+)
+def test_a_file_that_is_no_tokenizer_is_one_line(content, message, tmp_path, capsys):
+    pytest.importorskip("tokenizers", reason="the package tokenizers is not installed")
+    path = tmp_path / "tokenizer.json"
+    if isinstance(content, dict):
+        trained_file(path, **content)
+    elif content == "folder":
+        path.mkdir()
+    elif content is not None:
+        path.write_bytes(content)
+    flags = small.flags(CONFIG, tmp_path / "run", **changes(path))
+    (line,) = lines_of(capsys, flags)
+    assert line.startswith(f"error: data.tokenizer_path={path} ")
+    assert message in line
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_without_the_package_the_line_says_how_to_install_it(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    flags = small.flags(CONFIG, tmp_path / "run", **changes(tmp_path / "tokenizer.json"))
+    (line,) = lines_of(capsys, flags)
+    assert "pip install 'lzn_jax[text]'" in line
+
+
+def test_a_file_and_an_alphabet_do_not_go_together():
+    with pytest.raises(UserError, match=r"text.alphabet must be None with data.tokenizer_path"):
+        configuration.load(CONFIG, ["data.tokenizer_path=a.json"])
+
+
+@pytest.fixture
+def run(tmp_path):
+    """The folder of a run with the tokenizer of a file, its config, and the file."""
+    path = trained_file(tmp_path / "words.json")
+    config, folder = small.config(CONFIG, **changes(path)), tmp_path / "run"
+    workdirs.record(config, folder)
+    (folder / "checkpoints" / "2").mkdir(parents=True)
+    return folder, config, Path(path)
+
+
+def test_a_run_keeps_its_tokenizer_and_is_loaded_with_it_wherever_it_is(tmp_path):
+    path = trained_file(tmp_path / "words.json")
+    config = small.config(CONFIG, **changes(path))
+    expected = tokenizer(config).encode(["a bold seven"])
+    moved = small.untrained_run(tmp_path / "run", config).rename(tmp_path / "moved")
+    trained_file(tmp_path / "words.json", pre_tokenizer=None)  # another from now on
+    assert not np.array_equal(tokenizer(config).encode(["a bold seven"]), expected)
+    model = trained_model.load(moved)
+    np.testing.assert_array_equal(model.tasks.encoded(["a bold seven"], "text"), expected)
+    assert model.model.variables["text_decoder"]["params"]["Dense_1"]["bias"].shape == (51,)
+    assert all(text.startswith("a ") for text in model.tasks.texts(model.model, np.arange(12)))
+    assert len(model.generate("text", 3)) == 3
+
+
+def test_a_tokenizer_that_is_not_the_runs_is_one_line_that_says_where_it_is(run, capsys):
+    folder, config, path = run
+    copy = folder / "tokenizer.json"
+    workdirs.check_same_run(config, folder)
+    workdirs.check_same_run(small.config(CONFIG, **changes(copy)), folder)
+    for change in (lambda: path.write_text("{}"), path.unlink):
+        change()
+        (line,) = lines_of(capsys, small.flags(CONFIG, folder, **changes(path)))
+        assert f"say --config.data.tokenizer_path={copy} or choose another" in line
+    with pytest.raises(UserError, match=f"say --config.data.tokenizer_path={copy} or"):
+        workdirs.check_same_run(small.config(CONFIG, **changes(None)), folder)
+    copy.unlink()
+    with pytest.raises(UserError, match=f"data.tokenizer_path={copy} .*No such file"):
+        trained_model.load(folder)
+
+
+def test_a_run_of_bytes_has_no_tokenizer_to_name(run, tmp_path):
+    _, config, _ = run
+    workdirs.record(small.config(CONFIG, **changes(None)), tmp_path / "bytes")
+    assert not (tmp_path / "bytes" / "tokenizer.json").exists()
+    with pytest.raises(UserError, match=r"tokenizer None.*say --config.data.tokenizer_path=None"):
+        workdirs.check_same_run(config, tmp_path / "bytes")
