@@ -115,10 +115,10 @@ def test_a_step_in_micro_batches_is_the_unsplit_step(devices):
     assert split_memory < memory
 
 
-@pytest.mark.parametrize("path", ["configs/digits_joint.py", "configs/digits_repr.py"])
-def test_rematerialisation_of_blocks_does_not_change_the_gradient(path):
+@pytest.mark.parametrize("name", ["digits_joint", "digits_repr", "digits_text"])
+def test_rematerialisation_of_blocks_does_not_change_the_gradient(name):
     def gradient(remat):
-        config = small.config(path, training__batch_size=16, training__remat=remat)
+        config = small.config(f"configs/{name}.py", training__batch_size=16, training__remat=remat)
         space = LatentSpace(config, sharding.make_mesh(1))
         variables = small.shaken(space.init(jax.random.key(0)))
         shapes = compilation.batch_shapes(space, config)

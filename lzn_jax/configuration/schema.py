@@ -332,6 +332,9 @@ _TEXT = {
     **_network("text_decoder", _TRANSFORMER),
     "text_decoder.latents": _latents("text", "image"),
     "sampling.temperature": _amount("of texts, 0 = the likeliest token after another", 0.0),
+    "sampling.top_p": _positive(
+        "probability of the likeliest tokens, of which texts are drawn", 1.0, maximum=1
+    ),
     "text_decoder.noise_scale": _amount("α of its latents, None = from 0 to 1 at random", None),
 }
 # A preset: the types of a space, their alignments, and what decoders are given.

@@ -157,6 +157,7 @@ class TextDecoder:
         self.sources: tuple[str, ...] = config.text_decoder.latents
         self.noise_scale: float | None = config.text_decoder.noise_scale
         self.temperature: float = config.sampling.temperature
+        self.top_p: float = config.sampling.top_p
 
     def init(self, key: PRNGKeyArray, condition: Condition) -> Any:
         """Fresh variables."""
@@ -186,23 +187,53 @@ class TextDecoder:
         index: Int[Array, " b"],
     ) -> dict[str, Array]:
         """`tokens` of the given numbers: the likeliest one after another, or drawn."""
-        length, (latents, _) = self.config.text.max_length, condition
-        stream = jax.random.fold_in(key, Stream.TEXT)
+        stream, (latents, _) = jax.random.fold_in(key, Stream.TEXT), condition
         keys = jax.vmap(lambda i: jax.random.fold_in(stream, i))(index)
+        start = jnp.full(len(index), END, jnp.int32)
 
-        def write(place, tokens):
-            logits: Any = self.decoder.apply(variables[self.network], tokens, latents, train=False)
-            scores = logits[:, place]
-            if self.temperature > 0:
-                place_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, place)
-                noise = jax.vmap(lambda key: jax.random.gumbel(key, scores.shape[1:]))(place_keys)
-                scores = scores / self.temperature + noise
-            is_over = (place > 0) & (tokens[:, place - 1] == END)
-            token = jnp.where(is_over, END, jnp.argmax(scores, axis=1))
-            return tokens.at[:, place].set(token.astype(tokens.dtype))
+        def write(written: tuple[Array, Any], place: Array) -> tuple[tuple[Array, Any], Array]:
+            before, cache = written
+            arguments = before[:, None], place[None], latents
+            logits, cache = self._after(variables, cache, *arguments)
+            is_over = (place > 0) & (before == END)
+            token = jnp.where(is_over, END, self._choose(logits[:, 0], keys, place))
+            return (token, cache), token
 
-        nothing = jnp.full((len(index), length), END, jnp.int32)
-        return {"tokens": jax.lax.fori_loop(0, length, write, nothing)}
+        places = jnp.arange(self.config.text.max_length)
+        room = self._room(variables, jnp.tile(start[:, None], len(places)), places, latents)
+        _, tokens = jax.lax.scan(write, (start, room), places)
+        return {"tokens": tokens.T}
+
+    def _after(self, variables: Variables, cache: Any, *arguments: Any) -> tuple[Any, Any]:
+        """Logits, and the keys and values that are kept for the next place."""
+        own, method = {**variables[self.network], **cache}, "after"
+        return self.decoder.apply(own, *arguments, keeps=True, method=method, mutable=["cache"])
+
+    def _room(self, variables: Variables, *arguments: Any) -> Any:
+        """Room for the keys and values of all places."""
+        shapes = jax.eval_shape(lambda: self._after(variables, {}, *arguments)[1])
+        return jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
+
+    def _choose(
+        self, logits: Float[Array, "b v"], keys: Key[Array, " b"], place: Array
+    ) -> Int[Array, " b"]:
+        """The likeliest token of each text, or one drawn with the text's own noise."""
+        if self.temperature > 0:
+            place_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, place)
+            noise = jax.vmap(lambda key: jax.random.gumbel(key, logits.shape[1:]))(place_keys)
+            logits = likeliest(logits / self.temperature, self.top_p) + noise
+        return jnp.argmax(logits, axis=1).astype(jnp.int32)
+
+
+def likeliest(logits: Float[Array, "b v"], share: float) -> Float[Array, "b v"]:
+    """Logits of the fewest tokens that together have a share of the probability, else -inf."""
+    if share == 1:  # without sorting
+        return logits
+    descending = jnp.sort(logits, axis=1, descending=True)
+    p = jax.nn.softmax(descending, axis=1)
+    is_in = jnp.cumsum(p, axis=1) - p < share  # the first one always
+    least = jnp.min(descending, axis=1, keepdims=True, initial=jnp.inf, where=is_in)
+    return jnp.where(logits >= least, logits, -jnp.inf)
 
 
 def _no_text(config: ConfigDict) -> Int[Array, "1 l"]:

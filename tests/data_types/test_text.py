@@ -9,9 +9,12 @@ from flax import linen as nn
 
 from lzn_jax import zoning
 from lzn_jax.configuration import UserError
-from lzn_jax.data_types.text import TextDecoder, TextEncoder, columns, known
+from lzn_jax.data_types.text import TextDecoder, TextEncoder, columns, known, likeliest
 from lzn_jax.latent_space import Model
 from lzn_jax.models import transformer
+from lzn_jax.randomness import Stream
+from lzn_jax.run import sharding
+from lzn_jax.run.batching import in_batches
 from lzn_jax.tokenizers import Characters, Tokenizer
 
 LETTERS = Tokenizer(Characters(" ab"), 6)
@@ -69,8 +72,11 @@ class Table(nn.Module):
     logits: tuple[tuple[float, ...], ...]
 
     def __call__(self, tokens, latents, *, train):
-        table = jnp.asarray(self.logits)
-        return jnp.broadcast_to(table, (len(tokens), *table.shape))
+        return self.after(tokens, jnp.arange(len(self.logits)), latents)
+
+    def after(self, before, places, latents, *, keeps=False):
+        table = jnp.asarray(self.logits)[places]
+        return jnp.broadcast_to(table, (len(before), *table.shape))
 
 
 def decoder_of(table):
@@ -110,6 +116,69 @@ def test_texts_drawn_at_temperature_1_have_the_probabilities_of_the_logits():
     shares = np.bincount(drawn[:, 0], minlength=4) / 4000
     np.testing.assert_allclose(shares, [0.1, 0.2, 0.3, 0.4], atol=0.03)
     np.testing.assert_array_equal(write(index[7:9]), drawn[7:9])  # a text goes by its number
+
+
+def written_by_whole_passes(decoder, params, key, latents, index):
+    """Tokens as a network without kept keys and values writes them, all anew for each place."""
+    network = jax.jit(lambda tokens: DECODER.apply(params, tokens, latents, train=False))
+    keys = [jax.random.fold_in(jax.random.fold_in(key, Stream.TEXT), int(i)) for i in index]
+    tokens = np.zeros((len(latents), 6), np.int32)
+    for place in range(6):
+        scores = np.array(network(jnp.asarray(tokens))[:, place])
+        for row in range(len(latents)) if decoder.temperature else ():
+            noise = jax.random.gumbel(jax.random.fold_in(keys[row], place), (4,))
+            scores[row] = scores[row] / decoder.temperature + noise
+        is_over = (place > 0) & (tokens[:, place - 1] == transformer.END)
+        tokens[:, place] = np.where(is_over, transformer.END, np.argmax(scores, axis=1))
+    return tokens
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+@pytest.mark.parametrize("devices", [1, 8])
+def test_texts_are_those_of_whole_passes_on_any_devices(temperature, devices):
+    decoder = TextDecoder(config(sampling__temperature=temperature), DECODER)
+    latents, index = jax.random.normal(jax.random.key(4), (11, 5)), np.arange(11) + 5
+    params = variables(DECODER, jnp.zeros((1, 6), jnp.int32), latents[:1])
+    key = jax.random.key(3)
+
+    @jax.jit
+    def write(request):
+        condition = (request["latents"], None)
+        return decoder.generate({"text_decoder": params}, key, condition, request["index"])
+
+    request = {"latents": latents, "index": index}
+    mesh = sharding.make_mesh(8, jax.devices()[:devices])
+    found = in_batches(write, request, mesh=mesh, batch_size=8, description="")["tokens"]
+    expected = written_by_whole_passes(decoder, params, key, latents, index)
+    np.testing.assert_array_equal(found, expected)
+    assert len(np.unique(found, axis=0)) > 2
+    assert (found == transformer.END).any()
+
+
+@pytest.mark.parametrize(
+    ("share", "kept"), [(1e-9, [3]), (0.4, [3]), (0.41, [2, 3]), (0.71, [1, 2, 3]), (1.0, range(4))]
+)
+def test_tokens_beyond_a_share_of_the_probability_are_never_drawn(share, kept):
+    p = np.array([0.1, 0.2, 0.3, 0.4 + 1e-6])
+    logits = jnp.log(jnp.array([p, p[::-1]])) + 2.0
+    found = np.asarray(likeliest(logits, share))
+    assert np.flatnonzero(np.isfinite(found[0])).tolist() == list(kept)
+    np.testing.assert_array_equal(found[1], found[0][::-1])
+    np.testing.assert_array_equal(found[0][list(kept)], logits[0, jnp.array(list(kept))])
+    table = np.tile(np.log(p), (6, 1))
+    decoder = TextDecoder(
+        config(sampling__temperature=1.0, sampling__top_p=share), Table(tuple(map(tuple, table)))
+    )
+    condition = ({"text_decoder": {}}, jax.random.key(0), (None, None), jnp.arange(300))
+    drawn = np.asarray(decoder.generate(*condition)["tokens"])[:, 0]
+    assert set(drawn.tolist()) == set(kept)
+
+
+@pytest.mark.parametrize("share", [0, 1.1, "most"])
+def test_a_share_of_the_probability_that_is_none_is_named(share):
+    message = "sampling.top_p must be a finite number > 0 and <= 1, got "
+    with pytest.raises(UserError, match=message):
+        config(sampling__top_p=share)
 
 
 def test_equal_texts_of_a_batch_share_a_zone_and_missing_ones_have_none():
