@@ -134,11 +134,9 @@ def _describe(split: str, examples: Examples, names: tuple[str, ...]) -> None:
 def _describe_texts(split: str, texts: np.ndarray, config: ConfigDict) -> None:
     """Pairs, lengths and characters; texts that the run's tokenizer, if it has one, cannot say."""
     said = [str(each) for each in texts if each]
-    is_read = "text" in config.types
-    found, unit = (tokenizer(config).lengths(said), "tokens") if is_read else (
-        [len(each) for each in said],
-        "characters",
-    )
+    found, unit = [len(each) for each in said], "characters"
+    if "text" in config.types:
+        found, unit = [n for n in tokenizer(config).lengths(said) if n], "tokens"
     lengths = sorted(found) or [0]
     _log.info(
         "%s: %d pairs, %d different texts of %d different characters, %d images without a text",
