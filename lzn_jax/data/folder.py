@@ -43,7 +43,7 @@ def load(data: ConfigDict, split: str) -> Examples:
     if data.get("captions"):
         rows, texts, left_out = _pairs(folder, names, data)
     if data.holdout is not None:
-        images = np.unique(rows)
+        images = np.unique(rows)  # those with a text, where there are texts
         is_chosen = np.isin(rows, images[_held_out(len(images), data.holdout, split)])
         rows, texts = rows[is_chosen], None if texts is None else texts[is_chosen]
     names, labels = names[rows], labels[rows]

@@ -143,7 +143,8 @@ class _Records:
 
         Raises UserError for a damaged record, and where there is no such feature, or several.
         """
-        found = [path for path in _strings(self._features) if "file" not in path[-1]]
+        is_file = ("filename", "file_name")
+        found = [path for path in _strings(self._features) if not path[-1].endswith(is_file)]
         if len(found) != 1:
             names = ", ".join("/".join(path) for path in found) or "none"
             raise UserError(f"{self._name} must have one feature of texts, its features: {names}")
