@@ -19,7 +19,8 @@ import jax.numpy as jnp
 
 from lzn_jax import configuration, models
 from lzn_jax.data_types.text import TextDecoder
-from lzn_jax.tokenizers import END
+from lzn_jax.models.transformer import END
+from lzn_jax.tokenizers import num_tokens
 
 REPEATS = 5
 
@@ -34,7 +35,7 @@ def make_decoder(arguments: argparse.Namespace) -> TextDecoder:
     overrides = [f"text_decoder.{name}={value}" for name, value in sizes.items()]
     overrides.append(f"text.max_length={arguments.tokens}")
     config = configuration.load("configs/digits_text.py", overrides)
-    return TextDecoder(config, models.build(config)["text_decoder"])
+    return TextDecoder(config, models.build(config, num_tokens(config))["text_decoder"])
 
 
 def write_by_whole_passes(decoder: TextDecoder, variables, latents: jax.Array) -> jax.Array:

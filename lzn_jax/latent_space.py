@@ -42,6 +42,7 @@ from lzn_jax.models import Variables, split_variables
 from lzn_jax.randomness import Stream, key_or_seed, normal_by_index
 from lzn_jax.run.batching import in_batches
 from lzn_jax.run.sharding import examples_at_a_time
+from lzn_jax.tokenizers import num_tokens
 
 # Of a config's seed each network has a key of its own, by its place here.
 _INIT_ORDER = ("decoder", "encoder", "label_anchors", "text_encoder", "text_decoder")
@@ -92,7 +93,7 @@ class LatentSpace:
         self, config: ConfigDict, mesh: Mesh, more_types: Mapping[str, DataType] | None = None
     ) -> None:
         self.config = config
-        self.modules: Mapping[str, nn.Module] = models.build(config)
+        self.modules: Mapping[str, nn.Module] = models.build(config, num_tokens(config))
         count = examples_at_a_time(config.training)
         self.in_batches = functools.partial(in_batches, mesh=mesh, batch_size=count)
         self.solver = make_solver(config, "latent")

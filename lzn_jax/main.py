@@ -65,22 +65,23 @@ def _run(arguments: list[str]) -> int:
     workdir = Path(flags.workdir or Path("results") / Path(flags.config).stem)
 
     # JAX starts only for a good command.
-    from lzn_jax import data, plots, train
+    from lzn_jax import data, train
     from lzn_jax.modes import compilation, inference, replay, translation
     from lzn_jax.modes.check_data import check
+    from lzn_jax.plots.style import credited
     from lzn_jax.run import processes
     from lzn_jax.run import workdir as workdirs
 
     logging.basicConfig(format="%(message)s", force=True)
     logging.getLogger("lzn_jax").setLevel(logging.INFO)
     if flags.mode == "check_data":
-        with plots.credited(data.attribution(config.data)):
+        with credited(data.attribution(config.data)):
             return check(config, workdir)
     if flags.mode == "compile":
         return compilation.compile_step(config, flags.slice)
     _use_compile_cache()
     with (
-        plots.credited(data.attribution(config.data)),
+        credited(data.attribution(config.data)),
         processes.together(flags.coordinator, flags.num_processes, flags.process_id),
         workdirs.guarded(workdir),
     ):

@@ -13,8 +13,8 @@ from jaxtyping import Int
 from ml_collections import ConfigDict
 
 from lzn_jax.configuration import UserError
+from lzn_jax.models.transformer import END
 
-END = 0  # token at a text's end and behind it
 _TEXTS_AT_A_TIME = 4096  # a file's encodings take much memory
 
 
@@ -157,6 +157,11 @@ class Tokenizer:
         if count >= self._max_length:
             return f"is longer than the run's {self._max_length - 1} tokens"
         return None
+
+
+def num_tokens(config: ConfigDict) -> int | None:
+    """The size of a config's vocabulary, the end included; None without texts."""
+    return tokenizer(config).size if "text" in config.types else None
 
 
 def tokenizer(config: ConfigDict) -> Tokenizer:

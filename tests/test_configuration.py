@@ -314,8 +314,8 @@ def test_no_other_field_takes_none(name):
         ("seed=4294967296", "seed must be an integer >= 0 and < 4294967296, got 4294967296"),
         (
             "data.name=mnist",
-            "data.name must be one of 'digits', 'fashion', 'cifar10', 'tfds', 'image_folder', "
-            "got 'mnist'",
+            "data.name must be one of 'digits', 'fashion', 'cifar10', 'emoji', 'tfds', "
+            "'image_folder', got 'mnist'",
         ),
         ("data.image_size=16", "data.image_size must be 8, got 16"),
         ("data.channels=3", "data.channels must be 1, got 3"),
@@ -565,8 +565,8 @@ def test_the_largest_cutoff_leaves_a_step(num_steps):
         ),
         (
             "tree['data']['name'] = 'mnist'",
-            "data.name must be one of 'digits', 'fashion', 'cifar10', 'tfds', 'image_folder', "
-            "got 'mnist'",
+            "data.name must be one of 'digits', 'fashion', 'cifar10', 'emoji', 'tfds', "
+            "'image_folder', got 'mnist'",
         ),
         (
             "tree['decoder']['dropout'] = float('nan')",

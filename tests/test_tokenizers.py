@@ -12,8 +12,9 @@ import small
 from lzn_jax import configuration, main, trained_model
 from lzn_jax.configuration import UserError
 from lzn_jax.data.captions import DIGITS, LEANS, WEIGHTS
+from lzn_jax.models.transformer import END
 from lzn_jax.run import workdir as workdirs
-from lzn_jax.tokenizers import END, Bytes, Characters, File, Tokenizer, tokenizer
+from lzn_jax.tokenizers import Bytes, Characters, File, Tokenizer, tokenizer
 
 CONFIG = "configs/digits_text.py"
 

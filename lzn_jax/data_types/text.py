@@ -19,8 +19,9 @@ from lzn_jax.data.examples import MAX_NAMED
 from lzn_jax.data_types import Condition, DataType, Zones, some
 from lzn_jax.microbatches import in_training
 from lzn_jax.models import Variables
+from lzn_jax.models.transformer import END
 from lzn_jax.randomness import Stream
-from lzn_jax.tokenizers import END, Tokenizer, tokenizer
+from lzn_jax.tokenizers import Tokenizer, tokenizer
 
 _log = logging.getLogger(__name__)
 

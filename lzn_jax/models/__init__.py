@@ -13,7 +13,6 @@ from lzn_jax.models.mlp import MLPDecoder, MLPEncoder, MLPGenerator
 from lzn_jax.models.ncsnpp import NCSNppDecoder, NCSNppEncoder, NCSNppGenerator
 from lzn_jax.models.resnet import ResNet
 from lzn_jax.models.transformer import TextDecoder, TextEncoder
-from lzn_jax.tokenizers import tokenizer
 
 ENCODERS: dict[str, type[nn.Module]] = {
     "ncsnpp": NCSNppEncoder,
@@ -33,9 +32,10 @@ def has_latents(config: ConfigDict) -> bool:
     return enabled
 
 
-def build(config: ConfigDict) -> dict[str, nn.Module]:
+def build(config: ConfigDict, num_tokens: int | None = None) -> dict[str, nn.Module]:
     """Modules of a config by name, as it has them: 'encoder', 'decoder', 'label_anchors' and more.
 
+    Where the config has texts, `num_tokens` is the size of their vocabulary, the end included.
     Without latents (`latent.enabled` False) the plain rectified flow is left: 'decoder' alone.
     Raises ValueError for an unknown network name.
     """
@@ -52,7 +52,7 @@ def build(config: ConfigDict) -> dict[str, nn.Module]:
             modules["label_anchors"] = LabelAnchors(config.data.num_classes, dim)
     if "text" in config.types:
         text = {**given, "latent_dim": config.latent.dim, "max_length": config.text.max_length}
-        text["vocabulary"] = tokenizer(config).size
+        text["vocabulary"] = num_tokens
         modules["text_encoder"] = _module(TextEncoder, {**config.text_encoder, **text})
         modules["text_decoder"] = _module(TextDecoder, {**config.text_decoder, **text})
     return modules

@@ -1,11 +1,14 @@
-"""Transformers of texts: tokens to an anchor, and a latent to tokens, one after another."""
+"""Transformers of texts: tokens to an anchor, and a latent to tokens, one after another.
+
+Tokens are integers, 0 the end of a text and what fills it up behind its end.
+"""
 
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from lzn_jax.tokenizers import END
+END = 0  # token at a text's end and behind it
 
 
 class Block(nn.Module):

@@ -3,7 +3,6 @@
 from lzn_jax.plots.embedding import MIN_POINTS, tsne
 from lzn_jax.plots.grids import interpolation, predictions, reconstructions, sample_grid
 from lzn_jax.plots.lines import accuracy_curves, classification, curves
-from lzn_jax.plots.style import credited
 from lzn_jax.plots.translations import MAX_PAIRS, tasks, translations
 from lzn_jax.plots.zones import latent_zones
 
@@ -12,7 +11,6 @@ __all__ = [
     "MIN_POINTS",
     "accuracy_curves",
     "classification",
-    "credited",
     "curves",
     "interpolation",
     "latent_zones",

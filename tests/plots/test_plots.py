@@ -264,7 +264,7 @@ def test_predictions_shows_the_first_images_and_a_label_where_it_differs(tmp_pat
 
 
 def test_pictures_name_their_author_where_they_must(tmp_path):
-    with plots.credited("by an author"):
+    with style.credited("by an author"):
         figure = style.new_figure(2.0, 2.0)
         style.save(figure, tmp_path / "credited.png")
     other = style.new_figure(2.0, 2.0)
