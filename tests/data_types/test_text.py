@@ -27,9 +27,9 @@ def config(**changes):
     return small.config("configs/digits_text.py", text__alphabet=" ab", **sizes | changes)
 
 
-def variables(module, *arguments):
+def variables(module, *arguments, scale=0.5, seed=0):
     shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), *arguments, train=False))
-    return jax.device_put(small.drawn(shapes, scale=0.5))
+    return jax.device_put(small.drawn(shapes, scale, seed))
 
 
 def test_texts_of_a_data_set_that_cannot_be_said_are_counted_and_named(caplog):
@@ -137,8 +137,11 @@ def written_by_whole_passes(decoder, params, key, latents, index):
 @pytest.mark.parametrize("devices", [1, 8])
 def test_texts_are_those_of_whole_passes_on_any_devices(temperature, devices):
     decoder = TextDecoder(config(sampling__temperature=temperature), DECODER)
-    latents, index = 5 * jax.random.normal(jax.random.key(4), (11, 5)), np.arange(11) + 5
-    params = variables(DECODER, jnp.zeros((1, 6), jnp.int32), latents[:1])
+    latents, index = 3 * jax.random.normal(jax.random.key(4), (11, 5)), np.arange(11) + 5
+    nothing = jnp.zeros((1, 6), jnp.int32)
+    params = variables(DECODER, nothing, latents[:1], scale=1.0, seed=3)
+    for layer in ("Dense_1", "LayerNorm_0"):  # else one token is the likeliest everywhere
+        params["params"][layer]["bias"] *= 0
     key = jax.random.key(3)
 
     @jax.jit
@@ -151,8 +154,8 @@ def test_texts_are_those_of_whole_passes_on_any_devices(temperature, devices):
     found = in_batches(write, request, mesh=mesh, batch_size=8, description="")["tokens"]
     expected = written_by_whole_passes(decoder, params, key, latents, index)
     np.testing.assert_array_equal(found, expected)
-    assert len(np.unique(found, axis=0)) > 2
-    assert temperature == 0 or (found == transformer.END).any()
+    assert len(np.unique(found, axis=0)) > 3
+    assert (found == transformer.END).any()
 
 
 @pytest.mark.parametrize(
