@@ -48,7 +48,8 @@ def test_one_place_after_another_has_the_logits_of_all_at_once(remat):
         logits, cache = after(cache, before[:, None], jnp.array([place]))
         np.testing.assert_allclose(logits[:, 0], whole[:, place], atol=1e-5)
         before = TOKENS[:, place]
-    assert np.abs(whole[:, 1:] - whole[:, :-1]).max() > 0.1
+    alike = module.apply(variables, 0 * TOKENS, LATENTS, train=False)
+    assert np.abs(np.diff(alike, axis=1)).max(axis=2).min() > 1e-3  # a place tells itself
 
 
 @pytest.mark.parametrize("network", ["text_encoder", "text_decoder"])
