@@ -18,6 +18,7 @@ import matplotlib
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, StrMethodFormatter
 
 from lzn_jax.run import reporting
@@ -73,6 +74,17 @@ def by_updates(arguments: argparse.Namespace) -> dict[int, evidence.Results]:
     return found
 
 
+def count_steps(axes: Axes) -> None:
+    """Steps to the right and values upwards, both in logarithms, written as numbers."""
+    axes.set(xscale="log", yscale="log")
+    axes.set_xticks(EULER_STEPS, [str(n) for n in EULER_STEPS])
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.minorticks_off()
+    axes.grid(color="0.9")
+    axes.spines[["top", "right"]].set_visible(False)
+
+
 def draw(path: Path, found: dict[str, evidence.Results]) -> None:
     """Quality against Euler steps, a panel a metric, the range of seeds shaded; RK45's dashed."""
     figure, panels = plt.subplots(1, len(CURVES), figsize=(9, 3.8), layout="constrained")
@@ -85,13 +97,8 @@ def draw(path: Path, found: dict[str, evidence.Results]) -> None:
             axes.fill_between(EULER_STEPS, low, high, color=color, alpha=0.2, linewidth=0)
             rk45 = np.mean([row[metric] for row in found["rk45"][name]])
             axes.axhline(rk45, color=color, linestyle="--", label=f"{name}, RK45")
-        axes.set(xscale="log", yscale="log", xlabel="Euler steps", ylabel=label)
-        axes.set_xticks(EULER_STEPS, [str(n) for n in EULER_STEPS])
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        axes.minorticks_off()
-        axes.grid(color="0.9")
-        axes.spines[["top", "right"]].set_visible(False)
+        count_steps(axes)
+        axes.set(xlabel="Euler steps", ylabel=label)
     panels[0].legend(frameon=False)
     figure.savefig(path, dpi=150)
     plt.close(figure)

@@ -16,9 +16,8 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-from generation_evidence import EULER_STEPS
+from generation_evidence import EULER_STEPS, count_steps
 from matplotlib.axes import Axes
-from matplotlib.ticker import LogLocator, StrMethodFormatter
 
 METRIC = "fd_features"
 FLOWS = {"RF": "rectified flow", "LZN": "rectified flow, told a latent"}
@@ -52,13 +51,8 @@ def draw(axes: Axes, name: str, found: dict[str, list[float]]) -> None:
         style = "o-" if len(values) > 1 else "*"
         size = 5 if len(values) > 1 else 13
         axes.plot(EULER_STEPS[: len(values)], values, style, markersize=size, label=label)
-    axes.set(xscale="log", yscale="log", title=name, xlabel="evaluations of the decoder a sample")
-    axes.set_xticks(EULER_STEPS, [str(n) for n in EULER_STEPS])
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axes.minorticks_off()
-    axes.grid(color="0.9")
-    axes.spines[["top", "right"]].set_visible(False)
+    count_steps(axes)
+    axes.set(title=name, xlabel="evaluations of the decoder a sample")
 
 
 def main() -> None:

@@ -132,6 +132,10 @@ class Tokenizer:
                 tokens[index, : len(numbers)] = 1 + np.array(numbers)
         return tokens, faults
 
+    def sayable(self, texts: Sequence[str] | np.ndarray) -> Int[np.ndarray, " k"]:
+        """Places of the texts that have tokens."""
+        return np.setdiff1d(np.arange(len(texts)), list(self.encode_known(texts)[1]))
+
     def lengths(self, texts: Sequence[str]) -> list[int]:
         """How many tokens texts have, however many there is room for; 0 where none can be had."""
         return [len(numbers) for numbers in self._split(texts)]

@@ -12,6 +12,9 @@ import small
 from lzn_jax import data, main, trained_model, zoning
 from lzn_jax.configuration import UserError
 from lzn_jax.data_types import text
+from lzn_jax.evaluation.caption_quality import CaptionQuality
+from lzn_jax.evaluation.measurements import Measurements
+from lzn_jax.evaluation.retrieval import RetrievalQuality
 from lzn_jax.latent_space import LatentSpace
 from lzn_jax.losses import contrastive
 from lzn_jax.run import sharding
@@ -207,6 +210,20 @@ def test_a_latent_of_a_label_is_decoded_among_the_labels_texts(model):
     for label, zone in enumerate(among.tolist()):
         assert zone != 5  # which is no known text
         assert zone == anywhere[label] if label not in there else classes[zone] == label
+
+
+def test_test_texts_that_the_run_cannot_say_are_left_out_of_what_is_measured(model):
+    test = digits()[1]
+    rows, some = np.arange(20), test.texts[:20].astype(object)
+    some[[0, 3, 7]] = "", "a çat", 99 * "a"
+    cut = test._replace(images=test.images[:20], labels=test.labels[:20], texts=some)
+    said = np.setdiff1d(rows, [0, 3, 7])
+    whole = cut._replace(images=cut.images[said], labels=cut.labels[said], texts=some[said])
+    for quality in (RetrievalQuality(model.tasks), CaptionQuality(model.tasks)):
+        assert quality(model.model, cut) == quality(model.model, whole) != {}
+        assert quality(model.model, cut._replace(texts=np.full(20, "", object))) == {}
+    shown = Measurements(model.tasks)._examples(model.model, cut)
+    assert {title for title, *_ in shown} >= {"text to image", "image to text"}
 
 
 def test_what_does_not_fit_is_one_line_that_names_the_pairs(model, run, capsys):

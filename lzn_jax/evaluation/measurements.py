@@ -11,6 +11,7 @@ from jaxtyping import Array
 
 from lzn_jax import plots
 from lzn_jax.data import Examples
+from lzn_jax.data.examples import evenly_spaced
 from lzn_jax.data_types.image import ViewEncoder
 from lzn_jax.evaluation.caption_quality import CaptionQuality
 from lzn_jax.evaluation.classification import accuracy_curves
@@ -64,10 +65,13 @@ class Measurements:
 
     def _examples(self, model: Model, test: Examples) -> list[tuple[str, Any, Any]]:
         """Titles, sources and targets of each pair of types; sources are of different classes."""
-        _, rows = np.unique(test.labels, return_index=True)
-        if not self.tasks.has_classes:
-            rows = np.linspace(0, len(test.labels) - 1, SHOWN, dtype=int)
-        rows = rows[:SHOWN]
+        rows = np.arange(len(test.labels))
+        if "text" in self.space.encoders:
+            assert test.texts is not None
+            rows = self.tasks.tokenizer.sayable(test.texts)
+        if self.tasks.has_classes:
+            rows = rows[np.unique(test.labels[rows], return_index=True)[1]][:SHOWN]
+        rows = rows[evenly_spaced(min(len(rows), SHOWN), len(rows))]
         samples = {"image": test.images[rows], "label": test.labels[rows]}
         if test.texts is not None:
             samples["text"] = test.texts[rows]

@@ -55,10 +55,8 @@ def check(config: ConfigDict, workdir: Path) -> int:
     no pairs, and no `data.skip_unreadable` allows for them.
     """
     names = class_names(config.data)
-    splits = {
-        "train": load_pairs_alone(config.data, "train"),
-        "test": load_pairs_alone(config.data, "test"),
-    }
+    splits = {"train": load_pairs_alone(config.data, "train")}
+    splits["test"] = load_pairs_alone(config.data, "test")
     scans = {}
     for split, examples in splits.items():
         _describe(split, examples, names)
@@ -190,13 +188,11 @@ def _draw(path: Path, train: Examples, unreadable: Collection[int], names: tuple
     if not rows:
         return
     shown = [name or "all" for name in names]
-    images, labels = train.images[rows], train.labels[rows]
-    plots.sample_grid(path, images, labels, shown, "Training images")
+    plots.sample_grid(path, train.images[rows], train.labels[rows], shown, "Training images")
     _log.info("images by class: %s", path)
     if train.texts is not None:
         places = np.linspace(0, len(rows) - 1, min(len(rows), plots.MAX_PAIRS)).astype(int)
         shown = np.array(rows)[places]
         pairs = path.with_name("pairs.png")
-        images, texts = train.images[shown], train.texts[shown]
-        plots.translations(pairs, images, texts, "Images and their texts")
+        plots.translations(pairs, train.images[shown], train.texts[shown], "Images and their texts")
         _log.info("images with their texts: %s", pairs)

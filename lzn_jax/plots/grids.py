@@ -60,10 +60,7 @@ def _text_extent(text: str, size: int, weight: str = "normal") -> tuple[int, int
 
 
 def _write_sheet(
-    path: str | os.PathLike[str],
-    tiles: Sequence[_Tile],
-    notes: Sequence[_Note],
-    title: str,
+    path: str | os.PathLike[str], tiles: Sequence[_Tile], notes: Sequence[_Note], title: str
 ) -> Path:
     """Draw tiles and notes below a title; notes with negative x stand in the left margin."""
     widths = [_text_extent(note.text, TEXT_SIZE)[0] - note.x for note in notes if note.x < 0]
