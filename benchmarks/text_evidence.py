@@ -17,6 +17,16 @@ VARIANTS = {
     "adams": ["--config.alignment.solver=adams", "--config.alignment.cutoff=0.6"],
     **{f"alpha_{a}": [f"--config.alignment.noise_scale={a}"] for a in (0.2, 1.0)},
     "prob": ["--config.alignment.form=prob"],
+    "zones": ["--config.training.generation_weight=0.0", "--config.training.text_weight=0.0"],
+    "own_latents": [
+        "--config.decoder.latents=('image',)",
+        "--config.text_decoder.latents=('text',)",
+    ],
+    "partner_latents": [
+        "--config.decoder.latents=('text',)",
+        "--config.text_decoder.latents=('image',)",
+    ],
+    "latent_alone": ["--config.decoder.told=None"],
     "one_way": ["--config.alignments=('image:text',)"],
     "large_batch": ["--config.training.batch_size=1024", "--config.training.microbatch_size=256"],
 }

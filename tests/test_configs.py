@@ -338,6 +338,13 @@ def test_a_shrunk_baseline_of_retrieval_is_measured_by_that_alone(tmp_path):
     assert not {"test_accuracy", "sample_accuracy", "image_to_text_exact"} & summary.keys()
 
 
+def test_zones_alone_classify_and_retrieve(tmp_path):
+    fields = {"training__generation_weight": 0, "training__text_weight": 0}
+    summary = _run("digits_text", tmp_path / "run", **fields)
+    assert summary.keys() >= RETRIEVAL | {"test_accuracy"}
+    assert not {"sample_accuracy", "image_to_text_exact"} & summary.keys()
+
+
 def test_a_classifier_alone_is_not_judged_by_a_decoder_that_never_trained(tmp_path):
     summary = _run("digits_joint", tmp_path / "run", training__generation_weight=0)
     assert {"test_accuracy", "test_accuracy_batch"} <= summary.keys()

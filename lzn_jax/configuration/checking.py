@@ -214,8 +214,12 @@ def _check_text(values: Mapping[str, Any]) -> None:
     """There are texts and all that is measured of them; heads of attention share a width evenly."""
     _require(values.get("data.captions", False), "data.captions must be True for texts, got False")
     _require(values["latent.enabled"], "latent.enabled must be True with texts, got False")
-    for weight in ("training.generation_weight", "training.text_weight"):
-        _require(values[weight] > 0, f"{weight} must be > 0 with texts, got 0.0")
+    weights = values["training.generation_weight"], values["training.text_weight"]
+    _require(
+        min(weights) > 0 or (max(weights) == 0 and values["alignment.weight"] > 0),
+        "training.generation_weight and training.text_weight must both be > 0, or both 0 to train "
+        f"zones alone by an alignment.weight > 0, got {weights[0]} and {weights[1]}",
+    )
     _require(
         values["data.tokenizer_path"] is None or values["text.alphabet"] is None,
         f"text.alphabet must be None with data.tokenizer_path, got {values['text.alphabet']!r}",
