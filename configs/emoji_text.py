@@ -40,8 +40,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.decoder.patch_size = 4
     config.decoder.told_dropout = 0.1
 
-    # Names as bytes of UTF-8; English ones have at most 74, those of other languages 150.
-    config.text.max_length = 75
+    # Names as bytes of UTF-8; English ones have at most 76, those of other languages twice as many.
+    config.text.max_length = 80
     config.text.context_size = 2048
     config.text_encoder.features = 128
     config.text_decoder.features = 128
