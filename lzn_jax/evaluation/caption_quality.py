@@ -4,12 +4,14 @@ from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Int, UInt8
 
 from lzn_jax.data import Examples
 from lzn_jax.data.examples import evenly_spaced
 from lzn_jax.evaluation.retrieval import RANKS, RetrievalQuality, recalls
 from lzn_jax.latent_space import Model
 from lzn_jax.tasks import Tasks
+from lzn_jax.tokenizers import Tokenizer
 
 MAX_WRITTEN = 1000  # test pairs, at even steps
 
@@ -27,21 +29,36 @@ class CaptionQuality:
         the run's own encoders. Pairs whose text the run cannot say are left out.
         """
         assert test.texts is not None
-        rows = self.tasks.tokenizer.sayable(test.texts)
+        rows = compared(self.tasks.tokenizer, test)
         if len(rows) == 0:
             return {}
-        rows = rows[evenly_spaced(min(len(rows), MAX_WRITTEN), len(rows))]
         texts = [str(text) for text in test.texts[rows]]
         written = self.tasks.translate(model, test.images[rows], "image", "text")
         made = self.tasks.translate(model, texts, "text", "image")
+        return {**agreement(written, texts), **self.recognised(model, made, texts)}
+
+    def recognised(
+        self, model: Model, made: UInt8[np.ndarray, "n h w c"], texts: Sequence[str]
+    ) -> dict[str, float]:
+        """`text_to_image_r1`, `_r10`: made images that find their texts by a model's encoders."""
         images = self._retrieval.embedded(model, made, "image")
         names = self._retrieval.embedded(model, self.tasks.encoded(texts, "text"), "text")
         found = recalls(images, names, np.array(texts))
-        return {
-            "image_to_text_exact": float(np.mean(np.array(written) == np.array(texts))),
-            "image_to_text_words": words_in_common(written, texts),
-            **{f"text_to_image_r{k}": found[k] for k in RANKS},
-        }
+        return {f"text_to_image_r{k}": found[k] for k in RANKS}
+
+
+def compared(tokenizer: Tokenizer, test: Examples) -> Int[np.ndarray, " k"]:
+    """Places of the pairs that are compared: at most MAX_WRITTEN, whose texts have tokens."""
+    rows = tokenizer.sayable([] if test.texts is None else test.texts)
+    return rows[evenly_spaced(min(len(rows), MAX_WRITTEN), len(rows))]
+
+
+def agreement(written: Sequence[str], asked: Sequence[str]) -> dict[str, float]:
+    """`image_to_text_exact`, the share of texts written as they are, and `_words`, an F1."""
+    return {
+        "image_to_text_exact": float(np.mean(np.array(written) == np.array(asked))),
+        "image_to_text_words": words_in_common(written, asked),
+    }
 
 
 def words_in_common(written: Sequence[str], asked: Sequence[str]) -> float:

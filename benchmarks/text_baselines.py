@@ -1,0 +1,284 @@
+"""Tasks of a text config, each by networks trained for it alone: one space for all is held to them.
+
+    python benchmarks/text_baselines.py --seeds 3
+    python benchmarks/text_baselines.py --config=configs/emoji_text.py --seeds 3 \
+        --judge results/emoji_text_evidence/InfoNCE_seed0 \
+        --runs results/emoji_text_evidence/LZN_seed*
+
+Networks, batches, optimiser, rates and number of updates are the config's, and there are no zones.
+`captioner` gives the anchor of an image to the text decoder, `text_to_image` that of a text to the
+image decoder, `classifier` that of a digit to a dense layer for each part of a caption. Images of
+emoji are measured by how the encoders of `--judge`, a run of CLIP's loss, find their texts. What
+`--runs` do is measured in the same way. `--config.FIELD=VALUE` changes a field.
+"""
+
+import argparse
+import functools
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import evidence
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+from ml_collections import ConfigDict
+
+import lzn_jax
+from lzn_jax import configuration, data, models, optimization
+from lzn_jax import train as training_loop
+from lzn_jax.configuration import UserError
+from lzn_jax.data import Examples, captions
+from lzn_jax.data_types import text
+from lzn_jax.evaluation.caption_quality import CaptionQuality, agreement, compared
+from lzn_jax.evaluation.text_quality import PARTS, TextQuality, shares
+from lzn_jax.latent_space import LatentSpace
+from lzn_jax.run import reporting, sharding
+from lzn_jax.run.progress import progress
+from lzn_jax.tasks import Tasks
+
+METRICS = (
+    *(f"image_to_text_{name}" for name in ("exact", "words", *PARTS)),
+    *(f"text_to_image_{name}" for name in ("exact", *PARTS)),
+    *(f"judged_text_to_image_r{k}" for k in (1, 10)),
+    *("parameters", "seconds", "seconds_per_update"),
+)
+
+
+class Measure:
+    """How right texts written of test images, and images made of test texts, are.
+
+    Attributes:
+      sees: whether images can be measured; `judge` is a trained model, None: none.
+    """
+
+    def __init__(self, config: ConfigDict, train: Examples, test: Examples, judge: Any) -> None:
+        tasks = Tasks(LatentSpace(config, sharding.training_mesh(config.training)))
+        self.tokenizer, self._judge = tasks.tokenizer, judge
+        self._ruled = TextQuality(tasks, train) if config.data.name == "digits" else None
+        self.sees = bool(self._ruled or judge)
+        rows = compared(self.tokenizer, test)
+        self.images, self.texts = test.images[rows], [str(text) for text in test.texts[rows]]
+        self.tokens = self.tokenizer.encode(self.texts)
+        if judge:  # what does not fit raises UserError
+            judge.anchors(self.images[:1])
+            judge.anchors(self.texts, source="text")
+
+    def written(self, texts: list[str] | np.ndarray) -> evidence.Summary:
+        """Metrics of texts that are written of the images."""
+        if self._ruled:
+            return shares("image_to_text", captions.parse(texts), captions.parse(self.texts))
+        return agreement(texts, self.texts)
+
+    def made(self, images: np.ndarray) -> evidence.Summary:
+        """Metrics of images that are made of the texts."""
+        if self._ruled:
+            return shares("text_to_image", self._ruled.measured(images), captions.parse(self.texts))
+        found = CaptionQuality(self._judge.tasks).recognised(self._judge.model, images, self.texts)
+        return {f"judged_{name}": value for name, value in found.items()}
+
+    def run(self, workdir: Path) -> evidence.Summary:
+        """Metrics of a run of `lzn_jax.main`."""
+        run = lzn_jax.load(workdir)
+        found = self.written(run.translate(self.images, "image", "text"))
+        return found | (self.made(run.translate(self.texts, "text", "image")) if self.sees else {})
+
+
+class Alone(LatentSpace):
+    """Two networks of a config and their one task, where training expects a latent space.
+
+    Subclasses say of which type's samples they are, their loss given the zones of a batch, what
+    they answer to anchors, and how right answers are.
+    """
+
+    def init(self, key):
+        """The two networks as the config's own run begins with them."""
+        return {name: own for name, own in super().init(key).items() if name in self.networks}
+
+    def loss(self, variables, batch, key):
+        """As training takes it: the loss, no metrics, and the variables that are not trained."""
+        keys = jax.random.split(key, 3)
+        (zones,) = self.types[self.source].encoder.zones(variables, batch, keys[:1])
+        loss = self.error(variables, batch, zones, keys[1:])
+        return loss, ({}, models.split_variables(variables)[1])
+
+    def answers(self, variables, samples):
+        """Answers to any number of samples."""
+        key, encode = jax.random.key(self.config.seed), self.types[self.source].encoder.anchors
+
+        @jax.jit
+        def answer(batch):
+            samples, index = batch
+            return self.answer(variables, key, encode(variables, samples), index)
+
+        request = samples, np.arange(len(samples))
+        return self.in_batches(answer, request, description="answering")
+
+
+class Captioner(Alone):
+    networks, source = ("encoder", "text_decoder"), "image"
+
+    def error(self, variables, batch, zones, keys):
+        return self.types["text"].decoder.loss(variables, batch, (zones.anchors, None), keys[:1])
+
+    def answer(self, variables, key, anchors, index):
+        return self.types["text"].decoder.generate(variables, key, (anchors, None), index)["tokens"]
+
+    def measured(self, tokens, measure):
+        return measure.written(measure.tokenizer.decode(tokens))
+
+
+class TextToImage(Alone):
+    networks, source = ("text_encoder", "decoder"), "text"
+
+    def init(self, key):
+        told = jnp.zeros((1, self.types["text"].dim_to_tell))
+        decoder = self.types["image"].decoder.init(jax.random.fold_in(key, 1), (None, told))
+        return {**super().init(key), "decoder": decoder}
+
+    def error(self, variables, batch, zones, keys):
+        told = self.types["text"].tell(batch, zones)
+        return self.types["image"].decoder.loss(variables, batch, (None, told), keys)
+
+    def answer(self, variables, key, told, index):
+        return self.types["image"].decoder.generate(variables, key, (None, told), index)["images"]
+
+    def measured(self, images, measure):
+        return measure.made(images)
+
+
+class Classifier(Alone):
+    networks, source = ("encoder", "heads"), "image"
+    sizes = tuple(map(len, (captions.DIGITS, captions.WEIGHTS, captions.LEANS)))
+    heads = nn.Dense(sum(sizes))  # three layers side by side
+
+    def init(self, key):
+        anchors = jnp.zeros((1, self.config.latent.dim))
+        return {**super().init(key), "heads": self.heads.init(key, anchors)}
+
+    def error(self, variables, batch, zones, keys):
+        parts = zip(self._logits(variables, zones.anchors), batch["parts"].T, strict=True)
+        cross_entropy = optax.softmax_cross_entropy_with_integer_labels
+        return sum(jnp.mean(cross_entropy(logits, part)) for logits, part in parts)
+
+    def answer(self, variables, key, anchors, index):
+        return [jnp.argmax(logits, axis=1) for logits in self._logits(variables, anchors)]
+
+    def measured(self, parts, measure):
+        return measure.written(captions.compose(captions.Parts(*parts)))
+
+    def _logits(self, variables, anchors):
+        logits = self.heads.apply(variables["heads"], anchors)
+        return jnp.split(logits, np.cumsum(self.sizes)[:-1], axis=1)
+
+
+TASKS = {"captioner": Captioner, "text_to_image": TextToImage, "classifier": Classifier}
+
+
+def train(
+    name: str, config: ConfigDict, examples: Examples
+) -> tuple[Alone, Any, list[float], float]:
+    """A task's networks and averaged variables, the loss of every update, seconds of training.
+
+    Batches are those of the config's own run, in the same order. An update is a call, as in that
+    run: a scan over updates makes convolutions several times slower on a CPU. Compilation is not
+    counted.
+    """
+    training, space = ConfigDict(config.training), TASKS[name](config, sharding.inference_mesh())
+    training.learning_rate.heads = training.learning_rate.text_decoder  # in whose place they are
+    optimizer = optimization.make_optimizer(training, list(space.networks))
+    kwargs = {"space": space, "optimizer": optimizer, "training": training, "seed": config.seed}
+    update = jax.jit(functools.partial(training_loop.update_state, **kwargs), donate_argnums=0)
+    columns = text.columns(config, examples.texts)
+    columns["parts"] = np.stack(captions.parse(examples.texts), axis=1)
+    size, transform = training.batch_size, space.transform
+    batches = data.TrainingBatches(examples, size, config.seed, transform, columns=columns)
+    state = jax.jit(lambda: training_loop.init_state(space, optimizer, config.seed))()
+    update = update.lower(state, batches.shapes()).compile()
+    losses, start = [], time.perf_counter()
+    with batches, progress(training.num_steps, f"{name}, seed {config.seed}") as bar:
+        while len(losses) < training.num_steps:
+            state, metrics = update(state, next(batches))
+            losses.append(float(metrics["loss"]))
+            bar.set_postfix_str(f"loss {losses[-1]:.4f}")
+            bar.update(1)
+    seconds = time.perf_counter() - start
+    return space, models.join_variables(state.ema, state.constants), losses, seconds
+
+
+def evaluate(space: Alone, variables: Any, measure: Measure) -> evidence.Summary:
+    """Metrics of the answers to all test pairs."""
+    samples = measure.images if space.source == "image" else measure.tokens
+    return space.measured(space.answers(variables, samples), measure)
+
+
+def tasks_of(config: ConfigDict, asked: list[str] | None, has_judge: bool) -> list[str]:
+    """The tasks that are asked for, None: all that can be; UserError for one that cannot."""
+    if "text" not in config.types:
+        raise UserError("the config has no texts")
+    is_ruled, decoder = config.data.name == "digits", config.decoder
+    is_told = decoder.name in models.VELOCITIES and decoder.told == "text"
+    can = {"captioner": True, "text_to_image": is_told and (is_ruled or has_judge)}
+    can["classifier"] = is_ruled
+    if cannot := [name for name in asked or () if not can[name]]:
+        needs = "classifier needs digits, text_to_image a flow told of texts, and digits or --judge"
+        raise UserError(f"cannot train {', '.join(cannot)} here: {needs}")
+    return asked or [name for name in TASKS if can[name]]
+
+
+def run_all(arguments: argparse.Namespace, overrides: list[str]) -> evidence.Results:
+    """Every task with every seed, and the runs beside them; also written as JSON."""
+    judge = arguments.judge and lzn_jax.load(arguments.judge)
+    if arguments.updates:
+        overrides = [*overrides, f"training.num_steps={arguments.updates}"]
+    results: evidence.Results = {}
+    for seed in range(arguments.seeds):
+        config = configuration.load(arguments.config, [*overrides, f"seed={seed}"])
+        names = tasks_of(config, arguments.tasks, bool(judge))
+        examples, test = data.load_data(config)
+        measure = Measure(config, examples, test, judge)
+        if seed == 0:
+            results["runs"] = [measure.run(workdir) for workdir in arguments.runs]
+            results["real images"] = [measure.made(measure.images)] if measure.sees else []
+        for name in names:
+            space, variables, losses, seconds = train(name, config, examples)
+            found = evaluate(space, variables, measure) | {
+                "parameters": sum(a.size for a in jax.tree.leaves(variables)),
+                "seconds": seconds,
+                "seconds_per_update": seconds / len(losses),
+            }
+            results.setdefault(name, []).append(found)
+            path = arguments.folder / f"{Path(arguments.config).stem}.json"
+            reporting.write_json(path, results)
+    return results
+
+
+def main() -> int:
+    """Trains all tasks with all seeds, prints the table; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config", default="configs/digits_text.py")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--tasks", nargs="+", choices=list(TASKS), help="default: all that can be")
+    parser.add_argument("--updates", type=int, help="default training.num_steps")
+    parser.add_argument("--runs", type=Path, nargs="+", default=[], help="work folders")
+    parser.add_argument("--judge", type=Path, help="work folder")
+    parser.add_argument("--folder", type=Path, default=Path("results/text_baselines"))
+    arguments, flags = parser.parse_known_args()
+    if unknown := [flag for flag in flags if not flag.startswith("--config.")]:
+        parser.error(f"unknown arguments: {' '.join(unknown)}")
+    try:
+        results = run_all(arguments, [flag.removeprefix("--config.") for flag in flags])
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return configuration.EXIT_USER_ERROR
+    evidence.print_table(results, METRICS)
+    return configuration.EXIT_DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

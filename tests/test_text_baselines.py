@@ -1,0 +1,69 @@
+"""benchmarks/text_baselines.py on a shrunk config."""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import small
+
+from lzn_jax import data
+from lzn_jax.data import captions
+from lzn_jax.randomness import Stream, stream_key
+from lzn_jax.run import sharding
+
+ROOT = Path(__file__).parent.parent
+CONFIG = ROOT / "configs" / "digits_text.py"
+SAYS = {"captioner": "image_to_text", "text_to_image": "text_to_image"}
+
+
+@pytest.fixture
+def script(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    return importlib.import_module("text_baselines")
+
+
+@pytest.mark.parametrize("name", SAYS)
+def test_training_moves_both_networks_and_is_measured_as_the_run_is(script, name):
+    config = small.config(CONFIG, training__num_steps=30, training__batch_size=32)
+    examples, test = data.load_data(config)
+    space, variables, losses, _ = script.train(name, config, examples)
+    assert np.mean(losses[-5:]) < np.mean(losses[:5])
+    start = space.init(stream_key(config.seed, Stream.INIT))
+    for network in space.networks:
+        moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), start[network], variables[network])
+        assert max(jax.tree.leaves(moved)) > 1e-4, network
+    found = script.evaluate(space, variables, script.Measure(config, examples, test, None))
+    assert {f"{SAYS[name]}_exact", f"{SAYS[name]}_digit"} <= found.keys()
+
+
+def test_a_classifier_of_one_caption_is_right_where_it_is_the_caption(script):
+    config = small.config(CONFIG)
+    examples, test = data.load_data(config)
+    space = script.Classifier(config, sharding.inference_mesh())
+    variables = jax.tree.map(np.zeros_like, space.init(jax.random.key(0)))
+    parts = np.stack(captions.parse(test.texts), axis=1)
+    batch = {"images": test.images, "parts": parts}
+    assert space.loss(variables, batch, jax.random.key(1))[0] == pytest.approx(np.log(90))
+    variables["heads"]["params"]["bias"][[7, 10 + 2, 13 + 0]] = 1
+    found = script.evaluate(space, variables, script.Measure(config, examples, test, None))
+    rights = {"exact": test.texts == "a bold seven leaning left", "digit": test.labels == 7}
+    for name, right in rights.items():
+        assert found[f"image_to_text_{name}"] == pytest.approx(np.mean(right))
+
+
+def test_the_command_leaves_its_numbers_and_says_what_it_cannot(
+    script, monkeypatch, tmp_path, capsys
+):
+    flags = [flag for flag in small.flags(CONFIG, "unused") if "workdir" not in flag]
+    flags += [f"--folder={tmp_path}", "--seeds=1", "--updates=1", "--tasks", "classifier"]
+    monkeypatch.setattr(sys, "argv", ["text_baselines.py", *flags])
+    assert script.main() == 0
+    assert json.loads((tmp_path / "digits_text.json").read_text())["classifier"][0]["seconds"] > 0
+    flags = [f"--config={ROOT / 'configs' / 'emoji_text.py'}", "--tasks", "text_to_image"]
+    monkeypatch.setattr(sys, "argv", ["text_baselines.py", *flags])
+    assert script.main() == 2
+    assert "--judge" in capsys.readouterr().err
