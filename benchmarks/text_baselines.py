@@ -100,7 +100,7 @@ class Alone(LatentSpace):
 
     def loss(self, variables, batch, key):
         """As training takes it: the loss, no metrics, and the variables that are not trained."""
-        keys = jax.random.split(key, 3)
+        keys = list(jax.random.split(key, 3))
         (zones,) = self.types[self.source].encoder.zones(variables, batch, keys[:1])
         loss = self.error(variables, batch, zones, keys[1:])
         return loss, ({}, models.split_variables(variables)[1])

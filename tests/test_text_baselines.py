@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import small
@@ -46,7 +47,7 @@ def test_a_classifier_of_one_caption_is_right_where_it_is_the_caption(script):
     space = script.Classifier(config, sharding.inference_mesh())
     variables = jax.tree.map(np.zeros_like, space.init(jax.random.key(0)))
     parts = np.stack(captions.parse(test.texts), axis=1)
-    batch = {"images": test.images, "parts": parts}
+    batch = {"images": jnp.asarray(test.images), "parts": jnp.asarray(parts)}
     assert space.loss(variables, batch, jax.random.key(1))[0] == pytest.approx(np.log(90))
     variables["heads"]["params"]["bias"][[7, 10 + 2, 13 + 0]] = 1
     found = script.evaluate(space, variables, script.Measure(config, examples, test, None))
