@@ -1,12 +1,12 @@
-"""Quality against evaluations of the decoder: one pass beside the rectified flow's 1 to 100.
+"""Quality against evaluations of the decoder: one pass beside the rectified flow's 1 to 50.
 
-    python benchmarks/generation_evidence.py --seeds 1
     python benchmarks/alone_evidence.py --seeds 3 --variants LZN
     python benchmarks/vae.py --seconds 540
     python benchmarks/one_pass.py
 
-Draws results/one_pass.png of what the others wrote below results/, and prints its numbers. A panel
-a data set: `fashion` needs the first two with the config of that name, and its VAE.
+Trains `NAME_gen` with and without latents, unless generation_evidence.py has, evaluates the runs
+with few and many Euler steps, and draws results/one_pass.png, a panel a data set, beside what the
+other scripts wrote below results/. A data set whose autoencoder was not trained is drawn without.
 """
 
 import argparse
@@ -14,35 +14,44 @@ import json
 from pathlib import Path
 from typing import Any
 
+import evidence
 import matplotlib.pyplot as plt
 import numpy as np
-from generation_evidence import EULER_STEPS, count_steps
+from generation_evidence import SAMPLERS, VARIANTS, count_steps
 from matplotlib.axes import Axes
 
 METRIC = "fd_features"
+STEPS = (1, 2, 5, 10, 50)
 FLOWS = {"RF": "rectified flow", "LZN": "rectified flow, told a latent"}
+VAE, ALONE = "variational autoencoder", "LZN alone"
+COLORS = dict(zip((*FLOWS.values(), VAE, ALONE), ("C7", "C0", "C2", "C3"), strict=True))
 
 
 def read(folder: Path, name: str) -> dict[str, list[float]]:
-    """Distances by what makes the samples: of the flows at EULER_STEPS, else of one pass."""
+    """Distances by what makes the samples: of the flows at STEPS, else of one pass."""
 
     def rows(path: str) -> Any:
         return json.loads((folder / path).read_text())
 
-    steps = rows(f"{name}_gen_evidence/steps.json")
-    found = {
-        label: [_mean(steps[f"euler_{n}"][variant]) for n in EULER_STEPS]
-        for variant, label in FLOWS.items()
-    }
-    variants = rows(f"vae/{name}_alone_seed0.json").values()
-    return found | {
-        "variational autoencoder": [min(row[METRIC] for row in variants)],
-        "LZN alone": [_mean(rows(f"{name}_alone_evidence/evidence.json")["LZN"])],
-    }
+    found = {label: flow(folder, name, variant) for variant, label in FLOWS.items()}
+    if (folder / f"vae/{name}_alone_seed0.json").exists():
+        variants = rows(f"vae/{name}_alone_seed0.json").values()
+        found[VAE] = [min(row[METRIC] for row in variants)]
+    alone = rows(f"{name}_alone_evidence/evidence.json")["LZN"]
+    return found | {ALONE: [float(np.mean([row[METRIC] for row in alone]))]}
 
 
-def _mean(rows: list[dict[str, float]]) -> float:
-    return float(np.mean([row[METRIC] for row in rows]))
+def flow(folder: Path, name: str, variant: str) -> list[float]:
+    """Distances of a rectified flow of seed 0, trained unless it has been, at STEPS."""
+    config = f"configs/{name}_gen.py"
+    workdir = folder / f"{name}_gen_evidence" / f"{variant}_seed0"
+    flags = ["--config.seed=0", *VARIANTS[variant]]
+    evidence.run(config, workdir, flags)
+    samplers = [f"euler_{n}" for n in STEPS]
+    return [
+        evidence.evaluate(config, workdir, [*flags, *SAMPLERS[sampler]], sampler)[METRIC]
+        for sampler in samplers
+    ]
 
 
 def draw(axes: Axes, name: str, found: dict[str, list[float]]) -> None:
@@ -50,7 +59,8 @@ def draw(axes: Axes, name: str, found: dict[str, list[float]]) -> None:
     for label, values in found.items():
         style = "o-" if len(values) > 1 else "*"
         size = 5 if len(values) > 1 else 13
-        axes.plot(EULER_STEPS[: len(values)], values, style, markersize=size, label=label)
+        kwargs = {"color": COLORS[label], "markersize": size, "label": label}
+        axes.plot(STEPS[: len(values)], values, style, **kwargs)
     count_steps(axes)
     axes.set(title=name, xlabel="evaluations of the decoder a sample")
 
