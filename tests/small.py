@@ -34,7 +34,11 @@ FIELDS = {
     "decoder.num_blocks": "1",  # of an MLP
     "text.context_size": "12",
     "text_encoder.features": "8",
+    "text_encoder.num_layers": "1",
+    "text_encoder.num_heads": "4",
     "text_decoder.features": "8",
+    "text_decoder.num_layers": "1",
+    "text_decoder.num_heads": "4",
     # ResNet with one block.
     "encoder.stage_sizes": "(1,)",
     "encoder.stage_widths": "(4,)",

@@ -63,7 +63,7 @@ class ImageEncoder:
         """Anchors of a training batch, and those of the bank; the key is dropout's."""
         config, (key,) = self.config, keys
         network = in_training(
-            self.encoder, config.encoder.get("dropout", 0), config.training.microbatch_size
+            self.encoder, config.encoder.get("dropout", 0.0), config.training.microbatch_size
         )
         anchors = network(variables["encoder"], key, normalise(batch["images"]))
         return (bank.zones(anchors, variables["encoder"].get(bank.COLLECTION)),)
