@@ -1,8 +1,11 @@
 """What benchmarks/faults.py tries: kinds of damage to a checkpoint, and bad command lines."""
 
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+from PIL import Image
 
 Damage = Callable[[Path, Path], None]  # of the newest checkpoint's folder; an older one beside it
 
@@ -160,3 +163,119 @@ def bad_input(run: Path, damaged: Path, bad: Path) -> Iterator[tuple[str, list[s
         "nothing to replay": ["--mode=replay"],
     }.items():
         yield name, flags
+
+
+_IMAGES = {"train": 20, "test": 8}
+_NAMES = [f"{split}/{number}.png" for split, count in _IMAGES.items() for number in range(count)]
+_ROWS = [{"file_name": name, "text": f"the picture {name}"} for name in _NAMES]
+_CSV = "".join(f"{name},the picture {name}\n" for name in _NAMES)
+
+
+def _lines(*rows: object) -> str:
+    return "".join(f"{json.dumps(row)}\n" for row in rows)
+
+
+# Files beside images, by what is wrong with them.
+_METADATA: dict[str, dict[str, str]] = {
+    "no metadata": {},
+    "two files": {"metadata.jsonl": _lines(*_ROWS), "metadata.csv": f"file_name,text\n{_CSV}"},
+    "no JSON": {"metadata.jsonl": f"{_lines(*_ROWS)}{{'file_name': 'train/1.png'}}\n"},
+    "a row that is a list": {"metadata.jsonl": _lines(*_ROWS, ["train/1.png", "a picture"])},
+    "a row without text": {"metadata.jsonl": _lines(*_ROWS, {"file_name": "train/1.png"})},
+    "several texts in a row": {"metadata.jsonl": _lines({**_ROWS[0], "text": ["a", "b"]})},
+    "other columns": {"metadata.csv": f"file,caption\n{_CSV}"},
+    "a comma without quotes": {"metadata.csv": f"file_name,text\n{_CSV}train/1.png,red, green\n"},
+    "an open quote": {"metadata.csv": f'file_name,text\n{_CSV}train/1.png,"red\n'},
+    "not in UTF-8": {"metadata.jsonl": '{"file_name": "train/1.png", "text": "caf\udce9"}\n'},
+    "a text of no image": {"metadata.jsonl": _lines(*_ROWS, {**_ROWS[0], "file_name": "no.png"})},
+    "an empty text": {"metadata.jsonl": _lines(*_ROWS, {**_ROWS[0], "text": " "})},
+    "tests without texts": {"metadata.jsonl": _lines(*_ROWS[: _IMAGES["train"]])},
+    "texts that are all too long": {
+        "metadata.jsonl": _lines(*({**r, "text": "a" * 99} for r in _ROWS))
+    },
+}
+_NO_UNKNOWN = {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "[UNK]"}
+_NOTHING = {"type": "BPE", "vocab": {}, "merges": []}
+_TOKENIZERS = {
+    "no_json": "a b c",
+    "no_model": "{}",
+    "nothing": json.dumps({"model": _NOTHING, "added_tokens": []}),
+    "no_unknown": json.dumps({"model": _NO_UNKNOWN, "added_tokens": []}),
+    "another": json.dumps({"model": {**_NO_UNKNOWN, "unk_token": "a"}, "added_tokens": []}),
+}
+
+
+def make_pairs(folder: Path, files: dict[str, str]) -> Path:
+    """A folder of images with these files of texts beside them."""
+    for number, name in enumerate(_NAMES):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (9 * number, 0, 0)).save(folder / name)
+    for name, content in files.items():
+        (folder / name).write_bytes(content.encode(errors="surrogateescape"))
+    return folder
+
+
+def make_good_pairs(folder: Path) -> Path:
+    """A folder of images with a text each, in the folders train and test."""
+    return make_pairs(folder, {"metadata.jsonl": _lines(*_ROWS)})
+
+
+def make_bad_texts(folder: Path) -> None:
+    """The files and folders that `bad_texts` names."""
+    for name, files in _METADATA.items():
+        make_pairs(folder / "pairs" / name, files)
+    for name, content in _TOKENIZERS.items():
+        (folder / f"{name}.json").write_text(content)
+    (folder / "empty.txt").write_text("\n \n")
+    (folder / "latin.txt").write_bytes("caf\u00e9".encode("latin-1"))
+    (folder / "folder").mkdir()
+
+
+def bad_texts(bad: Path) -> Iterator[tuple[str, str, list[str]]]:
+    """Names, configs and additional flags of commands about texts that must end with code 2.
+
+    Where none of the flags is a folder, the run that they could spoil is one of the config; `bad`
+    is what `make_bad_texts` has made.
+    """
+    new = f"--workdir={bad / 'new'}"
+    for name in _METADATA:
+        path = f"--config.data.path={bad / 'pairs' / name}"
+        yield f"metadata: {name}", "image_text", [path]
+    for name in ("nowhere.json", "folder", *(f"{name}.json" for name in _TOKENIZERS)):
+        path = f"--config.data.tokenizer_path={bad / name}"
+        where = [] if name == "another.json" else [new]
+        yield f"tokenizer: {name}", "digits_text", [path, "--config.text.alphabet=None", *where]
+    for flag in (
+        "text.alphabet=",
+        "text.alphabet=xyz",
+        "text.max_length=1",
+        "text.max_length=9",
+        "text_encoder.num_heads=3",
+        "text_decoder.latents=('sound',)",
+        "text_decoder.latents=()",
+        "decoder.latents=()",
+        "decoder.told=sound",
+        "training.text_weight=0",
+        "sampling.top_p=0",
+        "sampling.temperature=-1",
+        "objective=clip",
+        "data.captions=False",
+        "data.tokenizer_path=x.json",
+    ):
+        yield f"option: {flag}", "digits_text", [f"--config.{flag}", new]
+    for flag in (
+        "data.languages=('klingon',)",
+        "data.languages=()",
+        "data.languages=en",
+        "data.test_set=tones",
+        "text_decoder.latents=('label',)",
+        "data.captions=False",
+        "data.image_size=300",
+    ):
+        yield f"emoji: {flag}", "emoji_text", [f"--config.{flag}", new]
+    translate = ["--mode=translate", "--source=text", "--target=image"]
+    files = [str(bad / name) for name in ("empty.txt", "latin.txt", "nowhere.txt")]
+    for text in ("", "a bold 7", "a bold seven " * 9, *files):
+        yield f"input: {Path(text).name[:20]!r}", "digits_text", [*translate, f"--input={text}"]
+    yield "translate: no target", "digits_text", translate[:2]
+    yield "translate: no such type", "image_text", [*translate[:2], "--target=label"]

@@ -1,6 +1,6 @@
 """What runs survive: kills, lost disks, damaged checkpoints, bad commands; and what it costs.
 
-    python benchmarks/faults.py [--quick] [--parts interruptions disks damage input overhead]
+    python benchmarks/faults.py [--quick] [--parts interruptions disks damage input texts overhead]
 
 * interruptions: runs of digits_joint and digits_repr, shrunk to 60 steps with a save every 10 and
   an evaluation every 20, are killed at random moments and started again. In the end all arrays of
@@ -9,6 +9,7 @@
 * disks: the same where the disk is full, or its folder gone, for a while; exit code 2.
 * damage: each kind to the newest checkpoint must be reported, and the one before be used.
 * input: each bad command must end with exit code 2 and one line, and leave a run as it is.
+* texts: the same of metadata, tokenizers, captions and options of texts.
 * overhead: of checksums and watchdog, in steps of digits_joint at its own save interval.
 
 `--quick` takes a few of each.
@@ -28,13 +29,20 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from fault_cases import DAMAGE, bad_input, make_bad_files
+from fault_cases import (
+    DAMAGE,
+    bad_input,
+    bad_texts,
+    make_bad_files,
+    make_bad_texts,
+    make_good_pairs,
+)
 from ml_collections import ConfigDict
 
 from lzn_jax import configuration, data, optimization, train
@@ -45,6 +53,8 @@ from lzn_jax.run.checkpoints import Checkpoints
 
 STEPS = 60
 SHRUNK = {
+    "data.image_size": 8,
+    "data.workers": 0,
     "latent.dim": 4,
     "latent.num_steps": 4,
     "latent.context_size": 16,
@@ -61,7 +71,15 @@ SHRUNK = {
     "encoder.head_dim": 4,
     "decoder.features": 4,
     "decoder.channel_multipliers": (1,),
+    "decoder.attention_resolutions": (),
     "decoder.dropout": 0.1,
+    "text.context_size": 12,
+    "text_encoder.features": 8,
+    "text_encoder.num_layers": 1,
+    "text_encoder.num_heads": 4,
+    "text_decoder.features": 8,
+    "text_decoder.num_layers": 1,
+    "text_decoder.num_heads": 4,
     "training.batch_size": 16,
     "training.microbatch_size": None,
     "training.num_steps": STEPS,
@@ -75,6 +93,7 @@ SHRUNK = {
     "sampling.num_steps": 3,
 }
 TIMINGS = {"steps_per_second", "examples_per_second", "evaluation_seconds"}
+NAMED_BEFORE = ("no pair", "left out: ", "texts left out: ")  # faults, before the error's line
 UNFINISHED = "orbax-checkpoint-tmp"  # in the name of a checkpoint that is not complete
 A_RUN = 900  # seconds within which a process must end
 RNG = np.random.default_rng(0)
@@ -91,9 +110,9 @@ def flags_of(name: str, workdir: Path) -> list[str]:
 class Run:
     """A shrunk run in processes of its own, one after the other."""
 
-    def __init__(self, name: str, workdir: Path) -> None:
+    def __init__(self, name: str, workdir: Path, *flags: str) -> None:
         self.workdir = workdir
-        self.command = [sys.executable, "-m", "lzn_jax.main", *flags_of(name, workdir)]
+        self.command = [sys.executable, "-m", "lzn_jax.main", *flags_of(name, workdir), *flags]
 
     def start(self) -> "subprocess.Popen[str]":
         self.process = subprocess.Popen(self.command, stderr=subprocess.PIPE, text=True)
@@ -229,9 +248,9 @@ def take_folder(run: Run) -> Callable[[], None]:
 
 
 @functools.cache
-def finished(name: str, folder: Path) -> Run:
+def finished(name: str, folder: Path, *flags: str) -> Run:
     """A run that nobody touches."""
-    run = Run(name, folder / f"{name}_untouched")
+    run = Run(name, folder / f"{name}_untouched", *flags)
     run.start()
     code, errors = run.end()
     if code != 0:
@@ -295,12 +314,32 @@ def bad_inputs(folder: Path, quick: bool) -> None:
     for path in (damaged / "checkpoints").glob("*/progress/metadata"):
         path.write_bytes(b"{}")
     make_bad_files(folder / "bad")
-    cases = list(bad_input(run, damaged, folder / "bad"))
-    before = contents(run) | contents(damaged)
+    flags = flags_of("digits_joint", run)
+    cases = [(name, [*flags, *more]) for name, more in bad_input(run, damaged, folder / "bad")]
+    show("bad input", refused(cases[:: 10 if quick else 1], (run, damaged)))
+
+
+def bad_texts_alone(folder: Path, quick: bool) -> None:
+    """The same of texts."""
+    make_bad_texts(folder / "bad_texts")
+    own = {"image_text": [f"--config.data.path={make_good_pairs(folder / 'pairs')}"]}
+    runs = {
+        name: finished(name, folder, *own.get(name, ())).workdir
+        for name in ("digits_text", "image_text")
+    }
+    cases = [
+        (name, [*flags_of(config, runs.get(config, folder)), *own.get(config, ()), *more])
+        for name, config, more in bad_texts(folder / "bad_texts")
+    ]
+    show("bad texts", refused(cases[:: 10 if quick else 1], tuple(runs.values())))
+
+
+def refused(cases: Sequence[tuple[str, list[str]]], runs: Sequence[Path]) -> Counter[str]:
+    """How many of these commands end as they should, without a change in the runs' folders."""
+    before = [contents(run) for run in runs]
     total: Counter[str] = Counter()
-    for name, flags in cases[:: 10 if quick else 1]:
+    for name, arguments in cases:
         errors = io.StringIO()
-        arguments = [*flags_of("digits_joint", run), *flags]
         with contextlib.redirect_stderr(errors):
             try:
                 code = command_line.main(arguments)
@@ -308,14 +347,16 @@ def bad_inputs(folder: Path, quick: bool) -> None:
                 code = f"{type(error).__name__}: {error}"
         total["cases"] += 1
         total["exit code 2"] += code == 2
-        ends = [line for line in errors.getvalue().splitlines() if line.startswith("error: ")]
-        others = len(errors.getvalue().splitlines()) - len(ends)
-        total["one line"] += len(ends) == 1 and (others == 0 or "damaged" in name)
-        if contents(run) | contents(damaged) != before:
+        lines = errors.getvalue().splitlines()
+        ends = [line for line in lines if line.startswith("error: ")]
+        others = [line for line in lines if not line.startswith(("error: ", *NAMED_BEFORE))]
+        is_one_line = len(ends) == 1 and (not others or "damaged" in name)
+        total["one line"] += is_one_line
+        if [contents(run) for run in runs] != before:
             total["files touched"] += 1
-        if code != 2 or len(ends) != 1 or (others and "damaged" not in name):
+        if code != 2 or not is_one_line:
             print(f"  {name}: {code}: {errors.getvalue()[-500:]}")
-    show("bad input", total)
+    return total
 
 
 def overhead(folder: Path, quick: bool) -> None:
@@ -372,6 +413,7 @@ PARTS = {
     "disks": disks,
     "damage": damage,
     "input": bad_inputs,
+    "texts": bad_texts_alone,
     "overhead": overhead,
 }
 

@@ -108,6 +108,7 @@ def _prepare(config: ConfigDict, workdir: Path) -> _Run:
         measure = Measurements(Tasks(space))
         measure.prepare()
         train, test = data.load_data(config)
+        columns = text.columns(config, train.texts)
         workdirs.record(config, workdir)
         batches = data.TrainingBatches(
             train,
@@ -116,7 +117,7 @@ def _prepare(config: ConfigDict, workdir: Path) -> _Run:
             space.transform,
             workers=config.data.get("workers", 0),
             rows=sharding.own_rows(training.batch_size),
-            columns=text.columns(config, train.texts),
+            columns=columns,
         )
         optimizer = optimization.make_optimizer(training, list(space.modules))
         interruption = processes.Interruption()

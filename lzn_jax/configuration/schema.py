@@ -321,7 +321,7 @@ _TEXT = {
     "infonce.temperature": _positive("temperature of the baseline's softmax", 0.07),
     "data.tokenizer_path": _word("file of Hugging Face's tokenizers, None = text.alphabet", None),
     "text.alphabet": _word("characters of the texts, None = bytes of UTF-8", None),
-    "text.max_length": _count("tokens of the longest text, its end included"),
+    "text.max_length": _count("tokens of the longest text, its end included", minimum=2),
     "text.context_size": _count("known texts, whose anchors cut zones"),
     "training.learning_rate.text_encoder": _positive("the text encoder's learning rate"),
     "training.learning_rate.text_decoder": _positive("the text decoder's learning rate"),

@@ -65,7 +65,8 @@ def _some(texts: np.ndarray | None) -> np.ndarray:
 def columns(config: ConfigDict, texts: np.ndarray | None) -> dict[str, np.ndarray]:
     """What a batch holds of texts, where a config has them.
 
-    The log counts and names texts that cannot be read; their examples train without a text.
+    The log counts and names texts that cannot be read; their examples train without a text. Raises
+    UserError where no text can be read.
     """
     if "text" not in config.types:
         return {}
@@ -78,6 +79,12 @@ def columns(config: ConfigDict, texts: np.ndarray | None) -> dict[str, np.ndarra
     if left_out:
         count = len(left_out)
         _log.warning("texts left out: %d different ones, of %d examples", len(different), count)
+    if left_out and not tokens.any():
+        first = str(texts[left_out[0]])
+        raise UserError(
+            f"none of the {len(different)} texts can be read, the first, {first!r}, "
+            f"{different[first]}: change text.max_length, text.alphabet or data.tokenizer_path"
+        )
     return {"tokens": tokens}
 
 
