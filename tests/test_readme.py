@@ -54,7 +54,7 @@ def test_a_data_type_of_ones_own_takes_60_lines():
     assert names["judge"].predict(names["made"]).tolist() == list(range(10))
 
 
-@pytest.mark.parametrize("name", ["generation", "representation", "joint"])
+@pytest.mark.parametrize("name", ["generation", "representation", "joint", "text"])
 def test_notebooks_are_sources_without_outputs(name):
     path = ROOT / "notebooks" / f"{name}.ipynb"
     notebook = json.loads(path.read_text())

@@ -178,16 +178,16 @@ def _draw_space(
     axes.set_aspect("equal", adjustable="datalim")
 
 
-def _add_legend(figure: Figure, colors: Mapping[int, Any], with_centres: bool) -> None:
+def _add_legend(figure: Figure, colors: Mapping[int, Any], zones_of: str | None) -> None:
     handles = [Line2D([], [], color="0.35", linestyle="--", label="Gaussian prior")]
     if len(colors) <= _MAX_CLASS_NAMES:
         for label, color in colors.items():
             dot = Line2D([], [], color=color, marker="o", markersize=7, linestyle="")
             dot.set_label(f"class {label}")
             handles.append(dot)
-        if with_centres:
+        if zones_of is not None:
             star = Line2D([], [], color="0.8", marker="*", markersize=14, linestyle="")
-            star.set(label="centre of a\nlabel's zone", markeredgecolor="black")
+            star.set(label=f"centre of a\n{zones_of}'s zone", markeredgecolor="black")
             handles.append(star)
     figure.legend(handles=handles, loc="outside right center", frameon=False, fontsize=TEXT_SIZE)
 
@@ -199,14 +199,16 @@ def latent_zones(
     labels: Int[np.ndarray, " n"],
     label_latents: Float[np.ndarray, "c q"] | None = None,
     title: str | None = None,
+    zones_of: str = "label",
 ) -> Path:
     """Anchors of images at the left, their latents at the right, coloured by class.
 
     Each panel is an orthogonal projection on the plane that separates its classes best. The plane
     is fit to the points it shows, so take many more points than dimensions: few look more apart
     than they are. The circles are one and two standard deviations of the prior N(0, I).
-    `label_latents` holds the centre of each label's zone, row k that of class k; they are drawn
-    as stars. More than 20 classes are told apart by colour alone, without names and stars.
+    `label_latents` holds the centre of each label's zone, or of what else `zones_of` says, row k
+    that of class k; they are drawn as stars. More than 20 classes are told apart by colour alone,
+    without names and stars.
     """
     colors = _class_colors(np.unique(labels))
     figure = new_figure(13.5, 6.6, title or "Latent zones")
@@ -217,5 +219,5 @@ def latent_zones(
     _draw_space(right, heading, latents, labels, colors, label_latents)
     caption = f"Each dot is one image, projected from {anchors.shape[1]} dimensions onto a plane."
     figure.supxlabel(caption, fontsize=TEXT_SIZE)
-    _add_legend(figure, colors, with_centres=label_latents is not None)
+    _add_legend(figure, colors, zones_of if label_latents is not None else None)
     return save(figure, path)

@@ -202,7 +202,9 @@ def test_spread_parts_equal_positions_and_leaves_distant_ones():
 def test_latent_zones_project_points_and_zone_centers_alike(tmp_path, drawn):
     points, labels, _ = _three_classes(16, np.random.default_rng(0))
     means = np.stack([points[labels == k].mean(axis=0) for k in range(3)])
-    path = plots.latent_zones(tmp_path / "zones.png", points, points, labels, means)
+    options = {"zones_of": "text"}
+    path = plots.latent_zones(tmp_path / "zones.png", points, points, labels, means, **options)
+    assert drawn[0].legends[0].get_texts()[-1].get_text() == "centre of a\ntext's zone"
     assert 600 < _pixels(path).shape[0] < 4000
     right = drawn[0].axes[1]
     stars = np.array([line.get_xydata()[0] for line in right.get_lines()])
