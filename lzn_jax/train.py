@@ -26,7 +26,7 @@ from lzn_jax.evaluation.measurements import Measurements
 from lzn_jax.latent_space import LatentSpace, Model
 from lzn_jax.models import join_variables, split_variables
 from lzn_jax.randomness import Stream, stream_key
-from lzn_jax.run import costs, processes, reporting, sharding
+from lzn_jax.run import costs, processes, reporting, sharding, wandb_sink
 from lzn_jax.run import workdir as workdirs
 from lzn_jax.run.checkpoints import Checkpoints
 from lzn_jax.run.goodput import Goodput
@@ -78,6 +78,7 @@ class _Run:
     test: Examples
     batches: data.TrainingBatches
     optimizer: optax.GradientTransformation
+    sink: reporting.Sink | None
 
 
 def train_and_evaluate(config: ConfigDict, workdir: Path) -> int:
@@ -109,6 +110,7 @@ def _prepare(config: ConfigDict, workdir: Path) -> _Run:
         measure.prepare()
         train, test = data.load_data(config)
         columns = text.columns(config, train.texts)
+        sink = wandb_sink.start(config, workdir)
         workdirs.record(config, workdir)
         batches = data.TrainingBatches(
             train,
@@ -133,6 +135,7 @@ def _prepare(config: ConfigDict, workdir: Path) -> _Run:
         test,
         batches,
         optimizer,
+        sink,
     )
 
 
@@ -166,7 +169,7 @@ def _loop(run: _Run, checkpoints: Checkpoints, state: TrainState) -> tuple[Train
         update = _compile_update(run, state)
     _announce(state, run.mesh, run.workdir)
     with (
-        reporting.MetricLog(run.workdir, step) as log,
+        reporting.MetricLog(run.workdir, step, run.sink) as log,
         progress(config.training.num_steps, "training", initial=step) as bar,
         Heartbeat(step) as heartbeat,
     ):

@@ -33,6 +33,7 @@ JOINT_FIELDS = {
     "evaluation.": """every_steps num_samples inception_path clip_path noise_scales
         batch_sizes context_sizes""",
     "sampling.": "sampler num_steps",
+    "reporting.": "wandb_project",
 }
 
 NETWORK = "name features channel_multipliers num_res_blocks"
@@ -52,6 +53,7 @@ OPTIONAL = {
     "encoder.tap_resolutions": (4,),
     "evaluation.inception_path": "weights.pth",
     "evaluation.clip_path": "model.safetensors",
+    "reporting.wandb_project": "zones",
 }
 
 

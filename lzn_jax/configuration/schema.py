@@ -225,6 +225,7 @@ _EVERY_STUDY = {
     "checkpoint.every_steps": _count("updates between checkpoints", 1000),
     "checkpoint.keep": _count("checkpoints kept", 2),
     "evaluation.every_steps": _count("updates between evaluations"),
+    "reporting.wandb_project": _word("project of Weights & Biases to show the run in", None),
 }
 _TYPES = ("image", "label", "text")
 _PAIRS = tuple(f"{source}:{target}" for source in _TYPES for target in _TYPES)

@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, SupportsFloat
+from typing import Any, Protocol, SupportsFloat, runtime_checkable
 
 import numpy as np
 from PIL import Image
@@ -108,17 +108,34 @@ def read_metrics(workdir: str | os.PathLike[str]) -> dict[str, tuple[np.ndarray,
     return {name: (np.asarray(steps[name]), np.asarray(values[name])) for name in steps}
 
 
+@runtime_checkable
+class Sink(Protocol):
+    """Where else the metrics of a run are shown."""
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Shows metrics of a step."""
+
+    def image(self, step: int, name: str, path: str | os.PathLike[str]) -> None:
+        """Shows a picture file."""
+
+    def close(self) -> None:
+        """Sends what is pending."""
+
+
 class MetricLog:
     """The metrics of a run: lines of `metrics.jsonl` and TensorBoard scalars of the same names.
 
-    Opening continues the run from `step`: whatever an earlier process logged after that step,
-    and a line it was killed in, goes; the other lines stay byte for byte. Of several processes
-    one writes; the others' logs stay empty.
+    They go to `sink`, too. Opening continues the run from `step`: whatever an earlier process
+    logged after that step, and a line it was killed in, goes; the other lines stay byte for byte.
+    Of several processes one writes; the others' logs stay empty.
 
     Not clu.metric_writers, which imports TensorFlow, as clu.periodic_actions does (clu 0.0.12).
     """
 
-    def __init__(self, workdir: str | os.PathLike[str], step: int) -> None:
+    def __init__(
+        self, workdir: str | os.PathLike[str], step: int, sink: Sink | None = None
+    ) -> None:
+        self._sink = sink
         workdir = Path(workdir)
         workdir.mkdir(parents=True, exist_ok=True)
         is_writer = processes.is_writer()
@@ -158,6 +175,8 @@ class MetricLog:
         for name, value in values.items():
             self._logged.add((step, name))
             self._events.add_scalar(name, value, step)
+        if self._sink:
+            self._sink.write(step, values)
 
     def has(self, step: int, name: str) -> bool:
         """Whether this run, or the part of it kept at opening, logged metric `name` at `step`.
@@ -167,10 +186,12 @@ class MetricLog:
         return processes.anywhere((step, name) in self._logged)
 
     def image(self, step: int, name: str, path: str | os.PathLike[str]) -> None:
-        """Show a picture file in TensorBoard."""
+        """Show a picture file in TensorBoard and in the sink."""
         with Image.open(path) as picture:
             pixels = np.asarray(picture.convert("RGB"))
         self._events.add_image(name, pixels, step, dataformats="HWC")
+        if self._sink:
+            self._sink.image(step, name, path)
 
     def sync(self) -> None:
         """Bring the lines written so far to the disk, so that they outlive a power failure."""
@@ -180,6 +201,8 @@ class MetricLog:
         """Write what is pending and close the files."""
         self._file.close()
         self._events.close()
+        if self._sink:
+            self._sink.close()
 
     def __enter__(self) -> "MetricLog":
         return self

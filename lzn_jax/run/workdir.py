@@ -28,7 +28,7 @@ LOCK_SECONDS = 100.0
 # Full, read-only, broken and lost disks; of other errors the file's name says whose they are.
 _DISK_ERRORS = ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EIO", "ESTALE")
 # What may differ from the run that a folder holds: where its data lie, how long, how often, how
-# many at a time or in all, how to sample.
+# many at a time or in all, how to sample, where it is shown.
 FREE_FIELDS = (
     "data.path",
     "data.tokenizer_path",  # what is in the file may not
@@ -44,6 +44,7 @@ FREE_FIELDS = (
     "checkpoint.",
     "evaluation.",
     "sampling.",
+    "reporting.",
 )
 # What may also differ where nothing is trained: how the flows are solved.
 _SOLVED_ANEW = (
