@@ -2,13 +2,15 @@
 
     python -m lzn_jax.convert --config=configs/NAME.py --workdir=DIR --checkpoint=FILE.pt [--raw]
         [--context=FOLDER]
+    python -m lzn_jax.convert --released=NAME --workdir=DIR [--raw] [--context=FOLDER]
     python -m lzn_jax.convert --config=configs/NAME.py --workdir=DIR --to-pt=FILE.pt
 
 With --checkpoint, DIR becomes the folder of a run at the checkpoint's iteration: every mode works
 on it, and training goes on from there with a fresh Adam. Averaged weights (EMA) are what modes
 use; --raw puts the others in their place. Context anchors, which a release does not have, are
-made from images of FOLDER, or of the config's training set where it can be read. --to-pt writes
-the newest checkpoint of DIR as a file that the paper's code loads.
+made from images of FOLDER, or of the config's training set where it can be read. --released
+fetches the paper's checkpoint of configs/NAME.py from the Hugging Face Hub. --to-pt writes the
+newest checkpoint of DIR as a file that the paper's code loads.
 """
 
 import argparse
@@ -31,15 +33,17 @@ from lzn_jax.configuration import EXIT_DONE, EXIT_USER_ERROR, UserError
 from lzn_jax.data import Examples
 from lzn_jax.latent_space import LatentSpace
 from lzn_jax.models import Variables, join_variables, split_variables
+from lzn_jax.release import hub
 from lzn_jax.release import weights as released
 from lzn_jax.release.names import shapes_in_execution_order, torch_keys
 from lzn_jax.release.weights import Layout, Released
-from lzn_jax.run import sharding
+from lzn_jax.run import reporting, sharding
 from lzn_jax.run import workdir as workdirs
 from lzn_jax.run.checkpoints import Checkpoints
 
 REPORT_IMAGES = 2
 NOISE_LEVELS = "noise_levels.npy"  # in a run's folder: a buffer that only the release has
+ORIGIN_FILE = "released.json"  # in a run's folder: which of the released checkpoints it was
 
 _log = logging.getLogger("lzn_jax.convert")  # also where this module is __main__
 
@@ -70,8 +74,7 @@ def convert(
     `load_released` does, where a network is missing, for a folder that holds checkpoints, and for
     a context of too few images.
     """
-    if workdirs.has_checkpoint(workdir):
-        raise UserError(f"{workdir} holds checkpoints already: choose another --workdir")
+    _check_empty(workdir)
     layouts = network_layouts(config)
     found = released.read(checkpoint, layouts, ema=not raw)
     if lacking := [name for name in layouts if name not in found.raw]:
@@ -82,6 +85,35 @@ def convert(
     _save(config, found, images, workdir)
     _report(config, found, layouts)
     return config
+
+
+def convert_released(name: str, config: ConfigDict, workdir: Path, **options: Any) -> ConfigDict:
+    """`convert` of the released checkpoint of that name, fetched; released.json says what it was.
+
+    Raises UserError where `convert` does, and for a checkpoint that cannot be had whole.
+    """
+    _check_empty(workdir)
+    fetched = hub.fetch(name)
+    config = convert(config, fetched.path, workdir, **options)
+    reporting.write_json(workdir / ORIGIN_FILE, fetched.origin)
+    return config
+
+
+def released_run(name: str) -> Path:
+    """The folder of a released checkpoint as a run, made in the cache when it is first asked for.
+
+    Raises UserError where `convert_released` does.
+    """
+    hub.check_name(name)
+    workdir = workdirs.cache_folder() / "released" / name
+    if not workdirs.has_checkpoint(workdir):
+        convert_released(name, configuration.load(name), workdir)
+    return workdir
+
+
+def _check_empty(workdir: Path) -> None:
+    if workdirs.has_checkpoint(workdir):
+        raise UserError(f"{workdir} holds checkpoints already: choose another --workdir")
 
 
 def export(config: ConfigDict, workdir: Path, path: Path) -> None:
@@ -291,24 +323,40 @@ def _run(arguments: list[str]) -> None:
     prefix = "--config."
     overrides = [a.removeprefix(prefix) for a in arguments if a.startswith(prefix)]
     parser = _Parser(prog="python -m lzn_jax.convert", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--config", required=True, help="config file, configs/NAME.py")
+    parser.add_argument("--config", help="config file, configs/NAME.py; default that of --released")
     parser.add_argument("--workdir", required=True, help="folder of the run", type=Path)
     parser.add_argument("--checkpoint", help="released checkpoint to convert", type=Path)
+    parser.add_argument("--released", help=f"one to fetch and convert: {', '.join(hub.FILES)}")
     parser.add_argument("--raw", action="store_true", help="take no averaged weights (EMA)")
     parser.add_argument("--context", help="folder of images for the context anchors")
     parser.add_argument("--to-pt", help="file to write the newest checkpoint to", type=Path)
     flags = parser.parse_args([a for a in arguments if not a.startswith(prefix)])
-    if flags.checkpoint is None and (flags.to_pt is None or flags.raw or flags.context):
-        raise UserError("name a file: --checkpoint=FILE.pt to read or --to-pt=FILE.pt to write")
-    config = configuration.load(flags.config, overrides)
+    _check(flags)
+    config = configuration.load(flags.config or flags.released, overrides)
     logging.basicConfig(format="%(message)s", force=True)
     logging.getLogger("lzn_jax").setLevel(logging.INFO)
-    if flags.checkpoint is not None:
-        config = convert(
-            config, flags.checkpoint, flags.workdir, raw=flags.raw, context=flags.context
-        )
+    options = {"raw": flags.raw, "context": flags.context}
+    if flags.released is not None:
+        config = convert_released(flags.released, config, flags.workdir, **options)
+    elif flags.checkpoint is not None:
+        config = convert(config, flags.checkpoint, flags.workdir, **options)
     if flags.to_pt is not None:
         export(config, flags.workdir, flags.to_pt)
+
+
+def _check(flags: argparse.Namespace) -> None:
+    reads = [each for each in (flags.checkpoint, flags.released) if each is not None]
+    if len(reads) == 2:
+        raise UserError("--checkpoint=FILE.pt and --released=NAME do not go together")
+    if not reads and (flags.to_pt is None or flags.raw or flags.context):
+        raise UserError(
+            "name a file: --checkpoint=FILE.pt or --released=NAME to read or --to-pt=FILE.pt to "
+            "write"
+        )
+    if flags.released is not None:
+        hub.check_name(flags.released)
+    elif flags.config is None:
+        raise UserError("name the config of the checkpoint with --config=configs/NAME.py")
 
 
 if __name__ == "__main__":

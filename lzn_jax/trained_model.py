@@ -246,10 +246,15 @@ class TrainedModel:
 def load(path: str | Path) -> TrainedModel:
     """The trained run in a work folder, at its newest good checkpoint, or at the one named.
 
-    `path` is the folder of a run or one of its `checkpoints/STEP`. Raises UserError where there is
-    none that can be read.
+    `path` is the folder of a run or one of its `checkpoints/STEP`, or "released/NAME": the paper's
+    released checkpoint of configs/NAME.py, fetched and converted when it is first asked for. Raises
+    UserError where there is none that can be read.
     """
     path = Path(path)
+    if path.parent == Path("released") and not path.is_dir():
+        from lzn_jax import convert  # and with it all that training needs
+
+        path = convert.released_run(path.name)
     workdir, step = path, None
     if path.parent.name == "checkpoints" and path.name.isdigit():
         workdir, step = path.parent.parent, int(path.name)

@@ -35,7 +35,7 @@ from lzn_jax.configuration import UserError
 from lzn_jax.data import to_uint8
 from lzn_jax.losses import rectified_flow
 from lzn_jax.losses.rectified_flow import Sampler
-from lzn_jax.release import torch_files
+from lzn_jax.release import hub, torch_files
 from lzn_jax.release import weights as released
 from lzn_jax.release.names import to_torch
 from lzn_jax.run import sharding
@@ -413,6 +413,44 @@ def test_a_folder_with_checkpoints_and_a_file_that_exists_are_refused(converted,
     assert f"{back} exists" in lines[1]
     assert "--checkpoint=FILE.pt" in lines[2]
     assert back.read_bytes() == before
+
+
+# Checkpoints by name, of tiny networks.
+
+
+@pytest.fixture
+def fetched(monkeypatch):
+    """The original's tiny checkpoint in the place of AFHQ's, as if it had been downloaded."""
+    origin = {"file": hub.FILES["afhq_cat_gen"], "sha256": "0" * 64}
+    monkeypatch.setattr(hub, "fetch", lambda name: hub.Fetched(FOURIER, {"name": name, **origin}))
+    return {"name": "afhq_cat_gen", **origin}
+
+
+@pytest.mark.usefixtures("without_report")
+def test_a_released_checkpoint_is_converted_by_name(fetched, images, tmp_path):
+    config = config_file(tmp_path / "config.py", fourier_values(images))
+    assert run(config, tmp_path / "run", "--released=afhq_cat_gen") == 0
+    assert json.loads((tmp_path / "run" / "released.json").read_text()) == fetched
+    variables = lzn_jax.load(tmp_path / "run").model.variables
+    jax.tree.map(np.testing.assert_array_equal, variables, released_variables("ema"))
+
+
+@pytest.mark.usefixtures("without_report")
+def test_a_released_checkpoint_is_loaded_by_name_and_converted_once(
+    fetched, images, tmp_path, monkeypatch
+):
+    (tmp_path / "configs").mkdir()
+    config_file(tmp_path / "configs" / "afhq_cat_gen.py", fourier_values(images))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    model = lzn_jax.load("released/afhq_cat_gen")
+    jax.tree.map(np.testing.assert_array_equal, model.model.variables, released_variables("ema"))
+    workdir = tmp_path / "cache" / "lzn_jax" / "released" / "afhq_cat_gen"
+    assert json.loads((workdir / "released.json").read_text()) == fetched
+    monkeypatch.setattr(convert, "convert", None)
+    assert lzn_jax.load("released/afhq_cat_gen").step == model.step
+    with pytest.raises(UserError, match="no released model 'digits_joint': the names are"):
+        lzn_jax.load("released/digits_joint")
 
 
 # Files of the other case studies, of seeded weights.
