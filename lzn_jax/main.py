@@ -13,8 +13,22 @@ from lzn_jax import configuration
 from lzn_jax.configuration import EXIT_DONE, EXIT_RUN_AGAIN, EXIT_USER_ERROR, UserError
 
 MODES_WITH_INPUT = ("embed", "classify", "reconstruct", "interpolate", "translate")
-MODES_WITHOUT_A_RUN = ("check_data", "compile", "show_config")
-MODES = ("train", "evaluate", "sample", *MODES_WITH_INPUT, "replay", *MODES_WITHOUT_A_RUN)
+# What they do, and the files that they write into the work folder.
+MODES = {
+    "train": "trains, or goes on, and evaluates: checkpoints/, metrics.jsonl, summary.json",
+    "evaluate": "measures the newest checkpoint: summary.json, figures/",
+    "sample": "draws images, classes in equal shares: samples.npz",
+    "translate": "--source=TYPE to --target=TYPE: translations.npz or translations.csv",
+    "classify": "classes of images and their probabilities: predictions.csv",
+    "embed": "features of images: embeddings.npz",
+    "reconstruct": "images to noise and back: reconstructions.npz",
+    "interpolate": "from one image to another: interpolation.npz",
+    "replay": "repeats the update at which a run stopped: nothing",
+    "check_data": "reads a data set and reports on it: figures/contact_sheet.png",
+    "compile": "whether a step fits the machine of --slice, which need not be there: nothing",
+    "show_config": "prints every field with its value and meaning: nothing",
+}
+FIRST = "python -m lzn_jax.main --config=digits_joint"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -24,8 +38,12 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command; returns its exit code (2: the user's input)."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        return _run(sys.argv[1:] if arguments is None else arguments)
+        if not arguments:
+            print(f"Configs, by --config=NAME:\n{configuration.overview()}")
+            raise UserError(f"name a config; to start with, {FIRST} trains in minutes on a CPU")
+        return _run(arguments)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
@@ -34,10 +52,16 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(arguments: list[str]) -> int:
     prefix = "--config."
     overrides = [a.removeprefix(prefix) for a in arguments if a.startswith(prefix)]
-    parser = _Parser(prog="python -m lzn_jax.main", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--config", required=True, help="config file, configs/NAME.py")
+    parser = _Parser(
+        prog="python -m lzn_jax.main",
+        description=__doc__,
+        epilog=_modes_in_words(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", required=True, help="config file, or its NAME in configs/")
     parser.add_argument("--workdir", help="folder of the run; default results/NAME")
-    parser.add_argument("--mode", choices=MODES, default="train")
+    parser.add_argument("--mode", choices=MODES, default="train", metavar="MODE", help="see below")
     parser.add_argument("--input", help="image or folder that a mode is to read; text or labels")
     types = ("image", "label", "text")
     parser.add_argument("--source", choices=types, help="data type that --mode=translate starts at")
@@ -69,6 +93,7 @@ def _run(arguments: list[str]) -> int:
     from lzn_jax.modes import compilation, inference, replay, translation
     from lzn_jax.modes.check_data import check
     from lzn_jax.plots.style import credited
+    from lzn_jax.modes.next_steps import next_steps
     from lzn_jax.run import processes
     from lzn_jax.run import workdir as workdirs
 
@@ -91,13 +116,24 @@ def _run(arguments: list[str]) -> int:
         workdirs.prepare(config, workdir, is_training=flags.mode == "train")
         if flags.mode == "train":
             with workdirs.locked(workdir):
-                return train.train_and_evaluate(config, workdir)
+                code = train.train_and_evaluate(config, workdir)
+            if code == EXIT_DONE:
+                named = [f"--config={flags.config}", f"--workdir={workdir}"]
+                named += [f"{prefix}{override}" for override in overrides]
+                for line in next_steps(config, named):
+                    logging.getLogger("lzn_jax").info("%s", line)
+            return code
         mode: Any = getattr(inference, flags.mode, translation.translate)
         if flags.mode == "translate":
             mode = functools.partial(mode, source=flags.source, target=flags.target)
         mode(config, workdir, *([flags.input] if flags.mode in MODES_WITH_INPUT else []))
         logging.getLogger("lzn_jax").info("done: results are in %s", workdir)
         return EXIT_DONE
+
+
+def _modes_in_words() -> str:
+    lines = [f"  {name:<12} {text}" for name, text in MODES.items()]
+    return "\n".join(["modes, and what they write into the work folder:", *lines])
 
 
 def _add_process_flags(parser: argparse.ArgumentParser) -> None:

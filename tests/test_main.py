@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,7 @@ ROOT = Path(__file__).parent.parent
 CONFIG, REPRESENTATION = "configs/digits_joint.py", "configs/digits_repr.py"
 # Settings that the runs of other files leave alone.
 SETTINGS = {"training__microbatch_size": 5, "latent__precision": "bfloat16_3x"}
+SETTINGS |= {"reporting__wandb_project": "zones"}
 SETTINGS |= {f"evaluation__{name}": "(7,)" for name in ("noise_scales", "batch_sizes")}
 
 
@@ -27,6 +29,7 @@ SETTINGS |= {f"evaluation__{name}": "(7,)" for name in ("noise_scales", "batch_s
 def in_repository():
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(ROOT)
+        patch.setenv("WANDB_MODE", "offline")
         yield
 
 
@@ -88,6 +91,8 @@ def test_a_run_leaves_its_files(enabled, run, tmp_path):
     }  # fmt: skip
     assert (workdir / "checkpoints" / "2").is_dir()
     assert any((workdir / "tensorboard").iterdir())
+    (watched,) = workdir.glob("wandb/offline-run-*")
+    assert watched.name.endswith((workdir / "wandb_id.txt").read_text())
     stored = json.loads((workdir / "config.json").read_text())
     assert stored["latent"]["enabled"] is enabled
 
@@ -95,7 +100,14 @@ def test_a_run_leaves_its_files(enabled, run, tmp_path):
 def test_the_command_itself_runs(commanded):
     workdir, result = commanded
     assert result.returncode == 0, result.stderr
-    assert str(workdir) in result.stderr.splitlines()[-1]
+    lines = result.stderr.splitlines()
+    done = lines.index(f"done: results are in {workdir}")
+    assert lines[done + 1] == "what can be done next:"
+    commands = [shlex.split(line) for line in lines[done + 3 :: 2]]
+    assert len(commands) == 3
+    flags = small.flags(REPRESENTATION, workdir)
+    assert commands[0] == ["python", "-m", "lzn_jax.main", *flags, "--mode=embed"]
+    assert not (workdir / "wandb").exists()
     assert json.loads((workdir / "summary.json").read_text())["step"] == 2
 
 
@@ -285,6 +297,25 @@ def test_sigterm_before_there_is_anything_to_save_asks_for_the_same_command(tmp_
     assert (result.returncode, result.stderr) == (75, "")
 
 
-def test_no_config_is_bad_input(capsys):
+def test_without_arguments_the_configs_are_listed_with_a_command_to_start_with(capsys):
     assert command_line.main([]) == 2
+    captured = capsys.readouterr()
+    lines = [line.split(maxsplit=1) for line in captured.out.splitlines()[1:]]
+    assert [name for name, _ in lines] == sorted(p.stem for p in (ROOT / "configs").glob("*.py"))
+    assert dict(lines)["digits_joint"].startswith("Case study 3 (paper section 5")
+    (line,) = captured.err.splitlines()
+    assert line.startswith("error: name a config")
+    assert "python -m lzn_jax.main --config=digits_joint " in line
+
+
+def test_a_mode_without_a_config_is_bad_input(capsys):
+    assert command_line.main(["--mode=sample"]) == 2
     assert "--config" in capsys.readouterr().err
+
+
+def test_help_says_of_each_mode_what_it_writes(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        command_line.main(["--help"])
+    text = capsys.readouterr().out
+    for mode, meaning in command_line.MODES.items():
+        assert f"  {mode:<12} {meaning}\n" in text

@@ -1,0 +1,63 @@
+"""What can be done with a run that has just been trained, as commands to paste."""
+
+import shlex
+from collections.abc import Iterator, Sequence
+from itertools import islice
+
+from ml_collections import ConfigDict
+
+from lzn_jax import data
+from lzn_jax.latent_space import LatentSpace
+from lzn_jax.run import sharding
+from lzn_jax.tasks import Tasks
+
+SHOWN = 3
+
+Step = tuple[str, list[str]]  # what is done, in words, and the flags that ask for it
+
+
+def next_steps(config: ConfigDict, arguments: Sequence[str]) -> list[str]:
+    """Lines for people: what the run can do, of most interest first, a command below each.
+
+    `arguments` are the flags that name the run: config, work folder, changed fields.
+    """
+    tasks = Tasks(LatentSpace(config, sharding.inference_mesh()))
+    lines = ["what can be done next:"]
+    for what, flags in islice(_steps(tasks), SHOWN):
+        changed = {flag.partition("=")[0] for flag in flags}
+        kept = [given for given in arguments if given.partition("=")[0] not in changed]
+        command = shlex.join(["python", "-m", "lzn_jax.main", *kept, *flags])
+        lines += [f"  {what}:", f"    {command}"]
+    return lines
+
+
+def _steps(tasks: Tasks) -> Iterator[Step]:
+    yield from _translations(tasks)
+    config, space = tasks.config, tasks.space
+    if "image" in space.decoders:
+        yield "images of the prior or of each class, samples.npz", ["--mode=sample"]
+    if "label" in space.encoders:
+        yield "classes of the test images, predictions.csv", ["--mode=classify"]
+    if "image" in space.decoders:
+        yield "test images to noise and back, reconstructions.npz", ["--mode=reconstruct"]
+    if "image" in space.encoders:
+        yield "features of the test images, embeddings.npz", ["--mode=embed"]
+    if "probe_protocol" in config.evaluation:
+        flags = ["--mode=evaluate", "--config.evaluation.probe_protocol=simclr"]
+        yield "a linear probe trained as SimCLR's is, summary.json", flags
+    steps = 2 * config.training.num_steps
+    yield "more training", [f"--config.training.num_steps={steps}"]
+
+
+def _translations(tasks: Tasks) -> Iterator[Step]:
+    """Those of images and texts, and of labels to images, with a source to begin with."""
+    sources = {("text", "image"): "", ("image", "text"): None, ("label", "image"): "0,1"}
+    if ("text", "image") in tasks.translations:
+        texts = data.load(tasks.config.data, "test").texts
+        assert texts is not None  # of a run that has trained on texts
+        sources["text", "image"] = next(filter(None, texts))
+    for (source, target), given in sources.items():
+        if (source, target) in tasks.translations:
+            flags = ["--mode=translate", f"--source={source}", f"--target={target}"]
+            extra = [] if given is None else [f"--input={given}"]
+            yield f"from {source} to {target}, figures/translations.png", [*flags, *extra]

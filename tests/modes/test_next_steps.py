@@ -1,0 +1,61 @@
+"""What is said after training can be done: commands that work when they are pasted."""
+
+import shlex
+from pathlib import Path
+
+import pytest
+import small
+
+from lzn_jax import main
+from lzn_jax.modes.next_steps import next_steps
+
+ROOT = Path(__file__).parents[2]
+COMMAND = ["python", "-m", "lzn_jax.main"]
+
+
+@pytest.fixture(autouse=True)
+def in_repository(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+def commands(name, workdir="unused", **changes):
+    """Flags of the commands that are shown for a config."""
+    flags = small.flags(f"configs/{name}.py", workdir, **changes)
+    first, *lines = next_steps(small.config(f"configs/{name}.py", **changes), flags)
+    assert first == "what can be done next:"
+    assert all(line.endswith(":") for line in lines[::2])
+    split = [shlex.split(line) for line in lines[1::2]]
+    assert all(command[:3] == COMMAND for command in split)
+    return [command[3:] for command in split]
+
+
+EXPECTED = {
+    ("digits_text",): ["--target=image", "--target=text", "--source=label"],
+    ("digits_joint",): ["--source=label", "--mode=sample", "--mode=classify"],
+    ("digits_gen",): ["--mode=sample", "--mode=reconstruct", "--mode=embed"],
+    ("digits_alone",): ["--source=label", "--mode=sample", "--mode=classify"],
+    ("digits_repr",): ["--mode=embed", "--mode=evaluate", "--config.training.num_steps=4"],
+    ("digits_joint", "latent__enabled=False"): [
+        "--mode=sample", "--mode=reconstruct", "--config.training.num_steps=4",
+    ],
+    ("digits_joint", "training__generation_weight=0"): [
+        "--mode=classify", "--mode=embed", "--config.training.num_steps=4",
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", EXPECTED)
+def test_each_space_is_asked_what_it_can_do(case):
+    name, *changes = case
+    shown = commands(name, **dict(change.split("=") for change in changes))
+    for flags, expected in zip(shown, EXPECTED[case], strict=True):
+        assert expected in flags
+        assert len({flag.partition("=")[0] for flag in flags}) == len(flags)
+
+
+@pytest.mark.parametrize("name", ["digits_text", "digits_joint"])
+def test_the_commands_work(name, tmp_path):
+    path = f"configs/{name}.py"
+    small.untrained_run(tmp_path, small.config(path))
+    for flags in commands(name, tmp_path):
+        assert main.main(flags) == 0, flags
