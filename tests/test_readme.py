@@ -82,7 +82,7 @@ def assert_imports_exist(source):
 PAGES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md"))
 
 
-@pytest.mark.parametrize("name", ["README.md", "launch/README.md", *PAGES])
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "launch/README.md", *PAGES])
 def test_what_is_named_exists(name):
     text = (ROOT / name).read_text()
     for path in re.findall(r"(?:configs|benchmarks|tests|launch|lzn_jax)/(?!NAME)[\w/]+\.py", text):
