@@ -105,7 +105,7 @@ def released_run(name: str) -> Path:
     Raises UserError where `convert_released` does.
     """
     hub.check_name(name)
-    workdir = workdirs.cache_folder() / "released" / name
+    workdir = reporting.cache_folder() / "released" / name
     if not workdirs.has_checkpoint(workdir):
         convert_released(name, configuration.load(name), workdir)
     return workdir

@@ -180,11 +180,6 @@ def _git(*arguments: str) -> str:
     return found.stdout.strip()
 
 
-def cache_folder() -> Path:
-    """Where what can be had again is kept between runs: compiled programs, released models."""
-    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "lzn_jax"
-
-
 def has_checkpoint(workdir: Path) -> bool:
     """Whether the folder holds a finished checkpoint."""
     folder = workdir / "checkpoints"
