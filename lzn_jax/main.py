@@ -92,8 +92,8 @@ def _run(arguments: list[str]) -> int:
     from lzn_jax import data, train
     from lzn_jax.modes import compilation, inference, replay, translation
     from lzn_jax.modes.check_data import check
-    from lzn_jax.plots.style import credited
     from lzn_jax.modes.next_steps import next_steps
+    from lzn_jax.plots.style import credited
     from lzn_jax.run import processes
     from lzn_jax.run import workdir as workdirs
 
