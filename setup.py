@@ -55,6 +55,7 @@ setup(
         "tfds": ["tensorflow-datasets>=4.9.10", "array_record>=0.8"],
         "hub": ["huggingface_hub>=1.0"],
         "wandb": ["wandb>=0.19"],
+        "docs": ["mkdocs-material>=9.7", "mkdocstrings-python>=2.0"],
         "notebooks": ["nbclient>=0.10", "nbformat>=5.10", "ipykernel>=6.29"],
         "test": [
             "pytest>=8.0",

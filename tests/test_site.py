@@ -1,0 +1,160 @@
+"""The site is built without a warning, its links and pictures are there, and a browser shows it."""
+
+import html.parser
+import importlib.util
+import os
+import runpy
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+from PIL import Image
+
+from lzn_jax import zoning
+from lzn_jax.trained_model import TrainedModel
+
+ROOT = Path(__file__).parent.parent
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+
+pytestmark = pytest.mark.skipif(
+    not all(importlib.util.find_spec(name) for name in ("material", "mkdocstrings_handlers")),
+    reason="the site is built with mkdocs-material and mkdocstrings: pip install -e '.[docs]'",
+)
+needs_browser = pytest.mark.skipif(
+    CHROMIUM is None, reason="no chromium is installed: apt-get install chromium"
+)
+
+
+class Page(html.parser.HTMLParser):
+    """What a page names: anchors of its own, links, and files that it loads."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.anchors, self.links, self.loads = set(), [], []
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag, attrs):
+        values = dict(attrs)
+        self.anchors |= {values[name] for name in ("id", "name") if values.get(name)}
+        address = values.get("href", values.get("src"))
+        if address is not None:
+            (self.links if tag == "a" else self.loads).append(address)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The folder of the built site."""
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", folder]
+    built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert built.returncode == 0, built.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pages(site):
+    """Pages by path. That of a server without an answer names files from the server's root."""
+    paths = sorted(path for path in site.rglob("*.html") if path.name != "404.html")
+    return {path: Page(path) for path in paths}
+
+
+def test_the_repository_is_in_it(site, pages):
+    names = {str(path.relative_to(site)) for path in pages}
+    documents = [path.stem for path in (ROOT / "docs").glob("*.md")]
+    notebooks = [path.stem for path in (ROOT / "notebooks").glob("*.ipynb")]
+    assert documents
+    assert notebooks
+    assert names == {
+        *(f"docs/{name}.html" for name in documents),
+        *(f"notebooks/{name}.html" for name in notebooks),
+        *("index.html", "launch/index.html", "CHANGELOG.html", "CONTRIBUTING.html"),
+        *("trained_model.html", "zoning_functions.html", "limits.html"),
+    }
+    limits = (site / "limits.html").read_text()
+    assert "none was run at full scale" in limits
+    assert "Where things are" not in limits
+
+
+def test_every_link_and_picture_is_there(site, pages):
+    assert sum(len(page.links) for page in pages.values()) > 200
+    for path, page in pages.items():
+        for address in page.links + page.loads:
+            parts = urlsplit(address)
+            if parts.scheme:
+                continue
+            target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
+            assert target.is_relative_to(site.resolve()), (path, address)
+            assert target.is_file(), (path, address)
+            if parts.fragment and target in pages:
+                assert unquote(parts.fragment) in pages[target].anchors, (path, address)
+
+
+def test_nothing_is_loaded_from_elsewhere(pages):
+    schemes = {urlsplit(each).scheme for page in pages.values() for each in page.loads}
+    assert schemes <= {"", "data"}
+
+
+def test_docstrings_are_in_it(site, pages):
+    anchors = pages[site / "zoning_functions.html"].anchors
+    named = {name.split(".")[-1] for name in anchors if name.startswith("lzn_jax.zoning.")}
+    assert set(zoning.__all__) - {"SOLVERS", "Solver"} <= named
+    anchors = pages[site / "trained_model.html"].anchors
+    public = [name for name in vars(TrainedModel) if not name.startswith("_")]
+    assert {f"lzn_jax.trained_model.TrainedModel.{name}" for name in public} <= anchors
+    assert "lzn_jax.trained_model.load" in anchors
+    text = (site / "trained_model.html").read_text()
+    assert "Samples of one data type as samples of another" in text
+
+
+def test_cells_say_what_they_showed():
+    hook = runpy.run_path(str(ROOT / "website" / "hook.py"))
+    outputs = [
+        {"output_type": "stream", "text": ["1\n", "2\n"]},
+        {"output_type": "execute_result", "data": {"text/plain": ["3"]}},
+        {"output_type": "display_data", "data": {"image/png": "QUJD\n", "text/plain": "<Figure>"}},
+    ]
+    cell = {"cell_type": "code", "source": ["f()\n", "3"], "outputs": outputs}
+    assert list(hook["cell_parts"](cell)) == [
+        "```python\nf()\n3\n```",
+        "```text\n1\n2\n```",
+        "```text\n3\n```",
+        "![](data:image/png;base64,QUJD)",
+    ]
+    assert list(hook["cell_parts"]({"cell_type": "markdown", "source": "# A"})) == ["# A"]
+
+
+def browse(address, tmp_path, *what):
+    """What chromium prints of a page, after its scripts; fails where the page logs an error."""
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
+    options += ["--enable-logging=stderr", "--virtual-time-budget=10000"]
+    options += ["--window-size=1400,1600", f"--user-data-dir={tmp_path / 'profile'}"]
+    seen = subprocess.run(
+        [CHROMIUM, *options, *what, address],
+        env=os.environ | {"HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert seen.returncode == 0, seen.stderr
+    assert [line for line in seen.stderr.splitlines() if "CONSOLE" in line] == []
+    return seen.stdout
+
+
+@needs_browser
+def test_every_page_opens(site, pages, tmp_path):
+    for path in pages:
+        name = "-".join(path.relative_to(site).with_suffix(".png").parts)
+        browse(path.as_uri(), tmp_path, f"--screenshot={tmp_path / name}")
+        with Image.open(tmp_path / name) as picture:
+            assert picture.size == (1400, 1600)
+            assert len(picture.convert("L").getcolors()) > 100, name  # text has smooth edges
+
+
+@needs_browser
+def test_search_works_from_files(site, tmp_path):
+    found = browse(f"{(site / 'index.html').as_uri()}?q=AdamsBashforth", tmp_path, "--dump-dom")
+    assert "matching documents" in found
+    assert 'href="zoning_functions.html' in found.partition("matching documents")[2]
