@@ -63,6 +63,9 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
     """Writes a PNG file, whole or not at all."""
     if credit := _credit.get():
         figure.text(0.5, 0, credit, ha="center", va="bottom", fontsize=7, color="0.4")
+        if isinstance(layout := figure.get_layout_engine(), ConstrainedLayoutEngine):
+            line = 0.18 / figure.get_figheight()  # inches
+            layout.set(rect=(0, line, 1, 1 - line))
     buffer = io.BytesIO()
     with warnings.catch_warnings():  # texts of any script; what the font lacks is a box
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")

@@ -38,7 +38,7 @@ def tasks(path: str | os.PathLike[str], rows: Sequence[tuple[str, Any, Any]]) ->
         for title, *sides in rows
         for place, samples in enumerate(side for side in sides if side is not None)
     ]
-    heights = [1.2 if _is_image(samples[0]) else 0.6 for _, samples in lines]
+    heights = [1.2 if _is_image(samples[0]) else 0.75 for _, samples in lines]
     figure = new_figure(1.2 * columns, sum(heights) + 0.6, "What the model translates")
     ratios = {"height_ratios": heights}
     grid = figure.subplots(len(lines), columns, squeeze=False, gridspec_kw=ratios)

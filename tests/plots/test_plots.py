@@ -268,10 +268,14 @@ def test_predictions_shows_the_first_images_and_a_label_where_it_differs(tmp_pat
 def test_pictures_name_their_author_where_they_must(tmp_path):
     with style.credited("by an author"):
         figure = style.new_figure(2.0, 2.0)
+        axes = figure.subplots()
         style.save(figure, tmp_path / "credited.png")
     other = style.new_figure(2.0, 2.0)
     style.save(other, tmp_path / "other.png")
-    assert [text.get_text() for text in figure.texts] == ["by an author"]
+    (credit,) = figure.texts
+    assert credit.get_text() == "by an author"
+    space = axes.get_tightbbox().y0 - credit.get_window_extent().y1
+    assert space > 0.1 * style.DPI  # inches: words may reach below their axes
     assert other.texts == []
 
 
