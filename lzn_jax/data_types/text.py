@@ -65,12 +65,22 @@ def _some(texts: np.ndarray | None) -> np.ndarray:
 def columns(config: ConfigDict, texts: np.ndarray | None) -> dict[str, np.ndarray]:
     """What a batch holds of texts, where a config has them.
 
-    The log counts and names texts that cannot be read; their examples train without a text. Raises
-    UserError where no text can be read.
+    Examples whose text cannot be read train without one. Raises UserError where none can be read.
     """
     if "text" not in config.types:
         return {}
     texts = _some(texts)
+    tokens = readable(config, texts)
+    if any(texts) and not tokens.any():
+        raise UserError(
+            "no text can be read, the log says why: change text.max_length, text.alphabet or "
+            "data.tokenizer_path"
+        )
+    return {"tokens": tokens}
+
+
+def readable(config: ConfigDict, texts: np.ndarray) -> Int[np.ndarray, "n l"]:
+    """Tokens, 0 for texts that cannot be read; the log counts and names those."""
     tokens, faults = tokenizer(config).encode_known(texts)
     left_out = [index for index in faults if texts[index]]
     different = {str(texts[index]): faults[index] for index in left_out}
@@ -79,13 +89,7 @@ def columns(config: ConfigDict, texts: np.ndarray | None) -> dict[str, np.ndarra
     if left_out:
         count = len(left_out)
         _log.warning("texts left out: %d different ones, of %d examples", len(different), count)
-    if left_out and not tokens.any():
-        first = str(texts[left_out[0]])
-        raise UserError(
-            f"none of the {len(different)} texts can be read, the first, {first!r}, "
-            f"{different[first]}: change text.max_length, text.alphabet or data.tokenizer_path"
-        )
-    return {"tokens": tokens}
+    return tokens
 
 
 class TextEncoder:

@@ -144,7 +144,8 @@ def _describe_texts(split: str, texts: np.ndarray, config: ConfigDict) -> None:
         "%s: texts have %d to %d %s, the median is %d",
         split, lengths[0], lengths[-1], unit, lengths[len(lengths) // 2],
     )  # fmt: skip
-    text.columns(config, texts)  # names those that cannot be said
+    if "text" in config.types:
+        text.readable(config, texts)  # names those that cannot be said
 
 
 def _describe_scan(found: Scan, examples: Examples) -> None:
