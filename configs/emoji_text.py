@@ -50,7 +50,7 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.training.batch_size = 256
     config.training.devices = "dividing"
-    config.training.num_steps = 600
+    config.training.num_steps = 300
     config.training.learning_rate.encoder = 1e-3
     config.training.learning_rate.decoder = 2e-3
     config.training.learning_rate.text_encoder = 1e-3
@@ -59,7 +59,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.training.schedule = "cosine"
     config.training.ema_decay = 0.99
     config.training.log_every_steps = 10
-    config.checkpoint.every_steps = 200
-    config.evaluation.every_steps = 600
+    config.checkpoint.every_steps = 100
+    config.evaluation.every_steps = 300
     config.evaluation.num_samples = 500
     return config
