@@ -2,7 +2,10 @@
 
     python -m lzn_jax.main --config=configs/emoji_text.py
 
-Expected: not measured yet.
+Expected of emoji that training never saw, one seed: the own text nearest of 411 for 0.22 of the
+images, among ten for 0.53; 0.29 of the images that are made of texts find their text among ten;
+words of texts with an F1 of 0.23. Images are blurred and texts half words after so few updates
+(docs/text.md). Cost: 17 minutes of training on one CPU core, 2 of compiling and measuring.
 """
 
 import ml_collections
