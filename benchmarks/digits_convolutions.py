@@ -3,18 +3,14 @@
 python -m lzn_jax.main --config=benchmarks/digits_convolutions.py
 """
 
-from pathlib import Path
-
 import ml_collections
 
 from lzn_jax import configuration
 
-CONFIGS = Path(__file__).parents[1] / "configs" / "any.py"
-
 
 def get_config() -> ml_collections.ConfigDict:
     """The config of this experiment."""
-    config = configuration.sibling(str(CONFIGS), "digits_alone")
+    config = configuration.sibling("configs/any.py", "digits_alone")
     del config.decoder.num_blocks
     config.decoder.name = "direct"
     config.decoder.features = 32

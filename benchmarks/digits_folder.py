@@ -1,17 +1,13 @@
 """A config: digits_text on a folder of pairs, which caption_folders.py writes."""
 
-from pathlib import Path
-
 import ml_collections
 
 from lzn_jax import configuration
 
-CONFIGS = Path(__file__).parents[1] / "configs" / "any.py"
-
 
 def get_config() -> ml_collections.ConfigDict:
     """The config; `data.path` is the folder."""
-    config = configuration.sibling(str(CONFIGS), "digits_text")
+    config = configuration.sibling("configs/any.py", "digits_text")
     config.data = ml_collections.ConfigDict({"name": "image_folder", "path": "", "captions": True})
     config.data.image_size, config.data.channels, config.data.num_classes = 8, 1, 10
     config.data.flip = False

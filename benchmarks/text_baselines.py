@@ -60,7 +60,7 @@ class Measure:
         self.tokenizer, self._judge = tasks.tokenizer, judge
         self._ruled = TextQuality(tasks, train) if config.data.name == "digits" else None
         self.sees = bool(self._ruled or judge)
-        rows = compared(self.tokenizer, test)
+        rows = compared(self.tokenizer, test.texts)
         self.images, self.texts = test.images[rows], [str(text) for text in test.texts[rows]]
         self.tokens = self.tokenizer.encode(self.texts)
         if judge:  # what does not fit raises UserError

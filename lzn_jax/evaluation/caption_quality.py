@@ -29,7 +29,7 @@ class CaptionQuality:
         the run's own encoders. Pairs whose text the run cannot say are left out.
         """
         assert test.texts is not None
-        rows = compared(self.tasks.tokenizer, test)
+        rows = compared(self.tasks.tokenizer, test.texts)
         if len(rows) == 0:
             return {}
         texts = [str(text) for text in test.texts[rows]]
@@ -47,9 +47,9 @@ class CaptionQuality:
         return {f"text_to_image_r{k}": found[k] for k in RANKS}
 
 
-def compared(tokenizer: Tokenizer, test: Examples) -> Int[np.ndarray, " k"]:
-    """Places of the pairs that are compared: at most MAX_WRITTEN, whose texts have tokens."""
-    rows = tokenizer.sayable([] if test.texts is None else test.texts)
+def compared(tokenizer: Tokenizer, texts: np.ndarray) -> Int[np.ndarray, " k"]:
+    """Places of the texts that are compared: at most MAX_WRITTEN, all of which have tokens."""
+    rows = tokenizer.sayable(texts)
     return rows[evenly_spaced(min(len(rows), MAX_WRITTEN), len(rows))]
 
 

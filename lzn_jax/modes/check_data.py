@@ -135,6 +135,7 @@ def _describe_texts(split: str, texts: np.ndarray, config: ConfigDict) -> None:
     found, unit = [len(each) for each in said], "characters"
     if "text" in config.types:
         found, unit = [n for n in tokenizer(config).lengths(said) if n], "tokens"
+        text.readable(config, texts)  # names those that cannot be said
     lengths = sorted(found) or [0]
     _log.info(
         "%s: %d pairs, %d different texts of %d different characters, %d images without a text",
@@ -144,8 +145,6 @@ def _describe_texts(split: str, texts: np.ndarray, config: ConfigDict) -> None:
         "%s: texts have %d to %d %s, the median is %d",
         split, lengths[0], lengths[-1], unit, lengths[len(lengths) // 2],
     )  # fmt: skip
-    if "text" in config.types:
-        text.readable(config, texts)  # names those that cannot be said
 
 
 def _describe_scan(found: Scan, examples: Examples) -> None:

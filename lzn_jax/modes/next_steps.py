@@ -51,13 +51,13 @@ def _steps(tasks: Tasks) -> Iterator[Step]:
 
 def _translations(tasks: Tasks) -> Iterator[Step]:
     """Those of images and texts, and of labels to images, with a source to begin with."""
-    sources = {("text", "image"): "", ("image", "text"): None, ("label", "image"): "0,1"}
+    inputs = {("image", "text"): [], ("label", "image"): ["--input=0,1"]}
     if ("text", "image") in tasks.translations:
         texts = data.load(tasks.config.data, "test").texts
         assert texts is not None  # of a run that has trained on texts
-        sources["text", "image"] = next(filter(None, texts))
-    for (source, target), given in sources.items():
+        for row in tasks.tokenizer.sayable(texts)[:1]:
+            inputs = {("text", "image"): [f"--input={texts[row]}"], **inputs}
+    for (source, target), given in inputs.items():
         if (source, target) in tasks.translations:
             flags = ["--mode=translate", f"--source={source}", f"--target={target}"]
-            extra = [] if given is None else [f"--input={given}"]
-            yield f"from {source} to {target}, figures/translations.png", [*flags, *extra]
+            yield f"from {source} to {target}, figures/translations.png", [*flags, *given]

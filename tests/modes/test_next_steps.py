@@ -59,3 +59,11 @@ def test_the_commands_work(name, tmp_path):
     small.untrained_run(tmp_path, small.config(path))
     for flags in commands(name, tmp_path):
         assert main.main(flags) == 0, flags
+
+
+@pytest.mark.parametrize(("length", "count"), [(24, 1), (2, 0)])
+def test_a_text_that_the_run_can_say_is_shown(length, count):
+    shown = commands("digits_text", text__max_length=length)
+    texts = [flags[-1] for flags in shown if "--source=text" in flags]
+    assert len(texts) == count
+    assert all(len(text.removeprefix("--input=")) < length for text in texts)
