@@ -2,7 +2,7 @@
 
 import pytest
 
-from lzn_jax.evaluation.caption_quality import words_in_common
+from lzn_jax.evaluation.caption_quality import agreement, words_in_common
 
 
 @pytest.mark.parametrize(
@@ -18,3 +18,8 @@ from lzn_jax.evaluation.caption_quality import words_in_common
 def test_is_the_f1_of_words(written, asked, expected):
     assert words_in_common([written], [asked]) == pytest.approx(expected)
     assert words_in_common([written, "a"], [asked, "a"]) == pytest.approx((expected + 1) / 2)
+
+
+def test_a_text_is_exact_as_it_is_to_the_letter():
+    found = agreement(["red heart", "Red heart", "dog", ""], ["red heart", "red heart", "cat", "a"])
+    assert found == {"image_to_text_exact": 0.25, "image_to_text_words": 0.5}
