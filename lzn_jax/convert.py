@@ -20,7 +20,7 @@ import logging
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +29,7 @@ from flax import linen as nn
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from lzn_jax import configuration, data, models, optimization, train
-from lzn_jax.configuration import EXIT_DONE, EXIT_USER_ERROR, UserError
+from lzn_jax.configuration import EXIT_DONE, UserError
 from lzn_jax.data import Examples
 from lzn_jax.latent_space import LatentSpace
 from lzn_jax.models import Variables, join_variables, split_variables
@@ -40,6 +40,7 @@ from lzn_jax.release.weights import Layout, Released
 from lzn_jax.run import reporting, sharding
 from lzn_jax.run import workdir as workdirs
 from lzn_jax.run.checkpoints import Checkpoints
+from lzn_jax.run.command_line import Parser, exit_code
 
 REPORT_IMAGES = 2
 NOISE_LEVELS = "noise_levels.npy"  # in a run's folder: a buffer that only the release has
@@ -304,25 +305,15 @@ def _sha256(arrays: list[np.ndarray]) -> str:
     return digest.hexdigest()
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(message)
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command; returns its exit code (2: the user's input)."""
-    try:
-        _run(sys.argv[1:] if arguments is None else arguments)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_USER_ERROR
-    return EXIT_DONE
+    return exit_code(_run, arguments)
 
 
-def _run(arguments: list[str]) -> None:
+def _run(arguments: list[str]) -> int:
     prefix = "--config."
     overrides = [a.removeprefix(prefix) for a in arguments if a.startswith(prefix)]
-    parser = _Parser(prog="python -m lzn_jax.convert", description=__doc__, allow_abbrev=False)
+    parser = Parser(prog="python -m lzn_jax.convert", description=__doc__, allow_abbrev=False)
     parser.add_argument("--config", help="config file, configs/NAME.py; default that of --released")
     parser.add_argument("--workdir", required=True, help="folder of the run", type=Path)
     parser.add_argument("--checkpoint", help="released checkpoint to convert", type=Path)
@@ -342,6 +333,7 @@ def _run(arguments: list[str]) -> None:
         config = convert(config, flags.checkpoint, flags.workdir, **options)
     if flags.to_pt is not None:
         export(config, flags.workdir, flags.to_pt)
+    return EXIT_DONE
 
 
 def _check(flags: argparse.Namespace) -> None:

@@ -7,10 +7,11 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from lzn_jax import configuration
-from lzn_jax.configuration import EXIT_DONE, EXIT_RUN_AGAIN, EXIT_USER_ERROR, UserError
+from lzn_jax.configuration import EXIT_DONE, EXIT_RUN_AGAIN, UserError
+from lzn_jax.run.command_line import Parser, exit_code, use_compile_cache
 
 MODES_WITH_INPUT = ("embed", "classify", "reconstruct", "interpolate", "translate")
 # What they do, and the files that they write into the work folder.
@@ -31,28 +32,18 @@ MODES = {
 FIRST = "python -m lzn_jax.main --config=digits_joint"
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(message)
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command; returns its exit code (2: the user's input)."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    try:
-        if not arguments:
-            print(f"Configs, by --config=NAME:\n{configuration.overview()}")
-            raise UserError(f"name a config; to start with, {FIRST} trains in minutes on a CPU")
-        return _run(arguments)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_USER_ERROR
+    return exit_code(_run, arguments)
 
 
 def _run(arguments: list[str]) -> int:
+    if not arguments:
+        print(f"Configs, by --config=NAME:\n{configuration.overview()}")
+        raise UserError(f"name a config; to start with, {FIRST} trains in minutes on a CPU")
     prefix = "--config."
     overrides = [a.removeprefix(prefix) for a in arguments if a.startswith(prefix)]
-    parser = _Parser(
+    parser = Parser(
         prog="python -m lzn_jax.main",
         description=__doc__,
         epilog=_modes_in_words(),
@@ -104,7 +95,7 @@ def _run(arguments: list[str]) -> int:
             return check(config, workdir)
     if flags.mode == "compile":
         return compilation.compile_step(config, flags.slice)
-    _use_compile_cache()
+    use_compile_cache()
     with (
         credited(data.attribution(config.data)),
         processes.together(flags.coordinator, flags.num_processes, flags.process_id),
@@ -147,17 +138,6 @@ def _add_process_flags(parser: argparse.ArgumentParser) -> None:
     ):
         variable = text.rpartition(" ")[2]
         group.add_argument(f"--{name}", type=kind, default=os.environ.get(variable), help=text)
-
-
-def _use_compile_cache() -> None:
-    """Compiled programs stay on disk, so that the second start is fast."""
-    import jax
-
-    from lzn_jax.run import reporting
-
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", str(reporting.cache_folder()))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 if __name__ == "__main__":

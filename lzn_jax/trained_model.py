@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from lzn_jax import configuration
@@ -137,9 +137,23 @@ class TrainedModel:
     def classify(self, images: Images) -> Predictions:
         """Class of each image, from the centre of its zone, and its probability (paper §5)."""
         images = self._checked(images)
-        if not self.tasks.has_classes:
-            raise self._cannot("classify images", "joint studies do")
+        self._check_classifies()
         return self.tasks.classify(self.model, images)
+
+    def class_probabilities(self, images: Images) -> Float[np.ndarray, "n c"]:
+        """Probabilities of all classes, from the centre of each image's zone; rows sum to 1."""
+        latents = self.encode(images, None, 0.0)
+        self._check_classifies()
+        return self.tasks.class_probabilities(self.model, latents)
+
+    def siblings(
+        self, images: Images, key: PRNGKeyArray | None = None
+    ) -> UInt8[np.ndarray, "n h w c"]:
+        """Of each image another one from its zone, by a random latent (paper §3.1)."""
+        images = self._checked(images)
+        self._check_generates("decode images")
+        self.space.encoder("image")
+        return self.tasks.siblings(self.model, images, key)
 
     def sample(
         self, count: int, key: PRNGKeyArray | None, labels: Labels | None = None
@@ -186,6 +200,10 @@ class TrainedModel:
 
     def _cannot(self, what: str, who: str) -> UserError:
         return UserError(f"a {self._name} study does not {what}: {who}")
+
+    def _check_classifies(self) -> None:
+        if not self.tasks.has_classes:
+            raise self._cannot("classify images", "joint studies do")
 
     def _check_count(self, count: int) -> None:
         if count < 1:

@@ -218,3 +218,12 @@ def test_what_is_no_run_is_one_line(workdir, tmp_path):
         with pytest.raises(UserError, match=message) as refusal:
             lzn_jax.load(tmp_path)
         assert "\n" not in str(refusal.value)
+
+
+def test_siblings_are_random_latents_of_zones_decoded(model, images):
+    found = model.siblings(images[:3].repeat(2, axis=0), KEY)
+    latents = model.encode(images[:3].repeat(2, axis=0), KEY, 1.0)
+    request = {"latents": jnp.asarray(latents), "index": jnp.arange(6)}
+    expected = model.tasks.decode(model.model, KEY, request, None, "image")["images"]
+    np.testing.assert_allclose(found.astype(int), np.asarray(expected).astype(int), atol=1)
+    assert np.any(found[0] != found[1])

@@ -91,6 +91,12 @@ class LabelEncoder:
         log_probs = zoning.assignment_log_probs(latents, table, classes, solver=solver)
         return {"classes": classes, "probabilities": jnp.exp(log_probs[-1])}
 
+    def class_probabilities(
+        self, model: Any, latents: Float[Array, "b q"], solver: zoning.Solver
+    ) -> Float[Array, "b c"]:
+        """The flow's probabilities of all classes."""
+        return _probabilities(latents, self.table(model.variables), solver)
+
 
 class ZonesOfImages:
     """Labels that nothing is aligned with: a class's zone is those of its images in the context."""
@@ -132,3 +138,18 @@ class ZonesOfImages:
         own = zoning.classify(latents, bank, solver=solver)
         log_probs = zoning.assignment_log_probs(latents, bank, own, solver=solver)
         return {"classes": model.context["labels"][own], "probabilities": jnp.exp(log_probs[-1])}
+
+    def class_probabilities(
+        self, model: Any, latents: Float[Array, "b q"], solver: zoning.Solver
+    ) -> Float[Array, "b c"]:
+        """The flow's probabilities of all classes: those of their images together."""
+        of_images = _probabilities(latents, model.context["anchors"], solver)
+        return of_images @ one_hot(model.context["labels"], self._config.data.num_classes)
+
+
+def _probabilities(
+    latents: Float[Array, "b q"], anchors: Float[Array, "n q"], solver: zoning.Solver
+) -> Float[Array, "b n"]:
+    """Assignments of latents to all anchors before the flow's last step."""
+    last = np.nextafter(np.float32(1), np.float32(0)).item()
+    return jnp.exp(zoning.best_assignment_log_probs(latents, anchors, solver=solver, cutoff=last))

@@ -1,5 +1,6 @@
 """What can be done with a run that has just been trained, as commands to paste."""
 
+import importlib.util
 import shlex
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -19,16 +20,24 @@ Step = tuple[str, list[str]]  # what is done, in words, and the flags that ask f
 def next_steps(config: ConfigDict, arguments: Sequence[str]) -> list[str]:
     """Lines for people: what the run can do, of most interest first, a command below each.
 
-    `arguments` are the flags that name the run: config, work folder, changed fields.
+    `arguments` are the flags that name the run: config, work folder, changed fields. The page is
+    among them where what it needs is installed.
     """
     tasks = Tasks(LatentSpace(config, sharding.inference_mesh()))
+    has_page = importlib.util.find_spec("gradio") is not None
     lines = ["what can be done next:"]
-    for what, flags in islice(_steps(tasks), SHOWN):
+    for what, flags in islice(_steps(tasks), SHOWN - has_page):
         changed = {flag.partition("=")[0] for flag in flags}
         kept = [given for given in arguments if given.partition("=")[0] not in changed]
-        command = shlex.join(["python", "-m", "lzn_jax.main", *kept, *flags])
-        lines += [f"  {what}:", f"    {command}"]
+        lines += _said(what, "lzn_jax.main", [*kept, *flags])
+    if has_page:
+        workdir = [given for given in arguments if given.startswith("--workdir=")]
+        lines += _said("a page to play with, in the browser", "lzn_jax.demo", workdir)
     return lines
+
+
+def _said(what: str, module: str, flags: Sequence[str]) -> list[str]:
+    return [f"  {what}:", f"    {shlex.join(['python', '-m', module, *flags])}"]
 
 
 def _steps(tasks: Tasks) -> Iterator[Step]:

@@ -44,9 +44,9 @@ class _Note(NamedTuple):
     align: Literal["left", "center", "right"]
 
 
-def _enlarged(images: np.ndarray) -> np.ndarray:
-    """RGB images of at least `_TILE` pixels by nearest neighbour, in whole multiples."""
-    factor = math.ceil(_TILE / max(images.shape[1:3]))
+def enlarged(images: UInt8[np.ndarray, "n h w c"], side: int = _TILE) -> np.ndarray:
+    """RGB images of at least `side` pixels by nearest neighbour, in whole multiples."""
+    factor = math.ceil(side / max(images.shape[1:3]))
     images = images.repeat(factor, axis=1).repeat(factor, axis=2)
     return np.broadcast_to(images, (*images.shape[:3], 3))
 
@@ -122,7 +122,7 @@ def sample_grid(
     limit = columns if len(classes) > 1 else columns * columns
     tiles, notes = [], []
     for row, label in enumerate(classes.tolist()):
-        pixels = _enlarged(images[np.flatnonzero(labels == label)[:limit]])
+        pixels = enlarged(images[np.flatnonzero(labels == label)[:limit]])
         row_height, column_width = pixels.shape[1] + _GAP, pixels.shape[2] + _GAP
         name = _class_name(label, class_names)
         notes.append(_Note(-12, row * row_height + pixels.shape[1] // 2, name, "right"))
@@ -145,7 +145,7 @@ def reconstructions(
     The first 30 are shown.
     """
     shown = slice(_MAX_PAIRS)
-    upper, lower = _enlarged(originals[shown]), _enlarged(reconstructed[shown])
+    upper, lower = enlarged(originals[shown]), enlarged(reconstructed[shown])
     height, width = upper.shape[1:3]
     text_height = 2 * _text_extent("0", TEXT_SIZE)[1]
     block_height = 2 * (height + _GAP) + text_height + _MARGIN
@@ -175,7 +175,7 @@ def interpolation(
 
     The two `ends` themselves stand at the left and at the right.
     """
-    strip = _enlarged(np.concatenate([ends[:1], images, ends[1:]]))
+    strip = enlarged(np.concatenate([ends[:1], images, ends[1:]]))
     height, width = strip.shape[1:3]
     text_y = height + _GAP + _text_extent("0", TEXT_SIZE)[1]
     texts = ["real", *(f"{weight:.2g}" for weight in weights), "real"]
@@ -201,7 +201,7 @@ def predictions(
     The first 60 are shown.
     """
     shown = slice(_MAX_PREDICTIONS)
-    pixels = _enlarged(images[shown])
+    pixels = enlarged(images[shown])
     height, width = pixels.shape[1:3]
     line = 3 * _text_extent("0", TEXT_SIZE)[1] // 2
     tiles, notes = [], []

@@ -165,17 +165,19 @@ def _draw_space(
     labels: np.ndarray,
     colors: Mapping[int, Any],
     zone_centres: np.ndarray | None = None,
-) -> None:
+) -> np.ndarray:
+    """Draws points and their classes; returns the plane (q, 2) that they are projected on."""
     points = _at_least_2d(points)
     plane, direction = _plane(points, labels)
     _draw_dots(axes, points @ plane, labels, colors)
-    if len(colors) <= _MAX_CLASS_NAMES:
+    if 1 < len(colors) <= _MAX_CLASS_NAMES:
         if zone_centres is None:
             _write_class_names(axes, points @ plane, labels, colors)
         else:
             _draw_zone_centres(axes, _at_least_2d(zone_centres) @ plane, colors)
     label_axes(axes, title, f"{direction} 1", f"{direction} 2")
     axes.set_aspect("equal", adjustable="datalim")
+    return plane
 
 
 def _add_legend(figure: Figure, colors: Mapping[int, Any], zones_of: str | None) -> None:
@@ -221,3 +223,23 @@ def latent_zones(
     figure.supxlabel(caption, fontsize=TEXT_SIZE)
     _add_legend(figure, colors, zones_of if label_latents is not None else None)
     return save(figure, path)
+
+
+def among_zones(
+    latents: Float[np.ndarray, "n q"],
+    labels: Int[np.ndarray, " n"],
+    found: Float[np.ndarray, "m q"],
+    title: str,
+) -> Figure:
+    """A figure of where `found` lie, crosses, among latents of images, coloured by class.
+
+    Projected as in `latent_zones`. One class is not named.
+    """
+    figure = new_figure(6.4, 6.0)
+    axes = figure.subplots()
+    plane = _draw_space(axes, title, latents, labels, _class_colors(np.unique(labels)))
+    _draw_prior(axes)
+    x, y = (_at_least_2d(found) @ plane).T
+    halo = [patheffects.withStroke(linewidth=7, foreground="white")]
+    axes.plot(x, y, "x", color="black", ms=16, mew=4, zorder=7, path_effects=halo)
+    return figure

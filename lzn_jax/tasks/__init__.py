@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 
 from lzn_jax import zoning
 from lzn_jax.configuration import UserError
@@ -57,6 +57,11 @@ class Tasks:
         self._decode = jax.jit(self.decode, static_argnames=("source", "target"))
         if self.has_classes:
             self._predictions = jax.jit(self.predict)
+            self._class_probabilities = jax.jit(
+                lambda model, latents: space.encoders["label"].class_probabilities(
+                    model, latents, space.alignment_solver
+                )
+            )
         if self.decoder is not None:
             self._told = jax.jit(
                 lambda model, of: self.told(model, of["latents"], None, None, of["labels"])[0]
@@ -354,6 +359,21 @@ class Tasks:
         """Classes of latents."""
         predict = functools.partial(self._predictions, model)
         return Predictions(**self.space.in_batches(predict, latents, description="classifying"))
+
+    def class_probabilities(
+        self, model: Model, latents: np.ndarray | Array
+    ) -> Float[np.ndarray, "n c"]:
+        """Probabilities of all classes for each latent."""
+        find = functools.partial(self._class_probabilities, model)
+        found: np.ndarray = self.space.in_batches(find, latents, description="classifying")
+        return found
+
+    def siblings(
+        self, model: Model, images: Images, key: PRNGKeyArray | None = None
+    ) -> UInt8[np.ndarray, "n h w c"]:
+        """Of each image another one: a random latent of its zone, decoded (paper §3.1)."""
+        options = (key, len(images), "decoding")
+        return self._translated(model, images, "image", "image", 1.0, *options)["images"]
 
     def reconstruct(
         self,

@@ -1,5 +1,6 @@
 """What is said after training can be done: commands that work when they are pasted."""
 
+import importlib.util
 import shlex
 from pathlib import Path
 
@@ -16,6 +17,15 @@ COMMAND = ["python", "-m", "lzn_jax.main"]
 @pytest.fixture(autouse=True)
 def in_repository(monkeypatch):
     monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)  # no page
+
+
+def test_the_page_is_the_third_where_it_can_be_had(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name == "gradio")
+    config = small.config("configs/digits_joint.py")
+    lines = next_steps(config, ["--config=digits_joint", "--workdir=a folder", "--config.seed=1"])
+    assert len(lines) == 7
+    assert lines[-1] == "    python -m lzn_jax.demo '--workdir=a folder'"
 
 
 def commands(name, workdir="unused", **changes):

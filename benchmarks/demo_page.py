@@ -1,0 +1,81 @@
+"""How long the page of a run takes to answer, and a picture of it.
+
+    python benchmarks/demo_page.py --workdir=results/digits_text --picture=docs/demo.png
+
+Opens the page in chromium (extras `demo` and `browser`), draws a seven, writes a text, asks for a
+label, goes between two images. Prints seconds from a click to the picture that it changes: the
+first, which compiles, and the median of others.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import page_visitor
+
+SEVEN = ((0.25, 0.05), (0.75, 0.05), (0.45, 0.95))
+TEXT = "a bold seven leaning left"
+
+
+def timed(
+    person: page_visitor.Person, what: str, picture: Any, act: Callable[[int], Any], times: int
+) -> None:
+    """Prints how long something takes that changes a picture."""
+    seconds = []
+    for number in range(times):
+        start = time.perf_counter()
+        person.changed(picture, lambda number=number: act(number))
+        seconds.append(time.perf_counter() - start)
+    print(f"{what:40s} first {seconds[0]:5.2f} s, then {statistics.median(seconds[1:]):5.2f} s")
+
+
+def visit(person: page_visitor.Person, picture: Path, times: int) -> None:
+    """Everything once, then again; the picture is of the first tab."""
+    seen, made = person.seen("seen"), person.galleries.locator("img")
+    timed(person, "what a test image is", seen, lambda n: person.choose(3 * n), times)
+    person.draw(*SEVEN)
+    person.changed(seen, lambda: person.click("What is it?"))
+    person.page.wait_for_timeout(1000)  # for the map, which is the last to be drawn
+    person.page.screenshot(path=picture, full_page=True)
+    siblings, again = person.seen("siblings"), "Other images of its zone"
+    timed(person, "other images of its zone", siblings, lambda _: person.click(again), times)
+    if person.tab_is_there("Text to images"):
+        person.tab("Text to images")
+        box = person.page.get_by_label("Text", exact=True)
+        box.fill(TEXT)
+        person.changed(made, lambda: box.press("Enter"))
+        again = "Other images of the text"
+        timed(person, "images of a text", made, lambda _: person.click(again), times)
+    person.tab("Label to images")
+    again = "Other images of the label"
+    timed(person, "images of a label", made, lambda _: person.click(again), times)
+    person.tab("Between two images")
+    person.choose(0)
+    between = person.page.locator("#between img")
+    timed(person, "between two images", between, lambda n: person.choose(20 + n, 1), times)
+
+
+def main() -> None:
+    """Serves the page, visits it, prints the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--workdir", type=Path, default=Path("results/digits_text"))
+    parser.add_argument("--picture", type=Path, default=Path("results/demo.png"))
+    parser.add_argument("--times", type=int, default=6)
+    arguments = parser.parse_args()
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        page_visitor.served(arguments.workdir, Path(folder) / "log.txt") as address,
+        page_visitor.browser() as opened,
+    ):
+        person = page_visitor.Person(opened, address)
+        visit(person, arguments.picture, arguments.times)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+"""Somebody at the page of `python -m lzn_jax.demo`: draws, types and clicks in a real browser."""
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+SLOW = 60_000  # milliseconds within which an answer must come that is compiled first
+
+
+@contextmanager
+def served(workdir: Path, log: Path) -> Iterator[str]:
+    """The address of the page of a run, as the command line serves it; `log` gets its stderr."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port = one.getsockname()[1]
+    command = [sys.executable, "-m", "lzn_jax.demo", f"--workdir={workdir}", f"--port={port}"]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+    with (
+        log.open("w") as errors,
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment
+        ) as process,
+    ):
+        assert process.stdout
+        found = re.search(r"http://\S+", process.stdout.readline())
+        assert found, log.read_text()
+        try:
+            yield found[0]
+        finally:
+            process.terminate()
+
+
+@contextmanager
+def browser() -> Iterator[Any]:
+    """Chromium, headless."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+class Person:
+    """Somebody at the page, in a session of their own.
+
+    Attributes:
+      faults: errors of the page, and what it asks of other machines.
+    """
+
+    def __init__(self, browser: Any, address: str) -> None:
+        self.context = browser.new_context(viewport={"width": 1400, "height": 1300})
+        self.page, self.faults = self.context.new_page(), []
+        self.page.set_default_timeout(SLOW)
+        self.page.on("pageerror", lambda error: self.faults.append(str(error)))
+        self.page.on("request", self._see)
+        self.page.goto(address)
+        self.page.get_by_role("button", name="What is it?").wait_for()
+
+    def _see(self, request: Any) -> None:
+        if not request.url.startswith(("http://127.0.0.1:", "data:", "blob:")):
+            self.faults.append(f"asks for {request.url}")
+
+    def click(self, name: str, role: str = "button") -> None:
+        self.page.get_by_role(role, name=name, exact=True).click()
+
+    def tab(self, name: str) -> None:
+        self.click(name, "tab")
+
+    def tab_is_there(self, name: str) -> bool:
+        count: int = self.page.get_by_role("tab", name=name, exact=True).count()
+        return count > 0
+
+    def draw(self, *points: tuple[float, float]) -> None:
+        """A line through points, in parts of the canvas, from its upper left."""
+        self.page.locator("#sketch button[aria-label=Brush]").click()
+        box = self.page.locator("#sketch canvas").first.bounding_box()
+        side = min(box["width"], box["height"]) * 0.7
+        left, top = (box[k] + (box[n] - side) / 2 for k, n in (("x", "width"), ("y", "height")))
+        (x, y), *others = points
+        self.page.mouse.move(left + x * side, top + y * side)
+        self.page.mouse.down()
+        for x, y in others:
+            self.page.mouse.move(left + x * side, top + y * side, steps=10)
+        self.page.mouse.up()
+        self.page.wait_for_timeout(300)  # the canvas draws behind
+
+    def choose(self, place: int, gallery: int = 0) -> None:
+        """Clicks on an image."""
+        self.galleries.nth(gallery).locator("button").nth(place).click()
+
+    @property
+    def galleries(self) -> Any:
+        """Those of the tab that is open."""
+        return self.page.locator(".grid-container:visible")
+
+    def changed(self, locator: Any, act: Callable[[], Any]) -> np.ndarray:
+        """Does something, and waits until that has changed a picture; its pixels."""
+        old = locator.first.get_attribute("src") if locator.count() else None
+        act()
+        script = "([e, old]) => e.src && e.src !== old && e.complete"
+        locator.first.wait_for()
+        self.page.wait_for_function(script, arg=[locator.first.element_handle(), old])
+        return self.pixels(locator)
+
+    def pixels(self, locator: Any) -> np.ndarray:
+        """RGBA pixels of a picture."""
+        read = """e => {
+            const c = document.createElement('canvas');
+            [c.width, c.height] = [e.naturalWidth, e.naturalHeight];
+            const d = c.getContext('2d'); d.drawImage(e, 0, 0);
+            return [c.height, c.width, ...d.getImageData(0, 0, c.width, c.height).data];
+        }"""
+        height, width, *values = locator.first.evaluate(read)
+        return np.array(values, np.uint8).reshape(height, width, 4)
+
+    def told(self, message: str) -> None:
+        """Waits for a message."""
+        self.page.get_by_text(re.compile(message)).first.wait_for()
+
+    def seen(self, name: str) -> Any:
+        """Pictures of a part of the page."""
+        return self.page.locator(f"#{name} img")

@@ -1,0 +1,180 @@
+"""What a run answers to a person: one sample in, pictures and words out. Nothing here knows a page.
+
+The number of a draw stands for its randomness: the same one answers the same.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+from matplotlib.figure import Figure
+from ml_collections import ConfigDict, FrozenConfigDict
+from PIL import Image
+
+from lzn_jax import data, plots
+from lzn_jax.configuration import UserError
+from lzn_jax.data import Examples, decoding
+from lzn_jax.latent_space import LatentSpace
+from lzn_jax.run import sharding
+from lzn_jax.tasks import Tasks
+from lzn_jax.trained_model import TrainedModel
+
+NUM_IMAGES = 8  # of a text, a label, a zone
+MAX_SHOWN = 1000  # test images on the map
+_CANVAS = 16  # pixels of a drawing for each of an image's, a side
+
+Picture = UInt8[np.ndarray, "h w c"]
+Pictures = UInt8[np.ndarray, "n h w c"]
+
+
+class About(NamedTuple):
+    """What a run finds in an image; None is what it does not do."""
+
+    classes: dict[str, float] | None
+    text: str | None
+    reconstruction: Picture | None
+    siblings: Pictures | None
+    neighbours: Pictures | None
+    place: Figure | None
+
+
+class Answers:
+    """A trained run for people.
+
+    Attributes:
+      shown: test images to choose from, in equal shares of the classes; None where there are none.
+      reads_images, draws_images: whether it has zones of images; whether it makes images.
+      texts: some of the texts that training saw; empty for a run that makes no images of texts.
+      classes: names of labels that it makes images of; empty for a run that makes none.
+    """
+
+    def __init__(self, model: TrainedModel, test: Examples | None) -> None:
+        self.model = model = _few_at_a_time(model)
+        self._data, tasks, space = model.config.data, model.tasks, model.space
+        self.draws_images = "image" in space.decoders
+        self.reads_images = "image" in space.encoders and "anchors" in model.model.context
+        self._test = None
+        if test is not None:
+            rows = np.arange(min(len(test.images), MAX_SHOWN))
+            self._test = Examples(test.images[rows], test.labels[rows])
+            self.shown = self._test.images[_of_each_class(self._test.labels)]
+            if self.reads_images:
+                self._latents = model.encode(self._test.images, None, 0.0)
+        else:
+            self.shown = None
+        names = data.class_names(self._data) if tasks.has_classes else None
+        self._names = names or [str(label) for label in range(self._data.num_classes or 0)]
+        self.classes = self._names if ("label", "image") in model.translations else []
+        known: list[str] = []
+        if ("text", "image") in model.translations:
+            known = tasks.texts(model.model, np.arange(len(model.model.context["text_tokens"])))
+        self._words = {word for text in known for word in text.split()}
+        self.texts = known[:: max(1, len(known) // NUM_IMAGES)][:NUM_IMAGES]
+
+    def read(self, encoded: bytes) -> tuple[Picture, str]:
+        """The image in a file as the run sees it, and a note where it had another size.
+
+        Raises UserError for a file that is no image.
+        """
+        size = decoding.decode(encoded, self._data.channels).size
+        image, side = decoding.prepare(encoded, self._data), self._data.image_size
+        note = f"The run sees {side} × {side} pixels of the middle of your {size[0]} × {size[1]}."
+        return image, "" if size == (side, side) else note
+
+    def drawn(self, ink: Float[np.ndarray, "rows columns"]) -> Picture:
+        """A drawing as an image of the data: as large, and as bright on as dark a ground.
+
+        `ink` is between 0 and 1. Raises UserError where there is none.
+        """
+        rows, columns = np.nonzero(ink > 0.5)
+        if not len(rows):
+            raise UserError("draw something first")
+        side, size = _CANVAS * self._data.image_size, np.array([np.ptp(columns), np.ptp(rows)]) + 1
+        wide, high = np.maximum(1, size * self._share_of_height * side / size.max()).astype(int)
+        box = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+        shape = Image.fromarray((255 * ink).astype(np.uint8)).resize((wide, high), box=box)
+        canvas = Image.new("L", (side, side))
+        canvas.paste(shape, ((side - wide) // 2, (side - high) // 2))
+        image = np.asarray(canvas.reduce(_CANVAS))[..., None]
+        return image if self._is_dark else 255 - image
+
+    def about(self, image: Picture, draw: int) -> About:
+        """What the run finds in an image."""
+        model, images = self.model, image[None]
+        classes = text = reconstruction = siblings = neighbours = place = None
+        if model.tasks.has_classes:
+            (found,) = model.class_probabilities(images)
+            classes = dict(zip(self._names, found.tolist(), strict=True))
+        if ("image", "text") in model.translations:
+            (text,) = model.translate(images, "image", "text")
+        if self.draws_images:
+            (reconstruction,) = model.reconstruct(images)["images"]
+            siblings = model.siblings(images.repeat(NUM_IMAGES, axis=0), jax.random.key(draw))
+        if self._test is not None:
+            latent = model.encode(images, None, 0.0)
+            distances = np.linalg.norm(self._latents - latent, axis=1)
+            neighbours = self._test.images[np.argsort(distances)[:NUM_IMAGES]]
+            labels, title = self._test.labels, "Where it lies among the test images' zones"
+            place = plots.among_zones(self._latents, labels, latent, title)
+        return About(classes, text, reconstruction, siblings, neighbours, place)
+
+    def of_text(self, text: str, draw: int) -> tuple[Pictures, str]:
+        """Images of a text, and a note of words that training never saw.
+
+        Raises UserError for a text that is empty or cannot be read.
+        """
+        if not (text := text.strip()):
+            raise UserError("write a text first")
+        unknown = [word for word in text.split() if word not in self._words]
+        note = f"Training never saw: {', '.join(unknown)}." if unknown else ""
+        return self._made([text] * NUM_IMAGES, "text", "image", draw), note
+
+    def of_label(self, name: str, draw: int) -> Pictures:
+        """Images of a class."""
+        return self._made([self._names.index(name)] * NUM_IMAGES, "label", "image", draw)
+
+    def of_prior(self, draw: int) -> Pictures:
+        """Images of latents of the prior."""
+        made: Pictures = self.model.generate("image", NUM_IMAGES, jax.random.key(draw))
+        return made
+
+    def between(self, first: Picture, second: Picture) -> Pictures:
+        """What lies between two images, both ends among it."""
+        found: Pictures = self.model.interpolate(np.stack([first, second]))["images"]
+        return found
+
+    def _made(self, samples: Any, source: str, target: str, draw: int) -> Any:
+        return self.model.translate(samples, source, target, key=jax.random.key(draw))
+
+    @property
+    def _is_dark(self) -> bool:
+        """Whether the data's images have a dark ground, by the border of those to choose from."""
+        return self.shown is None or bool(np.median(self.shown[:, 0]) < 128)
+
+    @property
+    def _share_of_height(self) -> float:
+        """How much of an image's height what is on it takes, as a mean."""
+        if self.shown is None:
+            return 0.8
+        images = self.shown if self._is_dark else 255 - self.shown
+        is_ink = np.any(images > 96, axis=(2, 3))
+        first, last = np.argmax(is_ink, axis=1), np.argmax(is_ink[:, ::-1], axis=1)
+        return float(np.mean(1 - (first + last) / is_ink.shape[1]))
+
+
+def _few_at_a_time(model: TrainedModel) -> TrainedModel:
+    """The same run with batches of what one answer needs, in place of training's."""
+    config = ConfigDict(model.config)
+    config.training.batch_size, config.training.microbatch_size = NUM_IMAGES, None
+    config = FrozenConfigDict(config)
+    tasks = Tasks(LatentSpace(config, sharding.inference_mesh()))
+    return dataclasses.replace(model, config=config, tasks=tasks)
+
+
+def _of_each_class(labels: Int[np.ndarray, " n"], count: int = 30) -> Int[np.ndarray, " m"]:
+    """Rows, classes in turn and of each as many as there are, up to `count` in all."""
+    classes, index = np.unique(labels, return_inverse=True)
+    share = max(1, count // len(classes))
+    return np.concatenate([np.flatnonzero(index == k)[:share] for k in range(len(classes))])[:count]

@@ -1,0 +1,257 @@
+"""The page: what it asks for and shows. What a person does stays in that person's session."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import gradio as gr
+import numpy as np
+from gradio.components import Component
+
+from lzn_jax import data, plots
+from lzn_jax.configuration import UserError
+from lzn_jax.demo.answers import NUM_IMAGES, Answers
+
+_BRUSH = 17  # radius in pixels of a drawing of 280: digits are written one of 8 pixels wide
+_CANVAS = (280, 280)
+_ROW = 130  # pixels of a row of images
+_CSS = (
+    ".grid-container {grid-template-columns: repeat(var(--grid-cols), minmax(0, 1fr)) !important}"
+)
+_ABOUT_IMAGES = "Draw, choose or bring an image, and see what the model finds in it."
+
+
+def build(answers: Answers, title: str) -> gr.Blocks:
+    """The page of a run, with a tab for each kind of thing that it does."""
+    with gr.Blocks(title=title, analytics_enabled=False) as page:
+        gr.Markdown(f"## {title}")
+        if answers.reads_images:
+            with gr.Tab("Image"):
+                _image_tab(answers)
+        if answers.texts:
+            with gr.Tab("Text to images"):
+                _text_tab(answers)
+        if answers.classes:
+            with gr.Tab("Label to images"):
+                _label_tab(answers)
+        if answers.reads_images and answers.draws_images and answers.shown is not None:
+            with gr.Tab("Between two images"):
+                _between_tab(answers)
+        if answers.draws_images:
+            with gr.Tab("Prior to images"):
+                _draws(answers.of_prior, [], "Images of other latents")
+        if credit := data.attribution(answers.model.config.data):
+            gr.Markdown(credit)
+    return page
+
+
+def serve(answers: Answers, title: str, port: int) -> None:
+    """Serves the page to this machine until it is interrupted.
+
+    Raises UserError where the port is taken.
+    """
+    fonts = ["system-ui", "sans-serif"]  # others would come from the net
+    theme = gr.themes.Default(font=fonts, font_mono=["ui-monospace", "monospace"])
+    page = build(answers, title)
+    try:
+        page.launch(
+            server_name="127.0.0.1", server_port=port, share=False, quiet=True, ssr_mode=False,
+            prevent_thread_lock=True, footer_links=[], theme=theme, css=_CSS,
+        )  # fmt: skip
+    except OSError as error:
+        raise UserError(f"port {port} is taken: choose another by --port=PORT") from error
+    print(f"open http://127.0.0.1:{port} in a browser; Ctrl-C ends", flush=True)
+    page.block_thread()
+
+
+def _polite(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A person's mistakes become messages on the page."""
+
+    @functools.wraps(function)
+    def answer(*arguments: Any) -> Any:
+        try:
+            return function(*arguments)
+        except UserError as error:
+            message = str(error)
+        raise gr.Error(message[:1].upper() + message[1:], title="", print_exception=False)
+
+    return answer
+
+
+def _images(label: str, columns: int, value: Any = None, height: int | None = None) -> gr.Gallery:
+    """Images below a label; height None is what they need."""
+    gr.Markdown(f"**{label}**")
+    return gr.Gallery(
+        value, show_label=False, columns=columns, height=height, format="png", allow_preview=False,
+        interactive=False, object_fit="contain", buttons=[],
+    )  # fmt: skip
+
+
+def _choice(answers: Answers, label: str, columns: int) -> gr.Gallery:
+    """Test images of which one is clicked on."""
+    return _images(label, columns, list(plots.enlarged(answers.shown)))
+
+
+def _image_tab(answers: Answers) -> None:
+    gr.Markdown(_ABOUT_IMAGES)
+    image, draw = gr.State(None), gr.State(0)
+    with gr.Row():
+        with gr.Column(scale=2):
+            if answers.model.config.data.channels == 1:
+                brush = gr.Brush(_BRUSH, ["#000000"], color_mode="fixed")
+                sketch = gr.Sketchpad(
+                    label="Draw", brush=brush, canvas_size=_CANVAS, fixed_canvas=True,
+                    layers=False, transforms=(), image_mode="RGBA", elem_id="sketch",
+                    placeholder="Take the brush at the left, and draw",
+                )  # fmt: skip
+                ask = gr.Button("What is it?", variant="primary")
+            file = gr.UploadButton("An image file of yours", type="binary")
+            if answers.shown is not None:
+                choice = _choice(answers, "Or click on a test image", 6)
+        with gr.Column(scale=3):
+            outputs = _about_outputs(answers)
+
+    def about(image: Any, draw: int) -> list[Any]:
+        found = answers.about(image, draw)
+        shown: dict[str, Any] = found._asdict() | {"seen": image}
+        values = []
+        for name in outputs:
+            value = shown[name]
+            if name in ("seen", "reconstruction"):
+                value = plots.enlarged(value[None])[0]
+            elif name in ("siblings", "neighbours"):
+                value = list(plots.enlarged(value))
+            values.append(value)
+        return [image, draw, *values]
+
+    def of_sketch(drawing: Any) -> list[Any]:
+        composite = drawing["composite"]  # RGBA, None: nothing was drawn
+        ink = np.zeros(_CANVAS) if composite is None else _ink(composite)
+        return about(answers.drawn(ink), 0)
+
+    def of_file(encoded: bytes) -> list[Any]:
+        found, note = answers.read(encoded)
+        if note:
+            gr.Info(note, title="")
+        return about(found, 0)
+
+    def of_choice(event: gr.SelectData) -> list[Any]:
+        return about(answers.shown[event.index], 0)
+
+    def of_another_draw(image: Any, draw: int) -> list[Any]:
+        if image is None:
+            raise UserError("draw, choose or bring an image first")
+        return about(image, draw + 1)
+
+    everything = [image, draw, *outputs.values()]
+    if answers.model.config.data.channels == 1:
+        ask.click(_polite(of_sketch), sketch, everything)
+    file.upload(_polite(of_file), file, everything)
+    if answers.shown is not None:
+        choice.select(of_choice, None, everything)
+    if "siblings" in outputs:
+        again = gr.Button("Other images of its zone")
+        again.click(_polite(of_another_draw), [image, draw], everything)
+
+
+def _ink(composite: np.ndarray) -> np.ndarray:
+    """Darkness of an RGBA drawing on white, in [0, 1]."""
+    rgba = composite.astype(np.float64) / 255
+    return rgba[..., 3] * (1 - rgba[..., :3].mean(axis=-1))
+
+
+def _about_outputs(answers: Answers) -> dict[str, Component]:
+    """Where the page shows what a run finds in an image, by field of `About`."""
+    outputs: dict[str, Component] = {}
+    model = answers.model
+    with gr.Row():
+        picture = functools.partial(gr.Image, format="png", height=140, interactive=False)
+        outputs["seen"] = picture(label="What the model sees", buttons=[])
+        if answers.draws_images:
+            outputs["reconstruction"] = picture(label="To noise and back", buttons=[])
+        if model.tasks.has_classes:
+            outputs["classes"] = gr.Label(label="Class, and its probability", num_top_classes=3)
+    if ("image", "text") in model.translations:
+        outputs["text"] = gr.Textbox(label="Caption", interactive=False)
+    if answers.draws_images:
+        outputs["siblings"] = _images("Other images of its zone", NUM_IMAGES, height=_ROW)
+    if answers.shown is not None:
+        outputs["neighbours"] = _images(
+            "Test images whose zones are nearest", NUM_IMAGES, height=_ROW
+        )
+        outputs["place"] = gr.Plot(show_label=False, format="png")
+    for name, output in outputs.items():
+        output.elem_id = name
+    return outputs
+
+
+def _draws(
+    make: Callable[..., Any], inputs: list[Component], again: str, *events: Callable[..., Any]
+) -> None:
+    """Images that are made of inputs when an event says so, and others of the same ones."""
+    draw = gr.State(0)
+    made = _images("Images", NUM_IMAGES, height=200)
+
+    def first(*values: Any) -> tuple[int, Any]:
+        return 0, list(plots.enlarged(make(*values, 0)))
+
+    def other(draw: int, *values: Any) -> tuple[int, Any]:
+        return draw + 1, list(plots.enlarged(make(*values, draw + 1)))
+
+    for event in events:
+        event(_polite(first), inputs, [draw, made])
+    button = gr.Button(again)
+    button.click(_polite(other), [draw, *inputs], [draw, made])
+
+
+def _text_tab(answers: Answers) -> None:
+    text = gr.Textbox(label="Text", placeholder=answers.texts[0], submit_btn=True)
+    gr.Examples(answers.texts, text, label="Texts that training saw")
+
+    def make(text: str, draw: int) -> Any:
+        images, note = answers.of_text(text, draw)
+        if note:
+            gr.Info(note, title="")
+        return images
+
+    _draws(make, [text], "Other images of the text", text.submit)
+
+
+def _label_tab(answers: Answers) -> None:
+    label = gr.Dropdown(answers.classes, value=answers.classes[0], label="Label")
+    _draws(answers.of_label, [label], "Other images of the label", label.input)
+
+
+def _between_tab(answers: Answers) -> None:
+    first, second, path = gr.State(None), gr.State(None), gr.State(None)
+    ends = []
+    with gr.Row():
+        for label in ("From", "To"):
+            with gr.Column():
+                ends.append(_choice(answers, label, 10))
+    slider = gr.Slider(0, 1, value=0.5, step=0.1, label="From the first to the second")
+    picture = gr.Image(
+        label="Between", format="png", height=220, interactive=False, buttons=[], elem_id="between"
+    )
+
+    def show(path: Any, weight: float) -> Any:
+        if path is None:
+            raise UserError("click on an image to go from and on one to go to")
+        return plots.enlarged(path[round(weight * (len(path) - 1))][None], 192)[0]
+
+    def choose(event: gr.SelectData, other: Any, weight: float, place: int) -> list[Any]:
+        chosen = answers.shown[event.index]
+        if other is None:
+            return [chosen, None, None]
+        path = answers.between(*((chosen, other) if place == 0 else (other, chosen)))
+        return [chosen, path, show(path, weight)]
+
+    def choose_first(event: gr.SelectData, other: Any, weight: float) -> list[Any]:
+        return choose(event, other, weight, 0)
+
+    def choose_second(event: gr.SelectData, other: Any, weight: float) -> list[Any]:
+        return choose(event, other, weight, 1)
+
+    ends[0].select(choose_first, [second, slider], [first, path, picture])
+    ends[1].select(choose_second, [first, slider], [second, path, picture])
+    slider.release(_polite(show), [path, slider], picture)

@@ -1,0 +1,183 @@
+"""What the page answers: from whole runs, of the kinds that there are."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import small
+from PIL import Image
+
+import lzn_jax
+from lzn_jax import data
+from lzn_jax.configuration import UserError
+from lzn_jax.demo.answers import NUM_IMAGES, Answers
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+@pytest.fixture(scope="module")
+def answers_of(tmp_path_factory):
+    """Answers of an untrained run of a config."""
+    made = {}
+
+    def make(name):
+        if name not in made:
+            config = small.config(CONFIGS / f"{name}.py")
+            run = small.untrained_run(tmp_path_factory.mktemp(name), config)
+            made[name] = Answers(lzn_jax.load(run), data.load(config.data, "test"))
+        return made[name]
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def answers(answers_of):
+    return answers_of("digits_text")
+
+
+def encoded(image, folder, suffix=".png"):
+    Image.fromarray(image).save(folder / f"image{suffix}")
+    return (folder / f"image{suffix}").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "can"),
+    [
+        ("digits_text", {"reads", "draws", "texts", "classes"}),
+        ("digits_joint", {"reads", "draws", "classes"}),
+        ("digits_gen", {"reads", "draws"}),
+        ("digits_repr", {"reads"}),
+    ],
+)
+def test_what_a_run_cannot_do_is_not_offered(answers_of, name, can):
+    answers = answers_of(name)
+    flags = {
+        "reads": answers.reads_images,
+        "draws": answers.draws_images,
+        "texts": answers.texts,
+        "classes": answers.classes,
+    }
+    assert {what for what, value in flags.items() if value} == can
+    about = answers.about(answers.shown[0], 0)
+    assert (about.reconstruction is None) == ("draws" not in can)
+    assert (about.classes is None) == ("classes" not in can)
+    assert (about.text is None) == ("texts" not in can)
+    assert len(about.neighbours) == NUM_IMAGES
+
+
+@pytest.mark.parametrize("name", ["digits_text", "digits_alone"])
+def test_all_classes_have_their_probability(answers_of, name):
+    answers = answers_of(name)
+    image = answers.shown[7]
+    found = answers.about(image, 0).classes
+    assert list(found) == [str(digit) for digit in range(10)]
+    assert sum(found.values()) == pytest.approx(1, abs=1e-5)
+    own = answers.model.classify(image[None])
+    of_class, of_zone = found[str(own.classes[0])], own.probabilities[0]
+    if name == "digits_text":
+        assert of_class == pytest.approx(of_zone, abs=1e-5)
+    else:  # a class has the zones of all its images
+        assert of_class > of_zone - 1e-5
+        assert max(found.values()) < 0.999
+
+
+def test_an_image_is_nearest_to_itself(answers):
+    about = answers.about(answers.shown[4], 0)
+    np.testing.assert_array_equal(about.neighbours[0], answers.shown[4])
+    assert len(about.place.axes) == 1
+
+
+def test_the_number_of_a_draw_is_its_randomness(answers):
+    image = answers.shown[0]
+    first, again, other = (answers.about(image, draw).siblings for draw in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert np.any(first != other)
+    assert len(np.unique(first, axis=0)) > 1
+    for make in (
+        answers.of_prior,
+        lambda draw: answers.of_label("3", draw),
+        lambda draw: answers.of_text("a bold two", draw)[0],
+    ):
+        first, again, other = (make(draw) for draw in (0, 0, 1))
+        np.testing.assert_array_equal(first, again)
+        assert np.any(first != other)
+
+
+def test_images_of_a_label_are_of_that_label(answers):
+    expected = answers.model.translate(
+        np.full(NUM_IMAGES, 6), "label", "image", key=jax.random.key(2)
+    )
+    np.testing.assert_array_equal(answers.of_label("6", 2), expected)
+
+
+def test_words_that_training_never_saw_are_named(answers):
+    known = answers.texts[0]
+    assert answers.of_text(f" {known} ", 0)[1] == ""
+    assert answers.of_text(f"{known} zebra", 0)[1] == "Training never saw: zebra."
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("", "write a text"), (" \n", "write a text"), ("déjà vu", "déjà vu")]
+)
+def test_texts_that_cannot_be_read(answers, text, message):
+    with pytest.raises(UserError, match=message):
+        answers.of_text(text, 0)
+
+
+def test_what_lies_between_two_images_ends_at_them(answers):
+    ends = answers.shown[0], answers.shown[9]
+    path = answers.between(*ends)
+    back = answers.between(*ends[::-1])
+    assert len(path) == 11
+    for one, other in ((path[0], back[-1]), (path[-1], back[0])):
+        np.testing.assert_allclose(one.astype(int), other.astype(int), atol=1)
+
+
+def test_a_file_of_another_size_is_read_with_a_note(answers, tmp_path):
+    own = answers.shown[3][..., 0]
+    image, note = answers.read(encoded(own, tmp_path))
+    np.testing.assert_array_equal(image[..., 0], own)
+    assert note == ""
+    image, note = answers.read(encoded(np.zeros((30, 50, 3), np.uint8), tmp_path))
+    assert image.shape == (8, 8, 1)
+    assert "8 × 8" in note
+    assert "50 × 30" in note
+
+
+def test_a_file_that_is_no_image(answers):
+    with pytest.raises(UserError, match="format is unknown"):
+        answers.read(b"no image")
+
+
+def test_a_drawing_becomes_an_image_like_those_of_the_data(answers):
+    """Digits drawn large, wherever on the canvas, come back as they are in the data."""
+    errors = []
+    for place, image in enumerate(answers.shown):
+        large = Image.fromarray(image[..., 0]).resize((120, 120), Image.Resampling.BICUBIC)
+        ink = np.zeros((300, 300))
+        ink[20 + place : 140 + place, 150 - place : 270 - place] = np.asarray(large) > 127
+        errors.append(np.abs(answers.drawn(ink).astype(int) - image).mean())
+    assert np.mean(errors) < 30  # two of them differ by 85
+
+
+def test_an_empty_drawing(answers):
+    with pytest.raises(UserError, match="draw something"):
+        answers.drawn(np.zeros((300, 300)))
+
+
+def test_a_point_and_a_line_can_be_drawn(answers):
+    ink = np.zeros((300, 300))
+    ink[10, 20] = 1
+    assert answers.drawn(ink).max() > 100
+    ink[10:200, 20] = 1
+    assert answers.drawn(ink).max() > 0
+
+
+def test_without_test_images_nothing_is_chosen(answers):
+    alone = Answers(answers.model, None)
+    assert alone.shown is None
+    about = alone.about(answers.shown[0], 0)
+    assert (about.neighbours, about.place) == (None, None)
+    np.testing.assert_array_equal(about.siblings, answers.about(answers.shown[0], 0).siblings)
+    assert alone.drawn(np.ones((100, 40))).max() > 100

@@ -1,0 +1,200 @@
+"""The page in a real browser: a person draws, types and clicks."""
+
+import importlib.util
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import small
+from PIL import Image
+
+from lzn_jax.demo.__main__ import main
+
+ROOT = Path(__file__).parents[2]
+_SPEC = importlib.util.spec_from_file_location("visitor", ROOT / "benchmarks" / "page_visitor.py")
+visitor = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(visitor)
+
+has_gradio = pytest.mark.skipif(
+    importlib.util.find_spec("gradio") is None,
+    reason="the page is served by gradio: pip install -e '.[demo]'",
+)
+needs_browser = pytest.mark.skipif(
+    visitor.CHROMIUM is None or importlib.util.find_spec("playwright") is None,
+    reason="needs chromium and playwright: apt-get install chromium, pip install -e '.[browser]'",
+)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    config = small.config(ROOT / "configs" / "digits_text.py")
+    return small.untrained_run(tmp_path_factory.mktemp("runs") / "captions", config)
+
+
+@pytest.fixture(scope="module")
+def server(run, tmp_path_factory):
+    """Address of the page, and the file with what the command logs."""
+    log = tmp_path_factory.mktemp("log") / "log.txt"
+    with visitor.served(run, log) as address:
+        yield address, log
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with visitor.browser() as opened:
+        yield opened
+
+
+@pytest.fixture
+def person(browser, server):
+    someone = visitor.Person(browser, server[0])
+    yield someone
+    someone.context.close()
+
+
+def looks_like_a_page(person, path):
+    person.page.screenshot(path=path)
+    with Image.open(path) as picture:
+        assert len(picture.convert("L").getcolors()) > 100
+
+
+@has_gradio
+@needs_browser
+def test_a_drawing_a_text_a_label_and_a_way_between(person, tmp_path):
+    person.draw((0.5, 0), (0.5, 1))
+    seen = person.changed(person.seen("seen"), lambda: person.click("What is it?"))
+    assert seen.shape == (96, 96, 4)
+    middle, border = seen[:, 40:56, 0].mean(), seen[:, [*range(12), *range(84, 96)], 0].mean()
+    assert middle > 100 > 20 > border  # a line as high as digits are, bright on dark
+    for name in ("reconstruction", "siblings", "neighbours", "place"):
+        person.seen(name).first.wait_for()
+    assert person.page.locator("#classes").inner_text().count("%") == 3
+    assert person.page.locator("#text textarea").input_value() is not None
+    before = person.seen("siblings").first.get_attribute("src")
+    person.changed(person.seen("siblings"), lambda: person.click("Other images of its zone"))
+    assert before != person.seen("siblings").first.get_attribute("src")
+    looks_like_a_page(person, tmp_path / "image.png")
+
+    person.tab("Text to images")
+    made = person.galleries.locator("img")
+    box = person.page.get_by_label("Text", exact=True)
+    box.fill("a bold seven leaning left")
+    person.changed(made, lambda: box.press("Enter"))
+    assert made.count() == 8
+    person.changed(made, lambda: person.click("Other images of the text"))
+    looks_like_a_page(person, tmp_path / "text.png")
+
+    person.tab("Label to images")
+    person.changed(made, lambda: person.click("Other images of the label"))
+    assert made.count() == 8
+
+    person.tab("Between two images")
+    person.choose(2)
+    picture = person.page.locator("#between img")
+    half = person.changed(picture, lambda: person.choose(20, gallery=1))
+    slider = person.page.locator("input[type=range]:visible")
+
+    def to_the_end():
+        slider.focus()
+        for _ in range(5):
+            slider.press("ArrowRight")
+        slider.dispatch_event("pointerup")
+
+    end = person.changed(picture, to_the_end)
+    assert np.any(half != end)
+    looks_like_a_page(person, tmp_path / "between.png")
+
+    person.tab("Prior to images")
+    person.changed(made, lambda: person.click("Images of other latents"))
+    assert person.faults == []
+
+
+@has_gradio
+@needs_browser
+def test_bad_input_gets_a_message_and_the_page_stays_alive(person, server, tmp_path):
+    person.click("What is it?")
+    person.told("Draw something first")
+    person.click("Other images of its zone")
+    person.told("Draw, choose or bring an image first")
+    upload = person.page.locator("input[type=file]").last
+    (tmp_path / "none.png").write_bytes(b"no image")
+    upload.set_input_files(tmp_path / "none.png")
+    person.told("format is unknown")
+    Image.new("RGB", (30, 20)).save(tmp_path / "large.png")
+    person.changed(person.seen("seen"), lambda: upload.set_input_files(tmp_path / "large.png"))
+    person.told("8 × 8 pixels of the middle of your 30 × 20")
+    person.tab("Text to images")
+    box = person.page.get_by_label("Text", exact=True)
+    for text, message in (
+        ("", "Write a text first"),
+        ("   ", "Write a text first"),
+        ("ΩΩ", "ΩΩ"),
+        ("a bold seven " * 9, "tokens"),
+        ("a zebra", "Training never saw: zebra"),
+    ):
+        box.fill(text)
+        box.press("Enter")
+        person.told(message)
+    made = person.galleries.locator("img")
+    box.fill("a thin two")
+    person.changed(made, lambda: box.press("Enter"))
+    assert made.count() == 8
+    person.tab("Between two images")
+    person.page.locator("input[type=range]:visible").dispatch_event("pointerup")
+    person.told("Click on an image to go from")
+    assert "Traceback" not in person.page.locator("body").inner_text()
+    assert "Traceback" not in server[1].read_text()
+    assert person.faults == []
+
+
+@has_gradio
+@needs_browser
+def test_two_sessions_do_not_mix(person, browser, server):
+    other = visitor.Person(browser, server[0])
+    own = person.changed(person.seen("seen"), lambda: person.choose(3))
+    theirs = other.changed(other.seen("seen"), lambda: other.choose(12))
+    assert np.any(own != theirs)
+    person.changed(person.seen("siblings"), lambda: person.click("Other images of its zone"))
+    np.testing.assert_array_equal(person.pixels(person.seen("seen")), own)
+    np.testing.assert_array_equal(other.pixels(other.seen("seen")), theirs)
+    other.context.close()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], "--workdir"),
+        (["--workdir=nothing"], "nothing is no run"),
+        (["--workdir=nothing", "--port=80"], "--port must be"),
+        (["--workdir=nothing", "--port=no"], "invalid int value"),
+        (["--workdir=nothing", "--share"], "unrecognized arguments: --share"),
+        (["--workdir=released/nothing"], "nothing"),
+    ],
+)
+@has_gradio
+def test_bad_flags_end_with_one_line(flags, message, capsys):
+    assert main(flags) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert message in error
+
+
+def test_without_gradio_one_line_says_what_to_install(monkeypatch, capsys):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert main(["--workdir=nothing"]) == 2
+    assert "pip install -e '.[demo]'" in capsys.readouterr().err
+
+
+@has_gradio
+def test_a_port_that_is_taken(run, capsys):
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        one.listen()
+        port = one.getsockname()[1]
+        command = [sys.executable, "-m", "lzn_jax.demo", f"--workdir={run}", f"--port={port}"]
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert ended.returncode == 2
+    assert ended.stderr == f"error: port {port} is taken: choose another by --port=PORT\n"
