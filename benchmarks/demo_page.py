@@ -17,7 +17,8 @@ from typing import Any
 
 import page_visitor
 
-SEVEN = ((0.25, 0.05), (0.75, 0.05), (0.45, 0.95))
+SEVEN = ((0.25, 0.05), (0.75, 0.05), (0.45, 0.95))  # with a bar, as whose digits these are wrote it
+BAR = ((0.35, 0.5), (0.85, 0.5))
 TEXT = "a bold seven leaning left"
 
 
@@ -38,6 +39,7 @@ def visit(person: page_visitor.Person, picture: Path, times: int) -> None:
     seen, made = person.seen("seen"), person.galleries.locator("img")
     timed(person, "what a test image is", seen, lambda n: person.choose(3 * n), times)
     person.draw(*SEVEN)
+    person.draw(*BAR)
     person.changed(seen, lambda: person.click("What is it?"))
     person.page.wait_for_timeout(1000)  # for the map, which is the last to be drawn
     person.page.screenshot(path=picture, full_page=True)

@@ -83,7 +83,9 @@ class Person:
 
     def draw(self, *points: tuple[float, float]) -> None:
         """A line through points, in parts of the canvas, from its upper left."""
-        self.page.locator("#sketch button[aria-label=Brush]").click()
+        brush = self.page.locator("#sketch button[aria-label=Brush]")
+        if "highlight" not in (brush.get_attribute("class") or ""):
+            brush.click()
         box = self.page.locator("#sketch canvas").first.bounding_box()
         side = min(box["width"], box["height"]) * 0.7
         left, top = (box[k] + (box[n] - side) / 2 for k, n in (("x", "width"), ("y", "height")))
