@@ -212,14 +212,15 @@ def test_a_latent_of_a_label_is_decoded_among_the_labels_texts(model):
         assert zone == anywhere[label] if label not in there else classes[zone] == label
 
 
-def test_test_texts_that_the_run_cannot_say_are_left_out_of_what_is_measured(model):
+def test_test_texts_that_the_run_cannot_say_are_left_out_of_what_is_measured(model, tmp_path):
     test = digits()[1]
     rows, some = np.arange(20), test.texts[:20].astype(object)
     some[[0, 3, 7]] = "", "a çat", 99 * "a"
     cut = test._replace(images=test.images[:20], labels=test.labels[:20], texts=some)
     said = np.setdiff1d(rows, [0, 3, 7])
     whole = cut._replace(images=cut.images[said], labels=cut.labels[said], texts=some[said])
-    for quality in (RetrievalQuality(model.tasks), CaptionQuality(model.tasks)):
+    retrieval = functools.partial(RetrievalQuality(model.tasks), path=tmp_path / "a.png")
+    for quality in (retrieval, CaptionQuality(model.tasks)):
         assert quality(model.model, cut) == quality(model.model, whole) != {}
         assert quality(model.model, cut._replace(texts=np.full(20, "", object))) == {}
     shown = Measurements(model.tasks)._examples(model.model, cut)

@@ -54,7 +54,9 @@ class Measurements:
             metrics |= self._to_image(model, train, test, workdir)
             metrics |= self._image_to_image(model, test, workdir / "figures")
         if "text" in self.space.encoders:
-            metrics |= RetrievalQuality(self.tasks)(model, test)
+            metrics |= RetrievalQuality(self.tasks)(
+                model, test, workdir / "figures" / "retrieval.png"
+            )
         if "text" in self.space.decoders:
             is_ruled = self.config.data.name == "digits"
             quality = TextQuality(self.tasks, train) if is_ruled else CaptionQuality(self.tasks)

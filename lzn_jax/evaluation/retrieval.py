@@ -1,13 +1,19 @@
 """Retrieval: of how many images the own text is among the nearest, and the other way round."""
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 from jaxtyping import Bool, Float
 
+from lzn_jax import plots
 from lzn_jax.data import Examples, Images
+from lzn_jax.data.examples import evenly_spaced
 from lzn_jax.latent_space import Model
 from lzn_jax.tasks import Tasks
 
 RANKS = (1, 10)
+SHOWN, NEAREST = 8, 5  # queries in the picture, a way, and what is found by each
 _ROWS_AT_A_TIME = 1024
 
 
@@ -21,20 +27,21 @@ class RetrievalQuality:
         self.tasks, self.space = tasks, tasks.space
         self._compares_anchors = tasks.config.get("objective") == "infonce"
 
-    def __call__(self, model: Model, test: Examples) -> dict[str, float]:
-        """`retrieval_image_to_text_r1`, `_r10` and the reverse; equal texts count alike.
+    def __call__(self, model: Model, test: Examples, path: Path) -> dict[str, float]:
+        """`retrieval_image_to_text_r1`, `_r10` and the reverse, and a picture of what is found.
 
-        Pairs whose text the run cannot say are left out.
+        Equal texts count alike. Pairs whose text the run cannot say are left out.
         """
         assert test.texts is not None
         rows = self.tasks.tokenizer.sayable(test.texts)
         if len(rows) == 0:
             return {}
-        texts = test.texts[rows]
-        images = self.embedded(model, test.images[rows], "image")
-        tokens = self.tasks.encoded(texts, "text")
-        names = self.embedded(model, tokens, "text")
+        texts, pictures = test.texts[rows], test.images[rows]
+        images = self.embedded(model, pictures, "image")
+        names = self.embedded(model, self.tasks.encoded(texts, "text"), "text")
         found = {"image_to_text": (images, names), "text_to_image": (names, images)}
+        samples = {"image_to_text": (pictures, texts), "text_to_image": (texts, pictures)}
+        plots.retrieval(path, [r for n in found for r in _shown(*found[n], *samples[n], texts)])
         return {
             f"retrieval_{name}_r{k}": share
             for name, pair in found.items()
@@ -47,6 +54,18 @@ class RetrievalQuality:
         return anchors if self._compares_anchors else self.space.latents({}, anchors, 0.0)
 
 
+def _shown(
+    queries: np.ndarray, candidates: np.ndarray, asked: Images, there: Images, names: np.ndarray
+) -> list[tuple[Any, list[Any], list[bool]]]:
+    """Some samples that are asked for, the nearest of those that are there, and which are right."""
+    rows = evenly_spaced(min(SHOWN, len(names)), len(names))
+    nearest = np.argsort(-_cosines(queries[rows], candidates), axis=1)[:, :NEAREST]
+    pairs = zip(rows, nearest, strict=True)
+    return [
+        (asked[row], list(there[some]), (names[some] == names[row]).tolist()) for row, some in pairs
+    ]
+
+
 def recalls(
     queries: Float[np.ndarray, "n d"], candidates: Float[np.ndarray, "n d"], names: np.ndarray
 ) -> dict[int, float]:
@@ -55,15 +74,21 @@ def recalls(
     Where others are as near as the own, the own comes last.
     """
     _, groups = np.unique(names, return_inverse=True)
+    ranks = []
+    for start in range(0, len(groups), _ROWS_AT_A_TIME):
+        chosen = slice(start, start + _ROWS_AT_A_TIME)
+        ranks.append(_ranks(_cosines(queries[chosen], candidates), groups[chosen, None] == groups))
+    return {k: float(np.mean(np.concatenate(ranks) < k)) for k in RANKS}
+
+
+def _cosines(
+    queries: Float[np.ndarray, "m d"], candidates: Float[np.ndarray, "n d"]
+) -> Float[np.ndarray, "m n"]:
     queries, candidates = (
         x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-30)
         for x in (queries, candidates)
     )
-    ranks = []
-    for start in range(0, len(groups), _ROWS_AT_A_TIME):
-        chosen = slice(start, start + _ROWS_AT_A_TIME)
-        ranks.append(_ranks(queries[chosen] @ candidates.T, groups[chosen, None] == groups))
-    return {k: float(np.mean(np.concatenate(ranks) < k)) for k in RANKS}
+    return queries @ candidates.T
 
 
 def _ranks(cosines: Float[np.ndarray, "b n"], is_own: Bool[np.ndarray, "b n"]) -> np.ndarray:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
 
 from lzn_jax.plots.style import SMALL_SIZE, TEXT_SIZE, new_figure, save
 
@@ -46,6 +47,27 @@ def tasks(path: str | os.PathLike[str], rows: Sequence[tuple[str, Any, Any]]) ->
         line[0].set_title(title, fontsize=TEXT_SIZE, fontweight="bold", loc="left")
         for place, axes in enumerate(line):
             show(axes, samples[place] if place < len(samples) else "")
+    return save(figure, path)
+
+
+def retrieval(
+    path: str | os.PathLike[str], rows: Sequence[tuple[Any, Sequence[Any], Sequence[bool]]]
+) -> Path:
+    """A row for each query, at the left, what is found by it, and a frame round its own partner."""
+    columns = 1 + max(len(found) for _, found, _ in rows)
+    figure = new_figure(
+        1.25 * columns, 1.0 * len(rows) + 0.6, "What is nearest to another's latent"
+    )
+    grid = figure.subplots(len(rows), columns, squeeze=False)
+    for line, (query, found, is_own) in zip(grid, rows, strict=True):
+        for axes, sample, framed in zip(line, [query, *found], [False, *is_own], strict=False):
+            show(axes, sample)
+            if framed:
+                frame = Rectangle((0, 0), 1, 1, transform=axes.transAxes, fill=False)
+                frame.set(edgecolor="#009e73", linewidth=3, clip_on=False)
+                axes.add_artist(frame)
+        for axes in line[1 + len(found) :]:
+            axes.set_axis_off()
     return save(figure, path)
 
 

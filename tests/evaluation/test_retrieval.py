@@ -3,7 +3,10 @@
 import numpy as np
 import pytest
 
-from lzn_jax.evaluation.retrieval import recalls
+from lzn_jax import plots
+from lzn_jax.data import Examples
+from lzn_jax.evaluation.retrieval import RetrievalQuality, recalls
+from lzn_jax.latent_space import Model
 
 
 def by_loops(queries, candidates, names, k):
@@ -37,3 +40,43 @@ def test_many_queries_are_ranked_in_parts(monkeypatch):
     monkeypatch.setattr("lzn_jax.evaluation.retrieval._ROWS_AT_A_TIME", 7)
     x = np.random.default_rng(0).normal(size=(20, 8))
     assert recalls(x, x, np.arange(20)) == {1: 1.0, 10: 1.0}
+
+
+class Known(RetrievalQuality):
+    """Embeddings that are told."""
+
+    def __init__(self, **embedded):
+        self.tasks, self._embedded = self, embedded
+        self.tokenizer = self
+
+    def sayable(self, texts):
+        return np.arange(len(texts))
+
+    def encoded(self, texts, source):
+        return texts
+
+    def embedded(self, model, samples, source):
+        return self._embedded[source]
+
+
+def test_the_picture_shows_the_nearest_and_frames_the_own(tmp_path, monkeypatch):
+    angles = np.array([0.0, 1.0, 2.0])
+    circle = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    turned = circle[[0, 2, 1]]  # images 1 and 2 lie where the texts of each other do
+    drawn = []
+    monkeypatch.setattr(plots, "retrieval", lambda path, rows: drawn.extend(rows))
+    images = np.arange(3, dtype=np.uint8).reshape(3, 1, 1, 1)
+    test = Examples(images, np.zeros(3, np.int32), np.array(["a", "b", "c"], object))
+    Known(image=circle, text=turned)(Model({}, {}), test, tmp_path / "unused.png")
+    seen = [
+        (str(int(q.item())) if i < 3 else q, there, own) for i, (q, there, own) in enumerate(drawn)
+    ]
+    assert seen[:3] == [
+        ("0", ["a", "c", "b"], [True, False, False]),
+        ("1", ["c", "a", "b"], [False, False, True]),
+        ("2", ["b", "c", "a"], [False, True, False]),
+    ]
+    assert [q for q, *_ in seen[3:]] == ["a", "b", "c"]
+    assert [[int(image.item()) for image in there] for _, there, _ in seen[3:]] == [
+        [0, 1, 2], [2, 1, 0], [1, 0, 2],
+    ]  # fmt: skip

@@ -282,3 +282,21 @@ def test_pictures_name_their_author_where_they_must(tmp_path):
 def test_texts_of_any_script_can_be_drawn(tmp_path):
     texts = ["\x03\x07", "日本の旗"]
     assert plots.translations(tmp_path / "texts.png", texts, texts, "Texts").stat().st_size > 0
+
+
+def test_what_is_retrieved_is_framed_where_it_is_the_own(tmp_path, drawn):
+    image = np.zeros((4, 4, 3), np.uint8)
+    rows = [("a cat", [image, image], [False, True]), (image, ["a dog"], [False])]
+    plots.retrieval(tmp_path / "retrieval.png", rows)
+    assert [len(axes.patches) for axes in drawn[0].axes] == [0, 0, 1, 0, 0, 0]
+
+
+def test_a_place_among_zones_is_projected_as_they_are():
+    rng = np.random.default_rng(0)
+    labels = np.arange(90) % 3
+    latents = rng.normal(size=(90, 5)) + 4 * np.eye(5)[labels]
+    axes = plots.among_zones(latents, labels, latents[[7, 8]], "Place").axes[0]
+    dots, (crosses,) = axes.collections[0].get_offsets(), axes.lines
+    places = np.stack(crosses.get_data(), axis=1)
+    gaps = np.linalg.norm(places[:, None] - np.asarray(dots), axis=-1)
+    np.testing.assert_allclose(gaps.min(axis=1), 0, atol=1e-9)
