@@ -1,8 +1,10 @@
 """Every shipped config: what it promises, the paper's numbers, and a run of its own, shrunk."""
 
 import ast
+import importlib
 import json
 import math
+import re
 import struct
 from pathlib import Path
 
@@ -398,3 +400,14 @@ def test_a_missing_sibling_is_named(tmp_path):
 def test_a_config_that_is_its_own_sibling_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"delta\.py.* RecursionError"):
         configuration.load(_delta(tmp_path, "delta"))
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "benchmarks").glob("*_evidence.py")), ids=lambda path: path.stem
+)
+def test_variants_of_evidence_are_configs(path, monkeypatch):
+    monkeypatch.syspath_prepend(str(path.parent))
+    variants = importlib.import_module(path.stem).VARIANTS
+    (config,) = re.findall(r'arguments_of\(__doc__, "(.+?)"', path.read_text())
+    for flags in variants.values():
+        configuration.load(str(ROOT / config), [flag.removeprefix("--config.") for flag in flags])

@@ -51,6 +51,7 @@ OPTIONAL = {
     "training.microbatch_size": 8,
     "training.queries": 8,
     "encoder.tap_resolutions": (4,),
+    "decoder.told": "label",
     "evaluation.inception_path": "weights.pth",
     "evaluation.clip_path": "model.safetensors",
     "reporting.wandb_project": "zones",

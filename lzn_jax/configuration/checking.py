@@ -49,9 +49,7 @@ def checked(name: str, value: Any, field: Field) -> Any:
 
     Raises UserError for a value that the field does not take.
     """
-    if (value is None and field.default is None) or (
-        isinstance(value, str) and value in field.words
-    ):
+    if (value is None and field.takes_none) or (isinstance(value, str) and value in field.words):
         return value
     result = converted(value, field.kind, field.item)
     if result is None or not _in_range(result, field):
@@ -107,7 +105,7 @@ def _expected(field: Field) -> str:
         text = _KINDS[field.kind]
     bounds = [f"{words} {limit}" for words, _, limit in _limits(field)]
     text = " ".join([text, " and ".join(bounds)]).strip()
-    others = [*map(repr, field.words), *(["None"] if field.default is None else [])]
+    others = [*map(repr, field.words), *(["None"] if field.takes_none else [])]
     return " or ".join([text, *others])
 
 

@@ -132,7 +132,7 @@ def _parse_override(text: str, fields: Mapping[str, Field]) -> tuple[str, Any]:
 
 def _parse(text: str, field: Field) -> Any:
     """The Python value that `text` spells, or `text` itself where it spells none."""
-    if field.default is None and text in ("None", "none"):
+    if field.takes_none and text in ("None", "none"):
         return None
     if field.kind is str or text in field.words:
         return text

@@ -19,8 +19,8 @@ class Field:
     """One config field.
 
     The ranges of a tuple field hold for each of its items, which are of the type `item`. A value
-    may also be one of the `words`, or None where that is the default. A config that lacks a field
-    with a default takes it, as runs do that are older than the field.
+    may also be one of the `words`, or None where that is the default or `optional` says so. A
+    config that lacks a field with a default takes it, as runs do that are older than the field.
     """
 
     kind: type
@@ -36,6 +36,12 @@ class Field:
     multiple_of: int | None = None
     nonempty: bool = False
     words: tuple[str, ...] = ()
+    optional: bool = False
+
+    @property
+    def takes_none(self) -> bool:
+        """Whether None is one of its values."""
+        return self.optional or self.default is None
 
 
 _flag = functools.partial(Field, bool)
@@ -244,7 +250,9 @@ def _space(types: tuple[str, ...], *alignments: str) -> dict[str, Field]:
 def _conditions(told: str | None, *latents: str) -> dict[str, Field]:
     """What the image decoder is given: latents of types, and what it is told beside them."""
     return {
-        "decoder.told": _word("type that it is told beside latents", told, choices=_TYPES),
+        "decoder.told": _word(
+            "type that it is told beside latents", told, choices=_TYPES, optional=True
+        ),
         "decoder.latents": _latents(*latents),
     }
 

@@ -67,18 +67,21 @@ class TextQuality:
     def _from_prior(self, model: Model) -> dict[str, float]:
         """Of texts how many are captions, and how far their shares are from the training captions'.
 
-        Of images how many fit the caption in whose zone, of its class's, their latent lies.
+        Of images that were told a caption, how many fit it: that in whose zone, of its class's,
+        their latent lies.
         """
         texts = self.tasks.translate(model, None, None, "text", count=len(self._captions))
-        drawn = self.tasks.draw_any(model, self.config.evaluation.num_samples)
-        told = self.tasks.texts(model, drawn["texts"])
         again = np.random.default_rng(0).choice(self._captions, len(self._captions))
-        return {
+        found = {
             "text_well_formed": float(np.mean(captions.parse(texts).digit >= 0)),
             "text_total_variation": total_variation(self._captions, texts),
             "real_text_total_variation": total_variation(self._captions, again),
-            **shares("prior_image", self.measured(drawn["images"]), captions.parse(told)),
         }
+        drawn = self.tasks.draw_any(model, self.config.evaluation.num_samples)
+        if "texts" in drawn:
+            told = captions.parse(self.tasks.texts(model, drawn["texts"]))
+            found |= shares("prior_image", self.measured(drawn["images"]), told)
+        return found
 
     def _embedding(self, model: Model) -> dict[str, float]:
         """Accuracy of a linear probe of each part on anchors of captions that it did not see."""
