@@ -4,8 +4,8 @@
 
 Trains the config of captioned digits on a folder of images and texts. In `held_out` nine captions,
 of nine digits, are left out of training, though each of their parts occurs there in others. In
-`phrasings` each image has three texts that say the same. Prints what is right of test captions,
-seen ones beside the others.
+`phrasings` each image has three texts that say the same. In `pairs` there are no labels. Prints
+what is right of test captions, seen ones beside the others.
 """
 
 import functools
@@ -24,6 +24,8 @@ from lzn_jax.evaluation.judge import fit_judge
 from lzn_jax.evaluation.text_quality import shares
 from lzn_jax.run import reporting
 
+VARIANTS = ("held_out", "phrasings", "pairs")
+WITHOUT_LABELS = "benchmarks/digits_pairs.py"
 PHRASINGS = ("a {weight} {digit} {lean}", "{lean} is a {weight} {digit}", "{digit} {lean} {weight}")
 
 
@@ -111,7 +113,7 @@ def measure(
 def main() -> None:
     """Writes folders, trains, prints the table."""
     config = "benchmarks/digits_folder.py"
-    arguments, flags = evidence.arguments_of(__doc__, config, ("held_out", "phrasings"), seeds=1)
+    arguments, flags = evidence.arguments_of(__doc__, config, VARIANTS, seeds=1)
     train, test = data.load_data(configuration.load("configs/digits_text.py", []))
     judge, ruler = fit_judge(train), captions.fit(train.images, train.labels)
     results: dict[str, list[evidence.Summary]] = {}
@@ -121,11 +123,12 @@ def main() -> None:
         folder = arguments.folder / f"{variant}_images"
         for split, examples in zip(("train", "test"), splits, strict=True):
             write(folder / split, examples, phrasings)
+        config = WITHOUT_LABELS if variant == "pairs" else arguments.config
         size = f"--config.text.context_size={90 * len(phrasings)}"
         for seed in range(arguments.seeds):
             workdir = arguments.folder / f"{variant}_seed{seed}"
             seeded = [f"--config.data.path={folder}", size, f"--config.seed={seed}", *flags]
-            evidence.run(arguments.config, workdir, seeded)
+            evidence.run(config, workdir, seeded)
             found = measure(workdir, lambda made: ruler.measure(made, judge(made)), splits[1])
             for name, summary in found.items():
                 results.setdefault(f"{variant}, {name}", []).append(summary)
