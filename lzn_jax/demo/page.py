@@ -64,13 +64,15 @@ def serve(answers: Answers, title: str, port: int) -> None:
     page.block_thread()
 
 
-def _polite(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A person's mistakes become messages on the page."""
+def _polite(
+    function: Callable[..., Any], then: Callable[[Any], Any] = lambda found: found
+) -> Callable[..., Any]:
+    """A function, and what is done with what it finds; a person's mistakes become messages."""
 
     @functools.wraps(function)
     def answer(*arguments: Any) -> Any:
         try:
-            return function(*arguments)
+            return then(function(*arguments))
         except UserError as error:
             message = str(error)
         raise gr.Error(message[:1].upper() + message[1:], title="", print_exception=False)
@@ -97,46 +99,13 @@ def _image_tab(answers: Answers) -> None:
     image, draw = gr.State(None), gr.State(0)
     with gr.Row():
         with gr.Column(scale=2):
-            if answers.model.config.data.channels == 1:
-                brush = gr.Brush(_BRUSH, ["#000000"], color_mode="fixed")
-                sketch = gr.Sketchpad(
-                    label="Draw", brush=brush, canvas_size=_CANVAS, fixed_canvas=True,
-                    layers=False, transforms=(), image_mode="RGBA", elem_id="sketch",
-                    placeholder="Take the brush at the left, and draw",
-                )  # fmt: skip
-                ask = gr.Button("What is it?", variant="primary")
-            file = gr.UploadButton("An image file of yours", type="binary")
-            if answers.shown is not None:
-                choice = _choice(answers, "Or click on a test image", 6)
+            sources = _image_sources(answers)
         with gr.Column(scale=3):
             outputs = _about_outputs(answers)
 
-    def about(image: Any, draw: int) -> list[Any]:
-        found = answers.about(image, draw)
-        shown: dict[str, Any] = found._asdict() | {"seen": image}
-        values = []
-        for name in outputs:
-            value = shown[name]
-            if name in ("seen", "reconstruction"):
-                value = plots.enlarged(value[None])[0]
-            elif name in ("siblings", "neighbours"):
-                value = list(plots.enlarged(value))
-            values.append(value)
-        return [image, draw, *values]
-
-    def of_sketch(drawing: Any) -> list[Any]:
-        composite = drawing["composite"]  # RGBA, None: nothing was drawn
-        ink = np.zeros(_CANVAS) if composite is None else _ink(composite)
-        return about(answers.drawn(ink), 0)
-
-    def of_file(encoded: bytes) -> list[Any]:
-        found, note = answers.read(encoded)
-        if note:
-            gr.Info(note, title="")
-        return about(found, 0)
-
-    def of_choice(event: gr.SelectData) -> list[Any]:
-        return about(answers.shown[event.index], 0)
+    def about(image: Any, draw: int = 0) -> list[Any]:
+        found = answers.about(image, draw)._asdict() | {"seen": image}
+        return [image, draw, *(_as_shown(found[name]) for name in outputs)]
 
     def of_another_draw(image: Any, draw: int) -> list[Any]:
         if image is None:
@@ -144,19 +113,56 @@ def _image_tab(answers: Answers) -> None:
         return about(image, draw + 1)
 
     everything = [image, draw, *outputs.values()]
-    if answers.model.config.data.channels == 1:
-        ask.click(_polite(of_sketch), sketch, everything)
-    file.upload(_polite(of_file), file, everything)
-    if answers.shown is not None:
-        choice.select(of_choice, None, everything)
+    for event, image_of, inputs in sources:
+        event(_polite(image_of, about), inputs, everything)
     if "siblings" in outputs:
         again = gr.Button("Other images of its zone")
         again.click(_polite(of_another_draw), [image, draw], everything)
 
 
-def _ink(composite: np.ndarray) -> np.ndarray:
-    """Darkness of an RGBA drawing on white, in [0, 1]."""
-    rgba = composite.astype(np.float64) / 255
+def _image_sources(answers: Answers) -> list[tuple[Callable[..., Any], Callable[..., Any], Any]]:
+    """Where images come from: an event, what makes the image, and of which inputs."""
+    sources: list[tuple[Callable[..., Any], Callable[..., Any], Any]] = []
+    if answers.model.config.data.channels == 1:
+        sketch = gr.Sketchpad(
+            label="Draw", brush=gr.Brush(_BRUSH, ["#000000"], color_mode="fixed"),
+            canvas_size=_CANVAS, fixed_canvas=True, layers=False, transforms=(), image_mode="RGBA",
+            placeholder="Take the brush at the left, and draw", elem_id="sketch",
+        )  # fmt: skip
+        ask = gr.Button("What is it?", variant="primary")
+        sources.append((ask.click, lambda drawing: answers.drawn(_ink(drawing)), sketch))
+    file = gr.UploadButton("An image file of yours", type="binary")
+    sources.append((file.upload, lambda encoded: _told(answers.read(encoded)), file))
+    if answers.shown is not None:
+        choice = _choice(answers, "Or click on a test image", 6)
+
+        def chosen(event: gr.SelectData) -> Any:
+            return answers.shown[event.index]
+
+        sources.append((choice.select, chosen, None))
+    return sources
+
+
+def _told(answer: tuple[Any, str]) -> Any:
+    """An answer whose note, where there is one, becomes a message."""
+    value, note = answer
+    if note:
+        gr.Info(note, title="")
+    return value
+
+
+def _as_shown(value: Any) -> Any:
+    """Images large enough to be looked at; other values as they are."""
+    if not isinstance(value, np.ndarray):
+        return value
+    return plots.enlarged(value[None])[0] if value.ndim == 3 else list(plots.enlarged(value))
+
+
+def _ink(drawing: dict[str, Any]) -> np.ndarray:
+    """Darkness of a drawing on white, in [0, 1]."""
+    if drawing["composite"] is None:  # nothing was drawn
+        return np.zeros(_CANVAS)
+    rgba = drawing["composite"].astype(np.float64) / 255
     return rgba[..., 3] * (1 - rgba[..., :3].mean(axis=-1))
 
 
@@ -193,10 +199,10 @@ def _draws(
     made = _images("Images", NUM_IMAGES, height=200)
 
     def first(*values: Any) -> tuple[int, Any]:
-        return 0, list(plots.enlarged(make(*values, 0)))
+        return 0, _as_shown(make(*values, 0))
 
     def other(draw: int, *values: Any) -> tuple[int, Any]:
-        return draw + 1, list(plots.enlarged(make(*values, draw + 1)))
+        return draw + 1, _as_shown(make(*values, draw + 1))
 
     for event in events:
         event(_polite(first), inputs, [draw, made])
@@ -209,10 +215,7 @@ def _text_tab(answers: Answers) -> None:
     gr.Examples(answers.texts, text, label="Texts that training saw")
 
     def make(text: str, draw: int) -> Any:
-        images, note = answers.of_text(text, draw)
-        if note:
-            gr.Info(note, title="")
-        return images
+        return _told(answers.of_text(text, draw))
 
     _draws(make, [text], "Other images of the text", text.submit)
 
@@ -239,19 +242,17 @@ def _between_tab(answers: Answers) -> None:
             raise UserError("click on an image to go from and on one to go to")
         return plots.enlarged(path[round(weight * (len(path) - 1))][None], 192)[0]
 
-    def choose(event: gr.SelectData, other: Any, weight: float, place: int) -> list[Any]:
-        chosen = answers.shown[event.index]
-        if other is None:
-            return [chosen, None, None]
-        path = answers.between(*((chosen, other) if place == 0 else (other, chosen)))
-        return [chosen, path, show(path, weight)]
+    def between(first: Any, second: Any, weight: float) -> list[Any]:
+        path = None if first is None or second is None else answers.between(first, second)
+        return [first, second, path, None if path is None else show(path, weight)]
 
-    def choose_first(event: gr.SelectData, other: Any, weight: float) -> list[Any]:
-        return choose(event, other, weight, 0)
+    def choose_first(event: gr.SelectData, second: Any, weight: float) -> list[Any]:
+        return between(answers.shown[event.index], second, weight)
 
-    def choose_second(event: gr.SelectData, other: Any, weight: float) -> list[Any]:
-        return choose(event, other, weight, 1)
+    def choose_second(event: gr.SelectData, first: Any, weight: float) -> list[Any]:
+        return between(first, answers.shown[event.index], weight)
 
-    ends[0].select(choose_first, [second, slider], [first, path, picture])
-    ends[1].select(choose_second, [first, slider], [second, path, picture])
+    outputs = [first, second, path, picture]
+    ends[0].select(choose_first, [second, slider], outputs)
+    ends[1].select(choose_second, [first, slider], outputs)
     slider.release(_polite(show), [path, slider], picture)

@@ -1,39 +1,12 @@
 """What the page answers: from whole runs, of the kinds that there are."""
 
-from pathlib import Path
-
 import jax
 import numpy as np
 import pytest
-import small
 from PIL import Image
 
-import lzn_jax
-from lzn_jax import data
 from lzn_jax.configuration import UserError
 from lzn_jax.demo.answers import NUM_IMAGES, Answers
-
-CONFIGS = Path(__file__).parents[2] / "configs"
-
-
-@pytest.fixture(scope="module")
-def answers_of(tmp_path_factory):
-    """Answers of an untrained run of a config."""
-    made = {}
-
-    def make(name):
-        if name not in made:
-            config = small.config(CONFIGS / f"{name}.py")
-            run = small.untrained_run(tmp_path_factory.mktemp(name), config)
-            made[name] = Answers(lzn_jax.load(run), data.load(config.data, "test"))
-        return made[name]
-
-    return make
-
-
-@pytest.fixture(scope="module")
-def answers(answers_of):
-    return answers_of("digits_text")
 
 
 def encoded(image, folder, suffix=".png"):

@@ -198,3 +198,20 @@ def test_a_port_that_is_taken(run, capsys):
         ended = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert ended.returncode == 2
     assert ended.stderr == f"error: port {port} is taken: choose another by --port=PORT\n"
+
+
+TABS = {
+    "digits_repr": ["Image"],
+    "digits_gen": ["Image", "Between two images", "Prior to images"],
+    "digits_joint": ["Image", "Label to images", "Between two images", "Prior to images"],
+}
+
+
+@has_gradio
+@pytest.mark.filterwarnings("ignore")  # of gradio's imports
+@pytest.mark.parametrize("name", TABS)
+def test_tabs_are_what_a_run_can_do(answers_of, name):
+    from lzn_jax.demo import page
+
+    blocks = page.build(answers_of(name), name).blocks.values()
+    assert [block.label for block in blocks if type(block).__name__ == "Tab"] == TABS[name]
