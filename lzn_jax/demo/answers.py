@@ -16,6 +16,7 @@ from PIL import Image
 from lzn_jax import data, plots
 from lzn_jax.configuration import UserError
 from lzn_jax.data import Examples, decoding
+from lzn_jax.data.examples import evenly_spaced
 from lzn_jax.latent_space import LatentSpace
 from lzn_jax.run import sharding
 from lzn_jax.tasks import Tasks
@@ -55,17 +56,18 @@ class Answers:
         self._data, tasks, space = model.config.data, model.tasks, model.space
         self.draws_images = "image" in space.decoders
         self.reads_images = "image" in space.encoders and "anchors" in model.model.context
-        self._test = None
+        self._test: Examples | None = None
+        self.shown: Any = None
         if test is not None:
-            rows = np.arange(min(len(test.images), MAX_SHOWN))
+            count = len(test.images)
+            rows = evenly_spaced(min(count, MAX_SHOWN), count)  # files go by class
             self._test = Examples(test.images[rows], test.labels[rows])
             self.shown = self._test.images[_of_each_class(self._test.labels)]
             if self.reads_images:
                 self._latents = model.encode(self._test.images, None, 0.0)
-        else:
-            self.shown = None
-        names = data.class_names(self._data) if tasks.has_classes else None
-        self._names = names or [str(label) for label in range(self._data.num_classes or 0)]
+        count = self._data.num_classes if tasks.has_classes else 0
+        names = data.class_names(self._data) if count and test is not None else ("",) * count
+        self._names = [name or str(label) for label, name in enumerate(names)]
         self.classes = self._names if ("label", "image") in model.translations else []
         known: list[str] = []
         if ("text", "image") in model.translations:
