@@ -30,6 +30,9 @@ NEIGHBOURS, ACCURACY = "evaluation/test_neighbours.py -k ", "zoning/test_accurac
 METRICS = "evaluation/test_metrics.py -k batches_of_any_size"
 METRICS_SURE = "evaluation/test_metrics.py -k recognised"
 BANK = "test_alone.py -k newest_anchors"
+RETRIEVAL = "evaluation/test_retrieval.py -k "
+ANSWERS = "demo/test_answers.py -k "
+MODEL = "test_trained_model.py -k "
 ENERGY, ALONE = "losses/test_energy.py -k ", "test_alone.py -k "
 QUERIES, FAR = ADAMS + "in_a_context", ACCURACY + "'in_context and 1000'"
 SCORE = PROPERTIES + "score_identity"
@@ -135,6 +138,12 @@ MUTANTS = (
     Mutant("data_types/label.py", "labels[:, None] ==", "labels[:, None] !=", ALONE + "zones_of"),
     Mutant("evaluation/metrics.py", "likeliest >= CONFIDENT", "likeliest > 0", METRICS_SURE),
     Mutant("evaluation/nearest.py", "/ np.float32(127.5)", "", "evaluation/test_nearest.py"),
+    Mutant("evaluation/retrieval.py", "names[some] ==", "names[some] !=", RETRIEVAL + "picture"),
+    Mutant("data_types/label.py", "cutoff=last", "cutoff=0.2", ANSWERS + "probability"),
+    Mutant("demo/answers.py", "* self._share_of_height", "* 0.7", ANSWERS + "drawing"),
+    Mutant(
+        "tasks/__init__.py", '"image", "image", 1.0', '"image", "image", 0.0', MODEL + "siblings"
+    ),
 )
 
 

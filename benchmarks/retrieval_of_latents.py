@@ -1,0 +1,52 @@
+"""Retrieval by anchors and by latents of the same runs: is it the zones or the training?
+
+    python benchmarks/retrieval_of_latents.py results/emoji_text_evidence/InfoNCE_seed*
+
+Latents are middles of zones among the test set's own anchors, as in the metrics of runs by zones.
+"""
+
+import argparse
+from pathlib import Path
+
+import evidence
+import numpy as np
+
+import lzn_jax
+from lzn_jax import data
+from lzn_jax.evaluation.retrieval import recalls
+from lzn_jax.trained_model import TrainedModel
+
+
+def measure(model: TrainedModel) -> dict[str, evidence.Summary]:
+    """Recalls both ways, of anchors and of latents."""
+    test = data.load(model.config.data, "test")
+    assert test.texts is not None
+    rows = model.tasks.tokenizer.sayable(test.texts)
+    texts, found = test.texts[rows], {}
+    sides = model.anchors(test.images[rows]), model.anchors(list(texts), source="text")
+    latents = tuple(model.space.latents({}, anchors, 0.0) for anchors in sides)
+    for name, (images, names) in {"anchors": sides, "latents": latents}.items():
+        ways = {"image_to_text": (images, names), "text_to_image": (names, images)}
+        found[name] = {
+            f"{way}_r{k}": share
+            for way, pair in ways.items()
+            for k, share in recalls(*pair, np.asarray(texts)).items()
+        }
+    return found
+
+
+def main() -> None:
+    """Measures all runs, prints the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", nargs="+", type=Path, help="work folders")
+    results: evidence.Results = {}
+    for workdir in parser.parse_args().runs:
+        for name, summary in measure(lzn_jax.load(workdir)).items():
+            results.setdefault(name, []).append(summary)
+    evidence.print_table(results, results["anchors"][0])
+
+
+if __name__ == "__main__":
+    main()
