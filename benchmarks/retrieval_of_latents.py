@@ -2,7 +2,10 @@
 
     python benchmarks/retrieval_of_latents.py results/emoji_text_evidence/InfoNCE_seed*
 
+    python benchmarks/retrieval_of_latents.py RUN --language tr
+
 Latents are middles of zones among the test set's own anchors, as in the metrics of runs by zones.
+Emoji may be asked for in one of the languages of a run, so that each image is there once.
 """
 
 import argparse
@@ -10,6 +13,7 @@ from pathlib import Path
 
 import evidence
 import numpy as np
+from ml_collections import ConfigDict
 
 import lzn_jax
 from lzn_jax import data
@@ -17,9 +21,12 @@ from lzn_jax.evaluation.retrieval import recalls
 from lzn_jax.trained_model import TrainedModel
 
 
-def measure(model: TrainedModel) -> dict[str, evidence.Summary]:
-    """Recalls both ways, of anchors and of latents."""
-    test = data.load(model.config.data, "test")
+def measure(model: TrainedModel, language: str | None) -> dict[str, evidence.Summary]:
+    """Recalls both ways, of anchors and of latents; language None is all of the run's."""
+    config = ConfigDict(model.config.data)
+    if language:
+        config.languages = (language,)
+    test = data.load(config, "test")
     assert test.texts is not None
     rows = model.tasks.tokenizer.sayable(test.texts)
     texts, found = test.texts[rows], {}
@@ -41,9 +48,11 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("runs", nargs="+", type=Path, help="work folders")
+    parser.add_argument("--language", help="of the names of emoji")
+    arguments = parser.parse_args()
     results: evidence.Results = {}
-    for workdir in parser.parse_args().runs:
-        for name, summary in measure(lzn_jax.load(workdir)).items():
+    for workdir in arguments.runs:
+        for name, summary in measure(lzn_jax.load(workdir), arguments.language).items():
             results.setdefault(name, []).append(summary)
     evidence.print_table(results, results["anchors"][0])
 
