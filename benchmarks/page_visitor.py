@@ -77,10 +77,6 @@ class Person:
     def tab(self, name: str) -> None:
         self.click(name, "tab")
 
-    def tab_is_there(self, name: str) -> bool:
-        count: int = self.page.get_by_role("tab", name=name, exact=True).count()
-        return count > 0
-
     def draw(self, *points: tuple[float, float]) -> None:
         """A line through points, in parts of the canvas, from its upper left."""
         brush = self.page.locator("#sketch button[aria-label=Brush]")

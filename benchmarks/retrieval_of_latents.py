@@ -1,7 +1,6 @@
 """Retrieval by anchors and by latents of the same runs: is it the zones or the training?
 
     python benchmarks/retrieval_of_latents.py results/emoji_text_evidence/InfoNCE_seed*
-
     python benchmarks/retrieval_of_latents.py RUN --language tr
 
 Latents are middles of zones among the test set's own anchors, as in the metrics of runs by zones.
@@ -12,12 +11,11 @@ import argparse
 from pathlib import Path
 
 import evidence
-import numpy as np
 from ml_collections import ConfigDict
 
 import lzn_jax
 from lzn_jax import data
-from lzn_jax.evaluation.retrieval import recalls
+from lzn_jax.evaluation.retrieval import both_ways
 from lzn_jax.trained_model import TrainedModel
 
 
@@ -29,17 +27,10 @@ def measure(model: TrainedModel, language: str | None) -> dict[str, evidence.Sum
     test = data.load(config, "test")
     assert test.texts is not None
     rows = model.tasks.tokenizer.sayable(test.texts)
-    texts, found = test.texts[rows], {}
+    texts = test.texts[rows]
     sides = model.anchors(test.images[rows]), model.anchors(list(texts), source="text")
     latents = tuple(model.space.latents({}, anchors, 0.0) for anchors in sides)
-    for name, (images, names) in {"anchors": sides, "latents": latents}.items():
-        ways = {"image_to_text": (images, names), "text_to_image": (names, images)}
-        found[name] = {
-            f"{way}_r{k}": share
-            for way, pair in ways.items()
-            for k, share in recalls(*pair, np.asarray(texts)).items()
-        }
-    return found
+    return {"anchors": both_ways(*sides, texts), "latents": both_ways(*latents, texts)}
 
 
 def main() -> None:

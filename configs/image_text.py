@@ -15,8 +15,8 @@ bfloat16 operations a second that would be 27 hours: an estimate. Chips: 8, 16, 
 batch of 1024. On one GPU add --config.training.microbatch_size=64: 5.0e14 operations, the same
 results.
 Memory: the state takes 4.7 GB, with 30,522 tokens 5.8 GB, on each chip, unless
---config.training.shard_parameters=True divides it. With these tokens and that flag the step takes
-22.6 GB of an H100, by its compiler (docs/compiled.md).
+--config.training.shard_parameters=True divides it. In parts of 64, with 30,522 tokens, the step
+takes 22.6 GB of one H100, by its compiler (docs/compiled.md).
 """
 
 import ml_collections

@@ -142,8 +142,9 @@ class TrainedModel:
 
     def class_probabilities(self, images: Images) -> Float[np.ndarray, "n c"]:
         """Probabilities of all classes, from the centre of each image's zone; rows sum to 1."""
-        latents = self.encode(images, None, 0.0)
+        images = self._checked(images)
         self._check_classifies()
+        latents = self.encode(images, None, 0.0)
         return self.tasks.class_probabilities(self.model, latents)
 
     def siblings(

@@ -171,7 +171,8 @@ def test_what_a_study_cannot_do_is_one_line(tmp_path, images):
     config = small.config(ROOT / "configs" / "digits_repr.py")
     model = lzn_jax.load(small.untrained_run(tmp_path / "repr", config))
     assert model.embed(images)["backbone"].shape == (20, 16)
-    for method in (model.reconstruct, model.interpolate, model.classify):
+    methods = model.reconstruct, model.interpolate, model.classify
+    for method in (*methods, model.class_probabilities, model.siblings):
         with pytest.raises(UserError, match="a representation study does not"):
             method(images[:2])
     with pytest.raises(UserError, match="does not generate images"):

@@ -15,6 +15,7 @@ from lzn_jax.data_types import text
 from lzn_jax.evaluation.caption_quality import CaptionQuality
 from lzn_jax.evaluation.measurements import Measurements
 from lzn_jax.evaluation.retrieval import RetrievalQuality
+from lzn_jax.evaluation.text_quality import TextQuality
 from lzn_jax.latent_space import LatentSpace
 from lzn_jax.losses import contrastive
 from lzn_jax.run import sharding
@@ -274,3 +275,12 @@ def test_the_mode_writes_samples_and_a_figure(source, target, given, count, run,
             rows[1][1] == {"text": "a thin zero leaning right", "label": "3", "image": "0"}[source]
         )
     assert (run[0] / "figures" / "translations.png").stat().st_size > 0
+
+
+def test_of_images_that_were_told_no_text_nobody_asks_whether_they_fit_it(tmp_path):
+    config = small.config(CONFIG, decoder__told="None", evaluation__num_samples=8)
+    loaded = trained_model.load(small.untrained_run(tmp_path / "run", config))
+    found = TextQuality(loaded.tasks, digits()[0])._from_prior(loaded.model)
+    assert found.keys() == {
+        "text_well_formed", "text_total_variation", "real_text_total_variation",
+    }  # fmt: skip

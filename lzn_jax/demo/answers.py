@@ -47,6 +47,8 @@ class Answers:
     Attributes:
       shown: test images to choose from, in equal shares of the classes; None where there are none.
       reads_images, draws_images: whether it has zones of images; whether it makes images.
+      names_classes: whether it finds the class of an image.
+      draws_any: whether it makes images of no class or text that was asked for.
       texts: some of the texts that training saw; empty for a run that makes no images of texts.
       classes: names of labels that it makes images of; empty for a run that makes none.
     """
@@ -56,6 +58,8 @@ class Answers:
         self._data, tasks, space = model.config.data, model.tasks, model.space
         self.draws_images = "image" in space.decoders
         self.reads_images = "image" in space.encoders and "anchors" in model.model.context
+        self.names_classes = self.reads_images and ("image", "label") in model.translations
+        self.draws_any = self.draws_images and (tasks.has_latents or not tasks.has_classes)
         self._test: Examples | None = None
         self.shown: Any = None
         if test is not None:
@@ -68,7 +72,7 @@ class Answers:
         count = self._data.num_classes if tasks.has_classes else 0
         names = data.class_names(self._data) if count and test is not None else ("",) * count
         self._names = [name or str(label) for label, name in enumerate(names)]
-        self.classes = self._names if ("label", "image") in model.translations else []
+        self.classes = self._names if self.draws_images else []
         known: list[str] = []
         if ("text", "image") in model.translations:
             known = tasks.texts(model.model, np.arange(len(model.model.context["text_tokens"])))
@@ -106,7 +110,7 @@ class Answers:
         """What the run finds in an image."""
         model, images = self.model, image[None]
         classes = text = reconstruction = siblings = neighbours = place = None
-        if model.tasks.has_classes:
+        if self.names_classes:
             (found,) = model.class_probabilities(images)
             classes = dict(zip(self._names, found.tolist(), strict=True))
         if ("image", "text") in model.translations:
@@ -131,11 +135,13 @@ class Answers:
             raise UserError("write a text first")
         unknown = [word for word in text.split() if word not in self._words]
         note = f"Training never saw: {', '.join(unknown)}." if unknown else ""
-        return self._made([text] * NUM_IMAGES, "text", "image", draw), note
+        texts, key = [text] * NUM_IMAGES, jax.random.key(draw)
+        return self.model.translate(texts, "text", "image", key=key), note
 
     def of_label(self, name: str, draw: int) -> Pictures:
         """Images of a class."""
-        return self._made([self._names.index(name)] * NUM_IMAGES, "label", "image", draw)
+        labels = [self._names.index(name)] * NUM_IMAGES
+        return np.asarray(self.model.sample(NUM_IMAGES, jax.random.key(draw), labels).images)
 
     def of_prior(self, draw: int) -> Pictures:
         """Images of latents of the prior."""
@@ -146,9 +152,6 @@ class Answers:
         """What lies between two images, both ends among it."""
         found: Pictures = self.model.interpolate(np.stack([first, second]))["images"]
         return found
-
-    def _made(self, samples: Any, source: str, target: str, draw: int) -> Any:
-        return self.model.translate(samples, source, target, key=jax.random.key(draw))
 
     @property
     def _is_dark(self) -> bool:

@@ -37,7 +37,7 @@ def build(answers: Answers, title: str) -> gr.Blocks:
         if answers.reads_images and answers.draws_images and answers.shown is not None:
             with gr.Tab("Between two images"):
                 _between_tab(answers)
-        if answers.draws_images:
+        if answers.draws_any:
             with gr.Tab("Prior to images"):
                 _draws(answers.of_prior, [], "Images of other latents")
         if credit := data.attribution(answers.model.config.data):
@@ -175,7 +175,7 @@ def _about_outputs(answers: Answers) -> dict[str, Component]:
         outputs["seen"] = picture(label="What the model sees", buttons=[])
         if answers.draws_images:
             outputs["reconstruction"] = picture(label="To noise and back", buttons=[])
-        if model.tasks.has_classes:
+        if answers.names_classes:
             outputs["classes"] = gr.Label(label="Class, and its probability", num_top_classes=3)
     if ("image", "text") in model.translations:
         outputs["text"] = gr.Textbox(label="Caption", interactive=False)

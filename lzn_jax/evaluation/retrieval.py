@@ -43,9 +43,7 @@ class RetrievalQuality:
         samples = {"image_to_text": (pictures, texts), "text_to_image": (texts, pictures)}
         plots.retrieval(path, [r for n in found for r in _shown(*found[n], *samples[n], texts)])
         return {
-            f"retrieval_{name}_r{k}": share
-            for name, pair in found.items()
-            for k, share in recalls(*pair, texts).items()
+            f"retrieval_{name}": share for name, share in both_ways(images, names, texts).items()
         }
 
     def embedded(self, model: Model, samples: Images, source: str) -> Float[np.ndarray, "n q"]:
@@ -64,6 +62,18 @@ def _shown(
     return [
         (asked[row], list(there[some]), (names[some] == names[row]).tolist()) for row, some in pairs
     ]
+
+
+def both_ways(
+    images: Float[np.ndarray, "n d"], names: Float[np.ndarray, "n d"], texts: np.ndarray
+) -> dict[str, float]:
+    """`image_to_text_r1`, `_r10` and the reverse, of n pairs."""
+    ways = {"image_to_text": (images, names), "text_to_image": (names, images)}
+    return {
+        f"{way}_r{k}": share
+        for way, pair in ways.items()
+        for k, share in recalls(*pair, texts).items()
+    }
 
 
 def recalls(

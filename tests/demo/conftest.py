@@ -14,15 +14,16 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 
 @pytest.fixture(scope="session")
 def answers_of(tmp_path_factory):
-    """Answers of an untrained run of a config."""
+    """Answers of an untrained run of a config, "NAME FIELD=VALUE" where one field is another."""
     made = {}
 
-    def make(name):
-        if name not in made:
-            config = small.config(CONFIGS / f"{name}.py")
+    def make(case):
+        if case not in made:
+            name, *changes = case.replace(".", "__").split()
+            config = small.config(CONFIGS / f"{name}.py", **dict(c.split("=") for c in changes))
             run = small.untrained_run(tmp_path_factory.mktemp(name), config)
-            made[name] = Answers(lzn_jax.load(run), data.load(config.data, "test"))
-        return made[name]
+            made[case] = Answers(lzn_jax.load(run), data.load(config.data, "test"))
+        return made[case]
 
     return make
 

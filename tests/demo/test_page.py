@@ -203,6 +203,8 @@ def test_a_port_that_is_taken(run, capsys):
 TABS = {
     "digits_repr": ["Image"],
     "digits_gen": ["Image", "Between two images", "Prior to images"],
+    "digits_joint latent.enabled=False": ["Label to images"],
+    "digits_text objective=infonce": ["Image"],
     "digits_joint": ["Image", "Label to images", "Between two images", "Prior to images"],
 }
 
