@@ -5,7 +5,7 @@ import pytest
 
 from lzn_jax import plots
 from lzn_jax.data import Examples
-from lzn_jax.evaluation.retrieval import RetrievalQuality, recalls
+from lzn_jax.evaluation.retrieval import RetrievalQuality, both_ways, recalls
 from lzn_jax.latent_space import Model
 
 
@@ -27,6 +27,19 @@ def test_recall_is_that_of_a_loop():
     found = recalls(queries, candidates, names)
     assert found == {k: pytest.approx(by_loops(queries, candidates, names, k)) for k in (1, 10)}
     assert 0 < found[1] < found[10] < 1
+
+
+def test_each_way_has_its_own_recall():
+    rng = np.random.default_rng(1)
+    images = rng.normal(size=(40, 6))
+    names = images + np.abs(rng.normal(size=(40, 6)))  # leaning to one side: a few are hubs
+    texts = np.array([f"text {i}" for i in range(40)])
+    found = both_ways(images, names, texts)
+    ways = {"image_to_text": (images, names), "text_to_image": (names, images)}
+    for way, pair in ways.items():
+        for k in (1, 10):
+            assert found[f"{way}_r{k}"] == pytest.approx(by_loops(*pair, texts, k))
+    assert found["image_to_text_r1"] != found["text_to_image_r1"]
 
 
 def test_what_is_alike_or_not_a_number_finds_nothing():
