@@ -65,11 +65,15 @@ FIELDS = {
 
 def flags(config, workdir, **changes):
     """Command-line arguments for a shrunk run; a change's double underscore is a dot."""
+    return [f"--config={config}", f"--workdir={workdir}", *overrides(config, **changes)]
+
+
+def overrides(config, **changes):
+    """The arguments of `flags` that change the config's fields."""
     held = configuration.load(str(config)).to_dict()
     fields = {name: value for name, value in FIELDS.items() if _holds(held, name)}
     fields |= {name.replace("__", "."): str(value) for name, value in changes.items()}
-    overrides = [f"--config.{name}={value}" for name, value in fields.items()]
-    return [f"--config={config}", f"--workdir={workdir}", *overrides]
+    return [f"--config.{name}={value}" for name, value in fields.items()]
 
 
 def _holds(tree, name):

@@ -1,8 +1,5 @@
 """README's examples run as they stand, and what README, docs and notebooks name exists."""
 
-import ast
-import importlib
-import json
 import re
 from pathlib import Path
 
@@ -52,31 +49,6 @@ def test_a_data_type_of_ones_own_takes_60_lines():
     names = names_of(block)
     assert names["accuracy"] > 0.75
     assert names["judge"].predict(names["made"]).tolist() == list(range(10))
-
-
-@pytest.mark.parametrize("name", ["generation", "representation", "joint", "text"])
-def test_notebooks_are_sources_without_outputs(name):
-    path = ROOT / "notebooks" / f"{name}.ipynb"
-    notebook = json.loads(path.read_text())
-    assert (notebook["nbformat"], notebook["nbformat_minor"]) == (4, 5)
-    assert path.stat().st_size < 20_000
-    assert f"`{name}.ipynb`" in (ROOT / "README.md").read_text()
-    assert len({cell["id"] for cell in notebook["cells"]}) == len(notebook["cells"])
-    for cell in notebook["cells"]:
-        assert cell["cell_type"] in ("markdown", "code")
-        if cell["cell_type"] == "code":
-            assert cell["outputs"] == []
-            assert cell["execution_count"] is None
-            assert_imports_exist("".join(cell["source"]))
-
-
-def assert_imports_exist(source):
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.ImportFrom) and node.module.startswith("lzn_jax"):
-            module = importlib.import_module(node.module)
-            for alias in node.names:
-                if not hasattr(module, alias.name):
-                    importlib.import_module(f"{node.module}.{alias.name}")
 
 
 PAGES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md"))
