@@ -36,6 +36,7 @@ from lzn_jax.data_types import text
 from lzn_jax.evaluation.caption_quality import CaptionQuality, agreement, compared
 from lzn_jax.evaluation.text_quality import PARTS, TextQuality, shares
 from lzn_jax.latent_space import LatentSpace
+from lzn_jax.randomness import Stream, normal_by_index
 from lzn_jax.run import reporting, sharding
 from lzn_jax.run.progress import progress
 from lzn_jax.tasks import Tasks
@@ -136,15 +137,25 @@ class TextToImage(Alone):
 
     def init(self, key):
         told = jnp.zeros((1, self.types["text"].dim_to_tell))
-        decoder = self.types["image"].decoder.init(jax.random.fold_in(key, 1), (None, told))
+        condition = self._condition(key, told, np.arange(1))
+        decoder = self.types["image"].decoder.init(jax.random.fold_in(key, 1), condition)
         return {**super().init(key), "decoder": decoder}
 
     def error(self, variables, batch, zones, keys):
         told = self.types["text"].tell(batch, zones)
-        return self.types["image"].decoder.loss(variables, batch, (None, told), keys)
+        condition = self._condition(keys[0], told, np.arange(len(told)))
+        return self.types["image"].decoder.loss(variables, batch, condition, keys)
 
     def answer(self, variables, key, told, index):
-        return self.types["image"].decoder.generate(variables, key, (None, told), index)["images"]
+        condition = self._condition(key, told, index)
+        return self.types["image"].decoder.generate(variables, key, condition, index)["images"]
+
+    def _condition(self, key, told, index):
+        """A flow has its noise; a decoder of one pass has noise in the place of latents."""
+        if self.config.decoder.name in models.VELOCITIES:
+            return None, told
+        shape = (self.config.latent.dim,)
+        return normal_by_index(key, Stream.SAMPLE_LATENTS, jnp.asarray(index), shape), told
 
     def measured(self, images, measure):
         return measure.made(images)
@@ -219,12 +230,11 @@ def tasks_of(config: ConfigDict, asked: list[str] | None, has_judge: bool) -> li
     """The tasks that are asked for, None: all that can be; UserError for one that cannot."""
     if "text" not in config.types:
         raise UserError("the config has no texts")
-    is_ruled, decoder = config.data.name == "digits", config.decoder
-    is_told = decoder.name in models.VELOCITIES and decoder.told == "text"
+    is_ruled, is_told = config.data.name == "digits", config.decoder.told == "text"
     can = {"captioner": True, "text_to_image": is_told and (is_ruled or has_judge)}
     can["classifier"] = is_ruled
     if cannot := [name for name in asked or () if not can[name]]:
-        needs = "classifier needs digits, text_to_image a flow told of texts, and digits or --judge"
+        needs = "classifier needs digits; text_to_image a told decoder, and digits or --judge"
         raise UserError(f"cannot train {', '.join(cannot)} here: {needs}")
     return asked or [name for name in TASKS if can[name]]
 

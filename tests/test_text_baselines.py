@@ -18,6 +18,7 @@ from lzn_jax.run import sharding
 
 ROOT = Path(__file__).parent.parent
 CONFIG = ROOT / "configs" / "digits_text.py"
+ONE_PASS = ROOT / "configs" / "digits_text_alone.py"
 SAYS = {"captioner": "image_to_text", "text_to_image": "text_to_image"}
 
 
@@ -27,9 +28,13 @@ def script(monkeypatch):
     return importlib.import_module("text_baselines")
 
 
-@pytest.mark.parametrize("name", SAYS)
-def test_training_moves_both_networks_and_is_measured_as_the_run_is(script, name):
-    config = small.config(CONFIG, training__num_steps=30, training__batch_size=32)
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [("captioner", CONFIG), ("text_to_image", CONFIG), ("text_to_image", ONE_PASS)],
+    ids=["captioner", "flow", "one_pass"],
+)
+def test_training_moves_both_networks_and_is_measured_as_the_run_is(script, name, path):
+    config = small.config(path, training__num_steps=30, training__batch_size=32)
     examples, test = data.load_data(config)
     space, variables, losses, _ = script.train(name, config, examples)
     assert np.mean(losses[-5:]) < np.mean(losses[:5])
