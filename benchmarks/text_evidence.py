@@ -4,21 +4,24 @@
     python benchmarks/text_evidence.py --config=configs/emoji_text.py --seeds 3 --variants \
         LZN zones InfoNCE
     python benchmarks/text_evidence.py --config=configs/emoji_text.py --seeds 1 --variants \
-        zones zones_wide zones_late zones_fast zones_adams zones_one_way zones_large_batch
+        zones zones_wide zones_late zones_fast zones_prob zones_adams zones_one_way \
+        zones_large_batch
 
 `zones` trains encoders alone, by alignment; `InfoNCE` the same ones by CLIP's loss. Both are
 measured by retrieval. `zones_wide` aligns latents of α = 0.45, `zones_late` by the second half of
-the flow, `zones_fast` at twice the learning rates, `zones_adams` by Adams-Bashforth,
-`zones_one_way` images with texts alone, `zones_large_batch` 1024 pairs.
+the flow, `zones_fast` at twice the learning rates, `zones_prob` by the other form of the loss,
+`zones_adams` by Adams-Bashforth, `zones_one_way` images with texts alone, `zones_large_batch` 1024
+pairs.
 
-`adams` aligns so with decoders as well, `prob` by the other form of the loss. The decoders of
-`own_latents` see latents of their own type alone, those of `partner_latents` of the other; the
-image decoder of `latent_alone` is told no text.
+`prob` and `adams` align so with decoders as well. The decoders of `own_latents` see latents of
+their own type alone, those of `partner_latents` of the other; the image decoder of `latent_alone`
+is told no text.
 """
 
 import evidence
 
 ZONES = ["--config.training.generation_weight=0.0", "--config.training.text_weight=0.0"]
+PROB = ["--config.alignment.form=prob"]
 ADAMS = ["--config.alignment.solver=adams", "--config.alignment.cutoff=0.6"]
 FAST = [f"--config.training.learning_rate.{name}=2e-3" for name in ("encoder", "text_encoder")]
 VARIANTS = {
@@ -28,6 +31,7 @@ VARIANTS = {
     "zones_wide": [*ZONES, "--config.alignment.noise_scale=0.45"],
     "zones_late": [*ZONES, "--config.alignment.cutoff=0.5"],
     "zones_fast": [*ZONES, *FAST],
+    "zones_prob": [*ZONES, *PROB],
     "zones_adams": [*ZONES, *ADAMS],
     "zones_one_way": [*ZONES, "--config.alignments=('image:text',)"],
     "zones_large_batch": [
@@ -36,7 +40,7 @@ VARIANTS = {
         "--config.training.microbatch_size=256",
     ],
     "adams": ADAMS,
-    "prob": ["--config.alignment.form=prob"],
+    "prob": PROB,
     "own_latents": [
         "--config.decoder.latents=('image',)",
         "--config.text_decoder.latents=('text',)",
