@@ -144,7 +144,11 @@ class _Patience:
     def _run(self) -> None:
         while not self._done.wait(60):
             minutes = (time.monotonic() - self._started) / 60
-            _log.info("compiling for %.0f minutes; whole networks can take an hour", minutes)
+            _log.info(
+                "compiling for %.0f minutes; whole networks can take an hour, those of TPUs less "
+                "with JAX_EXEC_TIME_OPTIMIZATION_EFFORT=-1.0",
+                minutes,
+            )
 
 
 def _say(what: str, fact: str) -> None:
