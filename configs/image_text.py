@@ -16,8 +16,8 @@ batch of 1024. On one GPU add --config.training.microbatch_size=64: 5.0e14 opera
 results.
 Memory: the state takes 4.7 GB, with 30,522 tokens 5.8 GB, on each chip, unless
 --config.training.shard_parameters=True divides it. With 30,522 tokens the step takes 10.5 GB of
-each of 16 v5e chips, and, in parts of 64, 22.6 GB of one H100, by their compilers
-(docs/compiled.md).
+each of 16 v5e chips, 11 GB with 256 pixels, and, in parts of 64, 22.6 GB of one H100, by their
+compilers (docs/compiled.md).
 """
 
 import ml_collections
