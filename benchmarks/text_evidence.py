@@ -5,13 +5,13 @@
         LZN zones InfoNCE
     python benchmarks/text_evidence.py --config=configs/emoji_text.py --seeds 1 --variants \
         zones zones_wide zones_late zones_fast zones_prob zones_adams zones_one_way \
-        zones_large_batch
+        zones_small_batch zones_large_batch --config.training.num_steps=300
 
 `zones` trains encoders alone, by alignment; `InfoNCE` the same ones by CLIP's loss. Both are
 measured by retrieval. `zones_wide` aligns latents of α = 0.45, `zones_late` by the second half of
 the flow, `zones_fast` at twice the learning rates, `zones_prob` by the other form of the loss,
-`zones_adams` by Adams-Bashforth, `zones_one_way` images with texts alone, `zones_large_batch` 1024
-pairs.
+`zones_adams` by Adams-Bashforth, `zones_one_way` images with texts alone, `zones_small_batch` and
+`zones_large_batch` a quarter and twice as many pairs an update.
 
 `prob` and `adams` align so with decoders as well. The decoders of `own_latents` see latents of
 their own type alone, those of `partner_latents` of the other; the image decoder of `latent_alone`
@@ -34,11 +34,8 @@ VARIANTS = {
     "zones_prob": [*ZONES, *PROB],
     "zones_adams": [*ZONES, *ADAMS],
     "zones_one_way": [*ZONES, "--config.alignments=('image:text',)"],
-    "zones_large_batch": [
-        *ZONES,
-        "--config.training.batch_size=1024",
-        "--config.training.microbatch_size=256",
-    ],
+    "zones_small_batch": [*ZONES, "--config.training.batch_size=64"],
+    "zones_large_batch": [*ZONES, "--config.training.batch_size=512"],
     "adams": ADAMS,
     "prob": PROB,
     "own_latents": [

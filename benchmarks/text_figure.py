@@ -2,8 +2,8 @@
 
     python benchmarks/text_figure.py --picture docs/text_evidence.png
 
-Of captioned digits, the runs `LZN` of text_evidence.py beside the networks for one task alone of
-text_baselines.py; of emoji, retrieval by `zones` and by `InfoNCE` of text_evidence.py.
+The runs `LZN` of text_evidence.py beside the networks for one task alone of text_baselines.py, and
+retrieval beside `InfoNCE` of text_evidence.py; of captioned digits and of emoji.
 """
 
 import argparse
@@ -47,27 +47,37 @@ def main() -> None:
     results = Path("results")
     for flag, path in (
         ("--digits", results / "digits_text_evidence" / "evidence.json"),
-        ("--alone", results / "text_baselines" / "digits_text.json"),
+        ("--digits-alone", results / "text_baselines" / "digits_text.json"),
         ("--emoji", results / "emoji_text_evidence" / "evidence.json"),
+        ("--emoji-alone", results / "text_baselines" / "emoji_text.json"),
         ("--picture", results / "text_evidence.png"),
     ):
         parser.add_argument(flag, type=Path, default=path)
     arguments = parser.parse_args()
-    digits, alone, emoji = (
+    digits, digits_alone, emoji, emoji_alone = (
         json.loads(path.read_text())
-        for path in (arguments.digits, arguments.alone, arguments.emoji)
+        for path in (
+            arguments.digits,
+            arguments.digits_alone,
+            arguments.emoji,
+            arguments.emoji_alone,
+        )
     )
-    figure = new_figure(14, 6, "One space for all, beside networks for one task alone")
-    left, middle, right = figure.subplots(1, 3)
+    figure = new_figure(13, 11, "One space for all, beside networks for one task alone")
+    (first, second), (third, fourth) = figure.subplots(2, 2)
     made = [("one space for all", "LZN", of(digits, "LZN", "image_to_text_exact"))]
     for name, words in (("classifier", "classifiers of\nits parts"), ("captioner", "captioner")):
-        made.append((words, "alone", of(alone, name, "image_to_text_exact")))
-    draw(left, "Digits: whole caption of an image", made)
+        made.append((words, "alone", of(digits_alone, name, "image_to_text_exact")))
+    draw(first, "Digits: whole caption of an image", made)
     drawn = [
         ("one space for all", "LZN", of(digits, "LZN", "text_to_image_exact")),
-        ("decoder told\nthe caption", "alone", of(alone, "text_to_image", "text_to_image_exact")),
+        (
+            "decoder told\nthe caption",
+            "alone",
+            of(digits_alone, "text_to_image", "text_to_image_exact"),
+        ),
     ]
-    draw(middle, "Digits: image of a whole caption", drawn)
+    draw(second, "Digits: image of a whole caption", drawn)
     found = [
         (
             f"{words}\n{way.replace('_', ' ')}, at {k}",
@@ -76,9 +86,24 @@ def main() -> None:
         )
         for k in (1, 10)
         for way in WAYS
-        for name, words, whose in (("zones", "zones", "LZN"), ("InfoNCE", "CLIP's loss", "alone"))
+        for name, words, whose in (
+            ("LZN", "one space", "LZN"),
+            ("InfoNCE", "CLIP's loss", "alone"),
+        )
     ]
-    draw(right, "New emoji: own partner found", found)
+    draw(third, "New emoji: own partner found", found)
+    words, images = "image_to_text_words", "judged_text_to_image_r10"
+    alone = [
+        ("one space:\nF1 of words of an image", "LZN", of(emoji_alone, "runs", words)),
+        ("captioner", "alone", of(emoji_alone, "captioner", words)),
+        (
+            "one space: images of texts\nthat find them, at 10",
+            "LZN",
+            of(emoji_alone, "runs", images),
+        ),
+        ("decoder told the text", "alone", of(emoji_alone, "text_to_image", images)),
+    ]
+    draw(fourth, "New emoji: texts written, images made", alone)
     save(figure, arguments.picture)
 
 
