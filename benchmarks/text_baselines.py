@@ -137,20 +137,20 @@ class TextToImage(Alone):
 
     def init(self, key):
         told = jnp.zeros((1, self.types["text"].dim_to_tell))
-        condition = self._condition(key, told, np.arange(1))
+        condition = self._given(key, told, np.arange(1))
         decoder = self.types["image"].decoder.init(jax.random.fold_in(key, 1), condition)
         return {**super().init(key), "decoder": decoder}
 
     def error(self, variables, batch, zones, keys):
         told = self.types["text"].tell(batch, zones)
-        condition = self._condition(keys[0], told, np.arange(len(told)))
+        condition = self._given(keys[0], told, np.arange(len(told)))
         return self.types["image"].decoder.loss(variables, batch, condition, keys)
 
     def answer(self, variables, key, told, index):
-        condition = self._condition(key, told, index)
+        condition = self._given(key, told, index)
         return self.types["image"].decoder.generate(variables, key, condition, index)["images"]
 
-    def _condition(self, key, told, index):
+    def _given(self, key, told, index):
         """A flow has its noise; a decoder of one pass has noise in the place of latents."""
         if self.config.decoder.name in models.VELOCITIES:
             return None, told

@@ -2,10 +2,11 @@
 
     python benchmarks/text_evidence.py --seeds 3 --variants LZN
     python benchmarks/text_evidence.py --config=configs/emoji_text.py --seeds 3 --variants \
-        LZN zones InfoNCE
+        LZN InfoNCE
     python benchmarks/text_evidence.py --config=configs/emoji_text.py --seeds 1 --variants \
         zones zones_wide zones_late zones_fast zones_prob zones_adams zones_one_way \
-        zones_small_batch zones_large_batch --config.training.num_steps=300
+        zones_small_batch zones_large_batch \
+        --folder results/emoji_short --config.training.num_steps=300
 
 `zones` trains encoders alone, by alignment; `InfoNCE` the same ones by CLIP's loss. Both are
 measured by retrieval. `zones_wide` aligns latents of α = 0.45, `zones_late` by the second half of
