@@ -204,7 +204,7 @@ def train(
     kwargs = {"space": space, "optimizer": optimizer, "training": training, "seed": config.seed}
     update = jax.jit(functools.partial(training_loop.update_state, **kwargs), donate_argnums=0)
     columns = text.columns(config, examples.texts)
-    columns["parts"] = np.stack(captions.parse(examples.texts), axis=1)
+    columns["parts"] = np.stack(captions.parse(examples.texts), axis=1, dtype=np.int32)
     size, transform = training.batch_size, space.transform
     batches = data.TrainingBatches(examples, size, config.seed, transform, columns=columns)
     state = jax.jit(lambda: training_loop.init_state(space, optimizer, config.seed))()
