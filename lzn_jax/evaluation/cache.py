@@ -2,16 +2,19 @@
 
 import hashlib
 import io
+import logging
 import os
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from lzn_jax.configuration import UserError
 from lzn_jax.run import processes, reporting
 
 _KEY = "key"
+
+_log = logging.getLogger(__name__)
 
 
 def key_of(*parts: np.ndarray | str) -> str:
@@ -47,8 +50,8 @@ def _read(path: str | os.PathLike[str], key: str) -> dict[str, np.ndarray] | Non
     if not Path(path).is_file():
         return None
     try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-            arrays = dict(archive)
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile):
+        arrays = reporting.read_arrays(path)
+    except UserError as error:
+        _log.warning("%s: it is computed anew", error)
         return None
     return arrays if str(arrays.pop(_KEY, "")) == key else None

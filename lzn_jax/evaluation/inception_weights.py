@@ -4,7 +4,6 @@ import functools
 import hashlib
 import os
 import re
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +17,7 @@ from lzn_jax.configuration import UserError
 from lzn_jax.evaluation import cache
 from lzn_jax.evaluation.inception import InceptionV3
 from lzn_jax.release import torch_files
+from lzn_jax.run import reporting
 
 # What the name of a leaf is in PyTorch.
 _TORCH_LEAVES: dict[tuple[str, ...], str] = {
@@ -106,11 +106,7 @@ def _read_torch(path: Path) -> dict[tuple[str, ...], np.ndarray]:
 
 
 def _read_npz(path: Path) -> dict[tuple[str, ...], np.ndarray]:
-    try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-            arrays = {tuple(name.split("/")): array for name, array in archive.items()}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} cannot be read as .npz: {' '.join(str(error).split())}") from error
+    arrays = {tuple(name.split("/")): a for name, a in reporting.read_arrays(path).items()}
     shapes = _shapes()
     for name in sorted(shapes.keys() ^ arrays.keys()):
         problem = "lacks" if name in shapes else "has too many:"

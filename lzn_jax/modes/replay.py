@@ -2,7 +2,6 @@
 
 import functools
 import logging
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from ml_collections import ConfigDict
 from lzn_jax import optimization, train
 from lzn_jax.configuration import EXIT_NON_FINITE, UserError
 from lzn_jax.latent_space import LatentSpace
-from lzn_jax.run import sharding
+from lzn_jax.run import reporting, sharding
 from lzn_jax.run import workdir as workdirs
 from lzn_jax.run.checkpoints import Checkpoints
 
@@ -46,7 +45,7 @@ def replay(config: ConfigDict, workdir: Path) -> None:
         state = train.restore_state(checkpoints, shapes)
     if state is None:
         raise UserError(f"there is no state to replay in {folder}")
-    batch = _read_batch(folder / train.REPLAY_BATCH)
+    batch = _read_batch(folder / train.REPLAY_BATCH, config.training.batch_size)
     rows = {name: values[sharding.own_rows(len(values))] for name, values in batch.items()}
     look = functools.partial(look_at_update, space=space, config=config)
     with jax.set_mesh(mesh):
@@ -76,12 +75,11 @@ def look_at_update(
     )
 
 
-def _read_batch(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with np.load(path) as arrays:
-            return dict(arrays)
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise UserError(f"the batch in {path} cannot be read ({error})") from error
+def _read_batch(path: Path, count: int) -> dict[str, np.ndarray]:
+    batch = reporting.read_arrays(path)
+    if any(np.ndim(values) == 0 or len(values) != count for values in batch.values()):
+        raise UserError(f"{path} does not hold a batch of {count}: train again from a checkpoint")
+    return batch
 
 
 def _report(update: int, metrics: Mapping[str, Any], finite: Mapping[str, Any]) -> None:

@@ -15,6 +15,7 @@ from PIL import Image
 from tensorboardX import SummaryWriter
 from tensorboardX.record_writer import register_writer_factory
 
+from lzn_jax.configuration import UserError
 from lzn_jax.run import processes
 
 METRICS_FILE = "metrics.jsonl"
@@ -75,6 +76,16 @@ def write_arrays(path: str | os.PathLike[str], **arrays: Any) -> None:
     content = io.BytesIO()
     np.savez_compressed(content, **arrays)
     write_bytes(path, content.getvalue())
+
+
+def read_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file by name; raises UserError for a file that cannot be read."""
+    try:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+            return dict(archive)
+    except Exception as error:  # zipfile, zlib and NumPy raise almost anything on a damaged file
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{path} cannot be read as .npz: {reason}") from error
 
 
 def _records(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lzn_jax.configuration import UserError
+from lzn_jax.evaluation import cache
 from lzn_jax.run import reporting
 
 
@@ -181,3 +183,38 @@ def test_a_full_disk_ends_the_log_with_its_error_and_does_not_block(
     with pytest.raises(OSError, match="File too large"):
         log_until_it_fails()
     assert capfd.readouterr().err == ""
+
+
+def _damages():
+    """Contents of damaged .npz files, and of files of other kinds."""
+    whole, npy, objects = io.BytesIO(), io.BytesIO(), io.BytesIO()
+    np.savez_compressed(whole, a=np.arange(4000) % 7, b=np.ones((30, 2)))
+    np.save(npy, np.ones(3))
+    np.savez(objects, a=np.array([print], object))
+    content = whole.getvalue()
+    for length in range(0, len(content), 60):
+        yield f"cut at {length}", content[:length]
+    for place in (26, 60, 70, 150):  # in names, headers and compressed data
+        yield (
+            f"byte {place}",
+            content[:place] + bytes([content[place] ^ 255]) + content[place + 1 :],
+        )
+    yield "one array", npy.getvalue()
+    yield "objects, which would run code", objects.getvalue()
+
+
+@pytest.mark.parametrize(("kind", "content"), [pytest.param(*d, id=d[0]) for d in _damages()])
+def test_a_damaged_file_of_arrays_is_one_line(kind, content, tmp_path):
+    path = tmp_path / "arrays.npz"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"arrays\.npz cannot be read as \.npz: \S") as raised:
+        reporting.read_arrays(path)
+    assert "\n" not in str(raised.value)
+    assert cache.load(path, "key") is None  # what was kept there is computed anew
+
+
+def test_arrays_are_read_as_they_were_written(tmp_path):
+    reporting.write_arrays(tmp_path / "a.npz", a=np.arange(3), b=np.array("text"))
+    found = reporting.read_arrays(tmp_path / "a.npz")
+    assert found["a"].tolist() == [0, 1, 2]
+    assert str(found["b"]) == "text"
