@@ -108,7 +108,7 @@ def released_run(name: str) -> Path:
     hub.check_name(name)
     workdir = reporting.cache_folder() / "released" / name
     if not workdirs.has_checkpoint(workdir):
-        convert_released(name, configuration.load(name), workdir)
+        convert_released(name, configuration.load(configuration.shipped(name)), workdir)
     return workdir
 
 
@@ -323,7 +323,8 @@ def _run(arguments: list[str]) -> int:
     parser.add_argument("--to-pt", help="file to write the newest checkpoint to", type=Path)
     flags = parser.parse_args([a for a in arguments if not a.startswith(prefix)])
     _check(flags)
-    config = configuration.load(flags.config or flags.released, overrides)
+    path = flags.config or configuration.shipped(flags.released)
+    config = configuration.load(path, overrides)
     logging.basicConfig(format="%(message)s", force=True)
     logging.getLogger("lzn_jax").setLevel(logging.INFO)
     options = {"raw": flags.raw, "context": flags.context}

@@ -439,9 +439,13 @@ def test_a_released_checkpoint_is_converted_by_name(fetched, images, tmp_path):
 def test_a_released_checkpoint_is_loaded_by_name_and_converted_once(
     fetched, images, tmp_path, monkeypatch
 ):
-    (tmp_path / "configs").mkdir()
-    config_file(tmp_path / "configs" / "afhq_cat_gen.py", fourier_values(images))
-    monkeypatch.chdir(tmp_path)
+    shipped, current = tmp_path / "shipped", tmp_path / "current"
+    shipped.mkdir()
+    config_file(shipped / "afhq_cat_gen.py", fourier_values(images))
+    monkeypatch.setattr("lzn_jax.configuration.finding.SHIPPED", shipped)
+    (current / "configs").mkdir(parents=True)  # a stranger's, which must not run
+    (current / "configs" / "afhq_cat_gen.py").write_text("raise SystemExit('ran')")
+    monkeypatch.chdir(current)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     model = lzn_jax.load("released/afhq_cat_gen")
     jax.tree.map(np.testing.assert_array_equal, model.model.variables, released_variables("ema"))

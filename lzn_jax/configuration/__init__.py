@@ -9,6 +9,7 @@ from lzn_jax.configuration.errors import EXIT_USER_ERROR as EXIT_USER_ERROR
 from lzn_jax.configuration.errors import UserError as UserError
 from lzn_jax.configuration.explaining import explain as explain
 from lzn_jax.configuration.finding import overview as overview
+from lzn_jax.configuration.finding import shipped as shipped
 from lzn_jax.configuration.reading import blank as blank
 from lzn_jax.configuration.reading import flatten as flatten
 from lzn_jax.configuration.reading import load as load

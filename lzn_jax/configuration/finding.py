@@ -27,6 +27,11 @@ def find(path: str) -> Path:
     return found
 
 
+def shipped(name: str) -> str:
+    """Path of the package's own config of a name, whatever the current folder holds."""
+    return str(SHIPPED / f"{name}.py")
+
+
 def overview() -> str:
     """A line a config of the package: its name, and the first line that it says of itself."""
     return "\n".join(f"  {path.stem:<22}{_headline(path)}" for path in sorted(SHIPPED.glob("*.py")))
