@@ -123,7 +123,7 @@ class Tokenizer:
     ) -> tuple[Int[np.ndarray, "n l"], dict[int, str]]:
         """Tokens of texts, and by index why a text has none; its row is of 0."""
         texts, faults = [str(text) for text in texts], {}
-        tokens = np.full((len(texts), self._max_length), END, np.int32)
+        tokens = self.empty(len(texts))
         for index, numbers in enumerate(self._split(texts)):
             text = texts[index]
             if fault := self._fault(text, self._vocabulary.unknown(text), len(numbers)):
@@ -131,6 +131,10 @@ class Tokenizer:
             else:
                 tokens[index, : len(numbers)] = 1 + np.array(numbers)
         return tokens, faults
+
+    def empty(self, count: int) -> Int[np.ndarray, "count l"]:
+        """Tokens of `count` missing texts."""
+        return np.full((count, self._max_length), END, np.int32)
 
     def sayable(self, texts: Sequence[str] | np.ndarray) -> Int[np.ndarray, " k"]:
         """Places of the texts that have tokens."""

@@ -42,18 +42,27 @@ def _tell(batch: Mapping[str, Array], zones: Zones | None) -> Float[Array, "b q"
 
 
 def known(
-    tokenizer: Tokenizer, size: int, texts: np.ndarray | None
+    tokenizer: Tokenizer, size: int, texts: np.ndarray | None, seed: int
 ) -> tuple[Int[np.ndarray, "k l"], Float[np.ndarray, " k"]]:
-    """Tokens and log counts of the `size` commonest texts; -inf where there are none.
+    """Tokens and log counts of the `size` most frequent texts; -inf pads where there are fewer.
 
-    Texts of the same count go by their letters.
+    Texts without tokens are left out. Among texts of the same count the seed chooses.
     """
-    names, counts = np.unique([str(text) for text in _some(texts) if text], return_counts=True)
-    order = np.argsort(-counts, kind="stable")[:size]
-    log_weights = np.full(size, -np.inf, np.float32)
-    log_weights[: len(order)] = np.log(counts[order])
-    filled = [*names[order], *[""] * (size - len(order))]
-    return tokenizer.encode_known(filled)[0], log_weights
+    names, counts = np.unique([str(text) for text in _some(texts)], return_counts=True)
+    ties = np.random.default_rng(seed).permutation(len(names))
+    order = np.lexsort((ties, -counts))
+    tokens, log_weights = tokenizer.empty(size), np.full(size, -np.inf, np.float32)
+    filled = 0
+    for start in range(0, len(order), size):  # a file's tokenizer is slow: no more than needed
+        rows = order[start : start + size]
+        found, faults = tokenizer.encode_known(names[rows])
+        kept = np.setdiff1d(np.arange(len(rows)), list(faults))[: size - filled]
+        places = slice(filled, filled + len(kept))
+        tokens[places], log_weights[places] = found[kept], np.log(counts[rows[kept]])
+        filled += len(kept)
+        if filled == size:
+            break
+    return tokens, log_weights
 
 
 def _some(texts: np.ndarray | None) -> np.ndarray:
@@ -134,7 +143,10 @@ class TextEncoder:
 
     def context(self, anchors: Callable[..., Any], train: Examples) -> dict[str, Any]:
         """The known texts: anchors, log counts and tokens."""
-        tokens, log_weights = known(self.tokenizer, self.config.text.context_size, train.texts)
+        setting = self.config
+        tokens, log_weights = known(
+            self.tokenizer, setting.text.context_size, train.texts, setting.seed
+        )
         found = anchors(tokens, description="anchors of texts")
         return {"text_anchors": found, "text_log_weights": log_weights, "text_tokens": tokens}
 

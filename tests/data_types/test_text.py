@@ -1,5 +1,7 @@
 """Texts as tokens, the decoder's loss and what it writes, and latents among known texts."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -194,15 +196,36 @@ def test_equal_texts_of_a_batch_share_a_zone_and_missing_ones_have_none():
     np.testing.assert_allclose(np.exp(zones.log_weights), [2, 0, 1, 0], atol=1e-6)
 
 
-def test_known_texts_are_the_commonest_with_their_counts():
-    tokens, log_weights = known(LETTERS, 4, np.array(["b", "a", "b", "", "ab", "b", "a"]))
+def test_known_texts_are_the_most_frequent_with_their_counts():
+    tokens, log_weights = known(LETTERS, 4, np.array(["b", "a", "b", "", "ab", "b", "a"]), 0)
     assert LETTERS.decode(tokens) == ["b", "a", "ab", ""]
     np.testing.assert_allclose(np.exp(log_weights), [3, 2, 1, 0], rtol=1e-6)
 
 
+def test_texts_without_tokens_are_not_known():
+    texts = np.array(["çb", "çb", "çb", "a", "ababab", "b", "b", ""])
+    tokens, log_weights = known(LETTERS, 3, texts, 0)
+    assert LETTERS.decode(tokens) == ["b", "a", ""]
+    np.testing.assert_allclose(np.exp(log_weights), [2, 1, 0], rtol=1e-6)
+
+
+def test_of_equally_frequent_texts_the_seed_chooses():
+    singles = ["".join(letters) for letters in itertools.product("ab ", repeat=4)]
+    texts = np.array([*singles, "bb", "bb", "çç"])
+
+    def chosen(seed):
+        return LETTERS.decode(known(LETTERS, 31, texts, seed)[0])
+
+    first, again, other = chosen(0), chosen(0), chosen(1)
+    assert first == again != other
+    assert first[0] == other[0] == "bb"  # more frequent than any other
+    shares = np.bincount([place // 27 for place in map(singles.index, first[1:])], minlength=3)
+    assert shares.min() > 3  # of each third of the alphabetical order, for 30 of 81
+
+
 def test_a_known_text_is_itself_among_the_known_and_another_joins_them():
     encoder, solver = TextEncoder(config(), ENCODER), zoning.Euler(5)
-    tokens, log_weights = known(LETTERS, 4, np.array(["b", "a", "b", "ab"]))
+    tokens, log_weights = known(LETTERS, 4, np.array(["b", "a", "b", "ab"]), 0)
     params = {"text_encoder": variables(ENCODER, jnp.asarray(tokens))}
     bank = encoder.anchors(params, jnp.asarray(tokens))
     context = {"text_anchors": bank, "text_tokens": tokens, "text_log_weights": log_weights}
