@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from ml_collections import ConfigDict
 
 from lzn_jax import data, models, zoning
@@ -70,6 +70,12 @@ def make_solver(config: ConfigDict, flow: Literal["latent", "alignment"]) -> zon
     setting = config[flow]
     solver = zoning.SOLVERS[setting.solver]
     return solver(setting.num_steps, precision=config.latent.precision)
+
+
+def _stand_ins(is_there: Bool[Array, " b"]) -> Int[Array, " b"]:
+    """Each row that is there, and for others the last one before, cyclically."""
+    last = jax.lax.cummax(jnp.where(is_there, jnp.arange(len(is_there)), -1))
+    return jnp.where(last < 0, jnp.max(last), last)
 
 
 class LatentSpace:
@@ -191,8 +197,14 @@ class LatentSpace:
 
         terms, metrics = [], {}
         for name, decoder in self.decoders.items():
-            condition = self._condition(name, batch, zones, latents)
-            loss = decoder.loss(variables, batch, condition, keys[name, "decoder"])
+            condition, has_latent = self._condition(name, batch, zones, latents)
+            examples: Any = batch
+            if has_latent is not None:  # examples without a latent make way for others
+                rows = _stand_ins(has_latent)
+                examples, condition = jax.tree.map(lambda a, rows=rows: a[rows], (batch, condition))
+            loss = decoder.loss(variables, examples, condition, keys[name, "decoder"])
+            if has_latent is not None:
+                loss *= jnp.any(has_latent)
             metrics["generation_loss" if name == "image" else f"{name}_loss"] = loss
             terms.append(self.weights[name] * loss)
         weight = self.config.get("alignment", {}).get("weight", 1.0)
@@ -237,21 +249,28 @@ class LatentSpace:
         batch: Mapping[str, Array],
         zones: Mapping[str, tuple[Zones, ...]],
         latents: Callable[[str, str, float | None], Array],
-    ) -> Condition:
-        """What a decoder learns from: latents of its sources in turn, and what it is told."""
-        decoder, mixed, told = self.decoders[name], None, None
-        for turn, source in reversed(list(enumerate(decoder.sources if self.sources else ()))):
-            found = latents(source, name, decoder.noise_scale)
-            if mixed is not None:
-                takes = jnp.arange(len(found)) % len(decoder.sources) == turn
-                if zones[source][0].is_present is not None:
-                    takes &= zones[source][0].is_present
-                found = jnp.where(takes[:, None], found, mixed)
-            mixed = found
+    ) -> tuple[Condition, Bool[Array, " b"] | None]:
+        """Condition of a decoder in training, and which examples have a latent; None: all.
+
+        Sources take turns by row. Where a sample of one is missing, the next that has one steps in.
+        """
+        decoder, mixed, has_latent, told = self.decoders[name], None, None, None
+        if self.sources and decoder.sources:
+            found = [latents(source, name, decoder.noise_scale) for source in decoder.sources]
+            present = [zones[source][0].is_present for source in decoder.sources]
+            row, count = jnp.arange(len(found[0])), len(found)
+            distances = [
+                (turn - row) % count + (0 if there is None else count * ~there)
+                for turn, there in enumerate(present)
+            ]
+            chosen = jnp.argmin(jnp.stack(distances), axis=0)
+            mixed = jnp.select([(chosen == turn)[:, None] for turn in range(count)], found)
+            if all(there is not None for there in present):
+                has_latent = functools.reduce(jnp.logical_or, present)
         if decoder.told is not None:
             tell: Any = self.types[decoder.told].tell
             told = tell(batch, zones.get(decoder.told, (None,))[0])
-        return mixed, told
+        return (mixed, told), has_latent
 
     def _alignment_loss(
         self,

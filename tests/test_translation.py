@@ -16,7 +16,7 @@ from lzn_jax.evaluation.caption_quality import CaptionQuality
 from lzn_jax.evaluation.measurements import Measurements
 from lzn_jax.evaluation.retrieval import RetrievalQuality
 from lzn_jax.evaluation.text_quality import TextQuality
-from lzn_jax.latent_space import LatentSpace
+from lzn_jax.latent_space import LatentSpace, _stand_ins
 from lzn_jax.losses import contrastive
 from lzn_jax.run import sharding
 from lzn_jax.tasks import Tasks
@@ -136,6 +136,34 @@ def test_an_image_without_a_caption_takes_no_part_where_texts_do():
     assert float(after["text_loss"]) == pytest.approx(float(before["text_loss"]), rel=1e-5)
     name = "alignment_loss_image_to_label"
     assert float(loss(variables(), changed, KEY)[1][name]) != pytest.approx(float(before[name]))
+
+
+@pytest.mark.parametrize("sources", [("image", "text"), ("text", "image")])
+def test_a_missing_text_makes_way_for_the_images_own_latent(sources):
+    missing = {**batch(), "tokens": batch()["tokens"].at[jnp.array([4, 5])].set(0)}
+    space, given, zones, keys = conditions(missing, decoder__latents=sources)
+    noise = jax.random.normal(keys["image", "image"][0], (16, 4))
+    own = zoning.compute_latents(zones["image"].anchors, noise, solver=space.solver)
+    np.testing.assert_allclose(given["image"][0][4:6], own[4:6], atol=1e-5)
+
+
+def test_an_image_without_a_latent_is_no_example_of_the_decoder():
+    space = build(decoder__latents="('text',)", training__flow_draws=1)
+    losses, gone = [], jnp.array([0, 1, 5, 15])
+    some = {**batch(), "tokens": batch()["tokens"].at[gone].set(0)}
+    for image in (some["images"][0], 255 - some["images"][2]):
+        changed = {**some, "images": some["images"].at[gone].set(image)}
+        losses.append(jax.jit(small.loss_of(space))(variables(), changed, KEY)[1])
+    first, second = (float(metrics["generation_loss"]) for metrics in losses)
+    assert first == pytest.approx(second, rel=1e-6)
+    assert first > 0
+    none = {**batch(), "tokens": jnp.zeros_like(batch()["tokens"])}
+    assert float(jax.jit(small.loss_of(space))(variables(), none, KEY)[1]["generation_loss"]) == 0
+
+
+def test_stand_ins_are_the_last_rows_before_that_are_there():
+    is_there = jnp.array([False, True, False, False, True, False])
+    assert _stand_ins(is_there).tolist() == [4, 1, 1, 1, 4, 4]
 
 
 def test_devices_and_micro_batches_do_not_change_the_losses():
