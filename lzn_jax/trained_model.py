@@ -203,8 +203,10 @@ class TrainedModel:
         return UserError(f"a {self._name} study does not {what}: {who}")
 
     def _check_classifies(self) -> None:
-        if not self.tasks.has_classes:
-            raise self._cannot("classify images", "joint studies do")
+        if not self.tasks.classifies:
+            objective = self.space.baseline
+            reason = f"objective={objective!r} trains" if objective else "it has"
+            raise self._cannot("classify images", f"{reason} no zones of labels")
 
     def _check_count(self, count: int) -> None:
         if count < 1:

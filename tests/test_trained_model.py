@@ -190,6 +190,12 @@ def test_what_a_study_cannot_do_is_one_line(tmp_path, images):
     with pytest.raises(UserError, match=r"latent\.enabled=False"):
         model.embed(images)
 
+    config = small.config(ROOT / "configs" / "digits_text.py", objective="infonce")
+    model = lzn_jax.load(small.untrained_run(tmp_path / "clip", config))
+    for method in (model.classify, model.class_probabilities):
+        with pytest.raises(UserError, match="objective='infonce' trains no zones of labels"):
+            method(images[:2])
+
     path = ROOT / "configs" / "digits_joint.py"
     config = small.config(path, training__generation_weight=0)
     model = lzn_jax.load(small.untrained_run(tmp_path / "classifier", config))

@@ -45,7 +45,7 @@ def _steps(tasks: Tasks) -> Iterator[Step]:
     config, space = tasks.config, tasks.space
     if "image" in space.decoders:
         yield "images of the prior or of each class, samples.npz", ["--mode=sample"]
-    if "label" in space.encoders:
+    if tasks.classifies:
         yield "classes of the test images, predictions.csv", ["--mode=classify"]
     if "image" in space.decoders:
         yield "test images to noise and back, reconstructions.npz", ["--mode=reconstruct"]

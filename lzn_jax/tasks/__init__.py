@@ -42,12 +42,14 @@ class Tasks:
     Attributes:
       has_latents: whether there are encoders; a rectified flow alone has none.
       has_classes: whether labels are a type of the space.
+      classifies: whether labels have zones; a baseline trains none.
     """
 
     def __init__(self, space: LatentSpace) -> None:
         self.space, self.config = space, space.config
         self.has_latents = bool(space.encoders)
         self.has_classes = "label" in space.types
+        self.classifies = "label" in space.encoders and not space.baseline
         self.decoder = cast(Any, space.types["image"].decoder if "image" in space.types else None)
         if "image" in space.encoders:
             self._features = jax.jit(space.encoders["image"].features)

@@ -51,6 +51,7 @@ EXPECTED = {
     ("digits_joint", "training__generation_weight=0"): [
         "--mode=classify", "--mode=embed", "--config.training.num_steps=4",
     ],
+    ("digits_text", "objective=infonce"): ["--mode=embed", "--config.training.num_steps=4"],
 }  # fmt: skip
 
 
