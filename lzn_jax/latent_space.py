@@ -265,8 +265,9 @@ class LatentSpace:
             ]
             chosen = jnp.argmin(jnp.stack(distances), axis=0)
             mixed = jnp.select([(chosen == turn)[:, None] for turn in range(count)], found)
-            if all(there is not None for there in present):
-                has_latent = functools.reduce(jnp.logical_or, present)
+            known = [there for there in present if there is not None]
+            if len(known) == count:  # no source has a sample of every example
+                has_latent = functools.reduce(jnp.logical_or, known)
         if decoder.told is not None:
             tell: Any = self.types[decoder.told].tell
             told = tell(batch, zones.get(decoder.told, (None,))[0])

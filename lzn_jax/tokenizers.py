@@ -140,6 +140,15 @@ class Tokenizer:
         """Places of the texts that have tokens."""
         return np.setdiff1d(np.arange(len(texts)), list(self.encode_known(texts)[1]))
 
+    def canonical(self, texts: Sequence[str] | np.ndarray) -> list[str]:
+        """Texts as `decode` returns them: a file may lose case or spaces.
+
+        A text without tokens stays as it is.
+        """
+        tokens, faults = self.encode_known(texts)
+        decoded = self.decode(tokens)
+        return [str(texts[i]) if i in faults else decoded[i] for i in range(len(texts))]
+
     def lengths(self, texts: Sequence[str]) -> list[int]:
         """How many tokens texts have, however many there is room for; 0 where none can be had."""
         return [len(numbers) for numbers in self._split(texts)]

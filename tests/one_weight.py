@@ -53,7 +53,7 @@ class Context(Measurements):
     def __init__(self):
         pass
 
-    def prepare(self):
+    def prepare(self, test):
         pass
 
     def __call__(self, model, train, test, workdir):

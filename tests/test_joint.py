@@ -12,6 +12,7 @@ from zoning import oracle
 
 from lzn_jax import data, zoning
 from lzn_jax.configuration import UserError
+from lzn_jax.data import Examples
 from lzn_jax.evaluation.measurements import Measurements
 from lzn_jax.latent_space import LatentSpace, Model
 from lzn_jax.randomness import Stream, normal_by_index
@@ -142,8 +143,9 @@ def test_weights_of_networks_that_look_at_samples_are_read_where_there_will_be_s
         training__generation_weight=weight,
     )
     measure = Measurements(Tasks(LatentSpace(config, sharding.make_mesh(15))))
+    test = Examples(np.zeros((1, 32, 32, 3), np.uint8), np.zeros(1, np.int32))
     with pytest.raises(UserError, match=r"missing\.npz") if weight else contextlib.nullcontext():
-        measure.prepare()
+        measure.prepare(test)
 
 
 @functools.cache

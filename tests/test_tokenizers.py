@@ -11,6 +11,7 @@ import small
 
 from lzn_jax import configuration, main, trained_model
 from lzn_jax.configuration import UserError
+from lzn_jax.data import captions
 from lzn_jax.data.captions import DIGITS, LEANS, WEIGHTS
 from lzn_jax.models.transformer import END
 from lzn_jax.run import workdir as workdirs
@@ -114,6 +115,23 @@ def test_a_text_of_which_a_file_makes_nothing_or_too_much_is_named(tmp_path):
         found.encode(["a thin nine standing upright"])
     with pytest.raises(UserError, match="does not know: \ud83d"):
         found.encode(["a\ud83d"])
+
+
+def test_texts_are_compared_as_a_file_gives_them_back(tmp_path):
+    fields = {
+        "normalizer": {"type": "Lowercase"},
+        "pre_tokenizer": {"type": "Whitespace"},
+        "decoder": None,
+    }
+    found = Tokenizer(File(trained_file(tmp_path / "tokenizer.json", **fields)), 40)
+    texts = [" ".join(parts) for parts in itertools.product(["a"], WEIGHTS, DIGITS, LEANS)]
+    written = found.decode(found.encode([text.title() for text in texts]))
+    assert not set(written) & set(texts)
+    assert found.canonical(texts) == found.canonical([text.upper() for text in texts]) == written
+    assert found.canonical(["", "a" * 99]) == ["", "a" * 99]  # without tokens
+    parts, again = captions.parse(texts), captions.parse(written, found.canonical)
+    np.testing.assert_array_equal(parts, again)
+    assert captions.parse(written).digit.max() == -1
 
 
 def lines_of(capsys, flags):

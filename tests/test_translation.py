@@ -12,9 +12,7 @@ import small
 from lzn_jax import data, main, trained_model, zoning
 from lzn_jax.configuration import UserError
 from lzn_jax.data_types import text
-from lzn_jax.evaluation.caption_quality import CaptionQuality
 from lzn_jax.evaluation.measurements import Measurements
-from lzn_jax.evaluation.retrieval import RetrievalQuality
 from lzn_jax.evaluation.text_quality import TextQuality
 from lzn_jax.latent_space import LatentSpace, _stand_ins
 from lzn_jax.losses import contrastive
@@ -241,18 +239,30 @@ def test_a_latent_of_a_label_is_decoded_among_the_labels_texts(model):
         assert zone == anywhere[label] if label not in there else classes[zone] == label
 
 
-def test_test_texts_that_the_run_cannot_say_are_left_out_of_what_is_measured(model, tmp_path):
-    test = digits()[1]
-    rows, some = np.arange(20), test.texts[:20].astype(object)
+def test_test_texts_that_the_run_cannot_read_are_named_first_and_not_measured(
+    model, tmp_path, caplog, monkeypatch
+):
+    small.without_pictures(monkeypatch)
+    train, test = digits()
+    some = test.texts[:20].astype(object)
     some[[0, 3, 7]] = "", "a çat", 99 * "a"
     cut = test._replace(images=test.images[:20], labels=test.labels[:20], texts=some)
-    said = np.setdiff1d(rows, [0, 3, 7])
-    whole = cut._replace(images=cut.images[said], labels=cut.labels[said], texts=some[said])
-    retrieval = functools.partial(RetrievalQuality(model.tasks), path=tmp_path / "a.png")
-    for quality in (retrieval, CaptionQuality(model.tasks)):
-        assert quality(model.model, cut) == quality(model.model, whole) != {}
-        assert quality(model.model, cut._replace(texts=np.full(20, "", object))) == {}
-    shown = Measurements(model.tasks)._examples(model.model, cut)
+    left = np.setdiff1d(np.arange(20), [0, 3, 7])
+    whole = cut._replace(images=cut.images[left], labels=cut.labels[left], texts=some[left])
+    measure = Measurements(model.tasks)
+    caplog.set_level("INFO")
+    measure.prepare(cut)
+    assert "left out: the test text 'a çat' has characters that the run" in caplog.text
+    assert "test texts left out: 2 different ones, of 2 examples" in caplog.text
+    folder = tmp_path / "figures"
+    found = measure._of_texts(model.model, train, measure.pairs(cut), folder)
+    assert found == measure._of_texts(model.model, train, whole, folder)
+    assert {"image_to_text_exact", "text_to_image_exact", "retrieval_image_to_text_r1"} <= set(
+        found
+    )
+    none = measure.pairs(cut._replace(texts=np.full(20, "", object)))
+    assert measure._of_texts(model.model, train, none, folder) == {}
+    shown = measure._examples(model.model, measure.pairs(cut))
     assert {title for title, *_ in shown} >= {"text to image", "image to text"}
 
 

@@ -5,6 +5,8 @@ the slant -μ11/μ02 of the grey values about their centre, x to the right and y
 the terciles of the training images of the same class. A value at a threshold belongs above it.
 """
 
+import itertools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -68,13 +70,10 @@ def compose(parts: Parts) -> np.ndarray:
     return np.array([f"a {WEIGHTS[w]} {DIGITS[d]} {LEANS[lean]}" for d, w, lean in rows])
 
 
-def parse(texts: list[str] | np.ndarray) -> Parts:
-    """Parts of captions; of a text that is none all are -1."""
-    known = {
-        f"a {weight} {digit} {lean}": (d, w, v)
-        for w, weight in enumerate(WEIGHTS)
-        for d, digit in enumerate(DIGITS)
-        for v, lean in enumerate(LEANS)
-    }
+def parse(texts: list[str] | np.ndarray, form: Callable[[list[str]], list[str]] = list) -> Parts:
+    """Parts of captions that are written in a form, such as a tokenizer's; -1 for other texts."""
+    numbers = list(itertools.product(range(len(DIGITS)), range(len(WEIGHTS)), range(len(LEANS))))
+    captions = compose(Parts(*np.array(numbers).T)).tolist()
+    known = dict(zip(form(captions), numbers, strict=True))
     found = np.array([known.get(str(text), (-1, -1, -1)) for text in texts]).reshape(-1, 3)
     return Parts(*found.T)

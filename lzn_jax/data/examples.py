@@ -37,6 +37,11 @@ class EncodedSource(Protocol):
         """What to call the image in a message."""
 
 
+def _in_threads(function: Callable[[int], _Result], rows: np.ndarray) -> Iterator[_Result]:
+    with ThreadPoolExecutor(os.cpu_count()) as threads:  # decoding lets go of Python's lock
+        yield from threads.map(function, rows.tolist())
+
+
 class EncodedImages:
     """Images decoded when they are indexed; stands where an array (n, h, w, c) uint8 would.
 
@@ -73,11 +78,26 @@ class EncodedImages:
         indices = np.arange(len(self))[rows]
         if indices.ndim == 0:
             return self._image(int(indices))
-        images = np.empty((len(indices), *self.shape[1:]), np.uint8)
-        with ThreadPoolExecutor(os.cpu_count()) as threads:  # decoding lets go of Python's lock
-            for place, image in enumerate(threads.map(self._image, indices.tolist())):
-                images[place] = image
-        return images
+        return self._stack(_in_threads(self._image, indices), len(indices))
+
+    def own(
+        self, rows: Int[np.ndarray, " k"]
+    ) -> tuple[Int[np.ndarray, " m"], UInt8[np.ndarray, "m h w c"]]:
+        """The rows whose own image can be read, and these images: no substitutes.
+
+        The log names those that are left out; without `data.skip_unreadable` they are an error.
+        """
+        found = list(_in_threads(self.attempt, rows))
+        is_read = np.array([isinstance(image, np.ndarray) for image in found], bool)
+        self.allow(rows[~is_read].tolist())
+        kept = (image for image in found if isinstance(image, np.ndarray))
+        return rows[is_read], self._stack(kept, int(is_read.sum()))
+
+    def _stack(self, images: Iterable[np.ndarray], count: int) -> np.ndarray:
+        stacked = np.empty((count, *self.shape[1:]), np.uint8)
+        for place, image in enumerate(images):
+            stacked[place] = image
+        return stacked
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         size = int(np.prod(self.shape))
@@ -171,6 +191,20 @@ class Examples(NamedTuple):
     labels: Int[np.ndarray, " n"]
     texts: np.ndarray | None = None
     left_out: tuple[str, ...] = ()
+
+
+def readable(examples: Examples, rows: Int[np.ndarray, " k"]) -> Examples:
+    """The examples of these rows whose own image can be read, decoded.
+
+    Raises UnreadableImageError for one that cannot, unless `data.skip_unreadable` leaves it out.
+    """
+    images = examples.images
+    if isinstance(images, EncodedImages):
+        rows, decoded = images.own(rows)
+    else:
+        decoded = images[rows]
+    texts = None if examples.texts is None else examples.texts[rows]
+    return examples._replace(images=decoded, labels=examples.labels[rows], texts=texts)
 
 
 def evenly_spaced(chosen: int, count: int) -> Int[np.ndarray, " chosen"]:

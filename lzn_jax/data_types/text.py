@@ -88,16 +88,18 @@ def columns(config: ConfigDict, texts: np.ndarray | None) -> dict[str, np.ndarra
     return {"tokens": tokens}
 
 
-def readable(config: ConfigDict, texts: np.ndarray) -> Int[np.ndarray, "n l"]:
-    """Tokens, 0 for texts that cannot be read; the log counts and names those."""
+def readable(config: ConfigDict, texts: np.ndarray, of: str = "") -> Int[np.ndarray, "n l"]:
+    """Tokens, 0 for texts that cannot be read; the log counts and names those of a set."""
     tokens, faults = tokenizer(config).encode_known(texts)
     left_out = [index for index in faults if texts[index]]
     different = {str(texts[index]): faults[index] for index in left_out}
     for text in list(different)[:MAX_NAMED]:
-        _log.warning("left out: the text %r %s", text, different[text])
+        _log.warning("left out: the %stext %r %s", of, text, different[text])
     if left_out:
         count = len(left_out)
-        _log.warning("texts left out: %d different ones, of %d examples", len(different), count)
+        _log.warning(
+            "%stexts left out: %d different ones, of %d examples", of, len(different), count
+        )
     return tokens
 
 

@@ -25,8 +25,8 @@ class CaptionQuality:
     def __call__(self, model: Model, test: Examples) -> dict[str, float]:
         """`image_to_text_exact` and `_words`, an F1; `text_to_image_r1` and `_r10`.
 
-        The latter two are of made images, each of which has to find its text among the others, by
-        the run's own encoders. Pairs whose text the run cannot say are left out.
+        Words are compared as the run's tokenizer writes them. Generated images retrieve their
+        texts by the run's own encoders. Pairs whose text has no tokens are left out.
         """
         assert test.texts is not None
         rows = compared(self.tasks.tokenizer, test.texts)
@@ -35,7 +35,8 @@ class CaptionQuality:
         texts = [str(text) for text in test.texts[rows]]
         written = self.tasks.translate(model, test.images[rows], "image", "text")
         made = self.tasks.translate(model, texts, "text", "image")
-        return {**agreement(written, texts), **self.recognised(model, made, texts)}
+        asked = self.tasks.tokenizer.canonical(texts)
+        return {**agreement(written, asked), **self.recognised(model, made, texts)}
 
     def recognised(
         self, model: Model, made: UInt8[np.ndarray, "n h w c"], texts: Sequence[str]

@@ -11,7 +11,8 @@ from jaxtyping import Array
 
 from lzn_jax import plots
 from lzn_jax.data import Examples
-from lzn_jax.data.examples import evenly_spaced
+from lzn_jax.data.examples import evenly_spaced, readable
+from lzn_jax.data_types import text
 from lzn_jax.data_types.image import ViewEncoder
 from lzn_jax.evaluation.caption_quality import CaptionQuality
 from lzn_jax.evaluation.classification import accuracy_curves
@@ -35,10 +36,16 @@ class Measurements:
         self.config, self.space, self.tasks = tasks.config, tasks.space, tasks
         self._sample_quality = SampleQuality(self.config) if self.space.decoders else None
 
-    def prepare(self) -> None:
-        """Reads what is needed beside data; raises UserError for what cannot be read."""
+    def prepare(self, test: Examples) -> None:
+        """Reads networks' weights, and logs which test texts will be left out of the measures.
+
+        Raises UserError for weights that cannot be read.
+        """
         if self._sample_quality:
             self._sample_quality.read_weights()
+        if "text" in self.space.encoders:
+            assert test.texts is not None
+            text.readable(self.config, test.texts, "test ")
 
     def __call__(
         self, model: Model, train: Examples, test: Examples, workdir: Path
@@ -53,24 +60,35 @@ class Measurements:
         if "image" in self.space.decoders:
             metrics |= self._to_image(model, train, test, workdir)
             metrics |= self._image_to_image(model, test, workdir / "figures")
+        shown = test
         if "text" in self.space.encoders:
-            metrics |= RetrievalQuality(self.tasks)(
-                model, test, workdir / "figures" / "retrieval.png"
-            )
+            shown = self.pairs(test)
+            metrics |= self._of_texts(model, train, shown, workdir / "figures")
+        if self.tasks.translations and len(shown.labels):
+            plots.tasks(workdir / "figures" / "tasks.png", self._examples(model, shown))
+        return metrics
+
+    def pairs(self, test: Examples) -> Examples:
+        """Test examples whose text has tokens and whose own image can be read."""
+        assert test.texts is not None
+        return readable(test, self.tasks.tokenizer.sayable(test.texts))
+
+    def _of_texts(
+        self, model: Model, train: Examples, pairs: Examples, folder: Path
+    ) -> dict[str, float]:
+        """Retrieval, and quality of texts and of their images; nothing without pairs."""
+        if len(pairs.labels) == 0:
+            return {}
+        metrics = RetrievalQuality(self.tasks)(model, pairs, folder / "retrieval.png")
         if "text" in self.space.decoders:
             is_ruled = self.config.data.name == "digits"
             quality = TextQuality(self.tasks, train) if is_ruled else CaptionQuality(self.tasks)
-            metrics |= quality(model, test)
-        if self.tasks.translations:
-            plots.tasks(workdir / "figures" / "tasks.png", self._examples(model, test))
+            metrics |= quality(model, pairs)
         return metrics
 
     def _examples(self, model: Model, test: Examples) -> list[tuple[str, Any, Any]]:
         """Titles, sources and targets of each pair of types; sources are of different classes."""
         rows = np.arange(len(test.labels))
-        if "text" in self.space.encoders:
-            assert test.texts is not None
-            rows = self.tasks.tokenizer.sayable(test.texts)
         if self.tasks.has_classes:
             rows = rows[np.unique(test.labels[rows], return_index=True)[1]][:SHOWN]
         rows = rows[evenly_spaced(min(len(rows), SHOWN), len(rows))]

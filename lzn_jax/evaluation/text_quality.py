@@ -28,7 +28,7 @@ class TextQuality:
         self.tasks, self.config = tasks, tasks.config
         self._judge = fit_judge(train)
         self._ruler = captions.fit(train.images, train.labels)
-        self._captions = _texts(train)
+        self._captions = tasks.tokenizer.canonical(_texts(train))
 
     def __call__(self, model: Model, test: Examples) -> dict[str, float]:
         """Metrics of each pair of types that has texts at one end."""
@@ -47,7 +47,10 @@ class TextQuality:
 
     def _image_to_text(self, model: Model, test: Examples) -> dict[str, float]:
         texts = self.tasks.translate(model, test.images, "image", "text")
-        return shares("image_to_text", captions.parse(texts), captions.parse(_texts(test)))
+        return shares("image_to_text", self._parse(texts), captions.parse(_texts(test)))
+
+    def _parse(self, texts: list[str]) -> captions.Parts:
+        return captions.parse(texts, self.tasks.tokenizer.canonical)
 
     def _text_to_label(self, model: Model, test: Examples) -> dict[str, float]:
         labels = self.tasks.translate(model, _texts(test), "text", "label")
@@ -62,7 +65,7 @@ class TextQuality:
 
     def _label_to_text(self, model: Model, test: Examples) -> dict[str, float]:
         texts = self.tasks.translate(model, test.labels, "label", "text")
-        return {"label_to_text_digit": float(np.mean(captions.parse(texts).digit == test.labels))}
+        return {"label_to_text_digit": float(np.mean(self._parse(texts).digit == test.labels))}
 
     def _from_prior(self, model: Model) -> dict[str, float]:
         """Of texts how many are captions, and how far their shares are from the training captions'.
@@ -73,13 +76,13 @@ class TextQuality:
         texts = self.tasks.translate(model, None, None, "text", count=len(self._captions))
         again = np.random.default_rng(0).choice(self._captions, len(self._captions))
         found = {
-            "text_well_formed": float(np.mean(captions.parse(texts).digit >= 0)),
+            "text_well_formed": float(np.mean(self._parse(texts).digit >= 0)),
             "text_total_variation": total_variation(self._captions, texts),
             "real_text_total_variation": total_variation(self._captions, again),
         }
         drawn = self.tasks.draw_any(model, self.config.evaluation.num_samples)
         if "texts" in drawn:
-            told = captions.parse(self.tasks.texts(model, drawn["texts"]))
+            told = self._parse(self.tasks.texts(model, drawn["texts"]))
             found |= shares("prior_image", self.measured(drawn["images"]), told)
         return found
 
@@ -89,7 +92,7 @@ class TextQuality:
         anchors = np.asarray(model.context["text_anchors"])[known]
         if len(anchors) < MIN_PROBED or not np.isfinite(anchors).all():
             return {}
-        parts = captions.parse(self.tasks.texts(model, known))
+        parts = self._parse(self.tasks.texts(model, known))
         probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
         folds = KFold(5, shuffle=True, random_state=0)
         return {

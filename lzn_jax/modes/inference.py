@@ -22,8 +22,8 @@ def evaluate(config: ConfigDict, workdir: Path) -> None:
     """Evaluates the newest checkpoint: summary.json and figures."""
     trained = restore(config, workdir)
     measure = Measurements(trained.tasks)
-    measure.prepare()
     train, test = data.load_data(config)
+    measure.prepare(test)
     results = measure(trained.model, train, test, workdir)
     reporting.write_json(workdir / "summary.json", {"step": trained.step, **results})
     for name, value in results.items():

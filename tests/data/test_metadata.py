@@ -9,6 +9,7 @@ from PIL import Image
 
 from lzn_jax import data
 from lzn_jax.configuration import UserError
+from lzn_jax.data.examples import readable
 from lzn_jax.data.sources import load_pairs_alone
 
 
@@ -144,6 +145,22 @@ def test_an_image_that_stands_in_for_another_brings_its_own_text(tmp_path):
     levels = batch["images"][:, 0, 0, 0].tolist()
     assert sorted(levels) == [0, 2, 2]
     assert batch["said"].tolist() == [ord("abc"[level]) for level in levels]
+
+
+def test_a_pair_whose_own_image_cannot_be_read_is_not_measured(tmp_path, caplog):
+    _make(tmp_path, "a.png", "b.png", "c.png")
+    (tmp_path / "b.png").write_text("no image")
+    _write(tmp_path / "metadata.jsonl", ("a.png", "a"), ("b.png", "b"), ("c.png", "c"))
+    examples = data.load(_config(tmp_path, skip_unreadable=True), "train")
+    found = readable(examples, np.arange(3))
+    assert found.texts.tolist() == ["a", "c"]
+    assert found.images[:, 0, 0, 0].tolist() == [0, 2]
+    assert len(found.labels) == 2
+    (line,) = caplog.messages
+    assert line.endswith("b.png")
+    assert readable(examples, np.array([2])).texts.tolist() == ["c"]
+    with pytest.raises(UserError, match=r"b\.png \(its format is unknown\)"):
+        readable(data.load(_config(tmp_path), "train"), np.arange(3))
 
 
 CSV = "file_name,text\n"

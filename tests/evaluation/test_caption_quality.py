@@ -1,8 +1,14 @@
 """Words that texts have in common, by hand."""
 
+import types
+
+import numpy as np
 import pytest
 
-from lzn_jax.evaluation.caption_quality import agreement, words_in_common
+from lzn_jax.data import Examples
+from lzn_jax.evaluation.caption_quality import CaptionQuality, agreement, words_in_common
+from lzn_jax.latent_space import Model
+from lzn_jax.tokenizers import Bytes, Tokenizer
 
 
 @pytest.mark.parametrize(
@@ -18,6 +24,22 @@ from lzn_jax.evaluation.caption_quality import agreement, words_in_common
 def test_is_the_f1_of_words(written, asked, expected):
     assert words_in_common([written], [asked]) == pytest.approx(expected)
     assert words_in_common([written, "a"], [asked, "a"]) == pytest.approx((expected + 1) / 2)
+
+
+def test_texts_are_compared_as_the_runs_tokenizer_writes_them():
+    class Lower(Tokenizer):
+        def decode(self, tokens):
+            return [text.lower() for text in super().decode(tokens)]
+
+    quality = object.__new__(CaptionQuality)
+    quality.recognised = lambda model, made, texts: {}
+    quality.tasks = types.SimpleNamespace(
+        tokenizer=Lower(Bytes(), 20),
+        translate=lambda model, samples, source, target: ["red heart", "dog"],
+    )
+    images = np.zeros((2, 1, 1, 1), np.uint8)
+    test = Examples(images, np.zeros(2, np.int32), np.array(["Red Heart", "Cat"], object))
+    assert quality(Model({}, {}), test) == {"image_to_text_exact": 0.5, "image_to_text_words": 0.5}
 
 
 def test_a_text_is_exact_as_it_is_to_the_letter():

@@ -35,7 +35,10 @@ def test_a_probe_finds_what_anchors_tell_of_captions_that_it_did_not_see():
         "text_log_weights": np.array([0.0] * 90 + [-np.inf] * 2),  # of which the last are none
     }
     quality = object.__new__(TextQuality)
-    quality.tasks = types.SimpleNamespace(texts=lambda model, numbers: texts[numbers])
+    quality.tasks = types.SimpleNamespace(
+        texts=lambda model, numbers: texts[numbers].tolist(),
+        tokenizer=types.SimpleNamespace(canonical=list),
+    )
     found = quality._embedding(Model({}, context))
     assert found["text_probe_digit"] == found["text_probe_lean"] == 1
     assert found["text_probe_weight"] < 0.5
