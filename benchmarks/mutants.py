@@ -27,6 +27,7 @@ FLOW_LOSS, OPTIMIZATION = "losses/test_rectified_flow.py -k ", "test_optimizatio
 CHECKPOINTS, PIPELINE = "run/test_checkpoints.py -k ", "data/test_pipeline.py -k "
 SAMPLES, PROBES = "evaluation/test_sample_metrics.py -k ", "evaluation/test_probes.py -k "
 NEIGHBOURS, ACCURACY = "evaluation/test_neighbours.py -k ", "zoning/test_accuracy.py -k "
+ORIGINAL = "test_original_trainer.py -k 'losses and gen'"
 METRICS = "evaluation/test_metrics.py -k batches_of_any_size"
 METRICS_SURE = "evaluation/test_metrics.py -k recognised"
 BANK = "test_alone.py -k newest_anchors"
@@ -92,7 +93,8 @@ MUTANTS = (
     Mutant("losses/rectified_flow.py", "dt * k", "dt * (k + 1)", FLOW_LOSS + "at_the_start"),
     Mutant("microbatches.py", "reshape(size, -1,", "reshape(-1, size,", MICROBATCHES + "sees"),
     Mutant("microbatches.py", "(count))", "(count) % (size or count))", MICROBATCHES + "own_key"),
-    Mutant("optimization.py", "(peak / steps, peak", "(0.0, peak", OPTIMIZATION + "warmup_is"),
+    Mutant("optimization.py", "(1 + (steps - 1) *", "(steps *", OPTIMIZATION + "warmup_is"),
+    Mutant("optimization.py", "(step, steps) / steps", "(step / (steps - 1), 1)", ORIGINAL),
     Mutant("optimization.py", "step < stops", "step <= stops", OPTIMIZATION + "decoder_stops"),
     Mutant("optimization.py", "(10 + step + 1)", "(10 + step)", OPTIMIZATION + "recurrence"),
     Mutant("run/checkpoints.py", "json([step, ", "json([0, ", CHECKPOINTS + "renamed"),

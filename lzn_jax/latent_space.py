@@ -32,6 +32,7 @@ from lzn_jax.data_types import (
     WithContext,
     Zones,
     bank,
+    given,
     image,
     label,
     some,
@@ -176,6 +177,10 @@ class LatentSpace:
 
         Beside the loss: metrics, and the variables that are not trained, by network, as the next
         update shall find them. The batch is global, the key is consumed.
+
+        A batch may hold draws, which then take the place of the key's: `image_latent_noise` and
+        `text_latent_noise` (b, q) before α, and the flow's `flow_noise` (b, h, w, c) and
+        `flow_time` (b,) in [1e-3, 1]. Raises UserError for one of another shape.
         """
         keys = self._training_keys(key)
         zones: dict[str, tuple[Zones, ...]] = {
@@ -193,7 +198,12 @@ class LatentSpace:
 
         @functools.cache
         def latents(source: str, use: str, scale: float | None) -> Array:
-            return self.draw(zones[source][0], keys[source, use][0], scale)
+            among, (key,) = zones[source][0], keys[source, use]
+            noise = given(batch, f"{source}_latent_noise", among.noise(key))
+            if scale is None:  # α from 0 to 1, for each sample
+                noise *= jax.random.uniform(jax.random.fold_in(key, 1), (len(noise), 1))
+                scale = 1.0
+            return among.latents(scale * noise, self.solver)
 
         terms, metrics = [], {}
         for name, decoder in self.decoders.items():
@@ -296,24 +306,6 @@ class LatentSpace:
             form=setting.form,
             log_weights=target.log_weights,
             is_present=functools.reduce(jnp.logical_and, present) if present else None,
-        )
-
-    def draw(
-        self, zones: Zones, key: PRNGKeyArray, noise_scale: float | None
-    ) -> Float[Array, "b q"]:
-        """Latents of a batch among its own anchors, noise scaled by α (paper §2.2.1).
-
-        α None is drawn from 0 to 1, for each sample.
-        """
-        anchors, own = zones.anchors, zones.own
-        shape = anchors.shape if own is None else (len(own), anchors.shape[1])
-        noise = jax.random.normal(key, shape, anchors.dtype)
-        if noise_scale is None:
-            noise *= jax.random.uniform(jax.random.fold_in(key, 1), (shape[0], 1))
-        else:
-            noise = noise_scale * noise
-        return zoning.compute_latents(
-            anchors, noise, own, solver=self.solver, log_weights=zones.log_weights
         )
 
     # Inference, as pure functions of arrays.

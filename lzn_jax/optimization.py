@@ -12,9 +12,16 @@ from ml_collections import ConfigDict
 
 
 def learning_rate(step: Int[Array, ""], peak: float, training: ConfigDict) -> Float[Array, ""]:
-    """Linear warm-up over `warmup_steps`, then constant or half a cosine down to 0."""
+    """Linear warm-up, then constant or half a cosine down to 0 at `num_steps`.
+
+    With W `warmup_steps`, update k < W has the rate peak (1/W + (1 - 1/W) k/W).
+    """
     steps = max(training.warmup_steps, 1)
-    rise = optax.linear_schedule(peak / steps, peak, max(steps - 1, 1))
+
+    def rise(step: Int[Array, ""]) -> Float[Array, ""]:  # exact where optax's cancels digits
+        share = jnp.minimum(step, steps) / steps
+        return peak * ((1 + (steps - 1) * share) / steps)
+
     if training.schedule == "constant":
         return rise(step)
     fall = optax.cosine_decay_schedule(peak, max(training.num_steps - training.warmup_steps, 1))

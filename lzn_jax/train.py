@@ -231,7 +231,10 @@ def update_state(
     training: ConfigDict,
     seed: int,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One update on a global batch: gradient, clip, Adam, EMA; nothing if it is not finite."""
+    """One update on a global batch: gradient, clip, Adam, EMA; nothing if it is not finite.
+
+    Draws that the batch holds take the place of the seed's, see `LatentSpace.loss`.
+    """
     active = optimization.still_training(state.step, training, list(state.params))
     loss, metrics, constants, gradient = loss_and_gradient(state, batch, space=space, seed=seed)
     gradient = optimization.mask(active, gradient)

@@ -139,7 +139,7 @@ def test_latents_of_a_batch_are_among_the_anchors_of_the_batch_before():
     later = {**start, "encoder": {**start["encoder"], **constants["encoder"]}}
     zones = space.encoders["image"].zones(later, batch(), (KEY,))[0]
     noise = jax.random.normal(KEY, (16, 4))
-    found = space.draw(zones, KEY, 1.0)
+    found = zones.latents(noise, space.solver)
     together = jnp.concatenate([encode(start, batch()["images"]), before])
     expected = zoning.compute_latents(together, noise, jnp.arange(16), solver=space.solver)
     np.testing.assert_allclose(found, expected, atol=1e-4)

@@ -15,6 +15,7 @@ from lzn_jax.configuration import UserError
 from lzn_jax.data import Examples
 from lzn_jax.evaluation.measurements import Measurements
 from lzn_jax.latent_space import LatentSpace, Model
+from lzn_jax.losses import rectified_flow
 from lzn_jax.randomness import Stream, normal_by_index
 from lzn_jax.run import sharding
 from lzn_jax.tasks import Tasks
@@ -115,6 +116,24 @@ def test_the_loss_is_that_of_the_flow_and_of_latents_outside_the_zone_of_their_c
     assert {name: float(metrics[name]) for name in expected} == pytest.approx(expected, rel=1e-4)
     total = 0.5 * expected["generation_loss"] + 3 * expected["alignment_loss"]
     assert float(loss) == pytest.approx(total, rel=1e-4)
+
+
+def test_draws_of_a_batch_take_the_place_of_the_keys():
+    space, other_key = build(alignment__noise_scale=None), jax.random.key(6)
+    flow_key, _, _, latent_key, _ = jax.random.split(KEY, 5)
+    noise, t = rectified_flow.draw(flow_key, batch()["images"] / 127.5 - 1)
+    given = {"image_latent_noise": jax.random.normal(latent_key, (15, 4))}
+    given |= {"flow_noise": noise, "flow_time": t}
+    loss_of = jax.jit(small.loss_of(space))
+    drawn, metrics = loss_of(variables(), batch(), KEY)
+    loss, found = loss_of(variables(), batch() | given, other_key)
+    assert float(loss) == pytest.approx(float(drawn), rel=1e-6)
+    assert found["alignment_loss"] == pytest.approx(float(metrics["alignment_loss"]), rel=1e-6)
+    for name, column in given.items():
+        without = {n: a for n, a in given.items() if n != name}
+        assert float(loss_of(variables(), batch() | without, other_key)[0]) != float(loss)
+        with pytest.raises(UserError, match=rf"{name} of a batch must have the shape \(15"):
+            jax.eval_shape(space.loss, variables(), batch() | given | {name: column[:1]}, KEY)
 
 
 def test_the_baseline_is_a_decoder_told_the_class_alone():

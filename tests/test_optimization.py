@@ -31,7 +31,7 @@ def _rates(training, steps, peak=0.5):
 @pytest.mark.parametrize("schedule", ["constant", "cosine"])
 def test_warmup_is_linear_from_the_first_step(schedule):
     rates = _rates(_training(warmup_steps=8, schedule=schedule), range(8))
-    np.testing.assert_allclose(rates, 0.5 * np.arange(1, 9) / 8, rtol=1e-6)
+    np.testing.assert_allclose(rates, 0.5 * (1 / 8 + 7 / 8 * np.arange(8) / 8), rtol=1e-6)
 
 
 @pytest.mark.parametrize("warmup_steps", [0, 1, 8])
@@ -54,7 +54,8 @@ def test_cosine_falls_to_zero_at_the_end_of_training():
 def test_warmup_as_long_as_training_or_longer(schedule, warmup_steps):
     training = _training(num_steps=5, warmup_steps=warmup_steps, schedule=schedule)
     rates = _rates(training, range(5))
-    np.testing.assert_allclose(rates, 0.5 * np.arange(1, 6) / warmup_steps, rtol=1e-6)
+    factors = 1 / warmup_steps + (1 - 1 / warmup_steps) * np.arange(5) / warmup_steps
+    np.testing.assert_allclose(rates, 0.5 * factors, rtol=1e-6)
 
 
 def _updates(training, gradients):
@@ -101,7 +102,7 @@ def test_adam_after_clipping_by_the_norm_over_all_networks():
     training = _training(gradient_clip=1.0, warmup_steps=3)
     found = _updates(training, gradients)
     for network, peak in training.learning_rate.items():
-        expected = _adam(clipped[network], peak * np.array([1, 2, 3, 3]) / 3)
+        expected = _adam(clipped[network], peak * np.array([3, 5, 7, 9]) / 9)
         for update, reference in zip(found, expected, strict=True):
             np.testing.assert_allclose(update[network]["w"], reference, rtol=2e-4, atol=1e-9)
 

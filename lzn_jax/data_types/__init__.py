@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
 from ml_collections import ConfigDict
 
 from lzn_jax import zoning
+from lzn_jax.configuration import UserError
 from lzn_jax.data import Examples
 from lzn_jax.models import Variables
 from lzn_jax.randomness import Stream, stream_key
@@ -38,6 +39,18 @@ class Zones(NamedTuple):
     log_weights: Float[Array, " n"] | None = None
     is_present: Array | None = None
 
+    def noise(self, key: PRNGKeyArray) -> Float[Array, "b q"]:
+        """N(0, I) for the latent of each sample; the key is consumed."""
+        anchors, own = self.anchors, self.own
+        shape = anchors.shape if own is None else (len(own), anchors.shape[1])
+        return jax.random.normal(key, shape, anchors.dtype)
+
+    def latents(self, noise: Float[Array, "b q"], solver: zoning.Solver) -> Float[Array, "b q"]:
+        """Latent of each sample, given its noise scaled by α (paper §2.2.1)."""
+        return zoning.compute_latents(
+            self.anchors, noise, self.own, solver=solver, log_weights=self.log_weights
+        )
+
     def of_some(self, count: int) -> "Zones":
         """The same zones, and the samples that `some` takes."""
         own = jnp.arange(len(self.anchors)) if self.own is None else self.own
@@ -48,6 +61,17 @@ class Zones(NamedTuple):
 def some(samples: Any, count: int) -> Any:
     """As many of a batch, at even steps, so that each device has its share of them."""
     return jax.tree.map(lambda a: a.reshape(count, -1, *a.shape[1:])[:, 0], samples)
+
+
+def given(batch: Mapping[str, Array], name: str, drawn: Array) -> Array:
+    """The column `name` of a batch where it has one, else what the key of the update drew.
+
+    Raises UserError for a column of another shape.
+    """
+    column = batch.get(name, drawn)
+    if column.shape != drawn.shape:
+        raise UserError(f"{name} of a batch must have the shape {drawn.shape}, got {column.shape}")
+    return column
 
 
 @runtime_checkable

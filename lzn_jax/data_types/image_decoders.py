@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 from ml_collections import ConfigDict
 
 from lzn_jax.data import normalise, to_uint8
-from lzn_jax.data_types import Condition
+from lzn_jax.data_types import Condition, given
 from lzn_jax.losses import energy, rectified_flow
 from lzn_jax.microbatches import in_training
 from lzn_jax.models import Variables
@@ -107,7 +107,9 @@ class FlowDecoder(ImageDecoder):
         def velocity(x_t, t, condition):
             return network(variables["decoder"], dropout_key, x_t, t, *condition)
 
-        return rectified_flow.loss(velocity, images, condition, flow_key)
+        noise, t = rectified_flow.draw(flow_key, images)
+        noise, t = given(batch, "flow_noise", noise), given(batch, "flow_time", t)
+        return rectified_flow.loss(velocity, images, condition, noise, t)
 
     def velocity(
         self, variables: Variables, x_t: Array, t: Array, condition: Condition

@@ -38,16 +38,24 @@ class Sampler(NamedTuple):
     num_steps: int
 
 
-def loss(
-    velocity: Velocity, images: Float[Array, "b h w c"], condition: Any, key: PRNGKeyArray
-) -> Float[Array, ""]:
-    """Mean of (v(x_t, t) - (x1 - x0))² over images x1 in [-1, 1], x0 ~ N(0, I), t ~ U(1e-3, 1).
-
-    The key is consumed.
-    """
+def draw(
+    key: PRNGKeyArray, images: Float[Array, "b h w c"]
+) -> tuple[Float[Array, "b h w c"], Float[Array, " b"]]:
+    """Noise x0 ~ N(0, I) and time t ~ U(1e-3, 1) of each image; the key is consumed."""
     noise_key, time_key = jax.random.split(key)
     noise = jax.random.normal(noise_key, images.shape, images.dtype)
     t = jax.random.uniform(time_key, images.shape[:1], images.dtype, T_MIN, 1.0)
+    return noise, t
+
+
+def loss(
+    velocity: Velocity,
+    images: Float[Array, "b h w c"],
+    condition: Any,
+    noise: Float[Array, "b h w c"],
+    t: Float[Array, " b"],
+) -> Float[Array, ""]:
+    """Mean of (v(x_t, t) - (x1 - x0))² over images x1 in [-1, 1], noise x0 and times t."""
     t_b111 = t[:, None, None, None]
     x_t = t_b111 * images + (1 - t_b111) * noise
     return jnp.mean((velocity(x_t, t, condition) - (images - noise)) ** 2)

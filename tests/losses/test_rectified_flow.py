@@ -141,6 +141,11 @@ def test_unknown_sampler():
             direction(_time, _normal(1), None, Sampler("heun", 2))
 
 
+def _loss(velocity, images, condition, seed):
+    draws = rectified_flow.draw(jax.random.key(seed), images)
+    return rectified_flow.loss(velocity, images, condition, *draws)
+
+
 def test_loss_vanishes_for_the_exact_velocity_of_one_image():
     image = jnp.linspace(-1, 1, 12).reshape(1, 2, 2, 3)
     images = jnp.broadcast_to(image, (256, 2, 2, 3))
@@ -148,7 +153,7 @@ def test_loss_vanishes_for_the_exact_velocity_of_one_image():
     def exact(x, t, condition):
         return (condition - x) / (1 - t)[:, None, None, None]
 
-    value = rectified_flow.loss(exact, images, images, jax.random.key(0))
+    value = _loss(exact, images, images, 0)
     assert float(value) < 1e-6  # rounding, over (1 - t)²
 
 
@@ -156,7 +161,7 @@ def test_loss_vanishes_for_the_exact_velocity_of_one_image():
 def test_loss_of_a_still_velocity_is_the_mean_squared_distance(level):
     """E (c - z)² = c² + 1, of variance 2 + 4c², for z ~ N(0, 1)."""
     images = jnp.full((512, 8, 8, 1), level)
-    value = rectified_flow.loss(lambda x, t, _: 0 * x, images, None, jax.random.key(1))
+    value = _loss(lambda x, t, _: 0 * x, images, None, 1)
     error = np.sqrt((2 + 4 * level**2) / images.size)
     assert abs(float(value) - (level**2 + 1)) < 4 * error
 
@@ -171,7 +176,7 @@ def test_loss_draws_time_uniformly_and_noise_independently():
         return x
 
     for seed in (0, 1):
-        rectified_flow.loss(record, images, None, jax.random.key(seed))
+        _loss(record, images, None, seed)
     (x, t), (_, other_t) = seen
     assert np.float32(T_MIN) <= t.min() < 1.2 * T_MIN
     assert 1 - 2e-4 < t.max() < 1
