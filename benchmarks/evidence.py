@@ -93,7 +93,7 @@ def run_all(
 
 
 def print_table(results: Results, metrics: Iterable[str]) -> None:
-    """Metrics as rows, variants as columns; mean, spread and values over seeds."""
+    """Metrics as rows, variants as columns; mean, sample standard deviation, values of seeds."""
     table = [["mean ± std over seeds (values)", *results]]
     for metric in metrics:
         cells = [_cell([row[metric] for row in rows if metric in row]) for rows in results.values()]
@@ -108,4 +108,5 @@ def _cell(values: list[float]) -> str:
     if not values:
         return "-"
     each = " ".join(f"{value:.4g}" for value in values)
-    return f"{np.mean(values):.4f} ± {np.std(values):.4f} ({each})"
+    spread = f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.4f}{spread} ({each})"

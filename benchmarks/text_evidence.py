@@ -7,6 +7,9 @@
         zones zones_wide zones_late zones_fast zones_prob zones_adams zones_one_way \
         zones_small_batch zones_large_batch \
         --folder results/emoji_short --config.training.num_steps=300
+    python benchmarks/text_evidence.py --folder results/digits_text_validation --seeds 1 \
+        --variants LZN alpha_0.2 alpha_0.7 cutoff_0.5 prob \
+        InfoNCE_0.02 InfoNCE_0.04 InfoNCE InfoNCE_0.14 --config.data.validation=287
 
 `zones` trains encoders alone, by alignment; `InfoNCE` the same ones by CLIP's loss. Both are
 measured by retrieval. `zones_wide` aligns latents of α = 0.45, `zones_late` by the second half of
@@ -14,20 +17,25 @@ the flow, `zones_fast` at twice the learning rates, `zones_prob` by the other fo
 `zones_adams` by Adams-Bashforth, `zones_one_way` images with texts alone, `zones_small_batch` and
 `zones_large_batch` a quarter and twice as many pairs an update.
 
-`prob` and `adams` align so with decoders as well. The decoders of `own_latents` see latents of
-their own type alone, those of `partner_latents` of the other; the image decoder of `latent_alone`
-is told no text.
+`prob` and `adams` align so with decoders as well, `alpha_0.2` and `alpha_0.7` at that α,
+`cutoff_0.5` by the second half of the flow; `InfoNCE_0.02` and the like have that temperature. The
+decoders of `own_latents` see latents of their own type alone, those of `partner_latents` of the
+other; the image decoder of `latent_alone` is told no text.
 """
 
 import evidence
 
+INFONCE = ["--config.objective=infonce"]
 ZONES = ["--config.training.generation_weight=0.0", "--config.training.text_weight=0.0"]
 PROB = ["--config.alignment.form=prob"]
 ADAMS = ["--config.alignment.solver=adams", "--config.alignment.cutoff=0.6"]
 FAST = [f"--config.training.learning_rate.{name}=2e-3" for name in ("encoder", "text_encoder")]
 VARIANTS = {
     "LZN": [],
-    "InfoNCE": ["--config.objective=infonce"],
+    "InfoNCE": INFONCE,
+    **{f"InfoNCE_{t}": [*INFONCE, f"--config.infonce.temperature={t}"] for t in (0.02, 0.04, 0.14)},
+    **{f"alpha_{alpha}": [f"--config.alignment.noise_scale={alpha}"] for alpha in (0.2, 0.7)},
+    "cutoff_0.5": ["--config.alignment.cutoff=0.5"],
     "zones": ZONES,
     "zones_wide": [*ZONES, "--config.alignment.noise_scale=0.45"],
     "zones_late": [*ZONES, "--config.alignment.cutoff=0.5"],

@@ -101,6 +101,7 @@ def _run(arguments: list[str]) -> int:
         processes.together(flags.coordinator, flags.num_processes, flags.process_id),
         workdirs.guarded(workdir),
     ):
+        config = data.fit_context(config)
         if flags.mode == "replay":
             replay.replay(config, workdir)
             return EXIT_DONE

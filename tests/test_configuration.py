@@ -17,7 +17,7 @@ DIGITS_JOINT = str(CONFIGS / "digits_joint.py")
 # The fields of a joint study on digits with NCSN++ networks, written out by group.
 JOINT_FIELDS = {
     "": "study seed types alignments",
-    "data.": "name image_size channels num_classes flip captions",
+    "data.": "name validation validation_seed image_size channels num_classes flip captions",
     "latent.": "enabled dim noise_scale solver num_steps precision context_size bank_size",
     "alignment.": "noise_scale solver num_steps cutoff form weight",
     "encoder.": """name patch_size features channel_multipliers num_res_blocks attention_resolutions
@@ -268,7 +268,7 @@ def test_a_run_older_than_a_field_goes_on_with_its_default(tmp_path):
 def test_networks_and_source_bring_their_own_fields(selector):
     values = SELECTORS | {selector: "another"}
     group = selector.partition(".")[0]
-    kept = {selector, "decoder.told", "decoder.latents"}
+    kept = {selector, "data.validation", "data.validation_seed", "decoder.told", "decoder.latents"}
     groups = (f"{group}.", "sampling.") if group == "decoder" else f"{group}."  # of a flow
     gone = {name for name in joint_fields() if name.startswith(groups)} - kept
     assert set(configuration.schema_of(values)) == joint_fields() - gone

@@ -15,7 +15,7 @@ from PIL import Image
 
 from lzn_jax import data, trained_model
 from lzn_jax import main as command_line
-from lzn_jax.data import read_images
+from lzn_jax.data import digits, read_images
 
 ROOT = Path(__file__).parent.parent
 CONFIG, REPRESENTATION = "configs/digits_joint.py", "configs/digits_repr.py"
@@ -109,6 +109,27 @@ def test_the_command_itself_runs(commanded):
     assert commands[0] == ["python", "-m", "lzn_jax.main", *flags, "--mode=embed"]
     assert not (workdir / "wandb").exists()
     assert json.loads((workdir / "summary.json").read_text())["step"] == 2
+
+
+def test_a_run_with_a_validation_split_never_reads_the_test_set(tmp_path, monkeypatch):
+    load = digits.load
+
+    def load_no_test(config, split):
+        assert split != "test"
+        return load(config, split)
+
+    monkeypatch.setattr(digits, "load", load_no_test)
+    changes = {"data__validation": 37, "latent__context_size": 1437}
+    assert _run(tmp_path, **changes) == 0
+    trained = json.loads((tmp_path / "summary.json").read_text())
+    assert trained["validation_examples"] == 37
+    assert "test_examples" not in trained
+    assert json.loads((tmp_path / "config.json").read_text())["latent"]["context_size"] == 1400
+    assert len(trained_model.load(tmp_path).model.context["anchors"]) == 1400
+    assert _run(tmp_path, "--mode=evaluate", **changes) == 0
+    again = json.loads((tmp_path / "summary.json").read_text())
+    assert again["test_accuracy"] == pytest.approx(trained["test_accuracy"])
+    assert again["validation_examples"] == 37
 
 
 def test_evaluate_makes_the_same_summary_from_the_checkpoint(trained):

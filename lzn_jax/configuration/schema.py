@@ -205,6 +205,10 @@ SOURCES = {
 # Defaults are the paper's for most of its experiments, or what does the least.
 _EVERY_STUDY = {
     "data.name": _word("data source", choices=tuple(SOURCES)),
+    "data.validation": _count_or_0(
+        "training examples set apart, which are measured in place of the test set", 0
+    ),
+    "data.validation_seed": Field(int, "seed of their choice", 0, minimum=0, below=2**32),
     "latent.dim": _count("latent dimension q"),
     "latent.noise_scale": _amount("α of the training latents", 1.0),
     "latent.solver": _word("solver of the encoder's flow", "dpm", choices=SOLVERS),

@@ -4,7 +4,7 @@ from lzn_jax.data.decoding import UnreadableImageError
 from lzn_jax.data.examples import EncodedImages, Examples, Images
 from lzn_jax.data.pipeline import TrainingBatches, Transform, normalise, to_uint8, whole_image
 from lzn_jax.data.sources import attribution, class_names, find_images, load, read_images
-from lzn_jax.data.splits import check_context, load_data
+from lzn_jax.data.splits import check_context, fit_context, load_data, measured_set
 
 __all__ = [
     "EncodedImages",
@@ -17,8 +17,10 @@ __all__ = [
     "check_context",
     "class_names",
     "find_images",
+    "fit_context",
     "load",
     "load_data",
+    "measured_set",
     "normalise",
     "read_images",
     "to_uint8",

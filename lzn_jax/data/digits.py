@@ -1,6 +1,7 @@
 """scikit-learn's 8x8 digits, which come with the package."""
 
 import numpy as np
+from jaxtyping import Int, UInt8
 from ml_collections import ConfigDict
 
 from lzn_jax.data import captions
@@ -9,6 +10,18 @@ from lzn_jax.data.examples import Examples
 
 def load(data: ConfigDict, split: str) -> Examples:
     """1437 digits for training and 360 for testing, as many of each class."""
+    chosen = _split(split)
+    if not data.get("captions"):
+        return Examples(*chosen)
+    return Examples(*chosen, captions.compose(ruler().measure(*chosen)))
+
+
+def ruler() -> captions.Ruler:
+    """The ruler of all 1437 training digits, a validation split among them."""
+    return captions.fit(*_split("train"))
+
+
+def _split(name: str) -> tuple[UInt8[np.ndarray, "n 8 8 1"], Int[np.ndarray, " n"]]:
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
@@ -17,11 +30,7 @@ def load(data: ConfigDict, split: str) -> Examples:
     labels = digits.target.astype(np.int32)
     parts = train_test_split(images, labels, test_size=360, stratify=labels, random_state=0)
     train_images, test_images, train_labels, test_labels = parts
-    chosen = {"train": (train_images, train_labels), "test": (test_images, test_labels)}[split]
-    if not data.get("captions"):
-        return Examples(*chosen)
-    ruler = captions.fit(train_images, train_labels)
-    return Examples(*chosen, captions.compose(ruler.measure(*chosen)))
+    return {"train": (train_images, train_labels), "test": (test_images, test_labels)}[name]
 
 
 def class_names(data: ConfigDict) -> tuple[str, ...]:

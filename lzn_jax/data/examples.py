@@ -36,6 +36,9 @@ class EncodedSource(Protocol):
     def name(self, index: int) -> str:
         """What to call the image in a message."""
 
+    def at(self, rows: Int[np.ndarray, " m"]) -> "EncodedSource":
+        """The images of these numbers, which may repeat."""
+
 
 def _in_threads(function: Callable[[int], _Result], rows: np.ndarray) -> Iterator[_Result]:
     with ThreadPoolExecutor(os.cpu_count()) as threads:  # decoding lets go of Python's lock
@@ -108,6 +111,10 @@ class EncodedImages:
                 f"{MAX_BYTES_IN_MEMORY / 2**30:.0f} are allowed: use a smaller split"
             )
         return self[:].astype(dtype or np.uint8, copy=False)
+
+    def at(self, rows: Int[np.ndarray, " m"]) -> "EncodedImages":
+        """The images of these numbers, not decoded."""
+        return EncodedImages(self.source.at(rows), self._labels[rows], self._data)
 
     def decode(self, encoded: bytes) -> UInt8[np.ndarray, "h w c"]:
         """The pixels of an image, given its file's content."""
@@ -185,12 +192,25 @@ class Examples(NamedTuple):
       labels: (n,) int32.
       texts: (n,) strings, empty where one is missing; None in a data set without.
       left_out: in words, what of the data set is no pair of an image and a text.
+      groups: (n,) numbers, equal where examples belong together; None: each is by itself.
     """
 
     images: Any
     labels: Int[np.ndarray, " n"]
     texts: np.ndarray | None = None
     left_out: tuple[str, ...] = ()
+    groups: np.ndarray | None = None
+
+    def at(self, rows: Int[np.ndarray, " m"]) -> "Examples":
+        """The examples of these numbers; images that are not decoded stay so."""
+        images = self.images
+        return Examples(
+            images.at(rows) if isinstance(images, EncodedImages) else images[rows],
+            self.labels[rows],
+            None if self.texts is None else self.texts[rows],
+            self.left_out,
+            None if self.groups is None else self.groups[rows],
+        )
 
 
 def readable(examples: Examples, rows: Int[np.ndarray, " k"]) -> Examples:
@@ -198,13 +218,10 @@ def readable(examples: Examples, rows: Int[np.ndarray, " k"]) -> Examples:
 
     Raises UnreadableImageError for one that cannot, unless `data.skip_unreadable` leaves it out.
     """
-    images = examples.images
-    if isinstance(images, EncodedImages):
-        rows, decoded = images.own(rows)
-    else:
-        decoded = images[rows]
-    texts = None if examples.texts is None else examples.texts[rows]
-    return examples._replace(images=decoded, labels=examples.labels[rows], texts=texts)
+    if not isinstance(examples.images, EncodedImages):
+        return examples.at(rows)
+    rows, images = examples.images.own(rows)
+    return examples.at(rows)._replace(images=images)
 
 
 def evenly_spaced(chosen: int, count: int) -> Int[np.ndarray, " chosen"]:

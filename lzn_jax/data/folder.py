@@ -47,7 +47,8 @@ def load(data: ConfigDict, split: str) -> Examples:
         is_chosen = np.isin(rows, images[_held_out(len(images), data.holdout, split)])
         rows, texts = rows[is_chosen], None if texts is None else texts[is_chosen]
     names, labels = names[rows], labels[rows]
-    return Examples(EncodedImages(_Files(folder, names), labels, data), labels, texts, left_out)
+    encoded = EncodedImages(_Files(folder, names), labels, data)
+    return Examples(encoded, labels, texts, left_out, groups=rows)
 
 
 def class_names(data: ConfigDict) -> tuple[str, ...]:
@@ -104,6 +105,10 @@ class _Files:
     def name(self, index: int) -> str:
         """The file's path."""
         return os.path.join(self._folder, os.fsdecode(self._names[index]))
+
+    def at(self, rows: np.ndarray) -> "_Files":
+        """Those of these numbers."""
+        return _Files(self._folder, self._names[rows])
 
 
 def _split_folder(root: Path, data: ConfigDict, split: str) -> Path:

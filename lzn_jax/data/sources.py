@@ -9,7 +9,7 @@ from jaxtyping import UInt8
 from ml_collections import ConfigDict
 
 from lzn_jax.configuration import UserError
-from lzn_jax.data import cifar10, decoding, digits, emoji, fashion, folder, tfds
+from lzn_jax.data import cifar10, decoding, digits, emoji, fashion, folder, tfds, validation
 from lzn_jax.data.decoding import UnreadableImageError
 from lzn_jax.data.examples import Examples
 
@@ -23,19 +23,27 @@ _SOURCES = {
 }
 
 
-def load(data: ConfigDict, split: Literal["train", "test"]) -> Examples:
+def load(data: ConfigDict, split: Literal["train", "validation", "test"]) -> Examples:
     """One split of the data set that a config's `data` group names.
 
-    Raises UserError for a data set that cannot be read, and without `data.skip_unreadable` for one
-    that holds texts and images that are no pairs.
+    `data.validation` training examples, chosen by `data.validation_seed`, are the validation split
+    and no others. Raises UserError for a data set that cannot be read, without
+    `data.skip_unreadable` for one that holds texts and images that are no pairs, and for a
+    validation split of no examples.
     """
-    examples = load_pairs_alone(data, split)
+    count = data.get("validation", 0)
+    if split == "validation" and count == 0:
+        raise UserError("there is no validation split: set data.validation to its examples")
+    examples = load_pairs_alone(data, "test" if split == "test" else "train")
     if examples.left_out and not data.skip_unreadable:
         raise UserError(
             f"no pairs are {len(examples.left_out)} texts or images, first {examples.left_out[0]}; "
             "--mode=check_data names more, --config.data.skip_unreadable=True goes on without"
         )
-    return examples
+    if split == "test" or count == 0:
+        return examples
+    is_apart = validation.set_apart(examples.labels, examples.groups, count, data.validation_seed)
+    return examples.at(np.flatnonzero(is_apart == (split == "validation")))
 
 
 def load_pairs_alone(data: ConfigDict, split: Literal["train", "test"]) -> Examples:

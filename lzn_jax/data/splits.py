@@ -1,21 +1,48 @@
-"""The training and test examples of a config."""
+"""The examples that a config trains on, and those that it is measured on."""
 
-from ml_collections import ConfigDict
+import logging
+
+from ml_collections import ConfigDict, FrozenConfigDict
 
 from lzn_jax.configuration import UserError
 from lzn_jax.data.examples import Examples
 from lzn_jax.data.sources import load
 from lzn_jax.models import has_latents
 
+_log = logging.getLogger(__name__)
+
 
 def load_data(config: ConfigDict) -> tuple[Examples, Examples]:
-    """Training and test examples.
+    """Training examples, and those to measure: the validation split where there is one.
 
     Raises UserError for a data set that cannot be read or is too small for the config.
     """
-    train, test = load(config.data, "train"), load(config.data, "test")
+    train = load(config.data, "train")
+    measured = load(config.data, "validation" if config.data.validation else "test")
     check_context(config, len(train.labels), f"the training images of {config.data.name}")
-    return train, test
+    return train, measured
+
+
+def measured_set(data: ConfigDict) -> str:
+    """The name of the examples to measure: validation, test, or that of the data set's test set."""
+    name: str = "validation" if data.validation else data.get("test_set", "test")
+    return name
+
+
+def fit_context(config: ConfigDict) -> ConfigDict:
+    """The config with no more context anchors than a validation split leaves training examples.
+
+    Without a validation split it is unchanged. Raises UserError for a data set that cannot be read.
+    """
+    if not config.data.validation or not has_latents(config):
+        return config
+    count = len(load(config.data, "train").labels)
+    if config.latent.context_size <= count:
+        return config
+    _log.info("latent.context_size is %d: all training examples beside data.validation", count)
+    fitted = ConfigDict(config)
+    fitted.latent.context_size = count
+    return FrozenConfigDict(fitted)
 
 
 def check_context(config: ConfigDict, count: int, images: str) -> None:

@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from lzn_jax.configuration import UserError
 from lzn_jax.data import pairs
 from lzn_jax.data.decoding import UnreadableImageError
-from lzn_jax.data.examples import EncodedImages, Examples
+from lzn_jax.data.examples import EncodedImages, Examples, Images
 from lzn_jax.run import reporting
 from lzn_jax.run.progress import progress
 
@@ -44,7 +44,7 @@ def load(data: ConfigDict, split: str) -> Examples:
             f"data.num_classes must be {found or 1} with {data.tfds_name}, got {data.num_classes}"
         )
     labels = records.labels() if data.num_classes > 1 else np.zeros(len(records), np.int32)
-    texts, left_out = None, tuple[str, ...]()
+    rows, texts, left_out = np.arange(len(records)), None, tuple[str, ...]()
     if data.get("captions"):
         said = (
             (row, text, records.name(row))
@@ -53,13 +53,13 @@ def load(data: ConfigDict, split: str) -> Examples:
         )
         rows, texts, left_out = pairs.make(said, len(records), records.name)
         records, labels = records.at(rows), labels[rows]
-    images = EncodedImages(records, labels, data)
+    images: Images = EncodedImages(records, labels, data)
     is_small = np.prod(images.shape) <= _MAX_BYTES_DECODED
     # Whole images alone, for training views are cropped from what is kept.
     is_whole = records.image_shape == images.shape[1:] and data.centre_crop == 1
     if is_small and is_whole:
-        return Examples(np.asarray(images), labels, texts, left_out)
-    return Examples(images, labels, texts, left_out)
+        images = np.asarray(images)
+    return Examples(images, labels, texts, left_out, groups=rows)
 
 
 def class_names(data: ConfigDict) -> tuple[str, ...]:
@@ -109,7 +109,7 @@ class _Records:
     def at(self, rows: Int[np.ndarray, " n"]) -> "_Records":
         """Those of these numbers, which may repeat."""
         chosen = copy.copy(self)
-        chosen._rows = rows
+        chosen._rows = self._rows[rows]
         return chosen
 
     def __len__(self) -> int:

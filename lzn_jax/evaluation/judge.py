@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, UInt8
 from sklearn.svm import SVC
 
 from lzn_jax.data import Examples
@@ -20,9 +20,10 @@ def fit_judge(
     """
     count = len(train.labels)
     rows = np.sort(np.random.default_rng(0).permutation(count)[:_MAX_IMAGES])
-    classifier = SVC(C=10.0, gamma="scale").fit(_pixels(train.images[rows]), train.labels[rows])
-    return lambda images: classifier.predict(_pixels(images))
+    classifier = SVC(C=10.0, gamma="scale").fit(as_pixels(train.images[rows]), train.labels[rows])
+    return lambda images: classifier.predict(as_pixels(images))
 
 
-def _pixels(images: np.ndarray) -> np.ndarray:
+def as_pixels(images: UInt8[np.ndarray, "n h w c"]) -> Float[np.ndarray, "n d"]:
+    """Images as rows in [0, 1], d = h w c."""
     return images.reshape(len(images), -1) / 255.0

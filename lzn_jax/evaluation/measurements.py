@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array
 
 from lzn_jax import plots
-from lzn_jax.data import Examples
+from lzn_jax.data import Examples, measured_set
 from lzn_jax.data.examples import evenly_spaced, readable
 from lzn_jax.data_types import text
 from lzn_jax.data_types.image import ViewEncoder
@@ -48,24 +48,32 @@ class Measurements:
             text.readable(self.config, test.texts, "test ")
 
     def __call__(
-        self, model: Model, train: Examples, test: Examples, workdir: Path
+        self,
+        model: Model,
+        train: Examples,
+        test: Examples,
+        workdir: Path,
+        figures: str = "figures",
     ) -> dict[str, float]:
-        """Metrics by name; pictures go into `workdir`/figures, what to keep into its cache."""
-        metrics: dict[str, float] = {}
+        """Metrics by name, first the number of examples, which names the set measured.
+
+        Pictures go into the folder `figures` of `workdir`, what to keep into its cache.
+        """
+        folder = workdir / figures
+        metrics: dict[str, float] = {f"{measured_set(self.config.data)}_examples": len(test.labels)}
         if isinstance(self.space.encoders.get("image"), ViewEncoder):
-            folder = workdir / "figures"
             metrics |= RepresentationQuality(self.tasks)(model, train, test, folder)
         if ("image", "label") in self.tasks.translations:
-            metrics |= self._image_to_label(model, test, workdir / "figures")
+            metrics |= self._image_to_label(model, test, folder)
         if "image" in self.space.decoders:
-            metrics |= self._to_image(model, train, test, workdir)
-            metrics |= self._image_to_image(model, test, workdir / "figures")
+            metrics |= self._to_image(model, train, test, folder, workdir / "cache")
+            metrics |= self._image_to_image(model, test, folder)
         shown = test
         if "text" in self.space.encoders:
             shown = self.pairs(test)
-            metrics |= self._of_texts(model, train, shown, workdir / "figures")
+            metrics |= self._of_texts(model, train, shown, folder)
         if self.tasks.translations and len(shown.labels):
-            plots.tasks(workdir / "figures" / "tasks.png", self._examples(model, shown))
+            plots.tasks(folder / "tasks.png", self._examples(model, shown))
         return metrics
 
     def pairs(self, test: Examples) -> Examples:
@@ -144,7 +152,7 @@ class Measurements:
         return metrics | curves.named()
 
     def _to_image(
-        self, model: Model, train: Examples, test: Examples, workdir: Path
+        self, model: Model, train: Examples, test: Examples, folder: Path, cache: Path
     ) -> dict[str, float]:
         """Quality of samples, and whether they are of the classes that they should be.
 
@@ -161,14 +169,14 @@ class Measurements:
             names["unconditional_samples"] = "unconditional_sample_accuracy"
         metrics = {}
         for name, found in drawn.items():
-            path = workdir / "figures" / f"{name}.png"
+            path = folder / f"{name}.png"
             plots.sample_grid(path, found["images"], found["labels"], title=titles[name])
             if judge:
                 metrics[names[name]] = float(np.mean(judge(found["images"]) == found["labels"]))
         is_told = self.space.decoders["image"].told is not None
         counted = drawn["samples"] if is_told else list(drawn.values())[-1]
         assert self._sample_quality is not None
-        metrics |= self._sample_quality(train, counted["images"], workdir / "cache")
+        metrics |= self._sample_quality(train, counted["images"], cache)
         metrics |= nearest_training_images(train, test, counted["images"])
         metrics["sampling_evaluations"] = float(np.mean(counted["num_evaluations"]))
         return metrics

@@ -9,7 +9,7 @@ from sklearn.model_selection import KFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from lzn_jax.data import Examples, captions
+from lzn_jax.data import Examples, captions, digits
 from lzn_jax.evaluation.judge import fit_judge
 from lzn_jax.latent_space import Model
 from lzn_jax.tasks import Tasks
@@ -27,7 +27,7 @@ class TextQuality:
     def __init__(self, tasks: Tasks, train: Examples) -> None:
         self.tasks, self.config = tasks, tasks.config
         self._judge = fit_judge(train)
-        self._ruler = captions.fit(train.images, train.labels)
+        self._ruler = digits.ruler()
         self._captions = tasks.tokenizer.canonical(_texts(train))
 
     def __call__(self, model: Model, test: Examples) -> dict[str, float]:

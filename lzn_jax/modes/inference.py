@@ -8,24 +8,32 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from lzn_jax import data, plots
+from lzn_jax import configuration, data, plots
 from lzn_jax.configuration import UserError
 from lzn_jax.data import Images
 from lzn_jax.evaluation.measurements import Measurements
 from lzn_jax.run import reporting
+from lzn_jax.run.workdir import CONFIG_FILE
 from lzn_jax.trained_model import restore
 
 _log = logging.getLogger(__name__)
 
 
 def evaluate(config: ConfigDict, workdir: Path) -> None:
-    """Evaluates the newest checkpoint: summary.json and figures."""
+    """Evaluates the newest checkpoint: summary.json and figures.
+
+    Of another set than the run's own they are summary_SET.json and figures/SET.
+    """
     trained = restore(config, workdir)
     measure = Measurements(trained.tasks)
     train, test = data.load_data(config)
     measure.prepare(test)
-    results = measure(trained.model, train, test, workdir)
-    reporting.write_json(workdir / "summary.json", {"step": trained.step, **results})
+    summary, figures, measured = "summary.json", "figures", data.measured_set(config.data)
+    if measured != data.measured_set(configuration.load_json(workdir / CONFIG_FILE).data):
+        summary, figures = f"summary_{measured}.json", f"figures/{measured}"
+        _log.info("%s is not the run's own set: %s and %s are written", measured, summary, figures)
+    results = measure(trained.model, train, test, workdir, figures)
+    reporting.write_json(workdir / summary, {"step": trained.step, **results})
     for name, value in results.items():
         _log.info("%s %.4g", name, value)
 

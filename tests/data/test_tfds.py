@@ -122,6 +122,16 @@ def test_each_text_of_a_record_is_an_example(prepared, size, caplog):
     assert re.search(r"left out: an image without a text: record \d of spoken", caplog.text)
 
 
+@pytest.mark.parametrize("size", [2, 4])
+def test_a_validation_split_has_all_texts_of_its_records(prepared, size):
+    config = _spoken(prepared, image_size=size, validation=1, validation_seed=0)
+    found = [
+        {(int(image.max()), text) for image, text in zip(part.images[:], part.texts, strict=True)}
+        for part in (data.load(config, "train"), data.load(config, "validation"))
+    ]
+    assert sorted(found, key=len) == [{(level, text) for text in TEXTS[level]} for level in (5, 7)]
+
+
 def test_texts_of_a_large_split_are_read_once(prepared, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(source, "_CACHE_ABOVE", 2)
