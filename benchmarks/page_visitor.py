@@ -38,6 +38,7 @@ def served(workdir: Path, log: Path) -> Iterator[str]:
             yield found[0]
         finally:
             process.terminate()
+            process.wait()
 
 
 @contextmanager
@@ -78,10 +79,10 @@ class Person:
         self.click(name, "tab")
 
     def draw(self, *points: tuple[float, float]) -> None:
-        """A line through points, in parts of the canvas, from its upper left."""
-        brush = self.page.locator("#sketch button[aria-label=Brush]")
-        if "highlight" not in (brush.get_attribute("class") or ""):
-            brush.click()
+        """A line through points, in parts of the canvas, from its upper left, with what is at hand.
+
+        No tool is chosen before: the page's first is the brush.
+        """
         box = self.page.locator("#sketch canvas").first.bounding_box()
         side = min(box["width"], box["height"]) * 0.7
         left, top = (box[k] + (box[n] - side) / 2 for k, n in (("x", "width"), ("y", "height")))
@@ -92,6 +93,12 @@ class Person:
             self.page.mouse.move(left + x * side, top + y * side, steps=10)
         self.page.mouse.up()
         self.page.wait_for_timeout(300)  # the canvas draws behind
+
+    def clear(self) -> None:
+        """Wipes the canvas, and waits until there is a new one."""
+        with self.page.expect_response("**/queue/join*"):
+            self.page.locator("#sketch button[aria-label*=Clear]").click()
+        self.page.locator("#sketch button.highlight[aria-label=Brush]").wait_for()
 
     def choose(self, place: int, gallery: int = 0) -> None:
         """Clicks on an image."""
@@ -121,6 +128,11 @@ class Person:
         }"""
         height, width, *values = locator.first.evaluate(read)
         return np.array(values, np.uint8).reshape(height, width, 4)
+
+    @property
+    def messages(self) -> Any:
+        """Those that the page shows now."""
+        return self.page.get_by_test_id("toast-text")
 
     def told(self, message: str) -> None:
         """Waits for a message."""

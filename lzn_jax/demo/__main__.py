@@ -8,8 +8,12 @@ DIR is the folder of a run, one of its checkpoints, or released/NAME as for `lzn
 import argparse
 import importlib.util
 import logging
+import os
+import signal
 import sys
+import tempfile
 from pathlib import Path
+from typing import Any
 
 from lzn_jax.configuration import EXIT_DONE, UserError
 from lzn_jax.run.command_line import Parser, exit_code, use_compile_cache
@@ -37,23 +41,32 @@ def _run(arguments: list[str]) -> int:
 
     # JAX and Gradio start only for a good command.
     import lzn_jax
-    from lzn_jax import data
     from lzn_jax.demo.answers import Answers
 
     logging.basicConfig(format="%(message)s", force=True)
     use_compile_cache()
     model = lzn_jax.load(flags.workdir)
-    try:
-        test = data.load(model.config.data, "test")
-    except UserError as error:
-        print(f"without test images: {error}", file=sys.stderr)
-        test = None
+    test = _examples(model, "test")
+    train = _examples(model, "train") if ("text", "image") in model.translations else None
+    answers, name = Answers(model, test, train), Path(flags.workdir).resolve().name
+    with tempfile.TemporaryDirectory(prefix="lzn_jax_") as folder:
+        os.environ["GRADIO_TEMP_DIR"] = folder  # which Gradio reads when it is imported
+        from lzn_jax.demo import page
 
-    from lzn_jax.demo import page
-
-    name = Path(flags.workdir).resolve().name
-    page.serve(Answers(model, test), f"{name}, {model.step} updates", flags.port)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # the folder goes then, too
+        page.serve(answers, f"{name}, {model.step} updates", flags.port)
     return EXIT_DONE
+
+
+def _examples(model: Any, split: str) -> Any:
+    """A split of the data that a run trained on; None where it cannot be read, which is said."""
+    from lzn_jax import data
+
+    try:
+        return data.load(model.config.data, split)
+    except UserError as error:
+        print(f"without {split} examples: {error}", file=sys.stderr)
+        return None
 
 
 if __name__ == "__main__":

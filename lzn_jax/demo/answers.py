@@ -4,11 +4,12 @@ The number of a draw stands for its randomness: the same one answers the same.
 """
 
 import dataclasses
+import re
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict, FrozenConfigDict
 from PIL import Image
@@ -49,11 +50,14 @@ class Answers:
       reads_images, draws_images: whether it has zones of images; whether it makes images.
       names_classes: whether it finds the class of an image.
       draws_any: whether it makes images of no class or text that was asked for.
-      texts: some of the texts that training saw; empty for a run that makes no images of texts.
+      texts: some of the training texts; empty for a run that makes no images of texts.
       classes: names of labels that it makes images of; empty for a run that makes none.
     """
 
-    def __init__(self, model: TrainedModel, test: Examples | None) -> None:
+    def __init__(
+        self, model: TrainedModel, test: Examples | None, train: Examples | None = None
+    ) -> None:
+        """Answers of a run with its test and training examples, None where they cannot be read."""
         self.model = model = _few_at_a_time(model)
         self._data, tasks, space = model.config.data, model.tasks, model.space
         self.draws_images = "image" in space.decoders
@@ -76,18 +80,27 @@ class Answers:
         known: list[str] = []
         if ("text", "image") in model.translations:
             known = tasks.texts(model.model, np.arange(len(model.model.context["text_tokens"])))
-        self._words = {word for text in known for word in text.split()}
+        texts = () if train is None or train.texts is None else train.texts
+        self._words = {word.casefold() for text in texts for word in _words(text)}
         self.texts = known[:: max(1, len(known) // NUM_IMAGES)][:NUM_IMAGES]
 
     def read(self, encoded: bytes) -> tuple[Picture, str]:
-        """The image in a file as the run sees it, and a note where it had another size.
+        """The image in a file as the model sees it, and notes on what was changed.
 
+        A grey image becomes its inverse where that gives it the ground of the data's images.
         Raises UserError for a file that is no image.
         """
-        size = decoding.decode(encoded, self._data.channels).size
+        (wide, high), notes = decoding.decode(encoded, self._data.channels).size, []
         image, side = decoding.prepare(encoded, self._data), self._data.image_size
-        note = f"The run sees {side} × {side} pixels of the middle of your {size[0]} × {size[1]}."
-        return image, "" if size == (side, side) else note
+        if (wide, high) != (side, side):
+            notes.append(
+                f"The model sees {side} × {side} pixels of the middle of your {wide} × {high}."
+            )
+        (is_light,) = _has_light_ground(image[None])
+        if self._data.channels == 1 and self._is_light not in (None, is_light):
+            image, ground = 255 - image, "light" if is_light else "dark"
+            notes.append(f"Your picture has a {ground} ground; its inverse is used.")
+        return image, " ".join(notes)
 
     def drawn(self, ink: Float[np.ndarray, "rows columns"]) -> Picture:
         """A drawing as an image of the data: as large, and as bright on as dark a ground.
@@ -104,7 +117,7 @@ class Answers:
         canvas = Image.new("L", (side, side))
         canvas.paste(shape, ((side - wide) // 2, (side - high) // 2))
         image = np.asarray(canvas.reduce(_CANVAS))[..., None]
-        return image if self._is_dark else 255 - image
+        return 255 - image if self._is_light else image
 
     def about(self, image: Picture, draw: int) -> About:
         """What the run finds in an image."""
@@ -127,16 +140,17 @@ class Answers:
         return About(classes, text, reconstruction, siblings, neighbours, place)
 
     def of_text(self, text: str, draw: int) -> tuple[Pictures, str]:
-        """Images of a text, and a note of words that training never saw.
+        """Images of a text, and a note of words that are in no training text.
 
         Raises UserError for a text that is empty or cannot be read.
         """
         if not (text := text.strip()):
             raise UserError("write a text first")
-        unknown = [word for word in text.split() if word not in self._words]
-        note = f"Training never saw: {', '.join(unknown)}." if unknown else ""
+        unknown = [word for word in _words(text) if word.casefold() not in self._words]
+        note = f"Training never saw: {', '.join(dict.fromkeys(unknown))}."
         texts, key = [text] * NUM_IMAGES, jax.random.key(draw)
-        return self.model.translate(texts, "text", "image", key=key), note
+        made = self.model.translate(texts, "text", "image", key=key)
+        return made, note if unknown and self._words else ""
 
     def of_label(self, name: str, draw: int) -> Pictures:
         """Images of a class."""
@@ -154,19 +168,32 @@ class Answers:
         return found
 
     @property
-    def _is_dark(self) -> bool:
-        """Whether the data's images have a dark ground, by the border of those to choose from."""
-        return self.shown is None or bool(np.median(self.shown[:, 0]) < 128)
+    def _is_light(self) -> bool | None:
+        """Whether the data's images have a light ground; None where there is no common one."""
+        share = 0.5 if self.shown is None else np.mean(_has_light_ground(self.shown))
+        return None if 0.1 < share < 0.9 else bool(share > 0.5)
 
     @property
     def _share_of_height(self) -> float:
         """How much of an image's height what is on it takes, as a mean."""
         if self.shown is None:
             return 0.8
-        images = self.shown if self._is_dark else 255 - self.shown
+        images = 255 - self.shown if self._is_light else self.shown
         is_ink = np.any(images > 96, axis=(2, 3))
         first, last = np.argmax(is_ink, axis=1), np.argmax(is_ink[:, ::-1], axis=1)
         return float(np.mean(1 - (first + last) / is_ink.shape[1]))
+
+
+def _words(text: str) -> list[str]:
+    """Its words without punctuation."""
+    return re.findall(r"\w+", text)
+
+
+def _has_light_ground(images: Pictures) -> Bool[np.ndarray, " n"]:
+    """Whether more than half of an image's border is lighter than middle grey."""
+    is_light = images.mean(axis=-1) > 127.5
+    is_border = np.pad(np.zeros_like(is_light[0, 1:-1, 1:-1]), 1, constant_values=True)
+    return is_light[:, is_border].mean(axis=1) > 0.5
 
 
 def _few_at_a_time(model: TrainedModel) -> TrainedModel:

@@ -1,6 +1,7 @@
 """The page: what it asks for and shows. What a person does stays in that person's session."""
 
 import functools
+import html
 from collections.abc import Callable
 from typing import Any
 
@@ -13,17 +14,24 @@ from lzn_jax.configuration import UserError
 from lzn_jax.demo.answers import NUM_IMAGES, Answers
 
 _BRUSH = 17  # radius in pixels of a drawing of 280: digits are written one of 8 pixels wide
-_CANVAS = (280, 280)
+_CANVAS = np.full((280, 280, 3), 255, np.uint8)  # with a ground the brush is the tool at hand
 _ROW = 130  # pixels of a row of images
-_CSS = (
-    ".grid-container {grid-template-columns: repeat(var(--grid-cols), minmax(0, 1fr)) !important}"
-)
+_EVERY, _AGE = 60, 600  # seconds: how often files are deleted, and how old they are by then
+_CSS = """
+.grid-container {
+    grid-template-columns: repeat(var(--grid-cols), minmax(0, 1fr)) !important;
+    grid-template-rows: none !important; grid-auto-rows: auto !important;
+}
+.grid-container .thumbnail-item {aspect-ratio: 1; height: auto}
+.grid-wrap.fixed-height {min-height: 0 !important; max-height: none !important}
+"""
 _ABOUT_IMAGES = "Draw, choose or bring an image, and see what the model finds in it."
 
 
 def build(answers: Answers, title: str) -> gr.Blocks:
     """The page of a run, with a tab for each kind of thing that it does."""
-    with gr.Blocks(title=title, analytics_enabled=False) as page:
+    files = (_EVERY, _AGE)
+    with gr.Blocks(title=title, analytics_enabled=False, delete_cache=files) as page:
         gr.Markdown(f"## {title}")
         if answers.reads_images:
             with gr.Tab("Image"):
@@ -67,7 +75,10 @@ def serve(answers: Answers, title: str, port: int) -> None:
 def _polite(
     function: Callable[..., Any], then: Callable[[Any], Any] = lambda found: found
 ) -> Callable[..., Any]:
-    """A function, and what is done with what it finds; a person's mistakes become messages."""
+    """A function, and what is done with what it finds.
+
+    A person's mistake becomes one message and changes nothing: an error would mark every output.
+    """
 
     @functools.wraps(function)
     def answer(*arguments: Any) -> Any:
@@ -75,16 +86,17 @@ def _polite(
             return then(function(*arguments))
         except UserError as error:
             message = str(error)
-        raise gr.Error(message[:1].upper() + message[1:], title="", print_exception=False)
+        gr.Warning(html.escape(message[:1].upper() + message[1:]), title="")
+        return gr.skip()
 
     return answer
 
 
-def _images(label: str, columns: int, value: Any = None, height: int | None = None) -> gr.Gallery:
-    """Images below a label; height None is what they need."""
+def _images(label: str, columns: int, value: Any = None) -> gr.Gallery:
+    """Images below a label, as high as they need."""
     gr.Markdown(f"**{label}**")
     return gr.Gallery(
-        value, show_label=False, columns=columns, height=height, format="png", allow_preview=False,
+        value, show_label=False, columns=columns, height="auto", format="png", allow_preview=False,
         interactive=False, object_fit="contain", buttons=[],
     )  # fmt: skip
 
@@ -97,11 +109,12 @@ def _choice(answers: Answers, label: str, columns: int) -> gr.Gallery:
 def _image_tab(answers: Answers) -> None:
     gr.Markdown(_ABOUT_IMAGES)
     image, draw = gr.State(None), gr.State(0)
+    again = gr.Button("Other images of its zone", render=False)
     with gr.Row():
         with gr.Column(scale=2):
             sources = _image_sources(answers)
         with gr.Column(scale=3):
-            outputs = _about_outputs(answers)
+            outputs = _about_outputs(answers, again)
 
     def about(image: Any, draw: int = 0) -> list[Any]:
         found = answers.about(image, draw)._asdict() | {"seen": image}
@@ -116,7 +129,6 @@ def _image_tab(answers: Answers) -> None:
     for event, image_of, inputs in sources:
         event(_polite(image_of, about), inputs, everything)
     if "siblings" in outputs:
-        again = gr.Button("Other images of its zone")
         again.click(_polite(of_another_draw), [image, draw], everything)
 
 
@@ -125,10 +137,11 @@ def _image_sources(answers: Answers) -> list[tuple[Callable[..., Any], Callable[
     sources: list[tuple[Callable[..., Any], Callable[..., Any], Any]] = []
     if answers.model.config.data.channels == 1:
         sketch = gr.Sketchpad(
-            label="Draw", brush=gr.Brush(_BRUSH, ["#000000"], color_mode="fixed"),
-            canvas_size=_CANVAS, fixed_canvas=True, layers=False, transforms=(), image_mode="RGBA",
-            placeholder="Take the brush at the left, and draw", elem_id="sketch",
+            _CANVAS, label="Draw", brush=gr.Brush(_BRUSH, ["#000000"], color_mode="fixed"),
+            canvas_size=_CANVAS.shape[:2], fixed_canvas=True, layers=False, transforms=(),
+            image_mode="RGBA", elem_id="sketch",
         )  # fmt: skip
+        sketch.clear(lambda: _CANVAS, None, sketch)
         ask = gr.Button("What is it?", variant="primary")
         sources.append((ask.click, lambda drawing: answers.drawn(_ink(drawing)), sketch))
     file = gr.UploadButton("An image file of yours", type="binary")
@@ -147,7 +160,7 @@ def _told(answer: tuple[Any, str]) -> Any:
     """An answer whose note, where there is one, becomes a message."""
     value, note = answer
     if note:
-        gr.Info(note, title="")
+        gr.Info(html.escape(note), title="")
     return value
 
 
@@ -160,31 +173,39 @@ def _as_shown(value: Any) -> Any:
 
 def _ink(drawing: dict[str, Any]) -> np.ndarray:
     """Darkness of a drawing on white, in [0, 1]."""
-    if drawing["composite"] is None:  # nothing was drawn
-        return np.zeros(_CANVAS)
+    if drawing["composite"] is None:  # it was just cleared
+        return np.zeros(_CANVAS.shape[:2])
     rgba = drawing["composite"].astype(np.float64) / 255
     return rgba[..., 3] * (1 - rgba[..., :3].mean(axis=-1))
 
 
-def _about_outputs(answers: Answers) -> dict[str, Component]:
-    """Where the page shows what a run finds in an image, by field of `About`."""
+def _picture(label: str) -> gr.Image:
+    """An image below a label, which would hide a part of it."""
+    with gr.Column(min_width=120):
+        gr.Markdown(f"**{label}**")
+        return gr.Image(show_label=False, format="png", height=_ROW, interactive=False, buttons=[])
+
+
+def _about_outputs(answers: Answers, again: gr.Button) -> dict[str, Component]:
+    """Where the page shows what a run finds in an image, by field of `About`.
+
+    `again` stands below the images that it draws again.
+    """
     outputs: dict[str, Component] = {}
     model = answers.model
     with gr.Row():
-        picture = functools.partial(gr.Image, format="png", height=140, interactive=False)
-        outputs["seen"] = picture(label="What the model sees", buttons=[])
+        outputs["seen"] = _picture("The model sees")
         if answers.draws_images:
-            outputs["reconstruction"] = picture(label="To noise and back", buttons=[])
+            outputs["reconstruction"] = _picture("To noise and back")
         if answers.names_classes:
             outputs["classes"] = gr.Label(label="Class, and its probability", num_top_classes=3)
     if ("image", "text") in model.translations:
         outputs["text"] = gr.Textbox(label="Caption", interactive=False)
     if answers.draws_images:
-        outputs["siblings"] = _images("Other images of its zone", NUM_IMAGES, height=_ROW)
+        outputs["siblings"] = _images("Other images of its zone", NUM_IMAGES)
+        again.render()
     if answers.shown is not None:
-        outputs["neighbours"] = _images(
-            "Test images whose zones are nearest", NUM_IMAGES, height=_ROW
-        )
+        outputs["neighbours"] = _images("Test images whose zones are nearest", NUM_IMAGES)
         outputs["place"] = gr.Plot(show_label=False, format="png")
     for name, output in outputs.items():
         output.elem_id = name
@@ -196,7 +217,7 @@ def _draws(
 ) -> None:
     """Images that are made of inputs when an event says so, and others of the same ones."""
     draw = gr.State(0)
-    made = _images("Images", NUM_IMAGES, height=200)
+    made = _images("Images", NUM_IMAGES)
 
     def first(*values: Any) -> tuple[int, Any]:
         return 0, _as_shown(make(*values, 0))
@@ -212,7 +233,7 @@ def _draws(
 
 def _text_tab(answers: Answers) -> None:
     text = gr.Textbox(label="Text", placeholder=answers.texts[0], submit_btn=True)
-    gr.Examples(answers.texts, text, label="Texts that training saw")
+    gr.Examples(answers.texts, text, label="Training texts")
 
     def make(text: str, draw: int) -> Any:
         return _told(answers.of_text(text, draw))

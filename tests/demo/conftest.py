@@ -22,7 +22,8 @@ def answers_of(tmp_path_factory):
             name, *changes = case.replace(".", "__").split()
             config = small.config(CONFIGS / f"{name}.py", **dict(c.split("=") for c in changes))
             run = small.untrained_run(tmp_path_factory.mktemp(name), config)
-            made[case] = Answers(lzn_jax.load(run), data.load(config.data, "test"))
+            train, test = data.load_data(config)
+            made[case] = Answers(lzn_jax.load(run), test, train)
         return made[case]
 
     return make

@@ -1,12 +1,25 @@
 """What the page answers: from whole runs, of the kinds that there are."""
 
+import functools
+from pathlib import Path
+
 import jax
 import numpy as np
 import pytest
+import small
 from PIL import Image
 
+from lzn_jax import data
 from lzn_jax.configuration import UserError
+from lzn_jax.data import Examples
 from lzn_jax.demo.answers import NUM_IMAGES, Answers
+
+CONFIG = Path(__file__).parents[2] / "configs" / "digits_text.py"
+
+
+@functools.cache
+def digits(split):
+    return data.load(small.config(CONFIG).data, split)
 
 
 def encoded(image, folder, suffix=".png"):
@@ -84,10 +97,29 @@ def test_images_of_a_label_are_of_that_label(answers):
     np.testing.assert_array_equal(answers.of_label("6", 2), expected)
 
 
-def test_words_that_training_never_saw_are_named(answers):
+def test_words_that_are_in_no_training_text_are_named(answers):
     known = answers.texts[0]
     assert answers.of_text(f" {known} ", 0)[1] == ""
     assert answers.of_text(f"{known} zebra", 0)[1] == "Training never saw: zebra."
+    assert answers.of_text("zebra a zebra", 0)[1] == "Training never saw: zebra."
+
+
+def test_words_of_training_texts_that_are_not_among_the_known_are_not_named(answers):
+    known = answers.model.tasks.texts(answers.model.model, np.arange(12))
+    missing = {text.split()[2] for text in digits("train").texts} - set(" ".join(known).split())
+    assert missing
+    for word in missing:
+        assert answers.of_text(f"a bold {word}", 0)[1] == ""
+
+
+def test_case_and_punctuation_make_no_other_word(answers):
+    train = digits("train")._replace(texts=np.array(["A Bold, seven!"]))
+    asked = Answers(answers.model, None, train).of_text("a bold thin seven", 0)
+    assert asked[1] == "Training never saw: thin."
+
+
+def test_without_training_texts_nothing_is_said_of_words(answers):
+    assert Answers(answers.model, None).of_text("a zebra", 0)[1] == ""
 
 
 @pytest.mark.parametrize(
@@ -116,6 +148,35 @@ def test_a_file_of_another_size_is_read_with_a_note(answers, tmp_path):
     assert image.shape == (8, 8, 1)
     assert "8 × 8" in note
     assert "50 × 30" in note
+
+
+@pytest.mark.parametrize(
+    ("ground", "is_light", "is_inverted"),
+    [
+        ("dark", True, True), ("dark", False, False), ("light", False, True),
+        ("light", True, False), ("mixed", True, False), ("mixed", False, False),
+    ],
+)  # fmt: skip
+def test_an_upload_has_the_ground_of_the_data(answers, tmp_path, ground, is_light, is_inverted):
+    images, labels = digits("test").images[:20], np.arange(20) % 10
+    own = 255 - images[3] if is_light else images[3]
+    turned = {"dark": 0, "light": 20, "mixed": 10}[ground]
+    images = np.concatenate([255 - images[:turned], images[turned:]])
+    image, note = Answers(answers.model, Examples(images, labels)).read(
+        encoded(own[..., 0], tmp_path)
+    )
+    np.testing.assert_array_equal(image, 255 - own if is_inverted else own)
+    named = "light" if is_light else "dark"
+    said = f"Your picture has a {named} ground; its inverse is used."
+    assert note == (said if is_inverted else "")
+
+
+def test_a_large_scan_of_black_on_white_is_read_as_the_digit_it_is(answers, tmp_path):
+    own = answers.shown[3]
+    scan = Image.fromarray(255 - own[..., 0]).resize((80, 80), Image.Resampling.NEAREST)
+    image, note = answers.read(encoded(np.asarray(scan.convert("RGB")), tmp_path))
+    assert np.abs(image.astype(int) - own).mean() < 30
+    assert "80 × 80. Your picture has a light ground" in note
 
 
 def test_a_file_that_is_no_image(answers):

@@ -4,6 +4,7 @@ import importlib.util
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +70,10 @@ def test_a_drawing_a_text_a_label_and_a_way_between(person, tmp_path):
     assert seen.shape == (96, 96, 4)
     middle, border = seen[:, 40:56, 0].mean(), seen[:, [*range(12), *range(84, 96)], 0].mean()
     assert middle > 100 > 20 > border  # a line as high as digits are, bright on dark
+    person.clear()
+    person.draw((0, 0.5), (1, 0.5))
+    lying = person.changed(person.seen("seen"), lambda: person.click("What is it?"))
+    assert lying[40:56, :, 0].mean() > 100
     for name in ("reconstruction", "siblings", "neighbours", "place"):
         person.seen(name).first.wait_for()
     assert person.page.locator("#classes").inner_text().count("%") == 3
@@ -117,6 +122,8 @@ def test_a_drawing_a_text_a_label_and_a_way_between(person, tmp_path):
 def test_bad_input_gets_a_message_and_the_page_stays_alive(person, server, tmp_path):
     person.click("What is it?")
     person.told("Draw something first")
+    assert person.messages.all_inner_texts() == ["Draw something first"]
+    assert person.page.locator(".error:visible").count() == 0
     person.click("Other images of its zone")
     person.told("Draw, choose or bring an image first")
     upload = person.page.locator("input[type=file]").last
@@ -145,6 +152,7 @@ def test_bad_input_gets_a_message_and_the_page_stays_alive(person, server, tmp_p
     person.tab("Between two images")
     person.page.locator("input[type=range]:visible").dispatch_event("pointerup")
     person.told("Click on an image to go from")
+    assert person.page.locator(".error:visible").count() == 0
     assert "Traceback" not in person.page.locator("body").inner_text()
     assert "Traceback" not in server[1].read_text()
     assert person.faults == []
@@ -161,6 +169,47 @@ def test_two_sessions_do_not_mix(person, browser, server):
     np.testing.assert_array_equal(person.pixels(person.seen("seen")), own)
     np.testing.assert_array_equal(other.pixels(other.seen("seen")), theirs)
     other.context.close()
+
+
+def uploaded(address, content):
+    """Brings a file to the page, and the path under which the page keeps it."""
+    import httpx  # comes with gradio
+
+    answer = httpx.post(f"{address}/gradio_api/upload", files={"files": ("a.png", content)})
+    return Path(answer.json()[0])
+
+
+@has_gradio
+def test_nothing_is_left_when_the_page_ends(run, tmp_path, monkeypatch):
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+    with visitor.served(run, tmp_path / "log.txt") as address:
+        path = uploaded(address, b"a drawing")
+        assert path.read_bytes() == b"a drawing"
+        assert path.is_relative_to(tmp_path / "temporary")
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
+@has_gradio
+@pytest.mark.filterwarnings("ignore")  # of gradio's imports
+def test_old_files_are_deleted_while_the_page_is_there(answers, tmp_path, monkeypatch):
+    from lzn_jax.demo import page
+
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    monkeypatch.setattr(page, "_EVERY", 1)
+    monkeypatch.setattr(page, "_AGE", 1)
+    blocks = page.build(answers, "a page")
+    address = blocks.launch(prevent_thread_lock=True, quiet=True, ssr_mode=False)[1]
+    try:
+        path = uploaded(address.rstrip("/"), b"a drawing")
+        assert path.is_relative_to(tmp_path)
+        assert path.exists()
+        deadline = time.monotonic() + 30
+        while path.exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert not path.exists()
+    finally:
+        blocks.close(verbose=False)
 
 
 @pytest.mark.parametrize(
