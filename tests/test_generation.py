@@ -215,8 +215,9 @@ def test_evaluation_gives_finite_metrics_pictures_and_a_cache(shared, model, tmp
     metrics = Measurements(shared)(model, train, test, tmp_path)
     assert set(metrics) == {
         "fd_features", "precision", "recall", "recognised", "sampling_evaluations",
-        "reconstruction_l2", "nearest", "nearest_of_tests", "nearest_ratio",
+        "reconstruction_l2", "nearest", "nearest_of_tests", "nearest_ratio", "test_examples",
     }  # fmt: skip
+    assert metrics["test_examples"] == 20
     assert all(type(value) is float for value in metrics.values())
     assert np.isfinite(list(metrics.values())).all()
     assert metrics["sampling_evaluations"] == 3
@@ -227,4 +228,6 @@ def test_evaluation_gives_finite_metrics_pictures_and_a_cache(shared, model, tmp
     assert len(list((tmp_path / "cache").iterdir())) == 2
     # The network is trained once a run.
     monkeypatch.setattr(feature_network, "_train", None)
-    assert Measurements(shared)(model, train, test, tmp_path) == metrics
+    folder = "figures/another_set"
+    assert Measurements(shared)(model, train, test, tmp_path, folder) == metrics
+    assert {path.name for path in (tmp_path / folder).iterdir()} == names

@@ -225,7 +225,8 @@ def test_images_of_one_class_have_no_accuracy(shared, tmp_path, caplog, monkeypa
     monkeypatch.setattr(shared, "config", FrozenConfigDict(values))
     some = _digits()[1].images[:2]  # too few for a figure
     examples = data.Examples(some, np.zeros(2, np.int32))
-    assert Measurements(shared)(Model(_variables(), {}), examples, examples, tmp_path) == {}
+    found = Measurements(shared)(Model(_variables(), {}), examples, examples, tmp_path)
+    assert found == {"test_examples": 2}
     assert "they need labels of two classes" in caplog.text
 
 
@@ -243,7 +244,7 @@ def test_evaluation_measures_four_features(protocol, shared, model, tmp_path, mo
     metrics = Measurements(tasks)(model, train, test, tmp_path)
     suffixes = ("", "_head", "_latent", "_latent_centre")
     names = {f"{m}{s}" for m in ("linear_probe_top1", "linear_probe_top5") for s in suffixes}
-    assert set(metrics) == names | {f"knn_top1{s}" for s in suffixes}
+    assert set(metrics) == names | {f"knn_top1{s}" for s in suffixes} | {"test_examples"}
     assert (tmp_path / "figures" / "embedding.png").stat().st_size > 0
     # Untrained convolutions tell digits apart, crops of them less; chance is a tenth.
     assert metrics["linear_probe_top1"] > (0.4 if protocol == "cached" else 0.2)

@@ -60,7 +60,7 @@ class Measurements:
         Pictures go into the folder `figures` of `workdir`, what to keep into its cache.
         """
         folder = workdir / figures
-        metrics: dict[str, float] = {f"{measured_set(self.config.data)}_examples": len(test.labels)}
+        metrics = {f"{measured_set(self.config.data)}_examples": float(len(test.labels))}
         if isinstance(self.space.encoders.get("image"), ViewEncoder):
             metrics |= RepresentationQuality(self.tasks)(model, train, test, folder)
         if ("image", "label") in self.tasks.translations:

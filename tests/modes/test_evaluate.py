@@ -1,0 +1,52 @@
+"""--mode=evaluate of another set than the run's own."""
+
+import json
+import types
+
+import pytest
+
+from lzn_jax import configuration
+from lzn_jax.modes import inference
+from lzn_jax.run import workdir as workdirs
+
+FLAGS = [f"text.{name}=2" for name in ("max_length", "context_size")]
+
+
+@pytest.mark.parametrize(
+    ("asked", "summary", "figures"),
+    [
+        ("held_out", "summary.json", "figures"),
+        ("skin_tones", "summary_skin_tones.json", "figures/skin_tones"),
+    ],
+)
+def test_numbers_and_pictures_of_another_set_have_names_of_their_own(
+    asked, summary, figures, tmp_path, monkeypatch, caplog
+):
+    caplog.set_level("INFO", "lzn_jax")
+    own = configuration.load("configs/emoji_text.py", FLAGS)
+    workdirs.record(own, tmp_path)
+    (tmp_path / "summary.json").write_text('{"step": 1}')
+    given = []
+
+    class Measure:
+        def __init__(self, tasks):
+            pass
+
+        def prepare(self):
+            pass
+
+        def __call__(self, *arguments):
+            given.extend(arguments)
+            return {f"{asked}_examples": 7.0}
+
+    run = types.SimpleNamespace(tasks=None, model="model", step=3)
+    monkeypatch.setattr(inference, "Measurements", Measure)
+    monkeypatch.setattr(inference, "restore", lambda *_: run)
+    monkeypatch.setattr(inference.data, "load_data", lambda config: ("train", "test"))
+    config = configuration.load("configs/emoji_text.py", [*FLAGS, f"data.test_set={asked}"])
+    inference.evaluate(config, tmp_path)
+    assert given == ["model", "train", "test", tmp_path, figures]
+    assert json.loads((tmp_path / summary).read_text()) == {"step": 3, f"{asked}_examples": 7.0}
+    if summary != "summary.json":
+        assert (tmp_path / "summary.json").read_text() == '{"step": 1}'
+        assert f"skin_tones is not the run's own set: {summary} and {figures}" in caplog.text
