@@ -64,6 +64,8 @@ def _run(arguments: list[str]) -> int:
     flags = parser.parse_args([a for a in arguments if not a.startswith(prefix)])
     if flags.input is not None and flags.mode not in MODES_WITH_INPUT:
         raise UserError(f"--input goes with --mode={' or '.join(MODES_WITH_INPUT)}")
+    if flags.input == "":
+        raise UserError("--input is empty: name what is to be read, or leave it out for test data")
     if (flags.slice is not None) != (flags.mode == "compile"):
         raise UserError("--slice=NAME and --mode=compile go together")
     ends = {"source": flags.source, "target": flags.target}

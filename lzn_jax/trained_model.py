@@ -88,7 +88,7 @@ class TrainedModel:
     def encode(
         self,
         samples: Any,
-        key: PRNGKeyArray | None,
+        key: PRNGKeyArray | None = None,
         noise_scale: float | None = None,
         *,
         source: str = "image",
@@ -157,7 +157,7 @@ class TrainedModel:
         return self.tasks.siblings(self.model, images, key)
 
     def sample(
-        self, count: int, key: PRNGKeyArray | None, labels: Labels | None = None
+        self, count: int, key: PRNGKeyArray | None = None, labels: Labels | None = None
     ) -> Examples:
         """`count` new images with their classes `labels` (paper §3, §5).
 

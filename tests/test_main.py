@@ -153,7 +153,9 @@ def test_a_trained_run_may_be_solved_anew_but_not_trained_on(trained, classified
 
 
 def test_sample_writes_classes_in_equal_shares_that_do_not_depend_on_their_number(trained):
+    figures = _contents(trained / "figures")
     assert _run(trained, "--mode=sample", evaluation__num_samples=30) == 0
+    assert figures.items() <= _contents(trained / "figures").items()  # evaluation's stay
     many = dict(np.load(trained / "samples.npz"))
     assert many["images"].shape == (30, 8, 8, 1)
     assert many["images"].dtype == np.uint8
@@ -238,7 +240,7 @@ def test_embed_of_a_joint_run_has_anchors_and_latents(trained):
     assert {name: array.shape for name, array in found.items()} == {
         "features": (360, 4), "labels": (360,), "latent": (360, 4), "latent_centre": (360, 4)
     }  # fmt: skip
-    assert (trained / "figures" / "embedding.png").stat().st_size > 0
+    assert (trained / "figures" / "embedded.png").stat().st_size > 0
 
 
 def test_embed_writes_four_features_and_labels(commanded, tmp_path, capsys):
@@ -260,7 +262,7 @@ def test_embed_writes_four_features_and_labels(commanded, tmp_path, capsys):
     alone = dict(np.load(workdir / "embeddings.npz"))
     assert alone["labels"].tolist() == [-1]
     np.testing.assert_allclose(alone["features"][0], found["features"][7], rtol=1e-4, atol=1e-5)
-    assert (workdir / "figures" / "embedding.png").stat().st_size > 0
+    assert (workdir / "figures" / "embedded.png").stat().st_size > 0
     assert command_line.main([*flags, "--mode=sample"]) == 2  # there is no decoder
     assert "a representation study does not generate images" in capsys.readouterr().err
 
@@ -272,6 +274,7 @@ BAD_INPUT = {
     "unknown flag": (["--workdirr=x"], "unrecognized arguments: --workdirr=x"),
     "input with train": (["--input=x.png"], "--mode=embed or classify or reconstruct"),
     "one image to interpolate": (["--mode=interpolate", "--input={image}"], "two images"),
+    "empty input": (["--mode=classify", "--input="], "--input is empty"),
     "missing input": (["--mode=classify", "--input=/nowhere.png"], "/nowhere.png"),
     "context too large": (["--config.latent.context_size=1438", "--workdir={new}"], "1437"),
     "another run's folder": (["--config.latent.dim=5"], "latent.dim=4"),

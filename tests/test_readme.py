@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import small
 
@@ -24,7 +25,7 @@ def test_there_are_two_examples():
     assert ["lzn_jax.load" in block for block in BLOCKS] == [True, False]
 
 
-def test_a_trained_model_does_what_the_example_says(tmp_path, monkeypatch):
+def test_a_trained_model_does_what_the_example_says(tmp_path, monkeypatch, capsys):
     config = small.config(ROOT / "configs" / "digits_joint.py")
     small.untrained_run(tmp_path / "results" / "digits_joint", config)
     monkeypatch.chdir(tmp_path)
@@ -34,11 +35,18 @@ def test_a_trained_model_does_what_the_example_says(tmp_path, monkeypatch):
     assert names["sevens"].shape == (4, 8, 8, 1)
     assert names["way"].shape == (11, 8, 8, 1)
     assert set(names["features"]) == {"anchor", "latent", "latent_centre"}
+    said = capsys.readouterr().out
+    assert f"accuracy {np.mean(names['classes'] == names['test'].labels)} " in said
+    assert said.splitlines()[0].endswith(f"reconstruction {names['errors'].mean()!s}")
+    assert "way (11, 8, 8, 1)" in said
 
 
 @pytest.mark.usefixtures("full_speed")
-def test_an_encoder_of_ones_own_learns():
-    assert names_of(BLOCKS[1])["accuracy"] > 0.93
+def test_an_encoder_of_ones_own_learns(capsys):
+    names_of(BLOCKS[1])
+    said, accuracy = capsys.readouterr().out.split()
+    assert said == "accuracy"
+    assert float(accuracy) > 0.93
     assert len(BLOCKS[1].splitlines()) <= 40
 
 

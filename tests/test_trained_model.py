@@ -74,6 +74,7 @@ def test_latents_are_those_of_the_zoning_functions(model, images):
     # An image's latent is its own, at α = 0 whatever the key.
     np.testing.assert_allclose(model.encode(images[:1], KEY), found[:1], atol=1e-4)
     assert np.all(np.any(model.encode(images, jax.random.key(8)) != found, axis=1))
+    np.testing.assert_array_equal(model.encode(images), model.encode(images, None))
     centres = [model.encode(images, key, noise_scale=0.0) for key in (KEY, None)]
     np.testing.assert_array_equal(*centres)
     np.testing.assert_allclose(model.embed(images)["latent_centre"], centres[0], atol=1e-5)
@@ -83,6 +84,7 @@ def test_samples_of_a_key_a_number_and_a_class(model):
     first = model.sample(20, KEY)
     assert first.labels.tolist() == list(range(10)) * 2
     np.testing.assert_array_equal(model.sample(20, None).images[:5], model.sample(5, None).images)
+    np.testing.assert_array_equal(model.sample(2).images, model.sample(2, None).images)
     seeded = model.sample(5, jax.random.key(model.config.seed))
     np.testing.assert_array_equal(seeded.images, model.sample(5, None).images)
     assert np.mean(model.sample(20, jax.random.key(8)).images != first.images) > 0.5

@@ -3,7 +3,15 @@
 from lzn_jax.data.decoding import UnreadableImageError
 from lzn_jax.data.examples import EncodedImages, Examples, Images
 from lzn_jax.data.pipeline import TrainingBatches, Transform, normalise, to_uint8, whole_image
-from lzn_jax.data.sources import attribution, class_names, find_images, load, read_images
+from lzn_jax.data.sources import (
+    attribution,
+    class_names,
+    file_names,
+    find_images,
+    label_names,
+    load,
+    read_images,
+)
 from lzn_jax.data.splits import check_context, fit_context, load_data, measured_set
 
 __all__ = [
@@ -16,8 +24,10 @@ __all__ = [
     "attribution",
     "check_context",
     "class_names",
+    "file_names",
     "find_images",
     "fit_context",
+    "label_names",
     "load",
     "load_data",
     "measured_set",

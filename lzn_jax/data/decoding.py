@@ -92,6 +92,21 @@ def fit(image: Image.Image, size: int, share: float = 1.0) -> UInt8[np.ndarray, 
     return np.asarray(resized, np.uint8).reshape(size, size, -1)
 
 
+def changes(encoded: bytes, data: ConfigDict) -> tuple[str, ...]:
+    """In words, what `prepare` takes from an image: its edges, its size, its colours.
+
+    Raises UnreadableImageError as `decode`.
+    """
+    image, side = decode(encoded, 3), data.image_size
+    has_colours = bool(np.ptp(np.asarray(image), axis=-1).any())
+    found = {
+        "cropped to the middle square": image.width != image.height,
+        f"resized to {side}x{side}": image.size != (side, side),
+        "turned grey": data.channels == 1 and has_colours,
+    }
+    return tuple(change for change, is_made in found.items() if is_made)
+
+
 def prepare(encoded: bytes, data: ConfigDict) -> UInt8[np.ndarray, "h w c"]:
     """An image file's pixels in the size, crop and channels of a config's `data` group.
 

@@ -47,7 +47,7 @@ def load(data: ConfigDict, split: str) -> Examples:
         is_chosen = np.isin(rows, images[_held_out(len(images), data.holdout, split)])
         rows, texts = rows[is_chosen], None if texts is None else texts[is_chosen]
     names, labels = names[rows], labels[rows]
-    encoded = EncodedImages(_Files(folder, names), labels, data)
+    encoded = EncodedImages(Files(folder, names), labels, data)
     return Examples(encoded, labels, texts, left_out, groups=rows)
 
 
@@ -85,7 +85,7 @@ def image_names(folder: Path, prefix: str = "") -> Iterator[bytes]:
             yield from image_names(folder, f"{path}/")
 
 
-class _Files:
+class Files:
     """Image files of a folder; one array holds all names, for a copy goes to each worker."""
 
     def __init__(self, folder: Path, names: np.ndarray) -> None:
@@ -106,9 +106,9 @@ class _Files:
         """The file's path."""
         return os.path.join(self._folder, os.fsdecode(self._names[index]))
 
-    def at(self, rows: np.ndarray) -> "_Files":
+    def at(self, rows: np.ndarray) -> "Files":
         """Those of these numbers."""
-        return _Files(self._folder, self._names[rows])
+        return Files(self._folder, self._names[rows])
 
 
 def _split_folder(root: Path, data: ConfigDict, split: str) -> Path:
@@ -184,7 +184,7 @@ def _pairs(folder: Path, names: np.ndarray, data: ConfigDict) -> pairs.Pairs:
         # The rest says something of another split or class.
         if name.startswith(own) or name.partition("/")[0] not in others
     )
-    return pairs.make(said, len(names), _Files(folder, names).name)
+    return pairs.make(said, len(names), Files(folder, names).name)
 
 
 def _held_out(count: int, holdout: int, split: str) -> np.ndarray:

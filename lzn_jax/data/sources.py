@@ -1,6 +1,9 @@
 """Data sets by name, and images that a user names on the command line."""
 
+import itertools
+import logging
 import os
+from collections import Counter
 from pathlib import Path
 from typing import Literal
 
@@ -11,8 +14,9 @@ from ml_collections import ConfigDict
 from lzn_jax.configuration import UserError
 from lzn_jax.data import cifar10, decoding, digits, emoji, fashion, folder, tfds, validation
 from lzn_jax.data.decoding import UnreadableImageError
-from lzn_jax.data.examples import Examples
+from lzn_jax.data.examples import EncodedImages, Examples, Images
 
+_log = logging.getLogger(__name__)
 _SOURCES = {
     "digits": digits,
     "fashion": fashion,
@@ -61,6 +65,22 @@ def class_names(data: ConfigDict) -> tuple[str, ...]:
     return names
 
 
+def label_names(data: ConfigDict) -> list[str]:
+    """What to call each label: its class, or its number where no name of it can be read."""
+    try:
+        names = class_names(data)
+    except UserError:
+        names = ("",) * data.num_classes
+    return [name or str(label) for label, name in enumerate(names)]
+
+
+def file_names(images: Images) -> list[str]:
+    """Path of each image of a data set; empty where images are no files of their own."""
+    if isinstance(images, EncodedImages) and isinstance(images.source, folder.Files):
+        return [images.source.name(row) for row in range(len(images))]
+    return [""] * len(images)
+
+
 def attribution(data: ConfigDict) -> str:
     """What pictures of the data set must say of their author, mostly nothing."""
     text: str = getattr(_SOURCES[data.name], "ATTRIBUTION", "")
@@ -75,19 +95,29 @@ class ImageFiles:
     """
 
     def __init__(self, files: list[Path], data: ConfigDict) -> None:
-        self._files, self._data = files, data
+        self.files, self._data = files, data
 
     def __len__(self) -> int:
-        return len(self._files)
+        return len(self.files)
 
     def __getitem__(self, rows: slice | np.ndarray) -> UInt8[np.ndarray, "n h w c"]:
         chosen = np.arange(len(self))[rows].tolist()
-        return np.stack([_read_image(self._files[row], self._data) for row in chosen])
+        return np.stack([_read_image(self.files[row], self._data) for row in chosen])
+
+    def read(self) -> UInt8[np.ndarray, "n h w c"]:
+        """All of them. One line of the log counts those that are resized or turned grey."""
+        images = self[:]
+        changes = (decoding.changes(file.read_bytes(), self._data) for file in self.files)
+        counts = Counter(itertools.chain.from_iterable(changes))
+        if counts:
+            found = ", ".join(f"{count} {change}" for change, count in sorted(counts.items()))
+            _log.info("of %d images: %s", len(self), found)
+        return images
 
 
 def read_images(path: str, data: ConfigDict) -> UInt8[np.ndarray, "n h w c"]:
-    """An image file, or all image files below a folder by name; see `find_images`."""
-    return find_images(path, data)[:]
+    """An image file, or all image files below a folder by name; see `ImageFiles.read`."""
+    return find_images(path, data).read()
 
 
 def find_images(path: str, data: ConfigDict) -> ImageFiles:

@@ -13,7 +13,7 @@ import signal
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lzn_jax.configuration import EXIT_DONE, UserError
 from lzn_jax.run.command_line import Parser, exit_code, use_compile_cache
@@ -58,7 +58,7 @@ def _run(arguments: list[str]) -> int:
     return EXIT_DONE
 
 
-def _examples(model: Any, split: str) -> Any:
+def _examples(model: Any, split: Literal["train", "test"]) -> Any:
     """A split of the data that a run trained on; None where it cannot be read, which is said."""
     from lzn_jax import data
 

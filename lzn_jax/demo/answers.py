@@ -73,9 +73,7 @@ class Answers:
             self.shown = self._test.images[_of_each_class(self._test.labels)]
             if self.reads_images:
                 self._latents = model.encode(self._test.images, None, 0.0)
-        count = self._data.num_classes if tasks.has_classes else 0
-        names = data.class_names(self._data) if count and test is not None else ("",) * count
-        self._names = [name or str(label) for label, name in enumerate(names)]
+        self._names = data.label_names(self._data) if tasks.has_classes else []
         self.classes = self._names if self.draws_images else []
         known: list[str] = []
         if ("text", "image") in model.translations:
@@ -136,7 +134,7 @@ class Answers:
             distances = np.linalg.norm(self._latents - latent, axis=1)
             neighbours = self._test.images[np.argsort(distances)[:NUM_IMAGES]]
             labels, title = self._test.labels, "Where it lies among the test images' zones"
-            place = plots.among_zones(self._latents, labels, latent, title)
+            place = plots.among_zones(self._latents, labels, latent, title, self._names or None)
         return About(classes, text, reconstruction, siblings, neighbours, place)
 
     def of_text(self, text: str, draw: int) -> tuple[Pictures, str]:

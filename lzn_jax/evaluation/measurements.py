@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array
 
 from lzn_jax import plots
-from lzn_jax.data import Examples, measured_set
+from lzn_jax.data import Examples, label_names, measured_set
 from lzn_jax.data.examples import evenly_spaced, readable
 from lzn_jax.data_types import text
 from lzn_jax.data_types.image import ViewEncoder
@@ -34,6 +34,7 @@ class Measurements:
 
     def __init__(self, tasks: Tasks) -> None:
         self.config, self.space, self.tasks = tasks.config, tasks.space, tasks
+        self._names = label_names(self.config.data)
         self._sample_quality = SampleQuality(self.config) if self.space.decoders else None
 
     def prepare(self, test: Examples) -> None:
@@ -103,18 +104,19 @@ class Measurements:
         samples = {"image": test.images[rows], "label": test.labels[rows]}
         if test.texts is not None:
             samples["text"] = test.texts[rows]
-        found: list[tuple[str, Any, Any]] = [
-            (
-                f"{source} to {target}",
-                samples[source],
-                self.tasks.translate(model, samples[source], source, target),
-            )
-            for source, target in self.tasks.translations
-        ]
+        found: list[tuple[str, Any, Any]] = []
+        for source, target in self.tasks.translations:
+            made = self.tasks.translate(model, samples[source], source, target)
+            pair = self._named(samples[source], source), self._named(made, target)
+            found.append((f"{source} to {target}", *pair))
         for target in self.space.decoders:
             drawn = self.tasks.translate(model, None, None, target, count=len(rows))
             found.append((f"prior to {target}", None, drawn))
         return found
+
+    def _named(self, samples: Any, kind: str) -> Any:
+        """Samples as people call them: the classes of labels, others as they are."""
+        return np.array(self._names)[samples] if kind == "label" else samples
 
     def _image_to_label(self, model: Model, test: Examples, folder: Path) -> dict[str, float]:
         """Accuracy of classification by zone, and a picture of the zones."""
@@ -146,6 +148,7 @@ class Measurements:
                 test.labels,
                 np.asarray(centres),
                 title="Latent zones of the test images",
+                class_names=self._names,
             )
         if "anchors" in model.context:
             metrics["image_to_label_accuracy"] = metrics["test_accuracy"]
@@ -170,7 +173,7 @@ class Measurements:
         metrics = {}
         for name, found in drawn.items():
             path = folder / f"{name}.png"
-            plots.sample_grid(path, found["images"], found["labels"], title=titles[name])
+            plots.sample_grid(path, found["images"], found["labels"], self._names, titles[name])
             if judge:
                 metrics[names[name]] = float(np.mean(judge(found["images"]) == found["labels"]))
         is_told = self.space.decoders["image"].told is not None

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
 from lzn_jax import plots
-from lzn_jax.data import Examples, TrainingBatches
+from lzn_jax.data import Examples, TrainingBatches, label_names
 from lzn_jax.data.augment import Augmentation, augment, augmentation_of
 from lzn_jax.evaluation import probes
 from lzn_jax.evaluation.neighbours import knn_log_votes
@@ -49,7 +49,8 @@ class RepresentationQuality:
                 folder / "embedding.png",
                 queries["backbone"],
                 test.labels,
-                title="Features of the test images (t-SNE)",
+                label_names(self.config.data),
+                "Features of the test images (t-SNE)",
             )
         if self.config.data.num_classes == 1:
             _log.info("probes and neighbours are left out: they need labels of two classes or more")

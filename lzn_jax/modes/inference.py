@@ -1,9 +1,14 @@
-"""The modes of the command line beside training: what can be done with a trained run."""
+"""The modes of the command line beside training: what can be done with a trained run.
+
+Evaluation writes other pictures: what a mode draws stands beside them.
+"""
 
 import csv
 import io
 import logging
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -17,6 +22,21 @@ from lzn_jax.run.workdir import CONFIG_FILE
 from lzn_jax.trained_model import restore
 
 _log = logging.getLogger(__name__)
+MAX_SAID = 20
+
+
+class Given(NamedTuple):
+    """Images that a mode reads.
+
+    Attributes:
+      images: `Images`, decoded when they are indexed or before.
+      labels: their classes, None where these are unknown.
+      files: their paths, empty for images that are no files of their own.
+    """
+
+    images: Images
+    labels: np.ndarray | None
+    files: list[str]
 
 
 def evaluate(config: ConfigDict, workdir: Path) -> None:
@@ -44,12 +64,9 @@ def sample(config: ConfigDict, workdir: Path) -> None:
     # A space that generates nothing has no number of samples, and says so.
     samples = trained.sample(config.evaluation.get("num_samples", 0), key=None)
     reporting.write_arrays(workdir / "samples.npz", images=samples.images, labels=samples.labels)
-    plots.sample_grid(
-        workdir / "figures" / "samples.png",
-        samples.images,
-        samples.labels,
-        title="Samples",
-    )
+    path, names = workdir / "figures" / "sampled.png", data.label_names(config.data)
+    plots.sample_grid(path, samples.images, samples.labels, names, "Samples")
+    _log.info("%s: samples, a row a class", path)
 
 
 def reconstruct(config: ConfigDict, workdir: Path, images_from: str | None) -> None:
@@ -57,12 +74,12 @@ def reconstruct(config: ConfigDict, workdir: Path, images_from: str | None) -> N
 
     The file holds the images and their l2 errors in units of [-1, 1].
     """
-    images, labels = _images(config, images_from)
+    images, labels, _ = _images(config, images_from)
     result = restore(config, workdir).reconstruct(images, labels)
     reporting.write_arrays(workdir / "reconstructions.npz", **result)
-    plots.reconstructions(
-        workdir / "figures" / "reconstructions.png", images, result["images"], result["errors"]
-    )
+    path = workdir / "figures" / "reconstructed.png"
+    plots.reconstructions(path, images, result["images"], result["errors"])
+    _log.info("%s: images and their reconstructions", path)
 
 
 def interpolate(config: ConfigDict, workdir: Path, images_from: str | None) -> None:
@@ -74,9 +91,9 @@ def interpolate(config: ConfigDict, workdir: Path, images_from: str | None) -> N
     images, labels = _two_images(config, images_from)
     result = restore(config, workdir).interpolate(images, labels)
     reporting.write_arrays(workdir / "interpolation.npz", **result)
-    plots.interpolation(
-        workdir / "figures" / "interpolation.png", images, result["images"], result["weights"]
-    )
+    path = workdir / "figures" / "interpolation.png"
+    plots.interpolation(path, images, result["images"], result["weights"])
+    _log.info("%s: from one image to another", path)
 
 
 def embed(config: ConfigDict, workdir: Path, images_from: str | None) -> None:
@@ -85,43 +102,60 @@ def embed(config: ConfigDict, workdir: Path, images_from: str | None) -> None:
     `features` are the main ones; the others are there by name. `labels` are -1 where
     unknown.
     """
-    images, labels = _images(config, images_from)
+    images, labels, _ = _images(config, images_from)
     trained = restore(config, workdir)
     found = trained.embed(images)
     features = found.pop(trained.main_feature)
     known = np.full(len(images), -1, np.int32) if labels is None else labels
     reporting.write_arrays(workdir / "embeddings.npz", features=features, labels=known, **found)
     if len(images) >= plots.MIN_POINTS:
-        title = "Features of the images (t-SNE)"
-        plots.tsne(workdir / "figures" / "embedding.png", features, known, title=title)
+        path, names = workdir / "figures" / "embedded.png", data.label_names(config.data)
+        plots.tsne(path, features, known, names, "Features of the images (t-SNE)")
+        _log.info("%s: features in two dimensions", path)
 
 
 def classify(config: ConfigDict, workdir: Path, images_from: str | None) -> None:
     """Classifies test images, or those of `images_from`: predictions.csv, a figure."""
-    images, labels = _images(config, images_from)
-    predictions = restore(config, workdir).classify(images)
+    images, labels, files = _images(config, images_from)
+    classes, probabilities = restore(config, workdir).classify(images)
+    names = data.label_names(config.data)
+    found = [names[label] for label in classes]
     known = [""] * len(images) if labels is None else [str(label) for label in labels]
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["index", "label", "prediction", "probability"])
-    rows = zip(known, predictions.classes, predictions.probabilities, strict=True)
-    for index, (label, prediction, probability) in enumerate(rows):
-        writer.writerow([index, label, prediction, f"{probability:.6f}"])
+    writer.writerow(["index", "label", "prediction", "probability", "file", "class"])
+    rounded = [f"{probability:.6f}" for probability in probabilities]
+    rows = zip(range(len(images)), known, classes, rounded, files, found, strict=True)
+    writer.writerows(rows)
     reporting.write_bytes(workdir / "predictions.csv", table.getvalue().encode())
-    plots.predictions(workdir / "figures" / "predictions.png", images, *predictions, labels)
+    path = workdir / "figures" / "predictions.png"
+    plots.predictions(path, images, classes, probabilities, labels, class_names=names)
+    _say(found, probabilities, files)
+    _log.info("%s: images and their classes", path)
 
 
-def _images(config: ConfigDict, images_from: str | None) -> tuple[Images, np.ndarray | None]:
+def _say(found: Sequence[str], probabilities: np.ndarray, files: Sequence[str]) -> None:
+    """Logs class, probability and file of the first images, in columns."""
+    wide = max(map(len, found[:MAX_SAID]))
+    for index in range(min(len(found), MAX_SAID)):
+        name = files[index] or f"test image {index}"
+        _log.info("%-*s %6.1f %%  %s", wide, found[index], 100 * probabilities[index], name)
+    if len(found) > MAX_SAID:
+        _log.info("... and %d more in predictions.csv", len(found) - MAX_SAID)
+
+
+def _images(config: ConfigDict, images_from: str | None) -> Given:
     """The test images with their labels, or an image or folder without."""
     if images_from is None:
         test = data.load(config.data, "test")
-        return test.images, test.labels
-    return data.read_images(images_from, config.data), None
+        return Given(test.images, test.labels, data.file_names(test.images))
+    files = data.find_images(images_from, config.data)
+    return Given(files.read(), None, [str(file) for file in files.files])
 
 
 def _two_images(config: ConfigDict, images_from: str | None) -> tuple[Images, np.ndarray | None]:
     """The images to interpolate between, with their labels where these are known."""
-    images, labels = _images(config, images_from)
+    images, labels, _ = _images(config, images_from)
     if labels is None and len(images) != 2:
         raise UserError(f"interpolation is between two images, {images_from} holds {len(images)}")
     if labels is None:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from lzn_jax import data, plots
 from lzn_jax.configuration import UserError
 from lzn_jax.run import reporting
 from lzn_jax.trained_model import restore
+
+_log = logging.getLogger(__name__)
 
 
 def translate(
@@ -34,20 +37,25 @@ def translate(
         writer.writerow(["index", "source", "target"])
         writer.writerows(zip(range(len(found)), named, found, strict=True))
         reporting.write_bytes(workdir / "translations.csv", table.getvalue().encode())
-    shown = samples[: plots.MAX_PAIRS], found[: plots.MAX_PAIRS]
+    names = np.array(data.label_names(config.data))
+    samples, found = (
+        names[side[: plots.MAX_PAIRS]] if kind == "label" else side[: plots.MAX_PAIRS]
+        for kind, side in ((source, samples), (target, found))
+    )
     path = workdir / "figures" / "translations.png"
-    plots.translations(path, *shown, title=f"From {source} to {target}")
+    plots.translations(path, samples, found, title=f"From {source} to {target}")
+    _log.info("%s: from %s to %s", path, source, target)
 
 
 def _read(config: ConfigDict, samples_from: str | None, source: str) -> Any:
-    """Samples that a user names: a text, a .txt file, an image or a folder, or labels."""
+    """Samples that a user names: a text, a .txt file, an image or a folder, or labels by name."""
     if samples_from is None:
         test = data.load(config.data, "test")
         return {"image": test.images, "label": test.labels, "text": test.texts}[source]
     if source == "image":
         return data.read_images(samples_from, config.data)
     if source == "label":
-        return _labels(samples_from)
+        return _labels(samples_from, data.label_names(config.data))
     if not samples_from.endswith(".txt"):
         return [samples_from]
     try:
@@ -59,8 +67,13 @@ def _read(config: ConfigDict, samples_from: str | None, source: str) -> Any:
     return texts
 
 
-def _labels(text: str) -> np.ndarray:
+def _labels(text: str, names: list[str]) -> np.ndarray:
+    """Labels of a list of names or numbers; a name counts before a number."""
+    parts = [part.strip() for part in text.split(",")]
     try:
-        return np.array([int(part) for part in text.split(",")])
+        return np.array([names.index(part) if part in names else int(part) for part in parts])
     except ValueError as error:
-        raise UserError(f"--input must be labels, such as 3,1,4, got {text}") from error
+        some = ",".join(names[:3])
+        raise UserError(
+            f"--input must be labels by name or number, such as {some}, got {text}"
+        ) from error

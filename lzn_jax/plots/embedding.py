@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 
-from lzn_jax.plots.style import TEXT_SIZE, new_figure, save
+from lzn_jax.plots.style import TEXT_SIZE, class_name, new_figure, save
 
 _MAX_POINTS = 2_000
 MIN_POINTS = 3
@@ -34,8 +34,7 @@ def tsne(
     """Features in two dimensions by t-SNE (van der Maaten and Hinton, 2008), coloured by class.
 
     The 20 lowest classes and at most 2,000 points are shown, as many of each class as there are,
-    up to the same number. `class_names` is indexed by class; a label below 0 is no class and has
-    no name.
+    up to the same number. `class_names` is indexed by label; a label below 0 is no class.
 
     Raises:
         ValueError: fewer than three points.
@@ -99,7 +98,7 @@ def _draw_classes(
             marker=marker,
             markersize=7,
             linestyle="",
-            label=f"class {label}" if class_names is None else class_names[label],
+            label=class_name(label, class_names),
         )
         for label, (color, marker) in styles.items()
         if label >= 0

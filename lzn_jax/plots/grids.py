@@ -12,11 +12,19 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from lzn_jax.data import Images
-from lzn_jax.plots.style import DPI, TEXT_SIZE, TITLE_SIZE, save
+from lzn_jax.plots.style import (
+    DPI,
+    TEXT_SIZE,
+    TITLE_SIZE,
+    class_name,
+    heading_width,
+    label_name,
+    save,
+    text_extent,
+)
 
 _TILE = 96  # pixels; smaller images are enlarged to at least this
 _GAP = 6  # pixels between images
@@ -25,6 +33,7 @@ _MAX_CLASS_ROWS = 20
 _PAIR_COLUMNS = 10
 _MAX_PAIRS = 30
 _MAX_PREDICTIONS = 60
+_BEFORE = {"left": 0.0, "center": 0.5, "right": 1.0}  # share of a note's width
 
 
 class _Tile(NamedTuple):
@@ -51,27 +60,24 @@ def enlarged(images: UInt8[np.ndarray, "n h w c"], side: int = _TILE) -> np.ndar
     return np.broadcast_to(images, (*images.shape[:3], 3))
 
 
-def _text_extent(text: str, size: int, weight: str = "normal") -> tuple[int, int]:
-    """Width and height of a text in pixels; size in points."""
-    canvas = FigureCanvasAgg(Figure(dpi=DPI))
-    artist = canvas.figure.text(0, 0, text, fontsize=size, fontweight=weight, parse_math=False)
-    extent = artist.get_window_extent(canvas.get_renderer())
-    return math.ceil(extent.width), math.ceil(extent.height)
+def _width(text: str) -> int:
+    """Pixels of a note."""
+    return text_extent(text, TEXT_SIZE)[0]
 
 
 def _write_sheet(
     path: str | os.PathLike[str], tiles: Sequence[_Tile], notes: Sequence[_Note], title: str
 ) -> Path:
-    """Draw tiles and notes below a title; notes with negative x stand in the left margin."""
-    widths = [_text_extent(note.text, TEXT_SIZE)[0] - note.x for note in notes if note.x < 0]
-    title_width, title_height = _text_extent(title, TITLE_SIZE, "bold")
-    left = _MARGIN + max(widths, default=0)
-    top = 2 * _MARGIN + title_height
-    right = max(tile.x + tile.pixels.shape[1] for tile in tiles)
+    """Draws tiles and notes below a title, as large as they need; x may be negative."""
+    starts = [note.x - _BEFORE[note.align] * _width(note.text) for note in notes]
+    ends = [start + _width(note.text) for start, note in zip(starts, notes, strict=True)]
+    left = _MARGIN + math.ceil(max(0, -min(starts)))
+    top = 2 * _MARGIN + text_extent(title, TITLE_SIZE, "bold")[1]
+    right = math.ceil(max(*ends, *(tile.x + tile.pixels.shape[1] for tile in tiles)))
     bottom = max(
         *(tile.y + tile.pixels.shape[0] for tile in tiles), *(note.y + _MARGIN for note in notes)
     )
-    width = max(left + right, title_width + _MARGIN) + _MARGIN
+    width = max(left + right, heading_width(title) + _MARGIN) + _MARGIN
     height = top + bottom + _MARGIN
     figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
     for tile in tiles:
@@ -99,12 +105,6 @@ def _write_sheet(
     return save(figure, path)
 
 
-def _class_name(label: int, class_names: Sequence[str] | None) -> str:
-    if label < 0:
-        return ""
-    return f"class {label}" if class_names is None else class_names[label]
-
-
 def sample_grid(
     path: str | os.PathLike[str],
     images: UInt8[np.ndarray, "n h w c"],
@@ -124,7 +124,7 @@ def sample_grid(
     for row, label in enumerate(classes.tolist()):
         pixels = enlarged(images[np.flatnonzero(labels == label)[:limit]])
         row_height, column_width = pixels.shape[1] + _GAP, pixels.shape[2] + _GAP
-        name = _class_name(label, class_names)
+        name = class_name(label, class_names)
         notes.append(_Note(-12, row * row_height + pixels.shape[1] // 2, name, "right"))
         for place, tile in enumerate(pixels):
             down, across = divmod(place, columns)
@@ -147,7 +147,7 @@ def reconstructions(
     shown = slice(_MAX_PAIRS)
     upper, lower = enlarged(originals[shown]), enlarged(reconstructed[shown])
     height, width = upper.shape[1:3]
-    text_height = 2 * _text_extent("0", TEXT_SIZE)[1]
+    text_height = 2 * text_extent("0", TEXT_SIZE)[1]
     block_height = 2 * (height + _GAP) + text_height + _MARGIN
     tiles, notes = [], []
     for index, error in enumerate(errors[shown]):
@@ -177,7 +177,7 @@ def interpolation(
     """
     strip = enlarged(np.concatenate([ends[:1], images, ends[1:]]))
     height, width = strip.shape[1:3]
-    text_y = height + _GAP + _text_extent("0", TEXT_SIZE)[1]
+    text_y = height + _GAP + text_extent("0", TEXT_SIZE)[1]
     texts = ["real", *(f"{weight:.2g}" for weight in weights), "real"]
     tiles, notes = [], []
     for index, text in enumerate(texts):
@@ -195,26 +195,29 @@ def predictions(
     probabilities: Float[np.ndarray, " n"],
     labels: Int[np.ndarray, " n"] | None = None,
     title: str | None = None,
+    class_names: Sequence[str] | None = None,
 ) -> Path:
     """Images with the class that was found for each, its probability, and the label if it differs.
 
-    The first 60 are shown.
+    The first 60 are shown. `class_names` is indexed by label.
     """
     shown = slice(_MAX_PREDICTIONS)
     pixels = enlarged(images[shown])
     height, width = pixels.shape[1:3]
-    line = 3 * _text_extent("0", TEXT_SIZE)[1] // 2
-    tiles, notes = [], []
-    for index, (found, probability) in enumerate(
-        zip(classes[shown].tolist(), probabilities[shown].tolist(), strict=True)
-    ):
-        down, across = divmod(index, _PAIR_COLUMNS)
-        x, y = across * (width + _GAP), down * (height + 2 * line + _MARGIN)
-        tiles.append(_Tile(x, y, pixels[index]))
-        texts = [f"{found}: {probability:.0%}"]
+    line = 3 * text_extent("0", TEXT_SIZE)[1] // 2
+    texts = []
+    pairs = zip(classes[shown].tolist(), probabilities[shown].tolist(), strict=True)
+    for index, (found, probability) in enumerate(pairs):
+        texts.append([f"{label_name(found, class_names)}: {probability:.0%}"])
         if labels is not None and labels[index] != found:
-            texts.append(f"is {labels[index]}")
-        for place, text in enumerate(texts):
+            texts[index].append(f"is {label_name(int(labels[index]), class_names)}")
+    column = max(width, *(_width(text) for lines in texts for text in lines)) + _GAP
+    tiles, notes = [], []
+    for index, lines in enumerate(texts):
+        down, across = divmod(index, _PAIR_COLUMNS)
+        x, y = across * column, down * (height + 2 * line + _MARGIN)
+        tiles.append(_Tile(x, y, pixels[index]))
+        for place, text in enumerate(lines):
             text_y = y + height + place * line + line // 2 + _GAP
             notes.append(_Note(x + width // 2, text_y, text, "center"))
     return _write_sheet(path, tiles, notes, title or "Images and their classes")

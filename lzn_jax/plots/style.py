@@ -1,14 +1,17 @@
 """The one style of all pictures."""
 
+import functools
 import io
+import math
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, MaxNLocator
@@ -19,17 +22,50 @@ DPI = 150
 TEXT_SIZE = 10  # points, as the next two
 TITLE_SIZE = 13
 SMALL_SIZE = 9
+_CREDIT_SIZE = 7
+_PAD = 0.12  # inches
 
 _credit: ContextVar[str] = ContextVar("credit", default="")
 
 
 def new_figure(width: float, height: float, title: str | None = None) -> Figure:
-    """An empty figure, in inches, whose parts make room for each other."""
-    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12)
+    """An empty figure, in inches, whose parts make room for each other.
+
+    It is wider than `width` where title or credit need that.
+    """
+    layout = ConstrainedLayoutEngine(w_pad=_PAD, h_pad=_PAD)
+    width = max(width, heading_width(title or "") / DPI + 2 * _PAD)
     figure = Figure(figsize=(width, height), dpi=DPI, layout=layout)
     if title is not None:
         figure.suptitle(title, fontsize=TITLE_SIZE, fontweight="bold")
     return figure
+
+
+@functools.cache
+def text_extent(text: str, size: int, weight: str = "normal") -> tuple[int, int]:
+    """Width and height of a text in pixels; size in points."""
+    canvas = FigureCanvasAgg(Figure(dpi=DPI))
+    artist = canvas.figure.text(0, 0, text, fontsize=size, fontweight=weight, parse_math=False)
+    with _boxes_for_missing_glyphs():
+        extent = artist.get_window_extent(canvas.get_renderer())
+    return math.ceil(extent.width), math.ceil(extent.height)
+
+
+def heading_width(title: str) -> int:
+    """Pixels that a picture's title needs, or its credit, if that is longer."""
+    credit_width = text_extent(_credit.get(), _CREDIT_SIZE)[0]
+    return max(text_extent(title, TITLE_SIZE, "bold")[0], credit_width)
+
+
+def label_name(label: int, class_names: Sequence[str] | None) -> str:
+    """A label's class, its number where classes have no names."""
+    return str(label) if class_names is None else class_names[label]
+
+
+def class_name(label: int, class_names: Sequence[str] | None) -> str:
+    """As `label_name`, but "class 3" where the name is a number, and nothing for labels below 0."""
+    name = "" if label < 0 else label_name(label, class_names)
+    return f"class {name}" if name.isdecimal() else name
 
 
 def label_axes(axes: Axes, title: str, x_label: str, y_label: str) -> None:
@@ -59,16 +95,23 @@ def credited(text: str) -> Iterator[None]:
         _credit.reset(token)
 
 
+@contextmanager
+def _boxes_for_missing_glyphs() -> Iterator[None]:
+    """Texts of any script are drawn without a warning; what the font lacks is a box."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        yield
+
+
 def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
     """Writes a PNG file, whole or not at all."""
     if credit := _credit.get():
-        figure.text(0.5, 0, credit, ha="center", va="bottom", fontsize=7, color="0.4")
+        figure.text(0.5, 0, credit, ha="center", va="bottom", fontsize=_CREDIT_SIZE, color="0.4")
         if isinstance(layout := figure.get_layout_engine(), ConstrainedLayoutEngine):
             line = 0.18 / figure.get_figheight()  # inches
             layout.set(rect=(0, line, 1, 1 - line))
     buffer = io.BytesIO()
-    with warnings.catch_warnings():  # texts of any script; what the font lacks is a box
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+    with _boxes_for_missing_glyphs():
         figure.savefig(buffer, format="png", dpi=DPI, facecolor="white")
     reporting.write_bytes(path, buffer.getvalue())
     return Path(path)

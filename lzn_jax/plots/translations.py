@@ -10,24 +10,25 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from lzn_jax.plots.style import SMALL_SIZE, TEXT_SIZE, new_figure, save
+from lzn_jax.plots.style import DPI, SMALL_SIZE, TEXT_SIZE, new_figure, save, text_extent
 
 COLUMNS = 5
 MAX_PAIRS = 20
+_WIDE, _NARROW = 1.9, 1.25  # inches of a column
 
 
 def translations(path: str | os.PathLike[str], sources: Any, targets: Any, title: str) -> Path:
     """Each source above what it became; images are arrays (h, w, c) uint8, others are written."""
     count = min(len(targets), MAX_PAIRS)
     rows = -(-count // COLUMNS)
-    figure = new_figure(1.9 * COLUMNS, 2.9 * rows, title)
+    figure = new_figure(_WIDE * COLUMNS, 2.9 * rows, title)
     grid = figure.subplots(2 * rows, COLUMNS, squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()
     for place in range(count):
         row, column = divmod(place, COLUMNS)
-        show(grid[2 * row, column], sources[place])
-        show(grid[2 * row + 1, column], targets[place])
+        show(grid[2 * row, column], sources[place], _WIDE)
+        show(grid[2 * row + 1, column], targets[place], _WIDE)
     return save(figure, path)
 
 
@@ -40,13 +41,13 @@ def tasks(path: str | os.PathLike[str], rows: Sequence[tuple[str, Any, Any]]) ->
         for place, samples in enumerate(side for side in sides if side is not None)
     ]
     heights = [1.2 if _is_image(samples[0]) else 0.75 for _, samples in lines]
-    figure = new_figure(1.2 * columns, sum(heights) + 0.6, "What the model translates")
+    figure = new_figure(_NARROW * columns, sum(heights) + 0.6, "What the model translates")
     ratios = {"height_ratios": heights}
     grid = figure.subplots(len(lines), columns, squeeze=False, gridspec_kw=ratios)
     for line, (title, samples) in zip(grid, lines, strict=True):
         line[0].set_title(title, fontsize=TEXT_SIZE, fontweight="bold", loc="left")
         for place, axes in enumerate(line):
-            show(axes, samples[place] if place < len(samples) else "")
+            show(axes, samples[place] if place < len(samples) else "", _NARROW)
     return save(figure, path)
 
 
@@ -56,12 +57,12 @@ def retrieval(
     """A row for each query, at the left, what is found by it, and a frame round its own partner."""
     columns = 1 + max(len(found) for _, found, _ in rows)
     figure = new_figure(
-        1.25 * columns, 1.0 * len(rows) + 0.6, "What is nearest to another's latent"
+        _NARROW * columns, 1.0 * len(rows) + 0.6, "What is nearest to another's latent"
     )
     grid = figure.subplots(len(rows), columns, squeeze=False)
     for line, (query, found, is_own) in zip(grid, rows, strict=True):
         for axes, sample, framed in zip(line, [query, *found], [False, *is_own], strict=False):
-            show(axes, sample)
+            show(axes, sample, _NARROW)
             if framed:
                 frame = Rectangle((0, 0), 1, 1, transform=axes.transAxes, fill=False)
                 frame.set(edgecolor="#009e73", linewidth=3, clip_on=False)
@@ -71,17 +72,17 @@ def retrieval(
     return save(figure, path)
 
 
-def show(axes: Axes, sample: Any) -> None:
-    """One sample: an image, or a label or text as words, a line every three of them."""
+def show(axes: Axes, sample: Any, width: float) -> None:
+    """One sample: an image, or a label or text in lines of at most `width` inches."""
     axes.set_axis_off()
     if _is_image(sample):
         axes.imshow(np.broadcast_to(sample, (*sample.shape[:2], 3)), interpolation="nearest")
         return
     text = textwrap.fill(str(sample), 16, max_lines=4)
-    words = axes.text(
-        0.5, 0.5, text, ha="center", va="center", fontsize=SMALL_SIZE, parse_math=False
-    )
-    words.set_in_layout(False)  # a long word may reach into the next column
+    needed = text_extent(text, SMALL_SIZE)[0] / DPI
+    size = SMALL_SIZE * min(1.0, width / max(needed, width))
+    words = axes.text(0.5, 0.5, text, ha="center", va="center", fontsize=size, parse_math=False)
+    words.set_in_layout(False)  # a long word may reach to the next column
 
 
 def _is_image(sample: Any) -> bool:

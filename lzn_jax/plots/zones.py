@@ -1,7 +1,7 @@
 """The latent space in two dimensions: anchors, latents and the zones of classes."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,18 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Circle
 from sklearn.covariance import ledoit_wolf
 
-from lzn_jax.plots.style import SMALL_SIZE, TEXT_SIZE, label_axes, new_figure, save
+from lzn_jax.plots.style import (
+    SMALL_SIZE,
+    TEXT_SIZE,
+    class_name,
+    label_axes,
+    label_name,
+    new_figure,
+    save,
+)
 
 _MAX_CLASS_NAMES = 20
+_SHORT = 2  # characters of a name that fits into a star
 
 
 def _discriminant_plane(points: np.ndarray, labels: np.ndarray) -> np.ndarray | None:
@@ -92,7 +101,11 @@ def _draw_dots(
 
 
 def _write_class_names(
-    axes: Axes, points: np.ndarray, labels: np.ndarray, colors: Mapping[int, Any]
+    axes: Axes,
+    points: np.ndarray,
+    labels: np.ndarray,
+    colors: Mapping[int, Any],
+    class_names: Sequence[str] | None,
 ) -> None:
     """The class at the mean of its points, aside where another class has its mean there."""
     centres = np.stack([points[labels == label].mean(axis=0) for label in colors])
@@ -101,12 +114,14 @@ def _write_class_names(
     axes.update_datalim(centres)
     axes.autoscale_view()
     for (x, y), (label, color) in zip(centres, colors.items(), strict=True):
+        name = label_name(label, class_names)
         axes.text(
             x,
             y,
-            str(label),
+            name,
             color=color,
-            fontsize=14,
+            fontsize=14 if len(name) <= _SHORT else TEXT_SIZE,
+            parse_math=False,
             fontweight="bold",
             path_effects=[patheffects.withStroke(linewidth=3, foreground="white")],
             ha="center",
@@ -131,10 +146,13 @@ def _draw_prior(axes: Axes) -> None:
         )
 
 
-def _draw_zone_centres(axes: Axes, centres: np.ndarray, colors: Mapping[int, Any]) -> None:
-    """A star with its class inside for each row of `centres` (c, 2) whose class is drawn."""
+def _draw_zone_centres(
+    axes: Axes, centres: np.ndarray, colors: Mapping[int, Any], class_names: Sequence[str] | None
+) -> None:
+    """A star for each row of `centres` (c, 2) whose class is drawn, its name inside or below."""
     for place, (label, color) in enumerate(colors.items()):
         x, y = centres[label]
+        name = label_name(label, class_names)
         axes.plot(
             x,
             y,
@@ -144,12 +162,14 @@ def _draw_zone_centres(axes: Axes, centres: np.ndarray, colors: Mapping[int, Any
             markeredgecolor="black",
             zorder=6 + place,
         )
-        axes.text(
-            x,
-            y,
-            str(label),
+        axes.annotate(
+            name,
+            (x, y),
+            (0, 0 if len(name) <= _SHORT else -18),
+            textcoords="offset points",
             color="white",
             fontsize=SMALL_SIZE,
+            parse_math=False,
             fontweight="bold",
             path_effects=[patheffects.withStroke(linewidth=1.5, foreground="black")],
             ha="center",
@@ -164,6 +184,7 @@ def _draw_space(
     points: np.ndarray,
     labels: np.ndarray,
     colors: Mapping[int, Any],
+    class_names: Sequence[str] | None,
     zone_centres: np.ndarray | None = None,
 ) -> np.ndarray:
     """Draws points and their classes; returns the plane (q, 2) that they are projected on."""
@@ -172,20 +193,25 @@ def _draw_space(
     _draw_dots(axes, points @ plane, labels, colors)
     if 1 < len(colors) <= _MAX_CLASS_NAMES:
         if zone_centres is None:
-            _write_class_names(axes, points @ plane, labels, colors)
+            _write_class_names(axes, points @ plane, labels, colors, class_names)
         else:
-            _draw_zone_centres(axes, _at_least_2d(zone_centres) @ plane, colors)
+            _draw_zone_centres(axes, _at_least_2d(zone_centres) @ plane, colors, class_names)
     label_axes(axes, title, f"{direction} 1", f"{direction} 2")
     axes.set_aspect("equal", adjustable="datalim")
     return plane
 
 
-def _add_legend(figure: Figure, colors: Mapping[int, Any], zones_of: str | None) -> None:
+def _add_legend(
+    figure: Figure,
+    colors: Mapping[int, Any],
+    class_names: Sequence[str] | None,
+    zones_of: str | None,
+) -> None:
     handles = [Line2D([], [], color="0.35", linestyle="--", label="Gaussian prior")]
     if len(colors) <= _MAX_CLASS_NAMES:
         for label, color in colors.items():
             dot = Line2D([], [], color=color, marker="o", markersize=7, linestyle="")
-            dot.set_label(f"class {label}")
+            dot.set_label(class_name(label, class_names))
             handles.append(dot)
         if zones_of is not None:
             star = Line2D([], [], color="0.8", marker="*", markersize=14, linestyle="")
@@ -202,6 +228,7 @@ def latent_zones(
     label_latents: Float[np.ndarray, "c q"] | None = None,
     title: str | None = None,
     zones_of: str = "label",
+    class_names: Sequence[str] | None = None,
 ) -> Path:
     """Anchors of images at the left, their latents at the right, coloured by class.
 
@@ -209,19 +236,20 @@ def latent_zones(
     is fit to the points it shows, so take many more points than dimensions: few look more apart
     than they are. The circles are one and two standard deviations of the prior N(0, I).
     `label_latents` holds the centre of each label's zone, or of what else `zones_of` says, row k
-    that of class k; they are drawn as stars. More than 20 classes are told apart by colour alone,
-    without names and stars.
+    that of class k; they are drawn as stars. `class_names` is indexed by label. More than 20
+    classes are told apart by colour alone, without names and stars.
     """
     colors = _class_colors(np.unique(labels))
     figure = new_figure(13.5, 6.6, title or "Latent zones")
     left, right = figure.subplots(1, 2)
-    _draw_space(left, "Anchors: what the encoder makes of images", anchors, labels, colors)
+    heading = "Anchors: what the encoder makes of images"
+    _draw_space(left, heading, anchors, labels, colors, class_names)
     _draw_prior(right)
     heading = "Latents: where the flow takes the anchors"
-    _draw_space(right, heading, latents, labels, colors, label_latents)
+    _draw_space(right, heading, latents, labels, colors, class_names, label_latents)
     caption = f"Each dot is one image, projected from {anchors.shape[1]} dimensions onto a plane."
     figure.supxlabel(caption, fontsize=TEXT_SIZE)
-    _add_legend(figure, colors, zones_of if label_latents is not None else None)
+    _add_legend(figure, colors, class_names, zones_of if label_latents is not None else None)
     return save(figure, path)
 
 
@@ -230,14 +258,16 @@ def among_zones(
     labels: Int[np.ndarray, " n"],
     found: Float[np.ndarray, "m q"],
     title: str,
+    class_names: Sequence[str] | None = None,
 ) -> Figure:
     """A figure of where `found` lie, crosses, among latents of images, coloured by class.
 
-    Projected as in `latent_zones`. One class is not named.
+    Projected as in `latent_zones`. `class_names` is indexed by label. One class is not named.
     """
     figure = new_figure(6.4, 6.0)
     axes = figure.subplots()
-    plane = _draw_space(axes, title, latents, labels, _class_colors(np.unique(labels)))
+    colors = _class_colors(np.unique(labels))
+    plane = _draw_space(axes, title, latents, labels, colors, class_names)
     _draw_prior(axes)
     x, y = (_at_least_2d(found) @ plane).T
     halo = [patheffects.withStroke(linewidth=7, foreground="white")]

@@ -128,3 +128,20 @@ def test_read_images_errors_name_the_path_in_one_line(tmp_path, make, message):
         data.read_images(str(path), _target(8, 3))
     assert str(path) in str(raised.value)
     assert len(str(raised.value).splitlines()) == 1
+
+
+def test_what_is_resized_or_turned_grey_is_counted_in_one_line(tmp_path, caplog):
+    colours = np.random.default_rng(0).integers(0, 256, (12, 20, 3))
+    images = {"own": colours[:8, :8, 0], "grey": colours[:8, :8, :1].repeat(3, -1)}
+    images |= {"colour": colours[:8, :8], "large": colours[:9, :9, 0], "wide": colours}
+    for name, pixels in images.items():
+        _save(tmp_path / f"{name}.png", pixels)
+    with caplog.at_level("INFO", logger="lzn_jax"):
+        data.read_images(str(tmp_path), _target(8, 1))
+        assert caplog.messages.pop() == (
+            "of 5 images: 1 cropped to the middle square, 2 resized to 8x8, 2 turned grey"
+        )
+        caplog.clear()
+        data.read_images(str(tmp_path / "colour.png"), _target(8, 3))
+        data.read_images(str(tmp_path / "own.png"), _target(8, 1))
+    assert caplog.messages == []

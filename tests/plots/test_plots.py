@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.text import Text
 from PIL import Image
 
 from lzn_jax import plots
@@ -300,3 +302,73 @@ def test_a_place_among_zones_is_projected_as_they_are():
     places = np.stack(crosses.get_data(), axis=1)
     gaps = np.linalg.norm(places[:, None] - np.asarray(dots), axis=-1)
     np.testing.assert_allclose(gaps.min(axis=1), 0, atol=1e-9)
+
+
+LONG = ("a_name_of_a_class", "another_one")
+
+
+def pictures_of_two(folder):
+    """Every picture of images, of two images and of two classes with long names."""
+    images, labels = _solid_images([30, 60], size=4), np.arange(2)
+    points = np.random.default_rng(0).normal(size=(20, 5))
+    texts, half = np.array([*LONG]), np.full(2, 0.5)
+    plots.sample_grid(
+        folder / "a.png", images, labels, LONG, "Samples from the prior, a row a class"
+    )
+    plots.sample_grid(folder / "b.png", images[:1], labels[:1], title="Samples of a long title")
+    plots.reconstructions(folder / "c.png", images[:1], images[:1], half[:1])
+    plots.interpolation(folder / "d.png", images, images[:1], half[:1])
+    plots.predictions(folder / "e.png", images, labels, half, labels[::-1], class_names=LONG)
+    plots.translations(folder / "f.png", images, texts, "From image to label")
+    plots.tasks(
+        folder / "g.png", [("image to label", images, texts), ("prior to image", None, images)]
+    )
+    plots.retrieval(
+        folder / "h.png", [(LONG[0], [images[0]], [True]), (images[1], [LONG[1]], [False])]
+    )
+    plots.latent_zones(
+        folder / "i.png", points, points, np.arange(20) % 2, points[:2], class_names=LONG
+    )
+    plots.tsne(folder / "j.png", points, np.arange(20) % 2, LONG)
+
+
+@pytest.mark.parametrize(
+    "credit", ["", "Drawings by people with names, under a licence: " + 30 * "a"]
+)
+def test_no_text_leaves_a_picture_of_two(tmp_path, monkeypatch, credit):
+    boxes, draw = [], Text.draw
+
+    def keep(text, renderer):
+        if text.get_text().strip():
+            boxes.append((text.get_text(), text.get_window_extent(renderer), text.figure.bbox))
+        draw(text, renderer)
+
+    monkeypatch.setattr(Text, "draw", keep)
+    with style.credited(credit):
+        pictures_of_two(tmp_path)
+    assert {*LONG} < {text for text, _, _ in boxes}
+    for text, box, figure in boxes:
+        assert -1 <= box.x0 <= box.x1 <= figure.x1 + 1, text
+        assert -1 <= box.y0 <= box.y1 <= figure.y1 + 1, text
+
+
+def test_pictures_call_classes_by_their_names(tmp_path, drawn):
+    pictures_of_two(tmp_path)
+    written = [{t.get_text() for t in figure.findobj(Text)} for figure in drawn]
+    grid, _, _, _, predicted, *_, zones_of, features = written
+    assert {*LONG} <= grid & zones_of & features
+    assert {f"{LONG[0]}: 50%", f"is {LONG[1]}"} <= predicted
+
+
+def test_names_that_are_numbers_are_called_classes():
+    names = ["7", "cat"]
+    assert [style.class_name(label, names) for label in (-1, 0, 1)] == ["", "class 7", "cat"]
+    assert style.class_name(3, None) == "class 3"
+
+
+def test_predictions_of_long_names_do_not_overlap(tmp_path, drawn):
+    images = _solid_images([30, 60], size=4)
+    plots.predictions(tmp_path / "a.png", images, np.zeros(2, int), np.ones(2), class_names=LONG)
+    renderer = FigureCanvasAgg(drawn[0]).get_renderer()
+    first, second = (t.get_window_extent(renderer) for t in drawn[0].texts[:2])
+    assert first.x1 <= second.x0

@@ -1,0 +1,171 @@
+"""What the modes say and write: of a run on a folder of two classes."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import small
+from PIL import Image
+
+from lzn_jax import main as command_line
+from lzn_jax import plots
+from lzn_jax.modes import inference
+
+ROOT = Path(__file__).parents[2]
+FIGURES = {"samples", "unconditional_samples", "reconstructions", "zones", "tasks"}
+FIGURES |= {"classification", "retrieval", "embedding", "curves"}  # of evaluations
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Flags of an untrained run, its folder, and the test images by name."""
+    folder = tmp_path_factory.mktemp("cats_and_dogs")
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 10), ("test", 12)):
+        for name in ("cat", "dog"):
+            (folder / split / name).mkdir(parents=True)
+            for place in range(count):
+                pixels = rng.integers(0, 256, (8, 8), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / split / name / f"{place:02}.png")
+    fields = {
+        "name": "image_folder", "path": str(folder), "image_size": 8, "centre_crop": 1.0,
+        "channels": 1, "num_classes": 2, "flip": False, "class_name": None, "holdout": None,
+        "workers": 0, "skip_unreadable": False,
+    }  # fmt: skip
+    source = (ROOT / "configs/digits_joint.py").read_text()
+    lines = f"    config.data = ml_collections.ConfigDict({fields})\n    return config\n"
+    path = folder / "config.py"
+    path.write_text(source.replace("    return config\n", lines))
+    workdir = small.untrained_run(folder / "run", small.config(path))
+    return small.flags(path, workdir), workdir, sorted((folder / "test").rglob("*.png"))
+
+
+def lines_of(capsys, flags, *extra):
+    """What a command logs."""
+    assert command_line.main([*flags, *extra]) == 0
+    return capsys.readouterr().err.splitlines()
+
+
+def table(workdir):
+    with open(workdir / "predictions.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """Arguments of the pictures that are drawn, by function, in place of pictures."""
+    calls = {}
+    for name in ("sample_grid", "reconstructions", "interpolation", "predictions", "tsne"):
+
+        def draw(*arguments, name=name, **options):
+            calls[name] = (arguments, options)
+
+        monkeypatch.setattr(plots, name, draw)
+    monkeypatch.setattr(plots, "translations", lambda *a, **b: calls.update(translations=(a, b)))
+    return calls
+
+
+def test_classify_names_classes_and_files(run, capsys, drawn):
+    flags, workdir, files = run
+    lines = lines_of(capsys, flags, "--mode=classify")
+    rows = table(workdir)
+    assert list(rows[0]) == ["index", "label", "prediction", "probability", "file", "class"]
+    assert [row["file"] for row in rows] == list(map(str, files))
+    assert [row["label"] for row in rows] == ["0"] * 12 + ["1"] * 12
+    assert {row["prediction"] for row in rows} <= {"0", "1"}
+    assert [row["class"] for row in rows] == [["cat", "dog"][int(r["prediction"])] for r in rows]
+    first = lines.index(next(line for line in lines if str(files[0]) in line))
+    for row, line in zip(rows[:20], lines[first : first + 20], strict=True):
+        share = f"{100 * float(row['probability']):.1f}"
+        assert line.split() == [row["class"], share, "%", row["file"]]
+    assert len({line.index("%") for line in lines[first : first + 20]}) == 1
+    assert lines[first + 20 : first + 22] == [
+        "... and 4 more in predictions.csv",
+        f"{workdir}/figures/predictions.png: images and their classes",
+    ]
+    assert drawn["predictions"][1]["class_names"] == ["cat", "dog"]
+
+
+def test_classify_names_the_files_of_its_input(run, capsys, drawn):
+    flags, workdir, files = run
+    lines = lines_of(capsys, flags, "--mode=classify", f"--input={files[3]}")
+    (row,) = table(workdir)
+    assert (row["label"], row["file"]) == ("", str(files[3]))
+    assert any(str(files[3]) in line and "%" in line for line in lines)
+    assert not any("more in" in line or "of 1 images" in line for line in lines)
+
+
+def test_images_that_are_no_files_have_no_name(monkeypatch, tmp_path, capsys, drawn):
+    monkeypatch.chdir(ROOT)
+    config = small.config()
+    workdir = small.untrained_run(tmp_path / "run", config)
+    lines = lines_of(capsys, small.flags("configs/digits_joint.py", workdir), "--mode=classify")
+    rows = table(workdir)
+    assert {row["file"] for row in rows} == {""}
+    assert all(row["class"] == row["prediction"] for row in rows)
+    assert lines[-2].startswith(f"{workdir}/figures/predictions.png")
+    assert any(line.endswith("%  test image 19") for line in lines)
+
+
+MODES = {
+    "sample": "sampled", "reconstruct": "reconstructed", "interpolate": "interpolation",
+    "embed": "embedded",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_mode_names_its_picture_which_is_none_of_evaluation(run, capsys, drawn, mode):
+    flags, workdir, _ = run
+    lines = lines_of(capsys, flags, f"--mode={mode}")
+    ((arguments, _),) = drawn.values()
+    path = arguments[0]
+    assert path == workdir / "figures" / f"{MODES[mode]}.png"
+    assert path.stem not in FIGURES
+    assert lines[-2].startswith(f"{path}: ")
+    if mode in ("sample", "embed"):
+        assert arguments[3] == ["cat", "dog"]
+
+
+@pytest.mark.parametrize("asked", ["dog,cat,dog", "1, 0, 1"])
+def test_labels_are_given_by_name_or_number(run, capsys, drawn, asked):
+    flags, workdir, _ = run
+    pair = ("--mode=translate", "--source=label", "--target=image")
+    lines = lines_of(capsys, flags, *pair, f"--input={asked}")
+    images = np.load(workdir / "translations.npz")["images"]
+    np.testing.assert_array_equal(images, translated(run, [1, 0, 1]))
+    (path, sources, _), _ = drawn["translations"]
+    assert lines[-2].startswith(f"{path}: ")
+    assert list(sources) == ["dog", "cat", "dog"]
+
+
+def translated(run, labels):
+    return inference.restore(small.config(run[0][0].partition("=")[2]), run[1]).translate(
+        np.array(labels), "label", "image"
+    )
+
+
+def test_labels_that_are_found_are_named_in_the_picture_and_numbers_in_the_file(run, drawn):
+    flags, workdir, files = run
+    pair = ["--mode=translate", "--source=image", "--target=label", f"--input={files[0].parent}"]
+    assert command_line.main([*flags, *pair]) == 0
+    with open(workdir / "translations.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    named = [["cat", "dog"][int(row["target"])] for row in rows]
+    assert list(drawn["translations"][0][2]) == named
+
+
+@pytest.mark.parametrize("asked", ["bird", "cat,,dog", "2"])
+def test_other_labels_are_one_line(run, capsys, asked):
+    pair = ["--mode=translate", "--source=label", "--target=image", f"--input={asked}"]
+    assert command_line.main([*run[0], *pair]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "such as cat,dog" in line or "labels must be 1 integers from 0 to 1" in line
+
+
+@pytest.mark.parametrize("mode", command_line.MODES_WITH_INPUT)
+def test_an_empty_input_is_refused(run, capsys, mode):
+    pair = ["--source=image", "--target=label"] if mode == "translate" else []
+    assert command_line.main([*run[0], f"--mode={mode}", *pair, "--input="]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("error: --input is empty")
