@@ -1,6 +1,6 @@
 """What is measured of a run, by the pairs of data types that its latent space can go between."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from lzn_jax.evaluation.retrieval import RetrievalQuality
 from lzn_jax.evaluation.sample_quality import SampleQuality
 from lzn_jax.evaluation.text_quality import TextQuality
 from lzn_jax.latent_space import Model
+from lzn_jax.run.progress import progress
 from lzn_jax.tasks import NOISE_SCALE, Tasks
 
 SHOWN = 8  # examples of each task
@@ -44,26 +45,40 @@ class Measurements:
         self, model: Model, train: Examples, test: Examples, workdir: Path
     ) -> dict[str, float]:
         """Metrics by name; pictures go into `workdir`/figures, what to keep into its cache."""
-        metrics: dict[str, float] = {}
+        folder = workdir / "figures"
+        parts: dict[str, Callable[[], Mapping[str, float]]] = {}
         if isinstance(self.space.encoders.get("image"), ViewEncoder):
-            folder = workdir / "figures"
-            metrics |= RepresentationQuality(self.tasks)(model, train, test, folder)
+            quality = RepresentationQuality(self.tasks)
+            parts["representations"] = lambda: quality(model, train, test, folder)
         if ("image", "label") in self.tasks.translations:
-            metrics |= self._image_to_label(model, test, workdir / "figures")
+            parts["classification"] = lambda: self._image_to_label(model, test, folder)
         if "image" in self.space.decoders:
-            metrics |= self._to_image(model, train, test, workdir)
-            metrics |= self._image_to_image(model, test, workdir / "figures")
+            parts["samples"] = lambda: self._to_image(model, train, test, workdir)
+            parts["reconstruction"] = lambda: self._image_to_image(model, test, folder)
         if "text" in self.space.encoders:
-            metrics |= RetrievalQuality(self.tasks)(
-                model, test, workdir / "figures" / "retrieval.png"
-            )
+            path = folder / "retrieval.png"
+            parts["retrieval"] = lambda: RetrievalQuality(self.tasks)(model, test, path)
         if "text" in self.space.decoders:
-            is_ruled = self.config.data.name == "digits"
-            quality = TextQuality(self.tasks, train) if is_ruled else CaptionQuality(self.tasks)
-            metrics |= quality(model, test)
+            parts["texts"] = lambda: self._to_text(model, train, test)
         if self.tasks.translations:
-            plots.tasks(workdir / "figures" / "tasks.png", self._examples(model, test))
+            parts["examples of tasks"] = lambda: self._draw_examples(model, test, folder)
+        metrics: dict[str, float] = {}
+        with progress(len(parts), "evaluation", unit="measurement") as bar:
+            for name, part in parts.items():
+                bar.set_postfix_str(name, refresh=True)
+                metrics |= part()
+                bar.update(1)
         return metrics
+
+    def _to_text(self, model: Model, train: Examples, test: Examples) -> dict[str, float]:
+        """Quality of texts, of captions by the rule of digits or of any."""
+        is_ruled = self.config.data.name == "digits"
+        quality = TextQuality(self.tasks, train) if is_ruled else CaptionQuality(self.tasks)
+        return quality(model, test)
+
+    def _draw_examples(self, model: Model, test: Examples, folder: Path) -> dict[str, float]:
+        plots.tasks(folder / "tasks.png", self._examples(model, test))
+        return {}
 
     def _examples(self, model: Model, test: Examples) -> list[tuple[str, Any, Any]]:
         """Titles, sources and targets of each pair of types; sources are of different classes."""

@@ -12,7 +12,7 @@ from lzn_jax import data, plots
 from lzn_jax.configuration import UserError
 from lzn_jax.data import Images
 from lzn_jax.evaluation.measurements import Measurements
-from lzn_jax.run import reporting
+from lzn_jax.run import headlines, reporting
 from lzn_jax.trained_model import restore
 
 _log = logging.getLogger(__name__)
@@ -26,8 +26,8 @@ def evaluate(config: ConfigDict, workdir: Path) -> None:
     train, test = data.load_data(config)
     results = measure(trained.model, train, test, workdir)
     reporting.write_json(workdir / "summary.json", {"step": trained.step, **results})
-    for name, value in results.items():
-        _log.info("%s %.4g", name, value)
+    for line in headlines.of_evaluation(trained.step, results):
+        _log.info("%s", line)
 
 
 def sample(config: ConfigDict, workdir: Path) -> None:
