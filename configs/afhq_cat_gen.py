@@ -28,6 +28,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.path = "data/afhq"
     config.data.class_name = "cat"
     config.data.image_size = 256
+    config.data.channels = 3
     config.data.num_classes = 1
 
     config.latent.dim = 200

@@ -35,6 +35,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.path = "data/pairs"
     config.data.captions = True
     config.data.image_size = 64
+    config.data.channels = 3
     config.data.num_classes = 1
     config.data.flip = False  # texts tell left from right
 

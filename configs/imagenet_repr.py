@@ -27,6 +27,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.name = "image_folder"
     config.data.path = "data/imagenet"
     config.data.image_size = 224
+    config.data.channels = 3
     config.data.centre_crop = 0.875  # of whole images, for evaluation: 224 pixels of 256
     config.data.num_classes = 1000
 

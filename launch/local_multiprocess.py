@@ -5,7 +5,8 @@
         --config=configs/digits_joint.py --workdir=results/pair
 
 Each line of output has the number of its process in front. SIGTERM goes on to all processes, which
-save and end with code 75. The exit code is that of the first process that fails, 0 without any.
+save and end with code 75; a terminal sends Ctrl-C to all by itself. The exit code is that of the
+first process that fails, 0 without any.
 --dry-run prints the commands.
 """
 
@@ -66,6 +67,7 @@ def main(arguments: list[str]) -> int:
         print(f"[{i}] pid {process.pid}", flush=True)
         running.append((process, _echo(i, process)))
     signal.signal(signal.SIGTERM, lambda *_: [p.terminate() for p, _ in running])
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     codes = []
     for i, (process, echo) in enumerate(running):
         codes.append(process.wait())

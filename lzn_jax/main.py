@@ -1,17 +1,23 @@
-"""Command line: python -m lzn_jax.main --config=configs/NAME.py [--mode=MODE] [--workdir=DIR]."""
+"""Command line: python -m lzn_jax.main --config=NAME [--workdir=DIR] [--config.FIELD=VALUE].
+
+Of a run that is there: python -m lzn_jax.main --workdir=DIR [--mode=MODE].
+"""
 
 import argparse
 import functools
 import logging
 import os
-import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from ml_collections import ConfigDict
 
 from lzn_jax import configuration
 from lzn_jax.configuration import EXIT_DONE, EXIT_RUN_AGAIN, UserError
 from lzn_jax.run.command_line import Parser, exit_code, use_compile_cache
+from lzn_jax.run.interruption import Interruption
 
 MODES_WITH_INPUT = ("embed", "classify", "reconstruct", "interpolate", "translate")
 # What they do, and the files that they write into the work folder.
@@ -32,12 +38,16 @@ MODES = {
 FIRST = "python -m lzn_jax.main --config=digits_joint"
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Runs one command; returns its exit code (2: the user's input)."""
-    return exit_code(_run, arguments)
+def main(arguments: list[str] | None = None, interruption: Interruption | None = None) -> int:
+    """Runs one command; returns its exit code (2: the user's input).
+
+    The interruption is that of a process which is this command alone.
+    """
+    run = functools.partial(_run, interruption=interruption or Interruption())
+    return exit_code(run, arguments)
 
 
-def _run(arguments: list[str]) -> int:
+def _run(arguments: list[str], interruption: Interruption) -> int:
     if not arguments:
         print(f"Configs, by --config=NAME:\n{configuration.overview()}")
         raise UserError(f"name a config; to start with, {FIRST} trains in minutes on a CPU")
@@ -50,7 +60,10 @@ def _run(arguments: list[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--config", required=True, help="config file, or its NAME in configs/")
+    parser.add_argument(
+        "--config",
+        help="config file, or its NAME in configs/; default that of the run in --workdir",
+    )
     parser.add_argument("--workdir", help="folder of the run; default results/NAME")
     parser.add_argument("--mode", choices=MODES, default="train", metavar="MODE", help="see below")
     parser.add_argument("--input", help="image or folder that a mode is to read; text or labels")
@@ -62,6 +75,8 @@ def _run(arguments: list[str]) -> int:
     )
     _add_process_flags(parser)
     flags = parser.parse_args([a for a in arguments if not a.startswith(prefix)])
+    if flags.mode == "train":
+        interruption.exit_code = EXIT_RUN_AGAIN
     if flags.input is not None and flags.mode not in MODES_WITH_INPUT:
         raise UserError(f"--input goes with --mode={' or '.join(MODES_WITH_INPUT)}")
     if flags.input == "":
@@ -71,15 +86,12 @@ def _run(arguments: list[str]) -> int:
     ends = {"source": flags.source, "target": flags.target}
     if any((end is not None) != (flags.mode == "translate") for end in ends.values()):
         raise UserError("--source=TYPE, --target=TYPE and --mode=translate go together")
-    config = configuration.load(flags.config, overrides)
+    logging.basicConfig(format="%(message)s", force=True)
+    logging.getLogger("lzn_jax").setLevel(logging.INFO)
+    config, workdir = _config_and_workdir(flags, overrides)
     if flags.mode == "show_config":
         print(configuration.explain(config))
         return EXIT_DONE
-    if "://" in (flags.workdir or ""):
-        raise UserError(
-            f"--workdir must be a folder: mount the bucket and name it there, got {flags.workdir}"
-        )
-    workdir = Path(flags.workdir or Path("results") / Path(flags.config).stem)
 
     # JAX starts only for a good command.
     from lzn_jax import data, train
@@ -90,8 +102,6 @@ def _run(arguments: list[str]) -> int:
     from lzn_jax.run import processes
     from lzn_jax.run import workdir as workdirs
 
-    logging.basicConfig(format="%(message)s", force=True)
-    logging.getLogger("lzn_jax").setLevel(logging.INFO)
     if flags.mode == "check_data":
         with credited(data.attribution(config.data)):
             return check(config, workdir)
@@ -110,11 +120,9 @@ def _run(arguments: list[str]) -> int:
         workdirs.prepare(config, workdir, is_training=flags.mode == "train")
         if flags.mode == "train":
             with workdirs.locked(workdir):
-                code = train.train_and_evaluate(config, workdir)
+                code = train.train_and_evaluate(config, workdir, interruption)
             if code == EXIT_DONE:
-                named = [f"--config={flags.config}", f"--workdir={workdir}"]
-                named += [f"{prefix}{override}" for override in overrides]
-                for line in next_steps(config, named):
+                for line in next_steps(config, workdir):
                     logging.getLogger("lzn_jax").info("%s", line)
             return code
         mode: Any = getattr(inference, flags.mode, translation.translate)
@@ -123,6 +131,23 @@ def _run(arguments: list[str]) -> int:
         mode(config, workdir, *([flags.input] if flags.mode in MODES_WITH_INPUT else []))
         logging.getLogger("lzn_jax").info("done: results are in %s", workdir)
         return EXIT_DONE
+
+
+def _config_and_workdir(
+    flags: argparse.Namespace, overrides: Sequence[str]
+) -> tuple[ConfigDict, Path]:
+    """The config that is named, or else that of the run in the work folder; and that folder."""
+    if "://" in (flags.workdir or ""):
+        raise UserError(
+            f"--workdir must be a folder: mount the bucket and name it there, got {flags.workdir}"
+        )
+    if flags.config is not None:
+        workdir = Path(flags.workdir or Path("results") / Path(flags.config).stem)
+        return configuration.load(flags.config, overrides), workdir
+    if flags.workdir is None:
+        raise UserError("name a config with --config=NAME, or the folder of a run with --workdir")
+    workdir = Path(flags.workdir)
+    return configuration.load_run(workdir, overrides), workdir
 
 
 def _modes_in_words() -> str:
@@ -144,7 +169,6 @@ def _add_process_flags(parser: argparse.ArgumentParser) -> None:
 
 
 if __name__ == "__main__":
-    # Until training can save there is nothing to be lost, and the same command goes on.
-    # No exception: compiled modules that are being imported turn it into other exit codes.
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(EXIT_RUN_AGAIN))
-    sys.exit(main())
+    signals = Interruption()
+    signals.listen()
+    sys.exit(main(interruption=signals))

@@ -1,11 +1,13 @@
 """The one training loop: it never asks which latent space it trains."""
 
+import contextlib
 import dataclasses
 import functools
 import logging
+import shlex
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +28,12 @@ from lzn_jax.evaluation.measurements import Measurements
 from lzn_jax.latent_space import LatentSpace, Model
 from lzn_jax.models import join_variables, split_variables
 from lzn_jax.randomness import Stream, stream_key
-from lzn_jax.run import costs, processes, reporting, sharding, wandb_sink
+from lzn_jax.run import costs, headlines, processes, reporting, sharding, wandb_sink
 from lzn_jax.run import workdir as workdirs
 from lzn_jax.run.checkpoints import Checkpoints
 from lzn_jax.run.goodput import Goodput
 from lzn_jax.run.heartbeat import Heartbeat
+from lzn_jax.run.interruption import Interrupted, Interruption
 from lzn_jax.run.progress import LateMetrics, progress
 from lzn_jax.tasks import Tasks
 
@@ -63,6 +66,10 @@ class TrainState(flax.struct.PyTreeNode):
     skipped_in_a_row: Any
 
 
+# State and batch -> state after an update, its metrics.
+_Update = Callable[[TrainState, Mapping[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]
+
+
 @dataclasses.dataclass(frozen=True)
 class _Run:
     """What a run has before its first state."""
@@ -70,7 +77,7 @@ class _Run:
     config: ConfigDict
     workdir: Path
     goodput: Goodput
-    interruption: processes.Interruption
+    interruption: Interruption
     mesh: Mesh
     space: LatentSpace
     measure: Measurements
@@ -81,11 +88,22 @@ class _Run:
     sink: reporting.Sink | None
 
 
-def train_and_evaluate(config: ConfigDict, workdir: Path) -> int:
-    """Trains from the newest checkpoint, or from scratch, to the end; returns the exit code."""
-    run = _prepare(config, workdir)
+def train_and_evaluate(
+    config: ConfigDict, workdir: Path, interruption: Interruption | None = None
+) -> int:
+    """Trains from the newest checkpoint, or from scratch, to the end; returns the exit code.
+
+    The interruption is that of the command, None where nothing asks to leave.
+    """
+    run = _prepare(config, workdir, interruption or Interruption())
     with run.batches, Checkpoints(workdir, config.checkpoint.keep) as checkpoints:
-        state, code = _loop(run, checkpoints, _first_state(run, checkpoints))
+        state = _first_state(run, checkpoints)
+        with run.goodput("compile"), _said("the update"):
+            update = _compile_update(run, state)
+        _announce(state, run.mesh, run.workdir)
+        with run.interruption.held():
+            state, code = _loop(run, checkpoints, state, update)
+            checkpoints.wait()
         if code == EXIT_NON_FINITE:
             _save_for_replay(state, run.batches, run.mesh, workdir)
     run.goodput.write(workdir)
@@ -93,13 +111,14 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> int:
     if code == EXIT_NON_FINITE:
         _log.error("stopped at step %d", int(state.step))
     elif code == EXIT_RUN_AGAIN:
-        _log.info("saved at step %d; run the same command to go on", int(state.step))
+        command = shlex.join(["python", "-m", "lzn_jax.main", f"--workdir={workdir}"])
+        _log.info("saved at step %d; to go on: %s", int(state.step), command)
     else:
         _log.info("done: results are in %s", workdir)
     return code
 
 
-def _prepare(config: ConfigDict, workdir: Path) -> _Run:
+def _prepare(config: ConfigDict, workdir: Path, interruption: Interruption) -> _Run:
     """Builds and loads what can fail, then claims the folder for this config."""
     training = config.training
     goodput = Goodput()
@@ -117,12 +136,11 @@ def _prepare(config: ConfigDict, workdir: Path) -> _Run:
             training.batch_size,
             config.seed,
             space.transform,
-            workers=config.data.get("workers", 0),
+            workers=config.data.get("workers"),
             rows=sharding.own_rows(training.batch_size),
             columns=columns,
         )
         optimizer = optimization.make_optimizer(training, list(space.modules))
-        interruption = processes.Interruption()
     return _Run(
         config,
         workdir,
@@ -148,7 +166,7 @@ def _first_state(run: _Run, checkpoints: Checkpoints) -> TrainState:
         )
         state = restore_state(checkpoints, shapes)
     if state is None:
-        with run.goodput("init"):
+        with run.goodput("init"), _said("what draws the first parameters"):
             state = _compile_init(init, shapes)()
     else:
         run.goodput.resume(run.workdir)
@@ -156,7 +174,9 @@ def _first_state(run: _Run, checkpoints: Checkpoints) -> TrainState:
     return state
 
 
-def _loop(run: _Run, checkpoints: Checkpoints, state: TrainState) -> tuple[TrainState, int]:
+def _loop(
+    run: _Run, checkpoints: Checkpoints, state: TrainState, update: _Update
+) -> tuple[TrainState, int]:
     """Updates, saves and evaluates to the end or until it has to stop; state and exit code.
 
     A checkpoint is written before the evaluation of its step: a process killed in between makes the
@@ -165,9 +185,6 @@ def _loop(run: _Run, checkpoints: Checkpoints, state: TrainState) -> tuple[Train
     config, goodput = run.config, run.goodput
     step = saved = int(state.step)  # restored from there, or nothing to save yet
     is_leaving = False
-    with goodput("compile"):
-        update = _compile_update(run, state)
-    _announce(state, run.mesh, run.workdir)
     with (
         reporting.MetricLog(run.workdir, step, run.sink) as log,
         progress(config.training.num_steps, "training", initial=step) as bar,
@@ -192,7 +209,7 @@ def _loop(run: _Run, checkpoints: Checkpoints, state: TrainState) -> tuple[Train
                 try:
                     with goodput("eval"):
                         _evaluate_once(run, state, step, log, metrics)
-                except processes.Interrupted:
+                except Interrupted:
                     return state, EXIT_RUN_AGAIN
             if is_over:
                 return state, EXIT_DONE
@@ -203,7 +220,7 @@ def _loop(run: _Run, checkpoints: Checkpoints, state: TrainState) -> tuple[Train
                 state, new_metrics = update(state, batch)
                 step += 1
                 metrics.put(step, new_metrics)
-            is_leaving = run.interruption.asked(step)
+            is_leaving = processes.is_to_leave(run.interruption, step)
 
 
 def init_state(
@@ -366,6 +383,15 @@ def averaged_model(state: TrainState, space: LatentSpace, train: Examples) -> Mo
     return Model(variables, space.context(variables, train))
 
 
+@contextlib.contextmanager
+def _said(what: str) -> Iterator[None]:
+    """Says that something is compiled, and then how long that took."""
+    _log.info("compiling %s: a minute or so at first, seconds once it is cached", what)
+    started = time.perf_counter()
+    yield
+    _log.info("compiled in %.0f s", time.perf_counter() - started)
+
+
 def _compile_init(init: Callable[[], TrainState], shapes: TrainState) -> Callable[[], TrainState]:
     # Runs once, so the compiler's time is all that counts: a quarter without optimisations.
     fast_compile = {"xla_backend_optimization_level": 0}
@@ -399,15 +425,13 @@ def jit_update(
     )
 
 
-def _compile_update(
-    run: _Run, state: TrainState
-) -> Callable[[TrainState, Mapping[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]:
+def _compile_update(run: _Run, state: TrainState) -> _Update:
     """The compiled update; it refuses other shapes, so nothing is compiled twice."""
     update = jit_update(run.space, run.optimizer, run.config, run.mesh, state)
     with jax.set_mesh(run.mesh):
         traced = update.trace(state, run.batches.shapes())
         _announce_cost(costs.count_operations(traced.jaxpr))
-        compiled: Callable[..., Any] = traced.lower().compile()
+        compiled: _Update = traced.lower().compile()
     return compiled
 
 
@@ -416,7 +440,7 @@ def _evaluate_once(
 ) -> None:
     """Evaluates, unless the run that this one continues has done so at this step.
 
-    A SIGTERM ends it with `processes.Interrupted`: it is repeated when the run goes on.
+    What asks to leave ends it with `Interrupted`: it is repeated when the run goes on.
     """
     if log.has(step, "evaluation_seconds"):
         return
@@ -432,8 +456,8 @@ def _evaluate_once(
         plots.curves(folder / "curves.png", reporting.read_metrics(run.workdir))
         for figure in sorted(folder.glob("*.png")):
             log.image(step, figure.stem, figure)
-    named = ", ".join(f"{name} {value:.4g}" for name, value in results.items())
-    _log.info("step %d: %s", step, named)
+    for line in headlines.of_evaluation(step, results):
+        _log.info("%s", line)
 
 
 def _announce(state: TrainState, mesh: Mesh, workdir: Path) -> None:

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, UInt8
-from ml_collections import ConfigDict, FrozenConfigDict
+from ml_collections import ConfigDict
 
 from lzn_jax import configuration
 from lzn_jax.configuration import UserError
@@ -25,7 +25,7 @@ from lzn_jax.latent_space import LatentSpace, Model
 from lzn_jax.models import join_variables, split_variables
 from lzn_jax.run import sharding
 from lzn_jax.run.checkpoints import Checkpoints
-from lzn_jax.run.workdir import CONFIG_FILE, TOKENIZER_FILE, has_checkpoint
+from lzn_jax.run.workdir import has_checkpoint
 from lzn_jax.tasks import Predictions, Tasks
 
 Images = np.ndarray | Array | EncodedImages
@@ -279,12 +279,7 @@ def load(path: str | Path) -> TrainedModel:
     workdir, step = path, None
     if path.parent.name == "checkpoints" and path.name.isdigit():
         workdir, step = path.parent.parent, int(path.name)
-    if not (workdir / CONFIG_FILE).is_file():
-        raise UserError(f"{path} is no run: name the folder that holds {CONFIG_FILE}")
-    config = ConfigDict(configuration.load_json(workdir / CONFIG_FILE))
-    if config.data.get("tokenizer_path") is not None:
-        config.data.tokenizer_path = str(workdir / TOKENIZER_FILE)  # the run's own copy
-    return restore(FrozenConfigDict(config), workdir, step)
+    return restore(configuration.load_run(workdir), workdir, step)
 
 
 def restore(config: ConfigDict, workdir: Path, step: int | None = None) -> TrainedModel:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import ml_collections
 import pytest
+from PIL import Image
 
 from lzn_jax import configuration, models, zoning
 from lzn_jax.configuration import UserError, schema
@@ -259,9 +260,20 @@ def test_a_run_older_than_a_field_goes_on_with_its_default(tmp_path):
         group, _, field = name.partition(".")
         del tree[group][field]
     (tmp_path / "config.json").write_text(json.dumps(tree))
-    old = configuration.load_json(tmp_path / "config.json")
+    old = configuration.load_run(tmp_path)
     assert {name: value_of(old, name) for name in DEFAULTS} == DEFAULTS
     workdir.check_same_run(config, tmp_path)
+
+
+def test_the_config_of_a_run_names_its_own_tokenizer_and_takes_overrides(tmp_path):
+    fields = ["data.tokenizer_path=elsewhere.json", "text.alphabet=None", "latent.dim=3"]
+    tree = configuration.to_json_dict(configuration.load("digits_text", fields))
+    (tmp_path / "config.json").write_text(json.dumps(tree))
+    config = configuration.load_run(tmp_path, ["sampling.num_steps=7"])
+    assert config.data.tokenizer_path == str(tmp_path / "tokenizer.json")
+    assert (config.latent.dim, config.sampling.num_steps) == (3, 7)
+    with pytest.raises(UserError, match=r"^sampling.num_steps must be an integer >= 1, got 0$"):
+        configuration.load_run(tmp_path, ["sampling.num_steps=0"])
 
 
 @pytest.mark.parametrize("selector", ["data.name", "encoder.name", "decoder.name"])
@@ -509,10 +521,11 @@ def test_an_unknown_field_is_answered_with_the_nearest(tmp_path, name, nearest):
     assert message(path) == answer
 
 
-def test_a_value_for_a_group_is_answered_with_a_field_of_it():
-    expected = "the config holds no field training.learning_rate; the nearest is "
-    answer = message(DIGITS_JOINT, "training.learning_rate=1e-3")
-    assert answer == f"{expected}training.learning_rate.encoder"
+def test_a_value_for_a_group_is_answered_with_its_fields():
+    expected = "the config holds no field training.learning_rate; the nearest are "
+    group = "training.learning_rate"
+    expected += f"{group}.encoder, {group}.decoder, {group}.label_anchors"
+    assert message(DIGITS_JOINT, "training.learning_rate=1e-3") == expected
 
 
 def test_names_are_those_of_the_registries():
@@ -550,7 +563,7 @@ def test_noise_levels_scale_by_sigma_where_time_is_a_fourier_embedding():
 
 
 def test_a_joint_study_needs_two_classes(tmp_path):
-    lines = "tree['data'].update(name='image_folder', path='x', image_size=8)"
+    lines = "tree['data'].update(name='image_folder', path='x', image_size=8, channels=1)"
     for count in (1, 2):
         path = edited(tmp_path, f"{lines}\ntree['data']['num_classes'] = {count}")
         if count == 1:
@@ -565,6 +578,124 @@ def test_a_joint_study_trains_something(off):
     silent = "training.generation_weight=0"
     assert configuration.load(DIGITS_JOINT, [silent])
     assert message(DIGITS_JOINT, off, silent).startswith("training.generation_weight must be > 0")
+
+
+def folder_of(root, sizes, mode="RGB"):
+    """Class folders with an image of each size."""
+    for name, shapes in sizes.items():
+        (root / name).mkdir(parents=True)
+        for index, shape in enumerate(shapes):
+            Image.new(mode, shape).save(root / name / f"{index}.png")
+    return ["data.name=image_folder", f"data.path={root}"]
+
+
+def from_folder(path, *overrides):
+    config = configuration.flatten(configuration.load(path, overrides).to_dict())
+    names = "data.image_size data.channels data.num_classes data.holdout latent.context_size"
+    return [config[name] for name in names.split()]
+
+
+@pytest.mark.parametrize(
+    ("config", "size", "mode", "expected"),
+    [
+        ("digits_joint", (8, 8), "L", [8, 1]),
+        ("digits_joint", (9, 12), "RGB", [10, 3]),  # two levels
+        ("fashion_joint", (57, 57), "P", [60, 3]),  # three levels, or patches and two
+        ("digits_alone", (9, 9), "LA", [9, 1]),  # takes any
+        ("digits_repr", (64, 64), "I;16", [64, 1]),
+        ("digits_gen", (65, 65), "RGBA", [32, 3]),
+    ],
+)
+def test_a_folder_says_its_size_and_colours(config, size, mode, expected, tmp_path):
+    overrides = folder_of(tmp_path, {"a": [size] * 12, "b": [size] * 8}, mode)
+    assert from_folder(config, *overrides) == [*expected, 2, 2, 18]
+
+
+def test_images_of_several_sizes_and_kinds_are_32_pixels_of_colours(tmp_path):
+    overrides = folder_of(tmp_path, {"a": [(8, 8), (8, 9)], "b": [(8, 8)] * 3}, "L")
+    assert from_folder("digits_gen", *overrides) == [32, 1, 2, 1, 4]
+    Image.new("RGB", (8, 8)).save(tmp_path / "a" / "2.png")
+    (tmp_path / "a" / "broken.png").write_text("no image")
+    assert from_folder("digits_gen", *overrides) == [32, 3, 2, 1, 6]
+
+
+def test_a_flat_folder_is_one_class_and_a_test_folder_needs_no_holdout(tmp_path):
+    overrides = folder_of(tmp_path, {"train": [(8, 8)] * 5, "test": [(8, 8)] * 3})
+    assert from_folder("digits_gen", *overrides) == [8, 3, 1, None, 5]
+    expected = "data.num_classes must be an integer >= 2 in the joint study, got 1: a folder has a"
+    assert message("digits_joint", *overrides).startswith(expected)
+
+
+def test_what_is_asked_for_counts_and_what_a_config_says_of_its_own_folder(tmp_path):
+    overrides = folder_of(tmp_path / "of", {"a": [(8, 8)] * 6, "b": [(8, 8)] * 6})
+    given = ["data.image_size=16", "data.channels=1", "data.num_classes=1", "data.holdout=2"]
+    given += ["latent.context_size=11"]  # an error of training, as of other data
+    assert from_folder("digits_gen", *overrides, *given) == [16, 1, 1, 2, 11]
+    assert from_folder("digits_gen", *overrides, "data.image_size=None")[0] == 8
+    own = tmp_path / "own.py"
+    own.write_text(
+        "from lzn_jax import configuration\n\n"
+        "def get_config():\n"
+        "    config = configuration.sibling(__file__, 'digits_gen')\n"
+        f"    config.data.name, config.data.path = 'image_folder', {str(tmp_path / 'of')!r}\n"
+        "    config.data.channels = 1\n"
+        "    return config\n"
+    )
+    assert from_folder(str(own)) == [8, 1, 2, 1, 1437]
+
+
+def test_numbers_of_images_are_at_most_those_that_there_are(tmp_path, caplog):
+    overrides = folder_of(tmp_path, {"a": [(8, 8)] * 100, "b": [(8, 8)] * 200})
+    with caplog.at_level("INFO", "lzn_jax"):
+        config = configuration.load("digits_joint", overrides)
+    assert config.evaluation.num_samples == config.latent.context_size == 270
+    assert config.evaluation.context_sizes == (1, 6, 36, 216, 270)
+    assert config.evaluation.batch_sizes == (1, 6, 30)
+    assert config.training.batch_size == 256
+    (line,) = caplog.messages
+    assert line.startswith(
+        f"from the images in {tmp_path}: image_size=8, channels=3, num_classes=2"
+    )
+    alone = configuration.load("digits_alone", overrides)
+    assert (alone.training.batch_size, alone.training.queries) == (256, 256)
+
+
+def test_a_folder_is_found_from_where_one_is_and_from_home(tmp_path, monkeypatch):
+    folder_of(tmp_path / "of", {"a": [(8, 8)] * 2})
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for path in ("of", "~/of"):
+        config = configuration.load("digits_gen", ["data.name=image_folder", f"data.path={path}"])
+        assert config.data.path == str(tmp_path / "of")
+    expected = f"there is no folder {tmp_path / 'off'}: set data.path to the data set's folder"
+    assert message("digits_gen", "data.name=image_folder", "data.path=off") == expected
+
+
+def test_another_data_set_by_name_brings_its_own_fields():
+    config = configuration.load("digits_gen", ["data.name=fashion"])
+    assert (config.data.image_size, config.data.flip) == (28, False)
+    assert "lacks the field data.path" in message("digits_gen", "data.name=image_folder")
+
+
+@pytest.mark.parametrize(
+    ("asked", "nearest"),
+    [
+        ("training.lr", "are training.learning_rate.encoder, training.learning_rate.decoder, tr"),
+        ("lr", "are training.learning_rate.encoder"),
+        ("training.learning_rate", "are training.learning_rate.encoder"),
+        ("training.bs", "is training.batch_size"),
+        ("batch_size", "is training.batch_size"),
+        ("training.steps", "is training.num_steps"),
+        ("training.epochs", "is training.num_steps"),
+        ("data.size", "is data.image_size"),
+        ("data.classes", "is data.num_classes"),
+        ("latent.alpha", "is latent.noise_scale"),
+        ("evaluation.samples", "is evaluation.num_samples"),
+    ],
+)
+def test_an_unknown_field_is_answered_with_the_nearest_by_meaning(asked, nearest):
+    expected = f"the config holds no field {asked}; the nearest {nearest}"
+    assert message(DIGITS_JOINT, f"{asked}=1").startswith(expected)
 
 
 def test_an_override_does_not_repair_a_file(tmp_path):

@@ -101,12 +101,24 @@ def test_the_command_itself_runs(commanded):
     workdir, result = commanded
     assert result.returncode == 0, result.stderr
     lines = result.stderr.splitlines()
+    compiled = lines.index(
+        "compiling the update: a minute or so at first, seconds once it is cached"
+    )
+    assert lines[compiled + 2].startswith("compiled in ")
+    metrics = len(json.loads((workdir / "summary.json").read_text()))
+    shown = next(i for i, line in enumerate(lines) if line.startswith("step 2, 5 of "))
+    assert lines[shown].startswith(f"step 2, 5 of {metrics - 3} metrics")  # step and two rates
+    assert [line.split()[0] for line in lines[shown + 1 :][:2]] == ["linear_probe_top1", "knn_top1"]
+    assert "evaluation: 0% 0/1" in result.stderr
+    assert "representations]" in result.stderr
+    assert "assignment accuracy 0." in result.stderr
     done = lines.index(f"done: results are in {workdir}")
     assert lines[done + 1] == "what can be done next:"
     commands = [shlex.split(line) for line in lines[done + 3 :: 2]]
     assert len(commands) == 3
-    flags = small.flags(REPRESENTATION, workdir)
-    assert commands[0] == ["python", "-m", "lzn_jax.main", *flags, "--mode=embed"]
+    assert commands[0] == [
+        "python", "-m", "lzn_jax.main", f"--workdir={workdir}", "--mode=embed"
+    ]  # fmt: skip
     assert not (workdir / "wandb").exists()
     assert json.loads((workdir / "summary.json").read_text())["step"] == 2
 
@@ -150,6 +162,60 @@ def test_a_trained_run_may_be_solved_anew_but_not_trained_on(trained, classified
     assert (trained / "config.json").read_bytes() == config
     assert _run(trained, **anew) == 2
     assert "holds a run with alignment.solver=euler" in capsys.readouterr().err
+
+
+def test_a_mode_takes_the_config_of_its_run_and_refuses_what_does_not_fit(
+    trained, classified, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)  # where no configs are
+    mode = [f"--workdir={trained}", "--mode=classify"]
+    assert command_line.main(mode) == 0
+    assert _predictions(trained) == classified
+    before = _contents(trained)
+    for extra, expected in {
+        "--config.latent.dim=5": "holds a run with latent.dim=4, this command says 5",
+        "--config.latent.dimm=5": "the nearest is latent.dim",
+        f"--workdir={tmp_path}": f"{tmp_path} is no run: name a folder that holds config.json",
+    }.items():
+        capsys.readouterr()
+        assert command_line.main([*mode, extra]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert expected in line
+    assert _contents(trained) == before
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_goes_on_by_the_name_of_its_folder(trained, capsys):
+    assert command_line.main([f"--workdir={trained}", "--config.training.num_steps=3"]) == 0
+    assert (trained / "checkpoints" / "3").is_dir()
+    stored = json.loads((trained / "config.json").read_text())
+    assert stored["training"]["num_steps"] == 3
+    assert stored["latent"]["dim"] == 4
+
+
+def test_a_folder_of_ones_own_trains_and_its_modes_know_it(tmp_path, monkeypatch, capsys):
+    rng = np.random.default_rng(0)
+    for index in range(48):
+        path = tmp_path / "images" / ("dark" if index % 2 else "light") / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = rng.integers(128, size=(9, 9, 3)) + 128 * (1 - index % 2)
+        Image.fromarray(pixels.astype(np.uint8)).save(path)
+    own = [f"--config.{field}" for field in ("data.name=image_folder", "data.path=images")]
+    shrunk = [a for a in small.overrides(CONFIG) if "context_size" not in a]
+    with monkeypatch.context() as patch:
+        patch.chdir(tmp_path)
+        assert command_line.main(["--config=digits_joint", "--workdir=run", *own, *shrunk]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    images = tmp_path / "images"
+    assert lines[0].startswith(f"from the images in {images}: image_size=9, channels=3, num_cl")
+    workdir = tmp_path / "run"
+    stored = json.loads((workdir / "config.json").read_text())
+    expected = {"path": str(images), "num_classes": 2, "holdout": 4, "workers": None}
+    assert expected.items() <= stored["data"].items()
+    assert stored["latent"]["context_size"] == 44
+    images.joinpath("dark", "more.png").write_bytes(images.joinpath("dark", "1.png").read_bytes())
+    assert command_line.main([f"--workdir={workdir}", "--mode=classify"]) == 0
+    assert len(_predictions(workdir)) == 4
 
 
 def test_sample_writes_classes_in_equal_shares_that_do_not_depend_on_their_number(trained):
@@ -271,7 +337,9 @@ BAD_INPUT = {
     "unknown field": (["--config.latent.dimm=3"], "latent.dim"),
     "wrong value": (["--config.training.batch_size=many"], "training.batch_size"),
     "unknown mode": (["--mode=fly"], "invalid choice: 'fly'"),
-    "unknown flag": (["--workdirr=x"], "unrecognized arguments: --workdirr=x"),
+    "unknown flag": (["--worddir=x"], "arguments: --worddir=x; the nearest is --workdir"),
+    "a field as a flag": (["--seed.x=5"], "--seed.x=5; a field is set by --config.seed.x=5"),
+    "a value apart": (["--config.latent.dim=3", "5"], "5; a flag reads --NAME=VALUE"),
     "input with train": (["--input=x.png"], "--mode=embed or classify or reconstruct"),
     "one image to interpolate": (["--mode=interpolate", "--input={image}"], "two images"),
     "empty input": (["--mode=classify", "--input="], "--input is empty"),
@@ -311,14 +379,22 @@ def test_a_missing_config_names_the_nearest(capsys):
     assert "configs/digits_joint.py" in capsys.readouterr().err
 
 
-def test_sigterm_before_there_is_anything_to_save_asks_for_the_same_command(tmp_path):
+@pytest.mark.parametrize(
+    ("number", "mode", "expected"),
+    [
+        ("SIGTERM", "train", (75, "")),
+        ("SIGINT", "train", (75, "interrupted\n")),
+        ("SIGINT", "show_config", (130, "interrupted\n")),
+    ],
+)
+def test_a_signal_before_there_is_anything_to_save_ends_at_once(number, mode, expected, tmp_path):
     config = tmp_path / "terminated.py"
     config.write_text(
-        "import os, signal\ndef get_config():\n    os.kill(os.getpid(), signal.SIGTERM)\n"
+        f"import os, signal\ndef get_config():\n    os.kill(os.getpid(), signal.{number})\n"
     )
-    command = [sys.executable, "-m", "lzn_jax.main", f"--config={config}"]
+    command = [sys.executable, "-m", "lzn_jax.main", f"--config={config}", f"--mode={mode}"]
     result = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert (result.returncode, result.stderr) == (75, "")
+    assert (result.returncode, result.stderr) == expected
 
 
 def test_without_arguments_the_configs_are_listed_with_a_command_to_start_with(capsys):

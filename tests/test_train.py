@@ -4,6 +4,7 @@ import functools
 import io
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -24,6 +25,7 @@ from lzn_jax import main as command_line
 from lzn_jax.latent_space import LatentSpace
 from lzn_jax.run import processes, sharding
 from lzn_jax.run.checkpoints import Checkpoints
+from lzn_jax.run.interruption import Interruption
 
 ROOT = Path(__file__).parent.parent
 TIMINGS = {"steps_per_second", "examples_per_second", "evaluation_seconds"}
@@ -178,10 +180,10 @@ def test_nothing_is_compiled_after_the_first_update(tmp_path, monkeypatch):
     assert seen[1:] == [seen[1]] * 4
 
 
-def _start(workdir, **changes):
+def _start(workdir, flags=None, **changes):
     program = [sys.executable, "tests/one_weight.py"]
     return subprocess.Popen(
-        [*program, *small.flags("configs/digits_joint.py", workdir, **changes)],
+        [*program, *(flags or small.flags("configs/digits_joint.py", workdir, **changes))],
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         cwd=ROOT,
         stderr=subprocess.PIPE,
@@ -255,15 +257,21 @@ def test_a_killed_run_ends_like_an_uninterrupted_one(uninterrupted, tmp_path):
     _assert_same_run(uninterrupted, tmp_path, small.config(**LONGER))
 
 
-def test_sigterm_saves_and_the_same_command_goes_on(uninterrupted, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_the_command_that_is_shown_goes_on(uninterrupted, number, tmp_path):
     process = _start(tmp_path, **LONGER)
     _wait_for_step(tmp_path, 10, process)
-    process.terminate()
+    process.send_signal(number)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 75, errors
+    assert "Traceback" not in errors
+    assert errors.count("Ctrl-C again leaves at once") == (number == signal.SIGINT)
     saved = max(int(p.name) for p in (tmp_path / "checkpoints").iterdir())
     assert _lines(tmp_path)[-1]["step"] == saved
-    process = _start(tmp_path, **LONGER)
+    said, _, command = errors.splitlines()[-1].partition("; to go on: ")
+    assert said == f"saved at step {saved}"
+    flags = shlex.split(command)[3:]
+    process = _start(tmp_path, flags)
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
     assert f"from step {saved} on" in errors
@@ -274,7 +282,9 @@ def test_sigterm_at_the_last_step_or_in_an_evaluation_leaves_it_to_the_next_star
     tmp_path, monkeypatch
 ):
     config = small.config(training__num_steps=4, evaluation__every_steps=3)
-    handler = signal.getsignal(signal.SIGTERM)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    interruption = Interruption()
+    interruption.listen()
 
     def evaluations():
         return [line["step"] for line in _lines(tmp_path) if "evaluation_seconds" in line]
@@ -286,17 +296,19 @@ def test_sigterm_at_the_last_step_or_in_an_evaluation_leaves_it_to_the_next_star
     try:
         with monkeypatch.context() as patch:  # before the evaluation at step 3 nothing was saved
             patch.setattr(Context, "__call__", interrupted)
-            assert train.train_and_evaluate(config, tmp_path) == 75
+            assert train.train_and_evaluate(config, tmp_path, interruption) == 75
         assert (tmp_path / "checkpoints" / "3").is_dir()
         assert evaluations() == []
         with monkeypatch.context() as patch:
-            patch.setattr(processes.Interruption, "asked", lambda self, step: step == 4)
+            patch.setattr(processes, "is_to_leave", lambda interruption, step: step == 4)
             assert train.train_and_evaluate(config, tmp_path) == 75
         assert evaluations() == [3]
         assert train.train_and_evaluate(config, tmp_path) == 0
         assert evaluations() == [3, 4]
     finally:
-        signal.signal(signal.SIGTERM, handler)
+        signal.set_wakeup_fd(-1)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def test_a_damaged_newest_checkpoint_is_passed_over(tmp_path, caplog):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from lzn_jax.configuration.errors import UserError
-from lzn_jax.configuration.schema import Field, schema_of, with_defaults
+from lzn_jax.configuration.schema import FROM_IMAGES, Field, schema_of, with_defaults
 
 
 def validated(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -23,7 +23,8 @@ def validated(values: Mapping[str, Any]) -> dict[str, Any]:
             raise UserError(_missing(name, field, extra))
     if extra:
         raise UserError(unknown(extra[0], fields))
-    _check_across(result)
+    if all(result.get(name, 0) is not None for name in FROM_IMAGES):
+        _check_across(result)
     return result
 
 
@@ -33,15 +34,33 @@ def _missing(name: str, field: Field, extra: Sequence[str]) -> str:
     return f"{message}; it holds {near[0]}, which is no field" if near else message
 
 
+# What people call a field elsewhere.
+_ELSEWHERE = {"epochs": "num_steps", "iterations": "num_steps", "alpha": "noise_scale"}
+
+
 def unknown(name: str, fields: Iterable[str]) -> str:
-    """What to say of a field that there is not."""
+    """What to say of a field that there is not: the nearest one, or all of the nearest group."""
+    fields = list(fields)
+    groups = {field.rpartition(".")[0] for field in fields}
+    small_groups = sorted(group for group in groups if "." in group)
+    nearest = max([*fields, *small_groups], key=lambda known: _closeness(name, known))
+    if nearest in fields:
+        return f"the config holds no field {name}; the nearest is {nearest}"
+    members = ", ".join(field for field in fields if field.startswith(f"{nearest}."))
+    return f"the config holds no field {name}; the nearest are {members}"
 
-    def closeness(field: str) -> tuple[float, float]:
-        whole = difflib.SequenceMatcher(None, name, field).ratio()
-        leaves = name.rpartition(".")[2], field.rpartition(".")[2]
-        return max(whole, difflib.SequenceMatcher(None, *leaves).ratio()), whole
 
-    return f"the config holds no field {name}; the nearest is {max(fields, key=closeness)}"
+def _closeness(name: str, known: str) -> tuple[float, float]:
+    """How near two names are, by letters, by words (steps, num_steps) or by initials (lr)."""
+    asked, leaf = name.rpartition(".")[2], known.rpartition(".")[2]
+    words = leaf.split("_")
+    whole = difflib.SequenceMatcher(None, name, known).ratio()
+    letters = difflib.SequenceMatcher(None, asked, leaf).ratio()
+    is_meant = _ELSEWHERE.get(asked) == leaf or (
+        len(words) > 1 and asked == "".join(word[0] for word in words)
+    )
+    by_meaning = 1.0 if is_meant else 0.9 * (set(asked.split("_")) <= set(words))
+    return max(whole, letters, by_meaning), whole
 
 
 def checked(name: str, value: Any, field: Field) -> Any:
@@ -198,7 +217,8 @@ def _check_classes(values: Mapping[str, Any]) -> None:
     )
     _require(
         values["data.num_classes"] >= 2,
-        "data.num_classes must be an integer >= 2 in the joint study, got 1",
+        "data.num_classes must be an integer >= 2 in the joint study, got 1: a folder has a class "
+        "for each of its class folders",
     )
     aligned = values["latent.enabled"] and values["alignment.weight"] > 0
     _require(

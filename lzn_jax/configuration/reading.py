@@ -10,29 +10,37 @@ from typing import Any
 
 import ml_collections
 
+from lzn_jax.configuration import from_images
 from lzn_jax.configuration.checking import checked, converted, unknown, validated
 from lzn_jax.configuration.errors import UserError
-from lzn_jax.configuration.finding import find
+from lzn_jax.configuration.finding import SHIPPED, find
 from lzn_jax.configuration.schema import GROUPS, Field, schema_of
+
+# Of a run, in its work folder.
+CONFIG_FILE = "config.json"
+TOKENIZER_FILE = "tokenizer.json"
 
 
 def load(path: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
     """The checked, immutable config of the file at `path`, changed by `FIELD=VALUE` overrides.
 
-    `path` may be the name of a config. Raises UserError for a file that gives no config and for a
+    `path` may be the name of a config. Fields that follow from a folder of images take their values
+    from there (`from_images`). Raises UserError for a file that gives no config and for a
     field or value at fault.
     """
-    values = validated(flatten(_read(find(path))))
-    fields = schema_of(values)
-    values = validated(values | dict(_parse_override(text, fields) for text in overrides))
-    return ml_collections.FrozenConfigDict(nest(values))
+    values, kept = _changed(validated(flatten(_read(find(path)))), overrides)
+    return _complete(from_images.resolved(values, kept))
 
 
-def load_json(path: Path) -> ml_collections.ConfigDict:
-    """The checked, immutable config that a run wrote (see `to_json_dict`).
+def load_run(workdir: Path, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
+    """The checked, immutable config of the run in a folder, changed by `FIELD=VALUE` overrides.
 
-    Raises UserError for a file that holds none and for a field or value at fault.
+    Its tokenizer is the copy in the folder, of which nothing is executed. Raises UserError for a
+    folder that holds no run and for a field or value at fault.
     """
+    path = workdir / CONFIG_FILE
+    if not path.is_file():
+        raise UserError(f"{workdir} is no run: name a folder that holds {CONFIG_FILE}, or a config")
     try:
         tree = json.loads(path.read_text())
         if not isinstance(tree, dict):
@@ -41,9 +49,12 @@ def load_json(path: Path) -> ml_collections.ConfigDict:
         reason = " ".join(str(error).split())
         raise UserError(f"{path} is not the config of a run: {reason}") from error
     try:
-        return ml_collections.FrozenConfigDict(nest(validated(flatten(tree))))
+        values = validated(flatten(tree))
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
+    if values.get("data.tokenizer_path") is not None:
+        values["data.tokenizer_path"] = str(workdir / TOKENIZER_FILE)
+    return _complete(_changed(values, overrides)[0])
 
 
 def blank() -> ml_collections.ConfigDict:
@@ -55,12 +66,16 @@ def blank() -> ml_collections.ConfigDict:
 
 
 def sibling(file: str, name: str) -> ml_collections.ConfigDict:
-    """The config `name`, unchecked and open to change, from the folder of the config file `file`.
+    """The config `name`, unchecked and open to change, from the folder of the config file `file`
+    or, where there is none, from the package.
 
     For configs that say only what they change: `config = sibling(__file__, "digits_gen")`. Raises
     UserError where `name` gives no config.
     """
-    return ml_collections.ConfigDict(_read(find(str(Path(file).with_name(f"{name}.py")))))
+    path = Path(file).with_name(f"{name}.py")
+    shipped = SHIPPED / path.name
+    is_beside = path.is_file() or not shipped.is_file()
+    return ml_collections.ConfigDict(_read(find(str(path)) if is_beside else shipped))
 
 
 def to_json_dict(config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -119,6 +134,26 @@ def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
             node = node.setdefault(group, {})
         node[leaf] = value
     return tree
+
+
+def _changed(
+    values: Mapping[str, Any], overrides: Sequence[str]
+) -> tuple[dict[str, Any], set[str]]:
+    """The values after overrides; names of those that are meant for the data set that they name."""
+    fields = schema_of(values)
+    sources = [text for text in overrides if text.startswith("data.name=")]
+    named = dict(_parse_override(text, fields) for text in sources)
+    is_another = named.get("data.name", values["data.name"]) != values["data.name"]
+    if is_another:
+        values = from_images.of_another(values, named["data.name"])
+        fields = schema_of(values)
+    given = dict(_parse_override(text, fields) for text in overrides)
+    values = {**values, **given}
+    return values, set(given if is_another else values)
+
+
+def _complete(values: Mapping[str, Any]) -> ml_collections.ConfigDict:
+    return ml_collections.FrozenConfigDict(nest(validated(values)))
 
 
 def _parse_override(text: str, fields: Mapping[str, Field]) -> tuple[str, Any]:

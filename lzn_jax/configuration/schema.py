@@ -147,6 +147,8 @@ def _small_images(sizes: tuple[int, ...], channels: int, flip: bool) -> dict[str
     }
 
 
+# Of a folder of images None stands for what the images say, until the config is complete.
+FROM_IMAGES = ("data.image_size", "data.channels", "data.num_classes")
 _ENCODED_IMAGES = {
     "data.image_size": _count("height and width in pixels, after resize and crop"),
     "data.centre_crop": _positive(
@@ -155,7 +157,9 @@ _ENCODED_IMAGES = {
     "data.channels": Field(int, "image channels: grey or RGB", 3, choices=(1, 3)),
     "data.num_classes": _count("number of classes, 1 = all images are one"),
     "data.flip": _flag(_FLIP, True),
-    "data.workers": _count_or_0("processes that decode training images", 16),
+    "data.workers": _count_or_0(
+        "processes that decode training images, None = the cores, 0 = a thread does", None
+    ),
     "data.skip_unreadable": _flag(
         "replace unreadable images by others of their class, leave out what is no pair", False
     ),
@@ -194,9 +198,10 @@ SOURCES = {
     "image_folder": _ENCODED_IMAGES
     | {
         "data.path": _word("folder of images, class folders or train, val and test folders"),
+        **{name: dataclasses.replace(_ENCODED_IMAGES[name], default=None) for name in FROM_IMAGES},
         "data.class_name": _word("the one class folder to take, None = all", None),
         "data.holdout": _count_or_0(
-            "training images set apart as tests, 0 = all are tests, None = it has a test folder",
+            "training images set apart as tests, 0 = all are tests, None = those of a test folder",
             None,
         ),
     },

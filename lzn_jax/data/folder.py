@@ -9,12 +9,15 @@ first with class folders: the test/ of ImageNet has none. Labels number the clas
 training split by name. With `data.captions` a file of metadata.py says the texts of the images.
 """
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
+from PIL import Image
 
 from lzn_jax.configuration import UserError
 from lzn_jax.data import metadata, pairs
@@ -23,6 +26,8 @@ from lzn_jax.data.examples import EncodedImages, Examples, evenly_spaced
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 TEST_FOLDERS = ("test", "val", "validation")
+MAX_HEADERS = 1000  # read to find out sizes and colours
+GREY_MODES = frozenset({"1", "L", "LA", "I", "F", "I;16", "I;16L", "I;16B", "I;16N"})  # Pillow's
 
 
 def load(data: ConfigDict, split: str) -> Examples:
@@ -83,6 +88,49 @@ def image_names(folder: Path, prefix: str = "") -> Iterator[bytes]:
             yield os.fsencode(path)
         elif entry.is_dir():
             yield from image_names(folder, f"{path}/")
+
+
+def count(data: ConfigDict, split: str) -> int:
+    """Images in the folder of a split, by their names, those that are held out included."""
+    return len(_list(_split_folder(Path(data.path), data, split), data, class_names(data))[0])
+
+
+def has_test_folder(path: str) -> bool:
+    """Whether a folder has its own test images."""
+    return any((Path(path) / name).is_dir() for name in TEST_FOLDERS)
+
+
+class Survey(NamedTuple):
+    """What a folder of images holds.
+
+    Attributes:
+      num_classes: class folders of training images; 1 where there are fewer than two.
+      side: the shorter side in pixels where all images have the same size, else None.
+      is_grey: whether no image has colours.
+    """
+
+    num_classes: int
+    side: int | None
+    is_grey: bool
+
+
+def survey(root: Path, class_name: str | None) -> Survey:
+    """What the folder of training images holds, by its names and by the headers of 1000 files.
+
+    Raises UserError for a folder that is missing or without images.
+    """
+    data = ConfigDict({"class_name": class_name, "num_classes": 1, "holdout": None})
+    folder = _split_folder(root, data, "train")
+    names, _ = _list(folder, data, ())
+    sizes, modes = set(), set()
+    for row in evenly_spaced(min(len(names), MAX_HEADERS), len(names)).tolist():
+        # What cannot be read is reported when it is.
+        with contextlib.suppress(Exception), Image.open(Files(folder, names).name(row)) as image:
+            sizes.add(image.size)
+            modes.add(image.mode)
+    classes = 1 if class_name is not None else max(len(_class_folders(folder)), 1)
+    side = min(min(size) for size in sizes) if len(sizes) == 1 else None
+    return Survey(classes, side, is_grey=bool(modes) and modes <= GREY_MODES)
 
 
 class Files:

@@ -26,6 +26,8 @@ from lzn_jax.data.examples import EncodedImages, Examples
 # Image file's content, or pixels (h, w, c) uint8 of a set in memory -> what a batch stacks by name.
 Transform = Callable[[bytes | np.ndarray, np.random.Generator], Mapping[str, np.ndarray]]
 
+MAX_WORKERS = 16
+MIN_FOR_WORKERS = 1000  # images; a worker takes seconds to start, and fewer are decoded in seconds
 # What a worker process hands over at a time.
 _MAX_CHUNK = 64
 _UNREADABLE = "index if unreadable"
@@ -39,9 +41,13 @@ class TrainingBatches:
     resumes at k, and whatever the number of workers. `columns` hold a row an example. With `rows`
     this process reads those rows of each batch alone; `shapes` are still those of whole batches.
 
-    With `workers` 0 a thread prepares the batches, which is right for images in memory. Other
-    images are decoded by that many processes: Python's lock, held for a sixth of the time that a
-    photograph takes, would stop threads at about six cores.
+    With `workers` 0 a thread prepares the batches, which is right for images in memory and for few.
+    Other images are decoded by that many processes, None: as many as there are cores. Python's
+    lock, held for a sixth of the time that a photograph takes, would stop threads at about six
+    cores.
+
+    Attributes:
+      workers: processes that decode.
 
     Raises UserError from `next` when a batch holds unreadable images, unless
     `data.skip_unreadable` has them replaced (see EncodedImages).
@@ -54,13 +60,14 @@ class TrainingBatches:
         seed: int,
         transform: Transform,
         *,
-        workers: int = 0,
+        workers: int | None = None,
         rows: slice | None = None,
         columns: Mapping[str, np.ndarray] | None = None,
     ) -> None:
         positions = grain.MapDataset.range(len(examples.labels)).seed(seed).shuffle().repeat()
         self._stream = positions.random_map(_Load(examples, transform, columns or {}))
-        self._images, self._batch_size, self._workers = examples.images, batch_size, workers
+        self._images, self._batch_size = examples.images, batch_size
+        self.workers = _default_workers(examples) if workers is None else workers
         self._rows = range(batch_size)[rows or slice(None)]
         self._open: list[Any] = []  # the iterator, nothing once closed
         weakref.finalize(self, _close, self._open)
@@ -73,14 +80,14 @@ class TrainingBatches:
         # Chunks keep workers on the same batch, and so their memory small.
         whole, own = self._batch_size, len(self._rows)
         chunk = math.gcd(whole, own, self._rows.start)
-        if self._workers > 0:
+        if self.workers > 0:
             chunk = max(n for n in range(1, _MAX_CHUNK + 1) if chunk % n == 0)
         rest = self._stream[step * whole :].batch(chunk)
         share = _Share(rest, self._rows.start // chunk, own // chunk, whole // chunk)
         chunks = grain.MapDataset.source(share).to_iter_dataset(grain.ReadOptions(num_threads=0))
-        if self._workers > 0:
+        if self.workers > 0:
             _parse_flags()
-            options = grain.MultiprocessingOptions(self._workers, per_worker_buffer_size=2)
+            options = grain.MultiprocessingOptions(self.workers, per_worker_buffer_size=2)
             chunks = chunks.mp_prefetch(options, _init_worker)
         batches = chunks.batch(own // chunk, batch_fn=_join)
         prefetched = grain.experimental.ThreadPrefetchIterDataset(batches, prefetch_buffer_size=2)
@@ -173,6 +180,13 @@ class WholeImage:
 def whole_image(data: ConfigDict) -> WholeImage:
     """The transform of those that train on whole images."""
     return WholeImage(functools.partial(prepare, data=data), data.flip)
+
+
+def _default_workers(examples: Examples) -> int:
+    is_small = len(examples.labels) < MIN_FOR_WORKERS
+    if is_small or not isinstance(examples.images, EncodedImages):
+        return 0
+    return min(len(os.sched_getaffinity(0)), MAX_WORKERS)
 
 
 def _join(chunks: list[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:

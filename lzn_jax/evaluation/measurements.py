@@ -1,6 +1,6 @@
 """What is measured of a run, by the pairs of data types that its latent space can go between."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from lzn_jax.evaluation.retrieval import RetrievalQuality
 from lzn_jax.evaluation.sample_quality import SampleQuality
 from lzn_jax.evaluation.text_quality import TextQuality
 from lzn_jax.latent_space import Model
+from lzn_jax.run.progress import progress
 from lzn_jax.tasks import NOISE_SCALE, Tasks
 
 SHOWN = 8  # examples of each task
@@ -60,21 +61,27 @@ class Measurements:
 
         Pictures go into the folder `figures` of `workdir`, what to keep into its cache.
         """
-        folder = workdir / figures
-        metrics = {f"{measured_set(self.config.data)}_examples": float(len(test.labels))}
+        folder, cache, shown = workdir / figures, workdir / "cache", test
+        parts: dict[str, Callable[[], Mapping[str, float]]] = {}
         if isinstance(self.space.encoders.get("image"), ViewEncoder):
-            metrics |= RepresentationQuality(self.tasks)(model, train, test, folder)
+            quality = RepresentationQuality(self.tasks)
+            parts["representations"] = lambda: quality(model, train, test, folder)
         if ("image", "label") in self.tasks.translations:
-            metrics |= self._image_to_label(model, test, folder)
+            parts["classification"] = lambda: self._image_to_label(model, test, folder)
         if "image" in self.space.decoders:
-            metrics |= self._to_image(model, train, test, folder, workdir / "cache")
-            metrics |= self._image_to_image(model, test, folder)
-        shown = test
+            parts["samples"] = lambda: self._to_image(model, train, test, folder, cache)
+            parts["reconstruction"] = lambda: self._image_to_image(model, test, folder)
         if "text" in self.space.encoders:
             shown = self.pairs(test)
-            metrics |= self._of_texts(model, train, shown, folder)
+            parts["texts"] = lambda: self._of_texts(model, train, shown, folder)
         if self.tasks.translations and len(shown.labels):
-            plots.tasks(folder / "tasks.png", self._examples(model, shown))
+            parts["examples of tasks"] = lambda: self._draw_examples(model, shown, folder)
+        metrics = {f"{measured_set(self.config.data)}_examples": float(len(test.labels))}
+        with progress(len(parts), "evaluation", unit="measurement") as bar:
+            for name, part in parts.items():
+                bar.set_postfix_str(name, refresh=True)
+                metrics |= part()
+                bar.update(1)
         return metrics
 
     def pairs(self, test: Examples) -> Examples:
@@ -94,6 +101,10 @@ class Measurements:
             quality = TextQuality(self.tasks, train) if is_ruled else CaptionQuality(self.tasks)
             metrics |= quality(model, pairs)
         return metrics
+
+    def _draw_examples(self, model: Model, test: Examples, folder: Path) -> dict[str, float]:
+        plots.tasks(folder / "tasks.png", self._examples(model, test))
+        return {}
 
     def _examples(self, model: Model, test: Examples) -> list[tuple[str, Any, Any]]:
         """Titles, sources and targets of each pair of types; sources are of different classes."""

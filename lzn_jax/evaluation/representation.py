@@ -98,7 +98,7 @@ class RepresentationQuality:
         """Endless features and labels of augmented training images."""
         config = self.config
         transform = dataclasses.replace(self.encoder.views, name="crops", count=1)
-        workers = config.data.get("workers", 0)
+        workers = config.data.get("workers")
         encode = functools.partial(self._augmented_features, model.variables)
         with TrainingBatches(train, batch_size, config.seed, transform, workers=workers) as batches:
             for step in itertools.count():

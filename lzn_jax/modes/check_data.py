@@ -160,7 +160,7 @@ def _describe_scan(found: Scan, examples: Examples) -> None:
 
 def _time_batches(train: Examples, config: ConfigDict) -> None:
     """Checksum of the first training batch, before augmentation, and the speed of those after."""
-    size, workers = config.training.batch_size, config.data.get("workers", 0)
+    size, workers = config.training.batch_size, config.data.get("workers")
     transform = dataclasses.replace(whole_image(config.data), flip=False)
     with TrainingBatches(train, size, config.seed, transform, workers=workers) as batches:
         batch = next(batches)
@@ -172,7 +172,7 @@ def _time_batches(train: Examples, config: ConfigDict) -> None:
         rate = count / (time.perf_counter() - started)
     _log.info(
         "batches of %d: first checksum %s, %.0f images/s with %d workers",
-        size, digest.hexdigest()[:16], rate, workers,
+        size, digest.hexdigest()[:16], rate, batches.workers,
     )  # fmt: skip
 
 

@@ -17,8 +17,7 @@ from lzn_jax import configuration, data, plots
 from lzn_jax.configuration import UserError
 from lzn_jax.data import Images
 from lzn_jax.evaluation.measurements import Measurements
-from lzn_jax.run import reporting
-from lzn_jax.run.workdir import CONFIG_FILE
+from lzn_jax.run import headlines, reporting
 from lzn_jax.trained_model import restore
 
 _log = logging.getLogger(__name__)
@@ -49,13 +48,13 @@ def evaluate(config: ConfigDict, workdir: Path) -> None:
     train, test = data.load_data(config)
     measure.prepare(test)
     summary, figures, measured = "summary.json", "figures", data.measured_set(config.data)
-    if measured != data.measured_set(configuration.load_json(workdir / CONFIG_FILE).data):
+    if measured != data.measured_set(configuration.load_run(workdir).data):
         summary, figures = f"summary_{measured}.json", f"figures/{measured}"
         _log.info("%s is not the run's own set: %s and %s are written", measured, summary, figures)
     results = measure(trained.model, train, test, workdir, figures)
     reporting.write_json(workdir / summary, {"step": trained.step, **results})
-    for name, value in results.items():
-        _log.info("%s %.4g", name, value)
+    for line in headlines.of_evaluation(trained.step, results):
+        _log.info("%s", line)
 
 
 def sample(config: ConfigDict, workdir: Path) -> None:

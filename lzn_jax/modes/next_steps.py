@@ -4,6 +4,7 @@ import importlib.util
 import shlex
 from collections.abc import Iterator, Sequence
 from itertools import islice
+from pathlib import Path
 
 from ml_collections import ConfigDict
 
@@ -17,27 +18,24 @@ SHOWN = 3
 Step = tuple[str, list[str]]  # what is done, in words, and the flags that ask for it
 
 
-def next_steps(config: ConfigDict, arguments: Sequence[str]) -> list[str]:
-    """Lines for people: what the run can do, of most interest first, a command below each.
+def next_steps(config: ConfigDict, workdir: Path) -> list[str]:
+    """Lines for people: what the run in a folder can do, of most interest first, with commands.
 
-    `arguments` are the flags that name the run: config, work folder, changed fields. The page is
-    among them where what it needs is installed.
+    The page is among them where what it needs is installed.
     """
     tasks = Tasks(LatentSpace(config, sharding.inference_mesh()))
     has_page = importlib.util.find_spec("gradio") is not None
     lines = ["what can be done next:"]
     for what, flags in islice(_steps(tasks), SHOWN - has_page):
-        changed = {flag.partition("=")[0] for flag in flags}
-        kept = [given for given in arguments if given.partition("=")[0] not in changed]
-        lines += _said(what, "lzn_jax.main", [*kept, *flags])
+        lines += _step("lzn_jax.main", what, workdir, flags)
     if has_page:
-        workdir = [given for given in arguments if given.startswith("--workdir=")]
-        lines += _said("a page to play with, in the browser", "lzn_jax.demo", workdir)
+        lines += _step("lzn_jax.demo", "a page to play with, in the browser", workdir)
     return lines
 
 
-def _said(what: str, module: str, flags: Sequence[str]) -> list[str]:
-    return [f"  {what}:", f"    {shlex.join(['python', '-m', module, *flags])}"]
+def _step(module: str, what: str, workdir: Path, flags: Sequence[str] = ()) -> list[str]:
+    command = ["python", "-m", module, f"--workdir={workdir}", *flags]
+    return [f"  {what}:", f"    {shlex.join(command)}"]
 
 
 def _steps(tasks: Tasks) -> Iterator[Step]:

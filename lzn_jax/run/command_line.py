@@ -1,16 +1,32 @@
 """What the commands share: how they read their flags and end, and where compiled programs stay."""
 
 import argparse
+import difflib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from lzn_jax.configuration import EXIT_USER_ERROR, UserError
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser of flags that raises UserError for those that do not fit."""
+    """A parser of flags that raises UserError for those that do not fit, and names the nearest."""
+
+    def parse_args(self, arguments: Sequence[str]) -> argparse.Namespace:  # type: ignore[override]
+        flags, unknown = self.parse_known_args(arguments)
+        if unknown:
+            raise UserError(f"unrecognized arguments: {unknown[0]}; {self._nearest(unknown[0])}")
+        return flags
+
+    def _nearest(self, argument: str) -> str:
+        name = argument.partition("=")[0]
+        if not name.startswith("--"):
+            return "a flag reads --NAME=VALUE"
+        known = [known for known in self._option_string_actions if known.startswith("--")]
+        if "." in name and "--config" in known:
+            return f"a field is set by --config.{argument.removeprefix('--')}"
+        return f"the nearest is {difflib.get_close_matches(name, known, n=1, cutoff=0)[0]}"
 
     def error(self, message: str) -> NoReturn:
         raise UserError(message)

@@ -7,7 +7,6 @@ in this alone: process 0 writes the files of a run (checkpoints are written by a
 import contextlib
 import logging
 import os
-import signal
 import sys
 import threading
 import time
@@ -24,6 +23,7 @@ from jax.experimental import multihost_utils
 
 from lzn_jax.configuration import EXIT_FAILED, EXIT_USER_ERROR, UserError
 from lzn_jax.run import sharding
+from lzn_jax.run.interruption import Interruption
 
 DEAD_AFTER = 30  # seconds without a sign of life of another process
 _FAILURES = "lzn_jax/failures/"
@@ -110,41 +110,12 @@ def anywhere(flag: bool) -> bool:
     return not everywhere(not flag)
 
 
-class Interrupted(BaseException):
-    """A SIGTERM where the process may leave at once."""
-
-
-class Interruption:
-    """A SIGTERM asks to save and leave; to one process, makes all leave at the same step."""
-
-    def __init__(self) -> None:
-        self._is_alone = not jax.distributed.is_initialized()
-        self._is_asked = self._may_raise = False
-        if self._is_alone and threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, self._ask)
-
-    def asked(self, step: int) -> bool:
-        """Whether to save at this step and leave; for after every step."""
-        if self._is_alone:
-            return self._is_asked
-        stop: bool = multihost_utils.reached_preemption_sync_point(step)
-        return stop
-
-    @contextlib.contextmanager
-    def at_once(self) -> Iterator[None]:
-        """Inside, a SIGTERM raises Interrupted, unless other processes would wait for this one."""
-        self._may_raise = True
-        try:
-            if self._is_asked:
-                raise Interrupted
-            yield
-        finally:
-            self._may_raise = False
-
-    def _ask(self, *_: object) -> None:
-        self._is_asked = True
-        if self._may_raise:
-            raise Interrupted
+def is_to_leave(interruption: Interruption, step: int) -> bool:
+    """Whether to save at this step and leave, the same in all processes; for after every step."""
+    if not jax.distributed.is_initialized():
+        return interruption.is_asked
+    stop: bool = multihost_utils.reached_preemption_sync_point(step)  # of a SIGTERM to one
+    return stop
 
 
 # Without what follows a process would wait in its next collective for one that has failed, and

@@ -7,7 +7,7 @@ import jax
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from lzn_jax.run import processes
+from lzn_jax.run import headlines, processes
 from lzn_jax.run.goodput import Goodput
 from lzn_jax.run.reporting import MetricLog
 
@@ -81,7 +81,7 @@ class LateMetrics:
         self._pending = None
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
         self._skipped_in_a_row = values.pop("skipped_in_a_row")
-        self._bar.set_postfix_str(f"loss {values['loss']:.4f}")
+        self._bar.set_postfix_str(headlines.of_update(values))
         self._bar.update(1)
         if step % self._training.log_every_steps == 0:
             self._log.write(step, {**values, **self._rates(self._last, step)})

@@ -16,12 +16,10 @@ import jax
 from ml_collections import ConfigDict
 
 from lzn_jax import configuration
-from lzn_jax.configuration import UserError
+from lzn_jax.configuration import CONFIG_FILE, TOKENIZER_FILE, UserError
 from lzn_jax.run import processes, reporting
 
-CONFIG_FILE = "config.json"
 VERSION_FILE = "version.json"
-TOKENIZER_FILE = "tokenizer.json"
 LOCK_FILE = ".lock"
 # A host that died keeps its lock on a network's file system for so long: NFS's lease, and a little.
 LOCK_SECONDS = 100.0
@@ -209,7 +207,8 @@ def check_same_run(config: ConfigDict, workdir: Path, free: tuple[str, ...] = ()
     asked = configuration.flatten(configuration.to_json_dict(config))
     stored = configuration.with_defaults(stored, configuration.schema_of(asked))
     stored = json.loads(json.dumps(stored))  # defaults in JSON's types too
-    for name in sorted(stored.keys() | asked.keys()):
+    names = stored.keys() | asked.keys()
+    for name in sorted(names, key=lambda name: (name != "data.name", name)):  # which others follow
         if name.startswith((*FREE_FIELDS, *free)) or stored.get(name) == asked.get(name):
             continue
         raise UserError(

@@ -10,6 +10,7 @@ from PIL import Image
 from lzn_jax import data
 from lzn_jax.configuration import UserError
 from lzn_jax.data import examples
+from lzn_jax.data.folder import survey
 
 
 def _config(path, **changes):
@@ -188,3 +189,13 @@ def test_a_folder_of_another_layout_is_named_in_one_line(tmp_path, names, change
     with pytest.raises(UserError, match=message) as raised:
         data.load(config, "train"), data.load(config, "test")
     assert len(str(raised.value).splitlines()) == 1
+
+
+def test_a_survey_reads_a_thousand_headers_of_many_files(tmp_path, monkeypatch):
+    _make(tmp_path, *(f"{name}/{index}.png" for name in "xyz" for index in range(4)))
+    assert survey(tmp_path, None) == (3, 2, True)
+    assert survey(tmp_path, "y") == (1, 2, True)
+    Image.new("RGB", (3, 2)).save(tmp_path / "x" / "1.png")
+    assert survey(tmp_path, None) == (3, None, False)
+    monkeypatch.setattr("lzn_jax.data.folder.MAX_HEADERS", 3)  # the middles of thirds
+    assert survey(tmp_path, None) == (3, 2, True)

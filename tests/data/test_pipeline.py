@@ -240,6 +240,21 @@ def _is_running(process):
     return status.returncode == 0 and not status.stdout.startswith(b"Z")
 
 
+def test_workers_are_by_default_the_cores_and_none_for_few_images_or_those_in_memory(
+    tmp_path, monkeypatch
+):
+    config = _folder(_files(tmp_path))
+    monkeypatch.setattr(TrainingBatches, "seek", lambda self, step: None)  # starts none
+    for cores, least, expected in ((3, 24, 3), (40, 24, 16), (3, 25, 0)):
+        found = set(range(cores))
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, found=found: found)
+        monkeypatch.setattr(pipeline, "MIN_FOR_WORKERS", least)
+        assert _folder_batches(config, 6).workers == expected
+        assert _folder_batches(config, 6, workers=5).workers == 5
+    monkeypatch.setattr(pipeline, "MIN_FOR_WORKERS", 0)
+    assert _batches(5, 2, 0, flip=False).workers == 0
+
+
 def test_workers_end_with_a_program_that_is_killed(tmp_path):
     script = tmp_path / "program.py"
     script.write_text(

@@ -23,19 +23,18 @@ def in_repository(monkeypatch):
 def test_the_page_is_the_third_where_it_can_be_had(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name == "gradio")
     config = small.config("configs/digits_joint.py")
-    lines = next_steps(config, ["--config=digits_joint", "--workdir=a folder", "--config.seed=1"])
+    lines = next_steps(config, Path("a folder"))
     assert len(lines) == 7
     assert lines[-1] == "    python -m lzn_jax.demo '--workdir=a folder'"
 
 
 def commands(name, workdir="unused", **changes):
     """Flags of the commands that are shown for a config."""
-    flags = small.flags(f"configs/{name}.py", workdir, **changes)
-    first, *lines = next_steps(small.config(f"configs/{name}.py", **changes), flags)
+    first, *lines = next_steps(small.config(f"configs/{name}.py", **changes), Path(workdir))
     assert first == "what can be done next:"
     assert all(line.endswith(":") for line in lines[::2])
     split = [shlex.split(line) for line in lines[1::2]]
-    assert all(command[:3] == COMMAND for command in split)
+    assert all(command[:4] == [*COMMAND, f"--workdir={workdir}"] for command in split)
     return [command[3:] for command in split]
 
 

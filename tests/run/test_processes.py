@@ -146,15 +146,18 @@ with processes.together(**where):
     assert code not in (0, 2, 3, 75)
 
 
-def test_a_sigterm_to_one_process_makes_both_leave_at_the_same_step():
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_one_process_makes_both_leave_at_the_same_step(number):
     code = """
 import time
 from lzn_jax.run import processes
-with processes.together(**where):
-    asked, step = processes.Interruption().asked, 0
+from lzn_jax.run.interruption import Interruption
+interruption, step = Interruption(), 0
+interruption.listen()
+with processes.together(**where), interruption.held():
     processes.everywhere(True)
     print(flush=True)
-    while not asked(step):
+    while not processes.is_to_leave(interruption, step):
         step += 1
         time.sleep(0.02 * (1 + i))  # each at its own pace
         assert step < 5000
@@ -164,7 +167,7 @@ with processes.together(**where):
     for process in running:
         process.stdout.readline()
     time.sleep(0.5)
-    running[1].send_signal(signal.SIGTERM)
+    running[1].send_signal(number)
     (first, one, _), (second, other, _) = pair.finish(running, timeout=120)
     assert (first, second) == (0, 0)
     assert int(one) == int(other) > 0

@@ -1,0 +1,47 @@
+"""The metrics that matter most of those that are measured; all others are in the files."""
+
+from collections.abc import Mapping
+
+SHOWN = 5
+# Of an evaluation, of most interest first; a run has those of its types and pairs.
+OF_EVALUATION = (
+    "test_accuracy",
+    "linear_probe_top1",
+    "knn_top1",
+    "retrieval_image_to_text_r1",
+    "retrieval_text_to_image_r1",
+    "fid",
+    "fd_features",
+    "sample_accuracy",
+    "unconditional_sample_accuracy",
+    "image_to_text_exact",
+    "reconstruction_l2",
+    "nearest_ratio",
+    "recognised",
+    "precision",
+    "recall",
+    "test_accuracy_batch",
+    "linear_probe_top5",
+    "linear_probe_top1_head",
+    "knn_top1_head",
+    "knn_top1_latent",
+)
+# Of an update, beside the loss; of several alignments that of the first.
+OF_UPDATE = "assignment_accuracy"
+
+
+def of_update(metrics: Mapping[str, float]) -> str:
+    """The loss and the metric of an update that matters, for a progress bar."""
+    shown = ["loss", *[name for name in metrics if name.startswith(OF_UPDATE)][:1]]
+    return ", ".join(f"{name.replace('_', ' ')} {metrics[name]:.4f}" for name in shown)
+
+
+def of_evaluation(step: int, metrics: Mapping[str, float]) -> list[str]:
+    """Lines for people: the metrics that matter, in a column, and where the others are."""
+    names = [name for name in OF_EVALUATION if name in metrics] or list(metrics)
+    shown = names[:SHOWN]
+    width = max(map(len, shown), default=0)
+    sets = (name for name in metrics if name.endswith("_examples"))
+    measured = "".join(f" on {metrics[name]:.0f} {name.replace('_', ' ')}" for name in sets)
+    first = f"step {step}{measured}, {len(shown)} of {len(metrics)} metrics (all: summary.json):"
+    return [first, *(f"  {name:<{width}}  {metrics[name]:.4g}" for name in shown)]

@@ -1,0 +1,26 @@
+"""Which metrics are shown, of all that are measured."""
+
+from lzn_jax.run import headlines
+
+
+def test_the_bar_has_the_loss_and_the_accuracy_of_the_first_alignment():
+    several = {"loss": 1.5, "generation_loss": 1.0, "gradient_norm": 2.0}
+    assert headlines.of_update(several) == "loss 1.5000"
+    several |= {"assignment_accuracy_image:text": 0.25, "assignment_accuracy_image:label": 0.75}
+    expected = "loss 1.5000, assignment accuracy image:text 0.2500"
+    assert headlines.of_update(several) == expected
+
+
+def test_an_evaluation_ends_with_its_five_metrics_in_a_column():
+    metrics = {"precision": 0.5, "nearest": 9.0, "fd_features": 1.23456, "sample_accuracy": 0.75}
+    metrics |= {"reconstruction_l2": 0.125, "test_accuracy": 1.0, "recall": 0.5}
+    assert headlines.of_evaluation(7, metrics) == [
+        "step 7, 5 of 7 metrics (all: summary.json):",
+        "  test_accuracy      1",
+        "  fd_features        1.235",
+        "  sample_accuracy    0.75",
+        "  reconstruction_l2  0.125",
+        "  precision          0.5",
+    ]
+    assert headlines.of_evaluation(7, {"own": 2.0})[1:] == ["  own  2"]
+    assert headlines.of_evaluation(7, {}) == ["step 7, 0 of 0 metrics (all: summary.json):"]
