@@ -48,7 +48,8 @@ def progress(
     line = (
         "{desc}: {percentage:.0f}% {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
     )
-    return _Bar(**common, file=_PlainLines(), mininterval=10.0, bar_format=line)
+    # A bar inside another would move the cursor to a line of its own.
+    return _Bar(**common, file=_PlainLines(), mininterval=10.0, bar_format=line, position=0)
 
 
 class LateMetrics:

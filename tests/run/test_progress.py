@@ -21,3 +21,18 @@ def test_progress_without_a_terminal_prints_few_plain_lines(monkeypatch):
     assert last.startswith("train: 100% 1000/1000")
     assert "step/s" in last
     assert "loss 0.123" in last
+
+
+def test_a_bar_inside_another_moves_no_cursor_where_there_is_none(monkeypatch):
+    stderr = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stderr)
+    with progress(2, "train") as outer:
+        for name in ("one", "two"):
+            with progress(1, "evaluation") as inner:
+                inner.set_postfix_str(name, refresh=True)
+                inner.update(1)
+        outer.update(2)
+    text = stderr.getvalue()
+    assert "\x1b" not in text
+    assert "evaluation: 0% 0/1 [00:00<?, ? step/s, one]" in text
+    assert text.splitlines()[-1].startswith("train: 100% 2/2")
