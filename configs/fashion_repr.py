@@ -3,7 +3,7 @@
     python -m lzn_jax.main --config=configs/fashion_repr.py
 
 Reads the IDX files of Debian's package dataset-fashion-mnist; --config.data.path=DIR for others.
-Expected: linear probe on the backbone 0.872 (one seed), 0.876 ± 0.003 with latents by Euler (three
+Expected: linear probe on the backbone 0.872 (one seed), 0.876 ± 0.004 with latents by Euler (three
 seeds; docs/results.md). Cost: 1.8e10 operations an update, 0.5 GB, 17 minutes on one CPU core.
 """
 

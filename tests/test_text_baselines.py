@@ -3,6 +3,7 @@
 import importlib
 import json
 import sys
+import types
 from pathlib import Path
 
 import jax
@@ -59,6 +60,37 @@ def test_a_classifier_of_one_caption_is_right_where_it_is_the_caption(script):
     rights = {"exact": test.texts == "a bold seven leaning left", "digit": test.labels == 7}
     for name, right in rights.items():
         assert found[f"image_to_text_{name}"] == pytest.approx(np.mean(right))
+
+
+@pytest.mark.parametrize(("name", "noise"), [("captioner", 0.0), ("captioner_0.4", 0.4)])
+def test_a_captioners_noise_is_in_units_of_its_anchors(script, monkeypatch, name, noise):
+    space = script.NETWORKS[name](small.config(CONFIG), sharding.inference_mesh())
+    monkeypatch.setattr(space.types["text"].decoder, "loss", lambda _, __, given, ___: given[0])
+    for scale in (1.0, 100.0):
+        anchors = 7 + scale * jax.random.normal(jax.random.key(0), (2000, 8))
+        zones = types.SimpleNamespace(anchors=anchors)
+        moved = space.error(None, None, zones, list(jax.random.split(jax.random.key(1)))) - anchors
+        assert np.std(moved) == pytest.approx(noise * scale, rel=0.02)
+
+
+def test_support_vectors_are_the_best_of_the_validation_part(script, monkeypatch, capsys):
+    monkeypatch.setattr(script, "COSTS", (10,))
+    monkeypatch.setattr(script, "WIDTHS", (1e-9, 0.03))  # the first sees one class
+    train, test = data.load_data(small.config(CONFIG))
+    found = script.support_vectors(train.at(np.arange(400)))(test.images)
+    right = {
+        name: np.mean(getattr(captions.parse(found), name) == getattr(asked, name))
+        for asked in [captions.parse(test.texts)]
+        for name in captions.Parts._fields
+    }
+    assert right["digit"] > 0.9
+    assert min(right.values()) > 0.6
+    assert capsys.readouterr().out.count("'gamma': 0.03") == 3
+
+
+def test_tables_have_the_sample_standard_deviation(script):
+    assert script.evidence._cell([1.0, 2.0, 3.0]) == "2.0000 ± 1.0000 (1 2 3)"
+    assert script.evidence._cell([0.25]) == "0.2500 (0.25)"
 
 
 def test_the_command_leaves_its_numbers_and_says_what_it_cannot(
