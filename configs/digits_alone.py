@@ -5,7 +5,7 @@ A latent of the prior, one evaluation of the decoder, is an image.
     python -m lzn_jax.main --config=configs/digits_alone.py
 
 Expected: fd_features 3.10 ± 0.20, recognised 0.891 ± 0.006, nearest_ratio 0.884 ± 0.002 (three
-seeds; docs/alone.md). Cost: 6 to 8 minutes on one CPU core.
+seeds; docs/alone.md), by which settings were chosen. Cost: 6 to 8 minutes on one CPU core.
 """
 
 import ml_collections

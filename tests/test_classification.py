@@ -114,6 +114,7 @@ def test_classes_are_found_without_a_look_at_the_labels(joint, tmp_path, monkeyp
     metrics, found = evaluated(joint, labels, tmp_path, monkeypatch)
     shares = [np.mean(np.array(classes) == labels) for classes in found]
     assert metrics.pop("image_to_label_accuracy") == metrics["test_accuracy"]
+    assert metrics.pop("test_examples") == len(labels)
     assert list(metrics) == [  # nothing of a decoder that never trained
         "test_accuracy",
         "test_accuracy_batch",
