@@ -86,19 +86,19 @@ def _train(module: FeatureNetwork, train: data.Examples, seed: int) -> dict[str,
         return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
 
     @jax.jit
-    def update(variables: Any, state: Any, step: Array, examples: data.Examples) -> Any:
+    def update(variables: Any, state: Any, step: Array, images: Array, labels: Array) -> Any:
         key = jax.random.fold_in(batch_key, step)
-        rows = jax.random.randint(key, (BATCH_SIZE,), 0, len(examples.labels))
-        gradient = jax.grad(loss)(variables, examples.images[rows], examples.labels[rows])
+        rows = jax.random.randint(key, (BATCH_SIZE,), 0, len(labels))
+        gradient = jax.grad(loss)(variables, images[rows], labels[rows])
         change, state = optimiser.update(gradient, state, variables)
         return optax.apply_updates(variables, change), state
 
-    examples = jax.tree.map(jnp.asarray, train._replace(texts=None))
-    variables = jax.jit(module.init)(init_key, data.normalise(examples.images[:1]))
+    images, labels = jnp.asarray(train.images), jnp.asarray(train.labels)
+    variables = jax.jit(module.init)(init_key, data.normalise(images[:1]))
     state = optimiser.init(variables)
     with progress(NUM_STEPS, "feature network", brief=True) as bar:
         for step in range(NUM_STEPS):
-            variables, state = update(variables, state, jnp.asarray(step), examples)
+            variables, state = update(variables, state, jnp.asarray(step), images, labels)
             bar.update()
     return variables
 

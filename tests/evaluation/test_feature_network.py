@@ -72,6 +72,14 @@ def test_the_seed_decides(digits):
 
 
 @pytest.mark.usefixtures("few_steps")
+def test_texts_and_what_is_no_pair_do_not_count(digits):
+    texts = np.full(len(digits[0].labels), "a", object)
+    pairs = digits[0]._replace(texts=texts, left_out=("an empty text",), groups=digits[0].labels)
+    one, same = (feature_extractor(train, name="a") for train in (digits[0], pairs))
+    jax.tree.map(np.testing.assert_array_equal, one.variables, same.variables)
+
+
+@pytest.mark.usefixtures("few_steps")
 def test_it_is_trained_once_for_each_content(digits, tmp_path, monkeypatch):
     train, test = digits
     first = feature_extractor(train, name="a", cache_folder=tmp_path)
