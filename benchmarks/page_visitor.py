@@ -6,7 +6,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,14 @@ SLOW = 60_000  # milliseconds within which an answer must come that is compiled 
 
 
 @contextmanager
-def served(workdir: Path, log: Path) -> Iterator[str]:
+def served(
+    workdir: Path, log: Path, program: Sequence[str] = ("-m", "lzn_jax.demo")
+) -> Iterator[str]:
     """The address of the page of a run, as the command line serves it; `log` gets its stderr."""
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         port = one.getsockname()[1]
-    command = [sys.executable, "-m", "lzn_jax.demo", f"--workdir={workdir}", f"--port={port}"]
+    command = [sys.executable, *program, f"--workdir={workdir}", f"--port={port}"]
     environment = os.environ | {"HF_HUB_OFFLINE": "1"}
     with (
         log.open("w") as errors,

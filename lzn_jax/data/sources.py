@@ -66,12 +66,14 @@ def class_names(data: ConfigDict) -> tuple[str, ...]:
 
 
 def label_names(data: ConfigDict) -> list[str]:
-    """What to call each label: its class, or its number where no name of it can be read."""
+    """Name of each label's class, or the label itself where no name can be read."""
     try:
         names = class_names(data)
     except UserError:
         names = ("",) * data.num_classes
-    return [name or str(label) for label, name in enumerate(names)]
+    # Names of folders need not be Unicode.
+    written = (name.encode(errors="replace").decode() for name in names)
+    return [name or str(label) for label, name in enumerate(written)]
 
 
 def file_names(images: Images) -> list[str]:

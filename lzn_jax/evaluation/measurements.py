@@ -126,7 +126,7 @@ class Measurements:
         return found
 
     def _named(self, samples: Any, kind: str) -> Any:
-        """Samples as people call them: the classes of labels, others as they are."""
+        """Names of the classes where samples are labels, else the samples."""
         return np.array(self._names)[samples] if kind == "label" else samples
 
     def _image_to_label(self, model: Model, test: Examples, folder: Path) -> dict[str, float]:

@@ -21,7 +21,7 @@ from lzn_jax.run import headlines, reporting
 from lzn_jax.trained_model import restore
 
 _log = logging.getLogger(__name__)
-MAX_SAID = 20
+_MAX_LOGGED = 20  # predictions
 
 
 class Given(NamedTuple):
@@ -65,7 +65,7 @@ def sample(config: ConfigDict, workdir: Path) -> None:
     reporting.write_arrays(workdir / "samples.npz", images=samples.images, labels=samples.labels)
     path, names = workdir / "figures" / "sampled.png", data.label_names(config.data)
     plots.sample_grid(path, samples.images, samples.labels, names, "Samples")
-    _log.info("%s: samples, a row a class", path)
+    _log.info("%s: %d samples", path, len(samples.images))
 
 
 def reconstruct(config: ConfigDict, workdir: Path, images_from: str | None) -> None:
@@ -126,21 +126,22 @@ def classify(config: ConfigDict, workdir: Path, images_from: str | None) -> None
     rounded = [f"{probability:.6f}" for probability in probabilities]
     rows = zip(range(len(images)), known, classes, rounded, files, found, strict=True)
     writer.writerows(rows)
-    reporting.write_bytes(workdir / "predictions.csv", table.getvalue().encode())
+    content = table.getvalue().encode(errors="surrogateescape")  # names of files are bytes
+    reporting.write_bytes(workdir / "predictions.csv", content)
     path = workdir / "figures" / "predictions.png"
     plots.predictions(path, images, classes, probabilities, labels, class_names=names)
-    _say(found, probabilities, files)
+    _log_predictions(found, probabilities, files)
     _log.info("%s: images and their classes", path)
 
 
-def _say(found: Sequence[str], probabilities: np.ndarray, files: Sequence[str]) -> None:
+def _log_predictions(found: Sequence[str], probabilities: np.ndarray, files: Sequence[str]) -> None:
     """Logs class, probability and file of the first images, in columns."""
-    wide = max(map(len, found[:MAX_SAID]))
-    for index in range(min(len(found), MAX_SAID)):
+    width = max(map(len, found[:_MAX_LOGGED]))
+    for index in range(min(len(found), _MAX_LOGGED)):
         name = files[index] or f"test image {index}"
-        _log.info("%-*s %6.1f %%  %s", wide, found[index], 100 * probabilities[index], name)
-    if len(found) > MAX_SAID:
-        _log.info("... and %d more in predictions.csv", len(found) - MAX_SAID)
+        _log.info("%-*s %6.1f %%  %s", width, found[index], 100 * probabilities[index], name)
+    if len(found) > _MAX_LOGGED:
+        _log.info("... and %d more in predictions.csv", len(found) - _MAX_LOGGED)
 
 
 def _images(config: ConfigDict, images_from: str | None) -> Given:

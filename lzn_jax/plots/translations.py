@@ -79,8 +79,8 @@ def show(axes: Axes, sample: Any, width: float) -> None:
         axes.imshow(np.broadcast_to(sample, (*sample.shape[:2], 3)), interpolation="nearest")
         return
     text = textwrap.fill(str(sample), 16, max_lines=4)
-    needed = text_extent(text, SMALL_SIZE)[0] / DPI
-    size = SMALL_SIZE * min(1.0, width / max(needed, width))
+    needed = 1.05 * text_extent(text, SMALL_SIZE)[0] / DPI  # inches, with some room
+    size = SMALL_SIZE * width / max(needed, width)
     words = axes.text(0.5, 0.5, text, ha="center", va="center", fontsize=size, parse_math=False)
     words.set_in_layout(False)  # a long word may reach to the next column
 

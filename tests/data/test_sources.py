@@ -46,6 +46,15 @@ def test_every_class_has_a_name(name):
     assert len(set(names)) == 10
 
 
+def test_labels_have_the_names_of_classes_or_their_numbers(tmp_path):
+    folders = [b"cat", b"d\xffg"]
+    for name in folders:
+        os.mkdir(os.path.join(os.fsencode(tmp_path), name))
+    fields = {"name": "image_folder", "path": str(tmp_path), "class_name": None, "holdout": 0}
+    names = [data.label_names(ConfigDict(fields | {"num_classes": k})) for k in (1, 2, 3)]
+    assert names == [["0"], ["cat", "d?g"], ["0", "1", "2"]]
+
+
 def _fashion(folder, size=28):
     fields = {"name": "fashion", "path": str(folder), "image_size": size, "channels": 1}
     return ConfigDict(fields | {"num_classes": 10, "flip": False})

@@ -171,45 +171,33 @@ def test_two_sessions_do_not_mix(person, browser, server):
     other.context.close()
 
 
-def uploaded(address, content):
-    """Brings a file to the page, and the path under which the page keeps it."""
+HASTY = (  # the page, whose files are deleted after a second
+    "import runpy; from lzn_jax.demo import page; page._EVERY = page._AGE = 1; "
+    "runpy.run_module('lzn_jax.demo', run_name='__main__')"
+)
+
+
+@has_gradio
+def test_files_go_while_the_page_is_there_and_when_it_ends(run, tmp_path, monkeypatch):
     import httpx  # comes with gradio
 
-    answer = httpx.post(f"{address}/gradio_api/upload", files={"files": ("a.png", content)})
-    return Path(answer.json()[0])
+    def uploaded():
+        answer = client.post("/gradio_api/upload", files={"files": ("a.png", b"a drawing")})
+        return Path(answer.json()[0])
 
-
-@has_gradio
-def test_nothing_is_left_when_the_page_ends(run, tmp_path, monkeypatch):
-    (tmp_path / "temporary").mkdir()
-    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
-    with visitor.served(run, tmp_path / "log.txt") as address:
-        path = uploaded(address, b"a drawing")
-        assert path.read_bytes() == b"a drawing"
-        assert path.is_relative_to(tmp_path / "temporary")
-    assert list((tmp_path / "temporary").iterdir()) == []
-
-
-@has_gradio
-@pytest.mark.filterwarnings("ignore")  # of gradio's imports
-def test_old_files_are_deleted_while_the_page_is_there(answers, tmp_path, monkeypatch):
-    from lzn_jax.demo import page
-
-    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
-    monkeypatch.setattr(page, "_EVERY", 1)
-    monkeypatch.setattr(page, "_AGE", 1)
-    blocks = page.build(answers, "a page")
-    address = blocks.launch(prevent_thread_lock=True, quiet=True, ssr_mode=False)[1]
-    try:
-        path = uploaded(address.rstrip("/"), b"a drawing")
-        assert path.is_relative_to(tmp_path)
-        assert path.exists()
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    served = visitor.served(run, tmp_path / "log.txt", ("-c", HASTY))
+    with served as address, httpx.Client(base_url=address) as client:
+        path = uploaded()
+        assert path.is_relative_to(temporary)
         deadline = time.monotonic() + 30
         while path.exists() and time.monotonic() < deadline:
             time.sleep(0.1)
         assert not path.exists()
-    finally:
-        blocks.close(verbose=False)
+        assert uploaded().read_bytes() == b"a drawing"
+    assert [path for path in temporary.rglob("*") if path.is_file()] == []
 
 
 @pytest.mark.parametrize(

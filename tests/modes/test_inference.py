@@ -1,6 +1,7 @@
 """What the modes say and write: of a run on a folder of two classes."""
 
 import csv
+import os
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,8 @@ def run(tmp_path_factory):
             for place in range(count):
                 pixels = rng.integers(0, 256, (8, 8), dtype=np.uint8)
                 Image.fromarray(pixels).save(folder / split / name / f"{place:02}.png")
+    last = folder / "test" / "dog" / "11.png"
+    last.rename(os.fsdecode(os.fsencode(last.with_suffix("")) + b"\xff.png"))  # no Unicode
     fields = {
         "name": "image_folder", "path": str(folder), "image_size": 8, "centre_crop": 1.0,
         "channels": 1, "num_classes": 2, "flip": False, "class_name": None, "holdout": None,
@@ -48,7 +51,7 @@ def lines_of(capsys, flags, *extra):
 
 
 def table(workdir):
-    with open(workdir / "predictions.csv", newline="") as file:
+    with open(workdir / "predictions.csv", newline="", errors="surrogateescape") as file:
         return list(csv.DictReader(file))
 
 

@@ -304,7 +304,7 @@ def test_a_place_among_zones_is_projected_as_they_are():
     np.testing.assert_allclose(gaps.min(axis=1), 0, atol=1e-9)
 
 
-LONG = ("a_name_of_a_class", "another_one")
+LONG = ("WWWWWWWWWWWWWWWW", "another_one")
 
 
 def pictures_of_two(folder):
