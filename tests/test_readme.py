@@ -1,5 +1,6 @@
 """README's examples run as they stand, and what README, docs and notebooks name exists."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -102,3 +103,27 @@ def test_every_mode_has_its_line():
     text = (ROOT / "docs" / "usage.md").read_text()
     for mode in main.MODES:
         assert f"\n| `{mode}` | " in text
+
+
+def test_extras_that_are_named_bring_what_the_commands_after_them_run():
+    setup = ast.parse((ROOT / "setup.py").read_text())
+    (given,) = (
+        each.value
+        for node in ast.walk(setup)
+        if isinstance(node, ast.Call)
+        for each in node.keywords
+        if each.arg == "extras_require"
+    )
+    extras = {
+        name: {re.split(r"[>[]", package)[0] for package in packages}
+        for name, packages in ast.literal_eval(given).items()
+    }
+    pages = "".join(path.read_text() for path in [ROOT / "README.md", *ROOT.glob("docs/*.md")])
+    assert set(re.findall(r"'\.\[(\w+)\]'", pages)) <= extras.keys()
+    for command, (extra, package) in {
+        "tensorboard --logdir": ("tensorboard", "tensorboard"),
+        "jupyter lab notebooks/": ("notebooks", "jupyterlab"),
+    }.items():
+        assert re.search(rf"'\.\[{extra}\]'\W+{command}", pages)
+        assert package in extras[extra]
+        assert f"\n{package}==" in (ROOT / "constraints.txt").read_text()

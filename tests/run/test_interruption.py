@@ -12,7 +12,8 @@ ROOT = Path(__file__).parents[2]
 # Compiled code, during which no handler of Python runs, for an hour.
 BUSY = "hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)"
 LISTEN = """
-import hashlib
+import faulthandler, hashlib
+faulthandler.dump_traceback_later(20, exit=True)
 from lzn_jax.run.interruption import Interrupted, Interruption
 interruption = Interruption()
 interruption.listen()
