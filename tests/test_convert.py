@@ -359,14 +359,14 @@ def test_raw_weights_take_the_place_of_the_averages(tmp_path, capsys):
 
 
 def test_training_images_must_be_enough_for_the_context(images, tmp_path, capsys):
-    """They need no test images beside them."""
+    """They need no test images beside them; a tenth of 16 is held out."""
     values = fourier_values(images)
     values["data"]["holdout"] = None
     config = config_file(tmp_path / "config.py", values)
     flags = [f"--checkpoint={FOURIER}", "--config.latent.context_size=17"]
     assert run(config, tmp_path / "run", *flags) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert "latent.context_size must be at most 16, the training images of image_folder" in line
+    *_, line = capsys.readouterr().err.splitlines()  # after what follows from the images
+    assert "latent.context_size must be at most 15, the training images of image_folder" in line
     assert not (tmp_path / "run").exists()
 
 

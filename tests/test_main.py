@@ -175,7 +175,7 @@ def test_a_mode_takes_the_config_of_its_run_and_refuses_what_does_not_fit(
     for extra, expected in {
         "--config.latent.dim=5": "holds a run with latent.dim=4, this command says 5",
         "--config.latent.dimm=5": "the nearest is latent.dim",
-        f"--workdir={tmp_path}": f"{tmp_path} is no run: name a folder that holds config.json",
+        f"--workdir={tmp_path}": f"{tmp_path} is no run: name the folder that holds config.json",
     }.items():
         capsys.readouterr()
         assert command_line.main([*mode, extra]) == 2

@@ -40,7 +40,9 @@ def load_run(workdir: Path, overrides: Sequence[str] = ()) -> ml_collections.Con
     """
     path = workdir / CONFIG_FILE
     if not path.is_file():
-        raise UserError(f"{workdir} is no run: name a folder that holds {CONFIG_FILE}, or a config")
+        raise UserError(
+            f"{workdir} is no run: name the folder that holds {CONFIG_FILE}, or a config"
+        )
     try:
         tree = json.loads(path.read_text())
         if not isinstance(tree, dict):
