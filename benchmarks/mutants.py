@@ -33,8 +33,14 @@ METRICS_SURE = "evaluation/test_metrics.py -k recognised"
 BANK = "test_alone.py -k newest_anchors"
 RETRIEVAL = "evaluation/test_retrieval.py -k "
 ANSWERS = "demo/test_answers.py -k "
-MODEL = "test_trained_model.py -k "
+JOINT, MODEL = "test_joint.py -k ", "test_trained_model.py -k "
 ENERGY, ALONE = "losses/test_energy.py -k ", "test_alone.py -k "
+SPACE, DECODERS = "test_translation.py -k ", "data_types/test_image_decoders.py -k "
+TEXT, TEXT_QUALITY = "data_types/test_text.py -k ", "evaluation/test_text_quality.py -k "
+COMPILATION = "modes/test_compilation.py -k "
+MADE = "evaluation/test_caption_quality.py -k made_images"
+COUNTED = "evaluation/test_measurements.py -k samples_of_classes"
+PAIRS, FLOWS = "data/test_metadata.py -k ", SPACE + "'by_the_flow or flow_of_the'"
 QUERIES, FAR = ADAMS + "in_a_context", ACCURACY + "'in_context and 1000'"
 SCORE = PROPERTIES + "score_identity"
 GRADIENTS = CONTRACT + "'gradients_of_latents and finite_differences'"
@@ -145,6 +151,164 @@ MUTANTS = (
     Mutant("demo/answers.py", "* self._share_of_height", "* 0.7", ANSWERS + "drawing"),
     Mutant(
         "tasks/__init__.py", '"image", "image", 1.0', '"image", "image", 0.0', MODEL + "siblings"
+    ),
+    Mutant("data_types/__init__.py", ".get(name, drawn)", ".get(0, drawn)", JOINT + "draws_of"),
+    Mutant("latent_space.py", "else count * ~there", "else 0 * ~there", SPACE + "makes_way"),
+    Mutant(
+        "latent_space.py", "known = [there for", "known = [] and [there for", SPACE + "no_example"
+    ),
+    Mutant("latent_space.py", "in (source, target) if", "in (source,) if", SPACE + "alignments"),
+    Mutant("latent_space.py", "in (source, target) if", "in (target,) if", SPACE + "alignments"),
+    Mutant("latent_space.py", "solver=self.alignment_s", "solver=self.s", SPACE + "alignments_are"),
+    Mutant(
+        "latent_space.py",
+        "scale * noise, self.solver",
+        "scale * noise, self.alignment_solver",
+        SPACE + "alignments_are",
+    ),
+    Mutant(
+        "tasks/__init__.py",
+        'if source == "text":',
+        "if not source:",
+        SPACE + "own_anchor_as_condition",
+    ),
+    Mutant(
+        "tasks/__init__.py",
+        "else 0.0\n        samples",
+        "else 1.0\n        samples",
+        SPACE + "noise_scale_is",
+    ),
+    Mutant("tasks/__init__.py", '1.0 if target == "image" or', "1.0 if", SPACE + "noise_scale_is"),
+    Mutant("tasks/__init__.py", "if noise_scale is None:", "if True:", SPACE + "noise_scale_is"),
+    Mutant(
+        "trained_model.py",
+        '"noise_scale": noise_scale}',
+        '"noise_scale": None}',
+        SPACE + "noise_scale_is",
+    ),
+    Mutant("tasks/__init__.py", "if of_table else", "if not of_table else", FLOWS),
+    Mutant(
+        "tasks/__init__.py",
+        'encoders["label"], self.space.alignment_solver',
+        'encoders["label"], self.space.solver',
+        FLOWS,
+    ),
+    Mutant("tasks/__init__.py", "latents, space.alignment_s", "latents, space.s", FLOWS),
+    Mutant("tasks/__init__.py", "bank = self.space.alignment_s", "bank = self.space.s", FLOWS),
+    Mutant(
+        "tasks/__init__.py",
+        "zeros_like(bank), solver=self.space.s",
+        "zeros_like(bank), solver=self.space.alignment_s",
+        FLOWS,
+    ),
+    Mutant("data_types/image_decoders.py", "1 - rate, (", "rate, (", DECODERS + "dropped"),
+    Mutant(
+        "data_types/image_decoders.py",
+        "jnp.repeat(a, draws, axis=0)",
+        "jnp.repeat(a, draws, axis=0) if a is images else jnp.tile(a, (draws, 1))",
+        DECODERS + "own_condition",
+    ),
+    Mutant(
+        "evaluation/text_quality.py", "labels == test", "labels != test", TEXT_QUALITY + "asked"
+    ),
+    Mutant("evaluation/caption_quality.py", "(images, names,", "(names, images,", MADE),
+    Mutant("evaluation/measurements.py", "if is_told else", "if not is_told else", COUNTED),
+    Mutant("data/folder.py", "np.unique(rows)  #", "np.arange(len(names))  #", PAIRS + "hold_out"),
+    Mutant(
+        "modes/compilation.py",
+        "_in_bytes - analysis.alias",
+        "_in_bytes + 0 * analysis.alias",
+        COMPILATION + "place_of_the_state",
+    ),
+    Mutant(
+        "evaluation/nearest.py",
+        "(count) * len(images) // count",
+        "(count)",
+        "evaluation/test_nearest.py -k even_steps",
+    ),
+    Mutant(
+        "evaluation/retrieval.py", "anchors, 0.0)", "anchors, 1.0)", SPACE + "retrieval_compares"
+    ),
+    Mutant(
+        "evaluation/retrieval.py",
+        "if self._compares",
+        "if not self._compares",
+        SPACE + "retrieval_compares",
+    ),
+    Mutant(
+        "data_types/text.py",
+        "None = config.text_decoder.noise_scale",
+        "None = config.latent.noise_scale",
+        SPACE + "own_noise_scale",
+    ),
+    Mutant("latent_space.py", "(len(noise), 1))", "(1, 1))", SPACE + "own_noise_scale"),
+    Mutant(
+        "data_types/text.py",
+        "logits / self.temperature, self.top_p)",
+        "logits, self.top_p) / self.temperature",
+        TEXT + "at_the_temperature",
+    ),
+    Mutant(
+        "data_types/text.py", "t = self.config.text_d", "t = self.config.text_e", TEXT + "own_rate"
+    ),
+    Mutant("models/transformer.py", "=not train", "=True", TEXT + "own_rate"),
+    Mutant(
+        "models/transformer.py",
+        "jnp.sum(is_text, axis=1, keepdims=True)",
+        "tokens.shape[1]",
+        TEXT + "room",
+    ),
+    Mutant("models/transformer.py", "dtype)(x)) + x", "dtype)(x))", TEXT + "beside"),
+    Mutant(
+        "tokenizers.py",
+        "1 + max(self._tokens.get_vocab().values(), default=-1)",
+        "len(self._tokens.get_vocab())",
+        "test_tokenizers.py -k room",
+    ),
+    Mutant(
+        "evaluation/judge.py",
+        "np.random.default_rng(0).permutation(count)",
+        "np.arange(count)",
+        "test_evaluation.py -k files_go",
+    ),
+    Mutant(
+        "demo/answers.py",
+        "evenly_spaced(min(count, MAX_SHOWN), count)",
+        "np.arange(min(count, MAX_SHOWN))",
+        ANSWERS + "files_go",
+    ),
+    Mutant(
+        "data/metadata.py",
+        "if place == root:",
+        "if place == folder.root:",
+        PAIRS + "metadata_above",
+    ),
+    Mutant(
+        "run/wandb_sink.py",
+        "(path))}, step=step)",
+        "(path))})",
+        "run/test_wandb_sink.py -k goes_on_as",
+    ),
+    Mutant("run/command_line.py", "not in os.environ", "in os.environ", "run/test_command_line.py"),
+    Mutant(
+        "tasks/interpolation.py",
+        "(great_circle(jnp.asarray(noise)",
+        "(straight_line(jnp.asarray(noise)",
+        MODEL + "great_circles",
+    ),
+    Mutant(
+        "tasks/interpolation.py",
+        "else great_circle(",
+        "else straight_line(",
+        MODEL + "great_circles",
+    ),
+    Mutant("modes/compilation.py", "share = 100 *", "share =", COMPILATION + "percent"),
+    Mutant("evaluation/text_quality.py", ".digit >= 0", ".digit > 0", TEXT_QUALITY + "prior"),
+    Mutant(
+        "evaluation/text_quality.py",
+        "measured(test.images)",
+        "measured(images)",
+        TEXT_QUALITY + "asked",
     ),
 )
 

@@ -75,6 +75,15 @@ def test_a_file_says_texts_by_its_own_tokens_and_no_others(tmp_path):
     assert found.decode(found.encode(["a bold !"])) == ["a bold [UNK]"]
 
 
+def test_numbers_that_a_file_leaves_out_take_room(tmp_path):
+    model = {"type": "WordLevel", "vocab": {"[UNK]": 0, "a": 7}, "unk_token": "[UNK]"}
+    others = dict.fromkeys(("post_processor", "decoder", "pre_tokenizer"))
+    path = trained_file(tmp_path / "words.json", model=model, added_tokens=[], **others)
+    found = Tokenizer(File(path), 3)
+    assert found.encode(["a"]).tolist() == [[8, END, END]]
+    assert found.size == 9
+
+
 def test_many_texts_are_those_of_one_at_a_time(tmp_path, monkeypatch):
     monkeypatch.setattr("lzn_jax.tokenizers._TEXTS_AT_A_TIME", 2)
     found = Tokenizer(File(trained_file(tmp_path / "tokenizer.json")), 20)

@@ -16,9 +16,10 @@ import small
 import lzn_jax
 from lzn_jax import data, zoning
 from lzn_jax.configuration import UserError
+from lzn_jax.data_types.image_decoders import ImageDecoder
 from lzn_jax.randomness import Stream, normal_by_index
 from lzn_jax.run import batching, sharding
-from lzn_jax.tasks.interpolation import great_circle
+from lzn_jax.tasks.interpolation import Interpolation, great_circle
 
 ROOT = Path(__file__).parent.parent
 KEY = jax.random.key(7)
@@ -146,6 +147,31 @@ def test_a_great_circle_has_equal_angles_and_keeps_the_norm():
     for factor in (3.0, -1.0):
         points = great_circle(jnp.stack([ends[0], factor * ends[0]]), jnp.array([0.0, 0.5, 1.0]))
         np.testing.assert_allclose(points[1], (1 + factor) / 2 * ends[0], atol=1e-5)
+
+
+def test_between_two_images_latents_and_noise_follow_great_circles_and_classes_a_line():
+    class Shown(ImageDecoder):
+        """Images are their noise; decoded they are noise, latents and classes in a row."""
+
+        def __init__(self):
+            pass
+
+        def invert(self, variables, images, condition):
+            return images
+
+        def render(self, variables, noise, condition):
+            return jnp.concatenate([noise, *condition], axis=1)
+
+    def in_batches(function, examples, description):
+        return np.asarray(function(examples))
+
+    ends, half = np.array([[3.0, 0, 0], [0, 3, 0]], np.float32), 3 / np.sqrt(2)
+    path = Interpolation(Shown(), in_batches)
+    found = path({}, ends, (jnp.asarray(ends), jnp.eye(2)))
+    row = [half, half, 0, half, half, 0, 0.5, 0.5]
+    np.testing.assert_allclose(found["images"][5], row, atol=1e-5)
+    np.testing.assert_allclose(found["latents"][5], row[:3], atol=1e-5)
+    assert found["weights"][5] == 0.5
 
 
 def test_images_and_labels_that_do_not_fit_are_one_line(model, images):

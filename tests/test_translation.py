@@ -13,9 +13,11 @@ from lzn_jax import data, main, trained_model, zoning
 from lzn_jax.configuration import UserError
 from lzn_jax.data_types import text
 from lzn_jax.evaluation.measurements import Measurements
+from lzn_jax.evaluation.retrieval import RetrievalQuality
 from lzn_jax.evaluation.text_quality import TextQuality
-from lzn_jax.latent_space import LatentSpace, _stand_ins
+from lzn_jax.latent_space import LatentSpace, Model, _stand_ins
 from lzn_jax.losses import contrastive
+from lzn_jax.randomness import Stream, normal_by_index
 from lzn_jax.run import sharding
 from lzn_jax.tasks import Tasks
 
@@ -114,6 +116,25 @@ def test_decoders_learn_from_latents_of_texts_and_of_images_in_turn():
     assert given["text"][1] is None
 
 
+@pytest.mark.parametrize("scale", [0.3, None])
+def test_the_text_decoder_learns_from_latents_at_its_own_noise_scale(scale):
+    space, given, zones, keys = conditions(batch(), text_decoder__noise_scale=scale)
+    found = given["text"][0]
+    for turn, name in enumerate(space.decoders["text"].sources):
+        (key,), of = keys[name, "text"], zones[name]
+        alpha = scale
+        if scale is None:  # each text has its own
+            alpha = jax.random.uniform(jax.random.fold_in(key, 1), (16, 1))
+        expected = zoning.compute_latents(
+            of.anchors,
+            alpha * jax.random.normal(key, (16, 4)),
+            of.own,
+            solver=space.solver,
+            log_weights=of.log_weights,
+        )
+        np.testing.assert_allclose(found[turn::2], expected[turn::2], atol=1e-5)
+
+
 def test_decoders_of_some_samples_are_told_the_texts_of_these():
     _, given, zones, _ = conditions(batch(), training__queries=8)
     latents, told = given["image"]
@@ -134,6 +155,45 @@ def test_an_image_without_a_caption_takes_no_part_where_texts_do():
     assert float(after["text_loss"]) == pytest.approx(float(before["text_loss"]), rel=1e-5)
     name = "alignment_loss_image_to_label"
     assert float(loss(variables(), changed, KEY)[1][name]) != pytest.approx(float(before[name]))
+
+
+def test_alignments_are_losses_of_the_samples_that_are_there():
+    missing = {**batch(), "tokens": batch()["tokens"].at[jnp.array([4, 9])].set(0)}
+    space, _, zones, keys = conditions(missing, alignment__num_steps=7)
+    zones["label"] = space.encoders["label"].zones(variables(), missing, ())[0]
+    _, metrics = jax.jit(small.loss_of(space))(variables(), missing, KEY)
+    there = jnp.ones(16, bool).at[jnp.array([4, 9])].set(False)
+    setting = {"solver": zoning.Euler(7), "cutoff": 0.2, "form": space.config.alignment.form}
+    for pair, is_present in (
+        (("image", "text"), there),
+        (("image", "label"), None),
+        (("text", "label"), there),
+    ):
+        source, target = (zones[name] for name in pair)
+        noise = jax.random.normal(keys[pair[0], "aligned"][0], (16, 4))
+        latents = zoning.compute_latents(
+            source.anchors,
+            space.config.alignment.noise_scale * noise,
+            source.own,
+            solver=zoning.Euler(4),
+            log_weights=source.log_weights,
+        )
+        expected, of_all = (
+            float(
+                zoning.alignment_loss(
+                    latents,
+                    target.anchors,
+                    target.own,
+                    log_weights=target.log_weights,
+                    is_present=counted,
+                    **setting,
+                )[0]
+            )
+            for counted in (is_present, None)
+        )
+        found = metrics[f"alignment_loss_{pair[0]}_to_{pair[1]}"]
+        assert float(found) == pytest.approx(expected, rel=1e-4), pair
+        assert is_present is None or of_all != pytest.approx(expected, rel=1e-3), pair
 
 
 @pytest.mark.parametrize("sources", [("image", "text"), ("text", "image")])
@@ -183,6 +243,83 @@ def test_devices_and_micro_batches_do_not_change_the_losses():
 
 
 @pytest.fixture(scope="module")
+def two_flows():
+    """Tasks of a space whose two flows differ, and a model whose known texts have known anchors."""
+    tasks = Tasks(build(latent__num_steps=2, alignment__num_steps=7))
+    tokens, log_weights = text.known(tasks.tokenizer, 12, digits()[0].texts, 0)
+    context = {
+        "text_anchors": jax.random.normal(jax.random.key(1), (12, 4)),
+        "text_log_weights": jnp.asarray(log_weights),
+        "text_tokens": jnp.asarray(tokens),
+    }
+    return tasks, Model(variables(), context)
+
+
+def test_a_labels_latent_is_by_the_flow_to_labels_and_a_texts_by_that_of_training(two_flows):
+    tasks, model = two_flows
+    own, index = jnp.arange(40) % 10, jnp.arange(40)
+    table = tasks.space.encoders["label"].table(variables())
+    bank, log_weights, tokens = (
+        model.context[f"text_{name}"] for name in ("anchors", "log_weights", "tokens")
+    )
+    cases = {
+        "label": (own, Stream.SAMPLE_LATENTS, table, None, zoning.Euler(7)),
+        "text": (tokens[own], Stream.TEXT_LATENTS, bank, log_weights, zoning.Euler(2)),
+    }
+    for source, (samples, stream, anchors, weights, solver) in cases.items():
+        request = {"samples": samples, "index": index}
+        found = tasks.latents_from(model, KEY, 0.7, request, source)
+        noise = 0.7 * normal_by_index(KEY, stream, index, (4,))
+        expected = zoning.compute_latents(anchors, noise, own, solver=solver, log_weights=weights)
+        np.testing.assert_allclose(found, expected, atol=1e-5, err_msg=source)
+
+
+def test_texts_and_classes_of_latents_are_where_the_flow_of_the_alignment_ends(
+    two_flows, monkeypatch
+):
+    tasks, model = two_flows
+    latents = jax.random.normal(KEY, (100, 4))
+    table = tasks.space.encoders["label"].table(variables())
+    bank, log_weights = model.context["text_anchors"], model.context["text_log_weights"]
+
+    def ends(steps):
+        solver = zoning.Euler(steps)
+        labels = zoning.classify(latents, table, solver=solver)
+        return labels, zoning.classify(latents, bank, solver=solver, log_weights=log_weights)
+
+    (labels, zones), others = ends(7), ends(2)
+    assert np.any(labels != others[0])
+    assert np.any(zones != others[1])
+    found = tasks.classes(model, np.asarray(latents))
+    np.testing.assert_array_equal(found.classes, labels)
+    of_all = tasks.class_probabilities(model, latents)
+    np.testing.assert_allclose(of_all[jnp.arange(100), labels], found.probabilities, atol=1e-5)
+    np.testing.assert_array_equal(tasks.zone_of_text(model, latents), zones)
+    centres = zoning.compute_latents(
+        bank, jnp.zeros_like(bank), solver=zoning.Euler(2), log_weights=log_weights
+    )
+    asked = []
+
+    def predict(model, latents):
+        asked.append(latents)
+        return {"classes": jnp.zeros(12, int)}
+
+    monkeypatch.setattr(tasks, "predict", predict)
+    tasks.zone_of_text(model, latents[:1], jnp.zeros(1, int))
+    np.testing.assert_allclose(asked[0], centres, atol=1e-5)
+
+
+def test_an_image_of_a_text_has_the_texts_own_anchor_as_condition(two_flows):
+    _, model = two_flows
+    tasks = Tasks(build())
+    tasks.decoder.generate = lambda variables, key, condition, index: {"images": condition[1]}
+    texts = ["a bold seven leaning left", "of no known text", "a thin zero leaning right"]
+    conditions = tasks.translate(model, texts, "text", "image")
+    own = tasks.space.anchors(variables(), tasks.encoded(texts, "text"), "text")
+    np.testing.assert_allclose(conditions, own, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
 def run(tmp_path_factory):
     config = small.config(CONFIG)
     return small.untrained_run(tmp_path_factory.mktemp("text") / "run", config), config
@@ -209,6 +346,39 @@ def test_every_pair_of_types_is_a_translation(model):
             assert all(isinstance(text, str) for text in found)
     assert model.generate("image", 3).shape == (3, 8, 8, 1)
     assert len(model.generate("text", 3)) == 3
+
+
+@pytest.mark.parametrize("given", [None, 0.3])
+def test_noise_scale_is_the_given_one_else_1_from_labels_and_to_images_and_0_between_others(
+    given, model, monkeypatch
+):
+    asked, latents = {}, np.zeros((2, 4), np.float32)
+    monkeypatch.setattr(
+        model.tasks,
+        "_latents_of",
+        lambda model, key, noise_scale, request, source: asked.update({source: noise_scale}),
+    )
+    found = {"classes": latents, "images": latents, "tokens": np.zeros((2, 40), int)}
+    monkeypatch.setattr(model.tasks, "_decode", lambda *_, **__: found)
+    test = digits()[1]
+    samples = {"image": test.images[:2], "label": test.labels[:2], "text": list(test.texts[:2])}
+    for source, target in PAIRS:
+        model.translate(samples[source], source, target, noise_scale=given)
+        expected = 1.0 if target == "image" or source == "label" else 0.0
+        assert asked[source] == (expected if given is None else given), (source, target)
+    for target in ("image", "text"):
+        model.generate(target, 2)
+        assert asked[None] == 1.0
+
+
+@pytest.mark.parametrize("objective", ["lzn", "infonce"])
+def test_retrieval_compares_centres_of_zones_or_anchors_of_clips_loss(objective):
+    tasks, images = Tasks(build(objective=objective)), digits()[1].images[:9]
+    found = RetrievalQuality(tasks).embedded(Model(variables(), {}), images, "image")
+    expected = anchors = jnp.asarray(tasks.space.anchors(variables(), images))
+    if objective == "lzn":
+        expected = zoning.compute_latents(anchors, 0 * anchors, solver=tasks.space.solver)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_a_translation_does_not_depend_on_the_other_samples(model):

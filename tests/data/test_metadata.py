@@ -95,6 +95,24 @@ def test_a_held_out_image_takes_all_its_texts_along(tmp_path, holdout):
     assert not {level for level, _ in train} & {level for level, _ in test}
 
 
+def test_metadata_above_the_data_sets_folder_are_not_its_own(tmp_path):
+    _make(tmp_path / "data", "a.png")
+    _write(tmp_path / "metadata.jsonl", ("data/a.png", "a"))
+    with pytest.raises(UserError, match=r"data has no metadata.jsonl or metadata.csv"):
+        data.load(_config(tmp_path / "data"), "train")
+
+
+def test_images_without_a_text_are_none_of_those_to_hold_out_of(tmp_path):
+    _make(tmp_path, *(f"{i}.png" for i in range(9)))
+    _write(tmp_path / "metadata.jsonl", *((f"{i}.png", f"{i}") for i in (0, 1, 8)))
+    config = _config(tmp_path, holdout=1, skip_unreadable=True)
+    assert _pairs(data.load(config, "test")) == [(1, "1")]
+    assert _pairs(data.load(config, "train")) == [(0, "0"), (8, "8")]
+    config.holdout = 3
+    with pytest.raises(UserError, match=r"data.holdout must be below 3, the number of images"):
+        data.load(config, "test")
+
+
 def test_what_is_no_pair_is_an_error_or_left_out_counted_and_named(tmp_path, caplog):
     _make(tmp_path, "a.png", "b.png", "c.png", *(f"silent/{i:02}.png" for i in range(22)))
     rows = [("a.png", "one"), ("gone.png", "x"), ("a.png", "one"), ("b.png", " "), ("b.png", "b")]

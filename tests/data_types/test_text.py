@@ -9,7 +9,7 @@ import pytest
 import small
 from flax import linen as nn
 
-from lzn_jax import zoning
+from lzn_jax import models, zoning
 from lzn_jax.configuration import UserError
 from lzn_jax.data_types.text import TextDecoder, TextEncoder, columns, known, likeliest
 from lzn_jax.latent_space import Model
@@ -52,6 +52,44 @@ def test_an_anchor_does_not_see_what_is_behind_the_end():
     np.testing.assert_allclose(first, second, atol=1e-6)
     others = ENCODER.apply(params, jnp.array([[2, 1, 0, 0, 0, 0], [1, 3, 0, 0, 0, 0]]), train=False)
     assert np.all(np.abs(others - first).max(axis=1) > 1e-3)
+
+
+def test_an_anchor_does_not_depend_on_the_room_behind_the_end():
+    tokens = jnp.array([[1, 2, 0, 0, 0, 0], [3, 0, 0, 0, 0, 0]])
+    params = variables(ENCODER, tokens)
+    short, long = (ENCODER.apply(params, each, train=False) for each in (tokens[:, :3], tokens))
+    np.testing.assert_allclose(short, long, atol=1e-5)
+
+
+def test_tokens_reach_an_anchor_beside_the_convolution_too():
+    tokens = jnp.array([[1, 2, 0, 0, 0, 0], [3, 2, 0, 0, 0, 0]])
+    params = variables(ENCODER, tokens)["params"]
+    params = {"params": {**params, "Conv_0": jax.tree.map(jnp.zeros_like, params["Conv_0"])}}
+    first, second = ENCODER.apply(params, tokens, train=False)
+    assert np.abs(first - second).max() > 1e-3
+
+
+@pytest.mark.parametrize("name", ["text_encoder", "text_decoder"])
+def test_a_network_drops_out_at_its_own_rate(name):
+    setting = config(**{f"{name}__dropout": 0.5})
+    modules = models.build(setting, LETTERS.size)
+    encoder = TextEncoder(setting, modules["text_encoder"])
+    decoder = TextDecoder(setting, modules["text_decoder"])
+    tokens, latents = jnp.asarray(LETTERS.encode(["ab", "b a"])), jnp.ones((2, 4))
+    params = {
+        "text_encoder": variables(encoder.encoder, tokens),
+        "text_decoder": variables(decoder.decoder, tokens, latents),
+    }
+
+    def found(seed):
+        batch, keys = {"tokens": tokens}, [jax.random.key(seed)]
+        (zones,) = encoder.zones(params, batch, keys)
+        loss = decoder.loss(params, batch, (latents, None), keys)
+        return {"text_encoder": zones.anchors, "text_decoder": loss}
+
+    first, other = found(0), found(1)
+    is_random = {network: bool(np.any(first[network] != other[network])) for network in first}
+    assert is_random == {network: network == name for network in first}
 
 
 def test_a_token_sees_those_before_it_and_the_latent():
@@ -177,6 +215,16 @@ def test_tokens_beyond_a_share_of_the_probability_are_never_drawn(share, kept):
     condition = ({"text_decoder": {}}, jax.random.key(0), (None, None), jnp.arange(300))
     drawn = np.asarray(decoder.generate(*condition)["tokens"])[:, 0]
     assert set(drawn.tolist()) == set(kept)
+
+
+@pytest.mark.parametrize(("temperature", "kept"), [(1.0, {2, 3}), (2.0, {1, 2, 3})])
+def test_a_share_is_of_the_probability_at_the_temperature(temperature, kept):
+    """At 2 the probabilities of the likeliest are .33, .28 and .23."""
+    table = np.tile(np.log([0.1, 0.2, 0.3, 0.4]), (6, 1))
+    setting = config(sampling__temperature=temperature, sampling__top_p=0.65)
+    decoder = TextDecoder(setting, Table(tuple(map(tuple, table))))
+    drawn = decoder.generate({"text_decoder": {}}, jax.random.key(0), (None, None), jnp.arange(300))
+    assert set(np.asarray(drawn["tokens"])[:, 0].tolist()) == kept
 
 
 @pytest.mark.parametrize("share", [0, 1.1, "most"])

@@ -12,6 +12,7 @@ from PIL import Image
 from lzn_jax import data
 from lzn_jax.configuration import UserError
 from lzn_jax.data import Examples
+from lzn_jax.data.examples import evenly_spaced
 from lzn_jax.demo.answers import NUM_IMAGES, Answers
 
 CONFIG = Path(__file__).parents[2] / "configs" / "digits_text.py"
@@ -206,6 +207,20 @@ def test_a_point_and_a_line_can_be_drawn(answers):
     assert answers.drawn(ink).max() > 100
     ink[10:200, 20] = 1
     assert answers.drawn(ink).max() > 0
+
+
+def test_test_images_to_choose_from_are_of_all_classes_where_files_go_by_class(
+    answers_of, monkeypatch
+):
+    monkeypatch.setattr("lzn_jax.demo.answers.MAX_SHOWN", 20)
+    model = answers_of("digits_repr").model
+    test = data.load(model.config.data, "test")
+    order = np.argsort(test.labels, kind="stable")
+    sorted_test = Examples(test.images[order], test.labels[order])
+    few = Answers(model, sorted_test)
+    rows = evenly_spaced(20, len(test.labels))
+    assert set(sorted_test.labels[rows].tolist()) == set(range(10))
+    np.testing.assert_array_equal(few.shown, sorted_test.images[rows])
 
 
 def test_without_test_images_nothing_is_chosen(answers):

@@ -7,6 +7,7 @@ import pytest
 
 from lzn_jax.data import Examples
 from lzn_jax.evaluation.caption_quality import CaptionQuality, agreement, words_in_common
+from lzn_jax.evaluation.retrieval import both_ways
 from lzn_jax.latent_space import Model
 from lzn_jax.tokenizers import Bytes, Tokenizer
 
@@ -40,6 +41,20 @@ def test_texts_are_compared_as_the_runs_tokenizer_writes_them():
     images = np.zeros((2, 1, 1, 1), np.uint8)
     test = Examples(images, np.zeros(2, np.int32), np.array(["Red Heart", "Cat"], object))
     assert quality(Model({}, {}), test) == {"image_to_text_exact": 0.5, "image_to_text_words": 0.5}
+
+
+def test_made_images_look_for_their_texts_not_texts_for_them():
+    rng = np.random.default_rng(1)
+    images = rng.normal(size=(40, 6))
+    names = images + np.abs(rng.normal(size=(40, 6)))  # leaning to one side: a few are hubs
+    embedded = {"image": images, "text": names}
+    quality, texts = object.__new__(CaptionQuality), [f"text {i}" for i in range(40)]
+    quality.tasks = types.SimpleNamespace(encoded=lambda texts, source: texts)
+    quality._retrieval = types.SimpleNamespace(embedded=lambda model, _, source: embedded[source])
+    found = quality.recognised(Model({}, {}), np.zeros((40, 1, 1, 1), np.uint8), texts)
+    of_pairs = both_ways(images, names, np.array(texts))
+    assert found == {f"text_to_image_r{k}": of_pairs[f"image_to_text_r{k}"] for k in (1, 10)}
+    assert of_pairs["image_to_text_r1"] != of_pairs["text_to_image_r1"]
 
 
 def test_a_text_is_exact_as_it_is_to_the_letter():

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from lzn_jax.data import Examples
+from lzn_jax.evaluation import nearest
 from lzn_jax.evaluation.nearest import nearest_training_images
 
 
@@ -26,6 +27,17 @@ def test_are_those_of_a_loop():
     expected = {"nearest": mean(samples), "nearest_of_tests": mean(test)}
     expected["nearest_ratio"] = expected["nearest"] / expected["nearest_of_tests"]
     assert found == pytest.approx(expected, rel=1e-4)
+
+
+def test_where_there_are_many_some_at_even_steps_are_compared(monkeypatch):
+    monkeypatch.setattr(nearest, "MAX_COMPARED", 2)
+    monkeypatch.setattr(nearest, "MAX_TRAINING", 3)
+    train, test, samples = images_of(9, 0), images_of(6, 1), images_of(8, 2)
+    found = nearest_training_images(examples(train), examples(test), samples)
+    expected = nearest_training_images(
+        examples(train[[0, 3, 6]]), examples(test[[0, 3]]), samples[[0, 4]]
+    )
+    assert found == expected
 
 
 def test_copies_are_seen():

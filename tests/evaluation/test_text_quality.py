@@ -4,8 +4,9 @@ import types
 
 import numpy as np
 import pytest
+import small
 
-from lzn_jax.data import captions
+from lzn_jax.data import Examples, captions
 from lzn_jax.evaluation.text_quality import TextQuality, shares, total_variation
 from lzn_jax.latent_space import Model
 
@@ -44,3 +45,49 @@ def test_a_probe_finds_what_anchors_tell_of_captions_that_it_did_not_see():
     assert found["text_probe_weight"] < 0.5
     context["text_anchors"][3] = np.inf  # of a run that diverged
     assert quality._embedding(Model({}, context)) == {}
+
+
+ASKED = ["a bold seven leaning left", "a thin zero leaning right"]
+WRITTEN = ["a bold seven leaning right", "a zero"]  # the first has digit and weight right
+
+
+def quality_of(found, **tasks):
+    """Quality of a run that makes the same of everything; images are measured as captions."""
+    quality = object.__new__(TextQuality)
+    quality.tasks = types.SimpleNamespace(
+        translate=lambda *_, **__: found,
+        tokenizer=types.SimpleNamespace(canonical=list),
+        **tasks,
+    )
+    quality.measured = captions.parse
+    return quality
+
+
+def test_each_task_is_compared_with_what_was_asked():
+    model, test = Model({}, {}), Examples(np.array(ASKED), np.array([7, 0]), np.array(ASKED))
+    for labels, share in (([7, 0], 1.0), ([7, 3], 0.5), ([0, 7], 0.0)):
+        found = quality_of(np.array(labels))._text_to_label(model, test)
+        assert found == {"text_to_label_accuracy": share}
+    quality = quality_of(WRITTEN)
+    parts = {"digit": 0.5, "weight": 0.5, "lean": 0.0, "exact": 0.0}
+    written = {f"image_to_text_{part}": share for part, share in parts.items()}
+    assert quality._image_to_text(model, test) == written
+    assert quality._label_to_text(model, test) == {"label_to_text_digit": 0.5}
+    made = {f"text_to_image_{part}": share for part, share in parts.items()}
+    made |= {f"real_image_{part}": 1.0 for part in parts}
+    assert quality._text_to_image(model, test) == made
+
+
+def test_texts_and_images_of_the_prior_are_captions_of_all_digits_and_fit_theirs():
+    drawn = {"images": np.array(WRITTEN), "texts": np.arange(2)}
+    quality = quality_of(
+        [ASKED[1], "a zero", ASKED[1], ASKED[0]],
+        draw_any=lambda model, count: drawn,
+        texts=lambda model, numbers: ASKED,
+    )
+    quality.config = small.config(evaluation__num_samples=2)
+    quality._captions = [*ASKED, *ASKED]
+    found = quality._from_prior(Model({}, {}))
+    assert found["text_well_formed"] == 0.75
+    assert found["text_total_variation"] == pytest.approx(0.25)
+    assert [found[f"prior_image_{part}"] for part in ("digit", "weight", "lean")] == [0.5, 0.5, 0]

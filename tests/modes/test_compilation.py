@@ -1,5 +1,7 @@
 """--mode=compile: what it says of a step, on fake devices of the CPU in a slice's place."""
 
+import types
+
 import jax
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from lzn_jax import data, main
 from lzn_jax.data import load_data
 from lzn_jax.latent_space import LatentSpace
 from lzn_jax.modes import compilation
-from lzn_jax.run import sharding, slices
+from lzn_jax.run import costs, sharding, slices
 
 # Two loops, one inside the other's computations; operands and calls as XLA prints them.
 PROGRAM = """HloModule jit_step, entry_computation_layout={()->f32[]}
@@ -87,6 +89,37 @@ def test_a_step_that_fits_is_reported_line_by_line(fake_slice, capsys, tmp_path,
     needed, there = facts["memory a chip"].removesuffix(" GB").split(" of ")
     assert sum(parts) == pytest.approx(float(needed), rel=0.01)
     assert float(there) == 1.0
+
+
+def test_the_zonings_share_of_the_operations_is_in_percent(fake_slice, capsys, monkeypatch):
+    class Lowered(jax.stages.Lowered):
+        def __init__(self):
+            pass
+
+        def compile(self, options):
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED")
+
+    fake_slice(1e9)
+    cost = costs.Cost(2000, 50)
+    monkeypatch.setattr(compilation, "lower_step", lambda *_: (Lowered(), cost))
+    assert _compile() == 4
+    assert "operations: 2e+03 an update, 2.5 % in the zoning" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("there", "fits"), [(13e9, True), (12.9e9, False)])
+def test_results_in_the_place_of_the_state_take_no_memory_of_their_own(there, fits, capsys):
+    sizes = {"argument": 10e9, "temp": 2e9, "output": 11e9, "alias": 10e9}
+    analysis = types.SimpleNamespace(**{f"{k}_size_in_bytes": v for k, v in sizes.items()})
+
+    class Step(jax.stages.Compiled):
+        def __init__(self):
+            pass
+
+        def memory_analysis(self):
+            return analysis
+
+    assert compilation._say_memory(Step(), there) == fits
+    assert f"memory a chip: 13 of {there / 1e9:.1f} GB" in capsys.readouterr().out
 
 
 def test_a_step_that_does_not_fit_ends_with_code_4(fake_slice, capsys):

@@ -65,7 +65,7 @@ def test_a_run_goes_on_as_the_same_run_with_metrics_config_and_pictures(tmp_path
         sink = wandb_sink.start(config, tmp_path)
         with reporting.MetricLog(tmp_path, step, sink) as log:
             log.write(step + 1, {"loss": 0.25 + step})
-            log.image(step + 1, "samples", tmp_path / "picture.png")
+            log.image(step + 2, "samples", tmp_path / "picture.png")
             log.write(step + 2, {"loss": 0.5 + step})
     first, second = logged(tmp_path)
     for start, records in ((0.0, first), (2.0, second)):
@@ -77,7 +77,8 @@ def test_a_run_goes_on_as_the_same_run_with_metrics_config_and_pictures(tmp_path
         assert losses == [0.25 + start, 0.5 + start]
         steps = [int(value) for name, value in history(records) if name == "_step"]
         assert steps == [start + 1, start + 2]
-        assert "samples" in {name.partition("/")[0] for name, _ in history(records)}
+        pictured = [record.history for record in records if "samples" in str(record.history)]
+        assert [history.step.num for history in pictured] == [start + 2]
     assert reporting.read_metrics(tmp_path)["loss"][1].tolist() == [0.25, 0.5, 2.25, 2.5]
 
 
