@@ -33,8 +33,9 @@ def test_samples_of_classes_count_where_the_decoder_is_told_of_them(
         draw=lambda model, count: draw(1),
         draw_any=lambda model, count: draw(2),
     )
+    measure._names = ["0"]
     measure._sample_quality = lambda train, images, cache: {"quality": images.mean()}
     nothing = Examples(np.zeros((0, 1, 1, 1), np.uint8), np.zeros(0, np.int32))
-    found = measure._to_image(Model({}, {}), nothing, nothing, tmp_path)
+    found = measure._to_image(Model({}, {}), nothing, nothing, tmp_path, tmp_path)
     counted = [found[name] for name in ("quality", "near", "sampling_evaluations")]
     assert counted == [level] * 3
