@@ -2,10 +2,10 @@
 
     python -m lzn_jax.main --config=configs/emoji_text.py
 
-Measured on a split before this one, whose test emoji had near twins in training, and on which
-settings were chosen: the own text nearest of 411 for 0.27 of the images, among ten for 0.56; 0.45
-of the images that are made of texts find their text among ten; words of texts with an F1 of 0.32
-(three seeds). Images are blurred, names that are rare misspelt (docs/text.md).
+Expected by an earlier split, whose test emoji had near twins in training, and on which settings
+were chosen: the own text nearest of 411 for 0.27 of the images, among ten for 0.56; 0.45 of the
+images that are made of texts find their text among ten; words of texts with an F1 of 0.32 (three
+seeds). Images are blurred, names that are rare misspelt (docs/text.md).
 Cost: 20 minutes of training on two CPU cores, by the rate of 110 updates; 2 of compiling and
 measuring.
 """

@@ -30,7 +30,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from lzn_jax import configuration, data, models, optimization, train
 from lzn_jax.configuration import EXIT_DONE, UserError
-from lzn_jax.data import Examples
+from lzn_jax.data import Examples, from_images
 from lzn_jax.latent_space import LatentSpace
 from lzn_jax.models import Variables, join_variables, split_variables
 from lzn_jax.release import hub
@@ -108,7 +108,8 @@ def released_run(name: str) -> Path:
     hub.check_name(name)
     workdir = reporting.cache_folder() / "released" / name
     if not workdirs.has_checkpoint(workdir):
-        convert_released(name, configuration.load(configuration.shipped(name)), workdir)
+        config = configuration.load(configuration.shipped(name), (), from_images.resolved)
+        convert_released(name, config, workdir)
     return workdir
 
 
@@ -324,7 +325,7 @@ def _run(arguments: list[str]) -> int:
     flags = parser.parse_args([a for a in arguments if not a.startswith(prefix)])
     _check(flags)
     path = flags.config or configuration.shipped(flags.released)
-    config = configuration.load(path, overrides)
+    config = configuration.load(path, overrides, from_images.resolved)
     logging.basicConfig(format="%(message)s", force=True)
     logging.getLogger("lzn_jax").setLevel(logging.INFO)
     options = {"raw": flags.raw, "context": flags.context}

@@ -8,7 +8,7 @@ import functools
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -143,11 +143,20 @@ def _config_and_workdir(
         )
     if flags.config is not None:
         workdir = Path(flags.workdir or Path("results") / Path(flags.config).stem)
-        return configuration.load(flags.config, overrides), workdir
+        return configuration.load(flags.config, overrides, _from_images), workdir
     if flags.workdir is None:
         raise UserError("name a config with --config=NAME, or the folder of a run with --workdir")
     workdir = Path(flags.workdir)
     return configuration.load_run(workdir, overrides), workdir
+
+
+def _from_images(values: Mapping[str, Any], stated: Collection[str]) -> Mapping[str, Any]:
+    """`data.from_images.resolved`, imported, and JAX with it, only for a folder of images."""
+    if values["data.name"] != "image_folder":
+        return values
+    from lzn_jax.data import from_images
+
+    return from_images.resolved(values, stated)
 
 
 def _modes_in_words() -> str:

@@ -224,7 +224,8 @@ def test_bad_weights_end_a_run_before_its_first_step(name, content, expected, tm
     if content is not None:
         path.write_bytes(content)
     folder = tmp_path / "run"
-    flags = small.flags(rgb_config(tmp_path), folder, evaluation__inception_path=path)
+    changes = {"evaluation__inception_path": path, "latent__context_size": 12}
+    flags = small.flags(rgb_config(tmp_path), folder, **changes)
     assert command_line.main(flags) == 2
     error = capsys.readouterr().err
     assert expected in error

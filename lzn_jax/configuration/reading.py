@@ -4,32 +4,44 @@ import ast
 import json
 import runpy
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import ml_collections
 
-from lzn_jax.configuration import from_images
 from lzn_jax.configuration.checking import checked, converted, unknown, validated
 from lzn_jax.configuration.errors import UserError
 from lzn_jax.configuration.finding import SHIPPED, find
-from lzn_jax.configuration.schema import GROUPS, Field, schema_of
+from lzn_jax.configuration.schema import (
+    FROM_IMAGES,
+    GROUPS,
+    REQUIRED,
+    Field,
+    schema_of,
+    with_defaults,
+)
 
 # Of a run, in its work folder.
 CONFIG_FILE = "config.json"
 TOKENIZER_FILE = "tokenizer.json"
 
 
-def load(path: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
+# Values, and names of those that are stated for their data set -> all values.
+Completion = Callable[[Mapping[str, Any], Collection[str]], Mapping[str, Any]]
+
+
+def load(
+    path: str, overrides: Sequence[str] = (), complete: Completion | None = None
+) -> ml_collections.ConfigDict:
     """The checked, immutable config of the file at `path`, changed by `FIELD=VALUE` overrides.
 
-    `path` may be the name of a config. Fields that follow from a folder of images take their values
-    from there (`from_images`). Raises UserError for a file that gives no config and for a
-    field or value at fault.
+    `path` may be the name of a config. `complete` fills in fields that follow from the data, such
+    as `lzn_jax.data.from_images.resolved`. Raises UserError for a file that gives no config and for
+    a field or value at fault.
     """
-    values, kept = _changed(validated(flatten(_read(find(path)))), overrides)
-    return _complete(from_images.resolved(values, kept))
+    values, stated = _changed(validated(flatten(_read(find(path)))), overrides)
+    return _checked(complete(values, stated) if complete else values)
 
 
 def load_run(workdir: Path, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
@@ -56,7 +68,7 @@ def load_run(workdir: Path, overrides: Sequence[str] = ()) -> ml_collections.Con
         raise UserError(f"{path}: {error}") from error
     if values.get("data.tokenizer_path") is not None:
         values["data.tokenizer_path"] = str(workdir / TOKENIZER_FILE)
-    return _complete(_changed(values, overrides)[0])
+    return _checked(_changed(values, overrides)[0])
 
 
 def blank() -> ml_collections.ConfigDict:
@@ -147,15 +159,37 @@ def _changed(
     named = dict(_parse_override(text, fields) for text in sources)
     is_another = named.get("data.name", values["data.name"]) != values["data.name"]
     if is_another:
-        values = from_images.of_another(values, named["data.name"])
+        values = _of_another(values, named["data.name"])
         fields = schema_of(values)
     given = dict(_parse_override(text, fields) for text in overrides)
     values = {**values, **given}
     return values, set(given if is_another else values)
 
 
-def _complete(values: Mapping[str, Any]) -> ml_collections.ConfigDict:
-    return ml_collections.FrozenConfigDict(nest(validated(values)))
+def _checked(values: Mapping[str, Any]) -> ml_collections.ConfigDict:
+    fields = schema_of(values)
+    values = with_defaults(values, fields)
+    if values.get("data.channels", 3) is None:
+        values["data.channels"] = 3
+    found = validated(values)
+    for name in FROM_IMAGES:
+        if name in found and found[name] is None:
+            raise UserError(f"the config lacks the field {name} ({fields[name].help})")
+    return ml_collections.FrozenConfigDict(nest(found))
+
+
+def _of_another(values: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The values for another data set, without what they say of their own."""
+    values = {**values, "data.name": name}
+    fields = schema_of(values)
+
+    def holds(field: str) -> bool:
+        if not field.startswith("data."):
+            return True
+        follows = field in FROM_IMAGES and fields[field].default is not REQUIRED
+        return field in fields and not follows
+
+    return {field: value for field, value in values.items() if holds(field)}
 
 
 def _parse_override(text: str, fields: Mapping[str, Field]) -> tuple[str, Any]:

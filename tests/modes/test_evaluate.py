@@ -32,8 +32,8 @@ def test_numbers_and_pictures_of_another_set_have_names_of_their_own(
         def __init__(self, tasks):
             pass
 
-        def prepare(self):
-            pass
+        def prepare(self, test):
+            assert test == "test"
 
         def __call__(self, *arguments):
             given.extend(arguments)

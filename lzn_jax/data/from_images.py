@@ -8,7 +8,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from lzn_jax.configuration.schema import FROM_IMAGES, REQUIRED, schema_of, with_defaults
+from lzn_jax.configuration.schema import FROM_IMAGES, schema_of, with_defaults
+from lzn_jax.data import folder
 
 MAX_OWN_SIDE = 64  # pixels; images of one size up to here keep it
 SIDE = 32  # of all others
@@ -21,20 +22,6 @@ _OF_TRAINING = (
 _OF_TEST = ("evaluation.batch_sizes",)
 
 _log = logging.getLogger(__name__)
-
-
-def of_another(values: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """The values for another data set, without what they say of their own."""
-    values = {**values, "data.name": name}
-    fields = schema_of(values)
-
-    def holds(field: str) -> bool:
-        if not field.startswith("data."):
-            return True
-        follows = field in FROM_IMAGES and fields[field].default is not REQUIRED
-        return field in fields and not follows
-
-    return {field: value for field, value in values.items() if holds(field)}
 
 
 def resolved(values: Mapping[str, Any], kept: Collection[str]) -> dict[str, Any]:
@@ -61,8 +48,6 @@ def resolved(values: Mapping[str, Any], kept: Collection[str]) -> dict[str, Any]
 
 def _described(values: Mapping[str, Any]) -> dict[str, Any]:
     """Fields that are None, by class folders and headers of files."""
-    from lzn_jax.data import folder  # and with it JAX
-
     classes, side, is_grey = folder.survey(Path(values["data.path"]), values["data.class_name"])
     grid = math.lcm(*(_grid(values, network) for network in ("encoder", "decoder")))
     side = side if side is not None and side <= MAX_OWN_SIDE else SIDE
@@ -83,8 +68,6 @@ def _grid(values: Mapping[str, Any], network: str) -> int:
 
 def _counted(values: Mapping[str, Any], kept: Collection[str]) -> dict[str, Any]:
     """A hold-out where there is none, and numbers of images that are more than there are."""
-    from lzn_jax.data import folder
-
     is_held_out = values["data.holdout"] is not None or values["data.captions"]
     limited = [name for name in (*_OF_TRAINING, *_OF_TEST) if name in values and name not in kept]
     if not limited and (is_held_out or folder.has_test_folder(values["data.path"])):
