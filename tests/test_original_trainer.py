@@ -33,6 +33,7 @@ NETWORK = {
 SETTINGS = {
     "data.name": "image_folder",  # of any size and number of classes
     "data.image_size": 16,
+    "data.channels": 3,
     "latent.dim": 10,
     **{f"encoder.{name}": value for name, value in NETWORK.items()},
     **{f"decoder.{name}": value for name, value in NETWORK.items()},
