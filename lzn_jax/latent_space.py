@@ -74,7 +74,7 @@ def make_solver(config: ConfigDict, flow: Literal["latent", "alignment"]) -> zon
 
 
 def _stand_ins(is_there: Bool[Array, " b"]) -> Int[Array, " b"]:
-    """Each row that is there, and for others the last one before, cyclically."""
+    """Index of each present row; for an absent one, of the last present row before, cyclically."""
     last = jax.lax.cummax(jnp.where(is_there, jnp.arange(len(is_there)), -1))
     return jnp.where(last < 0, jnp.max(last), last)
 

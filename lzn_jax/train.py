@@ -93,12 +93,12 @@ def train_and_evaluate(
 ) -> int:
     """Trains from the newest checkpoint, or from scratch, to the end; returns the exit code.
 
-    The interruption is that of the command, None where nothing asks to leave.
+    `interruption` is that of the command; None: nothing asks to stop.
     """
     run = _prepare(config, workdir, interruption or Interruption())
     with run.batches, Checkpoints(workdir, config.checkpoint.keep) as checkpoints:
         state = _first_state(run, checkpoints)
-        with run.goodput("compile"), _said("the update"):
+        with run.goodput("compile"), _logged_compilation("the update"):
             update = _compile_update(run, state)
         _announce(state, run.mesh, run.workdir)
         with run.interruption.held():
@@ -166,7 +166,7 @@ def _first_state(run: _Run, checkpoints: Checkpoints) -> TrainState:
         )
         state = restore_state(checkpoints, shapes)
     if state is None:
-        with run.goodput("init"), _said("what draws the first parameters"):
+        with run.goodput("init"), _logged_compilation("the first parameters"):
             state = _compile_init(init, shapes)()
     else:
         run.goodput.resume(run.workdir)
@@ -384,8 +384,8 @@ def averaged_model(state: TrainState, space: LatentSpace, train: Examples) -> Mo
 
 
 @contextlib.contextmanager
-def _said(what: str) -> Iterator[None]:
-    """Says that something is compiled, and then how long that took."""
+def _logged_compilation(what: str) -> Iterator[None]:
+    """Logs what is compiled inside, and the seconds it takes."""
     _log.info("compiling %s: a minute or so at first, seconds once it is cached", what)
     started = time.perf_counter()
     yield
@@ -440,7 +440,7 @@ def _evaluate_once(
 ) -> None:
     """Evaluates, unless the run that this one continues has done so at this step.
 
-    What asks to leave ends it with `Interrupted`: it is repeated when the run goes on.
+    A signal to stop raises `Interrupted`; the run that resumes evaluates again.
     """
     if log.has(step, "evaluation_seconds"):
         return

@@ -39,7 +39,7 @@ _ELSEWHERE = {"epochs": "num_steps", "iterations": "num_steps", "alpha": "noise_
 
 
 def unknown(name: str, fields: Iterable[str]) -> str:
-    """What to say of a field that there is not: the nearest one, or all of the nearest group."""
+    """Message for an unknown field: it names the nearest field, or all of the nearest group."""
     fields = list(fields)
     groups = {field.rpartition(".")[0] for field in fields}
     small_groups = sorted(group for group in groups if "." in group)

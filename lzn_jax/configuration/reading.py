@@ -26,7 +26,6 @@ from lzn_jax.configuration.schema import (
 CONFIG_FILE = "config.json"
 TOKENIZER_FILE = "tokenizer.json"
 
-
 # Values, and names of those that are stated for their data set -> all values.
 Completion = Callable[[Mapping[str, Any], Collection[str]], Mapping[str, Any]]
 
@@ -47,8 +46,8 @@ def load(
 def load_run(workdir: Path, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
     """The checked, immutable config of the run in a folder, changed by `FIELD=VALUE` overrides.
 
-    Its tokenizer is the copy in the folder, of which nothing is executed. Raises UserError for a
-    folder that holds no run and for a field or value at fault.
+    The tokenizer is the copy in the folder; nothing in the folder is executed. Raises UserError for
+    a folder that holds no run and for a field or value at fault.
     """
     path = workdir / CONFIG_FILE
     if not path.is_file():
@@ -80,11 +79,11 @@ def blank() -> ml_collections.ConfigDict:
 
 
 def sibling(file: str, name: str) -> ml_collections.ConfigDict:
-    """The config `name`, unchecked and open to change, from the folder of the config file `file`
-    or, where there is none, from the package.
+    """The config `name`, unchecked and open to change, from the folder of the config file `file`.
 
-    For configs that say only what they change: `config = sibling(__file__, "digits_gen")`. Raises
-    UserError where `name` gives no config.
+    The package's own stands in for one that is not there. For configs that say only what they
+    change: `config = sibling(__file__, "digits_gen")`. Raises UserError where `name` gives no
+    config.
     """
     path = Path(file).with_name(f"{name}.py")
     shipped = SHIPPED / path.name
@@ -153,7 +152,7 @@ def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
 def _changed(
     values: Mapping[str, Any], overrides: Sequence[str]
 ) -> tuple[dict[str, Any], set[str]]:
-    """The values after overrides; names of those that are meant for the data set that they name."""
+    """The values after overrides, and the names of those that are stated for their data set."""
     fields = schema_of(values)
     sources = [text for text in overrides if text.startswith("data.name=")]
     named = dict(_parse_override(text, fields) for text in sources)
@@ -169,7 +168,7 @@ def _changed(
 def _checked(values: Mapping[str, Any]) -> ml_collections.ConfigDict:
     fields = schema_of(values)
     values = with_defaults(values, fields)
-    if values.get("data.channels", 3) is None:
+    if values.get("data.channels", 3) is None:  # nobody has looked at the images
         values["data.channels"] = 3
     found = validated(values)
     for name in FROM_IMAGES:

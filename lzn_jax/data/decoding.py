@@ -93,7 +93,7 @@ def fit(image: Image.Image, size: int, share: float = 1.0) -> UInt8[np.ndarray, 
 
 
 def changes(encoded: bytes, data: ConfigDict) -> tuple[str, ...]:
-    """In words, what `prepare` takes from an image: its edges, its size, its colours.
+    """Names of the changes that `prepare` makes to an image: crop, size, colours.
 
     Raises UnreadableImageError as `decode`.
     """

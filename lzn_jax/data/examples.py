@@ -37,7 +37,7 @@ class EncodedSource(Protocol):
         """What to call the image in a message."""
 
     def at(self, rows: Int[np.ndarray, " m"]) -> "EncodedSource":
-        """The images of these numbers, which may repeat."""
+        """The images at these rows, which may repeat."""
 
 
 def _in_threads(function: Callable[[int], _Result], rows: np.ndarray) -> Iterator[_Result]:
@@ -86,9 +86,9 @@ class EncodedImages:
     def own(
         self, rows: Int[np.ndarray, " k"]
     ) -> tuple[Int[np.ndarray, " m"], UInt8[np.ndarray, "m h w c"]]:
-        """The rows whose own image can be read, and these images: no substitutes.
+        """Those of the rows whose own image can be read, and these images, without substitutes.
 
-        The log names those that are left out; without `data.skip_unreadable` they are an error.
+        The log names the others; without `data.skip_unreadable` they are an error.
         """
         found = list(_in_threads(self.attempt, rows))
         is_read = np.array([isinstance(image, np.ndarray) for image in found], bool)
@@ -113,7 +113,7 @@ class EncodedImages:
         return self[:].astype(dtype or np.uint8, copy=False)
 
     def at(self, rows: Int[np.ndarray, " m"]) -> "EncodedImages":
-        """The images of these numbers, not decoded."""
+        """The images at these rows, not decoded."""
         return EncodedImages(self.source.at(rows), self._labels[rows], self._data)
 
     def decode(self, encoded: bytes) -> UInt8[np.ndarray, "h w c"]:
@@ -202,7 +202,7 @@ class Examples(NamedTuple):
     groups: np.ndarray | None = None
 
     def at(self, rows: Int[np.ndarray, " m"]) -> "Examples":
-        """The examples of these numbers; images that are not decoded stay so."""
+        """The examples at these rows; encoded images stay encoded."""
         images = self.images
         return Examples(
             images.at(rows) if isinstance(images, EncodedImages) else images[rows],
@@ -213,10 +213,10 @@ class Examples(NamedTuple):
         )
 
 
-def readable(examples: Examples, rows: Int[np.ndarray, " k"]) -> Examples:
-    """The examples of these rows whose own image can be read, decoded.
+def decoded(examples: Examples, rows: Int[np.ndarray, " k"]) -> Examples:
+    """The examples at these rows with their images decoded, without substitutes.
 
-    Raises UnreadableImageError for one that cannot, unless `data.skip_unreadable` leaves it out.
+    An unreadable image is left out with `data.skip_unreadable`, else raises UnreadableImageError.
     """
     if not isinstance(examples.images, EncodedImages):
         return examples.at(rows)

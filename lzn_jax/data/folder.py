@@ -155,7 +155,7 @@ class Files:
         return os.path.join(self._folder, os.fsdecode(self._names[index]))
 
     def at(self, rows: np.ndarray) -> "Files":
-        """Those of these numbers."""
+        """The files at these rows."""
         return Files(self._folder, self._names[rows])
 
 

@@ -24,12 +24,12 @@ _OF_TEST = ("evaluation.batch_sizes",)
 _log = logging.getLogger(__name__)
 
 
-def resolved(values: Mapping[str, Any], kept: Collection[str]) -> dict[str, Any]:
-    """The values, those that follow from the images in place of None.
+def resolved(values: Mapping[str, Any], stated: Collection[str]) -> dict[str, Any]:
+    """The values, with those that follow from the images in place of None.
 
-    Numbers of images that are not `kept` become at most what the folder holds. One line in the log
-    says what was found. Values of other data sets stay as they are. Raises UserError for a folder
-    that is not there or holds no images.
+    Numbers of images that are not `stated` become at most what the folder holds. One log line names
+    the fields. Values of other data sets do not change. Raises UserError for a folder that is
+    missing or empty.
     """
     values = with_defaults(values, schema_of(values))
     if values["data.name"] != "image_folder" or values.get("data.path") is None:
@@ -39,7 +39,7 @@ def resolved(values: Mapping[str, Any], kept: Collection[str]) -> dict[str, Any]
     if is_known and not Path(values["data.path"]).is_dir():
         return values  # reported when it is read
     found = {} if is_known else _described(values)
-    found |= _counted(values | found, kept)
+    found |= _counted(values | found, stated)
     if found:
         named = ", ".join(f"{name.removeprefix('data.')}={value}" for name, value in found.items())
         _log.info("from the images in %s: %s", values["data.path"], named)
@@ -60,16 +60,16 @@ def _described(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _grid(values: Mapping[str, Any], network: str) -> int:
-    """What a network needs the side of an image to be a multiple of."""
+    """Divisor that a network needs of the side of an image."""
     levels = len(values.get(f"{network}.channel_multipliers", (1,)))
     patch: int = values.get(f"{network}.patch_size", 1)
     return patch * 2 ** (levels - 1)
 
 
-def _counted(values: Mapping[str, Any], kept: Collection[str]) -> dict[str, Any]:
-    """A hold-out where there is none, and numbers of images that are more than there are."""
+def _counted(values: Mapping[str, Any], stated: Collection[str]) -> dict[str, Any]:
+    """A hold-out where there is none, and numbers of images beyond those of the folder."""
     is_held_out = values["data.holdout"] is not None or values["data.captions"]
-    limited = [name for name in (*_OF_TRAINING, *_OF_TEST) if name in values and name not in kept]
+    limited = [name for name in (*_OF_TRAINING, *_OF_TEST) if name in values and name not in stated]
     if not limited and (is_held_out or folder.has_test_folder(values["data.path"])):
         return {}
     data = ConfigDict({n.removeprefix("data."): v for n, v in values.items() if "data." in n[:5]})

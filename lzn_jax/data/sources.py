@@ -107,7 +107,7 @@ class ImageFiles:
         return np.stack([_read_image(self.files[row], self._data) for row in chosen])
 
     def read(self) -> UInt8[np.ndarray, "n h w c"]:
-        """All of them. One line of the log counts those that are resized or turned grey."""
+        """All images; one log line counts those that are cropped, resized or turned grey."""
         images = self[:]
         changes = (decoding.changes(file.read_bytes(), self._data) for file in self.files)
         counts = Counter(itertools.chain.from_iterable(changes))

@@ -107,7 +107,7 @@ class _Records:
         self._rows = np.arange(len(self._source))
 
     def at(self, rows: Int[np.ndarray, " n"]) -> "_Records":
-        """Those of these numbers, which may repeat."""
+        """The records at these rows, which may repeat."""
         chosen = copy.copy(self)
         chosen._rows = self._rows[rows]
         return chosen

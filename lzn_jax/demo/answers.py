@@ -77,9 +77,10 @@ class Answers:
         self.classes = self._names if self.draws_images else []
         known: list[str] = []
         if ("text", "image") in model.translations:
-            known = tasks.texts(model.model, np.arange(len(model.model.context["text_tokens"])))
-        texts = () if train is None or train.texts is None else train.texts
-        self._words = {word.casefold() for text in texts for word in _words(text)}
+            texts = tasks.texts(model.model, np.arange(len(model.model.context["text_tokens"])))
+            known = [text for text in texts if text]  # empty ones pad the context
+        seen = () if train is None or train.texts is None else train.texts
+        self._words = {word.casefold() for text in seen for word in _words(text)}
         self.texts = known[:: max(1, len(known) // NUM_IMAGES)][:NUM_IMAGES]
 
     def read(self, encoded: bytes) -> tuple[Picture, str]:

@@ -11,7 +11,7 @@ from jaxtyping import Array
 
 from lzn_jax import plots
 from lzn_jax.data import Examples, label_names, measured_set
-from lzn_jax.data.examples import evenly_spaced, readable
+from lzn_jax.data.examples import decoded, evenly_spaced
 from lzn_jax.data_types import text
 from lzn_jax.data_types.image import ViewEncoder
 from lzn_jax.evaluation.caption_quality import CaptionQuality
@@ -87,7 +87,7 @@ class Measurements:
     def pairs(self, test: Examples) -> Examples:
         """Test examples whose text has tokens and whose own image can be read."""
         assert test.texts is not None
-        return readable(test, self.tasks.tokenizer.sayable(test.texts))
+        return decoded(test, self.tasks.tokenizer.sayable(test.texts))
 
     def _of_texts(
         self, model: Model, train: Examples, pairs: Examples, folder: Path

@@ -1,6 +1,6 @@
-"""The modes of the command line beside training: what can be done with a trained run.
+"""The modes of the command line that use a trained run.
 
-Evaluation writes other pictures: what a mode draws stands beside them.
+Their pictures have other names than those of evaluation during training.
 """
 
 import csv
@@ -53,7 +53,7 @@ def evaluate(config: ConfigDict, workdir: Path) -> None:
         _log.info("%s is not the run's own set: %s and %s are written", measured, summary, figures)
     results = measure(trained.model, train, test, workdir, figures)
     reporting.write_json(workdir / summary, {"step": trained.step, **results})
-    for line in headlines.of_evaluation(trained.step, results):
+    for line in headlines.of_evaluation(trained.step, results, summary):
         _log.info("%s", line)
 
 

@@ -1,4 +1,4 @@
-"""The metrics that matter most of those that are measured; all others are in the files."""
+"""Metrics to show first; the files hold all of them."""
 
 from collections.abc import Mapping
 
@@ -36,12 +36,12 @@ def of_update(metrics: Mapping[str, float]) -> str:
     return ", ".join(f"{name.replace('_', ' ')} {metrics[name]:.4f}" for name in shown)
 
 
-def of_evaluation(step: int, metrics: Mapping[str, float]) -> list[str]:
-    """Lines for people: the metrics that matter, in a column, and where the others are."""
+def of_evaluation(step: int, metrics: Mapping[str, float], file: str = "summary.json") -> list[str]:
+    """Lines: step, set measured and file of all metrics, then a column of the first ones."""
     names = [name for name in OF_EVALUATION if name in metrics] or list(metrics)
     shown = names[:SHOWN]
     width = max(map(len, shown), default=0)
     sets = (name for name in metrics if name.endswith("_examples"))
     measured = "".join(f" on {metrics[name]:.0f} {name.replace('_', ' ')}" for name in sets)
-    first = f"step {step}{measured}, {len(shown)} of {len(metrics)} metrics (all: summary.json):"
+    first = f"step {step}{measured}, {len(shown)} of {len(metrics)} metrics (all: {file}):"
     return [first, *(f"  {name:<{width}}  {metrics[name]:.4g}" for name in shown)]

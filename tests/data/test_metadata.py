@@ -9,7 +9,7 @@ from PIL import Image
 
 from lzn_jax import data
 from lzn_jax.configuration import UserError
-from lzn_jax.data.examples import readable
+from lzn_jax.data.examples import decoded
 from lzn_jax.data.sources import load_pairs_alone
 
 
@@ -170,15 +170,15 @@ def test_a_pair_whose_own_image_cannot_be_read_is_not_measured(tmp_path, caplog)
     (tmp_path / "b.png").write_text("no image")
     _write(tmp_path / "metadata.jsonl", ("a.png", "a"), ("b.png", "b"), ("c.png", "c"))
     examples = data.load(_config(tmp_path, skip_unreadable=True), "train")
-    found = readable(examples, np.arange(3))
+    found = decoded(examples, np.arange(3))
     assert found.texts.tolist() == ["a", "c"]
     assert found.images[:, 0, 0, 0].tolist() == [0, 2]
     assert len(found.labels) == 2
     (line,) = caplog.messages
     assert line.endswith("b.png")
-    assert readable(examples, np.array([2])).texts.tolist() == ["c"]
+    assert decoded(examples, np.array([2])).texts.tolist() == ["c"]
     with pytest.raises(UserError, match=r"b\.png \(its format is unknown\)"):
-        readable(data.load(_config(tmp_path), "train"), np.arange(3))
+        decoded(data.load(_config(tmp_path), "train"), np.arange(3))
 
 
 CSV = "file_name,text\n"

@@ -1,5 +1,6 @@
 """What the page answers: from whole runs, of the kinds that there are."""
 
+import dataclasses
 import functools
 from pathlib import Path
 
@@ -117,6 +118,15 @@ def test_case_and_punctuation_make_no_other_word(answers):
     train = digits("train")._replace(texts=np.array(["A Bold, seven!"]))
     asked = Answers(answers.model, None, train).of_text("a bold thin seven", 0)
     assert asked[1] == "Training never saw: thin."
+
+
+def test_padding_of_the_known_texts_is_no_example(answers):
+    model = answers.model.model
+    tokens = np.where(np.arange(12)[:, None] < 3, model.context["text_tokens"], 0)
+    padded = model._replace(context={**model.context, "text_tokens": tokens})
+    texts = Answers(dataclasses.replace(answers.model, model=padded), None).texts
+    assert len(texts) == 3
+    assert all(texts)
 
 
 def test_without_training_texts_nothing_is_said_of_words(answers):

@@ -23,4 +23,8 @@ def test_an_evaluation_ends_with_its_five_metrics_in_a_column():
         "  precision          0.5",
     ]
     assert headlines.of_evaluation(7, {"own": 2.0})[1:] == ["  own  2"]
+    skin_tones = {"skin_tones_examples": 221.0, "recall": 0.5}
+    first, _ = headlines.of_evaluation(7, skin_tones, "summary_skin_tones.json")
+    expected = "step 7 on 221 skin tones examples, 1 of 2 metrics (all: summary_skin_tones.json):"
+    assert first == expected
     assert headlines.of_evaluation(7, {}) == ["step 7, 0 of 0 metrics (all: summary.json):"]
