@@ -35,7 +35,7 @@ def get_config() -> ml_collections.ConfigDict:
 
     # A decoder as small as the images, told the anchor of the caption, as the paper's is the class.
     config.decoder = ml_collections.ConfigDict({"name": "mlp", "features": 256, "num_blocks": 3})
-    config.decoder.told_dropout = 0.1
+    config.decoder.condition_dropout = 0.1
 
     config.training.num_steps = 700
     config.training.flow_draws = 2

@@ -45,7 +45,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.decoder.num_res_blocks = 1
     config.decoder.patch_size = 2
     config.decoder.energy_weight = 2.0
-    config.decoder.told_dropout = 0.1
+    config.decoder.condition_dropout = 0.1
 
     # Names as bytes of UTF-8; English ones have at most 76, those of other languages twice as many.
     config.text.max_length = 80

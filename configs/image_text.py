@@ -61,7 +61,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.decoder.channel_multipliers = (1, 2, 3, 4)  # feature maps 64, 32, 16 and 8 wide
     config.decoder.num_res_blocks = 2
     config.decoder.attention_resolutions = (16,)
-    config.decoder.told_dropout = 0.1
+    config.decoder.condition_dropout = 0.1
 
     # Of the size of BERT's base: 90,221,824 and 85,697,537 parameters with bytes.
     config.text.max_length = 64

@@ -6,7 +6,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lzn_jax.trained_model import load
+    from lzn_jax.loading import load
 
 __all__ = ["load"]
 
@@ -14,7 +14,7 @@ __all__ = ["load"]
 def __getattr__(name: str) -> Any:
     # Imported when asked for: JAX starts only for a good command.
     if name == "load":
-        from lzn_jax.trained_model import load
+        from lzn_jax.loading import load
 
         return load
     raise AttributeError(f"module 'lzn_jax' has no attribute {name!r}")

@@ -167,7 +167,7 @@ def example_inputs(config: ConfigDict) -> dict[str, tuple[Any, ...]]:
     latents = labels = None
     if models.has_latents(config):
         latents = rng.standard_normal((REPORT_IMAGES, latent.dim)).astype(np.float32)
-    if "label" in config.types:
+    if len(config.types) > 1:
         labels = np.eye(REPORT_IMAGES, data.num_classes, dtype=np.float32)
     times = np.linspace(0.25, 0.75, REPORT_IMAGES, dtype=np.float32)
     inputs = {

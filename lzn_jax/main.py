@@ -67,9 +67,11 @@ def _run(arguments: list[str], interruption: Interruption) -> int:
     parser.add_argument("--workdir", help="folder of the run; default results/NAME")
     parser.add_argument("--mode", choices=MODES, default="train", metavar="MODE", help="see below")
     parser.add_argument("--input", help="image or folder that a mode is to read; text or labels")
-    types = ("image", "label", "text")
-    parser.add_argument("--source", choices=types, help="data type that --mode=translate starts at")
-    parser.add_argument("--target", choices=types, help="data type that it goes to")
+    parser.add_argument("--source", help="data type that --mode=translate starts at")
+    parser.add_argument("--target", help="data type that it goes to")
+    parser.add_argument(
+        "--extensions", default="", help="files or modules with parts of one's own: A.py,B.py"
+    )
     parser.add_argument(
         "--slice", help="machine that --mode=compile compiles for, v5e:4x4 or h100:8"
     )
@@ -141,13 +143,14 @@ def _config_and_workdir(
         raise UserError(
             f"--workdir must be a folder: mount the bucket and name it there, got {flags.workdir}"
         )
+    extensions = [name for name in flags.extensions.split(",") if name]
     if flags.config is not None:
         workdir = Path(flags.workdir or Path("results") / Path(flags.config).stem)
-        return configuration.load(flags.config, overrides, _from_images), workdir
+        return configuration.load(flags.config, overrides, _from_images, extensions), workdir
     if flags.workdir is None:
         raise UserError("name a config with --config=NAME, or the folder of a run with --workdir")
     workdir = Path(flags.workdir)
-    return configuration.load_run(workdir, overrides), workdir
+    return configuration.load_run(workdir, overrides, extensions), workdir
 
 
 def _from_images(values: Mapping[str, Any], stated: Collection[str]) -> Mapping[str, Any]:

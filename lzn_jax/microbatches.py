@@ -14,7 +14,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 from jaxtyping import Array, Key, PRNGKeyArray
 
 Network = Callable[..., Any]
@@ -52,8 +51,8 @@ def by_example(network: Network, size: int | None) -> Network:
     return call
 
 
-def in_training(module: nn.Module, dropout: float, size: int | None) -> Network:
-    """A flax module in training mode, `size` examples at a time: `call(variables, key, *inputs)`.
+def in_training(module: Any, size: int | None) -> Network:
+    """A network in training mode, `size` examples at a time: `call(variables, key, *inputs)`.
 
     Without dropout a micro-batch goes through the module as one, which is faster than keeping its
     examples and their keys apart.
@@ -66,7 +65,8 @@ def in_training(module: nn.Module, dropout: float, size: int | None) -> Network:
         del keys
         return module.apply(variables, *inputs, train=True)
 
-    return by_example(with_own_keys(apply) if dropout > 0 else apply_without_dropout, size)
+    has_dropout = getattr(module, "dropout", 0.0) > 0
+    return by_example(with_own_keys(apply) if has_dropout else apply_without_dropout, size)
 
 
 def with_own_keys(network: Network) -> Network:

@@ -1,35 +1,18 @@
-"""Streams of a key, one a use, so that no two uses share noise.
+"""Keys by name, so that no two uses of a key share noise.
 
 A run draws with the key of its seed, `jax.random.key(seed)`; inference can be given another.
 """
 
-import enum
 import functools
+from zlib import crc32
 
 import jax
 from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
 
 
-class Stream(enum.IntEnum):
-    """What random numbers are for. The values are part of a run: never renumber them."""
-
-    INIT = 0
-    TRAINING = 1
-    CONTEXT = 2
-    IMAGE_LATENTS = 3
-    SAMPLE_LATENTS = 4
-    SAMPLE_NOISE = 5
-    PRIOR_LATENTS = 6
-    PROBE = 7
-    TRAIN_LATENTS = 8
-    TEXT = 9
-    TEXT_LATENTS = 10
-    MEMBERS = 11
-
-
-def stream_key(seed: int, stream: Stream) -> PRNGKeyArray:
-    """The key of one stream of a run's seed."""
-    return jax.random.fold_in(jax.random.key(seed), stream)
+def named(key: PRNGKeyArray, name: str) -> PRNGKeyArray:
+    """The key of one use. Names are part of a run: another name draws other numbers."""
+    return jax.random.fold_in(key, crc32(name.encode()))
 
 
 def key_or_seed(key: PRNGKeyArray | None, seed: int) -> PRNGKeyArray:
@@ -38,13 +21,13 @@ def key_or_seed(key: PRNGKeyArray | None, seed: int) -> PRNGKeyArray:
 
 
 def normal_by_index(
-    key: PRNGKeyArray, stream: Stream, index: Int[Array, " b"], shape: tuple[int, ...]
+    key: PRNGKeyArray, name: str, index: Int[Array, " b"], shape: tuple[int, ...]
 ) -> Float[Array, "b ..."]:
     """N(0, I) of `shape` for each example index: a row is the same in any batch."""
-    keys = keys_by_index(key, stream, index)
+    keys = keys_by_index(key, name, index)
     return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
 
 
-def keys_by_index(key: PRNGKeyArray, stream: Stream, index: Int[Array, " b"]) -> Key[Array, " b"]:
+def keys_by_index(key: PRNGKeyArray, name: str, index: Int[Array, " b"]) -> Key[Array, " b"]:
     """A key for each example index."""
-    return jax.vmap(functools.partial(jax.random.fold_in, jax.random.fold_in(key, stream)))(index)
+    return jax.vmap(functools.partial(jax.random.fold_in, named(key, name)))(index)

@@ -136,7 +136,7 @@ class Tokenizer:
         """Tokens of `count` missing texts."""
         return np.full((count, self._max_length), END, np.int32)
 
-    def sayable(self, texts: Sequence[str] | np.ndarray) -> Int[np.ndarray, " k"]:
+    def readable(self, texts: Sequence[str] | np.ndarray) -> Int[np.ndarray, " k"]:
         """Places of the texts that have tokens."""
         return np.setdiff1d(np.arange(len(texts)), list(self.encode_known(texts)[1]))
 
@@ -174,11 +174,6 @@ class Tokenizer:
         if count >= self._max_length:
             return f"is longer than the run's {self._max_length - 1} tokens"
         return None
-
-
-def num_tokens(config: ConfigDict) -> int | None:
-    """The size of a config's vocabulary, the end included; None without texts."""
-    return tokenizer(config).size if "text" in config.types else None
 
 
 def tokenizer(config: ConfigDict) -> Tokenizer:

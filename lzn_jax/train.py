@@ -20,14 +20,13 @@ from clu import parameter_overview
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from lzn_jax import data, optimization, plots
+from lzn_jax import data, optimization, parts, plots
 from lzn_jax.configuration import EXIT_DONE, EXIT_NON_FINITE, EXIT_RUN_AGAIN
 from lzn_jax.data import Examples
-from lzn_jax.data_types import text
-from lzn_jax.evaluation.measurements import Measurements
+from lzn_jax.evaluation import measurements
 from lzn_jax.latent_space import LatentSpace, Model
 from lzn_jax.models import join_variables, split_variables
-from lzn_jax.randomness import Stream, stream_key
+from lzn_jax.randomness import named
 from lzn_jax.run import costs, headlines, processes, reporting, sharding, wandb_sink
 from lzn_jax.run import workdir as workdirs
 from lzn_jax.run.checkpoints import Checkpoints
@@ -35,7 +34,7 @@ from lzn_jax.run.goodput import Goodput
 from lzn_jax.run.heartbeat import Heartbeat
 from lzn_jax.run.interruption import Interrupted, Interruption
 from lzn_jax.run.progress import LateMetrics, progress
-from lzn_jax.tasks import Tasks
+from lzn_jax.trained_model import TrainedModel
 
 MAX_SKIPPED_IN_A_ROW = 100
 REPLAY_FOLDER, REPLAY_BATCH = "replay", "batch.npz"
@@ -80,7 +79,6 @@ class _Run:
     interruption: Interruption
     mesh: Mesh
     space: LatentSpace
-    measure: Measurements
     train: Examples
     test: Examples
     batches: data.TrainingBatches
@@ -111,7 +109,8 @@ def train_and_evaluate(
     if code == EXIT_NON_FINITE:
         _log.error("stopped at step %d", int(state.step))
     elif code == EXIT_RUN_AGAIN:
-        command = shlex.join(["python", "-m", "lzn_jax.main", f"--workdir={workdir}"])
+        flags = parts.extension_flags(config.extensions)
+        command = shlex.join(["python", "-m", "lzn_jax.main", f"--workdir={workdir}", *flags])
         _log.info("saved at step %d; to go on: %s", int(state.step), command)
     else:
         _log.info("done: results are in %s", workdir)
@@ -125,10 +124,8 @@ def _prepare(config: ConfigDict, workdir: Path, interruption: Interruption) -> _
     with goodput("init"):
         mesh = sharding.training_mesh(training)
         space = LatentSpace(config, mesh)
-        measure = Measurements(Tasks(space))
         train, test = data.load_data(config)
-        measure.prepare(test)
-        columns = text.columns(config, train.texts)
+        measurements.prepare(space, test)
         sink = wandb_sink.start(config, workdir)
         workdirs.record(config, workdir)
         batches = data.TrainingBatches(
@@ -138,7 +135,7 @@ def _prepare(config: ConfigDict, workdir: Path, interruption: Interruption) -> _
             space.transform,
             workers=config.data.get("workers"),
             rows=sharding.own_rows(training.batch_size),
-            columns=columns,
+            columns=space.columns(train),
         )
         optimizer = optimization.make_optimizer(training, list(space.modules))
     return _Run(
@@ -148,7 +145,6 @@ def _prepare(config: ConfigDict, workdir: Path, interruption: Interruption) -> _
         interruption,
         mesh,
         space,
-        measure,
         train,
         test,
         batches,
@@ -227,7 +223,7 @@ def init_state(
     space: LatentSpace, optimizer: optax.GradientTransformation, seed: int
 ) -> TrainState:
     """The state before the first update."""
-    params, constants = split_variables(space.init(stream_key(seed, Stream.INIT)))
+    params, constants = split_variables(space.init(named(jax.random.key(seed), "init")))
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
@@ -293,7 +289,7 @@ def loss_and_gradient(
 
     The last two by network; what else it changes are variables that are not trained.
     """
-    key = jax.random.fold_in(stream_key(seed, Stream.TRAINING), state.step)
+    key = jax.random.fold_in(named(jax.random.key(seed), "training"), state.step)
 
     def loss_of(params):
         return space.loss(join_variables(params, state.constants), batch, key)
@@ -447,8 +443,8 @@ def _evaluate_once(
     workdirs.check_there(run.workdir)
     started = time.perf_counter()
     with run.interruption.at_once():
-        model = averaged_model(state, run.space, run.train)
-        results = run.measure(model, run.train, run.test, run.workdir)
+        model = TrainedModel(run.space, averaged_model(state, run.space, run.train), step)
+        results = measurements.evaluate(model, run.train, run.test, run.workdir)
     reporting.write_json(run.workdir / "summary.json", {"step": step, **results, **metrics.rates()})
     log.write(step, {**results, "evaluation_seconds": time.perf_counter() - started})
     if processes.is_writer():

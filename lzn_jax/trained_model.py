@@ -1,71 +1,102 @@
-"""A trained run from Python: `lzn_jax.load(workdir)`.
+"""The tasks of a trained run, as `lzn_jax.load(workdir)` opens it.
 
-Every method is a task, on any number of images in batches that are divided over the devices.
-Underneath are pure functions of variables and arrays, for `jit`, `grad` and `vmap`:
-`ImageEncoder.anchors`, `LatentSpace.latents_in_context` (encode), `ImageEncoder.features` (embed),
-`Tasks.predict` (classify), `latents_from` and `decode` (sample, translate), `ImageDecoder.invert`
-and `render` (reconstruct, interpolate).
+Every method is a task, on any number of samples in batches that are divided over the devices: to
+sample is to go from the prior or a label to an image, to classify from an image to a label, to
+reconstruct and interpolate from images to images. Underneath are the pure functions of
+`lzn_jax.inference`: `latents_in_context` (encode), `predict` (classify), `condition` and `decode`
+(sample, translate), `features` (embed), `invert` and `render` (reconstruct, interpolate).
 """
 
 import dataclasses
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray, UInt8
+from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 from ml_collections import ConfigDict
 
-from lzn_jax import configuration
+from lzn_jax import inference, interpolation, zoning
 from lzn_jax.configuration import UserError
 from lzn_jax.data import EncodedImages, Examples
+from lzn_jax.data_types import Classifier, Condition, DataType, Invertible
 from lzn_jax.latent_space import LatentSpace, Model
-from lzn_jax.models import join_variables, split_variables
-from lzn_jax.run import sharding
-from lzn_jax.run.checkpoints import Checkpoints
-from lzn_jax.run.workdir import has_checkpoint
-from lzn_jax.tasks import Predictions, Tasks
+from lzn_jax.randomness import key_or_seed
 
 Images = np.ndarray | Array | EncodedImages
 Labels = np.ndarray | Array | Sequence[int]
 
 
+class Predictions(NamedTuple):
+    """Classes of n samples, and the flow's probability of each, in [0, 1]."""
+
+    classes: np.ndarray
+    probabilities: np.ndarray
+
+
 @dataclasses.dataclass(frozen=True)
 class TrainedModel:
-    """A trained run: averaged weights and context anchors of one of its checkpoints.
+    """A latent space with weights and context anchors.
 
     Images are arrays (n, h, w, c) uint8, of NumPy or JAX, in the size and channels of
-    `config.data`; results are NumPy arrays. With context anchors what is found for an image does
-    not depend on the others; without any (`latent.context_size` 0) the images at hand cut the
-    zones. A key is that of every random draw of a call, row i drawing by its place i; None is the
-    key of the config's seed, with which the modes of the command line draw.
+    `config.data`; results are NumPy arrays. With context anchors the result for a sample does not
+    depend on the others; without any (`latent.context_size` 0) the samples at hand cut the zones. A
+    key is that of every random draw of a call, row i drawing by its place i; None is the key of the
+    config's seed, with which the modes of the command line draw.
 
-    Every method raises UserError for images that do not fit and for what the run cannot do.
+    Every method raises UserError for samples that do not fit and for what the run cannot do.
 
     Attributes:
-      config: the run's config, immutable.
-      tasks: what its latent space can be asked.
+      space: its latent space.
       model: variables of the networks by name, and context anchors.
-      step: updates that the checkpoint has seen.
+      step: updates that the checkpoint has had.
     """
 
-    config: ConfigDict
-    tasks: Tasks
+    space: LatentSpace
     model: Model
     step: int
 
     @property
-    def space(self) -> LatentSpace:
-        """Its latent space."""
-        return self.tasks.space
+    def config(self) -> ConfigDict:
+        """The run's config, immutable."""
+        return self.space.config
+
+    @property
+    def has_latents(self) -> bool:
+        """Whether there are encoders; a rectified flow alone has none."""
+        return bool(self.space.encoders)
+
+    @property
+    def main_type(self) -> str:
+        """The first data type of the config: images, in a space that has them."""
+        return next(iter(self.space.types))
+
+    @property
+    def class_type(self) -> str | None:
+        """The data type of classes, with or without zones; None where there is none."""
+        return next((n for n, each in self.space.types.items() if each.has_classes), None)
+
+    @property
+    def classifies(self) -> bool:
+        """Whether classes have zones; a baseline trains none."""
+        return self.class_type in self.space.encoders and not self.space.baseline
 
     @property
     def main_feature(self) -> str:
         """The feature of images that counts, of those that `embed` finds."""
-        name: str = self.space.encoder("image").main_feature
+        name: str = self._encoder(self.main_type).main_feature
         return name
+
+    @property
+    def translations(self) -> tuple[tuple[str, str], ...]:
+        """Pairs of data types that the run can go between; a baseline has no zones to go by."""
+        if self.space.baseline:
+            return ()
+        encoders = self.space.encoders
+        targets = [*self.space.decoders]
+        targets += [n for n, e in encoders.items() if isinstance(e, Classifier)]
+        return tuple((s, t) for s in encoders for t in targets if s != t)
 
     def __repr__(self) -> str:
         """One line: a notebook would show thousands, of weights."""
@@ -75,15 +106,48 @@ class TrainedModel:
     def _name(self) -> str:
         return self.config.study or " and ".join(self.config.types)
 
-    @property
-    def translations(self) -> tuple[tuple[str, str], ...]:
-        """Pairs of data types that the run can go between."""
-        return self.tasks.translations
+    def anchors(self, samples: Any, *, source: str | None = None) -> Float[np.ndarray, "n q"]:
+        """Anchors: the encoder's output for samples of a data type."""
+        source = source or self.main_type
+        encoded = self._encoded(samples, source)
+        if source not in self.space.own_encoders:
+            raise UserError(f"nothing is aligned with {source}s: they have no anchors of their own")
+        anchors: np.ndarray = self.space.anchors(self.model.variables, encoded, source)
+        return anchors
 
-    def anchors(self, samples: Any, *, source: str = "image") -> Float[np.ndarray, "n q"]:
-        """Anchors: what the encoder of a data type makes of its samples."""
-        samples = self.tasks.encoded(self._checked_samples(samples, source), source)
-        return self.space.anchors(self.model.variables, samples, source)
+    def latents(
+        self,
+        anchors: Float[np.ndarray | Array, "n q"],
+        noise_scale: float,
+        key: PRNGKeyArray | None = None,
+        *,
+        source: str | None = None,
+        among: Float[np.ndarray | Array, "c q"] | None = None,
+        noise: str | None = None,
+        index: Int[np.ndarray, " n"] | None = None,
+    ) -> Float[np.ndarray, "n q"]:
+        """Latents of anchors of a data type, each among its context anchors (paper §2.2.1).
+
+        `among` are other context anchors; with an empty array the anchors at hand cut the zones.
+        Row i has the noise of its `index`, None: i; sets that are compared need another `noise`.
+        """
+        source = source or self.main_type
+        key, name = key_or_seed(key, self.config.seed), noise or source
+        index = np.arange(len(anchors)) if index is None else index
+        if among is None:
+            among = self.model.context.get(self._encoder(source).anchors_key)
+        if among is None or len(among) == 0:
+            drawn = inference.prior(self.space, key, jnp.asarray(index), name)
+            found = zoning.compute_latents(
+                jnp.asarray(anchors), noise_scale * drawn, solver=self.space.solver
+            )
+            return np.asarray(found)
+        draw = self.space.jitted(inference.latents_in_context, ("name",))
+        return self._in_batches(
+            functools.partial(draw, among, key, noise_scale, name=name),
+            {"anchors": anchors, "index": index},
+            "zoning",
+        )
 
     def encode(
         self,
@@ -91,16 +155,17 @@ class TrainedModel:
         key: PRNGKeyArray | None = None,
         noise_scale: float | None = None,
         *,
-        source: str = "image",
+        source: str | None = None,
     ) -> Float[np.ndarray, "n q"]:
-        """Latents of samples, of images among the context anchors (paper §2.2.1).
+        """Latents of samples, each among the context anchors of its type (paper §2.2.1).
 
         `noise_scale` is α: 1 samples a zone, 0 takes its centre, None is
         `config.latent.noise_scale`.
         """
+        source = source or self.main_type
         scale = self.config.latent.noise_scale if noise_scale is None else noise_scale
-        samples = self._checked_samples(samples, source)
-        return self.tasks.encode(self.model, samples, source, scale, key)
+        latents: np.ndarray = self._latents_of(self._encoded(samples, source), source, scale, key)
+        return latents
 
     def translate(
         self,
@@ -116,45 +181,79 @@ class TrainedModel:
         Images are (n, h, w, c) uint8, labels (n,) int, texts a list of strings. `noise_scale` is α
         of the source's latents: None is 1 for images to be made and for labels, else 0.
         """
-        self.tasks.check_pair(source, target)
-        samples = self._checked_samples(samples, source)
-        options: dict[str, Any] = {"key": key, "noise_scale": noise_scale}
-        return self.tasks.translate(self.model, samples, source, target, **options)
+        self.check_pair(source, target)
+        types = self.space.types
+        if noise_scale is None:
+            noise_scale = max(types[source].source_scale, types[target].target_scale)
+        encoded = self._encoded(samples, source)
+        return self._samples(
+            target,
+            self._decoded(encoded, source, target, noise_scale, key, f"{source} to {target}"),
+        )
 
     def generate(self, target: str, count: int, key: PRNGKeyArray | None = None) -> Any:
         """`count` samples of a data type from latents of the prior."""
-        self.tasks.check_pair(None, target)
-        self._check_count(count)
-        return self.tasks.translate(self.model, None, None, target, count=count, key=key)
+        self.check_pair(None, target)
+        _check_count(count)
+        return self._samples(target, self.draw(count, None, key, target=target))
 
     def embed(
-        self, images: Images, key: PRNGKeyArray | None = None
+        self,
+        images: Images,
+        key: PRNGKeyArray | None = None,
+        *,
+        noise: str | None = None,
     ) -> dict[str, Float[np.ndarray, "n d"]]:
-        """Features of images by name; `main_feature` names the one that counts."""
-        images = self._checked(images)
-        return self.tasks.embed(self.model, images, key=key)
+        """Features of images by name, (n, d) each: the network's, `latent`, `latent_centre` (α 0).
 
-    def classify(self, images: Images) -> Predictions:
-        """Class of each image, from the centre of its zone, and its probability (paper §5)."""
-        images = self._checked(images)
+        `main_feature` names the one that counts; representations have the paper's four (D.3).
+        """
+        source = self.main_type
+        encoder, images = self._encoder(source), self._encoded(images, source)
+        encode = self.space.jitted(inference.features, ("source",))
+        encode = functools.partial(encode, self.model.variables, source=source)
+        found = self._in_batches(encode, images, "encoding")
+        return found | self.latents_by_name(found[encoder.anchor_feature], key, noise=noise)
+
+    def latents_by_name(
+        self, anchors: np.ndarray, key: PRNGKeyArray | None = None, **options: Any
+    ) -> dict[str, Float[np.ndarray, "n q"]]:
+        """`latents` as `latent` at the config's α and as `latent_centre` at α = 0."""
+        scales = {"latent": self.config.latent.noise_scale, "latent_centre": 0.0}
+        return {n: self.latents(anchors, scale, key, **options) for n, scale in scales.items()}
+
+    def classify(self, samples: Any, *, source: str | None = None) -> Predictions:
+        """Class of each sample, from the centre of its zone, and its probability (paper §5)."""
+        source = source or self.main_type
+        encoded = self._encoded(samples, source)
         self._check_classifies()
-        return self.tasks.classify(self.model, images)
+        return self.classes(self._latents_of(encoded, source, 0.0))
+
+    def classes(self, latents: Float[np.ndarray | Array, "n q"]) -> Predictions:
+        """Classes of latents, and their probabilities."""
+        predict = self.space.jitted(inference.predict, ("target",))
+        predict = functools.partial(predict, self.model, target=self.class_type)
+        return Predictions(**self._in_batches(predict, latents, "classifying"))
 
     def class_probabilities(self, images: Images) -> Float[np.ndarray, "n c"]:
         """Probabilities of all classes, from the centre of each image's zone; rows sum to 1."""
-        images = self._checked(images)
+        encoded = self._encoded(images, self.main_type)
         self._check_classifies()
-        latents = self.encode(images, None, 0.0)
-        return self.tasks.class_probabilities(self.model, latents)
+        find = self.space.jitted(inference.class_probabilities, ("target",))
+        find = functools.partial(find, self.model, target=self.class_type)
+        latents = self._latents_of(encoded, self.main_type, 0.0)
+        found: np.ndarray = self._in_batches(find, latents, "classifying")
+        return found
 
     def siblings(
         self, images: Images, key: PRNGKeyArray | None = None
     ) -> UInt8[np.ndarray, "n h w c"]:
-        """Of each image another one from its zone, by a random latent (paper §3.1)."""
-        images = self._checked(images)
+        """For each image another one from its zone, by a random latent (paper §3.1)."""
+        images, main = self._encoded(images, self.main_type), self.main_type
         self._check_generates("decode images")
-        self.space.encoder("image")
-        return self.tasks.siblings(self.model, images, key)
+        found = self._decoded(images, main, main, 1.0, key, "decoding")
+        siblings: np.ndarray = self._samples(main, found)
+        return siblings
 
     def sample(
         self, count: int, key: PRNGKeyArray | None = None, labels: Labels | None = None
@@ -164,8 +263,33 @@ class TrainedModel:
         None: all classes in equal shares, or, where there are none, -1.
         """
         self._check_generates("generate images")
-        self._check_count(count)
-        return self.tasks.sample(self.model, count, self._checked_labels(labels, count), key)
+        _check_count(count)
+        if labels is not None and self.class_type is None:
+            raise UserError("a generation study has no classes: leave labels out")
+        asked = self._checked_labels(labels, count)
+        if asked is None and self.class_type is not None:
+            asked = (np.arange(count) % self.config.data.num_classes).astype(np.int32)
+        drawn = self.draw(count, asked, key)
+        return Examples(self._samples(self.main_type, drawn), drawn["labels"])
+
+    def draw(
+        self,
+        count: int,
+        labels: np.ndarray | None = None,
+        key: PRNGKeyArray | None = None,
+        *,
+        target: str | None = None,
+    ) -> dict[str, np.ndarray]:
+        """Samples 0 to `count` - 1 of classes, None: from the prior, with all that `decode` finds.
+
+        Such as `images`, their `labels` and `num_evaluations` of the network.
+        """
+        source, target = None if labels is None else self.class_type, target or self.main_type
+        description = f"{source or 'prior'} to {target}"
+        found = self._decoded(labels, source, target, 1.0, key, description, count)
+        if "labels" not in found:
+            found["labels"] = np.full(count, inference.NO_CLASS, np.int32)
+        return found
 
     def reconstruct(
         self,
@@ -177,10 +301,13 @@ class TrainedModel:
 
         Labels None are found by `classify`, where the decoder takes them.
         """
-        images = self._checked(images)
+        images = self._encoded(images, self.main_type)
         self._check_generates("reconstruct images")
-        labels = self._checked_labels(labels, len(images))
-        return self.tasks.reconstruct(self.model, images, labels, key)
+        again = self.space.jitted(inference.reconstruct, ("target",))
+        again = functools.partial(again, self.model.variables, target=self.main_type)
+        request = (images, self._condition(images, labels, key))
+        found: dict[str, np.ndarray] = self._in_batches(again, request, "reconstructing")
+        return found
 
     def interpolate(
         self,
@@ -188,121 +315,164 @@ class TrainedModel:
         labels: Labels | None = None,
         key: PRNGKeyArray | None = None,
     ) -> dict[str, np.ndarray]:
-        """What lies between two images: `images`, their `latents`, and `weights` of the second.
+        """`images` from the first of two to the second, `latents`, and `weights` of the second.
 
-        Labels as for `reconstruct`.
+        Labels as for `reconstruct`. Both ends are the reconstructions of the images.
         """
-        images = self._checked(images)
+        images = self._encoded(images, self.main_type)
         self._check_generates("interpolate images")
         if len(images) != 2:
             raise UserError(f"interpolation is between two images, got {len(images)}")
-        labels = self._checked_labels(labels, 2)
-        return self.tasks.interpolate(self.model, images, labels, key=key)
+        condition, variables = self._condition(images, labels, key), self.model.variables
+        invert, render = (
+            functools.partial(
+                self.space.jitted(each, ("target",)), variables, target=self.main_type
+            )
+            for each in (inference.invert, inference.render)
+        )
+        noise = self._in_batches(invert, (images, condition), "inverting")
+        weights, path = interpolation.paths(noise, condition)
+        drawn = self._in_batches(render, path, "interpolating")
+        found = {"images": drawn, "weights": weights}
+        latents, _ = path[1]
+        return found if latents is None else found | {"latents": np.asarray(latents)}
+
+    def context_samples(self, name: str, numbers: Int[np.ndarray, " n"]) -> Any:
+        """The samples of a type that inference keeps, such as known texts, by number."""
+        kept = np.asarray(self.model.context[f"{name}_tokens"])[numbers]
+        return self.space.types[name].decoded(kept)
+
+    def check_pair(self, source: str | None, target: str) -> None:
+        """Raises UserError, which names the pairs, for one that the run cannot go between."""
+        pairs = self.translations
+        targets = {target for _, target in pairs} | set(self.space.decoders)
+        if (source, target) not in pairs and not (source is None and target in targets):
+            named = ", ".join(" to ".join(pair) for pair in pairs) or "nothing"
+            start = "generate" if source is None else f"translate {source} to"
+            raise UserError(f"the run does not {start} {target}; it translates {named}")
+
+    def _samples(self, target: str, found: Mapping[str, np.ndarray]) -> Any:
+        """Samples of a type among what `decode` finds, as users pass them."""
+        data_type = self.space.types[target]
+        is_decoded = target in self.space.decoders
+        return data_type.decoded(found[data_type.output if is_decoded else "classes"])
+
+    def _decoded(
+        self,
+        samples: Any,
+        source: str | None,
+        target: str,
+        noise_scale: float,
+        key: PRNGKeyArray | None,
+        description: str,
+        count: int | None = None,
+    ) -> dict[str, np.ndarray]:
+        """What `inference.decode` returns for encoded samples, or `count` latents of the prior."""
+        key, count = key_or_seed(key, self.config.seed), count or len(samples)
+        index = np.arange(count)
+        request: dict[str, Any] = {"index": index, "latents": None}
+        if source is None and self.has_latents:
+            prior = self.space.jitted(inference.prior, ("name",))
+            draw = functools.partial(prior, key, name="prior")
+            request["latents"] = self._in_batches(draw, index, "drawing latents")
+        elif self.has_latents:
+            request["latents"] = self._latents_of(samples, source, noise_scale, key)
+        decoder = self.space.decoders.get(target)
+        if source is not None and decoder and self._is_condition(source, decoder):
+            request["samples"] = samples
+        decode = self.space.jitted(inference.decode, ("source", "target"))
+        decode = functools.partial(decode, self.model, key, source=source, target=target)
+        found: dict[str, np.ndarray] = self._in_batches(decode, request, description)
+        return found
+
+    def _is_condition(self, source: str, decoder: Any) -> bool:
+        """Whether samples of a source say more to a decoder than their latents."""
+        return source in (decoder.condition, self.class_type)
+
+    def _latents_of(
+        self, samples: Any, source: str | None, noise_scale: float, key: PRNGKeyArray | None = None
+    ) -> np.ndarray:
+        """Latents of encoded samples."""
+        assert source is not None
+        if not hasattr(self.space.encoders[source], "latents"):
+            anchors = self.space.anchors(self.model.variables, samples, source)
+            return self.latents(anchors, noise_scale, key, source=source)
+        key, index = key_or_seed(key, self.config.seed), np.arange(len(samples))
+        find = self.space.jitted(inference.latents_of_samples, ("source",))
+        find = functools.partial(find, self.model, key, noise_scale, source=source)
+        request = {"samples": samples, "index": index}
+        latents: np.ndarray = self._in_batches(find, request, "zoning")
+        return latents
+
+    def _condition(self, images: Any, labels: Any, key: PRNGKeyArray | None) -> Condition:
+        """Latents at α = 1, as in training, and the condition beside them."""
+        labels, name = self._checked_labels(labels, len(images)), self.class_type
+        if labels is None and name is not None:
+            labels = self.classify(images).classes
+        latents = self._latents_of(images, self.main_type, 1.0, key) if self.has_latents else None
+        of = self.space.decoders[self.main_type].condition
+        if of is None:
+            return latents, None
+        find = self.space.jitted(_condition_beside, ("name",))
+        find = functools.partial(find, self.model, name=of)
+        request = {"latents": latents, "samples": {} if name is None else {name: labels}}
+        return latents, self._in_batches(find, request, "finding zones")
+
+    def _in_batches(self, function: Any, examples: Any, description: str) -> Any:
+        return self.space.in_batches(function, examples, description=description)
+
+    def _encoder(self, name: str) -> Any:
+        """The encoder of a type; raises UserError where there is none."""
+        encoders = self.space.encoders
+        if not encoders:
+            raise UserError("a run with latent.enabled=False has no encoder, anchors or latents")
+        if name not in encoders:
+            raise UserError(f"{name!r} is no data type of the run: {', '.join(encoders)}")
+        return encoders[name]
+
+    def _encoded(self, samples: Any, source: str) -> Any:
+        """Samples of a data type as its encoder takes them."""
+        if source not in self.space.types:
+            self._encoder(source)
+        data_type: DataType = self.space.types[source]
+        return data_type.encoded(data_type.checked(samples))
 
     def _cannot(self, what: str, who: str) -> UserError:
         return UserError(f"a {self._name} study does not {what}: {who}")
 
     def _check_classifies(self) -> None:
-        if not self.tasks.classifies:
+        if not self.classifies:
             objective = self.space.baseline
             reason = f"objective={objective!r} trains" if objective else "it has"
             raise self._cannot("classify images", f"{reason} no zones of labels")
 
-    def _check_count(self, count: int) -> None:
-        if count < 1:
-            raise UserError(f"the number of samples must be at least 1, got {count}")
-
     def _check_generates(self, what: str) -> None:
-        if self.tasks.decoder is None:
+        image = self.space.types[self.main_type]
+        if image.decoder is None:
             raise self._cannot(what, "generation and joint studies do")
-        if "image" not in self.space.decoders:
+        if image.name not in self.space.decoders:
             raise UserError(f"cannot {what}: training.generation_weight=0 trained no decoder")
-
-    def _checked_samples(self, samples: Any, source: str) -> Any:
-        """Samples of a data type in the form that its encoder takes."""
-        self.space.encoder(source)
-        if source == "image":
-            return self._checked(samples)
-        if isinstance(samples, str):
-            raise UserError(f"texts must be a list of strings, got the string {samples!r}")
-        self._check_count(len(samples))
-        if source == "label":
-            return self._checked_labels(samples, len(samples))
-        return list(samples)
-
-    def _checked(self, images: Images) -> np.ndarray | EncodedImages:
-        """The images, as an array of NumPy unless they are decoded when they are asked for."""
-        data = self.config.data
-        shape = (data.image_size, data.image_size, data.channels)
-        dtype, found = (getattr(images, name, None) for name in ("dtype", "shape"))
-        if dtype != np.uint8 or not found or found[1:] != shape or found[0] == 0:
-            wanted = ", ".join(map(str, shape))
-            got = f"{dtype} {found}" if dtype is not None else type(images).__name__
-            hint = "; lzn_jax.data.to_uint8 makes them of floats in [-1, 1]"
-            is_float = dtype is not None and np.issubdtype(dtype, np.floating)
-            raise UserError(
-                f"images must be an array (n, {wanted}) of uint8, 0 ... 255, got {got}"
-                f"{hint if is_float else ''}"
-            )
-        return images if isinstance(images, EncodedImages) else np.asarray(images)
+        if not isinstance(image.decoder, Invertible) and ("recon" in what or "interp" in what):
+            name = self.config.decoder.name
+            raise UserError(f"cannot {what}: decoder {name!r} has no invert, render, reconstruct")
 
     def _checked_labels(self, labels: Any, count: int) -> np.ndarray | None:
-        if labels is None:
+        if labels is None or self.class_type is None:
             return None
-        labels, classes = np.asarray(labels), self.config.data.num_classes
-        is_integer = np.issubdtype(labels.dtype, np.integer)
-        if (
-            not is_integer
-            or labels.shape != (count,)
-            or not np.all(labels < classes)
-            or np.any(labels < 0)
-        ):
-            raise UserError(
-                f"labels must be {count} integers from 0 to {classes - 1}, one an image, got "
-                f"{labels.dtype} {labels.shape}"
-            )
-        return labels.astype(np.int32)
+        found: np.ndarray = self.space.types[self.class_type].checked(labels)
+        if len(found) != count:
+            raise UserError(f"labels must be {count} integers, one an image, got {found.shape}")
+        return found
 
 
-def load(path: str | Path) -> TrainedModel:
-    """The trained run in a work folder, at its newest good checkpoint, or at the one named.
-
-    `path` is the folder of a run or one of its `checkpoints/STEP`, or "released/NAME": the paper's
-    released checkpoint of configs/NAME.py, fetched and converted when it is first asked for. Raises
-    UserError where there is none that can be read.
-    """
-    path = Path(path)
-    if path.parent == Path("released") and not path.is_dir():
-        from lzn_jax import convert  # and with it all that training needs
-
-        path = convert.released_run(path.name)
-    workdir, step = path, None
-    if path.parent.name == "checkpoints" and path.name.isdigit():
-        workdir, step = path.parent.parent, int(path.name)
-    return restore(configuration.load_run(workdir), workdir, step)
+def _condition_beside(
+    space: LatentSpace, model: Model, request: Mapping[str, Any], name: str
+) -> Array:
+    beside, _ = inference.condition(space, model, request["latents"], name, request["samples"])
+    assert beside is not None
+    return beside
 
 
-def restore(config: ConfigDict, workdir: Path, step: int | None = None) -> TrainedModel:
-    """The run of a config in its work folder, at its newest good checkpoint, or at that of `step`.
-
-    Reads averaged weights and context anchors, nothing else. Raises UserError where there is none
-    that can be read.
-    """
-    folder = workdir / "checkpoints"
-    if not has_checkpoint(workdir) or (step is not None and not (folder / str(step)).is_dir()):
-        raise UserError(f"there is no checkpoint {folder / str(step or '')}: train first")
-    mesh = sharding.inference_mesh()
-    space = LatentSpace(config, mesh)
-    params, constants = split_variables(jax.eval_shape(space.init, jax.random.key(0)))
-    targets: dict[str, Any] = {"ema": {"params": params, "constants": constants}}
-    if shapes := space.context_shapes():
-        targets["context"] = shapes
-    with Checkpoints(workdir) as checkpoints:
-        shard = config.training.shard_parameters
-        restored = checkpoints.restore(sharding.placed(targets, mesh, shard=shard), step)
-    if restored is None:
-        raise UserError(f"there is no finished checkpoint in {folder}: train first")
-    step, items = restored
-    averaged = join_variables(items["ema"]["params"], items["ema"]["constants"])
-    context = jax.tree.map(jnp.asarray, sharding.fetch(items.get("context", {})))
-    return TrainedModel(config, Tasks(space), Model(averaged, context), step)
+def _check_count(count: int) -> None:
+    if count < 1:
+        raise UserError(f"the number of samples must be at least 1, got {count}")

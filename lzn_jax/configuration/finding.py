@@ -4,7 +4,7 @@ import ast
 import difflib
 from pathlib import Path
 
-from lzn_jax.configuration.errors import UserError
+from lzn_jax.errors import UserError
 
 FOLDER = Path("configs")
 # In an installed package they are the folder of `lzn_jax.configs`, in a checkout beside it.

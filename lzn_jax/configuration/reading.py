@@ -2,6 +2,7 @@
 
 import ast
 import json
+import logging
 import runpy
 import traceback
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -10,59 +11,70 @@ from typing import Any
 
 import ml_collections
 
+from lzn_jax import parts
 from lzn_jax.configuration.checking import checked, converted, unknown, validated
-from lzn_jax.configuration.errors import UserError
 from lzn_jax.configuration.finding import SHIPPED, find
-from lzn_jax.configuration.schema import (
-    FROM_IMAGES,
-    GROUPS,
-    REQUIRED,
-    Field,
-    schema_of,
-    with_defaults,
-)
+from lzn_jax.configuration.schema import groups, schema_of, with_defaults
+from lzn_jax.errors import UserError
+from lzn_jax.parts import Field
 
 # Of a run, in its work folder.
 CONFIG_FILE = "config.json"
 TOKENIZER_FILE = "tokenizer.json"
+
+_EXTENSIONS = parts.words("extensions", ())
+# Old names of fields, as runs of older versions have them.
+_RENAMED = {
+    "decoder.told": "decoder.condition",
+    "decoder.told_dropout": "decoder.condition_dropout",
+}
+_log = logging.getLogger(__name__)
 
 # Values, and names of those that are stated for their data set -> all values.
 Completion = Callable[[Mapping[str, Any], Collection[str]], Mapping[str, Any]]
 
 
 def load(
-    path: str, overrides: Sequence[str] = (), complete: Completion | None = None
+    path: str,
+    overrides: Sequence[str] = (),
+    complete: Completion | None = None,
+    extensions: Sequence[str] = (),
 ) -> ml_collections.ConfigDict:
     """The checked, immutable config of the file at `path`, changed by `FIELD=VALUE` overrides.
 
     `path` may be the name of a config. `complete` fills in fields that follow from the data, such
-    as `lzn_jax.data.from_images.resolved`. Raises UserError for a file that gives no config and for
-    a field or value at fault.
+    as `lzn_jax.data.from_images.resolved`. `extensions` run beside those that the config names.
+    Raises UserError for a file that gives no config, for an extension that fails and for a field or
+    value at fault.
     """
-    values, stated = _changed(validated(flatten(_read(find(path)))), overrides)
+    file = find(path)
+    tree = _read(file)
+    named = checked("extensions", tree.get("extensions", ()), _EXTENSIONS)
+    found = parts.extend(named, file.parent) | parts.extend(extensions)
+    values = validated({**flatten(tree), **_as_fields(found)})
+    values, stated = _changed(values, overrides)
     return _checked(complete(values, stated) if complete else values)
 
 
-def load_run(workdir: Path, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
+def load_run(
+    workdir: Path, overrides: Sequence[str] = (), extensions: Sequence[str] = ()
+) -> ml_collections.ConfigDict:
     """The checked, immutable config of the run in a folder, changed by `FIELD=VALUE` overrides.
 
-    The tokenizer is the copy in the folder; nothing in the folder is executed. Raises UserError for
-    a folder that holds no run and for a field or value at fault.
+    The tokenizer is the copy in the folder; nothing in the folder is executed. `extensions` are
+    files or modules with the parts that the run needs, unless they are registered. Raises UserError
+    for a folder that holds no run, for a missing extension and for a field or value at fault.
     """
     path = workdir / CONFIG_FILE
     if not path.is_file():
         raise UserError(
             f"{workdir} is no run: name the folder that holds {CONFIG_FILE}, or a config"
         )
+    parts.extend(extensions)
+    values = stored_values(path)
+    found = _found_extensions(path, values)
     try:
-        tree = json.loads(path.read_text())
-        if not isinstance(tree, dict):
-            raise ValueError("no object")
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path} is not the config of a run: {reason}") from error
-    try:
-        values = validated(flatten(tree))
+        values = validated({**values, **_as_fields(found)})
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     if values.get("data.tokenizer_path") is not None:
@@ -70,12 +82,51 @@ def load_run(workdir: Path, overrides: Sequence[str] = ()) -> ml_collections.Con
     return _checked(_changed(values, overrides)[0])
 
 
+def stored_values(path: Path) -> dict[str, Any]:
+    """The values of a run's config.json by dotted name, fields of older versions renamed.
+
+    Raises UserError for a file that is not a config.
+    """
+    try:
+        tree = json.loads(path.read_text())
+        if not isinstance(tree, dict):
+            raise ValueError("no object")
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path} is not the config of a run: {reason}") from error
+    return {_RENAMED.get(name, name): value for name, value in flatten(tree).items()}
+
+
+def _found_extensions(path: Path, values: Mapping[str, Any]) -> dict[str, str]:
+    """The extensions of a run with the sha256 of what is there; the log names changed ones."""
+    names, digests = (
+        checked(name, values.get(name, ()), _EXTENSIONS)
+        for name in ("extensions", "extension_checksums")
+    )
+    found = {}
+    for name, digest in zip(names, digests, strict=False):
+        there = parts.found_extension(name, digest)
+        if there is None:
+            raise UserError(
+                f"{path} needs the extension {name} (sha256 {digest[:12]}): name it with "
+                f"--extensions={name}, or extensions=({name!r},) of lzn_jax.load"
+            )
+        if there != digest:
+            _log.warning("the extension %s has changed since the run of %s", name, path.parent)
+        found[name] = there
+    return found
+
+
+def _as_fields(found: Mapping[str, str]) -> dict[str, Any]:
+    return {"extensions": tuple(found), "extension_checksums": tuple(found.values())}
+
+
 def blank() -> ml_collections.ConfigDict:
     """A config with every group and no field yet, for a config file to fill in.
 
     The fields that it leaves out take their defaults; groups that stay empty vanish.
     """
-    return ml_collections.ConfigDict(nest({group: {} for group in GROUPS}))
+    return ml_collections.ConfigDict(nest({group: {} for group in sorted(groups())}))
 
 
 def sibling(file: str, name: str) -> ml_collections.ConfigDict:
@@ -128,11 +179,11 @@ def _failed(path: Path, error: Exception) -> str:
 
 def flatten(tree: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
     """The values of nested dicts by dotted name."""
-    flat: dict[str, Any] = {}
+    flat, known = dict[str, Any](), groups()
     for key, value in tree.items():
         # What is empty and no group stays, so that it is reported instead of lost.
         name = f"{prefix}{key}"
-        is_group = isinstance(value, Mapping) and (value or name in GROUPS)
+        is_group = isinstance(value, Mapping) and (value or name in known)
         flat |= flatten(value, f"{name}.") if is_group else {name: value}
     return flat
 
@@ -171,8 +222,8 @@ def _checked(values: Mapping[str, Any]) -> ml_collections.ConfigDict:
     if values.get("data.channels", 3) is None:  # nobody has looked at the images
         values["data.channels"] = 3
     found = validated(values)
-    for name in FROM_IMAGES:
-        if name in found and found[name] is None:
+    for name, field in fields.items():
+        if field.from_data and found[name] is None:
             raise UserError(f"the config lacks the field {name} ({fields[name].help})")
     return ml_collections.FrozenConfigDict(nest(found))
 
@@ -185,8 +236,7 @@ def _of_another(values: Mapping[str, Any], name: str) -> dict[str, Any]:
     def holds(field: str) -> bool:
         if not field.startswith("data."):
             return True
-        follows = field in FROM_IMAGES and fields[field].default is not REQUIRED
-        return field in fields and not follows
+        return field in fields and not fields[field].from_data
 
     return {field: value for field, value in values.items() if holds(field)}
 

@@ -2,8 +2,9 @@
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
@@ -185,14 +186,16 @@ Images = np.ndarray | EncodedImages
 
 
 class Examples(NamedTuple):
-    """Images with their classes.
+    """Samples of one split, a row an example.
 
     Attributes:
-      images: `Images` (n, h, w, c) uint8; always an array where the program made them.
+      images: `Images` (n, h, w, c) uint8; always an array where the program made them; None in a
+        data set without.
       labels: (n,) int32.
       texts: (n,) strings, empty where one is missing; None in a data set without.
-      left_out: in words, what of the data set is no pair of an image and a text.
+      left_out: in words, texts and images that form no pair.
       groups: (n,) numbers, equal where examples belong together; None: each is by itself.
+      more: further columns (n, ...) by name, such as those of a data type of one's own.
     """
 
     images: Any
@@ -200,17 +203,21 @@ class Examples(NamedTuple):
     texts: np.ndarray | None = None
     left_out: tuple[str, ...] = ()
     groups: np.ndarray | None = None
+    more: Mapping[str, np.ndarray] = MappingProxyType({})
 
     def at(self, rows: Int[np.ndarray, " m"]) -> "Examples":
         """The examples at these rows; encoded images stay encoded."""
-        images = self.images
-        return Examples(
-            images.at(rows) if isinstance(images, EncodedImages) else images[rows],
-            self.labels[rows],
-            None if self.texts is None else self.texts[rows],
-            self.left_out,
-            None if self.groups is None else self.groups[rows],
+
+        def chosen(values: Any) -> Any:
+            if isinstance(values, EncodedImages):
+                return values.at(rows)
+            return None if values is None else values[rows]
+
+        images, labels, texts, groups = (
+            chosen(values) for values in (self.images, self.labels, self.texts, self.groups)
         )
+        more = {name: values[rows] for name, values in self.more.items()}
+        return Examples(images, labels, texts, self.left_out, groups, more)
 
 
 def decoded(examples: Examples, rows: Int[np.ndarray, " k"]) -> Examples:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from lzn_jax.configuration.schema import FROM_IMAGES, schema_of, with_defaults
+from lzn_jax.configuration import schema_of, with_defaults
 from lzn_jax.data import folder
 
 MAX_OWN_SIDE = 64  # pixels; images of one size up to here keep it
@@ -31,11 +31,12 @@ def resolved(values: Mapping[str, Any], stated: Collection[str]) -> dict[str, An
     the fields. Values of other data sets do not change. Raises UserError for a folder that is
     missing or empty.
     """
-    values = with_defaults(values, schema_of(values))
+    fields = schema_of(values)
+    values = with_defaults(values, fields)
     if values["data.name"] != "image_folder" or values.get("data.path") is None:
         return values
     values["data.path"] = str(Path(values["data.path"]).expanduser().absolute())
-    is_known = all(values[name] is not None for name in FROM_IMAGES)
+    is_known = all(values[n] is not None for n, field in fields.items() if field.from_data)
     if is_known and not Path(values["data.path"]).is_dir():
         return values  # reported when it is read
     found = {} if is_known else _described(values)

@@ -36,6 +36,8 @@ _UNREADABLE = "index if unreadable"
 class TrainingBatches:
     """Endless batches: what `transform` returns, by name, 'labels' (b,) int32, and `columns`.
 
+    Examples without images have no transform.
+
     The order is a new shuffle every epoch, and the transform's random numbers are those of an
     image's position in the stream. So batch k is the same whether one reads from the start or
     resumes at k, and whatever the number of workers. `columns` hold a row an example. With `rows`
@@ -58,7 +60,7 @@ class TrainingBatches:
         examples: Examples,
         batch_size: int,
         seed: int,
-        transform: Transform,
+        transform: Transform | None,
         *,
         workers: int | None = None,
         rows: slice | None = None,
@@ -127,13 +129,17 @@ class _Load:
     """Image by index -> transformed image, label, and the index itself if it is unreadable."""
 
     examples: Examples
-    transform: Transform
+    transform: Transform | None
     columns: Mapping[str, np.ndarray]
 
     def __call__(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
         images, used = self.examples.images, index
-        if isinstance(images, EncodedImages):
-            element, used = images.load(index, lambda encoded: self.transform(encoded, rng))
+        element: Mapping[str, np.ndarray] = {}
+        if self.transform is None or images is None:
+            pass
+        elif isinstance(images, EncodedImages):
+            transform = self.transform
+            element, used = images.load(index, lambda encoded: transform(encoded, rng))
         else:
             element = self.transform(images[index], rng)
         mark = np.int64(-1 if used == index else index)

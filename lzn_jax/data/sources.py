@@ -11,20 +11,13 @@ import numpy as np
 from jaxtyping import UInt8
 from ml_collections import ConfigDict
 
+from lzn_jax import parts
 from lzn_jax.configuration import UserError
-from lzn_jax.data import cifar10, decoding, digits, emoji, fashion, folder, tfds, validation
+from lzn_jax.data import decoding, folder, validation
 from lzn_jax.data.decoding import UnreadableImageError
 from lzn_jax.data.examples import EncodedImages, Examples, Images
 
 _log = logging.getLogger(__name__)
-_SOURCES = {
-    "digits": digits,
-    "fashion": fashion,
-    "cifar10": cifar10,
-    "emoji": emoji,
-    "tfds": tfds,
-    "image_folder": folder,
-}
 
 
 def load(data: ConfigDict, split: Literal["train", "validation", "test"]) -> Examples:
@@ -52,7 +45,15 @@ def load(data: ConfigDict, split: Literal["train", "validation", "test"]) -> Exa
 
 def load_pairs_alone(data: ConfigDict, split: Literal["train", "test"]) -> Examples:
     """As `load`, but what is no pair, in the result's `left_out`, is no error."""
-    examples: Examples = _SOURCES[data.name].load(data, split)
+    examples = parts.get("data", data.name).load(data, split)
+    if not isinstance(examples, Examples):
+        raise UserError(f"data {data.name!r} must load lzn_jax.data.Examples, got {examples!r}")
+    columns = {"images": examples.images, "texts": examples.texts, **examples.more}
+    for name, values in columns.items():
+        if values is not None and len(values) != len(examples.labels):
+            raise UserError(
+                f"data {data.name!r} has {len(values)} {name} and {len(examples.labels)} labels"
+            )
     return examples
 
 
@@ -61,7 +62,7 @@ def class_names(data: ConfigDict) -> tuple[str, ...]:
 
     Raises UserError for a data set that cannot be read.
     """
-    names: tuple[str, ...] = _SOURCES[data.name].class_names(data)
+    names: tuple[str, ...] = parts.get("data", data.name).class_names(data)
     return names
 
 
@@ -85,7 +86,7 @@ def file_names(images: Images) -> list[str]:
 
 def attribution(data: ConfigDict) -> str:
     """What pictures of the data set must say of their author, mostly nothing."""
-    text: str = getattr(_SOURCES[data.name], "ATTRIBUTION", "")
+    text: str = getattr(parts.get("data", data.name), "ATTRIBUTION", "")
     return text
 
 

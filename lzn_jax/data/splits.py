@@ -1,6 +1,8 @@
 """The examples that a config trains on, and those that it is measured on."""
 
 import logging
+from collections.abc import Mapping
+from typing import Any
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
@@ -19,13 +21,13 @@ def load_data(config: ConfigDict) -> tuple[Examples, Examples]:
     """
     train = load(config.data, "train")
     measured = load(config.data, "validation" if config.data.validation else "test")
-    check_context(config, len(train.labels), f"the training images of {config.data.name}")
+    check_context(config, len(train.labels), f"the training examples of {config.data.name}")
     return train, measured
 
 
-def measured_set(data: ConfigDict) -> str:
+def measured_set(data: Mapping[str, Any]) -> str:
     """The name of the examples to measure: validation, test, or that of the data set's test set."""
-    name: str = "validation" if data.validation else data.get("test_set", "test")
+    name: str = "validation" if data["validation"] else data.get("test_set", "test")
     return name
 
 
@@ -37,18 +39,23 @@ def fit_context(config: ConfigDict) -> ConfigDict:
     if not config.data.validation or not has_latents(config):
         return config
     count = len(load(config.data, "train").labels)
-    if config.latent.context_size <= count:
-        return config
-    _log.info("latent.context_size is %d: all training examples beside data.validation", count)
     fitted = ConfigDict(config)
-    fitted.latent.context_size = count
+    for group, size in _context_sizes(config).items():
+        if size > count:
+            _log.info("%s.context_size is %d: all training examples but validation", group, count)
+            fitted[group].context_size = count
     return FrozenConfigDict(fitted)
 
 
-def check_context(config: ConfigDict, count: int, images: str) -> None:
-    """Raises UserError where `count` images are too few for the config's context anchors."""
-    if has_latents(config) and config.latent.context_size > count:
-        raise UserError(
-            f"latent.context_size must be at most {count}, {images}, got "
-            f"{config.latent.context_size}"
-        )
+def check_context(config: ConfigDict, count: int, examples: str) -> None:
+    """Raises UserError where `count` examples are too few for the config's context anchors."""
+    for group, size in _context_sizes(config).items() if has_latents(config) else ():
+        if size > count:
+            raise UserError(f"{group}.context_size must be at most {count}, {examples}, got {size}")
+
+
+def _context_sizes(config: ConfigDict) -> dict[str, int]:
+    """Context anchors by config group; those of texts are of as many as there are."""
+    groups = {n: g for n, g in config.items() if isinstance(g, ConfigDict | FrozenConfigDict)}
+    found = {name: group.get("context_size") for name, group in groups.items()}
+    return {n: size for n, size in found.items() if size is not None and n != "text"}

@@ -1,8 +1,8 @@
-"""Data types: how samples of each become anchors, and how latents become samples (paper §2.1).
+"""Data types: all that the package asks about one kind of sample (paper §2.1).
 
-A data type is its encoder and its decoder. It knows no other type; what they are to each other is
-for `lzn_jax.latent_space`. A new one is a file here, its networks in `lzn_jax.models`, and a source
-of data for its samples.
+A data type is one object: it encodes samples as anchors and decodes latents as samples, and it
+reads, checks, shows and measures them. It names no other type; what types are to each other is for
+`lzn_jax.latent_space`. A type of one's own is registered by `lzn_jax.parts.add("type", ...)`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,27 +11,27 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
-from ml_collections import ConfigDict
 
-from lzn_jax import zoning
+from lzn_jax import randomness, zoning
 from lzn_jax.configuration import UserError
 from lzn_jax.data import Examples
+from lzn_jax.microbatches import in_training
 from lzn_jax.models import Variables
-from lzn_jax.randomness import Stream, stream_key
 
-Samples = Any  # rows of one data type: what a batch holds of it
-Condition = tuple[Any, Any]  # of a decoder: latents, and what else it is told; None without
+Samples = Any  # rows of one data type
+Condition = tuple[Any, Any]  # of a decoder: latents, and the condition beside them; None without
 
 
 class Zones(NamedTuple):
-    """Anchors that cut the latent space into zones, and whose zone is each sample's.
+    """Anchors that cut the latent space into zones, and each sample's own anchor.
 
     Attributes:
       anchors: (n, q).
       own: (b,) index of each sample's anchor; None: sample i has anchor i.
-      log_weights: (n,) unnormalised, -inf removes an anchor; None: all weigh the same.
-      is_present: (b,) False for samples that are missing; None: all are there.
+      log_weights: (n,) unnormalised, -inf removes an anchor; None: equal weights.
+      is_present: (b,) False for missing samples; None: all are present.
     """
 
     anchors: Float[Array, "n q"]
@@ -51,15 +51,15 @@ class Zones(NamedTuple):
             self.anchors, noise, self.own, solver=solver, log_weights=self.log_weights
         )
 
-    def of_some(self, count: int) -> "Zones":
-        """The same zones, and the samples that `some` takes."""
+    def of_rows(self, count: int) -> "Zones":
+        """The same zones for the samples that `strided` takes."""
         own = jnp.arange(len(self.anchors)) if self.own is None else self.own
-        own, is_present = some((own, self.is_present), count)
+        own, is_present = strided((own, self.is_present), count)
         return self._replace(own=own, is_present=is_present)
 
 
-def some(samples: Any, count: int) -> Any:
-    """As many of a batch, at even steps, so that each device has its share of them."""
+def strided(samples: Any, count: int) -> Any:
+    """`count` rows of a batch at even steps, so that each device has its share of them."""
     return jax.tree.map(lambda a: a.reshape(count, -1, *a.shape[1:])[:, 0], samples)
 
 
@@ -74,15 +74,30 @@ def given(batch: Mapping[str, Array], name: str, drawn: Array) -> Array:
     return column
 
 
+def context_rows(seed: int, count: int, size: int) -> Int[np.ndarray, " c"]:
+    """The fixed random sample of `count` training examples that inference keeps."""
+    key = randomness.named(jax.random.key(seed), "context")
+    return np.asarray(jax.random.permutation(key, count)[:size])
+
+
 @runtime_checkable
 class Encoder(Protocol):
-    """Samples to anchors."""
+    """Samples to anchors, by a network; `NetworkEncoder` implements all of it.
 
-    network: str  # its name among the modules
-    num_draws: int  # random keys that `zones` takes
+    Attributes:
+      network: name of the network among the variables.
+      module: the network: `init` and `apply` as of a flax module.
+      num_draws: random keys that `zones` takes.
+      anchors_key: name of the context anchors among the arrays that inference keeps.
+    """
+
+    network: str
+    module: Any
+    num_draws: int
+    anchors_key: str
 
     def init(self, key: PRNGKeyArray) -> Any:
-        """Fresh variables of its network."""
+        """Fresh variables of the network."""
 
     def zones(
         self, variables: Variables, batch: Mapping[str, Array], keys: Sequence[PRNGKeyArray]
@@ -90,11 +105,15 @@ class Encoder(Protocol):
         """Zones of a training batch, in training mode: one set, or one for each of two views."""
 
     def anchors(self, variables: Variables, samples: Samples) -> Float[Array, "b q"]:
-        """Anchors of samples in inference: a pure function."""
+        """Anchors of samples in inference, a pure function."""
 
 
+@runtime_checkable
 class Reader(Protocol):
-    """What finds latents of samples in the zones of another type, without a network of its own."""
+    """Latents of samples by a rule of the type's own, in place of the flow among context anchors.
+
+    Such as those of labels, whose table holds all anchors.
+    """
 
     def latents(
         self,
@@ -104,39 +123,59 @@ class Reader(Protocol):
         keys: Key[Array, " b"],
         solver: zoning.Solver,
     ) -> Float[Array, "b q"]:
-        """Latents of samples in inference, with noise and a key for each: a pure function."""
+        """Latents of samples in inference, with noise and a key for each, a pure function."""
+
+
+@runtime_checkable
+class Classifier(Protocol):
+    """Latents to samples by zone, without a decoder; such a type has finitely many samples."""
+
+    def predict(
+        self, model: Any, latents: Float[Array, "b q"], solver: zoning.Solver
+    ) -> dict[str, Array]:
+        """`classes` (b,) of latents, and the flow's `probabilities` of them (paper §5.1)."""
+
+    def class_probabilities(
+        self, model: Any, latents: Float[Array, "b q"], solver: zoning.Solver
+    ) -> Float[Array, "b c"]:
+        """The flow's probabilities of all classes."""
 
 
 @runtime_checkable
 class WithContext(Protocol):
-    """An encoder that needs training samples in inference."""
+    """An encoder that keeps training samples for inference."""
 
     def context_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes and types of what is kept; empty where a config keeps nothing."""
+        """Shapes and dtypes of what is kept; empty where a config keeps nothing."""
 
     def context(self, anchors: Callable[..., Any], train: Examples) -> dict[str, Any]:
-        """What is kept; `anchors` are those of samples of the type, with a `description`."""
-
-
-def context_rows(config: ConfigDict, count: int) -> Int[np.ndarray, " c"]:
-    """The fixed random sample of `count` training images that is kept."""
-    key = stream_key(config.seed, Stream.CONTEXT)
-    return np.asarray(jax.random.permutation(key, count)[: config.latent.context_size])
+        """What is kept; `anchors` maps samples to their anchors, with a `description`."""
 
 
 @runtime_checkable
 class Decoder(Protocol):
-    """Latents to samples."""
+    """Latents to samples.
+
+    Attributes:
+      network: name of the network among the variables.
+      module: the network.
+      output: name of the samples among the results of `generate`.
+      num_draws: random keys that `loss` takes.
+      sources: types whose latents it learns from, in turn.
+      noise_scale: α of these latents; None: from 0 to 1 at random.
+      condition: the type of the condition beside the latents; None: there is none.
+    """
 
     network: str
-    output: str  # the name of samples in what `generate` returns
-    num_draws: int  # random keys that `loss` takes
-    sources: tuple[str, ...]  # types whose latents it learns from, in turn
-    noise_scale: float | None  # α of these latents, None: from 0 to 1 at random
-    told: str | None  # the type of whose samples it is told beside latents
+    module: Any
+    output: str
+    num_draws: int
+    sources: tuple[str, ...]
+    noise_scale: float | None
+    condition: str | None
 
     def init(self, key: PRNGKeyArray, condition: Condition) -> Any:
-        """Fresh variables of its network, given what it will be told."""
+        """Fresh variables of the network, given an example of its condition."""
 
     def loss(
         self,
@@ -145,7 +184,7 @@ class Decoder(Protocol):
         condition: Condition,
         keys: Sequence[PRNGKeyArray],
     ) -> Float[Array, ""]:
-        """What it is trained on, given each sample's latent: a mean over the batch."""
+        """The training loss given each sample's latent: a mean over the batch."""
 
     def generate(
         self,
@@ -154,19 +193,213 @@ class Decoder(Protocol):
         condition: Condition,
         index: Int[Array, " b"],
     ) -> dict[str, Array]:
-        """Samples of the given numbers, each with its own noise of the key: a pure function."""
+        """Samples of the given numbers, each with its own noise of the key, a pure function."""
 
 
-class DataType(NamedTuple):
-    """One kind of sample.
+@runtime_checkable
+class Invertible(Protocol):
+    """A decoder that finds the noise of a sample: reconstruction and interpolation need it."""
+
+    def invert(self, variables: Variables, samples: Samples, condition: Condition) -> Array:
+        """The noise that samples come from."""
+
+    def render(self, variables: Variables, noise: Array, condition: Condition) -> Samples:
+        """The samples that come from noise."""
+
+    def reconstruct(
+        self, variables: Variables, samples: Samples, condition: Condition
+    ) -> dict[str, Array]:
+        """Samples to noise and back, and the l2 `errors` of each (paper C.3)."""
+
+
+class DataType:
+    """One kind of sample. Subclasses say what differs from the answers here.
 
     Attributes:
-      encoder, decoder: None where a config has no use for them.
-      tell: what another type's decoder is told of a batch beside its latents, a pure function
-        (batch, zones of the type or None) -> (b, dim_to_tell).
+      name: by which configs, commands and batches call it.
+      encoder: an `Encoder`, or a `Reader` without a network; None: the type has no latents.
+      decoder: None where latents are not decoded by a network.
+      weight: of the decoder's loss; 0: the decoder does not train.
+      loss_name: of the decoder's loss among the metrics.
+      output: name of its samples among results.
+      source_scale, target_scale: α of a translation is at least the first from this type and at
+        least the second to it: 0 is the middle of a zone, 1 a random place in it.
+      condition_dim: length of a sample as another type's condition.
+      has_classes: whether its samples are classes, numbers from 0.
+      measurements: names of the measurements of a run that has the type.
+      example: an example of `--input` for it; None: the test samples are a better one.
     """
 
-    encoder: Encoder | Reader | None = None
-    decoder: Decoder | None = None
-    tell: Callable[[Mapping[str, Array], Zones | None], Array] | None = None
-    dim_to_tell: int = 0
+    weight: float = 1.0
+    source_scale = target_scale = 0.0
+    condition_dim = 0
+    has_classes = False
+    measurements: tuple[str, ...] = ()
+    example: str | None = None
+
+    def __init__(
+        self,
+        name: str,
+        encoder: Encoder | Reader | None = None,
+        decoder: Decoder | None = None,
+    ) -> None:
+        self.name, self.encoder, self.decoder = name, encoder, decoder
+        self.loss_name = f"{name}_loss"
+        self.output = decoder.output if decoder else f"{name}s"
+
+    @property
+    def modules(self) -> dict[str, nn.Module]:
+        """Networks by name."""
+        both = (self.encoder, self.decoder)
+        return {each.network: each.module for each in both if isinstance(each, Encoder | Decoder)}
+
+    def columns(self, examples: Examples) -> dict[str, np.ndarray]:
+        """Columns of a training batch beside images and labels, a row an example."""
+        return {}
+
+    def column_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shape and dtype of one row of each column."""
+        return {}
+
+    def samples(self, examples: Examples) -> Samples:
+        """The samples of a split."""
+        raise NotImplementedError
+
+    def readable(self, examples: Examples) -> Int[np.ndarray, " k"]:
+        """Rows of the examples with a sample that the encoder can read."""
+        return np.arange(len(examples.labels))
+
+    def check(self, examples: Examples, name: str) -> None:
+        """Logs which samples of a set are left out; raises UserError where none is left."""
+
+    def describe(self, examples: Examples, name: str) -> None:
+        """Logs what --mode=check_data reports of a split's samples."""
+        self.check(examples, name)
+
+    def checked(self, samples: Any) -> Samples:
+        """Samples as users pass them; raises UserError for what does not fit."""
+        if isinstance(samples, str):
+            raise UserError(f"{self.name}s must be a list of samples, got the string {samples!r}")
+        if len(samples) == 0:
+            raise UserError("the number of samples must be at least 1, got 0")
+        return samples
+
+    def encoded(self, samples: Samples) -> Any:
+        """Samples as the encoder takes them; raises UserError for unreadable ones."""
+        return samples
+
+    def decoded(self, outputs: Any) -> Samples:
+        """Samples of what the decoder returns."""
+        return outputs
+
+    def parse(self, text: str) -> Samples:
+        """Samples of the value of --input; raises UserError for one that gives none."""
+        raise UserError(f"{self.name} samples cannot be named by --input")
+
+    def shown(self, samples: Samples) -> Any:
+        """Samples as figures and pages show them: images, or one string each."""
+        return [str(sample) for sample in samples]
+
+    def words(self, samples: Samples) -> list[str]:
+        """Words of samples, to name those that training does not have; none by default."""
+        return []
+
+    def condition(self, batch: Mapping[str, Array], zones: Zones | None) -> Array:
+        """Condition (b, condition_dim) of another type's decoder for a training batch."""
+        raise UserError(f"no decoder can be conditioned on {self.name}")
+
+    def condition_of(self, variables: Variables, samples: Samples) -> Array:
+        """The same for samples in inference."""
+        encoder: Any = self.encoder
+        anchors: Array = encoder.anchors(variables, samples)
+        return anchors
+
+
+class NetworkEncoder:
+    """A network that reads a column of the batch; context anchors are those of training samples.
+
+    Attributes:
+      transform: of training images, on the host; None: the type reads no images.
+    """
+
+    num_draws = 1
+    transform: Any = None
+
+    def __init__(
+        self,
+        name: str,
+        module: Any,
+        *,
+        column: str,
+        samples: Callable[[Examples], np.ndarray],
+        example: Any,
+        latent_dim: int,
+        context_size: int,
+        seed: int,
+        microbatch_size: int | None,
+        distinct: bool = False,
+    ) -> None:
+        """An encoder of the type `name`.
+
+        Args:
+          name: of the type; the network is called `NAME_encoder`.
+          module: the network, (b, ...) -> (b, q).
+          column: name of its inputs in a batch.
+          samples: the inputs of a split.
+          example: one input row (1, ...), for `init`.
+          latent_dim: q.
+          context_size: training samples whose anchors inference keeps; 0: the samples at hand
+            cut the zones.
+          seed: of their choice.
+          microbatch_size: examples at a time in training; None: all.
+          distinct: equal inputs of a batch share one anchor.
+        """
+        self.network, self.anchors_key = f"{name}_encoder", f"{name}_anchors"
+        self.module, self.column, self.distinct = module, column, distinct
+        self._samples, self._example, self._seed = samples, example, seed
+        self._microbatch_size = microbatch_size
+        self._shape = (context_size, latent_dim)
+
+    def init(self, key: PRNGKeyArray) -> Any:
+        """Fresh variables."""
+        return self.module.init(key, self._example, train=False)
+
+    def inputs(self, samples: Any) -> Any:
+        """What the network reads of samples."""
+        return samples
+
+    def zones(
+        self, variables: Variables, batch: Mapping[str, Array], keys: Sequence[PRNGKeyArray]
+    ) -> tuple[Zones, ...]:
+        """Zones of a training batch; the key is dropout's."""
+        inputs, (key,) = batch[self.column], keys
+        network = in_training(self.module, self._microbatch_size)
+        anchors = network(variables[self.network], key, self.inputs(inputs))
+        if not self.distinct:
+            return (Zones(anchors),)
+        is_present = self.is_present(inputs)
+        own, log_counts = zoning.distinct(inputs, is_present)
+        return (Zones(anchors, own, log_counts, is_present),)
+
+    def is_present(self, inputs: Array) -> Array | None:
+        """Which samples of a batch are present; None: all."""
+        return None
+
+    def anchors(self, variables: Variables, samples: Samples) -> Float[Array, "b q"]:
+        """Anchors of samples."""
+        output: Any = self.module.apply(variables[self.network], self.inputs(samples), train=False)
+        return output
+
+    def context_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Of the context anchors."""
+        if self._shape[0] == 0:
+            return {}
+        return {self.anchors_key: jax.ShapeDtypeStruct(self._shape, jnp.float32)}
+
+    def context(self, anchors: Callable[..., Any], train: Examples) -> dict[str, Any]:
+        """Anchors of a random sample of the training set."""
+        if self._shape[0] == 0:
+            return {}
+        rows = context_rows(self._seed, len(train.labels), self._shape[0])
+        samples = self._samples(train)[rows]
+        return {self.anchors_key: anchors(samples, description="context anchors")}

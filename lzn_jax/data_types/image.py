@@ -1,94 +1,132 @@
 """Images: a network gives their anchors, alone or of two views; a decoder makes them of latents."""
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-from flax import linen as nn
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 from ml_collections import ConfigDict
 
 from lzn_jax import data, models
-from lzn_jax.data import Examples, Transform, normalise
+from lzn_jax.configuration import UserError
+from lzn_jax.data import EncodedImages, Examples, normalise
 from lzn_jax.data.augment import augment, augmentation_of
 from lzn_jax.data.crops import Views
-from lzn_jax.data_types import DataType, Zones, bank, context_rows
-from lzn_jax.data_types.image_decoders import DirectDecoder, FlowDecoder, black_image
-from lzn_jax.microbatches import by_example, in_training
+from lzn_jax.data_types import DataType, NetworkEncoder, Zones, bank
+from lzn_jax.data_types.image_decoders import black_image
+from lzn_jax.microbatches import by_example
 from lzn_jax.models import Variables
 
-
-def build(config: ConfigDict, modules: Mapping[str, nn.Module]) -> DataType:
-    """Images of a config, whose encoder sees two views of each if they are aligned."""
-    make_encoder = ViewEncoder if "image:image" in config.alignments else ImageEncoder
-    encoder, decoder = modules.get("encoder"), modules.get("decoder")
-    is_direct = "decoder" in config and config.decoder.name in models.GENERATORS
-    direct: Any = functools.partial(DirectDecoder, encoder=encoder)
-    make_decoder = direct if is_direct else FlowDecoder
-    return DataType(
-        None if encoder is None else make_encoder(config, encoder),
-        None if decoder is None else make_decoder(config, decoder),
-    )
+VIEWS = ("image:image",)  # the alignment of two views
 
 
-class ImageEncoder:
-    """The image encoder of a config, as pure functions of variables and arrays.
+class Image(DataType):
+    """Images (n, h, w, c) uint8."""
+
+    target_scale = 1.0
+
+    def __init__(self, config: ConfigDict) -> None:
+        self._data, is_views = config.data, tuple(config.alignments) == VIEWS
+        encoder: ImageEncoder | None = None
+        decoder = None
+        if models.has_latents(config):
+            encoder = (ViewEncoder if is_views else ImageEncoder)(config)
+        if not is_views:
+            network, wrapper = models.decoder(config)
+            decoder = wrapper(config, network)
+            self.weight = config.training.get("generation_weight", 1.0)
+        self._transform = encoder.transform if encoder else data.whole_image(config.data)
+        super().__init__("image", encoder, decoder)
+        self.loss_name = "generation_loss"
+        self.output = "images"
+        if is_views:
+            self.measurements = ("representations",)
+        elif self.weight > 0:
+            self.measurements = ("samples", "reconstruction")
+
+    def column_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Of what the transform makes of one image."""
+        side, channels = self._data.image_size, self._data.channels
+        image = np.zeros((side, side, channels), np.uint8)
+        made = self._transform(image, np.random.default_rng(0))
+        return {name: jax.ShapeDtypeStruct(a.shape, a.dtype) for name, a in made.items()}
+
+    def samples(self, examples: Examples) -> Any:
+        """The images, which may not be decoded yet."""
+        return examples.images
+
+    def checked(self, samples: Any) -> np.ndarray | EncodedImages:
+        """The images, as an array of NumPy unless they are decoded when they are indexed."""
+        shape = (self._data.image_size, self._data.image_size, self._data.channels)
+        dtype, found = (getattr(samples, name, None) for name in ("dtype", "shape"))
+        if dtype != np.uint8 or not found or found[1:] != shape or found[0] == 0:
+            wanted = ", ".join(map(str, shape))
+            got = f"{dtype} {found}" if dtype is not None else type(samples).__name__
+            hint = "; lzn_jax.data.to_uint8 makes them of floats in [-1, 1]"
+            is_float = dtype is not None and np.issubdtype(dtype, np.floating)
+            raise UserError(
+                f"images must be an array (n, {wanted}) of uint8, 0 ... 255, got {got}"
+                f"{hint if is_float else ''}"
+            )
+        return samples if isinstance(samples, EncodedImages) else np.asarray(samples)
+
+    def parse(self, text: str) -> UInt8[np.ndarray, "n h w c"]:
+        """An image file, or all of a folder."""
+        return data.read_images(text, self._data)
+
+    def shown(self, samples: Any) -> Any:
+        """The images."""
+        return samples
+
+
+class ImageEncoder(NetworkEncoder):
+    """The image encoder of a config.
 
     Attributes:
-      transform: of training images, on the host.
       main_feature, anchor_feature: of those that `features` finds.
     """
 
-    network = "encoder"
-    num_draws = 1
     main_feature = anchor_feature = "anchor"
 
-    def __init__(self, config: ConfigDict, encoder: nn.Module) -> None:
-        self.config = config
-        self.encoder = encoder
-        self.transform: Transform = data.whole_image(config.data)
+    def __init__(self, config: ConfigDict) -> None:
+        super().__init__(
+            "image",
+            models.encoder(config),
+            column="images",
+            samples=lambda examples: examples.images,
+            example=black_image(config),
+            latent_dim=config.latent.dim,
+            context_size=config.latent.context_size,
+            seed=config.seed,
+            microbatch_size=config.training.microbatch_size,
+        )
+        self.network, self.anchors_key = "encoder", "anchors"  # as in all runs so far
+        self.config, self.transform = config, data.whole_image(config.data)
 
     def init(self, key: PRNGKeyArray) -> Any:
         """Fresh variables, and an empty bank where there shall be one."""
-        variables: Any = self.encoder.init(key, black_image(self.config), train=False)
+        variables: Any = super().init(key)
         if size := self.config.latent.get("bank_size", 0):
             variables = {**variables, bank.COLLECTION: bank.empty(size, self.config.latent.dim)}
         return variables
 
+    def inputs(self, samples: UInt8[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        """Pixels in [-1, 1]."""
+        return normalise(samples)
+
     def zones(
         self, variables: Variables, batch: Mapping[str, Array], keys: Sequence[PRNGKeyArray]
     ) -> tuple[Zones, ...]:
-        """Anchors of a training batch, and those of the bank; the key is dropout's."""
-        config, (key,) = self.config, keys
-        network = in_training(
-            self.encoder, config.encoder.get("dropout", 0.0), config.training.microbatch_size
-        )
-        anchors = network(variables["encoder"], key, normalise(batch["images"]))
-        return (bank.zones(anchors, variables["encoder"].get(bank.COLLECTION)),)
-
-    def anchors(self, variables: Variables, images: UInt8[Array, "b h w c"]) -> Float[Array, "b q"]:
-        """Anchors of images, a pure function."""
-        output: Any = self.encoder.apply(variables["encoder"], normalise(images), train=False)
-        return output
-
-    def context_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Of anchors of training images; empty where the images at hand cut the zones."""
-        shape = self.config.latent.context_size, self.config.latent.dim
-        return {"anchors": jax.ShapeDtypeStruct(shape, jnp.float32)} if shape[0] > 0 else {}
-
-    def context(self, anchors: Callable[..., Any], train: Examples) -> dict[str, Any]:
-        """Anchors of some training images."""
-        if not self.context_shapes():
-            return {}
-        images = train.images[context_rows(self.config, len(train.images))]
-        return {"anchors": anchors(images, description="context anchors")}
+        """Zones of a training batch's anchors and those of the bank; the key is dropout's."""
+        (own,) = super().zones(variables, batch, keys)
+        return (bank.zones(own.anchors, variables[self.network].get(bank.COLLECTION)),)
 
     def features(
         self, variables: Variables, images: UInt8[Array, "b h w c"]
     ) -> dict[str, Float[Array, "b d"]]:
-        """What the network finds in images by name, the anchor among it: a pure function."""
+        """Features of images by name, the anchor among them, a pure function."""
         return {"anchor": self.anchors(variables, images)}
 
 
@@ -97,12 +135,11 @@ class ViewEncoder(ImageEncoder):
 
     main_feature, anchor_feature = "backbone", "head"
 
-    def __init__(self, config: ConfigDict, encoder: nn.Module) -> None:
-        super().__init__(config, encoder)
-        self.views = Views(
+    def __init__(self, config: ConfigDict) -> None:
+        super().__init__(config)
+        self.transform = Views(
             config.data.image_size, config.data.channels, config.augmentation.min_area
         )
-        self.transform = self.views
         self.augmentation = augmentation_of(config)
 
     def zones(
@@ -116,7 +153,7 @@ class ViewEncoder(ImageEncoder):
         self, variables: Variables, views: UInt8[Array, "b 2 h w c"], key: PRNGKeyArray
     ) -> Float[Array, "b 2 q"]:
         """Anchors of augmented views, in training mode, a micro-batch of images at a time."""
-        encoder, augmentation = self.encoder, self.augmentation
+        encoder, augmentation = self.module, self.augmentation
 
         def network(variables, keys, views):
             view_keys = jax.vmap(lambda key: jax.random.split(key, 2))(keys)
@@ -128,7 +165,7 @@ class ViewEncoder(ImageEncoder):
             return anchors.reshape(len(views), 2, -1)
 
         call = by_example(network, self.config.training.microbatch_size)
-        anchors: Array = call(variables["encoder"], key, views)
+        anchors: Array = call(variables[self.network], key, views)
         return anchors
 
     def features(
@@ -142,6 +179,6 @@ class ViewEncoder(ImageEncoder):
     ) -> dict[str, Float[Array, "b d"]]:
         """`features` of images in [-1, 1], such as augmented ones."""
         encode: Any = functools.partial(
-            self.encoder.apply, variables["encoder"], images, train=False
+            self.module.apply, variables[self.network], images, train=False
         )
         return {name: encode(features=name) for name in ("head", "backbone")}

@@ -10,12 +10,13 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 from ml_collections import ConfigDict
 
+from lzn_jax import models
 from lzn_jax.data import normalise, to_uint8
 from lzn_jax.data_types import Condition, given
 from lzn_jax.losses import energy, rectified_flow
 from lzn_jax.microbatches import in_training
 from lzn_jax.models import Variables
-from lzn_jax.randomness import Stream, normal_by_index
+from lzn_jax.randomness import normal_by_index
 
 
 def black_image(config: ConfigDict) -> Float[Array, "1 h w c"]:
@@ -31,24 +32,22 @@ class ImageDecoder:
     num_draws = 2
 
     def __init__(self, config: ConfigDict, decoder: nn.Module) -> None:
-        self.config = config
-        self.told: str | None = config.decoder.told
+        self.config, self.module = config, decoder
+        self.condition: str | None = config.decoder.condition
         self.sources: tuple[str, ...] = config.decoder.latents
         self.noise_scale: float | None = config.latent.noise_scale
-        self.decoder = decoder
 
     def in_training(self) -> Any:
         """The network in training mode."""
-        config = self.config
-        return in_training(self.decoder, config.decoder.dropout, config.training.microbatch_size)
+        return in_training(self.module, self.config.training.microbatch_size)
 
-    def sometimes_told(self, condition: Condition, key: PRNGKeyArray) -> Condition:
-        """The decoder is told nothing at the rate of `told_dropout`."""
-        rate, (latents, told) = self.config.decoder.get("told_dropout", 0.0), condition
-        if rate == 0 or told is None:
+    def drop_condition(self, condition: Condition, key: PRNGKeyArray) -> Condition:
+        """The condition beside the latents, 0 at the rate of `condition_dropout`."""
+        rate, (latents, beside) = self.config.decoder.condition_dropout, condition
+        if rate == 0 or beside is None:
             return condition
-        keep = jax.random.bernoulli(jax.random.fold_in(key, 1), 1 - rate, (len(told), 1))
-        return latents, told * keep
+        keep = jax.random.bernoulli(jax.random.fold_in(key, 1), 1 - rate, (len(beside), 1))
+        return latents, beside * keep
 
     def invert(
         self, variables: Variables, images: UInt8[Array, "b h w c"], condition: Condition
@@ -76,7 +75,7 @@ class ImageDecoder:
 
 
 class FlowDecoder(ImageDecoder):
-    """A rectified flow from noise to images, told the latent (paper §3.1)."""
+    """A rectified flow from noise to images, conditioned on the latent (paper §3.1)."""
 
     def __init__(self, config: ConfigDict, decoder: nn.Module) -> None:
         super().__init__(config, decoder)
@@ -85,7 +84,7 @@ class FlowDecoder(ImageDecoder):
     def init(self, key: PRNGKeyArray, condition: Condition) -> Any:
         """Fresh variables."""
         image = black_image(self.config)
-        return self.decoder.init(key, image, jnp.zeros(1), *condition, train=False)
+        return self.module.init(key, image, jnp.zeros(1), *condition, train=False)
 
     def loss(
         self,
@@ -96,8 +95,8 @@ class FlowDecoder(ImageDecoder):
     ) -> Float[Array, ""]:
         """Rectified-flow loss in training mode (paper C.1); keys of the flow and of dropout."""
         images, (flow_key, dropout_key) = normalise(batch["images"]), keys
-        condition = self.sometimes_told(condition, flow_key)
-        draws = self.config.training.get("flow_draws", 1)
+        condition = self.drop_condition(condition, flow_key)
+        draws = self.config.training.flow_draws
         if draws > 1:
             images, condition = jax.tree.map(
                 lambda a: jnp.repeat(a, draws, axis=0), (images, condition)
@@ -105,7 +104,7 @@ class FlowDecoder(ImageDecoder):
         network = self.in_training()
 
         def velocity(x_t, t, condition):
-            return network(variables["decoder"], dropout_key, x_t, t, *condition)
+            return network(variables[self.network], dropout_key, x_t, t, *condition)
 
         noise, t = rectified_flow.draw(flow_key, images)
         noise, t = given(batch, "flow_noise", noise), given(batch, "flow_time", t)
@@ -115,7 +114,7 @@ class FlowDecoder(ImageDecoder):
         self, variables: Variables, x_t: Array, t: Array, condition: Condition
     ) -> Float[Array, "b h w c"]:
         """The velocity in inference."""
-        output: Any = self.decoder.apply(variables["decoder"], x_t, t, *condition, train=False)
+        output: Any = self.module.apply(variables[self.network], x_t, t, *condition, train=False)
         return output
 
     def generate(
@@ -131,7 +130,7 @@ class FlowDecoder(ImageDecoder):
         """
         data = self.config.data
         shape = (data.image_size, data.image_size, data.channels)
-        noise = normal_by_index(key, Stream.SAMPLE_NOISE, index, shape)
+        noise = normal_by_index(key, "image_noise", index, shape)
         solution = self._flow(variables, noise, condition)
         return {"images": to_uint8(solution.x), "num_evaluations": solution.num_evaluations}
 
@@ -159,13 +158,14 @@ ERRORS: dict[str, Callable[[Array], Array]] = {"l1": jnp.abs, "l2": jnp.square}
 class DirectDecoder(ImageDecoder):
     """One pass from a latent to an image, without noise (paper App. G leaves it open)."""
 
-    def __init__(self, config: ConfigDict, decoder: nn.Module, encoder: nn.Module | None) -> None:
+    def __init__(self, config: ConfigDict, decoder: nn.Module) -> None:
         super().__init__(config, decoder)
-        self.encoder: Any = encoder
+        if config.decoder.energy_anchors > 0:
+            self.encoder: Any = models.encoder(config)
 
     def init(self, key: PRNGKeyArray, condition: Condition) -> Any:
         """Fresh variables."""
-        return self.decoder.init(key, *condition, train=False)
+        return self.module.init(key, *condition, train=False)
 
     def loss(
         self,
@@ -176,8 +176,8 @@ class DirectDecoder(ImageDecoder):
     ) -> Float[Array, ""]:
         """Error of each image, and the energy distance between what is made and the batch."""
         setting, images, (key, dropout_key) = self.config.decoder, normalise(batch["images"]), keys
-        condition = self.sometimes_told(condition, key)
-        made = self.in_training()(variables["decoder"], dropout_key, *condition)
+        condition = self.drop_condition(condition, key)
+        made = self.in_training()(variables[self.network], dropout_key, *condition)
         distance = energy.image_energy(
             made,
             images,
@@ -207,10 +207,10 @@ class DirectDecoder(ImageDecoder):
     def invert(
         self, variables: Variables, images: UInt8[Array, "b h w c"], condition: Condition
     ) -> Float[Array, "b 0"]:
-        """No noise: all that is known of images is their latents."""
+        """No noise: latents alone make the images."""
         return jnp.zeros((len(images), 0))
 
     def images(self, variables: Variables, noise: Array, condition: Condition) -> Array:
         """The images, in [-1, 1], of latents."""
-        output: Any = self.decoder.apply(variables["decoder"], *condition, train=False)
+        output: Any = self.module.apply(variables[self.network], *condition, train=False)
         return output

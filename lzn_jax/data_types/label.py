@@ -7,31 +7,80 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
 from ml_collections import ConfigDict
 
-from lzn_jax import zoning
+from lzn_jax import data, models, zoning
+from lzn_jax.configuration import UserError
 from lzn_jax.data import Examples
 from lzn_jax.data_types import DataType, Zones, context_rows
 from lzn_jax.models import Variables
+from lzn_jax.models.labels import LabelAnchors
 
 _log = logging.getLogger(__name__)
 
 
-def build(config: ConfigDict, modules: Mapping[str, nn.Module]) -> DataType:
-    """Labels of a config; a decoder can be told them even where they have no anchors."""
-    num_classes, table = config.data.num_classes, modules.get("label_anchors")
+class Label(DataType):
+    """Labels (n,) int32 from 0 to `data.num_classes` - 1.
 
-    def tell(batch: Mapping[str, Array], zones: Zones | None) -> Float[Array, "b c"]:
-        return one_hot(batch["labels"], num_classes)
+    A decoder can be conditioned on them even where they have no anchors.
+    """
 
-    encoder: LabelEncoder | ZonesOfImages | None = None
-    if table is not None:
-        encoder = LabelEncoder(table)
-    elif modules.get("encoder") is not None:
-        encoder = ZonesOfImages(config)
-    return DataType(encoder, tell=tell, dim_to_tell=num_classes)
+    source_scale = 1.0  # a zone of a class holds many samples
+    has_classes = True
+    measurements = ("classification",)
+    example = "0,1"
+
+    def __init__(self, config: ConfigDict) -> None:
+        self._data, self.condition_dim = config.data, config.data.num_classes
+        encoder: LabelEncoder | ZonesOfImages | None = None
+        if any("label" in pair.split(":") for pair in config.alignments):
+            encoder = LabelEncoder(config)
+        elif models.has_latents(config):
+            encoder = ZonesOfImages(config)
+        if not models.has_latents(config):
+            encoder = None
+        super().__init__("label", encoder)
+
+    def samples(self, examples: Examples) -> Int[np.ndarray, " n"]:
+        """The labels."""
+        return examples.labels
+
+    def checked(self, samples: Any) -> Int[np.ndarray, " n"]:
+        """Labels as int32."""
+        labels, classes = np.asarray(samples), self._data.num_classes
+        is_integer = np.issubdtype(labels.dtype, np.integer)
+        if labels.ndim == 1 and len(labels) == 0:
+            raise UserError("the number of samples must be at least 1, got 0")
+        if not is_integer or labels.ndim != 1 or np.any(labels >= classes) or np.any(labels < 0):
+            raise UserError(
+                f"labels must be integers (n,) from 0 to {classes - 1}, got {labels.dtype} "
+                f"{labels.shape}"
+            )
+        return labels.astype(np.int32)
+
+    def parse(self, text: str) -> Int[np.ndarray, " n"]:
+        """Labels of a list of names or numbers; a name counts before a number."""
+        names, given = data.label_names(self._data), [part.strip() for part in text.split(",")]
+        try:
+            return np.array([names.index(part) if part in names else int(part) for part in given])
+        except ValueError as error:
+            raise UserError(
+                f"--input must be labels by name or number, such as {','.join(names[:3])}, got "
+                f"{text}"
+            ) from error
+
+    def shown(self, samples: Int[np.ndarray, " n"]) -> np.ndarray:
+        """Names of the classes."""
+        return np.array(data.label_names(self._data))[samples]
+
+    def condition(self, batch: Mapping[str, Array], zones: Zones | None) -> Float[Array, "b c"]:
+        """Labels of a training batch, one-hot."""
+        return one_hot(batch["labels"], self.condition_dim)
+
+    def condition_of(self, variables: Variables, samples: Array) -> Float[Array, "b c"]:
+        """Labels, one-hot."""
+        return one_hot(samples, self.condition_dim)
 
 
 def one_hot(labels: Int[Array | np.ndarray, " b"], num_classes: int) -> Float[Array, "b c"]:
@@ -45,16 +94,18 @@ class LabelEncoder:
     network = "label_anchors"
     num_draws = 0
 
-    def __init__(self, network: nn.Module) -> None:
-        self._module = network
+    anchors_key = ""  # its table holds all anchors
+
+    def __init__(self, config: ConfigDict) -> None:
+        self.module = LabelAnchors(config.data.num_classes, config.latent.dim)
 
     def init(self, key: PRNGKeyArray):
         """Fresh anchors."""
-        return self._module.init(key)
+        return self.module.init(key)
 
     def table(self, variables: Variables) -> Float[Array, "c q"]:
         """Anchors of all classes."""
-        anchors: Any = self._module.apply(variables[self.network])
+        anchors: Any = self.module.apply(variables[self.network])
         return anchors
 
     def zones(
@@ -111,9 +162,10 @@ class ZonesOfImages:
     def context(self, anchors: Callable[..., Any], train: Examples) -> dict[str, Any]:
         """The labels of the images in the context; the log names a class of which there is none."""
         del anchors
-        labels = train.labels[context_rows(self._config, len(train.labels))]
+        size = self._config.latent.context_size
+        labels = train.labels[context_rows(self._config.seed, len(train.labels), size)]
         if missing := sorted(set(range(self._config.data.num_classes)) - set(labels.tolist())):
-            size, classes = self._config.latent.context_size, ", ".join(map(str, missing))
+            classes = ", ".join(map(str, missing))
             _log.warning("classes without a zone among latent.context_size %d: %s", size, classes)
         return {"labels": labels}
 

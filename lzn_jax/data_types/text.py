@@ -1,7 +1,9 @@
 """Texts: a transformer gives their anchors, another writes them, given latents."""
 
 import logging
+import re
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,43 +14,136 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray
 from ml_collections import ConfigDict
 
-from lzn_jax import zoning
+from lzn_jax import models, zoning
 from lzn_jax.configuration import UserError
 from lzn_jax.data import Examples
 from lzn_jax.data.examples import MAX_NAMED
-from lzn_jax.data_types import Condition, DataType, Zones, some
+from lzn_jax.data_types import Condition, DataType, NetworkEncoder, Zones, strided
 from lzn_jax.microbatches import in_training
-from lzn_jax.models import Variables
+from lzn_jax.models import Variables, transformer
 from lzn_jax.models.transformer import END
-from lzn_jax.randomness import Stream
+from lzn_jax.randomness import keys_by_index
 from lzn_jax.tokenizers import Tokenizer, tokenizer
+
+NAME = "text"
 
 _log = logging.getLogger(__name__)
 
 
-def build(config: ConfigDict, modules: Mapping[str, nn.Module]) -> DataType:
-    """Texts of a config."""
-    encoder = TextEncoder(config, modules["text_encoder"])
-    decoder = TextDecoder(config, modules["text_decoder"])
-    return DataType(encoder, decoder, _tell, config.latent.dim)
+class Text(DataType):
+    """Texts, strings."""
 
+    measurements = ("texts",)
 
-def _tell(batch: Mapping[str, Array], zones: Zones | None) -> Float[Array, "b q"]:
-    """Anchors of the texts, nothing where one is missing."""
-    assert zones is not None
-    assert zones.is_present is not None
-    anchors = some(zones.anchors, len(zones.is_present))
-    return jnp.where(zones.is_present[:, None], anchors, 0)
+    def __init__(self, config: ConfigDict) -> None:
+        self._config, self.tokenizer = config, tokenizer(config)
+        super().__init__(
+            NAME,
+            TextEncoder(config, self.tokenizer),
+            TextDecoder(config, self.tokenizer),
+        )
+        self.weight, self.condition_dim = config.training.text_weight, config.latent.dim
+
+    def columns(self, examples: Examples) -> dict[str, np.ndarray]:
+        """`tokens` of the texts; examples without a readable text train without one.
+
+        Raises UserError where no text can be read.
+        """
+        texts = _texts(examples)
+        tokens = self._read(texts)
+        if any(texts) and not tokens.any():
+            raise UserError(
+                "no text can be read, the log says why: change text.max_length, text.alphabet or "
+                "data.tokenizer_path"
+            )
+        return {"tokens": tokens}
+
+    def column_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Of the tokens of a text."""
+        return {"tokens": jax.ShapeDtypeStruct((self._config.text.max_length,), np.int32)}
+
+    def samples(self, examples: Examples) -> np.ndarray:
+        """The texts."""
+        return _texts(examples)
+
+    def readable(self, examples: Examples) -> Int[np.ndarray, " k"]:
+        """Rows with a text that has tokens."""
+        return self.tokenizer.readable(_texts(examples))
+
+    def check(self, examples: Examples, name: str) -> None:
+        """Logs the texts of a set that are left out."""
+        self._read(_texts(examples), f"{name} ")
+
+    def describe(self, examples: Examples, name: str) -> None:
+        """Logs lengths in tokens, and the texts without any."""
+        super().describe(examples, name)
+        written = [str(text) for text in _texts(examples) if text]
+        lengths = sorted(n for n in self.tokenizer.lengths(written) if n) or [0]
+        _log.info(
+            "%s: texts have %d to %d tokens, the median is %d",
+            name, lengths[0], lengths[-1], lengths[len(lengths) // 2],
+        )  # fmt: skip
+
+    def checked(self, samples: Any) -> list[str]:
+        """Texts as a list."""
+        if isinstance(samples, str):
+            raise UserError(f"texts must be a list of strings, got the string {samples!r}")
+        return list(super().checked(samples))
+
+    def encoded(self, samples: Any) -> Int[np.ndarray, "n l"]:
+        """Tokens; raises UserError for a text that has none."""
+        return self.tokenizer.encode(samples)
+
+    def decoded(self, outputs: Int[np.ndarray, "n l"]) -> list[str]:
+        """Texts of tokens."""
+        return self.tokenizer.decode(outputs)
+
+    def parse(self, text: str) -> list[str]:
+        """A text, or the lines of a .txt file."""
+        if not text.endswith(".txt"):
+            return [text]
+        try:
+            lines = Path(text).read_text().splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{text} cannot be read: {error}") from error
+        if not (texts := [line.strip() for line in lines if line.strip()]):
+            raise UserError(f"{text} holds no text")
+        return texts
+
+    def words(self, samples: Any) -> list[str]:
+        """Words without punctuation."""
+        return [word for text in samples for word in re.findall(r"\w+", str(text))]
+
+    def condition(self, batch: Mapping[str, Array], zones: Zones | None) -> Float[Array, "b q"]:
+        """Anchors of the texts of a training batch, 0 where one is missing."""
+        assert zones is not None
+        assert zones.is_present is not None
+        anchors = strided(zones.anchors, len(zones.is_present))
+        return jnp.where(zones.is_present[:, None], anchors, 0)
+
+    def _read(self, texts: np.ndarray, of: str = "") -> Int[np.ndarray, "n l"]:
+        """Tokens, 0 for texts without any; the log counts and names those of a set."""
+        tokens, faults = self.tokenizer.encode_known(texts)
+        left_out = [index for index in faults if texts[index]]
+        different = {str(texts[index]): faults[index] for index in left_out}
+        for text in list(different)[:MAX_NAMED]:
+            _log.warning("left out: the %stext %r %s", of, text, different[text])
+        if left_out:
+            count = len(left_out)
+            _log.warning(
+                "%stexts left out: %d different ones, of %d examples", of, len(different), count
+            )
+        return tokens
 
 
 def known(
-    tokenizer: Tokenizer, size: int, texts: np.ndarray | None, seed: int
+    tokenizer: Tokenizer, size: int, texts: np.ndarray, seed: int
 ) -> tuple[Int[np.ndarray, "k l"], Float[np.ndarray, " k"]]:
     """Tokens and log counts of the `size` most frequent texts; -inf pads where there are fewer.
 
     Texts without tokens are left out. Among texts of the same count the seed chooses.
     """
-    names, counts = np.unique([str(text) for text in _some(texts)], return_counts=True)
+    names, counts = np.unique([str(text) for text in texts], return_counts=True)
     ties = np.random.default_rng(seed).permutation(len(names))
     order = np.lexsort((ties, -counts))
     tokens, log_weights = tokenizer.empty(size), np.full(size, -np.inf, np.float32)
@@ -65,74 +160,33 @@ def known(
     return tokens, log_weights
 
 
-def _some(texts: np.ndarray | None) -> np.ndarray:
-    if texts is None:
+def _texts(examples: Examples) -> np.ndarray:
+    if examples.texts is None:
         raise UserError("the data set has no texts")
-    return texts
+    return examples.texts
 
 
-def columns(config: ConfigDict, texts: np.ndarray | None) -> dict[str, np.ndarray]:
-    """What a batch holds of texts, where a config has them.
-
-    Examples whose text cannot be read train without one. Raises UserError where none can be read.
-    """
-    if "text" not in config.types:
-        return {}
-    texts = _some(texts)
-    tokens = readable(config, texts)
-    if any(texts) and not tokens.any():
-        raise UserError(
-            "no text can be read, the log says why: change text.max_length, text.alphabet or "
-            "data.tokenizer_path"
-        )
-    return {"tokens": tokens}
-
-
-def readable(config: ConfigDict, texts: np.ndarray, of: str = "") -> Int[np.ndarray, "n l"]:
-    """Tokens, 0 for texts that cannot be read; the log counts and names those of a set."""
-    tokens, faults = tokenizer(config).encode_known(texts)
-    left_out = [index for index in faults if texts[index]]
-    different = {str(texts[index]): faults[index] for index in left_out}
-    for text in list(different)[:MAX_NAMED]:
-        _log.warning("left out: the %stext %r %s", of, text, different[text])
-    if left_out:
-        count = len(left_out)
-        _log.warning(
-            "%stexts left out: %d different ones, of %d examples", of, len(different), count
-        )
-    return tokens
-
-
-class TextEncoder:
+class TextEncoder(NetworkEncoder):
     """The text encoder of a config: equal texts of a batch share an anchor."""
 
-    network = "text_encoder"
-    num_draws = 1
+    def __init__(self, config: ConfigDict, tokenizer: Tokenizer) -> None:
+        super().__init__(
+            NAME,
+            _network(transformer.TextEncoder, config, config.text_encoder, tokenizer),
+            column="tokens",
+            samples=_texts,
+            example=_no_text(config),
+            latent_dim=config.latent.dim,
+            context_size=config.text.context_size,
+            seed=config.seed,
+            microbatch_size=config.training.microbatch_size,
+            distinct=True,
+        )
+        self.config, self.tokenizer = config, tokenizer
 
-    def __init__(self, config: ConfigDict, encoder: nn.Module) -> None:
-        self.config, self.encoder = config, encoder
-        self.tokenizer = tokenizer(config)
-
-    def init(self, key: PRNGKeyArray) -> Any:
-        """Fresh variables."""
-        return self.encoder.init(key, _no_text(self.config), train=False)
-
-    def zones(
-        self, variables: Variables, batch: Mapping[str, Array], keys: Sequence[PRNGKeyArray]
-    ) -> tuple[Zones, ...]:
-        """Anchors of a training batch's distinct texts, weighted by their numbers."""
-        tokens, (key,) = batch["tokens"], keys
-        dropout = self.config.text_encoder.dropout
-        network = in_training(self.encoder, dropout, self.config.training.microbatch_size)
-        anchors = network(variables[self.network], key, tokens)
-        is_present = tokens[:, 0] != END
-        first, log_counts = zoning.distinct(tokens, is_present)
-        return (Zones(anchors, first, log_counts, is_present),)
-
-    def anchors(self, variables: Variables, tokens: Int[Array, "b l"]) -> Float[Array, "b q"]:
-        """Anchors of tokens, a pure function."""
-        output: Any = self.encoder.apply(variables[self.network], tokens, train=False)
-        return output
+    def is_present(self, inputs: Int[Array, "b l"]) -> Bool[Array, " b"]:
+        """Which texts have tokens."""
+        return inputs[:, 0] != END
 
     def context_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Of the known texts."""
@@ -147,7 +201,7 @@ class TextEncoder:
         """The known texts: anchors, log counts and tokens."""
         setting = self.config
         tokens, log_weights = known(
-            self.tokenizer, setting.text.context_size, train.texts, setting.seed
+            self.tokenizer, setting.text.context_size, _texts(train), setting.seed
         )
         found = anchors(tokens, description="anchors of texts")
         return {"text_anchors": found, "text_log_weights": log_weights, "text_tokens": tokens}
@@ -176,10 +230,12 @@ class TextDecoder:
 
     network, output = "text_decoder", "tokens"
     num_draws = 1
-    told: str | None = None
 
-    def __init__(self, config: ConfigDict, decoder: nn.Module) -> None:
-        self.config, self.decoder = config, decoder
+    condition: str | None = None
+
+    def __init__(self, config: ConfigDict, tokenizer: Tokenizer) -> None:
+        self.config = config
+        self.module = _network(transformer.TextDecoder, config, config.text_decoder, tokenizer)
         self.sources: tuple[str, ...] = config.text_decoder.latents
         self.noise_scale: float | None = config.text_decoder.noise_scale
         self.temperature: float = config.sampling.temperature
@@ -187,7 +243,7 @@ class TextDecoder:
 
     def init(self, key: PRNGKeyArray, condition: Condition) -> Any:
         """Fresh variables."""
-        return self.decoder.init(key, _no_text(self.config), condition[0], train=False)
+        return self.module.init(key, _no_text(self.config), condition[0], train=False)
 
     def loss(
         self,
@@ -198,8 +254,7 @@ class TextDecoder:
     ) -> Float[Array, ""]:
         """Cross-entropy of a token, mean over those of all texts, their ends included."""
         tokens, (key,) = batch["tokens"], keys
-        dropout = self.config.text_decoder.dropout
-        network = in_training(self.decoder, dropout, self.config.training.microbatch_size)
+        network = in_training(self.module, self.config.training.microbatch_size)
         logits = network(variables[self.network], key, tokens, condition[0])
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, tokens)
         counts = _counts(tokens)
@@ -213,8 +268,8 @@ class TextDecoder:
         index: Int[Array, " b"],
     ) -> dict[str, Array]:
         """`tokens` of the given numbers: the likeliest one after another, or drawn."""
-        stream, (latents, _) = jax.random.fold_in(key, Stream.TEXT), condition
-        keys = jax.vmap(lambda i: jax.random.fold_in(stream, i))(index)
+        latents, _ = condition
+        keys = keys_by_index(key, "text_tokens", index)
         start = jnp.full(len(index), END, jnp.int32)
 
         def write(written: tuple[Array, Any], place: Array) -> tuple[tuple[Array, Any], Array]:
@@ -233,7 +288,7 @@ class TextDecoder:
     def _after(self, variables: Variables, cache: Any, *arguments: Any) -> tuple[Any, Any]:
         """Logits, and the keys and values that are kept for the next place."""
         own, method = {**variables[self.network], **cache}, "after"
-        return self.decoder.apply(own, *arguments, keeps=True, method=method, mutable=["cache"])
+        return self.module.apply(own, *arguments, keeps=True, method=method, mutable=["cache"])
 
     def _room(self, variables: Variables, *arguments: Any) -> Any:
         """Room for the keys and values of all places."""
@@ -260,6 +315,13 @@ def likeliest(logits: Float[Array, "b v"], share: float) -> Float[Array, "b v"]:
     is_in = jnp.cumsum(p, axis=1) - p < share  # the first one always
     least = jnp.min(descending, axis=1, keepdims=True, initial=jnp.inf, where=is_in)
     return jnp.where(logits >= least, logits, -jnp.inf)
+
+
+def _network(
+    part: type[nn.Module], config: ConfigDict, group: ConfigDict, tokenizer: Tokenizer
+) -> Any:
+    given = {"max_length": config.text.max_length, "vocabulary": tokenizer.size}
+    return models.module(part, group, config, latent_dim=config.latent.dim, **given)
 
 
 def _no_text(config: ConfigDict) -> Int[Array, "1 l"]:

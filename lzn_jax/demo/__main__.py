@@ -33,6 +33,7 @@ def _run(arguments: list[str]) -> int:
     )
     parser.add_argument("--workdir", required=True, help="folder of a run, or released/NAME")
     parser.add_argument("--port", type=int, default=7860, help="of 127.0.0.1")
+    parser.add_argument("--extensions", default="", help="files or modules with parts: A.py,B.py")
     flags = parser.parse_args(arguments)
     if not 1024 <= flags.port < 2**16:
         raise UserError(f"--port must be from 1024 to 65535, got {flags.port}")
@@ -45,9 +46,9 @@ def _run(arguments: list[str]) -> int:
 
     logging.basicConfig(format="%(message)s", force=True)
     use_compile_cache()
-    model = lzn_jax.load(flags.workdir)
-    test = _examples(model, "test")
-    train = _examples(model, "train") if ("text", "image") in model.translations else None
+    extensions = [name for name in flags.extensions.split(",") if name]
+    model = lzn_jax.load(flags.workdir, extensions)
+    test, train = _examples(model, "test"), _examples(model, "train")
     answers, name = Answers(model, test, train), Path(flags.workdir).resolve().name
     with tempfile.TemporaryDirectory(prefix="lzn_jax_") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder  # which Gradio reads when it is imported

@@ -4,7 +4,6 @@ The number of a draw stands for its randomness: the same one answers the same.
 """
 
 import dataclasses
-import re
 from typing import Any, NamedTuple
 
 import jax
@@ -18,9 +17,9 @@ from lzn_jax import data, plots
 from lzn_jax.configuration import UserError
 from lzn_jax.data import Examples, decoding
 from lzn_jax.data.examples import evenly_spaced
+from lzn_jax.data_types import Invertible
 from lzn_jax.latent_space import LatentSpace
 from lzn_jax.run import sharding
-from lzn_jax.tasks import Tasks
 from lzn_jax.trained_model import TrainedModel
 
 NUM_IMAGES = 8  # of a text, a label, a zone
@@ -32,10 +31,16 @@ Pictures = UInt8[np.ndarray, "n h w c"]
 
 
 class About(NamedTuple):
-    """What a run finds in an image; None is what it does not do."""
+    """The answers to an image; None where the run has none.
+
+    Attributes:
+      classes: probabilities by name.
+      others: the image as a sample of each other type without images, by type.
+      reconstruction, siblings, neighbours, place: pictures.
+    """
 
     classes: dict[str, float] | None
-    text: str | None
+    others: dict[str, str]
     reconstruction: Picture | None
     siblings: Pictures | None
     neighbours: Pictures | None
@@ -48,10 +53,12 @@ class Answers:
     Attributes:
       shown: test images to choose from, in equal shares of the classes; None where there are none.
       reads_images, draws_images: whether it has zones of images; whether it makes images.
+      inverts_images: whether it reconstructs images and goes between two.
       names_classes: whether it finds the class of an image.
-      draws_any: whether it makes images of no class or text that was asked for.
-      texts: some of the training texts; empty for a run that makes no images of texts.
+      draws_any: whether it makes images of the prior.
       classes: names of labels that it makes images of; empty for a run that makes none.
+      others: types without images or classes, which an image becomes.
+      written: pairs of types whose samples to translate are written, not drawn.
     """
 
     def __init__(
@@ -59,29 +66,47 @@ class Answers:
     ) -> None:
         """Answers of a run with its test and training examples, None where they cannot be read."""
         self.model = model = _few_at_a_time(model)
-        self._data, tasks, space = model.config.data, model.tasks, model.space
-        self.draws_images = "image" in space.decoders
-        self.reads_images = "image" in space.encoders and "anchors" in model.model.context
-        self.names_classes = self.reads_images and ("image", "label") in model.translations
-        self.draws_any = self.draws_images and (tasks.has_latents or not tasks.has_classes)
+        self._data, space, main = model.config.data, model.space, model.main_type
+        self._types, has_images = space.types, "image_size" in model.config.data
+        self.draws_images = has_images and main in space.decoders
+        self.inverts_images = self.draws_images and isinstance(space.decoders[main], Invertible)
+        key = getattr(space.encoders.get(main), "anchors_key", None)
+        self.reads_images = has_images and key in model.model.context
+        self.names_classes = self.reads_images and (main, model.class_type) in model.translations
+        self.draws_any = self.draws_images and (model.has_latents or model.class_type is None)
         self._test: Examples | None = None
         self.shown: Any = None
-        if test is not None:
-            count = len(test.images)
+        if test is not None and has_images:
+            count = len(test.labels)
             rows = evenly_spaced(min(count, MAX_SHOWN), count)  # files go by class
             self._test = Examples(test.images[rows], test.labels[rows])
             self.shown = self._test.images[_of_each_class(self._test.labels)]
             if self.reads_images:
                 self._latents = model.encode(self._test.images, None, 0.0)
-        self._names = data.label_names(self._data) if tasks.has_classes else []
+        self._names = [] if model.class_type is None else data.label_names(self._data)
         self.classes = self._names if self.draws_images else []
-        known: list[str] = []
-        if ("text", "image") in model.translations:
-            texts = tasks.texts(model.model, np.arange(len(model.model.context["text_tokens"])))
-            known = [text for text in texts if text]  # empty ones pad the context
-        seen = () if train is None or train.texts is None else train.texts
-        self._words = {word.casefold() for text in seen for word in _words(text)}
-        self.texts = known[:: max(1, len(known) // NUM_IMAGES)][:NUM_IMAGES]
+        pairs = [pair for pair in model.translations if main in pair or not has_images]
+        ends = (main, model.class_type) if has_images else ()
+        self.others = [t for s, t in pairs if has_images and s == main and t not in ends]
+        self.written = [(s, t) for s, t in pairs if s not in ends]
+        self._examples = {} if train is None else {s: self._samples(s, train) for s, _ in pairs}
+        self._words = {
+            word.casefold()
+            for source, _ in self.written
+            for word in self._types[source].words(self._examples.get(source, ()))
+        }
+
+    def _samples(self, source: str, train: Examples) -> Any:
+        """Training samples of a type that are written; of others none."""
+        is_written = any(source == each for each, _ in self.written)
+        return self._types[source].samples(train) if is_written else ()
+
+    def examples(self, source: str) -> list[str]:
+        """Some training samples of a type, as they are written."""
+        samples = self._examples.get(source, ())
+        rows = evenly_spaced(min(len(samples), 50 * NUM_IMAGES), len(samples))
+        shown = [text for text in self._types[source].shown([samples[i] for i in rows]) if text]
+        return list(dict.fromkeys(shown))[:NUM_IMAGES]
 
     def read(self, encoded: bytes) -> tuple[Picture, str]:
         """The image in a file as the model sees it, and notes on what was changed.
@@ -119,16 +144,21 @@ class Answers:
         return 255 - image if self._is_light else image
 
     def about(self, image: Picture, draw: int) -> About:
-        """What the run finds in an image."""
+        """The run's answers to an image."""
         model, images = self.model, image[None]
-        classes = text = reconstruction = siblings = neighbours = place = None
+        classes = reconstruction = siblings = neighbours = place = None
         if self.names_classes:
             (found,) = model.class_probabilities(images)
             classes = dict(zip(self._names, found.tolist(), strict=True))
-        if ("image", "text") in model.translations:
-            (text,) = model.translate(images, "image", "text")
-        if self.draws_images:
+        others = {
+            target: str(
+                self._types[target].shown(model.translate(images, model.main_type, target))[0]
+            )
+            for target in self.others
+        }
+        if self.inverts_images:
             (reconstruction,) = model.reconstruct(images)["images"]
+        if self.draws_images:
             siblings = model.siblings(images.repeat(NUM_IMAGES, axis=0), jax.random.key(draw))
         if self._test is not None:
             latent = model.encode(images, None, 0.0)
@@ -136,20 +166,25 @@ class Answers:
             neighbours = self._test.images[np.argsort(distances)[:NUM_IMAGES]]
             labels, title = self._test.labels, "Where it lies among the test images' zones"
             place = plots.among_zones(self._latents, labels, latent, title, self._names or None)
-        return About(classes, text, reconstruction, siblings, neighbours, place)
+        return About(classes, others, reconstruction, siblings, neighbours, place)
 
-    def of_text(self, text: str, draw: int) -> tuple[Pictures, str]:
-        """Images of a text, and a note of words that are in no training text.
+    def translated(self, source: str, target: str, text: str, draw: int) -> tuple[Any, str]:
+        """What a written sample becomes, images or strings, and a note of unknown words.
 
-        Raises UserError for a text that is empty or cannot be read.
+        Raises UserError for a sample that is empty or cannot be read.
         """
         if not (text := text.strip()):
-            raise UserError("write a text first")
-        unknown = [word for word in _words(text) if word.casefold() not in self._words]
-        note = f"Training never saw: {', '.join(dict.fromkeys(unknown))}."
-        texts, key = [text] * NUM_IMAGES, jax.random.key(draw)
-        made = self.model.translate(texts, "text", "image", key=key)
-        return made, note if unknown and self._words else ""
+            raise UserError(f"write a {source} first")
+        written = self._types[source].parse(text)
+        unknown = [
+            word
+            for word in self._types[source].words(written)
+            if word.casefold() not in self._words
+        ]
+        note = f"No training sample has: {', '.join(dict.fromkeys(unknown))}."
+        samples, key = [written[0]] * NUM_IMAGES, jax.random.key(draw)
+        made = self.model.translate(samples, source, target, key=key)
+        return self._types[target].shown(made), note if unknown and self._words else ""
 
     def of_label(self, name: str, draw: int) -> Pictures:
         """Images of a class."""
@@ -158,7 +193,7 @@ class Answers:
 
     def of_prior(self, draw: int) -> Pictures:
         """Images of latents of the prior."""
-        made: Pictures = self.model.generate("image", NUM_IMAGES, jax.random.key(draw))
+        made: Pictures = self.model.generate(self.model.main_type, NUM_IMAGES, jax.random.key(draw))
         return made
 
     def between(self, first: Picture, second: Picture) -> Pictures:
@@ -183,11 +218,6 @@ class Answers:
         return float(np.mean(1 - (first + last) / is_ink.shape[1]))
 
 
-def _words(text: str) -> list[str]:
-    """Its words without punctuation."""
-    return re.findall(r"\w+", text)
-
-
 def _has_light_ground(images: Pictures) -> Bool[np.ndarray, " n"]:
     """Whether more than half of an image's border is lighter than middle grey."""
     is_light = images.mean(axis=-1) > 127.5
@@ -199,9 +229,8 @@ def _few_at_a_time(model: TrainedModel) -> TrainedModel:
     """The same run with batches of what one answer needs, in place of training's."""
     config = ConfigDict(model.config)
     config.training.batch_size, config.training.microbatch_size = NUM_IMAGES, None
-    config = FrozenConfigDict(config)
-    tasks = Tasks(LatentSpace(config, sharding.inference_mesh()))
-    return dataclasses.replace(model, config=config, tasks=tasks)
+    space = LatentSpace(FrozenConfigDict(config), sharding.inference_mesh())
+    return dataclasses.replace(model, space=space)
 
 
 def _of_each_class(labels: Int[np.ndarray, " n"], count: int = 30) -> Int[np.ndarray, " m"]:

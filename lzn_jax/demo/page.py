@@ -36,13 +36,13 @@ def build(answers: Answers, title: str) -> gr.Blocks:
         if answers.reads_images:
             with gr.Tab("Image"):
                 _image_tab(answers)
-        if answers.texts:
-            with gr.Tab("Text to images"):
-                _text_tab(answers)
+        for source, target in answers.written:
+            with gr.Tab(f"{source.capitalize()} to {target}s"):
+                _translation_tab(answers, source, target)
         if answers.classes:
             with gr.Tab("Label to images"):
                 _label_tab(answers)
-        if answers.reads_images and answers.draws_images and answers.shown is not None:
+        if answers.reads_images and answers.inverts_images and answers.shown is not None:
             with gr.Tab("Between two images"):
                 _between_tab(answers)
         if answers.draws_any:
@@ -117,7 +117,8 @@ def _image_tab(answers: Answers) -> None:
             outputs = _about_outputs(answers, again)
 
     def about(image: Any, draw: int = 0) -> list[Any]:
-        found = answers.about(image, draw)._asdict() | {"seen": image}
+        about = answers.about(image, draw)
+        found = about._asdict() | {"seen": image} | about.others
         return [image, draw, *(_as_shown(found[name]) for name in outputs)]
 
     def of_another_draw(image: Any, draw: int) -> list[Any]:
@@ -145,7 +146,7 @@ def _image_sources(answers: Answers) -> list[tuple[Callable[..., Any], Callable[
         ask = gr.Button("What is it?", variant="primary")
         sources.append((ask.click, lambda drawing: answers.drawn(_ink(drawing)), sketch))
     file = gr.UploadButton("An image file of yours", type="binary")
-    sources.append((file.upload, lambda encoded: _told(answers.read(encoded)), file))
+    sources.append((file.upload, lambda encoded: _noted(answers.read(encoded)), file))
     if answers.shown is not None:
         choice = _choice(answers, "Or click on a test image", 6)
 
@@ -156,7 +157,7 @@ def _image_sources(answers: Answers) -> list[tuple[Callable[..., Any], Callable[
     return sources
 
 
-def _told(answer: tuple[Any, str]) -> Any:
+def _noted(answer: tuple[Any, str]) -> Any:
     """An answer whose note, where there is one, becomes a message."""
     value, note = answer
     if note:
@@ -192,15 +193,14 @@ def _about_outputs(answers: Answers, again: gr.Button) -> dict[str, Component]:
     `again` stands below the images that it draws again.
     """
     outputs: dict[str, Component] = {}
-    model = answers.model
     with gr.Row():
-        outputs["seen"] = _picture("The model sees")
-        if answers.draws_images:
+        outputs["seen"] = _picture("The model's input")
+        if answers.inverts_images:
             outputs["reconstruction"] = _picture("To noise and back")
         if answers.names_classes:
             outputs["classes"] = gr.Label(label="Class, and its probability", num_top_classes=3)
-    if ("image", "text") in model.translations:
-        outputs["text"] = gr.Textbox(label="Caption", interactive=False)
+    for name in answers.others:
+        outputs[name] = gr.Textbox(label=name.capitalize(), interactive=False)
     if answers.draws_images:
         outputs["siblings"] = _images("Other images of its zone", NUM_IMAGES)
         again.render()
@@ -213,17 +213,24 @@ def _about_outputs(answers: Answers, again: gr.Button) -> dict[str, Component]:
 
 
 def _draws(
-    make: Callable[..., Any], inputs: list[Component], again: str, *events: Callable[..., Any]
+    make: Callable[..., Any],
+    inputs: list[Component],
+    again: str,
+    *events: Callable[..., Any],
+    is_images: bool = True,
 ) -> None:
-    """Images that are made of inputs when an event says so, and others of the same ones."""
+    """Samples that are made of inputs when an event says so, and others of the same ones."""
     draw = gr.State(0)
-    made = _images("Images", NUM_IMAGES)
+    made = _images("Images", NUM_IMAGES) if is_images else gr.Textbox(label="Samples", lines=8)
+
+    def shown(value: Any) -> Any:
+        return _as_shown(value) if is_images else "\n".join(dict.fromkeys(map(str, value)))
 
     def first(*values: Any) -> tuple[int, Any]:
-        return 0, _as_shown(make(*values, 0))
+        return 0, shown(make(*values, 0))
 
     def other(draw: int, *values: Any) -> tuple[int, Any]:
-        return draw + 1, _as_shown(make(*values, draw + 1))
+        return draw + 1, shown(make(*values, draw + 1))
 
     for event in events:
         event(_polite(first), inputs, [draw, made])
@@ -231,14 +238,20 @@ def _draws(
     button.click(_polite(other), [draw, *inputs], [draw, made])
 
 
-def _text_tab(answers: Answers) -> None:
-    text = gr.Textbox(label="Text", placeholder=answers.texts[0], submit_btn=True)
-    gr.Examples(answers.texts, text, label="Training texts")
+def _translation_tab(answers: Answers, source: str, target: str) -> None:
+    examples = answers.examples(source)
+    text = gr.Textbox(
+        label=source.capitalize(), placeholder=next(iter(examples), ""), submit_btn=True
+    )
+    if examples:
+        gr.Examples(examples, text, label=f"Training {source}s")
 
     def make(text: str, draw: int) -> Any:
-        return _told(answers.of_text(text, draw))
+        return _noted(answers.translated(source, target, text, draw))
 
-    _draws(make, [text], "Other images of the text", text.submit)
+    is_images = answers.draws_images and target == answers.model.main_type
+    again = f"Other {target}s of the {source}"
+    _draws(make, [text], again, text.submit, is_images=is_images)
 
 
 def _label_tab(answers: Answers) -> None:

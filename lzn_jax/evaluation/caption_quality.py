@@ -8,49 +8,42 @@ from jaxtyping import Int, UInt8
 
 from lzn_jax.data import Examples
 from lzn_jax.data.examples import evenly_spaced
-from lzn_jax.evaluation.retrieval import RANKS, RetrievalQuality, recalls
-from lzn_jax.latent_space import Model
-from lzn_jax.tasks import Tasks
+from lzn_jax.data_types.text import NAME
+from lzn_jax.evaluation.retrieval import RANKS, embedded, recalls
 from lzn_jax.tokenizers import Tokenizer
+from lzn_jax.trained_model import TrainedModel
 
 MAX_WRITTEN = 1000  # test pairs, at even steps
 
 
-class CaptionQuality:
-    """Compares what is written with the texts of a test set, word by word; images by retrieval."""
+def measure(model: TrainedModel, test: Examples) -> dict[str, float]:
+    """`image_to_text_exact` and `_words`, an F1; `text_to_image_r1` and `_r10`.
 
-    def __init__(self, tasks: Tasks) -> None:
-        self.tasks, self._retrieval = tasks, RetrievalQuality(tasks)
+    Words are compared as the run's tokenizer writes them. Generated images retrieve their texts by
+    the run's own encoders. Pairs whose text has no tokens are left out.
+    """
+    source, tokenizer = model.main_type, model.space.encoders[NAME].tokenizer
+    rows = compared(tokenizer, model.space.types[NAME].samples(test))
+    if len(rows) == 0:
+        return {}
+    texts = [str(text) for text in model.space.types[NAME].samples(test)[rows]]
+    written = model.translate(model.space.types[source].samples(test)[rows], source, NAME)
+    made = model.translate(texts, NAME, source)
+    return {**agreement(written, tokenizer.canonical(texts)), **recognised(model, made, texts)}
 
-    def __call__(self, model: Model, test: Examples) -> dict[str, float]:
-        """`image_to_text_exact` and `_words`, an F1; `text_to_image_r1` and `_r10`.
 
-        Words are compared as the run's tokenizer writes them. Generated images retrieve their
-        texts by the run's own encoders. Pairs whose text has no tokens are left out.
-        """
-        assert test.texts is not None
-        rows = compared(self.tasks.tokenizer, test.texts)
-        if len(rows) == 0:
-            return {}
-        texts = [str(text) for text in test.texts[rows]]
-        written = self.tasks.translate(model, test.images[rows], "image", "text")
-        made = self.tasks.translate(model, texts, "text", "image")
-        asked = self.tasks.tokenizer.canonical(texts)
-        return {**agreement(written, asked), **self.recognised(model, made, texts)}
-
-    def recognised(
-        self, model: Model, made: UInt8[np.ndarray, "n h w c"], texts: Sequence[str]
-    ) -> dict[str, float]:
-        """`text_to_image_r1`, `_r10`: made images that find their texts by a model's encoders."""
-        images = self._retrieval.embedded(model, made, "image")
-        names = self._retrieval.embedded(model, self.tasks.encoded(texts, "text"), "text")
-        found = recalls(images, names, np.array(texts))
-        return {f"text_to_image_r{k}": found[k] for k in RANKS}
+def recognised(
+    model: TrainedModel, made: UInt8[np.ndarray, "n h w c"], texts: Sequence[str]
+) -> dict[str, float]:
+    """`text_to_image_r1`, `_r10`: made images that find their texts by a model's encoders."""
+    images, names = embedded(model, made, model.main_type), embedded(model, texts, NAME)
+    found = recalls(images, names, np.array(texts))
+    return {f"text_to_image_r{k}": found[k] for k in RANKS}
 
 
 def compared(tokenizer: Tokenizer, texts: np.ndarray) -> Int[np.ndarray, " k"]:
     """Places of the texts that are compared: at most MAX_WRITTEN, all of which have tokens."""
-    rows = tokenizer.sayable(texts)
+    rows = tokenizer.readable(texts)
     return rows[evenly_spaced(min(len(rows), MAX_WRITTEN), len(rows))]
 
 

@@ -6,7 +6,8 @@ stands among, which are a batch of test images (as in the paper) or a bank of co
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -14,8 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from lzn_jax import zoning
-from lzn_jax.latent_space import LatentSpace
+from lzn_jax import plots, zoning
+from lzn_jax.data import Examples, label_names
+from lzn_jax.evaluation.measurements import figures_folder
+from lzn_jax.trained_model import TrainedModel
 
 
 class Curves(NamedTuple):
@@ -34,9 +37,66 @@ class Curves(NamedTuple):
         }
 
 
+def measure(
+    model: TrainedModel, train: Examples, test: Examples, workdir: Path
+) -> dict[str, float]:
+    """Accuracy of classification by zone from each other type, and a picture of the zones.
+
+    The first type's accuracy is `test_accuracy`, with curves over α, batch and context.
+    """
+    metrics: dict[str, float] = {}
+    sources = [source for source, target in model.translations if target == model.class_type]
+    for source in sources:
+        data_type = model.space.types[source]
+        if source == model.main_type:
+            found = _of_first_type(model, test, figures_folder(workdir, model.config))
+        else:
+            rows = data_type.readable(test)
+            if not len(rows):
+                continue
+            classes = model.classify(data_type.samples(test)[rows], source=source).classes
+            accuracy = float(np.mean(classes == test.labels[rows]))
+            found = {f"{source}_to_{model.class_type}_accuracy": accuracy}
+        metrics |= found
+    return metrics
+
+
+def _of_first_type(model: TrainedModel, test: Examples, folder: Path) -> dict[str, float]:
+    source, names = model.main_type, label_names(model.config.data)
+    data_type = model.space.types[source]
+    anchors = model.anchors(data_type.samples(test), source=source)
+    at_hand = np.zeros((0, anchors.shape[1]), np.float32)
+
+    def accuracy_of(latents: np.ndarray | Array) -> float:
+        return float(np.mean(model.classes(latents).classes == test.labels))
+
+    metrics = {}
+    if has_context := model.space.encoders[source].anchors_key in model.model.context:
+        metrics["test_accuracy"] = accuracy_of(model.latents(anchors, 0.0))
+    metrics["test_accuracy_batch"] = accuracy_of(model.latents(anchors, 0.0, among=at_hand))
+    curves = accuracy_curves(model, anchors, accuracy_of)
+    if any(curves):
+        plots.classification(folder / "classification.png", *curves)
+    latents = model.latents(anchors, 1.0)
+    if np.isfinite(latents).all():  # a run that diverges is still evaluated to its end
+        classes = np.arange(model.config.data.num_classes, dtype=np.int32)
+        centres = model.encode(classes, jax.random.key(0), 0.0, source=model.class_type)
+        plots.latent_zones(
+            folder / "zones.png",
+            anchors,
+            latents,
+            test.labels,
+            centres,
+            title=f"Latent zones of the test {data_type.output}",
+            class_names=names,
+        )
+    if has_context:
+        metrics[f"{source}_to_{model.class_type}_accuracy"] = metrics["test_accuracy"]
+    return metrics | curves.named()
+
+
 def accuracy_curves(
-    space: LatentSpace,
-    context: Mapping[str, Array],
+    model: TrainedModel,
     anchors: Float[np.ndarray, "n q"],
     accuracy_of: Callable[[np.ndarray | Array], float],
 ) -> Curves:
@@ -45,12 +105,12 @@ def accuracy_curves(
     `accuracy_of` takes latents (n, q) of the images whose anchors are given. Batches and banks are
     tried at α = 0; a size that there are not enough images or context anchors for is left out.
     """
-    evaluation = space.config.evaluation
-    bank = context.get("anchors", jnp.zeros((0, anchors.shape[1])))
+    evaluation, space = model.config.evaluation, model.space
+    key = space.encoders[model.main_type].anchors_key
+    bank = model.model.context.get(key, jnp.zeros((0, anchors.shape[1])))
     return Curves(
         alpha={
-            scale: accuracy_of(space.latents(context, anchors, scale))
-            for scale in evaluation.noise_scales
+            scale: accuracy_of(model.latents(anchors, scale)) for scale in evaluation.noise_scales
         },
         batch={
             size: accuracy_of(centres_in_batches(anchors, size, space.solver, seed=size))
@@ -68,7 +128,7 @@ def accuracy_curves(
 def centres_in_batches(
     anchors: Float[np.ndarray, "n q"], size: int, solver: zoning.Solver, *, seed: int
 ) -> Float[Array, "n q"]:
-    """Latents at α = 0 of images that know only their own batch, of `size` <= n random images.
+    """Latents at α = 0 of images among only their own batch, of `size` <= n random images.
 
     The last batch is filled up with images of the first, whose results are not used.
     """

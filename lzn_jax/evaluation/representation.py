@@ -17,33 +17,37 @@ from lzn_jax import plots
 from lzn_jax.data import Examples, TrainingBatches, label_names
 from lzn_jax.data.augment import Augmentation, augment, augmentation_of
 from lzn_jax.evaluation import probes
+from lzn_jax.evaluation.measurements import figures_folder
 from lzn_jax.evaluation.neighbours import knn_log_votes
-from lzn_jax.latent_space import Model
+from lzn_jax.latent_space import LatentSpace
 from lzn_jax.models import Variables
-from lzn_jax.randomness import Stream, stream_key
-from lzn_jax.tasks import Tasks
+from lzn_jax.randomness import keys_by_index
+from lzn_jax.trained_model import TrainedModel
 
 _log = logging.getLogger(__name__)
+
+
+def measure(
+    model: TrainedModel, train: Examples, test: Examples, workdir: Path
+) -> dict[str, float]:
+    """Measures an encoder that trains on views, see `RepresentationQuality`."""
+    return RepresentationQuality(model)(train, test, figures_folder(workdir, model.config))
 
 
 class RepresentationQuality:
     """Measures an encoder that trains on views, by the labels of training images."""
 
-    def __init__(self, tasks: Tasks) -> None:
-        self.config, self.space, self.tasks = tasks.config, tasks.space, tasks
-        self.encoder = self.space.encoders["image"]
-        self.augmentation = _probe_augmentation(self.config)
-        self._augmented_features = jax.jit(self.augmented_features)
+    def __init__(self, model: TrainedModel) -> None:
+        self.config, self.model = model.config, model
+        self.encoder = model.space.encoders[model.main_type]
 
-    def __call__(
-        self, model: Model, train: Examples, test: Examples, folder: Path
-    ) -> dict[str, float]:
+    def __call__(self, train: Examples, test: Examples, folder: Path) -> dict[str, float]:
         """Linear probes and nearest neighbours, trained with the labels of training images.
 
         Metrics of the backbone have plain names, those of other features a suffix. Images of one
         class have none.
         """
-        queries = self.tasks.embed(model, test.images)
+        queries = self.model.embed(test.images)
         if len(test.labels) >= plots.MIN_POINTS:
             plots.tsne(
                 folder / "embedding.png",
@@ -55,15 +59,15 @@ class RepresentationQuality:
         if self.config.data.num_classes == 1:
             _log.info("probes and neighbours are left out: they need labels of two classes or more")
             return {}
-        return self._scores(model, train, test, queries)
+        return self._scores(train, test, queries)
 
     def _scores(
-        self, model: Model, train: Examples, test: Examples, queries: Mapping[str, np.ndarray]
+        self, train: Examples, test: Examples, queries: Mapping[str, np.ndarray]
     ) -> dict[str, float]:
         """Accuracy of probes and neighbours on each of the test images' features."""
-        bank = self.tasks.embed(model, train.images, Stream.TRAIN_LATENTS)
+        bank = self.model.embed(train.images, noise="train")
         num_classes = self.config.data.num_classes
-        classifiers = self._fit_probes(model, train, bank)
+        classifiers = self._fit_probes(train, bank)
         metrics = {}
         for name, features in queries.items():
             suffix = "" if name == "backbone" else f"_{name}"
@@ -75,7 +79,7 @@ class RepresentationQuality:
         return metrics
 
     def _fit_probes(
-        self, model: Model, train: Examples, features: Mapping[str, np.ndarray]
+        self, train: Examples, features: Mapping[str, np.ndarray]
     ) -> dict[str, probes.LinearClassifier]:
         """A linear classifier for each feature by the config's protocol."""
         num_classes, name = self.config.data.num_classes, self.config.evaluation.probe_protocol
@@ -88,40 +92,41 @@ class RepresentationQuality:
         batch_size = min(protocol.batch_size, len(train.labels))
         dims = {name: values.shape[1] for name, values in features.items()}
         num_steps = protocol.epochs * len(train.labels) // batch_size
-        stream = self._augmented_batches(model, train, batch_size)
+        stream = self._augmented_batches(train, batch_size)
         with contextlib.closing(stream):
             return probes.train_linear(stream, dims, num_classes, protocol, num_steps)
 
     def _augmented_batches(
-        self, model: Model, train: Examples, batch_size: int
+        self, train: Examples, batch_size: int
     ) -> Generator[tuple[dict[str, np.ndarray], np.ndarray]]:
         """Endless features and labels of augmented training images."""
         config = self.config
-        transform = dataclasses.replace(self.encoder.views, name="crops", count=1)
+        transform = dataclasses.replace(self.encoder.transform, name="crops", count=1)
         workers = config.data.get("workers")
-        encode = functools.partial(self._augmented_features, model.variables)
+        space = self.model.space
+        encode = functools.partial(space.jitted(augmented_features), self.model.model.variables)
         with TrainingBatches(train, batch_size, config.seed, transform, workers=workers) as batches:
             for step in itertools.count():
                 batch = next(batches)
                 index = step * batch_size + np.arange(batch_size)
                 request = {"crops": batch["crops"][:, 0], "index": index}
-                found = self.space.in_batches(encode, request, description="embedding")
-                latents = self.tasks.latents(
-                    model.context, found["head"], Stream.TRAIN_LATENTS, index=index
-                )
+                found = space.in_batches(encode, request, description="embedding")
+                latents = self.model.latents_by_name(found["head"], noise="train", index=index)
                 yield found | latents, batch["labels"]
 
-    def augmented_features(
-        self, variables: Variables, request: Mapping[str, Array]
-    ) -> dict[str, Float[Array, "b d"]]:
-        """Features of crops (b, h, w, c) uint8, each augmented by the random numbers of its index.
 
-        A pure function; augmented as the probe's protocol says.
-        """
-        key = stream_key(self.config.seed, Stream.PROBE)
-        keys = jax.vmap(functools.partial(jax.random.fold_in, key))(request["index"])
-        one = functools.partial(augment, settings=self.augmentation)
-        return self.encoder.features_of(variables, jax.vmap(one)(request["crops"], keys))
+def augmented_features(
+    space: LatentSpace, variables: Variables, request: Mapping[str, Array]
+) -> dict[str, Float[Array, "b d"]]:
+    """Features of crops (b, h, w, c) uint8, each augmented by the random numbers of its index.
+
+    A pure function; augmented as the probe's protocol says.
+    """
+    encoder, key = space.encoders[space.config.types[0]], jax.random.key(space.config.seed)
+    keys = keys_by_index(key, "probe", request["index"])
+    one = functools.partial(augment, settings=_probe_augmentation(space.config))
+    found: dict[str, Array] = encoder.features_of(variables, jax.vmap(one)(request["crops"], keys))
+    return found
 
 
 def _probe_augmentation(config: ConfigDict) -> Augmentation:

@@ -1,4 +1,4 @@
-"""Retrieval: of how many images the own text is among the nearest, and the other way round."""
+"""Retrieval: recall@k of texts by their images, and of images by their texts."""
 
 from pathlib import Path
 from typing import Any
@@ -9,44 +9,39 @@ from jaxtyping import Bool, Float
 from lzn_jax import plots
 from lzn_jax.data import Examples, Images
 from lzn_jax.data.examples import evenly_spaced
-from lzn_jax.latent_space import Model
-from lzn_jax.tasks import Tasks
+from lzn_jax.data_types.text import NAME
+from lzn_jax.trained_model import TrainedModel
 
 RANKS = (1, 10)
 SHOWN, NEAREST = 8, 5  # queries in the picture, a way, and what is found by each
 _ROWS_AT_A_TIME = 1024
 
 
-class RetrievalQuality:
-    """Compares images and texts of a test set: their latents or, trained by CLIP's loss, anchors.
+def measure(model: TrainedModel, test: Examples, path: Path) -> dict[str, float]:
+    """`retrieval_image_to_text_r1`, `_r10` and the reverse, and a picture of what is found.
 
-    Latents are middles of zones among the test set's own anchors.
+    Equal texts count alike.
     """
+    texts, source = model.space.types[NAME].samples(test), model.main_type
+    pictures = model.space.types[source].samples(test)
+    images, names = embedded(model, pictures, source), embedded(model, texts, NAME)
+    there, back = f"{source}_to_{NAME}", f"{NAME}_to_{source}"
+    rows = _shown(images, names, pictures, texts, texts)
+    rows += _shown(names, images, texts, pictures, texts)
+    plots.retrieval(path, rows)
+    found = {there: recalls(images, names, texts), back: recalls(names, images, texts)}
+    return {f"retrieval_{n}_r{k}": share for n, each in found.items() for k, share in each.items()}
 
-    def __init__(self, tasks: Tasks) -> None:
-        self.tasks, self.space = tasks, tasks.space
-        self._compares_anchors = tasks.config.get("objective") == "infonce"
 
-    def __call__(self, model: Model, test: Examples, path: Path) -> dict[str, float]:
-        """`retrieval_image_to_text_r1`, `_r10` and the reverse, and a picture of what is found.
+def embedded(model: TrainedModel, samples: Any, source: str) -> Float[np.ndarray, "n q"]:
+    """What retrieval compares: middles of zones among the samples' own anchors.
 
-        Equal texts count alike.
-        """
-        assert test.texts is not None
-        texts, pictures = test.texts, test.images
-        images = self.embedded(model, pictures, "image")
-        names = self.embedded(model, self.tasks.encoded(texts, "text"), "text")
-        found = {"image_to_text": (images, names), "text_to_image": (names, images)}
-        samples = {"image_to_text": (pictures, texts), "text_to_image": (texts, pictures)}
-        plots.retrieval(path, [r for n in found for r in _shown(*found[n], *samples[n], texts)])
-        return {
-            f"retrieval_{name}": share for name, share in both_ways(images, names, texts).items()
-        }
-
-    def embedded(self, model: Model, samples: Images, source: str) -> Float[np.ndarray, "n q"]:
-        """What is compared of samples: latents among their own anchors, or the anchors."""
-        anchors = self.space.anchors(model.variables, samples, source)
-        return anchors if self._compares_anchors else self.space.latents({}, anchors, 0.0)
+    Of a model trained by CLIP's loss the anchors themselves.
+    """
+    anchors = model.anchors(samples, source=source)
+    if model.space.baseline:
+        return anchors
+    return model.latents(anchors, 0.0, source=source, among=anchors[:0])
 
 
 def _shown(
@@ -59,18 +54,6 @@ def _shown(
     return [
         (asked[row], list(there[some]), (names[some] == names[row]).tolist()) for row, some in pairs
     ]
-
-
-def both_ways(
-    images: Float[np.ndarray, "n d"], names: Float[np.ndarray, "n d"], texts: np.ndarray
-) -> dict[str, float]:
-    """`image_to_text_r1`, `_r10` and the reverse, of n pairs."""
-    ways = {"image_to_text": (images, names), "text_to_image": (names, images)}
-    return {
-        f"{way}_r{k}": share
-        for way, pair in ways.items()
-        for k, share in recalls(*pair, texts).items()
-    }
 
 
 def recalls(

@@ -8,12 +8,17 @@ import numpy as np
 from jaxtyping import UInt8
 from ml_collections import ConfigDict
 
+from lzn_jax import plots
 from lzn_jax.configuration import UserError
-from lzn_jax.data import Examples, Images
+from lzn_jax.data import Examples, Images, label_names
 from lzn_jax.data.examples import MAX_BYTES_IN_MEMORY
 from lzn_jax.evaluation.extractors import Extractor, clip_extractor, inception_extractor
 from lzn_jax.evaluation.feature_network import feature_extractor
+from lzn_jax.evaluation.judge import fit_judge
+from lzn_jax.evaluation.measurements import figures_folder
 from lzn_jax.evaluation.metrics import generation_metrics
+from lzn_jax.evaluation.nearest import nearest_training_images
+from lzn_jax.trained_model import TrainedModel
 
 MIN_IMAGES = 50  # fewer say nothing of a distribution
 MAX_REFERENCE = 50_000
@@ -107,3 +112,51 @@ def _reference(images: Images) -> UInt8[np.ndarray, "n h w c"]:
     rows = np.random.default_rng(SEED).choice(len(images), count, replace=False)
     chosen: np.ndarray = images[np.sort(rows)]
     return chosen
+
+
+def measure(
+    model: TrainedModel, train: Examples, test: Examples, workdir: Path
+) -> dict[str, float]:
+    """Quality of generated images, and how many are of the class that they should be.
+
+    Images of classes count where the decoder has a condition, else those of the prior.
+    """
+    count, names = model.config.evaluation.num_samples, label_names(model.config.data)
+    has_classes, folder = model.class_type is not None, figures_folder(workdir, model.config)
+    judge = fit_judge(train) if has_classes else None
+    labels = np.arange(count, dtype=np.int32) % len(names) if has_classes else None
+    drawn = {"samples": model.draw(count, labels)}
+    titles = {"samples": "Samples, a row a class" if has_classes else "Samples"}
+    accuracies = {"samples": "sample_accuracy"}
+    if has_classes and model.has_latents:
+        drawn["unconditional_samples"] = model.draw(count)
+        titles["unconditional_samples"] = "Samples from the prior, a row a decoded class"
+        accuracies["unconditional_samples"] = "unconditional_sample_accuracy"
+    metrics: dict[str, float] = {}
+    for name, found in drawn.items():
+        path = folder / f"{name}.png"
+        plots.sample_grid(path, found["images"], found["labels"], names, titles[name])
+        if judge:
+            metrics[accuracies[name]] = float(np.mean(judge(found["images"]) == found["labels"]))
+    is_conditional = model.space.decoders[model.main_type].condition is not None
+    counted = drawn["samples"] if is_conditional else list(drawn.values())[-1]
+    images = counted["images"]
+    metrics |= _sample_quality(model.config)(train, images, workdir / "cache")
+    metrics |= nearest_training_images(train, test, images)
+    if "num_evaluations" in counted:
+        metrics["sampling_evaluations"] = float(np.mean(counted["num_evaluations"]))
+    return metrics
+
+
+@functools.lru_cache(maxsize=1)
+def _sample_quality(config: ConfigDict) -> SampleQuality:
+    """Weights are read once a run."""
+    return SampleQuality(config)
+
+
+def _prepare(config: ConfigDict) -> None:
+    """Reads the weights of networks before training; raises UserError for unreadable ones."""
+    _sample_quality(config).read_weights()
+
+
+measure.prepare = _prepare  # type: ignore[attr-defined]

@@ -10,9 +10,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from lzn_jax.data import Examples, captions, digits
+from lzn_jax.data_types.text import NAME
 from lzn_jax.evaluation.judge import fit_judge
-from lzn_jax.latent_space import Model
-from lzn_jax.tasks import Tasks
+from lzn_jax.trained_model import TrainedModel
 
 MIN_PROBED = 10  # captions; of fewer a fifth is none
 PARTS = captions.Parts._fields
@@ -24,75 +24,74 @@ class TextQuality:
     Beside each share stands what real digits have of it, as `real_...`: the most that one can ask.
     """
 
-    def __init__(self, tasks: Tasks, train: Examples) -> None:
-        self.tasks, self.config = tasks, tasks.config
+    def __init__(self, model: TrainedModel, train: Examples) -> None:
+        self.model, self.image, self.label = model, model.main_type, model.class_type
         self._judge = fit_judge(train)
         self._ruler = digits.ruler()
-        self._captions = tasks.tokenizer.canonical(_texts(train))
+        self._canonical = model.space.encoders[NAME].tokenizer.canonical
+        self._captions = self._canonical(_texts(train))
 
-    def __call__(self, model: Model, test: Examples) -> dict[str, float]:
+    def __call__(self, test: Examples) -> dict[str, float]:
         """Metrics of each pair of types that has texts at one end."""
         return {
-            **self._image_to_text(model, test),
-            **self._text_to_label(model, test),
-            **self._text_to_image(model, test),
-            **self._label_to_text(model, test),
-            **self._from_prior(model),
-            **self._embedding(model),
+            **self._image_to_text(test),
+            **self._text_to_image(test),
+            **self._label_to_text(test),
+            **self._from_prior(),
+            **self._embedding(),
         }
 
     def measured(self, images: UInt8[np.ndarray, "n h w 1"]) -> captions.Parts:
         """What images are a picture of, by the judge and the ruler."""
         return self._ruler.measure(images, np.asarray(self._judge(images)))
 
-    def _image_to_text(self, model: Model, test: Examples) -> dict[str, float]:
-        texts = self.tasks.translate(model, test.images, "image", "text")
+    def _image_to_text(self, test: Examples) -> dict[str, float]:
+        texts = self.model.translate(test.images, self.image, NAME)
         return shares("image_to_text", self._parse(texts), captions.parse(_texts(test)))
 
     def _parse(self, texts: list[str]) -> captions.Parts:
-        return captions.parse(texts, self.tasks.tokenizer.canonical)
+        return captions.parse(texts, self._canonical)
 
-    def _text_to_label(self, model: Model, test: Examples) -> dict[str, float]:
-        labels = self.tasks.translate(model, _texts(test), "text", "label")
-        return {"text_to_label_accuracy": float(np.mean(labels == test.labels))}
-
-    def _text_to_image(self, model: Model, test: Examples) -> dict[str, float]:
-        images, asked = self.tasks.translate(model, _texts(test), "text", "image"), _texts(test)
+    def _text_to_image(self, test: Examples) -> dict[str, float]:
+        images, asked = self.model.translate(_texts(test), NAME, self.image), _texts(test)
         return {
             **shares("text_to_image", self.measured(images), captions.parse(asked)),
             **shares("real_image", self.measured(test.images), captions.parse(asked)),
         }
 
-    def _label_to_text(self, model: Model, test: Examples) -> dict[str, float]:
-        texts = self.tasks.translate(model, test.labels, "label", "text")
+    def _label_to_text(self, test: Examples) -> dict[str, float]:
+        if self.label is None:
+            return {}
+        texts = self.model.translate(test.labels, self.label, NAME)
         return {"label_to_text_digit": float(np.mean(self._parse(texts).digit == test.labels))}
 
-    def _from_prior(self, model: Model) -> dict[str, float]:
+    def _from_prior(self) -> dict[str, float]:
         """Of texts how many are captions, and how far their shares are from the training captions'.
 
-        Of images that were told a caption, how many fit it: that in whose zone, of its class's,
-        their latent lies.
+        Of images how many fit the caption that was their condition: the one of their class whose
+        zone contains their latent.
         """
-        texts = self.tasks.translate(model, None, None, "text", count=len(self._captions))
+        texts = self.model.generate(NAME, len(self._captions))
         again = np.random.default_rng(0).choice(self._captions, len(self._captions))
         found = {
             "text_well_formed": float(np.mean(self._parse(texts).digit >= 0)),
             "text_total_variation": total_variation(self._captions, texts),
             "real_text_total_variation": total_variation(self._captions, again),
         }
-        drawn = self.tasks.draw_any(model, self.config.evaluation.num_samples)
+        drawn = self.model.draw(self.model.config.evaluation.num_samples)
         if "texts" in drawn:
-            told = self._parse(self.tasks.texts(model, drawn["texts"]))
-            found |= shares("prior_image", self.measured(drawn["images"]), told)
+            asked = self._parse(self.model.context_samples(NAME, drawn["texts"]))
+            found |= shares("prior_image", self.measured(drawn["images"]), asked)
         return found
 
-    def _embedding(self, model: Model) -> dict[str, float]:
+    def _embedding(self) -> dict[str, float]:
         """Accuracy of a linear probe of each part on anchors of captions that it did not see."""
-        known = np.flatnonzero(np.isfinite(np.asarray(model.context["text_log_weights"])))
-        anchors = np.asarray(model.context["text_anchors"])[known]
+        context = self.model.model.context
+        known = np.flatnonzero(np.isfinite(np.asarray(context["text_log_weights"])))
+        anchors = np.asarray(context["text_anchors"])[known]
         if len(anchors) < MIN_PROBED or not np.isfinite(anchors).all():
             return {}
-        parts = self._parse(self.tasks.texts(model, known))
+        parts = self._parse(self.model.context_samples(NAME, known))
         probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
         folds = KFold(5, shuffle=True, random_state=0)
         return {

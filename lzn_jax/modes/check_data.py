@@ -13,15 +13,13 @@ from typing import NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from lzn_jax import plots
+from lzn_jax import parts, plots
 from lzn_jax.configuration import EXIT_DONE, UserError
 from lzn_jax.data.decoding import UnreadableImageError
 from lzn_jax.data.examples import MAX_NAMED, EncodedImages, Examples
 from lzn_jax.data.pipeline import TrainingBatches, whole_image
 from lzn_jax.data.sources import class_names, load_pairs_alone
-from lzn_jax.data_types import text
 from lzn_jax.run.progress import progress
-from lzn_jax.tokenizers import tokenizer
 
 MAX_SECONDS = 1800.0
 _IMAGES_AT_A_TIME = 256
@@ -54,16 +52,21 @@ def check(config: ConfigDict, workdir: Path) -> int:
     for a data set that cannot be read, and at the end if images are unreadable, or texts and images
     no pairs, and no `data.skip_unreadable` allows for them.
     """
-    names = class_names(config.data)
+    names, types = class_names(config.data), [parts.get("type", n)(config) for n in config.types]
     splits = {"train": load_pairs_alone(config.data, "train")}
     splits["test"] = load_pairs_alone(config.data, "test")
     scans = {}
     for split, examples in splits.items():
         _describe(split, examples, names)
         if examples.texts is not None:
-            _describe_texts(split, examples.texts, config)
-        scans[split] = scan(examples, split)
-        _describe_scan(scans[split], examples)
+            _describe_texts(split, examples.texts)
+        for data_type in types:
+            data_type.describe(examples, split)
+        if examples.images is not None:
+            scans[split] = scan(examples, split)
+            _describe_scan(scans[split], examples)
+    if not scans:
+        return EXIT_DONE
     path = workdir / "figures" / "contact_sheet.png"
     try:
         _draw(path, splits["train"], scans["train"].unreadable.keys(), names)
@@ -118,8 +121,11 @@ def _attempt(
 
 
 def _describe(split: str, examples: Examples, names: tuple[str, ...]) -> None:
-    count, height, width, channels = examples.images.shape
-    _log.info("%s: %d images of %dx%dx%d", split, count, height, width, channels)
+    if examples.images is None:
+        _log.info("%s: %d examples without images", split, len(examples.labels))
+    else:
+        count, height, width, channels = examples.images.shape
+        _log.info("%s: %d images of %dx%dx%d", split, count, height, width, channels)
     sizes = np.bincount(examples.labels, minlength=len(names))
     largest = ", ".join(
         f"{name or 'class'} {size}"
@@ -129,21 +135,18 @@ def _describe(split: str, examples: Examples, names: tuple[str, ...]) -> None:
     _log.info("%s: %d classes: %s%s", split, len(names), largest, more)
 
 
-def _describe_texts(split: str, texts: np.ndarray, config: ConfigDict) -> None:
-    """Pairs, lengths and characters; texts that the run's tokenizer, if it has one, cannot say."""
-    said = [str(each) for each in texts if each]
-    found, unit = [len(each) for each in said], "characters"
-    if "text" in config.types:
-        found, unit = [n for n in tokenizer(config).lengths(said) if n], "tokens"
-        text.readable(config, texts)  # names those that cannot be said
-    lengths = sorted(found) or [0]
+def _describe_texts(split: str, texts: np.ndarray) -> None:
+    """Pairs, and lengths and characters of their texts."""
+    written = [str(each) for each in texts if each]
+    lengths = sorted(map(len, written)) or [0]
     _log.info(
         "%s: %d pairs, %d different texts of %d different characters, %d images without a text",
-        split, len(said), len(set(said)), len(set("".join(said))), len(texts) - len(said),
+        split, len(written), len(set(written)), len(set("".join(written))),
+        len(texts) - len(written),
     )  # fmt: skip
     _log.info(
-        "%s: texts have %d to %d %s, the median is %d",
-        split, lengths[0], lengths[-1], unit, lengths[len(lengths) // 2],
+        "%s: texts have %d to %d characters, the median is %d",
+        split, lengths[0], lengths[-1], lengths[len(lengths) // 2],
     )  # fmt: skip
 
 

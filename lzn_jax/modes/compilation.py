@@ -13,7 +13,6 @@ from ml_collections import ConfigDict
 
 from lzn_jax import optimization, train
 from lzn_jax.configuration import EXIT_DOES_NOT_FIT, EXIT_DONE
-from lzn_jax.data_types import text
 from lzn_jax.latent_space import LatentSpace
 from lzn_jax.run import costs, sharding, slices
 from lzn_jax.run.sharding import examples_at_a_time
@@ -88,19 +87,12 @@ def lower_step(
 
 
 def batch_shapes(space: LatentSpace, config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes of a training batch, from one black image."""
-    data, size = config.data, config.training.batch_size
-    image = np.zeros((data.image_size, data.image_size, data.channels), np.uint8)
-    element: dict[str, Any] = {
-        **space.transform(image, np.random.default_rng(0)),
-        "labels": np.int32(0),
-    }
-    for name, values in text.columns(config, np.array([""])).items():
-        element[name] = values[0]
-    return {
-        name: jax.ShapeDtypeStruct((size, *value.shape), value.dtype)
-        for name, value in element.items()
-    }
+    """Shapes of a training batch."""
+    rows = {"labels": jax.ShapeDtypeStruct((), np.int32)}
+    for data_type in space.types.values():
+        rows |= data_type.column_shapes()
+    size = config.training.batch_size
+    return {n: jax.ShapeDtypeStruct((size, *row.shape), row.dtype) for n, row in rows.items()}
 
 
 def collectives(program: str) -> Counter[tuple[str, str]]:

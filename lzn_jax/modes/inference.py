@@ -13,12 +13,12 @@ from typing import NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from lzn_jax import configuration, data, plots
+from lzn_jax import data, plots
 from lzn_jax.configuration import UserError
 from lzn_jax.data import Images
-from lzn_jax.evaluation.measurements import Measurements
+from lzn_jax.evaluation import measurements
+from lzn_jax.loading import restore
 from lzn_jax.run import headlines, reporting
-from lzn_jax.trained_model import restore
 
 _log = logging.getLogger(__name__)
 _MAX_LOGGED = 20  # predictions
@@ -44,14 +44,13 @@ def evaluate(config: ConfigDict, workdir: Path) -> None:
     Of another set than the run's own they are summary_SET.json and figures/SET.
     """
     trained = restore(config, workdir)
-    measure = Measurements(trained.tasks)
     train, test = data.load_data(config)
-    measure.prepare(test)
-    summary, figures, measured = "summary.json", "figures", data.measured_set(config.data)
-    if measured != data.measured_set(configuration.load_run(workdir).data):
-        summary, figures = f"summary_{measured}.json", f"figures/{measured}"
-        _log.info("%s is not the run's own set: %s and %s are written", measured, summary, figures)
-    results = measure(trained.model, train, test, workdir, figures)
+    measurements.prepare(trained.space, test)
+    summary, other = "summary.json", measurements.other_set(workdir, config)
+    if other is not None:
+        summary, figures = f"summary_{other}.json", f"figures/{other}"
+        _log.info("%s is not the run's own set: %s and %s are written", other, summary, figures)
+    results = measurements.evaluate(trained, train, test, workdir)
     reporting.write_json(workdir / summary, {"step": trained.step, **results})
     for line in headlines.of_evaluation(trained.step, results, summary):
         _log.info("%s", line)
@@ -62,9 +61,15 @@ def sample(config: ConfigDict, workdir: Path) -> None:
     trained = restore(config, workdir)
     # A space that generates nothing has no number of samples, and says so.
     samples = trained.sample(config.evaluation.get("num_samples", 0), key=None)
-    reporting.write_arrays(workdir / "samples.npz", images=samples.images, labels=samples.labels)
-    path, names = workdir / "figures" / "sampled.png", data.label_names(config.data)
-    plots.sample_grid(path, samples.images, samples.labels, names, "Samples")
+    data_type = trained.space.types[trained.main_type]
+    arrays = {data_type.output: samples.images, "labels": samples.labels}
+    reporting.write_arrays(workdir / "samples.npz", **arrays)
+    path, shown = workdir / "figures" / "sampled.png", data_type.shown(samples.images)
+    if plots.is_images(shown):
+        names = data.label_names(config.data)
+        plots.sample_grid(path, shown, samples.labels, names, "Samples")
+    else:
+        plots.tasks(path, [("Samples", None, shown[: plots.MAX_PAIRS])])
     _log.info("%s: %d samples", path, len(samples.images))
 
 

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from lzn_jax import data
-from lzn_jax.latent_space import LatentSpace
+from lzn_jax import parts
+from lzn_jax.data_types import Invertible
+from lzn_jax.latent_space import LatentSpace, Model
 from lzn_jax.run import sharding
-from lzn_jax.tasks import Tasks
+from lzn_jax.trained_model import TrainedModel
 
 SHOWN = 3
 
@@ -23,48 +24,40 @@ def next_steps(config: ConfigDict, workdir: Path) -> list[str]:
 
     The page is among them where what it needs is installed.
     """
-    tasks = Tasks(LatentSpace(config, sharding.inference_mesh()))
+    space = LatentSpace(config, sharding.inference_mesh())
+    model = TrainedModel(space, Model({}, {}), 0)
     has_page = importlib.util.find_spec("gradio") is not None
     lines = ["what can be done next:"]
-    for what, flags in islice(_steps(tasks), SHOWN - has_page):
-        lines += _step("lzn_jax.main", what, workdir, flags)
+    flags = [f"--workdir={workdir}", *parts.extension_flags(config.extensions)]
+    for what, own in islice(_steps(model), SHOWN - has_page):
+        lines += _step("lzn_jax.main", what, [*flags, *own])
     if has_page:
-        lines += _step("lzn_jax.demo", "a page to play with, in the browser", workdir)
+        lines += _step("lzn_jax.demo", "a page to play with, in the browser", flags)
     return lines
 
 
-def _step(module: str, what: str, workdir: Path, flags: Sequence[str] = ()) -> list[str]:
-    command = ["python", "-m", module, f"--workdir={workdir}", *flags]
-    return [f"  {what}:", f"    {shlex.join(command)}"]
+def _step(module: str, what: str, flags: Sequence[str]) -> list[str]:
+    return [f"  {what}:", f"    {shlex.join(['python', '-m', module, *flags])}"]
 
 
-def _steps(tasks: Tasks) -> Iterator[Step]:
-    yield from _translations(tasks)
-    config, space = tasks.config, tasks.space
-    if "image" in space.decoders:
-        yield "images of the prior or of each class, samples.npz", ["--mode=sample"]
-    if tasks.classifies:
-        yield "classes of the test images, predictions.csv", ["--mode=classify"]
-    if "image" in space.decoders:
-        yield "test images to noise and back, reconstructions.npz", ["--mode=reconstruct"]
-    if "image" in space.encoders:
-        yield "features of the test images, embeddings.npz", ["--mode=embed"]
+def _steps(model: TrainedModel) -> Iterator[Step]:
+    config, space, main = model.config, model.space, model.main_type
+    for source, target in model.translations:
+        if target in space.decoders and main in (source, target):
+            example = space.types[source].example
+            flags = ["--mode=translate", f"--source={source}", f"--target={target}"]
+            flags += [] if example is None else [f"--input={example}"]
+            yield f"from {source} to {target}, figures/translations.png", flags
+    if main in space.decoders:
+        yield f"{main}s of the prior or of each class, samples.npz", ["--mode=sample"]
+    if model.classifies:
+        yield f"classes of the test {main}s, predictions.csv", ["--mode=classify"]
+    if isinstance(space.decoders.get(main), Invertible):
+        yield f"test {main}s to noise and back, reconstructions.npz", ["--mode=reconstruct"]
+    if hasattr(space.encoders.get(main), "features"):
+        yield f"features of the test {main}s, embeddings.npz", ["--mode=embed"]
     if "probe_protocol" in config.evaluation:
         flags = ["--mode=evaluate", "--config.evaluation.probe_protocol=simclr"]
         yield "a linear probe trained as SimCLR's is, summary.json", flags
     steps = 2 * config.training.num_steps
     yield "more training", [f"--config.training.num_steps={steps}"]
-
-
-def _translations(tasks: Tasks) -> Iterator[Step]:
-    """Those of images and texts, and of labels to images, with a source to begin with."""
-    inputs = {("image", "text"): [], ("label", "image"): ["--input=0,1"]}
-    if ("text", "image") in tasks.translations:
-        texts = data.load(tasks.config.data, "test").texts
-        assert texts is not None  # of a run that has trained on texts
-        for row in tasks.tokenizer.sayable(texts)[:1]:
-            inputs = {("text", "image"): [f"--input={texts[row]}"], **inputs}
-    for (source, target), given in inputs.items():
-        if (source, target) in tasks.translations:
-            flags = ["--mode=translate", f"--source={source}", f"--target={target}"]
-            yield f"from {source} to {target}, figures/translations.png", [*flags, *given]

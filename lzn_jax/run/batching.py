@@ -30,7 +30,7 @@ def in_batches(
     batch_size += -batch_size % mesh.size
     own = sharding.own_rows(batch_size)
     results = []
-    with progress(count, description, unit="image", brief=True) as bar:
+    with progress(count, description, unit="example", brief=True) as bar:
         for start in range(0, count, batch_size):
             rows = np.minimum(np.arange(start, start + batch_size), count - 1)[own]
             batch = sharding.put_rows(jax.tree.map(lambda a, rows=rows: a[rows], examples), mesh)

@@ -44,11 +44,11 @@ FREE_FIELDS = (
     "sampling.",
     "reporting.",
 )
-# What may also differ where nothing is trained: how the flows are solved.
+# What may also differ where nothing is trained: how the flows are solved, with which code.
 _SOLVED_ANEW = (
+    "extension_checksums",
     "latent.solver",
     "latent.num_steps",
-    "latent.precision",
     "alignment.solver",
     "alignment.num_steps",
 )
@@ -200,10 +200,7 @@ def check_same_run(config: ConfigDict, workdir: Path, free: tuple[str, ...] = ()
     path = workdir / CONFIG_FILE
     if not path.is_file():
         return
-    try:
-        stored = configuration.flatten(json.loads(path.read_text()))
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON ({error}): choose another --workdir") from error
+    stored = configuration.stored_values(path)
     asked = configuration.flatten(configuration.to_json_dict(config))
     stored = configuration.with_defaults(stored, configuration.schema_of(asked))
     stored = json.loads(json.dumps(stored))  # defaults in JSON's types too

@@ -1,0 +1,111 @@
+"""The data sets that the package reads, with their config fields."""
+
+import dataclasses
+
+from lzn_jax import parts
+from lzn_jax.parts import Field, choice, count, count_or_0, flag, positive, word, words
+
+_DEBIAN = "/usr/share/datasets/fashion-mnist"  # of its package dataset-fashion-mnist
+_FLIP = "flip training images left to right at random"
+
+
+def _small_images(sizes: tuple[int, ...], channels: int, flip: bool) -> dict[str, Field]:
+    """Fields of a data set of ten classes whose images have known sizes, the first by default."""
+    return {
+        "data.image_size": Field(int, "height and width in pixels", sizes[0], choices=sizes),
+        "data.channels": Field(int, "image channels", channels, choices=(channels,)),
+        "data.num_classes": Field(int, "number of classes", 10, choices=(10,)),
+        "data.flip": parts.flag(_FLIP, flip),
+    }
+
+
+_ENCODED_IMAGES = {
+    "data.image_size": count("height and width in pixels, after resize and crop"),
+    "data.centre_crop": positive(
+        "side of the middle square that is taken, as a share of the shorter side", 1.0, maximum=1
+    ),
+    "data.channels": Field(int, "image channels: grey or RGB", 3, choices=(1, 3)),
+    "data.num_classes": count("number of classes, 1 = all images are one"),
+    "data.flip": flag(_FLIP, True),
+    "data.workers": count_or_0(
+        "processes that decode training images, None = the cores, 0 = a thread does", None
+    ),
+    "data.skip_unreadable": flag(
+        "replace unreadable images by others of their class, leave out what is no pair", False
+    ),
+    "data.captions": flag("each text of an image is an example", False),
+}
+_FROM_IMAGES = {
+    name: dataclasses.replace(_ENCODED_IMAGES[name], default=None, from_data=True)
+    for name in ("data.image_size", "data.channels", "data.num_classes")
+}
+_LANGUAGES = ("en", "es", "ja", "ko", "pt", "it", "fr", "de", "fa", "id", "zh", "ru", "tr", "ar")
+
+parts.add(
+    "data",
+    "digits",
+    "lzn_jax.data.digits",
+    _small_images((8,), 1, flip=False)  # a mirrored digit is no digit
+    | {"data.captions": flag("each image has a caption of its digit, weight and lean", False)},
+)
+parts.add(
+    "data",
+    "fashion",
+    "lzn_jax.data.fashion",
+    {"data.path": word("folder of the IDX files, or of TFDS's fashion_mnist", _DEBIAN)}
+    | _small_images((28, 32), 1, flip=True),
+)
+parts.add(
+    "data",
+    "cifar10",
+    "lzn_jax.data.cifar10",
+    {"data.path": word("folder of cifar-10-batches-bin, or of TFDS's cifar10")}
+    | _small_images((32,), 3, flip=True),
+)
+parts.add(
+    "data",
+    "emoji",
+    "lzn_jax.data.emoji",
+    {
+        "data.image_size": count("height and width in pixels", 32, maximum=256),
+        "data.channels": Field(int, "image channels", 3, choices=(3,)),
+        "data.num_classes": Field(int, "number of classes", 1, choices=(1,)),
+        "data.flip": flag(_FLIP, False),
+        "data.captions": flag("each name of an emoji is an example", True),
+        "data.languages": words(
+            "languages of the names", ("en",), choices=_LANGUAGES, nonempty=True
+        ),
+        "data.test_set": choice(
+            "test emoji: 'held_out' with all their skin tones, or 'skin_tones' of trained ones",
+            "held_out",
+            "skin_tones",
+        ),
+    },
+)
+parts.add(
+    "data",
+    "tfds",
+    "lzn_jax.data.tfds",
+    _ENCODED_IMAGES
+    | {
+        "data.path": word("data_dir of TensorFlow Datasets"),
+        "data.tfds_name": word("data set of TensorFlow Datasets, as NAME/CONFIG:VERSION"),
+        "data.train_split": word("training images, as TFDS writes splits", "train"),
+        "data.test_split": word("test images, as TFDS writes splits", "test"),
+    },
+)
+parts.add(
+    "data",
+    "image_folder",
+    "lzn_jax.data.folder",
+    _ENCODED_IMAGES
+    | {"data.path": word("folder of images, class folders or train, val and test folders")}
+    | _FROM_IMAGES
+    | {
+        "data.class_name": word("the one class folder to take, None = all", None),
+        "data.holdout": count_or_0(
+            "training images set apart as tests, 0 = all are tests, None = those of a test folder",
+            None,
+        ),
+    },
+)

@@ -1,0 +1,26 @@
+"""What is measured of a run with texts: retrieval, and the quality of texts and of their images."""
+
+from pathlib import Path
+
+from lzn_jax.data import Examples
+from lzn_jax.data_types.text import NAME
+from lzn_jax.evaluation import caption_quality, retrieval
+from lzn_jax.evaluation.measurements import figures_folder, readable
+from lzn_jax.evaluation.text_quality import TextQuality
+from lzn_jax.trained_model import TrainedModel
+
+
+def measure(
+    model: TrainedModel, train: Examples, test: Examples, workdir: Path
+) -> dict[str, float]:
+    """Metrics of test examples whose text has tokens and whose own image can be read."""
+    pairs = readable(model, test)
+    if len(pairs.labels) == 0:
+        return {}
+    path = figures_folder(workdir, model.config) / "retrieval.png"
+    metrics = retrieval.measure(model, pairs, path)
+    if NAME not in model.space.decoders:
+        return metrics
+    if model.config.data.name == "digits":  # whose captions are measured on the image
+        return metrics | TextQuality(model, train)(pairs)
+    return metrics | caption_quality.measure(model, pairs)

@@ -1,0 +1,63 @@
+"""Trained runs from their work folders: `lzn_jax.load(workdir)`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from lzn_jax import configuration
+from lzn_jax.configuration import UserError
+from lzn_jax.latent_space import LatentSpace, Model
+from lzn_jax.models import join_variables, split_variables
+from lzn_jax.run import sharding
+from lzn_jax.run.checkpoints import Checkpoints
+from lzn_jax.run.workdir import has_checkpoint
+from lzn_jax.trained_model import TrainedModel
+
+
+def load(path: str | Path, extensions: Sequence[str] = ()) -> TrainedModel:
+    """The trained run in a work folder, at its newest good checkpoint, or at the one named.
+
+    `path` is the folder of a run or one of its `checkpoints/STEP`, or "released/NAME": the paper's
+    released checkpoint of configs/NAME.py, fetched and converted when it is first asked for.
+    `extensions` are the files or modules with the parts that the run needs. Raises UserError where
+    there is no run that can be read.
+    """
+    path = Path(path)
+    if path.parent == Path("released") and not path.is_dir():
+        from lzn_jax import convert  # and with it all that training needs
+
+        path = convert.released_run(path.name)
+    workdir, step = path, None
+    if path.parent.name == "checkpoints" and path.name.isdigit():
+        workdir, step = path.parent.parent, int(path.name)
+    return restore(configuration.load_run(workdir, extensions=extensions), workdir, step)
+
+
+def restore(config: ConfigDict, workdir: Path, step: int | None = None) -> TrainedModel:
+    """The run of a config in its work folder, at its newest good checkpoint, or at that of `step`.
+
+    Reads averaged weights and context anchors, nothing else. Raises UserError where there is none
+    that can be read.
+    """
+    folder = workdir / "checkpoints"
+    if not has_checkpoint(workdir) or (step is not None and not (folder / str(step)).is_dir()):
+        raise UserError(f"there is no checkpoint {folder / str(step or '')}: train first")
+    mesh = sharding.inference_mesh()
+    space = LatentSpace(config, mesh)
+    params, constants = split_variables(jax.eval_shape(space.init, jax.random.key(0)))
+    targets: dict[str, Any] = {"ema": {"params": params, "constants": constants}}
+    if shapes := space.context_shapes():
+        targets["context"] = shapes
+    with Checkpoints(workdir) as checkpoints:
+        shard = config.training.shard_parameters
+        restored = checkpoints.restore(sharding.placed(targets, mesh, shard=shard), step)
+    if restored is None:
+        raise UserError(f"there is no finished checkpoint in {folder}: train first")
+    step, items = restored
+    averaged = join_variables(items["ema"]["params"], items["ema"]["constants"])
+    context = jax.tree.map(jnp.asarray, sharding.fetch(items.get("context", {})))
+    return TrainedModel(space, Model(averaged, context), step)

@@ -1,0 +1,46 @@
+"""Alignment of latents with the zones of another type: the paper's loss and its logarithm."""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+from jaxtyping import Array, Float, Int
+from ml_collections import ConfigDict
+
+from lzn_jax import parts, zoning
+from lzn_jax.errors import UserError
+
+
+def solver(setting: ConfigDict) -> zoning.Solver:
+    """The solver of a flow's config group, such as `latent` or `alignment`."""
+    part = parts.get("solver", setting.solver)
+    try:
+        made: zoning.Solver = part(setting.num_steps)
+    except ValueError as error:
+        raise UserError(f"solver {setting.solver!r}: {error}") from error
+    return made
+
+
+def _zone_alignment(
+    latents: Float[Array, "m q"],
+    zones: Any,
+    targets: Int[Array, " m"],
+    setting: ConfigDict,
+    *,
+    form: str,
+) -> tuple[Float[Array, ""], Mapping[str, Array]]:
+    """Loss that moves each latent into the zone of its target (paper §2.2.2), and metrics."""
+    return zoning.alignment_loss(
+        latents,
+        zones.anchors,
+        targets,
+        solver=solver(setting),
+        cutoff=setting.cutoff,
+        form=form,
+        log_weights=zones.log_weights,
+        is_present=zones.is_present,
+    )
+
+
+probability = functools.partial(_zone_alignment, form="prob")
+log_probability = functools.partial(_zone_alignment, form="log")

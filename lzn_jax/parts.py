@@ -1,0 +1,296 @@
+"""The registry of parts: what configs name, and the config fields that each part brings.
+
+What the package ships is registered by the files `*/parts.py`, what others write by extensions:
+Python files or modules that a config or a command names, and entry points in the group
+`lzn_jax.parts`. Nothing here imports JAX, which starts only for a good command.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import importlib
+import importlib.metadata
+import importlib.util
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lzn_jax.errors import UserError
+
+KINDS = ("type", "data", "encoder", "decoder", "solver", "alignment", "measurement", "study")
+REQUIRED = object()  # the default of a field that every config states
+_PACKAGE = Path(__file__).parent
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """One config field.
+
+    The ranges of a tuple field hold for each of its items, which are of the type `item`. A value
+    may also be one of the `words`, or None where that is the default or `optional` says so. A
+    config that lacks a field with a default takes it, as runs do that are older than the field.
+
+    Attributes:
+      from_data: whether None stands for what the data say, until the config is complete.
+      part: the kind of parts that are the choices.
+    """
+
+    kind: type
+    help: str
+    default: Any = REQUIRED
+    _: dataclasses.KW_ONLY
+    item: type = int
+    choices: tuple[str | int, ...] = ()
+    minimum: int | float | None = None
+    maximum: int | float | None = None
+    above: int | float | None = None
+    below: int | float | None = None
+    multiple_of: int | None = None
+    nonempty: bool = False
+    words: tuple[str, ...] = ()
+    optional: bool = False
+    from_data: bool = False
+    part: str | None = None
+
+    @property
+    def takes_none(self) -> bool:
+        """Whether None is one of its values."""
+        return self.optional or self.default is None
+
+
+# Frequent fields: (help, default, further attributes).
+flag = functools.partial(Field, bool)
+word = functools.partial(Field, str)
+count = functools.partial(Field, int, minimum=1)
+count_or_0 = functools.partial(Field, int, minimum=0)
+counts = functools.partial(Field, tuple, minimum=1)
+words = functools.partial(Field, tuple, item=str)
+amount = functools.partial(Field, float, minimum=0)
+positive = functools.partial(Field, float, above=0)
+share = functools.partial(Field, float, minimum=0, maximum=1)
+share_below_1 = functools.partial(Field, float, minimum=0, below=1)
+
+
+def choice(help: str, *choices: str) -> Field:
+    """A field of a few words; the first is the default."""
+    return Field(str, help, choices[0], choices=choices)
+
+
+def group(prefix: str, fields: Mapping[str, Field]) -> dict[str, Field]:
+    """The fields of a config group, by dotted name."""
+    return {f"{prefix}.{name}": field for name, field in fields.items()}
+
+
+Check = Callable[[Mapping[str, Any]], None]
+Fields = Mapping[str, Field] | Callable[[Mapping[str, Any]], Mapping[str, Field]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """A registered part.
+
+    Attributes:
+      value: the part, or "module:name" of what is imported when a run needs it.
+      fields: the config fields that it brings, by dotted name, or a function from a config's values
+        to them.
+      check: raises UserError where a config's values do not go together.
+      file: where it was added.
+    """
+
+    value: Any
+    fields: Fields
+    check: Check | None
+    file: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Extension:
+    """What ran: a file's path or a module's name, and its sha256."""
+
+    path: str
+    digest: str
+
+
+_PARTS: dict[tuple[str, str], Part] = {}
+_EXTENSIONS: dict[str, Extension] = {}  # by name, those that have run
+
+
+def add(
+    kind: str,
+    name: str,
+    part: Any,
+    fields: Fields | None = None,
+    *,
+    check: Check | None = None,
+) -> None:
+    """Registers a part under a name, with the config fields that it brings.
+
+    `fields` maps dotted config names to `Field`, or is a function that returns them given the
+    `types` and `alignments` of a config. `check` is called with all values of a config by dotted
+    name. A study maps fields to their defaults. Raises UserError for a name that another file has
+    taken.
+    """
+    if kind not in KINDS:
+        raise UserError(f"a part is one of {', '.join(KINDS)}, got {kind!r}")
+    if not callable(fields):
+        for field_name, field in (fields or {}).items():
+            if not isinstance(field, Field):
+                raise UserError(f"the field {field_name} of {kind} {name!r} must be a parts.Field")
+        fields = dict(fields or {})
+    file = sys._getframe(1).f_code.co_filename
+    taken = _PARTS.get((kind, name))
+    if taken and taken.file != file:
+        raise UserError(f"{kind} {name!r} is there already, added by {taken.file}: rename yours")
+    _PARTS[kind, name] = Part(part, fields, check, file)
+
+
+def find(kind: str, name: str) -> Part:
+    """The part of a name; raises UserError, which names the others, where there is none."""
+    _load_installed()
+    if (kind, name) not in _PARTS:
+        raise UserError(f"there is no {kind} {name!r}; there are {', '.join(names(kind))}")
+    return _PARTS[kind, name]
+
+
+def get(kind: str, name: str) -> Any:
+    """What is registered under a name, imported where it is named by "module:name"."""
+    return _imported(find(kind, name).value)
+
+
+def names(kind: str) -> tuple[str, ...]:
+    """Names of all parts of a kind."""
+    _load_installed()
+    return tuple(name for each, name in _PARTS if each == kind)
+
+
+def fields(kind: str, name: str, values: Mapping[str, Any]) -> Mapping[str, Field]:
+    """The fields that a part brings to a config; none where there is no such part."""
+    _load_installed()
+    part = _PARTS.get((kind, name))
+    if part is None:
+        return {}
+    return part.fields(values) if callable(part.fields) else part.fields
+
+
+def _imported(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(_imported(each) for each in value)
+    if not isinstance(value, str):
+        return value
+    module, _, attribute = value.partition(":")
+    found = importlib.import_module(module)
+    return getattr(found, attribute) if attribute else found
+
+
+@functools.cache
+def _load_installed() -> None:
+    """Registers the package's own parts, then those of installed packages."""
+    for path in sorted(_PACKAGE.glob("*/parts.py")):
+        # By path: an import would start the room's __init__, and JAX with it.
+        _run_file(path, f"lzn_jax.{path.parent.name}.parts")
+    for entry in importlib.metadata.entry_points(group="lzn_jax.parts"):
+        try:
+            entry.load()
+        except Exception as error:
+            raise UserError(
+                _failed(f"the entry point {entry.name} = {entry.value}", error)
+            ) from error
+
+
+def extend(extensions: Sequence[str], folder: Path = Path()) -> dict[str, str]:
+    """Runs extensions, each once; returns the sha256 of each by name.
+
+    One is a Python file, relative to `folder`, or the name of an importable module. Raises
+    UserError for one that is not there or fails.
+    """
+    _load_installed()  # so that a name that ships is taken
+    found = {}
+    for extension in extensions:
+        path, is_file = _extension_path(extension, folder), extension.endswith(".py")
+        name, digest = path.name if is_file else extension, checksum(path)
+        found[name] = digest
+        if digest in (each.digest for each in _EXTENSIONS.values()):
+            continue
+        try:
+            if is_file:
+                _run_file(path, f"lzn_jax_extension_{path.stem}_{digest[:8]}")
+            else:
+                importlib.import_module(extension)
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(_failed(f"the extension {path}", error)) from error
+        _EXTENSIONS[name] = Extension(str(path.absolute()) if is_file else name, digest)
+    return found
+
+
+def _extension_path(name: str, folder: Path) -> Path:
+    if name.endswith(".py"):
+        path = folder / Path(name).expanduser()
+        if not path.is_file():
+            raise UserError(f"there is no extension {path}")
+        return path
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, ValueError):
+        spec = None
+    if spec is None or spec.origin is None:
+        raise UserError(f"there is no extension {name}: name a file FILE.py or a module")
+    return Path(spec.origin)
+
+
+def found_extension(name: str, digest: str) -> str | None:
+    """The sha256 of the extension of a run, given its name and sha256; None: it is not there.
+
+    It is there if it has run, or if a file of that name has registered a part.
+    """
+    if digest in (each.digest for each in _EXTENSIONS.values()):
+        return digest
+    if name in _EXTENSIONS:
+        return _EXTENSIONS[name].digest
+    files = {part.file for part in _PARTS.values()}
+    if not name.endswith(".py") and name in sys.modules:
+        files.add(str(sys.modules[name].__file__))
+        name = Path(str(sys.modules[name].__file__)).name
+    same = {file for file in files if Path(file).name == name and Path(file).is_file()}
+    found = {checksum(Path(file)) for file in same}
+    return digest if digest in found else next(iter(found), None)
+
+
+def extension_flags(names: Sequence[str]) -> list[str]:
+    """The flag that names extensions of a run again; none where there are none."""
+    paths = [_EXTENSIONS[name].path for name in names if name in _EXTENSIONS]
+    return [f"--extensions={','.join(paths)}"] if paths else []
+
+
+def checksum(path: Path) -> str:
+    """The sha256 of a file, or of all Python files of the package that it starts."""
+    files = sorted(path.parent.rglob("*.py")) if path.name == "__init__.py" else [path]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+
+
+def _run_file(path: Path, name: str) -> None:
+    spec = importlib.util.spec_from_file_location(name, path.absolute())
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and pickle look there
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+
+
+def _failed(what: str, error: Exception) -> str:
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f"{frames[-1].filename}, line {frames[-1].lineno}"
+    return " ".join(f"{what} failed at {place}: {type(error).__name__}: {error}".split())
+
+
+def require(holds: bool, message: str) -> None:
+    """Raises UserError with the message unless something holds."""
+    if not holds:
+        raise UserError(message)
