@@ -1,6 +1,6 @@
 """The registry of parts: what configs name, and the config fields that each part brings.
 
-What the package ships is registered by the files `*/parts.py`, what others write by extensions:
+What the package ships is registered by the files `*/*parts.py`, what others write by extensions:
 Python files or modules that a config or a command names, and entry points in the group
 `lzn_jax.parts`. Nothing here imports JAX, which starts only for a good command.
 """
@@ -187,9 +187,9 @@ def _imported(value: Any) -> Any:
 @functools.cache
 def _load_installed() -> None:
     """Registers the package's own parts, then those of installed packages."""
-    for path in sorted(_PACKAGE.glob("*/parts.py")):
+    for path in sorted(_PACKAGE.glob("*/*parts.py")):
         # By path: an import would start the room's __init__, and JAX with it.
-        _run_file(path, f"lzn_jax.{path.parent.name}.parts")
+        _run_file(path, f"lzn_jax.{path.parent.name}.{path.stem}")
     for entry in importlib.metadata.entry_points(group="lzn_jax.parts"):
         try:
             entry.load()

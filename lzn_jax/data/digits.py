@@ -9,11 +9,16 @@ from lzn_jax.data.examples import Examples
 
 
 def load(data: ConfigDict, split: str) -> Examples:
-    """1437 digits for training and 360 for testing, as many of each class."""
-    chosen = _split(split)
-    if not data.get("captions"):
-        return Examples(*chosen)
-    return Examples(*chosen, captions.compose(ruler().measure(*chosen)))
+    """1437 digits for training and 360 for testing, as many of each class.
+
+    Further columns are `ink`, the mean grey value, and `slant`, positive to the right.
+    """
+    images, labels = _split(split)
+    more = {"ink": captions.ink(images), "slant": captions.slant(images)}
+    texts = None
+    if data.captions:
+        texts = captions.compose(ruler().measure(images, labels))
+    return Examples(images, labels, texts, more=more)
 
 
 def ruler() -> captions.Ruler:

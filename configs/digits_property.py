@@ -1,0 +1,32 @@
+"""Regression in one space: images of digits and how far each leans.
+
+    python -m lzn_jax.main --config=configs/digits_property.py
+
+The slant is measured on the image: by how much it moves right as it goes up. Images become numbers,
+numbers images.
+"""
+
+import ml_collections
+
+from lzn_jax import configuration
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """The config of this experiment: digits_joint with slants in place of labels."""
+    config = configuration.sibling(__file__, "digits_joint")
+    config.study = None
+    config.types = ("image", "property")
+    config.alignments = ("image:property", "property:image")
+    config.property = {"column": "slant", "scale": 0.2, "context_size": 1437}
+    config.property.latents = ("property", "image")
+
+    config.encoder = ml_collections.ConfigDict({"name": "mlp", "features": 256, "num_blocks": 2})
+    config.decoder = ml_collections.ConfigDict({"name": "mlp", "features": 256, "num_blocks": 3})
+    config.decoder.condition = "property"
+    config.decoder.latents = ("property", "image")
+
+    del config.training.learning_rate.label_anchors
+    config.training.learning_rate.property_encoder = 1e-3
+    config.training.learning_rate.property_decoder = 1e-3
+    del config.evaluation.batch_sizes, config.evaluation.context_sizes
+    return config

@@ -1,0 +1,154 @@
+"""A numeric property of each example: a small network each way, and regression to measure it."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+from ml_collections import ConfigDict
+
+from lzn_jax.configuration import UserError
+from lzn_jax.data import Examples
+from lzn_jax.data_types import Condition, DataType, NetworkEncoder
+from lzn_jax.models import Variables
+
+NAME = "property"
+
+
+class MLP(nn.Module):
+    """Two hidden layers from (b, d) to (b, outputs)."""
+
+    features: int
+    outputs: int
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b d"], train: bool) -> Float[Array, "b o"]:
+        """Outputs; `train` changes nothing."""
+        for _ in range(2):
+            x = nn.gelu(nn.Dense(self.features)(x))
+        return nn.Dense(self.outputs)(x)
+
+
+class Property(DataType):
+    """Numbers (n,) float32, the column `property.column` of a data set."""
+
+    measurements = (NAME,)
+
+    def __init__(self, config: ConfigDict) -> None:
+        setting = config.property
+        self._column, self._centre, self._scale = setting.column, setting.centre, setting.scale
+        encoder = NetworkEncoder(
+            NAME,
+            MLP(setting.features, config.latent.dim),
+            column=NAME,
+            samples=lambda examples: self.encoded(self.samples(examples)),
+            example=jnp.zeros((1, 1)),
+            latent_dim=config.latent.dim,
+            context_size=setting.context_size,
+            seed=config.seed,
+            microbatch_size=config.training.microbatch_size,
+        )
+        super().__init__(NAME, encoder, ValueDecoder(config))
+        self.weight, self.condition_dim = config.training.property_weight, config.latent.dim
+
+    def columns(self, examples: Examples) -> dict[str, np.ndarray]:
+        """The numbers in units of `property.scale`."""
+        return {NAME: self.encoded(self.samples(examples))}
+
+    def column_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Of one number."""
+        return {NAME: jax.ShapeDtypeStruct((1,), np.float32)}
+
+    def samples(self, examples: Examples) -> Float[np.ndarray, " n"]:
+        """The numbers of a split."""
+        if self._column not in examples.more:
+            known = ", ".join(examples.more) or "none"
+            raise UserError(f"the data set has no column {self._column!r}; it has {known}")
+        return np.asarray(examples.more[self._column], np.float32)
+
+    def checked(self, samples: Any) -> Float[np.ndarray, " n"]:
+        """Finite numbers as float32."""
+        try:
+            numbers = np.asarray(samples, np.float32)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"properties must be numbers (n,): {error}") from error
+        if numbers.ndim != 1 or not len(numbers) or not np.isfinite(numbers).all():
+            raise UserError(f"properties must be finite numbers (n,), got {numbers.shape}")
+        return numbers
+
+    def encoded(self, samples: Float[np.ndarray, " n"]) -> Float[np.ndarray, "n 1"]:
+        """The numbers in units of `property.scale`, one column."""
+        return ((samples - self._centre) / self._scale)[:, None].astype(np.float32)
+
+    def decoded(self, outputs: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+        """The numbers in units of the data."""
+        return (outputs * self._scale + self._centre).astype(np.float32)
+
+    def parse(self, text: str) -> Float[np.ndarray, " n"]:
+        """Numbers with commas between them."""
+        return self.checked(text.split(","))
+
+    def shown(self, samples: Float[np.ndarray, " n"]) -> list[str]:
+        """Three digits of each."""
+        return [f"{number:.3g}" for number in samples]
+
+    def condition(self, batch: Mapping[str, Array], zones: Any) -> Float[Array, "b q"]:
+        """Anchors of the numbers of a batch."""
+        anchors: Array = zones.anchors if zones.own is None else zones.anchors[zones.own]
+        return anchors
+
+
+class ValueDecoder:
+    """A number for each latent, by the least squared error."""
+
+    network, output, num_draws = "property_decoder", "properties", 0
+    noise_scale: float | None = None  # from the middle of a zone to its border
+    condition: str | None = None
+
+    def __init__(self, config: ConfigDict) -> None:
+        self.sources: tuple[str, ...] = config.property.latents
+        self.module = MLP(config.property.features, 1)
+
+    def init(self, key: PRNGKeyArray, condition: Condition) -> Any:
+        """Fresh variables."""
+        return self.module.init(key, condition[0], train=False)
+
+    def loss(
+        self,
+        variables: Variables,
+        batch: Mapping[str, Array],
+        condition: Condition,
+        keys: Sequence[PRNGKeyArray],
+    ) -> Float[Array, ""]:
+        """Mean squared error in units of `property.scale`."""
+        found = self._numbers(variables, condition)
+        return jnp.mean((found - batch[NAME][:, 0]) ** 2)
+
+    def generate(
+        self,
+        variables: Variables,
+        key: PRNGKeyArray,
+        condition: Condition,
+        index: Int[Array, " b"],
+    ) -> dict[str, Array]:
+        """The number of each latent."""
+        return {self.output: self._numbers(variables, condition)}
+
+    def _numbers(self, variables: Variables, condition: Condition) -> Float[Array, " b"]:
+        output: Any = self.module.apply(variables[self.network], condition[0], train=False)
+        return output[:, 0]
+
+
+def measure(model: Any, train: Examples, test: Examples, workdir: Path) -> dict[str, float]:
+    """`TYPE_to_property_mae`, and `_r2`, the share of the variance that is explained."""
+    numbers, metrics = model.space.types[NAME].samples(test), {}
+    for source in (source for source, target in model.translations if target == NAME):
+        found = model.translate(model.space.types[source].samples(test), source, NAME)
+        errors, name = found - numbers, f"{source}_to_{NAME}"
+        metrics[f"{name}_mae"] = float(np.mean(np.abs(errors)))
+        metrics[f"{name}_r2"] = float(1 - np.mean(errors**2) / np.var(numbers))
+    return metrics
