@@ -16,10 +16,10 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from lzn_jax.zoning.precision import PRECISIONS
 from plain_form import CUTOFF, plain_latents, plain_loss
 
 from lzn_jax.zoning import SOLVERS, alignment_loss, compute_latents
-from lzn_jax.zoning.precision import PRECISIONS
 
 NOISE_SCALE = 0.45
 CASES = (

@@ -11,7 +11,6 @@ About 2 minutes on 2 CPU cores; `--n 8192 --repeats 1` takes 4 more.
 """
 
 import argparse
-import functools
 import statistics
 import time
 from collections.abc import Callable
@@ -24,7 +23,7 @@ from plain_form import plain_latents, plain_loss
 
 from lzn_jax.run import reporting
 from lzn_jax.zoning import Euler, alignment_loss, compute_latents
-from lzn_jax.zoning.precision import FULL, matmul
+from lzn_jax.zoning.flow import matmul
 
 Q, STEPS, NOISE_SCALE = 256, 20, 0.45
 STDS = {"soft": 0.02, "Gaussian": 1.0}
@@ -50,12 +49,12 @@ def make_problem(n: int, std: float) -> tuple[np.ndarray, ...]:
     return tuple(np.float32(a) for a in (anchors, partners, NOISE_SCALE * rng.normal(size=(n, Q))))
 
 
-@functools.partial(jax.jit, static_argnames="precision")
-def products_of_a_step(u, anchors, w, d_drift, precision=FULL):
+@jax.jit
+def products_of_a_step(u, anchors, w, d_drift):
     """The seven products of a step and its derivative, and nothing else."""
-    rows = [matmul(x, anchors.T, precision) for x in (u, u + 1, d_drift)]
-    means = [matmul(x, anchors, precision) for x in (w, w + 1)]
-    sums = [matmul(x.T, w, precision) for x in (u, d_drift)]
+    rows = [matmul(x, anchors.T) for x in (u, u + 1, d_drift)]
+    means = [matmul(x, anchors) for x in (w, w + 1)]
+    sums = [matmul(x.T, w) for x in (u, d_drift)]
     return rows, means, sums
 
 

@@ -69,8 +69,7 @@ class Alignment(NamedTuple):
 def make_solver(config: ConfigDict, flow: Literal["latent", "alignment"]) -> zoning.Solver:
     """The solver of one of a config's two flows."""
     setting = config[flow]
-    solver = zoning.SOLVERS[setting.solver]
-    return solver(setting.num_steps, precision=config.latent.precision)
+    return zoning.SOLVERS[setting.solver](setting.num_steps)
 
 
 def _stand_ins(is_there: Bool[Array, " b"]) -> Int[Array, " b"]:

@@ -19,7 +19,7 @@ from lzn_jax.configuration.reading import load as load
 from lzn_jax.configuration.reading import load_run as load_run
 from lzn_jax.configuration.reading import sibling as sibling
 from lzn_jax.configuration.reading import to_json_dict as to_json_dict
-from lzn_jax.configuration.schema import PRECISIONS as PRECISIONS
+from lzn_jax.configuration.reading import without_removed as without_removed
 from lzn_jax.configuration.schema import SOLVERS as SOLVERS
 from lzn_jax.configuration.schema import Field as Field
 from lzn_jax.configuration.schema import schema_of as schema_of

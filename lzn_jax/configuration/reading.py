@@ -25,6 +25,8 @@ from lzn_jax.configuration.schema import (
 # Of a run, in its work folder.
 CONFIG_FILE = "config.json"
 TOKENIZER_FILE = "tokenizer.json"
+# Fields of earlier versions, with the value that this one computes with.
+REMOVED = {"latent.precision": "float32"}
 
 # Values, and names of those that are stated for their data set -> all values.
 Completion = Callable[[Mapping[str, Any], Collection[str]], Mapping[str, Any]]
@@ -62,7 +64,7 @@ def load_run(workdir: Path, overrides: Sequence[str] = ()) -> ml_collections.Con
         reason = " ".join(str(error).split())
         raise UserError(f"{path} is not the config of a run: {reason}") from error
     try:
-        values = validated(flatten(tree))
+        values = validated(without_removed(flatten(tree)))
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     if values.get("data.tokenizer_path") is not None:
@@ -135,6 +137,14 @@ def flatten(tree: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
         is_group = isinstance(value, Mapping) and (value or name in GROUPS)
         flat |= flatten(value, f"{name}.") if is_group else {name: value}
     return flat
+
+
+def without_removed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's values without removed fields; raises UserError where one asks for what is gone."""
+    for name, only in REMOVED.items():
+        if values.get(name, only) != only:
+            raise UserError(f"{name} can only be {only!r} in this version, got {values[name]!r}")
+    return {name: value for name, value in values.items() if name not in REMOVED}
 
 
 def nest(flat: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,6 @@ REQUIRED = object()  # the default of a field that every config states
 # of zoning here; below, with the fields that they bring, those of models and of the sources of
 # data. A test keeps them the same.
 SOLVERS = ("euler", "dpm", "adams")
-PRECISIONS = ("float32", "tensorfloat32", "bfloat16_3x", "bfloat16")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,7 +217,6 @@ _EVERY_STUDY = {
     "latent.noise_scale": _amount("α of the training latents", 1.0),
     "latent.solver": _word("solver of the encoder's flow", "dpm", choices=SOLVERS),
     "latent.num_steps": _count("solver steps of the encoder's flow", 20),
-    "latent.precision": _choice("matrix products of the zoning, float32 or less", *PRECISIONS),
     "latent.context_size": _count_or_0("context anchors, 0 = the batch itself"),
     "training.batch_size": _count("images an update, over all devices"),
     "training.microbatch_size": _count("images that the networks see at a time, None = all", None),

@@ -48,7 +48,6 @@ FREE_FIELDS = (
 _SOLVED_ANEW = (
     "latent.solver",
     "latent.num_steps",
-    "latent.precision",
     "alignment.solver",
     "alignment.num_steps",
 )
@@ -201,7 +200,7 @@ def check_same_run(config: ConfigDict, workdir: Path, free: tuple[str, ...] = ()
     if not path.is_file():
         return
     try:
-        stored = configuration.flatten(json.loads(path.read_text()))
+        stored = configuration.without_removed(configuration.flatten(json.loads(path.read_text())))
     except ValueError as error:
         raise UserError(f"{path} is not valid JSON ({error}): choose another --workdir") from error
     asked = configuration.flatten(configuration.to_json_dict(config))

@@ -17,8 +17,14 @@ from lzn_jax.zoning.alignment import (
     assignment_log_probs,
     best_assignment_log_probs,
 )
-from lzn_jax.zoning.distinct import Distinct, distinct
-from lzn_jax.zoning.latents import classify, compute_latents, decode, latents_in_context
+from lzn_jax.zoning.latents import (
+    Distinct,
+    classify,
+    compute_latents,
+    decode,
+    distinct,
+    latents_in_context,
+)
 from lzn_jax.zoning.solvers import DPMSolver, Euler, Solver
 
 # By the names that configs give them.

@@ -12,9 +12,7 @@ the anchors.
 
 The end point has a row of its own because u = (x - (1-t) c)/t has no finite value at t = 0.
 
-The paper's two solvers are here: one table for all points, whatever the anchors. Every solver has a
-`precision`, that of the matrix products at steps that are not steep (here all but the first):
-`float32`, `tensorfloat32`, `bfloat16_3x` or `bfloat16`.
+The paper's two solvers are here: one table for all points, whatever the anchors.
 """
 
 import dataclasses
@@ -26,7 +24,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from lzn_jax.zoning.flow import Mixture, Points, Table, View
-from lzn_jax.zoning.precision import FULL, PRECISIONS
 
 SMALLEST_R = 1e-18  # for 0, at the prior: its square times an infinite distance is infinite
 
@@ -40,10 +37,6 @@ class Solver(Protocol):
     @property
     def num_steps(self) -> int:
         """S, the number of evaluations."""
-
-    @property
-    def precision(self) -> str:
-        """Of the matrix products where r is not large."""
 
     def towards_prior(self, mixture: Mixture) -> Tables:
         """Tables that take an anchor's neighbourhood to its latent."""
@@ -62,10 +55,8 @@ class Euler:
 
     num_steps: int
     t_min: float = 1e-4
-    precision: str = FULL
 
     def __post_init__(self):
-        check_precision(self.precision)
         if self.num_steps < 1:
             raise ValueError(f"Euler needs num_steps >= 1, got {self.num_steps}")
         if not 0 < self.t_min < 1:
@@ -96,10 +87,8 @@ class DPMSolver:
     order: int = 3
     t_min: float = 1e-3
     t_max: float = 1 - 1e-3
-    precision: str = FULL
 
     def __post_init__(self):
-        check_precision(self.precision)
         if self.order not in (1, 2, 3):
             raise ValueError(f"DPMSolver has order 1, 2 or 3, got {self.order}")
         if self.num_steps < self.order:
@@ -129,11 +118,6 @@ class DPMSolver:
         return orders
 
 
-def check_precision(precision: str) -> None:
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
-
-
 def _tables(times: np.ndarray, orders: list[int], mixture: Mixture) -> Tables:
     """The rows for the grid `times` (S+1,), row k of order `orders[k]`; the same for all points."""
     steps = len(orders)
@@ -157,7 +141,6 @@ def _tables(times: np.ndarray, orders: list[int], mixture: Mixture) -> Tables:
     cast = functools.partial(jnp.asarray, dtype=mixture.anchors_NxQ.dtype)
     table = Table(
         cast(r[:, None]),
-        jnp.arange(steps) == 0,  # where r can be 1e4
         cast(weights[..., None]),
         cast(end_weights[:, None]),
         None,
