@@ -7,10 +7,12 @@ Two operations are enough for every task of a Latent Zoning Network:
 
 `decode` and `classify` follow the flow to the anchor whose zone a latent lies in;
 `best_assignment_log_probs` ranks all anchors; `distinct` lets equal samples share one anchor.
+`plain` has the same in the fewest lines.
 """
 
 from collections.abc import Callable
 
+from lzn_jax.zoning import plain
 from lzn_jax.zoning.adams import AdamsBashforth
 from lzn_jax.zoning.alignment import (
     alignment_loss,
@@ -49,4 +51,5 @@ __all__ = [
     "decode",
     "distinct",
     "latents_in_context",
+    "plain",
 ]

@@ -14,6 +14,7 @@ Nothing here is differentiated through `shard_map`: what has a written-out deriv
 `over_devices` in each of its passes, on arrays that `spread` has placed before.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -146,7 +147,8 @@ def _varying_alike(tree: Tree) -> Tree:
     """
     if not jax.sharding.get_abstract_mesh().manual_axes:
         return tree
-    nothing = sum(jnp.sum(a[:0]) for a in jax.tree.leaves(tree))  # 0, and JAX says where it varies
+    # JAX knows where this 0 varies.
+    nothing = functools.reduce(jnp.add, (jnp.sum(a[:0]) for a in jax.tree.leaves(tree)))
     return jax.tree.map(lambda a: a + nothing.astype(a.dtype), tree)
 
 

@@ -17,8 +17,8 @@ The paper's two solvers are here: one table for all points, whatever the anchors
 
 import dataclasses
 import functools
-from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Sequence
+from typing import Literal, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 import numpy as np
@@ -45,8 +45,31 @@ class Solver(Protocol):
         """Tables that take a latent to the anchor in whose zone it lies."""
 
 
+class _Uniform:
+    """A solver with the same steps for all points, uniform in t."""
+
+    num_steps: int
+
+    def times(self, towards: Literal["prior", "anchors"]) -> np.ndarray:
+        """Noise levels t (S+1,) from start to end."""
+        raise NotImplementedError
+
+    @property
+    def orders(self) -> list[int]:
+        """Of each step."""
+        raise NotImplementedError
+
+    def towards_prior(self, mixture: Mixture) -> Tables:
+        """One table, whatever the mixture."""
+        return _tables(self.times("prior"), self.orders, mixture)
+
+    def towards_anchors(self, mixture: Mixture) -> Tables:
+        """One table, whatever the mixture."""
+        return _tables(self.times("anchors"), self.orders, mixture)
+
+
 @dataclasses.dataclass(frozen=True)
-class Euler:
+class Euler(_Uniform):
     """Euler's method: order 1, one evaluation a step, uniform in t (paper §4; exact in r).
 
     Towards the prior t runs from t_min to 1; towards the anchors from 1 to 0, where the last
@@ -62,19 +85,19 @@ class Euler:
         if not 0 < self.t_min < 1:
             raise ValueError(f"Euler needs 0 < t_min < 1, got {self.t_min}")
 
-    def towards_prior(self, mixture: Mixture) -> Tables:
-        """One table, whatever the mixture."""
-        times = np.linspace(self.t_min, 1.0, self.num_steps + 1)
-        return _tables(times, [1] * self.num_steps, mixture)
+    def times(self, towards: Literal["prior", "anchors"]) -> np.ndarray:
+        """Noise levels t (S+1,) from start to end."""
+        ends = (self.t_min, 1.0) if towards == "prior" else (1.0, 0.0)
+        return np.linspace(*ends, self.num_steps + 1)
 
-    def towards_anchors(self, mixture: Mixture) -> Tables:
-        """One table, whatever the mixture."""
-        times = 1.0 - np.arange(self.num_steps + 1) / self.num_steps
-        return _tables(times, [1] * self.num_steps, mixture)
+    @property
+    def orders(self) -> list[int]:
+        """Of each step."""
+        return [1] * self.num_steps
 
 
 @dataclasses.dataclass(frozen=True)
-class DPMSolver:
+class DPMSolver(_Uniform):
     """DPM-Solver++ multistep with data prediction ā, uniform in t (paper C.2; arXiv:2211.01095).
 
     One evaluation a step. Orders 1 and 2 converge as named; order 3 follows the formula behind the
@@ -101,42 +124,42 @@ class DPMSolver:
                 f"DPMSolver needs 0 < t_min < t_max < 1, got {self.t_min}, {self.t_max}"
             )
 
-    def towards_prior(self, mixture: Mixture) -> Tables:
-        """One table, whatever the mixture."""
-        times = np.linspace(self.t_min, self.t_max, self.num_steps + 1)
-        return _tables(times, self._orders(), mixture)
+    def times(self, towards: Literal["prior", "anchors"]) -> np.ndarray:
+        """Noise levels t (S+1,) from start to end."""
+        ends = (self.t_min, self.t_max) if towards == "prior" else (self.t_max, self.t_min)
+        return np.linspace(*ends, self.num_steps + 1)
 
-    def towards_anchors(self, mixture: Mixture) -> Tables:
-        """One table, whatever the mixture."""
-        times = np.linspace(self.t_max, self.t_min, self.num_steps + 1)
-        return _tables(times, self._orders(), mixture)
-
-    def _orders(self) -> list[int]:
+    @property
+    def orders(self) -> list[int]:
+        """Of each step."""
         orders = [min(self.order, k + 1) for k in range(self.num_steps)]
         if self.num_steps < 10:
             orders = [min(order, self.num_steps - k) for k, order in enumerate(orders)]
         return orders
 
 
-def _tables(times: np.ndarray, orders: list[int], mixture: Mixture) -> Tables:
-    """The rows for the grid `times` (S+1,), row k of order `orders[k]`; the same for all points."""
-    steps = len(orders)
-    t_end = times[-1]
-    r = np.maximum((1 - times[:-1]) / times[:-1], SMALLEST_R)
-    weights, end_weights = np.zeros((steps, max(orders))), np.zeros(steps)
+def mean_weights(times: np.ndarray, orders: Sequence[int]) -> np.ndarray:
+    """Factors (S, K) of the newest mean ā, the one before it, ... in the state after each step.
+
+    That is t'/t x + Σ_l weights[k, l] ā_{k-l}; a step of order 1 is Euler's.
+    """
+    weights = np.zeros((len(orders), max(orders)))
+    weights[:, 0] = 1 - times[1:] / times[:-1]
     for k, order in enumerate(orders):
-        t_next = times[k + 1]
-        row = np.zeros(order)  # of the state t u, which is finite where u is not
-        row[0] = 1 - t_next - t_next * r[k]
         if order > 1:
-            row += _higher_order(r, k, t_next, order)
-        share = t_end / t_next if k < steps - 1 else 1.0
-        for age in range(order):
-            end_weights[k - age] += share * row[age]
-        if k < steps - 1:
-            weights[k, :order] = row / t_next
-    is_towards_prior = t_end > times[0]
-    start_weight = 1.0 if is_towards_prior else 1 / times[0]
+            weights[k, :order] += _higher_order(times[k + 1 - order : k + 2], order)
+    return weights
+
+
+def _tables(times: np.ndarray, orders: Sequence[int], mixture: Mixture) -> Tables:
+    """The rows for the grid `times` (S+1,), row k of order `orders[k]`; the same for all points."""
+    t_end, after = times[-1], times[1:-1]
+    r = np.maximum((1 - times[:-1]) / times[:-1], SMALLEST_R)
+    states = mean_weights(times, orders)  # of the state t u, which is finite where u is not
+    weights = np.append(states[:-1] / after[:, None], np.zeros_like(states[:1]), axis=0)
+    ends = np.append(t_end / after, 1.0)[:, None] * states
+    end_weights = np.sum([np.pad(end[age:], (0, age)) for age, end in enumerate(ends.T)], axis=0)
+    start_weight = 1.0 if t_end > times[0] else 1 / times[0]
     numbers = (start_weight, start_weight - 1, t_end, 1 - t_end)
     cast = functools.partial(jnp.asarray, dtype=mixture.anchors_NxQ.dtype)
     table = Table(
@@ -149,14 +172,14 @@ def _tables(times: np.ndarray, orders: list[int], mixture: Mixture) -> Tables:
     return lambda view, points: table
 
 
-def _higher_order(r: np.ndarray, k: int, t_next: float, order: int) -> np.ndarray:
-    """What orders 2 and 3 add to Euler's weight, for the state t u (arXiv:2211.01095, B.2)."""
-    lam = np.log(np.append(r[: k + 1], (1 - t_next) / t_next))
+def _higher_order(times: np.ndarray, order: int) -> np.ndarray:
+    """What orders 2, 3 add to Euler's weight at the last of the times (arXiv:2211.01095, B.2)."""
+    lam = np.log((1 - times) / times)
     h = lam[-1] - lam[-2]
     phi1 = np.expm1(-h)
     ratio0 = (lam[-2] - lam[-3]) / h
     if order == 2:
-        return -0.5 * (1 - t_next) * phi1 * np.array([1.0, -1.0]) / ratio0
+        return -0.5 * (1 - times[-1]) * phi1 * np.array([1.0, -1.0]) / ratio0
     ratio1 = (lam[-3] - lam[-4]) / h
     difference0 = np.array([1.0, -1.0, 0.0]) / ratio0
     difference1 = np.array([0.0, 1.0, -1.0]) / ratio1
@@ -164,4 +187,4 @@ def _higher_order(r: np.ndarray, k: int, t_next: float, order: int) -> np.ndarra
     first = difference0 + ratio0 * second
     phi2 = phi1 / h + 1
     phi3 = phi2 / h - 0.5
-    return (1 - t_next) * (phi2 * first - phi3 * second)
+    return (1 - times[-1]) * (phi2 * first - phi3 * second)
