@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from lzn_jax.zoning.arguments import public
 from lzn_jax.zoning.solvers import DPMSolver, Euler, mean_weights
 
 Metrics = dict[str, Float[Array, ""]]
@@ -49,6 +50,8 @@ def follow(
     Euler's step from t to t' is x + (t' - t) (x - ā) / t = t'/t x + (1 - t'/t) ā. Solvers of higher
     order put a combination of the latest means in place of ā (`mean_weights`; C.2).
     """
+    if not isinstance(solver, Euler | DPMSolver):
+        raise ValueError(f"the plain form has solvers Euler and DPMSolver, not {solver!r}")
     times = solver.times(towards)
     weights = mean_weights(times, solver.orders)
 
@@ -66,6 +69,7 @@ def follow(
     return x, log_w
 
 
+@public
 def compute_latents(
     anchors: Float[Array, "n q"],
     noise: Float[Array, "m q"],
@@ -80,6 +84,7 @@ def compute_latents(
     return follow(start, anchors, solver, "prior", log_weights)[0]
 
 
+@public
 def latents_in_context(
     queries: Float[Array, "m q"],
     context: Float[Array, "n q"],
@@ -99,6 +104,7 @@ def latents_in_context(
     return jax.vmap(latent)(queries, noise)
 
 
+@public
 def decode(
     latents: Float[Array, "m q"],
     anchors: Float[Array, "n q"],
@@ -110,6 +116,7 @@ def decode(
     return follow(latents, anchors, solver, "anchors", log_weights)[0]
 
 
+@public
 def classify(
     latents: Float[Array, "m q"],
     anchors: Float[Array, "n q"],
@@ -122,6 +129,7 @@ def classify(
     return jnp.argmin(jnp.linalg.norm(ends[:, None] - anchors, axis=-1), axis=1)
 
 
+@public
 def assignment_log_probs(
     latents: Float[Array, "m q"],
     anchors: Float[Array, "n q"],
@@ -135,6 +143,7 @@ def assignment_log_probs(
     return log_w[:, jnp.arange(len(targets)), targets]
 
 
+@public
 def alignment_loss(
     latents: Float[Array, "m q"],
     anchors: Float[Array, "n q"],
