@@ -18,6 +18,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from lzn_jax.zoning.arguments import public
@@ -31,11 +32,18 @@ def log_posterior(
     x: Float[Array, "m q"],
     t: Float[Array, ""],
     anchors: Float[Array, "n q"],
-    log_weights: Float[Array, " n"] | float,
+    log_weights: Float[Array, " n"],
 ) -> Float[Array, "m n"]:
     """log w_j(x, t)."""
     squares = jnp.sum(((x[:, None] - (1 - t) * anchors) / t) ** 2, axis=-1)
     return jax.nn.log_softmax(log_weights - 0.5 * squares, axis=1)
+
+
+def noise_levels(solver: Euler | DPMSolver, towards: Literal["prior", "anchors"]) -> np.ndarray:
+    """t before the first step and after each one (S+1,)."""
+    if not isinstance(solver, Euler | DPMSolver):
+        raise ValueError(f"the plain form has solvers Euler and DPMSolver, not {solver!r}")
+    return solver.times(towards)
 
 
 def follow(
@@ -50,20 +58,18 @@ def follow(
     Euler's step from t to t' is x + (t' - t) (x - ā) / t = t'/t x + (1 - t'/t) ā. Solvers of higher
     order put a combination of the latest means in place of ā (`mean_weights`; C.2).
     """
-    if not isinstance(solver, Euler | DPMSolver):
-        raise ValueError(f"the plain form has solvers Euler and DPMSolver, not {solver!r}")
-    times = solver.times(towards)
+    times = noise_levels(solver, towards)
     weights = mean_weights(times, solver.orders)
 
     def step(state, row):
         x, means = state
         t, ratio, weights = row
-        log_w = log_posterior(x, t, anchors, 0.0 if log_weights is None else log_weights)
+        log_w = log_posterior(x, t, anchors, log_weights)
         mean = jnp.matmul(jnp.exp(log_w), anchors, precision="highest")
         means = (mean, *means[:-1])
         return (ratio * x + sum(map(jnp.multiply, weights, means)), means), log_w
 
-    x = jnp.asarray(x)
+    log_weights = jnp.zeros_like(anchors[:, 0]) if log_weights is None else log_weights
     rows = [jnp.asarray(a, x.dtype) for a in (times[:-1], times[1:] / times[:-1], weights)]
     (x, _), log_w = jax.lax.scan(step, (x, (0 * x,) * weights.shape[1]), rows)
     return x, log_w
@@ -79,7 +85,7 @@ def compute_latents(
     log_weights: Float[Array, " n"] | None = None,
 ) -> Float[Array, "m q"]:
     """Latents: from (1-t) a_own + t ε at a small t to the prior (§2.2.1, eq. 2)."""
-    t = float(solver.times("prior")[0])
+    t = float(noise_levels(solver, "prior")[0])
     start = t * noise + (1 - t) * (anchors if own is None else anchors[own])
     return follow(start, anchors, solver, "prior", log_weights)[0]
 
