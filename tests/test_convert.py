@@ -95,7 +95,6 @@ def fourier_values(path="no such folder"):
             "noise_scale": 1.0,
             "solver": "dpm",
             "num_steps": params["encoder_ode_num_steps"],
-            "precision": "float32",
             "context_size": 8,
         },
         "encoder": {
