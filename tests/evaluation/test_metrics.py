@@ -12,7 +12,7 @@ from lzn_jax.evaluation import cache, frechet
 from lzn_jax.evaluation.extractors import Extractor, Outputs
 from lzn_jax.evaluation.inception_score import inception_score
 from lzn_jax.evaluation.kid import kernel_inception_distance
-from lzn_jax.evaluation.metrics import generation_metrics, measure, self_check
+from lzn_jax.evaluation.metrics import generation_metrics, measure
 from lzn_jax.evaluation.prdc import precision_recall
 
 
@@ -151,14 +151,3 @@ def test_few_images_are_refused():
         measure([extractor], REAL[:0])
     with pytest.raises(UserError, match="need at least 4 samples, got 3"):
         generation_metrics([extractor], REAL, FAKE[:3], seed=0)
-
-
-def test_self_check_of_working_and_broken_extractors():
-    ramp = np.arange(4, dtype=np.uint8)[:, None, None]
-    smooth = np.random.default_rng(2).integers(0, 20, (80, 1, 1, 3), dtype=np.uint8) + 30 * ramp
-    images = np.broadcast_to(smooth, (80, 4, 4, 3)).copy()
-    result = self_check(_linear("a"), images, seed=0)
-    assert result.itself < 1e-8 < result.halves < 0.1 * result.noise
-    constant = _linear("broken")._replace(variables={"features": np.zeros((48, 5), np.float32)})
-    with pytest.raises(UserError, match="extractor broken cannot be trusted"):
-        self_check(constant, images, seed=0)
