@@ -1,7 +1,6 @@
 """The training loop: updates, guards, placement, interruption."""
 
 import functools
-import io
 import json
 import os
 import shlex
@@ -364,7 +363,8 @@ def test_too_many_skipped_updates_end_the_run_and_the_first_is_replayed(
     (line,) = [line for line in said if line.startswith("update 2: ")]
     seen = dict(item.rsplit(" ", 1) for item in line.removeprefix("update 2: ").split(", "))
     recorded = next(line for line in _lines(tmp_path) if line["step"] == 2)
-    assert recorded["draw"] == pytest.approx(float(seen["draw"]), rel=1e-3)
+    for name in ("draw", "mean_x"):  # of the same key and the same batch
+        assert recorded[name] == pytest.approx(float(seen[name]), rel=1e-3)
     for name in ("loss", "gradient_norm"):
         assert recorded[name] is None
         assert not np.isfinite(float(seen[name]))
@@ -372,20 +372,3 @@ def test_too_many_skipped_updates_end_the_run_and_the_first_is_replayed(
     assert "parameters decoder: finite" in said
     assert "gradient decoder: 1 of 2 arrays are not finite, the first is w" in said
     assert command_line.main([*flags, "--mode=replay", "--config.seed=1"]) == 2
-
-    batch = tmp_path / train.REPLAY_FOLDER / train.REPLAY_BATCH
-    capsys.readouterr()
-    scalars, few = io.BytesIO(), io.BytesIO()
-    np.savez(scalars, x=1.0)
-    np.savez(few, x=np.zeros(3))
-    damaged = {
-        batch.read_bytes()[:-9]: "cannot be read as .npz",
-        scalars.getvalue(): "does not hold a batch of 15",
-        few.getvalue(): "does not hold a batch of 15",
-    }
-    for content, expected in damaged.items():
-        batch.write_bytes(content)
-        assert command_line.main([*flags, "--mode=replay"]) == 2
-        *_, line = capsys.readouterr().err.splitlines()
-        assert line.startswith(f"error: {batch} ")
-        assert expected in line
