@@ -103,7 +103,7 @@ MUTANTS = (
     Mutant("optimization.py", "(step, steps) / steps", "(step / (steps - 1), 1)", ORIGINAL),
     Mutant("optimization.py", "step < stops", "step <= stops", OPTIMIZATION + "decoder_stops"),
     Mutant("optimization.py", "(10 + step + 1)", "(10 + step)", OPTIMIZATION + "recurrence"),
-    Mutant("run/checkpoints.py", "json([step, ", "json([0, ", CHECKPOINTS + "renamed"),
+    Mutant("run/checkpoints.py", '["step"] != step:', '["step"] < 0:', CHECKPOINTS + "renamed"),
     Mutant("run/checkpoints.py", ", reverse=True", "", CHECKPOINTS + "what_is_saved"),
     Mutant("run/checkpoints.py", "if s > step]", "if s >= step]", CHECKPOINTS + "makes_way"),
     Mutant("run/checksums.py", "or _top(n) in parts", "", CHECKPOINTS + "verifies_what"),
