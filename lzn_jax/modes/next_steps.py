@@ -8,7 +8,6 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from lzn_jax import data
 from lzn_jax.latent_space import LatentSpace
 from lzn_jax.run import sharding
 from lzn_jax.tasks import Tasks
@@ -57,13 +56,8 @@ def _steps(tasks: Tasks) -> Iterator[Step]:
 
 
 def _translations(tasks: Tasks) -> Iterator[Step]:
-    """Those of images and texts, and of labels to images, with a source to begin with."""
-    inputs = {("image", "text"): [], ("label", "image"): ["--input=0,1"]}
-    if ("text", "image") in tasks.translations:
-        texts = data.load(tasks.config.data, "test").texts
-        assert texts is not None  # of a run that has trained on texts
-        for row in tasks.tokenizer.sayable(texts)[:1]:
-            inputs = {("text", "image"): [f"--input={texts[row]}"], **inputs}
+    """Those of images and texts, of test samples, and of labels to images."""
+    inputs = {("text", "image"): [], ("image", "text"): [], ("label", "image"): ["--input=0,1"]}
     for (source, target), given in inputs.items():
         if (source, target) in tasks.translations:
             flags = ["--mode=translate", f"--source={source}", f"--target={target}"]

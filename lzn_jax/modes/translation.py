@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from lzn_jax import data, plots
 from lzn_jax.configuration import UserError
 from lzn_jax.run import reporting
-from lzn_jax.trained_model import restore
+from lzn_jax.trained_model import TrainedModel, restore
 
 _log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ def translate(
     """
     trained = restore(config, workdir)
     trained.tasks.check_pair(source, target)
-    samples = _read(config, samples_from, source)
+    samples = _read(trained, samples_from, source)
     found = trained.translate(samples, source, target)
     if target == "image":
         reporting.write_arrays(workdir / "translations.npz", images=found)
@@ -47,11 +47,18 @@ def translate(
     _log.info("%s: from %s to %s", path, source, target)
 
 
-def _read(config: ConfigDict, samples_from: str | None, source: str) -> Any:
-    """Samples that a user names: a text, a .txt file, an image or a folder, or labels by name."""
+def _read(trained: TrainedModel, samples_from: str | None, source: str) -> Any:
+    """Samples that a user names: a text, a .txt file, an image or a folder, or labels by name.
+
+    None: the test samples, of texts those that the run can say.
+    """
+    config = trained.config
     if samples_from is None:
         test = data.load(config.data, "test")
-        return {"image": test.images, "label": test.labels, "text": test.texts}[source]
+        if source == "text":
+            assert test.texts is not None  # of a run that has trained on texts
+            return test.texts[trained.tasks.tokenizer.sayable(test.texts)]
+        return {"image": test.images, "label": test.labels}[source]
     if source == "image":
         return data.read_images(samples_from, config.data)
     if source == "label":
