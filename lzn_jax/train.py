@@ -128,9 +128,9 @@ def _prepare(config: ConfigDict, workdir: Path, interruption: Interruption) -> _
         measure = Measurements(Tasks(space))
         train, test = data.load_data(config)
         measure.prepare(test)
+        batches = training_batches(config, space, train)
         sink = wandb_sink.start(config, workdir)
         workdirs.record(config, workdir)
-        batches = training_batches(config, space, train)
         optimizer = optimization.make_optimizer(training, list(space.modules))
     return _Run(
         config,

@@ -110,6 +110,90 @@ def test_a_changed_byte_in_any_file_is_found_and_the_file_named(position, workdi
     assert _restore(workdir)[0] == 2
 
 
+def _largest(newest, pattern):
+    files = (path for path in newest.glob(pattern) if path.is_file())
+    return max(files, key=lambda path: path.stat().st_size)
+
+
+def _truncate(pattern, share):
+    def damage(newest, _):
+        path = _largest(newest, pattern)
+        path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+
+    return damage
+
+
+def _remove(pattern):
+    def damage(newest, _):
+        for path in newest.glob(pattern):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    return damage
+
+
+def _take_from_older(item):
+    def damage(newest, older):
+        shutil.rmtree(newest / item)
+        shutil.copytree(older / item, newest / item)
+
+    return damage
+
+
+def _zero_a_block(newest, _):
+    path = _largest(newest, "params/d/*")
+    content = path.read_bytes()
+    path.write_bytes(content[:-512] + bytes(512))
+
+
+def _zero_all(newest, _):
+    for path in _files(newest):
+        path.write_bytes(bytes(path.stat().st_size))
+
+
+def _swap_two(newest, _):
+    first, second = _largest(newest, "params/d/*"), _largest(newest, "optimizer/d/*")
+    whole = first.read_bytes()
+    first.write_bytes(second.read_bytes())
+    second.write_bytes(whole)
+
+
+def _older_by_this_name(newest, older):
+    shutil.rmtree(newest)
+    shutil.copytree(older, newest)
+
+
+def _older_progress_without_a_list(newest, older):
+    _take_from_older("progress")(newest, older)
+    (newest / "SHA256SUMS").unlink()
+
+
+DAMAGE = {
+    "half a file": _truncate("params/d/*", 0.5),
+    "an empty file": _truncate("ema/d/*", 0.0),
+    "a block of zeros": _zero_a_block,
+    "zeros in all files": _zero_all,
+    "a missing file": _remove("ema/manifest.ocdbt"),
+    "a missing item": _remove("optimizer"),
+    "an empty folder": _remove("*"),
+    "two files in each other's place": _swap_two,
+    "parameters of an older checkpoint": _take_from_older("params"),
+    "progress of an older checkpoint": _older_progress_without_a_list,
+    "an older checkpoint by this name": _older_by_this_name,
+    "no list of files": _truncate("SHA256SUMS", 0.5),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_damage_is_one_line_and_the_one_before_is_used(kind, workdir, caplog):
+    folder = workdir / "checkpoints"
+    DAMAGE[kind](folder / "2", folder / "1")
+    step, items = _restore(workdir)
+    assert step == 1
+    _assert_holds(items, 1)
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.startswith("checkpoint 2 is passed over: ")
+
+
 def test_a_list_of_files_that_is_none_is_named(workdir, caplog):
     (workdir / "checkpoints/2/SHA256SUMS").write_bytes(bytes(3000))
     assert _restore(workdir)[0] == 1

@@ -1,6 +1,6 @@
 """Whether tests notice subtle bugs: each mutant has one, at which a selection of tests must fail.
 
-    python benchmarks/mutants.py [--only SUBSTRING] [--list]
+    python tests/mutants.py [--only SUBSTRING] [--list]
 
 It works on a copy of package and tests. Exit code 1 if a mutant survives or cannot be made.
 """
