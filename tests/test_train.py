@@ -4,7 +4,6 @@ import functools
 import json
 import os
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -321,23 +320,6 @@ def test_a_damaged_newest_checkpoint_is_passed_over(tmp_path, caplog):
     assert "checkpoint 4 is passed over: file params/" in caplog.text
     for a, b in zip(_arrays(_final_state(tmp_path, config)), _arrays(want), strict=True):
         np.testing.assert_array_equal(a, b)
-
-
-def test_a_folder_that_vanishes_ends_the_run_with_one_line(tmp_path, monkeypatch, capsys):
-    save = train.save_state
-
-    def lose_the_folder(*arguments):
-        shutil.rmtree(tmp_path / "run")
-        save(*arguments)
-
-    monkeypatch.setattr(train, "save_state", lose_the_folder)
-    changes = {"evaluation__every_steps": 100, "training__num_steps": 8}
-    flags = small.flags("configs/digits_joint.py", tmp_path / "run", **changes)
-    assert command_line.main(flags) == 2
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
-    assert line.startswith("error: checkpoint 2 could not be written")
-    assert "run the same command to go on" in line
-    assert not (tmp_path / "run").exists()
 
 
 def test_too_many_skipped_updates_end_the_run_and_the_first_is_replayed(

@@ -22,10 +22,6 @@ def _random_covariance(rng, dim, rank=None):
     return factor @ factor.T / factor.shape[1]
 
 
-def _pairs(a, b):
-    return [(getattr(a, name), getattr(b, name)) for name in ("count", "mean", "scatter")]
-
-
 def _streamed(features, batch_size):
     starts = range(0, len(features), batch_size)
     parts = (statistics_of(features[start : start + batch_size]) for start in starts)
@@ -37,11 +33,6 @@ def test_distance_of_means_and_of_commuting_covariances():
     assert frechet_distance(a, _gaussian([4, 2, -1], np.diag([1, 4, 9]))) == pytest.approx(25)
     # (1 - 3)² + (2 - 1)² + (3 - 3)²
     assert frechet_distance(a, _gaussian([1, 2, 3], np.diag([9, 1, 9]))) == pytest.approx(5)
-
-
-def test_distance_of_one_dimensional_gaussians():
-    a, b = _gaussian([0.5], [[4]]), _gaussian([2], [[0.25]])
-    assert frechet_distance(a, b) == pytest.approx(1.5**2 + 1.5**2)
 
 
 def test_distance_of_covariances_that_do_not_commute():
@@ -91,13 +82,6 @@ def test_float32_features_are_summed_in_float64():
     features = (rng.normal(size=(5000, 3)) + 1e4).astype(np.float32)
     expected = np.cov(features.astype(np.float64), rowvar=False)
     np.testing.assert_allclose(_streamed(features, 500).covariance, expected, rtol=1e-10)
-
-
-def test_merge_is_symmetric():
-    rng = np.random.default_rng(5)
-    a, b = statistics_of(rng.normal(size=(3, 2))), statistics_of(rng.normal(size=(50, 2)))
-    for one, two in _pairs(merge(a, b), merge(b, a)):
-        np.testing.assert_allclose(one, two, rtol=1e-13, atol=1e-13)
 
 
 def test_streaming_takes_constant_memory():
