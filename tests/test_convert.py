@@ -41,7 +41,6 @@ ROOT = Path(__file__).parent.parent
 GOLDEN = ROOT / "tests" / "golden"
 FOURIER = GOLDEN / "ckpt_gen_fourier_tiny.pt"
 PREFIX = "model.module."
-WARM_UP = 5000
 
 
 @pytest.fixture(autouse=True)
@@ -57,8 +56,6 @@ def fourier_values(path="no such folder"):
     params = json.loads((GOLDEN / "params.json").read_text())["ckpt_gen_fourier_tiny_io"]["params"]
     model = params["config"]["model"]
     network = {
-        "name": "ncsnpp",
-        "patch_size": 1,
         "features": model["nf"],
         "channel_multipliers": tuple(model["ch_mult"]),
         "num_res_blocks": model["num_res_blocks"],
@@ -67,31 +64,17 @@ def fourier_values(path="no such folder"):
         "fir": model["fir"],
         "progressive_input": model["progressive_input"],
     }
-    return {
-        "study": "generation",
-        "types": ("image",),
-        "alignments": (),
-        "seed": 0,
+    own = {
         "data": {
-            "name": "image_folder",
             "path": str(path),
             "class_name": None,
             "holdout": 4,
             "image_size": params["config"]["data"]["image_size"],
-            "centre_crop": 1.0,
-            "channels": 3,
-            "num_classes": 1,
-            "flip": True,
             "workers": 0,
-            "skip_unreadable": False,
         },
         "latent": {
-            "enabled": True,
             "dim": params["latent_dim"],
-            "noise_scale": 1.0,
-            "solver": "dpm",
             "num_steps": params["encoder_ode_num_steps"],
-            "precision": "float32",
             "context_size": 8,
         },
         "encoder": {
@@ -103,8 +86,6 @@ def fourier_values(path="no such folder"):
         },
         "decoder": {
             **network,
-            "told": None,
-            "latents": ("image",),
             "progressive": model["progressive"],
             "time_embedding": model["embedding_type"],
             "fourier_scale": float(model["fourier_scale"]),
@@ -113,25 +94,14 @@ def fourier_values(path="no such folder"):
         "training": {
             "batch_size": 4,
             "microbatch_size": None,
-            "shard_parameters": False,
             "num_steps": 1,
-            "learning_rate": {"encoder": 5e-5, "decoder": 2e-3},
-            "warmup_steps": WARM_UP,
-            "schedule": "constant",
-            "gradient_clip": 1.0,
             "ema_decay": params["ema_decay"],
-            "compute_dtype": "float32",
-            "log_every_steps": 1,
         },
-        "checkpoint": {"every_steps": 1, "keep": 2},
-        "evaluation": {
-            "every_steps": 1,
-            "num_samples": 4,
-            "inception_path": None,
-            "clip_path": None,
-        },
+        "evaluation": {"num_samples": 4},
         "sampling": {"sampler": "euler", "num_steps": 3},
     }
+    held = configuration.load(str(ROOT / "configs" / "afhq_cat_gen.py")).to_dict()
+    return held | {group: held[group] | fields for group, fields in own.items()}
 
 
 def nhwc(array):

@@ -66,12 +66,6 @@ def test_inception_gives_the_names_of_the_contract():
     assert 0 < metrics["precision"] < 1
 
 
-def test_another_extractor_never_gives_fid():
-    metrics = generation_metrics([_linear("digits")], REAL, FAKE, seed=0)
-    assert metrics.keys() == {"fd_digits", "precision", "recall"}
-    assert metrics["fd_digits"] == pytest.approx(_distance(5), rel=1e-5)
-
-
 def test_images_are_recognised_of_which_a_classifier_is_sure():
     logits = np.log([[0.95, 0.03, 0.02], [0.6, 0.3, 0.1], [0.05, 0.92, 0.03], [0.34, 0.33, 0.33]])
     outputs = Outputs(np.eye(4, dtype=np.float32), logits=logits.astype(np.float32))

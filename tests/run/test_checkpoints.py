@@ -157,11 +157,6 @@ def _swap_two(newest, _):
     second.write_bytes(whole)
 
 
-def _older_by_this_name(newest, older):
-    shutil.rmtree(newest)
-    shutil.copytree(older, newest)
-
-
 def _older_progress_without_a_list(newest, older):
     _take_from_older("progress")(newest, older)
     (newest / "SHA256SUMS").unlink()
@@ -178,8 +173,6 @@ DAMAGE = {
     "two files in each other's place": _swap_two,
     "parameters of an older checkpoint": _take_from_older("params"),
     "progress of an older checkpoint": _older_progress_without_a_list,
-    "an older checkpoint by this name": _older_by_this_name,
-    "no list of files": _truncate("SHA256SUMS", 0.5),
 }
 
 
