@@ -1,6 +1,6 @@
 """Whether tests notice subtle bugs: each mutant has one, at which a selection of tests must fail.
 
-    python benchmarks/mutants.py [--only SUBSTRING] [--list]
+    python tests/mutants.py [--only SUBSTRING] [--list]
 
 It works on a copy of package and tests. Exit code 1 if a mutant survives or cannot be made.
 """
@@ -113,7 +113,7 @@ MUTANTS = (
     Mutant("optimization.py", "(step, steps) / steps", "(step / (steps - 1), 1)", ORIGINAL),
     Mutant("optimization.py", "step < stops", "step <= stops", OPTIMIZATION + "decoder_stops"),
     Mutant("optimization.py", "(10 + step + 1)", "(10 + step)", OPTIMIZATION + "recurrence"),
-    Mutant("run/checkpoints.py", "json([step, ", "json([0, ", CHECKPOINTS + "renamed"),
+    Mutant("run/checkpoints.py", '["step"] != step:', '["step"] < 0:', CHECKPOINTS + "renamed"),
     Mutant("run/checkpoints.py", ", reverse=True", "", CHECKPOINTS + "what_is_saved"),
     Mutant("run/checkpoints.py", "if s > step]", "if s >= step]", CHECKPOINTS + "makes_way"),
     Mutant("run/checksums.py", "or _top(n) in parts", "", CHECKPOINTS + "verifies_what"),
