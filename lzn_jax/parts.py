@@ -33,7 +33,8 @@ class Field:
     config that lacks a field with a default takes it, as runs do that are older than the field.
 
     Attributes:
-      from_data: whether None stands for what the data say, until the config is complete.
+      from_data: whether it says what the data are, so that another data set brings its own. None is
+        what they turn out to be, until the config is complete.
       part: the kind of parts that are the choices.
     """
 

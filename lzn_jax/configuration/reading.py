@@ -28,6 +28,7 @@ _RENAMED = {
     "decoder.told": "decoder.condition",
     "decoder.told_dropout": "decoder.condition_dropout",
 }
+_GONE = ("latent.precision",)
 _log = logging.getLogger(__name__)
 
 # Values, and names of those that are stated for their data set -> all values.
@@ -83,7 +84,7 @@ def load_run(
 
 
 def stored_values(path: Path) -> dict[str, Any]:
-    """The values of a run's config.json by dotted name, fields of older versions renamed.
+    """The values of a run's config.json by dotted name; fields of older versions are renamed or gone.
 
     Raises UserError for a file that is not a config.
     """
@@ -94,7 +95,8 @@ def stored_values(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path} is not the config of a run: {reason}") from error
-    return {_RENAMED.get(name, name): value for name, value in flatten(tree).items()}
+    values = flatten(tree)
+    return {_RENAMED.get(name, name): values[name] for name in values if name not in _GONE}
 
 
 def _found_extensions(path: Path, values: Mapping[str, Any]) -> dict[str, str]:
