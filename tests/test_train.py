@@ -18,11 +18,10 @@ import numpy as np
 import optax
 import pytest
 import small
-from one_weight import OneWeight, put_in
+from one_weight import Context, OneWeight, put_in
 
 from lzn_jax import data, optimization, train
 from lzn_jax import main as command_line
-from lzn_jax.evaluation import measurements
 from lzn_jax.latent_space import LatentSpace
 from lzn_jax.run import processes, sharding
 from lzn_jax.run.checkpoints import Checkpoints
@@ -296,7 +295,7 @@ def test_sigterm_at_the_last_step_or_in_an_evaluation_leaves_it_to_the_next_star
 
     try:
         with monkeypatch.context() as patch:  # before the evaluation at step 3 nothing was saved
-            patch.setattr(measurements, "evaluate", interrupted)
+            patch.setattr(Context, "evaluate", interrupted)
             assert train.train_and_evaluate(config, tmp_path, interruption) == 75
         assert (tmp_path / "checkpoints" / "3").is_dir()
         assert evaluations() == []
