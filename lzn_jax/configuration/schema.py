@@ -114,14 +114,13 @@ def schema_of(values: Mapping[str, Any]) -> dict[str, Field]:
 
 
 def groups() -> set[str]:
-    """Config groups: those of every run, of the studies and of all other parts."""
+    """Config groups: those of every run and of all parts."""
     named = {*_EVERY_RUN, *_ALIGNED}
-    for study in parts.names("study"):
-        preset = _preset(study)
-        named |= {field for name in preset["types"] for field in parts.fields("type", name, preset)}
-    for kind in {*_SELECTORS.values(), "measurement"}:
-        for name in parts.names(kind):
-            named |= parts.fields(kind, name, {}).keys()
+    for preset in ({}, *map(_preset, parts.names("study"))):
+        space = {"types": (), "alignments": (), **preset}
+        for kind in ("type", "measurement", *_SELECTORS.values()):
+            for name in parts.names(kind):
+                named |= parts.fields(kind, name, space).keys()
     return {name.rpartition(".")[0] for name in named} - {""}
 
 
