@@ -40,7 +40,11 @@ SELECTED = {
     "type": ("config.types = ('image', 'label', 'own')", "own.size = 5", "its size"),
     "data": ("config.data = {'name': 'own'}", "data.own = 3", "kinds"),
     "encoder": ("config.encoder = {'name': 'own'}", "encoder.own = 3", "its units"),
-    "decoder": ("config.decoder, config.sampling = {'name': 'own'}, {}", "decoder.own = 3", "layers"),
+    "decoder": (
+        "config.decoder, config.sampling = {'name': 'own'}, {}",
+        "decoder.own = 3",
+        "layers",
+    ),
     "solver": ("config.latent.solver = 'own'", "latent.own = 3", "its order"),
     "alignment": ("config.alignment.form = 'own'", "alignment.own = 3", "its rank"),
     "measurement": ("config.evaluation.measurements = ('own',)", "evaluation.own = 3", "samples"),

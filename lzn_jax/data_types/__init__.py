@@ -222,10 +222,12 @@ class DataType:
       weight: of the decoder's loss; 0: the decoder does not train.
       loss_name: of the decoder's loss among the metrics.
       output: name of its samples among results.
+      plural: what people call several samples.
       source_scale, target_scale: α of a translation is at least the first from this type and at
         least the second to it: 0 is the middle of a zone, 1 a random place in it.
       condition_dim: length of a sample as another type's condition.
       has_classes: whether its samples are classes, numbers from 0.
+      is_images: whether its samples are images (n, h, w, c) uint8, which a page draws.
       measurements: names of the measurements of a run that has the type.
       example: an example of `--input` for it; None: the test samples are a better one.
     """
@@ -233,7 +235,7 @@ class DataType:
     weight: float = 1.0
     source_scale = target_scale = 0.0
     condition_dim = 0
-    has_classes = False
+    has_classes = is_images = False
     measurements: tuple[str, ...] = ()
     example: str | None = None
 
@@ -244,7 +246,7 @@ class DataType:
         decoder: Decoder | None = None,
     ) -> None:
         self.name, self.encoder, self.decoder = name, encoder, decoder
-        self.loss_name = f"{name}_loss"
+        self.loss_name, self.plural = f"{name}_loss", f"{name}s"
         self.output = decoder.output if decoder else f"{name}s"
 
     @property
@@ -295,6 +297,10 @@ class DataType:
     def parse(self, text: str) -> Samples:
         """Samples of the value of --input; raises UserError for one that gives none."""
         raise UserError(f"{self.name} samples cannot be named by --input")
+
+    def written(self, text: str) -> Samples:
+        """Samples that a person writes on a page; like `parse`, but no file is read."""
+        return self.parse(text)
 
     def shown(self, samples: Samples) -> Any:
         """Samples as figures and pages show them: images, or one string each."""
