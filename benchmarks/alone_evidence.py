@@ -16,7 +16,7 @@ VARIANTS = {
     "LZN": [],
     "aligned": [ALIGNED],
     "aligned_whole": [ALIGNED, "--config.alignment.noise_scale=1"],
-    "told": [ALIGNED, "--config.decoder.told=label"],
+    "told": [ALIGNED, "--config.decoder.condition=label"],
     "errors": ["--config.decoder.energy_weight=0"],
     "half_energy": ["--config.decoder.energy_weight=1"],
     "double_energy": ["--config.decoder.energy_weight=4"],

@@ -254,7 +254,7 @@ def bad_texts(bad: Path) -> Iterator[tuple[str, str, list[str]]]:
         "text_decoder.latents=('sound',)",
         "text_decoder.latents=()",
         "decoder.latents=()",
-        "decoder.told=sound",
+        "decoder.condition=sound",
         "training.text_weight=0",
         "sampling.top_p=0",
         "sampling.temperature=-1",

@@ -19,14 +19,13 @@ import jax
 import numpy as np
 
 from lzn_jax import configuration, data, plots
-from lzn_jax.evaluation import probes
-from lzn_jax.evaluation.measurements import Measurements
+from lzn_jax.evaluation import measurements, probes
 from lzn_jax.evaluation.neighbours import knn_log_votes
 from lzn_jax.latent_space import LatentSpace, Model
-from lzn_jax.randomness import Stream, stream_key
+from lzn_jax.randomness import named
 from lzn_jax.run import reporting, sharding
 from lzn_jax.run.sharding import examples_at_a_time
-from lzn_jax.tasks import Tasks
+from lzn_jax.trained_model import TrainedModel
 
 VARIANTS = {
     "LZN": [],
@@ -68,9 +67,9 @@ def untrained(config_path: str, flags: list[str], seed: int, folder: Path) -> ev
     mesh = sharding.make_mesh(examples_at_a_time(config.training))
     space = LatentSpace(config, mesh)
     train, test = data.load_data(config)
-    variables = jax.jit(space.init)(stream_key(seed, Stream.INIT))
+    variables = jax.jit(space.init)(named(jax.random.key(seed), "init"))
     model = Model(variables, space.context(variables, train))
-    return Measurements(Tasks(space))(model, train, test, folder)
+    return measurements.evaluate(TrainedModel(space, model, 0), train, test, folder)
 
 
 def raw_pixels(config_path: str, flags: list[str]) -> evidence.Summary:

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 import lzn_jax
 from lzn_jax import data
-from lzn_jax.evaluation.retrieval import both_ways
+from lzn_jax.evaluation.retrieval import recalls
 from lzn_jax.trained_model import TrainedModel
 
 
@@ -26,11 +26,24 @@ def measure(model: TrainedModel, language: str | None) -> dict[str, evidence.Sum
         config.languages = (language,)
     test = data.load(config, "test")
     assert test.texts is not None
-    rows = model.tasks.tokenizer.sayable(test.texts)
+    rows = model.space.types["text"].readable(test)
     texts = test.texts[rows]
-    sides = model.anchors(test.images[rows]), model.anchors(list(texts), source="text")
-    latents = tuple(model.space.latents({}, anchors, 0.0) for anchors in sides)
-    return {"anchors": both_ways(*sides, texts), "latents": both_ways(*latents, texts)}
+    anchors = {
+        "image": model.anchors(test.images[rows]),
+        "text": model.anchors(list(texts), source="text"),
+    }
+    latents = {
+        source: model.latents(each, 0.0, source=source, among=each[:0])
+        for source, each in anchors.items()
+    }
+    return {
+        what: {
+            f"retrieval_{source}_to_{target}_r{k}": share
+            for source, target in (("image", "text"), ("text", "image"))
+            for k, share in recalls(sides[source], sides[target], texts).items()
+        }
+        for what, sides in (("anchors", anchors), ("latents", latents))
+    }
 
 
 def main() -> None:

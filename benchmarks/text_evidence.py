@@ -55,7 +55,7 @@ VARIANTS = {
         "--config.decoder.latents=('text',)",
         "--config.text_decoder.latents=('image',)",
     ],
-    "latent_alone": ["--config.decoder.told=None"],
+    "latent_alone": ["--config.decoder.condition=None"],
 }
 METRICS = (
     *(f"retrieval_{name}_r{k}" for name in ("image_to_text", "text_to_image") for k in (1, 10)),

@@ -25,10 +25,10 @@ from lzn_jax import (
     configuration,
     convert,
     data,
+    loading,
     main,
     models,
     train,
-    trained_model,
     zoning,
 )
 from lzn_jax.configuration import UserError
@@ -95,7 +95,6 @@ def fourier_values(path="no such folder"):
             "noise_scale": 1.0,
             "solver": "dpm",
             "num_steps": params["encoder_ode_num_steps"],
-            "precision": "float32",
             "context_size": 8,
         },
         "encoder": {
@@ -107,7 +106,8 @@ def fourier_values(path="no such folder"):
         },
         "decoder": {
             **network,
-            "told": None,
+            "condition": None,
+            "condition_dropout": 0.0,
             "latents": ("image",),
             "progressive": model["progressive"],
             "time_embedding": model["embedding_type"],
@@ -117,6 +117,8 @@ def fourier_values(path="no such folder"):
         "training": {
             "batch_size": 4,
             "microbatch_size": None,
+            "remat": False,
+            "flow_draws": 1,
             "shard_parameters": False,
             "num_steps": 1,
             "learning_rate": {"encoder": 5e-5, "decoder": 2e-3},
@@ -327,7 +329,7 @@ def test_report_has_what_pytorch_would_find(converted):
 def test_a_converted_checkpoint_has_averages_context_and_iteration(converted):
     workdir, config, *_ = converted
     config = configuration.load(str(config))
-    trained = trained_model.restore(config, workdir)
+    trained = loading.restore(config, workdir)
     model = trained.model
     assert trained.step == 0
     assert model.context["anchors"].shape == (8, 6)
@@ -350,7 +352,7 @@ def test_raw_weights_take_the_place_of_the_averages(tmp_path, capsys):
     assert "results for an image depend on the others" in line
     assert json.loads((tmp_path / "run" / "config.json").read_text())["latent"]["context_size"] == 0
     changed = configuration.load(str(config), ["latent.context_size=0"])
-    model = trained_model.restore(changed, tmp_path / "run").model
+    model = loading.restore(changed, tmp_path / "run").model
     jax.tree.map(np.testing.assert_array_equal, model.variables, released_variables("raw"))
     assert model.context == {}
     flags = [f"--config={config}", f"--workdir={tmp_path / 'run'}", "--mode=sample"]
@@ -548,8 +550,7 @@ def test_noise_levels_that_no_file_has_are_computed(round_trip):
 def test_modes_go_on_from_a_converted_checkpoint(round_trip, monkeypatch):
     _, flags, folder = round_trip("joint")
     # One space on one device: what a mode has compiled, the next one has, too.
-    for name in ("LatentSpace", "Tasks"):
-        monkeypatch.setattr(trained_model, name, functools.cache(getattr(trained_model, name)))
+    monkeypatch.setattr(loading, "LatentSpace", functools.cache(loading.LatentSpace))
     modes = ("sample", "reconstruct", "interpolate", "embed", "classify")
     with jax.set_mesh(sharding.make_mesh(1)):
         assert [main.main([*flags, f"--mode={mode}"]) for mode in modes] == [0] * len(modes)
