@@ -5,6 +5,7 @@ reads, checks, shows and measures them. It names no other type; what types are t
 `lzn_jax.latent_space`. A type of one's own is registered by `lzn_jax.parts.add("type", ...)`.
 """
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -370,6 +371,10 @@ class NetworkEncoder:
         """Fresh variables."""
         return self.module.init(key, self._example, train=False)
 
+    def anchors_shape(self) -> tuple[int, ...]:
+        """Shape of the anchors of one sample, (1, q), without any computation."""
+        return _output_shape(self.module, jax.eval_shape(lambda: self._example))
+
     def inputs(self, samples: Any) -> Any:
         """What the network reads of samples."""
         return samples
@@ -409,3 +414,14 @@ class NetworkEncoder:
         rows = context_rows(self._seed, len(train.labels), self._shape[0])
         samples = self._samples(train)[rows]
         return {self.anchors_key: anchors(samples, description="context anchors")}
+
+
+@functools.lru_cache(maxsize=64)
+def _output_shape(module: Any, example: jax.ShapeDtypeStruct) -> tuple[int, ...]:
+    def output(example: Array) -> Array:
+        variables = module.init(jax.random.key(0), example, train=False)
+        anchors: Array = module.apply(variables, example, train=False)
+        return anchors
+
+    shape: tuple[int, ...] = jax.eval_shape(output, example).shape
+    return shape

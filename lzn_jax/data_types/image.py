@@ -43,7 +43,7 @@ class Image(DataType):
         self.output = "images"
         if is_views:
             self.measurements = ("representations",)
-        elif self.weight > 0:
+        elif self.weight > 0 and config.get("objective", "lzn") == "lzn":  # a baseline trains none
             self.measurements = ("samples", "reconstruction")
 
     def column_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
