@@ -41,6 +41,7 @@ COMPILATION = "modes/test_compilation.py -k "
 MADE = "evaluation/test_caption_quality.py -k made_images"
 COUNTED = "evaluation/test_measurements.py -k samples_of_classes"
 PAIRS, FLOWS = "data/test_metadata.py -k ", SPACE + "'by_the_flow or flow_of_the'"
+CONFIGURATION, PARTS = "test_configuration.py -k ", "test_parts.py -k "
 QUERIES, FAR = ADAMS + "in_a_context", ACCURACY + "'in_context and 1000'"
 SCORE = PROPERTIES + "score_identity"
 GRADIENTS = CONTRACT + "'gradients_of_latents and finite_differences'"
@@ -314,6 +315,52 @@ MUTANTS = (
         "measured(test.images)",
         "measured(images)",
         TEXT_QUALITY + "asked",
+    ),
+    Mutant("parts.py", "taken.file != file", "taken.file == ''", PARTS + "is_taken"),
+    Mutant(
+        "parts.py",
+        '_failed(f"the extension {extension}", error, str(path))',
+        "error",
+        PARTS + "fails",
+    ),
+    Mutant("parts.py", "(file.read_bytes() for file in files)", "(b'')", PARTS + "package"),
+    Mutant("configuration/reading.py", "if there is None:", "if not path:", PARTS + "names_its"),
+    Mutant(
+        "configuration/reading.py",
+        "if name in _as_fields({}):",
+        "if not name:",
+        PARTS + "no_override",
+    ),
+    Mutant(
+        "configuration/schema.py",
+        "default=value, optional=is_optional",
+        "default=value",
+        CONFIGURATION + "optional_field",
+    ),
+    Mutant(
+        "configuration/checking.py",
+        'is_there = kind != "type" or part in types',
+        "is_there = True",
+        CONFIGURATION + "hold_together",
+    ),
+    Mutant(
+        "data_types/parts.py",
+        '("resnet",), part="encoder")',
+        '("resnet",))',
+        CONFIGURATION + "hold_together",
+    ),
+    Mutant(
+        "data/parts.py",
+        "Field, int, from_data=True)",
+        "Field, int)",
+        CONFIGURATION + "another_data_set",
+    ),
+    Mutant("run/workdir.py", '    "extension_checksums",\n', "", PARTS + "has_changed"),
+    Mutant(
+        "demo/answers.py",
+        "space.types[main].is_images",
+        '"image_size" in self._data',
+        ANSWERS + "numbers_and_labels",
     ),
 )
 

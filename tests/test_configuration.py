@@ -735,8 +735,8 @@ def test_the_largest_cutoff_leaves_a_step(num_steps):
         ),
         (
             "tree['training']['batchsize'] = tree['training'].pop('batch_size')",
-            "the config lacks the field training.batch_size (examples an update, over all devices): "
-            "an integer >= 1; it holds training.batchsize, which is no field",
+            "the config lacks the field training.batch_size (examples an update, over all "
+            "devices): an integer >= 1; it holds training.batchsize, which is no field",
         ),
         (
             "tree['data']['name'] = 'mnist'",

@@ -25,7 +25,8 @@ VIEWS = ("image:image",)  # the alignment of two views
 class Image(DataType):
     """Images (n, h, w, c) uint8."""
 
-    target_scale, is_images = 1.0, True
+    target_scale = 1.0
+    is_images = True
 
     def __init__(self, config: ConfigDict) -> None:
         self._data, is_views = config.data, tuple(config.alignments) == VIEWS
