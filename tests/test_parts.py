@@ -7,8 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+import lzn_jax
 from lzn_jax import configuration, parts
 from lzn_jax import main as command_line
 from lzn_jax.configuration import UserError
@@ -364,3 +366,55 @@ def test_commands_name_each_extension_of_several(tmp_path, capsys):
     assert command_line.main(["--config=digits_joint", "--mode=show_config", both]) == 0
     assert "extensions = ('one.py', 'two.py')" in capsys.readouterr().out
     assert parts.extension_flags(["one.py", "two.py"]) == [both]
+
+
+NUMBERS = """
+import numpy as np
+
+from lzn_jax import parts
+from lzn_jax.data import Examples
+
+
+class Numbers:
+    @staticmethod
+    def load(data, split):
+        x = np.linspace(-2, 2, 40 if split == "train" else 12, dtype=np.float32)
+        return Examples(None, (x > 0).astype(np.int32), more={"x": x})
+
+    @staticmethod
+    def class_names(data):
+        return ("below", "above")
+
+
+def count(model, train, test, workdir):
+    return {"own_examples": len(train.labels) + len(test.labels)}
+
+
+parts.add("data", "own", Numbers, {"data.num_classes": parts.count("of signs", 2)})
+parts.add("measurement", "own", count)
+"""
+
+
+def test_data_and_a_measurement_of_ones_own_in_a_space_without_images(tmp_path, registry, capsys):
+    (tmp_path / "own.py").write_text(NUMBERS)
+    extension, workdir = f"--extensions={tmp_path / 'own.py'}", f"--workdir={tmp_path / 'run'}"
+    flags = [f"--config={ROOT / 'tests' / 'without_images.py'}", workdir, extension]
+    flags += ["--config.data.name=own", "--config.property.column=x"]
+    assert command_line.main([*flags, "--config.evaluation.measurements=('own',)"]) == 0
+    assert f"{workdir} {extension}" in capsys.readouterr().err  # of what can be done next
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["own_examples"] == 52
+    assert {"label_to_property_mae", "label_to_property_r2", "test_accuracy"} <= summary.keys()
+    registry()  # as a new process
+    pair = ["--mode=translate", "--source=property", "--target=label", "--input=1.5,-0.5"]
+    assert command_line.main([workdir, *pair]) == 2
+    assert "needs the extension own.py" in capsys.readouterr().err
+    model = lzn_jax.load(tmp_path / "run", extensions=[str(tmp_path / "own.py")])
+    assert command_line.main([workdir, *pair]) == 0
+    rows = (tmp_path / "run" / "translations.csv").read_text().splitlines()
+    found = model.translate([1.5, -0.5], "property", "label")
+    assert rows[1:] == [f"0,1.5,{found[0]}", f"1,-0.5,{found[1]}"]
+    assert command_line.main([workdir, "--mode=sample"]) == 0
+    drawn = np.load(tmp_path / "run" / "samples.npz")
+    assert drawn["properties"].shape == (100,)
+    assert np.bincount(drawn["labels"]).tolist() == [50, 50]

@@ -16,7 +16,7 @@ from lzn_jax.configuration.checking import checked, converted, unknown, validate
 from lzn_jax.configuration.finding import SHIPPED, find
 from lzn_jax.configuration.schema import groups, schema_of, with_defaults
 from lzn_jax.errors import UserError
-from lzn_jax.parts import Field
+from lzn_jax.parts import REQUIRED, Field
 
 # Of a run, in its work folder.
 CONFIG_FILE = "config.json"
@@ -213,7 +213,7 @@ def _changed(
     values = {**values, **dict(_parse_override(text, fields) for text in named)}
     is_another = values["data.name"] != source
     if is_another:
-        values = _of_another(values)
+        values = _of_another(values, fields)
     fields = schema_of(values)
     given = dict(_parse_override(text, fields) for text in overrides)
     values = {**values, **given}
@@ -232,16 +232,19 @@ def _checked(values: Mapping[str, Any]) -> ml_collections.ConfigDict:
     return ml_collections.FrozenConfigDict(nest(found))
 
 
-def _of_another(values: Mapping[str, Any]) -> dict[str, Any]:
+def _of_another(values: Mapping[str, Any], before: Mapping[str, Field]) -> dict[str, Any]:
     """The values for another data set, without what they say of the one before."""
     fields = schema_of(values)
 
-    def holds(field: str) -> bool:
-        if not field.startswith("data."):
+    def holds(name: str) -> bool:
+        if not name.startswith("data."):
             return True
-        return field in fields and not fields[field].from_data
+        if name not in fields:
+            return False
+        is_of_data = fields[name].from_data or before[name].from_data
+        return not is_of_data or fields[name].default is REQUIRED
 
-    return {field: value for field, value in values.items() if holds(field)}
+    return {name: value for name, value in values.items() if holds(name)}
 
 
 def _parse_override(text: str, fields: Mapping[str, Field]) -> tuple[str, Any]:
