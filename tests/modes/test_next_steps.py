@@ -39,7 +39,7 @@ def commands(name, workdir="unused", **changes):
 
 
 EXPECTED = {
-    ("digits_text",): ["--target=image", "--target=text", "--source=label"],
+    ("digits_text",): ["--target=text", "--source=label", "--source=text"],
     ("digits_joint",): ["--source=label", "--mode=sample", "--mode=classify"],
     ("digits_gen",): ["--mode=sample", "--mode=reconstruct", "--mode=embed"],
     ("digits_alone",): ["--source=label", "--mode=sample", "--mode=classify"],
@@ -69,11 +69,3 @@ def test_the_commands_work(name, tmp_path):
     small.untrained_run(tmp_path, small.config(path))
     for flags in commands(name, tmp_path):
         assert main.main(flags) == 0, flags
-
-
-@pytest.mark.parametrize(("length", "count"), [(24, 1), (2, 0)])
-def test_a_text_that_the_run_can_say_is_shown(length, count):
-    shown = commands("digits_text", text__max_length=length)
-    texts = [flags[-1] for flags in shown if "--source=text" in flags]
-    assert len(texts) == count
-    assert all(len(text.removeprefix("--input=")) < length for text in texts)
