@@ -184,7 +184,12 @@ class LatentSpace:
         newest = {each.network: zones[name][0] for name, each in self.own_encoders.items()}
         constants = bank.remembered(split_variables(variables)[1], newest)
         if self.baseline:
-            views = [view for each in zones.values() for view in each]
+            views = [  # of an image, or an image and its text: a class is no view of an example
+                view
+                for name, each in zones.items()
+                if not self.types[name].has_classes
+                for view in each
+            ]
             kwargs: Any = {"temperature": self.config[self.baseline].temperature}
             if (present := _both_present(*views)) is not None:
                 kwargs["is_present"] = present
