@@ -32,6 +32,7 @@ import matplotlib
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
 import numpy as np
+from lzn_jax.tasks import Tasks
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, StrMethodFormatter
 from ml_collections import ConfigDict
@@ -45,7 +46,6 @@ from lzn_jax.evaluation.retrieval import both_ways
 from lzn_jax.latent_space import LatentSpace, Model
 from lzn_jax.randomness import Stream, stream_key
 from lzn_jax.run import reporting, sharding
-from lzn_jax.tasks import Tasks
 from lzn_jax.trained_model import TrainedModel
 
 Summary = dict[str, float]

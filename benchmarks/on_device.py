@@ -39,13 +39,12 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from zoning_speed import STDS, STEPS, Q, make_problem, products_of_a_step, seconds
 
-from lzn_jax import configuration, optimization, train
+from lzn_jax import configuration, inference, optimization, train
 from lzn_jax.latent_space import LatentSpace, Model
 from lzn_jax.modes.compilation import batch_shapes
 from lzn_jax.run import sharding
 from lzn_jax.run.costs import count_operations
 from lzn_jax.run.reporting import write_json
-from lzn_jax.tasks import Tasks
 from lzn_jax.zoning import Euler, alignment_loss, compute_latents
 
 PREFIX, FAILED = "--config.", "failed: "
@@ -241,7 +240,7 @@ def measure_sampling(path: str, dtype: str, arguments: argparse.Namespace) -> Ro
     request = sharding.put_rows({"index": np.arange(count), "latents": latents}, mesh)
     model = Model(jax.device_put(variables, sharding.replicated(mesh)), {})
     inputs = (model, jax.random.key(0), request)
-    decode = functools.partial(Tasks(space).decode, source=None, target="image")
+    decode = functools.partial(inference.decode, space, source=None, target="image")
     with jax.set_mesh(mesh):
         program = compile_program(jax.jit(decode), *inputs)
     taken = seconds_in_a_row(lambda: program.call(*inputs), arguments.repeats)

@@ -39,15 +39,15 @@ from lzn_jax import configuration, data, models, optimization
 from lzn_jax import train as training_loop
 from lzn_jax.configuration import UserError
 from lzn_jax.data import Examples, captions, validation
-from lzn_jax.data_types import text
-from lzn_jax.evaluation.caption_quality import CaptionQuality, agreement, compared
+from lzn_jax.data_types.image_decoders import FlowDecoder
+from lzn_jax.evaluation.caption_quality import agreement, compared, recognised
 from lzn_jax.evaluation.judge import as_pixels
 from lzn_jax.evaluation.text_quality import PARTS, TextQuality, shares
-from lzn_jax.latent_space import LatentSpace
-from lzn_jax.randomness import Stream, normal_by_index
+from lzn_jax.latent_space import LatentSpace, Model
+from lzn_jax.randomness import normal_by_index
 from lzn_jax.run import reporting, sharding
 from lzn_jax.run.progress import progress
-from lzn_jax.tasks import Tasks
+from lzn_jax.trained_model import TrainedModel
 
 METRICS = (
     *(f"image_to_text_{name}" for name in ("exact", "words", *PARTS)),
@@ -65,9 +65,10 @@ class Measure:
     """
 
     def __init__(self, config: ConfigDict, train: Examples, test: Examples, judge: Any) -> None:
-        tasks = Tasks(LatentSpace(config, sharding.training_mesh(config.training)))
-        self.tokenizer, self._judge = tasks.tokenizer, judge
-        self._ruled = TextQuality(tasks, train) if config.data.name == "digits" else None
+        space = LatentSpace(config, sharding.training_mesh(config.training))
+        self.tokenizer, self._judge = space.encoders["text"].tokenizer, judge
+        model = TrainedModel(space, Model({}, {}), 0)
+        self._ruled = TextQuality(model, train) if config.data.name == "digits" else None
         self.sees = bool(self._ruled or judge)
         rows = compared(self.tokenizer, test.texts)
         self.images, self.texts = test.images[rows], [str(text) for text in test.texts[rows]]
@@ -86,7 +87,7 @@ class Measure:
         """Metrics of images that are made of the texts."""
         if self._ruled:
             return shares("text_to_image", self._ruled.measured(images), captions.parse(self.texts))
-        found = CaptionQuality(self._judge.tasks).recognised(self._judge.model, images, self.texts)
+        found = recognised(self._judge, images, self.texts)
         return {f"judged_{name}": value for name, value in found.items()}
 
     def run(self, workdir: Path) -> evidence.Summary:
@@ -148,26 +149,26 @@ class TextToImage(Alone):
     networks, source = ("text_encoder", "decoder"), "text"
 
     def init(self, key):
-        told = jnp.zeros((1, self.types["text"].dim_to_tell))
-        condition = self._given(key, told, np.arange(1))
+        beside = jnp.zeros((1, self.types["text"].condition_dim))
+        condition = self._given(key, beside, np.arange(1))
         decoder = self.types["image"].decoder.init(jax.random.fold_in(key, 1), condition)
         return {**super().init(key), "decoder": decoder}
 
     def error(self, variables, batch, zones, keys):
-        told = self.types["text"].tell(batch, zones)
-        condition = self._given(keys[0], told, np.arange(len(told)))
+        beside = self.types["text"].condition(batch, zones)
+        condition = self._given(keys[0], beside, np.arange(len(beside)))
         return self.types["image"].decoder.loss(variables, batch, condition, keys)
 
-    def answer(self, variables, key, told, index):
-        condition = self._given(key, told, index)
+    def answer(self, variables, key, beside, index):
+        condition = self._given(key, beside, index)
         return self.types["image"].decoder.generate(variables, key, condition, index)["images"]
 
-    def _given(self, key, told, index):
+    def _given(self, key, beside, index):
         """A flow has its noise; a decoder of one pass has noise in the place of latents."""
-        if self.config.decoder.name in models.VELOCITIES:
-            return None, told
+        if isinstance(self.types["image"].decoder, FlowDecoder):
+            return None, beside
         shape = (self.config.latent.dim,)
-        return normal_by_index(key, Stream.SAMPLE_LATENTS, jnp.asarray(index), shape), told
+        return normal_by_index(key, "prior_latents", jnp.asarray(index), shape), beside
 
     def measured(self, images, measure):
         return measure.made(images)
@@ -246,7 +247,7 @@ def train(
     optimizer = optimization.make_optimizer(training, list(space.networks))
     kwargs = {"space": space, "optimizer": optimizer, "training": training, "seed": config.seed}
     update = jax.jit(functools.partial(training_loop.update_state, **kwargs), donate_argnums=0)
-    columns = text.columns(config, examples.texts)
+    columns = space.columns(examples)
     columns["parts"] = np.stack(captions.parse(examples.texts), axis=1, dtype=np.int32)
     size, transform = training.batch_size, space.transform
     batches = data.TrainingBatches(examples, size, config.seed, transform, columns=columns)
@@ -273,12 +274,12 @@ def tasks_of(config: ConfigDict, asked: list[str] | None, has_judge: bool) -> li
     """The tasks that are asked for, None: all that can be; UserError for one that cannot."""
     if "text" not in config.types:
         raise UserError("the config has no texts")
-    is_ruled, is_told = config.data.name == "digits", config.decoder.told == "text"
+    is_ruled, is_on_text = config.data.name == "digits", config.decoder.condition == "text"
     can = dict.fromkeys(("captioner", *NOISY), True)
-    can["text_to_image"] = is_told and (is_ruled or has_judge)
+    can["text_to_image"] = is_on_text and (is_ruled or has_judge)
     can["classifier"] = can["support_vectors"] = is_ruled
     if cannot := [name for name in asked or () if not can[name]]:
-        needs = "classifiers need digits; text_to_image a told decoder, and digits or --judge"
+        needs = "classifiers need digits; text_to_image a decoder on texts, and digits or --judge"
         raise UserError(f"cannot train {', '.join(cannot)} here: {needs}")
     return asked or [name for name in TASKS if can[name] and name not in NOISY]
 

@@ -17,10 +17,10 @@ import time
 import jax
 import jax.numpy as jnp
 
-from lzn_jax import configuration, models
+from lzn_jax import configuration
 from lzn_jax.data_types.text import TextDecoder
 from lzn_jax.models.transformer import END
-from lzn_jax.tokenizers import num_tokens
+from lzn_jax.tokenizers import tokenizer
 
 REPEATS = 5
 
@@ -35,14 +35,14 @@ def make_decoder(arguments: argparse.Namespace) -> TextDecoder:
     overrides = [f"text_decoder.{name}={value}" for name, value in sizes.items()]
     overrides.append(f"text.max_length={arguments.tokens}")
     config = configuration.load("configs/digits_text.py", overrides)
-    return TextDecoder(config, models.build(config, num_tokens(config))["text_decoder"])
+    return TextDecoder(config, tokenizer(config))
 
 
 def write_by_whole_passes(decoder: TextDecoder, variables, latents: jax.Array) -> jax.Array:
     """Tokens (b, l), each from the network on all places."""
 
     def write(place, tokens):
-        logits = decoder.decoder.apply(variables["text_decoder"], tokens, latents, train=False)
+        logits = decoder.module.apply(variables["text_decoder"], tokens, latents, train=False)
         is_over = (place > 0) & (tokens[:, place - 1] == END)
         token = jnp.where(is_over, END, jnp.argmax(logits[:, place], axis=1))
         return tokens.at[:, place].set(token)

@@ -1,9 +1,11 @@
-"""Regression in one space: images of digits and how far each leans.
+"""Regression in one space (paper figure 1): images of digits and how far each leans.
 
     python -m lzn_jax.main --config=configs/digits_property.py
 
 The slant is measured on the image: by how much it moves right as it goes up. Images become numbers,
 numbers images.
+
+Expected: no figures yet.
 """
 
 import ml_collections

@@ -27,6 +27,7 @@ from lzn_jax.data_types import (
     DataType,
     Decoder,
     Encoder,
+    NetworkEncoder,
     WithContext,
     Zones,
     bank,
@@ -81,7 +82,8 @@ class LatentSpace:
     def __init__(self, config: ConfigDict, mesh: Mesh) -> None:
         self.config = config
         self.types: dict[str, DataType] = {
-            name: _checked_type(name, parts.get("type", name)(config)) for name in config.types
+            name: _checked_type(name, parts.get("type", name)(config), config.latent.dim)
+            for name in config.types
         }
         types = self.types.values()
         self.modules: dict[str, nn.Module] = {n: m for t in types for n, m in t.modules.items()}
@@ -182,7 +184,12 @@ class LatentSpace:
         newest = {each.network: zones[name][0] for name, each in self.own_encoders.items()}
         constants = bank.remembered(split_variables(variables)[1], newest)
         if self.baseline:
-            views = [view for each in zones.values() for view in each]
+            views = [  # of an image, or an image and its text: a class is no view of an example
+                view
+                for name, each in zones.items()
+                if not self.types[name].has_classes
+                for view in each
+            ]
             kwargs: Any = {"temperature": self.config[self.baseline].temperature}
             if (present := _both_present(*views)) is not None:
                 kwargs["is_present"] = present
@@ -283,8 +290,8 @@ def encoded_anchors(
     return anchors
 
 
-def _checked_type(name: str, made: Any) -> DataType:
-    """The data type; raises UserError where it lacks a member of a protocol."""
+def _checked_type(name: str, made: Any, dim: int) -> DataType:
+    """The data type; raises UserError where it breaks a protocol."""
     if not isinstance(made, DataType):
         raise UserError(f"type {name!r} must build a lzn_jax.data_types.DataType, got {made!r}")
     if made.name != name:
@@ -308,6 +315,11 @@ def _checked_type(name: str, made: Any) -> DataType:
         members = (*Encoder.__annotations__, "init", "zones", "anchors")
         if missing := [member for member in members if not hasattr(encoder, member)]:
             raise UserError(f"the encoder of type {name!r} lacks {', '.join(missing)}")
+    if isinstance(encoder, NetworkEncoder) and (got := encoder.anchors_shape()) != (1, dim):
+        raise UserError(
+            f"the encoder of type {name!r} must give anchors (n, {dim}), as latent.dim is {dim}; "
+            f"one sample gives {got}"
+        )
     return made
 
 

@@ -35,7 +35,8 @@ class Field:
     config that lacks a field with a default takes it, as runs do that are older than the field.
 
     Attributes:
-      from_data: whether None stands for what the data say, until the config is complete.
+      from_data: whether it says what the data are, so that another data set brings its own. None is
+        what they turn out to be, until the config is complete.
       part: the kind of parts that are the choices.
     """
 
@@ -137,11 +138,11 @@ def add(
     if kind not in KINDS:
         raise UserError(f"a part is one of {', '.join(KINDS)}, got {kind!r}")
     if not callable(fields):
-        for field_name, field in (fields or {}).items():
-            if not isinstance(field, Field):
-                raise UserError(f"the field {field_name} of {kind} {name!r} must be a parts.Field")
-        fields = dict(fields or {})
-    file = sys._getframe(1).f_code.co_filename
+        fields = _checked_fields(kind, name, fields or {})
+    frame: Any = sys._getframe(1)
+    while frame.f_globals.get("__name__", "").startswith("jaxtyping."):  # which checks the types
+        frame = frame.f_back
+    file = frame.f_code.co_filename
     taken = _PARTS.get((kind, name))
     if taken and taken.file != file:
         raise UserError(f"{kind} {name!r} is there already, added by {taken.file}: rename yours")
@@ -173,7 +174,16 @@ def fields(kind: str, name: str, values: Mapping[str, Any]) -> Mapping[str, Fiel
     part = _PARTS.get((kind, name))
     if part is None:
         return {}
-    return part.fields(values) if callable(part.fields) else part.fields
+    if not callable(part.fields):
+        return part.fields
+    return _checked_fields(kind, name, part.fields(values))
+
+
+def _checked_fields(kind: str, name: str, fields: Mapping[str, Any]) -> dict[str, Field]:
+    for field_name, field in fields.items():
+        if not isinstance(field, Field):
+            raise UserError(f"the field {field_name} of {kind} {name!r} must be a parts.Field")
+    return dict(fields)
 
 
 def _imported(value: Any) -> Any:
@@ -196,9 +206,7 @@ def _load_installed() -> None:
         try:
             entry.load()
         except Exception as error:
-            raise UserError(
-                _failed(f"the entry point {entry.name} = {entry.value}", error)
-            ) from error
+            raise _failed(f"the entry point {entry.name} = {entry.value}", error) from error
 
 
 def extend(extensions: Sequence[str], folder: Path = Path()) -> dict[str, str]:
@@ -208,22 +216,23 @@ def extend(extensions: Sequence[str], folder: Path = Path()) -> dict[str, str]:
     UserError for one that is not there or fails.
     """
     _load_installed()  # so that a name that ships is taken
-    found = {}
+    found: dict[str, str] = {}
     for extension in extensions:
-        path, is_file = _extension_path(extension, folder), extension.endswith(".py")
-        name, digest = path.name if is_file else extension, checksum(path)
-        found[name] = digest
-        if digest in (each.digest for each in _EXTENSIONS.values()):
-            continue
+        is_file, path = extension.endswith(".py"), Path(extension)
         try:
-            if is_file:
-                _run_file(path, f"{_EXTENSION}{path.stem}_{digest[:8]}")
-            else:
-                importlib.import_module(extension)
+            path = _extension_path(extension, folder)
+            name, digest = path.name if is_file else extension, checksum(path)
+            if found.setdefault(name, digest) != digest:
+                raise UserError(f"two extensions are called {name}: rename {path}")
+            if digest not in (each.digest for each in _EXTENSIONS.values()):
+                if is_file:
+                    _run_file(path, f"{_EXTENSION}{path.stem}_{digest[:8]}")
+                else:
+                    importlib.import_module(extension)
         except UserError:
             raise
         except Exception as error:
-            raise UserError(_failed(f"the extension {path}", error)) from error
+            raise _failed(f"the extension {extension}", error, str(path)) from error
         _EXTENSIONS[name] = Extension(str(path.absolute()) if is_file else name, digest)
     return found
 
@@ -235,10 +244,10 @@ def _extension_path(name: str, folder: Path) -> Path:
             raise UserError(f"there is no extension {path}")
         return path
     try:
-        spec = importlib.util.find_spec(name)
+        spec = importlib.util.find_spec(name)  # runs the packages that it is in
     except (ImportError, ValueError):
         spec = None
-    if spec is None or spec.origin is None:
+    if spec is None or spec.origin is None or not Path(spec.origin).is_file():
         raise UserError(f"there is no extension {name}: name a file FILE.py or a module")
     return Path(spec.origin)
 
@@ -253,9 +262,9 @@ def found_extension(name: str, digest: str) -> str | None:
     if name in _EXTENSIONS:
         return _EXTENSIONS[name].digest
     files = {part.file for part in _PARTS.values()}
-    if not name.endswith(".py") and name in sys.modules:
-        files.add(str(sys.modules[name].__file__))
-        name = Path(str(sys.modules[name].__file__)).name
+    if not name.endswith(".py") and (module := getattr(sys.modules.get(name), "__file__", None)):
+        files.add(module)
+        name = Path(module).name
     same = {file for file in files if Path(file).name == name and Path(file).is_file()}
     found = {checksum(Path(file)) for file in same}
     return digest if digest in found else next(iter(found), None)
@@ -291,10 +300,14 @@ def _run_file(path: Path, name: str) -> None:
         raise
 
 
-def _failed(what: str, error: Exception) -> str:
-    frames = traceback.extract_tb(error.__traceback__)
-    place = f"{frames[-1].filename}, line {frames[-1].lineno}"
-    return " ".join(f"{what} failed at {place}: {type(error).__name__}: {error}".split())
+def _failed(what: str, error: Exception, file: str | None = None) -> UserError:
+    """One line: what has failed, at which line of its own file, or else of the one that raised."""
+    places = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+    if isinstance(error, SyntaxError):
+        places.append((str(error.filename), error.lineno))
+    ((path, line),) = [place for place in places if place[0] == file][-1:] or places[-1:]
+    text = f"{what} failed at {path}, line {line}: {type(error).__name__}: {error}"
+    return UserError(" ".join(text.split()))
 
 
 def require(holds: bool, message: str) -> None:

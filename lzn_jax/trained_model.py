@@ -381,7 +381,7 @@ class TrainedModel:
     ) -> np.ndarray:
         """Latents of encoded samples."""
         assert source is not None
-        if not hasattr(self.space.encoders[source], "latents"):
+        if not hasattr(self._encoder(source), "latents"):
             anchors = self.space.anchors(self.model.variables, samples, source)
             return self.latents(anchors, noise_scale, key, source=source)
         key, index = key_or_seed(key, self.config.seed), np.arange(len(samples))

@@ -41,6 +41,7 @@ COMPILATION = "modes/test_compilation.py -k "
 MADE = "evaluation/test_caption_quality.py -k made_images"
 COUNTED = "evaluation/test_measurements.py -k samples_of_classes"
 PAIRS, FLOWS = "data/test_metadata.py -k ", SPACE + "'by_the_flow or flow_of_the'"
+CONFIGURATION, PARTS = "test_configuration.py -k ", "test_parts.py -k "
 QUERIES, FAR = ADAMS + "in_a_context", ACCURACY + "'in_context and 1000'"
 SCORE = PROPERTIES + "score_identity"
 GRADIENTS, REMOVED = CONTRACT + "gradients_of_latents", CONTRACT + "as_if_a_removed"
@@ -119,7 +120,12 @@ MUTANTS = (
     Mutant("run/checksums.py", "or _top(n) in parts", "", CHECKPOINTS + "verifies_what"),
     Mutant("data/pipeline.py", "stream[step * whole", "stream[step * own", PIPELINE + "rows_of"),
     Mutant("data/pipeline.py", "shuffle().repeat()", "repeat().shuffle()", PIPELINE + "each_epoch"),
-    Mutant("randomness.py", "jax.random.fold_in(key, stream)", "key", "test_randomness.py"),
+    Mutant(
+        "randomness.py",
+        "jax.random.fold_in(key, crc",
+        "(lambda k, _: k)(key, crc",
+        "test_randomness.py",
+    ),
     Mutant("evaluation/frechet.py", "a.count * (b", "(b", "evaluation/test_frechet.py -k equals"),
     Mutant("evaluation/kid.py", "(len(x) - 1)", "len(x)", SAMPLES + "'kid and loop'"),
     Mutant("evaluation/prdc.py", "(distances, np.inf)", "(distances, 0.0)", SAMPLES + "by_hand"),
@@ -159,56 +165,53 @@ MUTANTS = (
     Mutant("evaluation/retrieval.py", "names[some] ==", "names[some] !=", RETRIEVAL + "picture"),
     Mutant("data_types/label.py", "cutoff=last", "cutoff=0.2", ANSWERS + "probability"),
     Mutant("demo/answers.py", "* self._share_of_height", "* 0.7", ANSWERS + "drawing"),
-    Mutant(
-        "tasks/__init__.py", '"image", "image", 1.0', '"image", "image", 0.0', MODEL + "siblings"
-    ),
+    Mutant("trained_model.py", "main, main, 1.0", "main, main, 0.0", MODEL + "siblings"),
     Mutant("data_types/__init__.py", ".get(name, drawn)", ".get(0, drawn)", JOINT + "draws_of"),
     Mutant("latent_space.py", "else count * ~there", "else 0 * ~there", SPACE + "makes_way"),
     Mutant(
         "latent_space.py", "known = [there for", "known = [] and [there for", SPACE + "no_example"
     ),
-    Mutant("latent_space.py", "in (source, target) if", "in (source,) if", SPACE + "alignments"),
-    Mutant("latent_space.py", "in (source, target) if", "in (target,) if", SPACE + "alignments"),
-    Mutant("latent_space.py", "solver=self.alignment_s", "solver=self.s", SPACE + "alignments_are"),
+    Mutant("latent_space.py", "present(source, target)", "present(source)", SPACE + "alignments"),
+    Mutant("latent_space.py", "present(source, target)", "present(target)", SPACE + "alignments"),
+    Mutant(
+        "losses/zone_alignment.py",
+        "solver=solver(setting)",
+        "solver=zoning.Euler(4)",
+        SPACE + "alignments_are",
+    ),
     Mutant(
         "latent_space.py",
         "scale * noise, self.solver",
         "scale * noise, self.alignment_solver",
         SPACE + "alignments_are",
     ),
+    Mutant("inference.py", "if name in samples:", "if not samples:", SPACE + "own_anchor_as"),
     Mutant(
-        "tasks/__init__.py",
-        'if source == "text":',
-        "if not source:",
-        SPACE + "own_anchor_as_condition",
-    ),
-    Mutant(
-        "tasks/__init__.py",
-        "else 0.0\n        samples",
-        "else 1.0\n        samples",
+        "data_types/__init__.py",
+        "source_scale = target_scale = 0.0",
+        "source_scale = target_scale = 1.0",
         SPACE + "noise_scale_is",
     ),
-    Mutant("tasks/__init__.py", '1.0 if target == "image" or', "1.0 if", SPACE + "noise_scale_is"),
-    Mutant("tasks/__init__.py", "if noise_scale is None:", "if True:", SPACE + "noise_scale_is"),
+    Mutant("data_types/image.py", "scale = 1.0", "scale = 0.0", SPACE + "noise_scale_is"),
+    Mutant("trained_model.py", "if noise_scale is None:", "if True:", SPACE + "noise_scale_is"),
+    Mutant("inference.py", "if is_table else", "if not is_table else", FLOWS),
     Mutant(
-        "trained_model.py",
-        '"noise_scale": noise_scale}',
-        '"noise_scale": None}',
-        SPACE + "noise_scale_is",
-    ),
-    Mutant("tasks/__init__.py", "if of_table else", "if not of_table else", FLOWS),
-    Mutant(
-        "tasks/__init__.py",
-        'encoders["label"], self.space.alignment_solver',
-        'encoders["label"], self.space.solver',
+        "inference.py",
+        "space.alignment_solver\n    found: dict",
+        "space.solver\n    found: dict",
         FLOWS,
     ),
-    Mutant("tasks/__init__.py", "latents, space.alignment_s", "latents, space.s", FLOWS),
-    Mutant("tasks/__init__.py", "bank = self.space.alignment_s", "bank = self.space.s", FLOWS),
     Mutant(
-        "tasks/__init__.py",
-        "zeros_like(bank), solver=self.space.s",
-        "zeros_like(bank), solver=self.space.alignment_s",
+        "inference.py",
+        "space.alignment_solver\n    found: Array",
+        "space.solver\n    found: Array",
+        FLOWS,
+    ),
+    Mutant("inference.py", "solver, key = space.alignment_s", "solver, key = space.s", FLOWS),
+    Mutant(
+        "inference.py",
+        "zeros_like(anchors), solver=space.s",
+        "zeros_like(anchors), solver=space.alignment_s",
         FLOWS,
     ),
     Mutant("data_types/image_decoders.py", "1 - rate, (", "rate, (", DECODERS + "dropped"),
@@ -219,10 +222,13 @@ MUTANTS = (
         DECODERS + "own_condition",
     ),
     Mutant(
-        "evaluation/text_quality.py", "labels == test", "labels != test", TEXT_QUALITY + "asked"
+        "evaluation/classification.py",
+        "classes == test.labels[rows]",
+        "classes != test.labels[rows]",
+        "test_classification.py -k other_types",
     ),
     Mutant("evaluation/caption_quality.py", "(images, names,", "(names, images,", MADE),
-    Mutant("evaluation/measurements.py", "if is_told else", "if not is_told else", COUNTED),
+    Mutant("evaluation/sample_quality.py", "if is_conditional", "if not is_conditional", COUNTED),
     Mutant("data/folder.py", "np.unique(rows)  #", "np.arange(len(names))  #", PAIRS + "hold_out"),
     Mutant(
         "modes/compilation.py",
@@ -237,12 +243,12 @@ MUTANTS = (
         "evaluation/test_nearest.py -k even_steps",
     ),
     Mutant(
-        "evaluation/retrieval.py", "anchors, 0.0)", "anchors, 1.0)", SPACE + "retrieval_compares"
+        "evaluation/retrieval.py", "anchors, 0.0,", "anchors, 1.0,", SPACE + "retrieval_compares"
     ),
     Mutant(
         "evaluation/retrieval.py",
-        "if self._compares",
-        "if not self._compares",
+        "if model.space.baseline",
+        "if not model.space.baseline",
         SPACE + "retrieval_compares",
     ),
     Mutant(
@@ -259,7 +265,7 @@ MUTANTS = (
         TEXT + "at_the_temperature",
     ),
     Mutant(
-        "data_types/text.py", "t = self.config.text_d", "t = self.config.text_e", TEXT + "own_rate"
+        "data_types/text.py", "config, config.text_d", "config, config.text_e", TEXT + "own_rate"
     ),
     Mutant("models/transformer.py", "=not train", "=True", TEXT + "own_rate"),
     Mutant(
@@ -301,13 +307,13 @@ MUTANTS = (
     ),
     Mutant("run/command_line.py", "not in os.environ", "in os.environ", "run/test_command_line.py"),
     Mutant(
-        "tasks/interpolation.py",
+        "interpolation.py",
         "(great_circle(jnp.asarray(noise)",
         "(straight_line(jnp.asarray(noise)",
         MODEL + "great_circles",
     ),
     Mutant(
-        "tasks/interpolation.py",
+        "interpolation.py",
         "else great_circle(",
         "else straight_line(",
         MODEL + "great_circles",
@@ -319,6 +325,52 @@ MUTANTS = (
         "measured(test.images)",
         "measured(images)",
         TEXT_QUALITY + "asked",
+    ),
+    Mutant("parts.py", "taken.file != file", "taken.file == ''", PARTS + "is_taken"),
+    Mutant(
+        "parts.py",
+        '_failed(f"the extension {extension}", error, str(path))',
+        "error",
+        PARTS + "fails",
+    ),
+    Mutant("parts.py", "(file.read_bytes() for file in files)", "(b'')", PARTS + "package"),
+    Mutant("configuration/reading.py", "if there is None:", "if not path:", PARTS + "names_its"),
+    Mutant(
+        "configuration/reading.py",
+        "if name in _as_fields({}):",
+        "if not name:",
+        PARTS + "no_override",
+    ),
+    Mutant(
+        "configuration/schema.py",
+        "default=value, optional=is_optional",
+        "default=value",
+        CONFIGURATION + "optional_field",
+    ),
+    Mutant(
+        "configuration/checking.py",
+        'is_there = kind != "type" or part in types',
+        "is_there = True",
+        CONFIGURATION + "hold_together",
+    ),
+    Mutant(
+        "data_types/parts.py",
+        '("resnet",), part="encoder")',
+        '("resnet",))',
+        CONFIGURATION + "hold_together",
+    ),
+    Mutant(
+        "data/parts.py",
+        "Field, int, from_data=True)",
+        "Field, int)",
+        CONFIGURATION + "another_data_set",
+    ),
+    Mutant("run/workdir.py", '    "extension_checksums",\n', "", PARTS + "has_changed"),
+    Mutant(
+        "demo/answers.py",
+        "space.types[main].is_images",
+        '"image_size" in self._data',
+        ANSWERS + "numbers_and_labels",
     ),
 )
 

@@ -11,12 +11,13 @@ import small
 
 from lzn_jax import data, zoning
 from lzn_jax.configuration import UserError
-from lzn_jax.data_types import bank, some
+from lzn_jax.data_types import bank, strided
 from lzn_jax.latent_space import LatentSpace, Model
 from lzn_jax.losses.energy import energy_distance, image_energy
+from lzn_jax.randomness import named, normal_by_index
 from lzn_jax.run import sharding
-from lzn_jax.tasks import Tasks
 from lzn_jax.train import init_state, update_state
+from lzn_jax.trained_model import TrainedModel
 
 CONFIG = "configs/digits_alone.py"
 KEY = jax.random.key(5)
@@ -47,13 +48,9 @@ def batch(start=0):
 
 
 @pytest.fixture(scope="module")
-def tasks():
-    return Tasks(build())
-
-
-@pytest.fixture(scope="module")
-def model(tasks):
-    return Model(variables(), tasks.space.context(variables(), digits()[0]))
+def model():
+    space = build()
+    return TrainedModel(space, Model(variables(), space.context(variables(), digits()[0])), 0)
 
 
 @pytest.mark.parametrize("queries", [None, 8])
@@ -62,14 +59,14 @@ def test_the_loss_is_error_and_energy_distance_of_decoded_latents(queries, is_pl
     beside = {"error": "l1", "energy_anchors": 0.3}
     changes = {} if is_plain else {f"decoder__{name}": value for name, value in beside.items()}
     space = build(training__queries=queries, decoder__energy_weight=3.0, **changes)
-    key, _, _, latent_key, *_ = jax.random.split(KEY, 3 + 2)
     rows = np.arange(16) if queries is None else np.arange(0, 16, 2)
     images = data.normalise(batch()["images"])
     anchors = space.modules["encoder"].apply(variables()["encoder"], images, train=True)
-    noise = jax.random.normal(latent_key, (len(rows), 4))
+    noise = jax.random.normal(named(KEY, "image_latents_decoder"), (len(rows), 4))
     latents = zoning.compute_latents(anchors, noise, jnp.asarray(rows), solver=zoning.Euler(4))
     made = space.modules["decoder"].apply(variables()["decoder"], latents, None, train=True)
     images = images[rows]
+    key, _ = jax.random.split(named(KEY, "image_decoder"))
     distance = image_energy(made, images, key, patch_size=4, num_patches=25)
     error = jnp.mean((made - images) ** 2)
     if not is_plain:
@@ -84,8 +81,8 @@ def test_the_loss_is_error_and_energy_distance_of_decoded_latents(queries, is_pl
 
 
 def test_some_of_a_batch_are_at_even_steps():
-    np.testing.assert_array_equal(some(jnp.arange(12), 4), [0, 3, 6, 9])
-    assert some((jnp.arange(4), None), 4)[1] is None
+    np.testing.assert_array_equal(strided(jnp.arange(12), 4), [0, 3, 6, 9])
+    assert strided((jnp.arange(4), None), 4)[1] is None
 
 
 @pytest.mark.parametrize(("num_devices", "size"), [(1, 4), (8, None)])
@@ -167,21 +164,24 @@ def test_updates_keep_the_bank_but_not_of_a_batch_that_is_not_finite():
     jax.tree.map(np.testing.assert_array_equal, kept.constants, new.constants)
 
 
-def test_samples_are_what_the_decoder_makes_of_the_prior_in_one_pass(tasks, model):
-    drawn = tasks.draw_any(model, 20)
-    latents = tasks.latents_from(model, jax.random.key(0), 1.0, {"index": jnp.arange(20)}, None)
-    made = tasks.space.modules["decoder"].apply(variables()["decoder"], latents, None, train=False)
-    np.testing.assert_array_equal(drawn["images"], data.to_uint8(made))
+def decoded(model, latents):
+    decode = model.space.modules["decoder"].apply
+    return decode(model.model.variables["decoder"], latents, None, train=False)
+
+
+def test_samples_are_what_the_decoder_makes_of_the_prior_in_one_pass(model):
+    drawn = model.draw(20)
+    latents = normal_by_index(jax.random.key(0), "prior_latents", jnp.arange(20), (4,))
+    np.testing.assert_array_equal(drawn["images"], data.to_uint8(decoded(model, latents)))
     np.testing.assert_array_equal(drawn["num_evaluations"], 1)
 
 
-def test_samples_of_a_class_are_of_zones_of_its_training_images(tasks, model):
-    labels = jnp.arange(200) % 10
-    request = {"samples": labels, "index": jnp.arange(200)}
-    centres = tasks.latents_from(model, KEY, 0.0, request, "label")
-    context, own = model.context, []
+def test_samples_of_a_class_are_of_zones_of_its_training_images(model):
+    labels = np.arange(200) % 10
+    centres = model.encode(labels, KEY, 0.0, source="label")
+    context, own = model.model.context, []
     exact = zoning.compute_latents(
-        context["anchors"], jnp.zeros_like(context["anchors"]), solver=tasks.space.solver
+        context["anchors"], jnp.zeros_like(context["anchors"]), solver=model.space.solver
     )
     for centre, label in zip(centres, labels, strict=True):
         distances = jnp.sum((exact - centre) ** 2, axis=1)
@@ -194,38 +194,37 @@ def test_samples_of_a_class_are_of_zones_of_its_training_images(tasks, model):
 
 
 def test_a_latent_is_of_the_class_of_the_image_in_whose_zone_it_lies():
-    tasks = Tasks(build(latent__num_steps=20, alignment__num_steps=20))
+    space = build(latent__num_steps=20, alignment__num_steps=20)
     anchors = 3 * jax.random.normal(KEY, (16, 4))
-    model = Model(variables(), {"anchors": anchors, "labels": jnp.arange(16) // 2})
-    latents = zoning.compute_latents(anchors, jnp.zeros((16, 4)), solver=tasks.space.solver)
-    found = tasks.classes(model, np.asarray(latents))
+    context = {"anchors": anchors, "labels": jnp.arange(16) // 2}
+    latents = zoning.compute_latents(anchors, jnp.zeros((16, 4)), solver=space.solver)
+    found = TrainedModel(space, Model(variables(), context), 0).classes(np.asarray(latents))
     np.testing.assert_array_equal(found.classes, np.arange(16) // 2)
     assert found.probabilities.min() > 0.9
 
 
-def test_images_are_reconstructed_and_lie_between_others_through_latents_alone(tasks, model):
+def test_images_are_reconstructed_and_lie_between_others_through_latents_alone(model):
     images = digits()[1].images[:5]
-    latents = jnp.asarray(tasks.condition(model, images)[0])
-    made = tasks.space.modules["decoder"].apply(variables()["decoder"], latents, None, train=False)
-    found = tasks.reconstruct(model, images)
+    made = decoded(model, jnp.asarray(model.encode(images, noise_scale=1.0)))
+    found = model.reconstruct(images)
     errors = np.linalg.norm((made - data.normalise(jnp.asarray(images))).reshape(5, -1), axis=1)
     np.testing.assert_allclose(found["errors"], errors, rtol=1e-5)
-    between = tasks.interpolate(model, images[:2])
-    ends = tasks.reconstruct(model, images[:2])["images"]
+    between = model.interpolate(images[:2])
+    ends = model.reconstruct(images[:2])["images"]
     np.testing.assert_array_equal(between["images"][[0, -1]], ends)
 
 
-def test_labels_without_alignment_have_no_anchors_but_zones(tasks, model):
-    assert set(tasks.space.modules) == {"encoder", "decoder"}
-    assert tasks.translations == (("image", "label"), ("label", "image"))
+def test_labels_without_alignment_have_no_anchors_but_zones(model):
+    assert set(model.space.modules) == {"encoder", "decoder"}
+    assert model.translations == (("image", "label"), ("label", "image"))
     with pytest.raises(UserError, match="nothing is aligned with labels"):
-        tasks.space.anchors(model.variables, np.arange(3), "label")
+        model.anchors(np.arange(3), source="label")
 
 
 def test_the_log_names_classes_that_have_no_zone(caplog):
     examples = digits()[0]
     small_set = examples._replace(labels=np.where(examples.labels == 3, 4, examples.labels))
-    Tasks(build(latent__context_size=1437)).space.context(variables(), small_set)
+    build(latent__context_size=1437).context(variables(), small_set)
     assert "classes without a zone among latent.context_size 1437: 3" in caplog.text
 
 

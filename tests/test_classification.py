@@ -1,5 +1,7 @@
 """Accuracy against noise, batch and bank size: the latents behind it, and that labels stay out."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,12 +9,12 @@ import pytest
 import small
 
 from lzn_jax import data, plots, zoning
-from lzn_jax.evaluation import classification
+from lzn_jax.data import Examples
+from lzn_jax.evaluation import classification, measurements
 from lzn_jax.evaluation.classification import Curves, centres_in_batches
-from lzn_jax.evaluation.measurements import Measurements
 from lzn_jax.latent_space import LatentSpace, Model
 from lzn_jax.run import sharding
-from lzn_jax.tasks import Tasks
+from lzn_jax.trained_model import TrainedModel
 
 SOLVER = zoning.Euler(8)
 
@@ -79,7 +81,7 @@ def test_metrics_have_flat_names():
 
 @pytest.fixture(scope="module")
 def joint():
-    """A space whose decoder never trained, a random model, and the data."""
+    """A random model whose decoder never trained, and the data."""
     config = small.config(
         training__generation_weight=0,
         evaluation__noise_scales="(0.0, 0.5)",
@@ -89,23 +91,22 @@ def joint():
     space = LatentSpace(config, sharding.make_mesh(15))
     train, test = data.load_data(config)
     variables = jax.device_put(small.drawn(jax.eval_shape(space.init, jax.random.key(0))))
-    return space, Model(variables, space.context(variables, train)), train, test
+    return TrainedModel(space, Model(variables, space.context(variables, train)), 0), train, test
 
 
 def evaluated(joint, labels, folder, monkeypatch):
-    """Metrics of the space for test images with those labels, and the classes it found."""
-    space, model, train, test = joint
-    tasks = Tasks(space)
-    found, predict = [], tasks.classes
+    """Metrics of the model for test images with those labels, and the classes it found."""
+    model, train, test = joint
+    found, classes = [], TrainedModel.classes
 
-    def spy(*arguments):
-        predictions = predict(*arguments)
+    def spy(self, latents):
+        predictions = classes(self, latents)
         found.append(predictions.classes.tolist())
         return predictions
 
     with monkeypatch.context() as patch:
-        patch.setattr(tasks, "classes", spy)
-        metrics = Measurements(tasks)(model, train, test._replace(labels=labels), folder)
+        patch.setattr(TrainedModel, "classes", spy)
+        metrics = measurements.evaluate(model, train, test._replace(labels=labels), folder)
     return metrics, found
 
 
@@ -131,6 +132,28 @@ def test_classes_are_found_without_a_look_at_the_labels(joint, tmp_path, monkeyp
     small.without_pictures(monkeypatch)
     for others in (np.roll(labels, 1), np.full_like(labels, 3)):
         assert evaluated(joint, others, tmp_path, monkeypatch)[1] == found
+
+
+def test_classes_of_other_types_are_measured_of_the_samples_that_can_be_read(monkeypatch, tmp_path):
+    monkeypatch.setattr(classification, "_of_first_type", lambda *_: {"test_accuracy": 0.5})
+    monkeypatch.setattr(classification, "figures_folder", lambda workdir, config: workdir)
+    word = types.SimpleNamespace(
+        readable=lambda examples: np.array([0, 1, 3]), samples=lambda examples: examples.texts
+    )
+    model = small.stand_in(
+        translations=(("image", "label"), ("word", "label"), ("label", "image")),
+        class_type="label",
+        main_type="image",
+        space=types.SimpleNamespace(types={"image": None, "word": word}),
+        config=None,
+        classify=lambda samples, source: types.SimpleNamespace(
+            classes=np.array([{"one": 1, "two": 2}[each] for each in samples])
+        ),
+    )
+    words, labels = np.array(["one", "two", "?", "two"]), np.array([1, 1, 1, 2])
+    test = Examples(None, labels.astype(np.int32), words)
+    found = classification.measure(model, test, test, tmp_path)
+    assert found == {"test_accuracy": 0.5, "word_to_label_accuracy": pytest.approx(2 / 3)}
 
 
 def test_the_figure_has_a_panel_for_each_curve_that_holds_something(tmp_path):

@@ -22,10 +22,10 @@ from lzn_jax import (
     configuration,
     convert,
     data,
+    loading,
     main,
     models,
     train,
-    trained_model,
     zoning,
 )
 from lzn_jax.configuration import UserError
@@ -86,6 +86,9 @@ def fourier_values(path="no such folder"):
         },
         "decoder": {
             **network,
+            "condition": None,
+            "condition_dropout": 0.0,
+            "latents": ("image",),
             "progressive": model["progressive"],
             "time_embedding": model["embedding_type"],
             "fourier_scale": float(model["fourier_scale"]),
@@ -94,6 +97,9 @@ def fourier_values(path="no such folder"):
         "training": {
             "batch_size": 4,
             "microbatch_size": None,
+            "remat": False,
+            "flow_draws": 1,
+            "shard_parameters": False,
             "num_steps": 1,
             "ema_decay": params["ema_decay"],
         },
@@ -265,7 +271,7 @@ def test_report_has_what_pytorch_would_find(converted):
 def test_a_converted_checkpoint_has_averages_context_and_iteration(converted):
     workdir, config, *_ = converted
     config = configuration.load(str(config))
-    trained = trained_model.restore(config, workdir)
+    trained = loading.restore(config, workdir)
     model = trained.model
     assert trained.step == 0
     assert model.context["anchors"].shape == (8, 6)
@@ -288,7 +294,7 @@ def test_raw_weights_take_the_place_of_the_averages(tmp_path, capsys):
     assert "results for an image depend on the others" in line
     assert json.loads((tmp_path / "run" / "config.json").read_text())["latent"]["context_size"] == 0
     changed = configuration.load(str(config), ["latent.context_size=0"])
-    model = trained_model.restore(changed, tmp_path / "run").model
+    model = loading.restore(changed, tmp_path / "run").model
     jax.tree.map(np.testing.assert_array_equal, model.variables, released_variables("raw"))
     assert model.context == {}
     flags = [f"--config={config}", f"--workdir={tmp_path / 'run'}", "--mode=sample"]
@@ -477,8 +483,7 @@ def test_variables_have_the_bits_of_the_weights(kind, seeded):
 def test_modes_go_on_from_a_converted_checkpoint(seeded, monkeypatch):
     _, flags, folder = seeded("joint")
     # One space on one device: what a mode has compiled, the next one has, too.
-    for name in ("LatentSpace", "Tasks"):
-        monkeypatch.setattr(trained_model, name, functools.cache(getattr(trained_model, name)))
+    monkeypatch.setattr(loading, "LatentSpace", functools.cache(loading.LatentSpace))
     modes = ("sample", "reconstruct", "interpolate", "embed", "classify")
     with jax.set_mesh(sharding.make_mesh(1)):
         assert [main.main([*flags, f"--mode={mode}"]) for mode in modes] == [0] * len(modes)

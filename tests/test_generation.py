@@ -10,12 +10,13 @@ import pytest
 import small
 
 from lzn_jax import data, zoning
-from lzn_jax.evaluation import feature_network
-from lzn_jax.evaluation.measurements import Measurements, reconstructed_rows
+from lzn_jax.evaluation import feature_network, measurements
+from lzn_jax.evaluation.reconstruction import reconstructed_rows
+from lzn_jax.inference import NO_CLASS
 from lzn_jax.latent_space import LatentSpace, Model
-from lzn_jax.randomness import Stream, normal_by_index
+from lzn_jax.randomness import named, normal_by_index
 from lzn_jax.run import sharding
-from lzn_jax.tasks import NO_CLASS, Tasks
+from lzn_jax.trained_model import TrainedModel
 
 KEY = jax.random.key(5)
 
@@ -52,15 +53,14 @@ def batch():
     return {"images": jnp.asarray(digits()[0].images[:16])}  # no labels, which it never reads
 
 
-@pytest.fixture(scope="module")
-def shared():
-    """Tasks that compile their programs once; tests undo what they change."""
-    return Tasks(build())
+def model_of(space):
+    return TrainedModel(space, Model(variables(), space.context(variables(), digits()[0])), 0)
 
 
 @pytest.fixture(scope="module")
-def model(shared):
-    return Model(variables(), shared.space.context(variables(), digits()[0]))
+def model():
+    """Its programs are compiled once."""
+    return model_of(build())
 
 
 @functools.cache
@@ -81,13 +81,13 @@ def loss_and_gradient(num_devices=1, size=None):
 
 def by_hand(space, variables):
     """The loss of the flow given each image's own latent."""
-    flow_key, _, _, latent_key = jax.random.split(KEY, 4)
-    noise_key, time_key = jax.random.split(flow_key)
+    noise_key, time_key = jax.random.split(jax.random.split(named(KEY, "image_decoder"))[0])
     images = batch()["images"] / 127.5 - 1
     latents = None
     if space.encoders:
         anchors = space.modules["encoder"].apply(variables["encoder"], images, train=True)
-        noise = space.config.latent.noise_scale * jax.random.normal(latent_key, anchors.shape)
+        noise = jax.random.normal(named(KEY, "image_latents_decoder"), anchors.shape)
+        noise *= space.config.latent.noise_scale
         latents = zoning.compute_latents(anchors, noise, solver=zoning.DPMSolver(4))
     noise = jax.random.normal(noise_key, images.shape)
     t = jax.random.uniform(time_key, (16,), minval=1e-3, maxval=1.0)
@@ -98,9 +98,9 @@ def by_hand(space, variables):
     return jnp.mean((velocity - (images - noise)) ** 2)
 
 
-def test_the_loss_is_that_of_the_flow_given_each_images_own_latent(shared):
+def test_the_loss_is_that_of_the_flow_given_each_images_own_latent(model):
     (loss, metrics), _ = loss_and_gradient()(variables())
-    expected = jax.jit(functools.partial(by_hand, shared.space))(variables())
+    expected = jax.jit(functools.partial(by_hand, model.space))(variables())
     assert float(loss) == pytest.approx(float(expected), rel=1e-5)
     assert metrics == {"generation_loss": loss}
 
@@ -136,41 +136,38 @@ def test_the_baseline_is_a_decoder_alone():
     assert float(loss) == pytest.approx(float(expected), rel=1e-5)
     assert metrics == {"generation_loss": loss}
     assert space.context(decoder, digits()[0]) == space.context_shapes() == {}
-    assert Tasks(space).sample(Model(decoder, {}), 3).images.shape == (3, 8, 8, 1)
+    assert TrainedModel(space, Model(decoder, {}), 0).sample(3).images.shape == (3, 8, 8, 1)
 
 
-def test_a_sample_depends_on_the_seed_and_its_number_alone(shared, model):
-    many = shared.sample(model, 32)
+def test_a_sample_depends_on_the_key_and_its_number_alone(model):
+    many = model.sample(32)
     assert many.images.dtype == np.uint8
     assert many.labels.tolist() == [NO_CLASS] * 32
     assert len(np.unique(many.images.reshape(32, -1), axis=0)) == 32
-    np.testing.assert_array_equal(shared.sample(model, 7).images, many.images[:7])
+    np.testing.assert_array_equal(model.sample(7).images, many.images[:7])
     # Another batch size may round another way: by one grey level.
-    other = Tasks(build(training__batch_size=8)).sample(model, 32).images
+    other = model_of(build(training__batch_size=8)).sample(32).images
     assert np.max(np.abs(other.astype(int) - many.images)) <= 1
-    other = Tasks(build(seed=1))
-    other._decode = shared._decode  # which is compiled
-    assert np.mean(other.sample(model, 32).images != many.images) > 0.5
 
 
-def straight(variables, x, t, latents, labels, *, train):
+def straight(variables, x, t, latents, beside, *, train):
     """Straight paths, which Euler undoes exactly, in a direction that the latent gives."""
-    assert labels is None
+    assert beside is None
     return jnp.zeros_like(x) + latents[:, :1, None, None]
 
 
 @pytest.fixture
 def straight_paths():
-    """Tasks of their own, as the shared ones' programs may be compiled."""
-    tasks = Tasks(build())
-    tasks.decoder.decoder = types.SimpleNamespace(apply=straight)
-    return tasks
+    """A model of its own, as the shared one's programs may be compiled."""
+    space = build()
+    space.decoders["image"].module = types.SimpleNamespace(apply=straight)
+    return model_of(space)
 
 
 def test_samples_come_from_noise_and_from_latents(straight_paths):
-    found = straight_paths.draw_any(Model({"decoder": None}, {}), 16, KEY)["images"]
-    noise = normal_by_index(KEY, Stream.SAMPLE_NOISE, jnp.arange(16), (8, 8, 1))
-    latents = normal_by_index(KEY, Stream.PRIOR_LATENTS, jnp.arange(16), (4,))
+    found = straight_paths.draw(16, None, KEY)["images"]
+    noise = normal_by_index(KEY, "image_noise", jnp.arange(16), (8, 8, 1))
+    latents = normal_by_index(KEY, "prior_latents", jnp.arange(16), (4,))
     expected = noise + (1 - 1e-3) * latents[:, :1, None, None]
     # Grey levels; outside of [-1, 1] there are none.
     expected = np.clip(127.5 * (np.asarray(expected) + 1), 0, 255)
@@ -187,32 +184,17 @@ def test_images_of_all_classes_are_reconstructed_where_files_go_by_class(count):
     assert np.all((steps >= count // 2000) & (steps >= 1) & (steps <= np.ceil(count / 2000)))
 
 
-def test_reconstruction_is_exact_for_straight_paths(straight_paths, model):
+def test_reconstruction_is_exact_for_straight_paths(straight_paths):
     images = digits()[1].images[:16]
-    result = straight_paths.reconstruct(model, images)
+    result = straight_paths.reconstruct(images)
     assert np.max(result["errors"]) < 1e-4
     np.testing.assert_array_equal(result["images"], images)
 
 
-def test_images_are_reconstructed_given_random_latents_of_their_zones(shared, model, monkeypatch):
-    def told(variables, images, condition):
-        return {"latents": condition[0]}
-
-    monkeypatch.setattr(shared, "_reconstruct", told)
-    images = digits()[1].images[:20]
-    (latents,) = shared.reconstruct(model, images).values()
-    anchors = jnp.asarray(shared.space.anchors(variables(), images))
-    noise = normal_by_index(jax.random.key(0), Stream.IMAGE_LATENTS, jnp.arange(20), (4,))
-    expected = zoning.latents_in_context(
-        anchors, model.context["anchors"], noise, solver=zoning.DPMSolver(4)
-    )
-    np.testing.assert_allclose(latents, expected, atol=1e-5)
-
-
-def test_evaluation_gives_finite_metrics_pictures_and_a_cache(shared, model, tmp_path, monkeypatch):
+def test_evaluation_gives_finite_metrics_pictures_and_a_cache(model, tmp_path, monkeypatch):
     monkeypatch.setattr(feature_network, "NUM_STEPS", 3)
-    train, test = digits()[0], jax.tree.map(lambda a: a[:20], digits()[1])
-    metrics = Measurements(shared)(model, train, test, tmp_path)
+    train, test = digits()[0], digits()[1].at(np.arange(20))
+    metrics = measurements.evaluate(model, train, test, tmp_path)
     assert set(metrics) == {
         "fd_features", "precision", "recall", "recognised", "sampling_evaluations",
         "reconstruction_l2", "nearest", "nearest_of_tests", "nearest_ratio", "test_examples",
@@ -221,13 +203,11 @@ def test_evaluation_gives_finite_metrics_pictures_and_a_cache(shared, model, tmp
     assert all(type(value) is float for value in metrics.values())
     assert np.isfinite(list(metrics.values())).all()
     assert metrics["sampling_evaluations"] == 3
-    expected = np.mean(shared.reconstruct(model, test.images)["errors"])
+    expected = np.mean(model.reconstruct(test.images)["errors"])
     assert metrics["reconstruction_l2"] == pytest.approx(expected)
     names = {path.name for path in (tmp_path / "figures").iterdir()}
     assert names == {"samples.png", "reconstructions.png"}
     assert len(list((tmp_path / "cache").iterdir())) == 2
     # The network is trained once a run.
     monkeypatch.setattr(feature_network, "_train", None)
-    folder = "figures/another_set"
-    assert Measurements(shared)(model, train, test, tmp_path, folder) == metrics
-    assert {path.name for path in (tmp_path / folder).iterdir()} == names
+    assert measurements.evaluate(model, train, test, tmp_path) == metrics

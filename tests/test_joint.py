@@ -1,4 +1,4 @@
-"""Images and labels in one space: the loss from parts, what decoders are told, classes."""
+"""Images and labels in one space: the loss from parts, conditions of decoders, classes."""
 
 import contextlib
 import functools
@@ -10,15 +10,15 @@ import pytest
 import small
 from zoning.oracle import in_float64
 
-from lzn_jax import data, zoning
+from lzn_jax import data, inference, zoning
 from lzn_jax.configuration import UserError
 from lzn_jax.data import Examples
-from lzn_jax.evaluation.measurements import Measurements
+from lzn_jax.evaluation import measurements
 from lzn_jax.latent_space import LatentSpace, Model
 from lzn_jax.losses import rectified_flow
-from lzn_jax.randomness import Stream, normal_by_index
+from lzn_jax.randomness import named, normal_by_index
 from lzn_jax.run import sharding
-from lzn_jax.tasks import Tasks
+from lzn_jax.trained_model import TrainedModel
 from lzn_jax.zoning import plain
 
 KEY = jax.random.key(5)
@@ -67,18 +67,22 @@ def encoded():
     return apply_in_training(encoder, variables()["encoder"], batch()["images"] / 127.5 - 1)
 
 
+def flow_key():
+    """Of the flow's draws; the second key is dropout's."""
+    return jax.random.split(named(KEY, "image_decoder"), 2)[0]
+
+
 def flow_loss(space, variables, latents):
     """The rectified flow's, written out: images, classes and given latents."""
-    flow_key = jax.random.split(KEY, 5)[0]
-    noise_key, time_key = jax.random.split(flow_key)
+    noise_key, time_key = jax.random.split(flow_key())
     images = batch()["images"] / 127.5 - 1
     noise = jax.random.normal(noise_key, images.shape)
     t = jax.random.uniform(time_key, (15,), minval=1e-3, maxval=1.0)
     s = t[:, None, None, None]
     x_t = s * images + (1 - s) * noise
-    told = latents, one_hot(LABELS)
+    condition = latents, one_hot(LABELS)
     decoder = space.modules["decoder"]
-    velocity = apply_in_training(decoder, variables["decoder"], x_t, t, *told)
+    velocity = apply_in_training(decoder, variables["decoder"], x_t, t, *condition)
     return np.mean(np.asarray(velocity - (images - noise), np.float64) ** 2)
 
 
@@ -92,13 +96,13 @@ def test_the_loss_is_that_of_the_flow_and_of_latents_outside_the_zone_of_their_c
         alignment__weight=3,
         training__generation_weight=0.5,
     )
-    _, _, _, latent_key, align_key = jax.random.split(KEY, 5)
     anchors = encoded()
-    noise = jax.random.normal(latent_key, anchors.shape)
+    noise = jax.random.normal(named(KEY, "image_latents_decoder"), anchors.shape)
     latents = zoning.compute_latents(anchors, noise, solver=zoning.Euler(4))
     aligned_noise = noise
     if noise_scale is not None:
-        aligned_noise = noise_scale * jax.random.normal(align_key, anchors.shape)
+        own = jax.random.normal(named(KEY, "image_latents_aligned"), anchors.shape)
+        aligned_noise = noise_scale * own
     with np.errstate(divide="ignore"):
         log_counts = np.log(np.bincount(LABELS, minlength=10))  # -inf where a class is absent
 
@@ -121,10 +125,9 @@ def test_the_loss_is_that_of_the_flow_and_of_latents_outside_the_zone_of_their_c
 
 def test_draws_of_a_batch_take_the_place_of_the_keys():
     space, other_key = build(alignment__noise_scale=None), jax.random.key(6)
-    flow_key, _, _, latent_key, _ = jax.random.split(KEY, 5)
-    noise, t = rectified_flow.draw(flow_key, batch()["images"] / 127.5 - 1)
-    given = {"image_latent_noise": jax.random.normal(latent_key, (15, 4))}
-    given |= {"flow_noise": noise, "flow_time": t}
+    noise, t = rectified_flow.draw(flow_key(), batch()["images"] / 127.5 - 1)
+    own = jax.random.normal(named(KEY, "image_latents_decoder"), (15, 4))
+    given = {"image_latent_noise": own, "flow_noise": noise, "flow_time": t}
     loss_of = jax.jit(small.loss_of(space))
     drawn, metrics = loss_of(variables(), batch(), KEY)
     loss, found = loss_of(variables(), batch() | given, other_key)
@@ -137,7 +140,7 @@ def test_draws_of_a_batch_take_the_place_of_the_keys():
             jax.eval_shape(space.loss, variables(), batch() | given | {name: column[:1]}, KEY)
 
 
-def test_the_baseline_is_a_decoder_told_the_class_alone():
+def test_the_baseline_is_a_decoder_on_the_class_alone():
     space = build(latent__enabled=False)
     decoder = variables(latent__enabled=False)
     assert set(space.modules) == set(decoder) == {"decoder"}
@@ -162,25 +165,26 @@ def test_weights_of_networks_that_look_at_samples_are_read_where_there_will_be_s
         evaluation__inception_path="missing.npz",
         training__generation_weight=weight,
     )
-    measure = Measurements(Tasks(LatentSpace(config, sharding.make_mesh(15))))
+    space = LatentSpace(config, sharding.make_mesh(15))
     test = Examples(np.zeros((1, 32, 32, 3), np.uint8), np.zeros(1, np.int32))
     with pytest.raises(UserError, match=r"missing\.npz") if weight else contextlib.nullcontext():
-        measure.prepare(test)
+        measurements.prepare(space, test)
 
 
 @functools.cache
-def told():
-    """Tasks whose decoder returns what it is told instead of images."""
-    tasks = Tasks(build())
-    tasks.decoder.generate = lambda variables, key, condition, index: {
+def shown():
+    """A model whose decoder returns its condition in place of images."""
+    space = build()
+    decoder = space.decoders["image"]
+    decoder.generate = lambda variables, key, condition, index: {
         "images": condition[0],
-        "classes": condition[1],
+        "condition": condition[1],
     }
-    tasks._reconstruct = lambda variables, images, condition: {
+    decoder.reconstruct = lambda variables, images, condition: {
         "latents": condition[0],
-        "classes": condition[1],
+        "condition": condition[1],
     }
-    return tasks
+    return TrainedModel(space, Model(variables(), space.context(variables(), digits()[0])), 0)
 
 
 def ends_of_flow(latents):
@@ -188,12 +192,11 @@ def ends_of_flow(latents):
     return in_float64(functools.partial(plain.classify, solver=FLOW), latents, label_anchors())
 
 
-def test_samples_are_told_their_class_and_a_latent_of_its_zone():
-    tasks = told()
+def test_samples_have_their_class_and_a_latent_of_its_zone_as_condition():
     index, labels = jnp.arange(40), jnp.arange(40) % 10
-    drawn = tasks.draw(Model(variables(), {}), 40, np.asarray(labels), KEY)
-    np.testing.assert_array_equal(drawn["classes"], one_hot(labels))
-    noise = normal_by_index(KEY, Stream.SAMPLE_LATENTS, index, (4,))
+    drawn = shown().draw(40, np.asarray(labels), KEY)
+    np.testing.assert_array_equal(drawn["condition"], one_hot(labels))
+    noise = normal_by_index(KEY, "label_latents", index, (4,))
 
     def exact(anchors, noise):
         return plain.compute_latents(anchors, noise, labels, solver=FLOW)
@@ -202,20 +205,20 @@ def test_samples_are_told_their_class_and_a_latent_of_its_zone():
     np.testing.assert_allclose(drawn["images"], expected, atol=1e-4)
 
 
-def test_samples_of_any_class_are_told_the_class_in_whose_zone_the_prior_puts_them():
-    tasks = told()
-    drawn = tasks.draw_any(Model(variables(), {}), 40, KEY)
-    latents = normal_by_index(KEY, Stream.PRIOR_LATENTS, jnp.arange(40), (4,))
+def test_samples_of_any_class_have_the_class_of_the_zone_that_the_prior_puts_them_in():
+    drawn = shown().draw(40, None, KEY)
+    latents = normal_by_index(KEY, "prior_latents", jnp.arange(40), (4,))
     np.testing.assert_array_equal(drawn["images"], latents)
     classes = ends_of_flow(latents)
     assert len(set(classes)) > 5
     np.testing.assert_array_equal(drawn["labels"], classes)
-    np.testing.assert_array_equal(drawn["classes"], one_hot(classes))
+    np.testing.assert_array_equal(drawn["condition"], one_hot(classes))
 
 
 def test_a_prediction_is_the_end_of_the_flow_and_its_last_assignment():
     latents = jax.random.normal(KEY, (40, 4))
-    found = jax.jit(Tasks(build()).predict)(Model(variables(), {}), latents)
+    predict = functools.partial(inference.predict, build(), target="label")
+    found = jax.jit(predict)(Model(variables(), {}), latents)
     classes = ends_of_flow(latents)
     np.testing.assert_array_equal(found["classes"], classes)
 
@@ -226,22 +229,17 @@ def test_a_prediction_is_the_end_of_the_flow_and_its_last_assignment():
     np.testing.assert_allclose(found["probabilities"], expected, atol=1e-4)
 
 
-@functools.cache
-def context():
-    return told().space.context(variables(), digits()[0])
-
-
 @pytest.mark.parametrize("is_given", [True, False])
 def test_images_are_reconstructed_given_a_random_latent_of_their_zone_and_their_class(is_given):
-    tasks = told()
-    model = Model(variables(), context())
-    images = digits()[1].images[:20]
-    labels = np.arange(20) % 10 if is_given else tasks.classify(model, images).classes
-    found = tasks.reconstruct(model, images, labels if is_given else None)
-    np.testing.assert_array_equal(found["classes"], one_hot(labels))
-    anchors = tasks.space.anchors(variables(), images)
-    noise = normal_by_index(jax.random.key(0), Stream.IMAGE_LATENTS, jnp.arange(20), (4,))
+    model, images = shown(), digits()[1].images[:20]
+    labels = np.arange(20) % 10 if is_given else model.classify(images).classes
+    found = model.reconstruct(images, labels if is_given else None)
+    np.testing.assert_array_equal(found["condition"], one_hot(labels))
+    noise = normal_by_index(jax.random.key(0), "image_latents", jnp.arange(20), (4,))
     expected = zoning.latents_in_context(
-        anchors, model.context["anchors"], noise, solver=zoning.Euler(4)
+        jnp.asarray(model.anchors(images)),
+        model.model.context["anchors"],
+        noise,
+        solver=zoning.Euler(4),
     )
     np.testing.assert_allclose(found["latents"], expected, atol=1e-5)

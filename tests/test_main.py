@@ -13,15 +13,14 @@ import pytest
 import small
 from PIL import Image
 
-from lzn_jax import data, trained_model
+from lzn_jax import data, loading
 from lzn_jax import main as command_line
 from lzn_jax.data import digits, read_images
 
 ROOT = Path(__file__).parent.parent
 CONFIG, REPRESENTATION = "configs/digits_joint.py", "configs/digits_repr.py"
 # Settings that the runs of other files leave alone.
-SETTINGS = {"training__microbatch_size": 5, "latent__precision": "bfloat16_3x"}
-SETTINGS |= {"reporting__wandb_project": "zones"}
+SETTINGS = {"training__microbatch_size": 5, "reporting__wandb_project": "zones"}
 SETTINGS |= {f"evaluation__{name}": "(7,)" for name in ("noise_scales", "batch_sizes")}
 
 
@@ -52,7 +51,7 @@ def trained(run, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model(run):
-    return trained_model.restore(small.config(**SETTINGS), run)
+    return loading.restore(small.config(**SETTINGS), run)
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +138,7 @@ def test_a_run_with_a_validation_split_never_reads_the_test_set(tmp_path, monkey
     assert trained["validation_examples"] == 37
     assert "test_examples" not in trained
     assert json.loads((tmp_path / "config.json").read_text())["latent"]["context_size"] == 1400
-    assert len(trained_model.load(tmp_path).model.context["anchors"]) == 1400
+    assert len(loading.load(tmp_path).model.context["anchors"]) == 1400
     assert _run(tmp_path, "--mode=evaluate", **changes) == 0
     again = json.loads((tmp_path / "summary.json").read_text())
     assert again["test_accuracy"] == pytest.approx(trained["test_accuracy"])

@@ -1,4 +1,4 @@
-"""Random numbers by seed, stream and example."""
+"""Random numbers by key, name and example."""
 
 import itertools
 
@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lzn_jax.randomness import Stream, normal_by_index, stream_key
+from lzn_jax.randomness import named, normal_by_index
 
 
-def _draw(index, seed=0, stream=Stream.SAMPLE_NOISE, shape=(2, 3)):
-    return np.asarray(normal_by_index(jax.random.key(seed), stream, jnp.array(index), shape))
+def _draw(index, seed=0, name="image_noise", shape=(2, 3)):
+    return np.asarray(normal_by_index(jax.random.key(seed), name, jnp.array(index), shape))
 
 
 def test_a_row_is_the_same_alone_in_a_batch_and_in_any_order():
@@ -19,10 +19,10 @@ def test_a_row_is_the_same_alone_in_a_batch_and_in_any_order():
     np.testing.assert_array_equal(_draw([6, 1, 4, 1]), batch[[6, 1, 4, 1]])
 
 
-def test_rows_streams_and_seeds_differ():
+def test_rows_names_and_seeds_differ():
     draws = [*_draw([0, 1, 2])]
-    draws += [_draw([0], stream=stream)[0] for stream in Stream if stream != Stream.SAMPLE_NOISE]
-    draws += [_draw([0], seed=seed)[0] for seed in (1, 2)]
+    draws += [_draw([0], name=name)[0] for name in ("init", "training", "image_latents", "")]
+    draws += [_draw([0], seed=seed)[0] for seed in (1, 2, 2**31)]
     for a, b in itertools.combinations(draws, 2):
         assert not np.any(a == b)
 
@@ -35,28 +35,8 @@ def test_rows_are_standard_normal_and_uncorrelated():
     assert abs((rows[1:] * rows[:-1]).mean()) < 4 * error  # neighbours
 
 
-def test_stream_numbers_stay():
-    """A saved run resumes with the noise that it began with."""
-    assert {stream.name: stream.value for stream in Stream} == {
-        "INIT": 0,
-        "TRAINING": 1,
-        "CONTEXT": 2,
-        "IMAGE_LATENTS": 3,
-        "SAMPLE_LATENTS": 4,
-        "SAMPLE_NOISE": 5,
-        "PRIOR_LATENTS": 6,
-        "PROBE": 7,
-        "TRAIN_LATENTS": 8,
-        "TEXT": 9,
-        "TEXT_LATENTS": 10,
-        "MEMBERS": 11,
-    }
-
-
-def test_stream_keys_depend_on_seed_and_stream():
-    keys = [
-        tuple(jax.random.key_data(stream_key(seed, stream)).tolist())
-        for seed in (0, 1, 2**31)
-        for stream in Stream
-    ]
-    assert len(set(keys)) == len(keys)
+def test_the_key_of_a_name_stays():
+    """A saved run goes on with the noise that it began with, in any process."""
+    key = jax.random.key(3)
+    expected = jax.random.fold_in(key, 3941339776)  # the CRC-32 of the name
+    assert named(key, "image_noise") == expected

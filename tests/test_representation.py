@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 import small
+from lzn_jax.tasks import Tasks
 from ml_collections import FrozenConfigDict
 from zoning import oracle
 
@@ -20,7 +21,6 @@ from lzn_jax.latent_space import LatentSpace, Model
 from lzn_jax.losses.contrastive import nt_xent
 from lzn_jax.randomness import Stream, normal_by_index
 from lzn_jax.run import sharding
-from lzn_jax.tasks import Tasks
 from lzn_jax.zoning import Euler, plain
 
 

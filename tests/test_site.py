@@ -104,7 +104,7 @@ def test_docstrings_are_in_it(site, pages):
     anchors = pages[site / "trained_model.html"].anchors
     public = [name for name in vars(TrainedModel) if not name.startswith("_")]
     assert {f"lzn_jax.trained_model.TrainedModel.{name}" for name in public} <= anchors
-    assert "lzn_jax.trained_model.load" in anchors
+    assert "lzn_jax.loading.load" in anchors
     text = (site / "trained_model.html").read_text()
     assert "Samples of one data type as samples of another" in text
 

@@ -14,7 +14,7 @@ import small
 
 from lzn_jax import data
 from lzn_jax.data import captions
-from lzn_jax.randomness import Stream, stream_key
+from lzn_jax.randomness import named
 from lzn_jax.run import sharding
 
 ROOT = Path(__file__).parent.parent
@@ -39,7 +39,7 @@ def test_training_moves_both_networks_and_is_measured_as_the_run_is(script, name
     examples, test = data.load_data(config)
     space, variables, losses, _ = script.train(name, config, examples)
     assert np.mean(losses[-5:]) < np.mean(losses[:5])
-    start = space.init(stream_key(config.seed, Stream.INIT))
+    start = space.init(named(jax.random.key(config.seed), "init"))
     for network in space.networks:
         moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), start[network], variables[network])
         assert max(jax.tree.leaves(moved)) > 1e-4, network

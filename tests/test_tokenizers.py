@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import small
 
-from lzn_jax import configuration, main, trained_model
+from lzn_jax import configuration, loading, main
 from lzn_jax.configuration import UserError
 from lzn_jax.data import captions
 from lzn_jax.data.captions import DIGITS, LEANS, WEIGHTS
@@ -212,10 +212,10 @@ def test_a_run_keeps_its_tokenizer_and_is_loaded_with_it_wherever_it_is(tmp_path
     moved = small.untrained_run(tmp_path / "run", config).rename(tmp_path / "moved")
     trained_file(tmp_path / "words.json", pre_tokenizer=None)  # another from now on
     assert not np.array_equal(tokenizer(config).encode(["a bold seven"]), expected)
-    model = trained_model.load(moved)
-    np.testing.assert_array_equal(model.tasks.encoded(["a bold seven"], "text"), expected)
+    model = loading.load(moved)
+    np.testing.assert_array_equal(model.space.types["text"].encoded(["a bold seven"]), expected)
     assert model.model.variables["text_decoder"]["params"]["Dense_1"]["bias"].shape == (51,)
-    assert all(text.startswith("a ") for text in model.tasks.texts(model.model, np.arange(12)))
+    assert all(text.startswith("a ") for text in model.context_samples("text", np.arange(12)))
     assert len(model.generate("text", 3)) == 3
 
 
@@ -232,7 +232,7 @@ def test_a_tokenizer_that_is_not_the_runs_is_one_line_that_says_where_it_is(run,
         workdirs.check_same_run(small.config(CONFIG, **changes(None)), folder)
     copy.unlink()
     with pytest.raises(UserError, match=f"data.tokenizer_path={copy} .*No such file"):
-        trained_model.load(folder)
+        loading.load(folder)
 
 
 def test_a_run_of_bytes_has_no_tokenizer_to_name(run, tmp_path):

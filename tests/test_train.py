@@ -98,7 +98,7 @@ def test_every_step_and_seed_draws_its_own_numbers_whatever_came_before():
     assert len({*draws(0, 1.0), *draws(1, 1.0)}) == 6
 
 
-def test_the_decoder_stops_where_told():
+def test_the_decoder_stops_after_its_steps():
     update, state = _one_weight(training__decoder_steps=1)
     first, _ = update(state, _batch(1.0))
     second, _ = update(first, _batch(1.0))
@@ -293,7 +293,7 @@ def test_sigterm_at_the_last_step_or_in_an_evaluation_leaves_it_to_the_next_star
 
     try:
         with monkeypatch.context() as patch:  # before the evaluation at step 3 nothing was saved
-            patch.setattr(Context, "__call__", interrupted)
+            patch.setattr(Context, "evaluate", interrupted)
             assert train.train_and_evaluate(config, tmp_path, interruption) == 75
         assert (tmp_path / "checkpoints" / "3").is_dir()
         assert evaluations() == []

@@ -14,12 +14,11 @@ import pytest
 import small
 
 import lzn_jax
-from lzn_jax import data, zoning
+from lzn_jax import data, inference, zoning
 from lzn_jax.configuration import UserError
-from lzn_jax.data_types.image_decoders import ImageDecoder
-from lzn_jax.randomness import Stream, normal_by_index
+from lzn_jax.interpolation import great_circle, paths
+from lzn_jax.randomness import normal_by_index
 from lzn_jax.run import batching, sharding
-from lzn_jax.tasks.interpolation import Interpolation, great_circle
 
 ROOT = Path(__file__).parent.parent
 KEY = jax.random.key(7)
@@ -68,7 +67,7 @@ def test_latents_are_those_of_the_zoning_functions(model, images):
     anchors = encode(model.model.variables["encoder"], x)
     np.testing.assert_allclose(model.anchors(images), anchors, rtol=1e-4, atol=1e-5)
     context = model.model.context["anchors"]
-    noise = normal_by_index(KEY, Stream.IMAGE_LATENTS, jnp.arange(20), (4,))
+    noise = normal_by_index(KEY, "image_latents", jnp.arange(20), (4,))
     expected = zoning.latents_in_context(anchors, context, noise, solver=zoning.Euler(4))
     np.testing.assert_allclose(found, expected, atol=1e-4)
     assert type(found) is np.ndarray
@@ -128,7 +127,7 @@ def test_every_method_shows_its_progress(model, images, monkeypatch):
         (lambda: model.encode(images, KEY), ["encoding", "zoning"]),
         (lambda: model.embed(images), ["encoding", "zoning", "zoning"]),
         (lambda: model.classify(images), ["encoding", "zoning", "classifying"]),
-        (lambda: model.sample(20, KEY), ["zoning", "sampling"]),
+        (lambda: model.sample(20, KEY), ["zoning", "label to image"]),
     ):
         shown.clear()
         call()
@@ -150,28 +149,12 @@ def test_a_great_circle_has_equal_angles_and_keeps_the_norm():
 
 
 def test_between_two_images_latents_and_noise_follow_great_circles_and_classes_a_line():
-    class Shown(ImageDecoder):
-        """Images are their noise; decoded they are noise, latents and classes in a row."""
-
-        def __init__(self):
-            pass
-
-        def invert(self, variables, images, condition):
-            return images
-
-        def render(self, variables, noise, condition):
-            return jnp.concatenate([noise, *condition], axis=1)
-
-    def in_batches(function, examples, description):
-        return np.asarray(function(examples))
-
     ends, half = np.array([[3.0, 0, 0], [0, 3, 0]], np.float32), 3 / np.sqrt(2)
-    path = Interpolation(Shown(), in_batches)
-    found = path({}, ends, (jnp.asarray(ends), jnp.eye(2)))
-    row = [half, half, 0, half, half, 0, 0.5, 0.5]
-    np.testing.assert_allclose(found["images"][5], row, atol=1e-5)
-    np.testing.assert_allclose(found["latents"][5], row[:3], atol=1e-5)
-    assert found["weights"][5] == 0.5
+    weights, (noise, (latents, classes)) = paths(ends, (jnp.asarray(ends), jnp.eye(2)))
+    assert weights[5] == 0.5
+    np.testing.assert_allclose(noise[5], [half, half, 0], atol=1e-5)
+    np.testing.assert_allclose(latents[5], [half, half, 0], atol=1e-5)
+    np.testing.assert_allclose(classes[5], [0.5, 0.5], atol=1e-5)
 
 
 def test_images_and_labels_that_do_not_fit_are_one_line(model, images):
@@ -186,8 +169,13 @@ def test_images_and_labels_that_do_not_fit_are_one_line(model, images):
             with pytest.raises(UserError, match=message) as refusal:
                 method(bad)
             assert "\n" not in str(refusal.value)
-    for labels in ([0, 10], [0, -1], [0.0, 1.0], [1]):
-        with pytest.raises(UserError, match="labels must be 2 integers from 0 to 9"):
+    for labels, message in (
+        ([0, 10], r"integers \(n,\) from 0 to 9"),
+        ([0, -1], r"integers \(n,\) from 0 to 9"),
+        ([0.0, 1.0], r"integers \(n,\) from 0 to 9, got float64"),
+        ([1], "2 integers, one an image"),
+    ):
+        with pytest.raises(UserError, match=f"labels must be {message}"):
             model.sample(2, KEY, labels=np.array(labels))
     with pytest.raises(UserError, match="number of samples must be at least 1, got 0"):
         model.sample(0, KEY)
@@ -259,6 +247,7 @@ def test_siblings_are_random_latents_of_zones_decoded(model, images):
     found = model.siblings(images[:3].repeat(2, axis=0), KEY)
     latents = model.encode(images[:3].repeat(2, axis=0), KEY, 1.0)
     request = {"latents": jnp.asarray(latents), "index": jnp.arange(6)}
-    expected = model.tasks.decode(model.model, KEY, request, None, "image")["images"]
+    decode = functools.partial(inference.decode, source=None, target="image")
+    expected = decode(model.space, model.model, KEY, request)["images"]
     np.testing.assert_allclose(found.astype(int), np.asarray(expected).astype(int), atol=1)
     assert np.any(found[0] != found[1])

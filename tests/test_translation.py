@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import small
+from lzn_jax.tasks import Tasks
 
 from lzn_jax import data, main, trained_model, zoning
 from lzn_jax.configuration import UserError
@@ -19,7 +20,6 @@ from lzn_jax.latent_space import LatentSpace, Model, _stand_ins
 from lzn_jax.losses import contrastive
 from lzn_jax.randomness import Stream, normal_by_index
 from lzn_jax.run import sharding
-from lzn_jax.tasks import Tasks
 
 CONFIG = "configs/digits_text.py"
 KEY = jax.random.key(3)

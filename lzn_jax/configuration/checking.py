@@ -136,24 +136,29 @@ def _check_across(values: Mapping[str, Any]) -> None:
         size is None or batch_size % size == 0,
         f"training.microbatch_size must divide training.batch_size {batch_size}, got {size}",
     )
-    for name, field in schema_of(values).items():
-        if field.part is not None:
-            got = values[name]
-            for each in got if isinstance(got, tuple) else () if got is None else (got,):
-                if check := parts.find(field.part, each).check:
-                    check(values)
-    _check_space(values)
-
-
-def _check_space(values: Mapping[str, Any]) -> None:
-    """Types are named once, decoders use those of the config, and something trains."""
+    named = _named_parts(values)
     types = values["types"]
     require(len(set(types)) == len(types), f"types must differ, got {types}")
+    for name, kind, part in named:
+        is_there = kind != "type" or part in types
+        require(is_there, f"{name} needs {part!r} among types, got {types}")
+    for kind, part in dict.fromkeys((kind, part) for _, kind, part in named):
+        if check := parts.find(kind, part).check:
+            check(values)
+    _check_something_trains(values)
+
+
+def _named_parts(values: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Name of each field that names parts, their kind, and each part's name."""
+    named = []
     for name, field in schema_of(values).items():
-        if field.part == "type" and name != "types":
-            got = values[name]
-            for each in got if isinstance(got, tuple) else () if got is None else (got,):
-                require(each in types, f"{name} needs {each!r} among types, got {types}")
+        if field.part is not None and values[name] is not None:
+            each = values[name] if isinstance(values[name], tuple) else (values[name],)
+            named += [(name, field.part, part) for part in each]
+    return named
+
+
+def _check_something_trains(values: Mapping[str, Any]) -> None:
     is_aligned = (
         bool(values["alignments"])
         and values.get("latent.enabled", True)

@@ -16,7 +16,7 @@ from lzn_jax.configuration.checking import checked, converted, unknown, validate
 from lzn_jax.configuration.finding import SHIPPED, find
 from lzn_jax.configuration.schema import groups, schema_of, with_defaults
 from lzn_jax.errors import UserError
-from lzn_jax.parts import Field
+from lzn_jax.parts import REQUIRED, Field
 
 # Of a run, in its work folder.
 CONFIG_FILE = "config.json"
@@ -28,6 +28,7 @@ _RENAMED = {
     "decoder.told": "decoder.condition",
     "decoder.told_dropout": "decoder.condition_dropout",
 }
+_GONE = ("latent.precision",)
 _log = logging.getLogger(__name__)
 
 # Values, and names of those that are stated for their data set -> all values.
@@ -47,10 +48,10 @@ def load(
     Raises UserError for a file that gives no config, for an extension that fails and for a field or
     value at fault.
     """
-    file = find(path)
+    file, given = find(path), parts.extend(extensions)
     tree = _read(file)
     named = checked("extensions", tree.get("extensions", ()), _EXTENSIONS)
-    found = parts.extend(named, file.parent) | parts.extend(extensions)
+    found = given | parts.extend(named, file.parent)
     values = validated({**flatten(tree), **_as_fields(found)})
     values, stated = _changed(values, overrides)
     return _checked(complete(values, stated) if complete else values)
@@ -83,7 +84,7 @@ def load_run(
 
 
 def stored_values(path: Path) -> dict[str, Any]:
-    """The values of a run's config.json by dotted name, fields of older versions renamed.
+    """The values of a run's config.json by dotted name, those of older versions by new names.
 
     Raises UserError for a file that is not a config.
     """
@@ -94,7 +95,8 @@ def stored_values(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path} is not the config of a run: {reason}") from error
-    return {_RENAMED.get(name, name): value for name, value in flatten(tree).items()}
+    values = flatten(tree)
+    return {_RENAMED.get(name, name): values[name] for name in values if name not in _GONE}
 
 
 def _found_extensions(path: Path, values: Mapping[str, Any]) -> dict[str, str]:
@@ -204,13 +206,15 @@ def _changed(
     values: Mapping[str, Any], overrides: Sequence[str]
 ) -> tuple[dict[str, Any], set[str]]:
     """The values after overrides, and the names of those that are stated for their data set."""
+    source = values["data.name"]
     fields = schema_of(values)
-    sources = [text for text in overrides if text.startswith("data.name=")]
-    named = dict(_parse_override(text, fields) for text in sources)
-    is_another = named.get("data.name", values["data.name"]) != values["data.name"]
+    selectors = {f"{name}=" for name, field in fields.items() if field.part is not None}
+    named = [text for text in overrides if text.startswith(tuple(selectors))]
+    values = {**values, **dict(_parse_override(text, fields) for text in named)}
+    is_another = values["data.name"] != source
     if is_another:
-        values = _of_another(values, named["data.name"])
-        fields = schema_of(values)
+        values = _of_another(values, fields)
+    fields = schema_of(values)
     given = dict(_parse_override(text, fields) for text in overrides)
     values = {**values, **given}
     return values, set(given if is_another else values)
@@ -228,17 +232,19 @@ def _checked(values: Mapping[str, Any]) -> ml_collections.ConfigDict:
     return ml_collections.FrozenConfigDict(nest(found))
 
 
-def _of_another(values: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """The values for another data set, without what they say of their own."""
-    values = {**values, "data.name": name}
+def _of_another(values: Mapping[str, Any], before: Mapping[str, Field]) -> dict[str, Any]:
+    """The values for another data set, without what they say of the one before."""
     fields = schema_of(values)
 
-    def holds(field: str) -> bool:
-        if not field.startswith("data."):
+    def holds(name: str) -> bool:
+        if not name.startswith("data."):
             return True
-        return field in fields and not fields[field].from_data
+        if name not in fields:
+            return False
+        is_of_data = fields[name].from_data or before[name].from_data
+        return not is_of_data or fields[name].default is REQUIRED
 
-    return {field: value for field, value in values.items() if holds(field)}
+    return {name: value for name, value in values.items() if holds(name)}
 
 
 def _parse_override(text: str, fields: Mapping[str, Field]) -> tuple[str, Any]:
@@ -247,6 +253,8 @@ def _parse_override(text: str, fields: Mapping[str, Field]) -> tuple[str, Any]:
         raise UserError(f"an override must read FIELD=VALUE, got {text!r}")
     if name not in fields:
         raise UserError(unknown(name, fields))
+    if name in _as_fields({}):
+        raise UserError(f"{name} must be those of --extensions=FILE.py, not {value}")
     return name, checked(name, _parse(value, fields[name]), fields[name])
 
 

@@ -106,20 +106,21 @@ def schema_of(values: Mapping[str, Any]) -> dict[str, Field]:
             fields |= parts.fields(kind, str(name), space)
     for name in _tuple(values.get("evaluation.measurements")):
         fields |= parts.fields("measurement", name, space)
-    known = {name: value for name, value in preset.items() if name in fields}
-    fields |= {n: dataclasses.replace(fields[n], default=value) for n, value in known.items()}
+    for name, value in preset.items():
+        if name in fields:
+            is_optional = fields[name].takes_none
+            fields[name] = dataclasses.replace(fields[name], default=value, optional=is_optional)
     return {name: _with_choices(name, field, types) for name, field in fields.items()}
 
 
 def groups() -> set[str]:
-    """Config groups: those of every run, of the studies and of all other parts."""
+    """Config groups: those of every run and of all parts."""
     named = {*_EVERY_RUN, *_ALIGNED}
-    for study in parts.names("study"):
-        preset = _preset(study)
-        named |= {field for name in preset["types"] for field in parts.fields("type", name, preset)}
-    for kind in {*_SELECTORS.values(), "measurement"}:
-        for name in parts.names(kind):
-            named |= parts.fields(kind, name, {}).keys()
+    for preset in ({}, *map(_preset, parts.names("study"))):
+        space = {"types": (), "alignments": (), **preset}
+        for kind in ("type", "measurement", *_SELECTORS.values()):
+            for name in parts.names(kind):
+                named |= parts.fields(kind, name, space).keys()
     return {name.rpartition(".")[0] for name in named} - {""}
 
 
@@ -142,6 +143,6 @@ def _with_choices(name: str, field: Field, types: tuple[str, ...]) -> Field:
     """The field, whose choices are the parts of its kind, or the pairs of types."""
     if name == "alignments":
         return dataclasses.replace(field, choices=tuple(f"{s}:{t}" for s in types for t in types))
-    if field.part is None:
+    if field.part is None or field.choices:
         return field
     return dataclasses.replace(field, choices=parts.names(field.part))

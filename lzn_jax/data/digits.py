@@ -16,7 +16,7 @@ def load(data: ConfigDict, split: str) -> Examples:
     images, labels = _split(split)
     more = {"ink": captions.ink(images), "slant": captions.slant(images)}
     texts = None
-    if data.captions:
+    if data.get("captions"):
         texts = captions.compose(ruler().measure(images, labels))
     return Examples(images, labels, texts, more=more)
 

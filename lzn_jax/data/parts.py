@@ -1,6 +1,8 @@
 """The data sets that the package reads, with their config fields."""
 
 import dataclasses
+import functools
+from typing import Any
 
 from lzn_jax import parts
 from lzn_jax.parts import Field, choice, count, count_or_0, flag, positive, word, words
@@ -9,13 +11,21 @@ _DEBIAN = "/usr/share/datasets/fashion-mnist"  # of its package dataset-fashion-
 _FLIP = "flip training images left to right at random"
 
 
+def _of_images(size: int, channels: int, classes: int, **sizes: Any) -> dict[str, Field]:
+    """Fields that say what the images of a data set are."""
+    field = functools.partial(Field, int, from_data=True)
+    return {
+        "data.image_size": field("height and width in pixels", size, **sizes),
+        "data.channels": field("image channels", channels, choices=(channels,)),
+        "data.num_classes": field("number of classes", classes, choices=(classes,)),
+    }
+
+
 def _small_images(sizes: tuple[int, ...], channels: int, flip: bool) -> dict[str, Field]:
     """Fields of a data set of ten classes whose images have known sizes, the first by default."""
     return {
-        "data.image_size": Field(int, "height and width in pixels", sizes[0], choices=sizes),
-        "data.channels": Field(int, "image channels", channels, choices=(channels,)),
-        "data.num_classes": Field(int, "number of classes", 10, choices=(10,)),
-        "data.flip": parts.flag(_FLIP, flip),
+        **_of_images(sizes[0], channels, 10, choices=sizes),
+        "data.flip": flag(_FLIP, flip),
     }
 
 
@@ -67,9 +77,7 @@ parts.add(
     "emoji",
     "lzn_jax.data.emoji",
     {
-        "data.image_size": count("height and width in pixels", 32, maximum=256),
-        "data.channels": Field(int, "image channels", 3, choices=(3,)),
-        "data.num_classes": Field(int, "number of classes", 1, choices=(1,)),
+        **_of_images(32, 3, 1, minimum=1, maximum=256),
         "data.flip": flag(_FLIP, False),
         "data.captions": flag("each name of an emoji is an example", True),
         "data.languages": words(

@@ -5,6 +5,7 @@ reads, checks, shows and measures them. It names no other type; what types are t
 `lzn_jax.latent_space`. A type of one's own is registered by `lzn_jax.parts.add("type", ...)`.
 """
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -222,10 +223,12 @@ class DataType:
       weight: of the decoder's loss; 0: the decoder does not train.
       loss_name: of the decoder's loss among the metrics.
       output: name of its samples among results.
+      plural: what people call several samples.
       source_scale, target_scale: α of a translation is at least the first from this type and at
         least the second to it: 0 is the middle of a zone, 1 a random place in it.
       condition_dim: length of a sample as another type's condition.
       has_classes: whether its samples are classes, numbers from 0.
+      is_images: whether its samples are images (n, h, w, c) uint8, which a page draws.
       measurements: names of the measurements of a run that has the type.
       example: an example of `--input` for it; None: the test samples are a better one.
     """
@@ -233,7 +236,7 @@ class DataType:
     weight: float = 1.0
     source_scale = target_scale = 0.0
     condition_dim = 0
-    has_classes = False
+    has_classes = is_images = False
     measurements: tuple[str, ...] = ()
     example: str | None = None
 
@@ -244,7 +247,7 @@ class DataType:
         decoder: Decoder | None = None,
     ) -> None:
         self.name, self.encoder, self.decoder = name, encoder, decoder
-        self.loss_name = f"{name}_loss"
+        self.loss_name, self.plural = f"{name}_loss", f"{name}s"
         self.output = decoder.output if decoder else f"{name}s"
 
     @property
@@ -295,6 +298,10 @@ class DataType:
     def parse(self, text: str) -> Samples:
         """Samples of the value of --input; raises UserError for one that gives none."""
         raise UserError(f"{self.name} samples cannot be named by --input")
+
+    def written(self, text: str) -> Samples:
+        """Samples that a person writes on a page; like `parse`, but no file is read."""
+        return self.parse(text)
 
     def shown(self, samples: Samples) -> Any:
         """Samples as figures and pages show them: images, or one string each."""
@@ -364,6 +371,10 @@ class NetworkEncoder:
         """Fresh variables."""
         return self.module.init(key, self._example, train=False)
 
+    def anchors_shape(self) -> tuple[int, ...]:
+        """Shape of the anchors of one sample, (1, q), without any computation."""
+        return _output_shape(self.module, jax.eval_shape(lambda: self._example))
+
     def inputs(self, samples: Any) -> Any:
         """What the network reads of samples."""
         return samples
@@ -403,3 +414,14 @@ class NetworkEncoder:
         rows = context_rows(self._seed, len(train.labels), self._shape[0])
         samples = self._samples(train)[rows]
         return {self.anchors_key: anchors(samples, description="context anchors")}
+
+
+@functools.lru_cache(maxsize=64)
+def _output_shape(module: Any, example: jax.ShapeDtypeStruct) -> tuple[int, ...]:
+    def output(example: Array) -> Array:
+        variables = module.init(jax.random.key(0), example, train=False)
+        anchors: Array = module.apply(variables, example, train=False)
+        return anchors
+
+    shape: tuple[int, ...] = jax.eval_shape(output, example).shape
+    return shape

@@ -26,6 +26,7 @@ class Image(DataType):
     """Images (n, h, w, c) uint8."""
 
     target_scale = 1.0
+    is_images = True
 
     def __init__(self, config: ConfigDict) -> None:
         self._data, is_views = config.data, tuple(config.alignments) == VIEWS
@@ -43,7 +44,7 @@ class Image(DataType):
         self.output = "images"
         if is_views:
             self.measurements = ("representations",)
-        elif self.weight > 0:
+        elif self.weight > 0 and config.get("objective", "lzn") == "lzn":  # a baseline trains none
             self.measurements = ("samples", "reconstruction")
 
     def column_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:

@@ -55,7 +55,7 @@ _REPRESENTATION = {
     "latent.solver": word("solver of the encoder's flow", "euler", part="solver"),
     "objective": choice("'simclr' is the baseline", "lzn", "simclr"),
     "simclr.temperature": positive("temperature of the baseline's softmax", 0.1),
-    "encoder.name": word("image encoder", choices=("resnet",)),
+    "encoder.name": word("image encoder", choices=("resnet",), part="encoder"),
     "augmentation.min_area": positive("smallest crop, as a share of the image", 0.08, maximum=1),
     "augmentation.jitter_probability": share("how often colours are jittered", 0.8),
     "augmentation.brightness": amount("largest relative change", 0.8),

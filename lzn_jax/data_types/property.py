@@ -54,6 +54,7 @@ class Property(DataType):
         )
         super().__init__(NAME, encoder, ValueDecoder(config))
         self.weight, self.condition_dim = config.training.property_weight, config.latent.dim
+        self.plural = "properties"
 
     def columns(self, examples: Examples) -> dict[str, np.ndarray]:
         """The numbers in units of `property.scale`."""

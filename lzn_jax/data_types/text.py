@@ -110,6 +110,10 @@ class Text(DataType):
             raise UserError(f"{text} holds no text")
         return texts
 
+    def written(self, text: str) -> list[str]:
+        """A text."""
+        return [text]
+
     def words(self, samples: Any) -> list[str]:
         """Words without punctuation."""
         return [word for text in samples for word in re.findall(r"\w+", str(text))]

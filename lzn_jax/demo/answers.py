@@ -67,7 +67,7 @@ class Answers:
         """Answers of a run with its test and training examples, None where they cannot be read."""
         self.model = model = _few_at_a_time(model)
         self._data, space, main = model.config.data, model.space, model.main_type
-        self._types, has_images = space.types, "image_size" in model.config.data
+        self._types, has_images = space.types, space.types[main].is_images
         self.draws_images = has_images and main in space.decoders
         self.inverts_images = self.draws_images and isinstance(space.decoders[main], Invertible)
         key = getattr(space.encoders.get(main), "anchors_key", None)
@@ -88,7 +88,7 @@ class Answers:
         pairs = [pair for pair in model.translations if main in pair or not has_images]
         ends = (main, model.class_type) if has_images else ()
         self.others = [t for s, t in pairs if has_images and s == main and t not in ends]
-        self.written = [(s, t) for s, t in pairs if s not in ends]
+        self.written = [(s, t) for s, t in pairs if not (s in ends or self._types[s].is_images)]
         self._examples = {} if train is None else {s: self._samples(s, train) for s, _ in pairs}
         self._words = {
             word.casefold()
@@ -101,12 +101,17 @@ class Answers:
         is_written = any(source == each for each, _ in self.written)
         return self._types[source].samples(train) if is_written else ()
 
+    def plural(self, name: str) -> str:
+        """What several samples of a type are called."""
+        plural: str = self._types[name].plural
+        return plural
+
     def examples(self, source: str) -> list[str]:
         """Some training samples of a type, as they are written."""
         samples = self._examples.get(source, ())
         rows = evenly_spaced(min(len(samples), 50 * NUM_IMAGES), len(samples))
-        shown = [text for text in self._types[source].shown([samples[i] for i in rows]) if text]
-        return list(dict.fromkeys(shown))[:NUM_IMAGES]
+        shown = self._types[source].shown(samples[rows]) if len(rows) else []
+        return list(dict.fromkeys(str(text) for text in shown if text))[:NUM_IMAGES]
 
     def read(self, encoded: bytes) -> tuple[Picture, str]:
         """The image in a file as the model sees it, and notes on what was changed.
@@ -175,7 +180,7 @@ class Answers:
         """
         if not (text := text.strip()):
             raise UserError(f"write a {source} first")
-        written = self._types[source].parse(text)
+        written = self._types[source].written(text)
         unknown = [
             word
             for word in self._types[source].words(written)

@@ -37,7 +37,7 @@ def build(answers: Answers, title: str) -> gr.Blocks:
             with gr.Tab("Image"):
                 _image_tab(answers)
         for source, target in answers.written:
-            with gr.Tab(f"{source.capitalize()} to {target}s"):
+            with gr.Tab(f"{source.capitalize()} to {answers.plural(target)}"):
                 _translation_tab(answers, source, target)
         if answers.classes:
             with gr.Tab("Label to images"):
@@ -244,13 +244,13 @@ def _translation_tab(answers: Answers, source: str, target: str) -> None:
         label=source.capitalize(), placeholder=next(iter(examples), ""), submit_btn=True
     )
     if examples:
-        gr.Examples(examples, text, label=f"Training {source}s")
+        gr.Examples(examples, text, label=f"Training {answers.plural(source)}")
 
     def make(text: str, draw: int) -> Any:
         return _noted(answers.translated(source, target, text, draw))
 
     is_images = answers.draws_images and target == answers.model.main_type
-    again = f"Other {target}s of the {source}"
+    again = f"Other {answers.plural(target)} of the {source}"
     _draws(make, [text], again, text.submit, is_images=is_images)
 
 

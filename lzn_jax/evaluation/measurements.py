@@ -48,13 +48,15 @@ def evaluate(
     """
     found = measurements(model.space)
     metrics = {f"{measured_set(model.config.data)}_examples": float(len(test.labels))}
-    with progress(len(found) + 1, "evaluation", unit="measurement") as bar:
+    with progress(len(found) + bool(model.translations), "evaluation", unit="measurement") as bar:
         for name, measure in found.items():
             bar.set_postfix_str(name, refresh=True)
             metrics |= _checked(name, measure(model, train, test, workdir))
             bar.update(1)
-        _draw_tasks(model, test, figures_folder(workdir, model.config))
-        bar.update(1)
+        if model.translations:
+            bar.set_postfix_str("tasks", refresh=True)
+            _draw_tasks(model, test, figures_folder(workdir, model.config))
+            bar.update(1)
     return metrics
 
 
@@ -90,8 +92,6 @@ def readable(model: TrainedModel, test: Examples) -> Examples:
 
 def _draw_tasks(model: TrainedModel, test: Examples, folder: Path) -> None:
     """Draws examples of each pair of types; sources are of different classes."""
-    if not model.translations:
-        return
     shown = readable(model, test)
     rows = np.arange(len(shown.labels))
     if not len(rows):

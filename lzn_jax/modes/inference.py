@@ -22,6 +22,7 @@ from lzn_jax.run import headlines, reporting
 
 _log = logging.getLogger(__name__)
 _MAX_LOGGED = 20  # predictions
+NUM_SAMPLES = 100  # where a config has no number of its own
 
 
 class Given(NamedTuple):
@@ -57,10 +58,9 @@ def evaluate(config: ConfigDict, workdir: Path) -> None:
 
 
 def sample(config: ConfigDict, workdir: Path) -> None:
-    """Draws `evaluation.num_samples` images, classes in equal shares: samples.npz, a figure."""
+    """Draws `evaluation.num_samples` samples, classes in equal shares: samples.npz, a figure."""
     trained = restore(config, workdir)
-    # A space that generates nothing has no number of samples, and says so.
-    samples = trained.sample(config.evaluation.get("num_samples", 0), key=None)
+    samples = trained.sample(config.evaluation.get("num_samples", NUM_SAMPLES), key=None)
     data_type = trained.space.types[trained.main_type]
     arrays = {data_type.output: samples.images, "labels": samples.labels}
     reporting.write_arrays(workdir / "samples.npz", **arrays)

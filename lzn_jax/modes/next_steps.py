@@ -42,6 +42,7 @@ def _step(module: str, what: str, flags: Sequence[str]) -> list[str]:
 
 def _steps(model: TrainedModel) -> Iterator[Step]:
     config, space, main = model.config, model.space, model.main_type
+    plural = space.types[main].plural
     for source, target in model.translations:
         if target in space.decoders and main in (source, target):
             example = space.types[source].example
@@ -49,13 +50,13 @@ def _steps(model: TrainedModel) -> Iterator[Step]:
             flags += [] if example is None else [f"--input={example}"]
             yield f"from {source} to {target}, figures/translations.png", flags
     if main in space.decoders:
-        yield f"{main}s of the prior or of each class, samples.npz", ["--mode=sample"]
+        yield f"{plural} of the prior or of each class, samples.npz", ["--mode=sample"]
     if model.classifies:
-        yield f"classes of the test {main}s, predictions.csv", ["--mode=classify"]
+        yield f"classes of the test {plural}, predictions.csv", ["--mode=classify"]
     if isinstance(space.decoders.get(main), Invertible):
-        yield f"test {main}s to noise and back, reconstructions.npz", ["--mode=reconstruct"]
+        yield f"test {plural} to noise and back, reconstructions.npz", ["--mode=reconstruct"]
     if hasattr(space.encoders.get(main), "features"):
-        yield f"features of the test {main}s, embeddings.npz", ["--mode=embed"]
+        yield f"features of the test {plural}, embeddings.npz", ["--mode=embed"]
     if "probe_protocol" in config.evaluation:
         flags = ["--mode=evaluate", "--config.evaluation.probe_protocol=simclr"]
         yield "a linear probe trained as SimCLR's is, summary.json", flags

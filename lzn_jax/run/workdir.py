@@ -208,10 +208,12 @@ def check_same_run(config: ConfigDict, workdir: Path, free: tuple[str, ...] = ()
     for name in sorted(names, key=lambda name: (name != "data.name", name)):  # which others follow
         if name.startswith((*FREE_FIELDS, *free)) or stored.get(name) == asked.get(name):
             continue
-        if name == "extension_checksums":
+        if name.startswith("extension"):
+            then = zip(stored["extensions"], stored["extension_checksums"], strict=True)
+            named = ", ".join(f"{each} of sha256 {digest[:12]}" for each, digest in then) or "none"
             raise UserError(
-                f"{workdir} holds a run of other extensions: those of sha256 "
-                f"{', '.join(each[:12] for each in stored[name])}; take these or another --workdir"
+                f"{workdir} holds a run of other extensions, {named}: take these or choose another "
+                "--workdir"
             )
         raise UserError(
             f"{workdir} holds a run with {name}={stored.get(name)}, this command says "

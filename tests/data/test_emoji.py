@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from scipy.spatial.distance import cdist
 
 from lzn_jax import configuration, data
-from lzn_jax.configuration import UserError, schema
+from lzn_jax.configuration import UserError
 from lzn_jax.data import emoji as source
 from lzn_jax.data.sources import attribution
 
@@ -247,7 +247,8 @@ def test_the_author_of_the_drawings_is_named_as_the_package_asks():
 
 
 def test_languages_are_those_of_the_package():
-    assert set(schema._LANGUAGES) == set(library.LANGUAGES)
+    languages = configuration.schema_of({"data.name": "emoji"})["data.languages"]
+    assert set(languages.choices) == set(library.LANGUAGES)
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,13 @@ import pytest
 import small
 from flax import linen as nn
 
-from lzn_jax import models, zoning
+from lzn_jax import zoning
 from lzn_jax.configuration import UserError
-from lzn_jax.data_types.text import TextDecoder, TextEncoder, columns, known, likeliest
+from lzn_jax.data import Examples
+from lzn_jax.data_types.text import Text, TextDecoder, TextEncoder, known, likeliest
 from lzn_jax.latent_space import Model
 from lzn_jax.models import transformer
-from lzn_jax.randomness import Stream
+from lzn_jax.randomness import keys_by_index
 from lzn_jax.run import sharding
 from lzn_jax.run.batching import in_batches
 from lzn_jax.tokenizers import Characters, Tokenizer
@@ -29,20 +30,33 @@ def config(**changes):
     return small.config("configs/digits_text.py", text__alphabet=" ab", **sizes | changes)
 
 
+def encoder_of():
+    encoder = TextEncoder(config(), LETTERS)
+    encoder.module = ENCODER
+    return encoder
+
+
+def decoder_of(network, **changes):
+    decoder = TextDecoder(config(**changes), LETTERS)
+    decoder.module = network
+    return decoder
+
+
 def variables(module, *arguments, scale=0.5, seed=0):
     shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), *arguments, train=False))
     return jax.device_put(small.drawn(shapes, scale, seed))
 
 
 def test_texts_of_a_data_set_that_cannot_be_said_are_counted_and_named(caplog):
-    texts = np.array(["a", "", "abc", "abc", "ababab"])
-    assert columns(config(), texts)["tokens"][:, 0].tolist() == [2, 0, 0, 0, 0]
+    texts, labels = np.array(["a", "", "abc", "abc", "ababab"]), np.zeros(5, np.int32)
+    examples = Examples(None, labels, texts)
+    assert Text(config()).columns(examples)["tokens"][:, 0].tolist() == [2, 0, 0, 0, 0]
     named, too_long, counted = caplog.messages
     assert "'abc' has characters that the run does not know: c" in named
     assert "'ababab' is longer than the run's 5 tokens" in too_long
     assert counted == "texts left out: 2 different ones, of 3 examples"
     with pytest.raises(UserError, match="has no texts"):
-        columns(config(), None)
+        Text(config()).columns(examples._replace(texts=None))
 
 
 def test_an_anchor_does_not_see_what_is_behind_the_end():
@@ -72,13 +86,11 @@ def test_tokens_reach_an_anchor_beside_the_convolution_too():
 @pytest.mark.parametrize("name", ["text_encoder", "text_decoder"])
 def test_a_network_drops_out_at_its_own_rate(name):
     setting = config(**{f"{name}__dropout": 0.5})
-    modules = models.build(setting, LETTERS.size)
-    encoder = TextEncoder(setting, modules["text_encoder"])
-    decoder = TextDecoder(setting, modules["text_decoder"])
+    encoder, decoder = TextEncoder(setting, LETTERS), TextDecoder(setting, LETTERS)
     tokens, latents = jnp.asarray(LETTERS.encode(["ab", "b a"])), jnp.ones((2, 4))
     params = {
-        "text_encoder": variables(encoder.encoder, tokens),
-        "text_decoder": variables(decoder.decoder, tokens, latents),
+        "text_encoder": variables(encoder.module, tokens),
+        "text_decoder": variables(decoder.module, tokens, latents),
     }
 
     def found(seed):
@@ -119,8 +131,8 @@ class Table(nn.Module):
         return jnp.broadcast_to(table, (len(before), *table.shape))
 
 
-def decoder_of(table):
-    return TextDecoder(config(), Table(tuple(map(tuple, np.asarray(table).tolist()))))
+def table_of(rows):
+    return Table(tuple(map(tuple, np.asarray(rows).tolist())))
 
 
 def test_the_loss_is_the_cross_entropy_of_tokens_to_the_first_end_of_texts_that_are_there():
@@ -128,7 +140,7 @@ def test_the_loss_is_the_cross_entropy_of_tokens_to_the_first_end_of_texts_that_
     tokens = np.array([[1, 3, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0], [2, 0, 0, 0, 0, 0]])
     log_p = table - np.log(np.exp(table).sum(axis=1, keepdims=True))
     said = [log_p[0, 1], log_p[1, 3], log_p[2, 0], log_p[0, 2], log_p[1, 0]]
-    loss = decoder_of(table).loss(
+    loss = decoder_of(table_of(table)).loss(
         {"text_decoder": {}}, {"tokens": jnp.asarray(tokens)}, (None, None), [jax.random.key(0)]
     )
     assert float(loss) == pytest.approx(-np.mean(said), rel=1e-5)
@@ -137,7 +149,7 @@ def test_the_loss_is_the_cross_entropy_of_tokens_to_the_first_end_of_texts_that_
 def test_the_likeliest_tokens_are_written_up_to_the_end():
     table = np.zeros((6, 4))
     table[[0, 1, 2, 3], [2, 1, 0, 3]] = 1.0  # "b", "a"?, end; what follows is not said
-    found = decoder_of(table).generate(
+    found = decoder_of(table_of(table)).generate(
         {"text_decoder": {}}, jax.random.key(0), (None, None), jnp.arange(2)
     )
     assert np.asarray(found["tokens"]).tolist() == [[2, 1, 0, 0, 0, 0]] * 2
@@ -145,7 +157,7 @@ def test_the_likeliest_tokens_are_written_up_to_the_end():
 
 def test_texts_drawn_at_temperature_1_have_the_probabilities_of_the_logits():
     table = np.log(np.tile([0.1, 0.2, 0.3, 0.4], (6, 1)))
-    decoder, index = decoder_of(table), jnp.arange(4000)
+    decoder, index = decoder_of(table_of(table)), jnp.arange(4000)
     decoder.temperature = 1.0
 
     def write(index):
@@ -161,7 +173,7 @@ def test_texts_drawn_at_temperature_1_have_the_probabilities_of_the_logits():
 def written_by_whole_passes(decoder, params, key, latents, index):
     """Tokens as a network without kept keys and values writes them, all anew for each place."""
     network = jax.jit(lambda tokens: DECODER.apply(params, tokens, latents, train=False))
-    keys = [jax.random.fold_in(jax.random.fold_in(key, Stream.TEXT), int(i)) for i in index]
+    keys = keys_by_index(key, "text_tokens", jnp.asarray(index))
     tokens = np.zeros((len(latents), 6), np.int32)
     for place in range(6):
         scores = np.array(network(jnp.asarray(tokens))[:, place])
@@ -176,7 +188,7 @@ def written_by_whole_passes(decoder, params, key, latents, index):
 @pytest.mark.parametrize("temperature", [0.0, 0.7])
 @pytest.mark.parametrize("devices", [1, 8])
 def test_texts_are_those_of_whole_passes_on_any_devices(temperature, devices):
-    decoder = TextDecoder(config(sampling__temperature=temperature), DECODER)
+    decoder = decoder_of(DECODER, sampling__temperature=temperature)
     latents, index = 3 * jax.random.normal(jax.random.key(4), (11, 5)), np.arange(11) + 5
     nothing = jnp.zeros((1, 6), jnp.int32)
     params = variables(DECODER, nothing, latents[:1], scale=1.0, seed=3)
@@ -209,9 +221,7 @@ def test_tokens_beyond_a_share_of_the_probability_are_never_drawn(share, kept):
     np.testing.assert_array_equal(found[1], found[0][::-1])
     np.testing.assert_array_equal(found[0][list(kept)], logits[0, jnp.array(list(kept))])
     table = np.tile(np.log(p), (6, 1))
-    decoder = TextDecoder(
-        config(sampling__temperature=1.0, sampling__top_p=share), Table(tuple(map(tuple, table)))
-    )
+    decoder = decoder_of(table_of(table), sampling__temperature=1.0, sampling__top_p=share)
     condition = ({"text_decoder": {}}, jax.random.key(0), (None, None), jnp.arange(300))
     drawn = np.asarray(decoder.generate(*condition)["tokens"])[:, 0]
     assert set(drawn.tolist()) == set(kept)
@@ -221,8 +231,8 @@ def test_tokens_beyond_a_share_of_the_probability_are_never_drawn(share, kept):
 def test_a_share_is_of_the_probability_at_the_temperature(temperature, kept):
     """At 2 the probabilities of the likeliest are .33, .28 and .23."""
     table = np.tile(np.log([0.1, 0.2, 0.3, 0.4]), (6, 1))
-    setting = config(sampling__temperature=temperature, sampling__top_p=0.65)
-    decoder = TextDecoder(setting, Table(tuple(map(tuple, table))))
+    changes = {"sampling__temperature": temperature, "sampling__top_p": 0.65}
+    decoder = decoder_of(table_of(table), **changes)
     drawn = decoder.generate({"text_decoder": {}}, jax.random.key(0), (None, None), jnp.arange(300))
     assert set(np.asarray(drawn["tokens"])[:, 0].tolist()) == kept
 
@@ -237,8 +247,7 @@ def test_a_share_of_the_probability_that_is_none_is_named(share):
 def test_equal_texts_of_a_batch_share_a_zone_and_missing_ones_have_none():
     tokens, _ = LETTERS.encode_known(["a", "", "b", "a"])
     params = {"text_encoder": variables(ENCODER, jnp.asarray(tokens))}
-    encoder = TextEncoder(config(), ENCODER)
-    (zones,) = encoder.zones(params, {"tokens": jnp.asarray(tokens)}, [jax.random.key(0)])
+    (zones,) = encoder_of().zones(params, {"tokens": jnp.asarray(tokens)}, [jax.random.key(0)])
     assert zones.own.tolist() == [0, 0, 2, 0]
     assert zones.is_present.tolist() == [True, False, True, True]
     np.testing.assert_allclose(np.exp(zones.log_weights), [2, 0, 1, 0], atol=1e-6)
@@ -272,7 +281,7 @@ def test_of_equally_frequent_texts_the_seed_chooses():
 
 
 def test_a_known_text_is_itself_among_the_known_and_another_joins_them():
-    encoder, solver = TextEncoder(config(), ENCODER), zoning.Euler(5)
+    encoder, solver = encoder_of(), zoning.Euler(5)
     tokens, log_weights = known(LETTERS, 4, np.array(["b", "a", "b", "ab"]), 0)
     params = {"text_encoder": variables(ENCODER, jnp.asarray(tokens))}
     bank = encoder.anchors(params, jnp.asarray(tokens))

@@ -14,14 +14,18 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 
 @pytest.fixture(scope="session")
 def answers_of(tmp_path_factory):
-    """Answers of an untrained run of a config, "NAME FIELD=VALUE" where one field is another."""
+    """Answers of an untrained run of a config, "NAME FIELD=VALUE" where one field is another.
+
+    NAME is of `configs/`, or a path from there.
+    """
     made = {}
 
     def make(case):
         if case not in made:
-            name, *changes = case.replace(".", "__").split()
-            config = small.config(CONFIGS / f"{name}.py", **dict(c.split("=") for c in changes))
-            run = small.untrained_run(tmp_path_factory.mktemp(name), config)
+            name, *changes = case.split()
+            fields = dict(change.replace(".", "__").split("=") for change in changes)
+            config = small.config(CONFIGS / f"{name}.py", **fields)
+            run = small.untrained_run(tmp_path_factory.mktemp(Path(name).name), config)
             train, test = data.load_data(config)
             made[case] = Answers(lzn_jax.load(run), test, train)
         return made[case]

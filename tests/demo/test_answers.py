@@ -1,6 +1,5 @@
 """What the page answers: from whole runs, of the kinds that there are."""
 
-import dataclasses
 import functools
 from pathlib import Path
 
@@ -24,6 +23,10 @@ def digits(split):
     return data.load(small.config(CONFIG).data, split)
 
 
+def of_text(answers, text, draw):
+    return answers.translated("text", "image", text, draw)
+
+
 def encoded(image, folder, suffix=".png"):
     Image.fromarray(image).save(folder / f"image{suffix}")
     return (folder / f"image{suffix}").read_bytes()
@@ -43,14 +46,14 @@ def test_what_a_run_cannot_do_is_not_offered(answers_of, name, can):
     flags = {
         "reads": answers.reads_images,
         "draws": answers.draws_images,
-        "texts": answers.texts,
+        "texts": answers.written,
         "classes": answers.classes,
     }
     assert {what for what, value in flags.items() if value} == can
     about = answers.about(answers.shown[0], 0)
     assert (about.reconstruction is None) == ("draws" not in can)
     assert (about.classes is None) == ("classes" not in can)
-    assert (about.text is None) == ("texts" not in can)
+    assert list(about.others) == (["text"] if "texts" in can else [])
     assert len(about.neighbours) == NUM_IMAGES
 
 
@@ -85,7 +88,7 @@ def test_the_number_of_a_draw_is_its_randomness(answers):
     for make in (
         answers.of_prior,
         lambda draw: answers.of_label("3", draw),
-        lambda draw: answers.of_text("a bold two", draw)[0],
+        lambda draw: of_text(answers, "a bold two", draw)[0],
     ):
         first, again, other = (make(draw) for draw in (0, 0, 1))
         np.testing.assert_array_equal(first, again)
@@ -100,37 +103,68 @@ def test_images_of_a_label_are_of_that_label(answers):
 
 
 def test_words_that_are_in_no_training_text_are_named(answers):
-    known = answers.texts[0]
-    assert answers.of_text(f" {known} ", 0)[1] == ""
-    assert answers.of_text(f"{known} zebra", 0)[1] == "Training never saw: zebra."
-    assert answers.of_text("zebra a zebra", 0)[1] == "Training never saw: zebra."
+    known = answers.examples("text")[0]
+    assert of_text(answers, f" {known} ", 0)[1] == ""
+    assert of_text(answers, f"{known} zebra", 0)[1] == "No training sample has: zebra."
+    assert of_text(answers, "zebra a zebra", 0)[1] == "No training sample has: zebra."
 
 
 def test_words_of_training_texts_that_are_not_among_the_known_are_not_named(answers):
-    known = answers.model.tasks.texts(answers.model.model, np.arange(12))
+    known = answers.model.context_samples("text", np.arange(12))
     missing = {text.split()[2] for text in digits("train").texts} - set(" ".join(known).split())
     assert missing
     for word in missing:
-        assert answers.of_text(f"a bold {word}", 0)[1] == ""
+        assert of_text(answers, f"a bold {word}", 0)[1] == ""
 
 
 def test_case_and_punctuation_make_no_other_word(answers):
     train = digits("train")._replace(texts=np.array(["A Bold, seven!"]))
-    asked = Answers(answers.model, None, train).of_text("a bold thin seven", 0)
-    assert asked[1] == "Training never saw: thin."
+    asked = of_text(Answers(answers.model, None, train), "a bold thin seven", 0)
+    assert asked[1] == "No training sample has: thin."
 
 
-def test_padding_of_the_known_texts_is_no_example(answers):
-    model = answers.model.model
-    tokens = np.where(np.arange(12)[:, None] < 3, model.context["text_tokens"], 0)
-    padded = model._replace(context={**model.context, "text_tokens": tokens})
-    texts = Answers(dataclasses.replace(answers.model, model=padded), None).texts
-    assert len(texts) == 3
-    assert all(texts)
+def test_what_is_written_is_no_name_of_a_file(answers, tmp_path):
+    (tmp_path / "a.txt").write_text("a bold two")
+    with pytest.raises(UserError, match="characters that the run does not know"):
+        of_text(answers, str(tmp_path / "a.txt"), 0)
 
 
 def test_without_training_texts_nothing_is_said_of_words(answers):
-    assert Answers(answers.model, None).of_text("a zebra", 0)[1] == ""
+    alone = Answers(answers.model, None)
+    assert of_text(alone, "a zebra", 0)[1] == ""
+    assert alone.examples("text") == []
+
+
+def test_examples_to_write_differ_and_are_not_empty(answers):
+    train = digits("train")
+    some = train._replace(texts=np.where(np.arange(len(train.texts)) % 3, "", "a bold two"))
+    assert Answers(answers.model, None, some).examples("text") == ["a bold two"]
+
+
+def test_numbers_and_labels_are_written_and_no_image_is_asked_for(answers_of):
+    answers = answers_of("../tests/without_images")  # of a data set that has images
+    assert answers.written == [("property", "label"), ("label", "property")]
+    can = (answers.reads_images, answers.draws_images, answers.draws_any, answers.names_classes)
+    assert not any(can)
+    assert (answers.classes, answers.others, answers.shown) == ([], [], None)
+    assert answers.examples("label")[:3] == ["0", "1", "2"]
+    number, *_ = answers.examples("property")
+    found, note = answers.translated("property", "label", number, 0)
+    expected = answers.model.translate([float(number)], "property", "label")
+    assert (list(found), note) == ([str(expected[0])] * NUM_IMAGES, "")
+    found, _ = answers.translated("label", "property", "3", 0)
+    assert len({float(each) for each in found}) > 1  # from anywhere in the zone
+    with pytest.raises(UserError, match="properties must be numbers"):
+        answers.translated("property", "label", "much", 0)
+
+
+def test_an_image_becomes_a_number_and_back(answers_of):
+    answers = answers_of("digits_property property.features=4 property.context_size=12")
+    about = answers.about(answers.shown[3], 0)
+    expected = answers.model.translate(answers.shown[3:4], "image", "property")
+    assert about.others == {"property": f"{expected[0]:.3g}"}
+    assert answers.written == [("property", "image")]
+    assert answers.translated("property", "image", "0.1", 0)[0].shape == (NUM_IMAGES, 8, 8, 1)
 
 
 @pytest.mark.parametrize(
@@ -138,7 +172,7 @@ def test_without_training_texts_nothing_is_said_of_words(answers):
 )
 def test_texts_that_cannot_be_read(answers, text, message):
     with pytest.raises(UserError, match=message):
-        answers.of_text(text, 0)
+        of_text(answers, text, 0)
 
 
 def test_what_lies_between_two_images_ends_at_them(answers):

@@ -4,11 +4,12 @@ import types
 
 import numpy as np
 import pytest
+import small
 
 from lzn_jax.data import Examples
-from lzn_jax.evaluation.caption_quality import CaptionQuality, agreement, words_in_common
-from lzn_jax.evaluation.retrieval import both_ways
-from lzn_jax.latent_space import Model
+from lzn_jax.evaluation import caption_quality
+from lzn_jax.evaluation.caption_quality import agreement, recognised, words_in_common
+from lzn_jax.evaluation.retrieval import recalls
 from lzn_jax.tokenizers import Bytes, Tokenizer
 
 
@@ -27,34 +28,39 @@ def test_is_the_f1_of_words(written, asked, expected):
     assert words_in_common([written, "a"], [asked, "a"]) == pytest.approx((expected + 1) / 2)
 
 
-def test_texts_are_compared_as_the_runs_tokenizer_writes_them():
+def test_texts_are_compared_as_the_runs_tokenizer_writes_them(monkeypatch):
     class Lower(Tokenizer):
         def decode(self, tokens):
             return [text.lower() for text in super().decode(tokens)]
 
-    quality = object.__new__(CaptionQuality)
-    quality.recognised = lambda model, made, texts: {}
-    quality.tasks = types.SimpleNamespace(
-        tokenizer=Lower(Bytes(), 20),
-        translate=lambda model, samples, source, target: ["red heart", "dog"],
+    monkeypatch.setattr(caption_quality, "recognised", lambda model, made, texts: {})
+    images = types.SimpleNamespace(samples=lambda test: test.images)
+    texts = types.SimpleNamespace(samples=lambda test: test.texts)
+    encoder = types.SimpleNamespace(tokenizer=Lower(Bytes(), 20))
+    model = small.stand_in(
+        main_type="image",
+        space=types.SimpleNamespace(
+            types={"image": images, "text": texts}, encoders={"text": encoder}
+        ),
+        translate=lambda samples, source, target: ["red heart", "dog"],
     )
     images = np.zeros((2, 1, 1, 1), np.uint8)
     test = Examples(images, np.zeros(2, np.int32), np.array(["Red Heart", "Cat"], object))
-    assert quality(Model({}, {}), test) == {"image_to_text_exact": 0.5, "image_to_text_words": 0.5}
+    found = caption_quality.measure(model, test)
+    assert found == {"image_to_text_exact": 0.5, "image_to_text_words": 0.5}
 
 
-def test_made_images_look_for_their_texts_not_texts_for_them():
+def test_made_images_look_for_their_texts_not_texts_for_them(monkeypatch):
     rng = np.random.default_rng(1)
     images = rng.normal(size=(40, 6))
     names = images + np.abs(rng.normal(size=(40, 6)))  # leaning to one side: a few are hubs
-    embedded = {"image": images, "text": names}
-    quality, texts = object.__new__(CaptionQuality), [f"text {i}" for i in range(40)]
-    quality.tasks = types.SimpleNamespace(encoded=lambda texts, source: texts)
-    quality._retrieval = types.SimpleNamespace(embedded=lambda model, _, source: embedded[source])
-    found = quality.recognised(Model({}, {}), np.zeros((40, 1, 1, 1), np.uint8), texts)
-    of_pairs = both_ways(images, names, np.array(texts))
-    assert found == {f"text_to_image_r{k}": of_pairs[f"image_to_text_r{k}"] for k in (1, 10)}
-    assert of_pairs["image_to_text_r1"] != of_pairs["text_to_image_r1"]
+    known = {"image": images, "text": names}
+    monkeypatch.setattr(caption_quality, "embedded", lambda model, _, source: known[source])
+    texts, model = [f"text {i}" for i in range(40)], small.stand_in(main_type="image")
+    found = recognised(model, np.zeros((40, 1, 1, 1), np.uint8), texts)
+    there, back = (recalls(*pair, np.array(texts)) for pair in ((images, names), (names, images)))
+    assert found == {f"text_to_image_r{k}": there[k] for k in (1, 10)}
+    assert there[1] != back[1]
 
 
 def test_a_text_is_exact_as_it_is_to_the_letter():

@@ -1,12 +1,15 @@
 """Retrieval, against a loop over pairs, and against zones that are known."""
 
+import types
+
 import numpy as np
 import pytest
+import small
 
 from lzn_jax import plots
 from lzn_jax.data import Examples
-from lzn_jax.evaluation.retrieval import RetrievalQuality, both_ways, recalls
-from lzn_jax.latent_space import Model
+from lzn_jax.evaluation import retrieval
+from lzn_jax.evaluation.retrieval import recalls
 
 
 def by_loops(queries, candidates, names, k):
@@ -29,19 +32,6 @@ def test_recall_is_that_of_a_loop():
     assert 0 < found[1] < found[10] < 1
 
 
-def test_each_way_has_its_own_recall():
-    rng = np.random.default_rng(1)
-    images = rng.normal(size=(40, 6))
-    names = images + np.abs(rng.normal(size=(40, 6)))  # leaning to one side: a few are hubs
-    texts = np.array([f"text {i}" for i in range(40)])
-    found = both_ways(images, names, texts)
-    ways = {"image_to_text": (images, names), "text_to_image": (names, images)}
-    for way, pair in ways.items():
-        for k in (1, 10):
-            assert found[f"{way}_r{k}"] == pytest.approx(by_loops(*pair, texts, k))
-    assert found["image_to_text_r1"] != found["text_to_image_r1"]
-
-
 def test_what_is_alike_or_not_a_number_finds_nothing():
     names = np.array([f"text {i}" for i in range(30)])
     same = np.ones((30, 4))
@@ -55,32 +45,44 @@ def test_many_queries_are_ranked_in_parts(monkeypatch):
     assert recalls(x, x, np.arange(20)) == {1: 1.0, 10: 1.0}
 
 
-class Known(RetrievalQuality):
-    """Embeddings that are told."""
+@pytest.fixture
+def measured(monkeypatch, tmp_path):
+    """A function of known embeddings and examples: metrics, and rows of the picture."""
 
-    def __init__(self, **embedded):
-        self.tasks, self._embedded = self, embedded
-        self.tokenizer = self
+    def call(test, **known):
+        drawn = []
+        monkeypatch.setattr(plots, "retrieval", lambda path, rows: drawn.extend(rows))
+        monkeypatch.setattr(retrieval, "embedded", lambda model, _, source: known[source])
+        images = types.SimpleNamespace(samples=lambda test: test.images)
+        texts = types.SimpleNamespace(samples=lambda test: test.texts)
+        space = types.SimpleNamespace(types={"image": images, "text": texts})
+        model = small.stand_in(space=space, main_type="image")
+        return retrieval.measure(model, test, tmp_path / "unused.png"), drawn
 
-    def sayable(self, texts):
-        return np.arange(len(texts))
-
-    def encoded(self, texts, source):
-        return texts
-
-    def embedded(self, model, samples, source):
-        return self._embedded[source]
+    return call
 
 
-def test_the_picture_shows_the_nearest_and_frames_the_own(tmp_path, monkeypatch):
+def test_each_way_has_its_own_recall(measured):
+    rng = np.random.default_rng(1)
+    images = rng.normal(size=(40, 6))
+    names = images + np.abs(rng.normal(size=(40, 6)))  # leaning to one side: a few are hubs
+    texts = np.array([f"text {i}" for i in range(40)])
+    pictures = np.zeros((40, 1, 1, 1), np.uint8)
+    found, _ = measured(Examples(pictures, np.zeros(40, int), texts), image=images, text=names)
+    ways = {"image_to_text": (images, names), "text_to_image": (names, images)}
+    for way, pair in ways.items():
+        for k in (1, 10):
+            assert found[f"retrieval_{way}_r{k}"] == pytest.approx(by_loops(*pair, texts, k))
+    assert found["retrieval_image_to_text_r1"] != found["retrieval_text_to_image_r1"]
+
+
+def test_the_picture_shows_the_nearest_and_frames_the_own(measured):
     angles = np.array([0.0, 1.0, 2.0])
     circle = np.stack([np.cos(angles), np.sin(angles)], axis=1)
     turned = circle[[0, 2, 1]]  # images 1 and 2 lie where the texts of each other do
-    drawn = []
-    monkeypatch.setattr(plots, "retrieval", lambda path, rows: drawn.extend(rows))
     images = np.arange(3, dtype=np.uint8).reshape(3, 1, 1, 1)
     test = Examples(images, np.zeros(3, np.int32), np.array(["a", "b", "c"], object))
-    Known(image=circle, text=turned)(Model({}, {}), test, tmp_path / "unused.png")
+    _, drawn = measured(test, image=circle, text=turned)
     seen = [
         (str(int(q.item())) if i < 3 else q, there, own) for i, (q, there, own) in enumerate(drawn)
     ]

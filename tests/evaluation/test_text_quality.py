@@ -8,7 +8,20 @@ import small
 
 from lzn_jax.data import Examples, captions
 from lzn_jax.evaluation.text_quality import TextQuality, shares, total_variation
-from lzn_jax.latent_space import Model
+
+ASKED = ["a bold seven leaning left", "a thin zero leaning right"]
+WRITTEN = ["a bold seven leaning right", "a zero"]  # the first has digit and weight right
+
+
+def quality_of(found, **members):
+    """Quality of a run that makes the same of everything; images are measured as captions."""
+    quality = object.__new__(TextQuality)
+    quality.model = types.SimpleNamespace(
+        translate=lambda *_: found, generate=lambda *_: found, **members
+    )
+    quality.image, quality.label, quality._canonical = "image", "label", list
+    quality.measured = captions.parse
+    return quality
 
 
 def test_total_variation_by_hand():
@@ -35,59 +48,42 @@ def test_a_probe_finds_what_anchors_tell_of_captions_that_it_did_not_see():
         "text_anchors": np.concatenate([anchors, np.full((2, 13), np.nan, np.float32)]),
         "text_log_weights": np.array([0.0] * 90 + [-np.inf] * 2),  # of which the last are none
     }
-    quality = object.__new__(TextQuality)
-    quality.tasks = types.SimpleNamespace(
-        texts=lambda model, numbers: texts[numbers].tolist(),
-        tokenizer=types.SimpleNamespace(canonical=list),
+    quality = quality_of(
+        None,
+        model=types.SimpleNamespace(context=context),
+        context_samples=lambda name, numbers: texts[numbers].tolist(),
     )
-    found = quality._embedding(Model({}, context))
+    found = quality._embedding()
     assert found["text_probe_digit"] == found["text_probe_lean"] == 1
     assert found["text_probe_weight"] < 0.5
     context["text_anchors"][3] = np.inf  # of a run that diverged
-    assert quality._embedding(Model({}, context)) == {}
-
-
-ASKED = ["a bold seven leaning left", "a thin zero leaning right"]
-WRITTEN = ["a bold seven leaning right", "a zero"]  # the first has digit and weight right
-
-
-def quality_of(found, **tasks):
-    """Quality of a run that makes the same of everything; images are measured as captions."""
-    quality = object.__new__(TextQuality)
-    quality.tasks = types.SimpleNamespace(
-        translate=lambda *_, **__: found,
-        tokenizer=types.SimpleNamespace(canonical=list),
-        **tasks,
-    )
-    quality.measured = captions.parse
-    return quality
+    assert quality._embedding() == {}
 
 
 def test_each_task_is_compared_with_what_was_asked():
-    model, test = Model({}, {}), Examples(np.array(ASKED), np.array([7, 0]), np.array(ASKED))
-    for labels, share in (([7, 0], 1.0), ([7, 3], 0.5), ([0, 7], 0.0)):
-        found = quality_of(np.array(labels))._text_to_label(model, test)
-        assert found == {"text_to_label_accuracy": share}
-    quality = quality_of(WRITTEN)
+    test, quality = (
+        Examples(np.array(ASKED), np.array([7, 0]), np.array(ASKED)),
+        quality_of(WRITTEN),
+    )
     parts = {"digit": 0.5, "weight": 0.5, "lean": 0.0, "exact": 0.0}
     written = {f"image_to_text_{part}": share for part, share in parts.items()}
-    assert quality._image_to_text(model, test) == written
-    assert quality._label_to_text(model, test) == {"label_to_text_digit": 0.5}
+    assert quality._image_to_text(test) == written
+    assert quality._label_to_text(test) == {"label_to_text_digit": 0.5}
     made = {f"text_to_image_{part}": share for part, share in parts.items()}
     made |= {f"real_image_{part}": 1.0 for part in parts}
-    assert quality._text_to_image(model, test) == made
+    assert quality._text_to_image(test) == made
 
 
 def test_texts_and_images_of_the_prior_are_captions_of_all_digits_and_fit_theirs():
     drawn = {"images": np.array(WRITTEN), "texts": np.arange(2)}
     quality = quality_of(
         [ASKED[1], "a zero", ASKED[1], ASKED[0]],
-        draw_any=lambda model, count: drawn,
-        texts=lambda model, numbers: ASKED,
+        config=small.config(evaluation__num_samples=2),
+        draw=lambda count: drawn,
+        context_samples=lambda name, numbers: ASKED,
     )
-    quality.config = small.config(evaluation__num_samples=2)
     quality._captions = [*ASKED, *ASKED]
-    found = quality._from_prior(Model({}, {}))
+    found = quality._from_prior()
     assert found["text_well_formed"] == 0.75
     assert found["text_total_variation"] == pytest.approx(0.25)
     assert [found[f"prior_image_{part}"] for part in ("digit", "weight", "lean")] == [0.5, 0.5, 0]

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import small
 from flax import linen as nn
 from flax.traverse_util import unflatten_dict
-from ml_collections import ConfigDict
 from torch_layout import (
     GOLDEN,
     hyperparameters,
@@ -20,9 +20,11 @@ from torch_layout import (
     to_variables,
 )
 
-from lzn_jax.models import LabelAnchors, NCSNppDecoder, NCSNppEncoder, build
+from lzn_jax.models import build
 from lzn_jax.models import ncsnpp_layers as layers
+from lzn_jax.models.labels import LabelAnchors
 from lzn_jax.models.mlp import MLPGenerator
+from lzn_jax.models.ncsnpp import NCSNppDecoder, NCSNppEncoder
 
 SMALL = {
     "features": 8,
@@ -397,50 +399,23 @@ def test_initial_tap_follows_each_layers_convention():
             assert 0.85 * bound < jnp.abs(leaf).max() <= bound
 
 
-def small_config(**changes):
-    config = {
-        "types": ["image", "label"],
-        "alignments": ["image:label"],
-        "data": {"num_classes": 10, "image_size": 8, "channels": 3},
-        "latent": {"enabled": True, "dim": 5},
-        "encoder": {"name": "ncsnpp", **SMALL, "tap_channels": 2, "tap_resolutions": [4]},
-        "decoder": {"name": "ncsnpp", **SMALL_DECODER, "channel_multipliers": [1, 2]},
-        "training": {"compute_dtype": "bfloat16"},
-    }
-    return ConfigDict({**config, **changes})
-
-
 def test_build_passes_the_configs_fields_on():
-    modules = build(small_config())
+    network = SMALL | {"fir": True, "dropout": 0.25}
+    changes = {f"{of}__{name}": x for of in ("encoder", "decoder") for name, x in network.items()}
+    changes |= {"latent__dim": 5, "encoder__tap_resolutions": (4,), "decoder__dropout": 0.5}
+    changes |= {"training__compute_dtype": "bfloat16", "decoder__time_embedding": "fourier"}
+    modules, dtype = build(small.config(**changes)), jnp.dtype("bfloat16")
     assert modules["encoder"] == NCSNppEncoder(
-        **SMALL, latent_dim=5, tap_channels=2, tap_resolutions=(4,), dtype=jnp.dtype("bfloat16")
+        **network, latent_dim=5, tap_channels=2, tap_units=8, tap_resolutions=(4,), dtype=dtype
     )
-    assert modules["decoder"] == NCSNppDecoder(**SMALL_DECODER, dtype=jnp.dtype("bfloat16"))
+    network |= {"dropout": 0.5, "time_embedding": "fourier"}
+    assert modules["decoder"] == NCSNppDecoder(**network, dtype=dtype)
     assert modules["label_anchors"] == LabelAnchors(10, 5)
 
 
-@pytest.mark.parametrize(
-    ("changes", "names"),
-    [
-        ({}, {"encoder", "decoder", "label_anchors"}),
-        ({"types": ["image"], "alignments": []}, {"encoder", "decoder"}),
-        ({"alignments": []}, {"encoder", "decoder"}),  # classes are the zones of their images
-        ({"latent": {"enabled": False}}, {"decoder"}),
-    ],
-)
-def test_build_makes_what_the_config_trains(changes, names):
-    assert set(build(small_config(**changes))) == names
-
-
 def test_a_decoder_in_one_pass_knows_the_shape_of_images():
-    changes = {"name": "direct_mlp", "features": 8, "num_blocks": 2, "dropout": 0.1}
-    decoder = build(small_config(decoder=changes))["decoder"]
-    assert decoder == MLPGenerator((8, 8, 3), 8, 2, 0.1, dtype=jnp.dtype("bfloat16"))
-
-
-def test_build_names_an_unknown_network():
-    with pytest.raises(ValueError, match="'unet' is unknown; known: ncsnpp"):
-        build(small_config(decoder={"name": "unet"}))
+    config = small.config("configs/digits_alone.py", decoder__features=8, decoder__dropout=0.1)
+    assert build(config)["decoder"] == MLPGenerator((8, 8, 1), 8, 1, 0.1)
 
 
 def test_label_anchors_are_standard_normal_and_trainable():

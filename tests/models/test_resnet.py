@@ -15,8 +15,7 @@ from torch_layout import (
     to_variables,
 )
 
-from lzn_jax.models import ResNet
-from lzn_jax.models.resnet import Bottleneck, SelectiveKernel, conv
+from lzn_jax.models.resnet import Bottleneck, ResNet, SelectiveKernel, conv
 
 RESNET50 = {
     "stage_sizes": (3, 4, 6, 3),

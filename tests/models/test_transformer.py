@@ -22,7 +22,7 @@ def decoder(**fields):
 
 def shapes_of(changes, network):
     config = small.config("configs/digits_text.py", **changes)
-    module = models.build(config, 30)[network]
+    module = models.build(config)[network]
     tokens, latents = jnp.zeros((1, config.text.max_length), int), jnp.zeros((1, 4))
     arguments = (tokens,) if network == "text_encoder" else (tokens, latents)
     return (

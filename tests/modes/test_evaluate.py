@@ -6,6 +6,7 @@ import types
 import pytest
 
 from lzn_jax import configuration
+from lzn_jax.evaluation import measurements
 from lzn_jax.modes import inference
 from lzn_jax.run import workdir as workdirs
 
@@ -28,24 +29,19 @@ def test_numbers_and_pictures_of_another_set_have_names_of_their_own(
     (tmp_path / "summary.json").write_text('{"step": 1}')
     given = []
 
-    class Measure:
-        def __init__(self, tasks):
-            pass
+    def evaluate(*arguments):
+        given.extend(arguments)
+        return {f"{asked}_examples": 7.0}
 
-        def prepare(self, test):
-            assert test == "test"
-
-        def __call__(self, *arguments):
-            given.extend(arguments)
-            return {f"{asked}_examples": 7.0}
-
-    run = types.SimpleNamespace(tasks=None, model="model", step=3)
-    monkeypatch.setattr(inference, "Measurements", Measure)
+    run = types.SimpleNamespace(space="space", step=3)
+    monkeypatch.setattr(measurements, "prepare", lambda *arguments: given.extend(arguments))
+    monkeypatch.setattr(measurements, "evaluate", evaluate)
     monkeypatch.setattr(inference, "restore", lambda *_: run)
     monkeypatch.setattr(inference.data, "load_data", lambda config: ("train", "test"))
     config = configuration.load("configs/emoji_text.py", [*FLAGS, f"data.test_set={asked}"])
     inference.evaluate(config, tmp_path)
-    assert given == ["model", "train", "test", tmp_path, figures]
+    assert given == ["space", "test", run, "train", "test", tmp_path]
+    assert measurements.figures_folder(tmp_path, config) == tmp_path / figures
     assert json.loads((tmp_path / summary).read_text()) == {"step": 3, f"{asked}_examples": 7.0}
     if summary != "summary.json":
         assert (tmp_path / "summary.json").read_text() == '{"step": 1}'

@@ -39,7 +39,7 @@ def commands(name, workdir="unused", **changes):
 
 
 EXPECTED = {
-    ("digits_text",): ["--target=image", "--target=text", "--source=label"],
+    ("digits_text",): ["--target=text", "--source=label", "--source=text"],
     ("digits_joint",): ["--source=label", "--mode=sample", "--mode=classify"],
     ("digits_gen",): ["--mode=sample", "--mode=reconstruct", "--mode=embed"],
     ("digits_alone",): ["--source=label", "--mode=sample", "--mode=classify"],

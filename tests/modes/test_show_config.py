@@ -1,5 +1,6 @@
 """--mode=show_config: the resolved config and what it means, without JAX and without a run."""
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -38,7 +39,7 @@ def test_each_field_is_shown_with_its_value_and_meaning(capsys):
     assert not fields["training.gradient_clip"][0]
     assert fields["training.schedule"] == (True, "'cosine'", "learning rate after warm-up")
     schema = configuration.schema_of(
-        {name: value.strip("'") for name, (_, value, _) in fields.items()}
+        {name: ast.literal_eval(value) for name, (_, value, _) in fields.items()}
     )
     assert {name: meaning for name, (_, _, meaning) in fields.items()} == {
         name: field.help for name, field in schema.items()

@@ -8,7 +8,7 @@ import pytest
 from flax import linen as nn
 
 from lzn_jax import zoning
-from lzn_jax.models import ResNet
+from lzn_jax.models.resnet import ResNet
 from lzn_jax.run import costs
 
 

@@ -84,7 +84,7 @@ def test_a_run_goes_on_as_the_same_run_with_metrics_config_and_pictures(tmp_path
 
 def test_nothing_is_imported_unless_it_is_asked_for(tmp_path):
     code = (
-        "import sys; from lzn_jax import convert, train, trained_model; "
+        "import sys; from lzn_jax import convert, loading, train; "
         "sys.exit(bool({'wandb', 'huggingface_hub'} & sys.modules.keys()))"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,420 @@
+"""Parts of one's own: what may be registered, by whom, and what a run keeps of it."""
+
+import functools
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import lzn_jax
+from lzn_jax import configuration, parts
+from lzn_jax import main as command_line
+from lzn_jax.configuration import UserError
+from lzn_jax.run import workdir as workdirs
+
+ROOT = Path(__file__).parents[1]
+
+# A part of each kind; nothing of it is imported until a run needs it.
+OWN = """
+from lzn_jax import parts
+
+
+def check(values):
+    parts.require(values["own.size"] < values["latent.dim"], "own.size must be below latent.dim")
+
+
+images = {f"data.{name}": parts.count("of images", 8) for name in ("image_size", "channels")}
+images |= {"data.num_classes": parts.count("of classes", 8), "data.own": parts.count("kinds", 3)}
+parts.add("type", "own", "own:Type", {"own.size": parts.count("its size", 5)}, check=check)
+parts.add("data", "own", "own", images)
+parts.add("encoder", "own", "own:Encoder", {"encoder.own": parts.count("its units", 3)})
+parts.add("decoder", "own", ("own:Decoder", "own:Flow"), {"decoder.own": parts.count("layers", 3)})
+parts.add("solver", "own", "own:Solver", {"latent.own": parts.count("its order", 3)})
+parts.add("alignment", "own", "own:align", {"alignment.own": parts.count("its rank", 3)})
+parts.add("measurement", "own", "own:measure", {"evaluation.own": parts.count("samples", 3)})
+"""
+# What a config says to name the part of each kind, and the field that comes with it.
+SELECTED = {
+    "type": ("config.types = ('image', 'label', 'own')", "own.size = 5", "its size"),
+    "data": ("config.data = {'name': 'own'}", "data.own = 3", "kinds"),
+    "encoder": ("config.encoder = {'name': 'own'}", "encoder.own = 3", "its units"),
+    "decoder": (
+        "config.decoder, config.sampling = {'name': 'own'}, {}",
+        "decoder.own = 3",
+        "layers",
+    ),
+    "solver": ("config.latent.solver = 'own'", "latent.own = 3", "its order"),
+    "alignment": ("config.alignment.form = 'own'", "alignment.own = 3", "its rank"),
+    "measurement": ("config.evaluation.measurements = ('own',)", "evaluation.own = 3", "samples"),
+}
+
+
+@pytest.fixture(autouse=True)
+def registry(monkeypatch):
+    """A function that forgets what a test has registered, as a new process would."""
+    parts.names("type")  # what ships is there
+    shipped, modules = dict(parts._PARTS), set(sys.modules)
+
+    def forget():
+        monkeypatch.setattr(parts, "_PARTS", dict(shipped))
+        monkeypatch.setattr(parts, "_EXTENSIONS", {})
+
+    forget()
+    yield forget
+    for name in set(sys.modules) - modules:
+        if name.startswith((parts._EXTENSION, "own")):
+            del sys.modules[name]
+
+
+@pytest.fixture
+def config(tmp_path):
+    """A joint study whose extension is beside its config."""
+    (tmp_path / "own.py").write_text(OWN)
+    return written(tmp_path, "config.extensions = ('own.py',)")
+
+
+def written(folder, *lines):
+    """A config that changes a joint study by these lines."""
+    path = folder / "config.py"
+    lines = ["config = configuration.sibling(__file__, 'digits_joint')", *lines, "return config"]
+    source = "from lzn_jax import configuration\n\ndef get_config():\n"
+    path.write_text(source + "".join(f"    {line}\n" for line in lines))
+    return str(path)
+
+
+def sha256(path):
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def error(*arguments, load=configuration.load, **options):
+    with pytest.raises(UserError) as caught:
+        load(*arguments, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def named(name, part=None, fields=None, kind="solver"):
+    parts.add(kind, name, part, fields)
+
+
+def test_a_name_that_is_taken_says_by_whom(tmp_path):
+    taken = str(ROOT / "lzn_jax" / "losses" / "parts.py")
+    expected = f"solver 'euler' is there already, added by {taken}: rename yours"
+    assert error("euler", load=named) == expected
+    assert parts.find("solver", "euler").file == taken
+    named("own", 1)
+    (tmp_path / "own.py").write_text("from lzn_jax import parts\n\nparts.add('solver', 'own', 2)\n")
+    expected = f"solver 'own' is there already, added by {__file__}: rename yours"
+    assert error([str(tmp_path / "own.py")], load=parts.extend) == expected
+
+
+def test_a_file_may_add_its_part_again():
+    for part in (1, 2):
+        named("own", part)
+    assert parts.get("solver", "own") == 2
+
+
+def test_a_part_is_of_a_kind_and_its_fields_are_fields():
+    expected = f"a part is one of {', '.join(parts.KINDS)}, got 'network'"
+    assert error("own", kind="network", load=named) == expected
+    parts.add("solver", "own", None, lambda values: {"latent.own": 3})
+    expected = "the field latent.own of solver 'own' must be a parts.Field"
+    assert error("digits_joint", ["latent.solver=own"]) == expected
+
+
+def test_a_part_is_imported_where_it_is_asked_for():
+    named("own", ("json", "json:dumps", json))
+    assert parts.get("solver", "own") == (json, json.dumps, json)
+    expected = "there is no solver 'owm'; there are euler, dpm, adams, own"
+    assert error("solver", "owm", load=parts.get) == expected
+
+
+@pytest.mark.parametrize("kind", SELECTED)
+@pytest.mark.usefixtures("config")
+def test_a_config_names_a_part_of_the_file_beside_it(kind, tmp_path, monkeypatch):
+    selection, line, meaning = SELECTED[kind]
+    config = written(tmp_path, "config.extensions = ('own.py',)", selection)
+    monkeypatch.chdir("/")
+    (shown,) = [
+        each
+        for each in configuration.explain(configuration.load(config)).splitlines()
+        if line in each
+    ]
+    assert shown.split() == [*line.split(), "#", *meaning.split()]  # the default, without a star
+    field = line.split()[0]
+    changed = configuration.load(config, [f"{field}=7"])
+    assert configuration.flatten(changed.to_dict())[field] == 7
+    assert error(config, [f"{field}=0"]) == f"{field} must be an integer >= 1, got 0"
+    expected = f"the config holds no field {field}s; the nearest is {field}"
+    assert error(config, [f"{field}s=1"]) == expected
+
+
+def test_fields_of_a_part_are_checked_together(config):
+    types = "types=('image','label','own')"
+    dim = configuration.load(config).latent.dim
+    expected = "own.size must be below latent.dim"
+    assert error(config, [types, f"own.size={dim}"]) == expected
+    assert configuration.load(config, [types, f"own.size={dim - 1}"]).own.size == dim - 1
+
+
+def test_fields_may_depend_on_the_types_of_the_config(config):
+    def fields(values):
+        return {f"latent.of_{name}": parts.count("each", 1) for name in values["types"]}
+
+    parts.add("solver", "each", None, fields)
+    found = configuration.load(config, ["latent.solver=each"]).latent
+    assert (found.of_image, found.of_label) == (1, 1)
+
+
+def test_an_extension_brings_its_group_and_needs_no_other_file(tmp_path):
+    (tmp_path / "own.py").write_text(OWN)
+    lines = "config.types = ('image', 'label', 'own')", "config.own = {'size': 6}"
+    found = configuration.load(written(tmp_path, *lines), extensions=[str(tmp_path / "own.py")])
+    assert found.own.size == 6
+    assert found.extensions == ("own.py",)
+    assert found.extension_checksums == (sha256(tmp_path / "own.py"),)
+    assert parts.extension_flags(found.extensions) == [f"--extensions={tmp_path / 'own.py'}"]
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("\n\nraise ValueError('two\\nlines')\n", "line 3: ValueError: two lines"),
+        ("def broken(:\n", "line 1: SyntaxError: "),
+        ("\nimport no_such_module\n", "line 2: ModuleNotFoundError: "),
+        ("import json\n\njson.loads('{')\n", "line 3: JSONDecodeError: "),
+    ],
+)
+def test_an_extension_that_fails_is_one_line_with_its_file_and_line(tmp_path, content, expected):
+    (tmp_path / "own.py").write_text(content)
+    found = error(["own.py"], tmp_path, load=parts.extend)
+    assert found.startswith(f"the extension own.py failed at {tmp_path / 'own.py'}, {expected}")
+    (tmp_path / "own.py").write_text("")
+    assert parts.extend(["own.py"], tmp_path) == {"own.py": sha256(tmp_path / "own.py")}
+
+
+def test_an_extension_that_is_not_there_is_named(tmp_path):
+    expected = f"there is no extension {tmp_path / 'owm.py'}"
+    assert error(["owm.py"], tmp_path, load=parts.extend) == expected
+    for name in ("no_such_module", "no.such.module", "sys", "..own"):
+        expected = f"there is no extension {name}: name a file FILE.py or a module"
+        assert error([name], load=parts.extend) == expected
+
+
+def test_extensions_differ_in_their_names_and_are_no_override(config, tmp_path):
+    other = tmp_path / "other" / "own.py"
+    other.parent.mkdir()
+    other.write_text("")
+    expected = f"two extensions are called own.py: rename {other}"
+    assert error(["own.py", "other/own.py"], tmp_path, load=parts.extend) == expected
+    expected = "extensions must be those of --extensions=FILE.py, not ()"
+    assert error(config, ["extensions=()"]) == expected
+
+
+def test_a_module_is_an_extension_with_all_files_of_its_package(tmp_path, monkeypatch):
+    package = tmp_path / "own_package"
+    package.mkdir()
+    (package / "__init__.py").write_text("from lzn_jax import parts\n\nparts.add('data', 'own', 1)")
+    (package / "more.py").write_text("")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (first,) = parts.extend(["own_package"]).values()
+    assert parts.get("data", "own") == 1
+    assert parts.extension_flags(["own_package"]) == ["--extensions=own_package"]
+    (package / "more.py").write_text("changed = True")
+    (second,) = parts.extend(["own_package"]).values()
+    assert first != second
+
+
+def installed(folder, value="own_installed"):
+    """The files of an installed package with an entry point, its module and a part."""
+    info = folder / "own-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: own\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[lzn_jax.parts]\nmine = {value}\n")
+    (folder / "own_installed.py").write_text(
+        "from lzn_jax import parts\n\n"
+        "parts.add('solver', 'own', 1, {'latent.own': parts.count('its order', 3)})\n"
+    )
+
+
+@pytest.fixture
+def fresh(monkeypatch):
+    """Installed packages are looked for again."""
+    monkeypatch.setattr(
+        parts, "_load_installed", functools.cache(parts._load_installed.__wrapped__)
+    )
+
+
+@pytest.mark.usefixtures("fresh")
+def test_an_installed_package_adds_its_parts_by_an_entry_point(tmp_path, monkeypatch):
+    installed(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    found = configuration.load("digits_joint", ["latent.solver=own", "latent.own=4"])
+    assert (found.latent.own, found.extensions) == (4, ())
+
+
+@pytest.mark.usefixtures("fresh")
+def test_an_entry_point_that_fails_is_named(tmp_path, monkeypatch):
+    installed(tmp_path, value="no_such_module")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    expected = "the entry point mine = no_such_module failed at "
+    assert error("digits_joint").startswith(expected)
+
+
+@pytest.fixture
+def run(config, tmp_path):
+    """The folder of a run with an extension, of which a file of the same name is there, too."""
+    workdir = tmp_path / "run"
+    found = configuration.load(config, ["latent.solver=own", "latent.own=9"])
+    workdirs.prepare(found, workdir, is_training=True)
+    workdirs.record(found, workdir)
+    (workdir / "checkpoints" / "2").mkdir(parents=True)
+    (workdir / "own.py").write_text(f"open({str(tmp_path / 'executed')!r}, 'w')\n")
+    return workdir
+
+
+def test_a_run_names_its_extensions_and_is_opened_with_them_alone(run, tmp_path, registry):
+    digest = sha256(tmp_path / "own.py")
+    stored = json.loads((run / "config.json").read_text())
+    assert stored["extensions"] == ["own.py"]
+    assert stored["extension_checksums"] == [digest]
+    assert configuration.load_run(run).latent.own == 9  # it has run in this process
+    registry()
+    expected = (
+        f"{run / 'config.json'} needs the extension own.py (sha256 {digest[:12]}): name it with "
+        "--extensions=own.py, or extensions=('own.py',) of lzn_jax.load"
+    )
+    assert error(run, load=configuration.load_run) == expected
+    flags = ["-m", "lzn_jax.main", f"--workdir={run}", "--mode=show_config"]
+    command = functools.partial(subprocess.run, cwd=run, capture_output=True, text=True)
+    ended = command([sys.executable, *flags])
+    assert (ended.returncode, ended.stderr) == (2, f"error: {expected}\n")
+    assert not (tmp_path / "executed").exists()
+    ended = command([sys.executable, *flags, f"--extensions={tmp_path / 'own.py'}"])
+    assert ended.returncode == 0, ended.stderr
+    assert "latent.own = 9" in ended.stdout
+    found = configuration.load_run(run, extensions=[str(tmp_path / "own.py")])
+    assert found.latent.own == 9
+
+
+@pytest.mark.parametrize("name", ["own", "sys", "no.such.module"])
+def test_a_module_that_a_run_names_is_not_imported(name, run, tmp_path, registry, monkeypatch):
+    registry()
+    path = run / "config.json"
+    path.write_text(path.read_text().replace("own.py", name))
+    monkeypatch.chdir(run)
+    monkeypatch.syspath_prepend(str(run))
+    assert f"needs the extension {name} (" in error(run, load=configuration.load_run)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_a_run_whose_extension_has_changed_is_evaluated_but_not_trained_on(
+    run, config, tmp_path, registry, caplog
+):
+    before = configuration.load(config, ["latent.solver=own", "latent.own=9"])
+    workdirs.prepare(before, run, is_training=True)
+    digest = sha256(tmp_path / "own.py")
+    registry()
+    (tmp_path / "own.py").write_text(f"{OWN}# changed\n")
+    after = configuration.load(config, ["latent.solver=own", "latent.own=9"])
+    expected = (
+        f"{run} holds a run of other extensions, own.py of sha256 {digest[:12]}: take these or "
+        "choose another --workdir"
+    )
+    assert error(after, run, is_training=True, load=workdirs.prepare) == expected
+    workdirs.prepare(after, run, is_training=False)
+    found = configuration.load_run(run)
+    assert caplog.messages == [f"the extension own.py has changed since the run of {run}"]
+    assert found.extension_checksums == (sha256(tmp_path / "own.py"),)
+    without = configuration.load("digits_joint")
+    assert "other extensions, own.py" in error(
+        without, run, is_training=True, load=workdirs.prepare
+    )
+
+
+def test_a_command_takes_extensions_and_jax_does_not_start_for_a_bad_one(tmp_path):
+    (tmp_path / "own.py").write_text(OWN)
+    command = ["--config=digits_joint", "--config.latent.solver=own", "--mode=show_config"]
+    extension = f"--extensions={tmp_path / 'own.py'}"
+    bad = [*command, extension, "--config.latent.own=0"]
+    wrong = tmp_path / "wrong.py"
+    wrong.write_text("from lzn_jax import parts\n\nparts.add('data', 'mine', 1, {'data.of': 3})\n")
+    code = (
+        "import sys; from lzn_jax import main; "
+        f"assert main.main({command!r}) == main.main({bad!r}) == 2; "
+        f"assert main.main({[*command, f'--extensions={wrong}']!r}) == 2; "
+        f"assert main.main({[*command, extension]!r}) == 0; assert 'jax' not in sys.modules"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stderr == (
+        "error: latent.solver must be one of 'euler', 'dpm', 'adams', got 'own'\n"
+        "error: latent.own must be an integer >= 1, got 0\n"
+        "error: the field data.of of data 'mine' must be a parts.Field\n"
+    )
+    assert "latent.own = 3" in ended.stdout
+
+
+def test_commands_name_each_extension_of_several(tmp_path, capsys):
+    for name in ("one.py", "two.py"):
+        (tmp_path / name).write_text(f"from lzn_jax import parts\n\nparts.add('data', {name!r}, 1)")
+    both = f"--extensions={tmp_path / 'one.py'},{tmp_path / 'two.py'}"
+    assert command_line.main(["--config=digits_joint", "--mode=show_config", both]) == 0
+    assert "extensions = ('one.py', 'two.py')" in capsys.readouterr().out
+    assert parts.extension_flags(["one.py", "two.py"]) == [both]
+
+
+NUMBERS = """
+import numpy as np
+
+from lzn_jax import parts
+from lzn_jax.data import Examples
+
+
+class Numbers:
+    @staticmethod
+    def load(data, split):
+        x = np.linspace(-2, 2, 40 if split == "train" else 12, dtype=np.float32)
+        return Examples(None, (x > 0).astype(np.int32), more={"x": x})
+
+    @staticmethod
+    def class_names(data):
+        return ("below", "above")
+
+
+def count(model, train, test, workdir):
+    return {"own_examples": len(train.labels) + len(test.labels)}
+
+
+parts.add("data", "own", Numbers, {"data.num_classes": parts.count("of signs", 2)})
+parts.add("measurement", "own", count)
+"""
+
+
+def test_data_and_a_measurement_of_ones_own_in_a_space_without_images(tmp_path, registry, capsys):
+    (tmp_path / "own.py").write_text(NUMBERS)
+    extension, workdir = f"--extensions={tmp_path / 'own.py'}", f"--workdir={tmp_path / 'run'}"
+    flags = [f"--config={ROOT / 'tests' / 'without_images.py'}", workdir, extension]
+    flags += ["--config.data.name=own", "--config.property.column=x"]
+    assert command_line.main([*flags, "--config.evaluation.measurements=('own',)"]) == 0
+    assert f"{workdir} {extension}" in capsys.readouterr().err  # of what can be done next
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["own_examples"] == 52
+    assert {"label_to_property_mae", "label_to_property_r2", "test_accuracy"} <= summary.keys()
+    registry()  # as a new process
+    pair = ["--mode=translate", "--source=property", "--target=label", "--input=1.5,-0.5"]
+    assert command_line.main([workdir, *pair]) == 2
+    assert "needs the extension own.py" in capsys.readouterr().err
+    model = lzn_jax.load(tmp_path / "run", extensions=[str(tmp_path / "own.py")])
+    assert command_line.main([workdir, *pair]) == 0
+    rows = (tmp_path / "run" / "translations.csv").read_text().splitlines()
+    found = model.translate([1.5, -0.5], "property", "label")
+    assert rows[1:] == [f"0,1.5,{found[0]}", f"1,-0.5,{found[1]}"]
+    assert command_line.main([workdir, "--mode=sample"]) == 0
+    drawn = np.load(tmp_path / "run" / "samples.npz")
+    assert drawn["properties"].shape == (100,)
+    assert np.bincount(drawn["labels"]).tolist() == [50, 50]
