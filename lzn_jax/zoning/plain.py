@@ -24,22 +24,25 @@ from jaxtyping import Array, Float, Int
 from lzn_jax.zoning.arguments import public
 from lzn_jax.zoning.solvers import DPMSolver, Euler, mean_weights
 
+Paper = Euler | DPMSolver
+Way = Literal["prior", "anchors"]
+Latents = Float[Array, "m q"]
+Anchors = Float[Array, "n q"]
+Index = Int[Array, " m"]
+Weights = Float[Array, " n"] | None
 Metrics = dict[str, Float[Array, ""]]
 
 
 @jax.checkpoint  # a derivative forms the differences anew, in place of keeping them of all steps
 def log_posterior(
-    x: Float[Array, "m q"],
-    t: Float[Array, ""],
-    anchors: Float[Array, "n q"],
-    log_weights: Float[Array, " n"],
+    x: Latents, t: Float[Array, ""], anchors: Anchors, log_weights: Float[Array, " n"]
 ) -> Float[Array, "m n"]:
     """log w_j(x, t)."""
     squares = jnp.sum(((x[:, None] - (1 - t) * anchors) / t) ** 2, axis=-1)
     return jax.nn.log_softmax(log_weights - 0.5 * squares, axis=1)
 
 
-def noise_levels(solver: Euler | DPMSolver, towards: Literal["prior", "anchors"]) -> np.ndarray:
+def noise_levels(solver: Paper, towards: Way) -> np.ndarray:
     """t before the first step and after each one (S+1,)."""
     if not isinstance(solver, Euler | DPMSolver):
         raise ValueError(f"the plain form has solvers Euler and DPMSolver, not {solver!r}")
@@ -47,12 +50,8 @@ def noise_levels(solver: Euler | DPMSolver, towards: Literal["prior", "anchors"]
 
 
 def follow(
-    x: Float[Array, "m q"],
-    anchors: Float[Array, "n q"],
-    solver: Euler | DPMSolver,
-    towards: Literal["prior", "anchors"],
-    log_weights: Float[Array, " n"] | None,
-) -> tuple[Float[Array, "m q"], Float[Array, "s m n"]]:
+    x: Latents, anchors: Anchors, solver: Paper, towards: Way, log_weights: Weights
+) -> tuple[Latents, Float[Array, "s m n"]]:
     """The flow from x: where it ends, and log w before each of the solver's S steps.
 
     Euler's step from t to t' is x + (t' - t) (x - ā) / t = t'/t x + (1 - t'/t) ā. Solvers of higher
@@ -77,13 +76,13 @@ def follow(
 
 @public
 def compute_latents(
-    anchors: Float[Array, "n q"],
-    noise: Float[Array, "m q"],
-    own: Int[Array, " m"] | None = None,
+    anchors: Anchors,
+    noise: Latents,
+    own: Index | None = None,
     *,
-    solver: Euler | DPMSolver,
-    log_weights: Float[Array, " n"] | None = None,
-) -> Float[Array, "m q"]:
+    solver: Paper,
+    log_weights: Weights = None,
+) -> Latents:
     """Latents: from (1-t) a_own + t ε at a small t to the prior (§2.2.1, eq. 2)."""
     t = float(noise_levels(solver, "prior")[0])
     start = t * noise + (1 - t) * (anchors if own is None else anchors[own])
@@ -92,18 +91,18 @@ def compute_latents(
 
 @public
 def latents_in_context(
-    queries: Float[Array, "m q"],
-    context: Float[Array, "n q"],
-    noise: Float[Array, "m q"],
+    queries: Latents,
+    context: Anchors,
+    noise: Latents,
     *,
-    solver: Euler | DPMSolver,
-    log_weights: Float[Array, " n"] | None = None,
-) -> Float[Array, "m q"]:
+    solver: Paper,
+    log_weights: Weights = None,
+) -> Latents:
     """Latents of queries, each of them an anchor beside the context's for itself alone (ours)."""
     weights = jnp.zeros_like(context[:, 0]) if log_weights is None else log_weights
     weights = jnp.append(weights, 0)
 
-    def latent(query: Float[Array, " q"], noise: Float[Array, " q"]) -> Float[Array, " q"]:
+    def latent(query, noise):
         anchors, own = jnp.concatenate([context, query[None]]), jnp.array([-1])
         return compute_latents(anchors, noise[None], own, solver=solver, log_weights=weights)[0]
 
@@ -112,24 +111,16 @@ def latents_in_context(
 
 @public
 def decode(
-    latents: Float[Array, "m q"],
-    anchors: Float[Array, "n q"],
-    *,
-    solver: Euler | DPMSolver,
-    log_weights: Float[Array, " n"] | None = None,
-) -> Float[Array, "m q"]:
+    latents: Latents, anchors: Anchors, *, solver: Paper, log_weights: Weights = None
+) -> Latents:
     """The ends of the flow from latents to the anchors (§2.2.1)."""
     return follow(latents, anchors, solver, "anchors", log_weights)[0]
 
 
 @public
 def classify(
-    latents: Float[Array, "m q"],
-    anchors: Float[Array, "n q"],
-    *,
-    solver: Euler | DPMSolver,
-    log_weights: Float[Array, " n"] | None = None,
-) -> Int[Array, " m"]:
+    latents: Latents, anchors: Anchors, *, solver: Paper, log_weights: Weights = None
+) -> Index:
     """Index of the anchor nearest to the end of each latent's flow (§5, E.2)."""
     ends = decode(latents, anchors, solver=solver, log_weights=log_weights)
     return jnp.argmin(jnp.linalg.norm(ends[:, None] - anchors, axis=-1), axis=1)
@@ -137,12 +128,12 @@ def classify(
 
 @public
 def assignment_log_probs(
-    latents: Float[Array, "m q"],
-    anchors: Float[Array, "n q"],
-    targets: Int[Array, " m"],
+    latents: Latents,
+    anchors: Anchors,
+    targets: Index,
     *,
-    solver: Euler | DPMSolver,
-    log_weights: Float[Array, " n"] | None = None,
+    solver: Paper,
+    log_weights: Weights = None,
 ) -> Float[Array, "s m"]:
     """log w of each latent's target before each step (§2.2.2)."""
     _, log_w = follow(latents, anchors, solver, "anchors", log_weights)
@@ -151,14 +142,14 @@ def assignment_log_probs(
 
 @public
 def alignment_loss(
-    latents: Float[Array, "m q"],
-    anchors: Float[Array, "n q"],
-    targets: Int[Array, " m"],
+    latents: Latents,
+    anchors: Anchors,
+    targets: Index,
     *,
-    solver: Euler | DPMSolver,
+    solver: Paper,
     cutoff: float = 0.2,
     form: Literal["log", "prob"] = "log",
-    log_weights: Float[Array, " n"] | None = None,
+    log_weights: Weights = None,
 ) -> tuple[Float[Array, ""], Metrics]:
     """Minus the mean (log) of P_i, the best w of the target after the cut-off (§2.2.2, B.1)."""
     ends, log_w = follow(latents, anchors, solver, "anchors", log_weights)

@@ -50,14 +50,17 @@ class _Uniform:
 
     num_steps: int
 
-    def times(self, towards: Literal["prior", "anchors"]) -> np.ndarray:
-        """Noise levels t (S+1,) from start to end."""
+    def _ends(self) -> dict[str, tuple[float, float]]:
         raise NotImplementedError
 
     @property
     def orders(self) -> list[int]:
         """Of each step."""
-        raise NotImplementedError
+        return [1] * self.num_steps
+
+    def times(self, towards: Literal["prior", "anchors"]) -> np.ndarray:
+        """Noise levels t (S+1,) from start to end."""
+        return np.linspace(*self._ends()[towards], self.num_steps + 1)
 
     def towards_prior(self, mixture: Mixture) -> Tables:
         """One table, whatever the mixture."""
@@ -85,15 +88,8 @@ class Euler(_Uniform):
         if not 0 < self.t_min < 1:
             raise ValueError(f"Euler needs 0 < t_min < 1, got {self.t_min}")
 
-    def times(self, towards: Literal["prior", "anchors"]) -> np.ndarray:
-        """Noise levels t (S+1,) from start to end."""
-        ends = (self.t_min, 1.0) if towards == "prior" else (1.0, 0.0)
-        return np.linspace(*ends, self.num_steps + 1)
-
-    @property
-    def orders(self) -> list[int]:
-        """Of each step."""
-        return [1] * self.num_steps
+    def _ends(self) -> dict[str, tuple[float, float]]:
+        return {"prior": (self.t_min, 1.0), "anchors": (1.0, 0.0)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,10 +120,8 @@ class DPMSolver(_Uniform):
                 f"DPMSolver needs 0 < t_min < t_max < 1, got {self.t_min}, {self.t_max}"
             )
 
-    def times(self, towards: Literal["prior", "anchors"]) -> np.ndarray:
-        """Noise levels t (S+1,) from start to end."""
-        ends = (self.t_min, self.t_max) if towards == "prior" else (self.t_max, self.t_min)
-        return np.linspace(*ends, self.num_steps + 1)
+    def _ends(self) -> dict[str, tuple[float, float]]:
+        return {"prior": (self.t_min, self.t_max), "anchors": (self.t_max, self.t_min)}
 
     @property
     def orders(self) -> list[int]:
