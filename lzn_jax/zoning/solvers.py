@@ -151,13 +151,26 @@ def _tables(times: np.ndarray, orders: list[int], mixture: Mixture) -> Tables:
             end_weights[k - age] += share * row[age]
         if k < steps - 1:
             weights[k, :order] = row / t_next
+    return shared_table(times, weights, end_weights, mixture)
+
+
+def shared_table(
+    times: np.ndarray, weights: np.ndarray, end_weights: np.ndarray, mixture: Mixture
+) -> Tables:
+    """One table for all points, of evaluations at `times[:-1]` and an end at `times[-1]` (S+1,).
+
+    `weights` (S, K) are factors of the newest drift, the one before it, ... in the next state, 0 in
+    the last row; `end_weights` (S,) those of each drift in the end point.
+    """
+    t_end = times[-1]
+    r = np.maximum((1 - times[:-1]) / times[:-1], SMALLEST_R)
     is_towards_prior = t_end > times[0]
     start_weight = 1.0 if is_towards_prior else 1 / times[0]
     numbers = (start_weight, start_weight - 1, t_end, 1 - t_end)
     cast = functools.partial(jnp.asarray, dtype=mixture.anchors_NxQ.dtype)
     table = Table(
         cast(r[:, None]),
-        jnp.arange(steps) == 0,  # where r can be 1e4
+        jnp.arange(len(r)) == 0,  # where r can be 1e4
         cast(weights[..., None]),
         cast(end_weights[:, None]),
         None,
