@@ -296,6 +296,11 @@ class DataType:
         """Samples of the value of --input; raises UserError for one that gives none."""
         raise UserError(f"{self.name} samples cannot be named by --input")
 
+    def named(self, text: str) -> tuple[Samples, list[str]]:
+        """Samples of the value of --input, and the name of each: its file, or what is written."""
+        samples = self.parse(text)
+        return samples, list(self.shown(samples))
+
     def shown(self, samples: Samples) -> Any:
         """Samples as figures and pages show them: images, or one string each."""
         return [str(sample) for sample in samples]
@@ -320,10 +325,12 @@ class NetworkEncoder:
 
     Attributes:
       transform: of training images, on the host; None: the type reads no images.
+      main_feature, anchor_feature: of those that `features` finds.
     """
 
     num_draws = 1
     transform: Any = None
+    main_feature = anchor_feature = "anchor"
 
     def __init__(
         self,
@@ -389,6 +396,10 @@ class NetworkEncoder:
         """Anchors of samples."""
         output: Any = self.module.apply(variables[self.network], self.inputs(samples), train=False)
         return output
+
+    def features(self, variables: Variables, samples: Samples) -> dict[str, Float[Array, "b d"]]:
+        """Features of samples by name, the anchor among them, a pure function."""
+        return {"anchor": self.anchors(variables, samples)}
 
     def context_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Of the context anchors."""

@@ -87,7 +87,7 @@ def show(axes: Axes, sample: Any, width: float) -> None:
 
 def is_images(samples: Any) -> bool:
     """Whether samples are images (n, h, w, c)."""
-    return np.ndim(samples) == 4
+    return len(np.shape(samples)) == 4
 
 
 def _is_image(sample: Any) -> bool:
