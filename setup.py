@@ -32,6 +32,7 @@ setup(
         "flax>=0.12.8",
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12.8",
+        "cloudpickle>=3",
         "grain>=0.2.18",
         "ml-collections>=1.1",
         "clu>=0.0.12",

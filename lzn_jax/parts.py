@@ -15,6 +15,7 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from lzn_jax.errors import UserError
@@ -22,6 +23,7 @@ from lzn_jax.errors import UserError
 KINDS = ("type", "data", "encoder", "decoder", "solver", "alignment", "measurement", "study")
 REQUIRED = object()  # the default of a field that every config states
 _PACKAGE = Path(__file__).parent
+_EXTENSION = "lzn_jax_extension_"  # of names of their modules
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,7 +217,7 @@ def extend(extensions: Sequence[str], folder: Path = Path()) -> dict[str, str]:
             continue
         try:
             if is_file:
-                _run_file(path, f"lzn_jax_extension_{path.stem}_{digest[:8]}")
+                _run_file(path, f"{_EXTENSION}{path.stem}_{digest[:8]}")
             else:
                 importlib.import_module(extension)
         except UserError:
@@ -263,6 +265,11 @@ def extension_flags(names: Sequence[str]) -> list[str]:
     """The flag that names extensions of a run again; none where there are none."""
     paths = [_EXTENSIONS[name].path for name in names if name in _EXTENSIONS]
     return [f"--extensions={','.join(paths)}"] if paths else []
+
+
+def extension_modules() -> list[ModuleType]:
+    """The modules of extension files, which other processes cannot import."""
+    return [module for name, module in sys.modules.items() if name.startswith(_EXTENSION)]
 
 
 def checksum(path: Path) -> str:

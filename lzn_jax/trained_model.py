@@ -142,12 +142,9 @@ class TrainedModel:
                 jnp.asarray(anchors), noise_scale * drawn, solver=self.space.solver
             )
             return np.asarray(found)
-        draw = self.space.jitted(inference.latents_in_context, ("name",))
-        return self._in_batches(
-            functools.partial(draw, among, key, noise_scale, name=name),
-            {"anchors": anchors, "index": index},
-            "zoning",
-        )
+        request = {"anchors": anchors, "index": index}
+        arrays = (among, key, noise_scale)
+        return self._run(inference.latents_in_context, request, "zoning", *arrays, name=name)
 
     def encode(
         self,
@@ -210,9 +207,8 @@ class TrainedModel:
         """
         source = self.main_type
         encoder, images = self._encoder(source), self._encoded(images, source)
-        encode = self.space.jitted(inference.features, ("source",))
-        encode = functools.partial(encode, self.model.variables, source=source)
-        found = self._in_batches(encode, images, "encoding")
+        variables = self.model.variables
+        found = self._run(inference.features, images, "encoding", variables, source=source)
         return found | self.latents_by_name(found[encoder.anchor_feature], key, noise=noise)
 
     def latents_by_name(
@@ -231,19 +227,18 @@ class TrainedModel:
 
     def classes(self, latents: Float[np.ndarray | Array, "n q"]) -> Predictions:
         """Classes of latents, and their probabilities."""
-        predict = self.space.jitted(inference.predict, ("target",))
-        predict = functools.partial(predict, self.model, target=self.class_type)
-        return Predictions(**self._in_batches(predict, latents, "classifying"))
+        return Predictions(**self._by_class(inference.predict, latents))
 
     def class_probabilities(self, images: Images) -> Float[np.ndarray, "n c"]:
         """Probabilities of all classes, from the centre of each image's zone; rows sum to 1."""
         encoded = self._encoded(images, self.main_type)
         self._check_classifies()
-        find = self.space.jitted(inference.class_probabilities, ("target",))
-        find = functools.partial(find, self.model, target=self.class_type)
         latents = self._latents_of(encoded, self.main_type, 0.0)
-        found: np.ndarray = self._in_batches(find, latents, "classifying")
+        found: np.ndarray = self._by_class(inference.class_probabilities, latents)
         return found
+
+    def _by_class(self, function: Any, latents: Any) -> Any:
+        return self._run(function, latents, "classifying", self.model, target=self.class_type)
 
     def siblings(
         self, images: Images, key: PRNGKeyArray | None = None
@@ -303,11 +298,13 @@ class TrainedModel:
         """
         images = self._encoded(images, self.main_type)
         self._check_generates("reconstruct")
-        again = self.space.jitted(inference.reconstruct, ("target",))
-        again = functools.partial(again, self.model.variables, target=self.main_type)
         request = (images, self._condition(images, labels, key))
-        found: dict[str, np.ndarray] = self._in_batches(again, request, "reconstructing")
+        found: dict[str, np.ndarray] = self._flow(inference.reconstruct, request, "reconstructing")
         return found
+
+    def _flow(self, function: Any, request: Any, description: str) -> Any:
+        variables, target = self.model.variables, self.main_type
+        return self._run(function, request, description, variables, target=target)
 
     def interpolate(
         self,
@@ -323,16 +320,10 @@ class TrainedModel:
         self._check_generates("interpolate")
         if len(images) != 2:
             raise UserError(f"interpolation is between two images, got {len(images)}")
-        condition, variables = self._condition(images, labels, key), self.model.variables
-        invert, render = (
-            functools.partial(
-                self.space.jitted(each, ("target",)), variables, target=self.main_type
-            )
-            for each in (inference.invert, inference.render)
-        )
-        noise = self._in_batches(invert, (images, condition), "inverting")
+        condition = self._condition(images, labels, key)
+        noise = self._flow(inference.invert, (images, condition), "inverting")
         weights, path = interpolation.paths(noise, condition)
-        drawn = self._in_batches(render, path, "interpolating")
+        drawn = self._flow(inference.render, path, "interpolating")
         found = {"images": drawn, "weights": weights}
         latents, _ = path[1]
         return found if latents is None else found | {"latents": np.asarray(latents)}
@@ -372,22 +363,18 @@ class TrainedModel:
         index = np.arange(count)
         request: dict[str, Any] = {"index": index, "latents": None}
         if source is None and self.has_latents:
-            prior = self.space.jitted(inference.prior, ("name",))
-            draw = functools.partial(prior, key, name="prior")
-            request["latents"] = self._in_batches(draw, index, "drawing latents")
+            latents = self._run(inference.prior, index, "drawing latents", key, name="prior")
+            request["latents"] = latents
         elif self.has_latents:
             request["latents"] = self._latents_of(samples, source, noise_scale, key)
         decoder = self.space.decoders.get(target)
-        if source is not None and decoder and self._is_condition(source, decoder):
+        if source is not None and decoder and source in (decoder.condition, self.class_type):
             request["samples"] = samples
-        decode = self.space.jitted(inference.decode, ("source", "target"))
-        decode = functools.partial(decode, self.model, key, source=source, target=target)
-        found: dict[str, np.ndarray] = self._in_batches(decode, request, description)
+        ends = {"source": source, "target": target}
+        found: dict[str, np.ndarray] = self._run(
+            inference.decode, request, description, self.model, key, **ends
+        )
         return found
-
-    def _is_condition(self, source: str, decoder: Any) -> bool:
-        """Whether samples of a source say more to a decoder than their latents."""
-        return source in (decoder.condition, self.class_type)
 
     def _latents_of(
         self, samples: Any, source: str | None, noise_scale: float, key: PRNGKeyArray | None = None
@@ -398,10 +385,10 @@ class TrainedModel:
             anchors = self.space.anchors(self.model.variables, samples, source)
             return self.latents(anchors, noise_scale, key, source=source)
         key, index = key_or_seed(key, self.config.seed), np.arange(len(samples))
-        find = self.space.jitted(inference.latents_of_samples, ("source",))
-        find = functools.partial(find, self.model, key, noise_scale, source=source)
-        request = {"samples": samples, "index": index}
-        latents: np.ndarray = self._in_batches(find, request, "zoning")
+        request, arrays = {"samples": samples, "index": index}, (self.model, key, noise_scale)
+        latents: np.ndarray = self._run(
+            inference.latents_of_samples, request, "zoning", *arrays, source=source
+        )
         return latents
 
     def _condition(self, images: Any, labels: Any, key: PRNGKeyArray | None) -> Condition:
@@ -413,13 +400,16 @@ class TrainedModel:
         of = self.space.decoders[self.main_type].condition
         if of is None:
             return latents, None
-        find = self.space.jitted(_condition_beside, ("name",))
-        find = functools.partial(find, self.model, name=of)
         request = {"latents": latents, "samples": {} if name is None else {name: labels}}
-        return latents, self._in_batches(find, request, "finding zones")
+        beside, _ = self._run(_condition_of, request, "finding zones", self.model, name=of)
+        return latents, beside
 
-    def _in_batches(self, function: Any, examples: Any, description: str) -> Any:
-        return self.space.in_batches(function, examples, description=description)
+    def _run(
+        self, function: Any, examples: Any, description: str, *arrays: Any, **static: Any
+    ) -> Any:
+        """`function(space, *arrays, examples, **static)`, compiled, on batches of the examples."""
+        call = functools.partial(self.space.jitted(function, tuple(static)), *arrays, **static)
+        return self.space.in_batches(call, examples, description=description)
 
     def _encoder(self, name: str) -> Any:
         """The encoder of a type; raises UserError where there is none."""
@@ -466,12 +456,10 @@ class TrainedModel:
         return found
 
 
-def _condition_beside(
+def _condition_of(
     space: LatentSpace, model: Model, request: Mapping[str, Any], name: str
-) -> Array:
-    beside, _ = inference.condition(space, model, request["latents"], name, request["samples"])
-    assert beside is not None
-    return beside
+) -> tuple[Array | None, dict[str, Array]]:
+    return inference.condition(space, model, request["latents"], name, request["samples"])
 
 
 def _check_count(count: int) -> None:

@@ -12,6 +12,7 @@ import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import cloudpickle
 import grain
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,7 @@ from absl import flags
 from jaxtyping import Array, Float, UInt8
 from ml_collections import ConfigDict
 
+from lzn_jax import parts
 from lzn_jax.data.decoding import prepare
 from lzn_jax.data.examples import EncodedImages, Examples
 
@@ -89,6 +91,8 @@ class TrainingBatches:
         chunks = grain.MapDataset.source(share).to_iter_dataset(grain.ReadOptions(num_threads=0))
         if self.workers > 0:
             _parse_flags()
+            for module in parts.extension_modules():  # a worker cannot import them
+                cloudpickle.register_pickle_by_value(module)
             options = grain.MultiprocessingOptions(self.workers, per_worker_buffer_size=2)
             chunks = chunks.mp_prefetch(options, _init_worker)
         batches = chunks.batch(own // chunk, batch_fn=_join)

@@ -44,7 +44,7 @@ def decoder(config: ConfigDict) -> tuple[Any, Any]:
     return module(network, config.decoder, config, image_shape=shape), wrapper
 
 
-def module(part: Any, group: Mapping[str, Any], config: ConfigDict, **given: Any) -> Any:
+def module(part: Any, group: ConfigDict, config: ConfigDict, **given: Any) -> Any:
     """A network of a config group: a class gets those of the values that are its fields.
 
     Values are the group's, `dtype` and `remat` of `training`, and the given ones. What is not a

@@ -208,6 +208,11 @@ def check_same_run(config: ConfigDict, workdir: Path, free: tuple[str, ...] = ()
     for name in sorted(names, key=lambda name: (name != "data.name", name)):  # which others follow
         if name.startswith((*FREE_FIELDS, *free)) or stored.get(name) == asked.get(name):
             continue
+        if name == "extension_checksums":
+            raise UserError(
+                f"{workdir} holds a run of other extensions: those of sha256 "
+                f"{', '.join(each[:12] for each in stored[name])}; take these or another --workdir"
+            )
         raise UserError(
             f"{workdir} holds a run with {name}={stored.get(name)}, this command says "
             f"{asked.get(name)}: say --config.{name}={stored.get(name)} or choose another --workdir"
