@@ -1,4 +1,4 @@
-"""The examples, shrunk, by the command line: parts from outside the package do all that others do."""
+"""The examples, shrunk, by the command line: parts from outside the package do what others do."""
 
 import csv
 import importlib.util
@@ -11,12 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import small
+from ml_collections import ConfigDict
 
 import lzn_jax
-from lzn_jax import configuration, data, main, parts, zoning
+from lzn_jax import data, main, parts, zoning
 from lzn_jax.configuration import UserError
 from lzn_jax.data_types import Invertible, Zones
 from lzn_jax.demo.answers import Answers
+from lzn_jax.losses import zone_alignment
 from lzn_jax.modes.compilation import batch_shapes
 
 FOLDER = Path(__file__).parents[1] / "examples"
@@ -178,27 +180,36 @@ def test_a_pixel_depends_on_those_before_it_alone():
     assert (changed[8:] != logits(pixels)[8:]).any(axis=1).all()
 
 
-@pytest.mark.parametrize("function", ["compute_latents", "decode"])
-def test_the_midpoint_method_has_order_two(function):
-    midpoint = parts_of("own_images").Midpoint
+def test_the_midpoint_method_has_order_two():
+    midpoint, euler = parts_of("own_images").Midpoint, zoning.Euler
     anchors, noise = jax.random.normal(jax.random.key(0), (2, 5, 3))
 
-    def ends(solver):
-        if function == "decode":
-            return zoning.decode(noise, anchors, solver=solver)
+    def errors(function, *solvers):
+        exact, *found = (function(solver) for solver in (euler(4096), *solvers))
+        return [float(jnp.abs(each - exact).max()) for each in found]
+
+    def latents(solver):
         return zoning.compute_latents(anchors, noise, solver=solver)
 
-    exact = ends(zoning.Euler(4096))
-    errors = [float(jnp.abs(ends(midpoint(steps)) - exact).max()) for steps in (32, 64)]
-    assert errors[0] < 0.05
-    assert errors[0] > 3 * errors[1]
+    def decoded(solver):
+        return zoning.decode(noise, anchors, solver=solver)
+
+    coarse, fine = errors(latents, midpoint(64), midpoint(128))
+    assert 3.5 < coarse / fine < 4.5
+    four, eulers, eight = errors(decoded, midpoint(4), euler(4), midpoint(8))
+    assert four < 0.6 * eulers
+    assert eight < 1e-5
+
+
+def test_the_midpoint_method_takes_two_evaluations_a_step():
+    parts_of("own_images")
+    setting = ConfigDict({"solver": "midpoint", "num_steps": 5})
     with pytest.raises(UserError, match="solver 'midpoint': num_steps must be even"):
-        small.loss_of  # noqa: B018
+        zone_alignment.solver(setting)
 
 
 def test_contrast_of_orthogonal_anchors_is_known():
-    module, setting = parts_of("own_images"), configuration.blank()
-    setting.temperature = 0.5
+    module, setting = parts_of("own_images"), ConfigDict({"temperature": 0.5})
     anchors = 2 * jnp.eye(4)
     targets = jnp.array([0, 1, 1, 3])
     loss, metrics = module.contrast(3 * anchors[targets], Zones(anchors), targets, setting)
@@ -213,4 +224,6 @@ def test_the_encoder_is_the_network_of_nnx():
     network = module.MLP(16, 8, 3, module.nnx.Rngs(jax.random.key(0)))
     found = encoder.apply(variables, images, train=False)
     np.testing.assert_allclose(found, network(images), rtol=1e-6)
-    assert jax.tree.leaves(jax.grad(lambda v: encoder.apply(v, images, train=True).sum())(variables))
+    assert jax.tree.leaves(
+        jax.grad(lambda v: encoder.apply(v, images, train=True).sum())(variables)
+    )

@@ -226,6 +226,7 @@ class DataType:
         least the second to it: 0 is the middle of a zone, 1 a random place in it.
       condition_dim: length of a sample as another type's condition.
       has_classes: whether its samples are classes, numbers from 0.
+      has_images: whether its samples are images (n, h, w, c) uint8.
       measurements: names of the measurements of a run that has the type.
       example: an example of `--input` for it; None: the test samples are a better one.
     """
@@ -234,6 +235,7 @@ class DataType:
     source_scale = target_scale = 0.0
     condition_dim = 0
     has_classes = False
+    has_images = False
     measurements: tuple[str, ...] = ()
     example: str | None = None
 

@@ -26,6 +26,7 @@ class Image(DataType):
     """Images (n, h, w, c) uint8."""
 
     target_scale = 1.0
+    has_images = True
 
     def __init__(self, config: ConfigDict) -> None:
         self._data, is_views = config.data, tuple(config.alignments) == VIEWS

@@ -67,7 +67,7 @@ class Answers:
         """Answers of a run with its test and training examples, None where they cannot be read."""
         self.model = model = _few_at_a_time(model)
         self._data, space, main = model.config.data, model.space, model.main_type
-        self._types, has_images = space.types, "image_size" in model.config.data
+        self._types, has_images = space.types, space.types[main].has_images
         self.draws_images = has_images and main in space.decoders
         self.inverts_images = self.draws_images and isinstance(space.decoders[main], Invertible)
         key = getattr(space.encoders.get(main), "anchors_key", None)

@@ -66,7 +66,7 @@ def sample(config: ConfigDict, workdir: Path) -> None:
     arrays = {data_type.output: samples.images, "labels": samples.labels}
     reporting.write_arrays(workdir / "samples.npz", **arrays)
     path, shown = workdir / "figures" / "sampled.png", data_type.shown(samples.images)
-    if plots.is_images(shown):
+    if data_type.has_images:
         names = data.label_names(config.data)
         plots.sample_grid(path, shown, samples.labels, names, "Samples")
     else:
@@ -138,7 +138,7 @@ def classify(config: ConfigDict, workdir: Path, samples_from: str | None) -> Non
     content = table.getvalue().encode(errors="surrogateescape")  # names of files are bytes
     reporting.write_bytes(workdir / "predictions.csv", content)
     path, kind = workdir / "figures" / "predictions.png", trained.space.types[trained.main_type]
-    if plots.is_images(samples):
+    if kind.has_images:
         plots.predictions(path, samples, classes, probabilities, labels, class_names=class_names)
     else:
         plots.translations(path, names, found, f"Classes of {kind.output}")
@@ -163,9 +163,9 @@ def _given(trained: TrainedModel, samples_from: str | None) -> Given:
     if samples_from is None:
         test = data.load(config, "test")
         samples = data_type.samples(test)
-        are_images = plots.is_images(samples)
-        names = data.file_names(samples) if are_images else list(data_type.shown(samples))
-        return Given(samples, test.labels, names)
+        if data_type.has_images:
+            return Given(samples, test.labels, data.file_names(samples))
+        return Given(samples, test.labels, list(data_type.shown(samples)))
     samples, names = data_type.named(samples_from)
     return Given(samples, None, names)
 
