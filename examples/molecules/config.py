@@ -10,34 +10,21 @@ from lzn_jax import configuration
 
 
 def get_config() -> ml_collections.ConfigDict:
-    """The config of this experiment."""
-    config = configuration.blank()
+    """The config of digits_joint with molecules in place of images."""
+    config = configuration.sibling(__file__, "digits_joint")
+    config.study = None
     config.extensions = ("molecules.py",)
-    config.types = ("molecule", "label")
-    config.alignments = ("molecule:label",)
-    config.data.name = "nci"  # 3185 training and 355 test molecules
+    config.types, config.alignments = ("molecule", "label"), ("molecule:label",)
+    config.data.name = "nci"
     config.molecule = {"context_size": 2048}
+    del config.latent.context_size, config.encoder, config.decoder, config.sampling
 
-    config.latent.dim = 32
-    config.latent.solver = "adams"
-    config.latent.num_steps = 10
-    config.alignment.noise_scale = 0.45  # as in digits_joint
-    config.alignment.solver = "adams"
-    config.alignment.num_steps = 10
-    config.alignment.cutoff = 0.6
-
+    rates = {"molecule_encoder": 1e-3, "molecule_decoder": 2e-3, "label_anchors": 1e-3}
+    config.training.learning_rate = rates
     config.training.batch_size = 128
-    config.training.devices = "dividing"
-    config.training.num_steps = 1500
-    config.training.learning_rate.molecule_encoder = 1e-3
-    config.training.learning_rate.molecule_decoder = 2e-3
-    config.training.learning_rate.label_anchors = 1e-3
-    config.training.warmup_steps = 50
-    config.training.schedule = "cosine"
-    config.training.ema_decay = 0.99
-    config.checkpoint.every_steps = 250
-    config.evaluation.every_steps = 750
+    config.training.num_steps = 600
+    config.evaluation.every_steps = 300
     config.evaluation.num_samples = 100
-    config.evaluation.batch_sizes = (1, 36, 355)
+    config.evaluation.batch_sizes = (1, 36, 350)
     config.evaluation.context_sizes = (1, 36, 2048)
     return config

@@ -22,7 +22,6 @@ from lzn_jax.randomness import keys_by_index
 ALPHABET = "\n#()+-1234=BCFHINOPS[]clnors"  # the first one ends a molecule
 LENGTH = 33  # tokens, the end included
 BITS = 1024  # of a fingerprint
-RINGS = 3  # or more
 
 RDLogger.DisableLog("rdApp.*")
 
@@ -34,17 +33,16 @@ class NCI:
     def load(data: Any, split: str) -> Examples:
         """Every tenth molecule is a test."""
         lines = (Path(RDConfig.RDDataDir) / "NCI" / "first_5K.smi").read_text().splitlines()
-        found = {canonical(line.split()[0]): None for line in lines}
-        kept = [smiles for smiles in found if smiles and is_short(smiles)]
-        rings = [count_rings(each) for each in kept]
-        rows = np.flatnonzero((np.arange(len(kept)) % 10 == 9) == (split == "test"))
-        labels = np.array(rings, np.int32)[rows]
-        return Examples(None, labels, more={"molecules": np.array(kept)[rows]})
+        found = {canonical(line.split()[0]) for line in lines}
+        kept = sorted(each for each in found if 0 < len(each) < LENGTH and {*each} <= {*ALPHABET})
+        kept = [s for i, s in enumerate(kept) if (i % 10 == 9) == (split == "test")]
+        rings = np.array([count_rings(smiles) for smiles in kept], np.int32)
+        return Examples(None, rings, more={"molecules": np.array(kept)})
 
     @staticmethod
     def class_names(data: Any) -> tuple[str, ...]:
         """Numbers of rings."""
-        return "no ring", "1 ring", "2 rings", f"{RINGS} rings or more"
+        return "no ring", "1 ring", "2 rings", "3 rings or more"
 
 
 def canonical(smiles: str) -> str:
@@ -54,12 +52,8 @@ def canonical(smiles: str) -> str:
 
 
 def count_rings(smiles: str) -> int:
-    """Rings of a molecule, `RINGS` for more."""
-    return min(rdMolDescriptors.CalcNumRings(Chem.MolFromSmiles(smiles)), RINGS)
-
-
-def is_short(smiles: str) -> bool:
-    return len(smiles) < LENGTH and set(smiles) <= set(ALPHABET)
+    """Rings of a molecule, 3 for more."""
+    return min(rdMolDescriptors.CalcNumRings(Chem.MolFromSmiles(smiles)), 3)
 
 
 class Molecule(DataType):
@@ -86,8 +80,8 @@ class Molecule(DataType):
     def columns(self, examples: Examples) -> dict[str, np.ndarray]:
         """What the encoder reads, and what the decoder learns to write."""
         molecules = self.samples(examples)
-        places = [[ALPHABET.index(c) for c in each] for each in molecules]
-        tokens = np.array([row + [0] * (LENGTH - len(row)) for row in places], np.int32)
+        padded = [each.ljust(LENGTH, ALPHABET[0]) for each in molecules]
+        tokens = np.array([[ALPHABET.index(c) for c in each] for each in padded], np.int32)
         return {"fingerprints": self.encoded(molecules), "tokens": tokens}
 
     def column_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
@@ -175,28 +169,25 @@ def measure(model: Any, train: Examples, test: Examples, workdir: Path) -> dict[
     labels = test.labels[:100]
     made = [canonical(each) for each in model.translate(labels, "label", "molecule")]
     rings = [count_rings(each) if each else -1 for each in made]
-    known, written = set(train.more["molecules"]), [each for each in made if each]
+    is_new = [each not in set(train.more["molecules"]) for each in made if each]
     return {
-        "molecules_valid": len(written) / len(made),
+        "molecules_valid": len(is_new) / len(made),
         "molecules_right": float(np.mean(rings == labels)),
-        "molecules_new": float(np.mean([each not in known for each in written] or [0])),
+        "molecules_new": float(np.mean(is_new or [0])),
     }
 
 
-CLASSES = len(NCI.class_names(None))
-CLASSES_FIELD = parts.Field(int, "number of classes", CLASSES, choices=(CLASSES,))
-parts.add("data", "nci", NCI, {"data.num_classes": CLASSES_FIELD})
-parts.add(
-    "type",
-    "molecule",
-    Molecule,
-    {
-        "molecule.context_size": parts.count_or_0("context anchors, 0 = the samples at hand"),
-        "molecule.features": parts.count("units of each layer", 128),
-        "molecule.temperature": parts.amount("of characters, 0 = the likeliest", 0.5),
-        "training.learning_rate.molecule_encoder": parts.positive("the encoder's learning rate"),
-        "training.learning_rate.molecule_decoder": parts.positive("the decoder's learning rate"),
-        "evaluation.num_samples": parts.count("molecules of --mode=sample", 100),
-    },
-)
+FIELDS = {
+    "context_size": parts.count_or_0("context anchors, 0 = the samples at hand"),
+    "features": parts.count("units of each layer", 128),
+    "temperature": parts.amount("of characters, 0 = the likeliest", 0.5),
+}
+RATES = {
+    f"training.learning_rate.molecule_{network}": parts.positive(f"the {network}'s learning rate")
+    for network in ("encoder", "decoder")
+}
+SAMPLES = {"evaluation.num_samples": parts.count("molecules of --mode=sample", 100)}
+CLASSES = {"data.num_classes": parts.Field(int, "number of classes", 4, choices=(4,))}
+parts.add("data", "nci", NCI, CLASSES)
+parts.add("type", "molecule", Molecule, parts.group("molecule", FIELDS) | RATES | SAMPLES)
 parts.add("measurement", "molecules", measure)

@@ -25,7 +25,7 @@ def load_data(config: ConfigDict) -> tuple[Examples, Examples]:
     return train, measured
 
 
-def measured_set(data: Mapping[str, Any]) -> str:
+def measured_set(data: ConfigDict | Mapping[str, Any]) -> str:
     """The name of the examples to measure: validation, test, or that of the data set's test set."""
     name: str = "validation" if data["validation"] else data.get("test_set", "test")
     return name
