@@ -8,6 +8,7 @@ of nine digits, are left out of training, though each of their parts occurs ther
 what is right of test captions, seen ones beside the others.
 """
 
+import argparse
 import functools
 import json
 from collections.abc import Callable, Sequence
@@ -24,8 +25,9 @@ from lzn_jax.evaluation.judge import fit_judge
 from lzn_jax.evaluation.text_quality import shares
 from lzn_jax.run import reporting
 
-VARIANTS = ("held_out", "phrasings", "pairs")
-WITHOUT_LABELS = "benchmarks/digits_pairs.py"
+CONFIGS = dict.fromkeys(("held_out", "phrasings"), "benchmarks/digits_folder.py") | {
+    "pairs": "benchmarks/digits_pairs.py"
+}
 PHRASINGS = ("a {weight} {digit} {lean}", "{lean} is a {weight} {digit}", "{digit} {lean} {weight}")
 
 
@@ -112,29 +114,31 @@ def measure(
 
 def main() -> None:
     """Writes folders, trains, prints the table."""
-    config = "benchmarks/digits_folder.py"
-    arguments, flags = evidence.arguments_of(__doc__, config, VARIANTS, seeds=1)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--variants", nargs="+", choices=CONFIGS, default=list(CONFIGS))
+    parser.add_argument("--folder", type=Path, default=Path("results/caption_folders"))
+    arguments = parser.parse_args()
     train, test = data.load_data(configuration.load("configs/digits_text.py", []))
     judge, ruler = fit_judge(train), captions.fit(train.images, train.labels)
-    results: dict[str, list[evidence.Summary]] = {}
+    results: evidence.Results = {}
     for variant in arguments.variants:
         splits = without_captions(train, test) if variant == "held_out" else (train, test)
         phrasings = PHRASINGS if variant == "phrasings" else PHRASINGS[:1]
         folder = arguments.folder / f"{variant}_images"
         for split, examples in zip(("train", "test"), splits, strict=True):
             write(folder / split, examples, phrasings)
-        config = WITHOUT_LABELS if variant == "pairs" else arguments.config
-        size = f"--config.text.context_size={90 * len(phrasings)}"
+        size = f"text.context_size={90 * len(phrasings)}"
         for seed in range(arguments.seeds):
             workdir = arguments.folder / f"{variant}_seed{seed}"
-            seeded = [f"--config.data.path={folder}", size, f"--config.seed={seed}", *flags]
-            evidence.run(config, workdir, seeded)
+            evidence.run(CONFIGS[variant], workdir, [f"data.path={folder}", size, f"seed={seed}"])
             found = measure(workdir, lambda made: ruler.measure(made, judge(made)), splits[1])
             for name, summary in found.items():
                 results.setdefault(f"{variant}, {name}", []).append(summary)
     reporting.write_json(arguments.folder / "caption_folders.json", results)
-    first = next(iter(results.values()))[0]
-    evidence.print_table(results, first)
+    evidence.print_table(results)
 
 
 if __name__ == "__main__":

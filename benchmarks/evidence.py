@@ -1,41 +1,148 @@
-"""What the evidence scripts share: runs of `lzn_jax.main` over variants and seeds, and a table.
+"""Evidence: variants of a config, trained over seeds and measured, in one table.
 
-Runs are the real command line, one after the other. A finished run is not repeated, so a script
-can be interrupted and goes on where it was.
+    python benchmarks/evidence.py digits_joint --seeds 3 --variants LZN RF
+    python benchmarks/evidence.py fashion_repr --seeds 1 --config.latent.noise_scale=0.2
+    python benchmarks/evidence.py one_pass
+    python benchmarks/evidence.py latents --runs results/emoji_text_evidence/InfoNCE_seed*
+
+The first argument names a config whose study is below in VARIANTS. Runs are the real command line,
+one after the other; a finished run is not repeated, so that an interrupted command goes on where it
+was. Writes evidence.json; a table has each number of the runs' summary.json.
+
+Generation is also evaluated with 1 to 100 Euler steps and with RK45 (paper Figs. 17 and 24), and
+during training: steps.json, steps.png. Representations are measured beside an untrained network and
+raw pixels, and drawn from the untrained network on: accuracy.png.
+
+`one_pass` draws one_pass.png: quality against evaluations of the decoder. It trains flows unless
+they are there, and reads what `NAME_alone` and vae.py have written. `latents` compares retrieval by
+anchors with that by latents, which are middles of zones among the test set's own anchors.
 """
 
 import argparse
+import functools
 import json
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
+import jax
+import matplotlib
 
-from lzn_jax.run import reporting
+matplotlib.use("agg")
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, StrMethodFormatter
+from ml_collections import ConfigDict
+
+import lzn_jax
+from lzn_jax import configuration, data, plots
+from lzn_jax.evaluation import probes
+from lzn_jax.evaluation.measurements import Measurements
+from lzn_jax.evaluation.neighbours import knn_log_votes
+from lzn_jax.evaluation.retrieval import both_ways
+from lzn_jax.latent_space import LatentSpace, Model
+from lzn_jax.randomness import Stream, stream_key
+from lzn_jax.run import reporting, sharding
+from lzn_jax.tasks import Tasks
+from lzn_jax.trained_model import TrainedModel
 
 Summary = dict[str, float]
 Results = dict[str, list[Summary]]
 
+ROOT = Path(__file__).resolve().parents[1]
+RF = ["latent.enabled=False"]
+EULER = ["alignment.num_steps=20", "alignment.cutoff=0.2"]
+LATENTS_BY_EULER = ["latent.solver=euler", "latent.num_steps=20"]
+WHOLE_ZONES = ["alignment.noise_scale=1.0"]
+PROB = ["alignment.form=prob"]
+ADAMS = ["alignment.solver=adams", "alignment.cutoff=0.6"]
+ALIGNED = ["alignments=('image:label',)"]
+INFONCE = ["objective=infonce"]
+# Encoders alone, by alignment.
+ZONES = ["training.generation_weight=0.0", "training.text_weight=0.0"]
+FAST = [f"training.learning_rate.{name}=2e-3" for name in ("encoder", "text_encoder")]
 
-def arguments_of(
-    description: str | None, config: str, variants: Iterable[str], seeds: int
-) -> tuple[argparse.Namespace, list[str]]:
-    """Common arguments, and `--config.FIELD=VALUE` flags for every run."""
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--config", default=config)
-    parser.add_argument("--seeds", type=int, default=seeds)
-    parser.add_argument("--variants", nargs="+", choices=list(variants), default=list(variants))
-    parser.add_argument("--folder", type=Path, help="default results/NAME_evidence")
-    arguments, flags = parser.parse_known_args()
-    if unknown := [flag for flag in flags if not flag.startswith("--config.")]:
-        parser.error(f"unknown arguments: {' '.join(unknown)}")
-    name = Path(arguments.config).stem
-    arguments.folder = arguments.folder or Path("results") / f"{name}_evidence"
-    return arguments, flags
+
+def each(field: str, name: str, values: Iterable[float], *more: str) -> dict[str, list[str]]:
+    """A variant for each value of a field."""
+    return {f"{name}_{value}": [f"{field}={value}", *more] for value in values}
+
+
+# Overrides by variant, by the ending of a config's name.
+VARIANTS: dict[str, dict[str, list[str]]] = {
+    "joint": {
+        "LZN": [],
+        "RF": RF,  # the rectified flow without latents
+        "no_generation": ["training.generation_weight=0.0"],  # the classifier alone
+        "alpha_1": WHOLE_ZONES,
+        "alpha_0": ["alignment.noise_scale=0.0"],
+        "prob": PROB,
+        "paper": [*WHOLE_ZONES, *PROB],
+        "euler": [*LATENTS_BY_EULER, "alignment.solver=euler", *EULER],
+    },
+    "gen": {"LZN": [], "RF": RF},
+    "repr": {
+        "LZN": [],
+        "SimCLR": ["objective=simclr"],
+        "paper": ["latent.noise_scale=0.45", *LATENTS_BY_EULER, *EULER],
+        **each("latent.noise_scale", "alpha", (0.0, 0.2, 0.45, 1.0)),
+        **each("training.batch_size", "batch", (64, 1024, 4096), "training.microbatch_size=64"),
+        **each("latent.num_steps", "latent_steps", (5, 50)),
+        **each("alignment.num_steps", "alignment_steps", (2, 3, 5, 20)),
+        "all_alignment_steps": ["alignment.cutoff=0.0"],
+        **each("training.learning_rate.encoder", "learning_rate", (2e-3, 4e-3, 8e-3, 1.6e-2)),
+    },
+    "alone": {
+        "LZN": [],
+        "aligned": ALIGNED,  # images into zones of their labels as well
+        "aligned_whole": [*ALIGNED, *WHOLE_ZONES],
+        "told": [*ALIGNED, "decoder.told=label"],  # beside the latent
+        "errors": ["decoder.energy_weight=0"],  # squared errors alone
+        "half_energy": ["decoder.energy_weight=1"],
+        "double_energy": ["decoder.energy_weight=4"],
+        "few_zones": ["training.batch_size=256"],
+        "half_dim": ["latent.dim=4"],
+        "double_dim": ["latent.dim=16"],
+        "l1": ["decoder.error=l1"],
+        "perceptual": ["decoder.energy_anchors=1"],  # anchors of images are compared as well
+        "longer": ["training.num_steps=3000"],
+    },
+    "text": {
+        "LZN": [],
+        "InfoNCE": INFONCE,  # the encoders by CLIP's loss
+        **each("infonce.temperature", "InfoNCE", (0.02, 0.04, 0.14), *INFONCE),
+        **each("alignment.noise_scale", "alpha", (0.2, 0.7)),
+        "cutoff_0.5": ["alignment.cutoff=0.5"],
+        "zones": ZONES,
+        "zones_wide": [*ZONES, "alignment.noise_scale=0.45"],
+        "zones_late": [*ZONES, "alignment.cutoff=0.5"],
+        "zones_fast": [*ZONES, *FAST],
+        "zones_prob": [*ZONES, *PROB],
+        "zones_adams": [*ZONES, *ADAMS],
+        "zones_one_way": [*ZONES, "alignments=('image:text',)"],
+        "zones_small_batch": [*ZONES, "training.batch_size=64"],
+        "zones_large_batch": [*ZONES, "training.batch_size=512"],
+        "adams": ADAMS,
+        "prob": PROB,
+        # Decoders that learn from latents of their own type alone, or of the other.
+        "own_latents": ["decoder.latents=('image',)", "text_decoder.latents=('text',)"],
+        "partner_latents": ["decoder.latents=('text',)", "text_decoder.latents=('image',)"],
+        "latent_alone": ["decoder.told=None"],
+    },
+}
+
+EULER_STEPS = (1, 2, 5, 10, 20, 50, 100)
+SAMPLERS = {
+    f"euler_{n}": ["sampling.sampler=euler", f"sampling.num_steps={n}"] for n in EULER_STEPS
+} | {"rk45": ["sampling.sampler=rk45"]}
+CURVES = {"fd_features": "fd_features", "reconstruction_l2": "reconstruction l2"}
+ONE_PASS_STEPS = (1, 2, 5, 10, 50)
+FLOWS = {"RF": "rectified flow", "LZN": "rectified flow, told a latent"}
+VAE, ALONE = "variational autoencoder", "LZN alone"
+COLORS = dict(zip((*FLOWS.values(), VAE, ALONE), ("C7", "C0", "C2", "C3"), strict=True))
+PROBE = "linear_probe_top1"
 
 
 def run(config: str, workdir: Path, flags: Sequence[str]) -> Summary:
@@ -62,7 +169,8 @@ def evaluate(config: str, workdir: Path, flags: Sequence[str], name: str) -> Sum
 
 def _call(config: str, workdir: Path, flags: Sequence[str], mode: str) -> None:
     command = [sys.executable, "-m", "lzn_jax.main", f"--config={config}", f"--mode={mode}"]
-    subprocess.run([*command, f"--workdir={workdir}", *flags], check=True)
+    fields = [f"--config.{flag.removeprefix('--config.')}" for flag in flags]
+    subprocess.run([*command, f"--workdir={workdir}", *fields], check=True)
 
 
 def _read(path: Path) -> Summary:
@@ -78,24 +186,11 @@ def _is_finished(workdir: Path) -> bool:
     return bool(_read(path)["step"] == config["training"]["num_steps"])
 
 
-def run_all(
-    arguments: argparse.Namespace, variants: Mapping[str, Sequence[str]], flags: Sequence[str]
-) -> Results:
-    """Every chosen variant with every seed; also written to evidence.json."""
-    results: Results = {name: [] for name in arguments.variants}
-    for seed in range(arguments.seeds):
-        for name in arguments.variants:
-            workdir = arguments.folder / f"{name}_seed{seed}"
-            seeded = [f"--config.seed={seed}", *variants[name], *flags]
-            results[name].append(run(arguments.config, workdir, seeded))
-    reporting.write_json(arguments.folder / "evidence.json", results)
-    return results
-
-
-def print_table(results: Results, metrics: Iterable[str]) -> None:
+def print_table(results: Results, metrics: Iterable[str] | None = None) -> None:
     """Metrics as rows, variants as columns; mean, sample standard deviation, values of seeds."""
+    every = dict.fromkeys(name for rows in results.values() for row in rows for name in row)
     table = [["mean ± std over seeds (values)", *results]]
-    for metric in metrics:
+    for metric in metrics or every:
         cells = [_cell([row[metric] for row in rows if metric in row]) for rows in results.values()]
         if set(cells) != {"-"}:
             table.append([metric, *cells])
@@ -110,3 +205,223 @@ def _cell(values: list[float]) -> str:
     each = " ".join(f"{value:.4g}" for value in values)
     spread = f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else ""
     return f"{np.mean(values):.4f}{spread} ({each})"
+
+
+class Table:
+    """Variants of a config over seeds, in a folder."""
+
+    def __init__(self, name: str, folder: Path, seeds: int, flags: Sequence[str] = ()) -> None:
+        self.config, self.folder, self.seeds = f"configs/{name}.py", folder, range(seeds)
+        self.variants, self._flags = VARIANTS[name.rpartition("_")[2]], flags
+
+    def workdir(self, name: str, seed: int) -> Path:
+        return self.folder / f"{name}_seed{seed}"
+
+    def flags(self, name: str, seed: int) -> list[str]:
+        return [f"seed={seed}", *self.variants[name], *self._flags]
+
+    def run(self, names: Iterable[str]) -> Results:
+        """Summaries of the chosen variants; also written to evidence.json."""
+        results: Results = {name: [] for name in names}
+        for seed in self.seeds:
+            for name, rows in results.items():
+                rows.append(run(self.config, self.workdir(name, seed), self.flags(name, seed)))
+        self.write("evidence", results)
+        return results
+
+    def write(self, name: str, results: Mapping[str, object]) -> None:
+        reporting.write_json(self.folder / f"{name}.json", results)
+
+    def sampled(self, name: str, seed: int, sampler: str) -> Summary:
+        """A run, evaluated with a sampler."""
+        flags = [*self.flags(name, seed), *SAMPLERS[sampler]]
+        return evaluate(self.config, self.workdir(name, seed), flags, sampler)
+
+
+def by_steps(table: Table, names: Sequence[str]) -> None:
+    """Tables and a figure of the runs by updates and by sampler."""
+    found: dict[int, Results] = {}
+    for name in names:
+        for seed in table.seeds:
+            log = (table.workdir(name, seed) / "metrics.jsonl").read_text()
+            for row in map(json.loads, log.splitlines()):
+                if "reconstruction_l2" in row:
+                    found.setdefault(row["step"], {}).setdefault(name, []).append(row)
+    for step, results in found.items():
+        print(f"\nafter {step} updates, in training")
+        print_table(results, CURVES)
+    sampled: dict[str, Results] = {
+        sampler: {name: [table.sampled(name, seed, sampler) for seed in table.seeds]
+                  for name in names}
+        for sampler in SAMPLERS
+    }  # fmt: skip
+    for sampler, results in sampled.items():
+        print(f"\n{sampler}")
+        print_table(results, (*CURVES, "sampling_evaluations"))
+    table.write("steps", sampled)
+    draw_steps(table.folder / "steps.png", sampled)
+
+
+def count_steps(axes: Axes) -> None:
+    """Steps to the right and values upwards, both in logarithms, written as numbers."""
+    axes.set(xscale="log", yscale="log")
+    axes.set_xticks(EULER_STEPS, [str(n) for n in EULER_STEPS])
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.minorticks_off()
+    axes.grid(color="0.9")
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def draw_steps(path: Path, found: Mapping[str, Results]) -> None:
+    """Quality against Euler steps, a panel a metric, the range of seeds shaded; RK45's dashed."""
+    figure, panels = plt.subplots(1, len(CURVES), figsize=(9, 3.8), layout="constrained")
+    for axes, (metric, label) in zip(panels, CURVES.items(), strict=True):
+        for index, name in enumerate(found["rk45"]):
+            color = f"C{index}"
+            values = [[row[metric] for row in found[f"euler_{n}"][name]] for n in EULER_STEPS]
+            low, mean, high = np.min(values, 1), np.mean(values, 1), np.max(values, 1)
+            axes.plot(EULER_STEPS, mean, "o-", color=color, label=f"{name}, Euler")
+            axes.fill_between(EULER_STEPS, low, high, color=color, alpha=0.2, linewidth=0)
+            rk45 = np.mean([row[metric] for row in found["rk45"][name]])
+            axes.axhline(rk45, color=color, linestyle="--", label=f"{name}, RK45")
+        count_steps(axes)
+        axes.set(xlabel="Euler steps", ylabel=label)
+    panels[0].legend(frameon=False)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def with_untrained(table: Table, results: Results) -> Results:
+    """The results beside an untrained network of each seed and raw pixels; draws the probe's."""
+    configs = [configuration.load(table.config, table.flags("LZN", seed)) for seed in table.seeds]
+    results["untrained"] = [untrained(config, table.folder / "untrained") for config in configs]
+    results["pixels"] = [raw_pixels(configs[0])]
+    table.write("evidence", results)
+    start = np.array([row[PROBE] for row in results["untrained"]])
+    curves = {}
+    for name in filter(table.variants.__contains__, results):
+        runs = [reporting.read_metrics(table.workdir(name, seed))[PROBE] for seed in table.seeds]
+        steps = functools.reduce(np.intersect1d, [steps for steps, _ in runs])
+        trained = np.stack([values[np.isin(at, steps)] for at, values in runs])
+        curves[name] = np.append(0, steps), np.column_stack([start, trained])
+    last = max(steps[-1] for steps, _ in curves.values())
+    curves["raw pixels"] = np.array([0, last]), np.full((1, 2), results["pixels"][0][PROBE])
+    path = table.folder / "accuracy.png"
+    plots.accuracy_curves(path, curves, title="Linear probe on the backbone")
+    return results
+
+
+def untrained(config: ConfigDict, folder: Path) -> Summary:
+    """The evaluation of a network as it is initialised."""
+    space = LatentSpace(config, sharding.make_mesh(sharding.examples_at_a_time(config.training)))
+    train, test = data.load_data(config)
+    variables = jax.jit(space.init)(stream_key(config.seed, Stream.INIT))
+    model = Model(variables, space.context(variables, train))
+    return Measurements(Tasks(space))(model, train, test, folder)
+
+
+def raw_pixels(config: ConfigDict) -> Summary:
+    """Probe and neighbours on the images themselves."""
+    train, test = data.load_data(config)
+    bank, queries = (
+        np.reshape(np.asarray(split.images, np.float32) / 255, (len(split.labels), -1))
+        for split in (train, test)
+    )
+    classes = config.data.num_classes
+    classifier, _ = probes.fit_cached(bank, train.labels, classes)
+    votes = knn_log_votes(bank, train.labels, queries, num_classes=classes)
+    return {
+        PROBE: probes.accuracy(classifier(queries), test.labels)[1],
+        "knn_top1": probes.accuracy(votes, test.labels)[1],
+    }
+
+
+def one_pass(folder: Path) -> None:
+    """Draws and prints distances by what makes the samples: flows at steps, else of one pass."""
+    names = ("digits", "fashion")
+    figure, panels = plt.subplots(1, 2, figsize=(9, 4), layout="constrained")
+    for axes, name in zip(panels, names, strict=True):
+        table, found = Table(f"{name}_gen", folder / f"{name}_gen_evidence", 1), {}
+        for variant, label in FLOWS.items():
+            run(table.config, table.workdir(variant, 0), table.flags(variant, 0))
+            rows = [table.sampled(variant, 0, f"euler_{n}") for n in ONE_PASS_STEPS]
+            found[label] = [row["fd_features"] for row in rows]
+        vae = folder / f"vae/{name}_alone_seed0.json"
+        if vae.exists():
+            found[VAE] = [min(row["fd_features"] for row in json.loads(vae.read_text()).values())]
+        alone = json.loads((folder / f"{name}_alone_evidence/evidence.json").read_text())["LZN"]
+        found[ALONE] = [float(np.mean([row["fd_features"] for row in alone]))]
+        for label, values in found.items():
+            style, size = ("o-", 5) if len(values) > 1 else ("*", 13)
+            axes.plot(ONE_PASS_STEPS[: len(values)], values, style, color=COLORS[label],
+                      markersize=size, label=label)  # fmt: skip
+            print(name, label, *(f"{value:.3g}" for value in values), sep="\t")
+        count_steps(axes)
+        axes.set(title=name, xlabel="evaluations of the decoder a sample")
+    panels[0].set_ylabel("fd_features")
+    panels[0].legend(frameon=False)
+    figure.savefig(folder / "one_pass.png", dpi=150)
+
+
+def by_latents(model: TrainedModel, language: str | None) -> dict[str, Summary]:
+    """Recalls both ways, of anchors and of latents; language None is all of the run's."""
+    config = ConfigDict(model.config.data)
+    if language:
+        config.languages = (language,)
+    test = data.load(config, "test")
+    assert test.texts is not None
+    rows = model.tasks.tokenizer.sayable(test.texts)
+    texts = test.texts[rows]
+    sides = model.anchors(test.images[rows]), model.anchors(list(texts), source="text")
+    latents = tuple(model.space.latents({}, anchors, 0.0) for anchors in sides)
+    return {"anchors": both_ways(*sides, texts), "latents": both_ways(*latents, texts)}
+
+
+def compare_latents(runs: Sequence[Path], language: str | None) -> None:
+    """Prints the recalls of runs."""
+    results: Results = {}
+    for workdir in runs:
+        for name, summary in by_latents(lzn_jax.load(workdir), language).items():
+            results.setdefault(name, []).append(summary)
+    print_table(results)
+
+
+def main() -> None:
+    """Runs all variants and seeds, then prints the table."""
+    names = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
+    names = [name for name in names if name.rpartition("_")[2] in VARIANTS]
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("table", choices=[*names, "one_pass", "latents"], metavar="TABLE")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--variants", nargs="+", help="default all")
+    parser.add_argument("--folder", type=Path, help="default results/TABLE_evidence")
+    parser.add_argument("--runs", type=Path, nargs="+", default=[], help="for `latents`")
+    parser.add_argument("--language", help="for `latents`: of the names of emoji")
+    arguments, flags = parser.parse_known_args()
+    if unknown := [flag for flag in flags if not flag.startswith("--config.")]:
+        parser.error(f"unknown arguments: {' '.join(unknown)}")
+    name = arguments.table
+    if name == "one_pass":
+        return one_pass(arguments.folder or Path("results"))
+    if name == "latents":
+        return compare_latents(arguments.runs, arguments.language)
+    folder = arguments.folder or Path("results") / f"{name}_evidence"
+    overrides = [flag.removeprefix("--config.") for flag in flags]
+    table = Table(name, folder, arguments.seeds, overrides)
+    chosen = arguments.variants or list(table.variants)
+    if unknown := [variant for variant in chosen if variant not in table.variants]:
+        parser.error(f"no variant {unknown[0]}: there are {', '.join(table.variants)}")
+    results = table.run(chosen)
+    if name.endswith("_repr"):
+        results = with_untrained(table, results)
+    print_table(results)
+    if name.endswith("_gen"):
+        by_steps(table, chosen)
+    return None
+
+
+if __name__ == "__main__":
+    main()

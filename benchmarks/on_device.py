@@ -7,9 +7,9 @@ A line a measurement, in this order; what does not fit, in time or memory, is a 
 
 * matmul: large square products in bfloat16, and in float32 as XLA does it by default;
 * zoning: value and gradient of latents and alignment loss (q = 256, 20 + 20 Euler steps, soft
-  anchors as in zoning_speed.py) in each precision, beside the seven products of a step in that
-  precision, timed in turns. Up to n = 1024 also relative errors (Frobenius norm) of latents and
-  gradient, with soft and with Gaussian anchors, against the same in float64 on the CPU;
+  anchors as in zoning_speed.py), beside the seven products of a step, timed in turns. Up to
+  n = 1024 also relative errors (Frobenius norm) of latents and gradient, with soft and with
+  Gaussian anchors, against the same in float64 on the CPU;
 * training and sampling (studies of generation, by Euler) of each config in both dtypes, with random
   weights and images, beside large products in that dtype. lzn_jax.run.costs counts operations,
   evaluations are of the velocity, of one image each.
@@ -47,7 +47,6 @@ from lzn_jax.run.costs import count_operations
 from lzn_jax.run.reporting import write_json
 from lzn_jax.tasks import Tasks
 from lzn_jax.zoning import Euler, alignment_loss, compute_latents
-from lzn_jax.zoning.precision import FULL, PRECISIONS
 
 PREFIX, FAILED = "--config.", "failed: "
 DTYPES = ("bfloat16", "float32")
@@ -105,17 +104,13 @@ def measure_matmul(dtype: str, size: int) -> Row:
     return row | {"TFLOP/s": program.operations / taken / 1e12}
 
 
-@functools.cache
-def zoned(precision: str) -> Any:
-    """Jitted: the loss, the latents, and the loss's gradient for anchors and partners."""
-    solver = Euler(STEPS, precision=precision)
-
-    def loss(anchors: jax.Array, partners: jax.Array, noise: jax.Array) -> tuple[Any, jax.Array]:
-        latents = compute_latents(anchors, noise, solver=solver)
-        targets = jnp.arange(len(anchors))
-        return alignment_loss(latents, partners, targets, solver=solver)[0], latents
-
-    return jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))
+@jax.jit
+@functools.partial(jax.value_and_grad, argnums=(0, 1), has_aux=True)
+def zoned(anchors: jax.Array, partners: jax.Array, noise: jax.Array) -> tuple[Any, jax.Array]:
+    """The loss, the latents, and the loss's gradient for anchors and partners."""
+    latents = compute_latents(anchors, noise, solver=Euler(STEPS))
+    targets = jnp.arange(len(anchors))
+    return alignment_loss(latents, partners, targets, solver=Euler(STEPS))[0], latents
 
 
 def latents_and_gradient(outputs: Any) -> dict[str, np.ndarray]:
@@ -132,7 +127,7 @@ def truth(n: int, std: float) -> dict[str, np.ndarray]:
     """Latents and gradient in float64, which many accelerators lack."""
     with jax.default_device(jax.devices("cpu")[0]), jax.enable_x64(True):
         doubles = [array.astype(np.float64) for array in make_problem(n, std)]
-        return latents_and_gradient(zoned(FULL)(*doubles))
+        return latents_and_gradient(zoned(*doubles))
 
 
 def zoning_errors(zone: Callable[..., Any], n: int, mesh: Mesh) -> Row:
@@ -147,16 +142,16 @@ def zoning_errors(zone: Callable[..., Any], n: int, mesh: Mesh) -> Row:
     return errors
 
 
-def measure_zoning(n: int, precision: str, repeats: int) -> Row:
+def measure_zoning(n: int, repeats: int) -> Row:
     """Zoning beside the products of as many rows as a device has, which reach full speed."""
     mesh = sharding.make_mesh(n)
     problem = sharding.put_rows(make_problem(n, STDS["soft"]), mesh)
     with jax.set_mesh(mesh):
-        program = compile_program(zoned(precision), *problem)
+        program = compile_program(zoned, *problem)
     rows = min(n // mesh.size, MOST_ROWS)
     shapes = ((rows, Q), (n, Q), (rows, n), (rows, Q))
     arrays = [jax.random.normal(jax.random.key(1), shape) for shape in shapes]
-    products = functools.partial(products_of_a_step, *arrays, precision=precision)
+    products = functools.partial(products_of_a_step, *arrays)
     jax.block_until_ready((products(), program.call(*problem)))  # the first ones are slower
     pairs = []
     for _ in range(repeats):
@@ -164,8 +159,7 @@ def measure_zoning(n: int, precision: str, repeats: int) -> Row:
         pairs.append((seconds(program.call, *problem), step))
     taken, step = (statistics.median(values) for values in zip(*pairs, strict=True))
     operations, best = 2 * STEPS * 14 * n * n * Q, 14 * rows * n * Q / step / 1e12
-    row = {"n": n, "precision": precision}
-    row |= speed(program, operations, taken, best, mesh)
+    row = {"n": n} | speed(program, operations, taken, best, mesh)
     return row | (zoning_errors(program.call, n, mesh) if n <= ERRORS_UP_TO else {})
 
 
@@ -262,9 +256,8 @@ def plan(arguments: argparse.Namespace) -> Iterator[Measurement]:
         run = functools.partial(measure_matmul, dtype, arguments.matmul_size)
         yield Measurement("matmul", dtype, "", 1, run)
     for n in sorted(arguments.n):
-        for precision in PRECISIONS:
-            run = functools.partial(measure_zoning, n, precision, arguments.repeats)
-            yield Measurement("zoning", f"n = {n}, {precision}", precision, n * n, run)
+        run = functools.partial(measure_zoning, n, arguments.repeats)
+        yield Measurement("zoning", f"n = {n}", "", n * n, run)
     for dtype in arguments.dtypes:
         for path in arguments.configs:
             name = f"{Path(path).stem}, {dtype}"

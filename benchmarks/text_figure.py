@@ -2,8 +2,8 @@
 
     python benchmarks/text_figure.py --picture docs/text_evidence.png
 
-The runs `LZN` of text_evidence.py beside the networks for one task alone of text_baselines.py, and
-retrieval beside `InfoNCE` of text_evidence.py; of captioned digits and of emoji.
+The runs `LZN` of evidence.py beside the networks for one task alone of text_baselines.py, and
+retrieval beside its `InfoNCE`; of captioned digits and of emoji.
 """
 
 import argparse

@@ -3,11 +3,10 @@
     python benchmarks/zoning_accuracy.py [--n 256] [--q 128] [--seeds 3] [--solver adams]
 
 Relative errors (Frobenius norm, worst of the seeds) of latents and of the alignment loss's gradient
-with respect to the anchors and to their partners; a row a kind of anchors, a column a form: the
-flow as the paper writes it in float32 ("plain"), and `lzn_jax.zoning` with its matrix products in
-each precision. The truth for Euler is the paper's form in float64, which takes most of the time:
-about 4 minutes on 2 cores, and 8 times as long with --n 512 --q 256. The paper's form is Euler's;
-of another solver the truth is `lzn_jax.zoning` in float64.
+with respect to the anchors and to their partners, in float32; a row a kind of anchors, a column a
+form: `lzn_jax.zoning.plain`, as the paper writes it, and `lzn_jax.zoning`. The truth is the plain
+form in float64, which takes most of the time: about 4 minutes on 2 cores, and 8 times as long with
+--n 512 --q 256. Adams-Bashforth has no plain form: its truth is `lzn_jax.zoning` in float64.
 """
 
 import argparse
@@ -16,10 +15,8 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from plain_form import CUTOFF, plain_latents, plain_loss
 
-from lzn_jax.zoning import SOLVERS, alignment_loss, compute_latents
-from lzn_jax.zoning.precision import PRECISIONS
+from lzn_jax import zoning
 
 NOISE_SCALE = 0.45
 CASES = (
@@ -50,24 +47,16 @@ def make_anchors(case: str, n: int, q: int, rng: np.random.Generator) -> np.ndar
     return anchors.astype(np.float32)
 
 
-@functools.partial(jax.jit, static_argnames=("form", "name", "steps"))
-def run(anchors, partners, noise, scaled_noise, *, form: str, name: str, steps: int):
+@functools.partial(jax.jit, static_argnames=("form", "solver"))
+def run(anchors, partners, noise, scaled_noise, *, form, solver: zoning.Solver):
     """Latents, and both gradients of the loss of latents with scaled noise."""
-    solver = None if form == "plain" else SOLVERS[name](steps, precision=form)
-
-    def latents_of(anchors, noise):
-        if solver is None:
-            return plain_latents(anchors, noise, steps)
-        return compute_latents(anchors, noise, solver=solver)
 
     def loss(anchors, partners):
-        latents = latents_of(anchors, scaled_noise)
-        if solver is None:
-            return plain_loss(latents, partners, steps)
-        targets = jnp.arange(len(anchors))
-        return alignment_loss(latents, partners, targets, solver=solver, cutoff=CUTOFF)[0]
+        latents = form.compute_latents(anchors, scaled_noise, solver=solver)
+        return form.alignment_loss(latents, partners, jnp.arange(len(anchors)), solver=solver)[0]
 
-    return latents_of(anchors, noise), jax.grad(loss, (0, 1))(anchors, partners)
+    gradients = jax.grad(loss, (0, 1))(anchors, partners)
+    return form.compute_latents(anchors, noise, solver=solver), gradients
 
 
 def relative_errors(outputs, truth) -> list[float]:
@@ -80,14 +69,8 @@ def relative_errors(outputs, truth) -> list[float]:
     return jax.tree.leaves(jax.tree.map(relative_error, outputs, truth))
 
 
-def forms_of(name: str) -> tuple[str, ...]:
-    """The columns: of another solver than Euler there is no plain form."""
-    return ("plain", *PRECISIONS) if name == "euler" else PRECISIONS
-
-
-def measure(case: str, n: int, q: int, name: str, steps: int, seed: int) -> np.ndarray:
-    """Errors (forms, 3): of the latents and of both gradients."""
-    forms = forms_of(name)
+def measure(case: str, n: int, q: int, forms: list, solver: zoning.Solver, seed: int) -> np.ndarray:
+    """Errors (forms, 3) of the latents and of both gradients; the first form is the truth's."""
     rng = np.random.default_rng(seed)
     anchors = make_anchors(case, n, q, rng)
     partners = anchors + 0.5 * rng.normal(size=(n, q)).astype(np.float32)
@@ -95,8 +78,8 @@ def measure(case: str, n: int, q: int, name: str, steps: int, seed: int) -> np.n
     inputs = (anchors, partners, noise, np.float32(NOISE_SCALE) * noise)
     with jax.enable_x64(True):
         doubles = (array.astype(np.float64) for array in inputs)
-        truth = jax.tree.map(np.asarray, run(*doubles, form=forms[0], name=name, steps=steps))
-    found = (run(*inputs, form=form, name=name, steps=steps) for form in forms)
+        truth = jax.tree.map(np.asarray, run(*doubles, form=forms[0], solver=solver))
+    found = (run(*inputs, form=form, solver=solver) for form in forms)
     return np.array([relative_errors(outputs, truth) for outputs in found])
 
 
@@ -105,24 +88,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--n", type=int, default=256, help="number of anchors")
     parser.add_argument("--q", type=int, default=128, help="latent dimension")
-    parser.add_argument("--solver", choices=SOLVERS, default="euler")
+    parser.add_argument("--solver", choices=zoning.SOLVERS, default="euler")
     parser.add_argument("--steps", type=int, default=20, help="solver steps each way")
     parser.add_argument("--seeds", type=int, default=3, help="draws a case; the worst is shown")
     args = parser.parse_args()
+    solver = zoning.SOLVERS[args.solver](args.steps)
+    forms = [zoning] if args.solver == "adams" else [zoning.plain, zoning]
 
     errors = {}
     for number, case in enumerate(CASES, 1):
-        draws = [
-            measure(case, args.n, args.q, args.solver, args.steps, seed)
-            for seed in range(args.seeds)
-        ]
+        draws = [measure(case, args.n, args.q, forms, solver, seed) for seed in range(args.seeds)]
         errors[case] = np.max(draws, axis=0)
         print(f"{number}/{len(CASES)} {case}", flush=True)
 
     print(f"\n{args.solver} n={args.n} q={args.q} steps={args.steps} seeds={args.seeds}")
     print("relative errors")
     for quantity, title in enumerate(("latents", "gradient, anchors", "gradient, partners")):
-        print(f"\n{title:34}" + "".join(f"{form:>16}" for form in forms_of(args.solver)))
+        names = (form.__name__.rpartition(".")[2] for form in forms)
+        print(f"\n{title:34}" + "".join(f"{name:>16}" for name in names))
         for case, values in errors.items():
             print(f"{case:34}" + "".join(f"{value:16.1e}" for value in values[:, quantity]))
 

@@ -11,35 +11,33 @@ About 2 minutes on 2 CPU cores; `--n 8192 --repeats 1` takes 4 more.
 """
 
 import argparse
-import functools
 import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from plain_form import plain_latents, plain_loss
 
+from lzn_jax import zoning
 from lzn_jax.run import reporting
-from lzn_jax.zoning import Euler, alignment_loss, compute_latents
-from lzn_jax.zoning.precision import FULL, matmul
+from lzn_jax.zoning.flow import matmul
 
 Q, STEPS, NOISE_SCALE = 256, 20, 0.45
 STDS = {"soft": 0.02, "Gaussian": 1.0}
-Gradient = Callable[..., tuple[jax.Array, tuple[jax.Array, jax.Array]]]
 
 
-def zoned_loss(anchors: jax.Array, partners: jax.Array, noise: jax.Array) -> jax.Array:
-    """The loss by this package."""
-    latents = compute_latents(anchors, noise, solver=Euler(STEPS))
-    return alignment_loss(latents, partners, jnp.arange(len(anchors)), solver=Euler(STEPS))[0]
+def compile_gradient(form: ModuleType, *arrays: np.ndarray) -> jax.stages.Compiled:
+    """The loss of anchors, partners and noise by `zoning` or `zoning.plain`, and its gradient."""
+    solver = zoning.Euler(STEPS)
 
+    def loss(anchors: jax.Array, partners: jax.Array, noise: jax.Array) -> jax.Array:
+        latents = form.compute_latents(anchors, noise, solver=solver)
+        return form.alignment_loss(latents, partners, jnp.arange(len(anchors)), solver=solver)[0]
 
-def difference_loss(anchors: jax.Array, partners: jax.Array, noise: jax.Array) -> jax.Array:
-    """The loss by the paper's form."""
-    return plain_loss(plain_latents(anchors, noise, STEPS), partners, STEPS)
+    return jax.jit(jax.value_and_grad(loss, (0, 1))).lower(*arrays).compile()
 
 
 def make_problem(n: int, std: float) -> tuple[np.ndarray, ...]:
@@ -50,12 +48,12 @@ def make_problem(n: int, std: float) -> tuple[np.ndarray, ...]:
     return tuple(np.float32(a) for a in (anchors, partners, NOISE_SCALE * rng.normal(size=(n, Q))))
 
 
-@functools.partial(jax.jit, static_argnames="precision")
-def products_of_a_step(u, anchors, w, d_drift, precision=FULL):
+@jax.jit
+def products_of_a_step(u, anchors, w, d_drift):
     """The seven products of a step and its derivative, and nothing else."""
-    rows = [matmul(x, anchors.T, precision) for x in (u, u + 1, d_drift)]
-    means = [matmul(x, anchors, precision) for x in (w, w + 1)]
-    sums = [matmul(x.T, w, precision) for x in (u, d_drift)]
+    rows = [matmul(x, anchors.T) for x in (u, u + 1, d_drift)]
+    means = [matmul(x, anchors) for x in (w, w + 1)]
+    sums = [matmul(x.T, w) for x in (u, d_drift)]
     return rows, means, sums
 
 
@@ -75,7 +73,7 @@ def measure(n: int, repeats: int, with_plain: bool) -> list[dict[str, float | st
     rows = []
     for kind, std in STDS.items():
         problem = make_problem(n, std)
-        zoned = jax.jit(jax.value_and_grad(zoned_loss, (0, 1))).lower(*problem).compile()
+        zoned = compile_gradient(zoning, *problem)
         seconds(zoned, *problem)
         pairs = []
         for _ in range(repeats):
@@ -91,7 +89,7 @@ def measure(n: int, repeats: int, with_plain: bool) -> list[dict[str, float | st
             "temporaries MB": zoned.memory_analysis().temp_size_in_bytes / 1e6,
         }
         if with_plain and kind == "soft":
-            plain = jax.jit(jax.value_and_grad(difference_loss, (0, 1))).lower(*problem).compile()
+            plain = compile_gradient(zoning.plain, *problem)
             row["plain seconds"] = seconds(plain, *problem)
             row["plain temporaries MB"] = plain.memory_analysis().temp_size_in_bytes / 1e6
             row["times faster"] = row["plain seconds"] / taken

@@ -1,16 +1,14 @@
-"""Checkpoints of the paper's release (PyTorch) to ours and back, without PyTorch.
+"""Checkpoints of the paper's release (PyTorch) to ours, without PyTorch.
 
     python -m lzn_jax.convert --config=configs/NAME.py --workdir=DIR --checkpoint=FILE.pt [--raw]
         [--context=FOLDER]
     python -m lzn_jax.convert --released=NAME --workdir=DIR [--raw] [--context=FOLDER]
-    python -m lzn_jax.convert --config=configs/NAME.py --workdir=DIR --to-pt=FILE.pt
 
-With --checkpoint, DIR becomes the folder of a run at the checkpoint's iteration: every mode works
+DIR becomes the folder of a run at the checkpoint's iteration: every mode works
 on it, and training goes on from there with a fresh Adam. Averaged weights (EMA) are what modes
 use; --raw puts the others in their place. Context anchors, which a release does not have, are
 made from images of FOLDER, or of the config's training set where it can be read. --released
-fetches the paper's checkpoint of configs/NAME.py from the Hugging Face Hub. --to-pt writes the
-newest checkpoint of DIR as a file that the paper's code loads.
+fetches the paper's checkpoint of configs/NAME.py from the Hugging Face Hub.
 """
 
 import argparse
@@ -32,7 +30,7 @@ from lzn_jax import configuration, data, models, optimization, train
 from lzn_jax.configuration import EXIT_DONE, UserError
 from lzn_jax.data import Examples, from_images
 from lzn_jax.latent_space import LatentSpace
-from lzn_jax.models import Variables, join_variables, split_variables
+from lzn_jax.models import Variables, split_variables
 from lzn_jax.release import hub
 from lzn_jax.release import weights as released
 from lzn_jax.release.names import shapes_in_execution_order, torch_keys
@@ -43,7 +41,6 @@ from lzn_jax.run.checkpoints import Checkpoints
 from lzn_jax.run.command_line import Parser, exit_code
 
 REPORT_IMAGES = 2
-NOISE_LEVELS = "noise_levels.npy"  # in a run's folder: a buffer that only the release has
 ORIGIN_FILE = "released.json"  # in a run's folder: which of the released checkpoints it was
 
 _log = logging.getLogger("lzn_jax.convert")  # also where this module is __main__
@@ -116,20 +113,6 @@ def released_run(name: str) -> Path:
 def _check_empty(workdir: Path) -> None:
     if workdirs.has_checkpoint(workdir):
         raise UserError(f"{workdir} holds checkpoints already: choose another --workdir")
-
-
-def export(config: ConfigDict, workdir: Path, path: Path) -> None:
-    """Writes the newest checkpoint of a run as a released one, and reports on it.
-
-    Raises UserError without a checkpoint and for a file that exists or cannot be written.
-    """
-    if path.exists():
-        raise UserError(f"{path} exists: choose another --to-pt")
-    workdirs.prepare(config, workdir, is_training=False)
-    layouts = network_layouts(config)
-    found = _restore(config, workdir)
-    released.write(path, found, layouts, config)
-    _report(config, found, layouts)
 
 
 def network_layouts(config: ConfigDict) -> dict[str, Layout]:
@@ -228,8 +211,6 @@ def _save(config: ConfigDict, found: Released, context: Any, workdir: Path) -> N
         skipped_in_a_row=none,
     )
     state = jax.tree.map(lambda a: a.view(_Constant), state)
-    if found.noise_levels is not None:
-        np.save(workdir / NOISE_LEVELS, found.noise_levels)
     with Checkpoints(workdir, config.checkpoint.keep) as checkpoints:
         no_labels = np.zeros(len(context), np.int32)  # which context anchors do not need
         train.save_state(checkpoints, state, space, Examples(context, no_labels))
@@ -240,29 +221,6 @@ class _Constant(np.ndarray):
 
     def __deepcopy__(self, memo: dict[int, Any] | None) -> "_Constant":
         return self
-
-
-def _restore(config: ConfigDict, workdir: Path) -> Released:
-    mesh = sharding.inference_mesh()
-    space = LatentSpace(config, mesh)
-    params, constants = split_variables(jax.eval_shape(space.init, jax.random.key(0)))
-    targets = {"params": params, "ema": {"params": params, "constants": constants}}
-    with Checkpoints(workdir) as checkpoints:
-        restored = checkpoints.restore(sharding.placed(targets, mesh))
-    if restored is None:
-        raise UserError(f"no checkpoint in {workdir / 'checkpoints'} can be read")
-    step, items = restored
-    constants = items["ema"]["constants"]
-    names = [name for name in released.ENTRIES if name in params]
-    raw, averaged = (
-        {name: tree[name] for name in names}
-        for tree in (
-            join_variables(items["params"], constants),
-            join_variables(items["ema"]["params"], constants),
-        )
-    )
-    path = workdir / NOISE_LEVELS
-    return Released(raw, averaged, step, np.load(path) if path.exists() else None)
 
 
 def _report(config: ConfigDict, found: Released, layouts: Mapping[str, Layout]) -> None:
@@ -321,7 +279,6 @@ def _run(arguments: list[str]) -> int:
     parser.add_argument("--released", help=f"one to fetch and convert: {', '.join(hub.FILES)}")
     parser.add_argument("--raw", action="store_true", help="take no averaged weights (EMA)")
     parser.add_argument("--context", help="folder of images for the context anchors")
-    parser.add_argument("--to-pt", help="file to write the newest checkpoint to", type=Path)
     flags = parser.parse_args([a for a in arguments if not a.startswith(prefix)])
     _check(flags)
     path = flags.config or configuration.shipped(flags.released)
@@ -330,11 +287,9 @@ def _run(arguments: list[str]) -> int:
     logging.getLogger("lzn_jax").setLevel(logging.INFO)
     options = {"raw": flags.raw, "context": flags.context}
     if flags.released is not None:
-        config = convert_released(flags.released, config, flags.workdir, **options)
-    elif flags.checkpoint is not None:
-        config = convert(config, flags.checkpoint, flags.workdir, **options)
-    if flags.to_pt is not None:
-        export(config, flags.workdir, flags.to_pt)
+        convert_released(flags.released, config, flags.workdir, **options)
+    else:
+        convert(config, flags.checkpoint, flags.workdir, **options)
     return EXIT_DONE
 
 
@@ -342,11 +297,8 @@ def _check(flags: argparse.Namespace) -> None:
     reads = [each for each in (flags.checkpoint, flags.released) if each is not None]
     if len(reads) == 2:
         raise UserError("--checkpoint=FILE.pt and --released=NAME do not go together")
-    if not reads and (flags.to_pt is None or flags.raw or flags.context):
-        raise UserError(
-            "name a file: --checkpoint=FILE.pt or --released=NAME to read or --to-pt=FILE.pt to "
-            "write"
-        )
+    if not reads:
+        raise UserError("name a file with --checkpoint=FILE.pt or --released=NAME")
     if flags.released is not None:
         hub.check_name(flags.released)
     elif flags.config is None:

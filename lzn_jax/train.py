@@ -37,7 +37,7 @@ from lzn_jax.run.progress import LateMetrics, progress
 from lzn_jax.trained_model import TrainedModel
 
 MAX_SKIPPED_IN_A_ROW = 100
-REPLAY_FOLDER, REPLAY_BATCH = "replay", "batch.npz"
+REPLAY_FOLDER = "replay"
 
 _log = logging.getLogger(__name__)
 
@@ -103,7 +103,7 @@ def train_and_evaluate(
             state, code = _loop(run, checkpoints, state, update)
             checkpoints.wait()
         if code == EXIT_NON_FINITE:
-            _save_for_replay(state, run.batches, run.mesh, workdir)
+            _save_for_replay(state, workdir)
     run.goodput.write(workdir)
     _log.info("%s", run.goodput.in_words())
     if code == EXIT_NON_FINITE:
@@ -126,17 +126,9 @@ def _prepare(config: ConfigDict, workdir: Path, interruption: Interruption) -> _
         space = LatentSpace(config, mesh)
         train, test = data.load_data(config)
         measurements.prepare(space, test)
+        batches = training_batches(config, space, train)
         sink = wandb_sink.start(config, workdir)
         workdirs.record(config, workdir)
-        batches = data.TrainingBatches(
-            train,
-            training.batch_size,
-            config.seed,
-            space.transform,
-            workers=config.data.get("workers"),
-            rows=sharding.own_rows(training.batch_size),
-            columns=space.columns(train),
-        )
         optimizer = optimization.make_optimizer(training, list(space.modules))
     return _Run(
         config,
@@ -150,6 +142,22 @@ def _prepare(config: ConfigDict, workdir: Path, interruption: Interruption) -> _
         batches,
         optimizer,
         sink,
+    )
+
+
+def training_batches(
+    config: ConfigDict, space: LatentSpace, train: Examples
+) -> data.TrainingBatches:
+    """This process's rows of a run's batches, from the first one on."""
+    size = config.training.batch_size
+    return data.TrainingBatches(
+        train,
+        size,
+        config.seed,
+        space.transform,
+        workers=config.data.get("workers"),
+        rows=sharding.own_rows(size),
+        columns=space.columns(train),
     )
 
 
@@ -348,24 +356,19 @@ def _counters(values: Mapping[str, int], placement: jax.sharding.Sharding) -> di
     return {name: sharding.put_whole(np.int32(value), placement) for name, value in values.items()}
 
 
-def _save_for_replay(
-    state: TrainState, batches: data.TrainingBatches, mesh: Mesh, workdir: Path
-) -> None:
-    """Saves the state before the first of the last skipped updates, and that one's batch."""
+def _save_for_replay(state: TrainState, workdir: Path) -> None:
+    """Saves the state before the first of the last skipped updates."""
     skipped = int(state.skipped_in_a_row)
     first = int(state.step) - skipped
     # Skipped updates have changed nothing but these.
     counters = {"step": first, "skipped": int(state.skipped) - skipped, "skipped_in_a_row": 0}
     state = state.replace(**_counters(counters, state.step.sharding))
-    batches.seek(first)
-    batch = sharding.fetch(sharding.put_rows(next(batches), mesh))
     folder = workdir / REPLAY_FOLDER
     if processes.is_writer():
         shutil.rmtree(folder, ignore_errors=True)
     processes.everywhere(True)  # the one that removes has done so
     with Checkpoints(folder, keep=1) as checkpoints:
         save_with_context(checkpoints, state, {})
-    reporting.write_arrays(folder / REPLAY_BATCH, **batch)
     _log.error(
         "update %d was the first of %d in a row that were not finite: --mode=replay repeats it",
         first + 1,

@@ -20,7 +20,7 @@ PAUSES = []  # seconds an image
 
 
 class OneWeight(LatentSpace):
-    """A weight w with loss (w - x)², which data can make non-finite; its metric is random."""
+    """A weight w with loss (w - x)², which data can make non-finite; its metrics are random."""
 
     modules = {"decoder": nn.Dense(1)}  # noqa: RUF012
 
@@ -41,7 +41,8 @@ class OneWeight(LatentSpace):
         # The square root of 0 is finite, its gradient is not: a finite loss that poisons.
         z = jnp.where(batch["poison"] > 0, w - jax.lax.stop_gradient(w), 1.0)
         loss = jnp.vdot(error, error) / error.size + jnp.mean(jnp.sqrt(z))
-        return loss, ({"draw": jax.random.uniform(key)}, {"decoder": {}})
+        drawn = {"draw": jax.random.uniform(key), "mean_x": jnp.mean(batch["x"])}
+        return loss, (drawn, {"decoder": {}})
 
     def context(self, variables, train):
         return {"anchors": jnp.reshape(variables["decoder"]["params"]["w"], (1, 1))}

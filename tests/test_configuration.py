@@ -10,7 +10,6 @@ from lzn_jax import configuration, models, zoning
 from lzn_jax.configuration import UserError, schema
 from lzn_jax.data import from_images, sources
 from lzn_jax.run import workdir
-from lzn_jax.zoning import precision
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 DIGITS_JOINT = str(CONFIGS / "digits_joint.py")
@@ -19,7 +18,7 @@ DIGITS_JOINT = str(CONFIGS / "digits_joint.py")
 JOINT_FIELDS = {
     "": "study seed types alignments",
     "data.": "name validation validation_seed image_size channels num_classes flip captions",
-    "latent.": "enabled dim noise_scale solver num_steps precision context_size bank_size",
+    "latent.": "enabled dim noise_scale solver num_steps context_size bank_size",
     "alignment.": "noise_scale solver num_steps cutoff form weight",
     "encoder.": """name patch_size features channel_multipliers num_res_blocks attention_resolutions
         dropout fir progressive_input tap_channels tap_units tap_layers tap_resolutions""",
@@ -263,6 +262,21 @@ def test_a_run_older_than_a_field_goes_on_with_its_default(tmp_path):
     old = configuration.load_run(tmp_path)
     assert {name: value_of(old, name) for name in DEFAULTS} == DEFAULTS
     workdir.check_same_run(config, tmp_path)
+
+
+def test_a_run_older_than_a_fields_removal_goes_on_where_nothing_else_is_computed(tmp_path):
+    config = configuration.load(DIGITS_JOINT)
+    tree = configuration.to_json_dict(config)
+    tree["latent"]["precision"] = "float32"
+    (tmp_path / "config.json").write_text(json.dumps(tree))
+    assert configuration.load_run(tmp_path) == config
+    workdir.check_same_run(config, tmp_path)
+    tree["latent"]["precision"] = "bfloat16"
+    (tmp_path / "config.json").write_text(json.dumps(tree))
+    refusal = "latent.precision can only be 'float32' in this version, got 'bfloat16'"
+    for read in (configuration.load_run, lambda path: workdir.check_same_run(config, path)):
+        with pytest.raises(UserError, match=refusal):
+            read(tmp_path)
 
 
 def test_the_config_of_a_run_names_its_own_tokenizer_and_takes_overrides(tmp_path):
@@ -529,7 +543,6 @@ def test_a_value_for_a_group_is_answered_with_its_fields():
 
 
 def test_names_are_those_of_the_registries():
-    assert configuration.PRECISIONS == precision.PRECISIONS
     assert tuple(zoning.SOLVERS) == configuration.SOLVERS
     assert models.ENCODERS.keys() == schema.ENCODERS.keys()
     assert models.DECODERS.keys() == schema.DECODERS.keys()

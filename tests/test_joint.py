@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import small
-from zoning import oracle
+from zoning.oracle import in_float64
 
 from lzn_jax import data, zoning
 from lzn_jax.configuration import UserError
@@ -19,10 +19,12 @@ from lzn_jax.losses import rectified_flow
 from lzn_jax.randomness import Stream, normal_by_index
 from lzn_jax.run import sharding
 from lzn_jax.tasks import Tasks
+from lzn_jax.zoning import plain
 
 KEY = jax.random.key(5)
 LABELS = np.array([3, 3, 3, 3, 3, 3, 1, 1, 1, 1, 7, 7, 7, 0, 0])  # six classes are absent
 STEPS, CUTOFF = 5, 0.4  # of the flow to the labels; two steps are left out
+FLOW = zoning.Euler(STEPS)
 
 
 def build(**changes):
@@ -101,15 +103,14 @@ def test_the_loss_is_that_of_the_flow_and_of_latents_outside_the_zone_of_their_c
         log_counts = np.log(np.bincount(LABELS, minlength=10))  # -inf where a class is absent
 
     def alignment(anchors, noise, targets, log_counts):
-        aligned = oracle.euler_latents(anchors, noise, np.arange(15), 4)
-        return oracle.euler_alignment_loss(
-            aligned, targets, LABELS, STEPS, CUTOFF, form, log_weights=log_counts
-        )
+        aligned = plain.compute_latents(anchors, noise, solver=zoning.Euler(4))
+        kwargs = {"solver": FLOW, "cutoff": CUTOFF, "form": form, "log_weights": log_counts}
+        return plain.alignment_loss(aligned, targets, LABELS, **kwargs)[0]
 
     expected = {
         "generation_loss": flow_loss(space, variables(), latents),
         "alignment_loss": float(
-            oracle.in_float64(alignment, anchors, aligned_noise, label_anchors(), log_counts)
+            in_float64(alignment, anchors, aligned_noise, label_anchors(), log_counts)
         ),
     }
     loss, metrics = jax.jit(small.loss_of(space))(variables(), batch(), KEY)
@@ -184,10 +185,7 @@ def told():
 
 def ends_of_flow(latents):
     """Label whose anchor the exact flow ends at, all classes alike."""
-    ends, _ = oracle.in_float64(
-        lambda z, anchors: oracle.euler_decode(z, anchors, STEPS), latents, label_anchors()
-    )
-    return np.argmin(np.linalg.norm(ends[:, None] - label_anchors(), axis=-1), axis=1)
+    return in_float64(functools.partial(plain.classify, solver=FLOW), latents, label_anchors())
 
 
 def test_samples_are_told_their_class_and_a_latent_of_its_zone():
@@ -198,9 +196,9 @@ def test_samples_are_told_their_class_and_a_latent_of_its_zone():
     noise = normal_by_index(KEY, Stream.SAMPLE_LATENTS, index, (4,))
 
     def exact(anchors, noise):
-        return oracle.euler_latents(anchors, noise, labels, STEPS)
+        return plain.compute_latents(anchors, noise, labels, solver=FLOW)
 
-    expected = oracle.in_float64(exact, label_anchors(), noise)
+    expected = in_float64(exact, label_anchors(), noise)
     np.testing.assert_allclose(drawn["images"], expected, atol=1e-4)
 
 
@@ -220,12 +218,12 @@ def test_a_prediction_is_the_end_of_the_flow_and_its_last_assignment():
     found = jax.jit(Tasks(build()).predict)(Model(variables(), {}), latents)
     classes = ends_of_flow(latents)
     np.testing.assert_array_equal(found["classes"], classes)
-    _, log_p = oracle.in_float64(
-        lambda z, anchors: oracle.euler_decode(z, anchors, STEPS), latents, label_anchors()
-    )
-    np.testing.assert_allclose(
-        found["probabilities"], np.exp(log_p[-1, np.arange(40), classes]), atol=1e-4
-    )
+
+    def log_p(latents, anchors):
+        return plain.assignment_log_probs(latents, anchors, classes, solver=FLOW)
+
+    expected = np.exp(in_float64(log_p, latents, label_anchors())[-1])
+    np.testing.assert_allclose(found["probabilities"], expected, atol=1e-4)
 
 
 @functools.cache

@@ -353,12 +353,32 @@ BAD_INPUT = {
     "unwritable folder": (["--workdir={new}/file/run"], "cannot be written"),
     "folder in a bucket": (["--workdir=gs://bucket/run"], "mount the bucket"),
     "weights of metrics": (["--config.evaluation.clip_path=/nowhere"], "None for grey images"),
+    "another seed": (["--config.seed=1"], "seed"),
+    "out of range": (["--config.training.ema_decay=1.5"], "training.ema_decay"),
+    "not a choice": (["--config.alignment.form=logarithm"], "alignment.form"),
+    "unknown data": (["--config.data.name=digit"], "data.name"),
+    "no data": (["--config.data.name=fashion", "--config.data.path=/nowhere"], "data"),
+    "config with an error": (["--config={new}/broken.py"], "broken.py"),
+    "config without one": (["--config={new}/no_config.py"], "no_config.py"),
 }
+# What every mode refuses, and those that read a run or images.
+for _mode in ("train", "evaluate", "sample", "embed", "classify", "check_data", "replay"):
+    for _name in ("unknown field", "wrong value", "unknown flag"):
+        _flags, _words = BAD_INPUT[_name]
+        BAD_INPUT[f"{_mode}: {_name}"] = [f"--mode={_mode}", *_flags], _words
+for _mode in ("sample", "reconstruct", "classify"):
+    BAD_INPUT[f"{_mode}: no run"] = [f"--mode={_mode}", "--workdir={new}"], "no checkpoint in"
+for _mode in command_line.MODES_WITH_INPUT:
+    for _name in ("nowhere.png", "no_image.png", "empty") if _mode != "translate" else ():
+        BAD_INPUT[f"{_mode}: {_name}"] = [f"--mode={_mode}", f"--input={{new}}/{_name}"], _name
 
 
 @pytest.mark.parametrize("case", BAD_INPUT)
 def test_bad_input_is_one_line_and_touches_nothing(case, trained, tmp_path, capsys):
-    (tmp_path / "file").write_text("in the way")
+    for name, content in {"file": "in the way", "broken.py": "def get_config(:", "no_config.py": "",
+                          "no_image.png": "no image"}.items():  # fmt: skip
+        (tmp_path / name).write_text(content)
+    (tmp_path / "empty").mkdir()
     extra, expected = BAD_INPUT[case]
     before = _contents(trained)
     Image.new("L", (8, 8)).save(tmp_path / "one.png")

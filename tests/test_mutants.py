@@ -1,15 +1,12 @@
-"""Mutants of the benchmark still fit the package and name tests that are there."""
+"""Mutants still fit the package and name tests that are there."""
 
 import ast
-import importlib.util
 from pathlib import Path
 
+import mutants
 import pytest
 
 ROOT = Path(__file__).parents[1]
-_SPEC = importlib.util.spec_from_file_location("mutants", ROOT / "benchmarks" / "mutants.py")
-mutants = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(mutants)
 
 
 @pytest.mark.parametrize("mutant", mutants.MUTANTS, ids=lambda m: f"{m.file}: {m.text}")

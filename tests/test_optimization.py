@@ -80,13 +80,6 @@ def _adam(gradients, rates):
         yield -rate * (m / (1 - 0.9**k)) / (np.sqrt(v / (1 - 0.999**k)) + 1e-8)
 
 
-def test_first_step_of_each_network_is_its_learning_rate():
-    gradient = {"encoder": {"w": jnp.array([3.0, -0.2])}, "decoder": {"w": jnp.array([-7.0, 1.0])}}
-    (update,) = _updates(_training(), [gradient])
-    np.testing.assert_allclose(update["encoder"]["w"], [-1e-3, 1e-3], rtol=1e-5)
-    np.testing.assert_allclose(update["decoder"]["w"], [2e-2, -2e-2], rtol=1e-5)
-
-
 def test_adam_after_clipping_by_the_norm_over_all_networks():
     """Norms 0.5, 5 and 1000 with clip 1: the decoder's gradient scales the encoder's."""
     raw = {

@@ -186,32 +186,6 @@ def test_weights_are_read_when_they_are_needed():
         SampleQuality(config(clip="/nowhere")).read_weights()
 
 
-def rgb_config(folder):
-    """digits_gen on a folder of colour images."""
-    for index in range(16):
-        path = folder / "images" / ("train" if index else "test") / "a" / f"{index}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(images_of(1, index)[0]).save(path)
-    source = (ROOT / "configs/digits_gen.py").read_text()
-    fields = {
-        "name": "image_folder",
-        "path": str(folder / "images"),
-        "image_size": 8,
-        "centre_crop": 1.0,
-        "channels": 3,
-        "num_classes": 1,
-        "flip": False,
-        "class_name": None,
-        "holdout": None,
-        "workers": 0,
-        "skip_unreadable": False,
-    }
-    lines = f"    config.data = ml_collections.ConfigDict({fields})\n    return config\n"
-    path = folder / "rgb.py"
-    path.write_text(source.removesuffix("    return config\n") + lines)
-    return path
-
-
 @pytest.mark.parametrize(
     ("name", "content", "expected"),
     [
@@ -224,9 +198,13 @@ def test_bad_weights_end_a_run_before_its_first_step(name, content, expected, tm
     if content is not None:
         path.write_bytes(content)
     folder = tmp_path / "run"
-    changes = {"evaluation__inception_path": path, "latent__context_size": 12}
-    flags = small.flags(rgb_config(tmp_path), folder, **changes)
-    assert command_line.main(flags) == 2
+    for index in range(16):
+        image = tmp_path / "images" / ("train" if index else "test") / f"{index}.png"
+        image.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(images_of(1, index)[0]).save(image)
+    changes = {"data__name": "image_folder", "data__path": tmp_path / "images"}
+    changes |= {"evaluation__inception_path": path, "latent__context_size": 12}
+    assert command_line.main(small.flags(ROOT / "configs/digits_gen.py", folder, **changes)) == 2
     error = capsys.readouterr().err
     assert expected in error
     assert "Traceback" not in error

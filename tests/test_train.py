@@ -1,11 +1,9 @@
 """The training loop: updates, guards, placement, interruption."""
 
 import functools
-import io
 import json
 import os
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -324,23 +322,6 @@ def test_a_damaged_newest_checkpoint_is_passed_over(tmp_path, caplog):
         np.testing.assert_array_equal(a, b)
 
 
-def test_a_folder_that_vanishes_ends_the_run_with_one_line(tmp_path, monkeypatch, capsys):
-    save = train.save_state
-
-    def lose_the_folder(*arguments):
-        shutil.rmtree(tmp_path / "run")
-        save(*arguments)
-
-    monkeypatch.setattr(train, "save_state", lose_the_folder)
-    changes = {"evaluation__every_steps": 100, "training__num_steps": 8}
-    flags = small.flags("configs/digits_joint.py", tmp_path / "run", **changes)
-    assert command_line.main(flags) == 2
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
-    assert line.startswith("error: checkpoint 2 could not be written")
-    assert "run the same command to go on" in line
-    assert not (tmp_path / "run").exists()
-
-
 def test_too_many_skipped_updates_end_the_run_and_the_first_is_replayed(
     tmp_path, monkeypatch, capsys
 ):
@@ -364,7 +345,8 @@ def test_too_many_skipped_updates_end_the_run_and_the_first_is_replayed(
     (line,) = [line for line in said if line.startswith("update 2: ")]
     seen = dict(item.rsplit(" ", 1) for item in line.removeprefix("update 2: ").split(", "))
     recorded = next(line for line in _lines(tmp_path) if line["step"] == 2)
-    assert recorded["draw"] == pytest.approx(float(seen["draw"]), rel=1e-3)
+    for name in ("draw", "mean_x"):  # of the same key and the same batch
+        assert recorded[name] == pytest.approx(float(seen[name]), rel=1e-3)
     for name in ("loss", "gradient_norm"):
         assert recorded[name] is None
         assert not np.isfinite(float(seen[name]))
@@ -372,20 +354,3 @@ def test_too_many_skipped_updates_end_the_run_and_the_first_is_replayed(
     assert "parameters decoder: finite" in said
     assert "gradient decoder: 1 of 2 arrays are not finite, the first is w" in said
     assert command_line.main([*flags, "--mode=replay", "--config.seed=1"]) == 2
-
-    batch = tmp_path / train.REPLAY_FOLDER / train.REPLAY_BATCH
-    capsys.readouterr()
-    scalars, few = io.BytesIO(), io.BytesIO()
-    np.savez(scalars, x=1.0)
-    np.savez(few, x=np.zeros(3))
-    damaged = {
-        batch.read_bytes()[:-9]: "cannot be read as .npz",
-        scalars.getvalue(): "does not hold a batch of 15",
-        few.getvalue(): "does not hold a batch of 15",
-    }
-    for content, expected in damaged.items():
-        batch.write_bytes(content)
-        assert command_line.main([*flags, "--mode=replay"]) == 2
-        *_, line = capsys.readouterr().err.splitlines()
-        assert line.startswith(f"error: {batch} ")
-        assert expected in line

@@ -485,6 +485,16 @@ def test_the_mode_writes_samples_and_a_figure(source, target, given, count, run,
     assert (run[0] / "figures" / "translations.png").stat().st_size > 0
 
 
+def test_the_mode_leaves_out_test_texts_that_the_run_cannot_read(run, monkeypatch):
+    test = digits()[1]
+    texts = np.array(["a thin zero leaning right", "a çat", "", 99 * "a"], object)
+    monkeypatch.setattr(data, "load", lambda *_: test._replace(texts=texts))
+    flags = ["--mode=translate", "--source=text", "--target=label"]
+    assert main.main([*small.flags(CONFIG, run[0]), *flags]) == 0
+    with open(run[0] / "translations.csv") as file:
+        assert [row["source"] for row in csv.DictReader(file)] == [texts[0]]
+
+
 def test_of_images_that_were_told_no_text_nobody_asks_whether_they_fit_it(tmp_path):
     config = small.config(CONFIG, decoder__told="None", evaluation__num_samples=8)
     loaded = trained_model.load(small.untrained_run(tmp_path / "run", config))

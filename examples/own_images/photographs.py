@@ -52,7 +52,6 @@ class Midpoint:
 
     num_steps: int  # evaluations, two a step
     t_min: float = 1e-4
-    precision: str = "float32"
 
     def __post_init__(self) -> None:
         if self.num_steps < 2 or self.num_steps % 2:

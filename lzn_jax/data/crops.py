@@ -17,23 +17,6 @@ Range = tuple[float, float]
 Box = tuple[int, int, int, int]  # left, upper, right, lower, in pixels
 
 
-def random_resized_crop(
-    image: Image.Image | UInt8[np.ndarray, "h w c"],
-    rng: np.random.Generator,
-    size: int,
-    *,
-    area: Range = (0.08, 1.0),
-    ratio: Range = (3 / 4, 4 / 3),
-) -> UInt8[np.ndarray, "size size c"]:
-    """A box drawn by `draw_box`, resized to (size, size) by antialiased linear interpolation.
-
-    A Pillow image must have mode L or RGB, an array 1 or 3 channels. This is the crop of SimCLR
-    (arXiv:2002.05709, appendix A).
-    """
-    image = _from_array(image) if isinstance(image, np.ndarray) else image
-    return _resize(image, draw_box(rng, *image.size, area=area, ratio=ratio), size)
-
-
 def random_views(
     source: bytes | UInt8[np.ndarray, "h w c"],
     rng: np.random.Generator,
@@ -46,8 +29,9 @@ def random_views(
 ) -> UInt8[np.ndarray, "{count} size size {channels}"]:
     """Random resized crops of an image file or array, which is decoded once for all of them.
 
-    A large JPEG file is decoded at a fraction of its size where every crop allows it. Raises
-    UnreadableImageError as `decode`.
+    Each is a box drawn by `draw_box`, resized by antialiased linear interpolation: SimCLR's crop
+    (arXiv:2002.05709, appendix A). A large JPEG file is decoded at a fraction of its size where
+    every crop allows it. Raises UnreadableImageError as `decode`.
     """
 
     def draw_boxes(whole: Size) -> list[Box]:

@@ -31,11 +31,6 @@ class Statistics:
         return self.scatter / (self.count - 1)
 
 
-def empty_statistics(dim: int) -> Statistics:
-    """Statistics of no samples of `dim` features."""
-    return Statistics(0, np.zeros(dim), np.zeros((dim, dim)))
-
-
 def statistics_of(features: Real[np.ndarray, "n d"]) -> Statistics:
     """Statistics of one batch of n >= 1 samples; raises ValueError for non-finite features."""
     if not np.all(np.isfinite(features)):
@@ -47,14 +42,12 @@ def statistics_of(features: Real[np.ndarray, "n d"]) -> Statistics:
 
 
 def merge(a: Statistics, b: Statistics) -> Statistics:
-    """Statistics of the union of two disjoint samples, of which one may be empty.
+    """Statistics of the union of two disjoint samples.
 
     Nothing large is subtracted, so that an offset of all features costs no digits (Chan, Golub and
     LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances", 1979).
     """
     count = a.count + b.count
-    if count == 0:
-        return a
     shift = b.mean - a.mean
     between = np.outer(shift, shift) * (a.count * (b.count / count))
     return Statistics(count, a.mean + shift * (b.count / count), a.scatter + b.scatter + between)

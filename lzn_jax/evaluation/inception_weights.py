@@ -17,7 +17,6 @@ from lzn_jax.configuration import UserError
 from lzn_jax.evaluation import cache
 from lzn_jax.evaluation.inception import InceptionV3
 from lzn_jax.release import torch_files
-from lzn_jax.run import reporting
 
 # What the name of a leaf is in PyTorch.
 _TORCH_LEAVES: dict[tuple[str, ...], str] = {
@@ -39,7 +38,7 @@ class InceptionWeights(NamedTuple):
 
 
 def load_inception(path: str | os.PathLike[str]) -> InceptionWeights:
-    """Weights from PyTorch's FID file (pt_inception-2015-12-05-6726825d.pth) or our .npz.
+    """Weights from PyTorch's FID file (pt_inception-2015-12-05-6726825d.pth).
 
     A file whose name ends in a hash, as that one's does, must have it: the first 8 hexadecimal
     digits of its SHA-256. Raises UserError for a file that is missing, damaged or not of this
@@ -51,18 +50,10 @@ def load_inception(path: str | os.PathLike[str]) -> InceptionWeights:
             f"there is no file {path}; the Inception weights of FID are pytorch-fid's "
             "pt_inception-2015-12-05-6726825d.pth"
         )
-    arrays = _read_npz(path) if path.suffix == ".npz" else _read_torch(path)
+    arrays = _read_torch(path)
     parts = [part for name in sorted(arrays) for part in ("/".join(name), arrays[name])]
     variables = traverse_util.unflatten_dict(jax.tree.map(jnp.asarray, arrays))
     return InceptionWeights(variables, cache.key_of(*parts))
-
-
-def save_inception(path: str | os.PathLike[str], variables: Mapping[str, Any]) -> None:
-    """Writes variables as .npz, their names joined by slashes."""
-    flat = traverse_util.flatten_dict(variables, sep="/")
-    arrays: dict[str, Any] = {name: np.asarray(array) for name, array in flat.items()}
-    with open(path, "wb") as file:
-        np.savez(file, **arrays)
 
 
 def from_torch(state: Mapping[str, np.ndarray], source: str) -> dict[tuple[str, ...], np.ndarray]:
@@ -103,18 +94,6 @@ def _read_torch(path: Path) -> dict[tuple[str, ...], np.ndarray]:
     if not isinstance(state, dict) or not all(isinstance(a, np.ndarray) for a in state.values()):
         raise UserError(f"{path} is not a state dict: tensors by name are expected")
     return from_torch(state, str(path))
-
-
-def _read_npz(path: Path) -> dict[tuple[str, ...], np.ndarray]:
-    arrays = {tuple(name.split("/")): a for name, a in reporting.read_arrays(path).items()}
-    shapes = _shapes()
-    for name in sorted(shapes.keys() ^ arrays.keys()):
-        problem = "lacks" if name in shapes else "has too many:"
-        raise UserError(f"{path} is not the FID Inception network: it {problem} {'/'.join(name)}")
-    return {
-        name: _checked(arrays[name], shape, "/".join(name), str(path))
-        for name, shape in shapes.items()
-    }
 
 
 def _checked(array: np.ndarray, shape: tuple[int, ...], name: str, source: str) -> np.ndarray:

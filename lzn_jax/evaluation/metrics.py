@@ -7,7 +7,6 @@ extractor's is `fd_<extractor>`.
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -177,40 +176,3 @@ def _cached(extractor: Extractor, images: np.ndarray, batch_size: int, folder: P
         cache.save(path, key, **found)
     spatial = frechet.from_arrays(found, "spatial_") if "spatial_count" in found else None
     return Measurement(found["features"], frechet.from_arrays(found), spatial, None)
-
-
-class SelfCheck(NamedTuple):
-    """Fréchet distances that tell whether an extractor can be trusted."""
-
-    itself: float  # the images to themselves, in another order: 0 but for rounding
-    halves: float  # one half to the other: small, falls as images are added
-    noise: float  # the images to uniform noise: large
-
-
-def self_check(
-    extractor: Extractor, images: UInt8[np.ndarray, "n h w c"], *, seed: int, batch_size: int = 64
-) -> SelfCheck:
-    """Distances within real images and to noise, for n >= 4 images.
-
-    Raises UserError where they are not in the order that a working extractor gives.
-    """
-    rng = np.random.default_rng(seed)
-    shuffled = images[rng.permutation(len(images))]
-    noise = rng.integers(0, 256, images.shape, dtype=np.uint8)
-    half = len(images) // 2
-    whole, one, other, random = (
-        measure([extractor], part, batch_size=batch_size)[0].statistics
-        for part in (images, shuffled[:half], shuffled[half:], noise)
-    )
-    result = SelfCheck(
-        frechet.frechet_distance(whole, frechet.merge(other, one)),
-        frechet.frechet_distance(one, other),
-        frechet.frechet_distance(whole, random),
-    )
-    if not result.itself < 0.01 * result.halves < 0.01 * result.noise:
-        raise UserError(
-            f"the extractor {extractor.name} cannot be trusted: distance of the images to "
-            f"themselves {result.itself:.3g}, of their halves {result.halves:.3g}, to noise "
-            f"{result.noise:.3g}; are its weights right?"
-        )
-    return result

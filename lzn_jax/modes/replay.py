@@ -8,14 +8,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from lzn_jax import optimization, train
+from lzn_jax import data, optimization, train
 from lzn_jax.configuration import EXIT_NON_FINITE, UserError
 from lzn_jax.latent_space import LatentSpace
-from lzn_jax.run import reporting, sharding
+from lzn_jax.run import sharding
 from lzn_jax.run import workdir as workdirs
 from lzn_jax.run.checkpoints import Checkpoints
 
@@ -29,7 +28,7 @@ def replay(config: ConfigDict, workdir: Path) -> None:
     """
     workdirs.check_same_run(config, workdir)
     folder = workdir / train.REPLAY_FOLDER
-    if not (folder / train.REPLAY_BATCH).is_file():
+    if not folder.is_dir():
         raise UserError(
             f"there is nothing to replay in {workdir}: a run leaves it there when it stops with "
             f"exit code {EXIT_NON_FINITE}, after {train.MAX_SKIPPED_IN_A_ROW} updates in a "
@@ -45,8 +44,9 @@ def replay(config: ConfigDict, workdir: Path) -> None:
         state = train.restore_state(checkpoints, shapes)
     if state is None:
         raise UserError(f"there is no state to replay in {folder}")
-    batch = _read_batch(folder / train.REPLAY_BATCH, config.training.batch_size)
-    rows = {name: values[sharding.own_rows(len(values))] for name, values in batch.items()}
+    with train.training_batches(config, space, data.load(config.data, "train")) as batches:
+        batches.seek(int(state.step))
+        rows = next(batches)
     look = functools.partial(look_at_update, space=space, config=config)
     with jax.set_mesh(mesh):
         found = jax.jit(look, out_shardings=sharding.replicated(mesh))(
@@ -73,13 +73,6 @@ def look_at_update(
         {"loss": loss, **metrics, "gradient_norm": optax.tree.norm(gradient)},
         jax.tree.map(lambda a: jnp.isfinite(a).all(), arrays),
     )
-
-
-def _read_batch(path: Path, count: int) -> dict[str, np.ndarray]:
-    batch = reporting.read_arrays(path)
-    if any(np.ndim(values) == 0 or len(values) != count for values in batch.values()):
-        raise UserError(f"{path} does not hold a batch of {count}: train again from a checkpoint")
-    return batch
 
 
 def _report(update: int, metrics: Mapping[str, Any], finite: Mapping[str, Any]) -> None:

@@ -26,7 +26,9 @@ def translate(
     trained.check_pair(source, target)
     types = trained.space.types
     if samples_from is None:
-        samples = types[source].samples(data.load(config.data, "test"))
+        test = data.load(config.data, "test")
+        rows = types[source].readable(test)  # of texts those with tokens
+        samples = types[source].samples(test if len(rows) == len(test.labels) else test.at(rows))
     else:
         samples = types[source].parse(samples_from)
     found = trained.translate(samples, source, target)

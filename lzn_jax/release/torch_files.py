@@ -1,4 +1,4 @@
-"""Tensors of PyTorch's files (.pt, .pth), read and written without PyTorch.
+"""Tensors of PyTorch's files (.pt, .pth), read without PyTorch.
 
 Such a file is a zip archive of stored (not compressed) entries: `data.pkl`, a pickle of the object
 that was saved, and `data/<key>`, the bytes of each tensor's storage. Before PyTorch 1.6 it was a
@@ -6,11 +6,10 @@ stream: pickles, of which the fourth is the object, then the storages. PyTorch i
 hundreds of megabytes to install, for files of a few dicts of arrays.
 """
 
+import io
 import os
-import pickle
 import zipfile
 from collections.abc import Callable
-from pathlib import Path as FilePath
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -18,11 +17,10 @@ import numpy as np
 from lzn_jax.configuration import UserError
 from lzn_jax.release.torch_pickle import (
     DAMAGE,
-    Machine,
     Refused,
     Storage,
     StoredTensor,
-    instructions,
+    Unpickler,
     one_line,
 )
 
@@ -94,7 +92,7 @@ class _Archive:
             if order != b"little":
                 raise Refused(f"its byte order is {order[:20]!r}, not little")
         pickle = self._entry("data.pkl")
-        self.saved, self.budget = Machine().run(pickle), len(pickle)
+        self.saved, self.budget = Unpickler(io.BytesIO(pickle)).read(), len(pickle)
 
     def _entry(self, name: str) -> bytes:
         try:
@@ -124,20 +122,20 @@ class _Stream:
     """
 
     def __init__(self, file: BinaryIO) -> None:
-        if Machine().run(file) != _STREAM_VERSION:
+        if Unpickler(file).read() != _STREAM_VERSION:
             raise Refused(f"its version is not {_STREAM_VERSION}")
-        match Machine().run(file):
+        match Unpickler(file).read():
             case {"little_endian": True}:
                 start = file.tell()
             case _:
                 raise Refused("its byte order is not little")
-        machine = Machine()
-        self.saved = machine.run(file)
+        unpickler = Unpickler(file)
+        self.saved = unpickler.read()
         self.budget = file.tell() - start
-        keys = Machine().run(file)
+        keys = Unpickler(file).read()
         self._storages: dict[Storage, np.ndarray] = {}
         for key in keys if isinstance(keys, list) else []:
-            storage = machine.storages.get(key) if isinstance(key, str) else None
+            storage = unpickler.storages.get(key) if isinstance(key, str) else None
             if storage is None:
                 raise Refused("it has a storage that no tensor is of")
             self._storages[storage] = _read_storage(file, storage)
@@ -185,43 +183,14 @@ class _Reader:
         self._budget -= 1
         if self._budget < 0 or len(path) > _MAX_DEPTH:
             raise Refused("its containers hold themselves or are nested too deep")
+        if isinstance(value, StoredTensor):
+            return self._array(value) if self._want(path) else value
         if isinstance(value, dict):
             if not all(isinstance(key, str | int | float | None) for key in value):
                 raise Refused("a key is neither a string nor a number")
             return {key: self.read(item, (*path, key)) for key, item in value.items()}
-        if isinstance(value, list | tuple):
+        if type(value) in (list, tuple):
             return type(value)(self.read(item, (*path, i)) for i, item in enumerate(value))
-        if isinstance(value, StoredTensor):
-            return self._array(value) if self._want(path) else value
         if not isinstance(value, str | int | float | None):
             raise Refused(f"it holds a {type(value).__name__} as a value")
         return value
-
-
-def write(path: str | os.PathLike[str], value: Any) -> None:
-    """Writes what torch.load reads: dicts, lists, tuples, numbers, strings, and arrays as tensors.
-
-    An OrderedDict, which is what a state dict must be, stays one. The file appears once it is
-    complete. Raises UserError where it cannot be written.
-    """
-    path = FilePath(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with zipfile.ZipFile(temporary, "w") as archive:
-            _write(archive, value)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _write(archive: zipfile.ZipFile, value: Any) -> None:
-    arrays: list[np.ndarray] = []
-    archive.writestr(
-        "archive/data.pkl", pickle.PROTO + b"\x02" + instructions(value, arrays) + b"."
-    )
-    archive.writestr("archive/byteorder", b"little")
-    for key, array in enumerate(arrays):
-        archive.writestr(f"archive/data/{key}", array.tobytes())
-    archive.writestr("archive/version", b"3\n")

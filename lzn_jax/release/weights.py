@@ -6,12 +6,10 @@ frozen weights have no place. Adam's state and the schedule are not read.
 """
 
 import os
-from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from lzn_jax.configuration import UserError
 from lzn_jax.models import Variables
@@ -36,15 +34,11 @@ class Layout(NamedTuple):
 
 
 class Released(NamedTuple):
-    """Weights, their averages (where not asked for, the weights again), and how many updates.
-
-    `noise_levels` is the decoder's buffer, None for one that is to be computed.
-    """
+    """Weights, their averages (where not asked for, the weights again), and how many updates."""
 
     raw: Variables
     averaged: Variables
     iteration: int
-    noise_levels: np.ndarray | None = None
 
 
 def read(path: str | os.PathLike[str], layouts: Mapping[str, Layout], *, ema: bool) -> Released:
@@ -66,8 +60,7 @@ def read(path: str | os.PathLike[str], layouts: Mapping[str, Layout], *, ema: bo
                 if ema:
                     shadow = _averaged(saved.get(f"{entry}_ema"), weights, layouts[name])
                     averaged[name] = _variables(shadow, layouts[name], f"{entry}_ema")
-        noise_levels = saved.get(ENTRIES["decoder"], {}).get(PREFIX + BUFFER)
-        return Released(raw, averaged if ema else raw, _iteration(saved), noise_levels)
+        return Released(raw, averaged if ema else raw, _iteration(saved))
     except ValueError as error:
         raise UserError(f"{path} does not fit the config: {error}") from error
 
@@ -140,84 +133,3 @@ def trained_weights(variables: Mapping[str, Any], layout: Layout) -> dict[str, n
     frozen = layout.frozen()
     weights = to_weights(variables, layout.keys)
     return {key: value for key, value in weights.items() if key not in frozen}
-
-
-def write(
-    path: str | os.PathLike[str],
-    released: Released,
-    layouts: Mapping[str, Layout],
-    config: ConfigDict,
-) -> None:
-    """Writes a checkpoint that the paper's code loads to evaluate or to train on.
-
-    Adam's state, which we do not carry over, starts empty.
-    """
-    saved: dict[str, Any] = {}
-    counts = {}
-    for name, variables in released.raw.items():
-        weights = to_weights(variables, layouts[name].keys)
-        counts[name] = len(weights)
-        if name == "decoder":
-            levels = released.noise_levels
-            if levels is None:
-                levels = _noise_levels(config.decoder.time_embedding)
-            weights = {BUFFER: levels, **weights}
-        saved[ENTRIES[name]] = OrderedDict((PREFIX + key, w) for key, w in weights.items())
-    saved |= _training_state(released.iteration, counts, config)
-    for name, variables in released.averaged.items():
-        saved[f"{ENTRIES[name]}_ema"] = {
-            "decay": config.training.ema_decay,
-            "num_updates": released.iteration,
-            "shadow_params": list(trained_weights(variables, layouts[name]).values()),
-        }
-    torch_files.write(path, saved)
-
-
-def _noise_levels(time_embedding: str) -> np.ndarray:
-    """The decoder's buffer, which only has to be there: noise levels from the largest on down.
-
-    NumPy's exp decides their last bit, otherwise on CPUs with AVX-512 than on others, so that
-    a file's own are kept.
-    """
-    largest, count = {"positional": (50, 1000), "fourier": (378, 2000)}[time_embedding]
-    return np.exp(np.linspace(np.log(largest), np.log(0.01), count))
-
-
-def _training_state(
-    iteration: int, counts: Mapping[str, int], config: ConfigDict
-) -> dict[str, Any]:
-    """Entries of torch's Adam, of its linear warm-up, and of where training is."""
-    training = config.training
-    peaks = {name: training.learning_rate[name] for name in counts}
-    warmup = max(training.warmup_steps, 1)
-    share = min(iteration / warmup, 1.0)
-    rates = {name: peak * (share + (1 - share) / warmup) for name, peak in peaks.items()}
-    ends = np.cumsum([0, *counts.values()]).tolist()
-    groups = [
-        {
-            "lr": rates[name],
-            "betas": (0.9, 0.999),
-            "eps": 1e-8,
-            "weight_decay": 0,
-            "amsgrad": False,
-            "initial_lr": peaks[name],
-            "params": list(range(ends[i], ends[i + 1])),
-        }
-        for i, name in enumerate(counts)
-    ]
-    schedule = {
-        "start_factor": 1 / warmup,
-        "end_factor": 1.0,
-        "total_iters": warmup,
-        "base_lrs": list(peaks.values()),
-        "last_epoch": iteration,
-        "_step_count": iteration + 1,
-        "_last_lr": list(rates.values()),
-    }
-    return {
-        "optimizer": {"state": {}, "param_groups": groups},
-        "lr_scheduler": schedule,
-        "epoch": 0,
-        "iteration": iteration,
-        "grad_scalar": {},
-    }

@@ -4,9 +4,8 @@ A checkpoint has separate items, so that inference reads what it needs and nothi
 `ema`, `optimizer`, `context` (context anchors, where a run has them) and `progress` (step and
 data position, JSON). Everything else follows from seed and step.
 
-What is read is verified, by checksums of two kinds: `progress` has those of the arrays, and
-SHA256SUMS those of the files. Both are there before the checkpoint gets its name, so one that has
-a name was whole once.
+What is read is verified by the checksums of its files in SHA256SUMS, which is there before the
+checkpoint gets its name: one that has a name was whole once.
 """
 
 import errno
@@ -68,13 +67,13 @@ class Checkpoints:
     def save(self, step: int, items: Mapping[str, Any], progress: Mapping[str, int]) -> None:
         """Starts to write the array trees `items` and `progress`; returns once they are copied.
 
+        `progress` has the step, which tells a renamed checkpoint from one of that name.
         Raises UserError where the folder cannot be written: here, in the next call of `save` or
         `check`, or at the end. The checkpoints that are there stay.
         """
         self.wait()
-        known = checksums.of_arrays(items) | {"progress": _checksum_of_progress(step, progress)}
         args = {name: _save_args(tree) for name, tree in items.items()}
-        args["progress"] = ocp.args.JsonSave({**progress, "checksums": known})
+        args["progress"] = ocp.args.JsonSave(dict(progress))
         self._saving = step
         self._watchdog = threading.Timer(SLOW_SAVE_SECONDS, _report_slow, [step, self._folder])
         self._watchdog.daemon = True
@@ -167,14 +166,14 @@ class Checkpoints:
     def _read(self, step: int, targets: Mapping[str, Any]) -> dict[str, Any]:
         args = {name: _restore_args(tree) for name, tree in targets.items()}
         args["progress"] = ocp.args.JsonRestore()
-        with_files = _together(functools.partial(self._verify_files, step, args))
+        is_verified = _together(functools.partial(self._verify_files, step, args))
         restored = _together(lambda: self._manager.restore(step, args=ocp.args.Composite(**args)))
         items = {name: restored[name] for name in args}
-        with_arrays = _together(functools.partial(_verify_items, step, items))
-        if not with_arrays:
-            _log.warning("checkpoint %d is of an earlier version: it is not verified", step)
-        elif not with_files:
-            _log.info("checkpoint %d has no %s: arrays alone are verified", step, checksums.FILE)
+        items["progress"].pop("checksums", None)  # of arrays, in earlier versions
+        if items["progress"]["step"] != step:
+            raise DamagedError(f"it is that of step {items['progress']['step']}")
+        if not is_verified:
+            _log.warning("checkpoint %d has no %s: it is not verified", step, checksums.FILE)
         return items
 
     def _verify_files(self, step: int, items: Mapping[str, Any]) -> bool:
@@ -225,27 +224,6 @@ def _save_args(tree: Any) -> Any:
 def _restore_args(targets: Any) -> Any:
     restore_args = ocp.checkpoint_utils.construct_restore_args(targets)
     return ocp.args.PyTreeRestore(targets, restore_args=restore_args)
-
-
-def _verify_items(step: int, items: dict[str, Any]) -> bool:
-    """Compares arrays and progress with the checksums in there, which it takes out.
-
-    False if there are no checksums.
-    """
-    recorded = items["progress"].pop("checksums", None)
-    if recorded is None:
-        return False
-    arrays = {name: tree for name, tree in items.items() if name != "progress"}
-    found = checksums.of_arrays(arrays)
-    found["progress"] = _checksum_of_progress(step, items["progress"])
-    read = {name: value for name, value in recorded.items() if name.partition("/")[0] in items}
-    checksums.verify(found, read, "array")
-    return True
-
-
-def _checksum_of_progress(step: int, progress: Mapping[str, int]) -> str:
-    # With the step by which the folder is named, so that it cannot pass for another one.
-    return checksums.of_json([step, dict(progress)])
 
 
 def _together(action: Callable[[], _T]) -> _T:

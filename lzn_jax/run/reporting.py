@@ -204,10 +204,6 @@ class MetricLog:
         if self._sink:
             self._sink.image(step, name, path)
 
-    def sync(self) -> None:
-        """Bring the lines written so far to the disk, so that they outlive a power failure."""
-        os.fsync(self._file.fileno())
-
     def close(self) -> None:
         """Write what is pending and close the files."""
         self._file.close()

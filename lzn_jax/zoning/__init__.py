@@ -7,18 +7,26 @@ Two operations are enough for every task of a Latent Zoning Network:
 
 `decode` and `classify` follow the flow to the anchor whose zone a latent lies in;
 `best_assignment_log_probs` ranks all anchors; `distinct` lets equal samples share one anchor.
+`plain` has the same in the fewest lines.
 """
 
 from collections.abc import Callable
 
+from lzn_jax.zoning import plain
 from lzn_jax.zoning.adams import AdamsBashforth
 from lzn_jax.zoning.alignment import (
     alignment_loss,
     assignment_log_probs,
     best_assignment_log_probs,
 )
-from lzn_jax.zoning.distinct import Distinct, distinct
-from lzn_jax.zoning.latents import classify, compute_latents, decode, latents_in_context
+from lzn_jax.zoning.latents import (
+    Distinct,
+    classify,
+    compute_latents,
+    decode,
+    distinct,
+    latents_in_context,
+)
 from lzn_jax.zoning.solvers import DPMSolver, Euler, Solver
 
 # By the names that configs give them.
@@ -43,4 +51,5 @@ __all__ = [
     "decode",
     "distinct",
     "latents_in_context",
+    "plain",
 ]

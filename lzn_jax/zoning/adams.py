@@ -16,22 +16,19 @@ import dataclasses
 import functools
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lzn_jax.zoning.flow import Mixture, Points, Table, View, squared_distances
-from lzn_jax.zoning.precision import FULL, matmul
-from lzn_jax.zoning.solvers import SMALLEST_R, Tables, check_precision
+from lzn_jax.zoning.flow import Mixture, Points, Table, View, matmul, squared_distances
+from lzn_jax.zoning.solvers import SMALLEST_R, Tables
 
 _BEND = 3.0  # r_0 times the rms distance: where the grid turns from even to geometric
 _LOG_WEIGHT = 6.0  # where points start, other anchors together weigh at most e^-6
 _EQUAL = 3e-6  # of the rms distance: a sample encoded twice has anchors as near as that
 _SAMPLED = 256  # anchors whose nearest neighbours say where the flow towards the anchors ends
 _ORDER_TOWARDS_ANCHORS = 2
-_STEEP = 10.0  # r times the rms distance above which matrix products need full precision
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,10 +42,8 @@ class AdamsBashforth:
 
     num_steps: int
     order: int = 3
-    precision: str = FULL
 
     def __post_init__(self):
-        check_precision(self.precision)
         if self.num_steps < 1:
             raise ValueError(f"AdamsBashforth needs num_steps >= 1, got {self.num_steps}")
         if self.order not in (1, 2, 3):
@@ -57,9 +52,7 @@ class AdamsBashforth:
     def towards_prior(self, mixture: Mixture) -> Tables:
         """A grid a point."""
         steps, before = self.num_steps, self.order - 1  # nodes at which nothing moves yet
-        scale = _scale(mixture)
         shares = 1 - np.arange(-before, steps + 1) / steps
-        is_steep_S = _is_steep(_grid(scale.bend, scale.last, shares[before:-1]), scale)
 
         def table(view: View, points: Points) -> Table:
             nodes = _grid(*_bend_and_start(view, points), shares[:, None])
@@ -71,7 +64,6 @@ class AdamsBashforth:
             factors = factors[:, :steps]  # what is older has not moved
             return _table(
                 jnp.maximum(nodes[before:-1], SMALLEST_R),
-                is_steep_S,
                 factors.at[-1].set(0),
                 _by_drift(factors),
                 prior_weight_M,
@@ -82,8 +74,7 @@ class AdamsBashforth:
     def towards_anchors(self, mixture: Mixture) -> Tables:
         """One grid for all points, from r = 0 to where neighbouring anchors are told apart."""
         steps, order = self.num_steps, min(self.order, _ORDER_TOWARDS_ANCHORS, self.num_steps)
-        scale = _scale(mixture)
-        r = _grid(scale.bend, scale.last, np.arange(steps) / max(1, steps - 1))[:, None]
+        r = _grid(*_scale(mixture), np.arange(steps) / max(1, steps - 1))[:, None]
         factors = jnp.zeros((steps, order, 1), r.dtype)
         for k in range(min(order, steps) - 1):  # the first steps know fewer nodes
             known = [r[k - age] for age in range(k + 1)]
@@ -92,16 +83,8 @@ class AdamsBashforth:
         steady = jnp.stack(_integrals(known, r[order:]), axis=1)
         factors = factors.at[order - 1 : steps - 1].set(steady)
         end_weights = jnp.zeros_like(r).at[-1].set(1)  # the end point is the last mean
-        table = _table(jnp.maximum(r, SMALLEST_R), _is_steep(r[:, 0], scale), factors, end_weights)
+        table = _table(jnp.maximum(r, SMALLEST_R), factors, end_weights)
         return lambda view, points: table
-
-
-class _Scale(NamedTuple):
-    """What all points share: the rms distance of anchors, r where grids bend, and a last r."""
-
-    rms: jax.Array
-    bend: jax.Array
-    last: jax.Array
 
 
 def _grid(bend: jax.Array, last: jax.Array, shares: np.ndarray) -> jax.Array:
@@ -114,10 +97,6 @@ def _by_drift(factors_SxKxP: jax.Array) -> jax.Array:
     ages = range(factors_SxKxP.shape[1])
     columns = [jnp.pad(factors_SxKxP[age:, age], [(0, age), (0, 0)]) for age in ages]
     return functools.reduce(jnp.add, columns)
-
-
-def _is_steep(r_S: jax.Array, scale: _Scale) -> jax.Array:
-    return r_S * scale.rms > _STEEP
 
 
 def _integrals(nodes: Sequence[jax.Array], end: jax.Array) -> list[jax.Array]:
@@ -142,7 +121,6 @@ def _integrals(nodes: Sequence[jax.Array], end: jax.Array) -> list[jax.Array]:
 
 def _table(
     r_SxP: jax.Array,
-    is_steep_S: jax.Array,
     weights_SxKxP: jax.Array,
     end_weights_SxP: jax.Array,
     prior_weight_P: jax.Array | None = None,
@@ -151,9 +129,7 @@ def _table(
     is_at_prior = prior_weight_P is not None
     start, end = jnp.ones((), r_SxP.dtype), jnp.asarray(is_at_prior, r_SxP.dtype)
     zero = jnp.zeros_like(start)
-    return Table(
-        r_SxP, is_steep_S, weights_SxKxP, end_weights_SxP, prior_weight_P, start, zero, end, 1 - end
-    )
+    return Table(r_SxP, weights_SxKxP, end_weights_SxP, prior_weight_P, start, zero, end, 1 - end)
 
 
 def _bend_and_start(view: View, points: Points) -> tuple[jax.Array, jax.Array]:
@@ -165,7 +141,7 @@ def _bend_and_start(view: View, points: Points) -> tuple[jax.Array, jax.Array]:
     noise_MxQ = points.start_MxQ
     log_total_N = jax.nn.logsumexp(view.log_weights_N)
     log_total_M = jnp.logaddexp(log_total_N, view.log_joined_M)
-    inner_MxN = matmul(noise_MxQ, view.shifted_anchors_NxQ.T, FULL)
+    inner_MxN = matmul(noise_MxQ, view.shifted_anchors_NxQ.T)
     inner_MxN -= jnp.sum(noise_MxQ * view.shifted_centres_MxQ, axis=1, keepdims=True)
     inner_MxK = jnp.sum(noise_MxQ[:, None] * view.rival_offsets_MxKxQ, axis=2)
     groups = (
@@ -194,17 +170,18 @@ def _bend_and_start(view: View, points: Points) -> tuple[jax.Array, jax.Array]:
     return bend_M, jnp.where(start_M > 0, start_M, bend_M)
 
 
-def _scale(mixture: Mixture) -> _Scale:
-    """Of the anchors that are not removed. Neighbours are nearest ones, the median of a sample.
+def _scale(mixture: Mixture) -> tuple[jax.Array, jax.Array]:
+    """Where the grid that all points share bends, and its last r, of anchors that are not removed.
 
-    Neighbours that are much nearer than the median are not told apart, and need not be.
+    There nearest neighbours are told apart, the median of a sample. Those that are much nearer are
+    not, and need not be.
     """
     anchors_NxQ, log_weights_N = mixture
     is_kept_N = log_weights_N > -jnp.inf
     weights_N = jax.nn.softmax(log_weights_N)
-    mean_Q = jnp.sum(jnp.where(is_kept_N, weights_N * anchors_NxQ.T, 0), axis=1)
+    mean_Q = jnp.sum(weights_N * anchors_NxQ.T, axis=1)
     squared_N = jnp.sum((anchors_NxQ - mean_Q) ** 2, axis=1)
-    rms = jnp.sqrt(2 * jnp.sum(jnp.where(is_kept_N, weights_N * squared_N, 0)))
+    rms = jnp.sqrt(2 * jnp.sum(weights_N * squared_N))
 
     count = jnp.sum(is_kept_N)
     shares = np.linspace(0, 1, min(_SAMPLED, len(anchors_NxQ)))
@@ -217,4 +194,4 @@ def _scale(mixture: Mixture) -> _Scale:
 
     rms = jnp.where(rms > 0, rms, 1)
     last = 1.5 * (2 * jnp.sqrt(2 * jnp.log(count.astype(rms.dtype))) + 1) / median
-    return _Scale(rms, _BEND / rms, jnp.where(jnp.isnan(last), _BEND / rms, last))
+    return _BEND / rms, jnp.where(jnp.isnan(last), _BEND / rms, last)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from lzn_jax.zoning.devices import spread
+from lzn_jax.zoning.arguments import checked_indices, mixture_and_points, public
 from lzn_jax.zoning.flow import (
     Mixture,
     Points,
@@ -18,12 +18,12 @@ from lzn_jax.zoning.flow import (
     log_assignments,
 )
 from lzn_jax.zoning.integrate import Way, by_rows, integrate, mixture_cotangent, zero_sums
-from lzn_jax.zoning.latents import checked_indices, classify, mixture_and_points
+from lzn_jax.zoning.latents import classify
+from lzn_jax.zoning.rows import spread
 from lzn_jax.zoning.solvers import Solver
 
 
-@functools.partial(jax.jit, static_argnames="solver")
-@jax.named_scope("zoning")
+@public
 def assignment_log_probs(
     latents: Float[Array, "m q"],
     anchors: Float[Array, "n q"],
@@ -51,8 +51,7 @@ def assignment_log_probs(
     return integrate(mixture, points, way).log_own_MxS.T
 
 
-@functools.partial(jax.jit, static_argnames=("solver", "cutoff"))
-@jax.named_scope("zoning")
+@public
 def best_assignment_log_probs(
     latents: Float[Array, "m q"],
     anchors: Float[Array, "n q"],
@@ -64,17 +63,18 @@ def best_assignment_log_probs(
     """Log P of each latent for every anchor: its best assignment to it after the cut-off (§2.2.2).
 
     What `alignment_loss` takes for the target, for all anchors at once: to rank them. It has no
-    derivative. Arguments, dtype and errors as for `alignment_loss`; of a removed anchor -inf.
+    derivative: NotImplementedError where one is asked for. Arguments, dtype and other errors as for
+    `alignment_loss`; of a removed anchor -inf.
     """
     dropped = _dropped(cutoff, solver)
-    mixture, latents = mixture_and_points(anchors, log_weights, latents=latents)
+    mixture, latents = mixture_and_points(log_weights, anchors=anchors, latents=latents)
     # From where a latent ends logits are small numbers; from elsewhere, differences of large ones.
     nearest = classify(latents, anchors, solver=solver, log_weights=log_weights)
     mixture, points, _ = spread(mixture, Points(latents, own_M=nearest))
 
     def block(view, table, points, record, linear, sums):
         del linear
-        _, record = flow(view, table, points, solver.precision)
+        _, record = flow(view, table, points)
 
         def step(best_MxN, row):
             u_MxQ, r, log_total_M = row
@@ -96,8 +96,7 @@ def _dropped(cutoff: float, solver: Solver) -> int:
     return int(cutoff * solver.num_steps)
 
 
-@functools.partial(jax.jit, static_argnames=("solver", "cutoff", "form"))
-@jax.named_scope("zoning")
+@public
 def alignment_loss(
     latents: Float[Array, "m q"],
     anchors: Float[Array, "n q"],
@@ -126,7 +125,7 @@ def alignment_loss(
     Returns:
       The loss, and a dict with `assignment_accuracy` (share of latents whose last recorded
       assignment is largest at the target) and `ode_error` (mean of |end of the flow - target
-      anchor| / |target anchor|).
+      anchor| / |target anchor|), which have no gradient: JAX takes them for constants.
 
     Raises:
       ValueError: no latents, shapes do not fit each other, cutoff out of range, unknown form.
@@ -143,7 +142,8 @@ def alignment_loss(
         raise ValueError(f"is_present must be ({len(latents)},), got {is_present.shape}")
     counts = is_present.astype(points.start_MxQ.dtype)  # 0 for points that `spread` adds
     totals = _align(way, _Objective(dropped, form), *spread(mixture, points, counts))
-    loss, accuracy, error = totals / jnp.maximum(jnp.sum(counts), 1)
+    loss, *metrics = totals / jnp.maximum(jnp.sum(counts), 1)
+    accuracy, error = jax.lax.stop_gradient(metrics)
     return loss, {"assignment_accuracy": accuracy, "ode_error": error}
 
 
@@ -154,7 +154,7 @@ def _beside_targets(
 
     Seen from the target the own logit is exact, however certain the assignment.
     """
-    mixture, latents = mixture_and_points(anchors, log_weights, latents=latents)
+    mixture, latents = mixture_and_points(log_weights, anchors=anchors, latents=latents)
     targets = checked_indices("targets", targets, mixture, latents)
     return mixture, Points(latents, own_M=targets), Way(solver, "anchors")
 
@@ -181,7 +181,7 @@ class _Objective(NamedTuple):
 
 
 def _zero_totals(mixture: Mixture) -> Array:
-    return jnp.zeros(3, mixture.log_weights_N.dtype)
+    return jnp.zeros_like(mixture.log_weights_N, shape=3)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -196,7 +196,7 @@ def _align(
 
     def block(view, table, points, record, counts, totals):
         del record
-        trajectory, _ = flow(view, table, points, way.solver.precision)
+        trajectory, _ = flow(view, table, points)
         return (), totals + objective.totals(trajectory, view, counts)
 
     return by_rows(block, way, mixture, points, (), counts_M, _zero_totals)[1]
@@ -207,11 +207,11 @@ def _align_fwd(
 ) -> tuple[Array, tuple[Mixture, Points]]:
     def block(view, table, points, record, counts, sums):
         totals, mixture_sums = sums
-        trajectory, record = flow(view, table, points, way.solver.precision)
+        trajectory, record = flow(view, table, points)
         _, pull = jax.vjp(objective.of, trajectory.log_own_MxS)
         d_end, (d_log_own,) = jnp.zeros_like(trajectory.end_MxQ), pull(counts)
         d_points, mixture_sums = flow_vjp(
-            view, table, points, record, d_end, d_log_own, mixture_sums, way.solver.precision
+            view, table, points, record, d_end, d_log_own, mixture_sums
         )
         return d_points, (totals + objective.totals(trajectory, view, counts), mixture_sums)
 

@@ -18,19 +18,16 @@ This file is the mathematics for one block of points: `flow` and its derivative 
 is written out because it needs none of what automatic differentiation would keep: with the
 states u_k and the normalisers known, a step back is five matrix products.
 
-The plain form, in x and t with every difference formed, is in tests/zoning/oracle.py.
+The result is that of plain.py; what follows keeps float32's digits and bounds memory.
 
 Axis sizes in names: M points, N anchors, Q latent dimensions, S solver steps, K rivals.
 """
 
 import functools
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-
-from lzn_jax.zoning.precision import FULL, matmul
 
 # In groups of four or more anchors that are 1e-4 apart latents are off by 2e-4, as in the plain
 # form. Four rivals would mend that, and take 4 to 7 % more time of all gradients.
@@ -38,6 +35,10 @@ NUM_RIVALS = 2
 SMALL_SIDE = 64  # matrices with a shorter side are slow to multiply
 # Off-own weights below e^-60 change nothing: not even times r = 1e4 and 1e5 anchors.
 _NEGLIGIBLE_LOGIT = -60.0
+
+
+matmul = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+_dot = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
 
 
 class Mixture(NamedTuple):
@@ -73,7 +74,6 @@ class Table(NamedTuple):
 
     Attributes:
       r_SxP: coordinate r = (1-t)/t of each evaluation.
-      is_steep_S: where r is so large that matrix products need full precision.
       weights_SxKxP: factors of the newest drift, the one before it, ... in the next state; in the
         last row, after which nothing is evaluated, 0.
       end_weights_SxP: factor of each drift in the end point.
@@ -84,7 +84,6 @@ class Table(NamedTuple):
     """
 
     r_SxP: jax.Array
-    is_steep_S: jax.Array
     weights_SxKxP: jax.Array
     end_weights_SxP: jax.Array
     prior_weight_P: jax.Array | None
@@ -162,7 +161,7 @@ class _Sums(NamedTuple):
     rival_log_weights_MxK: jax.Array
 
 
-def flow(view: View, table: Table, points: Points, precision: str) -> tuple[Trajectory, Record]:
+def flow(view: View, table: Table, points: Points) -> tuple[Trajectory, Record]:
     """Runs points through every row of a solver's table, its numbers in the points' dtype."""
     own_log_weight_M = view.own_log_weight_M
     zeros_M, zeros_MxQ = jnp.zeros_like(own_log_weight_M), jnp.zeros_like(points.start_MxQ)
@@ -171,13 +170,9 @@ def flow(view: View, table: Table, points: Points, precision: str) -> tuple[Traj
 
     def step(state, row):
         u, past, end = state
-        r, is_steep, weights, end_weight = row
-        drift, log_total, others, log_other = _unless_certain(
-            unmoved,
-            lambda precision: _evaluate(view, u, r, precision),
-            precision,
-            _is_certain(view, u, r),
-            is_steep,
+        r, weights, end_weight = row
+        drift, log_total, others, log_other = jax.lax.cond(
+            _is_certain(view, u, r), lambda: unmoved, lambda: _evaluate(view, u, r)
         )
         drifts = (drift, *past)
         state = (u + _combine(weights, drifts), drifts[:-1], end + end_weight[:, None] * drift)
@@ -205,7 +200,6 @@ def flow_vjp(
     d_end_MxQ: jax.Array,
     d_log_own_MxS: jax.Array,
     mixture_sums: MixtureSums,
-    precision: str,
 ) -> tuple[Points, MixtureSums]:
     """Cotangents of points, and of the mixture added to `mixture_sums`, from those of a flow."""
     # Drift k moved the states after k by weights[k], weights[k+1], ...: one column an age.
@@ -214,17 +208,13 @@ def flow_vjp(
 
     def step(state, row):
         d_u, d_later, sums = state  # d_u: of the state after this step; d_later: of those after
-        (r, is_steep, weights, end_weight), (u, log_total, others), d_log_own = row
+        (r, weights, end_weight), (u, log_total, others), d_log_own = row
         d_states = (d_u, *d_later)
         d_drift = _combine(weights, d_states) + end_weight[:, None] * d_end_MxQ
-        d_here, sums = _unless_certain(
-            (jnp.zeros_like(d_u), sums),
-            lambda precision: _evaluate_vjp(
-                view, u, r, log_total, others, d_drift, d_log_own, sums, precision
-            ),
-            precision,
+        d_here, sums = jax.lax.cond(
             _is_certain(view, u, r),
-            is_steep,
+            lambda: (jnp.zeros_like(d_u), sums),
+            lambda: _evaluate_vjp(view, u, r, log_total, others, d_drift, d_log_own, sums),
         )
         return (d_u + d_here, d_states[:-1], sums), None
 
@@ -253,7 +243,7 @@ def log_assignments(
     view: View, own_M: jax.Array, u_MxQ: jax.Array, r: jax.Array, log_total_M: jax.Array
 ) -> jax.Array:
     """Log soft assignments (M, N) at a state and its normaliser, seen from the anchors `own_M`."""
-    logits, rows_M = _logits(view, u_MxQ, r, FULL), jnp.arange(len(own_M))
+    logits, rows_M = _logits(view, u_MxQ, r), jnp.arange(len(own_M))
     # Where anchors are too few, a rival is another one again, at an infinite distance.
     logits_MxN = logits.anchors_MxN.at[rows_M[:, None], view.rivals_MxK].max(logits.rivals_MxK)
     logits_MxN = logits_MxN.at[rows_M, own_M].set(view.own_log_weight_M)
@@ -305,7 +295,7 @@ def _centres(
 
 
 def _rows(table: Table, weights: Any) -> tuple[Any, ...]:
-    return table.r_SxP, table.is_steep_S, weights, table.end_weights_SxP
+    return table.r_SxP, weights, table.end_weights_SxP
 
 
 def _combine(weights: jax.Array, arrays: tuple[jax.Array, ...]) -> jax.Array:
@@ -313,21 +303,19 @@ def _combine(weights: jax.Array, arrays: tuple[jax.Array, ...]) -> jax.Array:
     return functools.reduce(jnp.add, terms)
 
 
-def _dot(equation: str, a: jax.Array, b: jax.Array) -> jax.Array:
-    return jnp.einsum(equation, a, b, precision=jax.lax.Precision.HIGHEST)
-
-
 def centred(mixture: Mixture) -> tuple[Mixture, jax.Array]:
     """The mixture seen from an origin (Q,) among its anchors, and the origin; nothing is rounded.
+
+    Removed anchors, which may be NaN, become copies of the one of the largest weight.
 
     A number minus another one of half to twice its size is exact (Sterbenz). So the origin is the
     middle of the anchors where all of them are within a quarter of it, and 0 in other dimensions,
     where they are not large compared to what sets them apart.
     """
-    anchors_NxQ = mixture.anchors_NxQ
-    is_removed_N = jnp.isneginf(mixture.log_weights_N)[:, None]
-    low_Q = jnp.min(jnp.where(is_removed_N, jnp.inf, anchors_NxQ), axis=0)
-    high_Q = jnp.max(jnp.where(is_removed_N, -jnp.inf, anchors_NxQ), axis=0)
+    anchors_NxQ, log_weights_N = mixture
+    likeliest_Q = anchors_NxQ[jnp.argmax(log_weights_N)]
+    anchors_NxQ = jnp.where(jnp.isneginf(log_weights_N)[:, None], likeliest_Q, anchors_NxQ)
+    low_Q, high_Q = jnp.min(anchors_NxQ, axis=0), jnp.max(anchors_NxQ, axis=0)
     middle_Q = (low_Q + high_Q) / 2
     is_exact_Q = high_Q - low_Q <= jnp.abs(middle_Q) / 2
     origin_Q = jnp.where(is_exact_Q, middle_Q, 0)
@@ -386,7 +374,7 @@ def squared_distances(a_MxQ: jax.Array, b_NxQ: jax.Array) -> jax.Array:
             terms = [x + y for x, y in zip(terms[::2], terms[1::2], strict=True)]
         return total_MxN + terms[0], None
 
-    zeros = jnp.zeros((len(a_MxQ), len(b_NxQ)), a_MxQ.dtype)
+    zeros = jnp.zeros_like(a_MxQ, shape=(len(a_MxQ), len(b_NxQ)))
     return jax.lax.scan(add, zeros, (a, b))[0]
 
 
@@ -401,22 +389,8 @@ def _is_certain(view: View, u_MxQ: jax.Array, r: jax.Array) -> jax.Array:
     return jnp.all(logit_M - view.own_log_weight_M < _NEGLIGIBLE_LOGIT)
 
 
-def _unless_certain(
-    unmoved: Any,
-    evaluate: Callable[[str], Any],
-    precision: str,
-    is_certain: jax.Array,
-    is_steep: jax.Array,
-) -> Any:
-    """`evaluate(precision)`, in full precision at the steps where r is large."""
-    precisions = [FULL] if precision == FULL else [FULL, precision]
-    branches = [functools.partial(evaluate, choice) for choice in precisions]
-    choice = jnp.where(is_certain, 0, jnp.where(is_steep, 1, len(precisions)))
-    return jax.lax.switch(choice, [lambda: unmoved, *branches])
-
-
-def _logits(view: View, u_MxQ: jax.Array, r: jax.Array, precision: str) -> _Logits:
-    inner_MxN = matmul(u_MxQ, view.shifted_anchors_NxQ.T, precision)
+def _logits(view: View, u_MxQ: jax.Array, r: jax.Array) -> _Logits:
+    inner_MxN = matmul(u_MxQ, view.shifted_anchors_NxQ.T)
     inner_MxN -= _pairwise_sum(u_MxQ * view.shifted_centres_MxQ)[:, None]
     inner_MxK = _dot("mq,mkq->mk", u_MxQ, view.rival_offsets_MxKxQ)
     r = r[:, None]
@@ -427,21 +401,21 @@ def _logits(view: View, u_MxQ: jax.Array, r: jax.Array, precision: str) -> _Logi
 
 
 def _evaluate(
-    view: View, u_MxQ: jax.Array, r: jax.Array, precision: str
+    view: View, u_MxQ: jax.Array, r: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """Drift ā - c, log normaliser, and two probabilities.
 
     They are that of all anchors but the own one and the rivals, and the log of the likeliest other
     anchor's.
     """
-    logits = _logits(view, u_MxQ, r, precision)
+    logits = _logits(view, u_MxQ, r)
     largest_M = jnp.maximum(jnp.max(logits.anchors_MxN, axis=1), jnp.max(logits.rivals_MxK, axis=1))
     shift_M = jnp.maximum(largest_M, view.own_log_weight_M)
     w_MxN = jnp.exp(logits.anchors_MxN - shift_M[:, None])
     w_MxK = jnp.exp(logits.rivals_MxK - shift_M[:, None])
     w_sum_M = jnp.sum(w_MxN, axis=1)
     total_M = w_sum_M + jnp.sum(w_MxK, axis=1) + jnp.exp(view.own_log_weight_M - shift_M)
-    drift_MxQ = matmul(w_MxN, view.shifted_anchors_NxQ, precision)
+    drift_MxQ = matmul(w_MxN, view.shifted_anchors_NxQ)
     drift_MxQ -= w_sum_M[:, None] * view.shifted_centres_MxQ
     drift_MxQ += _dot("mk,mkq->mq", w_MxK, view.rival_offsets_MxKxQ)
     log_total_M = shift_M + jnp.log(total_M)
@@ -458,7 +432,6 @@ def _evaluate_vjp(
     d_drift_MxQ: jax.Array,
     d_log_own_M: jax.Array,
     sums: _Sums,
-    precision: str,
 ) -> tuple[jax.Array, _Sums]:
     """Cotangent of u from those of drift and log own probability; adds the rest to `sums`.
 
@@ -466,12 +439,12 @@ def _evaluate_vjp(
 
         d_u = r Σ_j d_logit_j (a_j - c),    d_a_j = d_logit_j (r u - r² (a_j - c)) + w_j d_drift.
     """
-    logits = _logits(view, u_MxQ, r, precision)
+    logits = _logits(view, u_MxQ, r)
     w_MxN = jnp.exp(logits.anchors_MxN - log_total_M[:, None])
     w_MxK = jnp.exp(logits.rivals_MxK - log_total_M[:, None])
     w_own_M = jnp.exp(view.own_log_weight_M - log_total_M)
 
-    h_MxN = matmul(d_drift_MxQ, view.shifted_anchors_NxQ.T, precision)
+    h_MxN = matmul(d_drift_MxQ, view.shifted_anchors_NxQ.T)
     h_MxN -= _dot("mq,mq->m", d_drift_MxQ, view.shifted_centres_MxQ)[:, None]
     h_MxK = _dot("mq,mkq->mk", d_drift_MxQ, view.rival_offsets_MxKxQ)
     h_N_M = jnp.sum(w_MxN * h_MxN, axis=1)
@@ -484,7 +457,7 @@ def _evaluate_vjp(
     d_logit_sum_N = jnp.sum(d_logit_MxN, axis=0)
     shrinkage_N = r**2 * d_logit_sum_N if len(r) == 1 else _dot("m,mn->n", r**2, d_logit_MxN)
     r = r[:, None]
-    pull_MxQ = matmul(d_logit_MxN, view.shifted_anchors_NxQ, precision)
+    pull_MxQ = matmul(d_logit_MxN, view.shifted_anchors_NxQ)
     pull_MxQ -= d_logit_sum_M[:, None] * view.shifted_centres_MxQ
     push_MxQ = r * (u_MxQ + r * view.shifted_centres_MxQ)
     d_centres_MxQ = (
@@ -494,8 +467,8 @@ def _evaluate_vjp(
         :, None
     ] * (u_MxQ[:, None] - r[:, None] * view.rival_offsets_MxKxQ)
     d_u_MxQ = r * (pull_MxQ + _dot("mk,mkq->mq", d_logit_MxK, view.rival_offsets_MxKxQ))
-    anchors_QxN = _add_product(sums.mixture.anchors_QxN, d_drift_MxQ, w_MxN, precision)
-    anchors_QxN = _add_product(anchors_QxN, push_MxQ, d_logit_MxN, precision)
+    anchors_QxN = _add_product(sums.mixture.anchors_QxN, d_drift_MxQ, w_MxN)
+    anchors_QxN = _add_product(anchors_QxN, push_MxQ, d_logit_MxN)
     return d_u_MxQ, _Sums(
         MixtureSums(anchors_QxN, sums.mixture.log_weights_N + d_logit_sum_N),
         sums.shrinkage_N + shrinkage_N,
@@ -535,9 +508,7 @@ def _add_prior_drift(view: View, d_drift_MxQ: jax.Array, sums: _Sums) -> _Sums:
     )
 
 
-def _add_product(
-    sum_QxN: jax.Array, a_MxQ: jax.Array, b_MxN: jax.Array, precision: str
-) -> jax.Array:
+def _add_product(sum_QxN: jax.Array, a_MxQ: jax.Array, b_MxN: jax.Array) -> jax.Array:
     """`sum_QxN + a_MxQ.T @ b_MxN`, in place, for as many dimensions at a time as there are rows.
 
     So the product needs no more memory than `b_MxN`, however few rows a block has.
@@ -547,7 +518,7 @@ def _add_product(
 
     def add(start, size, sum_QxN):
         part = functools.partial(jax.lax.dynamic_slice_in_dim, start_index=start, slice_size=size)
-        product = matmul(part(a_MxQ, axis=1).T, b_MxN, precision)
+        product = matmul(part(a_MxQ, axis=1).T, b_MxN)
         return jax.lax.dynamic_update_slice_in_dim(sum_QxN, part(sum_QxN) + product, start, 0)
 
     num_parts, rest = divmod(num_dims, size)

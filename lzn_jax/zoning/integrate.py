@@ -1,4 +1,4 @@
-"""The latent flow of any number of points, differentiable, block by block, on any devices."""
+"""The latent flow of any number of points, differentiable once, block by block, on any devices."""
 
 import functools
 from collections.abc import Callable
@@ -7,7 +7,6 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lzn_jax.zoning.devices import over_devices, spread
 from lzn_jax.zoning.flow import (
     Mixture,
     MixtureSums,
@@ -18,7 +17,7 @@ from lzn_jax.zoning.flow import (
     flow_vjp,
     make_view,
 )
-from lzn_jax.zoning.rows import in_blocks, rows_a_block
+from lzn_jax.zoning.rows import in_blocks, over_devices, rows_a_block, spread
 from lzn_jax.zoning.solvers import Solver, Tables
 
 
@@ -51,7 +50,7 @@ def _trajectory(way: Way, mixture: Mixture, points: Points) -> Trajectory:
 def _trajectory_fwd(way: Way, mixture: Mixture, points: Points) -> tuple[Trajectory, Any]:
     def block(view, table, points, record, linear, sums):
         del record, linear
-        return flow(view, table, points, way.solver.precision), sums
+        return flow(view, table, points), sums
 
     (trajectory, record), _ = by_rows(block, way, mixture, points)
     return trajectory, (mixture, points, record)
@@ -62,7 +61,7 @@ def _trajectory_bwd(way: Way, residuals: Any, cotangent: Trajectory) -> tuple[Mi
 
     def block(view, table, points, record, linear, sums):
         d_end, d_log_own = linear
-        return flow_vjp(view, table, points, record, d_end, d_log_own, sums, way.solver.precision)
+        return flow_vjp(view, table, points, record, d_end, d_log_own, sums)
 
     linear = (cotangent.end_MxQ, cotangent.log_own_MxS)
     d_points, sums = by_rows(block, way, mixture, points, record, linear, zero_sums)
@@ -83,7 +82,8 @@ def by_rows(
 ) -> tuple[Any, Any]:
     """`function(view, table, points, record, linear, sums)` of a block of points, for all of them.
 
-    They, the rows of `record` and `linear`, and the mixture are placed as `spread` does it.
+    They, the rows of `record` and `linear`, and the mixture are placed as `spread` does it. There
+    is no derivative of this: what has one writes it out, as another call.
     """
 
     def on_a_device(mixture, rows, linear, sums):
@@ -98,7 +98,16 @@ def by_rows(
 
         return in_blocks(block, size)(mixture, rows, linear, sums)
 
-    return over_devices(on_a_device, zero_sums)(mixture, (points, record), linear)
+    call = jax.custom_jvp(over_devices(on_a_device, zero_sums))
+    call.defjvp(_refuse)
+    return call(mixture, (points, record), linear)
+
+
+def _refuse(primals: Any, tangents: Any) -> Any:
+    raise NotImplementedError(
+        "zoning has first derivatives only, and best_assignment_log_probs none: differentiate "
+        "once, or stop the gradient of the arrays (jax.lax.stop_gradient)"
+    )
 
 
 def zero_sums(mixture: Mixture) -> MixtureSums:

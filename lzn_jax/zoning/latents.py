@@ -1,20 +1,19 @@
 """Latent computation: from anchors to latents and back (paper §2.2.1)."""
 
-import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
-from lzn_jax.zoning.devices import over_devices, spread
+from lzn_jax.zoning.arguments import checked_indices, mixture_and_points, public
 from lzn_jax.zoning.flow import Joined, Mixture, Points
 from lzn_jax.zoning.integrate import Way, integrate
+from lzn_jax.zoning.rows import over_devices, spread
 from lzn_jax.zoning.solvers import Solver
 
 
-@functools.partial(jax.jit, static_argnames="solver")
-@jax.named_scope("zoning")
+@public
 def compute_latents(
     anchors: Float[Array, "n q"],
     noise: Float[Array, "m q"],
@@ -38,9 +37,10 @@ def compute_latents(
       (m, q) latents, in float64 if an input is float64, else in float32.
 
     Raises:
-      ValueError: shapes do not fit each other.
+      ValueError: shapes do not fit, an index is out of range (found where its value is known, as
+        outside of `jit`), or `solver` is no solver.
     """
-    mixture, noise = mixture_and_points(anchors, log_weights, noise=noise)
+    mixture, noise = mixture_and_points(log_weights, anchors=anchors, noise=noise)
     if own is None:
         if noise.shape[0] != anchors.shape[0]:
             got = f"{noise.shape[0]} rows for {anchors.shape[0]} anchors"
@@ -50,8 +50,7 @@ def compute_latents(
     return integrate(mixture, Points(noise, own_M=own), Way(solver, "prior")).end_MxQ
 
 
-@functools.partial(jax.jit, static_argnames="solver")
-@jax.named_scope("zoning")
+@public
 def latents_in_context(
     queries: Float[Array, "m q"],
     context: Float[Array, "n q"],
@@ -73,7 +72,9 @@ def latents_in_context(
       query_log_weights: (m,) log weights of the queries on the same scale, such as the log of how
         often a caption occurs; None is 0 for each.
     """
-    mixture, noise, queries = mixture_and_points(context, log_weights, noise=noise, queries=queries)
+    mixture, queries, noise = mixture_and_points(
+        log_weights, context=context, queries=queries, noise=noise
+    )
     if query_log_weights is None:
         query_log_weights = jnp.zeros(len(queries), queries.dtype)
     if query_log_weights.shape != queries.shape[:1]:
@@ -83,8 +84,7 @@ def latents_in_context(
     return integrate(mixture, Points(noise, joined=joined), Way(solver, "prior")).end_MxQ
 
 
-@functools.partial(jax.jit, static_argnames="solver")
-@jax.named_scope("zoning")
+@public
 def decode(
     latents: Float[Array, "m q"],
     anchors: Float[Array, "n q"],
@@ -98,12 +98,11 @@ def decode(
       latents: (m, q).
       anchors, solver, log_weights, returns, raises: as for `compute_latents`.
     """
-    mixture, latents = mixture_and_points(anchors, log_weights, latents=latents)
+    mixture, latents = mixture_and_points(log_weights, anchors=anchors, latents=latents)
     return integrate(mixture, Points(latents), Way(solver, "anchors")).end_MxQ
 
 
-@functools.partial(jax.jit, static_argnames="solver")
-@jax.named_scope("zoning")
+@public
 def classify(
     latents: Float[Array, "m q"],
     anchors: Float[Array, "n q"],
@@ -119,7 +118,7 @@ def classify(
       (m,) int32.
     """
     points = decode(latents, anchors, solver=solver, log_weights=log_weights)
-    mixture, _ = mixture_and_points(anchors, log_weights, points=points)
+    mixture, _ = mixture_and_points(log_weights, anchors=anchors, points=points)
     mixture, rows, _ = spread(mixture, points)
     nearest, _ = over_devices(_nearest, lambda mixture: ())(mixture, rows, ())
     return nearest[: len(points)]
@@ -133,36 +132,31 @@ def _nearest(mixture: Mixture, points: Array, linear: tuple[()], sums: Any) -> t
     return jnp.argmin(distances, axis=1).astype(jnp.int32), sums
 
 
-def mixture_and_points(anchors: Array, log_weights: Array | None, **points: Array) -> list[Any]:
-    """The mixture of anchors (n, q), uniform without log weights (n,), and points (m, q) beside it.
+class Distinct(NamedTuple):
+    """Which rows of a batch of b samples are equal; for zoning with one anchor a row.
 
-    In float64 if one of them is, else in float32. Raises ValueError where shapes do not fit.
+    Attributes:
+      first: (b,) int32, for each row the first that is equal to it: `own`, or `targets`.
+      log_counts: (b,) `log_weights`: at a first row the log of how many are equal to it, else -inf.
     """
-    for name, array in points.items():
-        if anchors.ndim != 2 or array.shape[1:] != anchors.shape[1:]:
-            raise ValueError(
-                f"anchors (n, q) and {name} (m, q) must share q, got {anchors.shape}, {array.shape}"
-            )
-    if len({array.shape for array in points.values()}) > 1:
-        raise ValueError(f"{' and '.join(points)} differ in shape")
-    if len(anchors) == 0:
-        raise ValueError(f"at least one anchor is needed, got {anchors.shape}")
-    if log_weights is None:
-        log_weights = jnp.zeros(len(anchors), jnp.float32)
-    if log_weights.shape != anchors.shape[:1]:
-        raise ValueError(f"log_weights must be ({len(anchors)},), got {log_weights.shape}")
-    arrays = (anchors, log_weights, *points.values())
-    dtype = jnp.result_type(jnp.float32, *arrays)
-    anchors, log_weights, *placed = (jnp.asarray(array, dtype) for array in arrays)
-    return [Mixture(anchors, log_weights), *placed]
+
+    first: Int[Array, " b"]
+    log_counts: Float[Array, " b"]
 
 
-def checked_indices(name: str, indices: Array, mixture: Mixture, points: Array) -> Array:
-    """An anchor's index for each point, none negative: indexing wraps these, comparing does not.
+@jax.jit
+def distinct(samples: Int[Array, "b ..."], is_present: Bool[Array, " b"] | None = None) -> Distinct:
+    """The distinct samples of a batch, b > 0, such as labels (b,) or tokens (b, l).
 
-    Raises ValueError unless there is one index a point.
+    Rows that are not present count for nothing, whatever they hold; their `first` is a row that is
+    present. Where none is, row 0 stands for all, so that there is an anchor.
     """
-    if indices.shape != points.shape[:1]:
-        raise ValueError(f"{name} must be ({points.shape[0]},), got {indices.shape}")
-    indices = indices.astype(jnp.int32)  # short integers may not reach the number of anchors
-    return jnp.where(indices < 0, indices + len(mixture.anchors_NxQ), indices)
+    count = len(samples)
+    if is_present is None:
+        is_present = jnp.ones(count, bool)
+    is_present = jnp.where(jnp.any(is_present), is_present, jnp.arange(count) == 0)
+    rows = jnp.column_stack([is_present.astype(samples.dtype), samples.reshape(count, -1)])
+    _, row, group = jnp.unique(rows, axis=0, return_index=True, return_inverse=True, size=count)
+    first = jnp.where(is_present, row[group.reshape(-1)], jnp.argmax(is_present))
+    counts = jnp.zeros(count).at[first].add(is_present)
+    return Distinct(first.astype(jnp.int32), jnp.log(counts))

@@ -12,21 +12,18 @@ the anchors.
 
 The end point has a row of its own because u = (x - (1-t) c)/t has no finite value at t = 0.
 
-The paper's two solvers are here: one table for all points, whatever the anchors. Every solver has a
-`precision`, that of the matrix products at steps that are not steep (here all but the first):
-`float32`, `tensorfloat32`, `bfloat16_3x` or `bfloat16`.
+The paper's two solvers are here: one table for all points, whatever the anchors.
 """
 
 import dataclasses
 import functools
-from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Sequence
+from typing import Literal, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 import numpy as np
 
 from lzn_jax.zoning.flow import Mixture, Points, Table, View
-from lzn_jax.zoning.precision import FULL, PRECISIONS
 
 SMALLEST_R = 1e-18  # for 0, at the prior: its square times an infinite distance is infinite
 
@@ -41,10 +38,6 @@ class Solver(Protocol):
     def num_steps(self) -> int:
         """S, the number of evaluations."""
 
-    @property
-    def precision(self) -> str:
-        """Of the matrix products where r is not large."""
-
     def towards_prior(self, mixture: Mixture) -> Tables:
         """Tables that take an anchor's neighbourhood to its latent."""
 
@@ -52,8 +45,31 @@ class Solver(Protocol):
         """Tables that take a latent to the anchor in whose zone it lies."""
 
 
+class _Uniform:
+    """A solver with the same steps for all points, uniform in t."""
+
+    num_steps: int
+
+    def times(self, towards: Literal["prior", "anchors"]) -> np.ndarray:
+        """Noise levels t (S+1,) from start to end."""
+        raise NotImplementedError
+
+    @property
+    def orders(self) -> list[int]:
+        """Of each step."""
+        raise NotImplementedError
+
+    def towards_prior(self, mixture: Mixture) -> Tables:
+        """One table, whatever the mixture."""
+        return _tables(self.times("prior"), self.orders, mixture)
+
+    def towards_anchors(self, mixture: Mixture) -> Tables:
+        """One table, whatever the mixture."""
+        return _tables(self.times("anchors"), self.orders, mixture)
+
+
 @dataclasses.dataclass(frozen=True)
-class Euler:
+class Euler(_Uniform):
     """Euler's method: order 1, one evaluation a step, uniform in t (paper §4; exact in r).
 
     Towards the prior t runs from t_min to 1; towards the anchors from 1 to 0, where the last
@@ -62,28 +78,26 @@ class Euler:
 
     num_steps: int
     t_min: float = 1e-4
-    precision: str = FULL
 
     def __post_init__(self):
-        check_precision(self.precision)
         if self.num_steps < 1:
             raise ValueError(f"Euler needs num_steps >= 1, got {self.num_steps}")
         if not 0 < self.t_min < 1:
             raise ValueError(f"Euler needs 0 < t_min < 1, got {self.t_min}")
 
-    def towards_prior(self, mixture: Mixture) -> Tables:
-        """One table, whatever the mixture."""
-        times = np.linspace(self.t_min, 1.0, self.num_steps + 1)
-        return _tables(times, [1] * self.num_steps, mixture)
+    def times(self, towards: Literal["prior", "anchors"]) -> np.ndarray:
+        """Noise levels t (S+1,) from start to end."""
+        ends = (self.t_min, 1.0) if towards == "prior" else (1.0, 0.0)
+        return np.linspace(*ends, self.num_steps + 1)
 
-    def towards_anchors(self, mixture: Mixture) -> Tables:
-        """One table, whatever the mixture."""
-        times = 1.0 - np.arange(self.num_steps + 1) / self.num_steps
-        return _tables(times, [1] * self.num_steps, mixture)
+    @property
+    def orders(self) -> list[int]:
+        """Of each step."""
+        return [1] * self.num_steps
 
 
 @dataclasses.dataclass(frozen=True)
-class DPMSolver:
+class DPMSolver(_Uniform):
     """DPM-Solver++ multistep with data prediction ā, uniform in t (paper C.2; arXiv:2211.01095).
 
     One evaluation a step. Orders 1 and 2 converge as named; order 3 follows the formula behind the
@@ -96,10 +110,8 @@ class DPMSolver:
     order: int = 3
     t_min: float = 1e-3
     t_max: float = 1 - 1e-3
-    precision: str = FULL
 
     def __post_init__(self):
-        check_precision(self.precision)
         if self.order not in (1, 2, 3):
             raise ValueError(f"DPMSolver has order 1, 2 or 3, got {self.order}")
         if self.num_steps < self.order:
@@ -112,45 +124,40 @@ class DPMSolver:
                 f"DPMSolver needs 0 < t_min < t_max < 1, got {self.t_min}, {self.t_max}"
             )
 
-    def towards_prior(self, mixture: Mixture) -> Tables:
-        """One table, whatever the mixture."""
-        times = np.linspace(self.t_min, self.t_max, self.num_steps + 1)
-        return _tables(times, self._orders(), mixture)
+    def times(self, towards: Literal["prior", "anchors"]) -> np.ndarray:
+        """Noise levels t (S+1,) from start to end."""
+        ends = (self.t_min, self.t_max) if towards == "prior" else (self.t_max, self.t_min)
+        return np.linspace(*ends, self.num_steps + 1)
 
-    def towards_anchors(self, mixture: Mixture) -> Tables:
-        """One table, whatever the mixture."""
-        times = np.linspace(self.t_max, self.t_min, self.num_steps + 1)
-        return _tables(times, self._orders(), mixture)
-
-    def _orders(self) -> list[int]:
+    @property
+    def orders(self) -> list[int]:
+        """Of each step."""
         orders = [min(self.order, k + 1) for k in range(self.num_steps)]
         if self.num_steps < 10:
             orders = [min(order, self.num_steps - k) for k, order in enumerate(orders)]
         return orders
 
 
-def check_precision(precision: str) -> None:
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+def mean_weights(times: np.ndarray, orders: Sequence[int]) -> np.ndarray:
+    """Factors (S, K) of the newest mean ā, the one before it, ... in the state after each step.
 
-
-def _tables(times: np.ndarray, orders: list[int], mixture: Mixture) -> Tables:
-    """The rows for the grid `times` (S+1,), row k of order `orders[k]`; the same for all points."""
-    steps = len(orders)
-    t_end = times[-1]
-    r = np.maximum((1 - times[:-1]) / times[:-1], SMALLEST_R)
-    weights, end_weights = np.zeros((steps, max(orders))), np.zeros(steps)
+    That is t'/t x + Σ_l weights[k, l] ā_{k-l}; a step of order 1 is Euler's.
+    """
+    weights = np.zeros((len(orders), max(orders)))
+    weights[:, 0] = 1 - times[1:] / times[:-1]
     for k, order in enumerate(orders):
-        t_next = times[k + 1]
-        row = np.zeros(order)  # of the state t u, which is finite where u is not
-        row[0] = 1 - t_next - t_next * r[k]
         if order > 1:
-            row += _higher_order(r, k, t_next, order)
-        share = t_end / t_next if k < steps - 1 else 1.0
-        for age in range(order):
-            end_weights[k - age] += share * row[age]
-        if k < steps - 1:
-            weights[k, :order] = row / t_next
+            weights[k, :order] += _higher_order(times[k + 1 - order : k + 2], order)
+    return weights
+
+
+def _tables(times: np.ndarray, orders: Sequence[int], mixture: Mixture) -> Tables:
+    """The rows for the grid `times` (S+1,), row k of order `orders[k]`; the same for all points."""
+    t_end, after = times[-1], times[1:-1]
+    states = mean_weights(times, orders)  # of the state t u, which is finite where u is not
+    weights = np.append(states[:-1] / after[:, None], np.zeros_like(states[:1]), axis=0)
+    ends = np.append(t_end / after, 1.0)[:, None] * states
+    end_weights = np.sum([np.pad(end[age:], (0, age)) for age, end in enumerate(ends.T)], axis=0)
     return shared_table(times, weights, end_weights, mixture)
 
 
@@ -164,13 +171,11 @@ def shared_table(
     """
     t_end = times[-1]
     r = np.maximum((1 - times[:-1]) / times[:-1], SMALLEST_R)
-    is_towards_prior = t_end > times[0]
-    start_weight = 1.0 if is_towards_prior else 1 / times[0]
+    start_weight = 1.0 if t_end > times[0] else 1 / times[0]
     numbers = (start_weight, start_weight - 1, t_end, 1 - t_end)
     cast = functools.partial(jnp.asarray, dtype=mixture.anchors_NxQ.dtype)
     table = Table(
         cast(r[:, None]),
-        jnp.arange(len(r)) == 0,  # where r can be 1e4
         cast(weights[..., None]),
         cast(end_weights[:, None]),
         None,
@@ -179,14 +184,14 @@ def shared_table(
     return lambda view, points: table
 
 
-def _higher_order(r: np.ndarray, k: int, t_next: float, order: int) -> np.ndarray:
-    """What orders 2 and 3 add to Euler's weight, for the state t u (arXiv:2211.01095, B.2)."""
-    lam = np.log(np.append(r[: k + 1], (1 - t_next) / t_next))
+def _higher_order(times: np.ndarray, order: int) -> np.ndarray:
+    """What orders 2, 3 add to Euler's weight at the last of the times (arXiv:2211.01095, B.2)."""
+    lam = np.log((1 - times) / times)
     h = lam[-1] - lam[-2]
     phi1 = np.expm1(-h)
     ratio0 = (lam[-2] - lam[-3]) / h
     if order == 2:
-        return -0.5 * (1 - t_next) * phi1 * np.array([1.0, -1.0]) / ratio0
+        return -0.5 * (1 - times[-1]) * phi1 * np.array([1.0, -1.0]) / ratio0
     ratio1 = (lam[-3] - lam[-4]) / h
     difference0 = np.array([1.0, -1.0, 0.0]) / ratio0
     difference1 = np.array([0.0, 1.0, -1.0]) / ratio1
@@ -194,4 +199,4 @@ def _higher_order(r: np.ndarray, k: int, t_next: float, order: int) -> np.ndarra
     first = difference0 + ratio0 * second
     phi2 = phi1 / h + 1
     phi3 = phi2 / h - 0.5
-    return (1 - t_next) * (phi2 * first - phi3 * second)
+    return (1 - times[-1]) * (phi2 * first - phi3 * second)

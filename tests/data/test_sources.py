@@ -29,17 +29,6 @@ def test_digits_are_the_stratified_split_of_scikit_learn(split, part):
     np.testing.assert_array_equal(examples.labels, digits.target[indices[part]])
 
 
-def test_digits_have_the_promised_sizes_and_classes():
-    train, test = data.load(DIGITS, "train"), data.load(DIGITS, "test")
-    assert train.images.shape == (1437, 8, 8, 1)
-    assert test.images.shape == (360, 8, 8, 1)
-    for examples in (train, test):
-        assert (examples.images.min(), examples.images.max()) == (0, 255)
-        shares = np.bincount(examples.labels) / len(examples.labels)
-        whole = np.bincount(load_digits().target) / 1797
-        np.testing.assert_allclose(shares, whole, atol=1 / 360)
-
-
 @pytest.mark.parametrize("name", ["digits", "fashion", "cifar10"])
 def test_every_class_has_a_name(name):
     names = data.class_names(ConfigDict({"name": name}))

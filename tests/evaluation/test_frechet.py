@@ -1,5 +1,6 @@
 """Fréchet distance against closed forms, streaming statistics against one batch, the cache."""
 
+import functools
 import tracemalloc
 
 import numpy as np
@@ -21,15 +22,10 @@ def _random_covariance(rng, dim, rank=None):
     return factor @ factor.T / factor.shape[1]
 
 
-def _pairs(a, b):
-    return [(getattr(a, name), getattr(b, name)) for name in ("count", "mean", "scatter")]
-
-
 def _streamed(features, batch_size):
-    total = frechet.empty_statistics(features.shape[1])
-    for start in range(0, len(features), batch_size):
-        total = merge(total, statistics_of(features[start : start + batch_size]))
-    return total
+    starts = range(0, len(features), batch_size)
+    parts = (statistics_of(features[start : start + batch_size]) for start in starts)
+    return functools.reduce(merge, parts)
 
 
 def test_distance_of_means_and_of_commuting_covariances():
@@ -37,11 +33,6 @@ def test_distance_of_means_and_of_commuting_covariances():
     assert frechet_distance(a, _gaussian([4, 2, -1], np.diag([1, 4, 9]))) == pytest.approx(25)
     # (1 - 3)² + (2 - 1)² + (3 - 3)²
     assert frechet_distance(a, _gaussian([1, 2, 3], np.diag([9, 1, 9]))) == pytest.approx(5)
-
-
-def test_distance_of_one_dimensional_gaussians():
-    a, b = _gaussian([0.5], [[4]]), _gaussian([2], [[0.25]])
-    assert frechet_distance(a, b) == pytest.approx(1.5**2 + 1.5**2)
 
 
 def test_distance_of_covariances_that_do_not_commute():
@@ -93,26 +84,15 @@ def test_float32_features_are_summed_in_float64():
     np.testing.assert_allclose(_streamed(features, 500).covariance, expected, rtol=1e-10)
 
 
-def test_merge_is_symmetric_and_takes_empty_statistics():
-    rng = np.random.default_rng(5)
-    a, b = statistics_of(rng.normal(size=(3, 2))), statistics_of(rng.normal(size=(50, 2)))
-    for one, two in _pairs(merge(a, b), merge(b, a)):
-        np.testing.assert_allclose(one, two, rtol=1e-13, atol=1e-13)
-    empty = frechet.empty_statistics(2)
-    for merged in (merge(a, empty), merge(empty, a)):
-        for one, two in _pairs(merged, a):
-            np.testing.assert_array_equal(one, two)
-    assert merge(empty, empty).count == 0
-
-
 def test_streaming_takes_constant_memory():
     def peak(batches):
         rng = np.random.default_rng(6)
         tracemalloc.start()
-        total = frechet.empty_statistics(64)
+        total = None
         for _ in range(batches):  # features of CIFAR-size images, 100 a batch
             images = rng.integers(0, 256, (100, 32, 32, 3), dtype=np.uint8)
-            total = merge(total, statistics_of(images.reshape(100, -1)[:, :64]))
+            batch = statistics_of(images.reshape(100, -1)[:, :64])
+            total = merge(total, batch) if total else batch
         size = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert total.count == 100 * batches
@@ -121,11 +101,9 @@ def test_streaming_takes_constant_memory():
     assert peak(100) < 1.05 * peak(5) < 2**21
 
 
-@pytest.mark.parametrize("count", [0, 1])
-def test_fewer_than_two_samples_are_refused(count):
-    few = frechet.empty_statistics(3) if count == 0 else statistics_of(np.ones((1, 3)))
-    with pytest.raises(UserError, match=f"at least 2 samples, got {count}"):
-        frechet_distance(few, _gaussian(np.zeros(3), np.eye(3)))
+def test_fewer_than_two_samples_are_refused():
+    with pytest.raises(UserError, match="at least 2 samples, got 1"):
+        frechet_distance(statistics_of(np.ones((1, 3))), _gaussian(np.zeros(3), np.eye(3)))
 
 
 def test_features_that_do_not_match_or_are_not_finite_are_refused():

@@ -14,7 +14,7 @@ from flax import traverse_util
 
 from lzn_jax.configuration import UserError
 from lzn_jax.evaluation.inception import InceptionV3, inception_outputs, resize_bilinear
-from lzn_jax.evaluation.inception_weights import from_torch, load_inception, save_inception
+from lzn_jax.evaluation.inception_weights import from_torch, load_inception
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -110,10 +110,6 @@ def test_weights_from_a_pytorch_file(tmp_path, state, variables):
     named = path.rename(tmp_path / f"pt_inception-2015-12-05-{digest[:8]}.pth")
     loaded = load_inception(named)
     jax.tree.map(np.testing.assert_array_equal, loaded.variables, variables)
-    save_inception(tmp_path / "ours.npz", loaded.variables)
-    again = load_inception(tmp_path / "ours.npz")
-    jax.tree.map(np.testing.assert_array_equal, again.variables, variables)
-    assert loaded.key == again.key
     # The original file is older than PyTorch's zip format.
     torch_writer.write_stream(tmp_path / "stream.pth", state)
     assert load_inception(tmp_path / "stream.pth").key == loaded.key
@@ -134,19 +130,9 @@ def test_weights_of_other_networks_are_refused(state):
             from_torch(state | {kernel: array}, "file")
 
 
-def test_files_that_are_no_weights_are_refused(tmp_path, variables):
+def test_files_that_are_no_weights_are_refused(tmp_path):
     with pytest.raises(UserError, match="there is no file"):
         load_inception(tmp_path / "none.pth")
     torch_writer.write(tmp_path / "list.pth", [np.zeros(3, np.float32)])
     with pytest.raises(UserError, match="not a state dict"):
         load_inception(tmp_path / "list.pth")
-    (tmp_path / "text.npz").write_text("no zip")
-    with pytest.raises(UserError, match=r"cannot be read as \.npz"):
-        load_inception(tmp_path / "text.npz")
-    classes = {"params": {"fc": variables["params"]["fc"]}}
-    save_inception(tmp_path / "part.npz", classes)
-    with pytest.raises(UserError, match="lacks batch_stats/Conv2d_1a_3x3/bn/mean"):
-        load_inception(tmp_path / "part.npz")
-    save_inception(tmp_path / "more.npz", {**variables, "other": {"x": np.zeros(1)}})
-    with pytest.raises(UserError, match="too many: other/x"):
-        load_inception(tmp_path / "more.npz")

@@ -40,12 +40,6 @@ def test_where_there_are_many_some_at_even_steps_are_compared(monkeypatch):
     assert found == expected
 
 
-def test_copies_are_seen():
-    train = images_of(9, 0)
-    found = nearest_training_images(examples(train), examples(images_of(5, 1)), train[:4])
-    assert found["nearest_ratio"] == pytest.approx(0, abs=1e-3)
-
-
 def test_nothing_is_said_of_large_images():
     large = images_of(3, 0, size=33)
     assert nearest_training_images(examples(large), examples(large), large) == {}

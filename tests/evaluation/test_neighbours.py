@@ -56,14 +56,6 @@ def test_earlier_rows_win_ties_within_and_across_blocks(monkeypatch):
     assert np.isneginf(votes[:, 6:]).all()
 
 
-def test_duplicates_of_a_row_vote_each():
-    bank = np.array([[1, 0], [1, 0], [1, 0], [0, 1]], np.float32)
-    votes = knn_log_votes(
-        bank, np.array([1, 1, 0, 0]), np.array([[1, 0]], np.float32), num_classes=2, k=3
-    )
-    np.testing.assert_allclose(np.exp(votes), [[1 / 3, 2 / 3]], rtol=1e-5)
-
-
 @pytest.mark.parametrize(("bank_rows", "query_rows"), [(7, 5), (64, 2), (3, 100)])
 def test_blocks_of_odd_sizes_change_nothing(monkeypatch, bank_rows, query_rows):
     bank, labels = _sample(101, 5, seed=0)

@@ -48,14 +48,6 @@ def test_three_neighbours_are_the_default(block_size):
     assert precision_recall(REFERENCE, generated, block_size=block_size).precision == 2 / 5
 
 
-def test_precision_and_recall_exchange_with_the_sets():
-    rng = np.random.default_rng(0)
-    a, b = rng.normal(size=(40, 3)), 1.3 * rng.normal(size=(50, 3)) + 1.0
-    forward, backward = precision_recall(a, b), precision_recall(b, a)
-    assert 0.1 < forward.precision < forward.recall < 1
-    assert forward == (backward.recall, backward.precision)
-
-
 def test_equal_samples_are_inside_balls_of_no_radius_far_from_zero():
     rng = np.random.default_rng(1)
     sample = rng.normal(size=64) + 1e3

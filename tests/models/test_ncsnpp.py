@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from flax.traverse_util import flatten_dict, unflatten_dict
+from flax.traverse_util import unflatten_dict
 from ml_collections import ConfigDict
 from torch_layout import (
     GOLDEN,
@@ -23,8 +23,6 @@ from torch_layout import (
 from lzn_jax.models import LabelAnchors, NCSNppDecoder, NCSNppEncoder, build
 from lzn_jax.models import ncsnpp_layers as layers
 from lzn_jax.models.mlp import MLPGenerator
-from lzn_jax.release.names import block_key, to_flax
-from lzn_jax.release.names import to_variables as to_block_params
 
 SMALL = {
     "features": 8,
@@ -182,114 +180,11 @@ def test_compute_dtype_reaches_every_layer_and_spares_norms_and_softmax():
     assert set(re.findall(r":(\w+)\[[\d,]*\] = exp ", str(jaxpr))) == {"f32"}
 
 
-@pytest.mark.parametrize("fir", [False, True], ids=["naive", "fir"])
-@pytest.mark.parametrize("direction", ["up", "down"])
-def test_resampling_equals_original(direction, fir):
-    units = golden("ncsnpp_units")
-    resample = {"up": layers.upsample, "down": layers.downsample}[direction]
-    with jax.enable_x64(True):
-        out = resample(jnp.asarray(nhwc(units["resample_x"]), jnp.float64), fir)
-    wanted = nhwc(units[f"{'fir' if fir else 'naive'}_{direction}_f64"])
-    np.testing.assert_allclose(out, wanted, rtol=0, atol=1e-12)
-
-
-def test_fir_resampling_keeps_straight_lines_along_each_axis():
-    def plane(rows, columns):
-        return rows[:, None] + 100 * columns
-
-    image = jnp.asarray(plane(np.arange(8), np.arange(6)), jnp.float32)[None, :, :, None]
-    down, up = (
-        resample(image, True)[0, ..., 0] for resample in (layers.downsample, layers.upsample)
-    )
-    assert down.shape == (4, 3)
-    assert up.shape == (16, 12)
-    # Samples lie between the old ones; outside the image it is zero, so borders are left out.
-    centres = plane(2 * np.arange(4) + 0.5, 2 * np.arange(3) + 0.5)
-    np.testing.assert_allclose(down[1:-1, 1:-1], centres[1:-1, 1:-1], rtol=1e-6)
-    quarters = plane(np.arange(16) / 2 - 0.25, np.arange(12) / 2 - 0.25)
-    np.testing.assert_allclose(up[1:-1, 1:-1], quarters[1:-1, 1:-1], rtol=1e-6)
-
-
-@pytest.mark.parametrize("features", [16, 17, 128])
-def test_sinusoidal_embedding_equals_original(features):
-    units = golden("ncsnpp_units")
-    with jax.enable_x64(True):
-        s = 999 * jnp.asarray(units["t"], jnp.float64)
-        out = layers.sinusoidal_embedding(s, features)
-    wanted = units[f"timestep_embedding_{features}_f64"]
-    np.testing.assert_allclose(out, wanted, rtol=0, atol=1e-9)
-
-
-def test_fourier_embedding_equals_original():
-    units = golden("ncsnpp_units")
-    with jax.enable_x64(True):
-        log_s = jnp.log(999 * jnp.asarray(units["fourier_t"], jnp.float64))
-        out = layers.fourier_embedding(log_s, jnp.asarray(units["fourier_W"], jnp.float64))
-    np.testing.assert_allclose(out, units["fourier_embedding_f64"], rtol=0, atol=1e-9)
-
-
-def unit_inputs(block):
-    units = golden("ncsnpp_units")
-    inputs = [jnp.asarray(nhwc(units[f"{block}/in/x"]), jnp.float64)]
-    if f"{block}/in/temb" in units:
-        inputs.append(jnp.asarray(units[f"{block}/in/temb"], jnp.float64))
-    prefix = f"{block}/param/"
-    weights = {k.removeprefix(prefix): v for k, v in units.items() if k.startswith(prefix)}
-    return inputs, weights, nhwc(units[f"{block}/out_f64"])
-
-
 @pytest.mark.parametrize(
     ("channels", "groups"), [(4, 1), (12, 3), (128, 32), (512, 32), (144, 24), (148, 4)]
 )
 def test_groups_of_a_normalisation_divide_its_channels(channels, groups):
     assert layers.group_norm(channels, jnp.float32, "norm").num_groups == groups
-
-
-RESIDUAL_BLOCKS = {
-    "res_same": (16, False, None),
-    "res_widen": (24, False, None),
-    "res_down_naive": (16, False, "down"),
-    "res_up_naive": (16, False, "up"),
-    "res_down_fir": (16, True, "down"),
-    "res_up_fir": (16, True, "up"),
-}
-
-
-@pytest.mark.parametrize("block", [*RESIDUAL_BLOCKS, "attn"])
-def test_block_equals_original(block):
-    with jax.enable_x64(True):
-        inputs, weights, wanted = unit_inputs(block)
-        if block == "attn":
-            module, options = layers.SelfAttention(jnp.float64), {}
-        else:
-            channels, fir, resample = RESIDUAL_BLOCKS[block]
-            module = layers.ResidualBlock(channels, 0.15, fir, jnp.float64, resample)
-            options = {"train": False}
-        init = functools.partial(module.init, **options)
-        template = jax.eval_shape(init, jax.random.key(0), *inputs)["params"]
-        shapes = {path: leaf.shape for path, leaf in flatten_dict(template).items()}
-        keys = {path: block_key(*path) for path in shapes}
-        params = to_block_params(weights, keys, shapes)
-        out = evaluation(module, **options)({"params": params}, *inputs)
-    np.testing.assert_allclose(out, wanted, rtol=0, atol=FLOAT64_TOLERANCE)
-
-
-@pytest.mark.parametrize(
-    ("block", "kernel", "bias"),
-    [("nin", "W", "b"), ("combine_sum", "Conv_0.weight", "Conv_0.bias")],
-)
-def test_dense_layer_equals_originals_pixelwise_layers(block, kernel, bias):
-    with jax.enable_x64(True):
-        (x,), weights, wanted = unit_inputs(block)
-        shape = (x.shape[-1], wanted.shape[-1])
-        params = {
-            "kernel": to_flax(f".{kernel}", weights[kernel], shape),
-            "bias": weights[bias],
-        }
-        out = layers.dense(shape[1], jnp.float64, "pixelwise").apply({"params": params}, x)
-        if block == "combine_sum":
-            out = out + nhwc(golden("ncsnpp_units")["combine_sum/in/y"])
-    np.testing.assert_allclose(out, wanted, rtol=0, atol=1e-12)
 
 
 def random_variables(module, *inputs):

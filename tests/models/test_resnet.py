@@ -148,16 +148,6 @@ def test_small_stem_keeps_small_images(size):
     assert maps["stage_1_block_1"]["__call__"][0].shape == (2, size // 2, size // 2, 32)
 
 
-def test_anchors_are_normalised_in_groups():
-    module = ResNet(**SMALL)
-    images = jax.random.normal(jax.random.key(0), (3, 8, 8, 1))
-    init = jax.jit(functools.partial(module.init_with_output, train=False))
-    anchors, _ = init(fast_key(), images)
-    groups = np.asarray(anchors).reshape(3, 4, 4)
-    np.testing.assert_allclose(groups.mean(-1), 0, atol=1e-5)
-    np.testing.assert_allclose(groups.std(-1), 1, atol=1e-2)
-
-
 def selective_kernel():
     module = SelectiveKernel(width=8, stride=1, ratio=0.5, norm_groups=4, dtype=jnp.float32)
     x = jax.random.normal(jax.random.key(0), (2, 6, 6, 3))
@@ -173,13 +163,6 @@ def branches_of(params, x):
     mean = groups.mean(axis=(1, 3), keepdims=True)
     deviation = np.sqrt(groups.var(axis=(1, 3), keepdims=True) + 1e-5)
     return np.maximum((groups - mean) / deviation, 0).reshape(2, 6, 6, 2, 8)
-
-
-def test_undecided_selective_kernel_averages_its_branches():
-    apply, params, x = selective_kernel()
-    params["select"]["kernel"] = jnp.zeros_like(params["select"]["kernel"])
-    out = apply({"params": params}, x)
-    np.testing.assert_allclose(out, branches_of(params, x).mean(axis=-2), atol=1e-5)
 
 
 def test_selective_kernel_mixes_by_softmax_of_the_summary():

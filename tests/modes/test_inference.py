@@ -164,11 +164,3 @@ def test_other_labels_are_one_line(run, capsys, asked):
     assert command_line.main([*run[0], *pair]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert "such as cat,dog" in line or "labels must be 1 integers from 0 to 1" in line
-
-
-@pytest.mark.parametrize("mode", command_line.MODES_WITH_INPUT)
-def test_an_empty_input_is_refused(run, capsys, mode):
-    pair = ["--source=image", "--target=label"] if mode == "translate" else []
-    assert command_line.main([*run[0], f"--mode={mode}", *pair, "--input="]) == 2
-    (line,) = capsys.readouterr().err.strip().splitlines()
-    assert line.startswith("error: --input is empty")

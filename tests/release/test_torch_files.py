@@ -217,6 +217,30 @@ def _attribute_by_build(path):
     _save(path, Raw(rebuild + b"N}X\x0c\x00\x00\x00__defaults__Ns\x86b"))
 
 
+def _attributes_by_build(path):  # into the object's own dict, past what setattr refuses
+    _save(
+        path,
+        Raw(name("collections", "OrderedDict") + b"}X\x04\x00\x00\x00nameX\x01\x00\x00\x00xsb"),
+    )
+
+
+def _larger_by_build(path):  # a view that was checked, then moved
+    tensor = Raw(torch_writer._push(View("w", 0, (6,), (1,)), {}))
+    _save(path, Raw(tensor + b"N}X\x06\x00\x00\x00offsetK\x7fs\x86b"), storages={"w": SIX})
+
+
+def _name_as_arguments(path):
+    _save(path, Raw(name("collections", "OrderedDict") + name("torch", "FloatStorage") + b"R"))
+
+
+def _memory_by_length(path):
+    _save(path, Raw(b"\x96" + struct.pack("<Q", 2**40)))
+
+
+def _deep_key(path):
+    _save(path, Raw(b"}N" + b"\x85" * 10**6 + b"Ns"))
+
+
 def _extension(path):
     _save(path, Raw(b"\x82\x01"))
 
@@ -379,7 +403,12 @@ HOSTILE = {
     _execute: "'builtins.exec'|'__builtin__.exec'",
     _old_instance: "instruction STRING",
     _new_object: "instruction NEWOBJ",
-    _attribute_by_build: "dict expected",
+    _attribute_by_build: "no attribute '__defaults__'",
+    _attributes_by_build: "no attribute '__dict__'",
+    _larger_by_build: "can't set attribute|no setter",
+    _name_as_arguments: "call that PyTorch does not write",
+    _memory_by_length: "damaged: expected 1099511627776 bytes",
+    _deep_key: "too many tuples",
     _extension: "instruction EXT1",
     _dotted: "no tensor or plain container",
     _numpy_function: "'numpy.load'",
@@ -416,7 +445,7 @@ HOSTILE = {
     _unmatched: "pickle is damaged",
     _unhashable_key: "pickle is damaged",
     _tensor_as_key: "neither a string nor a number",
-    _memory_by_memo: "pickle is damaged",
+    _memory_by_memo: "more memory than instructions",
     _folder: "directory",
 }
 
@@ -429,6 +458,12 @@ def test_wrong_files_are_refused_in_one_line(path, attack):
     assert "\n" not in str(refusal.value)
     assert str(path) in str(refusal.value)
     assert not Path(f"{path}.ran").exists()
+
+
+def test_attributes_of_a_dict_do_not_stand_in_for_its_methods(path):
+    items, ordered = b"X\x05\x00\x00\x00items", name("collections", "OrderedDict")
+    _save(path, Raw(ordered + b")R}" + items + ordered + b"sb" + items + b"K\x07s"))
+    assert torch_files.read(path) == {"items": 7}
 
 
 def test_the_attacks_would_work_on_the_standard_library(path):

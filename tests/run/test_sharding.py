@@ -27,10 +27,6 @@ def test_mesh_has_as_many_devices_as_divide_the_batch(batch_size, num_devices, u
     assert list(mesh.devices) == devices[:used]
 
 
-def test_mesh_uses_all_devices_unless_told():
-    assert list(sharding.make_mesh(24).devices) == jax.devices()
-
-
 def _training(batch_size, microbatch_size=None, devices="all"):
     return ConfigDict(
         {"batch_size": batch_size, "microbatch_size": microbatch_size, "devices": devices}
@@ -95,13 +91,6 @@ def test_replicated_is_whole_on_each_device():
         assert {shard.device for shard in shards} == set(jax.devices())
         for shard in shards:
             np.testing.assert_array_equal(shard.data, value)
-
-
-def test_a_reduction_over_a_split_batch_is_the_global_one():
-    mesh = sharding.make_mesh(8)
-    batch = jax.device_put(jnp.arange(8.0), sharding.split(mesh))
-    mean = jax.jit(jnp.mean, out_shardings=sharding.replicated(mesh))(batch)
-    assert [float(shard.data) for shard in mean.addressable_shards] == [3.5] * 8
 
 
 def test_placed_keeps_shapes_and_replicates():

@@ -1,12 +1,9 @@
-"""The latent flow as the paper writes it, in x and t, with every difference formed: the oracle.
+"""The exact flow and Adams-Bashforth in float64: the oracle where `zoning.plain` has no solver.
 
-Independent of `lzn_jax.zoning` in form and code. In float64 its rounding error, amplified by
-1/t² = 1e8 at the first step, stays near 1e-11. DPM-Solver++ is the multistep scheme with data
-prediction of arXiv:2211.01095, in x, as its authors' code has it.
-
-NumPy compiles nothing, and complex numbers give gradients of few numbers (`value_and_gradients`).
-Those of many are JAX's: Euler's method and the exact flow take arrays of either. All arrays may
-have more axes in front, and log weights may be (m, n), those that each point sees.
+Independent of `lzn_jax.zoning` in form and code. NumPy compiles nothing, and complex numbers give
+gradients of few numbers (`value_and_gradients`). Those of many are JAX's: the exact flow takes
+arrays of either. All arrays may have more axes in front, and log weights may be (m, n), those that
+each point sees.
 """
 
 import jax
@@ -87,33 +84,6 @@ def velocity(x, t, anchors, log_weights=0.0):
     return (x - _mean(log_posterior(x, t, anchors, log_weights), anchors)) / t
 
 
-def euler_latents(anchors, noise, own, num_steps, log_weights=0.0, t_min=1e-4):
-    """Euler on t from t_min to 1."""
-    dt = (1 - t_min) / num_steps
-
-    def step(x, k):
-        return x + dt * velocity(x, t_min + k * dt, anchors, log_weights), None
-
-    return _scan(step, t_min * noise + (1 - t_min) * anchors[..., own, :], num_steps)[0]
-
-
-def euler_decode(latents, anchors, num_steps, log_weights=0.0):
-    """Euler on t from 1 to 0; also the log assignments (S, m, n) before each update."""
-
-    def step(x, k):
-        t = 1 - k / num_steps
-        log_p = log_posterior(x, t, anchors, log_weights)
-        return x - (x - _mean(log_p, anchors)) / t / num_steps, log_p
-
-    return _scan(step, latents, num_steps)
-
-
-def euler_alignment_loss(latents, anchors, targets, num_steps, cutoff, form, log_weights=0.0):
-    """Minus the mean (log of the) best assignment to the target after the cut-off."""
-    _, log_p = euler_decode(latents, anchors, num_steps, log_weights)
-    return alignment_loss(log_p, targets, int(cutoff * num_steps), form)
-
-
 def alignment_loss(log_assignments, targets, dropped, form="log"):
     """The same of log assignments (S, m, n), of which so many are dropped."""
     best = log_assignments[dropped:, ..., np.arange(len(targets)), targets].max(0)
@@ -138,44 +108,6 @@ def _runge_kutta(v, x, start, end, num_steps):
         return x + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4), None
 
     return _scan(step, x, num_steps)[0]
-
-
-def dpm_latents(anchors, noise, own, num_steps, order=3, log_weights=0.0, t=(1e-3, 1 - 1e-3)):
-    """DPM-Solver++ from t_min to t_max; the latent is x at t_max."""
-    x = t[0] * noise + (1 - t[0]) * anchors[..., own, :]
-    return _dpm(x, anchors, log_weights, t[0], t[1], num_steps, order)[0]
-
-
-def dpm_decode(latents, anchors, num_steps, order=3, log_weights=0.0, t=(1e-3, 1 - 1e-3)):
-    """DPM-Solver++ from t_max to t_min; also the log assignments (S, m, n) at each evaluation."""
-    return _dpm(latents, anchors, log_weights, t[1], t[0], num_steps, order)
-
-
-def _dpm(x, anchors, log_weights, t_start, t_end, num_steps, order):
-    times = np.linspace(t_start, t_end, num_steps + 1)
-    h = np.diff(np.log(1 / times - 1))
-    means, log_assignments = [], []
-    for k in range(num_steps):
-        log_assignments.append(log_posterior(x, times[k], anchors, log_weights))
-        means.append(_mean(log_assignments[-1], anchors))
-        alpha, phi1 = 1 - times[k + 1], np.expm1(-h[k])
-        x = times[k + 1] / times[k] * x - alpha * phi1 * means[k]
-        now = min(order, k + 1) if num_steps >= 10 else min(order, k + 1, num_steps - k)
-        if now > 1:
-            r0 = h[k - 1] / h[k]
-            d10 = (means[k] - means[k - 1]) / r0
-        if now == 2:
-            x = x - 0.5 * alpha * phi1 * d10
-        if now == 3:
-            r1 = h[k - 2] / h[k]
-            d11 = (means[k - 1] - means[k - 2]) / r1
-            d1 = d10 + r0 / (r0 + r1) * (d10 - d11)
-            d2 = (d10 - d11) / (r0 + r1)
-            phi2 = phi1 / h[k] + 1
-            phi3 = phi2 / h[k] - 0.5
-            # The published code's second difference is half of what order 3 would need.
-            x = x + alpha * phi2 * d1 - alpha * phi3 * d2
-    return x, np.stack(log_assignments)
 
 
 # The flow in r = (1-t)/t, and Adams-Bashforth on the grid that anchors choose. As x is seen from

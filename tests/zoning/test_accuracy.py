@@ -1,6 +1,6 @@
-"""Float32 results against the float64 oracle, on anchors that are hard for float32.
+"""Float32 results against the plain form in float64, on anchors that are hard for float32.
 
-Relative errors are in the Frobenius norm. The oracle gets the float32 inputs, exactly.
+Relative errors are in the Frobenius norm. The plain form gets the float32 inputs, exactly.
 """
 
 import functools
@@ -8,18 +8,18 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracle
 import pytest
 from oracle import in_float64, relative_error
 
+from lzn_jax import zoning
 from lzn_jax.zoning import (
     DPMSolver,
     Euler,
-    alignment_loss,
     assignment_log_probs,
     compute_latents,
     decode,
     latents_in_context,
+    plain,
 )
 
 # Bounds on rounding hold for optimised programs, as users run them.
@@ -39,6 +39,8 @@ ANCHORS = (
 )
 LATENT_BOUND = 1e-6
 CASES = pytest.mark.parametrize("case", ANCHORS)
+EULER = Euler(STEPS)
+SOLVERS = pytest.mark.parametrize("solver", [EULER, DPMSolver(STEPS)], ids=["Euler", "DPM"])
 
 
 def _unit_rows(a):
@@ -71,30 +73,25 @@ def _problem(case, n=N, q=Q, seed=0):
     return anchors, partners, np.float32(rng.normal(size=(n, q)))
 
 
+def _exact(function, *arrays, solver=EULER):
+    return in_float64(functools.partial(function, solver=solver), *arrays)
+
+
 @CASES
-def test_euler_latents(case):
+@SOLVERS
+def test_latents(case, solver):
     anchors, _, noise = _problem(case)
-    latents = compute_latents(anchors, noise, solver=Euler(STEPS))
-    exact = in_float64(lambda a, e: oracle.euler_latents(a, e, OWN, STEPS), anchors, noise)
+    latents = compute_latents(anchors, noise, solver=solver)
     assert latents.dtype == jnp.float32
+    exact = _exact(plain.compute_latents, anchors, noise, solver=solver)
     assert relative_error(latents, exact) <= LATENT_BOUND
 
 
 @pytest.mark.parametrize("case", ["clustered", "pairs 1e-4 apart in norm"])
-def test_euler_latents_in_many_dimensions(case):
-    n, q = 96, 256
-    anchors, _, noise = _problem(case, n, q, seed=1)
-    latents = compute_latents(anchors, noise, solver=Euler(STEPS))
-    own = np.arange(n, dtype=np.int32)
-    exact = in_float64(lambda a, e: oracle.euler_latents(a, e, own, STEPS), anchors, noise)
-    assert relative_error(latents, exact) <= LATENT_BOUND
-
-
-@CASES
-def test_dpm_latents(case):
-    anchors, _, noise = _problem(case, seed=2)
-    latents = compute_latents(anchors, noise, solver=DPMSolver(STEPS))
-    exact = in_float64(lambda a, e: oracle.dpm_latents(a, e, OWN, STEPS), anchors, noise)
+def test_latents_in_many_dimensions(case):
+    anchors, _, noise = _problem(case, n=96, q=256, seed=1)
+    latents = compute_latents(anchors, noise, solver=EULER)
+    exact = _exact(plain.compute_latents, anchors, noise)
     assert relative_error(latents, exact) <= LATENT_BOUND
 
 
@@ -105,9 +102,8 @@ def test_removed_anchors_leave_room_for_their_neighbours():
     offsets = 2e-5 * _unit_rows(rng.normal(size=(2, N, Q)).reshape(2 * N, Q))
     anchors = np.float32(np.concatenate([pairs, np.tile(pairs, (2, 1)) + offsets]))
     log_weights = np.repeat(np.float32([0, -np.inf]), [N, 2 * N])
-    solver = Euler(STEPS)
-    latents = compute_latents(anchors, noise, OWN, solver=solver, log_weights=log_weights)
-    exact = in_float64(lambda a, e: oracle.euler_latents(a, e, OWN, STEPS), pairs, noise)
+    latents = compute_latents(anchors, noise, OWN, solver=EULER, log_weights=log_weights)
+    exact = _exact(plain.compute_latents, pairs, noise)
     assert relative_error(latents, exact) <= LATENT_BOUND
 
 
@@ -116,58 +112,39 @@ def test_latents_in_context(case):
     # The last quarter of the anchors are queries, so their near-equal partners are in the context.
     anchors, _, noise = _problem(case, seed=3)
     cut = 3 * N // 4
-    context, queries, noise = anchors[:cut], anchors[cut:], noise[cut:]
-    latents = latents_in_context(queries, context, noise, solver=Euler(STEPS))
-
-    def exact(*arrays):
-        return oracle.latents_in_context(oracle.euler_latents, *arrays, num_steps=STEPS)
-
-    exact = in_float64(exact, queries, context, noise)
+    arrays = anchors[cut:], anchors[:cut], noise[cut:]
+    latents = latents_in_context(*arrays, solver=EULER)
+    exact = _exact(plain.latents_in_context, *arrays)
     assert relative_error(latents, exact) <= LATENT_BOUND
 
 
 @pytest.mark.parametrize("case", ["gaussian", "clustered", "pairs 1e-3 apart in norm"])
-@pytest.mark.parametrize("scheme", ["Euler", "DPM-Solver++"])
-def test_decoded_points(case, scheme):
+@SOLVERS
+def test_decoded_points(case, solver):
     _, partners, noise = _problem(case, seed=4)
-    if scheme == "Euler":
-        points = decode(noise, partners, solver=Euler(STEPS))
-        exact, _ = in_float64(lambda z, b: oracle.euler_decode(z, b, STEPS), noise, partners)
-    else:
-        points = decode(noise, partners, solver=DPMSolver(STEPS))
-        exact, _ = in_float64(lambda z, b: oracle.dpm_decode(z, b, STEPS), noise, partners)
+    points = decode(noise, partners, solver=solver)
+    exact = _exact(plain.decode, noise, partners, solver=solver)
     assert relative_error(points, exact) <= 1e-5
 
 
-@pytest.mark.parametrize("scheme", ["Euler", "DPM-Solver++"])
-def test_improbable_assignments_keep_their_digits(scheme):
+@SOLVERS
+def test_improbable_assignments_keep_their_digits(solver):
     rng = np.random.default_rng(5)
     anchors, latents = np.float32(rng.normal(size=(2, 24, 32)))
     targets = rng.integers(0, 24, size=24)
-    if scheme == "Euler":
-        log_probs = assignment_log_probs(latents, anchors, targets, solver=Euler(STEPS))
-        flow = oracle.euler_decode
-    else:
-        log_probs = assignment_log_probs(latents, anchors, targets, solver=DPMSolver(STEPS))
-        flow = oracle.dpm_decode
-    _, log_assignments = in_float64(lambda z, b: flow(z, b, STEPS), latents, anchors)
-    exact = log_assignments[:, np.arange(24), targets]
+    log_probs = assignment_log_probs(latents, anchors, targets, solver=solver)
+    exact = in_float64(
+        lambda z, b: plain.assignment_log_probs(z, b, targets, solver=solver), latents, anchors
+    )
     assert exact.min() < np.log(1e-30)
     np.testing.assert_allclose(log_probs, exact, rtol=2e-5, atol=2e-5)
 
 
-@jax.jit
+@functools.partial(jax.jit, static_argnums=3)
 @functools.partial(jax.grad, argnums=(0, 1))
-def _gradient(anchors, partners, noise):
-    latents = compute_latents(anchors, noise, solver=Euler(STEPS))
-    return alignment_loss(latents, partners, OWN, solver=Euler(STEPS))[0]
-
-
-@jax.jit
-@functools.partial(jax.grad, argnums=(0, 1))
-def _exact_gradient(anchors, partners, noise):
-    latents = oracle.euler_latents(anchors, noise, OWN, STEPS)
-    return oracle.euler_alignment_loss(latents, partners, OWN, STEPS, 0.2, "log")
+def _gradient(anchors, partners, noise, form):
+    latents = form.compute_latents(anchors, noise, solver=EULER)
+    return form.alignment_loss(latents, partners, OWN, solver=EULER)[0]
 
 
 @CASES
@@ -179,8 +156,8 @@ def test_gradient_of_the_alignment_loss(case):
     """
     anchors, partners, noise = _problem(case, seed=6)
     noise = np.float32(0.45) * noise
-    gradients = _gradient(anchors, partners, noise)
-    exact = in_float64(_exact_gradient, anchors, partners, noise)
+    gradients = _gradient(anchors, partners, noise, zoning)
+    exact = in_float64(lambda *arrays: _gradient(*arrays, plain), anchors, partners, noise)
     for gradient, reference in zip(gradients, exact, strict=True):
         off = np.max(np.abs(np.asarray(gradient) - reference))
         is_saturated = case == "gaussian" and off <= 1e-6

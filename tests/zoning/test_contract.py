@@ -14,6 +14,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from oracle import in_float64, relative_error
 
+from lzn_jax import zoning
 from lzn_jax.zoning import (
     AdamsBashforth,
     DPMSolver,
@@ -25,35 +26,34 @@ from lzn_jax.zoning import (
     compute_latents,
     decode,
     latents_in_context,
+    plain,
 )
 
 STEPS = 6
 EULER, DPM, ADAMS = Euler(STEPS), DPMSolver(STEPS), AdamsBashforth(3)
-ORACLES = {
-    "Euler": (EULER, oracle.euler_latents, oracle.euler_decode),
-    "DPM": (DPM, oracle.dpm_latents, oracle.dpm_decode),
-    "Adams": (ADAMS, oracle.adams_latents, oracle.adams_decode),
-}
-SCHEMES = pytest.mark.parametrize("scheme", ORACLES)
+SCHEMES = pytest.mark.parametrize("solver", [EULER, DPM, ADAMS], ids=["Euler", "DPM", "Adams"])
 
 
-@functools.partial(jax.jit, static_argnames="solver")
-def _outputs(anchors, noise, own, log_weights, solver):
+@functools.partial(jax.jit, static_argnames=("solver", "form"))
+def _outputs(anchors, noise, own, log_weights, solver, form=zoning):
     """Latents, and points and assignments of noise that is decoded."""
     kwargs = {"solver": solver, "log_weights": log_weights}
     return (
-        compute_latents(anchors, noise, own, **kwargs),
-        decode(noise, anchors, **kwargs),
-        assignment_log_probs(noise, anchors, own, **kwargs),
+        form.compute_latents(anchors, noise, own, **kwargs),
+        form.decode(noise, anchors, **kwargs),
+        form.assignment_log_probs(noise, anchors, own, **kwargs),
     )
 
 
-def _exact_outputs(scheme, anchors, noise, own, log_weights=0.0):
-    """The same in float64."""
-    solver, flow, decoded = ORACLES[scheme]
-    anchors, noise, log_weights = (np.float64(a) for a in (anchors, noise, log_weights))
-    latents = flow(anchors, noise, own, solver.num_steps, log_weights=log_weights)
-    points, log_p = decoded(noise, anchors, solver.num_steps, log_weights=log_weights)
+def _exact_outputs(solver, anchors, noise, own):
+    """The same in float64, for anchors of equal weight."""
+    if solver != ADAMS:
+        return in_float64(
+            lambda *arrays: _outputs(*arrays, own, None, solver, plain), anchors, noise
+        )
+    anchors, noise = np.float64(anchors), np.float64(noise)
+    points, log_p = oracle.adams_decode(noise, anchors, 3)
+    latents = oracle.adams_latents(anchors, noise, own, 3)
     return latents, points, log_p[:, np.arange(len(own)), own]
 
 
@@ -92,7 +92,7 @@ def test_short_floats_are_computed_in_float32(dtype):
     anchors, noise = (jnp.asarray(a, dtype) for a in _arrays((5, 3), (5, 3)))
     own = jnp.arange(5)
     assert _dtypes(anchors, noise, own) == {jnp.dtype("float32")}
-    exact = in_float64(lambda a, e: oracle.euler_latents(a, e, own, STEPS), anchors, noise)
+    exact = in_float64(functools.partial(plain.compute_latents, solver=EULER), anchors, noise)
     assert relative_error(compute_latents(anchors, noise, solver=EULER), exact) < 1e-6
 
 
@@ -101,7 +101,7 @@ def test_float64_stays_float64(x64):
     own = np.arange(5)
     assert _dtypes(anchors, noise, own) == {jnp.dtype("float64")}
     latents = compute_latents(anchors, noise, solver=EULER)
-    assert relative_error(latents, oracle.euler_latents(anchors, noise, own, STEPS)) < 1e-10
+    assert relative_error(latents, plain.compute_latents(anchors, noise, solver=EULER)) < 1e-10
 
 
 def test_float32_stays_float32_under_x64(x64):
@@ -113,11 +113,11 @@ def test_float32_stays_float32_under_x64(x64):
 
 @SCHEMES
 @pytest.mark.parametrize(("n", "m", "q"), [(1, 1, 1), (7, 1, 5), (7, 13, 3)])
-def test_any_number_of_anchors_and_latents(scheme, n, m, q):
+def test_any_number_of_anchors_and_latents(solver, n, m, q):
     anchors, noise = _arrays((n, q), (m, q))
     own = np.random.default_rng(1).integers(0, n, m).astype(np.int32)
-    found = _outputs(anchors, noise, own, np.zeros(n, np.float32), ORACLES[scheme][0])
-    jax.tree.map(_assert_close, found, _exact_outputs(scheme, anchors, noise, own))
+    found = _outputs(anchors, noise, own, np.zeros(n, np.float32), solver)
+    jax.tree.map(_assert_close, found, _exact_outputs(solver, anchors, noise, own))
 
 
 def test_no_latents_have_no_answers():
@@ -163,7 +163,7 @@ def test_one_anchor_has_no_gradient_but_a_finite_one():
 
 
 @SCHEMES
-def test_no_noise_gives_the_centre_of_the_zone(scheme):
+def test_no_noise_gives_the_centre_of_the_zone(solver):
     # Two anchors: by symmetry the centres lie on their line, mirror images about its middle.
     # The others are removed, and their points too.
     (anchors,) = _arrays((7, 3))
@@ -171,8 +171,8 @@ def test_no_noise_gives_the_centre_of_the_zone(scheme):
     own = np.array([0, 1] * 6 + [0], np.int32)
     log_weights = _removed(7, slice(2, None))
     noise = np.zeros((13, 3), np.float32)
-    centres = _outputs(anchors, noise, own, log_weights, ORACLES[scheme][0])[0][:2]
-    exact, _, _ = _exact_outputs(scheme, anchors[:2], noise[:2], own[:2])
+    centres = _outputs(anchors, noise, own, log_weights, solver)[0][:2]
+    exact, _, _ = _exact_outputs(solver, anchors[:2], noise[:2], own[:2])
     _assert_close(centres, exact)
     difference = anchors[1] - anchors[0]
     along = (np.asarray(centres[1] - centres[0]) @ difference) / (difference @ difference)
@@ -190,31 +190,38 @@ def _removed(n, index):
 
 
 @SCHEMES
-def test_minus_infinity_removes_an_anchor(scheme):
+def test_minus_infinity_removes_an_anchor(solver):
     anchors, noise = _arrays((7, 3), (13, 3))
+    anchors[2] = np.nan
     own = np.random.default_rng(1).integers(0, 6, 13)  # among those that are kept
     kept = np.array([0, 1, 3, 4, 5, 6])
-    found = _outputs(anchors, noise, np.int32(kept[own]), _removed(7, 2), ORACLES[scheme][0])
-    jax.tree.map(_assert_close, found, _exact_outputs(scheme, anchors[kept], noise, own))
+    found = _outputs(anchors, noise, np.int32(kept[own]), _removed(7, 2), solver)
+    jax.tree.map(_assert_close, found, _exact_outputs(solver, anchors[kept], noise, own))
 
 
-def test_removed_anchor_has_finite_gradients_and_none_of_its_own():
-    anchors, noise = _arrays((6, 3), (5, 3))
-    kept = jnp.array([0, 1, 3, 4, 5])
+@SCHEMES
+@pytest.mark.parametrize("place", [0.5, np.nan, np.inf])
+def test_the_gradient_is_as_if_a_removed_anchor_had_been_left_out(solver, place, x64):
+    anchors, noise = (np.float64(a) for a in _arrays((6, 3), (5, 3)))
+    kept, log_weights = np.array([0, 1, 3, 4, 5]), _removed(6, 2)
+    anchors[2] = place
 
-    def loss(anchors, log_weights):
-        kwargs = {"solver": EULER, "log_weights": log_weights}
-        latents = compute_latents(anchors, noise, kept, **kwargs)
-        value, _ = alignment_loss(latents, anchors, kept[::-1], **kwargs)
+    @functools.partial(jax.value_and_grad, argnums=(0, 1), has_aux=True)
+    def loss(anchors, log_weights, own):
+        kwargs = {"solver": solver, "log_weights": log_weights}
+        latents = compute_latents(anchors, noise, own, **kwargs)
+        value, metrics = alignment_loss(latents, anchors, own[::-1], **kwargs)
         points = decode(latents, anchors, **kwargs)
         joined = latents_in_context(noise, anchors, noise, **kwargs)
-        return value + jnp.sum(points**2) + jnp.sum(joined**2)
+        return value + jnp.sum(points**2) + jnp.sum(joined**2), metrics
 
-    for_anchors, for_weights = jax.jit(jax.grad(loss, (0, 1)))(anchors, _removed(6, 2))
-    assert np.all(np.isfinite(for_anchors))
-    assert np.all(np.isfinite(for_weights))
-    np.testing.assert_array_equal(for_anchors[2], 0)
-    assert np.all(np.any(np.asarray(for_anchors)[kept] != 0, axis=1))
+    value, gradients = jax.jit(loss)(anchors, log_weights, kept)
+    for gradient in gradients:
+        np.testing.assert_array_equal(gradient[2], 0)
+    found = value, [gradient[kept] for gradient in gradients]
+    expected = jax.jit(loss)(anchors[kept], log_weights[kept], np.arange(5))
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-9)
+    jax.tree.map(close, found, (expected[0], list(expected[1])))
 
 
 def test_removed_target_has_log_probability_minus_infinity():
@@ -240,6 +247,7 @@ def test_removed_target_has_log_probability_minus_infinity():
 def test_removed_anchor_is_never_the_answer():
     anchors, _ = _arrays((6, 3), (5, 3))
     latents = np.repeat(anchors, 3, axis=0)
+    anchors[2] = np.nan
     answers = classify(latents, anchors, solver=EULER, log_weights=_removed(6, 2))
     assert 2 not in answers
     # The end of the flow may lie nearest to an anchor that has no weight.
@@ -251,7 +259,12 @@ def test_removed_anchor_is_never_the_answer():
 def test_weights_need_no_normalisation():
     anchors, noise, log_weights = _arrays((7, 3), (13, 3), (7,))
     own = np.arange(13, dtype=np.int32) % 7
-    exact = _exact_outputs("Euler", anchors, noise, own, log_weights)
+    exact = in_float64(
+        lambda *arrays: _outputs(*arrays[:2], own, arrays[2], EULER, plain),
+        anchors,
+        noise,
+        log_weights,
+    )
     for shift in (0, np.float32(30)):
         found = _outputs(anchors, noise, own, log_weights + shift, EULER)
         jax.tree.map(functools.partial(_assert_close, atol=5e-5), found, exact)
@@ -260,24 +273,13 @@ def test_weights_need_no_normalisation():
 # Latents in context
 
 
-@SCHEMES
-def test_context_latents_are_those_of_the_bank_and_the_query_alone(scheme):
-    arrays = _arrays((4, 3), (9, 3), (4, 3))
-    solver, flow, _ = ORACLES[scheme]
-
-    def exact(*arrays):
-        return oracle.latents_in_context(flow, *arrays, num_steps=solver.num_steps)
-
-    _assert_close(latents_in_context(*arrays, solver=solver), in_float64(exact, *arrays))
-
-
+@pytest.mark.parametrize("solver", [EULER, DPM])
 @pytest.mark.parametrize("log_weights", [np.full(9, math.log(0.2)), _removed(9, 2)])
-def test_weights_of_the_context_are_relative_to_the_query(log_weights, x64):
-    arrays = [np.float64(a) for a in (*_arrays((1, 3), (9, 3), (1, 3)), log_weights)]
-    *points, log_weights = arrays
-    latents = latents_in_context(*points, solver=EULER, log_weights=log_weights)
-    exact = oracle.latents_in_context(oracle.euler_latents, *arrays, num_steps=STEPS)
-    np.testing.assert_allclose(latents, exact, atol=1e-10)
+def test_a_query_joins_the_context_with_log_weight_0_for_itself_alone(solver, log_weights, x64):
+    arrays = [np.float64(a) for a in _arrays((4, 3), (9, 3), (4, 3))]
+    kwargs = {"solver": solver, "log_weights": np.float64(log_weights)}
+    exact = plain.latents_in_context(*arrays, **kwargs)
+    np.testing.assert_allclose(latents_in_context(*arrays, **kwargs), exact, atol=1e-10)
 
 
 def test_queries_do_not_see_each_other():
@@ -305,12 +307,12 @@ def _misaligned(seed=2):
 )
 def test_loss_takes_the_best_assignment_after_the_cutoff(form, cutoff):
     latents, anchors, targets = _misaligned()
-    loss, _ = alignment_loss(latents, anchors, targets, solver=Euler(10), cutoff=cutoff, form=form)
-
-    def exact(latents, anchors):
-        return oracle.euler_alignment_loss(latents, anchors, targets, 10, cutoff, form)
-
-    np.testing.assert_allclose(loss, in_float64(exact, latents, anchors), rtol=1e-5)
+    kwargs = {"solver": Euler(10), "cutoff": cutoff, "form": form}
+    loss, _ = alignment_loss(latents, anchors, targets, **kwargs)
+    exact, _ = in_float64(
+        lambda *arrays: plain.alignment_loss(*arrays, targets, **kwargs), latents, anchors
+    )
+    np.testing.assert_allclose(loss, exact, rtol=1e-5)
 
 
 def test_the_first_step_is_uniform_and_hides_from_the_loss_what_is_worse():
@@ -332,36 +334,34 @@ def test_cutoff_is_truncated_as_a_float_product():
     # 0.29 * 100 is 28.999999999999996: 28 steps are dropped.
     latents, anchors, targets = _misaligned()
     loss, _ = alignment_loss(latents, anchors, targets, solver=Euler(100), cutoff=0.29)
-    _, log_p = in_float64(lambda z, a: oracle.euler_decode(z, a, 100), latents, anchors)
-    own = log_p[:, np.arange(12), targets]
+    own = assignment_log_probs(latents, anchors, targets, solver=Euler(100))
     expected, too_late = (-np.mean(np.max(own[k:], axis=0)) for k in (28, 29))
     assert abs(expected - too_late) > 1e-3
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
 
 
-def _metrics(ends, log_p, anchors, targets):
-    """Those of the alignment loss, from ends of flows and log assignments on the way."""
-    goal = anchors[targets]
-    miss = np.linalg.norm(ends - goal, axis=1) / np.linalg.norm(goal, axis=1)
-    found = np.argmax(log_p[-1], axis=1) == targets
-    return {"assignment_accuracy": np.mean(found), "ode_error": np.mean(miss)}
-
-
-@pytest.mark.parametrize(
-    ("solver", "flow"),
-    [(Euler(2), oracle.euler_decode), (EULER, oracle.euler_decode), (DPM, oracle.dpm_decode)],
-    ids=["Euler, 2 steps", "Euler", "DPM"],
-)
-def test_metrics_of_the_alignment_loss(solver, flow):
+@pytest.mark.parametrize("solver", [Euler(2), EULER, DPM])
+def test_metrics_of_the_alignment_loss(solver):
     # After 2 steps of Euler no assignment is certain yet, after 6 all are.
     latents, anchors, targets = _misaligned()
     _, metrics = alignment_loss(latents, anchors, targets, solver=solver)
-    points, log_p = in_float64(lambda z, a: flow(z, a, solver.num_steps), latents, anchors)
-    expected = _metrics(points, log_p, anchors, targets)
-    assert 0 < expected["assignment_accuracy"] < 1
-    assert {name: float(value) for name, value in metrics.items()} == pytest.approx(
-        expected, rel=1e-5
+    _, exact = in_float64(
+        lambda *arrays: plain.alignment_loss(*arrays, targets, solver=solver), latents, anchors
     )
+    assert 0 < exact["assignment_accuracy"] < 1
+    jax.tree.map(_assert_close, metrics, exact)
+
+
+@pytest.mark.parametrize("name", ["assignment_accuracy", "ode_error"])
+def test_metrics_are_constants_for_gradients(name):
+    latents, anchors, targets = _misaligned()
+
+    def with_metric(latents, anchors, factor):
+        loss, metrics = alignment_loss(latents, anchors, targets, solver=EULER)
+        return loss + factor * metrics[name]
+
+    found, expected = (jax.grad(with_metric, (0, 1))(latents, anchors, k) for k in (1.0, 0.0))
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
 def test_metrics_of_latents_that_are_aligned():
@@ -393,142 +393,145 @@ def test_log_probabilities_stay_finite_where_probabilities_underflow():
     assert np.all(np.isfinite(for_anchors))
 
 
-# Gradients against finite differences, by complex steps
+# Gradients against those that JAX makes of the plain form
 
 T_MIN = 0.05
-FIVE_STEPS = pytest.mark.parametrize(
-    ("solver", "flow"),
-    [
-        (Euler(5, t_min=T_MIN), functools.partial(oracle.euler_latents, t_min=T_MIN)),
-        (DPMSolver(5, t_min=T_MIN), functools.partial(oracle.dpm_latents, t=(T_MIN, 1 - 1e-3))),
-    ],
-    ids=["Euler", "DPM"],
-)
+FIVE_STEPS = pytest.mark.parametrize("solver", [Euler(5, T_MIN), DPMSolver(5, t_min=T_MIN)])
 FACTORS = np.random.default_rng(1).normal(size=(5, 4, 3))  # all outputs count differently
 
 
-def _assert_gradients(total, exact, *arrays):
-    """Values and gradients of one number by all arrays."""
-    found = jax.jit(jax.value_and_grad(total, tuple(range(len(arrays)))))(*arrays)
-    expected = oracle.value_and_gradients(exact, *arrays)
-    close = functools.partial(np.testing.assert_allclose, rtol=1e-7, atol=1e-9)
-    jax.tree.map(close, found, expected)
+def _assert_same(total, *arrays):
+    """Values and gradients of one number, by all arrays, of both forms."""
+    arrays = [np.float64(array) for array in arrays]
+    gradient = jax.value_and_grad(total, tuple(range(1, len(arrays) + 1)))
+    found, exact = (jax.jit(gradient, static_argnums=0)(form, *arrays) for form in (zoning, plain))
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-7, atol=1e-9), found, exact)
 
 
 @FIVE_STEPS
-def test_gradients_of_latents_are_finite_differences(x64, solver, flow):
-    arrays = (np.float64(a) for a in _arrays((6, 3), (4, 3), (6,)))
+def test_gradients_of_latents(x64, solver):
     own = np.array([5, 0, 2, 2])
 
-    def total(anchors, noise, log_weights):
-        latents = compute_latents(anchors, noise, own, solver=solver, log_weights=log_weights)
-        return jnp.sum(latents * FACTORS[0])
+    def total(form, anchors, noise, log_weights):
+        kwargs = {"solver": solver, "log_weights": log_weights}
+        return jnp.sum(form.compute_latents(anchors, noise, own, **kwargs) * FACTORS[0])
 
-    def exact(anchors, noise, log_weights):
-        latents = flow(anchors, noise, own, 5, log_weights=log_weights[:, None])
-        return (latents * FACTORS[0]).sum((-1, -2))
-
-    _assert_gradients(total, exact, *arrays)
+    _assert_same(total, *_arrays((6, 3), (4, 3), (6,)))
 
 
 @FIVE_STEPS
-def test_gradients_of_latents_in_context_are_finite_differences(x64, solver, flow):
-    arrays = (np.float64(a) for a in _arrays((4, 3), (6, 3), (4, 3), (6,)))
-
-    def total(queries, context, noise, log_weights):
+def test_gradients_of_latents_in_context(x64, solver):
+    def total(form, *arrays_and_weights):
+        *arrays, log_weights = arrays_and_weights
         kwargs = {"solver": solver, "log_weights": log_weights}
-        return jnp.sum(latents_in_context(queries, context, noise, **kwargs) * FACTORS[0])
+        return jnp.sum(form.latents_in_context(*arrays, **kwargs) * FACTORS[0])
 
-    def exact(*arrays):
-        latents = oracle.latents_in_context(flow, *arrays, num_steps=5)
-        return (latents * FACTORS[0]).sum((-1, -2))
-
-    _assert_gradients(total, exact, *arrays)
+    _assert_same(total, *_arrays((4, 3), (6, 3), (4, 3), (6,)))
 
 
-@pytest.mark.parametrize(
-    ("solver", "flow"),
-    [
-        (Euler(5), oracle.euler_decode),
-        (DPMSolver(5, t_min=T_MIN), functools.partial(oracle.dpm_decode, t=(T_MIN, 1 - 1e-3))),
-    ],
-    ids=["Euler", "DPM"],
-)
-def test_gradients_of_decoding_are_finite_differences(x64, solver, flow):
-    arrays = (np.float64(a) for a in _arrays((4, 3), (6, 3), (6,)))
+@FIVE_STEPS
+def test_gradients_of_decoding(x64, solver):
     targets = np.array([5, 0, 2, 2])
 
-    def total(latents, anchors, log_weights):
+    def total(form, latents, anchors, log_weights):
         kwargs = {"solver": solver, "log_weights": log_weights}
-        points = decode(latents, anchors, **kwargs)
-        log_probs = assignment_log_probs(latents, anchors, targets, **kwargs)
-        loss, _ = alignment_loss(latents, anchors, targets, form="prob", **kwargs)
+        points = form.decode(latents, anchors, **kwargs)
+        log_probs = form.assignment_log_probs(latents, anchors, targets, **kwargs)
+        loss, _ = form.alignment_loss(latents, anchors, targets, form="prob", **kwargs)
         return loss + jnp.sum(points * FACTORS[0]) + jnp.sum(log_probs * FACTORS[..., 0])
 
-    def exact(latents, anchors, log_weights):
-        points, log_p = flow(latents, anchors, 5, log_weights=log_weights[:, None])
-        loss = oracle.alignment_loss(log_p, targets, 1, "prob")
-        log_probs = np.moveaxis(log_p[..., np.arange(4), targets], 0, -2)
-        terms = (points * FACTORS[0]).sum((-1, -2)), (log_probs * FACTORS[..., 0]).sum((-1, -2))
-        return loss + sum(terms)
+    _assert_same(total, *_arrays((4, 3), (6, 3), (6,)))
 
-    _assert_gradients(total, exact, *arrays)
+
+def test_gradients_of_the_plain_form_are_finite_differences(x64):
+    latents, anchors, targets = _misaligned()
+    latents, anchors, direction = (
+        np.float64(latents),
+        np.float64(anchors),
+        np.float64(latents[::-1]),
+    )
+
+    def loss(step):
+        moved = latents + step * direction
+        return plain.alignment_loss(moved, anchors, targets, solver=Euler(3))[0]
+
+    difference = (loss(1e-5) - loss(-1e-5)) / 2e-5
+    np.testing.assert_allclose(jax.grad(loss)(0.0), difference, rtol=1e-6)
+
+
+@pytest.mark.parametrize("solver", [EULER, ADAMS])
+def test_second_derivatives_are_refused(solver):
+    latents, anchors, targets = _misaligned()
+
+    def loss(latents):
+        return alignment_loss(latents, anchors, targets, solver=solver)[0]
+
+    def total(latents):
+        return jnp.sum(jnp.sin(decode(latents, anchors, solver=solver)))
+
+    for function in (loss, total, jax.jit(loss)):
+        gradient = jax.grad(function)
+        for second in (jax.jacfwd(gradient), jax.grad(lambda z, g=gradient: jnp.sum(g(z) ** 2))):
+            with pytest.raises(NotImplementedError, match="first derivatives only"):
+                second(latents)
+    # As a cotangent enters a gradient, which is linear in it.
+    _, pull = jax.vjp(functools.partial(decode, anchors=anchors, solver=solver), latents)
+    with pytest.raises(NotImplementedError, match="first derivatives only"):
+        jax.grad(lambda factors: jnp.sum(pull(factors)[0]))(latents)
+
+
+def test_assignments_to_all_anchors_refuse_a_derivative():
+    latents, anchors, _ = _misaligned()
+
+    def total(latents):
+        return jnp.sum(best_assignment_log_probs(latents, anchors, solver=EULER))
+
+    with pytest.raises(NotImplementedError, match="best_assignment_log_probs none"):
+        jax.grad(total)(latents)
+    np.testing.assert_array_equal(jax.grad(lambda z: total(jax.lax.stop_gradient(z)))(latents), 0)
 
 
 # Transformations
 
 
 def test_vmap_over_problems():
-    anchors, noise = _arrays((3, 6, 4), (3, 6, 4))
-    own = np.arange(6, dtype=np.int32)
+    @functools.partial(jax.vmap, in_axes=(0, 0, None))
+    def outputs(anchors, noise, form):
+        loss, _ = form.alignment_loss(noise, anchors, jnp.arange(6), solver=EULER)
+        return form.compute_latents(anchors, noise, solver=EULER), loss
 
-    @jax.jit
-    @jax.vmap
-    def outputs(anchors, noise):
-        loss, _ = alignment_loss(noise, anchors, own, solver=EULER)
-        return compute_latents(anchors, noise, solver=EULER), loss
-
-    def exact(anchors, noise):
-        losses = oracle.euler_alignment_loss(noise, anchors, own, STEPS, 0.2, "log")
-        return oracle.euler_latents(anchors, noise, own, STEPS), losses
-
-    jax.tree.map(_assert_close, outputs(anchors, noise), in_float64(exact, anchors, noise))
+    arrays = _arrays((3, 6, 4), (3, 6, 4))
+    exact = in_float64(lambda *arrays: outputs(*arrays, plain), *arrays)
+    jax.tree.map(_assert_close, outputs(*arrays, zoning), exact)
 
 
-@jax.jit
-@functools.partial(jax.vmap, in_axes=(0, None))
+@functools.partial(jax.jit, static_argnums=2)
+@functools.partial(jax.vmap, in_axes=(0, None, None))
 @functools.partial(jax.value_and_grad, argnums=(0, 1))
-def _losses(noise, anchors):
-    latents = compute_latents(anchors, noise, solver=EULER)
-    return alignment_loss(latents, anchors, jnp.arange(6)[::-1], solver=EULER)[0]
+def _losses(noise, anchors, form):
+    latents = form.compute_latents(anchors, noise, solver=EULER)
+    return form.alignment_loss(latents, anchors, jnp.arange(6)[::-1], solver=EULER)[0]
 
 
 def test_vmap_over_noise_alone():
-    anchors, noise = _arrays((6, 4), (3, 6, 4))
-    own = np.arange(6, dtype=np.int32)
-
-    def exact_loss(noise, anchors):
-        latents = oracle.euler_latents(anchors, noise, own, STEPS)
-        return oracle.euler_alignment_loss(latents, anchors, own[::-1], STEPS, 0.2, "log")
-
-    together = _losses(noise, anchors)
-    for k in range(3):
-        alone = jax.tree.map(lambda a, k=k: a[k], together)
-        exact = oracle.value_and_gradients(exact_loss, np.float64(noise[k]), np.float64(anchors))
-        jax.tree.map(functools.partial(_assert_close, atol=1e-4), alone, exact)
+    arrays = _arrays((3, 6, 4), (6, 4))
+    exact = in_float64(lambda *arrays: _losses(*arrays, plain), *arrays)
+    close = functools.partial(_assert_close, atol=1e-4)
+    jax.tree.map(close, _losses(*arrays, zoning), exact)
 
 
 MESHES = {
-    "Auto": ((8,), (AxisType.Auto,)),
-    "Auto, two axes": ((4, 2), (AxisType.Auto, AxisType.Auto)),
-    "Explicit": ((8,), (AxisType.Explicit,)),
-    "two axes": ((4, 2), (AxisType.Explicit, AxisType.Explicit)),
+    "Auto": ({"data": 8}, AxisType.Auto),
+    "Auto, another axis": ({"rows": 8}, AxisType.Auto),
+    "Auto, two axes": ({"data": 4, "more": 2}, AxisType.Auto),
+    "Explicit": ({"data": 8}, AxisType.Explicit),
+    "two axes": ({"data": 4, "more": 2}, AxisType.Explicit),
 }
 
 
 def _mesh(kind):
-    shape, axis_types = MESHES[kind]
-    return jax.make_mesh(shape, ("data", "more")[: len(shape)], axis_types=axis_types)
+    axes, axis_type = MESHES[kind]
+    return jax.make_mesh((*axes.values(),), (*axes,), axis_types=(axis_type,) * len(axes))
 
 
 def _on_8_devices(*arrays, mesh="Auto"):
@@ -594,31 +597,20 @@ def test_without_a_mesh_in_force_sharded_arrays_are_the_partitioners_affair():
 
 @pytest.mark.parametrize("m", [1, 6, 13])
 def test_any_number_of_rows_is_shared_by_8_devices(m):
-    arrays = _, anchors = _arrays((m, 6), (11, 6))
-    targets = np.arange(m) % 11
+    arrays = _arrays((m, 6), (11, 6))
+    targets = np.arange(m, dtype=np.int32) % 11
 
-    @jax.jit
+    @functools.partial(jax.jit, static_argnums=2)
     @functools.partial(jax.value_and_grad, argnums=(0, 1), has_aux=True)
-    def loss(points, anchors):
-        value, metrics = alignment_loss(points, anchors, targets, solver=EULER)
-        joined = latents_in_context(points, anchors, points, solver=EULER)
-        return value + jnp.mean(joined**2), (metrics, classify(points, anchors, solver=EULER))
-
-    def exact(points, anchors):
-        value = oracle.euler_alignment_loss(points, anchors, targets, STEPS, 0.2, "log")
-        arrays = points, anchors, points
-        joined = oracle.latents_in_context(oracle.euler_latents, *arrays, num_steps=STEPS)
-        return value + (joined**2).mean((-1, -2))
+    def loss(points, anchors, form):
+        value, metrics = form.alignment_loss(points, anchors, targets, solver=EULER)
+        joined = form.latents_in_context(points, anchors, points, solver=EULER)
+        return value + jnp.mean(joined**2), (metrics, form.classify(points, anchors, solver=EULER))
 
     with _in_force("Auto"):
-        (value, (metrics, classes)), gradients = loss(*arrays)
-    ends, log_p = in_float64(lambda z, a: oracle.euler_decode(z, a, STEPS), *arrays)
-    expected = oracle.value_and_gradients(exact, *map(np.float64, arrays))
-    expected = *expected, _metrics(ends, log_p, anchors, targets)
-    close = functools.partial(_assert_close, atol=1e-5)
-    jax.tree.map(close, (value, gradients, metrics), expected)
-    nearest = np.argmin(np.linalg.norm(ends[:, None] - anchors, axis=-1), axis=1)
-    np.testing.assert_array_equal(classes, nearest)
+        found = loss(*arrays, zoning)
+    exact = in_float64(lambda *arrays: loss(*arrays, plain), *arrays)
+    jax.tree.map(functools.partial(_assert_close, atol=1e-5), found, exact)
 
 
 def test_rows_that_fill_up_add_nothing_to_an_infinite_loss():
@@ -653,16 +645,46 @@ def test_vmap_on_8_devices_is_vmap(mesh, divided):
     jax.tree.map(functools.partial(_assert_close, atol=1e-5), found, expected)
 
 
-def test_inside_of_a_callers_shard_map_each_device_sees_its_own_anchors():
+@pytest.mark.parametrize("check_vma", [True, False])
+def test_inside_of_a_callers_shard_map_each_device_sees_its_own_anchors(check_vma):
     anchors, noise = _arrays((16, 6), (16, 6))
     own = functools.partial(compute_latents, solver=EULER)
     with jax.set_mesh(_mesh("Auto")):
         spec = PartitionSpec("data")
-        found = jax.jit(jax.shard_map(own, in_specs=spec, out_specs=spec, check_vma=False))(
+        found = jax.jit(jax.shard_map(own, in_specs=spec, out_specs=spec, check_vma=check_vma))(
             anchors, noise
         )
     for rows in np.split(np.arange(16), 8):
         _assert_close(found[rows], own(anchors[rows], noise[rows]), atol=1e-6)
+
+
+@SCHEMES
+def test_a_callers_shard_map_may_divide_the_latents_alone(solver, x64):
+    latents, anchors = (np.float64(a) for a in _arrays((16, 6), (5, 6)))
+    targets = np.arange(16) % 5
+
+    def outputs(latents, anchors, targets):
+        found = compute_latents(anchors, latents, targets, solver=solver)
+        joined = latents_in_context(latents, anchors, latents, solver=solver)
+        points = decode(latents, anchors, solver=solver)
+        loss, metrics = alignment_loss(latents, anchors, targets, solver=solver)
+        total = len(latents) * loss
+        total += sum(jnp.sum(jnp.sin(array)) for array in (found, joined, points))
+        return total, (classify(latents, anchors, solver=solver), metrics)
+
+    def on_a_device(*arrays):
+        total, (classes, metrics) = outputs(*arrays)
+        return jax.lax.psum(total, "data"), (classes, jax.lax.pmean(metrics, "data"))
+
+    rows, whole = PartitionSpec("data"), PartitionSpec()
+    specs = {"in_specs": (rows, whole, rows), "out_specs": (whole, (rows, whole))}
+    mapped = jax.shard_map(on_a_device, mesh=_mesh("Auto"), **specs)  # with check_vma
+
+    gradients = functools.partial(jax.value_and_grad, argnums=(0, 1), has_aux=True)
+    found = jax.jit(gradients(mapped))(latents, anchors, targets)
+    exact = jax.jit(gradients(outputs))(latents, anchors, targets)
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-9)
+    jax.tree.map(close, found, exact)
 
 
 def _collectives(program):
@@ -686,11 +708,13 @@ def _gradient_on_8_devices(steps, mesh):
         return alignment_loss(latents, partners, jnp.arange(32), solver=Euler(steps))[0]
 
     arrays = _on_8_devices(*_arrays((32, 6), (32, 6), (32, 6)), mesh=mesh)
-    with _in_force(mesh, mesh == "Auto"):
+    with _in_force(mesh, "Auto" in mesh):
         return loss.lower(*arrays).compile().as_text()
 
 
-@pytest.mark.parametrize(("steps", "mesh"), [(2, "Auto"), (6, "Auto"), (6, "Explicit")])
+@pytest.mark.parametrize(
+    ("steps", "mesh"), [(2, "Auto"), (6, "Auto"), (6, "Auto, another axis"), (6, "Explicit")]
+)
 def test_gradient_gathers_anchors_once_a_call_and_exchanges_nothing_in_its_loops(steps, mesh):
     program = _gradient_on_8_devices(steps, mesh)
     assert program.count("while(") >= 3  # towards the prior and back, towards the anchors
@@ -754,14 +778,30 @@ NONE, NO_INDEX = np.zeros((0, 3), np.float32), np.zeros(0, np.int32)
     ("call", "message"),
     [
         (lambda: compute_latents(A, B, solver=EULER), "own=None needs one row"),
-        (lambda: compute_latents(A, B[:, :2], INDEX, solver=EULER), "must share q"),
+        (lambda: compute_latents(A, B[:, :2], INDEX, solver=EULER), r"noise must be \(m, 3\)"),
         (lambda: compute_latents(A, A, INDEX, solver=EULER), "own must be"),
         (lambda: latents_in_context(B, NONE, B, solver=EULER), "at least one anchor"),
         (lambda: compute_latents(A, A, solver=EULER, log_weights=WEIGHTS), "log_weights must be"),
-        (lambda: decode(B[0], A, solver=EULER), "must share q"),
+        (lambda: decode(B[0], A, solver=EULER), r"latents must be \(m, 3\), as wide as anchors"),
+        (lambda: decode(B, A[0], solver=EULER), r"anchors must be \(n, q\)"),
+        (lambda: decode(B, A[None], solver=EULER), r"anchors must be \(n, q\)"),
+        (lambda: decode(B, A, solver="adams"), r"Euler\(20\), .* got 'adams'"),
+        (lambda: decode(B, A, solver=Euler), r"Euler\(20\), "),
+        (lambda: plain.decode(B, A, solver=ADAMS), "Euler and DPMSolver, not Adams"),
+        (lambda: compute_latents(A, B, INDEX + 5, solver=EULER), "own must index the 5 anchors"),
+        (lambda: compute_latents(A, B, INDEX - 6, solver=EULER), "from 0 to 4, got -6"),
+        (lambda: alignment_loss(B, A, INDEX + 0.0, solver=EULER), "targets must be .* integers"),
+        (
+            lambda: jax.jit(lambda z: assignment_log_probs(z, A, INDEX + 5, solver=EULER))(B),
+            "targets must index the 5 anchors",
+        ),
+        (
+            lambda: alignment_loss(B, A, jnp.array([0, 1, 2, 5]), solver=EULER),
+            "targets must index the 5 anchors, from 0 to 4, got 5",
+        ),
         (lambda: classify(B, A, solver=EULER, log_weights=WEIGHTS), "log_weights must be"),
-        (lambda: latents_in_context(B, A, A, solver=EULER), "differ in shape"),
-        (lambda: latents_in_context(A, B[:, :2], A, solver=EULER), "must share q"),
+        (lambda: latents_in_context(B, A, A, solver=EULER), "differ in length"),
+        (lambda: latents_in_context(A, B[:, :2], A, solver=EULER), "queries must be .*context"),
         (lambda: assignment_log_probs(A, B, INDEX, solver=EULER), "targets must be"),
         (lambda: alignment_loss(B, A, INDEX, solver=EULER, cutoff=1.0), "cutoff must be in"),
         (lambda: alignment_loss(B, A, INDEX, solver=EULER, cutoff=-0.05), "cutoff must be in"),

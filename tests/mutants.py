@@ -1,6 +1,6 @@
 """Whether tests notice subtle bugs: each mutant has one, at which a selection of tests must fail.
 
-    python benchmarks/mutants.py [--only SUBSTRING] [--list]
+    python tests/mutants.py [--only SUBSTRING] [--list]
 
 It works on a copy of package and tests. Exit code 1 if a mutant survives or cannot be made.
 """
@@ -43,7 +43,7 @@ COUNTED = "evaluation/test_measurements.py -k samples_of_classes"
 PAIRS, FLOWS = "data/test_metadata.py -k ", SPACE + "'by_the_flow or flow_of_the'"
 QUERIES, FAR = ADAMS + "in_a_context", ACCURACY + "'in_context and 1000'"
 SCORE = PROPERTIES + "score_identity"
-GRADIENTS = CONTRACT + "'gradients_of_latents and finite_differences'"
+GRADIENTS, REMOVED = CONTRACT + "gradients_of_latents", CONTRACT + "as_if_a_removed"
 
 
 class Mutant(NamedTuple):
@@ -80,7 +80,12 @@ MUTANTS = (
     Mutant("zoning/flow.py", "weights_SxKxP[age:, age]", "weights_SxKxP[age:, 0]", GRADIENTS),
     Mutant("zoning/solvers.py", "phi2 / h - 0.5", "phi2 / h - 1.0", PROPERTIES + "order_3_beats"),
     Mutant("zoning/solvers.py", "num_steps - k)", "num_steps - k + 1)", GOLDEN + "fewsteps"),
-    Mutant("zoning/solvers.py", "share = t_end / t_next", "share = 1.0", GOLDEN + "dpm_small"),
+    Mutant(
+        "zoning/solvers.py",
+        "ends = np.append(t_end / after",
+        "ends = np.append(after / after",
+        GOLDEN + "dpm_small",
+    ),
     Mutant("zoning/adams.py", "sqrt(1 / 12)", "sqrt(1 / 3)", ADAMS + "orders_and_steps"),
     Mutant("zoning/adams.py", "(jnp.log(count_M)", "(-jnp.log(count_M)", ADAMS + "and_gradient"),
     Mutant("zoning/adams.py", "rms = jnp.sqrt(2 * ", "rms = jnp.sqrt(", ADAMS + "and_the_loss"),
@@ -89,11 +94,16 @@ MUTANTS = (
     Mutant("zoning/alignment.py", "[:, -1] >= ", "[:, 0] >= ", CONTRACT + "metrics_of"),
     Mutant("zoning/alignment.py", "d_loss * gradient", "gradient", GOLDEN + "grad_align_small"),
     Mutant("zoning/alignment.py", "counts_M > 0", "counts_M >= 0", CONTRACT + "any_number_of_rows"),
-    Mutant("zoning/latents.py", "indices + len(", "indices - len(", CONTRACT + "from_the_end"),
+    Mutant("zoning/arguments.py", "indices + len(", "indices - len(", CONTRACT + "from_the_end"),
     Mutant("zoning/latents.py", "isneginf(mixture", "isposinf(mixture", CONTRACT + "the_answer"),
+    Mutant("zoning/arguments.py", "values >= count", "values > count", CONTRACT + "bad_arguments"),
+    Mutant("zoning/plain.py", "int(cutoff * ", "round(cutoff * ", CONTRACT + "after_the_cutoff"),
+    Mutant("zoning/rows.py", "len(mesh.axis_names) == 1", "False", CONTRACT + "gathers"),
+    Mutant("zoning/rows.py", "a + nothing.astype(a.dtype)", "a", CONTRACT + "alone"),
+    Mutant("zoning/flow.py", "likeliest_Q, anchors_NxQ)", "anchors_NxQ, anchors_NxQ)", REMOVED),
     Mutant("zoning/rows.py", 'fill("constant")', 'fill("edge")', ROWS + "blocks_give"),
     Mutant("zoning/integrate.py", "(mixture, origin,", "(mixture, 0 * origin,", FAR),
-    Mutant("zoning/devices.py", "jax.lax.psum", "jax.lax.pmean", ROWS + "devices_give"),
+    Mutant("zoning/rows.py", "jax.lax.psum", "jax.lax.pmean", ROWS + "devices_give"),
     Mutant("losses/contrastive.py", "bool), -jnp.inf", "bool), 0.0", "losses/test_contrastive.py"),
     Mutant("losses/rectified_flow.py", "(time_key", "(noise_key", FLOW_LOSS + "draws_time"),
     Mutant("losses/rectified_flow.py", "dt * k", "dt * (k + 1)", FLOW_LOSS + "at_the_start"),
@@ -103,7 +113,7 @@ MUTANTS = (
     Mutant("optimization.py", "(step, steps) / steps", "(step / (steps - 1), 1)", ORIGINAL),
     Mutant("optimization.py", "step < stops", "step <= stops", OPTIMIZATION + "decoder_stops"),
     Mutant("optimization.py", "(10 + step + 1)", "(10 + step)", OPTIMIZATION + "recurrence"),
-    Mutant("run/checkpoints.py", "json([step, ", "json([0, ", CHECKPOINTS + "renamed"),
+    Mutant("run/checkpoints.py", '["step"] != step:', '["step"] < 0:', CHECKPOINTS + "renamed"),
     Mutant("run/checkpoints.py", ", reverse=True", "", CHECKPOINTS + "what_is_saved"),
     Mutant("run/checkpoints.py", "if s > step]", "if s >= step]", CHECKPOINTS + "makes_way"),
     Mutant("run/checksums.py", "or _top(n) in parts", "", CHECKPOINTS + "verifies_what"),
