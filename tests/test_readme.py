@@ -62,7 +62,8 @@ def test_the_smallest_type_learns(tmp_path, monkeypatch):
     ):
         (tmp_path / f"{name}.py").write_text(block)
     workdir, extension = tmp_path / "run", tmp_path / "profiles.py"
-    assert main.main([f"--config={tmp_path / 'config.py'}", f"--workdir={workdir}"]) == 0
+    flags = [f"--config={tmp_path / 'config.py'}", "--config.evaluation.noise_scales=()"]
+    assert main.main([*flags, f"--workdir={workdir}"]) == 0
     model = lzn_jax.load(workdir, extensions=[str(extension)])
     train, test = data.load_data(model.config)
     profiles, labels = model.space.types["profile"].samples(test), test.labels

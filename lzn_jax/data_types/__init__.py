@@ -11,7 +11,6 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
 
 from lzn_jax import randomness, zoning
@@ -250,7 +249,7 @@ class DataType:
         self.output = decoder.output if decoder else f"{name}s"
 
     @property
-    def modules(self) -> dict[str, nn.Module]:
+    def modules(self) -> dict[str, Any]:
         """Networks by name."""
         both = (self.encoder, self.decoder)
         return {each.network: each.module for each in both if isinstance(each, Encoder | Decoder)}
