@@ -13,7 +13,7 @@ def get_config() -> ml_collections.ConfigDict:
     config = configuration.sibling(__file__, "digits_joint")
     config.extensions = ("pixels.py",)
     config.encoder = {"name": "mlp", "features": 256, "num_blocks": 2}
-    config.decoder = {"name": "pixels", "features": 64, "num_layers": 3, "levels": 17}
+    config.decoder = {"name": "pixels", "features": 32, "num_layers": 3, "levels": 17}
     config.training.num_steps = 600
     del config.sampling
     return config
