@@ -44,24 +44,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    results = Path("results")
-    for flag, path in (
-        ("--digits", results / "digits_text_evidence" / "evidence.json"),
-        ("--digits-alone", results / "text_baselines" / "digits_text.json"),
-        ("--emoji", results / "emoji_text_evidence" / "evidence.json"),
-        ("--emoji-alone", results / "text_baselines" / "emoji_text.json"),
-        ("--picture", results / "text_evidence.png"),
-    ):
-        parser.add_argument(flag, type=Path, default=path)
+    parser.add_argument("--folder", type=Path, default=Path("results"))
+    parser.add_argument("--picture", type=Path, default=Path("results/text_evidence.png"))
     arguments = parser.parse_args()
-    digits, digits_alone, emoji, emoji_alone = (
-        json.loads(path.read_text())
-        for path in (
-            arguments.digits,
-            arguments.digits_alone,
-            arguments.emoji,
-            arguments.emoji_alone,
-        )
+
+    def read(path: str) -> dict[str, list[dict[str, float]]]:
+        found: dict[str, list[dict[str, float]]] = json.loads((arguments.folder / path).read_text())
+        return found
+
+    digits, emoji = (read(f"{name}_text_evidence/evidence.json") for name in ("digits", "emoji"))
+    digits_alone, emoji_alone = (
+        read(f"text_baselines/{name}_text.json") for name in ("digits", "emoji")
     )
     figure = new_figure(13, 11, "One space for all, beside networks for one task alone")
     (first, second), (third, fourth) = figure.subplots(2, 2)
