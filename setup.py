@@ -56,6 +56,7 @@ setup(
         "tfds": ["tensorflow-datasets>=4.9.10", "array_record>=0.8"],
         "demo": ["gradio>=6.0"],
         "browser": ["playwright>=1.50"],
+        "examples": ["rdkit>=2025.3"],
         "hub": ["huggingface_hub>=1.0"],
         "wandb": ["wandb>=0.19"],
         "tensorboard": ["tensorboard>=2.18"],

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from ml_collections import ConfigDict
@@ -86,7 +85,7 @@ class LatentSpace:
             for name in config.types
         }
         types = self.types.values()
-        self.modules: dict[str, nn.Module] = {n: m for t in types for n, m in t.modules.items()}
+        self.modules: dict[str, Any] = {n: m for t in types for n, m in t.modules.items()}
         self.in_batches = functools.partial(
             in_batches, mesh=mesh, batch_size=examples_at_a_time(config.training)
         )

@@ -64,7 +64,9 @@ def _run(arguments: list[str], interruption: Interruption) -> int:
         "--config",
         help="config file, or its NAME in configs/; default that of the run in --workdir",
     )
-    parser.add_argument("--workdir", help="folder of the run; default results/NAME")
+    parser.add_argument(
+        "--workdir", help="folder of the run; default results/NAME, of NAME/config.py too"
+    )
     parser.add_argument("--mode", choices=MODES, default="train", metavar="MODE", help="see below")
     parser.add_argument("--input", help="image or folder that a mode is to read; text or labels")
     parser.add_argument("--source", help="data type that --mode=translate starts at")
@@ -145,7 +147,9 @@ def _config_and_workdir(
         )
     extensions = [name for name in flags.extensions.split(",") if name]
     if flags.config is not None:
-        workdir = Path(flags.workdir or Path("results") / Path(flags.config).stem)
+        path = Path(flags.config)
+        name = path.absolute().parent.name if path.name == "config.py" else path.stem
+        workdir = Path(flags.workdir or Path("results") / name)
         return configuration.load(flags.config, overrides, _from_images, extensions), workdir
     if flags.workdir is None:
         raise UserError("name a config with --config=NAME, or the folder of a run with --workdir")

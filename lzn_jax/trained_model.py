@@ -245,7 +245,7 @@ class TrainedModel:
     ) -> UInt8[np.ndarray, "n h w c"]:
         """For each image another one from its zone, by a random latent (paper §3.1)."""
         images, main = self._encoded(images, self.main_type), self.main_type
-        self._check_generates("decode images")
+        self._check_generates("decode")
         found = self._decoded(images, main, main, 1.0, key, "decoding")
         siblings: np.ndarray = self._samples(main, found)
         return siblings
@@ -257,7 +257,7 @@ class TrainedModel:
 
         None: all classes in equal shares, or, where there are none, -1.
         """
-        self._check_generates("generate images")
+        self._check_generates("generate")
         _check_count(count)
         if labels is not None and self.class_type is None:
             raise UserError("a generation study has no classes: leave labels out")
@@ -297,7 +297,7 @@ class TrainedModel:
         Labels None are found by `classify`, where the decoder takes them.
         """
         images = self._encoded(images, self.main_type)
-        self._check_generates("reconstruct images")
+        self._check_generates("reconstruct")
         request = (images, self._condition(images, labels, key))
         found: dict[str, np.ndarray] = self._flow(inference.reconstruct, request, "reconstructing")
         return found
@@ -317,7 +317,7 @@ class TrainedModel:
         Labels as for `reconstruct`. Both ends are the reconstructions of the images.
         """
         images = self._encoded(images, self.main_type)
-        self._check_generates("interpolate images")
+        self._check_generates("interpolate")
         if len(images) != 2:
             raise UserError(f"interpolation is between two images, got {len(images)}")
         condition = self._condition(images, labels, key)
@@ -437,14 +437,15 @@ class TrainedModel:
             raise self._cannot("classify images", f"{reason} no zones of labels")
 
     def _check_generates(self, what: str) -> None:
-        image = self.space.types[self.main_type]
-        if image.decoder is None:
+        main = self.space.types[self.main_type]
+        asked, what = what, f"{what} {main.output}"
+        if main.decoder is None:
             raise self._cannot(what, "generation and joint studies do")
-        if image.name not in self.space.decoders:
+        if main.name not in self.space.decoders:
             raise UserError(f"cannot {what}: training.generation_weight=0 trained no decoder")
-        if not isinstance(image.decoder, Invertible) and ("recon" in what or "interp" in what):
-            name = self.config.decoder.name
-            raise UserError(f"cannot {what}: decoder {name!r} has no invert, render, reconstruct")
+        if asked in ("reconstruct", "interpolate") and not isinstance(main.decoder, Invertible):
+            name = type(main.decoder).__name__
+            raise UserError(f"cannot {what}: {name} has no invert, render and reconstruct")
 
     def _checked_labels(self, labels: Any, count: int) -> np.ndarray | None:
         if labels is None or self.class_type is None:

@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import small
+from sklearn.linear_model import LogisticRegression
 
-from lzn_jax import main
+import lzn_jax
+from lzn_jax import data, main
 
 ROOT = Path(__file__).parent.parent
 
@@ -51,19 +53,36 @@ def test_an_encoder_of_ones_own_learns(capsys):
     assert len(BLOCKS[1].splitlines()) <= 40
 
 
-def test_a_data_type_of_ones_own_takes_60_lines():
-    page = (ROOT / "docs" / "data_types.md").read_text()
-    (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    assert len([line for line in block.splitlines() if line]) <= 60
-    names = names_of(block)
-    assert names["accuracy"] > 0.75
-    assert names["judge"].predict(names["made"]).tolist() == list(range(10))
+@pytest.mark.usefixtures("full_speed")
+def test_the_smallest_type_learns(tmp_path, monkeypatch):
+    small.without_pictures(monkeypatch)
+    page = (ROOT / "docs" / "parts.md").read_text()
+    for name, block in zip(
+        ("profiles", "config"), re.findall(r"```python\n(.*?)```", page, re.DOTALL), strict=True
+    ):
+        (tmp_path / f"{name}.py").write_text(block)
+    workdir, extension = tmp_path / "run", tmp_path / "profiles.py"
+    flags = [f"--config={tmp_path / 'config.py'}", "--config.evaluation.noise_scales=()"]
+    assert main.main([*flags, f"--workdir={workdir}"]) == 0
+    model = lzn_jax.load(workdir, extensions=[str(extension)])
+    train, test = data.load_data(model.config)
+    profiles, labels = model.space.types["profile"].samples(test), test.labels
+    assert np.mean(model.translate(profiles, "profile", "label") == labels) > 0.75
+    (alone,) = model.translate(profiles[:1], "profile", "label")
+    assert alone == labels[0]
+    made = model.translate(np.arange(10), "label", "profile", noise_scale=0.0)
+    judge = LogisticRegression(max_iter=1000)
+    judge.fit(model.space.types["profile"].samples(train), train.labels)
+    assert judge.predict(made).tolist() == list(range(10))
 
 
 PAGES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md"))
+EXAMPLES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "examples").glob("*/*.md"))
 
 
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "launch/README.md", *PAGES])
+@pytest.mark.parametrize(
+    "name", ["README.md", "CONTRIBUTING.md", "launch/README.md", *PAGES, *EXAMPLES]
+)
 def test_what_is_named_exists(name):
     text = (ROOT / name).read_text()
     for path in re.findall(r"(?:configs|benchmarks|tests|launch|lzn_jax)/(?!NAME)[\w/]+\.py", text):

@@ -65,11 +65,13 @@ def test_the_repository_is_in_it(site, pages):
     names = {str(path.relative_to(site)) for path in pages}
     documents = [path.stem for path in (ROOT / "docs").glob("*.md")]
     notebooks = [path.stem for path in (ROOT / "notebooks").glob("*.ipynb")]
+    examples = [path.parent.name for path in (ROOT / "examples").glob("*/README.md")]
     assert documents
     assert notebooks
     assert names == {
         *(f"docs/{name}.html" for name in documents),
         *(f"notebooks/{name}.html" for name in notebooks),
+        *(f"examples/{name}/index.html" for name in examples),
         *("index.html", "launch/index.html", "CHANGELOG.html", "CONTRIBUTING.html"),
         *("trained_model.html", "zoning_functions.html", "limits.html"),
     }

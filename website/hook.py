@@ -10,7 +10,14 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "launch/README.md", "docs/*.md")
+PAGES = (
+    "README.md",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "launch/README.md",
+    "examples/*/README.md",
+    "docs/*.md",
+)
 LINK = re.compile(r"\]\((?!https?:)([^)#]+)")
 
 

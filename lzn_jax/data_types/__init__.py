@@ -12,7 +12,6 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
 
 from lzn_jax import randomness, zoning
@@ -251,7 +250,7 @@ class DataType:
         self.output = decoder.output if decoder else f"{name}s"
 
     @property
-    def modules(self) -> dict[str, nn.Module]:
+    def modules(self) -> dict[str, Any]:
         """Networks by name."""
         both = (self.encoder, self.decoder)
         return {each.network: each.module for each in both if isinstance(each, Encoder | Decoder)}
@@ -303,6 +302,11 @@ class DataType:
         """Samples that a person writes on a page; like `parse`, but no file is read."""
         return self.parse(text)
 
+    def named(self, text: str) -> tuple[Samples, list[str]]:
+        """Samples of the value of --input, and the name of each: its file, or what is written."""
+        samples = self.parse(text)
+        return samples, list(self.shown(samples))
+
     def shown(self, samples: Samples) -> Any:
         """Samples as figures and pages show them: images, or one string each."""
         return [str(sample) for sample in samples]
@@ -327,10 +331,12 @@ class NetworkEncoder:
 
     Attributes:
       transform: of training images, on the host; None: the type reads no images.
+      main_feature, anchor_feature: of those that `features` finds.
     """
 
     num_draws = 1
     transform: Any = None
+    main_feature = anchor_feature = "anchor"
 
     def __init__(
         self,
@@ -400,6 +406,10 @@ class NetworkEncoder:
         """Anchors of samples."""
         output: Any = self.module.apply(variables[self.network], self.inputs(samples), train=False)
         return output
+
+    def features(self, variables: Variables, samples: Samples) -> dict[str, Float[Array, "b d"]]:
+        """Features of samples by name, the anchor among them, a pure function."""
+        return {"anchor": self.anchors(variables, samples)}
 
     def context_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Of the context anchors."""

@@ -77,19 +77,18 @@ class Image(DataType):
         """An image file, or all of a folder."""
         return data.read_images(text, self._data)
 
+    def named(self, text: str) -> tuple[UInt8[np.ndarray, "n h w c"], list[str]]:
+        """An image file, or all of a folder, and their paths."""
+        files = data.find_images(text, self._data)
+        return files.read(), [str(file) for file in files.files]
+
     def shown(self, samples: Any) -> Any:
         """The images."""
         return samples
 
 
 class ImageEncoder(NetworkEncoder):
-    """The image encoder of a config.
-
-    Attributes:
-      main_feature, anchor_feature: of those that `features` finds.
-    """
-
-    main_feature = anchor_feature = "anchor"
+    """The image encoder of a config."""
 
     def __init__(self, config: ConfigDict) -> None:
         super().__init__(
@@ -123,12 +122,6 @@ class ImageEncoder(NetworkEncoder):
         """Zones of a training batch's anchors and those of the bank; the key is dropout's."""
         (own,) = super().zones(variables, batch, keys)
         return (bank.zones(own.anchors, variables[self.network].get(bank.COLLECTION)),)
-
-    def features(
-        self, variables: Variables, images: UInt8[Array, "b h w c"]
-    ) -> dict[str, Float[Array, "b d"]]:
-        """Features of images by name, the anchor among them, a pure function."""
-        return {"anchor": self.anchors(variables, images)}
 
 
 class ViewEncoder(ImageEncoder):

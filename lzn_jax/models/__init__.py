@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
-from flax import linen as nn
 from ml_collections import ConfigDict
 
 from lzn_jax import parts
@@ -19,12 +18,12 @@ def has_latents(config: ConfigDict) -> bool:
     return enabled
 
 
-def build(config: ConfigDict) -> dict[str, nn.Module]:
+def build(config: ConfigDict) -> dict[str, Any]:
     """Modules of a config by name, as it has them: 'encoder', 'decoder', 'label_anchors' and more.
 
     Without latents (`latent.enabled` False) the plain rectified flow is left: 'decoder' alone.
     """
-    modules: dict[str, nn.Module] = {}
+    modules: dict[str, Any] = {}
     for name in config.types:
         modules |= parts.get("type", name)(config).modules
     return modules

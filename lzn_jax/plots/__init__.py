@@ -3,7 +3,7 @@
 from lzn_jax.plots.embedding import MIN_POINTS, tsne
 from lzn_jax.plots.grids import enlarged, interpolation, predictions, reconstructions, sample_grid
 from lzn_jax.plots.lines import accuracy_curves, classification, curves
-from lzn_jax.plots.translations import MAX_PAIRS, is_images, retrieval, tasks, translations
+from lzn_jax.plots.translations import MAX_PAIRS, retrieval, tasks, translations
 from lzn_jax.plots.zones import among_zones, latent_zones
 
 __all__ = [
@@ -15,7 +15,6 @@ __all__ = [
     "curves",
     "enlarged",
     "interpolation",
-    "is_images",
     "latent_zones",
     "predictions",
     "reconstructions",

@@ -85,10 +85,5 @@ def show(axes: Axes, sample: Any, width: float) -> None:
     words.set_in_layout(False)  # a long word may reach to the next column
 
 
-def is_images(samples: Any) -> bool:
-    """Whether samples are images (n, h, w, c)."""
-    return np.ndim(samples) == 4
-
-
 def _is_image(sample: Any) -> bool:
     return isinstance(sample, np.ndarray) and sample.ndim == 3

@@ -148,11 +148,23 @@ def mean_weights(times: np.ndarray, orders: Sequence[int]) -> np.ndarray:
 def _tables(times: np.ndarray, orders: Sequence[int], mixture: Mixture) -> Tables:
     """The rows for the grid `times` (S+1,), row k of order `orders[k]`; the same for all points."""
     t_end, after = times[-1], times[1:-1]
-    r = np.maximum((1 - times[:-1]) / times[:-1], SMALLEST_R)
     states = mean_weights(times, orders)  # of the state t u, which is finite where u is not
     weights = np.append(states[:-1] / after[:, None], np.zeros_like(states[:1]), axis=0)
     ends = np.append(t_end / after, 1.0)[:, None] * states
     end_weights = np.sum([np.pad(end[age:], (0, age)) for age, end in enumerate(ends.T)], axis=0)
+    return shared_table(times, weights, end_weights, mixture)
+
+
+def shared_table(
+    times: np.ndarray, weights: np.ndarray, end_weights: np.ndarray, mixture: Mixture
+) -> Tables:
+    """One table for all points, of evaluations at `times[:-1]` and an end at `times[-1]` (S+1,).
+
+    `weights` (S, K) are factors of the newest drift, the one before it, ... in the next state, 0 in
+    the last row; `end_weights` (S,) those of each drift in the end point.
+    """
+    t_end = times[-1]
+    r = np.maximum((1 - times[:-1]) / times[:-1], SMALLEST_R)
     start_weight = 1.0 if t_end > times[0] else 1 / times[0]
     numbers = (start_weight, start_weight - 1, t_end, 1 - t_end)
     cast = functools.partial(jnp.asarray, dtype=mixture.anchors_NxQ.dtype)

@@ -1,0 +1,18 @@
+"""Images and labels of digits with an encoder that is a network of Flax NNX.
+
+python -m lzn_jax.main --config=examples/nnx_encoder/config.py
+"""
+
+import ml_collections
+
+from lzn_jax import configuration
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """The config of digits_joint with small networks."""
+    config = configuration.sibling(__file__, "digits_joint")
+    config.extensions = ("nnx_mlp.py",)
+    config.encoder = {"name": "nnx_mlp", "features": 256}
+    config.decoder = {"name": "mlp", "features": 256, "num_blocks": 3}
+    config.training.num_steps = 600
+    return config

@@ -1,0 +1,229 @@
+"""The examples, shrunk, by the command line: parts from outside the package do what others do."""
+
+import csv
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import small
+from ml_collections import ConfigDict
+
+import lzn_jax
+from lzn_jax import data, main, parts, zoning
+from lzn_jax.configuration import UserError
+from lzn_jax.data_types import Invertible, Zones
+from lzn_jax.demo.answers import Answers
+from lzn_jax.losses import zone_alignment
+from lzn_jax.modes.compilation import batch_shapes
+
+FOLDER = Path(__file__).parents[1] / "examples"
+MIDPOINT = {"latent__solver": "midpoint", "alignment__solver": "midpoint"}
+SHRUNK = {
+    "molecules": {"molecule__context_size": 16, "molecule__features": 8},
+    "autoregressive": {"decoder__num_layers": 1},
+    "own_images": {"data__image_size": 32, **MIDPOINT},
+    "nnx_encoder": {},
+}
+needs_rdkit = pytest.mark.skipif(
+    importlib.util.find_spec("rdkit") is None, reason="needs rdkit: pip install -e '.[examples]'"
+)
+
+
+def config_of(name):
+    return FOLDER / name / "config.py"
+
+
+def parts_of(name):
+    """The module of an example's parts."""
+    file = next(path for path in (FOLDER / name).glob("*.py") if path.name != "config.py")
+    parts.extend([str(file)])
+    return next(m for m in sys.modules.values() if getattr(m, "__file__", None) == str(file))
+
+
+@pytest.fixture(
+    scope="module", params=[pytest.param("molecules", marks=needs_rdkit), *list(SHRUNK)[1:]]
+)
+def run(request, tmp_path_factory):
+    """Name and folder of a run of two updates, and the code with which it ended."""
+    workdir = tmp_path_factory.mktemp(request.param)
+    flags = small.flags(config_of(request.param), workdir, **SHRUNK[request.param])
+    with pytest.MonkeyPatch.context() as patch:
+        small.without_pictures(patch)
+        return request.param, workdir, main.main(flags)
+
+
+@pytest.fixture
+def model(run):
+    name, workdir, _ = run
+    return lzn_jax.load(workdir, extensions=[parts_of(name).__file__])
+
+
+def test_it_trains_goes_on_and_is_evaluated(run, monkeypatch):
+    small.without_pictures(monkeypatch)
+    name, workdir, code = run
+    assert code == 0
+    flags = [f"--workdir={workdir}", f"--extensions={parts_of(name).__file__}"]
+    assert main.main([*flags, "--config.training.num_steps=3"]) == 0
+    lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    assert sorted({line["step"] for line in lines if "loss" in line}) == [1, 2, 3]
+    trained = json.loads((workdir / "summary.json").read_text())
+    assert trained["step"] == 3
+    assert "test_accuracy" in trained
+    assert main.main([*flags, "--mode=evaluate"]) == 0
+    again = json.loads((workdir / "summary.json").read_text())
+    assert len(again) > 4
+    assert again == pytest.approx({metric: trained[metric] for metric in again}, rel=1e-4)
+
+
+def test_a_sample_alone_is_what_it_is_among_others(model):
+    test = data.load(model.config.data, "test")
+    for source, target in model.translations:
+        samples = model.space.types[source].samples(test)[:4]
+        latents = model.encode(samples, source=source)
+        together = model.translate(samples, source, target)
+        assert np.ptp(latents, axis=0).max() > 1e-3
+        for count in (1, 2):
+            alone = model.encode(samples[:count], source=source)
+            np.testing.assert_allclose(alone, latents[:count], atol=1e-4)
+            found = model.translate(samples[:count], source, target)
+            np.testing.assert_array_equal(found, together[:count])
+
+
+def test_batches_have_the_shapes_that_are_compiled(model):
+    train = data.load(model.config.data, "train")
+    space, size = model.space, model.config.training.batch_size
+    batches = data.TrainingBatches(
+        train, size, 0, space.transform, columns=space.columns(train), workers=0
+    )
+    with batches:
+        assert batches.shapes() == batch_shapes(space, model.config)
+
+
+def test_the_page_translates_what_is_written(model):
+    train, test = data.load_data(model.config)
+    answers = Answers(model, test, train)
+    main_type = model.main_type
+    is_written = main_type == "molecule"
+    assert bool(answers.written) == is_written
+    assert answers.inverts_images == isinstance(model.space.decoders[main_type], Invertible)
+    if is_written:
+        assert answers.written == [("molecule", "label"), ("label", "molecule")]
+        rings, _ = answers.translated("molecule", "label", "CCO", 0)
+        assert set(rings) <= set(data.class_names(model.config.data))
+        assert answers.examples("molecule")
+    else:
+        assert len(answers.of_label(answers.classes[0], 0)) == 8
+
+
+@needs_rdkit
+def test_every_mode_takes_molecules(tmp_path, monkeypatch, capsys):
+    small.without_pictures(monkeypatch)
+    config = small.config(config_of("molecules"), **SHRUNK["molecules"])
+    workdir = small.untrained_run(tmp_path / "run", config)
+    flags = [f"--workdir={workdir}", f"--extensions={parts_of('molecules').__file__}"]
+
+    def table(name, *arguments):
+        assert main.main([*flags, *arguments]) == 0
+        with open(workdir / name, newline="") as file:
+            return list(csv.DictReader(file))
+
+    translate = ["--mode=translate", "--source=molecule", "--target=label"]
+    (alone,) = table("translations.csv", *translate, "--input=CCO")
+    together = table("translations.csv", *translate, "--input=CCO,c1ccccc1")
+    assert together[0] == alone
+    assert together[1]["source"] == "c1ccccc1"
+    rows = table("predictions.csv", "--mode=classify", "--input=CCO,c1ccccc1")
+    assert [row["file"] for row in rows] == ["CCO", "c1ccccc1"]
+    assert [row["prediction"] for row in rows] == [row["target"] for row in together]
+    for mode, file in (("sample", "samples"), ("embed", "embeddings")):
+        assert main.main([*flags, f"--mode={mode}"]) == 0
+        assert len(np.load(workdir / f"{file}.npz")["labels"]) == {"sample": 20, "embed": 350}[mode]
+    assert main.main([*flags, "--mode=check_data"]) == 0
+    assert "350 examples without images" in capsys.readouterr().err
+    refused = {
+        "--mode=reconstruct": "SmilesDecoder has no invert",
+        "--mode=classify --input=CCQ": "'CCQ' is no molecule",
+    }
+    for arguments, message in refused.items():
+        assert main.main([*flags, *arguments.split()]) == 2
+        assert message in capsys.readouterr().err
+
+
+@needs_rdkit
+def test_molecules_are_written_as_they_are_read():
+    module = parts_of("molecules")
+    molecule = module.Molecule(small.config(config_of("molecules"), **SHRUNK["molecules"]))
+    examples = module.NCI.load(None, "test")
+    written = molecule.decoded(molecule.columns(examples)["tokens"])
+    np.testing.assert_array_equal(written, molecule.samples(examples))
+    assert np.bincount(examples.labels).min() > 20
+    first, second = molecule.encoded(["OCC", "C(C)O"])  # the same molecule
+    np.testing.assert_array_equal(first, second)
+
+
+def test_a_pixel_depends_on_those_before_it_alone():
+    module = parts_of("autoregressive").CausalPixels((4, 4, 1), 8, 2, 5)
+    pixels = jnp.arange(16)[None] % 5
+    latents = jnp.ones((1, 3))
+    variables = module.init(jax.random.key(0), pixels, latents, None, train=False)
+
+    def logits(pixels):
+        return module.apply(variables, pixels, latents, None, train=False)[0]
+
+    changed = logits(pixels.at[0, 7].set(0))
+    np.testing.assert_array_equal(changed[:8], logits(pixels)[:8])
+    assert (changed[8:] != logits(pixels)[8:]).any(axis=1).all()
+
+
+def test_the_midpoint_method_has_order_two():
+    midpoint, euler = parts_of("own_images").Midpoint, zoning.Euler
+    anchors, noise = jax.random.normal(jax.random.key(0), (2, 5, 3))
+
+    def errors(function, *solvers):
+        exact, *found = (function(solver) for solver in (euler(4096), *solvers))
+        return [float(jnp.abs(each - exact).max()) for each in found]
+
+    def latents(solver):
+        return zoning.compute_latents(anchors, noise, solver=solver)
+
+    def decoded(solver):
+        return zoning.decode(noise, anchors, solver=solver)
+
+    coarse, fine = errors(latents, midpoint(64), midpoint(128))
+    assert 3.5 < coarse / fine < 4.5
+    four, eulers, eight = errors(decoded, midpoint(4), euler(4), midpoint(8))
+    assert four < 0.6 * eulers
+    assert eight < 1e-5
+
+
+def test_the_midpoint_method_takes_two_evaluations_a_step():
+    parts_of("own_images")
+    setting = ConfigDict({"solver": "midpoint", "num_steps": 5})
+    with pytest.raises(UserError, match="solver 'midpoint': num_steps must be even"):
+        zone_alignment.solver(setting)
+
+
+def test_contrast_of_orthogonal_anchors_is_known():
+    module, setting = parts_of("own_images"), ConfigDict({"temperature": 0.5})
+    anchors = 2 * jnp.eye(4)
+    targets = jnp.array([0, 1, 1, 3])
+    loss, metrics = module.contrast(3 * anchors[targets], Zones(anchors), targets, setting)
+    np.testing.assert_allclose(loss, np.log(1 + 3 * np.exp(-2)), rtol=1e-6)
+    assert metrics["assignment_accuracy"] == 1
+
+
+def test_the_encoder_is_the_network_of_nnx():
+    module = parts_of("nnx_encoder")
+    encoder, images = module.Encoder(8, 3), jax.random.normal(jax.random.key(1), (2, 4, 4, 1))
+    variables = encoder.init(jax.random.key(0), images, train=False)
+    network = module.MLP(16, 8, 3, module.nnx.Rngs(jax.random.key(0)))
+    found = encoder.apply(variables, images, train=False)
+    np.testing.assert_allclose(found, network(images), rtol=1e-6)
+    assert jax.tree.leaves(
+        jax.grad(lambda v: encoder.apply(v, images, train=True).sum())(variables)
+    )
