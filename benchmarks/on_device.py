@@ -39,7 +39,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from zoning_speed import STDS, STEPS, Q, make_problem, products_of_a_step, seconds
 
-from lzn_jax import configuration, inference, optimization, train
+from lzn_jax import configuration, inference, optimization, train, train_state
 from lzn_jax.latent_space import LatentSpace, Model
 from lzn_jax.modes.compilation import batch_shapes
 from lzn_jax.run import sharding
@@ -180,7 +180,7 @@ def random_weights(shapes: Any) -> Any:
     return jax.tree.map(lambda a: np.float32(0.02) * draw(a.shape), shapes)
 
 
-def random_state(shapes: train.TrainState) -> train.TrainState:
+def random_state(shapes: train_state.TrainState) -> train_state.TrainState:
     """A state before the first update."""
     zeros = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), shapes)
     return zeros.replace(params=random_weights(shapes.params))
@@ -211,7 +211,7 @@ def measure_training(path: str, dtype: str, arguments: argparse.Namespace) -> Ro
     mesh = sharding.training_mesh(config.training)
     space = LatentSpace(config, mesh)
     optimizer = optimization.make_optimizer(config.training, list(space.modules))
-    shapes = jax.eval_shape(lambda: train.init_state(space, optimizer, config.seed))
+    shapes = jax.eval_shape(lambda: train_state.init_state(space, optimizer, config.seed))
     placed = sharding.placed(shapes, mesh, shard=config.training.shard_parameters)
     state = jax.device_put(random_state(shapes), jax.tree.map(lambda a: a.sharding, placed))
     batch = sharding.put_rows(random_batch(space, config), mesh)

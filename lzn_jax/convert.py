@@ -26,7 +26,7 @@ import numpy as np
 from flax import linen as nn
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from lzn_jax import configuration, data, models, optimization, train
+from lzn_jax import configuration, data, models, optimization, train_state
 from lzn_jax.configuration import EXIT_DONE, UserError
 from lzn_jax.data import Examples, from_images
 from lzn_jax.latent_space import LatentSpace
@@ -198,7 +198,7 @@ def _save(config: ConfigDict, found: Released, context: Any, workdir: Path) -> N
     averaged, _ = split_variables(found.averaged)
     optimizer = optimization.make_optimizer(config.training, list(space.modules))
     none = np.zeros((), np.int32)
-    state = train.TrainState(
+    state = train_state.TrainState(
         step=np.array(found.iteration, np.int32),
         params=params,
         constants=constants,
@@ -213,7 +213,7 @@ def _save(config: ConfigDict, found: Released, context: Any, workdir: Path) -> N
     state = jax.tree.map(lambda a: a.view(_Constant), state)
     with Checkpoints(workdir, config.checkpoint.keep) as checkpoints:
         no_labels = np.zeros(len(context), np.int32)  # which context anchors do not need
-        train.save_state(checkpoints, state, space, Examples(context, no_labels))
+        train_state.save_state(checkpoints, state, space, Examples(context, no_labels))
 
 
 class _Constant(np.ndarray):

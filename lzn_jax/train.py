@@ -11,10 +11,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from clu import parameter_overview
 from jax.sharding import Mesh
@@ -24,8 +22,8 @@ from lzn_jax import data, optimization, parts, plots
 from lzn_jax.configuration import EXIT_DONE, EXIT_NON_FINITE, EXIT_RUN_AGAIN
 from lzn_jax.data import Examples
 from lzn_jax.evaluation import measurements
-from lzn_jax.latent_space import LatentSpace, Model
-from lzn_jax.models import join_variables, split_variables
+from lzn_jax.latent_space import LatentSpace
+from lzn_jax.models import join_variables
 from lzn_jax.randomness import named
 from lzn_jax.run import costs, headlines, processes, reporting, sharding, wandb_sink
 from lzn_jax.run import workdir as workdirs
@@ -34,35 +32,21 @@ from lzn_jax.run.goodput import Goodput
 from lzn_jax.run.heartbeat import Heartbeat
 from lzn_jax.run.interruption import Interrupted, Interruption
 from lzn_jax.run.progress import LateMetrics, progress
+from lzn_jax.train_state import (
+    TrainState,
+    averaged_model,
+    counters_of,
+    init_state,
+    restore_state,
+    save_state,
+    save_with_context,
+)  # fmt: skip
 from lzn_jax.trained_model import TrainedModel
 
 MAX_SKIPPED_IN_A_ROW = 100
 REPLAY_FOLDER = "replay"
 
 _log = logging.getLogger(__name__)
-
-
-class TrainState(flax.struct.PyTreeNode):
-    """What an update reads and writes.
-
-    Attributes:
-      step: () int32, iterations so far, skipped ones included.
-      params: trained parameters by network.
-      constants: the other variables by network, never trained, such as banks of recent anchors.
-      ema: exponential moving average of params.
-      optimizer: optax state.
-      skipped: () int32, updates skipped for a non-finite loss or gradient.
-      skipped_in_a_row: () int32, how many of them were the last ones.
-    """
-
-    # Any: JAX also builds this tree with shapes, shardings and placeholders as leaves.
-    step: Any
-    params: Any
-    constants: Any
-    ema: Any
-    optimizer: Any
-    skipped: Any
-    skipped_in_a_row: Any
 
 
 # State and batch -> state after an update, its metrics.
@@ -227,22 +211,6 @@ def _loop(
             is_leaving = processes.is_to_leave(run.interruption, step)
 
 
-def init_state(
-    space: LatentSpace, optimizer: optax.GradientTransformation, seed: int
-) -> TrainState:
-    """The state before the first update."""
-    params, constants = split_variables(space.init(named(jax.random.key(seed), "init")))
-    return TrainState(
-        step=jnp.zeros((), jnp.int32),
-        params=params,
-        constants=constants,
-        ema=jax.tree.map(jnp.copy, params),
-        optimizer=optimizer.init(params),
-        skipped=jnp.zeros((), jnp.int32),
-        skipped_in_a_row=jnp.zeros((), jnp.int32),
-    )
-
-
 def update_state(
     state: TrainState,
     batch: Mapping[str, jax.Array],
@@ -307,62 +275,13 @@ def loss_and_gradient(
     return loss, metrics, constants, gradient
 
 
-def save_state(
-    checkpoints: Checkpoints, state: TrainState, space: LatentSpace, train: Examples
-) -> None:
-    """Starts to save a state and the context anchors of its averaged weights."""
-    context = space.context(join_variables(state.ema, state.constants), train)
-    save_with_context(checkpoints, state, context)
-
-
-def save_with_context(
-    checkpoints: Checkpoints, state: TrainState, context: Mapping[str, jax.Array]
-) -> None:
-    """Starts to save a state and what may be there of context anchors."""
-    items = {"params": state.params, "optimizer": state.optimizer}
-    items["ema"] = {"params": state.ema, "constants": state.constants}
-    if context:
-        on_mesh = isinstance(state.step, jax.Array)  # else NumPy's, of one process
-        items["context"] = (
-            sharding.put_whole(context, state.step.sharding) if on_mesh else dict(context)
-        )
-    counters = {"skipped": state.skipped, "skipped_in_a_row": state.skipped_in_a_row}
-    step = int(state.step)
-    reached = {"step": step, "data_position": step} | {k: int(v) for k, v in counters.items()}
-    checkpoints.save(step, items, reached)
-
-
-def restore_state(checkpoints: Checkpoints, shapes: TrainState) -> TrainState | None:
-    """The state of the newest good checkpoint, placed as `shapes` are, None without any."""
-    targets = {"params": shapes.params, "optimizer": shapes.optimizer}
-    targets["ema"] = {"params": shapes.ema, "constants": shapes.constants}
-    restored = checkpoints.restore(targets)
-    if restored is None:
-        return None
-    step, items = restored
-    checkpoints.set_aside_after(step)
-    names = ("step", "skipped", "skipped_in_a_row")
-    counters = _counters({name: items["progress"][name] for name in names}, shapes.step.sharding)
-    return TrainState(
-        params=items["params"],
-        constants=items["ema"]["constants"],
-        ema=items["ema"]["params"],
-        optimizer=items["optimizer"],
-        **counters,
-    )
-
-
-def _counters(values: Mapping[str, int], placement: jax.sharding.Sharding) -> dict[str, jax.Array]:
-    return {name: sharding.put_whole(np.int32(value), placement) for name, value in values.items()}
-
-
 def _save_for_replay(state: TrainState, workdir: Path) -> None:
     """Saves the state before the first of the last skipped updates."""
     skipped = int(state.skipped_in_a_row)
     first = int(state.step) - skipped
     # Skipped updates have changed nothing but these.
     counters = {"step": first, "skipped": int(state.skipped) - skipped, "skipped_in_a_row": 0}
-    state = state.replace(**_counters(counters, state.step.sharding))
+    state = state.replace(**counters_of(counters, state.step.sharding))
     folder = workdir / REPLAY_FOLDER
     if processes.is_writer():
         shutil.rmtree(folder, ignore_errors=True)
@@ -374,12 +293,6 @@ def _save_for_replay(state: TrainState, workdir: Path) -> None:
         first + 1,
         skipped,
     )
-
-
-def averaged_model(state: TrainState, space: LatentSpace, train: Examples) -> Model:
-    """The model that is evaluated: averaged weights, and context anchors made with them."""
-    variables = join_variables(state.ema, state.constants)
-    return Model(variables, space.context(variables, train))
 
 
 @contextlib.contextmanager

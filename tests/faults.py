@@ -30,7 +30,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import small
 
-from lzn_jax import configuration, data, optimization, train
+from lzn_jax import configuration, data, optimization, train, train_state
 from lzn_jax.latent_space import LatentSpace
 from lzn_jax.run import checksums, sharding
 from lzn_jax.run.checkpoints import Checkpoints
@@ -197,7 +197,7 @@ def overhead(folder, quick):
     mesh = sharding.make_mesh(config.training.batch_size, jax.devices()[:1])
     space = LatentSpace(config, mesh)
     optimizer = optimization.make_optimizer(config.training, list(space.modules))
-    init = functools.partial(train.init_state, space, optimizer, config.seed)
+    init = functools.partial(train_state.init_state, space, optimizer, config.seed)
     examples, _ = data.load_data(config)
     batches = train.training_batches(config, space, examples)
     fast_compile = {"xla_backend_optimization_level": 0}
@@ -211,7 +211,7 @@ def overhead(folder, quick):
     step()  # compiles
     a_step = median_seconds(step, 5 if quick else 30)
     with Checkpoints(folder / "overhead", keep=2) as checkpoints:
-        train.save_state(checkpoints, state, space, examples)
+        train_state.save_state(checkpoints, state, space, examples)
         checkpoints.wait()
         check = median_seconds(checkpoints.check)
     (saved,) = (folder / "overhead" / "checkpoints").iterdir()

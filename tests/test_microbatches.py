@@ -10,7 +10,7 @@ import optax
 import pytest
 import small
 
-from lzn_jax import data, train
+from lzn_jax import data, train, train_state
 from lzn_jax.latent_space import LatentSpace
 from lzn_jax.microbatches import by_example, with_own_keys
 from lzn_jax.modes import compilation
@@ -71,7 +71,7 @@ def _update(devices, **changes):
     space = LatentSpace(config, mesh)
     # Plain gradient descent: Adam would turn rounding noise of tiny gradients into signs.
     optimizer = optax.sgd(0.1)
-    state = jax.jit(functools.partial(train.init_state, space, optimizer, 0))()
+    state = jax.jit(functools.partial(train_state.init_state, space, optimizer, 0))()
     state = state.replace(params=small.shaken(state.params, 0.1))
     examples, _ = data.load_data(config)
     batch = {"images": examples.images[:32], "labels": examples.labels[:32]}

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 import pytest
 
-from lzn_jax import configuration, convert, optimization, train
+from lzn_jax import configuration, convert, optimization, train, train_state
 from lzn_jax.latent_space import LatentSpace
 from lzn_jax.models import split_variables
 from lzn_jax.run import sharding
@@ -95,7 +95,7 @@ def trained(name):
     raw, averaged = weights(name, "start")
     (params, constants), (ema, _) = split_variables(raw), split_variables(averaged)
     zero = np.int32(0)
-    state = train.TrainState(zero, params, constants, ema, optimizer.init(params), zero, zero)
+    state = train_state.TrainState(zero, params, constants, ema, optimizer.init(params), zero, zero)
     update = jax.jit(
         functools.partial(
             train.update_state,

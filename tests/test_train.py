@@ -18,7 +18,7 @@ import pytest
 import small
 from one_weight import Context, OneWeight, put_in
 
-from lzn_jax import data, optimization, train
+from lzn_jax import data, optimization, train, train_state
 from lzn_jax import main as command_line
 from lzn_jax.latent_space import LatentSpace
 from lzn_jax.run import processes, sharding
@@ -46,7 +46,7 @@ def _one_weight(seed=0, **changes):
     update = functools.partial(
         train.update_state, space=space, optimizer=optimizer, training=training, seed=seed
     )
-    return jax.jit(update), train.init_state(space, optimizer, seed)
+    return jax.jit(update), train_state.init_state(space, optimizer, seed)
 
 
 def _arrays(tree):
@@ -115,7 +115,7 @@ def test_eight_devices_give_the_answer_of_one(monkeypatch):
     # Plain gradient descent: Adam would turn rounding noise of tiny gradients into signs.
     optimizer = optax.sgd(0.1)
     init = functools.partial(
-        train.init_state, LatentSpace(config, sharding.make_mesh(16)), optimizer, 0
+        train_state.init_state, LatentSpace(config, sharding.make_mesh(16)), optimizer, 0
     )
     state = jax.device_get(jax.jit(init)())
     rng = np.random.default_rng(1)  # away from initial zeros, behind which gradients vanish
@@ -214,9 +214,9 @@ def _untimed(workdir):
 def _final_state(workdir, config):
     mesh = sharding.make_mesh(config.training.batch_size, jax.devices()[:1])
     optimizer = optimization.make_optimizer(config.training, list(OneWeight.modules))
-    shapes = jax.eval_shape(functools.partial(train.init_state, OneWeight(), optimizer, 0))
+    shapes = jax.eval_shape(functools.partial(train_state.init_state, OneWeight(), optimizer, 0))
     with Checkpoints(workdir, 2) as checkpoints:
-        return train.restore_state(checkpoints, sharding.placed(shapes, mesh))
+        return train_state.restore_state(checkpoints, sharding.placed(shapes, mesh))
 
 
 def _assert_same_run(one, other, config):

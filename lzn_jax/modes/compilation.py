@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from lzn_jax import optimization, train
+from lzn_jax import optimization, train, train_state
 from lzn_jax.configuration import EXIT_DOES_NOT_FIT, EXIT_DONE
 from lzn_jax.latent_space import LatentSpace
 from lzn_jax.run import costs, sharding, slices
@@ -78,7 +78,7 @@ def lower_step(
     """The update of a config on a mesh of devices that need not be there, and its operations."""
     space = LatentSpace(config, mesh)
     optimizer = optimization.make_optimizer(config.training, list(space.modules))
-    shapes = jax.eval_shape(lambda: train.init_state(space, optimizer, config.seed))
+    shapes = jax.eval_shape(lambda: train_state.init_state(space, optimizer, config.seed))
     state = sharding.placed(shapes, mesh, shard=config.training.shard_parameters)
     with jax.set_mesh(mesh):
         update = train.jit_update(space, optimizer, config, mesh, state)

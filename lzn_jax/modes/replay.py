@@ -37,11 +37,11 @@ def replay(config: ConfigDict, workdir: Path) -> None:
     mesh = sharding.training_mesh(config.training)
     space = LatentSpace(config, mesh)
     optimizer = optimization.make_optimizer(config.training, list(space.modules))
-    init = functools.partial(train.init_state, space, optimizer, config.seed)
+    init = functools.partial(train_state.init_state, space, optimizer, config.seed)
     shard = config.training.shard_parameters
     shapes = sharding.placed(jax.eval_shape(init), mesh, shard=shard)
     with Checkpoints(folder) as checkpoints:
-        state = train.restore_state(checkpoints, shapes)
+        state = train_state.restore_state(checkpoints, shapes)
     if state is None:
         raise UserError(f"there is no state to replay in {folder}")
     with train.training_batches(config, space, data.load(config.data, "train")) as batches:
@@ -56,7 +56,7 @@ def replay(config: ConfigDict, workdir: Path) -> None:
 
 
 def look_at_update(
-    state: train.TrainState,
+    state: train_state.TrainState,
     batch: Mapping[str, jax.Array],
     *,
     space: LatentSpace,

@@ -13,7 +13,7 @@ import pair
 import pytest
 import small
 
-from lzn_jax import optimization, train
+from lzn_jax import optimization, train, train_state
 from lzn_jax.configuration import UserError
 from lzn_jax.latent_space import LatentSpace
 from lzn_jax.run import processes, sharding
@@ -62,9 +62,9 @@ def _state(workdir, num_devices):
     mesh = sharding.make_mesh(16, jax.devices()[:num_devices])
     space = LatentSpace(config, mesh)
     optimizer = optimization.make_optimizer(config.training, list(space.modules))
-    shapes = jax.eval_shape(functools.partial(train.init_state, space, optimizer, 0))
+    shapes = jax.eval_shape(functools.partial(train_state.init_state, space, optimizer, 0))
     with Checkpoints(workdir, 2) as checkpoints:
-        state = train.restore_state(checkpoints, sharding.placed(shapes, mesh))
+        state = train_state.restore_state(checkpoints, sharding.placed(shapes, mesh))
     return [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
 
 
