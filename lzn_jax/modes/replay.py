@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from lzn_jax import data, optimization, train
+from lzn_jax import data, optimization, train, train_state
 from lzn_jax.configuration import EXIT_NON_FINITE, UserError
 from lzn_jax.latent_space import LatentSpace
 from lzn_jax.run import sharding
