@@ -100,11 +100,7 @@ class TrainedModel:
 
     def __repr__(self) -> str:
         """One line: a notebook would show thousands, of weights."""
-        return f"TrainedModel({self._name} on {self.config.data.name}, step {self.step})"
-
-    @property
-    def _name(self) -> str:
-        return self.config.study or " and ".join(self.config.types)
+        return f"TrainedModel({self._study} on {self.config.data.name}, step {self.step})"
 
     def anchors(self, samples: Any, *, source: str | None = None) -> Float[np.ndarray, "n q"]:
         """Anchors: the encoder's output for samples of a data type."""
@@ -427,20 +423,25 @@ class TrainedModel:
         data_type: DataType = self.space.types[source]
         return data_type.encoded(data_type.checked(samples))
 
-    def _cannot(self, what: str, who: str) -> UserError:
-        return UserError(f"a {self._name} study does not {what}: {who}")
+    @property
+    def _study(self) -> str:
+        return self.config.study or " and ".join(self.config.types)
 
     def _check_classifies(self) -> None:
         if not self.classifies:
             objective = self.space.baseline
             reason = f"objective={objective!r} trains" if objective else "it has"
-            raise self._cannot("classify images", f"{reason} no zones of labels")
+            raise UserError(
+                f"a {self._study} study does not classify images: {reason} no zones of labels"
+            )
 
     def _check_generates(self, what: str) -> None:
         main = self.space.types[self.main_type]
         asked, what = what, f"{what} {main.output}"
         if main.decoder is None:
-            raise self._cannot(what, "generation and joint studies do")
+            raise UserError(
+                f"a {self._study} study does not {what}: generation and joint studies do"
+            )
         if main.name not in self.space.decoders:
             raise UserError(f"cannot {what}: training.generation_weight=0 trained no decoder")
         if asked in ("reconstruct", "interpolate") and not isinstance(main.decoder, Invertible):

@@ -28,7 +28,8 @@ _RENAMED = {
     "decoder.told": "decoder.condition",
     "decoder.told_dropout": "decoder.condition_dropout",
 }
-_GONE = ("latent.precision",)
+# Fields of older versions, and the value with which this one computes.
+_GONE = {"latent.precision": "float32"}
 _log = logging.getLogger(__name__)
 
 # Values, and names of those that are stated for their data set -> all values.
@@ -96,7 +97,10 @@ def stored_values(path: Path) -> dict[str, Any]:
         reason = " ".join(str(error).split())
         raise UserError(f"{path} is not the config of a run: {reason}") from error
     values = flatten(tree)
-    return {_RENAMED.get(name, name): values[name] for name in values if name not in _GONE}
+    for name, value in _GONE.items():
+        if (got := values.pop(name, value)) != value:
+            raise UserError(f"{path}: {name} can only be {value!r} in this version, got {got!r}")
+    return {_RENAMED.get(name, name): value for name, value in values.items()}
 
 
 def _found_extensions(path: Path, values: Mapping[str, Any]) -> dict[str, str]:
