@@ -5,10 +5,11 @@ row i of the inputs alone, and on the noise of its `index`.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from lzn_jax import zoning
@@ -17,6 +18,13 @@ from lzn_jax.latent_space import LatentSpace, Model
 from lzn_jax.randomness import keys_by_index, normal_by_index
 
 NO_CLASS = -1  # of a sample of no class
+
+
+class Predictions(NamedTuple):
+    """Classes of n samples, and the flow's probability of each, in [0, 1]."""
+
+    classes: np.ndarray
+    probabilities: np.ndarray
 
 
 def prior(
@@ -113,6 +121,13 @@ def condition(
     assert latents is not None
     zones = zone_in_context(space, model, latents, name, samples)
     return model.context[space.encoders[name].anchors_key][zones], {f"{name}s": zones}
+
+
+def condition_of_request(
+    space: LatentSpace, model: Model, request: Mapping[str, Any], name: str
+) -> tuple[Array | None, dict[str, Array]]:
+    """`condition` of the `latents` and `samples` of a request."""
+    return condition(space, model, request["latents"], name, request["samples"])
 
 
 def zone_in_context(

@@ -10,7 +10,7 @@ reconstruct and interpolate from images to images. Underneath are the pure funct
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -26,13 +26,6 @@ from lzn_jax.randomness import key_or_seed
 
 Images = np.ndarray | Array | EncodedImages
 Labels = np.ndarray | Array | Sequence[int]
-
-
-class Predictions(NamedTuple):
-    """Classes of n samples, and the flow's probability of each, in [0, 1]."""
-
-    classes: np.ndarray
-    probabilities: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,11 +184,7 @@ class TrainedModel:
         return self._samples(target, self.draw(count, None, key, target=target))
 
     def embed(
-        self,
-        images: Images,
-        key: PRNGKeyArray | None = None,
-        *,
-        noise: str | None = None,
+        self, images: Images, key: PRNGKeyArray | None = None, *, noise: str | None = None
     ) -> dict[str, Float[np.ndarray, "n d"]]:
         """Features of images by name, (n, d) each: the network's, `latent`, `latent_centre` (α 0).
 
@@ -214,16 +203,16 @@ class TrainedModel:
         scales = {"latent": self.config.latent.noise_scale, "latent_centre": 0.0}
         return {n: self.latents(anchors, scale, key, **options) for n, scale in scales.items()}
 
-    def classify(self, samples: Any, *, source: str | None = None) -> Predictions:
+    def classify(self, samples: Any, *, source: str | None = None) -> inference.Predictions:
         """Class of each sample, from the centre of its zone, and its probability (paper §5)."""
         source = source or self.main_type
         encoded = self._encoded(samples, source)
         self._check_classifies()
         return self.classes(self._latents_of(encoded, source, 0.0))
 
-    def classes(self, latents: Float[np.ndarray | Array, "n q"]) -> Predictions:
+    def classes(self, latents: Float[np.ndarray | Array, "n q"]) -> inference.Predictions:
         """Classes of latents, and their probabilities."""
-        return Predictions(**self._by_class(inference.predict, latents))
+        return inference.Predictions(**self._by_class(inference.predict, latents))
 
     def class_probabilities(self, images: Images) -> Float[np.ndarray, "n c"]:
         """Probabilities of all classes, from the centre of each image's zone; rows sum to 1."""
@@ -283,10 +272,7 @@ class TrainedModel:
         return found
 
     def reconstruct(
-        self,
-        images: Images,
-        labels: Labels | None = None,
-        key: PRNGKeyArray | None = None,
+        self, images: Images, labels: Labels | None = None, key: PRNGKeyArray | None = None
     ) -> dict[str, np.ndarray]:
         """`images` to noise and back, and each one's l2 `errors` in units of [-1, 1] (paper C.3).
 
@@ -303,10 +289,7 @@ class TrainedModel:
         return self._run(function, request, description, variables, target=target)
 
     def interpolate(
-        self,
-        images: Images,
-        labels: Labels | None = None,
-        key: PRNGKeyArray | None = None,
+        self, images: Images, labels: Labels | None = None, key: PRNGKeyArray | None = None
     ) -> dict[str, np.ndarray]:
         """`images` from the first of two to the second, `latents`, and `weights` of the second.
 
@@ -397,7 +380,9 @@ class TrainedModel:
         if of is None:
             return latents, None
         request = {"latents": latents, "samples": {} if name is None else {name: labels}}
-        beside, _ = self._run(_condition_of, request, "finding zones", self.model, name=of)
+        beside, _ = self._run(
+            inference.condition_of_request, request, "finding zones", self.model, name=of
+        )
         return latents, beside
 
     def _run(
@@ -455,12 +440,6 @@ class TrainedModel:
         if len(found) != count:
             raise UserError(f"labels must be {count} integers, one an image, got {found.shape}")
         return found
-
-
-def _condition_of(
-    space: LatentSpace, model: Model, request: Mapping[str, Any], name: str
-) -> tuple[Array | None, dict[str, Array]]:
-    return inference.condition(space, model, request["latents"], name, request["samples"])
 
 
 def _check_count(count: int) -> None:
