@@ -8,19 +8,18 @@ import numpy as np
 import optax
 import pytest
 import small
-from lzn_jax.tasks import Tasks
 from ml_collections import FrozenConfigDict
 from zoning import oracle
 
 from lzn_jax import data
 from lzn_jax.data.augment import augment
-from lzn_jax.evaluation import probes
-from lzn_jax.evaluation.measurements import Measurements
-from lzn_jax.evaluation.representation import RepresentationQuality
+from lzn_jax.evaluation import measurements, probes
+from lzn_jax.evaluation.representation import augmented_features
 from lzn_jax.latent_space import LatentSpace, Model
 from lzn_jax.losses.contrastive import nt_xent
-from lzn_jax.randomness import Stream, normal_by_index
+from lzn_jax.randomness import named, normal_by_index
 from lzn_jax.run import sharding
+from lzn_jax.trained_model import TrainedModel
 from lzn_jax.zoning import Euler, plain
 
 
@@ -43,12 +42,6 @@ def _space(num_devices=1, **changes):
     return LatentSpace(_config(**changes), _mesh(num_devices))
 
 
-@pytest.fixture(scope="module")
-def shared():
-    """Tasks that compile their programs once; tests undo what they change."""
-    return Tasks(_space())
-
-
 @functools.cache
 def _variables():
     return small.shaken(jax.jit(_space().init)(jax.random.key(0)), 0.1)
@@ -60,8 +53,10 @@ def _digits():
 
 
 @pytest.fixture(scope="module")
-def model(shared):
-    return Model(_variables(), shared.space.context(_variables(), _digits()[0]))
+def model():
+    """Its programs are compiled once."""
+    space = _space()
+    return TrainedModel(space, Model(_variables(), space.context(_variables(), _digits()[0])), 0)
 
 
 @functools.cache
@@ -74,16 +69,19 @@ def _batch():
 KEY = jax.random.key(3)
 
 
+def _augment_key():
+    return jax.random.split(named(KEY, "image_encoder"), 1)[0]
+
+
 @functools.cache
 def _anchors_by_hand():
     """Image by image, view by view."""
     space, variables = _space(), _variables()
-    augment_key, _ = jax.random.split(KEY)
     encode = jax.jit(functools.partial(space.modules["encoder"].apply, train=True))
     change = jax.jit(functools.partial(augment, settings=space.encoders["image"].augmentation))
     anchors = np.empty((16, 2, 8))
     for i, views in enumerate(_batch()["views"]):
-        keys = jax.random.split(jax.random.fold_in(augment_key, i), 2)
+        keys = jax.random.split(jax.random.fold_in(_augment_key(), i), 2)
         for v in range(2):
             image = change(jnp.asarray(views[v]), keys[v])
             anchors[i, v] = encode(variables["encoder"], image[None])[0]
@@ -100,8 +98,8 @@ def _losses(num_devices=1, size=None):
     @jax.jit
     @functools.partial(jax.grad, has_aux=True)
     def gradient(variables, batch):
-        augment_key, _ = jax.random.split(KEY)
-        anchors = both["lzn"].encoders["image"].view_anchors(variables, batch["views"], augment_key)
+        encode = both["lzn"].encoders["image"].view_anchors
+        anchors = encode(variables, batch["views"], _augment_key())
         for space in both.values():
             space.encoders["image"].view_anchors = lambda *_: anchors
         found = {name: small.loss_of(space)(variables, batch, KEY) for name, space in both.items()}
@@ -120,8 +118,8 @@ def test_views_are_encoded_one_by_one():
 
 def test_loss_aligns_latents_of_first_views_with_zones_of_second_views():
     anchors = _anchors_by_hand()
-    _, latent_key = jax.random.split(KEY)
-    noise = _config().latent.noise_scale * jax.random.normal(latent_key, (16, 8))
+    noise = jax.random.normal(named(KEY, "image_latents_aligned"), (16, 8))
+    noise *= _config().latent.noise_scale
 
     def exact(first, second, noise):
         latents = plain.compute_latents(first, noise, solver=Euler(4))
@@ -155,17 +153,17 @@ def test_losses_and_gradient_do_not_depend_on_devices_or_micro_batches(num_devic
         np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-5 * scale)
 
 
-def test_embedding_has_the_papers_four_features(shared, model):
+def test_embedding_has_the_papers_four_features(model):
     images = _digits()[1].images[:10]
-    found = shared.embed(model, images)
+    found = model.embed(images)
     x = data.normalise(jnp.asarray(images))
-    encoder = shared.space.modules["encoder"]
+    encoder = model.space.modules["encoder"]
     encode = jax.jit(functools.partial(encoder.apply, train=False), static_argnames="features")
     for name in ("head", "backbone"):
         expected = encode(_variables()["encoder"], x, features=name)
         np.testing.assert_allclose(found[name], expected, rtol=1e-4, atol=1e-5)
     assert found["backbone"].shape == (10, 16)
-    noise = normal_by_index(jax.random.key(0), Stream.IMAGE_LATENTS, jnp.arange(10), (8,))
+    noise = normal_by_index(jax.random.key(0), "image_latents", jnp.arange(10), (8,))
 
     def exact(anchors, noise):
         return plain.compute_latents(anchors, noise, np.zeros(1, int), solver=Euler(4))
@@ -173,72 +171,72 @@ def test_embedding_has_the_papers_four_features(shared, model):
     scales = {"latent": _config().latent.noise_scale, "latent_centre": 0.0}
     for name, scale in scales.items():
         for i in range(10):
-            anchors = np.concatenate([found["head"][i : i + 1], model.context["anchors"]])
+            anchors = np.concatenate([found["head"][i : i + 1], model.model.context["anchors"]])
             expected = oracle.in_float64(exact, anchors, scale * noise[i : i + 1])
             np.testing.assert_allclose(found[name][i], expected[0], rtol=1e-4, atol=1e-4)
 
 
-def test_sets_that_are_compared_do_not_share_noise(shared, model):
+def test_sets_that_are_compared_do_not_share_noise(model):
     """Noise goes by place, so it would pair a training image with a test image."""
     images = _digits()[1].images[:5]
-    as_test = shared.embed(model, images)
-    as_train = shared.embed(model, images, Stream.TRAIN_LATENTS)
+    as_test = model.embed(images)
+    as_train = model.embed(images, noise="train")
     np.testing.assert_allclose(as_test["latent_centre"], as_train["latent_centre"], atol=1e-6)
     similarity = np.sum(as_test["latent"] * as_train["latent"], axis=1)
     assert np.all(similarity < 0.9 * np.sum(as_test["latent"] ** 2, axis=1))
 
 
-def test_an_images_features_do_not_depend_on_the_others(shared, model):
+def test_an_images_features_do_not_depend_on_the_others(model):
     test = _digits()[1]
-    many, few = (shared.embed(model, test.images[:count]) for count in (20, 3))
+    many, few = (model.embed(test.images[:count]) for count in (20, 3))
     for name, values in few.items():
         np.testing.assert_allclose(many[name][:3], values, rtol=1e-4, atol=1e-4, err_msg=name)
 
 
-def test_noise_of_an_image_goes_by_its_index(shared, model):
+def test_noise_of_an_image_goes_by_its_index(model):
     anchors = np.random.default_rng(0).normal(size=(9, 8)).astype(np.float32)
     index = np.array([7, 2, 40])
-    found = shared.latents(model.context, anchors[[7, 2, 5]], index=index)["latent"]
-    every = shared.latents(model.context, anchors)["latent"]
+    found = model.latents(anchors[[7, 2, 5]], 1.0, index=index)
+    every = model.latents(anchors, 1.0)
     np.testing.assert_allclose(found[:2], every[[7, 2]], rtol=1e-4, atol=1e-4)
     assert np.all(np.abs(found[2] - every[5]) > 1e-3)
 
 
-def test_simclrs_probe_learns_from_crops_alone(shared):
+def test_simclrs_probe_learns_from_crops_alone(model):
     crops = _digits()[1].images[:6]
     request = {"crops": jnp.asarray(crops), "index": jnp.arange(6)}
-    features = jax.jit(shared.space.encoders["image"].features)
+    features = jax.jit(model.space.encoders["image"].features)
     plain = features(_variables(), jnp.asarray(crops))["head"]
     for protocol, is_plain in (("simclr", True), ("paper", False)):
-        quality = RepresentationQuality(Tasks(_space(evaluation__probe_protocol=protocol)))
-        found = jax.jit(quality.augmented_features)(_variables(), request)["head"]
+        space = _space(evaluation__probe_protocol=protocol)
+        found = space.jitted(augmented_features)(_variables(), request)["head"]
         assert np.allclose(found, plain, rtol=1e-4, atol=1e-4) == is_plain
 
 
-def test_images_of_one_class_have_no_accuracy(shared, tmp_path, caplog, monkeypatch):
+def test_images_of_one_class_have_no_accuracy(model, tmp_path, caplog, monkeypatch):
     caplog.set_level("INFO", "lzn_jax")
     values = _config().to_dict()
     values["data"]["num_classes"] = 1
-    monkeypatch.setattr(shared, "config", FrozenConfigDict(values))
+    monkeypatch.setattr(model.space, "config", FrozenConfigDict(values))
     some = _digits()[1].images[:2]  # too few for a figure
     examples = data.Examples(some, np.zeros(2, np.int32))
-    found = Measurements(shared)(Model(_variables(), {}), examples, examples, tmp_path)
+    found = measurements.evaluate(model, examples, examples, tmp_path)
     assert found == {"test_examples": 2}
     assert "they need labels of two classes" in caplog.text
 
 
 @pytest.mark.parametrize("protocol", ["cached", "simclr"])
-def test_evaluation_measures_four_features(protocol, shared, model, tmp_path, monkeypatch):
+def test_evaluation_measures_four_features(protocol, model, tmp_path, monkeypatch):
     # Fast enough for features as weak as those of a tiny fresh network.
     short = probes.Protocol(
         epochs=20, batch_size=64, distorts=False, optimizer=lambda *_: optax.adam(0.3)
     )
     monkeypatch.setitem(probes.PROTOCOLS, "simclr", short)
-    tasks = shared
     if protocol == "simclr":
-        tasks = Tasks(_space(evaluation__probe_protocol=protocol, training__batch_size=64))
+        space = _space(evaluation__probe_protocol=protocol, training__batch_size=64)
+        model = TrainedModel(space, model.model, 0)
     train, test = (data.Examples(split.images[:300], split.labels[:300]) for split in _digits())
-    metrics = Measurements(tasks)(model, train, test, tmp_path)
+    metrics = measurements.evaluate(model, train, test, tmp_path)
     suffixes = ("", "_head", "_latent", "_latent_centre")
     names = {f"{m}{s}" for m in ("linear_probe_top1", "linear_probe_top5") for s in suffixes}
     assert set(metrics) == names | {f"knn_top1{s}" for s in suffixes} | {"test_examples"}
