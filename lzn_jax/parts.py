@@ -293,11 +293,14 @@ def _run_file(path: Path, name: str) -> None:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses and pickle look there
+    writes, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # nothing beside the file
     try:
         spec.loader.exec_module(module)
     except BaseException:
         del sys.modules[name]
         raise
+    finally:
+        sys.dont_write_bytecode = writes
 
 
 def _failed(what: str, error: Exception, file: str | None = None) -> UserError:
