@@ -8,18 +8,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import small
-from lzn_jax.tasks import Tasks
 
-from lzn_jax import data, main, trained_model, zoning
+from lzn_jax import data, inference, loading, main, plots, zoning
 from lzn_jax.configuration import UserError
 from lzn_jax.data_types import text
-from lzn_jax.evaluation.measurements import Measurements
-from lzn_jax.evaluation.retrieval import RetrievalQuality
+from lzn_jax.evaluation import measurements
+from lzn_jax.evaluation.retrieval import embedded
 from lzn_jax.evaluation.text_quality import TextQuality
+from lzn_jax.evaluation.texts import measure
 from lzn_jax.latent_space import LatentSpace, Model, _stand_ins
 from lzn_jax.losses import contrastive
-from lzn_jax.randomness import Stream, normal_by_index
+from lzn_jax.randomness import named, normal_by_index
 from lzn_jax.run import sharding
+from lzn_jax.trained_model import TrainedModel
 
 CONFIG = "configs/digits_text.py"
 KEY = jax.random.key(3)
@@ -48,7 +49,7 @@ def variables():
 def batch():
     space, train = build(), digits()[0]
     rows = slice(0, 16)
-    tokens = text.columns(space.config, train.texts[rows])["tokens"]
+    tokens = space.columns(train.at(np.arange(16)))["tokens"]
     return {
         "images": jnp.asarray(train.images[rows]),
         "labels": jnp.asarray(train.labels[rows]),
@@ -78,11 +79,17 @@ def test_the_baseline_has_clips_loss_of_images_and_the_texts_that_are_there():
     expected, _ = contrastive.info_nce(*sides, temperature=0.3)
     assert float(loss) == pytest.approx(float(expected), rel=1e-5)
     assert metrics.keys() == {"assignment_accuracy"}
-    assert (space.decoders, Tasks(space).translations) == ({}, ())
+    assert space.decoders == {}
+    assert set(measurements.measurements(space)) == {"classification", "texts"}
+    assert TrainedModel(space, Model({}, {}), 0).translations == ()
+
+
+def latent_key(source, use):
+    return named(KEY, f"{source}_latents_{use}")
 
 
 def conditions(batch, **changes):
-    """What the decoders are given, by type, and the zones of texts and images."""
+    """Conditions of the decoders by type, and the zones of texts and images."""
     space, given = build(**changes), {}
     for name, decoder in space.decoders.items():
 
@@ -92,36 +99,35 @@ def conditions(batch, **changes):
 
         decoder.loss = loss
     space.loss(variables(), batch, KEY)
-    keys = space._training_keys(KEY)
     zones = {
-        name: space.encoders[name].zones(variables(), batch, keys[name, "encoder"])[0]
+        name: space.encoders[name].zones(variables(), batch, (KEY,))[0]
         for name in ("image", "text")
     }
-    return space, given, zones, keys
+    return space, given, zones
 
 
 def test_decoders_learn_from_latents_of_texts_and_of_images_in_turn():
-    space, given, zones, keys = conditions(batch())
+    space, given, zones = conditions(batch())
     expected = {}
     for name, of in zones.items():
-        noise = jax.random.normal(keys[name, "image"][0], (16, 4))
+        noise = jax.random.normal(latent_key(name, "decoder"), (16, 4))
         own = jnp.arange(16) if of.own is None else of.own
         expected[name] = zoning.compute_latents(
             of.anchors, noise, own, solver=space.solver, log_weights=of.log_weights
         )
-    latents, told = given["image"]
+    latents, beside = given["image"]
     np.testing.assert_allclose(latents[::2], expected["text"][::2], atol=1e-5)
     np.testing.assert_allclose(latents[1::2], expected["image"][1::2], atol=1e-5)
-    np.testing.assert_allclose(told, zones["text"].anchors, atol=1e-6)
+    np.testing.assert_allclose(beside, zones["text"].anchors, atol=1e-6)
     assert given["text"][1] is None
 
 
 @pytest.mark.parametrize("scale", [0.3, None])
 def test_the_text_decoder_learns_from_latents_at_its_own_noise_scale(scale):
-    space, given, zones, keys = conditions(batch(), text_decoder__noise_scale=scale)
+    space, given, zones = conditions(batch(), text_decoder__noise_scale=scale)
     found = given["text"][0]
     for turn, name in enumerate(space.decoders["text"].sources):
-        (key,), of = keys[name, "text"], zones[name]
+        key, of = latent_key(name, "text_decoder"), zones[name]
         alpha = scale
         if scale is None:  # each text has its own
             alpha = jax.random.uniform(jax.random.fold_in(key, 1), (16, 1))
@@ -135,18 +141,18 @@ def test_the_text_decoder_learns_from_latents_at_its_own_noise_scale(scale):
         np.testing.assert_allclose(found[turn::2], expected[turn::2], atol=1e-5)
 
 
-def test_decoders_of_some_samples_are_told_the_texts_of_these():
-    _, given, zones, _ = conditions(batch(), training__queries=8)
-    latents, told = given["image"]
+def test_conditions_of_some_samples_are_the_texts_of_these():
+    _, given, zones = conditions(batch(), training__queries=8)
+    latents, beside = given["image"]
     assert latents.shape == (8, 4)
-    np.testing.assert_allclose(told, zones["text"].anchors[::2], atol=1e-6)
+    np.testing.assert_allclose(beside, zones["text"].anchors[::2], atol=1e-6)
 
 
 def test_an_image_without_a_caption_takes_no_part_where_texts_do():
     tokens = batch()["tokens"].at[4].set(0)
     missing = {**batch(), "tokens": tokens}
-    _, given, zones, _ = conditions(missing)
-    assert not given["image"][1][4].any()  # told nothing
+    _, given, zones = conditions(missing)
+    assert not given["image"][1][4].any()  # no condition
     assert np.isneginf(zones["text"].log_weights[4])
     loss = jax.jit(small.loss_of(build()))
     changed = {**missing, "images": missing["images"].at[4].set(0)}
@@ -159,7 +165,7 @@ def test_an_image_without_a_caption_takes_no_part_where_texts_do():
 
 def test_alignments_are_losses_of_the_samples_that_are_there():
     missing = {**batch(), "tokens": batch()["tokens"].at[jnp.array([4, 9])].set(0)}
-    space, _, zones, keys = conditions(missing, alignment__num_steps=7)
+    space, _, zones = conditions(missing, alignment__num_steps=7)
     zones["label"] = space.encoders["label"].zones(variables(), missing, ())[0]
     _, metrics = jax.jit(small.loss_of(space))(variables(), missing, KEY)
     there = jnp.ones(16, bool).at[jnp.array([4, 9])].set(False)
@@ -170,7 +176,7 @@ def test_alignments_are_losses_of_the_samples_that_are_there():
         (("text", "label"), there),
     ):
         source, target = (zones[name] for name in pair)
-        noise = jax.random.normal(keys[pair[0], "aligned"][0], (16, 4))
+        noise = jax.random.normal(latent_key(pair[0], "aligned"), (16, 4))
         latents = zoning.compute_latents(
             source.anchors,
             space.config.alignment.noise_scale * noise,
@@ -199,8 +205,8 @@ def test_alignments_are_losses_of_the_samples_that_are_there():
 @pytest.mark.parametrize("sources", [("image", "text"), ("text", "image")])
 def test_a_missing_text_makes_way_for_the_images_own_latent(sources):
     missing = {**batch(), "tokens": batch()["tokens"].at[jnp.array([4, 5])].set(0)}
-    space, given, zones, keys = conditions(missing, decoder__latents=sources)
-    noise = jax.random.normal(keys["image", "image"][0], (16, 4))
+    space, given, zones = conditions(missing, decoder__latents=sources)
+    noise = jax.random.normal(latent_key("image", "decoder"), (16, 4))
     own = zoning.compute_latents(zones["image"].anchors, noise, solver=space.solver)
     np.testing.assert_allclose(given["image"][0][4:6], own[4:6], atol=1e-5)
 
@@ -244,32 +250,29 @@ def test_devices_and_micro_batches_do_not_change_the_losses():
 
 @pytest.fixture(scope="module")
 def two_flows():
-    """Tasks of a space whose two flows differ, and a model whose known texts have known anchors."""
-    tasks = Tasks(build(latent__num_steps=2, alignment__num_steps=7))
-    tokens, log_weights = text.known(tasks.tokenizer, 12, digits()[0].texts, 0)
+    """A model whose two flows differ, and whose known texts have known anchors."""
+    space = build(latent__num_steps=2, alignment__num_steps=7)
+    tokens, log_weights = text.known(space.types["text"].tokenizer, 12, digits()[0].texts, 0)
     context = {
         "text_anchors": jax.random.normal(jax.random.key(1), (12, 4)),
         "text_log_weights": jnp.asarray(log_weights),
         "text_tokens": jnp.asarray(tokens),
     }
-    return tasks, Model(variables(), context)
+    return TrainedModel(space, Model(variables(), context), 0)
 
 
 def test_a_labels_latent_is_by_the_flow_to_labels_and_a_texts_by_that_of_training(two_flows):
-    tasks, model = two_flows
-    own, index = jnp.arange(40) % 10, jnp.arange(40)
-    table = tasks.space.encoders["label"].table(variables())
-    bank, log_weights, tokens = (
-        model.context[f"text_{name}"] for name in ("anchors", "log_weights", "tokens")
-    )
+    model, own = two_flows, np.arange(40) % 10
+    table = model.space.encoders["label"].table(variables())
+    bank, log_weights = (model.model.context[f"text_{name}"] for name in ("anchors", "log_weights"))
     cases = {
-        "label": (own, Stream.SAMPLE_LATENTS, table, None, zoning.Euler(7)),
-        "text": (tokens[own], Stream.TEXT_LATENTS, bank, log_weights, zoning.Euler(2)),
+        "label": (own, table, None, zoning.Euler(7)),
+        "text": (model.context_samples("text", own), bank, log_weights, zoning.Euler(2)),
     }
-    for source, (samples, stream, anchors, weights, solver) in cases.items():
-        request = {"samples": samples, "index": index}
-        found = tasks.latents_from(model, KEY, 0.7, request, source)
-        noise = 0.7 * normal_by_index(KEY, stream, index, (4,))
+    for source, (samples, anchors, weights, solver) in cases.items():
+        found = model.encode(samples, KEY, 0.7, source=source)
+        noise = 0.7 * normal_by_index(KEY, f"{source}_latents", jnp.arange(40), (4,))
+        own = jnp.asarray(own)
         expected = zoning.compute_latents(anchors, noise, own, solver=solver, log_weights=weights)
         np.testing.assert_allclose(found, expected, atol=1e-5, err_msg=source)
 
@@ -277,9 +280,9 @@ def test_a_labels_latent_is_by_the_flow_to_labels_and_a_texts_by_that_of_trainin
 def test_texts_and_classes_of_latents_are_where_the_flow_of_the_alignment_ends(
     two_flows, monkeypatch
 ):
-    tasks, model = two_flows
+    space, model = two_flows.space, two_flows.model
     latents = jax.random.normal(KEY, (100, 4))
-    table = tasks.space.encoders["label"].table(variables())
+    table = space.encoders["label"].table(variables())
     bank, log_weights = model.context["text_anchors"], model.context["text_log_weights"]
 
     def ends(steps):
@@ -290,33 +293,34 @@ def test_texts_and_classes_of_latents_are_where_the_flow_of_the_alignment_ends(
     (labels, zones), others = ends(7), ends(2)
     assert np.any(labels != others[0])
     assert np.any(zones != others[1])
-    found = tasks.classes(model, np.asarray(latents))
+    found = two_flows.classes(np.asarray(latents))
     np.testing.assert_array_equal(found.classes, labels)
-    of_all = tasks.class_probabilities(model, latents)
+    of_all = inference.class_probabilities(space, model, latents, "label")
     np.testing.assert_allclose(of_all[jnp.arange(100), labels], found.probabilities, atol=1e-5)
-    np.testing.assert_array_equal(tasks.zone_of_text(model, latents), zones)
+    among = functools.partial(inference.zone_in_context, space, model, name="text")
+    np.testing.assert_array_equal(among(latents, samples={}), zones)
     centres = zoning.compute_latents(
         bank, jnp.zeros_like(bank), solver=zoning.Euler(2), log_weights=log_weights
     )
     asked = []
 
-    def predict(model, latents):
+    def predict(space, model, latents, target):
         asked.append(latents)
         return {"classes": jnp.zeros(12, int)}
 
-    monkeypatch.setattr(tasks, "predict", predict)
-    tasks.zone_of_text(model, latents[:1], jnp.zeros(1, int))
+    monkeypatch.setattr(inference, "predict", predict)
+    among(latents[:1], samples={"label": jnp.zeros(1, int)})
     np.testing.assert_allclose(asked[0], centres, atol=1e-5)
 
 
 def test_an_image_of_a_text_has_the_texts_own_anchor_as_condition(two_flows):
-    _, model = two_flows
-    tasks = Tasks(build())
-    tasks.decoder.generate = lambda variables, key, condition, index: {"images": condition[1]}
-    texts = ["a bold seven leaning left", "of no known text", "a thin zero leaning right"]
-    conditions = tasks.translate(model, texts, "text", "image")
-    own = tasks.space.anchors(variables(), tasks.encoded(texts, "text"), "text")
-    np.testing.assert_allclose(conditions, own, atol=1e-5)
+    model = TrainedModel(build(), two_flows.model, 0)
+    model.space.decoders["image"].generate = lambda variables, key, condition, index: {
+        "images": condition[1]
+    }
+    asked = ["a bold seven leaning left", "of no known text", "a thin zero leaning right"]
+    conditions = model.translate(asked, "text", "image")
+    np.testing.assert_allclose(conditions, model.anchors(asked, source="text"), atol=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -327,7 +331,7 @@ def run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model(run):
-    return trained_model.load(run[0])
+    return loading.load(run[0])
 
 
 def test_every_pair_of_types_is_a_translation(model):
@@ -352,42 +356,31 @@ def test_every_pair_of_types_is_a_translation(model):
 def test_noise_scale_is_the_given_one_else_1_from_labels_and_to_images_and_0_between_others(
     given, model, monkeypatch
 ):
-    asked, latents = {}, np.zeros((2, 4), np.float32)
-    monkeypatch.setattr(
-        model.tasks,
-        "_latents_of",
-        lambda model, key, noise_scale, request, source: asked.update({source: noise_scale}),
-    )
-    found = {"classes": latents, "images": latents, "tokens": np.zeros((2, 40), int)}
-    monkeypatch.setattr(model.tasks, "_decode", lambda *_, **__: found)
+    asked = {}
+
+    def latents_of(self, samples, source, noise_scale, key=None):
+        asked[source] = noise_scale
+
+    found = {"classes": np.zeros(2, int), "images": np.zeros(2), "tokens": np.zeros((2, 40), int)}
+    monkeypatch.setattr(TrainedModel, "_latents_of", latents_of)
+    monkeypatch.setattr(model.space, "in_batches", lambda *_, **__: found)
     test = digits()[1]
     samples = {"image": test.images[:2], "label": test.labels[:2], "text": list(test.texts[:2])}
     for source, target in PAIRS:
         model.translate(samples[source], source, target, noise_scale=given)
         expected = 1.0 if target == "image" or source == "label" else 0.0
         assert asked[source] == (expected if given is None else given), (source, target)
-    for target in ("image", "text"):
-        model.generate(target, 2)
-        assert asked[None] == 1.0
 
 
 @pytest.mark.parametrize("objective", ["lzn", "infonce"])
 def test_retrieval_compares_centres_of_zones_or_anchors_of_clips_loss(objective):
-    tasks, images = Tasks(build(objective=objective)), digits()[1].images[:9]
-    found = RetrievalQuality(tasks).embedded(Model(variables(), {}), images, "image")
-    expected = anchors = jnp.asarray(tasks.space.anchors(variables(), images))
+    model = TrainedModel(build(objective=objective), Model(variables(), {}), 0)
+    images = digits()[1].images[:9]
+    found = embedded(model, images, "image")
+    expected = anchors = jnp.asarray(model.anchors(images))
     if objective == "lzn":
-        expected = zoning.compute_latents(anchors, 0 * anchors, solver=tasks.space.solver)
+        expected = zoning.compute_latents(anchors, 0 * anchors, solver=model.space.solver)
     np.testing.assert_allclose(found, expected, atol=1e-5)
-
-
-def test_a_translation_does_not_depend_on_the_other_samples(model):
-    texts = list(digits()[1].texts[:6])
-    many, few = (model.translate(texts[:count], "text", "image") for count in (6, 2))
-    assert np.max(np.abs(many[:2].astype(int) - few)) <= 1  # grey level, by rounding
-    assert model.translate(texts, "text", "label")[:2].tolist() == (
-        model.translate(texts[:2], "text", "label").tolist()
-    )
 
 
 def test_a_latent_of_a_label_is_decoded_among_the_labels_texts(model):
@@ -398,12 +391,14 @@ def test_a_latent_of_a_label_is_decoded_among_the_labels_texts(model):
     centres = zoning.compute_latents(
         bank, jnp.zeros_like(bank), solver=model.space.solver, log_weights=log_weights
     )
-    classes = np.asarray(model.tasks.predict(changed, centres)["classes"])
+    classes = np.asarray(inference.predict(model.space, changed, centres, "label")["classes"])
     there = set(np.delete(classes, 5).tolist())
     assert 1 < len(there) < 10
     latents = jax.random.normal(KEY, (10, 4))
-    anywhere = np.asarray(model.tasks.zone_of_text(changed, latents))
-    among = np.asarray(model.tasks.zone_of_text(changed, latents, jnp.arange(10)))
+    anywhere, among = (
+        np.asarray(inference.zone_in_context(model.space, changed, latents, "text", samples))
+        for samples in ({}, {"label": jnp.arange(10)})
+    )
     for label, zone in enumerate(among.tolist()):
         assert zone != 5  # which is no known text
         assert zone == anywhere[label] if label not in there else classes[zone] == label
@@ -416,23 +411,22 @@ def test_test_texts_that_the_run_cannot_read_are_named_first_and_not_measured(
     train, test = digits()
     some = test.texts[:20].astype(object)
     some[[0, 3, 7]] = "", "a çat", 99 * "a"
-    cut = test._replace(images=test.images[:20], labels=test.labels[:20], texts=some)
-    left = np.setdiff1d(np.arange(20), [0, 3, 7])
-    whole = cut._replace(images=cut.images[left], labels=cut.labels[left], texts=some[left])
-    measure = Measurements(model.tasks)
+    cut = test.at(np.arange(20))._replace(texts=some)
+    whole = cut.at(np.setdiff1d(np.arange(20), [0, 3, 7]))
     caplog.set_level("INFO")
-    measure.prepare(cut)
+    measurements.prepare(model.space, cut)
     assert "left out: the test text 'a çat' has characters that the run" in caplog.text
     assert "test texts left out: 2 different ones, of 2 examples" in caplog.text
-    folder = tmp_path / "figures"
-    found = measure._of_texts(model.model, train, measure.pairs(cut), folder)
-    assert found == measure._of_texts(model.model, train, whole, folder)
+    found = measure(model, train, cut, tmp_path)
+    assert found == measure(model, train, whole, tmp_path)
     assert {"image_to_text_exact", "text_to_image_exact", "retrieval_image_to_text_r1"} <= set(
         found
     )
-    none = measure.pairs(cut._replace(texts=np.full(20, "", object)))
-    assert measure._of_texts(model.model, train, none, folder) == {}
-    shown = measure._examples(model.model, measure.pairs(cut))
+    none = cut._replace(texts=np.full(20, "", object))
+    assert measure(model, train, none, tmp_path) == {}
+    shown = []
+    monkeypatch.setattr(plots, "tasks", lambda path, bands: shown.extend(bands))
+    measurements._draw_tasks(model, cut, tmp_path)
     assert {title for title, *_ in shown} >= {"text to image", "image to text"}
 
 
@@ -495,10 +489,10 @@ def test_the_mode_leaves_out_test_texts_that_the_run_cannot_read(run, monkeypatc
         assert [row["source"] for row in csv.DictReader(file)] == [texts[0]]
 
 
-def test_of_images_that_were_told_no_text_nobody_asks_whether_they_fit_it(tmp_path):
-    config = small.config(CONFIG, decoder__told="None", evaluation__num_samples=8)
-    loaded = trained_model.load(small.untrained_run(tmp_path / "run", config))
-    found = TextQuality(loaded.tasks, digits()[0])._from_prior(loaded.model)
+def test_images_without_a_text_as_condition_are_not_asked_whether_they_fit_it(tmp_path):
+    config = small.config(CONFIG, decoder__condition="None", evaluation__num_samples=8)
+    loaded = loading.load(small.untrained_run(tmp_path / "run", config))
+    found = TextQuality(loaded, digits()[0])._from_prior()
     assert found.keys() == {
         "text_well_formed", "text_total_variation", "real_text_total_variation",
     }  # fmt: skip
