@@ -200,7 +200,7 @@ def _about_outputs(answers: Answers, again: gr.Button) -> dict[str, Component]:
         if answers.names_classes:
             outputs["classes"] = gr.Label(label="Class, and its probability", num_top_classes=3)
     for name in answers.others:
-        outputs[name] = gr.Textbox(label=name.capitalize(), interactive=False)
+        outputs[name] = gr.Textbox(label=f"As a {name}", interactive=False)
     if answers.draws_images:
         outputs["siblings"] = _images("Other images of its zone", NUM_IMAGES)
         again.render()
