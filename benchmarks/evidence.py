@@ -32,19 +32,17 @@ import matplotlib
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
 import numpy as np
-from lzn_jax.tasks import Tasks
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, StrMethodFormatter
 from ml_collections import ConfigDict
 
 import lzn_jax
 from lzn_jax import configuration, data, plots
-from lzn_jax.evaluation import probes
-from lzn_jax.evaluation.measurements import Measurements
+from lzn_jax.evaluation import measurements, probes
 from lzn_jax.evaluation.neighbours import knn_log_votes
-from lzn_jax.evaluation.retrieval import both_ways
+from lzn_jax.evaluation.retrieval import recalls
 from lzn_jax.latent_space import LatentSpace, Model
-from lzn_jax.randomness import Stream, stream_key
+from lzn_jax.randomness import named
 from lzn_jax.run import reporting, sharding
 from lzn_jax.trained_model import TrainedModel
 
@@ -98,7 +96,7 @@ VARIANTS: dict[str, dict[str, list[str]]] = {
         "LZN": [],
         "aligned": ALIGNED,  # images into zones of their labels as well
         "aligned_whole": [*ALIGNED, *WHOLE_ZONES],
-        "told": [*ALIGNED, "decoder.told=label"],  # beside the latent
+        "condition": [*ALIGNED, "decoder.condition=label"],  # beside the latent
         "errors": ["decoder.energy_weight=0"],  # squared errors alone
         "half_energy": ["decoder.energy_weight=1"],
         "double_energy": ["decoder.energy_weight=4"],
@@ -129,7 +127,7 @@ VARIANTS: dict[str, dict[str, list[str]]] = {
         # Decoders that learn from latents of their own type alone, or of the other.
         "own_latents": ["decoder.latents=('image',)", "text_decoder.latents=('text',)"],
         "partner_latents": ["decoder.latents=('text',)", "text_decoder.latents=('image',)"],
-        "latent_alone": ["decoder.told=None"],
+        "latent_alone": ["decoder.condition=None"],
     },
 }
 
@@ -139,7 +137,7 @@ SAMPLERS = {
 } | {"rk45": ["sampling.sampler=rk45"]}
 CURVES = {"fd_features": "fd_features", "reconstruction_l2": "reconstruction l2"}
 ONE_PASS_STEPS = (1, 2, 5, 10, 50)
-FLOWS = {"RF": "rectified flow", "LZN": "rectified flow, told a latent"}
+FLOWS = {"RF": "rectified flow", "LZN": "rectified flow given a latent"}
 VAE, ALONE = "variational autoencoder", "LZN alone"
 COLORS = dict(zip((*FLOWS.values(), VAE, ALONE), ("C7", "C0", "C2", "C3"), strict=True))
 PROBE = "linear_probe_top1"
@@ -316,9 +314,9 @@ def untrained(config: ConfigDict, folder: Path) -> Summary:
     """The evaluation of a network as it is initialised."""
     space = LatentSpace(config, sharding.make_mesh(sharding.examples_at_a_time(config.training)))
     train, test = data.load_data(config)
-    variables = jax.jit(space.init)(stream_key(config.seed, Stream.INIT))
+    variables = jax.jit(space.init)(named(jax.random.key(config.seed), "init"))
     model = Model(variables, space.context(variables, train))
-    return Measurements(Tasks(space))(model, train, test, folder)
+    return measurements.evaluate(TrainedModel(space, model, 0), train, test, folder)
 
 
 def raw_pixels(config: ConfigDict) -> Summary:
@@ -371,11 +369,21 @@ def by_latents(model: TrainedModel, language: str | None) -> dict[str, Summary]:
         config.languages = (language,)
     test = data.load(config, "test")
     assert test.texts is not None
-    rows = model.tasks.tokenizer.sayable(test.texts)
+    rows = model.space.types["text"].readable(test)
     texts = test.texts[rows]
     sides = model.anchors(test.images[rows]), model.anchors(list(texts), source="text")
-    latents = tuple(model.space.latents({}, anchors, 0.0) for anchors in sides)
+    latents = tuple(model.latents(anchors, 0.0, among=anchors[:0]) for anchors in sides)
     return {"anchors": both_ways(*sides, texts), "latents": both_ways(*latents, texts)}
+
+
+def both_ways(images: np.ndarray, names: np.ndarray, texts: np.ndarray) -> Summary:
+    """Recalls from images to texts and back."""
+    pairs = {"image_to_text": (images, names), "text_to_image": (names, images)}
+    return {
+        f"{way}_r{k}": share
+        for way, pair in pairs.items()
+        for k, share in recalls(*pair, texts).items()
+    }
 
 
 def compare_latents(runs: Sequence[Path], language: str | None) -> None:
