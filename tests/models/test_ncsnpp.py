@@ -408,7 +408,7 @@ def test_build_passes_the_configs_fields_on():
     assert modules["encoder"] == NCSNppEncoder(
         **network, latent_dim=5, tap_channels=2, tap_units=8, tap_resolutions=(4,), dtype=dtype
     )
-    network |= {"dropout": 0.5, "time_embedding": "fourier"}
+    network |= {"dropout": 0.5, "progressive": "none", "time_embedding": "fourier"}
     assert modules["decoder"] == NCSNppDecoder(**network, dtype=dtype)
     assert modules["label_anchors"] == LabelAnchors(10, 5)
 
