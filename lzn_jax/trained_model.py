@@ -372,13 +372,13 @@ class TrainedModel:
 
     def _condition(self, images: Any, labels: Any, key: PRNGKeyArray | None) -> Condition:
         """Latents at α = 1, as in training, and the condition beside them."""
-        labels, name = self._checked_labels(labels, len(images)), self.class_type
-        if labels is None and name is not None:
-            labels = self.classify(images).classes
         latents = self._latents_of(images, self.main_type, 1.0, key) if self.has_latents else None
         of = self.space.decoders[self.main_type].condition
+        labels, name = self._checked_labels(labels, len(images)), self.class_type
         if of is None:
             return latents, None
+        if labels is None and name is not None:
+            labels = self.classify(images).classes
         request = {"latents": latents, "samples": {} if name is None else {name: labels}}
         beside, _ = self._run(
             inference.condition_of_request, request, "finding zones", self.model, name=of

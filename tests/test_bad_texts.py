@@ -73,7 +73,7 @@ def bad_texts(bad):
         "text_decoder.latents=('sound',)",
         "text_decoder.latents=()",
         "decoder.latents=()",
-        "decoder.told=sound",
+        "decoder.condition=sound",
         "training.text_weight=0",
         "sampling.top_p=0",
         "sampling.temperature=-1",

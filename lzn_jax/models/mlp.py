@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 
 
 class MLPDecoder(nn.Module):
-    """Residual dense blocks with scale, shift and gate from time, latent and what else is told.
+    """Residual dense blocks with scale, shift and gate from time, latents and condition.
 
     Takes and gives what `NCSNppDecoder` does.
     """
@@ -23,22 +23,21 @@ class MLPDecoder(nn.Module):
         x: Float[Array, "b h w c"],
         t: Float[Array, " b"],
         latents: Float[Array, "b q"] | None,
-        told: Float[Array, "b d"] | None,
+        condition: Float[Array, "b d"] | None,
         *,
         train: bool,
     ) -> Float[Array, "b h w c"]:
         """The velocity at images x and times t in [0, 1]."""
         angles = 1000 * t[:, None] * jnp.exp(-jnp.linspace(0, jnp.log(1e4), self.features // 4))
         parts = [jnp.sin(angles), jnp.cos(angles)]
-        parts += [part for part in (latents, told) if part is not None]
-        condition = nn.silu(
-            nn.Dense(self.features, dtype=self.dtype)(jnp.concatenate(parts, axis=1))
-        )
-        condition = nn.silu(nn.Dense(self.features, dtype=self.dtype)(condition))
+        parts += [part for part in (latents, condition) if part is not None]
+        embedding = jnp.concatenate(parts, axis=1)
+        for _ in range(2):
+            embedding = nn.silu(nn.Dense(self.features, dtype=self.dtype)(embedding))
         h = nn.Dense(self.features, dtype=self.dtype)(x.reshape(len(x), -1))
         for _ in range(self.num_blocks):
             zero = nn.initializers.zeros
-            modulation = nn.Dense(3 * self.features, dtype=self.dtype, kernel_init=zero)(condition)
+            modulation = nn.Dense(3 * self.features, dtype=self.dtype, kernel_init=zero)(embedding)
             scale, shift, gate = jnp.split(modulation, 3, axis=1)
             inner = nn.LayerNorm(dtype=self.dtype)(h) * (1 + scale) + shift
             inner = nn.silu(nn.Dense(self.features, dtype=self.dtype)(inner))
@@ -97,10 +96,10 @@ class MLPGenerator(nn.Module):
 
     @nn.compact
     def __call__(
-        self, latents: Float[Array, "b q"], told: Float[Array, "b d"] | None, *, train: bool
+        self, latents: Float[Array, "b q"], condition: Float[Array, "b d"] | None, *, train: bool
     ) -> Float[Array, "b h w c"]:
         """Images of latents."""
-        condition = latents if told is None else jnp.concatenate([latents, told], axis=1)
+        inputs = latents if condition is None else jnp.concatenate([latents, condition], axis=1)
         size = self.image_shape[0] * self.image_shape[1] * self.image_shape[2]
         network = MLP(self.features, self.num_blocks, size, self.dropout, self.dtype)
-        return network(condition, train).reshape(-1, *self.image_shape)
+        return network(inputs, train).reshape(-1, *self.image_shape)

@@ -27,7 +27,7 @@ from lzn_jax.models.ncsnpp_layers import (
     upsample,
 )
 
-MAX_NOISE_LEVEL = 999.0  # the noise level that the network is told at t = 1
+MAX_NOISE_LEVEL = 999.0  # the noise level of the network at t = 1
 MIN_FOURIER_TIME = 1e-5  # keeps the logarithm finite at t = 0
 
 
@@ -228,7 +228,7 @@ class NCSNppDecoder(NCSNpp, kw_only=True):
 
 
 class NCSNppGenerator(NCSNpp, kw_only=True):
-    """Images of latents in one pass: middle and upward half of NCSN++, told what the latent says.
+    """Images of latents in one pass: the middle and the upward half of NCSN++.
 
     `progressive_input` has no meaning here: there is no input.
     """
@@ -238,21 +238,21 @@ class NCSNppGenerator(NCSNpp, kw_only=True):
 
     @nn.compact
     def __call__(
-        self, latents: Float[Array, "b q"], told: Float[Array, "b d"] | None, *, train: bool
+        self, latents: Float[Array, "b q"], condition: Float[Array, "b d"] | None, *, train: bool
     ) -> Float[Array, "b h w c"]:
-        """Images of latents and of what else is told; `train` turns dropout on (rng 'dropout').
+        """Images of latents and a condition; `train` turns dropout on (rng 'dropout').
 
         Raises ValueError for an image size that the levels do not divide.
         """
         shape = jnp.zeros((1, *self.image_shape))
         _, height, width, patch_channels = self.patches(shape).shape
-        condition = latents if told is None else jnp.concatenate([latents, told], axis=1)
-        embedding = dense(4 * self.features, self.dtype, "embedding_0")(condition)
+        inputs = latents if condition is None else jnp.concatenate([latents, condition], axis=1)
+        embedding = dense(4 * self.features, self.dtype, "embedding_0")(inputs)
         embedding = dense(4 * self.features, self.dtype, "embedding_1")(nn.silu(embedding))
         levels = list(enumerate(self.channel_multipliers))
         deepest, multiplier = levels[-1]
         height, width, channels = height >> deepest, width >> deepest, self.features * multiplier
-        h = dense(height * width * channels, self.dtype, "input")(condition)
+        h = dense(height * width * channels, self.dtype, "input")(inputs)
         h = self.middle(h.reshape(-1, height, width, channels), embedding, train)
         for level, multiplier in reversed(levels):
             channels = self.features * multiplier

@@ -99,8 +99,8 @@ class TextDecoder(nn.Module):
 
         `keeps` is that of `Block`: one place at a time, in order.
         """
-        told = nn.Dense(self.features, dtype=self.dtype)(latents)
-        x = _embedded(self, before, places) + told[:, None]
+        condition = nn.Dense(self.features, dtype=self.dtype)(latents)
+        x = _embedded(self, before, places) + condition[:, None]
         causal = nn.make_causal_mask(before, dtype=bool)
         for layer in range(self.num_layers):
             x = _block(self, layer, keeps)(x, causal, train)
