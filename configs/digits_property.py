@@ -19,8 +19,12 @@ def get_config() -> ml_collections.ConfigDict:
     config.study = None
     config.types = ("image", "property")
     config.alignments = ("image:property", "property:image")
-    config.property = {"column": "slant", "scale": 0.2, "context_size": 1437}
+    config.property = {"column": "slant", "scale": 0.2, "step": 0.05, "context_size": 1437}
     config.property.latents = ("property", "image")
+
+    config.alignment.solver = "euler"  # as for the captions of digits_text: zones are many
+    config.alignment.num_steps = 20
+    config.alignment.cutoff = 0.2
 
     config.encoder = ml_collections.ConfigDict({"name": "mlp", "features": 256, "num_blocks": 2})
     config.decoder = ml_collections.ConfigDict({"name": "mlp", "features": 256, "num_blocks": 3})

@@ -284,14 +284,27 @@ def _run(name, workdir, **changes):
     return summary
 
 
-@pytest.mark.parametrize("name", NAMES)
+ONE_OF_EACH_KIND = ("digits_joint", "digits_repr", "digits_alone", "digits_property")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=() if n in ONE_OF_EACH_KIND else pytest.mark.slow) for n in NAMES],
+)
 def test_a_shrunk_config_trains_and_evaluates(name, data_fields, tmp_path):
     summary = _run(name, tmp_path / "run", **data_fields(name))
     assert summary["step"] == 2
     assert METRICS[_load(name).study] <= summary.keys()
 
 
-@pytest.mark.parametrize("name", ["digits_gen", "digits_joint", "digits_repr", "digits_alone"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "digits_joint",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("digits_gen", "digits_repr")),
+        pytest.param("digits_alone", marks=pytest.mark.slow),
+    ],
+)
 def test_a_shrunk_config_goes_on_as_if_it_had_not_stopped(name, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(train, "_evaluate_once", lambda *_: None)  # for time
     own = {
@@ -319,6 +332,7 @@ def test_a_shrunk_config_goes_on_as_if_it_had_not_stopped(name, tmp_path, monkey
     jax.tree.map(np.testing.assert_array_equal, stopped, straight)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "baseline"),
     [

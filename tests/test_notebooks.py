@@ -42,6 +42,7 @@ def assert_imports_exist(source):
                     importlib.import_module(f"{node.module}.{alias.name}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 def test_notebooks_run(path, tmp_path, monkeypatch):
     """In a kernel, as Jupyter does, beside configs as in the repository."""

@@ -22,6 +22,9 @@ SECTIONS = {
 }
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
     """The command's exit code, what it says, and the file it leaves."""

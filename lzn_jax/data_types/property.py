@@ -33,6 +33,16 @@ class MLP(nn.Module):
         return nn.Dense(self.outputs)(x)
 
 
+class PropertyEncoder(NetworkEncoder):
+    """Numbers that round to one multiple of `property.step` share an anchor."""
+
+    unit = 1.0  # of a step, in those of `property.scale`
+
+    def inputs(self, samples: Int[Array, "b 1"]) -> Float[Array, "b 1"]:
+        """The numbers in units of `property.scale`."""
+        return self.unit * samples
+
+
 class Property(DataType):
     """Numbers (n,) float32, the column `property.column` of a data set."""
 
@@ -41,28 +51,31 @@ class Property(DataType):
     def __init__(self, config: ConfigDict) -> None:
         setting = config.property
         self._column, self._centre, self._scale = setting.column, setting.centre, setting.scale
-        encoder = NetworkEncoder(
+        self._step = setting.step
+        encoder = PropertyEncoder(
             NAME,
             MLP(setting.features, config.latent.dim),
             column=NAME,
             samples=lambda examples: self.encoded(self.samples(examples)),
             example=jnp.zeros((1, 1)),
+            distinct=True,
             latent_dim=config.latent.dim,
             context_size=setting.context_size,
             seed=config.seed,
             microbatch_size=config.training.microbatch_size,
         )
+        encoder.unit = setting.step / setting.scale
         super().__init__(NAME, encoder, ValueDecoder(config))
         self.weight, self.condition_dim = config.training.property_weight, config.latent.dim
         self.plural = "properties"
 
     def columns(self, examples: Examples) -> dict[str, np.ndarray]:
-        """The numbers in units of `property.scale`."""
+        """The numbers in steps."""
         return {NAME: self.encoded(self.samples(examples))}
 
     def column_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Of one number."""
-        return {NAME: jax.ShapeDtypeStruct((1,), np.float32)}
+        return {NAME: jax.ShapeDtypeStruct((1,), np.int32)}
 
     def samples(self, examples: Examples) -> Float[np.ndarray, " n"]:
         """The numbers of a split."""
@@ -81,9 +94,9 @@ class Property(DataType):
             raise UserError(f"properties must be finite numbers (n,), got {numbers.shape}")
         return numbers
 
-    def encoded(self, samples: Float[np.ndarray, " n"]) -> Float[np.ndarray, "n 1"]:
-        """The numbers in units of `property.scale`, one column."""
-        return ((samples - self._centre) / self._scale)[:, None].astype(np.float32)
+    def encoded(self, samples: Float[np.ndarray, " n"]) -> Int[np.ndarray, "n 1"]:
+        """The numbers in steps from the centre, one column."""
+        return np.rint((samples - self._centre) / self._step)[:, None].astype(np.int32)
 
     def decoded(self, outputs: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
         """The numbers in units of the data."""
@@ -113,6 +126,7 @@ class ValueDecoder:
     def __init__(self, config: ConfigDict) -> None:
         self.sources: tuple[str, ...] = config.property.latents
         self.module = MLP(config.property.features, 1)
+        self._unit = config.property.step / config.property.scale
 
     def init(self, key: PRNGKeyArray, condition: Condition) -> Any:
         """Fresh variables."""
@@ -127,7 +141,7 @@ class ValueDecoder:
     ) -> Float[Array, ""]:
         """Mean squared error in units of `property.scale`."""
         found = self._numbers(variables, condition)
-        return jnp.mean((found - batch[NAME][:, 0]) ** 2)
+        return jnp.mean((found - self._unit * batch[NAME][:, 0]) ** 2)
 
     def generate(
         self,

@@ -12,6 +12,7 @@ parts.add(
         "property.column": parts.word("column of the data set that holds it"),
         "property.centre": parts.Field(float, "a typical value", 0.0),
         "property.scale": parts.positive("a typical deviation from it", 1.0),
+        "property.step": parts.positive("numbers share a zone if they round to one multiple", 0.01),
         "property.context_size": parts.count_or_0("context anchors, 0 = the samples at hand"),
         "property.features": parts.count("units of each hidden layer", 64),
         "property.latents": parts.words(

@@ -135,7 +135,7 @@ BAD_FLAGS = {
     "one of ours": (["--released=digits_gen"], "no released model 'digits_gen'"),
     "two files": ([f"--released={NAME}", "--checkpoint=x.pt"], "do not go together"),
     "no config": (["--checkpoint=x.pt"], "name the config of the checkpoint with --config"),
-    "nothing": ([], "--released=NAME to read"),
+    "nothing": ([], "name a file with --checkpoint=FILE.pt or --released=NAME"),
     "field": ([f"--released={NAME}", "--config.latent.dimm=1"], "the nearest is latent.dim"),
 }
 
