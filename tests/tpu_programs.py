@@ -70,17 +70,14 @@ def step_of(study, mesh):
 
 ROWS = PartitionSpec("data")
 PROGRAMS = {
-    "zoning float32": functools.partial(of_rows, zoned_loss(zoning.Euler(STEPS))),
-    "zoning bfloat16": functools.partial(
-        of_rows, zoned_loss(zoning.Euler(STEPS, precision="bfloat16"))
-    ),
+    "zoning euler": functools.partial(of_rows, zoned_loss(zoning.Euler(STEPS))),
     "zoning adams": functools.partial(of_rows, zoned_loss(zoning.AdamsBashforth(STEPS))),
     "latents_in_context": functools.partial(of_rows, in_context),
     "decode": functools.partial(of_rows, decoded),
     "classify": functools.partial(of_rows, classified),
     **{study: functools.partial(step_of, study) for study in STUDIES},
 }
-ON_ONE_CHIP = ("zoning float32", "zoning bfloat16")
+ON_ONE_CHIP = ("zoning euler",)
 
 
 def main() -> None:
