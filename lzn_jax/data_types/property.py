@@ -20,16 +20,17 @@ NAME = "property"
 
 
 class MLP(nn.Module):
-    """Two hidden layers from (b, d) to (b, outputs)."""
+    """Two hidden layers, (b, d) to (b, outputs); `bias` is the deviation of initial biases."""
 
     features: int
     outputs: int
+    bias: float = 0.0
 
     @nn.compact
     def __call__(self, x: Float[Array, "b d"], train: bool) -> Float[Array, "b o"]:
         """Outputs; `train` changes nothing."""
         for _ in range(2):
-            x = nn.gelu(nn.Dense(self.features)(x))
+            x = nn.gelu(nn.Dense(self.features, bias_init=nn.initializers.normal(self.bias))(x))
         return nn.Dense(self.outputs)(x)
 
 
@@ -54,7 +55,7 @@ class Property(DataType):
         self._step = setting.step
         encoder = PropertyEncoder(
             NAME,
-            MLP(setting.features, config.latent.dim),
+            MLP(setting.features, config.latent.dim, bias=1.0),  # else the anchor of 0 starts at 0
             column=NAME,
             samples=lambda examples: self.encoded(self.samples(examples)),
             example=jnp.zeros((1, 1)),
