@@ -104,30 +104,21 @@ def classes(
 def condition(
     space: LatentSpace,
     model: Model,
-    latents: Float[Array, "b q"] | None,
+    request: Mapping[str, Any],
     name: str | None,
-    samples: Mapping[str, Array],
 ) -> tuple[Array | None, dict[str, Array]]:
-    """Condition (b, d) of a decoder beside latents, and what was chosen for it, by name.
+    """Condition (b, d) of a decoder beside `latents`, and indices of context anchors by `TYPEs`.
 
-    It is that of the samples of its type where these are known. Else it is the context anchor of
+    It is that of the `samples` of its type where these are known. Else it is the context anchor of
     the type whose zone contains the latent, among those of the same class.
     """
     if name is None:
         return None, {}
-    data_type = space.types[name]
+    data_type, latents, samples = space.types[name], request["latents"], request["samples"]
     if name in samples:
         return data_type.condition_of(model.variables, samples[name]), {}
-    assert latents is not None
     zones = zone_in_context(space, model, latents, name, samples)
-    return model.context[space.encoders[name].anchors_key][zones], {f"{name}s": zones}
-
-
-def condition_of_request(
-    space: LatentSpace, model: Model, request: Mapping[str, Any], name: str
-) -> tuple[Array | None, dict[str, Array]]:
-    """`condition` of the `latents` and `samples` of a request."""
-    return condition(space, model, request["latents"], name, request["samples"])
+    return model.context[space.encoders[name].anchors_key][zones], {data_type.plural: zones}
 
 
 def zone_in_context(
@@ -183,9 +174,11 @@ def decode(
     if source is not None and samples is not None:
         known[source] = samples
     decoder = space.decoders[target]
-    beside, chosen = condition(space, model, latents, decoder.condition, known)
+    of_samples = {"latents": latents, "samples": known}
+    beside, chosen = condition(space, model, of_samples, decoder.condition)
     generated: dict[str, Array] = decoder.generate(model.variables, key, (latents, beside), index)
-    return generated | {f"{name}s": values for name, values in known.items()} | chosen
+    named = {space.types[name].plural: values for name, values in known.items()}
+    return generated | named | chosen
 
 
 def invert(

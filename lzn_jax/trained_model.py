@@ -380,9 +380,7 @@ class TrainedModel:
         if labels is None and name is not None:
             labels = self.classify(images).classes
         request = {"latents": latents, "samples": {} if name is None else {name: labels}}
-        beside, _ = self._run(
-            inference.condition_of_request, request, "finding zones", self.model, name=of
-        )
+        beside, _ = self._run(inference.condition, request, "finding zones", self.model, name=of)
         return latents, beside
 
     def _run(

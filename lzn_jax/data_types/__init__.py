@@ -222,7 +222,7 @@ class DataType:
       weight: of the decoder's loss; 0: the decoder does not train.
       loss_name: of the decoder's loss among the metrics.
       output: name of its samples among results.
-      plural: what people call several samples.
+      plural: name of several samples; "" stands for the name and an s.
       source_scale, target_scale: α of a translation is at least the first from this type and at
         least the second to it: 0 is the middle of a zone, 1 a random place in it.
       condition_dim: length of a sample as another type's condition.
@@ -236,6 +236,7 @@ class DataType:
     source_scale = target_scale = 0.0
     condition_dim = 0
     has_classes = is_images = False
+    plural = ""
     measurements: tuple[str, ...] = ()
     example: str | None = None
 
@@ -246,8 +247,8 @@ class DataType:
         decoder: Decoder | None = None,
     ) -> None:
         self.name, self.encoder, self.decoder = name, encoder, decoder
-        self.loss_name, self.plural = f"{name}_loss", f"{name}s"
-        self.output = decoder.output if decoder else f"{name}s"
+        self.loss_name, self.plural = f"{name}_loss", self.plural or f"{name}s"
+        self.output = decoder.output if decoder else self.plural
 
     @property
     def modules(self) -> dict[str, Any]:
@@ -281,7 +282,7 @@ class DataType:
     def checked(self, samples: Any) -> Samples:
         """Samples as users pass them; raises UserError for what does not fit."""
         if isinstance(samples, str):
-            raise UserError(f"{self.name}s must be a list of samples, got the string {samples!r}")
+            raise UserError(f"{self.plural} must be a list of samples, got the string {samples!r}")
         if len(samples) == 0:
             raise UserError("the number of samples must be at least 1, got 0")
         return samples
@@ -316,8 +317,16 @@ class DataType:
         return []
 
     def condition(self, batch: Mapping[str, Array], zones: Zones | None) -> Array:
-        """Condition (b, condition_dim) of another type's decoder for a training batch."""
-        raise UserError(f"no decoder can be conditioned on {self.name}")
+        """Condition (b, condition_dim) of another type's decoder for a training batch.
+
+        The samples' anchors, 0 for a missing sample. Raises UserError for a type without zones.
+        """
+        if zones is None:
+            raise UserError(f"no decoder can be conditioned on {self.name}")
+        anchors = zones.anchors if zones.own is None else zones.anchors[zones.own]
+        if zones.is_present is None:
+            return anchors
+        return jnp.where(zones.is_present[:, None], anchors, 0)
 
     def condition_of(self, variables: Variables, samples: Samples) -> Array:
         """The same for samples in inference."""

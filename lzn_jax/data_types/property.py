@@ -47,6 +47,7 @@ class PropertyEncoder(NetworkEncoder):
 class Property(DataType):
     """Numbers (n,) float32, the column `property.column` of a data set."""
 
+    plural = "properties"
     measurements = (NAME,)
 
     def __init__(self, config: ConfigDict) -> None:
@@ -68,7 +69,6 @@ class Property(DataType):
         encoder.unit = setting.step / setting.scale
         super().__init__(NAME, encoder, ValueDecoder(config))
         self.weight, self.condition_dim = config.training.property_weight, config.latent.dim
-        self.plural = "properties"
 
     def columns(self, examples: Examples) -> dict[str, np.ndarray]:
         """The numbers in steps."""
@@ -110,11 +110,6 @@ class Property(DataType):
     def shown(self, samples: Float[np.ndarray, " n"]) -> list[str]:
         """Three digits of each."""
         return [f"{number:.3g}" for number in samples]
-
-    def condition(self, batch: Mapping[str, Array], zones: Any) -> Float[Array, "b q"]:
-        """Anchors of the numbers of a batch."""
-        anchors: Array = zones.anchors if zones.own is None else zones.anchors[zones.own]
-        return anchors
 
 
 class ValueDecoder:

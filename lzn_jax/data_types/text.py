@@ -18,7 +18,7 @@ from lzn_jax import models, zoning
 from lzn_jax.configuration import UserError
 from lzn_jax.data import Examples
 from lzn_jax.data.examples import MAX_NAMED
-from lzn_jax.data_types import Condition, DataType, NetworkEncoder, Zones, strided
+from lzn_jax.data_types import Condition, DataType, NetworkEncoder
 from lzn_jax.microbatches import in_training
 from lzn_jax.models import Variables, transformer
 from lzn_jax.models.transformer import END
@@ -117,13 +117,6 @@ class Text(DataType):
     def words(self, samples: Any) -> list[str]:
         """Words without punctuation."""
         return [word for text in samples for word in re.findall(r"\w+", str(text))]
-
-    def condition(self, batch: Mapping[str, Array], zones: Zones | None) -> Float[Array, "b q"]:
-        """Anchors of the texts of a training batch, 0 where one is missing."""
-        assert zones is not None
-        assert zones.is_present is not None
-        anchors = strided(zones.anchors, len(zones.is_present))
-        return jnp.where(zones.is_present[:, None], anchors, 0)
 
     def _read(self, texts: np.ndarray, of: str = "") -> Int[np.ndarray, "n l"]:
         """Tokens, 0 for texts without any; the log counts and names those of a set."""

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 from ml_collections import ConfigDict
 
 from lzn_jax import configuration, parts, plots
@@ -82,29 +83,29 @@ def other_set(workdir: Path, config: ConfigDict) -> str | None:
     return None if measured_set({"validation": 0, **own}) == measured else measured
 
 
-def readable(model: TrainedModel, test: Examples) -> Examples:
-    """Test examples with a readable sample of every data type."""
+def readable_rows(model: TrainedModel, test: Examples) -> Int[np.ndarray, " k"]:
+    """Rows of test examples with a readable sample of every data type."""
     rows = np.arange(len(test.labels))
     for each in model.space.types.values():
         rows = np.intersect1d(rows, each.readable(test))
-    return decoded(test, rows)
+    return rows
 
 
 def _draw_tasks(model: TrainedModel, test: Examples, folder: Path) -> None:
     """Draws examples of each pair of types; sources are of different classes."""
-    shown = readable(model, test)
-    rows = np.arange(len(shown.labels))
-    if not len(rows):
-        return
+    rows = readable_rows(model, test)
     if model.class_type is not None:
-        rows = rows[np.unique(shown.labels[rows], return_index=True)[1]][:SHOWN]
-    rows = rows[evenly_spaced(min(len(rows), SHOWN), len(rows))]
+        rows = rows[np.unique(test.labels[rows], return_index=True)[1]][:SHOWN]
+    shown = decoded(test, rows[evenly_spaced(min(len(rows), SHOWN), len(rows))])
+    count = len(shown.labels)
+    if count == 0:
+        return
     types, bands = model.space.types, list[tuple[str, Any, Any]]()
     for source, target in model.translations:
-        samples = types[source].samples(shown)[rows]
+        samples = types[source].samples(shown)
         made = types[target].shown(model.translate(samples, source, target))
         bands.append((f"{source} to {target}", types[source].shown(samples), made))
     for target in model.space.decoders:
-        drawn = types[target].shown(model.generate(target, len(rows)))
+        drawn = types[target].shown(model.generate(target, count))
         bands.append((f"prior to {target}", None, drawn))
     plots.tasks(folder / "tasks.png", bands)

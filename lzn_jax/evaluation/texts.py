@@ -3,9 +3,10 @@
 from pathlib import Path
 
 from lzn_jax.data import Examples
+from lzn_jax.data.examples import decoded
 from lzn_jax.data_types.text import NAME
 from lzn_jax.evaluation import caption_quality, retrieval
-from lzn_jax.evaluation.measurements import figures_folder, readable
+from lzn_jax.evaluation.measurements import figures_folder, readable_rows
 from lzn_jax.evaluation.text_quality import TextQuality
 from lzn_jax.trained_model import TrainedModel
 
@@ -14,7 +15,7 @@ def measure(
     model: TrainedModel, train: Examples, test: Examples, workdir: Path
 ) -> dict[str, float]:
     """Metrics of test examples whose text has tokens and whose own image can be read."""
-    pairs = readable(model, test)
+    pairs = decoded(test, readable_rows(model, test))
     if len(pairs.labels) == 0:
         return {}
     path = figures_folder(workdir, model.config) / "retrieval.png"
