@@ -127,6 +127,9 @@ def test_classes_are_found_without_a_look_at_the_labels(joint, tmp_path, monkeyp
     np.testing.assert_allclose(list(metrics.values()), shares)
     assert metrics["test_accuracy_alpha_0"] == metrics["test_accuracy"]
     assert metrics["test_accuracy_context_16"] == metrics["test_accuracy"]
+    model, anchors = joint[0], jnp.asarray(joint[0].anchors(joint[-1].images))
+    centres = zoning.compute_latents(anchors, 0 * anchors, solver=model.space.solver)
+    assert found[1] == model.classes(np.asarray(centres)).classes.tolist() != found[0]
     figures = {path.stem for path in (tmp_path / "figures").iterdir()}
     assert figures == {"classification", "tasks", "zones"}
     small.without_pictures(monkeypatch)

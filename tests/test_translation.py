@@ -11,12 +11,12 @@ import small
 
 from lzn_jax import data, inference, loading, main, plots, zoning
 from lzn_jax.configuration import UserError
-from lzn_jax.data_types import text
+from lzn_jax.data_types import Zones, text
 from lzn_jax.evaluation import measurements
 from lzn_jax.evaluation.retrieval import embedded
 from lzn_jax.evaluation.text_quality import TextQuality
 from lzn_jax.evaluation.texts import measure
-from lzn_jax.latent_space import LatentSpace, Model, _stand_ins
+from lzn_jax.latent_space import LatentSpace, Model, _both_present, _stand_ins
 from lzn_jax.losses import contrastive
 from lzn_jax.randomness import named, normal_by_index
 from lzn_jax.run import sharding
@@ -228,6 +228,16 @@ def test_an_image_without_a_latent_is_no_example_of_the_decoder():
 def test_stand_ins_are_the_last_rows_before_that_are_there():
     is_there = jnp.array([False, True, False, False, True, False])
     assert _stand_ins(is_there).tolist() == [4, 1, 1, 1, 4, 4]
+
+
+def test_a_pair_is_present_where_both_samples_are():
+    one, other = (
+        Zones(jnp.zeros((4, 2)), is_present=jnp.array(rows))
+        for rows in ([True, True, False, False], [True, False, True, False])
+    )
+    everything = Zones(jnp.zeros((4, 2)))
+    assert _both_present(one, everything, other).tolist() == [True, False, False, False]
+    assert _both_present(everything, everything) is None
 
 
 def test_devices_and_micro_batches_do_not_change_the_losses():
