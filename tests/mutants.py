@@ -326,6 +326,30 @@ MUTANTS = (
         "measured(images)",
         TEXT_QUALITY + "asked",
     ),
+    Mutant(
+        "data_types/property.py",
+        "(samples - self._centre)",
+        "(self._centre - samples)",
+        "data_types/test_property.py -k reads",
+    ),
+    Mutant(
+        "data_types/property.py",
+        "found - self._unit * batch",
+        "found - batch",
+        "data_types/test_property.py -k squared_error",
+    ),
+    Mutant(
+        "evaluation/classification.py",
+        "0.0, among=at_hand",
+        "0.0",
+        "test_classification.py -k without_a_look",
+    ),
+    Mutant(
+        "latent_space.py",
+        "jnp.logical_and, present",
+        "jnp.logical_or, present",
+        SPACE + "pair_is_present",
+    ),
     Mutant("parts.py", "taken.file != file", "taken.file == ''", PARTS + "is_taken"),
     Mutant(
         "parts.py",
