@@ -319,11 +319,13 @@ class DataType:
     def condition(self, batch: Mapping[str, Array], zones: Zones | None) -> Array:
         """Condition (b, condition_dim) of another type's decoder for a training batch.
 
-        The samples' anchors, 0 for a missing sample. Raises UserError for a type without zones.
+        The samples' anchors, one for each row of the batch; 0 for a missing sample. Raises
+        UserError for a type without zones.
         """
         if zones is None:
             raise UserError(f"no decoder can be conditioned on {self.name}")
-        anchors = zones.anchors if zones.own is None else zones.anchors[zones.own]
+        # By rows: an index by `own` would gather the anchors from all devices once more.
+        anchors = zones.anchors if zones.own is None else strided(zones.anchors, len(zones.own))
         if zones.is_present is None:
             return anchors
         return jnp.where(zones.is_present[:, None], anchors, 0)

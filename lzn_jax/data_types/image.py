@@ -86,6 +86,12 @@ class Image(DataType):
         """The images."""
         return samples
 
+    def condition(self, batch: Mapping[str, Array], zones: Zones | None) -> Float[Array, "b q"]:
+        """Anchors of the images, which stand before those of a bank."""
+        if zones is None or zones.own is None:
+            return super().condition(batch, zones)
+        return zones.anchors[zones.own]
+
 
 class ImageEncoder(NetworkEncoder):
     """The image encoder of a config."""

@@ -5,13 +5,15 @@ import functools
 import types
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import small
 
 from lzn_jax import data, parts
 from lzn_jax.configuration import UserError
-from lzn_jax.data_types import Decoder, Encoder
+from lzn_jax.data_types import DataType, Decoder, Encoder, Zones
+from lzn_jax.data_types.image import Image
 from lzn_jax.data_types.property import MLP, Property
 from lzn_jax.latent_space import LatentSpace, Model
 from lzn_jax.run import sharding
@@ -109,3 +111,19 @@ def test_what_is_no_data_type_is_named(monkeypatch):
         match=r"type .property. must build a lzn_jax\.data_types\.DataType, got .no type.",
     ):
         LatentSpace(small.config("configs/digits_property.py"), sharding.make_mesh(1))
+
+
+def test_a_condition_is_each_samples_anchor_and_0_where_one_is_missing():
+    anchors = jnp.arange(12.0).reshape(6, 2) + 1
+    zones = Zones(anchors, jnp.array([0, 2, 4]), is_present=jnp.array([True, False, True]))
+    found = DataType("sound").condition({}, zones)  # three of six rows, at even steps
+    np.testing.assert_array_equal(found, [[1, 2], [0, 0], [9, 10]])
+    np.testing.assert_array_equal(DataType("sound").condition({}, Zones(anchors)), anchors)
+    with pytest.raises(UserError, match="no decoder can be conditioned on sound"):
+        DataType("sound").condition({}, None)
+
+
+def test_images_as_a_condition_stand_before_a_bank():
+    image = Image(small.config("configs/digits_gen.py"))
+    zones = Zones(jnp.arange(12.0).reshape(6, 2), jnp.array([0, 1]))  # two, and a bank of four
+    np.testing.assert_array_equal(image.condition({}, zones), [[0, 1], [2, 3]])
