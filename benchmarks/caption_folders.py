@@ -21,8 +21,8 @@ from PIL import Image
 import lzn_jax
 from lzn_jax import configuration, data
 from lzn_jax.data import Examples, captions
+from lzn_jax.evaluation.digit_captions import shares
 from lzn_jax.evaluation.judge import fit_judge
-from lzn_jax.evaluation.text_quality import shares
 from lzn_jax.run import reporting
 
 CONFIGS = dict.fromkeys(("held_out", "phrasings"), "benchmarks/digits_folder.py") | {

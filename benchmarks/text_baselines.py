@@ -40,9 +40,9 @@ from lzn_jax import train as training_loop
 from lzn_jax.configuration import UserError
 from lzn_jax.data import Examples, captions, validation
 from lzn_jax.data_types.image_decoders import FlowDecoder
-from lzn_jax.evaluation.caption_quality import agreement, compared, recognised
+from lzn_jax.evaluation.digit_captions import PARTS, DigitCaptions, shares
 from lzn_jax.evaluation.judge import as_pixels
-from lzn_jax.evaluation.text_quality import PARTS, TextQuality, shares
+from lzn_jax.evaluation.text_quality import agreement, compared, recognised
 from lzn_jax.latent_space import LatentSpace, Model
 from lzn_jax.randomness import normal_by_index
 from lzn_jax.run import reporting, sharding
@@ -68,7 +68,7 @@ class Measure:
         space = LatentSpace(config, sharding.training_mesh(config.training))
         self.tokenizer, self._judge = space.encoders["text"].tokenizer, judge
         model = TrainedModel(space, Model({}, {}), 0)
-        self._ruled = TextQuality(model, train) if config.data.name == "digits" else None
+        self._ruled = DigitCaptions(model, train) if config.data.name == "digits" else None
         self.sees = bool(self._ruled or judge)
         rows = compared(self.tokenizer, test.texts)
         self.images, self.texts = test.images[rows], [str(text) for text in test.texts[rows]]

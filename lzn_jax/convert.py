@@ -33,7 +33,7 @@ from lzn_jax.latent_space import LatentSpace
 from lzn_jax.models import Variables, split_variables
 from lzn_jax.release import hub
 from lzn_jax.release import weights as released
-from lzn_jax.release.names import shapes_in_execution_order, torch_keys
+from lzn_jax.release.torch_keys import shapes_in_execution_order, torch_keys
 from lzn_jax.release.weights import Layout, Released
 from lzn_jax.run import reporting, sharding
 from lzn_jax.run import workdir as workdirs

@@ -36,9 +36,9 @@ ANSWERS = "demo/test_answers.py -k "
 JOINT, MODEL = "test_joint.py -k ", "test_trained_model.py -k "
 ENERGY, ALONE = "losses/test_energy.py -k ", "test_alone.py -k "
 SPACE, DECODERS = "test_translation.py -k ", "data_types/test_image_decoders.py -k "
-TEXT, TEXT_QUALITY = "data_types/test_text.py -k ", "evaluation/test_text_quality.py -k "
+TEXT, DIGIT_CAPTIONS = "data_types/test_text.py -k ", "evaluation/test_digit_captions.py -k "
 COMPILATION = "modes/test_compilation.py -k "
-MADE = "evaluation/test_caption_quality.py -k made_images"
+MADE = "evaluation/test_text_quality.py -k made_images"
 COUNTED = "evaluation/test_measurements.py -k samples_of_classes"
 PAIRS, FLOWS = "data/test_metadata.py -k ", SPACE + "'by_the_flow or flow_of_the'"
 CONFIGURATION, PARTS = "test_configuration.py -k ", "test_parts.py -k "
@@ -227,7 +227,7 @@ MUTANTS = (
         "classes != test.labels[rows]",
         "test_classification.py -k other_types",
     ),
-    Mutant("evaluation/caption_quality.py", "(images, names,", "(names, images,", MADE),
+    Mutant("evaluation/text_quality.py", "(images, names,", "(names, images,", MADE),
     Mutant("evaluation/sample_quality.py", "if is_conditional", "if not is_conditional", COUNTED),
     Mutant("data/folder.py", "np.unique(rows)  #", "np.arange(len(names))  #", PAIRS + "hold_out"),
     Mutant(
@@ -319,12 +319,12 @@ MUTANTS = (
         MODEL + "great_circles",
     ),
     Mutant("modes/compilation.py", "share = 100 *", "share =", COMPILATION + "percent"),
-    Mutant("evaluation/text_quality.py", ".digit >= 0", ".digit > 0", TEXT_QUALITY + "prior"),
+    Mutant("evaluation/digit_captions.py", ".digit >= 0", ".digit > 0", DIGIT_CAPTIONS + "prior"),
     Mutant(
-        "evaluation/text_quality.py",
+        "evaluation/digit_captions.py",
         "measured(test.images)",
         "measured(images)",
-        TEXT_QUALITY + "asked",
+        DIGIT_CAPTIONS + "asked",
     ),
     Mutant(
         "data_types/property.py",

@@ -34,7 +34,7 @@ from lzn_jax.losses import rectified_flow
 from lzn_jax.losses.rectified_flow import Sampler
 from lzn_jax.release import hub, torch_files
 from lzn_jax.release import weights as released
-from lzn_jax.release.names import to_torch, to_weights
+from lzn_jax.release.torch_keys import to_torch, to_weights
 from lzn_jax.run import sharding
 
 ROOT = Path(__file__).parent.parent

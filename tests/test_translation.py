@@ -13,8 +13,8 @@ from lzn_jax import data, inference, loading, main, plots, zoning
 from lzn_jax.configuration import UserError
 from lzn_jax.data_types import Zones, text
 from lzn_jax.evaluation import measurements
+from lzn_jax.evaluation.digit_captions import DigitCaptions
 from lzn_jax.evaluation.retrieval import embedded
-from lzn_jax.evaluation.text_quality import TextQuality
 from lzn_jax.evaluation.texts import measure
 from lzn_jax.latent_space import LatentSpace, Model, _both_present, _stand_ins
 from lzn_jax.losses import contrastive
@@ -502,7 +502,7 @@ def test_the_mode_leaves_out_test_texts_that_the_run_cannot_read(run, monkeypatc
 def test_images_without_a_text_as_condition_are_not_asked_whether_they_fit_it(tmp_path):
     config = small.config(CONFIG, decoder__condition="None", evaluation__num_samples=8)
     loaded = loading.load(small.untrained_run(tmp_path / "run", config))
-    found = TextQuality(loaded, digits()[0])._from_prior()
+    found = DigitCaptions(loaded, digits()[0])._from_prior()
     assert found.keys() == {
         "text_well_formed", "text_total_variation", "real_text_total_variation",
     }  # fmt: skip

@@ -14,7 +14,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from lzn_jax import zoning
 from lzn_jax.modes import compilation
-from lzn_jax.run import sharding, slices
+from lzn_jax.run import compile_targets, sharding
 
 N, Q, STEPS = 8192, 256, 20
 STUDIES = {
@@ -82,7 +82,7 @@ ON_ONE_CHIP = ("zoning euler",)
 
 def main() -> None:
     """Prints a line of JSON a program."""
-    devices = slices.find("v5e:2x4").devices
+    devices = compile_targets.find("v5e:2x4").devices
     for name, lower in PROGRAMS.items():
         for chips in (8, 1) if name in ON_ONE_CHIP else (8,):
             started = time.perf_counter()

@@ -169,7 +169,7 @@ class TextEncoder(NetworkEncoder):
     def __init__(self, config: ConfigDict, tokenizer: Tokenizer) -> None:
         super().__init__(
             NAME,
-            _network(transformer.TextEncoder, config, config.text_encoder, tokenizer),
+            _network(transformer.Encoder, config, config.text_encoder, tokenizer),
             column="tokens",
             samples=_texts,
             example=_no_text(config),
@@ -232,7 +232,7 @@ class TextDecoder:
 
     def __init__(self, config: ConfigDict, tokenizer: Tokenizer) -> None:
         self.config = config
-        self.module = _network(transformer.TextDecoder, config, config.text_decoder, tokenizer)
+        self.module = _network(transformer.Decoder, config, config.text_decoder, tokenizer)
         self.sources: tuple[str, ...] = config.text_decoder.latents
         self.noise_scale: float | None = config.text_decoder.noise_scale
         self.temperature: float = config.sampling.temperature

@@ -26,7 +26,7 @@ _Dense = functools.partial(nn.Dense, precision=Precision.HIGHEST)
 _LayerNorm = functools.partial(nn.LayerNorm, epsilon=1e-5, use_fast_variance=False)
 
 
-class SelfAttention(nn.Module):
+class MultiHeadAttention(nn.Module):
     """Every token attends to all, in heads of 64 channels."""
 
     @nn.compact
@@ -57,7 +57,7 @@ class EncoderLayer(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b n w"]) -> Float[Array, "b n w"]:
-        x = x + SelfAttention(name="self_attn")(_LayerNorm(name="layer_norm1")(x))
+        x = x + MultiHeadAttention(name="self_attn")(_LayerNorm(name="layer_norm1")(x))
         return x + Mlp(self.hidden, name="mlp")(_LayerNorm(name="layer_norm2")(x))
 
 

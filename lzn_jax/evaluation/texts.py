@@ -5,9 +5,9 @@ from pathlib import Path
 from lzn_jax.data import Examples
 from lzn_jax.data.examples import decoded
 from lzn_jax.data_types.text import NAME
-from lzn_jax.evaluation import caption_quality, retrieval
+from lzn_jax.evaluation import retrieval, text_quality
+from lzn_jax.evaluation.digit_captions import DigitCaptions
 from lzn_jax.evaluation.measurements import figures_folder, readable_rows
-from lzn_jax.evaluation.text_quality import TextQuality
 from lzn_jax.trained_model import TrainedModel
 
 
@@ -23,5 +23,5 @@ def measure(
     if NAME not in model.space.decoders:
         return metrics
     if model.config.data.name == "digits":  # whose captions are measured on the image
-        return metrics | TextQuality(model, train)(pairs)
-    return metrics | caption_quality.measure(model, pairs)
+        return metrics | DigitCaptions(model, train)(pairs)
+    return metrics | text_quality.measure(model, pairs)

@@ -38,7 +38,7 @@ class Block(nn.Module):
         return x + drop(nn.Dense(x.shape[-1], dtype=self.dtype)(nn.gelu(h)))
 
 
-class TextEncoder(nn.Module):
+class Encoder(nn.Module):
     """Tokens to an anchor: neighbours by a convolution, layers of attention, their mean, an MLP."""
 
     vocabulary: int
@@ -66,7 +66,7 @@ class TextEncoder(nn.Module):
         return nn.Dense(self.latent_dim)(h.astype(jnp.float32))
 
 
-class TextDecoder(nn.Module):
+class Decoder(nn.Module):
     """Logits of each token given those before it and a latent, which is added at each position."""
 
     vocabulary: int
@@ -113,12 +113,12 @@ def _is_text(tokens: Int[Array, "b l"]) -> Bool[Array, "b l"]:
     return jnp.cumsum(tokens == END, axis=1) - (tokens == END) == 0
 
 
-def _block(network: TextEncoder | TextDecoder, layer: int, keeps: bool = False) -> nn.Module:
+def _block(network: Encoder | Decoder, layer: int, keeps: bool = False) -> nn.Module:
     block = nn.remat(Block, static_argnums=3) if network.remat else Block
     return block(network.num_heads, network.dropout, network.dtype, keeps, name=f"Block_{layer}")
 
 
-def _embedded(network: TextEncoder | TextDecoder, tokens: Array, places: Array) -> Array:
+def _embedded(network: Encoder | Decoder, tokens: Array, places: Array) -> Array:
     """Tokens and their places as vectors."""
     table = network.param(
         "places", nn.initializers.normal(0.02), (network.max_length, network.features)

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from lzn_jax import optimization, train, train_state
 from lzn_jax.configuration import EXIT_DOES_NOT_FIT, EXIT_DONE
 from lzn_jax.latent_space import LatentSpace
-from lzn_jax.run import costs, sharding, slices
+from lzn_jax.run import compile_targets, costs, sharding
 from lzn_jax.run.sharding import examples_at_a_time
 
 _COLLECTIVE = re.compile(
@@ -30,7 +30,7 @@ def compile_step(config: ConfigDict, name: str) -> int:
     No data are read and no weights made. Raises UserError for a slice that is unknown or has no
     compiler here, and for batches that leave devices of it idle.
     """
-    machine = slices.find(name)
+    machine = compile_targets.find(name)
     mesh = sharding.training_mesh(config.training, machine.devices)
     lowered, cost = lower_step(config, mesh, machine.platform)
     kind, training = machine.devices[0].device_kind, config.training

@@ -14,7 +14,7 @@ import numpy as np
 from lzn_jax.configuration import UserError
 from lzn_jax.models import Variables
 from lzn_jax.release import torch_files
-from lzn_jax.release.names import Keys, Shapes, to_variables, to_weights
+from lzn_jax.release.torch_keys import Keys, Shapes, to_variables, to_weights
 
 ENTRIES = {"encoder": "encoder", "decoder": "decoder", "label_anchors": "label_anchor"}
 PREFIX = "model.module."  # of two wrappers

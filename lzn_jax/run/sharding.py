@@ -21,7 +21,7 @@ MIN_SHARDED = 2**14  # elements; less is not worth the exchange
 
 def make_mesh(batch_size: int, devices: list[jax.Device] | None = None) -> Mesh:
     """A mesh with axis `data` over as many devices as divide the global batch evenly."""
-    chosen = spread(batch_size, at_hand() if devices is None else devices)
+    chosen = dividing(batch_size, at_hand() if devices is None else devices)
     return Mesh(np.array(chosen), ("data",), axis_types=(AxisType.Auto,))
 
 
@@ -74,7 +74,7 @@ def at_hand() -> list[jax.Device]:
     return jax.devices() if mesh.empty else list(mesh.devices.flat)
 
 
-def spread(batch_size: int, devices: list[jax.Device]) -> list[jax.Device]:
+def dividing(batch_size: int, devices: list[jax.Device]) -> list[jax.Device]:
     """As many devices as divide a batch, equally many of each process, one after the other.
 
     Raises UserError for a batch that the processes cannot share.

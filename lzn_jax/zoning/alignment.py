@@ -17,9 +17,9 @@ from lzn_jax.zoning.flow import (
     flow_vjp,
     log_assignments,
 )
-from lzn_jax.zoning.integrate import Way, by_rows, integrate, mixture_cotangent, zero_sums
+from lzn_jax.zoning.integrate import Direction, by_rows, integrate, mixture_cotangent, zero_sums
 from lzn_jax.zoning.latents import classify
-from lzn_jax.zoning.rows import spread
+from lzn_jax.zoning.rows import place_rows
 from lzn_jax.zoning.solvers import Solver
 
 
@@ -47,8 +47,8 @@ def assignment_log_probs(
     Raises:
       ValueError: shapes do not fit each other.
     """
-    mixture, points, way = _beside_targets(latents, anchors, targets, solver, log_weights)
-    return integrate(mixture, points, way).log_own_MxS.T
+    mixture, points, direction = _beside_targets(latents, anchors, targets, solver, log_weights)
+    return integrate(mixture, points, direction).log_own_MxS.T
 
 
 @public
@@ -70,7 +70,7 @@ def best_assignment_log_probs(
     mixture, latents = mixture_and_points(log_weights, anchors=anchors, latents=latents)
     # From where a latent ends logits are small numbers; from elsewhere, differences of large ones.
     nearest = classify(latents, anchors, solver=solver, log_weights=log_weights)
-    mixture, points, _ = spread(mixture, Points(latents, own_M=nearest))
+    mixture, points, _ = place_rows(mixture, Points(latents, own_M=nearest))
 
     def block(view, table, points, record, linear, sums):
         del linear
@@ -86,7 +86,7 @@ def best_assignment_log_probs(
         rows = jax.tree.map(lambda a: a[dropped:], rows)
         return jax.lax.scan(step, least_MxN, rows)[0], sums
 
-    return by_rows(block, Way(solver, "anchors"), mixture, points)[0][: len(latents)]
+    return by_rows(block, Direction(solver, "anchors"), mixture, points)[0][: len(latents)]
 
 
 def _dropped(cutoff: float, solver: Solver) -> int:
@@ -133,15 +133,15 @@ def alignment_loss(
     dropped = _dropped(cutoff, solver)
     if form not in ("log", "prob"):
         raise ValueError(f"form must be 'log' or 'prob', got {form!r}")
-    mixture, points, way = _beside_targets(latents, anchors, targets, solver, log_weights)
+    mixture, points, direction = _beside_targets(latents, anchors, targets, solver, log_weights)
     if latents.shape[0] == 0:
         raise ValueError("the loss is a mean over latents, got none")
     if is_present is None:
         is_present = jnp.ones(len(latents), bool)
     if is_present.shape != latents.shape[:1]:
         raise ValueError(f"is_present must be ({len(latents)},), got {is_present.shape}")
-    counts = is_present.astype(points.start_MxQ.dtype)  # 0 for points that `spread` adds
-    totals = _align(way, _Objective(dropped, form), *spread(mixture, points, counts))
+    counts = is_present.astype(points.start_MxQ.dtype)  # 0 for points that `place_rows` adds
+    totals = _align(direction, _Objective(dropped, form), *place_rows(mixture, points, counts))
     loss, *metrics = totals / jnp.maximum(jnp.sum(counts), 1)
     accuracy, error = jax.lax.stop_gradient(metrics)
     return loss, {"assignment_accuracy": accuracy, "ode_error": error}
@@ -149,14 +149,14 @@ def alignment_loss(
 
 def _beside_targets(
     latents: Array, anchors: Array, targets: Array, solver: Solver, log_weights: Array | None
-) -> tuple[Mixture, Points, Way]:
+) -> tuple[Mixture, Points, Direction]:
     """Latents in the zone coordinates of their targets, ready to be decoded.
 
     Seen from the target the own logit is exact, however certain the assignment.
     """
     mixture, latents = mixture_and_points(log_weights, anchors=anchors, latents=latents)
     targets = checked_indices("targets", targets, mixture, latents)
-    return mixture, Points(latents, own_M=targets), Way(solver, "anchors")
+    return mixture, Points(latents, own_M=targets), Direction(solver, "anchors")
 
 
 class _Objective(NamedTuple):
@@ -186,7 +186,7 @@ def _zero_totals(mixture: Mixture) -> Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _align(
-    way: Way, objective: _Objective, mixture: Mixture, points: Points, counts_M: Array
+    direction: Direction, objective: _Objective, mixture: Mixture, points: Points, counts_M: Array
 ) -> Float[Array, "3"]:
     """The objective's totals.
 
@@ -199,11 +199,11 @@ def _align(
         trajectory, _ = flow(view, table, points)
         return (), totals + objective.totals(trajectory, view, counts)
 
-    return by_rows(block, way, mixture, points, (), counts_M, _zero_totals)[1]
+    return by_rows(block, direction, mixture, points, (), counts_M, _zero_totals)[1]
 
 
 def _align_fwd(
-    way: Way, objective: _Objective, mixture: Mixture, points: Points, counts_M: Array
+    direction: Direction, objective: _Objective, mixture: Mixture, points: Points, counts_M: Array
 ) -> tuple[Array, tuple[Mixture, Points]]:
     def block(view, table, points, record, counts, sums):
         totals, mixture_sums = sums
@@ -218,12 +218,14 @@ def _align_fwd(
     def zeros(mixture):
         return _zero_totals(mixture), zero_sums(mixture)
 
-    d_points, (totals, sums) = by_rows(block, way, mixture, points, (), counts_M, zeros)
+    d_points, (totals, sums) = by_rows(block, direction, mixture, points, (), counts_M, zeros)
     return totals, (mixture_cotangent(sums), d_points)
 
 
-def _align_bwd(way: Way, objective: _Objective, gradients: Any, d_totals: Array) -> tuple[Any, ...]:
-    del way, objective
+def _align_bwd(
+    direction: Direction, objective: _Objective, gradients: Any, d_totals: Array
+) -> tuple[Any, ...]:
+    del direction, objective
     d_loss = d_totals[0]  # metrics are for reading
     return *jax.tree.map(lambda gradient: d_loss * gradient, gradients), None
 

@@ -17,11 +17,11 @@ from lzn_jax.zoning.flow import (
     flow_vjp,
     make_view,
 )
-from lzn_jax.zoning.rows import in_blocks, over_devices, rows_a_block, spread
+from lzn_jax.zoning.rows import in_blocks, over_devices, place_rows, rows_a_block
 from lzn_jax.zoning.solvers import Solver, Tables
 
 
-class Way(NamedTuple):
+class Direction(NamedTuple):
     """A solver and the direction in which it runs: static, hashable."""
 
     solver: Solver
@@ -34,29 +34,33 @@ class Way(NamedTuple):
         return self.solver.towards_anchors(mixture)
 
 
-def integrate(mixture: Mixture, points: Points, way: Way) -> Trajectory:
+def integrate(mixture: Mixture, points: Points, direction: Direction) -> Trajectory:
     """Runs the flow for all points."""
     count = len(points.start_MxQ)
-    mixture, points, _ = spread(mixture, points)
-    return jax.tree.map(lambda a: a[:count], _trajectory(way, mixture, points))
+    mixture, points, _ = place_rows(mixture, points)
+    return jax.tree.map(lambda a: a[:count], _trajectory(direction, mixture, points))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _trajectory(way: Way, mixture: Mixture, points: Points) -> Trajectory:
+def _trajectory(direction: Direction, mixture: Mixture, points: Points) -> Trajectory:
     """The derivative keeps one state a step and point, and recomputes the rest."""
-    return _trajectory_fwd(way, mixture, points)[0]
+    return _trajectory_fwd(direction, mixture, points)[0]
 
 
-def _trajectory_fwd(way: Way, mixture: Mixture, points: Points) -> tuple[Trajectory, Any]:
+def _trajectory_fwd(
+    direction: Direction, mixture: Mixture, points: Points
+) -> tuple[Trajectory, Any]:
     def block(view, table, points, record, linear, sums):
         del record, linear
         return flow(view, table, points), sums
 
-    (trajectory, record), _ = by_rows(block, way, mixture, points)
+    (trajectory, record), _ = by_rows(block, direction, mixture, points)
     return trajectory, (mixture, points, record)
 
 
-def _trajectory_bwd(way: Way, residuals: Any, cotangent: Trajectory) -> tuple[Mixture, Points]:
+def _trajectory_bwd(
+    direction: Direction, residuals: Any, cotangent: Trajectory
+) -> tuple[Mixture, Points]:
     mixture, points, record = residuals
 
     def block(view, table, points, record, linear, sums):
@@ -64,7 +68,7 @@ def _trajectory_bwd(way: Way, residuals: Any, cotangent: Trajectory) -> tuple[Mi
         return flow_vjp(view, table, points, record, d_end, d_log_own, sums)
 
     linear = (cotangent.end_MxQ, cotangent.log_own_MxS)
-    d_points, sums = by_rows(block, way, mixture, points, record, linear, zero_sums)
+    d_points, sums = by_rows(block, direction, mixture, points, record, linear, zero_sums)
     return mixture_cotangent(sums), d_points
 
 
@@ -73,7 +77,7 @@ _trajectory.defvjp(_trajectory_fwd, _trajectory_bwd)
 
 def by_rows(
     function: Callable[..., tuple[Any, Any]],
-    way: Way,
+    direction: Direction,
     mixture: Mixture,
     points: Points,
     record: Any = (),
@@ -82,14 +86,14 @@ def by_rows(
 ) -> tuple[Any, Any]:
     """`function(view, table, points, record, linear, sums)` of a block of points, for all of them.
 
-    They, the rows of `record` and `linear`, and the mixture are placed as `spread` does it. There
+    They, the rows of `record` and `linear`, and the mixture are placed by `place_rows`. There
     is no derivative of this: what has one writes it out, as another call.
     """
 
     def on_a_device(mixture, rows, linear, sums):
         size = rows_a_block(len(rows[0].start_MxQ), len(mixture.anchors_NxQ))
         mixture, origin = centred(mixture)
-        tables = way.tables(mixture)
+        tables = direction.tables(mixture)
 
         def block(mixture, rows, linear, sums):
             points, record = rows

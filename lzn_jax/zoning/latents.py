@@ -8,8 +8,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from lzn_jax.zoning.arguments import checked_indices, mixture_and_points, public
 from lzn_jax.zoning.flow import Joined, Mixture, Points
-from lzn_jax.zoning.integrate import Way, integrate
-from lzn_jax.zoning.rows import over_devices, spread
+from lzn_jax.zoning.integrate import Direction, integrate
+from lzn_jax.zoning.rows import over_devices, place_rows
 from lzn_jax.zoning.solvers import Solver
 
 
@@ -47,7 +47,7 @@ def compute_latents(
             raise ValueError(f"own=None needs one row of noise an anchor, got {got}")
         own = jnp.arange(anchors.shape[0])
     own = checked_indices("own", own, mixture, noise)
-    return integrate(mixture, Points(noise, own_M=own), Way(solver, "prior")).end_MxQ
+    return integrate(mixture, Points(noise, own_M=own), Direction(solver, "prior")).end_MxQ
 
 
 @public
@@ -81,7 +81,7 @@ def latents_in_context(
         got = query_log_weights.shape
         raise ValueError(f"query_log_weights must be ({len(queries)},), got {got}")
     joined = Joined(queries, query_log_weights.astype(queries.dtype))
-    return integrate(mixture, Points(noise, joined=joined), Way(solver, "prior")).end_MxQ
+    return integrate(mixture, Points(noise, joined=joined), Direction(solver, "prior")).end_MxQ
 
 
 @public
@@ -99,7 +99,7 @@ def decode(
       anchors, solver, log_weights, returns, raises: as for `compute_latents`.
     """
     mixture, latents = mixture_and_points(log_weights, anchors=anchors, latents=latents)
-    return integrate(mixture, Points(latents), Way(solver, "anchors")).end_MxQ
+    return integrate(mixture, Points(latents), Direction(solver, "anchors")).end_MxQ
 
 
 @public
@@ -119,7 +119,7 @@ def classify(
     """
     points = decode(latents, anchors, solver=solver, log_weights=log_weights)
     mixture, _ = mixture_and_points(log_weights, anchors=anchors, points=points)
-    mixture, rows, _ = spread(mixture, points)
+    mixture, rows, _ = place_rows(mixture, points)
     nearest, _ = over_devices(_nearest, lambda mixture: ())(mixture, rows, ())
     return nearest[: len(points)]
 

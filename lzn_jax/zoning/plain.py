@@ -25,7 +25,7 @@ from lzn_jax.zoning.arguments import public
 from lzn_jax.zoning.solvers import DPMSolver, Euler, mean_weights
 
 Paper = Euler | DPMSolver
-Way = Literal["prior", "anchors"]
+Direction = Literal["prior", "anchors"]
 Latents = Float[Array, "m q"]
 Anchors = Float[Array, "n q"]
 Index = Int[Array, " m"]
@@ -42,7 +42,7 @@ def log_posterior(
     return jax.nn.log_softmax(log_weights - 0.5 * squares, axis=1)
 
 
-def noise_levels(solver: Paper, towards: Way) -> np.ndarray:
+def noise_levels(solver: Paper, towards: Direction) -> np.ndarray:
     """t before the first step and after each one (S+1,)."""
     if not isinstance(solver, Euler | DPMSolver):
         raise ValueError(f"the plain form has solvers Euler and DPMSolver, not {solver!r}")
@@ -50,7 +50,7 @@ def noise_levels(solver: Paper, towards: Way) -> np.ndarray:
 
 
 def follow(
-    x: Latents, anchors: Anchors, solver: Paper, towards: Way, log_weights: Weights
+    x: Latents, anchors: Anchors, solver: Paper, towards: Direction, log_weights: Weights
 ) -> tuple[Latents, Float[Array, "s m n"]]:
     """The flow from x: where it ends, and log w before each of the solver's S steps.
 

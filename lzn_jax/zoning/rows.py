@@ -11,7 +11,7 @@ and sums are added up once after it; in between nothing is exchanged. The mesh i
 of a caller's `shard_map`, all of this is the plain program.
 
 Nothing here is differentiated through `shard_map`: what has a written-out derivative calls
-`over_devices` in each of its passes, on arrays that `spread` has placed before.
+`over_devices` in each of its passes, on arrays that `place_rows` has placed before.
 """
 
 import functools
@@ -90,7 +90,7 @@ class _Placement(NamedTuple):
         return jax.tree.map(lambda a: move(a, sharding), tree)
 
 
-def spread(shared: Tree, rows: Tree, linear: Tree = ()) -> tuple[Tree, Tree, Tree]:
+def place_rows(shared: Tree, rows: Tree, linear: Tree = ()) -> tuple[Tree, Tree, Tree]:
     """The arguments of a row function where `over_devices` wants them, differentiable.
 
     That is `shared` whole on each device, the others divided by rows. These are filled up to a

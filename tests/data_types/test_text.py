@@ -21,8 +21,8 @@ from lzn_jax.run.batching import in_batches
 from lzn_jax.tokenizers import Characters, Tokenizer
 
 LETTERS = Tokenizer(Characters(" ab"), 6)
-ENCODER = transformer.TextEncoder(4, 6, latent_dim=5, features=8, num_layers=1, num_heads=2)
-DECODER = transformer.TextDecoder(4, 6, features=8, num_layers=1, num_heads=2)
+ENCODER = transformer.Encoder(4, 6, latent_dim=5, features=8, num_layers=1, num_heads=2)
+DECODER = transformer.Decoder(4, 6, features=8, num_layers=1, num_heads=2)
 
 
 def config(**changes):

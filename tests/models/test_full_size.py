@@ -12,7 +12,7 @@ import pytest
 from torch_layout import listed_shapes
 
 from lzn_jax import configuration, convert
-from lzn_jax.release.names import to_flax
+from lzn_jax.release.torch_keys import to_flax
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 BASELINE = "latent.enabled=False"

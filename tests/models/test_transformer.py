@@ -15,7 +15,7 @@ LATENTS = jnp.asarray(np.random.default_rng(0).normal(size=(2, 5)), jnp.float32)
 
 
 def decoder(**fields):
-    module = transformer.TextDecoder(5, 7, **SIZES, **fields)
+    module = transformer.Decoder(5, 7, **SIZES, **fields)
     shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), TOKENS, LATENTS, train=False))
     return module, jax.device_put(small.drawn(shapes))
 

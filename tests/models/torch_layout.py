@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lzn_jax.release import names as torch_names
+from lzn_jax.release import torch_keys as torch_names
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 

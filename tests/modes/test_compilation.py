@@ -11,7 +11,7 @@ from lzn_jax import data, main
 from lzn_jax.data import load_data
 from lzn_jax.latent_space import LatentSpace
 from lzn_jax.modes import compilation
-from lzn_jax.run import costs, sharding, slices
+from lzn_jax.run import compile_targets, costs, sharding
 
 # Two loops, one inside the other's computations; operands and calls as XLA prints them.
 PROGRAM = """HloModule jit_step, entry_computation_layout={()->f32[]}
@@ -61,7 +61,9 @@ def test_collectives_are_counted_by_kind_inside_and_outside_of_loops():
 def fake_slice(monkeypatch):
     def use(memory, count=4):
         monkeypatch.setattr(
-            slices, "find", lambda name: slices.Slice(jax.devices()[:count], "cpu", memory, {})
+            compile_targets,
+            "find",
+            lambda name: compile_targets.CompileTarget(jax.devices()[:count], "cpu", memory, {}),
         )
 
     return use
@@ -173,12 +175,12 @@ def test_shapes_of_a_batch_are_those_of_the_data(config):
     ],
 )
 def test_slices_that_cannot_be_found_are_the_users_error(name, missing, message, monkeypatch):
-    there = slices.importlib.util.find_spec
+    there = compile_targets.importlib.util.find_spec
     monkeypatch.setattr(
-        slices.importlib.util, "find_spec", lambda n: None if n == missing else there(n)
+        compile_targets.importlib.util, "find_spec", lambda n: None if n == missing else there(n)
     )
-    with pytest.raises(slices.UserError, match=message):
-        slices.find(name)
+    with pytest.raises(compile_targets.UserError, match=message):
+        compile_targets.find(name)
 
 
 @pytest.mark.parametrize("flag", ["--mode=compile", "--slice=v5e:2x2"])

@@ -49,7 +49,7 @@ gpu_device_info {{
 """
 
 
-class Slice(NamedTuple):
+class CompileTarget(NamedTuple):
     """Devices to compile for, what each of them has, and how.
 
     Attributes:
@@ -65,7 +65,7 @@ class Slice(NamedTuple):
     options: dict[str, Any]
 
 
-def find(name: str) -> Slice:
+def find(name: str) -> CompileTarget:
     """The slice of a name, before JAX has started; other devices of this process are CPUs.
 
     Raises UserError for an unknown name and where the compiler for it is not installed.
@@ -78,7 +78,7 @@ def find(name: str) -> Slice:
     raise UserError(f"--slice must name a slice like {_EXAMPLES}, got {name}")
 
 
-def _tpus(name: str, kind: str, shape: str) -> Slice:
+def _tpus(name: str, kind: str, shape: str) -> CompileTarget:
     if importlib.util.find_spec("libtpu") is None:
         raise UserError("the compiler for TPUs is not installed: pip install -e '.[tpu]'")
     # Or libtpu looks for a TPU, and for its host.
@@ -95,7 +95,7 @@ def _tpus(name: str, kind: str, shape: str) -> Slice:
     except jax.errors.JaxRuntimeError as error:
         raise UserError(f"there is no slice {name}, but {_EXAMPLES} ({error})") from error
     devices = list(topology.devices)[: 1 if shape == "1" else None]
-    return Slice(devices, "tpu", _tpu_memory(devices[0]), {})
+    return CompileTarget(devices, "tpu", _tpu_memory(devices[0]), {})
 
 
 def _tpu_memory(device: jax.Device) -> float:
@@ -110,7 +110,7 @@ def _tpu_memory(device: jax.Device) -> float:
     raise AssertionError("a terabyte fits")
 
 
-def _gpus(name: str, count: int) -> Slice:
+def _gpus(name: str, count: int) -> CompileTarget:
     if importlib.util.find_spec("jax_cuda12_plugin") is None:
         raise UserError("the compiler for GPUs is not installed: pip install -e '.[gpu]'")
     nodes, each = max(1, count // _GPUS_A_NODE), min(count, _GPUS_A_NODE)
@@ -122,4 +122,4 @@ def _gpus(name: str, count: int) -> Slice:
     )
     # Without a card nothing can be timed, and XLA's Triton products find no tile sizes.
     options = {"xla_gpu_autotune_level": 0, "xla_gpu_enable_triton_gemm": False}
-    return Slice(list(topology.devices), "cuda", _H100_MEMORY, options)
+    return CompileTarget(list(topology.devices), "cuda", _H100_MEMORY, options)
