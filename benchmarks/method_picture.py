@@ -116,7 +116,7 @@ def draw_image_zones(axes: Axes, images: np.ndarray, anchors: np.ndarray) -> Non
     fill_zones(axes, anchors, CLASS_OF)
     draw_anchors(axes, anchors, CLASS_OF)
     for image, anchor in zip(images, anchors, strict=True):
-        draw_image(axes, image, np.add(anchor, (0.0, 0.42))
+        draw_image(axes, image, np.add(anchor, (0.0, 0.42)))
 
 
 def draw_label_zones(axes: Axes, anchors: np.ndarray, latents: np.ndarray) -> None:
@@ -237,7 +237,7 @@ def draw_context(anchors: Sequence[np.ndarray]) -> Figure:
     ):
         draw_latents(axes, latents[None], [2])
         draw_anchors(axes, own[None], [2])
-        draw_image(axes, image, np.add(own, (0.0, 0.42))
+        draw_image(axes, image, np.add(own, (0.0, 0.42)))
     return figure
 
 
