@@ -100,7 +100,7 @@ class ClipVision(nn.Module):
 def clip_embeddings(
     network: ClipVision, variables: dict, images: UInt8[Array, "b h h 3"]
 ) -> Float[Array, "b d"]:
-    """Unit-norm embeddings of square RGB images of any size, preprocessed as in CMMD's code."""
+    """Unit-norm embeddings of square RGB images 0 ... 255 of any size, as in CMMD's code."""
     pixels = resize_bicubic(images, network.image_size) / 255
     return cast(Array, network.apply(variables, (pixels - MEAN) / STD))
 

@@ -184,7 +184,7 @@ class InceptionV3(nn.Module):
 
 
 def inception_outputs(variables: dict, images: UInt8[Array, "b h w c"]) -> Outputs:
-    """Outputs for RGB or grey images of any size, scaled as in the TensorFlow graph."""
+    """Outputs for RGB or grey pixels 0 ... 255 of any size, scaled as in the TensorFlow graph."""
     pixels = jnp.broadcast_to(images, (*images.shape[:3], 3)).astype(jnp.float32)
     pixels = resize_bilinear(pixels, INPUT_SIZE)
     return cast(Outputs, InceptionV3().apply(variables, (pixels - 128) / 128))

@@ -24,7 +24,7 @@ from lzn_jax.evaluation.prdc import precision_recall
 from lzn_jax.run import sharding
 from lzn_jax.run.progress import progress
 
-CONFIDENT = 0.9  # least probability of a class with which an image counts as recognised
+CONFIDENT = 0.9  # least probability of the likeliest class of a recognised image
 
 # NHWC images, or an iterable of batches of any sizes.
 Images = UInt8[np.ndarray, "_ _ _ _"] | Iterable[UInt8[np.ndarray, "_ _ _ _"]]

@@ -36,7 +36,7 @@ def nearest_training_images(
 
 
 def _rows(images: Images, most: int) -> np.ndarray:
-    """At most `most` flattened images, in units of [-1, 1]; evenly spaced if sorted by class."""
+    """At most `most` flattened images in units of [-1, 1], evenly spaced (files may be sorted)."""
     count = min(len(images), most)
     chosen = images[np.arange(count) * len(images) // count]
     return np.asarray(chosen).reshape(count, -1) / np.float32(127.5)

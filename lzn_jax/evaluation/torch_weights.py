@@ -18,7 +18,7 @@ _TORCH_LEAVES = {
     "var": "running_var",
 }
 _TORCH_AXES = {4: (3, 2, 0, 1), 2: (1, 0)}  # OIHW from HWIO, by the number of axes of a kernel
-FLOAT32 = (np.dtype(np.float32),)
+_FLOAT32 = (np.dtype(np.float32),)
 
 
 def convert(
@@ -26,7 +26,7 @@ def convert(
     image_size: int,
     state: Mapping[str, Any],
     refusal: str,
-    dtypes: Collection[np.dtype] = FLOAT32,
+    dtypes: Collection[np.dtype] = _FLOAT32,
 ) -> dict[str, Any]:
     """Variables of a network as float32 NumPy arrays, from exactly its tensors by name.
 
