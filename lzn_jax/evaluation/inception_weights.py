@@ -56,11 +56,10 @@ def from_torch(state: Mapping[str, np.ndarray], source: str) -> dict[str, Any]:
 
     Ignores batch counters and the bias of the class logits, which no metric uses.
     """
-    used = {name: array for name, array in state.items() if not _is_unused(name)}
-    return torch_weights.convert(
-        InceptionV3(), 75, used, f"{source} is not the FID Inception network"
-    )
-
-
-def _is_unused(torch_name: str) -> bool:
-    return torch_name.endswith(".num_batches_tracked") or torch_name == "fc.bias"
+    used = {
+        name: array
+        for name, array in state.items()
+        if not name.endswith(".num_batches_tracked") and name != "fc.bias"
+    }
+    refusal = f"{source} is not the FID Inception network"
+    return torch_weights.convert(InceptionV3(), 75, used, refusal)

@@ -28,14 +28,14 @@ def measure(model: TrainedModel, test: Examples, path: Path) -> dict[str, float]
     rows = _examples(image_points, text_points, images, texts, texts)
     rows += _examples(text_points, image_points, texts, images, texts)
     plots.retrieval(path, rows)
-    results = {
-        f"{source}_to_{NAME}": recalls(image_points, text_points, texts),
-        f"{NAME}_to_{source}": recalls(text_points, image_points, texts),
+    tasks = {
+        f"{source}_to_{NAME}": (image_points, text_points),
+        f"{NAME}_to_{source}": (text_points, image_points),
     }
     return {
         f"retrieval_{task}_r{k}": recall
-        for task, by_rank in results.items()
-        for k, recall in by_rank.items()
+        for task, points in tasks.items()
+        for k, recall in recalls(*points, texts).items()
     }
 
 

@@ -22,11 +22,8 @@ def measure(model: TrainedModel, test: Examples) -> dict[str, float]:
     Generated texts are compared with the tokenizer's canonical form of the test texts. Generated
     images are compared with texts by the run's encoders. Leaves out pairs whose text has no tokens.
     """
-    source, types, tokenizer = (
-        model.main_type,
-        model.space.types,
-        model.space.encoders[NAME].tokenizer,
-    )
+    source, types = model.main_type, model.space.types
+    tokenizer = model.space.encoders[NAME].tokenizer
     samples = types[NAME].samples(test)
     rows = compared(tokenizer, samples)
     if len(rows) == 0:
