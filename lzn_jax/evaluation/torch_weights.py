@@ -1,5 +1,6 @@
 """Flax variables of a network from tensors with PyTorch's names and layouts."""
 
+import functools
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -33,20 +34,25 @@ def convert(
     Raises UserError, starting with `refusal`, that names a tensor that is missing, left over, or of
     another shape or dtype.
     """
-    image = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
-    expected = jax.eval_shape(network.init, jax.random.key(0), image)
     remaining, arrays = dict(state), {}
-    for path, variable in traverse_util.flatten_dict(expected).items():
+    for path, shape in _shapes(network, image_size).items():
         *layers, leaf = path[1:]
         name = ".".join((*layers, _TORCH_LEAVES.get(leaf, leaf)))
-        axes = _TORCH_AXES[variable.ndim] if leaf == "kernel" else tuple(range(variable.ndim))
-        shape = tuple(variable.shape[axis] for axis in axes)
-        array = checked_tensor(remaining, name, shape, refusal, dtypes)
+        axes = _TORCH_AXES[len(shape)] if leaf == "kernel" else tuple(range(len(shape)))
+        torch_shape = tuple(shape[axis] for axis in axes)
+        array = checked_tensor(remaining, name, torch_shape, refusal, dtypes)
         arrays[path] = array.transpose(np.argsort(axes)).astype(np.float32, copy=False)
         del remaining[name]
     if remaining:
         raise UserError(f"{refusal}: {min(remaining)} is left over")
     return traverse_util.unflatten_dict(arrays)
+
+
+@functools.cache
+def _shapes(network: nn.Module, image_size: int) -> dict[tuple[str, ...], tuple[int, ...]]:
+    image = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
+    variables = jax.eval_shape(network.init, jax.random.key(0), image)
+    return {path: leaf.shape for path, leaf in traverse_util.flatten_dict(variables).items()}
 
 
 def checked_tensor(
