@@ -130,7 +130,12 @@ MUTANTS = (
     Mutant("evaluation/kid.py", "(len(x) - 1)", "len(x)", SAMPLES + "'kid and loop'"),
     Mutant("evaluation/prdc.py", "(distances, np.inf)", "(distances, 0.0)", SAMPLES + "by_hand"),
     Mutant("evaluation/inception_score.py", "(len(log_p))", "(log_p.size)", SAMPLES + "score"),
-    Mutant("evaluation/neighbours.py", "[found, labels]", "[labels, found]", NEIGHBOURS + "hand"),
+    Mutant(
+        "evaluation/neighbours.py",
+        "[found_labels, labels]",
+        "[labels, found_labels]",
+        NEIGHBOURS + "hand",
+    ),
     Mutant("evaluation/probes.py", "(rank < k)", "(rank <= k)", PROBES + "accuracy"),
     Mutant("evaluation/probes.py", "bias - self.mean", "bias + self.mean", PROBES + "scikit"),
     Mutant("evaluation/metrics.py", "s, outputs.features[:count]", "s, outputs.features", METRICS),
@@ -162,7 +167,9 @@ MUTANTS = (
     Mutant("data_types/label.py", "labels[:, None] ==", "labels[:, None] !=", ALONE + "zones_of"),
     Mutant("evaluation/metrics.py", "likeliest >= CONFIDENT", "likeliest > 0", METRICS_SURE),
     Mutant("evaluation/nearest.py", "/ np.float32(127.5)", "", "evaluation/test_nearest.py"),
-    Mutant("evaluation/retrieval.py", "names[some] ==", "names[some] !=", RETRIEVAL + "picture"),
+    Mutant(
+        "evaluation/retrieval.py", "texts[nearest] ==", "texts[nearest] !=", RETRIEVAL + "picture"
+    ),
     Mutant("data_types/label.py", "cutoff=last", "cutoff=0.2", ANSWERS + "probability"),
     Mutant("demo/answers.py", "* self._share_of_height", "* 0.7", ANSWERS + "drawing"),
     Mutant("trained_model.py", "main, main, 1.0", "main, main, 0.0", MODEL + "siblings"),
@@ -227,7 +234,7 @@ MUTANTS = (
         "classes != test.labels[rows]",
         "test_classification.py -k other_types",
     ),
-    Mutant("evaluation/text_quality.py", "(images, names,", "(names, images,", MADE),
+    Mutant("evaluation/text_quality.py", "(queries, targets,", "(targets, queries,", MADE),
     Mutant("evaluation/sample_quality.py", "if is_conditional", "if not is_conditional", COUNTED),
     Mutant("data/folder.py", "np.unique(rows)  #", "np.arange(len(names))  #", PAIRS + "hold_out"),
     Mutant(
@@ -340,7 +347,7 @@ MUTANTS = (
     ),
     Mutant(
         "evaluation/classification.py",
-        "0.0, among=at_hand",
+        "0.0, among=no_context",
         "0.0",
         "test_classification.py -k without_a_look",
     ),
