@@ -1,4 +1,4 @@
-"""Alignment of latents with the zones of another type: the paper's loss and its logarithm."""
+"""Alignment parts: the paper's loss with probabilities, and with log probabilities."""
 
 import functools
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from lzn_jax.errors import UserError
 
 
 def solver(setting: ConfigDict) -> zoning.Solver:
-    """The solver of a flow's config group, such as `latent` or `alignment`."""
+    """Solver of a config group such as `latent`; raises UserError if it rejects `num_steps`."""
     part = parts.get("solver", setting.solver)
     try:
         made: zoning.Solver = part(setting.num_steps)

@@ -62,19 +62,20 @@ def follow(
     order replace ā by a combination of the latest posterior means (`mean_weights`; C.2).
     """
     times = noise_levels(solver, towards)
-    weights = mean_weights(times, solver.orders)
+    factors = mean_weights(times, solver.orders)
+    rows = [jnp.asarray(a, x.dtype) for a in (times[:-1], times[1:] / times[:-1], factors)]
+    log_weights = jnp.zeros_like(anchors[:, 0]) if log_weights is None else log_weights
 
     def step(state, row):
-        x, means = state
-        t, ratio, weights = row
+        x, means = state  # the newest mean first
+        t, ratio, factors = row
         log_w = log_posterior(x, t, anchors, log_weights)
         mean = jnp.matmul(jnp.exp(log_w), anchors, precision="highest")
         means = (mean, *means[:-1])
-        return (ratio * x + sum(map(jnp.multiply, weights, means)), means), log_w
+        x = ratio * x + sum(f * mean for f, mean in zip(factors, means, strict=True))
+        return (x, means), log_w
 
-    log_weights = jnp.zeros_like(anchors[:, 0]) if log_weights is None else log_weights
-    rows = [jnp.asarray(a, x.dtype) for a in (times[:-1], times[1:] / times[:-1], weights)]
-    (x, _), log_w = jax.lax.scan(step, (x, (0 * x,) * weights.shape[1]), rows)
+    (x, _), log_w = jax.lax.scan(step, (x, (0 * x,) * factors.shape[1]), rows)
     return x, log_w
 
 
