@@ -20,12 +20,7 @@ Velocity = Callable[[Array, Array, Any], Array]
 
 
 class Solution(NamedTuple):
-    """Result of an integration.
-
-    Attributes:
-      x: (b, ...) final state.
-      num_evaluations: (b,) number of velocity evaluations for each sample.
-    """
+    """Final states, and the number of velocity evaluations for each sample."""
 
     x: Float[Array, "b ..."]
     num_evaluations: Int[Array, " b"]

@@ -35,7 +35,7 @@ from lzn_jax.zoning.solvers import SMALLEST_R, Tables
 
 _BEND = 3.0  # r_0 times the rms distance: the grid changes from uniform to geometric
 _LOG_WEIGHT = 6.0  # other anchors have a total weight of at most e^-6 at the start
-_EQUAL = 3e-6  # distance over the rms distance between anchors of one sample encoded twice
+_EQUAL = 3e-6  # anchors of equal samples are at most this far apart, over the rms distance
 _SAMPLED = 256  # anchors whose nearest neighbours determine the last r towards the anchors
 _ORDER_TOWARDS_ANCHORS = 2
 

@@ -79,7 +79,7 @@ def mixture_and_points(log_weights: jax.Array | None, **arrays: jax.Array) -> li
 def checked_indices(
     name: str, indices: jax.Array, mixture: Mixture, points: jax.Array
 ) -> jax.Array:
-    """Indices of anchors, one per point, without negative ones, which compare unequal to positions.
+    """Indices of anchors, made non-negative so that they can be compared with positions.
 
     Raises ValueError unless there is one integer per point.
     """

@@ -60,16 +60,10 @@ class Joined(NamedTuple):
 
 
 class Points(NamedTuple):
-    """Starts of the flow and the centres of their zone coordinates.
+    """Starts of the flow and the centres of zone coordinates; without centres, the origin."""
 
-    Attributes:
-      start_MxQ: noise towards the prior, latents towards the anchors.
-      own_M: index of the anchor that is each point's centre, or None.
-      joined: additional anchors as centres, or None. If both are None, the centre is the origin.
-    """
-
-    start_MxQ: jax.Array
-    own_M: jax.Array | None = None
+    start_MxQ: jax.Array  # noise towards the prior, latents towards the anchors
+    own_M: jax.Array | None = None  # index of the anchor that is the centre
     joined: Joined | None = None
 
 
@@ -98,31 +92,19 @@ class Table(NamedTuple):
 
 
 class Trajectory(NamedTuple):
-    """Result of the flow.
-
-    Attributes:
-      end_MxQ: end points.
-      log_own_MxS: log probability of the centre at each evaluation.
-      log_other_M: largest log probability of another anchor at the last evaluation.
-    """
+    """Result of the flow."""
 
     end_MxQ: jax.Array
-    log_own_MxS: jax.Array
-    log_other_M: jax.Array
+    log_own_MxS: jax.Array  # log probability of the centre at each evaluation
+    log_other_M: jax.Array  # largest log probability of another anchor at the last evaluation
 
 
 class Record(NamedTuple):
-    """Residuals of each step for `flow_vjp`.
+    """Residuals of each step for `flow_vjp`."""
 
-    Attributes:
-      u_MxSxQ: states.
-      log_total_MxS: log normalisers.
-      others_MxS: probability of all anchors except the own one and the neighbours.
-    """
-
-    u_MxSxQ: jax.Array
-    log_total_MxS: jax.Array
-    others_MxS: jax.Array
+    u_MxSxQ: jax.Array  # states
+    log_total_MxS: jax.Array  # log normalisers
+    others_MxS: jax.Array  # probability of all anchors except the own one and the neighbours
 
 
 # Preparation
@@ -285,20 +267,15 @@ def _is_certain(view: View, u_MxQ: jax.Array, r: jax.Array) -> jax.Array:
     return jnp.all(logit_M - view.own_log_weight_M < _NEGLIGIBLE_LOGIT)
 
 
-class _Logits(NamedTuple):
-    anchors_MxN: jax.Array  # -inf for the own anchor, neighbours and removed anchors
-    neighbours_MxK: jax.Array
-
-
-def _logits(view: View, u_MxQ: jax.Array, r: jax.Array) -> _Logits:
+def _logits(view: View, u_MxQ: jax.Array, r: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Logits of anchors, -inf for own, neighbour and removed ones, and logits of neighbours."""
     inner_MxN = matmul(u_MxQ, view.shifted_anchors_NxQ.T)
     inner_MxN -= _pairwise_sum(u_MxQ * view.shifted_centres_MxQ)[:, None]
     inner_MxK = _dot("mq,mkq->mk", u_MxQ, view.neighbour_offsets_MxKxQ)
     r = r[:, None]
-    return _Logits(
-        r * inner_MxN - 0.5 * r**2 * view.squared_MxN + view.log_weights_N,
-        r * inner_MxK - 0.5 * r**2 * view.neighbour_squared_MxK + view.neighbour_log_weights_MxK,
-    )
+    logits_MxN = r * inner_MxN - 0.5 * r**2 * view.squared_MxN + view.log_weights_N
+    squared_MxK, log_weights_MxK = view.neighbour_squared_MxK, view.neighbour_log_weights_MxK
+    return logits_MxN, r * inner_MxK - 0.5 * r**2 * squared_MxK + log_weights_MxK
 
 
 def _pairwise_sum(x_MxQ: jax.Array) -> jax.Array:
@@ -314,13 +291,11 @@ def _evaluate(
     view: View, u_MxQ: jax.Array, r: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """Drift ā - c, log normaliser, `Record.others` and `Trajectory.log_other` of one evaluation."""
-    logits = _logits(view, u_MxQ, r)
-    largest_M = jnp.maximum(
-        jnp.max(logits.anchors_MxN, axis=1), jnp.max(logits.neighbours_MxK, axis=1)
-    )
+    logits_MxN, logits_MxK = _logits(view, u_MxQ, r)
+    largest_M = jnp.maximum(jnp.max(logits_MxN, axis=1), jnp.max(logits_MxK, axis=1))
     shift_M = jnp.maximum(largest_M, view.own_log_weight_M)
-    w_MxN = jnp.exp(logits.anchors_MxN - shift_M[:, None])
-    w_MxK = jnp.exp(logits.neighbours_MxK - shift_M[:, None])
+    w_MxN = jnp.exp(logits_MxN - shift_M[:, None])
+    w_MxK = jnp.exp(logits_MxK - shift_M[:, None])
     w_sum_M = jnp.sum(w_MxN, axis=1)
     total_M = w_sum_M + jnp.sum(w_MxK, axis=1) + jnp.exp(view.own_log_weight_M - shift_M)
     drift_MxQ = matmul(w_MxN, view.shifted_anchors_NxQ)
@@ -342,11 +317,10 @@ def log_assignments(
     view: View, own_M: jax.Array, u_MxQ: jax.Array, r: jax.Array, log_total_M: jax.Array
 ) -> jax.Array:
     """Log soft assignments (M, N) at states whose centres are the anchors `own_M`."""
-    logits, rows_M = _logits(view, u_MxQ, r), jnp.arange(len(own_M))
+    logits_MxN, logits_MxK = _logits(view, u_MxQ, r)
+    rows_M = jnp.arange(len(own_M))
     # With fewer than K other anchors, some neighbours are repetitions at an infinite distance.
-    logits_MxN = logits.anchors_MxN.at[rows_M[:, None], view.neighbours_MxK].max(
-        logits.neighbours_MxK
-    )
+    logits_MxN = logits_MxN.at[rows_M[:, None], view.neighbours_MxK].max(logits_MxK)
     logits_MxN = logits_MxN.at[rows_M, own_M].set(view.own_log_weight_M)
     return logits_MxN - log_total_M[:, None]
 
@@ -422,7 +396,28 @@ def flow_vjp(
     (d_start_MxQ, _, sums), _ = jax.lax.scan(step, state, rows, reverse=True)
     if table.prior_weight_P is not None:
         sums = _add_prior_drift(view, table.prior_weight_P[:, None] * d_end_MxQ, sums)
-    return _collect(view, table, points, sums, d_start_MxQ + table.t_end * d_end_MxQ, d_end_MxQ)
+    d_start_MxQ += table.t_end * d_end_MxQ
+
+    # A view is a function of points and mixture, to which its cotangents are passed on.
+    d_centres_MxQ = (
+        sums.centres_MxQ
+        - jnp.sum(sums.neighbour_offsets_MxKxQ, axis=1)
+        + table.end_centre_weight * d_end_MxQ
+        - table.start_centre_weight * d_start_MxQ
+    )
+    anchors_QxN, log_weights_N = sums.mixture
+    anchors_QxN -= sums.shrinkage_N * view.shifted_anchors_NxQ.T
+    anchors_QxN = anchors_QxN.at[:, view.neighbours_MxK].add(
+        jnp.moveaxis(sums.neighbour_offsets_MxKxQ, -1, 0)
+    )
+    log_weights_N = log_weights_N.at[view.neighbours_MxK].add(sums.neighbour_log_weights_MxK)
+    d_points = Points(table.start_weight * d_start_MxQ)
+    if points.own_M is not None:
+        anchors_QxN = anchors_QxN.at[:, points.own_M].add(d_centres_MxQ.T)
+        log_weights_N = log_weights_N.at[points.own_M].add(sums.own_log_weight_M)
+    elif points.joined is not None:
+        d_points = d_points._replace(joined=Joined(d_centres_MxQ, sums.own_log_weight_M))
+    return d_points, MixtureSums(anchors_QxN, log_weights_N)
 
 
 def _evaluate_vjp(
@@ -441,9 +436,9 @@ def _evaluate_vjp(
 
         d_u = r Σ_j d_logit_j (a_j - c),    d_a_j = d_logit_j (r u - r² (a_j - c)) + w_j d_drift.
     """
-    logits = _logits(view, u_MxQ, r)
-    w_MxN = jnp.exp(logits.anchors_MxN - log_total_M[:, None])
-    w_MxK = jnp.exp(logits.neighbours_MxK - log_total_M[:, None])
+    logits_MxN, logits_MxK = _logits(view, u_MxQ, r)
+    w_MxN = jnp.exp(logits_MxN - log_total_M[:, None])
+    w_MxK = jnp.exp(logits_MxK - log_total_M[:, None])
     w_own_M = jnp.exp(view.own_log_weight_M - log_total_M)
 
     h_MxN = matmul(d_drift_MxQ, view.shifted_anchors_NxQ.T)
@@ -466,9 +461,9 @@ def _evaluate_vjp(
     d_centres_MxQ = (
         d_logit_sum_M[:, None] * (r * u_MxQ) - r**2 * pull_MxQ + others_M[:, None] * d_drift_MxQ
     )
-    d_neighbour_MxKxQ = w_MxK[:, :, None] * d_drift_MxQ[:, None] + d_logit_MxK[:, :, None] * r[
-        :, None
-    ] * (u_MxQ[:, None] - r[:, None] * view.neighbour_offsets_MxKxQ)
+    push_MxKxQ = u_MxQ[:, None] - r[:, None] * view.neighbour_offsets_MxKxQ
+    push_MxKxQ = d_logit_MxK[:, :, None] * r[:, None] * push_MxKxQ
+    d_neighbour_MxKxQ = w_MxK[:, :, None] * d_drift_MxQ[:, None] + push_MxKxQ
     d_u_MxQ = r * (pull_MxQ + _dot("mk,mkq->mq", d_logit_MxK, view.neighbour_offsets_MxKxQ))
     anchors_QxN = _add_product(sums.mixture.anchors_QxN, d_drift_MxQ, w_MxN)
     anchors_QxN = _add_product(anchors_QxN, push_MxQ, d_logit_MxN)
@@ -510,33 +505,3 @@ def _add_prior_drift(view: View, d_drift_MxQ: jax.Array, sums: _Sums) -> _Sums:
         centres_MxQ=sums.centres_MxQ + d_view.shifted_centres_MxQ,
         own_log_weight_M=sums.own_log_weight_M + d_view.log_joined_M,
     )
-
-
-def _collect(
-    view: View,
-    table: Table,
-    points: Points,
-    sums: _Sums,
-    d_start_MxQ: jax.Array,
-    d_end_MxQ: jax.Array,
-) -> tuple[Points, MixtureSums]:
-    """Cotangents of points and mixture from those of the view made of them."""
-    d_centres_MxQ = (
-        sums.centres_MxQ
-        - jnp.sum(sums.neighbour_offsets_MxKxQ, axis=1)
-        + table.end_centre_weight * d_end_MxQ
-        - table.start_centre_weight * d_start_MxQ
-    )
-    anchors_QxN, log_weights_N = sums.mixture
-    anchors_QxN -= sums.shrinkage_N * view.shifted_anchors_NxQ.T
-    anchors_QxN = anchors_QxN.at[:, view.neighbours_MxK].add(
-        jnp.moveaxis(sums.neighbour_offsets_MxKxQ, -1, 0)
-    )
-    log_weights_N = log_weights_N.at[view.neighbours_MxK].add(sums.neighbour_log_weights_MxK)
-    d_points = Points(table.start_weight * d_start_MxQ)
-    if points.own_M is not None:
-        anchors_QxN = anchors_QxN.at[:, points.own_M].add(d_centres_MxQ.T)
-        log_weights_N = log_weights_N.at[points.own_M].add(sums.own_log_weight_M)
-    elif points.joined is not None:
-        d_points = d_points._replace(joined=Joined(d_centres_MxQ, sums.own_log_weight_M))
-    return d_points, MixtureSums(anchors_QxN, log_weights_N)

@@ -60,7 +60,7 @@ def latents_in_context(
     log_weights: Float[Array, " n"] | None = None,
     query_log_weights: Float[Array, " m"] | None = None,
 ) -> Float[Array, "m q"]:
-    """Latents of single samples among fixed context anchors; row i depends only on row i.
+    """Latents (m, q) of single samples among fixed context anchors; row i depends only on row i.
 
     The mixture of a query consists of the context anchors and the query's own anchor. Dtypes and
     errors are those of `compute_latents`.
@@ -72,9 +72,6 @@ def latents_in_context(
       log_weights: (n,) unnormalised log weights of the context anchors; None means 0.
       query_log_weights: (m,) log weights of the queries on the same scale, for example the log of a
         caption's number of occurrences; None means 0.
-
-    Returns:
-      (m, q) latents.
     """
     mixture, queries, noise = mixture_and_points(
         log_weights, context=context, queries=queries, noise=noise
@@ -96,16 +93,9 @@ def decode(
     solver: Solver,
     log_weights: Float[Array, " n"] | None = None,
 ) -> Float[Array, "m q"]:
-    """Ends of the flow from latents, close to the anchors of their zones (paper §2.2.1).
+    """Ends (m, q) of the flow from latents (m, q), close to the anchors of their zones (§2.2.1).
 
-    Dtypes and errors are those of `compute_latents`.
-
-    Args:
-      latents: (m, q).
-      anchors, solver, log_weights: as for `compute_latents`.
-
-    Returns:
-      (m, q) points.
+    The other arguments, dtypes and errors are those of `compute_latents`.
     """
     mixture, latents = mixture_and_points(log_weights, anchors=anchors, latents=latents)
     return integrate(mixture, Points(latents), Direction(solver, "anchors")).end_MxQ
@@ -119,12 +109,9 @@ def classify(
     solver: Solver,
     log_weights: Float[Array, " n"] | None = None,
 ) -> Int[Array, " m"]:
-    """Index of the anchor nearest to the end of each latent's flow (paper §5, E.2).
+    """Index (m,), int32, of the anchor nearest to the end of each latent's flow (paper §5, E.2).
 
     Arguments are those of `decode`. A removed anchor is never returned.
-
-    Returns:
-      (m,) int32.
     """
     points = decode(latents, anchors, solver=solver, log_weights=log_weights)
     mixture, _ = mixture_and_points(log_weights, anchors=anchors, points=points)

@@ -67,7 +67,7 @@ def in_blocks(function: RowFunction, max_rows: int) -> RowFunction:
 
 
 def _pad(rows: Tree, linear: Tree, count: int) -> tuple[Tree, Tree]:
-    """Adds copies of the last row; their `linear` is 0, so that they add nothing to sums."""
+    """Pads with copies of the last row; their `linear` is 0, so that they add nothing to sums."""
     if count == 0:
         return rows, linear
 
@@ -158,14 +158,14 @@ def _placement(shared: Tree, rows: Tree) -> _Placement | None:
     one or ROWS_AXIS. Within a caller's `shard_map` the result is None.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    types = [jax.typeof(a).sharding for a in jax.tree.leaves((rows, shared))]
+    shardings = [jax.typeof(a).sharding for a in jax.tree.leaves((rows, shared))]
     if mesh.empty:
-        mesh = next((kind.mesh for kind in types if kind.mesh.explicit_axes), mesh)
+        mesh = next((s.mesh for s in shardings if s.mesh.explicit_axes), mesh)
     if mesh.manual_axes:
         return None
     if mesh.explicit_axes:
-        named = [kind.spec[0] for kind in types[: len(jax.tree.leaves(rows))] if len(kind.spec)]
-        axes = next((axis for axis in named if axis is not None), ())
+        specs = [s.spec for s in shardings[: len(jax.tree.leaves(rows))]]
+        axes = next((spec[0] for spec in specs if len(spec) and spec[0] is not None), ())
         return _Placement(mesh, axes if isinstance(axes, tuple) else (axes,))
     axes = mesh.axis_names if len(mesh.axis_names) == 1 else (ROWS_AXIS,)
     return _Placement(mesh, axes) if set(axes) <= set(mesh.axis_names) else None

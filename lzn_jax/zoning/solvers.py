@@ -158,14 +158,10 @@ def _tables(times: np.ndarray, orders: Sequence[int], mixture: Mixture) -> Table
 def shared_table(
     times: np.ndarray, weights: np.ndarray, end_weights: np.ndarray, mixture: Mixture
 ) -> Tables:
-    """One table for all points, with evaluations at the noise levels `times[:-1]`.
+    """One table for all points: evaluations at `times[:-1]`, the end point at `times[-1]` (S+1,).
 
-    Args:
-      times: (S+1,) noise levels; the end point is at the last.
-      weights: (S, K) factors of the newest drift, the one before it, ... in the next state; 0 in
-        the last row.
-      end_weights: (S,) factor of each drift in the end point.
-      mixture: gives the dtype.
+    `weights` (S, K) are factors of the newest drift, the one before it, ... in the next state, 0 in
+    the last row. `end_weights` (S,) is the factor of each drift in the end point.
     """
     t_end = times[-1]
     r = np.maximum((1 - times[:-1]) / times[:-1], SMALLEST_R)
