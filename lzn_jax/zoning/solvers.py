@@ -74,8 +74,9 @@ class _Uniform:
 class Euler(_Uniform):
     """Euler's method with steps uniform in t, one evaluation per step (paper §4).
 
-    Towards the prior, t runs from t_min to 1. Towards the anchors it runs from 1 to 0: the last
-    evaluation is at t = 1/num_steps, and the end point is the posterior mean ā there.
+    A step is exact if ā is constant. Towards the prior, t runs from t_min to 1. Towards the anchors
+    it runs from 1 to 0: the last evaluation is at t = 1/num_steps, and the end point is the
+    posterior mean ā there.
     """
 
     num_steps: int
