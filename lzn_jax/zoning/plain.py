@@ -1,4 +1,4 @@
-"""Latent zoning as the paper writes it (§2.2): read this first; the other files give its results.
+"""Latent zoning as the paper writes it (§2.2). Read this first: all else gives the same results.
 
 Anchors a_1 ... a_n in R^q with weights p_j divide a latent space with the prior N(0, I) into zones,
 one per anchor. A flow connects the anchors and the prior. Its state at noise level t is
