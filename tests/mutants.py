@@ -100,9 +100,9 @@ MUTANTS = (
     Mutant("zoning/arguments.py", "values >= count", "values > count", CONTRACT + "bad_arguments"),
     Mutant("zoning/plain.py", "int(cutoff * ", "round(cutoff * ", CONTRACT + "after_the_cutoff"),
     Mutant("zoning/rows.py", "len(mesh.axis_names) == 1", "False", CONTRACT + "gathers"),
-    Mutant("zoning/rows.py", "a + nothing.astype(a.dtype)", "a", CONTRACT + "alone"),
+    Mutant("zoning/rows.py", "a + zero.astype(a.dtype)", "a", CONTRACT + "alone"),
     Mutant("zoning/flow.py", "likeliest_Q, anchors_NxQ)", "anchors_NxQ, anchors_NxQ)", REMOVED),
-    Mutant("zoning/rows.py", 'fill("constant")', 'fill("edge")', ROWS + "blocks_give"),
+    Mutant("zoning/rows.py", 'pad("constant")', 'pad("edge")', ROWS + "blocks_give"),
     Mutant("zoning/integrate.py", "(mixture, origin,", "(mixture, 0 * origin,", FAR),
     Mutant("zoning/rows.py", "jax.lax.psum", "jax.lax.pmean", ROWS + "devices_give"),
     Mutant("losses/contrastive.py", "bool), -jnp.inf", "bool), 0.0", "losses/test_contrastive.py"),
@@ -148,8 +148,8 @@ MUTANTS = (
     Mutant("losses/energy.py", "- jnp.eye(count, dtype=x.dtype)", "", ENERGY + "belong"),
     Mutant(
         "losses/energy.py",
-        "place // columns, place % columns",
-        "place // rows, place % rows",
+        "position // columns, position % columns",
+        "position // rows, position % rows",
         ENERGY + "all_patches",
     ),
     Mutant(
