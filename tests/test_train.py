@@ -263,7 +263,7 @@ def test_a_signal_saves_and_the_command_that_is_shown_goes_on(uninterrupted, num
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 75, errors
     assert "Traceback" not in errors
-    assert errors.count("Ctrl-C again leaves at once") == (number == signal.SIGINT)
+    assert errors.count("Ctrl-C again to exit at once") == (number == signal.SIGINT)
     saved = max(int(p.name) for p in (tmp_path / "checkpoints").iterdir())
     assert _lines(tmp_path)[-1]["step"] == saved
     said, _, command = errors.splitlines()[-1].partition("; to go on: ")
