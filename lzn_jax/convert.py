@@ -137,7 +137,7 @@ def _call(function: Any, inputs: tuple[Any, ...], first: Any) -> Any:
 
 
 def example_inputs(config: ConfigDict) -> dict[str, tuple[Any, ...]]:
-    """Seeded inputs of each network, which are easy to reproduce for PyTorch.
+    """Seeded inputs of each network, easy to reproduce for PyTorch.
 
     Images (2, c, h, w), transposed to (2, h, w, c), and latents (2, q), if the config has any, are
     the first draws of NumPy's default_rng(0).standard_normal, as float32. Times are 0.25 and 0.75.

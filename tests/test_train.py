@@ -317,7 +317,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over(tmp_path, caplog):
         if file.is_file():
             file.write_bytes(b"")
     assert train.train_and_evaluate(config, tmp_path) == 0
-    assert "checkpoint 4 is passed over: file params/" in caplog.text
+    assert "checkpoint 4 is skipped: file params/" in caplog.text
     for a, b in zip(_arrays(_final_state(tmp_path, config)), _arrays(want), strict=True):
         np.testing.assert_array_equal(a, b)
 

@@ -126,8 +126,8 @@ class Checkpoints:
             raise UserError(f"checkpoint {step} in {self._folder} is damaged: choose another one")
         if steps:
             raise UserError(
-                f"no checkpoint in {self._folder} can be read: restore an intact one, or move the "
-                "folder away to start over"
+                f"no checkpoint in {self._folder} can be read: copy an intact one there, or move "
+                "the folder away to start over"
             )
         return None
 

@@ -24,13 +24,6 @@ class _PlainLines:
         sys.stderr.flush()
 
 
-class _Bar(tqdm):
-    """A tqdm bar that does not redraw for a new postfix, which makes setting it cheap."""
-
-    def set_postfix_str(self, s: str = "", refresh: bool = False) -> None:
-        super().set_postfix_str(s, refresh=refresh)
-
-
 def progress(
     total: int, description: str, initial: int = 0, unit: str = "step", brief: bool = False
 ) -> tqdm:
@@ -43,12 +36,12 @@ def progress(
     common |= {"disable": not processes.is_writer()}
     common |= {"leave": not brief, "delay": 3.0 if brief else 0.0}
     if sys.stderr.isatty():
-        return _Bar(**common, file=sys.stderr, dynamic_ncols=True)
+        return tqdm(**common, file=sys.stderr, dynamic_ncols=True)
     line = (
         "{desc}: {percentage:.0f}% {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
     )
     # With another position, a nested bar would move the cursor.
-    return _Bar(**common, file=_PlainLines(), mininterval=10.0, bar_format=line, position=0)
+    return tqdm(**common, file=_PlainLines(), mininterval=10.0, bar_format=line, position=0)
 
 
 class LateMetrics:
@@ -81,7 +74,7 @@ class LateMetrics:
         self._pending = None
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
         self._skipped_in_a_row = values.pop("skipped_in_a_row")
-        self._bar.set_postfix_str(headlines.of_update(values))
+        self._bar.set_postfix_str(headlines.of_update(values), refresh=False)
         self._bar.update(1)
         if step % self._training.log_every_steps == 0:
             self._log.write(step, {**values, **self._rates(self._last, step)})

@@ -146,10 +146,7 @@ def own_rows(count: int) -> slice:
 
 def put_rows(rows: Any, mesh: Mesh) -> Any:
     """Shards a batch over the mesh; `rows` are this process's `own_rows` (pytrees of arrays)."""
-    placement = split(mesh)
-    if jax.process_count() == 1:
-        return jax.device_put(rows, placement)
-    return jax.tree.map(lambda a: jax.make_array_from_process_local_data(placement, a), rows)
+    return jax.make_array_from_process_local_data(split(mesh), rows)
 
 
 def put_whole(tree: Any, placement: jax.sharding.Sharding) -> Any:
