@@ -138,7 +138,7 @@ def _run(arguments: list[str], interruption: Interruption) -> int:
 def _config_and_workdir(
     flags: argparse.Namespace, overrides: Sequence[str]
 ) -> tuple[ConfigDict, Path]:
-    """Work folder, and the config of --config, or else of the run in the folder."""
+    """Config from --config, or else from the run in the work folder; and the work folder."""
     if "://" in (flags.workdir or ""):
         raise UserError(
             f"--workdir must be a folder: mount the bucket and use its path, got {flags.workdir}"

@@ -127,12 +127,12 @@ def _describe(split: str, examples: Examples, names: tuple[str, ...]) -> None:
         count, height, width, channels = examples.images.shape
         _log.info("%s: %d images of %dx%dx%d", split, count, height, width, channels)
     sizes = np.bincount(examples.labels, minlength=len(names))
-    largest = ", ".join(
+    listed = ", ".join(
         f"{name or 'class'} {size}"
         for name, size in zip(names[:_SHOWN_CLASSES], sizes, strict=False)
     )
     more = ", ..." if len(names) > _SHOWN_CLASSES else ""
-    _log.info("%s: %d classes: %s%s", split, len(names), largest, more)
+    _log.info("%s: %d classes: %s%s", split, len(names), listed, more)
 
 
 def _describe_texts(split: str, texts: np.ndarray) -> None:

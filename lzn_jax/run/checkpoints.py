@@ -83,8 +83,7 @@ class Checkpoints:
         if processes.is_writer():  # it waits for the writes of the other processes
             self._watchdog.start()
         try:
-            if not self._folder.is_dir():  # Orbax would create it, possibly on another disk
-                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+            self._folder.stat()  # raises if it is gone; Orbax would create it on any disk
             self._manager.save(step, args=ocp.args.Composite(**args), force=True)
         except Exception as error:
             self._fail(error)

@@ -152,8 +152,7 @@ def guarded(workdir: Path) -> Iterator[None]:
 
 def check_there(workdir: Path) -> None:
     """Raises FileNotFoundError if the folder was removed; call it before writing recreates it."""
-    if not workdir.is_dir():
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(workdir))
+    workdir.stat()
 
 
 def _is_within(path: object, folder: Path) -> bool:
