@@ -21,7 +21,7 @@ MIN_SHARDED = 2**14  # elements; gathering smaller arrays costs more than it sav
 
 def make_mesh(batch_size: int, devices: list[jax.Device] | None = None) -> Mesh:
     """A mesh with axis `data` over the most devices that divide the global batch evenly."""
-    chosen = _dividing(batch_size, _available() if devices is None else devices)
+    chosen = dividing(batch_size, _available() if devices is None else devices)
     return Mesh(np.array(chosen), ("data",), axis_types=(AxisType.Auto,))
 
 
@@ -75,7 +75,7 @@ def _available() -> list[jax.Device]:
     return jax.devices() if mesh.empty else list(mesh.devices.flat)
 
 
-def _dividing(batch_size: int, devices: list[jax.Device]) -> list[jax.Device]:
+def dividing(batch_size: int, devices: list[jax.Device]) -> list[jax.Device]:
     """The most devices that divide a batch evenly, equally many per process, sorted by process.
 
     Raises UserError if the processes do not divide the batch evenly.
