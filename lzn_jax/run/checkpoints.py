@@ -72,7 +72,7 @@ class Checkpoints:
         `check`, or on exit. Earlier checkpoints are kept.
         """
         self.wait()
-        args = {
+        args: dict[str, Any] = {
             name: ocp.args.PyTreeSave(tree, ocdbt_target_data_file_size=FILE_SIZE)
             for name, tree in items.items()
         }
@@ -165,7 +165,7 @@ class Checkpoints:
             gc.collect()  # pending writes would log errors at interpreter shutdown
 
     def _read(self, step: int, targets: Mapping[str, Any]) -> dict[str, Any]:
-        args = {
+        args: dict[str, Any] = {
             name: ocp.args.PyTreeRestore(
                 tree, restore_args=ocp.checkpoint_utils.construct_restore_args(tree)
             )
