@@ -322,7 +322,7 @@ def test_a_run_whose_extension_has_changed_is_evaluated_but_not_trained_on(
     (tmp_path / "own.py").write_text(f"{OWN}# changed\n")
     after = configuration.load(config, ["latent.solver=own", "latent.own=9"])
     expected = (
-        f"{run} holds a run of other extensions, own.py of sha256 {digest[:12]}: take these or "
+        f"{run} holds a run of other extensions, own.py of sha256 {digest[:12]}: use these or "
         "choose another --workdir"
     )
     assert error(after, run, is_training=True, load=workdirs.prepare) == expected
