@@ -35,8 +35,8 @@ def translate(
     else:
         indices = range(len(translated))
         sources = indices if np.ndim(samples) > 1 else samples
-        rows = zip(indices, sources, translated, strict=True)
-        reporting.write_csv(workdir / "translations.csv", ["index", "source", "target"], rows)
+        table = zip(indices, sources, translated, strict=True)
+        reporting.write_csv(workdir / "translations.csv", ["index", "source", "target"], table)
     samples, translated = (
         types[kind].shown(side[: plots.MAX_PAIRS])
         for kind, side in ((source, samples), (target, translated))
