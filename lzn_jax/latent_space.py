@@ -219,7 +219,7 @@ class LatentSpace:
         self, zones: Mapping[str, tuple[Zones, ...]]
     ) -> tuple[Array, dict[str, Array]]:
         """Contrastive loss of two views of an image, or of an image and its text, and metrics."""
-        # Classes are not a view of one example.
+        # A class is not a view of an example.
         views = [z for n, each in zones.items() if not self.types[n].has_classes for z in each]
         settings: Any = {"temperature": self.config[self.baseline].temperature}
         if (is_present := _all_present(*views)) is not None:

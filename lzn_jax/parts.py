@@ -294,10 +294,8 @@ def _run_file(path: Path, name: str) -> None:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses and pickle look it up
-    before, sys.dont_write_bytecode = (
-        sys.dont_write_bytecode,
-        True,
-    )  # no __pycache__ next to the file
+    # No __pycache__ next to the file.
+    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     try:
         spec.loader.exec_module(module)
     except BaseException:

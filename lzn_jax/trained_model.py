@@ -76,7 +76,7 @@ class TrainedModel:
 
     @property
     def main_feature(self) -> str:
-        """Name of the main one of the features that `embed` returns."""
+        """Name of the main feature among those that `embed` returns."""
         return self._encoder(self.main_type).main_feature
 
     @property
