@@ -266,7 +266,7 @@ def test_a_signal_saves_and_the_command_that_is_shown_goes_on(uninterrupted, num
     assert errors.count("Ctrl-C again to exit at once") == (number == signal.SIGINT)
     saved = max(int(p.name) for p in (tmp_path / "checkpoints").iterdir())
     assert _lines(tmp_path)[-1]["step"] == saved
-    said, _, command = errors.splitlines()[-1].partition("; to go on: ")
+    said, _, command = errors.splitlines()[-1].partition("; to continue: ")
     assert said == f"saved at step {saved}"
     flags = shlex.split(command)[3:]
     process = _start(tmp_path, flags)
