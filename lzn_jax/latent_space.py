@@ -93,7 +93,7 @@ class LatentSpace:
         self.alignments = [Alignment(*pair.split(":")) for pair in config.alignments]
         self.solver = solver(config.latent)
         self.alignment_solver: Any = solver(config.alignment) if "alignment" in config else None
-        self.baseline = None if config.objective == "lzn" else config.objective
+        self.baseline: str | None = None if config.objective == "lzn" else config.objective
         self.encoders: dict[str, Any] = {each.name: each.encoder for each in types if each.encoder}
         self.decoders: dict[str, Any] = {
             each.name: each.decoder
@@ -183,7 +183,7 @@ class LatentSpace:
         newest = {each.network: zones[name][0] for name, each in self.own_encoders.items()}
         constants = bank.remembered(split_variables(variables)[1], newest)
         if self.baseline:
-            loss, metrics = self._baseline_loss(zones)
+            loss, metrics = self._baseline_loss(self.baseline, zones)
             return loss, (metrics, constants)
         if queries := self.config.training.get("queries"):  # a field of image decoders
             # Latents are drawn for these rows only; the anchors stay those of the whole batch.
@@ -216,16 +216,16 @@ class LatentSpace:
         return sum(losses, start=jnp.zeros(())), (metrics, constants)
 
     def _baseline_loss(
-        self, zones: Mapping[str, tuple[Zones, ...]]
+        self, name: str, zones: Mapping[str, tuple[Zones, ...]]
     ) -> tuple[Array, dict[str, Array]]:
         """Contrastive loss of two views of an image, or of an image and its text, and metrics."""
         # A class is not a view of an example.
         views = [z for n, each in zones.items() if not self.types[n].has_classes for z in each]
-        settings: Any = {"temperature": self.config[self.baseline].temperature}
+        settings: Any = {"temperature": self.config[name].temperature}
         if (is_present := _all_present(*views)) is not None:
             settings["is_present"] = is_present
         first, second = (view.anchors for view in views[:2])
-        return BASELINES[self.baseline](first, second, **settings)
+        return BASELINES[name](first, second, **settings)
 
     def _condition(
         self,
