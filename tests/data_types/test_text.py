@@ -54,7 +54,7 @@ def test_texts_of_a_data_set_that_cannot_be_said_are_counted_and_named(caplog):
     named, too_long, counted = caplog.messages
     assert "'abc' has characters that the run does not know: c" in named
     assert "'ababab' is longer than the run's 5 tokens" in too_long
-    assert counted == "texts left out: 2 different ones, of 3 examples"
+    assert counted == "texts left out: 2 distinct, of 3 examples"
     with pytest.raises(UserError, match="has no texts"):
         Text(config()).columns(examples._replace(texts=None))
 
@@ -124,10 +124,10 @@ class Table(nn.Module):
     logits: tuple[tuple[float, ...], ...]
 
     def __call__(self, tokens, latents, *, train):
-        return self.after(tokens, jnp.arange(len(self.logits)), latents)
+        return self.next_logits(tokens, jnp.arange(len(self.logits)), latents)
 
-    def after(self, before, places, latents, *, keeps=False):
-        table = jnp.asarray(self.logits)[places]
+    def next_logits(self, before, positions, latents, *, cached=False):
+        table = jnp.asarray(self.logits)[positions]
         return jnp.broadcast_to(table, (len(before), *table.shape))
 
 
