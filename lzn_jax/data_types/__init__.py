@@ -1,10 +1,14 @@
 """Data types: the interface between one kind of sample and the latent space (paper §2.1).
 
-A `DataType` has an encoder from samples to anchors, a decoder from latents to samples, or both, and
-reads, checks and displays its samples. The protocols below define encoders and decoders;
-`NetworkEncoder` implements most of an encoder. A data type does not depend on other types:
-alignments and conditions between types are in `lzn_jax.latent_space`. Register your own type with
-`lzn_jax.parts.add("type", ...)`; docs/parts.md has an example.
+A `DataType` reads, checks and displays its samples. Its encoder maps samples to anchors, and its
+decoder maps latents to samples; a type may lack either. In training, `Encoder.zones` returns the
+anchors of a batch, which cut the latent space into zones; latents are drawn in these zones and
+passed to `Decoder.loss`. At inference, anchors of training samples (the context) cut the zones, and
+`Decoder.generate` decodes latents.
+
+A data type does not depend on other types: alignments and conditions between types are in
+`lzn_jax.latent_space`. Register your own type with `lzn_jax.parts.add("type", ...)`; docs/parts.md
+has an example.
 """
 
 import functools
@@ -61,7 +65,7 @@ class Zones(NamedTuple):
 
 
 def strided(samples: Any, count: int) -> Any:
-    """Evenly spaced `count` rows of each array, so that every device holds an equal share."""
+    """Evenly spaced `count` rows of each array, so that every device contributes equally."""
     return jax.tree.map(lambda a: a.reshape(count, -1, *a.shape[1:])[:, 0], samples)
 
 
@@ -77,7 +81,7 @@ def given(batch: Mapping[str, Array], name: str, drawn: Array) -> Array:
 
 
 def context_rows(seed: int, count: int, size: int) -> Int[np.ndarray, " c"]:
-    """Indices of the `size` of `count` training examples whose anchors are the context anchors."""
+    """Indices of the `size` training examples, out of `count`, that form the context."""
     key = randomness.named(jax.random.key(seed), "context")
     return np.asarray(jax.random.permutation(key, count)[:size])
 
@@ -163,7 +167,7 @@ class Decoder(Protocol):
       module: the network.
       output: key of the samples in the results of `generate`.
       num_draws: number of random keys that `loss` takes.
-      sources: types whose latents it is trained on, in turn by row of the batch.
+      sources: types whose latents it is trained on; they alternate by row of the batch.
       noise_scale: α of these latents; None: uniform in [0, 1] for each sample.
       condition: type of the condition beside the latents; None: no condition.
     """
@@ -195,7 +199,7 @@ class Decoder(Protocol):
         condition: Condition,
         index: Int[Array, " b"],
     ) -> dict[str, Array]:
-        """Samples, with noise that depends on the key and each sample's `index`. Must be pure."""
+        """Samples as `output`; their noise depends on the key and each `index`. Must be pure."""
 
 
 @runtime_checkable
@@ -316,7 +320,7 @@ class DataType:
         return [str(sample) for sample in samples]
 
     def words(self, samples: Samples) -> list[str]:
-        """Words of samples; the demo reports words that training samples lack. None by default."""
+        """Words of samples; the demo reports words that training samples lack. Empty by default."""
         return []
 
     def condition(self, batch: Mapping[str, Array], zones: Zones | None) -> Array:

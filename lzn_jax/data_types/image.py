@@ -42,7 +42,6 @@ class Image(DataType):
         self._transform = encoder.transform if encoder else data.whole_image(config.data)
         super().__init__("image", encoder, decoder)
         self.loss_name = "generation_loss"
-        self.output = "images"
         if is_views:
             self.measurements = ("representations",)
         elif self.weight > 0 and config.get("objective", "lzn") == "lzn":  # not a baseline

@@ -37,11 +37,8 @@ class Text(DataType):
 
     def __init__(self, config: ConfigDict) -> None:
         self._config, self.tokenizer = config, tokenizer(config)
-        super().__init__(
-            NAME,
-            TextEncoder(config, self.tokenizer),
-            TextDecoder(config, self.tokenizer),
-        )
+        encoder = TextEncoder(config, self.tokenizer)
+        super().__init__(NAME, encoder, TextDecoder(config, self.tokenizer))
         self.weight, self.condition_dim = config.training.text_weight, config.latent.dim
 
     def columns(self, examples: Examples) -> dict[str, np.ndarray]:
