@@ -1,6 +1,5 @@
 """Image decoders: a rectified flow (paper §3) and a one-pass decoder (paper App. G)."""
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -110,11 +109,13 @@ class FlowDecoder(ImageDecoder):
         noise, t = given(batch, "flow_noise", noise), given(batch, "flow_time", t)
         return rectified_flow.loss(velocity, images, condition, noise, t)
 
-    def velocity(
-        self, variables: Variables, x_t: Array, t: Array, condition: Condition
-    ) -> Float[Array, "b h w c"]:
-        """Velocity of the flow at inference."""
-        return self.module.apply(variables[self.network], x_t, t, *condition, train=False)
+    def velocity(self, variables: Variables) -> rectified_flow.Velocity:
+        """Velocity of the flow at inference, as a function of x_t, t and the condition."""
+
+        def velocity(x_t, t, condition):
+            return self.module.apply(variables[self.network], x_t, t, *condition, train=False)
+
+        return velocity
 
     def generate(
         self,
@@ -130,25 +131,21 @@ class FlowDecoder(ImageDecoder):
         data = self.config.data
         shape = (data.image_size, data.image_size, data.channels)
         noise = normal_by_index(key, "image_noise", index, shape)
-        solution = self._flow(variables, noise, condition)
+        velocity = self.velocity(variables)
+        solution = rectified_flow.generate(velocity, noise, condition, self.sampler)
         return {"images": to_uint8(solution.x), "num_evaluations": solution.num_evaluations}
 
     def invert(
         self, variables: Variables, images: UInt8[Array, "b h w c"], condition: Condition
     ) -> Float[Array, "b h w c"]:
         """Noise from which the flow generates the images."""
-        velocity = functools.partial(self.velocity, variables)
+        velocity = self.velocity(variables)
         return rectified_flow.invert(velocity, normalise(images), condition, self.sampler).x
 
     def images(self, variables: Variables, noise: Array, condition: Condition) -> Array:
         """Images in [-1, 1], generated from noise."""
-        return self._flow(variables, noise, condition).x
-
-    def _flow(
-        self, variables: Variables, noise: Array, condition: Condition
-    ) -> rectified_flow.Solution:
-        velocity = functools.partial(self.velocity, variables)
-        return rectified_flow.generate(velocity, noise, condition, self.sampler)
+        velocity = self.velocity(variables)
+        return rectified_flow.generate(velocity, noise, condition, self.sampler).x
 
 
 ERRORS: dict[str, Callable[[Array], Array]] = {"l1": jnp.abs, "l2": jnp.square}

@@ -62,7 +62,15 @@ class NCSNpp(nn.Module):
 
     def patches(self, images: Array) -> Array:
         """Patches of images; raises ValueError for an image size that the levels do not divide."""
-        self._check_input(images)
+        _check_choice("progressive_input", self.progressive_input, ("none", "input_skip"))
+        factor = self.patch_size * 2 ** (len(self.channel_multipliers) - 1)
+        height, width = images.shape[1:3]
+        if height % factor or width % factor:
+            raise ValueError(
+                f"images are {height} x {width}, but {len(self.channel_multipliers)} levels of "
+                f"{self.patch_size} x {self.patch_size} patches need height and width divisible by "
+                f"{factor}"
+            )
         return space_to_depth(images, self.patch_size)
 
     def down_path(self, patches: Array, embedding: Array | None, train: bool) -> list[Array]:
@@ -101,17 +109,6 @@ class NCSNpp(nn.Module):
         if width not in self.attention_resolutions:
             return h
         return SelfAttention(self.dtype, name=name)(h)
-
-    def _check_input(self, images: Array) -> None:
-        _check_choice("progressive_input", self.progressive_input, ("none", "input_skip"))
-        factor = self.patch_size * 2 ** (len(self.channel_multipliers) - 1)
-        height, width = images.shape[1:3]
-        if height % factor or width % factor:
-            raise ValueError(
-                f"images are {height} x {width}, but {len(self.channel_multipliers)} levels of "
-                f"{self.patch_size} x {self.patch_size} patches need height and width divisible by "
-                f"{factor}"
-            )
 
 
 class NCSNppEncoder(NCSNpp, kw_only=True):

@@ -6,6 +6,7 @@ from typing import Any
 
 from lzn_jax import parts
 from lzn_jax.parts import (
+    Check,
     Field,
     choice,
     count,
@@ -145,43 +146,26 @@ def _check_direct(values: Mapping[str, Any]) -> None:
     _check_one_pass(values)
 
 
-_MODELS, _DECODERS = "lzn_jax.models", "lzn_jax.data_types.image_decoders"
-_BY_FLOW, _IN_ONE_PASS = f"{_DECODERS}:FlowDecoder", f"{_DECODERS}:DirectDecoder"
+_BY_FLOW = ("FlowDecoder", _FLOW)
+_IN_ONE_PASS = ("DirectDecoder", _ONE_PASS)
+_ENCODERS: dict[str, tuple[str, Mapping[str, Field], Check | None]] = {
+    "ncsnpp": (
+        "ncsnpp:NCSNppEncoder",
+        _NCSNPP_ENCODER,
+        functools.partial(_check_resolutions, network="encoder"),
+    ),
+    "mlp": ("mlp:MLPEncoder", _MLP, None),
+    "resnet": ("resnet:ResNet", _RESNET, _check_widths),
+}
+_DECODERS: dict[str, tuple[str, Mapping[str, Field], tuple[str, Any], Check | None]] = {
+    "ncsnpp": ("ncsnpp:NCSNppDecoder", _NCSNPP_DECODER, _BY_FLOW, _check_ncsnpp_decoder),
+    "mlp": ("mlp:MLPDecoder", _MLP, _BY_FLOW, None),
+    "direct": ("ncsnpp:NCSNppGenerator", _GENERATOR, _IN_ONE_PASS, _check_direct),
+    "direct_mlp": ("mlp:MLPGenerator", _MLP, _IN_ONE_PASS, _check_one_pass),
+}
 
-parts.add(
-    "encoder",
-    "ncsnpp",
-    f"{_MODELS}.ncsnpp:NCSNppEncoder",
-    group("encoder", _NCSNPP_ENCODER),
-    check=functools.partial(_check_resolutions, network="encoder"),
-)
-parts.add("encoder", "mlp", f"{_MODELS}.mlp:MLPEncoder", group("encoder", _MLP))
-parts.add(
-    "encoder",
-    "resnet",
-    f"{_MODELS}.resnet:ResNet",
-    group("encoder", _RESNET),
-    check=_check_widths,
-)
-parts.add(
-    "decoder",
-    "ncsnpp",
-    (f"{_MODELS}.ncsnpp:NCSNppDecoder", _BY_FLOW),
-    group("decoder", _NCSNPP_DECODER) | _FLOW,
-    check=_check_ncsnpp_decoder,
-)
-parts.add("decoder", "mlp", (f"{_MODELS}.mlp:MLPDecoder", _BY_FLOW), group("decoder", _MLP) | _FLOW)
-parts.add(
-    "decoder",
-    "direct",
-    (f"{_MODELS}.ncsnpp:NCSNppGenerator", _IN_ONE_PASS),
-    group("decoder", _GENERATOR) | _ONE_PASS,
-    check=_check_direct,
-)
-parts.add(
-    "decoder",
-    "direct_mlp",
-    (f"{_MODELS}.mlp:MLPGenerator", _IN_ONE_PASS),
-    group("decoder", _MLP) | _ONE_PASS,
-    check=_check_one_pass,
-)
+for name, (network, fields, check) in _ENCODERS.items():
+    parts.add("encoder", name, f"lzn_jax.models.{network}", group("encoder", fields), check=check)
+for name, (network, fields, (wrapper, more), check) in _DECODERS.items():
+    part = f"lzn_jax.models.{network}", f"lzn_jax.data_types.image_decoders:{wrapper}"
+    parts.add("decoder", name, part, group("decoder", fields) | more, check=check)
