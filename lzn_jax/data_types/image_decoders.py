@@ -31,7 +31,8 @@ class ImageDecoder:
     num_draws = 2
 
     def __init__(self, config: ConfigDict, decoder: nn.Module) -> None:
-        self.config, self.module = config, decoder
+        self.config = config
+        self.module: Any = decoder
         self.condition: str | None = config.decoder.condition
         self.sources: tuple[str, ...] = config.decoder.latents
         self.noise_scale: float | None = config.latent.noise_scale

@@ -4,7 +4,6 @@ Images are NHWC. Convolutions and dense layers compute in the `dtype` of the mod
 float32; normalisation, softmax and embeddings are computed in float32 or better.
 """
 
-import functools
 import math
 from typing import Literal
 
@@ -62,8 +61,9 @@ def downsample(images: Float[Array, "b h w c"], fir: bool) -> Float[Array, "b h/
 
 def upsample(images: Float[Array, "b h w c"], fir: bool) -> Float[Array, "b 2*h 2*w c"]:
     """Doubles height and width: FIR filter (1, 3, 3, 1) / 4 per axis, or nearest neighbour."""
-    double = _fir_double if fir else functools.partial(jnp.repeat, repeats=2)
-    return double(double(images, axis=1), axis=2)
+    if fir:
+        return _fir_double(_fir_double(images, axis=1), axis=2)
+    return jnp.repeat(jnp.repeat(images, 2, axis=1), 2, axis=2)
 
 
 def space_to_depth(
