@@ -225,7 +225,7 @@ def test_a_study_is_a_name_for_types_alignments_and_conditions(tmp_path, path):
         ("digits_text", "training.text_weight=0", "must both be > 0, or both 0 to train"),
         ("digits_text", "latent.enabled=False", "latent.enabled must be True with texts"),
         ("digits_gen", "types=('image','text')", "lacks the field alignment.num_steps"),
-        ("digits_joint", "alignments=('image:label','image:image')", "only one of images alone"),
+        ("digits_joint", "alignments=('image:label','image:image')", "and images the only type"),
         ("digits_repr", "encoder.head_dim=32", "encoder.head_dim must be latent.dim 64, got 32"),
     ],
 )
