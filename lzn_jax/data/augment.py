@@ -60,22 +60,15 @@ def augment(
 
     Consumes the key. Raises UserError for a blur kernel that is too large for the image.
     """
-    flip_key, jitter_key, grey_key, blur_key = jax.random.split(key, 4)
+    changes = (
+        (lambda image, _: image[:, :, ::-1], 0.5 if settings.flip else 0.0),
+        (lambda image, key: colour_jitter(image, key, settings), settings.jitter_probability),
+        (lambda image, _: greyscale(image), settings.grey_probability),
+        (lambda image, key: random_blur(image, key, settings), settings.blur_probability),
+    )
     image = jnp.moveaxis(image, -1, 0).astype(jnp.float32) / 255
-    image = random_flip(image, flip_key) if settings.flip else image
-    image = apply_with_probability(
-        lambda image, key: colour_jitter(image, key, settings),
-        image,
-        jitter_key,
-        settings.jitter_probability,
-    )
-    image = random_greyscale(image, grey_key, settings.grey_probability)
-    image = apply_with_probability(
-        lambda image, key: random_blur(image, key, settings),
-        image,
-        blur_key,
-        settings.blur_probability,
-    )
+    for (change, probability), own_key in zip(changes, jax.random.split(key, 4), strict=True):
+        image = apply_with_probability(change, image, own_key, probability)
     return jnp.clip(2 * jnp.moveaxis(image, 0, -1) - 1, -1, 1)
 
 
@@ -92,18 +85,9 @@ def apply_with_probability(
     return jnp.where(jax.random.bernoulli(coin_key, probability), change(image, change_key), image)
 
 
-def random_flip(image: Float[Array, "c h w"], key: PRNGKeyArray) -> Float[Array, "c h w"]:
-    """The image, mirrored left to right with probability 1/2."""
-    return apply_with_probability(lambda image, _: image[:, :, ::-1], image, key, 0.5)
-
-
-def random_greyscale(
-    image: Float[Array, "c h w"], key: PRNGKeyArray, probability: float
-) -> Float[Array, "c h w"]:
-    """The image with every plane replaced by the luminance with the given probability."""
-    return apply_with_probability(
-        lambda image, _: jnp.broadcast_to(_luminance(image), image.shape), image, key, probability
-    )
+def greyscale(image: Float[Array, "c h w"]) -> Float[Array, "c h w"]:
+    """The image with every plane replaced by the luminance."""
+    return jnp.broadcast_to(_luminance(image), image.shape)
 
 
 def colour_jitter(

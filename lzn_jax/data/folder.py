@@ -191,21 +191,21 @@ def _list(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Sorted names of a split's files and their labels."""
     if data.num_classes == 1:
-        names = np.sort(np.array(list(image_names(folder)), np.bytes_))
-        if len(names) == 0:
-            raise UserError(f"{folder} holds no images ({', '.join(IMAGE_SUFFIXES)})")
-        return names, np.zeros(len(names), np.int32)
-    unknown = sorted(set(_class_folders(folder)) - set(classes))
-    if unknown:
-        raise UserError(f"{folder / unknown[0]} is a class without training images")
-    parts = []
-    for name in classes:
-        is_there = (folder / name).is_dir()
-        parts.append(sorted(image_names(folder, f"{name}/")) if is_there else [])
-        if not parts[-1]:
-            raise UserError(f"{folder / name} holds no images ({', '.join(IMAGE_SUFFIXES)})")
+        parts = [_sorted_names(folder)]
+    else:
+        unknown = sorted(set(_class_folders(folder)) - set(classes))
+        if unknown:
+            raise UserError(f"{folder / unknown[0]} is a class without training images")
+        parts = [_sorted_names(folder, f"{name}/") for name in classes]
     labels = np.repeat(np.arange(len(parts), dtype=np.int32), [len(part) for part in parts])
     return np.array([name for part in parts for name in part], np.bytes_), labels
+
+
+def _sorted_names(folder: Path, prefix: str = "") -> list[bytes]:
+    names = sorted(image_names(folder, prefix)) if (folder / prefix).is_dir() else []
+    if not names:
+        raise UserError(f"{folder / prefix} holds no images ({', '.join(IMAGE_SUFFIXES)})")
+    return names
 
 
 def _pairs(folder: Path, names: np.ndarray, data: ConfigDict) -> pairs.Pairs:

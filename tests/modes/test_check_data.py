@@ -141,7 +141,7 @@ def test_check_data_names_what_is_no_pair_and_goes_on_to_the_pictures(tmp_path, 
     assert _check(_captioned(tmp_path, *rows), tmp_path / "run") == 2
     report = capsys.readouterr().err
     assert "left out, not a pair: a text without its image: cat/99.jpg in line 1" in report
-    assert report.count("an empty text: ") == report.count("a pair again: ") == 2  # splits
+    assert report.count("an empty text: ") == report.count("a repeated pair: ") == 2  # splits
     assert "error: 6 texts or images are no pairs" in report
     assert (tmp_path / "run" / "figures" / "pairs.png").is_file()
 
