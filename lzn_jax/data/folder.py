@@ -102,9 +102,9 @@ def has_test_folder(path: str) -> bool:
 def survey(root: Path, class_name: str | None) -> tuple[int, int | None, bool]:
     """(number of classes, shorter side in pixels, whether all images are grey) of training images.
 
-    The classes are the class folders, at least 1. The side is None if sizes differ. Sizes and
-    colours are read from the headers of at most 1000 files. Raises UserError for a folder that is
-    missing or without images.
+    The number of classes is that of class folders, at least 1, and 1 with `class_name`. The side is
+    None if sizes differ. Sizes and colours are read from the headers of at most 1000 files. Raises
+    UserError for a folder that is missing or without images.
     """
     data = ConfigDict({"class_name": class_name, "num_classes": 1, "holdout": None})
     folder = _split_folder(root, data, "train")

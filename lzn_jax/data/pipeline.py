@@ -29,7 +29,7 @@ from lzn_jax.data.examples import EncodedImages, Examples
 Transform = Callable[[bytes | np.ndarray, np.random.Generator], Mapping[str, np.ndarray]]
 
 MAX_WORKERS = 16
-# Number of images; a worker takes seconds to start, as long as decoding fewer images takes.
+# Fewer images are decoded in seconds, the time that a worker takes to start.
 MIN_FOR_WORKERS = 1000
 _MAX_CHUNK = 64  # examples that a worker process transfers at a time
 _UNREADABLE = "index if unreadable"
@@ -218,7 +218,7 @@ def _parse_flags() -> None:
 
 
 def _init_worker(index: int, count: int) -> None:
-    """Ignores signals, which the trainer handles after saving, and exits when the trainer exits."""
+    """Ignores signals, because the trainer saves first, and exits when the trainer exits."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
 
