@@ -165,7 +165,7 @@ def _split_folder(root: Path, data: ConfigDict, split: str) -> Path:
     if not (folder / data.class_name).is_dir():
         names = ", ".join(_class_folders(folder)[:20]) or "none"
         raise UserError(
-            f"{folder} has no class folder {data.class_name}, its class folders: {names}"
+            f"{folder} has no class folder {data.class_name}: its class folders are {names}"
         )
     return folder / data.class_name
 

@@ -119,7 +119,9 @@ def test_each_text_of_a_record_is_an_example(prepared, size, caplog):
         said.setdefault(int(image.max()), []).append(text)
     assert said == {level: texts for level, texts in TEXTS.items() if texts}
     assert examples.labels.tolist() == [0] * 5
-    assert re.search(r"left out: an image without a text: record \d of spoken", caplog.text)
+    assert re.search(
+        r"left out, not a pair: an image without a text: record \d of spoken", caplog.text
+    )
 
 
 @pytest.mark.parametrize("size", [2, 4])
