@@ -52,7 +52,7 @@ def test_texts_of_a_data_set_that_cannot_be_said_are_counted_and_named(caplog):
     examples = Examples(None, labels, texts)
     assert Text(config()).columns(examples)["tokens"][:, 0].tolist() == [2, 0, 0, 0, 0]
     named, too_long, counted = caplog.messages
-    assert "'abc' has characters that the run does not know: c" in named
+    assert "'abc' has characters outside the run's vocabulary: c" in named
     assert "'ababab' is longer than the run's 5 tokens" in too_long
     assert counted == "texts left out: 2 distinct, of 3 examples"
     with pytest.raises(UserError, match="has no texts"):
