@@ -211,7 +211,7 @@ def test_extensions_differ_in_their_names_and_are_no_override(config, tmp_path):
     other.write_text("")
     expected = f"two extensions are called own.py: rename {other}"
     assert error(["own.py", "other/own.py"], tmp_path, load=parts.extend) == expected
-    expected = "extensions cannot be overridden: name them with --extensions=FILE.py"
+    expected = "extensions must be set by --extensions=FILE.py"
     assert error(config, ["extensions=()"]) == expected
 
 

@@ -249,7 +249,7 @@ def _parse_override(text: str, fields: Mapping[str, Field]) -> tuple[str, Any]:
     if name not in fields:
         raise UserError(unknown(name, fields))
     if name in _as_fields({}):
-        raise UserError(f"{name} cannot be overridden: name them with --extensions=FILE.py")
+        raise UserError(f"{name} must be set by --extensions=FILE.py")
     return name, checked(name, _parse(value, fields[name]), fields[name])
 
 
