@@ -36,12 +36,12 @@ def test_a_trained_model_does_what_the_example_says(tmp_path, monkeypatch, capsy
     assert names["anchors"].shape == names["latents"].shape == names["centres"].shape == (360, 4)
     assert names["classes"].shape == names["probabilities"].shape == names["errors"].shape == (360,)
     assert names["sevens"].shape == (4, 8, 8, 1)
-    assert names["way"].shape == (11, 8, 8, 1)
+    assert names["path"].shape == (11, 8, 8, 1)
     assert set(names["features"]) == {"anchor", "latent", "latent_centre"}
     said = capsys.readouterr().out
     assert f"accuracy {np.mean(names['classes'] == names['test'].labels)} " in said
     assert said.splitlines()[0].endswith(f"reconstruction {names['errors'].mean()!s}")
-    assert "way (11, 8, 8, 1)" in said
+    assert "path (11, 8, 8, 1)" in said
 
 
 @pytest.mark.usefixtures("full_speed")
