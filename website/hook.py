@@ -22,6 +22,7 @@ PAGES = (
     "launch/README.md",
     "examples/*/README.md",
     "docs/*.md",
+    "website/*.md",
 )
 LINK = re.compile(r"\]\((?!https?:)([^)#]+)")
 log = get_plugin_logger("notebooks")
@@ -97,11 +98,12 @@ def cell_parts(cell: dict[str, Any]) -> Iterator[str]:
     yield source if cell["cell_type"] == "markdown" else fenced(source, "python")
     for output in cell.get("outputs", []):
         data = output.get("data", {})
+        if output.get("name") == "stderr":
+            continue
         if "image/png" in data:
             yield f"![](data:image/png;base64,{''.join(data['image/png'].split())})"
-        elif output.get("name") != "stderr":
-            if text := "".join(output.get("text", data.get("text/plain", ""))):
-                yield fenced(text, "text")
+        elif text := "".join(output.get("text", data.get("text/plain", ""))):
+            yield fenced(text, "text")
 
 
 def fenced(text: str, language: str) -> str:
