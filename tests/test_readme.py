@@ -56,10 +56,9 @@ def test_an_encoder_of_ones_own_learns(capsys):
 @pytest.mark.usefixtures("full_speed")
 def test_the_smallest_type_learns(tmp_path, monkeypatch):
     small.without_pictures(monkeypatch)
-    for name, block in zip(("profiles", "config"), blocks_of("docs/parts.md"), strict=True):
-        (tmp_path / f"{name}.py").write_text(block)
-    workdir, extension = tmp_path / "run", tmp_path / "profiles.py"
-    flags = [f"--config={tmp_path / 'config.py'}", "--config.evaluation.noise_scales=()"]
+    example = ROOT / "examples" / "profiles"
+    workdir, extension = tmp_path / "run", example / "profiles.py"
+    flags = [f"--config={example / 'config.py'}", "--config.evaluation.noise_scales=()"]
     assert main.main([*flags, f"--workdir={workdir}"]) == 0
     model = lzn_jax.load(workdir, extensions=[str(extension)])
     train, test = data.load_data(model.config)
@@ -80,7 +79,7 @@ EXAMPLES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "examples").gl
 
 def test_every_python_example_is_run():
     pages = [name for name in ("README.md", *PAGES, *INTERFACES) if blocks_of(name)]
-    assert pages == ["docs/parts.md", "docs/python.md", "website/zoning_functions.md"]
+    assert pages == ["docs/python.md", "website/zoning_functions.md"]
 
 
 @pytest.mark.parametrize(
