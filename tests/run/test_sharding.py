@@ -149,10 +149,10 @@ def test_processes_share_the_mesh_evenly_and_each_its_rows(monkeypatch):
     # Two processes whose devices take turns, as some machines number them.
     devices = [Mock(spec=jax.Device, process_index=i % 2) for i in range(8)]
     for batch_size, count in ((16, 8), (12, 4), (6, 2)):
-        own = [d.process_index for d in sharding.spread(batch_size, devices)]
+        own = [d.process_index for d in sharding.dividing(batch_size, devices)]
         assert own == [0] * (count // 2) + [1] * (count // 2)
     with pytest.raises(UserError, match="multiples of the number of processes 2, got 15"):
-        sharding.spread(15, devices)
+        sharding.dividing(15, devices)
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(jax, "process_index", lambda: 1)
     assert sharding.own_rows(12) == slice(6, 12)

@@ -17,7 +17,7 @@ from lzn_jax.zoning import (
     rows,
 )
 from lzn_jax.zoning.flow import Mixture, centred
-from lzn_jax.zoning.rows import in_blocks, over_devices, spread
+from lzn_jax.zoning.rows import in_blocks, over_devices, place_rows
 
 
 def _weighted_moments(shared, rows, linear, sums):
@@ -43,7 +43,7 @@ def test_devices_give_the_rows_and_sums_of_all(count):
 
     @jax.jit
     def call(matrix, rows, weights):
-        matrix, rows, weights = spread(matrix, rows, weights)
+        matrix, rows, weights = place_rows(matrix, rows, weights)
         over = over_devices(_weighted_moments, lambda shared: jnp.zeros(3))
         return over(matrix, rows, weights)
 
