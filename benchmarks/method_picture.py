@@ -116,7 +116,7 @@ def draw_image_zones(axes: Axes, images: np.ndarray, anchors: np.ndarray) -> Non
     fill_zones(axes, anchors, CLASS_OF)
     draw_anchors(axes, anchors, CLASS_OF)
     for image, anchor in zip(images, anchors, strict=True):
-        draw_image(axes, image, anchor + [0.0, 0.42])
+        draw_image(axes, image, np.add(anchor, (0.0, 0.42)))
 
 
 def draw_label_zones(axes: Axes, anchors: np.ndarray, latents: np.ndarray) -> None:
@@ -125,7 +125,7 @@ def draw_label_zones(axes: Axes, anchors: np.ndarray, latents: np.ndarray) -> No
     draw_latents(axes, latents, CLASS_OF)
     draw_anchors(axes, anchors, range(3))
     for name, anchor in zip(CLASSES, anchors, strict=True):
-        axes.text(*(anchor + [0.0, 0.3]), f'"{name}"', ha="center", fontsize=13, weight="bold")
+        axes.text(*np.add(anchor, (0.0, 0.3)), f'"{name}"', ha="center", fontsize=13, weight="bold")
 
 
 def draw_prior(axes: Axes) -> None:
@@ -142,18 +142,18 @@ def draw_translation(axes: Axes, images: np.ndarray, anchors: Sequence[np.ndarra
     latents = latents_of(anchors[0], 2, 0.9)
     for index, label, place, names in (
         (6, 2, (-2.1, -1.8), ("encode", "decode")),
-        (2, 0, (2.1, 2.1), ("decode", "encode")),
+        (0, 0, (-1.6, 2.2), ("decode", "encode")),
     ):
         latent, label_anchor = latents[index, 0], anchors[1][label]
         draw_image(axes, images[index], place, zoom=3)
         axes.scatter(*latent, s=40, color=COLOURS[label], edgecolors="black", zorder=5)
-        axes.text(*(label_anchor + [-0.45, -0.1]), f'"{CLASSES[label]}"', weight="bold")
+        axes.text(*np.add(label_anchor, (-0.45, -0.1)), f'"{CLASSES[label]}"', weight="bold")
         ways = [(place, latent), (latent, label_anchor)]
         for (start, end), name in zip(ways, names, strict=True):
             ends = (start, end) if names[0] == "encode" else (end, start)
             axes.annotate("", ends[1], ends[0], arrowprops=ARROW, zorder=4)
             middle = (np.array(start) + end) / 2
-            axes.text(*(middle + [0.12, -0.15]), name, fontsize=9, zorder=5)
+            axes.text(*np.add(middle, (0.12, -0.15)), name, fontsize=9, zorder=5)
 
 
 def draw_tasks(axes: Axes, image: np.ndarray) -> None:
@@ -237,7 +237,7 @@ def draw_context(anchors: Sequence[np.ndarray]) -> Figure:
     ):
         draw_latents(axes, latents[None], [2])
         draw_anchors(axes, own[None], [2])
-        draw_image(axes, image, own + [0.0, 0.42])
+        draw_image(axes, image, np.add(own, (0.0, 0.42)))
     return figure
 
 
