@@ -1,12 +1,13 @@
-"""How many digits of latents and gradients zoning keeps, on anchors that are hard for float32.
+"""Float32 errors of latents and gradients on anchors that are difficult for float32.
 
     python benchmarks/zoning_accuracy.py [--n 256] [--q 128] [--seeds 3] [--solver adams]
 
-Relative errors (Frobenius norm, worst of the seeds) of latents and of the alignment loss's gradient
-with respect to the anchors and to their partners, in float32; a row a kind of anchors, a column a
-form: `lzn_jax.zoning.plain`, as the paper writes it, and `lzn_jax.zoning`. The truth is the plain
-form in float64, which takes most of the time: about 4 minutes on 2 cores, and 8 times as long with
---n 512 --q 256. Adams-Bashforth has no plain form: its truth is `lzn_jax.zoning` in float64.
+Prints relative errors (Frobenius norm, worst of the seeds) of the latents and of the alignment
+loss's gradient with respect to the anchors and to their partners. Each row is a kind of anchors,
+each column a form: `lzn_jax.zoning.plain`, as the paper writes it, and `lzn_jax.zoning`. The
+reference is the plain form in float64, which takes most of the time: about 4 minutes on 2 cores,
+and 8 times as long with --n 512 --q 256. Adams-Bashforth has no plain form: its reference is
+`lzn_jax.zoning` in float64.
 """
 
 import argparse
@@ -49,7 +50,7 @@ def make_anchors(case: str, n: int, q: int, rng: np.random.Generator) -> np.ndar
 
 @functools.partial(jax.jit, static_argnames=("form", "solver"))
 def run(anchors, partners, noise, scaled_noise, *, form, solver: zoning.Solver):
-    """Latents, and both gradients of the loss of latents with scaled noise."""
+    """Latents, and the loss's gradients with respect to anchors and partners, with scaled noise."""
 
     def loss(anchors, partners):
         latents = form.compute_latents(anchors, scaled_noise, solver=solver)
@@ -60,7 +61,7 @@ def run(anchors, partners, noise, scaled_noise, *, form, solver: zoning.Solver):
 
 
 def relative_errors(outputs, truth) -> list[float]:
-    """Relative errors of the latents, the gradient for the anchors, that for their partners."""
+    """Relative errors of the latents, the anchors' gradient and the partners' gradient."""
 
     def relative_error(value, reference):
         difference = np.asarray(value, np.float64) - reference
@@ -70,7 +71,7 @@ def relative_errors(outputs, truth) -> list[float]:
 
 
 def measure(case: str, n: int, q: int, forms: list, solver: zoning.Solver, seed: int) -> np.ndarray:
-    """Errors (forms, 3) of the latents and of both gradients; the first form is the truth's."""
+    """Errors (forms, 3) of latents and both gradients; the reference uses the first form."""
     rng = np.random.default_rng(seed)
     anchors = make_anchors(case, n, q, rng)
     partners = anchors + 0.5 * rng.normal(size=(n, q)).astype(np.float32)
@@ -79,18 +80,18 @@ def measure(case: str, n: int, q: int, forms: list, solver: zoning.Solver, seed:
     with jax.enable_x64(True):
         doubles = (array.astype(np.float64) for array in inputs)
         truth = jax.tree.map(np.asarray, run(*doubles, form=forms[0], solver=solver))
-    found = (run(*inputs, form=form, solver=solver) for form in forms)
-    return np.array([relative_errors(outputs, truth) for outputs in found])
+    results = (run(*inputs, form=form, solver=solver) for form in forms)
+    return np.array([relative_errors(outputs, truth) for outputs in results])
 
 
 def main() -> None:
-    """Prints a table for each of the three quantities."""
+    """Prints one table for each of the three quantities."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--n", type=int, default=256, help="number of anchors")
     parser.add_argument("--q", type=int, default=128, help="latent dimension")
     parser.add_argument("--solver", choices=zoning.SOLVERS, default="euler")
     parser.add_argument("--steps", type=int, default=20, help="solver steps each way")
-    parser.add_argument("--seeds", type=int, default=3, help="draws a case; the worst is shown")
+    parser.add_argument("--seeds", type=int, default=3, help="draws per case; the worst is shown")
     args = parser.parse_args()
     solver = zoning.SOLVERS[args.solver](args.steps)
     forms = [zoning] if args.solver == "adams" else [zoning.plain, zoning]

@@ -1,10 +1,11 @@
-"""What sharding changes: memory per device, collectives, and that the answer stays.
+"""Effect of sharding on memory per device, collectives and results.
 
     python benchmarks/zoning_scaling.py [--n 8192] [--check-n 1024] [--folder DIR]
 
-Value and gradient of the alignment loss, q = 256, 20 + 20 Euler steps, rows sharded over 1, 2, 4
-and 8 fake CPU devices. Memory and collectives are those of the compiled program at `n`; values
-and gradients are compared with one device's at `check-n`. Prints a table and writes JSON.
+Value and gradient of the alignment loss, q = 256, 20 + 20 Euler steps, with rows sharded over 1,
+2, 4 and 8 fake CPU devices. Memory and collectives are those of the program compiled for `n` rows;
+values and gradients are compared with those of one device at `check-n` rows. Prints a table and
+writes it as JSON.
 """
 
 import argparse
@@ -27,7 +28,7 @@ Q, STEPS = 256, 20
 
 @jax.jit
 def value_and_gradient(anchors, partners, noise):
-    """Loss, and its gradient with respect to both anchor sets."""
+    """Loss and its gradient with respect to anchors and partners."""
 
     def loss(anchors, partners):
         latents = compute_latents(anchors, noise, solver=Euler(STEPS))
@@ -37,27 +38,27 @@ def value_and_gradient(anchors, partners, noise):
 
 
 def mesh_of(count: int) -> Mesh:
-    """The first `count` devices."""
+    """Mesh of the first `count` devices."""
     return sharding.make_mesh(count, jax.devices()[:count])
 
 
 def compile_for(count: int, n: int) -> dict[str, float]:
-    """Memory per device, and collectives in all and inside loops, of the program."""
+    """Memory per device, number of collectives and number of collectives inside loops."""
     mesh = mesh_of(count)
     shape = jax.ShapeDtypeStruct((n, Q), jnp.float32, sharding=sharding.split(mesh))
     with jax.set_mesh(mesh):
         program = value_and_gradient.lower(shape, shape, shape).compile()
-    found = compilation.collectives(program.as_text())
+    counts = compilation.collectives(program.as_text())
     return {
         "devices": count,
         "temporaries MB a device": program.memory_analysis().temp_size_in_bytes / 1e6,
-        "collectives": found.total(),
-        "inside loops": sum(n for (where, _), n in found.items() if where == "in loops"),
+        "collectives": counts.total(),
+        "inside loops": sum(n for (where, _), n in counts.items() if where == "in loops"),
     }
 
 
 def difference(count: int, n: int) -> tuple[float, float]:
-    """Largest relative differences, in norm, of the value and of a gradient from one device's."""
+    """Relative differences to one device, in norm, of the value and of the worse gradient."""
     rng = np.random.default_rng(0)
     anchors = 0.1 * rng.normal(size=(n, Q))
     arrays = [anchors, anchors + 0.05 * rng.normal(size=(n, Q)), 0.45 * rng.normal(size=(n, Q))]
@@ -73,7 +74,7 @@ def difference(count: int, n: int) -> tuple[float, float]:
 
 
 def main() -> None:
-    """Prints and writes the table."""
+    """Prints the table and writes it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--n", type=int, default=8192)
     parser.add_argument("--check-n", type=int, default=1024)

@@ -1,13 +1,18 @@
-"""How exact the solvers are, for how many evaluations, and what an evaluation costs.
+"""Errors of the solvers by number of evaluations, and the time of an evaluation.
 
     python benchmarks/zoning_solvers.py [--n 256] [--q 64] [--seeds 3] [--workdir DIR]
 
-A row for each kind of anchors and noise scale α: relative error of latents (Frobenius norm, worst
-of the seeds) by each solver. The truth is Adams-Bashforth with 640 evaluations in float64, which
-the tests hold to Runge-Kutta on the paper's form. With --workdir the anchors of a run's training
-images are a row, too. Then the share of exact latents, α = 1, that each solver takes to another
-anchor than their own. Then the time of one evaluation, value and gradient, against one of Euler,
-measured in turns, on anchors where Euler skips its first step alone. About 5 minutes on 2 cores.
+Prints three results:
+
+* Relative errors of latents (Frobenius norm, worst of the seeds) by solver, for each kind of
+  anchors and noise scale α. The reference is Adams-Bashforth with 640 evaluations in float64, which
+  the tests compare with Runge-Kutta on the paper's form. --workdir adds the context anchors of a
+  run.
+* The share of exact latents, α = 1, that each solver takes to an anchor that is not their own.
+* The time of an Adams-Bashforth evaluation relative to one of Euler, value and gradient, measured
+  alternately on anchors with which Euler skips only its first step.
+
+Takes about 5 minutes on 2 cores.
 """
 
 import argparse
@@ -43,12 +48,12 @@ TOWARDS_ANCHORS = {
     for name, solver in (("Euler", Euler), ("DPM", DPMSolver), ("Adams", AdamsBashforth))
 }
 NOISE_SCALES = (0.0, 0.45, 1.0)
-ROWS = 128  # latents whose errors are measured, at most
+ROWS = 128  # largest number of latents whose errors are measured
 TIMED = 20
 
 
 def make_anchors(n: int, q: int, seed: int) -> Iterator[tuple[str, np.ndarray]]:
-    """Names and anchors, at most n of them."""
+    """Names and anchors (at most n, q) of each kind."""
     rng = np.random.default_rng(seed)
     normal = rng.normal(size=(n, q))
     for scale in (0.05, 1, 4):
@@ -63,7 +68,7 @@ def make_anchors(n: int, q: int, seed: int) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def errors(anchors: np.ndarray, noise_scale: float, seed: int) -> list[float]:
-    """Relative error of latents of some of the anchors, by each solver."""
+    """Relative error of the latents of at most ROWS anchors, for each solver."""
     rng = np.random.default_rng(seed)
     own = rng.permutation(len(anchors))[:ROWS]
     anchors = np.float32(anchors)
@@ -79,19 +84,19 @@ def errors(anchors: np.ndarray, noise_scale: float, seed: int) -> list[float]:
     return [error(solver) for solver in SOLVERS.values()]
 
 
-def strayed(anchors: np.ndarray, seed: int) -> list[float]:
-    """Share of exact latents that each solver takes to another anchor than their own."""
+def decoding_errors(anchors: np.ndarray, seed: int) -> list[float]:
+    """Share of exact latents that each solver takes to an anchor that is not their own."""
     rng = np.random.default_rng(seed)
     own = rng.integers(0, len(anchors), 4 * ROWS)
     anchors = np.float32(anchors)
     noise = np.float32(rng.normal(size=(len(own), anchors.shape[1])))
     latents = compute_latents(anchors, noise, own, solver=AdamsBashforth(80))
-    found = (classify(latents, anchors, solver=solver) for solver in TOWARDS_ANCHORS.values())
-    return [float(np.mean(np.asarray(ends) != own)) for ends in found]
+    ends = (classify(latents, anchors, solver=solver) for solver in TOWARDS_ANCHORS.values())
+    return [float(np.mean(np.asarray(indices) != own)) for indices in ends]
 
 
 def relative_time(n: int, repeats: int) -> float:
-    """Seconds of an evaluation by Adams-Bashforth over those of one by Euler."""
+    """Time of an Adams-Bashforth evaluation divided by the time of an Euler evaluation."""
     problem = make_problem(n, std=0.02)
 
     def compiled(solver: Solver):
@@ -104,20 +109,22 @@ def relative_time(n: int, repeats: int) -> float:
     euler, adams = compiled(Euler(TIMED)), compiled(AdamsBashforth(TIMED))
     seconds(euler, *problem), seconds(adams, *problem)
     pairs = [(seconds(euler, *problem), seconds(adams, *problem)) for _ in range(repeats)]
-    # Towards the prior Euler evaluates at all steps but the first.
+    # Towards the prior, Euler skips the evaluation of its first step.
     return statistics.median(b / a for a, b in pairs) * (2 * TIMED - 1) / (2 * TIMED)
 
 
 def main() -> None:
-    """Prints the three tables."""
+    """Prints the three results."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--n", type=int, default=256, help="number of anchors")
     parser.add_argument("--q", type=int, default=64, help="latent dimension")
-    parser.add_argument("--seeds", type=int, default=3, help="draws a row; the worst is shown")
+    parser.add_argument("--seeds", type=int, default=3, help="draws per row; the worst is shown")
     parser.add_argument("--workdir", type=Path, help="a run with context anchors")
-    parser.add_argument("--repeats", type=int, default=5, help="timings; the median counts")
+    parser.add_argument(
+        "--repeats", type=int, default=5, help="number of timings, of which the median is shown"
+    )
     arguments = parser.parse_args()
 
     draws = [dict(make_anchors(arguments.n, arguments.q, s)) for s in range(arguments.seeds)]
@@ -132,12 +139,15 @@ def main() -> None:
             worst = np.max([errors(d[kind], noise_scale, s) for s, d in enumerate(draws)], axis=0)
             row = "".join(f"{100 * value:10.3f}" for value in worst)
             print(f"{kind:24}{noise_scale:6}{row}", flush=True)
-    print(f"\nexact latents that end at another anchor, in %\n\n{'anchors':24}", end="")
+    print(
+        f"\nexact latents that end at an anchor that is not their own, in %\n\n{'anchors':24}",
+        end="",
+    )
     print("".join(f"{name:>10}" for name in TOWARDS_ANCHORS))
     for kind in draws[0]:
-        worst = np.max([strayed(d[kind], s) for s, d in enumerate(draws)], axis=0)
+        worst = np.max([decoding_errors(d[kind], s) for s, d in enumerate(draws)], axis=0)
         print(f"{kind:24}" + "".join(f"{100 * value:10.1f}" for value in worst), flush=True)
-    print("\ntime of an evaluation by Adams-Bashforth, value and gradient, Euler's being 1")
+    print("\ntime of an Adams-Bashforth evaluation relative to Euler, value and gradient")
     for n in (1024, 2048):
         print(f"n={n}: {relative_time(n, arguments.repeats):.2f}", flush=True)
 

@@ -1,13 +1,13 @@
-"""How fast the zoning is: share of the speed of the matrix products that it consists of.
+"""Speed of zoning relative to the matrix products that it consists of.
 
     python benchmarks/zoning_speed.py [--n 256 512 1024 2048] [--plain-up-to 512] [--folder DIR]
 
-Value and gradient of the alignment loss with respect to both anchor sets, q = 256, 20 + 20 Euler
-steps. A row an n: seconds, share of the roofline (14 n² q operations a step and direction at the
-rate of just these products, measured in turns with the zoning), temporaries, and how many times
-as long the paper's difference form takes. "soft" anchors have std 0.02, so that no step after the
-first can be skipped; "Gaussian" ones are N(0, I). Prints a table; writes zoning_speed.json.
-About 2 minutes on 2 CPU cores; `--n 8192 --repeats 1` takes 4 more.
+Value and gradient of the alignment loss with respect to anchors and partners, q = 256, 20 + 20
+Euler steps. Prints for each n the seconds, the share of the roofline, the temporaries, and how many
+times longer the paper's difference form takes; writes zoning_speed.json. The roofline is 14 n² q
+operations per step and direction at the speed of these matrix products alone, measured alternately
+with zoning. "soft" anchors have std 0.02, so that only the first step can be skipped; "Gaussian"
+ones are N(0, I). Takes about 2 minutes on 2 CPU cores; `--n 8192 --repeats 1` takes 4 more.
 """
 
 import argparse
@@ -30,7 +30,7 @@ STDS = {"soft": 0.02, "Gaussian": 1.0}
 
 
 def compile_gradient(form: ModuleType, *arrays: np.ndarray) -> jax.stages.Compiled:
-    """The loss of anchors, partners and noise by `zoning` or `zoning.plain`, and its gradient."""
+    """Compiled loss and gradient of `zoning` or `zoning.plain` for anchors, partners and noise."""
     solver = zoning.Euler(STEPS)
 
     def loss(anchors: jax.Array, partners: jax.Array, noise: jax.Array) -> jax.Array:
@@ -50,7 +50,7 @@ def make_problem(n: int, std: float) -> tuple[np.ndarray, ...]:
 
 @jax.jit
 def products_of_a_step(u, anchors, w, d_drift):
-    """The seven products of a step and its derivative, and nothing else."""
+    """Only the seven matrix products of a step and its derivative."""
     rows = [matmul(x, anchors.T) for x in (u, u + 1, d_drift)]
     means = [matmul(x, anchors) for x in (w, w + 1)]
     sums = [matmul(x.T, w) for x in (u, d_drift)]
@@ -58,14 +58,14 @@ def products_of_a_step(u, anchors, w, d_drift):
 
 
 def seconds(function: Callable, *arguments) -> float:
-    """Wall time of one call."""
+    """Wall-clock time of one call."""
     started = time.perf_counter()
     jax.block_until_ready(function(*arguments))
     return time.perf_counter() - started
 
 
 def measure(n: int, repeats: int, with_plain: bool) -> list[dict[str, float | str]]:
-    """A row for each kind of anchors."""
+    """One row for each kind of anchors."""
     rng = np.random.default_rng(1)
     shapes = [(n, Q), (n, Q), (n, n), (n, Q)]
     arrays = [jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes]
@@ -101,12 +101,14 @@ def measure(n: int, repeats: int, with_plain: bool) -> list[dict[str, float | st
 
 
 def main() -> None:
-    """Measures all sizes, then writes the table."""
+    """Measures all sizes and writes the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--n", type=int, nargs="+", default=[256, 512, 1024, 2048])
-    parser.add_argument("--repeats", type=int, default=5, help="timings a row; the median counts")
     parser.add_argument(
-        "--plain-up-to", type=int, default=512, help="largest n of the paper's form"
+        "--repeats", type=int, default=5, help="timings per row, of which the median is used"
+    )
+    parser.add_argument(
+        "--plain-up-to", type=int, default=512, help="largest n for the difference form"
     )
     parser.add_argument("--folder", type=Path, default=Path("results/zoning_speed"))
     arguments = parser.parse_args()

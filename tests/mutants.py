@@ -100,9 +100,9 @@ MUTANTS = (
     Mutant("zoning/arguments.py", "values >= count", "values > count", CONTRACT + "bad_arguments"),
     Mutant("zoning/plain.py", "int(cutoff * ", "round(cutoff * ", CONTRACT + "after_the_cutoff"),
     Mutant("zoning/rows.py", "len(mesh.axis_names) == 1", "False", CONTRACT + "gathers"),
-    Mutant("zoning/rows.py", "a + nothing.astype(a.dtype)", "a", CONTRACT + "alone"),
+    Mutant("zoning/rows.py", "a + zero.astype(a.dtype)", "a", CONTRACT + "alone"),
     Mutant("zoning/flow.py", "likeliest_Q, anchors_NxQ)", "anchors_NxQ, anchors_NxQ)", REMOVED),
-    Mutant("zoning/rows.py", 'fill("constant")', 'fill("edge")', ROWS + "blocks_give"),
+    Mutant("zoning/rows.py", 'pad("constant")', 'pad("edge")', ROWS + "blocks_give"),
     Mutant("zoning/integrate.py", "(mixture, origin,", "(mixture, 0 * origin,", FAR),
     Mutant("zoning/rows.py", "jax.lax.psum", "jax.lax.pmean", ROWS + "devices_give"),
     Mutant("losses/contrastive.py", "bool), -jnp.inf", "bool), 0.0", "losses/test_contrastive.py"),
@@ -130,7 +130,12 @@ MUTANTS = (
     Mutant("evaluation/kid.py", "(len(x) - 1)", "len(x)", SAMPLES + "'kid and loop'"),
     Mutant("evaluation/prdc.py", "(distances, np.inf)", "(distances, 0.0)", SAMPLES + "by_hand"),
     Mutant("evaluation/inception_score.py", "(len(log_p))", "(log_p.size)", SAMPLES + "score"),
-    Mutant("evaluation/neighbours.py", "[found, labels]", "[labels, found]", NEIGHBOURS + "hand"),
+    Mutant(
+        "evaluation/neighbours.py",
+        "[found_labels, labels]",
+        "[labels, found_labels]",
+        NEIGHBOURS + "hand",
+    ),
     Mutant("evaluation/probes.py", "(rank < k)", "(rank <= k)", PROBES + "accuracy"),
     Mutant("evaluation/probes.py", "bias - self.mean", "bias + self.mean", PROBES + "scikit"),
     Mutant("evaluation/metrics.py", "s, outputs.features[:count]", "s, outputs.features", METRICS),
@@ -143,8 +148,8 @@ MUTANTS = (
     Mutant("losses/energy.py", "- jnp.eye(count, dtype=x.dtype)", "", ENERGY + "belong"),
     Mutant(
         "losses/energy.py",
-        "place // columns, place % columns",
-        "place // rows, place % rows",
+        "position // columns, position % columns",
+        "position // rows, position % rows",
         ENERGY + "all_patches",
     ),
     Mutant(
@@ -162,14 +167,16 @@ MUTANTS = (
     Mutant("data_types/label.py", "labels[:, None] ==", "labels[:, None] !=", ALONE + "zones_of"),
     Mutant("evaluation/metrics.py", "likeliest >= CONFIDENT", "likeliest > 0", METRICS_SURE),
     Mutant("evaluation/nearest.py", "/ np.float32(127.5)", "", "evaluation/test_nearest.py"),
-    Mutant("evaluation/retrieval.py", "names[some] ==", "names[some] !=", RETRIEVAL + "picture"),
+    Mutant(
+        "evaluation/retrieval.py", "texts[nearest] ==", "texts[nearest] !=", RETRIEVAL + "picture"
+    ),
     Mutant("data_types/label.py", "cutoff=last", "cutoff=0.2", ANSWERS + "probability"),
     Mutant("demo/answers.py", "* self._share_of_height", "* 0.7", ANSWERS + "drawing"),
     Mutant("trained_model.py", "main, main, 1.0", "main, main, 0.0", MODEL + "siblings"),
     Mutant("data_types/__init__.py", ".get(name, drawn)", ".get(0, drawn)", JOINT + "draws_of"),
-    Mutant("latent_space.py", "else count * ~there", "else 0 * ~there", SPACE + "makes_way"),
+    Mutant("latent_space.py", "else count * ~is", "else 0 * ~is", SPACE + "makes_way"),
     Mutant(
-        "latent_space.py", "known = [there for", "known = [] and [there for", SPACE + "no_example"
+        "latent_space.py", "masks = [is_present", "masks = [] and [is_present", SPACE + "no_example"
     ),
     Mutant("latent_space.py", "present(source, target)", "present(source)", SPACE + "alignments"),
     Mutant("latent_space.py", "present(source, target)", "present(target)", SPACE + "alignments"),
@@ -197,14 +204,14 @@ MUTANTS = (
     Mutant("inference.py", "if is_table else", "if not is_table else", FLOWS),
     Mutant(
         "inference.py",
-        "space.alignment_solver\n    found: dict",
-        "space.solver\n    found: dict",
+        "].predict(model, latents, space.alignment_solver)",
+        "].predict(model, latents, space.solver)",
         FLOWS,
     ),
     Mutant(
         "inference.py",
-        "space.alignment_solver\n    found: Array",
-        "space.solver\n    found: Array",
+        "class_probabilities(model, latents, space.alignment_solver)",
+        "class_probabilities(model, latents, space.solver)",
         FLOWS,
     ),
     Mutant("inference.py", "solver, key = space.alignment_s", "solver, key = space.s", FLOWS),
@@ -227,7 +234,7 @@ MUTANTS = (
         "classes != test.labels[rows]",
         "test_classification.py -k other_types",
     ),
-    Mutant("evaluation/text_quality.py", "(images, names,", "(names, images,", MADE),
+    Mutant("evaluation/text_quality.py", "(queries, targets,", "(targets, queries,", MADE),
     Mutant("evaluation/sample_quality.py", "if is_conditional", "if not is_conditional", COUNTED),
     Mutant("data/folder.py", "np.unique(rows)  #", "np.arange(len(names))  #", PAIRS + "hold_out"),
     Mutant(
@@ -340,7 +347,7 @@ MUTANTS = (
     ),
     Mutant(
         "evaluation/classification.py",
-        "0.0, among=at_hand",
+        "0.0, among=no_context",
         "0.0",
         "test_classification.py -k without_a_look",
     ),
@@ -353,12 +360,12 @@ MUTANTS = (
     Mutant("parts.py", "taken.file != file", "taken.file == ''", PARTS + "is_taken"),
     Mutant(
         "parts.py",
-        '_failed(f"the extension {extension}", error, str(path))',
+        'failure(f"the extension {extension}", error, str(path))',
         "error",
         PARTS + "fails",
     ),
     Mutant("parts.py", "(file.read_bytes() for file in files)", "(b'')", PARTS + "package"),
-    Mutant("configuration/reading.py", "if there is None:", "if not path:", PARTS + "names_its"),
+    Mutant("configuration/reading.py", "if loaded is None:", "if not path:", PARTS + "names_its"),
     Mutant(
         "configuration/reading.py",
         "if name in _as_fields({}):",

@@ -16,7 +16,7 @@ DIGITS_JOINT = str(CONFIGS / "digits_joint.py")
 
 # The fields of a joint study on digits with NCSN++ networks, written out by group.
 JOINT_FIELDS = {
-    "": "study seed extensions extension_checksums types alignments",
+    "": "study seed extensions extension_checksums types alignments objective",
     "data.": "name validation validation_seed image_size channels num_classes flip captions",
     "latent.": "enabled dim noise_scale solver num_steps context_size bank_size",
     "alignment.": "noise_scale solver num_steps cutoff form weight",
@@ -226,6 +226,11 @@ def test_a_study_is_a_name_for_types_alignments_and_conditions(tmp_path, path):
         ("digits_text", "latent.enabled=False", "latent.enabled must be True with texts"),
         ("digits_gen", "types=('image','text')", "lacks the field alignment.num_steps"),
         ("digits_joint", "alignments=('image:label','image:image')", "only one of images alone"),
+        (
+            "digits_repr",
+            "alignment.weight=0",
+            "alignment.weight must be a finite number > 0, got 0",
+        ),
         ("digits_repr", "encoder.head_dim=32", "encoder.head_dim must be latent.dim 64, got 32"),
     ],
 )
@@ -536,7 +541,7 @@ def test_a_bad_override_is_named_with_what_would_be_right(override, expected):
     ],
 )
 def test_an_unknown_field_is_answered_with_the_nearest(tmp_path, name, nearest):
-    answer = f"the config holds no field {name}; the nearest is {nearest}"
+    answer = f"the config has no field {name}; the nearest is {nearest}"
     assert message(DIGITS_JOINT, f"{name}=1") == answer
     *groups, leaf = name.split(".")
     lines = ["node = tree", *(f"node = node.setdefault({group!r}, {{}})" for group in groups)]
@@ -545,7 +550,7 @@ def test_an_unknown_field_is_answered_with_the_nearest(tmp_path, name, nearest):
 
 
 def test_a_value_for_a_group_is_answered_with_its_fields():
-    expected = "the config holds no field training.learning_rate; the nearest are "
+    expected = "the config has no field training.learning_rate; the nearest are "
     group = "training.learning_rate"
     expected += f"{group}.encoder, {group}.decoder, {group}.label_anchors"
     assert message(DIGITS_JOINT, "training.learning_rate=1e-3") == expected
@@ -711,7 +716,7 @@ def test_another_data_set_by_name_brings_its_own_fields():
     ],
 )
 def test_an_unknown_field_is_answered_with_the_nearest_by_meaning(asked, nearest):
-    expected = f"the config holds no field {asked}; the nearest {nearest}"
+    expected = f"the config has no field {asked}; the nearest {nearest}"
     assert message(DIGITS_JOINT, f"{asked}=1").startswith(expected)
 
 
@@ -742,7 +747,7 @@ def test_the_largest_cutoff_leaves_a_step(num_steps):
             "training.batch_size must be an integer >= 1, got '256'",
         ),
         ("tree['seed'] = {}", "seed must be an integer >= 0 and < 4294967296, got "),
-        ("tree['extra'] = {}", "the config holds no field extra; the nearest is "),
+        ("tree['extra'] = {}", "the config has no field extra; the nearest is "),
         (
             "tree['encoder'] = 3",
             "the config lacks the field encoder.name (image encoder): one of 'ncsnpp', 'mlp', "
@@ -750,8 +755,8 @@ def test_the_largest_cutoff_leaves_a_step(num_steps):
         ),
         (
             "tree['training']['batchsize'] = tree['training'].pop('batch_size')",
-            "the config lacks the field training.batch_size (examples an update, over all "
-            "devices): an integer >= 1; it holds training.batchsize, which is no field",
+            "the config lacks the field training.batch_size (examples per update, over all "
+            "devices): an integer >= 1; it has training.batchsize, which is not a field",
         ),
         (
             "tree['data']['name'] = 'mnist'",
@@ -787,19 +792,19 @@ def test_a_file_may_write_integers_for_floats_and_lists_for_tuples(tmp_path):
 @pytest.mark.parametrize(
     ("source", "expected"),
     [
-        ("def get_config(:\n", "{path}: a config must run without errors, got SyntaxError: "),
+        ("def get_config(:\n", "the config {path} failed at {path}, line 1: SyntaxError: "),
         (
             "import ml_collections\n\ndef get_config():\n    raise ValueError('two\\nlines')\n",
-            "{path}, line 4: a config must run without errors, got ValueError: two lines",
+            "the config {path} failed at {path}, line 4: ValueError: two lines",
         ),
         (
             "import no_such_module\n",
-            "{path}, line 1: a config must run without errors, got ModuleNotFoundError: ",
+            "the config {path} failed at {path}, line 1: ModuleNotFoundError: ",
         ),
         (
             "from ml_collections import config_dict\n\ndef get_config():\n"
             "    return config_dict.ConfigDict({'seed': config_dict.required_placeholder(int)})\n",
-            "{path}: a config must run without errors, got RequiredValueError: ",
+            "the config {path} failed at ...: RequiredValueError: ",
         ),
         ("config = 1\n", "{path} must define a function get_config()"),
         ("get_config = 1\n", "{path} must define a function get_config()"),
@@ -816,7 +821,10 @@ def test_a_file_may_write_integers_for_floats_and_lists_for_tuples(tmp_path):
 def test_a_file_that_gives_no_config_is_named(tmp_path, source, expected):
     path = tmp_path / "broken.py"
     path.write_text(source)
-    assert message(path).startswith(expected.format(path=path))
+    start, _, reason = expected.format(path=path).partition("...")
+    found = message(path)
+    assert found.startswith(start)
+    assert reason in found
 
 
 def test_a_missing_file_is_answered_with_the_nearest(tmp_path):

@@ -227,8 +227,8 @@ def test_a_tokenizer_that_is_not_the_runs_is_one_line_that_says_where_it_is(run,
     for change in (lambda: path.write_text("{}"), path.unlink):
         change()
         (line,) = lines_of(capsys, small.flags(CONFIG, folder, **changes(path)))
-        assert f"say --config.data.tokenizer_path={copy} or choose another" in line
-    with pytest.raises(UserError, match=f"say --config.data.tokenizer_path={copy} or"):
+        assert f"use --config.data.tokenizer_path={copy} or choose another" in line
+    with pytest.raises(UserError, match=f"use --config.data.tokenizer_path={copy} or"):
         workdirs.check_same_run(small.config(CONFIG, **changes(None)), folder)
     copy.unlink()
     with pytest.raises(UserError, match=f"data.tokenizer_path={copy} .*No such file"):
@@ -239,5 +239,5 @@ def test_a_run_of_bytes_has_no_tokenizer_to_name(run, tmp_path):
     _, config, _ = run
     workdirs.record(small.config(CONFIG, **changes(None)), tmp_path / "bytes")
     assert not (tmp_path / "bytes" / "tokenizer.json").exists()
-    with pytest.raises(UserError, match=r"tokenizer None.*say --config.data.tokenizer_path=None"):
+    with pytest.raises(UserError, match=r"tokenizer None.*use --config.data.tokenizer_path=None"):
         workdirs.check_same_run(config, tmp_path / "bytes")

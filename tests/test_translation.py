@@ -16,7 +16,7 @@ from lzn_jax.evaluation import measurements
 from lzn_jax.evaluation.digit_captions import DigitCaptions
 from lzn_jax.evaluation.retrieval import embedded
 from lzn_jax.evaluation.texts import measure
-from lzn_jax.latent_space import LatentSpace, Model, _both_present, _stand_ins
+from lzn_jax.latent_space import LatentSpace, Model, _all_present, _stand_ins
 from lzn_jax.losses import contrastive
 from lzn_jax.randomness import named, normal_by_index
 from lzn_jax.run import sharding
@@ -236,8 +236,8 @@ def test_a_pair_is_present_where_both_samples_are():
         for rows in ([True, True, False, False], [True, False, True, False])
     )
     everything = Zones(jnp.zeros((4, 2)))
-    assert _both_present(one, everything, other).tolist() == [True, False, False, False]
-    assert _both_present(everything, everything) is None
+    assert _all_present(one, everything, other).tolist() == [True, False, False, False]
+    assert _all_present(everything, everything) is None
 
 
 def test_devices_and_micro_batches_do_not_change_the_losses():

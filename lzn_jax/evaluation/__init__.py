@@ -1,1 +1,1 @@
-"""Evaluation: batched inference and the judges of generated images."""
+"""Measurements of trained models: metrics and figures."""

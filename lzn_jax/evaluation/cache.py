@@ -1,13 +1,15 @@
-"""Results kept in files, each with the hash of what it was computed from."""
+"""Cached results in files, each stored with a hash of its inputs."""
 
 import hashlib
 import io
 import logging
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from flax import traverse_util
 
 from lzn_jax.configuration import UserError
 from lzn_jax.run import processes, reporting
@@ -18,10 +20,10 @@ _log = logging.getLogger(__name__)
 
 
 def key_of(*parts: np.ndarray | str) -> str:
-    """SHA-256, in hexadecimal, of arrays (type, shape and content) and strings, in order."""
+    """SHA-256, in hexadecimal, of arrays (dtype, shape and content) and strings, in order."""
     digest = hashlib.sha256()
     for part in parts:
-        # A string is an array of bytes of a type that no array has.
+        # A string is hashed as bytes, with a type name that differs from that of every array.
         kind = "text" if isinstance(part, str) else part.dtype.str
         array = np.frombuffer(part.encode(), np.uint8) if isinstance(part, str) else part
         digest.update(f"{kind}{array.shape}".encode())
@@ -29,8 +31,14 @@ def key_of(*parts: np.ndarray | str) -> str:
     return digest.hexdigest()
 
 
+def key_of_variables(variables: Mapping[str, Any]) -> str:
+    """Hash of the names and values of a network's variables."""
+    flat = traverse_util.flatten_dict(variables, sep="/")
+    return key_of(*(part for name in sorted(flat) for part in (name, np.asarray(flat[name]))))
+
+
 def save(path: str | os.PathLike[str], key: str, **arrays: np.ndarray) -> None:
-    """Writes named arrays and their key as .npz, atomically."""
+    """Writes named arrays and their key atomically to an .npz file."""
     buffer = io.BytesIO()
     named: dict[str, Any] = {_KEY: np.array(key), **arrays}
     np.savez(buffer, **named)
@@ -38,9 +46,9 @@ def save(path: str | os.PathLike[str], key: str, **arrays: np.ndarray) -> None:
 
 
 def load(path: str | os.PathLike[str], key: str) -> dict[str, np.ndarray] | None:
-    """The arrays that `save` wrote under the same key; None for no file, another key or damage.
+    """Arrays saved under the same key; None if the file is missing, damaged or has another key.
 
-    Of several processes all get them or none, so that what has to be computed is by all.
+    Returns None in every process if any process cannot load the file: all must then recompute it.
     """
     arrays = _read(path, key)
     return arrays if processes.everywhere(arrays is not None) else None
@@ -52,6 +60,6 @@ def _read(path: str | os.PathLike[str], key: str) -> dict[str, np.ndarray] | Non
     try:
         arrays = reporting.read_arrays(path)
     except UserError as error:
-        _log.warning("%s: it is computed anew", error)
+        _log.warning("%s; its content is computed again", error)
         return None
     return arrays if str(arrays.pop(_KEY, "")) == key else None

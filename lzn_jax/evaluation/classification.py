@@ -1,7 +1,7 @@
-"""Accuracy of classification by zone, against what the zones are cut with (paper E.3).
+"""Accuracy of classification by zone (paper E.3).
 
-What a test can choose: the noise scale α of the latents, and the anchors that an image's own one
-stands among, which are a batch of test images (as in the paper) or a bank of context anchors.
+Accuracy depends on the noise scale α of the latents, and on the anchors that cut the zones beside
+an image's own anchor: those of a batch of test images, as in the paper, or of a context bank.
 """
 
 import functools
@@ -29,7 +29,7 @@ class Curves(NamedTuple):
     context: dict[int, float]
 
     def named(self) -> dict[str, float]:
-        """As metrics: test_accuracy_alpha_0.2, test_accuracy_batch_36, ..."""
+        """Metrics by name: test_accuracy_alpha_0.2, test_accuracy_batch_36, ..."""
         return {
             f"test_accuracy_{curve}_{x:.10g}": accuracy
             for curve, points in self._asdict().items()
@@ -40,24 +40,24 @@ class Curves(NamedTuple):
 def measure(
     model: TrainedModel, train: Examples, test: Examples, workdir: Path
 ) -> dict[str, float]:
-    """Accuracy of classification by zone from each other type, and a picture of the zones.
+    """Accuracy of classification by zone from each other data type, and a figure of the zones.
 
-    The first type's accuracy is `test_accuracy`, with curves over α, batch and context.
+    For the first type it is `test_accuracy`, with further accuracies by α, batch size and number of
+    context anchors.
     """
     metrics: dict[str, float] = {}
     sources = [source for source, target in model.translations if target == model.class_type]
     for source in sources:
         data_type = model.space.types[source]
         if source == model.main_type:
-            found = _of_first_type(model, test, figures_folder(workdir, model.config))
+            metrics |= _of_first_type(model, test, figures_folder(workdir, model.config))
         else:
             rows = data_type.readable(test)
             if not len(rows):
                 continue
             classes = model.classify(data_type.samples(test)[rows], source=source).classes
             accuracy = float(np.mean(classes == test.labels[rows]))
-            found = {f"{source}_to_{model.class_type}_accuracy": accuracy}
-        metrics |= found
+            metrics[f"{source}_to_{model.class_type}_accuracy"] = accuracy
     return metrics
 
 
@@ -65,7 +65,7 @@ def _of_first_type(model: TrainedModel, test: Examples, folder: Path) -> dict[st
     source, names = model.main_type, label_names(model.config.data)
     data_type = model.space.types[source]
     anchors = model.anchors(data_type.samples(test), source=source)
-    at_hand = np.zeros((0, anchors.shape[1]), np.float32)
+    no_context = np.zeros((0, anchors.shape[1]), np.float32)
 
     def accuracy_of(latents: np.ndarray | Array) -> float:
         return float(np.mean(model.classes(latents).classes == test.labels))
@@ -73,12 +73,12 @@ def _of_first_type(model: TrainedModel, test: Examples, folder: Path) -> dict[st
     metrics = {}
     if has_context := model.space.encoders[source].anchors_key in model.model.context:
         metrics["test_accuracy"] = accuracy_of(model.latents(anchors, 0.0))
-    metrics["test_accuracy_batch"] = accuracy_of(model.latents(anchors, 0.0, among=at_hand))
-    curves = accuracy_curves(model, anchors, accuracy_of)
+    metrics["test_accuracy_batch"] = accuracy_of(model.latents(anchors, 0.0, among=no_context))
+    curves = _accuracies(model, anchors, accuracy_of)
     if any(curves):
         plots.classification(folder / "classification.png", *curves)
     latents = model.latents(anchors, 1.0)
-    if np.isfinite(latents).all():  # a run that diverges is still evaluated to its end
+    if np.isfinite(latents).all():  # a diverged run is still evaluated
         classes = np.arange(model.config.data.num_classes, dtype=np.int32)
         centres = model.encode(classes, jax.random.key(0), 0.0, source=model.class_type)
         plots.latent_zones(
@@ -95,15 +95,15 @@ def _of_first_type(model: TrainedModel, test: Examples, folder: Path) -> dict[st
     return metrics | curves.named()
 
 
-def accuracy_curves(
+def _accuracies(
     model: TrainedModel,
     anchors: Float[np.ndarray, "n q"],
     accuracy_of: Callable[[np.ndarray | Array], float],
 ) -> Curves:
-    """Accuracies at the scales and sizes that the config's evaluation lists.
+    """Accuracies at the noise scales and sizes that the config lists under `evaluation`.
 
-    `accuracy_of` takes latents (n, q) of the images whose anchors are given. Batches and banks are
-    tried at α = 0; a size that there are not enough images or context anchors for is left out.
+    `accuracy_of` takes latents (n, q) of the images that `anchors` belong to. Batch and context
+    sizes are measured at α = 0; sizes above the number of images or context anchors are left out.
     """
     evaluation, space = model.config.evaluation, model.space
     key = space.encoders[model.main_type].anchors_key
@@ -128,16 +128,16 @@ def accuracy_curves(
 def centres_in_batches(
     anchors: Float[np.ndarray, "n q"], size: int, solver: zoning.Solver, *, seed: int
 ) -> Float[Array, "n q"]:
-    """Latents at α = 0 of images among only their own batch, of `size` <= n random images.
+    """Latents at α = 0 in zones cut by random batches of `size` <= n images.
 
-    The last batch is filled up with images of the first, whose results are not used.
+    The last batch is filled up with images of the first batch, whose results are discarded.
     """
     count = len(anchors)
-    order = np.random.default_rng(seed).permutation(count)  # files may come sorted by class
+    order = np.random.default_rng(seed).permutation(count)  # files may be sorted by class
     batches = np.resize(order, (math.ceil(count / size), size))
-    found = np.asarray(_centres_of_batches(jnp.asarray(anchors[batches]), solver))
+    in_batches = np.asarray(_centres_of_batches(jnp.asarray(anchors[batches]), solver))
     centres = np.empty_like(anchors)
-    centres[order] = found.reshape(-1, anchors.shape[1])[:count]
+    centres[order] = in_batches.reshape(-1, anchors.shape[1])[:count]
     return jnp.asarray(centres)
 
 
@@ -154,8 +154,8 @@ def _centres_of_batches(
 def _centres_in_bank(
     anchors: np.ndarray, bank: Array, size: int, solver: zoning.Solver
 ) -> Float[Array, "n q"]:
-    """Latents at α = 0 among the first `size` anchors of a bank, which is in random order."""
-    # Weights, not a slice: all sizes share one compiled program.
+    """Latents at α = 0 in zones cut by the first `size` anchors of a bank in random order."""
+    # Weights instead of a slice, so that all sizes share one compiled program.
     log_weights = jnp.where(jnp.arange(len(bank)) < size, 0.0, -jnp.inf)
     noise = jnp.zeros_like(anchors)
     return zoning.latents_in_context(anchors, bank, noise, solver=solver, log_weights=log_weights)

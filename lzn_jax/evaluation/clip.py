@@ -1,10 +1,10 @@
-"""CLIP's image side, a vision transformer, and the images it is shown for CMMD.
+"""CLIP's image encoder, a vision transformer, and its image preprocessing for CMMD.
 
 Radford, Kim, Hallacy, Ramesh, Goh, Agarwal, Sastry, Askell, Mishkin, Clark, Krueger and Sutskever,
 "Learning transferable visual models from natural language supervision", ICML 2021
-(arXiv:2103.00020). Names of layers are those of the Hugging Face edition, misspelling included, so
-that a name here is a name in the weights. Everything is float32 whatever the device would rather
-do.
+(arXiv:2103.00020). Layer names follow Hugging Face's implementation, including a misspelling, so
+they match the names in the weights file. All computations are in full float32 precision, even on
+devices with a lower default.
 """
 
 import functools
@@ -17,8 +17,8 @@ from flax import linen as nn
 from jax.lax import Precision
 from jaxtyping import Array, Float, UInt8
 
-HEAD_WIDTH = 64  # of every vision transformer of CLIP
-# Of the images that CLIP was trained on, RGB in [0, 1].
+HEAD_WIDTH = 64  # in all vision transformers of CLIP
+# Statistics of CLIP's training images, RGB in [0, 1].
 MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
 STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
 
@@ -27,7 +27,7 @@ _LayerNorm = functools.partial(nn.LayerNorm, epsilon=1e-5, use_fast_variance=Fal
 
 
 class MultiHeadAttention(nn.Module):
-    """Every token attends to all, in heads of 64 channels."""
+    """Self-attention with heads of 64 channels."""
 
     @nn.compact
     def __call__(self, x: Float[Array, "b n w"]) -> Float[Array, "b n w"]:
@@ -40,7 +40,7 @@ class MultiHeadAttention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """One hidden layer, with the sigmoid's approximation of GELU that CLIP was trained with."""
+    """One hidden layer with the sigmoid approximation of GELU that CLIP was trained with."""
 
     hidden: int
 
@@ -51,7 +51,7 @@ class Mlp(nn.Module):
 
 
 class EncoderLayer(nn.Module):
-    """Attention and MLP, each added to what it was normalised from."""
+    """Pre-norm transformer layer."""
 
     hidden: int
 
@@ -62,7 +62,7 @@ class EncoderLayer(nn.Module):
 
 
 class ClipVision(nn.Module):
-    """Images to embeddings of norm 1; the default sizes are those of ViT-L/14 at 336 pixels."""
+    """Vision transformer with unit-norm embeddings; defaults are ViT-L/14 at 336 pixels."""
 
     image_size: int = 336
     patch_size: int = 14
@@ -73,7 +73,7 @@ class ClipVision(nn.Module):
 
     @nn.compact
     def __call__(self, images: Float[Array, "b s s 3"]) -> Float[Array, "b d"]:
-        """Embeddings of images of `image_size` pixels, in [0, 1], less MEAN over STD."""
+        """Embeddings of images in [0, 1], s = `image_size`, standardised with MEAN and STD."""
         patch = (self.patch_size, self.patch_size)
         x = nn.Conv(
             self.width,
@@ -100,16 +100,16 @@ class ClipVision(nn.Module):
 def clip_embeddings(
     network: ClipVision, variables: dict, images: UInt8[Array, "b h h 3"]
 ) -> Float[Array, "b d"]:
-    """Embeddings of norm 1 of square RGB images, 0 ... 255, of any size, as CMMD's authors do."""
+    """Unit-norm embeddings of square RGB images 0 ... 255 of any size, as in CMMD's code."""
     pixels = resize_bicubic(images, network.image_size) / 255
     return cast(Array, network.apply(variables, (pixels - MEAN) / STD))
 
 
 def resize_bicubic(images: UInt8[Array, "b h w c"], size: int) -> Float[Array, "b s s c"]:
-    """Pillow's bicubic resize, antialiased where it shrinks; whole numbers 0 ... 255 as float32.
+    """Pillow's bicubic resize, antialiased when shrinking; integers in 0 ... 255 as float32.
 
-    CMMD's authors read images through Pillow, which rounds and clips after each axis, the width
-    first; the resize inside their network then has nothing left to do.
+    CMMD's authors resize images with Pillow, which rounds and clips after each axis, the width
+    first. The resize inside their network then has no effect.
     """
     x = images.astype(jnp.float32)
     for axis in (2, 1):

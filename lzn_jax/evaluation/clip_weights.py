@@ -1,4 +1,4 @@
-"""Weights of CLIP's image side from the user's file."""
+"""Weights of CLIP's image encoder from the user's file."""
 
 import logging
 import math
@@ -8,39 +8,46 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import traverse_util
 
 from lzn_jax.configuration import UserError
-from lzn_jax.evaluation import cache
-from lzn_jax.evaluation.clip import HEAD_WIDTH, ClipVision
+from lzn_jax.evaluation import cache, torch_weights
+from lzn_jax.evaluation.clip import HEAD_WIDTH, ClipVision, clip_embeddings
+from lzn_jax.evaluation.extractors import CLIP, Extractor, Outputs
 from lzn_jax.release import safetensors_files, torch_files
 
 _log = logging.getLogger(__name__)
 
-_TORCH_LEAVES = {"kernel": "weight", "scale": "weight"}
-_TO_TORCH = {4: (3, 2, 0, 1), 2: (1, 0)}  # axes of a kernel by their number: HWIO to OIHW
-_FLOATS = tuple(np.dtype(kind) for kind in (np.float32, np.float16, jnp.bfloat16))
+_DTYPES = tuple(np.dtype(kind) for kind in (np.float32, np.float16, jnp.bfloat16))
 _UNUSED = re.compile(r"text_model\..*|text_projection\.weight|logit_scale|.*\.position_ids")
 _LAYER = re.compile(r"vision_model\.encoder\.layers\.(\d+)\.")
 
 
 class ClipWeights(NamedTuple):
-    """The network, its variables as NumPy arrays, and the hash of their names and values."""
+    """A network and its variables as NumPy arrays."""
 
     network: ClipVision
     variables: dict[str, Any]
-    key: str
+
+
+def clip_extractor(path: str | os.PathLike[str]) -> Extractor:
+    """CLIP's image encoder with weights from `path`, read by `load_clip`."""
+    network, variables = load_clip(path)
+    return Extractor(
+        CLIP,
+        cache.key_of_variables(variables),
+        variables,
+        lambda variables, images: Outputs(clip_embeddings(network, variables, images)),
+    )
 
 
 def load_clip(path: str | os.PathLike[str]) -> ClipWeights:
     """Weights from model.safetensors or pytorch_model.bin of Hugging Face's CLIP repositories.
 
-    The network's sizes are those of the tensors. Text's tensors are left in the file. Raises
-    UserError for a file that is missing, damaged or not of such a network: a tensor that is
-    missing, left over or of another shape is named.
+    The tensors determine the network's sizes. Tensors of the text encoder are not read. Raises
+    UserError if the file is missing, damaged or not of such a network; the message names a tensor
+    that is missing, left over or of another shape.
     """
     path = Path(path)
     if not path.is_file():
@@ -53,50 +60,44 @@ def load_clip(path: str | os.PathLike[str]) -> ClipWeights:
     else:
         state = torch_files.read(path, lambda keys: not keys or _is_used(keys[0]))
     if not isinstance(state, dict):
-        raise UserError(f"{path} is not a state dict: tensors by name are expected")
+        raise UserError(f"{path} is not a state dict: expected tensors by name")
     used = {str(name): array for name, array in state.items() if _is_used(name)}
     weights = from_torch(used, str(path))
     if weights.network != ClipVision():
-        _log.warning("%s is not ViT-L/14 at 336 pixels: its cmmd is not that of papers", path)
+        _log.warning(
+            "%s is not ViT-L/14 at 336 pixels: cmmd will not be comparable with papers", path
+        )
     return weights
 
 
 def from_torch(state: Mapping[str, Any], source: str) -> ClipWeights:
-    """Network and variables from its tensors, and no others, in Hugging Face's names and layout.
+    """Network and variables from exactly its tensors, in Hugging Face's names and layout.
 
-    `source` is what errors name. Half precision becomes float32.
+    `source` names them in errors. Half precision becomes float32.
     """
+    refusal = f"{source} is not CLIP with a vision transformer"
     for name, array in state.items():
         if not isinstance(array, np.ndarray):
-            raise _not_clip(source, f"{name} is no tensor")
-    network = _network_of(state, source)
-    remaining, arrays = dict(state), {}
-    for path, shape in _shapes(network).items():
-        *layers, leaf = path[1:]
-        name = ".".join((*layers, _TORCH_LEAVES.get(leaf, leaf)))
-        axes = _TO_TORCH[len(shape)] if leaf == "kernel" else tuple(range(len(shape)))
-        array = _tensor(remaining, name, tuple(shape[axis] for axis in axes), source)
-        arrays[path] = array.transpose(np.argsort(axes)).astype(np.float32, copy=False)
-        del remaining[name]
-    if remaining:
-        raise _not_clip(source, f"{min(remaining)} is left over")
-    parts = [part for path in sorted(arrays) for part in ("/".join(path), arrays[path])]
-    return ClipWeights(network, traverse_util.unflatten_dict(arrays), cache.key_of(*parts))
+            raise UserError(f"{refusal}: {name} is not a tensor")
+    network = _network_of(state, refusal)
+    variables = torch_weights.convert(network, network.image_size, state, refusal, _DTYPES)
+    return ClipWeights(network, variables)
 
 
 def _is_used(name: Any) -> bool:
     return _UNUSED.fullmatch(str(name)) is None
 
 
-def _network_of(state: Mapping[str, np.ndarray], source: str) -> ClipVision:
-    """The network of the sizes that single tensors have; the others are still to agree."""
+def _network_of(state: Mapping[str, np.ndarray], refusal: str) -> ClipVision:
+    """Network with the sizes of a few tensors; `convert` compares them with the other tensors."""
 
     def sizes(name: str, count: int) -> tuple[int, ...]:
-        return _tensor(state, name, (None,) * count, source).shape
+        shape = (None,) * count
+        return torch_weights.checked_tensor(state, name, shape, refusal, _DTYPES).shape
 
     (width,) = sizes("vision_model.embeddings.class_embedding", 1)
     if width % HEAD_WIDTH:
-        raise _not_clip(source, f"its width {width} is no multiple of {HEAD_WIDTH}")
+        raise UserError(f"{refusal}: its width {width} is not a multiple of {HEAD_WIDTH}")
     positions = sizes("vision_model.embeddings.position_embedding.weight", 2)[0]
     patch_size = sizes("vision_model.embeddings.patch_embedding.weight", 4)[2]
     return ClipVision(
@@ -107,31 +108,3 @@ def _network_of(state: Mapping[str, np.ndarray], source: str) -> ClipVision:
         hidden=sizes("vision_model.encoder.layers.0.mlp.fc1.weight", 2)[0],
         features=sizes("visual_projection.weight", 2)[0],
     )
-
-
-def _tensor(
-    state: Mapping[str, np.ndarray], name: str, shape: tuple[int | None, ...], source: str
-) -> np.ndarray:
-    """The tensor of that name and shape, where None stands for any size but 0."""
-    if name not in state:
-        raise _not_clip(source, f"it lacks {name}")
-    array = state[name]
-    fits = len(array.shape) == len(shape) and all(
-        size > 0 and expected in (None, size)
-        for size, expected in zip(array.shape, shape, strict=True)
-    )
-    if not fits or array.dtype not in _FLOATS:
-        expected = str(shape).replace("None", "any")
-        raise _not_clip(source, f"{name} is {array.dtype}{array.shape}, not float32{expected}")
-    return array
-
-
-def _not_clip(source: str, problem: str) -> UserError:
-    return UserError(f"{source} is not CLIP with a vision transformer: {problem}")
-
-
-def _shapes(network: ClipVision) -> dict[tuple[str, ...], tuple[int, ...]]:
-    """Shape of each variable by its path, from the network itself."""
-    image = jax.ShapeDtypeStruct((1, network.image_size, network.image_size, 3), jnp.float32)
-    variables = jax.eval_shape(network.init, jax.random.key(0), image)
-    return {path: leaf.shape for path, leaf in traverse_util.flatten_dict(variables).items()}

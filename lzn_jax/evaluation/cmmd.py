@@ -3,9 +3,9 @@
 Jayasumana, Ramalingam, Veit, Glasner, Chakrabarti and Kumar, "Rethinking FID: Towards a better
 evaluation metric for image generation", CVPR 2024 (arXiv:2401.09603), section 4.
 
-As in the authors' code, and unlike KID, the estimate is the biased one of least variance: the mean
-kernel of a set includes each sample with itself. So the CMMD of a set with itself is 0, and that
-of two samples of one distribution is above 0 on average.
+As in the authors' code, and unlike KID, the estimate is the biased, minimum-variance one: the mean
+over a set includes pairs of a sample with itself. The CMMD of a set with itself is therefore 0, and
+that of two samples of one distribution is positive on average.
 """
 
 import numpy as np
@@ -21,22 +21,22 @@ def cmmd(
     *,
     block_size: int = 2048,
 ) -> float:
-    """1000 times the squared MMD of two sets of embeddings of norm 1, float64 in blocks; >= 0
-    but for rounding.
+    """1000 times the squared MMD of two sets of unit-norm embeddings; >= 0 up to rounding.
 
-    Raises ValueError for embeddings whose norm is not 1 within 1e-2 (half precision).
+    Computed in float64, in blocks of `block_size`² pairs. Raises ValueError for embeddings whose
+    norm differs from 1 by more than 1e-2, which admits half precision.
     """
     for embeddings in (reference, generated):
         norms = np.linalg.norm(embeddings.astype(np.float64), axis=1)
         if not np.allclose(norms, 1.0, rtol=0, atol=1e-2):
-            raise ValueError("embeddings must be divided by their norm")
+            raise ValueError("embeddings must have norm 1")
     within = _mean_kernel(reference, reference, block_size)
     within += _mean_kernel(generated, generated, block_size)
     return SCALE * (within - 2 * _mean_kernel(reference, generated, block_size))
 
 
 def _mean_kernel(x: np.ndarray, y: np.ndarray, block_size: int) -> float:
-    """Mean over all pairs of the kernel less 1, which cancels in the MMD and would cost digits."""
+    """Mean over all pairs of the kernel minus 1; the 1 cancels in the MMD but costs precision."""
     total = 0.0
     for i in range(0, len(x), block_size):
         rows = x[i : i + block_size].astype(np.float64)

@@ -1,6 +1,6 @@
-"""What captions of digits, and digits made of captions, have right, part by part."""
+"""Correctness of captions of digits, and of digits generated from captions, by caption part."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import UInt8
@@ -14,14 +14,14 @@ from lzn_jax.data_types.text import NAME
 from lzn_jax.evaluation.judge import fit_judge
 from lzn_jax.trained_model import TrainedModel
 
-MIN_PROBED = 10  # captions; of fewer a fifth is none
+MIN_PROBED = 10  # captions; fewer are too few for five folds
 PARTS = captions.Parts._fields
 
 
 class DigitCaptions:
-    """Measures a space of digits, labels and captions; a judge and a ruler are fit on real digits.
+    """Measures a space of digits, labels and captions by a judge and a ruler fitted to real digits.
 
-    Beside each share stands what real digits have of it, as `real_...`: the most that one can ask.
+    Metrics `real_...` are those of real digits, as upper references.
     """
 
     def __init__(self, model: TrainedModel, train: Examples) -> None:
@@ -32,7 +32,7 @@ class DigitCaptions:
         self._captions = self._canonical(_texts(train))
 
     def __call__(self, test: Examples) -> dict[str, float]:
-        """Metrics of each pair of types that has texts at one end."""
+        """Metrics of every task from or to texts, of prior samples and of the texts' anchors."""
         return {
             **self._image_to_text(test),
             **self._text_to_image(test),
@@ -42,7 +42,7 @@ class DigitCaptions:
         }
 
     def measured(self, images: UInt8[np.ndarray, "n h w 1"]) -> captions.Parts:
-        """What images are a picture of, by the judge and the ruler."""
+        """Caption parts of images, by the judge and the ruler."""
         return self._ruler.measure(images, np.asarray(self._judge(images)))
 
     def _image_to_text(self, test: Examples) -> dict[str, float]:
@@ -53,10 +53,11 @@ class DigitCaptions:
         return captions.parse(texts, self._canonical)
 
     def _text_to_image(self, test: Examples) -> dict[str, float]:
-        images, asked = self.model.translate(_texts(test), NAME, self.image), _texts(test)
+        images = self.model.translate(_texts(test), NAME, self.image)
+        expected = captions.parse(_texts(test))
         return {
-            **shares("text_to_image", self.measured(images), captions.parse(asked)),
-            **shares("real_image", self.measured(test.images), captions.parse(asked)),
+            **shares("text_to_image", self.measured(images), expected),
+            **shares("real_image", self.measured(test.images), expected),
         }
 
     def _label_to_text(self, test: Examples) -> dict[str, float]:
@@ -66,26 +67,27 @@ class DigitCaptions:
         return {"label_to_text_digit": float(np.mean(self._parse(texts).digit == test.labels))}
 
     def _from_prior(self) -> dict[str, float]:
-        """Of texts how many are captions, and how far their shares are from the training captions'.
+        """Metrics of texts and images of the prior.
 
-        Of images how many fit the caption that was their condition: the one of their class whose
-        zone contains their latent.
+        Texts: share of well-formed captions, total variation from the training captions. Images:
+        shares that agree with the caption of their condition, the one of their class whose zone
+        contains their latent.
         """
         texts = self.model.generate(NAME, len(self._captions))
-        again = np.random.default_rng(0).choice(self._captions, len(self._captions))
-        found = {
+        resampled = np.random.default_rng(0).choice(self._captions, len(self._captions))
+        metrics = {
             "text_well_formed": float(np.mean(self._parse(texts).digit >= 0)),
             "text_total_variation": total_variation(self._captions, texts),
-            "real_text_total_variation": total_variation(self._captions, again),
+            "real_text_total_variation": total_variation(self._captions, resampled),
         }
         drawn = self.model.draw(self.model.config.evaluation.num_samples)
         if "texts" in drawn:
-            asked = self._parse(self.model.context_samples(NAME, drawn["texts"]))
-            found |= shares("prior_image", self.measured(drawn["images"]), asked)
-        return found
+            expected = self._parse(self.model.context_samples(NAME, drawn["texts"]))
+            metrics |= shares("prior_image", self.measured(drawn["images"]), expected)
+        return metrics
 
     def _embedding(self) -> dict[str, float]:
-        """Accuracy of a linear probe of each part on anchors of captions that it did not see."""
+        """Cross-validated accuracy of a linear probe of each part on the captions' anchors."""
         context = self.model.model.context
         known = np.flatnonzero(np.isfinite(np.asarray(context["text_log_weights"])))
         anchors = np.asarray(context["text_anchors"])[known]
@@ -106,19 +108,17 @@ def _texts(examples: Examples) -> np.ndarray:
 
 
 def total_variation(first: Sequence[str] | np.ndarray, second: Sequence[str] | np.ndarray) -> float:
-    """Between the distributions of two lists of texts, in [0, 1]."""
-    names, places = np.unique([*first, *second], return_inverse=True)
+    """Total variation distance, in [0, 1], between the distributions of two lists of texts."""
+    texts, indices = np.unique([*first, *second], return_inverse=True)
     p, q = (
-        np.bincount(side, minlength=len(names)) / len(side)
-        for side in np.split(places, [len(first)])
+        np.bincount(side, minlength=len(texts)) / len(side)
+        for side in np.split(indices, [len(first)])
     )
     return float(np.abs(p - q).sum() / 2)
 
 
-def shares(name: str, found: captions.Parts, asked: captions.Parts) -> dict[str, float]:
-    """Shares of samples that have each part as asked for, and all of them ('exact')."""
-    right: Mapping[str, np.ndarray] = {
-        part: getattr(found, part) == getattr(asked, part) for part in PARTS
-    }
-    right = {**right, "exact": np.logical_and.reduce(list(right.values()))}
-    return {f"{name}_{part}": float(np.mean(values)) for part, values in right.items()}
+def shares(name: str, measured: captions.Parts, expected: captions.Parts) -> dict[str, float]:
+    """Shares of samples with the expected value of each part, and of all parts ('exact')."""
+    is_right = {part: getattr(measured, part) == getattr(expected, part) for part in PARTS}
+    is_right["exact"] = np.all(list(is_right.values()), axis=0)
+    return {f"{name}_{part}": float(np.mean(values)) for part, values in is_right.items()}

@@ -1,15 +1,14 @@
-"""A small classifier of real images whose inner features take Inception's place.
+"""A small classifier of real images whose hidden features replace Inception's.
 
-For small grey images, which Inception has never seen, and where its weights are not given.
+For small grey images, which differ from Inception's training images, and for runs without
+Inception weights.
 """
 
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from flax import linen as nn
 from flax import traverse_util
@@ -27,7 +26,7 @@ LEARNING_RATE = 2e-3
 
 
 class FeatureNetwork(nn.Module):
-    """Two convolutions that halve the image, a layer of features, a linear classifier."""
+    """Two convolutions of stride 2, a feature layer and a linear classifier."""
 
     num_classes: int
 
@@ -45,10 +44,11 @@ class FeatureNetwork(nn.Module):
 def feature_extractor(
     train: data.Examples, *, name: str, seed: int = 0, cache_folder: Path | None = None
 ) -> Extractor:
-    """An extractor called `name`, trained to classify the real training images.
+    """Extractor `name`, trained to classify the real training images.
 
-    The same seed gives the same network on the same machine. With a `cache_folder` it is trained
-    once for each content of the images, seed and state of this code, and then read from there.
+    Training is reproducible for a seed on the same machine. With a `cache_folder`, the trained
+    network is stored there and reused while images, labels, seed and the code of this module are
+    unchanged.
     """
     module = FeatureNetwork(int(train.labels.max()) + 1)
     if cache_folder is None:
@@ -57,26 +57,23 @@ def feature_extractor(
         code = Path(__file__).read_text(encoding="utf-8")
         key = cache.key_of(train.images, train.labels, str(seed), code)
         path = cache_folder / f"extractor_{name}_{key[:16]}.npz"
-        found = cache.load(path, key)
-        variables = _train(module, train, seed) if found is None else _nested(found)
-        if found is None:
-            cache.save(path, key, **_flat(variables))
-    flat = _flat(variables)
-    parts = [part for leaf in sorted(flat) for part in (leaf, flat[leaf])]
-    return Extractor(name, cache.key_of(*parts), variables, _features_of(module))
+        arrays = cache.load(path, key)
+        if arrays is None:
+            variables = _train(module, train, seed)
+            cache.save(path, key, **traverse_util.flatten_dict(variables, sep="/"))
+        else:
+            variables = traverse_util.unflatten_dict(arrays, sep="/")
 
-
-def _features_of(module: FeatureNetwork) -> Callable[[Any, UInt8[Array, "b h w c"]], Outputs]:
     def apply(variables: Any, images: UInt8[Array, "b h w c"]) -> Outputs:
         outputs: Any = module.apply(variables, data.normalise(images))
         features, logits = outputs
         return Outputs(features, logits=logits)
 
-    return apply
+    return Extractor(name, cache.key_of_variables(variables), variables, apply)
 
 
 def _train(module: FeatureNetwork, train: data.Examples, seed: int) -> dict[str, Any]:
-    """Variables after Adam with weight decay on batches drawn with replacement."""
+    """Variables trained by AdamW on batches drawn with replacement."""
     init_key, batch_key = jax.random.split(jax.random.key(seed))
     schedule = optax.cosine_decay_schedule(LEARNING_RATE, NUM_STEPS)
     optimiser = optax.adamw(schedule, weight_decay=1e-2)
@@ -101,12 +98,3 @@ def _train(module: FeatureNetwork, train: data.Examples, seed: int) -> dict[str,
             variables, state = update(variables, state, jnp.asarray(step), images, labels)
             bar.update()
     return variables
-
-
-def _flat(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    flat = traverse_util.flatten_dict(variables, sep="/")
-    return {name: np.asarray(array) for name, array in flat.items()}
-
-
-def _nested(flat: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    return traverse_util.unflatten_dict(jax.tree.map(jnp.asarray, dict(flat)), sep="/")

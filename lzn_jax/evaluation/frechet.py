@@ -1,18 +1,16 @@
-"""Fréchet distance between Gaussians fit to features, from statistics that stream.
+"""Fréchet distance between Gaussians fitted to features, from statistics of a stream of batches.
 
 Heusel et al., "GANs trained by a two time-scale update rule converge to a local Nash equilibrium",
-NeurIPS 2017 (arXiv:1706.08500), section 3. Everything is float64 on the host.
+NeurIPS 2017 (arXiv:1706.08500), section 3. Computed in float64 on the host.
 """
 
 import dataclasses
-import os
 from collections.abc import Mapping
 
 import numpy as np
 from jaxtyping import Float64, Real
 
 from lzn_jax.configuration import UserError
-from lzn_jax.evaluation import cache
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,8 +42,9 @@ def statistics_of(features: Real[np.ndarray, "n d"]) -> Statistics:
 def merge(a: Statistics, b: Statistics) -> Statistics:
     """Statistics of the union of two disjoint samples.
 
-    Nothing large is subtracted, so that an offset of all features costs no digits (Chan, Golub and
-    LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances", 1979).
+    No large numbers are subtracted, so a common offset of all features costs no precision (Chan,
+    Golub and LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances",
+    1979).
     """
     count = a.count + b.count
     shift = b.mean - a.mean
@@ -56,46 +55,32 @@ def merge(a: Statistics, b: Statistics) -> Statistics:
 def frechet_distance(a: Statistics, b: Statistics) -> float:
     """|m_a - m_b|² + tr(C_a + C_b - 2 (C_a C_b)^{1/2}) of means m and covariances C; >= 0.
 
-    The trace of the root is the sum of the singular values of C_a^{1/2} C_b^{1/2}, roots taken
-    from symmetric eigenvalues: real for singular covariances too, and without the square root of
-    a rounding error that tr (C_a^{1/2} C_b C_a^{1/2})^{1/2} has there.
+    The trace of the square root is the sum of the singular values of C_a^{1/2} C_b^{1/2}, whose
+    factors come from symmetric eigendecompositions. It is real even for singular covariances, where
+    tr (C_a^{1/2} C_b C_a^{1/2})^{1/2} would contain the square root of a rounding error.
+
     Raises UserError for fewer than 2 samples, ValueError for different numbers of features.
     """
     if a.mean.shape != b.mean.shape:
         raise ValueError(f"{len(a.mean)} features cannot be compared with {len(b.mean)}")
     roots = _root(a.covariance) @ _root(b.covariance)
     overlap = np.linalg.svd(roots, compute_uv=False).sum()
-    spread = np.trace(a.covariance) + np.trace(b.covariance) - 2 * overlap
-    return float(max(np.sum((a.mean - b.mean) ** 2) + spread, 0.0))
+    covariance_term = np.trace(a.covariance) + np.trace(b.covariance) - 2 * overlap
+    return float(max(np.sum((a.mean - b.mean) ** 2) + covariance_term, 0.0))
 
 
 def to_arrays(statistics: Statistics, prefix: str = "") -> dict[str, np.ndarray]:
-    """Named arrays, to be kept in a file."""
-    return {
-        f"{prefix}count": np.array(statistics.count),
-        f"{prefix}mean": statistics.mean,
-        f"{prefix}scatter": statistics.scatter,
-    }
+    """Arrays by name, for a file."""
+    return {f"{prefix}{name}": np.asarray(value) for name, value in vars(statistics).items()}
 
 
 def from_arrays(arrays: Mapping[str, np.ndarray], prefix: str = "") -> Statistics:
-    """The statistics that `to_arrays` named."""
+    """Inverse of `to_arrays`."""
     count, mean, scatter = (arrays[f"{prefix}{name}"] for name in ("count", "mean", "scatter"))
     return Statistics(int(count), mean, scatter)
 
 
-def save(path: str | os.PathLike[str], key: str, statistics: Statistics) -> None:
-    """Writes statistics as .npz with `key`, the hash of data and extractor (`cache.key_of`)."""
-    cache.save(path, key, **to_arrays(statistics))
-
-
-def load(path: str | os.PathLike[str], key: str) -> Statistics | None:
-    """Statistics saved under `key`; None where there are none, or only such of another key."""
-    arrays = cache.load(path, key)
-    return None if arrays is None else from_arrays(arrays)
-
-
 def _root(covariance: np.ndarray) -> np.ndarray:
-    """Symmetric square root; eigenvalues that rounding made negative are zero."""
+    """Symmetric square root; eigenvalues below zero, which rounding causes, count as zero."""
     eigenvalues, vectors = np.linalg.eigh(covariance)
     return (vectors * np.sqrt(np.maximum(eigenvalues, 0.0))) @ vectors.T

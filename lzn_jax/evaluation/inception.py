@@ -1,13 +1,13 @@
 """InceptionV3 as FID uses it: the network of the TensorFlow graph `inception-2015-12-05`.
 
 Szegedy, Vanhoucke, Ioffe, Shlens and Wojna, "Rethinking the Inception architecture for computer
-vision", CVPR 2016 (arXiv:1512.00567), with what distinguishes that graph from other editions:
-images resized inside without half-pixel centres, average pools that do not count padding, a max
-pool in the last block, 1008 classes. Names of layers are those of PyTorch's edition, so that a
-name here is a name in the weights. Everything is float32 whatever the device would rather do.
+vision", CVPR 2016 (arXiv:1512.00567). That graph differs from other versions: it resizes images
+without half-pixel centres, its average pools exclude padding, the last block has a max pool, and
+there are 1008 classes. Layer names follow PyTorch's version, so they match the names in the weights
+file. All computations are in full float32 precision, even on devices with a lower default.
 """
 
-from typing import NamedTuple, cast
+from typing import cast
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,22 +15,14 @@ from flax import linen as nn
 from jax.lax import Precision
 from jaxtyping import Array, Float, UInt8
 
+from lzn_jax.evaluation.extractors import Outputs
+
 INPUT_SIZE = 299
 SPATIAL_CHANNELS = 7
 
 
-class InceptionOutputs(NamedTuple):
-    """What the metrics take from an image."""
-
-    features: Float[Array, "b 2048"]  # pool_3: FID, precision and recall, KID
-    # mixed_6/conv: the first channels of Mixed_6d.branch1x1 after its ReLU, 7 x 17 x 17 = 2023
-    # for an input of 299 x 299: sFID (Nash et al., arXiv:2103.03841)
-    spatial: Float[Array, "b s"]
-    logits: Float[Array, "b 1008"]  # pool_3 times the class weights, no bias: inception score
-
-
 class ConvUnit(nn.Module):
-    """Convolution, batch normalisation by stored statistics, ReLU."""
+    """Convolution, batch normalisation with stored statistics, ReLU."""
 
     features: int
     kernel: tuple[int, int] = (1, 1)
@@ -52,7 +44,7 @@ class ConvUnit(nn.Module):
 
 
 def _halve(features: int) -> ConvUnit:
-    """Unbound 3x3 unit that halves the map, without padding."""
+    """Unbound 3x3 unit of stride 2 without padding."""
     return ConvUnit(features, (3, 3), 2, "VALID", parent=None)
 
 
@@ -61,7 +53,7 @@ def _conv(features: int, height: int = 1, width: int = 1) -> ConvUnit:
 
 
 def _branch(x: Array, name: str, *units: ConvUnit) -> Array:
-    """Units one after another, numbered from 1 where there are several."""
+    """Applies units in sequence; their names are numbered from 1 if there are several."""
     for number, unit in enumerate(units, start=1):
         suffix = f"_{number}" if len(units) > 1 else ""
         x = unit.copy(name=name + suffix)(x)
@@ -70,10 +62,6 @@ def _branch(x: Array, name: str, *units: ConvUnit) -> Array:
 
 def _average_pool(x: Array) -> Array:
     return nn.avg_pool(x, (3, 3), padding="SAME", count_include_pad=False)
-
-
-def _max_pool(x: Array) -> Array:
-    return nn.max_pool(x, (3, 3), padding="SAME")
 
 
 def _halving_pool(x: Array) -> Array:
@@ -141,13 +129,13 @@ class BlockD(nn.Module):
 
 
 class BlockE(nn.Module):
-    """Mixed_7b and 7c, on maps of 8 x 8; `max_pool` is what the graph has in the last block."""
+    """Mixed_7b and 7c, on maps of 8 x 8; the graph has `max_pool` in the last block only."""
 
     max_pool: bool
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        pooled = _max_pool(x) if self.max_pool else _average_pool(x)
+        pooled = nn.max_pool(x, (3, 3), padding="SAME") if self.max_pool else _average_pool(x)
         fork = _branch(x, "branch3x3_1", _conv(384))
         deep_fork = _branch(x, "branch3x3dbl", _conv(448), _conv(384, 3, 3))
         branches = [
@@ -162,11 +150,17 @@ class BlockE(nn.Module):
 
 
 class InceptionV3(nn.Module):
-    """The network behind the resize."""
+    """The network after the resize."""
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w 3"]) -> InceptionOutputs:
-        """Outputs for images in [-1, 1) of at least 75 x 75 pixels."""
+    def __call__(self, x: Float[Array, "b h w 3"]) -> Outputs:
+        """Outputs for images in [-1, 1) of at least 75 x 75 pixels.
+
+        features (b, 2048): pool_3, for FID, precision and recall, KID.
+        spatial (b, s): mixed_6/conv, the first channels of Mixed_6d.branch1x1 after its ReLU, with
+        s = 7 x 17 x 17 = 2023 for an input of 299 x 299, for sFID (Nash et al., arXiv:2103.03841).
+        logits (b, 1008): pool_3 times the class weights, without bias, for the inception score.
+        """
         x = ConvUnit(32, (3, 3), 2, "VALID", name="Conv2d_1a_3x3")(x)
         x = ConvUnit(32, (3, 3), 1, "VALID", name="Conv2d_2a_3x3")(x)
         x = ConvUnit(64, (3, 3), name="Conv2d_2b_3x3")(x)
@@ -186,31 +180,31 @@ class InceptionV3(nn.Module):
         x = BlockE(max_pool=True, name="Mixed_7c")(x)
         features = jnp.mean(x, axis=(1, 2))
         classes = nn.Dense(1008, use_bias=False, precision=Precision.HIGHEST, name="fc")
-        return InceptionOutputs(features, spatial, classes(features))
+        return Outputs(features, spatial, classes(features))
 
 
-def inception_outputs(variables: dict, images: UInt8[Array, "b h w c"]) -> InceptionOutputs:
-    """Outputs for pixels 0 ... 255 of any size, RGB or grey, as the TensorFlow graph takes them."""
+def inception_outputs(variables: dict, images: UInt8[Array, "b h w c"]) -> Outputs:
+    """Outputs for RGB or grey pixels 0 ... 255 of any size, scaled as in the TensorFlow graph."""
     pixels = jnp.broadcast_to(images, (*images.shape[:3], 3)).astype(jnp.float32)
     pixels = resize_bilinear(pixels, INPUT_SIZE)
-    return cast(InceptionOutputs, InceptionV3().apply(variables, (pixels - 128) / 128))
+    return cast(Outputs, InceptionV3().apply(variables, (pixels - 128) / 128))
 
 
 def resize_bilinear(images: Float[Array, "b h w c"], size: int) -> Float[Array, "b s s c"]:
-    """TensorFlow 1's bilinear resize: pixel i of the result is at i * old size / new size.
+    """TensorFlow 1's bilinear resize, float32: pixel i of the result is at i * old size / new size.
 
-    Neither half-pixel centres nor aligned corners nor antialiasing; beyond the last pixel its
-    value goes on. float32.
+    Uses neither half-pixel centres nor aligned corners nor antialiasing; positions beyond the last
+    pixel take its value.
     """
     return _resize_axis(_resize_axis(images, size, axis=1), size, axis=2)
 
 
 def _resize_axis(images: Float[Array, "b h w c"], size: int, axis: int) -> Array:
-    """Lower neighbour and its share of the way to the upper one: flat images stay as they are."""
     length = images.shape[axis]
     position = np.arange(size) * (length / size)
     lower = np.floor(position).astype(int)
     share = np.expand_dims(position - lower, tuple(i for i in range(4) if i != axis))
     below = jnp.take(images, lower, axis=axis)
     above = jnp.take(images, np.minimum(lower + 1, length - 1), axis=axis)
+    # In this form, constant images stay exactly constant.
     return below + jnp.asarray(share, images.dtype) * (above - below)

@@ -13,7 +13,7 @@ from lzn_jax.configuration import UserError
 
 
 class KID(NamedTuple):
-    """Mean and standard deviation over the subsets; the mean may be below zero."""
+    """Mean and standard deviation over the subsets; the mean can be negative."""
 
     mean: float
     std: float
@@ -27,7 +27,7 @@ def kernel_inception_distance(
     subsets: int = 100,
     subset_size: int = 1000,
 ) -> KID:
-    """KID over subsets drawn without replacement; smaller sets give subsets of their own size.
+    """KID over subsets drawn without replacement, no larger than the smaller set.
 
     The estimate is unbiased at any subset size. Raises UserError for fewer than 2 samples.
     """
@@ -45,7 +45,7 @@ def kernel_inception_distance(
 
 
 def squared_mmd(x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "m d"]) -> float:
-    """Unbiased squared MMD: no sample is compared with itself. n and m must be at least 2."""
+    """Unbiased squared MMD, which excludes pairs of a sample with itself; n and m must be >= 2."""
     x, y = x.astype(np.float64), y.astype(np.float64)
     return float(_mean_of_others(x) + _mean_of_others(y) - 2 * np.mean(_kernel(x, y)))
 

@@ -1,4 +1,4 @@
-"""What is measured of a run: by its data types, and by the measurements that its config names."""
+"""Evaluation of a run by the measurements of its data types and of its config."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,20 +16,20 @@ from lzn_jax.latent_space import LatentSpace
 from lzn_jax.run.progress import progress
 from lzn_jax.trained_model import TrainedModel
 
-SHOWN = 8  # examples of each task
+SHOWN = 8  # examples per task in the figure
 
 
 def measurements(space: LatentSpace) -> dict[str, Any]:
-    """The measurements of a space by name."""
+    """Measurement functions of a space by name."""
     named = [name for each in space.types.values() for name in each.measurements]
     named += space.config.evaluation.measurements
     return {name: parts.get("measurement", name) for name in named}
 
 
 def prepare(space: LatentSpace, test: Examples) -> None:
-    """Reads what measurements need, and logs which test samples are left out of them.
+    """Reads weights that measurements need, and logs which test samples are left out.
 
-    Raises UserError for weights that cannot be read.
+    Raises UserError for unreadable weights, or a measurement that is not a function.
     """
     for name, measure in measurements(space).items():
         if not callable(measure):
@@ -43,14 +43,17 @@ def prepare(space: LatentSpace, test: Examples) -> None:
 def evaluate(
     model: TrainedModel, train: Examples, test: Examples, workdir: Path
 ) -> dict[str, float]:
-    """Metrics by name, first the number of examples, which names the set measured.
+    """Metrics by name, starting with the number of examples under the name of the measured set.
 
-    Pictures go into the folder of figures, what to keep into the cache of the work folder.
+    Saves figures in `figures_folder`, and results for reuse in the cache of the work folder.
+    Raises UserError for a measurement that does not return a mapping.
     """
-    found = measurements(model.space)
+    functions = measurements(model.space)
     metrics = {f"{measured_set(model.config.data)}_examples": float(len(test.labels))}
-    with progress(len(found) + bool(model.translations), "evaluation", unit="measurement") as bar:
-        for name, measure in found.items():
+    with progress(
+        len(functions) + bool(model.translations), "evaluation", unit="measurement"
+    ) as bar:
+        for name, measure in functions.items():
             bar.set_postfix_str(name, refresh=True)
             metrics |= _checked(name, measure(model, train, test, workdir))
             bar.update(1)
@@ -61,20 +64,20 @@ def evaluate(
     return metrics
 
 
-def _checked(name: str, found: Any) -> Mapping[str, float]:
-    if not isinstance(found, Mapping):
-        raise UserError(f"measurement {name!r} must return numbers by name, got {found!r}")
-    return {metric: float(value) for metric, value in found.items()}
+def _checked(name: str, metrics: Any) -> Mapping[str, float]:
+    if not isinstance(metrics, Mapping):
+        raise UserError(f"measurement {name!r} must return numbers by name, got {metrics!r}")
+    return {metric: float(value) for metric, value in metrics.items()}
 
 
 def figures_folder(workdir: Path, config: ConfigDict) -> Path:
-    """Where figures go: figures/, or figures/SET for another set than the run's own."""
+    """Folder of figures: figures/, or figures/SET if the measured set is not the run's own."""
     other = other_set(workdir, config)
     return workdir / "figures" / other if other else workdir / "figures"
 
 
 def other_set(workdir: Path, config: ConfigDict) -> str | None:
-    """The name of the set that a config measures, None: that of the run in the folder."""
+    """Name of the set that a config measures, or None if it is the set of the run in `workdir`."""
     measured, path = measured_set(config.data), workdir / CONFIG_FILE
     if not path.is_file():
         return None
@@ -92,7 +95,7 @@ def readable_rows(model: TrainedModel, test: Examples) -> Int[np.ndarray, " k"]:
 
 
 def _draw_tasks(model: TrainedModel, test: Examples, folder: Path) -> None:
-    """Draws examples of each pair of types; sources are of different classes."""
+    """Draws examples of every translation and of prior samples; sources differ in class."""
     rows = readable_rows(model, test)
     if model.class_type is not None:
         rows = rows[np.unique(test.labels[rows], return_index=True)[1]][:SHOWN]
@@ -103,9 +106,9 @@ def _draw_tasks(model: TrainedModel, test: Examples, folder: Path) -> None:
     types, bands = model.space.types, list[tuple[str, Any, Any]]()
     for source, target in model.translations:
         samples = types[source].samples(shown)
-        made = types[target].shown(model.translate(samples, source, target))
-        bands.append((f"{source} to {target}", types[source].shown(samples), made))
+        translated = types[target].shown(model.translate(samples, source, target))
+        bands.append((f"{source} to {target}", types[source].shown(samples), translated))
     for target in model.space.decoders:
-        drawn = types[target].shown(model.generate(target, count))
-        bands.append((f"prior to {target}", None, drawn))
+        generated = types[target].shown(model.generate(target, count))
+        bands.append((f"prior to {target}", None, generated))
     plots.tasks(folder / "tasks.png", bands)

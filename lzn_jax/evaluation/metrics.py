@@ -1,7 +1,7 @@
-"""Metrics of generated images: how far they are from real ones, and how varied.
+"""Sample metrics: distances of generated images to real ones, and their variety.
 
-Names are those of summary.json: only Inception's Fréchet distance is called `fid`; another
-extractor's is `fd_<extractor>`.
+Names are as in summary.json. Only Inception's Fréchet distance is called `fid`; that of another
+extractor is `fd_<extractor>`.
 """
 
 import dataclasses
@@ -24,15 +24,15 @@ from lzn_jax.evaluation.prdc import precision_recall
 from lzn_jax.run import sharding
 from lzn_jax.run.progress import progress
 
-CONFIDENT = 0.9  # probability of a class from which on an image counts as recognised
+CONFIDENT = 0.9  # least probability of the likeliest class of a recognised image
 
-# NHWC images, or batches of such of any sizes.
+# NHWC images, or an iterable of batches of any sizes.
 Images = UInt8[np.ndarray, "_ _ _ _"] | Iterable[UInt8[np.ndarray, "_ _ _ _"]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Measurement:
-    """What one extractor saw of n images: float32 features and logits, float64 statistics."""
+class FeatureSet:
+    """Outputs of an extractor for n images: float32 features and logits, float64 statistics."""
 
     features: Float[np.ndarray, "n d"]
     statistics: frechet.Statistics
@@ -49,15 +49,17 @@ def generation_metrics(
     batch_size: int = 64,
     cache_folder: Path | None = None,
 ) -> dict[str, float]:
-    """All metrics of generated images by name, given real ones and one or more extractors.
+    """Sample metrics by name, from features of real and generated images by the extractors.
 
-    Inception gives `fid`, `sfid`, `inception_score`, `kid`; an extractor X gives `fd_X`. The first
-    extractor's features give `precision` and `recall`, another's have its name as a suffix; one
-    that classifies gives `recognised`, the share of images of which it is sure. CLIP gives `cmmd`
-    and nothing else. `seed` draws KID's subsets. What the extractors saw of a
-    reference array is kept in `cache_folder` and found there by the content of images and
-    extractor; batches, which can be read only once, are not.
-    Raises UserError for too few images: each set needs 4.
+    Inception gives `fid`, `sfid`, `inception_score` and `kid`; another extractor X gives `fd_X`,
+    and `recognised` if it has logits: the share of images to which it gives some class a
+    probability of 0.9 or more. Both give `precision` and `recall`; CLIP gives only `cmmd`. Names
+    that an earlier extractor uses get the extractor's name as a suffix. `seed` draws
+    KID's subsets.
+
+    Features of a reference array are cached in `cache_folder` by the content of images and
+    extractor; those of batches, which can be read only once, are not. Raises UserError if a set
+    has fewer than 4 images.
     """
     if cache_folder is not None and isinstance(reference, np.ndarray):
         real = [_cached(extractor, reference, batch_size, cache_folder) for extractor in extractors]
@@ -72,9 +74,9 @@ def generation_metrics(
 
 
 def compare(
-    extractor: str, reference: Measurement, generated: Measurement, *, seed: int
+    extractor: str, reference: FeatureSet, generated: FeatureSet, *, seed: int
 ) -> dict[str, float]:
-    """Metrics by name from what the extractor of that name saw of real and generated images."""
+    """Metrics by name from one extractor's features of real and generated images."""
     if extractor == CLIP:
         return {"cmmd": cmmd(reference.features, generated.features)}
     shares = precision_recall(reference.features, generated.features)
@@ -95,31 +97,31 @@ def compare(
 
 def measure(
     extractors: Sequence[Extractor], images: Images, *, batch_size: int = 64
-) -> list[Measurement]:
-    """What each extractor sees of the images, in one pass over them.
+) -> list[FeatureSet]:
+    """Features of the images by each extractor, in one pass over the images.
 
-    Memory beyond the results does not depend on the number of images. A batch is divided among
-    the devices, at least `batch_size` images to each process. Raises UserError for no images.
+    Memory beyond the results does not depend on the number of images. Batches are divided over the
+    devices, with at least `batch_size` images per process. Raises UserError if there are no images.
     """
     mesh = sharding.inference_mesh()
     batch_size *= jax.process_count()
     batch_size += -batch_size % mesh.size
     own = sharding.own_rows(batch_size)
-    observers = [_Observer(extractor, mesh) for extractor in extractors]
+    collectors = [_Collector(extractor, mesh) for extractor in extractors]
     for batch in _batches(images, batch_size):
         count = len(batch)
-        rows = np.minimum(np.arange(batch_size), count - 1)[own]  # one size compiles once
+        rows = np.minimum(np.arange(batch_size), count - 1)[own]  # one batch size, one compilation
         placed = sharding.put_rows(batch[rows], mesh)
-        for observer in observers:
-            observer.observe(placed, count)
-    return [observer.measurement() for observer in observers]
+        for collector in collectors:
+            collector.add(placed, count)
+    return [collector.result() for collector in collectors]
 
 
-class _Observer:
-    """Collects what one extractor sees, batch by batch."""
+class _Collector:
+    """Collects an extractor's outputs over batches."""
 
     def __init__(self, extractor: Extractor, mesh: Mesh) -> None:
-        # Large networks wait on the host, so that training has the device's memory to itself.
+        # Between evaluations, large networks stay on the host: training has all device memory.
         self._variables = sharding.put_whole(extractor.variables, sharding.replicated(mesh))
         self._apply = jax.jit(extractor.apply)
         self._features: list[np.ndarray] = []
@@ -127,8 +129,8 @@ class _Observer:
         self._statistics: frechet.Statistics | None = None
         self._spatial: frechet.Statistics | None = None
 
-    def observe(self, images: jax.Array, count: int) -> None:
-        """Takes in the first `count` of the images."""
+    def add(self, images: jax.Array, count: int) -> None:
+        """Adds the outputs of the first `count` images."""
         outputs = sharding.fetch(self._apply(self._variables, images))
         self._features.append(outputs.features[:count])
         self._statistics = _added(self._statistics, outputs.features[:count])
@@ -137,11 +139,11 @@ class _Observer:
         if outputs.logits is not None:
             self._logits.append(outputs.logits[:count])
 
-    def measurement(self) -> Measurement:
-        """Of all that was observed."""
+    def result(self) -> FeatureSet:
+        """Outputs of all images; raises UserError if there were none."""
         if self._statistics is None:
-            raise UserError("metrics of generated images need images, got none")
-        return Measurement(
+            raise UserError("sample metrics need images, got none")
+        return FeatureSet(
             np.concatenate(self._features),
             self._statistics,
             self._spatial,
@@ -163,16 +165,16 @@ def _batches(images: Images, batch_size: int) -> Iterator[np.ndarray]:
                 bar.update(len(batch))
 
 
-def _cached(extractor: Extractor, images: np.ndarray, batch_size: int, folder: Path) -> Measurement:
-    """As `measure`, from the folder if it is there, without logits, which no reference needs."""
+def _cached(extractor: Extractor, images: np.ndarray, batch_size: int, folder: Path) -> FeatureSet:
+    """Like `measure`, but cached, and without logits, which no metric needs of a reference."""
     key = cache.key_of(images, extractor.name, extractor.key)
     path = folder / f"reference_{extractor.name}_{key[:16]}.npz"
-    found = cache.load(path, key)
-    if found is None:
+    arrays = cache.load(path, key)
+    if arrays is None:
         (measured,) = measure([extractor], images, batch_size=batch_size)
-        found = {"features": measured.features, **frechet.to_arrays(measured.statistics)}
+        arrays = {"features": measured.features, **frechet.to_arrays(measured.statistics)}
         if measured.spatial is not None:
-            found |= frechet.to_arrays(measured.spatial, "spatial_")
-        cache.save(path, key, **found)
-    spatial = frechet.from_arrays(found, "spatial_") if "spatial_count" in found else None
-    return Measurement(found["features"], frechet.from_arrays(found), spatial, None)
+            arrays |= frechet.to_arrays(measured.spatial, "spatial_")
+        cache.save(path, key, **arrays)
+    spatial = frechet.from_arrays(arrays, "spatial_") if "spatial_count" in arrays else None
+    return FeatureSet(arrays["features"], frechet.from_arrays(arrays), spatial, None)

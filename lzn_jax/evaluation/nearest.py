@@ -1,6 +1,6 @@
-"""How near generated images come to training images, which tells memory from generation.
+"""Distances from generated images to training images, which reveal copies of training images.
 
-Fréchet distances do not see it: training images drawn again would have the best of all.
+Fréchet distances do not detect such copies: the training images themselves would score best.
 """
 
 import numpy as np
@@ -9,18 +9,19 @@ from sklearn.metrics import pairwise_distances_argmin_min
 
 from lzn_jax.data import Examples, Images
 
-MAX_PIXELS = 32  # a side; of larger images pixels say little
-MAX_COMPARED = 2000  # samples, and test images: a mean needs no more
+MAX_PIXELS = 32  # per side; pixel distances mean little for larger images
+MAX_COMPARED = 2000  # samples, and test images; enough for a mean
 MAX_TRAINING = 100_000
 
 
 def nearest_training_images(
     train: Examples, test: Examples, samples: UInt8[np.ndarray, "n h w c"]
 ) -> dict[str, float]:
-    """Mean l2 distance to the nearest training image, in units of [-1, 1]: of samples and tests.
+    """Mean l2 distance of samples and of test images to the nearest training image.
 
-    `nearest_ratio` is that of samples over that of test images; far below 1, samples are copies.
-    Nothing of images of more than 32 pixels a side; at most 100,000 training images are looked at.
+    Distances are in units of [-1, 1]. `nearest_ratio` is the mean of samples over that of test
+    images; a ratio far below 1 means that samples are copies. Uses at most 100,000 training images;
+    returns no metrics for images of more than 32 pixels per side.
     """
     if samples.shape[1] > MAX_PIXELS:
         return {}
@@ -35,7 +36,7 @@ def nearest_training_images(
 
 
 def _rows(images: Images, most: int) -> np.ndarray:
-    """Images as rows in units of [-1, 1], at most so many, at even steps, as files go by class."""
+    """At most `most` flattened images in units of [-1, 1], evenly spaced (files may be sorted)."""
     count = min(len(images), most)
     chosen = images[np.arange(count) * len(images) // count]
     return np.asarray(chosen).reshape(count, -1) / np.float32(127.5)

@@ -1,10 +1,10 @@
-"""Weighted k-nearest-neighbour classification of features, the convention of DINO.
+"""Weighted k-nearest-neighbour classification of features, as in DINO.
 
-Wu et al. 2018 (arXiv:1805.01978, section 3.4), with the settings that DINO (Caron et al. 2021,
-arXiv:2104.14294) made customary: cosine similarity, k = 20, temperature 0.07.
+Wu et al. 2018 (arXiv:1805.01978, section 3.4), with the usual settings of DINO (Caron et al. 2021,
+arXiv:2104.14294): cosine similarity, k = 20, temperature 0.07.
 
-scikit-learn's NearestNeighbors takes 27 s for 10,000 queries in a bank of 60,000 x 128, this 19 s;
-it promises no order of ties, and large banks would need this besides.
+For 10,000 queries and a bank of 60,000 x 128, this takes 19 s and scikit-learn's NearestNeighbors
+27 s; the latter does not specify the order of ties, and could not replace this for large banks.
 """
 
 import functools
@@ -17,10 +17,10 @@ from jaxtyping import Array, Float, Int
 from lzn_jax.evaluation.probes import check_features
 from lzn_jax.run.progress import progress
 
-_BANK_ROWS = 16_384  # of the bank on the device at a time
-_QUERY_ROWS = 1_024  # times _BANK_ROWS similarities at a time, 64 MiB
+_BANK_ROWS = 16_384  # of the bank on the device at once
+_QUERY_ROWS = 1_024  # with _BANK_ROWS similarities each at once: 64 MiB
 
-Neighbours = tuple[Float[Array, "m k"], Int[Array, "m k"]]  # similarities, falling; labels
+Neighbours = tuple[Float[Array, "m k"], Int[Array, "m k"]]  # descending similarities; labels
 
 
 def knn_log_votes(
@@ -34,24 +34,26 @@ def knn_log_votes(
 ) -> Float[np.ndarray, "m {num_classes}"]:
     """Log of each class's share of the votes of a query's k nearest neighbours in the bank.
 
-    A neighbour of cosine similarity s votes with weight exp(s / temperature); a class without a
-    vote has -inf. The whole bank votes where it has fewer than k rows. Of equally similar bank
-    rows the earlier is the nearer one. A row of zeros has similarity 0 to everything. Device
-    memory holds the queries, never the bank or all similarities, so both may be large.
+    A neighbour with cosine similarity s votes for its label with weight exp(s / temperature); a
+    class without votes gets -inf. A bank of fewer than k rows votes as a whole. Ties in similarity
+    go to the earlier bank row. A row of zeros has similarity 0 to every row. Device memory holds
+    all queries, but only blocks of the bank and of the similarities.
 
     Raises:
-        ValueError: the bank is empty, a label is not in [0, num_classes) or a feature not finite.
+        ValueError: the bank is empty, a label is not in [0, num_classes) or a feature is not
+            finite.
     """
     check_features(bank, bank_labels, num_classes)
     if not np.isfinite(np.sum(queries, dtype=np.float64)):
         raise ValueError("the features are not finite")
     targets = _unit_rows(jnp.asarray(queries, jnp.float32))
-    nearest = _no_neighbours(len(queries), k)
+    # Empty places have weight 0 and no class.
+    nearest = jnp.full((len(queries), k), -jnp.inf), jnp.full((len(queries), k), -1, jnp.int32)
     with progress(len(bank), "nearest neighbours", unit="row", brief=True) as bar:
         for start in range(0, len(bank), _BANK_ROWS):
             rows = slice(start, start + _BANK_ROWS)
             block = jnp.asarray(bank[rows], jnp.float32), jnp.asarray(bank_labels[rows], jnp.int32)
-            nearest = _nearer(nearest, targets, *block)
+            nearest = _update_nearest(nearest, targets, *block)
             bar.update(len(block[0]))
     return np.asarray(_log_votes(nearest, temperature, num_classes))
 
@@ -61,30 +63,26 @@ def _unit_rows(rows: Float[Array, "n d"]) -> Float[Array, "n d"]:
     return rows / jnp.where(norms > 0, norms, 1)
 
 
-def _no_neighbours(count: int, k: int) -> Neighbours:
-    """Places for k neighbours; those that stay free have weight 0 and no class."""
-    return jnp.full((count, k), -jnp.inf), jnp.full((count, k), -1, jnp.int32)
-
-
 @jax.jit
-def _nearer(
+def _update_nearest(
     nearest: Neighbours,
     targets: Float[Array, "m d"],
     bank: Float[Array, "n d"],
     labels: Int[Array, " n"],
 ) -> Neighbours:
-    """The k nearest of those found so far and the rows of one more block of the bank."""
+    """The k nearest among the neighbours so far and the rows of another block of the bank."""
     bank = _unit_rows(bank)
 
-    def nearer(row: tuple[Array, Array, Array]) -> tuple[Array, Array]:
-        target, similarities, found = row
+    def update_row(row: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+        target, similarities, found_labels = row
         # Matrix units may round their inputs to bf16 or tf32, which would reorder neighbours.
-        fresh = jnp.matmul(bank, target, precision=jax.lax.Precision.HIGHEST)
-        # Earlier rows stand first, so that they win ties.
-        similarities, places = jax.lax.top_k(jnp.concatenate([similarities, fresh]), len(found))
-        return similarities, jnp.concatenate([found, labels])[places]
+        in_block = jnp.matmul(bank, target, precision=jax.lax.Precision.HIGHEST)
+        # Earlier rows come first, so that they win ties.
+        candidates = jnp.concatenate([similarities, in_block])
+        similarities, indices = jax.lax.top_k(candidates, len(found_labels))
+        return similarities, jnp.concatenate([found_labels, labels])[indices]
 
-    return jax.lax.map(nearer, (targets, *nearest), batch_size=_QUERY_ROWS)
+    return jax.lax.map(update_row, (targets, *nearest), batch_size=_QUERY_ROWS)
 
 
 @functools.partial(jax.jit, static_argnames="num_classes")

@@ -1,4 +1,4 @@
-"""What is measured of a run, by the names that data types give."""
+"""Registers the measurements by name."""
 
 from lzn_jax import parts
 

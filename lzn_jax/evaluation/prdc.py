@@ -12,16 +12,17 @@ from jaxtyping import Float, Float64
 
 from lzn_jax.configuration import UserError
 
-# Rounding of a squared distance as a share of the two squared norms, with a wide margin: a sample
-# on the surface of a ball, or equal to its centre where the radius is zero, is inside.
+# Bound on the rounding error of a squared distance, relative to the sum of the squared norms, with
+# a wide margin. A sample on the surface of a ball counts as inside, as does a sample equal to the
+# centre of a ball of radius zero.
 _ROUNDING = 1e-12
 
 
 class PrecisionRecall(NamedTuple):
-    """Shares in [0, 1]."""
+    """Both in [0, 1]."""
 
-    precision: float  # of generated samples inside a ball of a reference sample
-    recall: float  # of reference samples inside a ball of a generated sample
+    precision: float  # share of generated samples inside a ball of a reference sample
+    recall: float  # share of reference samples inside a ball of a generated sample
 
 
 def precision_recall(
@@ -31,10 +32,10 @@ def precision_recall(
     k: int = 3,
     block_size: int = 2048,
 ) -> PrecisionRecall:
-    """Precision and recall; a ball reaches to its centre's k-th nearest other sample, inclusive.
+    """Precision and recall, with closed balls that reach to the k-th nearest other sample.
 
-    Distances are float64 in blocks of `block_size`², whatever n and m are, in three passes over
-    all pairs. Raises UserError where a set has no more than k samples.
+    Computes float64 distances in blocks of `block_size`², which bounds memory, in three passes
+    over all pairs. Raises UserError if a set has k samples or fewer.
     """
     centre = reference.mean(axis=0, dtype=np.float64)
     reference_radii = _squared_radii(reference, centre, k, block_size)
@@ -74,7 +75,7 @@ def _squared_radii(
 def _squared_distances(
     rows: np.ndarray, columns: np.ndarray, centre: np.ndarray
 ) -> tuple[Float64[np.ndarray, "a b"], Float64[np.ndarray, "a b"]]:
-    """Squared distances of all pairs, and a bound of their rounding."""
+    """Squared distances of all pairs, and bounds on their rounding errors."""
     rows, columns = rows - centre, columns - centre
     norms = np.add.outer(np.sum(rows**2, axis=1), np.sum(columns**2, axis=1))
     return norms - 2 * (rows @ columns.T), _ROUNDING * norms

@@ -1,7 +1,8 @@
-"""Linear probes of a representation by named protocol, and top-k accuracy.
+"""Linear probes of representations by named protocols, and top-k accuracy.
 
-`fit_cached` fits features that were computed once. `train_linear` trains on a stream of features
-of augmented images, by one of `PROTOCOLS`. Numbers of different protocols do not compare.
+`fit_cached` fits a classifier to precomputed features. `train_linear` trains one on a stream of
+features of augmented images, by one of `PROTOCOLS`. Accuracies of different protocols are not
+comparable.
 """
 
 import dataclasses
@@ -25,12 +26,12 @@ PENALTIES = tuple(10.0**power for power in range(1, -7, -1))  # strong to weak
 _HELD_OUT_SHARE = 0.15
 _BLOCK_ROWS = 8_192
 _CONVERGED = 1e-4  # largest gradient component in the units of `_minimise`
-_TOLERANCE = 1e-5  # the same for the final fit, about what float32 can reach
+_TOLERANCE = 1e-5  # the same for the final fit, about the limit of float32
 _MAX_ITERATIONS = 1_000
 
 
 class LinearClassifier(NamedTuple):
-    """logits = features @ weights + bias, of features as they come."""
+    """logits = features @ weights + bias, for unnormalised features."""
 
     weights: Float[np.ndarray, "d c"]
     bias: Float[np.ndarray, " c"]
@@ -43,24 +44,24 @@ class LinearClassifier(NamedTuple):
 def accuracy(
     scores: Float[np.ndarray, "n c"], labels: Int[np.ndarray, " n"], top: Sequence[int] = (1, 5)
 ) -> dict[int, float]:
-    """Share of rows, by k in `top`, whose label is among the k highest of its scores.
+    """Share of rows whose label is among the k highest scores, by k in `top`.
 
-    Of equal scores the lower class comes first, as in argmax. A label whose score is -inf (a class
-    without a vote) or NaN is never found. A k >= c is left out: it would find every label.
+    Ties go to the lower class, as in argmax. A label with score -inf (a class without votes) or NaN
+    counts as wrong for every k. Leaves out k >= c, for which every label would count as right.
     """
     own = np.take_along_axis(scores, labels[:, None], axis=1)
     earlier = np.arange(scores.shape[1]) < labels[:, None]
     rank = np.sum((scores > own) | ((scores == own) & earlier), axis=1)
-    found = own[:, 0] > -np.inf
-    return {k: float(np.mean(found & (rank < k))) for k in top if k < scores.shape[1]}
+    has_score = own[:, 0] > -np.inf
+    return {k: float(np.mean(has_score & (rank < k))) for k in top if k < scores.shape[1]}
 
 
 def check_features(features: np.ndarray, labels: np.ndarray, num_classes: int) -> None:
-    """Raises ValueError for features and labels that no classifier can be fit to."""
+    """Raises ValueError for features and labels that a classifier cannot be fitted to."""
     if len(features) != len(labels) or not len(labels):
         raise ValueError(f"{len(features)} rows of features for {len(labels)} labels")
     check_labels(labels, num_classes)
-    # A sum is finite where all its terms are, and needs no memory.
+    # The sum is finite if all terms are, and needs no further memory.
     if not np.isfinite(np.sum(features, dtype=np.float64)):
         raise ValueError("the features are not finite")
 
@@ -68,17 +69,17 @@ def check_features(features: np.ndarray, labels: np.ndarray, num_classes: int) -
 def check_labels(labels: np.ndarray, num_classes: int) -> None:
     """Raises ValueError for a label outside [0, num_classes)."""
     if labels.min() < 0 or labels.max() >= num_classes:
-        raise ValueError(f"labels must lie in [0, {num_classes})")
+        raise ValueError(f"labels must be in [0, {num_classes})")
 
 
 # The cached protocol: L2-regularised multinomial logistic regression on standardised features,
-#   mean cross-entropy + penalty / 2 * |weights|^2   (the bias is free),
-# a convex problem. Standardised features are still far from isotropic, and L-BFGS needs many
-# steps on them. So they are rotated to their principal axes, which leaves the penalty as it is,
-# and the weight of an axis of variance v is measured in units of 1 / sqrt(v * curvature +
-# penalty), in which the objective is about equally curved along all coordinates.
-# scikit-learn's LogisticRegression is not used: it took over 170 s, and this 17 s, to choose a
-# penalty for 60,000 x 128 correlated features.
+#   mean cross-entropy + penalty / 2 * |weights|^2   (without a penalty on the bias),
+# a convex problem. Standardised features are still far from isotropic, so L-BFGS would need many
+# steps. They are therefore rotated to their principal axes, which does not change the penalty, and
+# the weight of an axis of variance v is scaled in units of 1 / sqrt(v * curvature + penalty), which
+# makes the curvature of the objective about equal along all coordinates.
+# scikit-learn's LogisticRegression took over 170 s to choose a penalty for 60,000 x 128 correlated
+# features; this takes 17 s.
 
 
 def fit_cached(
@@ -89,15 +90,15 @@ def fit_cached(
     penalties: Sequence[float] = PENALTIES,
     seed: int = 0,
 ) -> tuple[LinearClassifier, float]:
-    """L2-regularised multinomial logistic regression, and the penalty that it chose.
+    """L2-regularised multinomial logistic regression: classifier and chosen penalty.
 
-    Minimises mean cross-entropy + penalty / 2 * |weights|² over weights of features standardised
-    by the mean and deviation of the rows fitted; scikit-learn's C is 1 / (n * penalty). The
-    penalty is the one with the least cross-entropy on 15 % of each class, held out: going through
-    `penalties` in their order (strong to weak), the last before it first rises. All rows are then
-    fitted with it. Computes in float32 on the device, which holds one copy of the features.
+    Minimises mean cross-entropy + penalty / 2 * |weights|², for weights of features standardised
+    by the mean and standard deviation of the fitted rows; scikit-learn's C is 1 / (n * penalty).
+    The penalty is chosen by cross-entropy on a held-out 15 % of each class: the last of `penalties`
+    (in order, strong to weak) before the cross-entropy first rises. The final fit uses all rows.
+    Computes in float32 on the device, which holds one copy of the features.
 
-    Warns (RuntimeWarning) where the final fit has not converged.
+    Warns (RuntimeWarning) if the final fit has not converged.
 
     Raises:
         ValueError: no class has two rows, a label is not in [0, num_classes) or a feature is not
@@ -119,7 +120,7 @@ def fit_cached(
             bar.update()
     start, penalty = best
     classifier = fitted.to_raw(*start)
-    del fitted  # its device memory is needed for all rows
+    del fitted  # frees device memory for all rows
     everything = _rotate(features, labels)
     params, gradient = _minimise(everything, penalty, everything.from_raw(classifier), _TOLERANCE)
     if gradient > max(_CONVERGED, _resolution(len(features), num_classes)):
@@ -132,7 +133,7 @@ def fit_cached(
 
 
 def _hold_out(labels: np.ndarray, seed: int) -> np.ndarray:
-    """Mask of the rows held out: a share of each class, at least one of two rows."""
+    """Mask of held-out rows: a share of each class, at least one row of a class of two or more."""
     rng = np.random.default_rng(seed)
     held_out = np.zeros(len(labels), bool)
     for label, count in zip(*np.unique(labels, return_counts=True), strict=True):
@@ -151,19 +152,19 @@ class _Rotated(NamedTuple):
 
     blocks: list[tuple[Array, Array]]  # features (b, d), labels (b,)
     num_rows: int
-    mean: np.ndarray  # (d,), of the features as they come, as the next
-    scale: np.ndarray  # (d,)
+    mean: np.ndarray  # (d,), of the raw features
+    scale: np.ndarray  # (d,), standard deviations of the raw features
     axes: np.ndarray  # (d, d), orthonormal columns
     variances: np.ndarray  # (d,), along the axes
 
     def to_raw(self, weights: np.ndarray, bias: np.ndarray) -> LinearClassifier:
-        """The classifier of features as they come that equals this one of rotated ones."""
+        """Classifier of raw features equivalent to these parameters for rotated features."""
         weights = self.axes @ weights / self.scale[:, None]
         bias = bias - self.mean @ weights
         return LinearClassifier(weights.astype(np.float32), bias.astype(np.float32))
 
     def from_raw(self, classifier: LinearClassifier) -> Params:
-        """The inverse of `to_raw`."""
+        """Inverse of `to_raw`."""
         weights = self.axes.T @ (self.scale[:, None] * classifier.weights)
         return weights, classifier.bias + self.mean @ classifier.weights
 
@@ -205,20 +206,20 @@ _cross_entropies = jax.jit(optax.softmax_cross_entropy_with_integer_labels)
 def _add_block(
     params: tuple[Array, Array], gradient: tuple[Array, Array], features: Array, labels: Array
 ) -> tuple[Array, tuple[Array, Array]]:
-    """The losses of one block's rows, and `gradient` plus that of their sum."""
+    """Losses of the rows of a block, and `gradient` plus the gradient of their sum."""
 
     def total(params: tuple[Array, Array]) -> tuple[Array, Array]:
         losses = _cross_entropies(_product(features, params[0]) + params[1], labels)
         return jnp.sum(losses), losses
 
-    own, losses = jax.grad(total, has_aux=True)(params)
-    return losses, jax.tree.map(jnp.add, gradient, own)
+    block_gradient, losses = jax.grad(total, has_aux=True)(params)
+    return losses, jax.tree.map(jnp.add, gradient, block_gradient)
 
 
 def _mean_cross_entropy(params: Params, data: _Rotated) -> tuple[float, Params]:
     """Mean cross-entropy and its gradient.
 
-    The line search compares nearly equal losses, so these are added up in float64.
+    Losses are summed in float64, because the line search compares nearly equal values.
     """
     on_device = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), params)
     gradient = jax.tree.map(jnp.zeros_like, on_device)
@@ -232,10 +233,10 @@ def _mean_cross_entropy(params: Params, data: _Rotated) -> tuple[float, Params]:
 
 
 def _resolution(num_rows: int, num_classes: int) -> float:
-    """The gradient at which float32 cannot tell whether another step makes the loss less.
+    """Gradient below which float32 cannot resolve whether another step reduces the loss.
 
-    Rounding hides gains below eps log c / sqrt(n) of the mean of n losses of about log c, and a
-    gradient g promises a gain of g²/2 in units of curvature 1.
+    For a mean of n losses of about log c, rounding hides gains below eps log c / sqrt(n); a
+    gradient g predicts a gain of g²/2 in units of curvature 1.
     """
     hidden = np.finfo(np.float32).eps * np.log(num_classes) / np.sqrt(num_rows)
     return float(np.sqrt(2 * hidden))
@@ -244,7 +245,7 @@ def _resolution(num_rows: int, num_classes: int) -> float:
 def _minimise(
     data: _Rotated, penalty: float, start: Params, tolerance: float
 ) -> tuple[Params, float]:
-    """Where the penalised loss is least, and the largest component of its gradient there."""
+    """Minimiser of the penalised loss, and the largest gradient component there."""
     num_classes = len(start[1])
     curvature = (1 - 1 / num_classes) / num_classes  # of the softmax at equal probabilities
     unit = 1 / np.sqrt(data.variances * curvature + penalty)[:, None]
@@ -260,31 +261,31 @@ def _minimise(
         gradient = np.concatenate([d_weights.ravel(), bias_unit * d_bias])
         return loss + penalty / 2 * np.sum(weights**2), gradient
 
-    found = scipy.optimize.minimize(
+    result = scipy.optimize.minimize(
         objective,
         np.concatenate([(start[0] / unit).ravel(), start[1] / bias_unit]),
         jac=True,
         method="L-BFGS-B",
         options={"gtol": tolerance, "ftol": 0, "maxiter": _MAX_ITERATIONS},
     )
-    return unpack(found.x), float(np.abs(found.jac).max())
+    return unpack(result.x), float(np.abs(result.jac).max())
 
 
-# Protocols that train on augmented images: features change with every epoch.
+# Protocols that train on augmented images, whose features change in every epoch.
 
 
 @dataclasses.dataclass(frozen=True)
 class Protocol:
-    """How to train a linear classifier on features of augmented images, without normalisation."""
+    """Training of a linear classifier on unnormalised features of augmented images."""
 
     epochs: int
-    batch_size: int  # where the literature's numbers come from; others may be used
-    distorts: bool  # whether training images change in colour and sharpness, not only by crops
-    optimizer: Callable[[int, int], optax.GradientTransformation]  # of number of steps, batch size
+    batch_size: int  # as in the literature; other sizes work too
+    distorts: bool  # whether to jitter colours and blur, besides cropping
+    optimizer: Callable[[int, int], optax.GradientTransformation]  # from steps, batch size
 
 
 def _adamw(num_steps: int, batch_size: int) -> optax.GradientTransformation:
-    del num_steps, batch_size  # a constant rate, whatever the batch
+    del num_steps, batch_size  # constant learning rate
     return optax.adamw(3e-4, weight_decay=0.0)
 
 
@@ -294,9 +295,9 @@ def _nesterov(num_steps: int, batch_size: int) -> optax.GradientTransformation:
 
 
 PROTOCOLS = {
-    # Paper D.3; batch and weight decay as in its release.
+    # Paper D.3; batch size and weight decay as in its released code.
     "paper": Protocol(epochs=300, batch_size=8192, distorts=True, optimizer=_adamw),
-    # Chen et al. 2020 (arXiv:2002.05709), B.6, on images as in B.5.
+    # Chen et al. 2020 (arXiv:2002.05709), B.6, with the augmentation of B.5.
     "simclr": Protocol(epochs=90, batch_size=4096, distorts=False, optimizer=_nesterov),
 }
 
@@ -308,16 +309,17 @@ def train_linear(
     protocol: Protocol,
     num_steps: int,
 ) -> dict[str, LinearClassifier]:
-    """A linear classifier for each kind of features, by `num_steps` steps from zero weights.
+    """Linear classifier for each feature name, after `num_steps` steps from zero weights.
 
-    `batches` gives features (b, dims[name]) by name and labels (b,), augmented and encoded by the
-    caller anew for each epoch; features are used as they come. The classifiers are independent;
-    they share batches because encoding is what costs. A learning rate that goes with the batch
-    size takes that of the first batch, so these are batches of the whole machine.
+    `batches` yields features (b, dims[name]) by name and labels (b,); the caller augments and
+    encodes the images anew in each epoch. Features are not normalised. The classifiers are
+    independent, but share batches because encoding dominates the cost. Learning rates that depend
+    on the batch size use the size of the first batch, so batches must be global ones, not those of
+    a device.
 
     Raises:
-        ValueError: `batches` ends early, a label is not in [0, num_classes), or the weights end
-            non-finite.
+        ValueError: `batches` ends early, a label is not in [0, num_classes), or the final weights
+            are not finite.
     """
     stream = iter(batches)
     first = list(itertools.islice(stream, 1))
@@ -335,11 +337,13 @@ def train_linear(
             bar.update()
     if done < num_steps:
         raise ValueError(f"the batches end after {done} of {num_steps} steps")
-    found = {name: LinearClassifier(*values) for name, values in jax.device_get(params).items()}
-    for name, values in found.items():
+    classifiers = {
+        name: LinearClassifier(*values) for name, values in jax.device_get(params).items()
+    }
+    for name, values in classifiers.items():
         if not all(np.isfinite(array).all() for array in values):
             raise ValueError(f"the linear probe of {name} diverged, or features are not finite")
-    return found
+    return classifiers
 
 
 @functools.partial(jax.jit, static_argnames="optimizer", donate_argnames=("params", "state"))

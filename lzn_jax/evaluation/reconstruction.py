@@ -1,4 +1,4 @@
-"""Reconstruction error: to noise and back through the decoder's flow (paper C.3)."""
+"""Reconstruction error of images mapped to noise and back by the decoder's flow (paper C.3)."""
 
 from pathlib import Path
 
@@ -10,13 +10,13 @@ from lzn_jax.data_types import Invertible
 from lzn_jax.evaluation.measurements import figures_folder
 from lzn_jax.trained_model import TrainedModel
 
-MAX_RECONSTRUCTED = 2000  # test images, as the paper takes of CIFAR-10
+MAX_RECONSTRUCTED = 2000  # test images, as in the paper for CIFAR-10
 
 
 def measure(
     model: TrainedModel, train: Examples, test: Examples, workdir: Path
 ) -> dict[str, float]:
-    """`reconstruction_l2`, and a picture; nothing for a decoder that inverts no samples."""
+    """Returns `reconstruction_l2` and draws examples; empty if the decoder is not invertible."""
     if not isinstance(model.space.decoders.get(model.main_type), Invertible):
         return {}
     rows = reconstructed_rows(len(test.labels))
@@ -28,6 +28,6 @@ def measure(
 
 
 def reconstructed_rows(count: int) -> np.ndarray:
-    """The test images that are reconstructed: all, or some at even steps, as files go by class."""
+    """Rows of test images to reconstruct, evenly spaced because files may be sorted by class."""
     chosen = min(count, MAX_RECONSTRUCTED)
     return np.arange(chosen) * count // chosen

@@ -1,4 +1,4 @@
-"""How much representations tell: linear probes and nearest neighbours (paper §4.3, D.3)."""
+"""Quality of representations: linear probes and nearest neighbours (paper §4.3, D.3)."""
 
 import contextlib
 import dataclasses
@@ -30,103 +30,89 @@ _log = logging.getLogger(__name__)
 def measure(
     model: TrainedModel, train: Examples, test: Examples, workdir: Path
 ) -> dict[str, float]:
-    """Measures an encoder that trains on views, see `RepresentationQuality`."""
-    return RepresentationQuality(model)(train, test, figures_folder(workdir, model.config))
+    """Test accuracy of linear probes and nearest neighbours that use the training labels.
+
+    For an encoder that trains on views. Metrics of the backbone have plain names; those of other
+    features have a suffix. Returns no metrics for images of one class.
+    """
+    config = model.config
+    queries = model.embed(test.images)
+    if len(test.labels) >= plots.MIN_POINTS:
+        plots.tsne(
+            figures_folder(workdir, config) / "embedding.png",
+            queries["backbone"],
+            test.labels,
+            label_names(config.data),
+            "Features of the test images (t-SNE)",
+        )
+    num_classes = config.data.num_classes
+    if num_classes == 1:
+        _log.info("probes and neighbours are left out: they need labels of two classes or more")
+        return {}
+    bank = model.embed(train.images, noise="train")
+    classifiers = _fit_probes(model, train, bank)
+    metrics = {}
+    for name, features in queries.items():
+        suffix = "" if name == "backbone" else f"_{name}"
+        scores = classifiers[name](features)
+        for k, share in probes.accuracy(scores, test.labels).items():
+            metrics[f"linear_probe_top{k}{suffix}"] = share
+        votes = knn_log_votes(bank[name], train.labels, features, num_classes=num_classes)
+        metrics[f"knn_top1{suffix}"] = probes.accuracy(votes, test.labels)[1]
+    return metrics
 
 
-class RepresentationQuality:
-    """Measures an encoder that trains on views, by the labels of training images."""
+def _fit_probes(
+    model: TrainedModel, train: Examples, features: Mapping[str, np.ndarray]
+) -> dict[str, probes.LinearClassifier]:
+    """Linear classifier for each feature, trained by the config's protocol."""
+    num_classes, name = model.config.data.num_classes, model.config.evaluation.probe_protocol
+    if name == "cached":
+        return {
+            name: probes.fit_cached(values, train.labels, num_classes)[0]
+            for name, values in features.items()
+        }
+    protocol = probes.PROTOCOLS[name]
+    batch_size = min(protocol.batch_size, len(train.labels))
+    dims = {name: values.shape[1] for name, values in features.items()}
+    num_steps = protocol.epochs * len(train.labels) // batch_size
+    with contextlib.closing(_augmented_batches(model, train, batch_size)) as stream:
+        return probes.train_linear(stream, dims, num_classes, protocol, num_steps)
 
-    def __init__(self, model: TrainedModel) -> None:
-        self.config, self.model = model.config, model
-        self.encoder = model.space.encoders[model.main_type]
 
-    def __call__(self, train: Examples, test: Examples, folder: Path) -> dict[str, float]:
-        """Linear probes and nearest neighbours, trained with the labels of training images.
-
-        Metrics of the backbone have plain names, those of other features a suffix. Images of one
-        class have none.
-        """
-        queries = self.model.embed(test.images)
-        if len(test.labels) >= plots.MIN_POINTS:
-            plots.tsne(
-                folder / "embedding.png",
-                queries["backbone"],
-                test.labels,
-                label_names(self.config.data),
-                "Features of the test images (t-SNE)",
-            )
-        if self.config.data.num_classes == 1:
-            _log.info("probes and neighbours are left out: they need labels of two classes or more")
-            return {}
-        return self._scores(train, test, queries)
-
-    def _scores(
-        self, train: Examples, test: Examples, queries: Mapping[str, np.ndarray]
-    ) -> dict[str, float]:
-        """Accuracy of probes and neighbours on each of the test images' features."""
-        bank = self.model.embed(train.images, noise="train")
-        num_classes = self.config.data.num_classes
-        classifiers = self._fit_probes(train, bank)
-        metrics = {}
-        for name, features in queries.items():
-            suffix = "" if name == "backbone" else f"_{name}"
-            scores = classifiers[name](features)
-            for k, share in probes.accuracy(scores, test.labels).items():
-                metrics[f"linear_probe_top{k}{suffix}"] = share
-            votes = knn_log_votes(bank[name], train.labels, features, num_classes=num_classes)
-            metrics[f"knn_top1{suffix}"] = probes.accuracy(votes, test.labels)[1]
-        return metrics
-
-    def _fit_probes(
-        self, train: Examples, features: Mapping[str, np.ndarray]
-    ) -> dict[str, probes.LinearClassifier]:
-        """A linear classifier for each feature by the config's protocol."""
-        num_classes, name = self.config.data.num_classes, self.config.evaluation.probe_protocol
-        if name == "cached":
-            return {
-                name: probes.fit_cached(values, train.labels, num_classes)[0]
-                for name, values in features.items()
-            }
-        protocol = probes.PROTOCOLS[name]
-        batch_size = min(protocol.batch_size, len(train.labels))
-        dims = {name: values.shape[1] for name, values in features.items()}
-        num_steps = protocol.epochs * len(train.labels) // batch_size
-        stream = self._augmented_batches(train, batch_size)
-        with contextlib.closing(stream):
-            return probes.train_linear(stream, dims, num_classes, protocol, num_steps)
-
-    def _augmented_batches(
-        self, train: Examples, batch_size: int
-    ) -> Generator[tuple[dict[str, np.ndarray], np.ndarray]]:
-        """Endless features and labels of augmented training images."""
-        config = self.config
-        transform = dataclasses.replace(self.encoder.transform, name="crops", count=1)
-        workers = config.data.get("workers")
-        space = self.model.space
-        encode = functools.partial(space.jitted(augmented_features), self.model.model.variables)
-        with TrainingBatches(train, batch_size, config.seed, transform, workers=workers) as batches:
-            for step in itertools.count():
-                batch = next(batches)
-                index = step * batch_size + np.arange(batch_size)
-                request = {"crops": batch["crops"][:, 0], "index": index}
-                found = space.in_batches(encode, request, description="embedding")
-                latents = self.model.latents_by_name(found["head"], noise="train", index=index)
-                yield found | latents, batch["labels"]
+def _augmented_batches(
+    model: TrainedModel, train: Examples, batch_size: int
+) -> Generator[tuple[dict[str, np.ndarray], np.ndarray]]:
+    """Endless features and labels of augmented training images."""
+    config, space = model.config, model.space
+    encoder = space.encoders[model.main_type]
+    transform = dataclasses.replace(encoder.transform, name="crops", count=1)
+    workers = config.data.get("workers")
+    encode = functools.partial(space.jitted(augmented_features), model.model.variables)
+    with TrainingBatches(train, batch_size, config.seed, transform, workers=workers) as batches:
+        for step in itertools.count():
+            batch = next(batches)
+            index = step * batch_size + np.arange(batch_size)
+            request = {"crops": batch["crops"][:, 0], "index": index}
+            features = space.in_batches(encode, request, description="embedding")
+            latents = model.latents_by_name(features["head"], noise="train", index=index)
+            yield features | latents, batch["labels"]
 
 
 def augmented_features(
     space: LatentSpace, variables: Variables, request: Mapping[str, Array]
 ) -> dict[str, Float[Array, "b d"]]:
-    """Features of crops (b, h, w, c) uint8, each augmented by the random numbers of its index.
+    """Features of crops (b, h, w, c) uint8, each augmented with random numbers of its index.
 
-    A pure function; augmented as the probe's protocol says.
+    A pure function. The probe's protocol determines the augmentation.
     """
     encoder, key = space.encoders[space.config.types[0]], jax.random.key(space.config.seed)
     keys = keys_by_index(key, "probe", request["index"])
     one = functools.partial(augment, settings=_probe_augmentation(space.config))
-    found: dict[str, Array] = encoder.features_of(variables, jax.vmap(one)(request["crops"], keys))
-    return found
+    features: dict[str, Array] = encoder.features_of(
+        variables, jax.vmap(one)(request["crops"], keys)
+    )
+    return features
 
 
 def _probe_augmentation(config: ConfigDict) -> Augmentation:

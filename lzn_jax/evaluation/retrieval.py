@@ -1,4 +1,4 @@
-"""Retrieval: recall@k of texts by their images, and of images by their texts."""
+"""Retrieval: recall@k from images to their texts and from texts to their images."""
 
 from pathlib import Path
 from typing import Any
@@ -13,30 +13,36 @@ from lzn_jax.data_types.text import NAME
 from lzn_jax.trained_model import TrainedModel
 
 RANKS = (1, 10)
-SHOWN, NEAREST = 8, 5  # queries in the picture, a way, and what is found by each
+SHOWN, NEAREST = 8, 5  # queries per direction in the figure, and results per query
 _ROWS_AT_A_TIME = 1024
 
 
 def measure(model: TrainedModel, test: Examples, path: Path) -> dict[str, float]:
-    """`retrieval_image_to_text_r1`, `_r10` and the reverse, and a picture of what is found.
+    """`retrieval_image_to_text_r1`, `_r10` and the reverse; draws examples to `path`.
 
-    Equal texts count alike.
+    All samples with a query's text count as right.
     """
-    texts, source = model.space.types[NAME].samples(test), model.main_type
-    pictures = model.space.types[source].samples(test)
-    images, names = embedded(model, pictures, source), embedded(model, texts, NAME)
-    there, back = f"{source}_to_{NAME}", f"{NAME}_to_{source}"
-    rows = _shown(images, names, pictures, texts, texts)
-    rows += _shown(names, images, texts, pictures, texts)
+    source, space = model.main_type, model.space
+    images, texts = space.types[source].samples(test), space.types[NAME].samples(test)
+    image_points, text_points = embedded(model, images, source), embedded(model, texts, NAME)
+    rows = _examples(image_points, text_points, images, texts, texts)
+    rows += _examples(text_points, image_points, texts, images, texts)
     plots.retrieval(path, rows)
-    found = {there: recalls(images, names, texts), back: recalls(names, images, texts)}
-    return {f"retrieval_{n}_r{k}": share for n, each in found.items() for k, share in each.items()}
+    tasks = {
+        f"{source}_to_{NAME}": (image_points, text_points),
+        f"{NAME}_to_{source}": (text_points, image_points),
+    }
+    return {
+        f"retrieval_{task}_r{k}": recall
+        for task, points in tasks.items()
+        for k, recall in recalls(*points, texts).items()
+    }
 
 
 def embedded(model: TrainedModel, samples: Any, source: str) -> Float[np.ndarray, "n q"]:
-    """What retrieval compares: middles of zones among the samples' own anchors.
+    """Points that retrieval compares: centres of zones cut by the anchors of the samples alone.
 
-    Of a model trained by CLIP's loss the anchors themselves.
+    For a model trained with CLIP's loss, the anchors themselves.
     """
     anchors = model.anchors(samples, source=source)
     if model.space.baseline:
@@ -44,26 +50,26 @@ def embedded(model: TrainedModel, samples: Any, source: str) -> Float[np.ndarray
     return model.latents(anchors, 0.0, source=source, among=anchors[:0])
 
 
-def _shown(
-    queries: np.ndarray, candidates: np.ndarray, asked: Images, there: Images, names: np.ndarray
+def _examples(
+    queries: np.ndarray, candidates: np.ndarray, asked: Images, results: Images, texts: np.ndarray
 ) -> list[tuple[Any, list[Any], list[bool]]]:
-    """Some samples that are asked for, the nearest of those that are there, and which are right."""
-    rows = evenly_spaced(min(SHOWN, len(names)), len(names))
-    nearest = np.argsort(-_cosines(queries[rows], candidates), axis=1)[:, :NEAREST]
-    pairs = zip(rows, nearest, strict=True)
+    """A few queries, each with the nearest candidates and whether these have the query's text."""
+    rows = evenly_spaced(min(SHOWN, len(texts)), len(texts))
+    order = np.argsort(-_cosines(queries[rows], candidates), axis=1)[:, :NEAREST]
     return [
-        (asked[row], list(there[some]), (names[some] == names[row]).tolist()) for row, some in pairs
+        (asked[row], list(results[nearest]), (texts[nearest] == texts[row]).tolist())
+        for row, nearest in zip(rows, order, strict=True)
     ]
 
 
 def recalls(
-    queries: Float[np.ndarray, "n d"], candidates: Float[np.ndarray, "n d"], names: np.ndarray
+    queries: Float[np.ndarray, "n d"], candidates: Float[np.ndarray, "n d"], texts: np.ndarray
 ) -> dict[int, float]:
-    """Shares of queries that have a candidate of their own name among the RANKS nearest by cosine.
+    """Share of queries with a candidate of the same text among the k nearest, by k in RANKS.
 
-    Where others are as near as the own, the own comes last.
+    Nearest by cosine similarity; in ties, candidates of the same text come last.
     """
-    _, groups = np.unique(names, return_inverse=True)
+    _, groups = np.unique(texts, return_inverse=True)
     ranks = []
     for start in range(0, len(groups), _ROWS_AT_A_TIME):
         chosen = slice(start, start + _ROWS_AT_A_TIME)
@@ -82,6 +88,6 @@ def _cosines(
 
 
 def _ranks(cosines: Float[np.ndarray, "b n"], is_own: Bool[np.ndarray, "b n"]) -> np.ndarray:
-    """How many others are at least as near as the nearest of the own."""
+    """Number of other candidates at least as near as the nearest own one."""
     best = np.max(np.where(is_own, cosines, -np.inf), axis=1, keepdims=True)
-    return np.sum(~(cosines < best) & ~is_own, axis=1)  # nothing is found by a NaN
+    return np.sum(~(cosines < best) & ~is_own, axis=1)  # a NaN counts as nearer

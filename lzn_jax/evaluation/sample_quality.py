@@ -1,4 +1,4 @@
-"""How close generated images come to the training images, by the networks a config allows."""
+"""Quality of generated images: sample metrics, class accuracy, distances to training images."""
 
 import functools
 import logging
@@ -12,30 +12,32 @@ from lzn_jax import plots
 from lzn_jax.configuration import UserError
 from lzn_jax.data import Examples, Images, label_names
 from lzn_jax.data.examples import MAX_BYTES_IN_MEMORY
-from lzn_jax.evaluation.extractors import Extractor, clip_extractor, inception_extractor
+from lzn_jax.evaluation.clip_weights import clip_extractor
+from lzn_jax.evaluation.extractors import Extractor
 from lzn_jax.evaluation.feature_network import feature_extractor
+from lzn_jax.evaluation.inception_weights import inception_extractor
 from lzn_jax.evaluation.judge import fit_judge
 from lzn_jax.evaluation.measurements import figures_folder
 from lzn_jax.evaluation.metrics import generation_metrics
 from lzn_jax.evaluation.nearest import nearest_training_images
 from lzn_jax.trained_model import TrainedModel
 
-MIN_IMAGES = 50  # fewer say nothing of a distribution
+MIN_IMAGES = 50  # fewer cannot represent a distribution
 MAX_REFERENCE = 50_000
-MAX_PIXELS = 32  # a side, for the feature network
-FEATURES = "features"  # the feature network's name: its Fréchet distance is fd_features
-SEED = 0  # of the feature network and of subsets: runs of any seed are measured alike
+MAX_PIXELS = 32  # per side, for the feature network
+FEATURES = "features"  # name of the feature network, as in fd_features
+SEED = 0  # of the feature network and of subsets, whatever the seed of the run
 
 _log = logging.getLogger(__name__)
 
 
 class SampleQuality:
-    """Measures generated images of a config against its training images.
+    """Compares generated images with the training images by the features of pretrained networks.
 
-    Inception looks at them where `evaluation.inception_path` gives its weights. Without, images of
-    at most 32 pixels a side are shown to a classifier trained on the labelled training images.
-    CLIP looks at them as well where `evaluation.clip_path` gives its weights. Weights are read once
-    they are needed. Raises UserError for weights with grey images.
+    Uses Inception if `evaluation.inception_path` gives its weights, else, for images of at most 32
+    pixels per side, a classifier trained on the labelled training images. Adds CLIP if
+    `evaluation.clip_path` gives its weights. Weights are read on first use. Raises UserError if a
+    config of grey images gives weights.
     """
 
     def __init__(self, config: ConfigDict) -> None:
@@ -44,11 +46,11 @@ class SampleQuality:
             if self._paths[field] is not None and self.data.channels != 3:
                 raise UserError(
                     f"evaluation.{field} must be None for grey images (data.channels 1), "
-                    f"{name} is for RGB, got {self._paths[field]}"
+                    f"because {name} expects RGB; got {self._paths[field]}"
                 )
 
     def read_weights(self) -> None:
-        """Reads the weights that are needed; raises UserError for those that cannot be read."""
+        """Reads the weights that the config names; raises UserError for unreadable weights."""
         _ = self._inception, self._clip
 
     @functools.cached_property
@@ -64,11 +66,10 @@ class SampleQuality:
     def __call__(
         self, train: Examples, samples: UInt8[np.ndarray, "n h w c"], cache: Path
     ) -> dict[str, float]:
-        """Metrics by name, as `generation_metrics` calls them; a line in the log says which cannot
-        be had.
+        """Metrics by name, see `generation_metrics`; logs which metrics are left out and why.
 
-        The reference is the training set, or a fixed random 50,000 or 8 GiB of it. The folder
-        `cache` keeps what was computed of it.
+        The reference is the training set, or a fixed random subset of at most 50,000 images and
+        8 GiB. Its features are cached in the folder `cache`.
         """
         count = min(len(train.labels), len(samples))
         extractors = self._extractors(train, count, cache)
@@ -78,24 +79,20 @@ class SampleQuality:
         return generation_metrics(extractors, reference, samples, seed=SEED, cache_folder=cache)
 
     def _extractors(self, train: Examples, count: int, cache: Path) -> list[Extractor]:
-        """The networks that look, the fewer of samples and training images being `count`."""
+        """Extractors to use if the smaller of the two sets of images has `count` images."""
         few = f"{count} images are fewer than {MIN_IMAGES}" if count < MIN_IMAGES else None
         clip = [] if few else self._clip
         obstacle = few or self._obstacle()
         if obstacle is None:
-            return [self._inception or self._feature_network(train, cache), *clip]
-        _log.info(
-            "Fréchet distance, precision, recall and their kin%s are left out: %s",
-            " but CMMD" if clip else "",
-            obstacle,
-        )
+            network = self._inception or feature_extractor(
+                train, name=FEATURES, seed=SEED, cache_folder=cache
+            )
+            return [network, *clip]
+        _log.info("sample metrics%s are left out: %s", " other than CMMD" if clip else "", obstacle)
         return clip
 
-    def _feature_network(self, train: Examples, cache: Path) -> Extractor:
-        return feature_extractor(train, name=FEATURES, seed=SEED, cache_folder=cache)
-
     def _obstacle(self) -> str | None:
-        """Why neither Inception nor the feature network can look at the images."""
+        """Reason why neither Inception nor the feature network applies, or None if one does."""
         if self._inception is not None:
             return None
         if self.data.image_size > MAX_PIXELS:
@@ -106,7 +103,7 @@ class SampleQuality:
 
 
 def _reference(images: Images) -> UInt8[np.ndarray, "n h w c"]:
-    """The images, or as many random ones as are allowed."""
+    """All images, or a random subset of the largest allowed size."""
     fitting = MAX_BYTES_IN_MEMORY // int(np.prod(images.shape[1:]))
     count = min(len(images), MAX_REFERENCE, fitting)
     rows = np.random.default_rng(SEED).choice(len(images), count, replace=False)
@@ -117,40 +114,40 @@ def _reference(images: Images) -> UInt8[np.ndarray, "n h w c"]:
 def measure(
     model: TrainedModel, train: Examples, test: Examples, workdir: Path
 ) -> dict[str, float]:
-    """Quality of generated images, and how many are of the class that they should be.
+    """Quality of generated images, and the shares of images that show their class.
 
-    Images of classes count where the decoder has a condition, else those of the prior.
+    Quality is measured on class-conditional samples if the decoder has a condition, else on
+    samples of the prior.
     """
     count, names = model.config.evaluation.num_samples, label_names(model.config.data)
     has_classes, folder = model.class_type is not None, figures_folder(workdir, model.config)
     judge = fit_judge(train) if has_classes else None
     labels = np.arange(count, dtype=np.int32) % len(names) if has_classes else None
     drawn = {"samples": model.draw(count, labels)}
-    titles = {"samples": "Samples, a row a class" if has_classes else "Samples"}
+    titles = {"samples": "Samples, one class per row" if has_classes else "Samples"}
     accuracies = {"samples": "sample_accuracy"}
     if has_classes and model.has_latents:
         drawn["unconditional_samples"] = model.draw(count)
-        titles["unconditional_samples"] = "Samples from the prior, a row a decoded class"
+        titles["unconditional_samples"] = "Samples from the prior, one decoded class per row"
         accuracies["unconditional_samples"] = "unconditional_sample_accuracy"
     metrics: dict[str, float] = {}
-    for name, found in drawn.items():
+    for name, result in drawn.items():
         path = folder / f"{name}.png"
-        plots.sample_grid(path, found["images"], found["labels"], names, titles[name])
+        plots.sample_grid(path, result["images"], result["labels"], names, titles[name])
         if judge:
-            metrics[accuracies[name]] = float(np.mean(judge(found["images"]) == found["labels"]))
+            metrics[accuracies[name]] = float(np.mean(judge(result["images"]) == result["labels"]))
     is_conditional = model.space.decoders[model.main_type].condition is not None
-    counted = drawn["samples"] if is_conditional else list(drawn.values())[-1]
-    images = counted["images"]
+    measured = drawn["samples"] if is_conditional else list(drawn.values())[-1]
+    images = measured["images"]
     metrics |= _sample_quality(model.config)(train, images, workdir / "cache")
     metrics |= nearest_training_images(train, test, images)
-    if "num_evaluations" in counted:
-        metrics["sampling_evaluations"] = float(np.mean(counted["num_evaluations"]))
+    if "num_evaluations" in measured:
+        metrics["sampling_evaluations"] = float(np.mean(measured["num_evaluations"]))
     return metrics
 
 
-@functools.lru_cache(maxsize=1)
+@functools.lru_cache(maxsize=1)  # so that a run reads weights only once
 def _sample_quality(config: ConfigDict) -> SampleQuality:
-    """Weights are read once a run."""
     return SampleQuality(config)
 
 

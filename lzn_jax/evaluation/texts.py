@@ -1,4 +1,4 @@
-"""What is measured of a run with texts: retrieval, and the quality of texts and of their images."""
+"""Measurement of runs with texts: retrieval, and the quality of generated texts and images."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from lzn_jax.trained_model import TrainedModel
 def measure(
     model: TrainedModel, train: Examples, test: Examples, workdir: Path
 ) -> dict[str, float]:
-    """Metrics of test examples whose text has tokens and whose own image can be read."""
+    """Metrics of test examples whose text has tokens and whose image is readable."""
     pairs = decoded(test, readable_rows(model, test))
     if len(pairs.labels) == 0:
         return {}
@@ -22,6 +22,6 @@ def measure(
     metrics = retrieval.measure(model, pairs, path)
     if NAME not in model.space.decoders:
         return metrics
-    if model.config.data.name == "digits":  # whose captions are measured on the image
+    if model.config.data.name == "digits":  # whose captions can be checked on the image
         return metrics | DigitCaptions(model, train)(pairs)
     return metrics | text_quality.measure(model, pairs)

@@ -1,1 +1,1 @@
-"""Losses on arrays, beside the alignment of zones, which is zoning's."""
+"""Losses on arrays. The alignment loss itself is in `lzn_jax.zoning`."""

@@ -1,9 +1,10 @@
-"""Baselines of alignment: SimCLR's loss of two views, and CLIP's of images and texts.
+"""Contrastive losses, the baselines of the alignment loss.
 
-Chen et al., arXiv:2002.05709; Radford et al., arXiv:2103.00020.
+SimCLR for two views of an image (Chen et al., arXiv:2002.05709) and CLIP for images and texts
+(Radford et al., arXiv:2103.00020).
 
-optax.losses.ntxent has the same value, but multiplies all pairs without a matrix product: for 512
-pairs in 128 dimensions its gradient takes 1.6 GB and 11 s on a CPU, this one 14 MB and 0.06 s.
+`optax.losses.ntxent` has the same value but computes similarities without a matrix product: for
+512 pairs in 128 dimensions its gradient takes 1.6 GB and 11 s on a CPU, this one 14 MB and 0.06 s.
 """
 
 import jax
@@ -16,8 +17,9 @@ def nt_xent(
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """Normalised temperature-scaled cross entropy of n pairs of views, temperature > 0.
 
-    Each of the 2n embeddings has to find its partner among all others of the batch, by cosine
-    similarity. Also returns `assignment_accuracy`, the share that would find it.
+    The logits of an embedding are its cosine similarities to the 2n - 1 others of the batch, and
+    its partner is the label. Also returns `assignment_accuracy`, the share of embeddings whose
+    partner has the largest logit.
     """
     n = len(first)
     embeddings = jnp.concatenate([first, second])
@@ -36,20 +38,21 @@ def info_nce(
     temperature: float,
     is_present: Bool[Array, " n"] | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """Cross entropy of n pairs by cosine similarity, from each side to the other, temperature > 0.
+    """Symmetric cross entropy of n pairs with cosine similarities as logits, temperature > 0.
 
-    Pairs that are not present are left out. Also returns `assignment_accuracy`, the share that
-    would find its partner.
+    Pairs that are not present are left out. Also returns `assignment_accuracy`, the share whose
+    partner has the largest logit, averaged over both directions.
     """
     own = jnp.arange(len(first))
     present = jnp.ones(len(first), bool) if is_present is None else is_present
-    seen = present | jnp.eye(len(first), dtype=bool)  # a pair that is left out sees itself alone
+    # A pair that is left out keeps its own logit, so that its loss is finite.
+    is_used = present | jnp.eye(len(first), dtype=bool)
     logits = _cosines(first, second) / temperature
-    sides = [jnp.where(seen, each, -jnp.inf) for each in (logits, logits.T)]
-    losses = -sum(jnp.diagonal(jax.nn.log_softmax(side)) for side in sides) / 2
-    right = sum(jnp.argmax(side, axis=1) == own for side in sides) / 2
+    directions = [jnp.where(is_used, each, -jnp.inf) for each in (logits, logits.T)]
+    losses = -sum(jnp.diagonal(jax.nn.log_softmax(each)) for each in directions) / 2
+    is_right = sum(jnp.argmax(each, axis=1) == own for each in directions) / 2
     count = jnp.maximum(jnp.sum(present), 1)
-    loss, accuracy = (jnp.sum(jnp.where(present, each, 0)) / count for each in (losses, right))
+    loss, accuracy = (jnp.sum(jnp.where(present, each, 0)) / count for each in (losses, is_right))
     return loss, {"assignment_accuracy": accuracy}
 
 

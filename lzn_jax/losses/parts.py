@@ -1,4 +1,4 @@
-"""The solvers of the flow, and what aligns latents with the zones of another data type."""
+"""Registers the solvers of the flow and the alignment losses."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,8 +1,8 @@
-"""Rectified flow from noise (t = 0) to images (t = 1): loss, sampler and its inverse (paper C.1).
+"""Rectified flow from noise (t = 0) to images (t = 1): loss, sampling and inversion (paper C.1).
 
-Time runs against the latent flow's: here t = 1 is data. A velocity is a function
-`velocity(x (b, ...), t (b,), condition) -> (b, ...)`, its condition a pytree of arrays with leading
-axis b, or None.
+Time has the opposite direction of the latent flow's noise level: data are at t = 1. A velocity is a
+function `velocity(x (b, ...), t (b,), condition) -> (b, ...)`, where the condition is a pytree of
+arrays with leading axis b, or None.
 """
 
 from collections.abc import Callable
@@ -13,26 +13,21 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-T_MIN = 1e-3  # training and integration stay above it
+T_MIN = 1e-3  # smallest t in training and integration
 RK45_TOLERANCE = 1e-5
 
 Velocity = Callable[[Array, Array, Any], Array]
 
 
 class Solution(NamedTuple):
-    """End of an integration.
-
-    Attributes:
-      x: (b, ...) the state at the end.
-      num_evaluations: (b,) evaluations of the velocity that each sample took.
-    """
+    """Final states, and the number of velocity evaluations for each sample."""
 
     x: Float[Array, "b ..."]
     num_evaluations: Int[Array, " b"]
 
 
 class Sampler(NamedTuple):
-    """How to integrate: 'euler' with `num_steps` uniform steps, or adaptive 'rk45'."""
+    """Integration method: 'euler' with `num_steps` uniform steps, or adaptive 'rk45'."""
 
     name: str
     num_steps: int
@@ -55,7 +50,7 @@ def loss(
     noise: Float[Array, "b h w c"],
     t: Float[Array, " b"],
 ) -> Float[Array, ""]:
-    """Mean of (v(x_t, t) - (x1 - x0))² over images x1 in [-1, 1], noise x0 and times t."""
+    """Mean of (v(x_t, t) - (x1 - x0))² for images x1 in [-1, 1], noise x0 and times t."""
     t_b111 = t[:, None, None, None]
     x_t = t_b111 * images + (1 - t_b111) * noise
     return jnp.mean((velocity(x_t, t, condition) - (images - noise)) ** 2)
@@ -64,7 +59,7 @@ def loss(
 def generate(
     velocity: Velocity, noise: Float[Array, "b h w c"], condition: Any, sampler: Sampler
 ) -> Solution:
-    """Images from noise: the flow from t = 1e-3, where the noise itself is the state, to t = 1."""
+    """Images from noise: the flow from t = 1e-3, with the noise as its state there, to t = 1."""
     return integrate(velocity, noise, condition, sampler, T_MIN, 1.0)
 
 
@@ -73,8 +68,8 @@ def invert(
 ) -> Solution:
     """Noise from images: the flow from t = 1 to t = 1e-3.
 
-    RK45, which is accurate enough for it, goes on to t = 0 along the straight line through the
-    image; Euler returns the state at t = 1e-3, which `generate` takes up again.
+    RK45 is accurate enough to extrapolate to t = 0, along the straight line through the image.
+    Euler returns the state at t = 1e-3, from which `generate` starts.
     """
     solution = integrate(velocity, images, condition, sampler, 1.0, T_MIN)
     if sampler.name == "rk45":
@@ -90,7 +85,10 @@ def integrate(
     t0: float,
     t1: float,
 ) -> Solution:
-    """The flow from a state at time t0 to t1, either way; ValueError for an unknown sampler."""
+    """The flow from a state at time t0 to time t1, in either direction.
+
+    Raises ValueError for an unknown sampler.
+    """
     solvers = {"euler": _euler, "rk45": _rk45}
     if sampler.name not in solvers:
         raise ValueError(f"sampler must be one of {', '.join(solvers)}, got {sampler.name!r}")
@@ -113,7 +111,7 @@ def _euler(
 def _rk45(
     velocity: Velocity, start: Array, condition: Any, num_steps: int, t0: float, t1: float
 ) -> Solution:
-    """Dormand-Prince 5(4), each sample with steps of its own: it does not depend on the batch."""
+    """Dormand-Prince 5(4) with step sizes per sample: results do not depend on the batch."""
     del num_steps  # adaptive
 
     def field(t, x, condition):
@@ -133,6 +131,6 @@ def _rk45(
             stepsize_controller=diffrax.PIDController(rtol=RK45_TOLERANCE, atol=RK45_TOLERANCE),
             max_steps=None,
         )
-        return solution.ys[0], 6 * solution.stats["num_steps"] + 1  # first same as last
+        return solution.ys[0], 6 * solution.stats["num_steps"] + 1  # first same as last (FSAL)
 
     return Solution(*jax.vmap(solve)(start, condition))

@@ -1,7 +1,7 @@
-"""Alignment of latents with the zones of another type: the paper's loss and its logarithm."""
+"""Alignment parts: the paper's loss with probabilities, and with log probabilities."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from jaxtyping import Array, Float, Int
@@ -12,13 +12,12 @@ from lzn_jax.errors import UserError
 
 
 def solver(setting: ConfigDict) -> zoning.Solver:
-    """The solver of a flow's config group, such as `latent` or `alignment`."""
-    part = parts.get("solver", setting.solver)
+    """Solver of a config group such as `latent`; raises UserError if it rejects `num_steps`."""
+    part: Callable[[int], zoning.Solver] = parts.get("solver", setting.solver)
     try:
-        made: zoning.Solver = part(setting.num_steps)
+        return part(setting.num_steps)
     except ValueError as error:
         raise UserError(f"solver {setting.solver!r}: {error}") from error
-    return made
 
 
 def _zone_alignment(

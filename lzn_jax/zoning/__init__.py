@@ -1,13 +1,13 @@
-"""Latent zoning: pure functions of arrays, free of networks, configs and meshes (paper §2.2).
+"""Latent zoning as pure functions of arrays, without networks, configs or meshes (paper §2.2).
 
-Two operations are enough for every task of a Latent Zoning Network:
+All tasks of a Latent Zoning Network use two operations:
 
-* *latent computation*: `compute_latents`, `latents_in_context` (anchors -> latents);
-* *latent alignment*: `alignment_loss`, built on `assignment_log_probs` (latents -> anchors).
+* *latent computation*, from anchors to latents: `compute_latents`, `latents_in_context`;
+* *latent alignment*, from latents to anchors: `alignment_loss`, `assignment_log_probs`.
 
-`decode` and `classify` follow the flow to the anchor whose zone a latent lies in;
+`decode` and `classify` follow the flow from a latent to the anchor of its zone;
 `best_assignment_log_probs` ranks all anchors; `distinct` lets equal samples share one anchor.
-`plain` has the same in the fewest lines.
+`plain` has the same functions in the fewest lines: read it first.
 """
 
 from collections.abc import Callable
@@ -29,7 +29,7 @@ from lzn_jax.zoning.latents import (
 )
 from lzn_jax.zoning.solvers import DPMSolver, Euler, Solver
 
-# By the names that configs give them.
+# Solvers by their names in configs.
 SOLVERS: dict[str, Callable[..., Solver]] = {
     "euler": Euler,
     "dpm": DPMSolver,

@@ -1,4 +1,4 @@
-"""Latent alignment: make zones of one data type lie inside the zones of another (§2.2.2, B.1)."""
+"""Latent alignment: the loss that moves zones of one type into zones of another (§2.2.2, B.1)."""
 
 import functools
 from typing import Any, Literal, NamedTuple
@@ -32,22 +32,22 @@ def assignment_log_probs(
     solver: Solver,
     log_weights: Float[Array, " n"] | None = None,
 ) -> Float[Array, "s m"]:
-    """Log soft assignment of each latent to its target before each step's update (§2.2.2).
+    """Log soft assignment of each latent to its target before each step of the flow (§2.2.2).
 
     Args:
       latents, anchors: (m, q), (n, q).
-      targets: (m,) index of the anchor that each latent should belong to, from the end if negative.
-      solver: `Euler`, `DPMSolver` or `AdamsBashforth`, S steps.
-      log_weights: (n,) unnormalised log mixture weights, -inf removes an anchor (and gives -inf
-        where it is a target); None is uniform.
+      targets: (m,) index of each latent's target anchor, from the end if negative.
+      solver: `Euler`, `DPMSolver` or `AdamsBashforth` with S steps.
+      log_weights: (n,) unnormalised log mixture weights; -inf removes an anchor, and the result is
+        -inf if it is a target. None means uniform.
 
     Returns:
       (S, m), in float64 if an input is float64, else in float32.
 
     Raises:
-      ValueError: shapes do not fit each other.
+      ValueError: if shapes do not fit each other.
     """
-    mixture, points, direction = _beside_targets(latents, anchors, targets, solver, log_weights)
+    mixture, points, direction = _flow_inputs(latents, anchors, targets, solver, log_weights)
     return integrate(mixture, points, direction).log_own_MxS.T
 
 
@@ -60,15 +60,16 @@ def best_assignment_log_probs(
     cutoff: float = 0.2,
     log_weights: Float[Array, " n"] | None = None,
 ) -> Float[Array, "m n"]:
-    """Log P of each latent for every anchor: its best assignment to it after the cut-off (§2.2.2).
+    """Largest log assignment of each latent to each anchor after the cut-off (§2.2.2).
 
-    What `alignment_loss` takes for the target, for all anchors at once: to rank them. It has no
-    derivative: NotImplementedError where one is asked for. Arguments, dtype and other errors as for
-    `alignment_loss`; of a removed anchor -inf.
+    This is the log P that `alignment_loss` uses for the target, for all anchors, to rank them; -inf
+    for a removed anchor. Arguments, dtype and errors are those of `alignment_loss`; a derivative
+    raises NotImplementedError.
     """
     dropped = _dropped(cutoff, solver)
     mixture, latents = mixture_and_points(log_weights, anchors=anchors, latents=latents)
-    # From where a latent ends logits are small numbers; from elsewhere, differences of large ones.
+    # Relative to the anchor at its end, a latent's logits are small numbers; relative to others,
+    # they are differences of large ones.
     nearest = classify(latents, anchors, solver=solver, log_weights=log_weights)
     mixture, points, _ = place_rows(mixture, Points(latents, own_M=nearest))
 
@@ -90,7 +91,7 @@ def best_assignment_log_probs(
 
 
 def _dropped(cutoff: float, solver: Solver) -> int:
-    """How many first steps a cut-off leaves out; raises ValueError for one out of range."""
+    """Number of first steps that the cut-off drops; raises ValueError if it is out of range."""
     if not 0 <= cutoff < 1:
         raise ValueError(f"cutoff must be in [0, 1), got {cutoff}")
     return int(cutoff * solver.num_steps)
@@ -108,51 +109,52 @@ def alignment_loss(
     log_weights: Float[Array, " n"] | None = None,
     is_present: Bool[Array, " m"] | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """Minus the mean over latents of (log) P_i, the best assignment after a cut-off (§2.2.2, B.1).
+    """Negative mean of P_i or log P_i, each latent's best assignment to its target (§2.2.2, B.1).
 
-    P_i = max over steps s >= int(cutoff S) of latent i's soft assignment to its target.
-    Step 0 assigns by the weights alone: unless it is dropped, a latent that all later steps assign
-    worse than that has no gradient.
+    P_i is the maximum over steps s >= int(cutoff S) of the soft assignment of latent i to its
+    target. The assignment at step 0 depends on the weights alone: if it is not dropped and is the
+    maximum, the latent has no gradient.
 
     Args:
       latents, anchors, targets, solver, log_weights: as for `assignment_log_probs`.
-      cutoff: share of the steps, in [0, 1), that are dropped at the start of the flow. Of Euler's
-        0.2 drop as much of it as 0.6 of `AdamsBashforth`'s.
+      cutoff: share of the steps, in [0, 1), dropped at the start of the flow. 0.2 with `Euler`
+        drops the same part of the flow as 0.6 with `AdamsBashforth`.
       form: 'log' for -mean log P_i, 'prob' for -mean P_i.
-      is_present: (m,) False leaves a latent out of all means, such as one without a target; with
-        none left the loss is 0. None is True for each.
+      is_present: (m,) False excludes a latent from all means, for example if it has no target. If
+        all are excluded, the loss is 0. None means True for all.
 
     Returns:
       The loss, and a dict with `assignment_accuracy` (share of latents whose last recorded
       assignment is largest at the target) and `ode_error` (mean of |end of the flow - target
-      anchor| / |target anchor|), which have no gradient: JAX takes them for constants.
+      anchor| / |target anchor|), both without gradient.
 
     Raises:
-      ValueError: no latents, shapes do not fit each other, cutoff out of range, unknown form.
+      ValueError: if there are no latents, shapes do not fit each other, cutoff is out of range or
+        form is unknown.
     """
     dropped = _dropped(cutoff, solver)
     if form not in ("log", "prob"):
         raise ValueError(f"form must be 'log' or 'prob', got {form!r}")
-    mixture, points, direction = _beside_targets(latents, anchors, targets, solver, log_weights)
+    mixture, points, direction = _flow_inputs(latents, anchors, targets, solver, log_weights)
     if latents.shape[0] == 0:
         raise ValueError("the loss is a mean over latents, got none")
     if is_present is None:
         is_present = jnp.ones(len(latents), bool)
     if is_present.shape != latents.shape[:1]:
         raise ValueError(f"is_present must be ({len(latents)},), got {is_present.shape}")
-    counts = is_present.astype(points.start_MxQ.dtype)  # 0 for points that `place_rows` adds
+    counts = is_present.astype(points.start_MxQ.dtype)  # `place_rows` pads with 0
     totals = _align(direction, _Objective(dropped, form), *place_rows(mixture, points, counts))
     loss, *metrics = totals / jnp.maximum(jnp.sum(counts), 1)
     accuracy, error = jax.lax.stop_gradient(metrics)
     return loss, {"assignment_accuracy": accuracy, "ode_error": error}
 
 
-def _beside_targets(
+def _flow_inputs(
     latents: Array, anchors: Array, targets: Array, solver: Solver, log_weights: Array | None
 ) -> tuple[Mixture, Points, Direction]:
-    """Latents in the zone coordinates of their targets, ready to be decoded.
+    """Inputs of the flow from latents to anchors, with the targets as centres.
 
-    Seen from the target the own logit is exact, however certain the assignment.
+    The logit of the target is then exact, however certain the assignment.
     """
     mixture, latents = mixture_and_points(log_weights, anchors=anchors, latents=latents)
     targets = checked_indices("targets", targets, mixture, latents)
@@ -163,20 +165,20 @@ class _Objective(NamedTuple):
     dropped: int
     form: str
 
-    def of(self, log_own_MxS: Array) -> Array:
-        """What each point adds to the loss."""
+    def losses(self, log_own_MxS: Array) -> Array:
+        """Loss of each point (M,)."""
         log_p = jnp.max(log_own_MxS[:, self.dropped :], axis=1)
         return -(log_p if self.form == "log" else jnp.exp(log_p))
 
     def totals(self, trajectory: Trajectory, view: View, counts_M: Array) -> Float[Array, "3"]:
-        """Sums over the points that count: the loss, right assignments, errors of end points."""
-        miss_M = jnp.linalg.norm(trajectory.end_MxQ - view.centres_MxQ, axis=1)
+        """Sums over points with a count of 1: losses, correct assignments, errors of the ends."""
+        distance_M = jnp.linalg.norm(trajectory.end_MxQ - view.centres_MxQ, axis=1)
         values = (
-            self.of(trajectory.log_own_MxS),
+            self.losses(trajectory.log_own_MxS),
             trajectory.log_own_MxS[:, -1] >= trajectory.log_other_M,
-            miss_M / jnp.linalg.norm(view.centres_MxQ, axis=1),
+            distance_M / jnp.linalg.norm(view.centres_MxQ, axis=1),
         )
-        # No product: what does not count may be infinite, as the point that it is a copy of.
+        # `where` instead of a product, because the values of excluded points may be infinite.
         return jnp.stack([jnp.sum(jnp.where(counts_M > 0, value, 0)) for value in values])
 
 
@@ -188,10 +190,10 @@ def _zero_totals(mixture: Mixture) -> Array:
 def _align(
     direction: Direction, objective: _Objective, mixture: Mixture, points: Points, counts_M: Array
 ) -> Float[Array, "3"]:
-    """The objective's totals.
+    """Totals of the objective.
 
-    Each point adds to the loss by itself, so the forward pass of the derivative takes a block of
-    points down the flow and back at once, and keeps gradients instead of states.
+    The loss is a sum over points, so the forward pass of the derivative integrates each block of
+    points forwards and backwards at once, and stores gradients instead of states.
     """
 
     def block(view, table, points, record, counts, totals):
@@ -208,8 +210,8 @@ def _align_fwd(
     def block(view, table, points, record, counts, sums):
         totals, mixture_sums = sums
         trajectory, record = flow(view, table, points)
-        _, pull = jax.vjp(objective.of, trajectory.log_own_MxS)
-        d_end, (d_log_own,) = jnp.zeros_like(trajectory.end_MxQ), pull(counts)
+        _, losses_vjp = jax.vjp(objective.losses, trajectory.log_own_MxS)
+        d_end, (d_log_own,) = jnp.zeros_like(trajectory.end_MxQ), losses_vjp(counts)
         d_points, mixture_sums = flow_vjp(
             view, table, points, record, d_end, d_log_own, mixture_sums
         )
@@ -226,7 +228,7 @@ def _align_bwd(
     direction: Direction, objective: _Objective, gradients: Any, d_totals: Array
 ) -> tuple[Any, ...]:
     del direction, objective
-    d_loss = d_totals[0]  # metrics are for reading
+    d_loss = d_totals[0]  # the metrics have no gradient
     return *jax.tree.map(lambda gradient: d_loss * gradient, gradients), None
 
 

@@ -1,4 +1,4 @@
-"""What all public functions take: how it is checked and converted before anything is computed."""
+"""Checks and conversions of the public functions' arguments."""
 
 import functools
 import inspect
@@ -16,10 +16,10 @@ R = TypeVar("R")
 
 
 def public(function: Callable[..., R]) -> Callable[..., R]:
-    """The function of arrays, jitted; its settings are static.
+    """Jits a function of arrays with static solver, cutoff and form.
 
-    Raises ValueError for a solver that is none, and for indices out of range where their values are
-    known, as outside of `jit`.
+    The result raises ValueError if `solver` is not a solver, or if an index is out of range and its
+    value is known, as outside of `jit`.
     """
     signature = inspect.signature(function)
     settings = [name for name in ("solver", "cutoff", "form") if name in signature.parameters]
@@ -29,7 +29,7 @@ def public(function: Callable[..., R]) -> Callable[..., R]:
     def call(*args: Any, **kwargs: Any) -> R:
         given = signature.bind(*args, **kwargs).arguments
         if not isinstance(given["solver"], Solver):
-            expected = "settings such as Euler(20), DPMSolver(20) or AdamsBashforth(10)"
+            expected = "a setting such as Euler(20), DPMSolver(20) or AdamsBashforth(10)"
             raise ValueError(f"solver must be {expected}, got {given['solver']!r}")
         for name in given.keys() & {"own", "targets"}:
             _check_range(name, given[name], given["anchors"])
@@ -41,7 +41,7 @@ def public(function: Callable[..., R]) -> Callable[..., R]:
 def _check_range(name: str, indices: Any, anchors: Any) -> None:
     if indices is None or isinstance(indices, jax.core.Tracer) or np.ndim(anchors) != 2:
         return
-    if not getattr(indices, "is_fully_addressable", True):  # of many processes
+    if not getattr(indices, "is_fully_addressable", True):  # divided over processes
         return
     values, count = np.asarray(indices), len(anchors)
     is_outside = (values < -count) | (values >= count)
@@ -51,10 +51,10 @@ def _check_range(name: str, indices: Any, anchors: Any) -> None:
 
 
 def mixture_and_points(log_weights: jax.Array | None, **arrays: jax.Array) -> list[Any]:
-    """The mixture of anchors (n, q), the first of the arrays, and points (m, q) beside it.
+    """The mixture of the first array, anchors (n, q), and the other arrays, points (m, q).
 
-    In float64 if one of them is, else in float32; uniform without log weights (n,). Raises
-    ValueError where shapes do not fit.
+    All are float64 if one input is, else float32. Without log weights (n,) the mixture is uniform.
+    Raises ValueError if shapes do not fit.
     """
     (name, anchors), *points = arrays.items()
     if anchors.ndim != 2 or len(anchors) == 0:
@@ -79,12 +79,12 @@ def mixture_and_points(log_weights: jax.Array | None, **arrays: jax.Array) -> li
 def checked_indices(
     name: str, indices: jax.Array, mixture: Mixture, points: jax.Array
 ) -> jax.Array:
-    """An anchor's index for each point, none negative: indexing wraps these, comparing does not.
+    """Indices of anchors, made non-negative so that they can be compared with positions.
 
-    Raises ValueError unless there is one integer a point.
+    Raises ValueError unless there is one integer per point.
     """
     if indices.shape != points.shape[:1] or not jnp.issubdtype(indices.dtype, jnp.integer):
         got = f"{indices.dtype}{list(indices.shape)}"
         raise ValueError(f"{name} must be ({len(points)},) integers, got {got}")
-    indices = indices.astype(jnp.int32)  # short integers may not reach the number of anchors
+    indices = indices.astype(jnp.int32)  # the number of anchors may overflow shorter integers
     return jnp.where(indices < 0, indices + len(mixture.anchors_NxQ), indices)

@@ -1,4 +1,4 @@
-"""The latent flow of any number of points, differentiable once, block by block, on any devices."""
+"""The latent flow of any number of points: in blocks, over devices, differentiable once."""
 
 import functools
 from collections.abc import Callable
@@ -17,12 +17,12 @@ from lzn_jax.zoning.flow import (
     flow_vjp,
     make_view,
 )
-from lzn_jax.zoning.rows import in_blocks, over_devices, place_rows, rows_a_block
+from lzn_jax.zoning.rows import in_blocks, over_devices, place_rows, rows_per_block
 from lzn_jax.zoning.solvers import Solver, Tables
 
 
 class Direction(NamedTuple):
-    """A solver and the direction in which it runs: static, hashable."""
+    """A solver and the direction of its flow; static and hashable."""
 
     solver: Solver
     towards: Literal["prior", "anchors"]
@@ -35,7 +35,7 @@ class Direction(NamedTuple):
 
 
 def integrate(mixture: Mixture, points: Points, direction: Direction) -> Trajectory:
-    """Runs the flow for all points."""
+    """Integrates the flow of all points."""
     count = len(points.start_MxQ)
     mixture, points, _ = place_rows(mixture, points)
     return jax.tree.map(lambda a: a[:count], _trajectory(direction, mixture, points))
@@ -43,7 +43,7 @@ def integrate(mixture: Mixture, points: Points, direction: Direction) -> Traject
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _trajectory(direction: Direction, mixture: Mixture, points: Points) -> Trajectory:
-    """The derivative keeps one state a step and point, and recomputes the rest."""
+    """The derivative stores one state per step and point, and recomputes the rest."""
     return _trajectory_fwd(direction, mixture, points)[0]
 
 
@@ -84,14 +84,14 @@ def by_rows(
     linear: Any = (),
     zero_sums: Callable[[Mixture], Any] = lambda mixture: (),
 ) -> tuple[Any, Any]:
-    """`function(view, table, points, record, linear, sums)` of a block of points, for all of them.
+    """Applies `function(view, table, points, record, linear, sums)` to all points in blocks.
 
-    They, the rows of `record` and `linear`, and the mixture are placed by `place_rows`. There
-    is no derivative of this: what has one writes it out, as another call.
+    The arrays must be placed by `place_rows`. The call has no derivative: a function that has one
+    defines it by another call.
     """
 
     def on_a_device(mixture, rows, linear, sums):
-        size = rows_a_block(len(rows[0].start_MxQ), len(mixture.anchors_NxQ))
+        size = rows_per_block(len(rows[0].start_MxQ), len(mixture.anchors_NxQ))
         mixture, origin = centred(mixture)
         tables = direction.tables(mixture)
 
@@ -109,16 +109,16 @@ def by_rows(
 
 def _refuse(primals: Any, tangents: Any) -> Any:
     raise NotImplementedError(
-        "zoning has first derivatives only, and best_assignment_log_probs none: differentiate "
-        "once, or stop the gradient of the arrays (jax.lax.stop_gradient)"
+        "zoning has first derivatives only, and best_assignment_log_probs has none: "
+        "differentiate once, or stop the gradient of the arrays (jax.lax.stop_gradient)"
     )
 
 
 def zero_sums(mixture: Mixture) -> MixtureSums:
-    """Where `flow_vjp` begins to add."""
+    """Initial sums of `flow_vjp`."""
     return MixtureSums(jnp.zeros_like(mixture.anchors_NxQ.T), jnp.zeros_like(mixture.log_weights_N))
 
 
 def mixture_cotangent(sums: MixtureSums) -> Mixture:
-    """The cotangent that the sums of all points are."""
+    """Cotangent of the mixture from the sums over all points."""
     return Mixture(sums.anchors_QxN.T, sums.log_weights_N)

@@ -22,29 +22,29 @@ def compute_latents(
     solver: Solver,
     log_weights: Float[Array, " n"] | None = None,
 ) -> Float[Array, "m q"]:
-    """Latents of samples whose anchors cut the latent space into zones (paper §2.2.1, eq. 2).
+    """Latents in the zones of given anchors (paper §2.2.1, eq. 2).
 
     Args:
       anchors: (n, q), all anchors of the mixture.
-      noise: (m, q), N(0, I) times the noise scale α: 1 samples the zone, 0 takes its centre.
-      own: (m,) index of each latent's own anchor, from the end if negative; None means arange(n),
-        m = n.
-      solver: `AdamsBashforth`, which converges; or the paper's, `Euler` and `DPMSolver`.
-      log_weights: (n,) unnormalised log mixture weights, -inf removes an anchor; None is uniform.
-        The own anchor of a latent must not be removed.
+      noise: (m, q), N(0, I) times the noise scale α: 1 samples the whole zone, 0 gives its centre.
+      own: (m,) index of the anchor whose zone each latent is in, from the end if negative; None
+        means arange(n), m = n.
+      solver: `AdamsBashforth`, which converges, or one of the paper's, `Euler` and `DPMSolver`.
+      log_weights: (n,) unnormalised log mixture weights; -inf removes an anchor, which must not be
+        a latent's own. None means uniform.
 
     Returns:
       (m, q) latents, in float64 if an input is float64, else in float32.
 
     Raises:
-      ValueError: shapes do not fit, an index is out of range (found where its value is known, as
-        outside of `jit`), or `solver` is no solver.
+      ValueError: if shapes do not fit, `solver` is not a solver, or an index is out of range and
+        its value is known, as outside of `jit`.
     """
     mixture, noise = mixture_and_points(log_weights, anchors=anchors, noise=noise)
     if own is None:
         if noise.shape[0] != anchors.shape[0]:
             got = f"{noise.shape[0]} rows for {anchors.shape[0]} anchors"
-            raise ValueError(f"own=None needs one row of noise an anchor, got {got}")
+            raise ValueError(f"own=None needs one row of noise per anchor, got {got}")
         own = jnp.arange(anchors.shape[0])
     own = checked_indices("own", own, mixture, noise)
     return integrate(mixture, Points(noise, own_M=own), Direction(solver, "prior")).end_MxQ
@@ -60,17 +60,18 @@ def latents_in_context(
     log_weights: Float[Array, " n"] | None = None,
     query_log_weights: Float[Array, " m"] | None = None,
 ) -> Float[Array, "m q"]:
-    """Latents of single samples among fixed context anchors; row i depends on row i alone.
+    """Latents (m, q) of single samples among fixed context anchors; row i depends only on row i.
 
-    Each query's anchor joins the context for itself and is unseen by the others.
+    The mixture of a query consists of the context anchors and the query's own anchor. Dtypes and
+    errors are those of `compute_latents`.
 
     Args:
       queries: (m, q) anchors of the samples.
       context: (n, q) context anchors.
-      noise, solver, returns, raises: as for `compute_latents`.
-      log_weights: (n,) unnormalised log weights of the context; None is 0 for each anchor.
-      query_log_weights: (m,) log weights of the queries on the same scale, such as the log of how
-        often a caption occurs; None is 0 for each.
+      noise, solver: as for `compute_latents`.
+      log_weights: (n,) unnormalised log weights of the context anchors; None means 0.
+      query_log_weights: (m,) log weights of the queries on the same scale, for example the log of a
+        caption's number of occurrences; None means 0.
     """
     mixture, queries, noise = mixture_and_points(
         log_weights, context=context, queries=queries, noise=noise
@@ -92,11 +93,9 @@ def decode(
     solver: Solver,
     log_weights: Float[Array, " n"] | None = None,
 ) -> Float[Array, "m q"]:
-    """Follows latents down the flow; the end lies close to the anchor of the zone (paper §2.2.1).
+    """Ends (m, q) of the flow from latents (m, q), close to the anchors of their zones (§2.2.1).
 
-    Args:
-      latents: (m, q).
-      anchors, solver, log_weights, returns, raises: as for `compute_latents`.
+    The other arguments, dtypes and errors are those of `compute_latents`.
     """
     mixture, latents = mixture_and_points(log_weights, anchors=anchors, latents=latents)
     return integrate(mixture, Points(latents), Direction(solver, "anchors")).end_MxQ
@@ -110,12 +109,9 @@ def classify(
     solver: Solver,
     log_weights: Float[Array, " n"] | None = None,
 ) -> Int[Array, " m"]:
-    """Index of the anchor nearest to the end of each latent's flow (paper §5, E.2).
+    """Index (m,), int32, of the anchor nearest to the end of each latent's flow (paper §5, E.2).
 
-    Arguments as for `decode`; an anchor removed by its weight is never the answer.
-
-    Returns:
-      (m,) int32.
+    Arguments are those of `decode`. A removed anchor is never returned.
     """
     points = decode(latents, anchors, solver=solver, log_weights=log_weights)
     mixture, _ = mixture_and_points(log_weights, anchors=anchors, points=points)
@@ -125,7 +121,7 @@ def classify(
 
 
 def _nearest(mixture: Mixture, points: Array, linear: tuple[()], sums: Any) -> tuple[Array, Any]:
-    """A row function: index of the anchor that is nearest to each point and not removed."""
+    """Row function: index of the nearest anchor that is not removed."""
     del linear
     distances = jnp.sum((points[:, None] - mixture.anchors_NxQ) ** 2, axis=-1)
     distances = jnp.where(jnp.isneginf(mixture.log_weights_N), jnp.inf, distances)
@@ -133,11 +129,11 @@ def _nearest(mixture: Mixture, points: Array, linear: tuple[()], sums: Any) -> t
 
 
 class Distinct(NamedTuple):
-    """Which rows of a batch of b samples are equal; for zoning with one anchor a row.
+    """Groups of equal rows in a batch of b samples, as arguments of zoning with one anchor per row.
 
     Attributes:
-      first: (b,) int32, for each row the first that is equal to it: `own`, or `targets`.
-      log_counts: (b,) `log_weights`: at a first row the log of how many are equal to it, else -inf.
+      first: (b,) int32, index of the first row equal to each row; used as `own` or `targets`.
+      log_counts: (b,) log size of the group at its first row, else -inf; used as `log_weights`.
     """
 
     first: Int[Array, " b"]
@@ -146,10 +142,10 @@ class Distinct(NamedTuple):
 
 @jax.jit
 def distinct(samples: Int[Array, "b ..."], is_present: Bool[Array, " b"] | None = None) -> Distinct:
-    """The distinct samples of a batch, b > 0, such as labels (b,) or tokens (b, l).
+    """Groups of equal samples in a batch, b > 0, such as labels (b,) or tokens (b, l).
 
-    Rows that are not present count for nothing, whatever they hold; their `first` is a row that is
-    present. Where none is, row 0 stands for all, so that there is an anchor.
+    Rows that are not present have no weight, and their `first` is a row that is present. If no row
+    is present, row 0 counts as present, so that one anchor remains.
     """
     count = len(samples)
     if is_present is None:

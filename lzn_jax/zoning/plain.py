@@ -1,17 +1,21 @@
-"""Latent zoning as the paper writes it (§2.2): read this first; all else must equal it.
+"""Latent zoning as the paper writes it (§2.2). Read this first: all else gives the same results.
 
-Anchors a_1 ... a_n in R^q, of weights p_j, cut a latent space with the prior N(0, I) into zones,
-one an anchor. A flow joins them to it: x_t = (1 - t) a + t ε, where the noise level t is 0 at the
-anchors and 1 at the prior (the paper writes 1 - t). With the posterior over anchors and its mean
+Anchors a_1 ... a_n in R^q with weights p_j divide a latent space with the prior N(0, I) into zones,
+one per anchor. A flow connects the anchors and the prior. Its state at noise level t is
+
+    x_t = (1 - t) a + t ε,    t = 0: anchors,    t = 1: prior    (the paper's time is 1 - t).
+
+The posterior over anchors given a state, and the posterior mean, are
 
     w_j(x, t) ∝ p_j exp(-|x - (1-t) a_j|² / 2t²),    ā(x, t) = Σ_j w_j a_j,
 
-the flow is dx/dt = (x - ā) / t (§2.2.1, A.2). From near an anchor to t = 1 it gives a latent of
-that anchor's zone; from a latent to t = 0 it ends at the anchor in whose zone the latent lies.
+and the flow is dx/dt = (x - ā) / t (§2.2.1, A.2). Integrated from a point near an anchor to t = 1,
+it gives a latent in the zone of that anchor. Integrated from a latent to t = 0, it ends at the
+anchor whose zone contains the latent.
 
-The functions are those of `lzn_jax.zoning`, for the paper's solvers. Here float32 loses all digits
-of some gradients to 1/t² = 1e8, and each step forms m n q differences: `lzn_jax/zoning/flow.py`
-says how the others avoid both.
+The functions are those of `lzn_jax.zoning`, restricted to the paper's solvers. They have two
+weaknesses: in float32, factors of 1/t² = 1e8 leave no correct digit in some gradients, and each
+step forms m n q differences. `lzn_jax/zoning/flow.py` explains how the package avoids both.
 """
 
 from typing import Literal
@@ -24,53 +28,54 @@ from jaxtyping import Array, Float, Int
 from lzn_jax.zoning.arguments import public
 from lzn_jax.zoning.solvers import DPMSolver, Euler, mean_weights
 
-Paper = Euler | DPMSolver
+PaperSolver = Euler | DPMSolver
 Direction = Literal["prior", "anchors"]
 Latents = Float[Array, "m q"]
 Anchors = Float[Array, "n q"]
 Index = Int[Array, " m"]
-Weights = Float[Array, " n"] | None
+LogWeights = Float[Array, " n"] | None
 Metrics = dict[str, Float[Array, ""]]
 
 
-@jax.checkpoint  # a derivative forms the differences anew, in place of keeping them of all steps
+@jax.checkpoint  # the derivative recomputes the differences instead of storing them for all steps
 def log_posterior(
     x: Latents, t: Float[Array, ""], anchors: Anchors, log_weights: Float[Array, " n"]
 ) -> Float[Array, "m n"]:
-    """log w_j(x, t)."""
+    """log w_j(x, t), the log posterior over anchors."""
     squares = jnp.sum(((x[:, None] - (1 - t) * anchors) / t) ** 2, axis=-1)
     return jax.nn.log_softmax(log_weights - 0.5 * squares, axis=1)
 
 
-def noise_levels(solver: Paper, towards: Direction) -> np.ndarray:
-    """t before the first step and after each one (S+1,)."""
+def noise_levels(solver: PaperSolver, towards: Direction) -> np.ndarray:
+    """Noise levels t (S+1,): before the first step and after each of the S steps."""
     if not isinstance(solver, Euler | DPMSolver):
         raise ValueError(f"the plain form has solvers Euler and DPMSolver, not {solver!r}")
     return solver.times(towards)
 
 
 def follow(
-    x: Latents, anchors: Anchors, solver: Paper, towards: Direction, log_weights: Weights
+    x: Latents, anchors: Anchors, solver: PaperSolver, towards: Direction, log_weights: LogWeights
 ) -> tuple[Latents, Float[Array, "s m n"]]:
-    """The flow from x: where it ends, and log w before each of the solver's S steps.
+    """Integrates the flow from x; returns its end and log w before each of the S steps.
 
     Euler's step from t to t' is x + (t' - t) (x - ā) / t = t'/t x + (1 - t'/t) ā. Solvers of higher
-    order put a combination of the latest means in place of ā (`mean_weights`; C.2).
+    order replace ā by a combination of the latest posterior means (`mean_weights`; C.2).
     """
     times = noise_levels(solver, towards)
-    weights = mean_weights(times, solver.orders)
+    factors = mean_weights(times, solver.orders)
+    rows = [jnp.asarray(a, x.dtype) for a in (times[:-1], times[1:] / times[:-1], factors)]
+    log_weights = jnp.zeros_like(anchors[:, 0]) if log_weights is None else log_weights
 
     def step(state, row):
-        x, means = state
-        t, ratio, weights = row
+        x, means = state  # the newest mean first
+        t, ratio, factors = row
         log_w = log_posterior(x, t, anchors, log_weights)
         mean = jnp.matmul(jnp.exp(log_w), anchors, precision="highest")
         means = (mean, *means[:-1])
-        return (ratio * x + sum(map(jnp.multiply, weights, means)), means), log_w
+        x = ratio * x + sum(f * mean for f, mean in zip(factors, means, strict=True))
+        return (x, means), log_w
 
-    log_weights = jnp.zeros_like(anchors[:, 0]) if log_weights is None else log_weights
-    rows = [jnp.asarray(a, x.dtype) for a in (times[:-1], times[1:] / times[:-1], weights)]
-    (x, _), log_w = jax.lax.scan(step, (x, (0 * x,) * weights.shape[1]), rows)
+    (x, _), log_w = jax.lax.scan(step, (x, (0 * x,) * factors.shape[1]), rows)
     return x, log_w
 
 
@@ -80,10 +85,10 @@ def compute_latents(
     noise: Latents,
     own: Index | None = None,
     *,
-    solver: Paper,
-    log_weights: Weights = None,
+    solver: PaperSolver,
+    log_weights: LogWeights = None,
 ) -> Latents:
-    """Latents: from (1-t) a_own + t ε at a small t to the prior (§2.2.1, eq. 2)."""
+    """Latents: ends of the flow from (1-t) a_own + t ε, t near 0, to the prior (§2.2.1, eq. 2)."""
     t = float(noise_levels(solver, "prior")[0])
     start = t * noise + (1 - t) * (anchors if own is None else anchors[own])
     return follow(start, anchors, solver, "prior", log_weights)[0]
@@ -95,10 +100,10 @@ def latents_in_context(
     context: Anchors,
     noise: Latents,
     *,
-    solver: Paper,
-    log_weights: Weights = None,
+    solver: PaperSolver,
+    log_weights: LogWeights = None,
 ) -> Latents:
-    """Latents of queries, each of them an anchor beside the context's for itself alone (ours)."""
+    """Latents of queries, each computed among the context anchors and its own anchor (ours)."""
     weights = jnp.zeros_like(context[:, 0]) if log_weights is None else log_weights
     weights = jnp.append(weights, 0)
 
@@ -111,15 +116,15 @@ def latents_in_context(
 
 @public
 def decode(
-    latents: Latents, anchors: Anchors, *, solver: Paper, log_weights: Weights = None
+    latents: Latents, anchors: Anchors, *, solver: PaperSolver, log_weights: LogWeights = None
 ) -> Latents:
-    """The ends of the flow from latents to the anchors (§2.2.1)."""
+    """Ends of the flow from latents to the anchors (§2.2.1)."""
     return follow(latents, anchors, solver, "anchors", log_weights)[0]
 
 
 @public
 def classify(
-    latents: Latents, anchors: Anchors, *, solver: Paper, log_weights: Weights = None
+    latents: Latents, anchors: Anchors, *, solver: PaperSolver, log_weights: LogWeights = None
 ) -> Index:
     """Index of the anchor nearest to the end of each latent's flow (§5, E.2)."""
     ends = decode(latents, anchors, solver=solver, log_weights=log_weights)
@@ -132,10 +137,10 @@ def assignment_log_probs(
     anchors: Anchors,
     targets: Index,
     *,
-    solver: Paper,
-    log_weights: Weights = None,
+    solver: PaperSolver,
+    log_weights: LogWeights = None,
 ) -> Float[Array, "s m"]:
-    """log w of each latent's target before each step (§2.2.2)."""
+    """log w of each latent's target before each step of the flow to the anchors (§2.2.2)."""
     _, log_w = follow(latents, anchors, solver, "anchors", log_weights)
     return log_w[:, jnp.arange(len(targets)), targets]
 
@@ -146,20 +151,24 @@ def alignment_loss(
     anchors: Anchors,
     targets: Index,
     *,
-    solver: Paper,
+    solver: PaperSolver,
     cutoff: float = 0.2,
     form: Literal["log", "prob"] = "log",
-    log_weights: Weights = None,
+    log_weights: LogWeights = None,
 ) -> tuple[Float[Array, ""], Metrics]:
-    """Minus the mean (log) of P_i, the best w of the target after the cut-off (§2.2.2, B.1)."""
+    """Negative mean of P_i or log P_i, P_i the largest w of the target after the cut-off (B.1).
+
+    Also returns `assignment_accuracy`, the share of latents whose last w is largest at the target,
+    and `ode_error`, the mean distance between the flow's end and the target relative to the
+    target's norm (§2.2.2).
+    """
     ends, log_w = follow(latents, anchors, solver, "anchors", log_weights)
     log_own = log_w[:, jnp.arange(len(targets)), targets]
     log_p = jnp.max(log_own[int(cutoff * solver.num_steps) :], axis=0)
     loss = -jnp.mean(log_p if form == "log" else jnp.exp(log_p))
+    is_right = log_own[-1] >= jnp.max(log_w[-1], axis=1)
     errors = jnp.linalg.norm(ends - anchors[targets], axis=1)
     return loss, {
-        "assignment_accuracy": jnp.mean(
-            log_own[-1] >= jnp.max(log_w[-1], axis=1), dtype=loss.dtype
-        ),
+        "assignment_accuracy": jnp.mean(is_right, dtype=loss.dtype),
         "ode_error": jnp.mean(errors / jnp.linalg.norm(anchors[targets], axis=1)),
     }

@@ -1,17 +1,17 @@
-"""Functions of rows: in blocks, so that memory is bounded, and over the devices of a mesh.
+"""Row functions: evaluation in blocks, which bounds memory, and over the devices of a mesh.
 
-A *row function* is `function(shared, rows, linear, sums) -> (outputs, sums)`. Every row of
-`outputs` depends on its own row of `rows` and `linear` and on `shared` alone; what it adds to
-`sums` adds up over rows and is linear in `linear`. All of zoning has this form (rows are points,
-shared is the mixture), so it is written for one block of points.
+A *row function* is `function(shared, rows, linear, sums) -> (outputs, sums)`. Each row of `outputs`
+depends only on the same row of `rows` and `linear`, and on `shared`. The terms added to `sums` are
+sums over rows and linear in `linear`. All of zoning has this form, with points as rows and the
+mixture as the shared argument, and is therefore written for one block of points.
 
-Each device takes its own rows, all of them hold what is shared: it is gathered once before a call
-and sums are added up once after it; in between nothing is exchanged. The mesh is the one in force
-(`jax.set_mesh`), or that which the types of arrays name (Explicit axes). Without a mesh, and inside
-of a caller's `shard_map`, all of this is the plain program.
+Rows are divided over devices, and every device has the whole of `shared`: it is gathered once
+before a call, and `sums` are reduced once after it, with no communication in between. The mesh is
+the one set by `jax.set_mesh`, or the one in the types of the arrays (Explicit axes). Without a
+mesh, and within a caller's `shard_map`, functions are called without any division.
 
-Nothing here is differentiated through `shard_map`: what has a written-out derivative calls
-`over_devices` in each of its passes, on arrays that `place_rows` has placed before.
+Nothing is differentiated through `shard_map`: each pass of a written-out derivative calls
+`over_devices` on arrays placed by `place_rows`.
 """
 
 import functools
@@ -25,28 +25,28 @@ from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 
 from lzn_jax.zoning.flow import SMALL_SIDE
 
-ROWS_AXIS = "data"  # of several axes that are Auto, where types say nothing
-BLOCK_LOGITS = 2**21  # points x anchors at a time: stays in a cache, fills an accelerator
+ROWS_AXIS = "data"  # axis that divides rows if the mesh has several Auto axes
+BLOCK_LOGITS = 2**21  # points x anchors per block: fits a CPU's cache, fills an accelerator
 
 Tree = Any
 RowFunction = Callable[[Tree, Tree, Tree, Tree], tuple[Tree, Tree]]
 
 
-def rows_a_block(num_rows: int, num_anchors: int) -> int:
-    """Fewer where a device holds few of the rows, so that blocks do not outgrow what it holds."""
+def rows_per_block(num_rows: int, num_anchors: int) -> int:
+    """Largest number of rows in a block; smaller if a device has few rows, to save memory there."""
     most = max(1, BLOCK_LOGITS // num_anchors)
     return min(most, max(SMALL_SIDE, most * num_rows // num_anchors))
 
 
 def in_blocks(function: RowFunction, max_rows: int) -> RowFunction:
-    """`function` on at most `max_rows` rows at a time: memory does not grow with their number."""
+    """`function` on blocks of at most `max_rows` rows, so that memory is bounded."""
 
     def blocked(shared: Tree, rows: Tree, linear: Tree, sums: Tree) -> tuple[Tree, Tree]:
         count = len(jax.tree.leaves(rows)[0])
         least = -(-count // max_rows)
         if least <= 1:
             return function(shared, rows, linear, sums)
-        # Blocks that need no filling up spare a copy of all outputs.
+        # Blocks without padding save a copy of all outputs.
         num_blocks = next((k for k in range(least, 2 * least) if count % k == 0), least)
         size = -(-count // num_blocks)
 
@@ -57,7 +57,7 @@ def in_blocks(function: RowFunction, max_rows: int) -> RowFunction:
 
         blocks = jax.tree.map(
             lambda a: a.reshape(num_blocks, size, *a.shape[1:]),
-            filled_up(rows, linear, num_blocks * size - count),
+            _pad(rows, linear, num_blocks * size - count),
         )
         sums, outputs = jax.lax.scan(step, sums, blocks)
         outputs = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[:count], outputs)
@@ -66,24 +66,23 @@ def in_blocks(function: RowFunction, max_rows: int) -> RowFunction:
     return blocked
 
 
-def filled_up(rows: Tree, linear: Tree, missing: int) -> tuple[Tree, Tree]:
-    """`missing` more rows, copies of the last; they add nothing to sums, which are linear in 0."""
-
-    if missing == 0:
+def _pad(rows: Tree, linear: Tree, count: int) -> tuple[Tree, Tree]:
+    """Pads with copies of the last row; their `linear` is 0, so that they add nothing to sums."""
+    if count == 0:
         return rows, linear
 
-    def fill(mode: str) -> Callable[[jax.Array], jax.Array]:
-        return lambda a: jnp.pad(a, [(0, missing)] + [(0, 0)] * (a.ndim - 1), mode=mode)
+    def pad(mode: str) -> Callable[[jax.Array], jax.Array]:
+        return lambda a: jnp.pad(a, [(0, count)] + [(0, 0)] * (a.ndim - 1), mode=mode)
 
-    return jax.tree.map(fill("edge"), rows), jax.tree.map(fill("constant"), linear)
+    return jax.tree.map(pad("edge"), rows), jax.tree.map(pad("constant"), linear)
 
 
 class _Placement(NamedTuple):
     mesh: AbstractMesh
-    axes: tuple[str, ...]  # over which rows are divided
+    axes: tuple[str, ...]  # axes of the mesh that divide the rows
 
     def place(self, tree: Tree, *axes: Any) -> Tree:
-        """The arrays, whole or with their leading axis divided."""
+        """The arrays with their leading axis divided over `axes`, or whole without them."""
         sharding = NamedSharding(self.mesh, PartitionSpec(*axes))
         is_explicit = bool(self.mesh.explicit_axes)
         move = jax.sharding.reshard if is_explicit else jax.lax.with_sharding_constraint
@@ -91,24 +90,24 @@ class _Placement(NamedTuple):
 
 
 def place_rows(shared: Tree, rows: Tree, linear: Tree = ()) -> tuple[Tree, Tree, Tree]:
-    """The arguments of a row function where `over_devices` wants them, differentiable.
+    """Arguments of a row function, placed as `over_devices` requires; differentiable.
 
-    That is `shared` whole on each device, the others divided by rows. These are filled up to a
-    multiple of the devices: `rows` by copies of the last one, `linear` by zeros.
+    `shared` is whole on each device. The others are divided by rows and padded to a multiple of the
+    devices: `rows` by copies of the last row, `linear` by zeros.
     """
     placement = _placement(shared, rows)
     if placement is None:
         return _varying_alike((shared, rows, linear))
     mesh, axes = placement
-    missing = -len(jax.tree.leaves(rows)[0]) % math.prod(mesh.shape[axis] for axis in axes)
-    rows, linear = filled_up(rows, linear, missing)
+    padding = -len(jax.tree.leaves(rows)[0]) % math.prod(mesh.shape[axis] for axis in axes)
+    rows, linear = _pad(rows, linear, padding)
     return placement.place(shared), *placement.place((rows, linear), axes)
 
 
 def over_devices(
     function: RowFunction, zero_sums: Callable[[Tree], Tree]
 ) -> Callable[[Tree, Tree, Tree], tuple[Tree, Tree]]:
-    """`function` with sums from `zero_sums(shared)` on, each device for the rows that it holds."""
+    """`function` with initial sums `zero_sums(shared)`, evaluated by each device for its rows."""
 
     def local(shared: Tree, rows: Tree, linear: Tree) -> tuple[Tree, Tree]:
         return function(shared, rows, linear, zero_sums(shared))
@@ -119,7 +118,7 @@ def over_devices(
             return local(*_varying_alike((shared, rows, linear)))
         mesh, axes = placement
         whole, divided = PartitionSpec(), PartitionSpec(axes)
-        if not axes:  # whoever maps over these rows (`vmap`) may have divided what they map over
+        if not axes:  # an enclosing `vmap` may have divided the axis that it maps over
             free = jax.sharding.auto_axes(
                 local, axes=mesh.explicit_axes, out_sharding=NamedSharding(mesh, whole)
             )
@@ -134,39 +133,39 @@ def over_devices(
             mesh=mesh,
             in_specs=(whole, divided, divided),
             out_specs=(divided, whole),
-            check_vma=False,  # loops start from zeros, which are alike on all devices
-        )(shared, rows, placement.place(linear, axes))  # JAX's own zeros may be whole
+            check_vma=False,  # loops start from zeros, which do not vary over devices
+        )(shared, rows, placement.place(linear, axes))  # cotangents that JAX makes may be whole
 
     return call
 
 
 def _varying_alike(tree: Tree) -> Tree:
-    """Arrays of a caller's `shard_map` over all axes that one varies over; elsewhere the same.
+    """In a caller's `shard_map`, makes all arrays vary over the same axes; else returns them as is.
 
-    So loops may mix them, and what devices share gets the sum of their gradients.
+    Loops can then combine them, and an array shared by devices gets the sum of their gradients.
     """
     if not jax.sharding.get_abstract_mesh().manual_axes:
         return tree
-    # JAX knows where this 0 varies.
-    nothing = functools.reduce(jnp.add, (jnp.sum(a[:0]) for a in jax.tree.leaves(tree)))
-    return jax.tree.map(lambda a: a + nothing.astype(a.dtype), tree)
+    # A 0 that varies over the axes of all arrays.
+    zero = functools.reduce(jnp.add, (jnp.sum(a[:0]) for a in jax.tree.leaves(tree)))
+    return jax.tree.map(lambda a: a + zero.astype(a.dtype), tree)
 
 
 def _placement(shared: Tree, rows: Tree) -> _Placement | None:
-    """Which axes of which mesh share the rows.
+    """The mesh and the axes that divide the rows, or None if the rows are not divided.
 
-    Explicit ones that the rows name; of Auto ones the only one, or ROWS_AXIS. None where nobody
-    does, or where the caller has divided them (`shard_map`).
+    The axes are those in the types of `rows` if axes are Explicit. If they are Auto, it is the only
+    one or ROWS_AXIS. Within a caller's `shard_map` the result is None.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    types = [jax.typeof(a).sharding for a in jax.tree.leaves((rows, shared))]
+    shardings = [jax.typeof(a).sharding for a in jax.tree.leaves((rows, shared))]
     if mesh.empty:
-        mesh = next((kind.mesh for kind in types if kind.mesh.explicit_axes), mesh)
+        mesh = next((s.mesh for s in shardings if s.mesh.explicit_axes), mesh)
     if mesh.manual_axes:
         return None
     if mesh.explicit_axes:
-        named = [kind.spec[0] for kind in types[: len(jax.tree.leaves(rows))] if len(kind.spec)]
-        axes = next((axis for axis in named if axis is not None), ())
+        specs = [s.spec for s in shardings[: len(jax.tree.leaves(rows))]]
+        axes = next((spec[0] for spec in specs if len(spec) and spec[0] is not None), ())
         return _Placement(mesh, axes if isinstance(axes, tuple) else (axes,))
     axes = mesh.axis_names if len(mesh.axis_names) == 1 else (ROWS_AXIS,)
     return _Placement(mesh, axes) if set(axes) <= set(mesh.axis_names) else None

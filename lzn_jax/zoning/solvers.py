@@ -1,18 +1,16 @@
-"""Solvers of the latent flow as tables of numbers (paper §2.2.1, A.2).
+"""Solvers of the latent flow as tables of numbers, and the paper's two solvers (§2.2.1, A.2).
 
-In zone coordinates the flow is du/dr = ā - c with r = (1-t)/t, and all solvers are linear in the
-start and in the drifts d = ā - c that they have seen. A solver is therefore a table, a row a step:
+In zone coordinates the flow is du/dr = ā - c with r = (1-t)/t, and every solver is linear in the
+start and in the drifts d = ā - c evaluated so far. A solver is therefore a table, one row per step:
 
     u_0 = start_weight start - start_centre_weight c,
     evaluate d_k at (u_k, r_k),   u_{k+1} = u_k + Σ_l weights_{k,l} d_{k-l},
     end point x = end_centre_weight c + t_end u_0 + Σ_k end_weights_k d_k,
 
-where the start is noise ε at c (u_0 = ε) towards the prior, and a latent, x at t_start, towards
-the anchors.
+where the start is the noise ε (u_0 = ε) towards the prior, and a latent, x at t_start, towards the
+anchors. The end point has weights of its own because u = (x - (1-t) c)/t is not finite at t = 0.
 
-The end point has a row of its own because u = (x - (1-t) c)/t has no finite value at t = 0.
-
-The paper's two solvers are here: one table for all points, whatever the anchors.
+The tables of the paper's solvers are the same for all points and anchors.
 """
 
 import dataclasses
@@ -25,58 +23,60 @@ import numpy as np
 
 from lzn_jax.zoning.flow import Mixture, Points, Table, View
 
-SMALLEST_R = 1e-18  # for 0, at the prior: its square times an infinite distance is infinite
+SMALLEST_R = 1e-18  # replaces r = 0 at the prior: r² times an infinite distance stays infinite
 
-Tables = Callable[[View, Points], Table]  # the table for a block of points
+Tables = Callable[[View, Points], Table]  # the table of a block of points
 
 
 @runtime_checkable
 class Solver(Protocol):
-    """What zoning asks of a solver: a frozen, hashable setting that makes tables for a mixture."""
+    """Interface of solvers: frozen, hashable settings that make tables for a mixture."""
 
     @property
     def num_steps(self) -> int:
-        """S, the number of evaluations."""
+        """Number of evaluations S."""
 
     def towards_prior(self, mixture: Mixture) -> Tables:
-        """Tables that take an anchor's neighbourhood to its latent."""
+        """Tables for the flow from anchors to latents."""
 
     def towards_anchors(self, mixture: Mixture) -> Tables:
-        """Tables that take a latent to the anchor in whose zone it lies."""
+        """Tables for the flow from latents to anchors."""
 
 
 class _Uniform:
-    """A solver with the same steps for all points, uniform in t."""
+    """A solver with steps uniform in t, the same for all points."""
 
     num_steps: int
 
     def _ends(self) -> dict[str, tuple[float, float]]:
+        """First and last noise level in each direction."""
         raise NotImplementedError
 
     @property
     def orders(self) -> list[int]:
-        """Of each step."""
+        """Order of each step."""
         return [1] * self.num_steps
 
     def times(self, towards: Literal["prior", "anchors"]) -> np.ndarray:
-        """Noise levels t (S+1,) from start to end."""
+        """Noise levels t (S+1,) from the start of the flow to its end."""
         return np.linspace(*self._ends()[towards], self.num_steps + 1)
 
     def towards_prior(self, mixture: Mixture) -> Tables:
-        """One table, whatever the mixture."""
+        """One table for all points."""
         return _tables(self.times("prior"), self.orders, mixture)
 
     def towards_anchors(self, mixture: Mixture) -> Tables:
-        """One table, whatever the mixture."""
+        """One table for all points."""
         return _tables(self.times("anchors"), self.orders, mixture)
 
 
 @dataclasses.dataclass(frozen=True)
 class Euler(_Uniform):
-    """Euler's method: order 1, one evaluation a step, uniform in t (paper §4; exact in r).
+    """Euler's method with steps uniform in t, one evaluation per step (paper §4).
 
-    Towards the prior t runs from t_min to 1; towards the anchors from 1 to 0, where the last
-    evaluation is at t = 1/num_steps and the end point is the posterior mean ā found there.
+    A step is exact if ā is constant. Towards the prior, t runs from t_min to 1. Towards the anchors
+    it runs from 1 to 0: the last evaluation is at t = 1/num_steps, and the end point is the
+    posterior mean ā there.
     """
 
     num_steps: int
@@ -94,12 +94,13 @@ class Euler(_Uniform):
 
 @dataclasses.dataclass(frozen=True)
 class DPMSolver(_Uniform):
-    """DPM-Solver++ multistep with data prediction ā, uniform in t (paper C.2; arXiv:2211.01095).
+    """Multistep DPM-Solver++ with data prediction ā, uniform in t (paper C.2; arXiv:2211.01095).
 
-    One evaluation a step. Orders 1 and 2 converge as named; order 3 follows the formula behind the
-    paper's numbers, which halves the third-order term: its error is smaller but falls with order 2.
-    The first steps have lower order; with fewer than 10 steps so do the last ones. Both directions
-    stay within [t_min, t_max]: a latent is the state at t_max, a decoded point that at t_min.
+    One evaluation per step. Orders 1 and 2 converge as named. Order 3 uses the formula of the
+    paper's code, which halves the third-order term: its error is smaller than that of order 2 but
+    converges with order 2. The first steps have lower order; with fewer than 10 steps, so do the
+    last ones. Both directions stay within [t_min, t_max]: a latent is the state at t_max, a decoded
+    point the state at t_min.
     """
 
     num_steps: int
@@ -125,7 +126,7 @@ class DPMSolver(_Uniform):
 
     @property
     def orders(self) -> list[int]:
-        """Of each step."""
+        """Order of each step."""
         orders = [min(self.order, k + 1) for k in range(self.num_steps)]
         if self.num_steps < 10:
             orders = [min(order, self.num_steps - k) for k, order in enumerate(orders)]
@@ -135,7 +136,7 @@ class DPMSolver(_Uniform):
 def mean_weights(times: np.ndarray, orders: Sequence[int]) -> np.ndarray:
     """Factors (S, K) of the newest mean ā, the one before it, ... in the state after each step.
 
-    That is t'/t x + Σ_l weights[k, l] ā_{k-l}; a step of order 1 is Euler's.
+    The state after step k is t'/t x + Σ_l weights[k, l] ā_{k-l}. A step of order 1 is Euler's.
     """
     weights = np.zeros((len(orders), max(orders)))
     weights[:, 0] = 1 - times[1:] / times[:-1]
@@ -146,9 +147,9 @@ def mean_weights(times: np.ndarray, orders: Sequence[int]) -> np.ndarray:
 
 
 def _tables(times: np.ndarray, orders: Sequence[int], mixture: Mixture) -> Tables:
-    """The rows for the grid `times` (S+1,), row k of order `orders[k]`; the same for all points."""
+    """One table for all points from the grid `times` (S+1,) and the order of each step."""
     t_end, after = times[-1], times[1:-1]
-    states = mean_weights(times, orders)  # of the state t u, which is finite where u is not
+    states = mean_weights(times, orders)  # of the state t u, which is finite also where u is not
     weights = np.append(states[:-1] / after[:, None], np.zeros_like(states[:1]), axis=0)
     ends = np.append(t_end / after, 1.0)[:, None] * states
     end_weights = np.sum([np.pad(end[age:], (0, age)) for age, end in enumerate(ends.T)], axis=0)
@@ -158,10 +159,10 @@ def _tables(times: np.ndarray, orders: Sequence[int], mixture: Mixture) -> Table
 def shared_table(
     times: np.ndarray, weights: np.ndarray, end_weights: np.ndarray, mixture: Mixture
 ) -> Tables:
-    """One table for all points, of evaluations at `times[:-1]` and an end at `times[-1]` (S+1,).
+    """One table for all points: evaluations at `times[:-1]`, the end point at `times[-1]` (S+1,).
 
     `weights` (S, K) are factors of the newest drift, the one before it, ... in the next state, 0 in
-    the last row; `end_weights` (S,) those of each drift in the end point.
+    the last row. `end_weights` (S,) is the factor of each drift in the end point.
     """
     t_end = times[-1]
     r = np.maximum((1 - times[:-1]) / times[:-1], SMALLEST_R)
@@ -179,7 +180,7 @@ def shared_table(
 
 
 def _higher_order(times: np.ndarray, order: int) -> np.ndarray:
-    """What orders 2, 3 add to Euler's weight at the last of the times (arXiv:2211.01095, B.2)."""
+    """Corrections of order 2 or 3 to Euler's weights of the last step (arXiv:2211.01095, B.2)."""
     lam = np.log((1 - times) / times)
     h = lam[-1] - lam[-2]
     phi1 = np.expm1(-h)

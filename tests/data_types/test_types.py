@@ -91,7 +91,7 @@ def mistaken(config, **changes):
             r"the encoder of type 'property' must give anchors \(n, 4\), as latent.dim is 4; one "
             r"sample gives \(1, 5\)",
         ),
-        ({"name": "number"}, "type 'property' builds a DataType of the name 'number'"),
+        ({"name": "number"}, "type 'property' builds a DataType named 'number'"),
     ],
 )
 def test_a_mistake_of_a_type_is_one_line_before_anything_is_built(changes, message, monkeypatch):

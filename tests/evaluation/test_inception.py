@@ -13,8 +13,9 @@ import torch_writer
 from flax import traverse_util
 
 from lzn_jax.configuration import UserError
+from lzn_jax.evaluation.cache import key_of_variables
 from lzn_jax.evaluation.inception import InceptionV3, inception_outputs, resize_bilinear
-from lzn_jax.evaluation.inception_weights import from_torch, load_inception
+from lzn_jax.evaluation.inception_weights import from_torch, inception_extractor, load_inception
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -26,7 +27,7 @@ def state():
 
 @pytest.fixture(scope="module")
 def variables(state):
-    return traverse_util.unflatten_dict(from_torch(state, "a test"))
+    return from_torch(state, "a test")
 
 
 def _images():
@@ -109,10 +110,11 @@ def test_weights_from_a_pytorch_file(tmp_path, state, variables):
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     named = path.rename(tmp_path / f"pt_inception-2015-12-05-{digest[:8]}.pth")
     loaded = load_inception(named)
-    jax.tree.map(np.testing.assert_array_equal, loaded.variables, variables)
+    jax.tree.map(np.testing.assert_array_equal, loaded, variables)
     # The original file is older than PyTorch's zip format.
     torch_writer.write_stream(tmp_path / "stream.pth", state)
-    assert load_inception(tmp_path / "stream.pth").key == loaded.key
+    key = inception_extractor(tmp_path / "stream.pth").key
+    assert key == key_of_variables(loaded)
     wrong = named.rename(tmp_path / "pt_inception-2015-12-05-6726825d.pth")
     with pytest.raises(UserError, match=f"starts with {digest[:8]}, not 6726825d"):
         load_inception(wrong)

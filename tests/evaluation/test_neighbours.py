@@ -62,9 +62,9 @@ def test_blocks_of_odd_sizes_change_nothing(monkeypatch, bank_rows, query_rows):
     queries, _ = _sample(23, 5, seed=1)
     monkeypatch.setattr(neighbours, "_BANK_ROWS", bank_rows)
     monkeypatch.setattr(neighbours, "_QUERY_ROWS", query_rows)
-    neighbours._nearer.clear_cache()  # the size of a block is compiled in
+    neighbours._update_nearest.clear_cache()  # the size of a block is compiled in
     votes = knn_log_votes(bank, labels, queries, num_classes=5)
-    neighbours._nearer.clear_cache()
+    neighbours._update_nearest.clear_cache()
     np.testing.assert_allclose(
         np.exp(votes), _reference(bank, labels, queries, 5, 20, 0.07), atol=2e-5
     )
@@ -82,7 +82,7 @@ def test_low_temperatures_and_zero_rows_stay_finite():
     ("bank", "labels", "message"),
     [
         (np.zeros((0, 2), np.float32), np.zeros(0, int), "0 rows"),
-        (np.zeros((2, 2), np.float32), np.array([0, 3]), "labels must lie in"),
+        (np.zeros((2, 2), np.float32), np.array([0, 3]), "labels must be in"),
         (np.array([[np.nan, 0]], np.float32), np.array([0]), "not finite"),
     ],
 )

@@ -128,8 +128,8 @@ def test_rounding_of_few_rows_is_no_lack_of_convergence(seed, penalty):
 @pytest.mark.parametrize(
     ("features", "labels", "message"),
     [
-        (np.ones((3, 2), np.float32), np.array([0, 0, 3]), "labels must lie in"),
-        (np.ones((3, 2), np.float32), np.array([0, 0, -1]), "labels must lie in"),
+        (np.ones((3, 2), np.float32), np.array([0, 0, 3]), "labels must be in"),
+        (np.ones((3, 2), np.float32), np.array([0, 0, -1]), "labels must be in"),
         (np.ones((3, 2), np.float32), np.array([0, 1, 2]), "no class has two rows"),
         (np.full((2, 2), np.inf, np.float32), np.array([0, 0]), "not finite"),
     ],
@@ -209,7 +209,7 @@ def test_training_says_what_is_wrong_with_its_batches():
         _train([(features, labels)], 3, 2, paper, num_steps=3)
     with pytest.raises(ValueError, match="end after 0 of 3 steps"):
         _train([], 3, 2, paper, num_steps=3)
-    with pytest.raises(ValueError, match="labels must lie in"):
+    with pytest.raises(ValueError, match="labels must be in"):
         _train([(features, labels + 1)], 3, 2, paper, num_steps=1)
     with pytest.raises(ValueError, match="diverged"):
         _train([(features * np.nan, labels)], 3, 2, paper, num_steps=1)

@@ -169,7 +169,7 @@ def test_cmmd_of_two_points_and_of_a_set_with_itself():
 
 
 def test_cmmd_refuses_embeddings_that_are_not_normalised():
-    with pytest.raises(ValueError, match="divided by their norm"):
+    with pytest.raises(ValueError, match="must have norm 1"):
         cmmd(np.ones((2, 2)), np.array([[1.0, 0.0]]))
 
 

@@ -142,7 +142,7 @@ def test_check_data_names_what_is_no_pair_and_goes_on_to_the_pictures(tmp_path, 
     report = capsys.readouterr().err
     assert "no pair, left out: a text without its image: cat/99.jpg in line 1" in report
     assert report.count("an empty text: ") == report.count("a pair again: ") == 2  # splits
-    assert "error: 6 texts or images are no pairs" in report
+    assert "error: 6 texts or images are not pairs" in report
     assert (tmp_path / "run" / "figures" / "pairs.png").is_file()
 
 
@@ -159,14 +159,14 @@ def test_check_data_names_and_counts_unreadable_images(tmp_path, capsys):
     named = re.findall(r"unreadable: .*/train/dog/(\d\d)\.jpg: .*truncated", report)
     assert named == [f"{i:02}" for i in range(0, 40, 2)]
     assert "unreadable: and 5 more" in report
-    assert "error: 25 images cannot be read, of" in report
+    assert "error: 25 images cannot be read (in " in report
     assert (tmp_path / "run" / "figures" / "contact_sheet.png").is_file()
 
 
 def test_check_data_bears_a_folder_without_any_readable_image(tmp_path, capsys):
     config = _config_file(tmp_path, _images(tmp_path / "images", broken=range(20)))
     assert _check(config, tmp_path / "run") == 2
-    assert "error: 20 images cannot be read, of" in capsys.readouterr().err
+    assert "error: 20 images cannot be read (in " in capsys.readouterr().err
 
 
 def test_check_data_goes_on_where_unreadable_images_are_allowed_for(tmp_path, capsys):
