@@ -115,7 +115,7 @@ def test_docstrings_are_in_it(site, pages):
     assert {f"lzn_jax.trained_model.TrainedModel.{name}" for name in public} <= anchors
     assert "lzn_jax.loading.load" in anchors
     text = (site / "website" / "trained_model.html").read_text()
-    assert "Samples of one data type as samples of another" in text
+    assert "Translates samples from one data type to another" in text
 
 
 def test_cells_say_what_they_showed():

@@ -76,7 +76,8 @@ def executed(path: Path) -> dict[str, Any]:
 
         log.info(f"executing {path.name}, which takes minutes; {CACHE} keeps its outputs")
         resources = {"metadata": {"path": str(path.parent)}}
-        notebook = nbclient.execute(nbformat.read(path, 4), resources=resources, timeout=None)
+        source = nbformat.read(path, 4)
+        notebook = nbclient.NotebookClient(source, timeout=None, resources=resources).execute()
         CACHE.mkdir(parents=True, exist_ok=True)
         for older in CACHE.glob(f"{path.stem}-*.json"):
             older.unlink()
