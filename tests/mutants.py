@@ -277,7 +277,7 @@ MUTANTS = (
     Mutant("models/transformer.py", "=not train", "=True", TEXT + "own_rate"),
     Mutant(
         "models/transformer.py",
-        "jnp.sum(is_text, axis=1, keepdims=True)",
+        "jnp.sum(mask, axis=1, keepdims=True)",
         "tokens.shape[1]",
         TEXT + "room",
     ),
@@ -341,8 +341,8 @@ MUTANTS = (
     ),
     Mutant(
         "data_types/property.py",
-        "found - self._unit * batch",
-        "found - batch",
+        "predicted - self._unit * batch",
+        "predicted - batch",
         "data_types/test_property.py -k squared_error",
     ),
     Mutant(

@@ -225,7 +225,7 @@ def test_a_study_is_a_name_for_types_alignments_and_conditions(tmp_path, path):
         ("digits_text", "training.text_weight=0", "must both be > 0, or both 0 to train"),
         ("digits_text", "latent.enabled=False", "latent.enabled must be True with texts"),
         ("digits_gen", "types=('image','text')", "lacks the field alignment.num_steps"),
-        ("digits_joint", "alignments=('image:label','image:image')", "only one of images alone"),
+        ("digits_joint", "alignments=('image:label','image:image')", "and images the only type"),
         (
             "digits_repr",
             "alignment.weight=0",
@@ -511,12 +511,12 @@ def test_no_other_field_takes_none(name):
         ),
         (
             "decoder.attention_resolutions=[4,16]",
-            "decoder.attention_resolutions must hold widths of decoder feature maps, "
+            "decoder.attention_resolutions must contain only widths of decoder feature maps, "
             "which are 8, 4, got (4, 16)",
         ),
         (
             "encoder.tap_resolutions=2",
-            "encoder.tap_resolutions must hold widths of encoder feature maps, "
+            "encoder.tap_resolutions must contain only widths of encoder feature maps, "
             "which are 8, 4, got (2,)",
         ),
     ],
@@ -643,7 +643,7 @@ def test_images_of_several_sizes_and_kinds_are_32_pixels_of_colours(tmp_path):
 def test_a_flat_folder_is_one_class_and_a_test_folder_needs_no_holdout(tmp_path):
     overrides = folder_of(tmp_path, {"train": [(8, 8)] * 5, "test": [(8, 8)] * 3})
     assert from_folder("digits_gen", *overrides) == [8, 3, 1, None, 5]
-    expected = "data.num_classes must be an integer >= 2 in the joint study, got 1: a folder has a"
+    expected = "data.num_classes must be an integer >= 2 with labels, got 1: an image folder has"
     assert message("digits_joint", *overrides).startswith(expected)
 
 

@@ -98,11 +98,11 @@ def test_many_texts_are_those_of_one_at_a_time(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("vocabulary", "text", "message"),
     [
-        (Characters(" ab"), "abc", "does not know: c"),
+        (Characters(" ab"), "abc", "outside the run's vocabulary: c"),
         (Characters(" ab"), "ababab", "longer than the run's 5 tokens"),
         (Characters(" ab"), "", "is empty"),
         (Bytes(), "éàè", "longer than the run's 5 tokens"),
-        (Bytes(), "a\ud83d", "does not know: \ud83d"),
+        (Bytes(), "a\ud83d", "outside the run's vocabulary: \ud83d"),
     ],
 )
 def test_a_text_that_cannot_be_said_is_named_or_left_out(vocabulary, text, message):
@@ -122,7 +122,7 @@ def test_a_text_of_which_a_file_makes_nothing_or_too_much_is_named(tmp_path):
         found.encode(["a", " "])
     with pytest.raises(UserError, match="is longer than the run's 5 tokens"):
         found.encode(["a thin nine standing upright"])
-    with pytest.raises(UserError, match="does not know: \ud83d"):
+    with pytest.raises(UserError, match="outside the run's vocabulary: \ud83d"):
         found.encode(["a\ud83d"])
 
 

@@ -130,7 +130,7 @@ def test_check_data_describes_texts_by_the_tokenizer_of_the_run(tmp_path, capsys
     # 10 numbers, n, o, a blank, $, r, f, a backslash and x.
     assert "train: 13 pairs, 12 different texts of 18 different characters, 0 images" in report
     assert "train: texts have 4 to 50 tokens, the median is 4" in report
-    assert "'$1 or $\\\\foo$' has characters that the run does not know: $, \\" in report
+    assert "'$1 or $\\\\foo$' has characters outside the run's vocabulary: $, \\" in report
     assert f"'{'x' * 50}' is longer than the run's 39 tokens" in report
     (given,) = drawn
     assert set(given[2]) >= {"no 0", "no 9"}
@@ -140,8 +140,8 @@ def test_check_data_names_what_is_no_pair_and_goes_on_to_the_pictures(tmp_path, 
     rows = [("cat/99.jpg", "gone"), ("cat/01.jpg", ""), ("cat/01.jpg", "no 1")]
     assert _check(_captioned(tmp_path, *rows), tmp_path / "run") == 2
     report = capsys.readouterr().err
-    assert "no pair, left out: a text without its image: cat/99.jpg in line 1" in report
-    assert report.count("an empty text: ") == report.count("a pair again: ") == 2  # splits
+    assert "left out, not a pair: a text without its image: cat/99.jpg in line 1" in report
+    assert report.count("an empty text: ") == report.count("a repeated pair: ") == 2  # splits
     assert "error: 6 texts or images are not pairs" in report
     assert (tmp_path / "run" / "figures" / "pairs.png").is_file()
 
