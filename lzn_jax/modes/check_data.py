@@ -197,5 +197,6 @@ def _draw(path: Path, train: Examples, unreadable: Collection[int], names: tuple
         places = np.linspace(0, len(rows) - 1, min(len(rows), plots.MAX_PAIRS)).astype(int)
         shown = np.array(rows)[places]
         pairs = path.with_name("pairs.png")
-        plots.translations(pairs, train.images[shown], train.texts[shown], "Images and their texts")
+        sides = train.images[shown], train.texts[shown]
+        plots.translations(pairs, *sides, "Images and their texts", made=False)
         _log.info("images with their texts: %s", pairs)

@@ -1,4 +1,4 @@
-"""Pictures for people, from arrays. What takes a path writes one PNG file, whole or not at all."""
+"""Pictures of arrays. Functions that take a path write one PNG file, atomically."""
 
 from lzn_jax.plots.embedding import MIN_POINTS, tsne
 from lzn_jax.plots.grids import enlarged, interpolation, predictions, reconstructions, sample_grid

@@ -1,7 +1,6 @@
 """Sheets of images: samples, reconstructions, interpolations, predictions.
 
-Sheets are laid out in pixels, so that each image pixel is a square of the same size whatever the
-fonts do.
+Sheets are laid out in pixels, so that every image pixel becomes a square of the same size.
 """
 
 import math
@@ -16,6 +15,7 @@ from matplotlib.figure import Figure
 
 from lzn_jax.data import Images
 from lzn_jax.plots.style import (
+    BORDER,
     DPI,
     TEXT_SIZE,
     TITLE_SIZE,
@@ -27,17 +27,18 @@ from lzn_jax.plots.style import (
 )
 
 _TILE = 96  # pixels; smaller images are enlarged to at least this
-_GAP = 6  # pixels between images
-_MARGIN = 24  # pixels round a sheet
+_GAP = 10  # pixels between images
+_BORDER_WIDTH = 2  # pixels around an image, inside the gap
+_MARGIN = 24  # pixels around a sheet
 _MAX_CLASS_ROWS = 20
 _PAIR_COLUMNS = 10
 _MAX_PAIRS = 30
 _MAX_PREDICTIONS = 60
-_BEFORE = {"left": 0.0, "center": 0.5, "right": 1.0}  # share of a note's width
+_SHARE_LEFT = {"center": 0.5, "right": 1.0}  # share of a note's width at the left of its x
 
 
 class _Tile(NamedTuple):
-    """An RGB image with its upper left corner, in pixels from the sheet's upper left."""
+    """An RGB image and its upper left corner, in pixels from that of the first image."""
 
     x: int
     y: int
@@ -45,31 +46,30 @@ class _Tile(NamedTuple):
 
 
 class _Note(NamedTuple):
-    """A text centred at height y, in pixels; `align` says which side of it x is."""
+    """A text centred vertically at y; x is its centre or its right end, as `align` requires."""
 
     x: int
     y: int
     text: str
-    align: Literal["left", "center", "right"]
+    align: Literal["center", "right"]
 
 
 def enlarged(images: UInt8[np.ndarray, "n h w c"], side: int = _TILE) -> np.ndarray:
-    """RGB images of at least `side` pixels by nearest neighbour, in whole multiples."""
+    """RGB images enlarged by a whole factor to at least `side` pixels, by nearest neighbour."""
     factor = math.ceil(side / max(images.shape[1:3]))
     images = images.repeat(factor, axis=1).repeat(factor, axis=2)
     return np.broadcast_to(images, (*images.shape[:3], 3))
 
 
 def _width(text: str) -> int:
-    """Pixels of a note."""
     return text_extent(text, TEXT_SIZE)[0]
 
 
 def _write_sheet(
     path: str | os.PathLike[str], tiles: Sequence[_Tile], notes: Sequence[_Note], title: str
 ) -> Path:
-    """Draws tiles and notes below a title, as large as they need; x may be negative."""
-    starts = [note.x - _BEFORE[note.align] * _width(note.text) for note in notes]
+    """Writes tiles and notes below a title; the x of a note may be negative."""
+    starts = [note.x - _SHARE_LEFT[note.align] * _width(note.text) for note in notes]
     ends = [start + _width(note.text) for start, note in zip(starts, notes, strict=True)]
     left = _MARGIN + math.ceil(max(0, -min(starts)))
     top = 2 * _MARGIN + text_extent(title, TITLE_SIZE, "bold")[1]
@@ -80,9 +80,11 @@ def _write_sheet(
     width = max(left + right, heading_width(title) + _MARGIN) + _MARGIN
     height = top + bottom + _MARGIN
     figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
+    border = ((_BORDER_WIDTH, _BORDER_WIDTH), (_BORDER_WIDTH, _BORDER_WIDTH), (0, 0))
     for tile in tiles:
-        below = height - top - tile.y - tile.pixels.shape[0]
-        figure.figimage(tile.pixels, left + tile.x, below, origin="upper")
+        pixels = np.pad(tile.pixels, border, constant_values=round(255 * float(BORDER)))
+        x, below = left + tile.x, height - top - tile.y - tile.pixels.shape[0]
+        figure.figimage(pixels, x - _BORDER_WIDTH, below - _BORDER_WIDTH, origin="upper")
     for note in notes:
         figure.text(
             (left + note.x) / width,
@@ -113,10 +115,10 @@ def sample_grid(
     title: str | None = None,
     columns: int = 12,
 ) -> Path:
-    """Images (1 or 3 channels) side by side, one row a class, the class at the left.
+    """Images (1 or 3 channels) in one row per class, with the class's name at the left.
 
-    At most `columns` images of a class and the 20 lowest classes are shown. A single class
-    goes on over further rows, at most `columns`. A label below 0 is no class and has no name.
+    At most `columns` images of each of the 20 lowest classes are shown. Images of a single class
+    fill several rows, at most `columns`. A label below 0 means an unknown class, without a name.
     """
     classes = np.unique(labels)[:_MAX_CLASS_ROWS]
     limit = columns if len(classes) > 1 else columns * columns
@@ -140,10 +142,7 @@ def reconstructions(
     errors: Float[np.ndarray, " n"],
     title: str | None = None,
 ) -> Path:
-    """Real images (1 or 3 channels) above their reconstructions, the error under each pair.
-
-    The first 30 are shown.
-    """
+    """The first 30 real images (1 or 3 channels), their reconstructions and errors below them."""
     shown = slice(_MAX_PAIRS)
     upper, lower = enlarged(originals[shown]), enlarged(reconstructed[shown])
     height, width = upper.shape[1:3]
@@ -171,9 +170,9 @@ def interpolation(
     weights: Float[np.ndarray, " n"],
     title: str | None = None,
 ) -> Path:
-    """Images on the way between two in a row, the weight of the second under each.
+    """A row of interpolated images between the two real images `ends`.
 
-    The two `ends` themselves stand at the left and at the right.
+    The text below each image is the weight of the second real image.
     """
     strip = enlarged(np.concatenate([ends[:1], images, ends[1:]]))
     height, width = strip.shape[1:3]
@@ -181,7 +180,7 @@ def interpolation(
     texts = ["real", *(f"{weight:.2g}" for weight in weights), "real"]
     tiles, notes = [], []
     for index, text in enumerate(texts):
-        gaps = (index > 0) + (index == len(texts) - 1)  # a wide one beside each real image
+        gaps = (index > 0) + (index == len(texts) - 1)  # wider gaps beside real images
         x = index * (width + _GAP) + gaps * _MARGIN
         tiles.append(_Tile(x, 0, strip[index]))
         notes.append(_Note(x + width // 2, text_y, text, "center"))
@@ -197,9 +196,9 @@ def predictions(
     title: str | None = None,
     class_names: Sequence[str] | None = None,
 ) -> Path:
-    """Images with the class that was found for each, its probability, and the label if it differs.
+    """The first 60 images with predicted classes, probabilities, and labels that differ.
 
-    The first 60 are shown. `class_names` is indexed by label.
+    `class_names` is indexed by label.
     """
     shown = slice(_MAX_PREDICTIONS)
     pixels = enlarged(images[shown])
@@ -207,9 +206,9 @@ def predictions(
     line = 3 * text_extent("0", TEXT_SIZE)[1] // 2
     texts = []
     pairs = zip(classes[shown].tolist(), probabilities[shown].tolist(), strict=True)
-    for index, (found, probability) in enumerate(pairs):
-        texts.append([f"{label_name(found, class_names)}: {probability:.0%}"])
-        if labels is not None and labels[index] != found:
+    for index, (predicted, probability) in enumerate(pairs):
+        texts.append([f"{label_name(predicted, class_names)}: {probability:.0%}"])
+        if labels is not None and labels[index] != predicted:
             texts[index].append(f"is {label_name(int(labels[index]), class_names)}")
     column = max(width, *(_width(text) for lines in texts for text in lines)) + _GAP
     tiles, notes = [], []
@@ -220,4 +219,4 @@ def predictions(
         for place, text in enumerate(lines):
             text_y = y + height + place * line + line // 2 + _GAP
             notes.append(_Note(x + width // 2, text_y, text, "center"))
-    return _write_sheet(path, tiles, notes, title or "Images and their classes")
+    return _write_sheet(path, tiles, notes, title or "Images and their predicted classes")

@@ -1,8 +1,9 @@
-"""Curves: training metrics by step, accuracies by what is on the x axis."""
+"""Curves of training metrics and of accuracies."""
 
 import fnmatch
 import math
 import os
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -10,9 +11,11 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from lzn_jax.plots.style import (
+    PALETTE,
     SMALL_SIZE,
     TEXT_SIZE,
     count_steps,
@@ -22,21 +25,28 @@ from lzn_jax.plots.style import (
 )
 
 _SMOOTH_ABOVE = 50  # points of a curve
+_LOG_ABOVE = 100.0  # largest value over smallest
+# Least range of a y axis, so that noise does not look like a trend.
+_MIN_RANGE = 0.25  # as a share of the largest value
+_MIN_SHARE_RANGE = 0.2  # of accuracies
 
 
 class _Panel(NamedTuple):
-    """One small plot: the metrics that match `patterns` against the step."""
+    """Title, y label, metrics and y scale of one panel of `curves`.
+
+    The scale "log" is used only if the values span more than two decades.
+    """
 
     title: str
     unit: str
     patterns: tuple[str, ...]
-    scale: Literal["linear", "log", "percent"]  # "log" only where values span over a decade
+    scale: Literal["linear", "log", "percent"]
 
 
 _PANELS = (
     _Panel("Losses", "loss", ("loss", "generation_loss", "alignment_loss"), "log"),
     _Panel(
-        "Accuracies",
+        "Accuracy",
         "share correct",
         (
             "assignment_accuracy",
@@ -68,14 +78,21 @@ _CURVE_LABELS = {
 
 
 def _smoothed(values: np.ndarray) -> np.ndarray:
-    """Centred running mean over 1/25 of the points; the window is cut off at the ends."""
+    """Centred running mean over 1/25 of the points, with shorter windows at the ends."""
     window = np.ones(2 * (len(values) // 50) + 1)
     total = np.convolve(values, window, mode="same")
     return total / np.convolve(np.ones_like(values), window, mode="same")
 
 
-def _draw_curve(axes: Axes, name: str, steps: np.ndarray, values: np.ndarray, color: str) -> None:
-    label = _CURVE_LABELS.get(name, name.replace("_", " "))
+def _curve_label(name: str) -> str:
+    return _CURVE_LABELS.get(name, name.replace("_", " "))
+
+
+def _with_unit(panel: _Panel, value: float) -> str:
+    return f"{value:.1%}" if panel.scale == "percent" else f"{value:.3g}"
+
+
+def _draw_curve(axes: Axes, label: str, steps: np.ndarray, values: np.ndarray, color: str) -> None:
     if len(steps) > _SMOOTH_ABOVE:
         axes.plot(steps, values, color=color, alpha=0.25, linewidth=0.8)
         axes.plot(steps, _smoothed(values), color=color, linewidth=1.8, label=label)
@@ -87,12 +104,18 @@ def _draw_panel(
     axes: Axes, panel: _Panel, series: Mapping[str, tuple[np.ndarray, np.ndarray]]
 ) -> None:
     for index, (name, (steps, values)) in enumerate(series.items()):
-        _draw_curve(axes, name, steps, values, f"C{index}")
+        label = _curve_label(name)
+        if len(values) == 1:
+            label += f" ({_with_unit(panel, values[0])})"
+        _draw_curve(axes, label, steps, values, PALETTE[index % len(PALETTE)])
     everything = np.concatenate([values for _, values in series.values()])
-    if panel.scale == "log" and everything.min() > 0 and everything.max() > 10 * everything.min():
+    least, largest = everything.min(), everything.max()
+    if panel.scale == "log" and least > 0 and largest > _LOG_ABOVE * least:
         axes.set_yscale("log")
-    if panel.scale == "percent":
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    elif panel.scale == "percent":
+        _show_shares(axes)
+    else:
+        _widen(axes, _MIN_RANGE * np.abs(everything).max())
     label_axes(axes, panel.title, "training step", panel.unit)
     count_steps(axes)
     if len(panel.patterns) > 1:
@@ -105,36 +128,68 @@ def _draw_panel(
         )
 
 
+def _widen(axes: Axes, least: float) -> None:
+    """Extends the y range symmetrically to at least `least`."""
+    low, high = axes.get_ylim()
+    missing = max(0.0, least - (high - low)) / 2
+    axes.set_ylim(low - missing, high + missing)
+
+
+def _show_shares(axes: Axes) -> None:
+    """Formats the y axis as percentages, in a range of at least 20 points within 0 to 100."""
+    _widen(axes, _MIN_SHARE_RANGE)
+    low, high = axes.get_ylim()
+    excess = max(0.0, high - 1.02)
+    axes.set_ylim(max(-0.02, low - excess), high - excess)
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+
+
+def _write_single_values(figure: Figure, values: Mapping[str, str]) -> None:
+    """Writes values that are too few for a panel: below the panels, or alone in the figure."""
+    text = "; ".join(f"{name} {value}" for name, value in values.items())
+    width = int(11 * figure.get_figwidth())  # characters
+    text = textwrap.fill(f"Measured once: {text}" if values else "no metrics yet", width)
+    if not figure.axes:
+        figure.text(0.5, 0.5, text, ha="center", va="center", fontsize=TEXT_SIZE)
+    elif values:
+        figure.supxlabel(text, fontsize=TEXT_SIZE)
+
+
 def curves(
     path: str | os.PathLike[str], metrics: Mapping[str, tuple[np.ndarray, np.ndarray]]
 ) -> Path:
-    """Metrics (steps and values by name) against the step, related ones in one panel.
+    """Metrics, steps and values by name, against the step; related metrics share a panel.
 
-    More than 50 points are drawn faint with their running mean on top. Non-finite values are
-    left out, and so are metrics that no panel shows.
+    Curves of more than 50 points are drawn faint with their running mean on top. Non-finite values
+    and metrics without a panel are left out. A panel without two points of the same metric becomes
+    a line of text.
     """
     finite = {
         name: (steps[np.isfinite(values)], values[np.isfinite(values)])
         for name, (steps, values) in metrics.items()
         if np.isfinite(values).any()
     }
-    panels = []
+    panels, single = [], {}
     for panel in _PANELS:
         names = [name for pattern in panel.patterns for name in fnmatch.filter(finite, pattern)]
-        if names:
-            panels.append((panel, {name: finite[name] for name in names}))
+        series = {name: finite[name] for name in names}
+        if any(len(steps) > 1 for steps, _ in series.values()):
+            panels.append((panel, series))
+            continue
+        for name, (_, values) in series.items():
+            curve = f" ({_curve_label(name)})" if len(panel.patterns) > 1 else ""
+            single[panel.title + curve] = _with_unit(panel, values[0])
     columns = min(2, max(1, len(panels)))
     rows = max(1, math.ceil(len(panels) / columns))
-    figure = new_figure(6.0 * columns, 3.6 * rows + 0.5, "Training curves")
+    figure = new_figure(4.9 * columns, 3.3 * rows + 0.5, "Training curves")
     for place, (panel, series) in enumerate(panels):
         _draw_panel(figure.add_subplot(rows, columns, place + 1), panel, series)
-    if not panels:
-        figure.text(0.5, 0.5, "no metrics yet", ha="center", fontsize=TEXT_SIZE)
+    _write_single_values(figure, single)
     return save(figure, path)
 
 
 class _AccuracyPanel(NamedTuple):
-    """Accuracy by what is on the x axis: a number, or a size, which has a log scale."""
+    """Accuracies by the value on the x axis, which has a log scale for sizes."""
 
     title: str
     x_label: str
@@ -145,7 +200,7 @@ class _AccuracyPanel(NamedTuple):
 def _draw_accuracies(axes: Axes, panel: _AccuracyPanel) -> None:
     places = sorted(panel.accuracies)
     values = [panel.accuracies[place] for place in places]
-    axes.plot(places, values, color="C0", marker="o", markersize=4, linewidth=1.8)
+    axes.plot(places, values, color=PALETTE[0], marker="o", markersize=4, linewidth=1.8)
     label_axes(axes, panel.title, panel.x_label, "test accuracy")
     axes.set_ylim(0.0, 1.02)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
@@ -161,19 +216,26 @@ def classification(
     batch: Mapping[int, float],
     context: Mapping[int, float],
 ) -> Path:
-    """Accuracies in [0, 1] against the noise scale, the batch size and the context's size.
+    """Accuracies in [0, 1] against the noise scale, the batch size and the number of anchors.
 
-    An empty one has no panel; one at least must hold something.
+    A panel is drawn for each mapping with two entries or more; a single entry becomes text.
     """
     panels = [
         _AccuracyPanel("Noise of the latents", "noise scale α", False, alpha),
         _AccuracyPanel("Anchors of a batch", "images in a batch (α = 0)", True, batch),
         _AccuracyPanel("Context anchors", "anchors in the bank (α = 0)", True, context),
     ]
-    shown = [panel for panel in panels if panel.accuracies]
-    figure = new_figure(4.6 * len(shown), 4.0, "Accuracy of classification by zone")
-    for axes, panel in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
-        _draw_accuracies(axes, panel)
+    shown = [panel for panel in panels if len(panel.accuracies) > 1]
+    figure = new_figure(3.6 * max(1, len(shown)), 3.6, "Classification by zone")
+    for place, panel in enumerate(shown):
+        _draw_accuracies(figure.add_subplot(1, len(shown), place + 1), panel)
+    single = {
+        f"accuracy at {panel.x_label} {place:,}:": f"{accuracy:.1%}"
+        for panel in panels
+        if len(panel.accuracies) == 1
+        for place, accuracy in panel.accuracies.items()
+    }
+    _write_single_values(figure, single)
     return save(figure, path)
 
 
@@ -182,17 +244,16 @@ def accuracy_curves(
     curves: Mapping[str, tuple[Int[np.ndarray, " steps"], Float[np.ndarray, "seeds steps"]]],
     title: str | None = None,
 ) -> Path:
-    """Accuracies in [0, 1] against the training step, by name: the mean over seeds of each curve.
+    """Mean accuracy over seeds against the training step, with a band from lowest to highest.
 
-    A curve is its steps and one row of accuracies a seed, NaN where a seed has none; the band is
-    from the lowest to the highest seed.
+    `curves` holds steps and accuracies in [0, 1] by name; missing accuracies are NaN.
     """
     figure = new_figure(7.5, 4.8)
     axes = figure.subplots()
     for index, (name, (steps, accuracies)) in enumerate(curves.items()):
-        _draw_accuracy(axes, name, steps, accuracies, f"C{index}")
+        _draw_accuracy(axes, name, steps, accuracies, PALETTE[index % len(PALETTE)])
+    _show_shares(axes)
     label_axes(axes, title or "Accuracy over training", "training step", "accuracy")
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     count_steps(axes)
     if curves:
         axes.legend(frameon=False, fontsize=TEXT_SIZE)

@@ -1,4 +1,4 @@
-"""The one style of all pictures."""
+"""Style of all pictures: palette, text sizes, layout, saving."""
 
 import functools
 import io
@@ -9,7 +9,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
+from typing import Any
 
+import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -19,9 +22,23 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from lzn_jax.run import reporting
 
 DPI = 150
-TEXT_SIZE = 10  # points, as the next two
+TEXT_SIZE = 10  # points, like the other sizes
 TITLE_SIZE = 13
 SMALL_SIZE = 9
+# Colours of Okabe and Ito, which colour-blind readers can distinguish, and four more.
+PALETTE = (
+    "#0072b2",
+    "#d55e00",
+    "#009e73",
+    "#cc79a7",
+    "#e69f00",
+    "#56b4e9",
+    "#6a3d9a",
+    "#8c564b",
+    "#7f7f7f",
+    "#a8a800",
+)
+BORDER = "0.75"  # of images, as white ones are invisible on a white page
 _CREDIT_SIZE = 7
 _PAD = 0.12  # inches
 
@@ -29,9 +46,9 @@ _credit: ContextVar[str] = ContextVar("credit", default="")
 
 
 def new_figure(width: float, height: float, title: str | None = None) -> Figure:
-    """An empty figure, in inches, whose parts make room for each other.
+    """An empty figure with constrained layout; sizes are in inches.
 
-    It is wider than `width` where title or credit need that.
+    It is wider than `width` if the title or the credit needs more.
     """
     layout = ConstrainedLayoutEngine(w_pad=_PAD, h_pad=_PAD)
     width = max(width, heading_width(title or "") / DPI + 2 * _PAD)
@@ -43,7 +60,7 @@ def new_figure(width: float, height: float, title: str | None = None) -> Figure:
 
 @functools.cache
 def text_extent(text: str, size: int, weight: str = "normal") -> tuple[int, int]:
-    """Width and height of a text in pixels; size in points."""
+    """Width and height of a text in pixels, for a size in points."""
     canvas = FigureCanvasAgg(Figure(dpi=DPI))
     artist = canvas.figure.text(0, 0, text, fontsize=size, fontweight=weight, parse_math=False)
     with _boxes_for_missing_glyphs():
@@ -52,24 +69,33 @@ def text_extent(text: str, size: int, weight: str = "normal") -> tuple[int, int]
 
 
 def heading_width(title: str) -> int:
-    """Pixels that a picture's title needs, or its credit, if that is longer."""
+    """Width in pixels of a picture's title or of its credit, whichever is wider."""
     credit_width = text_extent(_credit.get(), _CREDIT_SIZE)[0]
     return max(text_extent(title, TITLE_SIZE, "bold")[0], credit_width)
 
 
 def label_name(label: int, class_names: Sequence[str] | None) -> str:
-    """A label's class, its number where classes have no names."""
+    """Name of a label's class, or the label's number if classes have no names."""
     return str(label) if class_names is None else class_names[label]
 
 
 def class_name(label: int, class_names: Sequence[str] | None) -> str:
-    """As `label_name`, but "class 3" where the name is a number, and nothing for labels below 0."""
+    """Like `label_name`, but "class 3" if the name is a number, and "" for labels below 0."""
     name = "" if label < 0 else label_name(label, class_names)
     return f"class {name}" if name.isdecimal() else name
 
 
+def class_colors(classes: np.ndarray) -> dict[int, Any]:
+    """Colours by class: the palette, or a continuous colour map for more than ten classes."""
+    if len(classes) <= len(PALETTE):
+        colors: Any = PALETTE
+    else:
+        colors = mpl.colormaps["turbo"](np.linspace(0.02, 0.98, len(classes)))
+    return dict(zip(classes.tolist(), colors, strict=False))
+
+
 def label_axes(axes: Axes, title: str, x_label: str, y_label: str) -> None:
-    """Title, labels and grid of one plot."""
+    """Sets the title, the axis labels and the grid of one panel."""
     axes.set_title(title, fontsize=11, fontweight="bold", loc="left")
     axes.set_xlabel(x_label, fontsize=TEXT_SIZE)
     axes.set_ylabel(y_label, fontsize=TEXT_SIZE)
@@ -80,14 +106,14 @@ def label_axes(axes: Axes, title: str, x_label: str, y_label: str) -> None:
 
 
 def count_steps(axes: Axes) -> None:
-    """Training steps on the x axis."""
+    """Formats the x axis as training steps."""
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda step, _: f"{step:,.0f}"))
 
 
 @contextmanager
 def credited(text: str) -> Iterator[None]:
-    """Pictures that are saved inside say so in small letters at the bottom."""
+    """Adds a credit in small letters to the bottom of pictures saved in this context."""
     token = _credit.set(text)
     try:
         yield
@@ -97,14 +123,14 @@ def credited(text: str) -> Iterator[None]:
 
 @contextmanager
 def _boxes_for_missing_glyphs() -> Iterator[None]:
-    """Texts of any script are drawn without a warning; what the font lacks is a box."""
+    """Silences the warning for characters that the font lacks, which are drawn as boxes."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         yield
 
 
 def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
-    """Writes a PNG file, whole or not at all."""
+    """Writes a PNG file atomically."""
     if credit := _credit.get():
         figure.text(0.5, 0, credit, ha="center", va="bottom", fontsize=_CREDIT_SIZE, color="0.4")
         if isinstance(layout := figure.get_layout_engine(), ConstrainedLayoutEngine):

@@ -1,11 +1,10 @@
-"""The latent space in two dimensions: anchors, latents and the zones of classes."""
+"""Projections of the latent space to two dimensions: anchors, latents, centres of zones."""
 
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from jaxtyping import Float, Int
 from matplotlib import patheffects
@@ -16,24 +15,28 @@ from matplotlib.patches import Circle
 from sklearn.covariance import ledoit_wolf
 
 from lzn_jax.plots.style import (
-    SMALL_SIZE,
+    DPI,
     TEXT_SIZE,
+    class_colors,
     class_name,
     label_axes,
     label_name,
     new_figure,
     save,
+    text_extent,
 )
 
 _MAX_CLASS_NAMES = 20
-_SHORT = 2  # characters of a name that fits into a star
+_LARGE_SIZE = 14  # points, for names of at most two characters
+_PANEL = 4.2  # inches, roughly
 
 
 def _discriminant_plane(points: np.ndarray, labels: np.ndarray) -> np.ndarray | None:
-    """Orthonormal basis (q, 2) of Fisher's two best directions; None where there are not two.
+    """Orthonormal basis (q, 2) of the two best directions of Fisher's discriminant analysis.
 
-    The covariance within classes is shrunk (Ledoit and Wolf, 2004): with many dimensions and few
-    points the plain one separates any labels, even random ones.
+    Returns None for fewer than three classes or collapsed points. The covariance within classes is
+    shrunk (Ledoit and Wolf, 2004), because without shrinkage even random labels look separated
+    when there are many dimensions and few points.
     """
     classes, index, counts = np.unique(labels, return_inverse=True, return_counts=True)
     means = np.stack([points[index == place].mean(axis=0) for place in range(len(classes))])
@@ -46,10 +49,10 @@ def _discriminant_plane(points: np.ndarray, labels: np.ndarray) -> np.ndarray | 
 
 
 def _plane(points: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, str]:
-    """Two orthonormal directions (q, 2) that separate the classes, and what they are.
+    """Two orthonormal directions (q, 2) that separate the classes, and their kind.
 
-    Orthonormal, so that a standard Gaussian stays one in the picture. Principal components where
-    the classes do not give two directions.
+    They are orthonormal so that the projection of a standard Gaussian is one too. Principal
+    components replace them if discriminant analysis has no two directions.
     """
     if points.shape[1] == 2:
         return np.eye(2), "latent dimension"
@@ -60,22 +63,14 @@ def _plane(points: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, str]:
     return np.linalg.eigh(centred.T @ centred)[1][:, :-3:-1], "principal direction"
 
 
-def _class_colors(classes: np.ndarray) -> dict[int, Any]:
-    if len(classes) <= 10:
-        colors = mpl.colormaps["tab10"](np.arange(len(classes)))
-    else:
-        colors = mpl.colormaps["turbo"](np.linspace(0.02, 0.98, len(classes)))
-    return dict(zip(classes.tolist(), colors, strict=True))
-
-
 def _at_least_2d(points: np.ndarray) -> np.ndarray:
     missing = max(0, 2 - points.shape[1])
     return np.pad(np.asarray(points, np.float64), ((0, 0), (0, missing)))
 
 
-def _spread(positions: np.ndarray, distance: float) -> np.ndarray:
-    """Positions (c, 2) moved apart until no two are much nearer than `distance`."""
-    # Equal positions have no direction to part in; noise gives them one.
+def _moved_apart(positions: np.ndarray, distance: float) -> np.ndarray:
+    """Positions (c, 2) moved until neighbours are about `distance` apart or more."""
+    # Equal positions need noise, as the direction between them is undefined.
     noise = np.random.default_rng(0).normal(size=positions.shape)
     positions = positions + 1e-3 * distance * noise
     for _ in range(200):
@@ -89,7 +84,8 @@ def _spread(positions: np.ndarray, distance: float) -> np.ndarray:
 def _draw_dots(
     axes: Axes, points: np.ndarray, labels: np.ndarray, colors: Mapping[int, Any]
 ) -> None:
-    order = np.random.default_rng(0).permutation(len(points))  # no class on top of the others
+    # In random order, so that no class covers the others.
+    order = np.random.default_rng(0).permutation(len(points))
     axes.scatter(
         points[order, 0],
         points[order, 1],
@@ -102,31 +98,33 @@ def _draw_dots(
 
 def _write_class_names(
     axes: Axes,
-    points: np.ndarray,
-    labels: np.ndarray,
+    places: np.ndarray,
     colors: Mapping[int, Any],
     class_names: Sequence[str] | None,
 ) -> None:
-    """The class at the mean of its points, aside where another class has its mean there."""
-    centres = np.stack([points[labels == label].mean(axis=0) for label in colors])
+    """Writes the names of classes near their places (c, 2), without overlaps."""
     extent = max(axes.dataLim.width, axes.dataLim.height, 0.1)  # points may all coincide
-    centres = _spread(centres, 0.05 * extent)
-    axes.update_datalim(centres)
+    names = [label_name(label, class_names) for label in colors]
+    sizes = [_LARGE_SIZE if len(name) <= 2 else TEXT_SIZE for name in names]
+    texts = [text_extent(*each, "bold") for each in zip(names, sizes, strict=True)]
+    box = np.max(texts, axis=0) / DPI / _PANEL * extent
+    box = np.clip(1.1 * box, 0.05 * extent, 0.25 * extent)
+    places = _moved_apart(places / box, 1.0) * box
+    axes.update_datalim(places)
     axes.autoscale_view()
-    for (x, y), (label, color) in zip(centres, colors.items(), strict=True):
-        name = label_name(label, class_names)
+    for (x, y), name, size, color in zip(places, names, sizes, colors.values(), strict=True):
         axes.text(
             x,
             y,
             name,
             color=color,
-            fontsize=14 if len(name) <= _SHORT else TEXT_SIZE,
+            fontsize=size,
             parse_math=False,
             fontweight="bold",
             path_effects=[patheffects.withStroke(linewidth=3, foreground="white")],
             ha="center",
             va="center",
-            zorder=5,
+            zorder=7,
         )
 
 
@@ -146,38 +144,6 @@ def _draw_prior(axes: Axes) -> None:
         )
 
 
-def _draw_zone_centres(
-    axes: Axes, centres: np.ndarray, colors: Mapping[int, Any], class_names: Sequence[str] | None
-) -> None:
-    """A star for each row of `centres` (c, 2) whose class is drawn, its name inside or below."""
-    for place, (label, color) in enumerate(colors.items()):
-        x, y = centres[label]
-        name = label_name(label, class_names)
-        axes.plot(
-            x,
-            y,
-            marker="*",
-            markersize=25,
-            color=color,
-            markeredgecolor="black",
-            zorder=6 + place,
-        )
-        axes.annotate(
-            name,
-            (x, y),
-            (0, 0 if len(name) <= _SHORT else -18),
-            textcoords="offset points",
-            color="white",
-            fontsize=SMALL_SIZE,
-            parse_math=False,
-            fontweight="bold",
-            path_effects=[patheffects.withStroke(linewidth=1.5, foreground="black")],
-            ha="center",
-            va="center_baseline",
-            zorder=6 + place,
-        )
-
-
 def _draw_space(
     axes: Axes,
     title: str,
@@ -187,15 +153,23 @@ def _draw_space(
     class_names: Sequence[str] | None,
     zone_centres: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Draws points and their classes; returns the plane (q, 2) that they are projected on."""
+    """Draws points, the names of their classes, and stars at centres of zones (c, q).
+
+    Returns the plane (q, 2) of the projection.
+    """
     points = _at_least_2d(points)
     plane, direction = _plane(points, labels)
-    _draw_dots(axes, points @ plane, labels, colors)
+    flat = points @ plane
+    _draw_dots(axes, flat, labels, colors)
     if 1 < len(colors) <= _MAX_CLASS_NAMES:
         if zone_centres is None:
-            _write_class_names(axes, points @ plane, labels, colors, class_names)
+            places = np.stack([flat[labels == label].mean(axis=0) for label in colors])
         else:
-            _draw_zone_centres(axes, _at_least_2d(zone_centres) @ plane, colors, class_names)
+            places = _at_least_2d(zone_centres)[list(colors)] @ plane
+            for (x, y), color in zip(places, colors.values(), strict=True):
+                axes.plot(x, y, "*", ms=15, color=color, mec="black", zorder=6)
+            places = places - [0.0, 0.05 * np.ptp(flat, axis=0).max()]
+        _write_class_names(axes, places, colors, class_names)
     label_axes(axes, title, f"{direction} 1", f"{direction} 2")
     axes.set_aspect("equal", adjustable="datalim")
     return plane
@@ -230,22 +204,22 @@ def latent_zones(
     zones_of: str = "label",
     class_names: Sequence[str] | None = None,
 ) -> Path:
-    """Anchors of images at the left, their latents at the right, coloured by class.
+    """Anchors of images at the left and their latents at the right, coloured by class.
 
-    Each panel is an orthogonal projection on the plane that separates its classes best. The plane
-    is fit to the points it shows, so take many more points than dimensions: few look more apart
-    than they are. The circles are one and two standard deviations of the prior N(0, I).
-    `label_latents` holds the centre of each label's zone, or of what else `zones_of` says, row k
-    that of class k; they are drawn as stars. `class_names` is indexed by label. More than 20
-    classes are told apart by colour alone, without names and stars.
+    Each panel is an orthogonal projection onto the plane that separates its classes best. The plane
+    is fitted to the points shown; with few points for the number of dimensions, classes look more
+    separated than they are. Circles show one and two standard deviations of the prior N(0, I).
+    Row k of `label_latents` is the centre of the zone of class k, drawn as a star; `zones_of` names
+    its data type in the legend. `class_names` is indexed by label. More than 20 classes have
+    colours but no names and stars.
     """
-    colors = _class_colors(np.unique(labels))
-    figure = new_figure(13.5, 6.6, title or "Latent zones")
+    colors = class_colors(np.unique(labels))
+    figure = new_figure(11.0, 5.4, title or "Latent zones")
     left, right = figure.subplots(1, 2)
-    heading = "Anchors: what the encoder makes of images"
+    heading = "Anchors: outputs of the encoder"
     _draw_space(left, heading, anchors, labels, colors, class_names)
     _draw_prior(right)
-    heading = "Latents: where the flow takes the anchors"
+    heading = "Latents: anchors mapped by the flow"
     _draw_space(right, heading, latents, labels, colors, class_names, label_latents)
     caption = f"Each dot is one image, projected from {anchors.shape[1]} dimensions onto a plane."
     figure.supxlabel(caption, fontsize=TEXT_SIZE)
@@ -256,20 +230,21 @@ def latent_zones(
 def among_zones(
     latents: Float[np.ndarray, "n q"],
     labels: Int[np.ndarray, " n"],
-    found: Float[np.ndarray, "m q"],
+    marked: Float[np.ndarray, "m q"],
     title: str,
     class_names: Sequence[str] | None = None,
 ) -> Figure:
-    """A figure of where `found` lie, crosses, among latents of images, coloured by class.
+    """Figure of latents of images, coloured by class, with crosses at the `marked` latents.
 
-    Projected as in `latent_zones`. `class_names` is indexed by label. One class is not named.
+    The projection is that of `latent_zones`. `class_names` is indexed by label; a single class
+    has no name.
     """
     figure = new_figure(6.4, 6.0)
     axes = figure.subplots()
-    colors = _class_colors(np.unique(labels))
+    colors = class_colors(np.unique(labels))
     plane = _draw_space(axes, title, latents, labels, colors, class_names)
     _draw_prior(axes)
-    x, y = (_at_least_2d(found) @ plane).T
+    x, y = (_at_least_2d(marked) @ plane).T
     halo = [patheffects.withStroke(linewidth=7, foreground="white")]
     axes.plot(x, y, "x", color="black", ms=16, mew=4, zorder=7, path_effects=halo)
     return figure

@@ -4,6 +4,7 @@ import functools
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 from PIL import Image
 from sklearn.neighbors import KNeighborsClassifier
 from threadpoolctl import threadpool_limits
@@ -57,10 +58,10 @@ def test_tsne_tells_twenty_classes_apart_and_legend_has_their_look(tmp_path, dra
     axes = drawn[0].axes[0]
     handles = axes.get_legend().legend_handles
     assert [handle.get_label() for handle in handles] == [f"class {k}" for k in range(20)]
-    looks = [(tuple(handle.get_color()), handle.get_marker()) for handle in handles]
+    looks = [(to_rgb(handle.get_color()), handle.get_marker()) for handle in handles]
     assert len(set(looks)) == 20
     for (color, _), dots in zip(looks, axes.collections, strict=True):
-        np.testing.assert_allclose(dots.get_facecolors()[0, :3], color[:3])
+        np.testing.assert_allclose(dots.get_facecolors()[0, :3], color)
 
 
 def test_points_are_equal_shares_of_the_lowest_classes():
@@ -120,3 +121,12 @@ def test_accuracy_curves_without_curves_are_still_a_picture(tmp_path):
     assert plots.accuracy_curves(tmp_path / "a.png", {}).exists()
     empty = {"none": (steps, np.full((2, 1), np.nan))}
     assert plots.accuracy_curves(tmp_path / "b.png", empty).exists()
+
+
+@pytest.mark.parametrize("noise", [0.001, 0.01])
+def test_seeds_that_hardly_differ_do_not_fill_the_y_axis(tmp_path, drawn, noise):
+    accuracies = 0.98 + noise * np.array([[-1, 1, -1], [1, -1, 1]])
+    plots.accuracy_curves(tmp_path / "a.png", {"probe": (np.array([10, 20, 30]), accuracies)})
+    low, high = drawn[0].axes[0].get_ylim()
+    assert high - low == pytest.approx(0.2)
+    assert high <= 1.02 + 1e-9

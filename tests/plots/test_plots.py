@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
+from matplotlib.patches import FancyArrowPatch
 from matplotlib.text import Text
 from PIL import Image
 
@@ -135,6 +137,79 @@ def test_curves_without_metrics_are_still_a_picture(tmp_path):
     assert _pixels(plots.curves(tmp_path / "curves.png", {})).min() < 50
 
 
+def _texts(figure):
+    return [" ".join(text.get_text().split()) for text in figure.findobj(Text)]
+
+
+def test_a_panel_of_one_dot_is_a_line_of_text(tmp_path, drawn):
+    steps = np.array([1, 2])
+    metrics = {
+        "loss": (steps, np.array([2.0, 1.0])),
+        "test_accuracy": (steps[1:], np.array([0.984])),
+        "test_accuracy_batch": (steps[1:], np.array([0.5])),
+        "reconstruction_l2": (steps, np.array([np.nan, 1.25])),
+    }
+    plots.curves(tmp_path / "curves.png", metrics)
+    plots.curves(tmp_path / "alone.png", {"test_accuracy": metrics["test_accuracy"]})
+    losses, alone = drawn
+    assert [axes.get_title("left") for axes in losses.axes] == ["Losses"]
+    (text,) = (text for text in _texts(losses) if "Measured once" in text)
+    for value in (
+        "Accuracy (test, context anchors) 98.4%",
+        "Accuracy (test, batch anchors) 50.0%",
+        "Reconstruction error 1.25",
+    ):
+        assert value in text
+    assert not alone.axes
+    assert any("98.4%" in text for text in _texts(alone))
+
+
+def test_a_dot_beside_curves_has_its_value_in_the_legend(tmp_path, drawn):
+    steps = np.arange(1, 4)
+    metrics = {
+        "assignment_accuracy": (steps, np.array([0.1, 0.5, 0.9])),
+        "test_accuracy": (steps[-1:], np.array([0.875])),
+    }
+    plots.curves(tmp_path / "curves.png", metrics)
+    (axes,) = drawn[0].axes
+    names = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert names == ["assignment (training)", "test, context anchors (87.5%)"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "noise", "least"),
+    [
+        ("test_accuracy", 0.985, 0.0015, 0.2),
+        ("test_accuracy", 0.005, 0.001, 0.1),
+        ("steps_per_second", 25.0, 0.2, 6.0),
+        ("reconstruction_l2", 1.5, 0.01, 0.35),
+    ],
+)
+def test_noise_of_a_flat_curve_does_not_fill_its_panel(tmp_path, drawn, name, value, noise, least):
+    values = value + noise * np.array([-1, 1, 0, 1, -1])
+    plots.curves(tmp_path / "curves.png", {name: (np.arange(5), values)})
+    low, high = drawn[0].axes[0].get_ylim()
+    assert high - low >= least - 1e-9
+    assert low < values.min() < values.max() < high
+    if name == "test_accuracy":
+        assert low >= -0.02
+        assert high <= 1.02 + 1e-9
+
+
+@pytest.mark.parametrize(("last", "scale"), [(0.5, "linear"), (0.05, "linear"), (5e-3, "log")])
+def test_log_scales_are_for_several_decades(tmp_path, drawn, last, scale):
+    plots.curves(tmp_path / "curves.png", {"loss": (np.arange(2), np.array([1.0, last]))})
+    assert drawn[0].axes[0].get_yscale() == scale
+
+
+def test_a_single_accuracy_of_classification_is_text(tmp_path, drawn):
+    plots.classification(tmp_path / "a.png", {0.0: 0.9, 1.0: 0.8}, {36: 0.75}, {})
+    plots.classification(tmp_path / "b.png", {}, {36: 0.75}, {})
+    assert [len(figure.axes) for figure in drawn] == [1, 0]
+    for figure in drawn:
+        assert any("75.0%" in text for text in _texts(figure))
+
+
 def test_long_curves_carry_their_running_mean(tmp_path, drawn):
     steps = np.arange(1000)
     values = 5.0 + 0.01 * steps + np.where(steps % 2, 0.1, -0.1)
@@ -196,7 +271,7 @@ def test_plane_of_two_classes_is_that_of_largest_variance():
 
 def test_spread_parts_equal_positions_and_leaves_distant_ones():
     positions = np.array([[0.0, 0.0], [0.0, 0.0], [5.0, 5.0]])
-    moved = zones._spread(positions, 1.0)
+    moved = zones._moved_apart(positions, 1.0)
     assert np.linalg.norm(moved[0] - moved[1]) > 0.9
     np.testing.assert_allclose(moved[2], [5, 5], atol=0.01)
 
@@ -213,7 +288,7 @@ def test_latent_zones_project_points_and_zone_centers_alike(tmp_path, drawn):
     dots = right.collections[0]
     colors, offsets = dots.get_facecolors()[:, :3], np.asarray(dots.get_offsets())
     for star, line in zip(stars, right.get_lines(), strict=True):
-        own = np.all(np.isclose(colors, line.get_color()[:3]), axis=1)
+        own = np.all(np.isclose(colors, to_rgb(line.get_color())), axis=1)
         assert own.sum() == 100
         np.testing.assert_allclose(offsets[own].mean(axis=0), star, atol=1e-8)
     assert [circle.radius for circle in right.patches] == [1, 2]
@@ -286,11 +361,68 @@ def test_texts_of_any_script_can_be_drawn(tmp_path):
     assert plots.translations(tmp_path / "texts.png", texts, texts, "Texts").stat().st_size > 0
 
 
-def test_what_is_retrieved_is_framed_where_it_is_the_own(tmp_path, drawn):
+def _boxes(figure):
+    """Colour of the box of each sample, None without one."""
+    sides = [axes.spines["left"] for axes in figure.axes]
+    return [to_rgb(side.get_edgecolor()) if side.get_visible() else None for side in sides]
+
+
+def test_the_partner_of_a_query_is_in_a_box(tmp_path, drawn):
     image = np.zeros((4, 4, 3), np.uint8)
     rows = [("a cat", [image, image], [False, True]), (image, ["a dog"], [False])]
     plots.retrieval(tmp_path / "retrieval.png", rows)
-    assert [len(axes.patches) for axes in drawn[0].axes] == [0, 0, 1, 0, 0, 0]
+    thin, box = to_rgb(style.BORDER), to_rgb(style.PALETTE[2])
+    assert _boxes(drawn[0]) == [None, thin, box, thin, None]
+    assert len(drawn[0].findobj(FancyArrowPatch)) == 2
+
+
+def test_arrows_lead_from_inputs_to_outputs_in_boxes(tmp_path, drawn):
+    images, texts = _solid_images([30, 60]), np.array(["one", "two"])
+    rows = [("image to text", images, texts), ("prior to image", None, images)]
+    plots.tasks(tmp_path / "tasks.png", rows)
+    plots.translations(tmp_path / "made.png", images, texts, "From image to text")
+    plots.translations(tmp_path / "pairs.png", images, texts, "Pairs", made=False)
+    thin, box = to_rgb(style.BORDER), to_rgb(style.PALETTE[0])
+    tasks, made, pairs = drawn
+    assert _boxes(tasks) == 2 * [thin] + 4 * [box]
+    assert _boxes(made) == 2 * [thin] + 2 * [box]
+    assert _boxes(pairs) == 2 * [thin] + 2 * [None]
+    for figure, count in ((tasks, 2), (made, 2), (pairs, 0)):
+        figure.draw_without_rendering()
+        arrows = figure.findobj(FancyArrowPatch)
+        assert len(arrows) == count
+        for arrow, above, below in zip(arrows, figure.axes, figure.axes[2:], strict=False):
+            extent, middle = arrow.get_window_extent(), above.bbox.x0 + above.bbox.width / 2
+            assert below.bbox.y1 < extent.y0 < extent.y1 < above.bbox.y0
+            assert extent.x0 < middle < extent.x1
+
+
+def test_long_bands_continue_in_further_rows(tmp_path, drawn):
+    names = np.array([f"name {place}" for place in range(20)])
+    plots.tasks(tmp_path / "tasks.png", [("prior to text", None, names)])
+    plots.translations(tmp_path / "pairs.png", names, names[:7], "Names")
+    places = [[axes.get_position().p0 for axes in figure.axes] for figure in drawn]
+    columns = [len({round(x, 6) for x, _ in cells}) for cells in places]
+    rows = [len({round(y, 6) for _, y in cells}) for cells in places]
+    assert (columns, rows) == ([8, 5], [3, 4])
+    assert [len(cells) for cells in places] == [20, 14]
+
+
+def test_white_images_have_a_border(tmp_path, drawn):
+    white, labels, shares = np.full((2, 8, 8, 3), 255, np.uint8), np.arange(2), np.ones(2)
+    sheets = {
+        2: plots.sample_grid(tmp_path / "a.png", white, labels),
+        3: plots.interpolation(tmp_path / "b.png", white, white[:1], shares[:1]),
+        4: plots.reconstructions(tmp_path / "c.png", white, white, shares),
+        1: plots.predictions(tmp_path / "d.png", white[:1], labels[:1], shares[:1]),
+    }
+    for count, path in sheets.items():
+        grey = (_pixels(path) == round(255 * float(style.BORDER))).all(axis=-1)
+        assert count * 4 * 96 < grey.sum() < count * 4 * 96 * 3  # lines of one to three pixels
+    drawn.clear()
+    plots.translations(tmp_path / "e.png", white, white, "Pairs", made=False)
+    (figure,) = drawn
+    assert _boxes(figure) == 4 * [to_rgb(style.BORDER)]
 
 
 def test_a_place_among_zones_is_projected_as_they_are():
