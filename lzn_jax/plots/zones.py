@@ -68,15 +68,23 @@ def _at_least_2d(points: np.ndarray) -> np.ndarray:
     return np.pad(np.asarray(points, np.float64), ((0, 0), (0, missing)))
 
 
-def _moved_apart(positions: np.ndarray, distance: float) -> np.ndarray:
-    """Positions (c, 2) moved until neighbours are about `distance` apart or more."""
+def _moved_apart(
+    positions: np.ndarray, distance: float, obstacles: Float[np.ndarray, "m 2"] | None = None
+) -> np.ndarray:
+    """Positions (c, 2) moved until neighbours are about `distance` apart or more.
+
+    They also keep 1.5 times that distance from the obstacles.
+    """
+    fixed = np.zeros((0, 2)) if obstacles is None else obstacles
+    distances = np.repeat([distance, 1.5 * distance], [len(positions), len(fixed)])
     # Equal positions need noise, as the direction between them is undefined.
     noise = np.random.default_rng(0).normal(size=positions.shape)
     positions = positions + 1e-3 * distance * noise
     for _ in range(200):
-        gaps = positions[:, None] - positions[None]
-        lengths = np.linalg.norm(gaps, axis=-1) + np.diag(np.full(len(positions), np.inf))
-        pushes = np.maximum(distance - lengths, 0) / (2 * lengths)
+        gaps = positions[:, None] - np.concatenate([positions, fixed])
+        lengths = np.linalg.norm(gaps, axis=-1)
+        np.fill_diagonal(lengths, np.inf)
+        pushes = np.maximum(distances - lengths, 0) / (2 * lengths)
         positions = positions + (pushes[..., None] * gaps).sum(axis=1)
     return positions
 
@@ -101,15 +109,16 @@ def _write_class_names(
     places: np.ndarray,
     colors: Mapping[int, Any],
     class_names: Sequence[str] | None,
+    marked: np.ndarray | None,
 ) -> None:
-    """Writes the names of classes near their places (c, 2), without overlaps."""
+    """Writes the names of classes near their places (c, 2), beside each other and marks (m, 2)."""
     extent = max(axes.dataLim.width, axes.dataLim.height, 0.1)  # points may all coincide
     names = [label_name(label, class_names) for label in colors]
     sizes = [_LARGE_SIZE if len(name) <= 2 else TEXT_SIZE for name in names]
     texts = [text_extent(*each, "bold") for each in zip(names, sizes, strict=True)]
     box = np.max(texts, axis=0) / DPI / _PANEL * extent
     box = np.clip(1.1 * box, 0.05 * extent, 0.25 * extent)
-    places = _moved_apart(places / box, 1.0) * box
+    places = _moved_apart(places / box, 1.0, None if marked is None else marked / box) * box
     axes.update_datalim(places)
     axes.autoscale_view()
     for (x, y), name, size, color in zip(places, names, sizes, colors.values(), strict=True):
@@ -152,15 +161,17 @@ def _draw_space(
     colors: Mapping[int, Any],
     class_names: Sequence[str] | None,
     zone_centres: np.ndarray | None = None,
-) -> np.ndarray:
-    """Draws points, the names of their classes, and stars at centres of zones (c, q).
+    marked: np.ndarray | None = None,
+) -> None:
+    """Draws points, the names of their classes, stars at centres of zones (c, q), and crosses.
 
-    Returns the plane (q, 2) of the projection.
+    Row i of `marked` (m, q) is the latent of cross i.
     """
     points = _at_least_2d(points)
     plane, direction = _plane(points, labels)
     flat = points @ plane
     _draw_dots(axes, flat, labels, colors)
+    crosses = None if marked is None else _at_least_2d(marked) @ plane
     if 1 < len(colors) <= _MAX_CLASS_NAMES:
         if zone_centres is None:
             places = np.stack([flat[labels == label].mean(axis=0) for label in colors])
@@ -169,10 +180,12 @@ def _draw_space(
             for (x, y), color in zip(places, colors.values(), strict=True):
                 axes.plot(x, y, "*", ms=15, color=color, mec="black", zorder=6)
             places = places - [0.0, 0.05 * np.ptp(flat, axis=0).max()]
-        _write_class_names(axes, places, colors, class_names)
+        _write_class_names(axes, places, colors, class_names, crosses)
     label_axes(axes, title, f"{direction} 1", f"{direction} 2")
     axes.set_aspect("equal", adjustable="datalim")
-    return plane
+    if crosses is not None:
+        halo = [patheffects.withStroke(linewidth=7, foreground="white")]
+        axes.plot(*crosses.T, "x", color="black", ms=16, mew=4, zorder=8, path_effects=halo)
 
 
 def _add_legend(
@@ -237,14 +250,13 @@ def among_zones(
     """Figure of latents of images, coloured by class, with crosses at the `marked` latents.
 
     The projection is that of `latent_zones`. `class_names` is indexed by label; a single class
-    has no name.
+    has no name. The background is transparent.
     """
     figure = new_figure(6.4, 6.0)
     axes = figure.subplots()
     colors = class_colors(np.unique(labels))
-    plane = _draw_space(axes, title, latents, labels, colors, class_names)
+    _draw_space(axes, title, latents, labels, colors, class_names, marked=marked)
     _draw_prior(axes)
-    x, y = (_at_least_2d(marked) @ plane).T
-    halo = [patheffects.withStroke(linewidth=7, foreground="white")]
-    axes.plot(x, y, "x", color="black", ms=16, mew=4, zorder=7, path_effects=halo)
+    for ground in (figure.patch, axes.patch):
+        ground.set_alpha(0)
     return figure

@@ -14,9 +14,9 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 
 @pytest.fixture(scope="session")
 def answers_of(tmp_path_factory):
-    """Answers of an untrained run of a config, "NAME FIELD=VALUE" where one field is another.
+    """Function from "NAME FIELD=VALUE ..." to `Answers` of an untrained run with these fields.
 
-    NAME is of `configs/`, or a path from there.
+    NAME is a config in `configs/`, or a path from there.
     """
     made = {}
 
@@ -27,7 +27,7 @@ def answers_of(tmp_path_factory):
             config = small.config(CONFIGS / f"{name}.py", **fields)
             run = small.untrained_run(tmp_path_factory.mktemp(Path(name).name), config)
             train, test = data.load_data(config)
-            made[case] = Answers(lzn_jax.load(run), test, train)
+            made[case] = Answers(lzn_jax.load(run, config.extensions), test, train)
         return made[case]
 
     return make
@@ -36,3 +36,11 @@ def answers_of(tmp_path_factory):
 @pytest.fixture(scope="session")
 def answers(answers_of):
     return answers_of("digits_text")
+
+
+@pytest.fixture(scope="session")
+def colours(answers_of):
+    """Answers of a run on RGB images."""
+    return answers_of(
+        "../examples/own_images/config latent.solver=midpoint alignment.solver=midpoint data.image_size=32"
+    )
