@@ -1,5 +1,6 @@
 """The page in a real browser, where a visitor draws, types and clicks, and in Gradio's config."""
 
+import collections
 import importlib.util
 import socket
 import subprocess
@@ -253,29 +254,29 @@ TABS = {
     "digits_joint latent.enabled=False": ["Label to images"],
     "digits_text objective=infonce": ["Image"],
     "digits_joint": ["Image", "Label to images", "Between two images", "Prior to images"],
+    "digits_property property.features=4 property.context_size=12": [
+        *("Image", "Property to images", "Between two images", "Prior to images"),
+    ],
 }
 
 
-@pytest.fixture
-def page_of(answers_of):
-    """Function from a case of `answers_of` to the page and its blocks of a type."""
+def build(answers):
+    """The page and its blocks by the name of their type."""
     from lzn_jax.demo import page
 
-    def make(case):
-        built = page.build(answers_of(case), case)
-        return built, lambda kind: [b for b in built.blocks.values() if type(b).__name__ == kind]
-
-    return make
+    built, blocks = page.build(answers, "title"), collections.defaultdict(list)
+    for block in built.blocks.values():
+        blocks[type(block).__name__].append(block)
+    return built, blocks
 
 
 @has_gradio
 @pytest.mark.filterwarnings("ignore")  # of gradio's imports
 @pytest.mark.parametrize("name", TABS)
-def test_tabs_are_what_a_run_can_do_and_open_with_an_example(page_of, name):
-    page, blocks = page_of(name)
-    tabs = blocks("Tab")
-    assert [tab.label for tab in tabs] == TABS[name]
-    for number, tab in enumerate(tabs):
+def test_tabs_are_what_a_run_can_do_and_open_with_an_example(answers_of, name):
+    page, blocks = build(answers_of(name))
+    assert [tab.label for tab in blocks["Tab"]] == TABS[name]
+    for number, tab in enumerate(blocks["Tab"]):
         opens = (tab._id, "select") if number else (page._id, "load")
         (function,) = [each for each in page.fns.values() if opens in each.targets]
         answer = function.fn(*(component.value for component in function.inputs))
@@ -285,36 +286,26 @@ def test_tabs_are_what_a_run_can_do_and_open_with_an_example(page_of, name):
 
 @has_gradio
 @pytest.mark.filterwarnings("ignore")
-def test_the_main_button_is_beside_the_canvas(page_of):
-    _, blocks = page_of("digits_joint")
-    (canvas,) = blocks("Sketchpad")
-    (button,) = [each for each in blocks("Button") if each.variant == "primary"]
+def test_the_main_button_is_beside_the_canvas(answers):
+    _, blocks = build(answers)
+    (canvas,) = blocks["Sketchpad"]
+    (button,) = [each for each in blocks["Button"] if each.variant == "primary"]
     row = canvas.parent.parent
     assert type(row).__name__ == "Row"
     assert button.parent.parent is row
 
 
-COLOURS = (
-    "../examples/own_images/config latent.solver=midpoint alignment.solver=midpoint "
-    "data.image_size=32"
-)
+@has_gradio
+@pytest.mark.filterwarnings("ignore")
+def test_the_canvas_has_the_colours_of_the_data(answers, colours):
+    (grey,), (rgb,) = (build(each)[1]["Sketchpad"] for each in (answers, colours))
+    assert (grey.brush.colors, grey.brush.color_mode) == (["#000000"], "fixed")
+    assert (len(rgb.brush.colors), rgb.brush.color_mode) == (10, "defaults")
 
 
 @has_gradio
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize(("name", "num_colours"), [("digits_joint", 1), (COLOURS, 10)])
-def test_the_canvas_has_the_colours_of_the_data(page_of, name, num_colours):
-    _, blocks = page_of(name)
-    (canvas,) = blocks("Sketchpad")
-    assert len(canvas.brush.colors) == num_colours
-    assert canvas.brush.color_mode == ("fixed" if num_colours == 1 else "defaults")
-
-
-@has_gradio
-@pytest.mark.filterwarnings("ignore")
-def test_a_number_is_typed_and_shown(page_of):
-    _, blocks = page_of("digits_property property.features=4 property.context_size=12")
-    names = ["Image", "Property to images", "Between two images", "Prior to images"]
-    assert [tab.label for tab in blocks("Tab")] == names
-    labels = [box.label for box in blocks("Textbox")]
+def test_a_number_is_typed_and_shown(answers_of):
+    _, blocks = build(answers_of("digits_property property.features=4 property.context_size=12"))
+    labels = [box.label for box in blocks["Textbox"]]
     assert labels == ["Translation to property", "Property"]
