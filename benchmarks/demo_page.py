@@ -1,10 +1,10 @@
-"""How long the page of a run of digits_text takes to answer, and a picture of it.
+"""Measures how long the page of a run of digits_text takes to answer, and takes a screenshot.
 
     python benchmarks/demo_page.py --workdir=results/digits_text --picture=docs/demo.png
 
-Opens the page in chromium (extras `demo` and `browser`), draws a seven, writes a text, asks for a
-label, goes between two images. Prints seconds from a click to the picture that it changes: the
-first, which compiles, and the median of others.
+Opens the page in chromium (extras `demo` and `browser`), draws a seven, types a text, selects a
+label and interpolates between two images. Prints the seconds from a click to the changed image:
+the first, and the median of the others.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from typing import Any
 
 import page_visitor
 
-SEVEN = ((0.25, 0.05), (0.75, 0.05), (0.45, 0.95))  # with a bar, as whose digits these are wrote it
+SEVEN = ((0.25, 0.05), (0.75, 0.05), (0.45, 0.95))  # with a bar, as in this data set
 BAR = ((0.35, 0.5), (0.85, 0.5))
 TEXT = "a bold seven leaning left"
 
@@ -25,7 +25,7 @@ TEXT = "a bold seven leaning left"
 def timed(
     person: page_visitor.Person, what: str, picture: Any, act: Callable[[int], Any], times: int
 ) -> None:
-    """Prints how long something takes that changes a picture."""
+    """Prints how long `act`, called with a number, takes to change an image."""
     seconds = []
     for number in range(times):
         start = time.perf_counter()
@@ -35,33 +35,31 @@ def timed(
 
 
 def visit(person: page_visitor.Person, picture: Path, times: int) -> None:
-    """Everything once, then again; the picture is of the first tab."""
+    """Measures each tab; the screenshot shows the first one."""
     seen, made = person.seen("seen"), person.galleries.locator("img")
-    timed(person, "what a test image is", seen, lambda n: person.choose(3 * n), times)
+    timed(person, "a test image", seen, lambda n: person.choose(3 * n), times)
     person.draw(*SEVEN)
     person.draw(*BAR)
-    person.changed(seen, lambda: person.click("What is it?"))
-    person.page.wait_for_timeout(1000)  # for the map, which is the last to be drawn
+    person.changed(seen, lambda: person.click("Run on the drawing"))
+    person.page.wait_for_timeout(1000)  # for the map, the last output
     person.page.screenshot(path=picture, full_page=True)
-    siblings, again = person.seen("siblings"), "Other images of its zone"
+    siblings, again = person.seen("siblings"), "Sample its zone again"
     timed(person, "other images of its zone", siblings, lambda _: person.click(again), times)
     person.tab("Text to images")
     box = person.page.get_by_label("Text", exact=True)
     box.fill(TEXT)
     person.changed(made, lambda: box.press("Enter"))
-    again = "Other images of the text"
+    again = "Sample again"
     timed(person, "images of a text", made, lambda _: person.click(again), times)
     person.tab("Label to images")
-    again = "Other images of the label"
     timed(person, "images of a label", made, lambda _: person.click(again), times)
     person.tab("Between two images")
-    person.choose(0)
     between = person.page.locator("#between img")
     timed(person, "between two images", between, lambda n: person.choose(20 + n, 1), times)
 
 
 def main() -> None:
-    """Serves the page, visits it, prints the table."""
+    """Serves the page and prints the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

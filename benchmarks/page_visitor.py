@@ -1,4 +1,4 @@
-"""Somebody at the page of `python -m lzn_jax.demo`: draws, types and clicks in a real browser."""
+"""A visitor of the page of `python -m lzn_jax.demo`, who draws, types and clicks in a browser."""
 
 import os
 import re
@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-SLOW = 60_000  # milliseconds within which an answer must come that is compiled first
+SLOW = 60_000  # milliseconds to wait for an answer, whose first one includes compilation
 
 
 @contextmanager
 def served(
     workdir: Path, log: Path, program: Sequence[str] = ("-m", "lzn_jax.demo")
 ) -> Iterator[str]:
-    """The address of the page of a run, as the command line serves it; `log` gets its stderr."""
+    """Address of the page of a run, served by the command line; its stderr is written to `log`."""
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         port = one.getsockname()[1]
@@ -55,35 +55,51 @@ def browser() -> Iterator[Any]:
 
 
 class Person:
-    """Somebody at the page, in a session of their own.
+    """A visitor with a session of their own, once the first tab shows its example.
 
     Attributes:
-      faults: errors of the page, and what it asks of other machines.
+      faults: errors of the page and its requests to other machines.
     """
 
-    def __init__(self, browser: Any, address: str) -> None:
-        self.context = browser.new_context(viewport={"width": 1400, "height": 1300})
+    def __init__(
+        self, browser: Any, address: str, width: int = 1400, scheme: str = "light"
+    ) -> None:
+        self.context = browser.new_context(
+            viewport={"width": width, "height": 1300}, color_scheme=scheme
+        )
         self.page, self.faults = self.context.new_page(), []
         self.page.set_default_timeout(SLOW)
         self.page.on("pageerror", lambda error: self.faults.append(str(error)))
-        self.page.on("request", self._see)
+        self.page.on("request", self._check_request)
         self.page.goto(address)
-        self.page.get_by_role("button", name="What is it?").wait_for()
+        self._wait_for_example()
 
-    def _see(self, request: Any) -> None:
+    def _wait_for_example(self) -> None:
+        """Waits until the last output of the open tab has a value."""
+        filled = """() => {
+            const images = [...document.querySelectorAll('#place, #between, .samples')]
+                .filter(e => e.offsetParent !== null);
+            return images.some(e => e.querySelector('img')
+                || (e.querySelector('textarea') || {}).value);
+        }"""
+        self.page.wait_for_function(filled)
+
+    def _check_request(self, request: Any) -> None:
         if not request.url.startswith(("http://127.0.0.1:", "data:", "blob:")):
-            self.faults.append(f"asks for {request.url}")
+            self.faults.append(f"requests {request.url}")
 
     def click(self, name: str, role: str = "button") -> None:
         self.page.get_by_role(role, name=name, exact=True).click()
 
     def tab(self, name: str) -> None:
+        """Opens a tab and waits for its example."""
         self.click(name, "tab")
+        self._wait_for_example()
 
     def draw(self, *points: tuple[float, float]) -> None:
-        """A line through points, in parts of the canvas, from its upper left, with what is at hand.
+        """Draws a line through points, in shares of the canvas from its upper left.
 
-        No tool is chosen before: the page's first is the brush.
+        No tool is selected before, since the brush is at first.
         """
         box = self.page.locator("#sketch canvas").first.bounding_box()
         side = min(box["width"], box["height"]) * 0.7
@@ -94,25 +110,25 @@ class Person:
         for x, y in others:
             self.page.mouse.move(left + x * side, top + y * side, steps=10)
         self.page.mouse.up()
-        self.page.wait_for_timeout(300)  # the canvas draws behind
+        self.page.wait_for_timeout(300)  # the canvas lags behind
 
     def clear(self) -> None:
-        """Wipes the canvas, and waits until there is a new one."""
+        """Clears the canvas and waits for the new one."""
         with self.page.expect_response("**/queue/join*"):
             self.page.locator("#sketch button[aria-label*=Clear]").click()
         self.page.locator("#sketch button.highlight[aria-label=Brush]").wait_for()
 
     def choose(self, place: int, gallery: int = 0) -> None:
-        """Clicks on an image."""
+        """Clicks on an image of a gallery."""
         self.galleries.nth(gallery).locator("button").nth(place).click()
 
     @property
     def galleries(self) -> Any:
-        """Those of the tab that is open."""
+        """Galleries of the open tab."""
         return self.page.locator(".grid-container:visible")
 
     def changed(self, locator: Any, act: Callable[[], Any]) -> np.ndarray:
-        """Does something, and waits until that has changed a picture; its pixels."""
+        """Pixels of an image after `act` has changed it."""
         old = locator.first.get_attribute("src") if locator.count() else None
         act()
         script = "([e, old]) => e.src && e.src !== old && e.complete"
@@ -121,7 +137,7 @@ class Person:
         return self.pixels(locator)
 
     def pixels(self, locator: Any) -> np.ndarray:
-        """RGBA pixels of a picture."""
+        """RGBA pixels of an image."""
         read = """e => {
             const c = document.createElement('canvas');
             [c.width, c.height] = [e.naturalWidth, e.naturalHeight];
@@ -133,13 +149,13 @@ class Person:
 
     @property
     def messages(self) -> Any:
-        """Those that the page shows now."""
+        """Messages that the page shows now."""
         return self.page.get_by_test_id("toast-text")
 
-    def told(self, message: str) -> None:
-        """Waits for a message."""
+    def wait_for_message(self, message: str) -> None:
+        """Waits for a message that matches a regular expression."""
         self.page.get_by_text(re.compile(message)).first.wait_for()
 
     def seen(self, name: str) -> Any:
-        """Pictures of a part of the page."""
+        """Images of the component with an id."""
         return self.page.locator(f"#{name} img")

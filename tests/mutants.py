@@ -296,8 +296,8 @@ MUTANTS = (
     ),
     Mutant(
         "demo/answers.py",
-        "evenly_spaced(min(count, MAX_SHOWN), count)",
-        "np.arange(min(count, MAX_SHOWN))",
+        "evenly_spaced(min(count, MAX_MAP_IMAGES), count)",
+        "np.arange(min(count, MAX_MAP_IMAGES))",
         ANSWERS + "files_go",
     ),
     Mutant(

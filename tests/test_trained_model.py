@@ -173,7 +173,7 @@ def test_images_and_labels_that_do_not_fit_are_one_line(model, images):
         ([0, 10], r"integers \(n,\) from 0 to 9"),
         ([0, -1], r"integers \(n,\) from 0 to 9"),
         ([0.0, 1.0], r"integers \(n,\) from 0 to 9, got float64"),
-        ([1], "2 integers, one an image"),
+        ([1], "2 integers, one per image"),
     ):
         with pytest.raises(UserError, match=f"labels must be {message}"):
             model.sample(2, KEY, labels=np.array(labels))

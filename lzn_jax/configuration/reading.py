@@ -73,8 +73,9 @@ def load_run(
         )
     parts.extend(extensions)
     values = stored_values(path)
+    digests = _found_extensions(path, values)
     try:
-        values = validated({**values, **_as_fields(_found_extensions(path, values))})
+        values = validated({**values, **_as_fields(digests)})
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     if values.get("data.tokenizer_path") is not None:

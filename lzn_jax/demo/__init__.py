@@ -1,1 +1,1 @@
-"""A page to play with a trained run: `python -m lzn_jax.demo --workdir=DIR`."""
+"""A page in the browser for a trained run: `python -m lzn_jax.demo --workdir=DIR`."""

@@ -1,4 +1,4 @@
-"""A page to play with a trained run, on this machine alone.
+"""Serves a page in the browser for a trained run, to this machine only.
 
     python -m lzn_jax.demo --workdir=DIR [--port=PORT]
 
@@ -20,7 +20,7 @@ from lzn_jax.run.command_line import Parser, exit_code, use_compile_cache
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Serves the page until it is interrupted; returns the exit code (2: the user's input)."""
+    """Serves the page until it is interrupted; returns the exit code, 2 for bad input."""
     return exit_code(_run, arguments)
 
 
@@ -32,7 +32,7 @@ def _run(arguments: list[str]) -> int:
         allow_abbrev=False,
     )
     parser.add_argument("--workdir", required=True, help="folder of a run, or released/NAME")
-    parser.add_argument("--port", type=int, default=7860, help="of 127.0.0.1")
+    parser.add_argument("--port", type=int, default=7860, help="port of 127.0.0.1")
     parser.add_argument("--extensions", default="", help="files or modules with parts: A.py,B.py")
     flags = parser.parse_args(arguments)
     if not 1024 <= flags.port < 2**16:
@@ -40,7 +40,7 @@ def _run(arguments: list[str]) -> int:
     if importlib.util.find_spec("gradio") is None:
         raise UserError("the page needs Gradio: pip install -e '.[demo]'")
 
-    # JAX and Gradio start only for a good command.
+    # Imported late, because JAX and Gradio take seconds that a bad command need not wait for.
     import lzn_jax
     from lzn_jax.demo.answers import Answers
 
@@ -51,22 +51,22 @@ def _run(arguments: list[str]) -> int:
     test, train = _examples(model, "test"), _examples(model, "train")
     answers, name = Answers(model, test, train), Path(flags.workdir).resolve().name
     with tempfile.TemporaryDirectory(prefix="lzn_jax_") as folder:
-        os.environ["GRADIO_TEMP_DIR"] = folder  # which Gradio reads when it is imported
+        os.environ["GRADIO_TEMP_DIR"] = folder  # read by Gradio when it is imported
         from lzn_jax.demo import page
 
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # the folder goes then, too
-        page.serve(answers, f"{name}, {model.step} updates", flags.port)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the folder is removed
+        page.serve(answers, f"{name} after {model.step} updates", flags.port)
     return EXIT_DONE
 
 
 def _examples(model: Any, split: Literal["train", "test"]) -> Any:
-    """A split of the data that a run trained on; None where it cannot be read, which is said."""
+    """A split of the run's data, or None, with a message, if it cannot be read."""
     from lzn_jax import data
 
     try:
         return data.load(model.config.data, split)
     except UserError as error:
-        print(f"without {split} examples: {error}", file=sys.stderr)
+        print(f"continuing without {split} examples: {error}", file=sys.stderr)
         return None
 
 

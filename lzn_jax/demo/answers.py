@@ -1,6 +1,6 @@
-"""What a run answers to a person: one sample in, pictures and words out. Nothing here knows a page.
+"""Answers of a trained run to one sample, as images, figures and strings, independent of the page.
 
-The number of a draw stands for its randomness: the same one answers the same.
+Results are reproducible: they depend on the arguments alone, among them the seed.
 """
 
 import dataclasses
@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Int, UInt8
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict, FrozenConfigDict
 from PIL import Image
@@ -23,20 +23,24 @@ from lzn_jax.run import sharding
 from lzn_jax.trained_model import TrainedModel
 
 NUM_IMAGES = 8  # of a text, a label, a zone
-MAX_SHOWN = 1000  # test images on the map
-_CANVAS = 16  # pixels of a drawing for each of an image's, a side
+MAX_MAP_IMAGES = 1000  # test images on the map
+_OVERSAMPLING = 16  # drawings are scaled to so many times the side of an image, then averaged
+_WHITE = 255
 
 Picture = UInt8[np.ndarray, "h w c"]
 Pictures = UInt8[np.ndarray, "n h w c"]
 
 
 class About(NamedTuple):
-    """The answers to an image; None where the run has none.
+    """What a run computes for an image; fields are None for what the run does not support.
 
     Attributes:
-      classes: probabilities by name.
-      others: the image as a sample of each other type without images, by type.
-      reconstruction, siblings, neighbours, place: pictures.
+      classes: probability of each class, by name.
+      others: translation of the image to each type that is neither image nor class, by type.
+      reconstruction: the image decoded from its own noise.
+      siblings: other images of its zone.
+      neighbours: test images whose latents are nearest.
+      place: figure of its latent among those of the test images.
     """
 
     classes: dict[str, float] | None
@@ -48,113 +52,120 @@ class About(NamedTuple):
 
 
 class Answers:
-    """A trained run for people.
+    """A trained run, with the examples that the page shows.
 
     Attributes:
-      shown: test images to choose from, in equal shares of the classes; None where there are none.
-      reads_images, draws_images: whether it has zones of images; whether it makes images.
-      inverts_images: whether it reconstructs images and goes between two.
-      names_classes: whether it finds the class of an image.
-      draws_any: whether it makes images of the prior.
-      classes: names of labels that it makes images of; empty for a run that makes none.
-      others: types without images or classes, which an image becomes.
-      written: pairs of types whose samples to translate are written, not drawn.
+      test_images: some test images of each class, or None without test images.
+      encodes_images, decodes_images: whether images have zones; whether images are generated.
+      inverts_images: whether images are reconstructed and interpolated.
+      classifies: whether images are classified.
+      samples_prior: whether images are generated from latents of the prior.
+      classes: names of the labels from which images are generated; empty if there are none.
+      others: types other than images and classes to which images are translated.
+      written: translations (source, target) whose source samples are typed.
     """
 
     def __init__(
         self, model: TrainedModel, test: Examples | None, train: Examples | None = None
     ) -> None:
-        """Answers of a run with its test and training examples, None where they cannot be read."""
-        self.model = model = _few_at_a_time(model)
+        """Uses the run's test and training examples; None if they cannot be read."""
+        self.model = model = _with_small_batches(model)
         self._data, space, main = model.config.data, model.space, model.main_type
         self._types, has_images = space.types, space.types[main].is_images
-        self.draws_images = has_images and main in space.decoders
-        self.inverts_images = self.draws_images and isinstance(space.decoders[main], Invertible)
+        self.decodes_images = has_images and main in space.decoders
+        self.inverts_images = self.decodes_images and isinstance(space.decoders[main], Invertible)
         key = getattr(space.encoders.get(main), "anchors_key", None)
-        self.reads_images = has_images and key in model.model.context
-        self.names_classes = self.reads_images and (main, model.class_type) in model.translations
-        self.draws_any = self.draws_images and (model.has_latents or model.class_type is None)
+        self.encodes_images = has_images and key in model.model.context
+        self.classifies = self.encodes_images and (main, model.class_type) in model.translations
+        self.samples_prior = self.decodes_images and (model.has_latents or model.class_type is None)
         self._test: Examples | None = None
-        self.shown: Any = None
+        self.test_images: Any = None
         if test is not None and has_images:
             count = len(test.labels)
-            rows = evenly_spaced(min(count, MAX_SHOWN), count)  # files go by class
+            rows = evenly_spaced(min(count, MAX_MAP_IMAGES), count)  # files are sorted by class
             self._test = Examples(test.images[rows], test.labels[rows])
-            self.shown = self._test.images[_of_each_class(self._test.labels)]
-            if self.reads_images:
+            self.test_images = self._test.images[_of_each_class(self._test.labels)]
+            if self.encodes_images:
                 self._latents = model.encode(self._test.images, None, 0.0)
         self._names = [] if model.class_type is None else data.label_names(self._data)
-        self.classes = self._names if self.draws_images else []
+        self.classes = self._names if self.decodes_images else []
         pairs = [pair for pair in model.translations if main in pair or not has_images]
         ends = (main, model.class_type) if has_images else ()
         self.others = [t for s, t in pairs if has_images and s == main and t not in ends]
         self.written = [(s, t) for s, t in pairs if not (s in ends or self._types[s].is_images)]
-        self._examples = {} if train is None else {s: self._samples(s, train) for s, _ in pairs}
+        self._training = {}
+        if train is not None:
+            sources = {source for source, _ in self.written}
+            self._training = {source: self._types[source].samples(train) for source in sources}
         self._words = {
             word.casefold()
-            for source, _ in self.written
-            for word in self._types[source].words(self._examples.get(source, ()))
+            for source, samples in self._training.items()
+            for word in self._types[source].words(samples)
         }
 
-    def _samples(self, source: str, train: Examples) -> Any:
-        """Training samples of a type that are written; of others none."""
-        is_written = any(source == each for each, _ in self.written)
-        return self._types[source].samples(train) if is_written else ()
-
     def plural(self, name: str) -> str:
-        """What several samples of a type are called."""
+        """Plural of a type's name."""
         plural: str = self._types[name].plural
         return plural
 
     def examples(self, source: str) -> list[str]:
-        """Some training samples of a type, as they are written."""
-        samples = self._examples.get(source, ())
+        """Up to `NUM_IMAGES` distinct training samples of a type, as strings."""
+        samples = self._training.get(source, ())
         rows = evenly_spaced(min(len(samples), 50 * NUM_IMAGES), len(samples))
-        shown = self._types[source].shown(samples[rows]) if len(rows) else []
-        return list(dict.fromkeys(str(text) for text in shown if text))[:NUM_IMAGES]
+        strings = self._types[source].shown(samples[rows]) if len(rows) else []
+        return list(dict.fromkeys(str(text) for text in strings if text))[:NUM_IMAGES]
 
     def read(self, encoded: bytes) -> tuple[Picture, str]:
-        """The image in a file as the model sees it, and notes on what was changed.
+        """The image in a file in the size and colours of the data, and a note on the changes made.
 
-        A grey image becomes its inverse where that gives it the ground of the data's images.
-        Raises UserError for a file that is no image.
+        A grey image is inverted if the data's images have a light background and it has a dark
+        one, or the other way round. Raises UserError for a file that is no image.
         """
-        (wide, high), notes = decoding.decode(encoded, self._data.channels).size, []
+        (width, height), notes = decoding.decode(encoded, self._data.channels).size, []
         image, side = decoding.prepare(encoded, self._data), self._data.image_size
-        if (wide, high) != (side, side):
+        if (width, height) != (side, side):
             notes.append(
-                f"The model sees {side} × {side} pixels of the middle of your {wide} × {high}."
+                f"The model's input is the middle of your {width} × {height} image, "
+                f"at {side} × {side} pixels."
             )
-        (is_light,) = _has_light_ground(image[None])
+        (is_light,) = _has_light_background(image[None])
         if self._data.channels == 1 and self._is_light not in (None, is_light):
-            image, ground = 255 - image, "light" if is_light else "dark"
-            notes.append(f"Your picture has a {ground} ground; its inverse is used.")
+            image, background = _WHITE - image, "light" if is_light else "dark"
+            notes.append(f"Your image has a {background} background; its inverse is used.")
         return image, " ".join(notes)
 
-    def drawn(self, ink: Float[np.ndarray, "rows columns"]) -> Picture:
-        """A drawing as an image of the data: as large, and as bright on as dark a ground.
+    def drawn(self, drawing: UInt8[np.ndarray, "rows columns 3"]) -> Picture:
+        """The image that the model reads for a drawing on white.
 
-        `ink` is between 0 and 1. Raises UserError where there is none.
+        Colour images are the whole canvas. For grey ones the strokes are cut out, centred, scaled
+        to the mean height of the data's and drawn on the data's background. Raises UserError for
+        an empty canvas.
         """
-        rows, columns = np.nonzero(ink > 0.5)
+        side, has_colours = self._data.image_size, self._data.channels == 3
+        ink = 1 - drawing.mean(axis=-1) / _WHITE
+        rows, columns = np.nonzero(ink > (0 if has_colours else 0.5))
         if not len(rows):
             raise UserError("draw something first")
-        side, size = _CANVAS * self._data.image_size, np.array([np.ptp(columns), np.ptp(rows)]) + 1
-        wide, high = np.maximum(1, size * self._share_of_height * side / size.max()).astype(int)
+        if has_colours:
+            resized = Image.fromarray(drawing).resize((side, side), Image.Resampling.BOX)
+            return np.asarray(resized)
+        large, size = _OVERSAMPLING * side, np.array([np.ptp(columns), np.ptp(rows)]) + 1
+        scaled = size * self._share_of_height * large / size.max()
+        width, height = np.maximum(1, scaled).astype(int)
         box = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
-        shape = Image.fromarray((255 * ink).astype(np.uint8)).resize((wide, high), box=box)
-        canvas = Image.new("L", (side, side))
-        canvas.paste(shape, ((side - wide) // 2, (side - high) // 2))
-        image = np.asarray(canvas.reduce(_CANVAS))[..., None]
-        return 255 - image if self._is_light else image
+        strokes = Image.fromarray((_WHITE * ink).astype(np.uint8)).resize((width, height), box=box)
+        canvas = Image.new("L", (large, large))
+        canvas.paste(strokes, ((large - width) // 2, (large - height) // 2))
+        image = np.asarray(canvas.reduce(_OVERSAMPLING))[..., None]
+        return _WHITE - image if self._is_light else image
 
-    def about(self, image: Picture, draw: int) -> About:
-        """The run's answers to an image."""
+    def about(self, image: Picture, seed: int) -> About:
+        """Everything that the run computes for an image."""
         model, images = self.model, image[None]
         classes = reconstruction = siblings = neighbours = place = None
-        if self.names_classes:
-            (found,) = model.class_probabilities(images)
-            classes = dict(zip(self._names, found.tolist(), strict=True))
+        if self.classifies:
+            (probabilities,) = model.class_probabilities(images)
+            classes = dict(zip(self._names, probabilities.tolist(), strict=True))
         others = {
             target: str(
                 self._types[target].shown(model.translate(images, model.main_type, target))[0]
@@ -163,75 +174,79 @@ class Answers:
         }
         if self.inverts_images:
             (reconstruction,) = model.reconstruct(images)["images"]
-        if self.draws_images:
-            siblings = model.siblings(images.repeat(NUM_IMAGES, axis=0), jax.random.key(draw))
+        if self.decodes_images:
+            siblings = model.siblings(images.repeat(NUM_IMAGES, axis=0), jax.random.key(seed))
         if self._test is not None:
             latent = model.encode(images, None, 0.0)
             distances = np.linalg.norm(self._latents - latent, axis=1)
             neighbours = self._test.images[np.argsort(distances)[:NUM_IMAGES]]
-            labels, title = self._test.labels, "Where it lies among the test images' zones"
+            labels, title = self._test.labels, "Its latent among those of test images"
             place = plots.among_zones(self._latents, labels, latent, title, self._names or None)
         return About(classes, others, reconstruction, siblings, neighbours, place)
 
-    def translated(self, source: str, target: str, text: str, draw: int) -> tuple[Any, str]:
-        """What a written sample becomes, images or strings, and a note of unknown words.
+    def translated(self, source: str, target: str, text: str, seed: int) -> tuple[Any, str]:
+        """Translations of a typed sample, images or strings, and a note of unknown words.
 
         Raises UserError for a sample that is empty or cannot be read.
         """
         if not (text := text.strip()):
             raise UserError(f"write a {source} first")
-        written = self._types[source].written(text)
+        samples = self._types[source].written(text)
         unknown = [
             word
-            for word in self._types[source].words(written)
+            for word in self._types[source].words(samples)
             if word.casefold() not in self._words
         ]
         note = f"No training sample has: {', '.join(dict.fromkeys(unknown))}."
-        samples, key = [written[0]] * NUM_IMAGES, jax.random.key(draw)
-        made = self.model.translate(samples, source, target, key=key)
-        return self._types[target].shown(made), note if unknown and self._words else ""
+        repeated, key = [samples[0]] * NUM_IMAGES, jax.random.key(seed)
+        outputs = self.model.translate(repeated, source, target, key=key)
+        return self._types[target].shown(outputs), note if unknown and self._words else ""
 
-    def of_label(self, name: str, draw: int) -> Pictures:
+    def of_label(self, name: str, seed: int) -> Pictures:
         """Images of a class."""
         labels = [self._names.index(name)] * NUM_IMAGES
-        return np.asarray(self.model.sample(NUM_IMAGES, jax.random.key(draw), labels).images)
+        return np.asarray(self.model.sample(NUM_IMAGES, jax.random.key(seed), labels).images)
 
-    def of_prior(self, draw: int) -> Pictures:
+    def of_prior(self, seed: int) -> Pictures:
         """Images of latents of the prior."""
-        made: Pictures = self.model.generate(self.model.main_type, NUM_IMAGES, jax.random.key(draw))
-        return made
+        images: Pictures = self.model.generate(
+            self.model.main_type, NUM_IMAGES, jax.random.key(seed)
+        )
+        return images
 
     def between(self, first: Picture, second: Picture) -> Pictures:
-        """What lies between two images, both ends among it."""
-        found: Pictures = self.model.interpolate(np.stack([first, second]))["images"]
-        return found
+        """Images interpolated between two, with both ends."""
+        images: Pictures = self.model.interpolate(np.stack([first, second]))["images"]
+        return images
 
     @property
     def _is_light(self) -> bool | None:
-        """Whether the data's images have a light ground; None where there is no common one."""
-        share = 0.5 if self.shown is None else np.mean(_has_light_ground(self.shown))
+        """Whether the data's images have a light background; None if they differ or are missing."""
+        if self.test_images is None:
+            return None
+        share = np.mean(_has_light_background(self.test_images))
         return None if 0.1 < share < 0.9 else bool(share > 0.5)
 
     @property
     def _share_of_height(self) -> float:
-        """How much of an image's height what is on it takes, as a mean."""
-        if self.shown is None:
+        """Mean height of what the data's images show, as a share of the image's."""
+        if self.test_images is None:
             return 0.8
-        images = 255 - self.shown if self._is_light else self.shown
+        images = _WHITE - self.test_images if self._is_light else self.test_images
         is_ink = np.any(images > 96, axis=(2, 3))
         first, last = np.argmax(is_ink, axis=1), np.argmax(is_ink[:, ::-1], axis=1)
         return float(np.mean(1 - (first + last) / is_ink.shape[1]))
 
 
-def _has_light_ground(images: Pictures) -> Bool[np.ndarray, " n"]:
+def _has_light_background(images: Pictures) -> Bool[np.ndarray, " n"]:
     """Whether more than half of an image's border is lighter than middle grey."""
     is_light = images.mean(axis=-1) > 127.5
     is_border = np.pad(np.zeros_like(is_light[0, 1:-1, 1:-1]), 1, constant_values=True)
     return is_light[:, is_border].mean(axis=1) > 0.5
 
 
-def _few_at_a_time(model: TrainedModel) -> TrainedModel:
-    """The same run with batches of what one answer needs, in place of training's."""
+def _with_small_batches(model: TrainedModel) -> TrainedModel:
+    """The run with batches of the size of one answer instead of training's."""
     config = ConfigDict(model.config)
     config.training.batch_size, config.training.microbatch_size = NUM_IMAGES, None
     space = LatentSpace(FrozenConfigDict(config), sharding.inference_mesh())
@@ -239,7 +254,7 @@ def _few_at_a_time(model: TrainedModel) -> TrainedModel:
 
 
 def _of_each_class(labels: Int[np.ndarray, " n"], count: int = 30) -> Int[np.ndarray, " m"]:
-    """Rows, classes in turn and of each as many as there are, up to `count` in all."""
+    """Rows of equally many examples of each class, in the order of classes; at most `count`."""
     classes, index = np.unique(labels, return_inverse=True)
     share = max(1, count // len(classes))
     return np.concatenate([np.flatnonzero(index == k)[:share] for k in range(len(classes))])[:count]

@@ -1,8 +1,8 @@
-"""The page: what it asks for and shows. What a person does stays in that person's session."""
+"""The page in Gradio. Images and answers of a visitor stay in that visitor's session."""
 
-import functools
 import html
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial, wraps
 from typing import Any
 
 import gradio as gr
@@ -13,52 +13,71 @@ from lzn_jax import data, plots
 from lzn_jax.configuration import UserError
 from lzn_jax.demo.answers import NUM_IMAGES, Answers
 
-_BRUSH = 17  # radius in pixels of a drawing of 280: digits are written one of 8 pixels wide
-_CANVAS = np.full((280, 280, 3), 255, np.uint8)  # with a ground the brush is the tool at hand
-_ROW = 130  # pixels of a row of images
+_BLANK = np.full((280, 280, 3), 255, np.uint8)  # an image to draw on, so that the brush is selected
+# Pixels of radius, by channels of an image; pen strokes of digits are wide.
+_BRUSHES = {1: 17, 3: 9}
+_COLORS: list[str | tuple[str, float]] = [
+    *("#000000", "#7f7f7f", "#e5261f", "#f28c1e", "#f7d31e", "#3aa935", "#1f77d0", "#7b3fb5"),
+    *("#8a5a2b", "#f4b6c2"),
+]
+_HEIGHT = 130  # pixels of a single image
 _EVERY, _AGE = 60, 600  # seconds: how often files are deleted, and how old they are by then
 _CSS = """
 .grid-container {
-    grid-template-columns: repeat(var(--grid-cols), minmax(0, 1fr)) !important;
+    grid-template-columns: repeat(
+        auto-fill, minmax(max(48px, calc(100% / var(--grid-cols) - 8px)), 1fr)
+    ) !important;
     grid-template-rows: none !important; grid-auto-rows: auto !important;
 }
 .grid-container .thumbnail-item {aspect-ratio: 1; height: auto}
 .grid-wrap.fixed-height {min-height: 0 !important; max-height: none !important}
+#place img {max-width: min(100%, 600px); margin: auto}
+.dark #place img {filter: invert(1) hue-rotate(180deg)}
 """
-_ABOUT_IMAGES = "Draw, choose or bring an image, and see what the model finds in it."
+_ZONES = (
+    "A **zone** is the region of the model's latent space that belongs to one sample: all its "
+    "points stand for that sample, in every type of data "
+    "([Latent Zoning Networks, arXiv:2509.15591](https://arxiv.org/abs/2509.15591))."
+)
+
+# An event of Gradio, as a function that registers what is called.
+Event = Callable[..., Any]
 
 
 def build(answers: Answers, title: str) -> gr.Blocks:
-    """The page of a run, with a tab for each kind of thing that it does."""
+    """The page of a run, with a tab for each kind of answer, which opens with an example."""
     files = (_EVERY, _AGE)
     with gr.Blocks(title=title, analytics_enabled=False, delete_cache=files) as page:
-        gr.Markdown(f"## {title}")
-        if answers.reads_images:
-            with gr.Tab("Image"):
-                _image_tab(answers)
-        for source, target in answers.written:
-            with gr.Tab(f"{source.capitalize()} to {answers.plural(target)}"):
-                _translation_tab(answers, source, target)
-        if answers.classes:
-            with gr.Tab("Label to images"):
-                _label_tab(answers)
-        if answers.reads_images and answers.inverts_images and answers.shown is not None:
-            with gr.Tab("Between two images"):
-                _between_tab(answers)
-        if answers.draws_any:
-            with gr.Tab("Prior to images"):
-                _draws(answers.of_prior, [], "Images of other latents")
+        gr.Markdown(f"## {title}\n{_ZONES}")
+        for number, (name, fill) in enumerate(_tabs(answers)):
+            with gr.Tab(name) as tab:
+                fill(tab.select if number else page.load)
         if credit := data.attribution(answers.model.config.data):
             gr.Markdown(credit)
     return page
 
 
+def _tabs(answers: Answers) -> Iterator[tuple[str, Callable[[Event], None]]]:
+    """Names of tabs, and the functions that fill them for the event that opens each."""
+    if answers.encodes_images:
+        yield "Image", partial(_image_tab, answers)
+    for source, target in answers.written:
+        name = f"{source.capitalize()} to {answers.plural(target)}"
+        yield name, partial(_translation_tab, answers, source, target)
+    if answers.classes:
+        yield "Label to images", partial(_label_tab, answers)
+    if answers.encodes_images and answers.inverts_images and answers.test_images is not None:
+        yield "Between two images", partial(_between_tab, answers)
+    if answers.samples_prior:
+        yield "Prior to images", partial(_samples, answers.of_prior, [])
+
+
 def serve(answers: Answers, title: str, port: int) -> None:
     """Serves the page to this machine until it is interrupted.
 
-    Raises UserError where the port is taken.
+    Raises UserError if the port is taken.
     """
-    fonts = ["system-ui", "sans-serif"]  # others would come from the net
+    fonts = ["system-ui", "sans-serif"]  # Gradio's own are downloaded
     theme = gr.themes.Default(font=fonts, font_mono=["ui-monospace", "monospace"])
     page = build(answers, title)
     try:
@@ -72,221 +91,258 @@ def serve(answers: Answers, title: str, port: int) -> None:
     page.block_thread()
 
 
-def _polite(
-    function: Callable[..., Any], then: Callable[[Any], Any] = lambda found: found
-) -> Callable[..., Any]:
-    """A function, and what is done with what it finds.
+def _on(event: Event, function: Callable[..., Any], inputs: Any, outputs: Any) -> None:
+    """Calls a function on an event, one call at a time and in the order of events.
 
-    A person's mistake becomes one message and changes nothing: an error would mark every output.
+    The message of a UserError becomes a warning that leaves the outputs unchanged; an exception
+    would mark all of them.
     """
 
-    @functools.wraps(function)
+    @wraps(function)  # Gradio passes `SelectData` to a parameter of that type
     def answer(*arguments: Any) -> Any:
         try:
-            return then(function(*arguments))
+            return function(*arguments)
         except UserError as error:
             message = str(error)
         gr.Warning(html.escape(message[:1].upper() + message[1:]), title="")
         return gr.skip()
 
-    return answer
+    event(answer, inputs, outputs, concurrency_id="model", concurrency_limit=1)
 
 
-def _images(label: str, columns: int, value: Any = None) -> gr.Gallery:
-    """Images below a label, as high as they need."""
+def _images(label: str, columns: int, value: Any = None, selected: int | None = None) -> gr.Gallery:
+    """Images in at most `columns` columns below a label."""
     gr.Markdown(f"**{label}**")
     return gr.Gallery(
         value, show_label=False, columns=columns, height="auto", format="png", allow_preview=False,
-        interactive=False, object_fit="contain", buttons=[],
+        interactive=False, object_fit="contain", buttons=[], selected_index=selected,
     )  # fmt: skip
 
 
-def _choice(answers: Answers, label: str, columns: int) -> gr.Gallery:
-    """Test images of which one is clicked on."""
-    return _images(label, columns, list(plots.enlarged(answers.shown)))
-
-
-def _image_tab(answers: Answers) -> None:
-    gr.Markdown(_ABOUT_IMAGES)
-    image, draw = gr.State(None), gr.State(0)
-    again = gr.Button("Other images of its zone", render=False)
+def _image_tab(answers: Answers, opens: Event) -> None:
+    image, seed = gr.State(None), gr.State(0)
+    again = gr.Button("Sample its zone again", render=False)
     with gr.Row():
-        with gr.Column(scale=2):
+        with gr.Column(scale=2, min_width=320):
             sources = _image_sources(answers)
-        with gr.Column(scale=3):
+        with gr.Column(scale=3, min_width=320):
             outputs = _about_outputs(answers, again)
+    everything = [image, seed, *outputs.values()]
 
-    def about(image: Any, draw: int = 0) -> list[Any]:
-        about = answers.about(image, draw)
-        found = about._asdict() | {"seen": image} | about.others
-        return [image, draw, *(_as_shown(found[name]) for name in outputs)]
+    def about(image: Any, seed: int = 0) -> list[Any]:
+        about = answers.about(image, seed)
+        values = about._asdict() | {"seen": image} | about.others
+        return [image, seed, *(_displayed(values[name]) for name in outputs)]
 
-    def of_another_draw(image: Any, draw: int) -> list[Any]:
+    def example(image: Any) -> Any:
+        return about(answers.test_images[0]) if image is None else gr.skip()
+
+    def sample_again(image: Any, seed: int) -> list[Any]:
         if image is None:
-            raise UserError("draw, choose or bring an image first")
-        return about(image, draw + 1)
+            raise UserError("draw, choose or upload an image first")
+        return about(image, seed + 1)
 
-    everything = [image, draw, *outputs.values()]
     for event, image_of, inputs in sources:
-        event(_polite(image_of, about), inputs, everything)
+        _on(event, _then(image_of, about), inputs, everything)
     if "siblings" in outputs:
-        again.click(_polite(of_another_draw), [image, draw], everything)
+        _on(again.click, sample_again, [image, seed], everything)
+    if answers.test_images is not None:
+        _on(opens, example, [image], everything)
 
 
-def _image_sources(answers: Answers) -> list[tuple[Callable[..., Any], Callable[..., Any], Any]]:
-    """Where images come from: an event, what makes the image, and of which inputs."""
-    sources: list[tuple[Callable[..., Any], Callable[..., Any], Any]] = []
-    if answers.model.config.data.channels == 1:
-        sketch = gr.Sketchpad(
-            _CANVAS, label="Draw", brush=gr.Brush(_BRUSH, ["#000000"], color_mode="fixed"),
-            canvas_size=_CANVAS.shape[:2], fixed_canvas=True, layers=False, transforms=(),
-            image_mode="RGBA", elem_id="sketch",
-        )  # fmt: skip
-        sketch.clear(lambda: _CANVAS, None, sketch)
-        ask = gr.Button("What is it?", variant="primary")
-        sources.append((ask.click, lambda drawing: answers.drawn(_ink(drawing)), sketch))
-    file = gr.UploadButton("An image file of yours", type="binary")
-    sources.append((file.upload, lambda encoded: _noted(answers.read(encoded)), file))
-    if answers.shown is not None:
-        choice = _choice(answers, "Or click on a test image", 6)
+def _then(first: Callable[..., Any], second: Callable[[Any], Any]) -> Callable[..., Any]:
+    """The second function of what the first returns, with the signature of the first."""
+    return wraps(first)(lambda *arguments: second(first(*arguments)))
+
+
+def _image_sources(answers: Answers) -> list[tuple[Event, Callable[..., Any], Any]]:
+    """Sources of images: an event, the function that returns the image, and its inputs."""
+    channels = answers.model.config.data.channels
+    brush = gr.Brush(_BRUSHES[channels], _COLORS, _COLORS[0])
+    if channels == 1:
+        brush = gr.Brush(_BRUSHES[channels], _COLORS[:1], _COLORS[0], "fixed")
+    gr.Markdown("**Draw an image**")
+    with gr.Row():
+        with gr.Column(scale=3, min_width=300):
+            sketch = gr.Sketchpad(
+                _BLANK, show_label=False, brush=brush,
+                canvas_size=_BLANK.shape[:2], fixed_canvas=True, layers=False, transforms=(),
+                image_mode="RGBA", elem_id="sketch",
+            )  # fmt: skip
+            sketch.clear(lambda: _BLANK, None, sketch)
+        with gr.Column(scale=1, min_width=130):
+            run = gr.Button("Run on the drawing", variant="primary")
+            file = gr.UploadButton("Upload an image", type="binary")
+    sources: list[tuple[Event, Callable[..., Any], Any]] = [
+        (run.click, lambda drawing: answers.drawn(_on_white(drawing)), sketch),
+        (file.upload, lambda encoded: _noted(answers.read(encoded)), file),
+    ]
+    if answers.test_images is not None:
+        choice = _choice(answers, "Or click on a test image", 6, 0)
 
         def chosen(event: gr.SelectData) -> Any:
-            return answers.shown[event.index]
+            return answers.test_images[event.index]
 
         sources.append((choice.select, chosen, None))
     return sources
 
 
+def _choice(answers: Answers, label: str, columns: int, selected: int) -> gr.Gallery:
+    """Test images to click on."""
+    return _images(label, columns, list(plots.enlarged(answers.test_images)), selected)
+
+
 def _noted(answer: tuple[Any, str]) -> Any:
-    """An answer whose note, where there is one, becomes a message."""
+    """The value of a value and a note; the note becomes a message."""
     value, note = answer
     if note:
         gr.Info(html.escape(note), title="")
     return value
 
 
-def _as_shown(value: Any) -> Any:
-    """Images large enough to be looked at; other values as they are."""
+def _displayed(value: Any) -> Any:
+    """Images in the size and form of the page; other values unchanged."""
     if not isinstance(value, np.ndarray):
         return value
     return plots.enlarged(value[None])[0] if value.ndim == 3 else list(plots.enlarged(value))
 
 
-def _ink(drawing: dict[str, Any]) -> np.ndarray:
-    """Darkness of a drawing on white, in [0, 1]."""
+def _on_white(drawing: dict[str, Any]) -> np.ndarray:
+    """A drawing's RGB values (h, w, 3) uint8 on a white background."""
     if drawing["composite"] is None:  # it was just cleared
-        return np.zeros(_CANVAS.shape[:2])
-    rgba = drawing["composite"].astype(np.float64) / 255
-    return rgba[..., 3] * (1 - rgba[..., :3].mean(axis=-1))
+        return _BLANK
+    rgba = drawing["composite"].astype(np.float64)
+    alpha = rgba[..., 3:] / 255
+    return np.rint(alpha * rgba[..., :3] + (1 - alpha) * 255).astype(np.uint8)
 
 
-def _picture(label: str) -> gr.Image:
-    """An image below a label, which would hide a part of it."""
+def _picture(label: str, elem_id: str, height: int = _HEIGHT) -> gr.Image:
+    """An image below a label; Gradio's own labels cover a part of the image."""
     with gr.Column(min_width=120):
         gr.Markdown(f"**{label}**")
-        return gr.Image(show_label=False, format="png", height=_ROW, interactive=False, buttons=[])
+        return gr.Image(
+            show_label=False, format="png", height=height, interactive=False, buttons=[],
+            elem_id=elem_id,
+        )  # fmt: skip
 
 
 def _about_outputs(answers: Answers, again: gr.Button) -> dict[str, Component]:
-    """Where the page shows what a run finds in an image, by field of `About`.
-
-    `again` stands below the images that it draws again.
-    """
+    """Outputs of the image tab by field of `About`; `again` is rendered below the siblings."""
     outputs: dict[str, Component] = {}
     with gr.Row():
-        outputs["seen"] = _picture("The model's input")
+        outputs["seen"] = _picture("Input of the model", "seen")
         if answers.inverts_images:
-            outputs["reconstruction"] = _picture("To noise and back")
-        if answers.names_classes:
-            outputs["classes"] = gr.Label(label="Class, and its probability", num_top_classes=3)
+            outputs["reconstruction"] = _picture("Reconstruction", "reconstruction")
+        if answers.classifies:
+            with gr.Column(min_width=160):
+                gr.Markdown("**Class probabilities**")
+                outputs["classes"] = gr.Label(
+                    show_label=False, num_top_classes=3, elem_id="classes"
+                )
     for name in answers.others:
-        outputs[name] = gr.Textbox(label=f"As a {name}", interactive=False)
-    if answers.draws_images:
+        outputs[name] = gr.Textbox(label=f"Translation to {name}", interactive=False, elem_id=name)
+    if answers.decodes_images:
         outputs["siblings"] = _images("Other images of its zone", NUM_IMAGES)
         again.render()
-    if answers.shown is not None:
-        outputs["neighbours"] = _images("Test images whose zones are nearest", NUM_IMAGES)
-        outputs["place"] = gr.Plot(show_label=False, format="png")
-    for name, output in outputs.items():
-        output.elem_id = name
+    if answers.test_images is not None:
+        outputs["neighbours"] = _images("Test images with the nearest latents", NUM_IMAGES)
+        outputs["place"] = gr.Plot(show_label=False, format="png", elem_id="place")
+    for name in ("siblings", "neighbours"):
+        if name in outputs:
+            outputs[name].elem_id = name
     return outputs
 
 
-def _draws(
+def _samples(
     make: Callable[..., Any],
     inputs: list[Component],
-    again: str,
-    *events: Callable[..., Any],
+    opens: Event,
+    *events: Event,
     is_images: bool = True,
 ) -> None:
-    """Samples that are made of inputs when an event says so, and others of the same ones."""
-    draw = gr.State(0)
-    made = _images("Images", NUM_IMAGES) if is_images else gr.Textbox(label="Samples", lines=8)
+    """Samples that `make` returns for the inputs and a seed, with a button for the next seed.
 
-    def shown(value: Any) -> Any:
-        return _as_shown(value) if is_images else "\n".join(dict.fromkeys(map(str, value)))
+    They are made when the tab opens with all inputs filled in, and on the events.
+    """
+    seed = gr.State(None)
+    outputs = _images("Images", NUM_IMAGES) if is_images else gr.Textbox(label="Samples", lines=8)
+    outputs.elem_classes = ["samples"]
+
+    def samples(seed: int, *values: Any) -> tuple[int, Any]:
+        made = make(*values, seed)
+        shown = _displayed(made) if is_images else "\n".join(dict.fromkeys(map(str, made)))
+        return seed, shown
 
     def first(*values: Any) -> tuple[int, Any]:
-        return 0, shown(make(*values, 0))
+        return samples(0, *values)
 
-    def other(draw: int, *values: Any) -> tuple[int, Any]:
-        return draw + 1, shown(make(*values, draw + 1))
+    def example(seed: int | None, *values: Any) -> Any:
+        return first(*values) if seed is None and all(values) else gr.skip()
 
+    def following(seed: int | None, *values: Any) -> tuple[int, Any]:
+        return samples(0 if seed is None else seed + 1, *values)
+
+    _on(opens, example, [seed, *inputs], [seed, outputs])
     for event in events:
-        event(_polite(first), inputs, [draw, made])
-    button = gr.Button(again)
-    button.click(_polite(other), [draw, *inputs], [draw, made])
+        _on(event, first, inputs, [seed, outputs])
+    _on(gr.Button("Sample again").click, following, [seed, *inputs], [seed, outputs])
 
 
-def _translation_tab(answers: Answers, source: str, target: str) -> None:
+def _translation_tab(answers: Answers, source: str, target: str, opens: Event) -> None:
     examples = answers.examples(source)
     text = gr.Textbox(
-        label=source.capitalize(), placeholder=next(iter(examples), ""), submit_btn=True
-    )
+        next(iter(examples), None), label=source.capitalize(),
+        submit_btn=f"Translate to {answers.plural(target)}",
+    )  # fmt: skip
     if examples:
         gr.Examples(examples, text, label=f"Training {answers.plural(source)}")
 
-    def make(text: str, draw: int) -> Any:
-        return _noted(answers.translated(source, target, text, draw))
+    def make(text: str, seed: int) -> Any:
+        return _noted(answers.translated(source, target, text, seed))
 
-    is_images = answers.draws_images and target == answers.model.main_type
-    again = f"Other {answers.plural(target)} of the {source}"
-    _draws(make, [text], again, text.submit, is_images=is_images)
+    is_images = answers.decodes_images and target == answers.model.main_type
+    _samples(make, [text], opens, text.submit, is_images=is_images)
 
 
-def _label_tab(answers: Answers) -> None:
+def _label_tab(answers: Answers, opens: Event) -> None:
     label = gr.Dropdown(answers.classes, value=answers.classes[0], label="Label")
-    _draws(answers.of_label, [label], "Other images of the label", label.input)
+    _samples(answers.of_label, [label], opens, label.input)
 
 
-def _between_tab(answers: Answers) -> None:
-    first, second, path = gr.State(None), gr.State(None), gr.State(None)
-    ends = []
+def _between_tab(answers: Answers, opens: Event) -> None:
+    """Both ends are chosen by clicks; the tab opens with the first and the last test image."""
+    ends = answers.test_images[0], answers.test_images[-1]
+    first, second = (gr.State(end) for end in ends)
+    path = gr.State(None)
     with gr.Row():
-        for label in ("From", "To"):
-            with gr.Column():
-                ends.append(_choice(answers, label, 10))
-    slider = gr.Slider(0, 1, value=0.5, step=0.1, label="From the first to the second")
-    picture = gr.Image(
-        label="Between", format="png", height=220, interactive=False, buttons=[], elem_id="between"
-    )
+        galleries = []
+        for label, selected in (("From", 0), ("To", len(answers.test_images) - 1)):
+            with gr.Column(min_width=300):
+                galleries.append(_choice(answers, label, 10, selected))
+    slider = gr.Slider(0, 1, value=0.5, step=0.1, label="Position between the two images")
+    picture = _picture("Decoded from there", "between", 220)
 
     def show(path: Any, weight: float) -> Any:
-        if path is None:
-            raise UserError("click on an image to go from and on one to go to")
         return plots.enlarged(path[round(weight * (len(path) - 1))][None], 192)[0]
 
     def between(first: Any, second: Any, weight: float) -> list[Any]:
-        path = None if first is None or second is None else answers.between(first, second)
-        return [first, second, path, None if path is None else show(path, weight)]
+        path = answers.between(first, second)
+        return [first, second, path, show(path, weight)]
+
+    def example(path: Any, *values: Any) -> Any:
+        return between(*values) if path is None else gr.skip()
+
+    def moved(path: Any, weight: float) -> Any:
+        return gr.skip() if path is None else show(path, weight)
 
     def choose_first(event: gr.SelectData, second: Any, weight: float) -> list[Any]:
-        return between(answers.shown[event.index], second, weight)
+        return between(answers.test_images[event.index], second, weight)
 
     def choose_second(event: gr.SelectData, first: Any, weight: float) -> list[Any]:
-        return between(first, answers.shown[event.index], weight)
+        return between(first, answers.test_images[event.index], weight)
 
-    outputs = [first, second, path, picture]
-    ends[0].select(choose_first, [second, slider], outputs)
-    ends[1].select(choose_second, [first, slider], outputs)
-    slider.release(_polite(show), [path, slider], picture)
+    inputs, outputs = [first, second, slider], [first, second, path, picture]
+    _on(opens, example, [path, *inputs], outputs)
+    _on(galleries[0].select, choose_first, [second, slider], outputs)
+    _on(galleries[1].select, choose_second, [first, slider], outputs)
+    _on(slider.release, moved, [path, slider], picture)

@@ -59,7 +59,7 @@ def feature_extractor(
         path = cache_folder / f"extractor_{name}_{key[:16]}.npz"
         arrays = cache.load(path, key)
         if arrays is None:
-            variables = _train(module, train, seed)
+            variables = jax.device_get(_train(module, train, seed))
             cache.save(path, key, **traverse_util.flatten_dict(variables, sep="/"))
         else:
             variables = traverse_util.unflatten_dict(arrays, sep="/")

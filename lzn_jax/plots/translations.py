@@ -25,11 +25,11 @@ from lzn_jax.plots.style import (
 
 MAX_PAIRS = 20
 _PAIR_COLUMNS = 5
-_MAX_COLUMNS = 8
+_MAX_COLUMNS = 10
 _MADE, _PARTNER = PALETTE[0], PALETTE[2]  # colours of boxes
 
 # Lengths in inches.
-_WIDE, _NARROW = 1.9, 1.2  # columns
+_WIDE, _NARROW = 1.9, 1.05  # columns
 _MARGIN = 0.25  # also between bands
 _GAP = 0.1  # between the cells of a row
 _ARROW_GAP = 0.34  # between a cell and another that an arrow leads to
@@ -130,7 +130,7 @@ def _add_band(page: _Page, y: float, sources: Any, targets: Any, columns: int, m
     return y
 
 
-def _height(samples: Sequence[Any], width: float) -> float:
+def _height(samples: Any, width: float) -> float:
     """Height of a row that holds these samples in columns of this width."""
     return max(
         0.75 * width if _is_image(sample) else _LINE * len(_wrapped(sample, width)) + _GAP

@@ -156,11 +156,12 @@ def _draw_space(
     colors: Mapping[int, Any],
     class_names: Sequence[str] | None,
     zone_centres: np.ndarray | None = None,
+    marked: np.ndarray | None = None,
     prior: bool = True,
-) -> np.ndarray:
+) -> None:
     """Draws points, the names of their classes, stars at centres of zones (c, q), and the prior.
 
-    Returns the plane (q, 2) of the projection.
+    Row i of `marked` (m, q) is the latent of cross i.
     """
     points = _at_least_2d(points)
     plane, direction = _plane(points, labels)
@@ -170,6 +171,11 @@ def _draw_space(
     if prior:
         _draw_prior(axes)
         obstacles = np.array([[0.0, 1.0], [0.0, 2.0]])  # texts
+    if marked is not None:
+        crosses = _at_least_2d(marked) @ plane
+        halo = [patheffects.withStroke(linewidth=7, foreground="white")]
+        axes.plot(*crosses.T, "x", color="black", ms=16, mew=4, zorder=8, path_effects=halo)
+        obstacles = np.concatenate([obstacles, crosses])
     if 1 < len(colors) <= _MAX_CLASS_NAMES:
         if zone_centres is None:
             places = np.stack([flat[labels == label].mean(axis=0) for label in colors])
@@ -182,7 +188,6 @@ def _draw_space(
         _write_class_names(axes, places, obstacles, colors, class_names)
     label_axes(axes, title, f"{direction} 1", f"{direction} 2")
     axes.set_aspect("equal", adjustable="datalim")
-    return plane
 
 
 def _add_legend(
@@ -246,13 +251,12 @@ def among_zones(
     """Figure of latents of images, coloured by class, with crosses at the `marked` latents.
 
     The projection is that of `latent_zones`. `class_names` is indexed by label; a single class
-    has no name.
+    has no name. The background is transparent.
     """
     figure = new_figure(6.4, 6.0)
     axes = figure.subplots()
     colors = class_colors(np.unique(labels))
-    plane = _draw_space(axes, title, latents, labels, colors, class_names)
-    x, y = (_at_least_2d(marked) @ plane).T
-    halo = [patheffects.withStroke(linewidth=7, foreground="white")]
-    axes.plot(x, y, "x", color="black", ms=16, mew=4, zorder=7, path_effects=halo)
+    _draw_space(axes, title, latents, labels, colors, class_names, marked=marked)
+    for ground in (figure.patch, axes.patch):
+        ground.set_alpha(0)
     return figure

@@ -10,13 +10,15 @@ from lzn_jax import data
 from lzn_jax.demo.answers import Answers
 
 CONFIGS = Path(__file__).parents[2] / "configs"
+MIDPOINT = "latent.solver=midpoint alignment.solver=midpoint"  # defined by the example
+COLOURS = f"../examples/own_images/config {MIDPOINT} data.image_size=32"
 
 
 @pytest.fixture(scope="session")
 def answers_of(tmp_path_factory):
-    """Answers of an untrained run of a config, "NAME FIELD=VALUE" where one field is another.
+    """Function from "NAME FIELD=VALUE ..." to `Answers` of an untrained run with these fields.
 
-    NAME is of `configs/`, or a path from there.
+    NAME is a config in `configs/`, or a path from there.
     """
     made = {}
 
@@ -27,7 +29,7 @@ def answers_of(tmp_path_factory):
             config = small.config(CONFIGS / f"{name}.py", **fields)
             run = small.untrained_run(tmp_path_factory.mktemp(Path(name).name), config)
             train, test = data.load_data(config)
-            made[case] = Answers(lzn_jax.load(run), test, train)
+            made[case] = Answers(lzn_jax.load(run, config.extensions), test, train)
         return made[case]
 
     return make
@@ -36,3 +38,9 @@ def answers_of(tmp_path_factory):
 @pytest.fixture(scope="session")
 def answers(answers_of):
     return answers_of("digits_text")
+
+
+@pytest.fixture(scope="session")
+def colours(answers_of):
+    """Answers of a run on RGB images."""
+    return answers_of(COLOURS)

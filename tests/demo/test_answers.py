@@ -1,4 +1,4 @@
-"""What the page answers: from whole runs, of the kinds that there are."""
+"""Answers of untrained runs of several configs."""
 
 import functools
 from pathlib import Path
@@ -23,8 +23,14 @@ def digits(split):
     return data.load(small.config(CONFIG).data, split)
 
 
-def of_text(answers, text, draw):
-    return answers.translated("text", "image", text, draw)
+def of_text(answers, text, seed):
+    return answers.translated("text", "image", text, seed)
+
+
+def drawn(answers, ink):
+    """The image for black strokes of this strength in [0, 1] on white."""
+    drawing = np.repeat(255 - np.rint(255 * ink)[..., None], 3, axis=-1)
+    return answers.drawn(drawing.astype(np.uint8))
 
 
 def encoded(image, folder, suffix=".png"):
@@ -44,13 +50,13 @@ def encoded(image, folder, suffix=".png"):
 def test_what_a_run_cannot_do_is_not_offered(answers_of, name, can):
     answers = answers_of(name)
     flags = {
-        "reads": answers.reads_images,
-        "draws": answers.draws_images,
+        "reads": answers.encodes_images,
+        "draws": answers.decodes_images,
         "texts": answers.written,
         "classes": answers.classes,
     }
     assert {what for what, value in flags.items() if value} == can
-    about = answers.about(answers.shown[0], 0)
+    about = answers.about(answers.test_images[0], 0)
     assert (about.reconstruction is None) == ("draws" not in can)
     assert (about.classes is None) == ("classes" not in can)
     assert list(about.others) == (["text"] if "texts" in can else [])
@@ -60,7 +66,7 @@ def test_what_a_run_cannot_do_is_not_offered(answers_of, name, can):
 @pytest.mark.parametrize("name", ["digits_text", "digits_alone"])
 def test_all_classes_have_their_probability(answers_of, name):
     answers = answers_of(name)
-    image = answers.shown[7]
+    image = answers.test_images[7]
     found = answers.about(image, 0).classes
     assert list(found) == [str(digit) for digit in range(10)]
     assert sum(found.values()) == pytest.approx(1, abs=1e-5)
@@ -74,23 +80,23 @@ def test_all_classes_have_their_probability(answers_of, name):
 
 
 def test_an_image_is_nearest_to_itself(answers):
-    about = answers.about(answers.shown[4], 0)
-    np.testing.assert_array_equal(about.neighbours[0], answers.shown[4])
+    about = answers.about(answers.test_images[4], 0)
+    np.testing.assert_array_equal(about.neighbours[0], answers.test_images[4])
     assert len(about.place.axes) == 1
 
 
-def test_the_number_of_a_draw_is_its_randomness(answers):
-    image = answers.shown[0]
-    first, again, other = (answers.about(image, draw).siblings for draw in (0, 0, 1))
+def test_the_seed_is_the_randomness(answers):
+    image = answers.test_images[0]
+    first, again, other = (answers.about(image, seed).siblings for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert np.any(first != other)
     assert len(np.unique(first, axis=0)) > 1
     for make in (
         answers.of_prior,
-        lambda draw: answers.of_label("3", draw),
-        lambda draw: of_text(answers, "a bold two", draw)[0],
+        lambda seed: answers.of_label("3", seed),
+        lambda seed: of_text(answers, "a bold two", seed)[0],
     ):
-        first, again, other = (make(draw) for draw in (0, 0, 1))
+        first, again, other = (make(seed) for seed in (0, 0, 1))
         np.testing.assert_array_equal(first, again)
         assert np.any(first != other)
 
@@ -144,9 +150,14 @@ def test_examples_to_write_differ_and_are_not_empty(answers):
 def test_numbers_and_labels_are_written_and_no_image_is_asked_for(answers_of):
     answers = answers_of("../tests/without_images")  # of a data set that has images
     assert answers.written == [("property", "label"), ("label", "property")]
-    can = (answers.reads_images, answers.draws_images, answers.draws_any, answers.names_classes)
+    can = (
+        answers.encodes_images,
+        answers.decodes_images,
+        answers.samples_prior,
+        answers.classifies,
+    )
     assert not any(can)
-    assert (answers.classes, answers.others, answers.shown) == ([], [], None)
+    assert (answers.classes, answers.others, answers.test_images) == ([], [], None)
     labels = answers.examples("label")
     assert len(set(labels)) == NUM_IMAGES
     assert set(labels) <= set("0123456789")
@@ -162,8 +173,8 @@ def test_numbers_and_labels_are_written_and_no_image_is_asked_for(answers_of):
 
 def test_an_image_becomes_a_number_and_back(answers_of):
     answers = answers_of("digits_property property.features=4 property.context_size=12")
-    about = answers.about(answers.shown[3], 0)
-    expected = answers.model.translate(answers.shown[3:4], "image", "property")
+    about = answers.about(answers.test_images[3], 0)
+    expected = answers.model.translate(answers.test_images[3:4], "image", "property")
     assert about.others == {"property": f"{expected[0]:.3g}"}
     assert answers.written == [("property", "image")]
     assert answers.translated("property", "image", "0.1", 0)[0].shape == (NUM_IMAGES, 8, 8, 1)
@@ -178,7 +189,7 @@ def test_texts_that_cannot_be_read(answers, text, message):
 
 
 def test_what_lies_between_two_images_ends_at_them(answers):
-    ends = answers.shown[0], answers.shown[9]
+    ends = answers.test_images[0], answers.test_images[9]
     path = answers.between(*ends)
     back = answers.between(*ends[::-1])
     assert len(path) == 11
@@ -187,7 +198,7 @@ def test_what_lies_between_two_images_ends_at_them(answers):
 
 
 def test_a_file_of_another_size_is_read_with_a_note(answers, tmp_path):
-    own = answers.shown[3][..., 0]
+    own = answers.test_images[3][..., 0]
     image, note = answers.read(encoded(own, tmp_path))
     np.testing.assert_array_equal(image[..., 0], own)
     assert note == ""
@@ -214,16 +225,17 @@ def test_an_upload_has_the_ground_of_the_data(answers, tmp_path, ground, is_ligh
     )
     np.testing.assert_array_equal(image, 255 - own if is_inverted else own)
     named = "light" if is_light else "dark"
-    said = f"Your picture has a {named} ground; its inverse is used."
-    assert note == (said if is_inverted else "")
+    expected = f"Your image has a {named} background; its inverse is used."
+    assert note == (expected if is_inverted else "")
 
 
 def test_a_large_scan_of_black_on_white_is_read_as_the_digit_it_is(answers, tmp_path):
-    own = answers.shown[3]
+    own = answers.test_images[3]
     scan = Image.fromarray(255 - own[..., 0]).resize((80, 80), Image.Resampling.NEAREST)
     image, note = answers.read(encoded(np.asarray(scan.convert("RGB")), tmp_path))
     assert np.abs(image.astype(int) - own).mean() < 30
-    assert "80 × 80. Your picture has a light ground" in note
+    assert "80 × 80 image" in note
+    assert "Your image has a light background" in note
 
 
 def test_a_file_that_is_no_image(answers):
@@ -234,31 +246,43 @@ def test_a_file_that_is_no_image(answers):
 def test_a_drawing_becomes_an_image_like_those_of_the_data(answers):
     """Digits drawn large, wherever on the canvas, come back as they are in the data."""
     errors = []
-    for place, image in enumerate(answers.shown):
+    for place, image in enumerate(answers.test_images):
         large = Image.fromarray(image[..., 0]).resize((120, 120), Image.Resampling.BICUBIC)
         ink = np.zeros((300, 300))
         ink[20 + place : 140 + place, 150 - place : 270 - place] = np.asarray(large) > 127
-        errors.append(np.abs(answers.drawn(ink).astype(int) - image).mean())
+        errors.append(np.abs(drawn(answers, ink).astype(int) - image).mean())
     assert np.mean(errors) < 30  # two of them differ by 85
+
+
+def test_a_drawing_in_colour_is_the_canvas_at_the_size_of_an_image(colours):
+    blank = np.full((320, 320, 3), 255, np.uint8)
+    drawing = blank.copy()
+    drawing[:, :160] = 230, 40, 30
+    drawing[:160, 160:] = 255, 240, 240  # as pale as it is, it counts as drawn
+    image = colours.drawn(drawing)
+    assert image.shape == (32, 32, 3)
+    np.testing.assert_array_equal(image, drawing[5::10, 5::10])
+    with pytest.raises(UserError, match="draw something"):
+        colours.drawn(blank)
 
 
 def test_an_empty_drawing(answers):
     with pytest.raises(UserError, match="draw something"):
-        answers.drawn(np.zeros((300, 300)))
+        drawn(answers, np.zeros((300, 300)))
 
 
 def test_a_point_and_a_line_can_be_drawn(answers):
     ink = np.zeros((300, 300))
     ink[10, 20] = 1
-    assert answers.drawn(ink).max() > 100
+    assert drawn(answers, ink).max() > 100
     ink[10:200, 20] = 1
-    assert answers.drawn(ink).max() > 0
+    assert drawn(answers, ink).max() > 0
 
 
 def test_test_images_to_choose_from_are_of_all_classes_where_files_go_by_class(
     answers_of, monkeypatch
 ):
-    monkeypatch.setattr("lzn_jax.demo.answers.MAX_SHOWN", 20)
+    monkeypatch.setattr("lzn_jax.demo.answers.MAX_MAP_IMAGES", 20)
     model = answers_of("digits_repr").model
     test = data.load(model.config.data, "test")
     order = np.argsort(test.labels, kind="stable")
@@ -266,13 +290,13 @@ def test_test_images_to_choose_from_are_of_all_classes_where_files_go_by_class(
     few = Answers(model, sorted_test)
     rows = evenly_spaced(20, len(test.labels))
     assert set(sorted_test.labels[rows].tolist()) == set(range(10))
-    np.testing.assert_array_equal(few.shown, sorted_test.images[rows])
+    np.testing.assert_array_equal(few.test_images, sorted_test.images[rows])
 
 
 def test_without_test_images_nothing_is_chosen(answers):
     alone = Answers(answers.model, None)
-    assert alone.shown is None
-    about = alone.about(answers.shown[0], 0)
+    assert alone.test_images is None
+    about = alone.about(answers.test_images[0], 0)
     assert (about.neighbours, about.place) == (None, None)
-    np.testing.assert_array_equal(about.siblings, answers.about(answers.shown[0], 0).siblings)
-    assert alone.drawn(np.ones((100, 40))).max() > 100
+    np.testing.assert_array_equal(about.siblings, answers.about(answers.test_images[0], 0).siblings)
+    assert drawn(alone, np.ones((100, 40))).max() > 100

@@ -1,5 +1,6 @@
-"""The page in a real browser: a person draws, types and clicks."""
+"""The page in a real browser, where a visitor draws, types and clicks, and in Gradio's config."""
 
+import collections
 import importlib.util
 import socket
 import subprocess
@@ -66,20 +67,20 @@ def looks_like_a_page(person, path):
 @needs_browser
 def test_a_drawing_a_text_a_label_and_a_way_between(person, tmp_path):
     person.draw((0.5, 0), (0.5, 1))
-    seen = person.changed(person.seen("seen"), lambda: person.click("What is it?"))
+    seen = person.changed(person.seen("seen"), lambda: person.click("Run on the drawing"))
     assert seen.shape == (96, 96, 4)
     middle, border = seen[:, 40:56, 0].mean(), seen[:, [*range(12), *range(84, 96)], 0].mean()
     assert middle > 100 > 20 > border  # a line as high as digits are, bright on dark
     person.clear()
     person.draw((0, 0.5), (1, 0.5))
-    lying = person.changed(person.seen("seen"), lambda: person.click("What is it?"))
+    lying = person.changed(person.seen("seen"), lambda: person.click("Run on the drawing"))
     assert lying[40:56, :, 0].mean() > 100
     for name in ("reconstruction", "siblings", "neighbours", "place"):
         person.seen(name).first.wait_for()
     assert person.page.locator("#classes").inner_text().count("%") == 3
     assert person.page.locator("#text textarea").input_value() is not None
     before = person.seen("siblings").first.get_attribute("src")
-    person.changed(person.seen("siblings"), lambda: person.click("Other images of its zone"))
+    person.changed(person.seen("siblings"), lambda: person.click("Sample its zone again"))
     assert before != person.seen("siblings").first.get_attribute("src")
     looks_like_a_page(person, tmp_path / "image.png")
 
@@ -89,16 +90,16 @@ def test_a_drawing_a_text_a_label_and_a_way_between(person, tmp_path):
     box.fill("a bold seven leaning left")
     person.changed(made, lambda: box.press("Enter"))
     assert made.count() == 8
-    person.changed(made, lambda: person.click("Other images of the text"))
+    person.changed(made, lambda: person.click("Sample again"))
     looks_like_a_page(person, tmp_path / "text.png")
 
     person.tab("Label to images")
-    person.changed(made, lambda: person.click("Other images of the label"))
+    person.changed(made, lambda: person.click("Sample again"))
     assert made.count() == 8
 
     person.tab("Between two images")
-    person.choose(2)
     picture = person.page.locator("#between img")
+    person.changed(picture, lambda: person.choose(2))
     half = person.changed(picture, lambda: person.choose(20, gallery=1))
     slider = person.page.locator("input[type=range]:visible")
 
@@ -113,26 +114,38 @@ def test_a_drawing_a_text_a_label_and_a_way_between(person, tmp_path):
     looks_like_a_page(person, tmp_path / "between.png")
 
     person.tab("Prior to images")
-    person.changed(made, lambda: person.click("Images of other latents"))
+    person.changed(made, lambda: person.click("Sample again"))
     assert person.faults == []
 
 
 @has_gradio
 @needs_browser
+@pytest.mark.parametrize(("scheme", "is_inverted"), [("light", False), ("dark", True)])
+def test_the_page_opens_with_an_answer_and_fits_a_phone(browser, server, scheme, is_inverted):
+    phone = visitor.Person(browser, server[0], width=400, scheme=scheme)
+    for name in ("seen", "reconstruction", "siblings", "neighbours"):
+        assert phone.seen(name).first.is_visible()
+    place = phone.seen("place").first
+    assert ("invert" in place.evaluate("e => getComputedStyle(e).filter")) == is_inverted
+    assert phone.pixels(place)[0, 0, 3] == 0  # transparent, so that either background is there
+    assert phone.page.evaluate("document.documentElement.scrollWidth") <= 400
+    phone.context.close()
+
+
+@has_gradio
+@needs_browser
 def test_bad_input_gets_a_message_and_the_page_stays_alive(person, server, tmp_path):
-    person.click("What is it?")
-    person.told("Draw something first")
+    person.click("Run on the drawing")
+    person.wait_for_message("Draw something first")
     assert person.messages.all_inner_texts() == ["Draw something first"]
     assert person.page.locator(".error:visible").count() == 0
-    person.click("Other images of its zone")
-    person.told("Draw, choose or bring an image first")
     upload = person.page.locator("input[type=file]").last
     (tmp_path / "none.png").write_bytes(b"no image")
     upload.set_input_files(tmp_path / "none.png")
-    person.told("format is unknown")
+    person.wait_for_message("format is unknown")
     Image.new("RGB", (30, 20)).save(tmp_path / "large.png")
     person.changed(person.seen("seen"), lambda: upload.set_input_files(tmp_path / "large.png"))
-    person.told("8 × 8 pixels of the middle of your 30 × 20")
+    person.wait_for_message("the middle of your 30 × 20 image, at 8 × 8 pixels")
     person.tab("Text to images")
     box = person.page.get_by_label("Text", exact=True)
     for text, message in (
@@ -144,14 +157,11 @@ def test_bad_input_gets_a_message_and_the_page_stays_alive(person, server, tmp_p
     ):
         box.fill(text)
         box.press("Enter")
-        person.told(message)
+        person.wait_for_message(message)
     made = person.galleries.locator("img")
     made.nth(7).wait_for()  # of the last text
-    person.changed(made, lambda: person.click("Other images of the text"))
+    person.changed(made, lambda: person.click("Sample again"))
     assert made.count() == 8
-    person.tab("Between two images")
-    person.page.locator("input[type=range]:visible").dispatch_event("pointerup")
-    person.told("Click on an image to go from")
     assert person.page.locator(".error:visible").count() == 0
     assert "Traceback" not in person.page.locator("body").inner_text()
     assert "Traceback" not in server[1].read_text()
@@ -165,7 +175,7 @@ def test_two_sessions_do_not_mix(person, browser, server):
     own = person.changed(person.seen("seen"), lambda: person.choose(3))
     theirs = other.changed(other.seen("seen"), lambda: other.choose(12))
     assert np.any(own != theirs)
-    person.changed(person.seen("siblings"), lambda: person.click("Other images of its zone"))
+    person.changed(person.seen("siblings"), lambda: person.click("Sample its zone again"))
     np.testing.assert_array_equal(person.pixels(person.seen("seen")), own)
     np.testing.assert_array_equal(other.pixels(other.seen("seen")), theirs)
     other.context.close()
@@ -244,14 +254,58 @@ TABS = {
     "digits_joint latent.enabled=False": ["Label to images"],
     "digits_text objective=infonce": ["Image"],
     "digits_joint": ["Image", "Label to images", "Between two images", "Prior to images"],
+    "digits_property property.features=4 property.context_size=12": [
+        *("Image", "Property to images", "Between two images", "Prior to images"),
+    ],
 }
+
+
+def build(answers):
+    """The page and its blocks by the name of their type."""
+    from lzn_jax.demo import page
+
+    built, blocks = page.build(answers, "title"), collections.defaultdict(list)
+    for block in built.blocks.values():
+        blocks[type(block).__name__].append(block)
+    return built, blocks
 
 
 @has_gradio
 @pytest.mark.filterwarnings("ignore")  # of gradio's imports
 @pytest.mark.parametrize("name", TABS)
-def test_tabs_are_what_a_run_can_do(answers_of, name):
-    from lzn_jax.demo import page
+def test_tabs_are_what_a_run_can_do_and_open_with_an_example(answers_of, name):
+    page, blocks = build(answers_of(name))
+    assert [tab.label for tab in blocks["Tab"]] == TABS[name]
+    for number, tab in enumerate(blocks["Tab"]):
+        opens = (tab._id, "select") if number else (page._id, "load")
+        (function,) = [each for each in page.fns.values() if opens in each.targets]
+        answer = function.fn(*(component.value for component in function.inputs))
+        assert len(answer) == len(function.outputs)  # gr.skip() is a dict of one item
+        assert all(value is not None for value in answer)
 
-    blocks = page.build(answers_of(name), name).blocks.values()
-    assert [block.label for block in blocks if type(block).__name__ == "Tab"] == TABS[name]
+
+@has_gradio
+@pytest.mark.filterwarnings("ignore")
+def test_the_main_button_is_beside_the_canvas(answers):
+    _, blocks = build(answers)
+    (canvas,) = blocks["Sketchpad"]
+    (button,) = [each for each in blocks["Button"] if each.variant == "primary"]
+    row = canvas.parent.parent
+    assert type(row).__name__ == "Row"
+    assert button.parent.parent is row
+
+
+@has_gradio
+@pytest.mark.filterwarnings("ignore")
+def test_the_canvas_has_the_colours_of_the_data(answers, colours):
+    (grey,), (rgb,) = (build(each)[1]["Sketchpad"] for each in (answers, colours))
+    assert (grey.brush.colors, grey.brush.color_mode) == (["#000000"], "fixed")
+    assert (len(rgb.brush.colors), rgb.brush.color_mode) == (10, "defaults")
+
+
+@has_gradio
+@pytest.mark.filterwarnings("ignore")
+def test_a_number_is_typed_and_shown(answers_of):
+    _, blocks = build(answers_of("digits_property property.features=4 property.context_size=12"))
+    labels = [box.label for box in blocks["Textbox"]]
+    assert labels == ["Translation to property", "Property"]

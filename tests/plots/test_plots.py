@@ -6,6 +6,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.patches import FancyArrowPatch
 from matplotlib.text import Text
+from matplotlib.transforms import Bbox
 from PIL import Image
 
 from lzn_jax import plots
@@ -439,6 +440,21 @@ def test_a_place_among_zones_is_projected_as_they_are():
     places = np.stack(crosses.get_data(), axis=1)
     gaps = np.linalg.norm(places[:, None] - np.asarray(dots), axis=-1)
     np.testing.assert_allclose(gaps.min(axis=1), 0, atol=1e-9)
+
+
+def test_class_names_are_beside_a_cross():
+    rng = np.random.default_rng(0)
+    labels = np.arange(90) % 3
+    latents = rng.normal(size=(90, 2)) + 4 * np.eye(3)[labels][:, :2]
+    mean = latents[labels == 1].mean(axis=0)
+    figure = plots.among_zones(latents, labels, mean[None], "Place")
+    figure.canvas.draw()
+    axes = figure.axes[0]
+    centre, half = axes.transData.transform(mean), 8 * figure.dpi / 72  # its marker has 16 points
+    cross = Bbox([centre - half, centre + half])
+    names = [text for text in axes.texts if text.get_text().isdecimal()]
+    assert len(names) == 3
+    assert not any(cross.overlaps(text.get_window_extent()) for text in names)
 
 
 LONG = ("WWWWWWWWWWWWWWWW", "another_one")
