@@ -119,7 +119,7 @@ class Answers:
         """The image in a file in the size and colours of the data, and a note on the changes made.
 
         A grey image is inverted if the data's images have a light background and it has a dark
-        one, or the other way round. Raises UserError for a file that is no image.
+        one, or the other way round. Raises UserError if the file is not an image.
         """
         (width, height), notes = decoding.decode(encoded, self._data.channels).size, []
         image, side = decoding.prepare(encoded, self._data), self._data.image_size

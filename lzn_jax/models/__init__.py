@@ -46,8 +46,8 @@ def module(part: Any, group: ConfigDict, config: ConfigDict, **sizes: Any) -> An
     """Instantiates a flax module class with the values of a config group.
 
     The fields of the class get the values of that name in the group, `training.compute_dtype` and
-    `training.remat` as `dtype` and `remat`, and `sizes`. A part that is no dataclass is a network
-    already and is returned.
+    `training.remat` as `dtype` and `remat`, and `sizes`. A part that is not a dataclass is already
+    a network and is returned.
     """
     if not (isinstance(part, type) and dataclasses.is_dataclass(part)):
         return part

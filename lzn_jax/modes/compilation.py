@@ -101,7 +101,7 @@ def batch_shapes(space: LatentSpace, config: ConfigDict) -> dict[str, jax.ShapeD
 def collectives(program: str) -> Counter[tuple[str, str]]:
     """Number of collectives in a compiled program by place (in or outside loops) and kind.
 
-    An all-reduce of which each device keeps its shard, fused on TPUs, counts as reduce-scatter.
+    An all-reduce followed by slicing into shards, fused on TPUs, counts as reduce-scatter.
     """
     parts = re.split(r"\n(?=(?:ENTRY )?%?[\w.\-]+ \()", program)
     computations = {part.removeprefix("ENTRY ").split(" ", 1)[0]: part for part in parts}

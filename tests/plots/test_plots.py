@@ -410,7 +410,7 @@ def test_long_bands_continue_in_further_rows(tmp_path, drawn):
     places = [[axes.get_position().p0 for axes in figure.axes] for figure in drawn]
     columns = [len({round(x, 6) for x, _ in cells}) for cells in places]
     rows = [len({round(y, 6) for _, y in cells}) for cells in places]
-    assert (columns, rows) == ([8, 5], [3, 4])
+    assert (columns, rows) == ([10, 5], [2, 4])
     assert [len(cells) for cells in places] == [20, 14]
 
 
