@@ -258,7 +258,7 @@ def train(
         while len(losses) < training.num_steps:
             state, metrics = update(state, next(batches))
             losses.append(float(metrics["loss"]))
-            bar.set_postfix_str(f"loss {losses[-1]:.4f}")
+            bar.set_postfix_str(f"loss {losses[-1]:.4f}", refresh=False)
             bar.update(1)
     seconds = time.perf_counter() - start
     return space, models.join_variables(state.ema, state.constants), losses, seconds

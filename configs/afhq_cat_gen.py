@@ -2,15 +2,15 @@
 
     python -m lzn_jax.main --config=configs/afhq_cat_gen.py --config.data.path=DIR
 
-DIR holds the folders train/cat and val/cat. On one GPU add --config.training.microbatch_size=8, on
-16 TPU chips --config.training.microbatch_size=16, which change nothing else.
-Chips: 8, 16, 32, 64, 128 and 256 share a batch of 256.
-Expected (paper, 5120 samples): FID 5.68, reconstruction error 10.29; with
---config.latent.enabled=False, rectified flow alone, 6.08 and 17.92. This config was not run by us.
-Cost: 5.1e14 operations an update, a third more with micro-batches, which encode and decode twice;
-the zoning takes less than 0.001 % of them. At 40 % of an H100's 989e12 bfloat16 operations a second
-that would be 22 and 29 hours, in float32 (half that rate as TF32) 43 and 58: estimates.
-Compiled for one H100, where it takes 19.5 of 84.9 GB (docs/compiled.md).
+DIR contains the folders train/cat and val/cat. On one GPU add --config.training.microbatch_size=8,
+on 16 TPU chips --config.training.microbatch_size=16; the results are the same.
+Chips: 8, 16, 32, 64, 128 or 256 can share a batch of 256.
+Expected (paper, 5120 samples): FID 5.68, reconstruction error 10.29; for rectified flow alone
+(--config.latent.enabled=False) 6.08 and 17.92. This config was not run by us.
+Cost: 5.1e14 operations per update, a third more with micro-batches, which encode and decode twice;
+zoning takes less than 0.001 % of them. Estimate at 40 % of an H100's 989e12 bfloat16 operations per
+second: 22 and 29 hours, in float32 (TF32, half that rate) 43 and 58.
+Memory: 19.5 of 84.9 GB when compiled for one H100 (docs/compiled.md).
 """
 
 import ml_collections
@@ -34,8 +34,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.latent.dim = 200
     config.latent.context_size = 256  # the paper: 0, the batch itself
 
-    # Image encoder, image -> anchor, 87,768,896 parameters, and decoder, noisy image, time and
-    # latent -> velocity, 65,676,949, of which 128 are Fourier frequencies that stay as drawn.
+    # Image encoder (image -> anchor): 87,768,896 parameters. Decoder (noisy image, time, latent ->
+    # velocity): 65,676,949 parameters, including 128 Fourier frequencies that are not trained.
     for network in (config.encoder, config.decoder):
         network.name = "ncsnpp"
         network.features = 128
@@ -49,12 +49,12 @@ def get_config() -> ml_collections.ConfigDict:
     config.decoder.time_embedding = "fourier"
     config.decoder.scale_by_sigma = True
 
-    # In float32, as RK45 asks for more digits than bfloat16 has.
+    # In float32, because RK45 needs more precision than bfloat16.
     config.training.batch_size = 256
     config.training.num_steps = 60_000
     config.training.learning_rate.encoder = 2e-6
     config.training.learning_rate.decoder = 2e-4
     config.training.ema_decay = 0.999999
     config.evaluation.every_steps = 20_000
-    config.evaluation.num_samples = 5120  # as the paper; all but 33 of the training images
+    config.evaluation.num_samples = 5120  # as in the paper; 33 fewer than the training images
     return config

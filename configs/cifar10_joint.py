@@ -2,17 +2,16 @@
 
     python -m lzn_jax.main --config=configs/cifar10_joint.py --config.data.path=DIR
 
-DIR holds cifar-10-batches-bin, the binary version of CIFAR-10, or cifar10 of TensorFlow Datasets.
-On one GPU add --config.training.microbatch_size=200, on 16 TPU chips
---config.training.microbatch_size=400, which change nothing else. Chips: as for cifar10_gen.py.
+DIR contains cifar-10-batches-bin, the binary version of CIFAR-10, or cifar10 of TensorFlow
+Datasets. On one GPU add --config.training.microbatch_size=200, on 16 TPU chips 400; the results are
+the same. Chips: as for cifar10_gen.py.
 Expected (paper, 50,000 class-conditional samples): FID 2.40, reconstruction error 0.38, test
 accuracy 94.47 %. Rectified flow alone (--config.latent.enabled=False): FID 2.47, reconstruction
 error 0.69. Without generation (--config.training.generation_weight=0): accuracy 93.59 %. This
 config was not run by us.
-Cost and memory of an update: those of cifar10_gen.py, as label zones cost next to nothing. At 40 %
-of an H100's bfloat16 rate 24 hours, in float32 (as TF32) 48, a third more with micro-batches:
-estimates.
-Compiled for 16 TPU chips, where it takes 5.99 of 16.9 GB each (docs/compiled.md).
+Cost and memory per update: as for cifar10_gen.py, because label zones cost almost nothing. Estimate
+at 40 % of an H100's bfloat16 rate: 24 hours, in float32 (TF32) 48, a third more with micro-batches.
+Memory: 5.99 of 16.9 GB per chip when compiled for 16 TPU chips (docs/compiled.md).
 """
 
 import ml_collections
@@ -21,11 +20,11 @@ from lzn_jax import configuration
 
 
 def get_config() -> ml_collections.ConfigDict:
-    """cifar10_gen whose latents are aligned with labels; the decoder has 61,911,939 parameters."""
+    """cifar10_gen with latents aligned with labels; the decoder has 61,911,939 parameters."""
     config = configuration.sibling(__file__, "cifar10_gen")
     config.study = "joint"
 
-    # Alignment of image latents, those of generation themselves, with label zones.
+    # Alignment of the image latents, the same as for generation, with label zones.
     config.alignment.num_steps = 100
     config.alignment.form = "prob"
 
@@ -35,7 +34,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.training.learning_rate.decoder = 2e-3
     config.training.learning_rate.label_anchors = 1e-4
 
-    # Classification: how accuracy depends on what an image's anchor stands among.
+    # Classification: accuracy as a function of the number of images in the batch or the context.
     config.evaluation.batch_sizes = (100, 500, 2000, 10_000)
     config.evaluation.context_sizes = (100, 500, 2000)
     return config

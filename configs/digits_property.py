@@ -1,11 +1,11 @@
-"""Regression in one space (paper figure 1): images of digits and how far each leans.
+"""Regression in one space (paper figure 1): images of digits and their slants.
 
     python -m lzn_jax.main --config=configs/digits_property.py
 
-The slant is measured on the image: by how much it moves right as it goes up. Images become numbers,
-numbers images.
+The slant is measured on the image: its shift to the right for each unit of height. Images are
+translated to numbers and numbers to images.
 
-Expected: mean error 0.008 of the slant of test images, R² 0.992; fd_features 14 (seed 0). Cost: 4
+Expected: mean error of the slant 0.008 on test images, R² 0.992; fd_features 14 (seed 0). Cost: 4
 minutes on one CPU core.
 """
 
@@ -23,7 +23,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.property = {"column": "slant", "scale": 0.2, "step": 0.05, "context_size": 1437}
     config.property.latents = ("property", "image")
 
-    config.alignment.solver = "euler"  # as for the captions of digits_text: zones are many
+    config.alignment.solver = "euler"  # as in digits_text, because there are many zones
     config.alignment.num_steps = 20
     config.alignment.cutoff = 0.2
 
@@ -33,7 +33,11 @@ def get_config() -> ml_collections.ConfigDict:
     config.decoder.latents = ("property", "image")
 
     del config.training.learning_rate.label_anchors
+    config.training.num_steps = 1000
+    config.training.learning_rate.decoder = 2e-3
     config.training.learning_rate.property_encoder = 1e-3
     config.training.learning_rate.property_decoder = 1e-3
+    config.training.flow_draws = 1
+    config.evaluation.every_steps = 500
     del config.evaluation.batch_sizes, config.evaluation.context_sizes
     return config

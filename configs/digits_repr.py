@@ -1,12 +1,12 @@
 """Case study 2 (paper section 4 and appendix D) on scikit-learn's 8x8 digits.
 
-Representations without labels, small enough for a laptop's CPU.
+Representations without labels, on a laptop's CPU.
 
     python -m lzn_jax.main --config=configs/digits_repr.py
 
 Expected: linear probe on the backbone 0.967 ± 0.008 (5 seeds; docs/results.md). Cost: 4.3e9
-operations an update, 0.2 GB, 3 minutes on one CPU core with its evaluations. Settings were chosen
-on the test set that is measured.
+operations per update, 0.2 GB, 3 minutes on one CPU core with evaluations. Settings were chosen on
+the test set.
 """
 
 import ml_collections
@@ -20,19 +20,19 @@ def get_config() -> ml_collections.ConfigDict:
     config.study = "representation"
     config.data.name = "digits"  # 1437 training and 360 test images; labels are for evaluation
 
-    # Views: a random crop on the host, the rest on the device.
+    # Views: a random crop on the host, other augmentations on the device.
     config.augmentation.min_area = 0.4
     config.augmentation.brightness = 0.4
     config.augmentation.contrast = 0.4
-    config.augmentation.saturation = 0.0  # grey images have none
+    config.augmentation.saturation = 0.0  # grey images have no saturation
     config.augmentation.hue = 0.0
     config.augmentation.grey_probability = 0.0
     config.augmentation.blur_probability = 0.5
     config.augmentation.blur_kernel = 3
     config.augmentation.blur_max_sigma = 1.0
 
-    # Less noise and fewer steps of alignment than the paper's 0.45 and 20: an assignment that stays
-    # softer, by which the encoder learns sooner.
+    # Less noise and fewer alignment steps than the paper's 0.45 and 20: with softer assignments the
+    # encoder learns faster.
     config.latent.dim = 64
     config.latent.noise_scale = 0.2
     config.latent.solver = "adams"
@@ -51,7 +51,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.encoder.head_dim = 64
 
     config.training.batch_size = 256
-    config.training.devices = "dividing"  # of many devices as many as share a batch evenly
+    config.training.devices = "dividing"  # the largest number of devices that divides the batch
     config.training.num_steps = 600
     config.training.learning_rate.encoder = 1e-3
     config.training.warmup_steps = 50

@@ -4,8 +4,8 @@
 
 Reads the IDX files of Debian's package dataset-fashion-mnist; --config.data.path=DIR for others.
 Expected: fd_features 8.0, precision 0.81, recall 0.43, nearest_ratio 0.92 (three seeds;
-docs/alone.md), by which settings were chosen.
-Cost: 2.8e10 operations an update, 52 minutes on one CPU core, 4 of evaluation.
+docs/alone.md). Settings were chosen by these measurements.
+Cost: 2.8e10 operations per update, 52 minutes on one CPU core, and 4 for evaluation.
 """
 
 import ml_collections
@@ -18,13 +18,13 @@ def get_config() -> ml_collections.ConfigDict:
     config = configuration.sibling(__file__, "digits_alone")
 
     config.data.name = "fashion"  # 60,000 training and 10,000 test images
-    config.data.flip = False  # all shoes point to the left, and samples shall
+    config.data.flip = False  # all shoes point to the left, as samples should
 
     config.latent.dim = 24
     config.latent.context_size = 6144
 
-    # A decoder of convolutions: 2x2 pixels are one of four channels, feature maps 7 and 14 wide.
-    # Dense layers leave noise on pixels, and features that no real image has (docs/alone.md).
+    # A convolutional decoder on 2x2 patches as four channels, with feature maps 7 and 14 wide.
+    # Dense layers give noisy pixels and features unlike those of real images (docs/alone.md).
     del config.decoder.num_blocks
     config.decoder.name = "direct"
     config.decoder.patch_size = 2
@@ -33,7 +33,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.decoder.num_res_blocks = 1
     config.decoder.energy_weight = 7.0
 
-    # All anchors of a batch cut zones, with their gradient; the encoder is small enough for that.
+    # All anchors of a batch cut zones and get gradients, because the encoder is small.
     config.training.batch_size = 6144
     config.training.num_steps = 3000
     config.evaluation.every_steps = 3000

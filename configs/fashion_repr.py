@@ -3,9 +3,9 @@
     python -m lzn_jax.main --config=configs/fashion_repr.py
 
 Reads the IDX files of Debian's package dataset-fashion-mnist; --config.data.path=DIR for others.
-Expected: linear probe on the backbone 0.872 (one seed), 0.876 ± 0.004 with latents by Euler (three
-seeds; docs/results.md). Settings were chosen on the test set that is measured. Cost: 1.8e10
-operations an update, 0.5 GB, 17 minutes on one CPU core.
+Expected: linear probe on the backbone 0.872 (one seed), 0.876 ± 0.004 with the Euler solver (three
+seeds; docs/results.md). Settings were chosen on the test set. Cost: 1.8e10 operations per update,
+0.5 GB, 17 minutes on one CPU core.
 """
 
 import ml_collections
@@ -21,11 +21,11 @@ def get_config() -> ml_collections.ConfigDict:
     config.augmentation.min_area = 0.3
     config.latent.context_size = 2000
 
-    # docs/results.md: the fewer steps, the better. The first, which assigns all alike, is cut off.
+    # Fewer steps are better (docs/results.md). The first, with uniform assignments, is cut off.
     config.alignment.num_steps = 2
     config.alignment.cutoff = 0.5
 
-    # A ResNet whose stem quarters the image, for a CPU's sake: feature maps 7 and 4 wide.
+    # A ResNet with a stem that downsamples by 4, to be fast on a CPU: feature maps 7 and 4 wide.
     config.encoder.stem = "imagenet"
     config.encoder.stem_width = 32
     config.encoder.stage_sizes = (2, 2)

@@ -3,21 +3,20 @@
     python -m lzn_jax.main --config=configs/image_text.py --config.data.path=DIR \
         --config.data.tokenizer_path=tokenizer.json
 
-DIR holds the folders train and val of images, and metadata.jsonl, a line a pair (docs/text.md);
-image_tfds_text.py reads COCO's captions. The tokenizer is a file of Hugging Face's package. Without
-one texts are bytes, of which captions of a sentence need --config.text.max_length=256.
+DIR contains the folders train and val of images, and metadata.jsonl with one pair per line
+(docs/text.md); image_tfds_text.py reads COCO's captions. The tokenizer is a file of Hugging Face's
+tokenizers. Without a file texts are bytes, and sentences need --config.text.max_length=256.
 For 256 pixels add --config.data.image_size=256 --config.encoder.stem=imagenet
---config.decoder.patch_size=4: both networks then see 64 x 64 places, as they do of 64 pixels.
-Expected: not trained. This config was not run by us. --config.objective=infonce is the baseline of
+--config.decoder.patch_size=4: the feature maps of both networks then stay 64 x 64.
+Expected: unknown, as this config was not run by us. --config.objective=infonce is the baseline for
 retrieval.
-Cost: 3.9e14 operations an update, of which the zoning takes 0.1 %. At 40 % of an H100's 989e12
-bfloat16 operations a second that would be 27 hours: an estimate. Chips: 8, 16, 32 and so on share a
-batch of 1024. On one GPU add --config.training.microbatch_size=64: 5.0e14 operations, the same
-results.
-Memory: the state takes 4.7 GB, with 30,522 tokens 5.8 GB, on each chip, unless
---config.training.shard_parameters=True divides it. With 30,522 tokens the step takes 10.5 GB of
-each of 16 v5e chips, 11 GB with 256 pixels, and, in parts of 64, 22.6 GB of one H100, by their
-compilers (docs/compiled.md).
+Cost: 3.9e14 operations per update; zoning takes 0.1 % of them. Estimate at 40 % of an H100's 989e12
+bfloat16 operations per second: 27 hours. On one GPU add --config.training.microbatch_size=64, which
+takes 5.0e14 operations for the same results. Chips: 8, 16, 32 and so on can share a batch of 1024.
+Memory: the state takes 4.7 GB per chip, 5.8 GB with 30,522 tokens, unless
+--config.training.shard_parameters=True divides it. According to the compilers an update with 30,522
+tokens takes 10.5 GB on each of 16 v5e chips (11 GB for 256 pixels), or 22.6 GB on one H100 with
+micro-batches of 64 (docs/compiled.md).
 """
 
 import ml_collections
@@ -37,25 +36,25 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.image_size = 64
     config.data.channels = 3
     config.data.num_classes = 1
-    config.data.flip = False  # texts tell left from right
+    config.data.flip = False  # texts may mention left and right
 
     config.latent.dim = 256
     config.latent.solver = "adams"
     config.latent.num_steps = 10
     config.latent.context_size = 8192
 
-    # Both ways: images into the zones of their texts, texts into those of their images.
+    # In both directions: images with the zones of texts, texts with the zones of images.
     config.alignment.noise_scale = 0.45
     config.alignment.num_steps = 20
 
-    # ResNet-50, 28,223,552 parameters, whose first feature maps are as wide as the decoder's.
+    # ResNet-50 (28,223,552 parameters) with first feature maps as wide as the decoder's.
     config.encoder.name = "resnet"
     config.encoder.stem = "small"
     config.encoder.stage_sizes = (3, 4, 6, 3)
     config.encoder.stage_widths = (64, 128, 256, 512)
     config.encoder.head_dim = 256
 
-    # Noisy image, time, latent and the anchor of the text -> velocity, 90,078,467 parameters.
+    # Noisy image, time, latent, text anchor -> velocity: 90,078,467 parameters.
     config.decoder.name = "ncsnpp"
     config.decoder.features = 128
     config.decoder.channel_multipliers = (1, 2, 3, 4)  # feature maps 64, 32, 16 and 8 wide
@@ -63,7 +62,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.decoder.attention_resolutions = (16,)
     config.decoder.condition_dropout = 0.1
 
-    # Of the size of BERT's base: 90,221,824 and 85,697,537 parameters with bytes.
+    # Size of BERT base: 90,221,824 and 85,697,537 parameters with bytes.
     config.text.max_length = 64
     config.text.context_size = 8192
     for network in (config.text_encoder, config.text_decoder):
@@ -83,6 +82,6 @@ def get_config() -> ml_collections.ConfigDict:
     config.training.remat = True
     config.evaluation.every_steps = 10_000
     config.evaluation.num_samples = 5000
-    config.sampling.sampler = "euler"  # RK45 asks for more digits than bfloat16 has
+    config.sampling.sampler = "euler"  # RK45 needs more precision than bfloat16
     config.sampling.num_steps = 50
     return config

@@ -3,10 +3,10 @@
     python -m lzn_jax.main --config=configs/image_tfds_text.py --config.data.path=DATA_DIR \
         --config.data.tokenizer_path=tokenizer.json
 
-DATA_DIR is where `tfds build coco_captions --file_format=array_record` has put the data set: 82,783
-training images with five captions each. Reading it needs no TensorFlow, but
+DATA_DIR is the output folder of `tfds build coco_captions --file_format=array_record`: 82,783
+training images with five captions each. Reading it does not need TensorFlow, only
 `pip install -e '.[tfds,text]'`.
-Expected, cost, memory, chips: those of image_text.py. This config was not run by us.
+Expected, cost, memory, chips: as for image_text.py. This config was not run by us.
 """
 
 import ml_collections

@@ -2,14 +2,14 @@
 
     python -m lzn_jax.main --config=configs/imagenet_repr_100ep.py --config.data.path=DIR
 
-DIR holds train/<class>/*.JPEG and val/<class>/*.JPEG, as for imagenet_repr.py.
-Expected: the paper has no number for so short a run. What compares is a linear probe after 100
-epochs of others, for example SimCLR's 63.2 % top-1 in lightly's benchmark (batch 256), and
---config.objective=simclr on the same network and batch. This config was not run by us.
-Cost and memory of an update, chips, and what was compiled: those of imagenet_repr.py;
---config.training.microbatch_size=None takes 4.4e14 operations where memory allows it. At 40 % of an
-H100's 989e12 bfloat16 operations a second 6.4 and 4.9 hours with and without micro-batches, beside
-which the decoding of 128 million images counts: estimates.
+DIR contains train/<class>/*.JPEG and val/<class>/*.JPEG, as for imagenet_repr.py.
+Expected: the paper has no number for such a short run. Comparable are linear probes of other
+methods after 100 epochs, for example SimCLR's 63.2 % top-1 in lightly's benchmark (batch 256), and
+--config.objective=simclr with the same network and batch. This config was not run by us.
+Cost and memory per update, chips, compilation: as for imagenet_repr.py;
+--config.training.microbatch_size=None takes 4.4e14 operations if memory allows it. Estimate at 40 %
+of an H100's 989e12 bfloat16 operations per second: 6.4 hours with micro-batches, 4.9 without, not
+counting the decoding of 128 million images.
 """
 
 import ml_collections
@@ -18,7 +18,7 @@ from lzn_jax import configuration
 
 
 def get_config() -> ml_collections.ConfigDict:
-    """The config of this experiment: imagenet_repr for less long."""
+    """The config of this experiment: imagenet_repr with fewer updates."""
     config = configuration.sibling(__file__, "imagenet_repr")
     config.training.num_steps = 15_639  # 100 epochs of 1,281,167 images
     config.training.warmup_steps = 1564  # 10 epochs

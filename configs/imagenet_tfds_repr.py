@@ -1,10 +1,10 @@
-"""Case study 2 (paper section 4 and appendix D) on ImageNet as TensorFlow Datasets prepared it.
+"""Case study 2 (paper section 4 and appendix D) on ImageNet prepared by TensorFlow Datasets.
 
     python -m lzn_jax.main --config=configs/imagenet_tfds_repr.py --config.data.path=DATA_DIR
 
-DATA_DIR is where `tfds build imagenet2012 --file_format=array_record` has put the data set; reading
-it needs no TensorFlow, but `pip install -e '.[tfds]'`.
-Expected, cost, memory, chips: those of imagenet_repr.py. This config was not run by us.
+DATA_DIR is the output folder of `tfds build imagenet2012 --file_format=array_record`. Reading it
+does not need TensorFlow, only `pip install -e '.[tfds]'`.
+Expected, cost, memory, chips: as for imagenet_repr.py. This config was not run by us.
 """
 
 import ml_collections

@@ -2,12 +2,12 @@
 
     python -m lzn_jax.main --config=configs/lsun_bedroom_gen.py --config.data.path=DIR
 
-DIR holds the 3,033,042 training images, in folders or not. On one GPU add
+DIR contains the 3,033,042 training images, at any depth. On one GPU add
 --config.training.microbatch_size=8.
-Expected (paper, 29,952 samples): FID 5.95, reconstruction error 37.01; with
---config.latent.enabled=False, rectified flow alone, 6.25 and 48.72. This config was not run by us.
-Cost and memory of an update, and chips: those of afhq_cat_gen.py. At 40 % of an H100's bfloat16
-rate 740 hours, in float32 (as TF32) 1480, a third more with micro-batches: estimates.
+Expected (paper, 29,952 samples): FID 5.95, reconstruction error 37.01; for rectified flow alone
+(--config.latent.enabled=False) 6.25 and 48.72. This config was not run by us.
+Cost and memory per update, and chips: as for afhq_cat_gen.py. Estimate at 40 % of an H100's
+bfloat16 rate: 740 hours, in float32 (TF32) 1480, a third more with micro-batches.
 """
 
 import ml_collections
@@ -16,7 +16,7 @@ from lzn_jax import configuration
 
 
 def get_config() -> ml_collections.ConfigDict:
-    """The config of this experiment: afhq_cat_gen with other data and for longer."""
+    """The config of this experiment: afhq_cat_gen with other data and more updates."""
     config = configuration.sibling(__file__, "afhq_cat_gen")
     config.data.path = "data/lsun_bedroom"  # 3,033,042 images, at any depth
     config.data.class_name = None
@@ -24,5 +24,5 @@ def get_config() -> ml_collections.ConfigDict:
     config.training.num_steps = 2_050_000
     config.training.ema_decay = 0.99999
     config.evaluation.every_steps = 250_000
-    config.evaluation.num_samples = 29_952  # as many as the paper compares with
+    config.evaluation.num_samples = 29_952  # the number of reference images in the paper
     return config

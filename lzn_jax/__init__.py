@@ -1,6 +1,6 @@
 """Latent Zoning Networks (arXiv:2509.15591) in JAX and Flax.
 
-`lzn_jax.load` opens a trained run; `lzn_jax.zoning` is the method as pure functions.
+`lzn_jax.load` loads a trained run; `lzn_jax.zoning` has the method as pure functions.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ __all__ = ["load"]
 
 
 def __getattr__(name: str) -> Any:
-    # Imported when asked for: JAX starts only for a good command.
+    # Imported on first use, so that commands can check their arguments before importing JAX.
     if name == "load":
         from lzn_jax.loading import load
 

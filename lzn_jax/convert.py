@@ -1,17 +1,16 @@
-"""Checkpoints of the paper's release (PyTorch) to ours, without PyTorch.
+"""Converts checkpoints of the paper's PyTorch release, without PyTorch.
 
     python -m lzn_jax.convert --config=configs/NAME.py --workdir=DIR --checkpoint=FILE.pt [--raw]
         [--context=FOLDER]
     python -m lzn_jax.convert --released=NAME --workdir=DIR [--raw] [--context=FOLDER]
 
-DIR becomes the folder of a run at the checkpoint's iteration: every mode works
-on it, and training goes on from there with a fresh Adam. Averaged weights (EMA) are what modes
-use; --raw puts the others in their place. Context anchors, which a release does not have, are
-made from images of FOLDER, or of the config's training set where it can be read. --released
-fetches the paper's checkpoint of configs/NAME.py from the Hugging Face Hub.
+DIR becomes the folder of a run at the checkpoint's iteration: every mode works on it, and training
+resumes from there with a new Adam state. Modes use the averaged weights (EMA); --raw replaces them
+by the trained ones. Context anchors, which the release lacks, are computed from images of FOLDER,
+or of the config's training set if it can be read. --released downloads the paper's checkpoint of
+configs/NAME.py from the Hugging Face Hub.
 """
 
-import argparse
 import functools
 import hashlib
 import logging
@@ -41,20 +40,20 @@ from lzn_jax.run.checkpoints import Checkpoints
 from lzn_jax.run.command_line import Parser, exit_code
 
 REPORT_IMAGES = 2
-ORIGIN_FILE = "released.json"  # in a run's folder: which of the released checkpoints it was
+ORIGIN_FILE = "released.json"  # in the work folder: origin of a released checkpoint
 
-_log = logging.getLogger("lzn_jax.convert")  # also where this module is __main__
+_log = logging.getLogger("lzn_jax.convert")  # the name differs if this is __main__
 
 
 def load_released(path: str | Path, config: ConfigDict, ema: bool = True) -> Variables:
     """Variables of a released checkpoint's networks by name, averaged (EMA) or as trained.
 
-    'encoder', 'decoder' and 'label_anchors', as far as the checkpoint and the config's study have
-    them, float32. Raises UserError for a file that cannot be read, a key left over on either side
-    or a shape that differs, and names it.
+    The names are 'encoder', 'decoder' and 'label_anchors', if checkpoint and config have them;
+    values are float32. Raises UserError if the file cannot be read, and for a missing or unexpected
+    key or a wrong shape.
     """
-    found = released.read(path, network_layouts(config), ema=ema)
-    return jax.tree.map(jnp.asarray, found.averaged)
+    checkpoint = released.read(path, network_layouts(config), ema=ema)
+    return jax.tree.map(jnp.asarray, checkpoint.averaged)
 
 
 def convert(
@@ -65,30 +64,30 @@ def convert(
     raw: bool = False,
     context: str | None = None,
 ) -> ConfigDict:
-    """Makes `workdir` the folder of a run that holds a released checkpoint, and reports on it.
+    """Creates a run in `workdir` from a released checkpoint, and logs a report.
 
-    `context` is a folder with images for the context anchors; None: the training images. Returns
-    the run's config: without context anchors if these cannot be read. Raises UserError where
-    `load_released` does, where a network is missing, for a folder that holds checkpoints, and for
-    a context of too few images.
+    Context anchors are computed from the images in the folder `context`, by default from the
+    training images. Returns the run's config, without context anchors if there are no images.
+    Raises UserError as `load_released`, and if a network is missing, if `workdir` has checkpoints,
+    or if the images are fewer than the context anchors.
     """
     _check_empty(workdir)
     layouts = network_layouts(config)
-    found = released.read(checkpoint, layouts, ema=not raw)
-    if lacking := [name for name in layouts if name not in found.raw]:
-        raise UserError(f"{checkpoint} has no {lacking[0]}, which the config's study needs")
+    weights = released.read(checkpoint, layouts, ema=not raw)
+    if missing := [name for name in layouts if name not in weights.raw]:
+        raise UserError(f"{checkpoint} has no {missing[0]}, which the config's study needs")
     config, images = _context_images(config, context)
     workdirs.prepare(config, workdir, is_training=True)
     workdirs.record(config, workdir)
-    _save(config, found, images, workdir)
-    _report(config, found, layouts)
+    _save(config, weights, images, workdir)
+    _report(config, weights, layouts)
     return config
 
 
 def convert_released(name: str, config: ConfigDict, workdir: Path, **options: Any) -> ConfigDict:
-    """`convert` of the released checkpoint of that name, fetched; released.json says what it was.
+    """Downloads and converts the released checkpoint `name`; writes its origin to released.json.
 
-    Raises UserError where `convert` does, and for a checkpoint that cannot be had whole.
+    Raises UserError as `convert` does, and if the download fails.
     """
     _check_empty(workdir)
     fetched = hub.fetch(name)
@@ -98,9 +97,9 @@ def convert_released(name: str, config: ConfigDict, workdir: Path, **options: An
 
 
 def released_run(name: str) -> Path:
-    """The folder of a released checkpoint as a run, made in the cache when it is first asked for.
+    """Folder of the run of a released checkpoint, created in the cache by the first call.
 
-    Raises UserError where `convert_released` does.
+    Raises UserError as `convert_released` does.
     """
     hub.check_name(name)
     workdir = reporting.cache_folder() / "released" / name
@@ -112,13 +111,13 @@ def released_run(name: str) -> Path:
 
 def _check_empty(workdir: Path) -> None:
     if workdirs.has_checkpoint(workdir):
-        raise UserError(f"{workdir} holds checkpoints already: choose another --workdir")
+        raise UserError(f"{workdir} already has checkpoints: choose another --workdir")
 
 
 def network_layouts(config: ConfigDict) -> dict[str, Layout]:
     """Keys and shapes of the config's networks, in the release's order.
 
-    Raises UserError for a network that the release cannot hold.
+    Raises UserError for a network that the release does not have.
     """
     modules, inputs = models.build(config), example_inputs(config)
     layouts = {}
@@ -133,16 +132,16 @@ def network_layouts(config: ConfigDict) -> dict[str, Layout]:
 
 
 def _call(function: Any, inputs: tuple[Any, ...], first: Any) -> Any:
-    """`function` of a network: all but the label anchors, which have no inputs, have a mode."""
+    """Calls a network; only label anchors, which have no inputs, lack the argument `train`."""
     return function(first, *inputs, **({"train": False} if inputs else {}))
 
 
 def example_inputs(config: ConfigDict) -> dict[str, tuple[Any, ...]]:
-    """Seeded inputs of the networks that a study can have, easy to make in PyTorch as well.
+    """Seeded inputs of each network, easy to reproduce for PyTorch.
 
-    Images (2, c, h, w), turned to (2, h, w, c), then latents (2, q), if there are any, are the
-    first draws of NumPy's default_rng(0).standard_normal, as float32; times are 0.25 and 0.75;
-    labels, in the joint space, are the classes 0 and 1.
+    Images (2, c, h, w), transposed to (2, h, w, c), and latents (2, q), if the config has any, are
+    the first draws of NumPy's default_rng(0).standard_normal, as float32. Times are 0.25 and 0.75.
+    Labels, in the joint space, are the classes 0 and 1, one-hot.
     """
     data, latent, rng = config.data, config.latent, np.random.default_rng(0)
     shape = (REPORT_IMAGES, data.channels, data.image_size, data.image_size)
@@ -162,11 +161,11 @@ def example_inputs(config: ConfigDict) -> dict[str, tuple[Any, ...]]:
 
 
 def _context_images(config: ConfigDict, folder: str | None) -> tuple[ConfigDict, Any]:
-    """The config and the images of its context anchors, or one without any if none can be read."""
+    """Config and images of the context anchors; a config without them if there are no images."""
     if not models.has_latents(config) or config.latent.context_size == 0:
         if folder is not None:
             raise UserError(
-                "--context needs latents and context anchors: say how many with "
+                "--context needs latents and context anchors: set their number with "
                 "--config.latent.context_size"
             )
         return config, ()
@@ -179,8 +178,8 @@ def _context_images(config: ConfigDict, folder: str | None) -> tuple[ConfigDict,
     except UserError as error:
         _log.warning(
             "no context anchors, as there are no training images (%s): evaluate, reconstruct, "
-            "interpolate, classify and embed find latents among the images they are given, so that "
-            "results for an image depend on the others; name a folder of images with --context, or "
+            "interpolate, classify and embed compute zones from their input images, so that "
+            "results for an image depend on the others; give a folder of images with --context, or "
             "add --config.latent.context_size=0 to every command on this work folder",
             error,
         )
@@ -191,59 +190,59 @@ def _context_images(config: ConfigDict, folder: str | None) -> tuple[ConfigDict,
     return config, images
 
 
-def _save(config: ConfigDict, found: Released, context: Any, workdir: Path) -> None:
-    """An ordinary checkpoint, as of a run that was trained here but for Adam's state."""
+def _save(config: ConfigDict, weights: Released, context: Any, workdir: Path) -> None:
+    """Saves a checkpoint as training does, with Adam's initial state."""
     space = LatentSpace(config, sharding.inference_mesh())
-    params, constants = split_variables(found.raw)
-    averaged, _ = split_variables(found.averaged)
+    params, constants = split_variables(weights.raw)
+    averaged, _ = split_variables(weights.averaged)
     optimizer = optimization.make_optimizer(config.training, list(space.modules))
-    none = np.zeros((), np.int32)
+    zero = np.zeros((), np.int32)
     state = train_state.TrainState(
-        step=np.array(found.iteration, np.int32),
+        step=np.array(weights.iteration, np.int32),
         params=params,
         constants=constants,
         ema=averaged,
-        # Adam starts at zeros; these take no memory until they are written.
+        # Adam starts at zeros, which take no memory until they are written.
         optimizer=jax.tree.map(
             lambda a: np.zeros(a.shape, a.dtype), jax.eval_shape(optimizer.init, params)
         ),
-        skipped=none,
-        skipped_in_a_row=none,
+        skipped=zero,
+        skipped_in_a_row=zero,
     )
-    state = jax.tree.map(lambda a: a.view(_Constant), state)
+    state = jax.tree.map(lambda a: a.view(_Uncopied), state)
     with Checkpoints(workdir, config.checkpoint.keep) as checkpoints:
-        no_labels = np.zeros(len(context), np.int32)  # which context anchors do not need
+        no_labels = np.zeros(len(context), np.int32)  # context anchors need no labels
         train_state.save_state(checkpoints, state, space, Examples(context, no_labels))
 
 
-class _Constant(np.ndarray):
-    """An array that nobody changes, which spares the copy that Orbax makes before it writes."""
+class _Uncopied(np.ndarray):
+    """An array that Orbax does not copy before it writes; it must not be modified."""
 
-    def __deepcopy__(self, memo: dict[int, Any] | None) -> "_Constant":
+    def __deepcopy__(self, memo: dict[int, Any] | None) -> "_Uncopied":
         return self
 
 
-def _report(config: ConfigDict, found: Released, layouts: Mapping[str, Layout]) -> None:
-    """Logs what the same weights in PyTorch must give, too.
+def _report(config: ConfigDict, weights: Released, layouts: Mapping[str, Layout]) -> None:
+    """Logs values to compare with the same weights in PyTorch.
 
-    sha256 is of the trained weights' bytes, one after another as they are in the file. Outputs
-    are of `example_inputs`, in float32.
+    sha256 is over the bytes of the trained weights, concatenated in the file's order. Outputs are
+    for `example_inputs`, in float32.
     """
     inputs = example_inputs(config)
-    _log.info("iteration %d", found.iteration)
+    _log.info("iteration %d", weights.iteration)
     modules = models.build(config)
     for name, layout in layouts.items():
         apply = _float32_apply(modules[name])
-        for kind, variables in (("raw", found.raw), ("averaged", found.averaged)):
-            weights = list(released.trained_weights(variables[name], layout).values())
+        for kind, variables in (("raw", weights.raw), ("averaged", weights.averaged)):
+            arrays = list(released.trained_weights(variables[name], layout).values())
             output = np.asarray(_call(apply, inputs[name], variables[name]))
             _log.info(
                 "%s %s: %d tensors, %d parameters, sha256 %s, output mean %.6g, deviation %.6g",
                 name,
                 kind,
-                len(weights),
-                sum(value.size for value in weights),
-                _sha256(weights),
+                len(arrays),
+                sum(array.size for array in arrays),
+                _sha256(arrays),
                 output.mean(),
                 output.std(),
             )
@@ -252,7 +251,7 @@ def _report(config: ConfigDict, found: Released, layouts: Mapping[str, Layout]) 
 def _float32_apply(module: nn.Module) -> Any:
     if hasattr(module, "dtype"):
         module = module.clone(dtype=np.dtype(np.float32))
-    # Runs twice: compiling costs more than running.
+    # It runs only twice, so compilation takes longer than execution.
     fast_compile = {"xla_backend_optimization_level": 0}
     return jax.jit(module.apply, static_argnames="train", compiler_options=fast_compile)
 
@@ -265,7 +264,7 @@ def _sha256(arrays: list[np.ndarray]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one command; returns its exit code (2: the user's input)."""
+    """Runs one command; returns its exit code, 2 for wrong input."""
     return exit_code(_run, arguments)
 
 
@@ -273,14 +272,19 @@ def _run(arguments: list[str]) -> int:
     prefix = "--config."
     overrides = [a.removeprefix(prefix) for a in arguments if a.startswith(prefix)]
     parser = Parser(prog="python -m lzn_jax.convert", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--config", help="config file, configs/NAME.py; default that of --released")
+    parser.add_argument(
+        "--config", help="config file, configs/NAME.py; default: config of --released"
+    )
     parser.add_argument("--workdir", required=True, help="folder of the run", type=Path)
-    parser.add_argument("--checkpoint", help="released checkpoint to convert", type=Path)
-    parser.add_argument("--released", help=f"one to fetch and convert: {', '.join(hub.FILES)}")
-    parser.add_argument("--raw", action="store_true", help="take no averaged weights (EMA)")
+    files = parser.add_mutually_exclusive_group(required=True)
+    files.add_argument("--checkpoint", help="file to convert", metavar="FILE.pt", type=Path)
+    names = f"checkpoint to download and convert: {', '.join(hub.FILES)}"
+    files.add_argument("--released", help=names, metavar="NAME", choices=hub.FILES)
+    parser.add_argument("--raw", action="store_true", help="do not use averaged weights (EMA)")
     parser.add_argument("--context", help="folder of images for the context anchors")
     flags = parser.parse_args([a for a in arguments if not a.startswith(prefix)])
-    _check(flags)
+    if flags.released is None and flags.config is None:
+        raise UserError("name the config of the checkpoint with --config=configs/NAME.py")
     path = flags.config or configuration.shipped(flags.released)
     config = configuration.load(path, overrides, from_images.resolved)
     logging.basicConfig(format="%(message)s", force=True)
@@ -291,18 +295,6 @@ def _run(arguments: list[str]) -> int:
     else:
         convert(config, flags.checkpoint, flags.workdir, **options)
     return EXIT_DONE
-
-
-def _check(flags: argparse.Namespace) -> None:
-    reads = [each for each in (flags.checkpoint, flags.released) if each is not None]
-    if len(reads) == 2:
-        raise UserError("--checkpoint=FILE.pt and --released=NAME do not go together")
-    if not reads:
-        raise UserError("name a file with --checkpoint=FILE.pt or --released=NAME")
-    if flags.released is not None:
-        hub.check_name(flags.released)
-    elif flags.config is None:
-        raise UserError("name the config of the checkpoint with --config=configs/NAME.py")
 
 
 if __name__ == "__main__":

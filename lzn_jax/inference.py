@@ -1,7 +1,7 @@
 """Inference in a latent space as pure functions of arrays, for `jit`, `grad` and `vmap`.
 
-Each takes a space and the variables and context anchors of a `Model`. Row i of a result depends on
-row i of the inputs alone, and on the noise of its `index`.
+Each function takes a `LatentSpace` and the `variables`, or the whole `Model`, of a run. Row i of a
+result depends only on row i of the inputs and on the noise of its `index`.
 """
 
 from collections.abc import Mapping
@@ -17,11 +17,11 @@ from lzn_jax.data_types import Classifier
 from lzn_jax.latent_space import LatentSpace, Model
 from lzn_jax.randomness import keys_by_index, normal_by_index
 
-NO_CLASS = -1  # of a sample of no class
+NO_CLASS = -1  # label of a sample without a class
 
 
 class Predictions(NamedTuple):
-    """Classes of n samples, and the flow's probability of each, in [0, 1]."""
+    """Classes of n samples and the probability of each under the flow, in [0, 1]."""
 
     classes: np.ndarray
     probabilities: np.ndarray
@@ -30,9 +30,8 @@ class Predictions(NamedTuple):
 def prior(
     space: LatentSpace, key: PRNGKeyArray, index: Int[Array, " b"], name: str
 ) -> Float[Array, "b q"]:
-    """N(0, I), the noise of an index; other names are other noise."""
-    noise: Array = normal_by_index(key, f"{name}_latents", index, (space.config.latent.dim,))
-    return noise
+    """Draws from N(0, I), one for each index; different names give independent draws."""
+    return normal_by_index(key, f"{name}_latents", index, (space.config.latent.dim,))
 
 
 def latents_in_context(
@@ -43,7 +42,7 @@ def latents_in_context(
     request: Mapping[str, Array],
     name: str,
 ) -> Float[Array, "b q"]:
-    """Latents of `anchors` (b, q) among context anchors (paper §2.2.1)."""
+    """Latents of `anchors` (b, q), each computed among the context anchors (paper §2.2.1)."""
     noise = noise_scale * prior(space, key, request["index"], name)
     return zoning.latents_in_context(request["anchors"], context, noise, solver=space.solver)
 
@@ -56,45 +55,37 @@ def latents_of_samples(
     request: Mapping[str, Array],
     source: str,
 ) -> Float[Array, "b q"]:
-    """Latents of `samples` of a type that has a rule of its own, see `Reader`."""
+    """Latents of `samples` of a type whose encoder is a `Reader`."""
     encoder, index = space.encoders[source], request["index"]
     noise = noise_scale * prior(space, key, index, source)
     keys = keys_by_index(key, f"{source}_members", index)
-    latents: Array = encoder.latents(
-        model, request["samples"], noise, keys, _solver_of(space, source)
-    )
-    return latents
+    return encoder.latents(model, request["samples"], noise, keys, _solver_of(space, source))
 
 
 def _solver_of(space: LatentSpace, name: str) -> zoning.Solver:
-    """Zones of a table of anchors are those of the alignment's flow."""
+    """Solver that cuts the zones of a type: for class anchors that of the alignment's flow."""
     is_table = isinstance(space.encoders[name], Classifier) and name in space.own_encoders
-    solver: zoning.Solver = space.alignment_solver if is_table else space.solver
-    return solver
+    return space.alignment_solver if is_table else space.solver
 
 
 def predict(
     space: LatentSpace, model: Model, latents: Float[Array, "b q"], target: str
 ) -> dict[str, Array]:
-    """`classes` (b,) of latents, and the flow's `probabilities` of them (paper §5.1)."""
-    encoder, solver = space.encoders[target], space.alignment_solver
-    found: dict[str, Array] = encoder.predict(model, latents, solver)
-    return found
+    """`classes` (b,) of latents and their `probabilities` under the flow (paper §5.1)."""
+    return space.encoders[target].predict(model, latents, space.alignment_solver)
 
 
 def class_probabilities(
     space: LatentSpace, model: Model, latents: Float[Array, "b q"], target: str
 ) -> Float[Array, "b c"]:
-    """The flow's probabilities of all classes."""
-    encoder, solver = space.encoders[target], space.alignment_solver
-    found: Array = encoder.class_probabilities(model, latents, solver)
-    return found
+    """Probabilities of all classes under the flow; rows sum to 1."""
+    return space.encoders[target].class_probabilities(model, latents, space.alignment_solver)
 
 
 def classes(
     space: LatentSpace, model: Model, latents: Float[Array, "b q"] | None
 ) -> dict[str, Array]:
-    """Class of each latent, by type that classifies."""
+    """Classes (b,) of latents by data type, for all types that classify; empty without latents."""
     if latents is None:
         return {}
     known = [name for name, each in space.encoders.items() if isinstance(each, Classifier)]
@@ -107,10 +98,11 @@ def condition(
     request: Mapping[str, Any],
     name: str | None,
 ) -> tuple[Array | None, dict[str, Array]]:
-    """Condition (b, d) of a decoder beside `latents`, and indices of context anchors by `TYPEs`.
+    """Condition (b, d) of a decoder on a type, and indices of the context anchors used for it.
 
-    It is that of the `samples` of its type where these are known. Else it is the context anchor of
-    the type whose zone contains the latent, among those of the same class.
+    With `samples` of the type in the request, the condition follows from these. Otherwise it is the
+    context anchor whose zone contains the latent, among those of the same class if it is known;
+    the indices are then returned under the type's plural.
     """
     if name is None:
         return None, {}
@@ -130,28 +122,28 @@ def zone_in_context(
 ) -> Int[Array, " b"]:
     """Index of the type's context anchor whose zone contains each latent.
 
-    With the `samples` of types that classify, only anchors of the same classes count, where there
-    are any.
+    With `samples` of types that classify, only anchors of the same classes are candidates, or all
+    anchors if there are none of these classes.
     """
     solver, key = space.alignment_solver, space.encoders[name].anchors_key
     anchors = model.context[key]
     log_weights = model.context.get(key.replace("anchors", "log_weights"))
-    of_class = {n: s for n, s in samples.items() if isinstance(space.encoders.get(n), Classifier)}
-    if not of_class:
+    labels = {n: s for n, s in samples.items() if isinstance(space.encoders.get(n), Classifier)}
+    if not labels:
         return zoning.classify(latents, anchors, solver=solver, log_weights=log_weights)
     centres = zoning.compute_latents(
         anchors, jnp.zeros_like(anchors), solver=space.solver, log_weights=log_weights
     )
-    fits = jnp.ones((len(latents), len(anchors)), bool)
-    for other, values in of_class.items():
-        fits &= values[:, None] == predict(space, model, centres, other)["classes"]
-    fits = jnp.where(jnp.any(fits, axis=1, keepdims=True), fits, True)
+    is_candidate = jnp.ones((len(latents), len(anchors)), bool)
+    for other, values in labels.items():
+        is_candidate &= values[:, None] == predict(space, model, centres, other)["classes"]
+    is_candidate = jnp.where(jnp.any(is_candidate, axis=1, keepdims=True), is_candidate, True)
     weights = jnp.zeros(len(anchors)) if log_weights is None else log_weights
 
     def one(latent: Array, log_weights: Array) -> Array:
         return zoning.classify(latent[None], anchors, solver=solver, log_weights=log_weights)[0]
 
-    return jax.vmap(one)(latents, jnp.where(fits, weights, -jnp.inf))
+    return jax.vmap(one)(latents, jnp.where(is_candidate, weights, -jnp.inf))
 
 
 def decode(
@@ -162,10 +154,10 @@ def decode(
     source: str | None,
     target: str,
 ) -> dict[str, Array]:
-    """Samples of a type for `latents` that come from `samples` of a source (paper §3.1, §5.1).
+    """Samples of a type for `latents`, which come from `samples` of a source (paper §3.1, §5.1).
 
-    Beside samples of a decoder, as `TYPEs`: the given samples, the classes of the latents (E.3),
-    and the indices of the context anchors that its condition was taken from.
+    The result of a decoder also has, under the plural of their type: the given samples, the
+    classes of the latents (E.3) and the indices of the context anchors used for its condition.
     """
     latents, index, samples = request["latents"], request["index"], request.get("samples")
     if target not in space.decoders:
@@ -174,38 +166,34 @@ def decode(
     if source is not None and samples is not None:
         known[source] = samples
     decoder = space.decoders[target]
-    of_samples = {"latents": latents, "samples": known}
-    beside, chosen = condition(space, model, of_samples, decoder.condition)
-    generated: dict[str, Array] = decoder.generate(model.variables, key, (latents, beside), index)
+    known_samples = {"latents": latents, "samples": known}
+    further, zones = condition(space, model, known_samples, decoder.condition)
+    generated = decoder.generate(model.variables, key, (latents, further), index)
     named = {space.types[name].plural: values for name, values in known.items()}
-    return generated | named | chosen
+    return generated | named | zones
 
 
 def invert(
     space: LatentSpace, variables: Any, request: tuple[Any, Any], target: str
 ) -> Float[Array, "b ..."]:
-    """The noise that samples come from, given (samples, condition)."""
-    noise: Array = space.decoders[target].invert(variables, *request)
-    return noise
+    """Noise from which the decoder makes the samples, given (samples, condition)."""
+    return space.decoders[target].invert(variables, *request)
 
 
 def render(space: LatentSpace, variables: Any, request: tuple[Any, Any], target: str) -> Array:
-    """The samples that come from noise, given (noise, condition)."""
-    samples: Array = space.decoders[target].render(variables, *request)
-    return samples
+    """Samples that the decoder makes from noise, given (noise, condition)."""
+    return space.decoders[target].render(variables, *request)
 
 
 def reconstruct(
     space: LatentSpace, variables: Any, request: tuple[Any, Any], target: str
 ) -> dict[str, Array]:
-    """Samples to noise and back, and their errors, given (samples, condition)."""
-    found: dict[str, Array] = space.decoders[target].reconstruct(variables, *request)
-    return found
+    """Reconstructions of samples from their own noise, and `errors`, given (samples, condition)."""
+    return space.decoders[target].reconstruct(variables, *request)
 
 
 def features(
     space: LatentSpace, variables: Any, samples: Array, source: str
 ) -> dict[str, Float[Array, "b d"]]:
     """Features of samples by name."""
-    found: dict[str, Array] = space.encoders[source].features(variables, samples)
-    return found
+    return space.encoders[source].features(variables, samples)

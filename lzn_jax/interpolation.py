@@ -1,4 +1,4 @@
-"""Paths from one image to another, through their latents and their noise."""
+"""Paths between two images in latents and noise."""
 
 from typing import Any
 
@@ -14,17 +14,17 @@ NUM_IMAGES = 11
 def paths(
     noise: Float[np.ndarray, "2 ..."], condition: Condition
 ) -> tuple[Float[np.ndarray, " k"], tuple[Array, Condition]]:
-    """Weights of the second of two images, and (noise, condition) from the first to the second.
+    """Weights of the second of two images, and (noise, condition) along the path to it.
 
-    An image is its latent, its noise (the inverse of the decoder's flow given the latent) and the
-    decoder's condition. Latents are those of α = 1: zone centres have a smaller norm than the
-    latents of training. Latents and noise follow a great circle, which keeps Gaussian draws
-    Gaussian; conditions are mixed in proportion.
+    An image is represented by its latent, its noise (the inverse of the decoder's flow given the
+    latent) and the decoder's further condition. Latents should be drawn at α = 1, as zone centres
+    have a smaller norm than the latents of training. Latents and noise follow a great circle, which
+    keeps Gaussian draws Gaussian; further conditions are interpolated linearly.
     """
-    weights, (latents, beside) = jnp.linspace(0.0, 1.0, NUM_IMAGES), condition
+    weights, (latents, further) = jnp.linspace(0.0, 1.0, NUM_IMAGES), condition
     path: tuple[Any, Any] = (
         None if latents is None else great_circle(jnp.asarray(latents), weights),
-        None if beside is None else straight_line(jnp.asarray(beside), weights),
+        None if further is None else straight_line(jnp.asarray(further), weights),
     )
     return np.asarray(weights), (great_circle(jnp.asarray(noise), weights), path)
 
@@ -32,15 +32,15 @@ def paths(
 def straight_line(
     ends: Float[Array, "2 ..."], weights: Float[Array, " k"]
 ) -> Float[Array, "k ..."]:
-    """Points between two, given weights in [0, 1] of the second."""
+    """Linear interpolation of two points, given weights in [0, 1] of the second."""
     w = weights.reshape(-1, *[1] * (ends.ndim - 1))
     return (1 - w) * ends[0] + w * ends[1]
 
 
 def great_circle(ends: Float[Array, "2 ..."], weights: Float[Array, " k"]) -> Float[Array, "k ..."]:
-    """Points between two, given weights in [0, 1] of the second in the angle (Shoemake, 1985).
+    """Spherical interpolation (Shoemake, 1985), given weights in [0, 1] of the second point.
 
-    A straight line where the two have the same direction or opposite ones.
+    Linear if the points have the same or opposite directions.
     """
     norms = jnp.linalg.norm(ends.reshape(2, -1), axis=1)
     cosine = jnp.vdot(ends[0], ends[1]) / jnp.maximum(jnp.prod(norms), 1e-12)

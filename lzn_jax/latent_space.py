@@ -1,11 +1,11 @@
-"""One latent space for every kind of data: its types and their alignments (paper §2).
+"""One latent space for all data types: encoders, zones, decoders and alignments (paper §2, Fig. 1).
 
-A config names the data types, the alignments between them ("image:label" puts latents of images
-into the zones of their labels) and the condition of each decoder. The three case studies, their
-baselines and what else is tried are this class with other fields.
+A config names the data types, the alignments between them ("image:label" moves latents of images
+into the zones of their labels) and the condition of each decoder. The paper's three case studies
+and their baselines differ only in these fields.
 
-Training adds up the decoders' losses on the latents of a batch and the alignments' losses.
-Inference is in `lzn_jax.inference`, as pure functions, and in `lzn_jax.trained_model`.
+The training loss is the sum of the decoders' losses on latents of the batch and of the alignment
+losses. Inference is in `lzn_jax.inference`, as pure functions, and in `lzn_jax.trained_model`.
 """
 
 import functools
@@ -47,14 +47,14 @@ BASELINES: dict[str, Callable[..., Any]] = {
 
 
 class Model(NamedTuple):
-    """What inference needs: variables of the networks, and context anchors."""
+    """Variables of the networks and context anchors: all that inference needs."""
 
     variables: Variables
     context: Mapping[str, jax.Array]
 
 
 class Alignment(NamedTuple):
-    """Latents of the source are trained to lie in the zones of the target."""
+    """A pair of types: latents of the source are moved into the zones of the target."""
 
     source: str
     target: str
@@ -64,18 +64,19 @@ class Alignment(NamedTuple):
 
 
 class LatentSpace:
-    """The latent space of a config; inference divides its batches over the mesh.
+    """The latent space of a config; batches of inference are divided over the mesh.
 
     Attributes:
       types: data types by name.
       modules: networks by name.
-      encoders, decoders: of the types that have one; decoders are those that train.
-      own_encoders: those with a network of their own.
-      sources: types whose latents training draws.
+      encoders, decoders: by name of their type; decoders without a weight in the loss are left out.
+      own_encoders: encoders that have a network.
+      sources: types whose latents are drawn in training.
       alignments: pairs of types.
-      baseline: the loss that trains the encoders in place of zones, None: zones.
-      solver, alignment_solver: of the two flows; the second is None without alignments.
-      in_batches: runs a function over any number of examples, as many at once as training.
+      baseline: contrastive loss that replaces zones, or None.
+      solver: solver of the encoders' flow.
+      alignment_solver: solver of the alignment's flow, or None without alignments.
+      in_batches: calls a function on any number of examples, with the batch size of training.
     """
 
     def __init__(self, config: ConfigDict, mesh: Mesh) -> None:
@@ -92,8 +93,7 @@ class LatentSpace:
         self.alignments = [Alignment(*pair.split(":")) for pair in config.alignments]
         self.solver = solver(config.latent)
         self.alignment_solver: Any = solver(config.alignment) if "alignment" in config else None
-        objective = config.get("objective", "lzn")
-        self.baseline: str | None = None if objective == "lzn" else objective
+        self.baseline: str | None = None if config.objective == "lzn" else config.objective
         self.encoders: dict[str, Any] = {each.name: each.encoder for each in types if each.encoder}
         self.decoders: dict[str, Any] = {
             each.name: each.decoder
@@ -108,47 +108,48 @@ class LatentSpace:
 
     @property
     def transform(self) -> data.Transform | None:
-        """Of training images, on the host; None in a space without images."""
-        transforms = [getattr(encoder, "transform", None) for encoder in self.encoders.values()]
-        found = next((each for each in transforms if each is not None), None)
-        is_plain = found is None and "image_size" in self.config.data
-        return data.whole_image(self.config.data) if is_plain else found
+        """Transform of training images on the host, or None in a space without images."""
+        for encoder in self.encoders.values():
+            if (transform := getattr(encoder, "transform", None)) is not None:
+                return transform
+        return data.whole_image(self.config.data) if "image_size" in self.config.data else None
 
     def columns(self, examples: Examples) -> dict[str, Any]:
-        """Columns of the data types in training batches."""
+        """Columns of the data types for training batches."""
         return {k: v for each in self.types.values() for k, v in each.columns(examples).items()}
 
     def jitted(self, function: Callable[..., Any], static: tuple[str, ...] = ()) -> Any:
-        """`function(space, ...)` of this space, compiled once."""
+        """`function(space, ...)` bound to this space and jitted, cached by function."""
         if function not in self._jitted:
             bound = functools.partial(function, self)
             self._jitted[function] = jax.jit(bound, static_argnames=static)
         return self._jitted[function]
 
     def init(self, key: PRNGKeyArray) -> Variables:
-        """Fresh variables of every network; each has a key by its name."""
+        """Initial variables of all networks, each with a key derived from its name."""
         latents = jnp.zeros((1, self.config.latent.dim)) if self.encoders else None
         variables: Variables = {}
         for encoder in self.own_encoders.values():
             variables[encoder.network] = encoder.init(named(key, encoder.network))
         for each in self.types.values():
             if decoder := each.decoder:
-                beside = None
+                further = None
                 if decoder.condition is not None:
-                    beside = jnp.zeros((1, self.types[decoder.condition].condition_dim))
-                own = named(key, decoder.network)
-                variables[decoder.network] = decoder.init(own, (latents, beside))
+                    further = jnp.zeros((1, self.types[decoder.condition].condition_dim))
+                decoder_key = named(key, decoder.network)
+                variables[decoder.network] = decoder.init(decoder_key, (latents, further))
         return variables
 
     def context(self, variables: Variables, train: Examples) -> dict[str, jax.Array]:
-        """Training samples and anchors that inference keeps, see `WithContext`."""
-        found: dict[str, Any] = {}
+        """Context anchors and training samples that inference needs, see `WithContext`."""
+        arrays: dict[str, Any] = {}
         for name, encoder in self._with_context().items():
-            found |= encoder.context(functools.partial(self.anchors, variables, source=name), train)
-        return {name: jnp.asarray(values) for name, values in found.items()}
+            anchors = functools.partial(self.anchors, variables, source=name)
+            arrays |= encoder.context(anchors, train)
+        return {name: jnp.asarray(values) for name, values in arrays.items()}
 
     def context_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes of what `context` returns; empty where nothing is kept."""
+        """Shapes of the arrays that `context` returns."""
         shapes = [encoder.context_shapes() for encoder in self._with_context().values()]
         return {name: shape for each in shapes for name, shape in each.items()}
 
@@ -158,77 +159,73 @@ class LatentSpace:
     def anchors(
         self, variables: Variables, samples: Any, source: str, description: str = "encoding"
     ) -> Any:
-        """Anchors (n, q) of samples as the encoder takes them."""
-        encode = functools.partial(self.jitted(encoded_anchors, ("source",)), variables)
-        return self.in_batches(
-            functools.partial(encode, source=source), samples, description=description
-        )
+        """Anchors (n, q) of any number of samples, given in the form that the encoder reads."""
+        jitted = self.jitted(encoded_anchors, ("source",))
+        encode = functools.partial(jitted, variables, source=source)
+        return self.in_batches(encode, samples, description=description)
 
     def loss(
         self, variables: Variables, batch: Mapping[str, jax.Array], key: jax.Array
     ) -> tuple[jax.Array, tuple[dict[str, jax.Array], dict[str, Any]]]:
-        """Losses of decoders and alignments, or a baseline's in their place (paper §2.2).
+        """Weighted sum of the decoders' and alignments' losses, or a baseline's loss (paper §2.2).
 
-        Beside the loss: metrics, and the variables that are not trained, by network, for the next
-        update. The batch is global, the key is consumed.
+        Returns the loss, the metrics, and the variables without a gradient, by network, for the
+        next update. The batch is global, the key is consumed.
 
-        A batch may hold draws, which then take the place of the key's: `TYPE_latent_noise` (b, q)
-        before α, and the flow's `flow_noise` (b, h, w, c) and `flow_time` (b,) in [1e-3, 1]. Raises
-        UserError for one of another shape.
+        A batch may hold columns that replace random draws: `TYPE_latent_noise` (b, q), not yet
+        scaled by α, and `flow_noise` (b, h, w, c) and `flow_time` (b,) in [1e-3, 1] of the flow.
+        Raises UserError for a column of another shape.
         """
         zones: dict[str, tuple[Zones, ...]] = {
-            name: encoder.zones(variables, batch, _draws(key, f"{name}_encoder", encoder.num_draws))
+            name: encoder.zones(variables, batch, _keys(key, f"{name}_encoder", encoder.num_draws))
             for name, encoder in self.own_encoders.items()
         }
         newest = {each.network: zones[name][0] for name, each in self.own_encoders.items()}
         constants = bank.remembered(split_variables(variables)[1], newest)
         if self.baseline:
-            views = [  # of an image, or an image and its text: a class is no view of an example
-                view
-                for name, each in zones.items()
-                if not self.types[name].has_classes
-                for view in each
-            ]
-            kwargs: Any = {"temperature": self.config[self.baseline].temperature}
-            if (present := _both_present(*views)) is not None:
-                kwargs["is_present"] = present
-            first, second = (view.anchors for view in views[:2])
-            loss, metrics = BASELINES[self.baseline](first, second, **kwargs)
+            loss, metrics = self._baseline_loss(self.baseline, zones)
             return loss, (metrics, constants)
-        if queries := self.config.training.get("queries"):  # anchors are those of the whole batch
+        if queries := self.config.training.get("queries"):  # a field of image decoders
+            # Latents are drawn for these rows only; the anchors stay those of the whole batch.
             batch = strided(batch, queries)
             zones = {name: tuple(z.of_rows(queries) for z in each) for name, each in zones.items()}
 
         @functools.cache
         def latents(source: str, use: str, scale: float | None) -> Array:
-            own, among = named(key, f"{source}_latents_{use}"), zones[source][0]
-            noise = given(batch, f"{source}_latent_noise", among.noise(own))
-            if scale is None:  # α from 0 to 1, for each sample
-                noise *= jax.random.uniform(jax.random.fold_in(own, 1), (len(noise), 1))
+            latent_key, first = named(key, f"{source}_latents_{use}"), zones[source][0]
+            noise = given(batch, f"{source}_latent_noise", first.noise(latent_key))
+            if scale is None:  # a random α in [0, 1] for each sample
+                noise *= jax.random.uniform(jax.random.fold_in(latent_key, 1), (len(noise), 1))
                 scale = 1.0
-            return among.latents(scale * noise, self.solver)
+            return first.latents(scale * noise, self.solver)
 
-        terms, metrics = [], {}
+        losses, metrics = [], {}
         for name, decoder in self.decoders.items():
             condition, has_latent = self._condition(decoder, batch, zones, latents)
-            examples: Any = batch
-            if has_latent is not None:  # another example takes the place of one without a latent
-                rows = _stand_ins(has_latent)
-                examples, condition = jax.tree.map(lambda a, rows=rows: a[rows], (batch, condition))
-            draws = _draws(key, f"{name}_decoder", decoder.num_draws)
-            loss = decoder.loss(variables, examples, condition, draws)
-            if has_latent is not None:
-                loss *= jnp.any(has_latent)
+            keys = _keys(key, f"{name}_decoder", decoder.num_draws)
+            loss = _decoder_loss(decoder, variables, batch, condition, has_latent, keys)
             metrics[self.types[name].loss_name] = loss
-            terms.append(self.types[name].weight * loss)
-        weight = self.config.get("alignment", {}).get("weight", 1.0)
-        for pair in self.alignments if self.sources and weight > 0 else ():
-            loss, found = self._alignment_loss(pair, zones, latents)
+            losses.append(self.types[name].weight * loss)
+        weight = self.config.alignment.weight if self.alignments and self.sources else 0
+        for pair in self.alignments if weight > 0 else ():
+            loss, more = self._alignment_loss(pair, zones, latents)
             suffix = "" if len(self.alignments) == 1 else f"_{pair}"
-            found = {"alignment_loss": loss, **found}
-            metrics |= {f"{name}{suffix}": value for name, value in found.items()}
-            terms.append(weight * loss)
-        return sum(terms, start=jnp.zeros(())), (metrics, constants)
+            more = {"alignment_loss": loss, **more}
+            metrics |= {f"{name}{suffix}": value for name, value in more.items()}
+            losses.append(weight * loss)
+        return sum(losses, start=jnp.zeros(())), (metrics, constants)
+
+    def _baseline_loss(
+        self, name: str, zones: Mapping[str, tuple[Zones, ...]]
+    ) -> tuple[Array, dict[str, Array]]:
+        """Contrastive loss of two views of an image, or of an image and its text, and metrics."""
+        # A class is not a view of an example.
+        views = [z for n, each in zones.items() if not self.types[n].has_classes for z in each]
+        settings: Any = {"temperature": self.config[name].temperature}
+        if (is_present := _all_present(*views)) is not None:
+            settings["is_present"] = is_present
+        first, second = (view.anchors for view in views[:2])
+        return BASELINES[name](first, second, **settings)
 
     def _condition(
         self,
@@ -237,29 +234,30 @@ class LatentSpace:
         zones: Mapping[str, tuple[Zones, ...]],
         latents: Callable[[str, str, float | None], Array],
     ) -> tuple[Condition, Bool[Array, " b"] | None]:
-        """Condition of a decoder in training, and which examples have a latent; None: all.
+        """Condition of a decoder in training, and which examples have a latent (None: all).
 
-        Sources take turns by row. Where a sample of one is missing, the next that has one steps in.
+        The rows take their latents from the sources in turn, and from the next source if the sample
+        of one is missing.
         """
-        mixed, has_latent, beside = None, None, None
+        latent, has_latent, further = None, None, None
         if self.sources and decoder.sources:
-            use = decoder.network
-            found = [latents(source, use, decoder.noise_scale) for source in decoder.sources]
+            scale, use = decoder.noise_scale, decoder.network
+            candidates = [latents(source, use, scale) for source in decoder.sources]
             present = [zones[source][0].is_present for source in decoder.sources]
-            row, count = jnp.arange(len(found[0])), len(found)
+            row, count = jnp.arange(len(candidates[0])), len(candidates)
             distances = [
-                (turn - row) % count + (0 if there is None else count * ~there)
-                for turn, there in enumerate(present)
+                (turn - row) % count + (0 if is_present is None else count * ~is_present)
+                for turn, is_present in enumerate(present)
             ]
             chosen = jnp.argmin(jnp.stack(distances), axis=0)
-            mixed = jnp.select([(chosen == turn)[:, None] for turn in range(count)], found)
-            known = [there for there in present if there is not None]
-            if len(known) == count:  # no source has a sample of every example
-                has_latent = functools.reduce(jnp.logical_or, known)
+            latent = jnp.select([(chosen == turn)[:, None] for turn in range(count)], candidates)
+            masks = [is_present for is_present in present if is_present is not None]
+            if len(masks) == count:  # otherwise some source has a sample of every example
+                has_latent = functools.reduce(jnp.logical_or, masks)
         if decoder.condition is not None:
-            of, (first, *_) = decoder.condition, zones.get(decoder.condition, (None,))
-            beside = self.types[of].condition(batch, first)
-        return (mixed, beside), has_latent
+            (first, *_) = zones.get(decoder.condition, (None,))
+            further = self.types[decoder.condition].condition(batch, first)
+        return (latent, further), has_latent
 
     def _alignment_loss(
         self,
@@ -267,43 +265,55 @@ class LatentSpace:
         zones: Mapping[str, tuple[Zones, ...]],
         latents: Callable[[str, str, float | None], Array],
     ) -> tuple[Array, dict[str, Array]]:
-        """Of latents with the zones of their targets; of two views the second's (paper §5.1)."""
+        """Loss of the source's latents in the target's zones, and metrics.
+
+        With two views of an image, the zones are those of the second view (paper §5.1).
+        """
         setting = self.config.alignment
-        scale, use = setting.get("noise_scale"), "aligned"
-        if scale is None:  # the latents of generation
+        scale, use = setting.noise_scale, "aligned"
+        if scale is None:  # the latents of generation, which are then computed once
             scale, decoder = self.config.latent.noise_scale, self.types[pair.source].decoder
             use = decoder.network if decoder else use
         source, target = zones[pair.source][0], zones[pair.target][-1]
-        targets = jnp.arange(len(target.anchors)) if target.own is None else target.own
-        target = target._replace(is_present=_both_present(source, target))
+        partners = jnp.arange(len(target.anchors)) if target.own is None else target.own
+        target = target._replace(is_present=_all_present(source, target))
         align = parts.get("alignment", setting.form)
-        loss, metrics = align(latents(pair.source, use, scale), target, targets, setting)
+        loss, metrics = align(latents(pair.source, use, scale), target, partners, setting)
         return loss, dict(metrics)
 
 
 def encoded_anchors(
     space: LatentSpace, variables: Variables, samples: Any, source: str
 ) -> Float[Array, "b q"]:
-    """Anchors of samples of a type, a pure function."""
-    anchors: Array = space.encoders[source].anchors(variables, samples)
-    return anchors
+    """Anchors of samples of a type, as a pure function."""
+    return space.encoders[source].anchors(variables, samples)
+
+
+def _decoder_loss(
+    decoder: Decoder,
+    variables: Variables,
+    batch: Any,
+    condition: Condition,
+    has_latent: Bool[Array, " b"] | None,
+    keys: tuple[PRNGKeyArray, ...],
+) -> Float[Array, ""]:
+    """Loss of a decoder; examples without a latent are replaced by others, to keep shapes fixed."""
+    if has_latent is None:
+        return decoder.loss(variables, batch, condition, keys)
+    rows = _stand_ins(has_latent)
+    batch, condition = jax.tree.map(lambda a: a[rows], (batch, condition))
+    return decoder.loss(variables, batch, condition, keys) * jnp.any(has_latent)
 
 
 def _checked_type(name: str, made: Any, dim: int) -> DataType:
-    """The data type; raises UserError where it breaks a protocol."""
+    """The data type; raises UserError if it does not implement the protocols."""
     if not isinstance(made, DataType):
         raise UserError(f"type {name!r} must build a lzn_jax.data_types.DataType, got {made!r}")
     if made.name != name:
-        raise UserError(f"type {name!r} builds a DataType of the name {made.name!r}")
-    decoder = made.decoder
-    if decoder is not None:
-        missing = [
-            member
-            for member in (*Decoder.__annotations__, "init", "loss", "generate")
-            if not hasattr(decoder, member)
-        ]
-        if missing:
-            raise UserError(f"the decoder of type {name!r} lacks {', '.join(missing)}")
+        raise UserError(f"type {name!r} builds a DataType named {made.name!r}")
+    if (decoder := made.decoder) is not None:
+        members = (*Decoder.__annotations__, "init", "loss", "generate")
+        _check_members(f"the decoder of type {name!r}", decoder, members)
         if isinstance(decoder.sources, str):
             raise UserError(
                 f"sources of the decoder of type {name!r} must be a tuple of types, got the string "
@@ -312,8 +322,7 @@ def _checked_type(name: str, made: Any, dim: int) -> DataType:
     encoder = made.encoder
     if encoder is not None and not hasattr(encoder, "latents"):
         members = (*Encoder.__annotations__, "init", "zones", "anchors")
-        if missing := [member for member in members if not hasattr(encoder, member)]:
-            raise UserError(f"the encoder of type {name!r} lacks {', '.join(missing)}")
+        _check_members(f"the encoder of type {name!r}", encoder, members)
     if isinstance(encoder, NetworkEncoder) and (got := encoder.anchors_shape()) != (1, dim):
         raise UserError(
             f"the encoder of type {name!r} must give anchors (n, {dim}), as latent.dim is {dim}; "
@@ -322,17 +331,22 @@ def _checked_type(name: str, made: Any, dim: int) -> DataType:
     return made
 
 
-def _draws(key: PRNGKeyArray, use: str, count: int) -> tuple[PRNGKeyArray, ...]:
+def _check_members(what: str, made: Any, members: tuple[str, ...]) -> None:
+    if missing := [member for member in members if not hasattr(made, member)]:
+        raise UserError(f"{what} lacks {', '.join(missing)}")
+
+
+def _keys(key: PRNGKeyArray, use: str, count: int) -> tuple[PRNGKeyArray, ...]:
     return tuple(jax.random.split(named(key, use), count)) if count else ()
 
 
-def _both_present(*zones: Zones) -> Bool[Array, " b"] | None:
-    """Which rows all have; None: every one."""
+def _all_present(*zones: Zones) -> Bool[Array, " b"] | None:
+    """Rows that are present in all zones (None: all rows)."""
     present = [each.is_present for each in zones if each.is_present is not None]
     return functools.reduce(jnp.logical_and, present) if present else None
 
 
-def _stand_ins(is_there: Bool[Array, " b"]) -> Int[Array, " b"]:
-    """Index of each present row; for an absent one, of the last present row before, cyclically."""
-    last = jax.lax.cummax(jnp.where(is_there, jnp.arange(len(is_there)), -1))
+def _stand_ins(is_present: Bool[Array, " b"]) -> Int[Array, " b"]:
+    """Index of each row if it is present, or of the last present row before it, cyclically."""
+    last = jax.lax.cummax(jnp.where(is_present, jnp.arange(len(is_present)), -1))
     return jnp.where(last < 0, jnp.max(last), last)

@@ -1,4 +1,4 @@
-"""Trained runs from their work folders: `lzn_jax.load(workdir)`."""
+"""Loads trained runs from their work folders: `lzn_jax.load(workdir)`."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,16 +19,19 @@ from lzn_jax.trained_model import TrainedModel
 
 
 def load(path: str | Path, extensions: Sequence[str] = ()) -> TrainedModel:
-    """The trained run in a work folder, at its newest good checkpoint, or at the one named.
+    """Loads a trained run at its newest intact checkpoint, or at a given one.
 
-    `path` is the folder of a run or one of its `checkpoints/STEP`, or "released/NAME": the paper's
-    released checkpoint of configs/NAME.py, fetched and converted when it is first asked for.
-    `extensions` are the files or modules with the parts that the run needs. Raises UserError where
-    there is no run that can be read.
+    Args:
+      path: folder of a run, or one of its `checkpoints/STEP`; or "released/NAME" for the paper's
+        checkpoint of configs/NAME.py, which is downloaded and converted on first use.
+      extensions: files or modules that register the parts of the run.
+
+    Raises:
+      UserError: there is no readable run.
     """
     path = Path(path)
     if path.parent == Path("released") and not path.is_dir():
-        from lzn_jax import convert  # and with it all that training needs
+        from lzn_jax import convert  # here, as it imports all of training
 
         path = convert.released_run(path.name)
     workdir, step = path, None
@@ -38,10 +41,10 @@ def load(path: str | Path, extensions: Sequence[str] = ()) -> TrainedModel:
 
 
 def restore(config: ConfigDict, workdir: Path, step: int | None = None) -> TrainedModel:
-    """The run of a config in its work folder, at its newest good checkpoint, or at that of `step`.
+    """Restores a run from its work folder, at its newest intact checkpoint or that of `step`.
 
-    Reads averaged weights and context anchors, nothing else. Raises UserError where there is none
-    that can be read.
+    Reads only the averaged weights and the context anchors. Raises UserError if there is no
+    readable checkpoint.
     """
     folder = workdir / "checkpoints"
     if not has_checkpoint(workdir) or (step is not None and not (folder / str(step)).is_dir()):

@@ -1,6 +1,6 @@
 """Command line: python -m lzn_jax.main --config=NAME [--workdir=DIR] [--config.FIELD=VALUE].
 
-Of a run that is there: python -m lzn_jax.main --workdir=DIR [--mode=MODE].
+For an existing run: python -m lzn_jax.main --workdir=DIR [--mode=MODE].
 """
 
 import argparse
@@ -20,28 +20,28 @@ from lzn_jax.run.command_line import Parser, exit_code, use_compile_cache
 from lzn_jax.run.interruption import Interruption
 
 MODES_WITH_INPUT = ("embed", "classify", "reconstruct", "interpolate", "translate")
-# What they do, and the files that they write into the work folder.
+# What each mode does: files that it writes into the work folder.
 MODES = {
-    "train": "trains, or goes on, and evaluates: checkpoints/, metrics.jsonl, summary.json",
-    "evaluate": "measures the newest checkpoint: summary.json, figures/",
-    "sample": "draws images, classes in equal shares: samples.npz",
-    "translate": "--source=TYPE to --target=TYPE: translations.npz or translations.csv",
-    "classify": "classes of images and their probabilities: predictions.csv",
-    "embed": "features of images: embeddings.npz",
-    "reconstruct": "images to noise and back: reconstructions.npz",
-    "interpolate": "from one image to another: interpolation.npz",
-    "replay": "repeats the update at which a run stopped: nothing",
-    "check_data": "reads a data set and reports on it: figures/contact_sheet.png",
-    "compile": "whether a step fits the machine of --slice, which need not be there: nothing",
+    "train": "trains, or resumes, and evaluates: checkpoints/, metrics.jsonl, summary.json",
+    "evaluate": "evaluates the newest checkpoint: summary.json, figures/",
+    "sample": "draws samples, equally many per class: samples.npz",
+    "translate": "translates --source=TYPE to --target=TYPE: translations.npz or translations.csv",
+    "classify": "predicts classes and their probabilities: predictions.csv",
+    "embed": "computes features: embeddings.npz",
+    "reconstruct": "encodes images to noise and decodes them: reconstructions.npz",
+    "interpolate": "interpolates between two images: interpolation.npz",
+    "replay": "repeats the non-finite update at which a run stopped: nothing",
+    "check_data": "reads a data set and reports its faults: figures/contact_sheet.png",
+    "compile": "reports whether a step fits the hardware of --slice, without it: nothing",
     "show_config": "prints every field with its value and meaning: nothing",
 }
 FIRST = "python -m lzn_jax.main --config=digits_joint"
 
 
 def main(arguments: list[str] | None = None, interruption: Interruption | None = None) -> int:
-    """Runs one command; returns its exit code (2: the user's input).
+    """Runs one command; returns its exit code, 2 for wrong input.
 
-    The interruption is that of a process which is this command alone.
+    `interruption` handles the signals of a process that only runs this command.
     """
     run = functools.partial(_run, interruption=interruption or Interruption())
     return exit_code(run, arguments)
@@ -49,8 +49,8 @@ def main(arguments: list[str] | None = None, interruption: Interruption | None =
 
 def _run(arguments: list[str], interruption: Interruption) -> int:
     if not arguments:
-        print(f"Configs, by --config=NAME:\n{configuration.overview()}")
-        raise UserError(f"name a config; to start with, {FIRST} trains in minutes on a CPU")
+        print(f"Configs for --config=NAME:\n{configuration.overview()}")
+        raise UserError(f"name a config; for example, {FIRST} trains in minutes on a CPU")
     prefix = "--config."
     overrides = [a.removeprefix(prefix) for a in arguments if a.startswith(prefix)]
     parser = Parser(
@@ -62,21 +62,19 @@ def _run(arguments: list[str], interruption: Interruption) -> int:
     )
     parser.add_argument(
         "--config",
-        help="config file, or its NAME in configs/; default that of the run in --workdir",
+        help="config file or NAME in configs/; default: config of the run in --workdir",
     )
     parser.add_argument(
-        "--workdir", help="folder of the run; default results/NAME, of NAME/config.py too"
+        "--workdir", help="folder of the run; default: results/NAME, also for NAME/config.py"
     )
     parser.add_argument("--mode", choices=MODES, default="train", metavar="MODE", help="see below")
-    parser.add_argument("--input", help="image or folder that a mode is to read; text or labels")
-    parser.add_argument("--source", help="data type that --mode=translate starts at")
-    parser.add_argument("--target", help="data type that it goes to")
+    parser.add_argument("--input", help="input of a mode: image, folder, text or labels")
+    parser.add_argument("--source", help="data type to translate from")
+    parser.add_argument("--target", help="data type to translate to")
     parser.add_argument(
-        "--extensions", default="", help="files or modules with parts of one's own: A.py,B.py"
+        "--extensions", default="", help="files or modules that register parts: A.py,B.py"
     )
-    parser.add_argument(
-        "--slice", help="machine that --mode=compile compiles for, v5e:4x4 or h100:8"
-    )
+    parser.add_argument("--slice", help="hardware for --mode=compile, such as v5e:4x4 or h100:8")
     _add_process_flags(parser)
     flags = parser.parse_args([a for a in arguments if not a.startswith(prefix)])
     if flags.mode == "train":
@@ -84,7 +82,7 @@ def _run(arguments: list[str], interruption: Interruption) -> int:
     if flags.input is not None and flags.mode not in MODES_WITH_INPUT:
         raise UserError(f"--input goes with --mode={' or '.join(MODES_WITH_INPUT)}")
     if flags.input == "":
-        raise UserError("--input is empty: name what is to be read, or leave it out for test data")
+        raise UserError("--input is empty: give a file, text or labels, or omit it for test data")
     if (flags.slice is not None) != (flags.mode == "compile"):
         raise UserError("--slice=NAME and --mode=compile go together")
     ends = {"source": flags.source, "target": flags.target}
@@ -97,7 +95,7 @@ def _run(arguments: list[str], interruption: Interruption) -> int:
         print(configuration.explain(config))
         return EXIT_DONE
 
-    # JAX starts only for a good command.
+    # JAX is imported only for valid commands.
     from lzn_jax import data, train
     from lzn_jax.modes import compilation, inference, replay, translation
     from lzn_jax.modes.check_data import check
@@ -140,10 +138,10 @@ def _run(arguments: list[str], interruption: Interruption) -> int:
 def _config_and_workdir(
     flags: argparse.Namespace, overrides: Sequence[str]
 ) -> tuple[ConfigDict, Path]:
-    """The config that is named, or else that of the run in the work folder; and that folder."""
+    """Config from --config, or else from the run in the work folder; and the work folder."""
     if "://" in (flags.workdir or ""):
         raise UserError(
-            f"--workdir must be a folder: mount the bucket and name it there, got {flags.workdir}"
+            f"--workdir must be a folder: mount the bucket and use its path, got {flags.workdir}"
         )
     extensions = [name for name in flags.extensions.split(",") if name]
     if flags.config is not None:
@@ -158,7 +156,7 @@ def _config_and_workdir(
 
 
 def _from_images(values: Mapping[str, Any], stated: Collection[str]) -> Mapping[str, Any]:
-    """`data.from_images.resolved`, imported, and JAX with it, only for a folder of images."""
+    """`data.from_images.resolved`, imported with JAX only for a folder of images."""
     if values["data.name"] != "image_folder":
         return values
     from lzn_jax.data import from_images
@@ -168,17 +166,17 @@ def _from_images(values: Mapping[str, Any], stated: Collection[str]) -> Mapping[
 
 def _modes_in_words() -> str:
     lines = [f"  {name:<12} {text}" for name, text in MODES.items()]
-    return "\n".join(["modes, and what they write into the work folder:", *lines])
+    return "\n".join(["modes, and the files that they write into the work folder:", *lines])
 
 
 def _add_process_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
-        "several processes", "found by themselves on TPU pods and under srun and mpirun"
+        "several processes", "detected automatically on TPU pods and under srun and mpirun"
     )
     for name, kind, text in (
-        ("coordinator", str, "HOST:PORT of process 0; default JAX_COORDINATOR_ADDRESS"),
-        ("num_processes", int, "how many there are; default JAX_NUM_PROCESSES"),
-        ("process_id", int, "number of this one, from 0; default JAX_PROCESS_ID"),
+        ("coordinator", str, "HOST:PORT of process 0; default: JAX_COORDINATOR_ADDRESS"),
+        ("num_processes", int, "number of processes; default: JAX_NUM_PROCESSES"),
+        ("process_id", int, "index of this process, from 0; default: JAX_PROCESS_ID"),
     ):
         variable = text.rpartition(" ")[2]
         group.add_argument(f"--{name}", type=kind, default=os.environ.get(variable), help=text)

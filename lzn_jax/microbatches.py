@@ -1,12 +1,12 @@
-"""Networks on micro-batches: a batch of any size on one device, with the gradient of the whole.
+"""Networks on micro-batches, with the gradient of a loss on the whole batch.
 
-A loss over a whole batch (zones are cut by all anchors together) needs every anchor before any
-gradient, but not every activation. `by_example` runs a network over the batch a micro-batch at a
-time and forgets its activations; the backward pass gets the gradient of all outputs at once and
-runs each micro-batch again. This is gradient caching (Gao et al. 2021, arXiv:2101.06983), here by
-nothing but a scan and a checkpoint, so it holds for every network of a loss.
+All anchors of a batch cut the zones together, so the loss needs every anchor before any gradient,
+but not every activation. `by_example` evaluates a network on one micro-batch after another and
+discards the activations; the backward pass receives the gradient with respect to all outputs and
+evaluates each micro-batch again. This is gradient caching (Gao et al. 2021, arXiv:2101.06983),
+implemented for any network with `jax.lax.scan` and `jax.checkpoint`.
 
-Randomness goes by example, not by slice: the split changes nothing but memory and time.
+Random keys belong to examples, so the size of a micro-batch only affects memory and time.
 """
 
 from collections.abc import Callable
@@ -20,12 +20,12 @@ Network = Callable[..., Any]
 
 
 def by_example(network: Network, size: int | None) -> Network:
-    """`network` with a random key for each example, `size` examples at a time.
+    """Evaluates `network` on `size` examples at a time, with a random key for each example.
 
     Args:
       network: `network(variables, keys, *inputs) -> outputs`; keys, inputs and outputs have a
-        leading axis of examples, and an example's outputs depend on its key and inputs alone.
-      size: examples in a micro-batch, a divisor of the batch; None is the whole batch.
+        leading axis of examples, and outputs of an example depend only on its key and inputs.
+      size: examples per micro-batch, a divisor of the batch size, or None for the whole batch.
 
     Returns:
       `call(variables, key, *inputs) -> outputs` for inputs with a leading axis of b examples;
@@ -52,10 +52,10 @@ def by_example(network: Network, size: int | None) -> Network:
 
 
 def in_training(module: Any, size: int | None) -> Network:
-    """A network in training mode, `size` examples at a time: `call(variables, key, *inputs)`.
+    """`call(variables, key, *inputs)` of a module in training mode, `size` examples at a time.
 
-    Without dropout a micro-batch goes through the module as one, which is faster than keeping its
-    examples and their keys apart.
+    Without dropout the module is called on whole micro-batches, which is faster than a call with
+    its own key for each example.
     """
 
     def apply(variables, key, *inputs):
@@ -70,7 +70,7 @@ def in_training(module: Any, size: int | None) -> Network:
 
 
 def with_own_keys(network: Network) -> Network:
-    """A network of one key, such as one with dropout, as one of a key for each example."""
+    """Turns a network that takes one key into one that takes a key for each example."""
 
     def one(variables, key, example):
         first = jax.tree.map(lambda a: a[None], example)
@@ -83,7 +83,7 @@ def with_own_keys(network: Network) -> Network:
 
 
 def _split(a: jax.Array, size: int) -> jax.Array:
-    """Every (b / size)-th example in a micro-batch: each has some of every device's examples."""
+    """Micro-batches of every (b / size)-th example, which spreads each over all devices."""
     return a.reshape(size, -1, *a.shape[1:]).swapaxes(0, 1)
 
 

@@ -1,6 +1,5 @@
-"""One optimiser for all networks: Adam, a rate and an end of training for each, and EMA (§4)."""
+"""Optimiser: Adam with a learning rate and a last step for each network, and EMA (paper §4)."""
 
-import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,13 +11,13 @@ from ml_collections import ConfigDict
 
 
 def learning_rate(step: Int[Array, ""], peak: float, training: ConfigDict) -> Float[Array, ""]:
-    """Linear warm-up, then constant or half a cosine down to 0 at `num_steps`.
+    """Learning rate: linear warm-up, then constant or cosine decay to 0 at `num_steps`.
 
     With W `warmup_steps`, update k < W has the rate peak (1/W + (1 - 1/W) k/W).
     """
     steps = max(training.warmup_steps, 1)
 
-    def rise(step: Int[Array, ""]) -> Float[Array, ""]:  # exact where optax's cancels digits
+    def rise(step: Int[Array, ""]) -> Float[Array, ""]:  # optax.linear_schedule is less exact
         share = jnp.minimum(step, steps) / steps
         return peak * ((1 + (steps - 1) * share) / steps)
 
@@ -29,7 +28,7 @@ def learning_rate(step: Int[Array, ""], peak: float, training: ConfigDict) -> Fl
 
 
 def make_optimizer(training: ConfigDict, networks: list[str]) -> optax.GradientTransformation:
-    """Clip by the global norm over all networks, then Adam with each network's learning rate."""
+    """Clipping by the global norm of all networks, then Adam with the rate of each network."""
 
     def adam(network: str) -> optax.GradientTransformation:
         peak = training.learning_rate[network]
@@ -50,8 +49,8 @@ def make_optimizer(training: ConfigDict, networks: list[str]) -> optax.GradientT
 def still_training(
     step: Int[Array, ""], training: ConfigDict, networks: list[str]
 ) -> dict[str, Bool[Array, ""]]:
-    """Whether each network is still updated at `step`: the decoder may stop early (paper E.1)."""
-    stops = {"decoder": training.get("decoder_steps")}
+    """Whether each network is still trained at `step`; the decoder may stop early (paper E.1)."""
+    stops = {"decoder": training.get("decoder_steps")}  # a field of spaces of several types
     return {
         network: jnp.asarray(True) if stops.get(network) is None else step < stops[network]
         for network in networks
@@ -59,7 +58,7 @@ def still_training(
 
 
 def mask(active: Mapping[str, Any], tree: Mapping[str, Any]) -> dict[str, Any]:
-    """The tree with zeros for the networks that are not active."""
+    """The tree with zeros for inactive networks."""
     return {
         network: jax.tree.map(lambda a, on=active[network]: jnp.where(on, a, 0), branch)
         for network, branch in tree.items()
@@ -73,19 +72,13 @@ def update_ema(
     decay: float,
     active: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Moves each active network's average by 1 - min(decay, (1+k)/(10+k)) at its k-th update."""
-    # 1 - (1+k)/(10+k) is 9/(10+k). Neither it nor 1 - rate may be a difference in float32: the
-    # average would shrink by the digits that are lost.
+    """Averages of active networks after update k, with the decay min(decay, (1+k)/(10+k))."""
+    # 1 - (1+k)/(10+k) is 9/(10+k). Computing it, or 1 - rate, as a difference in float32 would lose
+    # digits and thereby shrink the average.
     rate = jnp.maximum(1 - decay, 9 / (10 + step + 1))
 
-    def moved(old: Array, new: Array, rate: Array) -> Array:
-        return old + rate * (new - old)
+    def averaged(network: str) -> Any:
+        share = jnp.where(active[network], rate, 0.0)
+        return jax.tree.map(lambda a, b: a + share * (b - a), ema[network], params[network])
 
-    return {
-        network: jax.tree.map(
-            functools.partial(moved, rate=jnp.where(active[network], rate, 0.0)),
-            ema[network],
-            params[network],
-        )
-        for network in params
-    }
+    return {network: averaged(network) for network in params}

@@ -1,8 +1,8 @@
-"""The registry of parts: what configs name, and the config fields that each part brings.
+"""Registry of the parts that configs name, each with its config fields.
 
-What the package ships is registered by the files `*/*parts.py`, what others write by extensions:
-Python files or modules that a config or a command names, and entry points in the group
-`lzn_jax.parts`. Nothing here imports JAX, which starts only for a good command.
+The files `*/*parts.py` register the package's own parts. Users register theirs in extensions:
+Python files or modules named by a config or a command, or entry points in the group
+`lzn_jax.parts`. This module does not import JAX, so that invalid commands fail at once.
 """
 
 import dataclasses
@@ -21,23 +21,23 @@ from typing import Any
 from lzn_jax.errors import UserError
 
 KINDS = ("type", "data", "encoder", "decoder", "solver", "alignment", "measurement", "study")
-REQUIRED = object()  # the default of a field that every config states
+REQUIRED = object()  # default of a field that every config must set
 _PACKAGE = Path(__file__).parent
-_EXTENSION = "lzn_jax_extension_"  # of names of their modules
+_EXTENSION = "lzn_jax_extension_"  # prefix of the module names of extension files
 
 
 @dataclasses.dataclass(frozen=True)
 class Field:
     """One config field.
 
-    The ranges of a tuple field hold for each of its items, which are of the type `item`. A value
-    may also be one of the `words`, or None where that is the default or `optional` says so. A
-    config that lacks a field with a default takes it, as runs do that are older than the field.
+    The limits of a tuple field apply to each of its items, which have the type `item`. A value may
+    also be one of the `words`, or None if None is the default or `optional` is set. A config
+    without the field takes its default, as do runs older than the field.
 
     Attributes:
-      from_data: whether it says what the data are, so that another data set brings its own. None is
-        what they turn out to be, until the config is complete.
-      part: the kind of parts that are the choices.
+      from_data: whether the field describes the data, so that another data set has its own value.
+        None is then replaced by the value found in the data when the config is completed.
+      part: kind of the parts that are the choices.
     """
 
     kind: type
@@ -59,11 +59,11 @@ class Field:
 
     @property
     def takes_none(self) -> bool:
-        """Whether None is one of its values."""
+        """Whether the field accepts None."""
         return self.optional or self.default is None
 
 
-# Frequent fields: (help, default, further attributes).
+# Common fields, called as (help, default, **attributes).
 flag = functools.partial(Field, bool)
 word = functools.partial(Field, str)
 count = functools.partial(Field, int, minimum=1)
@@ -77,12 +77,12 @@ share_below_1 = functools.partial(Field, float, minimum=0, below=1)
 
 
 def choice(help: str, *choices: str) -> Field:
-    """A field of a few words; the first is the default."""
+    """A field with the given choices; the first is the default."""
     return Field(str, help, choices[0], choices=choices)
 
 
 def group(prefix: str, fields: Mapping[str, Field]) -> dict[str, Field]:
-    """The fields of a config group, by dotted name."""
+    """Fields of a config group by dotted name."""
     return {f"{prefix}.{name}": field for name, field in fields.items()}
 
 
@@ -95,11 +95,11 @@ class Part:
     """A registered part.
 
     Attributes:
-      value: the part, or "module:name" of what is imported when a run needs it.
-      fields: the config fields that it brings, by dotted name, or a function from a config's values
-        to them.
-      check: raises UserError where a config's values do not go together.
-      file: where it was added.
+      value: the part, or "module:name", which is imported when a run needs it.
+      fields: config fields of the part by dotted name, or a function from a config's values to
+        them.
+      check: raises UserError if the values of a config are incompatible.
+      file: file that registered the part.
     """
 
     value: Any
@@ -110,14 +110,14 @@ class Part:
 
 @dataclasses.dataclass(frozen=True)
 class Extension:
-    """What ran: a file's path or a module's name, and its sha256."""
+    """An extension that has run: the path of its file or the name of its module, and its sha256."""
 
     path: str
     digest: str
 
 
 _PARTS: dict[tuple[str, str], Part] = {}
-_EXTENSIONS: dict[str, Extension] = {}  # by name, those that have run
+_EXTENSIONS: dict[str, Extension] = {}  # that have run, by name
 
 
 def add(
@@ -128,48 +128,48 @@ def add(
     *,
     check: Check | None = None,
 ) -> None:
-    """Registers a part under a name, with the config fields that it brings.
+    """Registers a part under a name, with its config fields.
 
-    `fields` maps dotted config names to `Field`, or is a function that returns them given the
-    `types` and `alignments` of a config. `check` is called with all values of a config by dotted
-    name. A study maps fields to their defaults. Raises UserError for a name that another file has
-    taken.
+    `fields` maps dotted config names to `Field`, or is a function that returns such a mapping for
+    the `types` and `alignments` of a config. `check` is called with all values of a config by
+    dotted name. The part of a study maps fields to their defaults. Raises UserError if another file
+    has registered the name.
     """
     if kind not in KINDS:
-        raise UserError(f"a part is one of {', '.join(KINDS)}, got {kind!r}")
+        raise UserError(f"the kind of a part must be one of {', '.join(KINDS)}, got {kind!r}")
     if not callable(fields):
         fields = _checked_fields(kind, name, fields or {})
     frame: Any = sys._getframe(1)
-    while frame.f_globals.get("__name__", "").startswith("jaxtyping."):  # which checks the types
+    while frame.f_globals.get("__name__", "").startswith("jaxtyping."):  # its type checker
         frame = frame.f_back
     file = frame.f_code.co_filename
     taken = _PARTS.get((kind, name))
     if taken and taken.file != file:
-        raise UserError(f"{kind} {name!r} is there already, added by {taken.file}: rename yours")
+        raise UserError(f"{kind} {name!r} is already registered by {taken.file}: rename yours")
     _PARTS[kind, name] = Part(part, fields, check, file)
 
 
 def find(kind: str, name: str) -> Part:
-    """The part of a name; raises UserError, which names the others, where there is none."""
+    """The part registered under a name; raises UserError for an unknown name."""
     _load_installed()
     if (kind, name) not in _PARTS:
-        raise UserError(f"there is no {kind} {name!r}; there are {', '.join(names(kind))}")
+        raise UserError(f"there is no {kind} {name!r}; available: {', '.join(names(kind))}")
     return _PARTS[kind, name]
 
 
 def get(kind: str, name: str) -> Any:
-    """What is registered under a name, imported where it is named by "module:name"."""
+    """The value of a registered part, imported if it is given as "module:name"."""
     return _imported(find(kind, name).value)
 
 
 def names(kind: str) -> tuple[str, ...]:
-    """Names of all parts of a kind."""
+    """Names of all parts of a kind, in the order of registration."""
     _load_installed()
     return tuple(name for each, name in _PARTS if each == kind)
 
 
 def fields(kind: str, name: str, values: Mapping[str, Any]) -> Mapping[str, Field]:
-    """The fields that a part brings to a config; none where there is no such part."""
+    """Config fields of a part; empty for an unknown part."""
     _load_installed()
     part = _PARTS.get((kind, name))
     if part is None:
@@ -192,37 +192,37 @@ def _imported(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     module, _, attribute = value.partition(":")
-    found = importlib.import_module(module)
-    return getattr(found, attribute) if attribute else found
+    imported = importlib.import_module(module)
+    return getattr(imported, attribute) if attribute else imported
 
 
 @functools.cache
 def _load_installed() -> None:
     """Registers the package's own parts, then those of installed packages."""
     for path in sorted(_PACKAGE.glob("*/*parts.py")):
-        # By path: an import would start the room's __init__, and JAX with it.
+        # Not imported by name: the __init__ of the folder would import JAX.
         _run_file(path, f"lzn_jax.{path.parent.name}.{path.stem}")
     for entry in importlib.metadata.entry_points(group="lzn_jax.parts"):
         try:
             entry.load()
         except Exception as error:
-            raise _failed(f"the entry point {entry.name} = {entry.value}", error) from error
+            raise failure(f"the entry point {entry.name} = {entry.value}", error) from error
 
 
 def extend(extensions: Sequence[str], folder: Path = Path()) -> dict[str, str]:
-    """Runs extensions, each once; returns the sha256 of each by name.
+    """Runs each extension once; returns the sha256 of each by name.
 
-    One is a Python file, relative to `folder`, or the name of an importable module. Raises
-    UserError for one that is not there or fails.
+    An extension is a Python file, relative to `folder`, or the name of an importable module. Raises
+    UserError if it does not exist or fails.
     """
-    _load_installed()  # so that a name that ships is taken
-    found: dict[str, str] = {}
+    _load_installed()  # so that extensions cannot take the names of the package's own parts
+    digests: dict[str, str] = {}
     for extension in extensions:
         is_file, path = extension.endswith(".py"), Path(extension)
         try:
             path = _extension_path(extension, folder)
             name, digest = path.name if is_file else extension, checksum(path)
-            if found.setdefault(name, digest) != digest:
+            if digests.setdefault(name, digest) != digest:
                 raise UserError(f"two extensions are called {name}: rename {path}")
             if digest not in (each.digest for each in _EXTENSIONS.values()):
                 if is_file:
@@ -232,9 +232,9 @@ def extend(extensions: Sequence[str], folder: Path = Path()) -> dict[str, str]:
         except UserError:
             raise
         except Exception as error:
-            raise _failed(f"the extension {extension}", error, str(path)) from error
+            raise failure(f"the extension {extension}", error, str(path)) from error
         _EXTENSIONS[name] = Extension(str(path.absolute()) if is_file else name, digest)
-    return found
+    return digests
 
 
 def _extension_path(name: str, folder: Path) -> Path:
@@ -244,7 +244,7 @@ def _extension_path(name: str, folder: Path) -> Path:
             raise UserError(f"there is no extension {path}")
         return path
     try:
-        spec = importlib.util.find_spec(name)  # runs the packages that it is in
+        spec = importlib.util.find_spec(name)  # imports the parent packages
     except (ImportError, ValueError):
         spec = None
     if spec is None or spec.origin is None or not Path(spec.origin).is_file():
@@ -253,9 +253,10 @@ def _extension_path(name: str, folder: Path) -> Path:
 
 
 def found_extension(name: str, digest: str) -> str | None:
-    """The sha256 of the extension of a run, given its name and sha256; None: it is not there.
+    """The sha256 of the loaded extension with a run's name and sha256, or with its name alone.
 
-    It is there if it has run, or if a file of that name has registered a part.
+    An extension is loaded if it has run, or if a file of that name has registered a part. Returns
+    None if it is not.
     """
     if digest in (each.digest for each in _EXTENSIONS.values()):
         return digest
@@ -265,24 +266,24 @@ def found_extension(name: str, digest: str) -> str | None:
     if not name.endswith(".py") and (module := getattr(sys.modules.get(name), "__file__", None)):
         files.add(module)
         name = Path(module).name
-    same = {file for file in files if Path(file).name == name and Path(file).is_file()}
-    found = {checksum(Path(file)) for file in same}
-    return digest if digest in found else next(iter(found), None)
+    paths = [Path(file) for file in files if Path(file).name == name and Path(file).is_file()]
+    digests = {checksum(path) for path in paths}
+    return digest if digest in digests else next(iter(digests), None)
 
 
 def extension_flags(names: Sequence[str]) -> list[str]:
-    """The flag that names extensions of a run again; none where there are none."""
+    """The command-line flag that names these extensions, if any of them has run."""
     paths = [_EXTENSIONS[name].path for name in names if name in _EXTENSIONS]
     return [f"--extensions={','.join(paths)}"] if paths else []
 
 
 def extension_modules() -> list[ModuleType]:
-    """The modules of extension files, which other processes cannot import."""
+    """Modules of extension files; other processes cannot import them by name."""
     return [module for name, module in sys.modules.items() if name.startswith(_EXTENSION)]
 
 
 def checksum(path: Path) -> str:
-    """The sha256 of a file, or of all Python files of the package that it starts."""
+    """The sha256 of a file, or of all Python files of a package given its `__init__.py`."""
     files = sorted(path.parent.rglob("*.py")) if path.name == "__init__.py" else [path]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
@@ -292,19 +293,20 @@ def _run_file(path: Path, name: str) -> None:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses and pickle look there
-    writes, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # nothing beside the file
+    sys.modules[name] = module  # dataclasses and pickle look it up
+    # No __pycache__ next to the file.
+    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     try:
         spec.loader.exec_module(module)
     except BaseException:
         del sys.modules[name]
         raise
     finally:
-        sys.dont_write_bytecode = writes
+        sys.dont_write_bytecode = before
 
 
-def _failed(what: str, error: Exception, file: str | None = None) -> UserError:
-    """One line: what has failed, at which line of its own file, or else of the one that raised."""
+def failure(what: str, error: Exception, file: str | None = None) -> UserError:
+    """A one-line error with the last line of `file` in the traceback, or the line that raised."""
     places = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
     if isinstance(error, SyntaxError):
         places.append((str(error.filename), error.lineno))
@@ -314,6 +316,6 @@ def _failed(what: str, error: Exception, file: str | None = None) -> UserError:
 
 
 def require(holds: bool, message: str) -> None:
-    """Raises UserError with the message unless something holds."""
+    """Raises UserError with the message if the condition is false."""
     if not holds:
         raise UserError(message)

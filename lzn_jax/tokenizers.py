@@ -1,7 +1,7 @@
-"""Texts as tokens: integers, 0 the end of a text and what fills it up behind its end.
+"""Tokenizers: texts as integers, where 0 marks the end of a text and pads it.
 
-The other numbers, less one, are those of a vocabulary: characters of an alphabet, bytes, or what a
-file of Hugging Face's `tokenizers` says.
+Any other token is 1 + its number in a vocabulary: characters of an alphabet, bytes, or a tokenizer
+file of Hugging Face's `tokenizers`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,24 +15,24 @@ from ml_collections import ConfigDict
 from lzn_jax.configuration import UserError
 from lzn_jax.models.transformer import END
 
-_TEXTS_AT_A_TIME = 4096  # a file's encodings take much memory
+_TEXTS_AT_A_TIME = 4096  # Hugging Face's encodings take much memory
 
 
 @runtime_checkable
 class Vocabulary(Protocol):
-    """Texts as lists of numbers from 0 to `size` - 1."""
+    """Conversion between texts and lists of numbers from 0 to `size` - 1."""
 
     size: int
 
     def unknown(self, text: str) -> set[str]:
-        """Characters that it cannot say: here halves of characters, which broken texts have."""
+        """Characters outside the vocabulary: here surrogates, which occur in broken texts."""
         return {character for character in text if "\ud800" <= character <= "\udfff"}
 
     def split(self, texts: Sequence[str]) -> Iterator[Sequence[int]]:
-        """Numbers of each text, none of which has unknown characters."""
+        """Numbers of each text; no text may have unknown characters."""
 
     def join(self, rows: list[list[int]]) -> list[str]:
-        """Texts of numbers."""
+        """Texts of lists of numbers."""
 
 
 class Characters(Vocabulary):
@@ -43,7 +43,7 @@ class Characters(Vocabulary):
         self._numbers = {character: i for i, character in enumerate(alphabet)}
 
     def unknown(self, text: str) -> set[str]:
-        """Those that are not in the alphabet."""
+        """Characters outside the alphabet."""
         return set(text) - self._numbers.keys()
 
     def split(self, texts: Sequence[str]) -> Iterator[Sequence[int]]:
@@ -62,14 +62,14 @@ class Bytes(Vocabulary):
         return (list(text.encode()) for text in texts)
 
     def join(self, rows: list[list[int]]) -> list[str]:
-        """Texts of bytes; what is no UTF-8 becomes U+FFFD."""
+        """Texts of bytes; invalid UTF-8 becomes U+FFFD."""
         return [bytes(row).decode(errors="replace") for row in rows]
 
 
 class File(Vocabulary):
-    """What a file of Hugging Face's `tokenizers` says, which adds no special tokens here.
+    """A tokenizer.json file of Hugging Face's `tokenizers`, without added special tokens.
 
-    How unknown characters are said is the file's own choice.
+    The file defines the encoding of unknown characters.
     """
 
     def __init__(self, path: str) -> None:
@@ -80,7 +80,7 @@ class File(Vocabulary):
             raise UserError(message) from error
         try:
             self._tokens = tokenizers.Tokenizer.from_str(Path(path).read_text(encoding="utf-8"))
-            self._tokens.encode("\uffff")  # fails where the unknown has no number
+            self._tokens.encode("\uffff")  # fails if the token for unknown characters has no number
             self.size = 1 + max(self._tokens.get_vocab().values(), default=-1)
         except Exception as error:  # the package raises no narrower one
             reason = " ".join(str(error).split())
@@ -95,24 +95,24 @@ class File(Vocabulary):
 
     def split(self, texts: Sequence[str]) -> Iterator[Sequence[int]]:
         for start in range(0, len(texts), _TEXTS_AT_A_TIME):
-            some = texts[start : start + _TEXTS_AT_A_TIME]
-            for encoding in self._tokens.encode_batch_fast(some, add_special_tokens=False):
+            batch = texts[start : start + _TEXTS_AT_A_TIME]
+            for encoding in self._tokens.encode_batch_fast(batch, add_special_tokens=False):
                 yield encoding.ids
 
     def join(self, rows: list[list[int]]) -> list[str]:
-        """Texts of the file's numbers, special ones, such as that of the unknown, included."""
+        """Texts of lists of numbers, including special tokens such as that for unknown ones."""
         return self._tokens.decode_batch(rows, skip_special_tokens=False)
 
 
 class Tokenizer:
-    """Texts of a vocabulary as rows of `max_length` tokens, of which there are `size` ones."""
+    """Conversion between texts and rows of `max_length` tokens from 0 to `size` - 1."""
 
     def __init__(self, vocabulary: Vocabulary, max_length: int) -> None:
         self._vocabulary, self._max_length = vocabulary, max_length
         self.size = 1 + vocabulary.size
 
     def encode(self, texts: Sequence[str] | np.ndarray) -> Int[np.ndarray, "n l"]:
-        """Tokens of texts; raises UserError for one that has none."""
+        """Tokens of texts; raises UserError for a text that cannot be encoded."""
         tokens, faults = self.encode_known(texts)
         for index, fault in faults.items():
             raise UserError(f"the text {str(texts[index])!r} {fault}")
@@ -121,12 +121,11 @@ class Tokenizer:
     def encode_known(
         self, texts: Sequence[str] | np.ndarray
     ) -> tuple[Int[np.ndarray, "n l"], dict[int, str]]:
-        """Tokens of texts, and by index why a text has none; its row is of 0."""
+        """Tokens of texts, 0 for texts that cannot be encoded, and the latter's faults by index."""
         texts, faults = [str(text) for text in texts], {}
         tokens = self.empty(len(texts))
         for index, numbers in enumerate(self._split(texts)):
-            text = texts[index]
-            if fault := self._fault(text, self._vocabulary.unknown(text), len(numbers)):
+            if fault := self._fault(texts[index], len(numbers)):
                 faults[index] = fault
             else:
                 tokens[index, : len(numbers)] = 1 + np.array(numbers)
@@ -137,38 +136,38 @@ class Tokenizer:
         return np.full((count, self._max_length), END, np.int32)
 
     def readable(self, texts: Sequence[str] | np.ndarray) -> Int[np.ndarray, " k"]:
-        """Places of the texts that have tokens."""
+        """Indices of the texts that can be encoded."""
         return np.setdiff1d(np.arange(len(texts)), list(self.encode_known(texts)[1]))
 
     def canonical(self, texts: Sequence[str] | np.ndarray) -> list[str]:
-        """Texts as `decode` returns them: a file may lose case or spaces.
+        """Texts after encoding and decoding: a tokenizer file may change case or spaces.
 
-        A text without tokens stays as it is.
+        A text that cannot be encoded is unchanged.
         """
         tokens, faults = self.encode_known(texts)
         decoded = self.decode(tokens)
         return [str(texts[i]) if i in faults else decoded[i] for i in range(len(texts))]
 
     def lengths(self, texts: Sequence[str]) -> list[int]:
-        """How many tokens texts have, however many there is room for; 0 where none can be had."""
+        """Numbers of tokens of texts, not limited to `max_length`; 0 with unknown characters."""
         return [len(numbers) for numbers in self._split(texts)]
 
     def decode(self, tokens: Int[np.ndarray, "n l"]) -> list[str]:
-        """Texts of tokens, up to their ends."""
+        """Texts of tokens, up to the first end token."""
         is_text = np.cumsum(np.asarray(tokens) == END, axis=1) == 0
-        rows = [(row[shown] - 1).tolist() for row, shown in zip(tokens, is_text, strict=True)]
+        rows = [(row[mask] - 1).tolist() for row, mask in zip(tokens, is_text, strict=True)]
         return self._vocabulary.join(rows)
 
     def _split(self, texts: Sequence[str]) -> Iterator[Sequence[int]]:
-        """Numbers of texts, none of one with unknown characters."""
+        """Numbers of texts, empty for a text with unknown characters."""
         unknown = self._vocabulary.unknown
         return self._vocabulary.split(["" if unknown(text) else text for text in texts])
 
-    def _fault(self, text: str, unknown: set[str], count: int) -> str | None:
+    def _fault(self, text: str, count: int) -> str | None:
         if not text:
             return "is empty"
-        if unknown:
-            return f"has characters that the run does not know: {', '.join(sorted(unknown))}"
+        if unknown := self._vocabulary.unknown(text):
+            return f"has characters outside the run's vocabulary: {', '.join(sorted(unknown))}"
         if count == 0:
             return "has no tokens in the run's vocabulary"
         if count >= self._max_length:
@@ -177,7 +176,7 @@ class Tokenizer:
 
 
 def tokenizer(config: ConfigDict) -> Tokenizer:
-    """The tokenizer of a config; raises UserError for a file that is none."""
+    """The tokenizer of a config; raises UserError for a file that is not a tokenizer."""
     path, alphabet = config.data.tokenizer_path, config.text.alphabet
     vocabulary: Vocabulary = Bytes() if alphabet is None else Characters(alphabet)
     if path is not None:

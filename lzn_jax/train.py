@@ -1,4 +1,7 @@
-"""The one training loop: it never asks which latent space it trains."""
+"""Training: one loop for every latent space.
+
+`train_and_evaluate` is the recipe; the functions below it are its steps, in their order.
+"""
 
 import contextlib
 import dataclasses
@@ -49,13 +52,13 @@ REPLAY_FOLDER = "replay"
 _log = logging.getLogger(__name__)
 
 
-# State and batch -> state after an update, its metrics.
+# (state, batch) -> (state after the update, metrics).
 _Update = Callable[[TrainState, Mapping[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]
 
 
 @dataclasses.dataclass(frozen=True)
 class _Run:
-    """What a run has before its first state."""
+    """Everything that a run needs besides its state."""
 
     config: ConfigDict
     workdir: Path
@@ -73,9 +76,9 @@ class _Run:
 def train_and_evaluate(
     config: ConfigDict, workdir: Path, interruption: Interruption | None = None
 ) -> int:
-    """Trains from the newest checkpoint, or from scratch, to the end; returns the exit code.
+    """Trains to the end, from the newest checkpoint or from scratch; returns the exit code.
 
-    `interruption` is that of the command; None: nothing asks to stop.
+    `interruption` has the signals of the command; by default none are received.
     """
     run = _prepare(config, workdir, interruption or Interruption())
     with run.batches, Checkpoints(workdir, config.checkpoint.keep) as checkpoints:
@@ -95,14 +98,14 @@ def train_and_evaluate(
     elif code == EXIT_RUN_AGAIN:
         flags = parts.extension_flags(config.extensions)
         command = shlex.join(["python", "-m", "lzn_jax.main", f"--workdir={workdir}", *flags])
-        _log.info("saved at step %d; to go on: %s", int(state.step), command)
+        _log.info("saved at step %d; to continue: %s", int(state.step), command)
     else:
         _log.info("done: results are in %s", workdir)
     return code
 
 
 def _prepare(config: ConfigDict, workdir: Path, interruption: Interruption) -> _Run:
-    """Builds and loads what can fail, then claims the folder for this config."""
+    """Builds the run; only if nothing fails does it write the config into the work folder."""
     training = config.training
     goodput = Goodput()
     with goodput("init"):
@@ -115,24 +118,14 @@ def _prepare(config: ConfigDict, workdir: Path, interruption: Interruption) -> _
         workdirs.record(config, workdir)
         optimizer = optimization.make_optimizer(training, list(space.modules))
     return _Run(
-        config,
-        workdir,
-        goodput,
-        interruption,
-        mesh,
-        space,
-        train,
-        test,
-        batches,
-        optimizer,
-        sink,
+        config, workdir, goodput, interruption, mesh, space, train, test, batches, optimizer, sink
     )
 
 
 def training_batches(
     config: ConfigDict, space: LatentSpace, train: Examples
 ) -> data.TrainingBatches:
-    """This process's rows of a run's batches, from the first one on."""
+    """This process's rows of the batches of a run, starting with the first batch."""
     size = config.training.batch_size
     return data.TrainingBatches(
         train,
@@ -146,7 +139,7 @@ def training_batches(
 
 
 def _first_state(run: _Run, checkpoints: Checkpoints) -> TrainState:
-    """The newest checkpoint's state, or a fresh one; batches go on from there."""
+    """State of the newest checkpoint, or the initial state; moves the batches to its step."""
     init = functools.partial(init_state, run.space, run.optimizer, run.config.seed)
     with run.goodput("restore"):
         shapes = sharding.placed(
@@ -155,24 +148,87 @@ def _first_state(run: _Run, checkpoints: Checkpoints) -> TrainState:
         state = restore_state(checkpoints, shapes)
     if state is None:
         with run.goodput("init"), _logged_compilation("the first parameters"):
-            state = _compile_init(init, shapes)()
+            # It runs once, so only the compile time matters: a quarter without optimisations.
+            options = {"xla_backend_optimization_level": 0}
+            placement = _placement(shapes)
+            state = jax.jit(init, out_shardings=placement, compiler_options=options)()
     else:
         run.goodput.resume(run.workdir)
     run.batches.seek(int(state.step))
     return state
 
 
+def _compile_update(run: _Run, state: TrainState) -> _Update:
+    """The update, compiled for the shapes of the run; other shapes raise instead of recompiling."""
+    update = jit_update(run.space, run.optimizer, run.config, run.mesh, state)
+    with jax.set_mesh(run.mesh):
+        traced = update.trace(state, run.batches.shapes())
+        cost = costs.count_operations(traced.jaxpr)
+        _log.info(
+            "a step takes %.3g operations in products and convolutions, %.2g %% of them in zoning",
+            cost.total,
+            100 * cost.inside / cost.total,
+        )
+        return traced.lower().compile()
+
+
+def jit_update(
+    space: LatentSpace,
+    optimizer: optax.GradientTransformation,
+    config: ConfigDict,
+    mesh: Mesh,
+    state: TrainState,
+) -> Any:
+    """`update_state` as a jitted (state, batch) -> (state, metrics), which donates the state.
+
+    States have the placement of `state`, which may consist of shapes.
+    """
+    update = functools.partial(
+        update_state, space=space, optimizer=optimizer, training=config.training, seed=config.seed
+    )
+    placement = _placement(state)
+    return jax.jit(
+        update,
+        in_shardings=(placement, sharding.split(mesh)),
+        out_shardings=(placement, sharding.replicated(mesh)),
+        donate_argnums=0,
+    )
+
+
+def _placement(state: TrainState) -> TrainState:
+    return jax.tree.map(lambda a: a.sharding, state)
+
+
+def _announce(state: TrainState, mesh: Mesh, workdir: Path) -> None:
+    count = parameter_overview.count_parameters
+    sizes = ", ".join(f"{name} {count(tree):,}" for name, tree in state.params.items())
+    size = sharding.bytes_on_a_device(state) / 1e6
+    _log.info("parameters: %s; the training state takes %.3g MB per device", sizes, size)
+    idle = jax.device_count() - mesh.size
+    _log.info("%d device(s)%s", mesh.size, f", {idle} more idle" if idle else "")
+    _log.info("writing results to %s, from step %d on", workdir, int(state.step))
+
+
+@contextlib.contextmanager
+def _logged_compilation(what: str) -> Iterator[None]:
+    """Logs the start of a compilation, and the seconds that it takes."""
+    _log.info("compiling %s: a minute or so at first, seconds once it is cached", what)
+    started = time.perf_counter()
+    yield
+    _log.info("compiled in %.0f s", time.perf_counter() - started)
+
+
 def _loop(
     run: _Run, checkpoints: Checkpoints, state: TrainState, update: _Update
 ) -> tuple[TrainState, int]:
-    """Updates, saves and evaluates to the end or until it has to stop; state and exit code.
+    """Updates, saves and evaluates until the end or an interruption; returns state and exit code.
 
-    A checkpoint is written before the evaluation of its step: a process killed in between makes the
-    evaluation good when it resumes, and loses no step.
+    The checkpoint of a step is written before its evaluation: a process killed in between repeats
+    the evaluation when it resumes, and loses no step.
     """
     config, goodput = run.config, run.goodput
-    step = saved = int(state.step)  # restored from there, or nothing to save yet
-    is_leaving = False
+    step = saved = int(state.step)  # a restored step is saved already
+    must_stop = False
     with (
         reporting.MetricLog(run.workdir, step, run.sink) as log,
         progress(config.training.num_steps, "training", initial=step) as bar,
@@ -182,7 +238,7 @@ def _loop(
         while True:
             is_over = step >= config.training.num_steps
             is_due = is_over or (step > 0 and step % config.evaluation.every_steps == 0)
-            if step > saved and (is_due or is_leaving or step % config.checkpoint.every_steps == 0):
+            if step > saved and (is_due or must_stop or step % config.checkpoint.every_steps == 0):
                 metrics.flush()
                 with goodput("save"):
                     save_state(checkpoints, state, run.space, run.train)
@@ -190,7 +246,7 @@ def _loop(
                 saved = step
             if metrics.all_skipped(MAX_SKIPPED_IN_A_ROW):
                 return state, EXIT_NON_FINITE
-            if is_leaving:
+            if must_stop:
                 return state, EXIT_RUN_AGAIN
             if is_due:
                 metrics.flush()
@@ -208,7 +264,7 @@ def _loop(
                 state, new_metrics = update(state, batch)
                 step += 1
                 metrics.put(step, new_metrics)
-            is_leaving = processes.is_to_leave(run.interruption, step)
+            must_stop = processes.is_to_leave(run.interruption, step)
 
 
 def update_state(
@@ -220,9 +276,10 @@ def update_state(
     training: ConfigDict,
     seed: int,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One update on a global batch: gradient, clip, Adam, EMA; nothing if it is not finite.
+    """One update on a global batch: gradient, clipping, Adam, EMA; skipped if it is not finite.
 
-    Draws that the batch holds take the place of the seed's, see `LatentSpace.loss`.
+    Columns of the batch may replace random draws, see `LatentSpace.loss`. Returns the state and the
+    metrics.
     """
     active = optimization.still_training(state.step, training, list(state.params))
     loss, metrics, constants, gradient = loss_and_gradient(state, batch, space=space, seed=seed)
@@ -232,8 +289,8 @@ def update_state(
     params = optax.apply_updates(state.params, optimization.mask(active, updates))
     ema = optimization.update_ema(state.ema, params, state.step, training.ema_decay, active)
 
-    # The norm is finite only where every gradient is; a finite loss alone does not promise that.
-    # Not optax.apply_if_finite: it sees neither loss nor EMA, and gives in after a while.
+    # A finite norm implies finite gradients, which a finite loss does not. optax.apply_if_finite
+    # considers neither loss nor EMA, and applies non-finite updates after a number of them.
     is_finite = jnp.isfinite(loss) & jnp.isfinite(norm)
     params, constants, ema, optimizer_state = jax.tree.map(
         lambda new, old: jnp.where(is_finite, new, old),
@@ -261,9 +318,9 @@ def update_state(
 def loss_and_gradient(
     state: TrainState, batch: Mapping[str, jax.Array], *, space: LatentSpace, seed: int
 ) -> tuple[jax.Array, dict[str, jax.Array], dict[str, Any], dict[str, Any]]:
-    """Of the update that a state is before: loss, metrics, what else it changes, gradient.
+    """Loss, metrics, new constants and gradient of the next update of a state.
 
-    The last two by network; what else it changes are variables that are not trained.
+    Constants, which are variables without a gradient, and gradient are by network.
     """
     key = jax.random.fold_in(named(jax.random.key(seed), "training"), state.step)
 
@@ -275,84 +332,12 @@ def loss_and_gradient(
     return loss, metrics, constants, gradient
 
 
-def _save_for_replay(state: TrainState, workdir: Path) -> None:
-    """Saves the state before the first of the last skipped updates."""
-    skipped = int(state.skipped_in_a_row)
-    first = int(state.step) - skipped
-    # Skipped updates have changed nothing but these.
-    counters = {"step": first, "skipped": int(state.skipped) - skipped, "skipped_in_a_row": 0}
-    state = state.replace(**counters_of(counters, state.step.sharding))
-    folder = workdir / REPLAY_FOLDER
-    if processes.is_writer():
-        shutil.rmtree(folder, ignore_errors=True)
-    processes.everywhere(True)  # the one that removes has done so
-    with Checkpoints(folder, keep=1) as checkpoints:
-        save_with_context(checkpoints, state, {})
-    _log.error(
-        "update %d was the first of %d in a row that were not finite: --mode=replay repeats it",
-        first + 1,
-        skipped,
-    )
-
-
-@contextlib.contextmanager
-def _logged_compilation(what: str) -> Iterator[None]:
-    """Logs what is compiled inside, and the seconds it takes."""
-    _log.info("compiling %s: a minute or so at first, seconds once it is cached", what)
-    started = time.perf_counter()
-    yield
-    _log.info("compiled in %.0f s", time.perf_counter() - started)
-
-
-def _compile_init(init: Callable[[], TrainState], shapes: TrainState) -> Callable[[], TrainState]:
-    # Runs once, so the compiler's time is all that counts: a quarter without optimisations.
-    fast_compile = {"xla_backend_optimization_level": 0}
-    return jax.jit(init, out_shardings=_placement(shapes), compiler_options=fast_compile)
-
-
-def _placement(state: TrainState) -> TrainState:
-    return jax.tree.map(lambda a: a.sharding, state)
-
-
-def jit_update(
-    space: LatentSpace,
-    optimizer: optax.GradientTransformation,
-    config: ConfigDict,
-    mesh: Mesh,
-    state: TrainState,
-) -> Any:
-    """`update_state` as a jitted function (state, batch) -> (state, metrics); it eats the state.
-
-    States are placed as `state` is, which may be shapes.
-    """
-    update = functools.partial(
-        update_state, space=space, optimizer=optimizer, training=config.training, seed=config.seed
-    )
-    placement = _placement(state)
-    return jax.jit(
-        update,
-        in_shardings=(placement, sharding.split(mesh)),
-        out_shardings=(placement, sharding.replicated(mesh)),
-        donate_argnums=0,
-    )
-
-
-def _compile_update(run: _Run, state: TrainState) -> _Update:
-    """The compiled update; it refuses other shapes, so nothing is compiled twice."""
-    update = jit_update(run.space, run.optimizer, run.config, run.mesh, state)
-    with jax.set_mesh(run.mesh):
-        traced = update.trace(state, run.batches.shapes())
-        _announce_cost(costs.count_operations(traced.jaxpr))
-        compiled: _Update = traced.lower().compile()
-    return compiled
-
-
 def _evaluate_once(
     run: _Run, state: TrainState, step: int, log: reporting.MetricLog, metrics: LateMetrics
 ) -> None:
-    """Evaluates, unless the run that this one continues has done so at this step.
+    """Evaluates, unless the log has an evaluation of this step from before the run was resumed.
 
-    A signal to stop raises `Interrupted`; the run that resumes evaluates again.
+    Raises `Interrupted` at a signal to stop; the resumed run then evaluates again.
     """
     if log.has(step, "evaluation_seconds"):
         return
@@ -372,21 +357,21 @@ def _evaluate_once(
         _log.info("%s", line)
 
 
-def _announce(state: TrainState, mesh: Mesh, workdir: Path) -> None:
-    counts = {
-        name: parameter_overview.count_parameters(tree) for name, tree in state.params.items()
-    }
-    named = ", ".join(f"{name} {count:,}" for name, count in counts.items())
-    size = sharding.bytes_on_a_device(state) / 1e6
-    _log.info("parameters: %s; all of training's state takes %.3g MB a device", named, size)
-    idle = jax.device_count() - mesh.size
-    _log.info("%d device(s)%s", mesh.size, f", {idle} more are idle" if idle else "")
-    _log.info("results go to %s, from step %d on", workdir, int(state.step))
-
-
-def _announce_cost(cost: costs.Cost) -> None:
-    _log.info(
-        "a step takes %.3g operations in matrix products and convolutions, %.2g %% in the zoning",
-        cost.total,
-        100 * cost.inside / cost.total,
+def _save_for_replay(state: TrainState, workdir: Path) -> None:
+    """Saves the state before the first of the latest skipped updates."""
+    skipped = int(state.skipped_in_a_row)
+    first = int(state.step) - skipped
+    # Skipped updates change only these counters.
+    counters = {"step": first, "skipped": int(state.skipped) - skipped, "skipped_in_a_row": 0}
+    state = state.replace(**counters_of(counters, state.step.sharding))
+    folder = workdir / REPLAY_FOLDER
+    if processes.is_writer():
+        shutil.rmtree(folder, ignore_errors=True)
+    processes.everywhere(True)  # waits until the folder is removed
+    with Checkpoints(folder, keep=1) as checkpoints:
+        save_with_context(checkpoints, state, {})
+    _log.error(
+        "update %d was the first of %d non-finite updates in a row: --mode=replay repeats it",
+        first + 1,
+        skipped,
     )

@@ -1,4 +1,4 @@
-"""The state of training: what an update reads and writes, and how checkpoints keep it."""
+"""Training state, and its checkpoints."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,21 +16,23 @@ from lzn_jax.randomness import named
 from lzn_jax.run import sharding
 from lzn_jax.run.checkpoints import Checkpoints
 
+_COUNTERS = ("step", "skipped", "skipped_in_a_row")  # of a state
+
 
 class TrainState(flax.struct.PyTreeNode):
-    """What an update reads and writes.
+    """Everything that an update changes.
 
     Attributes:
-      step: () int32, iterations so far, skipped ones included.
+      step: () int32, number of updates so far, including skipped ones.
       params: trained parameters by network.
-      constants: the other variables by network, never trained, such as banks of recent anchors.
+      constants: variables without a gradient by network, such as banks of recent anchors.
       ema: exponential moving average of params.
       optimizer: optax state.
-      skipped: () int32, updates skipped for a non-finite loss or gradient.
-      skipped_in_a_row: () int32, how many of them were the last ones.
+      skipped: () int32, updates skipped because of a non-finite loss or gradient.
+      skipped_in_a_row: () int32, skipped updates since the last successful one.
     """
 
-    # Any: JAX also builds this tree with shapes, shardings and placeholders as leaves.
+    # Any, because JAX also builds this tree with shapes, shardings and placeholders as leaves.
     step: Any
     params: Any
     constants: Any
@@ -43,7 +45,7 @@ class TrainState(flax.struct.PyTreeNode):
 def init_state(
     space: LatentSpace, optimizer: optax.GradientTransformation, seed: int
 ) -> TrainState:
-    """The state before the first update."""
+    """State before the first update."""
     params, constants = split_variables(space.init(named(jax.random.key(seed), "init")))
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -57,7 +59,7 @@ def init_state(
 
 
 def averaged_model(state: TrainState, space: LatentSpace, train: Examples) -> Model:
-    """The model that is evaluated: averaged weights, and context anchors made with them."""
+    """Model for evaluation: EMA weights, and context anchors computed with them."""
     variables = join_variables(state.ema, state.constants)
     return Model(variables, space.context(variables, train))
 
@@ -65,30 +67,27 @@ def averaged_model(state: TrainState, space: LatentSpace, train: Examples) -> Mo
 def save_state(
     checkpoints: Checkpoints, state: TrainState, space: LatentSpace, train: Examples
 ) -> None:
-    """Starts to save a state and the context anchors of its averaged weights."""
-    context = space.context(join_variables(state.ema, state.constants), train)
-    save_with_context(checkpoints, state, context)
+    """Starts to save a state and the context anchors of its EMA weights."""
+    save_with_context(checkpoints, state, averaged_model(state, space, train).context)
 
 
 def save_with_context(
     checkpoints: Checkpoints, state: TrainState, context: Mapping[str, jax.Array]
 ) -> None:
-    """Starts to save a state and what may be there of context anchors."""
+    """Starts to save a state, and context anchors unless they are empty."""
     items = {"params": state.params, "optimizer": state.optimizer}
     items["ema"] = {"params": state.ema, "constants": state.constants}
     if context:
-        on_mesh = isinstance(state.step, jax.Array)  # else NumPy's, of one process
+        on_mesh = isinstance(state.step, jax.Array)  # otherwise a NumPy array, in a single process
         items["context"] = (
             sharding.put_whole(context, state.step.sharding) if on_mesh else dict(context)
         )
-    counters = {"skipped": state.skipped, "skipped_in_a_row": state.skipped_in_a_row}
-    step = int(state.step)
-    reached = {"step": step, "data_position": step} | {k: int(v) for k, v in counters.items()}
-    checkpoints.save(step, items, reached)
+    counters = {name: int(getattr(state, name)) for name in _COUNTERS}
+    checkpoints.save(counters["step"], items, counters | {"data_position": counters["step"]})
 
 
 def restore_state(checkpoints: Checkpoints, shapes: TrainState) -> TrainState | None:
-    """The state of the newest good checkpoint, placed as `shapes` are, None without any."""
+    """State of the newest intact checkpoint, placed as `shapes` are, or None without one."""
     targets = {"params": shapes.params, "optimizer": shapes.optimizer}
     targets["ema"] = {"params": shapes.ema, "constants": shapes.constants}
     restored = checkpoints.restore(targets)
@@ -96,19 +95,18 @@ def restore_state(checkpoints: Checkpoints, shapes: TrainState) -> TrainState | 
         return None
     step, items = restored
     checkpoints.set_aside_after(step)
-    names = ("step", "skipped", "skipped_in_a_row")
-    counters = counters_of({name: items["progress"][name] for name in names}, shapes.step.sharding)
+    counters = {name: items["progress"][name] for name in _COUNTERS}
     return TrainState(
         params=items["params"],
         constants=items["ema"]["constants"],
         ema=items["ema"]["params"],
         optimizer=items["optimizer"],
-        **counters,
+        **counters_of(counters, shapes.step.sharding),
     )
 
 
 def counters_of(
     values: Mapping[str, int], placement: jax.sharding.Sharding
 ) -> dict[str, jax.Array]:
-    """Counters as arrays, placed."""
+    """Counters as int32 arrays with the given placement."""
     return {name: sharding.put_whole(np.int32(value), placement) for name, value in values.items()}

@@ -1,10 +1,9 @@
-"""The tasks of a trained run, as `lzn_jax.load(workdir)` opens it.
+"""API of a trained run, as returned by `lzn_jax.load(workdir)`.
 
-Every method is a task, on any number of samples in batches that are divided over the devices: to
-sample is to go from the prior or a label to an image, to classify from an image to a label, to
-reconstruct and interpolate from images to images. Underneath are the pure functions of
-`lzn_jax.inference`: `latents_in_context` (encode), `predict` (classify), `condition` and `decode`
-(sample, translate), `features` (embed), `invert` and `render` (reconstruct, interpolate).
+Each method performs one task on any number of samples, in batches that are divided over the
+devices. The tasks are built from the pure functions of `lzn_jax.inference`: `latents_in_context`
+(encode), `predict` (classify), `condition` and `decode` (sample, translate), `features` (embed),
+`invert` and `render` (reconstruct, interpolate).
 """
 
 import dataclasses
@@ -30,20 +29,20 @@ Labels = np.ndarray | Array | Sequence[int]
 
 @dataclasses.dataclass(frozen=True)
 class TrainedModel:
-    """A latent space with weights and context anchors.
+    """A latent space with trained weights and context anchors.
 
-    Images are arrays (n, h, w, c) uint8, of NumPy or JAX, in the size and channels of
-    `config.data`; results are NumPy arrays. With context anchors the result for a sample does not
-    depend on the others; without any (`latent.context_size` 0) the samples at hand cut the zones. A
-    key is that of every random draw of a call, row i drawing by its place i; None is the key of the
-    config's seed, with which the modes of the command line draw.
+    Images are NumPy or JAX arrays (n, h, w, c) uint8 with the size and channels of `config.data`;
+    results are NumPy arrays. With context anchors, the result for a sample does not depend on the
+    other samples; without (`latent.context_size` 0), the samples of a call cut the zones. All
+    random numbers of a call derive from `key` and the row of a sample; the default is the key of
+    the config's seed, which the command line uses as well.
 
-    Every method raises UserError for samples that do not fit and for what the run cannot do.
+    All methods raise UserError for invalid samples and for tasks that the run does not support.
 
     Attributes:
-      space: its latent space.
+      space: the latent space.
       model: variables of the networks by name, and context anchors.
-      step: updates that the checkpoint has had.
+      step: number of updates before the checkpoint.
     """
 
     space: LatentSpace
@@ -52,57 +51,55 @@ class TrainedModel:
 
     @property
     def config(self) -> ConfigDict:
-        """The run's config, immutable."""
+        """The immutable config of the run."""
         return self.space.config
 
     @property
     def has_latents(self) -> bool:
-        """Whether there are encoders; a rectified flow alone has none."""
+        """Whether the run has encoders; a plain rectified flow has none."""
         return bool(self.space.encoders)
 
     @property
     def main_type(self) -> str:
-        """The first data type of the config: images, in a space that has them."""
+        """The first data type of the config: images, if the space has them."""
         return next(iter(self.space.types))
 
     @property
     def class_type(self) -> str | None:
-        """The data type of classes, with or without zones; None where there is none."""
+        """The data type whose samples are classes, or None."""
         return next((n for n, each in self.space.types.items() if each.has_classes), None)
 
     @property
     def classifies(self) -> bool:
-        """Whether classes have zones; a baseline trains none."""
+        """Whether classes have zones; a baseline has no zones."""
         return self.class_type in self.space.encoders and not self.space.baseline
 
     @property
     def main_feature(self) -> str:
-        """The feature of images that counts, of those that `embed` finds."""
-        name: str = self._encoder(self.main_type).main_feature
-        return name
+        """Name of the main feature among those that `embed` returns."""
+        return self._encoder(self.main_type).main_feature
 
     @property
     def translations(self) -> tuple[tuple[str, str], ...]:
-        """Pairs of data types that the run can go between; a baseline has no zones to go by."""
+        """(source, target) of the supported translations; a baseline has none."""
         if self.space.baseline:
             return ()
         encoders = self.space.encoders
-        targets = [*self.space.decoders]
-        targets += [n for n, e in encoders.items() if isinstance(e, Classifier)]
+        classifiers = [n for n, e in encoders.items() if isinstance(e, Classifier)]
+        targets = [*self.space.decoders, *classifiers]
         return tuple((s, t) for s in encoders for t in targets if s != t)
 
     def __repr__(self) -> str:
-        """One line: a notebook would show thousands, of weights."""
+        """One line, without the weights."""
         return f"TrainedModel({self._study} on {self.config.data.name}, step {self.step})"
 
     def anchors(self, samples: Any, *, source: str | None = None) -> Float[np.ndarray, "n q"]:
-        """Anchors: the encoder's output for samples of a data type."""
+        """Anchors of samples of a data type (default: the main type)."""
         source = source or self.main_type
         encoded = self._encoded(samples, source)
         if source not in self.space.own_encoders:
-            raise UserError(f"nothing is aligned with {source}s: they have no anchors of their own")
-        anchors: np.ndarray = self.space.anchors(self.model.variables, encoded, source)
-        return anchors
+            raise UserError(f"nothing is aligned with {source}s, so they have no anchors")
+        return self.space.anchors(self.model.variables, encoded, source)
 
     def latents(
         self,
@@ -115,10 +112,16 @@ class TrainedModel:
         noise: str | None = None,
         index: Int[np.ndarray, " n"] | None = None,
     ) -> Float[np.ndarray, "n q"]:
-        """Latents of anchors of a data type, each among its context anchors (paper §2.2.1).
+        """Latents of anchors of a data type, each computed among context anchors (paper §2.2.1).
 
-        `among` are other context anchors; with an empty array the anchors at hand cut the zones.
-        Row i has the noise of its `index`, None: i; sets that are compared need another `noise`.
+        Args:
+          anchors: anchors of samples.
+          noise_scale: α; 0 gives the centre of each zone.
+          key: random key.
+          source: data type of the anchors; default: the main type.
+          among: context anchors in place of the run's; if empty, only `anchors` cut the zones.
+          noise: name of the noise; sets of samples need different names for independent noise.
+          index: index of each row's noise; default: the row.
         """
         source = source or self.main_type
         key, name = key_or_seed(key, self.config.seed), noise or source
@@ -127,10 +130,10 @@ class TrainedModel:
             among = self.model.context.get(self._encoder(source).anchors_key)
         if among is None or len(among) == 0:
             drawn = inference.prior(self.space, key, jnp.asarray(index), name)
-            found = zoning.compute_latents(
+            latents = zoning.compute_latents(
                 jnp.asarray(anchors), noise_scale * drawn, solver=self.space.solver
             )
-            return np.asarray(found)
+            return np.asarray(latents)
         request = {"anchors": anchors, "index": index}
         arrays = (among, key, noise_scale)
         return self._run(inference.latents_in_context, request, "zoning", *arrays, name=name)
@@ -143,15 +146,14 @@ class TrainedModel:
         *,
         source: str | None = None,
     ) -> Float[np.ndarray, "n q"]:
-        """Latents of samples, each among the context anchors of its type (paper §2.2.1).
+        """Latents of samples, each computed among context anchors of its type (paper §2.2.1).
 
-        `noise_scale` is α: 1 samples a zone, 0 takes its centre, None is
+        `noise_scale` is α: 1 draws from the whole zone, 0 gives its centre; the default is
         `config.latent.noise_scale`.
         """
         source = source or self.main_type
         scale = self.config.latent.noise_scale if noise_scale is None else noise_scale
-        latents: np.ndarray = self._latents_of(self._encoded(samples, source), source, scale, key)
-        return latents
+        return self._latents_of(self._encoded(samples, source), source, scale, key)
 
     def translate(
         self,
@@ -162,23 +164,22 @@ class TrainedModel:
         key: PRNGKeyArray | None = None,
         noise_scale: float | None = None,
     ) -> Any:
-        """Samples of one data type as samples of another, a pair of `translations` (Fig. 1).
+        """Translates samples from one data type to another, see `translations` (paper Fig. 1).
 
         Images are (n, h, w, c) uint8, labels (n,) int, texts a list of strings. `noise_scale` is α
-        of the source's latents: None is 1 for images to be made and for labels, else 0.
+        of the source's latents; the default is 1 from labels or to images, otherwise 0.
         """
         self.check_pair(source, target)
         types = self.space.types
         if noise_scale is None:
             noise_scale = max(types[source].source_scale, types[target].target_scale)
         encoded = self._encoded(samples, source)
-        return self._samples(
-            target,
-            self._decoded(encoded, source, target, noise_scale, key, f"{source} to {target}"),
-        )
+        description = f"{source} to {target}"
+        decoded = self._decoded(encoded, source, target, noise_scale, key, description)
+        return self._samples(target, decoded)
 
     def generate(self, target: str, count: int, key: PRNGKeyArray | None = None) -> Any:
-        """`count` samples of a data type from latents of the prior."""
+        """Decodes `count` latents of the prior as samples of a data type."""
         self.check_pair(None, target)
         _check_count(count)
         return self._samples(target, self.draw(count, None, key, target=target))
@@ -186,41 +187,42 @@ class TrainedModel:
     def embed(
         self, images: Images, key: PRNGKeyArray | None = None, *, noise: str | None = None
     ) -> dict[str, Float[np.ndarray, "n d"]]:
-        """Features of images by name, (n, d) each: the network's, `latent`, `latent_centre` (α 0).
+        """Features of samples of the main type by name, (n, d) each; see `main_feature`.
 
-        `main_feature` names the one that counts; representations have the paper's four (D.3).
+        These are the encoder's features, `latent` and `latent_centre` (α = 0); representation
+        studies have the paper's four (D.3). `noise` names the noise of `latent`, see `latents`.
         """
         source = self.main_type
         encoder, images = self._encoder(source), self._encoded(images, source)
         variables = self.model.variables
-        found = self._run(inference.features, images, "encoding", variables, source=source)
-        return found | self.latents_by_name(found[encoder.anchor_feature], key, noise=noise)
+        features = self._run(inference.features, images, "encoding", variables, source=source)
+        anchors = features[encoder.anchor_feature]
+        return features | self.latents_by_name(anchors, key, noise=noise)
 
     def latents_by_name(
         self, anchors: np.ndarray, key: PRNGKeyArray | None = None, **options: Any
     ) -> dict[str, Float[np.ndarray, "n q"]]:
-        """`latents` as `latent` at the config's α and as `latent_centre` at α = 0."""
+        """Results of `latents`: `latent` at the config's α and `latent_centre` at α = 0."""
         scales = {"latent": self.config.latent.noise_scale, "latent_centre": 0.0}
         return {n: self.latents(anchors, scale, key, **options) for n, scale in scales.items()}
 
     def classify(self, samples: Any, *, source: str | None = None) -> inference.Predictions:
-        """Class of each sample, from the centre of its zone, and its probability (paper §5)."""
+        """Classes of samples and their probabilities, at the centres of the zones (paper §5)."""
         source = source or self.main_type
         encoded = self._encoded(samples, source)
         self._check_classifies()
         return self.classes(self._latents_of(encoded, source, 0.0))
 
     def classes(self, latents: Float[np.ndarray | Array, "n q"]) -> inference.Predictions:
-        """Classes of latents, and their probabilities."""
+        """Classes of latents and the probabilities of these classes."""
         return inference.Predictions(**self._by_class(inference.predict, latents))
 
     def class_probabilities(self, images: Images) -> Float[np.ndarray, "n c"]:
-        """Probabilities of all classes, from the centre of each image's zone; rows sum to 1."""
+        """Probabilities of all classes at the centre of each image's zone; rows sum to 1."""
         encoded = self._encoded(images, self.main_type)
         self._check_classifies()
         latents = self._latents_of(encoded, self.main_type, 0.0)
-        found: np.ndarray = self._by_class(inference.class_probabilities, latents)
-        return found
+        return self._by_class(inference.class_probabilities, latents)
 
     def _by_class(self, function: Any, latents: Any) -> Any:
         return self._run(function, latents, "classifying", self.model, target=self.class_type)
@@ -228,28 +230,27 @@ class TrainedModel:
     def siblings(
         self, images: Images, key: PRNGKeyArray | None = None
     ) -> UInt8[np.ndarray, "n h w c"]:
-        """For each image another one from its zone, by a random latent (paper §3.1)."""
+        """Decodes a random latent of each image's zone as another image (paper §3.1)."""
         images, main = self._encoded(images, self.main_type), self.main_type
         self._check_generates("decode")
-        found = self._decoded(images, main, main, 1.0, key, "decoding")
-        siblings: np.ndarray = self._samples(main, found)
-        return siblings
+        decoded = self._decoded(images, main, main, 1.0, key, "decoding")
+        return self._samples(main, decoded)
 
     def sample(
         self, count: int, key: PRNGKeyArray | None = None, labels: Labels | None = None
     ) -> Examples:
-        """`count` new images with their classes `labels` (paper §3, §5).
+        """Generates `count` images of the classes `labels` (paper §3, §5).
 
-        None: all classes in equal shares, or, where there are none, -1.
+        By default all classes have equal shares. Without classes the labels of the result are -1.
         """
         self._check_generates("generate")
         _check_count(count)
         if labels is not None and self.class_type is None:
-            raise UserError("a generation study has no classes: leave labels out")
-        asked = self._checked_labels(labels, count)
-        if asked is None and self.class_type is not None:
-            asked = (np.arange(count) % self.config.data.num_classes).astype(np.int32)
-        drawn = self.draw(count, asked, key)
+            raise UserError("the run has no classes: leave labels out")
+        classes = self._checked_labels(labels, count)
+        if classes is None and self.class_type is not None:
+            classes = (np.arange(count) % self.config.data.num_classes).astype(np.int32)
+        drawn = self.draw(count, classes, key)
         return Examples(self._samples(self.main_type, drawn), drawn["labels"])
 
     def draw(
@@ -260,29 +261,27 @@ class TrainedModel:
         *,
         target: str | None = None,
     ) -> dict[str, np.ndarray]:
-        """Samples 0 to `count` - 1 of classes, None: from the prior, with all that `decode` finds.
+        """Generates samples 0 to `count` - 1 of classes, or from the prior without labels.
 
-        Such as `images`, their `labels` and `num_evaluations` of the network.
+        Returns the result of `inference.decode`, such as `images`, and their `labels`.
         """
         source, target = None if labels is None else self.class_type, target or self.main_type
         description = f"{source or 'prior'} to {target}"
-        found = self._decoded(labels, source, target, 1.0, key, description, count)
-        if "labels" not in found:
-            found["labels"] = np.full(count, inference.NO_CLASS, np.int32)
-        return found
+        drawn = self._decoded(labels, source, target, 1.0, key, description, count)
+        return {"labels": np.full(count, inference.NO_CLASS, np.int32)} | drawn
 
     def reconstruct(
         self, images: Images, labels: Labels | None = None, key: PRNGKeyArray | None = None
     ) -> dict[str, np.ndarray]:
-        """`images` to noise and back, and each one's l2 `errors` in units of [-1, 1] (paper C.3).
+        """Reconstructs images from their own noise (paper C.3).
 
-        Labels None are found by `classify`, where the decoder takes them.
+        Returns the reconstructed `images` and their l2 `errors` in units of [-1, 1]. If the decoder
+        needs labels, the default is the result of `classify`.
         """
         images = self._encoded(images, self.main_type)
         self._check_generates("reconstruct")
         request = (images, self._condition(images, labels, key))
-        found: dict[str, np.ndarray] = self._flow(inference.reconstruct, request, "reconstructing")
-        return found
+        return self._flow(inference.reconstruct, request, "reconstructing")
 
     def _flow(self, function: Any, request: Any, description: str) -> Any:
         variables, target = self.model.variables, self.main_type
@@ -291,9 +290,11 @@ class TrainedModel:
     def interpolate(
         self, images: Images, labels: Labels | None = None, key: PRNGKeyArray | None = None
     ) -> dict[str, np.ndarray]:
-        """`images` from the first of two to the second, `latents`, and `weights` of the second.
+        """Interpolates between two images in latents and noise.
 
-        Labels as for `reconstruct`. Both ends are the reconstructions of the images.
+        Returns `images` from the first to the second, the `weights` of the second, and the
+        `latents` of the path if the run has latents. The first and last image are reconstructions.
+        `labels` are as in `reconstruct`.
         """
         images = self._encoded(images, self.main_type)
         self._check_generates("interpolate")
@@ -302,18 +303,18 @@ class TrainedModel:
         condition = self._condition(images, labels, key)
         noise = self._flow(inference.invert, (images, condition), "inverting")
         weights, path = interpolation.paths(noise, condition)
-        drawn = self._flow(inference.render, path, "interpolating")
-        found = {"images": drawn, "weights": weights}
+        rendered = self._flow(inference.render, path, "interpolating")
+        result = {"images": rendered, "weights": weights}
         latents, _ = path[1]
-        return found if latents is None else found | {"latents": np.asarray(latents)}
+        return result if latents is None else result | {"latents": np.asarray(latents)}
 
     def context_samples(self, name: str, numbers: Int[np.ndarray, " n"]) -> Any:
-        """The samples of a type that inference keeps, such as known texts, by number."""
+        """Context samples of a type by number, such as known texts."""
         kept = np.asarray(self.model.context[f"{name}_tokens"])[numbers]
         return self.space.types[name].decoded(kept)
 
     def check_pair(self, source: str | None, target: str) -> None:
-        """Raises UserError, which names the pairs, for one that the run cannot go between."""
+        """Raises UserError if the run does not support a translation (source None: generation)."""
         pairs = self.translations
         targets = {target for _, target in pairs} | set(self.space.decoders)
         if (source, target) not in pairs and not (source is None and target in targets):
@@ -321,11 +322,11 @@ class TrainedModel:
             start = "generate" if source is None else f"translate {source} to"
             raise UserError(f"the run does not {start} {target}; it translates {named}")
 
-    def _samples(self, target: str, found: Mapping[str, np.ndarray]) -> Any:
-        """Samples of a type among what `decode` finds, as users pass them."""
+    def _samples(self, target: str, decoded: Mapping[str, np.ndarray]) -> Any:
+        """Samples of a type in the result of `inference.decode`, in the form that users pass."""
         data_type = self.space.types[target]
         is_decoded = target in self.space.decoders
-        return data_type.decoded(found[data_type.output if is_decoded else "classes"])
+        return data_type.decoded(decoded[data_type.output if is_decoded else "classes"])
 
     def _decoded(
         self,
@@ -337,7 +338,7 @@ class TrainedModel:
         description: str,
         count: int | None = None,
     ) -> dict[str, np.ndarray]:
-        """What `inference.decode` returns for encoded samples, or `count` latents of the prior."""
+        """Result of `inference.decode` for encoded samples, or for `count` latents of the prior."""
         key, count = key_or_seed(key, self.config.seed), count or len(samples)
         index = np.arange(count)
         request: dict[str, Any] = {"index": index, "latents": None}
@@ -349,11 +350,8 @@ class TrainedModel:
         decoder = self.space.decoders.get(target)
         if source is not None and decoder and source in (decoder.condition, self.class_type):
             request["samples"] = samples
-        ends = {"source": source, "target": target}
-        found: dict[str, np.ndarray] = self._run(
-            inference.decode, request, description, self.model, key, **ends
-        )
-        return found
+        types = {"source": source, "target": target}
+        return self._run(inference.decode, request, description, self.model, key, **types)
 
     def _latents_of(
         self, samples: Any, source: str | None, noise_scale: float, key: PRNGKeyArray | None = None
@@ -365,42 +363,44 @@ class TrainedModel:
             return self.latents(anchors, noise_scale, key, source=source)
         key, index = key_or_seed(key, self.config.seed), np.arange(len(samples))
         request, arrays = {"samples": samples, "index": index}, (self.model, key, noise_scale)
-        latents: np.ndarray = self._run(
-            inference.latents_of_samples, request, "zoning", *arrays, source=source
-        )
-        return latents
+        return self._run(inference.latents_of_samples, request, "zoning", *arrays, source=source)
 
     def _condition(self, images: Any, labels: Any, key: PRNGKeyArray | None) -> Condition:
-        """Latents at α = 1, as in training, and the condition beside them."""
+        """Latents at α = 1, as in training, and the further condition of the decoder."""
         latents = self._latents_of(images, self.main_type, 1.0, key) if self.has_latents else None
-        of = self.space.decoders[self.main_type].condition
-        labels, name = self._checked_labels(labels, len(images)), self.class_type
-        if of is None:
+        condition_type = self.space.decoders[self.main_type].condition
+        labels, class_type = self._checked_labels(labels, len(images)), self.class_type
+        if condition_type is None:
             return latents, None
-        if labels is None and name is not None:
+        if labels is None and class_type is not None:
             labels = self.classify(images).classes
-        request = {"latents": latents, "samples": {} if name is None else {name: labels}}
-        beside, _ = self._run(inference.condition, request, "finding zones", self.model, name=of)
-        return latents, beside
+        request = {
+            "latents": latents,
+            "samples": {} if class_type is None else {class_type: labels},
+        }
+        further, _ = self._run(
+            inference.condition, request, "finding zones", self.model, name=condition_type
+        )
+        return latents, further
 
     def _run(
         self, function: Any, examples: Any, description: str, *arrays: Any, **static: Any
     ) -> Any:
-        """`function(space, *arrays, examples, **static)`, compiled, on batches of the examples."""
+        """Result of the jitted `function(space, *arrays, examples, **static)`, in batches."""
         call = functools.partial(self.space.jitted(function, tuple(static)), *arrays, **static)
         return self.space.in_batches(call, examples, description=description)
 
     def _encoder(self, name: str) -> Any:
-        """The encoder of a type; raises UserError where there is none."""
+        """The encoder of a type; raises UserError if it has none."""
         encoders = self.space.encoders
         if not encoders:
             raise UserError("a run with latent.enabled=False has no encoder, anchors or latents")
         if name not in encoders:
-            raise UserError(f"{name!r} is no data type of the run: {', '.join(encoders)}")
+            raise UserError(f"{name!r} is not a data type of the run: {', '.join(encoders)}")
         return encoders[name]
 
     def _encoded(self, samples: Any, source: str) -> Any:
-        """Samples of a data type as its encoder takes them."""
+        """Checked samples of a data type in the form that its encoder reads."""
         if source not in self.space.types:
             self._encoder(source)
         data_type: DataType = self.space.types[source]
@@ -418,26 +418,26 @@ class TrainedModel:
                 f"a {self._study} study does not classify images: {reason} no zones of labels"
             )
 
-    def _check_generates(self, what: str) -> None:
+    def _check_generates(self, task: str) -> None:
         main = self.space.types[self.main_type]
-        asked, what = what, f"{what} {main.output}"
+        what = f"{task} {main.output}"
         if main.decoder is None:
             raise UserError(
                 f"a {self._study} study does not {what}: generation and joint studies do"
             )
         if main.name not in self.space.decoders:
             raise UserError(f"cannot {what}: training.generation_weight=0 trained no decoder")
-        if asked in ("reconstruct", "interpolate") and not isinstance(main.decoder, Invertible):
+        if task in ("reconstruct", "interpolate") and not isinstance(main.decoder, Invertible):
             name = type(main.decoder).__name__
             raise UserError(f"cannot {what}: {name} has no invert, render and reconstruct")
 
     def _checked_labels(self, labels: Any, count: int) -> np.ndarray | None:
         if labels is None or self.class_type is None:
             return None
-        found: np.ndarray = self.space.types[self.class_type].checked(labels)
-        if len(found) != count:
-            raise UserError(f"labels must be {count} integers, one an image, got {found.shape}")
-        return found
+        checked: np.ndarray = self.space.types[self.class_type].checked(labels)
+        if len(checked) != count:
+            raise UserError(f"labels must be {count} integers, one per image, got {checked.shape}")
+        return checked
 
 
 def _check_count(count: int) -> None:

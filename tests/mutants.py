@@ -174,9 +174,9 @@ MUTANTS = (
     Mutant("demo/answers.py", "* self._share_of_height", "* 0.7", ANSWERS + "drawing"),
     Mutant("trained_model.py", "main, main, 1.0", "main, main, 0.0", MODEL + "siblings"),
     Mutant("data_types/__init__.py", ".get(name, drawn)", ".get(0, drawn)", JOINT + "draws_of"),
-    Mutant("latent_space.py", "else count * ~there", "else 0 * ~there", SPACE + "makes_way"),
+    Mutant("latent_space.py", "else count * ~is", "else 0 * ~is", SPACE + "makes_way"),
     Mutant(
-        "latent_space.py", "known = [there for", "known = [] and [there for", SPACE + "no_example"
+        "latent_space.py", "masks = [is_present", "masks = [] and [is_present", SPACE + "no_example"
     ),
     Mutant("latent_space.py", "present(source, target)", "present(source)", SPACE + "alignments"),
     Mutant("latent_space.py", "present(source, target)", "present(target)", SPACE + "alignments"),
@@ -204,14 +204,14 @@ MUTANTS = (
     Mutant("inference.py", "if is_table else", "if not is_table else", FLOWS),
     Mutant(
         "inference.py",
-        "space.alignment_solver\n    found: dict",
-        "space.solver\n    found: dict",
+        "].predict(model, latents, space.alignment_solver)",
+        "].predict(model, latents, space.solver)",
         FLOWS,
     ),
     Mutant(
         "inference.py",
-        "space.alignment_solver\n    found: Array",
-        "space.solver\n    found: Array",
+        "class_probabilities(model, latents, space.alignment_solver)",
+        "class_probabilities(model, latents, space.solver)",
         FLOWS,
     ),
     Mutant("inference.py", "solver, key = space.alignment_s", "solver, key = space.s", FLOWS),
@@ -277,7 +277,7 @@ MUTANTS = (
     Mutant("models/transformer.py", "=not train", "=True", TEXT + "own_rate"),
     Mutant(
         "models/transformer.py",
-        "jnp.sum(is_text, axis=1, keepdims=True)",
+        "jnp.sum(mask, axis=1, keepdims=True)",
         "tokens.shape[1]",
         TEXT + "room",
     ),
@@ -341,8 +341,8 @@ MUTANTS = (
     ),
     Mutant(
         "data_types/property.py",
-        "found - self._unit * batch",
-        "found - batch",
+        "predicted - self._unit * batch",
+        "predicted - batch",
         "data_types/test_property.py -k squared_error",
     ),
     Mutant(
@@ -360,12 +360,12 @@ MUTANTS = (
     Mutant("parts.py", "taken.file != file", "taken.file == ''", PARTS + "is_taken"),
     Mutant(
         "parts.py",
-        '_failed(f"the extension {extension}", error, str(path))',
+        'failure(f"the extension {extension}", error, str(path))',
         "error",
         PARTS + "fails",
     ),
     Mutant("parts.py", "(file.read_bytes() for file in files)", "(b'')", PARTS + "package"),
-    Mutant("configuration/reading.py", "if there is None:", "if not path:", PARTS + "names_its"),
+    Mutant("configuration/reading.py", "if loaded is None:", "if not path:", PARTS + "names_its"),
     Mutant(
         "configuration/reading.py",
         "if name in _as_fields({}):",

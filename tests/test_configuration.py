@@ -12,11 +12,11 @@ from lzn_jax.data import from_images
 from lzn_jax.run import workdir
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-DIGITS_JOINT = str(CONFIGS / "digits_joint.py")
+NCSNPP_JOINT = str(Path(__file__).with_name("ncsnpp_joint.py"))
 
 # The fields of a joint study on digits with NCSN++ networks, written out by group.
 JOINT_FIELDS = {
-    "": "study seed extensions extension_checksums types alignments",
+    "": "study seed extensions extension_checksums types alignments objective",
     "data.": "name validation validation_seed image_size channels num_classes flip captions",
     "latent.": "enabled dim noise_scale solver num_steps context_size bank_size",
     "alignment.": "noise_scale solver num_steps cutoff form weight",
@@ -83,11 +83,11 @@ def message(path, *overrides):
 
 
 def edited(folder, lines):
-    """A copy of digits_joint.py that runs `lines` on its config as a plain dict `tree`.
+    """A copy of ncsnpp_joint.py that runs `lines` on its config as a plain dict `tree`.
 
     A ConfigDict would keep the types of its values; a dict is as free as a file may be.
     """
-    source = Path(DIGITS_JOINT).read_text(encoding="utf-8")
+    source = Path(NCSNPP_JOINT).read_text(encoding="utf-8")
     assert source.endswith("    return config\n")
     edit = [
         "tree = config.to_dict()",
@@ -107,7 +107,7 @@ def item(name):
 
 
 def test_schema_and_config_hold_the_fields_of_a_joint_study():
-    config = configuration.load(DIGITS_JOINT)
+    config = configuration.load(NCSNPP_JOINT)
     assert set(configuration.schema_of(SELECTORS)) == joint_fields()
     assert set(leaves(config.to_dict())) == joint_fields()
 
@@ -115,7 +115,7 @@ def test_schema_and_config_hold_the_fields_of_a_joint_study():
 @pytest.mark.parametrize("path", ["digits_joint", "configs/digits_joint.py"])
 def test_a_config_of_the_package_is_found_in_any_folder(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert configuration.load(path) == configuration.load(DIGITS_JOINT)
+    assert configuration.load(path) == configuration.load(str(CONFIGS / "digits_joint.py"))
 
 
 def test_ones_own_configs_come_first_and_may_change_those_of_the_package(tmp_path, monkeypatch):
@@ -225,7 +225,12 @@ def test_a_study_is_a_name_for_types_alignments_and_conditions(tmp_path, path):
         ("digits_text", "training.text_weight=0", "must both be > 0, or both 0 to train"),
         ("digits_text", "latent.enabled=False", "latent.enabled must be True with texts"),
         ("digits_gen", "types=('image','text')", "lacks the field alignment.num_steps"),
-        ("digits_joint", "alignments=('image:label','image:image')", "only one of images alone"),
+        ("digits_joint", "alignments=('image:label','image:image')", "and images the only type"),
+        (
+            "digits_repr",
+            "alignment.weight=0",
+            "alignment.weight must be a finite number > 0, got 0",
+        ),
         ("digits_repr", "encoder.head_dim=32", "encoder.head_dim must be latent.dim 64, got 32"),
     ],
 )
@@ -234,7 +239,7 @@ def test_a_space_that_does_not_hold_together_is_named(path, override, expected):
 
 
 def test_a_config_states_what_it_cannot_do_without_and_leaves_no_empty_group(tmp_path):
-    held = configuration.load(DIGITS_JOINT)
+    held = configuration.load(NCSNPP_JOINT)
     path = tmp_path / "short.py"
     path.write_text(
         "from lzn_jax import configuration\n\n"
@@ -248,18 +253,18 @@ def test_a_config_states_what_it_cannot_do_without_and_leaves_no_empty_group(tmp
 
 @pytest.mark.parametrize("value", ["all", "dividing", 1, 6])
 def test_devices_are_a_rule_or_a_number(value):
-    config = configuration.load(DIGITS_JOINT, [f"training.devices={value}"])
+    config = configuration.load(NCSNPP_JOINT, [f"training.devices={value}"])
     assert config.training.devices == value
 
 
 @pytest.mark.parametrize("value", ["some", "0", "1.5", "None"])
 def test_devices_are_nothing_else(value):
     with pytest.raises(UserError, match="an integer >= 1 or 'all' or 'dividing', got"):
-        configuration.load(DIGITS_JOINT, [f"training.devices={value}"])
+        configuration.load(NCSNPP_JOINT, [f"training.devices={value}"])
 
 
 def test_a_run_older_than_a_field_goes_on_with_its_default(tmp_path):
-    config = configuration.load(DIGITS_JOINT, ["alignment.solver=euler"])
+    config = configuration.load(NCSNPP_JOINT, ["alignment.solver=euler"])
     tree = configuration.to_json_dict(config)
     for name in DEFAULTS:
         group, _, field = name.partition(".")
@@ -273,7 +278,7 @@ def test_a_run_older_than_a_field_goes_on_with_its_default(tmp_path):
 
 
 def test_a_run_older_than_a_fields_removal_goes_on_where_nothing_else_is_computed(tmp_path):
-    config = configuration.load(DIGITS_JOINT)
+    config = configuration.load(NCSNPP_JOINT)
     tree = configuration.to_json_dict(config)
     tree["latent"]["precision"] = "float32"
     (tmp_path / "config.json").write_text(json.dumps(tree))
@@ -352,8 +357,8 @@ def test_networks_and_source_bring_their_own_fields(selector):
 )
 def test_an_override_sets_its_field_in_the_fields_type(override, value):
     name = override.partition("=")[0]
-    before = configuration.load(DIGITS_JOINT)
-    after = configuration.load(DIGITS_JOINT, [override])
+    before = configuration.load(NCSNPP_JOINT)
+    after = configuration.load(NCSNPP_JOINT, [override])
     assert value_of(after, name) == value
     assert type(value_of(after, name)) is type(value)
     if isinstance(value, tuple):
@@ -375,7 +380,7 @@ def test_an_optional_field_goes_to_a_value_and_to_none(tmp_path, name):
 
 @pytest.mark.parametrize("name", sorted(joint_fields() - set(OPTIONAL) - {"study"}))
 def test_no_other_field_takes_none(name):
-    assert message(DIGITS_JOINT, f"{name}=None").startswith(f"{name} must be ")
+    assert message(NCSNPP_JOINT, f"{name}=None").startswith(f"{name} must be ")
 
 
 @pytest.mark.parametrize(
@@ -506,18 +511,18 @@ def test_no_other_field_takes_none(name):
         ),
         (
             "decoder.attention_resolutions=[4,16]",
-            "decoder.attention_resolutions must hold widths of decoder feature maps, "
+            "decoder.attention_resolutions must contain only widths of decoder feature maps, "
             "which are 8, 4, got (4, 16)",
         ),
         (
             "encoder.tap_resolutions=2",
-            "encoder.tap_resolutions must hold widths of encoder feature maps, "
+            "encoder.tap_resolutions must contain only widths of encoder feature maps, "
             "which are 8, 4, got (2,)",
         ),
     ],
 )
 def test_a_bad_override_is_named_with_what_would_be_right(override, expected):
-    assert message(DIGITS_JOINT, override) == expected
+    assert message(NCSNPP_JOINT, override) == expected
 
 
 @pytest.mark.parametrize(
@@ -536,8 +541,8 @@ def test_a_bad_override_is_named_with_what_would_be_right(override, expected):
     ],
 )
 def test_an_unknown_field_is_answered_with_the_nearest(tmp_path, name, nearest):
-    answer = f"the config holds no field {name}; the nearest is {nearest}"
-    assert message(DIGITS_JOINT, f"{name}=1") == answer
+    answer = f"the config has no field {name}; the nearest is {nearest}"
+    assert message(NCSNPP_JOINT, f"{name}=1") == answer
     *groups, leaf = name.split(".")
     lines = ["node = tree", *(f"node = node.setdefault({group!r}, {{}})" for group in groups)]
     path = edited(tmp_path, "\n".join([*lines, f"node[{leaf!r}] = 1"]))
@@ -545,35 +550,35 @@ def test_an_unknown_field_is_answered_with_the_nearest(tmp_path, name, nearest):
 
 
 def test_a_value_for_a_group_is_answered_with_its_fields():
-    expected = "the config holds no field training.learning_rate; the nearest are "
+    expected = "the config has no field training.learning_rate; the nearest are "
     group = "training.learning_rate"
     expected += f"{group}.encoder, {group}.decoder, {group}.label_anchors"
-    assert message(DIGITS_JOINT, "training.learning_rate=1e-3") == expected
+    assert message(NCSNPP_JOINT, "training.learning_rate=1e-3") == expected
 
 
 def test_micro_batches_must_divide_the_batch():
-    assert configuration.load(DIGITS_JOINT, ["training.microbatch_size=64"])
+    assert configuration.load(NCSNPP_JOINT, ["training.microbatch_size=64"])
     with pytest.raises(UserError, match=r"must divide training\.batch_size 256, got 60"):
-        configuration.load(DIGITS_JOINT, ["training.microbatch_size=60"])
+        configuration.load(NCSNPP_JOINT, ["training.microbatch_size=60"])
 
 
 @pytest.mark.parametrize(("num_steps", "accepted"), [(2, False), (3, True)])
 def test_dpm_needs_three_steps(num_steps, accepted):
     overrides = [f"latent.num_steps={num_steps}"]
-    assert configuration.load(DIGITS_JOINT, overrides).latent.num_steps == num_steps
+    assert configuration.load(NCSNPP_JOINT, overrides).latent.num_steps == num_steps
     overrides.append("latent.solver=dpm")
     if accepted:
-        assert configuration.load(DIGITS_JOINT, overrides).latent.solver == "dpm"
+        assert configuration.load(NCSNPP_JOINT, overrides).latent.solver == "dpm"
     else:
         expected = "latent.num_steps must be an integer >= 3 with latent.solver 'dpm', got 2"
-        assert message(DIGITS_JOINT, *overrides) == expected
+        assert message(NCSNPP_JOINT, *overrides) == expected
 
 
 def test_noise_levels_scale_by_sigma_where_time_is_a_fourier_embedding():
     scaled = "decoder.scale_by_sigma=True"
     expected = "decoder.scale_by_sigma must be False unless decoder.time_embedding is 'fourier'"
-    assert message(DIGITS_JOINT, scaled).startswith(expected)
-    config = configuration.load(DIGITS_JOINT, [scaled, "decoder.time_embedding=fourier"])
+    assert message(NCSNPP_JOINT, scaled).startswith(expected)
+    config = configuration.load(NCSNPP_JOINT, [scaled, "decoder.time_embedding=fourier"])
     assert config.decoder.scale_by_sigma
 
 
@@ -589,10 +594,10 @@ def test_a_joint_study_needs_two_classes(tmp_path):
 
 @pytest.mark.parametrize("off", ["latent.enabled=False", "alignment.weight=0"])
 def test_a_joint_study_trains_something(off):
-    assert configuration.load(DIGITS_JOINT, [off])
+    assert configuration.load(NCSNPP_JOINT, [off])
     silent = "training.generation_weight=0"
-    assert configuration.load(DIGITS_JOINT, [silent])
-    assert message(DIGITS_JOINT, off, silent).startswith("training.generation_weight must be > 0")
+    assert configuration.load(NCSNPP_JOINT, [silent])
+    assert message(NCSNPP_JOINT, off, silent).startswith("training.generation_weight must be > 0")
 
 
 def folder_of(root, sizes, mode="RGB"):
@@ -638,7 +643,7 @@ def test_images_of_several_sizes_and_kinds_are_32_pixels_of_colours(tmp_path):
 def test_a_flat_folder_is_one_class_and_a_test_folder_needs_no_holdout(tmp_path):
     overrides = folder_of(tmp_path, {"train": [(8, 8)] * 5, "test": [(8, 8)] * 3})
     assert from_folder("digits_gen", *overrides) == [8, 3, 1, None, 5]
-    expected = "data.num_classes must be an integer >= 2 in the joint study, got 1: a folder has a"
+    expected = "data.num_classes must be an integer >= 2 with labels, got 1: an image folder has"
     assert message("digits_joint", *overrides).startswith(expected)
 
 
@@ -711,8 +716,8 @@ def test_another_data_set_by_name_brings_its_own_fields():
     ],
 )
 def test_an_unknown_field_is_answered_with_the_nearest_by_meaning(asked, nearest):
-    expected = f"the config holds no field {asked}; the nearest {nearest}"
-    assert message(DIGITS_JOINT, f"{asked}=1").startswith(expected)
+    expected = f"the config has no field {asked}; the nearest {nearest}"
+    assert message(NCSNPP_JOINT, f"{asked}=1").startswith(expected)
 
 
 def test_an_override_does_not_repair_a_file(tmp_path):
@@ -722,7 +727,7 @@ def test_an_override_does_not_repair_a_file(tmp_path):
 
 def test_fields_that_go_together_are_checked_after_all_overrides():
     overrides = ["encoder.attention_resolutions=2", "encoder.channel_multipliers=1,1,1"]
-    config = configuration.load(DIGITS_JOINT, overrides)
+    config = configuration.load(NCSNPP_JOINT, overrides)
     assert config.encoder.attention_resolutions == (2,)
 
 
@@ -730,7 +735,7 @@ def test_fields_that_go_together_are_checked_after_all_overrides():
 def test_the_largest_cutoff_leaves_a_step(num_steps):
     largest = math.nextafter(1.0, 0.0)
     overrides = [f"alignment.cutoff={largest!r}", f"alignment.num_steps={num_steps}"]
-    alignment = configuration.load(DIGITS_JOINT, overrides).alignment
+    alignment = configuration.load(NCSNPP_JOINT, overrides).alignment
     assert int(alignment.cutoff * alignment.num_steps) < num_steps
 
 
@@ -742,7 +747,7 @@ def test_the_largest_cutoff_leaves_a_step(num_steps):
             "training.batch_size must be an integer >= 1, got '256'",
         ),
         ("tree['seed'] = {}", "seed must be an integer >= 0 and < 4294967296, got "),
-        ("tree['extra'] = {}", "the config holds no field extra; the nearest is "),
+        ("tree['extra'] = {}", "the config has no field extra; the nearest is "),
         (
             "tree['encoder'] = 3",
             "the config lacks the field encoder.name (image encoder): one of 'ncsnpp', 'mlp', "
@@ -750,8 +755,8 @@ def test_the_largest_cutoff_leaves_a_step(num_steps):
         ),
         (
             "tree['training']['batchsize'] = tree['training'].pop('batch_size')",
-            "the config lacks the field training.batch_size (examples an update, over all "
-            "devices): an integer >= 1; it holds training.batchsize, which is no field",
+            "the config lacks the field training.batch_size (examples per update, over all "
+            "devices): an integer >= 1; it has training.batchsize, which is not a field",
         ),
         (
             "tree['data']['name'] = 'mnist'",
@@ -787,19 +792,19 @@ def test_a_file_may_write_integers_for_floats_and_lists_for_tuples(tmp_path):
 @pytest.mark.parametrize(
     ("source", "expected"),
     [
-        ("def get_config(:\n", "{path}: a config must run without errors, got SyntaxError: "),
+        ("def get_config(:\n", "the config {path} failed at {path}, line 1: SyntaxError: "),
         (
             "import ml_collections\n\ndef get_config():\n    raise ValueError('two\\nlines')\n",
-            "{path}, line 4: a config must run without errors, got ValueError: two lines",
+            "the config {path} failed at {path}, line 4: ValueError: two lines",
         ),
         (
             "import no_such_module\n",
-            "{path}, line 1: a config must run without errors, got ModuleNotFoundError: ",
+            "the config {path} failed at {path}, line 1: ModuleNotFoundError: ",
         ),
         (
             "from ml_collections import config_dict\n\ndef get_config():\n"
             "    return config_dict.ConfigDict({'seed': config_dict.required_placeholder(int)})\n",
-            "{path}: a config must run without errors, got RequiredValueError: ",
+            "the config {path} failed at ...: RequiredValueError: ",
         ),
         ("config = 1\n", "{path} must define a function get_config()"),
         ("get_config = 1\n", "{path} must define a function get_config()"),
@@ -816,7 +821,10 @@ def test_a_file_may_write_integers_for_floats_and_lists_for_tuples(tmp_path):
 def test_a_file_that_gives_no_config_is_named(tmp_path, source, expected):
     path = tmp_path / "broken.py"
     path.write_text(source)
-    assert message(path).startswith(expected.format(path=path))
+    start, _, reason = expected.format(path=path).partition("...")
+    found = message(path)
+    assert found.startswith(start)
+    assert reason in found
 
 
 def test_a_missing_file_is_answered_with_the_nearest(tmp_path):
@@ -846,7 +854,7 @@ def test_loading_writes_nothing(tmp_path):
 
 
 def test_a_loaded_config_cannot_be_changed():
-    config = configuration.load(DIGITS_JOINT)
+    config = configuration.load(NCSNPP_JOINT)
     with pytest.raises(AttributeError, match="immutable"):
         config.seed = 1
     with pytest.raises(AttributeError, match="immutable"):
@@ -858,7 +866,7 @@ def test_a_loaded_config_cannot_be_changed():
 
 def test_json_holds_plain_values():
     overrides = ["encoder.channel_multipliers=1,2,4", "alignment.noise_scale=None"]
-    config = configuration.load(DIGITS_JOINT, overrides)
+    config = configuration.load(NCSNPP_JOINT, overrides)
     tree = configuration.to_json_dict(config)
     assert json.loads(json.dumps(tree)) == tree
     assert tree["encoder"]["channel_multipliers"] == [1, 2, 4]

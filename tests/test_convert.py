@@ -351,8 +351,8 @@ def test_a_folder_with_checkpoints_and_a_command_without_a_file_are_refused(conv
     assert run(config, workdir) == 2
     lines = capsys.readouterr().err.splitlines()
     assert [line.split(":")[0] for line in lines] == ["error"] * 2
-    assert "holds checkpoints already" in lines[0]
-    assert "--checkpoint=FILE.pt" in lines[1]
+    assert "already has checkpoints" in lines[0]
+    assert "one of the arguments --checkpoint --released is required" in lines[1]
 
 
 # Checkpoints by name, of tiny networks.
@@ -550,11 +550,11 @@ SHAPE = np.zeros((3, 3), np.float32)
 DAMAGE = {
     "key": (
         _drop("encoder", f"{PREFIX}all_modules.0.bias"),
-        "encoder's all_modules.0.bias is not there",
+        "encoder's all_modules.0.bias is missing",
     ),
     "other key": (
         _put("decoder", f"{PREFIX}all_modules.99.weight", value=SHAPE),
-        "decoder's all_modules.99.weight is left over",
+        "decoder's all_modules.99.weight is unexpected",
     ),
     "prefix": (_put("encoder", "module.net.weight", value=SHAPE), "the key module.net.weight"),
     "shape": (
@@ -576,9 +576,9 @@ DAMAGE = {
         f"label_anchor's {PREFIX}anchor is float64, not float32",
     ),
     "value": (_put("label_anchor", f"{PREFIX}anchor", value=1), "is int, not float32"),
-    "entry": (_put("critic", value={}), "its entry critic is no network of the config's study"),
+    "entry": (_put("critic", value={}), "its entry critic is not a network of the config's study"),
     "iteration": (_put("iteration", value="7"), "its iteration is '7'"),
-    "network": (_put("label_anchor", value=[]), "label_anchor is no dict"),
+    "network": (_put("label_anchor", value=[]), "label_anchor is not a dict"),
 }
 
 
@@ -597,7 +597,7 @@ def test_a_file_that_does_not_fit_is_named_in_one_line(name, tmp_path):
 def test_networks_of_another_study(tmp_path):
     config, values = joint_config(), released_values("joint")
     torch_writer.write(tmp_path / "file.pt", values)
-    with pytest.raises(UserError, match="entry encoder is no network"):
+    with pytest.raises(UserError, match="entry encoder is not a network"):
         convert.load_released(tmp_path / "file.pt", joint_config(latent__enabled=False))
     for name in ("label_anchor", "label_anchor_ema"):
         del values[name]

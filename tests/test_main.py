@@ -114,7 +114,7 @@ def test_the_command_itself_runs(commanded):
     assert "representations]" in result.stderr
     assert "assignment accuracy 0." in result.stderr
     done = lines.index(f"done: results are in {workdir}")
-    assert lines[done + 1] == "what can be done next:"
+    assert lines[done + 1] == "next steps:"
     commands = [shlex.split(line) for line in lines[done + 3 :: 2]]
     assert len(commands) == 3
     assert commands[0] == [
@@ -174,7 +174,7 @@ def test_a_mode_takes_the_config_of_its_run_and_refuses_what_does_not_fit(
     assert _predictions(trained) == classified
     before = _contents(trained)
     for extra, expected in {
-        "--config.latent.dim=5": "holds a run with latent.dim=4, this command says 5",
+        "--config.latent.dim=5": "holds a run with latent.dim=4, this command has 5",
         "--config.latent.dimm=5": "the nearest is latent.dim",
         f"--workdir={tmp_path}": f"{tmp_path} is no run: name the folder that holds config.json",
     }.items():

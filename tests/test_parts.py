@@ -103,12 +103,12 @@ def named(name, part=None, fields=None, kind="solver"):
 
 def test_a_name_that_is_taken_says_by_whom(tmp_path):
     taken = str(ROOT / "lzn_jax" / "losses" / "parts.py")
-    expected = f"solver 'euler' is there already, added by {taken}: rename yours"
+    expected = f"solver 'euler' is already registered by {taken}: rename yours"
     assert error("euler", load=named) == expected
     assert parts.find("solver", "euler").file == taken
     named("own", 1)
     (tmp_path / "own.py").write_text("from lzn_jax import parts\n\nparts.add('solver', 'own', 2)\n")
-    expected = f"solver 'own' is there already, added by {__file__}: rename yours"
+    expected = f"solver 'own' is already registered by {__file__}: rename yours"
     assert error([str(tmp_path / "own.py")], load=parts.extend) == expected
 
 
@@ -119,7 +119,7 @@ def test_a_file_may_add_its_part_again():
 
 
 def test_a_part_is_of_a_kind_and_its_fields_are_fields():
-    expected = f"a part is one of {', '.join(parts.KINDS)}, got 'network'"
+    expected = f"the kind of a part must be one of {', '.join(parts.KINDS)}, got 'network'"
     assert error("own", kind="network", load=named) == expected
     parts.add("solver", "own", None, lambda values: {"latent.own": 3})
     expected = "the field latent.own of solver 'own' must be a parts.Field"
@@ -129,7 +129,7 @@ def test_a_part_is_of_a_kind_and_its_fields_are_fields():
 def test_a_part_is_imported_where_it_is_asked_for():
     named("own", ("json", "json:dumps", json))
     assert parts.get("solver", "own") == (json, json.dumps, json)
-    expected = "there is no solver 'owm'; there are euler, dpm, adams, own"
+    expected = "there is no solver 'owm'; available: euler, dpm, adams, own"
     assert error("solver", "owm", load=parts.get) == expected
 
 
@@ -149,7 +149,7 @@ def test_a_config_names_a_part_of_the_file_beside_it(kind, tmp_path, monkeypatch
     changed = configuration.load(config, [f"{field}=7"])
     assert configuration.flatten(changed.to_dict())[field] == 7
     assert error(config, [f"{field}=0"]) == f"{field} must be an integer >= 1, got 0"
-    expected = f"the config holds no field {field}s; the nearest is {field}"
+    expected = f"the config has no field {field}s; the nearest is {field}"
     assert error(config, [f"{field}s=1"]) == expected
 
 
@@ -211,7 +211,7 @@ def test_extensions_differ_in_their_names_and_are_no_override(config, tmp_path):
     other.write_text("")
     expected = f"two extensions are called own.py: rename {other}"
     assert error(["own.py", "other/own.py"], tmp_path, load=parts.extend) == expected
-    expected = "extensions must be those of --extensions=FILE.py, not ()"
+    expected = "extensions must be set by --extensions=FILE.py"
     assert error(config, ["extensions=()"]) == expected
 
 
@@ -285,8 +285,8 @@ def test_a_run_names_its_extensions_and_is_opened_with_them_alone(run, tmp_path,
     assert configuration.load_run(run).latent.own == 9  # it has run in this process
     registry()
     expected = (
-        f"{run / 'config.json'} needs the extension own.py (sha256 {digest[:12]}): name it with "
-        "--extensions=own.py, or extensions=('own.py',) of lzn_jax.load"
+        f"{run / 'config.json'} needs the extension own.py (sha256 {digest[:12]}): pass "
+        "--extensions=own.py, or extensions=('own.py',) to lzn_jax.load"
     )
     assert error(run, load=configuration.load_run) == expected
     flags = ["-m", "lzn_jax.main", f"--workdir={run}", "--mode=show_config"]
@@ -322,7 +322,7 @@ def test_a_run_whose_extension_has_changed_is_evaluated_but_not_trained_on(
     (tmp_path / "own.py").write_text(f"{OWN}# changed\n")
     after = configuration.load(config, ["latent.solver=own", "latent.own=9"])
     expected = (
-        f"{run} holds a run of other extensions, own.py of sha256 {digest[:12]}: take these or "
+        f"{run} holds a run of other extensions, own.py of sha256 {digest[:12]}: use these or "
         "choose another --workdir"
     )
     assert error(after, run, is_training=True, load=workdirs.prepare) == expected

@@ -1,4 +1,4 @@
-"""README's examples run as they stand, and what README, docs and notebooks name exists."""
+"""The examples of the docs run as they stand, and what README, docs and notebooks name exists."""
 
 import ast
 import re
@@ -15,54 +15,50 @@ from lzn_jax import data, main
 ROOT = Path(__file__).parent.parent
 
 
-BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+def blocks_of(name):
+    """The Python examples of a page."""
+    return re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(), re.DOTALL)
 
 
-def names_of(block):
+def names_of(name):
+    """The variables that the one example of a page leaves."""
     names: dict = {}
-    exec(compile(block, "README.md", "exec"), names)
+    (block,) = blocks_of(name)
+    exec(compile(block, name, "exec"), names)
     return names
-
-
-def test_there_are_two_examples():
-    assert ["lzn_jax.load" in block for block in BLOCKS] == [True, False]
 
 
 def test_a_trained_model_does_what_the_example_says(tmp_path, monkeypatch, capsys):
     config = small.config(ROOT / "configs" / "digits_joint.py")
     small.untrained_run(tmp_path / "results" / "digits_joint", config)
     monkeypatch.chdir(tmp_path)
-    names = names_of(BLOCKS[0])
+    names = names_of("docs/python.md")
     assert names["anchors"].shape == names["latents"].shape == names["centres"].shape == (360, 4)
     assert names["classes"].shape == names["probabilities"].shape == names["errors"].shape == (360,)
     assert names["sevens"].shape == (4, 8, 8, 1)
-    assert names["way"].shape == (11, 8, 8, 1)
+    assert names["path"].shape == (11, 8, 8, 1)
     assert set(names["features"]) == {"anchor", "latent", "latent_centre"}
     said = capsys.readouterr().out
     assert f"accuracy {np.mean(names['classes'] == names['test'].labels)} " in said
     assert said.splitlines()[0].endswith(f"reconstruction {names['errors'].mean()!s}")
-    assert "way (11, 8, 8, 1)" in said
+    assert "path (11, 8, 8, 1)" in said
 
 
 @pytest.mark.usefixtures("full_speed")
 def test_an_encoder_of_ones_own_learns(capsys):
-    names_of(BLOCKS[1])
+    names_of("website/zoning_functions.md")
     said, accuracy = capsys.readouterr().out.split()
     assert said == "accuracy"
     assert float(accuracy) > 0.93
-    assert len(BLOCKS[1].splitlines()) <= 40
+    assert len(blocks_of("website/zoning_functions.md")[0].splitlines()) <= 40
 
 
 @pytest.mark.usefixtures("full_speed")
 def test_the_smallest_type_learns(tmp_path, monkeypatch):
     small.without_pictures(monkeypatch)
-    page = (ROOT / "docs" / "parts.md").read_text()
-    for name, block in zip(
-        ("profiles", "config"), re.findall(r"```python\n(.*?)```", page, re.DOTALL), strict=True
-    ):
-        (tmp_path / f"{name}.py").write_text(block)
-    workdir, extension = tmp_path / "run", tmp_path / "profiles.py"
-    flags = [f"--config={tmp_path / 'config.py'}", "--config.evaluation.noise_scales=()"]
+    example = ROOT / "examples" / "profiles"
+    workdir, extension = tmp_path / "run", example / "profiles.py"
+    flags = [f"--config={example / 'config.py'}", "--config.evaluation.noise_scales=()"]
     assert main.main([*flags, f"--workdir={workdir}"]) == 0
     model = lzn_jax.load(workdir, extensions=[str(extension)])
     train, test = data.load_data(model.config)
@@ -77,11 +73,17 @@ def test_the_smallest_type_learns(tmp_path, monkeypatch):
 
 
 PAGES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md"))
+INTERFACES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "website").glob("*.md"))
 EXAMPLES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "examples").glob("*/*.md"))
 
 
+def test_every_python_example_is_run():
+    pages = [name for name in ("README.md", *PAGES, *INTERFACES) if blocks_of(name)]
+    assert pages == ["docs/python.md", "website/zoning_functions.md"]
+
+
 @pytest.mark.parametrize(
-    "name", ["README.md", "CONTRIBUTING.md", "launch/README.md", *PAGES, *EXAMPLES]
+    "name", ["README.md", "CONTRIBUTING.md", "launch/README.md", *PAGES, *EXAMPLES, *INTERFACES]
 )
 def test_what_is_named_exists(name):
     text = (ROOT / name).read_text()

@@ -2,6 +2,7 @@
 
 import html.parser
 import importlib.util
+import json
 import os
 import runpy
 import shutil
@@ -49,7 +50,10 @@ def site(tmp_path_factory):
     """The folder of the built site."""
     folder = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", folder]
-    built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    environment = os.environ | {"EXECUTE_NOTEBOOKS": "false"}  # they take minutes
+    built = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+    )
     assert built.returncode == 0, built.stderr
     return folder
 
@@ -65,15 +69,18 @@ def test_the_repository_is_in_it(site, pages):
     names = {str(path.relative_to(site)) for path in pages}
     documents = [path.stem for path in (ROOT / "docs").glob("*.md")]
     notebooks = [path.stem for path in (ROOT / "notebooks").glob("*.ipynb")]
+    interfaces = [path.stem for path in (ROOT / "website").glob("*.md")]
     examples = [path.parent.name for path in (ROOT / "examples").glob("*/README.md")]
     assert documents
     assert notebooks
+    assert interfaces
     assert names == {
         *(f"docs/{name}.html" for name in documents),
         *(f"notebooks/{name}.html" for name in notebooks),
         *(f"examples/{name}/index.html" for name in examples),
         *("index.html", "launch/index.html", "CHANGELOG.html", "CONTRIBUTING.html"),
-        *("trained_model.html", "zoning_functions.html", "limits.html"),
+        *(f"website/{name}.html" for name in interfaces),
+        "limits.html",
     }
     limits = (site / "limits.html").read_text()
     assert "none was run at full scale" in limits
@@ -100,21 +107,22 @@ def test_nothing_is_loaded_from_elsewhere(pages):
 
 
 def test_docstrings_are_in_it(site, pages):
-    anchors = pages[site / "zoning_functions.html"].anchors
+    anchors = pages[site / "website" / "zoning_functions.html"].anchors
     named = {name.split(".")[-1] for name in anchors if name.startswith("lzn_jax.zoning.")}
     assert set(zoning.__all__) - {"SOLVERS", "Solver"} <= named
-    anchors = pages[site / "trained_model.html"].anchors
+    anchors = pages[site / "website" / "trained_model.html"].anchors
     public = [name for name in vars(TrainedModel) if not name.startswith("_")]
     assert {f"lzn_jax.trained_model.TrainedModel.{name}" for name in public} <= anchors
     assert "lzn_jax.loading.load" in anchors
-    text = (site / "trained_model.html").read_text()
-    assert "Samples of one data type as samples of another" in text
+    text = (site / "website" / "trained_model.html").read_text()
+    assert "Translates samples from one data type to another" in text
 
 
 def test_cells_say_what_they_showed():
     hook = runpy.run_path(str(ROOT / "website" / "hook.py"))
     outputs = [
-        {"output_type": "stream", "text": ["1\n", "2\n"]},
+        {"output_type": "stream", "name": "stdout", "text": ["1\n", "2\n"]},
+        {"output_type": "stream", "name": "stderr", "text": ["training: 50%\n"]},
         {"output_type": "execute_result", "data": {"text/plain": ["3"]}},
         {"output_type": "display_data", "data": {"image/png": "QUJD\n", "text/plain": "<Figure>"}},
     ]
@@ -126,6 +134,27 @@ def test_cells_say_what_they_showed():
         "![](data:image/png;base64,QUJD)",
     ]
     assert list(hook["cell_parts"]({"cell_type": "markdown", "source": "# A"})) == ["# A"]
+
+
+def test_outputs_of_notebooks_are_kept_until_the_notebook_changes(tmp_path):
+    pytest.importorskip("nbclient", reason="pip install -e '.[notebooks]'")
+    executed = runpy.run_path(str(ROOT / "website" / "hook.py"))["executed"]
+    executed.__globals__["CACHE"] = tmp_path / "cache"
+    path = tmp_path / "a.ipynb"
+
+    def output(source):
+        cell = {"cell_type": "code", "id": "a", "metadata": {}, "source": source}
+        cell |= {"outputs": [], "execution_count": None}
+        notebook = {"cells": [cell], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
+        path.write_text(json.dumps(notebook))
+        (ran,) = executed(path)["cells"]
+        return "".join(ran["outputs"][0]["text"])
+
+    source = "import uuid\nprint(uuid.uuid4())"
+    first = output(source)
+    assert output(source) == first
+    assert output(f"{source}  # changed") != first
+    assert len(list((tmp_path / "cache").iterdir())) == 1
 
 
 def browse(address, tmp_path, *what):
@@ -159,4 +188,4 @@ def test_every_page_opens(site, pages, tmp_path):
 def test_search_works_from_files(site, tmp_path):
     found = browse(f"{(site / 'index.html').as_uri()}?q=AdamsBashforth", tmp_path, "--dump-dom")
     assert "matching documents" in found
-    assert 'href="zoning_functions.html' in found.partition("matching documents")[2]
+    assert 'href="website/zoning_functions.html' in found.partition("matching documents")[2]

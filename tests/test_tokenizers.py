@@ -98,11 +98,11 @@ def test_many_texts_are_those_of_one_at_a_time(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("vocabulary", "text", "message"),
     [
-        (Characters(" ab"), "abc", "does not know: c"),
+        (Characters(" ab"), "abc", "outside the run's vocabulary: c"),
         (Characters(" ab"), "ababab", "longer than the run's 5 tokens"),
         (Characters(" ab"), "", "is empty"),
         (Bytes(), "éàè", "longer than the run's 5 tokens"),
-        (Bytes(), "a\ud83d", "does not know: \ud83d"),
+        (Bytes(), "a\ud83d", "outside the run's vocabulary: \ud83d"),
     ],
 )
 def test_a_text_that_cannot_be_said_is_named_or_left_out(vocabulary, text, message):
@@ -122,7 +122,7 @@ def test_a_text_of_which_a_file_makes_nothing_or_too_much_is_named(tmp_path):
         found.encode(["a", " "])
     with pytest.raises(UserError, match="is longer than the run's 5 tokens"):
         found.encode(["a thin nine standing upright"])
-    with pytest.raises(UserError, match="does not know: \ud83d"):
+    with pytest.raises(UserError, match="outside the run's vocabulary: \ud83d"):
         found.encode(["a\ud83d"])
 
 
@@ -227,8 +227,8 @@ def test_a_tokenizer_that_is_not_the_runs_is_one_line_that_says_where_it_is(run,
     for change in (lambda: path.write_text("{}"), path.unlink):
         change()
         (line,) = lines_of(capsys, small.flags(CONFIG, folder, **changes(path)))
-        assert f"say --config.data.tokenizer_path={copy} or choose another" in line
-    with pytest.raises(UserError, match=f"say --config.data.tokenizer_path={copy} or"):
+        assert f"use --config.data.tokenizer_path={copy} or choose another" in line
+    with pytest.raises(UserError, match=f"use --config.data.tokenizer_path={copy} or"):
         workdirs.check_same_run(small.config(CONFIG, **changes(None)), folder)
     copy.unlink()
     with pytest.raises(UserError, match=f"data.tokenizer_path={copy} .*No such file"):
@@ -239,5 +239,5 @@ def test_a_run_of_bytes_has_no_tokenizer_to_name(run, tmp_path):
     _, config, _ = run
     workdirs.record(small.config(CONFIG, **changes(None)), tmp_path / "bytes")
     assert not (tmp_path / "bytes" / "tokenizer.json").exists()
-    with pytest.raises(UserError, match=r"tokenizer None.*say --config.data.tokenizer_path=None"):
+    with pytest.raises(UserError, match=r"tokenizer None.*use --config.data.tokenizer_path=None"):
         workdirs.check_same_run(config, tmp_path / "bytes")

@@ -263,10 +263,10 @@ def test_a_signal_saves_and_the_command_that_is_shown_goes_on(uninterrupted, num
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 75, errors
     assert "Traceback" not in errors
-    assert errors.count("Ctrl-C again leaves at once") == (number == signal.SIGINT)
+    assert errors.count("Ctrl-C again to exit at once") == (number == signal.SIGINT)
     saved = max(int(p.name) for p in (tmp_path / "checkpoints").iterdir())
     assert _lines(tmp_path)[-1]["step"] == saved
-    said, _, command = errors.splitlines()[-1].partition("; to go on: ")
+    said, _, command = errors.splitlines()[-1].partition("; to continue: ")
     assert said == f"saved at step {saved}"
     flags = shlex.split(command)[3:]
     process = _start(tmp_path, flags)
@@ -317,7 +317,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over(tmp_path, caplog):
         if file.is_file():
             file.write_bytes(b"")
     assert train.train_and_evaluate(config, tmp_path) == 0
-    assert "checkpoint 4 is passed over: file params/" in caplog.text
+    assert "checkpoint 4 is skipped: file params/" in caplog.text
     for a, b in zip(_arrays(_final_state(tmp_path, config)), _arrays(want), strict=True):
         np.testing.assert_array_equal(a, b)
 

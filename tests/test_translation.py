@@ -16,7 +16,7 @@ from lzn_jax.evaluation import measurements
 from lzn_jax.evaluation.digit_captions import DigitCaptions
 from lzn_jax.evaluation.retrieval import embedded
 from lzn_jax.evaluation.texts import measure
-from lzn_jax.latent_space import LatentSpace, Model, _both_present, _stand_ins
+from lzn_jax.latent_space import LatentSpace, Model, _all_present, _stand_ins
 from lzn_jax.losses import contrastive
 from lzn_jax.randomness import named, normal_by_index
 from lzn_jax.run import sharding
@@ -236,8 +236,8 @@ def test_a_pair_is_present_where_both_samples_are():
         for rows in ([True, True, False, False], [True, False, True, False])
     )
     everything = Zones(jnp.zeros((4, 2)))
-    assert _both_present(one, everything, other).tolist() == [True, False, False, False]
-    assert _both_present(everything, everything) is None
+    assert _all_present(one, everything, other).tolist() == [True, False, False, False]
+    assert _all_present(everything, everything) is None
 
 
 def test_devices_and_micro_batches_do_not_change_the_losses():
@@ -426,7 +426,7 @@ def test_test_texts_that_the_run_cannot_read_are_named_first_and_not_measured(
     caplog.set_level("INFO")
     measurements.prepare(model.space, cut)
     assert "left out: the test text 'a çat' has characters that the run" in caplog.text
-    assert "test texts left out: 2 different ones, of 2 examples" in caplog.text
+    assert "test texts left out: 2 distinct, of 2 examples" in caplog.text
     found = measure(model, train, cut, tmp_path)
     assert found == measure(model, train, whole, tmp_path)
     assert {"image_to_text_exact", "text_to_image_exact", "retrieval_image_to_text_r1"} <= set(
@@ -443,9 +443,9 @@ def test_test_texts_that_the_run_cannot_read_are_named_first_and_not_measured(
 def test_what_does_not_fit_is_one_line_that_names_the_pairs(model, run, capsys):
     with pytest.raises(UserError, match="translates image to text, image to label"):
         model.translate(["a"], "text", "sound")
-    with pytest.raises(UserError, match="does not know: !"):
+    with pytest.raises(UserError, match="outside the run's vocabulary: !"):
         model.translate(["a bold seven!"], "text", "label")
-    with pytest.raises(UserError, match="must be a list of strings"):
+    with pytest.raises(UserError, match="texts must be a list of samples, got the string"):
         model.translate("a bold seven", "text", "label")
     for call in (lambda: model.translate([], "text", "label"), lambda: model.generate("text", 0)):
         with pytest.raises(UserError, match="at least 1, got 0"):
@@ -456,7 +456,7 @@ def test_what_does_not_fit_is_one_line_that_names_the_pairs(model, run, capsys):
     assert main.main([*flags, "--input=a bold seven!"]) == 2
     assert main.main(flags[:-1]) == 2
     errors = capsys.readouterr().err.splitlines()
-    assert "does not know: !" in errors[0]
+    assert "outside the run's vocabulary: !" in errors[0]
     assert "--mode=translate go together" in errors[1]
 
 

@@ -1,5 +1,7 @@
-"""The repository's files as pages of the site, at their own paths: links work in both."""
+"""The repository's files as pages of the site, at their own paths, so that links work in both."""
 
+import hashlib
+import importlib.util
 import json
 import re
 from collections.abc import Iterator
@@ -7,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
+from mkdocs.plugins import get_plugin_logger
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
+CACHE = ROOT / "build" / "notebooks"
 PAGES = (
     "README.md",
     "CHANGELOG.md",
@@ -17,12 +22,14 @@ PAGES = (
     "launch/README.md",
     "examples/*/README.md",
     "docs/*.md",
+    "website/*.md",
 )
 LINK = re.compile(r"\]\((?!https?:)([^)#]+)")
+log = get_plugin_logger("notebooks")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Adds pages, what they link to, README's limits and the notebooks to the site's own files."""
+    """Adds pages, the files that they link to, README's limits and the notebooks."""
     pages = [path for pattern in PAGES for path in sorted(ROOT.glob(pattern))]
     for path in sorted({*pages, *linked(pages)}):
         uri = path.relative_to(ROOT).as_posix()
@@ -50,23 +57,50 @@ def limits() -> str:
 
 
 def notebook_page(path: Path, *, execute: bool) -> str:
-    """A notebook in Markdown, with its outputs where it is executed."""
-    notebook = json.loads(path.read_text(encoding="utf-8"))
-    if execute:
-        import nbclient
-        import nbformat
-
-        resources = {"metadata": {"path": str(path.parent)}}
-        notebook = nbclient.execute(nbformat.read(path, 4), resources=resources, timeout=None)
+    """A notebook in Markdown, with its outputs if `execute`."""
+    notebook = executed(path) if execute else json.loads(path.read_text(encoding="utf-8"))
     return "\n\n".join(part for cell in notebook["cells"] for part in cell_parts(cell))
 
 
+def executed(path: Path) -> dict[str, Any]:
+    """A notebook with outputs, executed unless it was since it or the package changed."""
+    cached = CACHE / f"{path.stem}-{digest(path)}.json"
+    if not cached.exists():
+        if not all(importlib.util.find_spec(name) for name in ("nbclient", "ipykernel")):
+            raise PluginError(
+                "to execute the notebooks: pip install -e '.[docs,notebooks]'; "
+                "to build without their outputs: EXECUTE_NOTEBOOKS=false mkdocs build"
+            )
+        import nbclient
+        import nbformat
+
+        log.info(f"executing {path.name}, which takes minutes; {CACHE} keeps its outputs")
+        resources = {"metadata": {"path": str(path.parent)}}
+        source = nbformat.read(path, 4)
+        notebook = nbclient.NotebookClient(source, timeout=None, resources=resources).execute()
+        CACHE.mkdir(parents=True, exist_ok=True)
+        for older in CACHE.glob(f"{path.stem}-*.json"):
+            older.unlink()
+        cached.write_text(nbformat.writes(notebook), encoding="utf-8")
+    loaded: dict[str, Any] = json.loads(cached.read_text(encoding="utf-8"))
+    return loaded
+
+
+def digest(notebook: Path) -> str:
+    """Hash of a notebook and of the sources that its outputs depend on."""
+    sources = [*ROOT.glob("lzn_jax/**/*.py"), *ROOT.glob("configs/*.py")]
+    contents = b"".join(path.read_bytes() for path in [notebook, *sorted(sources)])
+    return hashlib.sha256(contents).hexdigest()[:16]
+
+
 def cell_parts(cell: dict[str, Any]) -> Iterator[str]:
-    """What a cell says, and what it showed."""
+    """The source of a cell, then its outputs; progress bars and logs are left out."""
     source = "".join(cell["source"])
     yield source if cell["cell_type"] == "markdown" else fenced(source, "python")
     for output in cell.get("outputs", []):
         data = output.get("data", {})
+        if output.get("name") == "stderr":
+            continue
         if "image/png" in data:
             yield f"![](data:image/png;base64,{''.join(data['image/png'].split())})"
         elif text := "".join(output.get("text", data.get("text/plain", ""))):

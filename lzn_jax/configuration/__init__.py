@@ -1,4 +1,4 @@
-"""Experiment configs: every field and its default, read, checked and explained without JAX."""
+"""Experiment configs: their fields and defaults, reading, checking and display, without JAX."""
 
 from lzn_jax.configuration.explaining import explain as explain
 from lzn_jax.configuration.finding import overview as overview

@@ -1,4 +1,4 @@
-"""Whether a config's values are what their fields take, by themselves and together."""
+"""Checks of a config's values, each by itself and all together."""
 
 import dataclasses
 import difflib
@@ -14,7 +14,10 @@ from lzn_jax.parts import Field, require
 
 
 def validated(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values in canonical types, in the schema's order; raises UserError at the first fault."""
+    """The values with defaults, in canonical types and the schema's order.
+
+    Raises UserError for the first invalid value.
+    """
     fields = schema_of(values)
     values = with_defaults(values, fields)
     result = {n: checked(n, values[n], field) for n, field in fields.items() if n in values}
@@ -32,32 +35,32 @@ def validated(values: Mapping[str, Any]) -> dict[str, Any]:
 def _missing(name: str, field: Field, extra: Sequence[str]) -> str:
     message = f"the config lacks the field {name} ({field.help}): {_expected(field)}"
     near = difflib.get_close_matches(name, extra, n=1, cutoff=0.8)
-    return f"{message}; it holds {near[0]}, which is no field" if near else message
+    return f"{message}; it has {near[0]}, which is not a field" if near else message
 
 
-# What people call a field elsewhere.
-_ELSEWHERE = {"epochs": "num_steps", "iterations": "num_steps", "alpha": "noise_scale"}
+# Names of fields in other programs.
+_ALIASES = {"epochs": "num_steps", "iterations": "num_steps", "alpha": "noise_scale"}
 
 
 def unknown(name: str, fields: Iterable[str]) -> str:
-    """Message for an unknown field: it names the nearest field, or all of the nearest group."""
+    """Error message for an unknown field, with the nearest field or fields."""
     fields = list(fields)
     groups = {field.rpartition(".")[0] for field in fields}
     small_groups = sorted(group for group in groups if "." in group)
     nearest = max([*fields, *small_groups], key=lambda known: _closeness(name, known))
     if nearest in fields:
-        return f"the config holds no field {name}; the nearest is {nearest}"
+        return f"the config has no field {name}; the nearest is {nearest}"
     members = ", ".join(field for field in fields if field.startswith(f"{nearest}."))
-    return f"the config holds no field {name}; the nearest are {members}"
+    return f"the config has no field {name}; the nearest are {members}"
 
 
 def _closeness(name: str, known: str) -> tuple[float, float]:
-    """How near two names are, by letters, by words (steps, num_steps) or by initials (lr)."""
+    """Similarity of two names by letters, by words (steps, num_steps) or by initials (lr)."""
     asked, leaf = name.rpartition(".")[2], known.rpartition(".")[2]
     words = leaf.split("_")
     whole = difflib.SequenceMatcher(None, name, known).ratio()
     letters = difflib.SequenceMatcher(None, asked, leaf).ratio()
-    is_meant = _ELSEWHERE.get(asked) == leaf or (
+    is_meant = _ALIASES.get(asked) == leaf or (
         len(words) > 1 and asked == "".join(word[0] for word in words)
     )
     by_meaning = 1.0 if is_meant else 0.9 * (set(asked.split("_")) <= set(words))
@@ -65,9 +68,9 @@ def _closeness(name: str, known: str) -> tuple[float, float]:
 
 
 def checked(name: str, value: Any, field: Field) -> Any:
-    """`value` in the field's type: integers as floats, lists as tuples where those are meant.
+    """`value` in the field's type; integers become floats and lists tuples if the type requires it.
 
-    Raises UserError for a value that the field does not take.
+    Raises UserError if the field does not accept the value.
     """
     if (value is None and field.takes_none) or (isinstance(value, str) and value in field.words):
         return value
@@ -78,7 +81,7 @@ def checked(name: str, value: Any, field: Field) -> Any:
 
 
 def converted(value: Any, kind: type, item: type) -> Any:
-    """`value` as the type `kind`, a tuple of `item`s; None where it is not of that type."""
+    """`value` as the type `kind`, a tuple with items of the type `item`; None if impossible."""
     if kind is tuple and isinstance(value, tuple | list):
         items = tuple(converted(each, item, item) for each in value)
         return None if None in items else items
@@ -99,7 +102,7 @@ def _in_range(value: Any, field: Field) -> bool:
 
 
 def _limits(field: Field) -> list[tuple[str, Callable[..., bool], int | float]]:
-    """What bounds a field's values: the relation in words and as a function, and the limit."""
+    """Limits of a field's values, as (relation in words, relation, limit)."""
     relations = (
         (">=", operator.ge, field.minimum),
         (">", operator.gt, field.above),
@@ -114,7 +117,7 @@ _KINDS = {bool: "True or False", int: "an integer", float: "a finite number", st
 
 
 def _expected(field: Field) -> str:
-    """What a value of the field must be, in words."""
+    """Description of the values that the field accepts."""
     choices = ", ".join(map(repr, field.choices))
     if field.kind is tuple:
         items = choices or {int: "integers", float: "finite numbers", str: "strings"}[field.item]
@@ -130,7 +133,7 @@ def _expected(field: Field) -> str:
 
 
 def _check_across(values: Mapping[str, Any]) -> None:
-    """Raises UserError where fields that are right by themselves do not go together."""
+    """Raises UserError if values that are valid one by one are incompatible."""
     batch_size, size = values["training.batch_size"], values["training.microbatch_size"]
     require(
         size is None or batch_size % size == 0,
@@ -149,12 +152,12 @@ def _check_across(values: Mapping[str, Any]) -> None:
 
 
 def _named_parts(values: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Name of each field that names parts, their kind, and each part's name."""
+    """(field, kind, name) of every part that a config names."""
     named = []
     for name, field in schema_of(values).items():
-        if field.part is not None and values[name] is not None:
-            each = values[name] if isinstance(values[name], tuple) else (values[name],)
-            named += [(name, field.part, part) for part in each]
+        if field.part is not None and (value := values[name]) is not None:
+            parts_named = value if isinstance(value, tuple) else (value,)
+            named += [(name, field.part, part) for part in parts_named]
     return named
 
 
@@ -162,7 +165,7 @@ def _check_something_trains(values: Mapping[str, Any]) -> None:
     is_aligned = (
         bool(values["alignments"])
         and values.get("latent.enabled", True)
-        and values.get("alignment.weight", 1.0) > 0
+        and values["alignment.weight"] > 0
     )
     weights = {n: v for n, v in values.items() if n.startswith("training.") and "_weight" in n}
     require(

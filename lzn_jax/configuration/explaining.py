@@ -1,4 +1,4 @@
-"""What a config says, for people."""
+"""A config as text: every field with its value and meaning."""
 
 import ml_collections
 
@@ -7,9 +7,9 @@ from lzn_jax.configuration.schema import schema_of
 
 
 def explain(config: ml_collections.ConfigDict) -> str:
-    """A line a field: name = value  # meaning; a star where the value is not the default."""
+    """One line per field: name = value  # meaning; a star marks values that are not the default."""
     values = flatten(config.to_dict())
-    fields = flatten(nest(schema_of(values)))  # in the schema's order, those of a group together
+    fields = flatten(nest(schema_of(values)))  # in the schema's order, by group
     lines = ["* differs from its default, or has none"]
     for name, field in fields.items():
         mark = " " if values[name] == field.default else "*"

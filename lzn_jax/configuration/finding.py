@@ -1,4 +1,4 @@
-"""Config files by path or by name; those of this package are found in any folder."""
+"""Finds config files by path or by name; the package's own are found from any folder."""
 
 import ast
 import difflib
@@ -7,15 +7,16 @@ from pathlib import Path
 from lzn_jax.errors import UserError
 
 FOLDER = Path("configs")
-# In an installed package they are the folder of `lzn_jax.configs`, in a checkout beside it.
+# An installed package has them in lzn_jax/configs, a checkout in configs/ beside lzn_jax.
 _PACKAGE = Path(__file__).parents[1]
 SHIPPED = next(f for f in (_PACKAGE / FOLDER, _PACKAGE.parent / FOLDER) if f.is_dir())
 
 
 def find(path: str) -> Path:
-    """The config file at `path`; NAME is configs/NAME.py, which the package has where you have not.
+    """The config file at `path`, where NAME stands for configs/NAME.py.
 
-    Raises UserError where there is none, and names the nearest.
+    The package's own config of that name is used if the current folder has none. Raises UserError
+    with the nearest name if there is no such file.
     """
     asked = Path(path)
     if asked.parent == Path() and not asked.suffix:
@@ -28,18 +29,17 @@ def find(path: str) -> Path:
 
 
 def shipped(name: str) -> str:
-    """Path of the package's own config of a name, whatever the current folder holds."""
+    """Path of the package's own config NAME, regardless of the current folder."""
     return str(SHIPPED / f"{name}.py")
 
 
 def overview() -> str:
-    """A line a config of the package: its name, and the first line that it says of itself."""
-    return "\n".join(f"  {path.stem:<22}{_headline(path)}" for path in sorted(SHIPPED.glob("*.py")))
-
-
-def _headline(path: Path) -> str:
-    text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-    return text.partition("\n")[0]
+    """One line for each config of the package: its name and the first line of its docstring."""
+    lines = []
+    for path in sorted(SHIPPED.glob("*.py")):
+        headline, *_ = (ast.get_docstring(ast.parse(path.read_text("utf-8"))) or "").split("\n")
+        lines.append(f"  {path.stem:<22}{headline}")
+    return "\n".join(lines)
 
 
 def _no_such_config(path: Path) -> str:

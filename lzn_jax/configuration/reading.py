@@ -1,10 +1,9 @@
-"""From a config file and command-line values to a checked config, and to JSON and back."""
+"""Reads configs from Python files, command-line overrides and the JSON of a run."""
 
 import ast
 import json
 import logging
 import runpy
-import traceback
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,21 +17,21 @@ from lzn_jax.configuration.schema import groups, schema_of, with_defaults
 from lzn_jax.errors import UserError
 from lzn_jax.parts import REQUIRED, Field
 
-# Of a run, in its work folder.
+# Files in the work folder of a run.
 CONFIG_FILE = "config.json"
 TOKENIZER_FILE = "tokenizer.json"
 
 _EXTENSIONS = parts.words("extensions", ())
-# Old names of fields, as runs of older versions have them.
+# Fields that older runs have under another name.
 _RENAMED = {
     "decoder.told": "decoder.condition",
     "decoder.told_dropout": "decoder.condition_dropout",
 }
-# Fields of older versions, and the value with which this one computes.
+# Fields of older runs that no longer exist, and the only value that this version supports.
 _GONE = {"latent.precision": "float32"}
 _log = logging.getLogger(__name__)
 
-# Values, and names of those that are stated for their data set -> all values.
+# (values, names of the values that were set for this data set) -> completed values.
 Completion = Callable[[Mapping[str, Any], Collection[str]], Mapping[str, Any]]
 
 
@@ -42,18 +41,18 @@ def load(
     complete: Completion | None = None,
     extensions: Sequence[str] = (),
 ) -> ml_collections.ConfigDict:
-    """The checked, immutable config of the file at `path`, changed by `FIELD=VALUE` overrides.
+    """The checked, immutable config of the file at `path`, with `FIELD=VALUE` overrides applied.
 
     `path` may be the name of a config. `complete` fills in fields that follow from the data, such
-    as `lzn_jax.data.from_images.resolved`. `extensions` run beside those that the config names.
-    Raises UserError for a file that gives no config, for an extension that fails and for a field or
-    value at fault.
+    as `lzn_jax.data.from_images.resolved`. `extensions` run in addition to those that the config
+    names. Raises UserError for a file without a config, a failing extension and an invalid field or
+    value.
     """
-    file, given = find(path), parts.extend(extensions)
+    file, digests = find(path), parts.extend(extensions)
     tree = _read(file)
     named = checked("extensions", tree.get("extensions", ()), _EXTENSIONS)
-    found = given | parts.extend(named, file.parent)
-    values = validated({**flatten(tree), **_as_fields(found)})
+    digests |= parts.extend(named, file.parent)
+    values = validated({**flatten(tree), **_as_fields(digests)})
     values, stated = _changed(values, overrides)
     return _checked(complete(values, stated) if complete else values)
 
@@ -61,11 +60,11 @@ def load(
 def load_run(
     workdir: Path, overrides: Sequence[str] = (), extensions: Sequence[str] = ()
 ) -> ml_collections.ConfigDict:
-    """The checked, immutable config of the run in a folder, changed by `FIELD=VALUE` overrides.
+    """The checked, immutable config of the run in a folder, with `FIELD=VALUE` overrides applied.
 
     The tokenizer is the copy in the folder; nothing in the folder is executed. `extensions` are
-    files or modules with the parts that the run needs, unless they are registered. Raises UserError
-    for a folder that holds no run, for a missing extension and for a field or value at fault.
+    files or modules with the parts that the run needs and that are not registered yet. Raises
+    UserError for a folder without a run, a missing extension and an invalid field or value.
     """
     path = workdir / CONFIG_FILE
     if not path.is_file():
@@ -74,9 +73,8 @@ def load_run(
         )
     parts.extend(extensions)
     values = stored_values(path)
-    found = _found_extensions(path, values)
     try:
-        values = validated({**values, **_as_fields(found)})
+        values = validated({**values, **_as_fields(_found_extensions(path, values))})
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     if values.get("data.tokenizer_path") is not None:
@@ -85,14 +83,14 @@ def load_run(
 
 
 def stored_values(path: Path) -> dict[str, Any]:
-    """The values of a run's config.json by dotted name, those of older versions by new names.
+    """The values of a run's config.json by dotted name, with old field names replaced.
 
     Raises UserError for a file that is not a config.
     """
     try:
         tree = json.loads(path.read_text())
         if not isinstance(tree, dict):
-            raise ValueError("no object")
+            raise ValueError("not a JSON object")
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path} is not the config of a run: {reason}") from error
@@ -104,22 +102,22 @@ def stored_values(path: Path) -> dict[str, Any]:
 
 
 def _found_extensions(path: Path, values: Mapping[str, Any]) -> dict[str, str]:
-    """The extensions of a run with the sha256 of what is there; the log names changed ones."""
+    """The extensions of a run with the sha256 of those loaded; warns about changed ones."""
     names, digests = (
         checked(name, values.get(name, ()), _EXTENSIONS)
         for name in ("extensions", "extension_checksums")
     )
     found = {}
     for name, digest in zip(names, digests, strict=False):
-        there = parts.found_extension(name, digest)
-        if there is None:
+        loaded = parts.found_extension(name, digest)
+        if loaded is None:
             raise UserError(
-                f"{path} needs the extension {name} (sha256 {digest[:12]}): name it with "
-                f"--extensions={name}, or extensions=({name!r},) of lzn_jax.load"
+                f"{path} needs the extension {name} (sha256 {digest[:12]}): pass "
+                f"--extensions={name}, or extensions=({name!r},) to lzn_jax.load"
             )
-        if there != digest:
+        if loaded != digest:
             _log.warning("the extension %s has changed since the run of %s", name, path.parent)
-        found[name] = there
+        found[name] = loaded
     return found
 
 
@@ -128,18 +126,18 @@ def _as_fields(found: Mapping[str, str]) -> dict[str, Any]:
 
 
 def blank() -> ml_collections.ConfigDict:
-    """A config with every group and no field yet, for a config file to fill in.
+    """A config with all groups and no fields, for a config file to fill in.
 
-    The fields that it leaves out take their defaults; groups that stay empty vanish.
+    Fields that are not set take their defaults; groups that stay empty are dropped.
     """
     return ml_collections.ConfigDict(nest({group: {} for group in sorted(groups())}))
 
 
 def sibling(file: str, name: str) -> ml_collections.ConfigDict:
-    """The config `name`, unchecked and open to change, from the folder of the config file `file`.
+    """The config `name`, unchecked and mutable, from the folder of the config file `file`.
 
-    The package's own stands in for one that is not there. For configs that say only what they
-    change: `config = sibling(__file__, "digits_gen")`. Raises UserError where `name` gives no
+    Falls back to the package's own config of that name. For configs that only list their changes to
+    another: `config = sibling(__file__, "digits_gen")`. Raises UserError if there is no such
     config.
     """
     path = Path(file).with_name(f"{name}.py")
@@ -149,23 +147,23 @@ def sibling(file: str, name: str) -> ml_collections.ConfigDict:
 
 
 def to_json_dict(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    """The config as nested dicts of plain Python values, tuples as lists."""
+    """The config as nested dicts of plain Python values, with lists for tuples."""
     values = flatten(config.to_dict())
     return nest({k: list(v) if isinstance(v, tuple) else v for k, v in values.items()})
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """What get_config() of the file at `path` returns, as nested dicts."""
+    """The result of get_config() of the file at `path`, as nested dicts."""
     try:
         # Unlike an import, run_path leaves no bytecode beside the config.
         get_config = runpy.run_path(str(path)).get("get_config")
         config = get_config() if callable(get_config) else None
-        # A placeholder that the file leaves unset raises here.
+        # Raises for a placeholder without a value.
         tree = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else None
-    except UserError:  # of a sibling, which it names
+    except UserError:  # of a sibling; its message has the path
         raise
     except Exception as error:
-        raise UserError(_failed(path, error)) from error
+        raise parts.failure(f"the config {path}", error, str(path)) from error
     if not callable(get_config):
         raise UserError(f"{path} must define a function get_config()")
     if tree is None:
@@ -175,19 +173,11 @@ def _read(path: Path) -> dict[str, Any]:
     return tree
 
 
-def _failed(path: Path, error: Exception) -> str:
-    frames = traceback.extract_tb(error.__traceback__)
-    lines = [f", line {frame.lineno}" for frame in frames if frame.filename == str(path)]
-    place = f"{path}{lines[-1] if lines else ''}"
-    text = f"{place}: a config must run without errors, got {type(error).__name__}: {error}"
-    return " ".join(text.split())
-
-
 def flatten(tree: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
-    """The values of nested dicts by dotted name."""
+    """Values of nested dicts by dotted name."""
     flat, known = dict[str, Any](), groups()
     for key, value in tree.items():
-        # What is empty and no group stays, so that it is reported instead of lost.
+        # An empty dict that is not a group stays, so that it is reported as an unknown field.
         name = f"{prefix}{key}"
         is_group = isinstance(value, Mapping) and (value or name in known)
         flat |= flatten(value, f"{name}.") if is_group else {name: value}
@@ -209,38 +199,39 @@ def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
 def _changed(
     values: Mapping[str, Any], overrides: Sequence[str]
 ) -> tuple[dict[str, Any], set[str]]:
-    """The values after overrides, and the names of those that are stated for their data set."""
-    source = values["data.name"]
+    """The values with overrides applied, and the names of those that were set for this data set."""
+    data = values["data.name"]
     fields = schema_of(values)
-    selectors = {f"{name}=" for name, field in fields.items() if field.part is not None}
-    named = [text for text in overrides if text.startswith(tuple(selectors))]
+    # Fields that name parts come first, as the other fields depend on the parts.
+    selectors = tuple(f"{name}=" for name, field in fields.items() if field.part is not None)
+    named = [text for text in overrides if text.startswith(selectors)]
     values = {**values, **dict(_parse_override(text, fields) for text in named)}
-    is_another = values["data.name"] != source
-    if is_another:
-        values = _of_another(values, fields)
+    is_other_data = values["data.name"] != data
+    if is_other_data:
+        values = _without_data(values, fields)
     fields = schema_of(values)
-    given = dict(_parse_override(text, fields) for text in overrides)
-    values = {**values, **given}
-    return values, set(given if is_another else values)
+    changes = dict(_parse_override(text, fields) for text in overrides)
+    values = {**values, **changes}
+    return values, set(changes if is_other_data else values)
 
 
 def _checked(values: Mapping[str, Any]) -> ml_collections.ConfigDict:
     fields = schema_of(values)
     values = with_defaults(values, fields)
-    if values.get("data.channels", 3) is None:  # nobody has looked at the images
+    if values.get("data.channels", 3) is None:  # not completed from the images
         values["data.channels"] = 3
     found = validated(values)
     for name, field in fields.items():
         if field.from_data and found[name] is None:
-            raise UserError(f"the config lacks the field {name} ({fields[name].help})")
+            raise UserError(f"the config lacks the field {name} ({field.help})")
     return ml_collections.FrozenConfigDict(nest(found))
 
 
-def _of_another(values: Mapping[str, Any], before: Mapping[str, Field]) -> dict[str, Any]:
-    """The values for another data set, without what they say of the one before."""
+def _without_data(values: Mapping[str, Any], before: Mapping[str, Field]) -> dict[str, Any]:
+    """The values without those that describe the previous data set."""
     fields = schema_of(values)
 
-    def holds(name: str) -> bool:
+    def still_holds(name: str) -> bool:
         if not name.startswith("data."):
             return True
         if name not in fields:
@@ -248,7 +239,7 @@ def _of_another(values: Mapping[str, Any], before: Mapping[str, Field]) -> dict[
         is_of_data = fields[name].from_data or before[name].from_data
         return not is_of_data or fields[name].default is REQUIRED
 
-    return {name: value for name, value in values.items() if holds(name)}
+    return {name: value for name, value in values.items() if still_holds(name)}
 
 
 def _parse_override(text: str, fields: Mapping[str, Field]) -> tuple[str, Any]:
@@ -258,12 +249,12 @@ def _parse_override(text: str, fields: Mapping[str, Field]) -> tuple[str, Any]:
     if name not in fields:
         raise UserError(unknown(name, fields))
     if name in _as_fields({}):
-        raise UserError(f"{name} must be those of --extensions=FILE.py, not {value}")
+        raise UserError(f"{name} must be set by --extensions=FILE.py")
     return name, checked(name, _parse(value, fields[name]), fields[name])
 
 
 def _parse(text: str, field: Field) -> Any:
-    """The Python value that `text` spells, or `text` itself where it spells none."""
+    """The Python value of `text` for the field, or `text` itself if it is not one."""
     if field.takes_none and text in ("None", "none"):
         return None
     if field.kind is str or text in field.words:

@@ -1,7 +1,6 @@
-"""The config fields of every run; those of data types, data sets and networks come with the parts.
+"""The schema of a config: the fields of every run and the fields of the parts that it names.
 
-A config names its parts: data types, data set, networks, solvers, alignments. `schema_of` adds the
-fields that they bring to those of every run.
+Parts are data types, data set, networks, solvers, alignments and measurements.
 """
 
 import dataclasses
@@ -23,39 +22,42 @@ from lzn_jax.parts import (
     words,
 )  # fmt: skip
 
-# Defaults are the paper's for most of its experiments, or what does the least.
+# Defaults are those of most of the paper's experiments, or have no effect.
 _EVERY_RUN = {
-    "study": word("preset of types and alignments, None = the config's own", None, part="study"),
-    # jax.random.key keeps 32 bits of a seed and drops the rest without a word.
-    "seed": Field(int, "seed of every random draw", 0, minimum=0, below=2**32),
-    "extensions": words("Python files beside the config, or modules, with parts of one's own", ()),
-    "extension_checksums": words("their sha256, found when they run", ()),
+    "study": word("preset of types and alignments, None = set by this config", None, part="study"),
+    # jax.random.key silently drops all but 32 bits of a seed.
+    "seed": Field(int, "seed of all random numbers", 0, minimum=0, below=2**32),
+    "extensions": words("Python files beside the config, or modules, that register parts", ()),
+    "extension_checksums": words("sha256 of each extension, set when it runs", ()),
     "types": words("data types", nonempty=True, part="type"),
-    "alignments": words("alignments, as SOURCE:TARGET", ()),
-    "data.name": word("data source", part="data"),
+    "alignments": words("alignments as SOURCE:TARGET", ()),
+    "objective": choice("what trains the encoders; some data types have a baseline", "lzn"),
+    "data.name": word("data set", part="data"),
     "data.validation": count_or_0(
-        "training examples set apart, which are measured in place of the test set", 0
+        "training examples set apart and evaluated instead of the test set", 0
     ),
-    "data.validation_seed": Field(int, "seed of their choice", 0, minimum=0, below=2**32),
+    "data.validation_seed": Field(int, "seed of the validation split", 0, minimum=0, below=2**32),
     "latent.dim": count("latent dimension q"),
     "latent.noise_scale": amount("α of the training latents", 1.0),
     "latent.solver": word("solver of the encoder's flow", "dpm", part="solver"),
     "latent.num_steps": count("solver steps of the encoder's flow", 20),
-    "training.batch_size": count("examples an update, over all devices"),
+    "training.batch_size": count("examples per update, over all devices"),
     "training.microbatch_size": count(
-        "examples that the networks read at a time, None = all", None
+        "examples that a network evaluates at once, None = all", None
     ),
     "training.shard_parameters": flag(
-        "divide parameters and optimiser state over devices, for networks that do not fit", False
+        "divide parameters and optimiser state over the devices, to save memory", False
     ),
     "training.devices": count(
-        "devices of a batch; 'dividing': as many as divide it", "all", words=("all", "dividing")
+        "number of devices; 'dividing' = as many as divide the batch evenly",
+        "all",
+        words=("all", "dividing"),
     ),
-    "training.remat": flag("residual blocks compute their insides twice, to save memory", False),
+    "training.remat": flag("recompute residual blocks in the backward pass, to save memory", False),
     "training.num_steps": count("updates"),
     "training.warmup_steps": count_or_0("updates of linear warm-up", 5000),
     "training.schedule": choice("learning rate after warm-up", "constant", "cosine"),
-    "training.gradient_clip": positive("largest global norm of a gradient", 1.0),
+    "training.gradient_clip": positive("global norm to which gradients are clipped", 1.0),
     "training.ema_decay": share_below_1("decay of the averaged weights"),
     "training.compute_dtype": choice("dtype inside the networks", "float32", "bfloat16"),
     "training.log_every_steps": count("updates between logged metrics", 100),
@@ -63,21 +65,21 @@ _EVERY_RUN = {
     "checkpoint.keep": count("checkpoints kept", 2),
     "evaluation.every_steps": count("updates between evaluations"),
     "evaluation.measurements": words(
-        "measurements beside those of the data types", (), part="measurement"
+        "measurements in addition to those of the data types", (), part="measurement"
     ),
-    "reporting.wandb_project": word("project of Weights & Biases to show the run in", None),
+    "reporting.wandb_project": word("Weights & Biases project, None = no logging there", None),
 }
 _ALIGNED = {
-    "alignment.solver": word("solver of the flow to the targets", "euler", part="solver"),
-    "alignment.num_steps": count("solver steps of the flow to the targets"),
-    "alignment.cutoff": share_below_1("share of first steps left out", 0.2),
+    "alignment.solver": word("solver of the alignment's flow", "euler", part="solver"),
+    "alignment.num_steps": count("solver steps of the alignment's flow"),
+    "alignment.cutoff": share_below_1("share of the flow's first steps left out of the loss", 0.2),
     "alignment.form": word("form of the loss", "log", part="alignment"),
-}
-_BETWEEN_TYPES = {
-    "alignment.noise_scale": amount("α of the aligned latents, None = those of generation", None),
+    "alignment.noise_scale": amount("α of the aligned latents, None = as in generation", None),
     "alignment.weight": amount("weight of the alignment loss", 1.0),
 }
-# A field of each of these names a part, which brings fields of its own.
+# One type alone trains nothing else: without this loss there is nothing to train.
+_ALIGNED_VIEWS = {"alignment.weight": positive("weight of the alignment loss", 1.0)}
+# Fields that name a part whose fields are added to the schema -> kind of the part.
 _SELECTORS = {
     "data.name": "data",
     "encoder.name": "encoder",
@@ -89,14 +91,14 @@ _SELECTORS = {
 
 
 def schema_of(values: Mapping[str, Any]) -> dict[str, Field]:
-    """The fields that a config holds, by dotted name, given the parts that it names."""
+    """The fields of a config by dotted name, including those of the parts that it names."""
     preset = _preset(values.get("study"))
     types, alignments = (
         _tuple(values.get(name, preset.get(name))) for name in ("types", "alignments")
     )
     fields = {**_EVERY_RUN}
     if alignments or len(types) > 1:
-        fields |= _ALIGNED | (_BETWEEN_TYPES if len(types) > 1 else {})
+        fields |= _ALIGNED | (_ALIGNED_VIEWS if len(types) == 1 else {})
     space = {**values, "types": types, "alignments": alignments}
     for name in types:
         fields |= parts.fields("type", name, space)
@@ -114,7 +116,7 @@ def schema_of(values: Mapping[str, Any]) -> dict[str, Field]:
 
 
 def groups() -> set[str]:
-    """Config groups: those of every run and of all parts."""
+    """All config groups, including those of all registered parts."""
     named = {*_EVERY_RUN, *_ALIGNED}
     for preset in ({}, *map(_preset, parts.names("study"))):
         space = {"types": (), "alignments": (), **preset}
@@ -125,14 +127,13 @@ def groups() -> set[str]:
 
 
 def with_defaults(values: Mapping[str, Any], fields: Mapping[str, Field]) -> dict[str, Any]:
-    """The values by dotted name, and the defaults of the fields that they lack."""
+    """The values by dotted name, with defaults for missing fields."""
     defaults = {n: field.default for n, field in fields.items() if field.default is not REQUIRED}
     return defaults | dict(values)
 
 
 def _preset(study: Any) -> Mapping[str, Any]:
-    preset: Mapping[str, Any] = parts.get("study", study) if study in parts.names("study") else {}
-    return preset
+    return parts.get("study", study) if study in parts.names("study") else {}
 
 
 def _tuple(value: Any) -> tuple[Any, ...]:
@@ -140,7 +141,7 @@ def _tuple(value: Any) -> tuple[Any, ...]:
 
 
 def _with_choices(name: str, field: Field, types: tuple[str, ...]) -> Field:
-    """The field, whose choices are the parts of its kind, or the pairs of types."""
+    """The field with its choices: the parts of its kind, or the pairs of types."""
     if name == "alignments":
         return dataclasses.replace(field, choices=tuple(f"{s}:{t}" for s in types for t in types))
     if field.part is None or field.choices:

@@ -1,8 +1,9 @@
 """SimCLR's augmentations on the device, one image and one key at a time (arXiv:2002.05709, A).
 
-All but `augment` take and give float32 planes (c, h, w) in [0, 1]: the compiler vectorises over
-rows of pixels, several times as fast as over three channels. c is 1 or 3; a grey image stands for
-three equal planes. Under vmap every branch would be computed for every image, so nothing branches.
+All functions but `augment` map float32 planes (c, h, w) in [0, 1] to such planes: the compiler
+vectorises over rows of pixels, several times as fast as over three channels. c is 1 or 3; a grey
+image is treated as three equal planes. There is no branching, because under vmap every branch would
+be computed for every image.
 """
 
 import dataclasses
@@ -17,19 +18,18 @@ from ml_collections import ConfigDict
 
 from lzn_jax.configuration import UserError
 
-# Share of red, green and blue in luminance, ITU-R BT.601, with torchvision's digits.
+# Weights of red, green and blue in luminance, ITU-R BT.601, rounded as in torchvision.
 _LUMA = {1: (1.0,), 3: (0.2989, 0.587, 0.114)}
 _BRIGHTNESS, _CONTRAST, _SATURATION = range(3)
 
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """What `augment` does; the defaults are those of the paper's representation study.
+    """Settings of `augment`; the defaults are those of the paper's representation study.
 
-    `flip` mirrors half of the images. Strengths s of brightness, contrast and saturation give
-    factors in [max(0, 1 - s), 1 + s]; `hue`, at most 1/2, is in turns of the colour circle.
-    `blur_kernel` is odd, in pixels, as is the range `blur_sigma`. Raises UserError for values out
-    of range.
+    `flip` mirrors half of the images. A strength s of brightness, contrast or saturation gives
+    factors in [max(0, 1 - s), 1 + s]. `hue` is the largest shift, at most 1/2, in turns of the
+    colour circle. `blur_kernel` (odd) and the range `blur_sigma` are in pixels.
     """
 
     flip: bool = True
@@ -43,60 +43,32 @@ class Augmentation:
     blur_kernel: int = 23
     blur_sigma: tuple[float, float] = (0.1, 2.0)
 
-    def __post_init__(self) -> None:
-        for name in ("jitter_probability", "grey_probability", "blur_probability"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"{name} is {getattr(self, name)}: choose it from 0 to 1")
-        for name in ("brightness", "contrast", "saturation"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise UserError(f"{name} is {getattr(self, name)}: choose it from 0 up")
-        if not 0 <= self.hue <= 0.5:
-            raise UserError(f"hue is {self.hue}: choose it from 0 to 0.5")
-        if self.blur_kernel < 1 or self.blur_kernel % 2 == 0:
-            raise UserError(f"blur_kernel is {self.blur_kernel}: choose an odd number of pixels")
-        if not 0 < self.blur_sigma[0] <= self.blur_sigma[1] < float("inf"):
-            raise UserError(f"blur_sigma is {self.blur_sigma}: choose 0 < lowest <= highest")
-
 
 class Jitter(NamedTuple):
-    """A change of colours: three blends in some order, and a shift of hue among them."""
+    """A change of colours: three blends in random order and a hue shift between them."""
 
-    order: Int[Array, "3"]  # of brightness 0, contrast 1, saturation 2
+    order: Int[Array, "3"]  # permutation of brightness 0, contrast 1, saturation 2
     factors: Float[Array, "3"]  # of brightness, contrast, saturation
-    hue_place: Int[Array, ""]  # how many blends come before the shift
+    hue_place: Int[Array, ""]  # number of blends before the hue shift
     hue_shift: Float[Array, ""]  # in turns of the colour circle
 
 
 def augment(
     image: UInt8[Array, "h w c"], key: PRNGKeyArray, settings: Augmentation
 ) -> Float[Array, "h w c"]:
-    """Flip, colour jitter, greyscale and blur, in this order; values in [-1, 1].
+    """The image after flip, colour jitter, greyscale and blur, in this order; values in [-1, 1].
 
     Consumes the key. Raises UserError for a blur kernel that is too large for the image.
     """
-    flip_key, jitter_key, grey_key, blur_key = jax.random.split(key, 4)
+    changes = (
+        (lambda image, _: image[:, :, ::-1], 0.5 if settings.flip else 0.0),
+        (lambda image, key: colour_jitter(image, key, settings), settings.jitter_probability),
+        (lambda image, _: greyscale(image), settings.grey_probability),
+        (lambda image, key: random_blur(image, key, settings), settings.blur_probability),
+    )
     image = jnp.moveaxis(image, -1, 0).astype(jnp.float32) / 255
-    image = random_flip(image, flip_key) if settings.flip else image
-    image = apply_with_probability(
-        lambda image, key: colour_jitter(
-            image,
-            key,
-            brightness=settings.brightness,
-            contrast=settings.contrast,
-            saturation=settings.saturation,
-            hue=settings.hue,
-        ),
-        image,
-        jitter_key,
-        settings.jitter_probability,
-    )
-    image = random_greyscale(image, grey_key, settings.grey_probability)
-    image = apply_with_probability(
-        lambda image, key: random_blur(image, key, settings.blur_sigma, settings.blur_kernel),
-        image,
-        blur_key,
-        settings.blur_probability,
-    )
+    for (change, probability), own_key in zip(changes, jax.random.split(key, 4), strict=True):
+        image = apply_with_probability(change, image, own_key, probability)
     return jnp.clip(2 * jnp.moveaxis(image, 0, -1) - 1, -1, 1)
 
 
@@ -106,43 +78,29 @@ def apply_with_probability(
     key: PRNGKeyArray,
     probability: float,
 ) -> Float[Array, "c h w"]:
-    """`change(image, key)` with this probability, else the image; at 0 nothing is computed."""
+    """`change(image, key)` with the given probability, else the image; computes nothing at 0."""
     if probability == 0:
         return image
     coin_key, change_key = jax.random.split(key)
     return jnp.where(jax.random.bernoulli(coin_key, probability), change(image, change_key), image)
 
 
-def random_flip(image: Float[Array, "c h w"], key: PRNGKeyArray) -> Float[Array, "c h w"]:
-    """Mirrored left to right with probability 1/2."""
-    return apply_with_probability(lambda image, _: image[:, :, ::-1], image, key, 0.5)
-
-
-def random_greyscale(
-    image: Float[Array, "c h w"], key: PRNGKeyArray, probability: float
-) -> Float[Array, "c h w"]:
-    """Every plane replaced by the luminance with this probability."""
-    return apply_with_probability(
-        lambda image, _: jnp.broadcast_to(_luminance(image), image.shape), image, key, probability
-    )
+def greyscale(image: Float[Array, "c h w"]) -> Float[Array, "c h w"]:
+    """The image with every plane replaced by the luminance."""
+    return jnp.broadcast_to(_luminance(image), image.shape)
 
 
 def colour_jitter(
-    image: Float[Array, "c h w"],
-    key: PRNGKeyArray,
-    *,
-    brightness: float,
-    contrast: float,
-    saturation: float,
-    hue: float,
+    image: Float[Array, "c h w"], key: PRNGKeyArray, settings: Augmentation
 ) -> Float[Array, "c h w"]:
-    """The four changes with random strengths in random order, see `Augmentation`."""
-    strengths = jnp.array([brightness, contrast, saturation], image.dtype)
-    return apply_jitter(image, draw_jitter(key, strengths, hue))
+    """The image after the four colour changes with random strengths in random order."""
+    strengths = (settings.brightness, settings.contrast, settings.saturation)
+    jitter = draw_jitter(key, jnp.array(strengths, image.dtype), settings.hue)
+    return apply_jitter(image, jitter)
 
 
 def draw_jitter(key: PRNGKeyArray, strengths: Float[Array, "3"], hue: float) -> Jitter:
-    """Each of the 24 orders is as likely; factors and shift are uniform."""
+    """A random jitter: all 24 orders are equally likely, factors and shift are uniform."""
     order_key, factors_key, place_key, shift_key = jax.random.split(key, 4)
     lowest = jnp.maximum(0, 1 - strengths)
     return Jitter(
@@ -154,10 +112,11 @@ def draw_jitter(key: PRNGKeyArray, strengths: Float[Array, "3"], hue: float) -> 
 
 
 def apply_jitter(image: Float[Array, "c h w"], jitter: Jitter) -> Float[Array, "c h w"]:
-    """The blends before the shift of hue, the shift, the blends after it.
+    """The image after the blends before the hue shift, the shift and the blends after it.
 
-    All three blends stand on both sides, with factor 1, which changes nothing, where they are not
-    due: so the shift, the dearest of the four, is computed once and not in each of four places.
+    All three blends are computed on both sides of the shift, with factor 1 (no change) on the side
+    where they do not belong. So the shift, the most expensive change, is computed once and not at
+    each of four places.
     """
     factors = jitter.factors[jitter.order]
     is_before = jnp.arange(3) < jitter.hue_place
@@ -174,13 +133,13 @@ def _blend(
 ) -> Float[Array, "c h w"]:
     """factor · image + (1 - factor) · other, clipped to [0, 1].
 
-    Other is black for brightness, the mean luminance for contrast, the luminance for saturation.
+    `other` is black for brightness, the mean luminance for contrast, the luminance for saturation.
     """
     luminance = _luminance(image)
     other = jnp.select(
         [kind == _BRIGHTNESS, kind == _CONTRAST], [0, luminance.mean(axis=-1).mean()], luminance
     )
-    # In this form the image is exactly kept where the factor is 1 or the other is the image.
+    # This form keeps the image exactly where the factor is 1 or `other` equals the image.
     return jnp.clip(image + (1 - factor) * (other - image), 0, 1)
 
 
@@ -191,11 +150,11 @@ def _luminance(image: Float[Array, "c h w"]) -> Float[Array, "h w"]:
 
 
 def shift_hue(image: Float[Array, "c h w"], shift: Float[Array, ""]) -> Float[Array, "c h w"]:
-    """The colours turned about the circle of HSV by `shift` turns, saturation and value kept.
+    """The image with the HSV hue shifted by `shift` turns, saturation and value unchanged.
 
-    With value v, chroma d = v - lowest and hue h in sixths of a turn, a channel is
-    v - d · clip(2 - |h - o|, 0, 1), the distance |h - o| taken round the circle; the channel is
-    lowest opposite to its own hue, so o is 3, 5 and 1 for red, green and blue.
+    With value v, chroma d = v - minimum and hue h in sixths of a turn, a channel is
+    v - d · clip(2 - |h - o|, 0, 1), where |h - o| is the distance on the circle. A channel is
+    lowest at the hue opposite to its own, so o is 3, 5 and 1 for red, green and blue.
     """
     red, green, blue = jnp.broadcast_to(image, (3, *image.shape[1:]))
     value = jnp.maximum(jnp.maximum(red, green), blue)
@@ -213,20 +172,21 @@ def shift_hue(image: Float[Array, "c h w"], shift: Float[Array, ""]) -> Float[Ar
 
 
 def random_blur(
-    image: Float[Array, "c h w"], key: PRNGKeyArray, sigmas: tuple[float, float], kernel_size: int
+    image: Float[Array, "c h w"], key: PRNGKeyArray, settings: Augmentation
 ) -> Float[Array, "c h w"]:
-    """Gaussian blur with σ uniform in the range `sigmas`, in pixels."""
-    low, high = sigmas
-    return gaussian_blur(image, jax.random.uniform(key, minval=low, maxval=high), kernel_size)
+    """The image after a Gaussian blur with σ uniform in `settings.blur_sigma`."""
+    low, high = settings.blur_sigma
+    sigma = jax.random.uniform(key, minval=low, maxval=high)
+    return gaussian_blur(image, sigma, settings.blur_kernel)
 
 
 def gaussian_blur(
     image: Float[Array, "c h w"], sigma: Float[Array, ""], kernel_size: int
 ) -> Float[Array, "c h w"]:
-    """Convolved with exp(-k² / 2σ²), |k| <= kernel_size // 2, made to sum to 1, in both directions.
+    """The image convolved along both axes with exp(-k² / 2σ²), |k| <= kernel_size // 2.
 
-    Outside the image is its mirror image about the border pixels. Raises UserError unless the
-    size is odd and at most 2 · side - 1.
+    The kernel is normalised to sum 1; the image is padded by reflection about its border pixels.
+    Raises UserError unless the kernel size is odd and at most 2 · side - 1.
     """
     radius = kernel_size // 2
     largest = 2 * min(image.shape[1:]) - 1
@@ -236,16 +196,16 @@ def gaussian_blur(
             f"pixels: choose an odd number up to {largest}"
         )
     rows, columns = (_blur_matrix(length, sigma, radius) for length in image.shape[1:])
-    # By default a TPU would round to 8 bits, a whole level of a pixel.
+    # A TPU's default precision would round to 8 bits, a whole level of a pixel.
     image = jnp.einsum("chw,vw->chv", image, columns, precision=lax.Precision.HIGH)
     return jnp.einsum("uh,chv->cuv", rows, image, precision=lax.Precision.HIGH)
 
 
 def _blur_matrix(length: int, sigma: Float[Array, ""], radius: int) -> Float[Array, "n n"]:
-    """The matrix whose product with a line of pixels is the line blurred: the identity blurred.
+    """Matrix that blurs a line of pixels when multiplied with it: the blurred identity.
 
-    A product costs more operations than 2 · radius + 1 shifts of the image, but the compiler does
-    not fuse it with what comes before, which would then be computed anew for every shift.
+    A matrix product takes more operations than 2 · radius + 1 shifts of the image. But the compiler
+    would fuse the shifts with the preceding operations and recompute these for every shift.
     """
     kernel = jnp.exp(-0.5 * (jnp.arange(-radius, radius + 1) / sigma) ** 2)
     padded = jnp.pad(jnp.eye(length), [(radius, radius), (0, 0)], mode="reflect")
@@ -255,7 +215,7 @@ def _blur_matrix(length: int, sigma: Float[Array, ""], radius: int) -> Float[Arr
 
 
 def augmentation_of(config: ConfigDict) -> Augmentation:
-    """The augmentation of a config."""
+    """The augmentation settings of a config."""
     group = config.augmentation
     return Augmentation(
         flip=config.data.flip,

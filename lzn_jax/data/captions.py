@@ -1,8 +1,9 @@
 """Captions of digits, measured on the images: "a bold seven leaning left".
 
-Weight is the ink, the mean of the grey values, against the terciles of all training images. Lean is
-the slant -μ11/μ02 of the grey values about their centre, x to the right and y downwards, against
-the terciles of the training images of the same class. A value at a threshold belongs above it.
+The weight compares the ink, the mean grey value, with the terciles of all training images. The lean
+compares the slant -μ11/μ02 with the terciles of the training images of the same class; the central
+moments are those of the grey values, x to the right and y downwards. A value equal to a threshold
+is in the higher class.
 """
 
 import itertools
@@ -18,7 +19,7 @@ LEANS = ("leaning left", "standing upright", "leaning right")
 
 
 class Parts(NamedTuple):
-    """What a caption says of n digits: indices into DIGITS, WEIGHTS and LEANS, -1 for none."""
+    """Parts of n captions: indices into DIGITS, WEIGHTS and LEANS, -1 if there is none."""
 
     digit: Int[np.ndarray, " n"]
     weight: Int[np.ndarray, " n"]
@@ -26,32 +27,32 @@ class Parts(NamedTuple):
 
 
 class Ruler(NamedTuple):
-    """The terciles that digits are measured by."""
+    """Terciles of ink and, for each class, of slant."""
 
     ink: Float[np.ndarray, "2"]
     slant: Float[np.ndarray, "10 2"]
 
     def measure(self, images: UInt8[np.ndarray, "n h w 1"], labels: np.ndarray) -> Parts:
-        """The parts of digits that are known to be of the classes `labels`."""
+        """Caption parts of images whose classes are `labels`."""
         weight = np.sum(ink(images)[:, None] >= self.ink, axis=1)
         lean = np.sum(slant(images)[:, None] >= self.slant[labels], axis=1)
         return Parts(np.asarray(labels), weight, lean)
 
 
 def fit(images: UInt8[np.ndarray, "n h w 1"], labels: Int[np.ndarray, " n"]) -> Ruler:
-    """The ruler of training images."""
+    """Terciles of training images."""
     shares, slants = (1 / 3, 2 / 3), slant(images)
     by_class = [np.quantile(slants[labels == label], shares) for label in range(len(DIGITS))]
     return Ruler(np.quantile(ink(images), shares), np.stack(by_class))
 
 
 def ink(images: UInt8[np.ndarray, "n h w 1"]) -> Float[np.ndarray, " n"]:
-    """Mean grey value."""
+    """Mean grey value, 0 ... 255."""
     return images.astype(np.float64).mean(axis=(1, 2, 3))
 
 
 def slant(images: UInt8[np.ndarray, "n h w 1"]) -> Float[np.ndarray, " n"]:
-    """-μ11/μ02: by how much the digit moves right as it goes up; 0 for an image without height."""
+    """-μ11/μ02: shift to the right for each unit of height; 0 for an image without height."""
     grey = images[..., 0].astype(np.float64)
     y, x = (axis.astype(np.float64) for axis in np.indices(grey.shape[1:]))
     total = np.maximum(grey.sum(axis=(1, 2)), 1e-12)
@@ -65,15 +66,18 @@ def slant(images: UInt8[np.ndarray, "n h w 1"]) -> Float[np.ndarray, " n"]:
 
 
 def compose(parts: Parts) -> np.ndarray:
-    """Captions (n,) of parts."""
+    """Captions (n,) with the given parts."""
     rows = zip(*parts, strict=True)
     return np.array([f"a {WEIGHTS[w]} {DIGITS[d]} {LEANS[lean]}" for d, w, lean in rows])
 
 
 def parse(texts: list[str] | np.ndarray, form: Callable[[list[str]], list[str]] = list) -> Parts:
-    """Parts of captions that are written in a form, such as a tokenizer's; -1 for other texts."""
+    """Parts of captions, -1 for other texts.
+
+    `form` maps captions to their form in `texts`, for example that of a tokenizer.
+    """
     numbers = list(itertools.product(range(len(DIGITS)), range(len(WEIGHTS)), range(len(LEANS))))
     captions = compose(Parts(*np.array(numbers).T)).tolist()
     known = dict(zip(form(captions), numbers, strict=True))
-    found = np.array([known.get(str(text), (-1, -1, -1)) for text in texts]).reshape(-1, 3)
-    return Parts(*found.T)
+    rows = np.array([known.get(str(text), (-1, -1, -1)) for text in texts]).reshape(-1, 3)
+    return Parts(*rows.T)

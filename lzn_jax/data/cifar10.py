@@ -17,11 +17,10 @@ _RECORDS = 10_000  # in each file
 
 
 def load(data: ConfigDict, split: str) -> Examples:
-    """One split from the binary version's files, or else from a TFDS folder of `cifar10`.
+    """One split, read from the binary version's files or from a TFDS folder `cifar10`.
 
-    `data.path` is the folder that holds `cifar-10-batches-bin` or `cifar10`, or is the former.
-
-    Raises UserError for a file that is missing or damaged.
+    `data.path` contains `cifar-10-batches-bin` or `cifar10`, or is the former. Raises UserError for
+    a missing or damaged file.
     """
     folder = Path(data.path).expanduser()
     if (folder / "cifar10").is_dir():
@@ -35,7 +34,7 @@ def load(data: ConfigDict, split: str) -> Examples:
 
 
 def class_names(data: ConfigDict) -> tuple[str, ...]:
-    """The ten classes."""
+    """Names of the ten classes."""
     return (
         "airplane", "automobile", "bird", "cat", "deer",
         "dog", "frog", "horse", "ship", "truck",
@@ -57,5 +56,5 @@ def _records(path: Path) -> np.ndarray:
     records = np.frombuffer(content, np.uint8).reshape(_RECORDS, _RECORD_BYTES)
     largest = np.max(records[:, 0])
     if largest > 9:
-        raise UserError(f"{path} is damaged: a label is {largest}, at most 9 is right")
+        raise UserError(f"{path} is damaged: a label is {largest}, the largest must be 9")
     return records

@@ -1,4 +1,4 @@
-"""Random crops on the host: from an image file's bytes to views of one size."""
+"""Random crops of encoded or decoded images on the host, resized to one size."""
 
 import dataclasses
 import math
@@ -9,8 +9,8 @@ from PIL import Image
 
 from lzn_jax.data.decoding import Size, decode, is_jpeg, jpeg_size
 
-# A JPEG file may be decoded at 1/2, 1/4 or 1/8, if crops are still this many times as large as the
-# views: the views then change by less than one level of 255 in the mean.
+# A JPEG file may be decoded at 1/2, 1/4 or 1/8 of its size as long as crops stay this many times
+# larger than the views. The views then change by less than one level of 255 on average.
 _REDUCING_GAP = 2
 
 Range = tuple[float, float]
@@ -27,11 +27,11 @@ def random_views(
     area: Range = (0.08, 1.0),
     ratio: Range = (3 / 4, 4 / 3),
 ) -> UInt8[np.ndarray, "{count} size size {channels}"]:
-    """Random resized crops of an image file or array, which is decoded once for all of them.
+    """Random resized crops of an image file or array; a file is decoded once for all crops.
 
-    Each is a box drawn by `draw_box`, resized by antialiased linear interpolation: SimCLR's crop
-    (arXiv:2002.05709, appendix A). A large JPEG file is decoded at a fraction of its size where
-    every crop allows it. Raises UnreadableImageError as `decode`.
+    Each crop is a box drawn by `draw_box`, resized by antialiased linear interpolation: SimCLR's
+    crop (arXiv:2002.05709, appendix A). A large JPEG file is decoded at a fraction of its size if
+    all crops allow it. Raises UnreadableImageError as `decode`.
     """
 
     def draw_boxes(whole: Size) -> list[Box]:
@@ -49,7 +49,7 @@ def random_views(
 
 
 def _smallest_size(whole: Size, boxes: list[Box], size: int) -> Size:
-    """The size below which an image may not be decoded, for views of `size` pixels."""
+    """Smallest size (width, height) at which to decode an image for views of `size` pixels."""
     smallest = min(min(right - left, lower - upper) for left, upper, right, lower in boxes)
     shrink = max(1.0, smallest / (_REDUCING_GAP * size))
     return math.ceil(whole[0] / shrink), math.ceil(whole[1] / shrink)
@@ -58,11 +58,11 @@ def _smallest_size(whole: Size, boxes: list[Box], size: int) -> Size:
 def draw_box(
     rng: np.random.Generator, width: int, height: int, *, area: Range, ratio: Range
 ) -> Box:
-    """A box inside the image: `area` is its share of the image's, `ratio` its width / height.
+    """A random box inside an image, as documented for torchvision's RandomResizedCrop.
 
-    As torchvision's RandomResizedCrop documents it: area uniform, ratio log-uniform, position
-    uniform over whole pixels. A box that does not fit is drawn again; after ten such, it is the
-    largest box in the centre whose ratio is in range.
+    `area`, the share of the image's area, is uniform, `ratio`, width / height, log-uniform, and the
+    position uniform over whole pixels. A box that does not fit is drawn again. After ten failures
+    the result is the largest central box whose ratio is in range.
     """
     for _ in range(10):
         box_area = width * height * rng.uniform(*area)
@@ -82,39 +82,28 @@ def _from_array(pixels: np.ndarray) -> Image.Image:
     return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
 
 
-def _resize(image: Image.Image, box: Box, size: int, scale: int = 1) -> np.ndarray:
-    """The box, in pixels of an image `scale` times as large as this one, as (size, size, c)."""
+def _resize(image: Image.Image, box: Box, size: int, scale: int) -> np.ndarray:
+    """Pixels (size, size, c) of a box, given in pixels of the image enlarged `scale` times."""
     left, upper, right, lower = (edge / scale for edge in box)
     x, y = math.floor(left), math.floor(upper)
-    # Cut out first, because `resize` alone would look at pixels round the box.
+    # Cropping comes first, because `resize` alone would use pixels outside the box.
     image = image.crop((x, y, math.ceil(right), math.ceil(lower)))
     inner = (left - x, upper - y, right - x, lower - y)
-    return _pixels(image.resize((size, size), Image.Resampling.BILINEAR, box=inner))
-
-
-def _pixels(image: Image.Image) -> np.ndarray:
-    return np.asarray(image).reshape(image.height, image.width, -1)
+    resized = image.resize((size, size), Image.Resampling.BILINEAR, box=inner)
+    return np.asarray(resized).reshape(size, size, -1)
 
 
 @dataclasses.dataclass(frozen=True)
 class Views:
-    """The transform {name: (count, h, w, c)}: random crops of one decoded image."""
+    """Transform to {"views": (2, h, w, c)}: two random crops of one image."""
 
     image_size: int
     channels: int
     min_area: float
-    name: str = "views"
-    count: int = 2
 
     def __call__(
         self, image: bytes | np.ndarray, rng: np.random.Generator
     ) -> dict[str, np.ndarray]:
-        crops = random_views(
-            image,
-            rng,
-            self.image_size,
-            channels=self.channels,
-            count=self.count,
-            area=(self.min_area, 1.0),
-        )
-        return {self.name: crops}
+        area = (self.min_area, 1.0)
+        views = random_views(image, rng, self.image_size, channels=self.channels, area=area)
+        return {"views": views}

@@ -1,4 +1,4 @@
-"""scikit-learn's 8x8 digits, which come with the package."""
+"""scikit-learn's 8x8 digits, which are part of its package."""
 
 import numpy as np
 from jaxtyping import Int, UInt8
@@ -9,9 +9,9 @@ from lzn_jax.data.examples import Examples
 
 
 def load(data: ConfigDict, split: str) -> Examples:
-    """1437 digits for training and 360 for testing, as many of each class.
+    """One split: 1437 training or 360 test digits, with the same share of each class.
 
-    Further columns are `ink`, the mean grey value, and `slant`, positive to the right.
+    Additional columns are `ink`, the mean grey value, and `slant`, positive to the right.
     """
     images, labels = _split(split)
     more = {"ink": captions.ink(images), "slant": captions.slant(images)}
@@ -22,7 +22,7 @@ def load(data: ConfigDict, split: str) -> Examples:
 
 
 def ruler() -> captions.Ruler:
-    """The ruler of all 1437 training digits, a validation split among them."""
+    """Terciles of all 1437 training digits, including any validation split."""
     return captions.fit(*_split("train"))
 
 
@@ -39,5 +39,5 @@ def _split(name: str) -> tuple[UInt8[np.ndarray, "n 8 8 1"], Int[np.ndarray, " n
 
 
 def class_names(data: ConfigDict) -> tuple[str, ...]:
-    """The digits."""
+    """Names of the ten digits."""
     return tuple("0123456789")

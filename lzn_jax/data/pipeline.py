@@ -1,4 +1,4 @@
-"""Training batches through Grain, each a function of seed and step alone."""
+"""Training batches read with Grain; each batch depends only on seed and step."""
 
 import dataclasses
 import functools
@@ -25,36 +25,37 @@ from lzn_jax import parts
 from lzn_jax.data.decoding import prepare
 from lzn_jax.data.examples import EncodedImages, Examples
 
-# Image file's content, or pixels (h, w, c) uint8 of a set in memory -> what a batch stacks by name.
+# Maps an image file's content, or pixels (h, w, c) uint8, to the arrays of an example by name.
 Transform = Callable[[bytes | np.ndarray, np.random.Generator], Mapping[str, np.ndarray]]
 
 MAX_WORKERS = 16
-MIN_FOR_WORKERS = 1000  # images; a worker takes seconds to start, and fewer are decoded in seconds
-# What a worker process hands over at a time.
-_MAX_CHUNK = 64
+# Fewer images are decoded in seconds, the time that a worker takes to start.
+MIN_FOR_WORKERS = 1000
+_MAX_CHUNK = 64  # examples that a worker process transfers at a time
 _UNREADABLE = "index if unreadable"
 
 
 class TrainingBatches:
-    """Endless batches: what `transform` returns, by name, 'labels' (b,) int32, and `columns`.
+    """Infinite iterator of batches {name: (b, ...)}.
 
-    Examples without images have no transform.
+    A batch has the arrays of `transform`, 'labels' (b,) int32 and the `columns`, which have one row
+    for each example. Examples without images need no transform.
 
-    The order is a new shuffle every epoch, and the transform's random numbers are those of an
-    image's position in the stream. So batch k is the same whether one reads from the start or
-    resumes at k, and whatever the number of workers. `columns` hold a row an example. With `rows`
-    this process reads those rows of each batch alone; `shapes` are still those of whole batches.
+    The order is a new shuffle every epoch, and the transform's random numbers depend on an image's
+    position in the stream. So batch k is the same when reading from the start or resuming at k, and
+    for any number of workers. With `rows` this process only reads those rows of each batch, but
+    `shapes` are those of whole batches.
 
-    With `workers` 0 a thread prepares the batches, which is right for images in memory and for few.
-    Other images are decoded by that many processes, None: as many as there are cores. Python's
-    lock, held for a sixth of the time that a photograph takes, would stop threads at about six
-    cores.
+    With `workers` 0 a thread prepares the batches, which suits images in memory and small data
+    sets. Otherwise that many processes decode images, with None one for each core. Threads would
+    not scale beyond about six cores, because decoding a photograph holds the GIL for a sixth of the
+    time.
 
     Attributes:
-      workers: processes that decode.
+      workers: number of decoding processes.
 
-    Raises UserError from `next` when a batch holds unreadable images, unless
-    `data.skip_unreadable` has them replaced (see EncodedImages).
+    `next` raises UserError for a batch with unreadable images, unless `data.skip_unreadable`
+    replaces them (see EncodedImages).
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class TrainingBatches:
         self._images, self._batch_size = examples.images, batch_size
         self.workers = _default_workers(examples) if workers is None else workers
         self._rows = range(batch_size)[rows or slice(None)]
-        self._open: list[Any] = []  # the iterator, nothing once closed
+        self._open: list[Any] = []  # the iterator; empty once closed
         weakref.finalize(self, _close, self._open)
         self._shapes: dict[str, jax.ShapeDtypeStruct] = {}
         self.seek(0)
@@ -81,7 +82,7 @@ class TrainingBatches:
     def seek(self, step: int) -> None:
         """Makes batch number `step` the next one."""
         self.close()
-        # Chunks keep workers on the same batch, and so their memory small.
+        # With chunks, workers prepare parts of the same batch and need less memory.
         whole, own = self._batch_size, len(self._rows)
         chunk = math.gcd(whole, own, self._rows.start)
         if self.workers > 0:
@@ -100,7 +101,7 @@ class TrainingBatches:
         self._open.append(iter(prefetched))
 
     def shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes and dtypes of a batch; reads its first image."""
+        """Shapes and dtypes of a batch, by name; reads the first image."""
         if not self._shapes:
             element = dict(self._stream[0])
             del element[_UNREADABLE]
@@ -111,7 +112,7 @@ class TrainingBatches:
         return self._shapes
 
     def close(self) -> None:
-        """Ends the thread and the workers; so does the end of the program."""
+        """Ends the thread and the workers, as does the end of the program."""
         _close(self._open)
 
     def __enter__(self) -> "TrainingBatches":
@@ -130,7 +131,7 @@ class TrainingBatches:
 
 @dataclasses.dataclass(frozen=True)
 class _Load:
-    """Image by index -> transformed image, label, and the index itself if it is unreadable."""
+    """Maps an index to the example's arrays and, if its image is unreadable, the index, else -1."""
 
     examples: Examples
     transform: Transform | None
@@ -147,13 +148,14 @@ class _Load:
         else:
             element = self.transform(images[index], rng)
         mark = np.int64(-1 if used == index else index)
-        found = {name: values[used] for name, values in self.columns.items()}  # what fits the image
-        return {**element, **found, "labels": self.examples.labels[index], _UNREADABLE: mark}
+        # A substitute has the same label but its own columns.
+        columns = {name: values[used] for name, values in self.columns.items()}
+        return {**element, **columns, "labels": self.examples.labels[index], _UNREADABLE: mark}
 
 
 @dataclasses.dataclass(frozen=True)
 class _Share:
-    """Of each `whole` chunks of an endless stream the `own` ones from number `first` on."""
+    """Chunks `first` to `first + own` of every `whole` chunks of an infinite stream."""
 
     chunks: Any
     first: int
@@ -171,9 +173,9 @@ class _Share:
 
 @dataclasses.dataclass(frozen=True)
 class WholeImage:
-    """The transform {'images': (h, w, c)}: a file's as `prepare` gives them, an array as it is.
+    """Transform to {'images': (h, w, c)}: a file after `prepare`, or an unchanged array.
 
-    With `flip` half of the images are mirrored left to right, as the random numbers say.
+    With `flip` images are mirrored left to right with probability 1/2.
     """
 
     prepare: Callable[[bytes], np.ndarray]
@@ -188,7 +190,7 @@ class WholeImage:
 
 
 def whole_image(data: ConfigDict) -> WholeImage:
-    """The transform of those that train on whole images."""
+    """Transform for training on whole images."""
     return WholeImage(functools.partial(prepare, data=data), data.flip)
 
 
@@ -204,19 +206,19 @@ def _join(chunks: list[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
 
 
 def _close(iterators: list[Any]) -> None:
-    # The list gives up the only reference, or Grain complains at the end of the program.
+    # Grain reports an error at the end of the program if another reference remains.
     while iterators:
         iterators.pop().close()
 
 
 def _parse_flags() -> None:
-    # Grain's processes inherit absl's flags and fail where nothing has parsed them.
+    # Grain's processes inherit absl's flags and fail if the flags are not parsed.
     if not flags.FLAGS.is_parsed():
         flags.FLAGS(sys.argv[:1])
 
 
 def _init_worker(index: int, count: int) -> None:
-    """A worker leaves signals to the trainer, which saves first, and ends when the trainer does."""
+    """Ignores signals, because the trainer saves first, and exits when the trainer exits."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
 
@@ -230,10 +232,10 @@ def _init_worker(index: int, count: int) -> None:
 
 
 def normalise(images: UInt8[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-    """Pixels 0 ... 255 as float32 in [-1, 1]."""
+    """Pixels 0 ... 255 converted to float32 in [-1, 1]."""
     return images.astype(jnp.float32) / 127.5 - 1
 
 
 def to_uint8(images: Float[Array, "b h w c"]) -> UInt8[Array, "b h w c"]:
-    """Images in [-1, 1] as pixels 0 ... 255, rounded to the nearest, clipped."""
+    """Images in [-1, 1] converted to pixels 0 ... 255, rounded to nearest and clipped."""
     return jnp.round(jnp.clip((images + 1) * 127.5, 0, 255)).astype(jnp.uint8)

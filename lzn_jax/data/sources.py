@@ -1,4 +1,4 @@
-"""Data sets by name, and images that a user names on the command line."""
+"""Data sets by name, and images given on the command line."""
 
 import itertools
 import logging
@@ -21,21 +21,22 @@ _log = logging.getLogger(__name__)
 
 
 def load(data: ConfigDict, split: Literal["train", "validation", "test"]) -> Examples:
-    """One split of the data set that a config's `data` group names.
+    """One split of the data set in a config's `data` group.
 
-    `data.validation` training examples, chosen by `data.validation_seed`, are the validation split
-    and no others. Raises UserError for a data set that cannot be read, without
-    `data.skip_unreadable` for one that holds texts and images that are no pairs, and for a
-    validation split of no examples.
+    The validation split consists of `data.validation` training examples, drawn with
+    `data.validation_seed`; the training split excludes them. Raises UserError for a data set that
+    cannot be read, for an empty validation split and, without `data.skip_unreadable`, for texts or
+    images that do not form a pair.
     """
     count = data.get("validation", 0)
     if split == "validation" and count == 0:
-        raise UserError("there is no validation split: set data.validation to its examples")
+        raise UserError("there is no validation split: set data.validation to its size")
     examples = load_pairs_alone(data, "test" if split == "test" else "train")
     if examples.left_out and not data.skip_unreadable:
         raise UserError(
-            f"no pairs are {len(examples.left_out)} texts or images, first {examples.left_out[0]}; "
-            "--mode=check_data names more, --config.data.skip_unreadable=True goes on without"
+            f"{len(examples.left_out)} texts or images form no pair, the first is "
+            f"{examples.left_out[0]}; --mode=check_data lists more, "
+            "--config.data.skip_unreadable=True continues without them"
         )
     if split == "test" or count == 0:
         return examples
@@ -44,7 +45,7 @@ def load(data: ConfigDict, split: Literal["train", "validation", "test"]) -> Exa
 
 
 def load_pairs_alone(data: ConfigDict, split: Literal["train", "test"]) -> Examples:
-    """As `load`, but what is no pair, in the result's `left_out`, is no error."""
+    """As `load`, but texts and images that form no pair are no error; see `Examples.left_out`."""
     examples = parts.get("data", data.name).load(data, split)
     if not isinstance(examples, Examples):
         raise UserError(f"data {data.name!r} must load lzn_jax.data.Examples, got {examples!r}")
@@ -58,7 +59,7 @@ def load_pairs_alone(data: ConfigDict, split: Literal["train", "test"]) -> Examp
 
 
 def class_names(data: ConfigDict) -> tuple[str, ...]:
-    """Names of the data set's classes by label, empty where a class has none.
+    """Names of the data set's classes by label, empty for a class without a name.
 
     Raises UserError for a data set that cannot be read.
     """
@@ -67,34 +68,34 @@ def class_names(data: ConfigDict) -> tuple[str, ...]:
 
 
 def label_names(data: ConfigDict) -> list[str]:
-    """Name of each label's class, or the label itself where no name can be read."""
+    """Name of each class by label, or the label itself if there is no name or it is unreadable."""
     try:
         names = class_names(data)
     except UserError:
         names = ("",) * data.num_classes
-    # Names of folders need not be Unicode.
+    # Names of folders may be invalid Unicode.
     written = (name.encode(errors="replace").decode() for name in names)
     return [name or str(label) for label, name in enumerate(written)]
 
 
 def file_names(images: Images) -> list[str]:
-    """Path of each image of a data set; empty where images are no files of their own."""
+    """Path of each image of a data set; empty strings if images are not separate files."""
     if isinstance(images, EncodedImages) and isinstance(images.source, folder.Files):
         return [images.source.name(row) for row in range(len(images))]
     return [""] * len(images)
 
 
 def attribution(data: ConfigDict) -> str:
-    """What pictures of the data set must say of their author, mostly nothing."""
+    """Attribution required by the data set's licence, or an empty string."""
     text: str = getattr(parts.get("data", data.name), "ATTRIBUTION", "")
     return text
 
 
 class ImageFiles:
-    """Image files as an array (n, h, w, c) uint8 whose rows are decoded when they are indexed.
+    """Image files as an array (n, h, w, c) uint8, decoded when indexed.
 
-    They have the size and channels of `data` and are prepared as those of an image folder are.
-    Indexing raises UserError for a file that is no image.
+    `decoding.prepare` gives them the size and channels of `data`. Indexing raises UserError for a
+    file that is not an image.
     """
 
     def __init__(self, files: list[Path], data: ConfigDict) -> None:
@@ -108,25 +109,25 @@ class ImageFiles:
         return np.stack([_read_image(self.files[row], self._data) for row in chosen])
 
     def read(self) -> UInt8[np.ndarray, "n h w c"]:
-        """All images; one log line counts those that are cropped, resized or turned grey."""
+        """All images; one log line counts cropped, resized and grey-converted ones."""
         images = self[:]
         changes = (decoding.changes(file.read_bytes(), self._data) for file in self.files)
         counts = Counter(itertools.chain.from_iterable(changes))
         if counts:
-            found = ", ".join(f"{count} {change}" for change, count in sorted(counts.items()))
-            _log.info("of %d images: %s", len(self), found)
+            summary = ", ".join(f"{count} {change}" for change, count in sorted(counts.items()))
+            _log.info("of %d images: %s", len(self), summary)
         return images
 
 
 def read_images(path: str, data: ConfigDict) -> UInt8[np.ndarray, "n h w c"]:
-    """An image file, or all image files below a folder by name; see `ImageFiles.read`."""
+    """Images of one file or of all files in a folder, sorted by name; see `ImageFiles.read`."""
     return find_images(path, data).read()
 
 
 def find_images(path: str, data: ConfigDict) -> ImageFiles:
-    """An image file, or all image files below a folder by name, in the size and channels of `data`.
+    """One image file or all image files at any depth in a folder, sorted by name.
 
-    Raises UserError for a path without images.
+    Images get the size and channels of `data`. Raises UserError for a path without images.
     """
     root = Path(path)
     if not root.exists():
@@ -143,4 +144,4 @@ def _read_image(file: Path, data: ConfigDict) -> np.ndarray:
     try:
         return decoding.prepare(file.read_bytes(), data)
     except (UnreadableImageError, OSError) as error:
-        raise UserError(f"{file} is not an image that can be read: {error}") from error
+        raise UserError(f"{file} is not a readable image: {error}") from error

@@ -1,4 +1,4 @@
-"""The examples that a config trains on, and those that it is measured on."""
+"""Training and evaluation examples of a config, and its context size."""
 
 import logging
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ _log = logging.getLogger(__name__)
 
 
 def load_data(config: ConfigDict) -> tuple[Examples, Examples]:
-    """Training examples, and those to measure: the validation split where there is one.
+    """Training and evaluation examples; the latter are the validation split if there is one.
 
     Raises UserError for a data set that cannot be read or is too small for the config.
     """
@@ -26,15 +26,16 @@ def load_data(config: ConfigDict) -> tuple[Examples, Examples]:
 
 
 def measured_set(data: ConfigDict | Mapping[str, Any]) -> str:
-    """The name of the examples to measure: validation, test, or that of the data set's test set."""
+    """Name of the evaluation examples: "validation", or `data.test_set`, or "test"."""
     name: str = "validation" if data["validation"] else data.get("test_set", "test")
     return name
 
 
 def fit_context(config: ConfigDict) -> ConfigDict:
-    """The config with no more context anchors than a validation split leaves training examples.
+    """The config with at most as many context anchors as training examples.
 
-    Without a validation split it is unchanged. Raises UserError for a data set that cannot be read.
+    Without a validation split the config is unchanged. Raises UserError for a data set that cannot
+    be read.
     """
     if not config.data.validation or not has_latents(config):
         return config
@@ -42,20 +43,20 @@ def fit_context(config: ConfigDict) -> ConfigDict:
     fitted = ConfigDict(config)
     for group, size in _context_sizes(config).items():
         if size > count:
-            _log.info("%s.context_size is %d: all training examples but validation", group, count)
+            _log.info("%s.context_size is %d, the size of the training split", group, count)
             fitted[group].context_size = count
     return FrozenConfigDict(fitted)
 
 
 def check_context(config: ConfigDict, count: int, examples: str) -> None:
-    """Raises UserError where `count` examples are too few for the config's context anchors."""
+    """Raises UserError if `count` examples are too few for the config's context anchors."""
     for group, size in _context_sizes(config).items() if has_latents(config) else ():
         if size > count:
             raise UserError(f"{group}.context_size must be at most {count}, {examples}, got {size}")
 
 
 def _context_sizes(config: ConfigDict) -> dict[str, int]:
-    """Context anchors by config group; those of texts are of as many as there are."""
+    """Context size by config group, except texts, which are limited to the distinct ones."""
     groups = {n: g for n, g in config.items() if isinstance(g, ConfigDict | FrozenConfigDict)}
-    found = {name: group.get("context_size") for name, group in groups.items()}
-    return {n: size for n, size in found.items() if size is not None and n != "text"}
+    sizes = {name: group.get("context_size") for name, group in groups.items()}
+    return {n: size for n, size in sizes.items() if size is not None and n != "text"}

@@ -1,7 +1,7 @@
-"""Data sets that TensorFlow Datasets has prepared, read without TensorFlow.
+"""Data sets prepared by TensorFlow Datasets, read without TensorFlow.
 
-TFDS writes each split once, as ArrayRecord or Parquet files that give any record by its number;
-only that step needs TensorFlow, and for some data sets not even it does.
+TFDS prepares each split once as ArrayRecord or Parquet files with random access to records. Only
+the preparation needs TensorFlow, and not for all data sets.
 """
 
 import copy
@@ -23,39 +23,39 @@ from lzn_jax.data.examples import EncodedImages, Examples, Images
 from lzn_jax.run import reporting
 from lzn_jax.run.progress import progress
 
-# A split whose images have the right size already is kept in memory up to this many bytes.
+# A split with images of the configured size is decoded into memory up to this many bytes.
 _MAX_BYTES_DECODED = 2**30
 _RECORDS_AT_A_TIME = 512
 _CACHE_ABOVE = 10_000  # records
-_DAMAGE = (RuntimeError, ValueError, OSError)  # what reading a damaged record raises
+_DAMAGE = (RuntimeError, ValueError, OSError)  # raised when reading a damaged record
 
 
 def load(data: ConfigDict, split: str) -> Examples:
-    """The split that `data.train_split` or `data.test_split` names, labels 0 without classes.
+    """The split in `data.train_split` or `data.test_split`; labels are 0 without classes.
 
-    With `data.captions` each text of a record is an example. Raises UserError if the split is not
-    there, needs TensorFlow, or has no images, no texts that are asked for, or other classes.
+    With `data.captions` each text of a record is an example. Raises UserError if the split is
+    missing, needs TensorFlow, has no images or other classes, or has no texts for captions.
     """
-    asked = {"train": data.train_split, "test": data.test_split}[split]
-    records = _Records(data.tfds_name, Path(data.path).expanduser(), asked)
-    found = len(records.class_names)
-    if data.num_classes not in (1, found):
+    tfds_split = {"train": data.train_split, "test": data.test_split}[split]
+    records = _Records(data.tfds_name, Path(data.path).expanduser(), tfds_split)
+    num_classes = len(records.class_names) or 1
+    if data.num_classes not in (1, num_classes):
         raise UserError(
-            f"data.num_classes must be {found or 1} with {data.tfds_name}, got {data.num_classes}"
+            f"data.num_classes must be {num_classes} with {data.tfds_name}, got {data.num_classes}"
         )
     labels = records.labels() if data.num_classes > 1 else np.zeros(len(records), np.int32)
     rows, texts, left_out = np.arange(len(records)), None, tuple[str, ...]()
     if data.get("captions"):
-        said = (
+        entries = (
             (row, text, records.name(row))
             for row, texts in enumerate(records.texts())
             for text in texts
         )
-        rows, texts, left_out = pairs.make(said, len(records), records.name)
+        rows, texts, left_out = pairs.make(entries, len(records), records.name)
         records, labels = records.at(rows), labels[rows]
     images: Images = EncodedImages(records, labels, data)
     is_small = np.prod(images.shape) <= _MAX_BYTES_DECODED
-    # Whole images alone, for training views are cropped from what is kept.
+    # Only without a centre crop, because training views are crops of the whole images.
     is_whole = records.image_shape == images.shape[1:] and data.centre_crop == 1
     if is_small and is_whole:
         images = np.asarray(images)
@@ -63,7 +63,7 @@ def load(data: ConfigDict, split: str) -> Examples:
 
 
 def class_names(data: ConfigDict) -> tuple[str, ...]:
-    """Names of the classes as the data set has them; one without a name if there are none."""
+    """Names of the data set's classes, or one empty name for a single class."""
     records = _Records(data.tfds_name, Path(data.path).expanduser(), data.train_split)
     return records.class_names if data.num_classes > 1 else ("",)
 
@@ -71,7 +71,7 @@ def class_names(data: ConfigDict) -> tuple[str, ...]:
 def arrays(
     name: str, folder: Path, split: str, size: int, *, channels: int
 ) -> tuple[UInt8[np.ndarray, "n h w c"], Int[np.ndarray, " n"]]:
-    """Images and labels of a small data set of square images, all in memory."""
+    """Images and labels of a small data set of square images, loaded into memory."""
     records = _Records(name, folder, split)
     data = ConfigDict({"image_size": size, "channels": channels, "skip_unreadable": False})
     labels = records.labels()
@@ -79,7 +79,7 @@ def arrays(
 
 
 class _Records:
-    """The encoded images, the labels and the texts of one split."""
+    """Encoded images, labels and texts of one split."""
 
     def __init__(self, name: str, folder: Path, split: str) -> None:
         library = _import_library()
@@ -89,13 +89,13 @@ class _Records:
         self._image_key = _only_key(features, library.features.Image)
         self._label_key = _only_key(features, library.features.ClassLabel)
         if self._image_key is None:
-            raise UserError(f"{name} has no image feature, or several: choose another data set")
+            raise UserError(f"{name} must have exactly one image feature: choose another data set")
         self.image_shape = features[self._image_key].shape
         self.class_names: tuple[str, ...] = ()
         if self._label_key is not None:
             self.class_names = tuple(features[self._label_key].names)
         self._fingerprint = Path(builder.data_path, "dataset_info.json").read_bytes()
-        # Our own decoder takes color spaces and depths that TFDS would leave as they are.
+        # Our decoder converts colour spaces and bit depths, which TFDS leaves unchanged.
         decoders = {self._image_key: library.decode.SkipDecoding()}
         try:
             self._source = builder.as_data_source(split=split, decoders=decoders)
@@ -116,51 +116,51 @@ class _Records:
         return len(self._rows)
 
     def read(self, index: int) -> bytes:
-        """The content of an image file."""
+        """Content of the record's image file."""
         content: bytes = self._record(index)[self._image_key]
         return content
 
     def name(self, index: int) -> str:
-        """The record's number."""
+        """Number and split of the record."""
         return f"record {self._rows[index]} of {self._name}'s split {self._split}"
 
     def labels(self) -> Int[np.ndarray, " n"]:
-        """Classes of all records.
+        """Labels of all records.
 
-        TFDS keeps them beside the images, so this reads the whole split: ImageNet takes minutes.
-        Those of a large one are therefore kept in the user's cache folder. Raises UserError for a
-        damaged record.
+        TFDS stores labels with the images, so this reads the whole split, which takes minutes for
+        ImageNet. The user's cache folder therefore keeps the labels of large splits. Raises
+        UserError for a damaged record.
         """
 
         def read() -> bytes:
             labels = (record[self._label_key] for record in self._read_all("label"))
             return np.fromiter(labels, np.int32, len(self)).tobytes()
 
-        return np.frombuffer(self._once("labels", "int32", read), np.int32)
+        return np.frombuffer(self._cached("labels", "int32", read), np.int32)
 
     def texts(self) -> list[list[str]]:
-        """Those of each record in the only feature of texts, names of files aside; kept as labels.
+        """Texts of each record, cached like labels, from the only text feature except file names.
 
-        Raises UserError for a damaged record, and where there is no such feature, or several.
+        Raises UserError for a damaged record or unless there is exactly one such feature.
         """
-        is_file = ("filename", "file_name")
-        found = [path for path in _strings(self._features) if not path[-1].endswith(is_file)]
-        if len(found) != 1:
-            names = ", ".join("/".join(path) for path in found) or "none"
-            raise UserError(f"{self._name} must have one feature of texts, its features: {names}")
+        suffixes = ("filename", "file_name")
+        paths = [path for path in _strings(self._features) if not path[-1].endswith(suffixes)]
+        if len(paths) != 1:
+            names = ", ".join("/".join(path) for path in paths) or "none"
+            raise UserError(f"{self._name} must have exactly one text feature, got {names}")
 
         def read() -> bytes:
             records = self._read_all("text")
-            return json.dumps([_texts_at(record, found[0]) for record in records]).encode()
+            return json.dumps([_texts_at(record, paths[0]) for record in records]).encode()
 
-        texts: list[list[str]] = json.loads(self._once("texts", "json", read))
+        texts: list[list[str]] = json.loads(self._cached("texts", "json", read))
         return texts
 
-    def _once(self, what: str, suffix: str, read: Callable[[], bytes]) -> bytes:
-        """What `read` gives, of a large split by a file of an earlier start."""
+    def _cached(self, noun: str, suffix: str, read: Callable[[], bytes]) -> bytes:
+        """Result of `read`; for a large split it is kept in the user's cache folder."""
         text = f"{self._name} {self._split} {len(self)}".encode()
         digest = hashlib.sha256(self._fingerprint + text).hexdigest()[:16]
-        cached = reporting.cache_folder() / f"{what}-{digest}.{suffix}"
+        cached = reporting.cache_folder() / f"{noun}-{digest}.{suffix}"
         if len(self) > _CACHE_ABOVE and cached.is_file():
             return cached.read_bytes()
         content = read()
@@ -168,27 +168,27 @@ class _Records:
             reporting.write_bytes(cached, content)
         return content
 
-    def _read_all(self, what: str) -> Iterator[Any]:
-        """All records, images undecoded; `what` of a damaged one is what cannot be read."""
-        with progress(len(self), f"reading {what}s", unit="record", brief=True) as bar:
+    def _read_all(self, noun: str) -> Iterator[Any]:
+        """All records, images undecoded; `noun` names the content in messages and progress."""
+        with progress(len(self), f"reading {noun}s", unit="record", brief=True) as bar:
             for start in range(0, len(self), _RECORDS_AT_A_TIME):
                 rows = range(start, min(start + _RECORDS_AT_A_TIME, len(self)))
-                yield from self._read_rows(rows, what)
+                yield from self._read_rows(rows, noun)
                 bar.update(len(rows))
 
-    def _read_rows(self, rows: range, what: str) -> Iterable[Any]:
+    def _read_rows(self, rows: range, noun: str) -> Iterable[Any]:
         try:
             records: list[Any] = self._source.__getitems__(list(rows))
         except _DAMAGE:
-            return (self._intact(row, what) for row in rows)  # says which record it is
+            return (self._intact(row, noun) for row in rows)  # the error names the damaged record
         return records
 
-    def _intact(self, index: int, what: str) -> Any:
+    def _intact(self, index: int, noun: str) -> Any:
         try:
             return self._record(index)
         except UnreadableImageError as error:
             raise UserError(
-                f"the {what} of {self.name(index)} cannot be read: {error}; prepare the data set "
+                f"the {noun} of {self.name(index)} cannot be read: {error}; prepare the data set "
                 "again"
             ) from error
 
@@ -211,7 +211,7 @@ def _import_library() -> Any:
 
 
 def _builder(library: Any, name: str, folder: Path) -> Any:
-    """The prepared data set; nothing is downloaded."""
+    """Builder of a prepared data set; never downloads."""
     try:
         builder = library.builder(name, data_dir=folder)
     except (library.core.DatasetNotFoundError, ValueError, AssertionError) as error:
@@ -224,8 +224,8 @@ def _builder(library: Any, name: str, folder: Path) -> Any:
 
 def _how_to_prepare(name: str, folder: Path) -> str:
     return (
-        f"{folder} holds no data set {name} in a format without TensorFlow: prepare it once, where "
-        f"TensorFlow is installed, by tfds build {name} --data_dir={folder} "
+        f"{folder} holds no data set {name} that is readable without TensorFlow: prepare it once, "
+        f"with TensorFlow installed, by tfds build {name} --data_dir={folder} "
         "--file_format=array_record, or correct data.path"
     )
 
@@ -236,7 +236,7 @@ def _only_key(features: Any, kind: type) -> str | None:
 
 
 def _strings(features: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """Where features hold texts, be they in sequences or groups."""
+    """Paths of string features, also inside sequences and nested features."""
     inner = getattr(features, "feature", features)  # of a sequence
     if hasattr(inner, "items"):
         for key, feature in inner.items():

@@ -1,4 +1,4 @@
-"""Training examples set apart by a seed, to choose settings on."""
+"""A random validation split of the training examples, for choosing settings."""
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -9,10 +9,10 @@ from lzn_jax.configuration import UserError
 def set_apart(
     labels: Int[np.ndarray, " n"], groups: Int[np.ndarray, " n"] | None, count: int, seed: int
 ) -> Bool[np.ndarray, " n"]:
-    """Which of n training examples are the validation part: `count`, in the classes' proportions.
+    """Mask of about `count` validation examples out of n, stratified by class.
 
-    A group is never divided: the part grows beyond `count` to complete its last one, whose class is
-    that of its first example. Raises UserError where nothing is left to train on.
+    Groups are never divided: the split exceeds `count` if its last group does. The class of a group
+    is that of its first example. Raises UserError if no training example is left.
     """
     names, first, member = np.unique(
         np.arange(len(labels)) if groups is None else groups,
@@ -20,7 +20,7 @@ def set_apart(
         return_inverse=True,
     )
     sizes, classes = np.bincount(member, minlength=len(names)), labels[first]
-    # Systematic sampling: a group's place in its class, shuffled, as a share of that class.
+    # Systematic sampling: the position of a group in its shuffled class, as a share of the class.
     rng, place = np.random.default_rng(seed), np.empty(len(names))
     for label in np.unique(classes):
         rows = rng.permutation(np.flatnonzero(classes == label))
@@ -33,5 +33,5 @@ def set_apart(
         raise UserError(
             f"data.validation must leave some of {len(labels)} training examples, got {count}"
         )
-    found: np.ndarray = chosen[member]
-    return found
+    is_apart: np.ndarray = chosen[member]
+    return is_apart

@@ -1,8 +1,14 @@
-"""Data types: all that the package asks about one kind of sample (paper §2.1).
+"""Data types: the interface between one kind of sample and the latent space (paper §2.1).
 
-A data type is one object: it encodes samples as anchors and decodes latents as samples, and it
-reads, checks, shows and measures them. It names no other type; what types are to each other is for
-`lzn_jax.latent_space`. A type of one's own is registered by `lzn_jax.parts.add("type", ...)`.
+A `DataType` reads, checks and displays its samples. Its encoder maps samples to anchors, and its
+decoder maps latents to samples; a type may lack either. In training, `Encoder.zones` returns the
+anchors of a batch, which cut the latent space into zones; latents are drawn in these zones and
+passed to `Decoder.loss`. At inference, anchors of training samples (the context) cut the zones, and
+`Decoder.generate` decodes latents.
+
+A data type does not depend on other types: alignments and conditions between types are in
+`lzn_jax.latent_space`. Register your own type with `lzn_jax.parts.add("type", ...)`; docs/parts.md
+has an example.
 """
 
 import functools
@@ -20,12 +26,12 @@ from lzn_jax.data import Examples
 from lzn_jax.microbatches import in_training
 from lzn_jax.models import Variables
 
-Samples = Any  # rows of one data type
-Condition = tuple[Any, Any]  # of a decoder: latents, and the condition beside them; None without
+Samples = Any  # samples of one data type, one per row
+Condition = tuple[Any, Any]  # inputs of a decoder: latents and the further condition, each or None
 
 
 class Zones(NamedTuple):
-    """Anchors that cut the latent space into zones, and each sample's own anchor.
+    """Anchors that partition the latent space into zones, and the anchor of each sample.
 
     Attributes:
       anchors: (n, q).
@@ -40,33 +46,33 @@ class Zones(NamedTuple):
     is_present: Array | None = None
 
     def noise(self, key: PRNGKeyArray) -> Float[Array, "b q"]:
-        """N(0, I) for the latent of each sample; the key is consumed."""
+        """Draws from N(0, I), one for each sample; the key is consumed."""
         anchors, own = self.anchors, self.own
         shape = anchors.shape if own is None else (len(own), anchors.shape[1])
         return jax.random.normal(key, shape, anchors.dtype)
 
     def latents(self, noise: Float[Array, "b q"], solver: zoning.Solver) -> Float[Array, "b q"]:
-        """Latent of each sample, given its noise scaled by α (paper §2.2.1)."""
+        """Latent of each sample for noise that is already scaled by α (paper §2.2.1)."""
         return zoning.compute_latents(
             self.anchors, noise, self.own, solver=solver, log_weights=self.log_weights
         )
 
     def of_rows(self, count: int) -> "Zones":
-        """The same zones for the samples that `strided` takes."""
+        """The same zones with the samples that `strided` selects."""
         own = jnp.arange(len(self.anchors)) if self.own is None else self.own
         own, is_present = strided((own, self.is_present), count)
         return self._replace(own=own, is_present=is_present)
 
 
 def strided(samples: Any, count: int) -> Any:
-    """`count` rows of a batch at even steps, so that each device has its share of them."""
+    """Evenly spaced `count` rows of each array, so that every device contributes equally."""
     return jax.tree.map(lambda a: a.reshape(count, -1, *a.shape[1:])[:, 0], samples)
 
 
 def given(batch: Mapping[str, Array], name: str, drawn: Array) -> Array:
-    """The column `name` of a batch where it has one, else what the key of the update drew.
+    """Column `name` of a batch if it exists, else `drawn`, the random draw of the update.
 
-    Raises UserError for a column of another shape.
+    Raises UserError for a column whose shape differs from that of `drawn`.
     """
     column = batch.get(name, drawn)
     if column.shape != drawn.shape:
@@ -75,20 +81,20 @@ def given(batch: Mapping[str, Array], name: str, drawn: Array) -> Array:
 
 
 def context_rows(seed: int, count: int, size: int) -> Int[np.ndarray, " c"]:
-    """The fixed random sample of `count` training examples that inference keeps."""
+    """Indices of the `size` training examples, out of `count`, that form the context."""
     key = randomness.named(jax.random.key(seed), "context")
     return np.asarray(jax.random.permutation(key, count)[:size])
 
 
 @runtime_checkable
 class Encoder(Protocol):
-    """Samples to anchors, by a network; `NetworkEncoder` implements all of it.
+    """A network from samples to anchors; `NetworkEncoder` implements it.
 
     Attributes:
-      network: name of the network among the variables.
-      module: the network: `init` and `apply` as of a flax module.
-      num_draws: random keys that `zones` takes.
-      anchors_key: name of the context anchors among the arrays that inference keeps.
+      network: name of the network in the variables.
+      module: the network, with `init` and `apply` as in a flax module.
+      num_draws: number of random keys that `zones` takes.
+      anchors_key: name of the context anchors in the context of a model.
     """
 
     network: str
@@ -97,22 +103,22 @@ class Encoder(Protocol):
     anchors_key: str
 
     def init(self, key: PRNGKeyArray) -> Any:
-        """Fresh variables of the network."""
+        """Initial variables of the network."""
 
     def zones(
         self, variables: Variables, batch: Mapping[str, Array], keys: Sequence[PRNGKeyArray]
     ) -> tuple[Zones, ...]:
-        """Zones of a training batch, in training mode: one set, or one for each of two views."""
+        """Zones of a training batch, in training mode: one `Zones`, or two for two views."""
 
     def anchors(self, variables: Variables, samples: Samples) -> Float[Array, "b q"]:
-        """Anchors of samples in inference, a pure function."""
+        """Anchors of samples at inference. Must be a pure function."""
 
 
 @runtime_checkable
 class Reader(Protocol):
-    """Latents of samples by a rule of the type's own, in place of the flow among context anchors.
+    """Computes latents of samples itself, instead of by the flow among context anchors.
 
-    Such as those of labels, whose table holds all anchors.
+    Labels do so, for example, since a table holds all their anchors.
     """
 
     def latents(
@@ -123,47 +129,47 @@ class Reader(Protocol):
         keys: Key[Array, " b"],
         solver: zoning.Solver,
     ) -> Float[Array, "b q"]:
-        """Latents of samples in inference, with noise and a key for each, a pure function."""
+        """Latents of samples at inference, given noise and a key for each. Must be pure."""
 
 
 @runtime_checkable
 class Classifier(Protocol):
-    """Latents to samples by zone, without a decoder; such a type has finitely many samples."""
+    """Maps latents to samples by zone, without a decoder, for types with finitely many samples."""
 
     def predict(
         self, model: Any, latents: Float[Array, "b q"], solver: zoning.Solver
     ) -> dict[str, Array]:
-        """`classes` (b,) of latents, and the flow's `probabilities` of them (paper §5.1)."""
+        """`classes` (b,) of latents and their `probabilities` under the flow (paper §5.1)."""
 
     def class_probabilities(
         self, model: Any, latents: Float[Array, "b q"], solver: zoning.Solver
     ) -> Float[Array, "b c"]:
-        """The flow's probabilities of all classes."""
+        """Probability of every class under the flow."""
 
 
 @runtime_checkable
 class WithContext(Protocol):
-    """An encoder that keeps training samples for inference."""
+    """An encoder that stores arrays of training samples, the context, for inference."""
 
     def context_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes and dtypes of what is kept; empty where a config keeps nothing."""
+        """Shapes and dtypes of the context; empty if the config has no context."""
 
     def context(self, anchors: Callable[..., Any], train: Examples) -> dict[str, Any]:
-        """What is kept; `anchors` maps samples to their anchors, with a `description`."""
+        """The context by name; `anchors(samples, description=...)` returns anchors of samples."""
 
 
 @runtime_checkable
 class Decoder(Protocol):
-    """Latents to samples.
+    """A network from latents to samples.
 
     Attributes:
-      network: name of the network among the variables.
+      network: name of the network in the variables.
       module: the network.
-      output: name of the samples among the results of `generate`.
-      num_draws: random keys that `loss` takes.
-      sources: types whose latents it learns from, in turn.
-      noise_scale: α of these latents; None: from 0 to 1 at random.
-      condition: the type of the condition beside the latents; None: there is none.
+      output: key of the samples in the results of `generate`.
+      num_draws: number of random keys that `loss` takes.
+      sources: types whose latents it is trained on; they alternate by row of the batch.
+      noise_scale: α of these latents; None: uniform in [0, 1] for each sample.
+      condition: type of the condition beside the latents; None: no condition.
     """
 
     network: str
@@ -175,7 +181,7 @@ class Decoder(Protocol):
     condition: str | None
 
     def init(self, key: PRNGKeyArray, condition: Condition) -> Any:
-        """Fresh variables of the network, given an example of its condition."""
+        """Initial variables of the network, given an example of its condition."""
 
     def loss(
         self,
@@ -184,7 +190,7 @@ class Decoder(Protocol):
         condition: Condition,
         keys: Sequence[PRNGKeyArray],
     ) -> Float[Array, ""]:
-        """The training loss given each sample's latent: a mean over the batch."""
+        """Training loss given each sample's latent: a mean over the batch."""
 
     def generate(
         self,
@@ -193,43 +199,44 @@ class Decoder(Protocol):
         condition: Condition,
         index: Int[Array, " b"],
     ) -> dict[str, Array]:
-        """Samples of the given numbers, each with its own noise of the key, a pure function."""
+        """Samples as `output`; their noise depends on the key and each `index`. Must be pure."""
 
 
 @runtime_checkable
 class Invertible(Protocol):
-    """A decoder that finds the noise of a sample: reconstruction and interpolation need it."""
+    """A decoder that maps samples back to noise, as reconstruction and interpolation require."""
 
     def invert(self, variables: Variables, samples: Samples, condition: Condition) -> Array:
-        """The noise that samples come from."""
+        """Noise from which the decoder generates the samples."""
 
     def render(self, variables: Variables, noise: Array, condition: Condition) -> Samples:
-        """The samples that come from noise."""
+        """Samples generated from noise."""
 
     def reconstruct(
         self, variables: Variables, samples: Samples, condition: Condition
     ) -> dict[str, Array]:
-        """Samples to noise and back, and the l2 `errors` of each (paper C.3)."""
+        """Samples mapped to noise and back, and their l2 `errors` (paper C.3)."""
 
 
 class DataType:
-    """One kind of sample. Subclasses say what differs from the answers here.
+    """One kind of sample. Subclasses implement `samples` and override defaults.
 
     Attributes:
-      name: by which configs, commands and batches call it.
+      name: of the type in configs, commands and batches.
       encoder: an `Encoder`, or a `Reader` without a network; None: the type has no latents.
-      decoder: None where latents are not decoded by a network.
-      weight: of the decoder's loss; 0: the decoder does not train.
-      loss_name: of the decoder's loss among the metrics.
-      output: name of its samples among results.
-      plural: name of several samples; "" stands for the name and an s.
-      source_scale, target_scale: α of a translation is at least the first from this type and at
-        least the second to it: 0 is the middle of a zone, 1 a random place in it.
-      condition_dim: length of a sample as another type's condition.
-      has_classes: whether its samples are classes, numbers from 0.
-      is_images: whether its samples are images (n, h, w, c) uint8, which a page draws.
-      measurements: names of the measurements of a run that has the type.
-      example: an example of `--input` for it; None: the test samples are a better one.
+      decoder: None if no network decodes latents to this type.
+      weight: of the decoder's loss; 0: the decoder is not trained.
+      loss_name: name of the decoder's loss in the metrics.
+      output: key of the samples in results.
+      plural: name of several samples; "": `name` with an s.
+      source_scale, target_scale: the default α of a translation is the larger of the source's
+        `source_scale` and the target's `target_scale`. 0 gives the centre of a zone, 1 a random
+        point in it.
+      condition_dim: size of the condition that a sample is to another type's decoder.
+      has_classes: whether samples are classes, integers from 0.
+      is_images: whether samples are images (n, h, w, c) uint8.
+      measurements: names of the measurements of a run with this type.
+      example: value of `--input` for the suggested commands; None: they use test samples.
     """
 
     weight: float = 1.0
@@ -257,30 +264,30 @@ class DataType:
         return {each.network: each.module for each in both if isinstance(each, Encoder | Decoder)}
 
     def columns(self, examples: Examples) -> dict[str, np.ndarray]:
-        """Columns of a training batch beside images and labels, a row an example."""
+        """Columns of the training data beside images and labels, one row per example."""
         return {}
 
     def column_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shape and dtype of one row of each column."""
+        """Shape and dtype of one row of each column of a batch, for `--mode=compile`."""
         return {}
 
     def samples(self, examples: Examples) -> Samples:
-        """The samples of a split."""
+        """Samples of a split."""
         raise NotImplementedError
 
     def readable(self, examples: Examples) -> Int[np.ndarray, " k"]:
-        """Rows of the examples with a sample that the encoder can read."""
+        """Indices of the examples whose sample can be encoded."""
         return np.arange(len(examples.labels))
 
     def check(self, examples: Examples, name: str) -> None:
-        """Logs which samples of a set are left out; raises UserError where none is left."""
+        """Logs which samples of a split are left out; raises UserError if none remain."""
 
     def describe(self, examples: Examples, name: str) -> None:
-        """Logs what --mode=check_data reports of a split's samples."""
+        """Logs the report of `--mode=check_data` on the samples of a split."""
         self.check(examples, name)
 
     def checked(self, samples: Any) -> Samples:
-        """Samples as users pass them; raises UserError for what does not fit."""
+        """Validates samples passed by a user; raises UserError for invalid ones."""
         if isinstance(samples, str):
             raise UserError(f"{self.plural} must be a list of samples, got the string {samples!r}")
         if len(samples) == 0:
@@ -288,61 +295,63 @@ class DataType:
         return samples
 
     def encoded(self, samples: Samples) -> Any:
-        """Samples as the encoder takes them; raises UserError for unreadable ones."""
+        """Inputs of the encoder; raises UserError for samples that cannot be encoded."""
         return samples
 
     def decoded(self, outputs: Any) -> Samples:
-        """Samples of what the decoder returns."""
+        """Samples from outputs of the decoder."""
         return outputs
 
     def parse(self, text: str) -> Samples:
-        """Samples of the value of --input; raises UserError for one that gives none."""
-        raise UserError(f"{self.name} samples cannot be named by --input")
+        """Samples from the value of `--input`; raises UserError for an invalid value."""
+        raise UserError(f"--input does not support {self.name} samples")
 
     def written(self, text: str) -> Samples:
-        """Samples that a person writes on a page; like `parse`, but no file is read."""
+        """Samples from text typed into the demo page; like `parse`, but reads no file."""
         return self.parse(text)
 
     def named(self, text: str) -> tuple[Samples, list[str]]:
-        """Samples of the value of --input, and the name of each: its file, or what is written."""
+        """Samples from the value of `--input`, and the file or text of each as its name."""
         samples = self.parse(text)
         return samples, list(self.shown(samples))
 
     def shown(self, samples: Samples) -> Any:
-        """Samples as figures and pages show them: images, or one string each."""
+        """Samples for display in figures and the demo: images, or a string for each."""
         return [str(sample) for sample in samples]
 
     def words(self, samples: Samples) -> list[str]:
-        """Words of samples, to name those that training does not have; none by default."""
+        """Words of samples; the demo reports words that training samples lack. Empty by default."""
         return []
 
     def condition(self, batch: Mapping[str, Array], zones: Zones | None) -> Array:
         """Condition (b, condition_dim) of another type's decoder for a training batch.
 
-        The samples' anchors, one for each row of the batch; 0 for a missing sample. Raises
-        UserError for a type without zones.
+        By default each sample's anchor, 0 for a missing sample. Raises UserError for a type without
+        zones.
         """
         if zones is None:
             raise UserError(f"no decoder can be conditioned on {self.name}")
-        # By rows: an index by `own` would gather the anchors from all devices once more.
+        # By rows, as indexing by `own` would gather the anchors from all devices again.
         anchors = zones.anchors if zones.own is None else strided(zones.anchors, len(zones.own))
         if zones.is_present is None:
             return anchors
         return jnp.where(zones.is_present[:, None], anchors, 0)
 
     def condition_of(self, variables: Variables, samples: Samples) -> Array:
-        """The same for samples in inference."""
+        """The same condition for samples at inference."""
         encoder: Any = self.encoder
-        anchors: Array = encoder.anchors(variables, samples)
-        return anchors
+        return encoder.anchors(variables, samples)
 
 
 class NetworkEncoder:
-    """A network that reads a column of the batch; context anchors are those of training samples.
+    """An encoder whose network takes one column of the batch.
+
+    Its context anchors are the anchors of a random subset of the training samples.
 
     Attributes:
-      transform: of training images, on the host; None: the type reads no images.
-      main_feature, anchor_feature: of those that `features` finds.
+      transform: applied to training images on the host; None: the network takes no images.
+      main_feature: key in `features` of the one to evaluate.
+      anchor_feature: key in `features` of the anchor.
     """
 
     num_draws = 1
@@ -363,20 +372,20 @@ class NetworkEncoder:
         microbatch_size: int | None,
         distinct: bool = False,
     ) -> None:
-        """An encoder of the type `name`.
+        """Builds the encoder of the type `name`.
 
         Args:
           name: of the type; the network is called `NAME_encoder`.
           module: the network, (b, ...) -> (b, q).
-          column: name of its inputs in a batch.
-          samples: the inputs of a split.
+          column: name of the network's inputs in a batch.
+          samples: function that returns the inputs of a split.
           example: one input row (1, ...), for `init`.
           latent_dim: q.
-          context_size: training samples whose anchors inference keeps; 0: the samples at hand
-            cut the zones.
-          seed: of their choice.
-          microbatch_size: examples at a time in training; None: all.
-          distinct: equal inputs of a batch share one anchor.
+          context_size: number of context anchors; 0: samples that are encoded together cut the
+            zones.
+          seed: of the choice of training samples for the context.
+          microbatch_size: examples per micro-batch in training; None: the whole batch.
+          distinct: whether equal inputs of a batch share one anchor.
         """
         self.network, self.anchors_key = f"{name}_encoder", f"{name}_anchors"
         self.module, self.column, self.distinct = module, column, distinct
@@ -385,21 +394,21 @@ class NetworkEncoder:
         self._shape = (context_size, latent_dim)
 
     def init(self, key: PRNGKeyArray) -> Any:
-        """Fresh variables."""
+        """Initial variables."""
         return self.module.init(key, self._example, train=False)
 
     def anchors_shape(self) -> tuple[int, ...]:
-        """Shape of the anchors of one sample, (1, q), without any computation."""
+        """Shape of the anchors of one sample, (1, q), found without running the network."""
         return _output_shape(self.module, jax.eval_shape(lambda: self._example))
 
     def inputs(self, samples: Any) -> Any:
-        """What the network reads of samples."""
+        """Inputs of the network for rows of the column."""
         return samples
 
     def zones(
         self, variables: Variables, batch: Mapping[str, Array], keys: Sequence[PRNGKeyArray]
     ) -> tuple[Zones, ...]:
-        """Zones of a training batch; the key is dropout's."""
+        """Zones of a training batch; the key is for dropout."""
         inputs, (key,) = batch[self.column], keys
         network = in_training(self.module, self._microbatch_size)
         anchors = network(variables[self.network], key, self.inputs(inputs))
@@ -415,21 +424,20 @@ class NetworkEncoder:
 
     def anchors(self, variables: Variables, samples: Samples) -> Float[Array, "b q"]:
         """Anchors of samples."""
-        output: Any = self.module.apply(variables[self.network], self.inputs(samples), train=False)
-        return output
+        return self.module.apply(variables[self.network], self.inputs(samples), train=False)
 
     def features(self, variables: Variables, samples: Samples) -> dict[str, Float[Array, "b d"]]:
-        """Features of samples by name, the anchor among them, a pure function."""
+        """Features of samples by name, including the anchor. Must be a pure function."""
         return {"anchor": self.anchors(variables, samples)}
 
     def context_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Of the context anchors."""
+        """Shape and dtype of the context anchors."""
         if self._shape[0] == 0:
             return {}
         return {self.anchors_key: jax.ShapeDtypeStruct(self._shape, jnp.float32)}
 
     def context(self, anchors: Callable[..., Any], train: Examples) -> dict[str, Any]:
-        """Anchors of a random sample of the training set."""
+        """Context anchors: anchors of a random subset of the training set."""
         if self._shape[0] == 0:
             return {}
         rows = context_rows(self._seed, len(train.labels), self._shape[0])
@@ -441,8 +449,6 @@ class NetworkEncoder:
 def _output_shape(module: Any, example: jax.ShapeDtypeStruct) -> tuple[int, ...]:
     def output(example: Array) -> Array:
         variables = module.init(jax.random.key(0), example, train=False)
-        anchors: Array = module.apply(variables, example, train=False)
-        return anchors
+        return module.apply(variables, example, train=False)
 
-    shape: tuple[int, ...] = jax.eval_shape(output, example).shape
-    return shape
+    return jax.eval_shape(output, example).shape

@@ -1,7 +1,8 @@
-"""A bank of recent anchors: more zones than a batch has, at the cost of their zoning alone.
+"""The bank: anchors of recent batches that cut zones beside those of the batch.
 
-It is a queue, as MoCo's of keys (He et al. 2020, arXiv:1911.05722): the newest anchors replace the
-oldest, without gradient, and it is part of an encoder's variables, so of every checkpoint.
+More anchors cut the zones than a batch has, without encoding more samples. The bank is a queue like
+MoCo's of keys (He et al. 2020, arXiv:1911.05722): new anchors replace the oldest and get no
+gradient. It is part of the encoder's variables, so checkpoints contain it.
 """
 
 from collections.abc import Mapping
@@ -13,9 +14,9 @@ from jaxtyping import Array, Float
 
 from lzn_jax.data_types import Zones
 
-COLLECTION = "bank"  # of a network's variables
+COLLECTION = "bank"  # name of the collection in the encoder's variables
 
-Bank = Mapping[str, Array]  # "anchors" (k, q) and "log_weights" (k,), -inf where there is none yet
+Bank = Mapping[str, Array]  # "anchors" (k, q) and "log_weights" (k,), -inf for an empty place
 
 
 def empty(size: int, dim: int) -> Bank:
@@ -24,7 +25,7 @@ def empty(size: int, dim: int) -> Bank:
 
 
 def zones(anchors: Float[Array, "b q"], bank: Bank | None) -> Zones:
-    """Zones of a batch's anchors among themselves and those of the bank."""
+    """Zones that the anchors of a batch, which come first, and those of the bank cut."""
     if bank is None:
         return Zones(anchors)
     count, fixed = len(anchors), jax.lax.stop_gradient(bank)
@@ -36,7 +37,7 @@ def zones(anchors: Float[Array, "b q"], bank: Bank | None) -> Zones:
 
 
 def with_newest(bank: Bank, zones: Zones) -> Bank:
-    """The bank of the next update, given this one's zones: their own anchors come first."""
+    """Bank for the next update: the anchors of `zones`, newest first, cut to the bank's size."""
     assert zones.log_weights is not None
     size = len(bank["anchors"])
     newest = {"anchors": zones.anchors[:size], "log_weights": zones.log_weights[:size]}
@@ -44,7 +45,7 @@ def with_newest(bank: Bank, zones: Zones) -> Bank:
 
 
 def remembered(constants: Mapping[str, Any], zones: Mapping[str, Zones]) -> dict[str, Any]:
-    """Variables that are not trained, by network, for the next update: banks hold the newest."""
+    """Variables that are not trained, by network, with the anchors of this update in the banks."""
     return {
         network: {
             kind: with_newest(values, zones[network]) if kind == COLLECTION else values

@@ -1,4 +1,4 @@
-"""Images: a network gives their anchors, alone or of two views; a decoder makes them of latents."""
+"""Images: encoders, of single images or of two views each, and the data type."""
 
 import functools
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ from lzn_jax.data_types.image_decoders import black_image
 from lzn_jax.microbatches import by_example
 from lzn_jax.models import Variables
 
-VIEWS = ("image:image",)  # the alignment of two views
+VIEWS = ("image:image",)  # alignment between two views of each image
 
 
 class Image(DataType):
@@ -30,6 +30,7 @@ class Image(DataType):
 
     def __init__(self, config: ConfigDict) -> None:
         self._data, is_views = config.data, tuple(config.alignments) == VIEWS
+        self._shape = (config.data.image_size, config.data.image_size, config.data.channels)
         encoder: ImageEncoder | None = None
         decoder = None
         if models.has_latents(config):
@@ -41,60 +42,57 @@ class Image(DataType):
         self._transform = encoder.transform if encoder else data.whole_image(config.data)
         super().__init__("image", encoder, decoder)
         self.loss_name = "generation_loss"
-        self.output = "images"
         if is_views:
             self.measurements = ("representations",)
-        elif self.weight > 0 and config.get("objective", "lzn") == "lzn":  # a baseline trains none
+        elif self.weight > 0 and config.get("objective", "lzn") == "lzn":  # not a baseline
             self.measurements = ("samples", "reconstruction")
 
     def column_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Of what the transform makes of one image."""
-        side, channels = self._data.image_size, self._data.channels
-        image = np.zeros((side, side, channels), np.uint8)
-        made = self._transform(image, np.random.default_rng(0))
-        return {name: jax.ShapeDtypeStruct(a.shape, a.dtype) for name, a in made.items()}
+        """Shapes and dtypes of the transform's outputs for one image."""
+        image = np.zeros(self._shape, np.uint8)
+        outputs = self._transform(image, np.random.default_rng(0))
+        return {name: jax.ShapeDtypeStruct(a.shape, a.dtype) for name, a in outputs.items()}
 
     def samples(self, examples: Examples) -> Any:
-        """The images, which may not be decoded yet."""
+        """Images of a split, possibly `EncodedImages`."""
         return examples.images
 
     def checked(self, samples: Any) -> np.ndarray | EncodedImages:
-        """The images, as an array of NumPy unless they are decoded when they are indexed."""
-        shape = (self._data.image_size, self._data.image_size, self._data.channels)
-        dtype, found = (getattr(samples, name, None) for name in ("dtype", "shape"))
-        if dtype != np.uint8 or not found or found[1:] != shape or found[0] == 0:
-            wanted = ", ".join(map(str, shape))
-            got = f"{dtype} {found}" if dtype is not None else type(samples).__name__
-            hint = "; lzn_jax.data.to_uint8 makes them of floats in [-1, 1]"
+        """Validated images: `EncodedImages` as they are, others as a NumPy array."""
+        dtype, shape = (getattr(samples, name, None) for name in ("dtype", "shape"))
+        if dtype != np.uint8 or not shape or shape[1:] != self._shape or shape[0] == 0:
+            expected = ", ".join(map(str, self._shape))
+            got = f"{dtype} {shape}" if dtype is not None else type(samples).__name__
+            hint = "; lzn_jax.data.to_uint8 converts floats in [-1, 1]"
             is_float = dtype is not None and np.issubdtype(dtype, np.floating)
             raise UserError(
-                f"images must be an array (n, {wanted}) of uint8, 0 ... 255, got {got}"
+                f"images must be an array (n, {expected}) of uint8, 0 ... 255, got {got}"
                 f"{hint if is_float else ''}"
             )
         return samples if isinstance(samples, EncodedImages) else np.asarray(samples)
 
     def parse(self, text: str) -> UInt8[np.ndarray, "n h w c"]:
-        """An image file, or all of a folder."""
+        """Images of one image file or of all image files in a folder."""
         return data.read_images(text, self._data)
 
     def named(self, text: str) -> tuple[UInt8[np.ndarray, "n h w c"], list[str]]:
-        """An image file, or all of a folder, and their paths."""
+        """Images and paths of one image file or of all image files in a folder."""
         files = data.find_images(text, self._data)
         return files.read(), [str(file) for file in files.files]
 
     def shown(self, samples: Any) -> Any:
-        """The images."""
+        """The images themselves."""
         return samples
 
     def condition(self, batch: Mapping[str, Array], zones: Zones | None) -> Float[Array, "b q"]:
-        """Anchors of the images, which stand before those of a bank."""
+        """Anchors of the images of the batch, without those of the bank."""
         if zones is None or zones.own is None:
             return super().condition(batch, zones)
         return zones.anchors[zones.own]
 
 
 class ImageEncoder(NetworkEncoder):
-    """The image encoder of a config."""
+    """Image encoder of a config."""
 
     def __init__(self, config: ConfigDict) -> None:
         super().__init__(
@@ -108,11 +106,11 @@ class ImageEncoder(NetworkEncoder):
             seed=config.seed,
             microbatch_size=config.training.microbatch_size,
         )
-        self.network, self.anchors_key = "encoder", "anchors"  # as in all runs so far
+        self.network, self.anchors_key = "encoder", "anchors"  # names in existing checkpoints
         self.config, self.transform = config, data.whole_image(config.data)
 
     def init(self, key: PRNGKeyArray) -> Any:
-        """Fresh variables, and an empty bank where there shall be one."""
+        """Initial variables, with an empty bank if the config has one."""
         variables: Any = super().init(key)
         if size := self.config.latent.get("bank_size", 0):
             variables = {**variables, bank.COLLECTION: bank.empty(size, self.config.latent.dim)}
@@ -125,13 +123,13 @@ class ImageEncoder(NetworkEncoder):
     def zones(
         self, variables: Variables, batch: Mapping[str, Array], keys: Sequence[PRNGKeyArray]
     ) -> tuple[Zones, ...]:
-        """Zones of a training batch's anchors and those of the bank; the key is dropout's."""
+        """Zones that the anchors of a training batch and the bank cut; the key is for dropout."""
         (own,) = super().zones(variables, batch, keys)
         return (bank.zones(own.anchors, variables[self.network].get(bank.COLLECTION)),)
 
 
 class ViewEncoder(ImageEncoder):
-    """An encoder that trains on two augmented views of each image (paper §4.1)."""
+    """Image encoder that is trained on two augmented views of each image (paper §4.1)."""
 
     main_feature, anchor_feature = "backbone", "head"
 
@@ -145,28 +143,29 @@ class ViewEncoder(ImageEncoder):
     def zones(
         self, variables: Variables, batch: Mapping[str, Array], keys: Sequence[PRNGKeyArray]
     ) -> tuple[Zones, ...]:
-        """Of {'views': (b, 2, h, w, c) uint8}, cropped and not yet augmented otherwise."""
+        """Zones of the first and of the second view.
+
+        `batch["views"]` (b, 2, h, w, c) uint8 holds crops, to which the other augmentations are
+        applied here.
+        """
         anchors = self.view_anchors(variables, batch["views"], *keys)
         return Zones(anchors[:, 0]), Zones(anchors[:, 1])
 
     def view_anchors(
         self, variables: Variables, views: UInt8[Array, "b 2 h w c"], key: PRNGKeyArray
     ) -> Float[Array, "b 2 q"]:
-        """Anchors of augmented views, in training mode, a micro-batch of images at a time."""
+        """Anchors of the augmented views in training mode, in micro-batches of images."""
         encoder, augmentation = self.module, self.augmentation
 
         def network(variables, keys, views):
             view_keys = jax.vmap(lambda key: jax.random.split(key, 2))(keys)
             one = functools.partial(augment, settings=augmentation)
             images = jax.vmap(jax.vmap(one))(views, view_keys)
-            anchors: Any = encoder.apply(
-                variables, images.reshape(-1, *images.shape[2:]), train=True
-            )
+            anchors = encoder.apply(variables, images.reshape(-1, *images.shape[2:]), train=True)
             return anchors.reshape(len(views), 2, -1)
 
         call = by_example(network, self.config.training.microbatch_size)
-        anchors: Array = call(variables[self.network], key, views)
-        return anchors
+        return call(variables[self.network], key, views)
 
     def features(
         self, variables: Variables, images: UInt8[Array, "b h w c"]
@@ -177,8 +176,6 @@ class ViewEncoder(ImageEncoder):
     def features_of(
         self, variables: Variables, images: Float[Array, "b h w c"]
     ) -> dict[str, Float[Array, "b d"]]:
-        """`features` of images in [-1, 1], such as augmented ones."""
-        encode: Any = functools.partial(
-            self.module.apply, variables[self.network], images, train=False
-        )
+        """`features` of images in [-1, 1], for example augmented ones."""
+        encode = functools.partial(self.module.apply, variables[self.network], images, train=False)
         return {name: encode(features=name) for name in ("head", "backbone")}

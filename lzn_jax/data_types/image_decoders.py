@@ -1,6 +1,5 @@
-"""Decoders of images: a rectified flow (paper §3), or one pass of a network (paper App. G)."""
+"""Image decoders: a rectified flow (paper §3) and a one-pass decoder (paper App. G)."""
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -20,19 +19,20 @@ from lzn_jax.randomness import normal_by_index
 
 
 def black_image(config: ConfigDict) -> Float[Array, "1 h w c"]:
-    """An image for networks to see the shape of."""
+    """A black image, as example input for the initialisation of networks."""
     size, channels = config.data.image_size, config.data.channels
     return jnp.zeros((1, size, size, channels))
 
 
 class ImageDecoder:
-    """What both share, as pure functions of variables and arrays."""
+    """Base class; methods are pure functions of variables and arrays."""
 
     network, output = "decoder", "images"
     num_draws = 2
 
     def __init__(self, config: ConfigDict, decoder: nn.Module) -> None:
-        self.config, self.module = config, decoder
+        self.config = config
+        self.module: Any = decoder
         self.condition: str | None = config.decoder.condition
         self.sources: tuple[str, ...] = config.decoder.latents
         self.noise_scale: float | None = config.latent.noise_scale
@@ -42,7 +42,7 @@ class ImageDecoder:
         return in_training(self.module, self.config.training.microbatch_size)
 
     def drop_condition(self, condition: Condition, key: PRNGKeyArray) -> Condition:
-        """The condition beside the latents, 0 at the rate of `condition_dropout`."""
+        """Sets the condition beside the latents to 0 with probability `condition_dropout`."""
         rate, (latents, beside) = self.config.decoder.condition_dropout, condition
         if rate == 0 or beside is None:
             return condition
@@ -52,37 +52,37 @@ class ImageDecoder:
     def invert(
         self, variables: Variables, images: UInt8[Array, "b h w c"], condition: Condition
     ) -> Float[Array, "b ..."]:
-        """The noise that images come from."""
+        """Noise from which the decoder generates the images."""
         raise NotImplementedError
 
     def images(self, variables: Variables, noise: Array, condition: Condition) -> Array:
-        """The images, in [-1, 1], that come from noise."""
+        """Images in [-1, 1], generated from noise."""
         raise NotImplementedError
 
     def render(
         self, variables: Variables, noise: Float[Array, "b ..."], condition: Condition
     ) -> UInt8[Array, "b h w c"]:
-        """The images that come from noise."""
+        """Images generated from noise."""
         return to_uint8(self.images(variables, noise, condition))
 
     def reconstruct(
         self, variables: Variables, images: UInt8[Array, "b h w c"], condition: Condition
     ) -> dict[str, Array]:
-        """Images to noise and back, and each image's l2 error in units of [-1, 1] (paper C.3)."""
+        """`images` mapped to noise and back, and their l2 `errors` for pixels in [-1, 1] (C.3)."""
         again = self.images(variables, self.invert(variables, images, condition), condition)
         errors = jnp.sqrt(jnp.sum((again - normalise(images)) ** 2, axis=(1, 2, 3)))
         return {"images": to_uint8(again), "errors": errors}
 
 
 class FlowDecoder(ImageDecoder):
-    """A rectified flow from noise to images, conditioned on the latent (paper §3.1)."""
+    """Rectified flow from noise to images, conditioned on the latent (paper §3.1)."""
 
     def __init__(self, config: ConfigDict, decoder: nn.Module) -> None:
         super().__init__(config, decoder)
         self.sampler = rectified_flow.Sampler(config.sampling.sampler, config.sampling.num_steps)
 
     def init(self, key: PRNGKeyArray, condition: Condition) -> Any:
-        """Fresh variables."""
+        """Initial variables."""
         image = black_image(self.config)
         return self.module.init(key, image, jnp.zeros(1), *condition, train=False)
 
@@ -93,7 +93,7 @@ class FlowDecoder(ImageDecoder):
         condition: Condition,
         keys: Sequence[PRNGKeyArray],
     ) -> Float[Array, ""]:
-        """Rectified-flow loss in training mode (paper C.1); keys of the flow and of dropout."""
+        """Rectified-flow loss in training mode (paper C.1); keys for the flow and dropout."""
         images, (flow_key, dropout_key) = normalise(batch["images"]), keys
         condition = self.drop_condition(condition, flow_key)
         draws = self.config.training.flow_draws
@@ -110,12 +110,13 @@ class FlowDecoder(ImageDecoder):
         noise, t = given(batch, "flow_noise", noise), given(batch, "flow_time", t)
         return rectified_flow.loss(velocity, images, condition, noise, t)
 
-    def velocity(
-        self, variables: Variables, x_t: Array, t: Array, condition: Condition
-    ) -> Float[Array, "b h w c"]:
-        """The velocity in inference."""
-        output: Any = self.module.apply(variables[self.network], x_t, t, *condition, train=False)
-        return output
+    def velocity(self, variables: Variables) -> rectified_flow.Velocity:
+        """Velocity of the flow at inference, as a function of x_t, t and the condition."""
+
+        def velocity(x_t, t, condition):
+            return self.module.apply(variables[self.network], x_t, t, *condition, train=False)
+
+        return velocity
 
     def generate(
         self,
@@ -124,39 +125,35 @@ class FlowDecoder(ImageDecoder):
         condition: Condition,
         index: Int[Array, " b"],
     ) -> dict[str, Array]:
-        """Images of the given numbers: each has its own noise of the key, whatever its batch.
+        """`images`, and `num_evaluations` of the velocity that each took.
 
-        Also `num_evaluations`, of the velocity, that each took.
+        The noise of an image depends on the key and its `index`, not on the rest of the batch.
         """
         data = self.config.data
         shape = (data.image_size, data.image_size, data.channels)
         noise = normal_by_index(key, "image_noise", index, shape)
-        solution = self._flow(variables, noise, condition)
+        velocity = self.velocity(variables)
+        solution = rectified_flow.generate(velocity, noise, condition, self.sampler)
         return {"images": to_uint8(solution.x), "num_evaluations": solution.num_evaluations}
 
     def invert(
         self, variables: Variables, images: UInt8[Array, "b h w c"], condition: Condition
     ) -> Float[Array, "b h w c"]:
-        """The noise that images come from."""
-        velocity = functools.partial(self.velocity, variables)
+        """Noise from which the flow generates the images."""
+        velocity = self.velocity(variables)
         return rectified_flow.invert(velocity, normalise(images), condition, self.sampler).x
 
     def images(self, variables: Variables, noise: Array, condition: Condition) -> Array:
-        """The images, in [-1, 1], that come from noise."""
-        return self._flow(variables, noise, condition).x
-
-    def _flow(
-        self, variables: Variables, noise: Array, condition: Condition
-    ) -> rectified_flow.Solution:
-        velocity = functools.partial(self.velocity, variables)
-        return rectified_flow.generate(velocity, noise, condition, self.sampler)
+        """Images in [-1, 1], generated from noise."""
+        velocity = self.velocity(variables)
+        return rectified_flow.generate(velocity, noise, condition, self.sampler).x
 
 
 ERRORS: dict[str, Callable[[Array], Array]] = {"l1": jnp.abs, "l2": jnp.square}
 
 
 class DirectDecoder(ImageDecoder):
-    """One pass from a latent to an image, without noise (paper App. G leaves it open)."""
+    """One-pass decoder from a latent to an image, without noise (left open in paper App. G)."""
 
     def __init__(self, config: ConfigDict, decoder: nn.Module) -> None:
         super().__init__(config, decoder)
@@ -164,7 +161,7 @@ class DirectDecoder(ImageDecoder):
             self.encoder: Any = models.encoder(config)
 
     def init(self, key: PRNGKeyArray, condition: Condition) -> Any:
-        """Fresh variables."""
+        """Initial variables."""
         return self.module.init(key, *condition, train=False)
 
     def loss(
@@ -174,22 +171,22 @@ class DirectDecoder(ImageDecoder):
         condition: Condition,
         keys: Sequence[PRNGKeyArray],
     ) -> Float[Array, ""]:
-        """Error of each image, and the energy distance between what is made and the batch."""
+        """Mean error of the images plus the energy distance between generated and real images."""
         setting, images, (key, dropout_key) = self.config.decoder, normalise(batch["images"]), keys
         condition = self.drop_condition(condition, key)
-        made = self.in_training()(variables[self.network], dropout_key, *condition)
+        generated = self.in_training()(variables[self.network], dropout_key, *condition)
         distance = energy.image_energy(
-            made,
+            generated,
             images,
             key,
             patch_size=setting.energy_patch_size,
             num_patches=setting.energy_patches,
         )
         if setting.energy_anchors > 0:
-            found = jax.lax.stop_gradient(variables["encoder"])
-            x, y = (self.encoder.apply(found, each, train=False) for each in (made, images))
+            fixed = jax.lax.stop_gradient(variables["encoder"])
+            x, y = (self.encoder.apply(fixed, each, train=False) for each in (generated, images))
             distance += setting.energy_anchors * energy.energy_distance(x, y)
-        error = jnp.mean(ERRORS[setting.error](made - images))
+        error = jnp.mean(ERRORS[setting.error](generated - images))
         return error + setting.energy_weight * distance
 
     def generate(
@@ -199,18 +196,17 @@ class DirectDecoder(ImageDecoder):
         condition: Condition,
         index: Int[Array, " b"],
     ) -> dict[str, Array]:
-        """Images of latents, and `num_evaluations` of the network, which is 1."""
-        del key  # there is no noise but the latents'
+        """`images` of latents, and `num_evaluations` of the network, which is 1."""
+        del key  # the latents are the only noise
         images = self.images(variables, jnp.zeros((len(index), 0)), condition)
         return {"images": to_uint8(images), "num_evaluations": jnp.ones_like(index)}
 
     def invert(
         self, variables: Variables, images: UInt8[Array, "b h w c"], condition: Condition
     ) -> Float[Array, "b 0"]:
-        """No noise: latents alone make the images."""
+        """Noise without dimensions, since images depend on the latents alone."""
         return jnp.zeros((len(images), 0))
 
     def images(self, variables: Variables, noise: Array, condition: Condition) -> Array:
-        """The images, in [-1, 1], of latents."""
-        output: Any = self.module.apply(variables[self.network], *condition, train=False)
-        return output
+        """Images of latents, in [-1, 1]."""
+        return self.module.apply(variables[self.network], *condition, train=False)

@@ -1,4 +1,4 @@
-"""Labels: a table holds their anchors; a latent decodes to the nearest to its end (§5, E.2)."""
+"""Labels: a table of anchors, or zones of images with each label (paper §5, E.2)."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 class Label(DataType):
     """Labels (n,) int32 from 0 to `data.num_classes` - 1.
 
-    A decoder can be conditioned on them even where they have no anchors.
+    A decoder can be conditioned on labels even if they have no anchors.
     """
 
     source_scale = 1.0  # a zone of a class holds many samples
@@ -34,20 +34,17 @@ class Label(DataType):
     def __init__(self, config: ConfigDict) -> None:
         self._data, self.condition_dim = config.data, config.data.num_classes
         encoder: LabelEncoder | ZonesOfImages | None = None
-        if any("label" in pair.split(":") for pair in config.alignments):
-            encoder = LabelEncoder(config)
-        elif models.has_latents(config):
-            encoder = ZonesOfImages(config)
-        if not models.has_latents(config):
-            encoder = None
+        if models.has_latents(config):
+            is_aligned = any("label" in pair.split(":") for pair in config.alignments)
+            encoder = LabelEncoder(config) if is_aligned else ZonesOfImages(config)
         super().__init__("label", encoder)
 
     def samples(self, examples: Examples) -> Int[np.ndarray, " n"]:
-        """The labels."""
+        """Labels of a split."""
         return examples.labels
 
     def checked(self, samples: Any) -> Int[np.ndarray, " n"]:
-        """Labels as int32."""
+        """Validated labels as int32."""
         labels, classes = np.asarray(samples), self._data.num_classes
         is_integer = np.issubdtype(labels.dtype, np.integer)
         if labels.ndim == 1 and len(labels) == 0:
@@ -60,13 +57,13 @@ class Label(DataType):
         return labels.astype(np.int32)
 
     def parse(self, text: str) -> Int[np.ndarray, " n"]:
-        """Labels of a list of names or numbers; a name counts before a number."""
-        names, given = data.label_names(self._data), [part.strip() for part in text.split(",")]
+        """Labels from a comma-separated list of class names or numbers; names take precedence."""
+        names, words = data.label_names(self._data), [word.strip() for word in text.split(",")]
         try:
-            return np.array([names.index(part) if part in names else int(part) for part in given])
+            return np.array([names.index(word) if word in names else int(word) for word in words])
         except ValueError as error:
             raise UserError(
-                f"--input must be labels by name or number, such as {','.join(names[:3])}, got "
+                f"--input must be names or numbers of labels, such as {','.join(names[:3])}, got "
                 f"{text}"
             ) from error
 
@@ -75,17 +72,12 @@ class Label(DataType):
         return np.array(data.label_names(self._data))[samples]
 
     def condition(self, batch: Mapping[str, Array], zones: Zones | None) -> Float[Array, "b c"]:
-        """Labels of a training batch, one-hot."""
-        return one_hot(batch["labels"], self.condition_dim)
+        """One-hot labels of a training batch."""
+        return jax.nn.one_hot(batch["labels"], self.condition_dim)
 
     def condition_of(self, variables: Variables, samples: Array) -> Float[Array, "b c"]:
-        """Labels, one-hot."""
-        return one_hot(samples, self.condition_dim)
-
-
-def one_hot(labels: Int[Array | np.ndarray, " b"], num_classes: int) -> Float[Array, "b c"]:
-    """Labels as image decoders take them."""
-    return jax.nn.one_hot(jnp.asarray(labels), num_classes)
+        """One-hot labels."""
+        return jax.nn.one_hot(samples, self.condition_dim)
 
 
 class LabelEncoder:
@@ -94,27 +86,26 @@ class LabelEncoder:
     network = "label_anchors"
     num_draws = 0
 
-    anchors_key = ""  # its table holds all anchors
+    anchors_key = ""  # no context anchors: the table has the anchors of all classes
 
     def __init__(self, config: ConfigDict) -> None:
-        self.module = LabelAnchors(config.data.num_classes, config.latent.dim)
+        self.module: Any = LabelAnchors(config.data.num_classes, config.latent.dim)
 
     def init(self, key: PRNGKeyArray):
-        """Fresh anchors."""
+        """Initial anchors."""
         return self.module.init(key)
 
     def table(self, variables: Variables) -> Float[Array, "c q"]:
         """Anchors of all classes."""
-        anchors: Any = self.module.apply(variables[self.network])
-        return anchors
+        return self.module.apply(variables[self.network])
 
     def zones(
         self, variables: Variables, batch: Mapping[str, Array], keys: Sequence[PRNGKeyArray]
     ) -> tuple[Zones, ...]:
-        """Classes weigh as much as their share of the batch; one that is absent has no zone."""
+        """Zones of all classes, weighted by frequency in the batch; absent classes have no zone."""
         del keys
         table, labels = self.table(variables), batch["labels"]
-        counts = jnp.sum(one_hot(labels, len(table)), axis=0)
+        counts = jnp.sum(jax.nn.one_hot(labels, len(table)), axis=0)
         return (Zones(table, labels, jnp.log(counts)),)
 
     def anchors(self, variables: Variables, labels: Int[Array, " b"]) -> Float[Array, "b q"]:
@@ -129,38 +120,36 @@ class LabelEncoder:
         keys: Key[Array, " b"],
         solver: zoning.Solver,
     ) -> Float[Array, "b q"]:
-        """Latents of labels, all classes alike."""
+        """Latents of labels in zones of equally weighted classes."""
         del keys
         return zoning.compute_latents(self.table(model.variables), noise, labels, solver=solver)
 
     def predict(
         self, model: Any, latents: Float[Array, "b q"], solver: zoning.Solver
     ) -> dict[str, Array]:
-        """`classes` (b,) of latents, and the flow's `probabilities` of them (paper §5.1)."""
-        table = self.table(model.variables)
-        classes = zoning.classify(latents, table, solver=solver)
-        log_probs = zoning.assignment_log_probs(latents, table, classes, solver=solver)
-        return {"classes": classes, "probabilities": jnp.exp(log_probs[-1])}
+        """`classes` (b,) of latents and their `probabilities` under the flow (paper §5.1)."""
+        classes, probabilities = _classify(latents, self.table(model.variables), solver)
+        return {"classes": classes, "probabilities": probabilities}
 
     def class_probabilities(
         self, model: Any, latents: Float[Array, "b q"], solver: zoning.Solver
     ) -> Float[Array, "b c"]:
-        """The flow's probabilities of all classes."""
+        """Probability of every class under the flow."""
         return _probabilities(latents, self.table(model.variables), solver)
 
 
 class ZonesOfImages:
-    """Labels that nothing is aligned with: a class's zone is those of its images in the context."""
+    """Labels without alignment: the zone of a class is the union of zones of its context images."""
 
     def __init__(self, config: ConfigDict) -> None:
         self._config = config
 
     def context_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Of the labels of the images in the context."""
+        """Shape and dtype of the labels of the context images."""
         return {"labels": jax.ShapeDtypeStruct((self._config.latent.context_size,), jnp.int32)}
 
     def context(self, anchors: Callable[..., Any], train: Examples) -> dict[str, Any]:
-        """The labels of the images in the context; the log names a class of which there is none."""
+        """Labels of the context images; logs a warning for classes that have none."""
         del anchors
         size = self._config.latent.context_size
         labels = train.labels[context_rows(self._config.seed, len(train.labels), size)]
@@ -177,7 +166,7 @@ class ZonesOfImages:
         keys: Key[Array, " b"],
         solver: zoning.Solver,
     ) -> Float[Array, "b q"]:
-        """Latents in the zone of a random image of each label."""
+        """Latents in the zone of a random context image with each label."""
         is_member = labels[:, None] == model.context["labels"]
         own = jax.vmap(jax.random.categorical)(keys, jnp.where(is_member, 0.0, -jnp.inf))
         return zoning.compute_latents(model.context["anchors"], noise, own, solver=solver)
@@ -185,23 +174,33 @@ class ZonesOfImages:
     def predict(
         self, model: Any, latents: Float[Array, "b q"], solver: zoning.Solver
     ) -> dict[str, Array]:
-        """`classes` (b,) of the images in whose zones latents lie, and `probabilities` of these."""
-        bank = model.context["anchors"]
-        own = zoning.classify(latents, bank, solver=solver)
-        log_probs = zoning.assignment_log_probs(latents, bank, own, solver=solver)
-        return {"classes": model.context["labels"][own], "probabilities": jnp.exp(log_probs[-1])}
+        """`classes` (b,) of the images whose zones contain the latents, and their `probabilities`.
+
+        A probability is that of the image, not of its class.
+        """
+        own, probabilities = _classify(latents, model.context["anchors"], solver)
+        return {"classes": model.context["labels"][own], "probabilities": probabilities}
 
     def class_probabilities(
         self, model: Any, latents: Float[Array, "b q"], solver: zoning.Solver
     ) -> Float[Array, "b c"]:
-        """The flow's probabilities of all classes: those of their images together."""
+        """Probability of every class under the flow: the sum over its context images."""
         of_images = _probabilities(latents, model.context["anchors"], solver)
-        return of_images @ one_hot(model.context["labels"], self._config.data.num_classes)
+        return of_images @ jax.nn.one_hot(model.context["labels"], self._config.data.num_classes)
+
+
+def _classify(
+    latents: Float[Array, "b q"], anchors: Float[Array, "n q"], solver: zoning.Solver
+) -> tuple[Int[Array, " b"], Float[Array, " b"]]:
+    """Index of the anchor whose zone contains each latent, and its probability under the flow."""
+    own = zoning.classify(latents, anchors, solver=solver)
+    log_probs = zoning.assignment_log_probs(latents, anchors, own, solver=solver)
+    return own, jnp.exp(log_probs[-1])
 
 
 def _probabilities(
     latents: Float[Array, "b q"], anchors: Float[Array, "n q"], solver: zoning.Solver
 ) -> Float[Array, "b n"]:
-    """Assignments of latents to all anchors before the flow's last step."""
+    """Probability of every anchor at the start of the flow's last step."""
     last = np.nextafter(np.float32(1), np.float32(0)).item()
     return jnp.exp(zoning.best_assignment_log_probs(latents, anchors, solver=solver, cutoff=last))

@@ -1,4 +1,4 @@
-"""A numeric property of each example: a small network each way, and regression to measure it."""
+"""A numeric property of each example: an encoder, a decoder by regression, a measurement."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,7 +20,10 @@ NAME = "property"
 
 
 class MLP(nn.Module):
-    """Two hidden layers, (b, d) to (b, outputs); `bias` is the deviation of initial biases."""
+    """Two hidden layers, (b, d) to (b, outputs).
+
+    Initial biases have the standard deviation `bias`.
+    """
 
     features: int
     outputs: int
@@ -28,24 +31,24 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b d"], train: bool) -> Float[Array, "b o"]:
-        """Outputs; `train` changes nothing."""
+        """Outputs; `train` has no effect."""
         for _ in range(2):
             x = nn.gelu(nn.Dense(self.features, bias_init=nn.initializers.normal(self.bias))(x))
         return nn.Dense(self.outputs)(x)
 
 
 class PropertyEncoder(NetworkEncoder):
-    """Numbers that round to one multiple of `property.step` share an anchor."""
+    """Encoder of numbers; those that round to the same `property.step` share an anchor."""
 
-    unit = 1.0  # of a step, in those of `property.scale`
+    unit = 1.0  # `property.step` in units of `property.scale`
 
     def inputs(self, samples: Int[Array, "b 1"]) -> Float[Array, "b 1"]:
-        """The numbers in units of `property.scale`."""
+        """Numbers in units of `property.scale`."""
         return self.unit * samples
 
 
 class Property(DataType):
-    """Numbers (n,) float32, the column `property.column` of a data set."""
+    """Numbers (n,) float32, from the column `property.column` of the data set."""
 
     plural = "properties"
     measurements = (NAME,)
@@ -56,7 +59,8 @@ class Property(DataType):
         self._step = setting.step
         encoder = PropertyEncoder(
             NAME,
-            MLP(setting.features, config.latent.dim, bias=1.0),  # else the anchor of 0 starts at 0
+            # Without initial biases the anchor of 0 would start at 0.
+            MLP(setting.features, config.latent.dim, bias=1.0),
             column=NAME,
             samples=lambda examples: self.encoded(self.samples(examples)),
             example=jnp.zeros((1, 1)),
@@ -71,22 +75,22 @@ class Property(DataType):
         self.weight, self.condition_dim = config.training.property_weight, config.latent.dim
 
     def columns(self, examples: Examples) -> dict[str, np.ndarray]:
-        """The numbers in steps."""
+        """Numbers as multiples of `property.step`."""
         return {NAME: self.encoded(self.samples(examples))}
 
     def column_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Of one number."""
+        """Shape and dtype of one number."""
         return {NAME: jax.ShapeDtypeStruct((1,), np.int32)}
 
     def samples(self, examples: Examples) -> Float[np.ndarray, " n"]:
-        """The numbers of a split."""
+        """Numbers of a split; raises UserError if the data set lacks the column."""
         if self._column not in examples.more:
             known = ", ".join(examples.more) or "none"
             raise UserError(f"the data set has no column {self._column!r}; it has {known}")
         return np.asarray(examples.more[self._column], np.float32)
 
     def checked(self, samples: Any) -> Float[np.ndarray, " n"]:
-        """Finite numbers as float32."""
+        """Validated numbers as float32; raises UserError unless they are finite and (n,)."""
         try:
             numbers = np.asarray(samples, np.float32)
         except (TypeError, ValueError) as error:
@@ -96,36 +100,36 @@ class Property(DataType):
         return numbers
 
     def encoded(self, samples: Float[np.ndarray, " n"]) -> Int[np.ndarray, "n 1"]:
-        """The numbers in steps from the centre, one column."""
+        """Distances from `property.centre` in multiples of `property.step`, rounded."""
         return np.rint((samples - self._centre) / self._step)[:, None].astype(np.int32)
 
     def decoded(self, outputs: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-        """The numbers in units of the data."""
+        """Numbers in the units of the data."""
         return (outputs * self._scale + self._centre).astype(np.float32)
 
     def parse(self, text: str) -> Float[np.ndarray, " n"]:
-        """Numbers with commas between them."""
+        """Comma-separated numbers."""
         return self.checked(text.split(","))
 
     def shown(self, samples: Float[np.ndarray, " n"]) -> list[str]:
-        """Three digits of each."""
+        """Numbers as strings with three significant digits."""
         return [f"{number:.3g}" for number in samples]
 
 
 class ValueDecoder:
-    """A number for each latent, by the least squared error."""
+    """Regression from latents to numbers by least squares."""
 
     network, output, num_draws = "property_decoder", "properties", 0
-    noise_scale: float | None = None  # from the middle of a zone to its border
+    noise_scale: float | None = None  # α uniform in [0, 1]
     condition: str | None = None
 
     def __init__(self, config: ConfigDict) -> None:
         self.sources: tuple[str, ...] = config.property.latents
-        self.module = MLP(config.property.features, 1)
+        self.module: Any = MLP(config.property.features, 1)
         self._unit = config.property.step / config.property.scale
 
     def init(self, key: PRNGKeyArray, condition: Condition) -> Any:
-        """Fresh variables."""
+        """Initial variables."""
         return self.module.init(key, condition[0], train=False)
 
     def loss(
@@ -136,8 +140,8 @@ class ValueDecoder:
         keys: Sequence[PRNGKeyArray],
     ) -> Float[Array, ""]:
         """Mean squared error in units of `property.scale`."""
-        found = self._numbers(variables, condition)
-        return jnp.mean((found - self._unit * batch[NAME][:, 0]) ** 2)
+        predicted = self._numbers(variables, condition)
+        return jnp.mean((predicted - self._unit * batch[NAME][:, 0]) ** 2)
 
     def generate(
         self,
@@ -146,20 +150,19 @@ class ValueDecoder:
         condition: Condition,
         index: Int[Array, " b"],
     ) -> dict[str, Array]:
-        """The number of each latent."""
+        """Number for each latent."""
         return {self.output: self._numbers(variables, condition)}
 
     def _numbers(self, variables: Variables, condition: Condition) -> Float[Array, " b"]:
-        output: Any = self.module.apply(variables[self.network], condition[0], train=False)
-        return output[:, 0]
+        return self.module.apply(variables[self.network], condition[0], train=False)[:, 0]
 
 
 def measure(model: Any, train: Examples, test: Examples, workdir: Path) -> dict[str, float]:
-    """`TYPE_to_property_mae`, and `_r2`, the share of the variance that is explained."""
+    """Mean absolute error `TYPE_to_property_mae` and coefficient of determination `.._r2`."""
     numbers, metrics = model.space.types[NAME].samples(test), {}
     for source in (source for source, target in model.translations if target == NAME):
-        found = model.translate(model.space.types[source].samples(test), source, NAME)
-        errors, name = found - numbers, f"{source}_to_{NAME}"
+        predicted = model.translate(model.space.types[source].samples(test), source, NAME)
+        errors, name = predicted - numbers, f"{source}_to_{NAME}"
         metrics[f"{name}_mae"] = float(np.mean(np.abs(errors)))
         metrics[f"{name}_r2"] = float(1 - np.mean(errors**2) / np.var(numbers))
     return metrics

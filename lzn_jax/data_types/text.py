@@ -1,4 +1,4 @@
-"""Texts: a transformer gives their anchors, another writes them, given latents."""
+"""Texts: a transformer as encoder, and an autoregressive transformer as decoder."""
 
 import logging
 import re
@@ -21,7 +21,7 @@ from lzn_jax.data.examples import MAX_NAMED
 from lzn_jax.data_types import Condition, DataType, NetworkEncoder
 from lzn_jax.microbatches import in_training
 from lzn_jax.models import Variables, transformer
-from lzn_jax.models.transformer import END
+from lzn_jax.models.transformer import END, is_text
 from lzn_jax.randomness import keys_by_index
 from lzn_jax.tokenizers import Tokenizer, tokenizer
 
@@ -31,75 +31,70 @@ _log = logging.getLogger(__name__)
 
 
 class Text(DataType):
-    """Texts, strings."""
+    """Texts as a list of strings."""
 
     measurements = ("texts",)
 
     def __init__(self, config: ConfigDict) -> None:
         self._config, self.tokenizer = config, tokenizer(config)
-        super().__init__(
-            NAME,
-            TextEncoder(config, self.tokenizer),
-            TextDecoder(config, self.tokenizer),
-        )
+        encoder = TextEncoder(config, self.tokenizer)
+        super().__init__(NAME, encoder, TextDecoder(config, self.tokenizer))
         self.weight, self.condition_dim = config.training.text_weight, config.latent.dim
 
     def columns(self, examples: Examples) -> dict[str, np.ndarray]:
-        """`tokens` of the texts; examples without a readable text train without one.
+        """`tokens` (n, l), 0 for texts that cannot be tokenized: their examples have no text.
 
-        Raises UserError where no text can be read.
+        Raises UserError if no text can be tokenized.
         """
         texts = _texts(examples)
-        tokens = self._read(texts)
+        tokens = self._tokens(texts)
         if any(texts) and not tokens.any():
             raise UserError(
-                "no text can be read, the log says why: change text.max_length, text.alphabet or "
-                "data.tokenizer_path"
+                "no text can be tokenized, see the log for reasons: change text.max_length, "
+                "text.alphabet or data.tokenizer_path"
             )
         return {"tokens": tokens}
 
     def column_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Of the tokens of a text."""
+        """Shape and dtype of the tokens of one text."""
         return {"tokens": jax.ShapeDtypeStruct((self._config.text.max_length,), np.int32)}
 
     def samples(self, examples: Examples) -> np.ndarray:
-        """The texts."""
+        """Texts of a split; raises UserError if the data set has none."""
         return _texts(examples)
 
     def readable(self, examples: Examples) -> Int[np.ndarray, " k"]:
-        """Rows with a text that has tokens."""
+        """Indices of the texts that can be tokenized."""
         return self.tokenizer.readable(_texts(examples))
 
     def check(self, examples: Examples, name: str) -> None:
-        """Logs the texts of a set that are left out."""
-        self._read(_texts(examples), f"{name} ")
+        """Logs texts of a split that cannot be tokenized and are left out."""
+        self._tokens(_texts(examples), f"{name} ")
 
     def describe(self, examples: Examples, name: str) -> None:
-        """Logs lengths in tokens, and the texts without any."""
+        """Logs the lengths of texts in tokens, and those that cannot be tokenized."""
         super().describe(examples, name)
-        written = [str(text) for text in _texts(examples) if text]
-        lengths = sorted(n for n in self.tokenizer.lengths(written) if n) or [0]
+        texts = [str(text) for text in _texts(examples) if text]
+        lengths = sorted(n for n in self.tokenizer.lengths(texts) if n) or [0]
         _log.info(
             "%s: texts have %d to %d tokens, the median is %d",
             name, lengths[0], lengths[-1], lengths[len(lengths) // 2],
         )  # fmt: skip
 
     def checked(self, samples: Any) -> list[str]:
-        """Texts as a list."""
-        if isinstance(samples, str):
-            raise UserError(f"texts must be a list of strings, got the string {samples!r}")
+        """Validated texts as a list."""
         return list(super().checked(samples))
 
     def encoded(self, samples: Any) -> Int[np.ndarray, "n l"]:
-        """Tokens; raises UserError for a text that has none."""
+        """Tokens of texts; raises UserError for a text that cannot be tokenized."""
         return self.tokenizer.encode(samples)
 
     def decoded(self, outputs: Int[np.ndarray, "n l"]) -> list[str]:
-        """Texts of tokens."""
+        """Texts from tokens."""
         return self.tokenizer.decode(outputs)
 
     def parse(self, text: str) -> list[str]:
-        """A text, or the lines of a .txt file."""
+        """The text itself, or the non-empty lines of a .txt file."""
         if not text.endswith(".txt"):
             return [text]
         try:
@@ -107,50 +102,48 @@ class Text(DataType):
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"{text} cannot be read: {error}") from error
         if not (texts := [line.strip() for line in lines if line.strip()]):
-            raise UserError(f"{text} holds no text")
+            raise UserError(f"{text} contains no text")
         return texts
 
     def written(self, text: str) -> list[str]:
-        """A text."""
+        """The text itself."""
         return [text]
 
     def words(self, samples: Any) -> list[str]:
         """Words without punctuation."""
         return [word for text in samples for word in re.findall(r"\w+", str(text))]
 
-    def _read(self, texts: np.ndarray, of: str = "") -> Int[np.ndarray, "n l"]:
-        """Tokens, 0 for texts without any; the log counts and names those of a set."""
+    def _tokens(self, texts: np.ndarray, split: str = "") -> Int[np.ndarray, "n l"]:
+        """Tokens of texts, 0 for those that cannot be tokenized, which are logged."""
         tokens, faults = self.tokenizer.encode_known(texts)
         left_out = [index for index in faults if texts[index]]
-        different = {str(texts[index]): faults[index] for index in left_out}
-        for text in list(different)[:MAX_NAMED]:
-            _log.warning("left out: the %stext %r %s", of, text, different[text])
+        reasons = {str(texts[index]): faults[index] for index in left_out}
+        for text in list(reasons)[:MAX_NAMED]:
+            _log.warning("left out: the %stext %r %s", split, text, reasons[text])
         if left_out:
-            count = len(left_out)
-            _log.warning(
-                "%stexts left out: %d different ones, of %d examples", of, len(different), count
-            )
+            counts = len(reasons), len(left_out)
+            _log.warning("%stexts left out: %d distinct, of %d examples", split, *counts)
         return tokens
 
 
 def known(
     tokenizer: Tokenizer, size: int, texts: np.ndarray, seed: int
 ) -> tuple[Int[np.ndarray, "k l"], Float[np.ndarray, " k"]]:
-    """Tokens and log counts of the `size` most frequent texts; -inf pads where there are fewer.
+    """Tokens and log counts of the `size` most frequent texts, padded with log counts of -inf.
 
-    Texts without tokens are left out. Among texts of the same count the seed chooses.
+    Texts that cannot be tokenized are left out. The seed breaks ties between counts.
     """
     names, counts = np.unique([str(text) for text in texts], return_counts=True)
     ties = np.random.default_rng(seed).permutation(len(names))
     order = np.lexsort((ties, -counts))
     tokens, log_weights = tokenizer.empty(size), np.full(size, -np.inf, np.float32)
     filled = 0
-    for start in range(0, len(order), size):  # a file's tokenizer is slow: no more than needed
+    for start in range(0, len(order), size):  # in chunks, as tokenizers of files are slow
         rows = order[start : start + size]
-        found, faults = tokenizer.encode_known(names[rows])
+        encoded, faults = tokenizer.encode_known(names[rows])
         kept = np.setdiff1d(np.arange(len(rows)), list(faults))[: size - filled]
-        places = slice(filled, filled + len(kept))
-        tokens[places], log_weights[places] = found[kept], np.log(counts[rows[kept]])
+        new = slice(filled, filled + len(kept))
+        tokens[new], log_weights[new] = encoded[kept], np.log(counts[rows[kept]])
         filled += len(kept)
         if filled == size:
             break
@@ -164,7 +157,10 @@ def _texts(examples: Examples) -> np.ndarray:
 
 
 class TextEncoder(NetworkEncoder):
-    """The text encoder of a config: equal texts of a batch share an anchor."""
+    """Text encoder of a config. Equal texts of a batch share an anchor.
+
+    Its context is the most frequent training texts with their counts as weights.
+    """
 
     def __init__(self, config: ConfigDict, tokenizer: Tokenizer) -> None:
         super().__init__(
@@ -182,11 +178,11 @@ class TextEncoder(NetworkEncoder):
         self.config, self.tokenizer = config, tokenizer
 
     def is_present(self, inputs: Int[Array, "b l"]) -> Bool[Array, " b"]:
-        """Which texts have tokens."""
+        """Whether each row has a text: missing texts have no tokens."""
         return inputs[:, 0] != END
 
     def context_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Of the known texts."""
+        """Shapes and dtypes of the context."""
         count, length = self.config.text.context_size, self.config.text.max_length
         return {
             "text_anchors": jax.ShapeDtypeStruct((count, self.config.latent.dim), jnp.float32),
@@ -195,13 +191,14 @@ class TextEncoder(NetworkEncoder):
         }
 
     def context(self, anchors: Callable[..., Any], train: Examples) -> dict[str, Any]:
-        """The known texts: anchors, log counts and tokens."""
-        setting = self.config
-        tokens, log_weights = known(
-            self.tokenizer, setting.text.context_size, _texts(train), setting.seed
-        )
-        found = anchors(tokens, description="anchors of texts")
-        return {"text_anchors": found, "text_log_weights": log_weights, "text_tokens": tokens}
+        """Anchors, log counts and tokens of the context texts."""
+        size, seed = self.config.text.context_size, self.config.seed
+        tokens, log_weights = known(self.tokenizer, size, _texts(train), seed)
+        return {
+            "text_anchors": anchors(tokens, description="anchors of texts"),
+            "text_log_weights": log_weights,
+            "text_tokens": tokens,
+        }
 
     def latents(
         self,
@@ -211,19 +208,19 @@ class TextEncoder(NetworkEncoder):
         keys: Key[Array, " b"],
         solver: zoning.Solver,
     ) -> Float[Array, "b q"]:
-        """Latents of texts among the known ones; one that is known is itself among them."""
+        """Latents of texts among the context anchors; a context text has the zone of its anchor."""
         del keys
-        bank, log_weights = model.context["text_anchors"], model.context["text_log_weights"]
+        context, log_weights = model.context["text_anchors"], model.context["text_log_weights"]
         is_same = jnp.all(model.context["text_tokens"] == tokens[:, None], axis=2)
         kwargs: dict[str, Any] = {"solver": solver, "log_weights": log_weights}
-        known = zoning.compute_latents(bank, noise, jnp.argmax(is_same, axis=1), **kwargs)
-        queries = self.anchors(model.variables, tokens)
-        new = zoning.latents_in_context(queries, bank, noise, **kwargs)
+        known = zoning.compute_latents(context, noise, jnp.argmax(is_same, axis=1), **kwargs)
+        anchors = self.anchors(model.variables, tokens)
+        new = zoning.latents_in_context(anchors, context, noise, **kwargs)
         return jnp.where(jnp.any(is_same, axis=1, keepdims=True), known, new)
 
 
 class TextDecoder:
-    """The text decoder of a config: writes a text token by token, given a latent."""
+    """Text decoder of a config, which generates a text token by token, given a latent."""
 
     network, output = "text_decoder", "tokens"
     num_draws = 1
@@ -239,7 +236,7 @@ class TextDecoder:
         self.top_p: float = config.sampling.top_p
 
     def init(self, key: PRNGKeyArray, condition: Condition) -> Any:
-        """Fresh variables."""
+        """Initial variables."""
         return self.module.init(key, _no_text(self.config), condition[0], train=False)
 
     def loss(
@@ -249,12 +246,12 @@ class TextDecoder:
         condition: Condition,
         keys: Sequence[PRNGKeyArray],
     ) -> Float[Array, ""]:
-        """Cross-entropy of a token, mean over those of all texts, their ends included."""
+        """Cross-entropy per token, averaged over the tokens of all texts, including their ends."""
         tokens, (key,) = batch["tokens"], keys
         network = in_training(self.module, self.config.training.microbatch_size)
         logits = network(variables[self.network], key, tokens, condition[0])
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, tokens)
-        counts = _counts(tokens)
+        counts = is_text(tokens) & (tokens[:, :1] != END)  # none for a missing text
         return jnp.sum(losses * counts) / jnp.maximum(jnp.sum(counts), 1)
 
     def generate(
@@ -264,68 +261,64 @@ class TextDecoder:
         condition: Condition,
         index: Int[Array, " b"],
     ) -> dict[str, Array]:
-        """`tokens` of the given numbers: the likeliest one after another, or drawn."""
+        """`tokens` (b, l): at temperature 0 the most likely token at each position, else drawn.
+
+        The draws of a text depend on the key and its `index`.
+        """
         latents, _ = condition
         keys = keys_by_index(key, "text_tokens", index)
         start = jnp.full(len(index), END, jnp.int32)
 
-        def write(written: tuple[Array, Any], place: Array) -> tuple[tuple[Array, Any], Array]:
-            before, cache = written
-            arguments = before[:, None], place[None], latents
-            logits, cache = self._after(variables, cache, *arguments)
-            is_over = (place > 0) & (before == END)
-            token = jnp.where(is_over, END, self._choose(logits[:, 0], keys, place))
+        def step(carry: tuple[Array, Any], position: Array) -> tuple[tuple[Array, Any], Array]:
+            before, cache = carry
+            arguments = before[:, None], position[None], latents
+            logits, cache = self._next_logits(variables, cache, *arguments)
+            is_over = (position > 0) & (before == END)
+            token = jnp.where(is_over, END, self._choose(logits[:, 0], keys, position))
             return (token, cache), token
 
-        places = jnp.arange(self.config.text.max_length)
-        room = self._room(variables, jnp.tile(start[:, None], len(places)), places, latents)
-        _, tokens = jax.lax.scan(write, (start, room), places)
+        positions = jnp.arange(self.config.text.max_length)
+        tokens = jnp.tile(start[:, None], len(positions))
+        # A first call of all positions allocates the cache.
+        shapes = jax.eval_shape(
+            lambda: self._next_logits(variables, {}, tokens, positions, latents)[1]
+        )
+        cache = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
+        _, tokens = jax.lax.scan(step, (start, cache), positions)
         return {"tokens": tokens.T}
 
-    def _after(self, variables: Variables, cache: Any, *arguments: Any) -> tuple[Any, Any]:
-        """Logits, and the keys and values that are kept for the next place."""
-        own, method = {**variables[self.network], **cache}, "after"
-        return self.module.apply(own, *arguments, keeps=True, method=method, mutable=["cache"])
-
-    def _room(self, variables: Variables, *arguments: Any) -> Any:
-        """Room for the keys and values of all places."""
-        shapes = jax.eval_shape(lambda: self._after(variables, {}, *arguments)[1])
-        return jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
+    def _next_logits(self, variables: Variables, cache: Any, *arguments: Any) -> tuple[Any, Any]:
+        own, method = {**variables[self.network], **cache}, "next_logits"
+        return self.module.apply(own, *arguments, cached=True, method=method, mutable=["cache"])
 
     def _choose(
-        self, logits: Float[Array, "b v"], keys: Key[Array, " b"], place: Array
+        self, logits: Float[Array, "b v"], keys: Key[Array, " b"], position: Array
     ) -> Int[Array, " b"]:
-        """The likeliest token of each text, or one drawn with the text's own noise."""
+        """Most likely token of each text, or one drawn with a key for each text and position."""
         if self.temperature > 0:
-            place_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, place)
-            noise = jax.vmap(lambda key: jax.random.gumbel(key, logits.shape[1:]))(place_keys)
+            position_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, position)
+            noise = jax.vmap(lambda key: jax.random.gumbel(key, logits.shape[1:]))(position_keys)
             logits = likeliest(logits / self.temperature, self.top_p) + noise
         return jnp.argmax(logits, axis=1).astype(jnp.int32)
 
 
 def likeliest(logits: Float[Array, "b v"], share: float) -> Float[Array, "b v"]:
-    """Logits of the fewest tokens that together have a share of the probability, else -inf."""
-    if share == 1:  # without sorting
+    """Logits of the fewest tokens whose total probability is at least `share`; -inf for others."""
+    if share == 1:  # avoids sorting
         return logits
     descending = jnp.sort(logits, axis=1, descending=True)
     p = jax.nn.softmax(descending, axis=1)
-    is_in = jnp.cumsum(p, axis=1) - p < share  # the first one always
-    least = jnp.min(descending, axis=1, keepdims=True, initial=jnp.inf, where=is_in)
+    is_kept = jnp.cumsum(p, axis=1) - p < share  # always true for the first
+    least = jnp.min(descending, axis=1, keepdims=True, initial=jnp.inf, where=is_kept)
     return jnp.where(logits >= least, logits, -jnp.inf)
 
 
 def _network(
     part: type[nn.Module], config: ConfigDict, group: ConfigDict, tokenizer: Tokenizer
 ) -> Any:
-    given = {"max_length": config.text.max_length, "vocabulary": tokenizer.size}
-    return models.module(part, group, config, latent_dim=config.latent.dim, **given)
+    sizes = {"max_length": config.text.max_length, "vocabulary": tokenizer.size}
+    return models.module(part, group, config, latent_dim=config.latent.dim, **sizes)
 
 
 def _no_text(config: ConfigDict) -> Int[Array, "1 l"]:
     return jnp.full((1, config.text.max_length), END, jnp.int32)
-
-
-def _counts(tokens: Int[Array, "b l"]) -> Bool[Array, "b l"]:
-    """Which tokens count: those of texts and the first end; of a text that is missing none."""
-    ends = jnp.cumsum(tokens == END, axis=1) - (tokens == END)
-    return (ends == 0) & (tokens[:, :1] != END)

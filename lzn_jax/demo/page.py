@@ -291,10 +291,10 @@ def _samples(
 
 def _translation_tab(answers: Answers, source: str, target: str, opens: Event) -> None:
     examples = answers.examples(source)
-    text = gr.Textbox(
-        next(iter(examples), None), label=source.capitalize(),
-        submit_btn=f"Translate to {answers.plural(target)}",
-    )  # fmt: skip
+    with gr.Row(equal_height=True):
+        text = gr.Textbox(next(iter(examples), None), label=source.capitalize(), scale=4)
+        name = f"Translate to {answers.plural(target)}"
+        run = gr.Button(name, variant="primary", scale=1, min_width=130)
     if examples:
         gr.Examples(examples, text, label=f"Training {answers.plural(source)}")
 
@@ -302,7 +302,7 @@ def _translation_tab(answers: Answers, source: str, target: str, opens: Event) -
         return _noted(answers.translated(source, target, text, seed))
 
     is_images = answers.decodes_images and target == answers.model.main_type
-    _samples(make, [text], opens, text.submit, is_images=is_images)
+    _samples(make, [text], opens, text.submit, run.click, is_images=is_images)
 
 
 def _label_tab(answers: Answers, opens: Event) -> None:

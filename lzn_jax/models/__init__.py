@@ -1,4 +1,4 @@
-"""Networks of the case studies, built from a config."""
+"""Networks of a config."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -13,15 +13,14 @@ Variables = dict[str, Any]  # network name -> flax variables
 
 
 def has_latents(config: ConfigDict) -> bool:
-    """Whether a config has latents, and with them encoders; a rectified flow needs none."""
-    enabled: bool = config.latent.get("enabled", True)
-    return enabled
+    """Whether a config has latents and encoders; the rectified-flow baseline does not."""
+    return config.latent.get("enabled", True)
 
 
 def build(config: ConfigDict) -> dict[str, Any]:
-    """Modules of a config by name, as it has them: 'encoder', 'decoder', 'label_anchors' and more.
+    """Networks of a config by name, such as 'encoder', 'decoder' and 'label_anchors'.
 
-    Without latents (`latent.enabled` False) the plain rectified flow is left: 'decoder' alone.
+    With `latent.enabled` False there is only the 'decoder', a rectified flow.
     """
     modules: dict[str, Any] = {}
     for name in config.types:
@@ -30,40 +29,37 @@ def build(config: ConfigDict) -> dict[str, Any]:
 
 
 def encoder(config: ConfigDict) -> Any:
-    """The network that `encoder.name` names."""
+    """The network registered as `encoder.name`."""
     part = parts.get("encoder", config.encoder.name)
     return module(part, config.encoder, config, latent_dim=config.latent.dim)
 
 
 def decoder(config: ConfigDict) -> tuple[Any, Any]:
-    """The network that `decoder.name` names, and the class of its decoder."""
+    """The network registered as `decoder.name`, and the class that wraps it as a `Decoder`."""
     network, wrapper = parts.get("decoder", config.decoder.name)
     data = config.data
     shape = data.image_size, data.image_size, data.channels
     return module(network, config.decoder, config, image_shape=shape), wrapper
 
 
-def module(part: Any, group: ConfigDict, config: ConfigDict, **given: Any) -> Any:
-    """A network of a config group: a class gets those of the values that are its fields.
+def module(part: Any, group: ConfigDict, config: ConfigDict, **sizes: Any) -> Any:
+    """Instantiates a flax module class with the values of a config group.
 
-    Values are the group's, `dtype` and `remat` of `training`, and the given ones. What is not a
-    dataclass is a network already.
+    The fields of the class get the values of that name in the group, `training.compute_dtype` and
+    `training.remat` as `dtype` and `remat`, and `sizes`. A part that is no dataclass is a network
+    already and is returned.
     """
     if not (isinstance(part, type) and dataclasses.is_dataclass(part)):
         return part
     training = config.training
-    values = {"dtype": jnp.dtype(training.compute_dtype), "remat": training.remat, **group, **given}
-    # Every flax module also has a field `name`, which is not the group's.
+    values = {"dtype": jnp.dtype(training.compute_dtype), "remat": training.remat, **group, **sizes}
+    # The fields `name` and `parent` of every flax module are not fields of the config.
     names = {field.name for field in dataclasses.fields(part)} - {"name", "parent"}
-    return part(**{key: _frozen(value) for key, value in values.items() if key in names})
-
-
-def _frozen(value):
-    return tuple(value) if isinstance(value, list) else value
+    return part(**{name: value for name, value in values.items() if name in names})
 
 
 def split_variables(variables: Variables) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Trained parameters and the other variables, each by network."""
+    """Trained parameters by network, and variables that are not trained by network."""
     params = {name: tree["params"] for name, tree in variables.items()}
     constants = {
         name: {kind: values for kind, values in tree.items() if kind != "params"}
@@ -73,5 +69,5 @@ def split_variables(variables: Variables) -> tuple[dict[str, Any], dict[str, Any
 
 
 def join_variables(params: Mapping[str, Any], constants: Mapping[str, Any]) -> dict[str, Any]:
-    """What `split_variables` took apart."""
+    """Inverse of `split_variables`."""
     return {name: {"params": params[name], **constants[name]} for name in params}

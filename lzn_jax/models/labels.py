@@ -1,4 +1,4 @@
-"""Label encoder: one learned anchor a class (arXiv:2509.15591, section 5)."""
+"""Label encoder: one learned anchor for each class (arXiv:2509.15591, section 5)."""
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -6,7 +6,7 @@ from jaxtyping import Array, Float
 
 
 class LabelAnchors(nn.Module):
-    """Learned anchors of the classes, drawn from N(0, 1)."""
+    """Learned anchors of the classes, initialised from N(0, 1)."""
 
     num_classes: int
     latent_dim: int

@@ -1,4 +1,4 @@
-"""Small networks without convolutions, for images of few pixels."""
+"""Small networks without convolutions, for small images."""
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -7,9 +7,9 @@ from jaxtyping import Array, Float
 
 
 class MLPDecoder(nn.Module):
-    """Residual dense blocks with scale, shift and gate from time, latents and condition.
+    """Residual dense blocks, modulated (scale, shift, gate) by time, latents and condition.
 
-    Takes and gives what `NCSNppDecoder` does.
+    Inputs and outputs are those of `NCSNppDecoder`.
     """
 
     features: int
@@ -27,7 +27,7 @@ class MLPDecoder(nn.Module):
         *,
         train: bool,
     ) -> Float[Array, "b h w c"]:
-        """The velocity at images x and times t in [0, 1]."""
+        """Velocity at images x and times t in [0, 1]."""
         angles = 1000 * t[:, None] * jnp.exp(-jnp.linspace(0, jnp.log(1e4), self.features // 4))
         parts = [jnp.sin(angles), jnp.cos(angles)]
         parts += [part for part in (latents, condition) if part is not None]
@@ -70,7 +70,7 @@ class MLP(nn.Module):
 
 
 class MLPEncoder(nn.Module):
-    """Images to anchors by dense layers; takes and gives what `NCSNppEncoder` does."""
+    """Images to anchors by dense layers, with the inputs and outputs of `NCSNppEncoder`."""
 
     features: int
     num_blocks: int
@@ -86,7 +86,7 @@ class MLPEncoder(nn.Module):
 
 
 class MLPGenerator(nn.Module):
-    """Latents to images by dense layers; takes and gives what `NCSNppGenerator` does."""
+    """Latents to images by dense layers, with the inputs and outputs of `NCSNppGenerator`."""
 
     image_shape: tuple[int, int, int]
     features: int

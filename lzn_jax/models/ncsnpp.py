@@ -1,8 +1,8 @@
-"""NCSN++ as LZN uses it: an encoder from images to anchors and a rectified-flow decoder.
+"""NCSN++ in LZN: an image encoder, a rectified-flow decoder and a one-pass decoder.
 
-The network is that of Song et al. (arXiv:2011.13456). LZN (arXiv:2509.15591) takes its downward
-half as image encoder, whose latent is a sum over taps on every feature map, and appends the latent
-to the time embedding of the whole network as decoder.
+The network is that of Song et al. (arXiv:2011.13456). LZN (arXiv:2509.15591) uses its downward half
+as the image encoder, whose anchor is the sum of taps on all feature maps, and the whole network as
+the decoder, with the latent appended to the time embedding.
 """
 
 from typing import Literal
@@ -32,14 +32,21 @@ MIN_FOURIER_TIME = 1e-5  # keeps the logarithm finite at t = 0
 
 
 class NCSNpp(nn.Module):
-    """Fields, downward path and middle, which the encoder and the decoder share.
+    """Fields and layers that the networks of this module share.
 
-    Patches of `patch_size` x `patch_size` pixels are seen as one pixel of more channels (ours; 1 is
-    the original). Level l works at that size / 2^l with features * channel_multipliers[l] channels.
-    `attention_resolutions` are feature-map widths in patches; `fir` resamples with the filter
-    (1, 3, 3, 1), otherwise nearest neighbour and 2x2 means; `progressive_input` 'input_skip' adds
-    the downsampled input at each level, 'none' does not; `dtype` is the compute dtype; with `remat`
-    residual blocks keep nothing for their gradient and compute their insides again.
+    Attributes:
+      features: channels of the first level.
+      channel_multipliers: level l halves the feature map l times and has
+        features * channel_multipliers[l] channels.
+      num_res_blocks: residual blocks of a level.
+      attention_resolutions: widths, in patches, of the feature maps with attention.
+      dropout: rate in the residual blocks.
+      fir: resample with the filter (1, 3, 3, 1), else by nearest neighbour and 2x2 means.
+      progressive_input: 'input_skip' adds the downsampled input at each level, 'none' does not.
+      patch_size: side of the patches of pixels that become one pixel with more channels; 1 is the
+        original, larger ones are ours.
+      dtype: compute dtype.
+      remat: recompute the activations of residual blocks in the backward pass.
     """
 
     features: int
@@ -54,8 +61,16 @@ class NCSNpp(nn.Module):
     remat: bool = False
 
     def patches(self, images: Array) -> Array:
-        """Images as the network sees them."""
-        self._check_input(images)
+        """Patches of images; raises ValueError for an image size that the levels do not divide."""
+        _check_choice("progressive_input", self.progressive_input, ("none", "input_skip"))
+        factor = self.patch_size * 2 ** (len(self.channel_multipliers) - 1)
+        height, width = images.shape[1:3]
+        if height % factor or width % factor:
+            raise ValueError(
+                f"images are {height} x {width}, but {len(self.channel_multipliers)} levels of "
+                f"{self.patch_size} x {self.patch_size} patches need height and width divisible by "
+                f"{factor}"
+            )
         return space_to_depth(images, self.patch_size)
 
     def down_path(self, patches: Array, embedding: Array | None, train: bool) -> list[Array]:
@@ -95,23 +110,12 @@ class NCSNpp(nn.Module):
             return h
         return SelfAttention(self.dtype, name=name)(h)
 
-    def _check_input(self, images: Array) -> None:
-        _check_choice("progressive_input", self.progressive_input, ("none", "input_skip"))
-        factor = self.patch_size * 2 ** (len(self.channel_multipliers) - 1)
-        height, width = images.shape[1:3]
-        if height % factor or width % factor:
-            raise ValueError(
-                f"images are {height} x {width}; {len(self.channel_multipliers)} levels of "
-                f"{self.patch_size} x {self.patch_size} patches need height and width divisible by "
-                f"{factor}"
-            )
-
 
 class NCSNppEncoder(NCSNpp, kw_only=True):
-    """Image encoder: downward half of NCSN++ with a latent tap on every feature map.
+    """Image encoder: downward half of NCSN++ with taps on feature maps.
 
-    The latent is the sum of the taps' outputs. `tap_resolutions` restricts taps to feature maps of
-    these widths in patches; None taps all.
+    The anchor is the sum of the taps' outputs. `tap_resolutions` are the widths, in patches, of the
+    feature maps with a tap; None: all feature maps.
     """
 
     latent_dim: int
@@ -124,38 +128,33 @@ class NCSNppEncoder(NCSNpp, kw_only=True):
     def __call__(self, images: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b q"]:
         """Anchors of images in [-1, 1]; `train` turns dropout on (rng 'dropout').
 
-        Raises ValueError for an image size that the levels do not divide or when no feature map
-        has one of the `tap_resolutions`.
+        Raises ValueError for an image size that the levels do not divide or if no feature map has
+        one of the `tap_resolutions`.
         """
         maps = self.down_path(self.patches(images), None, train)
         maps.append(self.middle(maps[-1], None, train))
-        tapped = [
-            self._tap(f"tap_{i}")(h)
+        sizes = self.latent_dim, self.tap_channels, self.tap_units, self.tap_layers
+        outputs = [
+            LatentTap(*sizes, self.dtype, name=f"tap_{i}")(h)
             for i, h in enumerate(maps)
             if self.tap_resolutions is None or h.shape[2] in self.tap_resolutions
         ]
-        if not tapped:
+        if not outputs:
             widths = sorted({h.shape[2] for h in maps})
             raise ValueError(f"tap_resolutions is {self.tap_resolutions}; widths are {widths}")
-        return sum(tapped[1:], start=tapped[0])
-
-    def _tap(self, name: str) -> LatentTap:
-        return LatentTap(
-            self.latent_dim,
-            self.tap_channels,
-            self.tap_units,
-            self.tap_layers,
-            self.dtype,
-            name=name,
-        )
+        return sum(outputs[1:], start=outputs[0])
 
 
 class NCSNppDecoder(NCSNpp, kw_only=True):
-    """Rectified-flow velocity network: NCSN++ conditioned on time, latents and labels.
+    """Velocity network of a rectified flow: NCSN++ conditioned on time, latents and labels.
 
-    `progressive` 'output_skip' sums upsampled images of all levels, 'none' takes the top level's.
-    `time_embedding` is sinusoidal in 999 t ('positional') or of random Fourier frequencies in
-    log(999 t) ('fourier'); `scale_by_sigma` divides the velocity by 999 t and needs 'fourier'.
+    Attributes:
+      progressive: 'output_skip' sums the upsampled images of all levels, 'none' uses the finest
+        level only.
+      time_embedding: 'positional', sinusoidal in 999 t, or 'fourier', random Fourier features of
+        log(999 t).
+      fourier_scale: standard deviation of the Fourier frequencies.
+      scale_by_sigma: divide the velocity by 999 t; requires 'fourier'.
     """
 
     progressive: str
@@ -173,14 +172,18 @@ class NCSNppDecoder(NCSNpp, kw_only=True):
         *,
         train: bool,
     ) -> Float[Array, "b h w c"]:
-        """Velocity at x_t, with t = 0 noise and t = 1 data; `train` turns dropout on.
+        """Velocity at x_t, with noise at t = 0 and data at t = 1; `train` turns dropout on.
 
-        t is clipped to [0, 1], for 'fourier' to [1e-5, 1]. `labels` are one-hot; latents or labels
-        None leaves them out of the network. Raises ValueError for an unknown or contradictory
-        field or an image size that the levels do not divide.
+        t is clipped to [0, 1], for 'fourier' to [1e-5, 1]. `labels` are one-hot; latents or
+        labels of None are left out of the network. Raises ValueError for an unknown or
+        contradictory field or an image size that the levels do not divide.
         """
-        self._check_fields()
-        s = self._noise_level(t)
+        _check_choice("progressive", self.progressive, ("none", "output_skip"))
+        _check_choice("time_embedding", self.time_embedding, ("positional", "fourier"))
+        if self.scale_by_sigma and self.time_embedding != "fourier":
+            raise ValueError("scale_by_sigma requires time_embedding 'fourier'")
+        earliest = MIN_FOURIER_TIME if self.time_embedding == "fourier" else 0.0
+        s = MAX_NOISE_LEVEL * jnp.clip(t.astype(at_least_float32(t.dtype)), earliest, 1.0)
         embedding = TimeEmbedding(
             self.features,
             self.time_embedding,
@@ -198,7 +201,7 @@ class NCSNppDecoder(NCSNpp, kw_only=True):
     def up_path(
         self, h: Array, skips: list[Array], embedding: Array, patch_channels: int, train: bool
     ) -> Array:
-        """Patches from the middle's output, consuming the downward path's maps from the last on."""
+        """Patches from the output of the middle; consumes the maps in `skips`, last one first."""
         outputs = []
         for level, multiplier in reversed(list(enumerate(self.channel_multipliers))):
             channels = self.features * multiplier
@@ -216,21 +219,11 @@ class NCSNppDecoder(NCSNpp, kw_only=True):
             patches = upsample(patches, self.fir) + output
         return patches
 
-    def _noise_level(self, t: Array) -> Array:
-        earliest = MIN_FOURIER_TIME if self.time_embedding == "fourier" else 0.0
-        return MAX_NOISE_LEVEL * jnp.clip(t.astype(at_least_float32(t.dtype)), earliest, 1.0)
-
-    def _check_fields(self) -> None:
-        _check_choice("progressive", self.progressive, ("none", "output_skip"))
-        _check_choice("time_embedding", self.time_embedding, ("positional", "fourier"))
-        if self.scale_by_sigma and self.time_embedding != "fourier":
-            raise ValueError("scale_by_sigma needs time_embedding 'fourier'")
-
 
 class NCSNppGenerator(NCSNpp, kw_only=True):
-    """Images of latents in one pass: the middle and the upward half of NCSN++.
+    """One-pass decoder from latents to images: the middle and the upward half of NCSN++.
 
-    `progressive_input` has no meaning here: there is no input.
+    `progressive_input` has no effect, as there is no input image.
     """
 
     image_shape: tuple[int, int, int]
@@ -267,4 +260,4 @@ class NCSNppGenerator(NCSNpp, kw_only=True):
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
-        raise ValueError(f"{name} is {value!r}; it can be {' or '.join(map(repr, choices))}")
+        raise ValueError(f"{name} is {value!r}; it must be {' or '.join(map(repr, choices))}")

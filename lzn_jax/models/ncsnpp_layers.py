@@ -1,7 +1,7 @@
 """Building blocks of NCSN++ (Song et al., arXiv:2011.13456): resampling, blocks, embeddings.
 
-Images are NHWC. Convolutions and dense layers compute in a module's `dtype`; parameters are
-float32, and normalisation, softmax and embeddings never run below float32.
+Images are NHWC. Convolutions and dense layers compute in the `dtype` of the module. Parameters are
+float32; normalisation, softmax and embeddings are computed in float32 or better.
 """
 
 import math
@@ -14,18 +14,18 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-# Layers that should start at zero start just off it, so that no gradient is exactly zero.
+# Scale of layers that should start at zero: not exactly zero, so that no gradient vanishes.
 NEAR_ZERO = 1e-10
 SQRT_2 = math.sqrt(2.0)
 
 
 def at_least_float32(dtype: DTypeLike) -> jnp.dtype:
-    """float32, or float64 for a network that computes in float64."""
+    """float32, or float64 if `dtype` is float64."""
     return jnp.promote_types(dtype, jnp.float32)
 
 
 def fan_average(scale: float = 1.0) -> nn.initializers.Initializer:
-    """Uniform initialiser of variance scale / mean(fan in, fan out)."""
+    """Uniform initialiser with variance scale / mean(fan in, fan out)."""
     return nn.initializers.variance_scaling(scale, "fan_avg", "uniform")
 
 
@@ -37,12 +37,12 @@ def conv3x3(channels: int, dtype: DTypeLike, name: str, scale: float = 1.0) -> n
 
 
 def dense(units: int, dtype: DTypeLike, name: str, scale: float = 1.0) -> nn.Dense:
-    """Linear map of the last axis; on an image, a 1x1 convolution."""
+    """Linear map of the last axis, which is a 1x1 convolution for images."""
     return nn.Dense(units, dtype=dtype, kernel_init=fan_average(scale), name=name)
 
 
 def group_norm(channels: int, dtype: DTypeLike, name: str) -> nn.GroupNorm:
-    """Group normalisation: as many groups as divide the channels, of four or more, at most 32."""
+    """Group normalisation with the most groups, up to 32, of equal size and at least 4 channels."""
     most = min(channels // 4, 32)
     return nn.GroupNorm(
         num_groups=max(groups for groups in range(1, most + 1) if channels % groups == 0),
@@ -54,21 +54,22 @@ def group_norm(channels: int, dtype: DTypeLike, name: str) -> nn.GroupNorm:
 
 
 def downsample(images: Float[Array, "b h w c"], fir: bool) -> Float[Array, "b h//2 w//2 c"]:
-    """Halves height and width, both even: FIR filter (1, 3, 3, 1) / 8 per axis, or 2x2 means."""
+    """Halves even height and width: FIR filter (1, 3, 3, 1) / 8 per axis, or 2x2 means."""
     halve = _fir_halve if fir else _mean_halve
     return halve(halve(images, axis=1), axis=2)
 
 
 def upsample(images: Float[Array, "b h w c"], fir: bool) -> Float[Array, "b 2*h 2*w c"]:
     """Doubles height and width: FIR filter (1, 3, 3, 1) / 4 per axis, or nearest neighbour."""
-    double = _fir_double if fir else _repeat_double
-    return double(double(images, axis=1), axis=2)
+    if fir:
+        return _fir_double(_fir_double(images, axis=1), axis=2)
+    return jnp.repeat(jnp.repeat(images, 2, axis=1), 2, axis=2)
 
 
 def space_to_depth(
     images: Float[Array, "b h w c"], size: int
 ) -> Float[Array, "b h//{size} w//{size} {size}**2*c"]:
-    """Patches of size x size pixels, each as one pixel of more channels; size divides h and w."""
+    """Turns patches of size x size pixels into single pixels; size must divide h and w."""
     b, h, w, c = images.shape
     blocks = images.reshape(b, h // size, size, w // size, size, c)
     return blocks.swapaxes(2, 3).reshape(b, h // size, w // size, size * size * c)
@@ -90,18 +91,15 @@ def _mean_halve(x: Array, axis: int) -> Array:
 
 def _fir_halve(x: Array, axis: int) -> Array:
     even, odd = _even_and_odd(x, axis)
-    return (_previous(odd, axis) + 3 * (even + odd) + _next(even, axis)) / 8
-
-
-def _repeat_double(x: Array, axis: int) -> Array:
-    return _interleave(x, x, axis)
+    return (_shifted(odd, axis, 1) + 3 * (even + odd) + _shifted(even, axis, -1)) / 8
 
 
 def _fir_double(x: Array, axis: int) -> Array:
-    # Polyphase form: of the four taps over the zero-stuffed signal only two ever meet a sample.
-    even = (_previous(x, axis) + 3 * x) / 4
-    odd = (3 * x + _next(x, axis)) / 4
-    return _interleave(even, odd, axis)
+    # Polyphase form: only two of the four taps on the zero-stuffed signal meet a sample.
+    even = (_shifted(x, axis, 1) + 3 * x) / 4
+    odd = (3 * x + _shifted(x, axis, -1)) / 4
+    doubled = (*x.shape[:axis], 2 * x.shape[axis], *x.shape[axis + 1 :])
+    return jnp.stack([even, odd], axis=axis + 1).reshape(doubled)
 
 
 def _even_and_odd(x: Array, axis: int) -> tuple[Array, Array]:
@@ -111,29 +109,15 @@ def _even_and_odd(x: Array, axis: int) -> tuple[Array, Array]:
     return even, odd
 
 
-def _interleave(even: Array, odd: Array, axis: int) -> Array:
-    doubled = (*even.shape[:axis], 2 * even.shape[axis], *even.shape[axis + 1 :])
-    return jnp.stack([even, odd], axis=axis + 1).reshape(doubled)
-
-
-def _previous(x: Array, axis: int) -> Array:
-    """Neighbour before each sample along the axis, zero outside."""
-    return _shift(x, axis, before=1)
-
-
-def _next(x: Array, axis: int) -> Array:
-    """Neighbour after each sample along the axis, zero outside."""
-    return _shift(x, axis, before=-1)
-
-
-def _shift(x: Array, axis: int, before: int) -> Array:
+def _shifted(x: Array, axis: int, steps: int) -> Array:
+    """Moves samples along the axis, with zeros from outside."""
     padding = [(0, 0, 0)] * x.ndim
-    padding[axis] = (before, -before, 0)
+    padding[axis] = (steps, -steps, 0)
     return jax.lax.pad(x, jnp.zeros((), x.dtype), padding)
 
 
 def sinusoidal_embedding(s: Float[Array, " b"], features: int) -> Float[Array, "b {features}"]:
-    """Sines, then cosines, of s at geometric frequencies from 1 down to 1e-4; s in [0, 999]."""
+    """Sines, then cosines, of s in [0, 999] at geometric frequencies from 1 down to 1e-4."""
     half = features // 2
     frequencies = 10_000.0 ** (-np.arange(half) / (half - 1))
     angles = s[:, None] * jnp.asarray(frequencies, s.dtype)
@@ -142,16 +126,16 @@ def sinusoidal_embedding(s: Float[Array, " b"], features: int) -> Float[Array, "
 
 
 def fourier_embedding(x: Float[Array, " b"], frequencies: Float[Array, " f"]) -> Array:
-    """Sines, then cosines, of 2 pi times each frequency times x: (b, 2 f)."""
+    """Sines, then cosines, of 2 pi * frequency * x: (b, 2 f)."""
     angles = x[:, None] * frequencies * (2 * math.pi)
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 
 class TimeEmbedding(nn.Module):
-    """Embeds noise level s and appends what else conditions the network: latents and labels.
+    """Embeds the noise level s together with latents and labels, if any.
 
     `kind` is 'positional' or 'fourier'. Fourier frequencies are drawn once from
-    N(0, fourier_scale^2) and kept in the collection `constants`, which is not trained.
+    N(0, fourier_scale^2) and stored in the collection `constants`, which is not trained.
     """
 
     features: int
@@ -181,7 +165,7 @@ class TimeEmbedding(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """BigGAN residual block, optionally resampling by two and conditioned on an embedding."""
+    """BigGAN residual block, optionally conditioned on an embedding and resampling by two."""
 
     channels: int
     dropout: float
@@ -237,7 +221,7 @@ class SelfAttention(nn.Module):
 
 
 class OutputHead(nn.Module):
-    """Features to an image of the given channels, in float32 or better."""
+    """Features to an image with the given channels, in float32 or better."""
 
     channels: int
     dtype: DTypeLike
@@ -250,7 +234,7 @@ class OutputHead(nn.Module):
 
 
 class LatentTap(nn.Module):
-    """One feature map's share of the latent: few channels, flattened, then a small MLP."""
+    """Contribution of one feature map to the anchor: projected, flattened, then a small MLP."""
 
     latent_dim: int
     channels: int
@@ -261,7 +245,7 @@ class LatentTap(nn.Module):
     @nn.compact
     def __call__(self, h: Float[Array, "b h w c"]) -> Float[Array, "b {self.latent_dim}"]:
         h = nn.silu(dense(self.channels, self.dtype, "project")(h))
-        # Channel-major, the order of released checkpoints.
+        # Channel-major, as in released checkpoints.
         h = h.transpose(0, 3, 1, 2).reshape(h.shape[0], -1)
         for i in range(self.layers - 1):
             h = nn.silu(self._dense(self.units, h.shape[-1], f"dense_{i}")(h))

@@ -1,4 +1,4 @@
-"""The networks of images: their config fields, and what they ask of the other fields."""
+"""Registers the image networks with their config fields and checks."""
 
 import functools
 from collections.abc import Mapping
@@ -6,6 +6,7 @@ from typing import Any
 
 from lzn_jax import parts
 from lzn_jax.parts import (
+    Check,
     Field,
     choice,
     count,
@@ -18,38 +19,44 @@ from lzn_jax.parts import (
 )
 
 _NCSNPP = {
-    "patch_size": count("side of the patches that a network sees as pixels", 1),
+    "patch_size": count("side of the patches of pixels that become one pixel", 1),
     "features": Field(int, "channels of the first level", minimum=4, multiple_of=4),
-    "channel_multipliers": counts("levels' channels over features, finest first", nonempty=True),
-    "num_res_blocks": count("residual blocks a level"),
-    "attention_resolutions": counts("feature map widths with attention", ()),
+    "channel_multipliers": counts(
+        "channels of each level as multiples of features, finest level first", nonempty=True
+    ),
+    "num_res_blocks": count("residual blocks of each level"),
+    "attention_resolutions": counts("widths of feature maps with attention", ()),
     "dropout": share_below_1("dropout rate of the residual blocks", 0.0),
     "fir": flag("resample with the FIR filter (1, 3, 3, 1)", False),
     "progressive_input": choice("input pyramid", "none", "input_skip"),
 }
 _NCSNPP_ENCODER = _NCSNPP | {
     "tap_channels": count("channels of each latent tap", 20),
-    "tap_units": count("hidden units of the taps' MLP", 200),
-    "tap_layers": Field(int, "dense layers of the taps' MLP", 2, minimum=2),
-    "tap_resolutions": counts("feature map widths with taps, None = all", None, nonempty=True),
+    "tap_units": count("hidden units of the MLP of each tap", 200),
+    "tap_layers": Field(int, "dense layers of the MLP of each tap", 2, minimum=2),
+    "tap_resolutions": counts("widths of feature maps with taps, None = all", None, nonempty=True),
 }
 _NCSNPP_DECODER = _NCSNPP | {
     "progressive": choice("output pyramid", "none", "output_skip"),
     "time_embedding": choice("embedding of time", "positional", "fourier"),
     "fourier_scale": positive("standard deviation of the Fourier frequencies", 16.0),
-    "scale_by_sigma": flag("divide the output by the network's time input", False),
+    "scale_by_sigma": flag("divide the output by the noise level", False),
 }
 _GENERATOR = {name: field for name, field in _NCSNPP.items() if name != "progressive_input"}
 _RESNET = {
     "stage_sizes": counts("blocks of each stage", nonempty=True),
-    "stage_widths": counts("each stage's bottleneck width, its channels over 4", nonempty=True),
-    "stem": choice("first layers: 'imagenet' halves twice, 'small' never", "imagenet", "small"),
+    "stage_widths": counts("bottleneck width of each stage, 1/4 of its channels", nonempty=True),
+    "stem": choice(
+        "first layers, 'imagenet' = halve the image twice, 'small' = keep its size",
+        "imagenet",
+        "small",
+    ),
     "stem_width": count("channels of the stem", 64),
     "selective_kernel_ratio": parts.amount(
-        "choice between kernels: hidden units a width, 0 = one", 0.0
+        "hidden units over width in the selection between kernels, 0 = a single kernel", 0.0
     ),
     "norm_groups": count("groups of the normalisations", 32),
-    "head_dim": count("outputs of the head, which are latent.dim"),
+    "head_dim": count("outputs of the head, equal to latent.dim"),
     "head_layers": count("dense layers of the head", 2),
 }
 _MLP = {
@@ -57,22 +64,21 @@ _MLP = {
     "num_blocks": count("residual blocks"),
     "dropout": share_below_1("dropout rate of the blocks", 0.0),
 }
-# Of decoders: a flow is solved, one pass is compared with the batch.
 _FLOW = {
     "sampling.sampler": choice("solver of the decoder's flow", "rk45", "euler"),
     "sampling.num_steps": count("steps of the Euler sampler", 100),
 }
 _ONE_PASS = {
-    "decoder.error": choice("error of each image, in units of [-1, 1]", "l2", "l1"),
-    "decoder.energy_weight": parts.amount("weight of the energy distance beside the error", 1.0),
-    "decoder.energy_anchors": parts.amount("weight in it of the distance of anchors", 0.0),
-    "decoder.energy_patch_size": count("side of the patches whose distance is in it", 4),
-    "decoder.energy_patches": count("most places of patches an update", 25),
+    "decoder.error": choice("error of each image with pixels in [-1, 1]", "l2", "l1"),
+    "decoder.energy_weight": parts.amount("weight of the energy distance", 1.0),
+    "decoder.energy_anchors": parts.amount("weight of anchors in the energy distance", 0.0),
+    "decoder.energy_patch_size": count("side of the patches in the energy distance", 4),
+    "decoder.energy_patches": count("maximum number of patch positions in each update", 25),
 }
 
 
 def _check_resolutions(values: Mapping[str, Any], network: str) -> None:
-    """Patches divide the image, and each level halves the one before it, without a remainder."""
+    """Requires that patches divide the image and that each level halves the one before it."""
     side, patch = values["data.image_size"], values[f"{network}.patch_size"]
     require(
         side % patch == 0, f"{network}.patch_size must divide data.image_size {side}, got {patch}"
@@ -89,7 +95,7 @@ def _check_resolutions(values: Mapping[str, Any], network: str) -> None:
         resolutions = values.get(name) or ()
         require(
             set(resolutions) <= set(widths),
-            f"{name} must hold widths of {network} feature maps, "
+            f"{name} must contain only widths of {network} feature maps, "
             f"which are {', '.join(map(str, widths))}, got {resolutions}",
         )
 
@@ -103,33 +109,30 @@ def _check_ncsnpp_decoder(values: Mapping[str, Any]) -> None:
 
 
 def _check_widths(values: Mapping[str, Any]) -> None:
-    """Stages agree in number, groups divide every width, and the head gives latents."""
-    network = "encoder"
-    fields = {name: values[f"{network}.{name}"] for name in _RESNET}
+    fields = {name: values[f"encoder.{name}"] for name in _RESNET}
     num_stages, widths = len(fields["stage_sizes"]), fields["stage_widths"]
     require(
         len(widths) == num_stages,
-        f"{network}.stage_widths must have {num_stages} entries, one for each of "
-        f"{network}.stage_sizes, got {widths}",
+        f"encoder.stage_widths must have {num_stages} entries, one for each of "
+        f"encoder.stage_sizes, got {widths}",
     )
-    # With selective kernels the stem has layers of half its width.
+    # The stem with selective kernels has layers of half its width.
     groups, halves = fields["norm_groups"], 2 if fields["selective_kernel_ratio"] > 0 else 1
     divisors = {"stem_width": groups * halves, "stage_widths": groups, "head_dim": groups}
     for name, divisor in divisors.items():
         got = fields[name]
         require(
             all(width % divisor == 0 for width in (got if isinstance(got, tuple) else (got,))),
-            f"{network}.{name} must be a multiple of {divisor}, as {network}.norm_groups is "
+            f"encoder.{name} must be a multiple of {divisor}, as encoder.norm_groups is "
             f"{groups}, got {got}",
         )
     dim, got = values["latent.dim"], fields["head_dim"]
-    require(got == dim, f"{network}.head_dim must be latent.dim {dim}, got {got}")
+    require(got == dim, f"encoder.head_dim must be latent.dim {dim}, got {got}")
 
 
 def _check_one_pass(values: Mapping[str, Any]) -> None:
-    """There are latents to decode, samples to compare, and patches in an image."""
     for name in ("latent.enabled", "decoder.latents"):
-        require(bool(values[name]), f"a decoder in one pass needs {name}, got {values[name]}")
+        require(bool(values[name]), f"a one-pass decoder requires {name}, got {values[name]}")
     name = "training.batch_size" if values["training.queries"] is None else "training.queries"
     require(values[name] >= 2, f"{name} must be >= 2 for an energy distance, got {values[name]}")
     side, size = values["data.image_size"], values["decoder.energy_patch_size"]
@@ -143,43 +146,26 @@ def _check_direct(values: Mapping[str, Any]) -> None:
     _check_one_pass(values)
 
 
-_MODELS, _DECODERS = "lzn_jax.models", "lzn_jax.data_types.image_decoders"
-_BY_FLOW, _IN_ONE_PASS = f"{_DECODERS}:FlowDecoder", f"{_DECODERS}:DirectDecoder"
+_BY_FLOW = ("FlowDecoder", _FLOW)
+_IN_ONE_PASS = ("DirectDecoder", _ONE_PASS)
+_ENCODERS: dict[str, tuple[str, Mapping[str, Field], Check | None]] = {
+    "ncsnpp": (
+        "ncsnpp:NCSNppEncoder",
+        _NCSNPP_ENCODER,
+        functools.partial(_check_resolutions, network="encoder"),
+    ),
+    "mlp": ("mlp:MLPEncoder", _MLP, None),
+    "resnet": ("resnet:ResNet", _RESNET, _check_widths),
+}
+_DECODERS: dict[str, tuple[str, Mapping[str, Field], tuple[str, Any], Check | None]] = {
+    "ncsnpp": ("ncsnpp:NCSNppDecoder", _NCSNPP_DECODER, _BY_FLOW, _check_ncsnpp_decoder),
+    "mlp": ("mlp:MLPDecoder", _MLP, _BY_FLOW, None),
+    "direct": ("ncsnpp:NCSNppGenerator", _GENERATOR, _IN_ONE_PASS, _check_direct),
+    "direct_mlp": ("mlp:MLPGenerator", _MLP, _IN_ONE_PASS, _check_one_pass),
+}
 
-parts.add(
-    "encoder",
-    "ncsnpp",
-    f"{_MODELS}.ncsnpp:NCSNppEncoder",
-    group("encoder", _NCSNPP_ENCODER),
-    check=functools.partial(_check_resolutions, network="encoder"),
-)
-parts.add("encoder", "mlp", f"{_MODELS}.mlp:MLPEncoder", group("encoder", _MLP))
-parts.add(
-    "encoder",
-    "resnet",
-    f"{_MODELS}.resnet:ResNet",
-    group("encoder", _RESNET),
-    check=_check_widths,
-)
-parts.add(
-    "decoder",
-    "ncsnpp",
-    (f"{_MODELS}.ncsnpp:NCSNppDecoder", _BY_FLOW),
-    group("decoder", _NCSNPP_DECODER) | _FLOW,
-    check=_check_ncsnpp_decoder,
-)
-parts.add("decoder", "mlp", (f"{_MODELS}.mlp:MLPDecoder", _BY_FLOW), group("decoder", _MLP) | _FLOW)
-parts.add(
-    "decoder",
-    "direct",
-    (f"{_MODELS}.ncsnpp:NCSNppGenerator", _IN_ONE_PASS),
-    group("decoder", _GENERATOR) | _ONE_PASS,
-    check=_check_direct,
-)
-parts.add(
-    "decoder",
-    "direct_mlp",
-    (f"{_MODELS}.mlp:MLPGenerator", _IN_ONE_PASS),
-    group("decoder", _MLP) | _ONE_PASS,
-    check=_check_one_pass,
-)
+for name, (network, fields, check) in _ENCODERS.items():
+    parts.add("encoder", name, f"lzn_jax.models.{network}", group("encoder", fields), check=check)
+for name, (network, fields, (wrapper, more), check) in _DECODERS.items():
+    part = f"lzn_jax.models.{network}", f"lzn_jax.data_types.image_decoders:{wrapper}"
+    parts.add("decoder", name, part, group("decoder", fields) | more, check=check)

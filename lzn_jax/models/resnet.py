@@ -1,8 +1,8 @@
 """ResNet with group normalisation and an MLP head: LZN's encoder for representations (paper D.2).
 
-Bottleneck blocks of He et al. (arXiv:1512.03385) with selective kernels (Li et al.,
-arXiv:1903.06586) as an option, in the arrangement of SimCLRv2 (arXiv:2006.10029). Images are NHWC;
-convolutions pad symmetrically, which at stride 2 is not XLA's 'SAME'.
+Bottleneck blocks of He et al. (arXiv:1512.03385), optionally with selective kernels (Li et al.,
+arXiv:1903.06586) as in SimCLRv2 (arXiv:2006.10029). Images are NHWC. Convolutions pad
+symmetrically, which differs from XLA's 'SAME' at stride 2.
 """
 
 import math
@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 
 from lzn_jax.models.ncsnpp_layers import at_least_float32
 
-EXPANSION = 4  # channels of a bottleneck's output over its width
+EXPANSION = 4  # ratio of a bottleneck's output channels to its width
 MIN_SELECTION_UNITS = 32
 
 _ONES = nn.initializers.ones_init()
@@ -26,14 +26,20 @@ _KERNEL_INIT = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 class ResNet(nn.Module):
-    """Images in [-1, 1] to anchors, or to pooled features.
+    """Images in [-1, 1] to anchors or to pooled features.
 
-    Stage s has stage_sizes[s] bottlenecks of width stage_widths[s] and, but for the first, halves
-    the image. The 'imagenet' stem halves it twice, the 'small' one, for images of 8 to 64 pixels,
-    keeps it. With selective_kernel_ratio > 0 each block chooses between two kernels by a network
-    with that share of its width as hidden units. `norm_groups` divides every width of a
-    normalisation. The head has head_layers dense layers, each followed by a normalisation. With
-    `remat` bottlenecks keep nothing for their gradient and compute their insides again.
+    Attributes:
+      stage_sizes: bottlenecks of each stage; all stages but the first halve the image.
+      stage_widths: width of the bottlenecks of each stage.
+      stem: 'imagenet' halves the image twice; 'small', for 8 to 64 pixels, keeps its size.
+      stem_width: channels of the stem.
+      selective_kernel_ratio: if > 0, blocks select between two kernels by a network whose hidden
+        units are this share of the block's width.
+      norm_groups: groups of the normalisations; must divide every normalised width.
+      head_dim: outputs of the head.
+      head_layers: dense layers of the head, each followed by a normalisation.
+      dtype: compute dtype.
+      remat: recompute the activations of bottlenecks in the backward pass.
     """
 
     stage_sizes: tuple[int, ...]
@@ -75,7 +81,7 @@ class ResNet(nn.Module):
                 )
                 x = block(x)
         pooled = jnp.mean(x.astype(at_least_float32(self.dtype)), axis=(1, 2))
-        # Also where the head is not asked for: initialisation makes all parameters.
+        # Also for 'backbone', so that initialisation creates all parameters.
         anchors = self._head(pooled)
         return pooled if features == "backbone" else anchors
 
@@ -110,7 +116,7 @@ class ResNet(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 (with the stride) and 1x1 convolution around a shortcut."""
+    """Residual block of a 1x1, a 3x3 (with the stride) and a 1x1 convolution."""
 
     width: int
     stride: int
@@ -137,14 +143,14 @@ class Bottleneck(nn.Module):
             h = conv(self.width, 3, self.stride, self.dtype, "conv_1")(h)
             h = nn.relu(self._norm("norm_1")(h))
         h = conv(EXPANSION * self.width, 1, 1, self.dtype, "conv_2")(h)
-        # Starts at zero: each block begins as its shortcut.
+        # The scale starts at zero, so that each block is initially its shortcut.
         h = self._norm("norm_2", nn.initializers.zeros_init())(h)
         return nn.relu(shortcut + h)
 
     def _project(self, x: Array) -> Array:
         stride = self.stride
         if self.selective_kernel_ratio > 0 and stride > 1:
-            # Zeros beyond odd edges count in the means, as in SimCLRv2.
+            # Means include the zero padding of odd edges, as in SimCLRv2.
             x, stride = nn.avg_pool(x, (2, 2), strides=(2, 2), padding="SAME"), 1
         x = conv(EXPANSION * self.width, 1, stride, self.dtype, "shortcut_conv")(x)
         return self._norm("shortcut_norm")(x)
@@ -154,9 +160,9 @@ class Bottleneck(nn.Module):
 
 
 class SelectiveKernel(nn.Module):
-    """Two 3x3 convolutions, mixed for each channel by weights that the image decides.
+    """Two 3x3 convolutions, mixed per channel with weights that depend on the image.
 
-    Both have the same kernel size, as in SimCLRv2: one convolution of twice the width.
+    Both have the same kernel size, as in SimCLRv2, so one convolution of twice the width does.
     """
 
     width: int
@@ -186,7 +192,7 @@ class SelectiveKernel(nn.Module):
 
 
 def conv(channels: int, size: int, stride: int, dtype: DTypeLike, name: str) -> nn.Conv:
-    """Convolution without bias, padded by half its size on every side."""
+    """Convolution without bias, padded by half the kernel size on every side."""
     return nn.Conv(
         channels,
         (size, size),
@@ -209,9 +215,9 @@ def _pointwise(
     precision: jax.lax.PrecisionLike,
     **layout: Any,
 ) -> Array:
-    """A 1x1 convolution as a product of matrices.
+    """A 1x1 convolution as a matrix product.
 
-    So is its gradient then, for which XLA's convolution is much slower on a CPU.
+    Its gradient is then a matrix product too; XLA's convolution is much slower for it on a CPU.
     """
     del padding, layout
     pixels = images[:, :: strides[0], :: strides[1]]
@@ -225,7 +231,7 @@ def group_norm(
     name: str,
     scale_init: nn.initializers.Initializer = _ONES,
 ) -> nn.GroupNorm:
-    """Group normalisation over channels and, where there are any, pixels; float32 or better."""
+    """Group normalisation over channels and pixels, if any, in float32 or better."""
     return nn.GroupNorm(
         num_groups=groups,
         epsilon=1e-5,

@@ -1,1 +1,1 @@
-"""What the command line does beside training, a mode a function."""
+"""Modes of the command line other than training, one function each."""

@@ -1,4 +1,4 @@
-"""--mode=check_data: reads a whole data set, reports what is in it and what is wrong with it."""
+"""--mode=check_data: reads a whole data set and reports its contents and faults."""
 
 import dataclasses
 import hashlib
@@ -30,13 +30,13 @@ _log = logging.getLogger(__name__)
 
 
 class Scan(NamedTuple):
-    """What reading a split found.
+    """Result of reading a split.
 
     Attributes:
-      num_checked: how many of its images, in order, were read before the time was up.
-      unreadable: why not, by index, of those that could not be decoded.
-      checksum: first 16 digits of the SHA-256 of the others' labels and pixels.
-      images_per_second: how fast they were decoded.
+      num_checked: number of images read, in order, within the time limit.
+      unreadable: reason by index of each image that could not be decoded.
+      checksum: first 16 digits of the SHA-256 of labels and pixels of the readable images.
+      images_per_second: decoding speed.
     """
 
     num_checked: int
@@ -48,9 +48,9 @@ class Scan(NamedTuple):
 def check(config: ConfigDict, workdir: Path) -> int:
     """Reports counts, classes, checksums, speed and unreadable images; draws a contact sheet.
 
-    Decodes both splits, each for at most half an hour. Returns the exit code, 0. Raises UserError
-    for a data set that cannot be read, and at the end if images are unreadable, or texts and images
-    no pairs, and no `data.skip_unreadable` allows for them.
+    Decodes both splits, each for at most half an hour. Returns exit code 0. Raises UserError if the
+    data set cannot be read and, at the end, for unreadable images and for texts or images that are
+    not pairs, unless `data.skip_unreadable` is set.
     """
     names, types = class_names(config.data), [parts.get("type", n)(config) for n in config.types]
     splits = {"train": load_pairs_alone(config.data, "train")}
@@ -80,19 +80,19 @@ def check(config: ConfigDict, workdir: Path) -> int:
 def _check_allowed(
     splits: Mapping[str, Examples], scans: Mapping[str, Scan], data: ConfigDict
 ) -> None:
-    unreadable = sum(len(found.unreadable) for found in scans.values())
-    no_pairs = len({name for examples in splits.values() for name in examples.left_out})
-    counts = {"images cannot be read": unreadable, "texts or images are no pairs": no_pairs}
+    unreadable = sum(len(result.unreadable) for result in scans.values())
+    unpaired = len({name for examples in splits.values() for name in examples.left_out})
+    counts = {"images cannot be read": unreadable, "texts or images are not pairs": unpaired}
     faults = " and ".join(f"{count} {fault}" for fault, count in counts.items() if count)
     if faults and not data.skip_unreadable:
         raise UserError(
-            f"{faults}, of {data.path}: repair or remove them, or train without them by "
+            f"{faults} (in {data.path}): repair or remove them, or train without them with "
             "--config.data.skip_unreadable=True"
         )
 
 
 def scan(examples: Examples, name: str, max_seconds: float = MAX_SECONDS) -> Scan:
-    """Decodes the images of a split, in order, until all are read or the time is up."""
+    """Decodes the images of a split, in order, within `max_seconds`."""
     digest, unreadable, count = hashlib.sha256(), {}, 0
     started = time.perf_counter()
     with (
@@ -127,42 +127,42 @@ def _describe(split: str, examples: Examples, names: tuple[str, ...]) -> None:
         count, height, width, channels = examples.images.shape
         _log.info("%s: %d images of %dx%dx%d", split, count, height, width, channels)
     sizes = np.bincount(examples.labels, minlength=len(names))
-    largest = ", ".join(
+    listed = ", ".join(
         f"{name or 'class'} {size}"
         for name, size in zip(names[:_SHOWN_CLASSES], sizes, strict=False)
     )
     more = ", ..." if len(names) > _SHOWN_CLASSES else ""
-    _log.info("%s: %d classes: %s%s", split, len(names), largest, more)
+    _log.info("%s: %d classes: %s%s", split, len(names), listed, more)
 
 
 def _describe_texts(split: str, texts: np.ndarray) -> None:
-    """Pairs, and lengths and characters of their texts."""
-    written = [str(each) for each in texts if each]
-    lengths = sorted(map(len, written)) or [0]
+    captions = [str(text) for text in texts if text]
+    lengths = sorted(map(len, captions)) or [0]
     _log.info(
         "%s: %d pairs, %d different texts of %d different characters, %d images without a text",
-        split, len(written), len(set(written)), len(set("".join(written))),
-        len(texts) - len(written),
+        split, len(captions), len(set(captions)), len(set("".join(captions))),
+        len(texts) - len(captions),
     )  # fmt: skip
     _log.info(
-        "%s: texts have %d to %d characters, the median is %d",
+        "%s: texts have %d to %d characters, median %d",
         split, lengths[0], lengths[-1], lengths[len(lengths) // 2],
     )  # fmt: skip
 
 
-def _describe_scan(found: Scan, examples: Examples) -> None:
-    if found.num_checked < len(examples.labels):
-        _log.info("time is up: only the first %d images were read", found.num_checked)
-    _log.info("checksum %s, %.0f images/s", found.checksum, found.images_per_second)
-    for index in list(found.unreadable)[:MAX_NAMED]:
+def _describe_scan(result: Scan, examples: Examples) -> None:
+    if result.num_checked < len(examples.labels):
+        _log.info("time limit: only the first %d images were read", result.num_checked)
+    _log.info("checksum %s, %.0f images/s", result.checksum, result.images_per_second)
+    for index in list(result.unreadable)[:MAX_NAMED]:
         assert isinstance(examples.images, EncodedImages)
-        _log.info("unreadable: %s: %s", examples.images.source.name(index), found.unreadable[index])
-    if len(found.unreadable) > MAX_NAMED:
-        _log.info("unreadable: and %d more", len(found.unreadable) - MAX_NAMED)
+        name = examples.images.source.name(index)
+        _log.info("unreadable: %s: %s", name, result.unreadable[index])
+    if len(result.unreadable) > MAX_NAMED:
+        _log.info("unreadable: and %d more", len(result.unreadable) - MAX_NAMED)
 
 
 def _time_batches(train: Examples, config: ConfigDict) -> None:
-    """Checksum of the first training batch, before augmentation, and the speed of those after."""
+    """Logs the checksum of the first batch, before augmentation, and the speed of later ones."""
     size, workers = config.training.batch_size, config.data.get("workers")
     transform = dataclasses.replace(whole_image(config.data), flip=False)
     with TrainingBatches(train, size, config.seed, transform, workers=workers) as batches:
@@ -180,22 +180,22 @@ def _time_batches(train: Examples, config: ConfigDict) -> None:
 
 
 def _draw(path: Path, train: Examples, unreadable: Collection[int], names: tuple[str, ...]) -> None:
-    """Readable images of the first classes, spread over the data set."""
+    """Draws readable images of the first classes, evenly spaced in the data set."""
     is_single = len(names) == 1
     limit = _SHOWN_OF_A_CLASS**2 if is_single else _SHOWN_OF_A_CLASS
     rows = []
     for label in range(min(len(names), _SHOWN_CLASSES)):
         members = np.setdiff1d(np.flatnonzero(train.labels == label), list(unreadable))
-        places = np.linspace(0, len(members) - 1, min(limit, len(members))).round().astype(int)
-        rows.extend(members[places].tolist())
+        chosen = np.linspace(0, len(members) - 1, min(limit, len(members))).round().astype(int)
+        rows.extend(members[chosen].tolist())
     if not rows:
         return
     shown = [name or "all" for name in names]
     plots.sample_grid(path, train.images[rows], train.labels[rows], shown, "Training images")
     _log.info("images by class: %s", path)
     if train.texts is not None:
-        places = np.linspace(0, len(rows) - 1, min(len(rows), plots.MAX_PAIRS)).astype(int)
-        shown = np.array(rows)[places]
+        chosen = np.linspace(0, len(rows) - 1, min(len(rows), plots.MAX_PAIRS)).astype(int)
+        shown = np.array(rows)[chosen]
         pairs = path.with_name("pairs.png")
         sides = train.images[shown], train.texts[shown]
         plots.translations(pairs, *sides, "Images and their texts", made=False)

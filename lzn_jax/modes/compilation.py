@@ -1,4 +1,4 @@
-"""Does it fit? The training step of a config, compiled for a machine that is not there."""
+"""--mode=compile: compiles a training step for other hardware and reports whether it fits."""
 
 import logging
 import re
@@ -25,57 +25,60 @@ _log = logging.getLogger(__name__)
 
 
 def compile_step(config: ConfigDict, name: str) -> int:
-    """Compiles an update for the slice `name`, prints a line a fact; exit code 0: it fits, 4: not.
+    """Compiles an update for the slice `name` and prints a report, one fact per line.
 
-    No data are read and no weights made. Raises UserError for a slice that is unknown or has no
-    compiler here, and for batches that leave devices of it idle.
+    Reads no data and creates no weights. Returns exit code 0 if the step fits, else 4. Raises
+    UserError if the slice is unknown, if its compiler is not installed, and for batches that leave
+    its devices idle.
     """
     machine = compile_targets.find(name)
     mesh = sharding.training_mesh(config.training, machine.devices)
     lowered, cost = lower_step(config, mesh, machine.platform)
     kind, training = machine.devices[0].device_kind, config.training
-    parts = f" in parts of {examples_at_a_time(training)}" if training.microbatch_size else ""
+    parts = (
+        f" in micro-batches of {examples_at_a_time(training)}" if training.microbatch_size else ""
+    )
     share = 100 * cost.inside / cost.total
     each = f"{machine.memory / 1e9:.1f} GB each"
-    _say("slice", f"{name}, {mesh.size} of {len(machine.devices)} {kind}, {each}")
-    _say("batch", f"{training.batch_size} images{parts}")
-    _say("operations", f"{cost.total:.3g} an update, {share:.2g} % in the zoning")
+    _report("slice", f"{name}, {mesh.size} of {len(machine.devices)} {kind}, {each}")
+    _report("batch", f"{training.batch_size} images{parts}")
+    _report("operations", f"{cost.total:.3g} per update, {share:.2g} % in zoning")
     try:
-        with _Patience():
+        with _CompileTime():
             compiled = lowered.compile(machine.options)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        _say("memory a chip", " ".join(str(error).split()))
+        _report("memory per chip", " ".join(str(error).split()))
         fits = False
     else:
-        fits = _say_memory(compiled, machine.memory)
+        fits = _report_memory(compiled, machine.memory)
         for (where, kind), count in sorted(collectives(str(compiled.as_text())).items()):
-            _say(f"collectives {where}", f"{count} {kind}")
-    _say("fits", "yes" if fits else "no")
+            _report(f"collectives {where}", f"{count} {kind}")
+    _report("fits", "yes" if fits else "no")
     return EXIT_DONE if fits else EXIT_DOES_NOT_FIT
 
 
-def _say_memory(compiled: jax.stages.Compiled, there: float) -> bool:
-    """Says what a program takes of each chip; returns whether it is there."""
+def _report_memory(compiled: jax.stages.Compiled, available: float) -> bool:
+    """Prints the memory that a program needs per chip; returns whether it is available."""
     analysis: Any = compiled.memory_analysis()
-    # The state is donated: its new values take the place of the old ones.
+    # The state is donated: its new values reuse the memory of the old ones.
     sizes = {
         "state and batch": analysis.argument_size_in_bytes,
         "temporaries": analysis.temp_size_in_bytes,
-        "results not in place": analysis.output_size_in_bytes - analysis.alias_size_in_bytes,
+        "results not aliased": analysis.output_size_in_bytes - analysis.alias_size_in_bytes,
     }
     for part, size in sizes.items():
-        _say(f"memory a chip, {part}", f"{size / 1e9:.3g} GB")
+        _report(f"memory per chip, {part}", f"{size / 1e9:.3g} GB")
     needed: int = sum(sizes.values())
-    _say("memory a chip", f"{needed / 1e9:.3g} of {there / 1e9:.1f} GB")
-    return needed <= there
+    _report("memory per chip", f"{needed / 1e9:.3g} of {available / 1e9:.1f} GB")
+    return needed <= available
 
 
 def lower_step(
     config: ConfigDict, mesh: jax.sharding.Mesh, platform: str
 ) -> tuple[jax.stages.Lowered, costs.Cost]:
-    """The update of a config on a mesh of devices that need not be there, and its operations."""
+    """Lowered update of a config, and its operations; the devices of the mesh need not exist."""
     space = LatentSpace(config, mesh)
     optimizer = optimization.make_optimizer(config.training, list(space.modules))
     shapes = jax.eval_shape(lambda: train_state.init_state(space, optimizer, config.seed))
@@ -87,7 +90,7 @@ def lower_step(
 
 
 def batch_shapes(space: LatentSpace, config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes of a training batch."""
+    """Shapes of a training batch by column."""
     rows = {"labels": jax.ShapeDtypeStruct((), np.int32)}
     for data_type in space.types.values():
         rows |= data_type.column_shapes()
@@ -96,31 +99,31 @@ def batch_shapes(space: LatentSpace, config: ConfigDict) -> dict[str, jax.ShapeD
 
 
 def collectives(program: str) -> Counter[tuple[str, str]]:
-    """How many collectives of each kind a compiled program has, inside and outside of loops.
+    """Number of collectives in a compiled program by place (in or outside loops) and kind.
 
-    A reduction of which each device keeps its part, which a TPU does in one, is a reduce-scatter.
+    An all-reduce of which each device keeps its shard, fused on TPUs, counts as reduce-scatter.
     """
     parts = re.split(r"\n(?=(?:ENTRY )?%?[\w.\-]+ \()", program)
     computations = {part.removeprefix("ENTRY ").split(" ", 1)[0]: part for part in parts}
     inside = set(re.findall(r"(?:body|condition)=(%[\w.\-]+)", program))
-    waiting = list(inside)
-    while waiting:
+    pending = list(inside)
+    while pending:
         called = set(
-            re.findall(r"%[\w.\-]+", " ".join(_CALLS.findall(computations[waiting.pop()])))
+            re.findall(r"%[\w.\-]+", " ".join(_CALLS.findall(computations[pending.pop()])))
         )
-        waiting += called - inside
+        pending += called - inside
         inside |= called
-    found: Counter[tuple[str, str]] = Counter()
+    counts: Counter[tuple[str, str]] = Counter()
     for name, part in computations.items():
         where = "in loops" if name in inside else "outside loops"
         for match in _COLLECTIVE.finditer(part):
             kind = "reduce-scatter" if "all-reduce-scatter" in name else match[1]
-            found[where, kind] += 1
-    return found
+            counts[where, kind] += 1
+    return counts
 
 
-class _Patience:
-    """Says once a minute that a compiler, which shows no progress, is at work; then how long."""
+class _CompileTime:
+    """Logs once a minute that the compiler is running, and prints the compile time at the end."""
 
     def __enter__(self) -> None:
         self._started = time.monotonic()
@@ -131,17 +134,17 @@ class _Patience:
     def __exit__(self, *exception: object) -> None:
         self._done.set()
         self._thread.join()
-        _say("compile time", f"{time.monotonic() - self._started:.0f} s")
+        _report("compile time", f"{time.monotonic() - self._started:.0f} s")
 
     def _run(self) -> None:
         while not self._done.wait(60):
             minutes = (time.monotonic() - self._started) / 60
             _log.info(
-                "compiling for %.0f minutes; whole networks can take an hour, those of TPUs less "
-                "with JAX_EXEC_TIME_OPTIMIZATION_EFFORT=-1.0",
+                "compiling for %.0f minutes; large networks can take an hour, on TPUs less with "
+                "JAX_EXEC_TIME_OPTIMIZATION_EFFORT=-1.0",
                 minutes,
             )
 
 
-def _say(what: str, fact: str) -> None:
-    print(f"{what}: {fact}", flush=True)
+def _report(name: str, value: str) -> None:
+    print(f"{name}: {value}", flush=True)

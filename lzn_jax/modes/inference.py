@@ -1,14 +1,12 @@
-"""The modes of the command line that use a trained run.
+"""Modes of the command line that use a trained run.
 
-Their pictures have other names than those of evaluation during training.
+Their figures have other file names than the figures of evaluation during training.
 """
 
-import csv
-import io
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -23,27 +21,13 @@ from lzn_jax.trained_model import TrainedModel
 
 _log = logging.getLogger(__name__)
 _MAX_LOGGED = 20  # predictions
-NUM_SAMPLES = 100  # where a config has no number of its own
-
-
-class Given(NamedTuple):
-    """Samples of the first data type that a mode reads.
-
-    Attributes:
-      samples: images, decoded when they are indexed or before, or others.
-      labels: their classes, None where these are unknown.
-      names: their paths, empty for images that are no files of their own; or what is written.
-    """
-
-    samples: Any
-    labels: np.ndarray | None
-    names: list[str]
+NUM_SAMPLES = 100  # for configs without evaluation.num_samples
 
 
 def evaluate(config: ConfigDict, workdir: Path) -> None:
-    """Evaluates the newest checkpoint: summary.json and figures.
+    """Evaluates the newest checkpoint; writes summary.json and figures.
 
-    Of another set than the run's own they are summary_SET.json and figures/SET.
+    With another data set than the run's, these are summary_SET.json and figures/SET.
     """
     trained = restore(config, workdir)
     train, test = data.load_data(config)
@@ -51,7 +35,7 @@ def evaluate(config: ConfigDict, workdir: Path) -> None:
     summary, other = "summary.json", measurements.other_set(workdir, config)
     if other is not None:
         summary, figures = f"summary_{other}.json", f"figures/{other}"
-        _log.info("%s is not the run's own set: %s and %s are written", other, summary, figures)
+        _log.info("%s is not the run's data set: results go to %s and %s", other, summary, figures)
     results = measurements.evaluate(trained, train, test, workdir)
     reporting.write_json(workdir / summary, {"step": trained.step, **results})
     for line in headlines.of_evaluation(trained.step, results, summary):
@@ -59,7 +43,7 @@ def evaluate(config: ConfigDict, workdir: Path) -> None:
 
 
 def sample(config: ConfigDict, workdir: Path) -> None:
-    """Draws `evaluation.num_samples` samples, classes in equal shares: samples.npz, a figure."""
+    """Writes `evaluation.num_samples` samples, equally many per class: samples.npz and a figure."""
     trained = restore(config, workdir)
     samples = trained.sample(config.evaluation.get("num_samples", NUM_SAMPLES), key=None)
     data_type = trained.space.types[trained.main_type]
@@ -75,12 +59,12 @@ def sample(config: ConfigDict, workdir: Path) -> None:
 
 
 def reconstruct(config: ConfigDict, workdir: Path, images_from: str | None) -> None:
-    """Test images, or those of `images_from`, to noise and back: reconstructions.npz, a figure.
+    """Reconstructs test images, or those of `images_from`, from their own noise.
 
-    The file holds the images and their l2 errors in units of [-1, 1].
+    Writes a figure and reconstructions.npz with images and l2 errors in units of [-1, 1].
     """
     trained = restore(config, workdir)
-    images, labels, _ = _given(trained, images_from)
+    images, labels, _ = _samples(trained, images_from)
     result = trained.reconstruct(images, labels)
     reporting.write_arrays(workdir / "reconstructions.npz", **result)
     path = workdir / "figures" / "reconstructed.png"
@@ -89,10 +73,10 @@ def reconstruct(config: ConfigDict, workdir: Path, images_from: str | None) -> N
 
 
 def interpolate(config: ConfigDict, workdir: Path, images_from: str | None) -> None:
-    """From one image to another through their latents: interpolation.npz, a figure.
+    """Interpolates between two images through latents; writes interpolation.npz and a figure.
 
     The images are the two in the folder `images_from`, or the first two test images of different
-    classes.
+    classes. Raises UserError unless there are two.
     """
     trained = restore(config, workdir)
     images, labels = _two_images(trained, images_from)
@@ -100,21 +84,20 @@ def interpolate(config: ConfigDict, workdir: Path, images_from: str | None) -> N
     reporting.write_arrays(workdir / "interpolation.npz", **result)
     path = workdir / "figures" / "interpolation.png"
     plots.interpolation(path, images, result["images"], result["weights"])
-    _log.info("%s: from one image to another", path)
+    _log.info("%s: interpolation between two images", path)
 
 
 def embed(config: ConfigDict, workdir: Path, samples_from: str | None) -> None:
-    """Features of the test samples, or of those of `samples_from`: embeddings.npz, a figure.
+    """Writes features of the test samples, or of `samples_from`: embeddings.npz and a figure.
 
-    `features` are the main ones; the others are there by name. `labels` are -1 where
-    unknown.
+    The file has the main features as `features`, the others by name, and `labels`, -1 if unknown.
     """
     trained = restore(config, workdir)
-    samples, labels, _ = _given(trained, samples_from)
-    found = trained.embed(samples)
-    features = found.pop(trained.main_feature)
+    samples, labels, _ = _samples(trained, samples_from)
+    others = trained.embed(samples)
+    features = others.pop(trained.main_feature)
     known = np.full(len(samples), -1, np.int32) if labels is None else labels
-    reporting.write_arrays(workdir / "embeddings.npz", features=features, labels=known, **found)
+    reporting.write_arrays(workdir / "embeddings.npz", features=features, labels=known, **others)
     if len(samples) >= plots.MIN_POINTS:
         path, names = workdir / "figures" / "embedded.png", data.label_names(config.data)
         plots.tsne(path, features, known, names, f"Features of the {trained.main_type}s (t-SNE)")
@@ -122,64 +105,66 @@ def embed(config: ConfigDict, workdir: Path, samples_from: str | None) -> None:
 
 
 def classify(config: ConfigDict, workdir: Path, samples_from: str | None) -> None:
-    """Classifies test samples, or those of `samples_from`: predictions.csv, a figure."""
+    """Classifies the test samples, or `samples_from`; writes predictions.csv and a figure."""
     trained = restore(config, workdir)
-    samples, labels, names = _given(trained, samples_from)
+    samples, labels, names = _samples(trained, samples_from)
     classes, probabilities = trained.classify(samples)
     class_names = data.label_names(config.data)
-    found = [class_names[label] for label in classes]
+    predicted = [class_names[label] for label in classes]
     known = [""] * len(samples) if labels is None else [str(label) for label in labels]
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["index", "label", "prediction", "probability", "file", "class"])
+    header = ["index", "label", "prediction", "probability", "file", "class"]
     rounded = [f"{probability:.6f}" for probability in probabilities]
-    rows = zip(range(len(samples)), known, classes, rounded, names, found, strict=True)
-    writer.writerows(rows)
-    content = table.getvalue().encode(errors="surrogateescape")  # names of files are bytes
-    reporting.write_bytes(workdir / "predictions.csv", content)
+    rows = zip(range(len(samples)), known, classes, rounded, names, predicted, strict=True)
+    reporting.write_csv(workdir / "predictions.csv", header, rows)
     path, kind = workdir / "figures" / "predictions.png", trained.space.types[trained.main_type]
     if kind.is_images:
         plots.predictions(path, samples, classes, probabilities, labels, class_names=class_names)
     else:
-        plots.translations(path, names, found, f"Classes of {kind.output}")
+        plots.translations(path, names, predicted, f"Classes of {kind.output}")
     named = [name or f"test {kind.name} {index}" for index, name in enumerate(names)]
-    _log_predictions(found, probabilities, named)
+    _log_predictions(predicted, probabilities, named)
     _log.info("%s: %s and their classes", path, kind.output)
 
 
-def _log_predictions(found: Sequence[str], probabilities: np.ndarray, names: Sequence[str]) -> None:
-    """Logs class, probability and name of the first samples, in columns."""
-    width = max(map(len, found[:_MAX_LOGGED]))
-    for index in range(min(len(found), _MAX_LOGGED)):
-        share = 100 * probabilities[index]
-        _log.info("%-*s %6.1f %%  %s", width, found[index], share, names[index])
-    if len(found) > _MAX_LOGGED:
-        _log.info("... and %d more in predictions.csv", len(found) - _MAX_LOGGED)
+def _log_predictions(
+    classes: Sequence[str], probabilities: np.ndarray, names: Sequence[str]
+) -> None:
+    width = max(map(len, classes[:_MAX_LOGGED]))
+    for index in range(min(len(classes), _MAX_LOGGED)):
+        percent = 100 * probabilities[index]
+        _log.info("%-*s %6.1f %%  %s", width, classes[index], percent, names[index])
+    if len(classes) > _MAX_LOGGED:
+        _log.info("... and %d more in predictions.csv", len(classes) - _MAX_LOGGED)
 
 
-def _given(trained: TrainedModel, samples_from: str | None) -> Given:
-    """The test samples with their labels, or those of an --input without."""
+def _samples(
+    trained: TrainedModel, samples_from: str | None
+) -> tuple[Any, np.ndarray | None, list[str]]:
+    """Samples, labels and names of the test set, or of `samples_from` without labels.
+
+    Samples are of the first data type. Names are paths of image files, empty for images that are
+    not separate files, and for other data types the samples as text.
+    """
     data_type, config = trained.space.types[trained.main_type], trained.config.data
     if samples_from is None:
         test = data.load(config, "test")
         samples = data_type.samples(test)
         if data_type.is_images:
-            return Given(samples, test.labels, data.file_names(samples))
-        return Given(samples, test.labels, list(data_type.shown(samples)))
+            return samples, test.labels, data.file_names(samples)
+        return samples, test.labels, list(data_type.shown(samples))
     samples, names = data_type.named(samples_from)
-    return Given(samples, None, names)
+    return samples, None, names
 
 
 def _two_images(trained: TrainedModel, images_from: str | None) -> tuple[Images, np.ndarray | None]:
-    """The images to interpolate between, with their labels where these are known."""
-    images, labels, _ = _given(trained, images_from)
+    images, labels, _ = _samples(trained, images_from)
     if labels is None and len(images) != 2:
-        raise UserError(f"interpolation is between two images, {images_from} holds {len(images)}")
+        raise UserError(f"interpolation needs two images, {images_from} has {len(images)}")
     if labels is None:
         return images, None
     if len(images) < 2:
         raise UserError(
-            "there is 1 test image, interpolation is between two: name a folder of two with --input"
+            "interpolation needs two images, the test set has 1: give a folder of two with --input"
         )
     others = np.flatnonzero(labels != labels[0])
     rows = np.array([0, others[0] if len(others) > 0 else 1])

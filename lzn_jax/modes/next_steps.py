@@ -1,4 +1,4 @@
-"""What can be done with a run that has just been trained, as commands to paste."""
+"""Commands to try after training."""
 
 import importlib.util
 import shlex
@@ -16,28 +16,28 @@ from lzn_jax.trained_model import TrainedModel
 
 SHOWN = 3
 
-Step = tuple[str, list[str]]  # what is done, in words, and the flags that ask for it
+Step = tuple[str, list[str]]  # description and flags
 
 
 def next_steps(config: ConfigDict, workdir: Path) -> list[str]:
-    """Lines for people: what the run in a folder can do, of most interest first, with commands.
+    """Lines that describe what the run can do, with commands, most interesting first.
 
-    The page is among them where what it needs is installed.
+    They include the demo page if gradio is installed.
     """
     space = LatentSpace(config, sharding.inference_mesh())
     model = TrainedModel(space, Model({}, {}), 0)
     has_page = importlib.util.find_spec("gradio") is not None
-    lines = ["what can be done next:"]
+    lines = ["next steps:"]
     flags = [f"--workdir={workdir}", *parts.extension_flags(config.extensions)]
-    for what, own in islice(_steps(model), SHOWN - has_page):
-        lines += _step("lzn_jax.main", what, [*flags, *own])
+    for description, own in islice(_steps(model), SHOWN - has_page):
+        lines += _step("lzn_jax.main", description, [*flags, *own])
     if has_page:
-        lines += _step("lzn_jax.demo", "a page to play with, in the browser", flags)
+        lines += _step("lzn_jax.demo", "demo page in the browser", flags)
     return lines
 
 
-def _step(module: str, what: str, flags: Sequence[str]) -> list[str]:
-    return [f"  {what}:", f"    {shlex.join(['python', '-m', module, *flags])}"]
+def _step(module: str, description: str, flags: Sequence[str]) -> list[str]:
+    return [f"  {description}:", f"    {shlex.join(['python', '-m', module, *flags])}"]
 
 
 def _steps(model: TrainedModel) -> Iterator[Step]:
@@ -48,17 +48,17 @@ def _steps(model: TrainedModel) -> Iterator[Step]:
             example = space.types[source].example
             flags = ["--mode=translate", f"--source={source}", f"--target={target}"]
             flags += [] if example is None else [f"--input={example}"]
-            yield f"from {source} to {target}, figures/translations.png", flags
+            yield f"translate {source} to {target}, figures/translations.png", flags
     if main in space.decoders:
-        yield f"{plural} of the prior or of each class, samples.npz", ["--mode=sample"]
+        yield f"sample {plural} from the prior or of each class, samples.npz", ["--mode=sample"]
     if model.classifies:
-        yield f"classes of the test {plural}, predictions.csv", ["--mode=classify"]
+        yield f"classify the test {plural}, predictions.csv", ["--mode=classify"]
     if isinstance(space.decoders.get(main), Invertible):
-        yield f"test {plural} to noise and back, reconstructions.npz", ["--mode=reconstruct"]
+        yield f"reconstruct the test {plural}, reconstructions.npz", ["--mode=reconstruct"]
     if hasattr(space.encoders.get(main), "features"):
-        yield f"features of the test {plural}, embeddings.npz", ["--mode=embed"]
+        yield f"compute features of the test {plural}, embeddings.npz", ["--mode=embed"]
     if "probe_protocol" in config.evaluation:
         flags = ["--mode=evaluate", "--config.evaluation.probe_protocol=simclr"]
-        yield "a linear probe trained as SimCLR's is, summary.json", flags
+        yield "evaluate a linear probe by SimCLR's protocol, summary.json", flags
     steps = 2 * config.training.num_steps
-    yield "more training", [f"--config.training.num_steps={steps}"]
+    yield "train longer", [f"--config.training.num_steps={steps}"]

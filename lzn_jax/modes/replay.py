@@ -1,4 +1,4 @@
-"""The update at which a run stopped because it was not finite, repeated (--mode=replay)."""
+"""--mode=replay: repeats the non-finite update at which a run stopped."""
 
 import functools
 import logging
@@ -22,17 +22,17 @@ _log = logging.getLogger(__name__)
 
 
 def replay(config: ConfigDict, workdir: Path) -> None:
-    """Repeats the update that a run has left for it, and says what in it is not finite.
+    """Repeats the update that a run has saved and reports its non-finite arrays.
 
-    Raises UserError if there is none, or if it is of a run of another config.
+    Raises UserError if there is none, or if the run has another config.
     """
     workdirs.check_same_run(config, workdir)
     folder = workdir / train.REPLAY_FOLDER
     if not folder.is_dir():
         raise UserError(
-            f"there is nothing to replay in {workdir}: a run leaves it there when it stops with "
-            f"exit code {EXIT_NON_FINITE}, after {train.MAX_SKIPPED_IN_A_ROW} updates in a "
-            "row that were not finite"
+            f"there is nothing to replay in {workdir}: a run saves its state when it stops with "
+            f"exit code {EXIT_NON_FINITE}, after {train.MAX_SKIPPED_IN_A_ROW} non-finite updates "
+            "in a row"
         )
     mesh = sharding.training_mesh(config.training)
     space = LatentSpace(config, mesh)
@@ -47,22 +47,22 @@ def replay(config: ConfigDict, workdir: Path) -> None:
     with train.training_batches(config, space, data.load(config.data, "train")) as batches:
         batches.seek(int(state.step))
         rows = next(batches)
-    look = functools.partial(look_at_update, space=space, config=config)
+    inspect = functools.partial(inspect_update, space=space, config=config)
     with jax.set_mesh(mesh):
-        found = jax.jit(look, out_shardings=sharding.replicated(mesh))(
+        report = jax.jit(inspect, out_shardings=sharding.replicated(mesh))(
             state, sharding.put_rows(rows, mesh)
         )
-    _report(int(state.step) + 1, *jax.device_get(found))
+    _report(int(state.step) + 1, *jax.device_get(report))
 
 
-def look_at_update(
+def inspect_update(
     state: train_state.TrainState,
     batch: Mapping[str, jax.Array],
     *,
     space: LatentSpace,
     config: ConfigDict,
 ) -> tuple[dict[str, jax.Array], dict[str, Any]]:
-    """Metrics of an update, and trees of whether its arrays are finite, by kind and network."""
+    """Metrics of an update, and whether its arrays are finite, as trees by kind and network."""
     loss, metrics, _, gradient = train.loss_and_gradient(
         state, batch, space=space, seed=config.seed
     )

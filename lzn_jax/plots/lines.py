@@ -4,7 +4,7 @@ import fnmatch
 import math
 import os
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from lzn_jax.plots.style import (
     PALETTE,
@@ -119,10 +119,11 @@ def _draw_panel(
     label_axes(axes, panel.title, "training step", panel.unit)
     count_steps(axes)
     if len(panel.patterns) > 1:
+        longest = max(len(label) for label in axes.get_legend_handles_labels()[1])
         axes.legend(
             loc="upper left",
             bbox_to_anchor=(0.0, -0.2),
-            ncols=2,
+            ncols=2 if longest < 25 else 1,
             frameon=False,
             fontsize=SMALL_SIZE,
         )
@@ -141,17 +142,19 @@ def _show_shares(axes: Axes) -> None:
     low, high = axes.get_ylim()
     excess = max(0.0, high - 1.02)
     axes.set_ylim(max(-0.02, low - excess), high - excess)
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
 
 
-def _write_single_values(figure: Figure, values: Mapping[str, str]) -> None:
+def _write_single_values(figure: Figure, values: Sequence[str]) -> None:
     """Writes values that are too few for a panel: below the panels, or alone in the figure."""
-    text = "; ".join(f"{name} {value}" for name, value in values.items())
-    width = int(11 * figure.get_figwidth())  # characters
-    text = textwrap.fill(f"Measured once: {text}" if values else "no metrics yet", width)
+    text = f"Measured once: {'; '.join(values)}" if values else "no metrics yet"
+    text = textwrap.fill(text, int(11 * figure.get_figwidth()))
     if not figure.axes:
         figure.text(0.5, 0.5, text, ha="center", va="center", fontsize=TEXT_SIZE)
     elif values:
+        lines = text.count("\n") + 1
+        figure.set_figheight(figure.get_figheight() + 0.2 * lines)
         figure.supxlabel(text, fontsize=TEXT_SIZE)
 
 
@@ -169,19 +172,20 @@ def curves(
         for name, (steps, values) in metrics.items()
         if np.isfinite(values).any()
     }
-    panels, single = [], {}
+    panels, single = [], []
     for panel in _PANELS:
         names = [name for pattern in panel.patterns for name in fnmatch.filter(finite, pattern)]
         series = {name: finite[name] for name in names}
         if any(len(steps) > 1 for steps, _ in series.values()):
             panels.append((panel, series))
-            continue
-        for name, (_, values) in series.items():
-            curve = f" ({_curve_label(name)})" if len(panel.patterns) > 1 else ""
-            single[panel.title + curve] = _with_unit(panel, values[0])
+        elif series:
+            shown = {_curve_label(n): _with_unit(panel, v[0]) for n, (_, v) in series.items()}
+            named = len(panel.patterns) > 1
+            texts = [f"{label} {value}" if named else value for label, value in shown.items()]
+            single.append(f"{panel.title}: {', '.join(texts)}")
     columns = min(2, max(1, len(panels)))
     rows = max(1, math.ceil(len(panels) / columns))
-    figure = new_figure(4.9 * columns, 3.3 * rows + 0.5, "Training curves")
+    figure = new_figure(4.9 * columns, 3.6 * rows + 0.5, "Training curves")
     for place, (panel, series) in enumerate(panels):
         _draw_panel(figure.add_subplot(rows, columns, place + 1), panel, series)
     _write_single_values(figure, single)
@@ -229,12 +233,12 @@ def classification(
     figure = new_figure(3.6 * max(1, len(shown)), 3.6, "Classification by zone")
     for place, panel in enumerate(shown):
         _draw_accuracies(figure.add_subplot(1, len(shown), place + 1), panel)
-    single = {
-        f"accuracy at {panel.x_label} {place:,}:": f"{accuracy:.1%}"
+    single = [
+        f"{accuracy:.1%} for " + (f"{x:,} {panel.x_label}" if panel.is_size else f"α = {x:g}")
         for panel in panels
         if len(panel.accuracies) == 1
-        for place, accuracy in panel.accuracies.items()
-    }
+        for x, accuracy in panel.accuracies.items()
+    ]
     _write_single_values(figure, single)
     return save(figure, path)
 

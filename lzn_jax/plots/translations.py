@@ -80,7 +80,9 @@ def tasks(path: str | os.PathLike[str], rows: Sequence[tuple[str, Any, Any]]) ->
     for title, sources, targets in rows:
         page.headings.append((y, title))
         y = _add_band(page, y + 1.5 * _LINE, sources, targets, _MAX_COLUMNS, made=True)
-    return _write(path, page, "What the model translates", "In a box: output of the model")
+    has_sources = any(sources is not None for _, sources, _ in rows)
+    title = "What the model translates" if has_sources else "What the model generates"
+    return _write(path, page, title, "In a box: output of the model")
 
 
 def retrieval(
@@ -92,7 +94,7 @@ def retrieval(
     """
     page, y = _Page(_NARROW, [], [], []), 0.0
     for query, nearest, is_partner in rows:
-        height = _height([query, *nearest])
+        height = _height([query, *nearest], _NARROW)
         page.cells.append(_Cell(query, 0.0, y, height))
         first = _NARROW + _ARROW_GAP - _GAP
         page.arrows.append((_NARROW - _GAP, y + height / 2, first, y + height / 2))
@@ -111,7 +113,7 @@ def _add_band(page: _Page, y: float, sources: Any, targets: Any, columns: int, m
         places = [place * page.width for place in range(len(below))]
         if sources is not None:
             above = sources[start : start + columns]
-            height = _height(above)
+            height = _height(above, page.width)
             page.cells.extend(
                 _Cell(sample, x, y, height) for sample, x in zip(above, places, strict=False)
             )
@@ -119,7 +121,7 @@ def _add_band(page: _Page, y: float, sources: Any, targets: Any, columns: int, m
             if made:
                 middles = [x + (page.width - _GAP) / 2 for x in places]
                 page.arrows.extend((x, y - _ARROW_GAP, x, y) for x in middles)
-        height = _height(below)
+        height = _height(below, page.width)
         box = _MADE if made else None
         page.cells.extend(
             _Cell(sample, x, y, height, box) for sample, x in zip(below, places, strict=True)
@@ -128,10 +130,10 @@ def _add_band(page: _Page, y: float, sources: Any, targets: Any, columns: int, m
     return y
 
 
-def _height(samples: Sequence[Any]) -> float:
-    """Height of a row that holds these samples."""
+def _height(samples: Sequence[Any], width: float) -> float:
+    """Height of a row that holds these samples in columns of this width."""
     return max(
-        0.95 if _is_image(sample) else _LINE * (_wrapped(sample).count("\n") + 1) + _GAP
+        0.75 * width if _is_image(sample) else _LINE * len(_wrapped(sample, width)) + _GAP
         for sample in samples
     )
 
@@ -156,9 +158,9 @@ def _write(path: str | os.PathLike[str], page: _Page, title: str, key: str) -> P
     for y, text in page.headings:
         figure.text(*place(0.0, y), text, fontsize=TEXT_SIZE, **bold)
     for cell in page.cells:
-        corner, size = place(cell.x, cell.y + cell.height), (page.width - _GAP, cell.height)
-        axes = figure.add_axes((*corner, size[0] / width, size[1] / height))
-        _draw_sample(axes, cell.sample, size[0], cell.box)
+        corner = place(cell.x, cell.y + cell.height)
+        size = ((page.width - _GAP) / width, cell.height / height)
+        _draw_sample(figure.add_axes((*corner, *size)), cell.sample, page.width, cell.box)
     for x0, y0, x1, y1 in page.arrows:
         arrow = FancyArrowPatch(
             place(x0, y0),
@@ -175,21 +177,22 @@ def _write(path: str | os.PathLike[str], page: _Page, title: str, key: str) -> P
 
 
 def _draw_sample(axes: Axes, sample: Any, width: float, box: str | None) -> None:
-    """Draws an image, or a text in a size that fits into `width`."""
+    """Draws an image, or a text in a size that fits into a column of this width."""
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set(color=box or BORDER, linewidth=1.8 if box else 0.8)
     if _is_image(sample):
         axes.imshow(np.broadcast_to(sample, (*sample.shape[:2], 3)), interpolation="nearest")
         return
     axes.spines[:].set_visible(box is not None)
-    text = _wrapped(sample)
-    needed = text_extent(text, SMALL_SIZE)[0] / DPI + _GAP
+    text = "\n".join(_wrapped(sample, width))
+    needed = text_extent(text, SMALL_SIZE)[0] / DPI + 2 * _GAP
     size = SMALL_SIZE * min(1.0, width / needed)
     axes.text(0.5, 0.5, text, ha="center", va="center", fontsize=size, parse_math=False)
 
 
-def _wrapped(sample: Any) -> str:
-    return textwrap.fill(str(sample), 16, max_lines=4)
+def _wrapped(sample: Any, width: float) -> list[str]:
+    """Lines of a text for a column of this width."""
+    return textwrap.wrap(str(sample), int(13.5 * width), max_lines=4)
 
 
 def _is_image(sample: Any) -> bool:

@@ -1,1 +1,1 @@
-"""The weights that the paper released: their names, and the files that hold them."""
+"""The paper's released weights: download, file formats and parameter names."""

@@ -1,7 +1,6 @@
-"""The paper's released checkpoints by name, from the Hugging Face Hub.
+"""Download of the paper's released checkpoints from the Hugging Face Hub.
 
-The Hub's own client downloads, once, into its cache, with a bar; a connection that breaks is gone
-on with.
+The Hub's client downloads each file once into its cache and resumes broken downloads.
 """
 
 import hashlib
@@ -13,7 +12,7 @@ from typing import NamedTuple
 from lzn_jax.configuration import UserError
 
 REPOSITORY = "microsoft/latent-zoning-networks"
-# By the name of their config, as the release's README lists them.
+# By name of the config, from the release's README.
 FILES = {
     "afhq_cat_gen": "lzn1/case_study_1_afhqcat/000003000-000060000.pt",
     "celebahq_gen": "lzn1/case_study_1_celebahq/000002991-000350000.pt",
@@ -25,23 +24,23 @@ FILES = {
 
 
 class Fetched(NamedTuple):
-    """A checkpoint in the cache, and what it is: `repository`, `revision`, `file`, `sha256`."""
+    """Path in the cache and origin: `repository`, `revision`, `file` and `sha256`."""
 
     path: Path
     origin: dict[str, str]
 
 
 def check_name(name: str) -> None:
-    """Raises UserError for a name that no released checkpoint has."""
+    """Raises UserError if no released checkpoint has this name."""
     if name not in FILES:
         raise UserError(f"there is no released model {name!r}: the names are {', '.join(FILES)}")
 
 
 def fetch(name: str) -> Fetched:
-    """The released checkpoint of a config, downloaded unless the cache has it.
+    """Released checkpoint of the config `name`, downloaded unless it is in the cache.
 
-    Raises UserError where it cannot be had, and for one that differs from the Hub's checksum, which
-    leaves the cache.
+    Raises UserError if the download fails, or if the file differs from the Hub's checksum; such a
+    file is removed from the cache.
     """
     check_name(name)
     file = FILES[name]
@@ -59,26 +58,26 @@ def _download(file: str) -> Path:
         from huggingface_hub import hf_hub_download
     except ImportError as error:
         raise UserError(
-            "released models need the package huggingface_hub: pip install -e '.[hub]', or name a "
-            "file that you have with --checkpoint=FILE.pt"
+            "released models need the package huggingface_hub: pip install -e '.[hub]', or use a "
+            "local file with --checkpoint=FILE.pt"
         ) from error
     try:
         return Path(hf_hub_download(REPOSITORY, file))
-    except Exception as error:  # of its HTTP library, too, which is another in other versions
+    except Exception as error:  # also of its HTTP library, which depends on the version
         reason = (str(error.__cause__ or error).splitlines() or [type(error).__name__])[0]
         raise UserError(
             f"{file} cannot be fetched from {REPOSITORY} ({reason}): run the same command again, "
-            "or name a file that you have with --checkpoint=FILE.pt"
+            "or use a local file with --checkpoint=FILE.pt"
         ) from error
 
 
 def _check(path: Path, digest: str) -> None:
-    """The cache names files by the Hub's checksums, where the file system has links."""
-    wanted = Path(os.readlink(path)).name if path.is_symlink() else ""
-    if re.fullmatch("[0-9a-f]{64}", wanted) and digest != wanted:
+    # The cache names files by the Hub's checksums if the file system supports links.
+    expected = Path(os.readlink(path)).name if path.is_symlink() else ""
+    if re.fullmatch("[0-9a-f]{64}", expected) and digest != expected:
         path.resolve().unlink()
         path.unlink()
         raise UserError(
-            f"{path.name} is damaged: its sha256 is {digest}, the Hub's {wanted}; it was removed "
+            f"{path.name} is damaged: its sha256 is {digest}, the Hub's {expected}; it was removed "
             "from the cache: run the same command again"
         )

@@ -1,4 +1,4 @@
-"""Tensors of safetensors files as NumPy arrays, and one line for a file that cannot be read."""
+"""Tensors of safetensors files as NumPy arrays."""
 
 import os
 from collections.abc import Callable
@@ -12,17 +12,17 @@ from lzn_jax.configuration import UserError
 def read(
     path: str | os.PathLike[str], want: Callable[[str], bool] = lambda name: True
 ) -> dict[str, np.ndarray]:
-    """The tensors whose names `want` agrees to; the others' bytes stay in the file.
+    """Tensors by name for which `want(name)` is true; other tensors are not read.
 
-    bfloat16 comes as ml_dtypes'. Raises UserError for a file that is none, or is damaged anywhere
-    but in the tensors' values.
+    bfloat16 is the type of ml_dtypes. Raises UserError if the file is missing, not a safetensors
+    file, or damaged; damage to values is not detected.
     """
     try:
         with safe_open(path, framework="numpy") as file:
             return {name: file.get_tensor(name) for name in file.keys() if want(name)}  # noqa: SIM118
     except FileNotFoundError as error:
         raise UserError(f"there is no file {path}") from error
-    # AttributeError: a type that NumPy has not, as float8.
+    # AttributeError: a type that NumPy lacks, such as float8.
     except (SafetensorError, OSError, ValueError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path} cannot be read as a safetensors file: {reason}") from error

@@ -1,9 +1,9 @@
 """Tensors of PyTorch's files (.pt, .pth), read without PyTorch.
 
-Such a file is a zip archive of stored (not compressed) entries: `data.pkl`, a pickle of the object
-that was saved, and `data/<key>`, the bytes of each tensor's storage. Before PyTorch 1.6 it was a
-stream: pickles, of which the fourth is the object, then the storages. PyTorch itself would be
-hundreds of megabytes to install, for files of a few dicts of arrays.
+Such a file is a zip archive of uncompressed entries: `data.pkl`, a pickle of the saved object, and
+`data/<key>`, the bytes of each tensor's storage. Before PyTorch 1.6, it was a stream of pickles,
+the fourth with the object, followed by the storages. Installing PyTorch would take hundreds of
+megabytes to read a few dicts of arrays.
 """
 
 import io
@@ -29,7 +29,7 @@ Path = tuple[Any, ...]
 
 _MAX_DEPTH = 100
 
-# What a stream starts with: a pickle of a magic number, one of its version.
+# Start of a stream: a pickle of a magic number. A pickle of the version follows.
 _STREAM_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 _STREAM_VERSION = 1001
 
@@ -40,13 +40,13 @@ def read(
     *,
     streams: bool = False,
 ) -> Any:
-    """The object that torch.save wrote: dicts, lists, tuples, numbers, strings and tensors.
+    """Object saved by torch.save: dicts, lists, tuples, numbers, strings and tensors.
 
-    A tensor whose path (the keys and indices that lead to it) `want` agrees to is a read-only
-    NumPy array, a view where several share a storage; any other is a StoredTensor, whose bytes
-    stay in the file. float, double, half, bfloat16 (ml_dtypes), integers and bool are read.
-    `streams` admits the format before PyTorch 1.6, which has no checksums. Raises UserError for a
-    file that is none, is damaged, or holds anything else.
+    A tensor is a read-only NumPy array if `want(path)` is true for the keys and indices that lead
+    to it, and a view of its storage. Other tensors are StoredTensors and are not read. Supports
+    float, double, half, bfloat16 (ml_dtypes), integers and bool. `streams` also allows the format
+    before PyTorch 1.6, which has no checksums. Raises UserError if the file is missing, not a
+    PyTorch file, damaged, or contains anything else.
     """
     try:
         with open(path, "rb") as file:
@@ -62,7 +62,7 @@ def _read(file: BinaryIO, want: Callable[[Path], bool], streams: bool) -> Any:
     container: _Archive | _Stream
     if streams and start == _STREAM_START:
         container = _Stream(file)
-    # zipfile looks at a file's end only, where a zip can hide behind anything.
+    # zipfile reads only the end of a file, so a zip can follow arbitrary bytes.
     elif start.startswith(b"PK\x03\x04"):
         container = _Archive(file)
     else:
@@ -71,9 +71,9 @@ def _read(file: BinaryIO, want: Callable[[Path], bool], streams: bool) -> Any:
 
 
 class _Archive:
-    """A zip archive: the object it holds, and the storages that were read from it.
+    """A zip archive with the saved object and the storages read so far.
 
-    `budget` is the length of the object's pickle.
+    `budget` is the length in bytes of the object's pickle.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -97,7 +97,7 @@ class _Archive:
     def _entry(self, name: str) -> bytes:
         try:
             info = self._zip.getinfo(f"{self._folder}{name}")
-            # PyTorch stores; a small file that unpacks to a huge one is no checkpoint.
+            # PyTorch does not compress; a compressed entry could be a zip bomb.
             if info.compress_type != zipfile.ZIP_STORED:
                 raise Refused(f"its entry {name} is compressed")
             return self._zip.read(info)
@@ -109,16 +109,16 @@ class _Archive:
         if storage not in self._storages:
             content = self._entry(f"data/{storage.key}")
             if len(content) != storage.nbytes:
-                raise Refused(f"its entry data/{storage.key} has a wrong length")
+                raise Refused(f"its entry data/{storage.key} has the wrong length")
             self._storages[storage] = np.frombuffer(content, storage.dtype)
         return _view(self._storages[storage], tensor)
 
 
 class _Stream:
-    """A file of PyTorch before 1.6, from behind the magic number on; attributes as of an archive.
+    """A file of PyTorch before 1.6, read from after the magic number; attributes as in _Archive.
 
-    Pickles of the version, of the system, of the object and of the storages' keys; then, key by
-    key, a storage's length (int64) and its elements.
+    Pickles of the version, the system, the object and the keys of storages, then for each key the
+    length of the storage (int64) and its elements.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -137,7 +137,7 @@ class _Stream:
         for key in keys if isinstance(keys, list) else []:
             storage = unpickler.storages.get(key) if isinstance(key, str) else None
             if storage is None:
-                raise Refused("it has a storage that no tensor is of")
+                raise Refused("it has a storage that no tensor uses")
             self._storages[storage] = _read_storage(file, storage)
 
     def array(self, tensor: StoredTensor) -> np.ndarray:
@@ -148,8 +148,8 @@ class _Stream:
 
 def _read_storage(file: BinaryIO, storage: Storage) -> np.ndarray:
     if file.read(8) != storage.size.to_bytes(8, "little"):
-        raise Refused(f"its storage {storage.key} has a wrong length")
-    # A file's size, not what it says, bounds the memory that is taken.
+        raise Refused(f"its storage {storage.key} has the wrong length")
+    # The size of the file bounds the allocation; its contents may claim more.
     content = file.read(min(storage.nbytes, os.fstat(file.fileno()).st_size))
     if len(content) != storage.nbytes:
         raise Refused(f"it ends within the storage {storage.key}")
@@ -165,10 +165,10 @@ def _view(flat: np.ndarray, tensor: StoredTensor) -> np.ndarray:
 
 
 class _Reader:
-    """Copies the saved object, tensors that are wanted as arrays.
+    """Copies the saved object, with wanted tensors as arrays.
 
-    A pickle can make few bytes stand for endlessly many items, by containers that hold one another;
-    an honest one has a byte for each at least, which is the budget.
+    A short pickle can describe exponentially many items by nested references to one container. A
+    valid one has at least one byte per item, so its length in bytes is the budget of items.
     """
 
     def __init__(
@@ -182,7 +182,7 @@ class _Reader:
     def read(self, value: Any, path: Path) -> Any:
         self._budget -= 1
         if self._budget < 0 or len(path) > _MAX_DEPTH:
-            raise Refused("its containers hold themselves or are nested too deep")
+            raise Refused("its containers contain themselves or are nested too deeply")
         if isinstance(value, StoredTensor):
             return self._array(value) if self._want(path) else value
         if isinstance(value, dict):

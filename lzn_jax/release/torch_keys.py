@@ -1,8 +1,8 @@
-"""Names and layouts of the networks' parameters in PyTorch, next to those of the flax modules.
+"""Conversion of parameter names and layouts between flax modules and the paper's PyTorch release.
 
-A flax leaf is a path of names, a torch leaf a dotted key. Torch numbers most modules in execution
-order, which is the order in which flax creates its parameters. The keys are those of the paper's
-release (NCSN++, ResNet, label anchors), without the prefix of its wrappers.
+A flax parameter has a path of names, a torch parameter a dotted key. Torch numbers most modules in
+execution order, in which flax creates parameters. Keys are the release's (NCSN++, ResNet, label
+anchors) without the prefix of its wrappers.
 """
 
 import re
@@ -43,13 +43,13 @@ _RESNET_NAMES = {
     **{f"norm_{i}": f"net.{2 * i + 1}.0" for i in range(3)},
 }
 _LEAF_NAMES = {"kernel": "weight", "scale": "weight", "bias": "bias", "frequencies": "W"}
-# Dense layers of ours that are 1x1 convolutions in torch, and matrices that are not transposed.
+# Flax dense layers that are 1x1 convolutions in torch, and matrices that are not transposed.
 _PIXELWISE = re.compile(r"(\bConv_\d|^spatial_transformations\.\d+\.0)\.weight$")
-_AS_IT_IS = re.compile(r"(\.W|^anchor)$")
+_NOT_TRANSPOSED = re.compile(r"(\.W|^anchor)$")
 
 
 def shapes_in_execution_order(init: Callable[[jax.Array], Mapping[str, Any]]) -> Shapes:
-    """Shapes of the variables that `init(key)` makes, in the order of their creation."""
+    """Shapes of the variables that `init(key)` creates, in order of creation, constants first."""
     created: dict[Path, Any] = {}
 
     def record(key: jax.Array) -> Mapping[str, Any]:
@@ -58,15 +58,15 @@ def shapes_in_execution_order(init: Callable[[jax.Array], Mapping[str, Any]]) ->
         return variables
 
     jax.eval_shape(record, jax.random.key(0))
-    # Frozen frequencies are a collection of their own, but torch's first module.
+    # Frozen frequencies are a separate collection in flax and the first module in torch.
     constants_first = sorted(created, key=lambda path: path[0] != "constants")
     return {path: created[path].shape for path in constants_first}
 
 
 def torch_keys(module: nn.Module, paths: Iterable[Path]) -> Keys:
-    """Torch key of each variable of a network, given in execution order; in torch's order.
+    """Torch keys of the variables of a network, in torch's order; `paths` in execution order.
 
-    Raises ValueError for a network that PyTorch's release cannot hold.
+    Raises ValueError if the release has no such network.
     """
     match module:
         case NCSNppEncoder() | NCSNppDecoder():
@@ -92,7 +92,7 @@ def _ncsnpp_key(path: Path, slots: dict[Path, int]) -> str:
     if module.startswith("tap_"):
         return _tap_key(module.removeprefix("tap_"), inner[0], leaf)
     slot: Path = (module,)
-    # These two modules of ours are a sequence of plain layers in torch.
+    # These two flax modules are sequences of plain layers in torch.
     if module == "conditioning" or module.endswith("_output"):
         slot, inner = (module, *inner), []
     if module.endswith("_input_skip"):
@@ -102,7 +102,7 @@ def _ncsnpp_key(path: Path, slots: dict[Path, int]) -> str:
 
 
 def block_key(*path: str) -> str:
-    """Key within a torch block of NCSN++ of a path within ours."""
+    """Key within a torch block of NCSN++ for a path within the flax block."""
     *inner, leaf = path
     torch = [_BLOCK_NAMES[name] for name in inner]
     is_nin = bool(torch) and torch[-1].startswith("NIN")
@@ -113,7 +113,7 @@ def block_key(*path: str) -> str:
 def _tap_key(index: str, layer: str, leaf: str) -> str:
     if layer == "project":
         return f"spatial_transformations.{index}.0.{_LEAF_NAMES[leaf]}"
-    # Activations sit between the linear layers and take every other number.
+    # Activations between the linear layers take every other number.
     position = 2 * int(layer.removeprefix("dense_"))
     return f"latent_transformations.{index}.{position}.{_LEAF_NAMES[leaf]}"
 
@@ -131,12 +131,12 @@ def _resnet_key(path: Path) -> str:
 
 
 def to_torch(key: str, value: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "..."]:
-    """Our array in torch's layout, as a view: convolutions (out, in, h, w), matrices (out, in)."""
+    """View of a flax array in torch's layout: convolutions (out, in, h, w), matrices (out, in)."""
     if value.ndim == 4:
         return value.transpose(3, 2, 0, 1)
     if value.ndim == 2 and _PIXELWISE.search(key):
         return value.T[:, :, None, None]
-    if value.ndim == 2 and not _AS_IT_IS.search(key):
+    if value.ndim == 2 and not _NOT_TRANSPOSED.search(key):
         return value.T
     return value
 
@@ -144,16 +144,13 @@ def to_torch(key: str, value: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "
 def to_flax(
     key: str, value: Shaped[np.ndarray, "..."], shape: tuple[int, ...]
 ) -> Shaped[np.ndarray, "..."]:
-    """Torch's array in our layout and shape.
-
-    Raises ValueError where its shape is not that of our parameter.
-    """
-    wanted = to_torch(key, np.broadcast_to(np.float32(0), shape)).shape
-    if value.shape != wanted:
-        raise ValueError(f"{key} has the shape {value.shape}, not {wanted}")
+    """Torch array in flax's layout and the given shape; raises ValueError for another shape."""
+    expected = to_torch(key, np.broadcast_to(np.float32(0), shape)).shape
+    if value.shape != expected:
+        raise ValueError(f"{key} has the shape {value.shape}, not {expected}")
     if value.ndim == 4:
         return value.transpose(2, 3, 1, 0).reshape(shape)
-    if value.ndim == 2 and not _AS_IT_IS.search(key):
+    if value.ndim == 2 and not _NOT_TRANSPOSED.search(key):
         return value.T
     return value
 
@@ -163,22 +160,22 @@ def to_variables(
 ) -> dict[str, Any]:
     """Nested variables from arrays by torch key.
 
-    Raises ValueError for a key that is left over on either side, or a shape that differs.
+    Raises ValueError for a missing or unexpected key and for a wrong shape.
     """
-    if lacking := [key for key in keys.values() if key not in weights]:
-        raise ValueError(f"{_some(lacking)} not there")
+    if missing := [key for key in keys.values() if key not in weights]:
+        raise ValueError(f"{_first(missing)} missing")
     known = set(keys.values())
-    if extra := [key for key in weights if key not in known]:
-        raise ValueError(f"{_some(extra)} left over")
+    if unexpected := [key for key in weights if key not in known]:
+        raise ValueError(f"{_first(unexpected)} unexpected")
     return unflatten_dict({p: to_flax(key, weights[key], shapes[p]) for p, key in keys.items()})
 
 
-def _some(keys: list[str]) -> str:
+def _first(keys: list[str]) -> str:
     more = f" and {len(keys) - 1} more are" if len(keys) > 1 else " is"
     return f"{keys[0]}{more}"
 
 
 def to_weights(variables: Mapping[str, Any], keys: Keys) -> dict[str, Shaped[np.ndarray, "..."]]:
-    """Views of nested variables by torch key, in torch's order and layouts."""
+    """Views of nested variables by torch key, in torch's order and layout."""
     leaves = flatten_dict(variables)
     return {key: to_torch(key, np.asarray(leaves[path])) for path, key in keys.items()}

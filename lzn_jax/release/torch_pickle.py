@@ -1,8 +1,8 @@
-"""The pickles in PyTorch's files, read without PyTorch and without running anything in them.
+"""Pickles in PyTorch's files, read without PyTorch and without executing code in them.
 
-A pickle is a program. The standard library runs it here after two restrictions: it has none but
-the instructions that build plain containers, numbers, strings and tensors, and the names that it
-imports are stand-ins of ours. These are named tuples, as no instruction can change one.
+A pickle is a program. The standard library runs it here under two restrictions: only instructions
+that build plain containers, numbers, strings and tensors are allowed, and imported names are
+replaced by placeholders. Placeholders are named tuples, which no instruction can modify.
 """
 
 import io
@@ -39,12 +39,12 @@ _INSTRUCTIONS = {
     "SETITEMS", "BINPUT", "LONG_BINPUT", "MEMOIZE", "BINGET", "LONG_BINGET", "GLOBAL",
     "STACK_GLOBAL", "BINPERSID", "REDUCE", "BUILD",
 }  # fmt: skip
-_MAX_DIMENSIONS = 64  # of PyTorch and NumPy both
-_MAX_TUPLES = 50_000  # a hash of tuples that nest deeper would overflow the interpreter's stack
+_MAX_DIMENSIONS = 64  # in both PyTorch and NumPy
+_MAX_TUPLES = 50_000  # hashing more nested tuples would overflow the interpreter's stack
 
 
 class Storage(NamedTuple):
-    """The flat array that a file holds under a key."""
+    """A flat array in a file, by key; `size` in elements."""
 
     key: str
     dtype: np.dtype
@@ -56,7 +56,7 @@ class Storage(NamedTuple):
 
 
 class StoredTensor(NamedTuple):
-    """A tensor that was not read: a view, in elements, of a storage in the file."""
+    """A tensor that was not read: a view of a storage, `offset` and `strides` in elements."""
 
     storage: Storage
     offset: int
@@ -65,15 +65,14 @@ class StoredTensor(NamedTuple):
 
     @property
     def dtype(self) -> np.dtype:
-        """The type that an array of it would have."""
         return self.storage.dtype
 
 
 class Refused(Exception):
-    """Why a file is not read."""
+    """Reason for which a file is not read."""
 
 
-# What the standard library raises on damaged archives and pickles.
+# Exceptions of the standard library for damaged archives and pickles.
 DAMAGE = (
     zipfile.BadZipFile,
     pickle.UnpicklingError,
@@ -89,12 +88,12 @@ DAMAGE = (
 
 
 def one_line(error: Exception) -> str:
-    """The start of what an error says, on a line."""
+    """First 200 characters of an error message, on one line."""
     return " ".join(str(error).split())[:200]
 
 
 class _Dict(dict):
-    """A state dict, without the attributes that the file gives it."""
+    """A dict that ignores the attributes of a state dict in the file."""
 
     __slots__ = ()
 
@@ -103,7 +102,7 @@ class _Dict(dict):
 
 
 class _Name(NamedTuple):
-    """An imported name. Calls return what PyTorch's would, of arguments that PyTorch writes."""
+    """Placeholder of an imported name; calls accept only arguments that PyTorch writes."""
 
     name: str
 
@@ -122,9 +121,9 @@ class _Name(NamedTuple):
 
 
 class Unpickler(pickle.Unpickler):
-    """Reads the pickle at a file's position, and no byte beyond it.
+    """Reads the pickle at a file's position and leaves the file at its end.
 
-    `storages` are those that the pickle names, by key.
+    `storages` has the storages that the pickle refers to, by key.
     """
 
     def __init__(self, file: BinaryIO | io.BytesIO) -> None:
@@ -132,36 +131,36 @@ class Unpickler(pickle.Unpickler):
         self.storages: dict[str, Storage] = {}
 
     def read(self) -> Any:
-        """The object that the pickle builds; raises Refused."""
+        """Object built by the pickle; raises Refused if the pickle is damaged or not allowed."""
         try:
             return self.load()
         except DAMAGE as error:
             raise Refused(f"its pickle is damaged: {one_line(error)}") from error
 
     def find_class(self, module: str, name: str) -> Any:
-        """The stand-in for a name; raises Refused for one that tensors do not need."""
+        """Placeholder for an imported name; raises Refused for names that tensors do not need."""
         name = f"{module}.{name}"
         if name not in _NAMES:
-            raise Refused(f"it holds {name[:100]!r}, which is no tensor or plain container")
+            raise Refused(f"it holds {name[:100]!r}, which is not a tensor or plain container")
         return _Name(name)
 
     def persistent_load(self, pid: Any) -> Storage:
-        """The storage that an identifier describes."""
+        """Storage described by a persistent id."""
         match pid:
-            # A stream adds a sixth item, which is None unless the storage is a view of another.
+            # A stream has a sixth item, None unless the storage is a view of another one.
             case ("storage", _Name(name=name), str(key), str(), int(size), *rest) if (
                 size >= 0 and rest in ([], [None])
             ):
                 storage = self.storages[key] = Storage(key, _DTYPES[name], size)
                 return storage
             case _:
-                raise ValueError("no storage")
+                raise ValueError("not a storage")
 
 
 def _checked(file: BinaryIO | io.BytesIO) -> bytes:
-    """The pickle at a file's position, if the standard library may run it.
+    """Bytes of the pickle at a file's position; raises Refused if it is unsafe to run.
 
-    An unpickler allocates a memo of any index, whatever the file's size.
+    An unpickler allocates its memo up to any index, regardless of the file's size.
     """
     start, tuples = file.tell(), 0
     try:
@@ -181,7 +180,7 @@ def _checked(file: BinaryIO | io.BytesIO) -> bytes:
 
 
 def _tensor(storage: Storage, offset: Any, shape: Any, strides: Any) -> StoredTensor:
-    """The view; it must lie inside its storage."""
+    """View of a storage; raises Refused if it exceeds the storage."""
     if not len(shape) == len(strides) <= _MAX_DIMENSIONS:
         raise ValueError("shape and strides differ in length or are too long")
     if not all(type(n) is int and 0 <= n < 2**62 for n in (offset, *shape, *strides)):

@@ -1,8 +1,8 @@
-"""Checkpoints of the paper's release: what their entries are, read into variables and back.
+"""Conversion of the paper's released checkpoints to flax variables and back.
 
-Such a file is a dict. Each network has an entry of weights by key, and, under that entry's name
-and `_ema`, their averages: a list without names in the order of the weights, where buffers and
-frozen weights have no place. Adam's state and the schedule are not read.
+Such a file is a dict. Each network has an entry of weights by key and an entry with the suffix
+`_ema`: a list of averages in the order of the weights, without buffers and frozen weights. Adam's
+state and the schedule are not read.
 """
 
 import os
@@ -17,24 +17,24 @@ from lzn_jax.release import torch_files
 from lzn_jax.release.torch_keys import Keys, Shapes, to_variables, to_weights
 
 ENTRIES = {"encoder": "encoder", "decoder": "decoder", "label_anchors": "label_anchor"}
-PREFIX = "model.module."  # of two wrappers
+PREFIX = "model.module."  # from two wrappers
 NOT_READ = ("optimizer", "lr_scheduler", "epoch", "grad_scalar")
-BUFFER = "sigmas"  # of the decoder, which never reads it
+BUFFER = "sigmas"  # unused buffer of the decoder
 
 
 class Layout(NamedTuple):
-    """Where a network's weights belong: torch's keys, in torch's order, and our shapes."""
+    """Torch keys of a network's variables, in torch's order, and their shapes in flax."""
 
     keys: Keys
     shapes: Shapes
 
     def frozen(self) -> set[str]:
-        """Keys of the variables that are not trained."""
+        """Keys of variables that are not trained."""
         return {key for path, key in self.keys.items() if path[0] != "params"}
 
 
 class Released(NamedTuple):
-    """Weights, their averages (where not asked for, the weights again), and how many updates."""
+    """Trained weights, averages (or the weights again if not requested) and number of updates."""
 
     raw: Variables
     averaged: Variables
@@ -42,13 +42,13 @@ class Released(NamedTuple):
 
 
 def read(path: str | os.PathLike[str], layouts: Mapping[str, Layout], *, ema: bool) -> Released:
-    """The networks of a released checkpoint, as far as it has them; arrays are views of its bytes.
+    """Variables of the networks that a released checkpoint has; arrays are views of its bytes.
 
-    Raises UserError, which names the key, where the file and the networks do not fit together.
+    Raises UserError, with the key, if the file does not match the networks.
     """
     entries = {ENTRIES[name]: name for name in layouts}
     wanted = {*entries, *(f"{entry}_ema" for entry in entries if ema)}
-    saved = torch_files.read(path, lambda place: bool(place) and place[0] in wanted)
+    saved = torch_files.read(path, lambda keys: bool(keys) and keys[0] in wanted)
     try:
         _check_entries(saved, entries)
         raw: Variables = {}
@@ -70,7 +70,7 @@ def _check_entries(saved: Any, entries: Mapping[str, str]) -> None:
         raise ValueError(f"it has no entry {' or '.join(ENTRIES.values())}")
     known = {*entries, *(f"{entry}_ema" for entry in entries), *NOT_READ, "iteration"}
     if extra := [key for key in saved if key not in known]:
-        raise ValueError(f"its entry {extra[0]} is no network of the config's study")
+        raise ValueError(f"its entry {extra[0]} is not a network of the config's study")
 
 
 def _iteration(saved: Mapping[str, Any]) -> int:
@@ -81,12 +81,12 @@ def _iteration(saved: Mapping[str, Any]) -> int:
 
 
 def _weights(entry: Any, name: str) -> dict[str, np.ndarray]:
-    """Arrays by key without prefix, buffers left out, in the file's order."""
+    """Arrays by key in the file's order, without prefix and buffer."""
     if not isinstance(entry, dict):
-        raise ValueError(f"its entry {name} is no dict")
+        raise ValueError(f"its entry {name} is not a dict")
     for key, value in entry.items():
         if not str(key).startswith(PREFIX):
-            raise ValueError(f"its entry {name} has the key {key}, which lacks the {PREFIX}")
+            raise ValueError(f"its entry {name} has the key {key}, which lacks the prefix {PREFIX}")
         _check_array(value, f"{name}'s {key}", np.float64 if key == PREFIX + BUFFER else np.float32)
     weights = {key.removeprefix(PREFIX): value for key, value in entry.items()}
     if name == ENTRIES["decoder"]:
@@ -103,16 +103,18 @@ def _check_array(value: Any, name: str, dtype: type[np.floating]) -> None:
 def _averaged(
     entry: Any, weights: Mapping[str, np.ndarray], layout: Layout
 ) -> dict[str, np.ndarray]:
-    """Averages by key: the list takes its names, and what it leaves out, from the weights."""
+    """Averages by key; keys, and arrays that are not averaged, are taken from the weights."""
     if list(weights) != list(layout.keys.values()):
-        raise ValueError("its keys are in another order than the network's, which averages go by")
+        raise ValueError(
+            "its keys are in another order than the network's, so averages have no key"
+        )
     frozen = layout.frozen()
     trained = [key for key in weights if key not in frozen]
     match entry:
         case {"shadow_params": list(shadow)}:
             pass
         case _:
-            raise ValueError("it has no averaged weights (EMA); --raw takes the others")
+            raise ValueError("it has no averaged weights (EMA); use --raw for the trained ones")
     if len(shadow) != len(trained):
         raise ValueError(f"it has {len(shadow)} averaged weights for {len(trained)} weights")
     for key, value in zip(trained, shadow, strict=True):
@@ -129,7 +131,7 @@ def _variables(weights: Mapping[str, np.ndarray], layout: Layout, entry: str) ->
 
 
 def trained_weights(variables: Mapping[str, Any], layout: Layout) -> dict[str, np.ndarray]:
-    """A network's weights by key, in the release's order and layouts, without the frozen ones."""
+    """Trained weights of a network by key, in the release's order and layout."""
     frozen = layout.frozen()
     weights = to_weights(variables, layout.keys)
     return {key: value for key, value in weights.items() if key not in frozen}

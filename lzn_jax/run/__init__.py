@@ -1,1 +1,1 @@
-"""What a run lives by: its folder, checkpoints, reports, processes and devices."""
+"""Infrastructure of a run: folder, checkpoints, reports, processes and devices."""

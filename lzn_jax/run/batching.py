@@ -1,4 +1,4 @@
-"""Inference on any number of examples in batches of one size, so that it compiles once."""
+"""Inference in batches of one size, so that a function compiles once."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,12 +19,12 @@ def in_batches(
     batch_size: int,
     description: str,
 ) -> Any:
-    """`function(batch)` over the leading axis of `examples`, a pytree of n-row arrays.
+    """Applies `function` to batches along the leading axis of `examples`, a pytree of n rows.
 
-    Results are NumPy arrays with n rows. The last batch is filled up with copies of its last row,
-    so a row's result must not depend on the other rows. Batches are divided among the devices, with
-    their mesh in force, and are larger where they would not use all; each process reads its own
-    rows alone, of as many batches as any other, and gets all results.
+    Returns NumPy arrays with n rows, in every process. The last batch is padded with copies of its
+    last row, so `function` must treat rows independently. `batch_size` is rounded up to a multiple
+    of the devices, over which batches are sharded, with the mesh set. Each process reads only its
+    own rows; all processes run the same number of batches.
     """
     count = len(jax.tree.leaves(examples)[0])
     batch_size += -batch_size % mesh.size

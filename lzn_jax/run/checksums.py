@@ -1,4 +1,4 @@
-"""SHA-256 of files: what tells a whole checkpoint from a damaged one."""
+"""SHA-256 checksums of files, by which damaged checkpoints are detected."""
 
 import hashlib
 from collections.abc import Iterable, Iterator
@@ -10,27 +10,27 @@ FILE = "SHA256SUMS"
 
 
 class DamagedError(Exception):
-    """Something is not what was written; the message says which file."""
+    """A file is not what was written; the message names it."""
 
 
 def add_files(folder: Path, names: Iterable[str]) -> None:
-    """Adds checksums of files in a folder to its list, which `sha256sum -c` reads as well."""
+    """Adds the files `names` of a folder to its list of checksums, in the format of `sha256sum`."""
     listed = _listed(folder) | {name: _of_file(folder / name) for name in names}
     lines = [f"{digest}  {name}\n" for name, digest in listed.items()]
     reporting.write_bytes(folder / FILE, "".join(lines).encode())
 
 
 def verify_files(folder: Path, parts: Iterable[str]) -> bool:
-    """Compares the files of a folder with its list of checksums; False if it has none.
+    """Verifies files of a folder against its list of checksums; returns False without a list.
 
-    Looks at the files in its subfolders `parts`, and at those beside them that are in the list.
+    Covers all files in the subfolders `parts` and the listed files next to these subfolders.
     Raises DamagedError for a file that differs, is missing or has no checksum.
     """
     if not (folder / FILE).exists():
         return False
     recorded = {n: d for n, d in _listed(folder).items() if "/" not in n or _top(n) in parts}
-    beside = {name for name in recorded if "/" not in name and (folder / name).is_file()}
-    present = {name for name in files_below(folder) if _top(name) in parts} | beside
+    outside = {name for name in recorded if "/" not in name and (folder / name).is_file()}
+    present = {name for name in files_below(folder) if _top(name) in parts} | outside
     for name in sorted(present | recorded.keys()):
         if name not in recorded:
             raise DamagedError(f"file {name} has no checksum")
@@ -42,7 +42,7 @@ def verify_files(folder: Path, parts: Iterable[str]) -> bool:
 
 
 def files_below(folder: Path) -> Iterator[str]:
-    """Names of all files below a folder, but for hidden ones and the list of checksums."""
+    """Relative paths of all files below a folder except hidden ones and the list of checksums."""
     for path in sorted(folder.rglob("[!.]*")):
         if path.is_file() and path.name != FILE:
             yield path.relative_to(folder).as_posix()
@@ -57,7 +57,7 @@ def _listed(folder: Path) -> dict[str, str]:
     lines = path.read_text(errors="replace").splitlines() if path.exists() else []
     listed = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
     if "" in listed:
-        raise DamagedError(f"file {FILE} is no list of checksums")
+        raise DamagedError(f"file {FILE} is not a list of checksums")
     return listed
 
 

@@ -1,4 +1,4 @@
-"""What the commands share: how they read their flags and end, and where compiled programs stay."""
+"""Shared by all commands: flag parser, exit codes and the cache of compiled programs."""
 
 import argparse
 import difflib
@@ -11,7 +11,7 @@ from lzn_jax.configuration import EXIT_USER_ERROR, UserError
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser of flags that raises UserError for those that do not fit, and names the nearest."""
+    """ArgumentParser that raises UserError for wrong flags and suggests the nearest one."""
 
     def parse_args(self, arguments: Sequence[str]) -> argparse.Namespace:  # type: ignore[override]
         flags, unknown = self.parse_known_args(arguments)
@@ -33,7 +33,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def exit_code(run: Callable[[list[str]], int], arguments: list[str] | None) -> int:
-    """Runs a command, None: with its process's arguments; the user's mistake ends it in a line."""
+    """Exit code of `run(arguments)`, by default with sys.argv; UserError becomes one line."""
     try:
         return run(sys.argv[1:] if arguments is None else arguments)
     except UserError as error:
@@ -42,7 +42,7 @@ def exit_code(run: Callable[[list[str]], int], arguments: list[str] | None) -> i
 
 
 def use_compile_cache() -> None:
-    """Compiled programs stay on disk, so that the second start is fast."""
+    """Keeps compiled programs on disk, so that later starts are faster."""
     import jax
 
     from lzn_jax.run import reporting

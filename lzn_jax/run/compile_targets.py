@@ -1,7 +1,7 @@
-"""Machines that are not there: devices of TPU slices and GPU nodes that programs are compiled for.
+"""Devices of TPU slices and GPU nodes to compile for without access to them.
 
-Their compilers say whether a program exists for a machine, its memory, and what its devices
-exchange. They say nothing of time, numbers on the chip, or how many hosts start.
+Compilation shows whether a program is valid for a machine, its memory and its collectives. It does
+not show run time, numerical results on the chip or the start of several hosts.
 """
 
 import importlib.util
@@ -17,11 +17,11 @@ from jax.sharding import SingleDeviceSharding
 from lzn_jax.configuration import UserError
 
 _EXAMPLES = "v5e:4x4, v4:2x2x4, v5p:2x2x2, v6e:4x4, v5e:1 (one chip) or h100:8"
-# The smallest slices, of which one chip is taken. A host of a TPU has four chips.
+# The smallest slice of each kind: one host of four chips. A target of one chip uses its first.
 _ONE_CHIP = {"v4": "2x2x1", "v5e": "2x2", "v5p": "2x2x1", "v6e": "2x2"}
-_GPUS_A_NODE = 8
+_GPUS_PER_NODE = 8
 _H100_MEMORY = 84_942_979_072
-# An H100 with NVLink, as XLA describes cards (xla.GpuTargetConfigProto): what its sheet says.
+# An H100 with NVLink as an xla.GpuTargetConfigProto, from its data sheet.
 _H100 = f"""
 platform_name: "CUDA"
 device_description_str: "NVIDIA H100 80GB HBM3"
@@ -50,13 +50,13 @@ gpu_device_info {{
 
 
 class CompileTarget(NamedTuple):
-    """Devices to compile for, what each of them has, and how.
+    """Devices to compile for.
 
     Attributes:
-      devices: their descriptions, which cannot run anything.
-      platform: what JAX lowers to.
-      memory: bytes that programs have on each.
-      options: of the compiler.
+      devices: descriptions of devices, which cannot run programs.
+      platform: the platform that JAX lowers for.
+      memory: bytes per device available to programs.
+      options: compiler options.
     """
 
     devices: list[jax.Device]
@@ -66,9 +66,10 @@ class CompileTarget(NamedTuple):
 
 
 def find(name: str) -> CompileTarget:
-    """The slice of a name, before JAX has started; other devices of this process are CPUs.
+    """Compile target of a name such as v5e:4x4 or h100:8. Restricts this process to CPUs.
 
-    Raises UserError for an unknown name and where the compiler for it is not installed.
+    Call it before JAX starts. Raises UserError if the name is unknown or its compiler is not
+    installed.
     """
     kind, _, shape = name.partition(":")
     if kind == "h100" and shape.isdigit() and int(shape) > 0:
@@ -81,7 +82,7 @@ def find(name: str) -> CompileTarget:
 def _tpus(name: str, kind: str, shape: str) -> CompileTarget:
     if importlib.util.find_spec("libtpu") is None:
         raise UserError("the compiler for TPUs is not installed: pip install -e '.[tpu]'")
-    # Or libtpu looks for a TPU, and for its host.
+    # Otherwise libtpu searches for a TPU and its host.
     os.environ |= {
         "TPU_SKIP_MDS_QUERY": "1",
         "TPU_ACCELERATOR_TYPE": "v5litepod-8",
@@ -93,19 +94,19 @@ def _tpus(name: str, kind: str, shape: str) -> CompileTarget:
     try:
         topology = topologies.get_topology_desc(platform="tpu", topology_name=f"{kind}:{whole}")
     except jax.errors.JaxRuntimeError as error:
-        raise UserError(f"there is no slice {name}, but {_EXAMPLES} ({error})") from error
+        raise UserError(f"there is no slice {name}: use {_EXAMPLES} ({error})") from error
     devices = list(topology.devices)[: 1 if shape == "1" else None]
     return CompileTarget(devices, "tpu", _tpu_memory(devices[0]), {})
 
 
 def _tpu_memory(device: jax.Device) -> float:
-    """What the compiler says when it is asked for more."""
+    """Bytes available on a chip, parsed from the compiler's out-of-memory error."""
     too_much = jax.ShapeDtypeStruct((2**40,), jnp.int8, sharding=SingleDeviceSharding(device))
     try:
         jax.jit(lambda a: a[::-1]).trace(too_much).lower(lowering_platforms=("tpu",)).compile()
     except jax.errors.JaxRuntimeError as error:
-        if found := re.search(r"available HBM \(([\d.]+)G\)", str(error)):
-            return float(found[1]) * 2**30
+        if match := re.search(r"available HBM \(([\d.]+)G\)", str(error)):
+            return float(match[1]) * 2**30
         raise
     raise AssertionError("a terabyte fits")
 
@@ -113,13 +114,15 @@ def _tpu_memory(device: jax.Device) -> float:
 def _gpus(name: str, count: int) -> CompileTarget:
     if importlib.util.find_spec("jax_cuda12_plugin") is None:
         raise UserError("the compiler for GPUs is not installed: pip install -e '.[gpu]'")
-    nodes, each = max(1, count // _GPUS_A_NODE), min(count, _GPUS_A_NODE)
+    nodes, each = max(1, count // _GPUS_PER_NODE), min(count, _GPUS_PER_NODE)
     if nodes * each != count:
-        raise UserError(f"nodes have {_GPUS_A_NODE} GPUs: more must be a multiple, got {name}")
+        raise UserError(
+            f"a node has {_GPUS_PER_NODE} GPUs: larger counts must be multiples, got {name}"
+        )
     jax.config.update("jax_platforms", "cpu")
     topology = topologies.get_topology_desc(
         name, platform="cuda", topology=f"1x{nodes}x{each}", target_config=_H100
     )
-    # Without a card nothing can be timed, and XLA's Triton products find no tile sizes.
+    # Autotuning needs a GPU, and without it Triton matrix products have no tile sizes.
     options = {"xla_gpu_autotune_level": 0, "xla_gpu_enable_triton_gemm": False}
     return CompileTarget(list(topology.devices), "cuda", _H100_MEMORY, options)

@@ -1,4 +1,4 @@
-"""Floating-point operations of a traced function: loops in full, nothing run."""
+"""Floating-point operations of a traced function, with loops counted in full."""
 
 import math
 from collections.abc import Iterator
@@ -9,11 +9,11 @@ from jax.extend import core
 
 
 class Cost(NamedTuple):
-    """Operations of matrix products and convolutions, two for a multiply-add.
+    """Operations of matrix products and convolutions; a multiply-add counts as two.
 
     Attributes:
-      total: all of them.
-      inside: those in the scope that was asked for.
+      total: all operations.
+      inside: operations inside the requested scope.
     """
 
     total: float
@@ -21,10 +21,10 @@ class Cost(NamedTuple):
 
 
 def count_operations(jaxpr: core.ClosedJaxpr, scope: str = "zoning") -> Cost:
-    """What a call of a traced function costs; `scope` is the name of a jax.named_scope.
+    """Cost of one call of a traced function; `scope` is the name of a `jax.named_scope`.
 
-    Steps of a scan count as often as they run, of branches the dearest, of a while loop one
-    iteration. Elementwise work, which is not counted, is a small part of networks and zoning.
+    Counts every step of a scan, the most expensive branch of a conditional and one iteration of a
+    while loop. Elementwise operations, a small part of networks and zoning, are not counted.
     """
     return _cost(jaxpr.jaxpr, scope, is_inside=False)
 
@@ -44,7 +44,7 @@ def _cost(jaxpr: core.Jaxpr, scope: str, is_inside: bool) -> Cost:
 
 
 def _repeats(equation: core.JaxprEqn) -> int:
-    """How often what is inside is done: a step of a scan, a device's part of a `shard_map`."""
+    """Executions of the inner jaxprs: steps of a scan, or devices of a `shard_map`."""
     if equation.primitive.name == "shard_map":
         count: int = equation.params["mesh"].size
         return count
@@ -71,7 +71,6 @@ def _shape(operand: core.Var | core.Literal) -> tuple[int, ...]:
 
 
 def _inner(equation: core.JaxprEqn) -> Iterator[core.Jaxpr]:
-    """The jaxprs that an equation calls."""
     for value in jax.tree.leaves(
         tuple(equation.params.values()), is_leaf=lambda leaf: isinstance(leaf, core.ClosedJaxpr)
     ):

@@ -1,4 +1,4 @@
-"""Wall time of a run by what it was spent on."""
+"""Wall time of a run by activity: training steps, data, checkpoints, evaluation."""
 
 import contextlib
 import json
@@ -14,13 +14,12 @@ BUCKETS = ("init", "compile", "data", "step", "eval", "save", "restore")
 
 
 class Goodput:
-    """Wall time by what it was spent on, `with goodput("data"): ...`.
+    """Wall time by bucket, measured by `with goodput("data"): ...` in one thread.
 
-    A bucket opened inside another takes its time away from the outer one, so the buckets
-    never count a second twice. One thread only.
+    Time in a nested bucket is not counted in the outer one.
 
-    `goodput.json` adds up all starts of a run, each from here to its last `write`: it lacks
-    Python's imports, and what a killed start did after that.
+    `goodput.json` sums all starts of a run, each from the construction of this object to the last
+    `write`. It excludes Python's imports and the time of a killed start after its last `write`.
     """
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -33,11 +32,7 @@ class Goodput:
 
     @contextlib.contextmanager
     def __call__(self, bucket: str) -> Iterator[None]:
-        """Charge the time inside to `bucket`.
-
-        Raises:
-            ValueError: no such bucket.
-        """
+        """Adds the time spent inside to `bucket`; raises ValueError for an unknown bucket."""
         if bucket not in self._seconds:
             raise ValueError(f"unknown bucket {bucket!r}; choose from {', '.join(self._seconds)}")
         self._charge()
@@ -50,36 +45,36 @@ class Goodput:
 
     @property
     def seconds(self) -> dict[str, float]:
-        """Seconds so far by bucket, all buckets present, the ones still open included."""
+        """Seconds so far by bucket, for all buckets, including those still open."""
         self._charge()
         return dict(self._seconds)
 
     def resume(self, workdir: str | os.PathLike[str]) -> None:
-        """Goes on from what earlier starts have written, if they have."""
+        """Adds the totals that earlier starts have written, if any."""
         with contextlib.suppress(OSError, ValueError):
             earlier = json.loads((Path(workdir) / FILE).read_text())
             self._earlier = {name: float(value) for name, value in earlier.items()}
 
     def totals(self) -> dict[str, float]:
-        """Seconds by bucket over all starts, `other` in no bucket, and the number of `starts`."""
+        """Seconds by bucket over all starts, seconds in no bucket (`other`), number of `starts`."""
         now = self.seconds
         now["other"] = self._clock() - self._began - sum(now.values())
         now["starts"] = 1
         return {name: value + self._earlier.get(name, 0) for name, value in now.items()}
 
     def write(self, workdir: str | os.PathLike[str]) -> None:
-        """Write the totals."""
+        """Writes the totals to `goodput.json`."""
         reporting.write_json(Path(workdir) / FILE, self.totals())
 
     def in_words(self) -> str:
-        """The totals as a line: the share of wall time in steps, and where the rest went."""
+        """The totals as one line: share of wall time in training steps and in each other bucket."""
         seconds = self.totals()
         starts = seconds.pop("starts")
         wall = sum(seconds.values())
         step = seconds.pop("step")
         rest = sorted(seconds.items(), key=lambda item: -item[1])
         named = ", ".join(f"{name} {value / wall:.1%}" for name, value in rest if value > 0)
-        line = f"{step / wall:.1%} of {wall:.0f} s went into training steps; {named}"
+        line = f"{step / wall:.1%} of {wall:.0f} s spent in training steps; {named}"
         if starts > 1:
             line += f"; {starts:.0f} starts, each up to its last save"
         return line

@@ -1,9 +1,9 @@
-"""Metrics to show first; the files hold all of them."""
+"""The most important metrics, for progress bars and logs."""
 
 from collections.abc import Mapping
 
 SHOWN = 5
-# Of an evaluation, of most interest first; a run has those of its types and pairs.
+# Metrics of an evaluation, most important first; a run has those of its data types and pairs.
 OF_EVALUATION = (
     "test_accuracy",
     "linear_probe_top1",
@@ -26,18 +26,18 @@ OF_EVALUATION = (
     "knn_top1_head",
     "knn_top1_latent",
 )
-# Of an update, beside the loss; of several alignments that of the first.
+# Metric of an update shown with the loss; with several alignments, the first one's.
 OF_UPDATE = "assignment_accuracy"
 
 
 def of_update(metrics: Mapping[str, float]) -> str:
-    """The loss and the metric of an update that matters, for a progress bar."""
+    """Loss and assignment accuracy of an update, for a progress bar."""
     shown = ["loss", *[name for name in metrics if name.startswith(OF_UPDATE)][:1]]
     return ", ".join(f"{name.replace('_', ' ')} {metrics[name]:.4f}" for name in shown)
 
 
 def of_evaluation(step: int, metrics: Mapping[str, float], file: str = "summary.json") -> list[str]:
-    """Lines: step, set measured and file of all metrics, then a column of the first ones."""
+    """A line with step, data set and file of all metrics, then the SHOWN most important ones."""
     names = [name for name in OF_EVALUATION if name in metrics] or list(metrics)
     shown = names[:SHOWN]
     width = max(map(len, shown), default=0)

@@ -1,4 +1,4 @@
-"""Signs of life: a line a minute from each of several processes, stacks where a step hangs."""
+"""Periodic status lines of several processes, and stack traces of a step that hangs."""
 
 import contextlib
 import faulthandler
@@ -14,11 +14,11 @@ _log = logging.getLogger(__name__)
 
 
 class Heartbeat:
-    """Watches a training loop from a thread of its own, which costs the loop nothing.
+    """Watches a training loop from a separate thread, without cost to the loop.
 
-    With several processes each says every `interval` seconds where it is. Where a step has not
-    ended after `stalled_after` seconds, the stacks of all threads go to stderr, once a step: with
-    several processes the one that waits for no collective is the one to look at.
+    With several processes, each logs its step every `interval` seconds. If a step takes longer than
+    `stalled_after` seconds, the stacks of all threads are written to stderr, once per step. The
+    process that is not waiting in a collective causes the hang.
     """
 
     def __init__(self, step: int, *, interval: float = 60.0, stalled_after: float = 600.0) -> None:
@@ -30,7 +30,7 @@ class Heartbeat:
 
     @contextlib.contextmanager
     def watch(self, step: int) -> Iterator[None]:
-        """The update after `step` runs inside."""
+        """Context in which the update after `step` runs."""
         self._step, self._step_began = step, time.monotonic()
         try:
             yield
@@ -38,7 +38,7 @@ class Heartbeat:
             self._step_began = None
 
     def __enter__(self) -> "Heartbeat":
-        _log.setLevel(logging.INFO)  # in all processes, where other lines come from one
+        _log.setLevel(logging.INFO)  # in all processes; other loggers write in one
         self._thread.start()
         return self
 
@@ -47,12 +47,12 @@ class Heartbeat:
         self._thread.join()
 
     def _run(self) -> None:
-        said = time.monotonic()
+        logged = time.monotonic()
         dumped = None
         while not self._done.wait(min(self._interval, self._stalled_after) / 4):
             now, step, began = time.monotonic(), self._step, self._step_began
-            if now - said >= self._interval and jax.process_count() > 1:
-                said = now
+            if now - logged >= self._interval and jax.process_count() > 1:
+                logged = now
                 _log.info("%s: step %d", _name(), step)
             if began is not None and now - began >= self._stalled_after and dumped != step:
                 dumped = step

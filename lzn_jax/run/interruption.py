@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: training saves first, everything else ends at once."""
+"""Ctrl-C and SIGTERM: training saves before it exits, all other modes exit at once."""
 
 import contextlib
 import os
@@ -12,17 +12,19 @@ from lzn_jax.configuration import EXIT_INTERRUPTED, EXIT_RUN_AGAIN
 
 
 class Interrupted(BaseException):
-    """A signal where the process may leave at once."""
+    """A request to exit arrived while there was nothing to save."""
 
 
 class Interruption:
-    """What the signals of a command do, once it listens to them.
+    """Handlers of SIGINT and SIGTERM, active after `listen`.
 
-    Each ends the process at once. While `held`, they ask to save and leave: Ctrl-C is a SIGTERM to
-    oneself, which JAX hands on to the other processes of a run, and a second Ctrl-C ends at once.
+    A signal ends the process at once. While `held`, it requests to save and exit instead: Ctrl-C
+    sends SIGTERM to this process, which JAX forwards to the other processes of a run, and a second
+    Ctrl-C ends the process at once.
 
     Attributes:
-      exit_code: that of a Ctrl-C which ends at once; a SIGTERM's is that of `run again`.
+      exit_code: exit code of a Ctrl-C that ends the process at once; SIGTERM uses EXIT_RUN_AGAIN.
+      is_asked: whether a signal has requested to save and exit.
     """
 
     def __init__(self) -> None:
@@ -33,10 +35,10 @@ class Interruption:
         self._ending = threading.Lock()
 
     def listen(self) -> None:
-        """Takes over SIGINT and SIGTERM of the process; in its main thread.
+        """Installs the handlers of SIGINT and SIGTERM; call it in the main thread.
 
-        A handler of Python waits until compiled code returns, such as XLA's compiler, which takes a
-        minute. So a thread reads the signals' numbers from a pipe.
+        A Python handler waits until compiled code returns, and XLA's compiler can take a minute. So
+        a thread reads the signal numbers from a pipe.
         """
         reader, writer = os.pipe()
         os.set_blocking(writer, False)
@@ -47,7 +49,7 @@ class Interruption:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Inside, there is something to save: signals wait for the program to ask."""
+        """Context with state to save: a signal only sets `is_asked`."""
         self._is_held = True
         try:
             yield
@@ -56,7 +58,7 @@ class Interruption:
 
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:
-        """Inside, nothing is left to save: what asks to leave raises Interrupted."""
+        """Context inside `held` without state to save: a request to exit raises Interrupted."""
         self._may_raise = True
         try:
             if self.is_asked:
@@ -80,17 +82,17 @@ class Interruption:
             if not self._is_held or self._interrupts > 1:
                 self._end_now(number)
             if number == signal.SIGINT:
-                _say("saving, then leaving; Ctrl-C again leaves at once")
+                _print("saving before exit; press Ctrl-C again to exit at once")
                 os.kill(os.getpid(), signal.SIGTERM)
 
     def _end_now(self, number: int) -> NoReturn:
-        # No exception: compiled modules that are being imported turn it into other exit codes.
+        # Not by an exception: compiled modules change the exit code while they are imported.
         self._ending.acquire()
         if number == signal.SIGTERM:
             os._exit(EXIT_RUN_AGAIN)
-        _say("interrupted")
+        _print("interrupted")
         os._exit(EXIT_INTERRUPTED if self._is_held else self.exit_code)
 
 
-def _say(line: str) -> None:
+def _print(line: str) -> None:
     print(f"\n{line}" if sys.stderr.isatty() else line, file=sys.stderr, flush=True)

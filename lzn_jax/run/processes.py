@@ -1,7 +1,7 @@
-"""The processes of a run: how they start, agree and end together, and which one writes.
+"""Multi-process runs: start, synchronization, failure of any process, and the writer.
 
-Every process runs the same program in the same order on its part of the global arrays; they differ
-in this alone: process 0 writes the files of a run (checkpoints are written by all).
+Every process runs the same program in the same order on its shard of the global arrays. Process 0
+alone writes the files of a run; all processes write checkpoints.
 """
 
 import contextlib
@@ -25,10 +25,10 @@ from lzn_jax.configuration import EXIT_FAILED, EXIT_USER_ERROR, UserError
 from lzn_jax.run import sharding
 from lzn_jax.run.interruption import Interruption
 
-DEAD_AFTER = 30  # seconds without a sign of life of another process
+DEAD_AFTER = 30  # seconds without a heartbeat of another process
 _FAILURES = "lzn_jax/failures/"
-_LOOK_EVERY = 1.0  # seconds between looks for failures of others
-_TELL_FOR = 3.0  # seconds that process 0, which keeps the store, stays for others to look
+_POLL_SECONDS = 1.0  # between checks for failures of other processes
+_LINGER_SECONDS = 3.0  # process 0 hosts the store and stays while the others read it
 
 _log = logging.getLogger(__name__)
 
@@ -37,10 +37,10 @@ _log = logging.getLogger(__name__)
 def together(
     coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None
 ) -> Iterator[None]:
-    """Inside, this process is one of the run's; where one fails, all end with its error.
+    """Context of a multi-process run: if one process fails, all exit with its error.
 
-    Without arguments TPU pods, srun and mpirun say where the others are; nothing happens where
-    there are none. Raises UserError for arguments that fit no run.
+    Without arguments, finds the other processes on TPU pods and under srun and mpirun, and does
+    nothing if there are none. Raises UserError for inconsistent arguments.
     """
     if not _start(coordinator, num_processes, process_id):
         yield
@@ -62,7 +62,7 @@ def together(
 
 
 def _start(coordinator: str | None, num_processes: int | None, process_id: int | None) -> bool:
-    """Meets the other processes; False if there are none."""
+    """Connects to the coordinator; returns False if there is only one process."""
     if coordinator is num_processes is process_id is None:
         if not _is_cluster():
             return False
@@ -77,7 +77,7 @@ def _start(coordinator: str | None, num_processes: int | None, process_id: int |
 
 
 def _connect() -> None:
-    """Connects all devices, before programs are compiled: a CPU's network waits for 30 s alone."""
+    """Connects all devices before compilation: the network of CPUs times out after 30 s."""
     mesh = sharding.inference_mesh()
     ones = sharding.put_rows(np.ones(jax.local_device_count(), np.int32), mesh)
     total = jax.jit(jnp.sum, out_shardings=sharding.replicated(mesh))(ones)
@@ -85,10 +85,10 @@ def _connect() -> None:
 
 
 def _is_cluster() -> bool:
-    """Whether JAX will find other processes by what the machine tells it."""
+    """Whether JAX finds other processes in the environment of this machine."""
     tasks = [os.environ.get(name, "1") for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")]
-    # JAX asks the TPU's metadata for its hosts unless a variable forbids it. JAX sets that where it
-    # finds no TPU, hosts of notebooks where there is no pod, and GKE, which lists the hosts itself.
+    # JAX queries the TPU's metadata for its hosts unless TPU_SKIP_MDS_QUERY is set: by JAX if there
+    # is no TPU, by notebook hosts without a pod, and by GKE, which lists the hosts itself.
     hosts = os.environ.get("TPU_PROCESS_ADDRESSES", os.environ.get("TPU_WORKER_HOSTNAMES", ""))
     has_pod = "TPU_SKIP_MDS_QUERY" not in os.environ or "," in hosts
     on_tpu = find_spec("libtpu") is not None and os.environ.get("JAX_PLATFORMS") != "cpu"
@@ -101,35 +101,35 @@ def is_writer() -> bool:
 
 
 def everywhere(flag: bool) -> bool:
-    """Whether the flag is set in all processes, which must ask together."""
+    """Whether the flag is set in all processes; every process must call this."""
     return bool(np.all(multihost_utils.process_allgather(np.array(flag))))
 
 
 def anywhere(flag: bool) -> bool:
-    """Whether the flag is set in one process at least; all must ask together."""
+    """Whether the flag is set in at least one process; every process must call this."""
     return not everywhere(not flag)
 
 
 def is_to_leave(interruption: Interruption, step: int) -> bool:
-    """Whether to save at this step and leave, the same in all processes; for after every step."""
+    """Whether to save and exit at this step, the same in all processes; call it every step."""
     if not jax.distributed.is_initialized():
         return interruption.is_asked
-    stop: bool = multihost_utils.reached_preemption_sync_point(step)  # of a SIGTERM to one
+    stop: bool = multihost_utils.reached_preemption_sync_point(step)  # after any SIGTERM
     return stop
 
 
-# Without what follows a process would wait in its next collective for one that has failed, and
-# that one, as it leaves, for the others.
+# The functions below prevent a deadlock: processes would wait in a collective for a failed process,
+# which would wait for them at exit.
 
 
 def _store() -> Any:
-    # JAX's key-value store has no public name (0.12.0), and no issue of JAX that we found asks for
-    # one. The private import goes once `jax.distributed` or `multihost_utils` offers the store.
+    # JAX's key-value store has no public name (0.12.0), and we found no issue that requests one.
+    # Replace the private import once `jax.distributed` or `multihost_utils` exposes the store.
     return global_state.client
 
 
 def _fail(error: BaseException) -> NoReturn:
-    """Ends this process with its error, for the others to see, or with theirs, which caused it."""
+    """Exits with this error, published to the others, or with the other failure that caused it."""
     _end_if_another_failed()
     if isinstance(error, UserError):
         code, text = EXIT_USER_ERROR, f"error: {error}"
@@ -142,8 +142,7 @@ def _fail(error: BaseException) -> NoReturn:
 
 
 def _end_with_others(done: threading.Event) -> None:
-    """Looks for failures of other processes, and ends this one with the first."""
-    while not done.wait(_LOOK_EVERY):
+    while not done.wait(_POLL_SECONDS):
         _end_if_another_failed()
 
 
@@ -160,5 +159,5 @@ def _end_if_another_failed() -> None:
 
 def _end(code: int) -> NoReturn:
     if jax.process_index() == 0:
-        time.sleep(_TELL_FOR)
+        time.sleep(_LINGER_SECONDS)
     os._exit(code)

@@ -1,4 +1,4 @@
-"""How far a run is: progress bars, rates, and the metrics that they show."""
+"""Progress bars, training rates and the metrics that are logged."""
 
 import sys
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from lzn_jax.run.reporting import MetricLog
 
 
 class _PlainLines:
-    """stderr for a bar that goes to a log file: each redrawing is a line of its own."""
+    """stderr of a bar without a terminal: each redraw is a separate line."""
 
     def write(self, text: str) -> None:
         line = text.strip()
@@ -24,36 +24,28 @@ class _PlainLines:
         sys.stderr.flush()
 
 
-class _Bar(tqdm):
-    """A tqdm bar whose postfix waits for the next redraw, so that setting it is free."""
-
-    def set_postfix_str(self, s: str = "", refresh: bool = False) -> None:
-        super().set_postfix_str(s, refresh=refresh)
-
-
 def progress(
     total: int, description: str, initial: int = 0, unit: str = "step", brief: bool = False
 ) -> tqdm:
-    """A progress bar on stderr with rate and time left, as a context manager.
+    """A progress bar on stderr with rate and remaining time, as a context manager.
 
-    Where stderr is no terminal, plain lines at least 10 s apart. A `brief` bar, for what may take
-    a moment or long, is shown from the third second on and leaves no trace. Of several processes
-    one shows bars.
+    If stderr is not a terminal, prints plain lines at least 10 s apart. A `brief` bar appears after
+    3 s and is removed at the end. Only the process that writes shows bars.
     """
     common = {"total": total, "desc": description, "initial": initial, "unit": f" {unit}"}
     common |= {"disable": not processes.is_writer()}
     common |= {"leave": not brief, "delay": 3.0 if brief else 0.0}
     if sys.stderr.isatty():
-        return _Bar(**common, file=sys.stderr, dynamic_ncols=True)
+        return tqdm(**common, file=sys.stderr, dynamic_ncols=True)
     line = (
         "{desc}: {percentage:.0f}% {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
     )
-    # A bar inside another would move the cursor to a line of its own.
-    return _Bar(**common, file=_PlainLines(), mininterval=10.0, bar_format=line, position=0)
+    # With another position, a nested bar would move the cursor.
+    return tqdm(**common, file=_PlainLines(), mininterval=10.0, bar_format=line, position=0)
 
 
 class LateMetrics:
-    """Fetches the metrics of an update after the next one is under way, and logs some of them."""
+    """Fetches the metrics of an update after the next has started; logs every n-th."""
 
     def __init__(
         self,
@@ -70,19 +62,19 @@ class LateMetrics:
         self._start = self._last = (first_step, self._busy_seconds())
 
     def put(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
-        """Takes the metrics of update number `step`, which may still be running."""
+        """Stores the metrics of update number `step`, which may still be running."""
         self.flush()
         self._pending = (step, metrics)
 
     def flush(self) -> None:
-        """Fetches and logs what is pending."""
+        """Fetches and logs the pending metrics."""
         if self._pending is None:
             return
         step, metrics = self._pending
         self._pending = None
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
         self._skipped_in_a_row = values.pop("skipped_in_a_row")
-        self._bar.set_postfix_str(headlines.of_update(values))
+        self._bar.set_postfix_str(headlines.of_update(values), refresh=False)
         self._bar.update(1)
         if step % self._training.log_every_steps == 0:
             self._log.write(step, {**values, **self._rates(self._last, step)})
@@ -91,11 +83,11 @@ class LateMetrics:
     def all_skipped(self, count: int) -> bool:
         """Whether the last `count` updates were all skipped."""
         if self._skipped_in_a_row >= count:
-            self.flush()  # the one that is pending may be finite again
+            self.flush()  # the pending update may be finite again
         return self._skipped_in_a_row >= count
 
     def rates(self) -> dict[str, float]:
-        """Steps and examples per second over all updates of this process, without evaluation."""
+        """Steps and examples per second over all updates of this process, excluding evaluation."""
         return self._rates(self._start, self._bar.n)
 
     def _rates(self, since: tuple[int, float], step: int) -> dict[str, float]:

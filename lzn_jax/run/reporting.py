@@ -1,12 +1,13 @@
-"""What a run leaves behind: metrics, TensorBoard events, JSON files and arrays."""
+"""Output files of a run: metrics, TensorBoard events, JSON, CSV and arrays."""
 
+import csv
 import io
 import json
 import logging
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, SupportsFloat, runtime_checkable
 
@@ -22,14 +23,14 @@ METRICS_FILE = "metrics.jsonl"
 
 
 def cache_folder() -> Path:
-    """Where the user keeps what can be made again."""
+    """The user's cache folder, for files that can be made again."""
     return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "lzn_jax"
 
 
 def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
-    """Write a file atomically: a reader, or a crash, finds the old content or the new one.
+    """Writes a file atomically: readers, also after a crash, find the old or the new content.
 
-    The parent directory is created if needed. Of several processes one writes.
+    Creates the parent folder. With several processes, only the writer writes.
     """
     if not processes.is_writer():
         return
@@ -47,7 +48,7 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """The nearest value that JSON can hold: arrays as lists, non-finite numbers as None."""
+    """A value for JSON: arrays as lists, non-finite numbers as None."""
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, Mapping):
@@ -60,26 +61,33 @@ def _plain(value: Any) -> Any:
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
-    """Write `value` as indented JSON, atomically, keys in their own order.
+    """Writes `value` as indented JSON, atomically, without sorting keys.
 
-    Arrays become lists. JSON has no NaN or infinity, so these become null.
-
-    Raises:
-        TypeError: JSON cannot hold `value`; the file is left as it was.
+    Arrays become lists; NaN and infinity, which JSON lacks, become null. Raises TypeError, and
+    leaves the file unchanged, for values that JSON cannot represent.
     """
     text = json.dumps(_plain(value), indent=2, allow_nan=False)
     write_bytes(path, f"{text}\n".encode())
 
 
 def write_arrays(path: str | os.PathLike[str], **arrays: Any) -> None:
-    """Write arrays by name as .npz, atomically."""  # Any: NumPy's types mix in its own flag
+    """Writes arrays by name as .npz, atomically."""  # Any: NumPy's stubs also have a flag here
     content = io.BytesIO()
     np.savez_compressed(content, **arrays)
     write_bytes(path, content.getvalue())
 
 
+def write_csv(path: str | os.PathLike[str], header: Sequence[str], rows: Iterable[Any]) -> None:
+    """Writes a table as .csv, atomically; file names that are not UTF-8 keep their bytes."""
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    write_bytes(path, table.getvalue().encode(errors="surrogateescape"))
+
+
 def read_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """The arrays of an .npz file by name; raises UserError for a file that cannot be read."""
+    """Arrays of an .npz file by name; raises UserError if the file cannot be read."""
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
             return dict(archive)
@@ -89,7 +97,7 @@ def read_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 
 
 def _records(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
-    """Each line of a metrics file with its record; lines that are no record are skipped."""
+    """Lines of a metrics file with their records; lines that are not records are skipped."""
     with open(path, "rb") as file:
         for line in file:
             try:
@@ -101,13 +109,10 @@ def _records(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
 
 
 def read_metrics(workdir: str | os.PathLike[str]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Every metric of a run by name: its steps (int64) and values (float64), in file order.
+    """Steps (int64) and values (float64) of every metric of a run by name, in file order.
 
-    A null, which stands for a non-finite value, reads as NaN. A line that a running or killed
-    process has not finished is left out.
-
-    Raises:
-        FileNotFoundError: `workdir` holds no metrics.
+    Null, which represents non-finite values, is read as NaN. An incomplete last line, of a running
+    or killed process, is skipped. Raises FileNotFoundError if `workdir` has no metrics.
     """
     steps: dict[str, list[int]] = {}
     values: dict[str, list[float]] = {}
@@ -121,26 +126,25 @@ def read_metrics(workdir: str | os.PathLike[str]) -> dict[str, tuple[np.ndarray,
 
 @runtime_checkable
 class Sink(Protocol):
-    """Where else the metrics of a run are shown."""
+    """Another destination of a run's metrics, beside files and TensorBoard."""
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Shows metrics of a step."""
+        """Sends the metrics of a step."""
 
     def image(self, step: int, name: str, path: str | os.PathLike[str]) -> None:
-        """Shows a picture file."""
+        """Sends an image file."""
 
     def close(self) -> None:
-        """Sends what is pending."""
+        """Sends pending data."""
 
 
 class MetricLog:
-    """The metrics of a run: lines of `metrics.jsonl` and TensorBoard scalars of the same names.
+    """Writes metrics to `metrics.jsonl`, to TensorBoard and to `sink`, by the same names.
 
-    They go to `sink`, too. Opening continues the run from `step`: whatever an earlier process
-    logged after that step, and a line it was killed in, goes; the other lines stay byte for byte.
-    Of several processes one writes; the others' logs stay empty.
+    Opening continues the run from `step`: it removes lines of later steps and an incomplete last
+    line, and keeps the bytes of all others. With several processes, only the writer writes.
 
-    Not clu.metric_writers, which imports TensorFlow, as clu.periodic_actions does (clu 0.0.12).
+    clu.metric_writers and clu.periodic_actions (clu 0.0.12) would import TensorFlow.
     """
 
     def __init__(
@@ -154,8 +158,8 @@ class MetricLog:
         self._logged = _drop_after(path, step) if is_writer else set()
         logging.getLogger("tensorboardX.x2num").setLevel(logging.ERROR)  # it warns of every NaN
         self._file = open(path, "ab")  # noqa: SIM115 (closed in `close`)
-        # tensorboardX names files by the second; without the suffix a quick restart would
-        # overwrite the events of the run it continues.
+        # tensorboardX names files by the second: without the suffix, a restart within a second
+        # would overwrite the events of the run.
         self._event_files = _EventFiles()
         register_writer_factory(_EventFiles.PREFIX, self._event_files)
         self._events = SummaryWriter(
@@ -167,18 +171,16 @@ class MetricLog:
         )
 
     def write(self, step: int, metrics: Mapping[str, SupportsFloat]) -> None:
-        """Append one line, handed to the operating system before this returns.
+        """Appends the metrics of a step as one line, passed to the operating system on return.
 
-        Non-finite values are null in the file (JSON has no NaN) and as they are in TensorBoard.
-
-        Raises:
-            ValueError: a metric is called `step`.
-            OSError: the disk is full or gone, here or where TensorBoard's thread wrote before.
+        Non-finite values are null in the file, as JSON has no NaN, and unchanged in TensorBoard.
+        Raises ValueError for a metric named `step`, and OSError if the disk is full or gone, here
+        or in an earlier write of TensorBoard's thread.
         """
         if self._event_files.error is not None:
             raise self._event_files.error
         if "step" in metrics:
-            raise ValueError("a metric cannot be called 'step': each line has its step already")
+            raise ValueError("a metric cannot be named 'step': each line already has its step")
         values = {name: float(value) for name, value in metrics.items()}
         line = json.dumps({"step": step, **_plain(values)}, allow_nan=False)
         self._file.write(f"{line}\n".encode())
@@ -190,14 +192,14 @@ class MetricLog:
             self._sink.write(step, values)
 
     def has(self, step: int, name: str) -> bool:
-        """Whether this run, or the part of it kept at opening, logged metric `name` at `step`.
+        """Whether the run, including lines kept at opening, has logged metric `name` at `step`.
 
-        Processes must ask together.
+        Every process must call this.
         """
         return processes.anywhere((step, name) in self._logged)
 
     def image(self, step: int, name: str, path: str | os.PathLike[str]) -> None:
-        """Show a picture file in TensorBoard and in the sink."""
+        """Adds an image file to TensorBoard and to the sink."""
         with Image.open(path) as picture:
             pixels = np.asarray(picture.convert("RGB"))
         self._events.add_image(name, pixels, step, dataformats="HWC")
@@ -205,7 +207,7 @@ class MetricLog:
             self._sink.image(step, name, path)
 
     def close(self) -> None:
-        """Write what is pending and close the files."""
+        """Writes pending data and closes the files."""
         self._file.close()
         self._events.close()
         if self._sink:
@@ -219,9 +221,9 @@ class MetricLog:
 
 
 class _EventFiles:
-    """Files for TensorBoard's writing thread, which keep an error that would end the thread.
+    """Files for TensorBoard's writer thread; stores an OSError, which would end the thread.
 
-    Without its thread the writer's queue fills, and then the training loop waits for ever.
+    Without the thread, the writer's queue fills up and blocks the training loop forever.
     """
 
     PREFIX = "lzn_jax"
@@ -261,11 +263,11 @@ class _EventFile:
 
 
 def _drop_after(path: Path, step: int) -> set[tuple[int, str]]:
-    """Cut a metrics file back to `step`; the (step, name) pairs that remain."""
+    """Truncates a metrics file after `step`; returns the (step, name) pairs that remain."""
     if not path.exists():
         return set()
     kept = [(line, record) for line, record in _records(path) if record["step"] <= step]
-    # A last line may be whole but for its newline.
+    # The last line may lack only its newline.
     content = b"".join(line.removesuffix(b"\n") + b"\n" for line, _ in kept)
     if content != path.read_bytes():
         write_bytes(path, content)

@@ -1,8 +1,8 @@
-"""The one place that decides which device holds what.
+"""Placement of batches and parameters on devices.
 
-One mesh axis, `data`: batches are divided over it, parameters are copied, or, for networks that do
-not fit, divided as well (FSDP, Zhao et al. 2023, arXiv:2304.11277): XLA then gathers an array where
-it is used. Nothing else of the package knows.
+The mesh has one axis, `data`. Batches are sharded over it. Parameters are replicated, or sharded as
+well for networks that do not fit (FSDP, Zhao et al. 2023, arXiv:2304.11277): XLA then gathers an
+array where it is used.
 """
 
 import math
@@ -16,28 +16,28 @@ from ml_collections import ConfigDict
 
 from lzn_jax.configuration import UserError
 
-MIN_SHARDED = 2**14  # elements; less is not worth the exchange
+MIN_SHARDED = 2**14  # elements; gathering smaller arrays costs more than it saves
 
 
 def make_mesh(batch_size: int, devices: list[jax.Device] | None = None) -> Mesh:
-    """A mesh with axis `data` over as many devices as divide the global batch evenly."""
-    chosen = dividing(batch_size, at_hand() if devices is None else devices)
+    """A mesh with axis `data` over the most devices that divide the global batch evenly."""
+    chosen = dividing(batch_size, _available() if devices is None else devices)
     return Mesh(np.array(chosen), ("data",), axis_types=(AxisType.Auto,))
 
 
 def inference_mesh() -> Mesh:
-    """A mesh with axis `data` over all devices: batches of inference are filled up."""
-    devices = [device for group in _by_process(at_hand()) for device in group]
+    """A mesh with axis `data` over all devices; batches of inference are padded to fit."""
+    devices = [device for group in _by_process(_available()) for device in group]
     return Mesh(np.array(devices), ("data",), axis_types=(AxisType.Auto,))
 
 
 def training_mesh(training: ConfigDict, devices: list[jax.Device] | None = None) -> Mesh:
-    """The mesh over which a config's batches are divided, as `training.devices` says.
+    """Mesh over which batches are sharded in training, of the devices in `training.devices`.
 
-    Raises UserError for batches or micro-batches that would leave devices idle, unless it says
-    `dividing`, and for more devices than there are.
+    Raises UserError for more devices than available, and for batches or micro-batches that would
+    leave devices idle, unless `training.devices` is `dividing`.
     """
-    devices = at_hand() if devices is None else devices
+    devices = _available() if devices is None else devices
     if isinstance(training.devices, int):
         devices = _first(training.devices, devices)
     size = examples_at_a_time(training)
@@ -47,13 +47,13 @@ def training_mesh(training: ConfigDict, devices: list[jax.Device] | None = None)
 
 
 def examples_at_a_time(training: ConfigDict) -> int:
-    """How many examples the networks see at once."""
+    """Number of examples per micro-batch, or per batch without micro-batches."""
     size: int = training.microbatch_size or training.batch_size
     return size
 
 
 def _idle(training: ConfigDict, count: int) -> str:
-    """What to say of sizes that not all devices divide, with the nearest that they do."""
+    """Message for a batch size that leaves devices idle, with the nearest sizes that do not."""
     whole, part = training.batch_size, training.microbatch_size
     is_part = bool(part) and whole % count == 0
     name, size = ("microbatch_size", part) if is_part else ("batch_size", whole)
@@ -64,20 +64,21 @@ def _idle(training: ConfigDict, count: int) -> str:
     are = "sizes that use all are" if len(nearest) > 1 else "size that uses all is"
     return (
         f"training.{name}={size} would leave {idle} of {count} devices idle: the nearest "
-        f"{are} {' and '.join(map(str, nearest))} (or training.devices=dividing leaves them idle)"
+        f"{are} {' and '.join(map(str, nearest))} (or allow idle devices with "
+        "training.devices=dividing)"
     )
 
 
-def at_hand() -> list[jax.Device]:
-    """All devices: those of a mesh in force (`jax.set_mesh`), else those of the machine."""
+def _available() -> list[jax.Device]:
+    """Devices of the current mesh (`jax.set_mesh`), or else all devices."""
     mesh = jax.sharding.get_mesh()
     return jax.devices() if mesh.empty else list(mesh.devices.flat)
 
 
 def dividing(batch_size: int, devices: list[jax.Device]) -> list[jax.Device]:
-    """As many devices as divide a batch, equally many of each process, one after the other.
+    """The most devices that divide a batch evenly, equally many per process, sorted by process.
 
-    Raises UserError for a batch that the processes cannot share.
+    Raises UserError if the processes do not divide the batch evenly.
     """
     own = _by_process(devices)
     if batch_size % len(own):
@@ -106,30 +107,30 @@ def _by_process(devices: list[jax.Device]) -> list[list[jax.Device]]:
 
 
 def split(mesh: Mesh) -> NamedSharding:
-    """Leading axis divided among the devices: batches."""
+    """Placement of batches: the leading axis is sharded over the devices."""
     return NamedSharding(mesh, PartitionSpec("data"))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """A whole copy on each device: metrics, and parameters unless they are sharded."""
+    """Placement of metrics, and of parameters unless they are sharded: a copy on each device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def placed(shapes: Any, mesh: Mesh, *, shard: bool = False) -> Any:
-    """A tree of shapes of parameters or optimiser state with the placement that they shall have.
+    """Shapes of parameters or optimiser state with their placement, by default replicated.
 
-    That is a whole copy on each device. With `shard` each device has its part of the arrays of at
-    least MIN_SHARDED elements, along the longest axis that the devices divide evenly.
+    With `shard`, arrays of at least MIN_SHARDED elements are sharded along the longest axis that
+    the devices divide evenly.
     """
 
     def place(a: Any) -> jax.ShapeDtypeStruct:
-        spec = _parts(a.shape, mesh.size) if shard else PartitionSpec()
+        spec = _sharded(a.shape, mesh.size) if shard else PartitionSpec()
         return jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=NamedSharding(mesh, spec))
 
     return jax.tree.map(place, shapes)
 
 
-def _parts(shape: tuple[int, ...], count: int) -> PartitionSpec:
+def _sharded(shape: tuple[int, ...], count: int) -> PartitionSpec:
     axes = [k for k, length in enumerate(shape) if length % count == 0]
     if math.prod(shape) < MIN_SHARDED or not axes:
         return PartitionSpec()
@@ -138,27 +139,24 @@ def _parts(shape: tuple[int, ...], count: int) -> PartitionSpec:
 
 
 def own_rows(count: int) -> slice:
-    """Which of the `count` rows of a batch this process holds."""
+    """Range of the rows of a batch, `count` in all, that this process holds."""
     size = count // jax.process_count()
     return slice(jax.process_index() * size, (jax.process_index() + 1) * size)
 
 
 def put_rows(rows: Any, mesh: Mesh) -> Any:
-    """A batch on the mesh, divided by rows, from each process's `own_rows` (pytrees of arrays)."""
-    placement = split(mesh)
-    if jax.process_count() == 1:
-        return jax.device_put(rows, placement)
-    return jax.tree.map(lambda a: jax.make_array_from_process_local_data(placement, a), rows)
+    """Shards a batch over the mesh; `rows` are this process's `own_rows` (pytrees of arrays)."""
+    return jax.make_array_from_process_local_data(split(mesh), rows)
 
 
 def put_whole(tree: Any, placement: jax.sharding.Sharding) -> Any:
-    """Arrays that each process has whole and alike, placed on the devices of all."""
-    # NumPy: JAX 0.10 makes broken arrays of device arrays where each process has one device.
+    """Places arrays that are equal in all processes on the devices of all processes."""
+    # Via NumPy: JAX 0.10 breaks device arrays if each process has one device.
     return jax.device_put(jax.device_get(tree), placement)
 
 
 def fetch(tree: Any) -> Any:
-    """NumPy copies of arrays, whole in every process, which must ask for them together."""
+    """Complete NumPy copies of arrays in every process; every process must call this."""
     if jax.process_count() == 1:
         return jax.device_get(tree)
     return jax.tree.map(
@@ -172,7 +170,7 @@ def fetch(tree: Any) -> Any:
 
 
 def bytes_on_a_device(tree: Any) -> int:
-    """What arrays, or placed shapes, take on each device."""
+    """Bytes that arrays, or shapes with a placement, take on each device."""
     return sum(
         math.prod(a.sharding.shard_shape(a.shape)) * a.dtype.itemsize for a in jax.tree.leaves(tree)
     )

@@ -1,6 +1,6 @@
-"""Weights & Biases, for who watches runs there: the metrics and pictures that TensorBoard has.
+"""Weights & Biases: the metrics and images that TensorBoard shows.
 
-The package is imported, and anything sent, only where `reporting.wandb_project` names a project.
+The package is imported, and data sent, only if `reporting.wandb_project` is set.
 """
 
 import logging
@@ -21,43 +21,40 @@ ID_FILE = "wandb_id.txt"
 _log = logging.getLogger(__name__)
 
 
-class WandbSink:
-    """A run of Weights & Biases, the same one whenever the work folder's run goes on.
+class WandbSink(reporting.Sink):
+    """A run of Weights & Biases; a resumed run continues the same one.
 
-    WANDB_MODE=offline keeps it in the work folder, for `wandb sync`. Steps that a resumed run
-    repeats are equal, and the service keeps those that it has.
+    With WANDB_MODE=offline, data stay in the work folder for `wandb sync`. A resumed run repeats
+    steps with equal values, and the service ignores the repetitions.
     """
 
-    def __init__(self, run: Any, picture: Callable[[str], Any]) -> None:
-        self._run, self._picture = run, picture
+    def __init__(self, run: Any, image: Callable[[str], Any]) -> None:
+        self._run, self._image = run, image
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Shows metrics of a step."""
         self._attempt(lambda: self._run.log(dict(values), step=step))
 
     def image(self, step: int, name: str, path: str | os.PathLike[str]) -> None:
-        """Shows a picture file."""
-        self._attempt(lambda: self._run.log({name: self._picture(os.fspath(path))}, step=step))
+        self._attempt(lambda: self._run.log({name: self._image(os.fspath(path))}, step=step))
 
     def close(self) -> None:
-        """Sends what is pending."""
         self._attempt(lambda: self._run.finish())
 
     def _attempt(self, action: Callable[[], object]) -> None:
-        """Does it, or goes on without: its own process may end before ours, of the same SIGTERM."""
+        """Disables the sink on failure: SIGTERM may end wandb's process before this one."""
         if self._run is None:
             return
         try:
             action()
         except Exception as error:
             self._run = None
-            _log.warning("Weights & Biases no longer answers (%r): the run goes on without", error)
+            _log.warning("Weights & Biases failed (%r): the run continues without it", error)
 
 
 def start(config: ConfigDict, workdir: Path) -> WandbSink | None:
-    """The sink of a run, in the process that writes; None where no project is named.
+    """Sink of a run, or None without `reporting.wandb_project` and in processes that do not write.
 
-    Raises UserError where the package is missing, or the service refuses the project or the user.
+    Raises UserError if the package is missing or the service refuses the project or the user.
     """
     project = config.reporting.wandb_project
     if project is None or not processes.is_writer():
@@ -77,12 +74,12 @@ def start(config: ConfigDict, workdir: Path) -> WandbSink | None:
             name=workdir.resolve().name,
             dir=workdir,
             config=configuration.to_json_dict(config),
-            settings=wandb.Settings(console="off"),  # else it takes over stderr and its bars
+            settings=wandb.Settings(console="off"),  # otherwise it captures stderr and its bars
         )
     except wandb.Error as error:
         reason = " ".join(str(error).split())
         raise UserError(
-            f"Weights & Biases did not start ({reason}): log in by `wandb login`, set "
+            f"Weights & Biases did not start ({reason}): run `wandb login`, set "
             "WANDB_MODE=offline, or --config.reporting.wandb_project=None"
         ) from error
     return WandbSink(run, wandb.Image)

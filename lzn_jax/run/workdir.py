@@ -1,4 +1,4 @@
-"""The folder of a run: checked before the first step, so that nothing of an earlier run is lost."""
+"""The work folder of a run, checked before the first step to protect earlier runs."""
 
 import contextlib
 import errno
@@ -21,15 +21,15 @@ from lzn_jax.run import processes, reporting
 
 VERSION_FILE = "version.json"
 LOCK_FILE = ".lock"
-# A host that died keeps its lock on a network's file system for so long: NFS's lease, and a little.
+# On NFS, the lock of a dead host lasts for its lease, by default 90 s.
 LOCK_SECONDS = 100.0
-# Full, read-only, broken and lost disks; of other errors the file's name says whose they are.
+# Full, read-only, broken and lost disks. Other errors count if their file is in the work folder.
 _DISK_ERRORS = ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EIO", "ESTALE")
-# What may differ from the run that a folder holds: where its data lie, how long, how often, how
-# many at a time or in all, how to sample, where it is shown.
+# Fields that may differ from the run in the folder: location of data, devices, number of steps,
+# intervals, checkpoints, evaluation, sampling and reporting.
 FREE_FIELDS = (
     "data.path",
-    "data.tokenizer_path",  # what is in the file may not
+    "data.tokenizer_path",  # its content may not
     "data.workers",
     "data.skip_unreadable",
     "data.test_set",
@@ -44,8 +44,8 @@ FREE_FIELDS = (
     "sampling.",
     "reporting.",
 )
-# What may also differ where nothing is trained: how the flows are solved, with which code.
-_SOLVED_ANEW = (
+# Fields that may also differ without training: solvers of the flows and code of extensions.
+_FREE_AT_INFERENCE = (
     "extension_checksums",
     "latent.solver",
     "latent.num_steps",
@@ -57,18 +57,18 @@ _log = logging.getLogger(__name__)
 
 
 def prepare(config: ConfigDict, workdir: Path, *, is_training: bool) -> None:
-    """Makes the folder ready for a run of `config`, and changes nothing of what it holds.
+    """Creates the folder for a run of `config`; existing files stay unchanged.
 
-    Raises UserError where the folder cannot be written, holds a run of another config, or, unless
-    training, holds no checkpoint.
+    Raises UserError if the folder is not writable or holds a run of another config, and, unless
+    training, if it has no checkpoint.
     """
     if not is_training and not has_checkpoint(workdir):
         raise UserError(
             f"there is no checkpoint in {workdir / 'checkpoints'}: train first (--mode=train) or "
-            "name the folder of a run with --workdir"
+            "choose the folder of a run with --workdir"
         )
     if _holds_run(workdir):
-        check_same_run(config, workdir, () if is_training else _SOLVED_ANEW)
+        check_same_run(config, workdir, () if is_training else _FREE_AT_INFERENCE)
     try:
         (workdir / "figures").mkdir(parents=True, exist_ok=True)
         reporting.write_bytes(workdir / ".writable", b"")
@@ -81,42 +81,42 @@ def prepare(config: ConfigDict, workdir: Path, *, is_training: bool) -> None:
 
 
 def record(config: ConfigDict, workdir: Path) -> None:
-    """Writes what a run is: config.json, by which code, version.json, and its tokenizer's file.
+    """Writes config.json, version.json (versions of the code) and the tokenizer's file, if any.
 
-    For when nothing of the config has turned out to be wrong. Raises UserError for a folder that is
-    not shared by all processes.
+    Call it after all checks of the config. Raises UserError if the processes do not share the
+    folder.
     """
     reporting.write_json(workdir / CONFIG_FILE, configuration.to_json_dict(config))
     reporting.write_json(workdir / VERSION_FILE, code_version())
     if (tokenizer := _content(config.data.get("tokenizer_path"))) is not None:
         reporting.write_bytes(workdir / TOKENIZER_FILE, tokenizer)
-    processes.everywhere(True)  # the one that writes has written
+    processes.everywhere(True)  # waits for the writer
     if not (workdir / CONFIG_FILE).is_file():
         raise UserError(
-            f"the work folder {workdir} is not the same folder in all processes: choose one that "
-            "all see with --workdir"
+            f"the work folder {workdir} is not the same folder in all processes: choose a shared "
+            "one with --workdir"
         )
 
 
 @contextlib.contextmanager
 def locked(workdir: Path) -> Iterator[None]:
-    """Inside, this process is the only one, or the writer of the only ones, that trains there.
+    """Context in which no other run can train in the folder; the writer holds the lock.
 
-    Raises UserError while another does.
+    Raises UserError if another process trains there for more than LOCK_SECONDS.
     """
     if not processes.is_writer():
         yield
         return
-    # A lock of the process, not of the file's handle, which workers would inherit.
+    # lockf locks for this process only; data workers would inherit a lock of the file handle.
     with open(workdir / LOCK_FILE, "w") as file:
         deadline = None
         while not _try_lock(file):
             if deadline is None:
                 deadline = time.monotonic() + LOCK_SECONDS
-                _log.info("another process trains in %s: waiting for its end", workdir)
+                _log.info("another process trains in %s: waiting for it to end", workdir)
             if time.monotonic() > deadline:
                 raise UserError(
-                    f"another process trains in {workdir}: wait for its end or choose another "
+                    f"another process trains in {workdir}: wait for it to end or choose another "
                     "--workdir"
                 )
             time.sleep(1)
@@ -129,13 +129,13 @@ def _try_lock(file: TextIO) -> bool:
     except (BlockingIOError, PermissionError):
         return False
     except OSError as error:
-        _log.warning("whether another process trains here cannot be known: %s", error.strerror)
+        _log.warning("cannot check whether another process trains here: %s", error.strerror)
     return True
 
 
 @contextlib.contextmanager
 def guarded(workdir: Path) -> Iterator[None]:
-    """Inside, a disk that is full, read-only, broken or gone is a UserError, of one line."""
+    """Context in which a full, read-only, broken or lost disk raises UserError."""
     try:
         yield
     except OSError as error:
@@ -145,14 +145,14 @@ def guarded(workdir: Path) -> Iterator[None]:
             raise
         raise UserError(
             f"the work folder {workdir} can no longer be written ({error.strerror or error}): "
-            "what was saved is kept; make it writable, with room, and run the same command to go on"
+            "saved files are kept; make it writable or free space, then run the same command to "
+            "resume"
         ) from error
 
 
 def check_there(workdir: Path) -> None:
-    """Raises FileNotFoundError for a folder that has gone, before something makes a new one."""
-    if not workdir.is_dir():
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(workdir))
+    """Raises FileNotFoundError if the folder was removed; call it before writing recreates it."""
+    workdir.stat()
 
 
 def _is_within(path: object, folder: Path) -> bool:
@@ -160,22 +160,22 @@ def _is_within(path: object, folder: Path) -> bool:
 
 
 def code_version() -> dict[str, str | None]:
-    """The commit of this code, from LZN_COMMIT or git, None where nobody knows, and JAX's version.
+    """Commit of this code, from LZN_COMMIT or git (None if unknown), and version of JAX.
 
-    `-dirty` after a commit says that files were changed since.
+    The suffix `-dirty` marks uncommitted changes.
     """
     commit = os.environ.get("LZN_COMMIT")
     if commit is None:
         with contextlib.suppress(OSError, subprocess.CalledProcessError):
-            _git("ls-files", "--error-unmatch", __file__)  # else the repository is another's
+            _git("ls-files", "--error-unmatch", __file__)  # fails in a repository of other code
             commit = _git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
     return {"commit": commit, "jax": jax.__version__}
 
 
 def _git(*arguments: str) -> str:
     command, folder = ["git", *arguments], Path(__file__).parent
-    found = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
-    return found.stdout.strip()
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+    return result.stdout.strip()
 
 
 def has_checkpoint(workdir: Path) -> bool:
@@ -185,45 +185,46 @@ def has_checkpoint(workdir: Path) -> bool:
 
 
 def _content(path: str | Path | None) -> bytes | None:
-    """What is in a file, None where there is none."""
+    """Contents of a file, or None if it does not exist."""
     return Path(path).read_bytes() if path is not None and Path(path).is_file() else None
 
 
 def _holds_run(workdir: Path) -> bool:
-    """Whether a run has left more than its config there."""
+    """Whether a run has written a checkpoint or metrics there."""
     metrics = workdir / reporting.METRICS_FILE
     return has_checkpoint(workdir) or (metrics.is_file() and metrics.stat().st_size > 0)
 
 
 def check_same_run(config: ConfigDict, workdir: Path, free: tuple[str, ...] = ()) -> None:
-    """Raises UserError where the folder holds a run of another config, these fields aside."""
+    """Raises UserError if the folder holds a run of another config, except for `free` fields."""
     path = workdir / CONFIG_FILE
     if not path.is_file():
         return
     stored = configuration.stored_values(path)
-    asked = configuration.flatten(configuration.to_json_dict(config))
-    stored = configuration.with_defaults(stored, configuration.schema_of(asked))
-    stored = json.loads(json.dumps(stored))  # defaults in JSON's types too
-    names = stored.keys() | asked.keys()
-    for name in sorted(names, key=lambda name: (name != "data.name", name)):  # which others follow
-        if name.startswith((*FREE_FIELDS, *free)) or stored.get(name) == asked.get(name):
+    given = configuration.flatten(configuration.to_json_dict(config))
+    stored = configuration.with_defaults(stored, configuration.schema_of(given))
+    stored = json.loads(json.dumps(stored))  # gives the defaults JSON's types
+    names = stored.keys() | given.keys()
+    # data.name first, as the defaults of other fields depend on it.
+    for name in sorted(names, key=lambda name: (name != "data.name", name)):
+        if name.startswith((*FREE_FIELDS, *free)) or stored.get(name) == given.get(name):
             continue
         if name.startswith("extension"):
-            then = zip(stored["extensions"], stored["extension_checksums"], strict=True)
-            named = ", ".join(f"{each} of sha256 {digest[:12]}" for each, digest in then) or "none"
+            files = zip(stored["extensions"], stored["extension_checksums"], strict=True)
+            used = ", ".join(f"{file} of sha256 {digest[:12]}" for file, digest in files) or "none"
             raise UserError(
-                f"{workdir} holds a run of other extensions, {named}: take these or choose another "
+                f"{workdir} holds a run of other extensions, {used}: use these or choose another "
                 "--workdir"
             )
         raise UserError(
-            f"{workdir} holds a run with {name}={stored.get(name)}, this command says "
-            f"{asked.get(name)}: say --config.{name}={stored.get(name)} or choose another --workdir"
+            f"{workdir} holds a run with {name}={stored.get(name)}, this command has "
+            f"{given.get(name)}: use --config.{name}={stored.get(name)} or choose another --workdir"
         )
-    own, asked_path = workdir / TOKENIZER_FILE, asked.get("data.tokenizer_path")
-    kept = own if stored.get("data.tokenizer_path") is not None else None
-    if _content(asked_path) != _content(kept):
+    tokenizer = given.get("data.tokenizer_path")
+    kept = workdir / TOKENIZER_FILE if stored.get("data.tokenizer_path") is not None else None
+    if _content(tokenizer) != _content(kept):
         raise UserError(
-            f"{workdir} holds a run with the tokenizer {kept}, of which "
-            f"data.tokenizer_path={asked_path} is no copy (any more): say "
+            f"{workdir} holds a run with the tokenizer {kept}, but "
+            f"data.tokenizer_path={tokenizer} differs from it: use "
             f"--config.data.tokenizer_path={kept} or choose another --workdir"
         )

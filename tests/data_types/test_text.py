@@ -52,9 +52,9 @@ def test_texts_of_a_data_set_that_cannot_be_said_are_counted_and_named(caplog):
     examples = Examples(None, labels, texts)
     assert Text(config()).columns(examples)["tokens"][:, 0].tolist() == [2, 0, 0, 0, 0]
     named, too_long, counted = caplog.messages
-    assert "'abc' has characters that the run does not know: c" in named
+    assert "'abc' has characters outside the run's vocabulary: c" in named
     assert "'ababab' is longer than the run's 5 tokens" in too_long
-    assert counted == "texts left out: 2 different ones, of 3 examples"
+    assert counted == "texts left out: 2 distinct, of 3 examples"
     with pytest.raises(UserError, match="has no texts"):
         Text(config()).columns(examples._replace(texts=None))
 
@@ -124,10 +124,10 @@ class Table(nn.Module):
     logits: tuple[tuple[float, ...], ...]
 
     def __call__(self, tokens, latents, *, train):
-        return self.after(tokens, jnp.arange(len(self.logits)), latents)
+        return self.next_logits(tokens, jnp.arange(len(self.logits)), latents)
 
-    def after(self, before, places, latents, *, keeps=False):
-        table = jnp.asarray(self.logits)[places]
+    def next_logits(self, before, positions, latents, *, cached=False):
+        table = jnp.asarray(self.logits)[positions]
         return jnp.broadcast_to(table, (len(before), *table.shape))
 
 
@@ -284,16 +284,16 @@ def test_a_known_text_is_itself_among_the_known_and_another_joins_them():
     encoder, solver = encoder_of(), zoning.Euler(5)
     tokens, log_weights = known(LETTERS, 4, np.array(["b", "a", "b", "ab"]), 0)
     params = {"text_encoder": variables(ENCODER, jnp.asarray(tokens))}
-    bank = encoder.anchors(params, jnp.asarray(tokens))
-    context = {"text_anchors": bank, "text_tokens": tokens, "text_log_weights": log_weights}
+    anchors = encoder.anchors(params, jnp.asarray(tokens))
+    context = {"text_anchors": anchors, "text_tokens": tokens, "text_log_weights": log_weights}
     asked = jnp.asarray(LETTERS.encode(["a", "bb"]))
     noise = jax.random.normal(jax.random.key(1), (2, 5))
     keys = jax.random.split(jax.random.key(2))
     found = encoder.latents(Model(params, context), asked, noise, keys, solver)
     kwargs = {"solver": solver, "log_weights": jnp.asarray(log_weights)}
     place = LETTERS.decode(tokens).index("a")
-    known_latent = zoning.compute_latents(bank, noise[:1], jnp.array([place]), **kwargs)
+    known_latent = zoning.compute_latents(anchors, noise[:1], jnp.array([place]), **kwargs)
     joined = zoning.latents_in_context(
-        encoder.anchors(params, asked[1:]), bank, noise[1:], **kwargs
+        encoder.anchors(params, asked[1:]), anchors, noise[1:], **kwargs
     )
     np.testing.assert_allclose(found, jnp.concatenate([known_latent, joined]), atol=1e-5)

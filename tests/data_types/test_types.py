@@ -47,7 +47,9 @@ def test_one_sample_alone_gives_what_it_gives_among_others(config, source, targe
     np.testing.assert_allclose(
         model.encode(samples[:1], KEY, 0.0, source=source), centres[:1], atol=1e-5
     )
-    assert np.min(np.abs(centres).max(axis=1)) > 1e-3  # alone a zone is the space, its middle 0
+    assert (
+        np.min(np.abs(centres).max(axis=1)) > 1e-3
+    )  # a single zone is the whole space with centre 0
     many, one = (np.array(model.translate(s, source, target)) for s in (samples, samples[:1]))
     if target in ("label", "text"):
         assert one.tolist() == many[:1].tolist()
@@ -91,7 +93,7 @@ def mistaken(config, **changes):
             r"the encoder of type 'property' must give anchors \(n, 4\), as latent.dim is 4; one "
             r"sample gives \(1, 5\)",
         ),
-        ({"name": "number"}, "type 'property' builds a DataType of the name 'number'"),
+        ({"name": "number"}, "type 'property' builds a DataType named 'number'"),
     ],
 )
 def test_a_mistake_of_a_type_is_one_line_before_anything_is_built(changes, message, monkeypatch):

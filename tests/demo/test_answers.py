@@ -131,7 +131,7 @@ def test_case_and_punctuation_make_no_other_word(answers):
 
 def test_what_is_written_is_no_name_of_a_file(answers, tmp_path):
     (tmp_path / "a.txt").write_text("a bold two")
-    with pytest.raises(UserError, match="characters that the run does not know"):
+    with pytest.raises(UserError, match="characters outside the run's vocabulary"):
         of_text(answers, str(tmp_path / "a.txt"), 0)
 
 

@@ -214,7 +214,7 @@ def test_any_channels_and_divisible_size(size, channels):
 @pytest.mark.parametrize(("height", "patch_size", "factor"), [(7, 1, 2), (6, 2, 4)])
 def test_image_size_that_levels_of_patches_do_not_divide_is_named(height, patch_size, factor):
     encoder = NCSNppEncoder(**SMALL, latent_dim=5, patch_size=patch_size)
-    words = f"{height} x 8; 2 levels of {patch_size} x {patch_size} patches .* by {factor}"
+    words = f"{height} x 8, but 2 levels of {patch_size} x {patch_size} patches .* by {factor}"
     with pytest.raises(ValueError, match=words):
         shapes_in_execution_order(encoder, jnp.ones((1, height, 8, 1)))
 
@@ -262,7 +262,7 @@ def test_tap_resolutions_without_a_feature_map_are_named():
         ({"progressive": "input_skip"}, "progressive is 'input_skip'"),
         ({"progressive_input": "output_skip"}, "progressive_input is 'output_skip'"),
         ({"time_embedding": "sine"}, "time_embedding is 'sine'"),
-        ({"scale_by_sigma": True}, "needs time_embedding 'fourier'"),
+        ({"scale_by_sigma": True}, "requires time_embedding 'fourier'"),
     ],
 )
 def test_unknown_or_contradictory_field_is_named(fields, message):

@@ -37,15 +37,15 @@ def test_one_place_after_another_has_the_logits_of_all_at_once(remat):
     module, variables = decoder(remat=remat)
     whole = module.apply(variables, TOKENS, LATENTS, train=False)
 
-    def after(cache, before, places):
+    def next_logits(cache, before, positions):
         own = {**variables, **cache}
-        kwargs = {"keeps": True, "method": "after", "mutable": ["cache"]}
-        return module.apply(own, before, places, LATENTS, **kwargs)
+        kwargs = {"cached": True, "method": "next_logits", "mutable": ["cache"]}
+        return module.apply(own, before, positions, LATENTS, **kwargs)
 
-    _, cache = after({}, jnp.zeros_like(TOKENS), jnp.arange(7))
+    _, cache = next_logits({}, jnp.zeros_like(TOKENS), jnp.arange(7))
     before = jnp.zeros(2, TOKENS.dtype)
     for place in range(7):
-        logits, cache = after(cache, before[:, None], jnp.array([place]))
+        logits, cache = next_logits(cache, before[:, None], jnp.array([place]))
         np.testing.assert_allclose(logits[:, 0], whole[:, place], atol=1e-5)
         before = TOKENS[:, place]
     alike = module.apply(variables, 0 * TOKENS, LATENTS, train=False)

@@ -130,7 +130,7 @@ def test_check_data_describes_texts_by_the_tokenizer_of_the_run(tmp_path, capsys
     # 10 numbers, n, o, a blank, $, r, f, a backslash and x.
     assert "train: 13 pairs, 12 different texts of 18 different characters, 0 images" in report
     assert "train: texts have 4 to 50 tokens, the median is 4" in report
-    assert "'$1 or $\\\\foo$' has characters that the run does not know: $, \\" in report
+    assert "'$1 or $\\\\foo$' has characters outside the run's vocabulary: $, \\" in report
     assert f"'{'x' * 50}' is longer than the run's 39 tokens" in report
     (given,) = drawn
     assert set(given[2]) >= {"no 0", "no 9"}
@@ -140,9 +140,9 @@ def test_check_data_names_what_is_no_pair_and_goes_on_to_the_pictures(tmp_path, 
     rows = [("cat/99.jpg", "gone"), ("cat/01.jpg", ""), ("cat/01.jpg", "no 1")]
     assert _check(_captioned(tmp_path, *rows), tmp_path / "run") == 2
     report = capsys.readouterr().err
-    assert "no pair, left out: a text without its image: cat/99.jpg in line 1" in report
-    assert report.count("an empty text: ") == report.count("a pair again: ") == 2  # splits
-    assert "error: 6 texts or images are no pairs" in report
+    assert "left out, not a pair: a text without its image: cat/99.jpg in line 1" in report
+    assert report.count("an empty text: ") == report.count("a repeated pair: ") == 2  # splits
+    assert "error: 6 texts or images are not pairs" in report
     assert (tmp_path / "run" / "figures" / "pairs.png").is_file()
 
 
@@ -159,14 +159,14 @@ def test_check_data_names_and_counts_unreadable_images(tmp_path, capsys):
     named = re.findall(r"unreadable: .*/train/dog/(\d\d)\.jpg: .*truncated", report)
     assert named == [f"{i:02}" for i in range(0, 40, 2)]
     assert "unreadable: and 5 more" in report
-    assert "error: 25 images cannot be read, of" in report
+    assert "error: 25 images cannot be read (in " in report
     assert (tmp_path / "run" / "figures" / "contact_sheet.png").is_file()
 
 
 def test_check_data_bears_a_folder_without_any_readable_image(tmp_path, capsys):
     config = _config_file(tmp_path, _images(tmp_path / "images", broken=range(20)))
     assert _check(config, tmp_path / "run") == 2
-    assert "error: 20 images cannot be read, of" in capsys.readouterr().err
+    assert "error: 20 images cannot be read (in " in capsys.readouterr().err
 
 
 def test_check_data_goes_on_where_unreadable_images_are_allowed_for(tmp_path, capsys):

@@ -85,10 +85,10 @@ def test_a_step_that_fits_is_reported_line_by_line(fake_slice, capsys, tmp_path,
     assert float(facts["operations"].split()[0]) > 1e6
     assert facts["fits"] == "yes"
     parts = [
-        float(facts[f"memory a chip, {part}"].removesuffix(" GB"))
-        for part in ("state and batch", "temporaries", "results not in place")
+        float(facts[f"memory per chip, {part}"].removesuffix(" GB"))
+        for part in ("state and batch", "temporaries", "results not aliased")
     ]
-    needed, there = facts["memory a chip"].removesuffix(" GB").split(" of ")
+    needed, there = facts["memory per chip"].removesuffix(" GB").split(" of ")
     assert sum(parts) == pytest.approx(float(needed), rel=0.01)
     assert float(there) == 1.0
 
@@ -105,7 +105,7 @@ def test_the_zonings_share_of_the_operations_is_in_percent(fake_slice, capsys, m
     cost = costs.Cost(2000, 50)
     monkeypatch.setattr(compilation, "lower_step", lambda *_: (Lowered(), cost))
     assert _compile() == 4
-    assert "operations: 2e+03 an update, 2.5 % in the zoning" in capsys.readouterr().out
+    assert "operations: 2e+03 per update, 2.5 % in zoning" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("there", "fits"), [(13e9, True), (12.9e9, False)])
@@ -120,8 +120,8 @@ def test_results_in_the_place_of_the_state_take_no_memory_of_their_own(there, fi
         def memory_analysis(self):
             return analysis
 
-    assert compilation._say_memory(Step(), there) == fits
-    assert f"memory a chip: 13 of {there / 1e9:.1f} GB" in capsys.readouterr().out
+    assert compilation._report_memory(Step(), there) == fits
+    assert f"memory per chip: 13 of {there / 1e9:.1f} GB" in capsys.readouterr().out
 
 
 def test_a_step_that_does_not_fit_ends_with_code_4(fake_slice, capsys):
@@ -140,7 +140,7 @@ def test_a_compiler_that_runs_out_of_memory_says_how_much_is_needed(
     monkeypatch.setattr(jax.stages.Lowered, "compile", fail)
     assert _compile() == 4
     *_, needed, verdict = capsys.readouterr().out.splitlines()
-    assert needed == "memory a chip: RESOURCE_EXHAUSTED: Used 99G of 15.75G hbm."
+    assert needed == "memory per chip: RESOURCE_EXHAUSTED: Used 99G of 15.75G hbm."
     assert verdict == "fits: no"
 
 

@@ -45,4 +45,5 @@ def test_numbers_and_pictures_of_another_set_have_names_of_their_own(
     assert json.loads((tmp_path / summary).read_text()) == {"step": 3, f"{asked}_examples": 7.0}
     if summary != "summary.json":
         assert (tmp_path / "summary.json").read_text() == '{"step": 1}'
-        assert f"skin_tones is not the run's own set: {summary} and {figures}" in caplog.text
+        expected = f"skin_tones is not the run's data set: results go to {summary} and {figures}"
+        assert expected in caplog.text

@@ -31,7 +31,7 @@ def test_the_page_is_the_third_where_it_can_be_had(monkeypatch):
 def commands(name, workdir="unused", **changes):
     """Flags of the commands that are shown for a config."""
     first, *lines = next_steps(small.config(f"configs/{name}.py", **changes), Path(workdir))
-    assert first == "what can be done next:"
+    assert first == "next steps:"
     assert all(line.endswith(":") for line in lines[::2])
     split = [shlex.split(line) for line in lines[1::2]]
     assert all(command[:4] == [*COMMAND, f"--workdir={workdir}"] for command in split)

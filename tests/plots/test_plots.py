@@ -156,9 +156,8 @@ def test_a_panel_of_one_dot_is_a_line_of_text(tmp_path, drawn):
     assert [axes.get_title("left") for axes in losses.axes] == ["Losses"]
     (text,) = (text for text in _texts(losses) if "Measured once" in text)
     for value in (
-        "Accuracy (test, context anchors) 98.4%",
-        "Accuracy (test, batch anchors) 50.0%",
-        "Reconstruction error 1.25",
+        "Accuracy: test, context anchors 98.4%, test, batch anchors 50.0%",
+        "Reconstruction error: 1.25",
     ):
         assert value in text
     assert not alone.axes
@@ -270,11 +269,17 @@ def test_plane_of_two_classes_is_that_of_largest_variance():
     np.testing.assert_allclose(np.abs(plane), np.eye(6)[:, [1, 4]], atol=0.1)
 
 
-def test_spread_parts_equal_positions_and_leaves_distant_ones():
+def test_names_at_equal_positions_are_moved_apart():
     positions = np.array([[0.0, 0.0], [0.0, 0.0], [5.0, 5.0]])
-    moved = zones._moved_apart(positions, 1.0)
+    moved = zones._moved_apart(positions, np.array([[5.0, 6.5]]), 1.0)
     assert np.linalg.norm(moved[0] - moved[1]) > 0.9
     np.testing.assert_allclose(moved[2], [5, 5], atol=0.01)
+
+
+def test_obstacles_push_positions_and_stay():
+    moved = zones._moved_apart(np.zeros((2, 2)), np.array([[0.0, 0.0]]), 1.0)
+    assert np.linalg.norm(moved, axis=1).min() > 0.9
+    assert np.linalg.norm(moved[0] - moved[1]) > 0.9
 
 
 def test_latent_zones_project_points_and_zone_centers_alike(tmp_path, drawn):

@@ -131,11 +131,14 @@ def test_trouble_of_the_hub_is_one_line(case, server, tmp_path, capsys):
 
 
 BAD_FLAGS = {
-    "unknown name": (["--released=cifar"], "model 'cifar': the names are afhq_cat_gen,"),
-    "one of ours": (["--released=digits_gen"], "no released model 'digits_gen'"),
-    "two files": ([f"--released={NAME}", "--checkpoint=x.pt"], "do not go together"),
+    "unknown name": (["--released=cifar"], "--released: invalid choice: 'cifar' (choose from "),
+    "one of ours": (["--released=digits_gen"], "--released: invalid choice: 'digits_gen'"),
+    "two files": (
+        [f"--released={NAME}", "--checkpoint=x.pt"],
+        "not allowed with argument --released",
+    ),
     "no config": (["--checkpoint=x.pt"], "name the config of the checkpoint with --config"),
-    "nothing": ([], "name a file with --checkpoint=FILE.pt or --released=NAME"),
+    "nothing": ([], "one of the arguments --checkpoint --released is required"),
     "field": ([f"--released={NAME}", "--config.latent.dimm=1"], "the nearest is latent.dim"),
 }
 
@@ -150,7 +153,7 @@ def test_bad_flags_are_one_line_before_anything_is_fetched(case, server, tmp_pat
 def test_a_folder_with_checkpoints_is_refused_before_anything_is_fetched(server, tmp_path, capsys):
     (tmp_path / "checkpoints" / "1").mkdir(parents=True)
     assert convert.main([f"--workdir={tmp_path}", f"--released={NAME}"]) == 2
-    assert "holds checkpoints already" in capsys.readouterr().err
+    assert "already has checkpoints" in capsys.readouterr().err
     assert server.requests == []
 
 

@@ -103,7 +103,7 @@ def test_a_changed_byte_in_any_file_is_found_and_the_file_named(position, workdi
         assert step == 1, path
         _assert_holds(items, 1)
         (line,) = [record.getMessage() for record in caplog.records]
-        assert line.startswith("checkpoint 2 is passed over: ")
+        assert line.startswith("checkpoint 2 is skipped: ")
         if path.name != "SHA256SUMS":
             assert f"file {path.relative_to(folder)} " in line
         path.write_bytes(whole)
@@ -184,19 +184,19 @@ def test_damage_is_one_line_and_the_one_before_is_used(kind, workdir, caplog):
     assert step == 1
     _assert_holds(items, 1)
     (line,) = [record.getMessage() for record in caplog.records]
-    assert line.startswith("checkpoint 2 is passed over: ")
+    assert line.startswith("checkpoint 2 is skipped: ")
 
 
 def test_a_list_of_files_that_is_none_is_named(workdir, caplog):
     (workdir / "checkpoints/2/SHA256SUMS").write_bytes(bytes(3000))
     assert _restore(workdir)[0] == 1
-    assert "checkpoint 2 is passed over: file SHA256SUMS is no list" in caplog.text
+    assert "checkpoint 2 is skipped: file SHA256SUMS is not a list" in caplog.text
 
 
 def test_a_renamed_checkpoint_is_not_taken_for_a_later_one(workdir, caplog):
     (workdir / "checkpoints" / "2").rename(workdir / "checkpoints" / "3")
     assert _restore(workdir)[0] == 1
-    assert "checkpoint 3 is passed over: it is that of step 2" in caplog.text
+    assert "checkpoint 3 is skipped: it belongs to step 2" in caplog.text
 
 
 def test_inference_verifies_what_it_reads_and_nothing_else(workdir, caplog):
@@ -229,7 +229,7 @@ def test_a_checkpoint_without_checksums_is_said_to_be_unverified(workdir, caplog
     assert step == 2
     _assert_holds(items, 2)
     (line,) = [record.getMessage() for record in caplog.records]
-    assert line == "checkpoint 2 has no SHA256SUMS: it is not verified"
+    assert line == "checkpoint 2 has no SHA256SUMS and is not verified"
 
 
 def test_where_none_is_good_nothing_starts_again(workdir):
@@ -390,7 +390,7 @@ def test_a_slow_save_is_reported_while_it_is_slow(workdir, monkeypatch, caplog):
     with Checkpoints(workdir, 2) as saved:
         saved.save(3, _items(3), {"step": 3, "skipped": 0})
     checkpoints._log.removeHandler(handler)
-    assert caplog.text.count("checkpoint 3 is being written for more than") == 1
+    assert caplog.text.count("writing checkpoint 3 has taken more than") == 1
     assert _restore(workdir)[0] == 3
 
 

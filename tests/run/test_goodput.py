@@ -73,7 +73,7 @@ def test_goodput_adds_up_the_starts_of_a_run_as_far_as_they_were_written(tmp_pat
     goodput = Goodput(_Clock())
     goodput.resume(tmp_path)
     assert goodput.in_words() == (
-        "72.7% of 22 s went into training steps; save 18.2%, other 9.1%; 3 starts, each up to its "
+        "72.7% of 22 s spent in training steps; save 18.2%, other 9.1%; 3 starts, each up to its "
         "last save"
     )
     (tmp_path / "goodput.json").write_text("{torn")

@@ -60,7 +60,7 @@ def test_what_is_held_is_asked_and_a_second_ctrl_c_ends_it_at_once():
         f"with interruption.held():\n    print('ready', flush=True)\n    {BUSY}",
     )
     process.send_signal(signal.SIGINT)
-    assert process.stderr.readline().startswith("saving, then leaving; Ctrl-C again")
+    assert process.stderr.readline().startswith("saving before exit; press Ctrl-C again")
     process.send_signal(signal.SIGTERM)
     time.sleep(0.3)
     assert process.poll() is None

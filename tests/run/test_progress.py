@@ -12,7 +12,7 @@ def test_progress_without_a_terminal_prints_few_plain_lines(monkeypatch):
     with progress(1000, "train", initial=200) as bar:
         for _ in range(800):
             bar.update(1)
-            bar.set_postfix_str("loss 0.123")
+            bar.set_postfix_str("loss 0.123", refresh=False)
     text = stderr.getvalue()
     assert "\r" not in text
     assert "\x1b" not in text

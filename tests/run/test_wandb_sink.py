@@ -108,7 +108,7 @@ def test_a_bad_name_a_missing_account_and_a_missing_package_are_one_line(tmp_pat
         raise wandb.errors.UsageError("No API key configured.\nUse `wandb login` to log in.")
 
     monkeypatch.setattr(wandb, "init", without_account)
-    assert "(No API key configured. Use `wandb login` to log in.): log in" in refused(tmp_path)
+    assert "(No API key configured. Use `wandb login` to log in.): run" in refused(tmp_path)
     monkeypatch.setitem(sys.modules, "wandb", None)
     assert "pip install -e '.[wandb]'" in refused(tmp_path)
 
@@ -126,4 +126,4 @@ def test_a_service_that_ends_ends_no_run(tmp_path, caplog):
             log.write(step, {"loss": 0.5})
     assert reporting.read_metrics(tmp_path)["loss"][0].tolist() == [1, 2]
     (record,) = caplog.records
-    assert "goes on without" in record.getMessage()
+    assert "continues without it" in record.getMessage()

@@ -1,0 +1,57 @@
+"""The smallest data type: the ink of a digit's rows and columns."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lzn_jax import parts
+from lzn_jax.data_types import DataType, NetworkEncoder
+from lzn_jax.data_types.property import MLP
+
+
+class Profile(DataType):
+    """Mean ink of each row and column, (n, 16) float32 in [0, 1]."""
+
+    def __init__(self, config):
+        encoder = NetworkEncoder(
+            "profile", MLP(256, config.latent.dim), column="profiles", samples=self.samples,
+            example=jnp.zeros((1, 16)), latent_dim=config.latent.dim,
+            context_size=config.profile.context_size, seed=config.seed,
+            microbatch_size=config.training.microbatch_size,
+        )  # fmt: skip
+        super().__init__("profile", encoder, ProfileDecoder())
+
+    def samples(self, examples):  # of one split of the data set
+        ink = [examples.images[..., 0].mean(axis=axis) / 255 for axis in (1, 2)]
+        return np.concatenate(ink, axis=1).astype(np.float32)
+
+    def columns(self, examples):  # of training batches, beside images and labels
+        return {"profiles": self.samples(examples)}
+
+    def column_shapes(self):  # of one row, for --mode=compile
+        return {"profiles": jax.ShapeDtypeStruct((16,), np.float32)}
+
+
+class ProfileDecoder:
+    """A decoder in one pass, trained by squared errors."""
+
+    network, output, num_draws, module = "profile_decoder", "profiles", 0, MLP(256, 16)
+    sources, condition, noise_scale = ("profile",), None, None  # α from 0 to 1 at random
+
+    def init(self, key, condition):
+        return self.module.init(key, condition[0], train=False)
+
+    def loss(self, variables, batch, condition, keys):
+        return jnp.mean((self.made(variables, condition) - batch["profiles"]) ** 2)
+
+    def generate(self, variables, key, condition, index):
+        return {"profiles": self.made(variables, condition)}
+
+    def made(self, variables, condition):
+        return self.module.apply(variables[self.network], condition[0], train=False)
+
+
+fields = {"profile.context_size": parts.count("context anchors")}
+for network in ("profile_encoder", "profile_decoder"):
+    fields[f"training.learning_rate.{network}"] = parts.positive("its learning rate", 3e-3)
+parts.add("type", "profile", Profile, fields)
