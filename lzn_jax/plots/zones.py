@@ -69,35 +69,17 @@ def _at_least_2d(points: np.ndarray) -> np.ndarray:
 
 
 def _moved_apart(
-<<<<<<< HEAD
-    positions: np.ndarray, distance: float, obstacles: Float[np.ndarray, "m 2"] | None = None
-) -> np.ndarray:
-    """Positions (c, 2) moved until neighbours are about `distance` apart or more.
-
-    They also keep 1.5 times that distance from the obstacles.
-    """
-    fixed = np.zeros((0, 2)) if obstacles is None else obstacles
-    distances = np.repeat([distance, 1.5 * distance], [len(positions), len(fixed)])
-=======
     positions: np.ndarray, obstacles: np.ndarray, distance: float
 ) -> Float[np.ndarray, "c 2"]:
     """Positions (c, 2) moved until about `distance` apart from each other and from obstacles."""
->>>>>>> ca25782f0bd72889944cc56cd383a9e6efd19bde
     # Equal positions need noise, as the direction between them is undefined.
     noise = np.random.default_rng(0).normal(size=positions.shape)
     positions = positions + 1e-3 * distance * noise
     for _ in range(200):
-<<<<<<< HEAD
-        gaps = positions[:, None] - np.concatenate([positions, fixed])
-        lengths = np.linalg.norm(gaps, axis=-1)
-        np.fill_diagonal(lengths, np.inf)
-        pushes = np.maximum(distances - lengths, 0) / (2 * lengths)
-=======
         gaps = positions[:, None] - np.concatenate([positions, obstacles])
         lengths = np.linalg.norm(gaps, axis=-1)
         np.fill_diagonal(lengths, np.inf)
         pushes = np.maximum(distance - lengths, 0) / (2 * lengths)
->>>>>>> ca25782f0bd72889944cc56cd383a9e6efd19bde
         positions = positions + (pushes[..., None] * gaps).sum(axis=1)
     return positions
 
@@ -123,24 +105,15 @@ def _write_class_names(
     obstacles: np.ndarray,
     colors: Mapping[int, Any],
     class_names: Sequence[str] | None,
-    marked: np.ndarray | None,
 ) -> None:
-<<<<<<< HEAD
-    """Writes the names of classes near their places (c, 2), beside each other and marks (m, 2)."""
-=======
     """Writes the names of classes near their places (c, 2), not on obstacles (m, 2)."""
->>>>>>> ca25782f0bd72889944cc56cd383a9e6efd19bde
     extent = max(axes.dataLim.width, axes.dataLim.height, 0.1)  # points may all coincide
     names = [label_name(label, class_names) for label in colors]
     sizes = [_LARGE_SIZE if len(name) <= 2 else TEXT_SIZE for name in names]
     texts = [text_extent(*each, "bold") for each in zip(names, sizes, strict=True)]
     box = np.max(texts, axis=0) / DPI / _PANEL * extent
     box = np.clip(1.1 * box, 0.05 * extent, 0.25 * extent)
-<<<<<<< HEAD
-    places = _moved_apart(places / box, 1.0, None if marked is None else marked / box) * box
-=======
     places = _moved_apart(places / box, obstacles / box, 1.0) * box
->>>>>>> ca25782f0bd72889944cc56cd383a9e6efd19bde
     axes.update_datalim(places)
     axes.autoscale_view()
     for (x, y), name, size, color in zip(places, names, sizes, colors.values(), strict=True):
@@ -183,30 +156,30 @@ def _draw_space(
     colors: Mapping[int, Any],
     class_names: Sequence[str] | None,
     zone_centres: np.ndarray | None = None,
-<<<<<<< HEAD
+    prior: bool = True,
     marked: np.ndarray | None = None,
 ) -> None:
-    """Draws points, the names of their classes, stars at centres of zones (c, q), and crosses.
-=======
-    prior: bool = True,
-) -> np.ndarray:
     """Draws points, the names of their classes, stars at centres of zones (c, q), and the prior.
->>>>>>> ca25782f0bd72889944cc56cd383a9e6efd19bde
 
-    Row i of `marked` (m, q) is the latent of cross i.
+    The latents `marked` (m, q) have crosses, beside which the names are written.
     """
     points = _at_least_2d(points)
     plane, direction = _plane(points, labels)
     flat = points @ plane
     _draw_dots(axes, flat, labels, colors)
-<<<<<<< HEAD
-    crosses = None if marked is None else _at_least_2d(marked) @ plane
-=======
     obstacles = np.zeros((0, 2))
     if prior:
         _draw_prior(axes)
         obstacles = np.array([[0.0, 1.0], [0.0, 2.0]])  # texts
->>>>>>> ca25782f0bd72889944cc56cd383a9e6efd19bde
+    if marked is not None:
+        crosses = _at_least_2d(marked) @ plane
+        axes.plot(
+            *crosses.T, "x", color="black", ms=16, mew=4, zorder=8,
+            path_effects=[patheffects.withStroke(linewidth=7, foreground="white")],
+        )  # fmt: skip
+        arm = 0.03 * max(axes.dataLim.width, axes.dataLim.height)
+        tips = crosses[:, None] + arm * np.array([[-1, -1], [-1, 1], [1, -1], [1, 1]])
+        obstacles = np.concatenate([obstacles, tips.reshape(-1, 2)])
     if 1 < len(colors) <= _MAX_CLASS_NAMES:
         if zone_centres is None:
             places = np.stack([flat[labels == label].mean(axis=0) for label in colors])
@@ -214,19 +187,11 @@ def _draw_space(
             stars = _at_least_2d(zone_centres)[list(colors)] @ plane
             for (x, y), color in zip(stars, colors.values(), strict=True):
                 axes.plot(x, y, "*", ms=15, color=color, mec="black", zorder=6)
-<<<<<<< HEAD
-            places = places - [0.0, 0.05 * np.ptp(flat, axis=0).max()]
-        _write_class_names(axes, places, colors, class_names, crosses)
-=======
             obstacles = np.concatenate([obstacles, stars])
             places = stars - [0.0, 0.05 * np.ptp(flat, axis=0).max()]
         _write_class_names(axes, places, obstacles, colors, class_names)
->>>>>>> ca25782f0bd72889944cc56cd383a9e6efd19bde
     label_axes(axes, title, f"{direction} 1", f"{direction} 2")
     axes.set_aspect("equal", adjustable="datalim")
-    if crosses is not None:
-        halo = [patheffects.withStroke(linewidth=7, foreground="white")]
-        axes.plot(*crosses.T, "x", color="black", ms=16, mew=4, zorder=8, path_effects=halo)
 
 
 def _add_legend(
@@ -295,15 +260,7 @@ def among_zones(
     figure = new_figure(6.4, 6.0)
     axes = figure.subplots()
     colors = class_colors(np.unique(labels))
-<<<<<<< HEAD
     _draw_space(axes, title, latents, labels, colors, class_names, marked=marked)
-    _draw_prior(axes)
     for ground in (figure.patch, axes.patch):
         ground.set_alpha(0)
-=======
-    plane = _draw_space(axes, title, latents, labels, colors, class_names)
-    x, y = (_at_least_2d(marked) @ plane).T
-    halo = [patheffects.withStroke(linewidth=7, foreground="white")]
-    axes.plot(x, y, "x", color="black", ms=16, mew=4, zorder=7, path_effects=halo)
->>>>>>> ca25782f0bd72889944cc56cd383a9e6efd19bde
     return figure
