@@ -34,7 +34,7 @@ _CSS = """
 .grid-container .thumbnail-item {aspect-ratio: 1; height: auto}
 .grid-wrap.fixed-height {min-height: 0 !important; max-height: none !important}
 #place img {max-width: min(100%, 600px); margin: auto}
-.dark #place img {filter: invert(1) hue-rotate(180deg)}
+.dark #place img {filter: invert(1) hue-rotate(180deg) brightness(1.3)}
 """
 _ZONES = (
     "A **zone** is the region of the model's latent space that belongs to one sample: all its "
@@ -125,9 +125,9 @@ def _image_tab(answers: Answers, opens: Event) -> None:
     image, seed = gr.State(None), gr.State(0)
     again = gr.Button("Sample its zone again", render=False)
     with gr.Row():
-        with gr.Column(scale=2, min_width=320):
+        with gr.Column(scale=5, min_width=320):
             sources = _image_sources(answers)
-        with gr.Column(scale=3, min_width=320):
+        with gr.Column(scale=6, min_width=320):
             outputs = _about_outputs(answers, again)
     everything = [image, seed, *outputs.values()]
 
@@ -321,7 +321,7 @@ def _between_tab(answers: Answers, opens: Event) -> None:
             with gr.Column(min_width=300):
                 galleries.append(_choice(answers, label, 10, selected))
     slider = gr.Slider(0, 1, value=0.5, step=0.1, label="Position between the two images")
-    picture = _picture("Decoded from there", "between", 220)
+    picture = _picture("Interpolated image", "between", 220)
 
     def show(path: Any, weight: float) -> Any:
         return plots.enlarged(path[round(weight * (len(path) - 1))][None], 192)[0]
