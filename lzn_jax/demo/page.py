@@ -32,7 +32,7 @@ _CSS = """
 .grid-container .thumbnail-item {aspect-ratio: 1; height: auto}
 .grid-wrap.fixed-height {min-height: 0 !important; max-height: none !important}
 #place img {max-width: min(100%, 600px); margin: auto}
-.dark #place img {filter: invert(1) hue-rotate(180deg)}
+.dark #place img {filter: invert(1) hue-rotate(180deg) brightness(1.3)}
 """
 _ZONES = (
     "A **zone** is the region of the model's latent space that belongs to one sample: all its "
@@ -123,9 +123,9 @@ def _image_tab(answers: Answers, opens: Event) -> None:
     image, seed = gr.State(None), gr.State(0)
     again = gr.Button("Sample its zone again", render=False)
     with gr.Row():
-        with gr.Column(scale=2, min_width=320):
+        with gr.Column(scale=5, min_width=320):
             sources = _image_sources(answers)
-        with gr.Column(scale=3, min_width=320):
+        with gr.Column(scale=6, min_width=320):
             outputs = _about_outputs(answers, again)
     everything = [image, seed, *outputs.values()]
 
@@ -290,10 +290,10 @@ def _samples(
 
 def _translation_tab(answers: Answers, source: str, target: str, opens: Event) -> None:
     examples = answers.examples(source)
-    text = gr.Textbox(
-        next(iter(examples), None), label=source.capitalize(),
-        submit_btn=f"Translate to {answers.plural(target)}",
-    )  # fmt: skip
+    with gr.Row(equal_height=True):
+        text = gr.Textbox(next(iter(examples), None), label=source.capitalize(), scale=4)
+        name = f"Translate to {answers.plural(target)}"
+        run = gr.Button(name, variant="primary", scale=1, min_width=130)
     if examples:
         gr.Examples(examples, text, label=f"Training {answers.plural(source)}")
 
@@ -301,7 +301,7 @@ def _translation_tab(answers: Answers, source: str, target: str, opens: Event) -
         return _noted(answers.translated(source, target, text, seed))
 
     is_images = answers.decodes_images and target == answers.model.main_type
-    _samples(make, [text], opens, text.submit, is_images=is_images)
+    _samples(make, [text], opens, text.submit, run.click, is_images=is_images)
 
 
 def _label_tab(answers: Answers, opens: Event) -> None:
@@ -320,7 +320,7 @@ def _between_tab(answers: Answers, opens: Event) -> None:
             with gr.Column(min_width=300):
                 galleries.append(_choice(answers, label, 10, selected))
     slider = gr.Slider(0, 1, value=0.5, step=0.1, label="Position between the two images")
-    picture = _picture("Decoded from there", "between", 220)
+    picture = _picture("Interpolated image", "between", 220)
 
     def show(path: Any, weight: float) -> Any:
         return plots.enlarged(path[round(weight * (len(path) - 1))][None], 192)[0]

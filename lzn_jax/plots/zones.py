@@ -156,12 +156,12 @@ def _draw_space(
     colors: Mapping[int, Any],
     class_names: Sequence[str] | None,
     zone_centres: np.ndarray | None = None,
-    marked: np.ndarray | None = None,
     prior: bool = True,
+    marked: np.ndarray | None = None,
 ) -> None:
     """Draws points, the names of their classes, stars at centres of zones (c, q), and the prior.
 
-    Row i of `marked` (m, q) is the latent of cross i.
+    The latents `marked` (m, q) have crosses, beside which the names are written.
     """
     points = _at_least_2d(points)
     plane, direction = _plane(points, labels)
@@ -173,9 +173,13 @@ def _draw_space(
         obstacles = np.array([[0.0, 1.0], [0.0, 2.0]])  # texts
     if marked is not None:
         crosses = _at_least_2d(marked) @ plane
-        halo = [patheffects.withStroke(linewidth=7, foreground="white")]
-        axes.plot(*crosses.T, "x", color="black", ms=16, mew=4, zorder=8, path_effects=halo)
-        obstacles = np.concatenate([obstacles, crosses])
+        axes.plot(
+            *crosses.T, "x", color="black", ms=16, mew=4, zorder=8,
+            path_effects=[patheffects.withStroke(linewidth=7, foreground="white")],
+        )  # fmt: skip
+        arm = 0.03 * max(axes.dataLim.width, axes.dataLim.height)
+        tips = crosses[:, None] + arm * np.array([[-1, -1], [-1, 1], [1, -1], [1, 1]])
+        obstacles = np.concatenate([obstacles, tips.reshape(-1, 2)])
     if 1 < len(colors) <= _MAX_CLASS_NAMES:
         if zone_centres is None:
             places = np.stack([flat[labels == label].mean(axis=0) for label in colors])

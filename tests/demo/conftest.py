@@ -26,10 +26,12 @@ def answers_of(tmp_path_factory):
         if case not in made:
             name, *changes = case.split()
             fields = dict(change.replace(".", "__").split("=") for change in changes)
-            config = small.config(CONFIGS / f"{name}.py", **fields)
+            path = CONFIGS / f"{name}.py"
+            config = small.config(path, **fields)
             run = small.untrained_run(tmp_path_factory.mktemp(Path(name).name), config)
             train, test = data.load_data(config)
-            made[case] = Answers(lzn_jax.load(run, config.extensions), test, train)
+            extensions = [str(path.parent / each) for each in config.extensions]
+            made[case] = Answers(lzn_jax.load(run, extensions), test, train)
         return made[case]
 
     return make
