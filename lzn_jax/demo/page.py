@@ -23,6 +23,7 @@ _COLORS: list[str | tuple[str, float]] = [
 _HEIGHT = 130  # pixels of a single image
 _EVERY, _AGE = 60, 600  # seconds: how often files are deleted, and how old they are by then
 _CSS = """
+.fillable:not(.fill_width) {max-width: 1280px !important}
 .grid-container {
     grid-template-columns: repeat(
         auto-fill, minmax(max(48px, calc(100% / var(--grid-cols) - 8px)), 1fr)
@@ -31,6 +32,7 @@ _CSS = """
 }
 .grid-container .thumbnail-item {aspect-ratio: 1; height: auto}
 .grid-wrap.fixed-height {min-height: 0 !important; max-height: none !important}
+@media (max-width: 700px) {.choice {max-height: 190px; overflow-y: auto !important}}
 #place img {max-width: min(100%, 600px); margin: auto}
 .dark #place img {filter: invert(1) hue-rotate(180deg) brightness(1.3)}
 """
@@ -163,14 +165,14 @@ def _image_sources(answers: Answers) -> list[tuple[Event, Callable[..., Any], An
         brush = gr.Brush(_BRUSHES[channels], _COLORS[:1], _COLORS[0], "fixed")
     gr.Markdown("**Draw an image**")
     with gr.Row():
-        with gr.Column(scale=3, min_width=300):
+        with gr.Column(scale=3, min_width=250):
             sketch = gr.Sketchpad(
                 _BLANK, show_label=False, brush=brush,
                 canvas_size=_BLANK.shape[:2], fixed_canvas=True, layers=False, transforms=(),
                 image_mode="RGBA", elem_id="sketch",
             )  # fmt: skip
             sketch.clear(lambda: _BLANK, None, sketch)
-        with gr.Column(scale=1, min_width=130):
+        with gr.Column(scale=1, min_width=110):
             run = gr.Button("Run on the drawing", variant="primary")
             file = gr.UploadButton("Upload an image", type="binary")
     sources: list[tuple[Event, Callable[..., Any], Any]] = [
@@ -183,13 +185,17 @@ def _image_sources(answers: Answers) -> list[tuple[Event, Callable[..., Any], An
         def chosen(event: gr.SelectData) -> Any:
             return answers.test_images[event.index]
 
+        for event in (run.click, file.upload):
+            event(lambda: gr.Gallery(selected_index=None), None, choice)
         sources.append((choice.select, chosen, None))
     return sources
 
 
 def _choice(answers: Answers, label: str, columns: int, selected: int) -> gr.Gallery:
     """Test images to click on."""
-    return _images(label, columns, list(plots.enlarged(answers.test_images)), selected)
+    choice = _images(label, columns, list(plots.enlarged(answers.test_images)), selected)
+    choice.elem_classes = ["choice"]
+    return choice
 
 
 def _noted(answer: tuple[Any, str]) -> Any:
@@ -265,7 +271,10 @@ def _samples(
     They are made when the tab opens with all inputs filled in, and on the events.
     """
     seed = gr.State(None)
-    outputs = _images("Images", NUM_IMAGES) if is_images else gr.Textbox(label="Samples", lines=8)
+    if is_images:
+        outputs: Component = _images("Images", NUM_IMAGES)
+    else:
+        outputs = gr.Textbox(label="Samples", max_lines=NUM_IMAGES, interactive=False)
     outputs.elem_classes = ["samples"]
 
     def samples(seed: int, *values: Any) -> tuple[int, Any]:

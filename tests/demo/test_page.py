@@ -71,6 +71,7 @@ def test_a_drawing_a_text_a_label_and_a_way_between(person, tmp_path):
     assert seen.shape == (96, 96, 4)
     middle, border = seen[:, 40:56, 0].mean(), seen[:, [*range(12), *range(84, 96)], 0].mean()
     assert middle > 100 > 20 > border  # a line as high as digits are, bright on dark
+    assert person.page.locator(".choice:visible .selected").count() == 0
     person.clear()
     person.draw((0, 0.5), (1, 0.5))
     lying = person.changed(person.seen("seen"), lambda: person.click("Run on the drawing"))
