@@ -48,7 +48,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.training.batch_size = 1280
     config.training.queries = 256
     config.training.devices = "dividing"
-    config.training.num_steps = 1500  # 3000: better samples, closer to copies (docs/alone.md)
+    config.training.num_steps = 1500  # 3000: better samples, closer to copies (docs/appendix.md)
     config.training.learning_rate.encoder = 2e-3
     config.training.learning_rate.decoder = 2e-3
     config.training.warmup_steps = 50

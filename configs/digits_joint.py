@@ -30,7 +30,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.alignment.noise_scale = 0.45
     config.alignment.solver = "adams"
     config.alignment.num_steps = 10
-    config.alignment.cutoff = 0.6  # for this solver; 0.2 for Euler (docs/results.md)
+    config.alignment.cutoff = 0.6  # for this solver; 0.2 for Euler (docs/appendix.md)
 
     # Image encoder (image -> anchor) and decoder (noisy image, time, latent, label -> velocity).
     # Convolutions with so few channels are slow on a CPU: the decoder, which runs most, has none.

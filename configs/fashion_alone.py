@@ -24,7 +24,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.latent.context_size = 6144
 
     # A convolutional decoder on 2x2 patches as four channels, with feature maps 7 and 14 wide.
-    # Dense layers give noisy pixels and features unlike those of real images (docs/alone.md).
+    # Dense layers give noisy pixels and features unlike those of real images (docs/appendix.md).
     del config.decoder.num_blocks
     config.decoder.name = "direct"
     config.decoder.patch_size = 2

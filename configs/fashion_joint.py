@@ -26,7 +26,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.latent.context_size = 2000
 
     # Closer to the paper's 1 (random points of a zone) than for digits: samples are closer to the
-    # training images, and accuracy is 0.4 points lower (docs/results.md).
+    # training images, and accuracy is 0.4 points lower (docs/appendix.md).
     config.alignment.noise_scale = 0.7
     config.alignment.num_steps = 50
 

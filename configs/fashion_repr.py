@@ -21,7 +21,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.augmentation.min_area = 0.3
     config.latent.context_size = 2000
 
-    # Fewer steps are better (docs/results.md). The first, with uniform assignments, is cut off.
+    # Fewer steps are better (docs/appendix.md). The first, with uniform assignments, is cut off.
     config.alignment.num_steps = 2
     config.alignment.cutoff = 0.5
 
