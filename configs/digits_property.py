@@ -37,7 +37,6 @@ def get_config() -> ml_collections.ConfigDict:
     config.training.learning_rate.decoder = 2e-3
     config.training.learning_rate.property_encoder = 1e-3
     config.training.learning_rate.property_decoder = 1e-3
-    config.training.flow_draws = 1
     config.evaluation.every_steps = 500
     del config.evaluation.batch_sizes, config.evaluation.context_sizes
     return config

@@ -43,7 +43,6 @@ def get_config() -> ml_collections.ConfigDict:
     config.training.num_steps = 7000  # 15 epochs
     config.training.learning_rate.encoder = 2e-3
     config.training.learning_rate.decoder = 2e-3
-    config.training.flow_draws = 1
     config.training.ema_decay = 0.999
     config.checkpoint.every_steps = 500
     config.evaluation.every_steps = 7000
