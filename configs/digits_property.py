@@ -32,7 +32,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.decoder.condition = "property"
     config.decoder.latents = ("property", "image")
 
-    del config.training.learning_rate.label_anchors
+    del config.training.learning_rate.label_anchors, config.training.flow_draws
     config.training.num_steps = 1000
     config.training.learning_rate.decoder = 2e-3
     config.training.learning_rate.property_encoder = 1e-3

@@ -41,7 +41,6 @@ def get_config() -> ml_collections.ConfigDict:
     config.decoder.condition_dropout = 0.1
 
     config.training.num_steps = 700
-    config.training.flow_draws = 2
     config.training.learning_rate.decoder = 2e-3
     config.training.learning_rate.text_encoder = 1e-3
     config.training.learning_rate.text_decoder = 2e-3

@@ -41,6 +41,7 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.training.batch_size = 128
     config.training.num_steps = 7000  # 15 epochs
+    config.training.flow_draws = 1
     config.training.learning_rate.encoder = 2e-3
     config.training.learning_rate.decoder = 2e-3
     config.training.ema_decay = 0.999

@@ -13,5 +13,6 @@ def get_config() -> ml_collections.ConfigDict:
     config.decoder = ml_collections.ConfigDict({"name": "ncsnpp", "features": 16})
     config.decoder.channel_multipliers = (1, 2)
     config.decoder.num_res_blocks = 1
+    del config.training.flow_draws
     config.training.learning_rate.decoder = 2e-3
     return config
