@@ -178,8 +178,9 @@ def _draw_space(
             path_effects=[patheffects.withStroke(linewidth=7, foreground="white")],
         )  # fmt: skip
         arm = 0.03 * max(axes.dataLim.width, axes.dataLim.height)
-        tips = crosses[:, None] + arm * np.array([[-1, -1], [-1, 1], [1, -1], [1, 1]])
-        obstacles = np.concatenate([obstacles, tips.reshape(-1, 2)])
+        corners = arm * np.array([[0, 0], [-1, -1], [-1, 1], [1, -1], [1, 1]])
+        covered = crosses[:, None] + corners
+        obstacles = np.concatenate([obstacles, covered.reshape(-1, 2)])
     if 1 < len(colors) <= _MAX_CLASS_NAMES:
         if zone_centres is None:
             places = np.stack([flat[labels == label].mean(axis=0) for label in colors])
