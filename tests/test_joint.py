@@ -29,7 +29,7 @@ FLOW = zoning.Euler(STEPS)
 
 def build(**changes):
     changes = {"alignment__num_steps": STEPS, "alignment__cutoff": CUTOFF} | changes
-    config = small.config("tests/ncsnpp_joint.py", **changes)
+    config = small.config("configs/digits_joint.py", **changes)
     return LatentSpace(config, sharding.make_mesh(config.training.batch_size))
 
 

@@ -18,7 +18,6 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.name = "nci"
     config.molecule = {"context_size": 2048}
     del config.latent.context_size, config.encoder, config.decoder, config.sampling
-    del config.training.flow_draws
 
     rates = {"molecule_encoder": 1e-3, "molecule_decoder": 2e-3, "label_anchors": 1e-3}
     config.training.learning_rate = rates
