@@ -6,9 +6,8 @@ anchors of a batch, which cut the latent space into zones; latents are drawn in 
 passed to `Decoder.loss`. At inference, anchors of training samples (the context) cut the zones, and
 `Decoder.generate` decodes latents.
 
-A data type does not depend on other types: alignments and conditions between types are in
-`lzn_jax.latent_space`. Register your own type with `lzn_jax.parts.add("type", ...)`; docs/parts.md
-has an example.
+A data type does not depend on other types: `lzn_jax.latent_space` has alignments and conditions.
+Register your own type with `lzn_jax.parts.add("type", ...)`; docs/parts.md has an example.
 """
 
 import functools
@@ -47,9 +46,8 @@ class Zones(NamedTuple):
 
     def noise(self, key: PRNGKeyArray) -> Float[Array, "b q"]:
         """Draws from N(0, I), one for each sample; the key is consumed."""
-        anchors, own = self.anchors, self.own
-        shape = anchors.shape if own is None else (len(own), anchors.shape[1])
-        return jax.random.normal(key, shape, anchors.dtype)
+        count = len(self.anchors if self.own is None else self.own)
+        return jax.random.normal(key, (count, self.anchors.shape[1]), self.anchors.dtype)
 
     def latents(self, noise: Float[Array, "b q"], solver: zoning.Solver) -> Float[Array, "b q"]:
         """Latent of each sample for noise that is already scaled by α (paper §2.2.1)."""
@@ -70,10 +68,7 @@ def strided(samples: Any, count: int) -> Any:
 
 
 def given(batch: Mapping[str, Array], name: str, drawn: Array) -> Array:
-    """Column `name` of a batch if it exists, else `drawn`, the random draw of the update.
-
-    Raises UserError for a column whose shape differs from that of `drawn`.
-    """
+    """Column `name` of a batch, or `drawn` if there is none; UserError for another shape."""
     column = batch.get(name, drawn)
     if column.shape != drawn.shape:
         raise UserError(f"{name} of a batch must have the shape {drawn.shape}, got {column.shape}")
