@@ -290,7 +290,8 @@ def test_tabs_are_what_a_run_can_do_and_open_with_an_example(answers_of, name):
 def test_the_main_button_is_beside_the_canvas(answers):
     _, blocks = build(answers)
     (canvas,) = blocks["Sketchpad"]
-    (button,) = [each for each in blocks["Button"] if each.variant == "primary"]
+    (button,) = [each for each in blocks["Button"] if each.value == "Run on the drawing"]
+    assert button.variant == "primary"
     row = canvas.parent.parent
     assert type(row).__name__ == "Row"
     assert button.parent.parent is row
