@@ -33,11 +33,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.decoder.latents = ("property", "image")
 
     del config.training.learning_rate.label_anchors
-    config.training.num_steps = 1000
-    config.training.learning_rate.decoder = 2e-3
     config.training.learning_rate.property_encoder = 1e-3
     config.training.learning_rate.property_decoder = 1e-3
-    config.training.flow_draws = 1
-    config.evaluation.every_steps = 500
     del config.evaluation.batch_sizes, config.evaluation.context_sizes
     return config

@@ -26,9 +26,6 @@ def get_config() -> ml_collections.ConfigDict:
     config.alignment.num_steps = 20
     config.alignment.cutoff = 0.2
 
-    config.encoder.features = 16
-    config.encoder.tap_channels = 8
-
     # Captions: characters to an anchor and back.
     config.text.alphabet = " abcdefghijklmnopqrstuvwxyz"
     config.text.max_length = 40
@@ -41,7 +38,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.decoder.condition_dropout = 0.1
 
     config.training.num_steps = 700
-    config.training.learning_rate.decoder = 2e-3
+    config.training.flow_draws = 2
     config.training.learning_rate.text_encoder = 1e-3
     config.training.learning_rate.text_decoder = 2e-3
     config.training.schedule = "cosine"

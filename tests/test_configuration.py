@@ -12,7 +12,7 @@ from lzn_jax.data import from_images
 from lzn_jax.run import workdir
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-NCSNPP_JOINT = str(Path(__file__).with_name("ncsnpp_joint.py"))
+DIGITS_JOINT = str(CONFIGS / "digits_joint.py")
 
 # The fields of a joint study on digits with NCSN++ networks, written out by group.
 JOINT_FIELDS = {
@@ -83,11 +83,11 @@ def message(path, *overrides):
 
 
 def edited(folder, lines):
-    """A copy of ncsnpp_joint.py that runs `lines` on its config as a plain dict `tree`.
+    """A copy of digits_joint.py that runs `lines` on its config as a plain dict `tree`.
 
     A ConfigDict would keep the types of its values; a dict is as free as a file may be.
     """
-    source = Path(NCSNPP_JOINT).read_text(encoding="utf-8")
+    source = Path(DIGITS_JOINT).read_text(encoding="utf-8")
     assert source.endswith("    return config\n")
     edit = [
         "tree = config.to_dict()",
@@ -107,7 +107,7 @@ def item(name):
 
 
 def test_schema_and_config_hold_the_fields_of_a_joint_study():
-    config = configuration.load(NCSNPP_JOINT)
+    config = configuration.load(DIGITS_JOINT)
     assert set(configuration.schema_of(SELECTORS)) == joint_fields()
     assert set(leaves(config.to_dict())) == joint_fields()
 
@@ -239,7 +239,7 @@ def test_a_space_that_does_not_hold_together_is_named(path, override, expected):
 
 
 def test_a_config_states_what_it_cannot_do_without_and_leaves_no_empty_group(tmp_path):
-    held = configuration.load(NCSNPP_JOINT)
+    held = configuration.load(DIGITS_JOINT)
     path = tmp_path / "short.py"
     path.write_text(
         "from lzn_jax import configuration\n\n"
@@ -253,18 +253,18 @@ def test_a_config_states_what_it_cannot_do_without_and_leaves_no_empty_group(tmp
 
 @pytest.mark.parametrize("value", ["all", "dividing", 1, 6])
 def test_devices_are_a_rule_or_a_number(value):
-    config = configuration.load(NCSNPP_JOINT, [f"training.devices={value}"])
+    config = configuration.load(DIGITS_JOINT, [f"training.devices={value}"])
     assert config.training.devices == value
 
 
 @pytest.mark.parametrize("value", ["some", "0", "1.5", "None"])
 def test_devices_are_nothing_else(value):
     with pytest.raises(UserError, match="an integer >= 1 or 'all' or 'dividing', got"):
-        configuration.load(NCSNPP_JOINT, [f"training.devices={value}"])
+        configuration.load(DIGITS_JOINT, [f"training.devices={value}"])
 
 
 def test_a_run_older_than_a_field_goes_on_with_its_default(tmp_path):
-    config = configuration.load(NCSNPP_JOINT, ["alignment.solver=euler"])
+    config = configuration.load(DIGITS_JOINT, ["alignment.solver=euler"])
     tree = configuration.to_json_dict(config)
     for name in DEFAULTS:
         group, _, field = name.partition(".")
@@ -278,7 +278,7 @@ def test_a_run_older_than_a_field_goes_on_with_its_default(tmp_path):
 
 
 def test_a_run_older_than_a_fields_removal_goes_on_where_nothing_else_is_computed(tmp_path):
-    config = configuration.load(NCSNPP_JOINT)
+    config = configuration.load(DIGITS_JOINT)
     tree = configuration.to_json_dict(config)
     tree["latent"]["precision"] = "float32"
     (tmp_path / "config.json").write_text(json.dumps(tree))
@@ -357,8 +357,8 @@ def test_networks_and_source_bring_their_own_fields(selector):
 )
 def test_an_override_sets_its_field_in_the_fields_type(override, value):
     name = override.partition("=")[0]
-    before = configuration.load(NCSNPP_JOINT)
-    after = configuration.load(NCSNPP_JOINT, [override])
+    before = configuration.load(DIGITS_JOINT)
+    after = configuration.load(DIGITS_JOINT, [override])
     assert value_of(after, name) == value
     assert type(value_of(after, name)) is type(value)
     if isinstance(value, tuple):
@@ -380,7 +380,7 @@ def test_an_optional_field_goes_to_a_value_and_to_none(tmp_path, name):
 
 @pytest.mark.parametrize("name", sorted(joint_fields() - set(OPTIONAL) - {"study"}))
 def test_no_other_field_takes_none(name):
-    assert message(NCSNPP_JOINT, f"{name}=None").startswith(f"{name} must be ")
+    assert message(DIGITS_JOINT, f"{name}=None").startswith(f"{name} must be ")
 
 
 @pytest.mark.parametrize(
@@ -522,7 +522,7 @@ def test_no_other_field_takes_none(name):
     ],
 )
 def test_a_bad_override_is_named_with_what_would_be_right(override, expected):
-    assert message(NCSNPP_JOINT, override) == expected
+    assert message(DIGITS_JOINT, override) == expected
 
 
 @pytest.mark.parametrize(
@@ -542,7 +542,7 @@ def test_a_bad_override_is_named_with_what_would_be_right(override, expected):
 )
 def test_an_unknown_field_is_answered_with_the_nearest(tmp_path, name, nearest):
     answer = f"the config has no field {name}; the nearest is {nearest}"
-    assert message(NCSNPP_JOINT, f"{name}=1") == answer
+    assert message(DIGITS_JOINT, f"{name}=1") == answer
     *groups, leaf = name.split(".")
     lines = ["node = tree", *(f"node = node.setdefault({group!r}, {{}})" for group in groups)]
     path = edited(tmp_path, "\n".join([*lines, f"node[{leaf!r}] = 1"]))
@@ -553,32 +553,32 @@ def test_a_value_for_a_group_is_answered_with_its_fields():
     expected = "the config has no field training.learning_rate; the nearest are "
     group = "training.learning_rate"
     expected += f"{group}.encoder, {group}.decoder, {group}.label_anchors"
-    assert message(NCSNPP_JOINT, "training.learning_rate=1e-3") == expected
+    assert message(DIGITS_JOINT, "training.learning_rate=1e-3") == expected
 
 
 def test_micro_batches_must_divide_the_batch():
-    assert configuration.load(NCSNPP_JOINT, ["training.microbatch_size=64"])
+    assert configuration.load(DIGITS_JOINT, ["training.microbatch_size=64"])
     with pytest.raises(UserError, match=r"must divide training\.batch_size 256, got 60"):
-        configuration.load(NCSNPP_JOINT, ["training.microbatch_size=60"])
+        configuration.load(DIGITS_JOINT, ["training.microbatch_size=60"])
 
 
 @pytest.mark.parametrize(("num_steps", "accepted"), [(2, False), (3, True)])
 def test_dpm_needs_three_steps(num_steps, accepted):
     overrides = [f"latent.num_steps={num_steps}"]
-    assert configuration.load(NCSNPP_JOINT, overrides).latent.num_steps == num_steps
+    assert configuration.load(DIGITS_JOINT, overrides).latent.num_steps == num_steps
     overrides.append("latent.solver=dpm")
     if accepted:
-        assert configuration.load(NCSNPP_JOINT, overrides).latent.solver == "dpm"
+        assert configuration.load(DIGITS_JOINT, overrides).latent.solver == "dpm"
     else:
         expected = "latent.num_steps must be an integer >= 3 with latent.solver 'dpm', got 2"
-        assert message(NCSNPP_JOINT, *overrides) == expected
+        assert message(DIGITS_JOINT, *overrides) == expected
 
 
 def test_noise_levels_scale_by_sigma_where_time_is_a_fourier_embedding():
     scaled = "decoder.scale_by_sigma=True"
     expected = "decoder.scale_by_sigma must be False unless decoder.time_embedding is 'fourier'"
-    assert message(NCSNPP_JOINT, scaled).startswith(expected)
-    config = configuration.load(NCSNPP_JOINT, [scaled, "decoder.time_embedding=fourier"])
+    assert message(DIGITS_JOINT, scaled).startswith(expected)
+    config = configuration.load(DIGITS_JOINT, [scaled, "decoder.time_embedding=fourier"])
     assert config.decoder.scale_by_sigma
 
 
@@ -594,10 +594,10 @@ def test_a_joint_study_needs_two_classes(tmp_path):
 
 @pytest.mark.parametrize("off", ["latent.enabled=False", "alignment.weight=0"])
 def test_a_joint_study_trains_something(off):
-    assert configuration.load(NCSNPP_JOINT, [off])
+    assert configuration.load(DIGITS_JOINT, [off])
     silent = "training.generation_weight=0"
-    assert configuration.load(NCSNPP_JOINT, [silent])
-    assert message(NCSNPP_JOINT, off, silent).startswith("training.generation_weight must be > 0")
+    assert configuration.load(DIGITS_JOINT, [silent])
+    assert message(DIGITS_JOINT, off, silent).startswith("training.generation_weight must be > 0")
 
 
 def folder_of(root, sizes, mode="RGB"):
@@ -717,7 +717,7 @@ def test_another_data_set_by_name_brings_its_own_fields():
 )
 def test_an_unknown_field_is_answered_with_the_nearest_by_meaning(asked, nearest):
     expected = f"the config has no field {asked}; the nearest {nearest}"
-    assert message(NCSNPP_JOINT, f"{asked}=1").startswith(expected)
+    assert message(DIGITS_JOINT, f"{asked}=1").startswith(expected)
 
 
 def test_an_override_does_not_repair_a_file(tmp_path):
@@ -727,7 +727,7 @@ def test_an_override_does_not_repair_a_file(tmp_path):
 
 def test_fields_that_go_together_are_checked_after_all_overrides():
     overrides = ["encoder.attention_resolutions=2", "encoder.channel_multipliers=1,1,1"]
-    config = configuration.load(NCSNPP_JOINT, overrides)
+    config = configuration.load(DIGITS_JOINT, overrides)
     assert config.encoder.attention_resolutions == (2,)
 
 
@@ -735,7 +735,7 @@ def test_fields_that_go_together_are_checked_after_all_overrides():
 def test_the_largest_cutoff_leaves_a_step(num_steps):
     largest = math.nextafter(1.0, 0.0)
     overrides = [f"alignment.cutoff={largest!r}", f"alignment.num_steps={num_steps}"]
-    alignment = configuration.load(NCSNPP_JOINT, overrides).alignment
+    alignment = configuration.load(DIGITS_JOINT, overrides).alignment
     assert int(alignment.cutoff * alignment.num_steps) < num_steps
 
 
@@ -854,7 +854,7 @@ def test_loading_writes_nothing(tmp_path):
 
 
 def test_a_loaded_config_cannot_be_changed():
-    config = configuration.load(NCSNPP_JOINT)
+    config = configuration.load(DIGITS_JOINT)
     with pytest.raises(AttributeError, match="immutable"):
         config.seed = 1
     with pytest.raises(AttributeError, match="immutable"):
@@ -866,7 +866,7 @@ def test_a_loaded_config_cannot_be_changed():
 
 def test_json_holds_plain_values():
     overrides = ["encoder.channel_multipliers=1,2,4", "alignment.noise_scale=None"]
-    config = configuration.load(NCSNPP_JOINT, overrides)
+    config = configuration.load(DIGITS_JOINT, overrides)
     tree = configuration.to_json_dict(config)
     assert json.loads(json.dumps(tree)) == tree
     assert tree["encoder"]["channel_multipliers"] == [1, 2, 4]

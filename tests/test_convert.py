@@ -400,6 +400,7 @@ def test_a_released_checkpoint_is_loaded_by_name_and_converted_once(
 # Files of the other case studies, of seeded weights.
 
 
+DIGITS_JOINT = "configs/digits_joint.py"
 JOINT = {"encoder__attention_resolutions": "(8,)", "decoder__time_embedding": "fourier"}
 REPRESENTATION = {
     "encoder__stem": "imagenet",
@@ -414,7 +415,7 @@ REPRESENTATION = {
 
 
 def joint_config(**changes):
-    return small.config(**{**JOINT, **changes})
+    return small.config(DIGITS_JOINT, **{**JOINT, **changes})
 
 
 def representation_config(**changes):
@@ -458,7 +459,8 @@ def seeded(tmp_path_factory):
         folder, values = tmp_path_factory.mktemp(kind), released_values(kind)
         torch_writer.write(folder / "file.pt", values)
         changes = {"joint": JOINT, "repr": REPRESENTATION}[kind]
-        flags = small.flags(f"configs/digits_{kind}.py", folder / "run", **changes)
+        config = {"joint": DIGITS_JOINT, "repr": "configs/digits_repr.py"}[kind]
+        flags = small.flags(config, folder / "run", **changes)
         assert convert.main([*flags, f"--checkpoint={folder / 'file.pt'}"]) == 0
         return values, flags, folder
 

@@ -129,7 +129,10 @@ def test_a_part_is_of_a_kind_and_its_fields_are_fields():
 def test_a_part_is_imported_where_it_is_asked_for():
     named("own", ("json", "json:dumps", json))
     assert parts.get("solver", "own") == (json, json.dumps, json)
-    expected = "there is no solver 'owm'; available: euler, dpm, adams, own"
+    available = ", ".join(parts.names("solver"))  # other tests may have added some
+    assert available.startswith("euler, dpm, adams")
+    assert available.endswith("own")
+    expected = f"there is no solver 'owm'; available: {available}"
     assert error("solver", "owm", load=parts.get) == expected
 
 

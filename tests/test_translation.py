@@ -425,7 +425,7 @@ def test_test_texts_that_the_run_cannot_read_are_named_first_and_not_measured(
     whole = cut.at(np.setdiff1d(np.arange(20), [0, 3, 7]))
     caplog.set_level("INFO")
     measurements.prepare(model.space, cut)
-    assert "left out: the test text 'a çat' has characters that the run" in caplog.text
+    assert "left out: the test text 'a çat' has characters outside the run" in caplog.text
     assert "test texts left out: 2 distinct, of 2 examples" in caplog.text
     found = measure(model, train, cut, tmp_path)
     assert found == measure(model, train, whole, tmp_path)

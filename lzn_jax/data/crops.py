@@ -95,15 +95,19 @@ def _resize(image: Image.Image, box: Box, size: int, scale: int) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Views:
-    """Transform to {"views": (2, h, w, c)}: two random crops of one image."""
+    """Transform to {name: (count, h, w, c)}: random crops of one image."""
 
     image_size: int
     channels: int
     min_area: float
+    name: str = "views"
+    count: int = 2
 
     def __call__(
         self, image: bytes | np.ndarray, rng: np.random.Generator
     ) -> dict[str, np.ndarray]:
         area = (self.min_area, 1.0)
-        views = random_views(image, rng, self.image_size, channels=self.channels, area=area)
-        return {"views": views}
+        crops = random_views(
+            image, rng, self.image_size, channels=self.channels, count=self.count, area=area
+        )
+        return {self.name: crops}

@@ -304,7 +304,9 @@ def _samples(
 def _translation_tab(answers: Answers, source: str, target: str, opens: Event) -> None:
     examples = answers.examples(source)
     with gr.Row(equal_height=True):
-        text = gr.Textbox(next(iter(examples), None), label=source.capitalize(), scale=4)
+        text = gr.Textbox(
+            next(iter(examples), None), label=source.capitalize(), max_lines=1, scale=4
+        )
         name = f"Translate to {answers.plural(target)}"
         run = gr.Button(name, variant="primary", scale=1, min_width=130)
     if examples:

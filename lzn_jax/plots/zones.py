@@ -182,6 +182,10 @@ def _draw_space(
             *crosses.T, "x", color="black", ms=16, mew=4, zorder=8,
             path_effects=[patheffects.withStroke(linewidth=7, foreground="white")],
         )  # fmt: skip
+        arm = 0.03 * max(axes.dataLim.width, axes.dataLim.height)
+        corners = arm * np.array([[0, 0], [-1, -1], [-1, 1], [1, -1], [1, 1]])
+        covered = crosses[:, None] + corners
+        obstacles = np.concatenate([obstacles, covered.reshape(-1, 2)])
     if 1 < len(colors) <= _MAX_CLASS_NAMES:
         if zone_centres is None:
             places = np.stack([flat[labels == label].mean(axis=0) for label in colors])

@@ -132,10 +132,10 @@ def test_the_split_has_the_counts_that_the_docs_say(names, pictures):
     )
     text = " ".join((ROOT / "docs" / "text.md").read_text().split())
     assert f"{len(names)} drawings" in text
-    assert f"{families.max() + 1} families: {train} emoji train" in text
-    assert f"`held_out`: {held_out} emoji of a tenth of the families" in text
-    assert f"`skin_tones`: {toned} with trained siblings" in text
-    assert f"The {none} of these that are as near to a training image are in no split" in text
+    assert f"Of {families.max() + 1} families, {train} emoji are for training" in text
+    assert f"`held_out` ({held_out} emoji of a tenth of the families)" in text
+    assert f"`skin_tones` ({toned} emoji with siblings in training)" in text
+    assert f"{none} that are too close to a training image are in no split" in text
 
 
 def test_a_validation_part_is_cut_by_families_too(monkeypatch, names, pictures):

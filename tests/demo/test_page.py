@@ -92,8 +92,6 @@ def test_a_drawing_a_text_a_label_and_a_way_between(person, tmp_path):
     box.fill("a bold seven leaning left")
     person.changed(made, lambda: box.press("Enter"))  # with the first seed again
     assert made.count() == 8
-    person.changed(made, lambda: person.click("Sample again"))
-    person.changed(made, lambda: person.click("Translate to images"))
     looks_like_a_page(person, tmp_path / "text.png")
 
     person.tab("Label to images")
@@ -293,8 +291,8 @@ def test_the_main_button_is_beside_the_canvas(answers):
     _, blocks = build(answers)
     (canvas,) = blocks["Sketchpad"]
     (button,) = [each for each in blocks["Button"] if each.value == "Run on the drawing"]
-    assert button.variant == "primary"
     row = canvas.parent.parent
+    assert button.variant == "primary"
     assert type(row).__name__ == "Row"
     assert button.parent.parent is row
 

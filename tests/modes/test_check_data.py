@@ -121,7 +121,7 @@ def _captioned(tmp_path, *rows, **changes):
 
 def test_check_data_describes_texts_by_the_tokenizer_of_the_run(tmp_path, capsys, monkeypatch):
     drawn = []
-    monkeypatch.setattr(check_data.plots, "translations", lambda *given: drawn.append(given))
+    monkeypatch.setattr(check_data.plots, "translations", lambda *given, made: drawn.append(given))
     rows = [("cat/01.jpg", "$1 or $\\foo$"), ("cat/01.jpg", "x" * 50), ("dog/00.jpg", "no 1")]
     config = _captioned(tmp_path, *rows)
     alphabet = "--config.text.alphabet= 0123456789abcdefghijklmnopqrstuvwxyz"
