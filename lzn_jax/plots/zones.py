@@ -69,15 +69,12 @@ def _at_least_2d(points: np.ndarray) -> np.ndarray:
 
 
 def _moved_apart(
-    positions: np.ndarray, obstacles: np.ndarray, distance: float | np.ndarray
+    positions: np.ndarray, obstacles: np.ndarray, distance: float
 ) -> Float[np.ndarray, "c 2"]:
-    """Positions (c, 2) moved until about `distance` apart from each other and from obstacles.
-
-    `distance` is one number, or one for each position and then each obstacle, (c + m,).
-    """
+    """Positions (c, 2) moved until about `distance` apart from each other and from obstacles."""
     # Equal positions need noise, as the direction between them is undefined.
     noise = np.random.default_rng(0).normal(size=positions.shape)
-    positions = positions + 1e-3 * np.min(distance) * noise
+    positions = positions + 1e-3 * distance * noise
     for _ in range(200):
         gaps = positions[:, None] - np.concatenate([positions, obstacles])
         lengths = np.linalg.norm(gaps, axis=-1)
@@ -108,17 +105,15 @@ def _write_class_names(
     obstacles: np.ndarray,
     colors: Mapping[int, Any],
     class_names: Sequence[str] | None,
-    crosses: np.ndarray,
 ) -> None:
-    """Writes the names of classes near their places (c, 2), not on obstacles (m, 2) or crosses."""
+    """Writes the names of classes near their places (c, 2), not on obstacles (m, 2)."""
     extent = max(axes.dataLim.width, axes.dataLim.height, 0.1)  # points may all coincide
     names = [label_name(label, class_names) for label in colors]
     sizes = [_LARGE_SIZE if len(name) <= 2 else TEXT_SIZE for name in names]
     texts = [text_extent(*each, "bold") for each in zip(names, sizes, strict=True)]
     box = np.max(texts, axis=0) / DPI / _PANEL * extent
     box = np.clip(1.1 * box, 0.05 * extent, 0.25 * extent)
-    distances = np.repeat([1.0, 1.6], [len(places) + len(obstacles), len(crosses)])
-    places = _moved_apart(places / box, np.concatenate([obstacles, crosses]) / box, distances) * box
+    places = _moved_apart(places / box, obstacles / box, 1.0) * box
     axes.update_datalim(places)
     axes.autoscale_view()
     for (x, y), name, size, color in zip(places, names, sizes, colors.values(), strict=True):
@@ -176,8 +171,8 @@ def _draw_space(
     if prior:
         _draw_prior(axes)
         obstacles = np.array([[0.0, 1.0], [0.0, 2.0]])  # texts
-    crosses = np.zeros((0, 2)) if marked is None else _at_least_2d(marked) @ plane
-    if len(crosses):
+    if marked is not None:
+        crosses = _at_least_2d(marked) @ plane
         axes.plot(
             *crosses.T, "x", color="black", ms=16, mew=4, zorder=8,
             path_effects=[patheffects.withStroke(linewidth=7, foreground="white")],
@@ -195,7 +190,7 @@ def _draw_space(
                 axes.plot(x, y, "*", ms=15, color=color, mec="black", zorder=6)
             obstacles = np.concatenate([obstacles, stars])
             places = stars - [0.0, 0.05 * np.ptp(flat, axis=0).max()]
-        _write_class_names(axes, places, obstacles, colors, class_names, crosses)
+        _write_class_names(axes, places, obstacles, colors, class_names)
     label_axes(axes, title, f"{direction} 1", f"{direction} 2")
     axes.set_aspect("equal", adjustable="datalim")
 
