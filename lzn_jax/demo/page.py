@@ -96,7 +96,7 @@ def serve(answers: Answers, title: str, port: int) -> None:
 def _on(event: Event, function: Callable[..., Any], inputs: Any, outputs: Any) -> None:
     """Calls a function on an event, one call at a time and in the order of events.
 
-    Of the same event during a call, only the last is answered, after the call.
+    Of repeated events during a call, only the last is answered.
     The message of a UserError becomes a warning that leaves the outputs unchanged; an exception
     would mark all of them.
     """
