@@ -96,6 +96,7 @@ def serve(answers: Answers, title: str, port: int) -> None:
 def _on(event: Event, function: Callable[..., Any], inputs: Any, outputs: Any) -> None:
     """Calls a function on an event, one call at a time and in the order of events.
 
+    Of repeated events during a call, only the last is answered.
     The message of a UserError becomes a warning that leaves the outputs unchanged; an exception
     would mark all of them.
     """
@@ -109,7 +110,10 @@ def _on(event: Event, function: Callable[..., Any], inputs: Any, outputs: Any) -
         gr.Warning(html.escape(message[:1].upper() + message[1:]), title="")
         return gr.skip()
 
-    event(answer, inputs, outputs, concurrency_id="model", concurrency_limit=1)
+    event(
+        answer, inputs, outputs, concurrency_id="model", concurrency_limit=1,
+        trigger_mode="always_last",
+    )  # fmt: skip
 
 
 def _images(label: str, columns: int, value: Any = None, selected: int | None = None) -> gr.Gallery:
