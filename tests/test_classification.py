@@ -64,7 +64,7 @@ def test_one_batch_of_all_is_the_plain_computation():
 @pytest.mark.parametrize("size", [1, 4, 11])
 def test_a_smaller_bank_is_the_first_of_its_anchors(size):
     anchors, bank = anchors_of(6), jnp.asarray(anchors_of(11, seed=1))
-    centres = classification._centres_in_bank(anchors, bank, size, SOLVER)
+    centres = classification._centres_in_context(anchors, bank, size, SOLVER)
     expected = zoning.latents_in_context(anchors, bank[:size], jnp.zeros((6, 3)), solver=SOLVER)
     np.testing.assert_allclose(centres, expected, atol=1e-5)
 

@@ -44,7 +44,7 @@ class Image(DataType):
         self.loss_name = "generation_loss"
         if is_views:
             self.measurements = ("representations",)
-        elif self.weight > 0 and config.get("objective", "lzn") == "lzn":  # not a baseline
+        elif self.weight > 0 and config.objective == "lzn":  # not a baseline
             self.measurements = ("samples", "reconstruction")
 
     def column_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:

@@ -1,7 +1,7 @@
 """Accuracy of classification by zone (paper E.3).
 
 Accuracy depends on the noise scale α of the latents, and on the anchors that cut the zones beside
-an image's own anchor: those of a batch of test images, as in the paper, or of a context bank.
+an image's own anchor: those of a batch of test images, as in the paper, or context anchors.
 """
 
 import functools
@@ -107,7 +107,7 @@ def _accuracies(
     """
     evaluation, space = model.config.evaluation, model.space
     key = space.encoders[model.main_type].anchors_key
-    bank = model.model.context.get(key, jnp.zeros((0, anchors.shape[1])))
+    context = model.model.context.get(key, jnp.zeros((0, anchors.shape[1])))
     return Curves(
         alpha={
             scale: accuracy_of(model.latents(anchors, scale)) for scale in evaluation.noise_scales
@@ -118,9 +118,9 @@ def _accuracies(
             if size <= len(anchors)
         },
         context={
-            size: accuracy_of(_centres_in_bank(anchors, bank, size, space.solver))
+            size: accuracy_of(_centres_in_context(anchors, context, size, space.solver))
             for size in evaluation.context_sizes
-            if size <= len(bank)
+            if size <= len(context)
         },
     )
 
@@ -151,11 +151,13 @@ def _centres_of_batches(
     return jax.vmap(centres)(batches)
 
 
-def _centres_in_bank(
-    anchors: np.ndarray, bank: Array, size: int, solver: zoning.Solver
+def _centres_in_context(
+    anchors: np.ndarray, context: Array, size: int, solver: zoning.Solver
 ) -> Float[Array, "n q"]:
-    """Latents at α = 0 in zones cut by the first `size` anchors of a bank in random order."""
+    """Latents at α = 0 in zones cut by the first `size` context anchors; their order is random."""
     # Weights instead of a slice, so that all sizes share one compiled program.
-    log_weights = jnp.where(jnp.arange(len(bank)) < size, 0.0, -jnp.inf)
+    log_weights = jnp.where(jnp.arange(len(context)) < size, 0.0, -jnp.inf)
     noise = jnp.zeros_like(anchors)
-    return zoning.latents_in_context(anchors, bank, noise, solver=solver, log_weights=log_weights)
+    return zoning.latents_in_context(
+        anchors, context, noise, solver=solver, log_weights=log_weights
+    )

@@ -49,15 +49,15 @@ def measure(
     if num_classes == 1:
         _log.info("probes and neighbours are left out: they need labels of two classes or more")
         return {}
-    bank = model.embed(train.images, noise="train")
-    classifiers = _fit_probes(model, train, bank)
+    references = model.embed(train.images, noise="train")
+    classifiers = _fit_probes(model, train, references)
     metrics = {}
     for name, features in queries.items():
         suffix = "" if name == "backbone" else f"_{name}"
         scores = classifiers[name](features)
         for k, share in probes.accuracy(scores, test.labels).items():
             metrics[f"linear_probe_top{k}{suffix}"] = share
-        votes = knn_log_votes(bank[name], train.labels, features, num_classes=num_classes)
+        votes = knn_log_votes(references[name], train.labels, features, num_classes=num_classes)
         metrics[f"knn_top1{suffix}"] = probes.accuracy(votes, test.labels)[1]
     return metrics
 

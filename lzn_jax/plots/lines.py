@@ -227,7 +227,7 @@ def classification(
     panels = [
         _AccuracyPanel("Noise of the latents", "noise scale α", False, alpha),
         _AccuracyPanel("Anchors of a batch", "images in a batch (α = 0)", True, batch),
-        _AccuracyPanel("Context anchors", "anchors in the bank (α = 0)", True, context),
+        _AccuracyPanel("Context anchors", "number of context anchors (α = 0)", True, context),
     ]
     shown = [panel for panel in panels if len(panel.accuracies) > 1]
     figure = new_figure(3.6 * max(1, len(shown)), 3.6, "Classification by zone")

@@ -48,7 +48,7 @@ def test_votes_by_hand():
 
 
 def test_earlier_rows_win_ties_within_and_across_blocks(monkeypatch):
-    monkeypatch.setattr(neighbours, "_BANK_ROWS", 4)
+    monkeypatch.setattr(neighbours, "_REFERENCE_ROWS", 4)
     bank = np.tile(np.array([[0.3, -1.7, 0.2]], np.float32), (11, 1))  # all duplicates
     labels = np.arange(11)
     votes = knn_log_votes(bank, labels, bank[:2], num_classes=11, k=6)
@@ -60,7 +60,7 @@ def test_earlier_rows_win_ties_within_and_across_blocks(monkeypatch):
 def test_blocks_of_odd_sizes_change_nothing(monkeypatch, bank_rows, query_rows):
     bank, labels = _sample(101, 5, seed=0)
     queries, _ = _sample(23, 5, seed=1)
-    monkeypatch.setattr(neighbours, "_BANK_ROWS", bank_rows)
+    monkeypatch.setattr(neighbours, "_REFERENCE_ROWS", bank_rows)
     monkeypatch.setattr(neighbours, "_QUERY_ROWS", query_rows)
     neighbours._update_nearest.clear_cache()  # the size of a block is compiled in
     votes = knn_log_votes(bank, labels, queries, num_classes=5)
