@@ -125,7 +125,7 @@ def test_a_drawing_a_text_a_label_and_a_way_between(person, tmp_path):
 def test_the_page_opens_with_an_answer_and_fits_a_phone(browser, server, scheme, is_inverted):
     phone = visitor.Person(browser, server[0], width=400, scheme=scheme)
     for name in ("seen", "reconstruction", "siblings", "neighbours"):
-        assert phone.seen(name).first.is_visible()
+        phone.seen(name).first.wait_for()
     place = phone.seen("place").first
     assert ("invert" in place.evaluate("e => getComputedStyle(e).filter")) == is_inverted
     assert phone.pixels(place)[0, 0, 3] == 0  # transparent, so that either background is there

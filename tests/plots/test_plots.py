@@ -401,6 +401,8 @@ def test_arrows_lead_from_inputs_to_outputs_in_boxes(tmp_path, drawn):
             extent, middle = arrow.get_window_extent(), above.bbox.x0 + above.bbox.width / 2
             assert below.bbox.y1 < extent.y0 < extent.y1 < above.bbox.y0
             assert extent.x0 < middle < extent.x1
+            tail, *_, tip, _, _ = arrow.get_path().vertices
+            assert tip[1] < tail[1]
 
 
 def test_long_bands_continue_in_further_rows(tmp_path, drawn):
