@@ -42,7 +42,9 @@ from lzn_jax.run.sharding import examples_at_a_time
 
 BASELINES: dict[str, Callable[..., Any]] = {
     "simclr": contrastive.nt_xent,
+    "dcl": functools.partial(contrastive.nt_xent, decoupled=True),
     "infonce": contrastive.info_nce,
+    "siglip": contrastive.siglip,
 }
 
 
@@ -221,7 +223,7 @@ class LatentSpace:
         """Contrastive loss of two views of an image, or of an image and its text, and metrics."""
         # A class is not a view of an example.
         views = [z for n, each in zones.items() if not self.types[n].has_classes for z in each]
-        settings: Any = {"temperature": self.config[name].temperature}
+        settings = dict(self.config[name])
         if (is_present := _all_present(*views)) is not None:
             settings["is_present"] = is_present
         first, second = (view.anchors for view in views[:2])

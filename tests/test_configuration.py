@@ -19,7 +19,8 @@ JOINT_FIELDS = {
     "": "study seed extensions extension_checksums types alignments objective",
     "data.": "name validation validation_seed image_size channels num_classes flip captions",
     "latent.": "enabled dim noise_scale solver num_steps context_size bank_size",
-    "alignment.": "noise_scale solver num_steps cutoff form weight",
+    "alignment.": """noise_scale solver num_steps cutoff form weight sharpness
+        sharpness_weights""",
     "encoder.": """name patch_size features channel_multipliers num_res_blocks attention_resolutions
         dropout fir progressive_input tap_channels tap_units tap_layers tap_resolutions""",
     "decoder.": """name patch_size features channel_multipliers num_res_blocks attention_resolutions
@@ -48,6 +49,7 @@ SELECTORS = {
 # The fields that may be None, with a value for each.
 OPTIONAL = {
     "alignment.noise_scale": 0.25,
+    "alignment.sharpness": (1.0, 4.0),
     "training.decoder_steps": 60,
     "training.microbatch_size": 8,
     "training.queries": 8,

@@ -91,18 +91,23 @@ def _anchors_by_hand():
 @functools.cache
 def _losses(num_devices=1, size=None):
     """Anchors, each objective's (loss, metrics) on them, and the gradient of the losses' sum."""
-    changes = {"training__microbatch_size": size, "simclr__temperature": 0.3}
-    both = {name: _space(num_devices, objective=name, **changes) for name in ("lzn", "simclr")}
+    changes = {f"{name}__temperature": 0.3 for name in ("simclr", "dcl")}
+    changes["training__microbatch_size"] = size
+    spaces = {
+        name: _space(num_devices, objective=name, **changes) for name in ("lzn", "simclr", "dcl")
+    }
     batch = jax.device_put(_batch(), sharding.split(_mesh(num_devices)))
 
     @jax.jit
     @functools.partial(jax.grad, has_aux=True)
     def gradient(variables, batch):
-        encode = both["lzn"].encoders["image"].view_anchors
+        encode = spaces["lzn"].encoders["image"].view_anchors
         anchors = encode(variables, batch["views"], _augment_key())
-        for space in both.values():
+        for space in spaces.values():
             space.encoders["image"].view_anchors = lambda *_: anchors
-        found = {name: small.loss_of(space)(variables, batch, KEY) for name, space in both.items()}
+        found = {
+            name: small.loss_of(space)(variables, batch, KEY) for name, space in spaces.items()
+        }
         return sum(loss for loss, _ in found.values()), (anchors, found)
 
     with jax.set_mesh(_mesh(num_devices)):
@@ -133,11 +138,12 @@ def test_loss_aligns_latents_of_first_views_with_zones_of_second_views():
         assert float(metrics[name]) == pytest.approx(value, rel=1e-3)
 
 
-def test_baseline_has_simclrs_loss_on_the_same_views():
+@pytest.mark.parametrize(("name", "decoupled"), [("simclr", False), ("dcl", True)])
+def test_baselines_have_their_losses_on_the_same_views(name, decoupled):
     anchors = jnp.asarray(_anchors_by_hand(), jnp.float32)
-    exact = jax.jit(functools.partial(nt_xent, temperature=0.3))
+    exact = jax.jit(functools.partial(nt_xent, temperature=0.3, decoupled=decoupled))
     expected, _ = exact(anchors[:, 0], anchors[:, 1])
-    loss, metrics = _losses()[1]["simclr"]
+    loss, metrics = _losses()[1][name]
     assert float(loss) == pytest.approx(float(expected), rel=1e-4)
     assert set(metrics) == {"assignment_accuracy"}
 

@@ -67,8 +67,15 @@ def test_the_loss_is_the_weighted_sum_of_decoders_and_alignments():
     assert all(float(metrics[f"alignment_loss_{pair}"]) > 0 for pair in pairs)
 
 
-def test_the_baseline_has_clips_loss_of_images_and_the_texts_that_are_there():
-    space = build(objective="infonce", infonce__temperature=0.3)
+@pytest.mark.parametrize(
+    ("name", "loss_of", "setting"),
+    [
+        ("infonce", contrastive.info_nce, {"temperature": 0.3}),
+        ("siglip", contrastive.siglip, {"temperature": 0.3, "bias": -2.0}),
+    ],
+)
+def test_the_baselines_have_their_losses_of_images_and_present_texts(name, loss_of, setting):
+    space = build(objective=name, **{f"{name}__{field}": v for field, v in setting.items()})
     some = batch() | {"tokens": batch()["tokens"].at[3].set(0)}
     loss, metrics = jax.jit(small.loss_of(space))(variables(), some, KEY)
     rows = np.setdiff1d(np.arange(16), [3])
@@ -76,7 +83,7 @@ def test_the_baseline_has_clips_loss_of_images_and_the_texts_that_are_there():
         space.encoders[name].anchors(variables(), some[key])[rows]
         for name, key in (("image", "images"), ("text", "tokens"))
     )
-    expected, _ = contrastive.info_nce(*sides, temperature=0.3)
+    expected, _ = loss_of(*sides, **setting)
     assert float(loss) == pytest.approx(float(expected), rel=1e-5)
     assert metrics.keys() == {"assignment_accuracy"}
     assert space.decoders == {}

@@ -70,8 +70,8 @@ _EVERY_RUN = {
     "reporting.wandb_project": word("Weights & Biases project, None = no logging there", None),
 }
 _ALIGNED = {
-    "alignment.solver": word("solver of the alignment's flow", "euler", part="solver"),
-    "alignment.num_steps": count("solver steps of the alignment's flow"),
+    "alignment.solver": word("solver of the flow from latents to zones", "euler", part="solver"),
+    "alignment.num_steps": count("solver steps of the flow from latents to zones"),
     "alignment.cutoff": share_below_1("share of the flow's first steps left out of the loss", 0.2),
     "alignment.form": word("form of the loss", "log", part="alignment"),
     "alignment.noise_scale": amount("α of the aligned latents, None = as in generation", None),

@@ -53,8 +53,9 @@ _WITH_OTHER_TYPES = {
 }
 _REPRESENTATION = {
     "latent.solver": word("solver of the encoder's flow", "euler", part="solver"),
-    "objective": choice("training objective, 'simclr' = the baseline", "lzn", "simclr"),
+    "objective": choice("training objective, the others are baselines", "lzn", "simclr", "dcl"),
     "simclr.temperature": positive("temperature of the baseline's softmax", 0.1),
+    "dcl.temperature": positive("temperature of the baseline's softmax", 0.1),
     "encoder.name": word("image encoder", choices=("resnet",), part="encoder"),
     "augmentation.min_area": positive("smallest crop, as a share of the image", 0.08, maximum=1),
     "augmentation.jitter_probability": share("probability of colour jitter", 0.8),
@@ -151,9 +152,14 @@ _TRANSFORMER = {
 }
 _TEXT = {
     "objective": choice(
-        "training objective, 'infonce' = the retrieval baseline without zones", "lzn", "infonce"
+        "training objective, the others are retrieval baselines without zones",
+        "lzn",
+        "infonce",
+        "siglip",
     ),
     "infonce.temperature": positive("temperature of the baseline's softmax", 0.07),
+    "siglip.temperature": positive("temperature of the baseline's sigmoid", 0.1),
+    "siglip.bias": Field(float, "bias of the baseline's sigmoid", -10.0),
     "data.tokenizer_path": word("file of Hugging Face's tokenizers, None = text.alphabet", None),
     "text.alphabet": word("characters of the texts, None = bytes of UTF-8", None),
     "text.max_length": count("tokens of the longest text, including its end", minimum=2),

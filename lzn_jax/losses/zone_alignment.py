@@ -29,16 +29,13 @@ def _zone_alignment(
     form: str,
 ) -> tuple[Float[Array, ""], Mapping[str, Array]]:
     """Loss that moves each latent into the zone of its target (paper §2.2.2), and metrics."""
-    return zoning.alignment_loss(
-        latents,
-        zones.anchors,
-        targets,
-        solver=solver(setting),
-        cutoff=setting.cutoff,
-        form=form,
-        log_weights=zones.log_weights,
-        is_present=zones.is_present,
-    )
+    arrays = (latents, zones.anchors, targets)
+    common = {"form": form, "log_weights": zones.log_weights, "is_present": zones.is_present}
+    if setting.sharpness is None:
+        flow = {"solver": solver(setting), "cutoff": setting.cutoff}
+        return zoning.alignment_loss(*arrays, **flow, **common)
+    sharpness = {"sharpness": setting.sharpness, "weights": setting.sharpness_weights or None}
+    return zoning.alignment_loss_at(*arrays, **sharpness, **common)
 
 
 probability = functools.partial(_zone_alignment, form="prob")

@@ -3,7 +3,8 @@
 All tasks of a Latent Zoning Network use two operations:
 
 * *latent computation*, from anchors to latents: `compute_latents`, `latents_in_context`;
-* *latent alignment*, from latents to anchors: `alignment_loss`, `assignment_log_probs`.
+* *latent alignment*, from latents to anchors: `alignment_loss`, `alignment_loss_at`,
+  `assignment_log_probs`.
 
 `decode` and `classify` follow the flow from a latent to the anchor of its zone;
 `best_assignment_log_probs` ranks all anchors; `distinct` lets equal samples share one anchor.
@@ -16,6 +17,7 @@ from lzn_jax.zoning import plain
 from lzn_jax.zoning.adams import AdamsBashforth
 from lzn_jax.zoning.alignment import (
     alignment_loss,
+    alignment_loss_at,
     assignment_log_probs,
     best_assignment_log_probs,
 )
@@ -44,6 +46,7 @@ __all__ = [
     "Euler",
     "Solver",
     "alignment_loss",
+    "alignment_loss_at",
     "assignment_log_probs",
     "best_assignment_log_probs",
     "classify",

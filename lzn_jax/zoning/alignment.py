@@ -1,6 +1,7 @@
 """Latent alignment: the loss that moves zones of one type into zones of another (§2.2.2, B.1)."""
 
 import functools
+import math
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -20,7 +21,7 @@ from lzn_jax.zoning.flow import (
 from lzn_jax.zoning.integrate import Direction, by_rows, integrate, mixture_cotangent, zero_sums
 from lzn_jax.zoning.latents import classify
 from lzn_jax.zoning.rows import place_rows
-from lzn_jax.zoning.solvers import Solver
+from lzn_jax.zoning.solvers import EulerThrough, Solver
 
 
 @public
@@ -132,9 +133,64 @@ def alignment_loss(
       ValueError: if there are no latents, shapes do not fit each other, cutoff is out of range or
         form is unknown.
     """
-    dropped = _dropped(cutoff, solver)
-    if form not in ("log", "prob"):
-        raise ValueError(f"form must be 'log' or 'prob', got {form!r}")
+    objective = _Objective(_dropped(cutoff, solver), ((solver.num_steps - 1, 1.0),), form)
+    return _loss(latents, anchors, targets, solver, objective, log_weights, is_present)
+
+
+@public
+def alignment_loss_at(
+    latents: Float[Array, "m q"],
+    anchors: Float[Array, "n q"],
+    targets: Int[Array, " m"],
+    *,
+    sharpness: tuple[float, ...] = (1.0,),
+    weights: tuple[float, ...] | None = None,
+    form: Literal["log", "prob"] = "log",
+    log_weights: Float[Array, " n"] | None = None,
+    is_present: Bool[Array, " m"] | None = None,
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """The alignment loss with assignments at given inverse temperatures r = (1-t)/t (ours).
+
+    Euler's method goes from the prior, r = 0, through each r. At the first r, the assignment of a
+    latent z is a softmax over anchors with the logits
+
+        r z·(a_j - ā) - ½ r² |a_j - ā|² + log p_j,    ā = Σ_j p_j a_j.
+
+    With several r, term k has in place of P_i the best assignment at the first k of them, and the
+    loss is the weighted mean of the terms.
+
+    Args:
+      sharpness: r > 0, increasing. Small values compare a latent with all zones, large ones with
+        the nearest.
+      weights: weight of each term, >= 0 and not all 0. None means equal weights.
+      latents, anchors, targets, form, log_weights, is_present: as for `alignment_loss`.
+
+    Returns:
+      The loss and the metrics of `alignment_loss`, from the flow through these r.
+
+    Raises:
+      ValueError: as `alignment_loss`, and for invalid `sharpness` or `weights`.
+    """
+    solver = EulerThrough(sharpness)
+    weights = (1.0,) * len(sharpness) if weights is None else weights
+    if len(weights) != len(sharpness) or min(weights) < 0 or not 0 < sum(weights) < math.inf:
+        raise ValueError(f"weights must be one number >= 0 per sharpness, not all 0, got {weights}")
+    terms = ((k, weight / sum(weights)) for k, weight in enumerate(weights, 1) if weight)
+    objective = _Objective(1, tuple(terms), form)
+    return _loss(latents, anchors, targets, solver, objective, log_weights, is_present)
+
+
+def _loss(
+    latents: Array,
+    anchors: Array,
+    targets: Array,
+    solver: Solver,
+    objective: "_Objective",
+    log_weights: Array | None,
+    is_present: Array | None,
+) -> tuple[Array, dict[str, Array]]:
+    if objective.form not in ("log", "prob"):
+        raise ValueError(f"form must be 'log' or 'prob', got {objective.form!r}")
     mixture, points, direction = _flow_inputs(latents, anchors, targets, solver, log_weights)
     if latents.shape[0] == 0:
         raise ValueError("the loss is a mean over latents, got none")
@@ -143,7 +199,7 @@ def alignment_loss(
     if is_present.shape != latents.shape[:1]:
         raise ValueError(f"is_present must be ({len(latents)},), got {is_present.shape}")
     counts = is_present.astype(points.start_MxQ.dtype)  # `place_rows` pads with 0
-    totals = _align(direction, _Objective(dropped, form), *place_rows(mixture, points, counts))
+    totals = _align(direction, objective, *place_rows(mixture, points, counts))
     loss, *metrics = totals / jnp.maximum(jnp.sum(counts), 1)
     accuracy, error = jax.lax.stop_gradient(metrics)
     return loss, {"assignment_accuracy": accuracy, "ode_error": error}
@@ -162,13 +218,25 @@ def _flow_inputs(
 
 
 class _Objective(NamedTuple):
-    dropped: int
+    """Weighted sum of terms, each of the best assignment between two steps.
+
+    Attributes:
+      first: first step of every term.
+      terms: last step and weight of each term.
+      form: 'log' or 'prob'.
+    """
+
+    first: int
+    terms: tuple[tuple[int, float], ...]
     form: str
 
     def losses(self, log_own_MxS: Array) -> Array:
         """Loss of each point (M,)."""
-        log_p = jnp.max(log_own_MxS[:, self.dropped :], axis=1)
-        return -(log_p if self.form == "log" else jnp.exp(log_p))
+        total_M = jnp.zeros_like(log_own_MxS[:, 0])
+        for last, weight in self.terms:
+            log_p_M = jnp.max(log_own_MxS[:, self.first : last + 1], axis=1)
+            total_M -= weight * (log_p_M if self.form == "log" else jnp.exp(log_p_M))
+        return total_M
 
     def totals(self, trajectory: Trajectory, view: View, counts_M: Array) -> Float[Array, "3"]:
         """Sums over points with a count of 1: losses, correct assignments, errors of the ends."""

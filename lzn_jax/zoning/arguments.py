@@ -13,22 +13,23 @@ from lzn_jax.zoning.flow import Mixture
 from lzn_jax.zoning.solvers import Solver
 
 R = TypeVar("R")
+_SETTINGS = {"solver", "cutoff", "form", "sharpness", "weights"}
 
 
 def public(function: Callable[..., R]) -> Callable[..., R]:
-    """Jits a function of arrays with static solver, cutoff and form.
+    """Jits a function of arrays and of static settings.
 
     The result raises ValueError if `solver` is not a solver, or if an index is out of range and its
     value is known, as outside of `jit`.
     """
     signature = inspect.signature(function)
-    settings = [name for name in ("solver", "cutoff", "form") if name in signature.parameters]
+    settings = sorted(_SETTINGS & signature.parameters.keys())
     jitted = jax.jit(jax.named_scope("zoning")(function), static_argnames=settings)
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> R:
         given = signature.bind(*args, **kwargs).arguments
-        if not isinstance(given["solver"], Solver):
+        if "solver" in settings and not isinstance(given["solver"], Solver):
             expected = "a setting such as Euler(20), DPMSolver(20) or AdamsBashforth(10)"
             raise ValueError(f"solver must be {expected}, got {given['solver']!r}")
         for name in given.keys() & {"own", "targets"}:

@@ -43,8 +43,8 @@ class Solver(Protocol):
         """Tables for the flow from latents to anchors."""
 
 
-class _Uniform:
-    """A solver with steps uniform in t, the same for all points."""
+class _OnGrid:
+    """A solver on noise levels that are the same for all points, uniform unless overridden."""
 
     num_steps: int
 
@@ -71,7 +71,7 @@ class _Uniform:
 
 
 @dataclasses.dataclass(frozen=True)
-class Euler(_Uniform):
+class Euler(_OnGrid):
     """Euler's method with steps uniform in t, one evaluation per step (paper §4).
 
     A step is exact if ā is constant. Towards the prior, t runs from t_min to 1. Towards the anchors
@@ -93,7 +93,7 @@ class Euler(_Uniform):
 
 
 @dataclasses.dataclass(frozen=True)
-class DPMSolver(_Uniform):
+class DPMSolver(_OnGrid):
     """Multistep DPM-Solver++ with data prediction ā, uniform in t (paper C.2; arXiv:2211.01095).
 
     One evaluation per step. Orders 1 and 2 converge as named. Order 3 uses the formula of the
@@ -131,6 +131,29 @@ class DPMSolver(_Uniform):
         if self.num_steps < 10:
             orders = [min(order, self.num_steps - k) for k, order in enumerate(orders)]
         return orders
+
+
+@dataclasses.dataclass(frozen=True)
+class EulerThrough(_OnGrid):
+    """Euler's method from the prior, r = 0, to the anchors, with an evaluation at each given r."""
+
+    sharpness: tuple[float, ...]  # r, increasing
+
+    def __post_init__(self):
+        r = np.array([0.0, *self.sharpness])
+        if len(r) < 2 or not np.all(np.isfinite(r)) or np.any(np.diff(r) <= 0):
+            raise ValueError(f"sharpness must be increasing numbers > 0, got {self.sharpness}")
+
+    @property
+    def num_steps(self) -> int:
+        """Number of evaluations."""
+        return 1 + len(self.sharpness)
+
+    def times(self, towards: Literal["prior", "anchors"]) -> np.ndarray:
+        """Noise levels t (S+1,) towards the anchors; the other direction raises ValueError."""
+        if towards == "prior":
+            raise ValueError("EulerThrough has no flow towards the prior")
+        return 1 / (1 + np.array([0.0, *self.sharpness, np.inf]))
 
 
 def mean_weights(times: np.ndarray, orders: Sequence[int]) -> np.ndarray:

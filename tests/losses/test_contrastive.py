@@ -1,4 +1,4 @@
-"""SimCLR's and CLIP's losses against closed forms and a loop over pairs in float64."""
+"""The contrastive losses against closed forms and loops over pairs in float64."""
 
 import jax
 import jax.numpy as jnp
@@ -7,28 +7,33 @@ import pytest
 
 from lzn_jax.losses import contrastive
 
-nt_xent = jax.jit(contrastive.nt_xent, static_argnames="temperature")
+nt_xent = jax.jit(contrastive.nt_xent, static_argnames=("temperature", "decoupled"))
 info_nce = jax.jit(contrastive.info_nce, static_argnames="temperature")
+siglip = jax.jit(contrastive.siglip, static_argnames=("temperature", "bias"))
 
 
-def by_loops(first, second, temperature):
-    """Chen et al., equation 1 and algorithm 1, pair by pair."""
+def by_loops(first, second, temperature, decoupled=False):
+    """Chen et al., equation 1 and algorithm 1, pair by pair; Yeh et al., equation 6."""
     z = np.concatenate([first, second]).astype(np.float64)
     n = len(first)
     similarity = np.array([[a @ b / np.sqrt((a @ a) * (b @ b)) for b in z] for a in z])
     total = 0.0
     for i in range(2 * n):
-        others = [np.exp(similarity[i, k] / temperature) for k in range(2 * n) if k != i]
         partner = (i + n) % (2 * n)
+        left_out = {i, partner} if decoupled else {i}
+        rows = [k for k in range(2 * n) if k not in left_out]
+        others = np.exp(similarity[i, rows] / temperature)
         total -= np.log(np.exp(similarity[i, partner] / temperature) / sum(others))
     return total / (2 * n)
 
 
+@pytest.mark.parametrize("decoupled", [False, True])
 @pytest.mark.parametrize("temperature", [0.07, 0.5])
-def test_loss_is_that_of_a_loop_over_pairs(temperature):
+def test_loss_is_that_of_a_loop_over_pairs(temperature, decoupled):
     first, second = np.random.default_rng(0).normal(size=(2, 6, 4)).astype(np.float32)
-    loss, _ = nt_xent(jnp.asarray(first), jnp.asarray(second), temperature=temperature)
-    assert float(loss) == pytest.approx(by_loops(first, second, temperature), rel=1e-5)
+    setting = {"temperature": temperature, "decoupled": decoupled}
+    loss, _ = nt_xent(jnp.asarray(first), jnp.asarray(second), **setting)
+    assert float(loss) == pytest.approx(by_loops(first, second, **setting), rel=1e-5)
 
 
 def test_accuracy_is_the_share_that_finds_its_partner():
@@ -56,16 +61,50 @@ def test_loss_of_two_sides_is_that_of_a_loop_over_pairs(temperature):
     assert float(loss) == pytest.approx(by_pairs(first, second, temperature), rel=1e-5)
 
 
+def by_sigmoids(first, second, temperature, bias):
+    """Zhai et al., algorithm 1, pair by pair."""
+    total = 0.0
+    for i, a in enumerate(first):
+        for j, b in enumerate(second):
+            logit = a @ b / np.sqrt((a @ a) * (b @ b)) / temperature + bias
+            probability = 1 / (1 + np.exp(-logit))
+            total -= np.log(probability if i == j else 1 - probability)
+    return total / len(first)
+
+
+@pytest.mark.parametrize("bias", [-2.0, 0.5])
+def test_siglips_loss_is_that_of_a_loop_over_pairs(bias):
+    first, second = np.random.default_rng(1).normal(size=(2, 6, 4))
+    setting = {"temperature": 0.3, "bias": bias}
+    loss, metrics = siglip(jnp.float32(first), jnp.float32(second), **setting)
+    assert float(loss) == pytest.approx(by_sigmoids(first, second, **setting), rel=1e-5)
+    _, expected = info_nce(jnp.float32(first), jnp.float32(second), temperature=0.3)
+    assert float(metrics["assignment_accuracy"]) == expected["assignment_accuracy"]
+
+
+TWO_SIDED = {
+    "info_nce": (info_nce, by_pairs, {"temperature": 0.3}),
+    "siglip": (siglip, by_sigmoids, {"temperature": 0.3, "bias": -1.0}),
+}
+
+
 @pytest.mark.parametrize("rows", [[0, 2, 5], []])
-def test_pairs_that_are_not_present_are_as_if_they_were_not_there(rows):
+@pytest.mark.parametrize("name", TWO_SIDED)
+def test_pairs_that_are_not_present_are_as_if_they_were_not_there(name, rows):
+    found, by_hand, setting = TWO_SIDED[name]
     first, second = np.random.default_rng(1).normal(size=(2, 6, 4)).astype(np.float32)
     is_present = jnp.zeros(6, bool).at[jnp.array(rows, int)].set(True)
 
     def loss_of(first):
-        return info_nce(first, second, temperature=0.3, is_present=is_present)[0]
+        return found(first, second, **setting, is_present=is_present)
 
-    loss, gradient = jax.value_and_grad(loss_of)(jnp.asarray(first))
-    expected = by_pairs(first[rows], second[rows], 0.3) if rows else 0.0
+    (loss, metrics), gradient = jax.value_and_grad(loss_of, has_aux=True)(jnp.asarray(first))
+    expected = by_hand(first[rows], second[rows], **setting) if rows else 0.0
+    if rows:
+        _, same = found(first[jnp.array(rows)], second[jnp.array(rows)], **setting)
+        assert float(metrics["assignment_accuracy"]) == pytest.approx(
+            float(same["assignment_accuracy"])
+        )
     assert float(loss) == pytest.approx(expected, rel=1e-5)
     absent = np.setdiff1d(np.arange(6), rows)
     np.testing.assert_array_equal(gradient[absent], 0)
