@@ -42,6 +42,7 @@ MADE = "evaluation/test_text_quality.py -k made_images"
 COUNTED = "evaluation/test_measurements.py -k samples_of_classes"
 PAIRS, FLOWS = "data/test_metadata.py -k ", SPACE + "'by_the_flow or flow_of_the'"
 CONFIGURATION, PARTS = "test_configuration.py -k ", "test_parts.py -k "
+SHARP, CONTRASTIVE = "zoning/test_sharpness.py -k ", "losses/test_contrastive.py -k "
 QUERIES, FAR = ADAMS + "in_a_context", ACCURACY + "'in_context and 1000'"
 SCORE = PROPERTIES + "score_identity"
 GRADIENTS, REMOVED = CONTRACT + "gradients_of_latents", CONTRACT + "as_if_a_removed"
@@ -90,7 +91,7 @@ MUTANTS = (
     Mutant("zoning/adams.py", "sqrt(1 / 12)", "sqrt(1 / 3)", ADAMS + "orders_and_steps"),
     Mutant("zoning/adams.py", "(jnp.log(count_M)", "(-jnp.log(count_M)", ADAMS + "and_gradient"),
     Mutant("zoning/adams.py", "rms = jnp.sqrt(2 * ", "rms = jnp.sqrt(", ADAMS + "and_the_loss"),
-    Mutant("zoning/alignment.py", "dropped :]", "dropped + 1 :]", CONTRACT + "best_assignment"),
+    Mutant("zoning/alignment.py", "self.first :", "self.first + 1 :", CONTRACT + "best_assignment"),
     Mutant("zoning/alignment.py", "int(cutoff * ", "round(cutoff * ", CONTRACT + "is_truncated"),
     Mutant("zoning/alignment.py", "[:, -1] >= ", "[:, 0] >= ", CONTRACT + "metrics_of"),
     Mutant("zoning/alignment.py", "d_loss * gradient", "gradient", GOLDEN + "grad_align_small"),
@@ -182,8 +183,8 @@ MUTANTS = (
     Mutant("latent_space.py", "present(source, target)", "present(target)", SPACE + "alignments"),
     Mutant(
         "losses/zone_alignment.py",
-        "solver=solver(setting)",
-        "solver=zoning.Euler(4)",
+        '"solver": solver(setting)',
+        '"solver": zoning.Euler(4)',
         SPACE + "alignments_are",
     ),
     Mutant(
@@ -402,6 +403,36 @@ MUTANTS = (
         "space.types[main].is_images",
         '"image_size" in self._data',
         ANSWERS + "numbers_and_labels",
+    ),
+    Mutant("zoning/alignment.py", "enumerate(weights, 1)", "enumerate(weights)", SHARP + "closed"),
+    Mutant("zoning/alignment.py", "self.first : last + 1", "last : last + 1", SHARP + "closed"),
+    Mutant("zoning/alignment.py", "weight / sum(weights)", "weight", SHARP + "closed"),
+    Mutant("zoning/solvers.py", "np.diff(r) <= 0", "np.diff(r) < 0", SHARP + "bad_settings"),
+    Mutant("zoning/plain.py", "log_w[1:, jnp", "log_w[:-1, jnp", SHARP + "plain_form"),
+    Mutant(
+        "losses/zone_alignment.py",
+        "setting.sharpness_weights or None",
+        "None",
+        JOINT + "outside_the_zone",
+    ),
+    Mutant("losses/parts.py", "low < high for", "low <= high for", CONFIGURATION + "sharpness"),
+    Mutant(
+        "losses/contrastive.py",
+        "is_partner & decoupled",
+        "is_partner & False",
+        CONTRASTIVE + "loop_over_pairs",
+    ),
+    Mutant(
+        "losses/contrastive.py",
+        "second) / temperature + bias",
+        "second) / temperature",
+        CONTRASTIVE + "siglip",
+    ),
+    Mutant(
+        "losses/contrastive.py",
+        "jnp.where(both, losses, 0)",
+        "jnp.where(present, losses, 0)",
+        CONTRASTIVE + "not_present",
     ),
 )
 

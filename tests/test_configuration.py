@@ -576,6 +576,24 @@ def test_dpm_needs_three_steps(num_steps, accepted):
         assert message(DIGITS_JOINT, *overrides) == expected
 
 
+@pytest.mark.parametrize(
+    ("sharpness", "weights", "expected"),
+    [
+        ("(2.0, 1.0)", "()", "alignment.sharpness must be increasing, got (2.0, 1.0)"),
+        ("(1.0, 1.0)", "()", "alignment.sharpness must be increasing, got (1.0, 1.0)"),
+        ("(1.0, 2.0)", "1", "alignment.sharpness_weights must be () or 2 numbers, not all 0, as "),
+        ("1.0", "0.0", "alignment.sharpness_weights must be () or 1 numbers, not all 0, as "),
+        ("None", "1.0", "alignment.sharpness_weights needs alignment.sharpness, got None"),
+    ],
+)
+def test_sharpness_increases_and_has_one_weight_for_each_number(sharpness, weights, expected):
+    overrides = [f"alignment.sharpness={sharpness}", f"alignment.sharpness_weights={weights}"]
+    assert message(DIGITS_JOINT, *overrides).startswith(expected)
+    allowed = ["alignment.sharpness=(1, 4)", "alignment.sharpness_weights=(1, 0)"]
+    setting = configuration.load(DIGITS_JOINT, allowed).alignment
+    assert (setting.sharpness, setting.sharpness_weights) == ((1.0, 4.0), (1.0, 0.0))
+
+
 def test_noise_levels_scale_by_sigma_where_time_is_a_fourier_embedding():
     scaled = "decoder.scale_by_sigma=True"
     expected = "decoder.scale_by_sigma must be False unless decoder.time_embedding is 'fourier'"

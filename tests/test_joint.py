@@ -86,11 +86,21 @@ def flow_loss(space, variables, latents):
     return np.mean(np.asarray(velocity - (images - noise), np.float64) ** 2)
 
 
-@pytest.mark.parametrize(("noise_scale", "form"), [(0.45, "log"), (None, "prob")])
+@pytest.mark.parametrize(
+    ("noise_scale", "form", "sharpness", "weights"),
+    [
+        (0.45, "log", None, ()),
+        (None, "prob", None, ()),
+        (0.45, "log", (0.7,), ()),
+        (0.45, "prob", (1.0, 4.0), (2.0, 1.0)),
+    ],
+)
 def test_the_loss_is_that_of_the_flow_and_of_latents_outside_the_zone_of_their_class(
-    noise_scale, form
+    noise_scale, form, sharpness, weights
 ):
     space = build(
+        alignment__sharpness=sharpness,
+        alignment__sharpness_weights=weights,
         alignment__noise_scale=noise_scale,
         alignment__form=form,
         alignment__weight=3,
@@ -108,8 +118,12 @@ def test_the_loss_is_that_of_the_flow_and_of_latents_outside_the_zone_of_their_c
 
     def alignment(anchors, noise, targets, log_counts):
         aligned = plain.compute_latents(anchors, noise, solver=zoning.Euler(4))
-        kwargs = {"solver": FLOW, "cutoff": CUTOFF, "form": form, "log_weights": log_counts}
-        return plain.alignment_loss(aligned, targets, LABELS, **kwargs)[0]
+        kwargs = {"form": form, "log_weights": log_counts}
+        if sharpness is None:
+            kwargs |= {"solver": FLOW, "cutoff": CUTOFF}
+            return plain.alignment_loss(aligned, targets, LABELS, **kwargs)[0]
+        kwargs |= {"sharpness": sharpness, "weights": weights or None}
+        return plain.alignment_loss_at(aligned, targets, LABELS, **kwargs)
 
     expected = {
         "generation_loss": flow_loss(space, variables(), latents),

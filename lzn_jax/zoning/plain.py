@@ -26,9 +26,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from lzn_jax.zoning.arguments import public
-from lzn_jax.zoning.solvers import DPMSolver, Euler, mean_weights
+from lzn_jax.zoning.solvers import DPMSolver, Euler, EulerThrough, mean_weights
 
-PaperSolver = Euler | DPMSolver
+PaperSolver = Euler | DPMSolver | EulerThrough
 Direction = Literal["prior", "anchors"]
 Latents = Float[Array, "m q"]
 Anchors = Float[Array, "n q"]
@@ -48,7 +48,7 @@ def log_posterior(
 
 def noise_levels(solver: PaperSolver, towards: Direction) -> np.ndarray:
     """Noise levels t (S+1,): before the first step and after each of the S steps."""
-    if not isinstance(solver, Euler | DPMSolver):
+    if not isinstance(solver, PaperSolver):
         raise ValueError(f"the plain form has solvers Euler and DPMSolver, not {solver!r}")
     return solver.times(towards)
 
@@ -172,3 +172,26 @@ def alignment_loss(
         "assignment_accuracy": jnp.mean(is_right, dtype=loss.dtype),
         "ode_error": jnp.mean(errors / jnp.linalg.norm(anchors[targets], axis=1)),
     }
+
+
+@public
+def alignment_loss_at(
+    latents: Latents,
+    anchors: Anchors,
+    targets: Index,
+    *,
+    sharpness: tuple[float, ...] = (1.0,),
+    weights: tuple[float, ...] | None = None,
+    form: Literal["log", "prob"] = "log",
+    log_weights: LogWeights = None,
+) -> Float[Array, ""]:
+    """Weighted mean of losses: P_i of term k is the largest w at the first k of r = (1-t)/t (ours).
+
+    Euler's method goes from the prior, r = 0, through each r of `sharpness`.
+    """
+    solver = EulerThrough(sharpness)
+    _, log_w = follow(latents, anchors, solver, "anchors", log_weights)
+    log_own = log_w[1:, jnp.arange(len(targets)), targets]
+    log_p = jax.lax.cummax(log_own, axis=0)
+    losses = -jnp.mean(log_p if form == "log" else jnp.exp(log_p), axis=1)
+    return jnp.average(losses, weights=None if weights is None else jnp.array(weights))

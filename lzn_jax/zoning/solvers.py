@@ -138,16 +138,13 @@ class EulerThrough(_OnGrid):
     """Euler's method from the prior, r = 0, to the anchors, with an evaluation at each given r."""
 
     sharpness: tuple[float, ...]  # r, increasing
+    num_steps: int = dataclasses.field(init=False)
 
     def __post_init__(self):
         r = np.array([0.0, *self.sharpness])
         if len(r) < 2 or not np.all(np.isfinite(r)) or np.any(np.diff(r) <= 0):
             raise ValueError(f"sharpness must be increasing numbers > 0, got {self.sharpness}")
-
-    @property
-    def num_steps(self) -> int:
-        """Number of evaluations."""
-        return 1 + len(self.sharpness)
+        object.__setattr__(self, "num_steps", len(r))
 
     def times(self, towards: Literal["prior", "anchors"]) -> np.ndarray:
         """Noise levels t (S+1,) towards the anchors; the other direction raises ValueError."""

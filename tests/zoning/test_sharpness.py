@@ -7,7 +7,7 @@ import oracle
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from lzn_jax.zoning import Euler, alignment_loss, alignment_loss_at
+from lzn_jax.zoning import Euler, alignment_loss, alignment_loss_at, plain
 
 SHAPES = ((7, 3), (5, 3))
 TARGETS = np.array([0, 4, 2, 2, 1, 0, 3], np.int32)
@@ -157,3 +157,10 @@ def test_the_loss_on_8_devices_is_that_of_one():
 def test_bad_settings_raise(setting, message):
     with pytest.raises(ValueError, match=message):
         alignment_loss_at(*_arrays(), jnp.asarray(TARGETS), **setting)
+
+
+@pytest.mark.parametrize("setting", [s for s in SETTINGS if "is_present" not in s])
+def test_the_plain_form_has_the_same_loss(setting):
+    found, _ = alignment_loss_at(*_arrays(), TARGETS, **setting)
+    expected = plain.alignment_loss_at(*_arrays(), TARGETS, **setting)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
