@@ -68,6 +68,19 @@ def each(field: str, name: str, values: Iterable[float], *more: str) -> dict[str
     return {f"{name}_{value}": [f"{field}={value}", *more] for value in values}
 
 
+def sharpness(r: str, weights: str = "()") -> list[str]:
+    """Overrides for assignments at the inverse temperatures r."""
+    return [f"alignment.sharpness={r}", f"alignment.sharpness_weights={weights}"]
+
+
+SHARPNESS = {
+    "best_step": sharpness("None"),  # the paper's form
+    **{f"r_{r}": sharpness(str(r)) for r in (0.5, 1.0, 2.0, 4.0)},
+    "r_1_16": sharpness("(1.0,16.0)"),
+    "r_1_4_16": sharpness("(1.0,4.0,16.0)"),
+    "half_r_1": sharpness("(1.0,2.0,4.0,8.0,16.0)", "(0.5,0.0,0.0,0.0,0.5)"),
+    "most_r_1": sharpness("(1.0,2.0,4.0,8.0,16.0)", "(0.8,0.0,0.0,0.0,0.2)"),
+}
 # Overrides by variant, by the ending of a config's name.
 VARIANTS: dict[str, dict[str, list[str]]] = {
     "joint": {
@@ -79,6 +92,7 @@ VARIANTS: dict[str, dict[str, list[str]]] = {
         "prob": PROB,
         "paper": [*WHOLE_ZONES, *PROB],
         "euler": [*LATENTS_BY_EULER, "alignment.solver=euler", *EULER],
+        **SHARPNESS,
     },
     "gen": {"LZN": [], "RF": RF},
     "repr": {
@@ -90,6 +104,10 @@ VARIANTS: dict[str, dict[str, list[str]]] = {
         **each("latent.num_steps", "latent_steps", (5, 50)),
         **each("alignment.num_steps", "alignment_steps", (2, 3, 5, 20)),
         "all_alignment_steps": ["alignment.cutoff=0.0"],
+        **SHARPNESS,
+        "DCL": ["objective=dcl"],
+        **each("simclr.temperature", "SimCLR", (0.1, 0.2, 0.4), "objective=simclr"),
+        **each("dcl.temperature", "DCL", (0.1, 0.2, 0.4), "objective=dcl"),
         **each("training.learning_rate.encoder", "learning_rate", (2e-3, 4e-3, 8e-3, 1.6e-2)),
     },
     "alone": {
@@ -111,6 +129,9 @@ VARIANTS: dict[str, dict[str, list[str]]] = {
         "LZN": [],
         "InfoNCE": INFONCE,  # the encoders by CLIP's loss
         **each("infonce.temperature", "InfoNCE", (0.02, 0.04, 0.14), *INFONCE),
+        **each("siglip.temperature", "SigLIP", (0.05, 0.1, 0.2), "objective=siglip"),
+        **SHARPNESS,
+        **{f"zones_{name}": [*ZONES, *flags] for name, flags in SHARPNESS.items()},
         **each("alignment.noise_scale", "alpha", (0.2, 0.7)),
         "cutoff_0.5": ["alignment.cutoff=0.5"],
         "zones": ZONES,
