@@ -1,0 +1,71 @@
+"""Time of an alignment's value and gradient, relative to the paper's form with 20 steps of Euler.
+
+    python benchmarks/alignment_speed.py [--configs emoji_text digits_text] [--repeats 30]
+
+Latents and anchors are N(0, I), of the config's batch size and dimension. The settings take turns.
+Prints the median processor time of each, and its ratio to that of Euler.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from lzn_jax import configuration, parts
+from lzn_jax.data_types import Zones
+
+EULER = "Euler 20"
+SETTINGS = {
+    EULER: "solver=euler num_steps=20 cutoff=0.2 sharpness=None",
+    "config": "",
+    **{f"r = {r}": f"sharpness=({r},)" for r in ("1", "1,16", "1,4,16", "1,2,4,8,16")},
+}
+
+
+def gradient(config: str, overrides: str) -> Callable[[], object]:
+    """A function that computes the value and the gradient once."""
+    flags = [f"alignment.{flag}" for flag in overrides.split()]
+    loaded = configuration.load(f"configs/{config}.py", flags)
+    align, setting = parts.get("alignment", loaded.alignment.form), loaded.alignment
+    shape = (2, loaded.training.batch_size, loaded.latent.dim)
+    latents, anchors = jax.random.normal(jax.random.key(0), shape)
+    targets = jnp.arange(len(latents))
+
+    @jax.jit
+    def both(latents: jax.Array, anchors: jax.Array) -> object:
+        def loss(latents: jax.Array, anchors: jax.Array) -> jax.Array:
+            return align(latents, Zones(anchors), targets, setting)[0]
+
+        return jax.value_and_grad(loss, (0, 1))(latents, anchors)
+
+    return lambda: jax.block_until_ready(both(latents, anchors))
+
+
+def main() -> None:
+    """Measures each config and prints a line for each setting."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--configs", nargs="+", default=["emoji_text", "digits_text"])
+    parser.add_argument("--repeats", type=int, default=30)
+    arguments = parser.parse_args()
+    for config in arguments.configs:
+        calls = {name: gradient(config, overrides) for name, overrides in SETTINGS.items()}
+        seconds: dict[str, list[float]] = {name: [] for name in calls}
+        for repeat in range(arguments.repeats + 1):
+            for name, call in calls.items():
+                start = time.process_time()
+                call()
+                if repeat:  # the first call compiles
+                    seconds[name].append(time.process_time() - start)
+        medians = {name: statistics.median(values) for name, values in seconds.items()}
+        for name, median in medians.items():
+            ratio = median / medians[EULER]
+            print(f"{config:14s} {name:15s} {1e3 * median:6.2f} ms, {ratio:.2f} of {EULER}")
+
+
+if __name__ == "__main__":
+    main()
