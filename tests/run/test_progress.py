@@ -63,6 +63,7 @@ def test_rates_count_steps_and_the_wait_for_data_but_no_evaluation(peak_steps):
         with goodput(bucket):
             now[0] += seconds
 
+    spend("data", 5.0)  # before the first update
     with progress(12, "train", initial=8) as bar:
         metrics = LateMetrics(log, bar, goodput, 8, training, peak_steps)
         assert metrics.rates() == {}
