@@ -35,7 +35,7 @@ JOINT_FIELDS = {
     "evaluation.": """every_steps measurements num_samples inception_path clip_path noise_scales
         batch_sizes context_sizes""",
     "sampling.": "sampler num_steps",
-    "reporting.": "wandb_project",
+    "reporting.": "assumed_mfu original_gpu_hours wandb_project",
 }
 
 NETWORK = "name features channel_multipliers num_res_blocks"
@@ -57,6 +57,7 @@ OPTIONAL = {
     "decoder.condition": "label",
     "evaluation.inception_path": "weights.pth",
     "evaluation.clip_path": "model.safetensors",
+    "reporting.original_gpu_hours": 128.0,
     "reporting.wandb_project": "zones",
 }
 
