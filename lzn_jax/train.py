@@ -34,6 +34,7 @@ from lzn_jax.run.checkpoints import Checkpoints
 from lzn_jax.run.goodput import Goodput
 from lzn_jax.run.heartbeat import Heartbeat
 from lzn_jax.run.interruption import Interrupted, Interruption
+from lzn_jax.run.profiling import Profile
 from lzn_jax.run.progress import LateMetrics, progress, rates_in_words
 from lzn_jax.train_state import (
     TrainState,
@@ -238,6 +239,7 @@ def _loop(
         reporting.MetricLog(run.workdir, step, run.sink) as log,
         progress(config.training.num_steps, "training", initial=step) as bar,
         Heartbeat(step) as heartbeat,
+        Profile(config.reporting.profile_steps, run.workdir) as profile,
     ):
         metrics = LateMetrics(log, bar, goodput, step, config.training, peak_steps)
         while True:
@@ -263,6 +265,7 @@ def _loop(
             if is_over:
                 return state, EXIT_DONE
             checkpoints.check()
+            profile.before(step)
             with goodput("data"):
                 batch = sharding.put_rows(next(run.batches), run.mesh)
             with goodput("step"), heartbeat.watch(step):

@@ -74,6 +74,9 @@ _EVERY_RUN = {
     "reporting.original_gpu_hours": amount(
         "A100 hours of the original's run, shown by --mode=compile, None = unknown", None
     ),
+    "reporting.profile_steps": word(
+        "A:B traces the updates from A to B - 1 with jax.profiler, None = none", None
+    ),
     "reporting.wandb_project": word("Weights & Biases project, None = no logging there", None),
 }
 _ALIGNED = {
