@@ -42,6 +42,7 @@ MADE = "evaluation/test_text_quality.py -k made_images"
 COUNTED = "evaluation/test_measurements.py -k samples_of_classes"
 PAIRS, FLOWS = "data/test_metadata.py -k ", SPACE + "'by_the_flow or flow_of_the'"
 CONFIGURATION, PARTS = "test_configuration.py -k ", "test_parts.py -k "
+PROGRESS = "run/test_progress.py -k "
 SHARP, CONTRASTIVE = "zoning/test_sharpness.py -k ", "losses/test_contrastive.py -k "
 QUERIES, FAR = ADAMS + "in_a_context", ACCURACY + "'in_context and 1000'"
 SCORE = PROPERTIES + "score_identity"
@@ -434,6 +435,11 @@ MUTANTS = (
         "jnp.where(present, losses, 0)",
         CONTRASTIVE + "not_present",
     ),
+    Mutant(
+        "run/progress.py", "1 / seconds / self._peak", "seconds / self._peak", PROGRESS + "wait"
+    ),
+    Mutant("run/progress.py", "(in_data - earlier_data)", "in_data", PROGRESS + "wait"),
+    Mutant("run/costs.py", "max(known, key=len)", "min(known, key=len)", PROGRESS + "peak"),
 )
 
 
