@@ -265,7 +265,7 @@ def _loop(
             if is_over:
                 return state, EXIT_DONE
             checkpoints.check()
-            profile.before(step)
+            profile.before(step, metrics.flush)
             with goodput("data"):
                 batch = sharding.put_rows(next(run.batches), run.mesh)
             with goodput("step"), heartbeat.watch(step):

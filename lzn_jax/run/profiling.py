@@ -1,6 +1,7 @@
 """Traces of a few updates by `jax.profiler`, for TensorBoard's profile plugin and Perfetto."""
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
@@ -25,10 +26,14 @@ class Profile:
     ) -> None:
         self.before(self._steps.stop)
 
-    def before(self, step: int) -> None:
-        """Starts or stops the trace, if it is due before the update number `step`."""
+    def before(self, step: int, wait: Callable[[], None] = lambda: None) -> None:
+        """Starts or stops the trace, if it is due before the update number `step`.
+
+        `wait` returns when the update before it has ended.
+        """
         if (step in self._steps) == self._is_running:
             return
+        wait()
         self._is_running = not self._is_running
         if self._is_running:
             jax.profiler.start_trace(self._folder)

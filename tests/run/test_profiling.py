@@ -21,7 +21,7 @@ from lzn_jax.run.profiling import Profile
 def test_a_trace_has_the_updates_that_are_named(
     steps, first, last, expected, tmp_path, monkeypatch
 ):
-    found, step = [], first
+    found, waited, step = [], [], first
     for name in ("start", "stop"):
         monkeypatch.setattr(
             jax.profiler,
@@ -30,9 +30,10 @@ def test_a_trace_has_the_updates_that_are_named(
         )
     with Profile(steps, tmp_path) as profile:
         while step < last:
-            profile.before(step)
+            profile.before(step, lambda: waited.append(step))
             step += 1
     assert found == expected
+    assert waited == [int(each.split()[-1]) for each in expected if each != "stop before 3"]
 
 
 def test_a_run_writes_a_trace_in_which_zoning_has_its_name(tmp_path):
