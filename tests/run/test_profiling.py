@@ -1,5 +1,7 @@
 """Traces of updates: when they run, and that zoning has a name in them."""
 
+import functools
+
 import jax
 import pytest
 import small
@@ -30,7 +32,7 @@ def test_a_trace_has_the_updates_that_are_named(
         )
     with Profile(steps, tmp_path) as profile:
         while step < last:
-            profile.before(step, lambda: waited.append(step))
+            profile.before(step, functools.partial(waited.append, step))
             step += 1
     assert found == expected
     assert waited == [int(each.split()[-1]) for each in expected if each != "stop before 3"]
