@@ -42,7 +42,11 @@ def parts_of(name):
     """The module of an example's parts."""
     file = next(path for path in (FOLDER / name).glob("*.py") if path.name != "config.py")
     parts.extend([str(file)])
-    return next(m for m in sys.modules.values() if getattr(m, "__file__", None) == str(file))
+
+    def path_of(module):  # another test may have loaded the file by a path with ".."
+        return Path(getattr(module, "__file__", None) or "").resolve()
+
+    return next(m for m in sys.modules.values() if path_of(m) == file.resolve())
 
 
 @pytest.fixture(

@@ -107,8 +107,8 @@ def test_the_command_itself_runs(commanded):
     metrics = len(json.loads((workdir / "summary.json").read_text()))
     shown = next(i for i, line in enumerate(lines) if line.startswith("step 2 on "))
     assert lines[shown].startswith(
-        f"step 2 on 360 test examples, 5 of {metrics - 3} metrics"
-    )  # step and two rates
+        f"step 2 on 360 test examples, 5 of {metrics - 5} metrics"
+    )  # step and four rates
     assert [line.split()[0] for line in lines[shown + 1 :][:2]] == ["linear_probe_top1", "knn_top1"]
     assert "evaluation: 0% 0/1" in result.stderr
     assert "representations]" in result.stderr
