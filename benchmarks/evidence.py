@@ -73,12 +73,9 @@ def sharpness(r: str, weights: str = "()") -> list[str]:
 
 
 SHARPNESS = {
-    "best_step": sharpness("None"),  # the paper's form
-    **{f"r_{r}": sharpness(str(r)) for r in (0.5, 1.0, 2.0, 4.0)},
-    "r_1_16": sharpness("(1.0,16.0)"),
-    "r_1_4_16": sharpness("(1.0,4.0,16.0)"),
+    "r_1": sharpness("1.0"),
     "half_r_1": sharpness("(1.0,2.0,4.0,8.0,16.0)", "(0.5,0.0,0.0,0.0,0.5)"),
-    "most_r_1": sharpness("(1.0,2.0,4.0,8.0,16.0)", "(0.8,0.0,0.0,0.0,0.2)"),
+    "from_soft": sharpness("(0.25,1.0,4.0,16.0)", "(0.0,0.5,0.0,0.5)"),
 }
 # Overrides by variant, by the ending of a config's name.
 VARIANTS: dict[str, dict[str, list[str]]] = {

@@ -42,13 +42,6 @@ CHANGES = {
     "evaluation__every_steps": 20,
     "data__workers": 0,
 }
-TIMINGS = {
-    "steps_per_second",
-    "seconds_per_step",
-    "data_seconds_per_step",
-    "examples_per_second",
-    "evaluation_seconds",
-}
 UNFINISHED = "orbax-checkpoint-tmp"  # in the name of a checkpoint that is not complete
 A_RUN = 900  # seconds within which a process must end
 RNG = np.random.default_rng(0)
@@ -106,7 +99,7 @@ class Run:
 
 def compare(run, reference):
     """How a finished run differs from the one that nobody touched."""
-    untimed = [[{k: v for k, v in line.items() if k not in TIMINGS} for line in r.lines()]
+    untimed = [[{k: v for k, v in line.items() if k not in small.TIMINGS} for line in r.lines()]
                for r in (run, reference)]  # fmt: skip
     seen = Counter((line["step"], name) for line in run.lines() for name in line if name != "step")
     evaluated = [{line["step"] for line in r.lines() if "evaluation_seconds" in line}

@@ -412,8 +412,8 @@ MUTANTS = (
     Mutant("zoning/plain.py", "log_w[1:, jnp", "log_w[:-1, jnp", SHARP + "plain_form"),
     Mutant(
         "losses/zone_alignment.py",
-        "setting.sharpness_weights or None",
-        "None",
+        "setting.sharpness_weights}",
+        "()}",
         JOINT + "outside_the_zone",
     ),
     Mutant("losses/parts.py", "low < high for", "low <= high for", CONFIGURATION + "sharpness"),

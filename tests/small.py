@@ -10,6 +10,14 @@ from lzn_jax.run import workdir as workdirs
 from lzn_jax.run.checkpoints import Checkpoints
 from lzn_jax.trained_model import TrainedModel
 
+# Metrics that differ between equal runs.
+TIMINGS = {
+    "steps_per_second",
+    "seconds_per_step",
+    "data_seconds_per_step",
+    "examples_per_second",
+    "evaluation_seconds",
+}
 # Of these fields a config takes those that it holds.
 FIELDS = {
     "latent.dim": "4",

@@ -122,7 +122,7 @@ def test_the_loss_is_that_of_the_flow_and_of_latents_outside_the_zone_of_their_c
         if sharpness is None:
             kwargs |= {"solver": FLOW, "cutoff": CUTOFF}
             return plain.alignment_loss(aligned, targets, LABELS, **kwargs)[0]
-        kwargs |= {"sharpness": sharpness, "weights": weights or None}
+        kwargs |= {"sharpness": sharpness, "weights": weights}
         return plain.alignment_loss_at(aligned, targets, LABELS, **kwargs)
 
     expected = {

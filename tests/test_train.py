@@ -26,13 +26,6 @@ from lzn_jax.run.checkpoints import Checkpoints
 from lzn_jax.run.interruption import Interruption
 
 ROOT = Path(__file__).parent.parent
-TIMINGS = {
-    "steps_per_second",
-    "seconds_per_step",
-    "data_seconds_per_step",
-    "examples_per_second",
-    "evaluation_seconds",
-}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -214,7 +207,7 @@ def _lines(workdir):
 
 
 def _untimed(workdir):
-    return [{k: v for k, v in line.items() if k not in TIMINGS} for line in _lines(workdir)]
+    return [{k: v for k, v in line.items() if k not in small.TIMINGS} for line in _lines(workdir)]
 
 
 def _final_state(workdir, config):

@@ -53,7 +53,7 @@ _WITH_OTHER_TYPES = {
 }
 _REPRESENTATION = {
     "latent.solver": word("solver of the encoder's flow", "euler", part="solver"),
-    "objective": choice("training objective, the others are baselines", "lzn", "simclr", "dcl"),
+    "objective": choice("training objective: 'lzn' or a baseline", "lzn", "simclr", "dcl"),
     "simclr.temperature": positive("temperature of the baseline's softmax", 0.1),
     "dcl.temperature": positive("temperature of the baseline's softmax", 0.1),
     "encoder.name": word("image encoder", choices=("resnet",), part="encoder"),
@@ -152,7 +152,7 @@ _TRANSFORMER = {
 }
 _TEXT = {
     "objective": choice(
-        "training objective, the others are retrieval baselines without zones",
+        "training objective: 'lzn' or a retrieval baseline without zones",
         "lzn",
         "infonce",
         "siglip",

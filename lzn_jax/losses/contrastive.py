@@ -72,9 +72,9 @@ def siglip(
     bias: float,
     is_present: Bool[Array, " n"] | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """Sum over the samples of both sides of binary cross entropies, divided by n pairs.
+    """Sum of the binary cross entropies of all n² combinations of both sides, divided by n.
 
-    The logit of a sample of each side being a pair is their cosine similarity / temperature + bias.
+    A logit is the cosine similarity / temperature + bias, and positive examples are the n pairs.
     Presence and `assignment_accuracy` are those of `info_nce`.
     """
     own = jnp.arange(len(first))

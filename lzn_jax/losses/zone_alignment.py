@@ -34,7 +34,7 @@ def _zone_alignment(
     if setting.sharpness is None:
         flow = {"solver": solver(setting), "cutoff": setting.cutoff}
         return zoning.alignment_loss(*arrays, **flow, **common)
-    sharpness = {"sharpness": setting.sharpness, "weights": setting.sharpness_weights or None}
+    sharpness = {"sharpness": setting.sharpness, "weights": setting.sharpness_weights}
     return zoning.alignment_loss_at(*arrays, **sharpness, **common)
 
 

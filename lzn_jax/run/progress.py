@@ -91,8 +91,8 @@ class LateMetrics:
     def rates(self) -> dict[str, float]:
         """Rates over all updates of this process, excluding evaluation.
 
-        Steps and examples per second, seconds per step, those of them spent waiting for data, and
-        `mfu`, the share of the machine's peak rate, if it is known.
+        Steps and examples per second, seconds per step and those of them spent waiting for data,
+        and `mfu`, the share of the machine's peak rate, if it is known.
         """
         return self._rates(self._start, self._bar.n)
 

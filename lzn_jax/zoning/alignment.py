@@ -144,7 +144,7 @@ def alignment_loss_at(
     targets: Int[Array, " m"],
     *,
     sharpness: tuple[float, ...] = (1.0,),
-    weights: tuple[float, ...] | None = None,
+    weights: tuple[float, ...] = (),
     form: Literal["log", "prob"] = "log",
     log_weights: Float[Array, " n"] | None = None,
     is_present: Bool[Array, " m"] | None = None,
@@ -162,7 +162,7 @@ def alignment_loss_at(
     Args:
       sharpness: r > 0, increasing. Small values compare a latent with all zones, large ones with
         the nearest.
-      weights: weight of each term, >= 0 and not all 0. None means equal weights.
+      weights: weight of each term, >= 0 and not all 0; () means equal weights.
       latents, anchors, targets, form, log_weights, is_present: as for `alignment_loss`.
 
     Returns:
@@ -172,7 +172,7 @@ def alignment_loss_at(
       ValueError: as `alignment_loss`, and for invalid `sharpness` or `weights`.
     """
     solver = EulerThrough(sharpness)
-    weights = (1.0,) * len(sharpness) if weights is None else weights
+    weights = weights or (1.0,) * len(sharpness)
     if len(weights) != len(sharpness) or min(weights) < 0 or not 0 < sum(weights) < math.inf:
         raise ValueError(f"weights must be one number >= 0 per sharpness, not all 0, got {weights}")
     terms = ((k, weight / sum(weights)) for k, weight in enumerate(weights, 1) if weight)

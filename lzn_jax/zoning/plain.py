@@ -181,7 +181,7 @@ def alignment_loss_at(
     targets: Index,
     *,
     sharpness: tuple[float, ...] = (1.0,),
-    weights: tuple[float, ...] | None = None,
+    weights: tuple[float, ...] = (),
     form: Literal["log", "prob"] = "log",
     log_weights: LogWeights = None,
 ) -> Float[Array, ""]:
@@ -194,4 +194,4 @@ def alignment_loss_at(
     log_own = log_w[1:, jnp.arange(len(targets)), targets]
     log_p = jax.lax.cummax(log_own, axis=0)
     losses = -jnp.mean(log_p if form == "log" else jnp.exp(log_p), axis=1)
-    return jnp.average(losses, weights=None if weights is None else jnp.array(weights))
+    return jnp.average(losses, weights=jnp.array(weights) if weights else None)

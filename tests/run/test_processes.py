@@ -32,13 +32,6 @@ CHANGES = {
     "checkpoint__every_steps": 2,
     "evaluation__every_steps": 3,
 }
-TIMINGS = {
-    "steps_per_second",
-    "seconds_per_step",
-    "data_seconds_per_step",
-    "examples_per_second",
-    "evaluation_seconds",
-}
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +53,7 @@ def one(tmp_path_factory):
 
 def _lines(workdir):
     lines = (Path(workdir) / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k not in TIMINGS} for line in lines]
+    return [{k: v for k, v in json.loads(line).items() if k not in small.TIMINGS} for line in lines]
 
 
 def _state(workdir, num_devices):
