@@ -1,12 +1,15 @@
 """Traces of updates: when they run, and that zoning has a name in them."""
 
 import functools
+import json
+import re
 
 import jax
 import pytest
 import small
 
 from lzn_jax import main
+from lzn_jax.run import costs
 from lzn_jax.run.profiling import Profile
 
 
@@ -38,8 +41,19 @@ def test_a_trace_has_the_updates_that_are_named(
     assert waited == [int(each.split()[-1]) for each in expected if each != "stop before 3"]
 
 
-def test_a_run_writes_a_trace_in_which_zoning_has_its_name(tmp_path):
+def test_a_run_writes_its_mfu_and_a_trace_in_which_zoning_has_its_name(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(costs, "peak_rate", lambda kind: 1e9)
     changes = {"training__num_steps": 3, "reporting__profile_steps": "1:2"}
+    changes |= {"training__batch_size": 16, "training__devices": "all"}
     assert main.main(small.flags("configs/digits_repr.py", tmp_path / "run", **changes)) == 0
     (trace,) = (tmp_path / "run" / "profile").rglob("*.xplane.pb")
     assert b"zoning" in trace.read_bytes()
+    log = capsys.readouterr().err
+    operations = float(re.search(r"a step takes (\S+) operations", log)[1])
+    devices = int(re.search(r"^(\d+) device\(s\)", log, re.MULTILINE)[1])
+    assert devices > 1
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    expected = summary["steps_per_second"] * operations / (1e9 * devices)
+    assert summary["mfu"] == pytest.approx(expected, rel=0.01)
