@@ -1,12 +1,14 @@
 """Tensors of safetensors files as NumPy arrays."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
 
 from lzn_jax.configuration import UserError
+from lzn_jax.run import reporting
 
 
 def read(
@@ -26,3 +28,10 @@ def read(
     except (SafetensorError, OSError, ValueError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path} cannot be read as a safetensors file: {reason}") from error
+
+
+def write(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray]) -> None:
+    """Writes tensors by name, atomically."""
+    # The library stores the buffer of an array without regard to its strides.
+    content = save({name: np.asarray(array, order="C") for name, array in tensors.items()})
+    reporting.write_bytes(path, content)

@@ -44,6 +44,16 @@ def test_tensors_come_back_in_type_shape_and_value(tmp_path):
     np.testing.assert_array_equal(alone[1], TENSORS["half"])
 
 
+def test_written_tensors_are_read_as_they_were(tmp_path):
+    written = {"turned": np.arange(6, dtype=np.float32).reshape(2, 3).T, "step": np.array(7)}
+    safetensors_files.write(tmp_path / "x.safetensors", written)
+    read = safetensors_files.read(tmp_path / "x.safetensors")
+    assert read.keys() == written.keys()
+    for name, array in written.items():
+        assert read[name].dtype == array.dtype
+        np.testing.assert_array_equal(read[name], array)
+
+
 def test_a_file_by_hand(tmp_path):
     """The example of the format's description, byte by byte."""
     text = b'{"x":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}'
