@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from lzn_jax import models
 from lzn_jax.data import normalise, to_uint8
 from lzn_jax.data_types import Condition, given
-from lzn_jax.losses import energy, rectified_flow
+from lzn_jax.losses import image_sets, rectified_flow
 from lzn_jax.microbatches import in_training
 from lzn_jax.models import Variables
 from lzn_jax.randomness import normal_by_index
@@ -171,11 +171,13 @@ class DirectDecoder(ImageDecoder):
         condition: Condition,
         keys: Sequence[PRNGKeyArray],
     ) -> Float[Array, ""]:
-        """Mean error of the images plus the energy distance between generated and real images."""
+        """Mean error of the images plus a loss between the sets of generated and real images."""
         setting, images, (key, dropout_key) = self.config.decoder, normalise(batch["images"]), keys
         condition = self.drop_condition(condition, key)
         generated = self.in_training()(variables[self.network], dropout_key, *condition)
-        distance = energy.image_energy(
+        set_loss = image_sets.SET_LOSSES[setting.set_loss]
+        distance = image_sets.image_set_loss(
+            set_loss,
             generated,
             images,
             key,
@@ -185,7 +187,7 @@ class DirectDecoder(ImageDecoder):
         if setting.energy_anchors > 0:
             fixed = jax.lax.stop_gradient(variables["encoder"])
             x, y = (self.encoder.apply(fixed, each, train=False) for each in (generated, images))
-            distance += setting.energy_anchors * energy.energy_distance(x, y)
+            distance += setting.energy_anchors * set_loss(x, y)
         error = jnp.mean(ERRORS[setting.error](generated - images))
         return error + setting.energy_weight * distance
 
