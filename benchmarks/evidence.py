@@ -60,7 +60,6 @@ ALIGNED = ["alignments=('image:label',)"]
 INFONCE = ["objective=infonce"]
 # Encoders alone, by alignment.
 ZONES = ["training.generation_weight=0.0", "training.text_weight=0.0"]
-FAST = [f"training.learning_rate.{name}=2e-3" for name in ("encoder", "text_encoder")]
 
 
 def each(field: str, name: str, values: Iterable[float], *more: str) -> dict[str, list[str]]:
@@ -135,14 +134,6 @@ VARIANTS: dict[str, dict[str, list[str]]] = {
         **each("alignment.noise_scale", "alpha", (0.2, 0.7)),
         "cutoff_0.5": ["alignment.cutoff=0.5"],
         "zones": ZONES,
-        "zones_wide": [*ZONES, "alignment.noise_scale=0.45"],
-        "zones_late": [*ZONES, "alignment.cutoff=0.5"],
-        "zones_fast": [*ZONES, *FAST],
-        "zones_prob": [*ZONES, *PROB],
-        "zones_adams": [*ZONES, *ADAMS],
-        "zones_one_way": [*ZONES, "alignments=('image:text',)"],
-        "zones_small_batch": [*ZONES, "training.batch_size=64"],
-        "zones_large_batch": [*ZONES, "training.batch_size=512"],
         "adams": ADAMS,
         "prob": PROB,
         # Decoders that learn from latents of their own type alone, or of the other.

@@ -8,8 +8,8 @@ Chips: 8, 16, 32, 64, 128 or 256 can share a batch of 256.
 Expected (paper, 5120 samples): FID 5.68, reconstruction error 10.29; for rectified flow alone
 (--config.latent.enabled=False) 6.08 and 17.92. This config was not run by us.
 Cost: 5.1e14 operations per update, a third more with micro-batches, which encode and decode twice;
-zoning takes less than 0.001 % of them. Estimate at 40 % of an H100's 989e12 bfloat16 operations per
-second: 22 and 29 hours, in float32 (TF32, half that rate) 43 and 58.
+zoning takes less than 0.001 % of them. Estimate at 12 to 25 % of an H100's 989e12 bfloat16
+operations per second: 72 to 34 hours, a third more with micro-batches.
 Memory: 19.5 of 84.9 GB when compiled for one H100 (docs/compiled.md).
 """
 

@@ -5,8 +5,8 @@
 DIR contains the 30,000 images. On one GPU add --config.training.microbatch_size=8.
 Expected (paper, 29,952 samples): FID 7.17, reconstruction error 15.90; for rectified flow alone
 (--config.latent.enabled=False) 6.95 and 26.20. This config was not run by us.
-Cost and memory per update, and chips: as for afhq_cat_gen.py. Estimate at 40 % of an H100's
-bfloat16 rate: 126 hours, in float32 (TF32) 253, a third more with micro-batches.
+Cost and memory per update, and chips: as for afhq_cat_gen.py. Estimate at 12 to 25 % of an
+H100's bfloat16 peak: 420 to 200 hours, a third more with micro-batches.
 """
 
 import ml_collections

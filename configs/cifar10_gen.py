@@ -11,8 +11,8 @@ Expected (paper, 50,000 samples): FID 2.59, sFID 3.95, inception score 9.53, CMM
 reconstruction error 0.41; for rectified flow alone (--config.latent.enabled=False) FID 2.76, sFID
 4.05, inception score 9.51, CMMD 0.0360, reconstruction error 0.83. This config was not run by us.
 Cost: 1.7e14 operations per update, 2.3e14 with micro-batches, which encode and decode twice; zoning
-takes 0.13 % of them. Estimate at 40 % of an H100's 989e12 bfloat16 operations per second: 6 and 8
-hours, in float32 (TF32, half that rate) 12 and 16.
+takes 0.13 % of them. Estimate at 12 to 25 % of an H100's 989e12 bfloat16 operations per second: 20
+to 10 hours, with micro-batches 27 to 13 (--mode=compile). The original took 128 hours on A100.
 """
 
 import ml_collections
@@ -48,4 +48,5 @@ def get_config() -> ml_collections.ConfigDict:
     config.training.ema_decay = 0.999999
     config.evaluation.every_steps = 10_000
     config.evaluation.num_samples = 50_000  # the number of training images
+    config.reporting.original_gpu_hours = 128
     return config

@@ -28,7 +28,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.latent.context_size = 2048
 
     # In both directions: images with the zones of names, names with the zones of images.
-    config.alignment.noise_scale = 0.2  # 0.45 aligns more slowly (docs/appendix.md)
+    config.alignment.noise_scale = 0.2  # 0.45 aligns more slowly
     config.alignment.num_steps = 20
 
     config.encoder.name = "ncsnpp"

@@ -10,9 +10,10 @@ For 256 pixels add --config.data.image_size=256 --config.encoder.stem=imagenet
 --config.decoder.patch_size=4: the feature maps of both networks then stay 64 x 64.
 Expected: unknown, as this config was not run by us. --config.objective=infonce is the baseline for
 retrieval.
-Cost: 3.9e14 operations per update; zoning takes 0.1 % of them. Estimate at 40 % of an H100's 989e12
-bfloat16 operations per second: 27 hours. On one GPU add --config.training.microbatch_size=64, which
-takes 5.0e14 operations for the same results. Chips: 8, 16, 32 and so on can share a batch of 1024.
+Cost: 3.9e14 operations per update; zoning takes 0.1 % of them. Estimate at 12 to 25 % of an H100's
+989e12 bfloat16 operations per second: 91 to 44 hours. On one GPU add
+--config.training.microbatch_size=64, which takes 5.0e14 operations for the same results. Chips: 8,
+16, 32 and so on can share a batch of 1024.
 Memory: the state takes 4.7 GB per chip, 5.8 GB with 30,522 tokens, unless
 --config.training.shard_parameters=True divides it. According to the compilers an update with 30,522
 tokens takes 10.5 GB on each of 16 v5e chips (11 GB for 256 pixels), or 22.6 GB on one H100 with

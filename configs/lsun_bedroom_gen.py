@@ -6,8 +6,8 @@ DIR contains the 3,033,042 training images, at any depth. On one GPU add
 --config.training.microbatch_size=8.
 Expected (paper, 29,952 samples): FID 5.95, reconstruction error 37.01; for rectified flow alone
 (--config.latent.enabled=False) 6.25 and 48.72. This config was not run by us.
-Cost and memory per update, and chips: as for afhq_cat_gen.py. Estimate at 40 % of an H100's
-bfloat16 rate: 740 hours, in float32 (TF32) 1480, a third more with micro-batches.
+Cost and memory per update, and chips: as for afhq_cat_gen.py. Estimate at 12 to 25 % of an
+H100's bfloat16 peak: 2450 to 1170 hours, a third more with micro-batches.
 """
 
 import ml_collections

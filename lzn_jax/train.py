@@ -34,7 +34,8 @@ from lzn_jax.run.checkpoints import Checkpoints
 from lzn_jax.run.goodput import Goodput
 from lzn_jax.run.heartbeat import Heartbeat
 from lzn_jax.run.interruption import Interrupted, Interruption
-from lzn_jax.run.progress import LateMetrics, progress
+from lzn_jax.run.profiling import Profile
+from lzn_jax.run.progress import LateMetrics, progress, rates_in_words
 from lzn_jax.train_state import (
     TrainState,
     averaged_model,
@@ -84,10 +85,10 @@ def train_and_evaluate(
     with run.batches, Checkpoints(workdir, config.checkpoint.keep) as checkpoints:
         state = _first_state(run, checkpoints)
         with run.goodput("compile"), _logged_compilation("the update"):
-            update = _compile_update(run, state)
+            update, operations = _compile_update(run, state)
         _announce(state, run.mesh, run.workdir)
         with run.interruption.held():
-            state, code = _loop(run, checkpoints, state, update)
+            state, code = _loop(run, checkpoints, state, update, operations)
             checkpoints.wait()
         if code == EXIT_NON_FINITE:
             _save_for_replay(state, workdir)
@@ -158,8 +159,11 @@ def _first_state(run: _Run, checkpoints: Checkpoints) -> TrainState:
     return state
 
 
-def _compile_update(run: _Run, state: TrainState) -> _Update:
-    """The update, compiled for the shapes of the run; other shapes raise instead of recompiling."""
+def _compile_update(run: _Run, state: TrainState) -> tuple[_Update, float]:
+    """The update, compiled for the shapes of the run, and its number of operations.
+
+    Other shapes raise instead of recompiling.
+    """
     update = jit_update(run.space, run.optimizer, run.config, run.mesh, state)
     with jax.set_mesh(run.mesh):
         traced = update.trace(state, run.batches.shapes())
@@ -169,7 +173,7 @@ def _compile_update(run: _Run, state: TrainState) -> _Update:
             cost.total,
             100 * cost.inside / cost.total,
         )
-        return traced.lower().compile()
+        return traced.lower().compile(), cost.total
 
 
 def jit_update(
@@ -219,7 +223,7 @@ def _logged_compilation(what: str) -> Iterator[None]:
 
 
 def _loop(
-    run: _Run, checkpoints: Checkpoints, state: TrainState, update: _Update
+    run: _Run, checkpoints: Checkpoints, state: TrainState, update: _Update, operations: float
 ) -> tuple[TrainState, int]:
     """Updates, saves and evaluates until the end or an interruption; returns state and exit code.
 
@@ -227,14 +231,17 @@ def _loop(
     the evaluation when it resumes, and loses no step.
     """
     config, goodput = run.config, run.goodput
+    peak = costs.peak_rate(run.mesh.devices.flat[0].device_kind)
+    peak_steps = None if peak is None else peak * run.mesh.size / operations
     step = saved = int(state.step)  # a restored step is saved already
     must_stop = False
     with (
         reporting.MetricLog(run.workdir, step, run.sink) as log,
         progress(config.training.num_steps, "training", initial=step) as bar,
         Heartbeat(step) as heartbeat,
+        Profile(config.reporting.profile_steps, run.workdir) as profile,
     ):
-        metrics = LateMetrics(log, bar, goodput, step, config.training)
+        metrics = LateMetrics(log, bar, goodput, step, config.training, peak_steps)
         while True:
             is_over = step >= config.training.num_steps
             is_due = is_over or (step > 0 and step % config.evaluation.every_steps == 0)
@@ -258,6 +265,7 @@ def _loop(
             if is_over:
                 return state, EXIT_DONE
             checkpoints.check()
+            profile.before(step, metrics.flush)
             with goodput("data"):
                 batch = sharding.put_rows(next(run.batches), run.mesh)
             with goodput("step"), heartbeat.watch(step):
@@ -346,7 +354,8 @@ def _evaluate_once(
     with run.interruption.at_once():
         model = TrainedModel(run.space, averaged_model(state, run.space, run.train), step)
         results = measurements.evaluate(model, run.train, run.test, run.workdir)
-    reporting.write_json(run.workdir / "summary.json", {"step": step, **results, **metrics.rates()})
+    rates = metrics.rates()
+    reporting.write_json(run.workdir / "summary.json", {"step": step, **results, **rates})
     log.write(step, {**results, "evaluation_seconds": time.perf_counter() - started})
     if processes.is_writer():
         folder = run.workdir / "figures"
@@ -355,6 +364,8 @@ def _evaluate_once(
             log.image(step, figure.stem, figure)
     for line in headlines.of_evaluation(step, results):
         _log.info("%s", line)
+    if rates:
+        _log.info("%s", rates_in_words(rates))
 
 
 def _save_for_replay(state: TrainState, workdir: Path) -> None:

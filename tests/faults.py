@@ -42,7 +42,13 @@ CHANGES = {
     "evaluation__every_steps": 20,
     "data__workers": 0,
 }
-TIMINGS = {"steps_per_second", "examples_per_second", "evaluation_seconds"}
+TIMINGS = {
+    "steps_per_second",
+    "seconds_per_step",
+    "data_seconds_per_step",
+    "examples_per_second",
+    "evaluation_seconds",
+}
 UNFINISHED = "orbax-checkpoint-tmp"  # in the name of a checkpoint that is not complete
 A_RUN = 900  # seconds within which a process must end
 RNG = np.random.default_rng(0)

@@ -43,6 +43,7 @@ MADE = "evaluation/test_text_quality.py -k made_images"
 COUNTED = "evaluation/test_measurements.py -k samples_of_classes"
 PAIRS, FLOWS = "data/test_metadata.py -k ", SPACE + "'by_the_flow or flow_of_the'"
 CONFIGURATION, PARTS = "test_configuration.py -k ", "test_parts.py -k "
+PROGRESS = "run/test_progress.py -k "
 SHARP, CONTRASTIVE = "zoning/test_sharpness.py -k ", "losses/test_contrastive.py -k "
 QUERIES, FAR = ADAMS + "in_a_context", ACCURACY + "'in_context and 1000'"
 SCORE = PROPERTIES + "score_identity"
@@ -439,6 +440,11 @@ MUTANTS = (
     Mutant("losses/drift.py", "axis=-2)) / 2", "axis=-2))", DRIFT + "definition"),
     Mutant("losses/drift.py", "jnp.where(is_itself, jnp.inf,", "jnp.where(False,", DRIFT + "draws"),
     Mutant("losses/drift.py", "targets += field", "targets = fixed_x + field", DRIFT + "sum_of"),
+    Mutant(
+        "run/progress.py", "1 / seconds / self._peak", "seconds / self._peak", PROGRESS + "wait"
+    ),
+    Mutant("run/progress.py", "(in_data - earlier_data)", "in_data", PROGRESS + "wait"),
+    Mutant("run/costs.py", "max(known, key=len)", "min(known, key=len)", PROGRESS + "peak"),
 )
 
 

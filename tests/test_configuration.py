@@ -35,7 +35,7 @@ JOINT_FIELDS = {
     "evaluation.": """every_steps measurements num_samples inception_path clip_path noise_scales
         batch_sizes context_sizes""",
     "sampling.": "sampler num_steps",
-    "reporting.": "wandb_project",
+    "reporting.": "assumed_mfu original_gpu_hours profile_steps wandb_project",
 }
 
 NETWORK = "name features channel_multipliers num_res_blocks"
@@ -57,6 +57,8 @@ OPTIONAL = {
     "decoder.condition": "label",
     "evaluation.inception_path": "weights.pth",
     "evaluation.clip_path": "model.safetensors",
+    "reporting.original_gpu_hours": 128.0,
+    "reporting.profile_steps": "3:5",
     "reporting.wandb_project": "zones",
 }
 
@@ -562,6 +564,12 @@ def test_micro_batches_must_divide_the_batch():
     assert configuration.load(DIGITS_JOINT, ["training.microbatch_size=64"])
     with pytest.raises(UserError, match=r"must divide training\.batch_size 256, got 60"):
         configuration.load(DIGITS_JOINT, ["training.microbatch_size=60"])
+
+
+@pytest.mark.parametrize("steps", ["5", "5:5", "6:5", "-1:2", "a:b", ""])
+def test_profiled_steps_are_a_range(steps):
+    expected = "reporting.profile_steps must be A:B with A < B, for example 100:105, got "
+    assert message(DIGITS_JOINT, f"reporting.profile_steps={steps}") == f"{expected}{steps!r}"
 
 
 @pytest.mark.parametrize(("num_steps", "accepted"), [(2, False), (3, True)])

@@ -26,7 +26,13 @@ from lzn_jax.run.checkpoints import Checkpoints
 from lzn_jax.run.interruption import Interruption
 
 ROOT = Path(__file__).parent.parent
-TIMINGS = {"steps_per_second", "examples_per_second", "evaluation_seconds"}
+TIMINGS = {
+    "steps_per_second",
+    "seconds_per_step",
+    "data_seconds_per_step",
+    "examples_per_second",
+    "evaluation_seconds",
+}
 
 
 @pytest.fixture(scope="module", autouse=True)

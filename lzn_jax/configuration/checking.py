@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import operator
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -138,6 +139,12 @@ def _check_across(values: Mapping[str, Any]) -> None:
     require(
         size is None or batch_size % size == 0,
         f"training.microbatch_size must divide training.batch_size {batch_size}, got {size}",
+    )
+    steps = values["reporting.profile_steps"]
+    bounds = re.fullmatch(r"(\d+):(\d+)", "0:1" if steps is None else steps)
+    require(
+        bounds is not None and int(bounds[1]) < int(bounds[2]),
+        f"reporting.profile_steps must be A:B with A < B, for example 100:105, got {steps!r}",
     )
     named = _named_parts(values)
     types = values["types"]

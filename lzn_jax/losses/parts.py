@@ -50,17 +50,6 @@ def _check_sharpness(values: Mapping[str, Any]) -> None:
 parts.add("solver", "euler", "lzn_jax.zoning:Euler")
 parts.add("solver", "dpm", "lzn_jax.zoning:DPMSolver", check=_check_dpm)
 parts.add("solver", "adams", "lzn_jax.zoning:AdamsBashforth")
-parts.add(
-    "alignment",
-    "prob",
-    "lzn_jax.losses.zone_alignment:probability",
-    _SHARPNESS,
-    check=_check_sharpness,
-)
-parts.add(
-    "alignment",
-    "log",
-    "lzn_jax.losses.zone_alignment:log_probability",
-    _SHARPNESS,
-    check=_check_sharpness,
-)
+for _form, _name in (("prob", "probability"), ("log", "log_probability")):
+    _part = f"lzn_jax.losses.zone_alignment:{_name}"
+    parts.add("alignment", _form, _part, _SHARPNESS, check=_check_sharpness)

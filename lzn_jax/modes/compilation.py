@@ -43,6 +43,7 @@ def compile_step(config: ConfigDict, name: str) -> int:
     _report("slice", f"{name}, {mesh.size} of {len(machine.devices)} {kind}, {each}")
     _report("batch", f"{training.batch_size} images{parts}")
     _report("operations", f"{cost.total:.3g} per update, {share:.2g} % in zoning")
+    _report_cost(config, cost.total, kind, mesh.size)
     try:
         with _CompileTime():
             compiled = lowered.compile(machine.options)
@@ -57,6 +58,23 @@ def compile_step(config: ConfigDict, name: str) -> int:
             _report(f"collectives {where}", f"{count} {kind}")
     _report("fits", "yes" if fits else "no")
     return EXIT_DONE if fits else EXIT_DOES_NOT_FIT
+
+
+def _report_cost(config: ConfigDict, operations: float, kind: str, chips: int) -> None:
+    """Prints the time of an update and the chip hours of the run, if the chips' peak is known."""
+    peak = costs.peak_rate(kind)
+    if peak is None:
+        return
+    share, updates = config.reporting.assumed_mfu, config.training.num_steps
+    seconds = operations / (peak * chips)
+    hours = seconds / share * chips * updates / 3600
+    there = f"at {share:.0%} of it, the assumption reporting.assumed_mfu"
+    _report(
+        "seconds per update", f"{seconds:.3g} at the bfloat16 peak, {seconds / share:.3g} {there}"
+    )
+    original = config.reporting.original_gpu_hours
+    beside = "" if original is None else f"; the original took {original:,.0f} A100 hours"
+    _report("chip hours", f"{hours:.3g} for {updates:,} updates without evaluation{beside}")
 
 
 def _report_memory(compiled: jax.stages.Compiled, available: float) -> bool:

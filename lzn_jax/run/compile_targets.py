@@ -112,7 +112,8 @@ def _tpu_memory(device: jax.Device) -> float:
 
 
 def _gpus(name: str, count: int) -> CompileTarget:
-    if importlib.util.find_spec("jax_cuda12_plugin") is None:
+    plugins = ("jax_cuda12_plugin", "jax_cuda13_plugin")
+    if not any(map(importlib.util.find_spec, plugins)):
         raise UserError("the compiler for GPUs is not installed: pip install -e '.[gpu]'")
     nodes, each = max(1, count // _GPUS_PER_NODE), min(count, _GPUS_PER_NODE)
     if nodes * each != count:

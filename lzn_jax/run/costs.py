@@ -1,4 +1,4 @@
-"""Floating-point operations of a traced function, with loops counted in full."""
+"""Floating-point operations of a traced function, with loops counted in full; peaks of chips."""
 
 import math
 from collections.abc import Iterator
@@ -18,6 +18,24 @@ class Cost(NamedTuple):
 
     total: float
     inside: float
+
+
+# Dense bfloat16 operations per second by the beginning of the device kind, from data sheets.
+_PEAKS = {
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5": 459e12,
+    "TPU v6 lite": 918e12,
+    "NVIDIA A100": 312e12,
+    "NVIDIA H100": 989e12,
+    "NVIDIA H200": 989e12,
+}
+
+
+def peak_rate(device_kind: str) -> float | None:
+    """Dense bfloat16 operations per second of a device, None if they are not known here."""
+    known = [kind for kind in _PEAKS if device_kind.startswith(kind)]
+    return _PEAKS[max(known, key=len)] if known else None
 
 
 def count_operations(jaxpr: core.ClosedJaxpr, scope: str = "zoning") -> Cost:

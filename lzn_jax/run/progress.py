@@ -54,12 +54,14 @@ class LateMetrics:
         goodput: Goodput,
         first_step: int,
         training: ConfigDict,
+        peak_steps: float | None = None,
     ) -> None:
+        """Metrics from `first_step` on; `peak_steps` is the machine's limit of steps per second."""
         self._skipped_in_a_row = 0.0
         self._log, self._bar, self._goodput = log, bar, goodput
-        self._training = training
+        self._training, self._peak_steps = training, peak_steps
         self._pending: tuple[int, Mapping[str, jax.Array]] | None = None
-        self._start = self._last = (first_step, self._busy_seconds())
+        self._start = self._last = (first_step, *self._seconds())
 
     def put(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
         """Stores the metrics of update number `step`, which may still be running."""
@@ -78,7 +80,7 @@ class LateMetrics:
         self._bar.update(1)
         if step % self._training.log_every_steps == 0:
             self._log.write(step, {**values, **self._rates(self._last, step)})
-            self._last = (step, self._busy_seconds())
+            self._last = (step, *self._seconds())
 
     def all_skipped(self, count: int) -> bool:
         """Whether the last `count` updates were all skipped."""
@@ -87,18 +89,38 @@ class LateMetrics:
         return self._skipped_in_a_row >= count
 
     def rates(self) -> dict[str, float]:
-        """Steps and examples per second over all updates of this process, excluding evaluation."""
+        """Rates over all updates of this process, excluding evaluation.
+
+        Steps and examples per second, seconds per step, those of them spent waiting for data, and
+        `mfu`, the share of the machine's peak rate, if it is known.
+        """
         return self._rates(self._start, self._bar.n)
 
-    def _rates(self, since: tuple[int, float], step: int) -> dict[str, float]:
-        steps, seconds = step - since[0], self._busy_seconds() - since[1]
-        if steps == 0:
+    def _rates(self, since: tuple[int, float, float], step: int) -> dict[str, float]:
+        (first, earlier_step, earlier_data), (in_step, in_data) = since, self._seconds()
+        if step == first:
             return {}
-        rate = steps / seconds
-        return {
-            "steps_per_second": rate,
-            "examples_per_second": rate * self._training.batch_size,
+        waiting = (in_data - earlier_data) / (step - first)
+        seconds = waiting + (in_step - earlier_step) / (step - first)
+        rates = {
+            "steps_per_second": 1 / seconds,
+            "seconds_per_step": seconds,
+            "data_seconds_per_step": waiting,
+            "examples_per_second": self._training.batch_size / seconds,
         }
+        if self._peak_steps is not None:
+            rates["mfu"] = 1 / seconds / self._peak_steps
+        return rates
 
-    def _busy_seconds(self) -> float:
-        return self._goodput.seconds["step"] + self._goodput.seconds["data"]
+    def _seconds(self) -> tuple[float, float]:
+        """Seconds so far in steps and in waiting for data."""
+        seconds = self._goodput.seconds
+        return seconds["step"], seconds["data"]
+
+
+def rates_in_words(rates: Mapping[str, float]) -> str:
+    """The rates of a run as one line."""
+    seconds, waiting = rates["seconds_per_step"], rates["data_seconds_per_step"]
+    line = f"{rates['examples_per_second']:.4g} examples per second; a step took {seconds:.3g} s"
+    line += f", {waiting:.2g} s of them for data"
+    return f"{line}; MFU {rates['mfu']:.1%}" if "mfu" in rates else line

@@ -93,7 +93,8 @@ def test_a_step_that_fits_is_reported_line_by_line(fake_slice, capsys, tmp_path,
     assert float(there) == 1.0
 
 
-def test_the_zonings_share_of_the_operations_is_in_percent(fake_slice, capsys, monkeypatch):
+@pytest.mark.parametrize(("kind_is_known", "hours"), [(True, None), (True, 128.0), (False, None)])
+def test_operations_time_and_cost_of_a_run(kind_is_known, hours, fake_slice, capsys, monkeypatch):
     class Lowered(jax.stages.Lowered):
         def __init__(self):
             pass
@@ -102,10 +103,21 @@ def test_the_zonings_share_of_the_operations_is_in_percent(fake_slice, capsys, m
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED")
 
     fake_slice(1e9)
-    cost = costs.Cost(2000, 50)
+    cost = costs.Cost(2000.0, 50.0)
     monkeypatch.setattr(compilation, "lower_step", lambda *_: (Lowered(), cost))
-    assert _compile() == 4
-    assert "operations: 2e+03 per update, 2.5 % in zoning" in capsys.readouterr().out
+    monkeypatch.setattr(costs, "peak_rate", lambda kind: 100.0 if kind_is_known else None)
+    changes = {"training__num_steps": 3600, "reporting__assumed_mfu": 0.25}
+    assert _compile(**changes, reporting__original_gpu_hours=hours) == 4
+    lines = capsys.readouterr().out.splitlines()
+    assert "operations: 2e+03 per update, 2.5 % in zoning" in lines
+    times = [line for line in lines if line.startswith(("seconds", "chip hours"))]
+    beside = "" if hours is None else "; the original took 128 A100 hours"
+    expected = [
+        "seconds per update: 5 at the bfloat16 peak, 20 at 25% of it, the assumption "
+        "reporting.assumed_mfu",
+        f"chip hours: 80 for 3,600 updates without evaluation{beside}",
+    ]
+    assert times == (expected if kind_is_known else [])
 
 
 @pytest.mark.parametrize(("there", "fits"), [(13e9, True), (12.9e9, False)])
@@ -166,18 +178,20 @@ def test_shapes_of_a_batch_are_those_of_the_data(config):
 @pytest.mark.parametrize(
     ("name", "missing", "message"),
     [
-        ("v5e", "", "must name a slice like v5e:4x4"),
-        ("v5e:4by4", "", "must name a slice like"),
-        ("h100:0", "", "must name a slice like"),
-        ("tpu:2x2", "", "must name a slice like"),
+        ("v5e", "none", "must name a slice like v5e:4x4"),
+        ("v5e:4by4", "none", "must name a slice like"),
+        ("h100:0", "none", "must name a slice like"),
+        ("tpu:2x2", "none", "must name a slice like"),
         ("v5e:2x2", "libtpu", r"compiler for TPUs is not installed: pip install -e '.\[tpu\]'"),
-        ("h100:1", "jax_cuda12_plugin", r"compiler for GPUs is not .* -e '.\[gpu\]'"),
+        ("h100:1", "jax_cuda", r"compiler for GPUs is not .* -e '.\[gpu\]'"),
     ],
 )
 def test_slices_that_cannot_be_found_are_the_users_error(name, missing, message, monkeypatch):
     there = compile_targets.importlib.util.find_spec
     monkeypatch.setattr(
-        compile_targets.importlib.util, "find_spec", lambda n: None if n == missing else there(n)
+        compile_targets.importlib.util,
+        "find_spec",
+        lambda name: None if name.startswith(missing) else there(name),
     )
     with pytest.raises(compile_targets.UserError, match=message):
         compile_targets.find(name)

@@ -32,7 +32,13 @@ CHANGES = {
     "checkpoint__every_steps": 2,
     "evaluation__every_steps": 3,
 }
-TIMINGS = {"steps_per_second", "examples_per_second", "evaluation_seconds"}
+TIMINGS = {
+    "steps_per_second",
+    "seconds_per_step",
+    "data_seconds_per_step",
+    "examples_per_second",
+    "evaluation_seconds",
+}
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,14 @@
 import io
 import sys
 
-from lzn_jax.run.progress import progress
+import jax.numpy as jnp
+import ml_collections
+import pytest
+
+from lzn_jax.run import costs
+from lzn_jax.run.goodput import Goodput
+from lzn_jax.run.progress import LateMetrics, progress, rates_in_words
+from lzn_jax.run.reporting import MetricLog
 
 
 def test_progress_without_a_terminal_prints_few_plain_lines(monkeypatch):
@@ -36,3 +43,57 @@ def test_a_bar_inside_another_moves_no_cursor_where_there_is_none(monkeypatch):
     assert "\x1b" not in text
     assert "evaluation: 0% 0/1 [00:00<?, ? step/s, one]" in text
     assert text.splitlines()[-1].startswith("train: 100% 2/2")
+
+
+class _Log(MetricLog):
+    def __init__(self):
+        self.rows = []
+
+    def write(self, step, values):
+        self.rows.append((step, values))
+
+
+@pytest.mark.parametrize("peak_steps", [None, 20.0])
+def test_rates_count_steps_and_the_wait_for_data_but_no_evaluation(peak_steps):
+    now, log = [0.0], _Log()
+    goodput = Goodput(lambda: now[0])
+    training = ml_collections.ConfigDict({"batch_size": 64, "log_every_steps": 2})
+
+    def spend(bucket, seconds):
+        with goodput(bucket):
+            now[0] += seconds
+
+    spend("data", 5.0)  # before the first update
+    with progress(12, "train", initial=8) as bar:
+        metrics = LateMetrics(log, bar, goodput, 8, training, peak_steps)
+        assert metrics.rates() == {}
+        for step, waiting in ((9, 0.1), (10, 0.3), (11, 0.1), (12, 0.1)):
+            spend("data", waiting)
+            spend("step", 0.25)
+            spend("eval", 7.0)
+            metrics.put(step, {"loss": jnp.ones(()), "skipped_in_a_row": jnp.zeros(())})
+        metrics.flush()
+    rates = metrics.rates()
+    expected = {"seconds_per_step": 0.4, "data_seconds_per_step": 0.15, "steps_per_second": 2.5}
+    expected["examples_per_second"] = 160.0
+    if peak_steps is not None:
+        expected["mfu"] = 0.125
+    assert rates == pytest.approx(expected)
+    line = "160 examples per second; a step took 0.4 s, 0.15 s of them for data"
+    assert rates_in_words(rates) == line + ("" if peak_steps is None else "; MFU 12.5%")
+    assert [step for step, _ in log.rows] == [10, 12]
+    assert all(expected.keys() <= values.keys() for _, values in log.rows)
+
+
+@pytest.mark.parametrize(
+    ("kind", "peak"),
+    [
+        ("TPU v5 lite", 197e12),
+        ("TPU v5p", 459e12),
+        ("TPU v6 lite", 918e12),
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("cpu", None),
+    ],
+)
+def test_the_peak_of_a_device_is_that_of_its_kind(kind, peak):
+    assert costs.peak_rate(kind) == peak
