@@ -151,6 +151,11 @@ def _check_direct(values: Mapping[str, Any]) -> None:
 
 
 _BY_FLOW = ("FlowDecoder", _FLOW)
+_MEAN_FLOW = {
+    "sampling.sampler": choice("solver of the decoder's flow", "euler"),
+    "sampling.num_steps": count("steps of the sampler", 1),
+}
+_BY_MEAN_FLOW = ("MeanFlowDecoder", _MEAN_FLOW)
 _IN_ONE_PASS = ("DirectDecoder", _ONE_PASS)
 _ENCODERS: dict[str, tuple[str, Mapping[str, Field], Check | None]] = {
     "ncsnpp": (
@@ -164,6 +169,8 @@ _ENCODERS: dict[str, tuple[str, Mapping[str, Field], Check | None]] = {
 _DECODERS: dict[str, tuple[str, Mapping[str, Field], tuple[str, Any], Check | None]] = {
     "ncsnpp": ("ncsnpp:NCSNppDecoder", _NCSNPP_DECODER, _BY_FLOW, _check_ncsnpp_decoder),
     "mlp": ("mlp:MLPDecoder", _MLP, _BY_FLOW, None),
+    "mean_ncsnpp": ("ncsnpp:NCSNppDecoder", _NCSNPP_DECODER, _BY_MEAN_FLOW, _check_ncsnpp_decoder),
+    "mean_mlp": ("mlp:MLPDecoder", _MLP, _BY_MEAN_FLOW, None),
     "direct": ("ncsnpp:NCSNppGenerator", _GENERATOR, _IN_ONE_PASS, _check_direct),
     "direct_mlp": ("mlp:MLPGenerator", _MLP, _IN_ONE_PASS, _check_one_pass),
 }
