@@ -34,6 +34,7 @@ BANK = "test_alone.py -k newest_anchors"
 RETRIEVAL = "evaluation/test_retrieval.py -k "
 ANSWERS = "demo/test_answers.py -k "
 JOINT, MODEL = "test_joint.py -k ", "test_trained_model.py -k "
+DRIFT = "losses/test_drift.py -k "
 ENERGY, ALONE = "losses/test_energy.py -k ", "test_alone.py -k "
 SPACE, DECODERS = "test_translation.py -k ", "data_types/test_image_decoders.py -k "
 TEXT, DIGIT_CAPTIONS = "data_types/test_text.py -k ", "evaluation/test_digit_captions.py -k "
@@ -149,7 +150,7 @@ MUTANTS = (
     ),
     Mutant("losses/energy.py", "- jnp.eye(count, dtype=x.dtype)", "", ENERGY + "belong"),
     Mutant(
-        "losses/energy.py",
+        "losses/image_sets.py",
         "position // columns, position % columns",
         "position // rows, position % rows",
         ENERGY + "all_patches",
@@ -435,6 +436,10 @@ MUTANTS = (
         "jnp.where(present, losses, 0)",
         CONTRASTIVE + "not_present",
     ),
+    Mutant("losses/drift.py", "repelled * weighted[0]", "weighted[0]", DRIFT + "definition"),
+    Mutant("losses/drift.py", "axis=-2)) / 2", "axis=-2))", DRIFT + "definition"),
+    Mutant("losses/drift.py", "jnp.where(is_itself, jnp.inf,", "jnp.where(False,", DRIFT + "draws"),
+    Mutant("losses/drift.py", "targets += field", "targets = fixed_x + field", DRIFT + "sum_of"),
     Mutant(
         "run/progress.py", "1 / seconds / self._peak", "seconds / self._peak", PROGRESS + "wait"
     ),

@@ -13,7 +13,7 @@ from lzn_jax import data, zoning
 from lzn_jax.configuration import UserError
 from lzn_jax.data_types import bank, strided
 from lzn_jax.latent_space import LatentSpace, Model
-from lzn_jax.losses.energy import energy_distance, image_energy
+from lzn_jax.losses.image_sets import SET_LOSSES, image_set_loss
 from lzn_jax.randomness import named, normal_by_index
 from lzn_jax.run import sharding
 from lzn_jax.train import init_state, update_state
@@ -55,8 +55,8 @@ def model():
 
 @pytest.mark.parametrize("queries", [None, 8])
 @pytest.mark.parametrize("is_plain", [True, False])
-def test_the_loss_is_error_and_energy_distance_of_decoded_latents(queries, is_plain):
-    beside = {"error": "l1", "energy_anchors": 0.3}
+def test_the_loss_is_error_and_set_loss_of_decoded_latents(queries, is_plain):
+    beside = {"error": "l1", "energy_anchors": 0.3, "set_loss": "drift"}
     changes = {} if is_plain else {f"decoder__{name}": value for name, value in beside.items()}
     space = build(training__queries=queries, decoder__energy_weight=3.0, **changes)
     rows = np.arange(16) if queries is None else np.arange(0, 16, 2)
@@ -67,13 +67,14 @@ def test_the_loss_is_error_and_energy_distance_of_decoded_latents(queries, is_pl
     made = space.modules["decoder"].apply(variables()["decoder"], latents, None, train=True)
     images = images[rows]
     key, _ = jax.random.split(named(KEY, "image_decoder"))
-    distance = image_energy(made, images, key, patch_size=4, num_patches=25)
+    set_loss = SET_LOSSES["energy" if is_plain else "drift"]
+    distance = image_set_loss(set_loss, made, images, key, patch_size=4, num_patches=25)
     error = jnp.mean((made - images) ** 2)
     if not is_plain:
         error = jnp.mean(jnp.abs(made - images))
         encode = functools.partial(space.modules["encoder"].apply, variables()["encoder"])
         found = (encode(each, train=False) for each in (made, images))
-        distance += 0.3 * energy_distance(*found)
+        distance += 0.3 * set_loss(*found)
     expected = float(error + 3 * distance)
     loss, metrics = jax.jit(small.loss_of(space))(variables(), batch(), KEY)
     assert float(loss) == pytest.approx(expected, rel=1e-5)

@@ -1,4 +1,4 @@
-"""Image decoders: a rectified flow (paper §3) and a one-pass decoder (paper App. G)."""
+"""Image decoders: a rectified flow (paper §3), MeanFlow, and a one-pass decoder (paper App. G)."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from lzn_jax import models
 from lzn_jax.data import normalise, to_uint8
 from lzn_jax.data_types import Condition, given
-from lzn_jax.losses import energy, rectified_flow
+from lzn_jax.losses import image_sets, mean_flow, rectified_flow
 from lzn_jax.microbatches import in_training
 from lzn_jax.models import Variables
 from lzn_jax.randomness import normal_by_index
@@ -149,6 +149,85 @@ class FlowDecoder(ImageDecoder):
         return rectified_flow.generate(velocity, noise, condition, self.sampler).x
 
 
+class MeanFlowDecoder(ImageDecoder):
+    """MeanFlow from noise to images, conditioned on the latent: few evaluations per sample."""
+
+    def __init__(self, config: ConfigDict, decoder: nn.Module) -> None:
+        super().__init__(config, decoder)
+        self.num_steps: int = config.sampling.num_steps
+
+    def init(self, key: PRNGKeyArray, condition: Condition) -> Any:
+        """Initial variables."""
+        t = jnp.zeros(1)
+        image, condition = black_image(self.config), _with_times(condition, t, t)
+        return self.module.init(key, image, t, *condition, train=False)
+
+    def loss(
+        self,
+        variables: Variables,
+        batch: Mapping[str, Array],
+        condition: Condition,
+        keys: Sequence[PRNGKeyArray],
+    ) -> Float[Array, ""]:
+        """MeanFlow's loss in training mode; keys for the flow and dropout."""
+        images, (flow_key, dropout_key) = normalise(batch["images"]), keys
+        condition = self.drop_condition(condition, flow_key)
+        network = self.in_training()
+
+        def velocity(x, t, s, condition):
+            condition = _with_times(condition, t, s)
+            return network(variables[self.network], dropout_key, x, 0 * t, *condition)
+
+        noise = given(batch, "flow_noise", rectified_flow.draw(flow_key, images)[0])
+        t, s = mean_flow.draw_times(jax.random.fold_in(flow_key, 2), len(images))
+        return mean_flow.loss(velocity, images, condition, noise, t, s)
+
+    def generate(
+        self,
+        variables: Variables,
+        key: PRNGKeyArray,
+        condition: Condition,
+        index: Int[Array, " b"],
+    ) -> dict[str, Array]:
+        """`images`, and `num_evaluations` of the velocity that each took."""
+        data = self.config.data
+        shape = (data.image_size, data.image_size, data.channels)
+        noise = normal_by_index(key, "image_noise", index, shape)
+        images = self.images(variables, noise, condition)
+        return {"images": to_uint8(images), "num_evaluations": jnp.full_like(index, self.num_steps)}
+
+    def invert(
+        self, variables: Variables, images: UInt8[Array, "b h w c"], condition: Condition
+    ) -> Float[Array, "b h w c"]:
+        """Noise from which the flow generates the images."""
+        return self._integrate(variables, normalise(images), condition, 1.0, 0.0)
+
+    def images(self, variables: Variables, noise: Array, condition: Condition) -> Array:
+        """Images in [-1, 1], generated from noise."""
+        return self._integrate(variables, noise, condition, 0.0, 1.0)
+
+    def _integrate(
+        self, variables: Variables, start: Array, condition: Condition, t0: float, t1: float
+    ) -> Array:
+        def velocity(x, t, s, condition):
+            condition = _with_times(condition, t, s)
+            return self.module.apply(variables[self.network], x, 0 * t, *condition, train=False)
+
+        return mean_flow.integrate(velocity, start, condition, self.num_steps, t0, t1)
+
+
+def _with_times(condition: Condition, t: Array, s: Array) -> Condition:
+    """The condition with slow waves of the times t and s - t beside the latents.
+
+    The networks' own embedding of a time has a derivative of up to 1000, which MeanFlow's target
+    would contain; they are called at time 0.
+    """
+    latents, beside = condition
+    angles = jnp.pi / 2 * jnp.arange(1, 9) * jnp.stack([t, s - t], axis=-1)[..., None]
+    waves = jnp.stack([jnp.sin(angles), jnp.cos(angles)]).swapaxes(0, 1).reshape(len(t), -1)
+    return latents, waves if beside is None else jnp.concatenate([beside, waves], axis=1)
+
+
 ERRORS: dict[str, Callable[[Array], Array]] = {"l1": jnp.abs, "l2": jnp.square}
 
 
@@ -171,21 +250,25 @@ class DirectDecoder(ImageDecoder):
         condition: Condition,
         keys: Sequence[PRNGKeyArray],
     ) -> Float[Array, ""]:
-        """Mean error of the images plus the energy distance between generated and real images."""
+        """Mean error of the images plus a loss between the sets of generated and real images."""
         setting, images, (key, dropout_key) = self.config.decoder, normalise(batch["images"]), keys
         condition = self.drop_condition(condition, key)
         generated = self.in_training()(variables[self.network], dropout_key, *condition)
-        distance = energy.image_energy(
+        set_loss, (latents, _) = image_sets.SET_LOSSES[setting.set_loss], condition
+        with_latents = setting.set_latents > 0
+        distance = image_sets.image_set_loss(
+            set_loss,
             generated,
             images,
             key,
             patch_size=setting.energy_patch_size,
             num_patches=setting.energy_patches,
+            beside=setting.set_latents * latents if with_latents else None,
         )
         if setting.energy_anchors > 0:
             fixed = jax.lax.stop_gradient(variables["encoder"])
             x, y = (self.encoder.apply(fixed, each, train=False) for each in (generated, images))
-            distance += setting.energy_anchors * energy.energy_distance(x, y)
+            distance += setting.energy_anchors * set_loss(x, y)
         error = jnp.mean(ERRORS[setting.error](generated - images))
         return error + setting.energy_weight * distance
 

@@ -6,7 +6,7 @@ alone it gives the mean of the images that a latent may stand for.
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float
 
 # One of 255 grey levels, in units of [-1, 1]. Differences below it are rounding errors, for which
 # the gradient of the distance would have an arbitrary direction.
@@ -29,30 +29,3 @@ def _mean_distance(x: Array, y: Array) -> Array:
     distances = jnp.sqrt(jnp.maximum(squares - 2 * products, 0) / dim + SOFTENING**2)
     others = 1 - jnp.eye(count, dtype=x.dtype)
     return jnp.sum(distances * others, axis=(-2, -1)) / (count * (count - 1))
-
-
-def image_energy(
-    x: Float[Array, "b h w c"],
-    y: Float[Array, "b h w c"],
-    key: PRNGKeyArray,
-    *,
-    patch_size: int,
-    num_patches: int,
-) -> Float[Array, ""]:
-    """Energy distance of images plus the mean energy distance of patches at random positions.
-
-    Uses `num_patches` different positions, or all if there are fewer. The key is consumed.
-    """
-    rows, columns = (side - patch_size + 1 for side in x.shape[1:3])
-    positions = jax.random.permutation(key, rows * columns)[:num_patches]
-
-    def patches(images: Array) -> Array:
-        def patch(position: Array) -> Array:
-            start = (0, position // columns, position % columns, 0)
-            size = (len(images), patch_size, patch_size, images.shape[3])
-            return jax.lax.dynamic_slice(images, start, size).reshape(len(images), -1)
-
-        return jax.vmap(patch)(positions)
-
-    whole = energy_distance(x.reshape(len(x), -1), y.reshape(len(y), -1))
-    return whole + jnp.mean(energy_distance(patches(x), patches(y)))

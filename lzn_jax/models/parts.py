@@ -70,9 +70,13 @@ _FLOW = {
 }
 _ONE_PASS = {
     "decoder.error": choice("error of each image with pixels in [-1, 1]", "l2", "l1"),
-    "decoder.energy_weight": parts.amount("weight of the energy distance", 1.0),
-    "decoder.energy_anchors": parts.amount("weight of anchors in the energy distance", 0.0),
-    "decoder.energy_patch_size": count("side of the patches in the energy distance", 4),
+    "decoder.set_loss": choice("loss between generated and real images as sets", "energy", "drift"),
+    "decoder.set_latents": parts.amount(
+        "factor on the latents, which are compared beside the images as sets, 0 = images alone", 0.0
+    ),
+    "decoder.energy_weight": parts.amount("weight of the loss between sets", 1.0),
+    "decoder.energy_anchors": parts.amount("weight of anchors in the loss between sets", 0.0),
+    "decoder.energy_patch_size": count("side of the patches in the loss between sets", 4),
     "decoder.energy_patches": count("maximum number of patch positions in each update", 25),
 }
 
@@ -147,6 +151,11 @@ def _check_direct(values: Mapping[str, Any]) -> None:
 
 
 _BY_FLOW = ("FlowDecoder", _FLOW)
+_MEAN_FLOW = {
+    "sampling.sampler": choice("solver of the decoder's flow", "euler"),
+    "sampling.num_steps": count("steps of the sampler", 1),
+}
+_BY_MEAN_FLOW = ("MeanFlowDecoder", _MEAN_FLOW)
 _IN_ONE_PASS = ("DirectDecoder", _ONE_PASS)
 _ENCODERS: dict[str, tuple[str, Mapping[str, Field], Check | None]] = {
     "ncsnpp": (
@@ -160,6 +169,8 @@ _ENCODERS: dict[str, tuple[str, Mapping[str, Field], Check | None]] = {
 _DECODERS: dict[str, tuple[str, Mapping[str, Field], tuple[str, Any], Check | None]] = {
     "ncsnpp": ("ncsnpp:NCSNppDecoder", _NCSNPP_DECODER, _BY_FLOW, _check_ncsnpp_decoder),
     "mlp": ("mlp:MLPDecoder", _MLP, _BY_FLOW, None),
+    "mean_ncsnpp": ("ncsnpp:NCSNppDecoder", _NCSNPP_DECODER, _BY_MEAN_FLOW, _check_ncsnpp_decoder),
+    "mean_mlp": ("mlp:MLPDecoder", _MLP, _BY_MEAN_FLOW, None),
     "direct": ("ncsnpp:NCSNppGenerator", _GENERATOR, _IN_ONE_PASS, _check_direct),
     "direct_mlp": ("mlp:MLPGenerator", _MLP, _IN_ONE_PASS, _check_one_pass),
 }

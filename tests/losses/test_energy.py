@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lzn_jax.losses.energy import SOFTENING, energy_distance, image_energy
+from lzn_jax.losses.energy import SOFTENING, energy_distance
+from lzn_jax.losses.image_sets import image_set_loss
 
 
 def by_loops(x, y):
@@ -46,7 +47,7 @@ def test_equal_rows_have_a_finite_gradient():
 
 def test_images_are_compared_whole_and_in_all_patches():
     x, y = arrays((6, 4, 5, 2), (6, 4, 5, 2))
-    found = image_energy(x, y, jax.random.key(0), patch_size=3, num_patches=99)
+    found = image_set_loss(energy_distance, x, y, jax.random.key(0), patch_size=3, num_patches=99)
     patches = [
         by_loops(*(a[:, i : i + 3, j : j + 3].reshape(6, -1) for a in (x, y)))
         for i in range(2)
@@ -61,9 +62,9 @@ def test_some_patches_are_on_average_all():
     keys = jax.random.split(jax.random.key(0), 500)
 
     def some(key):
-        return image_energy(x, y, key, patch_size=2, num_patches=3)
+        return image_set_loss(energy_distance, x, y, key, patch_size=2, num_patches=3)
 
     found = np.asarray(jax.vmap(some)(keys))
-    everywhere = image_energy(x, y, keys[0], patch_size=2, num_patches=9)
+    everywhere = image_set_loss(energy_distance, x, y, keys[0], patch_size=2, num_patches=9)
     assert np.std(found) > 0
     assert np.mean(found) == pytest.approx(float(everywhere), abs=4 * np.std(found) / np.sqrt(500))

@@ -1,0 +1,64 @@
+"""MeanFlow as a decoder: its times reach the network, and it samples and inverts in few steps."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import small
+from flax import linen as nn
+
+from lzn_jax.data import to_uint8
+from lzn_jax.data_types.image_decoders import MeanFlowDecoder
+from lzn_jax.losses import mean_flow
+from lzn_jax.randomness import normal_by_index
+
+KEYS = tuple(jax.random.split(jax.random.key(2), 2))
+LATENTS, LABELS = jnp.ones((6, 3)), jnp.eye(6)
+
+
+class _Network:
+    """The velocity t + 10 s of the times that it gets from the condition."""
+
+    dropout = 0.0
+
+    def apply(self, variables, x, t, latents, beside, *, train):
+        labels, waves = jnp.split(beside, [6], axis=1)
+        start, between = (2 / jnp.pi * jnp.arcsin(waves[:, k]) for k in (0, 8))
+        wrong = jnp.abs(latents - LATENTS).sum(1) + jnp.abs(labels - LABELS).sum(1) + t
+        velocity = start + 10 * (start + between) + 1000 * wrong
+        return jnp.zeros_like(x) + velocity[:, None, None, None]
+
+
+def _decoder(num_steps=1, **changes):
+    changes |= {"decoder__name": "mean_ncsnpp", "sampling__num_steps": num_steps}
+    decoder = MeanFlowDecoder(small.config("configs/digits_joint.py", **changes), nn.Dense(1))
+    decoder.module = _Network()
+    return decoder
+
+
+def test_the_loss_is_meanflows_at_the_drawn_times():
+    images = jax.random.randint(KEYS[0], (6, 8, 8, 1), 0, 256).astype(jnp.uint8)
+    noise = jax.random.normal(KEYS[1], images.shape)
+    batch = {"images": images, "flow_noise": noise}
+    decoder = _decoder(decoder__condition_dropout=0.0)
+    found = decoder.loss({"decoder": None}, batch, (LATENTS, LABELS), KEYS)
+    t, s = mean_flow.draw_times(jax.random.fold_in(KEYS[0], 2), 6)
+    assert 0 < np.sum(t != s) < 6
+
+    def velocity(x, t, s, condition):
+        return jnp.zeros_like(x) + (t + 10 * s)[:, None, None, None]
+
+    expected = mean_flow.loss(velocity, images / 127.5 - 1, None, noise, t, s)
+    np.testing.assert_allclose(found, expected, rtol=1e-3)
+
+
+def test_sampling_and_inversion_take_the_steps_of_the_config():
+    condition, index = (LATENTS, LABELS), jnp.arange(6)
+    for num_steps, way in ((1, 10.0), (2, 0.5 * (5 + 10.5))):
+        decoder = _decoder(num_steps)
+        noise = normal_by_index(KEYS[0], "image_noise", index, (8, 8, 1))
+        found = decoder.generate({"decoder": None}, KEYS[0], condition, index)
+        np.testing.assert_array_equal(found["images"], to_uint8(noise + way))
+        np.testing.assert_array_equal(found["num_evaluations"], num_steps)
+        back = decoder.invert({"decoder": None}, jnp.full((6, 8, 8, 1), 255, jnp.uint8), condition)
+        expected = {1: 1 - 1.0, 2: 1 - 0.5 * (1 + 5 + 0.5)}[num_steps]
+        np.testing.assert_allclose(back, expected, atol=1e-4)

@@ -1,0 +1,100 @@
+"""The drift against a loop over samples in float64, and against what it must be by theory."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lzn_jax.losses.drift import TEMPERATURES, drift, drift_loss
+
+
+def arrays(*shapes, seed=0):
+    rng = np.random.default_rng(seed)
+    return [jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes]
+
+
+def by_loops(x, y, temperature):
+    """Equations of the paper, sample by sample; the mean distance and the field."""
+    x, y = np.float64(x), np.float64(y)
+    b, m = len(x), len(y)
+    stack = np.concatenate([x, y])
+    distance = np.array([[np.linalg.norm(a - c) for c in stack] for a in x])
+    allowed = ~np.eye(b, b + m, dtype=bool)
+    scale = distance[allowed].mean()
+    kernel = np.where(allowed, np.exp(-distance / scale / temperature), 0)
+    field = np.zeros_like(x)
+    for i in range(b):
+        a = np.array(
+            [
+                np.sqrt(kernel[i, j] / kernel[i].sum() * kernel[i, j] / kernel[:, j].sum())
+                for j in range(b + m)
+            ]
+        )
+        near, far = a[b:], a[:b]
+        field[i] = far.sum() * (near @ y) / scale - near.sum() * (far @ x) / scale
+    return scale, field
+
+
+@pytest.mark.parametrize("temperature", [0.05, 0.5])
+def test_is_the_definition(temperature):
+    x, y = arrays((6, 3), (9, 3))
+    _, expected = by_loops(x, y + 1, temperature)
+    np.testing.assert_allclose(drift(x, y + 1, temperature=temperature), expected, atol=1e-5)
+
+
+def test_the_loss_has_the_sum_of_normalised_fields_as_gradient():
+    x, y = arrays((6, 3), (9, 3))
+    value, gradient = jax.value_and_grad(lambda x: drift_loss(x, y))(x)
+    total = 0
+    for temperature in TEMPERATURES:
+        scale, field = by_loops(x, y, temperature)
+        total = total + field / np.sqrt(np.mean(field**2))
+    np.testing.assert_allclose(value, np.mean(total**2), rtol=1e-4)
+    np.testing.assert_allclose(gradient, -2 * total / total.size / scale, rtol=1e-3, atol=1e-5)
+
+
+def test_sets_in_front_are_compared_one_by_one():
+    x, y = arrays((4, 6, 3), (4, 9, 3))
+    each = [drift_loss(a, b) for a, b in zip(x, y, strict=True)]
+    np.testing.assert_allclose(drift_loss(x, y), each, rtol=1e-5)
+
+
+def test_the_mean_drift_of_draws_from_one_distribution_is_0():
+    x, y = arrays((20000, 5, 2), (20000, 5, 2))
+    found = np.asarray(jax.jit(lambda x, y: drift(x, y, temperature=0.2))(x, y))
+    error = np.std(found, axis=0) / np.sqrt(len(found))
+    assert np.all(np.abs(np.mean(found, axis=0)) < 4.5 * error)
+    shifted = np.asarray(drift(x, y + 0.5, temperature=0.2))
+    assert np.all(np.mean(shifted, axis=0) > 10 * error)
+
+
+def test_drift_leads_to_the_nearest_mode_and_not_to_the_mean_of_all():
+    noise, near = arrays((100, 2), (8, 2))
+    y = jnp.repeat(jnp.array([[-4.0, 0.0], [4.0, 0.0]]), 50, axis=0) + 0.1 * noise
+    start = jnp.array([-1.5, 1.0])
+    found = drift(start + 0.1 * near, y, temperature=0.05)
+    direction = jnp.array([-4.0, 0.0]) - start  # the mean of all is on the other side
+    norms = jnp.linalg.norm(found, axis=1) * jnp.linalg.norm(direction)
+    assert np.all(np.asarray(found @ direction / norms) > 0.99)
+
+
+def test_a_permutation_of_the_samples_permutes_their_drift():
+    x, y = arrays((6, 3), (9, 3))
+    order = np.random.default_rng(1).permutation(6)
+    found = drift(x[order], y[::-1], temperature=0.1)
+    np.testing.assert_allclose(found, drift(x, y, temperature=0.1)[order], atol=1e-6)
+
+
+def test_at_a_high_temperature_the_drift_is_that_of_means():
+    x, y = arrays((6, 3), (9, 3))
+    found = drift(x, y + 2, temperature=1e6)
+    scale, _ = by_loops(x, y + 2, 1.0)
+    others = (jnp.sum(x, axis=0) - x) / 5
+    attraction, repulsion = 9 / np.sqrt(14 * 6), 5 / np.sqrt(14 * 5)
+    expected = attraction * repulsion * (jnp.mean(y + 2, axis=0) - others) / scale
+    np.testing.assert_allclose(found, expected, rtol=1e-3)
+
+
+def test_equal_samples_have_a_finite_gradient():
+    gradient = jax.grad(lambda x: drift_loss(x, jnp.ones((4, 3))))(jnp.ones((4, 3)))
+    assert np.all(np.isfinite(gradient))

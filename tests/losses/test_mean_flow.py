@@ -1,0 +1,90 @@
+"""MeanFlow against flows whose average velocity is known in closed form."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lzn_jax.losses import mean_flow
+
+SHAPE = (6, 2, 3, 1)
+
+
+def images_and_noise():
+    rng = np.random.default_rng(0)
+    return (jnp.asarray(rng.normal(size=SHAPE), jnp.float32) for _ in range(2))
+
+
+def straight(x, t, s, condition):
+    """Average velocity if all images are 0.5: paths are straight, x = 0.5 t + (1 - t) noise."""
+    noise = (x - 0.5 * t[:, None, None, None]) / (1 - t[:, None, None, None])
+    return 0.5 - noise
+
+
+def test_the_average_velocity_of_straight_paths_has_no_loss_at_any_times():
+    _, noise = images_and_noise()
+    t, s = jnp.linspace(0.1, 0.8, 6), jnp.linspace(0.9, 0.0, 6)
+    value = mean_flow.loss(straight, jnp.full(SHAPE, 0.5), None, noise, t, s)
+    assert float(value) < 1e-8
+
+
+def test_the_target_is_the_velocity_less_the_way_times_the_derivative_along_the_flow():
+    images, noise = images_and_noise()
+    t, s = jnp.linspace(0.1, 0.9, 6), jnp.linspace(0.5, 0.1, 6)
+    way = (t - s)[:, None, None, None]
+
+    def u(x, t, s, condition):
+        t, s = (each[:, None, None, None] for each in (t, s))
+        return condition * x**2 + jnp.sin(3 * t) * s
+
+    def squares(weight):
+        x, v = (t[:, None, None, None] * a + (1 - t[:, None, None, None]) * b * 1.0
+                for a, b in ((images, noise), (images, noise)))  # fmt: skip
+        v = images - noise
+        derivative = (
+            weight * 2 * x * v + 3 * jnp.cos(3 * t)[:, None, None, None] * s[:, None, None, None]
+        )
+        return jnp.mean((u(x, t, s, weight) - (v - way * derivative)) ** 2, axis=(1, 2, 3))
+
+    found, gradient = jax.value_and_grad(
+        lambda weight: mean_flow.loss(u, images, weight, noise, t, s)
+    )(0.7)
+    expected = squares(0.7)
+    weights = (expected + 1e-3) ** -mean_flow.WEIGHT_POWER
+    np.testing.assert_allclose(found, np.mean(weights * expected), rtol=1e-5)
+    # The gradient passes through u alone, not through the target or the weights.
+    x = t[:, None, None, None] * images + (1 - t[:, None, None, None]) * noise
+    v = images - noise
+    derivative = 1.4 * x * v + (3 * jnp.cos(3 * t) * s)[:, None, None, None]
+    error = u(x, t, s, 0.7) - (v - way * derivative)
+    by_hand = np.mean(weights * np.mean(2 * error * x**2, axis=(1, 2, 3)))
+    np.testing.assert_allclose(gradient, by_hand, rtol=1e-4)
+
+
+def test_equal_times_give_the_loss_of_the_velocity():
+    images, noise = images_and_noise()
+    t = jnp.linspace(0.1, 0.9, 6)
+    found = mean_flow.loss(lambda x, t, s, c: 0.3 * x, images, None, noise, t, t)
+    x = t[:, None, None, None] * images + (1 - t[:, None, None, None]) * noise
+    squares = jnp.mean((0.3 * x - (images - noise)) ** 2, axis=(1, 2, 3))
+    expected = jnp.mean(squares * (squares + 1e-3) ** -mean_flow.WEIGHT_POWER)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("num_steps", [1, 3])
+def test_straight_paths_are_followed_in_any_number_of_steps(num_steps):
+    _, noise = images_and_noise()
+    middle = mean_flow.integrate(straight, noise, None, num_steps, 0.0, 0.6)
+    np.testing.assert_allclose(middle, 0.6 * 0.5 + 0.4 * noise, atol=1e-6)
+    again = mean_flow.integrate(straight, middle, None, num_steps, 0.6, 0.0)
+    np.testing.assert_allclose(again, noise, atol=1e-5)
+
+
+def test_times_are_equal_for_three_quarters_and_else_in_either_order():
+    t, s = mean_flow.draw_times(jax.random.key(0), 40_000)
+    assert np.mean(t == s) == pytest.approx(0.75, abs=0.01)
+    assert np.mean(s > t) == pytest.approx(0.125, abs=0.01)
+    assert np.mean(s < t) == pytest.approx(0.125, abs=0.01)
+    for each in (t, s):
+        assert np.mean(each) == pytest.approx(0.5, abs=0.01)
+        assert 0 <= np.min(each) < 0.01 < 0.99 < np.max(each) <= 1
