@@ -118,6 +118,13 @@ class FlowDecoder(ImageDecoder):
 
         return velocity
 
+    def solve(
+        self, variables: Variables, start: Array, condition: Condition, *, inverse: bool = False
+    ) -> rectified_flow.Solution:
+        """The flow from noise to images in [-1, 1], or its inverse."""
+        flow = rectified_flow.invert if inverse else rectified_flow.generate
+        return flow(self.velocity(variables), start, condition, self.sampler)
+
     def generate(
         self,
         variables: Variables,
@@ -132,35 +139,27 @@ class FlowDecoder(ImageDecoder):
         data = self.config.data
         shape = (data.image_size, data.image_size, data.channels)
         noise = normal_by_index(key, "image_noise", index, shape)
-        velocity = self.velocity(variables)
-        solution = rectified_flow.generate(velocity, noise, condition, self.sampler)
+        solution = self.solve(variables, noise, condition)
         return {"images": to_uint8(solution.x), "num_evaluations": solution.num_evaluations}
 
     def invert(
         self, variables: Variables, images: UInt8[Array, "b h w c"], condition: Condition
     ) -> Float[Array, "b h w c"]:
         """Noise from which the flow generates the images."""
-        velocity = self.velocity(variables)
-        return rectified_flow.invert(velocity, normalise(images), condition, self.sampler).x
+        return self.solve(variables, normalise(images), condition, inverse=True).x
 
     def images(self, variables: Variables, noise: Array, condition: Condition) -> Array:
         """Images in [-1, 1], generated from noise."""
-        velocity = self.velocity(variables)
-        return rectified_flow.generate(velocity, noise, condition, self.sampler).x
+        return self.solve(variables, noise, condition).x
 
 
-class MeanFlowDecoder(ImageDecoder):
-    """MeanFlow from noise to images, conditioned on the latent: few evaluations per sample."""
-
-    def __init__(self, config: ConfigDict, decoder: nn.Module) -> None:
-        super().__init__(config, decoder)
-        self.num_steps: int = config.sampling.num_steps
+class MeanFlowDecoder(FlowDecoder):
+    """MeanFlow from noise to images, conditioned on the latent: one or few evaluations."""
 
     def init(self, key: PRNGKeyArray, condition: Condition) -> Any:
         """Initial variables."""
         t = jnp.zeros(1)
-        image, condition = black_image(self.config), _with_times(condition, t, t)
-        return self.module.init(key, image, t, *condition, train=False)
+        return super().init(key, _with_times(condition, t, t))
 
     def loss(
         self,
@@ -182,38 +181,18 @@ class MeanFlowDecoder(ImageDecoder):
         t, s = mean_flow.draw_times(jax.random.fold_in(flow_key, 2), len(images))
         return mean_flow.loss(velocity, images, condition, noise, t, s)
 
-    def generate(
-        self,
-        variables: Variables,
-        key: PRNGKeyArray,
-        condition: Condition,
-        index: Int[Array, " b"],
-    ) -> dict[str, Array]:
-        """`images`, and `num_evaluations` of the velocity that each took."""
-        data = self.config.data
-        shape = (data.image_size, data.image_size, data.channels)
-        noise = normal_by_index(key, "image_noise", index, shape)
-        images = self.images(variables, noise, condition)
-        return {"images": to_uint8(images), "num_evaluations": jnp.full_like(index, self.num_steps)}
+    def solve(
+        self, variables: Variables, start: Array, condition: Condition, *, inverse: bool = False
+    ) -> rectified_flow.Solution:
+        """The average flow from noise to images in [-1, 1], or its inverse."""
 
-    def invert(
-        self, variables: Variables, images: UInt8[Array, "b h w c"], condition: Condition
-    ) -> Float[Array, "b h w c"]:
-        """Noise from which the flow generates the images."""
-        return self._integrate(variables, normalise(images), condition, 1.0, 0.0)
-
-    def images(self, variables: Variables, noise: Array, condition: Condition) -> Array:
-        """Images in [-1, 1], generated from noise."""
-        return self._integrate(variables, noise, condition, 0.0, 1.0)
-
-    def _integrate(
-        self, variables: Variables, start: Array, condition: Condition, t0: float, t1: float
-    ) -> Array:
         def velocity(x, t, s, condition):
             condition = _with_times(condition, t, s)
-            return self.module.apply(variables[self.network], x, 0 * t, *condition, train=False)
+            return self.velocity(variables)(x, 0 * t, condition)
 
-        return mean_flow.integrate(velocity, start, condition, self.num_steps, t0, t1)
+        ends, num_steps = (1.0, 0.0) if inverse else (0.0, 1.0), self.sampler.num_steps
+        x = mean_flow.integrate(velocity, start, condition, num_steps, *ends)
+        return rectified_flow.Solution(x, jnp.full(len(x), num_steps))
 
 
 def _with_times(condition: Condition, t: Array, s: Array) -> Condition:

@@ -1,5 +1,6 @@
 """Losses between sets of images: of whole images and of patches."""
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -13,6 +14,7 @@ from lzn_jax.losses.energy import energy_distance
 SET_LOSSES: dict[str, Callable[[Array, Array], Array]] = {
     "energy": energy_distance,
     "drift": drift_loss,
+    "sinkhorn": functools.partial(drift_loss, balanced=True),
 }
 
 

@@ -70,7 +70,9 @@ _FLOW = {
 }
 _ONE_PASS = {
     "decoder.error": choice("error of each image with pixels in [-1, 1]", "l2", "l1"),
-    "decoder.set_loss": choice("loss between generated and real images as sets", "energy", "drift"),
+    "decoder.set_loss": choice(
+        "loss between generated and real images as sets", "energy", "drift", "sinkhorn"
+    ),
     "decoder.set_latents": parts.amount(
         "factor on the latents, which are compared beside the images as sets, 0 = images alone", 0.0
     ),
