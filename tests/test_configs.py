@@ -24,6 +24,7 @@ ROOT = Path(__file__).parents[1]
 NAMES = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
 STUDIES = {
     "gen": "generation",
+    "meanflow": "generation",
     "alone": "alone",
     "repr": "representation",
     "joint": "joint",
@@ -117,7 +118,8 @@ SAME_NETWORKS = {
     "imagenet_tfds_repr": "imagenet_repr",
     "image_tfds_text": "image_text",
 }
-FULL_SCALE = sorted(PAPER.keys() | SAME_NETWORKS.keys() | {"image_text"})
+OURS = {"cifar10_alone", "cifar10_meanflow", "image_text"}
+FULL_SCALE = sorted(PAPER.keys() | SAME_NETWORKS.keys() | OURS)
 
 
 @pytest.fixture(autouse=True)
