@@ -53,11 +53,11 @@ def test_the_loss_is_meanflows_at_the_drawn_times():
 
 def test_sampling_and_inversion_take_the_steps_of_the_config():
     condition, index = (LATENTS, LABELS), jnp.arange(6)
-    for num_steps, way in ((1, 10.0), (2, 0.5 * (5 + 10.5))):
+    for num_steps, change in ((1, 10.0), (2, 0.5 * (5 + 10.5))):
         decoder = _decoder(num_steps)
         noise = normal_by_index(KEYS[0], "image_noise", index, (8, 8, 1))
         found = decoder.generate({"decoder": None}, KEYS[0], condition, index)
-        np.testing.assert_array_equal(found["images"], to_uint8(noise + way))
+        np.testing.assert_array_equal(found["images"], to_uint8(noise + change))
         np.testing.assert_array_equal(found["num_evaluations"], num_steps)
         back = decoder.invert({"decoder": None}, jnp.full((6, 8, 8, 1), 255, jnp.uint8), condition)
         expected = {1: 1 - 1.0, 2: 1 - 0.5 * (1 + 5 + 0.5)}[num_steps]

@@ -28,35 +28,26 @@ def test_the_average_velocity_of_straight_paths_has_no_loss_at_any_times():
     assert float(value) < 1e-8
 
 
-def test_the_target_is_the_velocity_less_the_way_times_the_derivative_along_the_flow():
+def test_the_target_is_the_velocity_minus_the_interval_times_the_derivative_along_the_flow():
     images, noise = images_and_noise()
     t, s = jnp.linspace(0.1, 0.9, 6), jnp.linspace(0.5, 0.1, 6)
-    way = (t - s)[:, None, None, None]
+    t_b111, s_b111 = (each[:, None, None, None] for each in (t, s))
 
     def u(x, t, s, condition):
         t, s = (each[:, None, None, None] for each in (t, s))
         return condition * x**2 + jnp.sin(3 * t) * s
 
-    def squares(weight):
-        x, v = (t[:, None, None, None] * a + (1 - t[:, None, None, None]) * b * 1.0
-                for a, b in ((images, noise), (images, noise)))  # fmt: skip
-        v = images - noise
-        derivative = (
-            weight * 2 * x * v + 3 * jnp.cos(3 * t)[:, None, None, None] * s[:, None, None, None]
-        )
-        return jnp.mean((u(x, t, s, weight) - (v - way * derivative)) ** 2, axis=(1, 2, 3))
+    def loss(weight):
+        return mean_flow.loss(u, images, weight, noise, t, s)
 
-    found, gradient = jax.value_and_grad(
-        lambda weight: mean_flow.loss(u, images, weight, noise, t, s)
-    )(0.7)
-    expected = squares(0.7)
-    weights = (expected + 1e-3) ** -mean_flow.WEIGHT_POWER
-    np.testing.assert_allclose(found, np.mean(weights * expected), rtol=1e-5)
+    found, gradient = jax.value_and_grad(loss)(0.7)
+    x, v = t_b111 * images + (1 - t_b111) * noise, images - noise
+    derivative = 0.7 * 2 * x * v + 3 * jnp.cos(3 * t_b111) * s_b111
+    error = u(x, t, s, 0.7) - (v - (t_b111 - s_b111) * derivative)
+    squares = jnp.mean(error**2, axis=(1, 2, 3))
+    weights = (squares + 1e-3) ** -mean_flow.WEIGHT_POWER
+    np.testing.assert_allclose(found, np.mean(weights * squares), rtol=1e-5)
     # The gradient passes through u alone, not through the target or the weights.
-    x = t[:, None, None, None] * images + (1 - t[:, None, None, None]) * noise
-    v = images - noise
-    derivative = 1.4 * x * v + (3 * jnp.cos(3 * t) * s)[:, None, None, None]
-    error = u(x, t, s, 0.7) - (v - way * derivative)
     by_hand = np.mean(weights * np.mean(2 * error * x**2, axis=(1, 2, 3)))
     np.testing.assert_allclose(gradient, by_hand, rtol=1e-4)
 
