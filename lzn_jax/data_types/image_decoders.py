@@ -233,8 +233,7 @@ class DirectDecoder(ImageDecoder):
         setting, images, (key, dropout_key) = self.config.decoder, normalise(batch["images"]), keys
         condition = self.drop_condition(condition, key)
         generated = self.in_training()(variables[self.network], dropout_key, *condition)
-        set_loss, (latents, _) = image_sets.SET_LOSSES[setting.set_loss], condition
-        with_latents = setting.set_latents > 0
+        set_loss = image_sets.SET_LOSSES[setting.set_loss]
         distance = image_sets.image_set_loss(
             set_loss,
             generated,
@@ -242,7 +241,6 @@ class DirectDecoder(ImageDecoder):
             key,
             patch_size=setting.energy_patch_size,
             num_patches=setting.energy_patches,
-            beside=setting.set_latents * latents if with_latents else None,
         )
         if setting.energy_anchors > 0:
             fixed = jax.lax.stop_gradient(variables["encoder"])

@@ -73,9 +73,6 @@ _ONE_PASS = {
     "decoder.set_loss": choice(
         "loss between generated and real images as sets", "energy", "drift", "sinkhorn"
     ),
-    "decoder.set_latents": parts.amount(
-        "factor on the latents, which are compared beside the images as sets, 0 = images alone", 0.0
-    ),
     "decoder.energy_weight": parts.amount("weight of the loss between sets", 1.0),
     "decoder.energy_anchors": parts.amount("weight of anchors in the loss between sets", 0.0),
     "decoder.energy_patch_size": count("side of the patches in the loss between sets", 4),
