@@ -19,20 +19,17 @@ def drift_loss(
     y: Float[Array, "*p m d"],
     *,
     temperatures: Sequence[float] = TEMPERATURES,
-    balanced: bool = False,
 ) -> Float[Array, "*p"]:
     """Mean squared distance between generated x and fixed targets x + V, in units of distances.
 
-    V is the sum of `drift` over temperatures > 0, each divided by its root mean square; with
-    `balanced`, of `balanced_drift`. The value therefore says little; only its gradient in x, -2 V
-    over the number of elements, is of use.
+    V is the sum of `drift` over temperatures > 0, each divided by its root mean square. The value
+    therefore says little; only its gradient in x, -2 V over the number of elements, is of use.
     """
-    field_of = _balanced_field if balanced else _field
     fixed_x, fixed_y = jax.lax.stop_gradient((x, y))
     distances, scale = _distances(fixed_x, fixed_y)
     targets = fixed_x = fixed_x / scale
     for temperature in temperatures:
-        field = field_of(fixed_x, fixed_y / scale, -distances / temperature)
+        field = _field(fixed_x, fixed_y / scale, -distances / temperature)
         square = jnp.mean(field**2, axis=(-2, -1), keepdims=True)
         targets += field * jax.lax.rsqrt(jnp.maximum(square, 1e-30))
     return jnp.mean((x / scale - targets) ** 2, axis=(-2, -1))
@@ -77,32 +74,3 @@ def _field(x: Array, y: Array, logits: Array) -> Array:
     ]
     repelled, attracted = (jnp.sum(a, axis=-1, keepdims=True) for a in (repulsion, attraction))
     return repelled * weighted[0] - attracted * weighted[1]
-
-
-SINKHORN_ITERATIONS = 10
-
-
-def _balanced_field(x: Array, y: Array, logits: Array) -> Array:
-    repulsion, attraction = jnp.split(logits, [x.shape[-2]], axis=-1)
-    to_real, to_made = (
-        jnp.einsum("...ij,...jd->...id", _plan(a), to, precision=jax.lax.Precision.HIGHEST)
-        for a, to in ((attraction, y), (repulsion, x))
-    )
-    return to_real - to_made
-
-
-def _plan(logits: Array) -> Array:
-    """Sinkhorn's plan of a kernel: rows sum to 1, and columns to the same number."""
-    kernel = jnp.exp(logits - jnp.max(logits, axis=-1, keepdims=True))
-    count, total = logits.shape[-2:]
-
-    def scale(columns: Array, _: None) -> tuple[Array, None]:
-        rows = 1 / jnp.maximum(jnp.einsum("...ij,...j->...i", kernel, columns), 1e-30)
-        sums = jnp.einsum("...ij,...i->...j", kernel, rows)
-        return count / total / jnp.maximum(sums, 1e-30), None
-
-    columns, _ = jax.lax.scan(
-        scale, jnp.ones((*kernel.shape[:-2], total)), None, SINKHORN_ITERATIONS
-    )
-    plan = kernel * columns[..., None, :]
-    return plan / jnp.maximum(jnp.sum(plan, axis=-1, keepdims=True), 1e-30)

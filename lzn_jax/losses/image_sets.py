@@ -1,6 +1,5 @@
 """Losses between sets of images: of whole images and of patches."""
 
-import functools
 from collections.abc import Callable
 
 import jax
@@ -14,7 +13,6 @@ from lzn_jax.losses.energy import energy_distance
 SET_LOSSES: dict[str, Callable[[Array, Array], Array]] = {
     "energy": energy_distance,
     "drift": drift_loss,
-    "sinkhorn": functools.partial(drift_loss, balanced=True),
 }
 
 

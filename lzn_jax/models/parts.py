@@ -70,9 +70,7 @@ _FLOW = {
 }
 _ONE_PASS = {
     "decoder.error": choice("error of each image with pixels in [-1, 1]", "l2", "l1"),
-    "decoder.set_loss": choice(
-        "loss between generated and real images as sets", "energy", "drift", "sinkhorn"
-    ),
+    "decoder.set_loss": choice("loss between generated and real images as sets", "energy", "drift"),
     "decoder.energy_weight": parts.amount("weight of the loss between sets", 1.0),
     "decoder.energy_anchors": parts.amount("weight of anchors in the loss between sets", 0.0),
     "decoder.energy_patch_size": count("side of the patches in the loss between sets", 4),
