@@ -111,14 +111,14 @@ VARIANTS: dict[str, dict[str, list[str]]] = {
         "aligned": ALIGNED,  # images into zones of their labels as well
         "aligned_whole": [*ALIGNED, *WHOLE_ZONES],
         "condition": [*ALIGNED, "decoder.condition=label"],  # beside the latent
-        "errors": ["decoder.energy_weight=0"],  # squared errors alone
-        "half_energy": ["decoder.energy_weight=1"],
-        "double_energy": ["decoder.energy_weight=4"],
+        "errors": ["decoder.set_weight=0"],  # squared errors alone
+        "half_energy": ["decoder.set_weight=1"],
+        "double_energy": ["decoder.set_weight=4"],
         "few_zones": ["training.batch_size=256"],
         "half_dim": ["latent.dim=4"],
         "double_dim": ["latent.dim=16"],
         "l1": ["decoder.error=l1"],
-        "perceptual": ["decoder.energy_anchors=1"],  # anchors of images are compared as well
+        "perceptual": ["decoder.set_anchors=1"],  # anchors of images are compared as well
         "longer": ["training.num_steps=3000"],
     },
     "text": {

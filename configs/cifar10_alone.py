@@ -32,8 +32,8 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.decoder.name = "direct"
     config.decoder.set_loss = "drift"
-    config.decoder.energy_weight = 0.5
-    config.decoder.energy_anchors = 1.0
+    config.decoder.set_weight = 0.5
+    config.decoder.set_anchors = 1.0
     config.training.queries = 500
     config.evaluation.noise_scales = ()
     config.evaluation.batch_sizes = ()

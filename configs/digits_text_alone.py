@@ -18,6 +18,6 @@ def get_config() -> ml_collections.ConfigDict:
     del config.sampling
     config.decoder = ml_collections.ConfigDict({"name": "direct_mlp", "features": 256})
     config.decoder.num_blocks = 4
-    config.decoder.energy_weight = 2.0
+    config.decoder.set_weight = 2.0
     config.training.flow_draws = 1
     return config

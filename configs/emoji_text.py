@@ -44,7 +44,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.decoder.channel_multipliers = (1, 2, 4)
     config.decoder.num_res_blocks = 1
     config.decoder.patch_size = 2
-    config.decoder.energy_weight = 2.0
+    config.decoder.set_weight = 2.0
     config.decoder.condition_dropout = 0.1
 
     # Names as UTF-8 bytes: at most 76 in English, up to twice as many in other languages.

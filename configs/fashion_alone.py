@@ -31,7 +31,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.decoder.features = 16
     config.decoder.channel_multipliers = (1, 2)
     config.decoder.num_res_blocks = 1
-    config.decoder.energy_weight = 7.0
+    config.decoder.set_weight = 7.0
 
     # All anchors of a batch cut zones and get gradients, because the encoder is small.
     config.training.batch_size = 6144

@@ -56,9 +56,9 @@ def model():
 @pytest.mark.parametrize("queries", [None, 8])
 @pytest.mark.parametrize("is_plain", [True, False])
 def test_the_loss_is_error_and_set_loss_of_decoded_latents(queries, is_plain):
-    beside = {"error": "l1", "energy_anchors": 0.3, "set_loss": "drift"}
+    beside = {"error": "l1", "set_anchors": 0.3, "set_loss": "drift"}
     changes = {} if is_plain else {f"decoder__{name}": value for name, value in beside.items()}
-    space = build(training__queries=queries, decoder__energy_weight=3.0, **changes)
+    space = build(training__queries=queries, decoder__set_weight=3.0, **changes)
     rows = np.arange(16) if queries is None else np.arange(0, 16, 2)
     images = data.normalise(batch()["images"])
     anchors = space.modules["encoder"].apply(variables()["encoder"], images, train=True)
@@ -258,7 +258,7 @@ def test_sizes_that_do_not_fit_end_in_one_line(changes, message):
         ({"latent__enabled": False}, "a one-pass decoder requires latent.enabled, got False"),
         ({"decoder__latents": "()"}, "a one-pass decoder requires decoder.latents"),
         ({"training__queries": 1}, "training.queries must be >= 2 for an energy distance, got 1"),
-        ({"decoder__energy_patch_size": 9}, "must be <= data.image_size 8, got 9"),
+        ({"decoder__set_patch_size": 9}, "must be <= data.image_size 8, got 9"),
     ],
 )
 def test_what_one_pass_cannot_learn_from_ends_in_one_line(changes, message):
@@ -268,7 +268,7 @@ def test_what_one_pass_cannot_learn_from_ends_in_one_line(changes, message):
 
 def test_the_distance_of_anchors_does_not_train_the_encoder_that_measures():
     """What it would learn is to tell no image from another."""
-    decoder = build(decoder__energy_anchors=1.0).decoders["image"]
+    decoder = build(decoder__set_anchors=1.0).decoders["image"]
     latents, keys = jax.random.normal(KEY, (16, 4)), tuple(jax.random.split(KEY, 2))
     gradient = jax.grad(lambda v: decoder.loss(v, batch(), (latents, None), keys))(variables())
     assert any(np.any(a) for a in jax.tree.leaves(gradient["decoder"]))

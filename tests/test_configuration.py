@@ -281,6 +281,17 @@ def test_a_run_older_than_a_field_goes_on_with_its_default(tmp_path):
     workdir.check_same_run(config, tmp_path)
 
 
+def test_older_names_of_fields_are_read(tmp_path):
+    fields = {"anchors": 0.5, "patch_size": 3, "patches": 7, "weight": 0.25}
+    overrides = [f"decoder.set_{name}={value}" for name, value in fields.items()]
+    config = configuration.load("configs/digits_alone.py", overrides)
+    tree = configuration.to_json_dict(config)
+    for name in fields:
+        tree["decoder"][f"energy_{name}"] = tree["decoder"].pop(f"set_{name}")
+    (tmp_path / "config.json").write_text(json.dumps(tree))
+    assert configuration.load_run(tmp_path) == config
+
+
 def test_a_run_older_than_a_fields_removal_goes_on_where_nothing_else_is_computed(tmp_path):
     config = configuration.load(DIGITS_JOINT)
     tree = configuration.to_json_dict(config)

@@ -26,6 +26,10 @@ _EXTENSIONS = parts.words("extensions", ())
 _RENAMED = {
     "decoder.told": "decoder.condition",
     "decoder.told_dropout": "decoder.condition_dropout",
+    "decoder.energy_anchors": "decoder.set_anchors",
+    "decoder.energy_patch_size": "decoder.set_patch_size",
+    "decoder.energy_patches": "decoder.set_patches",
+    "decoder.energy_weight": "decoder.set_weight",
 }
 # Fields of older runs that no longer exist, and the only value that this version supports.
 _GONE = {"latent.precision": "float32"}

@@ -215,7 +215,7 @@ class DirectDecoder(ImageDecoder):
 
     def __init__(self, config: ConfigDict, decoder: nn.Module) -> None:
         super().__init__(config, decoder)
-        if config.decoder.energy_anchors > 0:
+        if config.decoder.set_anchors > 0:
             self.encoder: Any = models.encoder(config)
 
     def init(self, key: PRNGKeyArray, condition: Condition) -> Any:
@@ -239,15 +239,15 @@ class DirectDecoder(ImageDecoder):
             generated,
             images,
             key,
-            patch_size=setting.energy_patch_size,
-            num_patches=setting.energy_patches,
+            patch_size=setting.set_patch_size,
+            num_patches=setting.set_patches,
         )
-        if setting.energy_anchors > 0:
+        if setting.set_anchors > 0:
             fixed = jax.lax.stop_gradient(variables["encoder"])
             x, y = (self.encoder.apply(fixed, each, train=False) for each in (generated, images))
-            distance += setting.energy_anchors * set_loss(x, y)
+            distance += setting.set_anchors * set_loss(x, y)
         error = jnp.mean(ERRORS[setting.error](generated - images))
-        return error + setting.energy_weight * distance
+        return error + setting.set_weight * distance
 
     def generate(
         self,

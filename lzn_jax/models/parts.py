@@ -71,10 +71,10 @@ _FLOW = {
 _ONE_PASS = {
     "decoder.error": choice("error of each image with pixels in [-1, 1]", "l2", "l1"),
     "decoder.set_loss": choice("loss between generated and real images as sets", "energy", "drift"),
-    "decoder.energy_weight": parts.amount("weight of the loss between sets", 1.0),
-    "decoder.energy_anchors": parts.amount("weight of anchors in the loss between sets", 0.0),
-    "decoder.energy_patch_size": count("side of the patches in the loss between sets", 4),
-    "decoder.energy_patches": count("maximum number of patch positions in each update", 25),
+    "decoder.set_weight": parts.amount("weight of the loss between sets", 1.0),
+    "decoder.set_anchors": parts.amount("weight of anchors in the loss between sets", 0.0),
+    "decoder.set_patch_size": count("side of the patches in the loss between sets", 4),
+    "decoder.set_patches": count("maximum number of patch positions in each update", 25),
 }
 
 
@@ -136,9 +136,9 @@ def _check_one_pass(values: Mapping[str, Any]) -> None:
         require(bool(values[name]), f"a one-pass decoder requires {name}, got {values[name]}")
     name = "training.batch_size" if values["training.queries"] is None else "training.queries"
     require(values[name] >= 2, f"{name} must be >= 2 for an energy distance, got {values[name]}")
-    side, size = values["data.image_size"], values["decoder.energy_patch_size"]
+    side, size = values["data.image_size"], values["decoder.set_patch_size"]
     require(
-        size <= side, f"decoder.energy_patch_size must be <= data.image_size {side}, got {size}"
+        size <= side, f"decoder.set_patch_size must be <= data.image_size {side}, got {size}"
     )
 
 
