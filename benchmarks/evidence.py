@@ -112,8 +112,8 @@ VARIANTS: dict[str, dict[str, list[str]]] = {
         "aligned_whole": [*ALIGNED, *WHOLE_ZONES],
         "condition": [*ALIGNED, "decoder.condition=label"],  # beside the latent
         "errors": ["decoder.set_weight=0"],  # squared errors alone
-        "half_energy": ["decoder.set_weight=1"],
-        "double_energy": ["decoder.set_weight=4"],
+        **each("decoder.set_weight", "energy", (1.0, 2.0, 4.0), "decoder.set_loss=energy"),
+        **each("decoder.set_weight", "drift", (0.5, 1.0), "decoder.set_loss=drift"),
         "few_zones": ["training.batch_size=256"],
         "half_dim": ["latent.dim=4"],
         "double_dim": ["latent.dim=16"],

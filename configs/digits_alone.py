@@ -42,7 +42,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.decoder.name = "direct_mlp"
     config.decoder.features = 256
     config.decoder.num_blocks = 4
-    config.decoder.set_weight = 2.0
+    config.decoder.set_loss = "drift"
+    config.decoder.set_weight = 0.5
 
     # The anchors of a batch, nearly all training images, cut the zones; a fifth is decoded.
     config.training.batch_size = 1280

@@ -31,6 +31,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.decoder.features = 16
     config.decoder.channel_multipliers = (1, 2)
     config.decoder.num_res_blocks = 1
+    config.decoder.set_loss = "energy"
     config.decoder.set_weight = 7.0
 
     # All anchors of a batch cut zones and get gradients, because the encoder is small.
