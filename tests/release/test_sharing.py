@@ -1,6 +1,7 @@
-"""Sharing: what is written, sent and fetched, and what is refused, with a local server as the Hub."""
+"""Sharing: what is written, sent, fetched and refused, with a local server as the Hub."""
 
 import getpass
+import hashlib
 import json
 import shutil
 import socket
@@ -14,11 +15,14 @@ import small
 from PIL import Image
 
 import lzn_jax
-from lzn_jax import configuration, data, share
+from lzn_jax import configuration, data, parts, share
 from lzn_jax.configuration import UserError
-from lzn_jax.release import safetensors_files, shared_model
-from lzn_jax.run import checksums
+from lzn_jax.data.captions import DIGITS, LEANS, WEIGHTS
+from lzn_jax.release import safetensors_files, shared_model, sharing
+from lzn_jax.run import checksums, sharding
 
+# The client (2.4) uploads large files by a deprecated argument of its HTTP library.
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 NAME = "me/digits"
 FILES = [
     "README.md",
@@ -167,14 +171,14 @@ def test_the_card_names_the_origin_of_converted_weights(workdir):
     assert "from x.pt of https://huggingface.co/them/theirs (MIT licence), revision 0123." in card
 
 
-def test_sharing_again_replaces_the_model_and_keeps_other_files(workdir, server, capsys, tmp_path):
+def test_sharing_again_replaces_the_model_and_keeps_other_files(workdir, server, capsys):
     assert shared(workdir, capsys, f"--repo={NAME}")[0] == 0
     server.files |= {"LICENSE": b"mine", "figures/set/samples.png": b"mine"}
     (workdir / "figures" / "samples.png").rename(workdir / "figures" / "others.png")
     (workdir / "summary.json").unlink()
     assert shared(workdir, capsys, f"--repo={NAME}")[0] == 0
     assert server.commits[1][1] == ["figures/samples.png", "summary.json"]
-    own = {name: content for name, content in server.files.items() if b"mine" != content}
+    own = {name: content for name, content in server.files.items() if content != b"mine"}
     sent = workdir / "shared"
     assert own == {
         name: (sent / name).read_bytes() for name in [*checksums.files_below(sent), "SHA256SUMS"]
@@ -183,22 +187,57 @@ def test_sharing_again_replaces_the_model_and_keeps_other_files(workdir, server,
     assert lzn_jax.load(f"hub:{NAME}").step == 2
 
 
-def test_a_run_with_a_tokenizer_shares_it(workdir):
-    """Its loading is left to the tests of tokenizers; here it is copied, listed and verified."""
+def test_a_tokenizer_travels_with_its_model(tmp_path):
+    package = pytest.importorskip("tokenizers")
+    words = dict.fromkeys(" ".join(["[UNK] a", *WEIGHTS, *DIGITS, *LEANS]).split())
+    vocabulary = {word: number for number, word in enumerate(words)}
+    model = package.Tokenizer(package.models.WordLevel(vocabulary, unk_token="[UNK]"))
+    model.pre_tokenizer = package.pre_tokenizers.Whitespace()
+    path = tmp_path / "words.json"
+    model.save(str(path))
+    changes = {"data__tokenizer_path": path, "text__alphabet": None}
+    config = small.config("configs/digits_text.py", **changes)
+    workdir, texts = small.untrained_run(tmp_path / "run", config), ["a bold seven leaning left"]
+    path.unlink()
+    assert share.main([f"--workdir={workdir}"]) == 0
+    folder = workdir / "shared"
+    assert json.loads((folder / "config.json").read_text())["data"]["tokenizer_path"] == path.name
+    latents = [lzn_jax.load(path).encode(texts, source="text") for path in (folder, workdir)]
+    np.testing.assert_array_equal(*latents)
+    (folder / "tokenizer.json").write_text("{}")
+    assert "file tokenizer.json differs from its checksum" in refusal(folder)
+
+
+def test_extensions_are_named_and_not_sent(workdir, tmp_path, capsys, monkeypatch):
+    file = tmp_path / "mine.py"
+    file.write_text("")
+    named = {
+        "extensions": ["mine.py"],
+        "extension_checksums": [hashlib.sha256(b"").hexdigest()],
+    }
     config = json.loads((workdir / "config.json").read_text())
-    config["data"]["tokenizer_path"] = "/home/someone/words.json"
-    (workdir / "tokenizer.json").write_text("{}")
-    values = configuration.flatten(config)
-    model = lzn_jax.load(workdir)
-    stored = configuration.stored_values
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(configuration, "stored_values", lambda _: values)
-        patch.setattr(
-            configuration, "schema_of", lambda _: configuration.parts_of(values)
-        ) if False else None
-        assert stored is not configuration.stored_values
-        shared_model.write(workdir / "shared", workdir, model, "FOLDER")
-    assert shared_model.needed_files(workdir / "shared")[-1] == "tokenizer.json"
+    (workdir / "config.json").write_text(json.dumps({**config, **named}))
+    monkeypatch.setattr(parts, "_EXTENSIONS", {})
+    assert "needs the extension mine.py (sha256 e3b0c44298fc)" in shared(workdir, capsys)[1]
+    assert shared(workdir, capsys, f"--extensions={file}")[0] == 0
+    folder = workdir / "shared"
+    assert sorted([*checksums.files_below(folder), "SHA256SUMS"]) == FILES
+    card = (folder / "README.md").read_text()
+    assert """lzn_jax.load("FOLDER", extensions=('mine.py',))""" in card
+    assert "not part of this repository: `mine.py` (sha256 e3b0c44298fc)." in card
+    monkeypatch.setattr(parts, "_EXTENSIONS", {})
+    assert "extensions=('mine.py',) to lzn_jax.load" in refusal(folder)
+    assert lzn_jax.load(folder, extensions=[str(file)]).step == 2
+
+
+def test_weights_are_divided_over_devices_as_in_a_run(folder, monkeypatch):
+    config = json.loads((folder / "config.json").read_text())
+    config["training"]["shard_parameters"] = True
+    (folder / "config.json").write_text(json.dumps(config))
+    checksums.add_files(folder, ["config.json"])
+    monkeypatch.setattr(sharding, "MIN_SHARDED", 8)
+    weights = jax.tree.leaves(lzn_jax.load(folder).model.variables)
+    assert {leaf.is_fully_replicated for leaf in weights} == {True, False}
 
 
 # What is done to a shared folder before its checksums are written again, and the line's content.
@@ -345,14 +384,15 @@ NOT_SENT = {
 
 
 @pytest.mark.parametrize("case", NOT_SENT)
-def test_what_cannot_be_uploaded_is_one_line_and_changes_nothing(case, server, workdir, capsys):
+def test_what_cannot_be_uploaded_is_one_line_and_changes_nothing(case, server, folder):
     changes, expected = NOT_SENT[case]
     for name, value in changes.items():
         setattr(server, name, value)
     files = dict(server.files)
-    code, line = shared(workdir, capsys, f"--repo={NAME}", "--private")
-    assert code == 2
-    assert expected in line
+    with pytest.raises(UserError) as caught:
+        sharing.upload(folder, NAME, private=True)
+    assert "\n" not in str(caught.value)
+    assert expected in str(caught.value)
     assert (server.commits, server.files) == ([], files)
 
 
