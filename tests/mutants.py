@@ -119,7 +119,7 @@ MUTANTS = (
     Mutant("run/checkpoints.py", '["step"] != step:', '["step"] < 0:', CHECKPOINTS + "renamed"),
     Mutant("run/checkpoints.py", ", reverse=True", "", CHECKPOINTS + "what_is_saved"),
     Mutant("run/checkpoints.py", "if s > step]", "if s >= step]", CHECKPOINTS + "makes_way"),
-    Mutant("run/checksums.py", "or _top(name) in parts", "", CHECKPOINTS + "verifies_what"),
+    Mutant("run/checksums.py", "or _top(name) in parts", "or name", CHECKPOINTS + "verifies_what"),
     Mutant("data/pipeline.py", "stream[step * whole", "stream[step * own", PIPELINE + "rows_of"),
     Mutant("data/pipeline.py", "shuffle().repeat()", "repeat().shuffle()", PIPELINE + "each_epoch"),
     Mutant(
