@@ -7,7 +7,7 @@ import json
 import logging
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ _log = logging.getLogger(__name__)
 def tensors(model: TrainedModel) -> dict[str, Shaped[np.ndarray, "..."]]:
     """Averaged variables, context and number of updates of a model by name.
 
-    Names are paths, such as `variables/encoder/params/Dense_0/kernel`, `context/image_anchors` and
+    Names are paths, such as `variables/label_anchors/params/anchors`, `context/anchors` and
     `step`.
     """
     arrays = _by_name({**model.model._asdict(), "step": np.int32(model.step)})
@@ -52,7 +52,7 @@ def write(folder: Path, workdir: Path, model: TrainedModel, source: str) -> None
     _check_replaceable(folder)
     values, replaced = portable(configuration.stored_values(workdir / CONFIG_FILE))
     if replaced:
-        _log.info("%s has only the last names of %s", CONFIG_FILE, ", ".join(replaced))
+        _log.info("%s leaves out the folders of %s", CONFIG_FILE, ", ".join(replaced))
     metrics = _metrics(workdir / SUMMARY_FILE)
     copied = [path.relative_to(workdir) for path in sorted(workdir.glob(PICTURES))]
     pictures = [path.as_posix() for path in copied]
@@ -69,7 +69,7 @@ def write(folder: Path, workdir: Path, model: TrainedModel, source: str) -> None
         for name in copied:
             reporting.write_bytes(new / name, (workdir / name).read_bytes())
         reporting.write_bytes(new / CARD_FILE, card.encode())
-        checksums.add_files(new, list(checksums.files_below(new)))
+        checksums.add_files(new, checksums.files_below(new))
         shutil.rmtree(folder, ignore_errors=True)
         new.rename(folder)
 
@@ -173,7 +173,7 @@ def _check_fit(found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
         if _described(found[name]) != _described(shape):
             raise ValueError(f"{name} is {_described(found[name])}, not {_described(shape)}")
     if unexpected := sorted(found.keys() - expected.keys()):
-        raise ValueError(f"{unexpected[0]} is unexpected")
+        raise ValueError(f"{unexpected[0]!r} is unexpected")
 
 
 def _described(array: Any) -> str:
@@ -184,9 +184,8 @@ def _check_replaceable(folder: Path) -> None:
     """Raises UserError for a folder with files other than those written by `write`."""
     if not folder.exists():
         return
-    present: Iterable[str] = list(checksums.files_below(folder))
     try:
-        checksums.verify(folder, present)
+        checksums.verify(folder, checksums.files_below(folder))
     except DamagedError as error:
         raise UserError(
             f"{folder} would be replaced, but {error}: move the folder away to keep your changes"

@@ -39,7 +39,7 @@ def upload(folder: Path, repository: str, *, private: bool) -> str:
     names = {file.rfilename for file in there.siblings or ()} - {".gitattributes"}
     if names and not names >= _OWN_FILES:
         raise UserError(
-            f"{repository} holds other files than a shared model, such as {min(names)}: choose "
+            f"{repository} holds other files than a shared model, such as {min(names)!r}: choose "
             "another --repo"
         )
     if private and not there.private:

@@ -249,8 +249,8 @@ UNFIT = {
     ),
     "wrong type": (lambda t, _: t.update(step=np.float32(2)), "step is float32 (), not int32 ()"),
     "unknown tensor": (
-        lambda t, _: t.update(optimizer=np.zeros(3)),
-        "config.json: optimizer is unexpected",
+        lambda t, _: t.update({"two\nlines": np.zeros(3)}),
+        "config.json: 'two\\nlines' is unexpected",
     ),
     "another encoder": (
         lambda _, c: c["encoder"].update(features=8),
@@ -374,7 +374,7 @@ def test_the_package_that_is_missing_is_named(monkeypatch, workdir, capsys):
 NOT_SENT = {
     "foreign repository": (
         {"files": {"config.json": b"{}", "pytorch_model.bin": b"x"}},
-        "me/digits holds other files than a shared model, such as config.json: choose another",
+        "me/digits holds other files than a shared model, such as 'config.json': choose another",
     ),
     "public": ({"files": {}}, "me/digits is public: make it private in its settings"),
     "read only": ({"is_private": True, "read_only": True}, "403 Forbidden"),
