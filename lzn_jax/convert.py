@@ -40,7 +40,6 @@ from lzn_jax.run.checkpoints import Checkpoints
 from lzn_jax.run.command_line import Parser, exit_code
 
 REPORT_IMAGES = 2
-ORIGIN_FILE = "released.json"  # in the work folder: origin of a released checkpoint
 
 _log = logging.getLogger("lzn_jax.convert")  # the name differs if this is __main__
 
@@ -92,7 +91,7 @@ def convert_released(name: str, config: ConfigDict, workdir: Path, **options: An
     _check_empty(workdir)
     fetched = hub.fetch(name)
     config = convert(config, fetched.path, workdir, **options)
-    reporting.write_json(workdir / ORIGIN_FILE, fetched.origin)
+    reporting.write_json(workdir / hub.ORIGIN_FILE, fetched.origin)
     return config
 
 

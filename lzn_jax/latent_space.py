@@ -155,6 +155,11 @@ class LatentSpace:
         shapes = [encoder.context_shapes() for encoder in self._with_context().values()]
         return {name: shape for each in shapes for name, shape in each.items()}
 
+    def model_shapes(self) -> dict[str, Any]:
+        """Shapes of the fields of `Model` by name."""
+        variables = jax.eval_shape(self.init, jax.random.key(0))
+        return {"variables": variables, "context": self.context_shapes()}
+
     def _with_context(self) -> dict[str, WithContext]:
         return {n: e for n, e in self.encoders.items() if isinstance(e, WithContext)}
 

@@ -1,4 +1,4 @@
-"""Loads trained runs from their work folders: `lzn_jax.load(workdir)`."""
+"""Loads trained runs and shared models: `lzn_jax.load(path)`."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +12,7 @@ from lzn_jax import configuration
 from lzn_jax.configuration import UserError
 from lzn_jax.latent_space import LatentSpace, Model
 from lzn_jax.models import join_variables, split_variables
+from lzn_jax.release import shared_model, sharing
 from lzn_jax.run import sharding
 from lzn_jax.run.checkpoints import Checkpoints
 from lzn_jax.run.workdir import has_checkpoint
@@ -19,17 +20,24 @@ from lzn_jax.trained_model import TrainedModel
 
 
 def load(path: str | Path, extensions: Sequence[str] = ()) -> TrainedModel:
-    """Loads a trained run at its newest intact checkpoint, or at a given one.
+    """Loads a trained run at its newest intact checkpoint, or at a given one, or a shared model.
 
     Args:
-      path: folder of a run, or one of its `checkpoints/STEP`; or "released/NAME" for the paper's
-        checkpoint of configs/NAME.py, which is downloaded and converted on first use.
+      path: folder of a run, or one of its `checkpoints/STEP`, or folder of a shared model;
+        "hub:OWNER/NAME" for a model that `python -m lzn_jax.share` uploaded to the Hugging Face
+        Hub; "released/NAME" for the paper's checkpoint of configs/NAME.py. Both are downloaded on
+        first use.
       extensions: files or modules that register the parts of the run.
 
     Raises:
-      UserError: there is no readable run.
+      UserError: there is no readable run or model.
     """
+    if str(path).startswith(sharing.PREFIX):
+        folder = sharing.fetch(str(path).removeprefix(sharing.PREFIX))
+        return shared_model.read(folder, extensions)
     path = Path(path)
+    if shared_model.is_shared(path):
+        return shared_model.read(shared_model.verified(path), extensions)
     if path.parent == Path("released") and not path.is_dir():
         from lzn_jax import convert  # here, as it imports all of training
 
@@ -51,10 +59,11 @@ def restore(config: ConfigDict, workdir: Path, step: int | None = None) -> Train
         raise UserError(f"there is no checkpoint {folder / str(step or '')}: train first")
     mesh = sharding.inference_mesh()
     space = LatentSpace(config, mesh)
-    params, constants = split_variables(jax.eval_shape(space.init, jax.random.key(0)))
+    shapes = space.model_shapes()
+    params, constants = split_variables(shapes["variables"])
     targets: dict[str, Any] = {"ema": {"params": params, "constants": constants}}
-    if shapes := space.context_shapes():
-        targets["context"] = shapes
+    if shapes["context"]:
+        targets["context"] = shapes["context"]
     with Checkpoints(workdir) as checkpoints:
         shard = config.training.shard_parameters
         restored = checkpoints.restore(sharding.placed(targets, mesh, shard=shard), step)

@@ -43,7 +43,7 @@ MADE = "evaluation/test_text_quality.py -k made_images"
 COUNTED = "evaluation/test_measurements.py -k samples_of_classes"
 PAIRS, FLOWS = "data/test_metadata.py -k ", SPACE + "'by_the_flow or flow_of_the'"
 CONFIGURATION, PARTS = "test_configuration.py -k ", "test_parts.py -k "
-PROGRESS = "run/test_progress.py -k "
+PROGRESS, SHARING = "run/test_progress.py -k ", "release/test_sharing.py -k "
 SHARP, CONTRASTIVE = "zoning/test_sharpness.py -k ", "losses/test_contrastive.py -k "
 QUERIES, FAR = ADAMS + "in_a_context", ACCURACY + "'in_context and 1000'"
 SCORE = PROPERTIES + "score_identity"
@@ -120,7 +120,7 @@ MUTANTS = (
     Mutant("run/checkpoints.py", '["step"] != step:', '["step"] < 0:', CHECKPOINTS + "renamed"),
     Mutant("run/checkpoints.py", ", reverse=True", "", CHECKPOINTS + "what_is_saved"),
     Mutant("run/checkpoints.py", "if s > step]", "if s >= step]", CHECKPOINTS + "makes_way"),
-    Mutant("run/checksums.py", "or _top(n) in parts", "", CHECKPOINTS + "verifies_what"),
+    Mutant("run/checksums.py", "or _top(name) in parts", "or name", CHECKPOINTS + "verifies_what"),
     Mutant("data/pipeline.py", "stream[step * whole", "stream[step * own", PIPELINE + "rows_of"),
     Mutant("data/pipeline.py", "shuffle().repeat()", "repeat().shuffle()", PIPELINE + "each_epoch"),
     Mutant(
@@ -442,6 +442,23 @@ MUTANTS = (
     Mutant("losses/drift.py", "targets += field", "targets = fixed_x + field", DRIFT + "sum_of"),
     Mutant(
         "run/progress.py", "1 / seconds / self._peak", "seconds / self._peak", PROGRESS + "wait"
+    ),
+    Mutant("release/sharing.py", "and not names >= _OWN_FILES", "and False", SHARING + "uploaded"),
+    Mutant("release/sharing.py", "not there.private", "there.private", SHARING + "uploaded"),
+    Mutant("release/sharing.py", "names[1:])", "names[1:2])", SHARING + "damaged_download"),
+    Mutant("release/sharing.py", "hub.forget(folder / name)", "name", SHARING + "damaged_download"),
+    Mutant("release/sharing.py", "names.difference(sent)", "()", SHARING + "sharing_again"),
+    Mutant(
+        "release/shared_model.py",
+        "_described(found[name]) != _described(shape)",
+        "found[name].dtype != shape.dtype",
+        SHARING + "do_not_fit",
+    ),
+    Mutant(
+        "release/shared_model.py",
+        'value.count("/") > 1',
+        'value.count("/") > 0',
+        SHARING + "last_name",
     ),
     Mutant("run/progress.py", "(in_data - earlier_data)", "in_data", PROGRESS + "wait"),
     Mutant("run/costs.py", "max(known, key=len)", "min(known, key=len)", PROGRESS + "peak"),

@@ -9,6 +9,7 @@ from lzn_jax.data.sources import (
     file_names,
     find_images,
     label_names,
+    licence,
     load,
     read_images,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "find_images",
     "fit_context",
     "label_names",
+    "licence",
     "load",
     "load_data",
     "measured_set",

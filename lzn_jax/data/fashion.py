@@ -11,6 +11,7 @@ from lzn_jax.configuration import UserError
 from lzn_jax.data import tfds
 from lzn_jax.data.examples import Examples
 
+LICENCE = "Copyright Zalando SE, MIT licence."
 _PREFIXES = {"train": "train", "test": "t10k"}
 _COUNTS = {"train": 60_000, "test": 10_000}
 _SIZE = 28

@@ -91,6 +91,12 @@ def attribution(data: ConfigDict) -> str:
     return text
 
 
+def licence(data: ConfigDict) -> str:
+    """Licence of the data set in words, or an empty string if it is not known."""
+    text: str = getattr(parts.get("data", data.name), "LICENCE", "")
+    return text or attribution(data)
+
+
 class ImageFiles:
     """Image files as an array (n, h, w, c) uint8, decoded when indexed.
 

@@ -2,7 +2,7 @@
 
     python -m lzn_jax.demo --workdir=DIR [--port=PORT]
 
-DIR is the folder of a run, one of its checkpoints, or released/NAME as for `lzn_jax.load`.
+DIR is the folder of a run, or anything else that `lzn_jax.load` takes, as hub:OWNER/NAME.
 """
 
 import argparse

@@ -1,1 +1,1 @@
-"""The paper's released weights: download, file formats and parameter names."""
+"""Models outside of work folders: shared ones, and the paper's released weights."""

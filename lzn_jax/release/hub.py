@@ -1,16 +1,19 @@
-"""Download of the paper's released checkpoints from the Hugging Face Hub.
+"""The Hugging Face Hub's client, and download of the paper's released checkpoints.
 
-The Hub's client downloads each file once into its cache and resumes broken downloads.
+The client downloads each file once into its cache and resumes broken downloads.
 """
 
+import contextlib
 import hashlib
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from lzn_jax.configuration import UserError
 
+ORIGIN_FILE = "released.json"  # in the work folder: origin of a released checkpoint
 REPOSITORY = "microsoft/latent-zoning-networks"
 # By name of the config, from the release's README.
 FILES = {
@@ -44,7 +47,11 @@ def fetch(name: str) -> Fetched:
     """
     check_name(name)
     file = FILES[name]
-    path = _download(file)
+    or_else = ", or use a local file with --checkpoint=FILE.pt"
+    download = client(or_else).hf_hub_download
+    failure = f"{file} cannot be fetched from {REPOSITORY}"
+    with explained(failure, f"run the same command again{or_else}"):
+        path = Path(download(REPOSITORY, file))
     with open(path, "rb") as content:
         digest = hashlib.file_digest(content, "sha256").hexdigest()
     _check(path, digest)
@@ -53,30 +60,39 @@ def fetch(name: str) -> Fetched:
     return Fetched(path, origin)
 
 
-def _download(file: str) -> Path:
+def client(or_else: str = "") -> Any:
+    """The Hub's client huggingface_hub; raises UserError, ending in `or_else`, if it is missing."""
     try:
-        from huggingface_hub import hf_hub_download
+        import huggingface_hub
     except ImportError as error:
         raise UserError(
-            "released models need the package huggingface_hub: pip install -e '.[hub]', or use a "
-            "local file with --checkpoint=FILE.pt"
+            "models on the Hugging Face Hub need the package huggingface_hub: "
+            f"pip install -e '.[hub]'{or_else}"
         ) from error
+    return huggingface_hub
+
+
+@contextlib.contextmanager
+def explained(failure: str, remedy: str) -> Iterator[None]:
+    """Context in which any error of the Hub's client becomes a UserError with its reason."""
     try:
-        return Path(hf_hub_download(REPOSITORY, file))
+        yield
     except Exception as error:  # also of its HTTP library, which depends on the version
         reason = (str(error.__cause__ or error).splitlines() or [type(error).__name__])[0]
-        raise UserError(
-            f"{file} cannot be fetched from {REPOSITORY} ({reason}): run the same command again, "
-            "or use a local file with --checkpoint=FILE.pt"
-        ) from error
+        raise UserError(f"{failure} ({reason}): {remedy}") from error
+
+
+def forget(path: Path) -> None:
+    """Removes a file from the client's cache, so that it is downloaded again."""
+    path.resolve().unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
 
 
 def _check(path: Path, digest: str) -> None:
     # The cache names files by the Hub's checksums if the file system supports links.
     expected = Path(os.readlink(path)).name if path.is_symlink() else ""
     if re.fullmatch("[0-9a-f]{64}", expected) and digest != expected:
-        path.resolve().unlink()
-        path.unlink()
+        forget(path)
         raise UserError(
             f"{path.name} is damaged: its sha256 is {digest}, the Hub's {expected}; it was removed "
             "from the cache: run the same command again"

@@ -15,8 +15,8 @@ class DamagedError(Exception):
 
 def add_files(folder: Path, names: Iterable[str]) -> None:
     """Adds the files `names` of a folder to its list of checksums, in the format of `sha256sum`."""
-    listed = _listed(folder) | {name: _of_file(folder / name) for name in names}
-    lines = [f"{digest}  {name}\n" for name, digest in listed.items()]
+    digests = listed(folder) | {name: _of_file(folder / name) for name in names}
+    lines = [f"{digest}  {name}\n" for name, digest in digests.items()]
     reporting.write_bytes(folder / FILE, "".join(lines).encode())
 
 
@@ -28,17 +28,26 @@ def verify_files(folder: Path, parts: Iterable[str]) -> bool:
     """
     if not (folder / FILE).exists():
         return False
-    recorded = {n: d for n, d in _listed(folder).items() if "/" not in n or _top(n) in parts}
+    recorded = {name for name in listed(folder) if "/" not in name or _top(name) in parts}
     outside = {name for name in recorded if "/" not in name and (folder / name).is_file()}
     present = {name for name in files_below(folder) if _top(name) in parts} | outside
-    for name in sorted(present | recorded.keys()):
+    verify(folder, sorted(present | recorded))
+    return True
+
+
+def verify(folder: Path, names: Iterable[str]) -> None:
+    """Verifies the files `names` of a folder.
+
+    Raises DamagedError for a file that differs, is missing or has no checksum.
+    """
+    recorded = listed(folder)
+    for name in names:
         if name not in recorded:
             raise DamagedError(f"file {name} has no checksum")
-        if name not in present:
+        if not (folder / name).is_file():
             raise DamagedError(f"file {name} is missing")
         if _of_file(folder / name) != recorded[name]:
             raise DamagedError(f"file {name} differs from its checksum")
-    return True
 
 
 def files_below(folder: Path) -> Iterator[str]:
@@ -48,17 +57,21 @@ def files_below(folder: Path) -> Iterator[str]:
             yield path.relative_to(folder).as_posix()
 
 
-def _top(name: str) -> str:
-    return name.partition("/")[0]
+def listed(folder: Path) -> dict[str, str]:
+    """Checksums of a folder by file name; empty without a list.
 
-
-def _listed(folder: Path) -> dict[str, str]:
+    Raises DamagedError if the file is not a list of checksums.
+    """
     path = folder / FILE
     lines = path.read_text(errors="replace").splitlines() if path.exists() else []
-    listed = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
-    if "" in listed:
+    digests = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    if "" in digests:
         raise DamagedError(f"file {FILE} is not a list of checksums")
-    return listed
+    return digests
+
+
+def _top(name: str) -> str:
+    return name.partition("/")[0]
 
 
 def _of_file(path: Path) -> str:

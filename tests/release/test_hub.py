@@ -1,10 +1,7 @@
 """Released checkpoints from a local server that speaks the Hub's protocol: cached and checked."""
 
 import hashlib
-import shutil
-import socket
 import sys
-import time
 
 import hub_server
 import pytest
@@ -16,29 +13,6 @@ from lzn_jax.release import hub
 NAME, FILE = "cifar10_gen", hub.FILES["cifar10_gen"]
 CONTENT = bytes(range(256)) * 4096
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    """The port of the Hub and the folder of its client, which reads both when it is imported."""
-    with socket.socket() as free, pytest.MonkeyPatch.context() as patch:
-        free.bind(("127.0.0.1", 0))
-        port, home = free.getsockname()[1], tmp_path_factory.mktemp("hub")
-        patch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{port}")
-        patch.setenv("HF_HOME", str(home))
-        for name in ("HF_HUB_CACHE", "HF_HUB_OFFLINE", "HF_TOKEN"):
-            patch.delenv(name, raising=False)
-        for name in [name for name in sys.modules if name.startswith("huggingface_hub")]:
-            patch.delitem(sys.modules, name)
-        free.close()
-        yield port, home
-
-
-@pytest.fixture
-def client(place, monkeypatch):
-    """An empty cache, and no waiting between attempts."""
-    shutil.rmtree(place[1] / "hub", ignore_errors=True)
-    monkeypatch.setattr(time, "sleep", lambda _: None)
 
 
 @pytest.fixture

@@ -1,0 +1,66 @@
+"""Shares a trained model on the Hugging Face Hub, where `lzn_jax.load("hub:OWNER/NAME")` finds it.
+
+    python -m lzn_jax.share --workdir=DIR [--repo=OWNER/NAME] [--private] [--extensions=A.py,B.py]
+
+Writes the folder DIR/shared and uploads it to --repo. Without --repo it is only written;
+`lzn_jax.load` reads this folder, too. A new repository is public unless --private is given.
+"""
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from lzn_jax import configuration
+from lzn_jax.configuration import EXIT_DONE, UserError
+from lzn_jax.run.command_line import Parser, exit_code
+
+FOLDER = "shared"  # in the work folder
+
+_log = logging.getLogger("lzn_jax.share")  # the name differs if this is __main__
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command; returns its exit code, 2 for wrong input."""
+    return exit_code(_run, arguments)
+
+
+def _run(arguments: list[str]) -> int:
+    parser = Parser(
+        prog="python -m lzn_jax.share",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--workdir", required=True, help="folder of the run", type=Path)
+    parser.add_argument("--repo", help="OWNER/NAME of the repository to upload to")
+    parser.add_argument("--private", action="store_true", help="only its owner can load it")
+    parser.add_argument("--extensions", default="", help="files or modules with parts: A.py,B.py")
+    flags = parser.parse_args(arguments)
+    if flags.private and flags.repo is None:
+        raise UserError("--private goes with --repo=OWNER/NAME")
+
+    # JAX is imported only for valid flags.
+    from lzn_jax import loading
+    from lzn_jax.release import shared_model, sharing
+    from lzn_jax.run import workdir as workdirs
+
+    if flags.repo is not None:
+        sharing.check_name(flags.repo)
+    logging.basicConfig(format="%(message)s", force=True)
+    logging.getLogger("lzn_jax").setLevel(logging.INFO)
+    extensions = [name for name in flags.extensions.split(",") if name]
+    config = configuration.load_run(flags.workdir, extensions=extensions)
+    model, folder = loading.restore(config, flags.workdir), flags.workdir / FOLDER
+    source = "FOLDER" if flags.repo is None else f"{sharing.PREFIX}{flags.repo}"
+    with workdirs.guarded(flags.workdir):
+        shared_model.write(folder, flags.workdir, model, source)
+    _log.info("the model after %d updates is in %s", model.step, folder)
+    if flags.repo is not None:
+        address = sharing.upload(folder, flags.repo, private=flags.private)
+        _log.info('uploaded to %s: lzn_jax.load("%s")', address, source)
+    return EXIT_DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())
