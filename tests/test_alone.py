@@ -257,7 +257,7 @@ def test_sizes_that_do_not_fit_end_in_one_line(changes, message):
     [
         ({"latent__enabled": False}, "a one-pass decoder requires latent.enabled, got False"),
         ({"decoder__latents": "()"}, "a one-pass decoder requires decoder.latents"),
-        ({"training__queries": 1}, "training.queries must be >= 2 for an energy distance, got 1"),
+        ({"training__queries": 1}, "training.queries must be >= 2 for a loss between sets, got 1"),
         ({"decoder__set_patch_size": 9}, "must be <= data.image_size 8, got 9"),
     ],
 )

@@ -135,7 +135,7 @@ def _check_one_pass(values: Mapping[str, Any]) -> None:
     for name in ("latent.enabled", "decoder.latents"):
         require(bool(values[name]), f"a one-pass decoder requires {name}, got {values[name]}")
     name = "training.batch_size" if values["training.queries"] is None else "training.queries"
-    require(values[name] >= 2, f"{name} must be >= 2 for an energy distance, got {values[name]}")
+    require(values[name] >= 2, f"{name} must be >= 2 for a loss between sets, got {values[name]}")
     side, size = values["data.image_size"], values["decoder.set_patch_size"]
     require(size <= side, f"decoder.set_patch_size must be <= data.image_size {side}, got {size}")
 
