@@ -59,7 +59,7 @@ class Image(DataType):
 
     def sample_format(self) -> dict[str, Any]:
         """Meaning of the axes, and range of pixels."""
-        description = "images: batch, height, width, channels; pixels from 0 to 255"
+        description = "(batch, height, width, channels), pixels from 0 to 255"
         return {"description": description, "range": [0, 255]}
 
     def samples(self, examples: Examples) -> Any:

@@ -46,7 +46,7 @@ class Label(DataType):
     def sample_format(self) -> dict[str, Any]:
         """Range of labels, and names of the classes."""
         names = data.label_names(self._data)
-        description = f"numbers of classes from 0 to {len(names) - 1}; classes are named in `names`"
+        description = f"numbers of classes from 0 to {len(names) - 1}, which `names` names"
         return {"description": description, "range": [0, len(names) - 1], "names": names}
 
     def samples(self, examples: Examples) -> Int[np.ndarray, " n"]:

@@ -85,8 +85,8 @@ class Property(DataType):
     def sample_format(self) -> dict[str, Any]:
         """Conversion from numbers to inputs, and from outputs to numbers."""
         return {
-            "description": "inputs are round((number - centre) / step), with one column; numbers "
-            "are scale * output + centre",
+            "description": "inputs (batch, 1) are round((number - centre) / step), and numbers are "
+            "scale * output + centre",
             "centre": self._centre,
             "scale": self._scale,
             "step": self._step,

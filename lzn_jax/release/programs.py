@@ -3,13 +3,13 @@
 A program takes the run's tensors by name, then its inputs by name, and returns a dict of arrays.
 """
 
+import contextlib
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import export
 from jaxtyping import Array
 
@@ -19,6 +19,7 @@ from lzn_jax.latent_space import LatentSpace, Model
 from lzn_jax.trained_model import TrainedModel
 
 PLATFORMS = ("cpu", "cuda", "tpu")
+_SCALARS = {"seed": jnp.uint32, "noise_scale": jnp.float32}
 
 Inputs = Mapping[str, Any]
 
@@ -30,56 +31,67 @@ class Program(NamedTuple):
       description: what it computes, in words.
       function: the task.
       rows: shape and dtype of one row of each input that has a batch axis.
-      scalars: defaults of the other inputs, NumPy scalars.
+      scalars: defaults of the other inputs, `seed` and `noise_scale`.
       batch_size: the only batch size, if rows depend on each other; None: any.
     """
 
     description: str
     function: Callable[[Model, Inputs], dict[str, Array]]
     rows: dict[str, jax.ShapeDtypeStruct]
-    scalars: dict[str, np.generic]
+    scalars: dict[str, float]
     batch_size: int | None
 
 
 def programs(trained: TrainedModel) -> dict[str, Program]:
     """Programs of all tasks that the run supports, by name."""
     space, main, class_type = trained.space, trained.main_type, trained.class_type
-    made: dict[str, Program] = {}
-
-    def add(
-        task: str, what: str, function: Any, source: str | None, is_drawn: bool = True, **more: Any
-    ) -> None:
-        rows, scalars, batch_size = {}, {}, None
-        if source is not None:
-            rows[space.types[source].output] = space.types[source].encoded_shape()
-            if not _has_independent_rows(trained, source):
-                batch_size = trained.config.training.batch_size
-        if is_drawn:
-            rows["index"] = jax.ShapeDtypeStruct((), jnp.int32)
-            scalars["seed"] = np.uint32(trained.config.seed)
-        if "noise_scale" in more:
-            scalars["noise_scale"] = np.float32(more.pop("noise_scale"))
-        function = functools.partial(function, space, source=source, **more)
-        made[task] = Program(what, function, rows, scalars, batch_size)
-
-    for name, encoder in space.encoders.items():
-        scale = trained.config.latent.noise_scale
-        plural = space.types[name].plural
-        add(f"encode_{name}", f"latents of {plural}", _encode, name, noise_scale=scale)
-        if hasattr(encoder, "features"):
-            add(f"embed_{name}", f"features of {plural}", _embed, name, is_drawn=False)
+    plural = {name: each.plural for name, each in space.types.items()}
+    program = functools.partial(_program, trained)
+    scale = trained.config.latent.noise_scale if space.encoders else None
+    made = {
+        f"encode_{name}": program(f"latents of {plural[name]}", _encode, name, noise_scale=scale)
+        for name in space.encoders
+    }
+    if hasattr(space.encoders.get(main), "features"):
+        what = f"features of {plural[main]}"
+        made[f"embed_{main}"] = program(what, _embed, main, is_drawn=False)
     for source, target in trained.translations:
-        plural, to = (space.types[name].plural for name in (source, target))
         if target == class_type:
-            what = f"classes of {plural}, at the centres of their zones"
-            add(f"classify_{source}", what, _classify, source, is_drawn=False, target=target)
-        scale, what = trained.default_scale(source, target), f"{to} of {plural}"
-        add(f"translate_{source}_{target}", what, _decode, source, noise_scale=scale, target=target)
+            what = f"classes of {plural[source]} at the centres of their zones"
+            classify = program(what, _classify, source, is_drawn=False, target=target)
+            made[f"classify_{source}"] = classify
+        what, scale = f"{plural[target]} of {plural[source]}", trained.default_scale(source, target)
+        translate = program(what, _decode, source, noise_scale=scale, target=target)
+        made[f"translate_{source}_{target}"] = translate
     for name in space.decoders:
         source = class_type if name == main else None
-        what = f"random {space.types[name].plural}" + (" of given classes" if source else "")
-        add(f"sample_{name}", what, _decode, source, target=name)
+        what = f"{plural[name]} of {plural[source] if source else 'the prior'}"
+        made[f"sample_{name}"] = program(what, _decode, source, target=name)
     return made
+
+
+def _program(
+    trained: TrainedModel,
+    description: str,
+    function: Callable[..., dict[str, Array]],
+    source: str | None,
+    is_drawn: bool = True,
+    noise_scale: float | None = None,
+    **static: Any,
+) -> Program:
+    rows, scalars, batch_size = {}, {}, None
+    if source is not None:
+        data_type = trained.space.types[source]
+        rows[data_type.output] = data_type.encoded_shape()
+        if not _has_independent_rows(trained, source):
+            batch_size = trained.config.training.batch_size
+    if is_drawn:
+        rows["index"] = jax.ShapeDtypeStruct((), jnp.int32)
+        scalars["seed"] = trained.config.seed
+    if noise_scale is not None:
+        scalars["noise_scale"] = noise_scale
+    bound = functools.partial(function, trained.space, source=source, **static)
+    return Program(description, bound, rows, scalars, batch_size)
 
 
 def _has_independent_rows(trained: TrainedModel, source: str) -> bool:
@@ -142,7 +154,7 @@ def tensors(model: Model) -> dict[str, Any]:
 def exported(program: Program, model: Model) -> export.Exported:
     """The program lowered for `PLATFORMS`, with a symbolic batch size if rows are independent.
 
-    Raises NotImplementedError or ValueError for what `jax.export` refuses, such as Python callbacks.
+    Raises NotImplementedError or ValueError for what JAX cannot export, such as Python callbacks.
     """
     structure = jax.tree.structure(model)
     shapes = {name: jax.ShapeDtypeStruct(a.shape, a.dtype) for name, a in tensors(model).items()}
@@ -166,5 +178,17 @@ def exported(program: Program, model: Model) -> export.Exported:
     inputs = {
         name: jax.ShapeDtypeStruct((size, *row.shape), row.dtype)
         for name, row in program.rows.items()
-    } | {name: jax.ShapeDtypeStruct((), value.dtype) for name, value in program.scalars.items()}
-    return export.export(jax.jit(call), platforms=PLATFORMS)(shapes, **inputs)
+    } | {name: jax.ShapeDtypeStruct((), _SCALARS[name]) for name in program.scalars}
+    with _without_locations():
+        return export.export(jax.jit(call), platforms=PLATFORMS)(shapes, **inputs)
+
+
+@contextlib.contextmanager
+def _without_locations() -> Iterator[None]:
+    """Context in which programs hold no paths of source files, which name folders of the user."""
+    limit = jax.config.jax_traceback_in_locations_limit
+    jax.config.update("jax_traceback_in_locations_limit", 0)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_traceback_in_locations_limit", limit)
