@@ -61,7 +61,7 @@ installed = {"jax", "jaxlib", "numpy", "safetensors", "flatbuffers"}
 installed |= {"ml_dtypes", "opt_einsum", "scipy"} | sys.stdlib_module_names  # what JAX needs
 class NotInstalled:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] not in installed:
+        if name.partition(".")[0] not in installed and name[0] != "_":
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 sys.meta_path.insert(0, NotInstalled())
 """
