@@ -83,7 +83,7 @@ def _program(
     if source is not None:
         data_type = trained.space.types[source]
         rows[data_type.output] = data_type.encoded_shape()
-        if not _has_independent_rows(trained, source):
+        if function is not _embed and not _has_independent_rows(trained, source):
             batch_size = trained.config.training.batch_size
     if is_drawn:
         rows["index"] = jax.ShapeDtypeStruct((), jnp.int32)
@@ -117,8 +117,8 @@ def _classify(
     space: LatentSpace, model: Model, inputs: Inputs, source: str, target: str
 ) -> dict[str, Array]:
     samples = inputs[space.types[source].output]
-    request = {"samples": samples, "index": jnp.arange(len(samples))}
     # At α = 0 the noise has no effect.
+    request = {"samples": samples, "index": jnp.zeros(len(samples), int)}
     latents = inference.encode(space, model, jax.random.key(0), 0.0, request, source)
     return inference.predict(space, model, latents, target)
 
