@@ -129,8 +129,8 @@ class TrainedModel:
         if among is None:
             among = self.model.context.get(self._encoder(source).anchors_key)
         if among is None or len(among) == 0:
-            request = {"anchors": jnp.asarray(anchors), "index": jnp.asarray(index)}
-            drawn = inference.latents_in_batch(self.space, key, noise_scale, request, name)
+            batch = {"anchors": jnp.asarray(anchors), "index": jnp.asarray(index)}
+            drawn = inference.latents_in_batch(self.space, key, noise_scale, batch, name)
             return np.asarray(drawn)
         request = {"anchors": anchors, "index": index}
         arrays = (among, key, noise_scale)

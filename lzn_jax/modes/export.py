@@ -184,7 +184,7 @@ def _signature(arrays: Mapping[str, Any]) -> str:
 
 def _example(entries: Mapping[str, Any]) -> str:
     """Python code that loads and calls the program of the most telling task."""
-    tasks = {name.partition("_")[0]: name for name in reversed(entries)}
+    tasks = {name.partition("_")[0]: name for name in reversed(list(entries))}
     name = next((tasks[task] for task in _EXAMPLES if task in tasks), next(iter(entries)))
     inputs = "".join(
         f"    {key}={_example_input(key, each)},\n" for key, each in entries[name]["inputs"].items()

@@ -19,6 +19,7 @@ from lzn_jax.latent_space import LatentSpace, Model
 from lzn_jax.trained_model import TrainedModel
 
 PLATFORMS = ("cpu", "cuda", "tpu")
+_LOCATIONS = "jax_traceback_in_locations_limit"
 _SCALARS = {"seed": jnp.uint32, "noise_scale": jnp.float32}
 
 Inputs = Mapping[str, Any]
@@ -64,9 +65,9 @@ def programs(trained: TrainedModel) -> dict[str, Program]:
         translate = program(what, _decode, source, noise_scale=scale, target=target)
         made[f"translate_{source}_{target}"] = translate
     for name in space.decoders:
-        source = class_type if name == main else None
-        what = f"{plural[name]} of {plural[source] if source else 'the prior'}"
-        made[f"sample_{name}"] = program(what, _decode, source, target=name)
+        given = class_type if name == main else None
+        what = f"{plural[name]} of {plural[given] if given else 'the prior'}"
+        made[f"sample_{name}"] = program(what, _decode, given, target=name)
     return made
 
 
@@ -132,7 +133,7 @@ def _decode(
     samples = None if source is None else inputs[space.types[source].output]
     if space.encoders and source is None:
         request["latents"] = inference.prior(space, key, index, "prior")
-    elif space.encoders:
+    if space.encoders and source is not None:
         encoded = {"samples": samples, "index": index}
         scale = inputs.get("noise_scale", 1.0)
         request["latents"] = inference.encode(space, model, key, scale, encoded, source)
@@ -160,7 +161,7 @@ def exported(program: Program, model: Model) -> export.Exported:
     shapes = {name: jax.ShapeDtypeStruct(a.shape, a.dtype) for name, a in tensors(model).items()}
 
     def call(tensors: Mapping[str, Array], **inputs: Array) -> dict[str, Array]:
-        weights = structure.unflatten([tensors[name] for name in shapes])
+        weights = jax.tree.unflatten(structure, [tensors[name] for name in shapes])
         if program.batch_size is not None:
             return program.function(weights, inputs)
         scalars = {name: inputs[name] for name in program.scalars}
@@ -186,9 +187,9 @@ def exported(program: Program, model: Model) -> export.Exported:
 @contextlib.contextmanager
 def _without_locations() -> Iterator[None]:
     """Context in which programs hold no paths of source files, which name folders of the user."""
-    limit = jax.config.jax_traceback_in_locations_limit
-    jax.config.update("jax_traceback_in_locations_limit", 0)
+    limit = getattr(jax.config, _LOCATIONS)
+    jax.config.update(_LOCATIONS, 0)
     try:
         yield
     finally:
-        jax.config.update("jax_traceback_in_locations_limit", limit)
+        jax.config.update(_LOCATIONS, limit)

@@ -29,41 +29,53 @@ JOINT_PROGRAMS = {
     "encode_image", "encode_label", "embed_image", "classify_image", "translate_image_label",
     "translate_label_image", "sample_image",
 }  # fmt: skip
-# Config, changed fields, all programs, and those whose results are compared.
-RUNS = {
-    "joint": ("digits_joint", {}, JOINT_PROGRAMS, ("encode_image", "embed_image",
-              "classify_image", "translate_image_label", "translate_label_image", "sample_image")),
-    "batch": ("digits_joint", {"latent__context_size": 0}, JOINT_PROGRAMS,
-              ("encode_image", "classify_image")),
+RUNS = {  # config, changed fields, all programs
+    "joint": ("digits_joint", {}, JOINT_PROGRAMS),
+    "batch": ("digits_joint", {"latent__context_size": 0}, JOINT_PROGRAMS),
     "flow": ("digits_joint", {"latent__enabled": False, "sampling__sampler": "rk45"},
-             {"sample_image"}, ("sample_image",)),
-    "classifier": ("digits_joint", {"training__generation_weight": 0.0}, JOINT_PROGRAMS
-                   - {"translate_label_image", "sample_image"}, ()),
-    "generation": ("digits_gen", {}, {"encode_image", "embed_image", "sample_image"},
-                   ("sample_image",)),
-    "alone": ("digits_alone", {}, JOINT_PROGRAMS, ()),
-    "representation": ("digits_repr", {}, {"encode_image", "embed_image"},
-                       ("encode_image", "embed_image")),
-    "simclr": ("digits_repr", {"objective": "simclr"}, {"encode_image", "embed_image"}, ()),
+             {"sample_image"}),
+    "classifier": ("digits_joint", {"training__generation_weight": 0.0},
+                   JOINT_PROGRAMS - {"translate_label_image", "sample_image"}),
+    "generation": ("digits_gen", {}, {"encode_image", "embed_image", "sample_image"}),
+    "alone": ("digits_alone", {}, JOINT_PROGRAMS),
+    "representation": ("digits_repr", {}, {"encode_image", "embed_image"}),
+    "simclr": ("digits_repr", {"objective": "simclr"}, {"encode_image", "embed_image"}),
     "text": ("digits_text", {"sampling__temperature": 1.0}, JOINT_PROGRAMS | {
              "encode_text", "classify_text", "sample_text", "translate_image_text",
-             "translate_label_text", "translate_text_image", "translate_text_label"},
-             ("encode_text", "translate_image_text", "translate_text_image", "sample_text")),
+             "translate_label_text", "translate_text_image", "translate_text_label"}),
     "property": ("digits_property", {}, {"encode_image", "encode_property", "embed_image",
                  "translate_image_property", "translate_property_image", "sample_image",
-                 "sample_property"}, ("encode_property", "translate_image_property")),
+                 "sample_property"}),
 }  # fmt: skip
-COMPARED = [name for name, (*_, compared) in RUNS.items() if compared]
+COMPARED = [  # programs of a run, compared with the trained model
+    ("joint", "encode_image", "classify_image", "sample_image"),
+    ("batch", "classify_image"),
+    ("generation", "sample_image"),
+    ("representation", "embed_image"),
+    ("text", "translate_image_text"),
+    ("property", "translate_image_property"),
+]
+COMPARED_SLOWLY = [
+    ("joint", "embed_image", "encode_label", "translate_image_label", "translate_label_image"),
+    ("batch", "encode_image", "translate_image_label"),
+    ("flow", "sample_image"),
+    ("alone", "encode_label", "classify_image", "sample_image"),
+    ("representation", "encode_image"),
+    ("text", "encode_text", "classify_text", "translate_text_image", "sample_text"),
+    ("property", "encode_property", "translate_property_image", "sample_property"),
+]
 # In place of an environment with nothing else installed.
 ALONE = """
 import sys
 installed = {"jax", "jaxlib", "numpy", "safetensors", "flatbuffers"}
 installed |= {"ml_dtypes", "opt_einsum", "scipy"} | sys.stdlib_module_names  # what JAX needs
-class NotInstalled:
+class Installed:
+    def __init__(self, finder):
+        self.finder = finder
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] not in installed and name[0] != "_":
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-sys.meta_path.insert(0, NotInstalled())
+        if name.partition(".")[0] in installed or name[0] == "_":
+            return self.finder.find_spec(name, path, target)
+sys.meta_path[:] = map(Installed, sys.meta_path)
 """
 CALLS = """
 import collections
@@ -185,9 +197,13 @@ def rows(inputs, index):
     return {name: each[index] if np.ndim(each) else each for name, each in inputs.items()}
 
 
-@pytest.mark.parametrize("name", COMPARED)
-def test_programs_alone_give_what_the_trained_model_gives(runs, tmp_path, name):
-    workdir, (*_, compared) = runs(name), RUNS[name]
+SLOW = [pytest.param(case, marks=pytest.mark.slow) for case in COMPARED_SLOWLY]
+
+
+@pytest.mark.parametrize("case", [*COMPARED, *SLOW], ids=" ".join)
+def test_programs_alone_give_what_the_trained_model_gives(runs, case):
+    name, *compared = case
+    workdir = runs(name)
     folder, model = exported(workdir, *compared), lzn_jax.load(workdir)
     manifest = json.loads((folder / "manifest.json").read_text())
     sizes = {each: manifest["programs"][each]["batch_size"] for each in compared}
@@ -195,7 +211,7 @@ def test_programs_alone_give_what_the_trained_model_gives(runs, tmp_path, name):
     count = 15 if name == "batch" else COUNT
     pairs = {each: expected(model, each, count) for each in compared}
     takes = {f"{each}@3": np.array([4, 1, 2]) for each in compared}
-    if name == "joint":  # further batch sizes of one program
+    if "encode_image@3" in takes:  # further batch sizes of one program
         takes |= {"encode_image@1": np.array([3]), "encode_image@5": np.arange(5)}
     if name == "batch":
         takes = {f"{each}@15": np.arange(15) for each in compared}
@@ -229,10 +245,10 @@ def test_a_program_is_lowered_for_all_platforms_and_calls_nothing_of_this_machin
     program = jax.export.deserialize(bytearray(content))
     assert program.platforms == ("cpu", "cuda", "tpu")
     text = program.mlir_module()
-    # On CUDA a kernel makes random numbers: the platform is chosen when the program is called.
+    # Where JAX has CUDA's kernel of random numbers, the program calls it on that platform.
     targets = set(re.findall(r"custom_call @(\w+)", text))
-    assert targets == {"cu_threefry2x32_ffi", "shape_assertion"}
-    assert "stablehlo.case" in text
+    assert targets <= {"cu_threefry2x32_ffi", "shape_assertion"}
+    assert "_platform_index" in text
     assert not re.findall(rb"\.py\b|site-packages", content)
 
 
@@ -369,7 +385,7 @@ BAD_INPUT = {
     "--slice=v5e:1": "--slice=NAME and --mode=compile go together",
     "--target=image": "--source=TYPE, --target=TYPE and --mode=translate go together",
     "--config.latent.dimm=3": "the nearest is latent.dim",
-    "--config.latent.dim=5": "holds a run with latent.dim=4, this command has 5",
+    "--config.encoder.stem_width=8": "holds a run with encoder.stem_width=4, this command has 8",
     "--extensions=gone.py": "there is no extension gone.py",
     "--platforms=tpu": "--platforms=tpu",
     "--workdir={new}": "{new} is no run: name the folder that holds config.json",
