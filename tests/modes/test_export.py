@@ -48,20 +48,27 @@ RUNS = {  # config, changed fields, all programs
                  "sample_property"}),
 }  # fmt: skip
 COMPARED = [  # programs of a run, compared with the trained model
-    ("joint", "encode_image", "classify_image", "sample_image"),
+    ("joint", "encode_image", "sample_image"),
     ("batch", "classify_image"),
     ("generation", "sample_image"),
     ("representation", "embed_image"),
-    ("text", "translate_image_text"),
+    ("text", "sample_text"),
     ("property", "translate_image_property"),
 ]
 COMPARED_SLOWLY = [
-    ("joint", "embed_image", "encode_label", "translate_image_label", "translate_label_image"),
+    (
+        "joint",
+        "embed_image",
+        "encode_label",
+        "classify_image",
+        "translate_image_label",
+        "translate_label_image",
+    ),
     ("batch", "encode_image", "translate_image_label"),
     ("flow", "sample_image"),
     ("alone", "encode_label", "classify_image", "sample_image"),
     ("representation", "encode_image"),
-    ("text", "encode_text", "classify_text", "translate_text_image", "sample_text"),
+    ("text", "encode_text", "classify_text", "translate_text_image", "translate_image_text"),
     ("property", "encode_property", "translate_property_image", "sample_property"),
 ]
 # In place of an environment with nothing else installed.
