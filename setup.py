@@ -41,6 +41,7 @@ setup(
         "tensorboardX>=2.6.5",
         "numpy>=2.0",
         "safetensors>=0.8",
+        "flatbuffers>=24.3",  # of jax.export
         "scikit-learn>=1.5",
         "threadpoolctl>=3.1",
         "scipy>=1.13",

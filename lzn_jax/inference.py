@@ -13,8 +13,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from lzn_jax import zoning
-from lzn_jax.data_types import Classifier
-from lzn_jax.latent_space import LatentSpace, Model
+from lzn_jax.data_types import Classifier, Reader
+from lzn_jax.latent_space import LatentSpace, Model, encoded_anchors
 from lzn_jax.randomness import keys_by_index, normal_by_index
 
 NO_CLASS = -1  # label of a sample without a class
@@ -47,6 +47,18 @@ def latents_in_context(
     return zoning.latents_in_context(request["anchors"], context, noise, solver=space.solver)
 
 
+def latents_in_batch(
+    space: LatentSpace,
+    key: PRNGKeyArray,
+    noise_scale: Float[Array, ""] | float,
+    request: Mapping[str, Array],
+    name: str,
+) -> Float[Array, "b q"]:
+    """Latents of `anchors` (b, q) that cut the zones themselves; rows depend on each other."""
+    noise = noise_scale * prior(space, key, request["index"], name)
+    return zoning.compute_latents(request["anchors"], noise, solver=space.solver)
+
+
 def latents_of_samples(
     space: LatentSpace,
     model: Model,
@@ -60,6 +72,26 @@ def latents_of_samples(
     noise = noise_scale * prior(space, key, index, source)
     keys = keys_by_index(key, f"{source}_members", index)
     return encoder.latents(model, request["samples"], noise, keys, _solver_of(space, source))
+
+
+def encode(
+    space: LatentSpace,
+    model: Model,
+    key: PRNGKeyArray,
+    noise_scale: Float[Array, ""] | float,
+    request: Mapping[str, Any],
+    source: str,
+) -> Float[Array, "b q"]:
+    """Latents of `samples` of a type; without context anchors of the type, rows are dependent."""
+    encoder = space.encoders[source]
+    if isinstance(encoder, Reader):
+        return latents_of_samples(space, model, key, noise_scale, request, source)
+    anchors = encoded_anchors(space, model.variables, request["samples"], source)
+    drawn = (key, noise_scale, {"anchors": anchors, "index": request["index"]}, source)
+    context = model.context.get(encoder.anchors_key)
+    if context is None:
+        return latents_in_batch(space, *drawn)
+    return latents_in_context(space, context, *drawn)
 
 
 def _solver_of(space: LatentSpace, name: str) -> zoning.Solver:
@@ -144,6 +176,14 @@ def zone_in_context(
         return zoning.classify(latent[None], anchors, solver=solver, log_weights=log_weights)[0]
 
     return jax.vmap(one)(latents, jnp.where(is_candidate, weights, -jnp.inf))
+
+
+def reads_samples(space: LatentSpace, source: str | None, target: str) -> bool:
+    """Whether `decode` takes the samples of the source beside their latents."""
+    decoder = space.decoders.get(target)
+    if source is None or decoder is None:
+        return False
+    return source == decoder.condition or space.types[source].has_classes
 
 
 def decode(

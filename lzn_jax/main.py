@@ -30,6 +30,7 @@ MODES = {
     "embed": "computes features: embeddings.npz",
     "reconstruct": "encodes images to noise and decodes them: reconstructions.npz",
     "interpolate": "interpolates between two images: interpolation.npz",
+    "export": "exports tasks as StableHLO that runs without this package: export/",
     "replay": "repeats the non-finite update at which a run stopped: nothing",
     "check_data": "reads a data set and reports its faults: figures/contact_sheet.png",
     "compile": "reports whether a step fits the hardware of --slice, without it: nothing",
@@ -97,7 +98,7 @@ def _run(arguments: list[str], interruption: Interruption) -> int:
 
     # JAX is imported only for valid commands.
     from lzn_jax import data, train
-    from lzn_jax.modes import compilation, inference, replay, translation
+    from lzn_jax.modes import compilation, export, inference, replay, translation
     from lzn_jax.modes.check_data import check
     from lzn_jax.modes.next_steps import next_steps
     from lzn_jax.plots.style import credited
@@ -127,7 +128,8 @@ def _run(arguments: list[str], interruption: Interruption) -> int:
                 for line in next_steps(config, workdir):
                     logging.getLogger("lzn_jax").info("%s", line)
             return code
-        mode: Any = getattr(inference, flags.mode, translation.translate)
+        others = {"translate": translation.translate, "export": export.export}
+        mode: Any = others.get(flags.mode) or getattr(inference, flags.mode)
         if flags.mode == "translate":
             mode = functools.partial(mode, source=flags.source, target=flags.target)
         mode(config, workdir, *([flags.input] if flags.mode in MODES_WITH_INPUT else []))

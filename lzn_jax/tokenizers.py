@@ -4,9 +4,10 @@ Any other token is 1 + its number in a vocabulary: characters of an alphabet, by
 file of Hugging Face's `tokenizers`.
 """
 
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int
@@ -34,6 +35,9 @@ class Vocabulary(Protocol):
     def join(self, rows: list[list[int]]) -> list[str]:
         """Texts of lists of numbers."""
 
+    def to_json(self) -> dict[str, Any]:
+        """The vocabulary as JSON; `tokens` is the meaning of a token k > 0 in words."""
+
 
 class Characters(Vocabulary):
     """The characters of an alphabet."""
@@ -52,6 +56,9 @@ class Characters(Vocabulary):
     def join(self, rows: list[list[int]]) -> list[str]:
         return ["".join(self._alphabet[n] for n in row) for row in rows]
 
+    def to_json(self) -> dict[str, Any]:
+        return {"tokens": "k > 0 is characters[k - 1]", "characters": self._alphabet}
+
 
 class Bytes(Vocabulary):
     """The bytes of UTF-8."""
@@ -64,6 +71,9 @@ class Bytes(Vocabulary):
     def join(self, rows: list[list[int]]) -> list[str]:
         """Texts of bytes; invalid UTF-8 becomes U+FFFD."""
         return [bytes(row).decode(errors="replace") for row in rows]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"tokens": "k > 0 is the byte k - 1 of UTF-8"}
 
 
 class File(Vocabulary):
@@ -102,6 +112,11 @@ class File(Vocabulary):
     def join(self, rows: list[list[int]]) -> list[str]:
         """Texts of lists of numbers, including special tokens such as that for unknown ones."""
         return self._tokens.decode_batch(rows, skip_special_tokens=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """The file's content as `tokenizer`."""
+        tokens = "k > 0 is the id k - 1 of `tokenizer`, a tokenizer.json of the package tokenizers"
+        return {"tokens": tokens, "tokenizer": json.loads(self._tokens.to_str())}
 
 
 class Tokenizer:
@@ -147,6 +162,10 @@ class Tokenizer:
         tokens, faults = self.encode_known(texts)
         decoded = self.decode(tokens)
         return [str(texts[i]) if i in faults else decoded[i] for i in range(len(texts))]
+
+    def vocabulary_json(self) -> dict[str, Any]:
+        """The vocabulary as JSON; `tokens` is the meaning of a token k > 0 in words."""
+        return self._vocabulary.to_json()
 
     def lengths(self, texts: Sequence[str]) -> list[int]:
         """Numbers of tokens of texts, not limited to `max_length`; 0 with unknown characters."""

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 from ml_collections import ConfigDict
 
-from lzn_jax import inference, interpolation, zoning
+from lzn_jax import inference, interpolation
 from lzn_jax.configuration import UserError
 from lzn_jax.data import EncodedImages, Examples
 from lzn_jax.data_types import Classifier, Condition, DataType, Invertible
@@ -129,11 +129,9 @@ class TrainedModel:
         if among is None:
             among = self.model.context.get(self._encoder(source).anchors_key)
         if among is None or len(among) == 0:
-            drawn = inference.prior(self.space, key, jnp.asarray(index), name)
-            latents = zoning.compute_latents(
-                jnp.asarray(anchors), noise_scale * drawn, solver=self.space.solver
-            )
-            return np.asarray(latents)
+            batch = {"anchors": jnp.asarray(anchors), "index": jnp.asarray(index)}
+            drawn = inference.latents_in_batch(self.space, key, noise_scale, batch, name)
+            return np.asarray(drawn)
         request = {"anchors": anchors, "index": index}
         arrays = (among, key, noise_scale)
         return self._run(inference.latents_in_context, request, "zoning", *arrays, name=name)
@@ -170,13 +168,17 @@ class TrainedModel:
         of the source's latents; the default is 1 from labels or to images, otherwise 0.
         """
         self.check_pair(source, target)
-        types = self.space.types
         if noise_scale is None:
-            noise_scale = max(types[source].source_scale, types[target].target_scale)
+            noise_scale = self.default_scale(source, target)
         encoded = self._encoded(samples, source)
         description = f"{source} to {target}"
         decoded = self._decoded(encoded, source, target, noise_scale, key, description)
         return self._samples(target, decoded)
+
+    def default_scale(self, source: str, target: str) -> float:
+        """α of the source's latents in a translation, unless it is given."""
+        types = self.space.types
+        return max(types[source].source_scale, types[target].target_scale)
 
     def generate(self, target: str, count: int, key: PRNGKeyArray | None = None) -> Any:
         """Decodes `count` latents of the prior as samples of a data type."""
@@ -347,8 +349,7 @@ class TrainedModel:
             request["latents"] = latents
         elif self.has_latents:
             request["latents"] = self._latents_of(samples, source, noise_scale, key)
-        decoder = self.space.decoders.get(target)
-        if source is not None and decoder and source in (decoder.condition, self.class_type):
+        if inference.reads_samples(self.space, source, target):
             request["samples"] = samples
         types = {"source": source, "target": target}
         return self._run(inference.decode, request, description, self.model, key, **types)

@@ -38,7 +38,8 @@ DRIFT = "losses/test_drift.py -k "
 ENERGY, ALONE = "losses/test_energy.py -k ", "test_alone.py -k "
 SPACE, DECODERS = "test_translation.py -k ", "data_types/test_image_decoders.py -k "
 TEXT, DIGIT_CAPTIONS = "data_types/test_text.py -k ", "evaluation/test_digit_captions.py -k "
-COMPILATION = "modes/test_compilation.py -k "
+COMPILATION, EXPORT = "modes/test_compilation.py -k ", "modes/test_export.py -k "
+REPLACED, EXPORTED = EXPORT + "replaces", EXPORT + "'alone and joint'"
 MADE = "evaluation/test_text_quality.py -k made_images"
 COUNTED = "evaluation/test_measurements.py -k samples_of_classes"
 PAIRS, FLOWS = "data/test_metadata.py -k ", SPACE + "'by_the_flow or flow_of_the'"
@@ -462,6 +463,18 @@ MUTANTS = (
     ),
     Mutant("run/progress.py", "(in_data - earlier_data)", "in_data", PROGRESS + "wait"),
     Mutant("run/costs.py", "max(known, key=len)", "min(known, key=len)", PROGRESS + "peak"),
+    Mutant("inference.py", "if context is None:", "if True:", EXPORTED),
+    Mutant(
+        "release/programs.py",
+        '"index": inputs["index"]}',
+        '"index": 0 * inputs["index"]}',
+        EXPORTED,
+    ),
+    Mutant("release/programs.py", '"noise_scale", 1.0', '"noise_scale", 0.5', EXPORTED),
+    Mutant("release/programs.py", '("cpu", "cuda", "tpu")', '("cpu", "tpu")', EXPORT + "lowered"),
+    Mutant("release/programs.py", "_LOCATIONS, 0)", "_LOCATIONS, 9)", EXPORT + "lowered"),
+    Mutant("modes/export.py", "iterdir()} - own", "iterdir()} - {*own, 'notes.txt'}", REPLACED),
+    Mutant("modes/export.py", "if previous.exists() and", "if False and", EXPORT + "interrupted"),
 )
 
 

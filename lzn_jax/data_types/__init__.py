@@ -266,6 +266,18 @@ class DataType:
         """Shape and dtype of one row of each column of a batch, for `--mode=compile`."""
         return {}
 
+    def encoded_shape(self) -> jax.ShapeDtypeStruct:
+        """Shape and dtype of one row of `encoded`."""
+        encoder: Any = self.encoder
+        return self.column_shapes()[encoder.column]
+
+    def sample_format(self) -> dict[str, Any]:
+        """Meaning of rows of `encoded` and of the decoder's outputs, as JSON, for `--mode=export`.
+
+        `description` is a sentence; a `vocabulary` gets a file of its own.
+        """
+        return {"description": "what its encoder reads and its decoder returns"}
+
     def samples(self, examples: Examples) -> Samples:
         """Samples of a split."""
         raise NotImplementedError

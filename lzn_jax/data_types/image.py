@@ -53,6 +53,15 @@ class Image(DataType):
         outputs = self._transform(image, np.random.default_rng(0))
         return {name: jax.ShapeDtypeStruct(a.shape, a.dtype) for name, a in outputs.items()}
 
+    def encoded_shape(self) -> jax.ShapeDtypeStruct:
+        """Shape and dtype of one image."""
+        return jax.ShapeDtypeStruct(self._shape, np.uint8)
+
+    def sample_format(self) -> dict[str, Any]:
+        """Meaning of the axes, and range of pixels."""
+        description = "(batch, height, width, channels), pixels from 0 to 255"
+        return {"description": description, "range": [0, 255]}
+
     def samples(self, examples: Examples) -> Any:
         """Images of a split, possibly `EncodedImages`."""
         return examples.images

@@ -39,6 +39,16 @@ class Label(DataType):
             encoder = LabelEncoder(config) if is_aligned else ZonesOfImages(config)
         super().__init__("label", encoder)
 
+    def encoded_shape(self) -> jax.ShapeDtypeStruct:
+        """Shape and dtype of one label."""
+        return jax.ShapeDtypeStruct((), np.int32)
+
+    def sample_format(self) -> dict[str, Any]:
+        """Range of labels, and names of the classes."""
+        names = data.label_names(self._data)
+        description = f"numbers of classes from 0 to {len(names) - 1}, which `names` names"
+        return {"description": description, "range": [0, len(names) - 1], "names": names}
+
     def samples(self, examples: Examples) -> Int[np.ndarray, " n"]:
         """Labels of a split."""
         return examples.labels

@@ -82,6 +82,16 @@ class Property(DataType):
         """Shape and dtype of one number."""
         return {NAME: jax.ShapeDtypeStruct((1,), np.int32)}
 
+    def sample_format(self) -> dict[str, Any]:
+        """Conversion from numbers to inputs, and from outputs to numbers."""
+        return {
+            "description": "inputs (batch, 1) are round((number - centre) / step), and numbers are "
+            "scale * output + centre",
+            "centre": self._centre,
+            "scale": self._scale,
+            "step": self._step,
+        }
+
     def samples(self, examples: Examples) -> Float[np.ndarray, " n"]:
         """Numbers of a split; raises UserError if the data set lacks the column."""
         if self._column not in examples.more:

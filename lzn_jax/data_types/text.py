@@ -59,6 +59,15 @@ class Text(DataType):
         """Shape and dtype of the tokens of one text."""
         return {"tokens": jax.ShapeDtypeStruct((self._config.text.max_length,), np.int32)}
 
+    def sample_format(self) -> dict[str, Any]:
+        """Range of tokens, and their vocabulary."""
+        vocabulary = self.tokenizer.vocabulary_json()
+        return {
+            "description": f"tokens: 0 ends and pads a text, {vocabulary['tokens']}",
+            "range": [0, self.tokenizer.size - 1],
+            "vocabulary": vocabulary,
+        }
+
     def samples(self, examples: Examples) -> np.ndarray:
         """Texts of a split; raises UserError if the data set has none."""
         return _texts(examples)

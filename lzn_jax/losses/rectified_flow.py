@@ -130,6 +130,7 @@ def _rk45(
             saveat=diffrax.SaveAt(t1=True),
             stepsize_controller=diffrax.PIDController(rtol=RK45_TOLERANCE, atol=RK45_TOLERANCE),
             max_steps=None,
+            throw=False,  # without limits no solve fails; a check would be a Python callback
         )
         return solution.ys[0], 6 * solution.stats["num_steps"] + 1  # first same as last (FSAL)
 

@@ -2,7 +2,9 @@
 
 import os
 from collections.abc import Callable, Mapping
+from typing import Any
 
+import jax
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
@@ -28,6 +30,12 @@ def read(
     except (SafetensorError, OSError, ValueError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path} cannot be read as a safetensors file: {reason}") from error
+
+
+def by_name(tree: Any) -> dict[str, Any]:
+    """Leaves of a tree by path, such as `variables/encoder/params/Dense_0/kernel`."""
+    leaves, _ = jax.tree.flatten_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
 def write(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray]) -> None:

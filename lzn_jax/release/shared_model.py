@@ -38,7 +38,7 @@ def tensors(model: TrainedModel) -> dict[str, Shaped[np.ndarray, "..."]]:
     Names are paths, such as `variables/label_anchors/params/anchors`, `context/anchors` and
     `step`.
     """
-    arrays = _by_name({**model.model._asdict(), "step": np.int32(model.step)})
+    arrays = safetensors_files.by_name({**model.model._asdict(), "step": np.int32(model.step)})
     return {name: np.asarray(array) for name, array in arrays.items()}
 
 
@@ -148,22 +148,16 @@ def read(folder: Path, extensions: Sequence[str] = ()) -> TrainedModel:
     path = folder / WEIGHTS_FILE
     found = safetensors_files.read(path)
     try:
-        _check_fit(found, _by_name(shapes))
+        _check_fit(found, safetensors_files.by_name(shapes))
     except ValueError as error:
         raise UserError(f"{path} does not fit its {CONFIG_FILE}: {error}") from error
-    arrays = [found[name] for name in _by_name(shapes)]
+    arrays = [found[name] for name in safetensors_files.by_name(shapes)]
     tree = jax.tree.unflatten(jax.tree.structure(shapes), arrays)
     shard = config.training.shard_parameters
     places = sharding.placed(shapes["variables"], mesh, shard=shard)
     variables = jax.device_put(tree["variables"], jax.tree.map(lambda a: a.sharding, places))
     context = jax.tree.map(jnp.asarray, tree["context"])
     return TrainedModel(space, Model(variables, context), int(tree["step"]))
-
-
-def _by_name(tree: Any) -> dict[str, Any]:
-    """Leaves of a tree by path, in the tree's order."""
-    leaves, _ = jax.tree.flatten_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
 def _check_fit(found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:

@@ -1,0 +1,419 @@
+"""--mode=export: programs that run without the package and give what the trained model gives."""
+
+import collections
+import errno
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import small
+from safetensors.numpy import load_file
+
+import lzn_jax
+from lzn_jax import data
+from lzn_jax import main as command_line
+from lzn_jax.release import programs
+
+ROOT = Path(__file__).parents[2]
+KEY, SEED = jax.random.key(7), np.uint32(7)
+SCALE = np.float32(0.5)
+COUNT = 5  # samples
+JOINT_PROGRAMS = {
+    "encode_image", "encode_label", "embed_image", "classify_image", "translate_image_label",
+    "translate_label_image", "sample_image",
+}  # fmt: skip
+RUNS = {  # config, changed fields, all programs
+    "joint": ("digits_joint", {}, JOINT_PROGRAMS),
+    "batch": ("digits_joint", {"latent__context_size": 0}, JOINT_PROGRAMS),
+    "flow": ("digits_joint", {"latent__enabled": False, "sampling__sampler": "rk45"},
+             {"sample_image"}),
+    "classifier": ("digits_joint", {"training__generation_weight": 0.0},
+                   JOINT_PROGRAMS - {"translate_label_image", "sample_image"}),
+    "generation": ("digits_gen", {}, {"encode_image", "embed_image", "sample_image"}),
+    "alone": ("digits_alone", {}, JOINT_PROGRAMS),
+    "representation": ("digits_repr", {}, {"encode_image", "embed_image"}),
+    "simclr": ("digits_repr", {"objective": "simclr"}, {"encode_image", "embed_image"}),
+    "text": ("digits_text", {"sampling__temperature": 1.0}, JOINT_PROGRAMS | {
+             "encode_text", "classify_text", "sample_text", "translate_image_text",
+             "translate_label_text", "translate_text_image", "translate_text_label"}),
+    "property": ("digits_property", {}, {"encode_image", "encode_property", "embed_image",
+                 "translate_image_property", "translate_property_image", "sample_image",
+                 "sample_property"}),
+}  # fmt: skip
+COMPARED = [  # programs of a run, compared with the trained model
+    ("joint", "encode_image", "sample_image"),
+    ("batch", "classify_image"),
+    ("generation", "sample_image"),
+    ("representation", "embed_image"),
+    ("text", "sample_text"),
+    ("property", "translate_image_property"),
+]
+COMPARED_SLOWLY = [
+    (
+        "joint",
+        "embed_image",
+        "encode_label",
+        "classify_image",
+        "translate_image_label",
+        "translate_label_image",
+    ),
+    ("batch", "encode_image", "translate_image_label"),
+    ("flow", "sample_image"),
+    ("alone", "encode_label", "classify_image", "sample_image"),
+    ("representation", "encode_image"),
+    ("text", "encode_text", "classify_text", "translate_text_image", "translate_image_text"),
+    ("property", "encode_property", "translate_property_image", "sample_property"),
+]
+# In place of an environment with nothing else installed.
+ALONE = """
+import sys
+installed = {"jax", "jaxlib", "numpy", "safetensors", "flatbuffers"}
+installed |= {"ml_dtypes", "opt_einsum", "scipy"} | sys.stdlib_module_names  # what JAX needs
+class Installed:
+    def __init__(self, finder):
+        self.finder = finder
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in installed or name[0] == "_":
+            return self.finder.find_spec(name, path, target)
+sys.meta_path[:] = map(Installed, sys.meta_path)
+"""
+CALLS = """
+import collections
+calls, found = collections.defaultdict(dict), {}
+for key, value in np.load(sys.argv[1]).items():
+    call, name = key.split("/")
+    calls[call][name] = value
+for call, inputs in calls.items():
+    with open(f"{call.partition('@')[0]}.stablehlo", "rb") as file:
+        program = export.deserialize(bytearray(file.read()))
+    found |= {f"{call}/{name}": each for name, each in program.call(weights, **inputs).items()}
+np.savez(sys.argv[2], **found)
+loaded = {name.partition(".")[0] for name in sys.modules}
+assert not loaded & {"lzn_jax", "flax", "ml_collections", "diffrax", "equinox"}, loaded
+"""
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Function that returns the folder of a run without an export."""
+    made = {}
+
+    def folder(name):
+        if name not in made:
+            config, changes, *_ = RUNS[name]
+            made[name] = small.untrained_run(
+                tmp_path_factory.mktemp(name),
+                small.config(ROOT / f"configs/{config}.py", **changes),
+            )
+        return made[name]
+
+    return folder
+
+
+def exported(workdir, *names):
+    """`export/` after the mode, which exports these programs alone, to save time."""
+    every = programs.programs
+    with pytest.MonkeyPatch.context() as patch:
+        some = lambda trained: {name: every(trained)[name] for name in names}  # noqa: E731
+        patch.setattr(programs, "programs", some)
+        assert command_line.main([f"--workdir={workdir}", "--mode=export"]) == 0
+    return workdir / "export"
+
+
+def example(folder):
+    """Code in README.md."""
+    (code,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
+    return code
+
+
+def called(folder, calls):
+    """Outputs of calls {PROGRAM@ROWS: inputs} in a process with JAX, NumPy and safetensors alone,
+
+    after the example of README.md; also what the example prints.
+    """
+    inputs, outputs = folder.parent / "inputs.npz", folder.parent / "outputs.npz"
+    flat = {f"{call}/{name}": each for call, own in calls.items() for name, each in own.items()}
+    np.savez(inputs, **flat)
+    command = [sys.executable, "-c", ALONE + example(folder) + CALLS, str(inputs), str(outputs)]
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    found = collections.defaultdict(dict)
+    for key, value in np.load(outputs).items():
+        call, name = key.split("/")
+        found[call][name] = value
+    return found, result.stdout
+
+
+def samples_of(model, name, count):
+    """Test samples of a type."""
+    test = data.load(model.config.data, "test")
+    return model.space.types[name].samples(test)[:count]
+
+
+def expected(model, program, count):
+    """Inputs of a program, and outputs by the trained model."""
+    task, *ends = program.split("_")
+    source, target = ends[0], ends[-1]
+    drawn = {"index": np.arange(count, dtype=np.int32), "seed": SEED}
+    if task == "sample":
+        if target == model.main_type and model.class_type:
+            labels = samples_of(model, "label", count).astype(np.int32)
+            outputs = model.sample(count, KEY, labels).images
+            return {"labels": labels, **drawn}, {model.space.types[target].output: outputs}
+        return drawn, {model.space.types[target].output: model.generate(target, count, KEY)}
+    samples, data_type = samples_of(model, source, count), model.space.types[source]
+    given = {data_type.output: data_type.encoded(data_type.checked(samples))}
+    if task == "embed":
+        outputs = model.embed(samples)
+        return given, {n: each for n, each in outputs.items() if not n.startswith("latent")}
+    if task == "classify":
+        return given, model.classify(samples, source=source)._asdict()
+    given |= {**drawn, "noise_scale": SCALE}
+    if task == "encode":
+        return given, {"latents": model.encode(samples, KEY, SCALE.item(), source=source)}
+    outputs = model.translate(samples, source, target, key=KEY, noise_scale=SCALE.item())
+    name = "classes" if target == "label" else model.space.types[target].output
+    return given, {name: outputs}
+
+
+def assert_equal(model, manifest, name, found, wanted):
+    """Floats to 1e-6; pixels but for those that fall between two values."""
+    if name == "tokens":
+        assert model.space.types["text"].decoded(found) == list(wanted)
+    elif name == "images":
+        assert found.dtype == wanted.dtype == np.uint8
+        off = np.abs(found.astype(int) - wanted)
+        assert off.max() <= 1
+        assert np.mean(off > 0) < 0.01
+        assert wanted.std() > 1
+    else:
+        if name == "properties":
+            units = manifest["types"]["property"]
+            found = found * units["scale"] + units["centre"]
+        np.testing.assert_allclose(found, wanted, rtol=1e-6, atol=1e-6)
+
+
+def rows(inputs, index):
+    return {name: each[index] if np.ndim(each) else each for name, each in inputs.items()}
+
+
+SLOW = [pytest.param(case, marks=pytest.mark.slow) for case in COMPARED_SLOWLY]
+
+
+@pytest.mark.parametrize("case", [*COMPARED, *SLOW], ids=" ".join)
+def test_programs_alone_give_what_the_trained_model_gives(runs, case):
+    name, *compared = case
+    workdir = runs(name)
+    folder, model = exported(workdir, *compared), lzn_jax.load(workdir)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    sizes = {each: manifest["programs"][each]["batch_size"] for each in compared}
+    assert set(sizes.values()) == ({15} if name == "batch" else {"any"})
+    count = 15 if name == "batch" else COUNT
+    pairs = {each: expected(model, each, count) for each in compared}
+    takes = {f"{each}@3": np.array([4, 1, 2]) for each in compared}
+    if "encode_image@3" in takes:  # further batch sizes of one program
+        takes |= {"encode_image@1": np.array([3]), "encode_image@5": np.arange(5)}
+    if name == "batch":
+        takes = {f"{each}@15": np.arange(15) for each in compared}
+    calls = {call: rows(pairs[call.partition("@")[0]][0], take) for call, take in takes.items()}
+    found, printed = called(folder, calls)
+    for call, take in takes.items():
+        _, wanted = pairs[call.partition("@")[0]]
+        assert wanted.keys() <= found[call].keys()
+        for output, values in wanted.items():
+            some = [values[row] for row in take]
+            assert_equal(model, manifest, output, found[call][output], np.array(some))
+    shown = re.findall(r"'(\w+)': \((\d+)", printed)
+    assert {size for _, size in shown} == {"15" if name == "batch" else "2"}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_every_task_of_a_run_is_a_program(runs, name):
+    model = lzn_jax.load(runs(name))
+    found = programs.programs(model)
+    assert found.keys() == RUNS[name][2]
+    # Without context anchors the images of a batch cut the zones.
+    fixed = {"encode_image", "classify_image", "translate_image_label"} if name == "batch" else ()
+    assert {task: each.batch_size for task, each in found.items() if each.batch_size} == (
+        dict.fromkeys(fixed, 15)
+    )
+
+
+def test_a_program_is_lowered_for_all_platforms_and_calls_nothing_of_this_machine(runs):
+    folder = exported(runs("joint"), "sample_image")
+    content = (folder / "sample_image.stablehlo").read_bytes()
+    program = jax.export.deserialize(bytearray(content))
+    assert program.platforms == ("cpu", "cuda", "tpu")
+    text = program.mlir_module()
+    # Where JAX has CUDA's kernel of random numbers, the program calls it on that platform.
+    targets = set(re.findall(r"custom_call @(\w+)", text))
+    assert targets <= {"cu_threefry2x32_ffi", "shape_assertion"}
+    assert "_platform_index" in text
+    assert not re.findall(rb"\.py\b|site-packages", content)
+
+
+def test_weights_are_stored_once_with_their_names(runs):
+    workdir = runs("joint")
+    folder = exported(workdir, "embed_image")
+    stored, model = load_file(folder / "weights.safetensors"), lzn_jax.load(workdir).model
+    leaves = jax.tree.leaves(model)
+    assert len(stored) == len(leaves)
+    np.testing.assert_array_equal(stored["context/anchors"], model.context["anchors"])
+    own = model.variables["label_anchors"]["params"]
+    (name,) = own
+    np.testing.assert_array_equal(stored[f"variables/label_anchors/params/{name}"], own[name])
+
+
+def test_the_manifest_names_files_types_and_defaults(runs):
+    folder = exported(runs("text"), "encode_text")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["files"] == sorted(path.name for path in folder.iterdir())
+    program = manifest["programs"]["encode_text"]
+    assert program["bytes"] == (folder / program["file"]).stat().st_size
+    model = lzn_jax.load(runs("text"))
+    scale = model.config.latent.noise_scale
+    assert program["inputs"] == {
+        "index": {"dtype": "int32", "shape": ["b"]},
+        "noise_scale": {"dtype": "float32", "shape": [], "default": scale},
+        "seed": {"dtype": "uint32", "shape": [], "default": model.config.seed},
+        "tokens": {"dtype": "int32", "shape": ["b", model.config.text.max_length]},
+    }
+    assert program["outputs"] == {"latents": {"dtype": "float32", "shape": ["b", 4]}}
+    assert manifest["types"]["label"]["names"] == list("0123456789")
+    vocabulary = json.loads((folder / manifest["types"]["text"]["vocabulary"]).read_text())
+    (tokens,) = model.space.types["text"].encoded(["a bold seven"])
+    written = "".join(vocabulary["characters"][token - 1] for token in tokens if token > 0)
+    assert written == "a bold seven"
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def error_of(capsys, *flags):
+    """The one line of a command that ends with code 2."""
+    capsys.readouterr()
+    assert command_line.main(list(flags)) == 2
+    *logged, line = capsys.readouterr().err.strip().splitlines()
+    assert not any("error" in each for each in logged)
+    return line
+
+
+def test_an_export_replaces_an_earlier_one_and_nothing_else(runs, tmp_path, capsys):
+    workdir = tmp_path / "run"
+    shutil.copytree(runs("representation"), workdir)
+    shutil.rmtree(workdir / "export", ignore_errors=True)
+    folder = exported(workdir, "embed_image", "encode_image")
+    assert exported(workdir, "embed_image") == folder
+    assert not (folder / "encode_image.stablehlo").exists()
+    assert not list(workdir.glob(".export*"))
+    mode = (f"--workdir={workdir}", "--mode=export")
+    (folder / "notes.txt").write_text("mine")
+    before = contents(workdir)
+    assert f"{folder} holds notes.txt, not written by --mode=export" in error_of(capsys, *mode)
+    (folder / "manifest.json").rename(workdir / "manifest.json")
+    assert f"{folder} was not written by --mode=export" in error_of(capsys, *mode)
+    assert contents(workdir) == before
+    shutil.move(folder, workdir / "elsewhere")
+    folder.symlink_to(workdir / "elsewhere")
+    assert f"{folder} was not written by --mode=export" in error_of(capsys, *mode)
+    folder.unlink()
+    folder.write_text("a file")
+    assert f"{folder} was not written by --mode=export" in error_of(capsys, *mode)
+    assert folder.read_text() == "a file"
+
+
+def test_an_interrupted_export_leaves_the_earlier_one(runs, tmp_path, capsys, monkeypatch):
+    workdir = tmp_path / "run"
+    shutil.copytree(runs("representation"), workdir)
+    shutil.rmtree(workdir / "export", ignore_errors=True)
+    (workdir / ".export.partial").mkdir()  # of one that was killed
+    (workdir / ".export.partial" / "half.stablehlo").touch()
+    folder = exported(workdir, "embed_image")
+    before = contents(folder)
+    assert "half.stablehlo" not in before
+    mode, rename = (f"--workdir={workdir}", "--mode=export"), Path.rename
+
+    def full(path, target):
+        if path.name == ".export.partial":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", full)
+    assert "can no longer be written (No space left" in error_of(capsys, *mode)
+    assert contents(folder) == before
+    monkeypatch.setattr(Path, "rename", rename)
+    folder.rename(workdir / ".export.previous")  # killed between the two renames
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(programs, "exported", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        command_line.main(list(mode))
+    assert contents(folder) == before
+    assert not list(workdir.glob(".export*"))
+
+
+def test_a_task_that_jax_cannot_export_is_left_out(runs, capsys, monkeypatch):
+    workdir, possible = runs("simclr"), programs.exported
+
+    def with_callback(program, model, refused=("latents of images",)):
+        if program.description in refused:
+            raise NotImplementedError("multi-platform lowering for python_callback")
+        return possible(program, model)
+
+    monkeypatch.setattr(programs, "exported", with_callback)
+    assert command_line.main([f"--workdir={workdir}", "--mode=export"]) == 0
+    folder, logged = workdir / "export", capsys.readouterr().err
+    reason = "multi-platform lowering for python_callback"
+    assert f"encode_image is left out, as JAX cannot export it: {reason}\n" in logged
+    assert re.search(r"^export/embed_image.stablehlo: \d+\.\d s, \d+ kB$", logged, re.MULTILINE)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["programs"].keys() == {"embed_image"}
+    assert manifest["left_out"] == {"encode_image": reason}
+    before = contents(folder)
+    every = ("latents of images", "features of images")
+    monkeypatch.setattr(programs, "exported", lambda *a: with_callback(*a, refused=every))
+    line = error_of(capsys, f"--workdir={workdir}", "--mode=export")
+    assert line.endswith("step 2) has no task that can be exported")
+    assert contents(folder) == before
+
+
+BAD_INPUT = {
+    "--input=x.png": "--input goes with --mode=embed",
+    "--slice=v5e:1": "--slice=NAME and --mode=compile go together",
+    "--target=image": "--source=TYPE, --target=TYPE and --mode=translate go together",
+    "--config.latent.dimm=3": "the nearest is latent.dim",
+    "--config.encoder.stem_width=8": "holds a run with encoder.stem_width=4, this command has 8",
+    "--extensions=gone.py": "there is no extension gone.py",
+    "--platforms=tpu": "--platforms=tpu",
+    "--workdir={new}": "{new} is no run: name the folder that holds config.json",
+    "--workdir={unfinished}": "no checkpoint in {unfinished}/checkpoints: train first",
+    "--workdir={extended}": "needs the extension own.py",
+    "--workdir=gs://bucket/run": "mount the bucket",
+}
+
+
+@pytest.mark.parametrize("flag", BAD_INPUT)
+def test_bad_input_is_one_line_and_touches_nothing(runs, tmp_path, capsys, flag):
+    workdir = runs("representation")
+    folders = {name: tmp_path / name for name in ("new", "unfinished", "extended")}
+    stored = json.loads((workdir / "config.json").read_text())
+    for name, own in {
+        "unfinished": {},
+        "extended": {"extensions": ["own.py"], "extension_checksums": ["0" * 64]},
+    }.items():
+        folders[name].mkdir()
+        (folders[name] / "config.json").write_text(json.dumps(stored | own))
+    before = contents(tmp_path), contents(workdir)
+    flags = [f"--workdir={workdir}", "--mode=export", flag.format(**folders)]
+    assert BAD_INPUT[flag].format(**folders) in error_of(capsys, *flags)
+    assert (contents(tmp_path), contents(workdir)) == before
