@@ -67,7 +67,6 @@ COMPARED_SLOWLY = [
     ("batch", "encode_image", "translate_image_label"),
     ("flow", "sample_image"),
     ("alone", "encode_label", "classify_image", "sample_image"),
-    ("representation", "encode_image"),
     ("text", "encode_text", "classify_text", "translate_text_image", "translate_image_text"),
     ("property", "encode_property", "translate_property_image", "sample_property"),
 ]
@@ -232,6 +231,19 @@ def test_programs_alone_give_what_the_trained_model_gives(runs, case):
             assert_equal(model, manifest, output, found[call][output], np.array(some))
     shown = re.findall(r"'(\w+)': \((\d+)", printed)
     assert {size for _, size in shown} == {"15" if name == "batch" else "2"}
+
+
+@pytest.mark.slow
+def test_latents_of_views_are_those_of_the_anchors_that_the_programs_give(runs):
+    # The zones of random networks are narrow here: they multiply the encoder's rounding by 150.
+    folder = exported(runs("representation"), "encode_image", "embed_image")
+    model = lzn_jax.load(runs("representation"))
+    inputs, _ = expected(model, "encode_image", COUNT)
+    images = {"images": inputs["images"]}
+    found, _ = called(folder, {"encode_image@5": inputs, "embed_image@5": images})
+    wanted = model.latents(found["embed_image@5"]["head"], SCALE.item(), KEY)
+    latents = found["encode_image@5"]["latents"]
+    np.testing.assert_allclose(latents, wanted, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", RUNS)
