@@ -4,9 +4,8 @@ One evaluation of the decoder maps a latent from the prior to an image.
 
     python -m lzn_jax.main --config=configs/digits_alone.py
 
-Expected: fd_features 3.10 ± 0.20, recognised 0.891 ± 0.006, nearest_ratio 0.884 ± 0.002 (three
-seeds; docs/alone.md). Settings were chosen by these measurements. Cost: 6 to 8 minutes on one CPU
-core.
+Expected: fd_features 1.98 ± 0.11, recognised 0.902 ± 0.002, nearest_ratio 0.876 ± 0.004 (three
+seeds; docs/alone.md). Cost: 6 to 8 minutes on one CPU core.
 """
 
 import ml_collections
