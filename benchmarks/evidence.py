@@ -73,6 +73,7 @@ def sharpness(r: str, weights: str = "()") -> list[str]:
 
 
 SHARPNESS = {
+    "paper_form": sharpness("None"),
     "r_1": sharpness("1.0"),
     "half_r_1": sharpness("(1.0,2.0,4.0,8.0,16.0)", "(0.5,0.0,0.0,0.0,0.5)"),
     "from_soft": sharpness("(0.25,1.0,4.0,16.0)", "(0.0,0.5,0.0,0.5)"),
