@@ -437,6 +437,12 @@ MUTANTS = (
         "jnp.where(present, losses, 0)",
         CONTRASTIVE + "not_present",
     ),
+    Mutant(
+        "losses/image_sets.py",
+        "(patches(x), patches(y))",
+        "(patches(y), patches(x))",
+        ENERGY + "generated_images_first",
+    ),
     Mutant("losses/drift.py", "repelled * weighted[0]", "weighted[0]", DRIFT + "definition"),
     Mutant("losses/drift.py", "axis=-2)) / 2", "axis=-2))", DRIFT + "definition"),
     Mutant("losses/drift.py", "jnp.where(is_itself, jnp.inf,", "jnp.where(False,", DRIFT + "draws"),

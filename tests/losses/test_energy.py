@@ -68,3 +68,14 @@ def test_some_patches_are_on_average_all():
     everywhere = image_set_loss(energy_distance, x, y, keys[0], patch_size=2, num_patches=9)
     assert np.std(found) > 0
     assert np.mean(found) == pytest.approx(float(everywhere), abs=4 * np.std(found) / np.sqrt(500))
+
+
+def test_a_loss_between_sets_gets_generated_images_first_whole_and_in_patches():
+    generated, real = jnp.full((3, 4, 4, 1), 2.0), jnp.full((3, 4, 4, 1), 5.0)
+
+    def loss(x, y):
+        return jnp.mean(x, axis=(-2, -1)) - 10 * jnp.mean(y, axis=(-2, -1))
+
+    sizes = {"patch_size": 2, "num_patches": 3}
+    found = image_set_loss(loss, generated, real, jax.random.key(0), **sizes)
+    assert float(found) == 2 * (2 - 10 * 5)
