@@ -51,6 +51,7 @@ Results = dict[str, list[Summary]]
 
 ROOT = Path(__file__).resolve().parents[1]
 RF = ["latent.enabled=False"]
+MEAN_FLOW = ["decoder.name=mean_ncsnpp", "sampling.num_steps=1"]
 EULER = ["alignment.num_steps=20", "alignment.cutoff=0.2"]
 LATENTS_BY_EULER = ["latent.solver=euler", "latent.num_steps=20"]
 WHOLE_ZONES = ["alignment.noise_scale=1.0"]
@@ -91,7 +92,12 @@ VARIANTS: dict[str, dict[str, list[str]]] = {
         "euler": [*LATENTS_BY_EULER, "alignment.solver=euler", *EULER],
         **SHARPNESS,
     },
-    "gen": {"LZN": [], "RF": RF},
+    "gen": {
+        "LZN": [],
+        "RF": RF,
+        "MeanFlow": MEAN_FLOW,  # with latents
+        "MeanFlow_alone": [*MEAN_FLOW, *RF],
+    },
     "repr": {
         "LZN": [],
         "SimCLR": ["objective=simclr"],
@@ -113,7 +119,7 @@ VARIANTS: dict[str, dict[str, list[str]]] = {
         "aligned_whole": [*ALIGNED, *WHOLE_ZONES],
         "condition": [*ALIGNED, "decoder.condition=label"],  # beside the latent
         "errors": ["decoder.set_weight=0"],  # squared errors alone
-        **each("decoder.set_weight", "energy", (1.0, 2.0, 4.0), "decoder.set_loss=energy"),
+        **each("decoder.set_weight", "energy", (1.0, 2.0, 4.0, 7.0), "decoder.set_loss=energy"),
         **each("decoder.set_weight", "drift", (0.5, 1.0), "decoder.set_loss=drift"),
         "few_zones": ["training.batch_size=256"],
         "half_dim": ["latent.dim=4"],
@@ -148,8 +154,12 @@ SAMPLERS = {
 CURVES = {"fd_features": "fd_features", "reconstruction_l2": "reconstruction l2"}
 ONE_PASS_STEPS = (1, 2, 5, 10, 50)
 FLOWS = {"RF": "rectified flow", "LZN": "rectified flow given a latent"}
-VAE, ALONE = "variational autoencoder", "LZN alone"
-COLORS = dict(zip((*FLOWS.values(), VAE, ALONE), ("C7", "C0", "C2", "C3"), strict=True))
+MEAN_FLOWS = {"MeanFlow_alone": "MeanFlow", "MeanFlow": "MeanFlow given a latent"}
+VAE, DRIFT, ENERGY = "variational autoencoder", "LZN alone, drift", "LZN alone, energy distance"
+LABELS = (*FLOWS.values(), *MEAN_FLOWS.values(), VAE, DRIFT, ENERGY)
+STYLES = dict(zip(LABELS, ("C7o-", "C0o-", "C7s--", "C0s--", "C2*", "C3*", "C1*"), strict=True))
+# By data set: updates of MeanFlow, half of the flow's as each takes twice the time; the best λ.
+ONE_PASS = {"digits": (2500, "energy_2.0"), "fashion": (1500, "energy_7.0")}
 PROBE = "linear_probe_top1"
 
 
@@ -347,29 +357,41 @@ def raw_pixels(config: ConfigDict) -> Summary:
 
 def one_pass(folder: Path) -> None:
     """Draws and prints distances by what makes the samples: flows at steps, else of one pass."""
-    names = ("digits", "fashion")
     figure, panels = plt.subplots(1, 2, figsize=(9, 4), layout="constrained")
-    for axes, name in zip(panels, names, strict=True):
-        table, found = Table(f"{name}_gen", folder / f"{name}_gen_evidence", 1), {}
-        for variant, label in FLOWS.items():
-            run(table.config, table.workdir(variant, 0), table.flags(variant, 0))
-            rows = [table.sampled(variant, 0, f"euler_{n}") for n in ONE_PASS_STEPS]
-            found[label] = [row["fd_features"] for row in rows]
+    for axes, (name, (updates, energy)) in zip(panels, ONE_PASS.items(), strict=True):
+        gen = folder / f"{name}_gen_evidence"
+        found = distances(Table(f"{name}_gen", gen, 1), FLOWS, ONE_PASS_STEPS)
+        shorter = Table(f"{name}_gen", gen, 1, [f"training.num_steps={updates}"])
+        found |= distances(shorter, MEAN_FLOWS, MEAN_FLOW_STEPS)
         vae = folder / f"vae/{name}_alone_seed0.json"
         if vae.exists():
             found[VAE] = [min(row["fd_features"] for row in json.loads(vae.read_text()).values())]
-        alone = json.loads((folder / f"{name}_alone_evidence/evidence.json").read_text())["LZN"]
-        found[ALONE] = [float(np.mean([row["fd_features"] for row in alone]))]
+        alone = json.loads((folder / f"{name}_alone_evidence/evidence.json").read_text())
+        for label, variant in {DRIFT: "LZN", ENERGY: energy}.items():
+            if variant in alone:
+                found[label] = [float(np.mean([row["fd_features"] for row in alone[variant]]))]
         for label, values in found.items():
-            style, size = ("o-", 5) if len(values) > 1 else ("*", 13)
-            axes.plot(ONE_PASS_STEPS[: len(values)], values, style, color=COLORS[label],
-                      markersize=size, label=label)  # fmt: skip
+            size = 5 if len(values) > 1 else 13
+            axes.plot(ONE_PASS_STEPS[: len(values)], values, STYLES[label], markersize=size,
+                      label=label)  # fmt: skip
             print(name, label, *(f"{value:.3g}" for value in values), sep="\t")
         count_steps(axes)
         axes.set(title=name, xlabel="evaluations of the decoder a sample")
     panels[0].set_ylabel("fd_features")
     panels[0].legend(frameon=False)
     figure.savefig(folder / "one_pass.png", dpi=150)
+
+
+def distances(
+    table: Table, labels: Mapping[str, str], steps: Sequence[int]
+) -> dict[str, list[float]]:
+    """Distance of the samples of each variant at numbers of Euler steps, by label."""
+    found = {}
+    for variant, label in labels.items():
+        run(table.config, table.workdir(variant, 0), table.flags(variant, 0))
+        rows = [table.sampled(variant, 0, f"euler_{n}") for n in steps]
+        found[label] = [row["fd_features"] for row in rows]
+    return found
 
 
 def by_latents(model: TrainedModel, language: str | None) -> dict[str, Summary]:
@@ -436,8 +458,8 @@ def main() -> None:
     if name.endswith("_repr"):
         results = with_untrained(table, results)
     print_table(results)
-    if name.endswith("_gen"):
-        by_steps(table, chosen)
+    if flows := [variant for variant in chosen if name.endswith("_gen") and variant in FLOWS]:
+        by_steps(table, flows)
     return None
 
 
