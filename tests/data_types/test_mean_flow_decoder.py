@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import small
 from flax import linen as nn
 
@@ -49,6 +50,24 @@ def test_the_loss_is_meanflows_at_the_drawn_times():
 
     expected = mean_flow.loss(velocity, images / 127.5 - 1, None, noise, t, s)
     np.testing.assert_allclose(found, expected, rtol=1e-3)
+
+
+def test_a_condition_is_dropped_at_its_rate_and_times_are_not():
+    count, found = 2000, []
+    decoder = _decoder(decoder__condition_dropout=0.2)
+
+    def network(variables, key, x, t, latents, beside):
+        jax.debug.callback(found.append, beside)
+        return jnp.zeros_like(x)
+
+    decoder.in_training = lambda: network
+    batch = {"images": jnp.zeros((count, 2, 2, 1), jnp.uint8)}
+    decoder.loss({"decoder": None}, batch, (jnp.ones((count, 3)), jnp.ones((count, 6))), KEYS)
+    jax.effects_barrier()
+    labels, waves = np.split(np.asarray(found[0]), [6], axis=1)
+    np.testing.assert_array_equal(labels[:, 1:], labels[:, :-1])
+    assert np.mean(labels[:, 0] == 0) == pytest.approx(0.2, abs=4 * np.sqrt(0.16 / count))
+    np.testing.assert_allclose(np.sum(waves**2, axis=1), 16, rtol=1e-5)
 
 
 def test_sampling_and_inversion_take_the_steps_of_the_config():
