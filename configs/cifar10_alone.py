@@ -16,7 +16,7 @@ from lzn_jax import configuration
 
 
 def get_config() -> ml_collections.ConfigDict:
-    """cifar10_gen with a one-pass decoder; a quarter of each batch is decoded."""
+    """cifar10_gen with a one-pass decoder; a fifth of each batch is decoded."""
     config = configuration.sibling(__file__, "cifar10_gen")
     config.study = "alone"
 
@@ -34,7 +34,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.decoder.set_loss = "drift"
     config.decoder.set_weight = 0.5
     config.decoder.set_anchors = 1.0
-    config.training.queries = 500
+    config.training.queries = 400
     config.evaluation.noise_scales = ()
     config.evaluation.batch_sizes = ()
     config.evaluation.context_sizes = ()

@@ -34,16 +34,16 @@ def inference_mesh() -> Mesh:
 def training_mesh(training: ConfigDict, devices: list[jax.Device] | None = None) -> Mesh:
     """Mesh over which batches are sharded in training, of the devices in `training.devices`.
 
-    Raises UserError for more devices than available, and for batches or micro-batches that would
-    leave devices idle, unless `training.devices` is `dividing`.
+    Raises UserError for more devices than available, and for batches, micro-batches or queries that
+    would leave devices idle, unless `training.devices` is `dividing`.
     """
     devices = _available() if devices is None else devices
     if isinstance(training.devices, int):
         devices = _first(training.devices, devices)
-    size = examples_at_a_time(training)
-    if training.devices != "dividing" and size % len(devices):
+    sizes = [examples_at_a_time(training), *filter(None, [training.get("queries")])]
+    if training.devices != "dividing" and any(size % len(devices) for size in sizes):
         raise UserError(_idle(training, len(devices)))
-    return make_mesh(size, devices)
+    return make_mesh(math.gcd(*sizes), devices)
 
 
 def examples_at_a_time(training: ConfigDict) -> int:
@@ -54,9 +54,14 @@ def examples_at_a_time(training: ConfigDict) -> int:
 
 def _idle(training: ConfigDict, count: int) -> str:
     """Message for a batch size that leaves devices idle, with the nearest sizes that do not."""
-    whole, part = training.batch_size, training.microbatch_size
-    is_part = bool(part) and whole % count == 0
-    name, size = ("microbatch_size", part) if is_part else ("batch_size", whole)
+    whole = training.batch_size
+    sizes = {
+        name: training[name]
+        for name in ("batch_size", "microbatch_size", "queries")
+        if training.get(name) is not None
+    }
+    name, size = next((name, size) for name, size in sizes.items() if size % count)
+    is_part = name != "batch_size"
     most = whole if is_part else size + count
     fit = [n for n in range(count, most + 1, count) if not is_part or whole % n == 0]
     nearest = [*[n for n in fit if n < size][-1:], *[n for n in fit if n > size][:1]]

@@ -27,9 +27,9 @@ def test_mesh_has_as_many_devices_as_divide_the_batch(batch_size, num_devices, u
     assert list(mesh.devices) == devices[:used]
 
 
-def _training(batch_size, microbatch_size=None, devices="all"):
+def _training(batch_size, microbatch_size=None, devices="all", **more):
     return ConfigDict(
-        {"batch_size": batch_size, "microbatch_size": microbatch_size, "devices": devices}
+        {"batch_size": batch_size, "microbatch_size": microbatch_size, "devices": devices, **more}
     )
 
 
@@ -42,6 +42,8 @@ def _training(batch_size, microbatch_size=None, devices="all"):
         (_training(48, 16), 8),
         (_training(48, 12, "dividing"), 4),
         (_training(48, 12, 2), 2),
+        (_training(48, 16, queries=24), 8),
+        (_training(48, devices="dividing", queries=12), 4),
     ],
 )
 def test_devices_of_training_are_all_or_as_many_as_divide_or_a_number(training, used):
@@ -56,6 +58,7 @@ def test_devices_of_training_are_all_or_as_many_as_divide_or_a_number(training, 
         (_training(2000, 100), "microbatch_size=100 would leave 4 of 8.*are 80 and 200 "),
         (_training(12, 4), "batch_size=12 would leave 4 of 8 devices idle.*are 8 and 16"),
         (_training(16, 4), "microbatch_size=4 would leave 4 of 8.*size that uses all is 8 "),
+        (_training(2000, 400, queries=500), "queries=500 would leave 4 of 8.*are 400 and 1000 "),
         (_training(12, devices=5), "batch_size=12 would leave 4 of 5 devices idle.*10 and 15 "),
         (_training(12, devices=9), "at most 8, the number of devices, got 9"),
     ],
