@@ -120,7 +120,7 @@ VARIANTS: dict[str, dict[str, list[str]]] = {
         "condition": [*ALIGNED, "decoder.condition=label"],  # beside the latent
         "errors": ["decoder.set_weight=0"],  # squared errors alone
         **each("decoder.set_weight", "energy", (1.0, 2.0, 4.0, 7.0), "decoder.set_loss=energy"),
-        **each("decoder.set_weight", "drift", (0.5, 1.0), "decoder.set_loss=drift"),
+        **each("decoder.set_weight", "drift", (0.5, 1.0, 1.5), "decoder.set_loss=drift"),
         "few_zones": ["training.batch_size=256"],
         "half_dim": ["latent.dim=4"],
         "double_dim": ["latent.dim=16"],
@@ -357,20 +357,29 @@ def raw_pixels(config: ConfigDict) -> Summary:
 
 def one_pass(folder: Path) -> None:
     """Draws and prints distances by what makes the samples: flows at steps, else of one pass."""
-    figure, panels = plt.subplots(1, 2, figsize=(9, 4), layout="constrained")
-    for axes, (name, (updates, energy)) in zip(panels, ONE_PASS.items(), strict=True):
+    found: dict[str, dict[str, list[float]]] = {}
+    for name, (updates, energy) in ONE_PASS.items():
         gen = folder / f"{name}_gen_evidence"
-        found = distances(Table(f"{name}_gen", gen, 1), FLOWS, ONE_PASS_STEPS)
+        found[name] = distances(Table(f"{name}_gen", gen, 1), FLOWS, ONE_PASS_STEPS)
         shorter = Table(f"{name}_gen", gen, 1, [f"training.num_steps={updates}"])
-        found |= distances(shorter, MEAN_FLOWS, MEAN_FLOW_STEPS)
+        found[name] |= distances(shorter, MEAN_FLOWS, MEAN_FLOW_STEPS)
         vae = folder / f"vae/{name}_alone_seed0.json"
         if vae.exists():
-            found[VAE] = [min(row["fd_features"] for row in json.loads(vae.read_text()).values())]
+            rows = json.loads(vae.read_text()).values()
+            found[name][VAE] = [min(row["fd_features"] for row in rows)]
         alone = json.loads((folder / f"{name}_alone_evidence/evidence.json").read_text())
         for label, variant in {DRIFT: "LZN", ENERGY: energy}.items():
             if variant in alone:
-                found[label] = [float(np.mean([row["fd_features"] for row in alone[variant]]))]
-        for label, values in found.items():
+                mean = np.mean([row["fd_features"] for row in alone[variant]])
+                found[name][label] = [float(mean)]
+    draw_one_pass(folder / "one_pass.png", found)
+
+
+def draw_one_pass(path: Path, found: Mapping[str, Mapping[str, list[float]]]) -> None:
+    """Distances against evaluations of the decoder, a panel a data set; also printed."""
+    figure, panels = plt.subplots(1, len(found), figsize=(9, 4), layout="constrained")
+    for axes, (name, rows) in zip(panels, found.items(), strict=True):
+        for label, values in rows.items():
             size = 5 if len(values) > 1 else 13
             axes.plot(ONE_PASS_STEPS[: len(values)], values, STYLES[label], markersize=size,
                       label=label)  # fmt: skip
@@ -379,7 +388,8 @@ def one_pass(folder: Path) -> None:
         axes.set(title=name, xlabel="evaluations of the decoder a sample")
     panels[0].set_ylabel("fd_features")
     panels[0].legend(frameon=False)
-    figure.savefig(folder / "one_pass.png", dpi=150)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
 
 
 def distances(
