@@ -6,8 +6,9 @@ DIR is as for cifar10_gen.py.
 Expected: unknown, as this config was not run by us. Published one-pass generators trained by drift
 in the features of a large pretrained network have an FID of 1.6 on ImageNet at 256 pixels
 (arXiv:2602.04770). Here features are the run's own anchors, beside pixels and patches.
-Cost: 6.6e13 operations per update. Estimate at 12 to 25 % of an H100's 989e12 bfloat16 operations
-per second: 8 to 4 hours.
+Cost: 6.1e13 operations per update. Estimate at 12 to 25 % of an H100's 989e12 bfloat16 operations
+per second: 7 to 3 hours.
+Memory: 5.56 of 16.9 GB per chip when compiled for 16 TPU chips (docs/compiled.md).
 """
 
 import ml_collections
