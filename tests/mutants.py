@@ -438,6 +438,19 @@ MUTANTS = (
         CONTRASTIVE + "not_present",
     ),
     Mutant(
+        "data_types/image_decoders.py",
+        """condition = self.drop_condition(condition, flow_key)
+        network = self.in_training()""",
+        "network = self.in_training()",
+        "data_types/test_mean_flow_decoder.py -k dropped",
+    ),
+    Mutant(
+        "run/sharding.py",
+        '"microbatch_size", "queries")',
+        '"microbatch_size")',
+        "run/test_sharding.py -k idle",
+    ),
+    Mutant(
         "losses/image_sets.py",
         "(patches(x), patches(y))",
         "(patches(y), patches(x))",

@@ -40,10 +40,16 @@ def training_mesh(training: ConfigDict, devices: list[jax.Device] | None = None)
     devices = _available() if devices is None else devices
     if isinstance(training.devices, int):
         devices = _first(training.devices, devices)
-    sizes = [examples_at_a_time(training), *filter(None, [training.get("queries")])]
-    if training.devices != "dividing" and any(size % len(devices) for size in sizes):
-        raise UserError(_idle(training, len(devices)))
-    return make_mesh(math.gcd(*sizes), devices)
+    sizes = _sizes(training)
+    if training.devices != "dividing" and any(size % len(devices) for size in sizes.values()):
+        raise UserError(_idle(sizes, len(devices)))
+    return make_mesh(math.gcd(*sizes.values()), devices)
+
+
+def _sizes(training: ConfigDict) -> dict[str, int]:
+    """Numbers of rows that are sharded, by field."""
+    names = ("batch_size", "microbatch_size", "queries")
+    return {name: training[name] for name in names if training.get(name) is not None}
 
 
 def examples_at_a_time(training: ConfigDict) -> int:
@@ -52,14 +58,9 @@ def examples_at_a_time(training: ConfigDict) -> int:
     return size
 
 
-def _idle(training: ConfigDict, count: int) -> str:
-    """Message for a batch size that leaves devices idle, with the nearest sizes that do not."""
-    whole = training.batch_size
-    sizes = {
-        name: training[name]
-        for name in ("batch_size", "microbatch_size", "queries")
-        if training.get(name) is not None
-    }
+def _idle(sizes: dict[str, int], count: int) -> str:
+    """Message for the first size that leaves devices idle, with the nearest sizes that do not."""
+    whole = sizes["batch_size"]
     name, size = next((name, size) for name, size in sizes.items() if size % count)
     is_part = name != "batch_size"
     most = whole if is_part else size + count

@@ -44,6 +44,7 @@ def _training(batch_size, microbatch_size=None, devices="all", **more):
         (_training(48, 12, 2), 2),
         (_training(48, 16, queries=24), 8),
         (_training(48, devices="dividing", queries=12), 4),
+        (_training(24, 12, "dividing", queries=8), 4),
     ],
 )
 def test_devices_of_training_are_all_or_as_many_as_divide_or_a_number(training, used):
