@@ -61,7 +61,7 @@ class Measure:
     """How right texts written of test images, and images made of test texts, are.
 
     Attributes:
-      sees: whether images can be measured; `judge` is a trained model, None: none.
+      judges: whether images can be measured; `judge` is a trained model, None: none.
     """
 
     def __init__(self, config: ConfigDict, train: Examples, test: Examples, judge: Any) -> None:
@@ -69,7 +69,7 @@ class Measure:
         self.tokenizer, self._judge = space.encoders["text"].tokenizer, judge
         model = TrainedModel(space, Model({}, {}), 0)
         self._ruled = DigitCaptions(model, train) if config.data.name == "digits" else None
-        self.sees = bool(self._ruled or judge)
+        self.judges = bool(self._ruled or judge)
         rows = compared(self.tokenizer, test.texts)
         self.images, self.texts = test.images[rows], [str(text) for text in test.texts[rows]]
         self.tokens = self.tokenizer.encode(self.texts)
@@ -94,14 +94,16 @@ class Measure:
         """Metrics of a run of `lzn_jax.main`."""
         run = lzn_jax.load(workdir)
         found = self.written(run.translate(self.images, "image", "text"))
-        return found | (self.made(run.translate(self.texts, "text", "image")) if self.sees else {})
+        if self.judges:
+            found |= self.made(run.translate(self.texts, "text", "image"))
+        return found
 
 
 class Alone(LatentSpace):
     """Two networks of a config and their one task, where training expects a latent space.
 
-    Subclasses say of which type's samples they are, their loss given the zones of a batch, what
-    they answer to anchors, and how right answers are.
+    Subclasses define the source type, the loss given the zones of a batch, the outputs for anchors
+    and their accuracy.
     """
 
     def init(self, key):
@@ -243,7 +245,7 @@ def train(
     counted.
     """
     training, space = ConfigDict(config.training), NETWORKS[name](config, sharding.inference_mesh())
-    training.learning_rate.heads = training.learning_rate.text_decoder  # in whose place they are
+    training.learning_rate.heads = training.learning_rate.text_decoder  # the networks they replace
     optimizer = optimization.make_optimizer(training, list(space.networks))
     kwargs = {"space": space, "optimizer": optimizer, "training": training, "seed": config.seed}
     update = jax.jit(functools.partial(training_loop.update_state, **kwargs), donate_argnums=0)
@@ -298,7 +300,7 @@ def run_all(arguments: argparse.Namespace, overrides: list[str]) -> evidence.Res
         measure = Measure(config, examples, test, judge)
         if seed == 0:
             results["runs"] = [measure.run(workdir) for workdir in arguments.runs]
-            results["real images"] = [measure.made(measure.images)] if measure.sees else []
+            results["real images"] = [measure.made(measure.images)] if measure.judges else []
         for name in names:
             if name == "support_vectors":
                 found = measure.written(support_vectors(examples)(measure.images))

@@ -8,7 +8,7 @@ Prints three results:
   anchors and noise scale α. The reference is Adams-Bashforth with 640 evaluations in float64, which
   the tests compare with Runge-Kutta on the paper's form. --workdir adds the context anchors of a
   run.
-* The share of exact latents, α = 1, that each solver takes to an anchor that is not their own.
+* The share of exact latents, α = 1, that each solver takes to another anchor than their own.
 * The time of an Adams-Bashforth evaluation relative to one of Euler, value and gradient, measured
   alternately on anchors with which Euler skips only its first step.
 
@@ -85,7 +85,7 @@ def errors(anchors: np.ndarray, noise_scale: float, seed: int) -> list[float]:
 
 
 def decoding_errors(anchors: np.ndarray, seed: int) -> list[float]:
-    """Share of exact latents that each solver takes to an anchor that is not their own."""
+    """Share of exact latents that each solver takes to another anchor than their own."""
     rng = np.random.default_rng(seed)
     own = rng.integers(0, len(anchors), 4 * ROWS)
     anchors = np.float32(anchors)
@@ -123,7 +123,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="draws per row; the worst is shown")
     parser.add_argument("--workdir", type=Path, help="a run with context anchors")
     parser.add_argument(
-        "--repeats", type=int, default=5, help="number of timings, of which the median is shown"
+        "--repeats", type=int, default=5, help="number of timings; the median is shown"
     )
     arguments = parser.parse_args()
 

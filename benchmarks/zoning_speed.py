@@ -105,7 +105,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--n", type=int, nargs="+", default=[256, 512, 1024, 2048])
     parser.add_argument(
-        "--repeats", type=int, default=5, help="timings per row, of which the median is used"
+        "--repeats", type=int, default=5, help="timings per row; the median is used"
     )
     parser.add_argument(
         "--plain-up-to", type=int, default=512, help="largest n for the difference form"

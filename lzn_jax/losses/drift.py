@@ -23,7 +23,7 @@ def drift_loss(
     """Mean squared distance between generated x and fixed targets x + V, in units of distances.
 
     V is the sum of `drift` over temperatures > 0, each divided by its root mean square. The value
-    therefore says little; only its gradient in x, -2 V over the number of elements, is of use.
+    does not measure a distance; its gradient in x is -2 V over the number of elements.
     """
     fixed_x, fixed_y = jax.lax.stop_gradient((x, y))
     distances, scale = _distances(fixed_x, fixed_y)

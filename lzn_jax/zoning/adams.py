@@ -45,8 +45,8 @@ class AdamsBashforth:
     """Adams-Bashforth in r with variable steps, one evaluation per step (ours).
 
     With 20 evaluations, latents are within 0.05 % of the exact ones for anchors of any scale, and
-    within 0.4 % for clusters. Towards the anchors the order is at most 2, with which the fewest
-    latents end at an anchor that is not their own; the end point is the posterior mean at the last
+    within 0.4 % for clusters. Towards the anchors the order is at most 2: then the fewest latents
+    end at another anchor than their own. The end point is the posterior mean at the last
     evaluation.
     """
 
