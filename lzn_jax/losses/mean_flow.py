@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-INSTANT_SHARE = 0.75  # of the pairs with s = t, where u is the velocity itself
+INSTANT_SHARE = 0.5  # of the pairs with s = t, where u is the velocity itself
 # Exponent of 1 / (squared error + 1e-3), the weight of an image in the loss (its table 1).
 WEIGHT_POWER = 0.75
 

@@ -71,11 +71,11 @@ def test_straight_paths_are_followed_in_any_number_of_steps(num_steps):
     np.testing.assert_allclose(again, noise, atol=1e-5)
 
 
-def test_times_are_equal_for_three_quarters_and_else_in_either_order():
+def test_times_are_equal_for_half_and_else_in_either_order():
     t, s = mean_flow.draw_times(jax.random.key(0), 40_000)
-    assert np.mean(t == s) == pytest.approx(0.75, abs=0.01)
-    assert np.mean(s > t) == pytest.approx(0.125, abs=0.01)
-    assert np.mean(s < t) == pytest.approx(0.125, abs=0.01)
+    assert np.mean(t == s) == pytest.approx(0.5, abs=0.01)
+    assert np.mean(s > t) == pytest.approx(0.25, abs=0.01)
+    assert np.mean(s < t) == pytest.approx(0.25, abs=0.01)
     for each in (t, s):
         assert np.mean(each) == pytest.approx(0.5, abs=0.01)
         assert 0 <= np.min(each) < 0.01 < 0.99 < np.max(each) <= 1
