@@ -62,6 +62,20 @@ def test_a_classifier_of_one_caption_is_right_where_it_is_the_caption(script):
         assert found[f"image_to_text_{name}"] == pytest.approx(np.mean(right))
 
 
+def test_a_run_is_measured_in_both_directions(script, monkeypatch):
+    config = small.config(CONFIG)
+    examples, test = data.load_data(config)
+    measure = script.Measure(config, examples, test, None)
+    outputs = {"text": measure.texts, "image": measure.images}
+    run = types.SimpleNamespace(translate=lambda inputs, source, target: outputs[target])
+    monkeypatch.setattr(script.lzn_jax, "load", lambda workdir: run)
+    found = measure.run(Path("run"))
+    assert found["image_to_text_exact"] == 1
+    assert found.items() >= measure.made(test.images).items()
+    measure.judges = False
+    assert not any(name.startswith("text_to_image") for name in measure.run(Path("run")))
+
+
 @pytest.mark.parametrize(("name", "noise"), [("captioner", 0.0), ("captioner_0.4", 0.4)])
 def test_a_captioners_noise_is_in_units_of_its_anchors(script, monkeypatch, name, noise):
     space = script.NETWORKS[name](small.config(CONFIG), sharding.inference_mesh())
