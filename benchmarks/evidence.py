@@ -58,6 +58,7 @@ WHOLE_ZONES = ["alignment.noise_scale=1.0"]
 PROB = ["alignment.form=prob"]
 ADAMS = ["alignment.solver=adams", "alignment.cutoff=0.6"]
 ALIGNED = ["alignments=('image:label',)"]
+CONDITION = ["decoder.condition=label"]
 INFONCE = ["objective=infonce"]
 # Encoders alone, by alignment.
 ZONES = ["training.generation_weight=0.0", "training.text_weight=0.0"]
@@ -79,6 +80,9 @@ SHARPNESS = {
     "half_r_1": sharpness("(1.0,2.0,4.0,8.0,16.0)", "(0.5,0.0,0.0,0.0,0.5)"),
     "from_soft": sharpness("(0.25,1.0,4.0,16.0)", "(0.0,0.5,0.0,0.5)"),
 }
+# Encoders alone at r = 1, with more training examples; see more_emoji.py.
+MORE_EMOJI = ["--extensions=benchmarks/more_emoji.py", "data.name=more_emoji", *ZONES]
+NOTO, KEYWORDS = ["data.noto=True"], ["data.keywords=True"]
 # Overrides by variant, by the ending of a config's name.
 VARIANTS: dict[str, dict[str, list[str]]] = {
     "joint": {
@@ -117,7 +121,8 @@ VARIANTS: dict[str, dict[str, list[str]]] = {
         "LZN": [],
         "aligned": ALIGNED,  # images into zones of their labels as well
         "aligned_whole": [*ALIGNED, *WHOLE_ZONES],
-        "condition": [*ALIGNED, "decoder.condition=label"],  # beside the latent
+        "condition": [*ALIGNED, *CONDITION],  # beside the latent
+        "guided": [*ALIGNED, *CONDITION, "decoder.guidance=4", "sampling.guidance=1.5"],
         "errors": ["decoder.set_weight=0"],  # squared errors alone
         **each("decoder.set_weight", "energy", (1.0, 2.0, 4.0, 7.0), "decoder.set_loss=energy"),
         **each("decoder.set_weight", "drift", (0.5, 1.0, 1.5), "decoder.set_loss=drift"),
@@ -135,6 +140,10 @@ VARIANTS: dict[str, dict[str, list[str]]] = {
         **each("siglip.temperature", "SigLIP", (0.05, 0.1, 0.2), "objective=siglip"),
         **SHARPNESS,
         **{f"zones_{name}": [*ZONES, *flags] for name, flags in SHARPNESS.items()},
+        "more_emoji": MORE_EMOJI,  # emoji_text's own examples
+        "more_noto": [*MORE_EMOJI, *NOTO],
+        "more_keywords": [*MORE_EMOJI, *KEYWORDS],
+        "more_both": [*MORE_EMOJI, *NOTO, *KEYWORDS],
         **each("alignment.noise_scale", "alpha", (0.2, 0.7)),
         "cutoff_0.5": ["alignment.cutoff=0.5"],
         "zones": ZONES,
@@ -187,7 +196,10 @@ def evaluate(config: str, workdir: Path, flags: Sequence[str], name: str) -> Sum
 
 def _call(config: str, workdir: Path, flags: Sequence[str], mode: str) -> None:
     command = [sys.executable, "-m", "lzn_jax.main", f"--config={config}", f"--mode={mode}"]
-    fields = [f"--config.{flag.removeprefix('--config.')}" for flag in flags]
+    fields = [
+        flag if flag.startswith("--extensions=") else f"--config.{flag.removeprefix('--config.')}"
+        for flag in flags
+    ]
     subprocess.run([*command, f"--workdir={workdir}", *fields], check=True)
 
 

@@ -13,6 +13,7 @@ from lzn_jax import data, zoning
 from lzn_jax.configuration import UserError
 from lzn_jax.data_types import bank, strided
 from lzn_jax.latent_space import LatentSpace, Model
+from lzn_jax.losses.drift import Guidance, drift_loss
 from lzn_jax.losses.image_sets import SET_LOSSES, image_set_loss
 from lzn_jax.randomness import named, normal_by_index
 from lzn_jax.run import sharding
@@ -21,6 +22,10 @@ from lzn_jax.trained_model import TrainedModel
 
 CONFIG = "configs/digits_alone.py"
 KEY = jax.random.key(5)
+
+
+GUIDED = {"alignments": "('image:label',)", "decoder__condition": "label"}
+GUIDED |= {"decoder__guidance": 4.0, "sampling__guidance": 2.0}
 
 
 def build(num_devices=1, **changes):
@@ -79,6 +84,40 @@ def test_the_loss_is_error_and_set_loss_of_decoded_latents(queries, is_plain):
     loss, metrics = jax.jit(small.loss_of(space))(variables(), batch(), KEY)
     assert float(loss) == pytest.approx(expected, rel=1e-5)
     assert metrics.keys() == {"generation_loss"}
+
+
+def test_a_guided_loss_compares_samples_of_a_label_at_a_scale_that_the_decoder_is_given():
+    decoder = build(**GUIDED).decoders["image"]
+    made, latents = variables(**GUIDED), jax.random.normal(KEY, (16, 4))
+    labels, scales = jax.nn.one_hot(batch()["labels"], 10), []
+    images = data.normalise(batch()["images"])
+    loss = jax.jit(decoder.loss)
+    for key in jax.random.split(KEY, 40):
+        scales.append(1 / jax.random.uniform(jax.random.fold_in(key, 2), minval=0.25))
+        if len(scales) > 2:
+            continue
+        inverse = jnp.full((16, 1), 1 / scales[-1])
+        beside = jnp.concatenate([labels, inverse], axis=1)
+        generated = decoder.module.apply(made["decoder"], latents, beside, train=True)
+        is_same = batch()["labels"][:, None] == batch()["labels"]
+        guided = functools.partial(drift_loss, guidance=Guidance(is_same, scales[-1]))
+        distance = image_set_loss(guided, generated, images, key, patch_size=4, num_patches=25)
+        expected = jnp.mean((generated - images) ** 2) + 0.5 * distance
+        found = loss(made, batch(), (latents, labels), (key, KEY))
+        assert float(found) == pytest.approx(float(expected), rel=1e-4)
+    assert 1 < min(scales) < 1.2
+    assert 2.5 < max(scales) < 4
+
+
+def test_samples_are_guided_by_the_scale_of_sampling():
+    latents, labels = jax.random.normal(KEY, (5, 4)), jax.nn.one_hot(jnp.arange(5), 10)
+    made = variables(**GUIDED)
+    for scale in (1.0, 2.0):
+        decoder = build(**{**GUIDED, "sampling__guidance": scale}).decoders["image"]
+        beside = jnp.concatenate([labels, jnp.full((5, 1), 1 / scale)], axis=1)
+        expected = decoder.module.apply(made["decoder"], latents, beside, train=False)
+        found = decoder.images(made, jnp.zeros((5, 0)), (latents, labels))
+        np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 def test_some_of_a_batch_are_at_even_steps():
@@ -259,6 +298,9 @@ def test_sizes_that_do_not_fit_end_in_one_line(changes, message):
         ({"decoder__latents": "()"}, "a one-pass decoder requires decoder.latents"),
         ({"training__queries": 1}, "training.queries must be >= 2 for a loss between sets, got 1"),
         ({"decoder__set_patch_size": 9}, "must be <= data.image_size 8, got 9"),
+        ({"sampling__guidance": 2.0}, "sampling.guidance must be <= decoder.guidance 1.0, got 2.0"),
+        ({"decoder__guidance": 2.0}, "decoder.guidance must be 1 unless there is a"),
+        ({**GUIDED, "decoder__set_loss": "energy"}, "decoder.guidance must be 1 unless there is a"),
     ],
 )
 def test_what_one_pass_cannot_learn_from_ends_in_one_line(changes, message):

@@ -1,5 +1,6 @@
 """Image decoders: a rectified flow (paper §3), MeanFlow, and a one-pass decoder (paper App. G)."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from lzn_jax import models
 from lzn_jax.data import normalise, to_uint8
 from lzn_jax.data_types import Condition, given
 from lzn_jax.losses import image_sets, mean_flow, rectified_flow
+from lzn_jax.losses.drift import Guidance, drift_loss
 from lzn_jax.microbatches import in_training
 from lzn_jax.models import Variables
 from lzn_jax.randomness import normal_by_index
@@ -220,7 +222,14 @@ class DirectDecoder(ImageDecoder):
 
     def init(self, key: PRNGKeyArray, condition: Condition) -> Any:
         """Initial variables."""
-        return self.module.init(key, *condition, train=False)
+        return self.module.init(key, *self.guided(condition, jnp.ones(())), train=False)
+
+    def guided(self, condition: Condition, scale: Float[Array, ""]) -> Condition:
+        """The condition with 1 / scale beside it, if the decoder is trained with guidance."""
+        if self.config.decoder.guidance == 1:
+            return condition
+        latents, beside = condition
+        return latents, jnp.concatenate([beside, jnp.full((len(latents), 1), 1 / scale)], axis=1)
 
     def loss(
         self,
@@ -232,8 +241,14 @@ class DirectDecoder(ImageDecoder):
         """Mean error of the images plus a loss between the sets of generated and real images."""
         setting, images, (key, dropout_key) = self.config.decoder, normalise(batch["images"]), keys
         condition = self.drop_condition(condition, key)
+        scale, set_loss = jnp.ones(()), image_sets.SET_LOSSES[setting.set_loss]
+        if setting.guidance > 1:
+            least, (_, beside) = 1 / setting.guidance, condition
+            scale = 1 / jax.random.uniform(jax.random.fold_in(key, 2), minval=least)
+            is_same = jnp.all(beside[:, None] == beside, axis=-1)
+            set_loss = functools.partial(drift_loss, guidance=Guidance(is_same, scale))
+        condition = self.guided(condition, scale)
         generated = self.in_training()(variables[self.network], dropout_key, *condition)
-        set_loss = image_sets.SET_LOSSES[setting.set_loss]
         distance = image_sets.image_set_loss(
             set_loss,
             generated,
@@ -269,4 +284,5 @@ class DirectDecoder(ImageDecoder):
 
     def images(self, variables: Variables, noise: Array, condition: Condition) -> Array:
         """Images of latents, in [-1, 1]."""
+        condition = self.guided(condition, jnp.asarray(self.config.sampling.guidance))
         return self.module.apply(variables[self.network], *condition, train=False)
