@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-import emoji as library
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
@@ -42,7 +41,7 @@ def load(data: Any, split: str) -> Examples:
         return known.at(np.flatnonzero(is_apart))
     known = known.at(np.flatnonzero(~is_apart))
     assert known.texts is not None
-    characters = [_character(name) for name in known.texts]
+    characters = _characters(known.texts)
     drawings, texts = [known.images], [known.texts]
     if data.noto:
         drawings.append(np.stack([draw(each, data.image_size) for each in characters]))
@@ -69,8 +68,14 @@ def draw(character: str, size: int) -> np.ndarray:
     return np.asarray(image.resize((size, size), Image.Resampling.BOX))
 
 
-def _character(name: str) -> str:
-    return _BY_NAME[f":{name.replace(' ', '_')}:"]
+def _characters(names: np.ndarray) -> list[str]:
+    """The emoji with these English names."""
+    import emoji as library  # an optional package
+
+    whole = library.STATUS["fully_qualified"]
+    entries = library.EMOJI_DATA.items()
+    found = {entry["en"]: each for each, entry in entries if entry["status"] == whole}
+    return [found[f":{name.replace(' ', '_')}:"] for name in names]
 
 
 def _key(character: str) -> str:
@@ -93,12 +98,6 @@ def _cut(words: list[str]) -> str:
     return " ".join(words)
 
 
-_WHOLE = library.STATUS["fully_qualified"]
-_BY_NAME = {
-    entry["en"]: character
-    for character, entry in library.EMOJI_DATA.items()
-    if entry["status"] == _WHOLE
-}
 FIELDS = {
     "data.noto": parts.flag("Noto's drawings are training images as well", False),
     "data.keywords": parts.flag("CLDR's keywords are training texts as well", False),

@@ -405,7 +405,12 @@ def test_a_config_that_is_its_own_sibling_is_refused(tmp_path):
 @pytest.mark.parametrize("study", ["joint", "gen", "repr", "alone", "text"])
 def test_variants_of_evidence_are_configs(study, monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    monkeypatch.chdir(ROOT)  # extensions are relative to it
     variants = importlib.import_module("evidence").VARIANTS
     assert len(variants) == 5
+    flag = "--extensions="
     for overrides in variants[study].values():
-        configuration.load(str(ROOT / f"configs/digits_{study}.py"), overrides)
+        extensions = [text.removeprefix(flag) for text in overrides if text.startswith(flag)]
+        fields = [text for text in overrides if not text.startswith(flag)]
+        name = "emoji_text" if extensions else f"digits_{study}"
+        configuration.load(f"configs/{name}.py", fields, extensions=extensions)
