@@ -125,16 +125,19 @@ def test_some_of_a_batch_are_at_even_steps():
     assert strided((jnp.arange(4), None), 4)[1] is None
 
 
-@pytest.mark.parametrize(("num_devices", "size"), [(1, 4), (8, None)])
-def test_micro_batches_and_devices_change_neither_loss_nor_gradient(num_devices, size):
+@pytest.mark.parametrize(
+    ("num_devices", "size", "more"), [(1, 4, {}), (8, None, {}), (8, 4, GUIDED)]
+)
+def test_micro_batches_and_devices_change_neither_loss_nor_gradient(num_devices, size, more):
     def loss_and_gradient(num_devices, size):
-        changes = {"training__microbatch_size": size, "latent__bank_size": 24}
+        changes = {"training__microbatch_size": size, "latent__bank_size": 24, **more}
         space, mesh = (
             build(num_devices, **changes),
             sharding.make_mesh(8, jax.devices()[:num_devices]),
         )
         call = jax.jit(jax.value_and_grad(space.loss, has_aux=True))
-        arrays = jax.device_put(variables(latent__bank_size=24), sharding.replicated(mesh))
+        start = variables(latent__bank_size=24, **more)
+        arrays = jax.device_put(start, sharding.replicated(mesh))
         with jax.set_mesh(mesh):
             return call(arrays, jax.device_put(batch(), sharding.split(mesh)), KEY)
 
