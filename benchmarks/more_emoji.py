@@ -44,8 +44,10 @@ def load(data: Any, split: str) -> Examples:
     characters = _characters(known.texts)
     drawings, texts = [known.images], [known.texts]
     if data.noto:
+        _require(FONT, "fonts-noto-color-emoji")
         drawings.append(np.stack([draw(each, data.image_size) for each in characters]))
     if data.keywords:
+        _require(ANNOTATIONS, "unicode-cldr-core")
         words = _keywords()
         texts.append(np.array([words.get(_key(each), "") for each in characters], object))
     pairs = list(itertools.product(drawings, texts))
@@ -55,6 +57,11 @@ def load(data: Any, split: str) -> Examples:
         texts=np.concatenate([column for _, column in pairs]),
     )
     return examples.at(np.flatnonzero(examples.texts != ""))
+
+
+def _require(path: Path, package: str) -> None:
+    if not path.exists():
+        raise UserError(f"there is no {path}: apt-get install {package}")
 
 
 def draw(character: str, size: int) -> np.ndarray:

@@ -60,6 +60,16 @@ def test_keywords_are_further_texts_of_training_images(more, tmp_path, monkeypat
         assert both.groups[row] == names.groups[own]
 
 
+def test_missing_packages_of_debian_are_named(more, tmp_path, monkeypatch):
+    for name, field, package in (
+        ("FONT", "noto", "fonts-noto-color-emoji"),
+        ("ANNOTATIONS", "keywords", "unicode-cldr-core"),
+    ):
+        monkeypatch.setattr(more, name, tmp_path / "missing")
+        with pytest.raises(UserError, match=f"missing: apt-get install {package}$"):
+            _load("train", f"data.{field}=True")
+
+
 def test_noto_draws_a_sequence_as_one_picture_on_white(more):
     if not more.FONT.is_file():
         pytest.skip("needs Debian's package fonts-noto-color-emoji")
