@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 TEMPERATURES = (0.02, 0.05, 0.2)  # in units of the mean distance
-_EXCLUDED = -1e9  # a logit; finite, as a column may have no other for a condition
+_EXCLUDED = -1e9  # a logit; finite, because a sample may be alone with its condition
 _SMALLEST = 1e-30
 
 
@@ -43,7 +43,8 @@ def drift_loss(
     """Mean squared distance between generated x and fixed targets x + V, in units of distances.
 
     V is the sum of `drift` over temperatures > 0, each divided by its root mean square. The value
-    does not measure a distance; its gradient in x is -2 V over the number of elements.
+    does not measure a distance; its gradient in x is -2 V over the number of elements. `guidance`
+    requires m = b.
     """
     fixed_x, fixed_y = jax.lax.stop_gradient((x, y))
     distances, scale = _distances(fixed_x, fixed_y)
