@@ -13,9 +13,10 @@ Generation is also evaluated with 1 to 100 Euler steps and with RK45 (paper Figs
 during training: steps.json, steps.png. Representations are measured beside an untrained network and
 raw pixels, and drawn from the untrained network on: accuracy.png.
 
-`one_pass` draws one_pass.png: quality against evaluations of the decoder. It trains flows unless
-they are there, and reads what `NAME_alone` and vae.py have written. `latents` compares retrieval by
-anchors with that by latents, which are middles of zones among the test set's own anchors.
+`one_pass` draws one_pass.png: quality against evaluations of the decoder. It trains flows (seed 0)
+and MeanFlow (all seeds) unless they are there, and reads what `NAME_alone` and vae.py have written.
+`latents` compares retrieval by anchors with that by latents, which are middles of zones among the
+test set's own anchors.
 """
 
 import argparse
@@ -130,7 +131,9 @@ VARIANTS: dict[str, dict[str, list[str]]] = {
         "half_dim": ["latent.dim=4"],
         "double_dim": ["latent.dim=16"],
         "l1": ["decoder.error=l1"],
-        "perceptual": ["decoder.set_anchors=1"],  # anchors of images are compared as well
+        # Anchors of images, or features of a frozen encoder, are compared as well.
+        "perceptual": ["decoder.set_anchors=1"],
+        "maps": ["--extensions=benchmarks/set_features.py", "decoder.name=direct_mlp_maps"],
         "longer": ["training.num_steps=3000"],
     },
     "text": {
@@ -162,6 +165,7 @@ SAMPLERS = {
 } | {"rk45": ["sampling.sampler=rk45"]}
 CURVES = {"fd_features": "fd_features", "reconstruction_l2": "reconstruction l2"}
 ONE_PASS_STEPS = (1, 2, 5, 10, 50)
+MEAN_FLOW_STEPS = ONE_PASS_STEPS[:3]
 FLOWS = {"RF": "rectified flow", "LZN": "rectified flow given a latent"}
 MEAN_FLOWS = {"MeanFlow_alone": "MeanFlow", "MeanFlow": "MeanFlow given a latent"}
 VAE, DRIFT, ENERGY = "variational autoencoder", "LZN alone, drift", "LZN alone, energy distance"
@@ -280,16 +284,21 @@ def by_steps(table: Table, names: Sequence[str]) -> None:
     for step, results in found.items():
         print(f"\nafter {step} updates, in training")
         print_table(results, CURVES)
-    sampled: dict[str, Results] = {
-        sampler: {name: [table.sampled(name, seed, sampler) for seed in table.seeds]
-                  for name in names}
-        for sampler in SAMPLERS
-    }  # fmt: skip
-    for sampler, results in sampled.items():
-        print(f"\n{sampler}")
-        print_table(results, (*CURVES, "sampling_evaluations"))
+    sampled = resample(table, names, SAMPLERS)
     table.write("steps", sampled)
     draw_steps(table.folder / "steps.png", sampled)
+
+
+def resample(table: Table, names: Iterable[str], samplers: Iterable[str]) -> dict[str, Results]:
+    """Summaries of the runs by sampler; prints a table for each."""
+    sampled = {}
+    for sampler in samplers:
+        sampled[sampler] = {
+            name: [table.sampled(name, seed, sampler) for seed in table.seeds] for name in names
+        }
+        print(f"\n{sampler}")
+        print_table(sampled[sampler], (*CURVES, "sampling_evaluations"))
+    return sampled
 
 
 def count_steps(axes: Axes) -> None:
@@ -367,13 +376,13 @@ def raw_pixels(config: ConfigDict) -> Summary:
     }
 
 
-def one_pass(folder: Path) -> None:
+def one_pass(folder: Path, seeds: int) -> None:
     """Draws and prints distances by what makes the samples: flows at steps, else of one pass."""
     found: dict[str, dict[str, list[float]]] = {}
     for name, (updates, energy) in ONE_PASS.items():
         gen = folder / f"{name}_gen_evidence"
         found[name] = distances(Table(f"{name}_gen", gen, 1), FLOWS, ONE_PASS_STEPS)
-        shorter = Table(f"{name}_gen", gen, 1, [f"training.num_steps={updates}"])
+        shorter = Table(f"{name}_gen", gen, seeds, [f"training.num_steps={updates}"])
         found[name] |= distances(shorter, MEAN_FLOWS, MEAN_FLOW_STEPS)
         vae = folder / f"vae/{name}_alone_seed0.json"
         if vae.exists():
@@ -407,13 +416,18 @@ def draw_one_pass(path: Path, found: Mapping[str, Mapping[str, list[float]]]) ->
 def distances(
     table: Table, labels: Mapping[str, str], steps: Sequence[int]
 ) -> dict[str, list[float]]:
-    """Distance of the samples of each variant at numbers of Euler steps, by label."""
-    found = {}
-    for variant, label in labels.items():
-        run(table.config, table.workdir(variant, 0), table.flags(variant, 0))
-        rows = [table.sampled(variant, 0, f"euler_{n}") for n in steps]
-        found[label] = [row["fd_features"] for row in rows]
-    return found
+    """Mean distance of the samples of each variant at numbers of Euler steps, by label."""
+    for variant in labels:
+        for seed in table.seeds:
+            run(table.config, table.workdir(variant, seed), table.flags(variant, seed))
+    sampled = resample(table, labels, [f"euler_{n}" for n in steps])
+    return {
+        label: [
+            float(np.mean([row["fd_features"] for row in results[variant]]))
+            for results in sampled.values()
+        ]
+        for variant, label in labels.items()
+    }
 
 
 def by_latents(model: TrainedModel, language: str | None) -> dict[str, Summary]:
@@ -467,7 +481,7 @@ def main() -> None:
         parser.error(f"unknown arguments: {' '.join(unknown)}")
     name = arguments.table
     if name == "one_pass":
-        return one_pass(arguments.folder or Path("results"))
+        return one_pass(arguments.folder or Path("results"), arguments.seeds)
     if name == "latents":
         return compare_latents(arguments.runs, arguments.language)
     folder = arguments.folder or Path("results") / f"{name}_evidence"

@@ -102,30 +102,6 @@ def test_support_vectors_are_the_best_of_the_validation_part(script, monkeypatch
     assert capsys.readouterr().out.count("'gamma': 0.03") == 3
 
 
-def test_tables_have_the_sample_standard_deviation(script):
-    assert script.evidence._cell([1.0, 2.0, 3.0]) == "2.0000 ± 1.0000 (1 2 3)"
-    assert script.evidence._cell([0.25]) == "0.2500 (0.25)"
-
-
-def test_a_variant_of_evidence_is_the_command_line_with_its_flags(script, monkeypatch, tmp_path):
-    table = script.evidence.Table("emoji_text", tmp_path, 2, ["training.num_steps=3"])
-    commands = []
-
-    def run(command, check):
-        assert check
-        commands.append(command[1:])
-
-    monkeypatch.setattr(script.evidence.subprocess, "run", run)
-    workdir = table.workdir("more_noto", 1)
-    script.evidence._call(table.config, workdir, table.flags("more_noto", 1), "train")
-    (found,) = commands
-    assert found[:4] == ["-m", "lzn_jax.main", "--config=configs/emoji_text.py", "--mode=train"]
-    rest = {f"--workdir={tmp_path}/more_noto_seed1", "--extensions=benchmarks/more_emoji.py"}
-    rest |= {"--config.seed=1", "--config.data.noto=True", "--config.training.num_steps=3"}
-    assert rest < set(found)
-    assert not [flag for flag in found if flag.count("--") > 1]
-
-
 def test_the_command_leaves_its_numbers_and_says_what_it_cannot(
     script, monkeypatch, tmp_path, capsys
 ):

@@ -249,6 +249,20 @@ class DirectDecoder(ImageDecoder):
             set_loss = functools.partial(drift_loss, guidance=Guidance(is_same, scale))
         condition = self.guided(condition, scale)
         generated = self.in_training()(variables[self.network], dropout_key, *condition)
+        distance = self.distance(variables, generated, images, key, set_loss)
+        error = jnp.mean(ERRORS[setting.error](generated - images))
+        return error + setting.set_weight * distance
+
+    def distance(
+        self,
+        variables: Variables,
+        generated: Float[Array, "b h w c"],
+        images: Float[Array, "b h w c"],
+        key: PRNGKeyArray,
+        set_loss: image_sets.SetLoss,
+    ) -> Float[Array, ""]:
+        """The loss between sets, of images, patches and, with `set_anchors`, of fixed anchors."""
+        setting = self.config.decoder
         distance = image_sets.image_set_loss(
             set_loss,
             generated,
@@ -261,8 +275,7 @@ class DirectDecoder(ImageDecoder):
             fixed = jax.lax.stop_gradient(variables["encoder"])
             x, y = (self.encoder.apply(fixed, each, train=False) for each in (generated, images))
             distance += setting.set_anchors * set_loss(x, y)
-        error = jnp.mean(ERRORS[setting.error](generated - images))
-        return error + setting.set_weight * distance
+        return distance
 
     def generate(
         self,

@@ -9,15 +9,16 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from lzn_jax.losses.drift import drift_loss
 from lzn_jax.losses.energy import energy_distance
 
-# Losses between generated rows x (*p, b, d) and real rows y (*p, b, d), each a number (*p).
-SET_LOSSES: dict[str, Callable[[Array, Array], Array]] = {
+# Loss between generated rows x (*p, b, d) and real rows y (*p, b, d), a number (*p).
+SetLoss = Callable[[Array, Array], Array]
+SET_LOSSES: dict[str, SetLoss] = {
     "energy": energy_distance,
     "drift": drift_loss,
 }
 
 
 def image_set_loss(
-    loss: Callable[[Array, Array], Array],
+    loss: SetLoss,
     x: Float[Array, "b h w c"],
     y: Float[Array, "b h w c"],
     key: PRNGKeyArray,

@@ -1,0 +1,85 @@
+"""benchmarks/evidence.py: its commands, tables and the figure of one pass."""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def evidence(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    return importlib.import_module("evidence")
+
+
+def test_tables_have_the_sample_standard_deviation(evidence):
+    assert evidence._cell([1.0, 2.0, 3.0]) == "2.0000 ± 1.0000 (1 2 3)"
+    assert evidence._cell([0.25]) == "0.2500 (0.25)"
+
+
+def test_a_variant_of_evidence_is_the_command_line_with_its_flags(evidence, monkeypatch, tmp_path):
+    table = evidence.Table("emoji_text", tmp_path, 2, ["training.num_steps=3"])
+    commands = []
+
+    def run(command, check):
+        assert check
+        commands.append(command[1:])
+
+    monkeypatch.setattr(evidence.subprocess, "run", run)
+    workdir = table.workdir("more_noto", 1)
+    evidence._call(table.config, workdir, table.flags("more_noto", 1), "train")
+    (found,) = commands
+    assert found[:4] == ["-m", "lzn_jax.main", "--config=configs/emoji_text.py", "--mode=train"]
+    rest = {f"--workdir={tmp_path}/more_noto_seed1", "--extensions=benchmarks/more_emoji.py"}
+    rest |= {"--config.seed=1", "--config.data.noto=True", "--config.training.num_steps=3"}
+    assert rest < set(found)
+    assert not [flag for flag in found if flag.count("--") > 1]
+
+
+def test_one_pass_has_distances_of_all_generators(evidence, monkeypatch, tmp_path, capsys):
+    """Distances of runs are 100 x MeanFlow + 10 x seed + Euler steps."""
+    trained = []
+
+    def call(config, workdir, flags, mode):
+        values = dict(flag.split("=", 1) for flag in flags)
+        mean_flow = values.get("decoder.name") == "mean_ncsnpp"
+        distance = 100 * mean_flow + 10 * int(values["seed"]) + int(values["sampling.num_steps"])
+        updates = int(values.get("training.num_steps", 7))
+        summary = {"step": updates, "fd_features": distance, "reconstruction_l2": distance / 2}
+        workdir.mkdir(parents=True, exist_ok=True)
+        (workdir / "summary.json").write_text(json.dumps(summary))
+        (workdir / "config.json").write_text(json.dumps({"training": {"num_steps": updates}}))
+        (workdir / "goodput.json").write_text('{"step": 1.0}')
+        if mode == "train":
+            trained.append((Path(config).stem, workdir.name, updates))
+
+    monkeypatch.setattr(evidence, "_call", call)
+    monkeypatch.setitem(evidence.VARIANTS["gen"], "RF", ["sampling.num_steps=3"])
+    monkeypatch.setitem(evidence.VARIANTS["gen"], "LZN", ["sampling.num_steps=3"])
+    for name in ("digits", "fashion"):
+        alone = {"LZN": [{"fd_features": 2.0}, {"fd_features": 4.0}]}
+        (tmp_path / f"{name}_alone_evidence").mkdir()
+        (tmp_path / f"{name}_alone_evidence" / "evidence.json").write_text(json.dumps(alone))
+    (tmp_path / "vae").mkdir()
+    vae = {"0.1": {"fd_features": 9.0}, "0.2": {"fd_features": 8.0}}
+    (tmp_path / "vae" / "digits_alone_seed0.json").write_text(json.dumps(vae))
+
+    monkeypatch.setattr(sys, "argv", ["", "one_pass", "--seeds=2", f"--folder={tmp_path}"])
+    evidence.main()
+    rows = [line.split("\t") for line in capsys.readouterr().out.splitlines() if "\t" in line]
+    flow, mean_flow = ["1", "2", "5", "10", "50"], ["106", "107", "110"]
+    of_digits = {"rectified flow": flow, "rectified flow given a latent": flow}
+    of_digits |= {"MeanFlow": mean_flow, "MeanFlow given a latent": mean_flow}
+    of_digits |= {"variational autoencoder": ["8"], "LZN alone, drift": ["3"]}
+    assert {label: values for name, label, *values in rows if name == "digits"} == of_digits
+    del of_digits["variational autoencoder"]
+    assert {label: values for name, label, *values in rows if name == "fashion"} == of_digits
+    assert ("digits_gen", "MeanFlow_seed1", 3800) in trained
+    assert ("fashion_gen", "MeanFlow_alone_seed0", 2300) in trained
+    assert ("digits_gen", "RF_seed0", 7) in trained
+    assert ("digits_gen", "RF_seed1", 7) not in trained
+    assert (tmp_path / "one_pass.png").stat().st_size > 10_000
