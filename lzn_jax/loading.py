@@ -12,7 +12,7 @@ from lzn_jax import configuration
 from lzn_jax.configuration import UserError
 from lzn_jax.latent_space import LatentSpace, Model
 from lzn_jax.models import join_variables, split_variables
-from lzn_jax.release import shared_model, sharing
+from lzn_jax.release import programs, shared_model, sharing
 from lzn_jax.run import sharding
 from lzn_jax.run.checkpoints import Checkpoints
 from lzn_jax.run.workdir import has_checkpoint
@@ -36,6 +36,8 @@ def load(path: str | Path, extensions: Sequence[str] = ()) -> TrainedModel:
         folder = sharing.fetch(str(path).removeprefix(sharing.PREFIX))
         return shared_model.read(folder, extensions)
     path = Path(path)
+    if (path / programs.MANIFEST).is_file():
+        raise UserError(f"{path} has the programs of an export: load its run, {path.parent}")
     if shared_model.is_shared(path):
         return shared_model.read(shared_model.verified(path), extensions)
     if path.parent == Path("released") and not path.is_dir():

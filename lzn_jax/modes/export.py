@@ -14,10 +14,11 @@ from ml_collections import ConfigDict
 from lzn_jax.configuration import UserError
 from lzn_jax.loading import restore
 from lzn_jax.release import programs, safetensors_files
+from lzn_jax.release.programs import MANIFEST
 from lzn_jax.run import processes, reporting, sharding
 from lzn_jax.trained_model import TrainedModel
 
-MANIFEST, README, WEIGHTS = "manifest.json", "README.md", "weights.safetensors"
+README, WEIGHTS = "README.md", "weights.safetensors"
 MADE_BY = "lzn_jax --mode=export"
 _PARTIAL, _PREVIOUS = ".export.partial", ".export.previous"  # folders of an export under way
 _EXAMPLES = ("classify", "sample", "encode")  # tasks for the example in README.md, the best first

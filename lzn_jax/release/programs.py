@@ -20,6 +20,7 @@ from lzn_jax.release.safetensors_files import by_name
 from lzn_jax.trained_model import TrainedModel
 
 PLATFORMS = ("cpu", "cuda", "tpu")
+MANIFEST = "manifest.json"  # describes the programs of an export
 _LOCATIONS = "jax_traceback_in_locations_limit"
 _SCALARS = {"seed": jnp.uint32, "noise_scale": jnp.float32}
 

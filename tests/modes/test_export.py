@@ -19,6 +19,7 @@ from safetensors.numpy import load_file
 import lzn_jax
 from lzn_jax import data
 from lzn_jax import main as command_line
+from lzn_jax.configuration import UserError
 from lzn_jax.release import programs
 
 ROOT = Path(__file__).parents[2]
@@ -281,6 +282,12 @@ def test_weights_are_stored_once_with_their_names(runs):
     own = model.variables["label_anchors"]["params"]
     (name,) = own
     np.testing.assert_array_equal(stored[f"variables/label_anchors/params/{name}"], own[name])
+
+
+def test_an_export_is_loaded_from_its_run(runs):
+    folder = exported(runs("text"), "encode_text")
+    with pytest.raises(UserError, match=f"programs of an export: load its run, {folder.parent}$"):
+        lzn_jax.load(folder)
 
 
 def test_the_manifest_names_files_types_and_defaults(runs):
