@@ -60,8 +60,9 @@ def test_one_pass_has_distances_of_all_generators(evidence, monkeypatch, tmp_pat
     monkeypatch.setattr(evidence, "_call", call)
     monkeypatch.setitem(evidence.VARIANTS["gen"], "RF", ["sampling.num_steps=3"])
     monkeypatch.setitem(evidence.VARIANTS["gen"], "LZN", ["sampling.num_steps=3"])
-    for name in ("digits", "fashion"):
+    for name, other in {"digits": "energy_2.0", "fashion": "drift_0.5"}.items():
         alone = {"LZN": [{"fd_features": 2.0}, {"fd_features": 4.0}]}
+        alone[other] = [{"fd_features": 5.0}]
         (tmp_path / f"{name}_alone_evidence").mkdir()
         (tmp_path / f"{name}_alone_evidence" / "evidence.json").write_text(json.dumps(alone))
     (tmp_path / "vae").mkdir()
@@ -74,10 +75,12 @@ def test_one_pass_has_distances_of_all_generators(evidence, monkeypatch, tmp_pat
     flow, mean_flow = ["1", "2", "5", "10", "50"], ["106", "107", "110"]
     of_digits = {"rectified flow": flow, "rectified flow given a latent": flow}
     of_digits |= {"MeanFlow": mean_flow, "MeanFlow given a latent": mean_flow}
-    of_digits |= {"variational autoencoder": ["8"], "LZN alone, drift": ["3"]}
+    of_digits |= {"variational autoencoder": ["8"]}
+    of_digits |= {"LZN alone, drift": ["3"], "LZN alone, energy distance": ["5"]}
     assert {label: values for name, label, *values in rows if name == "digits"} == of_digits
-    del of_digits["variational autoencoder"]
-    assert {label: values for name, label, *values in rows if name == "fashion"} == of_digits
+    of_fashion = of_digits | {"LZN alone, drift": ["5"], "LZN alone, energy distance": ["3"]}
+    del of_fashion["variational autoencoder"]
+    assert {label: values for name, label, *values in rows if name == "fashion"} == of_fashion
     assert ("digits_gen", "MeanFlow_seed1", 3800) in trained
     assert ("fashion_gen", "MeanFlow_alone_seed0", 2300) in trained
     assert ("digits_gen", "RF_seed0", 7) in trained
