@@ -171,7 +171,7 @@ MEAN_FLOWS = {"MeanFlow_alone": "MeanFlow", "MeanFlow": "MeanFlow given a latent
 VAE, DRIFT, ENERGY = "variational autoencoder", "LZN alone, drift", "LZN alone, energy distance"
 LABELS = (*FLOWS.values(), *MEAN_FLOWS.values(), VAE, DRIFT, ENERGY)
 STYLES = dict(zip(LABELS, ("C7o-", "C0o-", "C7s--", "C0s--", "C2*", "C3*", "C1*"), strict=True))
-# By data set: updates of MeanFlow in less time than the flow's 5000 and 3000; variants of LZN alone.
+# By data set: updates of MeanFlow in less time than the flow's 5000, 3000; variants of LZN alone.
 ONE_PASS = {
     "digits": (3800, {DRIFT: "LZN", ENERGY: "energy_2.0"}),
     "fashion": (2300, {DRIFT: "drift_0.5", ENERGY: "LZN"}),
