@@ -84,6 +84,18 @@ SHARPNESS = {
 # Encoders alone at r = 1, with more training examples; see more_emoji.py.
 MORE_EMOJI = ["--extensions=benchmarks/more_emoji.py", "data.name=more_emoji", *ZONES]
 NOTO, KEYWORDS = ["data.noto=True"], ["data.keywords=True"]
+# Features of a frozen encoder are compared as well; on clothes by drift, in the config's time.
+MAPS = ["--extensions=benchmarks/set_features.py"]
+CONV_MAPS = [
+    *MAPS,
+    "decoder.name=direct_maps",
+    "decoder.maps=results/fashion_repr",
+    "decoder.maps_weight=3",
+    "decoder.set_loss=drift",
+    "decoder.set_weight=0.5",
+    "training.num_steps=2200",
+    "evaluation.every_steps=2200",
+]
 # Overrides by variant, by the ending of a config's name.
 VARIANTS: dict[str, dict[str, list[str]]] = {
     "joint": {
@@ -131,9 +143,9 @@ VARIANTS: dict[str, dict[str, list[str]]] = {
         "half_dim": ["latent.dim=4"],
         "double_dim": ["latent.dim=16"],
         "l1": ["decoder.error=l1"],
-        # Anchors of images, or features of a frozen encoder, are compared as well.
-        "perceptual": ["decoder.set_anchors=1"],
-        "maps": ["--extensions=benchmarks/set_features.py", "decoder.name=direct_mlp_maps"],
+        "perceptual": ["decoder.set_anchors=1"],  # anchors of images are compared as well
+        "maps": [*MAPS, "decoder.name=direct_mlp_maps"],
+        "conv_maps": CONV_MAPS,  # of fashion_alone
         "longer": ["training.num_steps=3000"],
     },
     "text": {
@@ -169,12 +181,14 @@ MEAN_FLOW_STEPS = ONE_PASS_STEPS[:3]
 FLOWS = {"RF": "rectified flow", "LZN": "rectified flow given a latent"}
 MEAN_FLOWS = {"MeanFlow_alone": "MeanFlow", "MeanFlow": "MeanFlow given a latent"}
 VAE, DRIFT, ENERGY = "variational autoencoder", "LZN alone, drift", "LZN alone, energy distance"
-LABELS = (*FLOWS.values(), *MEAN_FLOWS.values(), VAE, DRIFT, ENERGY)
-STYLES = dict(zip(LABELS, ("C7o-", "C0o-", "C7s--", "C0s--", "C2*", "C3*", "C1*"), strict=True))
+DRIFT_OF_MAPS = "LZN alone, drift with features"
+LABELS = (*FLOWS.values(), *MEAN_FLOWS.values(), VAE, DRIFT, ENERGY, DRIFT_OF_MAPS)
+MARKERS = ("C7o-", "C0o-", "C7s--", "C0s--", "C2*", "C3*", "C1*", "C4*")
+STYLES = dict(zip(LABELS, MARKERS, strict=True))
 # By data set: updates of MeanFlow in less time than the flow's 5000, 3000; variants of LZN alone.
 ONE_PASS = {
     "digits": (3800, {DRIFT: "LZN", ENERGY: "energy_2.0"}),
-    "fashion": (2300, {DRIFT: "drift_0.5", ENERGY: "LZN"}),
+    "fashion": (2300, {DRIFT: "drift_0.5", ENERGY: "LZN", DRIFT_OF_MAPS: "conv_maps"}),
 }
 PROBE = "linear_probe_top1"
 

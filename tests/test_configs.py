@@ -412,5 +412,6 @@ def test_variants_of_evidence_are_configs(study, monkeypatch):
     for overrides in variants[study].values():
         extensions = [text.removeprefix(flag) for text in overrides if text.startswith(flag)]
         fields = [text for text in overrides if not text.startswith(flag)]
-        name = "emoji_text" if "data.name=more_emoji" in fields else f"digits_{study}"
+        others = {"data.name=more_emoji": "emoji_text", "decoder.name=direct_maps": "fashion_alone"}
+        name = next((others[text] for text in fields if text in others), f"digits_{study}")
         configuration.load(f"configs/{name}.py", fields, extensions=extensions)

@@ -63,6 +63,7 @@ def test_one_pass_has_distances_of_all_generators(evidence, monkeypatch, tmp_pat
     for name, other in {"digits": "energy_2.0", "fashion": "drift_0.5"}.items():
         alone = {"LZN": [{"fd_features": 2.0}, {"fd_features": 4.0}]}
         alone[other] = [{"fd_features": 5.0}]
+        alone["conv_maps"] = [{"fd_features": 6.0}]
         (tmp_path / f"{name}_alone_evidence").mkdir()
         (tmp_path / f"{name}_alone_evidence" / "evidence.json").write_text(json.dumps(alone))
     (tmp_path / "vae").mkdir()
@@ -79,6 +80,7 @@ def test_one_pass_has_distances_of_all_generators(evidence, monkeypatch, tmp_pat
     of_digits |= {"LZN alone, drift": ["3"], "LZN alone, energy distance": ["5"]}
     assert {label: values for name, label, *values in rows if name == "digits"} == of_digits
     of_fashion = of_digits | {"LZN alone, drift": ["5"], "LZN alone, energy distance": ["3"]}
+    of_fashion["LZN alone, drift with features"] = ["6"]
     del of_fashion["variational autoencoder"]
     assert {label: values for name, label, *values in rows if name == "fashion"} == of_fashion
     assert ("digits_gen", "MeanFlow_seed1", 3800) in trained
