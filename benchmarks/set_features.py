@@ -1,13 +1,26 @@
 """Image decoders `direct_maps` and `direct_mlp_maps`: sets of images are compared by features too.
 
-    python -m lzn_jax.main --config=configs/digits_repr.py --workdir=results/digits_repr \
-        --config.data.validation=287
-    python benchmarks/evidence.py digits_alone --seeds 1 --variants LZN perceptual maps \
-        --config.data.validation=287 --folder results/digits_maps
-
 An extension, which measures whether features of a frozen encoder raise the recall of samples in one
 pass (arXiv:2602.04770 compares samples by such features alone). The encoder is the ResNet of a
-representation run on the same data, trained without labels.
+representation run on the same data, trained without labels. The results are in docs/alone.md:
+
+    V="--config.data.validation=287"
+    python -m lzn_jax.main --config=configs/digits_repr.py --workdir=results/digits_repr $V
+    E="python benchmarks/evidence.py digits_alone --seeds 1 $V"
+    $E --variants LZN perceptual maps --folder results/maps
+    $E --variants LZN --folder results/whole_images \
+        --config.decoder.set_patch_size=8 --config.decoder.set_weight=0.25
+    $E --variants LZN --folder results/longer --config.training.num_steps=2600
+
+On clothes (the encoder of the validation runs was trained for 300 updates by Euler's method):
+
+    V="--config.data.validation=5000"
+    python -m lzn_jax.main --config=configs/fashion_repr.py --workdir=results/fashion_repr_300 $V \
+        --config.training.num_steps=300 --config.latent.solver=euler --config.latent.num_steps=20
+    E="python benchmarks/evidence.py fashion_alone --seeds 1 $V --config.training.num_steps=400"
+    $E --variants drift_0.5 --folder results/pixels
+    $E --variants conv_maps --folder results/maps --config.decoder.maps=results/fashion_repr_300
+    # other weights, each in a folder of its own: --config.decoder.maps_weight=1
 """
 
 import functools
