@@ -24,7 +24,6 @@ from lzn_jax.evaluation.sample_quality import SampleQuality
 from lzn_jax.run import reporting
 
 METRICS = ("fd_features", "precision", "recall", "recognised", "nearest_ratio", "updates")
-UPDATES_AT_A_TIME = 50
 
 
 def train(config: Any, examples: Examples, beta: float, seconds: float) -> tuple[Any, int]:
@@ -49,28 +48,25 @@ def train(config: Any, examples: Examples, beta: float, seconds: float) -> tuple
         errors = jnp.sum((made - batch) ** 2, axis=(1, 2, 3)) / 2
         return jnp.mean(errors + beta * jnp.sum(divergence, axis=1)) / batch[0].size
 
-    @jax.jit
-    def updates(state: Any, first: jax.Array, rate: jax.Array) -> Any:
-        def one(state: Any, step: jax.Array) -> tuple[Any, None]:
-            variables, moments, ema = state
-            rows_key, noise_key = jax.random.split(jax.random.fold_in(keys[2], step))
-            size = training.queries or training.batch_size
-            rows = jax.random.randint(rows_key, (size,), 0, len(images))
-            gradient = jax.grad(loss)(variables, normalise(images[rows]), noise_key)
-            changes, moments = optimizer.update(gradient, moments)
-            variables = jax.tree.map(lambda a, b: a - rate * b, variables, changes)
-            ema = optax.incremental_update(variables, ema, 1 - training.ema_decay)
-            return (variables, moments, ema), None
-
-        return jax.lax.scan(one, state, first + jnp.arange(UPDATES_AT_A_TIME))[0]
+    @jax.jit  # without a scan, in which convolutions are slow on CPUs
+    def update(state: Any, step: int, rate: float) -> Any:
+        variables, moments, ema = state
+        rows_key, noise_key = jax.random.split(jax.random.fold_in(keys[2], step))
+        size = training.queries or training.batch_size
+        rows = jax.random.randint(rows_key, (size,), 0, len(images))
+        gradient = jax.grad(loss)(variables, normalise(images[rows]), noise_key)
+        changes, moments = optimizer.update(gradient, moments)
+        variables = jax.tree.map(lambda a, b: a - rate * b, variables, changes)
+        ema = optax.incremental_update(variables, ema, 1 - training.ema_decay)
+        return variables, moments, ema
 
     state, count = (variables, optimizer.init(variables), variables), 0
-    jax.block_until_ready(updates(state, 0, 0.0))  # compiled before the clock runs
+    jax.block_until_ready(update(state, 0, 0.0))  # compiled before the clock runs
     start = time.perf_counter()
     while (share := (time.perf_counter() - start) / seconds) < 1:
         rate = training.learning_rate.decoder * (1 + np.cos(np.pi * share)) / 2  # as LZN's falls
-        state = jax.block_until_ready(updates(state, count, rate))
-        count += UPDATES_AT_A_TIME
+        state = jax.block_until_ready(update(state, count, float(rate)))
+        count += 1
     return state[2], count
 
 
