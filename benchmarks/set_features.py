@@ -43,7 +43,10 @@ SIDE = 2  # of the places at which maps are compared
 @functools.cache
 def frozen(workdir: str) -> tuple[ResNet, Any]:
     """The encoder of a representation run, and its variables."""
-    trained = lzn_jax.load(workdir)
+    try:
+        trained = lzn_jax.load(workdir)
+    except UserError as error:
+        raise UserError(f"decoder.maps must name a representation run: {error}") from error
     module = trained.space.modules["encoder"]
     if not isinstance(module, ResNet):
         raise UserError(f"decoder.maps must name a run with a ResNet as encoder, got {workdir}")

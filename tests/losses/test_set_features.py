@@ -92,3 +92,6 @@ def test_the_loss_between_sets_has_the_mean_over_features(extension, variables, 
     extension.frozen.cache_clear()
     with pytest.raises(UserError, match=r"^decoder\.maps must name a run .* got a_run$"):
         distance("direct_mlp_maps", *flags)
+    monkeypatch.undo()
+    with pytest.raises(UserError, match=r"^decoder\.maps must name .*: nowhere is no run"):
+        distance("direct_mlp_maps", "decoder.maps=nowhere")
