@@ -425,7 +425,11 @@ def draw_one_pass(path: Path, found: Mapping[str, Mapping[str, list[float]]]) ->
         count_steps(axes)
         axes.set(title=name, xlabel="evaluations of the decoder a sample")
     panels[0].set_ylabel("fd_features")
-    panels[0].legend(frameon=False)
+    entries = [axes.get_legend_handles_labels() for axes in panels]
+    handles = {
+        label: line for lines, labels in entries for line, label in zip(lines, labels, strict=True)
+    }
+    panels[0].legend(handles.values(), handles, frameon=False, fontsize=9)
     figure.savefig(path, dpi=150)
     plt.close(figure)
 
