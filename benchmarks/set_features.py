@@ -36,6 +36,7 @@ from lzn_jax.configuration import UserError
 from lzn_jax.data_types.image_decoders import DirectDecoder
 from lzn_jax.losses.image_sets import SetLoss
 from lzn_jax.models.resnet import ResNet
+from lzn_jax.run import sharding
 
 SIDE = 2  # of the places at which maps are compared
 
@@ -50,7 +51,7 @@ def frozen(workdir: str) -> tuple[ResNet, Any]:
     module = trained.space.modules["encoder"]
     if not isinstance(module, ResNet):
         raise UserError(f"decoder.maps must name a run with a ResNet as encoder, got {workdir}")
-    return module, trained.model.variables["encoder"]
+    return module, sharding.fetch(trained.model.variables["encoder"])
 
 
 def stages(network: ResNet, variables: Any, images: Array) -> list[Float[Array, "b h w c"]]:
@@ -64,6 +65,7 @@ def stages(network: ResNet, variables: Any, images: Array) -> list[Float[Array, 
 def features(maps: Float[Array, "b h w c"]) -> list[Array]:
     """Means and standard deviations of channels (b, 2c), and means over quarters (4, b, c)."""
     b, h, w, c = maps.shape
+    maps = maps.astype(jnp.float32)
     means, variances = jnp.mean(maps, axis=(1, 2)), jnp.var(maps, axis=(1, 2))
     moments = jnp.concatenate([means, jnp.sqrt(variances + 1e-6)], axis=1)
     cut = maps[:, : h - h % SIDE, : w - w % SIDE]
@@ -78,11 +80,11 @@ class MapsDecoder(DirectDecoder):
         super().__init__(config, decoder)
         self.frozen = frozen(config.decoder.maps)
 
-    def distance(
+    def loss_between_sets(
         self, variables: Any, generated: Array, images: Array, key: Array, set_loss: SetLoss
     ) -> Float[Array, ""]:
         """The loss between sets of images and patches, and its mean over features."""
-        of_pixels = super().distance(variables, generated, images, key, set_loss)
+        of_pixels = super().loss_between_sets(variables, generated, images, key, set_loss)
         both = (stages(*self.frozen, each) for each in (generated, images))
         losses = [
             jnp.mean(set_loss(x, y))

@@ -249,11 +249,11 @@ class DirectDecoder(ImageDecoder):
             set_loss = functools.partial(drift_loss, guidance=Guidance(is_same, scale))
         condition = self.guided(condition, scale)
         generated = self.in_training()(variables[self.network], dropout_key, *condition)
-        distance = self.distance(variables, generated, images, key, set_loss)
+        distance = self.loss_between_sets(variables, generated, images, key, set_loss)
         error = jnp.mean(ERRORS[setting.error](generated - images))
         return error + setting.set_weight * distance
 
-    def distance(
+    def loss_between_sets(
         self,
         variables: Variables,
         generated: Float[Array, "b h w c"],
@@ -261,7 +261,10 @@ class DirectDecoder(ImageDecoder):
         key: PRNGKeyArray,
         set_loss: image_sets.SetLoss,
     ) -> Float[Array, ""]:
-        """The loss between sets, of images, patches and, with `set_anchors`, of fixed anchors."""
+        """Loss between generated and real images, their patches and, with `set_anchors`, anchors.
+
+        The encoder of the anchors gets no gradient. The key is consumed.
+        """
         setting = self.config.decoder
         distance = image_sets.image_set_loss(
             set_loss,

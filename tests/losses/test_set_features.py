@@ -63,6 +63,8 @@ def test_features_are_moments_and_quarters(extension, side):
     corners = [(0, 0), (0, 2), (2, 0), (2, 2)]
     expected = [maps[:, i : i + 2, j : j + 2].mean((1, 2)) for i, j in corners]
     np.testing.assert_allclose(quarters, expected, rtol=1e-5, atol=1e-5)
+    in_half = extension.features(jnp.asarray(maps, jnp.bfloat16))
+    assert all(each.dtype == jnp.float32 for each in in_half)
 
 
 def test_the_loss_between_sets_has_the_mean_over_features(extension, variables, monkeypatch):
@@ -75,7 +77,9 @@ def test_the_loss_between_sets_has_the_mean_over_features(extension, variables, 
         config = configuration.load("configs/digits_alone.py", flags, extensions=[EXTENSION])
         space = LatentSpace(config, sharding.make_mesh(8, jax.devices()[:1]))
         decoder = space.decoders["image"]
-        return decoder.distance({}, images(4), images(5), jax.random.key(6), energy_distance)
+        return decoder.loss_between_sets(
+            {}, images(4), images(5), jax.random.key(6), energy_distance
+        )
 
     flags = ("decoder.maps=a_run", "decoder.maps_weight=3")
     terms = []
@@ -87,6 +91,10 @@ def test_the_loss_between_sets_has_the_mean_over_features(extension, variables, 
         terms += [of_moments, of_quarters.mean()]
     expected = distance("direct_mlp") + 3 * sum(terms) / 4
     np.testing.assert_allclose(distance("direct_mlp_maps", *flags), expected, rtol=1e-5)
+
+    # Committed to no device, as a training mesh need not have those of the encoder.
+    _, fixed = extension.frozen("a_run")
+    assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(fixed))
 
     run.space.modules["encoder"] = object()
     extension.frozen.cache_clear()
