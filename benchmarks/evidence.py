@@ -26,6 +26,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import matplotlib
@@ -39,9 +40,8 @@ from ml_collections import ConfigDict
 
 import lzn_jax
 from lzn_jax import configuration, data, plots
-from lzn_jax.evaluation import measurements, probes
+from lzn_jax.evaluation import measurements, probes, retrieval
 from lzn_jax.evaluation.neighbours import knn_log_votes
-from lzn_jax.evaluation.retrieval import recalls
 from lzn_jax.latent_space import LatentSpace, Model
 from lzn_jax.randomness import named
 from lzn_jax.run import reporting, sharding
@@ -458,20 +458,26 @@ def by_latents(model: TrainedModel, language: str | None) -> dict[str, Summary]:
         config.languages = (language,)
     test = data.load(config, "test")
     assert test.texts is not None
-    rows = model.space.types["text"].readable(test)
-    texts = test.texts[rows]
-    sides = model.anchors(test.images[rows]), model.anchors(list(texts), source="text")
-    latents = tuple(model.latents(anchors, 0.0, among=anchors[:0]) for anchors in sides)
-    return {"anchors": both_ways(*sides, texts), "latents": both_ways(*latents, texts)}
+    test = test.at(model.space.types["text"].readable(test))
+    rows, *by_sample = retrieval.pairs(test, test.texts)
+    anchors = model.anchors(test.images[rows]), model.anchors(list(test.texts), source="text")
+    latents = tuple(model.latents(each, 0.0, among=each[:0]) for each in anchors)
+    return {
+        name: both_ways(*points, *by_sample)
+        for name, points in {"anchors": anchors, "latents": latents}.items()
+    }
 
 
-def both_ways(images: np.ndarray, names: np.ndarray, texts: np.ndarray) -> Summary:
+def both_ways(images: Any, names: Any, by_image: Any, by_text: Any) -> Summary:
     """Recalls from images to texts and back."""
-    pairs = {"image_to_text": (images, names), "text_to_image": (names, images)}
+    ways = {
+        "image_to_text": (images, names, by_image, by_text),
+        "text_to_image": (names, images, by_text, by_image),
+    }
     return {
         f"{way}_r{k}": share
-        for way, pair in pairs.items()
-        for k, share in recalls(*pair, texts).items()
+        for way, arguments in ways.items()
+        for k, share in retrieval.recalls(*arguments).items()
     }
 
 

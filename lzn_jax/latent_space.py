@@ -199,10 +199,10 @@ class LatentSpace:
 
         @functools.cache
         def latents(source: str, use: str, scale: float | None) -> Array:
-            latent_key, first = named(key, f"{source}_latents_{use}"), zones[source][0]
-            noise = given(batch, f"{source}_latent_noise", first.noise(latent_key))
+            use, first = f"{source}_latents_{use}", zones[source][0]
+            noise = given(batch, f"{source}_latent_noise", first.noise(named(key, use)))
             if scale is None:  # a random α in [0, 1] for each sample
-                noise *= jax.random.uniform(jax.random.fold_in(latent_key, 1), (len(noise), 1))
+                noise *= jax.random.uniform(named(key, f"{use}_scale"), (len(noise), 1))
                 scale = 1.0
             return first.latents(scale * noise, self.solver)
 

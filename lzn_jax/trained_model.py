@@ -165,7 +165,7 @@ class TrainedModel:
         """Translates samples from one data type to another, see `translations` (paper Fig. 1).
 
         Images are (n, h, w, c) uint8, labels (n,) int, texts a list of strings. `noise_scale` is α
-        of the source's latents; the default is 1 from labels or to images, otherwise 0.
+        of the source's latents; the default is `default_scale`.
         """
         self.check_pair(source, target)
         if noise_scale is None:
@@ -176,9 +176,19 @@ class TrainedModel:
         return self._samples(target, decoded)
 
     def default_scale(self, source: str, target: str) -> float:
-        """α of the source's latents in a translation, unless it is given."""
-        types = self.space.types
-        return max(types[source].source_scale, types[target].target_scale)
+        """α of the source's latents in a translation: 1 from labels or to images, otherwise 0.
+
+        It is at most the α at which the two types are aligned, unless the decoder is conditioned on
+        the source: latents further from the zone's centre are in zones of other samples.
+        """
+        types, space = self.space.types, self.space
+        scale = max(types[source].source_scale, types[target].target_scale)
+        decoder = space.decoders.get(target)
+        is_condition = decoder is not None and decoder.condition == source
+        if is_condition or not any({source, target} == set(pair) for pair in space.alignments):
+            return scale
+        aligned_at = self.config.alignment.noise_scale
+        return scale if aligned_at is None else min(scale, aligned_at)
 
     def generate(self, target: str, count: int, key: PRNGKeyArray | None = None) -> Any:
         """Decodes `count` latents of the prior as samples of a data type."""
@@ -269,7 +279,8 @@ class TrainedModel:
         """
         source, target = None if labels is None else self.class_type, target or self.main_type
         description = f"{source or 'prior'} to {target}"
-        drawn = self._decoded(labels, source, target, 1.0, key, description, count)
+        scale = 1.0 if source is None else self.default_scale(source, target)
+        drawn = self._decoded(labels, source, target, scale, key, description, count)
         return {"labels": np.full(count, inference.NO_CLASS, np.int32)} | drawn
 
     def reconstruct(

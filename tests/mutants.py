@@ -171,9 +171,16 @@ MUTANTS = (
     Mutant("data_types/label.py", "labels[:, None] ==", "labels[:, None] !=", ALONE + "zones_of"),
     Mutant("evaluation/metrics.py", "likeliest >= CONFIDENT", "likeliest > 0", METRICS_SURE),
     Mutant("evaluation/nearest.py", "/ np.float32(127.5)", "", "evaluation/test_nearest.py"),
+    Mutant("evaluation/retrieval.py", "right[nearest]", "right", RETRIEVAL + "picture"),
+    Mutant("evaluation/retrieval.py", "(rows, text)", "(text, rows)", RETRIEVAL + "several_texts"),
+    Mutant("evaluation/retrieval.py", "test.at(rows)", "test", RETRIEVAL + "several_texts"),
     Mutant(
-        "evaluation/retrieval.py", "texts[nearest] ==", "texts[nearest] !=", RETRIEVAL + "picture"
+        "data_types/image_decoders.py",
+        'named(key, "condition")',
+        "jax.random.fold_in(key, 1)",
+        "data_types/test_image_decoders.py -k dropped",
     ),
+    Mutant("trained_model.py", "min(scale, aligned_at)", "scale", SPACE + "noise_scale"),
     Mutant("data_types/label.py", "cutoff=last", "cutoff=0.2", ANSWERS + "probability"),
     Mutant("demo/answers.py", "* self._share_of_height", "* 0.7", ANSWERS + "drawing"),
     Mutant("trained_model.py", "main, main, 1.0", "main, main, 0.0", MODEL + "siblings"),

@@ -93,7 +93,7 @@ def test_a_guided_loss_compares_samples_of_a_label_at_a_scale_that_the_decoder_i
     images = data.normalise(batch()["images"])
     loss = jax.jit(decoder.loss)
     for key in jax.random.split(KEY, 40):
-        scales.append(1 / jax.random.uniform(jax.random.fold_in(key, 2), minval=0.25))
+        scales.append(1 / jax.random.uniform(named(key, "guidance"), minval=0.25))
         if len(scales) > 2:
             continue
         inverse = jnp.full((16, 1), 1 / scales[-1])

@@ -63,7 +63,7 @@ def load(data: ConfigDict, split: str) -> Examples:
         texts = np.array([code.strip(":").replace("_", " ") for code in codes], object)
         rows = np.repeat(rows, len(data.languages))
     labels = np.zeros(len(rows), np.int32)
-    return Examples(images[rows], labels, texts, groups=families[rows])
+    return Examples(images[rows], labels, texts, image_ids=rows, groups=families[rows])
 
 
 def class_names(data: ConfigDict) -> tuple[str, ...]:

@@ -193,7 +193,8 @@ class Examples(NamedTuple):
       labels: (n,) int32.
       texts: (n,) strings, empty for an example without a text; None in a data set without texts.
       left_out: descriptions of texts and images that do not form a pair.
-      groups: (n,) group numbers of examples that belong together; None if there are no groups.
+      image_ids: (n,) number of each example's image; None: every example has its own image.
+      groups: (n,) numbers of groups that no split divides; None: images are the groups.
       more: additional columns (n, ...) by name, for example of a user's data type.
     """
 
@@ -201,6 +202,7 @@ class Examples(NamedTuple):
     labels: Int[np.ndarray, " n"]
     texts: np.ndarray | None = None
     left_out: tuple[str, ...] = ()
+    image_ids: np.ndarray | None = None
     groups: np.ndarray | None = None
     more: Mapping[str, np.ndarray] = MappingProxyType({})
 
@@ -216,6 +218,7 @@ class Examples(NamedTuple):
             images=take(self.images),
             labels=self.labels[rows],
             texts=take(self.texts),
+            image_ids=take(self.image_ids),
             groups=take(self.groups),
             more={name: values[rows] for name, values in self.more.items()},
         )

@@ -52,7 +52,7 @@ def load(data: ConfigDict, split: str) -> Examples:
         rows, texts = rows[is_chosen], None if texts is None else texts[is_chosen]
     names, labels = names[rows], labels[rows]
     encoded = EncodedImages(Files(folder, names), labels, data)
-    return Examples(encoded, labels, texts, left_out, groups=rows)
+    return Examples(encoded, labels, texts, left_out, image_ids=rows)
 
 
 def class_names(data: ConfigDict) -> tuple[str, ...]:

@@ -40,7 +40,8 @@ def load(data: ConfigDict, split: Literal["train", "validation", "test"]) -> Exa
         )
     if split == "test" or count == 0:
         return examples
-    is_apart = validation.set_apart(examples.labels, examples.groups, count, data.validation_seed)
+    groups = examples.image_ids if examples.groups is None else examples.groups
+    is_apart = validation.set_apart(examples.labels, groups, count, data.validation_seed)
     return examples.at(np.flatnonzero(is_apart == (split == "validation")))
 
 

@@ -59,7 +59,7 @@ def load(data: ConfigDict, split: str) -> Examples:
     is_whole = records.image_shape == images.shape[1:] and data.centre_crop == 1
     if is_small and is_whole:
         images = np.asarray(images)
-    return Examples(images, labels, texts, left_out, groups=rows)
+    return Examples(images, labels, texts, left_out, image_ids=rows)
 
 
 def class_names(data: ConfigDict) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from lzn_jax.losses import image_sets, mean_flow, rectified_flow
 from lzn_jax.losses.drift import Guidance, drift_loss
 from lzn_jax.microbatches import in_training
 from lzn_jax.models import Variables
-from lzn_jax.randomness import normal_by_index
+from lzn_jax.randomness import named, normal_by_index
 
 
 def black_image(config: ConfigDict) -> Float[Array, "1 h w c"]:
@@ -48,7 +48,7 @@ class ImageDecoder:
         rate, (latents, beside) = self.config.decoder.condition_dropout, condition
         if rate == 0 or beside is None:
             return condition
-        keep = jax.random.bernoulli(jax.random.fold_in(key, 1), 1 - rate, (len(beside), 1))
+        keep = jax.random.bernoulli(named(key, "condition"), 1 - rate, (len(beside), 1))
         return latents, beside * keep
 
     def invert(
@@ -96,21 +96,23 @@ class FlowDecoder(ImageDecoder):
         keys: Sequence[PRNGKeyArray],
     ) -> Float[Array, ""]:
         """Rectified-flow loss in training mode (paper C.1); keys for the flow and dropout."""
-        images, (flow_key, dropout_key) = normalise(batch["images"]), keys
-        condition = self.drop_condition(condition, flow_key)
-        draws = self.config.training.flow_draws
-        if draws > 1:
-            images, condition = jax.tree.map(
-                lambda a: jnp.repeat(a, draws, axis=0), (images, condition)
-            )
-        network = self.in_training()
+        (flow_key, dropout_key), network = keys, self.in_training()
 
         def velocity(x_t, t, condition):
             return network(variables[self.network], dropout_key, x_t, t, *condition)
 
-        noise, t = rectified_flow.draw(flow_key, images)
-        noise, t = given(batch, "flow_noise", noise), given(batch, "flow_time", t)
-        return rectified_flow.loss(velocity, images, condition, noise, t)
+        return rectified_flow.loss(velocity, *self.draw(batch, condition, flow_key))
+
+    def draw(
+        self, batch: Mapping[str, Array], condition: Condition, key: PRNGKeyArray
+    ) -> tuple[Float[Array, "b h w c"], Condition, Float[Array, "b h w c"], Float[Array, " b"]]:
+        """Images, conditions, noise and times of a batch, `training.flow_draws` for each image."""
+        draws = self.config.training.flow_draws
+        drawn = normalise(batch["images"]), self.drop_condition(condition, key)
+        if draws > 1:
+            drawn = jax.tree.map(lambda a: jnp.repeat(a, draws, axis=0), drawn)
+        noise, t = rectified_flow.draw(key, drawn[0])
+        return *drawn, given(batch, "flow_noise", noise), given(batch, "flow_time", t)
 
     def velocity(self, variables: Variables) -> rectified_flow.Velocity:
         """Velocity of the flow at inference, as a function of x_t, t and the condition."""
@@ -171,17 +173,14 @@ class MeanFlowDecoder(FlowDecoder):
         keys: Sequence[PRNGKeyArray],
     ) -> Float[Array, ""]:
         """MeanFlow's loss in training mode; keys for the flow and dropout."""
-        images, (flow_key, dropout_key) = normalise(batch["images"]), keys
-        condition = self.drop_condition(condition, flow_key)
-        network = self.in_training()
+        (flow_key, dropout_key), network = keys, self.in_training()
 
         def velocity(x, t, s, condition):
             condition = _with_times(condition, t, s)
             return network(variables[self.network], dropout_key, x, 0 * t, *condition)
 
-        noise = given(batch, "flow_noise", rectified_flow.draw(flow_key, images)[0])
-        t, s = mean_flow.draw_times(jax.random.fold_in(flow_key, 2), len(images))
-        return mean_flow.loss(velocity, images, condition, noise, t, s)
+        *drawn, t = self.draw(batch, condition, flow_key)
+        return mean_flow.loss(velocity, *drawn, t, mean_flow.draw_ends(named(flow_key, "ends"), t))
 
     def solve(
         self, variables: Variables, start: Array, condition: Condition, *, inverse: bool = False
@@ -244,7 +243,7 @@ class DirectDecoder(ImageDecoder):
         scale, set_loss = jnp.ones(()), image_sets.SET_LOSSES[setting.set_loss]
         if setting.guidance > 1:
             least, (_, beside) = 1 / setting.guidance, condition
-            scale = 1 / jax.random.uniform(jax.random.fold_in(key, 2), minval=least)
+            scale = 1 / jax.random.uniform(named(key, "guidance"), minval=least)
             is_same = jnp.all(beside[:, None] == beside, axis=-1)
             set_loss = functools.partial(drift_loss, guidance=Guidance(is_same, scale))
         condition = self.guided(condition, scale)

@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
+from scipy.sparse import csr_array
 
 from lzn_jax import plots
 from lzn_jax.data import Examples, Images
@@ -20,22 +21,25 @@ _ROWS_AT_A_TIME = 1024
 def measure(model: TrainedModel, test: Examples, path: Path) -> dict[str, float]:
     """`retrieval_image_to_text_r1`, `_r10` and the reverse; draws examples to `path`.
 
-    All samples with a query's text count as right.
+    Images are distinct, and all texts of an image are right, as on Flickr30k and COCO. Equal texts
+    belong to the same images.
     """
     source, space = model.main_type, model.space
-    images, texts = space.types[source].samples(test), space.types[NAME].samples(test)
+    texts = space.types[NAME].samples(test)
+    rows, by_image, by_text = pairs(test, texts)
+    images = space.types[source].samples(test.at(rows))
     image_points, text_points = embedded(model, images, source), embedded(model, texts, NAME)
-    rows = _examples(image_points, text_points, images, texts, texts)
-    rows += _examples(text_points, image_points, texts, images, texts)
-    plots.retrieval(path, rows)
     tasks = {
-        f"{source}_to_{NAME}": (image_points, text_points),
-        f"{NAME}_to_{source}": (text_points, image_points),
+        f"{source}_to_{NAME}": (image_points, text_points, by_image, by_text),
+        f"{NAME}_to_{source}": (text_points, image_points, by_text, by_image),
     }
+    samples = ((images, texts), (texts, images))
+    drawn = [_examples(*task, *s) for task, s in zip(tasks.values(), samples, strict=True)]
+    plots.retrieval(path, [*drawn[0], *drawn[1]])
     return {
-        f"retrieval_{task}_r{k}": recall
-        for task, points in tasks.items()
-        for k, recall in recalls(*points, texts).items()
+        f"retrieval_{name}_r{k}": recall
+        for name, task in tasks.items()
+        for k, recall in recalls(*task).items()
     }
 
 
@@ -51,30 +55,64 @@ def embedded(model: TrainedModel, samples: Any, source: str) -> Float[np.ndarray
 
 
 def _examples(
-    queries: np.ndarray, candidates: np.ndarray, asked: Images, results: Images, texts: np.ndarray
+    queries: np.ndarray,
+    candidates: np.ndarray,
+    of_queries: csr_array,
+    of_candidates: csr_array,
+    asked: Images,
+    results: Images,
 ) -> list[tuple[Any, list[Any], list[bool]]]:
-    """A few queries, each with the nearest candidates and whether these have the query's text."""
-    rows = evenly_spaced(min(SHOWN, len(texts)), len(texts))
+    """A few queries, each with the nearest candidates and whether these are right."""
+    rows = evenly_spaced(min(SHOWN, len(queries)), len(queries))
     order = np.argsort(-_cosines(queries[rows], candidates), axis=1)[:, :NEAREST]
+    is_right = _share_a_text(of_queries[rows], of_candidates)
     return [
-        (asked[row], list(results[nearest]), (texts[nearest] == texts[row]).tolist())
-        for row, nearest in zip(rows, order, strict=True)
+        (asked[row], list(results[nearest]), right[nearest].tolist())
+        for row, nearest, right in zip(rows, order, is_right, strict=True)
     ]
 
 
-def recalls(
-    queries: Float[np.ndarray, "n d"], candidates: Float[np.ndarray, "n d"], texts: np.ndarray
-) -> dict[int, float]:
-    """Share of queries with a candidate of the same text among the k nearest, by k in RANKS.
+def pairs(
+    examples: Examples, texts: np.ndarray
+) -> tuple[Int[np.ndarray, " k"], csr_array, csr_array]:
+    """Rows of the k distinct images, and the `incidence` of these images and of all texts."""
+    ids = np.arange(len(texts)) if examples.image_ids is None else examples.image_ids
+    _, rows, image = np.unique(ids, return_index=True, return_inverse=True)
+    return rows, incidence(texts, image), incidence(texts)
 
-    Nearest by cosine similarity; in ties, candidates of the same text come last.
+
+def incidence(texts: np.ndarray, image: Int[np.ndarray, " n"] | None = None) -> csr_array:
+    """Which of the distinct texts each image has, given the image of each text.
+
+    By default each text is a row of its own.
     """
-    _, groups = np.unique(texts, return_inverse=True)
+    _, text = np.unique(texts, return_inverse=True)
+    rows = np.arange(len(text)) if image is None else image
+    return csr_array((np.ones(len(text), np.int32), (rows, text)))
+
+
+def recalls(
+    queries: Float[np.ndarray, "m d"],
+    candidates: Float[np.ndarray, "n d"],
+    of_queries: csr_array,
+    of_candidates: csr_array,
+) -> dict[int, float]:
+    """Share of queries with a right candidate among the k nearest, by k in RANKS.
+
+    A candidate is right if it shares a text with the query, by the `incidence` of both. Nearest by
+    cosine similarity; in ties, right candidates come last.
+    """
     ranks = []
-    for start in range(0, len(groups), _ROWS_AT_A_TIME):
+    for start in range(0, len(queries), _ROWS_AT_A_TIME):
         chosen = slice(start, start + _ROWS_AT_A_TIME)
-        ranks.append(_ranks(_cosines(queries[chosen], candidates), groups[chosen, None] == groups))
+        is_right = _share_a_text(of_queries[chosen], of_candidates)
+        ranks.append(_ranks(_cosines(queries[chosen], candidates), is_right))
     return {k: float(np.mean(np.concatenate(ranks) < k)) for k in RANKS}
+
+
+def _share_a_text(of_queries: csr_array, of_candidates: csr_array) -> Bool[np.ndarray, "m n"]:
+    is_shared: np.ndarray = (of_queries @ of_candidates.T).toarray() > 0
+    return is_shared
 
 
 def _cosines(
@@ -87,7 +125,7 @@ def _cosines(
     return queries @ candidates.T
 
 
-def _ranks(cosines: Float[np.ndarray, "b n"], is_own: Bool[np.ndarray, "b n"]) -> np.ndarray:
-    """Number of other candidates at least as near as the nearest own one."""
-    best = np.max(np.where(is_own, cosines, -np.inf), axis=1, keepdims=True)
-    return np.sum(~(cosines < best) & ~is_own, axis=1)  # a NaN counts as nearer
+def _ranks(cosines: Float[np.ndarray, "b n"], is_right: Bool[np.ndarray, "b n"]) -> np.ndarray:
+    """Number of wrong candidates at least as near as the nearest right one."""
+    best = np.max(np.where(is_right, cosines, -np.inf), axis=1, keepdims=True)
+    return np.sum(~(cosines < best) & ~is_right, axis=1)  # a NaN counts as nearer

@@ -9,7 +9,7 @@ from jaxtyping import Int, UInt8
 from lzn_jax.data import Examples
 from lzn_jax.data.examples import evenly_spaced
 from lzn_jax.data_types.text import NAME
-from lzn_jax.evaluation.retrieval import RANKS, embedded, recalls
+from lzn_jax.evaluation.retrieval import RANKS, embedded, incidence, recalls
 from lzn_jax.tokenizers import Tokenizer
 from lzn_jax.trained_model import TrainedModel
 
@@ -39,7 +39,8 @@ def recognised(
 ) -> dict[str, float]:
     """`text_to_image_r1`, `_r10`: recall@k from generated images to their texts."""
     queries, targets = embedded(model, images, model.main_type), embedded(model, texts, NAME)
-    by_rank = recalls(queries, targets, np.array(texts))
+    by_text = incidence(np.array(texts))
+    by_rank = recalls(queries, targets, by_text, by_text)
     return {f"text_to_image_r{k}": by_rank[k] for k in RANKS}
 
 

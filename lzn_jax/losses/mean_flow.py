@@ -19,11 +19,11 @@ WEIGHT_POWER = 0.75
 MeanVelocity = Callable[[Array, Array, Array, Any], Array]  # (x, t, s, condition) -> u
 
 
-def draw_times(key: PRNGKeyArray, count: int) -> tuple[Float[Array, " b"], Float[Array, " b"]]:
-    """Times t and s of each image, uniform in [0, 1] and equal for a share INSTANT_SHARE."""
-    t_key, s_key, equal_key = jax.random.split(key, 3)
-    t, s = jax.random.uniform(t_key, (count,)), jax.random.uniform(s_key, (count,))
-    return t, jnp.where(jax.random.bernoulli(equal_key, INSTANT_SHARE, (count,)), t, s)
+def draw_ends(key: PRNGKeyArray, t: Float[Array, " b"]) -> Float[Array, " b"]:
+    """Time s of each image: t for a share INSTANT_SHARE, else uniform in [0, 1]."""
+    s_key, equal_key = jax.random.split(key)
+    is_equal = jax.random.bernoulli(equal_key, INSTANT_SHARE, t.shape)
+    return jnp.where(is_equal, t, jax.random.uniform(s_key, t.shape))
 
 
 def loss(

@@ -141,6 +141,8 @@ def _check_widths(values: Mapping[str, Any]) -> None:
 def _check_one_pass(values: Mapping[str, Any]) -> None:
     for name in ("latent.enabled", "decoder.latents"):
         require(bool(values[name]), f"a one-pass decoder requires {name}, got {values[name]}")
+    draws = values["training.flow_draws"]
+    require(draws == 1, f"training.flow_draws must be 1: one-pass decoders draw none, got {draws}")
     name = "training.batch_size" if values["training.queries"] is None else "training.queries"
     require(values[name] >= 2, f"{name} must be >= 2 for a loss between sets, got {values[name]}")
     side, size = values["data.image_size"], values["decoder.set_patch_size"]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import small
 from flax import linen as nn
+from scipy.stats import kstest
 
 from lzn_jax.data_types.image_decoders import FlowDecoder
 
@@ -33,11 +34,15 @@ def test_a_condition_is_dropped_whole_at_its_rate():
     count, ones = 4000, jnp.ones((4000, 3))
     batch = {"images": jnp.zeros((count, 2, 2, 1), jnp.uint8)}
     changes = {"decoder__condition_dropout": 0.2, "training__flow_draws": 1}
-    _, _, latents, beside = given(batch, (ones, ones), **changes)
+    _, t, latents, beside = given(batch, (ones, ones), **changes)
     np.testing.assert_array_equal(latents, ones)
     np.testing.assert_array_equal(beside[:, 1:], beside[:, :-1])
     assert set(np.unique(beside)) == {0, 1}
-    assert np.mean(beside[:, 0] == 0) == pytest.approx(0.2, abs=4 * np.sqrt(0.16 / count))
+    is_dropped = beside[:, 0] == 0
+    assert np.mean(is_dropped) == pytest.approx(0.2, abs=4 * np.sqrt(0.16 / count))
+    # Times of dropped and of kept rows have one distribution.
+    largest = kstest(t[is_dropped], t[~is_dropped]).statistic
+    assert largest < 2 * np.sqrt(1 / is_dropped.sum() + 1 / (~is_dropped).sum())
 
 
 def test_each_draw_of_an_image_has_the_images_own_condition():

@@ -7,10 +7,10 @@ import pytest
 import small
 from flax import linen as nn
 
-from lzn_jax.data import to_uint8
+from lzn_jax.data import normalise, to_uint8
 from lzn_jax.data_types.image_decoders import MeanFlowDecoder
-from lzn_jax.losses import mean_flow
-from lzn_jax.randomness import normal_by_index
+from lzn_jax.losses import mean_flow, rectified_flow
+from lzn_jax.randomness import named, normal_by_index
 
 KEYS = tuple(jax.random.split(jax.random.key(2), 2))
 LATENTS, LABELS = jnp.ones((6, 3)), jnp.eye(6)
@@ -24,13 +24,16 @@ class _Network:
     def apply(self, variables, x, t, latents, beside, *, train):
         labels, waves = jnp.split(beside, [6], axis=1)
         start, between = (2 / jnp.pi * jnp.arcsin(waves[:, k]) for k in (0, 8))
-        wrong = jnp.abs(latents - LATENTS).sum(1) + jnp.abs(labels - LABELS).sum(1) + t
+        own = (jnp.repeat(each, len(x) // 6, axis=0) for each in (LATENTS, LABELS))  # of each draw
+        pairs = zip((latents, labels), own, strict=True)
+        wrong = t + sum(jnp.abs(given - expected).sum(1) for given, expected in pairs)
         velocity = start + 10 * (start + between) + 1000 * wrong
         return jnp.zeros_like(x) + velocity[:, None, None, None]
 
 
 def _decoder(num_steps=1, **changes):
     changes |= {"decoder__name": "mean_ncsnpp", "sampling__num_steps": num_steps}
+    changes |= {"training__flow_draws": 2}
     decoder = MeanFlowDecoder(small.config("configs/digits_joint.py", **changes), nn.Dense(1))
     decoder.module = _Network()
     return decoder
@@ -38,17 +41,18 @@ def _decoder(num_steps=1, **changes):
 
 def test_the_loss_is_meanflows_at_the_drawn_times():
     images = jax.random.randint(KEYS[0], (6, 8, 8, 1), 0, 256).astype(jnp.uint8)
-    noise = jax.random.normal(KEYS[1], images.shape)
-    batch = {"images": images, "flow_noise": noise}
     decoder = _decoder(decoder__condition_dropout=0.0)
+    batch, twice = {"images": images}, jnp.repeat(normalise(images), 2, axis=0)  # a row a draw
+    noise, t = rectified_flow.draw(KEYS[1], twice)
+    s = mean_flow.draw_ends(named(KEYS[0], "ends"), t)
+    assert 0 < np.sum(t != s) < 12
+    batch |= {"flow_noise": noise, "flow_time": t}
     found = decoder.loss({"decoder": None}, batch, (LATENTS, LABELS), KEYS)
-    t, s = mean_flow.draw_times(jax.random.fold_in(KEYS[0], 2), 6)
-    assert 0 < np.sum(t != s) < 6
 
     def velocity(x, t, s, condition):
         return jnp.zeros_like(x) + (t + 10 * s)[:, None, None, None]
 
-    expected = mean_flow.loss(velocity, images / 127.5 - 1, None, noise, t, s)
+    expected = mean_flow.loss(velocity, twice, None, noise, t, s)
     np.testing.assert_allclose(found, expected, rtol=1e-3)
 
 

@@ -9,7 +9,7 @@ import small
 from lzn_jax import plots
 from lzn_jax.data import Examples
 from lzn_jax.evaluation import retrieval
-from lzn_jax.evaluation.retrieval import recalls
+from lzn_jax.evaluation.retrieval import incidence, pairs, recalls
 
 
 def by_loops(queries, candidates, names, k):
@@ -27,22 +27,48 @@ def test_recall_is_that_of_a_loop():
     queries = rng.normal(size=(60, 8))
     candidates = 3 * (queries + 1.5 * rng.normal(size=queries.shape))
     names = np.array([f"text {i // 2}" for i in range(60)])  # two images a text
-    found = recalls(queries, candidates, names)
+    found = recalls(queries, candidates, incidence(names), incidence(names))
     assert found == {k: pytest.approx(by_loops(queries, candidates, names, k)) for k in (1, 10)}
     assert 0 < found[1] < found[10] < 1
 
 
 def test_what_is_alike_or_not_a_number_finds_nothing():
-    names = np.array([f"text {i}" for i in range(30)])
-    same = np.ones((30, 4))
-    for made in (same, np.full((30, 4), np.nan)):
-        assert recalls(made, made, names) == {1: 0.0, 10: 0.0}
+    names = incidence(np.arange(30))
+    for made in (np.ones((30, 4)), np.full((30, 4), np.nan)):
+        assert recalls(made, made, names, names) == {1: 0.0, 10: 0.0}
 
 
 def test_many_queries_are_ranked_in_parts(monkeypatch):
     monkeypatch.setattr("lzn_jax.evaluation.retrieval._ROWS_AT_A_TIME", 7)
     x = np.random.default_rng(0).normal(size=(20, 8))
-    assert recalls(x, x, np.arange(20)) == {1: 1.0, 10: 1.0}
+    assert recalls(x, x, incidence(np.arange(20)), incidence(np.arange(20))) == {1: 1.0, 10: 1.0}
+
+
+@pytest.mark.parametrize("texts_an_image", [1, 2, 5, 14])
+def test_images_with_several_texts_are_counted_once_and_any_of_their_texts_is_right(
+    texts_an_image, measured
+):
+    """A perfect encoder finds all partners; a random one finds what counting says."""
+    count, k = 400, texts_an_image
+    ids = np.random.default_rng(3).permutation(np.repeat(5 * np.arange(count), k))  # any order
+    texts = np.array([f"text {i}" for i in range(count * k)])
+    examples = Examples(ids[:, None, None, None], np.zeros(count * k, int), texts, image_ids=ids)
+    rows, _, _ = pairs(examples, texts)
+    assert sorted(ids[rows]) == (5 * np.arange(count)).tolist()
+    points = np.random.default_rng(4).normal(size=(count, 8))
+    perfect, _ = measured(examples, image=points[ids[rows] // 5], text=points[ids // 5])
+    assert set(perfect.values()) == {1.0}
+
+    drawn = np.random.default_rng(5)
+    random, _ = measured(
+        examples, image=drawn.normal(size=(count, 8)), text=drawn.normal(size=(count * k, 8))
+    )
+    for rank in (1, 10):
+        none_found = np.prod([1 - k / (count * k - i) for i in range(rank)])
+        expected = {"image_to_text": 1 - none_found, "text_to_image": rank / count}
+        for way, share in expected.items():
+            error = np.sqrt(share / count)  # texts of an image share its neighbours
+            assert random[f"retrieval_{way}_r{rank}"] == pytest.approx(share, abs=4 * error)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import small
 
 from lzn_jax.data import Examples
 from lzn_jax.evaluation import text_quality
-from lzn_jax.evaluation.retrieval import recalls
+from lzn_jax.evaluation.retrieval import incidence, recalls
 from lzn_jax.evaluation.text_quality import agreement, recognised, words_in_common
 from lzn_jax.tokenizers import Bytes, Tokenizer
 
@@ -58,7 +58,8 @@ def test_made_images_look_for_their_texts_not_texts_for_them(monkeypatch):
     monkeypatch.setattr(text_quality, "embedded", lambda model, _, source: known[source])
     texts, model = [f"text {i}" for i in range(40)], small.stand_in(main_type="image")
     found = recognised(model, np.zeros((40, 1, 1, 1), np.uint8), texts)
-    there, back = (recalls(*pair, np.array(texts)) for pair in ((images, names), (names, images)))
+    own = incidence(np.array(texts))
+    there, back = (recalls(*pair, own, own) for pair in ((images, names), (names, images)))
     assert found == {f"text_to_image_r{k}": there[k] for k in (1, 10)}
     assert there[1] != back[1]
 
