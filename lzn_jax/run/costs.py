@@ -77,7 +77,8 @@ def _operations(equation: core.JaxprEqn) -> float:
     elif name == "conv_general_dilated":
         kernel = _shape(equation.invars[1])
         outputs = kernel[equation.params["dimension_numbers"].rhs_spec[0]]
-        terms = math.prod(kernel) / outputs
+        # The gradient of a strided convolution reads zeros between the pixels of its input.
+        terms = math.prod(kernel) / outputs / math.prod(equation.params["lhs_dilation"])
     else:
         return 0.0
     return 2.0 * terms * math.prod(_shape(equation.outvars[0]))

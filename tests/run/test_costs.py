@@ -32,6 +32,30 @@ def test_grouped_convolutions_count_the_channels_of_a_group():
     assert count(conv.apply, variables, image).total == 2 * (8 * 8 * 4) * (3 * 3 * 3)
 
 
+@pytest.mark.parametrize(
+    ("kernel", "stride", "groups"), [(3, 1, 1), (3, 2, 1), (1, 2, 1), (5, 4, 2)]
+)
+def test_each_gradient_of_a_convolution_takes_its_operations_again(kernel, stride, groups):
+    conv = nn.Conv(8, (kernel, kernel), strides=stride, feature_group_count=groups)
+    image = jnp.zeros((2, 16, 8, 6))
+    variables = conv.init(jax.random.key(0), image)
+
+    def loss(variables, image):
+        return jnp.sum(conv.apply(variables, image) ** 2)
+
+    forward = count(loss, variables, image).total
+    assert forward == 2 * (2 * (16 // stride) * (8 // stride) * 8) * (kernel**2 * 6 / groups)
+    assert count(jax.grad(loss, (0, 1)), variables, image).total == 3 * forward
+
+
+def test_a_function_of_shards_counts_all_of_them():
+    mesh = jax.sharding.Mesh(jax.devices()[:4], ("data",))
+    rows, matrix = jnp.zeros((8, 5)), jnp.zeros((5, 3))
+    spec = (jax.P("data"), jax.P())
+    sharded = jax.shard_map(jnp.matmul, mesh=mesh, in_specs=spec, out_specs=spec[0])
+    assert count(sharded, rows, matrix) == count(jnp.matmul, rows, matrix) == (2 * 8 * 5 * 3, 0)
+
+
 def test_loops_count_in_full_and_branches_by_the_dearest():
     x = jnp.zeros((4, 4))
 
