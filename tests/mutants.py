@@ -162,6 +162,9 @@ MUTANTS = (
         'variables["encoder"]',
         ALONE + "distance_of_anchors",
     ),
+    Mutant(
+        "data_types/image_decoders.py", "* set_loss(x, y)", "* set_loss(y, x)", ALONE + "the_loss"
+    ),
     Mutant("data_types/__init__.py", "[:, 0], samples", "[:, -1], samples", ALONE + "even_steps"),
     Mutant(
         "data_types/bank.py", '[anchors, fixed["anchors"]]', '[fixed["anchors"], anchors]', BANK

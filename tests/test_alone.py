@@ -59,9 +59,11 @@ def model():
 
 
 @pytest.mark.parametrize("queries", [None, 8])
-@pytest.mark.parametrize("is_plain", [True, False])
-def test_the_loss_is_error_and_set_loss_of_decoded_latents(queries, is_plain):
-    others = {"error": "l1", "set_anchors": 0.3, "set_loss": "energy"}
+@pytest.mark.parametrize(
+    ("is_plain", "set_loss"), [(True, "drift"), (False, "energy"), (False, "drift")]
+)
+def test_the_loss_is_error_and_set_loss_of_decoded_latents(queries, is_plain, set_loss):
+    others = {"error": "l1", "set_anchors": 0.3, "set_loss": set_loss}
     changes = {} if is_plain else {f"decoder__{name}": value for name, value in others.items()}
     space = build(training__queries=queries, decoder__set_weight=3.0, **changes)
     rows = np.arange(16) if queries is None else np.arange(0, 16, 2)
@@ -72,7 +74,7 @@ def test_the_loss_is_error_and_set_loss_of_decoded_latents(queries, is_plain):
     made = space.modules["decoder"].apply(variables()["decoder"], latents, None, train=True)
     images = images[rows]
     key, _ = jax.random.split(named(KEY, "image_decoder"))
-    set_loss = SET_LOSSES["drift" if is_plain else "energy"]
+    set_loss = SET_LOSSES[set_loss]
     distance = image_set_loss(set_loss, made, images, key, patch_size=4, num_patches=25)
     error = jnp.mean((made - images) ** 2)
     if not is_plain:
