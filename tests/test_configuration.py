@@ -671,6 +671,22 @@ def test_a_folder_says_its_size_and_colours(config, size, mode, expected, tmp_pa
     assert from_folder(config, *overrides) == [*expected, 2, 2, 18]
 
 
+def test_pairs_without_a_test_folder_hold_out_a_tenth(tmp_path):
+    overrides = [*folder_of(tmp_path, {"a": [(32, 32)] * 40}), "data.captions=True"]
+    assert from_folder("emoji_text", *overrides)[3] == 4
+
+
+def test_no_image_is_made_for_the_size_in_a_config_of_others(tmp_path):
+    overrides = folder_of(tmp_path, {"a": [(32, 32)] * 2})
+    expected = "data.image_size must be an integer >= 1 and <= 4096 or None, got 120000"
+    assert message("digits_gen", *overrides, "data.image_size=120000") == expected
+
+
+def test_a_holdout_of_all_images_is_reported_when_they_are_read(tmp_path):
+    overrides = folder_of(tmp_path, {"a": [(8, 8)] * 4, "b": [(8, 8)] * 2})
+    assert from_folder("digits_gen", *overrides, "data.holdout=6")[3] == 6
+
+
 def test_images_of_several_sizes_and_kinds_are_32_pixels_of_colours(tmp_path):
     overrides = folder_of(tmp_path, {"a": [(8, 8), (8, 9)], "b": [(8, 8)] * 3}, "L")
     assert from_folder("digits_gen", *overrides) == [32, 1, 2, 1, 4]

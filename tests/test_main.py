@@ -359,6 +359,13 @@ BAD_INPUT = {
     "no data": (["--config.data.name=fashion", "--config.data.path=/nowhere"], "data"),
     "config with an error": (["--config={new}/broken.py"], "broken.py"),
     "config without one": (["--config={new}/no_config.py"], "no_config.py"),
+    "long workdir": ([f"--workdir=/{'w/' * 2500}"], "is too long"),
+    "long config": ([f"--config={'c' * 5000}"], "is too long"),
+    "long input": (["--mode=classify", f"--input={'i' * 5000}"], "is too long"),
+    "long data path": (
+        ["--config.data.name=image_folder", f"--config.data.path={'d' * 5000}"],
+        "is too long",
+    ),
 }
 # What every mode refuses, and those that read a run or images.
 for _mode in ("train", "evaluate", "sample", "embed", "classify", "check_data", "replay"):

@@ -139,9 +139,9 @@ def guarded(workdir: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if errno.errorcode.get(error.errno or 0) not in _DISK_ERRORS and not _is_within(
-            error.filename, workdir
-        ):
+        is_of_disk = errno.errorcode.get(error.errno or 0) in _DISK_ERRORS
+        is_too_long = error.errno == errno.ENAMETOOLONG  # reported by the command
+        if is_too_long or not (is_of_disk or _is_within(error.filename, workdir)):
             raise
         raise UserError(
             f"the work folder {workdir} can no longer be written ({error.strerror or error}): "

@@ -166,6 +166,12 @@ def test_other_labels_are_one_line(run, capsys, asked):
     assert "such as cat,dog" in line or "labels must be integers (n,) from 0 to 1" in line
 
 
+def test_a_typo_in_a_class_name_gets_the_nearest(run, capsys):
+    pair = ["--mode=translate", "--source=label", "--target=image", "--input=cat, dgo"]
+    assert command_line.main([*run[0], *pair]) == 2
+    assert capsys.readouterr().err.strip().endswith("got 'dgo'; the nearest name is dog")
+
+
 @pytest.mark.parametrize("mode", command_line.MODES_WITH_INPUT)
 def test_an_empty_input_is_refused(run, capsys, mode):
     pair = ["--source=image", "--target=label"] if mode == "translate" else []
