@@ -31,6 +31,7 @@ FREE_FIELDS = (
     "data.path",
     "data.tokenizer_path",  # its content may not
     "data.workers",
+    "data.invert_input",
     "data.skip_unreadable",
     "data.test_set",
     "training.devices",
