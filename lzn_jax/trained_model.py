@@ -228,7 +228,7 @@ class TrainedModel:
         from sklearn.neighbors import NearestNeighbors  # here, as it takes a second
 
         source = source or self.main_type
-        key = getattr(self.space.encoders.get(source), "anchors_key", None)
+        key = getattr(self.space.encoders.get(source), "anchors_key", "")
         context = np.asarray(self.model.context.get(key, np.zeros((0, 1))))
         if len(context) < 2:
             return None

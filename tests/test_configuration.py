@@ -17,7 +17,8 @@ DIGITS_JOINT = str(CONFIGS / "digits_joint.py")
 # The fields of a joint study on digits with NCSN++ networks, written out by group.
 JOINT_FIELDS = {
     "": "study seed extensions extension_checksums types alignments objective",
-    "data.": "name validation validation_seed image_size channels num_classes flip captions",
+    "data.": """name validation validation_seed image_size channels num_classes flip captions
+        invert_input""",
     "latent.": "enabled dim noise_scale solver num_steps context_size bank_size",
     "alignment.": """noise_scale solver num_steps cutoff form weight sharpness
         sharpness_weights""",
@@ -322,7 +323,7 @@ def test_the_config_of_a_run_names_its_own_tokenizer_and_takes_overrides(tmp_pat
 def test_networks_and_source_bring_their_own_fields(selector):
     values = SELECTORS | {selector: "another"}
     group = selector.partition(".")[0]
-    kept = {selector, "data.validation", "data.validation_seed"}
+    kept = {selector, "data.validation", "data.validation_seed", "data.invert_input"}
     kept |= {f"decoder.{name}" for name in ("condition", "condition_dropout", "latents")}
     groups = (f"{group}.", "sampling.") if group == "decoder" else f"{group}."  # of a flow
     gone = {name for name in joint_fields() if name.startswith(groups)} - kept
