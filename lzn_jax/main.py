@@ -69,7 +69,10 @@ def _run(arguments: list[str], interruption: Interruption) -> int:
         "--workdir", help="folder of the run; default: results/NAME, also for NAME/config.py"
     )
     parser.add_argument("--mode", choices=MODES, default="train", metavar="MODE", help="see below")
-    parser.add_argument("--input", help="input of a mode: image, folder, text or labels")
+    parser.add_argument(
+        "--input",
+        help="input of a mode: image, folder of images, text, .txt with a text a line, labels A,B",
+    )
     parser.add_argument("--source", help="data type to translate from")
     parser.add_argument("--target", help="data type to translate to")
     parser.add_argument(

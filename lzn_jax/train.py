@@ -9,8 +9,10 @@ import functools
 import logging
 import shlex
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from ml_collections import ConfigDict
 from lzn_jax import data, optimization, parts, plots
 from lzn_jax.configuration import EXIT_DONE, EXIT_NON_FINITE, EXIT_RUN_AGAIN
 from lzn_jax.data import Examples
+from lzn_jax.data.decoding import check_header
 from lzn_jax.evaluation import measurements
 from lzn_jax.latent_space import LatentSpace
 from lzn_jax.models import join_variables
@@ -84,7 +87,11 @@ def train_and_evaluate(
     run = _prepare(config, workdir, interruption or Interruption())
     with run.batches, Checkpoints(workdir, config.checkpoint.keep) as checkpoints:
         state = _first_state(run, checkpoints)
-        with run.goodput("compile"), _logged_compilation("the update"):
+        with (
+            run.goodput("compile"),
+            _logged_compilation("the update"),
+            _decoded_meanwhile(run.train.images),
+        ):
             update, operations = _compile_update(run, state)
         _announce(state, run.mesh, run.workdir)
         with run.interruption.held():
@@ -113,6 +120,9 @@ def _prepare(config: ConfigDict, workdir: Path, interruption: Interruption) -> _
         mesh = sharding.training_mesh(training)
         space = LatentSpace(config, mesh)
         train, test = data.load_data(config)
+        for images in (train.images, test.images):
+            if isinstance(images, data.EncodedImages):
+                images.check(check_header)
         measurements.prepare(space, test)
         batches = training_batches(config, space, train)
         sink = wandb_sink.start(config, workdir)
@@ -220,6 +230,22 @@ def _logged_compilation(what: str) -> Iterator[None]:
     started = time.perf_counter()
     yield
     _log.info("compiled in %.0f s", time.perf_counter() - started)
+
+
+@contextlib.contextmanager
+def _decoded_meanwhile(images: data.Images | None) -> Iterator[None]:
+    """Decodes training images in the background, and at the end raises for unreadable ones."""
+    if not isinstance(images, data.EncodedImages):
+        yield
+        return
+    over = threading.Event()
+    with ThreadPoolExecutor(1) as thread:
+        checked = thread.submit(images.check, images.decode, over.is_set)
+        try:
+            yield
+        finally:
+            over.set()
+    checked.result()
 
 
 def _loop(

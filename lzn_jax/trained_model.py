@@ -13,7 +13,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt8
 from ml_collections import ConfigDict
 
 from lzn_jax import inference, interpolation
@@ -25,6 +25,8 @@ from lzn_jax.randomness import key_or_seed
 
 Images = np.ndarray | Array | EncodedImages
 Labels = np.ndarray | Array | Sequence[int]
+
+_NEAR_SHARE = 0.999  # of training samples, that are not far
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,6 +226,28 @@ class TrainedModel:
         encoded = self._encoded(samples, source)
         self._check_classifies()
         return self.classes(self._latents_of(encoded, source, 0.0))
+
+    def are_far(self, samples: Any, *, source: str | None = None) -> Bool[np.ndarray, " n"] | None:
+        """Whether samples are far from the training data: their classes mean little.
+
+        Their distance to the nearest context anchor is above the 99.9 % quantile of the distances
+        of context anchors to their nearest others. As these are anchors of a random training
+        subset, that is the quantile of training samples. None for fewer than two context anchors
+        and for anchors that are infinite or NaN.
+        """
+        from sklearn.neighbors import NearestNeighbors  # here, as it takes a second
+
+        source = source or self.main_type
+        key = getattr(self.space.encoders.get(source), "anchors_key", "")
+        context = np.asarray(self.model.context.get(key, np.zeros((0, 1))))
+        if len(context) < 2:
+            return None
+        anchors = self.anchors(samples, source=source)
+        if not (np.isfinite(context).all() and np.isfinite(anchors).all()):
+            return None
+        nearest = NearestNeighbors(n_neighbors=1).fit(context)
+        (own, _), (distances, _) = nearest.kneighbors(), nearest.kneighbors(anchors)
+        return distances[:, 0] > np.quantile(own[:, 0], _NEAR_SHARE)
 
     def classes(self, latents: Float[np.ndarray | Array, "n q"]) -> inference.Predictions:
         """Classes of latents and the probabilities of these classes."""

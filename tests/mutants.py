@@ -250,7 +250,12 @@ MUTANTS = (
     ),
     Mutant("evaluation/text_quality.py", "(queries, targets,", "(targets, queries,", MADE),
     Mutant("evaluation/sample_quality.py", "if is_conditional", "if not is_conditional", COUNTED),
-    Mutant("data/folder.py", "np.unique(rows)  #", "np.arange(len(names))  #", PAIRS + "hold_out"),
+    Mutant(
+        "data/folder.py",
+        "np.unique(rows, return",
+        "np.unique(np.arange(len(names)), return",
+        PAIRS + "hold_out",
+    ),
     Mutant(
         "modes/compilation.py",
         "_in_bytes - analysis.alias",

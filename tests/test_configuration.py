@@ -17,7 +17,8 @@ DIGITS_JOINT = str(CONFIGS / "digits_joint.py")
 # The fields of a joint study on digits with NCSN++ networks, written out by group.
 JOINT_FIELDS = {
     "": "study seed extensions extension_checksums types alignments objective",
-    "data.": "name validation validation_seed image_size channels num_classes flip captions",
+    "data.": """name validation validation_seed image_size channels num_classes flip captions
+        invert_input""",
     "latent.": "enabled dim noise_scale solver num_steps context_size bank_size",
     "alignment.": """noise_scale solver num_steps cutoff form weight sharpness
         sharpness_weights""",
@@ -322,7 +323,7 @@ def test_the_config_of_a_run_names_its_own_tokenizer_and_takes_overrides(tmp_pat
 def test_networks_and_source_bring_their_own_fields(selector):
     values = SELECTORS | {selector: "another"}
     group = selector.partition(".")[0]
-    kept = {selector, "data.validation", "data.validation_seed"}
+    kept = {selector, "data.validation", "data.validation_seed", "data.invert_input"}
     kept |= {f"decoder.{name}" for name in ("condition", "condition_dropout", "latents")}
     groups = (f"{group}.", "sampling.") if group == "decoder" else f"{group}."  # of a flow
     gone = {name for name in joint_fields() if name.startswith(groups)} - kept
@@ -669,6 +670,22 @@ def from_folder(path, *overrides):
 def test_a_folder_says_its_size_and_colours(config, size, mode, expected, tmp_path):
     overrides = folder_of(tmp_path, {"a": [size] * 12, "b": [size] * 8}, mode)
     assert from_folder(config, *overrides) == [*expected, 2, 2, 18]
+
+
+def test_pairs_without_a_test_folder_hold_out_a_tenth(tmp_path):
+    overrides = [*folder_of(tmp_path, {"a": [(32, 32)] * 40}), "data.captions=True"]
+    assert from_folder("emoji_text", *overrides)[3] == 4
+
+
+def test_no_image_is_made_for_the_size_in_a_config_of_others(tmp_path):
+    overrides = folder_of(tmp_path, {"a": [(32, 32)] * 2})
+    expected = "data.image_size must be an integer >= 1 and <= 4096 or None, got 120000"
+    assert message("digits_gen", *overrides, "data.image_size=120000") == expected
+
+
+def test_a_holdout_of_all_images_is_reported_when_they_are_read(tmp_path):
+    overrides = folder_of(tmp_path, {"a": [(8, 8)] * 4, "b": [(8, 8)] * 2})
+    assert from_folder("digits_gen", *overrides, "data.holdout=6")[3] == 6
 
 
 def test_images_of_several_sizes_and_kinds_are_32_pixels_of_colours(tmp_path):

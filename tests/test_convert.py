@@ -491,7 +491,8 @@ def test_modes_go_on_from_a_converted_checkpoint(seeded, monkeypatch):
         assert [main.main([*flags, f"--mode={mode}"]) for mode in modes] == [0] * len(modes)
         small.without_pictures(monkeypatch)
         assert main.main([*flags, "--mode=evaluate"]) == 0
-    figures = {"sampled", "reconstructed", "interpolation", "embedded", "predictions"}
+    figures = {f"mode_{mode}" for mode in ("sample", "reconstruct", "embed")}
+    figures |= {"interpolation", "predictions"}
     assert {path.stem for path in (folder / "run" / "figures").iterdir()} == figures
     assert len((folder / "run" / "predictions.csv").read_text().splitlines()) == 361
     summary = json.loads((folder / "run" / "summary.json").read_text())

@@ -7,6 +7,7 @@ import pytest
 import small
 
 from lzn_jax import data
+from lzn_jax.configuration import UserError
 from lzn_jax.data import Examples
 from lzn_jax.evaluation import judge
 from lzn_jax.evaluation.judge import fit_judge
@@ -37,6 +38,11 @@ def test_the_judge_is_fit_on_some_of_all_classes_where_files_go_by_class(monkeyp
     order = np.argsort(train.labels, kind="stable")
     found = fit_judge(Examples(train.images[order], train.labels[order]))(test.images)
     assert np.mean(found == test.labels) > 0.9
+
+
+def test_there_is_no_judge_of_a_single_class():
+    with pytest.raises(UserError, match="at least two classes, got one"):
+        fit_judge(Examples(np.zeros((4, 8, 8, 1), np.uint8), np.full(4, 3, np.int32)))
 
 
 def test_the_judge_knows_real_digits_that_it_never_saw():

@@ -141,7 +141,7 @@ def test_every_mode_takes_molecules(tmp_path, monkeypatch, capsys):
     together = table("translations.csv", *translate, "--input=CCO,c1ccccc1")
     assert together[0] == alone
     assert together[1]["source"] == "c1ccccc1"
-    rows = table("predictions.csv", "--mode=classify", "--input=CCO,c1ccccc1")
+    rows = table("input/predictions.csv", "--mode=classify", "--input=CCO,c1ccccc1")
     assert [row["file"] for row in rows] == ["CCO", "c1ccccc1"]
     assert [row["prediction"] for row in rows] == [row["target"] for row in together]
     for mode, file in (("sample", "samples"), ("embed", "embeddings")):

@@ -247,7 +247,7 @@ def test_classify_gives_one_image_the_answer_it_has_among_others(trained, classi
     for index in (0, 7, 100):
         Image.fromarray(test.images[index, ..., 0]).save(tmp_path / f"{index}.png")
     assert _run(trained, "--mode=classify", f"--input={tmp_path / '7.png'}") == 0
-    (alone,) = _predictions(trained)
+    (alone,) = _predictions(trained / "input")
     assert alone["label"] == ""
     assert alone["prediction"] == classified[7]["prediction"]
     assert float(alone["probability"]) == pytest.approx(
@@ -277,7 +277,7 @@ def test_reconstruct_gives_images_and_errors(trained, tmp_path):
     _, test = data.load_data(small.config())
     Image.fromarray(test.images[0, ..., 0]).save(tmp_path / "0.png")
     assert _run(trained, "--mode=reconstruct", f"--input={tmp_path}") == 0
-    alone = dict(np.load(trained / "reconstructions.npz"))
+    alone = dict(np.load(trained / "input" / "reconstructions.npz"))
     assert alone["images"].shape == (1, 8, 8, 1)
 
 
@@ -296,7 +296,7 @@ def test_interpolate_goes_from_one_test_image_to_one_of_another_class(trained, m
     for name, index in (("a", 5), ("b", 6)):
         Image.fromarray(test.images[index, ..., 0]).save(tmp_path / f"{name}.png")
     assert _run(trained, "--mode=interpolate", f"--input={tmp_path}") == 0
-    again = np.load(trained / "interpolation.npz")["images"]
+    again = np.load(trained / "input" / "interpolation.npz")["images"]
     ends = model.reconstruct(test.images[5:7])["images"]
     np.testing.assert_allclose(again[[0, -1]].astype(int), ends, atol=1)
 
@@ -307,7 +307,7 @@ def test_embed_of_a_joint_run_has_anchors_and_latents(trained):
     assert {name: array.shape for name, array in found.items()} == {
         "features": (360, 4), "labels": (360,), "latent": (360, 4), "latent_centre": (360, 4)
     }  # fmt: skip
-    assert (trained / "figures" / "embedded.png").stat().st_size > 0
+    assert (trained / "figures" / "mode_embed.png").stat().st_size > 0
 
 
 def test_embed_writes_four_features_and_labels(commanded, tmp_path, capsys):
@@ -326,10 +326,10 @@ def test_embed_writes_four_features_and_labels(commanded, tmp_path, capsys):
 
     Image.fromarray(test.images[7, ..., 0]).save(tmp_path / "7.png")
     assert command_line.main([*flags, "--mode=embed", f"--input={tmp_path / '7.png'}"]) == 0
-    alone = dict(np.load(workdir / "embeddings.npz"))
+    alone = dict(np.load(workdir / "input" / "embeddings.npz"))
     assert alone["labels"].tolist() == [-1]
     np.testing.assert_allclose(alone["features"][0], found["features"][7], rtol=1e-4, atol=1e-5)
-    assert (workdir / "figures" / "embedded.png").stat().st_size > 0
+    assert (workdir / "figures" / "mode_embed.png").stat().st_size > 0
     assert command_line.main([*flags, "--mode=sample"]) == 2  # there is no decoder
     assert "a representation study does not generate images" in capsys.readouterr().err
 
@@ -359,6 +359,13 @@ BAD_INPUT = {
     "no data": (["--config.data.name=fashion", "--config.data.path=/nowhere"], "data"),
     "config with an error": (["--config={new}/broken.py"], "broken.py"),
     "config without one": (["--config={new}/no_config.py"], "no_config.py"),
+    "long workdir": ([f"--workdir=/{'w/' * 2500}"], "is too long"),
+    "long config": ([f"--config={'c' * 5000}"], "is too long"),
+    "long input": (["--mode=classify", f"--input={'i' * 5000}"], "is too long"),
+    "long data path": (
+        ["--config.data.name=image_folder", f"--config.data.path={'d' * 5000}"],
+        "is too long",
+    ),
 }
 # What every mode refuses, and those that read a run or images.
 for _mode in ("train", "evaluate", "sample", "embed", "classify", "check_data", "replay"):

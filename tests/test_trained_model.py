@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import jax
@@ -58,6 +59,30 @@ def test_the_newest_checkpoint_or_the_one_that_is_named(workdir, model):
 
 def test_a_notebook_shows_one_line_of_a_model(model):
     assert repr(model) == "TrainedModel(joint on digits, step 4)"
+
+
+def among(context):
+    """A stand-in whose samples are their own anchors, among context anchors."""
+    encoder = types.SimpleNamespace(anchors_key="anchors")
+    return small.stand_in(
+        model=types.SimpleNamespace(context={} if context is None else {"anchors": context}),
+        space=types.SimpleNamespace(encoders={"image": encoder}),
+        main_type="image",
+        anchors=lambda samples, source: samples,
+    )
+
+
+def test_samples_farther_than_training_samples_from_each_other_are_far():
+    steps = np.arange(10.0)[:, None]
+    assert among(steps).are_far(np.array([[4.4], [9.9], [10.1], [-5.0]])).tolist() == [0, 0, 1, 1]
+    rng = np.random.default_rng(0)
+    context, others = rng.normal(size=(2000, 2)), rng.normal(size=(20_000, 2))
+    assert 0.0003 < among(context).are_far(others).mean() < 0.003
+
+
+@pytest.mark.parametrize("context", [None, np.zeros((1, 2)), np.array([[0, 1], [np.nan, 1]])])
+def test_nothing_is_far_without_training_samples_to_compare(context):
+    assert among(context).are_far(np.zeros((3, 2))) is None
 
 
 def test_latents_are_those_of_the_zoning_functions(model, images):

@@ -38,6 +38,12 @@ def decode(encoded: bytes, channels: int, at_least: Size | None = None) -> Image
         return _eight_bits(ImageOps.exif_transpose(image), channels)
 
 
+def check_header(encoded: bytes) -> None:
+    """Raises UnreadableImageError, as `decode`, for a file without the header of an image."""
+    with _opened(encoded):
+        pass
+
+
 def is_jpeg(encoded: bytes) -> bool:
     """Whether a file's content starts with the signature of a JPEG."""
     return encoded.startswith(b"\xff\xd8")

@@ -13,8 +13,10 @@ from ml_collections import ConfigDict
 
 from lzn_jax.configuration import UserError
 from lzn_jax.data.decoding import UnreadableImageError, prepare
+from lzn_jax.run.progress import progress
 
 MAX_BYTES_IN_MEMORY = 8 * 2**30
+MAX_CHECKED = 10_000
 MAX_NAMED = 20
 _MAX_TRIED = 100
 
@@ -52,10 +54,10 @@ class EncodedImages:
     Indexing, length and shape are those of an array; np.asarray decodes all images, up to 8 GiB.
     `decoding.prepare` gives the pixels.
 
-    Unreadable images are only found when they are read, because decoding a large data set before
-    training would take longer than many runs. They raise UnreadableImageError, which ends the run
-    with exit code 2. With `data.skip_unreadable` an unreadable image is always replaced by the same
-    image, the next readable one of its class, and logged.
+    Unreadable images are found by `check` or when they are read, because decoding a large data set
+    before training would take longer than many runs. They raise UnreadableImageError, which ends
+    the run with exit code 2. With `data.skip_unreadable` an unreadable image is always replaced by
+    the same image, the next readable one of its class, and logged.
     """
 
     dtype = np.dtype(np.uint8)
@@ -127,6 +129,31 @@ class EncodedImages:
             return self.decode(self.source.read(index))
         except UnreadableImageError as error:
             return error
+
+    def check(
+        self, use: Callable[[bytes], Any], is_over: Callable[[], bool] = lambda: False
+    ) -> None:
+        """Tries `use(content)` on at most 10,000 evenly spaced images, until `is_over`.
+
+        Unreadable images are logged; without `data.skip_unreadable` they raise
+        UnreadableImageError.
+        """
+
+        def fails(index: int) -> bool:
+            try:
+                if not is_over():
+                    use(self.source.read(index))
+            except UnreadableImageError:
+                return True
+            return False
+
+        rows = evenly_spaced(min(len(self), MAX_CHECKED), len(self))
+        failed = []
+        with progress(len(rows), "checking images", unit="image", brief=True) as bar:
+            for index, is_unreadable in zip(rows.tolist(), _in_threads(fails, rows), strict=True):
+                failed += [index] * is_unreadable
+                bar.update()
+        self.allow(failed)
 
     def load(self, index: int, use: Callable[[bytes], _Result]) -> tuple[_Result, int]:
         """`use(content)` of image `index` or its substitute, and the index of the image used.

@@ -22,6 +22,7 @@ from lzn_jax.configuration import UserError
 from lzn_jax.data import metadata, pairs
 from lzn_jax.data.decoding import UnreadableImageError
 from lzn_jax.data.examples import EncodedImages, Examples, evenly_spaced
+from lzn_jax.data.validation import set_apart
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 TEST_FOLDERS = ("test", "val", "validation")
@@ -33,12 +34,13 @@ def load(data: ConfigDict, split: str) -> Examples:
     """One split of a folder, its images decoded on access.
 
     With `data.class_name` the split is that class folder. With `data.num_classes` 1 all images
-    below the split's folder have label 0. `data.holdout` images, evenly spaced in the sorted names,
-    are the test split in place of a test folder and are not used for training; with 0 both splits
-    contain all images. With `data.captions` each text of an image is an example, and all texts of a
-    held-out image are in the test split.
+    below the split's folder have label 0. `data.holdout` images, drawn with `data.holdout_seed`
+    and stratified by class or by their first text, are the test split in place of a test folder and
+    are not used for training; with 0 both splits contain all images. With `data.captions` each text
+    of an image is an example, and all texts of a held-out image are in the test split.
 
-    Raises UserError for a folder that is missing, empty, without metadata or with other classes.
+    Raises UserError for a folder that is missing, empty, without metadata or with other classes,
+    and for a hold-out that leaves no training images of a class.
     """
     root = Path(data.path).expanduser()
     folder = _split_folder(root, data, split)
@@ -46,9 +48,17 @@ def load(data: ConfigDict, split: str) -> Examples:
     rows, texts, left_out = np.arange(len(names)), None, tuple[str, ...]()
     if data.get("captions"):
         rows, texts, left_out = _pairs(folder, names, data)
-    if data.holdout is not None:
-        images = np.unique(rows)  # with captions, only images with a text
-        is_chosen = np.isin(rows, images[_held_out(len(images), data.holdout, split)])
+    if data.holdout:
+        images, first = np.unique(rows, return_index=True)  # with captions, only images with a text
+        strata = labels[images] if texts is None else texts[first]
+        seed = data.get("holdout_seed", 0)
+        is_test = set_apart(strata, None, data.holdout, seed, "data.holdout")
+        if len(missing := np.setdiff1d(labels[images], labels[images[~is_test]])):
+            raise UserError(
+                f"data.holdout={data.holdout} leaves no training image of the class "
+                f"{class_names(data)[missing[0]]}: lower it, or draw others with data.holdout_seed"
+            )
+        is_chosen = np.isin(rows, images[is_test == (split == "test")])
         rows, texts = rows[is_chosen], None if texts is None else texts[is_chosen]
     names, labels = names[rows], labels[rows]
     encoded = EncodedImages(Files(folder, names), labels, data)
@@ -75,18 +85,22 @@ def class_names(data: ConfigDict) -> tuple[str, ...]:
     return names
 
 
-def image_names(folder: Path, prefix: str = "") -> Iterator[bytes]:
+def image_names(
+    folder: Path, prefix: str = "", above: frozenset[str] = frozenset()
+) -> Iterator[bytes]:
     """Relative paths of the image files at any depth below a folder, unsorted, without hidden ones.
 
     Only reads directory entries, so a million files take seconds. Raises UserError for a folder
-    that cannot be listed.
+    that cannot be listed, or that links to one above it; `above` are the real paths of these.
     """
+    if (real := os.path.realpath(folder / prefix)) in above:
+        raise UserError(f"{folder / prefix} is a folder above it, by a link: remove the link")
     for entry in _entries(folder / prefix):
         path = f"{prefix}{entry.name}"
         if _is_image(entry):
             yield os.fsencode(path)
-        elif entry.is_dir():
-            yield from image_names(folder, f"{path}/")
+        elif _is_folder(entry):
+            yield from image_names(folder, f"{path}/", above | {real})
 
 
 def count(data: ConfigDict, split: str) -> int:
@@ -171,7 +185,7 @@ def _split_folder(root: Path, data: ConfigDict, split: str) -> Path:
 
 
 def _class_folders(folder: Path) -> list[str]:
-    return sorted(e.name for e in _entries(folder) if not _is_image(e) and e.is_dir())
+    return sorted(e.name for e in _entries(folder) if not _is_image(e) and _is_folder(e))
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
@@ -180,6 +194,13 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
             return [entry for entry in entries if not entry.name.startswith(".")]
     except OSError as error:
         raise UserError(f"{folder} cannot be listed: {error.strerror}") from error
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def _is_image(entry: os.DirEntry[str]) -> bool:
@@ -211,7 +232,7 @@ def _sorted_names(folder: Path, prefix: str = "") -> list[bytes]:
 def _pairs(folder: Path, names: np.ndarray, data: ConfigDict) -> pairs.Pairs:
     """Pairs of the named images of a folder and their texts in the metadata file."""
     path = metadata.find(folder, Path(data.path).expanduser())
-    others = {entry.name for entry in _entries(path.parent) if entry.is_dir()}
+    others = {entry.name for entry in _entries(path.parent) if _is_folder(entry)}
     prefix = "" if folder == path.parent else f"{folder.relative_to(path.parent).as_posix()}/"
     numbers = {prefix + os.fsdecode(name): row for row, name in enumerate(names)}
     entries = (
@@ -221,14 +242,3 @@ def _pairs(folder: Path, names: np.ndarray, data: ConfigDict) -> pairs.Pairs:
         if name.startswith(prefix) or name.partition("/")[0] not in others
     )
     return pairs.make(entries, len(names), Files(folder, names).name)
-
-
-def _held_out(count: int, holdout: int, split: str) -> np.ndarray:
-    """Rows of a split; `holdout` evenly spaced ones of `count` rows are the test split."""
-    if holdout >= count:
-        raise UserError(f"data.holdout must be below {count}, the number of images, got {holdout}")
-    rows = np.arange(count)
-    if holdout == 0:
-        return rows
-    chosen = evenly_spaced(holdout, count)
-    return chosen if split == "test" else np.setdiff1d(rows, chosen, assume_unique=True)

@@ -71,7 +71,7 @@ def _grid(values: Mapping[str, Any], network: str) -> int:
 
 def _limited(values: Mapping[str, Any], stated: Collection[str]) -> dict[str, Any]:
     """A hold-out if there is no test folder, and limits for numbers above those of the folder."""
-    is_held_out = values["data.holdout"] is not None or values["data.captions"]
+    is_held_out = values["data.holdout"] is not None
     limited = [name for name in (*_OF_TRAINING, *_OF_TEST) if name in values and name not in stated]
     if not limited and (is_held_out or folder.has_test_folder(values["data.path"])):
         return {}
@@ -81,6 +81,8 @@ def _limited(values: Mapping[str, Any], stated: Collection[str]) -> dict[str, An
         data.holdout = limits["data.holdout"] = max(train // HOLDOUT, 1)
     test = data.holdout or (train if data.holdout == 0 else folder.count(data, "test"))
     train -= data.holdout or 0
+    if train <= 0:
+        return {}  # reported when it is read
     for name in limited:
         most = train if name in _OF_TRAINING else test
         limits[name] = _at_most(values[name], most)

@@ -52,7 +52,7 @@ def _jsonl(path: Path) -> Iterator[tuple[int, dict]]:
     for number, line in _lines(path):
         try:
             values = json.loads(line) if line.strip() else None
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise _error(path, number, "is not valid JSON") from error
         if isinstance(values, dict):
             yield number, values

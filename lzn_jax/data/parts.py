@@ -25,7 +25,8 @@ def _fixed_images(
 
 
 _ENCODED_IMAGES = {
-    "data.image_size": count("height and width in pixels, after resize and crop"),
+    # The limit keeps a config of others from taking all memory.
+    "data.image_size": count("height and width in pixels, after resize and crop", maximum=4096),
     "data.centre_crop": positive(
         "side of the central square crop, as a share of the shorter side", 1.0, maximum=1
     ),
@@ -109,5 +110,6 @@ parts.add(
             "training images held out for tests, 0 = test on all of them, None = use a test folder",
             None,
         ),
+        "data.holdout_seed": Field(int, "seed of the hold-out", 0, minimum=0, below=2**32),
     },
 )

@@ -1,22 +1,27 @@
 """Data sets by name, and images given on the command line."""
 
+import functools
 import itertools
 import logging
 import os
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Bool, UInt8
 from ml_collections import ConfigDict
 
 from lzn_jax import parts
 from lzn_jax.configuration import UserError
 from lzn_jax.data import decoding, folder, validation
 from lzn_jax.data.decoding import UnreadableImageError
-from lzn_jax.data.examples import EncodedImages, Examples, Images
+from lzn_jax.data.examples import EncodedImages, Examples, Images, evenly_spaced
 
+_MAX_SEEN = 1000  # training images whose background is compared
+
+_Result = TypeVar("_Result")
 _log = logging.getLogger(__name__)
 
 
@@ -112,18 +117,30 @@ class ImageFiles:
         return len(self.files)
 
     def __getitem__(self, rows: slice | np.ndarray) -> UInt8[np.ndarray, "n h w c"]:
-        chosen = np.arange(len(self))[rows].tolist()
-        return np.stack([_read_image(self.files[row], self._data) for row in chosen])
+        return np.stack([_read(file, self._prepared) for file in np.array(self.files)[rows]])
 
-    def read(self) -> UInt8[np.ndarray, "n h w c"]:
-        """All images; one log line counts cropped, resized and grey-converted ones."""
-        images = self[:]
+    def _prepared(self, encoded: bytes) -> UInt8[np.ndarray, "h w c"]:
+        return decoding.prepare(encoded, self._data)
+
+    def read(self, is_light: bool | None = None) -> UInt8[np.ndarray, "n h w c"]:
+        """All images, see `read_image`.
+
+        One log line counts inverted images, one cropped, resized and grey-converted ones.
+        """
+        read = functools.partial(read_image, data=self._data, is_light=is_light)
+        images, is_inverted = zip(*(_read(file, read) for file in self.files), strict=True)
+        if any(is_inverted):
+            _log.info(
+                "of %d images: %d inverted to the background of the training images; "
+                "--config.data.invert_input=False keeps them",
+                len(self), sum(is_inverted),
+            )  # fmt: skip
         changes = (decoding.changes(file.read_bytes(), self._data) for file in self.files)
         counts = Counter(itertools.chain.from_iterable(changes))
         if counts:
             summary = ", ".join(f"{count} {change}" for change, count in sorted(counts.items()))
             _log.info("of %d images: %s", len(self), summary)
-        return images
+        return np.stack(images)
 
 
 def read_images(path: str, data: ConfigDict) -> UInt8[np.ndarray, "n h w c"]:
@@ -147,8 +164,51 @@ def find_images(path: str, data: ConfigDict) -> ImageFiles:
     return ImageFiles(files, data)
 
 
-def _read_image(file: Path, data: ConfigDict) -> np.ndarray:
+def read_image(
+    encoded: bytes, data: ConfigDict, is_light: bool | None = None
+) -> tuple[UInt8[np.ndarray, "h w c"], bool]:
+    """A user's image with the size and channels of `data`, and whether it was inverted.
+
+    `data.invert_input` decides that; if it is None, grey images are inverted whose background is
+    not as light as the data's, `is_light`. Raises UnreadableImageError if it cannot be decoded.
+    """
+    image, is_inverted = decoding.prepare(encoded, data), data.get("invert_input")
+    if is_inverted is None:
+        differs = is_light not in (None, *_have_light_background(image[None]).tolist())
+        is_inverted = data.channels == 1 and differs
+    return 255 - image if is_inverted else image, is_inverted
+
+
+def background(data: ConfigDict) -> bool | None:
+    """Whether the background of the training images is light.
+
+    None if it differs, if images have colours, or if they cannot be read, which is logged.
+    """
+    if data.channels != 1 or data.get("invert_input") is not None:
+        return None
     try:
-        return decoding.prepare(file.read_bytes(), data)
+        images = load(data, "train").images
+        return is_light(images[evenly_spaced(min(len(images), _MAX_SEEN), len(images))])
+    except UserError as error:
+        _log.warning("no image is inverted, as training images cannot be read: %s", error)
+        return None
+
+
+def is_light(images: UInt8[np.ndarray, "n h w c"]) -> bool | None:
+    """Whether images have a light background; None unless nine in ten agree."""
+    share = np.mean(_have_light_background(images))
+    return None if 0.1 < share < 0.9 else bool(share > 0.5)
+
+
+def _have_light_background(images: UInt8[np.ndarray, "n h w c"]) -> Bool[np.ndarray, " n"]:
+    """Whether more than half of an image's border is lighter than middle grey."""
+    is_light = images.mean(axis=-1) > 127.5
+    is_border = np.pad(np.zeros_like(is_light[0, 1:-1, 1:-1]), 1, constant_values=True)
+    return is_light[:, is_border].mean(axis=1) > 0.5
+
+
+def _read(file: Path, use: Callable[[bytes], _Result]) -> _Result:
+    try:
+        return use(file.read_bytes())
     except (UnreadableImageError, OSError) as error:
         raise UserError(f"{file} is not a readable image: {error}") from error

@@ -82,12 +82,13 @@ class Image(DataType):
 
     def parse(self, text: str) -> UInt8[np.ndarray, "n h w c"]:
         """Images of one image file or of all image files in a folder."""
-        return data.read_images(text, self._data)
+        return self.named(text)[0]
 
     def named(self, text: str) -> tuple[UInt8[np.ndarray, "n h w c"], list[str]]:
         """Images and paths of one image file or of all image files in a folder."""
         files = data.find_images(text, self._data)
-        return files.read(), [str(file) for file in files.files]
+        images = files.read(data.background(self._data))
+        return images, [str(file) for file in files.files]
 
     def shown(self, samples: Any) -> Any:
         """The images themselves."""

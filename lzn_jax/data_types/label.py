@@ -1,5 +1,6 @@
 """Labels: a table of anchors, or zones of images with each label (paper §5, E.2)."""
 
+import difflib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -68,14 +69,19 @@ class Label(DataType):
 
     def parse(self, text: str) -> Int[np.ndarray, " n"]:
         """Labels from a comma-separated list of class names or numbers; names take precedence."""
-        names, words = data.label_names(self._data), [word.strip() for word in text.split(",")]
-        try:
-            return np.array([names.index(word) if word in names else int(word) for word in words])
-        except ValueError as error:
-            raise UserError(
-                f"--input must be names or numbers of labels, such as {','.join(names[:3])}, got "
-                f"{text}"
-            ) from error
+        names = data.label_names(self._data)
+
+        def label(word: str) -> int:
+            try:
+                return names.index(word) if word in names else int(word)
+            except ValueError as error:
+                near = difflib.get_close_matches(word, names, n=1)
+                raise UserError(
+                    f"--input must be names or numbers of labels, such as {','.join(names[:3])}, "
+                    f"got {word!r}{f'; the nearest name is {near[0]}' if near else ''}"
+                ) from error
+
+        return np.array([label(word.strip()) for word in text.split(",")])
 
     def shown(self, samples: Int[np.ndarray, " n"]) -> np.ndarray:
         """Names of the classes."""

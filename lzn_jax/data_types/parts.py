@@ -79,6 +79,11 @@ def _image_fields(values: Mapping[str, Any]) -> dict[str, Field]:
     common = {
         "latent.context_size": count_or_0("number of context anchors, 0 = the batch cuts zones"),
         "training.learning_rate.encoder": positive("learning rate of the encoder"),
+        "data.invert_input": flag(
+            "invert images of --input and the page, None = grey ones whose background differs from "
+            "that of the training images",
+            None,
+        ),
     }
     if tuple(values["alignments"]) == _VIEWS:
         return common | _REPRESENTATION

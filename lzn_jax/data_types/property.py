@@ -174,5 +174,6 @@ def measure(model: Any, train: Examples, test: Examples, workdir: Path) -> dict[
         predicted = model.translate(model.space.types[source].samples(test), source, NAME)
         errors, name = predicted - numbers, f"{source}_to_{NAME}"
         metrics[f"{name}_mae"] = float(np.mean(np.abs(errors)))
-        metrics[f"{name}_r2"] = float(1 - np.mean(errors**2) / np.var(numbers))
+        if np.ptp(numbers) > 0:  # equal numbers have no variance to explain
+            metrics[f"{name}_r2"] = float(1 - np.mean(errors**2) / np.var(numbers))
     return metrics

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Int, UInt8
+from jaxtyping import Int, UInt8
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict, FrozenConfigDict
 from PIL import Image
@@ -41,6 +41,7 @@ class About(NamedTuple):
       siblings: other images of its zone.
       neighbours: test images whose latents are nearest.
       place: figure of its latent among those of the test images.
+      note: says that it is far from the training images; empty otherwise.
     """
 
     classes: dict[str, float] | None
@@ -49,6 +50,7 @@ class About(NamedTuple):
     siblings: Pictures | None
     neighbours: Pictures | None
     place: Figure | None
+    note: str = ""
 
 
 class Answers:
@@ -118,19 +120,18 @@ class Answers:
     def read(self, encoded: bytes) -> tuple[Picture, str]:
         """The image in a file in the size and colours of the data, and a note on the changes made.
 
-        A grey image is inverted if the data's images have a light background and it has a dark
-        one, or the other way round. Raises UserError if the file is not an image.
+        Raises UserError if the file is not an image.
         """
         (width, height), notes = decoding.decode(encoded, self._data.channels).size, []
-        image, side = decoding.prepare(encoded, self._data), self._data.image_size
+        image, is_inverted = data.read_image(encoded, self._data, self._is_light)
+        side = self._data.image_size
         if (width, height) != (side, side):
             notes.append(
                 f"The model's input is the middle of your {width} × {height} image, "
                 f"at {side} × {side} pixels."
             )
-        (is_light,) = _has_light_background(image[None])
-        if self._data.channels == 1 and self._is_light not in (None, is_light):
-            image, background = _WHITE - image, "light" if is_light else "dark"
+        if is_inverted:
+            background = "dark" if data.is_light(image[None]) else "light"
             notes.append(f"Your image has a {background} background; its inverse is used.")
         return image, " ".join(notes)
 
@@ -182,7 +183,11 @@ class Answers:
             neighbours = self._test.images[np.argsort(distances)[:NUM_IMAGES]]
             labels, title = self._test.labels, "Its latent among those of test images"
             place = plots.among_zones(self._latents, labels, latent, title, self._names or None)
-        return About(classes, others, reconstruction, siblings, neighbours, place)
+        is_far = np.any(self.model.are_far(images))
+        note = "Your image is far from all training images."
+        return About(
+            classes, others, reconstruction, siblings, neighbours, place, note if is_far else ""
+        )
 
     def translated(self, source: str, target: str, text: str, seed: int) -> tuple[Any, str]:
         """Translations of a typed sample, images or strings, and a note of unknown words.
@@ -222,10 +227,7 @@ class Answers:
     @property
     def _is_light(self) -> bool | None:
         """Whether the data's images have a light background; None if they differ or are missing."""
-        if self.test_images is None:
-            return None
-        share = np.mean(_has_light_background(self.test_images))
-        return None if 0.1 < share < 0.9 else bool(share > 0.5)
+        return None if self.test_images is None else data.is_light(self.test_images)
 
     @property
     def _share_of_height(self) -> float:
@@ -236,13 +238,6 @@ class Answers:
         is_ink = np.any(images > 96, axis=(2, 3))
         first, last = np.argmax(is_ink, axis=1), np.argmax(is_ink[:, ::-1], axis=1)
         return float(np.mean(1 - (first + last) / is_ink.shape[1]))
-
-
-def _has_light_background(images: Pictures) -> Bool[np.ndarray, " n"]:
-    """Whether more than half of an image's border is lighter than middle grey."""
-    is_light = images.mean(axis=-1) > 127.5
-    is_border = np.pad(np.zeros_like(is_light[0, 1:-1, 1:-1]), 1, constant_values=True)
-    return is_light[:, is_border].mean(axis=1) > 0.5
 
 
 def _with_small_batches(model: TrainedModel) -> TrainedModel:

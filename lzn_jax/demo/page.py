@@ -137,6 +137,7 @@ def _image_tab(answers: Answers, opens: Event) -> None:
 
     def about(image: Any, seed: int = 0) -> list[Any]:
         about = answers.about(image, seed)
+        _noted((image, about.note))
         values = about._asdict() | {"seen": image} | about.others
         return [image, seed, *(_displayed(values[name]) for name in outputs)]
 

@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 from flax import traverse_util
 
-from lzn_jax.configuration import UserError
 from lzn_jax.run import processes, reporting
 
-_KEY = "key"
+_KEY, _MAX_KEY = "key", 1000  # name, and bytes
 
 _log = logging.getLogger(__name__)
 
@@ -58,8 +57,11 @@ def _read(path: str | os.PathLike[str], key: str) -> dict[str, np.ndarray] | Non
     if not Path(path).is_file():
         return None
     try:
-        arrays = reporting.read_arrays(path)
-    except UserError as error:
-        _log.warning("%s; its content is computed again", error)
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+            # Arrays of another key, which may be large, are not unpacked.
+            if archive.zip.getinfo(f"{_KEY}.npy").file_size > _MAX_KEY or archive[_KEY] != key:
+                return None
+            return {name: archive[name] for name in archive if name != _KEY}
+    except Exception as error:  # zipfile, zlib and NumPy raise almost anything on a damaged file
+        _log.warning("%s cannot be read (%s): its content is computed again", path, error)
         return None
-    return arrays if str(arrays.pop(_KEY, "")) == key else None

@@ -121,7 +121,10 @@ def measure(
     """
     count, names = model.config.evaluation.num_samples, label_names(model.config.data)
     has_classes, folder = model.class_type is not None, figures_folder(workdir, model.config)
-    judge = fit_judge(train) if has_classes else None
+    is_judged = has_classes and len(np.unique(train.labels)) != 1
+    if has_classes and not is_judged:
+        _log.info("sample_accuracy is left out: the training images have a single class")
+    judge = fit_judge(train) if is_judged else None
     labels = np.arange(count, dtype=np.int32) % len(names) if has_classes else None
     drawn = {"samples": model.draw(count, labels)}
     titles = {"samples": "Samples, one class per row" if has_classes else "Samples"}

@@ -1,6 +1,7 @@
 """Modes of the command line that use a trained run.
 
-Their figures have other file names than the figures of evaluation during training.
+Their figures have other file names than the figures of evaluation during training. Results of an
+`--input` are in a folder of their own, beside those of the test set.
 """
 
 import logging
@@ -22,6 +23,7 @@ from lzn_jax.trained_model import TrainedModel
 _log = logging.getLogger(__name__)
 _MAX_LOGGED = 20  # predictions
 NUM_SAMPLES = 100  # for configs without evaluation.num_samples
+INPUT_FOLDER = "input"  # in the work folder
 
 
 def evaluate(config: ConfigDict, workdir: Path) -> None:
@@ -49,7 +51,7 @@ def sample(config: ConfigDict, workdir: Path) -> None:
     data_type = trained.space.types[trained.main_type]
     arrays = {data_type.output: samples.images, "labels": samples.labels}
     reporting.write_arrays(workdir / "samples.npz", **arrays)
-    path, shown = workdir / "figures" / "sampled.png", data_type.shown(samples.images)
+    path, shown = workdir / "figures" / "mode_sample.png", data_type.shown(samples.images)
     if data_type.is_images:
         names = data.label_names(config.data)
         plots.sample_grid(path, shown, samples.labels, names, "Samples")
@@ -63,11 +65,11 @@ def reconstruct(config: ConfigDict, workdir: Path, images_from: str | None) -> N
 
     Writes a figure and reconstructions.npz with images and l2 errors in units of [-1, 1].
     """
-    trained = restore(config, workdir)
+    trained, folder = restore(config, workdir), _results(workdir, images_from)
     images, labels, _ = _samples(trained, images_from)
     result = trained.reconstruct(images, labels)
-    reporting.write_arrays(workdir / "reconstructions.npz", **result)
-    path = workdir / "figures" / "reconstructed.png"
+    reporting.write_arrays(folder / "reconstructions.npz", **result)
+    path = folder / "figures" / "mode_reconstruct.png"
     plots.reconstructions(path, images, result["images"], result["errors"])
     _log.info("%s: images and their reconstructions", path)
 
@@ -78,11 +80,11 @@ def interpolate(config: ConfigDict, workdir: Path, images_from: str | None) -> N
     The images are the two in the folder `images_from`, or the first two test images of different
     classes. Raises UserError unless there are two.
     """
-    trained = restore(config, workdir)
+    trained, folder = restore(config, workdir), _results(workdir, images_from)
     images, labels = _two_images(trained, images_from)
     result = trained.interpolate(images, labels)
-    reporting.write_arrays(workdir / "interpolation.npz", **result)
-    path = workdir / "figures" / "interpolation.png"
+    reporting.write_arrays(folder / "interpolation.npz", **result)
+    path = folder / "figures" / "interpolation.png"
     plots.interpolation(path, images, result["images"], result["weights"])
     _log.info("%s: interpolation between two images", path)
 
@@ -92,38 +94,52 @@ def embed(config: ConfigDict, workdir: Path, samples_from: str | None) -> None:
 
     The file has the main features as `features`, the others by name, and `labels`, -1 if unknown.
     """
-    trained = restore(config, workdir)
+    trained, folder = restore(config, workdir), _results(workdir, samples_from)
     samples, labels, _ = _samples(trained, samples_from)
     others = trained.embed(samples)
     features = others.pop(trained.main_feature)
     known = np.full(len(samples), -1, np.int32) if labels is None else labels
-    reporting.write_arrays(workdir / "embeddings.npz", features=features, labels=known, **others)
+    reporting.write_arrays(folder / "embeddings.npz", features=features, labels=known, **others)
     if len(samples) >= plots.MIN_POINTS:
-        path, names = workdir / "figures" / "embedded.png", data.label_names(config.data)
+        path, names = folder / "figures" / "mode_embed.png", data.label_names(config.data)
         plots.tsne(path, features, known, names, f"Features of the {trained.main_type}s (t-SNE)")
         _log.info("%s: features in two dimensions", path)
 
 
 def classify(config: ConfigDict, workdir: Path, samples_from: str | None) -> None:
-    """Classifies the test samples, or `samples_from`; writes predictions.csv and a figure."""
-    trained = restore(config, workdir)
+    """Classifies the test samples, or `samples_from`; writes predictions.csv and a figure.
+
+    Samples far from the training data are marked, see `TrainedModel.are_far`.
+    """
+    trained, folder = restore(config, workdir), _results(workdir, samples_from)
     samples, labels, names = _samples(trained, samples_from)
     classes, probabilities = trained.classify(samples)
+    are_far = trained.are_far(samples)
+    far = [""] * len(samples) if are_far is None else are_far.tolist()
     class_names = data.label_names(config.data)
     predicted = [class_names[label] for label in classes]
     known = [""] * len(samples) if labels is None else [str(label) for label in labels]
-    header = ["index", "label", "prediction", "probability", "file", "class"]
+    header = ["index", "label", "prediction", "probability", "file", "class", "far"]
     rounded = [f"{probability:.6f}" for probability in probabilities]
-    rows = zip(range(len(samples)), known, classes, rounded, names, predicted, strict=True)
-    reporting.write_csv(workdir / "predictions.csv", header, rows)
-    path, kind = workdir / "figures" / "predictions.png", trained.space.types[trained.main_type]
+    rows = zip(range(len(samples)), known, classes, rounded, names, predicted, far, strict=True)
+    reporting.write_csv(folder / "predictions.csv", header, rows)
+    path, kind = folder / "figures" / "predictions.png", trained.space.types[trained.main_type]
     if kind.is_images:
         plots.predictions(path, samples, classes, probabilities, labels, class_names=class_names)
     else:
         plots.translations(path, names, predicted, f"Classes of {kind.output}")
-    named = [name or f"test {kind.name} {index}" for index, name in enumerate(names)]
+    named = [
+        (name or f"test {kind.name} {index}")
+        + ", far from the training data" * (far[index] is True)
+        for index, name in enumerate(names)
+    ]
     _log_predictions(predicted, probabilities, named)
     _log.info("%s: %s and their classes", path, kind.output)
+
+
+def _results(workdir: Path, samples_from: str | None) -> Path:
+    """Folder of results for the test samples, or for `samples_from`."""
+    return workdir if samples_from is None else workdir / INPUT_FOLDER
 
 
 def _log_predictions(

@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -33,11 +34,19 @@ class Parser(argparse.ArgumentParser):
 
 
 def exit_code(run: Callable[[list[str]], int], arguments: list[str] | None) -> int:
-    """Exit code of `run(arguments)`, by default with sys.argv; UserError becomes one line."""
+    """Exit code of `run(arguments)`, by default with sys.argv; UserError becomes one line.
+
+    So does a path that is too long for the file system.
+    """
     try:
         return run(sys.argv[1:] if arguments is None else arguments)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (UserError, OSError) as error:
+        if isinstance(error, OSError) and error.errno != errno.ENAMETOOLONG:
+            raise
+        message = str(error)
+        if isinstance(error, OSError):
+            message = f"the path {str(error.filename)[:100]}... is too long"
+        print(f"error: {message}", file=sys.stderr)
         return EXIT_USER_ERROR
 
 

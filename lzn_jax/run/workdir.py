@@ -31,6 +31,7 @@ FREE_FIELDS = (
     "data.path",
     "data.tokenizer_path",  # its content may not
     "data.workers",
+    "data.invert_input",
     "data.skip_unreadable",
     "data.test_set",
     "training.devices",
@@ -139,9 +140,9 @@ def guarded(workdir: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if errno.errorcode.get(error.errno or 0) not in _DISK_ERRORS and not _is_within(
-            error.filename, workdir
-        ):
+        is_of_disk = errno.errorcode.get(error.errno or 0) in _DISK_ERRORS
+        is_too_long = error.errno == errno.ENAMETOOLONG  # reported by the command
+        if is_too_long or not (is_of_disk or _is_within(error.filename, workdir)):
             raise
         raise UserError(
             f"the work folder {workdir} can no longer be written ({error.strerror or error}): "

@@ -90,20 +90,25 @@ def test_a_single_class_takes_all_images_at_any_depth(tmp_path):
     assert (_levels(train), train.labels.tolist()) == ([0, 1], [0, 0])
 
 
-@pytest.mark.parametrize(
-    ("holdout", "train", "test"),
-    [
-        (0, [0, 1, 2, 3, 4, 5, 6], [0, 1, 2, 3, 4, 5, 6]),
-        (1, [0, 1, 2, 4, 5, 6], [3]),
-        (2, [0, 2, 3, 4, 6], [1, 5]),
-        (3, [0, 2, 4, 6], [1, 3, 5]),
-    ],
-)
-def test_held_out_images_are_spread_evenly_and_not_trained_on(tmp_path, holdout, train, test):
+def _splits(config):
+    return [_levels(data.load(config, split)) for split in ("train", "test")]
+
+
+@pytest.mark.parametrize("holdout", [1, 2, 5, 11])
+def test_held_out_images_are_drawn_by_class_and_not_trained_on(tmp_path, holdout):
+    _make(tmp_path, *(f"{'abb'[i % 3]}/{i:02}.png" for i in range(18)))
+    config = _config(tmp_path, num_classes=2, holdout=holdout)
+    train, test = _splits(config)
+    assert (sorted(train + test), len(test)) == (list(range(18)), holdout)
+    assert abs(np.sum(np.array(test) % 3 == 0) - holdout / 3) < 1
+    assert _splits(config) == [train, test]
+    others = [_splits(_config(tmp_path, holdout=holdout, holdout_seed=k))[1] for k in range(9)]
+    assert len(set(map(tuple, others))) > 1
+
+
+def test_without_a_holdout_both_splits_are_all_images(tmp_path):
     _make(tmp_path, *(f"{i}.png" for i in range(7)))
-    config = _config(tmp_path, holdout=holdout)
-    assert _levels(data.load(config, "train")) == train
-    assert _levels(data.load(config, "test")) == test
+    assert _splits(_config(tmp_path, holdout=0)) == [list(range(7))] * 2
 
 
 def test_images_can_be_indexed_as_an_array(tmp_path):
@@ -166,7 +171,9 @@ def test_a_file_that_vanishes_is_unreadable(tmp_path):
         (["train/a.txt/b.png"], {"path": "missing"}, "there is no folder missing"),
         (["train/x/a.png"], {}, "has no folder test, val, validation: set data.holdout"),
         (["train/x/a.png", "val/notes/a.png"], {"class_name": "z"}, "no class folder z: .* x"),
-        (["a.png"], {"holdout": 1}, "data.holdout must be below 1"),
+        (["a.png"], {"holdout": 1}, "data.holdout must leave some of 1 "),
+        (["a/a.png", "b/b.png"], {"holdout": 1, "num_classes": 2},
+         "data.holdout=1 leaves no training image of the class [ab]: lower it"),
         (["x/a.png"], {"num_classes": 2, "holdout": 0}, r"class folders in .*, 1 \(x\)"),
         (["a.png"], {"num_classes": 2, "holdout": 0}, r"class folders in .*, 0 \(none\)"),
         (["x/a.png"], {"num_classes": 2, "class_name": "x", "holdout": 0}, "must be 1 with"),
@@ -189,6 +196,19 @@ def test_a_folder_of_another_layout_is_named_in_one_line(tmp_path, names, change
     with pytest.raises(UserError, match=message) as raised:
         data.load(config, "train"), data.load(config, "test")
     assert len(str(raised.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("target", ["..", "../.."])
+def test_a_cycle_of_links_is_one_line_and_a_link_to_itself_is_no_folder(tmp_path, target):
+    _make(tmp_path, "a/b/0.png", "c/1.png")
+    (tmp_path / "a" / "itself").symlink_to("itself")
+    (tmp_path / "itself").symlink_to("itself")
+    assert _levels(data.load(_config(tmp_path, num_classes=2, holdout=0), "train")) == [0, 1]
+    (tmp_path / "a" / "b" / "loop").symlink_to(target)
+    for classes in (1, 2):
+        config = _config(tmp_path, num_classes=classes, holdout=0)
+        with pytest.raises(UserError, match=r"loop.* is a folder above it, by a link"):
+            data.load(config, "train")
 
 
 def test_a_survey_reads_a_thousand_headers_of_many_files(tmp_path, monkeypatch):

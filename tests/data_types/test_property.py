@@ -50,8 +50,14 @@ def test_numbers_that_round_alike_share_an_anchor():
     np.testing.assert_allclose(np.exp(zones.log_weights), [2, 1, 0, 1])
 
 
-def test_errors_and_the_share_of_the_variance_that_is_explained(tmp_path):
-    values = np.array([0.0, 1.0, 2.0, 3.0])
+@pytest.mark.parametrize(
+    ("values", "r2"),
+    [
+        (np.array([0.0, 1.0, 2.0, 3.0]), {"a_to_property_r2": pytest.approx(1 - 0.25 / 1.25)}),
+        (np.full(4, 0.1, np.float32), {}),  # nothing varies
+    ],
+)
+def test_errors_and_the_share_of_the_variance_that_is_explained(tmp_path, values, r2):
     model = small.stand_in(
         space=types.SimpleNamespace(
             types={
@@ -63,7 +69,7 @@ def test_errors_and_the_share_of_the_variance_that_is_explained(tmp_path):
     )
     test = Examples(None, np.zeros(4, np.int32))
     found = properties.measure(model, test, test, tmp_path)
-    assert found == {"a_to_property_mae": 0.5, "a_to_property_r2": pytest.approx(1 - 0.25 / 1.25)}
+    assert found == {"a_to_property_mae": 0.5, **r2}
 
 
 def test_what_is_no_number_is_the_users_error():

@@ -79,6 +79,13 @@ def test_all_classes_have_their_probability(answers_of, name):
         assert max(found.values()) < 0.999
 
 
+def test_an_image_far_from_the_training_images_is_marked(answers, monkeypatch):
+    for are_far, note in (([True], "Your image is far from all training images."), (None, "")):
+        found = None if are_far is None else np.array(are_far)
+        monkeypatch.setattr(type(answers.model), "are_far", lambda *_, found=found: found)
+        assert answers.about(answers.test_images[4], 0).note == note
+
+
 def test_an_image_is_nearest_to_itself(answers):
     about = answers.about(answers.test_images[4], 0)
     np.testing.assert_array_equal(about.neighbours[0], answers.test_images[4])

@@ -130,6 +130,15 @@ def test_saved_statistics_are_used_under_their_own_key_only(tmp_path):
         assert cache.load(path, key) is None
 
 
+@pytest.mark.parametrize("key", ["another", np.zeros(10**6, np.uint8)])
+def test_arrays_of_another_key_are_not_unpacked(tmp_path, monkeypatch, key):
+    np.savez_compressed(tmp_path / "a.npz", key=key, values=np.zeros(10**6))
+    read = []
+    monkeypatch.setattr(np.lib.format, "read_array", lambda file, **_: read.append(file.name))
+    assert cache.load(tmp_path / "a.npz", "any") is None
+    assert read == (["key.npy"] if isinstance(key, str) else [])
+
+
 def test_keys_tell_content_type_shape_and_division_apart():
     parts = [
         (np.zeros(4, np.uint8),),

@@ -38,3 +38,8 @@ def test_samples_of_classes_count_where_the_decoder_has_a_condition(
     found = sample_quality.measure(model, nothing, nothing, tmp_path)
     counted = [found[name] for name in ("quality", "near", "sampling_evaluations")]
     assert counted == [level] * 3
+    assert "sample_accuracy" in found
+    of_one_class = Examples(np.zeros((2, 1, 1, 1), np.uint8), np.zeros(2, np.int32))
+    found = sample_quality.measure(model, of_one_class, nothing, tmp_path)
+    assert "quality" in found
+    assert not any("accuracy" in name for name in found)

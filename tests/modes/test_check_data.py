@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import small
 from ml_collections import ConfigDict
 from PIL import Image
 
-from lzn_jax import data
+from lzn_jax import data, train
 from lzn_jax import main as command_line
 from lzn_jax.configuration import UserError
 from lzn_jax.data.examples import Examples
@@ -79,6 +80,37 @@ def test_an_unreadable_image_ends_training_with_exit_code_2(tmp_path, capsys):
     assert command_line.main(flags) == 2
     message = capsys.readouterr().err.strip().splitlines()[-1]
     assert re.search(r"error: unreadable images .*0\d\.jpg .*truncated", message)
+
+
+@pytest.mark.parametrize(
+    ("content", "step"),
+    [(lambda whole: b"no image", "_first_state"), (lambda whole: whole[:-40], "_loop")],
+    ids=["header", "pixels"],
+)
+@pytest.mark.parametrize("skips", [False, True])
+def test_a_broken_image_is_found_before_it_is_needed(
+    content, step, skips, tmp_path, monkeypatch, capsys
+):
+    """One of the images that come last, by its header at once, by its pixels while compiling."""
+
+    def end(*_):
+        raise UserError("reached")
+
+    compiled = train._compile_update
+    monkeypatch.setattr(train, step, end)
+    # The programs are small: the images are decoded when compilation starts.
+    monkeypatch.setattr(train, "_compile_update", lambda *a: (time.sleep(1), compiled(*a))[1])
+    images = _images(tmp_path / "images")
+    broken = images / "train" / "dog" / "18.jpg"
+    broken.write_bytes(content(broken.read_bytes()))
+    config = _config_file(tmp_path, images, workers=0, skip_unreadable=skips)
+    assert command_line.main(small.flags(config, tmp_path / "run", latent__context_size=0)) == 2
+    *lines, last = capsys.readouterr().err.strip().splitlines()
+    if skips:
+        assert last == "error: reached"
+        assert [line for line in lines if line.startswith("unreadable, left out (1 so far)")]
+    else:
+        assert last.startswith(f"error: unreadable images (1): {broken} (")
 
 
 def _check(config, workdir, *extra):

@@ -9,8 +9,8 @@ import pytest
 import small
 from PIL import Image
 
+from lzn_jax import data, plots
 from lzn_jax import main as command_line
-from lzn_jax import plots
 from lzn_jax.modes import inference
 
 ROOT = Path(__file__).parents[2]
@@ -73,7 +73,8 @@ def test_classify_names_classes_and_files(run, capsys, drawn):
     flags, workdir, files = run
     lines = lines_of(capsys, flags, "--mode=classify")
     rows = table(workdir)
-    assert list(rows[0]) == ["index", "label", "prediction", "probability", "file", "class"]
+    columns = ["index", "label", "prediction", "probability", "file", "class", "far"]
+    assert list(rows[0]) == columns
     assert [row["file"] for row in rows] == list(map(str, files))
     assert [row["label"] for row in rows] == ["0"] * 12 + ["1"] * 12
     assert {row["prediction"] for row in rows} <= {"0", "1"}
@@ -81,7 +82,9 @@ def test_classify_names_classes_and_files(run, capsys, drawn):
     first = lines.index(next(line for line in lines if str(files[0]) in line))
     for row, line in zip(rows[:20], lines[first : first + 20], strict=True):
         share = f"{100 * float(row['probability']):.1f}"
-        assert line.split() == [row["class"], share, "%", row["file"]]
+        answer, _, mark = line.partition(", ")
+        assert answer.split() == [row["class"], share, "%", row["file"]]
+        assert mark == {"True": "far from the training data", "False": ""}[row["far"]]
     assert len({line.index("%") for line in lines[first : first + 20]}) == 1
     assert lines[first + 20 : first + 22] == [
         "... and 4 more in predictions.csv",
@@ -92,11 +95,38 @@ def test_classify_names_classes_and_files(run, capsys, drawn):
 
 def test_classify_names_the_files_of_its_input(run, capsys, drawn):
     flags, workdir, files = run
+    own = workdir / "predictions.csv"
+    own.write_text("of the test set")
     lines = lines_of(capsys, flags, "--mode=classify", f"--input={files[3]}")
-    (row,) = table(workdir)
+    (row,) = table(workdir / "input")
+    assert own.read_text() == "of the test set"
     assert (row["label"], row["file"]) == ("", str(files[3]))
     assert any(str(files[3]) in line and "%" in line for line in lines)
     assert not any("more in" in line or "of 1 images" in line for line in lines)
+
+
+@pytest.mark.parametrize("invert", [None, False, True])
+def test_a_seven_in_black_on_white_is_read_as_in_the_data(tmp_path, capsys, drawn, invert):
+    config = ROOT / "configs" / "digits_joint.py"
+    workdir = small.untrained_run(tmp_path / "run", small.config(config))
+    own = data.load(small.config(config).data, "test").images[3, ..., 0]
+    scan = Image.fromarray(255 - own).resize((80, 80), Image.Resampling.NEAREST)
+    scan.save(tmp_path / "seven.png")
+    flags = small.flags(config, workdir, data__invert_input=invert)
+    lines = lines_of(capsys, flags, "--mode=classify", f"--input={tmp_path / 'seven.png'}")
+    (_, (image,), *_), _ = drawn["predictions"]
+    expected = 255 - own if invert is False else own
+    assert np.abs(image[..., 0].astype(int) - expected).mean() < 30
+    told = [line for line in lines if line.startswith("of 1 images: 1 inverted to the background")]
+    assert len(told) == (invert is not False)
+
+
+def test_no_image_is_inverted_where_the_data_cannot_be_read(run, capsys, drawn, tmp_path):
+    flags, _, _ = run
+    Image.new("L", (8, 8), 255).save(tmp_path / "white.png")
+    missing = f"--config.data.path={tmp_path / 'missing'}"
+    lines = lines_of(capsys, flags, "--mode=embed", missing, f"--input={tmp_path / 'white.png'}")
+    assert sum(line.startswith("no image is inverted, as training") for line in lines) == 1
 
 
 def test_images_that_are_no_files_have_no_name(monkeypatch, tmp_path, capsys, drawn):
@@ -112,8 +142,8 @@ def test_images_that_are_no_files_have_no_name(monkeypatch, tmp_path, capsys, dr
 
 
 MODES = {
-    "sample": "sampled", "reconstruct": "reconstructed", "interpolate": "interpolation",
-    "embed": "embedded",
+    "sample": "mode_sample", "reconstruct": "mode_reconstruct", "interpolate": "interpolation",
+    "embed": "mode_embed",
 }  # fmt: skip
 
 
@@ -164,6 +194,12 @@ def test_other_labels_are_one_line(run, capsys, asked):
     assert command_line.main([*run[0], *pair]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert "such as cat,dog" in line or "labels must be integers (n,) from 0 to 1" in line
+
+
+def test_a_typo_in_a_class_name_gets_the_nearest(run, capsys):
+    pair = ["--mode=translate", "--source=label", "--target=image", "--input=cat, dgo"]
+    assert command_line.main([*run[0], *pair]) == 2
+    assert capsys.readouterr().err.strip().endswith("got 'dgo'; the nearest name is dog")
 
 
 @pytest.mark.parametrize("mode", command_line.MODES_WITH_INPUT)
