@@ -308,6 +308,22 @@ def test_a_run_older_than_a_fields_removal_goes_on_where_nothing_else_is_compute
             read(tmp_path)
 
 
+def test_a_run_older_than_the_seed_of_its_hold_out_is_read_with_a_warning(tmp_path, caplog):
+    config = configuration.load(
+        "fashion_joint",
+        ["data.name=image_folder", "data.path=there", "data.num_classes=2", "data.holdout=5"]
+        + ["data.image_size=28", "data.channels=1"],
+    )
+    tree = configuration.to_json_dict(config)
+    (tmp_path / "config.json").write_text(json.dumps(tree))
+    assert configuration.load_run(tmp_path).data.holdout_seed == 0
+    assert not caplog.records
+    del tree["data"]["holdout_seed"]
+    (tmp_path / "config.json").write_text(json.dumps(tree))
+    assert configuration.load_run(tmp_path).data.holdout_seed == 0
+    assert "this version holds out other images" in caplog.text
+
+
 def test_the_config_of_a_run_names_its_own_tokenizer_and_takes_overrides(tmp_path):
     fields = ["data.tokenizer_path=elsewhere.json", "text.alphabet=None", "latent.dim=3"]
     tree = configuration.to_json_dict(configuration.load("digits_text", fields))

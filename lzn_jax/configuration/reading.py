@@ -103,6 +103,12 @@ def stored_values(path: Path) -> dict[str, Any]:
     for name, value in _GONE.items():
         if (got := values.pop(name, value)) != value:
             raise UserError(f"{path}: {name} can only be {value!r} in this version, got {got!r}")
+    if values.get("data.holdout") and "data.holdout_seed" not in values:
+        _log.warning(
+            "%s: this version holds out other images than the one of the run, which was trained on "
+            "some of today's test images",
+            path,
+        )
     return {_RENAMED.get(name, name): value for name, value in values.items()}
 
 
