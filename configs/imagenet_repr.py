@@ -8,8 +8,8 @@ Expected after 5,000,000 updates, with --config.evaluation.probe_protocol=paper:
 top-1, 89.3 % top-5 (paper table 4; SimCLR 69.3 % after 1000 epochs, while 5,000,000 updates of 8192
 images are 32,000 epochs). This config was not run by us. imagenet_repr_100ep.py is an affordable
 run.
-Cost: 4.4e14 operations per update, 5.8e14 with micro-batches, which encode twice; zoning takes 2.2
-and 1.7 % of them. Chips: 8, 16, 32 and so on can share 8192 images, up to 128 chips a micro-batch
+Cost: 4.1e14 operations per update, 5.5e14 with micro-batches, which encode twice; zoning takes 2.3
+and 1.8 % of them. Chips: 8, 16, 32 and so on can share 8192 images, up to 128 chips a micro-batch
 of 128; on a pod --config.training.microbatch_size=None is faster.
 Memory: 23.3 of 84.9 GB when compiled for one H100, and 14.3 of 16.9 GB per chip when compiled for
 256 TPU chips (docs/compiled.md).

@@ -7,9 +7,9 @@ Expected: the paper has no number for such a short run. Comparable are linear pr
 methods after 100 epochs, for example SimCLR's 63.2 % top-1 in lightly's benchmark (batch 256), and
 --config.objective=simclr with the same network and batch. This config was not run by us.
 Cost and memory per update, chips, compilation: as for imagenet_repr.py;
---config.training.microbatch_size=None takes 4.4e14 operations if memory allows it. Estimate at 12
-to 25 % of an H100's 989e12 bfloat16 operations per second: 21 to 10 hours with micro-batches, 16 to
-8 without, not counting the decoding of 128 million images.
+--config.training.microbatch_size=None takes 4.1e14 operations if memory allows it. Estimate at 12
+to 25 % of an H100's 989e12 bfloat16 operations per second: 20 to 10 hours with micro-batches, 15 to
+7 without, not counting the decoding of 128 million images.
 """
 
 import ml_collections
