@@ -118,9 +118,7 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError("too deeply nested") from error
     for _ in range(_MAX_DEPTH):
         nested = [each for each in level if isinstance(each, dict | list)]
-        level = [
-            item for each in nested for item in (each.values() if isinstance(each, dict) else each)
-        ]
+        level = [x for each in nested for x in (each.values() if isinstance(each, dict) else each)]
     if level:
         raise ValueError("too deeply nested")
     return value
