@@ -368,7 +368,7 @@ MUTANTS = (
         "error",
         PARTS + "fails",
     ),
-    Mutant("parts.py", "(file.read_bytes() for file in files)", "(b'')", PARTS + "package"),
+    Mutant("parts.py", 'return list(folder.rglob("*.py"))', "return files", PARTS + "package"),
     Mutant("configuration/reading.py", "if loaded is None:", "if not path:", PARTS + "names_its"),
     Mutant(
         "configuration/reading.py",
@@ -518,7 +518,12 @@ MUTANTS = (
     Mutant("release/programs.py", '"noise_scale", 1.0', '"noise_scale", 0.5', EXPORTED),
     Mutant("release/programs.py", '("cpu", "cuda", "tpu")', '("cpu", "tpu")', EXPORT + "lowered"),
     Mutant("release/programs.py", "_LOCATIONS, 0)", "_LOCATIONS, 9)", EXPORT + "lowered"),
-    Mutant("modes/export.py", "iterdir()} - own", "iterdir()} - {*own, 'notes.txt'}", REPLACED),
+    Mutant(
+        "modes/export.py",
+        "(path.name in own and",
+        "(path.name in {*own, 'notes.txt'} and",
+        REPLACED,
+    ),
     Mutant("modes/export.py", "if previous.exists() and", "if False and", EXPORT + "interrupted"),
 )
 
