@@ -252,6 +252,7 @@ def checksum_of(folder, files, extension="own.py"):
         "import own_package.own_inner",
         "import own_first",  # which imports it
         "from . import own_helper",
+        "from . import name",  # of the package
         "from .own_package.own_inner import name",
         "from {folder}.own_package import own_inner",  # with the folder above on the path
         "from {folder} import own_helper",
@@ -261,6 +262,7 @@ def test_a_checksum_covers_the_modules_beside_an_extension_that_it_imports(tmp_p
     files = {
         "own.py": code.format(folder=tmp_path.name),
         "own_helper.py": "a = 1\n",
+        "__init__.py": "from . import own_helper\n",
         "own_first.py": "import own_helper\n",
         "own_package/own_inner.py": "from .. import own_helper\n",
     }
@@ -277,18 +279,17 @@ def test_a_checksum_covers_the_modules_beside_an_extension_that_it_imports(tmp_p
     [
         "",
         "import json, numpy.random\nfrom lzn_jax.data import Examples",
-        "from . import nothing",
         "broken(:",
         "\0",
     ],
 )
 def test_a_checksum_of_one_file_is_that_of_sha256sum(tmp_path, code):
-    others = ["config.py", "lzn_jax/data/__init__.py", "other/json.py", "../json.py"]
+    others = ["config.py", "lzn_jax/data/__init__.py", "other/json.py", "../json.py", "__init__.py"]
     files = {"own.py": code} | dict.fromkeys(others, "a = 1")
     assert checksum_of(tmp_path / "folder", files) == sha256(tmp_path / "folder" / "own.py")
-    installed = tmp_path / "site-packages"
     files |= {"own.py": "import numpy", "numpy/__init__.py": ""}
-    assert checksum_of(installed, files) == sha256(installed / "own.py")
+    for installed in (tmp_path / "site-packages", tmp_path / "dist-packages"):
+        assert checksum_of(installed, files) == sha256(installed / "own.py")
 
 
 def test_a_checksum_of_a_package_has_names_and_borders(tmp_path):
@@ -372,6 +373,16 @@ def test_an_imported_module_that_registers_a_part_is_a_loaded_extension(
     assert parts.found_extension("own", "0" * 64) == digest
     assert parts.found_extension("own_helper.py", "0" * 64) == sha256(tmp_path / "own_helper.py")
     assert parts.found_extension("own_other", "0" * 64) is None
+
+
+def test_of_imported_files_of_one_name_a_run_finds_its_own(tmp_path):
+    for number in range(3):
+        file = tmp_path / str(number) / "own.py"
+        file.parent.mkdir()
+        file.write_text(f"from lzn_jax import parts\nparts.add('solver', 'own{number}', 1)\n")
+        exec(compile(file.read_text(), file, "exec"), {})
+        assert parts.found_extension("own.py", sha256(file)) == sha256(file)
+    assert parts.found_extension("own.py", "0" * 64) is not None
 
 
 def installed(folder, value="own_installed"):

@@ -20,7 +20,7 @@ import small
 from safetensors.numpy import load_file
 
 import lzn_jax
-from lzn_jax import data
+from lzn_jax import configuration, data
 from lzn_jax import main as command_line
 from lzn_jax.configuration import UserError
 from lzn_jax.latent_space import Model
@@ -330,7 +330,9 @@ def test_the_manifest_names_files_types_and_defaults(runs):
     folder = exported(runs("text"), "encode_text")
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["files"] == sorted(path.name for path in folder.iterdir())
+    assert manifest["step"] == 2
     program = manifest["programs"]["encode_text"]
+    assert program["platforms"] == manifest["platforms"] == list(programs.PLATFORMS)
     assert program["bytes"] == (folder / program["file"]).stat().st_size
     model = lzn_jax.load(runs("text"))
     scale = model.config.latent.noise_scale
@@ -440,6 +442,15 @@ def test_a_manifest_of_others_is_one_line(runs, tmp_path, capsys, content):
     (workdir / "export" / "manifest.json").write_text(content)
     mode = (f"--workdir={workdir}", "--mode=export")
     assert "was not written by --mode=export" in error_of(capsys, *mode)
+
+
+def test_one_process_of_several_writes(runs, tmp_path, monkeypatch):
+    workdir = tmp_path / "run"
+    shutil.copytree(runs("representation"), workdir)
+    shutil.rmtree(workdir / "export", ignore_errors=True)
+    monkeypatch.setattr(export.processes, "is_writer", lambda: False)
+    export.export(configuration.load_run(workdir), workdir)
+    assert not list(workdir.glob("*export*"))
 
 
 def test_an_interrupted_export_leaves_the_earlier_one(runs, tmp_path, capsys, monkeypatch):

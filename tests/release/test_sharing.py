@@ -97,6 +97,7 @@ def test_a_model_from_the_hub_is_the_run(workdir, server, place, capsys):
         f'uploaded to http://127.0.0.1:{place[0]}/{NAME}: lzn_jax.load("hub:{NAME}")',
     )
     assert server.commits == [(FILES, [])]
+    assert f'lzn_jax.load("hub:{NAME}")' in server.files["README.md"].decode()
     model, run = lzn_jax.load(f"hub:{NAME}"), lzn_jax.load(workdir)
     assert (model.step, run.step) == (2, 2)
     jax.tree.map(np.testing.assert_array_equal, model.model, run.model)
@@ -163,6 +164,7 @@ def test_the_card_has_use_data_metrics_and_pictures(run, folder):
     ):
         assert text in card
     assert "converted" not in card
+    assert card.count(".png)") == 1  # of the figures that are there
 
 
 def test_the_card_shows_the_ten_most_important_metrics(workdir):
