@@ -340,7 +340,7 @@ def _forget(files: Sequence[Path]) -> None:
     """Lets modules of files that have changed be imported again."""
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None)
-        if file and Path(file) in files and not name.startswith(_EXTENSION):
+        if file and Path(file) in files:
             del sys.modules[name]
 
 

@@ -298,6 +298,8 @@ def test_a_checksum_of_a_package_has_names_and_borders(tmp_path):
         {"__init__.py": "a", "own.py": "bc"},
         {"__init__.py": "ab", "more.py": "c"},
         {"__init__.py": "ab", "sub/own.py": "c"},
+        {"__init__.py": "a", "b.py": "c", "d.py": "e"},
+        {"__init__.py": "ab.pyc", "d.py": "e"},
         {"__init__.py": "abc"},
     ]
     found = [
@@ -305,7 +307,7 @@ def test_a_checksum_of_a_package_has_names_and_borders(tmp_path):
         for number, files in enumerate(packages)
     ]
     assert len(set(found)) == len(packages)
-    assert found[-1] == sha256(tmp_path / "4" / "__init__.py")
+    assert found[-1] == sha256(tmp_path / "6" / "__init__.py")
 
 
 HELPED = (
