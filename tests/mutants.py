@@ -525,6 +525,26 @@ MUTANTS = (
         REPLACED,
     ),
     Mutant("modes/export.py", "if previous.exists() and", "if False and", EXPORT + "interrupted"),
+    Mutant("modes/export.py", " or folder.is_symlink():", ":", EXPORT + "link_to"),
+    Mutant(
+        "modes/export.py",
+        "_check_own(folder)\n        if folder",
+        "if folder",
+        EXPORT + "changes_during",
+    ),
+    Mutant("modes/export.py", "not processes.is_writer()", "False", EXPORT + "one_process"),
+    Mutant(
+        "release/programs.py",
+        "scale = trained.config.latent.noise_scale if",
+        "scale = 1.0 if",
+        EXPORT + "noise_scale",
+    ),
+    Mutant("release/programs.py", "update(_LOCATIONS, limit)", "_read", EXPORT + "locations"),
+    Mutant("release/sharing.py", ", revision=folder.name)", ")", SHARING + "one_revision"),
+    Mutant("share.py", "workdir, model, source)", "workdir, model, '')", SHARING + "from_the_hub"),
+    Mutant("configuration/reading.py", "len(names) != len(digests)", "False", MODEL + "no_run"),
+    Mutant("parts.py", 'len(text).to_bytes(8, "big") + text', "text", PARTS + "borders"),
+    Mutant("parts.py", "digest if digest in digests else next", "next", PARTS + "one_name"),
 )
 
 
