@@ -5,15 +5,18 @@ Python files or modules named by a config or a command, or entry points in the g
 `lzn_jax.parts`. This module does not import JAX, so that invalid commands fail at once.
 """
 
+import ast
 import dataclasses
 import functools
 import hashlib
 import importlib
 import importlib.metadata
 import importlib.util
+import itertools
+import operator
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -224,7 +227,9 @@ def extend(extensions: Sequence[str], folder: Path = Path()) -> dict[str, str]:
             name, digest = path.name if is_file else extension, checksum(path)
             if digests.setdefault(name, digest) != digest:
                 raise UserError(f"two extensions are called {name}: rename {path}")
-            if digest not in (each.digest for each in _EXTENSIONS.values()):
+            if name not in _EXTENSIONS or _EXTENSIONS[name].digest != digest:
+                if name in _EXTENSIONS:
+                    _forget(_files(path))
                 if is_file:
                     _run_file(path, f"{_EXTENSION}{path.stem}_{digest[:8]}")
                 else:
@@ -253,21 +258,19 @@ def _extension_path(name: str, folder: Path) -> Path:
 
 
 def found_extension(name: str, digest: str) -> str | None:
-    """The sha256 of the loaded extension with a run's name and sha256, or with its name alone.
+    """The sha256 of the loaded extension of a name, the given one if several have the name.
 
-    An extension is loaded if it has run, or if a file of that name has registered a part. Returns
+    An extension is loaded if it has run, or if it was imported and has registered a part. Returns
     None if it is not.
     """
-    if digest in (each.digest for each in _EXTENSIONS.values()):
-        return digest
     if name in _EXTENSIONS:
         return _EXTENSIONS[name].digest
-    files = {part.file for part in _PARTS.values()}
-    if not name.endswith(".py") and (module := getattr(sys.modules.get(name), "__file__", None)):
-        files.add(module)
-        name = Path(module).name
-    paths = [Path(file) for file in files if Path(file).name == name and Path(file).is_file()]
-    digests = {checksum(path) for path in paths}
+    files = {Path(part.file) for part in _PARTS.values()}
+    own = {file for file in files if file.is_file() and not file.is_relative_to(_PACKAGE)}
+    found = {file for file in own if file.name == name}
+    if module := getattr(sys.modules.get(name), "__file__", None):
+        found |= {Path(module)} if own.intersection(_files(Path(module))) else set()
+    digests = {checksum(file) for file in found}
     return digest if digest in digests else next(iter(digests), None)
 
 
@@ -283,9 +286,62 @@ def extension_modules() -> list[ModuleType]:
 
 
 def checksum(path: Path) -> str:
-    """The sha256 of a file, or of all Python files of a package given its `__init__.py`."""
-    files = sorted(path.parent.rglob("*.py")) if path.name == "__init__.py" else [path]
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+    """The sha256 of an extension: of its file, or of names and contents of several files.
+
+    These are the modules in its folder or below that the file imports, or, if it is an
+    `__init__.py`, all Python files of the package.
+    """
+    files = sorted(_files(path))
+    if len(files) == 1:
+        return hashlib.sha256(files[0].read_bytes()).hexdigest()
+    digest = hashlib.sha256()
+    for file in files:
+        name = file.relative_to(path.absolute().parent).as_posix()
+        for text in (name.encode(), file.read_bytes()):
+            digest.update(len(text).to_bytes(8, "big") + text)
+    return digest.hexdigest()
+
+
+def _files(path: Path) -> list[Path]:
+    """The files of an extension, as in `checksum`."""
+    files = [path.absolute()]
+    folder = files[0].parent
+    if path.name == "__init__.py":
+        return list(folder.rglob("*.py"))
+    if folder.name in ("site-packages", "dist-packages"):  # of other packages
+        return files
+    for file in files:  # which grow
+        files += dict.fromkeys(each for each in _imported_from(folder, file) if each not in files)
+    return files
+
+
+def _imported_from(folder: Path, file: Path) -> Iterator[Path]:
+    """Modules in a folder or below that a file imports, found by name: no module is imported."""
+    try:
+        tree = ast.parse(file.read_bytes())
+    except (SyntaxError, ValueError):  # which Python reports when it runs the file
+        return
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Import | ast.ImportFrom):
+            continue
+        level, module = getattr(node, "level", 0), getattr(node, "module", None)
+        names = [alias.name if module is None else f"{module}.{alias.name}" for alias in node.names]
+        roots = file.parents[level - 1 : level] or [folder, *folder.parents]
+        for root, name in itertools.product(roots, names):
+            words = name.split(".")
+            places = list(itertools.accumulate(words, operator.truediv, initial=root))
+            for place in places if level else places[1:]:
+                for each in (place.parent / f"{place.name}.py", place / "__init__.py"):
+                    if words[0] != "lzn_jax" and each.is_relative_to(folder) and each.is_file():
+                        yield each
+
+
+def _forget(files: Sequence[Path]) -> None:
+    """Lets modules of files that have changed be imported again."""
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if file and Path(file) in files:
+            del sys.modules[name]
 
 
 def _run_file(path: Path, name: str) -> None:

@@ -23,6 +23,7 @@ class Hub:
       is_there: whether the repository has been created.
       is_private: its visibility.
       revision: of the newest commit.
+      older: contents by name, of older revisions.
       commits: the names that each commit added and deleted.
       requests: method, file and range of all so far.
     """
@@ -32,6 +33,7 @@ class Hub:
         self.cuts, self.status, self.checksum, self.is_hub = 0, 200, None, True
         self.read_only, self.is_there, self.is_private = False, True, False
         self.revision, self.commits, self.large_files = REVISION, [], {}
+        self.older = {}
         handler = type("Handler", (_Handler,), {"hub": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", port), handler)
         self.address = f"http://127.0.0.1:{self._server.server_port}"
@@ -148,15 +150,17 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _serve(self, with_content):
         hub = self.hub
-        name = re.sub(f"^/{hub.repository}/resolve/(main|{hub.revision})/", "", self.path)
+        revisions = "|".join(["main", hub.revision, *hub.older])
+        name = re.sub(f"^/{hub.repository}/resolve/({revisions})/", "", self.path)
+        (revision,) = [each for each in hub.older if f"/{each}/" in self.path] or [hub.revision]
         asked = self.headers.get("Range", "")
         hub.requests.append((self.command, name, asked))
-        content = hub.files.get(name)
+        content = hub.older.get(revision, hub.files).get(name)
         first = int(asked.removeprefix("bytes=").partition("-")[0] or 0)
         status = 404 if content is None and hub.status == 200 else hub.status
         self.send_response(206 if status == 200 and first else status)
         if hub.is_hub:
-            self.send_header("X-Repo-Commit", hub.revision)
+            self.send_header("X-Repo-Commit", revision)
         if status != 200:
             self.send_header("X-Error-Code", {404: "EntryNotFound"}.get(status, "RepoNotFound"))
             self.send_header("Content-Length", "0")

@@ -383,7 +383,7 @@ MUTANTS = (
         "error",
         PARTS + "fails",
     ),
-    Mutant("parts.py", "(file.read_bytes() for file in files)", "(b'')", PARTS + "package"),
+    Mutant("parts.py", 'return list(folder.rglob("*.py"))', "return files", PARTS + "package"),
     Mutant("configuration/reading.py", "if loaded is None:", "if not path:", PARTS + "names_its"),
     Mutant(
         "configuration/reading.py",
@@ -454,9 +454,8 @@ MUTANTS = (
     ),
     Mutant(
         "data_types/image_decoders.py",
-        """condition = self.drop_condition(condition, flow_key)
-        network = self.in_training()""",
-        "network = self.in_training()",
+        'batch["images"]), self.drop_condition(condition, key)',
+        'batch["images"]), condition',
         "data_types/test_mean_flow_decoder.py -k dropped",
     ),
     Mutant(
@@ -533,8 +532,33 @@ MUTANTS = (
     Mutant("release/programs.py", '"noise_scale", 1.0', '"noise_scale", 0.5', EXPORTED),
     Mutant("release/programs.py", '("cpu", "cuda", "tpu")', '("cpu", "tpu")', EXPORT + "lowered"),
     Mutant("release/programs.py", "_LOCATIONS, 0)", "_LOCATIONS, 9)", EXPORT + "lowered"),
-    Mutant("modes/export.py", "iterdir()} - own", "iterdir()} - {*own, 'notes.txt'}", REPLACED),
+    Mutant(
+        "modes/export.py",
+        "(path.name in own and",
+        "(path.name in {*own, 'notes.txt'} and",
+        REPLACED,
+    ),
     Mutant("modes/export.py", "if previous.exists() and", "if False and", EXPORT + "interrupted"),
+    Mutant("modes/export.py", " or folder.is_symlink():", ":", EXPORT + "link_to"),
+    Mutant(
+        "modes/export.py",
+        "_check_own(folder)\n        if folder",
+        "if folder",
+        EXPORT + "changes_during",
+    ),
+    Mutant("modes/export.py", "not processes.is_writer()", "False", EXPORT + "one_process"),
+    Mutant(
+        "release/programs.py",
+        "scale = trained.config.latent.noise_scale if",
+        "scale = 1.0 if",
+        EXPORT + "noise_scale",
+    ),
+    Mutant("release/programs.py", "update(_LOCATIONS, limit)", "_read", EXPORT + "locations"),
+    Mutant("release/sharing.py", ", revision=folder.name)", ")", SHARING + "one_revision"),
+    Mutant("share.py", "workdir, model, source)", "workdir, model, '')", SHARING + "from_the_hub"),
+    Mutant("configuration/reading.py", "len(names) != len(digests)", "False", MODEL + "no_run"),
+    Mutant("parts.py", 'len(text).to_bytes(8, "big") + text', "text", PARTS + "borders"),
+    Mutant("parts.py", "digest if digest in digests else next", "next", PARTS + "one_name"),
 )
 
 

@@ -311,8 +311,10 @@ def test_a_run_older_than_a_fields_removal_goes_on_where_nothing_else_is_compute
 def test_a_run_older_than_the_seed_of_its_hold_out_is_read_with_a_warning(tmp_path, caplog):
     config = configuration.load(
         "fashion_joint",
-        ["data.name=image_folder", "data.path=there", "data.num_classes=2", "data.holdout=5"]
-        + ["data.image_size=28", "data.channels=1"],
+        [
+            *("data.name=image_folder", "data.path=there", "data.num_classes=2", "data.holdout=5"),
+            *("data.image_size=28", "data.channels=1"),
+        ],
     )
     tree = configuration.to_json_dict(config)
     (tmp_path / "config.json").write_text(json.dumps(tree))

@@ -16,6 +16,7 @@ from PIL import Image
 from lzn_jax import data, loading
 from lzn_jax import main as command_line
 from lzn_jax.data import digits, read_images
+from lzn_jax.release import model_card
 
 ROOT = Path(__file__).parent.parent
 CONFIG, REPRESENTATION = "configs/digits_joint.py", "configs/digits_repr.py"
@@ -81,6 +82,7 @@ def test_a_run_leaves_its_files(enabled, run, tmp_path):
     if enabled:
         figures |= {"zones.png", "classification.png", "unconditional_samples.png", "tasks.png"}
     assert {p.name for p in (workdir / "figures").iterdir()} == figures
+    assert {f"figures/{name}" for name in figures} <= model_card.PICTURES.keys()
     summary = json.loads((workdir / "summary.json").read_text())
     assert summary["step"] == 2
     assert summary["reconstruction_l2"] > 0

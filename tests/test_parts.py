@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import importlib
 import json
 import subprocess
 import sys
@@ -230,6 +231,160 @@ def test_a_module_is_an_extension_with_all_files_of_its_package(tmp_path, monkey
     (package / "more.py").write_text("changed = True")
     (second,) = parts.extend(["own_package"]).values()
     assert first != second
+
+
+def checksum_of(folder, files, extension="own.py"):
+    """The sha256 of an extension in a folder of these files."""
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(content)
+    return parts.checksum(folder / extension)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import own_helper",
+        "import json, own_helper as helper",
+        "def late():\n    from own_helper import name",
+        "from own_package.own_inner import name",
+        "from own_package import own_inner",
+        "import own_package.own_inner",
+        "import own_first",  # which imports it
+        "from . import own_helper",
+        "from . import name",  # of the package
+        "from .own_package.own_inner import name",
+        "from {folder}.own_package import own_inner",  # with the folder above on the path
+        "from {folder} import own_helper",
+    ],
+)
+def test_a_checksum_covers_the_modules_beside_an_extension_that_it_imports(tmp_path, code):
+    files = {
+        "own.py": code.format(folder=tmp_path.name),
+        "own_helper.py": "a = 1\n",
+        "__init__.py": "from . import own_helper\n",
+        "own_first.py": "import own_helper\n",
+        "own_package/own_inner.py": "from .. import own_helper\n",
+    }
+    first = checksum_of(tmp_path, files)
+    assert first != sha256(tmp_path / "own.py")
+    assert checksum_of(tmp_path, {"own_helper.py": "a = 2\n"}) != first
+    assert checksum_of(tmp_path, files) == first
+    moved = tmp_path / "elsewhere" / tmp_path.name
+    assert checksum_of(moved, files) == first
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "",
+        "import json, numpy.random\nfrom lzn_jax.data import Examples",
+        "broken(:",
+        "\0",
+    ],
+)
+def test_a_checksum_of_one_file_is_that_of_sha256sum(tmp_path, code):
+    others = ["config.py", "lzn_jax/data/__init__.py", "other/json.py", "../json.py", "__init__.py"]
+    files = {"own.py": code} | dict.fromkeys(others, "a = 1")
+    assert checksum_of(tmp_path / "folder", files) == sha256(tmp_path / "folder" / "own.py")
+    files |= {"own.py": "import numpy", "numpy/__init__.py": ""}
+    for installed in (tmp_path / "site-packages", tmp_path / "dist-packages"):
+        assert checksum_of(installed, files) == sha256(installed / "own.py")
+
+
+def test_a_checksum_of_a_package_has_names_and_borders(tmp_path):
+    packages = [
+        {"__init__.py": "ab", "own.py": "c"},
+        {"__init__.py": "a", "own.py": "bc"},
+        {"__init__.py": "ab", "more.py": "c"},
+        {"__init__.py": "ab", "sub/own.py": "c"},
+        {"__init__.py": "a", "b.py": "c", "d.py": "e"},
+        {"__init__.py": "ab.pyc", "d.py": "e"},
+        {"__init__.py": "abc"},
+    ]
+    found = [
+        checksum_of(tmp_path / str(number), files, "__init__.py")
+        for number, files in enumerate(packages)
+    ]
+    assert len(set(found)) == len(packages)
+    assert found[-1] == sha256(tmp_path / "6" / "__init__.py")
+
+
+HELPED = (
+    "import own_helper\nfrom lzn_jax import parts\n\nparts.add('solver', 'own', own_helper.a)\n"
+)
+
+
+@pytest.mark.parametrize("as_module", [False, True])
+def test_a_changed_helper_is_a_changed_extension(
+    as_module, tmp_path, registry, monkeypatch, caplog
+):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    (tmp_path / "own.py").write_text(HELPED)
+    (tmp_path / "own_helper.py").write_text("a = 1\n")
+    extension, workdir = "own" if as_module else str(tmp_path / "own.py"), tmp_path / "run"
+    config = configuration.load("digits_joint", extensions=[extension])
+    workdirs.prepare(config, workdir, is_training=True)
+    workdirs.record(config, workdir)
+    assert parts.get("solver", "own") == 1
+    (tmp_path / "own_helper.py").write_text("a = 10\n")
+    configuration.load_run(workdir, extensions=[extension])
+    assert "has changed since the run" in caplog.text
+    assert parts.get("solver", "own") == 10  # what the checksum says has run
+    caplog.clear()
+    (tmp_path / "own_helper.py").write_text("a = 1\n")
+    assert configuration.load_run(workdir, extensions=[extension]) == config
+    assert not caplog.messages
+
+
+def test_extensions_of_equal_content_run_each(tmp_path, registry):
+    code = "from lzn_jax import parts\nparts.add('solver', __file__[-6:-3], 1)\n"
+    for name in ("one.py", "two.py"):
+        (tmp_path / name).write_text(code)
+    digests = parts.extend(["one.py", "two.py"], tmp_path)
+    assert list(digests) == ["one.py", "two.py"]
+    assert {"one", "two"} <= set(parts.names("solver"))
+    registry()
+    parts.extend(["one.py"], tmp_path)
+    assert parts.found_extension("one.py", digests["one.py"]) == digests["one.py"]
+    assert parts.found_extension("two.py", digests["two.py"]) is None
+
+
+@pytest.mark.parametrize("name", ["parts.py", "lzn_jax.losses.parts", "lzn_jax.parts", "json"])
+def test_an_extension_is_not_a_module_that_is_there_anyway(name, tmp_path, registry):
+    importlib.import_module("lzn_jax.losses.parts")
+    assert parts.found_extension(name, "0" * 64) is None
+    (tmp_path / "parts.py").write_text("from lzn_jax import parts\nparts.add('solver', 'own', 1)\n")
+    digests = parts.extend(["parts.py"], tmp_path)
+    assert digests == {"parts.py": sha256(tmp_path / "parts.py")}
+    assert parts.get("solver", "own") == 1
+    assert parts.get("solver", "euler") != 1
+
+
+def test_an_imported_module_that_registers_a_part_is_a_loaded_extension(
+    tmp_path, registry, monkeypatch
+):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "own.py").write_text("import own_helper\n")
+    (tmp_path / "own_helper.py").write_text(
+        "from lzn_jax import parts\nparts.add('solver', 'own', 1)\n"
+    )
+    importlib.import_module("own")
+    digest = parts.checksum(tmp_path / "own.py")
+    assert parts.found_extension("own", "0" * 64) == digest
+    assert parts.found_extension("own_helper.py", "0" * 64) == sha256(tmp_path / "own_helper.py")
+    assert parts.found_extension("own_other", "0" * 64) is None
+
+
+def test_of_imported_files_of_one_name_a_run_finds_its_own(tmp_path):
+    for number in range(3):
+        file = tmp_path / str(number) / "own.py"
+        file.parent.mkdir()
+        file.write_text(f"from lzn_jax import parts\nparts.add('solver', 'own{number}', 1)\n")
+        exec(compile(file.read_text(), file, "exec"), {})
+        assert parts.found_extension("own.py", sha256(file)) == sha256(file)
+    assert parts.found_extension("own.py", "0" * 64) is not None
 
 
 def installed(folder, value="own_installed"):

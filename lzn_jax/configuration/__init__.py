@@ -10,6 +10,7 @@ from lzn_jax.configuration.reading import flatten as flatten
 from lzn_jax.configuration.reading import load as load
 from lzn_jax.configuration.reading import load_run as load_run
 from lzn_jax.configuration.reading import nest as nest
+from lzn_jax.configuration.reading import parse_json as parse_json
 from lzn_jax.configuration.reading import sibling as sibling
 from lzn_jax.configuration.reading import stored_values as stored_values
 from lzn_jax.configuration.reading import to_json_dict as to_json_dict

@@ -33,6 +33,7 @@ _RENAMED = {
 }
 # Fields of older runs that no longer exist, and the only value that this version supports.
 _GONE = {"latent.precision": "float32"}
+_MAX_DEPTH = 100  # of JSON, so that functions that descend into it end
 _log = logging.getLogger(__name__)
 
 # (values, names of the values that were set for this data set) -> completed values.
@@ -93,7 +94,7 @@ def stored_values(path: Path) -> dict[str, Any]:
     Raises UserError for a file that is not a config.
     """
     try:
-        tree = json.loads(path.read_text())
+        tree = parse_json(path.read_text())
         if not isinstance(tree, dict):
             raise ValueError("not a JSON object")
     except (OSError, ValueError) as error:
@@ -109,17 +110,30 @@ def stored_values(path: Path) -> dict[str, Any]:
             "some of today's test images",
             path,
         )
+    names, digests = (checked(n, values.get(n, ()), _EXTENSIONS) for n in _as_fields({}))
+    if len(names) != len(digests):
+        raise UserError(f"{path} must have a checksum for each of its extensions")
     return {_RENAMED.get(name, name): value for name, value in values.items()}
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value of a JSON text; raises ValueError if it is not JSON or too deeply nested."""
+    try:
+        level = [value := json.loads(text)]
+    except RecursionError as error:
+        raise ValueError("too deeply nested") from error
+    for _ in range(_MAX_DEPTH):
+        nested = [each for each in level if isinstance(each, dict | list)]
+        level = [x for each in nested for x in (each.values() if isinstance(each, dict) else each)]
+    if level:
+        raise ValueError("too deeply nested")
+    return value
 
 
 def _found_extensions(path: Path, values: Mapping[str, Any]) -> dict[str, str]:
     """The extensions of a run with the sha256 of those loaded; warns about changed ones."""
-    names, digests = (
-        checked(name, values.get(name, ()), _EXTENSIONS)
-        for name in ("extensions", "extension_checksums")
-    )
     found = {}
-    for name, digest in zip(names, digests, strict=False):
+    for name, digest in zip(*(values.get(n, ()) for n in _as_fields({})), strict=True):
         loaded = parts.found_extension(name, digest)
         if loaded is None:
             raise UserError(

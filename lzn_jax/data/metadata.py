@@ -9,12 +9,11 @@ images or one of its parents.
 """
 
 import csv
-import json
 import posixpath
 from collections.abc import Iterator
 from pathlib import Path
 
-from lzn_jax.configuration import UserError
+from lzn_jax.configuration import UserError, parse_json
 
 FILES = ("metadata.jsonl", "metadata.csv")
 
@@ -51,8 +50,8 @@ def read(path: Path) -> Iterator[tuple[int, str, str]]:
 def _jsonl(path: Path) -> Iterator[tuple[int, dict]]:
     for number, line in _lines(path):
         try:
-            values = json.loads(line) if line.strip() else None
-        except (ValueError, RecursionError) as error:
+            values = parse_json(line) if line.strip() else None
+        except ValueError as error:
             raise _error(path, number, "is not valid JSON") from error
         if isinstance(values, dict):
             yield number, values

@@ -1,6 +1,5 @@
 """--mode=export: the tasks of a run as StableHLO, for use without this package."""
 
-import json
 import logging
 import shutil
 import time
@@ -11,7 +10,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from lzn_jax.configuration import UserError
+from lzn_jax.configuration import UserError, parse_json
 from lzn_jax.loading import restore
 from lzn_jax.release import programs, safetensors_files
 from lzn_jax.release.programs import MANIFEST
@@ -39,6 +38,7 @@ def export(config: ConfigDict, workdir: Path) -> None:
     if not processes.is_writer():
         return
     _clean(workdir)
+    partial.mkdir()
     try:
         safetensors_files.write(partial / WEIGHTS, tensors)
         manifest = _manifest(trained) | _write_programs(trained, partial)
@@ -68,13 +68,15 @@ def _check_own(folder: Path) -> None:
     if not folder.exists() and not folder.is_symlink():
         return
     try:
-        manifest = json.loads((folder / MANIFEST).read_text())
+        manifest = parse_json((folder / MANIFEST).read_text())
         own = set(manifest["files"]) if manifest["made_by"] == MADE_BY else set()
     except (OSError, ValueError, KeyError, TypeError):
         own = set()
     if not own or folder.is_symlink():
         raise UserError(f"{folder} was not written by --mode=export: move it away")
-    if others := sorted({path.name for path in folder.iterdir()} - own):
+    if others := sorted(
+        path.name for path in folder.iterdir() if not (path.name in own and path.is_file())
+    ):
         raise UserError(
             f"{folder} holds {', '.join(others)}, not written by --mode=export: move it"
         )
@@ -171,8 +173,9 @@ folder:
 * `seed`, `index`: random numbers of a row follow from the seed and the row's index.
 * `noise_scale`: α of latents; 0 gives the centres of zones.
 
-b is any batch size; row i of a result depends only on row i of the inputs. Where the batch size is
-a number, the samples of the batch cut the zones. `{MANIFEST}` has all of this, and defaults.
+b is any batch size of at least 1; row i of a result depends only on row i of the inputs. Where the
+batch size is a number, the samples of the batch cut the zones. `{MANIFEST}` has all of this, and
+defaults.
 """
 
 

@@ -1,12 +1,25 @@
 """Model card of a shared model: the README.md that the Hugging Face Hub shows."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Collection, Iterator, Mapping
 
 from lzn_jax import data
+from lzn_jax.run import headlines
 from lzn_jax.trained_model import TrainedModel
 
 Metrics = Mapping[str, int | float | None]
+SHOWN = 10  # metrics
+# Figures of evaluation and their captions. Figures of other modes may show samples of the user.
+PICTURES = {
+    "figures/samples.png": "Samples of the model.",
+    "figures/unconditional_samples.png": "Samples from the prior, by decoded class.",
+    "figures/tasks.png": "Translations of test examples, and samples from the prior.",
+    "figures/reconstructions.png": "Test images and their reconstructions.",
+    "figures/retrieval.png": "Test examples and the examples of the other type nearest to them.",
+    "figures/zones.png": "Latent zones of the test examples in two dimensions.",
+    "figures/embedding.png": "Features of the test images in two dimensions.",
+    "figures/classification.png": "Test accuracy by noise, batch size and number of anchors.",
+    "figures/curves.png": "Metrics during training.",
+}
 
 _HEADER = """\
 ---
@@ -21,7 +34,7 @@ tags:
 def text(
     model: TrainedModel,
     metrics: Metrics,
-    pictures: Sequence[str],
+    files: Collection[str],
     source: str,
     origin: Mapping[str, str] | None = None,
 ) -> str:
@@ -30,16 +43,23 @@ def text(
     Args:
       model: the model.
       metrics: numbers of summary.json by name.
-      pictures: files of pictures, relative to the card.
+      files: files beside the card; it shows the `PICTURES` among them.
       source: argument of `lzn_jax.load`.
       origin: repository, revision and file of weights that were converted.
     """
     sections = [*_introduction(model, origin), *_use(model, source), *_data(model)]
     if metrics:
-        rows = [f"| {name} | {_shown(value)} |" for name, value in metrics.items()]
-        sections += ["## Metrics", "\n".join(["| metric | value |", "|---|---|", *rows])]
-    if pictures:
-        sections += ["## Pictures", *(f"![{Path(path).stem}]({path})" for path in pictures)]
+        names = headlines.most_important(metrics, SHOWN)
+        rows = [f"| {name} | {_shown(metrics[name])} |" for name in names]
+        table = "\n".join(["| metric | value |", "|---|---|", *rows])
+        sections += [
+            "## Metrics",
+            table,
+            f"{len(names)} of {len(metrics)} metrics in summary.json.",
+        ]
+    if pictures := [path for path in PICTURES if path in files]:
+        shown = (f"{PICTURES[path]}\n\n![{PICTURES[path]}]({path})" for path in pictures)
+        sections += ["## Pictures", *shown]
     return "\n\n".join([_HEADER.rstrip(), *sections]) + "\n"
 
 
@@ -72,11 +92,11 @@ def _use(model: TrainedModel, source: str) -> Iterator[str]:
 
 def _data(model: TrainedModel) -> Iterator[str]:
     yield "## Data"
-    licence = data.licence(model.config.data) or "Its source states the licence."
+    licence = data.licence(model.config.data) or "Licence: unknown."
     yield f"Data set: `{model.config.data.name}`. {licence}"
 
 
 def _shown(value: int | float | None) -> str:
     if value is None:
         return "not finite"
-    return str(int(value)) if float(value).is_integer() else f"{value:.4g}"
+    return str(value) if isinstance(value, int) else f"{value:.4g}"

@@ -3,8 +3,8 @@
 Weights are a safetensors file; all other files are JSON, text or PNG. Reading runs no code.
 """
 
-import json
 import logging
+import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -27,8 +27,8 @@ from lzn_jax.trained_model import TrainedModel
 WEIGHTS_FILE = "weights.safetensors"
 CARD_FILE = "README.md"
 SUMMARY_FILE = "summary.json"
-PICTURES = "figures/[!.]*.png"
 
+_ORIGIN = {"repository", "revision", "file"}  # of converted weights, in the model card
 _log = logging.getLogger(__name__)
 
 
@@ -47,27 +47,26 @@ def write(folder: Path, workdir: Path, model: TrainedModel, source: str) -> None
 
     Replaces an earlier such folder. Paths in the config lose their folders, see `portable`.
     `source` is the argument of `lzn_jax.load` in the model card. Raises UserError if the folder
-    holds anything else, and for a summary.json that is not a table of numbers.
+    holds anything else, for a link in place of a file to share, and for a summary.json that is not
+    a table of numbers.
     """
     _check_replaceable(folder)
     values, replaced = portable(configuration.stored_values(workdir / CONFIG_FILE))
     if replaced:
         _log.info("%s leaves out the folders of %s", CONFIG_FILE, ", ".join(replaced))
-    metrics = _metrics(workdir / SUMMARY_FILE)
-    copied = [path.relative_to(workdir) for path in sorted(workdir.glob(PICTURES))]
-    pictures = [path.as_posix() for path in copied]
-    if values.get("data.tokenizer_path") is not None:
-        copied.append(Path(TOKENIZER_FILE))
-    origin = _json(workdir / hub.ORIGIN_FILE)
-    card = model_card.text(model, metrics, pictures, source, origin)
+    metrics, origin = _metrics(workdir), _origin(workdir)
+    tokenizer = [] if values.get("data.tokenizer_path") is None else [TOKENIZER_FILE]
+    found = {name: _content(workdir / name, workdir) for name in [*model_card.PICTURES, *tokenizer]}
+    copied = {name: content for name, content in found.items() if content is not None}
+    card = model_card.text(model, metrics, copied, source, origin)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=workdir) as temporary:
         new = Path(temporary) / folder.name
         reporting.write_json(new / CONFIG_FILE, configuration.nest(values))
         safetensors_files.write(new / WEIGHTS_FILE, tensors(model))
         if metrics:
             reporting.write_json(new / SUMMARY_FILE, metrics)
-        for name in copied:
-            reporting.write_bytes(new / name, (workdir / name).read_bytes())
+        for name, content in copied.items():
+            reporting.write_bytes(new / name, content)
         reporting.write_bytes(new / CARD_FILE, card.encode())
         checksums.add_files(new, checksums.files_below(new))
         shutil.rmtree(folder, ignore_errors=True)
@@ -95,9 +94,10 @@ def portable(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     return changed, [name for name in values if changed[name] != values[name]]
 
 
-def _metrics(path: Path) -> dict[str, int | float | None]:
+def _metrics(workdir: Path) -> dict[str, int | float | None]:
     """Metrics by name, empty without a file."""
-    metrics = _json(path) or {}
+    path = workdir / SUMMARY_FILE
+    metrics = _json(path, workdir) or {}
     if not isinstance(metrics, dict) or not all(
         isinstance(value, int | float | None) for value in metrics.values()
     ):
@@ -105,14 +105,29 @@ def _metrics(path: Path) -> dict[str, int | float | None]:
     return metrics
 
 
-def _json(path: Path) -> Any:
-    """Content of a JSON file, None without a file."""
-    if not path.is_file():
-        return None
+def _origin(workdir: Path) -> dict[str, str] | None:
+    """Origin of converted weights, None without a file."""
+    path = workdir / hub.ORIGIN_FILE
+    origin: dict[str, str] | None = _json(path, workdir)
+    if origin is not None and not (isinstance(origin, dict) and origin.keys() >= _ORIGIN):
+        raise UserError(f"{path} does not name the origin of weights: convert them again")
+    return origin
+
+
+def _json(path: Path, workdir: Path) -> Any:
+    """Value of a JSON file of the work folder, None without a file."""
+    content = _content(path, workdir)
     try:
-        return json.loads(path.read_text())
+        return None if content is None else configuration.parse_json(content)
     except ValueError as error:
         raise UserError(f"{path} is not JSON: {error}") from error
+
+
+def _content(path: Path, workdir: Path) -> bytes | None:
+    """Content of a file of the work folder, None without a file; raises UserError for a link."""
+    if os.path.realpath(path) != os.path.join(os.path.realpath(workdir), path.relative_to(workdir)):
+        raise UserError(f"{path} is a link, which may lead to any file: put the file in its place")
+    return path.read_bytes() if path.is_file() else None
 
 
 def needed_files(folder: Path) -> list[str]:
@@ -176,10 +191,14 @@ def _described(array: Any) -> str:
 
 def _check_replaceable(folder: Path) -> None:
     """Raises UserError for a folder with files other than those written by `write`."""
-    if not folder.exists():
+    if not os.path.lexists(folder):
         return
     try:
-        checksums.verify(folder, checksums.files_below(folder))
+        if folder.is_symlink() or not folder.is_dir():
+            raise DamagedError("it is not a folder")
+        found = [path for path in sorted(folder.rglob("*")) if path.is_symlink() or path.is_file()]
+        names = [path.relative_to(folder).as_posix() for path in found]
+        checksums.verify(folder, [name for name in names if name != checksums.FILE])
     except DamagedError as error:
         raise UserError(
             f"{folder} would be replaced, but {error}: move the folder away to keep your changes"

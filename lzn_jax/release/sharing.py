@@ -5,13 +5,13 @@ from pathlib import Path, PurePosixPath
 
 from lzn_jax.configuration import CONFIG_FILE, TOKENIZER_FILE, UserError
 from lzn_jax.release import hub, shared_model
-from lzn_jax.release.shared_model import PICTURES, SUMMARY_FILE, WEIGHTS_FILE
+from lzn_jax.release.shared_model import SUMMARY_FILE, WEIGHTS_FILE
 from lzn_jax.run import checksums
 from lzn_jax.run.checksums import DamagedError
 
 PREFIX = "hub:"  # of the argument of `lzn_jax.load`
 _OWN_FILES = {CONFIG_FILE, WEIGHTS_FILE, checksums.FILE}  # by which a shared model is recognised
-_OPTIONAL_FILES = (SUMMARY_FILE, TOKENIZER_FILE, PICTURES)  # patterns
+_OPTIONAL_FILES = (SUMMARY_FILE, TOKENIZER_FILE, "figures/[!.]*.png")  # patterns
 _LOG_IN = "log in with `hf auth login`"
 
 

@@ -1,12 +1,12 @@
 """Wall time of a run by activity: training steps, data, checkpoints, evaluation."""
 
 import contextlib
-import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from lzn_jax.configuration import parse_json
 from lzn_jax.run import reporting
 
 FILE = "goodput.json"
@@ -52,7 +52,7 @@ class Goodput:
     def resume(self, workdir: str | os.PathLike[str]) -> None:
         """Adds the totals that earlier starts have written, if any."""
         with contextlib.suppress(OSError, ValueError):
-            earlier = json.loads((Path(workdir) / FILE).read_text())
+            earlier = parse_json((Path(workdir) / FILE).read_text())
             self._earlier = {name: float(value) for name, value in earlier.items()}
 
     def totals(self) -> dict[str, float]:

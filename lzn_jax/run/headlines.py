@@ -1,6 +1,7 @@
 """The most important metrics, for progress bars and logs."""
 
 from collections.abc import Mapping
+from typing import Any
 
 SHOWN = 5
 # Metrics of an evaluation, most important first; a run has those of its data types and pairs.
@@ -15,6 +16,7 @@ OF_EVALUATION = (
     "sample_accuracy",
     "unconditional_sample_accuracy",
     "image_to_text_exact",
+    "image_to_property_mae",
     "reconstruction_l2",
     "nearest_ratio",
     "recognised",
@@ -36,10 +38,14 @@ def of_update(metrics: Mapping[str, float]) -> str:
     return ", ".join(f"{name.replace('_', ' ')} {metrics[name]:.4f}" for name in shown)
 
 
+def most_important(metrics: Mapping[str, Any], count: int) -> list[str]:
+    """Names of at most `count` metrics, most important first; the first ones if none is known."""
+    return ([name for name in OF_EVALUATION if name in metrics] or list(metrics))[:count]
+
+
 def of_evaluation(step: int, metrics: Mapping[str, float], file: str = "summary.json") -> list[str]:
     """A line with step, data set and file of all metrics, then the SHOWN most important ones."""
-    names = [name for name in OF_EVALUATION if name in metrics] or list(metrics)
-    shown = names[:SHOWN]
+    shown = most_important(metrics, SHOWN)
     width = max(map(len, shown), default=0)
     sets = (name for name in metrics if name.endswith("_examples"))
     measured = "".join(f" on {metrics[name]:.0f} {name.replace('_', ' ')}" for name in sets)

@@ -16,7 +16,7 @@ from PIL import Image
 from tensorboardX import SummaryWriter
 from tensorboardX.record_writer import register_writer_factory
 
-from lzn_jax.configuration import UserError
+from lzn_jax.configuration import UserError, parse_json
 from lzn_jax.run import processes
 
 METRICS_FILE = "metrics.jsonl"
@@ -101,7 +101,7 @@ def _records(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
     with open(path, "rb") as file:
         for line in file:
             try:
-                record = json.loads(line)
+                record = parse_json(line)
             except ValueError:
                 continue
             if isinstance(record, dict) and isinstance(record.get("step"), int):

@@ -1,7 +1,9 @@
 """--mode=export: programs that run without the package and give what the trained model gives."""
 
 import collections
+import contextlib
 import errno
+import functools
 import json
 import os
 import re
@@ -11,15 +13,18 @@ import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import small
 from safetensors.numpy import load_file
 
 import lzn_jax
-from lzn_jax import data
+from lzn_jax import configuration, data
 from lzn_jax import main as command_line
 from lzn_jax.configuration import UserError
+from lzn_jax.latent_space import Model
+from lzn_jax.modes import export
 from lzn_jax.release import programs
 
 ROOT = Path(__file__).parents[2]
@@ -39,6 +44,8 @@ RUNS = {  # config, changed fields, all programs
                    JOINT_PROGRAMS - {"translate_label_image", "sample_image"}),
     "generation": ("digits_gen", {}, {"encode_image", "embed_image", "sample_image"}),
     "alone": ("digits_alone", {}, JOINT_PROGRAMS),
+    "narrow": ("digits_gen", {"latent__noise_scale": 0.25},
+               {"encode_image", "embed_image", "sample_image"}),
     "representation": ("digits_repr", {}, {"encode_image", "embed_image"}),
     "simclr": ("digits_repr", {"objective": "simclr"}, {"encode_image", "embed_image"}),
     "text": ("digits_text", {"sampling__temperature": 1.0}, JOINT_PROGRAMS | {
@@ -272,6 +279,35 @@ def test_a_program_is_lowered_for_all_platforms_and_calls_nothing_of_this_machin
     assert not re.findall(rb"\.py\b|site-packages", content)
 
 
+def test_a_program_takes_at_least_one_row_and_the_readme_says_so(runs):
+    folder = exported(runs("joint"), "embed_image")
+    program = jax.export.deserialize(bytearray((folder / "embed_image.stablehlo").read_bytes()))
+    weights = load_file(folder / "weights.safetensors")
+    with pytest.raises(ValueError, match="Expected value >= 1 for dimension variable 'b'"):
+        program.call(weights, images=np.zeros((0, 8, 8, 1), np.uint8))
+    assert "b is any batch size of at least 1;" in (folder / "README.md").read_text()
+
+
+def test_latents_are_drawn_at_the_noise_scale_of_the_config(runs):
+    found = programs.programs(lzn_jax.load(runs("narrow")))
+    assert found["encode_image"].scalars["noise_scale"] == 0.25
+
+
+@pytest.mark.parametrize("value", [1, 0])
+def test_an_export_leaves_the_setting_of_locations_as_it_was(value):
+    limit = functools.partial(getattr, jax.config, programs._LOCATIONS)
+    before, during = limit(), []
+
+    def function(*_):
+        during.append(limit())
+        return {"inverse": jnp.asarray(1 / value)}
+
+    with contextlib.suppress(ZeroDivisionError):
+        programs.exported(programs.Program("", function, {}, {}, 1), Model({}, {}))
+    assert (limit(), during) == (before, [0])
+    assert before != 0
+
+
 def test_weights_are_stored_once_with_their_names(runs):
     workdir = runs("joint")
     folder = exported(workdir, "embed_image")
@@ -294,7 +330,9 @@ def test_the_manifest_names_files_types_and_defaults(runs):
     folder = exported(runs("text"), "encode_text")
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["files"] == sorted(path.name for path in folder.iterdir())
+    assert manifest["step"] == 2
     program = manifest["programs"]["encode_text"]
+    assert program["platforms"] == manifest["platforms"] == list(programs.PLATFORMS)
     assert program["bytes"] == (folder / program["file"]).stat().st_size
     model = lzn_jax.load(runs("text"))
     scale = model.config.latent.noise_scale
@@ -337,6 +375,15 @@ def test_an_export_replaces_an_earlier_one_and_nothing_else(runs, tmp_path, caps
     (folder / "notes.txt").write_text("mine")
     before = contents(workdir)
     assert f"{folder} holds notes.txt, not written by --mode=export" in error_of(capsys, *mode)
+    (folder / "notes.txt").rename(workdir / "notes.txt")
+    (folder / "README.md").rename(workdir / "README.md")
+    (folder / "README.md").mkdir()  # a folder in place of a file of ours
+    (folder / "README.md" / "notes.txt").write_text("mine")
+    assert f"{folder} holds README.md, not written by --mode=export" in error_of(capsys, *mode)
+    assert (folder / "README.md" / "notes.txt").read_text() == "mine"
+    shutil.rmtree(folder / "README.md")
+    (workdir / "README.md").rename(folder / "README.md")
+    (workdir / "notes.txt").rename(folder / "notes.txt")
     (folder / "manifest.json").rename(workdir / "manifest.json")
     assert f"{folder} was not written by --mode=export" in error_of(capsys, *mode)
     assert contents(workdir) == before
@@ -344,9 +391,66 @@ def test_an_export_replaces_an_earlier_one_and_nothing_else(runs, tmp_path, caps
     folder.symlink_to(workdir / "elsewhere")
     assert f"{folder} was not written by --mode=export" in error_of(capsys, *mode)
     folder.unlink()
+    folder.symlink_to(workdir / "nowhere")
+    assert f"{folder} was not written by --mode=export" in error_of(capsys, *mode)
+    folder.unlink()
     folder.write_text("a file")
     assert f"{folder} was not written by --mode=export" in error_of(capsys, *mode)
     assert folder.read_text() == "a file"
+
+
+def test_a_link_to_an_export_is_not_replaced(runs, tmp_path, capsys):
+    workdir = tmp_path / "run"
+    shutil.copytree(runs("representation"), workdir)
+    folder = exported(workdir, "embed_image")
+    folder.rename(tmp_path / "elsewhere")
+    folder.symlink_to(tmp_path / "elsewhere")
+    mode = (f"--workdir={workdir}", "--mode=export")
+    assert f"{folder} was not written by --mode=export" in error_of(capsys, *mode)
+    assert folder.is_symlink()
+    folder.unlink()
+    (workdir / ".export.partial").symlink_to(tmp_path / "elsewhere")
+    before = contents(tmp_path / "elsewhere")
+    assert "can no longer be written (File exists)" in error_of(capsys, *mode)
+    assert contents(tmp_path / "elsewhere") == before
+
+
+def test_a_folder_that_changes_during_an_export_is_not_replaced(
+    runs, tmp_path, capsys, monkeypatch
+):
+    workdir = tmp_path / "run"
+    shutil.copytree(runs("representation"), workdir)
+    folder = exported(workdir, "embed_image")
+
+    def change(*_):
+        (folder / "notes.txt").write_text("mine")
+        return {"programs": {}}
+
+    monkeypatch.setattr(export, "_write_programs", change)
+    monkeypatch.setattr(export, "_readme", lambda _: "")
+    mode = (f"--workdir={workdir}", "--mode=export")
+    assert f"{folder} holds notes.txt, not written by --mode=export" in error_of(capsys, *mode)
+    assert (folder / "notes.txt").read_text() == "mine"
+    assert (folder / "embed_image.stablehlo").is_file()
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, '{"a": ' * 500 + "1" + "}" * 500, "[]"])
+def test_a_manifest_of_others_is_one_line(runs, tmp_path, capsys, content):
+    workdir = tmp_path / "run"
+    shutil.copytree(runs("representation"), workdir)
+    (workdir / "export").mkdir(exist_ok=True)
+    (workdir / "export" / "manifest.json").write_text(content)
+    mode = (f"--workdir={workdir}", "--mode=export")
+    assert "was not written by --mode=export" in error_of(capsys, *mode)
+
+
+def test_one_process_of_several_writes(runs, tmp_path, monkeypatch):
+    workdir = tmp_path / "run"
+    shutil.copytree(runs("representation"), workdir)
+    shutil.rmtree(workdir / "export", ignore_errors=True)
+    monkeypatch.setattr(export.processes, "is_writer", lambda: False)
+    export.export(configuration.load_run(workdir), workdir)
+    assert not list(workdir.glob("*export*"))
 
 
 def test_an_interrupted_export_leaves_the_earlier_one(runs, tmp_path, capsys, monkeypatch):

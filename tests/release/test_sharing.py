@@ -3,9 +3,11 @@
 import getpass
 import hashlib
 import json
+import re
 import shutil
 import socket
 import sys
+from pathlib import Path
 
 import hub_server
 import jax
@@ -15,11 +17,11 @@ import small
 from PIL import Image
 
 import lzn_jax
-from lzn_jax import configuration, data, parts, share
+from lzn_jax import configuration, data, evaluation, parts, share
 from lzn_jax.configuration import UserError
 from lzn_jax.data.captions import DIGITS, LEANS, WEIGHTS
-from lzn_jax.release import safetensors_files, shared_model, sharing
-from lzn_jax.run import checksums, sharding
+from lzn_jax.release import model_card, safetensors_files, shared_model, sharing
+from lzn_jax.run import checksums, headlines, sharding
 
 # The client (2.4) uploads large files by a deprecated argument of its HTTP library.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
@@ -95,6 +97,7 @@ def test_a_model_from_the_hub_is_the_run(workdir, server, place, capsys):
         f'uploaded to http://127.0.0.1:{place[0]}/{NAME}: lzn_jax.load("hub:{NAME}")',
     )
     assert server.commits == [(FILES, [])]
+    assert f'lzn_jax.load("hub:{NAME}")' in server.files["README.md"].decode()
     model, run = lzn_jax.load(f"hub:{NAME}"), lzn_jax.load(workdir)
     assert (model.step, run.step) == (2, 2)
     jax.tree.map(np.testing.assert_array_equal, model.model, run.model)
@@ -155,12 +158,64 @@ def test_the_card_has_use_data_metrics_and_pictures(run, folder):
         "after 2 updates. Data types: image, label.",
         "Translations: image to label, label to image.",
         'lzn_jax.load("FOLDER")',
-        "Data set: `digits`. Its source states the licence.",
-        "| step | 2 |\n| test_accuracy | 0.1235 |\n| fid | not finite |",
-        "![samples](figures/samples.png)",
+        "Data set: `digits`. Licence: unknown.",
+        "|---|---|\n| test_accuracy | 0.1235 |\n| fid | not finite |\n\n2 of 3 metrics in",
+        "\n\nSamples of the model.\n\n![Samples of the model.](figures/samples.png)\n",
     ):
         assert text in card
     assert "converted" not in card
+    assert card.count(".png)") == 1  # of the figures that are there
+
+
+def test_the_card_shows_the_ten_most_important_metrics(workdir):
+    names = [*headlines.OF_EVALUATION[::-1], "own"]
+    (workdir / "summary.json").write_text(json.dumps(dict.fromkeys(names, 10**400)))
+    assert share.main([f"--workdir={workdir}"]) == 0
+    card = (workdir / "shared" / "README.md").read_text()
+    table = [f"| {name} | {10**400} |" for name in headlines.OF_EVALUATION[:10]]
+    assert "\n".join(["|---|---|", *table, "", f"10 of {len(names)} metrics"]) in card
+
+
+def test_the_card_names_the_licence_of_the_data(run, monkeypatch):
+    model = lzn_jax.load(run)
+    monkeypatch.setattr("lzn_jax.data.digits.LICENCE", "Some licence.", raising=False)
+    assert "Data set: `digits`. Some licence.\n" in model_card.text(model, {}, (), "FOLDER")
+
+
+def test_pictures_of_evaluation_alone_are_shared(workdir):
+    for name in ("sampled", "reconstructed", "predictions", "curves", "tasks/tasks"):
+        path = workdir / "figures" / f"{name}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.new("L", (2, 2)).save(path)
+    assert share.main([f"--workdir={workdir}"]) == 0
+    shared = [path.name for path in (workdir / "shared" / "figures").iterdir()]
+    assert sorted(shared) == ["curves.png", "samples.png"]
+
+
+def test_every_figure_of_evaluation_has_a_caption():
+    sources = [path.read_text() for path in Path(evaluation.__file__).parent.glob("*.py")]
+    drawn = {name for text in sources for name in re.findall(r'"(\w+\.png)"', text)}
+    assert "tasks.png" in drawn
+    assert {f"figures/{name}" for name in drawn} <= model_card.PICTURES.keys()
+
+
+@pytest.mark.parametrize(
+    "name", ["figures/samples.png", "figures", "summary.json", "released.json"]
+)
+def test_a_link_is_not_followed(name, workdir, tmp_path, capsys):
+    secret = tmp_path / "secret"
+    (workdir / name).rename(secret) if (workdir / name).exists() else secret.write_text("{}")
+    (workdir / name).symlink_to(secret)
+    code, line = shared(workdir, capsys)
+    assert code == 2
+    assert line.startswith(f"error: {workdir / name}")
+    assert "is a link, which may lead to any file" in line
+    assert not (workdir / "shared").exists()
+
+
+def test_the_work_folder_itself_may_be_a_link(workdir, tmp_path, capsys):
+    (tmp_path / "link").symlink_to(workdir)
+    assert shared(tmp_path / "link", capsys)[0] == 0
 
 
 def test_the_card_names_the_origin_of_converted_weights(workdir):
@@ -410,6 +465,11 @@ def test_work_folders_that_cannot_be_shared_are_one_line(workdir, tmp_path, caps
     assert "summary.json is not a table of numbers" in shared(workdir, capsys)[1]
     (workdir / "summary.json").write_text("{")
     assert "summary.json is not JSON" in shared(workdir, capsys)[1]
+    (workdir / "summary.json").write_text("[" * 100_000)
+    assert "summary.json is not JSON: too deeply nested" in shared(workdir, capsys)[1]
+    (workdir / "summary.json").unlink()
+    (workdir / "released.json").write_text('{"file": "x.pt"}')
+    assert "released.json does not name the origin of weights" in shared(workdir, capsys)[1]
     assert not (workdir / "shared").exists()
     shutil.rmtree(workdir / "checkpoints" / "2")
     code, line = shared(workdir, capsys)
@@ -417,7 +477,9 @@ def test_work_folders_that_cannot_be_shared_are_one_line(workdir, tmp_path, caps
     assert "there is no checkpoint" in line
 
 
-@pytest.mark.parametrize("name", ["README.md", "notes.txt"])
+@pytest.mark.parametrize(
+    "name", ["README.md", "notes.txt", ".notes", "figures/.notes", "figures/SHA256SUMS"]
+)
 def test_a_changed_folder_is_not_replaced(name, workdir, capsys):
     assert shared(workdir, capsys)[0] == 0
     (workdir / "shared" / name).write_text("my words")
@@ -425,3 +487,29 @@ def test_a_changed_folder_is_not_replaced(name, workdir, capsys):
     assert code == 2
     assert f"shared would be replaced, but file {name} " in line
     assert (workdir / "shared" / name).read_text() == "my words"
+
+
+@pytest.mark.parametrize("kind", ["link", "broken link", "file"])
+def test_what_is_not_a_folder_is_not_replaced(kind, workdir, tmp_path, capsys):
+    assert shared(workdir, capsys)[0] == 0
+    (workdir / "shared").rename(tmp_path / "elsewhere")
+    if kind == "file":
+        (workdir / "shared").write_text("my words")
+    else:
+        (workdir / "shared").symlink_to(tmp_path / ("elsewhere" if kind == "link" else "gone"))
+    code, line = shared(workdir, capsys)
+    assert code == 2
+    assert f"{workdir / 'shared'} would be replaced, but it is not a folder" in line
+
+
+def test_files_of_one_revision_are_fetched(published, monkeypatch):
+    old, needed = dict(published.files), shared_model.needed_files
+
+    def publish(folder):
+        published.older[published.revision] = old
+        published.revision = "1" * 40
+        published.files["config.json"] = b"{}"
+        return needed(folder)
+
+    monkeypatch.setattr(shared_model, "needed_files", publish)
+    assert lzn_jax.load(f"hub:{NAME}").step == 2

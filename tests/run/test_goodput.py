@@ -76,5 +76,6 @@ def test_goodput_adds_up_the_starts_of_a_run_as_far_as_they_were_written(tmp_pat
         "72.7% of 22 s spent in training steps; save 18.2%, other 9.1%; 3 starts, each up to its "
         "last save"
     )
-    (tmp_path / "goodput.json").write_text("{torn")
-    goodput.resume(tmp_path)  # without a word: it is no result of the run
+    for text in ("{torn", "[" * 100_000):
+        (tmp_path / "goodput.json").write_text(text)
+        goodput.resume(tmp_path)  # without a word: it is no result of the run

@@ -94,6 +94,7 @@ def test_read_metrics_gathers_each_name_over_the_lines(tmp_path):
         log.write(20, {"loss": 1.0})
         log.write(20, {"fid": 7.5})
     with open(tmp_path / "metrics.jsonl", "ab") as file:
+        file.write(b"[" * 100_000 + b"\n")
         file.write(b'{"step": 30, "loss": 0.')
     metrics = reporting.read_metrics(tmp_path)
     assert {name: (s.tolist(), v.tolist()) for name, (s, v) in metrics.items()} == {
