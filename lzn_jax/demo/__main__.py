@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lzn_jax.configuration import EXIT_DONE, UserError
-from lzn_jax.run.command_line import Parser, exit_code, use_compile_cache
+from lzn_jax.run.command_line import Parser, exit_code
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -45,7 +45,6 @@ def _run(arguments: list[str]) -> int:
     from lzn_jax.demo.answers import Answers
 
     logging.basicConfig(format="%(message)s", force=True)
-    use_compile_cache()
     extensions = [name for name in flags.extensions.split(",") if name]
     model = lzn_jax.load(flags.workdir, extensions)
     test, train = _examples(model, "test"), _examples(model, "train")

@@ -2,7 +2,6 @@
 
 import argparse
 import difflib
-import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -42,11 +41,12 @@ def exit_code(run: Callable[[list[str]], int], arguments: list[str] | None) -> i
 
 
 def use_compile_cache() -> None:
-    """Keeps compiled programs on disk, so that later starts are faster."""
+    """Keeps compiled programs on disk for later starts, in JAX's folder if it is set."""
     import jax
 
     from lzn_jax.run import reporting
 
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    if jax.config.jax_compilation_cache_dir is None:
         jax.config.update("jax_compilation_cache_dir", str(reporting.cache_folder()))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    seconds = min(0.2, jax.config.jax_persistent_cache_min_compile_time_secs)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", seconds)
