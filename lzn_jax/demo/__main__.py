@@ -32,11 +32,11 @@ def _run(arguments: list[str]) -> int:
         allow_abbrev=False,
     )
     parser.add_argument("--workdir", required=True, help="folder of a run, or released/NAME")
-    parser.add_argument("--port", type=int, default=7860, help="port of 127.0.0.1")
+    parser.add_argument("--port", type=int, default=7860, help="port of 127.0.0.1; 0: a free one")
     parser.add_argument("--extensions", default="", help="files or modules with parts: A.py,B.py")
     flags = parser.parse_args(arguments)
-    if not 1024 <= flags.port < 2**16:
-        raise UserError(f"--port must be from 1024 to 65535, got {flags.port}")
+    if flags.port and not 1024 <= flags.port < 2**16:
+        raise UserError(f"--port must be 0 or from 1024 to 65535, got {flags.port}")
     if importlib.util.find_spec("gradio") is None:
         raise UserError("the page needs Gradio: pip install -e '.[demo]'")
 
@@ -70,4 +70,6 @@ def _examples(model: Any, split: Literal["train", "test"]) -> Any:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    sys.stdout.flush()
+    os._exit(code)  # the interpreter's own exit takes seconds after a page
