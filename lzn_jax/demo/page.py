@@ -86,8 +86,8 @@ def serve(answers: Answers, title: str, port: int) -> None:
     page = build(answers, title)
     try:
         page.launch(
-            server_name="127.0.0.1", server_port=port or None, share=False, quiet=True, ssr_mode=False,
-            prevent_thread_lock=True, footer_links=[], theme=theme, css=_CSS,
+            server_name="127.0.0.1", server_port=port or None, share=False, quiet=True,
+            ssr_mode=False, prevent_thread_lock=True, footer_links=[], theme=theme, css=_CSS,
         )  # fmt: skip
     except OSError as error:
         raise UserError(f"port {port} is taken: choose another by --port=PORT") from error
