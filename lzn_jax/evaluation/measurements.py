@@ -17,7 +17,6 @@ from lzn_jax.data import Examples, measured_set
 from lzn_jax.data.examples import decoded, evenly_spaced
 from lzn_jax.latent_space import LatentSpace
 from lzn_jax.run import processes
-from lzn_jax.run.progress import progress
 from lzn_jax.trained_model import TrainedModel
 
 SHOWN = 8  # examples per task in the figure
@@ -68,15 +67,14 @@ def evaluate(
     names = list(functions)
     _log.info("evaluating %d %s examples: %s%s", count, measured, ", ".join(names), limit)
     metrics = {f"{measured}_examples": float(count)}
-    with progress(len(names), "evaluation", unit="measurement") as bar:
-        for index, (name, measure) in enumerate(functions.items()):
-            if not processes.everywhere(time.perf_counter() - started < seconds):
-                left_out = ", ".join(names[index:])
-                _log.warning("%s: no time is left, --mode=evaluate computes all", left_out)
-                break
-            bar.set_postfix_str(name, refresh=True)
-            metrics |= _checked(name, measure(model, train, test, workdir))
-            bar.update(1)
+    for index, (name, measure) in enumerate(functions.items()):
+        now = time.perf_counter()
+        if not processes.everywhere(now - started < seconds):
+            left_out = ", ".join(names[index:])
+            _log.warning("%s: no time is left, --mode=evaluate computes all", left_out)
+            break
+        metrics |= _checked(name, measure(model, train, test, workdir))
+        _log.info("%s took %.1f s", name, time.perf_counter() - now)
     return metrics
 
 

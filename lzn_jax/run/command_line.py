@@ -46,7 +46,7 @@ def use_compile_cache() -> None:
 
     from lzn_jax.run import reporting
 
-    if jax.config.jax_compilation_cache_dir is None:
-        jax.config.update("jax_compilation_cache_dir", str(reporting.cache_folder()))
-    seconds = min(0.2, jax.config.jax_persistent_cache_min_compile_time_secs)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", seconds)
+    folder, least = "jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs"
+    if jax.config.values[folder] is None:
+        jax.config.update(folder, str(reporting.cache_folder()))
+    jax.config.update(least, min(0.2, jax.config.values[least]))
