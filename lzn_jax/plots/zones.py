@@ -271,9 +271,7 @@ def latent_zones(
     )
     caption = f"Each dot is one image, projected from {anchors.shape[1]} dimensions onto a plane."
     if classes_of is not None:
-        caption += (
-            "\nBackground: the zones of classes at points of the plane itself; dots lie beside it."
-        )
+        caption += "\nBackground: the zones of classes at points of the plane itself."
     figure.supxlabel(caption, fontsize=TEXT_SIZE)
     _add_legend(figure, colors, class_names, zones_of if label_latents is not None else None)
     return save(figure, path)

@@ -23,11 +23,11 @@ def test_samples_of_classes_count_where_the_decoder_has_a_condition(
 ):
     def draw(count, labels=None):
         images = np.full((4, 1, 1, 1), 2 if labels is None else 1, np.uint8)
-        return {"images": images, "labels": np.zeros(4, int), "num_evaluations": images[:, 0, 0, 0]}
+        return {"images": images, "labels": np.ones(4, int), "num_evaluations": images[:, 0, 0, 0]}
 
     small.without_pictures(monkeypatch)
     for name, stub in {
-        "fit_judge": lambda train: lambda images: images[:, 0, 0, 0],
+        "fit_judge": lambda examples: lambda images: len(examples.labels) * images[:, 0, 0, 0],
         "nearest_training_images": lambda train, test, images: {"near": images.mean()},
         "_sample_quality": lambda config: lambda train, images, cache: {"quality": images.mean()},
     }.items():
@@ -41,7 +41,10 @@ def test_samples_of_classes_count_where_the_decoder_has_a_condition(
         has_latents=True,
         draw=draw,
     )
-    found = sample_quality.measure(model, NOTHING, NOTHING, tmp_path)
+    train = Examples(np.zeros((1, 1, 1, 1), np.uint8), np.zeros(1, np.int32))
+    found = sample_quality.measure(model, train, NOTHING, tmp_path)
+    accuracies = [found[f"{name}sample_accuracy"] for name in ("", "unconditional_")]
+    assert accuracies == [1, 0]  # by a judge of the training images
     counted = [found[name] for name in ("quality", "near", "sampling_evaluations")]
     assert counted == [level] * 3
 
