@@ -63,9 +63,10 @@ def evaluate(
     functions = measurements(model.space)
     if model.translations and model.config.evaluation.measurements_of_types:
         functions["tasks"] = _draw_tasks
-    limit = "" if seconds == math.inf else f"; none starts after {max(seconds, 0):.0f} s"
     names = list(functions)
-    _log.info("evaluating %d %s examples: %s%s", count, measured, ", ".join(names), limit)
+    limit = "" if seconds == math.inf else f"; none starts after {max(seconds, 0):.0f} s"
+    planned = ", ".join(names) + limit if names else "nothing"
+    _log.info("evaluating %d %s examples: %s", count, measured, planned)
     metrics = {f"{measured}_examples": float(count)}
     for index, (name, measure) in enumerate(functions.items()):
         now = time.perf_counter()
