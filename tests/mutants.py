@@ -317,7 +317,7 @@ MUTANTS = (
         "(path))})",
         "run/test_wandb_sink.py -k goes_on_as",
     ),
-    Mutant("run/command_line.py", "is None", "is not None", "run/test_command_line.py"),
+    Mutant("run/command_line.py", "[folder] is", "[folder] is not", "run/test_command_line.py"),
     Mutant("loading.py", "    use_compile_cache()", "    pass", "run/test_command_line.py"),
     Mutant("data/sources.py", "data.validation_seed)", "0)", VALIDATION + "seed_of_a_config"),
     Mutant(
