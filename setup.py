@@ -1,12 +1,29 @@
 """Package metadata of lzn_jax: the Latent Zoning Network in JAX and Flax."""
 
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+
+INIT = Path(__file__).with_name("lzn_jax") / "__init__.py"
+
+
+class BuildWithConfigs(build_py):
+    """Copies configs/ to lzn_jax/configs of a wheel: --config=NAME works without a checkout."""
+
+    def run(self):
+        super().run()
+        if not self.editable_mode:
+            folder = f"{self.build_lib}/lzn_jax/configs"
+            self.mkpath(folder)
+            for path in Path("configs").glob("*.py"):
+                self.copy_file(str(path), folder)
+
 
 setup(
     name="lzn_jax",
-    version="0.1.0",
+    version=re.search(r'^__version__ = "(.+)"$', INIT.read_text(encoding="utf-8"), re.M)[1],
     description="Latent Zoning Networks (arXiv:2509.15591) in JAX and Flax",
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
@@ -24,8 +41,11 @@ setup(
         "Programming Language :: Python :: 3.13",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],
-    packages=[*find_packages(include=["lzn_jax", "lzn_jax.*"]), "lzn_jax.configs"],
-    package_dir={"lzn_jax.configs": "configs"},  # --config=NAME finds them where no checkout is
+    packages=find_packages(include=["lzn_jax", "lzn_jax.*"]),
+    # An editable install is then a path, by which a checkout named lzn_jax is imported from above.
+    package_dir={"": "."},
+    cmdclass={"build_py": BuildWithConfigs},
+    entry_points={"console_scripts": ["lzn_jax=lzn_jax.main:command"]},
     python_requires=">=3.11",
     install_requires=[
         "jax>=0.10.2",

@@ -3,7 +3,6 @@
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -22,10 +21,7 @@ def served(
     workdir: Path, log: Path, program: Sequence[str] = ("-m", "lzn_jax.demo")
 ) -> Iterator[str]:
     """Address of the page of a run, served by the command line; its stderr is written to `log`."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port = one.getsockname()[1]
-    command = [sys.executable, *program, f"--workdir={workdir}", f"--port={port}"]
+    command = [sys.executable, *program, f"--workdir={workdir}", "--port=0"]
     environment = os.environ | {"HF_HUB_OFFLINE": "1"}
     with (
         log.open("w") as errors,

@@ -5,10 +5,13 @@
 
 from typing import TYPE_CHECKING, Any
 
+from lzn_jax.errors import UserError
+
 if TYPE_CHECKING:
     from lzn_jax.loading import load
 
-__all__ = ["load"]
+__all__ = ["UserError", "__version__", "load"]
+__version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:

@@ -15,6 +15,7 @@ from lzn_jax.models import join_variables, split_variables
 from lzn_jax.release import programs, shared_model, sharing
 from lzn_jax.run import sharding
 from lzn_jax.run.checkpoints import Checkpoints
+from lzn_jax.run.command_line import use_compile_cache
 from lzn_jax.run.workdir import has_checkpoint
 from lzn_jax.trained_model import TrainedModel
 
@@ -32,6 +33,7 @@ def load(path: str | Path, extensions: Sequence[str] = ()) -> TrainedModel:
     Raises:
       UserError: there is no readable run or model.
     """
+    use_compile_cache()
     if str(path).startswith(sharing.PREFIX):
         folder = sharing.fetch(str(path).removeprefix(sharing.PREFIX))
         return shared_model.read(folder, extensions)

@@ -14,6 +14,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+import lzn_jax
 from lzn_jax import configuration
 from lzn_jax.configuration import EXIT_DONE, EXIT_RUN_AGAIN, UserError
 from lzn_jax.run.command_line import Parser, exit_code, use_compile_cache
@@ -78,6 +79,7 @@ def _run(arguments: list[str], interruption: Interruption) -> int:
     parser.add_argument(
         "--extensions", default="", help="files or modules that register parts: A.py,B.py"
     )
+    parser.add_argument("--version", action="version", version=f"lzn_jax {lzn_jax.__version__}")
     parser.add_argument("--slice", help="hardware for --mode=compile, such as v5e:4x4 or h100:8")
     _add_process_flags(parser)
     flags = parser.parse_args([a for a in arguments if not a.startswith(prefix)])
@@ -187,7 +189,12 @@ def _add_process_flags(parser: argparse.ArgumentParser) -> None:
         group.add_argument(f"--{name}", type=kind, default=os.environ.get(variable), help=text)
 
 
-if __name__ == "__main__":
+def command() -> int:
+    """`main` with the signals of its process, for `python -m lzn_jax` and the script `lzn_jax`."""
     signals = Interruption()
     signals.listen()
-    sys.exit(main(interruption=signals))
+    return main(interruption=signals)
+
+
+if __name__ == "__main__":
+    sys.exit(command())

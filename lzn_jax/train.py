@@ -51,6 +51,7 @@ from lzn_jax.train_state import (
 from lzn_jax.trained_model import TrainedModel
 
 MAX_SKIPPED_IN_A_ROW = 100
+MORE_EVALUATION = 60  # seconds that evaluation may take beyond those of training
 REPLAY_FOLDER = "replay"
 
 _log = logging.getLogger(__name__)
@@ -379,7 +380,8 @@ def _evaluate_once(
     started = time.perf_counter()
     with run.interruption.at_once():
         model = TrainedModel(run.space, averaged_model(state, run.space, run.train), step)
-        results = measurements.evaluate(model, run.train, run.test, run.workdir)
+        seconds = _seconds_for_evaluation(run.goodput)
+        results = measurements.evaluate(model, run.train, run.test, run.workdir, seconds)
     rates = metrics.rates()
     reporting.write_json(run.workdir / "summary.json", {"step": step, **results, **rates})
     log.write(step, {**results, "evaluation_seconds": time.perf_counter() - started})
@@ -392,6 +394,13 @@ def _evaluate_once(
         _log.info("%s", line)
     if rates:
         _log.info("%s", rates_in_words(rates))
+
+
+def _seconds_for_evaluation(goodput: Goodput) -> float:
+    """Seconds until the evaluations of a run take a minute longer than all else."""
+    totals = goodput.totals()
+    training = sum(value for name, value in totals.items() if name not in ("eval", "starts"))
+    return training + MORE_EVALUATION - totals["eval"]
 
 
 def _save_for_replay(state: TrainState, workdir: Path) -> None:

@@ -41,6 +41,7 @@ TEXT, DIGIT_CAPTIONS = "data_types/test_text.py -k ", "evaluation/test_digit_cap
 COMPILATION, EXPORT = "modes/test_compilation.py -k ", "modes/test_export.py -k "
 REPLACED, EXPORTED = EXPORT + "replaces", EXPORT + "'alone and joint'"
 MADE = "evaluation/test_text_quality.py -k made_images"
+VALIDATION = "data/test_validation.py -k "
 COUNTED = "evaluation/test_measurements.py -k samples_of_classes"
 PAIRS, FLOWS = "data/test_metadata.py -k ", SPACE + "'by_the_flow or flow_of_the'"
 CONFIGURATION, PARTS = "test_configuration.py -k ", "test_parts.py -k "
@@ -331,7 +332,23 @@ MUTANTS = (
         "(path))})",
         "run/test_wandb_sink.py -k goes_on_as",
     ),
-    Mutant("run/command_line.py", "not in os.environ", "in os.environ", "run/test_command_line.py"),
+    Mutant("run/command_line.py", "[folder] is", "[folder] is not", "run/test_command_line.py"),
+    Mutant("loading.py", "    use_compile_cache()", "    pass", "run/test_command_line.py"),
+    Mutant("data/sources.py", "data.validation_seed)", "0)", VALIDATION + "seed_of_a_config"),
+    Mutant(
+        "data/validation.py",
+        "np.cumsum(sizes[rows]) - sizes[rows]",
+        "sizes[rows].mean() * np.arange(len(rows))",
+        VALIDATION + "share_of_examples",
+    ),
+    Mutant("evaluation/sample_quality.py", "fit_judge(train)", "fit_judge(test)", COUNTED),
+    Mutant(
+        "evaluation/representation.py",
+        'train.images, noise="train"',
+        "train.images",
+        "test_representation.py -k noise_of_their_own",
+    ),
+    Mutant("train.py", 'totals["eval"]', '0 * totals["eval"]', "test_train.py -k minute_longer"),
     Mutant(
         "interpolation.py",
         "(great_circle(jnp.asarray(noise)",

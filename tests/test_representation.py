@@ -1,5 +1,7 @@
 """Two views of images in one space: its loss from parts, and what it must not depend on."""
 
+import collections
+import contextlib
 import functools
 
 import jax
@@ -13,7 +15,7 @@ from zoning import oracle
 
 from lzn_jax import data
 from lzn_jax.data.augment import augment
-from lzn_jax.evaluation import measurements, probes
+from lzn_jax.evaluation import measurements, probes, representation
 from lzn_jax.evaluation.representation import augmented_features
 from lzn_jax.latent_space import LatentSpace, Model
 from lzn_jax.losses.contrastive import nt_xent
@@ -229,6 +231,30 @@ def test_images_of_one_class_have_no_accuracy(model, tmp_path, caplog, monkeypat
     found = measurements.evaluate(model, examples, examples, tmp_path)
     assert found == {"test_examples": 2}
     assert "they need labels of two classes" in caplog.text
+
+
+def test_latents_of_training_and_test_images_have_noise_of_their_own(model, tmp_path, monkeypatch):
+    names, by_name = [], TrainedModel.latents_by_name
+
+    def spy(self, *arguments, noise=None, **options):
+        names.append(noise)
+        return by_name(self, *arguments, noise=noise, **options)
+
+    def probe(model, train, references):
+        with contextlib.closing(representation._augmented_batches(model, train, 4)) as batches:
+            next(batches)
+        return collections.defaultdict(lambda: lambda features: np.eye(10)[[0, 0]])
+
+    small.without_pictures(monkeypatch)
+    monkeypatch.setattr(TrainedModel, "latents_by_name", spy)
+    monkeypatch.setattr(representation, "_fit_probes", probe)
+    train, test = (
+        data.Examples(x.images[:n], x.labels[:n]) for x, n in zip(_digits(), (8, 2), strict=True)
+    )
+    representation.measure(model, train, test, tmp_path)
+    tested, *trained = names
+    assert len(trained) == 2
+    assert tested not in trained
 
 
 @pytest.mark.parametrize("protocol", ["cached", "simclr"])

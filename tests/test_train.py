@@ -308,6 +308,15 @@ def test_sigterm_at_the_last_step_or_in_an_evaluation_leaves_it_to_the_next_star
             signal.signal(number, handler)
 
 
+def test_evaluation_takes_at_most_a_minute_longer_than_training(tmp_path, monkeypatch):
+    totals = {"compile": 10.0, "step": 30.0, "eval": 20.0, "other": 5.0, "starts": 2.0}
+    monkeypatch.setattr(train.Goodput, "totals", lambda self: dict(totals))
+    seconds = []
+    monkeypatch.setattr(Context, "evaluate", lambda *arguments: seconds.append(arguments[-1]) or {})
+    assert train.train_and_evaluate(small.config(), tmp_path) == 0
+    assert seconds == [10 + 30 + 5 + 60 - 20]
+
+
 def test_a_damaged_newest_checkpoint_is_passed_over(tmp_path, caplog):
     config = small.config(training__num_steps=4)
     train.train_and_evaluate(config, tmp_path)

@@ -67,6 +67,9 @@ _EVERY_RUN = {
     "evaluation.measurements": words(
         "measurements in addition to those of the data types", (), part="measurement"
     ),
+    "evaluation.measurements_of_types": flag(
+        "whether to run the measurements of the data types and draw the tasks", True
+    ),
     # Public trainings of U-Nets reach about 12 % of an H100's peak, of ResNet-50 15 to 40 %.
     "reporting.assumed_mfu": Field(
         float, "share of the chips' peak that --mode=compile assumes", 0.15, above=0, maximum=1

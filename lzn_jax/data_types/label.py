@@ -1,6 +1,7 @@
 """Labels: a table of anchors, or zones of images with each label (paper §5, E.2)."""
 
 import difflib
+import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -30,7 +31,6 @@ class Label(DataType):
     source_scale = 1.0  # a zone of a class holds many samples
     has_classes = True
     measurements = ("classification",)
-    example = "0,1"
 
     def __init__(self, config: ConfigDict) -> None:
         self._data, self.condition_dim = config.data, config.data.num_classes
@@ -39,6 +39,12 @@ class Label(DataType):
             is_aligned = any("label" in pair.split(":") for pair in config.alignments)
             encoder = LabelEncoder(config) if is_aligned else ZonesOfImages(config)
         super().__init__("label", encoder)
+
+    @functools.cached_property
+    def example(self) -> str:  # type: ignore[override]
+        """The first two classes, by name unless it contains a comma."""
+        names = data.label_names(self._data)[:2]
+        return ",".join(str(i) if "," in name else name for i, name in enumerate(names))
 
     def encoded_shape(self) -> jax.ShapeDtypeStruct:
         """Shape and dtype of one label."""
@@ -158,19 +164,20 @@ class ZonesOfImages:
     """Labels without alignment: the zone of a class is the union of zones of its context images."""
 
     def __init__(self, config: ConfigDict) -> None:
-        self._config = config
+        self._config, self._has_warned = config, False
 
     def context_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Shape and dtype of the labels of the context images."""
         return {"labels": jax.ShapeDtypeStruct((self._config.latent.context_size,), jnp.int32)}
 
     def context(self, anchors: Callable[..., Any], train: Examples) -> dict[str, Any]:
-        """Labels of the context images; logs a warning for classes that have none."""
+        """Labels of the context images; logs a warning once for classes that have none."""
         del anchors
         size = self._config.latent.context_size
         labels = train.labels[context_rows(self._config.seed, len(train.labels), size)]
-        if missing := sorted(set(range(self._config.data.num_classes)) - set(labels.tolist())):
-            classes = ", ".join(map(str, missing))
+        missing = sorted(set(range(self._config.data.num_classes)) - set(labels.tolist()))
+        if missing and not self._has_warned:
+            self._has_warned, classes = True, ", ".join(map(str, missing))
             _log.warning("classes without a zone among latent.context_size %d: %s", size, classes)
         return {"labels": labels}
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lzn_jax.configuration import EXIT_DONE, UserError
-from lzn_jax.run.command_line import Parser, exit_code, use_compile_cache
+from lzn_jax.run.command_line import Parser, exit_code
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -32,11 +32,11 @@ def _run(arguments: list[str]) -> int:
         allow_abbrev=False,
     )
     parser.add_argument("--workdir", required=True, help="folder of a run, or released/NAME")
-    parser.add_argument("--port", type=int, default=7860, help="port of 127.0.0.1")
+    parser.add_argument("--port", type=int, default=7860, help="port of 127.0.0.1; 0: a free one")
     parser.add_argument("--extensions", default="", help="files or modules with parts: A.py,B.py")
     flags = parser.parse_args(arguments)
-    if not 1024 <= flags.port < 2**16:
-        raise UserError(f"--port must be from 1024 to 65535, got {flags.port}")
+    if flags.port and not 1024 <= flags.port < 2**16:
+        raise UserError(f"--port must be 0 or from 1024 to 65535, got {flags.port}")
     if importlib.util.find_spec("gradio") is None:
         raise UserError("the page needs Gradio: pip install -e '.[demo]'")
 
@@ -45,7 +45,6 @@ def _run(arguments: list[str]) -> int:
     from lzn_jax.demo.answers import Answers
 
     logging.basicConfig(format="%(message)s", force=True)
-    use_compile_cache()
     extensions = [name for name in flags.extensions.split(",") if name]
     model = lzn_jax.load(flags.workdir, extensions)
     test, train = _examples(model, "test"), _examples(model, "train")
@@ -71,4 +70,6 @@ def _examples(model: Any, split: Literal["train", "test"]) -> Any:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    sys.stdout.flush()
+    os._exit(code)  # the interpreter's own exit takes seconds after a page

@@ -1,6 +1,8 @@
 """The page in Gradio. Images and answers of a visitor stay in that visitor's session."""
 
+import contextlib
 import html
+import threading
 from collections.abc import Callable, Iterator
 from functools import partial, wraps
 from typing import Any
@@ -75,7 +77,7 @@ def _tabs(answers: Answers) -> Iterator[tuple[str, Callable[[Event], None]]]:
 
 
 def serve(answers: Answers, title: str, port: int) -> None:
-    """Serves the page to this machine until it is interrupted.
+    """Serves the page to this machine until it is interrupted; port 0 is any free one.
 
     Raises UserError if the port is taken.
     """
@@ -84,13 +86,15 @@ def serve(answers: Answers, title: str, port: int) -> None:
     page = build(answers, title)
     try:
         page.launch(
-            server_name="127.0.0.1", server_port=port, share=False, quiet=True, ssr_mode=False,
-            prevent_thread_lock=True, footer_links=[], theme=theme, css=_CSS,
+            server_name="127.0.0.1", server_port=port or None, share=False, quiet=True,
+            ssr_mode=False, prevent_thread_lock=True, footer_links=[], theme=theme, css=_CSS,
         )  # fmt: skip
     except OSError as error:
         raise UserError(f"port {port} is taken: choose another by --port=PORT") from error
-    print(f"open http://127.0.0.1:{port} in a browser; Ctrl-C ends", flush=True)
-    page.block_thread()
+    print(f"open http://127.0.0.1:{page.server_port} in a browser; Ctrl-C ends", flush=True)
+    # Gradio's own end waits for seconds for each open page.
+    with contextlib.suppress(KeyboardInterrupt):
+        threading.Event().wait()
 
 
 def _on(event: Event, function: Callable[..., Any], inputs: Any, outputs: Any) -> None:

@@ -89,6 +89,7 @@ def _of_first_type(model: TrainedModel, test: Examples, folder: Path) -> dict[st
             centres,
             title=f"Latent zones of the test {data_type.output}",
             class_names=names,
+            classes_of=lambda points: model.classes(points).classes,
         )
     if has_context:
         metrics[f"{source}_to_{model.class_type}_accuracy"] = metrics["test_accuracy"]

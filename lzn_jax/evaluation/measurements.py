@@ -1,5 +1,8 @@
 """Evaluation of a run by the measurements of its data types and of its config."""
 
+import logging
+import math
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,16 +16,19 @@ from lzn_jax.configuration import CONFIG_FILE, UserError
 from lzn_jax.data import Examples, measured_set
 from lzn_jax.data.examples import decoded, evenly_spaced
 from lzn_jax.latent_space import LatentSpace
-from lzn_jax.run.progress import progress
+from lzn_jax.run import processes
 from lzn_jax.trained_model import TrainedModel
 
 SHOWN = 8  # examples per task in the figure
 
+_log = logging.getLogger(__name__)
+
 
 def measurements(space: LatentSpace) -> dict[str, Any]:
     """Measurement functions of a space by name."""
-    named = [name for each in space.types.values() for name in each.measurements]
-    named += space.config.evaluation.measurements
+    evaluation = space.config.evaluation
+    types = space.types.values() if evaluation.measurements_of_types else ()
+    named = [*(name for each in types for name in each.measurements), *evaluation.measurements]
     return {name: parts.get("measurement", name) for name in named}
 
 
@@ -41,26 +47,35 @@ def prepare(space: LatentSpace, test: Examples) -> None:
 
 
 def evaluate(
-    model: TrainedModel, train: Examples, test: Examples, workdir: Path
+    model: TrainedModel, train: Examples, test: Examples, workdir: Path, seconds: float = math.inf
 ) -> dict[str, float]:
     """Metrics by name, starting with the number of examples under the name of the measured set.
 
     Saves figures in `figures_folder`, and results for reuse in the cache of the work folder.
-    Raises UserError for a measurement that does not return a mapping.
+    Nothing is interrupted, but after `seconds` no further measurement starts; a line names those
+    left out. Raises UserError for a measurement that does not return a mapping.
     """
+    started, measured, count = (
+        time.perf_counter(),
+        measured_set(model.config.data),
+        len(test.labels),
+    )
     functions = measurements(model.space)
-    metrics = {f"{measured_set(model.config.data)}_examples": float(len(test.labels))}
-    with progress(
-        len(functions) + bool(model.translations), "evaluation", unit="measurement"
-    ) as bar:
-        for name, measure in functions.items():
-            bar.set_postfix_str(name, refresh=True)
-            metrics |= _checked(name, measure(model, train, test, workdir))
-            bar.update(1)
-        if model.translations:
-            bar.set_postfix_str("tasks", refresh=True)
-            _draw_tasks(model, test, figures_folder(workdir, model.config))
-            bar.update(1)
+    if model.translations and model.config.evaluation.measurements_of_types:
+        functions["tasks"] = _draw_tasks
+    names = list(functions)
+    limit = "" if seconds == math.inf else f"; none starts after {max(seconds, 0):.0f} s"
+    planned = ", ".join(names) + limit if names else "nothing"
+    _log.info("evaluating %d %s examples: %s", count, measured, planned)
+    metrics = {f"{measured}_examples": float(count)}
+    for index, (name, measure) in enumerate(functions.items()):
+        now = time.perf_counter()
+        if not processes.everywhere(now - started < seconds):
+            left_out = ", ".join(names[index:])
+            _log.warning("%s: no time is left, --mode=evaluate computes all", left_out)
+            break
+        metrics |= _checked(name, measure(model, train, test, workdir))
+        _log.info("%s took %.1f s", name, time.perf_counter() - now)
     return metrics
 
 
@@ -94,7 +109,9 @@ def readable_rows(model: TrainedModel, test: Examples) -> Int[np.ndarray, " k"]:
     return rows
 
 
-def _draw_tasks(model: TrainedModel, test: Examples, folder: Path) -> None:
+def _draw_tasks(
+    model: TrainedModel, train: Examples, test: Examples, workdir: Path
+) -> dict[str, float]:
     """Draws examples of every translation and of prior samples; sources differ in class."""
     rows = readable_rows(model, test)
     if model.class_type is not None:
@@ -102,7 +119,7 @@ def _draw_tasks(model: TrainedModel, test: Examples, folder: Path) -> None:
     shown = decoded(test, rows[evenly_spaced(min(len(rows), SHOWN), len(rows))])
     count = len(shown.labels)
     if count == 0:
-        return
+        return {}
     types, bands = model.space.types, list[tuple[str, Any, Any]]()
     for source, target in model.translations:
         samples = types[source].samples(shown)
@@ -111,4 +128,5 @@ def _draw_tasks(model: TrainedModel, test: Examples, folder: Path) -> None:
     for target in model.space.decoders:
         generated = types[target].shown(model.generate(target, count))
         bands.append((f"prior to {target}", None, generated))
-    plots.tasks(folder / "tasks.png", bands)
+    plots.tasks(figures_folder(workdir, model.config) / "tasks.png", bands)
+    return {}

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
+from scipy.ndimage import median_filter
 
 from lzn_jax.plots.style import (
     PALETTE,
@@ -78,10 +79,9 @@ _CURVE_LABELS = {
 
 
 def _smoothed(values: np.ndarray) -> np.ndarray:
-    """Centred running mean over 1/25 of the points, with shorter windows at the ends."""
-    window = np.ones(2 * (len(values) // 50) + 1)
-    total = np.convolve(values, window, mode="same")
-    return total / np.convolve(np.ones_like(values), window, mode="same")
+    """Centred running median over 1/25 of the points, reflected at the ends."""
+    smoothed: np.ndarray = median_filter(values, 2 * (len(values) // 50) + 1)
+    return smoothed
 
 
 def _curve_label(name: str) -> str:
@@ -163,9 +163,9 @@ def curves(
 ) -> Path:
     """Metrics, steps and values by name, against the step; related metrics share a panel.
 
-    Curves of more than 50 points are drawn faint with their running mean on top. Non-finite values
-    and metrics without a panel are left out. A panel without two points of the same metric becomes
-    a line of text.
+    Curves of more than 50 points are drawn faint with their running median on top. Non-finite
+    values and metrics without a panel are left out. A panel without two points of the same metric
+    becomes a line of text.
     """
     finite = {
         name: (steps[np.isfinite(values)], values[np.isfinite(values)])

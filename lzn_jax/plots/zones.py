@@ -1,7 +1,7 @@
 """Projections of the latent space to two dimensions: anchors, latents, centres of zones."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from matplotlib import patheffects
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Circle
@@ -29,6 +30,10 @@ from lzn_jax.plots.style import (
 _MAX_CLASS_NAMES = 20
 _LARGE_SIZE = 14  # points, for names of at most two characters
 _PANEL = 3.5  # inches, roughly
+_GRID = 120  # points per side, where the zones of a plane are computed
+
+# Latents (m, q) -> their classes (m,).
+ClassesOf = Callable[[np.ndarray], np.ndarray]
 
 
 def _discriminant_plane(points: np.ndarray, labels: np.ndarray) -> np.ndarray | None:
@@ -148,6 +153,22 @@ def _draw_prior(axes: Axes) -> None:
         )
 
 
+def _fill_zones(
+    axes: Axes, plane: np.ndarray, span: float, classes_of: ClassesOf, colors: Mapping[int, Any]
+) -> None:
+    """Colours the points of a plane (q, 2) within `span` by class, with white borders."""
+    line = np.linspace(-span, span, _GRID)
+    grid = np.stack(np.meshgrid(line, line), axis=-1).reshape(-1, 2)
+    zones = classes_of((grid @ plane.T).astype(np.float32)).reshape(_GRID, _GRID)
+    picture = np.ones((_GRID, _GRID, 4))
+    for label, color in colors.items():
+        picture[zones == label] = to_rgba(color, 0.25)
+        if len(colors) <= _MAX_CLASS_NAMES and 0 < np.mean(zones == label) < 1:
+            axes.contour(line, line, zones == label, [0.5], colors="white", linewidths=1.2)
+    axes.imshow(picture, origin="lower", extent=(-span, span, -span, span), zorder=0)
+    axes.grid(False)
+
+
 def _draw_space(
     axes: Axes,
     title: str,
@@ -158,12 +179,14 @@ def _draw_space(
     zone_centres: np.ndarray | None = None,
     prior: bool = True,
     marked: np.ndarray | None = None,
+    classes_of: ClassesOf | None = None,
 ) -> None:
     """Draws points, the names of their classes, stars at centres of zones (c, q), and the prior.
 
-    The latents `marked` (m, q) have crosses, beside which the names are written.
+    The latents `marked` (m, q) have crosses, beside which the names are written. The background
+    has the colours of the classes of the plane's points.
     """
-    points = _at_least_2d(points)
+    dimension, points = points.shape[1], _at_least_2d(points)
     plane, direction = _plane(points, labels)
     flat = points @ plane
     _draw_dots(axes, flat, labels, colors)
@@ -192,7 +215,9 @@ def _draw_space(
             places = stars - [0.0, 0.05 * np.ptp(flat, axis=0).max()]
         _write_class_names(axes, places, obstacles, colors, class_names)
     label_axes(axes, title, f"{direction} 1", f"{direction} 2")
-    axes.set_aspect("equal", adjustable="datalim")
+    if classes_of is not None:
+        _fill_zones(axes, plane[:dimension], 1.05 * np.abs(flat).max(), classes_of, colors)
+    axes.set_aspect("equal", adjustable="datalim" if classes_of is None else "box")
 
 
 def _add_legend(
@@ -223,6 +248,7 @@ def latent_zones(
     title: str | None = None,
     zones_of: str = "label",
     class_names: Sequence[str] | None = None,
+    classes_of: ClassesOf | None = None,
 ) -> Path:
     """Anchors of images at the left and their latents at the right, coloured by class.
 
@@ -231,7 +257,8 @@ def latent_zones(
     separated than they are. Circles show one and two standard deviations of the prior N(0, I).
     Row k of `label_latents` is the centre of the zone of class k, drawn as a star; `zones_of` names
     its data type in the legend. `class_names` is indexed by label. More than 20 classes have
-    colours but no names and stars.
+    colours but no names and stars. The background of the right panel shows the zones that the plane
+    cuts through the origin, by `classes_of` of its points.
     """
     colors = class_colors(np.unique(labels))
     figure = new_figure(11.0, 5.4, title or "Latent zones")
@@ -239,8 +266,12 @@ def latent_zones(
     heading = "Anchors: outputs of the encoder"
     _draw_space(left, heading, anchors, labels, colors, class_names, prior=False)
     heading = "Latents: anchors mapped by the flow"
-    _draw_space(right, heading, latents, labels, colors, class_names, label_latents)
+    _draw_space(
+        right, heading, latents, labels, colors, class_names, label_latents, classes_of=classes_of
+    )
     caption = f"Each dot is one image, projected from {anchors.shape[1]} dimensions onto a plane."
+    if classes_of is not None:
+        caption += "\nBackground: the zones of classes at points of the plane itself."
     figure.supxlabel(caption, fontsize=TEXT_SIZE)
     _add_legend(figure, colors, class_names, zones_of if label_latents is not None else None)
     return save(figure, path)

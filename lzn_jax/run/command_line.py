@@ -3,7 +3,6 @@
 import argparse
 import difflib
 import errno
-import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -51,11 +50,12 @@ def exit_code(run: Callable[[list[str]], int], arguments: list[str] | None) -> i
 
 
 def use_compile_cache() -> None:
-    """Keeps compiled programs on disk, so that later starts are faster."""
+    """Keeps compiled programs on disk for later starts, in JAX's folder if it is set."""
     import jax
 
     from lzn_jax.run import reporting
 
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", str(reporting.cache_folder()))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    folder, least = "jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs"
+    if jax.config.values[folder] is None:
+        jax.config.update(folder, str(reporting.cache_folder()))
+    jax.config.update(least, min(0.2, jax.config.values[least]))

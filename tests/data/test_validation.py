@@ -30,6 +30,16 @@ def test_a_seed_is_a_choice():
     assert 5 < (first & other).sum() < 35
 
 
+def test_a_class_has_its_share_of_examples_whatever_its_groups():
+    sizes = np.array([1, 9] * 40)
+    many = np.repeat(np.arange(80), sizes)
+    groups, labels = np.r_[many, 100 + np.arange(400)], np.repeat([0, 1], 400)
+    for seed in range(5):
+        chosen = set_apart(labels, groups, 200, seed)
+        # The last group of each class is whole.
+        assert abs(chosen[:400].mean() - chosen[400:].mean()) < (sizes.max() + 1) / 400
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_groups_are_never_divided_and_at_most_the_last_one_exceeds_the_count(seed):
     rng = np.random.default_rng(seed)
@@ -65,6 +75,13 @@ def test_training_and_validation_digits_are_all_training_digits_and_the_test_set
     assert _rows(*parts) == _rows(data.load(_digits(), "train"))
     tests = [data.load(_digits(validation=count), "test") for count in (0, 287)]
     assert _rows(tests[0]) == _rows(tests[1])
+
+
+def test_the_seed_of_a_config_draws_its_validation_digits():
+    first, again, other = (
+        data.load(_digits(validation=287, validation_seed=seed), "validation") for seed in (0, 0, 1)
+    )
+    assert _rows(first) == _rows(again) != _rows(other)
 
 
 def test_there_is_no_validation_split_of_no_examples():

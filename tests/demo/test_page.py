@@ -2,6 +2,8 @@
 
 import collections
 import importlib.util
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -246,6 +248,20 @@ def test_a_port_that_is_taken(run, capsys):
         ended = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert ended.returncode == 2
     assert ended.stderr == f"error: port {port} is taken: choose another by --port=PORT\n"
+
+
+@has_gradio
+def test_ctrl_c_ends_the_page_at_once_while_it_is_open(run):
+    command = [sys.executable, "-m", "lzn_jax.demo", f"--workdir={run}", "--port=0"]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        port = int(process.stdout.readline().split(":")[2].split()[0])
+        with socket.create_connection(("127.0.0.1", port)) as visit:
+            # Every open page holds this connection.
+            visit.sendall(b"GET /gradio_api/heartbeat/a HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert visit.recv(100).startswith(b"HTTP/1.1 200")
+            process.send_signal(signal.SIGINT)
+            assert process.wait(timeout=1.5) == 0
 
 
 TABS = {

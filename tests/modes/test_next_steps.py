@@ -64,6 +64,13 @@ def test_each_space_is_asked_what_it_can_do(case, monkeypatch):
         assert len({flag.partition("=")[0] for flag in flags}) == len(flags)
 
 
+@pytest.mark.parametrize(
+    ("name", "example"), [("digits_joint", "0,1"), ("fashion_joint", "T-shirt/top,trouser")]
+)
+def test_labels_are_suggested_by_the_names_of_the_data(name, example):
+    assert f"--input={example}" in commands(name)[0]
+
+
 @pytest.mark.parametrize("name", ["digits_text", "digits_joint"])
 def test_the_commands_work(name, tmp_path):
     path = f"configs/{name}.py"

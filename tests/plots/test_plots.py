@@ -210,16 +210,17 @@ def test_a_single_accuracy_of_classification_is_text(tmp_path, drawn):
         assert any("75.0%" in text for text in _texts(figure))
 
 
-def test_long_curves_carry_their_running_mean(tmp_path, drawn):
+def test_long_curves_carry_their_running_median(tmp_path, drawn):
     steps = np.arange(1000)
-    values = 5.0 + 0.01 * steps + np.where(steps % 2, 0.1, -0.1)
+    values = 5.0 + 0.01 * steps
+    values[100::100] = 1e6  # a mean would show nothing else
     plots.curves(tmp_path / "curves.png", {"loss": (steps, values)})
     raw, smooth = drawn[0].axes[0].get_lines()
     np.testing.assert_array_equal(raw.get_ydata(), values)
     inner = slice(50, -50)
     trend = 5.0 + 0.01 * steps
     np.testing.assert_allclose(smooth.get_ydata()[inner], trend[inner], atol=0.01)
-    # Cut-off windows at the ends average what is there instead of running to zero.
+    # At the ends it is that of the values there.
     assert 5.0 < smooth.get_ydata()[0] < 5.3
     assert 14.7 < smooth.get_ydata()[-1] < 15.0
 
@@ -308,8 +309,44 @@ def test_latent_zones_of_any_dimension_and_class_count(tmp_path, dim, classes):
     labels = np.arange(60) % classes
     anchors, latents = rng.normal(size=(2, 60, dim)).astype(np.float32)
     centers = rng.normal(size=(classes, dim)).astype(np.float32)
-    path = plots.latent_zones(tmp_path / "zones.png", anchors, latents, labels, centers)
+
+    def classes_of(points):
+        assert points.shape[1] == dim
+        return np.arange(len(points)) % classes
+
+    options = {"classes_of": classes_of}
+    path = plots.latent_zones(tmp_path / "zones.png", anchors, latents, labels, centers, **options)
     assert _pixels(path).min() < 50
+
+
+@pytest.mark.parametrize("dim", [2, 16])
+def test_the_background_shows_the_zones_that_the_plane_cuts(dim, tmp_path, drawn):
+    points, labels, _ = _three_classes(dim, np.random.default_rng(0))
+    plane = zones._plane(points, labels)[0]
+
+    def classes_of(latents):
+        np.testing.assert_allclose(latents @ plane @ plane.T, latents, atol=1e-4)
+        x, y = (latents @ plane).T
+        return np.where(y > 5, 7, np.where(x > 0, 2, 0))  # no test image shows class 7
+
+    path = tmp_path / "zones.png"
+    plots.latent_zones(path, points, points, labels, classes_of=classes_of)
+    left, right = drawn[0].axes
+    (background,) = right.images
+    assert not left.images
+    low, high, *_ = background.get_extent()
+    assert (low, high) == right.get_xlim() == right.get_ylim()
+    assert high > np.abs(points @ plane).max()
+
+    def color_at(x, y):
+        picture = background.get_array()
+        row, column = (int((each - low) / (high - low) * len(picture)) for each in (y, x))
+        return tuple(picture[row, column])
+
+    colors = style.class_colors(np.arange(3))
+    assert color_at(1, -3) == (*to_rgb(colors[2]), 0.25)
+    assert color_at(-1, 3) == (*to_rgb(colors[0]), 0.25)
+    assert color_at(-1, 0.9 * high) == (1, 1, 1, 1)
 
 
 def test_latent_zones_of_collapsed_anchors(tmp_path):

@@ -1,21 +1,22 @@
-"""Where compiled programs stay between commands."""
+"""Where compiled programs stay between commands, and between starts of Python."""
 
 import jax
 import pytest
 
+import lzn_jax
 from lzn_jax.run import reporting
-from lzn_jax.run.command_line import use_compile_cache
 
 
-@pytest.mark.parametrize("is_chosen", [True, False])
+@pytest.mark.parametrize("chosen", ["elsewhere", None])
 def test_compiled_programs_stay_in_the_cache_unless_the_user_says_where(
-    is_chosen, tmp_path, monkeypatch
+    chosen, tmp_path, monkeypatch
 ):
-    settings = {}
-    monkeypatch.setattr(jax.config, "update", settings.__setitem__)
     monkeypatch.setattr(reporting, "cache_folder", lambda: tmp_path)
-    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
-    if is_chosen:
-        monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "elsewhere")
-    use_compile_cache()
-    assert settings.get("jax_compilation_cache_dir") == (None if is_chosen else str(tmp_path))
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", chosen)
+    try:
+        with pytest.raises(lzn_jax.UserError, match="no run"):
+            lzn_jax.load(tmp_path / "nothing")
+        assert jax.config.jax_compilation_cache_dir == (chosen or str(tmp_path))
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
