@@ -49,6 +49,7 @@ SELECTORS = {
 
 # The fields that may be None, with a value for each.
 OPTIONAL = {
+    "data.invert_input": True,
     "alignment.noise_scale": 0.25,
     "alignment.sharpness": (1.0, 4.0),
     "training.decoder_steps": 60,

@@ -27,7 +27,7 @@ def test_samples_of_classes_count_where_the_decoder_has_a_condition(
 
     small.without_pictures(monkeypatch)
     for name, stub in {
-        "fit_judge": lambda examples: lambda images: len(examples.labels) * images[:, 0, 0, 0],
+        "fit_judge": lambda examples: lambda images: sum(examples.labels) * images[:, 0, 0, 0],
         "nearest_training_images": lambda train, test, images: {"near": images.mean()},
         "_sample_quality": lambda config: lambda train, images, cache: {"quality": images.mean()},
     }.items():
@@ -41,7 +41,7 @@ def test_samples_of_classes_count_where_the_decoder_has_a_condition(
         has_latents=True,
         draw=draw,
     )
-    train = Examples(np.zeros((1, 1, 1, 1), np.uint8), np.zeros(1, np.int32))
+    train = Examples(np.zeros((2, 1, 1, 1), np.uint8), np.arange(2, dtype=np.int32))
     found = sample_quality.measure(model, train, NOTHING, tmp_path)
     accuracies = [found[f"{name}sample_accuracy"] for name in ("", "unconditional_")]
     assert accuracies == [1, 0]  # by a judge of the training images
