@@ -89,6 +89,10 @@ class Image(DataType):
         files = data.find_images(text, self._data)
         return files.read(), [str(file) for file in files.files]
 
+    def names(self, samples: Any) -> list[str]:
+        """Paths of image files, empty for images that are not separate files."""
+        return data.file_names(samples)
+
     def shown(self, samples: Any) -> Any:
         """The images themselves."""
         return samples

@@ -1,4 +1,4 @@
-"""Retrieval: recall@k from images to their texts and from texts to their images."""
+"""Retrieval: recall@k from main samples to their texts, such as from images, and the reverse."""
 
 from pathlib import Path
 from typing import Any
@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from lzn_jax import plots
-from lzn_jax.data import Examples, Images
+from lzn_jax.data import Examples
 from lzn_jax.data.examples import evenly_spaced
 from lzn_jax.data_types.text import NAME
 from lzn_jax.trained_model import TrainedModel
@@ -20,17 +20,18 @@ _ROWS_AT_A_TIME = 1024
 def measure(model: TrainedModel, test: Examples, path: Path) -> dict[str, float]:
     """`retrieval_image_to_text_r1`, `_r10` and the reverse; draws examples to `path`.
 
-    All samples with a query's text count as right.
+    Names have the main type in place of `image`. All samples with a query's text count as right.
     """
     source, space = model.main_type, model.space
-    images, texts = space.types[source].samples(test), space.types[NAME].samples(test)
-    image_points, text_points = embedded(model, images, source), embedded(model, texts, NAME)
-    rows = _examples(image_points, text_points, images, texts, texts)
-    rows += _examples(text_points, image_points, texts, images, texts)
+    samples, texts = space.types[source].samples(test), space.types[NAME].samples(test)
+    points, text_points = embedded(model, samples, source), embedded(model, texts, NAME)
+    shown = np.asarray(space.types[source].shown(samples))
+    rows = _examples(points, text_points, shown, texts, texts)
+    rows += _examples(text_points, points, texts, shown, texts)
     plots.retrieval(path, rows)
     tasks = {
-        f"{source}_to_{NAME}": (image_points, text_points),
-        f"{NAME}_to_{source}": (text_points, image_points),
+        f"{source}_to_{NAME}": (points, text_points),
+        f"{NAME}_to_{source}": (text_points, points),
     }
     return {
         f"retrieval_{task}_r{k}": recall
@@ -51,7 +52,11 @@ def embedded(model: TrainedModel, samples: Any, source: str) -> Float[np.ndarray
 
 
 def _examples(
-    queries: np.ndarray, candidates: np.ndarray, asked: Images, results: Images, texts: np.ndarray
+    queries: np.ndarray,
+    candidates: np.ndarray,
+    asked: np.ndarray,
+    results: np.ndarray,
+    texts: np.ndarray,
 ) -> list[tuple[Any, list[Any], list[bool]]]:
     """A few queries, each with the nearest candidates and whether these have the query's text."""
     rows = evenly_spaced(min(SHOWN, len(texts)), len(texts))

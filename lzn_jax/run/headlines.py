@@ -1,20 +1,22 @@
 """The most important metrics, for progress bars and logs."""
 
+import fnmatch
+import itertools
 from collections.abc import Mapping
 
 SHOWN = 5
-# Metrics of an evaluation, most important first; a run has those of its data types and pairs.
+# Patterns of metrics of an evaluation, most important first; * is a data type.
 OF_EVALUATION = (
     "test_accuracy",
     "linear_probe_top1",
     "knn_top1",
-    "retrieval_image_to_text_r1",
-    "retrieval_text_to_image_r1",
+    "retrieval_*_to_text_r1",
+    "retrieval_text_to_*_r1",
     "fid",
     "fd_features",
     "sample_accuracy",
     "unconditional_sample_accuracy",
-    "image_to_text_exact",
+    "*_to_text_exact",
     "reconstruction_l2",
     "nearest_ratio",
     "recognised",
@@ -38,7 +40,8 @@ def of_update(metrics: Mapping[str, float]) -> str:
 
 def of_evaluation(step: int, metrics: Mapping[str, float], file: str = "summary.json") -> list[str]:
     """A line with step, data set and file of all metrics, then the SHOWN most important ones."""
-    names = [name for name in OF_EVALUATION if name in metrics] or list(metrics)
+    matches = (fnmatch.filter(metrics, pattern) for pattern in OF_EVALUATION)
+    names = list(itertools.chain.from_iterable(matches)) or list(metrics)
     shown = names[:SHOWN]
     width = max(map(len, shown), default=0)
     sets = (name for name in metrics if name.endswith("_examples"))

@@ -40,7 +40,7 @@ def test_texts_are_compared_as_the_runs_tokenizer_writes_them(monkeypatch):
     model = small.stand_in(
         main_type="image",
         space=types.SimpleNamespace(
-            types={"image": images, "text": texts}, encoders={"text": encoder}
+            types={"image": images, "text": texts}, encoders={"text": encoder}, decoders=["image"]
         ),
         translate=lambda samples, source, target: ["red heart", "dog"],
     )
