@@ -324,7 +324,7 @@ class DataType:
 
     def named(self, text: str) -> tuple[Samples, list[str]]:
         """Samples from the value of `--input`, and the file or text of each as its name."""
-        samples = self.parse(text)
+        samples = self.checked(self.parse(text))
         return samples, [name or text for name in self.names(samples)]
 
     def names(self, samples: Samples) -> list[str]:

@@ -63,7 +63,6 @@ class Answers:
       classes: names of the labels from which images are generated; empty if there are none.
       others: types other than images and classes to which images are translated.
       written: translations (source, target) whose source samples are typed.
-      pictured: types with a decoder whose samples are displayed as images.
     """
 
     def __init__(
@@ -95,7 +94,7 @@ class Answers:
         self.others = [t for s, t in pairs if has_images and s == main and t not in ends]
         self.written = [(s, t) for s, t in pairs if not (s in ends or self._types[s].is_images)]
         examples = test if train is None else train
-        self.pictured = {name for name in space.decoders if self._is_pictured(name, examples)}
+        self._example = None if examples is None else examples.at(np.zeros(1, int))
         self._training = {}
         if train is not None:
             sources = {source for source, _ in self.written}
@@ -106,10 +105,12 @@ class Answers:
             for word in self._types[source].words(samples)
         }
 
-    def _is_pictured(self, name: str, examples: Examples | None) -> bool:
-        each = self._types[name]
-        some = self.model.generate(name, 1) if examples is None else each.samples(examples)[:1]
-        return are_images(each.shown(some))
+    def shows_images(self, name: str) -> bool:
+        """Whether samples of a type are displayed as images, not as strings."""
+        each, example = self._types[name], self._example
+        if example is None and name in self.model.space.decoders:
+            return are_images(each.shown(self.model.generate(name, 1)))
+        return example is not None and are_images(each.shown(each.samples(example)))
 
     def plural(self, name: str) -> str:
         """Plural of a type's name."""

@@ -251,7 +251,7 @@ def _about_outputs(answers: Answers, again: gr.Button) -> dict[str, Component]:
                 )
     for name in answers.others:
         label = f"Translation to {name}"
-        if name in answers.pictured:
+        if answers.shows_images(name):
             outputs[name] = _picture(label, name)
         else:
             outputs[name] = gr.Textbox(label=label, interactive=False, elem_id=name)
@@ -319,7 +319,7 @@ def _translation_tab(answers: Answers, source: str, target: str, opens: Event) -
     def make(text: str, seed: int) -> Any:
         return _noted(answers.translated(source, target, text, seed))
 
-    is_images = target in answers.pictured
+    is_images = answers.shows_images(target)
     _samples(make, [text], opens, text.submit, run.click, is_images=is_images)
 
 

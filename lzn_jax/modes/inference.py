@@ -126,7 +126,8 @@ def classify(config: ConfigDict, workdir: Path, samples_from: str | None) -> Non
     shown = kind.shown(samples)
     if are_images(shown):
         title = f"{kind.plural.capitalize()} and their predicted classes"
-        plots.predictions(path, shown, classes, probabilities, labels, title, class_names)
+        predictions = classes, probabilities, labels
+        plots.predictions(path, shown, *predictions, title, class_names=class_names)
     else:
         plots.translations(path, names, predicted, f"Classes of {kind.output}")
     named = [name or f"test {kind.name} {index}" for index, name in enumerate(names)]
