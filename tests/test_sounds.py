@@ -12,8 +12,10 @@ import lzn_jax
 from lzn_jax import configuration, data, main, plots
 from lzn_jax.configuration import UserError
 from lzn_jax.demo.answers import NUM_IMAGES, Answers
+from lzn_jax.release import programs
 
 TESTS = Path(__file__).parent
+TO_LABEL = ("--mode=translate", "--source=sound", "--target=label")
 PAIRS = {"types": ("sound", "text"), "alignments": ("sound:text",), "sound.condition": "text"}
 CLASSES = {"types": ("sound", "label"), "alignments": ("sound:label",)}
 
@@ -198,14 +200,30 @@ def test_the_other_modes_take_sounds(run, drawn, capsys):
     assert samples["sounds"].shape == (100, 32)
     assert drawn["sample_grid"][0].shape == (100, 5, 4, 1)
     assert arrays(run, "embeddings.npz", "--mode=embed")["features"].shape == (10, 4)
-    for mode in ("check_data", "export"):
-        assert main.main([*run[0], f"--mode={mode}"]) == 0
+    assert main.main([*run[0], "--mode=check_data"]) == 0
     err = capsys.readouterr().err
     assert "test: 10 examples without images" in err
-    assert "24 examples without a text" not in err
-    manifest = json.loads((run[1] / "export" / "manifest.json").read_text())
-    assert {"classify_sound", "translate_text_sound", "sample_sound"} <= set(manifest["programs"])
-    assert manifest["left_out"] == {}
+    assert "0 examples without a text" in err
+
+
+def test_sounds_are_exported(model):
+    tasks = programs.programs(model)
+    assert {"embed_sound", "classify_sound", "translate_text_sound", "sample_sound"} <= set(tasks)
+    exported = programs.exported(tasks["sample_sound"], model.model)
+    assert [output.shape[1:] for output in exported.out_avals] == [(32,)]
+
+
+def test_strings_are_drawn_in_place_of_spectrograms(run, two, monkeypatch, model):
+    path, _ = two
+    kind = type(model.space.types["sound"])
+    monkeypatch.setattr(kind, "shown", lambda self, sounds: [f"from {s[0]}" for s in sounds])
+    for mode, name in (("reconstruct", "reconstructed"), ("interpolate", "interpolation")):
+        figure = run[1] / "figures" / f"{name}.png"
+        figure.unlink(missing_ok=True)
+        assert main.main([*run[0], f"--mode={mode}", f"--input={path}"]) == 0
+        assert figure.stat().st_size > 0
+    rows = table(run, "translations.csv", *TO_LABEL, f"--input={path}")
+    assert [row["source"] for row in rows] == kind.shown(None, two[1])
 
 
 def test_the_page_shows_spectrograms(model, examples):
@@ -227,12 +245,12 @@ def test_the_page_reads_an_array(model, examples, two):
 
 
 @pytest.mark.parametrize("changes", [CLASSES, PAIRS], ids=["label", "text"])
-def test_a_space_of_two_types_trains(tmp_path, monkeypatch, changes):
+def test_a_space_of_two_types_is_evaluated(tmp_path, monkeypatch, changes):
     small.without_pictures(monkeypatch)
-    flags = [f"--config={written(tmp_path, changes)}", f"--workdir={tmp_path / 'run'}"]
-    assert main.main(flags) == 0
-    for mode in ("sample", "reconstruct", "interpolate"):
-        assert main.main([flags[1], f"--mode={mode}"]) == 0
+    config = configuration.load(written(tmp_path, changes))
+    flags = [f"--workdir={small.untrained_run(tmp_path / 'run', config)}"]
+    for mode in ("evaluate", "interpolate"):
+        assert main.main([*flags, f"--mode={mode}"]) == 0
 
 
 SOUNDS = """
