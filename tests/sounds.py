@@ -54,9 +54,9 @@ class Sound(DataType):
         return {"sounds": jax.ShapeDtypeStruct((LENGTH,), np.float32)}
 
     def encoded(self, samples):
-        if np.asarray(samples).dtype != np.int16:
+        if samples.dtype != np.int16:
             raise UserError("sounds must be int16")
-        return np.asarray(samples, np.float32) / LOUDEST
+        return samples.astype(np.float32) / LOUDEST
 
     def decoded(self, outputs):
         return np.rint(LOUDEST * np.clip(outputs, -1, 1)).astype(np.int16)

@@ -290,7 +290,15 @@ BAD = {
     "text_encoder.num_heads must divide text_encoder.features 8, got 3": (
         {**PAIRS, "text_encoder.num_heads": 3}
     ),
+    "the config has no field text.max_length; the nearest is evaluation.measurements": (
+        {**CLASSES, "text.max_length": 3}
+    ),
 }
+
+
+def test_texts_may_train_by_the_alignment_alone(tmp_path):
+    config = configuration.load(written(tmp_path, {**PAIRS, "training.text_weight": 0.0}))
+    assert config.training.text_weight == 0
 
 
 @pytest.mark.parametrize("message", BAD)

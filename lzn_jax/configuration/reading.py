@@ -158,7 +158,7 @@ def sibling(
     is_beside = path.is_file() or not shipped.is_file()
     before = flatten(_read(find(str(path)) if is_beside else shipped))
     after = {**before, **changes}
-    gone = schema_of(before).keys() - schema_of(after).keys()
+    gone = schema_of(before).keys() - schema_of(after).keys() - changes.keys()
     kept = {name: value for name, value in after.items() if name not in gone}
     return ml_collections.ConfigDict(nest(_empty_groups() | kept))
 
