@@ -12,6 +12,7 @@ import lzn_jax
 from lzn_jax import configuration, data, main, plots
 from lzn_jax.configuration import UserError
 from lzn_jax.demo.answers import NUM_IMAGES, Answers
+from lzn_jax.evaluation import reconstruction
 from lzn_jax.release import programs
 
 TESTS = Path(__file__).parent
@@ -115,7 +116,7 @@ def test_figures_of_an_evaluation_show_spectrograms(run, drawn):
 
 def test_reconstructions_are_sounds(run, drawn, two, model):
     path, sounds = two
-    found = arrays(run, "reconstructions.npz", "--mode=reconstruct", f"--input={path}")
+    found = dict(arrays(run, "reconstructions.npz", "--mode=reconstruct", f"--input={path}"))
     assert found["sounds"].dtype == np.int16
     np.testing.assert_array_equal(found["sounds"], sounds)
     assert found["errors"].max() < 1e-4
@@ -124,9 +125,13 @@ def test_reconstructions_are_sounds(run, drawn, two, model):
     np.testing.assert_array_equal(shown, kind.shown(sounds))
     np.testing.assert_array_equal(again, kind.shown(found["sounds"]))
     assert title == "Real sounds and their reconstructions"
+    reconstruction.draw(Path("unused.png"), kind, sounds, found | {"sounds": sounds[::-1]})
+    np.testing.assert_array_equal(drawn["reconstructions"][1], kind.shown(sounds)[::-1])
 
 
-def test_what_lies_between_two_sounds_is_sounds_from_one_to_the_other(run, drawn, two, model):
+def test_what_lies_between_two_sounds_is_sounds_from_one_to_the_other(
+    run, drawn, two, model, capsys
+):
     path, sounds = two
     found = arrays(run, "interpolation.npz", "--mode=interpolate", f"--input={path}")
     assert found["sounds"].dtype == np.int16
@@ -140,6 +145,7 @@ def test_what_lies_between_two_sounds_is_sounds_from_one_to_the_other(run, drawn
         model.interpolate(sounds[:1])
     np.save(path, sounds[:1])
     assert main.main([*run[0], "--mode=interpolate", f"--input={path}"]) == 2
+    assert f"needs two sounds, {path} has 1" in capsys.readouterr().err
 
 
 def test_the_class_of_a_sound_is_that_of_classify_where_none_is_given(model, examples):
@@ -239,9 +245,14 @@ def test_the_page_shows_spectrograms(model, examples):
 
 def test_the_page_reads_an_array(model, examples, two):
     path, sounds = two
-    found, _ = Answers(model, *reversed(examples)).translated("sound", "label", path, 0)
+    answers = Answers(model, *reversed(examples))
+    found, _ = answers.translated("sound", "label", path, 0)
     names = np.array(["low", "high"])[model.translate(sounds[:1], "sound", "label")]
     assert list(found) == [*names] * NUM_IMAGES
+    answers.model = small.stand_in(translate=lambda sounds, *_, key: sounds)
+    shown, _ = answers.translated("sound", "sound", path, 0)
+    expected = model.space.types["sound"].shown(sounds[:1])
+    np.testing.assert_array_equal(shown, expected.repeat(NUM_IMAGES, axis=0))
 
 
 @pytest.mark.parametrize("changes", [CLASSES, PAIRS], ids=["label", "text"])
