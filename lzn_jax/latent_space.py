@@ -84,7 +84,7 @@ class LatentSpace:
     def __init__(self, config: ConfigDict, mesh: Mesh) -> None:
         self.config = config
         self.types: dict[str, DataType] = {
-            name: _checked_type(name, parts.get("type", name)(config), config.latent.dim)
+            name: _checked_type(name, parts.get("type", name)(config), config)
             for name in config.types
         }
         types = self.types.values()
@@ -312,8 +312,9 @@ def _decoder_loss(
     return decoder.loss(variables, batch, condition, keys) * jnp.any(has_latent)
 
 
-def _checked_type(name: str, made: Any, dim: int) -> DataType:
+def _checked_type(name: str, made: Any, config: ConfigDict) -> DataType:
     """The data type; raises UserError if it does not implement the protocols."""
+    dim = config.latent.dim
     if not isinstance(made, DataType):
         raise UserError(f"type {name!r} must build a lzn_jax.data_types.DataType, got {made!r}")
     if made.name != name:
@@ -326,6 +327,9 @@ def _checked_type(name: str, made: Any, dim: int) -> DataType:
                 f"sources of the decoder of type {name!r} must be a tuple of types, got the string "
                 f"{decoder.sources!r}"
             )
+        for needed in (*decoder.sources, decoder.condition):
+            if needed not in (None, *config.types):
+                raise UserError(f"the decoder of type {name!r} needs {needed!r} among types")
     encoder = made.encoder
     if encoder is not None and not hasattr(encoder, "latents"):
         members = (*Encoder.__annotations__, "init", "zones", "anchors")

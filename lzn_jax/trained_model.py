@@ -310,15 +310,18 @@ class TrainedModel:
     def reconstruct(
         self, images: Images, labels: Labels | None = None, key: PRNGKeyArray | None = None
     ) -> dict[str, np.ndarray]:
-        """Reconstructs images from their own noise (paper C.3).
+        """Reconstructs samples of the main type from their own noise (paper C.3).
 
-        Returns the reconstructed `images` and their l2 `errors` in units of [-1, 1]. If the decoder
-        needs labels, the default is the result of `classify`.
+        Returns the reconstructions as `output` of the type, such as `images`, and their l2
+        `errors`, for images in units of [-1, 1]. If the decoder needs labels, the default is the
+        result of `classify`.
         """
         images = self._encoded(images, self.main_type)
         self._check_generates("reconstruct")
         request = (images, self._condition(images, labels, key))
-        return self._flow(inference.reconstruct, request, "reconstructing")
+        result = self._flow(inference.reconstruct, request, "reconstructing")
+        output = self.space.types[self.main_type].output
+        return result | {output: self._samples(self.main_type, result)}
 
     def _flow(self, function: Any, request: Any, description: str) -> Any:
         variables, target = self.model.variables, self.main_type
@@ -327,21 +330,23 @@ class TrainedModel:
     def interpolate(
         self, images: Images, labels: Labels | None = None, key: PRNGKeyArray | None = None
     ) -> dict[str, np.ndarray]:
-        """Interpolates between two images in latents and noise.
+        """Interpolates between two samples of the main type in latents and noise.
 
-        Returns `images` from the first to the second, the `weights` of the second, and the
-        `latents` of the path if the run has latents. The first and last image are reconstructions.
-        `labels` are as in `reconstruct`.
+        Returns samples from the first to the second as `output` of the type, such as `images`, the
+        `weights` of the second, and the `latents` of the path if the run has latents. The first and
+        last sample are reconstructions. `labels` are as in `reconstruct`.
         """
         images = self._encoded(images, self.main_type)
         self._check_generates("interpolate")
         if len(images) != 2:
-            raise UserError(f"interpolation is between two images, got {len(images)}")
+            plural = self.space.types[self.main_type].plural
+            raise UserError(f"interpolation is between two {plural}, got {len(images)}")
         condition = self._condition(images, labels, key)
         noise = self._flow(inference.invert, (images, condition), "inverting")
         weights, path = interpolation.paths(noise, condition)
-        rendered = self._flow(inference.render, path, "interpolating")
-        result = {"images": rendered, "weights": weights}
+        output = self.space.types[self.main_type].output
+        rendered = {output: self._flow(inference.render, path, "interpolating")}
+        result = {output: self._samples(self.main_type, rendered), "weights": weights}
         latents, _ = path[1]
         return result if latents is None else result | {"latents": np.asarray(latents)}
 
@@ -409,7 +414,9 @@ class TrainedModel:
         if condition_type is None:
             return latents, None
         if labels is None and class_type is not None:
-            labels = self.classify(images).classes
+            self._check_classifies()
+            centres = self._latents_of(images, self.main_type, 0.0)
+            labels = self.classes(centres).classes
         request = {
             "latents": latents,
             "samples": {} if class_type is None else {class_type: labels},
@@ -450,8 +457,9 @@ class TrainedModel:
         if not self.classifies:
             objective = self.space.baseline
             reason = f"objective={objective!r} trains" if objective else "it has"
+            plural = self.space.types[self.main_type].plural
             raise UserError(
-                f"a {self._study} study does not classify images: {reason} no zones of labels"
+                f"a {self._study} study does not classify {plural}: {reason} no zones of labels"
             )
 
     def _check_generates(self, task: str) -> None:
@@ -472,7 +480,9 @@ class TrainedModel:
             return None
         checked: np.ndarray = self.space.types[self.class_type].checked(labels)
         if len(checked) != count:
-            raise UserError(f"labels must be {count} integers, one per image, got {checked.shape}")
+            raise UserError(
+                f"labels must be {count} integers, one per {self.main_type}, got {checked.shape}"
+            )
         return checked
 
 

@@ -172,8 +172,6 @@ REQUIRED = {
     "training.ema_decay",
     "evaluation.every_steps",
     "evaluation.num_samples",
-    "evaluation.batch_sizes",
-    "evaluation.context_sizes",
 }
 
 # Of fields that came later than the first runs.
@@ -342,7 +340,8 @@ def test_the_config_of_a_run_names_its_own_tokenizer_and_takes_overrides(tmp_pat
 def test_networks_and_source_bring_their_own_fields(selector):
     values = SELECTORS | {selector: "another"}
     group = selector.partition(".")[0]
-    kept = {selector, "data.validation", "data.validation_seed", "data.invert_input"}
+    kept = {selector, "data.validation", "data.validation_seed", "data.num_classes"}
+    kept |= {"data.invert_input"}
     kept |= {f"decoder.{name}" for name in ("condition", "condition_dropout", "latents")}
     groups = (f"{group}.", "sampling.") if group == "decoder" else f"{group}."  # of a flow
     gone = {name for name in joint_fields() if name.startswith(groups)} - kept

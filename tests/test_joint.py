@@ -195,7 +195,7 @@ def shown():
         "condition": condition[1],
     }
     decoder.reconstruct = lambda variables, images, condition: {
-        "latents": condition[0],
+        "images": condition[0],
         "condition": condition[1],
     }
     return TrainedModel(space, Model(variables(), space.context(variables(), digits()[0])), 0)
@@ -256,4 +256,4 @@ def test_images_are_reconstructed_given_a_random_latent_of_their_zone_and_their_
         noise,
         solver=zoning.Euler(4),
     )
-    np.testing.assert_allclose(found["latents"], expected, atol=1e-5)
+    np.testing.assert_allclose(found["images"], expected, atol=1e-5)

@@ -11,13 +11,11 @@ from lzn_jax import configuration
 
 def get_config() -> ml_collections.ConfigDict:
     """The config of digits_joint with molecules in place of images."""
-    config = configuration.sibling(__file__, "digits_joint")
-    config.study = None
+    types = {"types": ("molecule", "label"), "alignments": ("molecule:label",)}
+    changes = {"study": None, **types, "data.name": "nci"}
+    config = configuration.sibling(__file__, "digits_joint", changes)
     config.extensions = ("molecules.py",)
-    config.types, config.alignments = ("molecule", "label"), ("molecule:label",)
-    config.data.name = "nci"
     config.molecule = {"context_size": 2048}
-    del config.latent.context_size, config.encoder, config.decoder, config.sampling
 
     rates = {"molecule_encoder": 1e-3, "molecule_decoder": 2e-3, "label_anchors": 1e-3}
     config.training.learning_rate = rates

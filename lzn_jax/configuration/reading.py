@@ -6,6 +6,7 @@ import logging
 import runpy
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import ml_collections
@@ -155,20 +156,31 @@ def blank() -> ml_collections.ConfigDict:
 
     Fields that are not set take their defaults; groups that stay empty are dropped.
     """
-    return ml_collections.ConfigDict(nest({group: {} for group in sorted(groups())}))
+    return ml_collections.ConfigDict(nest(_empty_groups()))
 
 
-def sibling(file: str, name: str) -> ml_collections.ConfigDict:
+def _empty_groups() -> dict[str, Any]:
+    return {group: {} for group in sorted(groups())}
+
+
+def sibling(
+    file: str, name: str, changes: Mapping[str, Any] = MappingProxyType({})
+) -> ml_collections.ConfigDict:
     """The config `name`, unchecked and mutable, from the folder of the config file `file`.
 
     Falls back to the package's own config of that name. For configs that only list their changes to
-    another: `config = sibling(__file__, "digits_gen")`. Raises UserError if there is no such
-    config.
+    another: `config = sibling(__file__, "digits_gen")`. `changes` are
+    values by dotted name, such as other `types`; fields of parts that this leaves unnamed are left
+    out. Raises UserError if there is no such config.
     """
     path = Path(file).with_name(f"{name}.py")
     shipped = SHIPPED / path.name
     is_beside = path.is_file() or not shipped.is_file()
-    return ml_collections.ConfigDict(_read(find(str(path)) if is_beside else shipped))
+    before = flatten(_read(find(str(path)) if is_beside else shipped))
+    after = {**before, **changes}
+    gone = schema_of(before).keys() - schema_of(after).keys() - changes.keys()
+    kept = {name: value for name, value in after.items() if name not in gone}
+    return ml_collections.ConfigDict(nest(_empty_groups() | kept))
 
 
 def to_json_dict(config: ml_collections.ConfigDict) -> dict[str, Any]:

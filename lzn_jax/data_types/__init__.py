@@ -75,6 +75,11 @@ def given(batch: Mapping[str, Array], name: str, drawn: Array) -> Array:
     return column
 
 
+def are_images(shown: Any) -> bool:
+    """Whether `DataType.shown` returned an array of images, not strings."""
+    return len(getattr(shown, "shape", ())) == 4
+
+
 def context_rows(seed: int, count: int, size: int) -> Int[np.ndarray, " c"]:
     """Indices of the `size` training examples, out of `count`, that form the context."""
     key = randomness.named(jax.random.key(seed), "context")
@@ -210,7 +215,7 @@ class Invertible(Protocol):
     def reconstruct(
         self, variables: Variables, samples: Samples, condition: Condition
     ) -> dict[str, Array]:
-        """Samples mapped to noise and back, and their l2 `errors` (paper C.3)."""
+        """Samples mapped to noise and back as `output`, and their l2 `errors` (paper C.3)."""
 
 
 class DataType:
@@ -319,11 +324,17 @@ class DataType:
 
     def named(self, text: str) -> tuple[Samples, list[str]]:
         """Samples from the value of `--input`, and the file or text of each as its name."""
-        samples = self.parse(text)
-        return samples, list(self.shown(samples))
+        samples = self.checked(self.parse(text))
+        return samples, [name or text for name in self.names(samples)]
+
+    def names(self, samples: Samples) -> list[str]:
+        """Name of each sample in tables: what is shown, empty if that is an image."""
+        if are_images(self.shown(samples[:1])):
+            return [""] * len(samples)
+        return list(self.shown(samples))
 
     def shown(self, samples: Samples) -> Any:
-        """Samples for display in figures and the demo: images, or a string for each."""
+        """Samples in figures and the demo: images (n, h, w, c) uint8, or a string for each."""
         return [str(sample) for sample in samples]
 
     def words(self, samples: Samples) -> list[str]:

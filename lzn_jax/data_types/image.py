@@ -90,6 +90,10 @@ class Image(DataType):
         images = files.read(data.background(self._data))
         return images, [str(file) for file in files.files]
 
+    def names(self, samples: Any) -> list[str]:
+        """Paths of image files, empty for images that are not separate files."""
+        return data.file_names(samples)
+
     def shown(self, samples: Any) -> Any:
         """The images themselves."""
         return samples

@@ -120,6 +120,7 @@ def _check_image(values: Mapping[str, Any]) -> None:
 
 
 _LABEL = {
+    "data.num_classes": count("number of classes"),
     "training.learning_rate.label_anchors": positive("learning rate of the label anchors"),
     "evaluation.noise_scales": Field(
         tuple,
@@ -128,9 +129,11 @@ _LABEL = {
         item=float,
         minimum=0,
     ),
-    "evaluation.batch_sizes": counts("sizes of batches of test images that cut their own zones"),
+    "evaluation.batch_sizes": counts(
+        "sizes of batches of test samples that cut their own zones", ()
+    ),
     "evaluation.context_sizes": counts(
-        "numbers of context anchors for classification; larger ones than there are: left out"
+        "numbers of context anchors for classification; larger ones than there are: left out", ()
     ),
 }
 
@@ -138,7 +141,12 @@ _LABEL = {
 def _check_label(values: Mapping[str, Any]) -> None:
     is_aligned = any("label" in pair.split(":") for pair in values["alignments"])
     require(
-        is_aligned or not values.get("latent.enabled", True) or values["latent.context_size"] > 0,
+        is_aligned or "image" in values["types"],
+        "alignments must name 'label' without images, for example 'TYPE:label', got "
+        f"{values['alignments']}",
+    )
+    require(
+        is_aligned or not values["latent.enabled"] or values["latent.context_size"] > 0,
         "latent.context_size must be > 0 if nothing is aligned with labels, got 0: the zones of a "
         "class are those of its context images",
     )
@@ -174,7 +182,6 @@ _TEXT = {
     "training.text_weight": amount("weight of the text decoder's loss", 1.0),
     **group("text_encoder", _TRANSFORMER),
     **group("text_decoder", _TRANSFORMER),
-    "text_decoder.latents": _latents("text", "image"),
     "text_decoder.noise_scale": amount("α of its latents, None = uniform in [0, 1]", None),
     "sampling.temperature": amount("temperature for texts, 0 = the most likely token", 0.0),
     "sampling.top_p": positive(
@@ -183,21 +190,26 @@ _TEXT = {
 }
 
 
+def _text_fields(values: Mapping[str, Any]) -> dict[str, Field]:
+    others = [name for name in values["types"] if name not in ("text", "label")]
+    return {**_TEXT, "text_decoder.latents": _latents("text", *others[:1])}
+
+
 def _check_text(values: Mapping[str, Any]) -> None:
-    require(values.get("data.captions", False), "data.captions must be True for texts, got False")
-    require(values["latent.enabled"], "latent.enabled must be True with texts, got False")
-    weights = values["training.generation_weight"], values["training.text_weight"]
+    require(values.get("data.captions", True), "data.captions must be True for texts, got False")
+    require(values.get("latent.enabled", True), "latent.enabled must be True with texts, got False")
+    image, text = values.get("training.generation_weight"), values["training.text_weight"]
     require(
-        min(weights) > 0 or (max(weights) == 0 and values["alignment.weight"] > 0),
+        image is None or min(image, text) > 0 or (image == text == 0 < values["alignment.weight"]),
         "training.generation_weight and training.text_weight must both be > 0, or both 0 to train "
-        f"by the alignment alone with alignment.weight > 0, got {weights[0]} and {weights[1]}",
+        f"by the alignment alone with alignment.weight > 0, got {image} and {text}",
     )
     require(
         values["data.tokenizer_path"] is None or values["text.alphabet"] is None,
         f"text.alphabet must be None with data.tokenizer_path, got {values['text.alphabet']!r}",
     )
     for name in ("decoder.latents", "text_decoder.latents"):
-        require(bool(values[name]), f"{name} must name a type with texts, got ()")
+        require(values.get(name) != (), f"{name} must name a type with texts, got ()")
     require(values["text.alphabet"] != "", "text.alphabet must be None or non-empty, got ''")
     for network in ("text_encoder", "text_decoder"):
         width, heads = values[f"{network}.features"], values[f"{network}.num_heads"]
@@ -209,7 +221,7 @@ def _check_text(values: Mapping[str, Any]) -> None:
 
 parts.add("type", "image", "lzn_jax.data_types.image:Image", _image_fields, check=_check_image)
 parts.add("type", "label", "lzn_jax.data_types.label:Label", _LABEL, check=_check_label)
-parts.add("type", "text", "lzn_jax.data_types.text:Text", _TEXT, check=_check_text)
+parts.add("type", "text", "lzn_jax.data_types.text:Text", _text_fields, check=_check_text)
 
 
 def _study(

@@ -17,7 +17,7 @@ from lzn_jax import data, plots
 from lzn_jax.configuration import UserError
 from lzn_jax.data import Examples, decoding
 from lzn_jax.data.examples import evenly_spaced
-from lzn_jax.data_types import Invertible
+from lzn_jax.data_types import Invertible, are_images
 from lzn_jax.latent_space import LatentSpace
 from lzn_jax.run import sharding
 from lzn_jax.trained_model import TrainedModel
@@ -36,7 +36,7 @@ class About(NamedTuple):
 
     Attributes:
       classes: probability of each class, by name.
-      others: translation of the image to each type that is neither image nor class, by type.
+      others: translation of the image to each type that is neither image nor class, as displayed.
       reconstruction: the image decoded from its own noise.
       siblings: other images of its zone.
       neighbours: test images whose latents are nearest.
@@ -45,7 +45,7 @@ class About(NamedTuple):
     """
 
     classes: dict[str, float] | None
-    others: dict[str, str]
+    others: dict[str, Any]
     reconstruction: Picture | None
     siblings: Pictures | None
     neighbours: Pictures | None
@@ -95,6 +95,8 @@ class Answers:
         ends = (main, model.class_type) if has_images else ()
         self.others = [t for s, t in pairs if has_images and s == main and t not in ends]
         self.written = [(s, t) for s, t in pairs if not (s in ends or self._types[s].is_images)]
+        examples = test if train is None else train
+        self._example = None if examples is None else examples.at(np.zeros(1, int))
         self._training = {}
         if train is not None:
             sources = {source for source, _ in self.written}
@@ -105,6 +107,13 @@ class Answers:
             for word in self._types[source].words(samples)
         }
 
+    def shows_images(self, name: str) -> bool:
+        """Whether samples of a type are displayed as images, not as strings."""
+        each, example = self._types[name], self._example
+        if example is None and name in self.model.space.decoders:
+            return are_images(each.shown(self.model.generate(name, 1)))
+        return example is not None and are_images(each.shown(each.samples(example)))
+
     def plural(self, name: str) -> str:
         """Plural of a type's name."""
         plural: str = self._types[name].plural
@@ -114,7 +123,7 @@ class Answers:
         """Up to `NUM_IMAGES` distinct training samples of a type, as strings."""
         samples = self._training.get(source, ())
         rows = evenly_spaced(min(len(samples), 50 * NUM_IMAGES), len(samples))
-        strings = self._types[source].shown(samples[rows]) if len(rows) else []
+        strings = self._types[source].names(samples[rows]) if len(rows) else []
         return list(dict.fromkeys(str(text) for text in strings if text))[:NUM_IMAGES]
 
     def read(self, encoded: bytes) -> tuple[Picture, str]:
@@ -168,9 +177,7 @@ class Answers:
             (probabilities,) = model.class_probabilities(images)
             classes = dict(zip(self._names, probabilities.tolist(), strict=True))
         others = {
-            target: str(
-                self._types[target].shown(model.translate(images, model.main_type, target))[0]
-            )
+            target: self._types[target].shown(model.translate(images, model.main_type, target))[0]
             for target in self.others
         }
         if self.inverts_images:
@@ -203,7 +210,8 @@ class Answers:
             if word.casefold() not in self._words
         ]
         note = f"No training sample has: {', '.join(dict.fromkeys(unknown))}."
-        repeated, key = [samples[0]] * NUM_IMAGES, jax.random.key(seed)
+        is_array, key = isinstance(samples, np.ndarray), jax.random.key(seed)
+        repeated = samples[[0] * NUM_IMAGES] if is_array else [samples[0]] * NUM_IMAGES
         outputs = self.model.translate(repeated, source, target, key=key)
         return self._types[target].shown(outputs), note if unknown and self._words else ""
 

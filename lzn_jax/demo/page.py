@@ -255,7 +255,11 @@ def _about_outputs(answers: Answers, again: gr.Button) -> dict[str, Component]:
                     show_label=False, num_top_classes=3, elem_id="classes"
                 )
     for name in answers.others:
-        outputs[name] = gr.Textbox(label=f"Translation to {name}", interactive=False, elem_id=name)
+        label = f"Translation to {name}"
+        if answers.shows_images(name):
+            outputs[name] = _picture(label, name)
+        else:
+            outputs[name] = gr.Textbox(label=label, interactive=False, elem_id=name)
     if answers.decodes_images:
         outputs["siblings"] = _images("Other images of its zone", NUM_IMAGES)
         again.render()
@@ -320,7 +324,7 @@ def _translation_tab(answers: Answers, source: str, target: str, opens: Event) -
     def make(text: str, seed: int) -> Any:
         return _noted(answers.translated(source, target, text, seed))
 
-    is_images = answers.decodes_images and target == answers.model.main_type
+    is_images = answers.shows_images(target)
     _samples(make, [text], opens, text.submit, run.click, is_images=is_images)
 
 

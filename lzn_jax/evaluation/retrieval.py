@@ -1,4 +1,4 @@
-"""Retrieval: recall@k from images to their texts and from texts to their images."""
+"""Retrieval: recall@k from main samples to their texts, such as from images, and the reverse."""
 
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from scipy.sparse import csr_array
 
 from lzn_jax import plots
-from lzn_jax.data import Examples, Images
+from lzn_jax.data import Examples
 from lzn_jax.data.examples import evenly_spaced
 from lzn_jax.data_types.text import NAME
 from lzn_jax.trained_model import TrainedModel
@@ -21,21 +21,22 @@ _ROWS_AT_A_TIME = 1024
 def measure(model: TrainedModel, test: Examples, path: Path) -> dict[str, float]:
     """`retrieval_image_to_text_r1`, `_r10` and the reverse; draws examples to `path`.
 
-    Images are distinct, and all texts of an image are right, as on Flickr30k and COCO. Equal texts
-    belong to the same images.
+    Names have the main type in place of `image`. Images are distinct, and all texts of an image are
+    right, as on Flickr30k and COCO. Equal texts belong to the same images.
     """
     source, space = model.main_type, model.space
     texts = space.types[NAME].samples(test)
-    rows, by_image, by_text = pairs(test, texts)
-    images = space.types[source].samples(test.at(rows))
-    image_points, text_points = embedded(model, images, source), embedded(model, texts, NAME)
+    rows, by_sample, by_text = pairs(test, texts)
+    samples = space.types[source].samples(test.at(rows))
+    points, text_points = embedded(model, samples, source), embedded(model, texts, NAME)
     tasks = {
-        f"{source}_to_{NAME}": (image_points, text_points, by_image, by_text),
-        f"{NAME}_to_{source}": (text_points, image_points, by_text, by_image),
+        f"{source}_to_{NAME}": (points, text_points, by_sample, by_text),
+        f"{NAME}_to_{source}": (text_points, points, by_text, by_sample),
     }
-    samples = ((images, texts), (texts, images))
-    drawn = [_examples(*task, *s) for task, s in zip(tasks.values(), samples, strict=True)]
-    plots.retrieval(path, [*drawn[0], *drawn[1]])
+    shown = np.asarray(space.types[source].shown(samples))
+    sides = ((shown, texts), (texts, shown))
+    rows_of = [_examples(*task, *side) for task, side in zip(tasks.values(), sides, strict=True)]
+    plots.retrieval(path, [*rows_of[0], *rows_of[1]])
     return {
         f"retrieval_{name}_r{k}": recall
         for name, task in tasks.items()
@@ -59,8 +60,8 @@ def _examples(
     candidates: np.ndarray,
     of_queries: csr_array,
     of_candidates: csr_array,
-    asked: Images,
-    results: Images,
+    asked: np.ndarray,
+    results: np.ndarray,
 ) -> list[tuple[Any, list[Any], list[bool]]]:
     """A few queries, each with the nearest candidates and whether these are right."""
     rows = evenly_spaced(min(SHOWN, len(queries)), len(queries))

@@ -1,10 +1,11 @@
-"""Quality of texts from images and of images from texts, for texts without a known structure."""
+"""Quality of texts from main samples, and the reverse, for texts without a known structure."""
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Int
 
 from lzn_jax.data import Examples
 from lzn_jax.data.examples import evenly_spaced
@@ -19,8 +20,9 @@ MAX_WRITTEN = 1000  # test pairs, evenly spaced
 def measure(model: TrainedModel, test: Examples) -> dict[str, float]:
     """`image_to_text_exact` and `_words` (an F1 score); `text_to_image_r1` and `_r10`.
 
-    Generated texts are compared with the tokenizer's canonical form of the test texts. Generated
-    images are compared with texts by the run's encoders. Leaves out pairs whose text has no tokens.
+    Names have the main type in place of `image`. Generated texts are compared with the tokenizer's
+    canonical form of the test texts. Generated samples are compared with texts by the run's
+    encoders. Leaves out pairs whose text has no tokens.
     """
     source, types = model.main_type, model.space.types
     tokenizer = model.space.encoders[NAME].tokenizer
@@ -30,18 +32,18 @@ def measure(model: TrainedModel, test: Examples) -> dict[str, float]:
         return {}
     texts = [str(text) for text in samples[rows]]
     written = model.translate(types[source].samples(test)[rows], source, NAME)
-    images = model.translate(texts, NAME, source)
-    return {**agreement(written, tokenizer.canonical(texts)), **recognised(model, images, texts)}
+    metrics = agreement(written, tokenizer.canonical(texts), source)
+    if source in model.space.decoders:
+        metrics |= recognised(model, model.translate(texts, NAME, source), texts)
+    return metrics
 
 
-def recognised(
-    model: TrainedModel, images: UInt8[np.ndarray, "n h w c"], texts: Sequence[str]
-) -> dict[str, float]:
-    """`text_to_image_r1`, `_r10`: recall@k from generated images to their texts."""
-    queries, targets = embedded(model, images, model.main_type), embedded(model, texts, NAME)
+def recognised(model: TrainedModel, samples: Any, texts: Sequence[str]) -> dict[str, float]:
+    """`text_to_image_r1`, `_r10`: recall@k from generated main samples to their texts."""
+    queries, targets = embedded(model, samples, model.main_type), embedded(model, texts, NAME)
     by_text = incidence(np.array(texts))
     by_rank = recalls(queries, targets, by_text, by_text)
-    return {f"text_to_image_r{k}": by_rank[k] for k in RANKS}
+    return {f"{NAME}_to_{model.main_type}_r{k}": by_rank[k] for k in RANKS}
 
 
 def compared(tokenizer: Tokenizer, texts: np.ndarray) -> Int[np.ndarray, " k"]:
@@ -50,11 +52,13 @@ def compared(tokenizer: Tokenizer, texts: np.ndarray) -> Int[np.ndarray, " k"]:
     return rows[evenly_spaced(min(len(rows), MAX_WRITTEN), len(rows))]
 
 
-def agreement(written: Sequence[str], expected: Sequence[str]) -> dict[str, float]:
+def agreement(
+    written: Sequence[str], expected: Sequence[str], source: str = "image"
+) -> dict[str, float]:
     """`image_to_text_exact`, the share of exact matches, and `_words`, the mean F1 of words."""
     return {
-        "image_to_text_exact": float(np.mean(np.array(written) == np.array(expected))),
-        "image_to_text_words": words_in_common(written, expected),
+        f"{source}_to_{NAME}_exact": float(np.mean(np.array(written) == np.array(expected))),
+        f"{source}_to_{NAME}_words": words_in_common(written, expected),
     }
 
 

@@ -1,4 +1,4 @@
-"""Measurement of runs with texts: retrieval, and the quality of generated texts and images."""
+"""Measurement of runs with texts: retrieval, and the quality of translations from and to texts."""
 
 from pathlib import Path
 
@@ -14,14 +14,15 @@ from lzn_jax.trained_model import TrainedModel
 def measure(
     model: TrainedModel, train: Examples, test: Examples, workdir: Path
 ) -> dict[str, float]:
-    """Metrics of test examples whose text has tokens and whose image is readable."""
+    """Metrics of test examples whose text has tokens and whose main sample is readable."""
     pairs = decoded(test, readable_rows(model, test))
-    if len(pairs.labels) == 0:
+    if len(pairs.labels) == 0 or model.main_type == NAME:
         return {}
     path = figures_folder(workdir, model.config) / "retrieval.png"
     metrics = retrieval.measure(model, pairs, path)
     if NAME not in model.space.decoders:
         return metrics
-    if model.config.data.name == "digits":  # whose captions can be checked on the image
+    is_image = model.space.types[model.main_type].is_images
+    if is_image and model.config.data.name == "digits":  # captions can be checked on the image
         return metrics | DigitCaptions(model, train)(pairs)
     return metrics | text_quality.measure(model, pairs)

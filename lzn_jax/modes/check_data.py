@@ -139,7 +139,7 @@ def _describe_texts(split: str, texts: np.ndarray) -> None:
     captions = [str(text) for text in texts if text]
     lengths = sorted(map(len, captions)) or [0]
     _log.info(
-        "%s: %d pairs, %d different texts of %d different characters, %d images without a text",
+        "%s: %d pairs, %d different texts of %d different characters, %d examples without a text",
         split, len(captions), len(set(captions)), len(set("".join(captions))),
         len(texts) - len(captions),
     )  # fmt: skip

@@ -14,8 +14,8 @@ from ml_collections import ConfigDict
 
 from lzn_jax import data, plots
 from lzn_jax.configuration import UserError
-from lzn_jax.data import Images
-from lzn_jax.evaluation import measurements
+from lzn_jax.data_types import are_images
+from lzn_jax.evaluation import measurements, reconstruction
 from lzn_jax.loading import restore
 from lzn_jax.run import headlines, reporting
 from lzn_jax.trained_model import TrainedModel
@@ -52,7 +52,7 @@ def sample(config: ConfigDict, workdir: Path) -> None:
     arrays = {data_type.output: samples.images, "labels": samples.labels}
     reporting.write_arrays(workdir / "samples.npz", **arrays)
     path, shown = workdir / "figures" / "mode_sample.png", data_type.shown(samples.images)
-    if data_type.is_images:
+    if are_images(shown):
         names = data.label_names(config.data)
         plots.sample_grid(path, shown, samples.labels, names, "Samples")
     else:
@@ -60,33 +60,39 @@ def sample(config: ConfigDict, workdir: Path) -> None:
     _log.info("%s: %d samples", path, len(samples.images))
 
 
-def reconstruct(config: ConfigDict, workdir: Path, images_from: str | None) -> None:
-    """Reconstructs test images, or those of `images_from`, from their own noise.
+def reconstruct(config: ConfigDict, workdir: Path, samples_from: str | None) -> None:
+    """Reconstructs test samples, or those of `samples_from`, from their own noise.
 
-    Writes a figure and reconstructions.npz with images and l2 errors in units of [-1, 1].
+    Writes a figure and reconstructions.npz with samples and l2 errors, for images in units of
+    [-1, 1].
     """
-    trained, folder = restore(config, workdir), _results(workdir, images_from)
-    images, labels, _ = _samples(trained, images_from)
-    result = trained.reconstruct(images, labels)
+    trained, folder = restore(config, workdir), _results(workdir, samples_from)
+    samples, labels, _ = _samples(trained, samples_from)
+    result, kind = trained.reconstruct(samples, labels), trained.space.types[trained.main_type]
     reporting.write_arrays(folder / "reconstructions.npz", **result)
     path = folder / "figures" / "mode_reconstruct.png"
-    plots.reconstructions(path, images, result["images"], result["errors"])
-    _log.info("%s: images and their reconstructions", path)
+    reconstruction.draw(path, kind, samples, result)
+    _log.info("%s: %s and their reconstructions", path, kind.plural)
 
 
-def interpolate(config: ConfigDict, workdir: Path, images_from: str | None) -> None:
-    """Interpolates between two images through latents; writes interpolation.npz and a figure.
+def interpolate(config: ConfigDict, workdir: Path, samples_from: str | None) -> None:
+    """Interpolates between two samples through latents; writes interpolation.npz and a figure.
 
-    The images are the two in the folder `images_from`, or the first two test images of different
-    classes. Raises UserError unless there are two.
+    The samples are the two of `samples_from`, such as a folder of two images, or the first two test
+    samples of different classes. Raises UserError unless there are two.
     """
-    trained, folder = restore(config, workdir), _results(workdir, images_from)
-    images, labels = _two_images(trained, images_from)
-    result = trained.interpolate(images, labels)
+    trained, folder = restore(config, workdir), _results(workdir, samples_from)
+    samples, labels = _two_samples(trained, samples_from)
+    result, kind = trained.interpolate(samples, labels), trained.space.types[trained.main_type]
     reporting.write_arrays(folder / "interpolation.npz", **result)
     path = folder / "figures" / "interpolation.png"
-    plots.interpolation(path, images, result["images"], result["weights"])
-    _log.info("%s: interpolation between two images", path)
+    ends, between = kind.shown(samples), kind.shown(result[kind.output])
+    if are_images(ends):
+        title = f"From one {kind.name} to another"
+        plots.interpolation(path, ends, between, result["weights"], title)
+    else:
+        plots.tasks(path, [(f"From {ends[0]} to {ends[1]}", None, between)])
+    _log.info("%s: interpolation between two %s", path, kind.plural)
 
 
 def embed(config: ConfigDict, workdir: Path, samples_from: str | None) -> None:
@@ -124,8 +130,11 @@ def classify(config: ConfigDict, workdir: Path, samples_from: str | None) -> Non
     rows = zip(range(len(samples)), known, classes, rounded, names, predicted, far, strict=True)
     reporting.write_csv(folder / "predictions.csv", header, rows)
     path, kind = folder / "figures" / "predictions.png", trained.space.types[trained.main_type]
-    if kind.is_images:
-        plots.predictions(path, samples, classes, probabilities, labels, class_names=class_names)
+    shown = kind.shown(samples)
+    if are_images(shown):
+        title = f"{kind.plural.capitalize()} and their predicted classes"
+        predictions = classes, probabilities, labels
+        plots.predictions(path, shown, *predictions, title, class_names=class_names)
     else:
         plots.translations(path, names, predicted, f"Classes of {kind.output}")
     named = [
@@ -158,30 +167,26 @@ def _samples(
 ) -> tuple[Any, np.ndarray | None, list[str]]:
     """Samples, labels and names of the test set, or of `samples_from` without labels.
 
-    Samples are of the first data type. Names are paths of image files, empty for images that are
-    not separate files, and for other data types the samples as text.
+    Samples are of the first data type. Names are those of `DataType.names` and `named`.
     """
     data_type, config = trained.space.types[trained.main_type], trained.config.data
     if samples_from is None:
         test = data.load(config, "test")
         samples = data_type.samples(test)
-        if data_type.is_images:
-            return samples, test.labels, data.file_names(samples)
-        return samples, test.labels, list(data_type.shown(samples))
+        return samples, test.labels, data_type.names(samples)
     samples, names = data_type.named(samples_from)
     return samples, None, names
 
 
-def _two_images(trained: TrainedModel, images_from: str | None) -> tuple[Images, np.ndarray | None]:
-    images, labels, _ = _samples(trained, images_from)
-    if labels is None and len(images) != 2:
-        raise UserError(f"interpolation needs two images, {images_from} has {len(images)}")
+def _two_samples(trained: TrainedModel, samples_from: str | None) -> tuple[Any, np.ndarray | None]:
+    samples, labels, _ = _samples(trained, samples_from)
+    needed = f"interpolation needs two {trained.space.types[trained.main_type].plural}"
+    if labels is None and len(samples) != 2:
+        raise UserError(f"{needed}, {samples_from} has {len(samples)}")
     if labels is None:
-        return images, None
-    if len(images) < 2:
-        raise UserError(
-            "interpolation needs two images, the test set has 1: give a folder of two with --input"
-        )
+        return samples, None
+    if len(samples) < 2:
+        raise UserError(f"{needed}, the test set has 1: give two with --input")
     others = np.flatnonzero(labels != labels[0])
     rows = np.array([0, others[0] if len(others) > 0 else 1])
-    return images[rows], labels[rows]
+    return samples[rows], labels[rows]

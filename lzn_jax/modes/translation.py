@@ -27,14 +27,16 @@ def translate(
         test = data.load(config.data, "test")
         rows = types[source].readable(test)  # texts need tokens
         samples = types[source].samples(test if len(rows) == len(test.labels) else test.at(rows))
+        names = types[source].names(samples)
     else:
-        samples = types[source].parse(samples_from)
+        samples, names = types[source].named(samples_from)
     translated = trained.translate(samples, source, target)
     if np.ndim(translated) > 1:
         reporting.write_arrays(workdir / "translations.npz", **{types[target].output: translated})
     else:
         indices = range(len(translated))
-        sources = indices if np.ndim(samples) > 1 else samples
+        named = [name or index for name, index in zip(names, indices, strict=True)]
+        sources = named if np.ndim(samples) > 1 else samples
         table = zip(indices, sources, translated, strict=True)
         reporting.write_csv(workdir / "translations.csv", ["index", "source", "target"], table)
     samples, translated = (

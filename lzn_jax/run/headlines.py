@@ -1,22 +1,24 @@
 """The most important metrics, for progress bars and logs."""
 
+import fnmatch
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
 SHOWN = 5
-# Metrics of an evaluation, most important first; a run has those of its data types and pairs.
+# Patterns of metrics of an evaluation, most important first; * is a data type.
 OF_EVALUATION = (
     "test_accuracy",
     "linear_probe_top1",
     "knn_top1",
-    "retrieval_image_to_text_r1",
-    "retrieval_text_to_image_r1",
+    "retrieval_*_to_text_r1",
+    "retrieval_text_to_*_r1",
     "fid",
     "fd_features",
     "sample_accuracy",
     "unconditional_sample_accuracy",
-    "image_to_text_exact",
-    "image_to_property_mae",
+    "*_to_text_exact",
+    "*_to_property_mae",
     "reconstruction_l2",
     "nearest_ratio",
     "recognised",
@@ -40,7 +42,8 @@ def of_update(metrics: Mapping[str, float]) -> str:
 
 def most_important(metrics: Mapping[str, Any], count: int) -> list[str]:
     """Names of at most `count` metrics, most important first; the first ones if none is known."""
-    return ([name for name in OF_EVALUATION if name in metrics] or list(metrics))[:count]
+    matches = (fnmatch.filter(metrics, pattern) for pattern in OF_EVALUATION)
+    return (list(itertools.chain.from_iterable(matches)) or list(metrics))[:count]
 
 
 def of_evaluation(step: int, metrics: Mapping[str, float], file: str = "summary.json") -> list[str]:

@@ -89,6 +89,14 @@ def mistaken(config, **changes):
             "sources of the decoder of type 'property' must be a tuple of types, got the string",
         ),
         (
+            {"decoder__sources": ("property", "sound")},
+            "the decoder of type 'property' needs 'sound' among types",
+        ),
+        (
+            {"decoder__condition": "sound"},
+            "the decoder of type 'property' needs 'sound' among types",
+        ),
+        (
             {"encoder__module": MLP(8, 5)},
             r"the encoder of type 'property' must give anchors \(n, 4\), as latent.dim is 4; one "
             r"sample gives \(1, 5\)",

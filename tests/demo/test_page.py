@@ -327,3 +327,41 @@ def test_a_number_is_typed_and_shown(answers_of):
     _, blocks = build(answers_of("digits_property property.features=4 property.context_size=12"))
     labels = [box.label for box in blocks["Textbox"]]
     assert labels == ["Translation to property", "Property"]
+
+
+def opened(page, event):
+    """What the page shows when an event opens a tab."""
+    (function,) = [each for each in page.fns.values() if event in each.targets]
+    return function.fn(*(component.value for component in function.inputs))
+
+
+@has_gradio
+@pytest.mark.filterwarnings("ignore")
+def test_what_a_type_shows_as_images_is_in_galleries(answers_of):
+    page, blocks = build(answers_of("../tests/sounds_config"))
+    tabs = {tab.label: tab for tab in blocks["Tab"]}
+    assert list(tabs) == [
+        *("Sound to texts", "Sound to labels", "Label to sounds", "Label to texts"),
+        *("Text to sounds", "Text to labels"),
+    ]
+    outputs = [block for block in page.blocks.values() if "samples" in block.elem_classes]
+    kinds = [type(output).__name__ for output in outputs]
+    assert kinds == ["Textbox", "Textbox", "Gallery", "Textbox", "Gallery", "Textbox"]
+    _, pictures = opened(page, (tabs["Text to sounds"]._id, "select"))
+    assert {picture.ndim for picture in pictures} == {3}
+
+
+@has_gradio
+@pytest.mark.filterwarnings("ignore")
+def test_an_image_is_translated_to_what_is_shown_as_an_image(answers_of, monkeypatch):
+    def drawn(self, numbers):
+        return np.full((len(numbers), 2, 2, 1), 7, np.uint8)
+
+    answers = answers_of("digits_property property.features=4 property.context_size=12")
+    monkeypatch.setattr(type(answers.model.space.types["property"]), "shown", drawn)
+    page, blocks = build(answers)
+    assert [box.label for box in blocks["Textbox"]] == ["Property"]
+    (place,) = [n for n, each in enumerate(blocks["Image"]) if each.elem_id == "property"]
+    assert place == 2  # after the input and its reconstruction
+    values = opened(page, (page._id, "load"))
+    assert any(np.shape(value) == (96, 96, 3) and np.all(value == 7) for value in values)

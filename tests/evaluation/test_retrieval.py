@@ -79,7 +79,7 @@ def measured(monkeypatch, tmp_path):
         drawn = []
         monkeypatch.setattr(plots, "retrieval", lambda path, rows: drawn.extend(rows))
         monkeypatch.setattr(retrieval, "embedded", lambda model, _, source: known[source])
-        images = types.SimpleNamespace(samples=lambda test: test.images)
+        images = types.SimpleNamespace(samples=lambda test: test.images, shown=np.asarray)
         texts = types.SimpleNamespace(samples=lambda test: test.texts)
         space = types.SimpleNamespace(types={"image": images, "text": texts})
         model = small.stand_in(space=space, main_type="image")

@@ -1,13 +1,14 @@
 """Words that texts have in common, by hand."""
 
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
 import small
 
 from lzn_jax.data import Examples
-from lzn_jax.evaluation import text_quality
+from lzn_jax.evaluation import text_quality, texts
 from lzn_jax.evaluation.retrieval import incidence, recalls
 from lzn_jax.evaluation.text_quality import agreement, recognised, words_in_common
 from lzn_jax.tokenizers import Bytes, Tokenizer
@@ -28,26 +29,48 @@ def test_is_the_f1_of_words(written, asked, expected):
     assert words_in_common([written, "a"], [asked, "a"]) == pytest.approx((expected + 1) / 2)
 
 
-def test_texts_are_compared_as_the_runs_tokenizer_writes_them(monkeypatch):
+@pytest.mark.parametrize(("name", "decoders"), [("image", ["image"]), ("sound", [])])
+def test_texts_are_compared_as_the_runs_tokenizer_writes_them(monkeypatch, name, decoders):
     class Lower(Tokenizer):
         def decode(self, tokens):
             return [text.lower() for text in super().decode(tokens)]
 
-    monkeypatch.setattr(text_quality, "recognised", lambda model, made, texts: {})
+    monkeypatch.setattr(text_quality, "recognised", lambda model, made, texts: {"made": len(made)})
     images = types.SimpleNamespace(samples=lambda test: test.images)
     texts = types.SimpleNamespace(samples=lambda test: test.texts)
     encoder = types.SimpleNamespace(tokenizer=Lower(Bytes(), 20))
     model = small.stand_in(
-        main_type="image",
+        main_type=name,
         space=types.SimpleNamespace(
-            types={"image": images, "text": texts}, encoders={"text": encoder}
+            types={name: images, "text": texts}, encoders={"text": encoder}, decoders=decoders
         ),
         translate=lambda samples, source, target: ["red heart", "dog"],
     )
     images = np.zeros((2, 1, 1, 1), np.uint8)
     test = Examples(images, np.zeros(2, np.int32), np.array(["Red Heart", "Cat"], object))
     found = text_quality.measure(model, test)
-    assert found == {"image_to_text_exact": 0.5, "image_to_text_words": 0.5}
+    made = {"made": 2} if decoders else {}  # without a decoder nothing is made of texts
+    assert found == {f"{name}_to_text_exact": 0.5, f"{name}_to_text_words": 0.5} | made
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("image", ["retrieval", "digits"]), ("sound", ["retrieval", "quality"]), ("text", [])],
+)
+def test_captions_of_digits_are_measured_on_images_alone(monkeypatch, name, expected):
+    types_of_run = {name: types.SimpleNamespace(is_images=name == "image")}
+    model = small.stand_in(
+        main_type=name,
+        space=types.SimpleNamespace(types=types_of_run, decoders=["text"]),
+        config=types.SimpleNamespace(data=types.SimpleNamespace(name="digits")),
+    )
+    monkeypatch.setattr(texts, "readable_rows", lambda model, test: np.arange(2))
+    monkeypatch.setattr(texts, "figures_folder", lambda workdir, config: workdir)
+    monkeypatch.setattr(texts.retrieval, "measure", lambda *_: {"retrieval": 1.0})
+    monkeypatch.setattr(texts.text_quality, "measure", lambda *_: {"quality": 1.0})
+    monkeypatch.setattr(texts, "DigitCaptions", lambda *_: lambda pairs: {"digits": 1.0})
+    test = Examples(None, np.zeros(2, np.int32), np.array(["a", "b"]))
+    assert list(texts.measure(model, test, test, Path())) == expected
 
 
 def test_made_images_look_for_their_texts_not_texts_for_them(monkeypatch):

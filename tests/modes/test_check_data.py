@@ -132,7 +132,7 @@ def test_check_data_needs_no_checkpoint_and_reports_digits(tmp_path, capsys):
 def test_check_data_shows_images_with_their_texts(tmp_path, capsys):
     assert _check("configs/digits_text.py", tmp_path / "run") == 0
     report = capsys.readouterr().err
-    assert "train: 1437 pairs, 90 different texts of 21 different characters, 0 images" in report
+    assert "train: 1437 pairs, 90 different texts of 21 different characters, 0 examples" in report
     assert "train: texts have 23 to 32 tokens, the median is 27" in report
     assert "cannot" not in report
     assert (tmp_path / "run" / "figures" / "pairs.png").is_file()
@@ -160,7 +160,7 @@ def test_check_data_describes_texts_by_the_tokenizer_of_the_run(tmp_path, capsys
     assert _check(config, tmp_path / "run", alphabet) == 0
     report = capsys.readouterr().err
     # 10 numbers, n, o, a blank, $, r, f, a backslash and x.
-    assert "train: 13 pairs, 12 different texts of 18 different characters, 0 images" in report
+    assert "train: 13 pairs, 12 different texts of 18 different characters, 0 examples" in report
     assert "train: texts have 4 to 50 tokens, the median is 4" in report
     assert "'$1 or $\\\\foo$' has characters outside the run's vocabulary: $, \\" in report
     assert f"'{'x' * 50}' is longer than the run's 39 tokens" in report

@@ -23,6 +23,9 @@ def test_an_evaluation_ends_with_its_five_metrics_in_a_column():
         "  precision          0.5",
     ]
     assert headlines.of_evaluation(7, {"own": 2.0})[1:] == ["  own  2"]
+    sounds = ("retrieval_sound_to_text_r1", "retrieval_text_to_sound_r1", "sound_to_text_exact")
+    lines = headlines.of_evaluation(7, dict.fromkeys((*reversed(sounds), "own"), 0.5))
+    assert [line.split()[0] for line in lines[1:]] == list(sounds)
     skin_tones = {"skin_tones_examples": 221.0, "recall": 0.5}
     first, _ = headlines.of_evaluation(7, skin_tones, "summary_skin_tones.json")
     expected = "step 7 on 221 skin tones examples, 1 of 2 metrics (all: summary_skin_tones.json):"

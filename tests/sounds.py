@@ -1,0 +1,115 @@
+"""Sounds in a space without images: data in memory and a data type.
+
+Sounds of users are 16-bit integers, sounds of networks are floats, and figures show spectrograms.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lzn_jax import parts
+from lzn_jax.configuration import UserError
+from lzn_jax.data import Examples
+from lzn_jax.data_types import DataType, NetworkEncoder
+from lzn_jax.data_types.property import MLP
+from lzn_jax.randomness import normal_by_index
+
+LENGTH, LOUDEST = 32, 32767
+
+
+class Sounds:
+    @staticmethod
+    def load(data, split):
+        labels = np.arange(24 if split == "train" else 10, dtype=np.int32) % 2
+        phases = np.random.default_rng(len(labels)).random((len(labels), 1)) + np.zeros(LENGTH)
+        waves = np.sin(
+            2 * np.pi * (phases + (2 + 3 * labels[:, None]) * np.arange(LENGTH) / LENGTH)
+        )
+        texts = np.array(["a low tone", "a high tone"])[labels]
+        return Examples(None, labels, texts, more={"sounds": (LOUDEST * waves).astype(np.int16)})
+
+    @staticmethod
+    def class_names(data):
+        return ("low", "high")
+
+
+class Sound(DataType):
+    def __init__(self, config):
+        encoder = NetworkEncoder(
+            "sound", MLP(8, config.latent.dim), column="sounds",
+            samples=lambda examples: self.encoded(self.samples(examples)),
+            example=jnp.zeros((1, LENGTH)), latent_dim=config.latent.dim,
+            context_size=config.sound.context_size, seed=config.seed,
+            microbatch_size=config.training.microbatch_size,
+        )  # fmt: skip
+        super().__init__("sound", encoder, SoundDecoder(config.sound.condition))
+
+    def samples(self, examples):
+        return examples.more["sounds"]
+
+    def columns(self, examples):
+        return {"sounds": self.encoded(self.samples(examples))}
+
+    def column_shapes(self):
+        return {"sounds": jax.ShapeDtypeStruct((LENGTH,), np.float32)}
+
+    def encoded(self, samples):
+        if samples.dtype != np.int16:
+            raise UserError("sounds must be int16")
+        return samples.astype(np.float32) / LOUDEST
+
+    def decoded(self, outputs):
+        return np.rint(LOUDEST * np.clip(outputs, -1, 1)).astype(np.int16)
+
+    def parse(self, text):
+        return np.load(text)
+
+    def shown(self, samples):
+        pieces = np.reshape(samples, (-1, LENGTH // 8, 8)) / LOUDEST
+        powers = np.abs(np.fft.rfft(pieces)).swapaxes(1, 2)[..., None]
+        return np.minimum(255, 64 * powers).astype(np.uint8)
+
+
+class SoundDecoder:
+    """A normal distribution given the latent, so that noise and sounds determine each other."""
+
+    network, output, num_draws, module = "sound_decoder", "sounds", 0, MLP(8, LENGTH)
+    sources, noise_scale = ("sound",), None
+
+    def __init__(self, condition):
+        self.condition = condition
+
+    def init(self, key, condition):
+        return self.module.init(key, jnp.concatenate(condition, axis=1), train=False)
+
+    def loss(self, variables, batch, condition, keys):
+        return jnp.mean(self.invert(variables, batch["sounds"], condition) ** 2)
+
+    def generate(self, variables, key, condition, index):
+        noise = normal_by_index(key, "sound_noise", index, (LENGTH,))
+        return {"sounds": self.render(variables, noise, condition)}
+
+    def invert(self, variables, samples, condition):
+        return 2 * (samples - self.mean(variables, condition))
+
+    def render(self, variables, noise, condition):
+        return noise / 2 + self.mean(variables, condition)
+
+    def reconstruct(self, variables, samples, condition):
+        again = self.render(variables, self.invert(variables, samples, condition), condition)
+        return {"sounds": again, "errors": jnp.linalg.norm(again - samples, axis=1)}
+
+    def mean(self, variables, condition):
+        inputs = jnp.concatenate(condition, axis=1)
+        return self.module.apply(variables[self.network], inputs, train=False)
+
+
+parts.add("data", "sounds", Sounds)
+parts.add(
+    "type", "sound", Sound,
+    {
+        "sound.context_size": parts.count("context anchors"),
+        "sound.condition": parts.word("of the decoder, beside latents", None, part="type"),
+    }
+    | {f"training.learning_rate.sound_{n}": parts.positive("") for n in ("encoder", "decoder")},
+)  # fmt: skip

@@ -1,0 +1,21 @@
+"""A config of sounds, labels and texts, which takes seconds."""
+
+from lzn_jax import configuration
+
+
+def get_config():
+    config = configuration.blank()
+    config.extensions = ("sounds.py",)
+    config.types, config.data.name = ("sound", "label", "text"), "sounds"
+    config.alignments = ("sound:label", "sound:text")
+    config.data.num_classes = 2
+    config.sound = {"context_size": 12, "condition": "label"}
+    config.text.update(max_length=12, context_size=4, alphabet=" abcdefghijklmnopqrstuvwxyz")
+    config.text_encoder.features = config.text_decoder.features = 8
+    config.latent.update(dim=4, solver="euler", num_steps=2)
+    config.alignment.update(num_steps=2, cutoff=0.0)
+    config.training.update(batch_size=8, num_steps=2, ema_decay=0.5, warmup_steps=1, devices=1)
+    networks = ("sound_encoder", "sound_decoder", "label_anchors", "text_encoder", "text_decoder")
+    config.training.learning_rate = dict.fromkeys(networks, 1e-3)
+    config.evaluation.update(every_steps=2, noise_scales=())
+    return config

@@ -1,0 +1,325 @@
+"""Sounds, labels and texts in a space without images: configs, commands, metrics and the page."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import small
+
+import lzn_jax
+from lzn_jax import configuration, data, main, plots
+from lzn_jax.configuration import UserError
+from lzn_jax.demo.answers import NUM_IMAGES, Answers
+from lzn_jax.evaluation import reconstruction
+from lzn_jax.release import programs
+
+TESTS = Path(__file__).parent
+TO_LABEL = ("--mode=translate", "--source=sound", "--target=label")
+PAIRS = {"types": ("sound", "text"), "alignments": ("sound:text",), "sound.condition": "text"}
+CLASSES = {"types": ("sound", "label"), "alignments": ("sound:label",)}
+
+
+def written(folder, changes, name="sounds_config", more=""):
+    """Path of a config that names other parts than its sibling."""
+    path = folder / "config.py"
+    path.write_text(
+        f"from lzn_jax import configuration\n\n\ndef get_config():\n"
+        f"    config = configuration.sibling({str(TESTS / 'any.py')!r}, {name!r}, {changes!r})\n"
+        f"    config.extensions = ({str(TESTS / 'sounds.py')!r},)\n{more}    return config\n"
+    )
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Flags of a trained run, and its folder."""
+    workdir = tmp_path_factory.mktemp("sounds")
+    flags = [f"--config={TESTS / 'sounds_config.py'}", f"--workdir={workdir}"]
+    with pytest.MonkeyPatch.context() as patch:
+        small.without_pictures(patch)
+        assert main.main(flags) == 0
+    return [f"--workdir={workdir}"], workdir
+
+
+@pytest.fixture(scope="module")
+def model(run):
+    return lzn_jax.load(run[1])
+
+
+@pytest.fixture(scope="module")
+def examples(model):
+    return data.load(model.config.data, "train"), data.load(model.config.data, "test")
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """Arguments of the pictures that are drawn, by function, in place of pictures."""
+    calls = {}
+    names = ("sample_grid", "reconstructions", "interpolation", "predictions", "translations")
+    for name in (*names, "tasks", "retrieval", "tsne", "classification", "latent_zones"):
+        monkeypatch.setattr(plots, name, lambda *a, name=name, **_: calls.update({name: a[1:]}))
+    return calls
+
+
+@pytest.fixture
+def two(tmp_path, examples):
+    """A file of two sounds of different classes, and these sounds."""
+    sounds = examples[1].more["sounds"][:2]
+    np.save(tmp_path / "two.npy", sounds)
+    return str(tmp_path / "two.npy"), sounds
+
+
+def table(run, name, *flags):
+    flags_of_run, workdir = run
+    assert main.main([*flags_of_run, *flags]) == 0
+    with open(workdir / name, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def arrays(run, name, *flags):
+    flags_of_run, workdir = run
+    assert main.main([*flags_of_run, *flags]) == 0
+    return np.load(workdir / name)
+
+
+def test_metrics_have_the_name_of_the_main_type(run):
+    names = set(json.loads((run[1] / "summary.json").read_text()))
+    assert not [name for name in names if "image" in name]
+    ways = {f"retrieval_{w}_r{k}" for w in ("sound_to_text", "text_to_sound") for k in (1, 10)}
+    written = {
+        "sound_to_text_exact",
+        "sound_to_text_words",
+        "text_to_sound_r1",
+        "text_to_sound_r10",
+    }
+    accuracies = {"test_accuracy", "sound_to_label_accuracy", "text_to_label_accuracy"}
+    assert names >= ways | written | accuracies
+
+
+def test_figures_of_an_evaluation_show_spectrograms(run, drawn):
+    assert (
+        main.main(
+            [*run[0], "--mode=evaluate", "--config.evaluation.measurements=('reconstruction',)"]
+        )
+        == 0
+    )
+    summary = json.loads((run[1] / "summary.json").read_text())
+    assert summary["reconstruction_l2"] < 1e-4
+    (rows,) = drawn["retrieval"]
+    assert [asked.shape for asked, *_ in rows[:8]] == [(5, 4, 1)] * 8
+    assert {found.shape for _, nearest, _ in rows[8:] for found in nearest} == {(5, 4, 1)}
+    shown, again, *_ = drawn["reconstructions"]
+    np.testing.assert_array_equal(shown, again)
+
+
+def test_reconstructions_are_sounds(run, drawn, two, model):
+    path, sounds = two
+    found = dict(arrays(run, "reconstructions.npz", "--mode=reconstruct", f"--input={path}"))
+    assert found["sounds"].dtype == np.int16
+    np.testing.assert_array_equal(found["sounds"], sounds)
+    assert found["errors"].max() < 1e-4
+    shown, again, _, title = drawn["reconstructions"]
+    kind = model.space.types["sound"]
+    np.testing.assert_array_equal(shown, kind.shown(sounds))
+    np.testing.assert_array_equal(again, kind.shown(found["sounds"]))
+    assert title == "Real sounds and their reconstructions"
+    reconstruction.draw(Path("unused.png"), kind, sounds, found | {"sounds": sounds[::-1]})
+    np.testing.assert_array_equal(drawn["reconstructions"][1], kind.shown(sounds)[::-1])
+
+
+def test_what_lies_between_two_sounds_is_sounds_from_one_to_the_other(
+    run, drawn, two, model, capsys
+):
+    path, sounds = two
+    found = arrays(run, "interpolation.npz", "--mode=interpolate", f"--input={path}")
+    assert found["sounds"].dtype == np.int16
+    np.testing.assert_array_equal(found["sounds"][[0, -1]], sounds)
+    ends, between, weights, title = drawn["interpolation"]
+    kind = model.space.types["sound"]
+    np.testing.assert_array_equal(ends, kind.shown(sounds))
+    np.testing.assert_array_equal(between, kind.shown(found["sounds"]))
+    assert (len(weights), title) == (11, "From one sound to another")
+    with pytest.raises(UserError, match="is between two sounds, got 1"):
+        model.interpolate(sounds[:1])
+    np.save(path, sounds[:1])
+    assert main.main([*run[0], "--mode=interpolate", f"--input={path}"]) == 2
+    assert f"needs two sounds, {path} has 1" in capsys.readouterr().err
+
+
+def test_the_class_of_a_sound_is_that_of_classify_where_none_is_given(model, examples):
+    sounds = examples[1].more["sounds"]
+    classes = model.classify(sounds).classes
+    given, found = model.reconstruct(sounds, classes), model.reconstruct(sounds)
+    between, other = model.interpolate(sounds[:2], classes[:2]), model.interpolate(sounds[:2])
+    np.testing.assert_array_equal(given["errors"], found["errors"])
+    np.testing.assert_array_equal(between["sounds"], other["sounds"])
+
+
+def test_classes_of_sounds_have_the_file_and_show_spectrograms(run, drawn, two, model):
+    path, sounds = two
+    rows = table(run, "predictions.csv", "--mode=classify", f"--input={path}")
+    assert [row["file"] for row in rows] == [path, path]
+    shown, *_, title = drawn["predictions"]
+    np.testing.assert_array_equal(shown, model.space.types["sound"].shown(sounds))
+    assert title == "Sounds and their predicted classes"
+    rows = table(run, "predictions.csv", "--mode=classify")
+    assert [(row["label"], row["file"]) for row in rows] == [("0", ""), ("1", "")] * 5
+
+
+@pytest.mark.parametrize("target", ["label", "text"])
+def test_translations_name_the_file(run, drawn, two, target, model):
+    path, sounds = two
+    flags = ("--mode=translate", "--source=sound", f"--target={target}")
+    rows = table(run, "translations.csv", *flags, f"--input={path}")
+    expected = model.translate(sounds, "sound", target)
+    assert [tuple(row.values()) for row in rows] == [
+        (str(index), path, str(each)) for index, each in enumerate(expected)
+    ]
+    rows = table(run, "translations.csv", *flags)
+    assert [row["source"] for row in rows] == list(map(str, range(10)))  # of no file
+
+
+@pytest.mark.parametrize(
+    ("source", "asked", "target"),
+    [
+        ("label", "high,low", "sound"),
+        ("text", "a low tone", "sound"),
+        ("text", "a low tone", "label"),
+    ],
+)
+def test_labels_and_texts_are_translated(run, drawn, source, asked, target, model):
+    flags = [*run[0], "--mode=translate", f"--source={source}", f"--target={target}"]
+    assert main.main([*flags, f"--input={asked}"]) == 0
+    expected = model.translate([1, 0] if source == "label" else [asked], source, target)
+    if target == "sound":
+        found = np.load(run[1] / "translations.npz")["sounds"]
+        assert found.dtype == np.int16
+        np.testing.assert_array_equal(found, expected)
+        assert drawn["translations"][1].shape == (len(expected), 5, 4, 1)
+    assert main.main(flags) == 0  # of the test set
+
+
+def test_the_other_modes_take_sounds(run, drawn, capsys):
+    samples = arrays(run, "samples.npz", "--mode=sample")
+    assert samples["sounds"].shape == (100, 32)
+    assert drawn["sample_grid"][0].shape == (100, 5, 4, 1)
+    assert arrays(run, "embeddings.npz", "--mode=embed")["features"].shape == (10, 4)
+    assert main.main([*run[0], "--mode=check_data"]) == 0
+    err = capsys.readouterr().err
+    assert "test: 10 examples without images" in err
+    assert "0 examples without a text" in err
+
+
+def test_sounds_are_exported(model):
+    tasks = programs.programs(model)
+    assert {"embed_sound", "classify_sound", "translate_text_sound", "sample_sound"} <= set(tasks)
+    exported = programs.exported(tasks["sample_sound"], model.model)
+    assert [output.shape[1:] for output in exported.out_avals] == [(32,)]
+
+
+def test_strings_are_drawn_in_place_of_spectrograms(run, two, monkeypatch, model):
+    path, _ = two
+    kind = type(model.space.types["sound"])
+    monkeypatch.setattr(kind, "shown", lambda self, sounds: [f"from {s[0]}" for s in sounds])
+    for mode, name in (("reconstruct", "reconstructed"), ("interpolate", "interpolation")):
+        figure = run[1] / "figures" / f"{name}.png"
+        figure.unlink(missing_ok=True)
+        assert main.main([*run[0], f"--mode={mode}", f"--input={path}"]) == 0
+        assert figure.stat().st_size > 0
+    rows = table(run, "translations.csv", *TO_LABEL, f"--input={path}")
+    assert [row["source"] for row in rows] == kind.shown(None, two[1])
+
+
+def test_the_page_shows_spectrograms(model, examples):
+    answers = Answers(model, *reversed(examples))
+    assert [answers.shows_images(name) for name in model.space.types] == [True, False, False]
+    assert answers.examples("sound") == []
+    assert set(answers.examples("text")) == {"a low tone", "a high tone"}
+    shown, _ = answers.translated("text", "sound", "a low tone", 0)
+    assert shown.shape == (NUM_IMAGES, 5, 4, 1)
+    alone = Answers(model, None, None)
+    assert [alone.shows_images(name) for name in model.space.types] == [True, False, False]
+
+
+def test_the_page_reads_an_array(model, examples, two):
+    path, sounds = two
+    answers = Answers(model, *reversed(examples))
+    found, _ = answers.translated("sound", "label", path, 0)
+    names = np.array(["low", "high"])[model.translate(sounds[:1], "sound", "label")]
+    assert list(found) == [*names] * NUM_IMAGES
+    answers.model = small.stand_in(translate=lambda sounds, *_, key: sounds)
+    shown, _ = answers.translated("sound", "sound", path, 0)
+    expected = model.space.types["sound"].shown(sounds[:1])
+    np.testing.assert_array_equal(shown, expected.repeat(NUM_IMAGES, axis=0))
+
+
+@pytest.mark.parametrize("changes", [CLASSES, PAIRS], ids=["label", "text"])
+def test_a_space_of_two_types_is_evaluated(tmp_path, monkeypatch, changes):
+    small.without_pictures(monkeypatch)
+    config = configuration.load(written(tmp_path, changes))
+    flags = [f"--workdir={small.untrained_run(tmp_path / 'run', config)}"]
+    for mode in ("evaluate", "interpolate"):
+        assert main.main([*flags, f"--mode={mode}"]) == 0
+
+
+SOUNDS = """
+    config.data.num_classes = 2
+    config.sound = {"context_size": 12, "condition": "label"}
+    config.text.alphabet = None
+    for network in ("sound_encoder", "sound_decoder"):
+        config.training.learning_rate[network] = 1e-3
+"""
+
+
+def test_a_sibling_of_other_types_needs_no_deletion(tmp_path):
+    full = {"types": ("sound", "label", "text"), "alignments": ("sound:label", "sound:text")}
+    changes = {"study": None, "data.name": "sounds", **full}
+    config = configuration.load(written(tmp_path, changes, "digits_text", SOUNDS))
+    groups = set(config.keys())
+    assert not {"encoder", "decoder"} & groups
+    assert not {"captions", "image_size", "channels"} & set(config.data)
+    assert config.text_decoder.latents == ("text", "sound")
+    before = configuration.load("digits_text")
+    assert config.alignment == before.alignment
+    assert config.training.learning_rate.text_decoder == 2e-3
+    assert config.evaluation.batch_sizes == before.evaluation.batch_sizes
+    assert before == configuration.load("digits_text")
+
+
+BAD = {
+    "alignments must name 'label' without images, for example 'TYPE:label', got ()": (
+        {**CLASSES, "alignments": ()}
+    ),
+    "sound.condition needs 'text' among types, got ('sound', 'label')": (
+        {**CLASSES, "sound.condition": "text"}
+    ),
+    "text_decoder.latents must name a type with texts, got ()": (
+        {**PAIRS, "text_decoder.latents": ()}
+    ),
+    "text_encoder.num_heads must divide text_encoder.features 8, got 3": (
+        {**PAIRS, "text_encoder.num_heads": 3}
+    ),
+    "the config has no field text.max_length; the nearest is evaluation.measurements": (
+        {**CLASSES, "text.max_length": 3}
+    ),
+}
+
+
+def test_texts_may_train_by_the_alignment_alone(tmp_path):
+    config = configuration.load(written(tmp_path, {**PAIRS, "training.text_weight": 0.0}))
+    assert config.training.text_weight == 0
+
+
+@pytest.mark.parametrize("message", BAD)
+def test_what_does_not_fit_is_one_line(tmp_path, message):
+    with pytest.raises(UserError) as caught:
+        configuration.load(written(tmp_path, BAD[message]))
+    assert str(caught.value) == message
+
+
+def test_labels_need_their_number(tmp_path):
+    path = written(tmp_path, CLASSES, more="    del config.data.num_classes\n")
+    with pytest.raises(UserError, match=r"lacks the field data.num_classes"):
+        configuration.load(path)
