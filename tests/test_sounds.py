@@ -116,7 +116,7 @@ def test_figures_of_an_evaluation_show_spectrograms(run, drawn):
 
 def test_reconstructions_are_sounds(run, drawn, two, model):
     path, sounds = two
-    found = dict(arrays(run, "reconstructions.npz", "--mode=reconstruct", f"--input={path}"))
+    found = dict(arrays(run, "input/reconstructions.npz", "--mode=reconstruct", f"--input={path}"))
     assert found["sounds"].dtype == np.int16
     np.testing.assert_array_equal(found["sounds"], sounds)
     assert found["errors"].max() < 1e-4
@@ -133,7 +133,7 @@ def test_what_lies_between_two_sounds_is_sounds_from_one_to_the_other(
     run, drawn, two, model, capsys
 ):
     path, sounds = two
-    found = arrays(run, "interpolation.npz", "--mode=interpolate", f"--input={path}")
+    found = arrays(run, "input/interpolation.npz", "--mode=interpolate", f"--input={path}")
     assert found["sounds"].dtype == np.int16
     np.testing.assert_array_equal(found["sounds"][[0, -1]], sounds)
     ends, between, weights, title = drawn["interpolation"]
@@ -159,7 +159,7 @@ def test_the_class_of_a_sound_is_that_of_classify_where_none_is_given(model, exa
 
 def test_classes_of_sounds_have_the_file_and_show_spectrograms(run, drawn, two, model):
     path, sounds = two
-    rows = table(run, "predictions.csv", "--mode=classify", f"--input={path}")
+    rows = table(run, "input/predictions.csv", "--mode=classify", f"--input={path}")
     assert [row["file"] for row in rows] == [path, path]
     shown, *_, title = drawn["predictions"]
     np.testing.assert_array_equal(shown, model.space.types["sound"].shown(sounds))
@@ -223,8 +223,8 @@ def test_strings_are_drawn_in_place_of_spectrograms(run, two, monkeypatch, model
     path, _ = two
     kind = type(model.space.types["sound"])
     monkeypatch.setattr(kind, "shown", lambda self, sounds: [f"from {s[0]}" for s in sounds])
-    for mode, name in (("reconstruct", "reconstructed"), ("interpolate", "interpolation")):
-        figure = run[1] / "figures" / f"{name}.png"
+    for mode, name in (("reconstruct", "mode_reconstruct"), ("interpolate", "interpolation")):
+        figure = run[1] / "input" / "figures" / f"{name}.png"
         figure.unlink(missing_ok=True)
         assert main.main([*run[0], f"--mode={mode}", f"--input={path}"]) == 0
         assert figure.stat().st_size > 0

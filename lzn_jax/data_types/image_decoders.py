@@ -179,8 +179,9 @@ class MeanFlowDecoder(FlowDecoder):
             condition = _with_times(condition, t, s)
             return network(variables[self.network], dropout_key, x, 0 * t, *condition)
 
-        *drawn, t = self.draw(batch, condition, flow_key)
-        return mean_flow.loss(velocity, *drawn, t, mean_flow.draw_ends(named(flow_key, "ends"), t))
+        images, condition, noise, t = self.draw(batch, condition, flow_key)
+        s = mean_flow.draw_ends(named(flow_key, "ends"), t)
+        return mean_flow.loss(velocity, images, condition, noise, t, s)
 
     def solve(
         self, variables: Variables, start: Array, condition: Condition, *, inverse: bool = False
