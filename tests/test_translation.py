@@ -137,7 +137,8 @@ def test_the_text_decoder_learns_from_latents_at_its_own_noise_scale(scale):
         key, of = latent_key(name, "text_decoder"), zones[name]
         alpha = scale
         if scale is None:  # each text has its own
-            alpha = jax.random.uniform(jax.random.fold_in(key, 1), (16, 1))
+            own_key = latent_key(name, "text_decoder_scale")
+            alpha = jax.random.uniform(own_key, (16, 1))
         expected = zoning.compute_latents(
             of.anchors,
             alpha * jax.random.normal(key, (16, 4)),
@@ -445,7 +446,7 @@ def test_test_texts_that_the_run_cannot_read_are_named_first_and_not_measured(
     assert measure(model, train, none, tmp_path) == {}
     shown = []
     monkeypatch.setattr(plots, "tasks", lambda path, bands: shown.extend(bands))
-    measurements._draw_tasks(model, cut, tmp_path)
+    measurements._draw_tasks(model, train, cut, tmp_path)
     assert {title for title, *_ in shown} >= {"text to image", "image to text"}
 
 
