@@ -19,8 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from lzn_jax.modes import compilation
-from lzn_jax.run import reporting, sharding
+from lzn_jax.run import clock, reporting, sharding
 from lzn_jax.zoning import Euler, alignment_loss, compute_latents
 
 Q, STEPS = 256, 20
@@ -48,7 +47,7 @@ def compile_for(count: int, n: int) -> dict[str, float]:
     shape = jax.ShapeDtypeStruct((n, Q), jnp.float32, sharding=sharding.split(mesh))
     with jax.set_mesh(mesh):
         program = value_and_gradient.lower(shape, shape, shape).compile()
-    counts = compilation.collectives(program.as_text())
+    counts = clock.collectives(clock.parse(program.as_text()))
     return {
         "devices": count,
         "temporaries MB a device": program.memory_analysis().temp_size_in_bytes / 1e6,

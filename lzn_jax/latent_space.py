@@ -183,10 +183,11 @@ class LatentSpace:
         scaled by α, and `flow_noise` (b, h, w, c) and `flow_time` (b,) in [1e-3, 1] of the flow.
         Raises UserError for a column of another shape.
         """
-        zones: dict[str, tuple[Zones, ...]] = {
-            name: encoder.zones(variables, batch, _keys(key, f"{name}_encoder", encoder.num_draws))
-            for name, encoder in self.own_encoders.items()
-        }
+        zones: dict[str, tuple[Zones, ...]] = {}
+        for name, encoder in self.own_encoders.items():
+            keys = _keys(key, use := f"{name}_encoder", encoder.num_draws)
+            with jax.named_scope(use):
+                zones[name] = encoder.zones(variables, batch, keys)
         newest = {each.network: zones[name][0] for name, each in self.own_encoders.items()}
         constants = bank.remembered(split_variables(variables)[1], newest)
         if self.baseline:
@@ -209,13 +210,15 @@ class LatentSpace:
         losses, metrics = [], {}
         for name, decoder in self.decoders.items():
             condition, has_latent = self._condition(decoder, batch, zones, latents)
-            keys = _keys(key, f"{name}_decoder", decoder.num_draws)
-            loss = _decoder_loss(decoder, variables, batch, condition, has_latent, keys)
+            keys = _keys(key, use := f"{name}_decoder", decoder.num_draws)
+            with jax.named_scope(use):
+                loss = _decoder_loss(decoder, variables, batch, condition, has_latent, keys)
             metrics[self.types[name].loss_name] = loss
             losses.append(self.types[name].weight * loss)
         weight = self.config.alignment.weight if self.alignments and self.sources else 0
         for pair in self.alignments if weight > 0 else ():
-            loss, more = self._alignment_loss(pair, zones, latents)
+            with jax.named_scope("alignment"):
+                loss, more = self._alignment_loss(pair, zones, latents)
             suffix = "" if len(self.alignments) == 1 else f"_{pair}"
             more = {"alignment_loss": loss, **more}
             metrics |= {f"{name}{suffix}": value for name, value in more.items()}

@@ -91,5 +91,17 @@ def test_a_step_of_generation_alone_gathers_anchors_and_what_the_energy_distance
     assert set(found) <= {"all-gather", "collective-permute", *REDUCTIONS}
 
 
+def test_the_clock_counts_each_iteration_of_a_loop(programs):
+    seven, more = (programs[f"{count} products", 1] for count in (7, 21))
+    assert more["products"] == 3 * seven["products"] > 0
+    # At the peak of 2 · 4 · 128² operations a cycle.
+    at_least = 7 * 2 * 8192 * 256 * 256 / (2 * 4 * 128**2)
+    assert at_least <= seven["products"] <= seven["cycles"] < 3 * at_least
+
+
+def test_every_step_has_an_estimate(programs):
+    assert all(facts["cycles"] > 0 for facts in programs.values())
+
+
 def test_no_program_calls_the_host(programs):
     assert [name for name, facts in programs.items() if facts["calls the host"]] == []

@@ -14,7 +14,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from lzn_jax import zoning
 from lzn_jax.modes import compilation
-from lzn_jax.run import compile_targets, sharding
+from lzn_jax.run import clock, compile_targets, sharding
 
 N, Q, STEPS = 8192, 256, 20
 STUDIES = {
@@ -54,6 +54,16 @@ def classified(latents, anchors, noise):
     return zoning.classify(latents, anchors, solver=zoning.Euler(STEPS))
 
 
+def products(count):
+    """A loop of products of 8192 x 256 and 256 x 256."""
+
+    def run(x, y, z):
+        step = lambda x, _: (jnp.tanh(x @ y[:Q]), None)  # noqa: E731
+        return jax.lax.scan(step, x, None, length=count)[0]
+
+    return run
+
+
 def of_rows(function, mesh):
     """A function of three arrays of rows, lowered for TPUs."""
     rows = jax.ShapeDtypeStruct((N, Q), jnp.float32, sharding=NamedSharding(mesh, ROWS))
@@ -76,8 +86,9 @@ PROGRAMS = {
     "decode": functools.partial(of_rows, decoded),
     "classify": functools.partial(of_rows, classified),
     **{study: functools.partial(step_of, study) for study in STUDIES},
+    **{f"{n} products": functools.partial(of_rows, products(n)) for n in (7, 21)},
 }
-ON_ONE_CHIP = ("zoning euler",)
+ON_ONE_CHIP = ("zoning euler", "7 products", "21 products")
 
 
 def main() -> None:
@@ -88,12 +99,17 @@ def main() -> None:
             started = time.perf_counter()
             compiled = lower(sharding.make_mesh(chips, devices[:chips])).compile()
             text = compiled.as_text()
+            program = clock.parse(text)
             facts = {
                 "program": name,
                 "chips": chips,
-                "collectives": [
-                    [*key, count] for key, count in compilation.collectives(text).items()
-                ],
+                "collectives": [[*key, count] for key, count in clock.collectives(program).items()],
+                "cycles": sum(clock.estimate(program).cycles.values()),
+                "products": sum(
+                    cycles
+                    for (_, kind), cycles in clock.estimate(program).cycles.items()
+                    if kind == "products"
+                ),
                 "temporaries": compiled.memory_analysis().temp_size_in_bytes,
                 "calls the host": [
                     word

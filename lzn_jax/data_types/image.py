@@ -174,7 +174,8 @@ class ViewEncoder(ImageEncoder):
         def network(variables, keys, views):
             view_keys = jax.vmap(lambda key: jax.random.split(key, 2))(keys)
             one = functools.partial(augment, settings=augmentation)
-            images = jax.vmap(jax.vmap(one))(views, view_keys)
+            with jax.named_scope("augmentation"):
+                images = jax.vmap(jax.vmap(one))(views, view_keys)
             anchors = encoder.apply(variables, images.reshape(-1, *images.shape[2:]), train=True)
             return anchors.reshape(len(views), 2, -1)
 

@@ -14,6 +14,8 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from lzn_jax.models.norm import GroupNorm
+
 # Scale of layers that should start at zero: not exactly zero, so that no gradient vanishes.
 NEAR_ZERO = 1e-10
 SQRT_2 = math.sqrt(2.0)
@@ -41,16 +43,11 @@ def dense(units: int, dtype: DTypeLike, name: str, scale: float = 1.0) -> nn.Den
     return nn.Dense(units, dtype=dtype, kernel_init=fan_average(scale), name=name)
 
 
-def group_norm(channels: int, dtype: DTypeLike, name: str) -> nn.GroupNorm:
+def group_norm(channels: int, dtype: DTypeLike, name: str) -> GroupNorm:
     """Group normalisation with the most groups, up to 32, of equal size and at least 4 channels."""
     most = min(channels // 4, 32)
-    return nn.GroupNorm(
-        num_groups=max(groups for groups in range(1, most + 1) if channels % groups == 0),
-        epsilon=1e-6,
-        use_fast_variance=False,
-        dtype=at_least_float32(dtype),
-        name=name,
-    )
+    groups = max(groups for groups in range(1, most + 1) if channels % groups == 0)
+    return GroupNorm(groups, 1e-6, dtype, name=name)
 
 
 def downsample(images: Float[Array, "b h w c"], fir: bool) -> Float[Array, "b h//2 w//2 c"]:

@@ -16,9 +16,11 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from lzn_jax.models.ncsnpp_layers import at_least_float32
+from lzn_jax.models.norm import GroupNorm
 
 EXPANSION = 4  # ratio of a bottleneck's output channels to its width
 MIN_SELECTION_UNITS = 32
+EPSILON = 1e-5  # added to variances in normalisations
 
 _ONES = nn.initializers.ones_init()
 # Uniform in +- 1 / sqrt(fan in).
@@ -99,7 +101,8 @@ class ResNet(nn.Module):
 
     def _stem_conv(self, x: Array, channels: int, size: int, stride: int, index: int) -> Array:
         x = conv(channels, size, stride, self.dtype, f"stem_conv_{index}")(x)
-        return nn.relu(group_norm(self.norm_groups, self.dtype, f"stem_norm_{index}")(x))
+        norm = GroupNorm(self.norm_groups, EPSILON, self.dtype, name=f"stem_norm_{index}")
+        return nn.relu(norm(x))
 
     def _head(self, x: Array) -> Array:
         units = [x.shape[-1]] * (self.head_layers - 1) + [self.head_dim]
@@ -111,7 +114,8 @@ class ResNet(nn.Module):
                 kernel_init=_KERNEL_INIT,
                 name=f"head_dense_{i}",
             )(x if i == 0 else nn.relu(x))
-            x = group_norm(self.norm_groups, self.dtype, f"head_norm_{i}")(x)
+            dtype = at_least_float32(self.dtype)
+            x = GroupNorm(self.norm_groups, EPSILON, dtype, name=f"head_norm_{i}")(x)
         return x
 
 
@@ -155,8 +159,8 @@ class Bottleneck(nn.Module):
         x = conv(EXPANSION * self.width, 1, stride, self.dtype, "shortcut_conv")(x)
         return self._norm("shortcut_norm")(x)
 
-    def _norm(self, name: str, scale_init: nn.initializers.Initializer = _ONES) -> nn.GroupNorm:
-        return group_norm(self.norm_groups, self.dtype, name, scale_init)
+    def _norm(self, name: str, scale_init: nn.initializers.Initializer = _ONES) -> GroupNorm:
+        return GroupNorm(self.norm_groups, EPSILON, self.dtype, scale_init, name=name)
 
 
 class SelectiveKernel(nn.Module):
@@ -174,16 +178,18 @@ class SelectiveKernel(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 {self.width}"]:
         h = conv(2 * self.width, 3, self.stride, self.dtype, "conv")(x)
-        h = nn.relu(group_norm(self.norm_groups, self.dtype, "norm")(h))
+        h = nn.relu(GroupNorm(self.norm_groups, EPSILON, self.dtype, name="norm")(h))
         branches = h.reshape(*h.shape[:-1], 2, self.width)
         summary = jnp.mean(jnp.sum(branches, axis=-2), axis=(1, 2))
         share = max(self.width * self.ratio, MIN_SELECTION_UNITS)
         units = math.ceil(share / self.norm_groups) * self.norm_groups
         hidden = self._dense(units, "squeeze")(summary)
-        hidden = nn.relu(group_norm(self.norm_groups, self.dtype, "squeeze_norm")(hidden))
+        norm = GroupNorm(self.norm_groups, EPSILON, self.dtype, name="squeeze_norm")
+        hidden = nn.relu(norm(hidden))
         logits = self._dense(2 * self.width, "select")(hidden)
         logits = logits.reshape(-1, 1, 1, 2, self.width).astype(at_least_float32(self.dtype))
-        return jnp.sum(branches * nn.softmax(logits, axis=-2), axis=-2)
+        shares = nn.softmax(logits, axis=-2)
+        return jnp.sum(branches * shares, axis=-2).astype(self.dtype)
 
     def _dense(self, units: int, name: str) -> nn.Dense:
         return nn.Dense(
@@ -223,20 +229,3 @@ def _pointwise(
     pixels = images[:, :: strides[0], :: strides[1]]
     flat = pixels.reshape(-1, pixels.shape[-1])
     return jnp.matmul(flat, kernel[0, 0], precision=precision).reshape(*pixels.shape[:-1], -1)
-
-
-def group_norm(
-    groups: int,
-    dtype: DTypeLike,
-    name: str,
-    scale_init: nn.initializers.Initializer = _ONES,
-) -> nn.GroupNorm:
-    """Group normalisation over channels and pixels, if any, in float32 or better."""
-    return nn.GroupNorm(
-        num_groups=groups,
-        epsilon=1e-5,
-        use_fast_variance=False,
-        scale_init=scale_init,
-        dtype=at_least_float32(dtype),
-        name=name,
-    )

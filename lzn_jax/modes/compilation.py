@@ -1,10 +1,9 @@
 """--mode=compile: compiles a training step for other hardware and reports whether it fits."""
 
 import logging
-import re
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from typing import Any
 
 import jax
@@ -14,13 +13,9 @@ from ml_collections import ConfigDict
 from lzn_jax import optimization, train, train_state
 from lzn_jax.configuration import EXIT_DOES_NOT_FIT, EXIT_DONE
 from lzn_jax.latent_space import LatentSpace
-from lzn_jax.run import compile_targets, costs, sharding
+from lzn_jax.run import clock, compile_targets, costs, sharding
 from lzn_jax.run.sharding import examples_at_a_time
 
-_COLLECTIVE = re.compile(
-    r"\b(all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)(-start)?\("
-)
-_CALLS = re.compile(r"(?:calls|to_apply|\w*computations?)=(\{[^}]*\}|%[\w.\-]+)")
 _log = logging.getLogger(__name__)
 
 
@@ -54,8 +49,10 @@ def compile_step(config: ConfigDict, name: str) -> int:
         fits = False
     else:
         fits = _report_memory(compiled, machine.memory)
-        for (where, kind), count in sorted(collectives(str(compiled.as_text())).items()):
-            _report(f"collectives {where}", f"{count} {kind}")
+        program = clock.parse(str(compiled.as_text()))
+        for (where, collective), count in sorted(clock.collectives(program).items()):
+            _report(f"collectives {where}", f"{count} {collective}")
+        _report_clock(clock.estimate(program), cost.total / mesh.size, kind)
     _report("fits", "yes" if fits else "no")
     return EXIT_DONE if fits else EXIT_DOES_NOT_FIT
 
@@ -75,6 +72,29 @@ def _report_cost(config: ConfigDict, operations: float, kind: str, chips: int) -
     original = config.reporting.original_gpu_hours
     beside = "" if original is None else f"; the original took {original:,.0f} A100 hours"
     _report("chip hours", f"{hours:.3g} for {updates:,} updates without evaluation{beside}")
+
+
+def _report_clock(estimate: clock.Estimate, operations: float, device_kind: str) -> None:
+    """Prints the seconds that the compiler estimates for an update, by part and kind."""
+    rate, peak = clock.cycles_per_second(device_kind), costs.peak_rate(device_kind)
+    if not (rate and peak and estimate.cycles):
+        return
+    total = sum(estimate.cycles.values())
+    share = operations / peak / (total / rate)
+    _report(
+        "seconds per update, compiler's estimate",
+        f"{total / rate:.3g}, {total / 1e6:.4g} million cycles, {share:.1%} of the bfloat16 peak",
+    )
+    by_part: dict[str, Counter[str]] = defaultdict(Counter)
+    for (part, kind), cycles in estimate.cycles.items():
+        by_part[part][kind] += cycles
+        by_part["all"][kind] += cycles
+    for part, kinds in sorted(by_part.items(), key=lambda item: -item[1].total()):
+        shares = ", ".join(f"{kind} {n / kinds.total():.0%}" for kind, n in kinds.most_common())
+        whole = f"{kinds.total() / rate:.3g} s, {kinds.total() / total:.1%}"
+        _report(f"estimate, {part}", f"{whole}: {shares}")
+    named = ", ".join(f"{count} {kind}" for kind, count in estimate.unknown.most_common())
+    _report("without an estimate", f"{named or 'nothing'}; {estimate.loops} loops counted once")
 
 
 def _report_memory(compiled: jax.stages.Compiled, available: float) -> bool:
@@ -114,30 +134,6 @@ def batch_shapes(space: LatentSpace, config: ConfigDict) -> dict[str, jax.ShapeD
         rows |= data_type.column_shapes()
     size = config.training.batch_size
     return {n: jax.ShapeDtypeStruct((size, *row.shape), row.dtype) for n, row in rows.items()}
-
-
-def collectives(program: str) -> Counter[tuple[str, str]]:
-    """Number of collectives in a compiled program by place (in or outside loops) and kind.
-
-    An all-reduce followed by slicing into shards, fused on TPUs, counts as reduce-scatter.
-    """
-    parts = re.split(r"\n(?=(?:ENTRY )?%?[\w.\-]+ \()", program)
-    computations = {part.removeprefix("ENTRY ").split(" ", 1)[0]: part for part in parts}
-    inside = set(re.findall(r"(?:body|condition)=(%[\w.\-]+)", program))
-    pending = list(inside)
-    while pending:
-        called = set(
-            re.findall(r"%[\w.\-]+", " ".join(_CALLS.findall(computations[pending.pop()])))
-        )
-        pending += called - inside
-        inside |= called
-    counts: Counter[tuple[str, str]] = Counter()
-    for name, part in computations.items():
-        where = "in loops" if name in inside else "outside loops"
-        for match in _COLLECTIVE.finditer(part):
-            kind = "reduce-scatter" if "all-reduce-scatter" in name else match[1]
-            counts[where, kind] += 1
-    return counts
 
 
 class _CompileTime:

@@ -25,6 +25,7 @@ from lzn_jax.models import ncsnpp_layers as layers
 from lzn_jax.models.labels import LabelAnchors
 from lzn_jax.models.mlp import MLPGenerator
 from lzn_jax.models.ncsnpp import NCSNppDecoder, NCSNppEncoder
+from lzn_jax.models.norm import GroupNorm
 
 SMALL = {
     "features": 8,
@@ -163,7 +164,7 @@ def test_bfloat16_network_returns_float32_near_float32_network(name):
     assert 1e-4 < error < 0.05
 
 
-def test_compute_dtype_reaches_every_layer_and_spares_norms_and_softmax():
+def test_compute_dtype_reaches_every_layer_and_spares_statistics_and_softmax():
     dtypes = collections.defaultdict(set)
 
     def record(call, args, kwargs, context):
@@ -177,9 +178,11 @@ def test_compute_dtype_reaches_every_layer_and_spares_norms_and_softmax():
     with nn.intercept_methods(record):
         init = jax.make_jaxpr(functools.partial(module.init, train=False))
         jaxpr = init(jax.random.key(0), *inputs)
-    assert dtypes[nn.Conv] == dtypes[nn.Dense] == {"bfloat16"}
-    assert dtypes[nn.GroupNorm] == dtypes[layers.OutputHead] == {"float32"}
-    assert set(re.findall(r":(\w+)\[[\d,]*\] = exp ", str(jaxpr))) == {"f32"}
+    assert dtypes[nn.Conv] == dtypes[nn.Dense] == dtypes[GroupNorm] == {"bfloat16"}
+    assert dtypes[layers.OutputHead] == {"float32"}
+    for operation in ("rsqrt", "exp"):  # of statistics, of softmax
+        found = re.findall(rf":(\w+)\[[\d,]*\] = {operation} ", str(jaxpr))
+        assert set(found) == {"f32"}
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """--mode=compile: what it says of a step, on fake devices of the CPU in a slice's place."""
 
 import types
+from collections import Counter
 
 import jax
 import numpy as np
@@ -11,7 +12,7 @@ from lzn_jax import data, main
 from lzn_jax.data import load_data
 from lzn_jax.latent_space import LatentSpace
 from lzn_jax.modes import compilation
-from lzn_jax.run import compile_targets, costs, sharding
+from lzn_jax.run import clock, compile_targets, costs, sharding
 
 # Two loops, one inside the other's computations; operands and calls as XLA prints them.
 PROGRAM = """HloModule jit_step, entry_computation_layout={()->f32[]}
@@ -49,12 +50,30 @@ ENTRY %main.6 (p: f32[1]) -> f32[] {
 
 
 def test_collectives_are_counted_by_kind_inside_and_outside_of_loops():
-    assert compilation.collectives(PROGRAM) == {
+    assert clock.collectives(clock.parse(PROGRAM)) == {
         ("outside loops", "all-gather"): 2,
         ("outside loops", "reduce-scatter"): 1,
         ("in loops", "all-reduce"): 1,
         ("in loops", "collective-permute"): 1,
     }
+
+
+def test_the_estimate_is_printed_by_part_and_kind(capsys):
+    cycles = {("encoder", "products"): 600, ("encoder", "copies"): 150, ("zoning", "products"): 750}
+    device = "TPU v5 lite"
+    estimate = clock.Estimate(cycles, 2, Counter({"sort": 3}))
+    compilation._report_clock(estimate, 0.25 * 197e12 * 1e-6, device)
+    assert capsys.readouterr().out.splitlines() == [
+        "seconds per update, compiler's estimate: 1e-06, 0.0015 million cycles, 25.0% of the "
+        "bfloat16 peak",
+        "estimate, all: 1e-06 s, 100.0%: products 90%, copies 10%",
+        "estimate, encoder: 5e-07 s, 50.0%: products 80%, copies 20%",
+        "estimate, zoning: 5e-07 s, 50.0%: products 100%",
+        "without an estimate: 3 sort; 2 loops counted once",
+    ]
+    for nothing in ((clock.Estimate({}, 0, Counter()), device), (estimate, "NVIDIA H100")):
+        compilation._report_clock(nothing[0], 1.0, nothing[1])
+        assert capsys.readouterr().out == ""
 
 
 @pytest.fixture
