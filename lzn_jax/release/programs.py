@@ -69,7 +69,8 @@ def programs(trained: TrainedModel) -> dict[str, Program]:
     for name in space.decoders:
         given = class_type if name == main else None
         what = f"{plural[name]} of {plural[given] if given else 'the prior'}"
-        made[f"sample_{name}"] = program(what, _decode, given, target=name)
+        scale = trained.default_scale(given, name) if given else 1.0
+        made[f"sample_{name}"] = program(what, _decode, given, target=name, scale=scale)
     return made
 
 
@@ -127,9 +128,14 @@ def _classify(
 
 
 def _decode(
-    space: LatentSpace, model: Model, inputs: Inputs, source: str | None, target: str
+    space: LatentSpace,
+    model: Model,
+    inputs: Inputs,
+    source: str | None,
+    target: str,
+    scale: float = 1.0,
 ) -> dict[str, Array]:
-    """Samples of the target, from the prior if there is no source (α = 1 without a noise scale)."""
+    """Samples of the target, from the prior if there is no source; `scale` is the default α."""
     key, index = jax.random.key(inputs["seed"]), inputs["index"]
     request: dict[str, Any] = {"index": index, "latents": None}
     samples = None if source is None else inputs[space.types[source].output]
@@ -137,8 +143,8 @@ def _decode(
         request["latents"] = inference.prior(space, key, index, "prior")
     if space.encoders and source is not None:
         encoded = {"samples": samples, "index": index}
-        scale = inputs.get("noise_scale", 1.0)
-        request["latents"] = inference.encode(space, model, key, scale, encoded, source)
+        alpha = inputs.get("noise_scale", scale)
+        request["latents"] = inference.encode(space, model, key, alpha, encoded, source)
     if inference.reads_samples(space, source, target):
         request["samples"] = samples
     decoded = inference.decode(space, model, key, request, source, target)

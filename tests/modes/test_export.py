@@ -60,7 +60,7 @@ COMPARED = [  # programs of a run, compared with the trained model
     ("batch", "classify_image"),
     ("generation", "sample_image"),
     ("representation", "embed_image"),
-    ("text", "sample_text"),
+    ("text", "sample_text", "sample_image"),
     ("property", "translate_image_property"),
 ]
 COMPARED_SLOWLY = [
