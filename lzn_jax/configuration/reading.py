@@ -169,9 +169,9 @@ def sibling(
     """The config `name`, unchecked and mutable, from the folder of the config file `file`.
 
     Falls back to the package's own config of that name. For configs that only list their changes to
-    another: `config = sibling(__file__, "digits_gen")`. `changes` are
-    values by dotted name, such as other `types`; fields of parts that this leaves unnamed are left
-    out. Raises UserError if there is no such config.
+    a different one: `config = sibling(__file__, "digits_gen")`. `changes` are values by dotted
+    name, such as other `types`; fields of parts that they no longer name are left out. Raises
+    UserError if there is no such config.
     """
     path = Path(file).with_name(f"{name}.py")
     shipped = SHIPPED / path.name
