@@ -25,8 +25,12 @@ PROGRAM = """HloModule jit_step, entry_computation_layout={()->f32[]}
   ROOT %inner = f32[8] all-reduce(%p), to_apply=%add.1
 }
 
+%called.7 (p: f32[8]) -> f32[8] {
+  ROOT %reduced = f32[8] fusion(%p), kind=kCustom, calls=%fused.2
+}
+
 %body.3 (state: f32[8]) -> f32[8] {
-  %reduced = f32[8] fusion(%state), kind=kCustom, calls=%fused.2
+  %reduced = f32[8] call(%state), to_apply=%called.7
   ROOT %permuted = f32[8] collective-permute(%reduced)
 }
 
