@@ -546,7 +546,7 @@ MUTANTS = (
         '"index": 0 * inputs["index"]}',
         EXPORTED,
     ),
-    Mutant("release/programs.py", '"noise_scale", 1.0', '"noise_scale", 0.5', EXPORTED),
+    Mutant("release/programs.py", '"noise_scale", scale)', '"noise_scale", 0.5)', EXPORTED),
     Mutant("release/programs.py", '("cpu", "cuda", "tpu")', '("cpu", "tpu")', EXPORT + "lowered"),
     Mutant("release/programs.py", "_LOCATIONS, 0)", "_LOCATIONS, 9)", EXPORT + "lowered"),
     Mutant(
