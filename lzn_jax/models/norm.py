@@ -33,8 +33,8 @@ class GroupNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b *pixels c"]) -> Float[Array, "b *pixels c"]:
         shape = x.shape[-1:]
-        scale = self.param("scale", self.scale_init, shape)
-        bias = self.param("bias", nn.initializers.zeros_init(), shape)
+        scale = jnp.asarray(self.param("scale", self.scale_init, shape))  # it may be NumPy's
+        bias = jnp.asarray(self.param("bias", nn.initializers.zeros_init(), shape))
         return group_norm(x, scale, bias, self.num_groups, self.epsilon).astype(self.dtype)
 
 
