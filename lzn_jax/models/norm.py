@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 class GroupNorm(nn.Module):
     """Group normalisation over pixels, if any, and the channels of a group.
 
-    Parameters are those of `flax.linen.GroupNorm`. Statistics are computed in float32 or better.
+    It has the parameters of `flax.linen.GroupNorm`. Statistics are computed in float32 or better.
 
     Attributes:
       num_groups: a divisor of the number of channels.
