@@ -155,8 +155,9 @@ def test_evaluate_makes_the_same_summary_from_the_checkpoint(trained):
     metrics = (trained / "metrics.jsonl").read_bytes()
     assert _run(trained, "--mode=evaluate") == 0
     after = json.loads((trained / "summary.json").read_text())
+    # Training uses one device and evaluation eight: pixels in [-1, 1] are rounded differently.
     for name, value in after.items():
-        assert value == pytest.approx(before[name], rel=1e-6), name
+        assert value == pytest.approx(before[name], rel=1e-6, abs=2**-24), name
     assert (trained / "metrics.jsonl").read_bytes() == metrics
 
 
