@@ -258,8 +258,8 @@ def _loop(
     the evaluation when it resumes, and loses no step.
     """
     config, goodput = run.config, run.goodput
-    peak = costs.peak_rate(run.mesh.devices.flat[0].device_kind)
-    peak_steps = None if peak is None else peak * run.mesh.size / operations
+    chip = costs.chip(run.mesh.devices.flat[0].device_kind)
+    peak_steps = None if chip is None else chip.operations * run.mesh.size / operations
     step = saved = int(state.step)  # a restored step is saved already
     must_stop = False
     with (

@@ -14,9 +14,10 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from lzn_jax import zoning
 from lzn_jax.modes import compilation
-from lzn_jax.run import clock, compile_targets, sharding
+from lzn_jax.run import clock, compile_targets, costs, sharding
 
 N, Q, STEPS = 8192, 256, 20
+V5E = costs.chip("TPU v5 lite")
 STUDIES = {
     "generation": ("configs/digits_gen.py", {"latent__solver": "dpm"}),
     "representation": ("configs/digits_repr.py", {}),
@@ -100,14 +101,15 @@ def main() -> None:
             compiled = lower(sharding.make_mesh(chips, devices[:chips])).compile()
             text = compiled.as_text()
             program = clock.parse(text)
+            estimate = clock.estimate(program, V5E)
             facts = {
                 "program": name,
                 "chips": chips,
                 "collectives": [[*key, count] for key, count in clock.collectives(program).items()],
-                "cycles": sum(clock.estimate(program).cycles.values()),
+                "cycles": estimate.cycles,
                 "products": sum(
-                    cycles
-                    for (_, kind), cycles in clock.estimate(program).cycles.items()
+                    seconds * V5E.cycles
+                    for (_, kind), seconds in estimate.seconds.items()
                     if kind == "products"
                 ),
                 "temporaries": compiled.memory_analysis().temp_size_in_bytes,

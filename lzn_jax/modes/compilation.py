@@ -52,18 +52,19 @@ def compile_step(config: ConfigDict, name: str) -> int:
         program = clock.parse(str(compiled.as_text()))
         for (where, collective), count in sorted(clock.collectives(program).items()):
             _report(f"collectives {where}", f"{count} {collective}")
-        _report_clock(clock.estimate(program), cost.total / mesh.size, kind)
+        if chip := costs.chip(kind):
+            _report_clock(clock.estimate(program, chip), cost.total / mesh.size / chip.operations)
     _report("fits", "yes" if fits else "no")
     return EXIT_DONE if fits else EXIT_DOES_NOT_FIT
 
 
 def _report_cost(config: ConfigDict, operations: float, kind: str, chips: int) -> None:
     """Prints the time of an update and the chip hours of the run, if the chips' peak is known."""
-    peak = costs.peak_rate(kind)
-    if peak is None:
+    chip = costs.chip(kind)
+    if chip is None:
         return
     share, updates = config.reporting.assumed_mfu, config.training.num_steps
-    seconds = operations / (peak * chips)
+    seconds = operations / (chip.operations * chips)
     hours = seconds / share * chips * updates / 3600
     there = f"at {share:.0%} of it, the assumption reporting.assumed_mfu"
     _report(
@@ -74,27 +75,27 @@ def _report_cost(config: ConfigDict, operations: float, kind: str, chips: int) -
     _report("chip hours", f"{hours:.3g} for {updates:,} updates without evaluation{beside}")
 
 
-def _report_clock(estimate: clock.Estimate, operations: float, device_kind: str) -> None:
-    """Prints the seconds that the compiler estimates for an update, by part and kind."""
-    rate, peak = clock.cycles_per_second(device_kind), costs.peak_rate(device_kind)
-    if not (rate and peak and estimate.cycles):
-        return
-    total = sum(estimate.cycles.values())
-    share = operations / peak / (total / rate)
-    _report(
-        "seconds per update, compiler's estimate",
-        f"{total / rate:.3g}, {total / 1e6:.4g} million cycles, {share:.1%} of the bfloat16 peak",
-    )
-    by_part: dict[str, Counter[str]] = defaultdict(Counter)
-    for (part, kind), cycles in estimate.cycles.items():
-        by_part[part][kind] += cycles
-        by_part["all"][kind] += cycles
+def _report_clock(estimate: clock.Estimate, at_peak: float) -> None:
+    """Prints the estimated seconds of an update by part and kind; `at_peak` are those at peak."""
+    total = sum(estimate.seconds.values())
+    if estimate.cycles is None:
+        name = "seconds per update, lower bound"
+        value = f"{total:.3g}, each fusion at the chip's peak or at its bandwidth"
+    else:
+        name = "seconds per update, compiler's estimate"
+        value = f"{total:.3g}, {estimate.cycles / 1e6:.4g} million cycles"
+    _report(name, f"{value}, {at_peak / total:.1%} of the bfloat16 peak")
+    by_part: dict[str, Any] = defaultdict(Counter)
+    for (part, kind), seconds in estimate.seconds.items():
+        for key in (part, "all"):
+            by_part[key][kind] += seconds
     for part, kinds in sorted(by_part.items(), key=lambda item: -item[1].total()):
         shares = ", ".join(f"{kind} {n / kinds.total():.0%}" for kind, n in kinds.most_common())
-        whole = f"{kinds.total() / rate:.3g} s, {kinds.total() / total:.1%}"
+        whole = f"{kinds.total():.3g} s, {kinds.total() / total:.1%}"
         _report(f"estimate, {part}", f"{whole}: {shares}")
     named = ", ".join(f"{count} {kind}" for kind, count in estimate.unknown.most_common())
-    _report("without an estimate", f"{named or 'nothing'}; {estimate.loops} loops counted once")
+    unknown = f"{named}, {estimate.bound:.2g} s by their bytes" if named else "nothing"
+    _report("without an estimate", f"{unknown}; {estimate.loops} loops counted once")
 
 
 def _report_memory(compiled: jax.stages.Compiled, available: float) -> bool:

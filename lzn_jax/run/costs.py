@@ -1,4 +1,4 @@
-"""Floating-point operations of a traced function, with loops counted in full; peaks of chips."""
+"""Floating-point operations of a traced function, with loops counted in full; speeds of chips."""
 
 import math
 from collections.abc import Iterator
@@ -20,22 +20,36 @@ class Cost(NamedTuple):
     inside: float
 
 
-# Dense bfloat16 operations per second by the beginning of the device kind, from data sheets.
-_PEAKS = {
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5": 459e12,
-    "TPU v6 lite": 918e12,
-    "NVIDIA A100": 312e12,
-    "NVIDIA H100": 989e12,
-    "NVIDIA H200": 989e12,
+class Chip(NamedTuple):
+    """What a chip does in a second, from data sheets.
+
+    Attributes:
+      operations: dense bfloat16 operations.
+      bandwidth: bytes read from or written to its memory.
+      cycles: of the clock in which its compiler estimates time, None where it does not.
+    """
+
+    operations: float
+    bandwidth: float
+    cycles: float | None = None
+
+
+# By the beginning of the device kind.
+_CHIPS = {
+    "TPU v4": Chip(275e12, 1228e9, 1.05e9),
+    "TPU v5 lite": Chip(197e12, 819e9, 1.5e9),
+    "TPU v5": Chip(459e12, 2765e9, 1.75e9),
+    "TPU v6 lite": Chip(918e12, 1640e9, 1.75e9),
+    "NVIDIA A100": Chip(312e12, 2039e9),
+    "NVIDIA H100": Chip(989e12, 3352e9),
+    "NVIDIA H200": Chip(989e12, 4800e9),
 }
 
 
-def peak_rate(device_kind: str) -> float | None:
-    """Dense bfloat16 operations per second of a device, None if they are not known here."""
-    known = [kind for kind in _PEAKS if device_kind.startswith(kind)]
-    return _PEAKS[max(known, key=len)] if known else None
+def chip(device_kind: str) -> Chip | None:
+    """What a device does in a second, None if it is not known here."""
+    known = [kind for kind in _CHIPS if device_kind.startswith(kind)]
+    return _CHIPS[max(known, key=len)] if known else None
 
 
 def count_operations(jaxpr: core.ClosedJaxpr, scope: str = "zoning") -> Cost:

@@ -63,21 +63,25 @@ def test_collectives_are_counted_by_kind_inside_and_outside_of_loops():
 
 
 def test_the_estimate_is_printed_by_part_and_kind(capsys):
-    cycles = {("encoder", "products"): 600, ("encoder", "copies"): 150, ("zoning", "products"): 750}
-    device = "TPU v5 lite"
-    estimate = clock.Estimate(cycles, 2, Counter({"sort": 3}))
-    compilation._report_clock(estimate, 0.25 * 197e12 * 1e-6, device)
+    seconds = {("encoder", "products"): 4e-7, ("encoder", "copies"): 1e-7}
+    seconds |= {("zoning", "products"): 5e-7}
+    estimate = clock.Estimate(seconds, 1500, 2, Counter({"sort": 3}), 2e-8)
+    compilation._report_clock(estimate, 0.25e-6)
     assert capsys.readouterr().out.splitlines() == [
         "seconds per update, compiler's estimate: 1e-06, 0.0015 million cycles, 25.0% of the "
         "bfloat16 peak",
         "estimate, all: 1e-06 s, 100.0%: products 90%, copies 10%",
         "estimate, encoder: 5e-07 s, 50.0%: products 80%, copies 20%",
         "estimate, zoning: 5e-07 s, 50.0%: products 100%",
-        "without an estimate: 3 sort; 2 loops counted once",
+        "without an estimate: 3 sort, 2e-08 s by their bytes; 2 loops counted once",
     ]
-    for nothing in ((clock.Estimate({}, 0, Counter()), device), (estimate, "NVIDIA H100")):
-        compilation._report_clock(nothing[0], 1.0, nothing[1])
-        assert capsys.readouterr().out == ""
+    compilation._report_clock(clock.Estimate(seconds, None, 0, Counter(), 0.0), 0.25e-6)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == (
+        "seconds per update, lower bound: 1e-06, each fusion at the chip's peak or at its "
+        "bandwidth, 25.0% of the bfloat16 peak"
+    )
+    assert lines[-1] == "without an estimate: nothing; 0 loops counted once"
 
 
 @pytest.fixture
@@ -128,7 +132,8 @@ def test_operations_time_and_cost_of_a_run(kind_is_known, hours, fake_slice, cap
     fake_slice(1e9)
     cost = costs.Cost(2000.0, 50.0)
     monkeypatch.setattr(compilation, "lower_step", lambda *_: (Lowered(), cost))
-    monkeypatch.setattr(costs, "peak_rate", lambda kind: 100.0 if kind_is_known else None)
+    chip = costs.Chip(100.0, 1.0) if kind_is_known else None
+    monkeypatch.setattr(costs, "chip", lambda kind: chip)
     changes = {"training__num_steps": 3600, "reporting__assumed_mfu": 0.25}
     assert _compile(**changes, reporting__original_gpu_hours=hours) == 4
     lines = capsys.readouterr().out.splitlines()

@@ -44,7 +44,7 @@ def test_a_trace_has_the_updates_that_are_named(
 def test_a_run_writes_its_mfu_and_a_trace_in_which_zoning_has_its_name(
     tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr(costs, "peak_rate", lambda kind: 1e9)
+    monkeypatch.setattr(costs, "chip", lambda kind: costs.Chip(1e9, 1e9))
     changes = {"training__num_steps": 3, "reporting__profile_steps": "1:2"}
     changes |= {"training__batch_size": 16, "training__devices": "all"}
     assert main.main(small.flags("configs/digits_repr.py", tmp_path / "run", **changes)) == 0

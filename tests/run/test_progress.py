@@ -86,14 +86,14 @@ def test_rates_count_steps_and_the_wait_for_data_but_no_evaluation(peak_steps):
 
 
 @pytest.mark.parametrize(
-    ("kind", "peak"),
+    ("kind", "speeds"),
     [
-        ("TPU v5 lite", 197e12),
-        ("TPU v5p", 459e12),
-        ("TPU v6 lite", 918e12),
-        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("TPU v5 lite", (197e12, 819e9, 1.5e9)),
+        ("TPU v5p", (459e12, 2765e9, 1.75e9)),
+        ("TPU v6 lite", (918e12, 1640e9, 1.75e9)),
+        ("NVIDIA H100 80GB HBM3", (989e12, 3352e9, None)),
         ("cpu", None),
     ],
 )
-def test_the_peak_of_a_device_is_that_of_its_kind(kind, peak):
-    assert costs.peak_rate(kind) == peak
+def test_the_speeds_of_a_device_are_those_of_its_kind(kind, speeds):
+    assert costs.chip(kind) == speeds
