@@ -179,17 +179,17 @@ class SelectiveKernel(nn.Module):
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 {self.width}"]:
         h = conv(2 * self.width, 3, self.stride, self.dtype, "conv")(x)
         h = nn.relu(GroupNorm(self.norm_groups, EPSILON, self.dtype, name="norm")(h))
-        branches = h.reshape(*h.shape[:-1], 2, self.width)
-        summary = jnp.mean(jnp.sum(branches, axis=-2), axis=(1, 2))
+        first, second = jnp.split(h, 2, axis=-1)
+        summary = jnp.mean(first + second, axis=(1, 2))
         share = max(self.width * self.ratio, MIN_SELECTION_UNITS)
         units = math.ceil(share / self.norm_groups) * self.norm_groups
         hidden = self._dense(units, "squeeze")(summary)
         norm = GroupNorm(self.norm_groups, EPSILON, self.dtype, name="squeeze_norm")
         hidden = nn.relu(norm(hidden))
         logits = self._dense(2 * self.width, "select")(hidden)
-        logits = logits.reshape(-1, 1, 1, 2, self.width).astype(at_least_float32(self.dtype))
-        shares = nn.softmax(logits, axis=-2)
-        return jnp.sum(branches * shares, axis=-2).astype(self.dtype)
+        logits = logits.reshape(-1, 2, self.width).astype(at_least_float32(self.dtype))
+        one, other = jnp.split(nn.softmax(logits, axis=1)[:, :, None, None], 2, axis=1)
+        return (first * one[:, 0] + second * other[:, 0]).astype(self.dtype)
 
     def _dense(self, units: int, name: str) -> nn.Dense:
         return nn.Dense(

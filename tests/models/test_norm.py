@@ -44,6 +44,18 @@ def test_values_and_gradients_are_those_of_float64_at_any_mean(shape, ratio):
         assert np.max(np.abs(np.asarray(a) - np.asarray(b))) < 1e-5 * np.max(np.abs(b))
 
 
+@pytest.mark.parametrize(("ratio", "most"), [(0, 1e-6), (10, 2e-5), (100, 2**-9)])
+def test_bfloat16_loses_less_than_its_own_rounding(ratio, most):
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(ratio + rng.normal(size=(2, 17, 9, 24)), jnp.bfloat16)
+    scale, bias = jnp.asarray(rng.normal(size=(2, 24)), jnp.float32)
+    y = group_norm(x, scale, bias, GROUPS, EPSILON)
+    with jax.enable_x64(True):
+        exact = np.asarray(defined(np.asarray(x, np.float64), scale, bias))
+    assert y.dtype == jnp.float32
+    assert np.max(np.abs(np.asarray(y) - exact)) < most * np.max(np.abs(exact))
+
+
 def test_equal_values_give_the_bias():
     x = jnp.full((2, 3, 3, 16), 7.3)
     y = group_norm(x, jnp.full(16, 2.0), jnp.arange(16.0), GROUPS, EPSILON)
