@@ -37,21 +37,21 @@ _256_PIXELS = (
     "--config.encoder.stem=imagenet",
     "--config.decoder.patch_size=4",
 )
+_BFLOAT16 = "--config.training.compute_dtype=bfloat16"
 ROWS = {
     "imagenet_repr": Row("imagenet_repr", "v5e:16x16", (_at_a_time(None),)),
     "cifar10_joint": Row("cifar10_joint", "v5e:4x4", (_at_a_time(400),)),
-    "cifar10_gen": Row("cifar10_gen", "v5e:4x4", (_at_a_time(400),)),
-    "cifar10_meanflow": Row("cifar10_meanflow", "v5e:4x4", (_at_a_time(400),), low_effort=True),
-    "cifar10_alone": Row("cifar10_alone", "v5e:4x4"),
-    "afhq_cat_gen": Row("afhq_cat_gen", "v5e:4x4", (_at_a_time(16),), low_effort=True),
-    "image_text": Row("image_text", "v5e:4x4", (_TOKENS,)),
+    "cifar10_joint_bfloat16": Row("cifar10_joint", "v5e:4x4", (_BFLOAT16,)),
+    "cifar10_alone": Row("cifar10_alone", "v5e:4x4", (), low_effort=True),
+    "image_text": Row("image_text", "v5e:4x4", (_TOKENS,), low_effort=True),
     "image_text_256": Row("image_text", "v5e:4x4", (_TOKENS, *_256_PIXELS), low_effort=True),
+    "afhq_cat_gen": Row("afhq_cat_gen", "v5e:4x4", (_at_a_time(16),), low_effort=True),
     "imagenet_repr_gpu": Row("imagenet_repr", "h100:1", (_at_a_time(128),)),
     "cifar10_joint_gpu": Row("cifar10_joint", "h100:1", (_at_a_time(200),)),
     "cifar10_alone_gpu": Row("cifar10_alone", "h100:1", (_at_a_time(400),)),
-    "afhq_cat_gen_gpu": Row("afhq_cat_gen", "h100:1", (_at_a_time(8),)),
     "image_text_gpu": Row("image_text", "h100:1", (_at_a_time(64), _TOKENS)),
-}  # fmt: skip
+    "afhq_cat_gen_gpu": Row("afhq_cat_gen", "h100:1", (_at_a_time(8),)),
+}
 COLUMNS = ("images at a time", "operations", "state", "temporaries", "seconds", "share of the peak")
 
 

@@ -52,15 +52,29 @@ def group_norm(channels: int, dtype: DTypeLike, name: str) -> GroupNorm:
 
 def downsample(images: Float[Array, "b h w c"], fir: bool) -> Float[Array, "b h//2 w//2 c"]:
     """Halves even height and width: FIR filter (1, 3, 3, 1) / 8 per axis, or 2x2 means."""
-    halve = _fir_halve if fir else _mean_halve
-    return halve(halve(images, axis=1), axis=2)
+    rows, columns = (_doubling(side // 2, fir).T / 2 for side in images.shape[1:3])
+    return _resampled(images, rows, columns)
 
 
 def upsample(images: Float[Array, "b h w c"], fir: bool) -> Float[Array, "b 2*h 2*w c"]:
     """Doubles height and width: FIR filter (1, 3, 3, 1) / 4 per axis, or nearest neighbour."""
-    if fir:
-        return _fir_double(_fir_double(images, axis=1), axis=2)
-    return jnp.repeat(jnp.repeat(images, 2, axis=1), 2, axis=2)
+    rows, columns = (_doubling(side, fir) for side in images.shape[1:3])
+    return _resampled(images, rows, columns)
+
+
+def _doubling(side: int, fir: bool) -> np.ndarray:
+    """Matrix (2 side, side) that doubles an axis, with zeros outside."""
+    taps = np.array((1, 3, 3, 1)) / 4 if fir else np.array((0, 1, 1, 0))
+    matrix = np.zeros((2 * side + 2, side))
+    for i in range(side):
+        matrix[2 * i : 2 * i + 4, i] = taps
+    return matrix[1:-1]
+
+
+def _resampled(images: Array, rows: np.ndarray, columns: np.ndarray) -> Array:
+    # Products with small matrices: interleaved rows and columns are copies on a TPU.
+    matrices = (jnp.asarray(matrix, images.dtype) for matrix in (rows, columns))
+    return jnp.einsum("bhwc,ih,jw->bijc", images, *matrices, precision=jax.lax.Precision.HIGHEST)
 
 
 def space_to_depth(
@@ -79,38 +93,6 @@ def depth_to_space(
     b, h, w, _ = patches.shape
     blocks = patches.reshape(b, h, w, size, size, -1)
     return blocks.swapaxes(2, 3).reshape(b, h * size, w * size, -1)
-
-
-def _mean_halve(x: Array, axis: int) -> Array:
-    even, odd = _even_and_odd(x, axis)
-    return (even + odd) / 2
-
-
-def _fir_halve(x: Array, axis: int) -> Array:
-    even, odd = _even_and_odd(x, axis)
-    return (_shifted(odd, axis, 1) + 3 * (even + odd) + _shifted(even, axis, -1)) / 8
-
-
-def _fir_double(x: Array, axis: int) -> Array:
-    # Polyphase form: only two of the four taps on the zero-stuffed signal meet a sample.
-    even = (_shifted(x, axis, 1) + 3 * x) / 4
-    odd = (3 * x + _shifted(x, axis, -1)) / 4
-    doubled = (*x.shape[:axis], 2 * x.shape[axis], *x.shape[axis + 1 :])
-    return jnp.stack([even, odd], axis=axis + 1).reshape(doubled)
-
-
-def _even_and_odd(x: Array, axis: int) -> tuple[Array, Array]:
-    size = x.shape[axis]
-    even = jax.lax.slice_in_dim(x, 0, size, stride=2, axis=axis)
-    odd = jax.lax.slice_in_dim(x, 1, size, stride=2, axis=axis)
-    return even, odd
-
-
-def _shifted(x: Array, axis: int, steps: int) -> Array:
-    """Moves samples along the axis, with zeros from outside."""
-    padding = [(0, 0, 0)] * x.ndim
-    padding[axis] = (steps, -steps, 0)
-    return jax.lax.pad(x, jnp.zeros((), x.dtype), padding)
 
 
 def sinusoidal_embedding(s: Float[Array, " b"], features: int) -> Float[Array, "b {features}"]:
