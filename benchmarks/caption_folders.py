@@ -21,9 +21,9 @@ from PIL import Image
 import lzn_jax
 from lzn_jax import configuration, data
 from lzn_jax.data import Examples, captions
-from lzn_jax.evaluation.digit_captions import shares
-from lzn_jax.evaluation.judge import fit_judge
-from lzn_jax.run import reporting
+from lzn_jax.evaluation.samples import fit_judge
+from lzn_jax.evaluation.texts import shares
+from lzn_jax.run import files
 
 CONFIGS = dict.fromkeys(("held_out", "phrasings"), "benchmarks/digits_folder.py") | {
     "pairs": "benchmarks/digits_pairs.py"
@@ -137,7 +137,7 @@ def main() -> None:
             found = measure(workdir, lambda made: ruler.measure(made, judge(made)), splits[1])
             for name, summary in found.items():
                 results.setdefault(f"{variant}, {name}", []).append(summary)
-    reporting.write_json(arguments.folder / "caption_folders.json", results)
+    files.write_json(arguments.folder / "caption_folders.json", results)
     evidence.print_table(results)
 
 

@@ -40,11 +40,12 @@ from ml_collections import ConfigDict
 
 import lzn_jax
 from lzn_jax import configuration, data, plots
-from lzn_jax.evaluation import measurements, probes, retrieval
-from lzn_jax.evaluation.neighbours import knn_log_votes
+from lzn_jax.evaluation import measurements, probes, texts
+from lzn_jax.evaluation.probes import knn_log_votes
 from lzn_jax.latent_space import LatentSpace, Model
-from lzn_jax.randomness import named
-from lzn_jax.run import reporting, sharding
+from lzn_jax.models import named
+from lzn_jax.run import devices, files
+from lzn_jax.run import log as log_module
 from lzn_jax.trained_model import TrainedModel
 
 Summary = dict[str, float]
@@ -281,7 +282,7 @@ class Table:
         return results
 
     def write(self, name: str, results: Mapping[str, object]) -> None:
-        reporting.write_json(self.folder / f"{name}.json", results)
+        files.write_json(self.folder / f"{name}.json", results)
 
     def sampled(self, name: str, seed: int, sampler: str) -> Summary:
         """A run, evaluated with a sampler."""
@@ -357,7 +358,7 @@ def with_untrained(table: Table, results: Results) -> Results:
     start = np.array([row[PROBE] for row in results["untrained"]])
     curves = {}
     for name in filter(table.variants.__contains__, results):
-        runs = [reporting.read_metrics(table.workdir(name, seed))[PROBE] for seed in table.seeds]
+        runs = [log_module.read_metrics(table.workdir(name, seed))[PROBE] for seed in table.seeds]
         steps = functools.reduce(np.intersect1d, [steps for steps, _ in runs])
         trained = np.stack([values[np.isin(at, steps)] for at, values in runs])
         curves[name] = np.append(0, steps), np.column_stack([start, trained])
@@ -370,7 +371,7 @@ def with_untrained(table: Table, results: Results) -> Results:
 
 def untrained(config: ConfigDict, folder: Path) -> Summary:
     """The evaluation of a network as it is initialised."""
-    space = LatentSpace(config, sharding.make_mesh(sharding.examples_at_a_time(config.training)))
+    space = LatentSpace(config, devices.make_mesh(devices.examples_at_a_time(config.training)))
     train, test = data.load_data(config)
     variables = jax.jit(space.init)(named(jax.random.key(config.seed), "init"))
     model = Model(variables, space.context(variables, train))
@@ -459,7 +460,7 @@ def by_latents(model: TrainedModel, language: str | None) -> dict[str, Summary]:
     test = data.load(config, "test")
     assert test.texts is not None
     test = test.at(model.space.types["text"].readable(test))
-    rows, *by_sample = retrieval.pairs(test, test.texts)
+    rows, *by_sample = texts.pairs(test, test.texts)
     anchors = model.anchors(test.images[rows]), model.anchors(list(test.texts), source="text")
     latents = tuple(model.latents(each, 0.0, among=each[:0]) for each in anchors)
     return {
@@ -477,7 +478,7 @@ def both_ways(images: Any, names: Any, by_image: Any, by_text: Any) -> Summary:
     return {
         f"{way}_r{k}": share
         for way, arguments in ways.items()
-        for k, share in retrieval.recalls(*arguments).items()
+        for k, share in texts.recalls(*arguments).items()
     }
 
 

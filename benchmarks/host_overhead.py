@@ -17,22 +17,22 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
-from lzn_jax import configuration, data, main, optimization, train, train_state
+from lzn_jax import configuration, data, main, train
 from lzn_jax.latent_space import LatentSpace
-from lzn_jax.run import sharding
+from lzn_jax.run import devices
 
 
 def seconds_of_update(config: ConfigDict, updates: int) -> float:
     """Mean seconds of an update in a bare loop on one batch, without compilation."""
-    mesh = sharding.training_mesh(config.training)
+    mesh = devices.training_mesh(config.training)
     space = LatentSpace(config, mesh)
-    optimizer = optimization.make_optimizer(config.training, list(space.modules))
-    init = functools.partial(train_state.init_state, space, optimizer, config.seed)
-    shapes = sharding.placed(jax.eval_shape(init), mesh, shard=config.training.shard_parameters)
+    optimizer = train.make_optimizer(config.training, list(space.modules))
+    init = functools.partial(train.init_state, space, optimizer, config.seed)
+    shapes = devices.placed(jax.eval_shape(init), mesh, shard=config.training.shard_parameters)
     state = jax.jit(init, out_shardings=jax.tree.map(lambda a: a.sharding, shapes))()
     examples = data.load(config.data, "train")
     with train.training_batches(config, space, examples) as batches, jax.set_mesh(mesh):
-        batch = sharding.put_rows(next(batches), mesh)
+        batch = devices.put_rows(next(batches), mesh)
         update = train.jit_update(space, optimizer, config, mesh, shapes)
         state, metrics = update(state, batch)
         jax.block_until_ready(metrics)

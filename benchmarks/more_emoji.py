@@ -19,9 +19,10 @@ from xml.etree import ElementTree
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from lzn_jax import data as data_module
 from lzn_jax import parts
-from lzn_jax.configuration import UserError
-from lzn_jax.data import Examples, emoji, validation
+from lzn_jax.data import Examples, emoji
+from lzn_jax.errors import UserError
 
 VALIDATION, VALIDATION_SEED = 332, 0
 MAX_BYTES = 80  # of a text in emoji_text
@@ -36,7 +37,7 @@ class_names = emoji.class_names
 def load(data: Any, split: str) -> Examples:
     """Training examples in all drawings and texts, or the validation emoji of `emoji_text`."""
     known = emoji.load(data, "train")
-    is_apart = validation.set_apart(known.labels, known.groups, VALIDATION, VALIDATION_SEED)
+    is_apart = data_module.set_apart(known.labels, known.groups, VALIDATION, VALIDATION_SEED)
     if split == "test":
         return known.at(np.flatnonzero(is_apart))
     known = known.at(np.flatnonzero(~is_apart))

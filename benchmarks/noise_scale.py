@@ -16,9 +16,8 @@ import numpy as np
 import lzn_jax
 from lzn_jax import data
 from lzn_jax.data import Examples, captions
-from lzn_jax.evaluation.digit_captions import total_variation
-from lzn_jax.evaluation.judge import fit_judge
-from lzn_jax.evaluation.sample_quality import SampleQuality
+from lzn_jax.evaluation.samples import SampleQuality, fit_judge
+from lzn_jax.evaluation.texts import total_variation
 from lzn_jax.trained_model import TrainedModel
 
 TEXTS_A_LABEL = 100

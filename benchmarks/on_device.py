@@ -39,12 +39,13 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from zoning_speed import STDS, STEPS, Q, make_problem, products_of_a_step, seconds
 
-from lzn_jax import configuration, inference, optimization, train, train_state
+from lzn_jax import configuration, inference, train
+from lzn_jax import errors as errors_module
 from lzn_jax.latent_space import LatentSpace, Model
-from lzn_jax.modes.compilation import batch_shapes
-from lzn_jax.run import sharding
+from lzn_jax.modes.compile import batch_shapes
+from lzn_jax.run import devices
 from lzn_jax.run.costs import count_operations
-from lzn_jax.run.reporting import write_json
+from lzn_jax.run.files import write_json
 from lzn_jax.zoning import Euler, alignment_loss, compute_latents
 
 PREFIX, FAILED = "--config.", "failed: "
@@ -133,7 +134,7 @@ def zoning_errors(zone: Callable[..., Any], n: int, mesh: Mesh) -> Row:
     """Relative errors with both kinds of anchors."""
     errors = {}
     for kind, std in STDS.items():
-        found = latents_and_gradient(zone(*sharding.put_rows(make_problem(n, std), mesh)))
+        found = latents_and_gradient(zone(*devices.put_rows(make_problem(n, std), mesh)))
         for name, value in found.items():
             reference = truth(n, std)[name]
             error = np.linalg.norm(value - reference) / np.linalg.norm(reference)
@@ -143,8 +144,8 @@ def zoning_errors(zone: Callable[..., Any], n: int, mesh: Mesh) -> Row:
 
 def measure_zoning(n: int, repeats: int) -> Row:
     """Zoning beside the products of as many rows as a device has, which reach full speed."""
-    mesh = sharding.make_mesh(n)
-    problem = sharding.put_rows(make_problem(n, STDS["soft"]), mesh)
+    mesh = devices.make_mesh(n)
+    problem = devices.put_rows(make_problem(n, STDS["soft"]), mesh)
     with jax.set_mesh(mesh):
         program = compile_program(zoned, *problem)
     rows = min(n // mesh.size, MOST_ROWS)
@@ -180,7 +181,7 @@ def random_weights(shapes: Any) -> Any:
     return jax.tree.map(lambda a: np.float32(0.02) * draw(a.shape), shapes)
 
 
-def random_state(shapes: train_state.TrainState) -> train_state.TrainState:
+def random_state(shapes: train.TrainState) -> train.TrainState:
     """A state before the first update."""
     zeros = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), shapes)
     return zeros.replace(params=random_weights(shapes.params))
@@ -208,13 +209,13 @@ def network_row(
 def measure_training(path: str, dtype: str, arguments: argparse.Namespace) -> Row:
     """Updates of random networks by one random batch."""
     config = load(path, (f"training.compute_dtype={dtype}", *arguments.overrides))
-    mesh = sharding.training_mesh(config.training)
+    mesh = devices.training_mesh(config.training)
     space = LatentSpace(config, mesh)
-    optimizer = optimization.make_optimizer(config.training, list(space.modules))
-    shapes = jax.eval_shape(lambda: train_state.init_state(space, optimizer, config.seed))
-    placed = sharding.placed(shapes, mesh, shard=config.training.shard_parameters)
+    optimizer = train.make_optimizer(config.training, list(space.modules))
+    shapes = jax.eval_shape(lambda: train.init_state(space, optimizer, config.seed))
+    placed = devices.placed(shapes, mesh, shard=config.training.shard_parameters)
     state = jax.device_put(random_state(shapes), jax.tree.map(lambda a: a.sharding, placed))
-    batch = sharding.put_rows(random_batch(space, config), mesh)
+    batch = devices.put_rows(random_batch(space, config), mesh)
     with jax.set_mesh(mesh):
         update = train.jit_update(space, optimizer, config, mesh, state)
         program = compile_program(update, state, batch)
@@ -232,13 +233,13 @@ def measure_training(path: str, dtype: str, arguments: argparse.Namespace) -> Ro
 def measure_sampling(path: str, dtype: str, arguments: argparse.Namespace) -> Row:
     """Images from random networks, as many at a time as these see in training."""
     config = load(path, (f"training.compute_dtype={dtype}", *arguments.overrides))
-    mesh = sharding.training_mesh(config.training)
+    mesh = devices.training_mesh(config.training)
     space = LatentSpace(config, mesh)
     variables = random_weights(jax.eval_shape(lambda: space.init(jax.random.key(0))))
-    count = sharding.examples_at_a_time(config.training)
+    count = devices.examples_at_a_time(config.training)
     latents = np.zeros((count, config.latent.dim), np.float32) if space.encoders else None
-    request = sharding.put_rows({"index": np.arange(count), "latents": latents}, mesh)
-    model = Model(jax.device_put(variables, sharding.replicated(mesh)), {})
+    request = devices.put_rows({"index": np.arange(count), "latents": latents}, mesh)
+    model = Model(jax.device_put(variables, devices.replicated(mesh)), {})
     inputs = (model, jax.random.key(0), request)
     decode = functools.partial(inference.decode, space, source=None, target="image")
     with jax.set_mesh(mesh):
@@ -356,7 +357,7 @@ def parse(words: list[str]) -> argparse.Namespace:
     )
     try:
         loaded = [load(path, arguments.overrides) for path in arguments.configs]
-    except configuration.UserError as error:
+    except errors_module.UserError as error:
         parser.error(str(error))
     for field in (text.partition("=")[0] for text in given):
         if not any(holds(config, field) for config in loaded):

@@ -32,11 +32,11 @@ from jaxtyping import Float
 
 import lzn_jax
 from lzn_jax import parts
-from lzn_jax.configuration import UserError
-from lzn_jax.data_types.image_decoders import DirectDecoder
-from lzn_jax.losses.image_sets import SetLoss
+from lzn_jax.decoders.one_pass import DirectDecoder
+from lzn_jax.errors import UserError
+from lzn_jax.losses.sets import SetLoss
 from lzn_jax.models.resnet import ResNet
-from lzn_jax.run import sharding
+from lzn_jax.run import devices
 
 SIDE = 2  # of the places at which maps are compared
 
@@ -51,7 +51,7 @@ def frozen(workdir: str) -> tuple[ResNet, Any]:
     module = trained.space.modules["encoder"]
     if not isinstance(module, ResNet):
         raise UserError(f"decoder.maps must name a run with a ResNet as encoder, got {workdir}")
-    return module, sharding.fetch(trained.model.variables["encoder"])
+    return module, devices.fetch(trained.model.variables["encoder"])
 
 
 def stages(network: ResNet, variables: Any, images: Array) -> list[Float[Array, "b h w c"]]:

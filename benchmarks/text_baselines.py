@@ -35,18 +35,18 @@ from ml_collections import ConfigDict
 from sklearn.svm import SVC
 
 import lzn_jax
-from lzn_jax import configuration, data, models, optimization
+from lzn_jax import configuration, data, errors, models
+from lzn_jax import train as train_module
 from lzn_jax import train as training_loop
-from lzn_jax.configuration import UserError
-from lzn_jax.data import Examples, captions, validation
-from lzn_jax.data_types.image_decoders import FlowDecoder
-from lzn_jax.evaluation.digit_captions import PARTS, DigitCaptions, shares
-from lzn_jax.evaluation.judge import as_pixels
-from lzn_jax.evaluation.text_quality import agreement, compared, recognised
+from lzn_jax.data import Examples, captions
+from lzn_jax.decoders.flow import FlowDecoder
+from lzn_jax.errors import UserError
+from lzn_jax.evaluation.samples import as_pixels
+from lzn_jax.evaluation.texts import PARTS, DigitCaptions, agreement, compared, recognised, shares
 from lzn_jax.latent_space import LatentSpace, Model
-from lzn_jax.randomness import normal_by_index
-from lzn_jax.run import reporting, sharding
-from lzn_jax.run.progress import progress
+from lzn_jax.models import normal_by_index
+from lzn_jax.run import devices, files
+from lzn_jax.run.log import progress
 from lzn_jax.trained_model import TrainedModel
 
 METRICS = (
@@ -65,7 +65,7 @@ class Measure:
     """
 
     def __init__(self, config: ConfigDict, train: Examples, test: Examples, judge: Any) -> None:
-        space = LatentSpace(config, sharding.training_mesh(config.training))
+        space = LatentSpace(config, devices.training_mesh(config.training))
         self.tokenizer, self._judge = space.encoders["text"].tokenizer, judge
         model = TrainedModel(space, Model({}, {}), 0)
         self._ruled = DigitCaptions(model, train) if config.data.name == "digits" else None
@@ -217,7 +217,7 @@ def support_vectors(examples: Examples) -> Any:
     they are not fit; with them it is fit on all.
     """
     parts = captions.parse(examples.texts)
-    is_apart = validation.set_apart(examples.labels, None, len(examples.labels) // 5, seed=0)
+    is_apart = data.set_apart(examples.labels, None, len(examples.labels) // 5, seed=0)
     pixels = as_pixels(examples.images)
 
     def right(settings, part):
@@ -244,9 +244,9 @@ def train(
     run: a scan over updates makes convolutions several times slower on a CPU. Compilation is not
     counted.
     """
-    training, space = ConfigDict(config.training), NETWORKS[name](config, sharding.inference_mesh())
+    training, space = ConfigDict(config.training), NETWORKS[name](config, devices.inference_mesh())
     training.learning_rate.heads = training.learning_rate.text_decoder  # the networks they replace
-    optimizer = optimization.make_optimizer(training, list(space.networks))
+    optimizer = train_module.make_optimizer(training, list(space.networks))
     kwargs = {"space": space, "optimizer": optimizer, "training": training, "seed": config.seed}
     update = jax.jit(functools.partial(training_loop.update_state, **kwargs), donate_argnums=0)
     columns = space.columns(examples)
@@ -313,7 +313,7 @@ def run_all(arguments: argparse.Namespace, overrides: list[str]) -> evidence.Res
                 }
             results.setdefault(name, []).append(found)
             path = arguments.folder / f"{Path(arguments.config).stem}.json"
-            reporting.write_json(path, results)
+            files.write_json(path, results)
     return results
 
 
@@ -336,9 +336,9 @@ def main() -> int:
         results = run_all(arguments, [flag.removeprefix("--config.") for flag in flags])
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        return configuration.EXIT_USER_ERROR
+        return errors.EXIT_USER_ERROR
     evidence.print_table(results, METRICS)
-    return configuration.EXIT_DONE
+    return errors.EXIT_DONE
 
 
 if __name__ == "__main__":

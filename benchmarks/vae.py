@@ -18,10 +18,10 @@ import numpy as np
 import optax
 
 from lzn_jax import configuration, data, models
-from lzn_jax.data import Examples, normalise, to_uint8
-from lzn_jax.evaluation.nearest import nearest_training_images
-from lzn_jax.evaluation.sample_quality import SampleQuality
-from lzn_jax.run import reporting
+from lzn_jax.data import Examples
+from lzn_jax.data.pixels import normalise, to_uint8
+from lzn_jax.evaluation.samples import SampleQuality, nearest_training_images
+from lzn_jax.run import files
 
 METRICS = ("fd_features", "precision", "recall", "recognised", "nearest_ratio", "updates")
 
@@ -104,7 +104,7 @@ def main() -> None:
     best = min(results, key=lambda beta: results[beta]["fd_features"])
     print(f"the smallest distance is that of β = {best}")
     name = f"{Path(arguments.config).stem}_seed{arguments.seed}.json"
-    reporting.write_json(arguments.folder / name, results)
+    files.write_json(arguments.folder / name, results)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from lzn_jax.run import clock, reporting, sharding
+from lzn_jax.run import clock, devices, files
 from lzn_jax.zoning import Euler, alignment_loss, compute_latents
 
 Q, STEPS = 256, 20
@@ -38,13 +38,13 @@ def value_and_gradient(anchors, partners, noise):
 
 def mesh_of(count: int) -> Mesh:
     """Mesh of the first `count` devices."""
-    return sharding.make_mesh(count, jax.devices()[:count])
+    return devices.make_mesh(count, jax.devices()[:count])
 
 
 def compile_for(count: int, n: int) -> dict[str, float]:
     """Memory per device, number of collectives and number of collectives inside loops."""
     mesh = mesh_of(count)
-    shape = jax.ShapeDtypeStruct((n, Q), jnp.float32, sharding=sharding.split(mesh))
+    shape = jax.ShapeDtypeStruct((n, Q), jnp.float32, sharding=devices.split(mesh))
     with jax.set_mesh(mesh):
         program = value_and_gradient.lower(shape, shape, shape).compile()
     counts = clock.collectives(clock.parse(program.as_text()))
@@ -65,7 +65,7 @@ def difference(count: int, n: int) -> tuple[float, float]:
     one = value_and_gradient(*arrays)
     mesh = mesh_of(count)
     with jax.set_mesh(mesh):
-        many = value_and_gradient(*jax.device_put(arrays, sharding.split(mesh)))
+        many = value_and_gradient(*jax.device_put(arrays, devices.split(mesh)))
     value, gradients = jax.tree.map(
         lambda a, b: float(np.linalg.norm(a - b) / np.linalg.norm(a)), one, many
     )
@@ -85,7 +85,7 @@ def main() -> None:
         row["value differs by"], row["gradient by"] = difference(count, arguments.check_n)
         rows.append(row)
         print("  ".join(f"{name} {value:.3g}" for name, value in row.items()), flush=True)
-    reporting.write_json(arguments.folder / "zoning_scaling.json", rows)
+    files.write_json(arguments.folder / "zoning_scaling.json", rows)
 
 
 if __name__ == "__main__":

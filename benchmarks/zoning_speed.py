@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lzn_jax import zoning
-from lzn_jax.run import reporting
+from lzn_jax.run import files
 from lzn_jax.zoning.flow import matmul
 
 Q, STEPS, NOISE_SCALE = 256, 20, 0.45
@@ -115,7 +115,7 @@ def main() -> None:
     rows = []
     for n in arguments.n:
         rows += measure(n, arguments.repeats, with_plain=n <= arguments.plain_up_to)
-    reporting.write_json(arguments.folder / "zoning_speed.json", rows)
+    files.write_json(arguments.folder / "zoning_speed.json", rows)
     print(f"written to {arguments.folder}")
 
 

@@ -25,19 +25,21 @@ import numpy as np
 from flax import linen as nn
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from lzn_jax import configuration, data, models, optimization, train_state
-from lzn_jax.configuration import EXIT_DONE, UserError
-from lzn_jax.data import Examples, from_images
+from lzn_jax import configuration, models, train
+from lzn_jax.data import Examples, check_context, load
+from lzn_jax.data.folder import find_images, resolved
+from lzn_jax.errors import EXIT_DONE, UserError
 from lzn_jax.latent_space import LatentSpace
 from lzn_jax.models import Variables, split_variables
 from lzn_jax.release import hub
 from lzn_jax.release import weights as released
 from lzn_jax.release.torch_keys import shapes_in_execution_order, torch_keys
 from lzn_jax.release.weights import Layout, Released
-from lzn_jax.run import reporting, sharding
+from lzn_jax.run import devices
 from lzn_jax.run import workdir as workdirs
 from lzn_jax.run.checkpoints import Checkpoints
 from lzn_jax.run.command_line import Parser, exit_code
+from lzn_jax.run.files import cache_folder, write_json
 
 REPORT_IMAGES = 2
 
@@ -91,7 +93,7 @@ def convert_released(name: str, config: ConfigDict, workdir: Path, **options: An
     _check_empty(workdir)
     fetched = hub.fetch(name)
     config = convert(config, fetched.path, workdir, **options)
-    reporting.write_json(workdir / hub.ORIGIN_FILE, fetched.origin)
+    write_json(workdir / hub.ORIGIN_FILE, fetched.origin)
     return config
 
 
@@ -101,9 +103,9 @@ def released_run(name: str) -> Path:
     Raises UserError as `convert_released` does.
     """
     hub.check_name(name)
-    workdir = reporting.cache_folder() / "released" / name
+    workdir = cache_folder() / "released" / name
     if not workdirs.has_checkpoint(workdir):
-        config = configuration.load(configuration.shipped(name), (), from_images.resolved)
+        config = configuration.load(configuration.shipped(name), (), resolved)
         convert_released(name, config, workdir)
     return workdir
 
@@ -169,11 +171,11 @@ def _context_images(config: ConfigDict, folder: str | None) -> tuple[ConfigDict,
             )
         return config, ()
     if folder is not None:
-        images = data.find_images(folder, config.data)
-        data.check_context(config, len(images), f"the images in {folder}")
+        images = find_images(folder, config.data)
+        check_context(config, len(images), f"the images in {folder}")
         return config, images
     try:
-        images = data.load(config.data, "train").images
+        images = load(config.data, "train").images
     except UserError as error:
         _log.warning(
             "no context anchors, as there are no training images (%s): evaluate, reconstruct, "
@@ -185,18 +187,18 @@ def _context_images(config: ConfigDict, folder: str | None) -> tuple[ConfigDict,
         values = config.to_dict()
         values["latent"]["context_size"] = 0
         return FrozenConfigDict(values), ()
-    data.check_context(config, len(images), f"the training images of {config.data.name}")
+    check_context(config, len(images), f"the training images of {config.data.name}")
     return config, images
 
 
 def _save(config: ConfigDict, weights: Released, context: Any, workdir: Path) -> None:
     """Saves a checkpoint as training does, with Adam's initial state."""
-    space = LatentSpace(config, sharding.inference_mesh())
+    space = LatentSpace(config, devices.inference_mesh())
     params, constants = split_variables(weights.raw)
     averaged, _ = split_variables(weights.averaged)
-    optimizer = optimization.make_optimizer(config.training, list(space.modules))
+    optimizer = train.make_optimizer(config.training, list(space.modules))
     zero = np.zeros((), np.int32)
-    state = train_state.TrainState(
+    state = train.TrainState(
         step=np.array(weights.iteration, np.int32),
         params=params,
         constants=constants,
@@ -211,7 +213,7 @@ def _save(config: ConfigDict, weights: Released, context: Any, workdir: Path) ->
     state = jax.tree.map(lambda a: a.view(_Uncopied), state)
     with Checkpoints(workdir, config.checkpoint.keep) as checkpoints:
         no_labels = np.zeros(len(context), np.int32)  # context anchors need no labels
-        train_state.save_state(checkpoints, state, space, Examples(context, no_labels))
+        train.save_state(checkpoints, state, space, Examples(context, no_labels))
 
 
 class _Uncopied(np.ndarray):
@@ -285,7 +287,7 @@ def _run(arguments: list[str]) -> int:
     if flags.released is None and flags.config is None:
         raise UserError("name the config of the checkpoint with --config=configs/NAME.py")
     path = flags.config or configuration.shipped(flags.released)
-    config = configuration.load(path, overrides, from_images.resolved)
+    config = configuration.load(path, overrides, resolved)
     logging.basicConfig(format="%(message)s", force=True)
     logging.getLogger("lzn_jax").setLevel(logging.INFO)
     options = {"raw": flags.raw, "context": flags.context}

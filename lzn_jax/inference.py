@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from lzn_jax import zoning
 from lzn_jax.data_types import Classifier, Reader
 from lzn_jax.latent_space import LatentSpace, Model, encoded_anchors
-from lzn_jax.randomness import keys_by_index, normal_by_index
+from lzn_jax.models import keys_by_index, normal_by_index
 
 NO_CLASS = -1  # label of a sample without a class
 

@@ -18,8 +18,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from ml_collections import ConfigDict
 
-from lzn_jax import data, parts
-from lzn_jax.configuration import UserError
+from lzn_jax import data, parts, zoning
 from lzn_jax.data import Examples
 from lzn_jax.data_types import (
     Condition,
@@ -29,16 +28,47 @@ from lzn_jax.data_types import (
     NetworkEncoder,
     WithContext,
     Zones,
-    bank,
     given,
+    image,
     strided,
-)  # fmt: skip
+)
+from lzn_jax.errors import UserError
 from lzn_jax.losses import contrastive
-from lzn_jax.losses.zone_alignment import solver
-from lzn_jax.models import Variables, split_variables
-from lzn_jax.randomness import named
+from lzn_jax.models import Variables, named, split_variables
 from lzn_jax.run.batching import in_batches
-from lzn_jax.run.sharding import examples_at_a_time
+from lzn_jax.run.devices import examples_at_a_time
+
+
+def solver(setting: ConfigDict) -> zoning.Solver:
+    """Solver of a config group such as `latent`; raises UserError if it rejects `num_steps`."""
+    part: Callable[[int], zoning.Solver] = parts.get("solver", setting.solver)
+    try:
+        return part(setting.num_steps)
+    except ValueError as error:
+        raise UserError(f"solver {setting.solver!r}: {error}") from error
+
+
+def _zone_alignment(
+    latents: Float[Array, "m q"],
+    zones: Any,
+    targets: Int[Array, " m"],
+    setting: ConfigDict,
+    *,
+    form: str,
+) -> tuple[Float[Array, ""], Mapping[str, Array]]:
+    """Loss that moves each latent into the zone of its target (paper §2.2.2), and metrics."""
+    arrays = (latents, zones.anchors, targets)
+    common = {"form": form, "log_weights": zones.log_weights, "is_present": zones.is_present}
+    if setting.sharpness is None:
+        flow = {"solver": solver(setting), "cutoff": setting.cutoff}
+        return zoning.alignment_loss(*arrays, **flow, **common)
+    sharpness = {"sharpness": setting.sharpness, "weights": setting.sharpness_weights}
+    return zoning.alignment_loss_at(*arrays, **sharpness, **common)
+
+
+probability = functools.partial(_zone_alignment, form="prob")
+log_probability = functools.partial(_zone_alignment, form="log")
+
 
 BASELINES: dict[str, Callable[..., Any]] = {
     "simclr": contrastive.nt_xent,
@@ -189,7 +219,7 @@ class LatentSpace:
             with jax.named_scope(use):
                 zones[name] = encoder.zones(variables, batch, keys)
         newest = {each.network: zones[name][0] for name, each in self.own_encoders.items()}
-        constants = bank.remembered(split_variables(variables)[1], newest)
+        constants = image.remembered(split_variables(variables)[1], newest)
         if self.baseline:
             loss, metrics = self._baseline_loss(self.baseline, zones)
             return loss, (metrics, constants)

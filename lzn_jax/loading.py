@@ -9,11 +9,11 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from lzn_jax import configuration
-from lzn_jax.configuration import UserError
+from lzn_jax.errors import UserError
 from lzn_jax.latent_space import LatentSpace, Model
 from lzn_jax.models import join_variables, split_variables
-from lzn_jax.release import programs, shared_model, sharing
-from lzn_jax.run import sharding
+from lzn_jax.release import shared_model
+from lzn_jax.run import devices
 from lzn_jax.run.checkpoints import Checkpoints
 from lzn_jax.run.command_line import use_compile_cache
 from lzn_jax.run.workdir import has_checkpoint
@@ -34,11 +34,11 @@ def load(path: str | Path, extensions: Sequence[str] = ()) -> TrainedModel:
       UserError: there is no readable run or model.
     """
     use_compile_cache()
-    if str(path).startswith(sharing.PREFIX):
-        folder = sharing.fetch(str(path).removeprefix(sharing.PREFIX))
+    if str(path).startswith(shared_model.PREFIX):
+        folder = shared_model.fetch_model(str(path).removeprefix(shared_model.PREFIX))
         return shared_model.read(folder, extensions)
     path = Path(path)
-    if (path / programs.MANIFEST).is_file():
+    if (path / MANIFEST).is_file():
         raise UserError(f"{path} has the programs of an export: load its run, {path.parent}")
     if shared_model.is_shared(path):
         return shared_model.read(shared_model.verified(path), extensions)
@@ -61,7 +61,7 @@ def restore(config: ConfigDict, workdir: Path, step: int | None = None) -> Train
     folder = workdir / "checkpoints"
     if not has_checkpoint(workdir) or (step is not None and not (folder / str(step)).is_dir()):
         raise UserError(f"there is no checkpoint {folder / str(step or '')}: train first")
-    mesh = sharding.inference_mesh()
+    mesh = devices.inference_mesh()
     space = LatentSpace(config, mesh)
     shapes = space.model_shapes()
     params, constants = split_variables(shapes["variables"])
@@ -70,10 +70,13 @@ def restore(config: ConfigDict, workdir: Path, step: int | None = None) -> Train
         targets["context"] = shapes["context"]
     with Checkpoints(workdir) as checkpoints:
         shard = config.training.shard_parameters
-        restored = checkpoints.restore(sharding.placed(targets, mesh, shard=shard), step)
+        restored = checkpoints.restore(devices.placed(targets, mesh, shard=shard), step)
     if restored is None:
         raise UserError(f"there is no finished checkpoint in {folder}: train first")
     step, items = restored
     averaged = join_variables(items["ema"]["params"], items["ema"]["constants"])
-    context = jax.tree.map(jnp.asarray, sharding.fetch(items.get("context", {})))
+    context = jax.tree.map(jnp.asarray, devices.fetch(items.get("context", {})))
     return TrainedModel(space, Model(averaged, context), step)
+
+
+MANIFEST = "manifest.json"  # describes the programs of an export

@@ -16,9 +16,9 @@ from ml_collections import ConfigDict
 
 import lzn_jax
 from lzn_jax import configuration
-from lzn_jax.configuration import EXIT_DONE, EXIT_RUN_AGAIN, UserError
+from lzn_jax.errors import EXIT_DONE, EXIT_RUN_AGAIN, UserError
 from lzn_jax.run.command_line import Parser, exit_code, use_compile_cache
-from lzn_jax.run.interruption import Interruption
+from lzn_jax.run.processes import Interruption
 
 MODES_WITH_INPUT = ("embed", "classify", "reconstruct", "interpolate", "translate")
 # What each mode does: files that it writes into the work folder.
@@ -103,9 +103,9 @@ def _run(arguments: list[str], interruption: Interruption) -> int:
 
     # JAX is imported only for valid commands.
     from lzn_jax import data, train
-    from lzn_jax.modes import compilation, export, inference, replay, translation
+    from lzn_jax.modes import compile, export, inference, replay
     from lzn_jax.modes.check_data import check
-    from lzn_jax.modes.next_steps import next_steps
+    from lzn_jax.modes.inference import next_steps
     from lzn_jax.plots.style import credited
     from lzn_jax.run import processes
     from lzn_jax.run import workdir as workdirs
@@ -114,7 +114,7 @@ def _run(arguments: list[str], interruption: Interruption) -> int:
         with credited(data.attribution(config.data)):
             return check(config, workdir)
     if flags.mode == "compile":
-        return compilation.compile_step(config, flags.slice)
+        return compile.compile_step(config, flags.slice)
     use_compile_cache()
     with (
         credited(data.attribution(config.data)),
@@ -133,7 +133,7 @@ def _run(arguments: list[str], interruption: Interruption) -> int:
                 for line in next_steps(config, workdir):
                     logging.getLogger("lzn_jax").info("%s", line)
             return code
-        others = {"translate": translation.translate, "export": export.export}
+        others = {"translate": inference.translate, "export": export.export}
         mode: Any = others.get(flags.mode) or getattr(inference, flags.mode)
         if flags.mode == "translate":
             mode = functools.partial(mode, source=flags.source, target=flags.target)
@@ -166,9 +166,9 @@ def _from_images(values: Mapping[str, Any], stated: Collection[str]) -> Mapping[
     """`data.from_images.resolved`, imported with JAX only for a folder of images."""
     if values["data.name"] != "image_folder":
         return values
-    from lzn_jax.data import from_images
+    from lzn_jax.data import folder
 
-    return from_images.resolved(values, stated)
+    return folder.resolved(values, stated)
 
 
 def _modes_in_words() -> str:

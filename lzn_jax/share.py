@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from lzn_jax import configuration
-from lzn_jax.configuration import EXIT_DONE, UserError
+from lzn_jax.errors import EXIT_DONE, UserError
 from lzn_jax.run.command_line import Parser, exit_code
 
 FOLDER = "shared"  # in the work folder
@@ -42,22 +42,22 @@ def _run(arguments: list[str]) -> int:
 
     # JAX is imported only for valid flags.
     from lzn_jax import loading
-    from lzn_jax.release import shared_model, sharing
+    from lzn_jax.release import shared_model
     from lzn_jax.run import workdir as workdirs
 
     if flags.repo is not None:
-        sharing.check_name(flags.repo)
+        shared_model.check_repository(flags.repo)
     logging.basicConfig(format="%(message)s", force=True)
     logging.getLogger("lzn_jax").setLevel(logging.INFO)
     extensions = [name for name in flags.extensions.split(",") if name]
     config = configuration.load_run(flags.workdir, extensions=extensions)
     model, folder = loading.restore(config, flags.workdir), flags.workdir / FOLDER
-    source = "FOLDER" if flags.repo is None else f"{sharing.PREFIX}{flags.repo}"
+    source = "FOLDER" if flags.repo is None else f"{shared_model.PREFIX}{flags.repo}"
     with workdirs.guarded(flags.workdir):
         shared_model.write(folder, flags.workdir, model, source)
     _log.info("the model after %d updates is in %s", model.step, folder)
     if flags.repo is not None:
-        address = sharing.upload(folder, flags.repo, private=flags.private)
+        address = shared_model.upload(folder, flags.repo, private=flags.private)
         _log.info('uploaded to %s: lzn_jax.load("%s")', address, source)
     return EXIT_DONE
 

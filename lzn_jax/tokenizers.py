@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Int
 from ml_collections import ConfigDict
 
-from lzn_jax.configuration import UserError
+from lzn_jax.errors import UserError
 from lzn_jax.models.transformer import END
 
 _TEXTS_AT_A_TIME = 4096  # Hugging Face's encodings take much memory

@@ -5,56 +5,316 @@
 
 import contextlib
 import dataclasses
+import faulthandler
 import functools
 import logging
 import shlex
 import shutil
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
+import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from clu import parameter_overview
 from jax.sharding import Mesh
+from jaxtyping import Array, Bool, Float, Int
 from ml_collections import ConfigDict
 
-from lzn_jax import data, optimization, parts, plots
-from lzn_jax.configuration import EXIT_DONE, EXIT_NON_FINITE, EXIT_RUN_AGAIN
-from lzn_jax.data import Examples
-from lzn_jax.data.decoding import check_header
+from lzn_jax import data, extensions, plots
+from lzn_jax.data import Examples, pixels
+from lzn_jax.data.pixels import check_header
+from lzn_jax.errors import EXIT_DONE, EXIT_NON_FINITE, EXIT_RUN_AGAIN
 from lzn_jax.evaluation import measurements
-from lzn_jax.latent_space import LatentSpace
-from lzn_jax.models import join_variables
-from lzn_jax.randomness import named
-from lzn_jax.run import costs, headlines, processes, reporting, sharding, wandb_sink
+from lzn_jax.latent_space import LatentSpace, Model
+from lzn_jax.models import join_variables, named, split_variables
+from lzn_jax.run import costs, devices, files, processes
 from lzn_jax.run import workdir as workdirs
 from lzn_jax.run.checkpoints import Checkpoints
-from lzn_jax.run.goodput import Goodput
-from lzn_jax.run.heartbeat import Heartbeat
-from lzn_jax.run.interruption import Interrupted, Interruption
-from lzn_jax.run.profiling import Profile
-from lzn_jax.run.progress import LateMetrics, progress, rates_in_words
-from lzn_jax.train_state import (
-    TrainState,
-    averaged_model,
-    counters_of,
-    init_state,
-    restore_state,
-    save_state,
-    save_with_context,
-)  # fmt: skip
+from lzn_jax.run.log import (
+    Goodput,
+    LateMetrics,
+    MetricLog,
+    Sink,
+    of_evaluation,
+    progress,
+    rates_in_words,
+    read_metrics,
+    start,
+)
+from lzn_jax.run.processes import Interrupted, Interruption
 from lzn_jax.trained_model import TrainedModel
+
+_COUNTERS = ("step", "skipped", "skipped_in_a_row")  # of a state
+
+
+class TrainState(flax.struct.PyTreeNode):
+    """Everything that an update changes.
+
+    Attributes:
+      step: () int32, number of updates so far, including skipped ones.
+      params: trained parameters by network.
+      constants: variables without a gradient by network, such as banks of recent anchors.
+      ema: exponential moving average of params.
+      optimizer: optax state.
+      skipped: () int32, updates skipped because of a non-finite loss or gradient.
+      skipped_in_a_row: () int32, skipped updates since the last successful one.
+    """
+
+    # Any, because JAX also builds this tree with shapes, shardings and placeholders as leaves.
+    step: Any
+    params: Any
+    constants: Any
+    ema: Any
+    optimizer: Any
+    skipped: Any
+    skipped_in_a_row: Any
+
+
+def init_state(
+    space: LatentSpace, optimizer: optax.GradientTransformation, seed: int
+) -> TrainState:
+    """State before the first update."""
+    params, constants = split_variables(space.init(named(jax.random.key(seed), "init")))
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        constants=constants,
+        ema=jax.tree.map(jnp.copy, params),
+        optimizer=optimizer.init(params),
+        skipped=jnp.zeros((), jnp.int32),
+        skipped_in_a_row=jnp.zeros((), jnp.int32),
+    )
+
+
+def averaged_model(state: TrainState, space: LatentSpace, train: Examples) -> Model:
+    """Model for evaluation: EMA weights, and context anchors computed with them."""
+    variables = join_variables(state.ema, state.constants)
+    return Model(variables, space.context(variables, train))
+
+
+def save_state(
+    checkpoints: Checkpoints, state: TrainState, space: LatentSpace, train: Examples
+) -> None:
+    """Starts to save a state and the context anchors of its EMA weights."""
+    save_with_context(checkpoints, state, averaged_model(state, space, train).context)
+
+
+def save_with_context(
+    checkpoints: Checkpoints, state: TrainState, context: Mapping[str, jax.Array]
+) -> None:
+    """Starts to save a state, and context anchors unless they are empty."""
+    items = {"params": state.params, "optimizer": state.optimizer}
+    items["ema"] = {"params": state.ema, "constants": state.constants}
+    if context:
+        on_mesh = isinstance(state.step, jax.Array)  # otherwise a NumPy array, in a single process
+        items["context"] = (
+            devices.put_whole(context, state.step.sharding) if on_mesh else dict(context)
+        )
+    counters = {name: int(getattr(state, name)) for name in _COUNTERS}
+    checkpoints.save(counters["step"], items, counters | {"data_position": counters["step"]})
+
+
+def restore_state(checkpoints: Checkpoints, shapes: TrainState) -> TrainState | None:
+    """State of the newest intact checkpoint, placed as `shapes` are, or None without one."""
+    targets = {"params": shapes.params, "optimizer": shapes.optimizer}
+    targets["ema"] = {"params": shapes.ema, "constants": shapes.constants}
+    restored = checkpoints.restore(targets)
+    if restored is None:
+        return None
+    step, items = restored
+    checkpoints.set_aside_after(step)
+    counters = {name: items["progress"][name] for name in _COUNTERS}
+    return TrainState(
+        params=items["params"],
+        constants=items["ema"]["constants"],
+        ema=items["ema"]["params"],
+        optimizer=items["optimizer"],
+        **counters_of(counters, shapes.step.sharding),
+    )
+
+
+def counters_of(
+    values: Mapping[str, int], placement: jax.sharding.Sharding
+) -> dict[str, jax.Array]:
+    """Counters as int32 arrays with the given placement."""
+    return {name: devices.put_whole(np.int32(value), placement) for name, value in values.items()}
+
+
+def learning_rate(step: Int[Array, ""], peak: float, training: ConfigDict) -> Float[Array, ""]:
+    """Learning rate: linear warm-up, then constant or cosine decay to 0 at `num_steps`.
+
+    With W `warmup_steps`, update k < W has the rate peak (1/W + (1 - 1/W) k/W).
+    """
+    steps = max(training.warmup_steps, 1)
+
+    def rise(step: Int[Array, ""]) -> Float[Array, ""]:  # optax.linear_schedule is less exact
+        share = jnp.minimum(step, steps) / steps
+        return peak * ((1 + (steps - 1) * share) / steps)
+
+    if training.schedule == "constant":
+        return rise(step)
+    fall = optax.cosine_decay_schedule(peak, max(training.num_steps - training.warmup_steps, 1))
+    return optax.join_schedules([rise, fall], [training.warmup_steps])(step)
+
+
+def make_optimizer(training: ConfigDict, networks: list[str]) -> optax.GradientTransformation:
+    """Clipping by the global norm of all networks, then Adam with the rate of each network."""
+
+    def adam(network: str) -> optax.GradientTransformation:
+        peak = training.learning_rate[network]
+        return optax.adam(lambda step: learning_rate(step, peak, training))
+
+    return optax.chain(
+        optax.clip_by_global_norm(training.gradient_clip),
+        optax.partition(
+            {network: adam(network) for network in networks},
+            lambda params: {
+                network: jax.tree.map(lambda _, label=network: label, tree)
+                for network, tree in params.items()
+            },
+        ),
+    )
+
+
+def still_training(
+    step: Int[Array, ""], training: ConfigDict, networks: list[str]
+) -> dict[str, Bool[Array, ""]]:
+    """Whether each network is still trained at `step`; the decoder may stop early (paper E.1)."""
+    stops = {"decoder": training.get("decoder_steps")}  # a field of spaces of several types
+    return {
+        network: jnp.asarray(True) if stops.get(network) is None else step < stops[network]
+        for network in networks
+    }
+
+
+def mask(active: Mapping[str, Any], tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The tree with zeros for inactive networks."""
+    return {
+        network: jax.tree.map(lambda a, on=active[network]: jnp.where(on, a, 0), branch)
+        for network, branch in tree.items()
+    }
+
+
+def update_ema(
+    ema: Mapping[str, Any],
+    params: Mapping[str, Any],
+    step: Int[Array, ""],
+    decay: float,
+    active: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Averages of active networks after update k, with the decay min(decay, (1+k)/(10+k))."""
+    # 1 - (1+k)/(10+k) is 9/(10+k). Computing it, or 1 - rate, as a difference in float32 would lose
+    # digits and thereby shrink the average.
+    rate = jnp.maximum(1 - decay, 9 / (10 + step + 1))
+
+    def averaged(network: str) -> Any:
+        share = jnp.where(active[network], rate, 0.0)
+        return jax.tree.map(lambda a, b: a + share * (b - a), ema[network], params[network])
+
+    return {network: averaged(network) for network in params}
+
+
+FOLDER = "profile"
+_log = logging.getLogger(__name__)
+
+
+class Profile:
+    """Context manager that traces the updates from A to B - 1 if `steps` is "A:B"."""
+
+    def __init__(self, steps: str | None, workdir: Path) -> None:
+        first, last = (0, 0) if steps is None else map(int, steps.split(":"))
+        self._steps, self._folder, self._is_running = range(first, last), workdir / FOLDER, False
+
+    def __enter__(self) -> "Profile":
+        return self
+
+    def __exit__(
+        self, kind: type | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.before(self._steps.stop)
+
+    def before(self, step: int, wait: Callable[[], None] = lambda: None) -> None:
+        """Starts or stops the trace, if it is due before the update number `step`.
+
+        `wait` returns when the update before it has ended.
+        """
+        if (step in self._steps) == self._is_running:
+            return
+        wait()
+        self._is_running = not self._is_running
+        if self._is_running:
+            jax.profiler.start_trace(self._folder)
+        else:
+            jax.profiler.stop_trace()
+            _log.info("trace of updates %s written to %s", self._steps, self._folder)
+
+
+class Heartbeat:
+    """Watches a training loop from a separate thread, without cost to the loop.
+
+    With several processes, each logs its step every `interval` seconds. If a step takes longer than
+    `stalled_after` seconds, the stacks of all threads are written to stderr, once per step. The
+    process that is not waiting in a collective causes the hang.
+    """
+
+    def __init__(self, step: int, *, interval: float = 60.0, stalled_after: float = 600.0) -> None:
+        self._step = step
+        self._interval, self._stalled_after = interval, stalled_after
+        self._step_began: float | None = None
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    @contextlib.contextmanager
+    def watch(self, step: int) -> Iterator[None]:
+        """Context in which the update after `step` runs."""
+        self._step, self._step_began = step, time.monotonic()
+        try:
+            yield
+        finally:
+            self._step_began = None
+
+    def __enter__(self) -> "Heartbeat":
+        _log.setLevel(logging.INFO)  # in all processes; other loggers write in one
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        logged = time.monotonic()
+        dumped = None
+        while not self._done.wait(min(self._interval, self._stalled_after) / 4):
+            now, step, began = time.monotonic(), self._step, self._step_began
+            if now - logged >= self._interval and jax.process_count() > 1:
+                logged = now
+                _log.info("%s: step %d", _name(), step)
+            if began is not None and now - began >= self._stalled_after and dumped != step:
+                dumped = step
+                _log.error(
+                    "%s: the step after %d has not ended in %.0f s", _name(), step, now - began
+                )
+                faulthandler.dump_traceback(all_threads=True)
+
+
+def _name() -> str:
+    index, count = jax.process_index(), jax.process_count()
+    return f"process {index} of {count} on {socket.gethostname()}"
+
 
 MAX_SKIPPED_IN_A_ROW = 100
 MORE_EVALUATION = 60  # seconds that evaluation may take beyond those of training
 REPLAY_FOLDER = "replay"
-
-_log = logging.getLogger(__name__)
 
 
 # (state, batch) -> (state after the update, metrics).
@@ -75,7 +335,7 @@ class _Run:
     test: Examples
     batches: data.TrainingBatches
     optimizer: optax.GradientTransformation
-    sink: reporting.Sink | None
+    sink: Sink | None
 
 
 def train_and_evaluate(
@@ -105,7 +365,7 @@ def train_and_evaluate(
     if code == EXIT_NON_FINITE:
         _log.error("stopped at step %d", int(state.step))
     elif code == EXIT_RUN_AGAIN:
-        flags = parts.extension_flags(config.extensions)
+        flags = extensions.extension_flags(config.extensions)
         command = shlex.join(["python", "-m", "lzn_jax.main", f"--workdir={workdir}", *flags])
         _log.info("saved at step %d; to continue: %s", int(state.step), command)
     else:
@@ -118,17 +378,17 @@ def _prepare(config: ConfigDict, workdir: Path, interruption: Interruption) -> _
     training = config.training
     goodput = Goodput()
     with goodput("init"):
-        mesh = sharding.training_mesh(training)
+        mesh = devices.training_mesh(training)
         space = LatentSpace(config, mesh)
         train, test = data.load_data(config)
         for images in (train.images, test.images):
-            if isinstance(images, data.EncodedImages):
+            if isinstance(images, pixels.EncodedImages):
                 images.check(check_header)
         measurements.prepare(space, test)
         batches = training_batches(config, space, train)
-        sink = wandb_sink.start(config, workdir)
+        sink = start(config, workdir)
         workdirs.record(config, workdir)
-        optimizer = optimization.make_optimizer(training, list(space.modules))
+        optimizer = make_optimizer(training, list(space.modules))
     return _Run(
         config, workdir, goodput, interruption, mesh, space, train, test, batches, optimizer, sink
     )
@@ -145,7 +405,7 @@ def training_batches(
         config.seed,
         space.transform,
         workers=config.data.get("workers"),
-        rows=sharding.own_rows(size),
+        rows=devices.own_rows(size),
         columns=space.columns(train),
     )
 
@@ -154,7 +414,7 @@ def _first_state(run: _Run, checkpoints: Checkpoints) -> TrainState:
     """State of the newest checkpoint, or the initial state; moves the batches to its step."""
     init = functools.partial(init_state, run.space, run.optimizer, run.config.seed)
     with run.goodput("restore"):
-        shapes = sharding.placed(
+        shapes = devices.placed(
             jax.eval_shape(init), run.mesh, shard=run.config.training.shard_parameters
         )
         state = restore_state(checkpoints, shapes)
@@ -204,8 +464,8 @@ def jit_update(
     placement = _placement(state)
     return jax.jit(
         update,
-        in_shardings=(placement, sharding.split(mesh)),
-        out_shardings=(placement, sharding.replicated(mesh)),
+        in_shardings=(placement, devices.split(mesh)),
+        out_shardings=(placement, devices.replicated(mesh)),
         donate_argnums=0,
     )
 
@@ -217,7 +477,7 @@ def _placement(state: TrainState) -> TrainState:
 def _announce(state: TrainState, mesh: Mesh, workdir: Path) -> None:
     count = parameter_overview.count_parameters
     sizes = ", ".join(f"{name} {count(tree):,}" for name, tree in state.params.items())
-    size = sharding.bytes_on_a_device(state) / 1e6
+    size = devices.bytes_on_a_device(state) / 1e6
     _log.info("parameters: %s; the training state takes %.3g MB per device", sizes, size)
     idle = jax.device_count() - mesh.size
     _log.info("%d device(s)%s", mesh.size, f", {idle} more idle" if idle else "")
@@ -234,9 +494,9 @@ def _logged_compilation(what: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _decoded_meanwhile(images: data.Images | None) -> Iterator[None]:
+def _decoded_meanwhile(images: pixels.Images | None) -> Iterator[None]:
     """Decodes training images in the background, and at the end raises for unreadable ones."""
-    if not isinstance(images, data.EncodedImages):
+    if not isinstance(images, pixels.EncodedImages):
         yield
         return
     over = threading.Event()
@@ -263,7 +523,7 @@ def _loop(
     step = saved = int(state.step)  # a restored step is saved already
     must_stop = False
     with (
-        reporting.MetricLog(run.workdir, step, run.sink) as log,
+        MetricLog(run.workdir, step, run.sink) as log,
         progress(config.training.num_steps, "training", initial=step) as bar,
         Heartbeat(step) as heartbeat,
         Profile(config.reporting.profile_steps, run.workdir) as profile,
@@ -294,7 +554,7 @@ def _loop(
             checkpoints.check()
             profile.before(step, metrics.flush)
             with goodput("data"):
-                batch = sharding.put_rows(next(run.batches), run.mesh)
+                batch = devices.put_rows(next(run.batches), run.mesh)
             with goodput("step"), heartbeat.watch(step):
                 state, new_metrics = update(state, batch)
                 step += 1
@@ -316,13 +576,13 @@ def update_state(
     Columns of the batch may replace random draws, see `LatentSpace.loss`. Returns the state and the
     metrics.
     """
-    active = optimization.still_training(state.step, training, list(state.params))
+    active = still_training(state.step, training, list(state.params))
     loss, metrics, constants, gradient = loss_and_gradient(state, batch, space=space, seed=seed)
-    gradient = optimization.mask(active, gradient)
+    gradient = mask(active, gradient)
     norm = optax.tree.norm(gradient)
     updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
-    params = optax.apply_updates(state.params, optimization.mask(active, updates))
-    ema = optimization.update_ema(state.ema, params, state.step, training.ema_decay, active)
+    params = optax.apply_updates(state.params, mask(active, updates))
+    ema = update_ema(state.ema, params, state.step, training.ema_decay, active)
 
     # A finite norm implies finite gradients, which a finite loss does not. optax.apply_if_finite
     # considers neither loss nor EMA, and applies non-finite updates after a number of them.
@@ -368,7 +628,7 @@ def loss_and_gradient(
 
 
 def _evaluate_once(
-    run: _Run, state: TrainState, step: int, log: reporting.MetricLog, metrics: LateMetrics
+    run: _Run, state: TrainState, step: int, log: MetricLog, metrics: LateMetrics
 ) -> None:
     """Evaluates, unless the log has an evaluation of this step from before the run was resumed.
 
@@ -383,14 +643,14 @@ def _evaluate_once(
         seconds = _seconds_for_evaluation(run.goodput)
         results = measurements.evaluate(model, run.train, run.test, run.workdir, seconds)
     rates = metrics.rates()
-    reporting.write_json(run.workdir / "summary.json", {"step": step, **results, **rates})
+    files.write_json(run.workdir / "summary.json", {"step": step, **results, **rates})
     log.write(step, {**results, "evaluation_seconds": time.perf_counter() - started})
-    if processes.is_writer():
+    if devices.is_writer():
         folder = run.workdir / "figures"
-        plots.curves(folder / "curves.png", reporting.read_metrics(run.workdir))
+        plots.curves(folder / "curves.png", read_metrics(run.workdir))
         for figure in sorted(folder.glob("*.png")):
             log.image(step, figure.stem, figure)
-    for line in headlines.of_evaluation(step, results):
+    for line in of_evaluation(step, results):
         _log.info("%s", line)
     if rates:
         _log.info("%s", rates_in_words(rates))
@@ -411,9 +671,9 @@ def _save_for_replay(state: TrainState, workdir: Path) -> None:
     counters = {"step": first, "skipped": int(state.skipped) - skipped, "skipped_in_a_row": 0}
     state = state.replace(**counters_of(counters, state.step.sharding))
     folder = workdir / REPLAY_FOLDER
-    if processes.is_writer():
+    if devices.is_writer():
         shutil.rmtree(folder, ignore_errors=True)
-    processes.everywhere(True)  # waits until the folder is removed
+    devices.everywhere(True)  # waits until the folder is removed
     with Checkpoints(folder, keep=1) as checkpoints:
         save_with_context(checkpoints, state, {})
     _log.error(

@@ -30,9 +30,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 import small
 
-from lzn_jax import configuration, data, optimization, train, train_state
+from lzn_jax import configuration, data, train
 from lzn_jax.latent_space import LatentSpace
-from lzn_jax.run import checksums, sharding
+from lzn_jax.run import devices
+from lzn_jax.run import files as files_module
 from lzn_jax.run.checkpoints import Checkpoints
 
 STEPS = 60
@@ -193,28 +194,30 @@ def take_folder(run):
 def overhead(folder, quick):
     """All that checksums and watchdog do, as if nothing of it ran beside the steps."""
     config = configuration.load("configs/digits_joint.py")
-    mesh = sharding.make_mesh(config.training.batch_size, jax.devices()[:1])
+    mesh = devices.make_mesh(config.training.batch_size, jax.devices()[:1])
     space = LatentSpace(config, mesh)
-    optimizer = optimization.make_optimizer(config.training, list(space.modules))
-    init = functools.partial(train_state.init_state, space, optimizer, config.seed)
+    optimizer = train.make_optimizer(config.training, list(space.modules))
+    init = functools.partial(train.init_state, space, optimizer, config.seed)
     examples, _ = data.load_data(config)
     batches = train.training_batches(config, space, examples)
     fast_compile = {"xla_backend_optimization_level": 0}
-    state = jax.jit(init, out_shardings=sharding.replicated(mesh), compiler_options=fast_compile)()
+    state = jax.jit(init, out_shardings=devices.replicated(mesh), compiler_options=fast_compile)()
     update = train.jit_update(space, optimizer, config, mesh, state)
 
     def step():
         nonlocal state
-        state, _ = jax.block_until_ready(update(state, sharding.put_rows(next(batches), mesh)))
+        state, _ = jax.block_until_ready(update(state, devices.put_rows(next(batches), mesh)))
 
     step()  # compiles
     a_step = median_seconds(step, 5 if quick else 30)
     with Checkpoints(folder / "overhead", keep=2) as checkpoints:
-        train_state.save_state(checkpoints, state, space, examples)
+        train.save_state(checkpoints, state, space, examples)
         checkpoints.wait()
         check = median_seconds(checkpoints.check)
     (saved,) = (folder / "overhead" / "checkpoints").iterdir()
-    files = median_seconds(lambda: checksums.add_files(saved, [*checksums.files_below(saved)]))
+    files = median_seconds(
+        lambda: files_module.add_files(saved, [*files_module.files_below(saved)])
+    )
     interval = config.checkpoint.every_steps
     share = (files + interval * check) / (interval * a_step)
     print(

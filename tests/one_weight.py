@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lzn_jax import train
+from lzn_jax import train as train_module
 from lzn_jax.latent_space import LatentSpace
 from lzn_jax.modes import replay
 
@@ -66,7 +67,7 @@ def put_in(setattr=setattr):
     """Makes the loop train it."""
     for module in (train, replay):
         setattr(module, "LatentSpace", lambda config, mesh: OneWeight())
-    setattr(train, "measurements", Context)
+    setattr(train_module, "measurements", Context)
 
 
 if __name__ == "__main__":

@@ -3,9 +3,9 @@
 import jax
 import numpy as np
 
-from lzn_jax import configuration, data, optimization, plots, train_state
+from lzn_jax import configuration, data, plots, train
 from lzn_jax.latent_space import LatentSpace
-from lzn_jax.run import sharding
+from lzn_jax.run import devices
 from lzn_jax.run import workdir as workdirs
 from lzn_jax.run.checkpoints import Checkpoints
 from lzn_jax.trained_model import TrainedModel
@@ -102,15 +102,15 @@ def untrained_run(workdir, config, steps=(2,)):
     """The folder of a run with checkpoints of random networks, others for each step."""
     workdirs.prepare(config, workdir, is_training=True)
     workdirs.record(config, workdir)
-    space = LatentSpace(config, sharding.make_mesh(sharding.examples_at_a_time(config.training)))
+    space = LatentSpace(config, devices.make_mesh(devices.examples_at_a_time(config.training)))
     examples = data.load_data(config)[0]
-    optimizer = optimization.make_optimizer(config.training, list(space.modules))
-    shapes = jax.eval_shape(lambda: train_state.init_state(space, optimizer, 0))
+    optimizer = train.make_optimizer(config.training, list(space.modules))
+    shapes = jax.eval_shape(lambda: train.init_state(space, optimizer, 0))
     with Checkpoints(workdir, config.checkpoint.keep) as checkpoints:
         for step in steps:
             # Nothing is compiled but the encoder of the context anchors.
             state = drawn(shapes, seed=step).replace(step=np.int32(step))
-            train_state.save_state(checkpoints, state, space, examples)
+            train.save_state(checkpoints, state, space, examples)
     return workdir
 
 

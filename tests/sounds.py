@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from lzn_jax import parts
-from lzn_jax.configuration import UserError
 from lzn_jax.data import Examples
 from lzn_jax.data_types import DataType, NetworkEncoder
 from lzn_jax.data_types.property import MLP
-from lzn_jax.randomness import normal_by_index
+from lzn_jax.errors import UserError
+from lzn_jax.models import normal_by_index
 
 LENGTH, LOUDEST = 32, 32767
 

@@ -10,13 +10,13 @@ import pytest
 import small
 
 from lzn_jax import data, zoning
-from lzn_jax.configuration import UserError
-from lzn_jax.data_types import bank, strided
+from lzn_jax.data import pixels
+from lzn_jax.data_types import image, strided
+from lzn_jax.errors import UserError
 from lzn_jax.latent_space import LatentSpace, Model
-from lzn_jax.losses.drift import Guidance, drift_loss
-from lzn_jax.losses.image_sets import SET_LOSSES, image_set_loss
-from lzn_jax.randomness import named, normal_by_index
-from lzn_jax.run import sharding
+from lzn_jax.losses.sets import SET_LOSSES, Guidance, drift_loss, image_set_loss
+from lzn_jax.models import named, normal_by_index
+from lzn_jax.run import devices
 from lzn_jax.train import init_state, update_state
 from lzn_jax.trained_model import TrainedModel
 
@@ -31,7 +31,7 @@ GUIDED |= {"decoder__guidance": 4.0, "sampling__guidance": 2.0}
 def build(num_devices=1, **changes):
     changes = {"training__batch_size": 16, "training__queries": 8} | changes
     config = small.config(CONFIG, **changes)
-    return LatentSpace(config, sharding.make_mesh(8, jax.devices()[:num_devices]))
+    return LatentSpace(config, devices.make_mesh(8, jax.devices()[:num_devices]))
 
 
 @functools.cache
@@ -67,7 +67,7 @@ def test_the_loss_is_error_and_set_loss_of_decoded_latents(queries, is_plain, se
     changes = {} if is_plain else {f"decoder__{name}": value for name, value in others.items()}
     space = build(training__queries=queries, decoder__set_weight=3.0, **changes)
     rows = np.arange(16) if queries is None else np.arange(0, 16, 2)
-    images = data.normalise(batch()["images"])
+    images = pixels.normalise(batch()["images"])
     anchors = space.modules["encoder"].apply(variables()["encoder"], images, train=True)
     noise = jax.random.normal(named(KEY, "image_latents_decoder"), (len(rows), 4))
     latents = zoning.compute_latents(anchors, noise, jnp.asarray(rows), solver=zoning.Euler(4))
@@ -92,7 +92,7 @@ def test_a_guided_loss_compares_samples_of_a_label_at_a_scale_that_the_decoder_i
     decoder = build(**GUIDED).decoders["image"]
     made, latents = variables(**GUIDED), jax.random.normal(KEY, (16, 4))
     labels, scales = jax.nn.one_hot(batch()["labels"], 10), []
-    images = data.normalise(batch()["images"])
+    images = pixels.normalise(batch()["images"])
     loss = jax.jit(decoder.loss)
     for key in jax.random.split(KEY, 40):
         scales.append(1 / jax.random.uniform(named(key, "guidance"), minval=0.25))
@@ -135,13 +135,13 @@ def test_micro_batches_and_devices_change_neither_loss_nor_gradient(num_devices,
         changes = {"training__microbatch_size": size, "latent__bank_size": 24, **more}
         space, mesh = (
             build(num_devices, **changes),
-            sharding.make_mesh(8, jax.devices()[:num_devices]),
+            devices.make_mesh(8, jax.devices()[:num_devices]),
         )
         call = jax.jit(jax.value_and_grad(space.loss, has_aux=True))
         start = variables(latent__bank_size=24, **more)
-        arrays = jax.device_put(start, sharding.replicated(mesh))
+        arrays = jax.device_put(start, devices.replicated(mesh))
         with jax.set_mesh(mesh):
-            return call(arrays, jax.device_put(batch(), sharding.split(mesh)), KEY)
+            return call(arrays, jax.device_put(batch(), devices.split(mesh)), KEY)
 
     (loss, aux), gradient = loss_and_gradient(1, None)
     (other_loss, other_aux), other = loss_and_gradient(num_devices, size)
@@ -156,11 +156,11 @@ def test_micro_batches_and_devices_change_neither_loss_nor_gradient(num_devices,
 
 
 def test_a_bank_holds_the_newest_anchors_and_none_before():
-    held = bank.empty(5, 2)
+    held = image.empty(5, 2)
     for start in (0, 3, 6):
         anchors = jnp.arange(start, start + 3.0)[:, None] * jnp.ones(2)
-        zones = bank.zones(anchors, held)
-        held = bank.with_newest(held, zones)
+        zones = image.zones(anchors, held)
+        held = image.with_newest(held, zones)
         if start == 0:
             assert np.isneginf(held["log_weights"][3:]).all()
     np.testing.assert_array_equal(held["anchors"][:, 0], [6, 7, 8, 3, 4])
@@ -173,7 +173,7 @@ def test_a_bank_holds_the_newest_anchors_and_none_before():
 def test_latents_of_a_batch_are_among_the_anchors_of_the_batch_before():
     space = build(latent__bank_size=16, training__queries=None)
     start = variables(latent__bank_size=16)
-    start = {**start, "encoder": {**start["encoder"], "bank": bank.empty(16, 4)}}
+    start = {**start, "encoder": {**start["encoder"], "bank": image.empty(16, 4)}}
     _, (_, constants) = jax.jit(space.loss)(start, batch(16), KEY)
     encode = space.encoders["image"].anchors
     before = encode(start, batch(16)["images"])
@@ -217,7 +217,7 @@ def decoded(model, latents):
 def test_samples_are_what_the_decoder_makes_of_the_prior_in_one_pass(model):
     drawn = model.draw(20)
     latents = normal_by_index(jax.random.key(0), "prior_latents", jnp.arange(20), (4,))
-    np.testing.assert_array_equal(drawn["images"], data.to_uint8(decoded(model, latents)))
+    np.testing.assert_array_equal(drawn["images"], pixels.to_uint8(decoded(model, latents)))
     np.testing.assert_array_equal(drawn["num_evaluations"], 1)
 
 
@@ -252,7 +252,7 @@ def test_images_are_reconstructed_and_lie_between_others_through_latents_alone(m
     images = digits()[1].images[:5]
     made = decoded(model, jnp.asarray(model.encode(images, noise_scale=1.0)))
     found = model.reconstruct(images)
-    errors = np.linalg.norm((made - data.normalise(jnp.asarray(images))).reshape(5, -1), axis=1)
+    errors = np.linalg.norm((made - pixels.normalise(jnp.asarray(images))).reshape(5, -1), axis=1)
     np.testing.assert_allclose(found["errors"], errors, rtol=1e-5)
     between = model.interpolate(images[:2])
     ends = model.reconstruct(images[:2])["images"]

@@ -13,7 +13,7 @@ from lzn_jax.data import Examples
 from lzn_jax.evaluation import classification, measurements
 from lzn_jax.evaluation.classification import Curves, centres_in_batches
 from lzn_jax.latent_space import LatentSpace, Model
-from lzn_jax.run import sharding
+from lzn_jax.run import devices
 from lzn_jax.trained_model import TrainedModel
 
 SOLVER = zoning.Euler(8)
@@ -88,7 +88,7 @@ def joint():
         evaluation__batch_sizes="(7, 361)",
         evaluation__context_sizes="(16, 17)",
     )
-    space = LatentSpace(config, sharding.make_mesh(15))
+    space = LatentSpace(config, devices.make_mesh(15))
     train, test = data.load_data(config)
     variables = jax.device_put(small.drawn(jax.eval_shape(space.init, jax.random.key(0))))
     return TrainedModel(space, Model(variables, space.context(variables, train)), 0), train, test

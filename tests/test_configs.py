@@ -15,10 +15,10 @@ from PIL import Image
 
 from lzn_jax import configuration, load, train
 from lzn_jax import main as command_line
-from lzn_jax.configuration import UserError
 from lzn_jax.data import cifar10, fashion
+from lzn_jax.errors import UserError
 from lzn_jax.latent_space import LatentSpace
-from lzn_jax.run import reporting, sharding
+from lzn_jax.run import devices, log
 
 ROOT = Path(__file__).parents[1]
 NAMES = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
@@ -169,7 +169,7 @@ def test_one_hundred_epochs_of_imagenet():
 
 
 def test_image_text_has_the_numbers_of_parameters_that_its_file_says():
-    space = LatentSpace(_load("image_text"), sharding.make_mesh(1))
+    space = LatentSpace(_load("image_text"), devices.make_mesh(1))
     variables = jax.eval_shape(space.init, jax.random.key(0))
     counts = {
         network: sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
@@ -328,7 +328,7 @@ def test_a_shrunk_config_goes_on_as_if_it_had_not_stopped(name, tmp_path, monkey
     assert "from step 2 on" in trained("stopped", 3)
     trained("straight", 3)
     stopped, straight = (
-        (load(folder).model, reporting.read_metrics(folder)["loss"][1][-1])
+        (load(folder).model, log.read_metrics(folder)["loss"][1][-1])
         for folder in (tmp_path / "stopped", tmp_path / "straight")
     )
     jax.tree.map(np.testing.assert_array_equal, stopped, straight)

@@ -18,24 +18,16 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 import lzn_jax
-from lzn_jax import (
-    configuration,
-    convert,
-    data,
-    loading,
-    main,
-    models,
-    train,
-    zoning,
-)
-from lzn_jax.configuration import UserError
-from lzn_jax.data import to_uint8
-from lzn_jax.losses import rectified_flow
-from lzn_jax.losses.rectified_flow import Sampler
+from lzn_jax import configuration, convert, latent_space, loading, main, models, train, zoning
+from lzn_jax.data import folder as folder_module
+from lzn_jax.data.pixels import to_uint8
+from lzn_jax.decoders import flow
+from lzn_jax.decoders.flow import Sampler
+from lzn_jax.errors import UserError
 from lzn_jax.release import hub, torch_files
 from lzn_jax.release import weights as released
 from lzn_jax.release.torch_keys import to_torch, to_weights
-from lzn_jax.run import sharding
+from lzn_jax.run import devices
 
 ROOT = Path(__file__).parent.parent
 GOLDEN = ROOT / "tests" / "golden"
@@ -169,11 +161,9 @@ def test_latents_images_and_their_inverse_equal_the_originals_in_float64():
         anchors, noise = (original.input(name) for name in ("ema_encoder_out_f64", "eps"))
         found = zoning.compute_latents(anchors, noise, solver=zoning.DPMSolver(20))
         images = original.solve(
-            rectified_flow.generate, "euler", original.input("gen_x0"), original.input("gen_eps")
+            flow.generate, "euler", original.input("gen_x0"), original.input("gen_eps")
         ).x
-        inverse = original.solve(
-            rectified_flow.invert, "euler", original.input("x")[:4], latents[:4]
-        ).x
+        inverse = original.solve(flow.invert, "euler", original.input("x")[:4], latents[:4]).x
         for array, name in ((found, "latent"), (images, "gen_euler10"), (inverse, "inv_euler10")):
             np.testing.assert_allclose(array, wanted[f"ema_{name}_f64"], rtol=0, atol=1e-9)
         np.testing.assert_array_equal(to_uint8(images), wanted["ema_gen_euler10_uint8_f64"])
@@ -184,7 +174,7 @@ def test_adaptive_images_are_near_the_originals():
     original = Original(jnp.float32)
     numbers = original.numbers
     start, latents = original.input("gen_x0"), original.input("gen_eps")
-    solution = original.solve(rectified_flow.generate, "rk45", start, latents)
+    solution = original.solve(flow.generate, "rk45", start, latents)
     for name in ("ema_gen_rk45", "ema_gen_rk45_net64"):
         np.testing.assert_allclose(solution.x, numbers[name], rtol=0, atol=2e-3)
     steps = (np.asarray(solution.num_evaluations) - 1) / 6
@@ -194,7 +184,7 @@ def test_adaptive_images_are_near_the_originals():
 def test_adaptive_inverse_is_near_the_originals():
     original = Original(jnp.float32)
     start, latents = original.input("x")[:4], original.input("ema_latent_f32")[:4]
-    solution = original.solve(rectified_flow.invert, "rk45", start, latents)
+    solution = original.solve(flow.invert, "rk45", start, latents)
     # Near t = 1e-3 each of the two is off by 1.4e-3 at this tolerance of the solver.
     for name in ("ema_inv_rk45", "ema_inv_rk45_net64"):
         np.testing.assert_allclose(solution.x, original.numbers[name], rtol=0, atol=3e-3)
@@ -320,7 +310,7 @@ def test_context_anchors_come_from_the_folder_that_is_named(images, tmp_path, ca
     flags = [f"--checkpoint={FOURIER}", f"--context={images}"]
     assert run(config, tmp_path / "run", *flags) == 0
     trained = lzn_jax.load(tmp_path / "run")
-    pixels = data.read_images(str(images), trained.config.data)
+    pixels = folder_module.read_images(str(images), trained.config.data)
     all_anchors = np.asarray(trained.anchors(pixels))
     context = np.asarray(trained.model.context["anchors"])
     rows = [int(np.argmin(np.linalg.norm(all_anchors - row, axis=1))) for row in context]
@@ -382,7 +372,7 @@ def test_a_released_checkpoint_is_loaded_by_name_and_converted_once(
     shipped, current = tmp_path / "shipped", tmp_path / "current"
     shipped.mkdir()
     config_file(shipped / "afhq_cat_gen.py", fourier_values(images))
-    monkeypatch.setattr("lzn_jax.configuration.finding.SHIPPED", shipped)
+    monkeypatch.setattr("lzn_jax.configuration.SHIPPED", shipped)
     (current / "configs").mkdir(parents=True)  # a stranger's, which must not run
     (current / "configs" / "afhq_cat_gen.py").write_text("raise SystemExit('ran')")
     monkeypatch.chdir(current)
@@ -485,9 +475,9 @@ def test_variables_have_the_bits_of_the_weights(kind, seeded):
 def test_modes_go_on_from_a_converted_checkpoint(seeded, monkeypatch):
     _, flags, folder = seeded("joint")
     # One space on one device: what a mode has compiled, the next one has, too.
-    monkeypatch.setattr(loading, "LatentSpace", functools.cache(loading.LatentSpace))
+    monkeypatch.setattr(loading, "LatentSpace", functools.cache(latent_space.LatentSpace))
     modes = ("sample", "reconstruct", "interpolate", "embed", "classify")
-    with jax.set_mesh(sharding.make_mesh(1)):
+    with jax.set_mesh(devices.make_mesh(1)):
         assert [main.main([*flags, f"--mode={mode}"]) for mode in modes] == [0] * len(modes)
         small.without_pictures(monkeypatch)
         assert main.main([*flags, "--mode=evaluate"]) == 0

@@ -8,8 +8,8 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 from test_configs import NAMES, ROOT
 
 from lzn_jax.latent_space import LatentSpace
-from lzn_jax.modes.compilation import batch_shapes
-from lzn_jax.run import sharding
+from lzn_jax.modes.compile import batch_shapes
+from lzn_jax.run import devices
 
 CALLS = ("jit", "checkpoint", "custom_jvp_call", "custom_vjp_call", "shard_map")
 UNKNOWN = object()  # depends on weights, data or the bits of a draw
@@ -73,7 +73,7 @@ def _closed(value):
 @pytest.mark.parametrize("name", NAMES)
 def test_no_two_draws_of_an_update_share_bits(name):
     config = small.config(f"{ROOT}/configs/{name}.py", training__batch_size=16)
-    space = LatentSpace(config, sharding.make_mesh(16, jax.devices()[:1]))
+    space = LatentSpace(config, devices.make_mesh(16, jax.devices()[:1]))
     arguments = jax.eval_shape(space.init, jax.random.key(0)), batch_shapes(space, config)
     traced = jax.make_jaxpr(space.loss)(*arguments, jax.random.key(1))
     draws, count = Draws(), len(jax.tree.leaves(arguments))

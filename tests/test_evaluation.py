@@ -7,11 +7,11 @@ import pytest
 import small
 
 from lzn_jax import data
-from lzn_jax.configuration import UserError
 from lzn_jax.data import Examples
-from lzn_jax.evaluation import judge
-from lzn_jax.evaluation.judge import fit_judge
-from lzn_jax.run import sharding
+from lzn_jax.errors import UserError
+from lzn_jax.evaluation import samples
+from lzn_jax.evaluation.samples import fit_judge
+from lzn_jax.run import devices as devices_module
 from lzn_jax.run.batching import in_batches
 
 
@@ -25,7 +25,7 @@ def test_batches_of_one_size_give_every_row_in_order(count, devices):
         shapes.add(batch["rows"].shape)
         return {"twice": 2 * batch["rows"], "sum": jnp.sum(batch["rows"], axis=1)}
 
-    mesh = sharding.make_mesh(8, jax.devices()[:devices])
+    mesh = devices_module.make_mesh(8, jax.devices()[:devices])
     result = in_batches(double, {"rows": rows}, mesh=mesh, batch_size=8, description="doubling")
     np.testing.assert_array_equal(result["twice"], 2 * rows)
     np.testing.assert_array_equal(result["sum"], rows.sum(axis=1))
@@ -33,7 +33,7 @@ def test_batches_of_one_size_give_every_row_in_order(count, devices):
 
 
 def test_the_judge_is_fit_on_some_of_all_classes_where_files_go_by_class(monkeypatch):
-    monkeypatch.setattr(judge, "_MAX_IMAGES", 300)
+    monkeypatch.setattr(samples, "_MAX_IMAGES", 300)
     train, test = data.load_data(small.config())
     order = np.argsort(train.labels, kind="stable")
     found = fit_judge(Examples(train.images[order], train.labels[order]))(test.images)

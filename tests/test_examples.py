@@ -14,12 +14,11 @@ import small
 from ml_collections import ConfigDict
 
 import lzn_jax
-from lzn_jax import data, main, parts, zoning
-from lzn_jax.configuration import UserError
+from lzn_jax import data, extensions, latent_space, main, zoning
 from lzn_jax.data_types import Invertible, Zones
 from lzn_jax.demo.answers import Answers
-from lzn_jax.losses import zone_alignment
-from lzn_jax.modes.compilation import batch_shapes
+from lzn_jax.errors import UserError
+from lzn_jax.modes.compile import batch_shapes
 
 FOLDER = Path(__file__).parents[1] / "examples"
 MIDPOINT = {"latent__solver": "midpoint", "alignment__solver": "midpoint"}
@@ -41,7 +40,7 @@ def config_of(name):
 def parts_of(name):
     """The module of an example's parts."""
     file = next(path for path in (FOLDER / name).glob("*.py") if path.name != "config.py")
-    parts.extend([str(file)])
+    extensions.extend([str(file)])
 
     def path_of(module):  # another test may have loaded the file by a path with ".."
         return Path(getattr(module, "__file__", None) or "").resolve()
@@ -209,7 +208,7 @@ def test_the_midpoint_method_takes_two_evaluations_a_step():
     parts_of("own_images")
     setting = ConfigDict({"solver": "midpoint", "num_steps": 5})
     with pytest.raises(UserError, match="solver 'midpoint': num_steps must be even"):
-        zone_alignment.solver(setting)
+        latent_space.solver(setting)
 
 
 def test_contrast_of_orthogonal_anchors_is_known():

@@ -10,12 +10,12 @@ import pytest
 import small
 
 from lzn_jax import data, zoning
-from lzn_jax.evaluation import feature_network, measurements
-from lzn_jax.evaluation.reconstruction import reconstructed_rows
+from lzn_jax.evaluation import features, measurements
+from lzn_jax.evaluation.samples import reconstructed_rows
 from lzn_jax.inference import NO_CLASS
 from lzn_jax.latent_space import LatentSpace, Model
-from lzn_jax.randomness import named, normal_by_index
-from lzn_jax.run import sharding
+from lzn_jax.models import named, normal_by_index
+from lzn_jax.run import devices
 from lzn_jax.trained_model import TrainedModel
 
 KEY = jax.random.key(5)
@@ -32,7 +32,7 @@ def config(**changes):
 
 
 def mesh_of(num_devices):
-    return sharding.make_mesh(8, jax.devices()[:num_devices])
+    return devices.make_mesh(8, jax.devices()[:num_devices])
 
 
 def build(num_devices=1, **changes):
@@ -72,9 +72,9 @@ def loss_and_gradient(num_devices=1, size=None):
     )
 
     def on_devices(variables):
-        arrays = jax.device_put(variables, sharding.replicated(mesh))
+        arrays = jax.device_put(variables, devices.replicated(mesh))
         with jax.set_mesh(mesh):
-            return call(arrays, jax.device_put(batch(), sharding.split(mesh)))
+            return call(arrays, jax.device_put(batch(), devices.split(mesh)))
 
     return on_devices
 
@@ -192,7 +192,7 @@ def test_reconstruction_is_exact_for_straight_paths(straight_paths):
 
 
 def test_evaluation_gives_finite_metrics_pictures_and_a_cache(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(feature_network, "NUM_STEPS", 3)
+    monkeypatch.setattr(features, "NUM_STEPS", 3)
     train, test = digits()[0], digits()[1].at(np.arange(20))
     metrics = measurements.evaluate(model, train, test, tmp_path)
     assert set(metrics) == {
@@ -209,5 +209,5 @@ def test_evaluation_gives_finite_metrics_pictures_and_a_cache(model, tmp_path, m
     assert names == {"samples.png", "reconstructions.png"}
     assert len(list((tmp_path / "cache").iterdir())) == 2
     # The network is trained once a run.
-    monkeypatch.setattr(feature_network, "_train", None)
+    monkeypatch.setattr(features, "_train", None)
     assert measurements.evaluate(model, train, test, tmp_path) == metrics

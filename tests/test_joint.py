@@ -11,13 +11,13 @@ import small
 from zoning.oracle import in_float64
 
 from lzn_jax import data, inference, zoning
-from lzn_jax.configuration import UserError
 from lzn_jax.data import Examples
+from lzn_jax.decoders import flow
+from lzn_jax.errors import UserError
 from lzn_jax.evaluation import measurements
 from lzn_jax.latent_space import LatentSpace, Model
-from lzn_jax.losses import rectified_flow
-from lzn_jax.randomness import named, normal_by_index
-from lzn_jax.run import sharding
+from lzn_jax.models import named, normal_by_index
+from lzn_jax.run import devices
 from lzn_jax.trained_model import TrainedModel
 from lzn_jax.zoning import plain
 
@@ -30,7 +30,7 @@ FLOW = zoning.Euler(STEPS)
 def build(**changes):
     changes = {"alignment__num_steps": STEPS, "alignment__cutoff": CUTOFF} | changes
     config = small.config("configs/digits_joint.py", **changes)
-    return LatentSpace(config, sharding.make_mesh(config.training.batch_size))
+    return LatentSpace(config, devices.make_mesh(config.training.batch_size))
 
 
 @functools.cache
@@ -139,7 +139,7 @@ def test_the_loss_is_that_of_the_flow_and_of_latents_outside_the_zone_of_their_c
 
 def test_draws_of_a_batch_take_the_place_of_the_keys():
     space, other_key = build(alignment__noise_scale=None), jax.random.key(6)
-    noise, t = rectified_flow.draw(flow_key(), batch()["images"] / 127.5 - 1)
+    noise, t = flow.draw(flow_key(), batch()["images"] / 127.5 - 1)
     own = jax.random.normal(named(KEY, "image_latents_decoder"), (15, 4))
     given = {"image_latent_noise": own, "flow_noise": noise, "flow_time": t}
     loss_of = jax.jit(small.loss_of(space))
@@ -179,7 +179,7 @@ def test_weights_of_networks_that_look_at_samples_are_read_where_there_will_be_s
         evaluation__inception_path="missing.npz",
         training__generation_weight=weight,
     )
-    space = LatentSpace(config, sharding.make_mesh(15))
+    space = LatentSpace(config, devices.make_mesh(15))
     test = Examples(np.zeros((1, 32, 32, 3), np.uint8), np.zeros(1, np.int32))
     with pytest.raises(UserError, match=r"missing\.npz") if weight else contextlib.nullcontext():
         measurements.prepare(space, test)

@@ -17,8 +17,9 @@ from PIL import Image
 import lzn_jax
 from lzn_jax import data, loading
 from lzn_jax import main as command_line
-from lzn_jax.data import digits, read_images
-from lzn_jax.release import model_card
+from lzn_jax.data import digits
+from lzn_jax.data.folder import read_images
+from lzn_jax.release import shared_model
 
 ROOT = Path(__file__).parent.parent
 CONFIG, REPRESENTATION = "configs/digits_joint.py", "configs/digits_repr.py"
@@ -84,7 +85,7 @@ def test_a_run_leaves_its_files(enabled, run, tmp_path):
     if enabled:
         figures |= {"zones.png", "classification.png", "unconditional_samples.png", "tasks.png"}
     assert {p.name for p in (workdir / "figures").iterdir()} == figures
-    assert {f"figures/{name}" for name in figures} <= model_card.PICTURES.keys()
+    assert {f"figures/{name}" for name in figures} <= shared_model.PICTURES.keys()
     summary = json.loads((workdir / "summary.json").read_text())
     assert summary["step"] == 2
     assert summary["reconstruction_l2"] > 0

@@ -10,11 +10,11 @@ import optax
 import pytest
 import small
 
-from lzn_jax import data, train, train_state
+from lzn_jax import data, train
 from lzn_jax.latent_space import LatentSpace
-from lzn_jax.microbatches import by_example, with_own_keys
-from lzn_jax.modes import compilation
-from lzn_jax.run import sharding
+from lzn_jax.models import by_example, with_own_keys
+from lzn_jax.modes import compile
+from lzn_jax.run import devices as devices_module
 
 
 class Network(nn.Module):
@@ -67,11 +67,11 @@ def test_a_size_that_does_not_divide_the_batch_raises(problem):
 def _update(devices, **changes):
     """State and metrics after a step of the joint study, and the memory it takes."""
     config = small.config(training__batch_size=32, decoder__dropout=0.5, **changes)
-    mesh = sharding.make_mesh(8, jax.devices()[:devices])
+    mesh = devices_module.make_mesh(8, jax.devices()[:devices])
     space = LatentSpace(config, mesh)
     # Plain gradient descent: Adam would turn rounding noise of tiny gradients into signs.
     optimizer = optax.sgd(0.1)
-    state = jax.jit(functools.partial(train_state.init_state, space, optimizer, 0))()
+    state = jax.jit(functools.partial(train.init_state, space, optimizer, 0))()
     state = state.replace(params=small.shaken(state.params, 0.1))
     examples, _ = data.load_data(config)
     batch = {"images": examples.images[:32], "labels": examples.labels[:32]}
@@ -80,13 +80,13 @@ def _update(devices, **changes):
     )
     jitted = jax.jit(
         update,
-        in_shardings=(sharding.replicated(mesh), sharding.split(mesh)),
-        out_shardings=sharding.replicated(mesh),
+        in_shardings=(devices_module.replicated(mesh), devices_module.split(mesh)),
+        out_shardings=devices_module.replicated(mesh),
     )
     with jax.set_mesh(mesh):
         program = jitted.lower(state, batch).compile()
-    batch = jax.device_put(batch, sharding.split(mesh))
-    state = jax.device_put(state, sharding.replicated(mesh))
+    batch = jax.device_put(batch, devices_module.split(mesh))
+    state = jax.device_put(state, devices_module.replicated(mesh))
     return jax.device_get(program(state, batch)), program.memory_analysis().temp_size_in_bytes
 
 
@@ -119,9 +119,9 @@ def test_a_step_in_micro_batches_is_the_unsplit_step(devices):
 def test_rematerialisation_of_blocks_does_not_change_the_gradient(name):
     def gradient(remat):
         config = small.config(f"configs/{name}.py", training__batch_size=16, training__remat=remat)
-        space = LatentSpace(config, sharding.make_mesh(1))
+        space = LatentSpace(config, devices_module.make_mesh(1))
         variables = small.shaken(space.init(jax.random.key(0)))
-        shapes = compilation.batch_shapes(space, config)
+        shapes = compile.batch_shapes(space, config)
         rng = np.random.default_rng(0)
         batch = {
             name: jnp.asarray(rng.integers(0, 10, a.shape), a.dtype) for name, a in shapes.items()

@@ -13,7 +13,7 @@ import pytest
 import small
 
 import lzn_jax
-from lzn_jax import data, main, randomness
+from lzn_jax import data, main, models
 
 ROOT = Path(__file__).parents[1]
 STREAMS = {"image_latents": 3, "label_latents": 4, "label_members": 11, "image_noise": 5}
@@ -31,7 +31,7 @@ def images(model):
 
 
 def test_what_it_finds_is_what_it_found(workdir, monkeypatch):
-    monkeypatch.setattr(randomness, "named", lambda key, of: jax.random.fold_in(key, STREAMS[of]))
+    monkeypatch.setattr(models, "named", lambda key, of: jax.random.fold_in(key, STREAMS[of]))
     model, expected = lzn_jax.load(workdir), np.load(workdir / "expected.npz")
     shown = images(model)
     np.testing.assert_allclose(model.anchors(shown), expected["anchors"], atol=1e-5)

@@ -7,7 +7,7 @@ import optax
 import pytest
 from ml_collections import ConfigDict
 
-from lzn_jax import optimization
+from lzn_jax import train
 
 NETWORKS = ["encoder", "decoder"]
 
@@ -25,7 +25,7 @@ def _training(**changes):
 
 
 def _rates(training, steps, peak=0.5):
-    return np.array([optimization.learning_rate(jnp.int32(k), peak, training) for k in steps])
+    return np.array([train.learning_rate(jnp.int32(k), peak, training) for k in steps])
 
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine"])
@@ -60,7 +60,7 @@ def test_warmup_as_long_as_training_or_longer(schedule, warmup_steps):
 
 def _updates(training, gradients):
     """Updates at each step for a list of {network: {'w': (n,)}}."""
-    optimizer = optimization.make_optimizer(training, list(gradients[0]))
+    optimizer = train.make_optimizer(training, list(gradients[0]))
     params = jax.tree.map(jnp.zeros_like, gradients[0])
     state = optimizer.init(params)
     results = []
@@ -103,7 +103,7 @@ def test_adam_after_clipping_by_the_norm_over_all_networks():
 @pytest.mark.parametrize(("step", "active"), [(0, True), (6, True), (7, False), (100, False)])
 def test_only_the_decoder_stops_at_decoder_steps(step, active):
     networks = ["encoder", "decoder", "labels"]
-    found = optimization.still_training(jnp.int32(step), _training(decoder_steps=7), networks)
+    found = train.still_training(jnp.int32(step), _training(decoder_steps=7), networks)
     assert {network: bool(on) for network, on in found.items()} == {
         "encoder": True,
         "decoder": active,
@@ -112,7 +112,7 @@ def test_only_the_decoder_stops_at_decoder_steps(step, active):
 
 
 def test_the_decoder_trains_to_the_end_without_decoder_steps():
-    found = optimization.still_training(jnp.int32(10**6), _training(), NETWORKS)
+    found = train.still_training(jnp.int32(10**6), _training(), NETWORKS)
     assert {network: bool(on) for network, on in found.items()} == {
         "encoder": True,
         "decoder": True,
@@ -125,7 +125,7 @@ def test_mask_zeroes_inactive_networks_only():
         "decoder": {"w": jnp.array([3.0, jnp.nan]), "b": jnp.array(jnp.inf)},
     }
     active = {"encoder": jnp.asarray(True), "decoder": jnp.asarray(False)}
-    masked = optimization.mask(active, tree)
+    masked = train.mask(active, tree)
     np.testing.assert_array_equal(masked["encoder"]["w"], [1.0, np.inf])
     np.testing.assert_array_equal(masked["encoder"]["b"], 2.0)
     np.testing.assert_array_equal(masked["decoder"]["w"], [0.0, 0.0])
@@ -140,7 +140,7 @@ def test_ema_follows_the_recurrence(decay):
     for k, value in enumerate(values, start=1):
         params = {"encoder": {"w": jnp.asarray(value, jnp.float32)}}
         active = {"encoder": jnp.asarray(True)}
-        average = optimization.update_ema(average, params, jnp.int32(k - 1), decay, active)
+        average = train.update_ema(average, params, jnp.int32(k - 1), decay, active)
         kept = min(decay, (1 + k) / (10 + k))
         expected = kept * expected + (1 - kept) * value
         np.testing.assert_allclose(average["encoder"]["w"], expected, rtol=1e-5, atol=1e-6)
@@ -151,10 +151,10 @@ def test_ema_of_weights_that_stay_stays(decay):
     weights = {"encoder": {"w": jnp.linspace(0.1, 1, 50)}}
     active = {"encoder": jnp.asarray(True)}
     late = jnp.int32(10**8)
-    moved = optimization.update_ema(weights, weights, late, decay, active)
+    moved = train.update_ema(weights, weights, late, decay, active)
     np.testing.assert_array_equal(moved["encoder"]["w"], weights["encoder"]["w"])
     far = {"encoder": {"w": jnp.full(50, 1e6)}}
-    moved = optimization.update_ema(weights, far, late, decay, active)
+    moved = train.update_ema(weights, far, late, decay, active)
     expected = decay * np.linspace(0.1, 1, 50) + (1 - decay) * 1e6
     np.testing.assert_allclose(moved["encoder"]["w"], expected, rtol=1e-6)
 
@@ -163,7 +163,7 @@ def test_ema_of_an_inactive_network_stays_to_the_bit():
     ema = {network: {"w": jnp.array([0.1, 1 / 3])} for network in NETWORKS}
     params = {network: {"w": jnp.array([5.0, 7.0])} for network in NETWORKS}
     active = {"encoder": jnp.asarray(True), "decoder": jnp.asarray(False)}
-    moved = optimization.update_ema(ema, params, jnp.int32(0), 0.9999, active)
+    moved = train.update_ema(ema, params, jnp.int32(0), 0.9999, active)
     np.testing.assert_array_equal(moved["decoder"]["w"], ema["decoder"]["w"])
     # 1 - 2/11 of the way at the first update
     expected = np.array([0.1, 1 / 3]) * 2 / 11 + np.array([5.0, 7.0]) * 9 / 11

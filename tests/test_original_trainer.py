@@ -15,10 +15,10 @@ import jax
 import numpy as np
 import pytest
 
-from lzn_jax import configuration, convert, optimization, train, train_state
+from lzn_jax import configuration, convert, train
 from lzn_jax.latent_space import LatentSpace
 from lzn_jax.models import split_variables
-from lzn_jax.run import sharding
+from lzn_jax.run import devices
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = Path(os.environ.get("LZN_TRAINER_GOLDEN", ROOT / "tests" / "golden" / "trainer"))
@@ -90,12 +90,12 @@ def batches(record):
 def trained(name):
     """The state after all updates from the recording's start, and each update's metrics."""
     config = config_of(name)
-    space = LatentSpace(config, sharding.make_mesh(1))
-    optimizer = optimization.make_optimizer(config.training, list(space.modules))
+    space = LatentSpace(config, devices.make_mesh(1))
+    optimizer = train.make_optimizer(config.training, list(space.modules))
     raw, averaged = weights(name, "start")
     (params, constants), (ema, _) = split_variables(raw), split_variables(averaged)
     zero = np.int32(0)
-    state = train_state.TrainState(zero, params, constants, ema, optimizer.init(params), zero, zero)
+    state = train.TrainState(zero, params, constants, ema, optimizer.init(params), zero, zero)
     update = jax.jit(
         functools.partial(
             train.update_state,

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 import lzn_jax
-from lzn_jax import configuration, parts
+from lzn_jax import configuration, extensions, parts
 from lzn_jax import main as command_line
-from lzn_jax.configuration import UserError
+from lzn_jax.errors import UserError
 from lzn_jax.run import workdir as workdirs
 
 ROOT = Path(__file__).parents[1]
@@ -58,16 +58,16 @@ SELECTED = {
 def registry(monkeypatch):
     """A function that forgets what a test has registered, as a new process would."""
     parts.names("type")  # what ships is there
-    shipped, modules = dict(parts._PARTS), set(sys.modules)
+    shipped, modules = dict(parts.PARTS), set(sys.modules)
 
     def forget():
-        monkeypatch.setattr(parts, "_PARTS", dict(shipped))
-        monkeypatch.setattr(parts, "_EXTENSIONS", {})
+        monkeypatch.setattr(parts, "PARTS", dict(shipped))
+        monkeypatch.setattr(extensions, "_EXTENSIONS", {})
 
     forget()
     yield forget
     for name in set(sys.modules) - modules:
-        if name.startswith((parts._EXTENSION, "own")):
+        if name.startswith((extensions._EXTENSION, "own")):
             del sys.modules[name]
 
 
@@ -110,7 +110,7 @@ def test_a_name_that_is_taken_says_by_whom(tmp_path):
     named("own", 1)
     (tmp_path / "own.py").write_text("from lzn_jax import parts\n\nparts.add('solver', 'own', 2)\n")
     expected = f"solver 'own' is already registered by {__file__}: rename yours"
-    assert error([str(tmp_path / "own.py")], load=parts.extend) == expected
+    assert error([str(tmp_path / "own.py")], load=extensions.extend) == expected
 
 
 def test_a_file_may_add_its_part_again():
@@ -181,7 +181,7 @@ def test_an_extension_brings_its_group_and_needs_no_other_file(tmp_path):
     assert found.own.size == 6
     assert found.extensions == ("own.py",)
     assert found.extension_checksums == (sha256(tmp_path / "own.py"),)
-    assert parts.extension_flags(found.extensions) == [f"--extensions={tmp_path / 'own.py'}"]
+    assert extensions.extension_flags(found.extensions) == [f"--extensions={tmp_path / 'own.py'}"]
 
 
 @pytest.mark.parametrize(
@@ -195,18 +195,18 @@ def test_an_extension_brings_its_group_and_needs_no_other_file(tmp_path):
 )
 def test_an_extension_that_fails_is_one_line_with_its_file_and_line(tmp_path, content, expected):
     (tmp_path / "own.py").write_text(content)
-    found = error(["own.py"], tmp_path, load=parts.extend)
+    found = error(["own.py"], tmp_path, load=extensions.extend)
     assert found.startswith(f"the extension own.py failed at {tmp_path / 'own.py'}, {expected}")
     (tmp_path / "own.py").write_text("")
-    assert parts.extend(["own.py"], tmp_path) == {"own.py": sha256(tmp_path / "own.py")}
+    assert extensions.extend(["own.py"], tmp_path) == {"own.py": sha256(tmp_path / "own.py")}
 
 
 def test_an_extension_that_is_not_there_is_named(tmp_path):
     expected = f"there is no extension {tmp_path / 'owm.py'}"
-    assert error(["owm.py"], tmp_path, load=parts.extend) == expected
+    assert error(["owm.py"], tmp_path, load=extensions.extend) == expected
     for name in ("no_such_module", "no.such.module", "sys", "..own"):
         expected = f"there is no extension {name}: name a file FILE.py or a module"
-        assert error([name], load=parts.extend) == expected
+        assert error([name], load=extensions.extend) == expected
 
 
 def test_extensions_differ_in_their_names_and_are_no_override(config, tmp_path):
@@ -214,7 +214,7 @@ def test_extensions_differ_in_their_names_and_are_no_override(config, tmp_path):
     other.parent.mkdir()
     other.write_text("")
     expected = f"two extensions are called own.py: rename {other}"
-    assert error(["own.py", "other/own.py"], tmp_path, load=parts.extend) == expected
+    assert error(["own.py", "other/own.py"], tmp_path, load=extensions.extend) == expected
     expected = "extensions must be set by --extensions=FILE.py"
     assert error(config, ["extensions=()"]) == expected
 
@@ -225,11 +225,11 @@ def test_a_module_is_an_extension_with_all_files_of_its_package(tmp_path, monkey
     (package / "__init__.py").write_text("from lzn_jax import parts\n\nparts.add('data', 'own', 1)")
     (package / "more.py").write_text("")
     monkeypatch.syspath_prepend(str(tmp_path))
-    (first,) = parts.extend(["own_package"]).values()
+    (first,) = extensions.extend(["own_package"]).values()
     assert parts.get("data", "own") == 1
-    assert parts.extension_flags(["own_package"]) == ["--extensions=own_package"]
+    assert extensions.extension_flags(["own_package"]) == ["--extensions=own_package"]
     (package / "more.py").write_text("changed = True")
-    (second,) = parts.extend(["own_package"]).values()
+    (second,) = extensions.extend(["own_package"]).values()
     assert first != second
 
 
@@ -238,7 +238,7 @@ def checksum_of(folder, files, extension="own.py"):
     for name, content in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(content)
-    return parts.checksum(folder / extension)
+    return extensions.checksum(folder / extension)
 
 
 @pytest.mark.parametrize(
@@ -342,21 +342,21 @@ def test_extensions_of_equal_content_run_each(tmp_path, registry):
     code = "from lzn_jax import parts\nparts.add('solver', __file__[-6:-3], 1)\n"
     for name in ("one.py", "two.py"):
         (tmp_path / name).write_text(code)
-    digests = parts.extend(["one.py", "two.py"], tmp_path)
+    digests = extensions.extend(["one.py", "two.py"], tmp_path)
     assert list(digests) == ["one.py", "two.py"]
     assert {"one", "two"} <= set(parts.names("solver"))
     registry()
-    parts.extend(["one.py"], tmp_path)
-    assert parts.found_extension("one.py", digests["one.py"]) == digests["one.py"]
-    assert parts.found_extension("two.py", digests["two.py"]) is None
+    extensions.extend(["one.py"], tmp_path)
+    assert extensions.found_extension("one.py", digests["one.py"]) == digests["one.py"]
+    assert extensions.found_extension("two.py", digests["two.py"]) is None
 
 
 @pytest.mark.parametrize("name", ["parts.py", "lzn_jax.losses.parts", "lzn_jax.parts", "json"])
 def test_an_extension_is_not_a_module_that_is_there_anyway(name, tmp_path, registry):
     importlib.import_module("lzn_jax.losses.parts")
-    assert parts.found_extension(name, "0" * 64) is None
+    assert extensions.found_extension(name, "0" * 64) is None
     (tmp_path / "parts.py").write_text("from lzn_jax import parts\nparts.add('solver', 'own', 1)\n")
-    digests = parts.extend(["parts.py"], tmp_path)
+    digests = extensions.extend(["parts.py"], tmp_path)
     assert digests == {"parts.py": sha256(tmp_path / "parts.py")}
     assert parts.get("solver", "own") == 1
     assert parts.get("solver", "euler") != 1
@@ -371,10 +371,12 @@ def test_an_imported_module_that_registers_a_part_is_a_loaded_extension(
         "from lzn_jax import parts\nparts.add('solver', 'own', 1)\n"
     )
     importlib.import_module("own")
-    digest = parts.checksum(tmp_path / "own.py")
-    assert parts.found_extension("own", "0" * 64) == digest
-    assert parts.found_extension("own_helper.py", "0" * 64) == sha256(tmp_path / "own_helper.py")
-    assert parts.found_extension("own_other", "0" * 64) is None
+    digest = extensions.checksum(tmp_path / "own.py")
+    assert extensions.found_extension("own", "0" * 64) == digest
+    assert extensions.found_extension("own_helper.py", "0" * 64) == sha256(
+        tmp_path / "own_helper.py"
+    )
+    assert extensions.found_extension("own_other", "0" * 64) is None
 
 
 def test_of_imported_files_of_one_name_a_run_finds_its_own(tmp_path):
@@ -383,8 +385,8 @@ def test_of_imported_files_of_one_name_a_run_finds_its_own(tmp_path):
         file.parent.mkdir()
         file.write_text(f"from lzn_jax import parts\nparts.add('solver', 'own{number}', 1)\n")
         exec(compile(file.read_text(), file, "exec"), {})
-        assert parts.found_extension("own.py", sha256(file)) == sha256(file)
-    assert parts.found_extension("own.py", "0" * 64) is not None
+        assert extensions.found_extension("own.py", sha256(file)) == sha256(file)
+    assert extensions.found_extension("own.py", "0" * 64) is not None
 
 
 def installed(folder, value="own_installed"):
@@ -402,9 +404,7 @@ def installed(folder, value="own_installed"):
 @pytest.fixture
 def fresh(monkeypatch):
     """Installed packages are looked for again."""
-    monkeypatch.setattr(
-        parts, "_load_installed", functools.cache(parts._load_installed.__wrapped__)
-    )
+    monkeypatch.setattr(parts, "load_installed", functools.cache(parts.load_installed.__wrapped__))
 
 
 @pytest.mark.usefixtures("fresh")
@@ -523,7 +523,7 @@ def test_commands_name_each_extension_of_several(tmp_path, capsys):
     both = f"--extensions={tmp_path / 'one.py'},{tmp_path / 'two.py'}"
     assert command_line.main(["--config=digits_joint", "--mode=show_config", both]) == 0
     assert "extensions = ('one.py', 'two.py')" in capsys.readouterr().out
-    assert parts.extension_flags(["one.py", "two.py"]) == [both]
+    assert extensions.extension_flags(["one.py", "two.py"]) == [both]
 
 
 NUMBERS = """

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lzn_jax.randomness import named, normal_by_index
+from lzn_jax.models import named, normal_by_index
 
 
 def _draw(index, seed=0, name="image_noise", shape=(2, 3)):

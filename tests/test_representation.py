@@ -14,15 +14,17 @@ from ml_collections import FrozenConfigDict
 from zoning import oracle
 
 from lzn_jax import data
+from lzn_jax.data import pixels
 from lzn_jax.data.augment import augment
 from lzn_jax.evaluation import measurements, probes, representation
 from lzn_jax.evaluation.representation import augmented_features
 from lzn_jax.latent_space import LatentSpace, Model
 from lzn_jax.losses.contrastive import nt_xent
-from lzn_jax.randomness import named, normal_by_index
-from lzn_jax.run import sharding
+from lzn_jax.models import named, normal_by_index
+from lzn_jax.run import devices
 from lzn_jax.trained_model import TrainedModel
-from lzn_jax.zoning import Euler, plain
+from lzn_jax.zoning import Euler
+from lzn_jax.zoning import plain as plain_module
 
 
 def _config(**changes):
@@ -37,7 +39,7 @@ def _config(**changes):
 
 
 def _mesh(num_devices):
-    return sharding.make_mesh(8, jax.devices()[:num_devices])
+    return devices.make_mesh(8, jax.devices()[:num_devices])
 
 
 def _space(num_devices=1, **changes):
@@ -98,7 +100,7 @@ def _losses(num_devices=1, size=None):
     spaces = {
         name: _space(num_devices, objective=name, **changes) for name in ("lzn", "simclr", "dcl")
     }
-    batch = jax.device_put(_batch(), sharding.split(_mesh(num_devices)))
+    batch = jax.device_put(_batch(), devices.split(_mesh(num_devices)))
 
     @jax.jit
     @functools.partial(jax.grad, has_aux=True)
@@ -113,7 +115,7 @@ def _losses(num_devices=1, size=None):
         return sum(loss for loss, _ in found.values()), (anchors, found)
 
     with jax.set_mesh(_mesh(num_devices)):
-        variables = jax.device_put(_variables(), sharding.replicated(_mesh(num_devices)))
+        variables = jax.device_put(_variables(), devices.replicated(_mesh(num_devices)))
         gradients, (anchors, found) = gradient(variables, batch)
     return anchors, found, gradients
 
@@ -129,9 +131,11 @@ def test_loss_aligns_latents_of_first_views_with_zones_of_second_views():
     noise *= _config().latent.noise_scale
 
     def exact(first, second, noise):
-        latents = plain.compute_latents(first, noise, solver=Euler(4))
+        latents = plain_module.compute_latents(first, noise, solver=Euler(4))
         # A fifth of five steps is left out.
-        return plain.alignment_loss(latents, second, np.arange(16), solver=Euler(5), cutoff=0.2)
+        return plain_module.alignment_loss(
+            latents, second, np.arange(16), solver=Euler(5), cutoff=0.2
+        )
 
     expected, exact_metrics = oracle.in_float64(exact, anchors[:, 0], anchors[:, 1], noise)
     loss, metrics = _losses()[1]["lzn"]
@@ -164,7 +168,7 @@ def test_losses_and_gradient_do_not_depend_on_devices_or_micro_batches(num_devic
 def test_embedding_has_the_papers_four_features(model):
     images = _digits()[1].images[:10]
     found = model.embed(images)
-    x = data.normalise(jnp.asarray(images))
+    x = pixels.normalise(jnp.asarray(images))
     encoder = model.space.modules["encoder"]
     encode = jax.jit(functools.partial(encoder.apply, train=False), static_argnames="features")
     for name in ("head", "backbone"):
@@ -174,7 +178,7 @@ def test_embedding_has_the_papers_four_features(model):
     noise = normal_by_index(jax.random.key(0), "image_latents", jnp.arange(10), (8,))
 
     def exact(anchors, noise):
-        return plain.compute_latents(anchors, noise, np.zeros(1, int), solver=Euler(4))
+        return plain_module.compute_latents(anchors, noise, np.zeros(1, int), solver=Euler(4))
 
     scales = {"latent": _config().latent.noise_scale, "latent_centre": 0.0}
     for name, scale in scales.items():

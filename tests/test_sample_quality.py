@@ -14,12 +14,13 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from lzn_jax import main as command_line
-from lzn_jax.configuration import UserError
 from lzn_jax.data import Examples
-from lzn_jax.evaluation import feature_network, sample_quality
-from lzn_jax.evaluation.cmmd import cmmd
-from lzn_jax.evaluation.extractors import Extractor, Outputs
-from lzn_jax.evaluation.sample_quality import SampleQuality
+from lzn_jax.errors import UserError
+from lzn_jax.evaluation import features
+from lzn_jax.evaluation import samples as samples_module
+from lzn_jax.evaluation.features import Extractor, Outputs
+from lzn_jax.evaluation.metrics import cmmd
+from lzn_jax.evaluation.samples import SampleQuality
 
 ROOT = Path(__file__).parents[1]
 
@@ -49,7 +50,7 @@ def looks(images):
 def inception(monkeypatch):
     """Weights at any path, of a network that `looks`."""
     extractor = Extractor("inception", "key", {}, lambda variables, images: looks(images))
-    monkeypatch.setattr(sample_quality, "inception_extractor", lambda path: extractor)
+    monkeypatch.setattr(samples_module, "inception_extractor", lambda path: extractor)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +62,7 @@ def clip(tmp_path_factory):
 
 @pytest.fixture
 def few_steps(monkeypatch):
-    monkeypatch.setattr(feature_network, "NUM_STEPS", 3)
+    monkeypatch.setattr(features, "NUM_STEPS", 3)
 
 
 @pytest.mark.usefixtures("inception")
@@ -103,10 +104,10 @@ def test_clip_looks_alone_where_its_weights_are_all_there_is(clip, tmp_path, cap
 def test_clip_looks_beside_others(path, clip, tmp_path, monkeypatch):
     looking = []
     monkeypatch.setattr(
-        sample_quality, "feature_extractor", lambda *_, name, **__: Extractor(name, "", {}, None)
+        samples_module, "feature_extractor", lambda *_, name, **__: Extractor(name, "", {}, None)
     )
     monkeypatch.setattr(
-        sample_quality,
+        samples_module,
         "generation_metrics",
         lambda extractors, *_, **__: looking.extend(e.name for e in extractors) or {},
     )
@@ -149,11 +150,11 @@ def test_where_nothing_can_look_the_log_says_why(changes, count, reason, tmp_pat
 
 @pytest.mark.usefixtures("inception")
 def test_the_reference_is_a_fixed_part_of_a_large_training_set(tmp_path, monkeypatch):
-    monkeypatch.setattr(sample_quality, "MAX_REFERENCE", 60)
+    monkeypatch.setattr(samples_module, "MAX_REFERENCE", 60)
     train, samples = train_of(100), images_of(50, 1)
     seen = []
     monkeypatch.setattr(
-        sample_quality,
+        samples_module,
         "generation_metrics",
         lambda extractors, reference, *_, **__: seen.append(reference) or {},
     )
@@ -165,7 +166,7 @@ def test_the_reference_is_a_fixed_part_of_a_large_training_set(tmp_path, monkeyp
     chosen = [rows[image.tobytes()] for image in seen[0]]
     assert len(set(chosen)) == 60
     assert max(chosen) > 80  # random, not the first
-    monkeypatch.setattr(sample_quality, "MAX_BYTES_IN_MEMORY", 55 * 8 * 8 * 3)
+    monkeypatch.setattr(samples_module, "MAX_BYTES_IN_MEMORY", 55 * 8 * 8 * 3)
     measure(train, samples, tmp_path)
     assert len(seen[2]) == 55
 

@@ -10,10 +10,10 @@ import small
 
 import lzn_jax
 from lzn_jax import configuration, data, main, plots
-from lzn_jax.configuration import UserError
 from lzn_jax.demo.answers import NUM_IMAGES, Answers
-from lzn_jax.evaluation import reconstruction
-from lzn_jax.release import programs
+from lzn_jax.errors import UserError
+from lzn_jax.evaluation import samples as samples_module
+from lzn_jax.modes import export
 
 TESTS = Path(__file__).parent
 TO_LABEL = ("--mode=translate", "--source=sound", "--target=label")
@@ -125,7 +125,7 @@ def test_reconstructions_are_sounds(run, drawn, two, model):
     np.testing.assert_array_equal(shown, kind.shown(sounds))
     np.testing.assert_array_equal(again, kind.shown(found["sounds"]))
     assert title == "Real sounds and their reconstructions"
-    reconstruction.draw(Path("unused.png"), kind, sounds, found | {"sounds": sounds[::-1]})
+    samples_module.draw(Path("unused.png"), kind, sounds, found | {"sounds": sounds[::-1]})
     np.testing.assert_array_equal(drawn["reconstructions"][1], kind.shown(sounds)[::-1])
 
 
@@ -213,9 +213,9 @@ def test_the_other_modes_take_sounds(run, drawn, capsys):
 
 
 def test_sounds_are_exported(model):
-    tasks = programs.programs(model)
+    tasks = export.programs(model)
     assert {"embed_sound", "classify_sound", "translate_text_sound", "sample_sound"} <= set(tasks)
-    exported = programs.exported(tasks["sample_sound"], model.model)
+    exported = export.exported_program(tasks["sample_sound"], model.model)
     assert [output.shape[1:] for output in exported.out_avals] == [(32,)]
 
 

@@ -14,8 +14,8 @@ import small
 
 from lzn_jax import data
 from lzn_jax.data import captions
-from lzn_jax.randomness import named
-from lzn_jax.run import sharding
+from lzn_jax.models import named
+from lzn_jax.run import devices
 
 ROOT = Path(__file__).parent.parent
 CONFIG = ROOT / "configs" / "digits_text.py"
@@ -50,7 +50,7 @@ def test_training_moves_both_networks_and_is_measured_as_the_run_is(script, name
 def test_a_classifier_of_one_caption_is_right_where_it_is_the_caption(script):
     config = small.config(CONFIG)
     examples, test = data.load_data(config)
-    space = script.Classifier(config, sharding.inference_mesh())
+    space = script.Classifier(config, devices.inference_mesh())
     variables = jax.tree.map(np.zeros_like, space.init(jax.random.key(0)))
     parts = np.stack(captions.parse(test.texts), axis=1)
     batch = {"images": jnp.asarray(test.images), "parts": jnp.asarray(parts)}
@@ -78,7 +78,7 @@ def test_a_run_is_measured_in_both_directions(script, monkeypatch):
 
 @pytest.mark.parametrize(("name", "noise"), [("captioner", 0.0), ("captioner_0.4", 0.4)])
 def test_a_captioners_noise_is_in_units_of_its_anchors(script, monkeypatch, name, noise):
-    space = script.NETWORKS[name](small.config(CONFIG), sharding.inference_mesh())
+    space = script.NETWORKS[name](small.config(CONFIG), devices.inference_mesh())
     monkeypatch.setattr(space.types["text"].decoder, "loss", lambda _, __, given, ___: given[0])
     for scale in (1.0, 100.0):
         anchors = 7 + scale * jax.random.normal(jax.random.key(0), (2000, 8))

@@ -10,9 +10,9 @@ import pytest
 import small
 
 from lzn_jax import configuration, loading, main
-from lzn_jax.configuration import UserError
 from lzn_jax.data import captions
 from lzn_jax.data.captions import DIGITS, LEANS, WEIGHTS
+from lzn_jax.errors import UserError
 from lzn_jax.models.transformer import END
 from lzn_jax.run import workdir as workdirs
 from lzn_jax.tokenizers import Bytes, Characters, File, Tokenizer, tokenizer

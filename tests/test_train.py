@@ -18,12 +18,12 @@ import pytest
 import small
 from one_weight import Context, OneWeight, put_in
 
-from lzn_jax import data, optimization, train, train_state
+from lzn_jax import data, train
 from lzn_jax import main as command_line
 from lzn_jax.latent_space import LatentSpace
-from lzn_jax.run import processes, sharding
+from lzn_jax.run import devices, log, processes
 from lzn_jax.run.checkpoints import Checkpoints
-from lzn_jax.run.interruption import Interruption
+from lzn_jax.run.processes import Interruption
 
 ROOT = Path(__file__).parent.parent
 
@@ -41,11 +41,11 @@ def one_weight():
 def _one_weight(seed=0, **changes):
     training = small.config(training__warmup_steps=0, **changes).training
     space = OneWeight()
-    optimizer = optimization.make_optimizer(training, ["decoder"])
+    optimizer = train.make_optimizer(training, ["decoder"])
     update = functools.partial(
         train.update_state, space=space, optimizer=optimizer, training=training, seed=seed
     )
-    return jax.jit(update), train_state.init_state(space, optimizer, seed)
+    return jax.jit(update), train.init_state(space, optimizer, seed)
 
 
 def _arrays(tree):
@@ -109,12 +109,12 @@ def test_the_decoder_stops_after_its_steps():
 
 
 def test_eight_devices_give_the_answer_of_one(monkeypatch):
-    monkeypatch.setattr(sharding, "MIN_SHARDED", 16)
+    monkeypatch.setattr(devices, "MIN_SHARDED", 16)
     config = small.config(training__batch_size=16, decoder__dropout=0.5)
     # Plain gradient descent: Adam would turn rounding noise of tiny gradients into signs.
     optimizer = optax.sgd(0.1)
     init = functools.partial(
-        train_state.init_state, LatentSpace(config, sharding.make_mesh(16)), optimizer, 0
+        train.init_state, LatentSpace(config, devices.make_mesh(16)), optimizer, 0
     )
     state = jax.device_get(jax.jit(init)())
     rng = np.random.default_rng(1)  # away from initial zeros, behind which gradients vanish
@@ -127,9 +127,9 @@ def test_eight_devices_give_the_answer_of_one(monkeypatch):
     batch = {"images": examples.images[:16], "labels": examples.labels[:16]}
     results, sizes = [], []
     for count, shard in ((1, False), (8, False), (8, True)):
-        mesh = sharding.make_mesh(16, jax.devices()[:count])
+        mesh = devices.make_mesh(16, jax.devices()[:count])
         assert mesh.size == count
-        placement = jax.tree.map(lambda a: a.sharding, sharding.placed(state, mesh, shard=shard))
+        placement = jax.tree.map(lambda a: a.sharding, devices.placed(state, mesh, shard=shard))
         update = jax.jit(
             functools.partial(
                 train.update_state,
@@ -138,8 +138,8 @@ def test_eight_devices_give_the_answer_of_one(monkeypatch):
                 training=config.training,
                 seed=0,
             ),
-            in_shardings=(placement, sharding.split(mesh)),
-            out_shardings=(placement, sharding.replicated(mesh)),
+            in_shardings=(placement, devices.split(mesh)),
+            out_shardings=(placement, devices.replicated(mesh)),
         )
         with jax.set_mesh(mesh):
             new = update(state, batch)
@@ -162,13 +162,13 @@ def test_nothing_is_compiled_after_the_first_update(tmp_path, monkeypatch):
         compiled[0] += name == "/jax/core/compile/backend_compile_duration"
 
     jax.monitoring.register_event_duration_secs_listener(count)
-    put = train.LateMetrics.put
+    put = log.LateMetrics.put
 
     def counting_put(self, step, metrics):
         put(self, step, metrics)
         seen.append(compiled[0])
 
-    monkeypatch.setattr(train.LateMetrics, "put", counting_put)
+    monkeypatch.setattr(log.LateMetrics, "put", counting_put)
     config = small.config(
         training__num_steps=5, evaluation__every_steps=100, checkpoint__every_steps=100
     )
@@ -211,11 +211,11 @@ def _untimed(workdir):
 
 
 def _final_state(workdir, config):
-    mesh = sharding.make_mesh(config.training.batch_size, jax.devices()[:1])
-    optimizer = optimization.make_optimizer(config.training, list(OneWeight.modules))
-    shapes = jax.eval_shape(functools.partial(train_state.init_state, OneWeight(), optimizer, 0))
+    mesh = devices.make_mesh(config.training.batch_size, jax.devices()[:1])
+    optimizer = train.make_optimizer(config.training, list(OneWeight.modules))
+    shapes = jax.eval_shape(functools.partial(train.init_state, OneWeight(), optimizer, 0))
     with Checkpoints(workdir, 2) as checkpoints:
-        return train_state.restore_state(checkpoints, sharding.placed(shapes, mesh))
+        return train.restore_state(checkpoints, devices.placed(shapes, mesh))
 
 
 def _assert_same_run(one, other, config):
@@ -310,7 +310,7 @@ def test_sigterm_at_the_last_step_or_in_an_evaluation_leaves_it_to_the_next_star
 
 def test_evaluation_takes_at_most_a_minute_longer_than_training(tmp_path, monkeypatch):
     totals = {"compile": 10.0, "step": 30.0, "eval": 20.0, "other": 5.0, "starts": 2.0}
-    monkeypatch.setattr(train.Goodput, "totals", lambda self: dict(totals))
+    monkeypatch.setattr(log.Goodput, "totals", lambda self: dict(totals))
     seconds = []
     monkeypatch.setattr(Context, "evaluate", lambda *arguments: seconds.append(arguments[-1]) or {})
     assert train.train_and_evaluate(small.config(), tmp_path) == 0

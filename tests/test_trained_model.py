@@ -16,10 +16,11 @@ import small
 
 import lzn_jax
 from lzn_jax import data, inference, zoning
-from lzn_jax.configuration import UserError
-from lzn_jax.interpolation import great_circle, paths
-from lzn_jax.randomness import normal_by_index
-from lzn_jax.run import batching, sharding
+from lzn_jax.data import pixels
+from lzn_jax.errors import UserError
+from lzn_jax.models import normal_by_index
+from lzn_jax.run import batching, devices, log
+from lzn_jax.trained_model import great_circle, paths
 
 ROOT = Path(__file__).parent.parent
 KEY = jax.random.key(7)
@@ -88,7 +89,7 @@ def test_nothing_is_far_without_training_samples_to_compare(context):
 def test_latents_are_those_of_the_zoning_functions(model, images):
     found = model.encode(jnp.asarray(images), KEY)
     encode = jax.jit(functools.partial(model.space.modules["encoder"].apply, train=False))
-    x = data.normalise(jnp.asarray(images))
+    x = pixels.normalise(jnp.asarray(images))
     anchors = encode(model.model.variables["encoder"], x)
     np.testing.assert_allclose(model.anchors(images), anchors, rtol=1e-4, atol=1e-5)
     context = model.model.context["anchors"]
@@ -131,7 +132,7 @@ def test_interpolation_goes_from_reconstruction_to_reconstruction(model, images)
 
 
 def test_all_devices_find_what_one_finds_which_a_users_mesh_names(workdir, model, images):
-    with jax.set_mesh(sharding.make_mesh(1, jax.devices()[3:4])):
+    with jax.set_mesh(devices.make_mesh(1, jax.devices()[3:4])):
         other = lzn_jax.load(workdir)
     places = [jax.tree.leaves(each.model.variables)[0].sharding for each in (model, other)]
     assert [place.device_set for place in places] == [set(jax.devices()), {jax.devices()[3]}]
@@ -140,7 +141,7 @@ def test_all_devices_find_what_one_finds_which_a_users_mesh_names(workdir, model
 
 
 def test_every_method_shows_its_progress(model, images, monkeypatch):
-    shown, show = [], batching.progress
+    shown, show = [], log.progress
 
     def progress(count, description, **settings):
         shown.append((description, count))

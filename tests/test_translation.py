@@ -10,16 +10,15 @@ import pytest
 import small
 
 from lzn_jax import data, inference, loading, main, plots, zoning
-from lzn_jax.configuration import UserError
-from lzn_jax.data_types import Zones, text
+from lzn_jax.data_types import Zones
+from lzn_jax.data_types import text as text_module
+from lzn_jax.errors import UserError
 from lzn_jax.evaluation import measurements
-from lzn_jax.evaluation.digit_captions import DigitCaptions
-from lzn_jax.evaluation.retrieval import embedded
-from lzn_jax.evaluation.texts import measure
+from lzn_jax.evaluation.texts import DigitCaptions, embedded, measure
 from lzn_jax.latent_space import LatentSpace, Model, _all_present, _stand_ins
 from lzn_jax.losses import contrastive
-from lzn_jax.randomness import named, normal_by_index
-from lzn_jax.run import sharding
+from lzn_jax.models import named, normal_by_index
+from lzn_jax.run import devices as devices_module
 from lzn_jax.trained_model import TrainedModel
 
 CONFIG = "configs/digits_text.py"
@@ -32,7 +31,7 @@ PAIRS = {
 
 def build(**changes):
     config = small.config(CONFIG, **{"training__batch_size": 16} | changes)
-    return LatentSpace(config, sharding.make_mesh(16, jax.devices()[:1]))
+    return LatentSpace(config, devices_module.make_mesh(16, jax.devices()[:1]))
 
 
 @functools.cache
@@ -252,10 +251,10 @@ def test_devices_and_micro_batches_do_not_change_the_losses():
     found = []
     for devices, size in ((1, None), (8, 8)):
         config = small.config(CONFIG, training__batch_size=16, training__microbatch_size=size)
-        mesh = sharding.make_mesh(16, jax.devices()[:devices])
+        mesh = devices_module.make_mesh(16, jax.devices()[:devices])
         assert mesh.size == devices
-        whole = sharding.replicated(mesh)
-        placed = (whole, sharding.split(mesh), whole)
+        whole = devices_module.replicated(mesh)
+        placed = (whole, devices_module.split(mesh), whole)
         loss = small.loss_of(LatentSpace(config, mesh))
         loss = jax.jit(loss, in_shardings=placed, out_shardings=whole)
         with jax.set_mesh(mesh):
@@ -270,7 +269,7 @@ def test_devices_and_micro_batches_do_not_change_the_losses():
 def two_flows():
     """A model whose two flows differ, and whose known texts have known anchors."""
     space = build(latent__num_steps=2, alignment__num_steps=7)
-    tokens, log_weights = text.known(space.types["text"].tokenizer, 12, digits()[0].texts, 0)
+    tokens, log_weights = text_module.known(space.types["text"].tokenizer, 12, digits()[0].texts, 0)
     context = {
         "text_anchors": jax.random.normal(jax.random.key(1), (12, 4)),
         "text_log_weights": jnp.asarray(log_weights),

@@ -13,8 +13,9 @@ import small
 from jax.sharding import NamedSharding, PartitionSpec
 
 from lzn_jax import zoning
-from lzn_jax.modes import compilation
-from lzn_jax.run import clock, compile_targets, costs, sharding
+from lzn_jax.modes import compile
+from lzn_jax.run import clock, costs
+from lzn_jax.run import devices as devices_module
 
 N, Q, STEPS = 8192, 256, 20
 V5E = costs.chip("TPU v5 lite")
@@ -76,7 +77,7 @@ def step_of(study, mesh):
     """The update of a shrunken config, lowered for TPUs."""
     path, changes = STUDIES[study]
     config = small.config(path, training__batch_size=16, **changes)
-    return compilation.lower_step(config, mesh, "tpu")[0]
+    return compile.lower_step(config, mesh, "tpu")[0]
 
 
 ROWS = PartitionSpec("data")
@@ -94,11 +95,11 @@ ON_ONE_CHIP = ("zoning euler", "7 products", "21 products")
 
 def main() -> None:
     """Prints a line of JSON a program."""
-    devices = compile_targets.find("v5e:2x4").devices
+    devices = compile.find("v5e:2x4").devices
     for name, lower in PROGRAMS.items():
         for chips in (8, 1) if name in ON_ONE_CHIP else (8,):
             started = time.perf_counter()
-            compiled = lower(sharding.make_mesh(chips, devices[:chips])).compile()
+            compiled = lower(devices_module.make_mesh(chips, devices[:chips])).compile()
             text = compiled.as_text()
             program = clock.parse(text)
             estimate = clock.estimate(program, V5E)

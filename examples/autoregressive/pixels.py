@@ -8,8 +8,7 @@ import optax
 from flax import linen as nn
 
 from lzn_jax import parts
-from lzn_jax.microbatches import in_training
-from lzn_jax.randomness import keys_by_index
+from lzn_jax.models import in_training, keys_by_index
 
 
 class CausalPixels(nn.Module):

@@ -12,12 +12,11 @@ from rdkit import Chem, RDConfig, RDLogger
 from rdkit.Chem import rdFingerprintGenerator, rdMolDescriptors
 
 from lzn_jax import parts
-from lzn_jax.configuration import UserError
 from lzn_jax.data import Examples
 from lzn_jax.data_types import DataType, NetworkEncoder
 from lzn_jax.data_types.property import MLP
-from lzn_jax.microbatches import in_training
-from lzn_jax.randomness import keys_by_index
+from lzn_jax.errors import UserError
+from lzn_jax.models import in_training, keys_by_index
 
 ALPHABET = "\n#()+-1234=BCFHINOPS[]clnors"  # the first one ends a molecule
 LENGTH = 33  # tokens, the end included

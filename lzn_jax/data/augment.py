@@ -16,7 +16,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 from ml_collections import ConfigDict
 
-from lzn_jax.configuration import UserError
+from lzn_jax.errors import UserError
 
 # Weights of red, green and blue in luminance, ITU-R BT.601, rounded as in torchvision.
 _LUMA = {1: (1.0,), 3: (0.2989, 0.587, 0.114)}

@@ -5,9 +5,8 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from lzn_jax.configuration import UserError
-from lzn_jax.data import tfds
-from lzn_jax.data.examples import Examples
+from lzn_jax.data import Examples, tfds
+from lzn_jax.errors import UserError
 
 _FOLDER = "cifar-10-batches-bin"
 _FILES = {"train": [f"data_batch_{i}.bin" for i in range(1, 6)], "test": ["test_batch.bin"]}

@@ -4,8 +4,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 from ml_collections import ConfigDict
 
-from lzn_jax.data import captions
-from lzn_jax.data.examples import Examples
+from lzn_jax.data import Examples, captions
 
 
 def load(data: ConfigDict, split: str) -> Examples:

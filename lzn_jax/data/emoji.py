@@ -24,11 +24,11 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
-from lzn_jax.configuration import UserError
-from lzn_jax.data.decoding import decode
-from lzn_jax.data.examples import Examples, evenly_spaced
-from lzn_jax.run import reporting
-from lzn_jax.run.progress import progress
+from lzn_jax.data import Examples
+from lzn_jax.data.pixels import decode, evenly_spaced
+from lzn_jax.errors import UserError
+from lzn_jax.run.files import cache_folder, read_arrays, write_arrays
+from lzn_jax.run.log import progress
 
 ATTRIBUTION = (
     "All emojis designed by OpenMoji – the open-source emoji and icon project. "
@@ -149,7 +149,7 @@ def _pictures(files: Sequence[Path], size: int) -> UInt8[np.ndarray, "n size siz
     versions = [importlib.metadata.version(package) for package in _PACKAGES.values()]
     content_key = "\n".join([*versions, *(path.name for path in files)])
     digest = hashlib.sha256(content_key.encode()).hexdigest()[:16]
-    cached = reporting.cache_folder() / f"emoji-{size}-{digest}.npz"
+    cached = cache_folder() / f"emoji-{size}-{digest}.npz"
     if cached.is_file():
         try:
             return _read(cached)
@@ -157,14 +157,14 @@ def _pictures(files: Sequence[Path], size: int) -> UInt8[np.ndarray, "n size siz
             _log.warning("%s is damaged and will be drawn again: %s", cached, error)
     images = _draw(files, size)
     try:
-        reporting.write_arrays(cached, images=images, sha256=_checksum(images))
+        write_arrays(cached, images=images, sha256=_checksum(images))
     except OSError as error:
         _log.warning("%s cannot be written, emoji are not cached: %s", cached, error.strerror)
     return images
 
 
 def _read(path: Path) -> np.ndarray:
-    arrays = reporting.read_arrays(path)
+    arrays = read_arrays(path)
     if str(arrays["sha256"]) != _checksum(arrays["images"]):
         raise UserError("its checksum does not match")
     return arrays["images"]

@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from lzn_jax.configuration import UserError
-from lzn_jax.data import tfds
-from lzn_jax.data.examples import Examples
+from lzn_jax.data import Examples, tfds
+from lzn_jax.errors import UserError
 
 LICENCE = "Copyright Zalando SE, MIT licence."
 _PREFIXES = {"train": "train", "test": "t10k"}

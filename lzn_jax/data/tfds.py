@@ -16,12 +16,12 @@ import numpy as np
 from jaxtyping import Int, UInt8
 from ml_collections import ConfigDict
 
-from lzn_jax.configuration import UserError
-from lzn_jax.data import pairs
-from lzn_jax.data.decoding import UnreadableImageError
-from lzn_jax.data.examples import EncodedImages, Examples, Images
-from lzn_jax.run import reporting
-from lzn_jax.run.progress import progress
+from lzn_jax.data import Examples
+from lzn_jax.data.folder import make
+from lzn_jax.data.pixels import EncodedImages, Images, UnreadableImageError
+from lzn_jax.errors import UserError
+from lzn_jax.run import files
+from lzn_jax.run.log import progress
 
 # A split with images of the configured size is decoded into memory up to this many bytes.
 _MAX_BYTES_DECODED = 2**30
@@ -51,7 +51,7 @@ def load(data: ConfigDict, split: str) -> Examples:
             for row, texts in enumerate(records.texts())
             for text in texts
         )
-        rows, texts, left_out = pairs.make(entries, len(records), records.name)
+        rows, texts, left_out = make(entries, len(records), records.name)
         records, labels = records.at(rows), labels[rows]
     images: Images = EncodedImages(records, labels, data)
     is_small = np.prod(images.shape) <= _MAX_BYTES_DECODED
@@ -160,12 +160,12 @@ class _Records:
         """Result of `read`; for a large split it is kept in the user's cache folder."""
         text = f"{self._name} {self._split} {len(self)}".encode()
         digest = hashlib.sha256(self._fingerprint + text).hexdigest()[:16]
-        cached = reporting.cache_folder() / f"{noun}-{digest}.{suffix}"
+        cached = files.cache_folder() / f"{noun}-{digest}.{suffix}"
         if len(self) > _CACHE_ABOVE and cached.is_file():
             return cached.read_bytes()
         content = read()
         if len(self) > _CACHE_ABOVE:
-            reporting.write_bytes(cached, content)
+            files.write_bytes(cached, content)
         return content
 
     def _read_all(self, noun: str) -> Iterator[Any]:

@@ -19,11 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
 
-from lzn_jax import randomness, zoning
-from lzn_jax.configuration import UserError
+from lzn_jax import models, zoning
 from lzn_jax.data import Examples
-from lzn_jax.microbatches import in_training
-from lzn_jax.models import Variables
+from lzn_jax.errors import UserError
+from lzn_jax.models import Variables, in_training
 
 Samples = Any  # samples of one data type, one per row
 Condition = tuple[Any, Any]  # inputs of a decoder: latents and the further condition, each or None
@@ -82,7 +81,7 @@ def are_images(shown: Any) -> bool:
 
 def context_rows(seed: int, count: int, size: int) -> Int[np.ndarray, " c"]:
     """Indices of the `size` training examples, out of `count`, that form the context."""
-    key = randomness.named(jax.random.key(seed), "context")
+    key = models.named(jax.random.key(seed), "context")
     return np.asarray(jax.random.permutation(key, count)[:size])
 
 

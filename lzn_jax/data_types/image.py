@@ -5,19 +5,60 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 from ml_collections import ConfigDict
 
 from lzn_jax import data, models
-from lzn_jax.configuration import UserError
-from lzn_jax.data import EncodedImages, Examples, normalise
+from lzn_jax.data import Examples, folder
 from lzn_jax.data.augment import augment, augmentation_of
-from lzn_jax.data.crops import Views
-from lzn_jax.data_types import DataType, NetworkEncoder, Zones, bank
-from lzn_jax.data_types.image_decoders import black_image
-from lzn_jax.microbatches import by_example
-from lzn_jax.models import Variables
+from lzn_jax.data.pixels import EncodedImages, Views, normalise
+from lzn_jax.data_types import DataType, NetworkEncoder, Zones
+from lzn_jax.decoders.flow import black_image
+from lzn_jax.errors import UserError
+from lzn_jax.models import Variables, by_example
+
+COLLECTION = "bank"  # name of the collection in the encoder's variables
+
+Bank = Mapping[str, Array]  # "anchors" (k, q) and "log_weights" (k,), -inf for an empty place
+
+
+def empty(size: int, dim: int) -> Bank:
+    """A bank without anchors."""
+    return {"anchors": jnp.zeros((size, dim)), "log_weights": jnp.full(size, -jnp.inf)}
+
+
+def zones(anchors: Float[Array, "b q"], bank: Bank | None) -> Zones:
+    """Zones that the anchors of a batch, which come first, and those of the bank cut."""
+    if bank is None:
+        return Zones(anchors)
+    count, fixed = len(anchors), jax.lax.stop_gradient(bank)
+    return Zones(
+        jnp.concatenate([anchors, fixed["anchors"]]),
+        jnp.arange(count),
+        jnp.concatenate([jnp.zeros(count), fixed["log_weights"]]),
+    )
+
+
+def with_newest(bank: Bank, zones: Zones) -> Bank:
+    """Bank for the next update: the anchors of `zones`, newest first, cut to the bank's size."""
+    assert zones.log_weights is not None
+    size = len(bank["anchors"])
+    newest = {"anchors": zones.anchors[:size], "log_weights": zones.log_weights[:size]}
+    return jax.lax.stop_gradient(newest)
+
+
+def remembered(constants: Mapping[str, Any], zones: Mapping[str, Zones]) -> dict[str, Any]:
+    """Variables that are not trained, by network, with the anchors of this update in the banks."""
+    return {
+        network: {
+            kind: with_newest(values, zones[network]) if kind == COLLECTION else values
+            for kind, values in kinds.items()
+        }
+        for network, kinds in constants.items()
+    }
+
 
 VIEWS = ("image:image",)  # alignment between two views of each image
 
@@ -86,13 +127,13 @@ class Image(DataType):
 
     def named(self, text: str) -> tuple[UInt8[np.ndarray, "n h w c"], list[str]]:
         """Images and paths of one image file or of all image files in a folder."""
-        files = data.find_images(text, self._data)
+        files = folder.find_images(text, self._data)
         images = files.read(data.background(self._data))
         return images, [str(file) for file in files.files]
 
     def names(self, samples: Any) -> list[str]:
         """Paths of image files, empty for images that are not separate files."""
-        return data.file_names(samples)
+        return folder.file_names(samples)
 
     def shown(self, samples: Any) -> Any:
         """The images themselves."""
@@ -127,7 +168,7 @@ class ImageEncoder(NetworkEncoder):
         """Initial variables, with an empty bank if the config has one."""
         variables: Any = super().init(key)
         if size := self.config.latent.get("bank_size", 0):
-            variables = {**variables, bank.COLLECTION: bank.empty(size, self.config.latent.dim)}
+            variables = {**variables, COLLECTION: empty(size, self.config.latent.dim)}
         return variables
 
     def inputs(self, samples: UInt8[Array, "b h w c"]) -> Float[Array, "b h w c"]:
@@ -139,7 +180,7 @@ class ImageEncoder(NetworkEncoder):
     ) -> tuple[Zones, ...]:
         """Zones that the anchors of a training batch and the bank cut; the key is for dropout."""
         (own,) = super().zones(variables, batch, keys)
-        return (bank.zones(own.anchors, variables[self.network].get(bank.COLLECTION)),)
+        return (zones(own.anchors, variables[self.network].get(COLLECTION)),)
 
 
 class ViewEncoder(ImageEncoder):

@@ -9,15 +9,29 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
 from ml_collections import ConfigDict
 
 from lzn_jax import data, models, zoning
-from lzn_jax.configuration import UserError
 from lzn_jax.data import Examples
 from lzn_jax.data_types import DataType, Zones, context_rows
+from lzn_jax.errors import UserError
 from lzn_jax.models import Variables
-from lzn_jax.models.labels import LabelAnchors
+
+
+class LabelAnchors(nn.Module):
+    """Learned anchors of the classes, initialised from N(0, 1)."""
+
+    num_classes: int
+    latent_dim: int
+
+    @nn.compact
+    def __call__(self) -> Float[Array, "c q"]:
+        """All anchors, row i for class i."""
+        shape = (self.num_classes, self.latent_dim)
+        return self.param("anchors", nn.initializers.normal(1.0), shape, jnp.float32)
+
 
 _log = logging.getLogger(__name__)
 

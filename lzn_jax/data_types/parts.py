@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lzn_jax import parts
-from lzn_jax.parts import (
+from lzn_jax.parts import (  # fmt: skip
     Field,
     amount,
     choice,
@@ -19,7 +19,7 @@ from lzn_jax.parts import (
     share_below_1,
     word,
     words,
-)  # fmt: skip
+)
 
 _VIEWS = ("image:image",)  # alignment between two views of each image
 

@@ -11,9 +11,9 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 from ml_collections import ConfigDict
 
-from lzn_jax.configuration import UserError
 from lzn_jax.data import Examples
 from lzn_jax.data_types import Condition, DataType, NetworkEncoder
+from lzn_jax.errors import UserError
 from lzn_jax.models import Variables
 
 NAME = "property"

@@ -15,14 +15,12 @@ from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray
 from ml_collections import ConfigDict
 
 from lzn_jax import models, zoning
-from lzn_jax.configuration import UserError
 from lzn_jax.data import Examples
-from lzn_jax.data.examples import MAX_NAMED
+from lzn_jax.data.pixels import MAX_NAMED
 from lzn_jax.data_types import Condition, DataType, NetworkEncoder
-from lzn_jax.microbatches import in_training
-from lzn_jax.models import Variables, transformer
+from lzn_jax.errors import UserError
+from lzn_jax.models import Variables, in_training, keys_by_index, transformer
 from lzn_jax.models.transformer import END, is_text
-from lzn_jax.randomness import keys_by_index
 from lzn_jax.tokenizers import Tokenizer, tokenizer
 
 NAME = "text"

@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, Literal
 
-from lzn_jax.configuration import EXIT_DONE, UserError
+from lzn_jax.errors import EXIT_DONE, UserError
 from lzn_jax.run.command_line import Parser, exit_code
 
 

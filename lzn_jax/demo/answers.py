@@ -14,12 +14,12 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from PIL import Image
 
 from lzn_jax import data, plots
-from lzn_jax.configuration import UserError
-from lzn_jax.data import Examples, decoding
-from lzn_jax.data.examples import evenly_spaced
+from lzn_jax.data import Examples, folder, pixels
+from lzn_jax.data.pixels import evenly_spaced
 from lzn_jax.data_types import Invertible, are_images
+from lzn_jax.errors import UserError
 from lzn_jax.latent_space import LatentSpace
-from lzn_jax.run import sharding
+from lzn_jax.run import devices
 from lzn_jax.trained_model import TrainedModel
 
 NUM_IMAGES = 8  # of a text, a label, a zone
@@ -131,8 +131,8 @@ class Answers:
 
         Raises UserError if the file is not an image.
         """
-        (width, height), notes = decoding.decode(encoded, self._data.channels).size, []
-        image, is_inverted = data.read_image(encoded, self._data, self._is_light)
+        (width, height), notes = pixels.decode(encoded, self._data.channels).size, []
+        image, is_inverted = folder.read_image(encoded, self._data, self._is_light)
         side = self._data.image_size
         if (width, height) != (side, side):
             notes.append(
@@ -140,7 +140,7 @@ class Answers:
                 f"at {side} × {side} pixels."
             )
         if is_inverted:
-            background = "dark" if data.is_light(image[None]) else "light"
+            background = "dark" if pixels.is_light(image[None]) else "light"
             notes.append(f"Your image has a {background} background; its inverse is used.")
         return image, " ".join(notes)
 
@@ -235,7 +235,7 @@ class Answers:
     @property
     def _is_light(self) -> bool | None:
         """Whether the data's images have a light background; None if they differ or are missing."""
-        return None if self.test_images is None else data.is_light(self.test_images)
+        return None if self.test_images is None else pixels.is_light(self.test_images)
 
     @property
     def _share_of_height(self) -> float:
@@ -252,7 +252,7 @@ def _with_small_batches(model: TrainedModel) -> TrainedModel:
     """The run with batches of the size of one answer instead of training's."""
     config = ConfigDict(model.config)
     config.training.batch_size, config.training.microbatch_size = NUM_IMAGES, None
-    space = LatentSpace(FrozenConfigDict(config), sharding.inference_mesh())
+    space = LatentSpace(FrozenConfigDict(config), devices.inference_mesh())
     return dataclasses.replace(model, space=space)
 
 

@@ -12,8 +12,8 @@ import numpy as np
 from gradio.components import Component
 
 from lzn_jax import data, plots
-from lzn_jax.configuration import UserError
 from lzn_jax.demo.answers import NUM_IMAGES, Answers
+from lzn_jax.errors import UserError
 
 _BLANK = np.full((280, 280, 3), 255, np.uint8)  # an image to draw on, so that the brush is selected
 # Pixels of radius, by channels of an image; pen strokes of digits are wide.

@@ -1,21 +1,89 @@
-"""InceptionV3 as FID uses it: the network of the TensorFlow graph `inception-2015-12-05`.
+"""Weights of the FID InceptionV3 from the user's file."""
 
-Szegedy, Vanhoucke, Ioffe, Shlens and Wojna, "Rethinking the Inception architecture for computer
-vision", CVPR 2016 (arXiv:1512.00567). That graph differs from other versions: it resizes images
-without half-pixel centres, its average pools exclude padding, the last block has a max pool, and
-there are 1008 classes. Layer names follow PyTorch's version, so they match the names in the weights
-file. All computations are in full float32 precision, even on devices with a lower default.
-"""
+import functools
+import hashlib
+import os
+import re
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, cast
 
-from typing import cast
-
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from flax import traverse_util
 from jax.lax import Precision
 from jaxtyping import Array, Float, UInt8
 
-from lzn_jax.evaluation.extractors import Outputs
+from lzn_jax.errors import UserError
+from lzn_jax.evaluation import features
+from lzn_jax.evaluation.features import INCEPTION, Extractor, Outputs
+from lzn_jax.release import torch_files
+
+_TORCH_LEAVES = {
+    "kernel": "weight",
+    "scale": "weight",
+    "mean": "running_mean",
+    "var": "running_var",
+}
+_TORCH_AXES = {4: (3, 2, 0, 1), 2: (1, 0)}  # OIHW from HWIO, by the number of axes of a kernel
+_FLOAT32 = (np.dtype(np.float32),)
+
+
+def convert(
+    network: nn.Module,
+    image_size: int,
+    state: Mapping[str, Any],
+    refusal: str,
+    dtypes: Collection[np.dtype] = _FLOAT32,
+) -> dict[str, Any]:
+    """Variables of a network as float32 NumPy arrays, from exactly its tensors by name.
+
+    Raises UserError, starting with `refusal`, that names a tensor that is missing, left over, or of
+    another shape or dtype.
+    """
+    remaining, arrays = dict(state), {}
+    for path, shape in _shapes(network, image_size).items():
+        *layers, leaf = path[1:]
+        name = ".".join((*layers, _TORCH_LEAVES.get(leaf, leaf)))
+        axes = _TORCH_AXES[len(shape)] if leaf == "kernel" else tuple(range(len(shape)))
+        torch_shape = tuple(shape[axis] for axis in axes)
+        array = checked_tensor(remaining, name, torch_shape, refusal, dtypes)
+        arrays[path] = array.transpose(np.argsort(axes)).astype(np.float32, copy=False)
+        del remaining[name]
+    if remaining:
+        raise UserError(f"{refusal}: {min(remaining)} is left over")
+    return traverse_util.unflatten_dict(arrays)
+
+
+@functools.cache
+def _shapes(network: nn.Module, image_size: int) -> dict[tuple[str, ...], tuple[int, ...]]:
+    image = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
+    variables = jax.eval_shape(network.init, jax.random.key(0), image)
+    return {path: leaf.shape for path, leaf in traverse_util.flatten_dict(variables).items()}
+
+
+def checked_tensor(
+    state: Mapping[str, Any],
+    name: str,
+    shape: tuple[int | None, ...],
+    refusal: str,
+    dtypes: Collection[np.dtype],
+) -> np.ndarray:
+    """Tensor of that name; raises UserError for a wrong dtype or shape (None: any size but 0)."""
+    if name not in state:
+        raise UserError(f"{refusal}: it lacks {name}")
+    array: np.ndarray = state[name]
+    fits = len(array.shape) == len(shape) and all(
+        size > 0 and expected in (None, size)
+        for size, expected in zip(array.shape, shape, strict=True)
+    )
+    if not fits or array.dtype not in dtypes:
+        expected = str(shape).replace("None", "any")
+        raise UserError(f"{refusal}: {name} is {array.dtype}{array.shape}, not float32{expected}")
+    return array
+
 
 INPUT_SIZE = 299
 SPATIAL_CHANNELS = 7
@@ -208,3 +276,53 @@ def _resize_axis(images: Float[Array, "b h w c"], size: int, axis: int) -> Array
     above = jnp.take(images, np.minimum(lower + 1, length - 1), axis=axis)
     # In this form, constant images stay exactly constant.
     return below + jnp.asarray(share, images.dtype) * (above - below)
+
+
+_HASH_IN_NAME = re.compile(r"-([0-9a-f]{8})\.pth?$")
+
+
+def inception_extractor(path: str | os.PathLike[str]) -> Extractor:
+    """The FID Inception network with weights from `path`, read by `load_inception`."""
+    variables = load_inception(path)
+    return Extractor(INCEPTION, features.key_of_variables(variables), variables, inception_outputs)
+
+
+def load_inception(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Variables of `InceptionV3` from PyTorch's FID file (pt_inception-2015-12-05-6726825d.pth).
+
+    A file name that ends in a hash, as that one does, must contain the first 8 hexadecimal digits
+    of the file's SHA-256. Raises UserError if the file is missing, damaged or not of this network;
+    the message names a tensor that is missing, left over or of another shape.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(
+            f"there is no file {path}; the Inception weights of FID are pytorch-fid's "
+            "pt_inception-2015-12-05-6726825d.pth"
+        )
+    if match := _HASH_IN_NAME.search(path.name):
+        with open(path, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()[:8]
+        if digest != match[1]:
+            raise UserError(
+                f"{path} does not match the hash in its name: its SHA-256 starts with {digest}, "
+                f"not {match[1]}; download it again, or rename it if you saved it yourself"
+            )
+    state = torch_files.read(path, streams=True)  # the original file dates from 2019
+    if not isinstance(state, dict) or not all(isinstance(a, np.ndarray) for a in state.values()):
+        raise UserError(f"{path} is not a state dict: expected tensors by name")
+    return from_torch(state, str(path))
+
+
+def from_torch(state: Mapping[str, np.ndarray], source: str) -> dict[str, Any]:
+    """Variables from a PyTorch state dict; `source` names it in errors.
+
+    Ignores batch counters and the bias of the class logits, which no metric uses.
+    """
+    used = {
+        name: array
+        for name, array in state.items()
+        if not name.endswith(".num_batches_tracked") and name != "fc.bias"
+    }
+    refusal = f"{source} is not the FID Inception network"
+    return convert(InceptionV3(), 75, used, refusal)

@@ -12,11 +12,12 @@ from jaxtyping import Int
 from ml_collections import ConfigDict
 
 from lzn_jax import configuration, parts, plots
-from lzn_jax.configuration import CONFIG_FILE, UserError
-from lzn_jax.data import Examples, measured_set
-from lzn_jax.data.examples import decoded, evenly_spaced
+from lzn_jax.configuration import CONFIG_FILE
+from lzn_jax.data import Examples, decoded, measured_set
+from lzn_jax.data.pixels import evenly_spaced
+from lzn_jax.errors import UserError
 from lzn_jax.latent_space import LatentSpace
-from lzn_jax.run import processes
+from lzn_jax.run import devices
 from lzn_jax.trained_model import TrainedModel
 
 SHOWN = 8  # examples per task in the figure
@@ -70,7 +71,7 @@ def evaluate(
     metrics = {f"{measured}_examples": float(count)}
     for index, (name, measure) in enumerate(functions.items()):
         now = time.perf_counter()
-        if not processes.everywhere(now - started < seconds):
+        if not devices.everywhere(now - started < seconds):
             left_out = ", ".join(names[index:])
             _log.warning("%s: no time is left, --mode=evaluate computes all", left_out)
             break

@@ -18,10 +18,9 @@ from lzn_jax.data import Examples, TrainingBatches, label_names
 from lzn_jax.data.augment import Augmentation, augment, augmentation_of
 from lzn_jax.evaluation import probes
 from lzn_jax.evaluation.measurements import figures_folder
-from lzn_jax.evaluation.neighbours import knn_log_votes
+from lzn_jax.evaluation.probes import knn_log_votes
 from lzn_jax.latent_space import LatentSpace
-from lzn_jax.models import Variables
-from lzn_jax.randomness import keys_by_index
+from lzn_jax.models import Variables, keys_by_index
 from lzn_jax.trained_model import TrainedModel
 
 _log = logging.getLogger(__name__)

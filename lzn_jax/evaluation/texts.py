@@ -1,14 +1,312 @@
-"""Measurement of runs with texts: retrieval, and the quality of translations from and to texts."""
+"""Quality of generated texts, captions of digits and retrieval."""
 
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from lzn_jax.data import Examples
-from lzn_jax.data.examples import decoded
+import numpy as np
+from jaxtyping import Bool, Float, Int, UInt8
+from scipy.sparse import csr_array
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import KFold, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from lzn_jax import plots
+from lzn_jax.data import Examples, captions, decoded, digits
+from lzn_jax.data.pixels import evenly_spaced
 from lzn_jax.data_types.text import NAME
-from lzn_jax.evaluation import retrieval, text_quality
-from lzn_jax.evaluation.digit_captions import DigitCaptions
 from lzn_jax.evaluation.measurements import figures_folder, readable_rows
+from lzn_jax.evaluation.samples import fit_judge
+from lzn_jax.tokenizers import Tokenizer
 from lzn_jax.trained_model import TrainedModel
+
+MIN_PROBED = 10  # captions; fewer are too few for five folds
+PARTS = captions.Parts._fields
+
+
+class DigitCaptions:
+    """Measures a space of digits, labels and captions by a judge and a ruler fitted to real digits.
+
+    Metrics `real_...` are those of real digits, as upper references.
+    """
+
+    def __init__(self, model: TrainedModel, train: Examples) -> None:
+        self.model, self.image, self.label = model, model.main_type, model.class_type
+        self._judge = fit_judge(train)
+        self._ruler = digits.ruler()
+        self._canonical = model.space.encoders[NAME].tokenizer.canonical
+        self._captions = self._canonical(_texts(train))
+
+    def __call__(self, test: Examples) -> dict[str, float]:
+        """Metrics of every task from or to texts, of prior samples and of the texts' anchors."""
+        return {
+            **self._image_to_text(test),
+            **self._text_to_image(test),
+            **self._label_to_text(test),
+            **self._from_prior(),
+            **self._embedding(),
+        }
+
+    def measured(self, images: UInt8[np.ndarray, "n h w 1"]) -> captions.Parts:
+        """Caption parts of images, by the judge and the ruler."""
+        return self._ruler.measure(images, np.asarray(self._judge(images)))
+
+    def _image_to_text(self, test: Examples) -> dict[str, float]:
+        texts = self.model.translate(test.images, self.image, NAME)
+        return shares("image_to_text", self._parse(texts), captions.parse(_texts(test)))
+
+    def _parse(self, texts: list[str]) -> captions.Parts:
+        return captions.parse(texts, self._canonical)
+
+    def _text_to_image(self, test: Examples) -> dict[str, float]:
+        images = self.model.translate(_texts(test), NAME, self.image)
+        expected = captions.parse(_texts(test))
+        return {
+            **shares("text_to_image", self.measured(images), expected),
+            **shares("real_image", self.measured(test.images), expected),
+        }
+
+    def _label_to_text(self, test: Examples) -> dict[str, float]:
+        if self.label is None:
+            return {}
+        texts = self.model.translate(test.labels, self.label, NAME)
+        return {"label_to_text_digit": float(np.mean(self._parse(texts).digit == test.labels))}
+
+    def _from_prior(self) -> dict[str, float]:
+        """Metrics of texts and images of the prior.
+
+        Texts: share of well-formed captions, total variation from the training captions. Images:
+        shares that agree with the caption of their condition, the one of their class whose zone
+        contains their latent.
+        """
+        texts = self.model.generate(NAME, len(self._captions))
+        resampled = np.random.default_rng(0).choice(self._captions, len(self._captions))
+        metrics = {
+            "text_well_formed": float(np.mean(self._parse(texts).digit >= 0)),
+            "text_total_variation": total_variation(self._captions, texts),
+            "real_text_total_variation": total_variation(self._captions, resampled),
+        }
+        drawn = self.model.draw(self.model.config.evaluation.num_samples)
+        if "texts" in drawn:
+            expected = self._parse(self.model.context_samples(NAME, drawn["texts"]))
+            metrics |= shares("prior_image", self.measured(drawn["images"]), expected)
+        return metrics
+
+    def _embedding(self) -> dict[str, float]:
+        """Cross-validated accuracy of a linear probe of each part on the captions' anchors."""
+        context = self.model.model.context
+        known = np.flatnonzero(np.isfinite(np.asarray(context["text_log_weights"])))
+        anchors = np.asarray(context["text_anchors"])[known]
+        if len(anchors) < MIN_PROBED or not np.isfinite(anchors).all():
+            return {}
+        parts = self._parse(self.model.context_samples(NAME, known))
+        probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+        folds = KFold(5, shuffle=True, random_state=0)
+        return {
+            f"text_probe_{name}": float(np.mean(cross_val_score(probe, anchors, values, cv=folds)))
+            for name, values in parts._asdict().items()
+        }
+
+
+def _texts(examples: Examples) -> np.ndarray:
+    assert examples.texts is not None
+    return examples.texts
+
+
+def total_variation(first: Sequence[str] | np.ndarray, second: Sequence[str] | np.ndarray) -> float:
+    """Total variation distance, in [0, 1], between the distributions of two lists of texts."""
+    texts, indices = np.unique([*first, *second], return_inverse=True)
+    p, q = (
+        np.bincount(side, minlength=len(texts)) / len(side)
+        for side in np.split(indices, [len(first)])
+    )
+    return float(np.abs(p - q).sum() / 2)
+
+
+def shares(name: str, measured: captions.Parts, expected: captions.Parts) -> dict[str, float]:
+    """Shares of samples with the expected value of each part, and of all parts ('exact')."""
+    is_right = {part: getattr(measured, part) == getattr(expected, part) for part in PARTS}
+    is_right["exact"] = np.all(list(is_right.values()), axis=0)
+    return {f"{name}_{part}": float(np.mean(values)) for part, values in is_right.items()}
+
+
+MAX_WRITTEN = 1000  # test pairs, evenly spaced
+
+
+def measure_writing(model: TrainedModel, test: Examples) -> dict[str, float]:
+    """`image_to_text_exact` and `_words` (an F1 score); `text_to_image_r1` and `_r10`.
+
+    Names have the main type in place of `image`. Generated texts are compared with the tokenizer's
+    canonical form of the test texts. Generated samples are compared with texts by the run's
+    encoders. Leaves out pairs whose text has no tokens.
+    """
+    source, types = model.main_type, model.space.types
+    tokenizer = model.space.encoders[NAME].tokenizer
+    samples = types[NAME].samples(test)
+    rows = compared(tokenizer, samples)
+    if len(rows) == 0:
+        return {}
+    texts = [str(text) for text in samples[rows]]
+    written = model.translate(types[source].samples(test)[rows], source, NAME)
+    metrics = agreement(written, tokenizer.canonical(texts), source)
+    if source in model.space.decoders:
+        metrics |= recognised(model, model.translate(texts, NAME, source), texts)
+    return metrics
+
+
+def recognised(model: TrainedModel, samples: Any, texts: Sequence[str]) -> dict[str, float]:
+    """`text_to_image_r1`, `_r10`: recall@k from generated main samples to their texts."""
+    queries, targets = embedded(model, samples, model.main_type), embedded(model, texts, NAME)
+    by_text = incidence(np.array(texts))
+    by_rank = recalls(queries, targets, by_text, by_text)
+    return {f"{NAME}_to_{model.main_type}_r{k}": by_rank[k] for k in RANKS}
+
+
+def compared(tokenizer: Tokenizer, texts: np.ndarray) -> Int[np.ndarray, " k"]:
+    """Indices of the texts to compare: at most MAX_WRITTEN, all with tokens."""
+    rows = tokenizer.readable(texts)
+    return rows[evenly_spaced(min(len(rows), MAX_WRITTEN), len(rows))]
+
+
+def agreement(
+    written: Sequence[str], expected: Sequence[str], source: str = "image"
+) -> dict[str, float]:
+    """`image_to_text_exact`, the share of exact matches, and `_words`, the mean F1 of words."""
+    return {
+        f"{source}_to_{NAME}_exact": float(np.mean(np.array(written) == np.array(expected))),
+        f"{source}_to_{NAME}_words": words_in_common(written, expected),
+    }
+
+
+def words_in_common(written: Sequence[str], expected: Sequence[str]) -> float:
+    """Mean F1 score of the bags of words of pairs of texts; 1 if all bags are equal."""
+    scores = []
+    for pair in zip(written, expected, strict=True):
+        first, second = (Counter(text.lower().split()) for text in pair)
+        both = (first & second).total()
+        scores.append(2 * both / max((first + second).total(), 1))
+    return float(np.mean(scores))
+
+
+RANKS = (1, 10)
+SHOWN, NEAREST = 8, 5  # queries per direction in the figure, and results per query
+_ROWS_AT_A_TIME = 1024
+
+
+def measure_retrieval(model: TrainedModel, test: Examples, path: Path) -> dict[str, float]:
+    """`retrieval_image_to_text_r1`, `_r10` and the reverse; draws examples to `path`.
+
+    Names have the main type in place of `image`. Images are distinct, and all texts of an image are
+    right, as on Flickr30k and COCO. Equal texts belong to the same images.
+    """
+    source, space = model.main_type, model.space
+    texts = space.types[NAME].samples(test)
+    rows, by_sample, by_text = pairs(test, texts)
+    samples = space.types[source].samples(test.at(rows))
+    points, text_points = embedded(model, samples, source), embedded(model, texts, NAME)
+    tasks = {
+        f"{source}_to_{NAME}": (points, text_points, by_sample, by_text),
+        f"{NAME}_to_{source}": (text_points, points, by_text, by_sample),
+    }
+    shown = np.asarray(space.types[source].shown(samples))
+    sides = ((shown, texts), (texts, shown))
+    rows_of = [_examples(*task, *side) for task, side in zip(tasks.values(), sides, strict=True)]
+    plots.retrieval(path, [*rows_of[0], *rows_of[1]])
+    return {
+        f"retrieval_{name}_r{k}": recall
+        for name, task in tasks.items()
+        for k, recall in recalls(*task).items()
+    }
+
+
+def embedded(model: TrainedModel, samples: Any, source: str) -> Float[np.ndarray, "n q"]:
+    """Points that retrieval compares: centres of zones cut by the anchors of the samples alone.
+
+    For a model trained with CLIP's loss, the anchors themselves.
+    """
+    anchors = model.anchors(samples, source=source)
+    if model.space.baseline:
+        return anchors
+    return model.latents(anchors, 0.0, source=source, among=anchors[:0])
+
+
+def _examples(
+    queries: np.ndarray,
+    candidates: np.ndarray,
+    of_queries: csr_array,
+    of_candidates: csr_array,
+    asked: np.ndarray,
+    results: np.ndarray,
+) -> list[tuple[Any, list[Any], list[bool]]]:
+    """A few queries, each with the nearest candidates and whether these are right."""
+    rows = evenly_spaced(min(SHOWN, len(queries)), len(queries))
+    order = np.argsort(-_cosines(queries[rows], candidates), axis=1)[:, :NEAREST]
+    is_right = _share_a_text(of_queries[rows], of_candidates)
+    return [
+        (asked[row], list(results[nearest]), right[nearest].tolist())
+        for row, nearest, right in zip(rows, order, is_right, strict=True)
+    ]
+
+
+def pairs(
+    examples: Examples, texts: np.ndarray
+) -> tuple[Int[np.ndarray, " k"], csr_array, csr_array]:
+    """Rows of the k distinct images, and the `incidence` of these images and of all texts."""
+    ids = np.arange(len(texts)) if examples.image_ids is None else examples.image_ids
+    _, rows, image = np.unique(ids, return_index=True, return_inverse=True)
+    return rows, incidence(texts, image), incidence(texts)
+
+
+def incidence(texts: np.ndarray, image: Int[np.ndarray, " n"] | None = None) -> csr_array:
+    """Which of the distinct texts each image has, given the image of each text.
+
+    By default each text is a row of its own.
+    """
+    _, text = np.unique(texts, return_inverse=True)
+    rows = np.arange(len(text)) if image is None else image
+    return csr_array((np.ones(len(text), np.int32), (rows, text)))
+
+
+def recalls(
+    queries: Float[np.ndarray, "m d"],
+    candidates: Float[np.ndarray, "n d"],
+    of_queries: csr_array,
+    of_candidates: csr_array,
+) -> dict[int, float]:
+    """Share of queries with a right candidate among the k nearest, by k in RANKS.
+
+    A candidate is right if it shares a text with the query, by the `incidence` of both. Nearest by
+    cosine similarity; in ties, right candidates come last.
+    """
+    ranks = []
+    for start in range(0, len(queries), _ROWS_AT_A_TIME):
+        chosen = slice(start, start + _ROWS_AT_A_TIME)
+        is_right = _share_a_text(of_queries[chosen], of_candidates)
+        ranks.append(_ranks(_cosines(queries[chosen], candidates), is_right))
+    return {k: float(np.mean(np.concatenate(ranks) < k)) for k in RANKS}
+
+
+def _share_a_text(of_queries: csr_array, of_candidates: csr_array) -> Bool[np.ndarray, "m n"]:
+    is_shared: np.ndarray = (of_queries @ of_candidates.T).toarray() > 0
+    return is_shared
+
+
+def _cosines(
+    queries: Float[np.ndarray, "m d"], candidates: Float[np.ndarray, "n d"]
+) -> Float[np.ndarray, "m n"]:
+    queries, candidates = (
+        x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-30)
+        for x in (queries, candidates)
+    )
+    return queries @ candidates.T
+
+
+def _ranks(cosines: Float[np.ndarray, "b n"], is_right: Bool[np.ndarray, "b n"]) -> np.ndarray:
+    """Number of wrong candidates at least as near as the nearest right one."""
+    best = np.max(np.where(is_right, cosines, -np.inf), axis=1, keepdims=True)
+    return np.sum(~(cosines < best) & ~is_right, axis=1)  # a NaN counts as nearer
 
 
 def measure(
@@ -19,10 +317,10 @@ def measure(
     if len(pairs.labels) == 0 or model.main_type == NAME:
         return {}
     path = figures_folder(workdir, model.config) / "retrieval.png"
-    metrics = retrieval.measure(model, pairs, path)
+    metrics = measure_retrieval(model, pairs, path)
     if NAME not in model.space.decoders:
         return metrics
     is_image = model.space.types[model.main_type].is_images
     if is_image and model.config.data.name == "digits":  # captions can be checked on the image
         return metrics | DigitCaptions(model, train)(pairs)
-    return metrics | text_quality.measure(model, pairs)
+    return metrics | measure_writing(model, pairs)

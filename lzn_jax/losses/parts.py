@@ -51,5 +51,5 @@ parts.add("solver", "euler", "lzn_jax.zoning:Euler")
 parts.add("solver", "dpm", "lzn_jax.zoning:DPMSolver", check=_check_dpm)
 parts.add("solver", "adams", "lzn_jax.zoning:AdamsBashforth")
 for _form, _name in (("prob", "probability"), ("log", "log_probability")):
-    _part = f"lzn_jax.losses.zone_alignment:{_name}"
+    _part = f"lzn_jax.latent_space:{_name}"
     parts.add("alignment", _form, _part, _SHARPNESS, check=_check_sharpness)

@@ -1,13 +1,116 @@
 """Networks of a config."""
 
 import dataclasses
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
+from zlib import crc32
 
+import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
 from ml_collections import ConfigDict
 
 from lzn_jax import parts
+
+
+def named(key: PRNGKeyArray, name: str) -> PRNGKeyArray:
+    """Key for one use. Renaming a use changes the random numbers of all runs."""
+    return jax.random.fold_in(key, crc32(name.encode()))
+
+
+def key_or_seed(key: PRNGKeyArray | None, seed: int) -> PRNGKeyArray:
+    """The given key, or the key of a run's seed if it is None."""
+    return jax.random.key(seed) if key is None else key
+
+
+def normal_by_index(
+    key: PRNGKeyArray, name: str, index: Int[Array, " b"], shape: tuple[int, ...]
+) -> Float[Array, "b ..."]:
+    """Draws from N(0, I) of `shape`, one for each example index, independent of the batch."""
+    keys = keys_by_index(key, name, index)
+    return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
+
+
+def keys_by_index(key: PRNGKeyArray, name: str, index: Int[Array, " b"]) -> Key[Array, " b"]:
+    """Key for each example index, independent of the batch."""
+    return jax.vmap(functools.partial(jax.random.fold_in, named(key, name)))(index)
+
+
+Network = Callable[..., Any]
+
+
+def by_example(network: Network, size: int | None) -> Network:
+    """Evaluates `network` on `size` examples at a time, with a random key for each example.
+
+    Args:
+      network: `network(variables, keys, *inputs) -> outputs`; keys, inputs and outputs have a
+        leading axis of examples, and outputs of an example depend only on its key and inputs.
+      size: examples per micro-batch, a divisor of the batch size, or None for the whole batch.
+
+    Returns:
+      `call(variables, key, *inputs) -> outputs` for inputs with a leading axis of b examples;
+      example i uses `jax.random.fold_in(key, i)`.
+    """
+
+    def call(variables: Any, key: PRNGKeyArray, *inputs: Any) -> Any:
+        count = len(jax.tree.leaves(inputs)[0])
+        keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(count))
+        if size is None or size >= count:
+            return network(variables, keys, *inputs)
+        if count % size:
+            raise ValueError(f"micro-batches of {size} do not divide {count} examples")
+
+        def step(nothing, micro_batch):
+            keys, inputs = micro_batch
+            return nothing, jax.checkpoint(network)(variables, keys, *inputs)
+
+        micro_batches = jax.tree.map(lambda a: _split(a, size), (keys, inputs))
+        _, outputs = jax.lax.scan(step, None, micro_batches)
+        return jax.tree.map(_join, outputs)
+
+    return call
+
+
+def in_training(module: Any, size: int | None) -> Network:
+    """`call(variables, key, *inputs)` of a module in training mode, `size` examples at a time.
+
+    Without dropout the module is called on whole micro-batches, which is faster than a call with
+    its own key for each example.
+    """
+
+    def apply(variables, key, *inputs):
+        return module.apply(variables, *inputs, train=True, rngs={"dropout": key})
+
+    def apply_without_dropout(variables, keys, *inputs):
+        del keys
+        return module.apply(variables, *inputs, train=True)
+
+    has_dropout = getattr(module, "dropout", 0.0) > 0
+    return by_example(with_own_keys(apply) if has_dropout else apply_without_dropout, size)
+
+
+def with_own_keys(network: Network) -> Network:
+    """Turns a network that takes one key into one that takes a key for each example."""
+
+    def one(variables, key, example):
+        first = jax.tree.map(lambda a: a[None], example)
+        return jax.tree.map(lambda a: a[0], network(variables, key, *first))
+
+    def call(variables: Any, keys: Key[Array, " b"], *inputs: Any) -> Any:
+        return jax.vmap(one, in_axes=(None, 0, 0))(variables, keys, inputs)
+
+    return call
+
+
+def _split(a: jax.Array, size: int) -> jax.Array:
+    """Micro-batches of every (b / size)-th example, which spreads each over all devices."""
+    return a.reshape(size, -1, *a.shape[1:]).swapaxes(0, 1)
+
+
+def _join(a: jax.Array) -> jax.Array:
+    return a.swapaxes(0, 1).reshape(-1, *a.shape[2:])
+
 
 Variables = dict[str, Any]  # network name -> flax variables
 

@@ -192,5 +192,5 @@ _DECODERS: dict[str, tuple[str, Mapping[str, Field], tuple[str, Any], Check | No
 for name, (network, fields, check) in _ENCODERS.items():
     parts.add("encoder", name, f"lzn_jax.models.{network}", group("encoder", fields), check=check)
 for name, (network, fields, (wrapper, more), check) in _DECODERS.items():
-    part = f"lzn_jax.models.{network}", f"lzn_jax.data_types.image_decoders:{wrapper}"
+    part = f"lzn_jax.models.{network}", f"lzn_jax.decoders.flow:{wrapper}"
     parts.add("decoder", name, part, group("decoder", fields) | more, check=check)

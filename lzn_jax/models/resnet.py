@@ -15,7 +15,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from lzn_jax.models.ncsnpp_layers import at_least_float32
+from lzn_jax.models.ncsnpp import at_least_float32
 from lzn_jax.models.norm import GroupNorm
 
 EXPANSION = 4  # ratio of a bottleneck's output channels to its width

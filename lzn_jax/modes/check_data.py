@@ -14,12 +14,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from lzn_jax import parts, plots
-from lzn_jax.configuration import EXIT_DONE, UserError
-from lzn_jax.data.decoding import UnreadableImageError
-from lzn_jax.data.examples import MAX_NAMED, EncodedImages, Examples
-from lzn_jax.data.pipeline import TrainingBatches, whole_image
-from lzn_jax.data.sources import class_names, load_pairs_alone
-from lzn_jax.run.progress import progress
+from lzn_jax.data import Examples, TrainingBatches, class_names, load_pairs_alone, whole_image
+from lzn_jax.data.pixels import MAX_NAMED, EncodedImages, UnreadableImageError
+from lzn_jax.errors import EXIT_DONE, UserError
+from lzn_jax.run.log import progress
 
 MAX_SECONDS = 1800.0
 _IMAGES_AT_A_TIME = 256

@@ -1,21 +1,206 @@
 """--mode=export: the tasks of a run as StableHLO, for use without this package."""
 
+import contextlib
+import functools
 import logging
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+from jax import export as jax_export
+from jaxtyping import Array
 from ml_collections import ConfigDict
 
-from lzn_jax.configuration import UserError, parse_json
-from lzn_jax.loading import restore
-from lzn_jax.release import programs, safetensors_files
-from lzn_jax.release.programs import MANIFEST
-from lzn_jax.run import processes, reporting, sharding
+from lzn_jax import inference
+from lzn_jax.configuration import parse_json
+from lzn_jax.data_types import Reader
+from lzn_jax.errors import UserError
+from lzn_jax.latent_space import LatentSpace, Model
+from lzn_jax.loading import MANIFEST, restore
+from lzn_jax.run import devices, files
+from lzn_jax.run.files import by_name
 from lzn_jax.trained_model import TrainedModel
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+_LOCATIONS = "jax_traceback_in_locations_limit"
+_SCALARS = {"seed": jnp.uint32, "noise_scale": jnp.float32}
+
+Inputs = Mapping[str, Any]
+
+
+class Program(NamedTuple):
+    """A task as the pure function `function(model, inputs) -> outputs by name`.
+
+    Attributes:
+      description: what it computes, in words.
+      function: the task.
+      rows: shape and dtype of one row of each input that has a batch axis.
+      scalars: defaults of the other inputs, `seed` and `noise_scale`.
+      batch_size: the only batch size, if rows depend on each other; None: any.
+    """
+
+    description: str
+    function: Callable[[Model, Inputs], dict[str, Array]]
+    rows: dict[str, jax.ShapeDtypeStruct]
+    scalars: dict[str, float]
+    batch_size: int | None
+
+
+def programs(trained: TrainedModel) -> dict[str, Program]:
+    """Programs of all tasks that the run supports, by name."""
+    space, main, class_type = trained.space, trained.main_type, trained.class_type
+    plural = {name: each.plural for name, each in space.types.items()}
+    program = functools.partial(_program, trained)
+    scale = trained.config.latent.noise_scale if space.encoders else None
+    made = {
+        f"encode_{name}": program(f"latents of {plural[name]}", _encode, name, noise_scale=scale)
+        for name in space.encoders
+    }
+    if hasattr(space.encoders.get(main), "features"):
+        what = f"features of {plural[main]}"
+        made[f"embed_{main}"] = program(what, _embed, main, is_drawn=False)
+    for source, target in trained.translations:
+        if target == class_type:
+            what = f"classes of {plural[source]} at the centres of their zones"
+            classify = program(what, _classify, source, is_drawn=False, target=target)
+            made[f"classify_{source}"] = classify
+        what, scale = f"{plural[target]} of {plural[source]}", trained.default_scale(source, target)
+        translate = program(what, _decode, source, noise_scale=scale, target=target)
+        made[f"translate_{source}_{target}"] = translate
+    for name in space.decoders:
+        given = class_type if name == main else None
+        what = f"{plural[name]} of {plural[given] if given else 'the prior'}"
+        scale = trained.default_scale(given, name) if given else 1.0
+        made[f"sample_{name}"] = program(what, _decode, given, target=name, scale=scale)
+    return made
+
+
+def _program(
+    trained: TrainedModel,
+    description: str,
+    function: Callable[..., dict[str, Array]],
+    source: str | None,
+    is_drawn: bool = True,
+    noise_scale: float | None = None,
+    **static: Any,
+) -> Program:
+    rows, scalars, batch_size = {}, {}, None
+    if source is not None:
+        data_type = trained.space.types[source]
+        rows[data_type.output] = data_type.encoded_shape()
+        if function is not _embed and not _has_independent_rows(trained, source):
+            batch_size = trained.config.training.batch_size
+    if is_drawn:
+        rows["index"] = jax.ShapeDtypeStruct((), jnp.int32)
+        scalars["seed"] = trained.config.seed
+    if noise_scale is not None:
+        scalars["noise_scale"] = noise_scale
+    bound = functools.partial(function, trained.space, source=source, **static)
+    return Program(description, bound, rows, scalars, batch_size)
+
+
+def _has_independent_rows(trained: TrainedModel, source: str) -> bool:
+    """Whether zones are cut by context anchors or a table, not by the samples of the batch."""
+    encoder = trained.space.encoders.get(source)
+    if encoder is None or isinstance(encoder, Reader):
+        return True
+    return encoder.anchors_key in trained.model.context
+
+
+def _encode(space: LatentSpace, model: Model, inputs: Inputs, source: str) -> dict[str, Array]:
+    request = {"samples": inputs[space.types[source].output], "index": inputs["index"]}
+    key = jax.random.key(inputs["seed"])
+    return {"latents": inference.encode(space, model, key, inputs["noise_scale"], request, source)}
+
+
+def _embed(space: LatentSpace, model: Model, inputs: Inputs, source: str) -> dict[str, Array]:
+    samples = inputs[space.types[source].output]
+    return inference.features(space, model.variables, samples, source)
+
+
+def _classify(
+    space: LatentSpace, model: Model, inputs: Inputs, source: str, target: str
+) -> dict[str, Array]:
+    samples = inputs[space.types[source].output]
+    # At α = 0 the noise has no effect.
+    request = {"samples": samples, "index": jnp.zeros(len(samples), int)}
+    latents = inference.encode(space, model, jax.random.key(0), 0.0, request, source)
+    return inference.predict(space, model, latents, target)
+
+
+def _decode(
+    space: LatentSpace,
+    model: Model,
+    inputs: Inputs,
+    source: str | None,
+    target: str,
+    scale: float = 1.0,
+) -> dict[str, Array]:
+    """Samples of the target, from the prior if there is no source; `scale` is the default α."""
+    key, index = jax.random.key(inputs["seed"]), inputs["index"]
+    request: dict[str, Any] = {"index": index, "latents": None}
+    samples = None if source is None else inputs[space.types[source].output]
+    if space.encoders and source is None:
+        request["latents"] = inference.prior(space, key, index, "prior")
+    if space.encoders and source is not None:
+        encoded = {"samples": samples, "index": index}
+        alpha = inputs.get("noise_scale", scale)
+        request["latents"] = inference.encode(space, model, key, alpha, encoded, source)
+    if inference.reads_samples(space, source, target):
+        request["samples"] = samples
+    decoded = inference.decode(space, model, key, request, source, target)
+    if target not in space.decoders:
+        return decoded
+    output = space.types[target].output
+    return {output: decoded[output]}
+
+
+def exported_program(program: Program, model: Model) -> jax_export.Exported:
+    """The program lowered for `PLATFORMS`, with a symbolic batch size if rows are independent.
+
+    Raises NotImplementedError or ValueError for what JAX cannot export, such as Python callbacks.
+    """
+    structure = jax.tree.structure(model)
+    shapes = {name: jax.ShapeDtypeStruct(a.shape, a.dtype) for name, a in by_name(model).items()}
+
+    def call(tensors: Mapping[str, Array], **inputs: Array) -> dict[str, Array]:
+        weights = jax.tree.unflatten(structure, [tensors[name] for name in shapes])
+        if program.batch_size is not None:
+            return program.function(weights, inputs)
+        scalars = {name: inputs[name] for name in program.scalars}
+
+        # One row at a time, since functions may need the size of the batch as a number.
+        def one(rows: Mapping[str, Array]) -> dict[str, Array]:
+            batch = jax.tree.map(lambda a: a[None], rows)
+            outputs = program.function(weights, {**batch, **scalars})
+            return jax.tree.map(lambda a: a[0], outputs)
+
+        return jax.vmap(one)({name: inputs[name] for name in program.rows})
+
+    (symbol,) = jax_export.symbolic_shape("b")
+    size = program.batch_size or symbol
+    inputs = {
+        name: jax.ShapeDtypeStruct((size, *row.shape), row.dtype)
+        for name, row in program.rows.items()
+    } | {name: jax.ShapeDtypeStruct((), _SCALARS[name]) for name in program.scalars}
+    with _without_locations():
+        return jax_export.export(jax.jit(call), platforms=PLATFORMS)(shapes, **inputs)
+
+
+@contextlib.contextmanager
+def _without_locations() -> Iterator[None]:
+    """Context in which programs hold no paths of source files, which name folders of the user."""
+    limit = getattr(jax.config, _LOCATIONS)
+    jax.config.update(_LOCATIONS, 0)
+    try:
+        yield
+    finally:
+        jax.config.update(_LOCATIONS, limit)
+
 
 README, WEIGHTS = "README.md", "weights.safetensors"
 MADE_BY = "lzn_jax --mode=export"
@@ -34,17 +219,17 @@ def export(config: ConfigDict, workdir: Path) -> None:
     folder, partial = workdir / "export", workdir / _PARTIAL
     _check_own(folder)
     trained = restore(config, workdir)
-    tensors = sharding.fetch(safetensors_files.by_name(trained.model))
-    if not processes.is_writer():
+    tensors = devices.fetch(files.by_name(trained.model))
+    if not devices.is_writer():
         return
     _clean(workdir)
     partial.mkdir()
     try:
-        safetensors_files.write(partial / WEIGHTS, tensors)
+        files.write_tensors(partial / WEIGHTS, tensors)
         manifest = _manifest(trained) | _write_programs(trained, partial)
-        reporting.write_bytes(partial / README, _readme(manifest).encode())
+        files.write_bytes(partial / README, _readme(manifest).encode())
         names = [MANIFEST, *(path.name for path in partial.iterdir())]
-        reporting.write_json(partial / MANIFEST, manifest | {"files": sorted(names)})
+        files.write_json(partial / MANIFEST, manifest | {"files": sorted(names)})
         _check_own(folder)
         if folder.exists():
             folder.rename(workdir / _PREVIOUS)
@@ -92,7 +277,7 @@ def _manifest(trained: TrainedModel) -> dict[str, Any]:
         "jax": jax.__version__,
         "run": repr(trained),
         "step": trained.step,
-        "platforms": programs.PLATFORMS,
+        "platforms": PLATFORMS,
         "weights": WEIGHTS,
         "types": types,
     }
@@ -102,20 +287,20 @@ def _write_programs(trained: TrainedModel, folder: Path) -> dict[str, Any]:
     """Writes programs and vocabularies; returns the programs' part of the manifest."""
     for name, each in trained.space.types.items():
         if vocabulary := each.sample_format().get("vocabulary"):
-            reporting.write_json(folder / f"{name}_vocabulary.json", vocabulary)
+            files.write_json(folder / f"{name}_vocabulary.json", vocabulary)
     written: dict[str, Any] = {}
     left_out: dict[str, str] = {}
-    for name, program in programs.programs(trained).items():
+    for name, program in programs(trained).items():
         start = time.monotonic()
         try:
-            exported = programs.exported(program, trained.model)
+            exported = exported_program(program, trained.model)
             content = bytes(exported.serialize())
         except (NotImplementedError, ValueError) as error:  # such as a callback of a user's part
             left_out[name] = " ".join(str(error).split())[:200]
             _log.warning("%s is left out, as JAX cannot export it: %s", name, left_out[name])
             continue
         file = f"{name}.stablehlo"
-        reporting.write_bytes(folder / file, content)
+        files.write_bytes(folder / file, content)
         written[name] = {"file": file, "bytes": len(content), **_described(program, exported)}
         seconds = time.monotonic() - start
         _log.info("export/%s: %.1f s, %.0f kB", file, seconds, len(content) / 1000)
@@ -124,7 +309,7 @@ def _write_programs(trained: TrainedModel, folder: Path) -> dict[str, Any]:
     return {"programs": written, "left_out": left_out}
 
 
-def _described(program: programs.Program, exported: jax.export.Exported) -> dict[str, Any]:
+def _described(program: Program, exported: jax.export.Exported) -> dict[str, Any]:
     """Inputs and outputs of a program for the manifest; a batch axis of any size is "b"."""
     _, inputs = jax.tree.unflatten(exported.in_tree, exported.in_avals)
     outputs = jax.tree.unflatten(exported.out_tree, exported.out_avals)
@@ -195,12 +380,12 @@ def _example(entries: Mapping[str, Any]) -> str:
     )
     return f"""\
 import numpy as np
-from jax import export
+from jax import export as jax_export
 from safetensors.numpy import load_file
 
 weights = load_file("{WEIGHTS}")
 with open("{entries[name]["file"]}", "rb") as file:
-    {name} = export.deserialize(bytearray(file.read()))
+    {name} = jax_export.deserialize(bytearray(file.read()))
 outputs = {name}.call(
     weights,
 {inputs})

@@ -4,23 +4,115 @@ Their figures have other file names than the figures of evaluation during traini
 `--input` are in a folder of their own, beside those of the test set.
 """
 
+import importlib.util
 import logging
-from collections.abc import Sequence
+import shlex
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from lzn_jax import data, plots
-from lzn_jax.configuration import UserError
-from lzn_jax.data_types import are_images
-from lzn_jax.evaluation import measurements, reconstruction
+from lzn_jax import data, extensions, plots
+from lzn_jax.data_types import Invertible, are_images
+from lzn_jax.errors import UserError
+from lzn_jax.evaluation import measurements
+from lzn_jax.evaluation.samples import draw
+from lzn_jax.latent_space import LatentSpace, Model
 from lzn_jax.loading import restore
-from lzn_jax.run import headlines, reporting
+from lzn_jax.run import devices, files, log
 from lzn_jax.trained_model import TrainedModel
 
+SHOWN = 3
+
+Step = tuple[str, list[str]]  # description and flags
+
+
+def next_steps(config: ConfigDict, workdir: Path) -> list[str]:
+    """Lines that describe what the run can do, with commands, most interesting first.
+
+    They include the demo page if gradio is installed.
+    """
+    space = LatentSpace(config, devices.inference_mesh())
+    model = TrainedModel(space, Model({}, {}), 0)
+    has_page = importlib.util.find_spec("gradio") is not None
+    lines = ["next steps:"]
+    flags = [f"--workdir={workdir}", *extensions.extension_flags(config.extensions)]
+    for description, own in islice(_steps(model), SHOWN - has_page):
+        lines += _step("lzn_jax.main", description, [*flags, *own])
+    if has_page:
+        lines += _step("lzn_jax.demo", "demo page in the browser", flags)
+    return lines
+
+
+def _step(module: str, description: str, flags: Sequence[str]) -> list[str]:
+    return [f"  {description}:", f"    {shlex.join(['python', '-m', module, *flags])}"]
+
+
+def _steps(model: TrainedModel) -> Iterator[Step]:
+    config, space, main = model.config, model.space, model.main_type
+    plural = space.types[main].plural
+    for source, target in model.translations:
+        if target in space.decoders and main in (source, target):
+            example = space.types[source].example
+            flags = ["--mode=translate", f"--source={source}", f"--target={target}"]
+            flags += [] if example is None else [f"--input={example}"]
+            yield f"translate {source} to {target}, figures/translations.png", flags
+    if main in space.decoders:
+        yield f"sample {plural} from the prior or of each class, samples.npz", ["--mode=sample"]
+    if model.classifies:
+        yield f"classify the test {plural}, predictions.csv", ["--mode=classify"]
+    if isinstance(space.decoders.get(main), Invertible):
+        yield f"reconstruct the test {plural}, reconstructions.npz", ["--mode=reconstruct"]
+    if hasattr(space.encoders.get(main), "features"):
+        yield f"compute features of the test {plural}, embeddings.npz", ["--mode=embed"]
+    if "probe_protocol" in config.evaluation:
+        flags = ["--mode=evaluate", "--config.evaluation.probe_protocol=simclr"]
+        yield "evaluate a linear probe by SimCLR's protocol, summary.json", flags
+    steps = 2 * config.training.num_steps
+    yield "train longer", [f"--config.training.num_steps={steps}"]
+
+
 _log = logging.getLogger(__name__)
+
+
+def translate(
+    config: ConfigDict, workdir: Path, samples_from: str | None, source: str, target: str
+) -> None:
+    """Translates the test samples, or `samples_from`; writes a figure of sources and targets.
+
+    Writes images to translations.npz, and labels and texts to translations.csv.
+    """
+    trained = restore(config, workdir)
+    trained.check_pair(source, target)
+    types = trained.space.types
+    if samples_from is None:
+        test = data.load(config.data, "test")
+        rows = types[source].readable(test)  # texts need tokens
+        samples = types[source].samples(test if len(rows) == len(test.labels) else test.at(rows))
+        names = types[source].names(samples)
+    else:
+        samples, names = types[source].named(samples_from)
+    translated = trained.translate(samples, source, target)
+    if np.ndim(translated) > 1:
+        files.write_arrays(workdir / "translations.npz", **{types[target].output: translated})
+    else:
+        indices = range(len(translated))
+        named = [name or index for name, index in zip(names, indices, strict=True)]
+        sources = named if np.ndim(samples) > 1 else samples
+        table = zip(indices, sources, translated, strict=True)
+        files.write_csv(workdir / "translations.csv", ["index", "source", "target"], table)
+    samples, translated = (
+        types[kind].shown(side[: plots.MAX_PAIRS])
+        for kind, side in ((source, samples), (target, translated))
+    )
+    path = workdir / "figures" / "translations.png"
+    plots.translations(path, samples, translated, title=f"From {source} to {target}")
+    _log.info("%s: from %s to %s", path, source, target)
+
+
 _MAX_LOGGED = 20  # predictions
 NUM_SAMPLES = 100  # for configs without evaluation.num_samples
 INPUT_FOLDER = "input"  # in the work folder
@@ -39,8 +131,8 @@ def evaluate(config: ConfigDict, workdir: Path) -> None:
         summary, figures = f"summary_{other}.json", f"figures/{other}"
         _log.info("%s is not the run's data set: results go to %s and %s", other, summary, figures)
     results = measurements.evaluate(trained, train, test, workdir)
-    reporting.write_json(workdir / summary, {"step": trained.step, **results})
-    for line in headlines.of_evaluation(trained.step, results, summary):
+    files.write_json(workdir / summary, {"step": trained.step, **results})
+    for line in log.of_evaluation(trained.step, results, summary):
         _log.info("%s", line)
 
 
@@ -50,7 +142,7 @@ def sample(config: ConfigDict, workdir: Path) -> None:
     samples = trained.sample(config.evaluation.get("num_samples", NUM_SAMPLES), key=None)
     data_type = trained.space.types[trained.main_type]
     arrays = {data_type.output: samples.images, "labels": samples.labels}
-    reporting.write_arrays(workdir / "samples.npz", **arrays)
+    files.write_arrays(workdir / "samples.npz", **arrays)
     path, shown = workdir / "figures" / "mode_sample.png", data_type.shown(samples.images)
     if are_images(shown):
         names = data.label_names(config.data)
@@ -69,9 +161,9 @@ def reconstruct(config: ConfigDict, workdir: Path, samples_from: str | None) -> 
     trained, folder = restore(config, workdir), _results(workdir, samples_from)
     samples, labels, _ = _samples(trained, samples_from)
     result, kind = trained.reconstruct(samples, labels), trained.space.types[trained.main_type]
-    reporting.write_arrays(folder / "reconstructions.npz", **result)
+    files.write_arrays(folder / "reconstructions.npz", **result)
     path = folder / "figures" / "mode_reconstruct.png"
-    reconstruction.draw(path, kind, samples, result)
+    draw(path, kind, samples, result)
     _log.info("%s: %s and their reconstructions", path, kind.plural)
 
 
@@ -84,7 +176,7 @@ def interpolate(config: ConfigDict, workdir: Path, samples_from: str | None) -> 
     trained, folder = restore(config, workdir), _results(workdir, samples_from)
     samples, labels = _two_samples(trained, samples_from)
     result, kind = trained.interpolate(samples, labels), trained.space.types[trained.main_type]
-    reporting.write_arrays(folder / "interpolation.npz", **result)
+    files.write_arrays(folder / "interpolation.npz", **result)
     path = folder / "figures" / "interpolation.png"
     ends, between = kind.shown(samples), kind.shown(result[kind.output])
     if are_images(ends):
@@ -105,7 +197,7 @@ def embed(config: ConfigDict, workdir: Path, samples_from: str | None) -> None:
     others = trained.embed(samples)
     features = others.pop(trained.main_feature)
     known = np.full(len(samples), -1, np.int32) if labels is None else labels
-    reporting.write_arrays(folder / "embeddings.npz", features=features, labels=known, **others)
+    files.write_arrays(folder / "embeddings.npz", features=features, labels=known, **others)
     if len(samples) >= plots.MIN_POINTS:
         path, names = folder / "figures" / "mode_embed.png", data.label_names(config.data)
         plots.tsne(path, features, known, names, f"Features of the {trained.main_type}s (t-SNE)")
@@ -128,7 +220,7 @@ def classify(config: ConfigDict, workdir: Path, samples_from: str | None) -> Non
     header = ["index", "label", "prediction", "probability", "file", "class", "far"]
     rounded = [f"{probability:.6f}" for probability in probabilities]
     rows = zip(range(len(samples)), known, classes, rounded, names, predicted, far, strict=True)
-    reporting.write_csv(folder / "predictions.csv", header, rows)
+    files.write_csv(folder / "predictions.csv", header, rows)
     path, kind = folder / "figures" / "predictions.png", trained.space.types[trained.main_type]
     shown = kind.shown(samples)
     if are_images(shown):

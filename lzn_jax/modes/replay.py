@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from lzn_jax import data, optimization, train, train_state
-from lzn_jax.configuration import EXIT_NON_FINITE, UserError
+from lzn_jax import data, train
+from lzn_jax.errors import EXIT_NON_FINITE, UserError
 from lzn_jax.latent_space import LatentSpace
-from lzn_jax.run import sharding
+from lzn_jax.run import devices
 from lzn_jax.run import workdir as workdirs
 from lzn_jax.run.checkpoints import Checkpoints
 
@@ -34,14 +34,14 @@ def replay(config: ConfigDict, workdir: Path) -> None:
             f"exit code {EXIT_NON_FINITE}, after {train.MAX_SKIPPED_IN_A_ROW} non-finite updates "
             "in a row"
         )
-    mesh = sharding.training_mesh(config.training)
+    mesh = devices.training_mesh(config.training)
     space = LatentSpace(config, mesh)
-    optimizer = optimization.make_optimizer(config.training, list(space.modules))
-    init = functools.partial(train_state.init_state, space, optimizer, config.seed)
+    optimizer = train.make_optimizer(config.training, list(space.modules))
+    init = functools.partial(train.init_state, space, optimizer, config.seed)
     shard = config.training.shard_parameters
-    shapes = sharding.placed(jax.eval_shape(init), mesh, shard=shard)
+    shapes = devices.placed(jax.eval_shape(init), mesh, shard=shard)
     with Checkpoints(folder) as checkpoints:
-        state = train_state.restore_state(checkpoints, shapes)
+        state = train.restore_state(checkpoints, shapes)
     if state is None:
         raise UserError(f"there is no state to replay in {folder}")
     with train.training_batches(config, space, data.load(config.data, "train")) as batches:
@@ -49,14 +49,14 @@ def replay(config: ConfigDict, workdir: Path) -> None:
         rows = next(batches)
     inspect = functools.partial(inspect_update, space=space, config=config)
     with jax.set_mesh(mesh):
-        report = jax.jit(inspect, out_shardings=sharding.replicated(mesh))(
-            state, sharding.put_rows(rows, mesh)
+        report = jax.jit(inspect, out_shardings=devices.replicated(mesh))(
+            state, devices.put_rows(rows, mesh)
         )
     _report(int(state.step) + 1, *jax.device_get(report))
 
 
 def inspect_update(
-    state: train_state.TrainState,
+    state: train.TrainState,
     batch: Mapping[str, jax.Array],
     *,
     space: LatentSpace,
@@ -66,8 +66,8 @@ def inspect_update(
     loss, metrics, _, gradient = train.loss_and_gradient(
         state, batch, space=space, seed=config.seed
     )
-    active = optimization.still_training(state.step, config.training, list(state.params))
-    gradient = optimization.mask(active, gradient)
+    active = train.still_training(state.step, config.training, list(state.params))
+    gradient = train.mask(active, gradient)
     arrays = {"batch": batch, "parameters": state.params, "gradient": gradient}
     return (
         {"loss": loss, **metrics, "gradient_norm": optax.tree.norm(gradient)},

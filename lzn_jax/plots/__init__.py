@@ -1,9 +1,18 @@
 """Pictures of arrays. Functions that take a path write one PNG file, atomically."""
 
+from lzn_jax.plots.curves import accuracy_curves, classification, curves
 from lzn_jax.plots.embedding import MIN_POINTS, tsne
-from lzn_jax.plots.grids import enlarged, interpolation, predictions, reconstructions, sample_grid
-from lzn_jax.plots.lines import accuracy_curves, classification, curves
-from lzn_jax.plots.translations import MAX_PAIRS, retrieval, tasks, translations
+from lzn_jax.plots.sheets import (
+    MAX_PAIRS,
+    enlarged,
+    interpolation,
+    predictions,
+    reconstructions,
+    retrieval,
+    sample_grid,
+    tasks,
+    translations,
+)
 from lzn_jax.plots.zones import among_zones, latent_zones
 
 __all__ = [

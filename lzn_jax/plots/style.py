@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from lzn_jax.run import reporting
+from lzn_jax.run import files
 
 DPI = 150
 TEXT_SIZE = 10  # points, like the other sizes
@@ -139,5 +139,5 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
     buffer = io.BytesIO()
     with _boxes_for_missing_glyphs():
         figure.savefig(buffer, format="png", dpi=DPI, facecolor="white")
-    reporting.write_bytes(path, buffer.getvalue())
+    files.write_bytes(path, buffer.getvalue())
     return Path(path)

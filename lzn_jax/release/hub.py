@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lzn_jax.configuration import UserError
+from lzn_jax.errors import UserError
 
 ORIGIN_FILE = "released.json"  # in the work folder: origin of a released checkpoint
 REPOSITORY = "microsoft/latent-zoning-networks"
@@ -48,7 +48,7 @@ def fetch(name: str) -> Fetched:
     check_name(name)
     file = FILES[name]
     or_else = ", or use a local file with --checkpoint=FILE.pt"
-    download = client(or_else).hf_hub_download
+    download = hub_client(or_else).hf_hub_download
     failure = f"{file} cannot be fetched from {REPOSITORY}"
     with explained(failure, f"run the same command again{or_else}"):
         path = Path(download(REPOSITORY, file))
@@ -60,7 +60,7 @@ def fetch(name: str) -> Fetched:
     return Fetched(path, origin)
 
 
-def client(or_else: str = "") -> Any:
+def hub_client(or_else: str = "") -> Any:
     """The Hub's client huggingface_hub; raises UserError, ending in `or_else`, if it is missing."""
     try:
         import huggingface_hub

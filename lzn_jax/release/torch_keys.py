@@ -15,7 +15,7 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Shaped
 
-from lzn_jax.models.labels import LabelAnchors
+from lzn_jax.data_types.label import LabelAnchors
 from lzn_jax.models.ncsnpp import NCSNppDecoder, NCSNppEncoder
 from lzn_jax.models.resnet import ResNet
 

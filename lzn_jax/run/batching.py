@@ -7,8 +7,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from lzn_jax.run import sharding
-from lzn_jax.run.progress import progress
+from lzn_jax.run import devices
+from lzn_jax.run.log import progress
 
 
 def in_batches(
@@ -28,14 +28,14 @@ def in_batches(
     """
     count = len(jax.tree.leaves(examples)[0])
     batch_size += -batch_size % mesh.size
-    own = sharding.own_rows(batch_size)
+    own = devices.own_rows(batch_size)
     results = []
     with progress(count, description, unit="example", brief=True) as bar:
         for start in range(0, count, batch_size):
             rows = np.minimum(np.arange(start, start + batch_size), count - 1)[own]
-            batch = sharding.put_rows(jax.tree.map(lambda a, rows=rows: a[rows], examples), mesh)
+            batch = devices.put_rows(jax.tree.map(lambda a, rows=rows: a[rows], examples), mesh)
             with jax.set_mesh(mesh):
                 outputs = function(batch)
-            results.append(sharding.fetch(outputs))
+            results.append(devices.fetch(outputs))
             bar.update(min(batch_size, count - start))
     return jax.tree.map(lambda *parts: np.concatenate(parts)[:count], *results)

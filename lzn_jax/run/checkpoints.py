@@ -23,9 +23,9 @@ from typing import Any, TypeVar
 
 import orbax.checkpoint as ocp
 
-from lzn_jax.configuration import UserError
-from lzn_jax.run import checksums, processes
-from lzn_jax.run.checksums import DamagedError
+from lzn_jax.errors import UserError
+from lzn_jax.run import devices, files
+from lzn_jax.run.files import DamagedError
 
 ITEMS = ("params", "ema", "optimizer", "context", "progress")
 FILE_SIZE = 1 << 26  # bytes; Orbax buffers a file until it is full, and its default is 2 GB
@@ -80,7 +80,7 @@ class Checkpoints:
         self._saving = step
         self._watchdog = threading.Timer(SLOW_SAVE_SECONDS, _report_slow, [step, self._folder])
         self._watchdog.daemon = True
-        if processes.is_writer():  # it waits for the writes of the other processes
+        if devices.is_writer():  # it waits for the writes of the other processes
             self._watchdog.start()
         try:
             self._folder.stat()  # raises if it is gone; Orbax would create it on any disk
@@ -99,7 +99,7 @@ class Checkpoints:
             return
         try:
             self._manager.wait_until_finished()
-            if self._saving is not None and processes.is_writer():
+            if self._saving is not None and devices.is_writer():
                 self._write_last_file_checksums()
         except Exception as error:
             self._fail(error)
@@ -135,11 +135,11 @@ class Checkpoints:
         for damaged in [s for s in self._manager.all_steps() if s > step]:
             aside = self._folder / f"{damaged}.damaged"
             _log.info("damaged checkpoint %d is kept as %s", damaged, aside)
-            if processes.is_writer():
+            if devices.is_writer():
                 while aside.exists():
                     aside = aside.with_name(f"{aside.name}.damaged")
                 (self._folder / str(damaged)).rename(aside)
-        processes.everywhere(True)  # waits for the renaming process
+        devices.everywhere(True)  # waits for the renaming process
         self._manager.reload()
 
     def __enter__(self) -> "Checkpoints":
@@ -181,30 +181,30 @@ class Checkpoints:
         if items["progress"]["step"] != step:
             raise DamagedError(f"it belongs to step {items['progress']['step']}")
         if not is_verified:
-            _log.warning("checkpoint %d has no %s and is not verified", step, checksums.FILE)
+            _log.warning("checkpoint %d has no %s and is not verified", step, files.FILE)
         return items
 
     def _verify_files(self, step: int, items: Mapping[str, Any]) -> bool:
         """Returns False if there are no checksums. Only the writer verifies."""
         folder = self._folder / str(step)
-        if not processes.is_writer():
+        if not devices.is_writer():
             return True
         for name in items:
             if not (folder / name).is_dir():
                 raise DamagedError(f"item {name} is missing")
-        return checksums.verify_files(folder, items)
+        return files.verify_files(folder, items)
 
     def _write_file_checksums(self) -> None:
         final = self._folder / str(self._saving)
         folder = next(self._folder.glob(f"{final.name}.*tmp*"), final)
-        checksums.add_files(folder, [name for name in checksums.files_below(folder) if "/" in name])
+        files.add_files(folder, [name for name in files.files_below(folder) if "/" in name])
         self._watchdog.cancel()  # `wait` may come much later, after an evaluation
 
     def _write_last_file_checksums(self) -> None:
         """Adds checksums of Orbax's metadata, which it changes until the save has finished."""
         folder = self._folder / str(self._saving)
         names = [path.name for path in folder.iterdir() if path.is_file()]
-        checksums.add_files(folder, [name for name in names if name != checksums.FILE])
+        files.add_files(folder, [name for name in names if name != files.FILE])
 
     def _fail(self, error: Exception) -> None:
         """Raises UserError if the operating system refused the write, else the error itself."""
@@ -232,7 +232,7 @@ def _in_every_process(action: Callable[[], _T]) -> _T:
         results.append(action())
     except Exception as error:
         problem = error
-    if processes.anywhere(problem is not None) and problem is None:
+    if devices.anywhere(problem is not None) and problem is None:
         problem = DamagedError("another process cannot read it")
     if problem is not None:
         raise problem

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from lzn_jax.configuration import EXIT_USER_ERROR, UserError
+from lzn_jax.errors import EXIT_USER_ERROR, UserError
 
 
 class Parser(argparse.ArgumentParser):
@@ -53,9 +53,9 @@ def use_compile_cache() -> None:
     """Keeps compiled programs on disk for later starts, in JAX's folder if it is set."""
     import jax
 
-    from lzn_jax.run import reporting
+    from lzn_jax.run import files
 
     folder, least = "jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs"
     if jax.config.values[folder] is None:
-        jax.config.update(folder, str(reporting.cache_folder()))
+        jax.config.update(folder, str(files.cache_folder()))
     jax.config.update(least, min(0.2, jax.config.values[least]))

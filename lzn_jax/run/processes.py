@@ -7,6 +7,7 @@ alone writes the files of a run; all processes write checkpoints.
 import contextlib
 import logging
 import os
+import signal
 import sys
 import threading
 import time
@@ -21,9 +22,97 @@ import numpy as np
 from jax._src.distributed import global_state  # see _store
 from jax.experimental import multihost_utils
 
-from lzn_jax.configuration import EXIT_FAILED, EXIT_USER_ERROR, UserError
-from lzn_jax.run import sharding
-from lzn_jax.run.interruption import Interruption
+from lzn_jax.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_RUN_AGAIN, EXIT_USER_ERROR, UserError
+from lzn_jax.run import devices
+from lzn_jax.run.devices import is_writer
+
+
+class Interrupted(BaseException):
+    """A request to exit arrived while there was nothing to save."""
+
+
+class Interruption:
+    """Handlers of SIGINT and SIGTERM, active after `listen`.
+
+    A signal ends the process at once. While `held`, it requests to save and exit instead: Ctrl-C
+    sends SIGTERM to this process, which JAX forwards to the other processes of a run, and a second
+    Ctrl-C ends the process at once.
+
+    Attributes:
+      exit_code: exit code of a Ctrl-C that ends the process at once; SIGTERM uses EXIT_RUN_AGAIN.
+      is_asked: whether a signal has requested to save and exit.
+    """
+
+    def __init__(self) -> None:
+        self.exit_code = EXIT_INTERRUPTED
+        self.is_asked = False
+        self._is_held = self._may_raise = False
+        self._interrupts = 0
+        self._ending = threading.Lock()
+
+    def listen(self) -> None:
+        """Installs the handlers of SIGINT and SIGTERM; call it in the main thread.
+
+        A Python handler waits until compiled code returns, and XLA's compiler can take a minute. So
+        a thread reads the signal numbers from a pipe.
+        """
+        reader, writer = os.pipe()
+        os.set_blocking(writer, False)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._in_main_thread)
+        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        threading.Thread(target=self._in_own_thread, args=(reader,), daemon=True).start()
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Context with state to save: a signal only sets `is_asked`."""
+        self._is_held = True
+        try:
+            yield
+        finally:
+            self._is_held = False
+
+    @contextlib.contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Context inside `held` without state to save: a request to exit raises Interrupted."""
+        self._may_raise = True
+        try:
+            if self.is_asked:
+                raise Interrupted
+            yield
+        finally:
+            self._may_raise = False
+
+    def _in_main_thread(self, number: int, _: object) -> None:
+        if not self._is_held:
+            self._end_now(number)
+        if number == signal.SIGTERM:
+            self.is_asked = True
+            if self._may_raise:
+                raise Interrupted
+
+    def _in_own_thread(self, reader: int) -> None:
+        while True:
+            (number,) = os.read(reader, 1)
+            self._interrupts += number == signal.SIGINT
+            if not self._is_held or self._interrupts > 1:
+                self._end_now(number)
+            if number == signal.SIGINT:
+                _print("saving before exit; press Ctrl-C again to exit at once")
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    def _end_now(self, number: int) -> NoReturn:
+        # Not by an exception: compiled modules change the exit code while they are imported.
+        self._ending.acquire()
+        if number == signal.SIGTERM:
+            os._exit(EXIT_RUN_AGAIN)
+        _print("interrupted")
+        os._exit(EXIT_INTERRUPTED if self._is_held else self.exit_code)
+
+
+def _print(line: str) -> None:
+    print(f"\n{line}" if sys.stderr.isatty() else line, file=sys.stderr, flush=True)
+
 
 DEAD_AFTER = 30  # seconds without a heartbeat of another process
 _FAILURES = "lzn_jax/failures/"
@@ -78,9 +167,9 @@ def _start(coordinator: str | None, num_processes: int | None, process_id: int |
 
 def _connect() -> None:
     """Connects all devices before compilation: the network of CPUs times out after 30 s."""
-    mesh = sharding.inference_mesh()
-    ones = sharding.put_rows(np.ones(jax.local_device_count(), np.int32), mesh)
-    total = jax.jit(jnp.sum, out_shardings=sharding.replicated(mesh))(ones)
+    mesh = devices.inference_mesh()
+    ones = devices.put_rows(np.ones(jax.local_device_count(), np.int32), mesh)
+    total = jax.jit(jnp.sum, out_shardings=devices.replicated(mesh))(ones)
     _log.info("%d devices in %d processes", int(total), jax.process_count())
 
 
@@ -93,21 +182,6 @@ def _is_cluster() -> bool:
     has_pod = "TPU_SKIP_MDS_QUERY" not in os.environ or "," in hosts
     on_tpu = find_spec("libtpu") is not None and os.environ.get("JAX_PLATFORMS") != "cpu"
     return tasks != ["1", "1"] or (on_tpu and has_pod)
-
-
-def is_writer() -> bool:
-    """Whether this process writes the files of the run."""
-    return not jax.distributed.is_initialized() or jax.process_index() == 0
-
-
-def everywhere(flag: bool) -> bool:
-    """Whether the flag is set in all processes; every process must call this."""
-    return bool(np.all(multihost_utils.process_allgather(np.array(flag))))
-
-
-def anywhere(flag: bool) -> bool:
-    """Whether the flag is set in at least one process; every process must call this."""
-    return not everywhere(not flag)
 
 
 def is_to_leave(interruption: Interruption, step: int) -> bool:

@@ -16,8 +16,10 @@ import jax
 from ml_collections import ConfigDict
 
 from lzn_jax import configuration
-from lzn_jax.configuration import CONFIG_FILE, TOKENIZER_FILE, UserError
-from lzn_jax.run import processes, reporting
+from lzn_jax.configuration import CONFIG_FILE, TOKENIZER_FILE
+from lzn_jax.errors import UserError
+from lzn_jax.run import devices, log
+from lzn_jax.run.files import write_bytes, write_json
 
 VERSION_FILE = "version.json"
 LOCK_FILE = ".lock"
@@ -72,7 +74,7 @@ def prepare(config: ConfigDict, workdir: Path, *, is_training: bool) -> None:
         check_same_run(config, workdir, () if is_training else _FREE_AT_INFERENCE)
     try:
         (workdir / "figures").mkdir(parents=True, exist_ok=True)
-        reporting.write_bytes(workdir / ".writable", b"")
+        write_bytes(workdir / ".writable", b"")
         (workdir / ".writable").unlink(missing_ok=True)
     except OSError as error:
         reason = error.strerror or error
@@ -87,11 +89,11 @@ def record(config: ConfigDict, workdir: Path) -> None:
     Call it after all checks of the config. Raises UserError if the processes do not share the
     folder.
     """
-    reporting.write_json(workdir / CONFIG_FILE, configuration.to_json_dict(config))
-    reporting.write_json(workdir / VERSION_FILE, code_version())
+    write_json(workdir / CONFIG_FILE, configuration.to_json_dict(config))
+    write_json(workdir / VERSION_FILE, code_version())
     if (tokenizer := _content(config.data.get("tokenizer_path"))) is not None:
-        reporting.write_bytes(workdir / TOKENIZER_FILE, tokenizer)
-    processes.everywhere(True)  # waits for the writer
+        write_bytes(workdir / TOKENIZER_FILE, tokenizer)
+    devices.everywhere(True)  # waits for the writer
     if not (workdir / CONFIG_FILE).is_file():
         raise UserError(
             f"the work folder {workdir} is not the same folder in all processes: choose a shared "
@@ -105,7 +107,7 @@ def locked(workdir: Path) -> Iterator[None]:
 
     Raises UserError if another process trains there for more than LOCK_SECONDS.
     """
-    if not processes.is_writer():
+    if not devices.is_writer():
         yield
         return
     # lockf locks for this process only; data workers would inherit a lock of the file handle.
@@ -192,7 +194,7 @@ def _content(path: str | Path | None) -> bytes | None:
 
 def _holds_run(workdir: Path) -> bool:
     """Whether a run has written a checkpoint or metrics there."""
-    metrics = workdir / reporting.METRICS_FILE
+    metrics = workdir / log.METRICS_FILE
     return has_checkpoint(workdir) or (metrics.is_file() and metrics.stat().st_size > 0)
 
 

@@ -14,7 +14,6 @@ All tasks of a Latent Zoning Network use two operations:
 from collections.abc import Callable
 
 from lzn_jax.zoning import plain
-from lzn_jax.zoning.adams import AdamsBashforth
 from lzn_jax.zoning.alignment import (
     alignment_loss,
     alignment_loss_at,
@@ -29,7 +28,7 @@ from lzn_jax.zoning.latents import (
     distinct,
     latents_in_context,
 )
-from lzn_jax.zoning.solvers import DPMSolver, Euler, Solver
+from lzn_jax.zoning.solvers import AdamsBashforth, DPMSolver, Euler, Solver
 
 # Solvers by their names in configs.
 SOLVERS: dict[str, Callable[..., Solver]] = {

@@ -8,19 +8,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from lzn_jax.zoning.arguments import checked_indices, mixture_and_points, public
-from lzn_jax.zoning.flow import (
-    Mixture,
-    Points,
-    Trajectory,
-    View,
-    flow,
-    flow_vjp,
-    log_assignments,
+from lzn_jax.zoning.devices import (
+    Direction,
+    by_rows,
+    integrate,
+    mixture_cotangent,
+    place_rows,
+    zero_sums,
 )
-from lzn_jax.zoning.integrate import Direction, by_rows, integrate, mixture_cotangent, zero_sums
-from lzn_jax.zoning.latents import classify
-from lzn_jax.zoning.rows import place_rows
+from lzn_jax.zoning.flow import Mixture, Points, Trajectory, View, flow, flow_vjp, log_assignments
+from lzn_jax.zoning.latents import checked_indices, classify, mixture_and_points, public
 from lzn_jax.zoning.solvers import EulerThrough, Solver
 
 

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from lzn_jax.zoning.arguments import public
+from lzn_jax.zoning.latents import public
 from lzn_jax.zoning.solvers import DPMSolver, Euler, EulerThrough, mean_weights
 
 PaperSolver = Euler | DPMSolver | EulerThrough

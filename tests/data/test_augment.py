@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from scipy import ndimage, stats
 
-from lzn_jax.configuration import UserError
 from lzn_jax.data import augment as augmentations
 from lzn_jax.data.augment import Augmentation, Jitter, augment
+from lzn_jax.errors import UserError
 
 NOTHING = Augmentation(
     flip=False, jitter_probability=0.0, grey_probability=0.0, blur_probability=0.0

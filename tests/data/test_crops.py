@@ -10,8 +10,8 @@ from PIL import Image, PngImagePlugin
 from scipy import stats
 from sklearn.datasets import load_sample_images
 
-from lzn_jax.data import crops
-from lzn_jax.data.decoding import UnreadableImageError, decode
+from lzn_jax.data import pixels as pixels_module
+from lzn_jax.data.pixels import UnreadableImageError, decode
 
 AREA, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
 
@@ -30,7 +30,7 @@ def _file(image, form="PNG", **options):
 def _boxes(count, width, height, area=AREA, ratio=RATIO):
     rng = np.random.default_rng(0)
     return np.array(
-        [crops.draw_box(rng, width, height, area=area, ratio=ratio) for _ in range(count)]
+        [pixels_module.draw_box(rng, width, height, area=area, ratio=ratio) for _ in range(count)]
     )
 
 
@@ -95,7 +95,7 @@ def test_positions_are_uniform_and_reach_both_edges():
 def test_after_ten_misses_the_box_is_the_largest_in_the_centre(width, height, expected):
     for area in ((100.0, 200.0), (1e-9, 1e-8)):  # too large, and smaller than a pixel
         rng = np.random.default_rng(0)
-        assert crops.draw_box(rng, width, height, area=area, ratio=RATIO) == expected
+        assert pixels_module.draw_box(rng, width, height, area=area, ratio=RATIO) == expected
         untouched = np.random.default_rng(0)
         untouched.random(20)  # an area and a ratio for each of ten tries
         assert rng.random() == untouched.random()
@@ -117,7 +117,9 @@ def _triangle_resize(pixels, size):
 
 
 def _crop(image, rng, size, **options):
-    return crops.random_views(image, rng, size, channels=image.shape[2], count=1, **options)[0]
+    return pixels_module.random_views(
+        image, rng, size, channels=image.shape[2], count=1, **options
+    )[0]
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -126,7 +128,9 @@ def test_crop_is_its_box_resized_with_antialiasing(height, width, size, channels
     image = _noise(height, width, channels)
     for seed in range(10):
         box_rng, rng = np.random.default_rng(seed), np.random.default_rng(seed)
-        left, upper, right, lower = crops.draw_box(box_rng, width, height, area=AREA, ratio=RATIO)
+        left, upper, right, lower = pixels_module.draw_box(
+            box_rng, width, height, area=AREA, ratio=RATIO
+        )
         crop = _crop(image, rng, size)
         assert crop.dtype == np.uint8
         expected = _triangle_resize(image[upper:lower, left:right], size)
@@ -161,7 +165,7 @@ def test_views_are_those_of_the_upright_image(form, options, tolerance, orientat
     raw = _file(stored, form, exif=exif, **options)
     upright = stored.transpose(Image.Transpose.ROTATE_270) if orientation == 6 else stored
     views, expected = (
-        crops.random_views(source, np.random.default_rng(0), size, channels=3).astype(int)
+        pixels_module.random_views(source, np.random.default_rng(0), size, channels=3).astype(int)
         for source in (raw, np.asarray(upright))
     )
     assert np.abs(views - expected).mean() <= tolerance
@@ -175,7 +179,9 @@ def test_a_file_is_decoded_once_for_all_views(monkeypatch):
         "load_end",
         lambda image: decoded.append(image) or load_end(image),
     )
-    crops.random_views(_file(_noise(40, 50, 3)), np.random.default_rng(0), 8, channels=3, count=3)
+    pixels_module.random_views(
+        _file(_noise(40, 50, 3)), np.random.default_rng(0), 8, channels=3, count=3
+    )
     assert len(decoded) == 1
 
 
@@ -187,7 +193,7 @@ def test_what_is_no_image_is_an_error(broken):
         "float": _file(np.zeros((4, 4), np.float32), "TIFF"),
     }[broken]
     with pytest.raises(UnreadableImageError) as raised:
-        crops.random_views(raw, np.random.default_rng(0), 8, channels=3)
+        pixels_module.random_views(raw, np.random.default_rng(0), 8, channels=3)
     assert len(str(raised.value).splitlines()) == 1
 
 
@@ -196,9 +202,9 @@ def test_two_views_are_two_crops_of_the_decoded_image():
     raw = _file(_smooth(375, 500), "JPEG", quality=90)
     for channels in (1, 3):
         rng, again = np.random.default_rng(3), np.random.default_rng(3)
-        views = crops.random_views(raw, rng, 224, channels=channels)
+        views = pixels_module.random_views(raw, rng, 224, channels=channels)
         image = _pixels(raw, channels)
-        boxes = [crops.draw_box(again, 500, 375, area=AREA, ratio=RATIO) for _ in range(2)]
+        boxes = [pixels_module.draw_box(again, 500, 375, area=AREA, ratio=RATIO) for _ in range(2)]
         assert views.shape == (2, 224, 224, channels)
         for view, (left, upper, right, lower) in zip(views, boxes, strict=True):
             expected = _triangle_resize(image[upper:lower, left:right], 224)
@@ -215,7 +221,7 @@ def test_photographs_decoded_at_a_fraction_give_nearly_the_same_views(size):
         full = _file(_pixels(raw, 3))  # PNG: never decoded at a fraction
         for seed in range(10):
             views, expected = (
-                crops.random_views(
+                pixels_module.random_views(
                     r, np.random.default_rng(seed), size, channels=3, area=(0.05, 1.0)
                 ).astype(int)
                 for r in (raw, full)
@@ -227,7 +233,8 @@ def test_photographs_decoded_at_a_fraction_give_nearly_the_same_views(size):
 def test_views_are_functions_of_the_generator():
     raw = _file(_noise(50, 60, 3))
     first, again, other = (
-        crops.random_views(raw, np.random.default_rng(seed), 8, channels=3) for seed in (0, 0, 1)
+        pixels_module.random_views(raw, np.random.default_rng(seed), 8, channels=3)
+        for seed in (0, 0, 1)
     )
     np.testing.assert_array_equal(first, again)
     assert (first != other).mean() > 0.9

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from lzn_jax import configuration
-from lzn_jax.data.decoding import UnreadableImageError, decode, fit, prepare
+from lzn_jax.data.pixels import UnreadableImageError, decode, fit, prepare
 
 IMAGENET = Path(__file__).parents[2] / "configs" / "imagenet_repr.py"
 

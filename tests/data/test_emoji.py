@@ -10,9 +10,9 @@ from ml_collections import ConfigDict
 from scipy.spatial.distance import cdist
 
 from lzn_jax import configuration, data
-from lzn_jax.configuration import UserError
+from lzn_jax.data import attribution
 from lzn_jax.data import emoji as source
-from lzn_jax.data.sources import attribution
+from lzn_jax.errors import UserError
 
 needed = "needs the extra emoji: pip install -e '.[emoji]'"
 library = pytest.importorskip("emoji", reason=needed)

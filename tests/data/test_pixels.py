@@ -7,7 +7,9 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from lzn_jax import data
-from lzn_jax.configuration import UserError
+from lzn_jax.data import folder
+from lzn_jax.data import pixels as pixels_module
+from lzn_jax.errors import UserError
 
 
 def _all_pixels():
@@ -15,19 +17,23 @@ def _all_pixels():
 
 
 def test_normalise_maps_pixels_linearly_to_minus_one_and_one():
-    images = data.normalise(jnp.asarray(_all_pixels()))
+    images = pixels_module.normalise(jnp.asarray(_all_pixels()))
     assert images.dtype == jnp.float32
     np.testing.assert_allclose(images.ravel(), np.linspace(-1, 1, 256), atol=1e-7)
 
 
 def test_every_pixel_value_survives_the_round_trip():
-    again = data.to_uint8(data.normalise(jnp.asarray(_all_pixels())))
+    again = pixels_module.to_uint8(pixels_module.normalise(jnp.asarray(_all_pixels())))
     assert again.dtype == jnp.uint8
     np.testing.assert_array_equal(again, _all_pixels())
 
 
 def _to_uint8(values):
-    return data.to_uint8(jnp.asarray(values, jnp.float32).reshape(1, -1, 1, 1)).ravel().tolist()
+    return (
+        pixels_module.to_uint8(jnp.asarray(values, jnp.float32).reshape(1, -1, 1, 1))
+        .ravel()
+        .tolist()
+    )
 
 
 def test_to_uint8_rounds_halves_to_even():
@@ -56,8 +62,8 @@ def test_read_images_of_the_right_size_are_unchanged(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     _save(tmp_path / "color.png", pixels)
     _save(tmp_path / "grey.png", pixels[..., 0])
-    color = data.read_images(str(tmp_path / "color.png"), _target(8, 3))
-    grey = data.read_images(str(tmp_path / "grey.png"), _target(8, 1))
+    color = folder.read_images(str(tmp_path / "color.png"), _target(8, 3))
+    grey = folder.read_images(str(tmp_path / "grey.png"), _target(8, 1))
     np.testing.assert_array_equal(color, pixels[None])
     np.testing.assert_array_equal(grey, pixels[None, ..., :1])
 
@@ -66,7 +72,7 @@ def test_read_images_takes_a_folder_by_name(tmp_path):
     for name, level in {"b.PNG": 20, "a.bmp": 10, "d.gif": 40, "c.png": 30}.items():
         _save(tmp_path / name, np.full((4, 4), level))
     (tmp_path / "aa.txt").write_text("not an image")
-    images = data.read_images(str(tmp_path), _target(4, 1))
+    images = folder.read_images(str(tmp_path), _target(4, 1))
     assert images.dtype == np.uint8
     np.testing.assert_array_equal(
         images, np.broadcast_to(np.array([10, 20, 30, 40])[:, None, None, None], (4, 4, 4, 1))
@@ -80,7 +86,7 @@ def test_read_images_prepares_images_as_a_data_set_does(tmp_path):
     fields = {"name": "image_folder", "path": str(tmp_path), "num_classes": 1, "class_name": None}
     fields |= {"holdout": 0, "skip_unreadable": False, "image_size": 8, "channels": 3}
     examples = data.load(ConfigDict(fields), "test")
-    np.testing.assert_array_equal(data.read_images(str(tmp_path), _target(8, 3)), examples.images)
+    np.testing.assert_array_equal(folder.read_images(str(tmp_path), _target(8, 3)), examples.images)
 
 
 def _empty(path):
@@ -108,7 +114,7 @@ def test_read_images_errors_name_the_path_in_one_line(tmp_path, make, message):
     path = tmp_path / "input"
     make(path)
     with pytest.raises(UserError, match=message) as raised:
-        data.read_images(str(path), _target(8, 3))
+        folder.read_images(str(path), _target(8, 3))
     assert str(path) in str(raised.value)
     assert len(str(raised.value).splitlines()) == 1
 
@@ -120,11 +126,11 @@ def test_what_is_resized_or_turned_grey_is_counted_in_one_line(tmp_path, caplog)
     for name, pixels in images.items():
         _save(tmp_path / f"{name}.png", pixels)
     with caplog.at_level("INFO", logger="lzn_jax"):
-        data.read_images(str(tmp_path), _target(8, 1))
+        folder.read_images(str(tmp_path), _target(8, 1))
         assert caplog.messages.pop() == (
             "of 5 images: 2 converted to grey, 1 cropped to the central square, 2 resized to 8x8"
         )
         caplog.clear()
-        data.read_images(str(tmp_path / "colour.png"), _target(8, 3))
-        data.read_images(str(tmp_path / "own.png"), _target(8, 1))
+        folder.read_images(str(tmp_path / "colour.png"), _target(8, 3))
+        folder.read_images(str(tmp_path / "own.png"), _target(8, 1))
     assert caplog.messages == []

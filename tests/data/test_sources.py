@@ -11,7 +11,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 from lzn_jax import data
-from lzn_jax.configuration import UserError
+from lzn_jax.errors import UserError
 
 DIGITS = ConfigDict({"name": "digits"})
 

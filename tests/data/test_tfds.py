@@ -11,9 +11,9 @@ import pytest
 from ml_collections import ConfigDict
 
 from lzn_jax import data
-from lzn_jax.configuration import UserError
 from lzn_jax.data import tfds as source
-from lzn_jax.data.examples import EncodedImages
+from lzn_jax.data.pixels import EncodedImages
+from lzn_jax.errors import UserError
 
 pytest.importorskip("tensorflow_datasets")
 pytest.importorskip("array_record")

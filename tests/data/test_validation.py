@@ -8,9 +8,9 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from lzn_jax import configuration, data
-from lzn_jax.configuration import UserError
-from lzn_jax.data import EncodedImages
-from lzn_jax.data.validation import set_apart
+from lzn_jax.data import set_apart
+from lzn_jax.data.pixels import EncodedImages
+from lzn_jax.errors import UserError
 
 LABELS = np.random.default_rng(0).permutation(np.repeat([0, 1, 2, 3], [10, 40, 100, 57]))
 

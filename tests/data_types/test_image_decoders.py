@@ -11,7 +11,7 @@ import small
 from flax import linen as nn
 from scipy.stats import kstest
 
-from lzn_jax.data_types.image_decoders import FlowDecoder
+from lzn_jax.decoders.flow import FlowDecoder
 
 KEYS = tuple(jax.random.split(jax.random.key(2), 2))
 

@@ -7,10 +7,10 @@ import pytest
 import small
 from flax import linen as nn
 
-from lzn_jax.data import normalise, to_uint8
-from lzn_jax.data_types.image_decoders import MeanFlowDecoder
-from lzn_jax.losses import mean_flow, rectified_flow
-from lzn_jax.randomness import named, normal_by_index
+from lzn_jax.data.pixels import normalise, to_uint8
+from lzn_jax.decoders import flow, mean_flow
+from lzn_jax.decoders.mean_flow import MeanFlowDecoder
+from lzn_jax.models import named, normal_by_index
 
 KEYS = tuple(jax.random.split(jax.random.key(2), 2))
 LATENTS, LABELS = jnp.ones((6, 3)), jnp.eye(6)
@@ -43,7 +43,7 @@ def test_the_loss_is_meanflows_at_the_drawn_times():
     images = jax.random.randint(KEYS[0], (6, 8, 8, 1), 0, 256).astype(jnp.uint8)
     decoder = _decoder(decoder__condition_dropout=0.0)
     batch, twice = {"images": images}, jnp.repeat(normalise(images), 2, axis=0)  # a row a draw
-    noise, t = rectified_flow.draw(KEYS[1], twice)
+    noise, t = flow.draw(KEYS[1], twice)
     s = mean_flow.draw_ends(named(KEYS[0], "ends"), t)
     assert 0 < np.sum(t != s) < 12
     batch |= {"flow_noise": noise, "flow_time": t}

@@ -9,9 +9,9 @@ import pytest
 import small
 
 from lzn_jax import models
-from lzn_jax.configuration import UserError
 from lzn_jax.data import Examples
 from lzn_jax.data_types import property as properties
+from lzn_jax.errors import UserError
 
 KEY = jax.random.key(0)
 FIELDS = {"property__centre": 1.0, "property__scale": 0.5, "property__step": 0.1}

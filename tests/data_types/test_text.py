@@ -10,13 +10,12 @@ import small
 from flax import linen as nn
 
 from lzn_jax import zoning
-from lzn_jax.configuration import UserError
 from lzn_jax.data import Examples
 from lzn_jax.data_types.text import Text, TextDecoder, TextEncoder, known, likeliest
+from lzn_jax.errors import UserError
 from lzn_jax.latent_space import Model
-from lzn_jax.models import transformer
-from lzn_jax.randomness import keys_by_index
-from lzn_jax.run import sharding
+from lzn_jax.models import keys_by_index, transformer
+from lzn_jax.run import devices as devices_module
 from lzn_jax.run.batching import in_batches
 from lzn_jax.tokenizers import Characters, Tokenizer
 
@@ -202,7 +201,7 @@ def test_texts_are_those_of_whole_passes_on_any_devices(temperature, devices):
         return decoder.generate({"text_decoder": params}, key, condition, request["index"])
 
     request = {"latents": latents, "index": index}
-    mesh = sharding.make_mesh(8, jax.devices()[:devices])
+    mesh = devices_module.make_mesh(8, jax.devices()[:devices])
     found = in_batches(write, request, mesh=mesh, batch_size=8, description="")["tokens"]
     expected = written_by_whole_passes(decoder, params, key, latents, index)
     np.testing.assert_array_equal(found, expected)

@@ -11,12 +11,12 @@ import pytest
 import small
 
 from lzn_jax import data, parts
-from lzn_jax.configuration import UserError
 from lzn_jax.data_types import DataType, Decoder, Encoder, Zones
 from lzn_jax.data_types.image import Image
 from lzn_jax.data_types.property import MLP, Property
+from lzn_jax.errors import UserError
 from lzn_jax.latent_space import LatentSpace, Model
-from lzn_jax.run import sharding
+from lzn_jax.run import devices
 from lzn_jax.trained_model import TrainedModel
 
 KEY = jax.random.key(2)
@@ -25,7 +25,7 @@ KEY = jax.random.key(2)
 @functools.cache
 def model_of(name):
     """A model of random networks, and the test examples."""
-    space = LatentSpace(small.config(f"configs/{name}.py"), sharding.inference_mesh())
+    space = LatentSpace(small.config(f"configs/{name}.py"), devices.inference_mesh())
     variables, (train, test) = small.random_variables(space), data.load_data(space.config)
     return TrainedModel(space, Model(variables, space.context(variables, train)), 0), test
 
@@ -107,20 +107,20 @@ def mistaken(config, **changes):
 def test_a_mistake_of_a_type_is_one_line_before_anything_is_built(changes, message, monkeypatch):
     build = functools.partial(mistaken, **changes)
     part = dataclasses.replace(parts.find("type", "property"), value=build)
-    monkeypatch.setitem(parts._PARTS, ("type", "property"), part)
+    monkeypatch.setitem(parts.PARTS, ("type", "property"), part)
     with pytest.raises(UserError, match=message) as refusal:
-        LatentSpace(small.config("configs/digits_property.py"), sharding.make_mesh(1))
+        LatentSpace(small.config("configs/digits_property.py"), devices.make_mesh(1))
     assert "\n" not in str(refusal.value)
 
 
 def test_what_is_no_data_type_is_named(monkeypatch):
     part = dataclasses.replace(parts.find("type", "property"), value=lambda config: "no type")
-    monkeypatch.setitem(parts._PARTS, ("type", "property"), part)
+    monkeypatch.setitem(parts.PARTS, ("type", "property"), part)
     with pytest.raises(
         UserError,
         match=r"type .property. must build a lzn_jax\.data_types\.DataType, got .no type.",
     ):
-        LatentSpace(small.config("configs/digits_property.py"), sharding.make_mesh(1))
+        LatentSpace(small.config("configs/digits_property.py"), devices.make_mesh(1))
 
 
 def test_a_condition_is_each_samples_anchor_and_0_where_one_is_missing():

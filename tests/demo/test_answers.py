@@ -10,10 +10,10 @@ import small
 from PIL import Image
 
 from lzn_jax import data
-from lzn_jax.configuration import UserError
 from lzn_jax.data import Examples
-from lzn_jax.data.examples import evenly_spaced
+from lzn_jax.data.pixels import evenly_spaced
 from lzn_jax.demo.answers import NUM_IMAGES, Answers
+from lzn_jax.errors import UserError
 
 CONFIG = Path(__file__).parents[2] / "configs" / "digits_text.py"
 

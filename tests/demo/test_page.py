@@ -279,9 +279,9 @@ TABS = {
 
 def build(answers):
     """The page and its blocks by the name of their type."""
-    from lzn_jax.demo import page
+    from lzn_jax.demo import page as page_module
 
-    built, blocks = page.build(answers, "title"), collections.defaultdict(list)
+    built, blocks = page_module.build(answers, "title"), collections.defaultdict(list)
     for block in built.blocks.values():
         blocks[type(block).__name__].append(block)
     return built, blocks

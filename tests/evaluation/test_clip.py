@@ -10,10 +10,16 @@ import torch_writer
 from flax import traverse_util
 from PIL import Image
 
-from lzn_jax.configuration import UserError
-from lzn_jax.evaluation.cache import key_of_variables
-from lzn_jax.evaluation.clip import ClipVision, clip_embeddings, resize_bicubic
-from lzn_jax.evaluation.clip_weights import clip_extractor, from_torch, load_clip
+from lzn_jax.errors import UserError
+from lzn_jax.evaluation.clip import (
+    ClipVision,
+    clip_embeddings,
+    clip_extractor,
+    from_torch,
+    load_clip,
+    resize_bicubic,
+)
+from lzn_jax.evaluation.features import key_of_variables
 
 VISION = "vision_model.embeddings"
 FC1 = "vision_model.encoder.layers.1.mlp.fc1.weight"

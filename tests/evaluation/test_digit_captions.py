@@ -7,7 +7,7 @@ import pytest
 import small
 
 from lzn_jax.data import Examples, captions
-from lzn_jax.evaluation.digit_captions import DigitCaptions, shares, total_variation
+from lzn_jax.evaluation.texts import DigitCaptions, shares, total_variation
 
 ASKED = ["a bold seven leaning left", "a thin zero leaning right"]
 WRITTEN = ["a bold seven leaning right", "a zero"]  # the first has digit and weight right

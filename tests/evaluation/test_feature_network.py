@@ -7,10 +7,15 @@ import pytest
 import small
 
 from lzn_jax import data
-from lzn_jax.evaluation import feature_network
-from lzn_jax.evaluation.feature_network import FeatureNetwork, feature_extractor
-from lzn_jax.evaluation.frechet import frechet_distance, merge
-from lzn_jax.evaluation.metrics import generation_metrics, measure
+from lzn_jax.data import pixels
+from lzn_jax.evaluation import features as features_module
+from lzn_jax.evaluation.features import (
+    FeatureNetwork,
+    feature_extractor,
+    generation_metrics,
+    measure,
+)
+from lzn_jax.evaluation.metrics import frechet_distance, merge
 
 pytestmark = pytest.mark.usefixtures("full_speed")
 
@@ -27,13 +32,13 @@ def extractor(digits, full_speed):
 
 @pytest.fixture
 def few_steps(monkeypatch):
-    monkeypatch.setattr(feature_network, "NUM_STEPS", 3)
+    monkeypatch.setattr(features_module, "NUM_STEPS", 3)
 
 
 def test_it_knows_digits_that_it_never_saw(digits, extractor):
     _, test = digits
     features, logits = FeatureNetwork(10).apply(
-        extractor.variables, data.normalise(jnp.asarray(test.images))
+        extractor.variables, pixels.normalise(jnp.asarray(test.images))
     )
     assert np.mean(np.argmax(logits, axis=1) == test.labels) > 0.97
     outputs = extractor.apply(extractor.variables, jnp.asarray(test.images))
@@ -91,7 +96,7 @@ def test_it_is_trained_once_for_each_content(digits, tmp_path, monkeypatch):
     train, test = digits
     first = feature_extractor(train, name="a", cache_folder=tmp_path)
     trained = []
-    monkeypatch.setattr(feature_network, "_train", lambda *a: trained.append(1) or first.variables)
+    monkeypatch.setattr(features_module, "_train", lambda *a: trained.append(1) or first.variables)
     again = feature_extractor(train, name="a", cache_folder=tmp_path)
     assert not trained
     jax.tree.map(np.testing.assert_array_equal, first.variables, again.variables)

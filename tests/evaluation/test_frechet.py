@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from lzn_jax.configuration import UserError
-from lzn_jax.evaluation import cache, frechet
-from lzn_jax.evaluation.frechet import Statistics, frechet_distance, merge, statistics_of
+from lzn_jax.errors import UserError
+from lzn_jax.evaluation import features as features_module
+from lzn_jax.evaluation import metrics
+from lzn_jax.evaluation.metrics import Statistics, frechet_distance, merge, statistics_of
 
 
 def _gaussian(mean, covariance):
@@ -116,18 +117,18 @@ def test_features_that_do_not_match_or_are_not_finite_are_refused():
 def test_saved_statistics_are_used_under_their_own_key_only(tmp_path):
     rng = np.random.default_rng(7)
     path = tmp_path / "cache" / "statistics.npz"
-    assert cache.load(path, "any") is None
+    assert features_module.load(path, "any") is None
     statistics = statistics_of(rng.normal(size=(20, 4)))
-    key = cache.key_of(np.arange(3), "inception")
-    cache.save(path, key, **frechet.to_arrays(statistics))
-    loaded = frechet.from_arrays(cache.load(path, key))
+    key = features_module.key_of(np.arange(3), "inception")
+    features_module.save(path, key, **metrics.to_arrays(statistics))
+    loaded = metrics.from_arrays(features_module.load(path, key))
     assert frechet_distance(loaded, statistics) < 1e-12
     assert loaded.count == 20
-    assert cache.load(path, cache.key_of(np.arange(1, 4), "inception")) is None
-    assert cache.load(path, cache.key_of(np.arange(3), "another")) is None
+    assert features_module.load(path, features_module.key_of(np.arange(1, 4), "inception")) is None
+    assert features_module.load(path, features_module.key_of(np.arange(3), "another")) is None
     for content in (path.read_bytes()[:-200], b"", b"no npz"):
         path.write_bytes(content)
-        assert cache.load(path, key) is None
+        assert features_module.load(path, key) is None
 
 
 @pytest.mark.parametrize("key", ["another", np.zeros(10**6, np.uint8)])
@@ -135,7 +136,7 @@ def test_arrays_of_another_key_are_not_unpacked(tmp_path, monkeypatch, key):
     np.savez_compressed(tmp_path / "a.npz", key=key, values=np.zeros(10**6))
     read = []
     monkeypatch.setattr(np.lib.format, "read_array", lambda file, **_: read.append(file.name))
-    assert cache.load(tmp_path / "a.npz", "any") is None
+    assert features_module.load(tmp_path / "a.npz", "any") is None
     assert read == (["key.npy"] if isinstance(key, str) else [])
 
 
@@ -150,6 +151,6 @@ def test_keys_tell_content_type_shape_and_division_apart():
         ("a", "bc"),
         ("abc",),
     ]
-    assert len({cache.key_of(*part) for part in parts}) == len(parts)
+    assert len({features_module.key_of(*part) for part in parts}) == len(parts)
     rows = np.arange(12).reshape(3, 4)
-    assert cache.key_of(rows[:, ::2]) == cache.key_of(rows[:, ::2].copy())
+    assert features_module.key_of(rows[:, ::2]) == features_module.key_of(rows[:, ::2].copy())

@@ -12,10 +12,16 @@ import pytest
 import torch_writer
 from flax import traverse_util
 
-from lzn_jax.configuration import UserError
-from lzn_jax.evaluation.cache import key_of_variables
-from lzn_jax.evaluation.inception import InceptionV3, inception_outputs, resize_bilinear
-from lzn_jax.evaluation.inception_weights import from_torch, inception_extractor, load_inception
+from lzn_jax.errors import UserError
+from lzn_jax.evaluation.features import key_of_variables
+from lzn_jax.evaluation.inception import (
+    InceptionV3,
+    from_torch,
+    inception_extractor,
+    inception_outputs,
+    load_inception,
+    resize_bilinear,
+)
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from lzn_jax import parts
 from lzn_jax.data import Examples
-from lzn_jax.evaluation import measurements, sample_quality
+from lzn_jax.evaluation import measurements, samples
 from lzn_jax.latent_space import LatentSpace
 
 NOTHING = Examples(np.zeros((0, 1, 1, 1), np.uint8), np.zeros(0, np.int32))
@@ -31,7 +31,7 @@ def test_samples_of_classes_count_where_the_decoder_has_a_condition(
         "nearest_training_images": lambda train, test, images: {"near": images.mean()},
         "_sample_quality": lambda config: lambda train, images, cache: {"quality": images.mean()},
     }.items():
-        monkeypatch.setattr(sample_quality, name, stub)
+        monkeypatch.setattr(samples, name, stub)
     decoder = types.SimpleNamespace(condition=condition)
     model = small.stand_in(
         config=small.config(evaluation__num_samples=4),
@@ -42,13 +42,13 @@ def test_samples_of_classes_count_where_the_decoder_has_a_condition(
         draw=draw,
     )
     train = Examples(np.zeros((2, 1, 1, 1), np.uint8), np.arange(2, dtype=np.int32))
-    found = sample_quality.measure(model, train, NOTHING, tmp_path)
+    found = samples.measure(model, train, NOTHING, tmp_path)
     accuracies = [found[f"{name}sample_accuracy"] for name in ("", "unconditional_")]
     assert accuracies == [1, 0]  # by a judge of the training images
     counted = [found[name] for name in ("quality", "near", "sampling_evaluations")]
     assert counted == [level] * 3
     of_one_class = Examples(np.zeros((2, 1, 1, 1), np.uint8), np.zeros(2, np.int32))
-    found = sample_quality.measure(model, of_one_class, NOTHING, tmp_path)
+    found = samples.measure(model, of_one_class, NOTHING, tmp_path)
     assert "quality" in found
     assert not any("accuracy" in name for name in found)
 

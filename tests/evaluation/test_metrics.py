@@ -7,13 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lzn_jax.configuration import UserError
-from lzn_jax.evaluation import cache, frechet
-from lzn_jax.evaluation.extractors import Extractor, Outputs
-from lzn_jax.evaluation.inception_score import inception_score
-from lzn_jax.evaluation.kid import kernel_inception_distance
-from lzn_jax.evaluation.metrics import generation_metrics, measure
-from lzn_jax.evaluation.prdc import precision_recall
+from lzn_jax.errors import UserError
+from lzn_jax.evaluation import features
+from lzn_jax.evaluation import metrics as metrics_module
+from lzn_jax.evaluation.features import Extractor, Outputs, generation_metrics, measure
+from lzn_jax.evaluation.metrics import inception_score, kernel_inception_distance, precision_recall
 
 
 def _images(seed, count=90, high=256):
@@ -44,8 +42,8 @@ def _features(images, dim):
 
 
 def _distance(dim):
-    one, other = (frechet.statistics_of(_features(images, dim)) for images in (REAL, FAKE))
-    return frechet.frechet_distance(one, other)
+    one, other = (metrics_module.statistics_of(_features(images, dim)) for images in (REAL, FAKE))
+    return metrics_module.frechet_distance(one, other)
 
 
 def test_inception_gives_the_names_of_the_contract():
@@ -102,14 +100,14 @@ def test_what_was_seen_of_a_reference_is_kept_by_content(tmp_path):
         assert kept == pytest.approx(fresh, rel=1e-9)
     (path,) = tmp_path.iterdir()
     # The file is what is used: features moved by 1 in it change precision, not distances.
-    key = cache.key_of(REAL, extractor.name, extractor.key)
-    arrays = cache.load(path, key)
-    cache.save(path, key, **arrays | {"features": arrays["features"] + 1})
+    key = features.key_of(REAL, extractor.name, extractor.key)
+    arrays = features.load(path, key)
+    features.save(path, key, **arrays | {"features": arrays["features"] + 1})
     moved = generation_metrics([extractor], REAL, FAKE, seed=0, cache_folder=tmp_path)
     assert moved["fid"] == pytest.approx(fresh["fid"])
     assert moved["precision"] != fresh["precision"]
     # Another key at its place, other images and another extractor do not use it.
-    cache.save(path, "other", **arrays | {"features": arrays["features"] + 1})
+    features.save(path, "other", **arrays | {"features": arrays["features"] + 1})
     kept = generation_metrics([extractor], REAL, FAKE, seed=0, cache_folder=tmp_path)
     assert kept == pytest.approx(fresh, rel=1e-9)
     generation_metrics([extractor], REAL[1:], FAKE, seed=0, cache_folder=tmp_path)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from lzn_jax.data import Examples
-from lzn_jax.evaluation import nearest
-from lzn_jax.evaluation.nearest import nearest_training_images
+from lzn_jax.evaluation import samples as samples_module
+from lzn_jax.evaluation.samples import nearest_training_images
 
 
 def examples(images):
@@ -30,8 +30,8 @@ def test_are_those_of_a_loop():
 
 
 def test_where_there_are_many_some_at_even_steps_are_compared(monkeypatch):
-    monkeypatch.setattr(nearest, "MAX_COMPARED", 2)
-    monkeypatch.setattr(nearest, "MAX_TRAINING", 3)
+    monkeypatch.setattr(samples_module, "MAX_COMPARED", 2)
+    monkeypatch.setattr(samples_module, "MAX_TRAINING", 3)
     train, test, samples = images_of(9, 0), images_of(6, 1), images_of(8, 2)
     found = nearest_training_images(examples(train), examples(test), samples)
     expected = nearest_training_images(

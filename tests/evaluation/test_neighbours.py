@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from lzn_jax.evaluation import neighbours
-from lzn_jax.evaluation.neighbours import knn_log_votes
+from lzn_jax.evaluation import probes
+from lzn_jax.evaluation.probes import knn_log_votes
 
 
 def _reference(bank, labels, queries, num_classes, k, temperature):
@@ -48,7 +48,7 @@ def test_votes_by_hand():
 
 
 def test_earlier_rows_win_ties_within_and_across_blocks(monkeypatch):
-    monkeypatch.setattr(neighbours, "_REFERENCE_ROWS", 4)
+    monkeypatch.setattr(probes, "_REFERENCE_ROWS", 4)
     bank = np.tile(np.array([[0.3, -1.7, 0.2]], np.float32), (11, 1))  # all duplicates
     labels = np.arange(11)
     votes = knn_log_votes(bank, labels, bank[:2], num_classes=11, k=6)
@@ -60,11 +60,11 @@ def test_earlier_rows_win_ties_within_and_across_blocks(monkeypatch):
 def test_blocks_of_odd_sizes_change_nothing(monkeypatch, bank_rows, query_rows):
     bank, labels = _sample(101, 5, seed=0)
     queries, _ = _sample(23, 5, seed=1)
-    monkeypatch.setattr(neighbours, "_REFERENCE_ROWS", bank_rows)
-    monkeypatch.setattr(neighbours, "_QUERY_ROWS", query_rows)
-    neighbours._update_nearest.clear_cache()  # the size of a block is compiled in
+    monkeypatch.setattr(probes, "_REFERENCE_ROWS", bank_rows)
+    monkeypatch.setattr(probes, "_QUERY_ROWS", query_rows)
+    probes._update_nearest.clear_cache()  # the size of a block is compiled in
     votes = knn_log_votes(bank, labels, queries, num_classes=5)
-    neighbours._update_nearest.clear_cache()
+    probes._update_nearest.clear_cache()
     np.testing.assert_allclose(
         np.exp(votes), _reference(bank, labels, queries, 5, 20, 0.07), atol=2e-5
     )

@@ -8,8 +8,8 @@ import small
 
 from lzn_jax import plots
 from lzn_jax.data import Examples
-from lzn_jax.evaluation import retrieval
-from lzn_jax.evaluation.retrieval import incidence, pairs, recalls
+from lzn_jax.evaluation import texts as texts_module
+from lzn_jax.evaluation.texts import incidence, pairs, recalls
 
 
 def by_loops(queries, candidates, names, k):
@@ -39,7 +39,7 @@ def test_what_is_alike_or_not_a_number_finds_nothing():
 
 
 def test_many_queries_are_ranked_in_parts(monkeypatch):
-    monkeypatch.setattr("lzn_jax.evaluation.retrieval._ROWS_AT_A_TIME", 7)
+    monkeypatch.setattr("lzn_jax.evaluation.texts._ROWS_AT_A_TIME", 7)
     x = np.random.default_rng(0).normal(size=(20, 8))
     assert recalls(x, x, incidence(np.arange(20)), incidence(np.arange(20))) == {1: 1.0, 10: 1.0}
 
@@ -78,12 +78,12 @@ def measured(monkeypatch, tmp_path):
     def call(test, **known):
         drawn = []
         monkeypatch.setattr(plots, "retrieval", lambda path, rows: drawn.extend(rows))
-        monkeypatch.setattr(retrieval, "embedded", lambda model, _, source: known[source])
+        monkeypatch.setattr(texts_module, "embedded", lambda model, _, source: known[source])
         images = types.SimpleNamespace(samples=lambda test: test.images, shown=np.asarray)
         texts = types.SimpleNamespace(samples=lambda test: test.texts)
         space = types.SimpleNamespace(types={"image": images, "text": texts})
         model = small.stand_in(space=space, main_type="image")
-        return retrieval.measure(model, test, tmp_path / "unused.png"), drawn
+        return texts_module.measure_retrieval(model, test, tmp_path / "unused.png"), drawn
 
     return call
 

@@ -5,11 +5,14 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from lzn_jax.configuration import UserError
-from lzn_jax.evaluation.cmmd import cmmd
-from lzn_jax.evaluation.inception_score import inception_score
-from lzn_jax.evaluation.kid import kernel_inception_distance, squared_mmd
-from lzn_jax.evaluation.prdc import precision_recall
+from lzn_jax.errors import UserError
+from lzn_jax.evaluation.metrics import (
+    cmmd,
+    inception_score,
+    kernel_inception_distance,
+    precision_recall,
+    squared_mmd,
+)
 
 
 def _line(*points):

@@ -8,9 +8,9 @@ import pytest
 import small
 
 from lzn_jax.data import Examples
-from lzn_jax.evaluation import text_quality, texts
-from lzn_jax.evaluation.retrieval import incidence, recalls
-from lzn_jax.evaluation.text_quality import agreement, recognised, words_in_common
+from lzn_jax.evaluation import texts
+from lzn_jax.evaluation import texts as texts_module
+from lzn_jax.evaluation.texts import agreement, incidence, recalls, recognised, words_in_common
 from lzn_jax.tokenizers import Bytes, Tokenizer
 
 
@@ -35,7 +35,7 @@ def test_texts_are_compared_as_the_runs_tokenizer_writes_them(monkeypatch, name,
         def decode(self, tokens):
             return [text.lower() for text in super().decode(tokens)]
 
-    monkeypatch.setattr(text_quality, "recognised", lambda model, made, texts: {"made": len(made)})
+    monkeypatch.setattr(texts_module, "recognised", lambda model, made, texts: {"made": len(made)})
     images = types.SimpleNamespace(samples=lambda test: test.images)
     texts = types.SimpleNamespace(samples=lambda test: test.texts)
     encoder = types.SimpleNamespace(tokenizer=Lower(Bytes(), 20))
@@ -48,7 +48,7 @@ def test_texts_are_compared_as_the_runs_tokenizer_writes_them(monkeypatch, name,
     )
     images = np.zeros((2, 1, 1, 1), np.uint8)
     test = Examples(images, np.zeros(2, np.int32), np.array(["Red Heart", "Cat"], object))
-    found = text_quality.measure(model, test)
+    found = texts_module.measure_writing(model, test)
     made = {"made": 2} if decoders else {}  # without a decoder nothing is made of texts
     assert found == {f"{name}_to_text_exact": 0.5, f"{name}_to_text_words": 0.5} | made
 
@@ -64,13 +64,13 @@ def test_captions_of_digits_are_measured_on_images_alone(monkeypatch, name, expe
         space=types.SimpleNamespace(types=types_of_run, decoders=["text"]),
         config=types.SimpleNamespace(data=types.SimpleNamespace(name="digits")),
     )
-    monkeypatch.setattr(texts, "readable_rows", lambda model, test: np.arange(2))
-    monkeypatch.setattr(texts, "figures_folder", lambda workdir, config: workdir)
-    monkeypatch.setattr(texts.retrieval, "measure", lambda *_: {"retrieval": 1.0})
-    monkeypatch.setattr(texts.text_quality, "measure", lambda *_: {"quality": 1.0})
-    monkeypatch.setattr(texts, "DigitCaptions", lambda *_: lambda pairs: {"digits": 1.0})
+    monkeypatch.setattr(texts_module, "readable_rows", lambda model, test: np.arange(2))
+    monkeypatch.setattr(texts_module, "figures_folder", lambda workdir, config: workdir)
+    monkeypatch.setattr(texts_module, "measure_retrieval", lambda *_: {"retrieval": 1.0})
+    monkeypatch.setattr(texts_module, "measure_writing", lambda *_: {"quality": 1.0})
+    monkeypatch.setattr(texts_module, "DigitCaptions", lambda *_: lambda pairs: {"digits": 1.0})
     test = Examples(None, np.zeros(2, np.int32), np.array(["a", "b"]))
-    assert list(texts.measure(model, test, test, Path())) == expected
+    assert list(texts_module.measure(model, test, test, Path())) == expected
 
 
 def test_made_images_look_for_their_texts_not_texts_for_them(monkeypatch):
@@ -78,7 +78,7 @@ def test_made_images_look_for_their_texts_not_texts_for_them(monkeypatch):
     images = rng.normal(size=(40, 6))
     names = images + np.abs(rng.normal(size=(40, 6)))  # leaning to one side: a few are hubs
     known = {"image": images, "text": names}
-    monkeypatch.setattr(text_quality, "embedded", lambda model, _, source: known[source])
+    monkeypatch.setattr(texts_module, "embedded", lambda model, _, source: known[source])
     texts, model = [f"text {i}" for i in range(40)], small.stand_in(main_type="image")
     found = recognised(model, np.zeros((40, 1, 1, 1), np.uint8), texts)
     own = incidence(np.array(texts))

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lzn_jax.losses.drift import TEMPERATURES, Guidance, drift, drift_loss
+from lzn_jax.losses.sets import TEMPERATURES, Guidance, drift, drift_loss
 
 
 def arrays(*shapes, seed=0):

@@ -5,8 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lzn_jax.losses.energy import SOFTENING, energy_distance
-from lzn_jax.losses.image_sets import image_set_loss
+from lzn_jax.losses.sets import SOFTENING, energy_distance, image_set_loss
 
 
 def by_loops(x, y):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lzn_jax.losses import mean_flow
+from lzn_jax.decoders import mean_flow
 
 SHAPE = (6, 2, 3, 1)
 

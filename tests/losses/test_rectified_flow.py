@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lzn_jax.losses import rectified_flow
-from lzn_jax.losses.rectified_flow import Sampler
+from lzn_jax.decoders import flow
+from lzn_jax.decoders.flow import Sampler
 
 T_MIN = 1e-3
 LENGTH = 1 - T_MIN  # of the integration
@@ -38,8 +38,8 @@ def _condition(rate=(0.0, 0.0, 0.0), drift=0.0, pole=0.0):
     return {"rate": jnp.array(rate), "drift": drift, "pole": jnp.full(3, pole)}
 
 
-_generate = jax.jit(rectified_flow.generate, static_argnums=(0, 3))
-_invert = jax.jit(rectified_flow.invert, static_argnums=(0, 3))
+_generate = jax.jit(flow.generate, static_argnums=(0, 3))
+_invert = jax.jit(flow.invert, static_argnums=(0, 3))
 
 
 @pytest.mark.parametrize("num_steps", [1, 4, 50])
@@ -49,8 +49,8 @@ def test_euler_multiplies_a_linear_flow_by_one_factor_a_step(num_steps):
     growth = (1 + np.array([-1.5, 0.0, 2.0]) * LENGTH / num_steps) ** num_steps
     decline = (1 - np.array([-1.5, 0.0, 2.0]) * LENGTH / num_steps) ** num_steps
 
-    forward = rectified_flow.generate(_linear, noise, rate, sampler)
-    back = rectified_flow.invert(_linear, forward.x, rate, sampler)
+    forward = flow.generate(_linear, noise, rate, sampler)
+    back = flow.invert(_linear, forward.x, rate, sampler)
 
     np.testing.assert_allclose(forward.x, noise * growth[:, None, None, None], rtol=1e-5)
     np.testing.assert_allclose(back.x, forward.x * decline[:, None, None, None], rtol=1e-5)
@@ -65,8 +65,8 @@ def test_euler_takes_the_velocity_at_the_start_of_each_step():
     down = 1 - dt * np.arange(num_steps)
     sampler = Sampler("euler", num_steps)
 
-    forward = rectified_flow.generate(_time, start, None, sampler).x
-    back = rectified_flow.invert(_time, start, None, sampler).x
+    forward = flow.generate(_time, start, None, sampler).x
+    back = flow.invert(_time, start, None, sampler).x
 
     np.testing.assert_allclose(forward, start + dt * up.sum(), atol=2e-6)
     np.testing.assert_allclose(back, start - dt * down.sum(), atol=2e-6)
@@ -126,9 +126,7 @@ def test_rk45_counts_its_evaluations():
         jax.debug.callback(lambda: calls.append(None))
         return -60 * x
 
-    solution = jax.jit(rectified_flow.generate, static_argnums=(0, 3))(
-        counted, _normal(1), None, RK45
-    )
+    solution = jax.jit(flow.generate, static_argnums=(0, 3))(counted, _normal(1), None, RK45)
     jax.block_until_ready(solution)
     jax.effects_barrier()
     # The choice of the first step may take one or two more.
@@ -136,14 +134,14 @@ def test_rk45_counts_its_evaluations():
 
 
 def test_unknown_sampler():
-    for direction in (rectified_flow.generate, rectified_flow.invert):
+    for direction in (flow.generate, flow.invert):
         with pytest.raises(ValueError, match=r"one of euler, rk45, got 'heun'"):
             direction(_time, _normal(1), None, Sampler("heun", 2))
 
 
 def _loss(velocity, images, condition, seed):
-    draws = rectified_flow.draw(jax.random.key(seed), images)
-    return rectified_flow.loss(velocity, images, condition, *draws)
+    draws = flow.draw(jax.random.key(seed), images)
+    return flow.loss(velocity, images, condition, *draws)
 
 
 def test_loss_vanishes_for_the_exact_velocity_of_one_image():

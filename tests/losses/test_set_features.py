@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 import lzn_jax
-from lzn_jax import configuration, parts
-from lzn_jax.configuration import UserError
+from lzn_jax import configuration, extensions
+from lzn_jax.errors import UserError
 from lzn_jax.latent_space import LatentSpace
-from lzn_jax.losses.energy import energy_distance
+from lzn_jax.losses.sets import energy_distance
 from lzn_jax.models.resnet import ResNet
-from lzn_jax.run import sharding
+from lzn_jax.run import devices
 
 EXTENSION = str(Path(__file__).parents[2] / "benchmarks/set_features.py")
 SIZES = {"stage_sizes": (2, 1), "stage_widths": (8, 16), "stem_width": 8}
@@ -25,7 +25,7 @@ NETWORK = ResNet(**SIZES, stem="small", selective_kernel_ratio=0.0, norm_groups=
 
 @pytest.fixture
 def extension():
-    parts.extend([EXTENSION])
+    extensions.extend([EXTENSION])
     return next(m for n, m in sys.modules.items() if n.startswith("lzn_jax_extension_set_features"))
 
 
@@ -75,7 +75,7 @@ def test_the_loss_between_sets_has_the_mean_over_features(extension, variables, 
     def distance(name, *flags):
         flags = (f"decoder.name={name}", *flags)
         config = configuration.load("configs/digits_alone.py", flags, extensions=[EXTENSION])
-        space = LatentSpace(config, sharding.make_mesh(8, jax.devices()[:1]))
+        space = LatentSpace(config, devices.make_mesh(8, jax.devices()[:1]))
         decoder = space.decoders["image"]
         return decoder.loss_between_sets(
             {}, images(4), images(5), jax.random.key(6), energy_distance

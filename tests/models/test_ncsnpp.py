@@ -20,9 +20,9 @@ from torch_layout import (
     to_variables,
 )
 
+from lzn_jax.data_types.label import LabelAnchors
 from lzn_jax.models import build
-from lzn_jax.models import ncsnpp_layers as layers
-from lzn_jax.models.labels import LabelAnchors
+from lzn_jax.models import ncsnpp as layers
 from lzn_jax.models.mlp import MLPGenerator
 from lzn_jax.models.ncsnpp import NCSNppDecoder, NCSNppEncoder
 from lzn_jax.models.norm import GroupNorm

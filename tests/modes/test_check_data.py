@@ -13,8 +13,8 @@ from PIL import Image
 
 from lzn_jax import data, train
 from lzn_jax import main as command_line
-from lzn_jax.configuration import UserError
-from lzn_jax.data.examples import Examples
+from lzn_jax.data import Examples
+from lzn_jax.errors import UserError
 from lzn_jax.modes import check_data
 from lzn_jax.modes.check_data import scan
 from lzn_jax.run.workdir import prepare

@@ -1,5 +1,6 @@
 """--mode=compile: what it says of a step, on fake devices of the CPU in a slice's place."""
 
+import importlib.util
 import types
 from collections import Counter
 
@@ -8,11 +9,11 @@ import numpy as np
 import pytest
 import small
 
-from lzn_jax import data, main
+from lzn_jax import data, errors, main
 from lzn_jax.data import load_data
 from lzn_jax.latent_space import LatentSpace
-from lzn_jax.modes import compilation
-from lzn_jax.run import clock, compile_targets, costs, sharding
+from lzn_jax.modes import compile as compile_module
+from lzn_jax.run import clock, costs, devices
 
 # Two loops, one inside the other's computations; operands and calls as XLA prints them.
 PROGRAM = """HloModule jit_step, entry_computation_layout={()->f32[]}
@@ -66,7 +67,7 @@ def test_the_estimate_is_printed_by_part_and_kind(capsys):
     seconds = {("encoder", "products"): 4e-7, ("encoder", "copies"): 1e-7}
     seconds |= {("zoning", "products"): 5e-7}
     estimate = clock.Estimate(seconds, 1500, 2, Counter({"sort": 3}), 2e-8)
-    compilation._report_clock(estimate, 0.25e-6)
+    compile_module._report_clock(estimate, 0.25e-6)
     assert capsys.readouterr().out.splitlines() == [
         "seconds per update, compiler's estimate: 1e-06, 0.0015 million cycles, 25.0% of the "
         "bfloat16 peak",
@@ -75,7 +76,7 @@ def test_the_estimate_is_printed_by_part_and_kind(capsys):
         "estimate, zoning: 5e-07 s, 50.0%: products 100%",
         "without an estimate: 3 sort, 2e-08 s by their bytes; 2 loops counted once",
     ]
-    compilation._report_clock(clock.Estimate(seconds, None, 0, Counter(), 0.0), 0.25e-6)
+    compile_module._report_clock(clock.Estimate(seconds, None, 0, Counter(), 0.0), 0.25e-6)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == (
         "seconds per update, lower bound: 1e-06, each fusion at the chip's peak or at its "
@@ -88,9 +89,9 @@ def test_the_estimate_is_printed_by_part_and_kind(capsys):
 def fake_slice(monkeypatch):
     def use(memory, count=4):
         monkeypatch.setattr(
-            compile_targets,
+            compile_module,
             "find",
-            lambda name: compile_targets.CompileTarget(jax.devices()[:count], "cpu", memory, {}),
+            lambda name: compile_module.CompileTarget(jax.devices()[:count], "cpu", memory, {}),
         )
 
     return use
@@ -131,7 +132,7 @@ def test_operations_time_and_cost_of_a_run(kind_is_known, hours, fake_slice, cap
 
     fake_slice(1e9)
     cost = costs.Cost(2000.0, 50.0)
-    monkeypatch.setattr(compilation, "lower_step", lambda *_: (Lowered(), cost))
+    monkeypatch.setattr(compile_module, "lower_step", lambda *_: (Lowered(), cost))
     chip = costs.Chip(100.0, 1.0) if kind_is_known else None
     monkeypatch.setattr(costs, "chip", lambda kind: chip)
     changes = {"training__num_steps": 3600, "reporting__assumed_mfu": 0.25}
@@ -160,7 +161,7 @@ def test_results_in_the_place_of_the_state_take_no_memory_of_their_own(there, fi
         def memory_analysis(self):
             return analysis
 
-    assert compilation._report_memory(Step(), there) == fits
+    assert compile_module._report_memory(Step(), there) == fits
     assert f"memory per chip: 13 of {there / 1e9:.1f} GB" in capsys.readouterr().out
 
 
@@ -193,10 +194,10 @@ def test_batches_that_leave_devices_of_the_slice_idle_are_refused(fake_slice, ca
 @pytest.mark.parametrize("config", ["configs/digits_joint.py", "configs/digits_repr.py"])
 def test_shapes_of_a_batch_are_those_of_the_data(config):
     config = small.config(config)
-    space = LatentSpace(config, sharding.make_mesh(1))
+    space = LatentSpace(config, devices.make_mesh(1))
     train, _ = load_data(config)
     with data.TrainingBatches(train, config.training.batch_size, 0, space.transform) as batches:
-        assert compilation.batch_shapes(space, config) == batches.shapes()
+        assert compile_module.batch_shapes(space, config) == batches.shapes()
         batch = next(batches)
     assert {k: (v.shape, v.dtype) for k, v in batch.items()} == {
         k: (v.shape, np.dtype(v.dtype)) for k, v in batches.shapes().items()
@@ -215,14 +216,14 @@ def test_shapes_of_a_batch_are_those_of_the_data(config):
     ],
 )
 def test_slices_that_cannot_be_found_are_the_users_error(name, missing, message, monkeypatch):
-    there = compile_targets.importlib.util.find_spec
+    there = importlib.util.find_spec
     monkeypatch.setattr(
-        compile_targets.importlib.util,
+        importlib.util,
         "find_spec",
         lambda name: None if name.startswith(missing) else there(name),
     )
-    with pytest.raises(compile_targets.UserError, match=message):
-        compile_targets.find(name)
+    with pytest.raises(errors.UserError, match=message):
+        compile_module.find(name)
 
 
 @pytest.mark.parametrize("flag", ["--mode=compile", "--slice=v5e:2x2"])

@@ -22,10 +22,9 @@ from safetensors.numpy import load_file
 import lzn_jax
 from lzn_jax import configuration, data
 from lzn_jax import main as command_line
-from lzn_jax.configuration import UserError
+from lzn_jax.errors import UserError
 from lzn_jax.latent_space import Model
 from lzn_jax.modes import export
-from lzn_jax.release import programs
 
 ROOT = Path(__file__).parents[2]
 KEY, SEED = jax.random.key(7), np.uint32(7)
@@ -126,10 +125,10 @@ def runs(tmp_path_factory):
 
 def exported(workdir, *names):
     """`export/` after the mode, which exports these programs alone, to save time."""
-    every = programs.programs
+    every = export.programs
     with pytest.MonkeyPatch.context() as patch:
         some = lambda trained: {name: every(trained)[name] for name in names}  # noqa: E731
-        patch.setattr(programs, "programs", some)
+        patch.setattr(export, "programs", some)
         assert command_line.main([f"--workdir={workdir}", "--mode=export"]) == 0
     return workdir / "export"
 
@@ -257,7 +256,7 @@ def test_latents_of_views_are_those_of_the_anchors_that_the_programs_give(runs):
 @pytest.mark.parametrize("name", RUNS)
 def test_every_task_of_a_run_is_a_program(runs, name):
     model = lzn_jax.load(runs(name))
-    found = programs.programs(model)
+    found = export.programs(model)
     assert found.keys() == RUNS[name][2]
     # Without context anchors the images of a batch cut the zones.
     fixed = {"encode_image", "classify_image", "translate_image_label"} if name == "batch" else ()
@@ -289,13 +288,13 @@ def test_a_program_takes_at_least_one_row_and_the_readme_says_so(runs):
 
 
 def test_latents_are_drawn_at_the_noise_scale_of_the_config(runs):
-    found = programs.programs(lzn_jax.load(runs("narrow")))
+    found = export.programs(lzn_jax.load(runs("narrow")))
     assert found["encode_image"].scalars["noise_scale"] == 0.25
 
 
 @pytest.mark.parametrize("value", [1, 0])
 def test_an_export_leaves_the_setting_of_locations_as_it_was(value):
-    limit = functools.partial(getattr, jax.config, programs._LOCATIONS)
+    limit = functools.partial(getattr, jax.config, export._LOCATIONS)
     before, during = limit(), []
 
     def function(*_):
@@ -303,7 +302,7 @@ def test_an_export_leaves_the_setting_of_locations_as_it_was(value):
         return {"inverse": jnp.asarray(1 / value)}
 
     with contextlib.suppress(ZeroDivisionError):
-        programs.exported(programs.Program("", function, {}, {}, 1), Model({}, {}))
+        export.exported_program(export.Program("", function, {}, {}, 1), Model({}, {}))
     assert (limit(), during) == (before, [0])
     assert before != 0
 
@@ -332,7 +331,7 @@ def test_the_manifest_names_files_types_and_defaults(runs):
     assert manifest["files"] == sorted(path.name for path in folder.iterdir())
     assert manifest["step"] == 2
     program = manifest["programs"]["encode_text"]
-    assert program["platforms"] == manifest["platforms"] == list(programs.PLATFORMS)
+    assert program["platforms"] == manifest["platforms"] == list(export.PLATFORMS)
     assert program["bytes"] == (folder / program["file"]).stat().st_size
     model = lzn_jax.load(runs("text"))
     scale = model.config.latent.noise_scale
@@ -448,7 +447,7 @@ def test_one_process_of_several_writes(runs, tmp_path, monkeypatch):
     workdir = tmp_path / "run"
     shutil.copytree(runs("representation"), workdir)
     shutil.rmtree(workdir / "export", ignore_errors=True)
-    monkeypatch.setattr(export.processes, "is_writer", lambda: False)
+    monkeypatch.setattr(export.devices, "is_writer", lambda: False)
     export.export(configuration.load_run(workdir), workdir)
     assert not list(workdir.glob("*export*"))
 
@@ -478,7 +477,7 @@ def test_an_interrupted_export_leaves_the_earlier_one(runs, tmp_path, capsys, mo
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(programs, "exported", interrupt)
+    monkeypatch.setattr(export, "exported_program", interrupt)
     with pytest.raises(KeyboardInterrupt):
         command_line.main(list(mode))
     assert contents(folder) == before
@@ -486,14 +485,14 @@ def test_an_interrupted_export_leaves_the_earlier_one(runs, tmp_path, capsys, mo
 
 
 def test_a_task_that_jax_cannot_export_is_left_out(runs, capsys, monkeypatch):
-    workdir, possible = runs("simclr"), programs.exported
+    workdir, possible = runs("simclr"), export.exported_program
 
     def with_callback(program, model, refused=("latents of images",)):
         if program.description in refused:
             raise NotImplementedError("multi-platform lowering for python_callback")
         return possible(program, model)
 
-    monkeypatch.setattr(programs, "exported", with_callback)
+    monkeypatch.setattr(export, "exported_program", with_callback)
     assert command_line.main([f"--workdir={workdir}", "--mode=export"]) == 0
     folder, logged = workdir / "export", capsys.readouterr().err
     reason = "multi-platform lowering for python_callback"
@@ -504,7 +503,7 @@ def test_a_task_that_jax_cannot_export_is_left_out(runs, capsys, monkeypatch):
     assert manifest["left_out"] == {"encode_image": reason}
     before = contents(folder)
     every = ("latents of images", "features of images")
-    monkeypatch.setattr(programs, "exported", lambda *a: with_callback(*a, refused=every))
+    monkeypatch.setattr(export, "exported_program", lambda *a: with_callback(*a, refused=every))
     line = error_of(capsys, f"--workdir={workdir}", "--mode=export")
     assert line.endswith("step 2) has no task that can be exported")
     assert contents(folder) == before

@@ -8,7 +8,7 @@ import pytest
 import small
 
 from lzn_jax import data, main
-from lzn_jax.modes.next_steps import next_steps
+from lzn_jax.modes.inference import next_steps
 
 ROOT = Path(__file__).parents[2]
 COMMAND = ["python", "-m", "lzn_jax.main"]

@@ -7,7 +7,7 @@ import hub_server
 import pytest
 
 from lzn_jax import convert
-from lzn_jax.configuration import UserError
+from lzn_jax.errors import UserError
 from lzn_jax.release import hub
 
 NAME, FILE = "cifar10_gen", hub.FILES["cifar10_gen"]

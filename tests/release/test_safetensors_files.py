@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import safetensors_writer
 
-from lzn_jax.configuration import UserError
-from lzn_jax.release import safetensors_files
+from lzn_jax.errors import UserError
+from lzn_jax.run import files
 
 TENSORS = {
     "b": np.arange(6, dtype=np.float32).reshape(2, 3),
@@ -27,27 +27,27 @@ def changed(name, **entry):
 
 def refusal(path):
     with pytest.raises(UserError, match="cannot be read as a safetensors file: ") as caught:
-        safetensors_files.read(path)
+        files.read_tensors(path)
     assert "\n" not in str(caught.value)
     return str(caught.value).partition("file: ")[2]
 
 
 def test_tensors_come_back_in_type_shape_and_value(tmp_path):
     path = safetensors_writer.write(tmp_path / "x.safetensors", TENSORS)
-    read = safetensors_files.read(path)
+    read = files.read_tensors(path)
     assert read.keys() == TENSORS.keys()
     for name, array in TENSORS.items():
         assert read[name].dtype == array.dtype
         np.testing.assert_array_equal(read[name], array)
-    (alone,) = safetensors_files.read(path, lambda name: name == "half").items()
+    (alone,) = files.read_tensors(path, lambda name: name == "half").items()
     assert alone[0] == "half"
     np.testing.assert_array_equal(alone[1], TENSORS["half"])
 
 
 def test_written_tensors_are_read_as_they_were(tmp_path):
     written = {"turned": np.arange(6, dtype=np.float32).reshape(2, 3).T, "step": np.array(7)}
-    safetensors_files.write(tmp_path / "x.safetensors", written)
-    read = safetensors_files.read(tmp_path / "x.safetensors")
+    files.write_tensors(tmp_path / "x.safetensors", written)
+    read = files.read_tensors(tmp_path / "x.safetensors")
     assert read.keys() == written.keys()
     for name, array in written.items():
         assert read[name].dtype == array.dtype
@@ -59,7 +59,7 @@ def test_a_file_by_hand(tmp_path):
     text = b'{"x":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}'
     content = bytes([len(text), 0, 0, 0, 0, 0, 0, 0]) + text + struct.pack("<2f", 1, -3)
     (tmp_path / "x").write_bytes(content)
-    np.testing.assert_array_equal(safetensors_files.read(tmp_path / "x")["x"], [1, -3])
+    np.testing.assert_array_equal(files.read_tensors(tmp_path / "x")["x"], [1, -3])
 
 
 @pytest.mark.parametrize(
@@ -100,4 +100,4 @@ def test_files_that_end_early_are_refused(tmp_path):
     path.write_bytes(b"<html> no weights </html>")
     assert "header too large" in refusal(path)
     with pytest.raises(UserError, match="there is no file"):
-        safetensors_files.read(tmp_path / "none")
+        files.read_tensors(tmp_path / "none")

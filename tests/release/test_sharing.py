@@ -17,11 +17,12 @@ import small
 from PIL import Image
 
 import lzn_jax
-from lzn_jax import configuration, data, evaluation, parts, share
-from lzn_jax.configuration import UserError
+from lzn_jax import configuration, data, evaluation, extensions, share
 from lzn_jax.data.captions import DIGITS, LEANS, WEIGHTS
-from lzn_jax.release import model_card, safetensors_files, shared_model, sharing
-from lzn_jax.run import checksums, headlines, sharding
+from lzn_jax.errors import UserError
+from lzn_jax.release import shared_model
+from lzn_jax.run import devices, log
+from lzn_jax.run import files as files_module
 
 # The client (2.4) uploads large files by a deprecated argument of its HTTP library.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
@@ -122,7 +123,7 @@ def test_a_cached_model_needs_no_hub(published):
 
 
 def test_nothing_that_is_shared_names_the_machine_or_its_user(run):
-    assert sorted([*checksums.files_below(run / "shared"), "SHA256SUMS"]) == FILES
+    assert sorted([*files_module.files_below(run / "shared"), "SHA256SUMS"]) == FILES
     names = [str(run.parent), "someone", f"/{getpass.getuser()}/", socket.gethostname()]
     for name in FILES:
         content = (run / "shared" / name).read_bytes()
@@ -168,18 +169,18 @@ def test_the_card_has_use_data_metrics_and_pictures(run, folder):
 
 
 def test_the_card_shows_the_ten_most_important_metrics(workdir):
-    names = [*headlines.OF_EVALUATION[::-1], "own"]
+    names = [*log.OF_EVALUATION[::-1], "own"]
     (workdir / "summary.json").write_text(json.dumps(dict.fromkeys(names, 10**400)))
     assert share.main([f"--workdir={workdir}"]) == 0
     card = (workdir / "shared" / "README.md").read_text()
-    table = [f"| {name} | {10**400} |" for name in headlines.OF_EVALUATION[:10]]
+    table = [f"| {name} | {10**400} |" for name in log.OF_EVALUATION[:10]]
     assert "\n".join(["|---|---|", *table, "", f"10 of {len(names)} metrics"]) in card
 
 
 def test_the_card_names_the_licence_of_the_data(run, monkeypatch):
     model = lzn_jax.load(run)
     monkeypatch.setattr("lzn_jax.data.digits.LICENCE", "Some licence.", raising=False)
-    assert "Data set: `digits`. Some licence.\n" in model_card.text(model, {}, (), "FOLDER")
+    assert "Data set: `digits`. Some licence.\n" in shared_model.text(model, {}, (), "FOLDER")
 
 
 def test_pictures_of_evaluation_alone_are_shared(workdir):
@@ -196,7 +197,7 @@ def test_every_figure_of_evaluation_has_a_caption():
     sources = [path.read_text() for path in Path(evaluation.__file__).parent.glob("*.py")]
     drawn = {name for text in sources for name in re.findall(r'"(\w+\.png)"', text)}
     assert "tasks.png" in drawn
-    assert {f"figures/{name}" for name in drawn} <= model_card.PICTURES.keys()
+    assert {f"figures/{name}" for name in drawn} <= shared_model.PICTURES.keys()
 
 
 @pytest.mark.parametrize(
@@ -236,7 +237,7 @@ def test_sharing_again_replaces_the_model_and_keeps_other_files(workdir, server,
     own = {name: content for name, content in server.files.items() if content != b"mine"}
     sent = workdir / "shared"
     assert own == {
-        name: (sent / name).read_bytes() for name in [*checksums.files_below(sent), "SHA256SUMS"]
+        name: (sent / name).read_bytes() for name in [*files_module.files_below(sent), "SHA256SUMS"]
     }
     assert len(server.files) == len(own) + 2
     assert lzn_jax.load(f"hub:{NAME}").step == 2
@@ -272,15 +273,15 @@ def test_extensions_are_named_and_not_sent(workdir, tmp_path, capsys, monkeypatc
     }
     config = json.loads((workdir / "config.json").read_text())
     (workdir / "config.json").write_text(json.dumps({**config, **named}))
-    monkeypatch.setattr(parts, "_EXTENSIONS", {})
+    monkeypatch.setattr(extensions, "_EXTENSIONS", {})
     assert "needs the extension mine.py (sha256 e3b0c44298fc)" in shared(workdir, capsys)[1]
     assert shared(workdir, capsys, f"--extensions={file}")[0] == 0
     folder = workdir / "shared"
-    assert sorted([*checksums.files_below(folder), "SHA256SUMS"]) == FILES
+    assert sorted([*files_module.files_below(folder), "SHA256SUMS"]) == FILES
     card = (folder / "README.md").read_text()
     assert """lzn_jax.load("FOLDER", extensions=('mine.py',))""" in card
     assert "not part of this repository: `mine.py` (sha256 e3b0c44298fc)." in card
-    monkeypatch.setattr(parts, "_EXTENSIONS", {})
+    monkeypatch.setattr(extensions, "_EXTENSIONS", {})
     assert "extensions=('mine.py',) to lzn_jax.load" in refusal(folder)
     assert lzn_jax.load(folder, extensions=[str(file)]).step == 2
 
@@ -289,8 +290,8 @@ def test_weights_are_divided_over_devices_as_in_a_run(folder, monkeypatch):
     config = json.loads((folder / "config.json").read_text())
     config["training"]["shard_parameters"] = True
     (folder / "config.json").write_text(json.dumps(config))
-    checksums.add_files(folder, ["config.json"])
-    monkeypatch.setattr(sharding, "MIN_SHARDED", 8)
+    files_module.add_files(folder, ["config.json"])
+    monkeypatch.setattr(devices, "MIN_SHARDED", 8)
     weights = jax.tree.leaves(lzn_jax.load(folder).model.variables)
     assert {leaf.is_fully_replicated for leaf in weights} == {True, False}
 
@@ -325,12 +326,12 @@ UNFIT = {
 @pytest.mark.parametrize("case", UNFIT)
 def test_weights_and_config_that_do_not_fit_are_one_line(case, folder):
     change, expected = UNFIT[case]
-    tensors = safetensors_files.read(folder / "weights.safetensors")
+    tensors = files_module.read_tensors(folder / "weights.safetensors")
     config = json.loads((folder / "config.json").read_text())
     change(tensors, config)
-    safetensors_files.write(folder / "weights.safetensors", tensors)
+    files_module.write_tensors(folder / "weights.safetensors", tensors)
     (folder / "config.json").write_text(json.dumps(config))
-    checksums.add_files(folder, ["config.json", "weights.safetensors"])
+    files_module.add_files(folder, ["config.json", "weights.safetensors"])
     assert expected in refusal(folder)
 
 
@@ -357,7 +358,7 @@ def test_a_damaged_folder_is_one_line(case, folder):
 
 def test_weights_that_are_no_safetensors_are_one_line(folder):
     (folder / "weights.safetensors").write_bytes(b"\x80\x04}.")  # a pickle
-    checksums.add_files(folder, ["weights.safetensors"])
+    files_module.add_files(folder, ["weights.safetensors"])
     assert "cannot be read as a safetensors file" in refusal(folder)
 
 
@@ -445,7 +446,7 @@ def test_what_cannot_be_uploaded_is_one_line_and_changes_nothing(case, server, f
         setattr(server, name, value)
     files = dict(server.files)
     with pytest.raises(UserError) as caught:
-        sharing.upload(folder, NAME, private=True)
+        shared_model.upload(folder, NAME, private=True)
     assert "\n" not in str(caught.value)
     assert expected in str(caught.value)
     assert (server.commits, server.files) == ([], files)

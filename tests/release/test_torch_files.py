@@ -13,7 +13,7 @@ import pytest
 import torch_writer
 from torch_writer import Raw, View, call, name
 
-from lzn_jax.configuration import UserError
+from lzn_jax.errors import UserError
 from lzn_jax.release import torch_files
 
 GOLDEN = Path(__file__).parents[1] / "golden"

@@ -16,8 +16,9 @@ import numpy as np
 import optax
 import pytest
 
-from lzn_jax.configuration import UserError
-from lzn_jax.run import checkpoints, checksums, sharding
+from lzn_jax.errors import UserError
+from lzn_jax.run import checkpoints, devices
+from lzn_jax.run import files as files_module
 from lzn_jax.run.checkpoints import Checkpoints
 
 
@@ -32,8 +33,8 @@ def _items(step):
 
 
 def _targets(names=("params", "ema", "optimizer", "context")):
-    mesh = sharding.make_mesh(1, jax.devices()[:1])
-    return sharding.placed({name: _items(0)[name] for name in names}, mesh)
+    mesh = devices.make_mesh(1, jax.devices()[:1])
+    return devices.placed({name: _items(0)[name] for name in names}, mesh)
 
 
 def _save(workdir, *steps):
@@ -352,7 +353,7 @@ def test_a_fault_of_ours_in_the_saving_thread_stays_one(workdir, monkeypatch, ca
     def fail(*_):
         raise ZeroDivisionError
 
-    monkeypatch.setattr(checksums, "add_files", fail)
+    monkeypatch.setattr(files_module, "add_files", fail)
     with pytest.raises(ZeroDivisionError):
         _save_third(workdir)
     assert "checkpoint 3 could not be written" in caplog.text
@@ -374,7 +375,7 @@ def test_files_are_written_out_as_they_fill_up(tmp_path, monkeypatch):
 def test_a_slow_save_is_reported_while_it_is_slow(workdir, monkeypatch, caplog):
     monkeypatch.setattr(checkpoints, "SLOW_SAVE_SECONDS", 0.1)
     reported = threading.Event()
-    add_files = checksums.add_files
+    add_files = files_module.add_files
 
     def slow(*arguments):
         reported.wait(60)
@@ -384,7 +385,7 @@ def test_a_slow_save_is_reported_while_it_is_slow(workdir, monkeypatch, caplog):
         def emit(self, record):
             reported.set()
 
-    monkeypatch.setattr(checksums, "add_files", slow)
+    monkeypatch.setattr(files_module, "add_files", slow)
     handler = Handler()
     checkpoints._log.addHandler(handler)
     with Checkpoints(workdir, 2) as saved:

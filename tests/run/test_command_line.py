@@ -4,14 +4,14 @@ import jax
 import pytest
 
 import lzn_jax
-from lzn_jax.run import reporting
+from lzn_jax.run import files
 
 
 @pytest.mark.parametrize("chosen", ["elsewhere", None])
 def test_compiled_programs_stay_in_the_cache_unless_the_user_says_where(
     chosen, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(reporting, "cache_folder", lambda: tmp_path)
+    monkeypatch.setattr(files, "cache_folder", lambda: tmp_path)
     before = jax.config.jax_compilation_cache_dir
     jax.config.update("jax_compilation_cache_dir", chosen)
     try:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from lzn_jax.run.goodput import Goodput
+from lzn_jax.run.log import Goodput
 
 
 class _Clock:

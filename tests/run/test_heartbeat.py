@@ -6,7 +6,7 @@ import time
 import jax
 import pytest
 
-from lzn_jax.run.heartbeat import Heartbeat
+from lzn_jax.train import Heartbeat
 
 
 def test_a_step_that_does_not_end_shows_where_it_hangs_once(capfd):

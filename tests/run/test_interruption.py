@@ -14,7 +14,7 @@ BUSY = "hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)"
 LISTEN = """
 import faulthandler, hashlib
 faulthandler.dump_traceback_later(20, exit=True)
-from lzn_jax.run.interruption import Interrupted, Interruption
+from lzn_jax.run.processes import Interrupted, Interruption
 interruption = Interruption()
 interruption.listen()
 """

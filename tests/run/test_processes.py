@@ -13,10 +13,10 @@ import pair
 import pytest
 import small
 
-from lzn_jax import optimization, train, train_state
-from lzn_jax.configuration import UserError
+from lzn_jax import train
+from lzn_jax.errors import UserError
 from lzn_jax.latent_space import LatentSpace
-from lzn_jax.run import processes, sharding
+from lzn_jax.run import devices, processes
 from lzn_jax.run.checkpoints import Checkpoints
 
 ROOT = Path(__file__).parents[2]
@@ -58,12 +58,12 @@ def _lines(workdir):
 
 def _state(workdir, num_devices):
     config = small.config(CONFIG, **CHANGES)
-    mesh = sharding.make_mesh(16, jax.devices()[:num_devices])
+    mesh = devices.make_mesh(16, jax.devices()[:num_devices])
     space = LatentSpace(config, mesh)
-    optimizer = optimization.make_optimizer(config.training, list(space.modules))
-    shapes = jax.eval_shape(functools.partial(train_state.init_state, space, optimizer, 0))
+    optimizer = train.make_optimizer(config.training, list(space.modules))
+    shapes = jax.eval_shape(functools.partial(train.init_state, space, optimizer, 0))
     with Checkpoints(workdir, 2) as checkpoints:
-        state = train_state.restore_state(checkpoints, sharding.placed(shapes, mesh))
+        state = train.restore_state(checkpoints, devices.placed(shapes, mesh))
     return [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
 
 
@@ -150,7 +150,7 @@ def test_a_signal_to_one_process_makes_both_leave_at_the_same_step(number):
     code = """
 import time
 from lzn_jax.run import processes
-from lzn_jax.run.interruption import Interruption
+from lzn_jax.run.processes import Interruption
 interruption, step = Interruption(), 0
 interruption.listen()
 with processes.together(**where), interruption.held():

@@ -10,7 +10,7 @@ import small
 
 from lzn_jax import main
 from lzn_jax.run import costs
-from lzn_jax.run.profiling import Profile
+from lzn_jax.train import Profile
 
 
 @pytest.mark.parametrize(

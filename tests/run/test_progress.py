@@ -8,9 +8,7 @@ import ml_collections
 import pytest
 
 from lzn_jax.run import costs
-from lzn_jax.run.goodput import Goodput
-from lzn_jax.run.progress import LateMetrics, progress, rates_in_words
-from lzn_jax.run.reporting import MetricLog
+from lzn_jax.run.log import Goodput, LateMetrics, MetricLog, progress, rates_in_words
 
 
 def test_progress_without_a_terminal_prints_few_plain_lines(monkeypatch):

@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import os
 import subprocess
 import sys
 import time
@@ -12,9 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lzn_jax.configuration import UserError
-from lzn_jax.evaluation import cache
-from lzn_jax.run import reporting
+from lzn_jax.errors import UserError
+from lzn_jax.evaluation import features
+from lzn_jax.run import files
+from lzn_jax.run import log as log_module
 
 
 def _strict_json(text):
@@ -39,21 +41,21 @@ def test_log_keeps_lines_up_to_the_step_byte_for_byte(tmp_path):
     dropped = b'{"step": 21, "loss": 0.5}\n{"step": 30, "loss": 0.4}\n'
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(kept + dropped + b'{"step": 40, "lo')
-    with reporting.MetricLog(tmp_path, step=20):
+    with log_module.MetricLog(tmp_path, step=20):
         assert path.read_bytes() == kept
 
 
 def test_log_completes_a_last_line_that_lacks_only_its_newline(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(b'{"step": 1, "loss": 2.0}')
-    with reporting.MetricLog(tmp_path, step=1):
+    with log_module.MetricLog(tmp_path, step=1):
         assert path.read_bytes() == b'{"step": 1, "loss": 2.0}\n'
 
 
 def test_has_knows_kept_and_written_metrics_only(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1, "loss": 1}\n{"step": 1, "fid": null}\n{"step": 2, "fid": 3}\n')
-    with reporting.MetricLog(tmp_path, step=1) as log:
+    with log_module.MetricLog(tmp_path, step=1) as log:
         log.write(5, {"accuracy": 0.5})
         assert log.has(1, "loss")
         assert log.has(1, "fid")
@@ -65,7 +67,7 @@ def test_has_knows_kept_and_written_metrics_only(tmp_path):
 
 def test_lines_outlive_a_killed_process(tmp_path):
     code = (
-        "import os, signal, sys; from lzn_jax.run.reporting import MetricLog\n"
+        "import os, signal, sys; from lzn_jax.run.log import MetricLog\n"
         "log = MetricLog(sys.argv[1], 0); log.write(1, {'loss': 0.25})\n"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
@@ -74,29 +76,29 @@ def test_lines_outlive_a_killed_process(tmp_path):
 
 
 def test_non_finite_metrics_are_null_in_the_file_and_nan_when_read(tmp_path):
-    with reporting.MetricLog(tmp_path, step=0) as log:
+    with log_module.MetricLog(tmp_path, step=0) as log:
         log.write(1, {"loss": math.nan, "norm": np.float32("inf"), "rate": np.float32(0.5)})
     line = (tmp_path / "metrics.jsonl").read_text()
     assert _strict_json(line) == {"step": 1, "loss": None, "norm": None, "rate": 0.5}
-    metrics = reporting.read_metrics(tmp_path)
+    metrics = log_module.read_metrics(tmp_path)
     assert math.isnan(metrics["loss"][1][0])
     assert math.isnan(metrics["norm"][1][0])
 
 
 def test_a_metric_called_step_is_refused(tmp_path):
-    with reporting.MetricLog(tmp_path, step=0) as log, pytest.raises(ValueError, match="'step'"):
+    with log_module.MetricLog(tmp_path, step=0) as log, pytest.raises(ValueError, match="'step'"):
         log.write(1, {"step": 3.0})
 
 
 def test_read_metrics_gathers_each_name_over_the_lines(tmp_path):
-    with reporting.MetricLog(tmp_path, step=0) as log:
+    with log_module.MetricLog(tmp_path, step=0) as log:
         log.write(10, {"loss": 2.0, "rate": 5})
         log.write(20, {"loss": 1.0})
         log.write(20, {"fid": 7.5})
     with open(tmp_path / "metrics.jsonl", "ab") as file:
         file.write(b"[" * 100_000 + b"\n")
         file.write(b'{"step": 30, "loss": 0.')
-    metrics = reporting.read_metrics(tmp_path)
+    metrics = log_module.read_metrics(tmp_path)
     assert {name: (s.tolist(), v.tolist()) for name, (s, v) in metrics.items()} == {
         "loss": ([10, 20], [2.0, 1.0]),
         "rate": ([10], [5.0]),
@@ -107,10 +109,10 @@ def test_read_metrics_gathers_each_name_over_the_lines(tmp_path):
 def test_tensorboard_shows_a_restarted_run_once(tmp_path):
     picture = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
     Image.fromarray(picture).save(tmp_path / "picture.png")
-    with reporting.MetricLog(tmp_path, step=0) as log:
+    with log_module.MetricLog(tmp_path, step=0) as log:
         for step in (1, 2, 3):
             log.write(step, {"loss": float(step)})
-    with reporting.MetricLog(tmp_path, step=2) as log:
+    with log_module.MetricLog(tmp_path, step=2) as log:
         log.write(3, {"loss": 30.0})
         log.image(3, "samples", tmp_path / "picture.png")
     events = _events(tmp_path)
@@ -125,7 +127,7 @@ def test_tensorboard_shows_a_restarted_run_once(tmp_path):
 def test_write_json_keeps_order_and_writes_valid_json(tmp_path):
     path = tmp_path / "new" / "summary.json"
     value = {"z": 1, "a": {"rate": math.inf, "shape": (2, np.int64(3))}, "b": np.ones(2)}
-    reporting.write_json(path, value)
+    files.write_json(path, value)
     text = path.read_text()
     assert list(_strict_json(text)) == ["z", "a", "b"]
     assert _strict_json(text) == {"z": 1, "a": {"rate": None, "shape": [2, 3]}, "b": [1.0, 1.0]}
@@ -135,22 +137,22 @@ def test_write_json_keeps_order_and_writes_valid_json(tmp_path):
 
 def test_write_json_of_what_json_cannot_hold_leaves_the_file(tmp_path):
     path = tmp_path / "summary.json"
-    reporting.write_json(path, {"a": 1})
+    files.write_json(path, {"a": 1})
     with pytest.raises(TypeError):
-        reporting.write_json(path, {"a": 2, "b": object()})
+        files.write_json(path, {"a": 2, "b": object()})
     assert json.loads(path.read_text()) == {"a": 1}
 
 
 def test_a_write_that_is_cut_short_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
     path = tmp_path / "summary.json"
-    reporting.write_bytes(path, b"old")
+    files.write_bytes(path, b"old")
 
     def fail(descriptor):
         raise OSError("disk full")
 
-    monkeypatch.setattr(reporting.os, "fsync", fail)
+    monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(OSError, match="disk full"):
-        reporting.write_bytes(path, b"new")
+        files.write_bytes(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -162,7 +164,7 @@ def test_a_full_disk_ends_the_log_with_its_error_and_does_not_block(
     Image.fromarray(noise).save(tmp_path / "noise.png")
 
     def log_until_it_fails():
-        with reporting.MetricLog(tmp_path, 0) as log:
+        with log_module.MetricLog(tmp_path, 0) as log:
             small_files_only()
             log.image(1, "noise", tmp_path / "noise.png")  # fails in TensorBoard's thread
             for step in range(2, 6000):
@@ -197,13 +199,13 @@ def test_a_damaged_file_of_arrays_is_one_line(kind, content, tmp_path):
     path = tmp_path / "arrays.npz"
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"arrays\.npz cannot be read as \.npz: \S") as raised:
-        reporting.read_arrays(path)
+        files.read_arrays(path)
     assert "\n" not in str(raised.value)
-    assert cache.load(path, "key") is None  # what was kept there is computed anew
+    assert features.load(path, "key") is None  # what was kept there is computed anew
 
 
 def test_arrays_are_read_as_they_were_written(tmp_path):
-    reporting.write_arrays(tmp_path / "a.npz", a=np.arange(3), b=np.array("text"))
-    found = reporting.read_arrays(tmp_path / "a.npz")
+    files.write_arrays(tmp_path / "a.npz", a=np.arange(3), b=np.array("text"))
+    found = files.read_arrays(tmp_path / "a.npz")
     assert found["a"].tolist() == [0, 1, 2]
     assert str(found["b"]) == "text"

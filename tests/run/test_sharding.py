@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from lzn_jax.configuration import UserError
-from lzn_jax.run import sharding
+from lzn_jax.errors import UserError
+from lzn_jax.run import devices as devices_module
 
 
 def test_there_are_eight_devices():
@@ -22,7 +22,7 @@ def test_there_are_eight_devices():
 )
 def test_mesh_has_as_many_devices_as_divide_the_batch(batch_size, num_devices, used):
     devices = jax.devices()[-num_devices:]
-    mesh = sharding.make_mesh(batch_size, devices)
+    mesh = devices_module.make_mesh(batch_size, devices)
     assert mesh.shape == {"data": used}
     assert list(mesh.devices) == devices[:used]
 
@@ -48,7 +48,7 @@ def _training(batch_size, microbatch_size=None, devices="all", **more):
     ],
 )
 def test_devices_of_training_are_all_or_as_many_as_divide_or_a_number(training, used):
-    assert list(sharding.training_mesh(training).devices) == jax.devices()[:used]
+    assert list(devices_module.training_mesh(training).devices) == jax.devices()[:used]
 
 
 @pytest.mark.parametrize(
@@ -66,30 +66,30 @@ def test_devices_of_training_are_all_or_as_many_as_divide_or_a_number(training, 
 )
 def test_sizes_that_would_leave_devices_idle_are_refused(training, message):
     with pytest.raises(UserError, match=message):
-        sharding.training_mesh(training)
+        devices_module.training_mesh(training)
 
 
 def test_a_users_mesh_in_force_says_which_devices_are_at_hand():
     devices = jax.devices()[2:6]
     with jax.set_mesh(jax.make_mesh((2, 2), ("a", "b"), devices=devices)):
-        assert list(sharding.inference_mesh().devices) == devices
-        assert list(sharding.training_mesh(_training(12)).devices) == devices
-    assert list(sharding.inference_mesh().devices) == jax.devices()
+        assert list(devices_module.inference_mesh().devices) == devices
+        assert list(devices_module.training_mesh(_training(12)).devices) == devices
+    assert list(devices_module.inference_mesh().devices) == jax.devices()
 
 
 def test_split_divides_the_leading_axis():
-    mesh = sharding.make_mesh(12)
+    mesh = devices_module.make_mesh(12)
     batch = np.arange(12 * 6).reshape(12, 6)
-    shards = jax.device_put(batch, sharding.split(mesh)).addressable_shards
+    shards = jax.device_put(batch, devices_module.split(mesh)).addressable_shards
     assert len(shards) == 4
     for k, shard in enumerate(sorted(shards, key=lambda shard: shard.device.id)):
         np.testing.assert_array_equal(shard.data, batch[3 * k : 3 * k + 3])
 
 
 def test_replicated_is_whole_on_each_device():
-    mesh = sharding.make_mesh(8)
+    mesh = devices_module.make_mesh(8)
     params = {"kernel": np.arange(16.0).reshape(8, 2), "step": np.int32(3)}
-    placed = jax.device_put(params, sharding.replicated(mesh))
+    placed = jax.device_put(params, devices_module.replicated(mesh))
     for name, value in params.items():
         shards = placed[name].addressable_shards
         assert {shard.device for shard in shards} == set(jax.devices())
@@ -98,12 +98,12 @@ def test_replicated_is_whole_on_each_device():
 
 
 def test_placed_keeps_shapes_and_replicates():
-    mesh = sharding.make_mesh(4)
+    mesh = devices_module.make_mesh(4)
     tree = {
         "a": jax.ShapeDtypeStruct((4, 3), jnp.float32),
         "b": jax.ShapeDtypeStruct((), jnp.int32),
     }
-    placed = sharding.placed(tree, mesh)
+    placed = devices_module.placed(tree, mesh)
     assert {name: (leaf.shape, leaf.dtype) for name, leaf in placed.items()} == {
         "a": ((4, 3), jnp.float32),
         "b": ((), jnp.int32),
@@ -125,23 +125,23 @@ def test_placed_keeps_shapes_and_replicates():
     ],
 )
 def test_large_arrays_are_sharded_along_the_longest_axis_that_devices_divide(shape, spec):
-    mesh = sharding.make_mesh(8)
+    mesh = devices_module.make_mesh(8)
     a = jax.ShapeDtypeStruct(shape, jnp.float32)
-    whole, part = (sharding.placed(a, mesh, shard=shard) for shard in (False, True))
-    assert whole.sharding == sharding.replicated(mesh)
+    whole, part = (devices_module.placed(a, mesh, shard=shard) for shard in (False, True))
+    assert whole.sharding == devices_module.replicated(mesh)
     expected = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*spec))
     assert part.sharding.is_equivalent_to(expected, len(shape))
 
 
 def test_bytes_on_a_device_are_those_of_its_parts():
-    mesh = sharding.make_mesh(8)
+    mesh = devices_module.make_mesh(8)
     shapes = {
         "large": jax.ShapeDtypeStruct((256, 256), jnp.float32),
         "small": jax.ShapeDtypeStruct((3,), jnp.int8),
     }
     for shard, size in ((False, 4 * 256 * 256 + 3), (True, 4 * 256 * 32 + 3)):
-        placed = sharding.placed(shapes, mesh, shard=shard)
-        assert sharding.bytes_on_a_device(placed) == size
+        placed = devices_module.placed(shapes, mesh, shard=shard)
+        assert devices_module.bytes_on_a_device(placed) == size
         zeros = jax.tree.map(
             lambda a: jax.device_put(np.zeros(a.shape, a.dtype), a.sharding), placed
         )
@@ -153,22 +153,22 @@ def test_processes_share_the_mesh_evenly_and_each_its_rows(monkeypatch):
     # Two processes whose devices take turns, as some machines number them.
     devices = [Mock(spec=jax.Device, process_index=i % 2) for i in range(8)]
     for batch_size, count in ((16, 8), (12, 4), (6, 2)):
-        own = [d.process_index for d in sharding.dividing(batch_size, devices)]
+        own = [d.process_index for d in devices_module.dividing(batch_size, devices)]
         assert own == [0] * (count // 2) + [1] * (count // 2)
     with pytest.raises(UserError, match="multiples of the number of processes 2, got 15"):
-        sharding.dividing(15, devices)
+        devices_module.dividing(15, devices)
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(jax, "process_index", lambda: 1)
-    assert sharding.own_rows(12) == slice(6, 12)
+    assert devices_module.own_rows(12) == slice(6, 12)
 
 
 def test_a_number_of_devices_is_shared_by_the_processes():
     devices = [Mock(spec=jax.Device, process_index=i % 2) for i in range(8)]
     with pytest.raises(UserError, match=r"multiple of the number of processes 2 .* got 3"):
-        sharding.training_mesh(_training(12, devices=3), devices)
+        devices_module.training_mesh(_training(12, devices=3), devices)
 
 
 def test_more_processes_than_divide_a_batch_are_told_the_nearest_sizes_too():
     devices = [Mock(spec=jax.Device, process_index=i // 4) for i in range(256)]
     with pytest.raises(UserError, match=r"batch_size=2000 would leave 240 of 256 .* 1792 and 2048"):
-        sharding.training_mesh(_training(2000), devices)
+        devices_module.training_mesh(_training(2000), devices)

@@ -10,8 +10,8 @@ import pytest
 import small
 from PIL import Image
 
-from lzn_jax.configuration import UserError
-from lzn_jax.run import reporting, wandb_sink
+from lzn_jax.errors import UserError
+from lzn_jax.run import log as log_module
 
 SETTING = {"reporting__wandb_project": "zones"}
 BLOCK = 32768
@@ -62,15 +62,15 @@ def test_a_run_goes_on_as_the_same_run_with_metrics_config_and_pictures(tmp_path
     config = small.config(**SETTING)
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "picture.png")
     for step in (0, 2):
-        sink = wandb_sink.start(config, tmp_path)
-        with reporting.MetricLog(tmp_path, step, sink) as log:
+        sink = log_module.start(config, tmp_path)
+        with log_module.MetricLog(tmp_path, step, sink) as log:
             log.write(step + 1, {"loss": 0.25 + step})
             log.image(step + 2, "samples", tmp_path / "picture.png")
             log.write(step + 2, {"loss": 0.5 + step})
     first, second = logged(tmp_path)
     for start, records in ((0.0, first), (2.0, second)):
         (run,) = (record.run for record in records if record.HasField("run"))
-        assert run.run_id == (tmp_path / wandb_sink.ID_FILE).read_text()
+        assert run.run_id == (tmp_path / log_module.ID_FILE).read_text()
         assert run.project == "zones"
         assert any(item.key == "latent" for item in run.config.update)
         losses = [float(value) for name, value in history(records) if name == "loss"]
@@ -79,7 +79,7 @@ def test_a_run_goes_on_as_the_same_run_with_metrics_config_and_pictures(tmp_path
         assert steps == [start + 1, start + 2]
         pictured = [record.history for record in records if "samples" in str(record.history)]
         assert [history.step.num for history in pictured] == [start + 2]
-    assert reporting.read_metrics(tmp_path)["loss"][1].tolist() == [0.25, 0.5, 2.25, 2.5]
+    assert log_module.read_metrics(tmp_path)["loss"][1].tolist() == [0.25, 0.5, 2.25, 2.5]
 
 
 def test_nothing_is_imported_unless_it_is_asked_for(tmp_path):
@@ -88,13 +88,13 @@ def test_nothing_is_imported_unless_it_is_asked_for(tmp_path):
         "sys.exit(bool({'wandb', 'huggingface_hub'} & sys.modules.keys()))"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
-    assert wandb_sink.start(small.config(), tmp_path) is None
+    assert log_module.start(small.config(), tmp_path) is None
     assert list(tmp_path.iterdir()) == []
 
 
 def refused(workdir, **setting):
     with pytest.raises(UserError) as caught:
-        wandb_sink.start(small.config(**(setting or SETTING)), workdir)
+        log_module.start(small.config(**(setting or SETTING)), workdir)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -121,9 +121,9 @@ def test_a_service_that_ends_ends_no_run(tmp_path, caplog):
         finish = log
 
     caplog.set_level(logging.WARNING, "lzn_jax")
-    with reporting.MetricLog(tmp_path, 0, wandb_sink.WandbSink(Ended(), str)) as log:
+    with log_module.MetricLog(tmp_path, 0, log_module.WandbSink(Ended(), str)) as log:
         for step in (1, 2):
             log.write(step, {"loss": 0.5})
-    assert reporting.read_metrics(tmp_path)["loss"][0].tolist() == [1, 2]
+    assert log_module.read_metrics(tmp_path)["loss"][0].tolist() == [1, 2]
     (record,) = caplog.records
     assert "continues without it" in record.getMessage()

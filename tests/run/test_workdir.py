@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import small
 
-from lzn_jax.configuration import UserError
+from lzn_jax.errors import UserError
 from lzn_jax.run import workdir as workdirs
 
 

@@ -7,7 +7,7 @@ import pytest
 from oracle import in_float64
 
 from lzn_jax import zoning
-from lzn_jax.zoning import rows
+from lzn_jax.zoning import devices
 
 SOLVERS = [zoning.Euler(9), zoning.DPMSolver(12), zoning.AdamsBashforth(9)]
 KINDS = ["Euler", "DPMSolver", "Adams"]
@@ -40,7 +40,7 @@ def test_the_best_assignments_are_the_plain_forms(cutoff):
 @pytest.mark.parametrize("n", [1, 2, 3, 40])
 @pytest.mark.parametrize("solver", SOLVERS, ids=KINDS)
 def test_they_are_those_that_are_found_target_by_target(solver, n, monkeypatch):
-    monkeypatch.setattr(rows, "BLOCK_LOGITS", 5 * n)  # several blocks
+    monkeypatch.setattr(devices, "BLOCK_LOGITS", 5 * n)  # several blocks
     latents, anchors, _ = _draw(9, n)
     found = zoning.best_assignment_log_probs(latents, anchors, solver=solver, cutoff=0.3)
     for target in range(0, n, 5):

@@ -7,17 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lzn_jax.run import sharding
-from lzn_jax.zoning import (
-    AdamsBashforth,
-    DPMSolver,
-    Euler,
-    alignment_loss,
-    compute_latents,
-    rows,
-)
+from lzn_jax.run import devices
+from lzn_jax.zoning import AdamsBashforth, DPMSolver, Euler, alignment_loss, compute_latents
+from lzn_jax.zoning import devices as devices_module
+from lzn_jax.zoning.devices import in_blocks, over_devices, place_rows
 from lzn_jax.zoning.flow import Mixture, centred
-from lzn_jax.zoning.rows import in_blocks, over_devices, place_rows
 
 
 def _weighted_moments(shared, rows, linear, sums):
@@ -47,7 +41,7 @@ def test_devices_give_the_rows_and_sums_of_all(count):
         over = over_devices(_weighted_moments, lambda shared: jnp.zeros(3))
         return over(matrix, rows, weights)
 
-    with jax.set_mesh(sharding.make_mesh(8)):
+    with jax.set_mesh(devices.make_mesh(8)):
         outputs, sums = call(jnp.asarray(matrix), {"x": jnp.asarray(x)}, jnp.asarray(weights))
     np.testing.assert_allclose(outputs[:count], x @ matrix, rtol=1e-5)
     np.testing.assert_allclose(sums, weights @ x, rtol=1e-5)
@@ -74,7 +68,7 @@ def test_small_blocks_change_neither_latents_nor_gradients(solver, q, monkeypatc
 
     found = []
     for size in (4, 2**21):  # rows of a block, the last one filled up
-        monkeypatch.setattr(rows, "BLOCK_LOGITS", size * n)
+        monkeypatch.setattr(devices_module, "BLOCK_LOGITS", size * n)
         found.append(jax.jit(jax.value_and_grad(lambda *a: loss(*a), (0, 1)))(*arrays))
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-9), *found)
 
@@ -89,8 +83,8 @@ def test_8_devices_need_a_quarter_of_the_memory_each():
         return alignment_loss(latents, partners, jnp.arange(n), solver=Euler(20))[0]
 
     def temporaries(num_devices):
-        mesh = sharding.make_mesh(n, jax.devices()[:num_devices])
-        rows = jax.ShapeDtypeStruct((n, q), jnp.float32, sharding=sharding.split(mesh))
+        mesh = devices.make_mesh(n, jax.devices()[:num_devices])
+        rows = jax.ShapeDtypeStruct((n, q), jnp.float32, sharding=devices.split(mesh))
         with jax.set_mesh(mesh):
             program = loss.lower(rows, rows, rows).compile()
         return program.memory_analysis().temp_size_in_bytes

@@ -1,0 +1,691 @@
+"""Experiment configs: their fields and defaults, reading, checking and display."""
+
+import ast
+import dataclasses
+import difflib
+import json
+import logging
+import operator
+import re
+import runpy
+import sys
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import ml_collections
+
+from lzn_jax import parts
+from lzn_jax.errors import UserError
+from lzn_jax.extensions import extend, found_extension
+from lzn_jax.parts import (
+    REQUIRED,
+    Field,
+    amount,
+    choice,
+    count,
+    count_or_0,
+    flag,
+    positive,
+    require,
+    share_below_1,
+    word,
+    words,
+)
+
+# Defaults are those of most of the paper's experiments, or have no effect.
+_EVERY_RUN = {
+    "study": word("preset of types and alignments, None = set by this config", None, part="study"),
+    # jax.random.key silently drops all but 32 bits of a seed.
+    "seed": Field(int, "seed of all random numbers", 0, minimum=0, below=2**32),
+    "extensions": words("Python files beside the config, or modules, that register parts", ()),
+    "extension_checksums": words("sha256 of each extension, set when it runs", ()),
+    "types": words("data types", nonempty=True, part="type"),
+    "alignments": words("alignments as SOURCE:TARGET", ()),
+    "objective": choice("what trains the encoders; some data types have a baseline", "lzn"),
+    "data.name": word("data set", part="data"),
+    "data.validation": count_or_0(
+        "training examples set apart and evaluated instead of the test set", 0
+    ),
+    "data.validation_seed": Field(int, "seed of the validation split", 0, minimum=0, below=2**32),
+    "latent.dim": count("latent dimension q"),
+    "latent.noise_scale": amount("α of the training latents", 1.0),
+    "latent.solver": word("solver of the encoder's flow", "dpm", part="solver"),
+    "latent.num_steps": count("solver steps of the encoder's flow", 20),
+    "training.batch_size": count("examples per update, over all devices"),
+    "training.microbatch_size": count(
+        "examples that a network evaluates at once, None = all", None
+    ),
+    "training.shard_parameters": flag(
+        "divide parameters and optimiser state over the devices, to save memory", False
+    ),
+    "training.devices": count(
+        "number of devices; 'dividing' = as many as divide the batch evenly",
+        "all",
+        words=("all", "dividing"),
+    ),
+    "training.remat": flag("recompute residual blocks in the backward pass, to save memory", False),
+    "training.num_steps": count("updates"),
+    "training.warmup_steps": count_or_0("updates of linear warm-up", 5000),
+    "training.schedule": choice("learning rate after warm-up", "constant", "cosine"),
+    "training.gradient_clip": positive("global norm to which gradients are clipped", 1.0),
+    "training.ema_decay": share_below_1("decay of the averaged weights"),
+    "training.compute_dtype": choice("dtype inside the networks", "float32", "bfloat16"),
+    "training.log_every_steps": count("updates between logged metrics", 100),
+    "checkpoint.every_steps": count("updates between checkpoints", 1000),
+    "checkpoint.keep": count("checkpoints kept", 2),
+    "evaluation.every_steps": count("updates between evaluations"),
+    "evaluation.measurements": words(
+        "measurements in addition to those of the data types", (), part="measurement"
+    ),
+    "evaluation.measurements_of_types": flag(
+        "whether to run the measurements of the data types and draw the tasks", True
+    ),
+    # Public trainings of U-Nets reach about 12 % of an H100's peak, of ResNet-50 15 to 40 %.
+    "reporting.assumed_mfu": Field(
+        float, "share of the chips' peak that --mode=compile assumes", 0.15, above=0, maximum=1
+    ),
+    "reporting.original_gpu_hours": amount(
+        "A100 hours of the original's run, shown by --mode=compile, None = unknown", None
+    ),
+    "reporting.profile_steps": word(
+        "A:B traces the updates from A to B - 1 with jax.profiler, None = none", None
+    ),
+    "reporting.wandb_project": word("Weights & Biases project, None = no logging there", None),
+}
+_ALIGNED = {
+    "alignment.solver": word("solver of the flow from latents to zones", "euler", part="solver"),
+    "alignment.num_steps": count("solver steps of the flow from latents to zones"),
+    "alignment.cutoff": share_below_1("share of the flow's first steps left out of the loss", 0.2),
+    "alignment.form": word("form of the loss", "log", part="alignment"),
+    "alignment.noise_scale": amount("α of the aligned latents, None = as in generation", None),
+    "alignment.weight": amount("weight of the alignment loss", 1.0),
+}
+# One type alone trains nothing else: without this loss there is nothing to train.
+_ALIGNED_VIEWS = {"alignment.weight": positive("weight of the alignment loss", 1.0)}
+# Fields that name a part whose fields are added to the schema -> kind of the part.
+_SELECTORS = {
+    "data.name": "data",
+    "encoder.name": "encoder",
+    "decoder.name": "decoder",
+    "latent.solver": "solver",
+    "alignment.solver": "solver",
+    "alignment.form": "alignment",
+}
+
+
+def schema_of(values: Mapping[str, Any]) -> dict[str, Field]:
+    """The fields of a config by dotted name, including those of the parts that it names."""
+    preset = _preset(values.get("study"))
+    types, alignments = (
+        _tuple(values.get(name, preset.get(name))) for name in ("types", "alignments")
+    )
+    fields = {**_EVERY_RUN}
+    if alignments or len(types) > 1:
+        fields |= _ALIGNED | (_ALIGNED_VIEWS if len(types) == 1 else {})
+    space = {**values, "types": types, "alignments": alignments}
+    for name in types:
+        fields |= parts.fields("type", name, space)
+    for selector, kind in _SELECTORS.items():
+        if selector in fields:
+            name = values.get(selector, fields[selector].default)
+            fields |= parts.fields(kind, str(name), space)
+    for name in _tuple(values.get("evaluation.measurements")):
+        fields |= parts.fields("measurement", name, space)
+    for name, value in preset.items():
+        if name in fields:
+            is_optional = fields[name].takes_none
+            fields[name] = dataclasses.replace(fields[name], default=value, optional=is_optional)
+    return {name: _with_choices(name, field, types) for name, field in fields.items()}
+
+
+def groups() -> set[str]:
+    """All config groups, including those of all registered parts."""
+    named = {*_EVERY_RUN, *_ALIGNED}
+    for preset in ({}, *map(_preset, parts.names("study"))):
+        space = {"types": (), "alignments": (), **preset}
+        for kind in ("type", "measurement", *_SELECTORS.values()):
+            for name in parts.names(kind):
+                named |= parts.fields(kind, name, space).keys()
+    return {name.rpartition(".")[0] for name in named} - {""}
+
+
+def with_defaults(values: Mapping[str, Any], fields: Mapping[str, Field]) -> dict[str, Any]:
+    """The values by dotted name, with defaults for missing fields."""
+    defaults = {n: field.default for n, field in fields.items() if field.default is not REQUIRED}
+    return defaults | dict(values)
+
+
+def _preset(study: Any) -> Mapping[str, Any]:
+    return parts.get("study", study) if study in parts.names("study") else {}
+
+
+def _tuple(value: Any) -> tuple[Any, ...]:
+    return tuple(value) if isinstance(value, tuple | list) else ()
+
+
+def _with_choices(name: str, field: Field, types: tuple[str, ...]) -> Field:
+    """The field with its choices: the parts of its kind, or the pairs of types."""
+    if name == "alignments":
+        return dataclasses.replace(field, choices=tuple(f"{s}:{t}" for s in types for t in types))
+    if field.part is None or field.choices:
+        return field
+    return dataclasses.replace(field, choices=parts.names(field.part))
+
+
+def validated(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values with defaults, in canonical types and the schema's order.
+
+    Raises UserError for the first invalid value.
+    """
+    fields = schema_of(values)
+    values = with_defaults(values, fields)
+    result = {n: checked(n, values[n], field) for n, field in fields.items() if n in values}
+    extra = [name for name in values if name not in fields]
+    for name, field in fields.items():
+        if name not in values:
+            raise UserError(_missing(name, field, extra))
+    if extra:
+        raise UserError(unknown(extra[0], fields))
+    if not any(fields[name].from_data and value is None for name, value in result.items()):
+        _check_across(result)
+    return result
+
+
+def _missing(name: str, field: Field, extra: Sequence[str]) -> str:
+    message = f"the config lacks the field {name} ({field.help}): {_expected(field)}"
+    near = difflib.get_close_matches(name, extra, n=1, cutoff=0.8)
+    return f"{message}; it has {near[0]}, which is not a field" if near else message
+
+
+# Names of fields in other programs.
+_ALIASES = {"epochs": "num_steps", "iterations": "num_steps", "alpha": "noise_scale"}
+
+
+def unknown(name: str, fields: Iterable[str]) -> str:
+    """Error message for an unknown field, with the nearest field or fields."""
+    fields = list(fields)
+    groups = {field.rpartition(".")[0] for field in fields}
+    small_groups = sorted(group for group in groups if "." in group)
+    nearest = max([*fields, *small_groups], key=lambda known: _closeness(name, known))
+    if nearest in fields:
+        return f"the config has no field {name}; the nearest is {nearest}"
+    members = ", ".join(field for field in fields if field.startswith(f"{nearest}."))
+    return f"the config has no field {name}; the nearest are {members}"
+
+
+def _closeness(name: str, known: str) -> tuple[float, float]:
+    """Similarity of two names by letters, by words (steps, num_steps) or by initials (lr)."""
+    asked, leaf = name.rpartition(".")[2], known.rpartition(".")[2]
+    words = leaf.split("_")
+    whole = difflib.SequenceMatcher(None, name, known).ratio()
+    letters = difflib.SequenceMatcher(None, asked, leaf).ratio()
+    is_meant = _ALIASES.get(asked) == leaf or (
+        len(words) > 1 and asked == "".join(word[0] for word in words)
+    )
+    by_meaning = 1.0 if is_meant else 0.9 * (set(asked.split("_")) <= set(words))
+    return max(whole, letters, by_meaning), whole
+
+
+def checked(name: str, value: Any, field: Field) -> Any:
+    """`value` in the field's type; integers become floats and lists tuples if the type requires it.
+
+    Raises UserError if the field does not accept the value.
+    """
+    if (value is None and field.takes_none) or (isinstance(value, str) and value in field.words):
+        return value
+    result = converted(value, field.kind, field.item)
+    if result is None or not _in_range(result, field):
+        raise UserError(f"{name} must be {_expected(field)}, got {' '.join(repr(value).split())}")
+    return result
+
+
+def converted(value: Any, kind: type, item: type) -> Any:
+    """`value` as the type `kind`, a tuple with items of the type `item`; None if impossible."""
+    if kind is tuple and isinstance(value, tuple | list):
+        items = tuple(converted(each, item, item) for each in value)
+        return None if None in items else items
+    if isinstance(value, bool) != (kind is bool):  # Python's bools are integers
+        return None
+    if kind is float and isinstance(value, int | float):
+        return float(value) if abs(value) <= sys.float_info.max else None
+    return value if isinstance(value, kind) else None
+
+
+def _in_range(value: Any, field: Field) -> bool:
+    if field.kind is tuple:
+        item = dataclasses.replace(field, kind=field.item)
+        return bool(value or not field.nonempty) and all(_in_range(v, item) for v in value)
+    if field.choices:
+        return value in field.choices
+    return all(holds(value, limit) for _, holds, limit in _limits(field))
+
+
+def _limits(field: Field) -> list[tuple[str, Callable[..., bool], int | float]]:
+    """Limits of a field's values, as (relation in words, relation, limit)."""
+    relations = (
+        (">=", operator.ge, field.minimum),
+        (">", operator.gt, field.above),
+        ("<=", operator.le, field.maximum),
+        ("<", operator.lt, field.below),
+        ("a multiple of", lambda value, limit: value % limit == 0, field.multiple_of),
+    )
+    return [(words, holds, limit) for words, holds, limit in relations if limit is not None]
+
+
+_KINDS = {bool: "True or False", int: "an integer", float: "a finite number", str: "a string"}
+
+
+def _expected(field: Field) -> str:
+    """Description of the values that the field accepts."""
+    choices = ", ".join(map(repr, field.choices))
+    if field.kind is tuple:
+        items = choices or {int: "integers", float: "finite numbers", str: "strings"}[field.item]
+        text = f"a {'non-empty ' if field.nonempty else ''}tuple of {items}"
+    elif field.choices:
+        text = f"one of {choices}" if len(field.choices) > 1 else choices
+    else:
+        text = _KINDS[field.kind]
+    bounds = [f"{words} {limit}" for words, _, limit in _limits(field)]
+    text = " ".join([text, " and ".join(bounds)]).strip()
+    others = [*map(repr, field.words), *(["None"] if field.takes_none else [])]
+    return " or ".join([text, *others])
+
+
+def _check_across(values: Mapping[str, Any]) -> None:
+    """Raises UserError if values that are valid one by one are incompatible."""
+    batch_size, size = values["training.batch_size"], values["training.microbatch_size"]
+    require(
+        size is None or batch_size % size == 0,
+        f"training.microbatch_size must divide training.batch_size {batch_size}, got {size}",
+    )
+    steps = values["reporting.profile_steps"]
+    bounds = re.fullmatch(r"(\d+):(\d+)", "0:1" if steps is None else steps)
+    require(
+        bounds is not None and int(bounds[1]) < int(bounds[2]),
+        f"reporting.profile_steps must be A:B with A < B, for example 100:105, got {steps!r}",
+    )
+    named = _named_parts(values)
+    types = values["types"]
+    require(len(set(types)) == len(types), f"types must differ, got {types}")
+    for name, kind, part in named:
+        is_there = kind != "type" or part in types
+        require(is_there, f"{name} needs {part!r} among types, got {types}")
+    for kind, part in dict.fromkeys((kind, part) for _, kind, part in named):
+        if check := parts.find(kind, part).check:
+            check(values)
+    _check_something_trains(values)
+
+
+def _named_parts(values: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """(field, kind, name) of every part that a config names."""
+    named = []
+    for name, field in schema_of(values).items():
+        if field.part is not None and (value := values[name]) is not None:
+            parts_named = value if isinstance(value, tuple) else (value,)
+            named += [(name, field.part, part) for part in parts_named]
+    return named
+
+
+def _check_something_trains(values: Mapping[str, Any]) -> None:
+    is_aligned = (
+        bool(values["alignments"])
+        and values.get("latent.enabled", True)
+        and values["alignment.weight"] > 0
+    )
+    weights = {n: v for n, v in values.items() if n.startswith("training.") and "_weight" in n}
+    require(
+        is_aligned or not weights or any(weights.values()),
+        f"{' or '.join(weights)} must be > 0 unless latent.enabled is True and "
+        "alignment.weight > 0: nothing would train, got 0.0",
+    )
+
+
+# Files in the work folder of a run.
+CONFIG_FILE = "config.json"
+TOKENIZER_FILE = "tokenizer.json"
+
+_EXTENSIONS = parts.words("extensions", ())
+# Fields that older runs have under another name.
+_RENAMED = {
+    "decoder.told": "decoder.condition",
+    "decoder.told_dropout": "decoder.condition_dropout",
+    "decoder.energy_anchors": "decoder.set_anchors",
+    "decoder.energy_patch_size": "decoder.set_patch_size",
+    "decoder.energy_patches": "decoder.set_patches",
+    "decoder.energy_weight": "decoder.set_weight",
+}
+# Fields of older runs that no longer exist, and the only value that this version supports.
+_GONE = {"latent.precision": "float32"}
+_MAX_DEPTH = 100  # of JSON, so that functions that descend into it end
+_log = logging.getLogger(__name__)
+
+# (values, names of the values that were set for this data set) -> completed values.
+Completion = Callable[[Mapping[str, Any], Collection[str]], Mapping[str, Any]]
+
+
+def load(
+    path: str,
+    overrides: Sequence[str] = (),
+    complete: Completion | None = None,
+    extensions: Sequence[str] = (),
+) -> ml_collections.ConfigDict:
+    """The checked, immutable config of the file at `path`, with `FIELD=VALUE` overrides applied.
+
+    `path` may be the name of a config. `complete` fills in fields that follow from the data, such
+    as `lzn_jax.data.folder.resolved`. `extensions` run in addition to those that the config
+    names. Raises UserError for a file without a config, a failing extension and an invalid field or
+    value.
+    """
+    file, digests = find(path), extend(extensions)
+    tree = _read(file)
+    named = checked("extensions", tree.get("extensions", ()), _EXTENSIONS)
+    digests |= extend(named, file.parent)
+    values = validated({**flatten(tree), **_as_fields(digests)})
+    values, stated = _changed(values, overrides)
+    return _checked(complete(values, stated) if complete else values)
+
+
+def load_run(
+    workdir: Path, overrides: Sequence[str] = (), extensions: Sequence[str] = ()
+) -> ml_collections.ConfigDict:
+    """The checked, immutable config of the run in a folder, with `FIELD=VALUE` overrides applied.
+
+    The tokenizer is the copy in the folder; nothing in the folder is executed. `extensions` are
+    files or modules with the parts that the run needs and that are not registered yet. Raises
+    UserError for a folder without a run, a missing extension and an invalid field or value.
+    """
+    path = workdir / CONFIG_FILE
+    if not path.is_file():
+        raise UserError(
+            f"{workdir} is no run: name the folder that holds {CONFIG_FILE}, or a config"
+        )
+    extend(extensions)
+    values = stored_values(path)
+    digests = _found_extensions(path, values)
+    try:
+        values = validated({**values, **_as_fields(digests)})
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    if values.get("data.tokenizer_path") is not None:
+        values["data.tokenizer_path"] = str(workdir / TOKENIZER_FILE)
+    return _checked(_changed(values, overrides)[0])
+
+
+def stored_values(path: Path) -> dict[str, Any]:
+    """The values of a run's config.json by dotted name, with old field names replaced.
+
+    Raises UserError for a file that is not a config.
+    """
+    try:
+        tree = parse_json(path.read_text())
+        if not isinstance(tree, dict):
+            raise ValueError("not a JSON object")
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path} is not the config of a run: {reason}") from error
+    values = flatten(tree)
+    for name, value in _GONE.items():
+        if (got := values.pop(name, value)) != value:
+            raise UserError(f"{path}: {name} can only be {value!r} in this version, got {got!r}")
+    if values.get("data.holdout") and "data.holdout_seed" not in values:
+        _log.warning(
+            "%s: this version holds out other images than the one of the run, which was trained on "
+            "some of today's test images",
+            path,
+        )
+    names, digests = (checked(n, values.get(n, ()), _EXTENSIONS) for n in _as_fields({}))
+    if len(names) != len(digests):
+        raise UserError(f"{path} must have a checksum for each of its extensions")
+    return {_RENAMED.get(name, name): value for name, value in values.items()}
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value of a JSON text; raises ValueError if it is not JSON or too deeply nested."""
+    try:
+        level = [value := json.loads(text)]
+    except RecursionError as error:
+        raise ValueError("too deeply nested") from error
+    for _ in range(_MAX_DEPTH):
+        nested = [each for each in level if isinstance(each, dict | list)]
+        level = [x for each in nested for x in (each.values() if isinstance(each, dict) else each)]
+    if level:
+        raise ValueError("too deeply nested")
+    return value
+
+
+def _found_extensions(path: Path, values: Mapping[str, Any]) -> dict[str, str]:
+    """The extensions of a run with the sha256 of those loaded; warns about changed ones."""
+    found = {}
+    for name, digest in zip(*(values.get(n, ()) for n in _as_fields({})), strict=True):
+        loaded = found_extension(name, digest)
+        if loaded is None:
+            raise UserError(
+                f"{path} needs the extension {name} (sha256 {digest[:12]}): pass "
+                f"--extensions={name}, or extensions=({name!r},) to lzn_jax.load"
+            )
+        if loaded != digest:
+            _log.warning("the extension %s has changed since the run of %s", name, path.parent)
+        found[name] = loaded
+    return found
+
+
+def _as_fields(found: Mapping[str, str]) -> dict[str, Any]:
+    return {"extensions": tuple(found), "extension_checksums": tuple(found.values())}
+
+
+def blank() -> ml_collections.ConfigDict:
+    """A config with all groups and no fields, for a config file to fill in.
+
+    Fields that are not set take their defaults; groups that stay empty are dropped.
+    """
+    return ml_collections.ConfigDict(nest(_empty_groups()))
+
+
+def _empty_groups() -> dict[str, Any]:
+    return {group: {} for group in sorted(groups())}
+
+
+def sibling(
+    file: str, name: str, changes: Mapping[str, Any] = MappingProxyType({})
+) -> ml_collections.ConfigDict:
+    """The config `name`, unchecked and mutable, from the folder of the config file `file`.
+
+    Falls back to the package's own config of that name. For configs that only list their changes to
+    a different one: `config = sibling(__file__, "digits_gen")`. `changes` are values by dotted
+    name, such as other `types`; fields of parts that they no longer name are left out. Raises
+    UserError if there is no such config.
+    """
+    path = Path(file).with_name(f"{name}.py")
+    shipped = SHIPPED / path.name
+    is_beside = path.is_file() or not shipped.is_file()
+    before = flatten(_read(find(str(path)) if is_beside else shipped))
+    after = {**before, **changes}
+    gone = schema_of(before).keys() - schema_of(after).keys() - changes.keys()
+    kept = {name: value for name, value in after.items() if name not in gone}
+    return ml_collections.ConfigDict(nest(_empty_groups() | kept))
+
+
+def to_json_dict(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """The config as nested dicts of plain Python values, with lists for tuples."""
+    values = flatten(config.to_dict())
+    return nest({k: list(v) if isinstance(v, tuple) else v for k, v in values.items()})
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The result of get_config() of the file at `path`, as nested dicts."""
+    try:
+        # Unlike an import, run_path leaves no bytecode beside the config.
+        get_config = runpy.run_path(str(path)).get("get_config")
+        config = get_config() if callable(get_config) else None
+        # Raises for a placeholder without a value.
+        tree = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else None
+    except UserError:  # of a sibling; its message has the path
+        raise
+    except Exception as error:
+        raise parts.failure(f"the config {path}", error, str(path)) from error
+    if not callable(get_config):
+        raise UserError(f"{path} must define a function get_config()")
+    if tree is None:
+        got = type(config).__name__
+        what = "an ml_collections.ConfigDict"
+        raise UserError(f"get_config() of {path} must return {what}, not {got}")
+    return tree
+
+
+def flatten(tree: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
+    """Values of nested dicts by dotted name."""
+    flat, known = dict[str, Any](), groups()
+    for key, value in tree.items():
+        # An empty dict that is not a group stays, so that it is reported as an unknown field.
+        name = f"{prefix}{key}"
+        is_group = isinstance(value, Mapping) and (value or name in known)
+        flat |= flatten(value, f"{name}.") if is_group else {name: value}
+    return flat
+
+
+def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested dicts of values by dotted name."""
+    tree: dict[str, Any] = {}
+    for name, value in flat.items():
+        *groups, leaf = name.split(".")
+        node = tree
+        for group in groups:
+            node = node.setdefault(group, {})
+        node[leaf] = value
+    return tree
+
+
+def _changed(
+    values: Mapping[str, Any], overrides: Sequence[str]
+) -> tuple[dict[str, Any], set[str]]:
+    """The values with overrides applied, and the names of those that were set for this data set."""
+    data = values["data.name"]
+    fields = schema_of(values)
+    # Fields that name parts come first, as the other fields depend on the parts.
+    selectors = tuple(f"{name}=" for name, field in fields.items() if field.part is not None)
+    named = [text for text in overrides if text.startswith(selectors)]
+    values = {**values, **dict(_parse_override(text, fields) for text in named)}
+    is_other_data = values["data.name"] != data
+    if is_other_data:
+        values = _without_data(values, fields)
+    fields = schema_of(values)
+    changes = dict(_parse_override(text, fields) for text in overrides)
+    values = {**values, **changes}
+    return values, set(changes if is_other_data else values)
+
+
+def _checked(values: Mapping[str, Any]) -> ml_collections.ConfigDict:
+    fields = schema_of(values)
+    values = with_defaults(values, fields)
+    if values.get("data.channels", 3) is None:  # not completed from the images
+        values["data.channels"] = 3
+    found = validated(values)
+    for name, field in fields.items():
+        if field.from_data and found[name] is None:
+            raise UserError(f"the config lacks the field {name} ({field.help})")
+    return ml_collections.FrozenConfigDict(nest(found))
+
+
+def _without_data(values: Mapping[str, Any], before: Mapping[str, Field]) -> dict[str, Any]:
+    """The values without those that describe the previous data set."""
+    fields = schema_of(values)
+
+    def still_holds(name: str) -> bool:
+        if not name.startswith("data."):
+            return True
+        if name not in fields:
+            return False
+        is_of_data = fields[name].from_data or before[name].from_data
+        return not is_of_data or fields[name].default is REQUIRED
+
+    return {name: value for name, value in values.items() if still_holds(name)}
+
+
+def _parse_override(text: str, fields: Mapping[str, Field]) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise UserError(f"an override must read FIELD=VALUE, got {text!r}")
+    if name not in fields:
+        raise UserError(unknown(name, fields))
+    if name in _as_fields({}):
+        raise UserError(f"{name} must be set by --extensions=FILE.py")
+    return name, checked(name, _parse(value, fields[name]), fields[name])
+
+
+def _parse(text: str, field: Field) -> Any:
+    """The Python value of `text` for the field, or `text` itself if it is not one."""
+    if field.takes_none and text in ("None", "none"):
+        return None
+    if field.kind is str or text in field.words:
+        return text
+    if field.kind is bool:
+        return {"True": True, "true": True, "False": False, "false": False}.get(text, text)
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return text
+    is_item = field.kind is tuple and converted(value, field.item, field.item) is not None
+    return (value,) if is_item else value
+
+
+FOLDER = Path("configs")
+# An installed package has them in lzn_jax/configs, a checkout in configs/ beside lzn_jax.
+_PACKAGE = Path(__file__).parents[1]
+SHIPPED = next(f for f in (_PACKAGE / FOLDER, _PACKAGE.parent / FOLDER) if f.is_dir())
+
+
+def find(path: str) -> Path:
+    """The config file at `path`, where NAME stands for configs/NAME.py.
+
+    The package's own config of that name is used if the current folder has none. Raises UserError
+    with the nearest name if there is no such file.
+    """
+    asked = Path(path)
+    if asked.parent == Path() and not asked.suffix:
+        asked = FOLDER / f"{path}.py"
+    shipped = SHIPPED / asked.name
+    found = shipped if asked.parent == FOLDER and not asked.is_file() else asked
+    if found.suffix != ".py" or not found.is_file():
+        raise UserError(_no_such_config(asked))
+    return found
+
+
+def shipped(name: str) -> str:
+    """Path of the package's own config NAME, regardless of the current folder."""
+    return str(SHIPPED / f"{name}.py")
+
+
+def overview() -> str:
+    """One line for each config of the package: its name and the first line of its docstring."""
+    lines = []
+    for path in sorted(SHIPPED.glob("*.py")):
+        headline, *_ = (ast.get_docstring(ast.parse(path.read_text("utf-8"))) or "").split("\n")
+        lines.append(f"  {path.stem:<22}{headline}")
+    return "\n".join(lines)
+
+
+def _no_such_config(path: Path) -> str:
+    message = f"there is no config file {path}"
+    folder = path if path.is_dir() else path.parent
+    known = {other.name for other in folder.glob("*.py")}
+    if folder == FOLDER:
+        known |= {other.name for other in SHIPPED.glob("*.py")}
+    elif not folder.is_dir():
+        return f"{message}: {folder} is not a directory"
+    nearest = difflib.get_close_matches(f"{path.stem}.py", sorted(known), n=1, cutoff=0)
+    if not nearest:
+        return f"{message}, nor any other in {folder}"
+    return f"{message}; the nearest is {folder / nearest[0]}"
+
+
+def explain(config: ml_collections.ConfigDict) -> str:
+    """One line per field: name = value  # meaning; a star marks values that are not the default."""
+    values = flatten(config.to_dict())
+    fields = flatten(nest(schema_of(values)))  # in the schema's order, by group
+    lines = ["* differs from its default, or has none"]
+    for name, field in fields.items():
+        mark = " " if values[name] == field.default else "*"
+        lines.append(f"{mark} {f'{name} = {values[name]!r}':<44}  # {field.help}")
+    return "\n".join(lines)

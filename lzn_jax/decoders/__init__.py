@@ -1,0 +1,1 @@
+"""Decoders: latents to samples, by flows or in one pass."""

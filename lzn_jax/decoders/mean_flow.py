@@ -1,0 +1,118 @@
+"""MeanFlow (Geng et al., arXiv:2505.13447): loss, sampler and the image decoder."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from lzn_jax.data_types import Condition
+from lzn_jax.decoders import flow
+from lzn_jax.decoders.flow import FlowDecoder
+from lzn_jax.models import Variables, named
+
+INSTANT_SHARE = 0.5  # of the pairs with s = t, where u is the velocity itself
+# Exponent of 1 / (squared error + 1e-3), the weight of an image in the loss (its table 1).
+WEIGHT_POWER = 0.75
+
+MeanVelocity = Callable[[Array, Array, Array, Any], Array]  # (x, t, s, condition) -> u
+
+
+def draw_ends(key: PRNGKeyArray, t: Float[Array, " b"]) -> Float[Array, " b"]:
+    """Time s of each image: t for a share INSTANT_SHARE, else uniform in [0, 1]."""
+    s_key, equal_key = jax.random.split(key)
+    is_equal = jax.random.bernoulli(equal_key, INSTANT_SHARE, t.shape)
+    return jnp.where(is_equal, t, jax.random.uniform(s_key, t.shape))
+
+
+def loss(
+    mean_velocity: MeanVelocity,
+    images: Float[Array, "b h w c"],
+    condition: Any,
+    noise: Float[Array, "b h w c"],
+    t: Float[Array, " b"],
+    s: Float[Array, " b"],
+) -> Float[Array, ""]:
+    """Mean over images in [-1, 1] of the weighted squared error of u at x_t (its algorithm 1)."""
+    t_b111, between = (each[:, None, None, None] for each in (t, t - s))
+    x_t, velocity = t_b111 * images + (1 - t_b111) * noise, images - noise
+
+    def u(x, t):
+        return mean_velocity(x, t, s, condition)
+
+    found, derivative = jax.jvp(u, (x_t, t), (velocity, jnp.ones_like(t)))
+    target = jax.lax.stop_gradient(velocity - between * derivative)
+    squares = jnp.mean((found - target) ** 2, axis=(1, 2, 3))
+    weights = jax.lax.stop_gradient(squares + 1e-3) ** -WEIGHT_POWER
+    return jnp.mean(weights * squares)
+
+
+def integrate(
+    mean_velocity: MeanVelocity,
+    start: Float[Array, "b h w c"],
+    condition: Any,
+    num_steps: int,
+    t0: float,
+    t1: float,
+) -> Float[Array, "b h w c"]:
+    """State at time t1 from the state at t0, in uniform steps of one evaluation each."""
+    times = jnp.linspace(t0, t1, num_steps + 1)
+
+    def step(x, pair):
+        t, s = (jnp.full(x.shape[:1], each, x.dtype) for each in pair)
+        return x + (pair[1] - pair[0]) * mean_velocity(x, t, s, condition), None
+
+    return jax.lax.scan(step, start, (times[:-1], times[1:]))[0]
+
+
+class MeanFlowDecoder(FlowDecoder):
+    """MeanFlow from noise to images, conditioned on the latent: one or few evaluations."""
+
+    def init(self, key: PRNGKeyArray, condition: Condition) -> Any:
+        """Initial variables."""
+        t = jnp.zeros(1)
+        return super().init(key, _with_times(condition, t, t))
+
+    def loss(
+        self,
+        variables: Variables,
+        batch: Mapping[str, Array],
+        condition: Condition,
+        keys: Sequence[PRNGKeyArray],
+    ) -> Float[Array, ""]:
+        """MeanFlow's loss in training mode; keys for the flow and dropout."""
+        (flow_key, dropout_key), network = keys, self.in_training()
+
+        def velocity(x, t, s, condition):
+            condition = _with_times(condition, t, s)
+            return network(variables[self.network], dropout_key, x, 0 * t, *condition)
+
+        images, condition, noise, t = self.draw(batch, condition, flow_key)
+        s = draw_ends(named(flow_key, "ends"), t)
+        return loss(velocity, images, condition, noise, t, s)
+
+    def solve(
+        self, variables: Variables, start: Array, condition: Condition, *, inverse: bool = False
+    ) -> flow.Solution:
+        """The average flow from noise to images in [-1, 1], or its inverse."""
+
+        def velocity(x, t, s, condition):
+            condition = _with_times(condition, t, s)
+            return self.velocity(variables)(x, 0 * t, condition)
+
+        ends, num_steps = (1.0, 0.0) if inverse else (0.0, 1.0), self.sampler.num_steps
+        x = integrate(velocity, start, condition, num_steps, *ends)
+        return flow.Solution(x, jnp.full(len(x), num_steps))
+
+
+def _with_times(condition: Condition, t: Array, s: Array) -> Condition:
+    """The condition with slow waves of the times t and s - t beside the latents.
+
+    The networks' own embedding of a time has a derivative of up to 1000, which MeanFlow's target
+    would contain; they are called at time 0.
+    """
+    latents, beside = condition
+    angles = jnp.pi / 2 * jnp.arange(1, 9) * jnp.stack([t, s - t], axis=-1)[..., None]
+    waves = jnp.stack([jnp.sin(angles), jnp.cos(angles)]).swapaxes(0, 1).reshape(len(t), -1)
+    return latents, waves if beside is None else jnp.concatenate([beside, waves], axis=1)

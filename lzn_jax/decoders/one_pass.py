@@ -1,0 +1,113 @@
+"""Decoders that generate images in one evaluation of a network (paper appendix G)."""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
+from ml_collections import ConfigDict
+
+from lzn_jax import models
+from lzn_jax.data.pixels import normalise, to_uint8
+from lzn_jax.data_types import Condition
+from lzn_jax.decoders.flow import ImageDecoder
+from lzn_jax.losses import sets
+from lzn_jax.losses.sets import Guidance, drift_loss
+from lzn_jax.models import Variables, named
+
+ERRORS: dict[str, Callable[[Array], Array]] = {"l1": jnp.abs, "l2": jnp.square}
+
+
+class DirectDecoder(ImageDecoder):
+    """One-pass decoder from a latent to an image, without noise (left open in paper App. G)."""
+
+    def __init__(self, config: ConfigDict, decoder: nn.Module) -> None:
+        super().__init__(config, decoder)
+        if config.decoder.set_anchors > 0:
+            self.encoder: Any = models.encoder(config)
+
+    def init(self, key: PRNGKeyArray, condition: Condition) -> Any:
+        """Initial variables."""
+        return self.module.init(key, *self.guided(condition, jnp.ones(())), train=False)
+
+    def guided(self, condition: Condition, scale: Float[Array, ""]) -> Condition:
+        """The condition with 1 / scale beside it, if the decoder is trained with guidance."""
+        if self.config.decoder.guidance == 1:
+            return condition
+        latents, beside = condition
+        return latents, jnp.concatenate([beside, jnp.full((len(latents), 1), 1 / scale)], axis=1)
+
+    def loss(
+        self,
+        variables: Variables,
+        batch: Mapping[str, Array],
+        condition: Condition,
+        keys: Sequence[PRNGKeyArray],
+    ) -> Float[Array, ""]:
+        """Mean error of the images plus a loss between the sets of generated and real images."""
+        setting, images, (key, dropout_key) = self.config.decoder, normalise(batch["images"]), keys
+        condition = self.drop_condition(condition, key)
+        scale, set_loss = jnp.ones(()), sets.SET_LOSSES[setting.set_loss]
+        if setting.guidance > 1:
+            least, (_, beside) = 1 / setting.guidance, condition
+            scale = 1 / jax.random.uniform(named(key, "guidance"), minval=least)
+            is_same = jnp.all(beside[:, None] == beside, axis=-1)
+            set_loss = functools.partial(drift_loss, guidance=Guidance(is_same, scale))
+        condition = self.guided(condition, scale)
+        generated = self.in_training()(variables[self.network], dropout_key, *condition)
+        distance = self.loss_between_sets(variables, generated, images, key, set_loss)
+        error = jnp.mean(ERRORS[setting.error](generated - images))
+        return error + setting.set_weight * distance
+
+    def loss_between_sets(
+        self,
+        variables: Variables,
+        generated: Float[Array, "b h w c"],
+        images: Float[Array, "b h w c"],
+        key: PRNGKeyArray,
+        set_loss: sets.SetLoss,
+    ) -> Float[Array, ""]:
+        """Loss between generated and real images, their patches and, with `set_anchors`, anchors.
+
+        The encoder of the anchors gets no gradient. The key is consumed.
+        """
+        setting = self.config.decoder
+        distance = sets.image_set_loss(
+            set_loss,
+            generated,
+            images,
+            key,
+            patch_size=setting.set_patch_size,
+            num_patches=setting.set_patches,
+        )
+        if setting.set_anchors > 0:
+            fixed = jax.lax.stop_gradient(variables["encoder"])
+            x, y = (self.encoder.apply(fixed, each, train=False) for each in (generated, images))
+            distance += setting.set_anchors * set_loss(x, y)
+        return distance
+
+    def generate(
+        self,
+        variables: Variables,
+        key: PRNGKeyArray,
+        condition: Condition,
+        index: Int[Array, " b"],
+    ) -> dict[str, Array]:
+        """`images` of latents, and `num_evaluations` of the network, which is 1."""
+        del key  # the latents are the only noise
+        images = self.images(variables, jnp.zeros((len(index), 0)), condition)
+        return {"images": to_uint8(images), "num_evaluations": jnp.ones_like(index)}
+
+    def invert(
+        self, variables: Variables, images: UInt8[Array, "b h w c"], condition: Condition
+    ) -> Float[Array, "b 0"]:
+        """Noise without dimensions, since images depend on the latents alone."""
+        return jnp.zeros((len(images), 0))
+
+    def images(self, variables: Variables, noise: Array, condition: Condition) -> Array:
+        """Images of latents, in [-1, 1]."""
+        condition = self.guided(condition, jnp.asarray(self.config.sampling.guidance))
+        return self.module.apply(variables[self.network], *condition, train=False)

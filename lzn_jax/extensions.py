@@ -1,0 +1,162 @@
+"""Extensions: files and modules that register parts of one's own, and their checksums."""
+
+import ast
+import dataclasses
+import hashlib
+import importlib
+import importlib.metadata
+import importlib.util
+import itertools
+import operator
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import ModuleType
+
+from lzn_jax.errors import UserError
+from lzn_jax.parts import PACKAGE, PARTS, failure, load_installed, run_file
+
+_EXTENSION = "lzn_jax_extension_"  # prefix of the module names of extension files
+
+
+@dataclasses.dataclass(frozen=True)
+class Extension:
+    """An extension that has run: the path of its file or the name of its module, and its sha256."""
+
+    path: str
+    digest: str
+
+
+_EXTENSIONS: dict[str, Extension] = {}  # that have run, by name
+
+
+def extend(extensions: Sequence[str], folder: Path = Path()) -> dict[str, str]:
+    """Runs each extension once; returns the sha256 of each by name.
+
+    An extension is a Python file, relative to `folder`, or the name of an importable module. Raises
+    UserError if it does not exist or fails.
+    """
+    load_installed()  # so that extensions cannot take the names of the package's own parts
+    digests: dict[str, str] = {}
+    for extension in extensions:
+        is_file, path = extension.endswith(".py"), Path(extension)
+        try:
+            path = _extension_path(extension, folder)
+            name, digest = path.name if is_file else extension, checksum(path)
+            if digests.setdefault(name, digest) != digest:
+                raise UserError(f"two extensions are called {name}: rename {path}")
+            if name not in _EXTENSIONS or _EXTENSIONS[name].digest != digest:
+                if name in _EXTENSIONS:
+                    _forget(_files(path))
+                if is_file:
+                    run_file(path, f"{_EXTENSION}{path.stem}_{digest[:8]}")
+                else:
+                    importlib.import_module(extension)
+        except UserError:
+            raise
+        except Exception as error:
+            raise failure(f"the extension {extension}", error, str(path)) from error
+        _EXTENSIONS[name] = Extension(str(path.absolute()) if is_file else name, digest)
+    return digests
+
+
+def _extension_path(name: str, folder: Path) -> Path:
+    if name.endswith(".py"):
+        path = folder / Path(name).expanduser()
+        if not path.is_file():
+            raise UserError(f"there is no extension {path}")
+        return path
+    try:
+        spec = importlib.util.find_spec(name)  # imports the parent packages
+    except (ImportError, ValueError):
+        spec = None
+    if spec is None or spec.origin is None or not Path(spec.origin).is_file():
+        raise UserError(f"there is no extension {name}: name a file FILE.py or a module")
+    return Path(spec.origin)
+
+
+def found_extension(name: str, digest: str) -> str | None:
+    """The sha256 of the loaded extension of a name, the given one if several have the name.
+
+    An extension is loaded if it has run, or if it was imported and has registered a part. Returns
+    None if it is not.
+    """
+    if name in _EXTENSIONS:
+        return _EXTENSIONS[name].digest
+    files = {Path(part.file) for part in PARTS.values()}
+    own = {file for file in files if file.is_file() and not file.is_relative_to(PACKAGE)}
+    found = {file for file in own if file.name == name}
+    if module := getattr(sys.modules.get(name), "__file__", None):
+        found |= {Path(module)} if own.intersection(_files(Path(module))) else set()
+    digests = {checksum(file) for file in found}
+    return digest if digest in digests else next(iter(digests), None)
+
+
+def extension_flags(names: Sequence[str]) -> list[str]:
+    """The command-line flag that names these extensions, if any of them has run."""
+    paths = [_EXTENSIONS[name].path for name in names if name in _EXTENSIONS]
+    return [f"--extensions={','.join(paths)}"] if paths else []
+
+
+def extension_modules() -> list[ModuleType]:
+    """Modules of extension files; other processes cannot import them by name."""
+    return [module for name, module in sys.modules.items() if name.startswith(_EXTENSION)]
+
+
+def checksum(path: Path) -> str:
+    """The sha256 of an extension: of its file, or of names and contents of several files.
+
+    These are the modules in its folder or below that the file imports, or, if it is an
+    `__init__.py`, all Python files of the package.
+    """
+    files = sorted(_files(path))
+    if len(files) == 1:
+        return hashlib.sha256(files[0].read_bytes()).hexdigest()
+    digest = hashlib.sha256()
+    for file in files:
+        name = file.relative_to(path.absolute().parent).as_posix()
+        for text in (name.encode(), file.read_bytes()):
+            digest.update(len(text).to_bytes(8, "big") + text)
+    return digest.hexdigest()
+
+
+def _files(path: Path) -> list[Path]:
+    """The files of an extension, as in `checksum`."""
+    files = [path.absolute()]
+    folder = files[0].parent
+    if path.name == "__init__.py":
+        return list(folder.rglob("*.py"))
+    if folder.name in ("site-packages", "dist-packages"):  # of other packages
+        return files
+    for file in files:  # which grow
+        files += dict.fromkeys(each for each in _imported_from(folder, file) if each not in files)
+    return files
+
+
+def _imported_from(folder: Path, file: Path) -> Iterator[Path]:
+    """Modules in a folder or below that a file imports, found by name: no module is imported."""
+    try:
+        tree = ast.parse(file.read_bytes())
+    except (SyntaxError, ValueError):  # which Python reports when it runs the file
+        return
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Import | ast.ImportFrom):
+            continue
+        level, module = getattr(node, "level", 0), getattr(node, "module", None)
+        names = [alias.name if module is None else f"{module}.{alias.name}" for alias in node.names]
+        roots = file.parents[level - 1 : level] or [folder, *folder.parents]
+        for root, name in itertools.product(roots, names):
+            words = name.split(".")
+            places = list(itertools.accumulate(words, operator.truediv, initial=root))
+            for place in places if level else places[1:]:
+                for each in (place.parent / f"{place.name}.py", place / "__init__.py"):
+                    if words[0] != "lzn_jax" and each.is_relative_to(folder) and each.is_file():
+                        yield each
+
+
+def _forget(files: Sequence[Path]) -> None:
+    """Lets modules of files that have changed be imported again."""
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if file and Path(file) in files:
+            del sys.modules[name]

@@ -1,0 +1,284 @@
+"""--mode=compile: compiles a training step for other hardware and reports whether it fits."""
+
+import importlib.util
+import logging
+import os
+import re
+import threading
+import time
+from collections import Counter, defaultdict
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import topologies
+from jax.sharding import SingleDeviceSharding
+from ml_collections import ConfigDict
+
+from lzn_jax import train
+from lzn_jax.errors import EXIT_DOES_NOT_FIT, EXIT_DONE, UserError
+from lzn_jax.latent_space import LatentSpace
+from lzn_jax.run import clock, costs, devices
+from lzn_jax.run.devices import examples_at_a_time
+
+_EXAMPLES = "v5e:4x4, v4:2x2x4, v5p:2x2x2, v6e:4x4, v5e:1 (one chip) or h100:8"
+# The smallest slice of each kind: one host of four chips. A target of one chip uses its first.
+_ONE_CHIP = {"v4": "2x2x1", "v5e": "2x2", "v5p": "2x2x1", "v6e": "2x2"}
+_GPUS_PER_NODE = 8
+_H100_MEMORY = 84_942_979_072
+# An H100 with NVLink as an xla.GpuTargetConfigProto, from its data sheet.
+_H100 = f"""
+platform_name: "CUDA"
+device_description_str: "NVIDIA H100 80GB HBM3"
+dnn_version_info {{ major: 9 minor: 10 }}
+gpu_device_info {{
+  cuda_compute_capability {{ major: 9 }}
+  core_count: 132
+  fpus_per_core: 128
+  clock_rate_ghz: 1.98
+  device_memory_size: {_H100_MEMORY}
+  memory_bandwidth: 3352320000000
+  l2_cache_size: 52428800
+  shared_memory_per_core: 233472
+  shared_memory_per_block: 49152
+  shared_memory_per_block_optin: 232448
+  registers_per_core_limit: 65536
+  registers_per_block_limit: 65536
+  threads_per_warp: 32
+  threads_per_block_limit: 1024
+  threads_per_core_limit: 2048
+  block_dim_limit_x: 2147483647
+  block_dim_limit_y: 65535
+  block_dim_limit_z: 65535
+}}
+"""
+
+
+class CompileTarget(NamedTuple):
+    """Devices to compile for.
+
+    Attributes:
+      devices: descriptions of devices, which cannot run programs.
+      platform: the platform that JAX lowers for.
+      memory: bytes per device available to programs.
+      options: compiler options.
+    """
+
+    devices: list[jax.Device]
+    platform: str
+    memory: float
+    options: dict[str, Any]
+
+
+def find(name: str) -> CompileTarget:
+    """Compile target of a name such as v5e:4x4 or h100:8. Restricts this process to CPUs.
+
+    Call it before JAX starts. Raises UserError if the name is unknown or its compiler is not
+    installed.
+    """
+    kind, _, shape = name.partition(":")
+    if kind == "h100" and shape.isdigit() and int(shape) > 0:
+        return _gpus(name, int(shape))
+    if kind in _ONE_CHIP and re.fullmatch(r"1|\d+x\d+(x\d+)?", shape):
+        return _tpus(name, kind, shape)
+    raise UserError(f"--slice must name a slice like {_EXAMPLES}, got {name}")
+
+
+def _tpus(name: str, kind: str, shape: str) -> CompileTarget:
+    if importlib.util.find_spec("libtpu") is None:
+        raise UserError("the compiler for TPUs is not installed: pip install -e '.[tpu]'")
+    # Otherwise libtpu searches for a TPU and its host.
+    os.environ |= {
+        "TPU_SKIP_MDS_QUERY": "1",
+        "TPU_ACCELERATOR_TYPE": "v5litepod-8",
+        "TPU_WORKER_HOSTNAMES": "localhost",
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    }
+    jax.config.update("jax_platforms", "cpu")
+    whole = _ONE_CHIP[kind] if shape == "1" else shape
+    try:
+        topology = topologies.get_topology_desc(platform="tpu", topology_name=f"{kind}:{whole}")
+    except jax.errors.JaxRuntimeError as error:
+        raise UserError(f"there is no slice {name}: use {_EXAMPLES} ({error})") from error
+    devices = list(topology.devices)[: 1 if shape == "1" else None]
+    return CompileTarget(devices, "tpu", _tpu_memory(devices[0]), {})
+
+
+def _tpu_memory(device: jax.Device) -> float:
+    """Bytes available on a chip, parsed from the compiler's out-of-memory error."""
+    too_much = jax.ShapeDtypeStruct((2**40,), jnp.int8, sharding=SingleDeviceSharding(device))
+    try:
+        jax.jit(lambda a: a[::-1]).trace(too_much).lower(lowering_platforms=("tpu",)).compile()
+    except jax.errors.JaxRuntimeError as error:
+        if match := re.search(r"available HBM \(([\d.]+)G\)", str(error)):
+            return float(match[1]) * 2**30
+        raise
+    raise AssertionError("a terabyte fits")
+
+
+def _gpus(name: str, count: int) -> CompileTarget:
+    plugins = ("jax_cuda12_plugin", "jax_cuda13_plugin")
+    if not any(map(importlib.util.find_spec, plugins)):
+        raise UserError("the compiler for GPUs is not installed: pip install -e '.[gpu]'")
+    nodes, each = max(1, count // _GPUS_PER_NODE), min(count, _GPUS_PER_NODE)
+    if nodes * each != count:
+        raise UserError(
+            f"a node has {_GPUS_PER_NODE} GPUs: larger counts must be multiples, got {name}"
+        )
+    jax.config.update("jax_platforms", "cpu")
+    topology = topologies.get_topology_desc(
+        name, platform="cuda", topology=f"1x{nodes}x{each}", target_config=_H100
+    )
+    # Autotuning needs a GPU, and without it Triton matrix products have no tile sizes.
+    options = {"xla_gpu_autotune_level": 0, "xla_gpu_enable_triton_gemm": False}
+    return CompileTarget(list(topology.devices), "cuda", _H100_MEMORY, options)
+
+
+_log = logging.getLogger(__name__)
+
+
+def compile_step(config: ConfigDict, name: str) -> int:
+    """Compiles an update for the slice `name` and prints a report, one fact per line.
+
+    Reads no data and creates no weights. Returns exit code 0 if the step fits, else 4. Raises
+    UserError if the slice is unknown, if its compiler is not installed, and for batches that leave
+    its devices idle.
+    """
+    machine = find(name)
+    mesh = devices.training_mesh(config.training, machine.devices)
+    lowered, cost = lower_step(config, mesh, machine.platform)
+    kind, training = machine.devices[0].device_kind, config.training
+    parts = (
+        f" in micro-batches of {examples_at_a_time(training)}" if training.microbatch_size else ""
+    )
+    share = 100 * cost.inside / cost.total
+    each = f"{machine.memory / 1e9:.1f} GB each"
+    _report("slice", f"{name}, {mesh.size} of {len(machine.devices)} {kind}, {each}")
+    _report("batch", f"{training.batch_size} images{parts}")
+    _report("operations", f"{cost.total:.3g} per update, {share:.2g} % in zoning")
+    _report_cost(config, cost.total, kind, mesh.size)
+    try:
+        with _CompileTime():
+            compiled = lowered.compile(machine.options)
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        _report("memory per chip", " ".join(str(error).split()))
+        fits = False
+    else:
+        fits = _report_memory(compiled, machine.memory)
+        program = clock.parse(str(compiled.as_text()))
+        for (where, collective), count in sorted(clock.collectives(program).items()):
+            _report(f"collectives {where}", f"{count} {collective}")
+        if chip := costs.chip(kind):
+            _report_clock(clock.estimate(program, chip), cost.total / mesh.size / chip.operations)
+    _report("fits", "yes" if fits else "no")
+    return EXIT_DONE if fits else EXIT_DOES_NOT_FIT
+
+
+def _report_cost(config: ConfigDict, operations: float, kind: str, chips: int) -> None:
+    """Prints the time of an update and the chip hours of the run, if the chips' peak is known."""
+    chip = costs.chip(kind)
+    if chip is None:
+        return
+    share, updates = config.reporting.assumed_mfu, config.training.num_steps
+    seconds = operations / (chip.operations * chips)
+    hours = seconds / share * chips * updates / 3600
+    there = f"at {share:.0%} of it, the assumption reporting.assumed_mfu"
+    _report(
+        "seconds per update", f"{seconds:.3g} at the bfloat16 peak, {seconds / share:.3g} {there}"
+    )
+    original = config.reporting.original_gpu_hours
+    beside = "" if original is None else f"; the original took {original:,.0f} A100 hours"
+    _report("chip hours", f"{hours:.3g} for {updates:,} updates without evaluation{beside}")
+
+
+def _report_clock(estimate: clock.Estimate, at_peak: float) -> None:
+    """Prints the estimated seconds of an update by part and kind; `at_peak` are those at peak."""
+    total = sum(estimate.seconds.values())
+    if estimate.cycles is None:
+        name = "seconds per update, lower bound"
+        value = f"{total:.3g}, each fusion at the chip's peak or at its bandwidth"
+    else:
+        name = "seconds per update, compiler's estimate"
+        value = f"{total:.3g}, {estimate.cycles / 1e6:.4g} million cycles"
+    _report(name, f"{value}, {at_peak / total:.1%} of the bfloat16 peak")
+    by_part: dict[str, Any] = defaultdict(Counter)
+    for (part, kind), seconds in estimate.seconds.items():
+        for key in (part, "all"):
+            by_part[key][kind] += seconds
+    for part, kinds in sorted(by_part.items(), key=lambda item: -item[1].total()):
+        shares = ", ".join(f"{kind} {n / kinds.total():.0%}" for kind, n in kinds.most_common())
+        whole = f"{kinds.total():.3g} s, {kinds.total() / total:.1%}"
+        _report(f"estimate, {part}", f"{whole}: {shares}")
+    named = ", ".join(f"{count} {kind}" for kind, count in estimate.unknown.most_common())
+    unknown = f"{named}, {estimate.bound:.2g} s by their bytes" if named else "nothing"
+    _report("without an estimate", f"{unknown}; {estimate.loops} loops counted once")
+
+
+def _report_memory(compiled: jax.stages.Compiled, available: float) -> bool:
+    """Prints the memory that a program needs per chip; returns whether it is available."""
+    analysis: Any = compiled.memory_analysis()
+    # The state is donated: its new values reuse the memory of the old ones.
+    sizes = {
+        "state and batch": analysis.argument_size_in_bytes,
+        "temporaries": analysis.temp_size_in_bytes,
+        "results not aliased": analysis.output_size_in_bytes - analysis.alias_size_in_bytes,
+    }
+    for part, size in sizes.items():
+        _report(f"memory per chip, {part}", f"{size / 1e9:.3g} GB")
+    needed: int = sum(sizes.values())
+    _report("memory per chip", f"{needed / 1e9:.3g} of {available / 1e9:.1f} GB")
+    return needed <= available
+
+
+def lower_step(
+    config: ConfigDict, mesh: jax.sharding.Mesh, platform: str
+) -> tuple[jax.stages.Lowered, costs.Cost]:
+    """Lowered update of a config, and its operations; the devices of the mesh need not exist."""
+    space = LatentSpace(config, mesh)
+    optimizer = train.make_optimizer(config.training, list(space.modules))
+    shapes = jax.eval_shape(lambda: train.init_state(space, optimizer, config.seed))
+    state = devices.placed(shapes, mesh, shard=config.training.shard_parameters)
+    with jax.set_mesh(mesh):
+        update = train.jit_update(space, optimizer, config, mesh, state)
+        traced = update.trace(state, batch_shapes(space, config))
+        return traced.lower(lowering_platforms=(platform,)), costs.count_operations(traced.jaxpr)
+
+
+def batch_shapes(space: LatentSpace, config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of a training batch by column."""
+    rows = {"labels": jax.ShapeDtypeStruct((), np.int32)}
+    for data_type in space.types.values():
+        rows |= data_type.column_shapes()
+    size = config.training.batch_size
+    return {n: jax.ShapeDtypeStruct((size, *row.shape), row.dtype) for n, row in rows.items()}
+
+
+class _CompileTime:
+    """Logs once a minute that the compiler is running, and prints the compile time at the end."""
+
+    def __enter__(self) -> None:
+        self._started = time.monotonic()
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def __exit__(self, *exception: object) -> None:
+        self._done.set()
+        self._thread.join()
+        _report("compile time", f"{time.monotonic() - self._started:.0f} s")
+
+    def _run(self) -> None:
+        while not self._done.wait(60):
+            minutes = (time.monotonic() - self._started) / 60
+            _log.info(
+                "compiling for %.0f minutes; large networks can take an hour, on TPUs less with "
+                "JAX_EXEC_TIME_OPTIMIZATION_EFFORT=-1.0",
+                minutes,
+            )
+
+
+def _report(name: str, value: str) -> None:
+    print(f"{name}: {value}", flush=True)

@@ -1,0 +1,197 @@
+"""Placement of batches and parameters on devices.
+
+The mesh has one axis, `data`. Batches are sharded over it. Parameters are replicated, or sharded as
+well for networks that do not fit (FSDP, Zhao et al. 2023, arXiv:2304.11277): XLA then gathers an
+array where it is used.
+"""
+
+import math
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
+
+from lzn_jax.errors import UserError
+
+MIN_SHARDED = 2**14  # elements; gathering smaller arrays costs more than it saves
+
+
+def make_mesh(batch_size: int, devices: list[jax.Device] | None = None) -> Mesh:
+    """A mesh with axis `data` over the most devices that divide the global batch evenly."""
+    chosen = dividing(batch_size, _available() if devices is None else devices)
+    return Mesh(np.array(chosen), ("data",), axis_types=(AxisType.Auto,))
+
+
+def inference_mesh() -> Mesh:
+    """A mesh with axis `data` over all devices; batches of inference are padded to fit."""
+    devices = [device for group in _by_process(_available()) for device in group]
+    return Mesh(np.array(devices), ("data",), axis_types=(AxisType.Auto,))
+
+
+def training_mesh(training: ConfigDict, devices: list[jax.Device] | None = None) -> Mesh:
+    """Mesh over which batches are sharded in training, of the devices in `training.devices`.
+
+    Raises UserError for more devices than available, and for batches, micro-batches or queries that
+    would leave devices idle, unless `training.devices` is `dividing`.
+    """
+    devices = _available() if devices is None else devices
+    if isinstance(training.devices, int):
+        devices = _first(training.devices, devices)
+    sizes = _sizes(training)
+    if training.devices != "dividing" and any(size % len(devices) for size in sizes.values()):
+        raise UserError(_idle(sizes, len(devices)))
+    return make_mesh(math.gcd(*sizes.values()), devices)
+
+
+def _sizes(training: ConfigDict) -> dict[str, int]:
+    """Numbers of rows that are sharded, by field."""
+    names = ("batch_size", "microbatch_size", "queries")
+    return {name: training[name] for name in names if training.get(name) is not None}
+
+
+def examples_at_a_time(training: ConfigDict) -> int:
+    """Number of examples per micro-batch, or per batch without micro-batches."""
+    size: int = training.microbatch_size or training.batch_size
+    return size
+
+
+def _idle(sizes: dict[str, int], count: int) -> str:
+    """Message for the first size that leaves devices idle, with the nearest sizes that do not."""
+    whole = sizes["batch_size"]
+    name, size = next((name, size) for name, size in sizes.items() if size % count)
+    is_part = name != "batch_size"
+    most = whole if is_part else size + count
+    fit = [n for n in range(count, most + 1, count) if not is_part or whole % n == 0]
+    nearest = [*[n for n in fit if n < size][-1:], *[n for n in fit if n > size][:1]]
+    idle = count - math.gcd(size, count)
+    are = "sizes that use all are" if len(nearest) > 1 else "size that uses all is"
+    return (
+        f"training.{name}={size} would leave {idle} of {count} devices idle: the nearest "
+        f"{are} {' and '.join(map(str, nearest))} (or allow idle devices with "
+        "training.devices=dividing)"
+    )
+
+
+def _available() -> list[jax.Device]:
+    """Devices of the current mesh (`jax.set_mesh`), or else all devices."""
+    mesh = jax.sharding.get_mesh()
+    return jax.devices() if mesh.empty else list(mesh.devices.flat)
+
+
+def dividing(batch_size: int, devices: list[jax.Device]) -> list[jax.Device]:
+    """The most devices that divide a batch evenly, equally many per process, sorted by process.
+
+    Raises UserError if the processes do not divide the batch evenly.
+    """
+    own = _by_process(devices)
+    if batch_size % len(own):
+        raise UserError(
+            "training.batch_size and training.microbatch_size must be multiples of the number of "
+            f"processes {len(own)}, got {batch_size}"
+        )
+    count = math.gcd(batch_size // len(own), *map(len, own))
+    return [device for group in own for device in group[:count]]
+
+
+def _first(count: int, devices: list[jax.Device]) -> list[jax.Device]:
+    own = _by_process(devices)
+    each, rest = divmod(count, len(own))
+    if rest or each > min(map(len, own)):
+        raise UserError(
+            f"training.devices must be a multiple of the number of processes {len(own)} and at "
+            f"most {len(devices)}, the number of devices, got {count}"
+        )
+    return [device for group in own for device in group[:each]]
+
+
+def _by_process(devices: list[jax.Device]) -> list[list[jax.Device]]:
+    numbers = sorted({device.process_index for device in devices})
+    return [[device for device in devices if device.process_index == k] for k in numbers]
+
+
+def split(mesh: Mesh) -> NamedSharding:
+    """Placement of batches: the leading axis is sharded over the devices."""
+    return NamedSharding(mesh, PartitionSpec("data"))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Placement of metrics, and of parameters unless they are sharded: a copy on each device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def placed(shapes: Any, mesh: Mesh, *, shard: bool = False) -> Any:
+    """Shapes of parameters or optimiser state with their placement, by default replicated.
+
+    With `shard`, arrays of at least MIN_SHARDED elements are sharded along the longest axis that
+    the devices divide evenly.
+    """
+
+    def place(a: Any) -> jax.ShapeDtypeStruct:
+        spec = _sharded(a.shape, mesh.size) if shard else PartitionSpec()
+        return jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=NamedSharding(mesh, spec))
+
+    return jax.tree.map(place, shapes)
+
+
+def _sharded(shape: tuple[int, ...], count: int) -> PartitionSpec:
+    axes = [k for k, length in enumerate(shape) if length % count == 0]
+    if math.prod(shape) < MIN_SHARDED or not axes:
+        return PartitionSpec()
+    longest = max(axes, key=lambda k: shape[k])
+    return PartitionSpec(*[None] * longest, "data")
+
+
+def own_rows(count: int) -> slice:
+    """Range of the rows of a batch, `count` in all, that this process holds."""
+    size = count // jax.process_count()
+    return slice(jax.process_index() * size, (jax.process_index() + 1) * size)
+
+
+def put_rows(rows: Any, mesh: Mesh) -> Any:
+    """Shards a batch over the mesh; `rows` are this process's `own_rows` (pytrees of arrays)."""
+    return jax.make_array_from_process_local_data(split(mesh), rows)
+
+
+def put_whole(tree: Any, placement: jax.sharding.Sharding) -> Any:
+    """Places arrays that are equal in all processes on the devices of all processes."""
+    # Via NumPy: JAX 0.10 breaks device arrays if each process has one device.
+    return jax.device_put(jax.device_get(tree), placement)
+
+
+def fetch(tree: Any) -> Any:
+    """Complete NumPy copies of arrays in every process; every process must call this."""
+    if jax.process_count() == 1:
+        return jax.device_get(tree)
+    return jax.tree.map(
+        lambda a: (
+            np.asarray(a)
+            if a.is_fully_addressable or a.is_fully_replicated
+            else multihost_utils.process_allgather(a, tiled=True)
+        ),
+        tree,
+    )
+
+
+def bytes_on_a_device(tree: Any) -> int:
+    """Bytes that arrays, or shapes with a placement, take on each device."""
+    return sum(
+        math.prod(a.sharding.shard_shape(a.shape)) * a.dtype.itemsize for a in jax.tree.leaves(tree)
+    )
+
+
+def is_writer() -> bool:
+    """Whether this process writes the files of the run."""
+    return not jax.distributed.is_initialized() or jax.process_index() == 0
+
+
+def everywhere(flag: bool) -> bool:
+    """Whether the flag is set in all processes; every process must call this."""
+    return bool(np.all(multihost_utils.process_allgather(np.array(flag))))
+
+
+def anywhere(flag: bool) -> bool:
+    """Whether the flag is set in at least one process; every process must call this."""
+    return not everywhere(not flag)

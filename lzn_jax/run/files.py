@@ -1,0 +1,197 @@
+"""Files that are written whole or not at all, and their checksums."""
+
+import csv
+import hashlib
+import io
+import json
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from lzn_jax.errors import UserError
+from lzn_jax.run import devices
+
+FILE = "SHA256SUMS"
+
+
+class DamagedError(Exception):
+    """A file is not what was written; the message names it."""
+
+
+def add_files(folder: Path, names: Iterable[str]) -> None:
+    """Adds the files `names` of a folder to its list of checksums, in the format of `sha256sum`."""
+    digests = listed(folder) | {name: _of_file(folder / name) for name in names}
+    lines = [f"{digest}  {name}\n" for name, digest in digests.items()]
+    write_bytes(folder / FILE, "".join(lines).encode())
+
+
+def verify_files(folder: Path, parts: Iterable[str]) -> bool:
+    """Verifies files of a folder against its list of checksums; returns False without a list.
+
+    Covers all files in the subfolders `parts` and the listed files next to these subfolders.
+    Raises DamagedError for a file that differs, is missing or has no checksum.
+    """
+    if not (folder / FILE).exists():
+        return False
+    recorded = {name for name in listed(folder) if "/" not in name or _top(name) in parts}
+    outside = {name for name in recorded if "/" not in name and (folder / name).is_file()}
+    present = {name for name in files_below(folder) if _top(name) in parts} | outside
+    verify(folder, sorted(present | recorded))
+    return True
+
+
+def verify(folder: Path, names: Iterable[str]) -> None:
+    """Verifies the files `names` of a folder.
+
+    Raises DamagedError for a file that differs, is missing or has no checksum.
+    """
+    recorded = listed(folder)
+    for name in names:
+        if name not in recorded:
+            raise DamagedError(f"file {name} has no checksum")
+        if not (folder / name).is_file():
+            raise DamagedError(f"file {name} is missing")
+        if _of_file(folder / name) != recorded[name]:
+            raise DamagedError(f"file {name} differs from its checksum")
+
+
+def files_below(folder: Path) -> Iterator[str]:
+    """Relative paths of all files below a folder except hidden ones and the list of checksums."""
+    for path in sorted(folder.rglob("[!.]*")):
+        if path.is_file() and path.name != FILE:
+            yield path.relative_to(folder).as_posix()
+
+
+def listed(folder: Path) -> dict[str, str]:
+    """Checksums of a folder by file name; empty without a list.
+
+    Raises DamagedError if the file is not a list of checksums.
+    """
+    path = folder / FILE
+    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+    digests = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    if "" in digests:
+        raise DamagedError(f"file {FILE} is not a list of checksums")
+    return digests
+
+
+def _top(name: str) -> str:
+    return name.partition("/")[0]
+
+
+def _of_file(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_tensors(
+    path: str | os.PathLike[str], want: Callable[[str], bool] = lambda name: True
+) -> dict[str, np.ndarray]:
+    """Tensors by name for which `want(name)` is true; other tensors are not read.
+
+    bfloat16 is the type of ml_dtypes. Raises UserError if the file is missing, not a safetensors
+    file, or damaged; damage to values is not detected.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return {name: file.get_tensor(name) for name in file.keys() if want(name)}  # noqa: SIM118
+    except FileNotFoundError as error:
+        raise UserError(f"there is no file {path}") from error
+    # AttributeError: a type that NumPy lacks, such as float8.
+    except (SafetensorError, OSError, ValueError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{path} cannot be read as a safetensors file: {reason}") from error
+
+
+def by_name(tree: Any) -> dict[str, Any]:
+    """Leaves of a tree by path, such as `variables/encoder/params/Dense_0/kernel`."""
+    leaves, _ = jax.tree.flatten_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray]) -> None:
+    """Writes tensors by name, atomically."""
+    # The library stores the buffer of an array without regard to its strides.
+    content = save({name: np.asarray(array, order="C") for name, array in tensors.items()})
+    write_bytes(path, content)
+
+
+def cache_folder() -> Path:
+    """The user's cache folder, for files that can be made again."""
+    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "lzn_jax"
+
+
+def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
+    """Writes a file atomically: readers, also after a crash, find the old or the new content.
+
+    Creates the parent folder. With several processes, only the writer writes.
+    """
+    if not devices.is_writer():
+        return
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _plain(value: Any) -> Any:
+    """A value for JSON: arrays as lists, non-finite numbers as None."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """Writes `value` as indented JSON, atomically, without sorting keys.
+
+    Arrays become lists; NaN and infinity, which JSON lacks, become null. Raises TypeError, and
+    leaves the file unchanged, for values that JSON cannot represent.
+    """
+    text = json.dumps(_plain(value), indent=2, allow_nan=False)
+    write_bytes(path, f"{text}\n".encode())
+
+
+def write_arrays(path: str | os.PathLike[str], **arrays: Any) -> None:
+    """Writes arrays by name as .npz, atomically."""  # Any: NumPy's stubs also have a flag here
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)
+    write_bytes(path, content.getvalue())
+
+
+def write_csv(path: str | os.PathLike[str], header: Sequence[str], rows: Iterable[Any]) -> None:
+    """Writes a table as .csv, atomically; file names that are not UTF-8 keep their bytes."""
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    write_bytes(path, table.getvalue().encode(errors="surrogateescape"))
+
+
+def read_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """Arrays of an .npz file by name; raises UserError if the file cannot be read."""
+    try:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+            return dict(archive)
+    except Exception as error:  # zipfile, zlib and NumPy raise almost anything on a damaged file
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{path} cannot be read as .npz: {reason}") from error
