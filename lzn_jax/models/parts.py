@@ -164,13 +164,13 @@ def _check_direct(values: Mapping[str, Any]) -> None:
     _check_one_pass(values)
 
 
-_BY_FLOW = ("FlowDecoder", _FLOW)
+_BY_FLOW = ("flow:FlowDecoder", _FLOW)
 _MEAN_FLOW = {
     "sampling.sampler": choice("solver of the decoder's flow", "euler"),
     "sampling.num_steps": count("steps of the sampler", 1),
 }
-_BY_MEAN_FLOW = ("MeanFlowDecoder", _MEAN_FLOW)
-_IN_ONE_PASS = ("DirectDecoder", _ONE_PASS)
+_BY_MEAN_FLOW = ("mean_flow:MeanFlowDecoder", _MEAN_FLOW)
+_IN_ONE_PASS = ("one_pass:DirectDecoder", _ONE_PASS)
 _ENCODERS: dict[str, tuple[str, Mapping[str, Field], Check | None]] = {
     "ncsnpp": (
         "ncsnpp:NCSNppEncoder",
@@ -192,5 +192,5 @@ _DECODERS: dict[str, tuple[str, Mapping[str, Field], tuple[str, Any], Check | No
 for name, (network, fields, check) in _ENCODERS.items():
     parts.add("encoder", name, f"lzn_jax.models.{network}", group("encoder", fields), check=check)
 for name, (network, fields, (wrapper, more), check) in _DECODERS.items():
-    part = f"lzn_jax.models.{network}", f"lzn_jax.decoders.flow:{wrapper}"
+    part = f"lzn_jax.models.{network}", f"lzn_jax.decoders.{wrapper}"
     parts.add("decoder", name, part, group("decoder", fields) | more, check=check)
