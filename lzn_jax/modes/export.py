@@ -380,12 +380,12 @@ def _example(entries: Mapping[str, Any]) -> str:
     )
     return f"""\
 import numpy as np
-from jax import export as jax_export
+from jax import export
 from safetensors.numpy import load_file
 
 weights = load_file("{WEIGHTS}")
 with open("{entries[name]["file"]}", "rb") as file:
-    {name} = jax_export.deserialize(bytearray(file.read()))
+    {name} = export.deserialize(bytearray(file.read()))
 outputs = {name}.call(
     weights,
 {inputs})
