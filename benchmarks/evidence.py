@@ -136,7 +136,6 @@ VARIANTS: dict[str, dict[str, list[str]]] = {
         "aligned": ALIGNED,  # images into zones of their labels as well
         "aligned_whole": [*ALIGNED, *WHOLE_ZONES],
         "condition": [*ALIGNED, *CONDITION],  # beside the latent
-        "guided": [*ALIGNED, *CONDITION, "decoder.guidance=4", "sampling.guidance=1.5"],
         "errors": ["decoder.set_weight=0"],  # squared errors alone
         **each("decoder.set_weight", "energy", (1.0, 2.0, 4.0, 7.0), "decoder.set_loss=energy"),
         **each("decoder.set_weight", "drift", (0.5, 1.0, 1.5), "decoder.set_loss=drift"),

@@ -357,7 +357,12 @@ _RENAMED = {
     "decoder.energy_weight": "decoder.set_weight",
 }
 # Fields of older runs that no longer exist, and the only value that this version supports.
-_GONE = {"latent.precision": "float32"}
+_GONE = {
+    "latent.precision": "float32",
+    "latent.bank_size": 0,
+    "decoder.guidance": 1.0,
+    "sampling.guidance": 1.0,
+}
 _MAX_DEPTH = 100  # of JSON, so that functions that descend into it end
 _log = logging.getLogger(__name__)
 

@@ -29,7 +29,6 @@ from lzn_jax.data_types import (
     WithContext,
     Zones,
     given,
-    image,
     strided,
 )
 from lzn_jax.errors import UserError
@@ -218,8 +217,7 @@ class LatentSpace:
             keys = _keys(key, use := f"{name}_encoder", encoder.num_draws)
             with jax.named_scope(use):
                 zones[name] = encoder.zones(variables, batch, keys)
-        newest = {each.network: zones[name][0] for name, each in self.own_encoders.items()}
-        constants = image.remembered(split_variables(variables)[1], newest)
+        constants = split_variables(variables)[1]
         if self.baseline:
             loss, metrics = self._baseline_loss(self.baseline, zones)
             return loss, (metrics, constants)

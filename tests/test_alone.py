@@ -1,31 +1,28 @@
-"""Generation by latents alone: loss from parts, many zones, a bank, classes without alignment."""
+"""Generation by latents alone: loss from parts, many zones, classes without alignment."""
 
 import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 import small
 
 from lzn_jax import data, zoning
 from lzn_jax.data import pixels
-from lzn_jax.data_types import image, strided
+from lzn_jax.data_types import strided
 from lzn_jax.errors import UserError
 from lzn_jax.latent_space import LatentSpace, Model
-from lzn_jax.losses.sets import SET_LOSSES, Guidance, drift_loss, image_set_loss
+from lzn_jax.losses.sets import SET_LOSSES, image_set_loss
 from lzn_jax.models import named, normal_by_index
 from lzn_jax.run import devices
-from lzn_jax.train import init_state, update_state
 from lzn_jax.trained_model import TrainedModel
 
 CONFIG = "configs/digits_alone.py"
 KEY = jax.random.key(5)
 
 
-GUIDED = {"alignments": "('image:label',)", "decoder__condition": "label"}
-GUIDED |= {"decoder__guidance": 4.0, "sampling__guidance": 2.0}
+BESIDE = {"alignments": "('image:label',)", "decoder__condition": "label"}
 
 
 def build(num_devices=1, **changes):
@@ -88,57 +85,23 @@ def test_the_loss_is_error_and_set_loss_of_decoded_latents(queries, is_plain, se
     assert metrics.keys() == {"generation_loss"}
 
 
-def test_a_guided_loss_compares_samples_of_a_label_at_a_scale_that_the_decoder_is_given():
-    decoder = build(**GUIDED).decoders["image"]
-    made, latents = variables(**GUIDED), jax.random.normal(KEY, (16, 4))
-    labels, scales = jax.nn.one_hot(batch()["labels"], 10), []
-    images = pixels.normalise(batch()["images"])
-    loss = jax.jit(decoder.loss)
-    for key in jax.random.split(KEY, 40):
-        scales.append(1 / jax.random.uniform(named(key, "guidance"), minval=0.25))
-        if len(scales) > 2:
-            continue
-        inverse = jnp.full((16, 1), 1 / scales[-1])
-        beside = jnp.concatenate([labels, inverse], axis=1)
-        generated = decoder.module.apply(made["decoder"], latents, beside, train=True)
-        is_same = batch()["labels"][:, None] == batch()["labels"]
-        guided = functools.partial(drift_loss, guidance=Guidance(is_same, scales[-1]))
-        distance = image_set_loss(guided, generated, images, key, patch_size=4, num_patches=25)
-        expected = jnp.mean((generated - images) ** 2) + 0.5 * distance
-        found = loss(made, batch(), (latents, labels), (key, KEY))
-        assert float(found) == pytest.approx(float(expected), rel=1e-4)
-    assert 1 < min(scales) < 1.2
-    assert 2.5 < max(scales) < 4
-
-
-def test_samples_are_guided_by_the_scale_of_sampling():
-    latents, labels = jax.random.normal(KEY, (5, 4)), jax.nn.one_hot(jnp.arange(5), 10)
-    made = variables(**GUIDED)
-    for scale in (1.0, 2.0):
-        decoder = build(**{**GUIDED, "sampling__guidance": scale}).decoders["image"]
-        beside = jnp.concatenate([labels, jnp.full((5, 1), 1 / scale)], axis=1)
-        expected = decoder.module.apply(made["decoder"], latents, beside, train=False)
-        found = decoder.images(made, jnp.zeros((5, 0)), (latents, labels))
-        np.testing.assert_allclose(found, expected, atol=1e-6)
-
-
 def test_some_of_a_batch_are_at_even_steps():
     np.testing.assert_array_equal(strided(jnp.arange(12), 4), [0, 3, 6, 9])
     assert strided((jnp.arange(4), None), 4)[1] is None
 
 
 @pytest.mark.parametrize(
-    ("num_devices", "size", "more"), [(1, 4, {}), (8, None, {}), (8, 4, GUIDED)]
+    ("num_devices", "size", "more"), [(1, 4, {}), (8, None, {}), (8, 4, BESIDE)]
 )
 def test_micro_batches_and_devices_change_neither_loss_nor_gradient(num_devices, size, more):
     def loss_and_gradient(num_devices, size):
-        changes = {"training__microbatch_size": size, "latent__bank_size": 24, **more}
+        changes = {"training__microbatch_size": size, **more}
         space, mesh = (
             build(num_devices, **changes),
             devices.make_mesh(8, jax.devices()[:num_devices]),
         )
         call = jax.jit(jax.value_and_grad(space.loss, has_aux=True))
-        start = variables(latent__bank_size=24, **more)
+        start = variables(**more)
         arrays = jax.device_put(start, devices.replicated(mesh))
         with jax.set_mesh(mesh):
             return call(arrays, jax.device_put(batch(), devices.split(mesh)), KEY)
@@ -153,60 +116,6 @@ def test_micro_batches_and_devices_change_neither_loss_nor_gradient(num_devices,
     scale = max(float(np.abs(a).max()) for a in jax.tree.leaves(gradient))
     for a, b in zip(jax.tree.leaves(gradient), jax.tree.leaves(other), strict=True):
         np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-5 * scale)
-
-
-def test_a_bank_holds_the_newest_anchors_and_none_before():
-    held = image.empty(5, 2)
-    for start in (0, 3, 6):
-        anchors = jnp.arange(start, start + 3.0)[:, None] * jnp.ones(2)
-        zones = image.zones(anchors, held)
-        held = image.with_newest(held, zones)
-        if start == 0:
-            assert np.isneginf(held["log_weights"][3:]).all()
-    np.testing.assert_array_equal(held["anchors"][:, 0], [6, 7, 8, 3, 4])
-    np.testing.assert_array_equal(held["log_weights"], 0)
-    np.testing.assert_array_equal(zones.own, [0, 1, 2])
-    np.testing.assert_array_equal(zones.anchors[:, 0], [6, 7, 8, 3, 4, 5, 0, 1])
-    assert np.isfinite(zones.log_weights).sum() == 8
-
-
-def test_latents_of_a_batch_are_among_the_anchors_of_the_batch_before():
-    space = build(latent__bank_size=16, training__queries=None)
-    start = variables(latent__bank_size=16)
-    start = {**start, "encoder": {**start["encoder"], "bank": image.empty(16, 4)}}
-    _, (_, constants) = jax.jit(space.loss)(start, batch(16), KEY)
-    encode = space.encoders["image"].anchors
-    before = encode(start, batch(16)["images"])
-    np.testing.assert_allclose(constants["encoder"]["bank"]["anchors"], before, atol=1e-5)
-    later = {**start, "encoder": {**start["encoder"], **constants["encoder"]}}
-    zones = space.encoders["image"].zones(later, batch(), (KEY,))[0]
-    noise = jax.random.normal(KEY, (16, 4))
-    found = zones.latents(noise, space.solver)
-    together = jnp.concatenate([encode(start, batch()["images"]), before])
-    expected = zoning.compute_latents(together, noise, jnp.arange(16), solver=space.solver)
-    np.testing.assert_allclose(found, expected, atol=1e-4)
-
-
-def test_updates_keep_the_bank_but_not_of_a_batch_that_is_not_finite():
-    space = build(latent__bank_size=16)
-    optimizer = optax.sgd(0.1)
-    state = init_state(space, optimizer, 0)
-    update = jax.jit(
-        functools.partial(
-            update_state,
-            space=space,
-            optimizer=optimizer,
-            training=space.config.training,
-            seed=0,
-        )
-    )
-    new, _ = update(state, batch())
-    held = new.constants["encoder"]["bank"]["log_weights"]
-    np.testing.assert_array_equal(held, 0)
-    poisoned = new.replace(params=jax.tree.map(lambda a: a * np.nan, new.params))
-    kept, metrics = update(poisoned, batch(16))
-    assert int(metrics["skipped"]) == 1
-    jax.tree.map(np.testing.assert_array_equal, kept.constants, new.constants)
 
 
 def decoded(model, latents):
@@ -305,9 +214,6 @@ def test_sizes_that_do_not_fit_end_in_one_line(changes, message):
         ({"decoder__latents": "()"}, "a one-pass decoder requires decoder.latents"),
         ({"training__queries": 1}, "training.queries must be >= 2 for a loss between sets, got 1"),
         ({"decoder__set_patch_size": 9}, "must be <= data.image_size 8, got 9"),
-        ({"sampling__guidance": 2.0}, "sampling.guidance must be <= decoder.guidance 1.0, got 2.0"),
-        ({"decoder__guidance": 2.0}, "decoder.guidance must be 1 unless there is a"),
-        ({**GUIDED, "decoder__set_loss": "energy"}, "decoder.guidance must be 1 unless there is a"),
     ],
 )
 def test_what_one_pass_cannot_learn_from_ends_in_one_line(changes, message):

@@ -312,7 +312,6 @@ def test_a_shrunk_config_goes_on_as_if_it_had_not_stopped(name, tmp_path, monkey
     own = {
         "digits_joint": {"encoder__dropout": 0.5},
         "digits_alone": {
-            "latent__bank_size": 20,  # more than the batch before
             "decoder__dropout": 0.5,
             "training__queries": 5,
         },

@@ -19,7 +19,7 @@ JOINT_FIELDS = {
     "": "study seed extensions extension_checksums types alignments objective",
     "data.": """name validation validation_seed image_size channels num_classes flip captions
         invert_input""",
-    "latent.": "enabled dim noise_scale solver num_steps context_size bank_size",
+    "latent.": "enabled dim noise_scale solver num_steps context_size",
     "alignment.": """noise_scale solver num_steps cutoff form weight sharpness
         sharpness_weights""",
     "encoder.": """name patch_size features channel_multipliers num_res_blocks attention_resolutions
@@ -180,7 +180,6 @@ DEFAULTS = {
     "training.devices": "all",
     "training.remat": False,
     "training.queries": None,
-    "latent.bank_size": 0,
 }
 
 

@@ -86,7 +86,7 @@ def test_a_step_of_a_study_gathers_each_set_of_anchors_once(programs, study, gat
 
 def test_a_step_of_generation_alone_gathers_anchors_and_what_the_energy_distance_compares(programs):
     found = _collectives(programs["alone", 8])
-    # Anchors once; images and patches, made and real, and their squares. A bank is put beside them.
+    # Anchors once; images and patches, made and real, and their squares.
     assert found["all-gather"] <= 8
     assert set(found) <= {"all-gather", "collective-permute", *REDUCTIONS}
 

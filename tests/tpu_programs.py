@@ -24,7 +24,7 @@ STUDIES = {
     "representation": ("configs/digits_repr.py", {}),
     "joint": ("configs/digits_joint.py", {"training__microbatch_size": 8}),
     "text": ("configs/digits_text.py", {}),
-    "alone": ("configs/digits_alone.py", {"training__queries": 8, "latent__bank_size": 24}),
+    "alone": ("configs/digits_alone.py", {"training__queries": 8}),
 }
 
 

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 from ml_collections import ConfigDict
@@ -18,47 +17,6 @@ from lzn_jax.data_types import DataType, NetworkEncoder, Zones
 from lzn_jax.decoders.flow import black_image
 from lzn_jax.errors import UserError
 from lzn_jax.models import Variables, by_example
-
-COLLECTION = "bank"  # name of the collection in the encoder's variables
-
-Bank = Mapping[str, Array]  # "anchors" (k, q) and "log_weights" (k,), -inf for an empty place
-
-
-def empty(size: int, dim: int) -> Bank:
-    """A bank without anchors."""
-    return {"anchors": jnp.zeros((size, dim)), "log_weights": jnp.full(size, -jnp.inf)}
-
-
-def zones(anchors: Float[Array, "b q"], bank: Bank | None) -> Zones:
-    """Zones that the anchors of a batch, which come first, and those of the bank cut."""
-    if bank is None:
-        return Zones(anchors)
-    count, fixed = len(anchors), jax.lax.stop_gradient(bank)
-    return Zones(
-        jnp.concatenate([anchors, fixed["anchors"]]),
-        jnp.arange(count),
-        jnp.concatenate([jnp.zeros(count), fixed["log_weights"]]),
-    )
-
-
-def with_newest(bank: Bank, zones: Zones) -> Bank:
-    """Bank for the next update: the anchors of `zones`, newest first, cut to the bank's size."""
-    assert zones.log_weights is not None
-    size = len(bank["anchors"])
-    newest = {"anchors": zones.anchors[:size], "log_weights": zones.log_weights[:size]}
-    return jax.lax.stop_gradient(newest)
-
-
-def remembered(constants: Mapping[str, Any], zones: Mapping[str, Zones]) -> dict[str, Any]:
-    """Variables that are not trained, by network, with the anchors of this update in the banks."""
-    return {
-        network: {
-            kind: with_newest(values, zones[network]) if kind == COLLECTION else values
-            for kind, values in kinds.items()
-        }
-        for network, kinds in constants.items()
-    }
-
 
 VIEWS = ("image:image",)  # alignment between two views of each image
 
@@ -139,12 +97,6 @@ class Image(DataType):
         """The images themselves."""
         return samples
 
-    def condition(self, batch: Mapping[str, Array], zones: Zones | None) -> Float[Array, "b q"]:
-        """Anchors of the images of the batch, without those of the bank."""
-        if zones is None or zones.own is None:
-            return super().condition(batch, zones)
-        return zones.anchors[zones.own]
-
 
 class ImageEncoder(NetworkEncoder):
     """Image encoder of a config."""
@@ -164,23 +116,9 @@ class ImageEncoder(NetworkEncoder):
         self.network, self.anchors_key = "encoder", "anchors"  # names in existing checkpoints
         self.config, self.transform = config, data.whole_image(config.data)
 
-    def init(self, key: PRNGKeyArray) -> Any:
-        """Initial variables, with an empty bank if the config has one."""
-        variables: Any = super().init(key)
-        if size := self.config.latent.get("bank_size", 0):
-            variables = {**variables, COLLECTION: empty(size, self.config.latent.dim)}
-        return variables
-
     def inputs(self, samples: UInt8[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         """Pixels in [-1, 1]."""
         return normalise(samples)
-
-    def zones(
-        self, variables: Variables, batch: Mapping[str, Array], keys: Sequence[PRNGKeyArray]
-    ) -> tuple[Zones, ...]:
-        """Zones that the anchors of a training batch and the bank cut; the key is for dropout."""
-        (own,) = super().zones(variables, batch, keys)
-        return (zones(own.anchors, variables[self.network].get(COLLECTION)),)
 
 
 class ViewEncoder(ImageEncoder):

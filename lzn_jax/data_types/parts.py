@@ -35,7 +35,6 @@ _GENERATIVE = {
     "decoder.condition": word("type of the condition beside latents", None, part="type"),
     "decoder.condition_dropout": share_below_1("probability that the condition is dropped", 0.0),
     "decoder.latents": _latents("image"),
-    "latent.bank_size": count_or_0("anchors of recent batches that also cut zones", 0),
     "training.queries": count(
         "samples of a batch that are decoded, a divisor of batch_size; None = all", None
     ),

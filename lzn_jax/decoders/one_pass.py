@@ -1,6 +1,5 @@
 """Decoders that generate images in one evaluation of a network (paper appendix G)."""
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,8 +14,7 @@ from lzn_jax.data.pixels import normalise, to_uint8
 from lzn_jax.data_types import Condition
 from lzn_jax.decoders.flow import ImageDecoder
 from lzn_jax.losses import sets
-from lzn_jax.losses.sets import Guidance, drift_loss
-from lzn_jax.models import Variables, named
+from lzn_jax.models import Variables
 
 ERRORS: dict[str, Callable[[Array], Array]] = {"l1": jnp.abs, "l2": jnp.square}
 
@@ -31,14 +29,7 @@ class DirectDecoder(ImageDecoder):
 
     def init(self, key: PRNGKeyArray, condition: Condition) -> Any:
         """Initial variables."""
-        return self.module.init(key, *self.guided(condition, jnp.ones(())), train=False)
-
-    def guided(self, condition: Condition, scale: Float[Array, ""]) -> Condition:
-        """The condition with 1 / scale beside it, if the decoder is trained with guidance."""
-        if self.config.decoder.guidance == 1:
-            return condition
-        latents, beside = condition
-        return latents, jnp.concatenate([beside, jnp.full((len(latents), 1), 1 / scale)], axis=1)
+        return self.module.init(key, *condition, train=False)
 
     def loss(
         self,
@@ -50,13 +41,7 @@ class DirectDecoder(ImageDecoder):
         """Mean error of the images plus a loss between the sets of generated and real images."""
         setting, images, (key, dropout_key) = self.config.decoder, normalise(batch["images"]), keys
         condition = self.drop_condition(condition, key)
-        scale, set_loss = jnp.ones(()), sets.SET_LOSSES[setting.set_loss]
-        if setting.guidance > 1:
-            least, (_, beside) = 1 / setting.guidance, condition
-            scale = 1 / jax.random.uniform(named(key, "guidance"), minval=least)
-            is_same = jnp.all(beside[:, None] == beside, axis=-1)
-            set_loss = functools.partial(drift_loss, guidance=Guidance(is_same, scale))
-        condition = self.guided(condition, scale)
+        set_loss = sets.SET_LOSSES[setting.set_loss]
         generated = self.in_training()(variables[self.network], dropout_key, *condition)
         distance = self.loss_between_sets(variables, generated, images, key, set_loss)
         error = jnp.mean(ERRORS[setting.error](generated - images))
@@ -109,5 +94,4 @@ class DirectDecoder(ImageDecoder):
 
     def images(self, variables: Variables, noise: Array, condition: Condition) -> Array:
         """Images of latents, in [-1, 1]."""
-        condition = self.guided(condition, jnp.asarray(self.config.sampling.guidance))
         return self.module.apply(variables[self.network], *condition, train=False)

@@ -1,11 +1,10 @@
 """Losses between sets of generated and real images: energy distance and drift."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 # One of 255 grey levels, in units of [-1, 1]. Differences below it are rounding errors, for which
 # the gradient of the distance would have an arbitrary direction.
@@ -31,24 +30,7 @@ def _mean_distance(x: Array, y: Array) -> Array:
 
 
 TEMPERATURES = (0.02, 0.05, 0.2)  # in units of the mean distance
-_EXCLUDED = -1e9  # a logit; finite, because a sample may be alone with its condition
 _SMALLEST = 1e-30
-
-
-class Guidance(NamedTuple):
-    """Conditions of the samples, and the scale of guidance towards them.
-
-    Samples are compared with those of the same condition. For a scale α > 1 real samples of all
-    conditions repel as well, α - 1 times as strongly as generated ones. So the drift is 0 on
-    average where samples of a condition c follow α p(y | c) - (α - 1) p(y).
-
-    Attributes:
-      is_same: whether samples i and j have the same condition, which sample i has in both sets.
-      scale: α >= 1.
-    """
-
-    is_same: Bool[Array, "b b"]
-    scale: Float[Array, ""]
 
 
 def drift_loss(
@@ -56,19 +38,17 @@ def drift_loss(
     y: Float[Array, "*p m d"],
     *,
     temperatures: Sequence[float] = TEMPERATURES,
-    guidance: Guidance | None = None,
 ) -> Float[Array, "*p"]:
     """Mean squared distance between generated x and fixed targets x + V, in units of distances.
 
     V is the sum of `drift` over temperatures > 0, each divided by its root mean square. The value
-    does not measure a distance; its gradient in x is -2 V over the number of elements. `guidance`
-    requires m = b.
+    does not measure a distance; its gradient in x is -2 V over the number of elements.
     """
     fixed_x, fixed_y = jax.lax.stop_gradient((x, y))
     distances, scale = _distances(fixed_x, fixed_y)
     targets = fixed_x = fixed_x / scale
     for temperature in temperatures:
-        field = _field(fixed_x, fixed_y / scale, -distances / temperature, guidance)
+        field = _field(fixed_x, fixed_y / scale, -distances / temperature)
         square = jnp.mean(field**2, axis=(-2, -1), keepdims=True)
         targets += field * jax.lax.rsqrt(jnp.maximum(square, _SMALLEST))
     return jnp.mean((x / scale - targets) ** 2, axis=(-2, -1))
@@ -79,7 +59,6 @@ def drift(
     y: Float[Array, "*p m d"],
     *,
     temperature: float,
-    guidance: Guidance | None = None,
 ) -> Float[Array, "*p b d"]:
     """Drift V of generated x towards real y, with all distances divided by their mean.
 
@@ -89,7 +68,7 @@ def drift(
     other x. Without samples left out, V is 0 for equal sets.
     """
     distances, scale = _distances(x, y)
-    return _field(x / scale, y / scale, -distances / temperature, guidance)
+    return _field(x / scale, y / scale, -distances / temperature)
 
 
 def _distances(x: Array, y: Array) -> tuple[Array, Array]:
@@ -108,46 +87,18 @@ def _distances(x: Array, y: Array) -> tuple[Array, Array]:
     return jnp.where(is_itself, jnp.inf, distances / scale), scale
 
 
-def _field(x: Array, y: Array, logits: Array, guidance: Guidance | None) -> Array:
-    if guidance is None:
-        repelling, log_weights = x, jnp.zeros(())
-        columns = jax.nn.logsumexp(logits, axis=-2, keepdims=True)
-    else:
-        repelling = jnp.concatenate([x, y], axis=-2)
-        logits, columns, log_weights = _guided(logits, guidance)
-    rows = jax.nn.log_softmax(logits + log_weights, axis=-1)
-    a = jnp.exp((rows + logits - columns + log_weights) / 2)
-    repulsion, attraction = jnp.split(a, [repelling.shape[-2]], axis=-1)
+def _field(x: Array, y: Array, logits: Array) -> Array:
+    columns = jax.nn.logsumexp(logits, axis=-2, keepdims=True)
+    rows = jax.nn.log_softmax(logits, axis=-1)
+    repulsion, attraction = jnp.split(
+        jnp.exp((rows + logits - columns) / 2), [x.shape[-2]], axis=-1
+    )
     weighted = [
         jnp.einsum("...ij,...jd->...id", a, to, precision=jax.lax.Precision.HIGHEST)
-        for a, to in ((attraction, y), (repulsion, repelling))
+        for a, to in ((attraction, y), (repulsion, x))
     ]
     repelled, attracted = (jnp.sum(a, axis=-1, keepdims=True) for a in (repulsion, attraction))
     return repelled * weighted[0] - attracted * weighted[1]
-
-
-def _guided(logits: Array, guidance: Guidance) -> tuple[Array, Array, Array]:
-    """Logits, log-normalisers of the columns and log-weights for guidance.
-
-    The columns are x and all y, which repel, and again y, which attracts. Normalisers are sums over
-    samples with the condition of the row.
-    """
-    is_same, scale = guidance
-    to_x, to_y = jnp.split(logits, 2, axis=-1)
-    near_x, near_y = (jnp.where(is_same, each, _EXCLUDED) for each in (to_x, to_y))
-    most = jnp.max(to_y, axis=-2, keepdims=True)
-    sums = jnp.matmul(is_same.astype(to_y.dtype), jnp.exp(to_y - most), precision="highest")
-    of_x, of_y = (
-        jnp.broadcast_to(jax.nn.logsumexp(each, axis=-2, keepdims=True), each.shape)
-        for each in (near_x, near_y)
-    )
-    columns = [of_x, jnp.log(jnp.maximum(sums, _SMALLEST)) + most, of_y]
-    others = jnp.sum(is_same, axis=-1, keepdims=True) - 1
-    weight = jnp.maximum((scale - 1) * others / len(is_same), _SMALLEST)
-    weights = jnp.concatenate([jnp.ones_like(weight), weight, jnp.ones_like(weight)], axis=-1)
-    log_weights = jnp.repeat(jnp.log(weights), len(is_same), axis=-1)
-    logits = jnp.concatenate([near_x, to_y, near_y], axis=-1)
-    return logits, jnp.concatenate(columns, axis=-1), log_weights
 
 
 # Loss between generated rows x (*p, b, d) and real rows y (*p, b, d), a number (*p).

@@ -75,13 +75,6 @@ _ONE_PASS = {
     "decoder.set_anchors": parts.amount("weight of anchors in the loss between sets", 0.0),
     "decoder.set_patch_size": count("side of the patches in the loss between sets", 4),
     "decoder.set_patches": count("maximum number of patch positions in each update", 25),
-    "decoder.guidance": Field(
-        float,
-        "largest scale of guidance in training, 1 = no guidance",
-        1.0,
-        minimum=1,
-    ),
-    "sampling.guidance": Field(float, "scale of guidance of samples", 1.0, minimum=1),
 }
 
 
@@ -147,16 +140,6 @@ def _check_one_pass(values: Mapping[str, Any]) -> None:
     require(values[name] >= 2, f"{name} must be >= 2 for a loss between sets, got {values[name]}")
     side, size = values["data.image_size"], values["decoder.set_patch_size"]
     require(size <= side, f"decoder.set_patch_size must be <= data.image_size {side}, got {size}")
-    scale, guidance = values["sampling.guidance"], values["decoder.guidance"]
-    require(
-        scale <= guidance, f"sampling.guidance must be <= decoder.guidance {guidance}, got {scale}"
-    )
-    condition, loss = values["decoder.condition"], values["decoder.set_loss"]
-    require(
-        guidance == 1 or (condition is not None and loss == "drift"),
-        "decoder.guidance must be 1 unless there is a decoder.condition and decoder.set_loss is "
-        f"'drift', got {guidance}",
-    )
 
 
 def _check_direct(values: Mapping[str, Any]) -> None:

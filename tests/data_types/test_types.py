@@ -12,7 +12,6 @@ import small
 
 from lzn_jax import data, parts
 from lzn_jax.data_types import DataType, Decoder, Encoder, Zones
-from lzn_jax.data_types.image import Image
 from lzn_jax.data_types.property import MLP, Property
 from lzn_jax.errors import UserError
 from lzn_jax.latent_space import LatentSpace, Model
@@ -131,9 +130,3 @@ def test_a_condition_is_each_samples_anchor_and_0_where_one_is_missing():
     np.testing.assert_array_equal(DataType("sound").condition({}, Zones(anchors)), anchors)
     with pytest.raises(UserError, match="no decoder can be conditioned on sound"):
         DataType("sound").condition({}, None)
-
-
-def test_images_as_a_condition_stand_before_a_bank():
-    image = Image(small.config("configs/digits_gen.py"))
-    zones = Zones(jnp.arange(12.0).reshape(6, 2), jnp.array([0, 1]))  # two, and a bank of four
-    np.testing.assert_array_equal(image.condition({}, zones), [[0, 1], [2, 3]])

@@ -8,7 +8,6 @@ import pytest
 import small
 
 from lzn_jax.data import Examples
-from lzn_jax.evaluation import texts
 from lzn_jax.evaluation import texts as texts_module
 from lzn_jax.evaluation.texts import agreement, incidence, recalls, recognised, words_in_common
 from lzn_jax.tokenizers import Bytes, Tokenizer
