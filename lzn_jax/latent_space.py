@@ -9,6 +9,7 @@ losses. Inference is in `lzn_jax.inference`, as pure functions, and in `lzn_jax.
 """
 
 import functools
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -65,8 +66,53 @@ def _zone_alignment(
     return zoning.alignment_loss_at(*arrays, **sharpness, **common)
 
 
-probability = functools.partial(_zone_alignment, form="prob")
-log_probability = functools.partial(_zone_alignment, form="log")
+_SHARPNESS = {
+    "alignment.sharpness": parts.Field(
+        tuple,
+        "inverse temperatures r of the assignments in the loss, increasing, None = the paper's "
+        "form: the best assignment of the flow after alignment.cutoff",
+        None,
+        item=float,
+        above=0,
+        nonempty=True,
+    ),
+    "alignment.sharpness_weights": parts.Field(
+        tuple, "weight of each inverse temperature, () = equal", (), item=float, minimum=0
+    ),
+}
+
+
+def _check_dpm(values: Mapping[str, Any]) -> None:
+    for flow in ("latent", "alignment"):
+        got = values.get(f"{flow}.num_steps", 3)
+        parts.require(
+            values.get(f"{flow}.solver") != "dpm" or got >= 3,
+            f"{flow}.num_steps must be an integer >= 3 with {flow}.solver 'dpm', got {got}",
+        )
+
+
+def _check_sharpness(values: Mapping[str, Any]) -> None:
+    sharpness, weights = values["alignment.sharpness"], values["alignment.sharpness_weights"]
+    if sharpness is None:
+        parts.require(
+            not weights, "alignment.sharpness_weights needs alignment.sharpness, got None"
+        )
+        return
+    is_increasing = all(low < high for low, high in itertools.pairwise(sharpness))
+    parts.require(is_increasing, f"alignment.sharpness must be increasing, got {sharpness}")
+    parts.require(
+        not weights or (len(weights) == len(sharpness) and sum(weights) > 0),
+        f"alignment.sharpness_weights must be () or {len(sharpness)} numbers, not all 0, as "
+        f"alignment.sharpness has {len(sharpness)}, got {weights}",
+    )
+
+
+parts.add("solver", "euler", zoning.Euler)
+parts.add("solver", "dpm", zoning.DPMSolver, check=_check_dpm)
+parts.add("solver", "adams", zoning.AdamsBashforth)
+for _form in ("prob", "log"):
+    _loss = functools.partial(_zone_alignment, form=_form)
+    parts.add("alignment", _form, _loss, _SHARPNESS, check=_check_sharpness)
 
 
 BASELINES: dict[str, Callable[..., Any]] = {
@@ -392,3 +438,24 @@ def _stand_ins(is_present: Bool[Array, " b"]) -> Int[Array, " b"]:
     """Index of each row if it is present, or of the last present row before it, cyclically."""
     last = jax.lax.cummax(jnp.where(is_present, jnp.arange(len(is_present)), -1))
     return jnp.where(last < 0, jnp.max(last), last)
+
+
+def _study(
+    name: str, types: tuple[str, ...], *alignments: str, **decoder: str | tuple[str, ...]
+) -> None:
+    conditions = {f"decoder.{field}": value for field, value in decoder.items()}
+    parts.add("study", name, {"types": types, "alignments": alignments, **conditions})
+
+
+_study("generation", ("image",))
+_study("alone", ("image", "label"))  # without alignment, a label is a set of zones of images
+_study("representation", ("image",), "image:image")
+_study("joint", ("image", "label"), "image:label", condition="label")
+_study(
+    "pairs", ("image", "text"), "image:text", "text:image",
+    condition="text", latents=("text", "image"),
+)  # fmt: skip
+_study(
+    "text", ("image", "label", "text"), "image:text", "image:label", "text:label",
+    condition="text", latents=("text", "image"),
+)  # fmt: skip

@@ -16,6 +16,13 @@ from lzn_jax.errors import UserError
 KINDS = ("type", "data", "encoder", "decoder", "solver", "alignment", "measurement", "study")
 REQUIRED = object()  # default of a field that every config must set
 PACKAGE = Path(__file__).parent
+# Modules that register parts.
+_REGISTERING = (
+    *("data.parts", "models.mlp", "models.ncsnpp", "models.resnet"),
+    *("decoders.flow", "decoders.mean_flow", "decoders.one_pass"),
+    *("data_types.image", "data_types.label", "data_types.text", "data_types.property"),
+    *("latent_space", "evaluation.parts"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +78,18 @@ share_below_1 = functools.partial(Field, float, minimum=0, below=1)
 def choice(help: str, *choices: str) -> Field:
     """A field with the given choices; the first is the default."""
     return Field(str, help, choices[0], choices=choices)
+
+
+def knob(field: Field) -> Any:
+    """A field of a dataclass, such as a flax module, that configs set."""
+    default = {} if field.default is REQUIRED else {"default": field.default}
+    return dataclasses.field(metadata={"config": field}, **default)
+
+
+def knobs(part: Any, prefix: str) -> dict[str, Field]:
+    """Config fields of a dataclass by dotted name."""
+    own = {each.name: each.metadata.get("config") for each in dataclasses.fields(part)}
+    return {f"{prefix}.{name}": field for name, field in own.items() if field is not None}
 
 
 def group(prefix: str, fields: Mapping[str, Field]) -> dict[str, Field]:
@@ -182,9 +201,8 @@ def _imported(value: Any) -> Any:
 @functools.cache
 def load_installed() -> None:
     """Registers the package's own parts, then those of installed packages."""
-    for path in sorted(PACKAGE.glob("*/*parts.py")):
-        # Not imported by name: the __init__ of the folder would import JAX.
-        run_file(path, f"lzn_jax.{path.parent.name}.{path.stem}")
+    for name in _REGISTERING:
+        importlib.import_module(f"lzn_jax.{name}")
     for entry in importlib.metadata.entry_points(group="lzn_jax.parts"):
         try:
             entry.load()

@@ -23,6 +23,7 @@ from lzn_jax import models, zoning
 from lzn_jax.data import Examples
 from lzn_jax.errors import UserError
 from lzn_jax.models import Variables, in_training
+from lzn_jax.parts import Field, words
 
 Samples = Any  # samples of one data type, one per row
 Condition = tuple[Any, Any]  # inputs of a decoder: latents and the further condition, each or None
@@ -64,6 +65,11 @@ class Zones(NamedTuple):
 def strided(samples: Any, count: int) -> Any:
     """Evenly spaced `count` rows of each array, so that every device contributes equally."""
     return jax.tree.map(lambda a: a.reshape(count, -1, *a.shape[1:])[:, 0], samples)
+
+
+def trained_on(*types: str) -> Field:
+    """Field of the types whose latents a decoder is trained on."""
+    return words("types whose latents it is trained on, in turn", types, part="type")
 
 
 def given(batch: Mapping[str, Array], name: str, drawn: Array) -> Array:

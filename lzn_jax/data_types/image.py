@@ -9,14 +9,27 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 from ml_collections import ConfigDict
 
-from lzn_jax import data, models
+from lzn_jax import data, models, parts
 from lzn_jax.data import Examples, folder
 from lzn_jax.data.augment import augment, augmentation_of
 from lzn_jax.data.pixels import EncodedImages, Views, normalise
-from lzn_jax.data_types import DataType, NetworkEncoder, Zones
+from lzn_jax.data_types import DataType, NetworkEncoder, Zones, trained_on
 from lzn_jax.decoders.flow import black_image
 from lzn_jax.errors import UserError
 from lzn_jax.models import Variables, by_example
+from lzn_jax.parts import (
+    Field,
+    amount,
+    choice,
+    count,
+    count_or_0,
+    flag,
+    positive,
+    require,
+    share,
+    share_below_1,
+    word,
+)
 
 VIEWS = ("image:image",)  # alignment between two views of each image
 
@@ -173,3 +186,96 @@ class ViewEncoder(ImageEncoder):
         """`features` of images in [-1, 1], for example augmented ones."""
         encode = functools.partial(self.module.apply, variables[self.network], images, train=False)
         return {name: encode(features=name) for name in ("head", "backbone")}
+
+
+_GENERATIVE = {
+    "latent.enabled": flag("False = rectified flow without latents, the baseline", True),
+    "encoder.name": word("image encoder", part="encoder"),
+    "decoder.name": word("image decoder", part="decoder"),
+    "decoder.condition": word("type of the condition beside latents", None, part="type"),
+    "decoder.condition_dropout": share_below_1("probability that the condition is dropped", 0.0),
+    "decoder.latents": trained_on("image"),
+    "training.queries": count(
+        "samples of a batch that are decoded, a divisor of batch_size; None = all", None
+    ),
+    "training.flow_draws": count("draws of noise and time for each image in the flow loss", 1),
+    "training.learning_rate.decoder": positive("learning rate of the decoder"),
+    "evaluation.num_samples": count("images generated in each evaluation"),
+    "evaluation.inception_path": word(
+        "file of FID's Inception weights, None = no metrics that need it", None
+    ),
+    "evaluation.clip_path": word("file of CLIP's weights, None = no CMMD", None),
+}
+_WITH_OTHER_TYPES = {
+    "training.decoder_steps": count("updates after which the decoder is fixed, None = never", None),
+    "training.generation_weight": amount("weight of the image decoder's loss", 1.0),
+}
+_REPRESENTATION = {
+    "latent.solver": word("solver of the encoder's flow", "euler", part="solver"),
+    "objective": choice("training objective: 'lzn' or a baseline", "lzn", "simclr", "dcl"),
+    "simclr.temperature": positive("temperature of the baseline's softmax", 0.1),
+    "dcl.temperature": positive("temperature of the baseline's softmax", 0.1),
+    "encoder.name": word("image encoder", choices=("resnet",), part="encoder"),
+    "augmentation.min_area": positive("smallest crop, as a share of the image", 0.08, maximum=1),
+    "augmentation.jitter_probability": share("probability of colour jitter", 0.8),
+    "augmentation.brightness": amount("largest relative change", 0.8),
+    "augmentation.contrast": amount("largest relative change", 0.8),
+    "augmentation.saturation": amount("largest relative change", 0.8),
+    "augmentation.hue": share("largest shift, as a share of the circle", 0.2, maximum=0.5),
+    "augmentation.grey_probability": share("probability of conversion to grey", 0.2),
+    "augmentation.blur_probability": share("probability of blur", 1.0),
+    "augmentation.blur_kernel": count("width of the blur's kernel in pixels, odd", 23),
+    "augmentation.blur_max_sigma": amount(
+        "largest standard deviation of the blur in pixels", 2.0, minimum=0.1
+    ),
+    "evaluation.probe_protocol": choice(
+        "training of the linear probe", "cached", "paper", "simclr"
+    ),
+}
+
+
+def _image_fields(values: Mapping[str, Any]) -> dict[str, Field]:
+    common = {
+        "latent.context_size": count_or_0("number of context anchors, 0 = the batch cuts zones"),
+        "training.learning_rate.encoder": positive("learning rate of the encoder"),
+        "data.invert_input": flag(
+            "invert images of --input and the page, None = grey ones whose background differs from "
+            "that of the training images",
+            None,
+        ),
+    }
+    if tuple(values["alignments"]) == VIEWS:
+        return common | _REPRESENTATION
+    is_alone = len(values["types"]) == 1
+    return common | _GENERATIVE | ({} if is_alone else _WITH_OTHER_TYPES)
+
+
+def _check_image(values: Mapping[str, Any]) -> None:
+    types, alignments = values["types"], values["alignments"]
+    if not set(VIEWS) & set(alignments):
+        queries, size = values["training.queries"], values["training.microbatch_size"]
+        batch_size = values["training.batch_size"]
+        require(
+            queries is None or batch_size % queries == 0,
+            f"training.queries must divide training.batch_size {batch_size}, got {queries}",
+        )
+        require(
+            None in (queries, size) or queries <= size or queries % size == 0,
+            f"training.microbatch_size must divide training.queries {queries}, got {size}",
+        )
+        return
+    require(
+        types == ("image",) and alignments == VIEWS,
+        "alignment image:image must be the only alignment and images the only type, got "
+        f"{alignments} of {types}",
+    )
+    # The kernel must have a centre and its reflections must stay inside the image.
+    kernel, most = values["augmentation.blur_kernel"], 2 * values["data.image_size"] - 1
+    require(
+        kernel % 2 == 1 and kernel <= most,
+        f"augmentation.blur_kernel must be odd and at most {most}, 2 * data.image_size - 1, "
+        f"got {kernel}",
+    )
+
+
+parts.add("type", "image", Image, _image_fields, check=_check_image)

@@ -13,11 +13,18 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
 from ml_collections import ConfigDict
 
-from lzn_jax import data, models, zoning
+from lzn_jax import data, models, parts, zoning
 from lzn_jax.data import Examples
 from lzn_jax.data_types import DataType, Zones, context_rows
 from lzn_jax.errors import UserError
 from lzn_jax.models import Variables
+from lzn_jax.parts import (
+    Field,
+    count,
+    counts,
+    positive,
+    require,
+)
 
 
 class LabelAnchors(nn.Module):
@@ -241,3 +248,44 @@ def _probabilities(
     """Probability of every anchor at the start of the flow's last step."""
     last = np.nextafter(np.float32(1), np.float32(0)).item()
     return jnp.exp(zoning.best_assignment_log_probs(latents, anchors, solver=solver, cutoff=last))
+
+
+_LABEL = {
+    "data.num_classes": count("number of classes"),
+    "training.learning_rate.label_anchors": positive("learning rate of the label anchors"),
+    "evaluation.noise_scales": Field(
+        tuple,
+        "α of the latents from which test images are classified",
+        (0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2),
+        item=float,
+        minimum=0,
+    ),
+    "evaluation.batch_sizes": counts(
+        "sizes of batches of test samples that cut their own zones", ()
+    ),
+    "evaluation.context_sizes": counts(
+        "numbers of context anchors for classification; larger ones than there are: left out", ()
+    ),
+}
+
+
+def _check_label(values: Mapping[str, Any]) -> None:
+    is_aligned = any("label" in pair.split(":") for pair in values["alignments"])
+    require(
+        is_aligned or "image" in values["types"],
+        "alignments must name 'label' without images, for example 'TYPE:label', got "
+        f"{values['alignments']}",
+    )
+    require(
+        is_aligned or not values["latent.enabled"] or values["latent.context_size"] > 0,
+        "latent.context_size must be > 0 if nothing is aligned with labels, got 0: the zones of a "
+        "class are those of its context images",
+    )
+    require(
+        values["data.num_classes"] >= 2,
+        "data.num_classes must be an integer >= 2 with labels, got 1: an image folder has one "
+        "class for each of its class folders",
+    )
+
+
+parts.add("type", "label", Label, _LABEL, check=_check_label)

@@ -11,6 +11,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 from ml_collections import ConfigDict
 
+from lzn_jax import parts
 from lzn_jax.data import Examples
 from lzn_jax.data_types import Condition, DataType, NetworkEncoder
 from lzn_jax.errors import UserError
@@ -177,3 +178,25 @@ def measure(model: Any, train: Examples, test: Examples, workdir: Path) -> dict[
         if np.ptp(numbers) > 0:  # equal numbers have no variance to explain
             metrics[f"{name}_r2"] = float(1 - np.mean(errors**2) / np.var(numbers))
     return metrics
+
+
+parts.add(
+    "type",
+    "property",
+    Property,
+    {
+        "property.column": parts.word("column of the data set"),
+        "property.centre": parts.Field(float, "typical value", 0.0),
+        "property.scale": parts.positive("typical deviation from property.centre", 1.0),
+        "property.step": parts.positive("numbers that round to the same step share a zone", 0.01),
+        "property.context_size": parts.count_or_0("number of context anchors, 0 = none"),
+        "property.features": parts.count("units of each hidden layer", 64),
+        "property.latents": parts.words(
+            "types whose latents the decoder is trained on, in turn", ("property",), part="type"
+        ),
+        "training.property_weight": parts.amount("weight of the squared error", 1.0),
+        "training.learning_rate.property_encoder": parts.positive("learning rate of the encoder"),
+        "training.learning_rate.property_decoder": parts.positive("learning rate of the decoder"),
+    },
+)
+parts.add("measurement", "property", measure)

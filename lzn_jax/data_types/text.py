@@ -14,13 +14,23 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray
 from ml_collections import ConfigDict
 
-from lzn_jax import models, zoning
+from lzn_jax import models, parts, zoning
 from lzn_jax.data import Examples
 from lzn_jax.data.pixels import MAX_NAMED
-from lzn_jax.data_types import Condition, DataType, NetworkEncoder
+from lzn_jax.data_types import Condition, DataType, NetworkEncoder, trained_on
 from lzn_jax.errors import UserError
 from lzn_jax.models import Variables, in_training, keys_by_index, transformer
 from lzn_jax.models.transformer import END, is_text
+from lzn_jax.parts import (
+    Field,
+    amount,
+    choice,
+    count,
+    knobs,
+    positive,
+    require,
+    word,
+)
 from lzn_jax.tokenizers import Tokenizer, tokenizer
 
 NAME = "text"
@@ -329,3 +339,62 @@ def _network(
 
 def _no_text(config: ConfigDict) -> Int[Array, "1 l"]:
     return jnp.full((1, config.text.max_length), END, jnp.int32)
+
+
+_TEXT = {
+    "objective": choice(
+        "training objective: 'lzn' or a retrieval baseline without zones",
+        "lzn",
+        "infonce",
+        "siglip",
+    ),
+    "infonce.temperature": positive("temperature of the baseline's softmax", 0.07),
+    "siglip.temperature": positive("temperature of the baseline's sigmoid", 0.1),
+    "siglip.bias": Field(float, "bias of the baseline's sigmoid", -10.0),
+    "data.tokenizer_path": word("file of Hugging Face's tokenizers, None = text.alphabet", None),
+    "text.alphabet": word("characters of the texts, None = bytes of UTF-8", None),
+    "text.max_length": count("tokens of the longest text, including its end", minimum=2),
+    "text.context_size": count("number of context texts, the most frequent of the training set"),
+    "training.learning_rate.text_encoder": positive("learning rate of the text encoder"),
+    "training.learning_rate.text_decoder": positive("learning rate of the text decoder"),
+    "training.text_weight": amount("weight of the text decoder's loss", 1.0),
+    **knobs(transformer.Encoder, "text_encoder"),
+    **knobs(transformer.Decoder, "text_decoder"),
+    "text_decoder.noise_scale": amount("α of its latents, None = uniform in [0, 1]", None),
+    "sampling.temperature": amount("temperature for texts, 0 = the most likely token", 0.0),
+    "sampling.top_p": positive(
+        "total probability of the most likely tokens, from which texts are drawn", 1.0, maximum=1
+    ),
+}
+
+
+def _text_fields(values: Mapping[str, Any]) -> dict[str, Field]:
+    others = [name for name in values["types"] if name not in ("text", "label")]
+    return {**_TEXT, "text_decoder.latents": trained_on("text", *others[:1])}
+
+
+def _check_text(values: Mapping[str, Any]) -> None:
+    require(values.get("data.captions", True), "data.captions must be True for texts, got False")
+    require(values.get("latent.enabled", True), "latent.enabled must be True with texts, got False")
+    image, text = values.get("training.generation_weight"), values["training.text_weight"]
+    require(
+        image is None or min(image, text) > 0 or (image == text == 0 < values["alignment.weight"]),
+        "training.generation_weight and training.text_weight must both be > 0, or both 0 to train "
+        f"by the alignment alone with alignment.weight > 0, got {image} and {text}",
+    )
+    require(
+        values["data.tokenizer_path"] is None or values["text.alphabet"] is None,
+        f"text.alphabet must be None with data.tokenizer_path, got {values['text.alphabet']!r}",
+    )
+    for name in ("decoder.latents", "text_decoder.latents"):
+        require(values.get(name) != (), f"{name} must name a type with texts, got ()")
+    require(values["text.alphabet"] != "", "text.alphabet must be None or non-empty, got ''")
+    for network in ("text_encoder", "text_decoder"):
+        width, heads = values[f"{network}.features"], values[f"{network}.num_heads"]
+        require(
+            width % heads == 0,
+            f"{network}.num_heads must divide {network}.features {width}, got {heads}",
+        )
+
+
+parts.add("type", "text", Text, _text_fields, check=_check_text)

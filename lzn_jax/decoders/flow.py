@@ -10,9 +10,13 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 from ml_collections import ConfigDict
 
+from lzn_jax import parts
 from lzn_jax.data.pixels import normalise, to_uint8
 from lzn_jax.data_types import Condition, given
 from lzn_jax.models import Variables, in_training, named, normal_by_index
+from lzn_jax.models.mlp import MLPDecoder
+from lzn_jax.models.ncsnpp import NCSNppDecoder, check_decoder
+from lzn_jax.parts import choice, count, knobs
 
 T_MIN = 1e-3  # smallest t in training and integration
 RK45_TOLERANCE = 1e-5
@@ -273,3 +277,17 @@ class FlowDecoder(ImageDecoder):
     def images(self, variables: Variables, noise: Array, condition: Condition) -> Array:
         """Images in [-1, 1], generated from noise."""
         return self.solve(variables, noise, condition).x
+
+
+_FLOW = {
+    "sampling.sampler": choice("solver of the decoder's flow", "rk45", "euler"),
+    "sampling.num_steps": count("steps of the Euler sampler", 100),
+}
+parts.add(
+    "decoder",
+    "ncsnpp",
+    (NCSNppDecoder, FlowDecoder),
+    knobs(NCSNppDecoder, "decoder") | _FLOW,
+    check=check_decoder,
+)
+parts.add("decoder", "mlp", (MLPDecoder, FlowDecoder), knobs(MLPDecoder, "decoder") | _FLOW)

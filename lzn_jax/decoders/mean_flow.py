@@ -7,10 +7,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from lzn_jax import parts
 from lzn_jax.data_types import Condition
 from lzn_jax.decoders import flow
 from lzn_jax.decoders.flow import FlowDecoder
 from lzn_jax.models import Variables, named
+from lzn_jax.models.mlp import MLPDecoder
+from lzn_jax.models.ncsnpp import NCSNppDecoder, check_decoder
+from lzn_jax.parts import choice, count, knobs
 
 INSTANT_SHARE = 0.5  # of the pairs with s = t, where u is the velocity itself
 # Exponent of 1 / (squared error + 1e-3), the weight of an image in the loss (its table 1).
@@ -116,3 +120,18 @@ def _with_times(condition: Condition, t: Array, s: Array) -> Condition:
     angles = jnp.pi / 2 * jnp.arange(1, 9) * jnp.stack([t, s - t], axis=-1)[..., None]
     waves = jnp.stack([jnp.sin(angles), jnp.cos(angles)]).swapaxes(0, 1).reshape(len(t), -1)
     return latents, waves if beside is None else jnp.concatenate([beside, waves], axis=1)
+
+
+_MEAN_FLOW = {
+    "sampling.sampler": choice("solver of the decoder's flow", "euler"),
+    "sampling.num_steps": count("steps of the sampler", 1),
+}
+parts.add(
+    "decoder",
+    "mean_ncsnpp",
+    (NCSNppDecoder, MeanFlowDecoder),
+    knobs(NCSNppDecoder, "decoder") | _MEAN_FLOW,
+    check=check_decoder,
+)
+_OF_AN_MLP = knobs(MLPDecoder, "decoder") | _MEAN_FLOW
+parts.add("decoder", "mean_mlp", (MLPDecoder, MeanFlowDecoder), _OF_AN_MLP)

@@ -9,12 +9,15 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 from ml_collections import ConfigDict
 
-from lzn_jax import models
+from lzn_jax import models, parts
 from lzn_jax.data.pixels import normalise, to_uint8
 from lzn_jax.data_types import Condition
 from lzn_jax.decoders.flow import ImageDecoder
 from lzn_jax.losses import sets
 from lzn_jax.models import Variables
+from lzn_jax.models.mlp import MLPGenerator
+from lzn_jax.models.ncsnpp import NCSNppGenerator, check_resolutions
+from lzn_jax.parts import amount, choice, count, knobs, require
 
 ERRORS: dict[str, Callable[[Array], Array]] = {"l1": jnp.abs, "l2": jnp.square}
 
@@ -95,3 +98,43 @@ class DirectDecoder(ImageDecoder):
     def images(self, variables: Variables, noise: Array, condition: Condition) -> Array:
         """Images of latents, in [-1, 1]."""
         return self.module.apply(variables[self.network], *condition, train=False)
+
+
+def _check_one_pass(values: Mapping[str, Any]) -> None:
+    for name in ("latent.enabled", "decoder.latents"):
+        require(bool(values[name]), f"a one-pass decoder requires {name}, got {values[name]}")
+    draws = values["training.flow_draws"]
+    require(draws == 1, f"training.flow_draws must be 1: one-pass decoders draw none, got {draws}")
+    name = "training.batch_size" if values["training.queries"] is None else "training.queries"
+    require(values[name] >= 2, f"{name} must be >= 2 for a loss between sets, got {values[name]}")
+    side, size = values["data.image_size"], values["decoder.set_patch_size"]
+    require(size <= side, f"decoder.set_patch_size must be <= data.image_size {side}, got {size}")
+
+
+def _check_direct(values: Mapping[str, Any]) -> None:
+    check_resolutions(values, "decoder")
+    _check_one_pass(values)
+
+
+_ONE_PASS = {
+    "decoder.error": choice("error of each image with pixels in [-1, 1]", "l2", "l1"),
+    "decoder.set_loss": choice("loss between generated and real images as sets", "energy", "drift"),
+    "decoder.set_weight": amount("weight of the loss between sets", 1.0),
+    "decoder.set_anchors": amount("weight of anchors in the loss between sets", 0.0),
+    "decoder.set_patch_size": count("side of the patches in the loss between sets", 4),
+    "decoder.set_patches": count("maximum number of patch positions in each update", 25),
+}
+parts.add(
+    "decoder",
+    "direct",
+    (NCSNppGenerator, DirectDecoder),
+    knobs(NCSNppGenerator, "decoder") | _ONE_PASS,
+    check=_check_direct,
+)
+parts.add(
+    "decoder",
+    "direct_mlp",
+    (MLPGenerator, DirectDecoder),
+    knobs(MLPGenerator, "decoder") | _ONE_PASS,
+    check=_check_one_pass,
+)

@@ -5,6 +5,13 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from lzn_jax import parts
+from lzn_jax.parts import Field, count, knob, knobs, share_below_1
+
+_FEATURES = Field(int, "units of each layer", minimum=4, multiple_of=4)
+_BLOCKS = count("residual blocks")
+_DROPOUT = share_below_1("dropout rate of the blocks", 0.0)
+
 
 class MLPDecoder(nn.Module):
     """Residual dense blocks, modulated (scale, shift, gate) by time, latents and condition.
@@ -12,9 +19,9 @@ class MLPDecoder(nn.Module):
     Inputs and outputs are those of `NCSNppDecoder`.
     """
 
-    features: int
-    num_blocks: int
-    dropout: float = 0.0
+    features: int = knob(_FEATURES)
+    num_blocks: int = knob(_BLOCKS)
+    dropout: float = knob(_DROPOUT)
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
@@ -72,10 +79,10 @@ class MLP(nn.Module):
 class MLPEncoder(nn.Module):
     """Images to anchors by dense layers, with the inputs and outputs of `NCSNppEncoder`."""
 
-    features: int
-    num_blocks: int
     latent_dim: int
-    dropout: float = 0.0
+    features: int = knob(_FEATURES)
+    num_blocks: int = knob(_BLOCKS)
+    dropout: float = knob(_DROPOUT)
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
@@ -89,9 +96,9 @@ class MLPGenerator(nn.Module):
     """Latents to images by dense layers, with the inputs and outputs of `NCSNppGenerator`."""
 
     image_shape: tuple[int, int, int]
-    features: int
-    num_blocks: int
-    dropout: float = 0.0
+    features: int = knob(_FEATURES)
+    num_blocks: int = knob(_BLOCKS)
+    dropout: float = knob(_DROPOUT)
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
@@ -103,3 +110,6 @@ class MLPGenerator(nn.Module):
         size = self.image_shape[0] * self.image_shape[1] * self.image_shape[2]
         network = MLP(self.features, self.num_blocks, size, self.dropout, self.dtype)
         return network(inputs, train).reshape(-1, *self.image_shape)
+
+
+parts.add("encoder", "mlp", MLPEncoder, knobs(MLPEncoder, "encoder"))

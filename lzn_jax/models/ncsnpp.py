@@ -5,8 +5,10 @@ as the image encoder, whose anchor is the sum of taps on all feature maps, and t
 the decoder, with the latent appended to the time embedding.
 """
 
+import functools
 import math
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +17,20 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from lzn_jax import parts
 from lzn_jax.models.norm import GroupNorm
+from lzn_jax.parts import (
+    Field,
+    choice,
+    count,
+    counts,
+    flag,
+    knob,
+    knobs,
+    positive,
+    require,
+    share_below_1,
+)
 
 # Scale of layers that should start at zero: not exactly zero, so that no gradient vanishes.
 NEAR_ZERO = 1e-10
@@ -248,29 +263,22 @@ MIN_FOURIER_TIME = 1e-5  # keeps the logarithm finite at t = 0
 class NCSNpp(nn.Module):
     """Fields and layers that the networks of this module share.
 
-    Attributes:
-      features: channels of the first level.
-      channel_multipliers: level l halves the feature map l times and has
-        features * channel_multipliers[l] channels.
-      num_res_blocks: residual blocks of a level.
-      attention_resolutions: widths, in patches, of the feature maps with attention.
-      dropout: rate in the residual blocks.
-      fir: resample with the filter (1, 3, 3, 1), else by nearest neighbour and 2x2 means.
-      progressive_input: 'input_skip' adds the downsampled input at each level, 'none' does not.
-      patch_size: side of the patches of pixels that become one pixel with more channels; 1 is the
-        original, larger ones are ours.
-      dtype: compute dtype.
-      remat: recompute the activations of residual blocks in the backward pass.
+    Level l halves the feature map l times. Patches of more than one pixel are ours; the original
+    has none.
     """
 
-    features: int
-    channel_multipliers: tuple[int, ...]
-    num_res_blocks: int
-    attention_resolutions: tuple[int, ...]
-    dropout: float
-    fir: bool
-    progressive_input: str
-    patch_size: int = 1
+    features: int = knob(Field(int, "channels of the first level", minimum=4, multiple_of=4))
+    channel_multipliers: tuple[int, ...] = knob(
+        counts("channels of each level as multiples of features, finest level first", nonempty=True)
+    )
+    num_res_blocks: int = knob(count("residual blocks of each level"))
+    attention_resolutions: tuple[int, ...] = knob(
+        counts("widths of feature maps with attention, in patches", ())
+    )
+    dropout: float = knob(share_below_1("dropout rate of the residual blocks", 0.0))
+    fir: bool = knob(flag("resample with the FIR filter (1, 3, 3, 1)", False))
+    progressive_input: str = knob(choice("input pyramid", "none", "input_skip"))
+    patch_size: int = knob(count("side of the patches of pixels that become one pixel", 1))
     dtype: DTypeLike = jnp.float32
     remat: bool = False
 
@@ -328,15 +336,16 @@ class NCSNpp(nn.Module):
 class NCSNppEncoder(NCSNpp, kw_only=True):
     """Image encoder: downward half of NCSN++ with taps on feature maps.
 
-    The anchor is the sum of the taps' outputs. `tap_resolutions` are the widths, in patches, of the
-    feature maps with a tap; None: all feature maps.
+    The anchor is the sum of the taps' outputs.
     """
 
     latent_dim: int
-    tap_channels: int = 20
-    tap_units: int = 200
-    tap_layers: int = 2
-    tap_resolutions: tuple[int, ...] | None = None
+    tap_channels: int = knob(count("channels of each latent tap", 20))
+    tap_units: int = knob(count("hidden units of the MLP of each tap", 200))
+    tap_layers: int = knob(Field(int, "dense layers of the MLP of each tap", 2, minimum=2))
+    tap_resolutions: tuple[int, ...] | None = knob(
+        counts("widths of feature maps with taps, in patches, None = all", None, nonempty=True)
+    )
 
     @nn.compact
     def __call__(self, images: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b q"]:
@@ -360,21 +369,12 @@ class NCSNppEncoder(NCSNpp, kw_only=True):
 
 
 class NCSNppDecoder(NCSNpp, kw_only=True):
-    """Velocity network of a rectified flow: NCSN++ conditioned on time, latents and labels.
+    """Velocity network of a rectified flow: NCSN++ conditioned on time, latents and labels."""
 
-    Attributes:
-      progressive: 'output_skip' sums the upsampled images of all levels, 'none' uses the finest
-        level only.
-      time_embedding: 'positional', sinusoidal in 999 t, or 'fourier', random Fourier features of
-        log(999 t).
-      fourier_scale: standard deviation of the Fourier frequencies.
-      scale_by_sigma: divide the velocity by 999 t; requires 'fourier'.
-    """
-
-    progressive: str
-    time_embedding: str
-    fourier_scale: float = 16.0
-    scale_by_sigma: bool = False
+    progressive: str = knob(choice("output pyramid", "none", "output_skip"))
+    time_embedding: str = knob(choice("embedding of time", "positional", "fourier"))
+    fourier_scale: float = knob(positive("standard deviation of the Fourier frequencies", 16.0))
+    scale_by_sigma: bool = knob(flag("divide the output by the noise level", False))
 
     @nn.compact
     def __call__(
@@ -475,3 +475,43 @@ class NCSNppGenerator(NCSNpp, kw_only=True):
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise ValueError(f"{name} is {value!r}; it must be {' or '.join(map(repr, choices))}")
+
+
+def check_resolutions(values: Mapping[str, Any], network: str) -> None:
+    """Requires that patches divide the image and that each level halves the one before it."""
+    side, patch = values["data.image_size"], values[f"{network}.patch_size"]
+    require(
+        side % patch == 0, f"{network}.patch_size must divide data.image_size {side}, got {patch}"
+    )
+    size, multipliers = side // patch, values[f"{network}.channel_multipliers"]
+    most = (size & -size).bit_length()
+    require(
+        len(multipliers) <= most,
+        f"{network}.channel_multipliers must have at most {most} entries, one for each halving of "
+        f"the {size} patches of an image's side and one more, got {multipliers}",
+    )
+    widths = [size >> level for level in range(len(multipliers))]
+    for name in (f"{network}.attention_resolutions", f"{network}.tap_resolutions"):
+        resolutions = values.get(name) or ()
+        require(
+            set(resolutions) <= set(widths),
+            f"{name} must contain only widths of {network} feature maps, "
+            f"which are {', '.join(map(str, widths))}, got {resolutions}",
+        )
+
+
+def check_decoder(values: Mapping[str, Any]) -> None:
+    check_resolutions(values, "decoder")
+    require(
+        not values["decoder.scale_by_sigma"] or values["decoder.time_embedding"] == "fourier",
+        "decoder.scale_by_sigma must be False unless decoder.time_embedding is 'fourier', got True",
+    )
+
+
+parts.add(
+    "encoder",
+    "ncsnpp",
+    NCSNppEncoder,
+    knobs(NCSNppEncoder, "encoder"),
+    check=functools.partial(check_resolutions, network="encoder"),
+)

@@ -6,7 +6,7 @@ symmetrically, which differs from XLA's 'SAME' at stride 2.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import jax
@@ -15,8 +15,10 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from lzn_jax import parts
 from lzn_jax.models.ncsnpp import at_least_float32
 from lzn_jax.models.norm import GroupNorm
+from lzn_jax.parts import amount, choice, count, counts, knob, knobs, require
 
 EXPANSION = 4  # ratio of a bottleneck's output channels to its width
 MIN_SELECTION_UNITS = 32
@@ -30,28 +32,27 @@ _KERNEL_INIT = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 class ResNet(nn.Module):
     """Images in [-1, 1] to anchors or to pooled features.
 
-    Attributes:
-      stage_sizes: bottlenecks of each stage; all stages but the first halve the image.
-      stage_widths: width of the bottlenecks of each stage.
-      stem: 'imagenet' halves the image twice; 'small', for 8 to 64 pixels, keeps its size.
-      stem_width: channels of the stem.
-      selective_kernel_ratio: if > 0, blocks select between two kernels by a network whose hidden
-        units are this share of the block's width.
-      norm_groups: groups of the normalisations; must divide every normalised width.
-      head_dim: outputs of the head.
-      head_layers: dense layers of the head, each followed by a normalisation.
-      dtype: compute dtype.
-      remat: recompute the activations of bottlenecks in the backward pass.
+    All stages but the first halve the image. `norm_groups` must divide every normalised width.
     """
 
-    stage_sizes: tuple[int, ...]
-    stage_widths: tuple[int, ...]
-    stem: Literal["imagenet", "small"]
-    stem_width: int
-    selective_kernel_ratio: float
-    norm_groups: int
-    head_dim: int
-    head_layers: int
+    stage_sizes: tuple[int, ...] = knob(counts("blocks of each stage", nonempty=True))
+    stage_widths: tuple[int, ...] = knob(
+        counts("bottleneck width of each stage, 1/4 of its channels", nonempty=True)
+    )
+    head_dim: int = knob(count("outputs of the head, equal to latent.dim"))
+    stem: Literal["imagenet", "small"] = knob(
+        choice(
+            "first layers, 'imagenet' = halve the image twice, 'small' = keep its size",
+            "imagenet",
+            "small",
+        )
+    )
+    stem_width: int = knob(count("channels of the stem", 64))
+    selective_kernel_ratio: float = knob(
+        amount("hidden units over width in the selection between kernels, 0 = a single kernel", 0.0)
+    )
+    norm_groups: int = knob(count("groups of the normalisations", 32))
+    head_layers: int = knob(count("dense layers of the head, each with a normalisation", 2))
     dtype: DTypeLike = jnp.float32
     remat: bool = False
 
@@ -106,9 +107,9 @@ class ResNet(nn.Module):
 
     def _head(self, x: Array) -> Array:
         units = [x.shape[-1]] * (self.head_layers - 1) + [self.head_dim]
-        for i, count in enumerate(units):
+        for i, size in enumerate(units):
             x = nn.Dense(
-                count,
+                size,
                 use_bias=False,
                 dtype=self.dtype,
                 kernel_init=_KERNEL_INIT,
@@ -229,3 +230,29 @@ def _pointwise(
     pixels = images[:, :: strides[0], :: strides[1]]
     flat = pixels.reshape(-1, pixels.shape[-1])
     return jnp.matmul(flat, kernel[0, 0], precision=precision).reshape(*pixels.shape[:-1], -1)
+
+
+def _check_widths(values: Mapping[str, Any]) -> None:
+    names = (each.removeprefix("encoder.") for each in knobs(ResNet, "encoder"))
+    fields: dict[str, Any] = {name: values[f"encoder.{name}"] for name in names}
+    num_stages, widths = len(fields["stage_sizes"]), fields["stage_widths"]
+    require(
+        len(widths) == num_stages,
+        f"encoder.stage_widths must have {num_stages} entries, one for each of "
+        f"encoder.stage_sizes, got {widths}",
+    )
+    # The stem with selective kernels has layers of half its width.
+    groups, halves = fields["norm_groups"], 2 if fields["selective_kernel_ratio"] > 0 else 1
+    divisors = {"stem_width": groups * halves, "stage_widths": groups, "head_dim": groups}
+    for name, divisor in divisors.items():
+        got = fields[name]
+        require(
+            all(width % divisor == 0 for width in (got if isinstance(got, tuple) else (got,))),
+            f"encoder.{name} must be a multiple of {divisor}, as encoder.norm_groups is "
+            f"{groups}, got {got}",
+        )
+    dim, got = values["latent.dim"], fields["head_dim"]
+    require(got == dim, f"encoder.head_dim must be latent.dim {dim}, got {got}")
+
+
+parts.add("encoder", "resnet", ResNet, knobs(ResNet, "encoder"), check=_check_widths)

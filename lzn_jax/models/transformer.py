@@ -8,6 +8,12 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
+from lzn_jax.parts import count, knob, share_below_1
+
+_WIDTH = count("width")
+_LAYERS = count("attention layers", 1)
+_HEADS = count("attention heads, a divisor of the width", 4)
+_DROPOUT = share_below_1("dropout rate of the layers", 0.0)
 END = 0  # token at the end of a text, and padding
 
 
@@ -44,10 +50,10 @@ class Encoder(nn.Module):
     vocabulary: int
     max_length: int
     latent_dim: int
-    features: int
-    num_layers: int
-    num_heads: int
-    dropout: float = 0.0
+    features: int = knob(_WIDTH)
+    num_layers: int = knob(_LAYERS)
+    num_heads: int = knob(_HEADS)
+    dropout: float = knob(_DROPOUT)
     dtype: DTypeLike = jnp.float32
     remat: bool = False
 
@@ -71,10 +77,10 @@ class Decoder(nn.Module):
 
     vocabulary: int
     max_length: int
-    features: int
-    num_layers: int
-    num_heads: int
-    dropout: float = 0.0
+    features: int = knob(_WIDTH)
+    num_layers: int = knob(_LAYERS)
+    num_heads: int = knob(_HEADS)
+    dropout: float = knob(_DROPOUT)
     dtype: DTypeLike = jnp.float32
     remat: bool = False
 
