@@ -13,8 +13,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 
+from lzn_jax import parts
 from lzn_jax.errors import UserError
-from lzn_jax.parts import PACKAGE, PARTS, failure, load_installed, run_file
+from lzn_jax.parts import PACKAGE, failure, load_installed, run_file
 
 _EXTENSION = "lzn_jax_extension_"  # prefix of the module names of extension files
 
@@ -83,7 +84,7 @@ def found_extension(name: str, digest: str) -> str | None:
     """
     if name in _EXTENSIONS:
         return _EXTENSIONS[name].digest
-    files = {Path(part.file) for part in PARTS.values()}
+    files = {Path(part.file) for part in parts.PARTS.values()}
     own = {file for file in files if file.is_file() and not file.is_relative_to(PACKAGE)}
     found = {file for file in own if file.name == name}
     if module := getattr(sys.modules.get(name), "__file__", None):

@@ -18,7 +18,7 @@ REQUIRED = object()  # default of a field that every config must set
 PACKAGE = Path(__file__).parent
 # Modules that register parts.
 _REGISTERING = (
-    *("data.parts", "models.mlp", "models.ncsnpp", "models.resnet"),
+    *("data.registered", "models.ncsnpp", "models.mlp", "models.resnet"),
     *("decoders.flow", "decoders.mean_flow", "decoders.one_pass"),
     *("data_types.image", "data_types.label", "data_types.text", "data_types.property"),
     *("latent_space", "evaluation.parts"),

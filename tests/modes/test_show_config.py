@@ -1,8 +1,6 @@
 """--mode=show_config: the resolved config and what it means, without JAX and without a run."""
 
 import ast
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -55,12 +53,3 @@ def test_overrides_move_the_mark(capsys):
 def test_a_bad_value_is_the_users_error(capsys):
     assert main.main([*COMMAND, "--config.latent.dim=0"]) == 2
     assert capsys.readouterr().out == ""
-
-
-def test_neither_jax_nor_a_run_is_started(tmp_path):
-    workdir = tmp_path / "run"
-    arguments = [*COMMAND, f"--workdir={workdir}"]
-    code = f"import sys; from lzn_jax import main; main.main({arguments!r}); "
-    check = "assert 'jax' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code + check], check=True, capture_output=True)
-    assert not workdir.exists()
