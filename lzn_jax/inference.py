@@ -34,44 +34,22 @@ def prior(
     return normal_by_index(key, f"{name}_latents", index, (space.config.latent.dim,))
 
 
-def latents_in_context(
+def latents(
     space: LatentSpace,
-    context: Float[Array, "c q"],
+    context: Float[Array, "c q"] | None,
     key: PRNGKeyArray,
     noise_scale: Float[Array, ""] | float,
     request: Mapping[str, Array],
     name: str,
 ) -> Float[Array, "b q"]:
-    """Latents of `anchors` (b, q), each computed among the context anchors (paper §2.2.1)."""
-    noise = noise_scale * prior(space, key, request["index"], name)
-    return zoning.latents_in_context(request["anchors"], context, noise, solver=space.solver)
+    """Latents of `anchors` (b, q), each computed among the context anchors (paper §2.2.1).
 
-
-def latents_in_batch(
-    space: LatentSpace,
-    key: PRNGKeyArray,
-    noise_scale: Float[Array, ""] | float,
-    request: Mapping[str, Array],
-    name: str,
-) -> Float[Array, "b q"]:
-    """Latents of `anchors` (b, q) that cut the zones themselves; rows depend on each other."""
-    noise = noise_scale * prior(space, key, request["index"], name)
-    return zoning.compute_latents(request["anchors"], noise, solver=space.solver)
-
-
-def latents_of_samples(
-    space: LatentSpace,
-    model: Model,
-    key: PRNGKeyArray,
-    noise_scale: Float[Array, ""] | float,
-    request: Mapping[str, Array],
-    source: str,
-) -> Float[Array, "b q"]:
-    """Latents of `samples` of a type whose encoder is a `Reader`."""
-    encoder, index = space.encoders[source], request["index"]
-    noise = noise_scale * prior(space, key, index, source)
-    keys = keys_by_index(key, f"{source}_members", index)
-    return encoder.latents(model, request["samples"], noise, keys, _solver_of(space, source))
+    Without context the anchors cut the zones themselves, and rows depend on each other.
+    """
+    noise, anchors = noise_scale * prior(space, key, request["index"], name), request["anchors"]
+    if context is None:
+        return zoning.compute_latents(anchors, noise, solver=space.solver)
+    return zoning.latents_in_context(anchors, context, noise, solver=space.solver)
 
 
 def encode(
@@ -83,15 +61,42 @@ def encode(
     source: str,
 ) -> Float[Array, "b q"]:
     """Latents of `samples` of a type; without context anchors of the type, rows are dependent."""
-    encoder = space.encoders[source]
+    encoder, samples, index = space.encoders[source], request["samples"], request["index"]
     if isinstance(encoder, Reader):
-        return latents_of_samples(space, model, key, noise_scale, request, source)
-    anchors = encoded_anchors(space, model.variables, request["samples"], source)
-    drawn = (key, noise_scale, {"anchors": anchors, "index": request["index"]}, source)
-    context = model.context.get(encoder.anchors_key)
-    if context is None:
-        return latents_in_batch(space, *drawn)
-    return latents_in_context(space, context, *drawn)
+        noise = noise_scale * prior(space, key, index, source)
+        keys = keys_by_index(key, f"{source}_members", index)
+        return encoder.latents(model, samples, noise, keys, _solver_of(space, source))
+    anchors = encoded_anchors(space, model.variables, samples, source)
+    rows, context = {"anchors": anchors, "index": index}, model.context.get(encoder.anchors_key)
+    return latents(space, context, key, noise_scale, rows, source)
+
+
+def cuts_zones(space: LatentSpace, model: Model, source: str) -> bool:
+    """Whether samples that are encoded together cut the zones: the type has no context anchors."""
+    encoder: Any = space.encoders.get(source)
+    if encoder is None or isinstance(encoder, Reader):
+        return False
+    return encoder.anchors_key not in model.context
+
+
+def translate(
+    space: LatentSpace,
+    model: Model,
+    key: PRNGKeyArray,
+    noise_scale: Float[Array, ""] | float,
+    request: Mapping[str, Any],
+    source: str | None,
+    target: str,
+) -> dict[str, Array]:
+    """Samples of a type for `samples` of a source, or for the prior without a source (Fig. 1)."""
+    index, drawn = request["index"], None
+    if space.encoders and source is None:
+        drawn = prior(space, key, index, "prior")
+    elif source is not None and space.encoders:
+        drawn = encode(space, model, key, noise_scale, request, source)
+    samples = request["samples"] if reads_samples(space, source, target) else None
+    given = {"latents": drawn, "index": index, "samples": samples}
+    return decode(space, model, key, given, source, target)
 
 
 def _solver_of(space: LatentSpace, name: str) -> zoning.Solver:

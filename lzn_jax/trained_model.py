@@ -1,9 +1,9 @@
 """API of a trained run, as returned by `lzn_jax.load(workdir)`.
 
 Each method performs one task on any number of samples, in batches that are divided over the
-devices. The tasks are built from the pure functions of `lzn_jax.inference`: `latents_in_context`
-(encode), `predict` (classify), `condition` and `decode` (sample, translate), `features` (embed),
-`invert` and `render` (reconstruct, interpolate).
+devices. The tasks are built from the pure functions of `lzn_jax.inference`: `latents` (encode),
+`predict` (classify), `condition` and `decode` (sample, translate), `features` (embed), `invert` and
+`render` (reconstruct, interpolate).
 """
 
 import dataclasses
@@ -177,11 +177,10 @@ class TrainedModel:
             among = self.model.context.get(self._encoder(source).anchors_key)
         if among is None or len(among) == 0:
             batch = {"anchors": jnp.asarray(anchors), "index": jnp.asarray(index)}
-            drawn = inference.latents_in_batch(self.space, key, noise_scale, batch, name)
-            return np.asarray(drawn)
+            return np.asarray(inference.latents(self.space, None, key, noise_scale, batch, name))
         request = {"anchors": anchors, "index": index}
         arrays = (among, key, noise_scale)
-        return self._run(inference.latents_in_context, request, "zoning", *arrays, name=name)
+        return self._run(inference.latents, request, "zoning", *arrays, name=name)
 
     def encode(
         self,
@@ -449,7 +448,7 @@ class TrainedModel:
             return self.latents(anchors, noise_scale, key, source=source)
         key, index = key_or_seed(key, self.config.seed), np.arange(len(samples))
         request, arrays = {"samples": samples, "index": index}, (self.model, key, noise_scale)
-        return self._run(inference.latents_of_samples, request, "zoning", *arrays, source=source)
+        return self._run(inference.encode, request, "zoning", *arrays, source=source)
 
     def _condition(self, images: Any, labels: Any, key: PRNGKeyArray | None) -> Condition:
         """Latents at α = 1, as in training, and the further condition of the decoder."""

@@ -17,7 +17,6 @@ from ml_collections import ConfigDict
 
 from lzn_jax import inference
 from lzn_jax.configuration import parse_json
-from lzn_jax.data_types import Reader
 from lzn_jax.errors import UserError
 from lzn_jax.latent_space import LatentSpace, Model
 from lzn_jax.loading import MANIFEST, restore
@@ -66,16 +65,16 @@ def programs(trained: TrainedModel) -> dict[str, Program]:
     for source, target in trained.translations:
         if target == class_type:
             what = f"classes of {plural[source]} at the centres of their zones"
-            classify = program(what, _classify, source, is_drawn=False, target=target)
+            classify = program(what, _translate, source, is_drawn=False, target=target)
             made[f"classify_{source}"] = classify
         what, scale = f"{plural[target]} of {plural[source]}", trained.default_scale(source, target)
-        translate = program(what, _decode, source, noise_scale=scale, target=target)
+        translate = program(what, _translate, source, noise_scale=scale, target=target)
         made[f"translate_{source}_{target}"] = translate
     for name in space.decoders:
         given = class_type if name == main else None
         what = f"{plural[name]} of {plural[given] if given else 'the prior'}"
         scale = trained.default_scale(given, name) if given else 1.0
-        made[f"sample_{name}"] = program(what, _decode, given, target=name, scale=scale)
+        made[f"sample_{name}"] = program(what, _translate, given, target=name, scale=scale)
     return made
 
 
@@ -92,7 +91,7 @@ def _program(
     if source is not None:
         data_type = trained.space.types[source]
         rows[data_type.output] = data_type.encoded_shape()
-        if function is not _embed and not _has_independent_rows(trained, source):
+        if function is not _embed and inference.cuts_zones(trained.space, trained.model, source):
             batch_size = trained.config.training.batch_size
     if is_drawn:
         rows["index"] = jax.ShapeDtypeStruct((), jnp.int32)
@@ -101,14 +100,6 @@ def _program(
         scalars["noise_scale"] = noise_scale
     bound = functools.partial(function, trained.space, source=source, **static)
     return Program(description, bound, rows, scalars, batch_size)
-
-
-def _has_independent_rows(trained: TrainedModel, source: str) -> bool:
-    """Whether zones are cut by context anchors or a table, not by the samples of the batch."""
-    encoder = trained.space.encoders.get(source)
-    if encoder is None or isinstance(encoder, Reader):
-        return True
-    return encoder.anchors_key in trained.model.context
 
 
 def _encode(space: LatentSpace, model: Model, inputs: Inputs, source: str) -> dict[str, Array]:
@@ -122,41 +113,24 @@ def _embed(space: LatentSpace, model: Model, inputs: Inputs, source: str) -> dic
     return inference.features(space, model.variables, samples, source)
 
 
-def _classify(
-    space: LatentSpace, model: Model, inputs: Inputs, source: str, target: str
-) -> dict[str, Array]:
-    samples = inputs[space.types[source].output]
-    # At α = 0 the noise has no effect.
-    request = {"samples": samples, "index": jnp.zeros(len(samples), int)}
-    latents = inference.encode(space, model, jax.random.key(0), 0.0, request, source)
-    return inference.predict(space, model, latents, target)
-
-
-def _decode(
+def _translate(
     space: LatentSpace,
     model: Model,
     inputs: Inputs,
     source: str | None,
     target: str,
-    scale: float = 1.0,
+    scale: float = 0.0,
 ) -> dict[str, Array]:
-    """Samples of the target, from the prior if there is no source; `scale` is the default α."""
-    key, index = jax.random.key(inputs["seed"]), inputs["index"]
-    request: dict[str, Any] = {"index": index, "latents": None}
-    samples = None if source is None else inputs[space.types[source].output]
-    if space.encoders and source is None:
-        request["latents"] = inference.prior(space, key, index, "prior")
-    if space.encoders and source is not None:
-        encoded = {"samples": samples, "index": index}
-        alpha = inputs.get("noise_scale", scale)
-        request["latents"] = inference.encode(space, model, key, alpha, encoded, source)
-    if inference.reads_samples(space, source, target):
-        request["samples"] = samples
-    decoded = inference.decode(space, model, key, request, source, target)
+    """Samples of the target; at an α of 0, the default, neither seed nor index has an effect."""
+    request = dict(inputs)
+    if source is not None:
+        request["samples"] = inputs[space.types[source].output]
+        request.setdefault("index", jnp.zeros(len(request["samples"]), int))
+    key, scale = jax.random.key(inputs.get("seed", 0)), inputs.get("noise_scale", scale)
+    made = inference.translate(space, model, key, scale, request, source, target)
     if target not in space.decoders:
-        return decoded
-    output = space.types[target].output
-    return {output: decoded[output]}
+        return made
+    return {space.types[target].output: made[space.types[target].output]}
 
 
 def exported_program(program: Program, model: Model) -> jax_export.Exported:
