@@ -123,7 +123,43 @@ class Label(DataType):
         return jax.nn.one_hot(samples, self.condition_dim)
 
 
-class LabelEncoder:
+class _Classes:
+    """Classifies latents by anchors that have a class each (paper §5.1)."""
+
+    num_classes: int
+
+    def anchors_and_classes(self, model: Any) -> tuple[Float[Array, "n q"], Array | None]:
+        """Anchors that cut the zones, and the class of each; None: anchor i has class i."""
+        raise NotImplementedError
+
+    def predict(
+        self, model: Any, latents: Float[Array, "b q"], solver: zoning.Solver
+    ) -> dict[str, Array]:
+        """`classes` (b,) of the anchors whose zones contain the latents, and `probabilities`.
+
+        A probability is that of the anchor under the flow.
+        """
+        anchors, classes = self.anchors_and_classes(model)
+        own = zoning.classify(latents, anchors, solver=solver)
+        log_probs = zoning.assignment_log_probs(latents, anchors, own, solver=solver)
+        found = own if classes is None else classes[own]
+        return {"classes": found, "probabilities": jnp.exp(log_probs[-1])}
+
+    def class_probabilities(
+        self, model: Any, latents: Float[Array, "b q"], solver: zoning.Solver
+    ) -> Float[Array, "b c"]:
+        """Probability of every class at the start of the flow's last step: a sum over anchors."""
+        anchors, classes = self.anchors_and_classes(model)
+        last = np.nextafter(np.float32(1), np.float32(0)).item()
+        of_anchors = jnp.exp(
+            zoning.best_assignment_log_probs(latents, anchors, solver=solver, cutoff=last)
+        )
+        if classes is None:
+            return of_anchors
+        return of_anchors @ jax.nn.one_hot(classes, self.num_classes)
+
+
+class LabelEncoder(_Classes):
     """A learned anchor for each class."""
 
     network = "label_anchors"
@@ -132,7 +168,8 @@ class LabelEncoder:
     anchors_key = ""  # no context anchors: the table has the anchors of all classes
 
     def __init__(self, config: ConfigDict) -> None:
-        self.module: Any = LabelAnchors(config.data.num_classes, config.latent.dim)
+        self.num_classes = config.data.num_classes
+        self.module: Any = LabelAnchors(self.num_classes, config.latent.dim)
 
     def init(self, key: PRNGKeyArray):
         """Initial anchors."""
@@ -167,25 +204,17 @@ class LabelEncoder:
         del keys
         return zoning.compute_latents(self.table(model.variables), noise, labels, solver=solver)
 
-    def predict(
-        self, model: Any, latents: Float[Array, "b q"], solver: zoning.Solver
-    ) -> dict[str, Array]:
-        """`classes` (b,) of latents and their `probabilities` under the flow (paper §5.1)."""
-        classes, probabilities = _classify(latents, self.table(model.variables), solver)
-        return {"classes": classes, "probabilities": probabilities}
-
-    def class_probabilities(
-        self, model: Any, latents: Float[Array, "b q"], solver: zoning.Solver
-    ) -> Float[Array, "b c"]:
-        """Probability of every class under the flow."""
-        return _probabilities(latents, self.table(model.variables), solver)
+    def anchors_and_classes(self, model: Any) -> tuple[Float[Array, "c q"], None]:
+        """The table."""
+        return self.table(model.variables), None
 
 
-class ZonesOfImages:
+class ZonesOfImages(_Classes):
     """Labels without alignment: the zone of a class is the union of zones of its context images."""
 
     def __init__(self, config: ConfigDict) -> None:
         self._config, self._has_warned = config, False
+        self.num_classes = config.data.num_classes
 
     def context_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Shape and dtype of the labels of the context images."""
@@ -215,39 +244,9 @@ class ZonesOfImages:
         own = jax.vmap(jax.random.categorical)(keys, jnp.where(is_member, 0.0, -jnp.inf))
         return zoning.compute_latents(model.context["anchors"], noise, own, solver=solver)
 
-    def predict(
-        self, model: Any, latents: Float[Array, "b q"], solver: zoning.Solver
-    ) -> dict[str, Array]:
-        """`classes` (b,) of the images whose zones contain the latents, and their `probabilities`.
-
-        A probability is that of the image, not of its class.
-        """
-        own, probabilities = _classify(latents, model.context["anchors"], solver)
-        return {"classes": model.context["labels"][own], "probabilities": probabilities}
-
-    def class_probabilities(
-        self, model: Any, latents: Float[Array, "b q"], solver: zoning.Solver
-    ) -> Float[Array, "b c"]:
-        """Probability of every class under the flow: the sum over its context images."""
-        of_images = _probabilities(latents, model.context["anchors"], solver)
-        return of_images @ jax.nn.one_hot(model.context["labels"], self._config.data.num_classes)
-
-
-def _classify(
-    latents: Float[Array, "b q"], anchors: Float[Array, "n q"], solver: zoning.Solver
-) -> tuple[Int[Array, " b"], Float[Array, " b"]]:
-    """Index of the anchor whose zone contains each latent, and its probability under the flow."""
-    own = zoning.classify(latents, anchors, solver=solver)
-    log_probs = zoning.assignment_log_probs(latents, anchors, own, solver=solver)
-    return own, jnp.exp(log_probs[-1])
-
-
-def _probabilities(
-    latents: Float[Array, "b q"], anchors: Float[Array, "n q"], solver: zoning.Solver
-) -> Float[Array, "b n"]:
-    """Probability of every anchor at the start of the flow's last step."""
-    last = np.nextafter(np.float32(1), np.float32(0)).item()
-    return jnp.exp(zoning.best_assignment_log_probs(latents, anchors, solver=solver, cutoff=last))
+    def anchors_and_classes(self, model: Any) -> tuple[Float[Array, "n q"], Int[Array, " n"]]:
+        """Context anchors of images, and the labels of the images."""
+        return model.context["anchors"], model.context["labels"]
 
 
 _LABEL = {
