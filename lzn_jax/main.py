@@ -163,7 +163,7 @@ def _config_and_workdir(
 
 
 def _from_images(values: Mapping[str, Any], stated: Collection[str]) -> Mapping[str, Any]:
-    """`data.from_images.resolved`, imported with JAX only for a folder of images."""
+    """`data.folder.resolved`, imported with JAX only for a folder of images."""
     if values["data.name"] != "image_folder":
         return values
     from lzn_jax.data import folder

@@ -6,6 +6,6 @@ _MEASURES = "lzn_jax.evaluation"
 
 parts.add("measurement", "representations", f"{_MEASURES}.representation:measure")
 parts.add("measurement", "classification", f"{_MEASURES}.classification:measure")
-parts.add("measurement", "samples", f"{_MEASURES}.sample_quality:measure")
-parts.add("measurement", "reconstruction", f"{_MEASURES}.reconstruction:measure")
+parts.add("measurement", "samples", f"{_MEASURES}.samples:measure")
+parts.add("measurement", "reconstruction", f"{_MEASURES}.samples:measure_reconstruction")
 parts.add("measurement", "texts", f"{_MEASURES}.texts:measure")
