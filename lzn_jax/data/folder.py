@@ -19,7 +19,7 @@ import posixpath
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int, UInt8
@@ -264,39 +264,29 @@ def _metadata(folder: Path, root: Path) -> Path:
 
 def _read_metadata(path: Path) -> Iterator[tuple[int, str, str]]:
     """(line number, name, text) of each row; raises UserError for a malformed file."""
+    number, form = 0, "file_name and text, both of them strings, and texts in quotes"
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
-            for line, row in (_jsonl if path.suffix == ".jsonl" else _csv)(file):
-                fields = (row or {}).get("file_name"), (row or {}).get("text")
-                if not all(isinstance(field, str) for field in fields):
-                    raise UserError(
-                        f'line {line} of {path} must have the form {{"file_name": "1.png", "text": '
-                        '"a cat"}, or file_name and text in columns, with texts in quotes'
-                    )
-                yield line, posixpath.normpath(fields[0]), fields[1]
+            is_csv = path.suffix == ".csv"
+            # A blank line of JSON is an empty string.
+            lines = (parse_json(line) if line.strip() else "" for line in file)
+            rows: Any = csv.DictReader(file, strict=True) if is_csv else lines
+            for place, row in enumerate(rows, 1):
+                number = getattr(rows, "line_num", place)
+                if row == "":
+                    continue
+                # Fields beyond those in the first line of a CSV file are in a column None.
+                is_whole = isinstance(row, dict) and None not in row
+                name, text = (row.get(key) if is_whole else None for key in ("file_name", "text"))
+                if not isinstance(name, str) or not isinstance(text, str):
+                    raise UserError(f"line {number} of {path} must have {form}")
+                yield number, posixpath.normpath(name), text
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not encoded in UTF-8") from error
     except (csv.Error, ValueError) as error:
-        raise UserError(f"{path} is not valid {path.suffix[1:].upper()}: {error}") from error
-
-
-def _jsonl(file: TextIO) -> Iterator[tuple[int, dict | None]]:
-    for number, line in enumerate(file, 1):
-        if line.strip():
-            try:
-                row = parse_json(line)
-            except ValueError as error:
-                raise ValueError(f"line {number}: {error}") from error
-            yield number, row if isinstance(row, dict) else None
-
-
-def _csv(file: TextIO) -> Iterator[tuple[int, dict | None]]:
-    reader = csv.DictReader(file, strict=True)
-    for row in reader:
-        # Fields beyond those in the first line are those of None.
-        yield reader.line_num, None if None in row else row
+        raise UserError(f"{path} is malformed after line {number}: {error}") from error
 
 
 MAX_OWN_SIDE = 64  # pixels; images of equal size keep it up to this side
