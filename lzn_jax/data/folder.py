@@ -70,8 +70,8 @@ def load(data: ConfigDict, split: str) -> Examples:
             )
         is_chosen = np.isin(rows, images[is_test == (split == "test")])
         rows, texts = rows[is_chosen], None if texts is None else texts[is_chosen]
-    images = EncodedImages(Files(folder, names[rows]), data)
-    return Examples(images, labels[rows], texts, left_out, image_ids=rows)
+    encoded = EncodedImages(Files(folder, names[rows]), data)
+    return Examples(encoded, labels[rows], texts, left_out, image_ids=rows)
 
 
 def class_names(data: ConfigDict) -> tuple[str, ...]:
@@ -316,18 +316,19 @@ def resolved(values: Mapping[str, Any], stated: Collection[str]) -> dict[str, An
     is_known = all(given[name] is not None for name, field in fields.items() if field.from_data)
     if is_known and not path.is_dir():
         return given  # reported when it is read
-    derived = {} if is_known else _from_images(given)
-    derived |= _limits(given | derived, stated)
+    data = ConfigDict({n.removeprefix("data."): given[n] for n in given if n.startswith("data.")})
+    derived = {} if is_known else _from_images(given, data)
+    data.update({name.removeprefix("data."): value for name, value in derived.items()})
+    derived |= _limits(given, data, stated)
     changed = [f"{n.removeprefix('data.')}={v}" for n, v in derived.items() if v != given[n]]
     if changed:
         _log.info("from the images in %s: %s", path, ", ".join(changed))
     return given | derived
 
 
-def _from_images(values: Mapping[str, Any]) -> dict[str, Any]:
+def _from_images(values: Mapping[str, Any], data: ConfigDict) -> dict[str, Any]:
     """Values for fields that are None, from class folders and at most 1000 file headers."""
-    is_one, data = values["data.class_name"] is not None, _data_of(values)
-    folder, names, _ = _list(ConfigDict({**data, "num_classes": 1, "holdout": None}), "train", ())
+    folder, names, _ = _list(ConfigDict({**data, "num_classes": 1}), "train", ())
     sizes, modes = set(), set()
     for row in pixels.evenly_spaced(min(len(names), MAX_HEADERS), len(names)).tolist():
         # An unreadable file is reported when training reads it.
@@ -341,22 +342,15 @@ def _from_images(values: Mapping[str, Any]) -> dict[str, Any]:
     derived = {
         "data.image_size": math.ceil((side if side <= MAX_OWN_SIDE else SIDE) / grid) * grid,
         "data.channels": 1 if modes and modes <= GREY_MODES else 3,
-        "data.num_classes": 1 if is_one else max(len(_entries(folder)[1]), 1),
+        "data.num_classes": 1 if data.class_name else max(len(_entries(folder)[1]), 1),
     }
     return {name: value for name, value in derived.items() if values[name] is None}
 
 
-def _data_of(values: Mapping[str, Any]) -> dict[str, Any]:
-    group = (name for name in values if name.startswith("data."))
-    return {name.removeprefix("data."): values[name] for name in group}
-
-
-def _limits(values: Mapping[str, Any], stated: Collection[str]) -> dict[str, Any]:
+def _limits(values: Mapping[str, Any], data: ConfigDict, stated: Collection[str]) -> dict[str, Any]:
     """A hold-out if there is no test folder, and numbers of images that the folder contains."""
-    data = ConfigDict(_data_of(values))
-    has_test = data.holdout is not None or any(
-        (Path(data.path) / name).is_dir() for name in TEST_FOLDERS
-    )
+    folders = [Path(data.path) / name for name in TEST_FOLDERS]
+    has_test = data.holdout is not None or any(folder.is_dir() for folder in folders)
     names = [name for name in (*_OF_TRAINING, *_OF_TEST) if name in values and name not in stated]
     if has_test and not names:
         return {}

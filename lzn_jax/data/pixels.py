@@ -8,7 +8,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, TypeVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -176,22 +176,23 @@ class Views:
             return [draw_box(rng, *whole, area=area, ratio=ratio) for _ in range(self.count)]
 
         if isinstance(image, np.ndarray):
-            whole = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
-            return {self.name: _crops(whole, draw(whole.size), self.image_size)}
+            array = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+            return {self.name: _crops(array, draw(array.size), self.image_size)}
         with _opened(image) as file:
-            if not isinstance(file, JpegImagePlugin.JpegImageFile):
-                whole = _upright(file, self.channels)
-                return {self.name: _crops(whole, draw(whole.size), self.image_size)}
-            turn = -1 if file.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8) else 1
-            size = file.size[::turn]
-            boxes = draw(size)
-            smallest = min(min(right - left, lower - upper) for left, upper, right, lower in boxes)
-            shrink = max(1.0, smallest / (_REDUCING_GAP * self.image_size))
-            at_least = math.ceil(size[0] / shrink), math.ceil(size[1] / shrink)
-            file.draft(_MODES[self.channels], at_least[::turn])
-            whole = _upright(file, self.channels)
-            scale = 2 ** round(math.log2(size[0] / whole.width))
-            return {self.name: _crops(whole, boxes, self.image_size, scale)}
+            if isinstance(file, JpegImagePlugin.JpegImageFile):
+                turn = -1 if file.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8) else 1
+                width, height = file.size[::turn]
+                boxes = draw((width, height))
+                smallest = min(min(box[2] - box[0], box[3] - box[1]) for box in boxes)
+                shrink = max(1.0, smallest / (_REDUCING_GAP * self.image_size))
+                at_least = math.ceil(width / shrink), math.ceil(height / shrink)
+                file.draft(_MODES[self.channels], at_least if turn == 1 else at_least[::-1])
+                upright = _upright(file, self.channels)
+                scale = 2 ** round(math.log2(width / upright.width))
+            else:
+                upright = _upright(file, self.channels)
+                boxes, scale = draw(upright.size), 1
+        return {self.name: _crops(upright, boxes, self.image_size, scale)}
 
 
 MAX_BYTES_IN_MEMORY = 8 * 2**30
@@ -201,21 +202,12 @@ _MAX_TRIED = 100
 _Result = TypeVar("_Result")
 
 
-@runtime_checkable
-class EncodedSource(Protocol):
-    """Encoded images by index; `read` raises UnreadableImageError, `name` is for messages."""
-
-    def __len__(self) -> int: ...
-    def read(self, index: int) -> bytes: ...
-    def name(self, index: int) -> str: ...
-    def at(self, rows: Int[np.ndarray, " m"]) -> "EncodedSource": ...
-
-
 class EncodedImages:
     """Images that are decoded when indexed, in place of an array (n, h, w, c) uint8.
 
     Indexing, length and shape are those of an array; np.asarray decodes all images, up to 8 GiB.
-    `prepare` gives the pixels.
+    The `source` contains the files: its `read(index)` gives the content of one or raises
+    UnreadableImageError, `name(index)` its name in messages, and `at(rows)` a part of the source.
 
     Unreadable images are found by `check` or when they are read, because decoding a large data set
     before training would take longer than many runs. They raise UnreadableImageError, which ends
@@ -225,7 +217,7 @@ class EncodedImages:
 
     dtype = np.dtype(np.uint8)
 
-    def __init__(self, source: EncodedSource, data: ConfigDict) -> None:
+    def __init__(self, source: Any, data: ConfigDict) -> None:
         self.source, self.data = source, data
         self._logged: set[int] = set()
 
@@ -301,8 +293,7 @@ class EncodedImages:
     ) -> None:
         """Tries `use(content)` on at most 10,000 evenly spaced images, until `is_over`.
 
-        Unreadable images are logged; without `data.skip_unreadable` they raise
-        UnreadableImageError.
+        Logs unreadable images; without `data.skip_unreadable` raises UnreadableImageError for them.
         """
 
         def fault(index: int) -> UserError | None:

