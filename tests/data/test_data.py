@@ -1,5 +1,6 @@
 """The order of training batches, the processes that decode them, and validation splits."""
 
+import contextlib
 import hashlib
 import os
 import signal
@@ -31,15 +32,8 @@ def _examples(count):
 @pytest.fixture
 def opened():
     """Opens TrainingBatches, which the end of the test closes."""
-    made = []
-
-    def new(examples, *given, **options):
-        made.append(TrainingBatches(examples, *given, **options))
-        return made[-1]
-
-    yield new
-    for batches in made:
-        batches.close()
+    with contextlib.ExitStack() as stack:
+        yield lambda *given, **options: stack.enter_context(TrainingBatches(*given, **options))
 
 
 @pytest.fixture
