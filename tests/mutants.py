@@ -24,7 +24,7 @@ CONTRACT, GOLDEN = "zoning/test_contract.py -k ", "zoning/test_golden.py -k "
 PROPERTIES, ADAMS = "zoning/test_properties.py -k ", "zoning/test_adams.py -k "
 ROWS, MICROBATCHES = "zoning/test_rows.py -k ", "test_microbatches.py -k "
 FLOW_LOSS, OPTIMIZATION = "losses/test_rectified_flow.py -k ", "test_optimization.py -k "
-CHECKPOINTS, PIPELINE = "run/test_checkpoints.py -k ", "data/test_pipeline.py -k "
+CHECKPOINTS, PIPELINE = "run/test_checkpoints.py -k ", "data/test_data.py -k "
 SAMPLES, PROBES = "evaluation/test_sample_metrics.py -k ", "evaluation/test_probes.py -k "
 NEIGHBOURS, ACCURACY = "evaluation/test_neighbours.py -k ", "zoning/test_accuracy.py -k "
 ORIGINAL = "test_original_trainer.py -k 'losses and gen'"
@@ -41,9 +41,9 @@ TEXT, DIGIT_CAPTIONS = "data_types/test_text.py -k ", "evaluation/test_digit_cap
 COMPILATION, EXPORT = "modes/test_compilation.py -k ", "modes/test_export.py -k "
 REPLACED, EXPORTED = EXPORT + "replaces", EXPORT + "'alone and joint'"
 MADE = "evaluation/test_text_quality.py -k made_images"
-VALIDATION = "data/test_validation.py -k "
+VALIDATION = "data/test_data.py -k "
 COUNTED = "evaluation/test_measurements.py -k samples_of_classes"
-PAIRS, FLOWS = "data/test_metadata.py -k ", SPACE + "'by_the_flow or flow_of_the'"
+PAIRS, FLOWS = "data/test_folder.py -k ", SPACE + "'by_the_flow or flow_of_the'"
 CONFIGURATION, PARTS = "test_configuration.py -k ", "test_parts.py -k "
 PROGRESS, SHARING = "run/test_progress.py -k ", "release/test_sharing.py -k "
 SHARP, CONTRASTIVE = "zoning/test_sharpness.py -k ", "losses/test_contrastive.py -k "
@@ -123,7 +123,12 @@ MUTANTS = (
     Mutant("run/checkpoints.py", ", reverse=True", "", CHECKPOINTS + "what_is_saved"),
     Mutant("run/checkpoints.py", "if s > step]", "if s >= step]", CHECKPOINTS + "makes_way"),
     Mutant("run/files.py", "or _top(name) in parts", "or name", CHECKPOINTS + "verifies_what"),
-    Mutant("data/__init__.py", "stream[step * whole", "stream[step * own", PIPELINE + "rows_of"),
+    Mutant(
+        "data/__init__.py",
+        "stream[step * self.size",
+        "stream[step * len(self.own)",
+        PIPELINE + "rows_of",
+    ),
     Mutant("data/__init__.py", "shuffle().repeat()", "repeat().shuffle()", PIPELINE + "each_epoch"),
     Mutant(
         "randomness.py",

@@ -20,7 +20,7 @@ def _lines(*rows):
     return "".join(f"{json.dumps(row)}\n" for row in rows)
 
 
-# Files beside images, by what is wrong with them; malformed ones are in data/test_metadata.py.
+# Files beside images, by what is wrong with them; malformed ones are in data/test_folder.py.
 _METADATA = {
     "no metadata": {},
     "not in UTF-8": {"metadata.jsonl": '{"file_name": "train/1.png", "text": "caf\udce9"}\n'},

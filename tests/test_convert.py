@@ -310,7 +310,7 @@ def test_context_anchors_come_from_the_folder_that_is_named(images, tmp_path, ca
     flags = [f"--checkpoint={FOURIER}", f"--context={images}"]
     assert run(config, tmp_path / "run", *flags) == 0
     trained = lzn_jax.load(tmp_path / "run")
-    pixels = folder_module.read_images(str(images), trained.config.data)
+    pixels = folder_module.find_images(str(images), trained.config.data)[:]
     all_anchors = np.asarray(trained.anchors(pixels))
     context = np.asarray(trained.model.context["anchors"])
     rows = [int(np.argmin(np.linalg.norm(all_anchors - row, axis=1))) for row in context]

@@ -18,7 +18,7 @@ import lzn_jax
 from lzn_jax import data, loading
 from lzn_jax import main as command_line
 from lzn_jax.data import digits
-from lzn_jax.data.folder import read_images
+from lzn_jax.data.folder import find_images
 from lzn_jax.release import shared_model
 
 ROOT = Path(__file__).parent.parent
@@ -260,7 +260,7 @@ def test_classify_gives_one_image_the_answer_it_has_among_others(trained, classi
     assert float(alone["probability"]) == pytest.approx(
         float(classified[7]["probability"]), abs=1e-5
     )
-    folder = read_images(str(tmp_path), small.config().data)
+    folder = find_images(str(tmp_path), small.config().data)[:]
     assert folder.shape == (3, 8, 8, 1)
 
 

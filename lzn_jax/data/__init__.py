@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import logging
-import math
 import multiprocessing
 import os
 import signal
@@ -23,12 +22,7 @@ from jaxtyping import Bool, Int, Shaped
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from lzn_jax import extensions, parts
-from lzn_jax.data.pixels import (
-    EncodedImages,
-    evenly_spaced,
-    is_light,
-    prepare,
-)
+from lzn_jax.data.pixels import EncodedImages, evenly_spaced, is_light, prepare
 from lzn_jax.errors import UserError
 from lzn_jax.models import has_latents
 
@@ -75,15 +69,16 @@ class Examples(NamedTuple):
 
 
 def decoded(examples: Examples, rows: Int[np.ndarray, " k"]) -> Examples:
-    """The examples at these rows with their images decoded, without substitutes.
+    """The examples at these rows with their images decoded.
 
     With `data.skip_unreadable` examples with unreadable images are left out; otherwise they raise
     UnreadableImageError.
     """
     if not isinstance(examples.images, EncodedImages):
         return examples.at(rows)
-    rows, images = examples.images.own(rows)
-    return examples.at(rows)._replace(images=images)
+    images, used = examples.images.read(rows)
+    is_own = used == rows
+    return examples.at(rows[is_own])._replace(images=images[is_own])
 
 
 _MAX_SEEN = 1000  # training images whose background is compared
@@ -234,8 +229,7 @@ def fit_context(config: ConfigDict) -> ConfigDict:
     """
     if not config.data.validation or not has_latents(config):
         return config
-    count = len(load(config.data, "train").labels)
-    fitted = ConfigDict(config)
+    count, fitted = len(load(config.data, "train").labels), ConfigDict(config)
     for group, size in _context_sizes(config).items():
         if size > count:
             _log.info("%s.context_size is %d, the size of the training split", group, count)
@@ -253,8 +247,8 @@ def check_context(config: ConfigDict, count: int, examples: str) -> None:
 def _context_sizes(config: ConfigDict) -> dict[str, int]:
     """Context size by config group, except texts, which are limited to the distinct ones."""
     groups = {n: g for n, g in config.items() if isinstance(g, ConfigDict | FrozenConfigDict)}
-    sizes = {name: group.get("context_size") for name, group in groups.items()}
-    return {n: size for n, size in sizes.items() if size is not None and n != "text"}
+    sizes = {name: group.get("context_size") for name, group in groups.items() if name != "text"}
+    return {name: size for name, size in sizes.items() if size is not None}
 
 
 # Maps an image file's content, or pixels (h, w, c) uint8, to the arrays of an example by name.
@@ -264,7 +258,6 @@ MAX_WORKERS = 16
 # Fewer images are decoded in seconds, the time that a worker takes to start.
 MIN_FOR_WORKERS = 1000
 _MAX_CHUNK = 64  # examples that a worker process transfers at a time
-_UNREADABLE = "index if unreadable"
 
 
 class TrainingBatches:
@@ -286,8 +279,8 @@ class TrainingBatches:
     Attributes:
       workers: number of decoding processes.
 
-    `next` raises UserError for a batch with unreadable images, unless `data.skip_unreadable`
-    replaces them (see EncodedImages).
+    `next` raises UserError for an unreadable image, unless `data.skip_unreadable` replaces its
+    example by the next one (see EncodedImages).
     """
 
     def __init__(
@@ -302,46 +295,40 @@ class TrainingBatches:
         columns: Mapping[str, np.ndarray] | None = None,
     ) -> None:
         positions = grain.MapDataset.range(len(examples.labels)).seed(seed).shuffle().repeat()
-        self._stream = positions.random_map(_Load(examples, transform, columns or {}))
-        self._images, self._batch_size = examples.images, batch_size
+        stream = positions.random_map(_Load(examples, transform, columns or {}))
+        self._rows = _Rows(stream, range(batch_size)[rows or slice(None)], batch_size)
         self.workers = _default_workers(examples) if workers is None else workers
-        self._rows = range(batch_size)[rows or slice(None)]
         self._open: list[Any] = []  # the iterator; empty once closed
         weakref.finalize(self, _close, self._open)
-        self._shapes: dict[str, jax.ShapeDtypeStruct] = {}
         self.seek(0)
 
     def seek(self, step: int) -> None:
         """Makes batch number `step` the next one."""
         self.close()
         # With chunks, workers prepare parts of the same batch and need less memory.
-        whole, own = self._batch_size, len(self._rows)
-        chunk = math.gcd(whole, own, self._rows.start)
+        own = len(self._rows.own)
+        most = min(own, _MAX_CHUNK) if self.workers > 0 else own
+        chunk = max(size for size in range(1, most + 1) if own % size == 0)
+        rows = grain.MapDataset.source(self._rows)[step * own :]
+        batches = rows.batch(chunk).to_iter_dataset(grain.ReadOptions(num_threads=0))
         if self.workers > 0:
-            chunk = max(n for n in range(1, _MAX_CHUNK + 1) if chunk % n == 0)
-        rest = self._stream[step * whole :].batch(chunk)
-        share = _Share(rest, self._rows.start // chunk, own // chunk, whole // chunk)
-        chunks = grain.MapDataset.source(share).to_iter_dataset(grain.ReadOptions(num_threads=0))
-        if self.workers > 0:
-            _parse_flags()
+            if not flags.FLAGS.is_parsed():  # Grain's processes inherit absl's flags
+                flags.FLAGS(sys.argv[:1])
             for module in extensions.extension_modules():  # a worker cannot import them
                 cloudpickle.register_pickle_by_value(module)
             options = grain.MultiprocessingOptions(self.workers, per_worker_buffer_size=2)
-            chunks = chunks.mp_prefetch(options, _init_worker)
-        batches = chunks.batch(own // chunk, batch_fn=_join)
+            batches = batches.mp_prefetch(options, _init_worker)
+            batches = batches.batch(own // chunk, batch_fn=_join)
         prefetched = grain.experimental.ThreadPrefetchIterDataset(batches, prefetch_buffer_size=2)
         self._open.append(iter(prefetched))
 
     def shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes and dtypes of a batch, by name; reads the first image."""
-        if not self._shapes:
-            element = dict(self._stream[0])
-            del element[_UNREADABLE]
-            self._shapes = {
-                name: jax.ShapeDtypeStruct((self._batch_size, *np.shape(value)), value.dtype)
-                for name, value in element.items()
-            }
-        return self._shapes
+        size, example = self._rows.size, self._rows.stream[0]
+        return {
+            name: jax.ShapeDtypeStruct((size, *np.shape(value)), value.dtype)
+            for name, value in example.items()
+        }
 
     def close(self) -> None:
         """Ends the thread and the workers, as does the end of the program."""
@@ -354,53 +341,46 @@ class TrainingBatches:
         self.close()
 
     def __next__(self) -> dict[str, Any]:
-        batch = dict(next(self._open[0]))
-        marks = batch.pop(_UNREADABLE)
-        if isinstance(self._images, EncodedImages):
-            self._images.allow(marks[marks >= 0].tolist())
-        return batch
+        try:
+            return dict(next(self._open[0]))
+        except UserError as error:  # Grain appends lines on its traceback
+            raise UserError(str(error).splitlines()[0]) from None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Rows:
+    """The rows `own` of every batch of `size` in an infinite stream, one after the other."""
+
+    stream: Any
+    own: range
+    size: int
+
+    def __len__(self) -> int:
+        return len(self.stream) // self.size * len(self.own)
+
+    def __getitem__(self, index: int) -> Mapping[str, np.ndarray]:
+        step, row = divmod(index, len(self.own))
+        example: Mapping[str, np.ndarray] = self.stream[step * self.size + self.own[row]]
+        return example
 
 
 @dataclasses.dataclass(frozen=True)
 class _Load:
-    """Maps an index to the example's arrays and, if its image is unreadable, the index, else -1."""
+    """Maps an index to the example's arrays, or to the next example's if it is unreadable."""
 
     examples: Examples
     transform: Transform | None
     columns: Mapping[str, np.ndarray]
 
     def __call__(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        images, used = self.examples.images, index
+        images, transform = self.examples.images, self.transform
         element: Mapping[str, np.ndarray] = {}
-        if self.transform is None or images is None:
-            pass
-        elif isinstance(images, EncodedImages):
-            transform = self.transform
-            element, used = images.load(index, lambda encoded: transform(encoded, rng))
-        else:
-            element = self.transform(images[index], rng)
-        mark = np.int64(-1 if used == index else index)
-        # A substitute has the same label but its own columns.
-        columns = {name: values[used] for name, values in self.columns.items()}
-        return {**element, **columns, "labels": self.examples.labels[index], _UNREADABLE: mark}
-
-
-@dataclasses.dataclass(frozen=True)
-class _Share:
-    """Chunks `first` to `first + own` of every `whole` chunks of an infinite stream."""
-
-    chunks: Any
-    first: int
-    own: int
-    whole: int
-
-    def __len__(self) -> int:
-        return len(self.chunks) // self.whole * self.own
-
-    def __getitem__(self, index: int) -> Mapping[str, np.ndarray]:
-        batch, number = divmod(index, self.own)
-        chunk: Mapping[str, np.ndarray] = self.chunks[batch * self.whole + self.first + number]
-        return chunk
+        if transform is not None and isinstance(images, EncodedImages):
+            element, index = images.load(index, lambda encoded: transform(encoded, rng))
+        elif transform is not None and images is not None:
+            element = transform(images[index], rng)
+        columns = {name: values[index] for name, values in self.columns.items()}
+        return {**element, **columns, "labels": self.examples.labels[index]}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -441,12 +421,6 @@ def _close(iterators: list[Any]) -> None:
     # Grain reports an error at the end of the program if another reference remains.
     while iterators:
         iterators.pop().close()
-
-
-def _parse_flags() -> None:
-    # Grain's processes inherit absl's flags and fail if the flags are not parsed.
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS(sys.argv[:1])
 
 
 def _init_worker(index: int, count: int) -> None:

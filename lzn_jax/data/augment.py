@@ -7,7 +7,6 @@ be computed for every image.
 """
 
 import dataclasses
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -60,43 +59,31 @@ def augment(
 
     Consumes the key. Raises UserError for a blur kernel that is too large for the image.
     """
+
+    def jitter(image: Array, key: PRNGKeyArray) -> Array:
+        strengths = (settings.brightness, settings.contrast, settings.saturation)
+        return apply_jitter(
+            image, draw_jitter(key, jnp.array(strengths, image.dtype), settings.hue)
+        )
+
+    def blur(image: Array, key: PRNGKeyArray) -> Array:
+        low, high = settings.blur_sigma
+        sigma = jax.random.uniform(key, minval=low, maxval=high)
+        return gaussian_blur(image, sigma, settings.blur_kernel)
+
     changes = (
         (lambda image, _: image[:, :, ::-1], 0.5 if settings.flip else 0.0),
-        (lambda image, key: colour_jitter(image, key, settings), settings.jitter_probability),
-        (lambda image, _: greyscale(image), settings.grey_probability),
-        (lambda image, key: random_blur(image, key, settings), settings.blur_probability),
+        (jitter, settings.jitter_probability),
+        (lambda i, _: jnp.broadcast_to(_luminance(i), i.shape), settings.grey_probability),
+        (blur, settings.blur_probability),
     )
     image = jnp.moveaxis(image, -1, 0).astype(jnp.float32) / 255
     for (change, probability), own_key in zip(changes, jax.random.split(key, 4), strict=True):
-        image = apply_with_probability(change, image, own_key, probability)
+        if probability > 0:
+            coin_key, change_key = jax.random.split(own_key)
+            is_changed = jax.random.bernoulli(coin_key, probability)
+            image = jnp.where(is_changed, change(image, change_key), image)
     return jnp.clip(2 * jnp.moveaxis(image, 0, -1) - 1, -1, 1)
-
-
-def apply_with_probability(
-    change: Callable[[Array, PRNGKeyArray], Array],
-    image: Float[Array, "c h w"],
-    key: PRNGKeyArray,
-    probability: float,
-) -> Float[Array, "c h w"]:
-    """`change(image, key)` with the given probability, else the image; computes nothing at 0."""
-    if probability == 0:
-        return image
-    coin_key, change_key = jax.random.split(key)
-    return jnp.where(jax.random.bernoulli(coin_key, probability), change(image, change_key), image)
-
-
-def greyscale(image: Float[Array, "c h w"]) -> Float[Array, "c h w"]:
-    """The image with every plane replaced by the luminance."""
-    return jnp.broadcast_to(_luminance(image), image.shape)
-
-
-def colour_jitter(
-    image: Float[Array, "c h w"], key: PRNGKeyArray, settings: Augmentation
-) -> Float[Array, "c h w"]:
-    """The image after the four colour changes with random strengths in random order."""
-    strengths = (settings.brightness, settings.contrast, settings.saturation)
-    jitter = draw_jitter(key, jnp.array(strengths, image.dtype), settings.hue)
-    return apply_jitter(image, jitter)
 
 
 def draw_jitter(key: PRNGKeyArray, strengths: Float[Array, "3"], hue: float) -> Jitter:
@@ -171,15 +158,6 @@ def shift_hue(image: Float[Array, "c h w"], shift: Float[Array, ""]) -> Float[Ar
     return value - chroma * jnp.clip(2 - distance, 0, 1)
 
 
-def random_blur(
-    image: Float[Array, "c h w"], key: PRNGKeyArray, settings: Augmentation
-) -> Float[Array, "c h w"]:
-    """The image after a Gaussian blur with σ uniform in `settings.blur_sigma`."""
-    low, high = settings.blur_sigma
-    sigma = jax.random.uniform(key, minval=low, maxval=high)
-    return gaussian_blur(image, sigma, settings.blur_kernel)
-
-
 def gaussian_blur(
     image: Float[Array, "c h w"], sigma: Float[Array, ""], kernel_size: int
 ) -> Float[Array, "c h w"]:
@@ -216,16 +194,7 @@ def _blur_matrix(length: int, sigma: Float[Array, ""], radius: int) -> Float[Arr
 
 def augmentation_of(config: ConfigDict) -> Augmentation:
     """The augmentation settings of a config."""
-    group = config.augmentation
-    return Augmentation(
-        flip=config.data.flip,
-        jitter_probability=group.jitter_probability,
-        brightness=group.brightness,
-        contrast=group.contrast,
-        saturation=group.saturation,
-        hue=group.hue,
-        grey_probability=group.grey_probability,
-        blur_probability=group.blur_probability,
-        blur_kernel=group.blur_kernel,
-        blur_sigma=(0.1, group.blur_max_sigma),
-    )
+    names = {field.name for field in dataclasses.fields(Augmentation)}
+    fields = {name: value for name, value in config.augmentation.items() if name in names}
+    sigmas = (0.1, config.augmentation.blur_max_sigma)
+    return Augmentation(flip=config.data.flip, blur_sigma=sigmas, **fields)

@@ -152,35 +152,18 @@ def _pictures(files: Sequence[Path], size: int) -> UInt8[np.ndarray, "n size siz
     cached = cache_folder() / f"emoji-{size}-{digest}.npz"
     if cached.is_file():
         try:
-            return _read(cached)
+            return read_arrays(cached)["images"]
         except (UserError, KeyError) as error:
             _log.warning("%s is damaged and will be drawn again: %s", cached, error)
-    images = _draw(files, size)
-    try:
-        write_arrays(cached, images=images, sha256=_checksum(images))
-    except OSError as error:
-        _log.warning("%s cannot be written, emoji are not cached: %s", cached, error.strerror)
-    return images
-
-
-def _read(path: Path) -> np.ndarray:
-    arrays = read_arrays(path)
-    if str(arrays["sha256"]) != _checksum(arrays["images"]):
-        raise UserError("its checksum does not match")
-    return arrays["images"]
-
-
-def _checksum(images: np.ndarray) -> str:
-    return hashlib.sha256(images.tobytes()).hexdigest()
-
-
-def _draw(files: Sequence[Path], size: int) -> np.ndarray:
-    """Images of the files, drawn serially, as the drawing package never releases the GIL."""
-    draw = _import("resvg_py").svg_to_bytes
-    options = {"width": size, "height": size, "background": "white", "skip_system_fonts": True}
     images = np.empty((len(files), size, size, 3), np.uint8)
+    draw = _import("resvg_py").svg_to_bytes  # which never releases the GIL
+    options = {"width": size, "height": size, "background": "white", "skip_system_fonts": True}
     with progress(len(files), "drawing emoji", unit="emoji") as bar:
         for image, path in zip(images, files, strict=True):
             image[:] = np.asarray(decode(draw(svg_path=str(path), **options), 3))
             bar.update(1)
+    try:
+        write_arrays(cached, images=images)
+    except OSError as error:
+        _log.warning("%s cannot be written, emoji are not cached: %s", cached, error.strerror)
     return images

@@ -1,4 +1,4 @@
-"""Image files to pixels: sizes, colour, crops, and folders larger than memory."""
+"""Image files to pixels: sizes, colours, crops, and data sets larger than memory."""
 
 import contextlib
 import dataclasses
@@ -6,23 +6,20 @@ import io
 import logging
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, TypeVar
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, UInt8
+from jaxtyping import Array, Float, Int, UInt8
 from ml_collections import ConfigDict
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, JpegImagePlugin, UnidentifiedImageError
 
 from lzn_jax.errors import UserError
 from lzn_jax.run.log import progress
 
 _log = logging.getLogger(__name__)
-
-
-Size = tuple[int, int]
 
 _MODES = {1: "L", 3: "RGB"}
 _SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
@@ -32,47 +29,23 @@ class UnreadableImageError(UserError):
     """A file that is broken, empty or not an image."""
 
 
-def decode(encoded: bytes, channels: int, at_least: Size | None = None) -> Image.Image:
+def decode(encoded: bytes, channels: int) -> Image.Image:
     """The image in a file's content, upright, in mode L (1 channel) or RGB (3 channels).
 
-    With `at_least` (width, height) a JPEG is decoded, faster, at the smallest of 1, 1/2, 1/4 and
-    1/8 of its size that is not below it. The EXIF orientation is applied. Transparency is dropped,
-    as in the usual loaders of image folders. 16-bit grey is scaled to 8 bits. A truncated JPEG is
-    an error; one with wrong bits decodes to wrong pixels, because JPEG has no checksum.
+    The EXIF orientation is applied. Transparency is dropped, as in the usual loaders of image
+    folders. 16-bit grey is scaled to 8 bits. A truncated JPEG is an error; one with wrong bits
+    decodes to wrong pixels, because JPEG has no checksum.
 
     Raises UnreadableImageError with the reason if the file cannot be decoded.
     """
     with _opened(encoded) as image:
-        if at_least is not None:
-            image.draft(_MODES[channels], at_least[::-1] if _is_on_side(image) else at_least)
-        image.load()
-        return _eight_bits(ImageOps.exif_transpose(image), channels)
+        return _upright(image, channels)
 
 
 def check_header(encoded: bytes) -> None:
     """Raises UnreadableImageError, as `decode`, for a file without the header of an image."""
     with _opened(encoded):
         pass
-
-
-def is_jpeg(encoded: bytes) -> bool:
-    """Whether a file's content starts with the signature of a JPEG."""
-    return encoded.startswith(b"\xff\xd8")
-
-
-def jpeg_size(encoded: bytes) -> Size:
-    """Width and height of a JPEG after `decode`, read from the file's header.
-
-    Not for other formats: there Pillow may transpose the size itself, or decode the image to find
-    its orientation. Raises UnreadableImageError as `decode`.
-    """
-    with _opened(encoded) as image:
-        return image.size[::-1] if _is_on_side(image) else image.size
-
-
-def _is_on_side(image: Image.Image) -> bool:
-    """Whether a JPEG's EXIF orientation swaps width and height."""
-    return image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
 
 
 @contextlib.contextmanager
@@ -88,15 +61,16 @@ def _opened(encoded: bytes) -> Iterator[Image.Image]:
         raise UnreadableImageError(reason) from error
 
 
-def _eight_bits(image: Image.Image, channels: int) -> Image.Image:
-    if image.mode in _SIXTEEN_BIT_MODES or (image.mode == "I" and image.format == "PNG"):
+def _upright(file: Image.Image, channels: int) -> Image.Image:
+    image = ImageOps.exif_transpose(file)
+    if image.mode in _SIXTEEN_BIT_MODES:
         levels = np.asarray(image).astype(np.uint32)  # 0 ... 65535; convert() would clip
         image = Image.fromarray(((levels * 255 + 32767) // 65535).astype(np.uint8))
     if image.mode in ("I", "F"):
         raise ValueError("it has more than 16 bits a channel")
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
-    return image.convert("L" if channels == 1 else "RGB")
+    return image.convert(_MODES[channels])
 
 
 def fit(image: Image.Image, size: int, share: float = 1.0) -> UInt8[np.ndarray, "size size c"]:
@@ -112,11 +86,8 @@ def fit(image: Image.Image, size: int, share: float = 1.0) -> UInt8[np.ndarray, 
     return np.asarray(resized, np.uint8).reshape(size, size, -1)
 
 
-def changes(encoded: bytes, data: ConfigDict) -> tuple[str, ...]:
-    """Descriptions of the changes by `prepare` to an image's shape, size and colours.
-
-    Raises UnreadableImageError as `decode`.
-    """
+def changes(encoded: bytes, data: ConfigDict) -> list[str]:
+    """Descriptions of the changes by `prepare` to an image's shape, size and colours."""
     image, side = decode(encoded, 3), data.image_size
     has_colours = bool(np.ptp(np.asarray(image), axis=-1).any())
     is_changed = {
@@ -124,7 +95,7 @@ def changes(encoded: bytes, data: ConfigDict) -> tuple[str, ...]:
         f"resized to {side}x{side}": image.size != (side, side),
         "converted to grey": data.channels == 1 and has_colours,
     }
-    return tuple(change for change, is_made in is_changed.items() if is_made)
+    return [change for change, is_made in is_changed.items() if is_made]
 
 
 def prepare(encoded: bytes, data: ConfigDict) -> UInt8[np.ndarray, "h w c"]:
@@ -136,50 +107,8 @@ def prepare(encoded: bytes, data: ConfigDict) -> UInt8[np.ndarray, "h w c"]:
     return fit(decode(encoded, data.channels), data.image_size, data.get("centre_crop", 1.0))
 
 
-# A JPEG file may be decoded at 1/2, 1/4 or 1/8 of its size as long as crops stay this many times
-# larger than the views. The views then change by less than one level of 255 on average.
-_REDUCING_GAP = 2
-
 Range = tuple[float, float]
 Box = tuple[int, int, int, int]  # left, upper, right, lower, in pixels
-
-
-def random_views(
-    source: bytes | UInt8[np.ndarray, "h w c"],
-    rng: np.random.Generator,
-    size: int,
-    *,
-    channels: int,
-    count: int = 2,
-    area: Range = (0.08, 1.0),
-    ratio: Range = (3 / 4, 4 / 3),
-) -> UInt8[np.ndarray, "{count} size size {channels}"]:
-    """Random resized crops of an image file or array; a file is decoded once for all crops.
-
-    Each crop is a box drawn by `draw_box`, resized by antialiased linear interpolation: SimCLR's
-    crop (arXiv:2002.05709, appendix A). A large JPEG file is decoded at a fraction of its size if
-    all crops allow it. Raises UnreadableImageError as `decode`.
-    """
-
-    def draw_boxes(whole: Size) -> list[Box]:
-        return [draw_box(rng, *whole, area=area, ratio=ratio) for _ in range(count)]
-
-    if isinstance(source, bytes) and is_jpeg(source):
-        whole = jpeg_size(source)
-        boxes = draw_boxes(whole)
-        image = decode(source, channels, _smallest_size(whole, boxes, size))
-        scale = 2 ** round(math.log2(whole[0] / image.width))
-    else:
-        image = _from_array(source) if isinstance(source, np.ndarray) else decode(source, channels)
-        boxes, scale = draw_boxes(image.size), 1
-    return np.stack([_resize(image, box, size, scale) for box in boxes])
-
-
-def _smallest_size(whole: Size, boxes: list[Box], size: int) -> Size:
-    """Smallest size (width, height) at which to decode an image for views of `size` pixels."""
-    smallest = min(min(right - left, lower - upper) for left, upper, right, lower in boxes)
-    shrink = max(1.0, smallest / (_REDUCING_GAP * size))
-    return math.ceil(whole[0] / shrink), math.ceil(whole[1] / shrink)
 
 
 def draw_box(
@@ -205,24 +134,33 @@ def draw_box(
     return left, upper, left + w, upper + h
 
 
-def _from_array(pixels: np.ndarray) -> Image.Image:
-    return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+def _crops(image: Image.Image, boxes: list[Box], size: int, scale: int = 1) -> np.ndarray:
+    """Pixels (n, size, size, c) of boxes, given in pixels of the image enlarged `scale` times."""
+    crops = []
+    for box in boxes:
+        left, upper, right, lower = (edge / scale for edge in box)
+        x, y = math.floor(left), math.floor(upper)
+        # Cropping comes first, because `resize` alone would use pixels outside the box.
+        crop = image.crop((x, y, math.ceil(right), math.ceil(lower)))
+        inner = (left - x, upper - y, right - x, lower - y)
+        resized = crop.resize((size, size), Image.Resampling.BILINEAR, box=inner)
+        crops.append(np.asarray(resized).reshape(size, size, -1))
+    return np.stack(crops)
 
 
-def _resize(image: Image.Image, box: Box, size: int, scale: int) -> np.ndarray:
-    """Pixels (size, size, c) of a box, given in pixels of the image enlarged `scale` times."""
-    left, upper, right, lower = (edge / scale for edge in box)
-    x, y = math.floor(left), math.floor(upper)
-    # Cropping comes first, because `resize` alone would use pixels outside the box.
-    image = image.crop((x, y, math.ceil(right), math.ceil(lower)))
-    inner = (left - x, upper - y, right - x, lower - y)
-    resized = image.resize((size, size), Image.Resampling.BILINEAR, box=inner)
-    return np.asarray(resized).reshape(size, size, -1)
+# A JPEG file may be decoded at 1/2, 1/4 or 1/8 of its size as long as crops stay this many times
+# larger than the views. The views then change by less than one level of 255 on average.
+_REDUCING_GAP = 2
 
 
 @dataclasses.dataclass(frozen=True)
 class Views:
-    """Transform to {name: (count, h, w, c)}: random crops of one image."""
+    """Transform to {name: (count, h, w, c)}: random resized crops of an image file or array.
+
+    Each crop is a box drawn by `draw_box`, resized by antialiased linear interpolation: SimCLR's
+    crop (arXiv:2002.05709, appendix A). A file is decoded once for all crops, and a large JPEG file
+    at a fraction of its size if all crops allow it. Raises UnreadableImageError as `decode`.
+    """
 
     image_size: int
     channels: int
@@ -231,13 +169,30 @@ class Views:
     count: int = 2
 
     def __call__(
-        self, image: bytes | np.ndarray, rng: np.random.Generator
+        self, image: bytes | UInt8[np.ndarray, "h w c"], rng: np.random.Generator
     ) -> dict[str, np.ndarray]:
-        area = (self.min_area, 1.0)
-        crops = random_views(
-            image, rng, self.image_size, channels=self.channels, count=self.count, area=area
-        )
-        return {self.name: crops}
+        def draw(whole: tuple[int, int]) -> list[Box]:
+            area, ratio = (self.min_area, 1.0), (3 / 4, 4 / 3)
+            return [draw_box(rng, *whole, area=area, ratio=ratio) for _ in range(self.count)]
+
+        if isinstance(image, np.ndarray):
+            array = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+            return {self.name: _crops(array, draw(array.size), self.image_size)}
+        with _opened(image) as file:
+            if isinstance(file, JpegImagePlugin.JpegImageFile):
+                turn = -1 if file.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8) else 1
+                width, height = file.size[::turn]
+                boxes = draw((width, height))
+                smallest = min(min(box[2] - box[0], box[3] - box[1]) for box in boxes)
+                shrink = max(1.0, smallest / (_REDUCING_GAP * self.image_size))
+                at_least = math.ceil(width / shrink), math.ceil(height / shrink)
+                file.draft(_MODES[self.channels], at_least if turn == 1 else at_least[::-1])
+                upright = _upright(file, self.channels)
+                scale = 2 ** round(math.log2(width / upright.width))
+            else:
+                upright = _upright(file, self.channels)
+                boxes, scale = draw(upright.size), 1
+        return {self.name: _crops(upright, boxes, self.image_size, scale)}
 
 
 MAX_BYTES_IN_MEMORY = 8 * 2**30
@@ -247,92 +202,44 @@ _MAX_TRIED = 100
 _Result = TypeVar("_Result")
 
 
-@runtime_checkable
-class EncodedSource(Protocol):
-    """Encoded images by index, such as files of a folder or records of a data set."""
-
-    def __len__(self) -> int: ...
-
-    def read(self, index: int) -> bytes:
-        """The content of one image file.
-
-        Raises UnreadableImageError with the reason if it cannot be read.
-        """
-
-    def name(self, index: int) -> str:
-        """Name of the image in messages."""
-
-    def at(self, rows: Int[np.ndarray, " m"]) -> "EncodedSource":
-        """The images at these rows, which may repeat."""
-
-
-def _in_threads(function: Callable[[int], _Result], rows: np.ndarray) -> Iterator[_Result]:
-    with ThreadPoolExecutor(os.cpu_count()) as threads:  # decoding releases the GIL
-        yield from threads.map(function, rows.tolist())
-
-
 class EncodedImages:
     """Images that are decoded when indexed, in place of an array (n, h, w, c) uint8.
 
     Indexing, length and shape are those of an array; np.asarray decodes all images, up to 8 GiB.
-    `decoding.prepare` gives the pixels.
+    The `source` contains the files: its `read(index)` gives the content of one or raises
+    UnreadableImageError, `name(index)` its name in messages, and `at(rows)` a part of the source.
 
     Unreadable images are found by `check` or when they are read, because decoding a large data set
     before training would take longer than many runs. They raise UnreadableImageError, which ends
-    the run with exit code 2. With `data.skip_unreadable` an unreadable image is always replaced by
-    the same image, the next readable one of its class, and logged.
+    the run with exit code 2. With `data.skip_unreadable` the next readable image takes the place of
+    an unreadable one, which is logged once. A `data` group without this field is a user's input.
     """
 
     dtype = np.dtype(np.uint8)
 
-    def __init__(
-        self, source: EncodedSource, labels: Int[np.ndarray, " n"], data: ConfigDict
-    ) -> None:
-        self.source = source
-        self.skip_unreadable: bool = data.skip_unreadable
-        self._labels = labels
-        self._data = data
-        self._allowed: set[int] = set()
+    def __init__(self, source: Any, data: ConfigDict) -> None:
+        self.source, self.data = source, data
+        self._logged: set[int] = set()
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
         """(n, h, w, c)."""
-        size = self._data.image_size
-        return (len(self.source), size, size, self._data.channels)
+        size = self.data.image_size
+        return (len(self.source), size, size, self.data.channels)
 
     def __len__(self) -> int:
         return len(self.source)
 
     def __getitem__(self, rows: Any) -> np.ndarray:
         indices = np.arange(len(self))[rows]
-        if indices.ndim == 0:
-            return self._image(int(indices))
-        return self._stack(_in_threads(self._image, indices), len(indices))
-
-    def own(
-        self, rows: Int[np.ndarray, " k"]
-    ) -> tuple[Int[np.ndarray, " m"], UInt8[np.ndarray, "m h w c"]]:
-        """The given rows with readable images, and these images, without substitutes.
-
-        Unreadable images are logged; without `data.skip_unreadable` they raise UserError.
-        """
-        results = list(_in_threads(self.attempt, rows))
-        is_read = np.array([isinstance(image, np.ndarray) for image in results], bool)
-        self.allow(rows[~is_read].tolist())
-        kept = (image for image in results if isinstance(image, np.ndarray))
-        return rows[is_read], self._stack(kept, int(is_read.sum()))
-
-    def _stack(self, images: Iterable[np.ndarray], count: int) -> np.ndarray:
-        stacked = np.empty((count, *self.shape[1:]), np.uint8)
-        for place, image in enumerate(images):
-            stacked[place] = image
-        return stacked
+        images, _ = self.read(np.atleast_1d(indices))
+        return images if indices.ndim else images[0]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         size = int(np.prod(self.shape))
         if size > MAX_BYTES_IN_MEMORY:
             raise UserError(
-                f"{len(self)} images of {self._data.image_size} pixels take "
+                f"{len(self)} images of {self.data.image_size} pixels take "
                 f"{size / 2**30:.0f} GiB of memory, at most "
                 f"{MAX_BYTES_IN_MEMORY / 2**30:.0f} are allowed: use a smaller split"
             )
@@ -340,11 +247,11 @@ class EncodedImages:
 
     def at(self, rows: Int[np.ndarray, " m"]) -> "EncodedImages":
         """The images at these rows, not decoded."""
-        return EncodedImages(self.source.at(rows), self._labels[rows], self._data)
+        return EncodedImages(self.source.at(rows), self.data)
 
     def decode(self, encoded: bytes) -> UInt8[np.ndarray, "h w c"]:
         """Pixels of an image file, given its content."""
-        return prepare(encoded, self._data)
+        return prepare(encoded, self.data)
 
     def attempt(self, index: int) -> UInt8[np.ndarray, "h w c"] | UnreadableImageError:
         """Pixels of an image, or the error if it is unreadable."""
@@ -353,83 +260,75 @@ class EncodedImages:
         except UnreadableImageError as error:
             return error
 
+    def load(self, index: int, use: Callable[[bytes], _Result]) -> tuple[_Result, int]:
+        """`use(content)` of image `index`, or of the next readable one, and that image's index.
+
+        A UserError from `use` marks an image as unreadable. Raises UnreadableImageError without
+        `data.skip_unreadable`, or if a hundred images in a row are unreadable.
+        """
+        for row in range(index, index + min(len(self), _MAX_TRIED)):
+            try:
+                return use(self.source.read(row % len(self))), row % len(self)
+            except UserError as error:
+                if row == index:
+                    self._skip({index: error})
+        raise UnreadableImageError(
+            f"{self.source.name(index)} cannot be read, nor can the images after it "
+            f"(at most {_MAX_TRIED} were tried)"
+        )
+
+    def read(
+        self, rows: Int[np.ndarray, " k"]
+    ) -> tuple[UInt8[np.ndarray, "k h w c"], Int[np.ndarray, " k"]]:
+        """Images at these rows, or the next readable ones, and the rows where they are."""
+        images, used = np.empty((len(rows), *self.shape[1:]), np.uint8), np.array(rows)
+        with ThreadPoolExecutor(os.cpu_count()) as threads:  # decoding releases the GIL
+            loaded = threads.map(lambda row: self.load(row, self.decode), rows.tolist())
+            for place, (image, row) in enumerate(loaded):
+                images[place], used[place] = image, row
+        return images, used
+
     def check(
         self, use: Callable[[bytes], Any], is_over: Callable[[], bool] = lambda: False
     ) -> None:
         """Tries `use(content)` on at most 10,000 evenly spaced images, until `is_over`.
 
-        Unreadable images are logged; without `data.skip_unreadable` they raise
-        UnreadableImageError.
+        Logs unreadable images; without `data.skip_unreadable` raises UnreadableImageError for them.
         """
 
-        def fails(index: int) -> bool:
+        def fault(index: int) -> UserError | None:
             try:
                 if not is_over():
                     use(self.source.read(index))
-            except UnreadableImageError:
-                return True
-            return False
+            except UnreadableImageError as error:
+                return error
+            return None
 
-        rows = evenly_spaced(min(len(self), MAX_CHECKED), len(self))
-        failed = []
-        with progress(len(rows), "checking images", unit="image", brief=True) as bar:
-            for index, is_unreadable in zip(rows.tolist(), _in_threads(fails, rows), strict=True):
-                failed += [index] * is_unreadable
+        rows = evenly_spaced(min(len(self), MAX_CHECKED), len(self)).tolist()
+        failed: dict[int, UserError] = {}
+        with (
+            progress(len(rows), "checking images", unit="image", brief=True) as bar,
+            ThreadPoolExecutor(os.cpu_count()) as threads,
+        ):
+            for index, error in zip(rows, threads.map(fault, rows), strict=True):
+                failed |= {index: error} if error else {}
                 bar.update()
-        self.allow(failed)
+        self._skip(failed)
 
-    def load(self, index: int, use: Callable[[bytes], _Result]) -> tuple[_Result, int]:
-        """`use(content)` of image `index` or its substitute, and the index of the image used.
-
-        A UserError from `use` marks an image as unreadable. Raises UnreadableImageError if the next
-        hundred images of the class are also unreadable.
-        """
-        for candidate in self._same_class(index):
-            try:
-                return use(self.source.read(candidate)), candidate
-            except UserError as error:
-                last_error = error
-        raise UnreadableImageError(
-            f"{self.source.name(index)} cannot be read ({last_error}), nor can the images of its "
-            f"class after it (at most {_MAX_TRIED} were tried)"
-        )
-
-    def allow(self, unreadable: Iterable[int]) -> None:
-        """Records images that were left out or replaced; logs each of the first 20 once.
-
-        Raises UnreadableImageError without `data.skip_unreadable`.
-        """
-        new = sorted(set(unreadable) - self._allowed)
-        if new and not self.skip_unreadable:
-            named = ", ".join(map(self._explain, new[:MAX_NAMED]))
-            raise UnreadableImageError(
-                f"unreadable images ({len(new)}): {named}; --mode=check_data finds all of them, "
-                "--config.data.skip_unreadable=True continues without them"
-            )
-        for index in new:
-            self._allowed.add(index)
-            if len(self._allowed) <= MAX_NAMED:
-                name, count = self.source.name(index), len(self._allowed)
+    def _skip(self, failed: Mapping[int, UserError]) -> None:
+        """Logs each of the first 20 unreadable images once; without `skip_unreadable` raises."""
+        if failed and not self.data.get("skip_unreadable", False):
+            reasons = list(failed.items())[:MAX_NAMED]
+            named = ", ".join(f"{self.source.name(index)} ({error})" for index, error in reasons)
+            if "skip_unreadable" in self.data:
+                named += "; --mode=check_data finds all of them, "
+                named += "--config.data.skip_unreadable=True continues without them"
+            raise UnreadableImageError(f"unreadable images ({len(failed)}): {named}")
+        for index in failed.keys() - self._logged:
+            self._logged.add(index)
+            if len(self._logged) <= MAX_NAMED:
+                name, count = self.source.name(index), len(self._logged)
                 _log.warning("unreadable, left out (%d so far): %s", count, name)
-
-    def _same_class(self, index: int) -> Iterator[int]:
-        """`index` and the following images of its class, cyclically."""
-        yield index
-        # The search over all labels is only done after a failure.
-        members = np.flatnonzero(self._labels == self._labels[index])
-        following = np.roll(members, -int(np.searchsorted(members, index)))
-        yield from following[1 : _MAX_TRIED + 1].tolist()
-
-    def _explain(self, index: int) -> str:
-        result = self.attempt(index)
-        reason = f" ({result})" if isinstance(result, UnreadableImageError) else ""
-        return f"{self.source.name(index)}{reason}"
-
-    def _image(self, index: int) -> np.ndarray:
-        image, used = self.load(index, self.decode)
-        if used != index:
-            self.allow([index])
-        return image
 
 
 Images = np.ndarray | EncodedImages
@@ -441,16 +340,14 @@ def evenly_spaced(chosen: int, count: int) -> Int[np.ndarray, " chosen"]:
 
 
 def is_light(images: UInt8[np.ndarray, "n h w c"]) -> bool | None:
-    """Whether images have a light background; None unless nine in ten agree."""
-    share = np.mean(_have_light_background(images))
+    """Whether images have a light background; None unless nine in ten agree.
+
+    A background is light if more than half of the border is lighter than middle grey.
+    """
+    pixels = images.mean(axis=-1) > 127.5
+    is_border = np.pad(np.zeros_like(pixels[0, 1:-1, 1:-1]), 1, constant_values=True)
+    share = np.mean(pixels[:, is_border].mean(axis=1) > 0.5)
     return None if 0.1 < share < 0.9 else bool(share > 0.5)
-
-
-def _have_light_background(images: UInt8[np.ndarray, "n h w c"]) -> Bool[np.ndarray, " n"]:
-    """Whether more than half of an image's border is lighter than middle grey."""
-    is_light = images.mean(axis=-1) > 127.5
-    is_border = np.pad(np.zeros_like(is_light[0, 1:-1, 1:-1]), 1, constant_values=True)
-    return is_light[:, is_border].mean(axis=1) > 0.5
 
 
 def normalise(images: UInt8[Array, "b h w c"]) -> Float[Array, "b h w c"]:

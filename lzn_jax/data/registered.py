@@ -37,7 +37,7 @@ _ENCODED_IMAGES = {
         "processes that decode training images, None = one for each core, 0 = a thread", None
     ),
     "data.skip_unreadable": flag(
-        "replace unreadable images within their class, leave out unpaired texts and images", False
+        "replace unreadable images by the next example, leave out unpaired texts and images", False
     ),
     "data.captions": flag("each text of an image is an example", False),
 }

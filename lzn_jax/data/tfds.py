@@ -4,11 +4,14 @@ TFDS prepares each split once as ArrayRecord or Parquet files with random access
 the preparation needs TensorFlow, and not for all data sets.
 """
 
+import contextlib
 import copy
+import functools
 import hashlib
 import importlib
 import json
-from collections.abc import Callable, Iterable, Iterator
+import operator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,7 @@ from jaxtyping import Int, UInt8
 from ml_collections import ConfigDict
 
 from lzn_jax.data import Examples
-from lzn_jax.data.folder import make
+from lzn_jax.data.folder import make_pairs
 from lzn_jax.data.pixels import EncodedImages, Images, UnreadableImageError
 from lzn_jax.errors import UserError
 from lzn_jax.run import files
@@ -51,9 +54,9 @@ def load(data: ConfigDict, split: str) -> Examples:
             for row, texts in enumerate(records.texts())
             for text in texts
         )
-        rows, texts, left_out = make(entries, len(records), records.name)
+        rows, texts, left_out = make_pairs(entries, len(records), records.name)
         records, labels = records.at(rows), labels[rows]
-    images: Images = EncodedImages(records, labels, data)
+    images: Images = EncodedImages(records, data)
     is_small = np.prod(images.shape) <= _MAX_BYTES_DECODED
     # Only without a centre crop, because training views are crops of the whole images.
     is_whole = records.image_shape == images.shape[1:] and data.centre_crop == 1
@@ -74,16 +77,37 @@ def arrays(
     """Images and labels of a small data set of square images, loaded into memory."""
     records = _Records(name, folder, split)
     data = ConfigDict({"image_size": size, "channels": channels, "skip_unreadable": False})
-    labels = records.labels()
-    return np.asarray(EncodedImages(records, labels, data)), labels
+    return np.asarray(EncodedImages(records, data)), records.labels()
+
+
+@contextlib.contextmanager
+def _remedy(remedy: str, *kinds: type[Exception]) -> Iterator[None]:
+    """An error of one of these kinds becomes a UserError with the remedy and the reason."""
+    try:
+        yield
+    except kinds as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{remedy} ({reason})") from error
 
 
 class _Records:
     """Encoded images, labels and texts of one split."""
 
     def __init__(self, name: str, folder: Path, split: str) -> None:
-        library = _import_library()
-        builder = _builder(library, name, folder)
+        with _remedy(
+            "this data set is read by tensorflow-datasets, which is not installed: "
+            "pip install tensorflow-datasets array_record", ImportError,
+        ):  # fmt: skip
+            library: Any = importlib.import_module("tensorflow_datasets")
+        prepare = (
+            f"{folder} holds no data set {name} that is readable without TensorFlow: prepare it "
+            f"once, with TensorFlow installed, by tfds build {name} --data_dir={folder} "
+            "--file_format=array_record, or correct data.path"
+        )
+        with _remedy(prepare, library.core.DatasetNotFoundError, ValueError, AssertionError):
+            builder = library.builder(name, data_dir=folder)  # never downloads
+            if not builder.is_prepared():
+                raise ValueError("it is not prepared")
         features = builder.info.features
         self._name, self._split, self._features = name, split, features
         self._image_key = _only_key(features, library.features.Image)
@@ -97,13 +121,12 @@ class _Records:
         self._fingerprint = Path(builder.data_path, "dataset_info.json").read_bytes()
         # Our decoder converts colour spaces and bit depths, which TFDS leaves unchanged.
         decoders = {self._image_key: library.decode.SkipDecoding()}
-        try:
+        splits = ", ".join(builder.info.splits)
+        with (
+            _remedy(prepare, NotImplementedError),
+            _remedy(f"{name} has no split {split!r}: its splits are {splits}", ValueError),
+        ):
             self._source = builder.as_data_source(split=split, decoders=decoders)
-        except NotImplementedError as error:
-            raise UserError(_how_to_prepare(name, folder)) from error
-        except ValueError as error:
-            splits = ", ".join(builder.info.splits)
-            raise UserError(f"{name} has no split {split!r}: its splits are {splits}") from error
         self._rows = np.arange(len(self._source))
 
     def at(self, rows: Int[np.ndarray, " n"]) -> "_Records":
@@ -131,12 +154,8 @@ class _Records:
         ImageNet. The user's cache folder therefore keeps the labels of large splits. Raises
         UserError for a damaged record.
         """
-
-        def read() -> bytes:
-            labels = (record[self._label_key] for record in self._read_all("label"))
-            return np.fromiter(labels, np.int32, len(self)).tobytes()
-
-        return np.frombuffer(self._cached("labels", "int32", read), np.int32)
+        labels: list[int] = self._cached("label", lambda record: int(record[self._label_key]))
+        return np.array(labels, np.int32)
 
     def texts(self) -> list[list[str]]:
         """Texts of each record, cached like labels, from the only text feature except file names.
@@ -149,48 +168,37 @@ class _Records:
             names = ", ".join("/".join(path) for path in paths) or "none"
             raise UserError(f"{self._name} must have exactly one text feature, got {names}")
 
-        def read() -> bytes:
-            records = self._read_all("text")
-            return json.dumps([_texts_at(record, paths[0]) for record in records]).encode()
+        def texts_of(record: Any) -> list[str]:
+            values = functools.reduce(operator.getitem, paths[0], record)
+            return [text.decode(errors="replace") for text in np.ravel(values).tolist()]
 
-        texts: list[list[str]] = json.loads(self._cached("texts", "json", read))
+        texts: list[list[str]] = self._cached("text", texts_of)
         return texts
 
-    def _cached(self, noun: str, suffix: str, read: Callable[[], bytes]) -> bytes:
-        """Result of `read`; for a large split it is kept in the user's cache folder."""
+    def _cached(self, noun: str, read: Callable[[Any], Any]) -> Any:
+        """`read(record)` of all records; for a large split kept in the user's cache folder."""
         text = f"{self._name} {self._split} {len(self)}".encode()
         digest = hashlib.sha256(self._fingerprint + text).hexdigest()[:16]
-        cached = files.cache_folder() / f"{noun}-{digest}.{suffix}"
+        cached = files.cache_folder() / f"{noun}s-{digest}.json"
         if len(self) > _CACHE_ABOVE and cached.is_file():
-            return cached.read_bytes()
-        content = read()
-        if len(self) > _CACHE_ABOVE:
-            files.write_bytes(cached, content)
-        return content
-
-    def _read_all(self, noun: str) -> Iterator[Any]:
-        """All records, images undecoded; `noun` names the content in messages and progress."""
+            return json.loads(cached.read_bytes())
+        values: list[Any] = []
         with progress(len(self), f"reading {noun}s", unit="record", brief=True) as bar:
             for start in range(0, len(self), _RECORDS_AT_A_TIME):
                 rows = range(start, min(start + _RECORDS_AT_A_TIME, len(self)))
-                yield from self._read_rows(rows, noun)
+                try:
+                    records = self._source.__getitems__(list(rows))
+                except _DAMAGE:
+                    records = map(self._intact, rows)  # the error names the damaged record
+                values += map(read, records)
                 bar.update(len(rows))
+        if len(self) > _CACHE_ABOVE:
+            files.write_bytes(cached, json.dumps(values).encode())
+        return values
 
-    def _read_rows(self, rows: range, noun: str) -> Iterable[Any]:
-        try:
-            records: list[Any] = self._source.__getitems__(list(rows))
-        except _DAMAGE:
-            return (self._intact(row, noun) for row in rows)  # the error names the damaged record
-        return records
-
-    def _intact(self, index: int, noun: str) -> Any:
-        try:
+    def _intact(self, index: int) -> Any:
+        with _remedy(f"{self.name(index)} cannot be read: prepare the data set again", UserError):
             return self._record(index)
-        except UnreadableImageError as error:
-            raise UserError(
-                f"the {noun} of {self.name(index)} cannot be read: {error}; prepare the data set "
-                "again"
-            ) from error
 
     def _record(self, index: int) -> Any:
         try:
@@ -198,36 +206,6 @@ class _Records:
         except _DAMAGE as error:
             reason = " ".join(str(error).split())
             raise UnreadableImageError(f"its record is damaged: {reason}") from error
-
-
-def _import_library() -> Any:
-    try:
-        return importlib.import_module("tensorflow_datasets")
-    except ImportError as error:
-        raise UserError(
-            "this data set is read by tensorflow-datasets, which is not installed: "
-            "pip install tensorflow-datasets array_record"
-        ) from error
-
-
-def _builder(library: Any, name: str, folder: Path) -> Any:
-    """Builder of a prepared data set; never downloads."""
-    try:
-        builder = library.builder(name, data_dir=folder)
-    except (library.core.DatasetNotFoundError, ValueError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{_how_to_prepare(name, folder)} ({reason})") from error
-    if not builder.is_prepared():
-        raise UserError(_how_to_prepare(name, folder))
-    return builder
-
-
-def _how_to_prepare(name: str, folder: Path) -> str:
-    return (
-        f"{folder} holds no data set {name} that is readable without TensorFlow: prepare it once, "
-        f"with TensorFlow installed, by tfds build {name} --data_dir={folder} "
-        "--file_format=array_record, or correct data.path"
-    )
 
 
 def _only_key(features: Any, kind: type) -> str | None:
@@ -243,9 +221,3 @@ def _strings(features: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, .
             yield from _strings(feature, (*path, key))
     elif np.dtype(getattr(inner, "np_dtype", None)) == object:
         yield path
-
-
-def _texts_at(record: Any, path: tuple[str, ...]) -> list[str]:
-    for key in path:
-        record = record[key]
-    return [text.decode(errors="replace") for text in np.ravel(record).tolist()]

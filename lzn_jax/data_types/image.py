@@ -98,9 +98,9 @@ class Image(DataType):
 
     def named(self, text: str) -> tuple[UInt8[np.ndarray, "n h w c"], list[str]]:
         """Images and paths of one image file or of all image files in a folder."""
-        files = folder.find_images(text, self._data)
-        images = files.read(data.background(self._data))
-        return images, [str(file) for file in files.files]
+        images = folder.find_images(text, self._data)
+        is_light = data.background(self._data)
+        return folder.read_images(images, is_light), folder.file_names(images)
 
     def names(self, samples: Any) -> list[str]:
         """Paths of image files, empty for images that are not separate files."""

@@ -1,7 +1,10 @@
-"""Captions of digits: what they measure, against arithmetic by hand and moments written out."""
+"""Digits and their captions, against arithmetic by hand and moments written out."""
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
 
 from lzn_jax import configuration, data
 from lzn_jax.data import captions
@@ -10,6 +13,25 @@ from lzn_jax.data import captions
 def digits(split):
     config = configuration.load("configs/digits_text.py")
     return data.load(config.data, split)
+
+
+@pytest.mark.parametrize(("split", "part"), [("train", 0), ("test", 1)])
+def test_digits_are_the_stratified_split_of_scikit_learn(split, part):
+    digits = load_digits()
+    indices = train_test_split(
+        np.arange(1797), test_size=360, stratify=digits.target, random_state=0
+    )
+    examples = data.load(ConfigDict({"name": "digits"}), split)
+    levels = digits.images[indices[part]].astype(int)  # 0 ... 16
+    assert examples.images.dtype == np.uint8
+    np.testing.assert_array_equal(examples.images[..., 0], (levels * 510 + 16) // 32)
+    np.testing.assert_array_equal(examples.labels, digits.target[indices[part]])
+
+
+@pytest.mark.parametrize("name", ["digits", "fashion", "cifar10"])
+def test_every_class_has_a_name(name):
+    names = data.class_names(ConfigDict({"name": name}))
+    assert len(set(names)) == 10
 
 
 def picture(*rows):
@@ -52,13 +74,8 @@ def test_each_third_of_the_training_images_has_a_weight_and_of_each_class_a_lean
         leans = parts.lean[train.labels == label]
         np.testing.assert_allclose(np.bincount(leans, minlength=3) / len(leans), 1 / 3, atol=0.01)
     assert len(set(train.texts)) == 90
-
-
-def test_test_images_are_measured_by_the_terciles_of_training_images():
-    train, test = digits("train"), digits("test")
-    ink = test.images.mean(axis=(1, 2, 3))
-    first, second = np.quantile(train.images.mean(axis=(1, 2, 3)), [1 / 3, 2 / 3])
-    weight = (ink >= first).astype(int) + (ink >= second)
+    test, thirds = digits("test"), np.quantile(train.images.mean(axis=(1, 2, 3)), [1 / 3, 2 / 3])
+    weight = (test.images.mean(axis=(1, 2, 3))[:, None] >= thirds).sum(axis=1)
     np.testing.assert_array_equal(captions.parse(test.texts).weight, weight)
 
 

@@ -1,5 +1,7 @@
-"""Folders of images: layouts, splits, labels, and files decoded when they are asked for."""
+"""Folders of images: layouts, splits, labels, texts, and images that a user names."""
 
+import json
+import os
 import pickle
 
 import numpy as np
@@ -8,112 +10,90 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from lzn_jax import data
-from lzn_jax.data import pixels
-from lzn_jax.data.folder import survey
+from lzn_jax.data import folder, load_pairs_alone, pixels
 from lzn_jax.errors import UserError
 
 
-def _config(path, **changes):
-    fields = {"name": "image_folder", "path": str(path), "image_size": 2, "channels": 1}
-    fields |= {"num_classes": 1, "class_name": None, "holdout": None, "flip": False}
-    return ConfigDict(fields | {"workers": 0, "skip_unreadable": False} | changes)
+def levels(examples):
+    """Which of the images of `folder_of` these are."""
+    return examples.images[:][:, 0, 0, 0].tolist()
 
 
-def _make(root, *names):
-    """Image number k in the order given is all k."""
-    for level, name in enumerate(names):
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.full((2, 2), level, np.uint8)).save(path)
-    return root
-
-
-def _levels(split):
-    return split.images[:][:, 0, 0, 0].tolist()
-
-
-def test_a_flat_folder_is_one_class_in_the_order_of_names(tmp_path):
-    _make(tmp_path, "c.png", "a.PNG", "b.bmp", ".hidden.png")
+def test_a_flat_folder_is_one_class_in_the_order_of_names(folder_of, tmp_path):
+    config = folder_of("c.png", "a.PNG", "b.bmp", ".hidden.png")
     (tmp_path / "notes.txt").write_text("no image")
-    train = data.load(_config(tmp_path, holdout=0), "train")
-    assert _levels(train) == [1, 2, 0]
+    train = data.load(config, "train")
+    assert levels(train) == [1, 2, 0]
     assert train.labels.tolist() == [0, 0, 0]
     assert train.labels.dtype == np.int32
-    assert data.class_names(_config(tmp_path, holdout=0)) == ("",)
+    assert data.class_names(config) == ("",)
 
 
-def test_class_folders_number_the_labels_by_name(tmp_path):
-    _make(tmp_path, "dog/b.png", "cat/c.png", "dog/a.png", "cat/sub/a.png")
-    config = _config(tmp_path, num_classes=2, holdout=0)
+def test_class_folders_number_the_labels_by_name(folder_of):
+    config = folder_of("dog/b.png", "cat/c.png", "dog/a.png", "cat/sub/a.png", num_classes=2)
     train = data.load(config, "train")
-    assert _levels(train) == [1, 3, 2, 0]
+    assert levels(train) == [1, 3, 2, 0]
     assert train.labels.tolist() == [0, 0, 1, 1]
     assert data.class_names(config) == ("cat", "dog")
 
 
+def test_labels_have_the_names_of_classes_or_their_numbers(folder_of, tmp_path):
+    for name in (b"cat", b"d\xffg"):
+        os.mkdir(os.path.join(os.fsencode(tmp_path), name))
+    names = [data.label_names(folder_of(num_classes=k)) for k in (1, 2, 3)]
+    assert names == [["0"], ["cat", "d?g"], ["0", "1", "2"]]
+
+
 @pytest.mark.parametrize("test_folder", ["test", "val", "validation"])
-def test_train_and_test_folders_are_the_splits(tmp_path, test_folder):
-    _make(tmp_path, "train/x/a.png", "train/y/b.png", f"{test_folder}/y/c.png", "LICENSE.png",
-          f"{test_folder}/x/d.png")  # fmt: skip
-    config = _config(tmp_path, num_classes=2)
+def test_train_and_test_folders_are_the_splits(folder_of, test_folder):
+    names = ["train/x/a.png", "train/y/b.png", f"{test_folder}/y/c.png", "LICENSE.png"]
+    config = folder_of(*names, f"{test_folder}/x/d.png", num_classes=2, holdout=None)
     train, test = data.load(config, "train"), data.load(config, "test")
-    assert (_levels(train), train.labels.tolist()) == ([0, 1], [0, 1])
-    assert (_levels(test), test.labels.tolist()) == ([4, 2], [0, 1])
+    assert (levels(train), train.labels.tolist()) == ([0, 1], [0, 1])
+    assert (levels(test), test.labels.tolist()) == ([4, 2], [0, 1])
+
+
+IMAGENET = ("train/x/a.png", "train/y/b.png", "val/x/c.png", "val/y/d.png", "test/e.png",
+            "validation/x/f.png", "validation/y/g.png")  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("changes", "levels"),
+    ("changes", "train", "test", "names"),
     [
-        ({"num_classes": 2}, [2, 3]),
-        ({"class_name": "y"}, [3]),
-        ({}, [4]),  # a single class needs no class folders
+        ({"num_classes": 2}, [0, 1], [2, 3], ("x", "y")),
+        ({"class_name": "y"}, [1], [3], ("y",)),
+        ({}, [0, 1], [4], ("",)),  # a single class needs no class folders
     ],
 )
-def test_classes_are_tested_where_there_are_class_folders(tmp_path, changes, levels):
+def test_classes_are_tested_where_there_are_class_folders(folder_of, changes, train, test, names):
     """ImageNet as it is distributed: its test images are without labels, in a flat folder."""
-    _make(tmp_path, "train/x/a.png", "train/y/b.png", "val/x/c.png", "val/y/d.png", "test/e.png",
-          "validation/x/f.png", "validation/y/g.png")  # fmt: skip
-    assert _levels(data.load(_config(tmp_path, **changes), "test")) == levels
-
-
-def test_one_class_folder_may_be_taken_alone(tmp_path):
-    _make(tmp_path, "train/cat/a.png", "train/dog/b.png", "val/cat/c.png", "val/dog/d.png")
-    config = _config(tmp_path, class_name="dog")
-    assert _levels(data.load(config, "train")) == [1]
-    assert _levels(data.load(config, "test")) == [3]
-    assert data.class_names(config) == ("dog",)
-
-
-def test_a_single_class_takes_all_images_at_any_depth(tmp_path):
-    _make(tmp_path, "train/cat/a.png", "train/dog/0/1/b.png", "test/c.png")
-    train = data.load(_config(tmp_path), "train")
-    assert (_levels(train), train.labels.tolist()) == ([0, 1], [0, 0])
+    config = folder_of(*IMAGENET, holdout=None, **changes)
+    assert levels(data.load(config, "train")) == train
+    assert levels(data.load(config, "test")) == test
+    assert data.class_names(config) == names
 
 
 def _splits(config):
-    return [_levels(data.load(config, split)) for split in ("train", "test")]
+    return [levels(data.load(config, split)) for split in ("train", "test")]
 
 
 @pytest.mark.parametrize("holdout", [1, 2, 5, 11])
-def test_held_out_images_are_drawn_by_class_and_not_trained_on(tmp_path, holdout):
-    _make(tmp_path, *(f"{'abb'[i % 3]}/{i:02}.png" for i in range(18)))
-    config = _config(tmp_path, num_classes=2, holdout=holdout)
+def test_held_out_images_are_drawn_by_class_and_not_trained_on(folder_of, holdout):
+    names = [f"{'abb'[i % 3]}/{i:02}.png" for i in range(18)]
+    config = folder_of(*names, num_classes=2, holdout=holdout)
     train, test = _splits(config)
     assert (sorted(train + test), len(test)) == (list(range(18)), holdout)
     assert abs(np.sum(np.array(test) % 3 == 0) - holdout / 3) < 1
     assert _splits(config) == [train, test]
-    others = [_splits(_config(tmp_path, holdout=holdout, holdout_seed=k))[1] for k in range(9)]
+    others = [_splits(ConfigDict({**config, "holdout_seed": k}))[1] for k in range(9)]
     assert len(set(map(tuple, others))) > 1
+    config.holdout = 0
+    assert [sorted(part) for part in _splits(config)] == [list(range(18))] * 2
 
 
-def test_without_a_holdout_both_splits_are_all_images(tmp_path):
-    _make(tmp_path, *(f"{i}.png" for i in range(7)))
-    assert _splits(_config(tmp_path, holdout=0)) == [list(range(7))] * 2
-
-
-def test_images_can_be_indexed_as_an_array(tmp_path):
-    _make(tmp_path, *(f"{i}.png" for i in range(7)))
-    images = data.load(_config(tmp_path, holdout=0, image_size=3, channels=3), "train").images
+def test_images_can_be_indexed_as_an_array(folder_of, monkeypatch):
+    config = folder_of(*(f"{i}.png" for i in range(7)), image_size=3, channels=3)
+    images = data.load(config, "train").images
     array = np.asarray(images)
     assert images.shape == array.shape == (7, 3, 3, 3)
     assert images.dtype == array.dtype == np.uint8
@@ -123,99 +103,274 @@ def test_images_can_be_indexed_as_an_array(tmp_path):
         np.testing.assert_array_equal(images[rows], array[rows])
     with pytest.raises(IndexError):
         images[7]
-
-
-def test_all_images_in_memory_have_a_limit(tmp_path, monkeypatch):
-    _make(tmp_path, *(f"{i}.png" for i in range(7)))
-    images = data.load(_config(tmp_path, holdout=0), "train").images
-    monkeypatch.setattr(pixels, "MAX_BYTES_IN_MEMORY", 7 * 2 * 2)
-    assert np.asarray(images).shape == (7, 2, 2, 1)
-    monkeypatch.setattr(pixels, "MAX_BYTES_IN_MEMORY", 7 * 2 * 2 - 1)
-    with pytest.raises(UserError, match="7 images of 2 pixels"):
+    monkeypatch.setattr(pixels, "MAX_BYTES_IN_MEMORY", 7 * 3 * 3 * 3 - 1)
+    with pytest.raises(UserError, match="7 images of 3 pixels"):
         np.asarray(images)
 
 
-def test_a_worker_gets_many_names_in_few_bytes(tmp_path):
-    _make(tmp_path, *(f"{i:03}.png" for i in range(200)))
-    images = data.load(_config(tmp_path, holdout=0), "train").images
-    assert len(pickle.dumps(images)) < 200 * (7 + 4) + 2000  # a name and a label
+def test_a_worker_gets_many_names_in_few_bytes(folder_of):
+    images = data.load(folder_of(*(f"{i:03}.png" for i in range(200))), "train").images
+    assert len(pickle.dumps(images)) < 200 * 7 + 2000
 
 
-def test_an_unreadable_image_is_an_error_or_replaced_wherever_it_is_indexed(tmp_path, caplog):
-    _make(tmp_path, "a/0.png", "a/1.png", "b/2.png", "b/3.png")
-    (tmp_path / "a" / "1.png").write_text("no image")
-    config = _config(tmp_path, num_classes=2, holdout=0)
+def test_an_unreadable_image_is_an_error_or_replaced_wherever_it_is_indexed(
+    folder_of, tmp_path, caplog
+):
+    config = folder_of("0.png", "1.png", "2.png", "3.png", broken=["1.png"])
     images = data.load(config, "test").images
     assert images[0].max() == 0
     for rows in (1, slice(None)):
         with pytest.raises(UserError, match=r"1\.png \(its format is unknown\)"):
             images[rows]
-    config.skip_unreadable = True
-    images = data.load(config, "test").images
+    (tmp_path / "3.png").unlink()
+    with pytest.raises(UserError, match=r"3\.png \(No such file or directory\)"):
+        images[3]
+    images.data.skip_unreadable = True
     for _ in range(2):
-        assert images[:][:, 0, 0, 0].tolist() == [0, 0, 2, 3]
-    assert [record.args[1] for record in caplog.records] == [str(tmp_path / "a" / "1.png")]
-
-
-def test_a_file_that_vanishes_is_unreadable(tmp_path):
-    _make(tmp_path, "0.png", "1.png")
-    images = data.load(_config(tmp_path, holdout=0), "test").images
-    (tmp_path / "1.png").unlink()
-    with pytest.raises(UserError, match=r"1\.png \(No such file or directory\)"):
-        images[:]
+        assert images[:][:, 0, 0, 0].tolist() == [0, 2, 2, 0]
+    assert {record.args[1] for record in caplog.records} == {
+        str(tmp_path / name) for name in ("1.png", "3.png")
+    }
+    assert len(caplog.records) == 2
 
 
 @pytest.mark.parametrize(
     ("names", "changes", "message"),
     [
-        (["train/a.txt/b.png"], {"path": "missing"}, "there is no folder missing"),
+        ([], {"path": "missing"}, "there is no folder missing"),
         (["train/x/a.png"], {}, "has no folder test, val, validation: set data.holdout"),
-        (["train/x/a.png", "val/notes/a.png"], {"class_name": "z"}, "no class folder z: .* x"),
+        (["train/x/a.png"], {"class_name": "z"}, "no class folder z: .* x"),
         (["a.png"], {"holdout": 1}, "data.holdout must leave some of 1 "),
         (["a/a.png", "b/b.png"], {"holdout": 1, "num_classes": 2},
          "data.holdout=1 leaves no training image of the class [ab]: lower it"),
         (["x/a.png"], {"num_classes": 2, "holdout": 0}, r"class folders in .*, 1 \(x\)"),
         (["a.png"], {"num_classes": 2, "holdout": 0}, r"class folders in .*, 0 \(none\)"),
         (["x/a.png"], {"num_classes": 2, "class_name": "x", "holdout": 0}, "must be 1 with"),
-        (["train/x/a.png", "train/y/a.png", "val/x/a.png", "val/y/a.png", "val/z/a.png"],
-         {"num_classes": 2}, "z is a class without training images"),
-        (["train/x/a.png", "train/y/a.png", "val/x/a.png"], {"num_classes": 2},
-         "y holds no images"),
-        (["train/x/a.png", "train/y/a.png", "test/a.png", "val/a.png"], {"num_classes": 2},
-         "test/x holds no images"),
-        (["train/x/a.png", "val/x/a.png"], {"class_name": "empty"}, "holds no images"),
+        ([*IMAGENET, "val/z/a.png"], {"num_classes": 2}, "z is a class without training images"),
+        (IMAGENET[:3], {"num_classes": 2}, "y holds no images"),
+        ([*IMAGENET[:2], "test/a.png"], {"num_classes": 2}, "test/x holds no images"),
     ],
 )  # fmt: skip
-def test_a_folder_of_another_layout_is_named_in_one_line(tmp_path, names, changes, message):
-    _make(tmp_path, *names)
-    for folder in ("train/empty", "val/empty"):
-        if "class_name" in changes and (tmp_path / "val").is_dir():
-            (tmp_path / folder).mkdir()
-    config = _config(tmp_path)
-    config.update(changes)
+def test_a_folder_of_another_layout_is_named_in_one_line(folder_of, names, changes, message):
+    config = folder_of(*names, **{"holdout": None, **changes})
     with pytest.raises(UserError, match=message) as raised:
         data.load(config, "train"), data.load(config, "test")
     assert len(str(raised.value).splitlines()) == 1
 
 
 @pytest.mark.parametrize("target", ["..", "../.."])
-def test_a_cycle_of_links_is_one_line_and_a_link_to_itself_is_no_folder(tmp_path, target):
-    _make(tmp_path, "a/b/0.png", "c/1.png")
+def test_a_cycle_of_links_is_one_line_and_a_link_to_itself_is_no_folder(
+    folder_of, tmp_path, target
+):
+    config = folder_of("a/b/0.png", "c/1.png", num_classes=2)
     (tmp_path / "a" / "itself").symlink_to("itself")
     (tmp_path / "itself").symlink_to("itself")
-    assert _levels(data.load(_config(tmp_path, num_classes=2, holdout=0), "train")) == [0, 1]
+    assert levels(data.load(config, "train")) == [0, 1]
     (tmp_path / "a" / "b" / "loop").symlink_to(target)
-    for classes in (1, 2):
-        config = _config(tmp_path, num_classes=classes, holdout=0)
+    for config.num_classes in (1, 2):
         with pytest.raises(UserError, match=r"loop.* is a folder above it, by a link"):
             data.load(config, "train")
 
 
-def test_a_survey_reads_a_thousand_headers_of_many_files(tmp_path, monkeypatch):
-    _make(tmp_path, *(f"{name}/{index}.png" for name in "xyz" for index in range(4)))
-    assert survey(tmp_path, None) == (3, 2, True)
-    assert survey(tmp_path, "y") == (1, 2, True)
-    Image.new("RGB", (3, 2)).save(tmp_path / "x" / "1.png")
-    assert survey(tmp_path, None) == (3, None, False)
-    monkeypatch.setattr("lzn_jax.data.folder.MAX_HEADERS", 3)  # the middles of thirds
-    assert survey(tmp_path, None) == (3, 2, True)
+def _pairs(examples):
+    return list(zip(levels(examples), examples.texts.tolist(), strict=True))
+
+
+@pytest.mark.parametrize("file", ["metadata.jsonl", "metadata.csv"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_each_row_is_an_example_in_the_order_of_the_images(folder_of, tmp_path, file, encoding):
+    config = folder_of("b.png", "sub/a.png", captions=True)
+    rows = [("sub/a.png", 'é🙂, "so"'), ("./b.png", "two\nlines"), ("sub/a.png", "$x$")]
+    lines = [json.dumps({"file_name": name, "text": text, "id": 7}) for name, text in rows]
+    if file == "metadata.csv":
+        quoted = [(name, text.replace('"', '""')) for name, text in rows]
+        lines = ["text,id,file_name", *(f'"{text}",7,{name}' for name, text in quoted)]
+    (tmp_path / file).write_text("\n".join(lines) + "\n", encoding=encoding)
+    train = data.load(config, "train")
+    assert _pairs(train) == [(0, "two\nlines"), (1, 'é🙂, "so"'), (1, "$x$")]
+    assert train.labels.tolist() == [0, 0, 0]
+    assert train.left_out == ()
+    config.captions = False  # metadata are not read
+    (tmp_path / file).write_text("nonsense")
+    assert data.load(config, "train").texts is None
+
+
+@pytest.mark.parametrize("at_root", [False, True])
+def test_splits_and_classes_have_their_own_texts(folder_of, tmp_path, at_root):
+    """A file in each split's folder, or one beside them whose names hold the folder."""
+    images = ["train/cat/a.png", "train/dog/b.png", "test/cat/c.png", "test/dog/d.png"]
+    rows = [(name, f"text of {name}") for name in reversed(images)]
+    config = folder_of(*images, texts=rows, num_classes=2, holdout=None)
+    if not at_root:
+        lines = (tmp_path / "metadata.jsonl").read_text().splitlines()
+        for split in ("train", "test"):
+            own = [line.replace(f'"{split}/', '"') for line in lines if f'"{split}/' in line]
+            (tmp_path / split / "metadata.jsonl").write_text("\n".join(own))
+    train, test = data.load(config, "train"), data.load(config, "test")
+    assert _pairs(train) == [(i, f"text of {images[i]}") for i in (0, 1)]
+    assert _pairs(test) == [(i, f"text of {images[i]}") for i in (2, 3)]
+    assert train.labels.tolist() == test.labels.tolist() == [0, 1]
+    config.num_classes, config.class_name = 1, "dog"
+    assert _pairs(data.load(config, "train")) == [(1, f"text of {images[1]}")]
+
+
+@pytest.mark.parametrize("holdout", [1, 2])
+def test_a_held_out_image_takes_all_its_texts_along(folder_of, holdout):
+    names = [f"{i}.png" for i in range(5)]
+    rows = [(n, f"{n} said {j}") for j in range(3) for n in names if (n, j) != ("4.png", 2)]
+    config = folder_of(*names, texts=rows, holdout=holdout)
+    train, test = _pairs(data.load(config, "train")), _pairs(data.load(config, "test"))
+    assert len({level for level, _ in test}) == holdout
+    assert sorted(train + test) == sorted((int(name[0]), text) for name, text in rows)
+    assert not {level for level, _ in train} & {level for level, _ in test}
+
+
+@pytest.mark.parametrize("holdout", [12, 20, 100])
+def test_pairs_are_held_out_by_text(folder_of, holdout):
+    """Texts that repeat in the order of names had been drawn as evenly as the names."""
+    names = [f"{i:03}.png" for i in range(120)]
+    texts = [(name, f"text {i % 6}") for i, name in enumerate(names)]
+    config = folder_of(*names, texts=texts, holdout=holdout)
+    for split, count in (("train", 120 - holdout), ("test", holdout)):
+        found = data.load(config, split).texts.tolist()
+        counts = [found.count(f"text {k}") for k in range(6)]
+        assert sum(counts) == count
+        assert max(counts) - min(counts) <= 1
+
+
+def test_metadata_above_the_data_sets_folder_are_not_its_own(folder_of, tmp_path):
+    config = folder_of("data/a.png", texts=[("data/a.png", "a")])
+    config.path = str(tmp_path / "data")
+    with pytest.raises(UserError, match=r"data has no metadata.jsonl or metadata.csv"):
+        data.load(config, "train")
+
+
+def test_images_without_a_text_are_none_of_those_to_hold_out_of(folder_of):
+    texts = [(f"{i}.png", f"{i}") for i in (0, 1, 8)]
+    config = folder_of(*(f"{i}.png" for i in range(9)), texts=texts, skip_unreadable=True)
+    config.holdout = 1
+    (test,), train = (_pairs(data.load(config, split)) for split in ("test", "train"))
+    assert sorted([test, *train]) == [(0, "0"), (1, "1"), (8, "8")]
+    config.holdout = 3
+    with pytest.raises(UserError, match=r"data.holdout must leave some of 3 "):
+        data.load(config, "test")
+
+
+def test_what_is_no_pair_is_an_error_or_left_out_counted_and_named(folder_of, tmp_path, caplog):
+    rows = [("a.png", "one"), ("gone.png", "x"), ("a.png", "one"), ("b.png", " "), ("b.png", "b")]
+    rows += [("nowhere/d.png", "y"), ("c.png", "")]
+    silent = [f"silent/{i:02}.png" for i in range(22)]
+    config = folder_of("a.png", "b.png", "c.png", *silent, texts=rows)
+    message = r"28 texts or images form no pair, the first .* gone\.png in line 2"
+    with pytest.raises(UserError, match=message):
+        data.load(config, "train")
+    caplog.clear()
+    config.skip_unreadable = True
+    examples = data.load(config, "train")
+    assert _pairs(examples) == [(0, "one"), (1, "b")]
+    assert len(examples.left_out) == 2 + 2 + 1 + 23
+    faults = [
+        "a text without its image: gone.png in line 2 of ",
+        "a repeated pair: a.png in line 3 of ",
+        "an empty text: b.png in line 4 of ",
+        "a text without its image: nowhere/d.png in line 6 of ",
+        "an empty text: c.png in line 7 of ",
+        f"an image without a text: {tmp_path}/c.png",
+        *(f"an image without a text: {tmp_path}/{name}" for name in silent[:19]),
+    ]
+    for message, fault in zip(caplog.messages, faults, strict=False):
+        assert message.startswith(f"left out, not a pair: {fault}")
+    assert len(caplog.messages) == len(faults) + 4
+    assert caplog.messages[-1] == "left out in total: an image without a text (23)"
+    config.skip_unreadable = False
+    assert load_pairs_alone(config, "train").left_out == examples.left_out
+
+
+CSV = "file_name,text\n"
+JSON = '{"file_name": "a.png", "text": "a"}\n'
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({}, "has no metadata.jsonl or metadata.csv with file_name and text: write one"),
+        ({"metadata.csv": CSV, "metadata.jsonl": JSON}, "holds both .*: remove one"),
+        ({"metadata.jsonl": f"{JSON}{{'file_name': 'a.png'}}"}, "malformed after line 1"),
+        ({"metadata.jsonl": "[" * 10**5}, "malformed after line 0: too deeply nested"),
+        ({"metadata.jsonl": f"{JSON}\n[1]"}, "line 3 of .* must have file_name and text"),
+        ({"metadata.jsonl": f"{JSON}null"}, "line 2 of .* must have file_name"),
+        ({"metadata.jsonl": '{"file_name": "a.png", "text": ["a", "b"]}'}, "line 1 .* strings"),
+        ({"metadata.jsonl": ""}, r"no image has a text, the first is .*a\.png"),
+        ({"metadata.csv": "file,text\na.png,a\n"}, "line 2 of .* must have file_name and text"),
+        ({"metadata.csv": f"{CSV}a.png,a\na.png,b, c\n"}, "line 3 .* texts in quotes"),
+        ({"metadata.csv": f"{CSV}a.png\n"}, "line 2 of .* must have file_name and text"),
+        ({"metadata.csv": f'{CSV}a.png,"a\n'}, "malformed after .*unexpected end of data"),
+        ({"metadata.csv": f"{CSV}a.png,é\n".encode("latin-1")}, "is not encoded in UTF-8"),
+    ],
+)
+def test_malformed_metadata_is_named_in_one_line(folder_of, tmp_path, files, message):
+    config = folder_of("a.png", captions=True)
+    for name, content in files.items():
+        content = content if isinstance(content, bytes) else content.encode()
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=message) as raised:
+        data.load(config, "train")
+    assert len(str(raised.value).splitlines()) == 1
+
+
+def _target(size, channels):
+    return ConfigDict({"image_size": size, "channels": channels})
+
+
+def test_a_user_names_a_folder_or_an_image_prepared_as_those_of_a_data_set(folder_of, tmp_path):
+    config = folder_of("b.PNG", "below/a.bmp", "c.gif", "d.png")
+    (tmp_path / "aa.txt").write_text("not an image")
+    wide = np.random.default_rng(0).integers(0, 256, (12, 20, 3), dtype=np.uint8)
+    Image.fromarray(wide).save(tmp_path / "d.png")
+    for config.image_size, config.channels in ((8, 3), (2, 1)):
+        files = folder.find_images(str(tmp_path), _target(config.image_size, config.channels))
+        expected = data.load(config, "test").images[:]
+        np.testing.assert_array_equal(folder.read_images(files), expected)
+        assert folder.file_names(files) == [
+            str(tmp_path / name) for name in ("b.PNG", "below/a.bmp", "c.gif", "d.png")
+        ]
+        alone = folder.find_images(str(tmp_path / "d.png"), _target(*files.shape[2:]))
+        np.testing.assert_array_equal(folder.read_images(alone), expected[3:])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "there is no image or folder"),
+        ("", "holds no images"),
+        (b"text", r"unreadable images \(1\): .*input \(its format is unknown\)$"),
+    ],
+)
+def test_an_image_that_is_none_is_named_in_one_line(tmp_path, content, message):
+    path = tmp_path / "input"
+    if content == "":
+        path.mkdir()
+        (path / "notes.txt").write_text("")
+    elif content:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=message) as raised:
+        folder.read_images(folder.find_images(str(path), _target(8, 3)))
+    assert str(path) in str(raised.value)
+    assert len(str(raised.value).splitlines()) == 1
+
+
+def test_what_is_resized_or_turned_grey_is_counted_in_one_line(tmp_path, caplog):
+    colours = np.random.default_rng(0).integers(0, 256, (12, 20, 3), np.uint8)
+    images = {"own": colours[:8, :8, 0], "grey": colours[:8, :8, :1].repeat(3, -1)}
+    images |= {"colour": colours[:8, :8], "large": colours[:9, :9, 0], "wide": colours}
+    for name, image in images.items():
+        Image.fromarray(image).save(tmp_path / f"{name}.png")
+    with caplog.at_level("INFO", logger="lzn_jax"):
+        folder.read_images(folder.find_images(str(tmp_path), _target(8, 1)))
+        assert caplog.messages.pop() == (
+            "of 5 images: 2 converted to grey, 1 cropped to the central square, 2 resized to 8x8"
+        )
+        caplog.clear()
+        for name, channels in (("colour.png", 3), ("own.png", 1)):
+            folder.read_images(folder.find_images(str(tmp_path / name), _target(8, channels)))
+    assert caplog.messages == []

@@ -1,0 +1,32 @@
+"""One way to write folders of images."""
+
+import json
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from PIL import Image
+
+
+@pytest.fixture
+def folder_of(tmp_path):
+    """Writes image number k, all k, with each name; empty files if `broken`; `texts` by name.
+
+    Returns the config's `data` group of the folder, with the given changes.
+    """
+
+    def make(*names, broken=(), texts=(), **changes):
+        for level, name in enumerate(names):
+            path = tmp_path / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.full((2, 2), level, np.uint8)).save(path)
+            if name in broken:
+                path.write_text("no image")
+        if texts:
+            lines = [json.dumps({"file_name": name, "text": text}) for name, text in texts]
+            (tmp_path / "metadata.jsonl").write_text("\n".join(lines))
+        fields = {"name": "image_folder", "path": str(tmp_path), "image_size": 2, "channels": 1}
+        fields |= {"num_classes": 1, "class_name": None, "holdout": 0, "flip": False, "workers": 0}
+        return ConfigDict(fields | {"skip_unreadable": False, "captions": bool(texts)} | changes)
+
+    return make

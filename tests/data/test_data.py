@@ -1,0 +1,372 @@
+"""The order of training batches, the processes that decode them, and validation splits."""
+
+import contextlib
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from lzn_jax import configuration, data
+from lzn_jax.data import Examples, TrainingBatches, WholeImage, decoded, set_apart
+from lzn_jax.data.pixels import EncodedImages
+from lzn_jax.errors import UserError
+
+
+def _examples(count):
+    """Image i has 2i in its left column and 2i + 1 in its right one; its label is 100 + i."""
+    left = 2 * np.arange(count, dtype=np.uint8)
+    images = np.empty((count, 3, 2, 1), np.uint8)
+    images[:, :, 0], images[:, :, 1] = left[:, None, None], left[:, None, None] + 1
+    return Examples(images, np.arange(100, 100 + count, dtype=np.int32))
+
+
+@pytest.fixture
+def opened():
+    """Opens TrainingBatches, which the end of the test closes."""
+    with contextlib.ExitStack() as stack:
+        yield lambda *given, **options: stack.enter_context(TrainingBatches(*given, **options))
+
+
+@pytest.fixture
+def batches_of(opened):
+    def new(count, batch_size, seed, *, flip, **options):
+        transform = WholeImage(lambda encoded: pytest.fail("no files"), flip)
+        return opened(_examples(count), batch_size, seed, transform, **options)
+
+    return new
+
+
+def _read(batches, count):
+    """(index, is flipped) of the examples in the next `count` batches, which must be whole."""
+    parts = [next(batches) for _ in range(count)]
+    images, labels = (np.concatenate([part[k] for part in parts]) for k in ("images", "labels"))
+    original = _examples(100).images[labels - 100]
+    is_flipped = images[:, 0, 0, 0] % 2 == 1
+    expected = np.where(is_flipped[:, None, None, None], original[:, :, ::-1], original)
+    np.testing.assert_array_equal(images, expected)
+    return labels - 100, is_flipped
+
+
+def test_each_epoch_covers_each_example_once_in_an_order_of_its_own(batches_of):
+    # Batches of 4 straddle the ends of epochs of 30.
+    order, is_flipped = _read(batches_of(30, 4, 0, flip=False), 15)
+    first, second = order[:30], order[30:]
+    for epoch in (first, second):
+        assert sorted(epoch) == list(range(30))
+        assert (epoch != np.arange(30)).sum() > 15
+    assert (first != second).sum() > 15
+    assert not is_flipped.any()
+    larger, _ = _read(batches_of(3, 9, 0, flip=False), 1)
+    assert sorted(larger) == sorted([0, 1, 2] * 3)
+
+
+@pytest.mark.parametrize("step", [0, 3, 11])
+def test_seek_gives_the_batches_that_reading_on_would(batches_of, step):
+    reader = batches_of(30, 4, 5, flip=True)
+    order, is_flipped = _read(reader, 14)
+    for batches in (reader, batches_of(30, 4, 5, flip=True)):  # back, and forward from the start
+        batches.seek(step)
+        found_order, found_flips = _read(batches, 14 - step)
+        np.testing.assert_array_equal(found_order, order[4 * step :])
+        np.testing.assert_array_equal(found_flips, is_flipped[4 * step :])
+
+
+def test_order_and_flips_follow_from_the_seed_alone(batches_of):
+    """Neither from the batch size; and the order does not from whether images are flipped."""
+    made = [(6, 0, True), (6, 1, True), (10, 0, True), (6, 0, False)]
+    orders, flips = zip(
+        *(_read(batches_of(60, b, seed, flip=f), 600 // b // 10) for b, seed, f in made),
+        strict=True,
+    )
+    for other in (2, 3):
+        np.testing.assert_array_equal(orders[0], orders[other])
+    np.testing.assert_array_equal(flips[0], flips[2])
+    assert (orders[0] != orders[1]).sum() > 40
+    assert 10 < (flips[0] != flips[1]).sum() < 50
+
+
+def test_flips_are_fair_and_by_position_not_by_image(batches_of):
+    order, is_flipped = _read(batches_of(100, 20, 2, flip=True), 40)
+    assert abs(is_flipped.mean() - 0.5) < 4 * 0.5 / np.sqrt(800)
+    by_image = np.array([is_flipped[order == i].mean() for i in range(100)])
+    # Binomial in 8 epochs: variance 1/32, and 1/4 if an image always had the same side.
+    assert 0.01 < by_image.var() < 0.07
+    by_epoch = is_flipped.reshape(8, 100)
+    assert (by_epoch[0] != by_epoch[1]).sum() > 20
+
+
+def test_rows_of_batches_put_together_are_the_batches(batches_of):
+    def read(rows):
+        batches = batches_of(30, 6, 5, flip=True, rows=rows)
+        batches.seek(4)
+        assert batches.shapes() == {
+            "images": jax.ShapeDtypeStruct((6, 3, 2, 1), jnp.uint8),
+            "labels": jax.ShapeDtypeStruct((6,), jnp.int32),
+        }
+        return [next(batches) for _ in range(6)]
+
+    whole = read(None)
+    parts = zip(*(read(slice(start, start + 2)) for start in (0, 2, 4)), strict=True)
+    for batch, rows in zip(whole, parts, strict=True):
+        for name, value in batch.items():
+            np.testing.assert_array_equal(np.concatenate([part[name] for part in rows]), value)
+
+
+def test_batches_of_digits_stay_what_they_were():
+    config = ConfigDict({"name": "digits", "image_size": 8, "channels": 1, "flip": True})
+    with TrainingBatches(data.load(config, "train"), 256, 3, data.whole_image(config)) as batches:
+        parts = [next(batches) for _ in range(20)]
+        batches.seek(100)
+        parts.append(next(batches))
+    content = b"".join(part["images"].tobytes() + part["labels"].tobytes() for part in parts)
+    # A changed order makes a run that goes on from a checkpoint see other images.
+    assert hashlib.sha256(content).hexdigest().startswith("511d97c636e6c9356fd33b59")
+
+
+NAMES = [f"{'first' if index < 12 else 'second'}/{index:02}.png" for index in range(24)]
+
+
+@pytest.fixture
+def from_folder(opened):
+    def new(config, batch_size=24, **options):
+        examples = data.load(config, "train")
+        options["columns"] = {"row": np.arange(len(examples.labels))}
+        return opened(examples, batch_size, 7, data.whole_image(config), **options)
+
+    return new
+
+
+def test_any_number_of_workers_gives_the_same_batches_from_any_step(
+    folder_of, from_folder, monkeypatch
+):
+    monkeypatch.setattr(data, "_MAX_CHUNK", 4)  # so that a batch of 6 is made of two parts
+    broken = {"broken": NAMES[3:4], "skip_unreadable": True}
+    config = folder_of(*NAMES, **broken, num_classes=2, flip=True)
+    found = {}
+    for workers, start, first in ((0, 0, 0), (0, 2, 0), (1, 0, 2), (2, 2, 0)):
+        batches = from_folder(config, 6, workers=workers, rows=slice(first, 6))
+        batches.seek(start)
+        parts = [next(batches) for _ in range(start, 5)]
+        found[workers, start, first] = {k: np.stack([p[k] for p in parts]) for k in parts[0]}
+    expected = found.pop((0, 0, 0))
+    for (_, start, first), batches in found.items():
+        for name, values in batches.items():
+            np.testing.assert_array_equal(values, expected[name][start:, first:])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(
+    ("broken", "skips", "message"),
+    [
+        (slice(3, 4), False, r"unreadable images \(1\): .*03\.png \(its .*skip_unreadable=True"),
+        (slice(24), True, r"\d\d\.png cannot be read, nor can the images after it"),
+    ],
+    ids=["one", "all"],
+)
+def test_an_unreadable_image_stops_the_run_with_its_name(
+    folder_of, from_folder, workers, broken, skips, message
+):
+    config = folder_of(*NAMES, broken=NAMES[broken], skip_unreadable=skips)
+    with pytest.raises(UserError, match=message) as raised:
+        next(from_folder(config, workers=workers))
+    assert len(str(raised.value).splitlines()) == 1
+
+
+def test_the_next_example_replaces_an_unreadable_one_which_is_named_once(
+    folder_of, from_folder, caplog
+):
+    broken = {"broken": [NAMES[i] for i in (3, 4, 11, 23)], "skip_unreadable": True}
+    batches = from_folder(folder_of(*NAMES, **broken, num_classes=2))
+    for _ in range(3):  # epochs
+        batch = next(batches)
+        shown = batch["images"][:, 0, 0, 0]
+        expected = [i for i in range(24) if i not in (3, 4, 11, 23)] + [5, 5, 12, 0]
+        assert sorted(shown) == sorted(expected)
+        np.testing.assert_array_equal(batch["labels"], shown >= 12)
+        np.testing.assert_array_equal(batch["row"], shown)
+    assert [record.args[0] for record in caplog.records] == [1, 2, 3, 4]
+    named = {Path(record.args[1]).name for record in caplog.records}
+    assert named == {"03.png", "04.png", "11.png", "23.png"}
+
+
+def test_a_pair_whose_own_image_cannot_be_read_is_not_measured(folder_of, caplog):
+    made = {"broken": ["b.png"], "texts": [(f"{name}.png", name) for name in "abc"]}
+    names = ("a.png", "b.png", "c.png")
+    examples = data.load(folder_of(*names, **made, skip_unreadable=True), "train")
+    found = decoded(examples, np.arange(3))
+    assert found.texts.tolist() == ["a", "c"]
+    assert found.images[:, 0, 0, 0].tolist() == [0, 2]
+    assert len(found.labels) == 2
+    (line,) = caplog.messages
+    assert line.endswith("b.png")
+    with pytest.raises(UserError, match=r"b\.png \(its format is unknown\)"):
+        decoded(data.load(folder_of(*names, **made), "train"), np.arange(3))
+
+
+def test_workers_are_by_default_the_cores_and_none_for_few_images_or_those_in_memory(
+    folder_of, from_folder, batches_of, monkeypatch
+):
+    config = folder_of(*NAMES)
+    monkeypatch.setattr(TrainingBatches, "seek", lambda self, step: None)  # starts none
+    for cores, least, expected in ((3, 24, 3), (40, 24, 16), (3, 25, 0)):
+        found = set(range(cores))
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, found=found: found)
+        monkeypatch.setattr(data, "MIN_FOR_WORKERS", least)
+        assert from_folder(config, 6).workers == expected
+        assert from_folder(config, 6, workers=5).workers == 5
+    monkeypatch.setattr(data, "MIN_FOR_WORKERS", 0)
+    assert batches_of(5, 2, 0, flip=False).workers == 0
+
+
+def _is_running(process):
+    status = subprocess.run(["ps", "-o", "stat=", "-p", str(process)], capture_output=True)
+    return status.returncode == 0 and not status.stdout.startswith(b"Z")
+
+
+def test_workers_end_with_a_program_that_is_killed(folder_of, tmp_path):
+    script = tmp_path / "program.py"
+    script.write_text(
+        f"""
+import multiprocessing, sys, time
+sys.path.insert(0, {str(Path(__file__).parents[2])!r})
+from ml_collections import ConfigDict
+from lzn_jax import data
+if __name__ == "__main__":
+    config = ConfigDict({folder_of(*NAMES).to_dict()!r})
+    examples = data.load(config, "train")
+    batches = data.TrainingBatches(examples, 6, 7, data.whole_image(config), workers=1)
+    next(batches)
+    print(*[child.pid for child in multiprocessing.active_children()], flush=True)
+    time.sleep(60)
+"""
+    )
+    program = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True)
+    with program:
+        workers = [int(pid) for pid in program.stdout.readline().split()]
+        assert len(workers) == 1
+        os.kill(workers[0], signal.SIGTERM)  # left to the program
+        time.sleep(0.5)
+        assert _is_running(workers[0])
+        program.kill()
+    deadline = time.monotonic() + 20
+    while _is_running(workers[0]):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+LABELS = np.random.default_rng(0).permutation(np.repeat([0, 1, 2, 3], [10, 40, 100, 57]))
+
+
+@pytest.mark.parametrize("count", [1, 7, 60, 206])
+def test_the_part_has_its_count_and_the_proportions_of_classes(count):
+    chosen, again, other = (set_apart(LABELS, None, count, seed) for seed in (3, 3, 4))
+    assert chosen.sum() == count
+    shares = count * np.bincount(LABELS) / len(LABELS)
+    assert np.abs(np.bincount(LABELS[chosen], minlength=4) - shares).max() < 1
+    np.testing.assert_array_equal(chosen, again)
+    if count == 60:  # independent choices share 60 * 60 / 207 examples
+        assert 5 < (chosen & other).sum() < 35
+
+
+def test_a_class_has_its_share_of_examples_whatever_its_groups():
+    sizes = np.array([1, 9] * 40)
+    many = np.repeat(np.arange(80), sizes)
+    groups, labels = np.r_[many, 100 + np.arange(400)], np.repeat([0, 1], 400)
+    for seed in range(5):
+        chosen = set_apart(labels, groups, 200, seed)
+        # The last group of each class is whole.
+        assert abs(chosen[:400].mean() - chosen[400:].mean()) < (sizes.max() + 1) / 400
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_groups_are_never_divided_and_at_most_the_last_one_exceeds_the_count(seed):
+    rng = np.random.default_rng(seed)
+    groups = rng.permutation(np.repeat(np.arange(50) * 7, rng.integers(1, 6, 50)))
+    chosen = set_apart(np.zeros(len(groups), int), groups, 30, seed)
+    assert not set(groups[chosen]) & set(groups[~chosen])
+    assert 30 <= chosen.sum() < 35
+
+
+def _digits(**changes):
+    return ConfigDict({"name": "digits", "captions": True, "validation_seed": 0} | changes)
+
+
+def _rows(*parts):
+    return sorted(
+        (image.tobytes(), int(label), str(text))
+        for part in parts
+        for image, label, text in zip(part.images, part.labels, part.texts, strict=True)
+    )
+
+
+def test_training_and_validation_digits_are_all_training_digits_and_the_test_set_stays():
+    parts = [data.load(_digits(validation=287), split) for split in ("train", "validation")]
+    assert [len(part.labels) for part in parts] == [1150, 287]
+    # As rows with their captions, which the ruler of all training digits has measured.
+    assert _rows(*parts) == _rows(data.load(_digits(), "train"))
+    tests = [data.load(_digits(validation=count), "test") for count in (0, 287)]
+    assert _rows(tests[0]) == _rows(tests[1])
+
+
+def test_the_seed_of_a_config_draws_its_validation_digits():
+    first, again, other = (
+        data.load(_digits(validation=287, validation_seed=seed), "validation") for seed in (0, 0, 1)
+    )
+    assert _rows(first) == _rows(again) != _rows(other)
+
+
+def test_no_split_is_empty():
+    with pytest.raises(UserError, match=r"no validation split: set data\.validation"):
+        data.load(_digits(validation=0), "validation")
+    for groups, count in ((None, len(LABELS)), (np.zeros(len(LABELS), int), 1)):
+        with pytest.raises(UserError, match=rf"must leave some of 207 .*, got {count}$"):
+            set_apart(LABELS, groups, count, seed=0)
+
+
+def test_texts_of_an_image_stay_together_and_no_image_is_decoded_for_it(folder_of):
+    names = [f"{level:02}.png" for level in range(20)]
+    texts = [(n, f"{t} {level}") for level, n in enumerate(names) for t in "abc"[: 1 + level % 3]]
+    config = folder_of(*names, texts=texts, holdout=5, validation=9, validation_seed=1)
+    parts = [data.load(config, split) for split in ("train", "validation")]
+    shown = []
+    for part in parts:
+        assert isinstance(part.images, EncodedImages)
+        shown.append([int(text.split()[1]) for text in part.texts])
+        assert part.images[:][:, 0, 0, 0].tolist() == shown[-1]
+    assert not set(shown[0]) & set(shown[1])
+    assert len(set(shown[0]) | set(shown[1])) == 15
+    assert 9 <= len(shown[1]) < 12
+
+
+def test_context_anchors_are_at_most_the_examples_that_are_left(caplog):
+    caplog.set_level("INFO")
+    for changes, size in (
+        (["data.validation=0"], 1437),
+        (["data.validation=1"], 1436),
+        (["data.validation=1421"], 16),
+        (["data.validation=287", "latent.context_size=100"], 100),
+    ):
+        fitted = data.fit_context(configuration.load("configs/digits_joint.py", changes))
+        assert fitted.latent.context_size == size
+        data.load_data(fitted)
+        with pytest.raises(AttributeError):
+            fitted.latent.context_size = 1
+    assert caplog.text.count("latent.context_size is") == 2
+
+
+@pytest.mark.parametrize(("count", "name"), [(0, "test"), (287, "validation")])
+def test_what_is_measured_is_the_validation_split_where_there_is_one(count, name):
+    changes = [f"data.validation={count}", "latent.context_size=16"]
+    config = configuration.load("configs/digits_joint.py", changes)
+    sizes = [len(part.labels) for part in data.load_data(config)]
+    assert sizes == ([1150, 287] if count else [1437, 360])
+    assert data.measured_set(config.data) == name
