@@ -121,38 +121,27 @@ def _draw_panel(axes: Axes, panel: _Panel) -> None:
 
 
 def _scale(axes: Axes, panel: _Panel) -> None:
-    values = np.concatenate([y for _, y in panel.curves.values()])
-    if panel.are_shares:
-        _show_shares(axes)
-    elif 0 < _LOG_ABOVE * values.min() < values.max():
-        axes.set_yscale("log")
-    else:
-        _widen(axes, _MIN_RANGE * np.abs(values).max())
+    """Sets the ranges and ticks of both axes."""
     places = next(iter(panel.curves.values()))[0]
     if panel.is_log_x:
         axes.set_xscale("log")
         axes.set_xticks(places, [f"{place:,g}" for place in places])
         axes.minorticks_off()
     else:
-        are_counts = bool(np.issubdtype(places.dtype, np.integer))
-        axes.xaxis.set_major_locator(
-            MaxNLocator(6, steps=[1, 2, 5, 10], integer=are_counts, min_n_ticks=1)
-        )
+        ticks = {"steps": [1, 2, 5, 10], "integer": places.dtype.kind == "i", "min_n_ticks": 1}
+        axes.xaxis.set_major_locator(MaxNLocator(6, **ticks))
         axes.xaxis.set_major_formatter("{x:,.10g}")
-
-
-def _widen(axes: Axes, least: float) -> None:
-    """Extends the y range symmetrically to at least `least`."""
+    values = np.concatenate([y for _, y in panel.curves.values()])
+    if 0 < _LOG_ABOVE * values.min() < values.max() and not panel.are_shares:
+        axes.set_yscale("log")
+        return
     low, high = axes.get_ylim()
+    least = _MIN_SHARE_RANGE if panel.are_shares else _MIN_RANGE * np.abs(values).max()
     missing = max(0.0, least - (high - low)) / 2
-    axes.set_ylim(low - missing, high + missing)
-
-
-def _show_shares(axes: Axes) -> None:
-    """Formats the y axis as percentages, in a range of at least 20 points within 0 to 100."""
-    _widen(axes, _MIN_SHARE_RANGE)
-    low, high = axes.get_ylim()
-    excess = max(0.0, high - 1.02)
-    axes.set_ylim(max(-0.02, low - excess), high - excess)
-    axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    excess = max(0.0, high + missing - 1.02) if panel.are_shares else 0.0
+    low, high = low - missing - excess, high + missing - excess
+    if panel.are_shares:
+        low = max(-0.02, low)
+        axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.set_ylim(low, high)

@@ -18,12 +18,11 @@ from lzn_jax.plots.style import SMALL_SIZE, TEXT_SIZE, AnyPath, text_extent
 
 MAX_PAIRS = 20
 _MAX_CLASS_ROWS, _MAX_RECONSTRUCTIONS, _MAX_PREDICTIONS = 20, 30, 60
-_MAX_LINES = 6  # of a text
+_LETTERS, _MAX_LINES = 18, 6  # of a line and a text
 _BORDER = "0.75"  # of images, as white ones are invisible on a white page
 _MADE = "In a box: output of the model"
 # Pixels.
 _TILE = 96  # least side of an image
-_TEXT_WIDTH = 180  # most of a line
 _GAP = 10
 _MARGIN = 24
 
@@ -85,16 +84,10 @@ def sheet(path: AnyPath, rows: Sequence[Row], title: str, key: str = "") -> Path
 
 
 def _content(sample: Any) -> Any:
-    """An enlarged image, or a text in lines of at most `_TEXT_WIDTH` pixels."""
+    """An enlarged image, or a text in lines."""
     if isinstance(sample, np.ndarray) and sample.ndim == 3:
         return enlarged(sample[None])[0]
-    lines = []
-    for line in str(sample).split("\n"):
-        # A line of average letters, as measuring is slow, and fewer if its letters are wide.
-        letters = len(line) * _TEXT_WIDTH // max(_TEXT_WIDTH, _size(line)[0]) + 1
-        while _size(parts := "\n".join(textwrap.wrap(line, letters)))[0] > _TEXT_WIDTH:
-            letters -= 1
-        lines += parts.split("\n")
+    lines = [part for line in str(sample).split("\n") for part in textwrap.wrap(line, _LETTERS)]
     return "\n".join(lines[:_MAX_LINES]) + "…" * (len(lines) > _MAX_LINES)
 
 

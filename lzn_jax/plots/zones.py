@@ -1,5 +1,6 @@
 """Projections of the latent space to two dimensions: anchors, latents, centres of zones."""
 
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,15 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Circle
-from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.covariance import ledoit_wolf
 
 from lzn_jax.plots import style
 from lzn_jax.plots.style import AnyPath
 
 _MAX_NAMES = 20  # of classes
 _GRID = 120  # points per side, where the zones of a plane are computed
+
+_STROKE = functools.partial(patheffects.withStroke, foreground="white")
 
 # Latents (m, q) -> their classes (m,).
 ClassesOf = Callable[[np.ndarray], np.ndarray]
@@ -65,7 +68,9 @@ def latent_zones(
         handles.append(Line2D([], [], color="0.8", label=f"centre of a\n{zones_of}'s zone", **look))
     caption = f"Each dot is one image, projected from {anchors.shape[1]} dimensions onto a plane."
     if classes_of is not None:
-        _fill_zones(right, plane, 1.05 * np.abs(latents @ plane).max(), classes_of, colors)
+        _fill_zones(
+            right, plane, 1.05 * max(2.0, np.abs(latents @ plane).max()), classes_of, colors
+        )
         caption += "\nBackground: the zones of classes at points of the plane itself."
     figure.supxlabel(caption, fontsize=style.TEXT_SIZE)
     place = "outside right center"
@@ -90,7 +95,7 @@ def among_zones(
     plane = _draw_points(axes, title, latents, labels, class_names)
     _draw_prior(axes)
     cross = {"color": "black", "markersize": 16, "markeredgewidth": 4, "zorder": 6}
-    axes.plot(*(marked @ plane).T, "x", **cross, path_effects=_stroke(7))
+    axes.plot(*(marked @ plane).T, "x", **cross, path_effects=[_STROKE(linewidth=7)])
     for ground in (figure.patch, axes.patch):
         ground.set_alpha(0)
     return figure
@@ -103,10 +108,6 @@ def _colors(labels: np.ndarray) -> dict[int, Any]:
     return dict(zip(classes, style.PALETTE if len(classes) <= 10 else many, strict=False))
 
 
-def _stroke(width: float) -> list[patheffects.AbstractPathEffect]:
-    return [patheffects.withStroke(linewidth=width, foreground="white")]
-
-
 def _plane(points: np.ndarray, labels: np.ndarray) -> tuple[Float[np.ndarray, "q 2"], str]:
     """Two orthonormal directions that separate the classes, and their kind.
 
@@ -115,14 +116,18 @@ def _plane(points: np.ndarray, labels: np.ndarray) -> tuple[Float[np.ndarray, "q
     """
     if points.shape[1] <= 2:
         return np.eye(points.shape[1], 2), "latent dimension"
-    classes, counts = np.unique(labels, return_counts=True)
-    rows = np.isin(labels, classes[counts > 1])  # a class of one point has no covariance
-    if np.sum(counts > 1) > 2 and np.ptp(points[rows], axis=0).any():
-        # Without shrinkage even random labels look separated if there are few points.
-        analysis = LinearDiscriminantAnalysis(solver="eigen", shrinkage="auto")
-        directions = analysis.fit(points[rows], labels[rows]).scalings_[:, :2]
-        return np.linalg.qr(directions)[0], "class-separating direction"
     centred = points - points.mean(axis=0)
+    classes, index, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    if len(classes) > 2:
+        means = np.stack([centred[labels == label].mean(axis=0) for label in classes])
+        # Shrunk, because otherwise even random labels look separated if there are few points.
+        within = ledoit_wolf(centred - means[index], assume_centered=True)[0]
+        variances, axes = np.linalg.eigh(within)
+        if variances[0] > 0:
+            whitening = axes / np.sqrt(variances)
+            between = np.sqrt(counts)[:, None] * (means @ whitening)
+            plane = np.linalg.qr(whitening @ np.linalg.svd(between)[2][:2].T)[0]
+            return plane, "class-separating direction"
     return np.linalg.eigh(centred.T @ centred)[1][:, :-3:-1], "principal direction"
 
 
@@ -145,7 +150,12 @@ def _draw_points(
     for label, color in colors.items() if 1 < len(colors) <= _MAX_NAMES else ():
         name, place = style.label_name(label, class_names), flat[labels == label].mean(axis=0)
         look = {"fontsize": 14 if len(name) <= 2 else style.TEXT_SIZE, "fontweight": "bold"}
-        look |= {"ha": "center", "va": "center", "parse_math": False, "path_effects": _stroke(3)}
+        look |= {
+            "ha": "center",
+            "va": "center",
+            "parse_math": False,
+            "path_effects": [_STROKE(linewidth=3)],
+        }
         # Below the mean, near which the centre of the zone is.
         axes.annotate(
             name, place, (0, -13), textcoords="offset points", color=color, zorder=9, **look
