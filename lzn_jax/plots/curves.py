@@ -5,7 +5,7 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -109,14 +109,14 @@ def _draw_panel(axes: Axes, panel: _Panel) -> None:
         if len(x) > _SMOOTH_ABOVE:
             axes.plot(x, y, color=color, alpha=0.25, linewidth=0.8)
             y, marker = median_filter(y, 2 * (len(y) // 50) + 1), ""
-        line = {"color": color, "marker": marker, "markersize": 4, "linewidth": 1.6}
+        line: dict[str, Any] = {"color": color, "marker": marker, "markersize": 4, "linewidth": 1.6}
         axes.plot(x, y, label=label, **line)
     style.label_axes(axes, panel.title, panel.x_label, panel.y_label)
     _scale(axes, panel)
     labels = axes.get_legend_handles_labels()[1]
     if labels:
         columns = 2 if max(map(len, labels)) < 25 else 1
-        look = {"frameon": False, "fontsize": style.SMALL_SIZE, "ncols": columns}
+        look: dict[str, Any] = {"frameon": False, "fontsize": style.SMALL_SIZE, "ncols": columns}
         axes.legend(loc="upper left", bbox_to_anchor=(0.0, -0.2), **look)
 
 
@@ -128,7 +128,11 @@ def _scale(axes: Axes, panel: _Panel) -> None:
         axes.set_xticks(places, [f"{place:,g}" for place in places])
         axes.minorticks_off()
     else:
-        ticks = {"steps": [1, 2, 5, 10], "integer": places.dtype.kind == "i", "min_n_ticks": 1}
+        ticks: dict[str, Any] = {
+            "steps": [1, 2, 5, 10],
+            "integer": places.dtype.kind == "i",
+            "min_n_ticks": 1,
+        }
         axes.xaxis.set_major_locator(MaxNLocator(6, **ticks))
         axes.xaxis.set_major_formatter("{x:,.10g}")
     values = np.concatenate([y for _, y in panel.curves.values()])

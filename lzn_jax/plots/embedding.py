@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -46,14 +47,18 @@ def tsne(
     looks = itertools.product(("o", "^"), style.PALETTE)
     size = float(np.clip(24_000 / len(rows), 9, 40))
     for label, (marker, color) in zip(classes, looks, strict=False):
-        look = {"color": color, "marker": marker, "alpha": 0.8, "edgecolors": "white"}
+        look: dict[str, Any] = {
+            "color": color,
+            "marker": marker,
+            "alpha": 0.8,
+            "edgecolors": "white",
+        }
         name = style.class_name(label, class_names)
-        axes.scatter(*points[labels == label].T, s=size, linewidths=0.3, label=name, **look)
+        x, y = points[labels == label].T
+        axes.scatter(x, y, s=size, linewidths=0.3, label=name, **look)
     if axes.get_legend_handles_labels()[1]:
-        place = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)}
-        legend = axes.legend(**place, frameon=False, fontsize=style.TEXT_SIZE)
-        for handle in legend.legend_handles:
-            handle.set(sizes=[50], alpha=1)
+        place: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)}
+        axes.legend(**place, frameon=False, fontsize=style.TEXT_SIZE)
     axes.set(xticks=[], yticks=[])
     axes.set_aspect("equal", adjustable="datalim")
     axes.spines[:].set_color("0.8")

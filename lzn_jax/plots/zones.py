@@ -73,8 +73,8 @@ def latent_zones(
         )
         caption += "\nBackground: the zones of classes at points of the plane itself."
     figure.supxlabel(caption, fontsize=style.TEXT_SIZE)
-    place = "outside right center"
-    figure.legend(handles=handles, loc=place, frameon=False, fontsize=style.TEXT_SIZE)
+    look = {"frameon": False, "fontsize": style.TEXT_SIZE}
+    figure.legend(handles=handles, loc="outside right center", **look)
     return style.save(figure, path)
 
 
@@ -94,7 +94,7 @@ def among_zones(
     axes = figure.subplots()
     plane = _draw_points(axes, title, latents, labels, class_names)
     _draw_prior(axes)
-    cross = {"color": "black", "markersize": 16, "markeredgewidth": 4, "zorder": 6}
+    cross: dict[str, Any] = {"color": "black", "markersize": 16, "markeredgewidth": 4, "zorder": 6}
     axes.plot(*(marked @ plane).T, "x", **cross, path_effects=[_STROKE(linewidth=7)])
     for ground in (figure.patch, axes.patch):
         ground.set_alpha(0)
@@ -146,10 +146,13 @@ def _draw_points(
     order = np.random.default_rng(0).permutation(len(points))
     dot_colors = [colors[label] for label in labels[order].tolist()]
     size = float(np.clip(16_000 / len(points), 5, 30))
-    axes.scatter(*flat[order].T, s=size, c=dot_colors, alpha=0.55, linewidths=0)
+    axes.scatter(flat[order, 0], flat[order, 1], s=size, c=dot_colors, alpha=0.55, linewidths=0)
     for label, color in colors.items() if 1 < len(colors) <= _MAX_NAMES else ():
         name, place = style.label_name(label, class_names), flat[labels == label].mean(axis=0)
-        look = {"fontsize": 14 if len(name) <= 2 else style.TEXT_SIZE, "fontweight": "bold"}
+        look: dict[str, Any] = {
+            "fontsize": 14 if len(name) <= 2 else style.TEXT_SIZE,
+            "fontweight": "bold",
+        }
         look |= {
             "ha": "center",
             "va": "center",
