@@ -28,7 +28,7 @@ def _pictures_of_two(path):
     plots.tsne(path, points, classes, LONG)
 
 
-@pytest.mark.parametrize("credit", ["", "Drawings by people, under a licence: " + 50 * "a"])
+@pytest.mark.parametrize("credit", ["", "Drawings by people, under a licence: " + 250 * "a"])
 def test_no_text_leaves_its_picture_or_covers_another_in_a_sheet(credit, tmp_path, monkeypatch):
     boxes, draw = {}, Text.draw
 
