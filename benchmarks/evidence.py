@@ -35,11 +35,11 @@ matplotlib.use("agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import LogLocator, StrMethodFormatter
+from matplotlib.ticker import LogLocator, PercentFormatter, StrMethodFormatter
 from ml_collections import ConfigDict
 
 import lzn_jax
-from lzn_jax import configuration, data, plots
+from lzn_jax import configuration, data
 from lzn_jax.evaluation import measurements, probes, texts
 from lzn_jax.evaluation.probes import knn_log_votes
 from lzn_jax.latent_space import LatentSpace, Model
@@ -363,9 +363,24 @@ def with_untrained(table: Table, results: Results) -> Results:
         curves[name] = np.append(0, steps), np.column_stack([start, trained])
     last = max(steps[-1] for steps, _ in curves.values())
     curves["raw pixels"] = np.array([0, last]), np.full((1, 2), results["pixels"][0][PROBE])
-    path = table.folder / "accuracy.png"
-    plots.accuracy_curves(path, curves, title="Linear probe on the backbone")
+    draw_accuracies(table.folder / "accuracy.png", curves)
     return results
+
+
+def draw_accuracies(path: Path, curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
+    """Mean accuracy of the probe by training step, the range of seeds (rows) shaded."""
+    figure, axes = plt.subplots(figsize=(7.5, 4.8), layout="constrained")
+    for name, (steps, accuracies) in curves.items():
+        seeds = f" (mean and range of {len(accuracies)} seeds)" if len(accuracies) > 1 else ""
+        (line,) = axes.plot(steps, accuracies.mean(0), "o-", markersize=4, label=name + seeds)
+        low, high = accuracies.min(0), accuracies.max(0)
+        axes.fill_between(steps, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+    axes.set(title="Linear probe on the backbone", xlabel="training step", ylabel="accuracy")
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.grid(color="0.9")
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
 
 
 def untrained(config: ConfigDict, folder: Path) -> Summary:

@@ -1,6 +1,6 @@
 """Pictures of arrays. Functions that take a path write one PNG file, atomically."""
 
-from lzn_jax.plots.curves import accuracy_curves, classification, curves
+from lzn_jax.plots.curves import classification, curves
 from lzn_jax.plots.embedding import MIN_POINTS, tsne
 from lzn_jax.plots.sheets import (
     MAX_PAIRS,
@@ -16,20 +16,7 @@ from lzn_jax.plots.sheets import (
 from lzn_jax.plots.zones import among_zones, latent_zones
 
 __all__ = [
-    "MAX_PAIRS",
-    "MIN_POINTS",
-    "accuracy_curves",
-    "among_zones",
-    "classification",
-    "curves",
-    "enlarged",
-    "interpolation",
-    "latent_zones",
-    "predictions",
-    "reconstructions",
-    "retrieval",
-    "sample_grid",
-    "tasks",
-    "translations",
-    "tsne",
-]
+    "MAX_PAIRS", "MIN_POINTS", "among_zones", "classification", "curves", "enlarged",
+    "interpolation", "latent_zones", "predictions", "reconstructions", "retrieval",
+    "sample_grid", "tasks", "translations", "tsne",
+]  # fmt: skip

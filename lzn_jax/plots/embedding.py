@@ -1,33 +1,29 @@
 """Features in two dimensions by t-SNE (paper D.4)."""
 
 import itertools
-import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
-from matplotlib.axes import Axes
-from matplotlib.lines import Line2D
 from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 
-from lzn_jax.plots.style import PALETTE, TEXT_SIZE, class_name, new_figure, save
+from lzn_jax.plots import style
+from lzn_jax.plots.style import AnyPath
 
-_MAX_POINTS = 2_000
-MIN_POINTS = 3
+MIN_POINTS, _MAX_POINTS = 3, 2_000
 _MAX_CLASSES = 20
 _PERPLEXITY = 30.0
-# More than ten colours are hard to distinguish, so the second ten classes have another marker.
-_MARKERS = ("o", "^")
 
 
 def tsne(
-    path: str | os.PathLike[str],
+    path: AnyPath,
     features: Float[np.ndarray, "n d"],
     labels: Int[np.ndarray, " n"],
     class_names: Sequence[str] | None = None,
-    title: str | None = None,
+    title: str = "t-SNE of the features",
     seed: int = 0,
 ) -> Path:
     """Scatter plot of features by t-SNE (van der Maaten and Hinton, 2008), coloured by class.
@@ -38,28 +34,40 @@ def tsne(
     Raises:
         ValueError: there are fewer than three points.
     """
-    rows = _choose(labels, seed)
+    rng, classes = np.random.default_rng(seed), np.unique(labels)[:_MAX_CLASSES].tolist()
+    share = _MAX_POINTS // max(len(classes), 1)
+    chosen = [rng.permutation(np.flatnonzero(labels == label))[:share] for label in classes]
+    rows = rng.permutation([row for each in chosen for row in each])
     if len(rows) < MIN_POINTS:
         raise ValueError(f"t-SNE needs at least {MIN_POINTS} points, got {len(rows)}")
-    points = _embed(features[rows], seed)
-    figure = new_figure(9.0, 7.2, title or "t-SNE of the features")
+    points, labels = _embed(features[rows], seed), labels[rows]
+    figure = style.new_figure(9.0, 7.2, title)
     axes = figure.subplots()
-    _draw_classes(axes, points, labels[rows], class_names)
+    # More than ten colours are hard to distinguish, so the second ten classes have another marker.
+    looks = itertools.product(("o", "^"), style.PALETTE)
+    size = float(np.clip(24_000 / len(rows), 9, 40))
+    for label, (marker, color) in zip(classes, looks, strict=False):
+        look: dict[str, Any] = {
+            "color": color,
+            "marker": marker,
+            "alpha": 0.8,
+            "edgecolors": "white",
+        }
+        name = style.class_name(label, class_names)
+        x, y = points[labels == label].T
+        axes.scatter(x, y, s=size, linewidths=0.3, label=name, **look)
+    if axes.get_legend_handles_labels()[1]:
+        place: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)}
+        axes.legend(**place, frameon=False, fontsize=style.TEXT_SIZE)
+    axes.set(xticks=[], yticks=[])
+    axes.set_aspect("equal", adjustable="datalim")
+    axes.spines[:].set_color("0.8")
     caption = (
         f"Each mark is one of {len(rows):,} samples with {features.shape[1]} features; only"
         " distances between near marks are meaningful."
     )
-    figure.supxlabel(caption, fontsize=TEXT_SIZE)
-    return save(figure, path)
-
-
-def _choose(labels: np.ndarray, seed: int) -> np.ndarray:
-    """Rows to show, in random order, with the same limit for each class."""
-    rng = np.random.default_rng(seed)
-    classes = np.unique(labels)[:_MAX_CLASSES]
-    share = _MAX_POINTS // max(len(classes), 1)
-    chosen = [rng.permutation(np.flatnonzero(labels == label))[:share] for label in classes]
-    return rng.permutation(np.concatenate(chosen)) if chosen else np.zeros(0, int)
+    figure.supxlabel(caption, fontsize=style.TEXT_SIZE)
+    return style.save(figure, path)
 
 
 def _embed(features: np.ndarray, seed: int) -> Float[np.ndarray, "n 2"]:
@@ -71,47 +79,3 @@ def _embed(features: np.ndarray, seed: int) -> Float[np.ndarray, "n 2"]:
     # OpenMP's threads wait actively, which takes minutes when other processes use the cores.
     with threadpool_limits(1):
         return TSNE(perplexity=perplexity, init=init, random_state=seed).fit_transform(features)
-
-
-def _draw_classes(
-    axes: Axes, points: np.ndarray, labels: np.ndarray, class_names: Sequence[str] | None
-) -> None:
-    looks = itertools.product(_MARKERS, PALETTE)
-    styles = dict(zip(np.unique(labels).tolist(), looks, strict=False))
-    for label, (marker, color) in styles.items():
-        own = points[labels == label]
-        axes.scatter(
-            own[:, 0],
-            own[:, 1],
-            s=float(np.clip(24_000 / len(points), 9, 40)),
-            color=color,
-            marker=marker,
-            alpha=0.8,
-            linewidths=0.3,
-            edgecolors="white",
-        )
-    handles = [
-        Line2D(
-            [],
-            [],
-            color=color,
-            marker=marker,
-            markersize=7,
-            linestyle="",
-            label=class_name(label, class_names),
-        )
-        for label, (marker, color) in styles.items()
-        if label >= 0
-    ]
-    if handles:
-        axes.legend(
-            handles=handles,
-            loc="center left",
-            bbox_to_anchor=(1.0, 0.5),
-            frameon=False,
-            fontsize=TEXT_SIZE,
-        )
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.set_aspect("equal", adjustable="datalim")
-    axes.spines[:].set_color("0.8")

@@ -1,59 +1,52 @@
-"""Sheets of samples: grids, pairs and rows with captions."""
+"""Sheets of samples: rows of images and texts with names and captions."""
 
 import math
-import os
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyArrowPatch
+from matplotlib.patches import Rectangle
 
 from lzn_jax.data.pixels import Images
-from lzn_jax.plots.style import (
-    BORDER,
-    DPI,
-    PALETTE,
-    SMALL_SIZE,
-    TEXT_SIZE,
-    TITLE_SIZE,
-    class_name,
-    heading_width,
-    label_name,
-    save,
-    text_extent,
-)
+from lzn_jax.plots import style
+from lzn_jax.plots.style import SMALL_SIZE, TEXT_SIZE, AnyPath, text_extent
 
-_TILE = 96  # pixels; smaller images are enlarged to at least this
-_GAP = 10  # pixels between images
-_BORDER_WIDTH = 2  # pixels around an image, inside the gap
-_MARGIN = 24  # pixels around a sheet
-_MAX_CLASS_ROWS = 20
-_PAIR_COLUMNS = 10
-_MAX_PAIRS = 30
-_MAX_PREDICTIONS = 60
-_SHARE_LEFT = {"center": 0.5, "right": 1.0}  # share of a note's width at the left of its x
+MAX_PAIRS = 20
+_MAX_CLASS_ROWS, _MAX_RECONSTRUCTIONS, _MAX_PREDICTIONS = 20, 30, 60
+_LETTERS, _MAX_LINES = 18, 6  # of a line and a text
+_BORDER = "0.75"  # of images, as white ones are invisible on a white page
+_MADE = "In a box: output of the model"
+# Pixels.
+_TILE = 96  # least side of an image
+_GAP = 10
+_MARGIN = 24
 
 
-class _Tile(NamedTuple):
-    """An RGB image and its upper left corner, in pixels from that of the first image."""
+class Cell(NamedTuple):
+    """A sample, an image (h, w, c) uint8 or anything that `str` turns into text.
 
-    x: int
-    y: int
-    pixels: np.ndarray
+    The caption is below the sample; a box around it is explained by the sheet's key.
+    """
+
+    sample: Any
+    caption: str = ""
+    is_boxed: bool = False
 
 
-class _Note(NamedTuple):
-    """A text centred vertically at y; x is its centre or its right end, as `align` requires."""
+class Row(NamedTuple):
+    """Cells side by side, a name at their left, and a heading above.
 
-    x: int
-    y: int
-    text: str
-    align: Literal["center", "right"]
+    A heading, even an empty one, separates the row from the one above it.
+    """
+
+    cells: Sequence[Cell]
+    name: str = ""
+    heading: str | None = None
 
 
 def enlarged(images: UInt8[np.ndarray, "n h w c"], side: int = _TILE) -> np.ndarray:
@@ -63,58 +56,98 @@ def enlarged(images: UInt8[np.ndarray, "n h w c"], side: int = _TILE) -> np.ndar
     return np.broadcast_to(images, (*images.shape[:3], 3))
 
 
-def _width(text: str) -> int:
-    return text_extent(text, TEXT_SIZE)[0]
+def sheet(path: AnyPath, rows: Sequence[Row], title: str, key: str = "") -> Path:
+    """Writes rows of cells of equal width below a title and a key, as large as they need."""
+    contents = [_content(each) for row in rows for cell in row.cells for each in cell[:2]]
+    column = max(_size(content)[0] for content in contents)
+    names = max(text_extent(row.name, TEXT_SIZE)[0] for row in rows)
+    left = _MARGIN + names + (_GAP if names else 0)
+    cells = max(len(row.cells) for row in rows) * (column + _GAP) - _GAP
+    headings = [text_extent(row.heading or "", TEXT_SIZE, "bold")[0] for row in rows]
+    widest = max(style.heading_width(title), text_extent(key, SMALL_SIZE)[0], *headings)
+    width = max(_MARGIN + widest, left + cells) + _MARGIN
+    figure = Figure(dpi=style.DPI)
+    page = figure.add_axes((0, 0, 1, 1))
+    page.axis("off")
+    y = _MARGIN + _write(page, _MARGIN, title, style.TITLE_SIZE, weight="bold") + _GAP
+    y += _write(page, y, key, SMALL_SIZE, color="0.35") + _GAP if key else 0
+    for row in rows:
+        if row.heading is not None:
+            y += _GAP
+            y += _write(page, y, row.heading, TEXT_SIZE, weight="bold") + _GAP
+        y += _draw_row(page, row, left, y, column) + _GAP
+    height = y - _GAP + _MARGIN
+    # A unit of the axes is a pixel, so images keep their pixels.
+    page.set(xlim=(0, width), ylim=(height, 0), aspect="auto")
+    figure.set_size_inches(width / style.DPI, height / style.DPI)
+    return style.save(figure, path)
 
 
-def _write_sheet(
-    path: str | os.PathLike[str], tiles: Sequence[_Tile], notes: Sequence[_Note], title: str
-) -> Path:
-    """Writes tiles and notes below a title; the x of a note may be negative."""
-    starts = [note.x - _SHARE_LEFT[note.align] * _width(note.text) for note in notes]
-    ends = [start + _width(note.text) for start, note in zip(starts, notes, strict=True)]
-    left = _MARGIN + math.ceil(max(0, -min(starts)))
-    top = 2 * _MARGIN + text_extent(title, TITLE_SIZE, "bold")[1]
-    right = math.ceil(max(*ends, *(tile.x + tile.pixels.shape[1] for tile in tiles)))
-    bottom = max(
-        *(tile.y + tile.pixels.shape[0] for tile in tiles), *(note.y + _MARGIN for note in notes)
-    )
-    width = max(left + right, heading_width(title) + _MARGIN) + _MARGIN
-    height = top + bottom + _MARGIN
-    figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
-    border = ((_BORDER_WIDTH, _BORDER_WIDTH), (_BORDER_WIDTH, _BORDER_WIDTH), (0, 0))
-    for tile in tiles:
-        pixels = np.pad(tile.pixels, border, constant_values=round(255 * float(BORDER)))
-        x, below = left + tile.x, height - top - tile.y - tile.pixels.shape[0]
-        figure.figimage(pixels, x - _BORDER_WIDTH, below - _BORDER_WIDTH, origin="upper")
-    for note in notes:
-        figure.text(
-            (left + note.x) / width,
-            1 - (top + note.y) / height,
-            note.text,
-            fontsize=TEXT_SIZE,
-            ha=note.align,
-            va="center",
-            parse_math=False,
-        )
-    figure.text(
-        _MARGIN / width,
-        1 - _MARGIN / height,
-        title,
-        fontsize=TITLE_SIZE,
-        fontweight="bold",
-        va="top",
-        parse_math=False,
-    )
-    return save(figure, path)
+def _content(sample: Any) -> Any:
+    """An enlarged image, or a text in lines."""
+    if isinstance(sample, np.ndarray) and sample.ndim == 3:
+        return enlarged(sample[None])[0]
+    lines = [part for line in str(sample).split("\n") for part in textwrap.wrap(line, _LETTERS)]
+    return "\n".join(lines[:_MAX_LINES]) + "…" * (len(lines) > _MAX_LINES)
+
+
+def _size(content: Any) -> tuple[int, int]:
+    """Width and height in pixels; texts have a margin."""
+    if isinstance(content, str):
+        width, height = text_extent(content, SMALL_SIZE)
+        return width + 2 * _GAP, height + _GAP
+    return content.shape[1], content.shape[0]
+
+
+def _write(page: Axes, y: int, text: str, size: int, **look: Any) -> int:
+    """Writes a line below y; returns its height."""
+    page.text(_MARGIN, y, text, fontsize=size, va="top", parse_math=False, **look)
+    return text_extent(text, size)[1]
+
+
+def _draw_row(page: Axes, row: Row, left: int, y: int, column: int) -> int:
+    """Draws cells and the row's name below y; returns the height."""
+    contents = [_content(cell.sample) for cell in row.cells]
+    height = max(_size(content)[1] for content in contents)
+    middle = y + height // 2
+    look: dict[str, Any] = {"va": "center", "parse_math": False}
+    page.text(left - _GAP, middle, row.name, fontsize=TEXT_SIZE, ha="right", **look)
+    look |= {"ha": "center", "fontsize": SMALL_SIZE}
+    for place, (cell, content) in enumerate(zip(row.cells, contents, strict=True)):
+        centre = left + place * (column + _GAP) + column // 2
+        color, line = (style.PALETTE[0], 4) if cell.is_boxed else (_BORDER, 2)
+        if isinstance(content, str):
+            page.text(centre, middle, content, **look)
+            frame = (centre - column // 2, y), column, height
+        else:
+            width, tall = _size(content)
+            x, top, pad = centre - width // 2, middle - tall // 2, line // 2
+            extent = (x, x + width, top + tall, top)
+            page.imshow(content, extent=extent, interpolation="nearest")
+            frame = (x - pad, top - pad), width + line, tall + line
+        if cell.is_boxed or not isinstance(content, str):
+            points = line * 72 / style.DPI
+            page.add_patch(Rectangle(*frame, fill=False, color=color, linewidth=points))
+        page.text(centre, y + height + _GAP // 2, _content(cell.caption), **look | {"va": "top"})
+    captions = [_size(_content(cell.caption))[1] for cell in row.cells if cell.caption]
+    return height + max(captions, default=0)
+
+
+def _blocks(*rows: Row, columns: int = 10) -> list[Row]:
+    """The rows, continued together below after `columns` cells, without names and headings."""
+    blocks = [row._replace(cells=row.cells[:columns]) for row in rows]
+    for start in range(columns, len(rows[0].cells), columns):
+        rest = [Row(row.cells[start : start + columns]) for row in rows]
+        blocks += [rest[0]._replace(heading="" if rest[1:] else None), *rest[1:]]
+    return blocks
 
 
 def sample_grid(
-    path: str | os.PathLike[str],
+    path: AnyPath,
     images: UInt8[np.ndarray, "n h w c"],
     labels: Int[np.ndarray, " n"],
     class_names: Sequence[str] | None = None,
-    title: str | None = None,
+    title: str = "Images by class",
     columns: int = 12,
 ) -> Path:
     """Images (1 or 3 channels) in one row per class, with the class's name at the left.
@@ -122,283 +155,101 @@ def sample_grid(
     At most `columns` images of each of the 20 lowest classes are shown. Images of a single class
     fill several rows, at most `columns`. A label below 0 means an unknown class, without a name.
     """
-    classes = np.unique(labels)[:_MAX_CLASS_ROWS]
+    classes, rows = np.unique(labels)[:_MAX_CLASS_ROWS], []
     limit = columns if len(classes) > 1 else columns * columns
-    tiles, notes = [], []
-    for row, label in enumerate(classes.tolist()):
-        pixels = enlarged(images[np.flatnonzero(labels == label)[:limit]])
-        row_height, column_width = pixels.shape[1] + _GAP, pixels.shape[2] + _GAP
-        name = class_name(label, class_names)
-        notes.append(_Note(-12, row * row_height + pixels.shape[1] // 2, name, "right"))
-        for place, tile in enumerate(pixels):
-            down, across = divmod(place, columns)
-            corner = (across * column_width, (row + down) * row_height)
-            tiles.append(_Tile(*corner, tile))
-    return _write_sheet(path, tiles, notes, title or "Images by class")
+    for label in classes.tolist():
+        cells = [Cell(image) for image in images[np.flatnonzero(labels == label)[:limit]]]
+        rows += _blocks(Row(cells, style.class_name(label, class_names)), columns=columns)
+    return sheet(path, rows, title)
 
 
 def reconstructions(
-    path: str | os.PathLike[str],
+    path: AnyPath,
     originals: Images,
     reconstructed: UInt8[np.ndarray, "n h w c"],
     errors: Float[np.ndarray, " n"],
-    title: str | None = None,
+    title: str = "Real images and their reconstructions",
 ) -> Path:
     """The first 30 real images (1 or 3 channels), their reconstructions and errors below them."""
-    shown = slice(_MAX_PAIRS)
-    upper, lower = enlarged(originals[shown]), enlarged(reconstructed[shown])
-    height, width = upper.shape[1:3]
-    text_height = 2 * text_extent("0", TEXT_SIZE)[1]
-    block_height = 2 * (height + _GAP) + text_height + _MARGIN
-    tiles, notes = [], []
-    for index, error in enumerate(errors[shown]):
-        down, across = divmod(index, _PAIR_COLUMNS)
-        x, y = across * (width + _GAP), down * block_height
-        text_y = y + 2 * (height + _GAP) + text_height // 2
-        tiles.append(_Tile(x, y, upper[index]))
-        tiles.append(_Tile(x, y + height + _GAP, lower[index]))
-        notes.append(_Note(x + width // 2, text_y, f"{error:.2f}", "center"))
-        if across == 0:
-            notes.append(_Note(-12, y + height // 2, "real", "right"))
-            notes.append(_Note(-12, y + height + _GAP + height // 2, "reconstructed", "right"))
-            notes.append(_Note(-12, text_y, "l2 error", "right"))
-    return _write_sheet(path, tiles, notes, title or "Real images and their reconstructions")
+    real = [Cell(image) for image in originals[:_MAX_RECONSTRUCTIONS]]
+    pairs = zip(real, reconstructed, errors, strict=False)
+    again = [Cell(image, f"{error:.2f}") for _, image, error in pairs]
+    rows = _blocks(Row(real, "real"), Row(again, "reconstructed"))
+    return sheet(path, rows, title, "Below each pair: l2 error")
 
 
 def interpolation(
-    path: str | os.PathLike[str],
+    path: AnyPath,
     ends: Images,
     images: UInt8[np.ndarray, "n h w c"],
     weights: Float[np.ndarray, " n"],
-    title: str | None = None,
+    title: str = "From one image to another",
 ) -> Path:
     """A row of interpolated images between the two real images `ends`.
 
     The text below each image is the weight of the second real image.
     """
-    strip = enlarged(np.concatenate([ends[:1], images, ends[1:]]))
-    height, width = strip.shape[1:3]
-    text_y = height + _GAP + text_extent("0", TEXT_SIZE)[1]
-    texts = ["real", *(f"{weight:.2g}" for weight in weights), "real"]
-    tiles, notes = [], []
-    for index, text in enumerate(texts):
-        gaps = (index > 0) + (index == len(texts) - 1)  # wider gaps beside real images
-        x = index * (width + _GAP) + gaps * _MARGIN
-        tiles.append(_Tile(x, 0, strip[index]))
-        notes.append(_Note(x + width // 2, text_y, text, "center"))
-    return _write_sheet(path, tiles, notes, title or "From one image to another")
+    between = [Cell(image, f"{w:.2g}") for image, w in zip(images, weights, strict=True)]
+    row = Row([Cell(ends[0], "real"), *between, Cell(ends[1], "real")])
+    return sheet(path, [row], title, "Below each image: weight of the second real image")
 
 
 def predictions(
-    path: str | os.PathLike[str],
+    path: AnyPath,
     images: Images,
     classes: Int[np.ndarray, " n"],
     probabilities: Float[np.ndarray, " n"],
     labels: Int[np.ndarray, " n"] | None = None,
-    title: str | None = None,
+    title: str = "Images and their predicted classes",
     class_names: Sequence[str] | None = None,
 ) -> Path:
     """The first 60 images with predicted classes, probabilities, and labels that differ.
 
     `class_names` is indexed by label.
     """
-    shown = slice(_MAX_PREDICTIONS)
-    pixels = enlarged(images[shown])
-    height, width = pixels.shape[1:3]
-    line = 3 * text_extent("0", TEXT_SIZE)[1] // 2
-    texts = []
-    pairs = zip(classes[shown].tolist(), probabilities[shown].tolist(), strict=True)
-    for index, (predicted, probability) in enumerate(pairs):
-        texts.append([f"{label_name(predicted, class_names)}: {probability:.0%}"])
+    cells = []
+    for index, image in enumerate(images[:_MAX_PREDICTIONS]):
+        predicted = int(classes[index])
+        caption = f"{style.label_name(predicted, class_names)}: {probabilities[index]:.0%}"
         if labels is not None and labels[index] != predicted:
-            texts[index].append(f"is {label_name(int(labels[index]), class_names)}")
-    column = max(width, *(_width(text) for lines in texts for text in lines)) + _GAP
-    tiles, notes = [], []
-    for index, lines in enumerate(texts):
-        down, across = divmod(index, _PAIR_COLUMNS)
-        x, y = across * column, down * (height + 2 * line + _MARGIN)
-        tiles.append(_Tile(x, y, pixels[index]))
-        for place, text in enumerate(lines):
-            text_y = y + height + place * line + line // 2 + _GAP
-            notes.append(_Note(x + width // 2, text_y, text, "center"))
-    return _write_sheet(path, tiles, notes, title or "Images and their predicted classes")
+            caption += f"\nis {style.label_name(int(labels[index]), class_names)}"
+        cells.append(Cell(image, caption))
+    return sheet(path, _blocks(Row(cells)), title)
 
 
-MAX_PAIRS = 20
-_PAIRS_A_ROW = 5
-_MAX_COLUMNS = 10
-_MADE, _PARTNER = PALETTE[0], PALETTE[2]  # colours of boxes
+def translations(path: AnyPath, sources: Any, targets: Any, title: str, made: bool = True) -> Path:
+    """The first 20 sources, each above its target, in a box if targets are `made` by a model.
 
-# Lengths in inches.
-_WIDE, _NARROW = 1.9, 1.05  # columns
-_PAGE_MARGIN = 0.25  # also between bands
-_CELL_GAP = 0.1  # between the cells of a row
-_ARROW_GAP = 0.34  # between a cell and another that an arrow leads to
-_LINE = 0.19  # of text
-
-
-class _Cell(NamedTuple):
-    """A sample and its place, from the upper left corner of the first cell.
-
-    `box` is the colour of the box around it; without one, an image has a thin border.
+    Samples are images (h, w, c) uint8 or anything that `str` turns into text.
     """
-
-    sample: Any
-    x: float
-    y: float
-    height: float
-    box: str | None = None
+    above = Row([Cell(sample) for sample in sources[:MAX_PAIRS]])
+    below = Row([Cell(sample, is_boxed=made) for sample in targets[:MAX_PAIRS]])
+    return sheet(path, _blocks(above, below, columns=5), title, _MADE if made else "")
 
 
-class _Page(NamedTuple):
-    """Cells of one width, arrows (x and y of both ends) and headings (y and text)."""
-
-    width: float
-    cells: list[_Cell]
-    arrows: list[tuple[float, float, float, float]]
-    headings: list[tuple[float, str]]
-
-
-def translations(
-    path: str | os.PathLike[str], sources: Any, targets: Any, title: str, made: bool = True
-) -> Path:
-    """The first 20 sources, each above its target.
-
-    Samples are images (h, w, c) uint8 or anything that `str` turns into text. An arrow leads from
-    each source to its target in a box, unless the targets are not `made` by a model.
-    """
-    page = _Page(_WIDE, [], [], [])
-    _add_band(page, 0.0, sources, targets[:MAX_PAIRS], _PAIRS_A_ROW, made)
-    return _write(path, page, title, "In a box: output of the model" if made else "")
-
-
-def tasks(path: str | os.PathLike[str], rows: Sequence[tuple[str, Any, Any]]) -> Path:
+def tasks(path: AnyPath, rows: Sequence[tuple[str, Any, Any]]) -> Path:
     """A band for each task (title, sources, targets), as in `translations`.
 
     Sources are None for samples of the prior.
     """
-    page, y = _Page(_NARROW, [], [], []), 0.0
-    for title, sources, targets in rows:
-        page.headings.append((y, title))
-        y = _add_band(page, y + 1.5 * _LINE, sources, targets, _MAX_COLUMNS, made=True)
+    bands = []
+    for task, sources, targets in rows:
+        sides = [] if sources is None else [Row([Cell(sample) for sample in sources])]
+        sides.append(Row([Cell(sample, is_boxed=True) for sample in targets]))
+        bands += _blocks(sides[0]._replace(heading=task), *sides[1:])
     has_sources = any(sources is not None for _, sources, _ in rows)
     title = "What the model translates" if has_sources else "What the model generates"
-    return _write(path, page, title, "In a box: output of the model")
+    return sheet(path, bands, title, _MADE)
 
 
-def retrieval(
-    path: str | os.PathLike[str], rows: Sequence[tuple[Any, Sequence[Any], Sequence[bool]]]
-) -> Path:
+def retrieval(path: AnyPath, rows: Sequence[tuple[Any, Sequence[Any], Sequence[bool]]]) -> Path:
     """A row for each query: the query, the samples nearest to it, a box around its partner.
 
     A row holds the query, the samples, and whether each of them is the partner.
     """
-    page, y = _Page(_NARROW, [], [], []), 0.0
+    shown = []
     for query, nearest, is_partner in rows:
-        height = _height([query, *nearest], _NARROW)
-        page.cells.append(_Cell(query, 0.0, y, height))
-        first = _NARROW + _ARROW_GAP - _CELL_GAP
-        page.arrows.append((_NARROW - _CELL_GAP, y + height / 2, first, y + height / 2))
-        for place, (sample, is_own) in enumerate(zip(nearest, is_partner, strict=True)):
-            box = _PARTNER if is_own else None
-            page.cells.append(_Cell(sample, first + place * _NARROW, y, height, box))
-        y += height + 1.5 * _CELL_GAP
+        found = [Cell(each, "", own) for each, own in zip(nearest, is_partner, strict=True)]
+        shown.append(Row([Cell(query), Cell("→"), *found]))
     key = "Left: query. Right: nearest first. In a box: its partner"
-    return _write(path, page, "Nearest samples of the other data type", key)
-
-
-def _add_band(page: _Page, y: float, sources: Any, targets: Any, columns: int, made: bool) -> float:
-    """Adds sources above targets, over several rows if needed; returns the y below them."""
-    for start in range(0, len(targets), columns):
-        below = targets[start : start + columns]
-        places = [place * page.width for place in range(len(below))]
-        if sources is not None:
-            above = sources[start : start + columns]
-            height = _height(above, page.width)
-            page.cells.extend(
-                _Cell(sample, x, y, height) for sample, x in zip(above, places, strict=False)
-            )
-            y += height + (_ARROW_GAP if made else _CELL_GAP)
-            if made:
-                middles = [x + (page.width - _CELL_GAP) / 2 for x in places]
-                page.arrows.extend((x, y - _ARROW_GAP, x, y) for x in middles)
-        height = _height(below, page.width)
-        box = _MADE if made else None
-        page.cells.extend(
-            _Cell(sample, x, y, height, box) for sample, x in zip(below, places, strict=True)
-        )
-        y += height + _PAGE_MARGIN
-    return y
-
-
-def _height(samples: Any, width: float) -> float:
-    """Height of a row that holds these samples in columns of this width."""
-    return max(
-        0.75 * width if _is_image(sample) else _LINE * len(_wrapped(sample, width)) + _CELL_GAP
-        for sample in samples
-    )
-
-
-def _write(path: str | os.PathLike[str], page: _Page, title: str, key: str) -> Path:
-    """Writes a page below its title and a key, as large as it needs."""
-    key_width = text_extent(key, SMALL_SIZE)[0] / DPI
-    headings = [text_extent(text, TEXT_SIZE, "bold")[0] / DPI for _, text in page.headings]
-    cells_width = max(cell.x for cell in page.cells) + page.width - _CELL_GAP
-    width = (
-        max(cells_width, heading_width(title) / DPI, key_width, *headings, 0.0) + 2 * _PAGE_MARGIN
-    )
-    top = _PAGE_MARGIN + 0.4 + (1.5 * _LINE if key else 0.0)
-    height = top + max(cell.y + cell.height for cell in page.cells) + _PAGE_MARGIN
-    figure = Figure(figsize=(width, height), dpi=DPI)
-
-    def place(x: float, y: float) -> tuple[float, float]:
-        return (_PAGE_MARGIN + x) / width, 1 - (top + y) / height
-
-    heading: dict[str, Any] = {"va": "top", "parse_math": False}
-    bold = heading | {"fontweight": "bold"}
-    figure.text(*place(0.0, _PAGE_MARGIN - top), title, fontsize=TITLE_SIZE, **bold)
-    figure.text(
-        *place(0.0, _PAGE_MARGIN + 0.3 - top), key, fontsize=SMALL_SIZE, color="0.35", **heading
-    )
-    for y, text in page.headings:
-        figure.text(*place(0.0, y), text, fontsize=TEXT_SIZE, **bold)
-    for cell in page.cells:
-        corner = place(cell.x, cell.y + cell.height)
-        size = ((page.width - _CELL_GAP) / width, cell.height / height)
-        _draw_sample(figure.add_axes((*corner, *size)), cell.sample, page.width, cell.box)
-    for x0, y0, x1, y1 in page.arrows:
-        arrow = FancyArrowPatch(
-            place(x0, y0),
-            place(x1, y1),
-            transform=figure.transFigure,
-            arrowstyle="-|>",
-            mutation_scale=11,
-            shrinkA=4,
-            shrinkB=4,
-            color="0.35",
-        )
-        figure.add_artist(arrow)
-    return save(figure, path)
-
-
-def _draw_sample(axes: Axes, sample: Any, width: float, box: str | None) -> None:
-    """Draws an image, or a text in a size that fits into a column of this width."""
-    axes.set(xticks=[], yticks=[])
-    axes.spines[:].set(color=box or BORDER, linewidth=1.8 if box else 0.8)
-    if _is_image(sample):
-        axes.imshow(np.broadcast_to(sample, (*sample.shape[:2], 3)), interpolation="nearest")
-        return
-    axes.spines[:].set_visible(box is not None)
-    text = "\n".join(_wrapped(sample, width))
-    needed = text_extent(text, SMALL_SIZE)[0] / DPI + 2 * _CELL_GAP
-    size = SMALL_SIZE * min(1.0, width / needed)
-    axes.text(0.5, 0.5, text, ha="center", va="center", fontsize=size, parse_math=False)
-
-
-def _wrapped(sample: Any, width: float) -> list[str]:
-    """Lines of a text for a column of this width."""
-    return textwrap.wrap(str(sample), int(13.5 * width), max_lines=4)
-
-
-def _is_image(sample: Any) -> bool:
-    return isinstance(sample, np.ndarray) and sample.ndim == 3
+    return sheet(path, shown, "Nearest samples of the other data type", key)

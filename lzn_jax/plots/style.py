@@ -9,51 +9,34 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
 
-import matplotlib as mpl
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from lzn_jax.run import files
 
+AnyPath = str | os.PathLike[str]
 DPI = 150
-TEXT_SIZE = 10  # points, like the other sizes
-TITLE_SIZE = 13
-SMALL_SIZE = 9
+SMALL_SIZE, TEXT_SIZE, TITLE_SIZE = 9, 10, 13  # points
 # Colours of Okabe and Ito, which colour-blind readers can distinguish, and four more.
 PALETTE = (
-    "#0072b2",
-    "#d55e00",
-    "#009e73",
-    "#cc79a7",
-    "#e69f00",
-    "#56b4e9",
-    "#6a3d9a",
-    "#8c564b",
-    "#7f7f7f",
-    "#a8a800",
+    *("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00"),
+    *("#56b4e9", "#6a3d9a", "#8c564b", "#7f7f7f", "#a8a800"),
 )
-BORDER = "0.75"  # of images, as white ones are invisible on a white page
 _CREDIT_SIZE = 7
 _PAD = 0.12  # inches
 
 _credit: ContextVar[str] = ContextVar("credit", default="")
 
 
-def new_figure(width: float, height: float, title: str | None = None) -> Figure:
-    """An empty figure with constrained layout; sizes are in inches.
-
-    It is wider than `width` if the title or the credit needs more.
-    """
+def new_figure(width: float, height: float, title: str = "") -> Figure:
+    """An empty figure in inches, wider than `width` if the title or the credit needs more."""
+    width = max(width, heading_width(title) / DPI + 2 * _PAD)
     layout = ConstrainedLayoutEngine(w_pad=_PAD, h_pad=_PAD)
-    width = max(width, heading_width(title or "") / DPI + 2 * _PAD)
     figure = Figure(figsize=(width, height), dpi=DPI, layout=layout)
-    if title is not None:
+    if title:
         figure.suptitle(title, fontsize=TITLE_SIZE, fontweight="bold")
     return figure
 
@@ -85,15 +68,6 @@ def class_name(label: int, class_names: Sequence[str] | None) -> str:
     return f"class {name}" if name.isdecimal() else name
 
 
-def class_colors(classes: np.ndarray) -> dict[int, Any]:
-    """Colours by class: the palette, or a continuous colour map for more than ten classes."""
-    if len(classes) <= len(PALETTE):
-        colors: Any = PALETTE
-    else:
-        colors = mpl.colormaps["turbo"](np.linspace(0.02, 0.98, len(classes)))
-    return dict(zip(classes.tolist(), colors, strict=False))
-
-
 def label_axes(axes: Axes, title: str, x_label: str, y_label: str) -> None:
     """Sets the title, the axis labels and the grid of one panel."""
     axes.set_title(title, fontsize=11, fontweight="bold", loc="left")
@@ -103,12 +77,6 @@ def label_axes(axes: Axes, title: str, x_label: str, y_label: str) -> None:
     axes.grid(True, color="0.9", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-
-
-def count_steps(axes: Axes) -> None:
-    """Formats the x axis as training steps."""
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda step, _: f"{step:,.0f}"))
 
 
 @contextmanager
@@ -129,7 +97,7 @@ def _boxes_for_missing_glyphs() -> Iterator[None]:
         yield
 
 
-def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
+def save(figure: Figure, path: AnyPath) -> Path:
     """Writes a PNG file atomically."""
     if credit := _credit.get():
         figure.text(0.5, 0, credit, ha="center", va="bottom", fontsize=_CREDIT_SIZE, color="0.4")

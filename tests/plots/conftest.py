@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """The figures that are saved, to look at what they hold."""
+    """The figures that are saved."""
     kept, save = [], Figure.savefig
 
     def keep(figure, *args, **kwargs):
