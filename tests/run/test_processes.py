@@ -105,12 +105,12 @@ def test_one_of_two_processes_writes_and_speaks(one, two):
 def test_a_failure_of_one_process_ends_both_with_its_error():
     code = """
 from lzn_jax import configuration
-from lzn_jax.run import processes
+from lzn_jax.run import devices, processes
 with processes.together(**where):
-    processes.everywhere(True)
+    devices.everywhere(True)
     if i == WHO:
         raise ERROR
-    processes.everywhere(True)  # would wait for the other for ever
+    devices.everywhere(True)  # would wait for the other for ever
 """
     for who, error, exit_code, text in (
         (1, "ZeroDivisionError('lost')", 1, "ZeroDivisionError: lost"),
@@ -128,11 +128,11 @@ with processes.together(**where):
 
 def test_when_one_process_is_killed_the_other_ends():
     code = """
-from lzn_jax.run import processes
+from lzn_jax.run import devices, processes
 with processes.together(**where):
-    processes.everywhere(True)
+    devices.everywhere(True)
     print(flush=True)
-    while processes.everywhere(True):
+    while devices.everywhere(True):
         pass
 """
     running = pair.start_code(code)
@@ -149,12 +149,12 @@ with processes.together(**where):
 def test_a_signal_to_one_process_makes_both_leave_at_the_same_step(number):
     code = """
 import time
-from lzn_jax.run import processes
+from lzn_jax.run import devices, processes
 from lzn_jax.run.processes import Interruption
 interruption, step = Interruption(), 0
 interruption.listen()
 with processes.together(**where), interruption.held():
-    processes.everywhere(True)
+    devices.everywhere(True)
     print(flush=True)
     while not processes.is_to_leave(interruption, step):
         step += 1
