@@ -25,6 +25,8 @@ ITEMS = ("params", "ema", "optimizer", "context", "progress")
 FILE_SIZE = 1 << 26  # bytes; Orbax buffers a file until it is full, and its default is 2 GB
 
 _log = logging.getLogger(__name__)
+# Orbax warns of every folder that is only read.
+logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
 _T = TypeVar("_T")
 
 
