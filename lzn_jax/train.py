@@ -50,26 +50,16 @@ _log = logging.getLogger(__name__)
 
 
 class TrainState(flax.struct.PyTreeNode):
-    """Everything that an update changes.
-
-    Attributes:
-      step: () int32, number of updates so far, including skipped ones.
-      params: trained parameters by network.
-      constants: variables without a gradient by network, such as banks of recent anchors.
-      ema: exponential moving average of params.
-      optimizer: optax state.
-      skipped: () int32, updates skipped because of a non-finite loss or gradient.
-      skipped_in_a_row: () int32, skipped updates since the last successful one.
-    """
+    """Everything that an update changes."""
 
     # Any, because JAX also builds this tree with shapes, shardings and placeholders as leaves.
-    step: Any
-    params: Any
-    constants: Any
-    ema: Any
-    optimizer: Any
-    skipped: Any
-    skipped_in_a_row: Any
+    step: Any  # () int32, number of updates so far, including skipped ones
+    params: Any  # trained parameters by network
+    constants: Any  # variables without a gradient by network
+    ema: Any  # exponential moving average of params
+    optimizer: Any  # optax state
+    skipped: Any  # () int32, updates skipped because of a non-finite loss or gradient
+    skipped_in_a_row: Any  # () int32, skipped updates since the last successful one
 
 
 def init_state(
@@ -273,17 +263,13 @@ def jit_update(
     update = functools.partial(
         update_state, space=space, optimizer=optimizer, training=config.training, seed=config.seed
     )
-    placement = _placement(state)
+    placement = jax.tree.map(lambda a: a.sharding, state)
     return jax.jit(
         update,
         in_shardings=(placement, devices.split(mesh)),
         out_shardings=(placement, devices.replicated(mesh)),
         donate_argnums=0,
     )
-
-
-def _placement(state: TrainState) -> TrainState:
-    return jax.tree.map(lambda a: a.sharding, state)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -383,7 +369,8 @@ def _first_state(run: _Run, checkpoints: Checkpoints) -> TrainState:
         with run.goodput("init"), _logged_compilation("the first parameters"):
             # It runs once, so only the compile time matters: a quarter without optimisations.
             fast = {"xla_backend_optimization_level": 0}
-            state = jax.jit(init, out_shardings=_placement(shapes), compiler_options=fast)()
+            placement = jax.tree.map(lambda a: a.sharding, shapes)
+            state = jax.jit(init, out_shardings=placement, compiler_options=fast)()
     else:
         run.goodput.resume(run.workdir)
     run.batches.seek(int(state.step))

@@ -10,6 +10,7 @@ import os
 import secrets
 import sys
 import time
+import types
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, SupportsFloat
@@ -233,7 +234,6 @@ def of_evaluation(step: int, metrics: Mapping[str, float], file: str = "summary.
 
 
 FILE = "goodput.json"
-BUCKETS = ("init", "compile", "data", "step", "eval", "save", "restore")
 
 
 class Goodput:
@@ -247,7 +247,8 @@ class Goodput:
         self._clock = clock
         self._began = self._charged_until = clock()
         self._earlier: Mapping[str, float] = {}
-        self._seconds = dict.fromkeys(BUCKETS, 0.0)
+        buckets = ("init", "compile", "data", "step", "eval", "save", "restore")
+        self._seconds = dict.fromkeys(buckets, 0.0)
         self._open: list[str] = []
 
     @contextlib.contextmanager
@@ -301,17 +302,6 @@ class Goodput:
         self._charged_until = now
 
 
-class _PlainLines:
-    """stderr of a bar without a terminal: each redraw is a separate line."""
-
-    def write(self, text: str) -> None:
-        if line := text.strip():
-            sys.stderr.write(f"{line}\n")
-
-    def flush(self) -> None:
-        sys.stderr.flush()
-
-
 def progress(
     total: int, description: str, initial: int = 0, unit: str = "step", brief: bool = False
 ) -> tqdm:
@@ -325,11 +315,17 @@ def progress(
     common |= {"leave": not brief, "delay": 3.0 if brief else 0.0}
     if sys.stderr.isatty():
         return tqdm(**common, file=sys.stderr, dynamic_ncols=True)
-    line = (
+
+    def write(text: str) -> None:  # each redraw as a line of its own
+        if line := text.strip():
+            sys.stderr.write(f"{line}\n")
+
+    lines = types.SimpleNamespace(write=write, flush=lambda: sys.stderr.flush())
+    form = (
         "{desc}: {percentage:.0f}% {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
     )
     # With another position, a nested bar would move the cursor.
-    return tqdm(**common, file=_PlainLines(), mininterval=10.0, bar_format=line, position=0)
+    return tqdm(**common, file=lines, mininterval=10.0, bar_format=form, position=0)
 
 
 class LateMetrics:
