@@ -45,7 +45,7 @@ VALIDATION = "data/test_validation.py -k "
 COUNTED = "evaluation/test_measurements.py -k samples_of_classes"
 PAIRS, FLOWS = "data/test_metadata.py -k ", SPACE + "'by_the_flow or flow_of_the'"
 CONFIGURATION, PARTS = "test_configuration.py -k ", "test_parts.py -k "
-PROGRESS, SHARING = "run/test_progress.py -k ", "release/test_sharing.py -k "
+PROGRESS, SHARING = "run/test_log.py -k ", "release/test_sharing.py -k "
 SHARP, CONTRASTIVE = "zoning/test_sharpness.py -k ", "losses/test_contrastive.py -k "
 QUERIES, FAR = ADAMS + "in_a_context", ACCURACY + "'in_context and 1000'"
 SCORE = PROPERTIES + "score_identity"
@@ -115,14 +115,14 @@ MUTANTS = (
     Mutant("decoders/flow.py", "dt * k", "dt * (k + 1)", FLOW_LOSS + "at_the_start"),
     Mutant("microbatches.py", "reshape(size, -1,", "reshape(-1, size,", MICROBATCHES + "sees"),
     Mutant("microbatches.py", "(count))", "(count) % (size or count))", MICROBATCHES + "own_key"),
-    Mutant("optimization.py", "(1 + (steps - 1) *", "(steps *", OPTIMIZATION + "warmup_is"),
-    Mutant("optimization.py", "(step, steps) / steps", "(step / (steps - 1), 1)", ORIGINAL),
-    Mutant("optimization.py", "step < stops", "step <= stops", OPTIMIZATION + "decoder_stops"),
-    Mutant("optimization.py", "(10 + step + 1)", "(10 + step)", OPTIMIZATION + "recurrence"),
-    Mutant("run/checkpoints.py", '["step"] != step:', '["step"] < 0:', CHECKPOINTS + "renamed"),
+    Mutant("train.py", "(1 + (steps - 1) *", "(steps *", OPTIMIZATION + "warmup_is"),
+    Mutant("train.py", "(step, steps) / steps", "(step / (steps - 1), 1)", ORIGINAL),
+    Mutant("train.py", "step < stops", "step <= stops", OPTIMIZATION + "decoder_stops"),
+    Mutant("train.py", "(10 + step + 1)", "(10 + step)", OPTIMIZATION + "recurrence"),
+    Mutant("run/checkpoints.py", '["step"] != step:', '["step"] < 0:', CHECKPOINTS + "damage_is"),
     Mutant("run/checkpoints.py", ", reverse=True", "", CHECKPOINTS + "what_is_saved"),
     Mutant("run/checkpoints.py", "if s > step]", "if s >= step]", CHECKPOINTS + "makes_way"),
-    Mutant("run/files.py", "or _top(name) in parts", "or name", CHECKPOINTS + "verifies_what"),
+    Mutant("run/checkpoints.py", '"/")[0] in items', '"/")', CHECKPOINTS + "verifies_what"),
     Mutant("data/__init__.py", "stream[step * whole", "stream[step * own", PIPELINE + "rows_of"),
     Mutant("data/__init__.py", "shuffle().repeat()", "repeat().shuffle()", PIPELINE + "each_epoch"),
     Mutant(
@@ -324,9 +324,9 @@ MUTANTS = (
     ),
     Mutant(
         "run/log.py",
-        "(path))}, step=step)",
-        "(path))})",
-        "run/test_wandb_sink.py -k goes_on_as",
+        "dict(values()), step=step",
+        "dict(values()), step=0",
+        "run/test_log.py -k goes_on_as",
     ),
     Mutant("run/command_line.py", "[folder] is", "[folder] is not", "run/test_command_line.py"),
     Mutant("loading.py", "    use_compile_cache()", "    pass", "run/test_command_line.py"),
@@ -475,7 +475,7 @@ MUTANTS = (
         "run/devices.py",
         '"microbatch_size", "queries")',
         '"microbatch_size")',
-        "run/test_sharding.py -k idle",
+        "run/test_devices.py -k idle",
     ),
     Mutant(
         "losses/sets.py",
@@ -535,8 +535,10 @@ MUTANTS = (
         'value.count("/") > 0',
         SHARING + "last_name",
     ),
-    Mutant("run/log.py", "(in_data - earlier_data)", "in_data", PROGRESS + "wait"),
-    Mutant("run/costs.py", "max(known, key=len)", "min(known, key=len)", PROGRESS + "peak"),
+    Mutant("run/log.py", "(now[name] - before[name])", "now[name]", PROGRESS + "wait"),
+    Mutant(
+        "run/costs.py", "max(known, key=len)", "min(known, key=len)", "run/test_costs.py -k speeds"
+    ),
     Mutant("inference.py", "if context is None:", "if True:", EXPORTED),
     Mutant(
         "modes/export.py",

@@ -180,9 +180,13 @@ def met(monkeypatch):
     calls = []
     monkeypatch.setattr(jax.distributed, "initialize", lambda *a, **k: calls.append((a, k)))
     monkeypatch.setattr(jax.distributed, "shutdown", lambda: None)
-    for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE"):
-        monkeypatch.delenv(name, raising=False)
     return calls
+
+
+SLURM, MPI = "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE"
+HOSTS, ADDRESSES, SKIP = "TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES", "TPU_SKIP_MDS_QUERY"
+ON_TPU = {"JAX_PLATFORMS": ""}
+WITHOUT_METADATA = ON_TPU | {SKIP: "true"}
 
 
 @pytest.mark.parametrize(
@@ -190,48 +194,27 @@ def met(monkeypatch):
     [
         ({}, False),
         ({"SLURM_NTASKS": "4", "SLURM_PROCID": "0"}, False),  # in a job, but not under srun
-        ({"SLURM_STEP_NUM_TASKS": "1"}, False),
-        ({"SLURM_STEP_NUM_TASKS": "4"}, True),
-        ({"OMPI_COMM_WORLD_SIZE": "2"}, True),
+        ({SLURM: "1"}, False),
+        ({SLURM: "4"}, True),
+        ({MPI: "2"}, True),
+        ({"JAX_PLATFORMS": "cpu"}, False),  # on a TPU, but without it
+        (ON_TPU, True),  # JAX asks its metadata
+        (WITHOUT_METADATA, False),  # as on notebooks' hosts, and where JAX finds no TPU
+        (WITHOUT_METADATA | {HOSTS: "localhost"}, False),
+        (WITHOUT_METADATA | {HOSTS: "a-0.b,a-1.b"}, True),
+        (WITHOUT_METADATA | {ADDRESSES: "a:8471,b:8471"}, True),
+        (WITHOUT_METADATA | {ADDRESSES: "a:8471", HOSTS: "a,b"}, False),
     ],
 )
 def test_clusters_are_found_by_their_variables(environment, is_met, met, monkeypatch):
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    with processes.together():
-        assert [arguments for arguments, _ in met] == [(None, None, None)] * is_met
-
-
-def test_a_tpu_asks_jax_for_its_pod(met, monkeypatch):
-    monkeypatch.setattr(processes, "find_spec", lambda name: object())
-    monkeypatch.delenv("TPU_SKIP_MDS_QUERY", raising=False)
-    with processes.together():  # these tests are run with JAX_PLATFORMS=cpu
-        assert not met
-    monkeypatch.setenv("JAX_PLATFORMS", "")
-    with processes.together():
-        assert len(met) == 1
-
-
-@pytest.mark.parametrize(
-    ("environment", "is_met"),
-    [
-        ({}, False),  # as on notebooks' hosts, and where JAX finds no TPU
-        ({"TPU_WORKER_HOSTNAMES": "localhost"}, False),
-        ({"TPU_WORKER_HOSTNAMES": "a-0.b,a-1.b"}, True),
-        ({"TPU_PROCESS_ADDRESSES": "a:8471,b:8471"}, True),
-        ({"TPU_PROCESS_ADDRESSES": "a:8471", "TPU_WORKER_HOSTNAMES": "a,b"}, False),
-    ],
-)
-def test_a_tpu_without_metadata_lists_its_hosts(environment, is_met, met, monkeypatch):
-    monkeypatch.setattr(processes, "find_spec", lambda name: object())
-    monkeypatch.setenv("JAX_PLATFORMS", "")
-    monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "true")
-    for name in ("TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES"):
+    is_tpu = "JAX_PLATFORMS" in environment
+    monkeypatch.setattr(processes, "find_spec", lambda name: object() if is_tpu else None)
+    for name in (SLURM, MPI, HOSTS, ADDRESSES, SKIP):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     with processes.together():
-        assert len(met) == is_met
+        assert [arguments for arguments, _ in met] == [(None, None, None)] * is_met
 
 
 @pytest.mark.parametrize(
