@@ -439,6 +439,7 @@ def _loop(
     step = saved = int(state.step)  # a restored step is saved already
     first, last = map(int, (config.reporting.profile_steps or "0:0").split(":"))
     profiled = range(max(first, step), last)
+    stderr = sys.__stderr__ or sys.stderr  # has a file descriptor, unlike a notebook's
     must_stop = False
     with (
         log.MetricLog(run.workdir, step, run.wandb) as metric_log,
@@ -476,7 +477,7 @@ def _loop(
             with goodput("data"):
                 batch = devices.put_rows(next(run.batches), run.mesh)
             with goodput("step"):
-                faulthandler.dump_traceback_later(STALLED_AFTER, file=sys.__stderr__)
+                faulthandler.dump_traceback_later(STALLED_AFTER, file=stderr)
                 state, new_metrics = update(state, batch)
                 step += 1
                 metrics.put(step, new_metrics)

@@ -169,7 +169,9 @@ MUTANTS = (
         "data_types/image.py", '[anchors, fixed["anchors"]]', '[fixed["anchors"], anchors]', BANK
     ),
     Mutant("data_types/image.py", "size, -jnp.inf", "size, 0.0", BANK),
-    Mutant("train.py", "state.constants, state.ema", "constants, state.ema", ALONE + "finite"),
+    Mutant(
+        "train.py", "=state.step + 1,", "=state.step + 1, constants=constants,", ALONE + "finite"
+    ),
     Mutant("data_types/label.py", "labels[:, None] ==", "labels[:, None] !=", ALONE + "zones_of"),
     Mutant("evaluation/metrics.py", "likeliest >= CONFIDENT", "likeliest > 0", METRICS_SURE),
     Mutant("evaluation/samples.py", "/ np.float32(127.5)", "", "evaluation/test_nearest.py"),

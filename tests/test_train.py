@@ -49,10 +49,6 @@ def _one_weight(seed=0, **changes):
     return jax.jit(update), train.init_state(space, optimizer, seed)
 
 
-def _arrays(tree):
-    return [np.asarray(a) for a in jax.tree.leaves(tree)]
-
-
 def _batch(x, poison=0.0):
     return {"x": jnp.float32(x), "poison": jnp.float32(poison)}
 
@@ -114,12 +110,7 @@ def test_eight_devices_give_the_answer_of_one(monkeypatch):
         train.init_state, LatentSpace(config, devices.make_mesh(16)), optimizer, 0
     )
     state = jax.device_get(jax.jit(init)())
-    rng = np.random.default_rng(1)  # away from initial zeros, behind which gradients vanish
-    state = state.replace(
-        params=jax.tree.map(
-            lambda a: a + np.float32(0.1) * rng.standard_normal(a.shape, a.dtype), state.params
-        )
-    )
+    state = state.replace(params=jax.device_get(small.shaken(state.params, 0.1)))
     examples, _ = data.load_data(config)
     batch = {"images": examples.images[:16], "labels": examples.labels[:16]}
     results, sizes = [], []
@@ -136,8 +127,8 @@ def test_eight_devices_give_the_answer_of_one(monkeypatch):
     for other, metrics in others:
         for name, value in one_metrics.items():
             assert metrics[name] == pytest.approx(value, rel=1e-5, abs=1e-6), name
-        for a, b in zip(_arrays(one.params), _arrays(other.params), strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+        close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
+        jax.tree.map(close, one.params, other.params)
     assert sizes[1] == sizes[0]
     assert sizes[2] < 0.5 * sizes[0]  # arrays whose axes 8 does not divide stay whole
 
@@ -263,15 +254,10 @@ def _assert_same_run(one, other, config):
     assert _untimed(one) == _untimed(other)
     a, b = _final_state(one, config), _final_state(other, config)
     assert int(a.step) == int(b.step) == config.training.num_steps
-    for x, y in zip(_arrays(a), _arrays(b), strict=True):
-        np.testing.assert_array_equal(x, y)
+    jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
-LONGER = {
-    "training__num_steps": 40,
-    "checkpoint__every_steps": 8,
-    "evaluation__every_steps": 20,
-}
+LONGER = {"training__num_steps": 40, "checkpoint__every_steps": 8, "evaluation__every_steps": 20}
 
 
 @pytest.fixture(scope="module")
@@ -367,8 +353,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over(tmp_path, caplog):
             file.write_bytes(b"")
     assert train.train_and_evaluate(config, tmp_path) == 0
     assert "checkpoint 4 is skipped: file params/" in caplog.text
-    for a, b in zip(_arrays(_final_state(tmp_path, config)), _arrays(want), strict=True):
-        np.testing.assert_array_equal(a, b)
+    jax.tree.map(np.testing.assert_array_equal, _final_state(tmp_path, config), want)
 
 
 def test_too_many_skipped_updates_end_the_run_and_the_first_is_replayed(
@@ -376,12 +361,8 @@ def test_too_many_skipped_updates_end_the_run_and_the_first_is_replayed(
 ):
     monkeypatch.setattr(train, "MAX_SKIPPED_IN_A_ROW", 2)
     # A learning rate at the end of float32's range makes every later loss non-finite.
-    changes = {
-        "training__num_steps": 8,
-        "evaluation__every_steps": 100,
-        "training__warmup_steps": 0,
-        "training__learning_rate__decoder": 3e38,
-    }
+    changes = {"training__num_steps": 8, "evaluation__every_steps": 100}
+    changes |= {"training__warmup_steps": 0, "training__learning_rate__decoder": 3e38}
     flags = small.flags("configs/digits_joint.py", tmp_path, **changes)
     assert command_line.main(flags) == 3
     assert _lines(tmp_path)[-1]["step"] < 8

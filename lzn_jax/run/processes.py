@@ -14,12 +14,12 @@ import time
 import traceback
 from collections.abc import Iterator
 from importlib.util import find_spec
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax._src.distributed import global_state  # see _fail
+from jax._src.distributed import global_state  # see _store
 from jax.experimental import multihost_utils
 
 from lzn_jax.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_RUN_AGAIN, EXIT_USER_ERROR, UserError
@@ -184,6 +184,10 @@ def is_to_leave(interruption: Interruption, step: int) -> bool:
 # no issue that requests one. Replace the private import once `jax.distributed` exposes the store.
 
 
+def _store() -> Any:
+    return global_state.client
+
+
 def _fail(error: BaseException) -> NoReturn:
     """Exits with this error, published to the others, or with the other failure that caused it."""
     _end_if_another_failed()
@@ -193,14 +197,14 @@ def _fail(error: BaseException) -> NoReturn:
         code, text = EXIT_FAILED, traceback.format_exc().rstrip()
     print(text, file=sys.stderr, flush=True)
     with contextlib.suppress(Exception):  # process 0 may have died with its store
-        global_state.client.key_value_set(f"{_FAILURES}{jax.process_index()}", f"{code} {text}")
+        _store().key_value_set(f"{_FAILURES}{jax.process_index()}", f"{code} {text}")
     _end(code)
 
 
 def _end_if_another_failed() -> None:
     failures = []
     with contextlib.suppress(Exception):
-        failures = global_state.client.key_value_dir_get(_FAILURES)
+        failures = _store().key_value_dir_get(_FAILURES)
     for name, value in failures:
         code, _, text = value.partition(" ")
         number = name.rpartition("/")[2]
