@@ -170,7 +170,10 @@ MUTANTS = (
     ),
     Mutant("data_types/image.py", "size, -jnp.inf", "size, 0.0", BANK),
     Mutant(
-        "train.py", "=state.step + 1,", "=state.step + 1, constants=constants,", ALONE + "finite"
+        "train.py",
+        "p=state.step + 1,",
+        "p=state.step + 1, ema=ema,",
+        "test_train.py -k changes_nothing",
     ),
     Mutant("data_types/label.py", "labels[:, None] ==", "labels[:, None] !=", ALONE + "zones_of"),
     Mutant("evaluation/metrics.py", "likeliest >= CONFIDENT", "likeliest > 0", METRICS_SURE),
