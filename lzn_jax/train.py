@@ -1,6 +1,6 @@
 """Training: one loop for every latent space.
 
-`train_and_evaluate` is the recipe; the functions below it are its steps, in their order.
+In reading order: state, optimiser, update, loop.
 """
 
 import contextlib
@@ -10,13 +10,12 @@ import functools
 import logging
 import shlex
 import shutil
-import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import flax.struct
@@ -25,58 +24,42 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from clu import parameter_overview
-from jax.sharding import Mesh
+from jax.sharding import Mesh, Sharding
 from jaxtyping import Array, Bool, Float, Int
 from ml_collections import ConfigDict
 
 from lzn_jax import data, extensions, plots
 from lzn_jax.data import Examples, pixels
-from lzn_jax.data.pixels import check_header
 from lzn_jax.errors import EXIT_DONE, EXIT_NON_FINITE, EXIT_RUN_AGAIN
 from lzn_jax.evaluation import measurements
 from lzn_jax.latent_space import LatentSpace, Model
 from lzn_jax.models import join_variables, named, split_variables
-from lzn_jax.run import costs, devices, files, processes
+from lzn_jax.run import costs, devices, files, log, processes
 from lzn_jax.run import workdir as workdirs
 from lzn_jax.run.checkpoints import Checkpoints
-from lzn_jax.run.log import (
-    Goodput,
-    LateMetrics,
-    MetricLog,
-    Sink,
-    of_evaluation,
-    progress,
-    rates_in_words,
-    read_metrics,
-    start,
-)
 from lzn_jax.run.processes import Interrupted, Interruption
 from lzn_jax.trained_model import TrainedModel
 
+MAX_SKIPPED_IN_A_ROW = 100
+MORE_EVALUATION = 60  # seconds that evaluation may take beyond those of training
+STALLED_AFTER = 600.0  # seconds of a step, after which all stacks are written to stderr
+REPLAY_FOLDER = "replay"
 _COUNTERS = ("step", "skipped", "skipped_in_a_row")  # of a state
+
+_log = logging.getLogger(__name__)
 
 
 class TrainState(flax.struct.PyTreeNode):
-    """Everything that an update changes.
-
-    Attributes:
-      step: () int32, number of updates so far, including skipped ones.
-      params: trained parameters by network.
-      constants: variables without a gradient by network, such as banks of recent anchors.
-      ema: exponential moving average of params.
-      optimizer: optax state.
-      skipped: () int32, updates skipped because of a non-finite loss or gradient.
-      skipped_in_a_row: () int32, skipped updates since the last successful one.
-    """
+    """Everything that an update changes."""
 
     # Any, because JAX also builds this tree with shapes, shardings and placeholders as leaves.
-    step: Any
-    params: Any
-    constants: Any
-    ema: Any
-    optimizer: Any
-    skipped: Any
-    skipped_in_a_row: Any
+    step: Any  # () int32, number of updates so far, including skipped ones
+    params: Any  # trained parameters by network
+    constants: Any  # variables without a gradient by network
+    ema: Any  # exponential moving average of params
+    optimizer: Any  # optax state
+    skipped: Any  # () int32, updates skipped because of a non-finite loss or gradient
+    skipped_in_a_row: Any  # () int32, skipped updates since the last successful one
 
 
 def init_state(
@@ -85,13 +68,11 @@ def init_state(
     """State before the first update."""
     params, constants = split_variables(space.init(named(jax.random.key(seed), "init")))
     return TrainState(
-        step=jnp.zeros((), jnp.int32),
         params=params,
         constants=constants,
         ema=jax.tree.map(jnp.copy, params),
         optimizer=optimizer.init(params),
-        skipped=jnp.zeros((), jnp.int32),
-        skipped_in_a_row=jnp.zeros((), jnp.int32),
+        **{name: jnp.zeros((), jnp.int32) for name in _COUNTERS},
     )
 
 
@@ -102,23 +83,19 @@ def averaged_model(state: TrainState, space: LatentSpace, train: Examples) -> Mo
 
 
 def save_state(
-    checkpoints: Checkpoints, state: TrainState, space: LatentSpace, train: Examples
+    checkpoints: Checkpoints,
+    state: TrainState,
+    space: LatentSpace | None = None,
+    train: Examples | None = None,
 ) -> None:
-    """Starts to save a state and the context anchors of its EMA weights."""
-    save_with_context(checkpoints, state, averaged_model(state, space, train).context)
-
-
-def save_with_context(
-    checkpoints: Checkpoints, state: TrainState, context: Mapping[str, jax.Array]
-) -> None:
-    """Starts to save a state, and context anchors unless they are empty."""
+    """Starts to save a state, and with `space` and `train` context anchors of its EMA weights."""
     items = {"params": state.params, "optimizer": state.optimizer}
     items["ema"] = {"params": state.ema, "constants": state.constants}
-    if context:
-        on_mesh = isinstance(state.step, jax.Array)  # otherwise a NumPy array, in a single process
-        items["context"] = (
-            devices.put_whole(context, state.step.sharding) if on_mesh else dict(context)
-        )
+    if space is not None and train is not None:
+        context = averaged_model(state, space, train).context
+        if isinstance(state.step, jax.Array):  # otherwise a NumPy array, in a single process
+            context = devices.put_whole(context, state.step.sharding)
+        items |= {"context": context} if context else {}
     counters = {name: int(getattr(state, name)) for name in _COUNTERS}
     checkpoints.save(counters["step"], items, counters | {"data_position": counters["step"]})
 
@@ -132,21 +109,17 @@ def restore_state(checkpoints: Checkpoints, shapes: TrainState) -> TrainState | 
         return None
     step, items = restored
     checkpoints.set_aside_after(step)
-    counters = {name: items["progress"][name] for name in _COUNTERS}
     return TrainState(
         params=items["params"],
         constants=items["ema"]["constants"],
         ema=items["ema"]["params"],
         optimizer=items["optimizer"],
-        **counters_of(counters, shapes.step.sharding),
+        **_counters(items["progress"], shapes.step.sharding),
     )
 
 
-def counters_of(
-    values: Mapping[str, int], placement: jax.sharding.Sharding
-) -> dict[str, jax.Array]:
-    """Counters as int32 arrays with the given placement."""
-    return {name: devices.put_whole(np.int32(value), placement) for name, value in values.items()}
+def _counters(values: Mapping[str, int], placement: Sharding) -> dict[str, jax.Array]:
+    return {name: devices.put_whole(np.int32(values[name]), placement) for name in _COUNTERS}
 
 
 def learning_rate(step: Int[Array, ""], peak: float, training: ConfigDict) -> Float[Array, ""]:
@@ -173,15 +146,12 @@ def make_optimizer(training: ConfigDict, networks: list[str]) -> optax.GradientT
         peak = training.learning_rate[network]
         return optax.adam(lambda step: learning_rate(step, peak, training))
 
+    def labels(params: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: jax.tree.map(lambda _, n=name: n, tree) for name, tree in params.items()}
+
     return optax.chain(
         optax.clip_by_global_norm(training.gradient_clip),
-        optax.partition(
-            {network: adam(network) for network in networks},
-            lambda params: {
-                network: jax.tree.map(lambda _, label=network: label, tree)
-                for network, tree in params.items()
-            },
-        ),
+        optax.partition({network: adam(network) for network in networks}, labels),
     )
 
 
@@ -223,343 +193,21 @@ def update_ema(
     return {network: averaged(network) for network in params}
 
 
-FOLDER = "profile"
-_log = logging.getLogger(__name__)
+def loss_and_gradient(
+    state: TrainState, batch: Mapping[str, jax.Array], *, space: LatentSpace, seed: int
+) -> tuple[jax.Array, dict[str, jax.Array], dict[str, Any], dict[str, Any]]:
+    """Loss, metrics, new constants and gradient of the next update of a state.
 
-
-class Profile:
-    """Context manager that traces the updates from A to B - 1 if `steps` is "A:B"."""
-
-    def __init__(self, steps: str | None, workdir: Path) -> None:
-        first, last = (0, 0) if steps is None else map(int, steps.split(":"))
-        self._steps, self._folder, self._is_running = range(first, last), workdir / FOLDER, False
-
-    def __enter__(self) -> "Profile":
-        return self
-
-    def __exit__(
-        self, kind: type | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.before(self._steps.stop)
-
-    def before(self, step: int, wait: Callable[[], None] = lambda: None) -> None:
-        """Starts or stops the trace, if it is due before the update number `step`.
-
-        `wait` returns when the update before it has ended.
-        """
-        if (step in self._steps) == self._is_running:
-            return
-        wait()
-        self._is_running = not self._is_running
-        if self._is_running:
-            jax.profiler.start_trace(self._folder)
-        else:
-            jax.profiler.stop_trace()
-            _log.info("trace of updates %s written to %s", self._steps, self._folder)
-
-
-class Heartbeat:
-    """Watches a training loop from a separate thread, without cost to the loop.
-
-    With several processes, each logs its step every `interval` seconds. If a step takes longer than
-    `stalled_after` seconds, the stacks of all threads are written to stderr, once per step. The
-    process that is not waiting in a collective causes the hang.
+    Constants, which are variables without a gradient, and gradient are by network.
     """
+    key = jax.random.fold_in(named(jax.random.key(seed), "training"), state.step)
 
-    def __init__(self, step: int, *, interval: float = 60.0, stalled_after: float = 600.0) -> None:
-        self._step = step
-        self._interval, self._stalled_after = interval, stalled_after
-        self._step_began: float | None = None
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
+    def loss_of(params):
+        return space.loss(join_variables(params, state.constants), batch, key)
 
-    @contextlib.contextmanager
-    def watch(self, step: int) -> Iterator[None]:
-        """Context in which the update after `step` runs."""
-        self._step, self._step_began = step, time.monotonic()
-        try:
-            yield
-        finally:
-            self._step_began = None
-
-    def __enter__(self) -> "Heartbeat":
-        _log.setLevel(logging.INFO)  # in all processes; other loggers write in one
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._done.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        logged = time.monotonic()
-        dumped = None
-        while not self._done.wait(min(self._interval, self._stalled_after) / 4):
-            now, step, began = time.monotonic(), self._step, self._step_began
-            if now - logged >= self._interval and jax.process_count() > 1:
-                logged = now
-                _log.info("%s: step %d", _name(), step)
-            if began is not None and now - began >= self._stalled_after and dumped != step:
-                dumped = step
-                _log.error(
-                    "%s: the step after %d has not ended in %.0f s", _name(), step, now - began
-                )
-                faulthandler.dump_traceback(all_threads=True)
-
-
-def _name() -> str:
-    index, count = jax.process_index(), jax.process_count()
-    return f"process {index} of {count} on {socket.gethostname()}"
-
-
-MAX_SKIPPED_IN_A_ROW = 100
-MORE_EVALUATION = 60  # seconds that evaluation may take beyond those of training
-REPLAY_FOLDER = "replay"
-
-
-# (state, batch) -> (state after the update, metrics).
-_Update = Callable[[TrainState, Mapping[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]
-
-
-@dataclasses.dataclass(frozen=True)
-class _Run:
-    """Everything that a run needs besides its state."""
-
-    config: ConfigDict
-    workdir: Path
-    goodput: Goodput
-    interruption: Interruption
-    mesh: Mesh
-    space: LatentSpace
-    train: Examples
-    test: Examples
-    batches: data.TrainingBatches
-    optimizer: optax.GradientTransformation
-    sink: Sink | None
-
-
-def train_and_evaluate(
-    config: ConfigDict, workdir: Path, interruption: Interruption | None = None
-) -> int:
-    """Trains to the end, from the newest checkpoint or from scratch; returns the exit code.
-
-    `interruption` has the signals of the command; by default none are received.
-    """
-    run = _prepare(config, workdir, interruption or Interruption())
-    with run.batches, Checkpoints(workdir, config.checkpoint.keep) as checkpoints:
-        state = _first_state(run, checkpoints)
-        with (
-            run.goodput("compile"),
-            _logged_compilation("the update"),
-            _decoded_meanwhile(run.train.images),
-        ):
-            update, operations = _compile_update(run, state)
-        _announce(state, run.mesh, run.workdir)
-        with run.interruption.held():
-            state, code = _loop(run, checkpoints, state, update, operations)
-            checkpoints.wait()
-        if code == EXIT_NON_FINITE:
-            _save_for_replay(state, workdir)
-    run.goodput.write(workdir)
-    _log.info("%s", run.goodput.in_words())
-    if code == EXIT_NON_FINITE:
-        _log.error("stopped at step %d", int(state.step))
-    elif code == EXIT_RUN_AGAIN:
-        flags = extensions.extension_flags(config.extensions)
-        command = shlex.join(["python", "-m", "lzn_jax.main", f"--workdir={workdir}", *flags])
-        _log.info("saved at step %d; to continue: %s", int(state.step), command)
-    else:
-        _log.info("done: results are in %s", workdir)
-    return code
-
-
-def _prepare(config: ConfigDict, workdir: Path, interruption: Interruption) -> _Run:
-    """Builds the run; only if nothing fails does it write the config into the work folder."""
-    training = config.training
-    goodput = Goodput()
-    with goodput("init"):
-        mesh = devices.training_mesh(training)
-        space = LatentSpace(config, mesh)
-        train, test = data.load_data(config)
-        for images in (train.images, test.images):
-            if isinstance(images, pixels.EncodedImages):
-                images.check(check_header)
-        measurements.prepare(space, test)
-        batches = training_batches(config, space, train)
-        sink = start(config, workdir)
-        workdirs.record(config, workdir)
-        optimizer = make_optimizer(training, list(space.modules))
-    return _Run(
-        config, workdir, goodput, interruption, mesh, space, train, test, batches, optimizer, sink
-    )
-
-
-def training_batches(
-    config: ConfigDict, space: LatentSpace, train: Examples
-) -> data.TrainingBatches:
-    """This process's rows of the batches of a run, starting with the first batch."""
-    size = config.training.batch_size
-    return data.TrainingBatches(
-        train,
-        size,
-        config.seed,
-        space.transform,
-        workers=config.data.get("workers"),
-        rows=devices.own_rows(size),
-        columns=space.columns(train),
-    )
-
-
-def _first_state(run: _Run, checkpoints: Checkpoints) -> TrainState:
-    """State of the newest checkpoint, or the initial state; moves the batches to its step."""
-    init = functools.partial(init_state, run.space, run.optimizer, run.config.seed)
-    with run.goodput("restore"):
-        shapes = devices.placed(
-            jax.eval_shape(init), run.mesh, shard=run.config.training.shard_parameters
-        )
-        state = restore_state(checkpoints, shapes)
-    if state is None:
-        with run.goodput("init"), _logged_compilation("the first parameters"):
-            # It runs once, so only the compile time matters: a quarter without optimisations.
-            options = {"xla_backend_optimization_level": 0}
-            placement = _placement(shapes)
-            state = jax.jit(init, out_shardings=placement, compiler_options=options)()
-    else:
-        run.goodput.resume(run.workdir)
-    run.batches.seek(int(state.step))
-    return state
-
-
-def _compile_update(run: _Run, state: TrainState) -> tuple[_Update, float]:
-    """The update, compiled for the shapes of the run, and its number of operations.
-
-    Other shapes raise instead of recompiling.
-    """
-    update = jit_update(run.space, run.optimizer, run.config, run.mesh, state)
-    with jax.set_mesh(run.mesh):
-        traced = update.trace(state, run.batches.shapes())
-        cost = costs.count_operations(traced.jaxpr)
-        _log.info(
-            "a step takes %.3g operations in products and convolutions, %.2g %% of them in zoning",
-            cost.total,
-            100 * cost.inside / cost.total,
-        )
-        return traced.lower().compile(), cost.total
-
-
-def jit_update(
-    space: LatentSpace,
-    optimizer: optax.GradientTransformation,
-    config: ConfigDict,
-    mesh: Mesh,
-    state: TrainState,
-) -> Any:
-    """`update_state` as a jitted (state, batch) -> (state, metrics), which donates the state.
-
-    States have the placement of `state`, which may consist of shapes.
-    """
-    update = functools.partial(
-        update_state, space=space, optimizer=optimizer, training=config.training, seed=config.seed
-    )
-    placement = _placement(state)
-    return jax.jit(
-        update,
-        in_shardings=(placement, devices.split(mesh)),
-        out_shardings=(placement, devices.replicated(mesh)),
-        donate_argnums=0,
-    )
-
-
-def _placement(state: TrainState) -> TrainState:
-    return jax.tree.map(lambda a: a.sharding, state)
-
-
-def _announce(state: TrainState, mesh: Mesh, workdir: Path) -> None:
-    count = parameter_overview.count_parameters
-    sizes = ", ".join(f"{name} {count(tree):,}" for name, tree in state.params.items())
-    size = devices.bytes_on_a_device(state) / 1e6
-    _log.info("parameters: %s; the training state takes %.3g MB per device", sizes, size)
-    idle = jax.device_count() - mesh.size
-    _log.info("%d device(s)%s", mesh.size, f", {idle} more idle" if idle else "")
-    _log.info("writing results to %s, from step %d on", workdir, int(state.step))
-
-
-@contextlib.contextmanager
-def _logged_compilation(what: str) -> Iterator[None]:
-    """Logs the start of a compilation, and the seconds that it takes."""
-    _log.info("compiling %s: a minute or so at first, seconds once it is cached", what)
-    started = time.perf_counter()
-    yield
-    _log.info("compiled in %.0f s", time.perf_counter() - started)
-
-
-@contextlib.contextmanager
-def _decoded_meanwhile(images: pixels.Images | None) -> Iterator[None]:
-    """Decodes training images in the background, and at the end raises for unreadable ones."""
-    if not isinstance(images, pixels.EncodedImages):
-        yield
-        return
-    over = threading.Event()
-    with ThreadPoolExecutor(1) as thread:
-        checked = thread.submit(images.check, images.decode, over.is_set)
-        try:
-            yield
-        finally:
-            over.set()
-    checked.result()
-
-
-def _loop(
-    run: _Run, checkpoints: Checkpoints, state: TrainState, update: _Update, operations: float
-) -> tuple[TrainState, int]:
-    """Updates, saves and evaluates until the end or an interruption; returns state and exit code.
-
-    The checkpoint of a step is written before its evaluation: a process killed in between repeats
-    the evaluation when it resumes, and loses no step.
-    """
-    config, goodput = run.config, run.goodput
-    chip = costs.chip(run.mesh.devices.flat[0].device_kind)
-    peak_steps = None if chip is None else chip.operations * run.mesh.size / operations
-    step = saved = int(state.step)  # a restored step is saved already
-    must_stop = False
-    with (
-        MetricLog(run.workdir, step, run.sink) as log,
-        progress(config.training.num_steps, "training", initial=step) as bar,
-        Heartbeat(step) as heartbeat,
-        Profile(config.reporting.profile_steps, run.workdir) as profile,
-    ):
-        metrics = LateMetrics(log, bar, goodput, step, config.training, peak_steps)
-        while True:
-            is_over = step >= config.training.num_steps
-            is_due = is_over or (step > 0 and step % config.evaluation.every_steps == 0)
-            if step > saved and (is_due or must_stop or step % config.checkpoint.every_steps == 0):
-                metrics.flush()
-                with goodput("save"):
-                    save_state(checkpoints, state, run.space, run.train)
-                    goodput.write(run.workdir)
-                saved = step
-            if metrics.all_skipped(MAX_SKIPPED_IN_A_ROW):
-                return state, EXIT_NON_FINITE
-            if must_stop:
-                return state, EXIT_RUN_AGAIN
-            if is_due:
-                metrics.flush()
-                try:
-                    with goodput("eval"):
-                        _evaluate_once(run, state, step, log, metrics)
-                except Interrupted:
-                    return state, EXIT_RUN_AGAIN
-            if is_over:
-                return state, EXIT_DONE
-            checkpoints.check()
-            profile.before(step, metrics.flush)
-            with goodput("data"):
-                batch = devices.put_rows(next(run.batches), run.mesh)
-            with goodput("step"), heartbeat.watch(step):
-                state, new_metrics = update(state, batch)
-                step += 1
-                metrics.put(step, new_metrics)
-            must_stop = processes.is_to_leave(run.interruption, step)
+    (loss, aux), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+    metrics, constants = aux
+    return loss, metrics, constants, gradient
 
 
 def update_state(
@@ -587,80 +235,288 @@ def update_state(
     # A finite norm implies finite gradients, which a finite loss does not. optax.apply_if_finite
     # considers neither loss nor EMA, and applies non-finite updates after a number of them.
     is_finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-    params, constants, ema, optimizer_state = jax.tree.map(
-        lambda new, old: jnp.where(is_finite, new, old),
-        (params, constants, ema, optimizer_state),
-        (state.params, state.constants, state.ema, state.optimizer),
-    )
-    state = state.replace(
+    new = state.replace(params=params, constants=constants, ema=ema, optimizer=optimizer_state)
+    state = jax.tree.map(lambda new, old: jnp.where(is_finite, new, old), new, state).replace(
         step=state.step + 1,
-        params=params,
-        constants=constants,
-        ema=ema,
-        optimizer=optimizer_state,
         skipped=state.skipped + ~is_finite,
         skipped_in_a_row=jnp.where(is_finite, 0, state.skipped_in_a_row + 1),
     )
-    return state, {
-        "loss": loss,
-        **metrics,
-        "gradient_norm": norm,
-        "skipped": state.skipped,
-        "skipped_in_a_row": state.skipped_in_a_row,
-    }
+    skipped = {"skipped": state.skipped, "skipped_in_a_row": state.skipped_in_a_row}
+    return state, {"loss": loss, **metrics, "gradient_norm": norm, **skipped}
 
 
-def loss_and_gradient(
-    state: TrainState, batch: Mapping[str, jax.Array], *, space: LatentSpace, seed: int
-) -> tuple[jax.Array, dict[str, jax.Array], dict[str, Any], dict[str, Any]]:
-    """Loss, metrics, new constants and gradient of the next update of a state.
+# (state, batch) -> (state after the update, metrics).
+_Update = Callable[[TrainState, Mapping[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]
 
-    Constants, which are variables without a gradient, and gradient are by network.
+
+def jit_update(
+    space: LatentSpace,
+    optimizer: optax.GradientTransformation,
+    config: ConfigDict,
+    mesh: Mesh,
+    state: TrainState,
+) -> Any:
+    """`update_state` as a jitted (state, batch) -> (state, metrics), which donates the state.
+
+    States have the placement of `state`, which may consist of shapes.
     """
-    key = jax.random.fold_in(named(jax.random.key(seed), "training"), state.step)
+    update = functools.partial(
+        update_state, space=space, optimizer=optimizer, training=config.training, seed=config.seed
+    )
+    placement = jax.tree.map(lambda a: a.sharding, state)
+    return jax.jit(
+        update,
+        in_shardings=(placement, devices.split(mesh)),
+        out_shardings=(placement, devices.replicated(mesh)),
+        donate_argnums=0,
+    )
 
-    def loss_of(params):
-        return space.loss(join_variables(params, state.constants), batch, key)
 
-    (loss, aux), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.params)
-    metrics, constants = aux
-    return loss, metrics, constants, gradient
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """Everything that a run needs besides its state."""
+
+    config: ConfigDict
+    workdir: Path
+    goodput: log.Goodput
+    interruption: Interruption
+    mesh: Mesh
+    space: LatentSpace
+    train: Examples
+    test: Examples
+    batches: data.TrainingBatches
+    optimizer: optax.GradientTransformation
+    wandb: Any
+
+
+def train_and_evaluate(
+    config: ConfigDict, workdir: Path, interruption: Interruption | None = None
+) -> int:
+    """Trains to the end, from the newest checkpoint or from scratch; returns the exit code.
+
+    `interruption` has the signals of the command; by default none are received.
+    """
+    run = _prepare(config, workdir, interruption or Interruption())
+    with run.batches, Checkpoints(workdir, config.checkpoint.keep) as checkpoints:
+        state = _first_state(run, checkpoints)
+        with (
+            run.goodput("compile"),
+            _logged_compilation("the update"),
+            _decoded_meanwhile(run.train.images),
+        ):
+            update, operations = _compile_update(run, state)
+        _announce(state, run.mesh, run.workdir)
+        with run.interruption.held():
+            state, code = _loop(run, checkpoints, state, update, operations)
+            checkpoints.wait()
+        if code == EXIT_NON_FINITE:
+            _save_for_replay(state, workdir)
+    run.goodput.write(workdir)
+    _log.info("%s", run.goodput.in_words())
+    if code == EXIT_RUN_AGAIN:
+        flags = extensions.extension_flags(config.extensions)
+        command = shlex.join(["python", "-m", "lzn_jax.main", f"--workdir={workdir}", *flags])
+        _log.info("saved at step %d; to continue: %s", int(state.step), command)
+    elif code == EXIT_DONE:
+        _log.info("done: results are in %s", workdir)
+    return code
+
+
+def _prepare(config: ConfigDict, workdir: Path, interruption: Interruption) -> _Run:
+    """Builds the run; only if nothing fails does it write the config into the work folder."""
+    goodput = log.Goodput()
+    with goodput("init"):
+        mesh = devices.training_mesh(config.training)
+        space = LatentSpace(config, mesh)
+        train, test = data.load_data(config)
+        for images in (train.images, test.images):
+            if isinstance(images, pixels.EncodedImages):
+                images.check(pixels.check_header)
+        measurements.prepare(space, test)
+        batches = training_batches(config, space, train)
+        optimizer = make_optimizer(config.training, list(space.modules))
+        wandb = log.start_wandb(config, workdir)
+        workdirs.record(config, workdir)
+    return _Run(
+        config, workdir, goodput, interruption, mesh, space, train, test, batches, optimizer, wandb
+    )
+
+
+def training_batches(
+    config: ConfigDict, space: LatentSpace, train: Examples
+) -> data.TrainingBatches:
+    """This process's rows of the batches of a run, starting with the first batch."""
+    size = config.training.batch_size
+    return data.TrainingBatches(
+        train,
+        size,
+        config.seed,
+        space.transform,
+        workers=config.data.get("workers"),
+        rows=devices.own_rows(size),
+        columns=space.columns(train),
+    )
+
+
+def _first_state(run: _Run, checkpoints: Checkpoints) -> TrainState:
+    """State of the newest checkpoint, or the initial state; moves the batches to its step."""
+    init = functools.partial(init_state, run.space, run.optimizer, run.config.seed)
+    shard = run.config.training.shard_parameters
+    with run.goodput("restore"):
+        shapes = devices.placed(jax.eval_shape(init), run.mesh, shard=shard)
+        state = restore_state(checkpoints, shapes)
+    if state is None:
+        with run.goodput("init"), _logged_compilation("the first parameters"):
+            # It runs once, so only the compile time matters: a quarter without optimisations.
+            fast = {"xla_backend_optimization_level": 0}
+            placement = jax.tree.map(lambda a: a.sharding, shapes)
+            state = jax.jit(init, out_shardings=placement, compiler_options=fast)()
+    else:
+        run.goodput.resume(run.workdir)
+    run.batches.seek(int(state.step))
+    return state
+
+
+def _compile_update(run: _Run, state: TrainState) -> tuple[_Update, float]:
+    """The update, compiled for the shapes of the run, and its number of operations."""
+    update = jit_update(run.space, run.optimizer, run.config, run.mesh, state)
+    with jax.set_mesh(run.mesh):
+        traced = update.trace(state, run.batches.shapes())
+        cost = costs.count_operations(traced.jaxpr)
+        _log.info(
+            "a step takes %.3g operations in products and convolutions, %.2g %% of them in zoning",
+            cost.total,
+            100 * cost.inside / cost.total,
+        )
+        return traced.lower().compile(), cost.total
+
+
+@contextlib.contextmanager
+def _logged_compilation(what: str) -> Iterator[None]:
+    _log.info("compiling %s: a minute or so at first, seconds once it is cached", what)
+    started = time.perf_counter()
+    yield
+    _log.info("compiled in %.0f s", time.perf_counter() - started)
+
+
+@contextlib.contextmanager
+def _decoded_meanwhile(images: pixels.Images | None) -> Iterator[None]:
+    """Decodes training images in the background, and at the end raises for unreadable ones."""
+    if not isinstance(images, pixels.EncodedImages):
+        yield
+        return
+    over = threading.Event()
+    with ThreadPoolExecutor(1) as thread:
+        checked = thread.submit(images.check, images.decode, over.is_set)
+        try:
+            yield
+        finally:
+            over.set()
+    checked.result()
+
+
+def _announce(state: TrainState, mesh: Mesh, workdir: Path) -> None:
+    count = parameter_overview.count_parameters
+    sizes = ", ".join(f"{name} {count(tree):,}" for name, tree in state.params.items())
+    size = devices.bytes_on_a_device(state) / 1e6
+    _log.info("parameters: %s; the training state takes %.3g MB per device", sizes, size)
+    idle = jax.device_count() - mesh.size
+    _log.info("%d device(s)%s", mesh.size, f", {idle} more idle" if idle else "")
+    _log.info("writing results to %s, from step %d on", workdir, int(state.step))
+
+
+def _loop(
+    run: _Run, checkpoints: Checkpoints, state: TrainState, update: _Update, operations: float
+) -> tuple[TrainState, int]:
+    """Updates, saves and evaluates until the end or an interruption; returns state and exit code.
+
+    The checkpoint of a step is written before its evaluation: a process killed in between repeats
+    the evaluation when it resumes, and loses no step.
+    """
+    config, goodput = run.config, run.goodput
+    chip = costs.chip(run.mesh.devices.flat[0].device_kind)
+    peak_steps = None if chip is None else chip.operations * run.mesh.size / operations
+    step = saved = int(state.step)  # a restored step is saved already
+    first, last = map(int, (config.reporting.profile_steps or "0:0").split(":"))
+    profiled = range(max(first, step), last)
+    stderr = sys.__stderr__ or sys.stderr  # has a file descriptor, unlike a notebook's
+    must_stop = False
+    with (
+        log.MetricLog(run.workdir, step, run.wandb) as metric_log,
+        log.progress(config.training.num_steps, "training", initial=step) as bar,
+        contextlib.ExitStack() as trace,
+    ):
+        trace.callback(faulthandler.cancel_dump_traceback_later)  # if a step raises
+        metrics = log.LateMetrics(metric_log, bar, goodput, step, config.training, peak_steps)
+        while True:
+            is_over = step >= config.training.num_steps
+            is_due = is_over or (step > 0 and step % config.evaluation.every_steps == 0)
+            if step > saved and (is_due or must_stop or step % config.checkpoint.every_steps == 0):
+                metrics.flush()
+                with goodput("save"):
+                    save_state(checkpoints, state, run.space, run.train)
+                    goodput.write(run.workdir)
+                saved = step
+            if metrics.all_skipped(MAX_SKIPPED_IN_A_ROW):
+                return state, EXIT_NON_FINITE
+            if must_stop:
+                return state, EXIT_RUN_AGAIN
+            if is_due:
+                metrics.flush()
+                try:
+                    with goodput("eval"):
+                        _evaluate_once(run, state, step, metric_log, metrics)
+                except Interrupted:
+                    return state, EXIT_RUN_AGAIN
+            if is_over:
+                return state, EXIT_DONE
+            checkpoints.check()
+            if profiled and step == profiled.start:
+                metrics.flush()  # waits for the update before
+                trace.enter_context(jax.profiler.trace(run.workdir / "profile"))
+            with goodput("data"):
+                batch = devices.put_rows(next(run.batches), run.mesh)
+            with goodput("step"):
+                faulthandler.dump_traceback_later(STALLED_AFTER, file=stderr)
+                state, new_metrics = update(state, batch)
+                step += 1
+                metrics.put(step, new_metrics)
+                faulthandler.cancel_dump_traceback_later()
+            if step == profiled.stop:
+                metrics.flush()
+                trace.close()
+            must_stop = processes.is_to_leave(run.interruption, step)
 
 
 def _evaluate_once(
-    run: _Run, state: TrainState, step: int, log: MetricLog, metrics: LateMetrics
+    run: _Run, state: TrainState, step: int, metric_log: log.MetricLog, metrics: log.LateMetrics
 ) -> None:
     """Evaluates, unless the log has an evaluation of this step from before the run was resumed.
 
     Raises `Interrupted` at a signal to stop; the resumed run then evaluates again.
     """
-    if log.has(step, "evaluation_seconds"):
+    if metric_log.has(step, "evaluation_seconds"):
         return
-    workdirs.check_there(run.workdir)
+    run.workdir.stat()  # raises if the folder was removed, which writing would create again
     started = time.perf_counter()
+    totals = run.goodput.totals()
+    others = sum(value for name, value in totals.items() if name not in ("eval", "starts"))
+    seconds = others + MORE_EVALUATION - totals["eval"]
     with run.interruption.at_once():
         model = TrainedModel(run.space, averaged_model(state, run.space, run.train), step)
-        seconds = _seconds_for_evaluation(run.goodput)
         results = measurements.evaluate(model, run.train, run.test, run.workdir, seconds)
     rates = metrics.rates()
     files.write_json(run.workdir / "summary.json", {"step": step, **results, **rates})
-    log.write(step, {**results, "evaluation_seconds": time.perf_counter() - started})
+    metric_log.write(step, {**results, "evaluation_seconds": time.perf_counter() - started})
     if devices.is_writer():
         folder = run.workdir / "figures"
-        plots.curves(folder / "curves.png", read_metrics(run.workdir))
+        plots.curves(folder / "curves.png", log.read_metrics(run.workdir))
         for figure in sorted(folder.glob("*.png")):
-            log.image(step, figure.stem, figure)
-    for line in of_evaluation(step, results):
+            metric_log.image(step, figure.stem, figure)
+    for line in log.of_evaluation(step, results):
         _log.info("%s", line)
     if rates:
-        _log.info("%s", rates_in_words(rates))
-
-
-def _seconds_for_evaluation(goodput: Goodput) -> float:
-    """Seconds until the evaluations of a run take a minute longer than all else."""
-    totals = goodput.totals()
-    training = sum(value for name, value in totals.items() if name not in ("eval", "starts"))
-    return training + MORE_EVALUATION - totals["eval"]
+        _log.info("%s", log.rates_in_words(rates))
 
 
 def _save_for_replay(state: TrainState, workdir: Path) -> None:
@@ -669,15 +525,15 @@ def _save_for_replay(state: TrainState, workdir: Path) -> None:
     first = int(state.step) - skipped
     # Skipped updates change only these counters.
     counters = {"step": first, "skipped": int(state.skipped) - skipped, "skipped_in_a_row": 0}
-    state = state.replace(**counters_of(counters, state.step.sharding))
-    folder = workdir / REPLAY_FOLDER
+    state = state.replace(**_counters(counters, state.step.sharding))
     if devices.is_writer():
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(workdir / REPLAY_FOLDER, ignore_errors=True)
     devices.everywhere(True)  # waits until the folder is removed
-    with Checkpoints(folder, keep=1) as checkpoints:
-        save_with_context(checkpoints, state, {})
+    with Checkpoints(workdir / REPLAY_FOLDER, keep=1) as checkpoints:
+        save_state(checkpoints, state)
     _log.error(
-        "update %d was the first of %d non-finite updates in a row: --mode=replay repeats it",
+        "stopped: update %d was the first of %d non-finite updates in a row: --mode=replay repeats "
+        "it",
         first + 1,
         skipped,
     )

@@ -1,5 +1,6 @@
 """The training loop: updates, guards, placement, interruption."""
 
+import contextlib
 import functools
 import json
 import os
@@ -21,7 +22,7 @@ from one_weight import Context, OneWeight, put_in
 from lzn_jax import data, train
 from lzn_jax import main as command_line
 from lzn_jax.latent_space import LatentSpace
-from lzn_jax.run import devices, log, processes
+from lzn_jax.run import costs, devices, log, processes
 from lzn_jax.run.checkpoints import Checkpoints
 from lzn_jax.run.processes import Interruption
 
@@ -48,23 +49,26 @@ def _one_weight(seed=0, **changes):
     return jax.jit(update), train.init_state(space, optimizer, seed)
 
 
-def _arrays(tree):
-    return [np.asarray(a) for a in jax.tree.leaves(tree)]
-
-
 def _batch(x, poison=0.0):
     return {"x": jnp.float32(x), "poison": jnp.float32(poison)}
 
 
-def test_update_is_adam_on_the_clipped_gradient_with_ema():
-    update, state = _one_weight(training__learning_rate__decoder=0.1, training__schedule="constant")
+def _w(tree):
+    return float(tree["decoder"]["w"])
+
+
+def test_update_is_adam_on_the_clipped_gradient_with_ema_until_the_decoder_stops():
+    changes = {"training__learning_rate__decoder": 0.1, "training__schedule": "constant"}
+    update, state = _one_weight(**changes, training__decoder_steps=1)
     new, metrics = update(state, _batch(1.0))
     assert metrics["gradient_norm"] == pytest.approx(4.0)
     # Adam's first step is the learning rate against the gradient's sign.
-    assert float(new.params["decoder"]["w"]) == pytest.approx(2.9, abs=1e-5)
+    assert _w(new.params) == pytest.approx(2.9, abs=1e-5)
     # EMA moves by 1 - min(0.99, 2/11).
-    assert float(new.ema["decoder"]["w"]) == pytest.approx(3 - 0.1 * (1 - 2 / 11), abs=1e-5)
-    assert int(new.step) == 1
+    assert _w(new.ema) == pytest.approx(3 - 0.1 * (1 - 2 / 11), abs=1e-5)
+    second, _ = update(new, _batch(1.0))
+    assert int(second.step) == 2
+    assert (_w(second.params), _w(second.ema)) == (_w(new.params), _w(new.ema))
 
 
 @pytest.mark.parametrize(
@@ -74,14 +78,14 @@ def test_a_non_finite_loss_or_gradient_changes_nothing_and_is_counted(batch):
     update, state = _one_weight()
     state, _ = update(state, _batch(1.0))
     new, metrics = update(state, batch)
-    assert np.isnan(metrics["gradient_norm"]) or np.isinf(metrics["gradient_norm"])
-    for kept in ("params", "ema", "optimizer"):
-        for a, b in zip(_arrays(getattr(new, kept)), _arrays(getattr(state, kept)), strict=True):
-            np.testing.assert_array_equal(a, b)
+    assert not np.isfinite(metrics["gradient_norm"])
+    counters = {"step": 0, "skipped": 0, "skipped_in_a_row": 0}
+    old, kept = state.replace(**counters), new.replace(**counters)
+    jax.tree.map(np.testing.assert_array_equal, kept, old)
     assert (int(new.step), int(new.skipped), int(new.skipped_in_a_row)) == (2, 1, 1)
     after, _ = update(new, _batch(1.0))
     assert (int(after.skipped), int(after.skipped_in_a_row)) == (1, 0)
-    assert float(after.params["decoder"]["w"]) != float(new.params["decoder"]["w"])
+    assert _w(after.params) != _w(new.params)
 
 
 def test_every_step_and_seed_draws_its_own_numbers_whatever_came_before():
@@ -97,17 +101,6 @@ def test_every_step_and_seed_draws_its_own_numbers_whatever_came_before():
     assert len({*draws(0, 1.0), *draws(1, 1.0)}) == 6
 
 
-def test_the_decoder_stops_after_its_steps():
-    update, state = _one_weight(training__decoder_steps=1)
-    first, _ = update(state, _batch(1.0))
-    second, _ = update(first, _batch(1.0))
-    assert float(first.params["decoder"]["w"]) != float(state.params["decoder"]["w"])
-    for kept in ("params", "ema"):
-        np.testing.assert_array_equal(
-            getattr(second, kept)["decoder"]["w"], getattr(first, kept)["decoder"]["w"]
-        )
-
-
 def test_eight_devices_give_the_answer_of_one(monkeypatch):
     monkeypatch.setattr(devices, "MIN_SHARDED", 16)
     config = small.config(training__batch_size=16, decoder__dropout=0.5)
@@ -117,30 +110,15 @@ def test_eight_devices_give_the_answer_of_one(monkeypatch):
         train.init_state, LatentSpace(config, devices.make_mesh(16)), optimizer, 0
     )
     state = jax.device_get(jax.jit(init)())
-    rng = np.random.default_rng(1)  # away from initial zeros, behind which gradients vanish
-    state = state.replace(
-        params=jax.tree.map(
-            lambda a: a + np.float32(0.1) * rng.standard_normal(a.shape, a.dtype), state.params
-        )
-    )
+    state = state.replace(params=jax.device_get(small.shaken(state.params, 0.1)))
     examples, _ = data.load_data(config)
     batch = {"images": examples.images[:16], "labels": examples.labels[:16]}
     results, sizes = [], []
     for count, shard in ((1, False), (8, False), (8, True)):
         mesh = devices.make_mesh(16, jax.devices()[:count])
         assert mesh.size == count
-        placement = jax.tree.map(lambda a: a.sharding, devices.placed(state, mesh, shard=shard))
-        update = jax.jit(
-            functools.partial(
-                train.update_state,
-                space=LatentSpace(config, mesh),
-                optimizer=optimizer,
-                training=config.training,
-                seed=0,
-            ),
-            in_shardings=(placement, devices.split(mesh)),
-            out_shardings=(placement, devices.replicated(mesh)),
-        )
+        placed = devices.placed(state, mesh, shard=shard)
+        update = train.jit_update(LatentSpace(config, mesh), optimizer, config, mesh, placed)
         with jax.set_mesh(mesh):
             new = update(state, batch)
         results.append(jax.device_get(new))
@@ -149,8 +127,8 @@ def test_eight_devices_give_the_answer_of_one(monkeypatch):
     for other, metrics in others:
         for name, value in one_metrics.items():
             assert metrics[name] == pytest.approx(value, rel=1e-5, abs=1e-6), name
-        for a, b in zip(_arrays(one.params), _arrays(other.params), strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+        close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
+        jax.tree.map(close, one.params, other.params)
     assert sizes[1] == sizes[0]
     assert sizes[2] < 0.5 * sizes[0]  # arrays whose axes 8 does not divide stay whole
 
@@ -162,19 +140,73 @@ def test_nothing_is_compiled_after_the_first_update(tmp_path, monkeypatch):
         compiled[0] += name == "/jax/core/compile/backend_compile_duration"
 
     jax.monitoring.register_event_duration_secs_listener(count)
-    put = log.LateMetrics.put
-
-    def counting_put(self, step, metrics):
-        put(self, step, metrics)
-        seen.append(compiled[0])
-
-    monkeypatch.setattr(log.LateMetrics, "put", counting_put)
-    config = small.config(
-        training__num_steps=5, evaluation__every_steps=100, checkpoint__every_steps=100
-    )
-    train.train_and_evaluate(config, tmp_path)
+    _after_each_update(monkeypatch, lambda step: seen.append(compiled[0]))
+    never = {"evaluation__every_steps": 100, "checkpoint__every_steps": 100}
+    train.train_and_evaluate(small.config(training__num_steps=5, **never), tmp_path)
     assert seen[0] > 0
     assert seen[1:] == [seen[1]] * 4
+
+
+def _after_each_update(monkeypatch, action):
+    put = log.LateMetrics.put
+
+    def put_and_act(self, step, metrics):
+        put(self, step, metrics)
+        action(step)
+
+    monkeypatch.setattr(log.LateMetrics, "put", put_and_act)
+
+
+def test_a_trace_has_the_updates_that_are_named(tmp_path, monkeypatch):
+    done, found = [0], []
+    _after_each_update(monkeypatch, lambda step: done.append(step))
+
+    @contextlib.contextmanager
+    def trace(folder):
+        found.append(done[-1])
+        yield
+        found.append(done[-1])
+
+    monkeypatch.setattr(jax.profiler, "trace", trace)
+    for num_steps, steps, expected in (
+        (3, "1:2", [1, 2]),
+        (5, "4:7", [4, 5]),  # the run ends in between
+        (8, "3:7", [5, 7]),  # it resumes in between
+        (9, "2:4", []),
+        (10, None, []),
+    ):
+        changes = {"training__num_steps": num_steps, "reporting__profile_steps": steps}
+        train.train_and_evaluate(small.config(**changes), tmp_path)
+        assert found == expected
+        found.clear()
+
+
+def test_a_run_writes_its_mfu_and_a_trace(tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO", "lzn_jax")
+    monkeypatch.setattr(costs, "chip", lambda kind: costs.Chip(1e3, 1.0))
+    changes = {"training__num_steps": 3, "reporting__profile_steps": "1:2"}
+    changes |= {"training__batch_size": 16, "training__devices": "all"}
+    train.train_and_evaluate(small.config(**changes), tmp_path)
+    (_,) = (tmp_path / "profile").rglob("*.xplane.pb")
+    assert "a step takes 96 operations" in caplog.text  # products of 16 errors, and gradients
+    assert "8 device(s)" in caplog.text
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    expected = summary["steps_per_second"] * 96 / (1e3 * 8)
+    assert summary["mfu"] == pytest.approx(expected, rel=0.01)
+
+
+def test_a_step_that_hangs_shows_its_stacks_and_others_show_nothing(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(train, "STALLED_AFTER", 2.0)
+    config = small.config(training__num_steps=3)
+
+    def hang(step):
+        time.sleep(3.0 * (step == 2))
+
+    train.train_and_evaluate(config, tmp_path / "one")
+    assert "most recent call first" not in capfd.readouterr().err
+    _after_each_update(monkeypatch, hang)
+    train.train_and_evaluate(config, tmp_path / "two")
+    assert capfd.readouterr().err.count(" in hang") == 1
 
 
 def _start(workdir, flags=None, **changes):
@@ -222,15 +254,10 @@ def _assert_same_run(one, other, config):
     assert _untimed(one) == _untimed(other)
     a, b = _final_state(one, config), _final_state(other, config)
     assert int(a.step) == int(b.step) == config.training.num_steps
-    for x, y in zip(_arrays(a), _arrays(b), strict=True):
-        np.testing.assert_array_equal(x, y)
+    jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
-LONGER = {
-    "training__num_steps": 40,
-    "checkpoint__every_steps": 8,
-    "evaluation__every_steps": 20,
-}
+LONGER = {"training__num_steps": 40, "checkpoint__every_steps": 8, "evaluation__every_steps": 20}
 
 
 @pytest.fixture(scope="module")
@@ -326,8 +353,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over(tmp_path, caplog):
             file.write_bytes(b"")
     assert train.train_and_evaluate(config, tmp_path) == 0
     assert "checkpoint 4 is skipped: file params/" in caplog.text
-    for a, b in zip(_arrays(_final_state(tmp_path, config)), _arrays(want), strict=True):
-        np.testing.assert_array_equal(a, b)
+    jax.tree.map(np.testing.assert_array_equal, _final_state(tmp_path, config), want)
 
 
 def test_too_many_skipped_updates_end_the_run_and_the_first_is_replayed(
@@ -335,12 +361,8 @@ def test_too_many_skipped_updates_end_the_run_and_the_first_is_replayed(
 ):
     monkeypatch.setattr(train, "MAX_SKIPPED_IN_A_ROW", 2)
     # A learning rate at the end of float32's range makes every later loss non-finite.
-    changes = {
-        "training__num_steps": 8,
-        "evaluation__every_steps": 100,
-        "training__warmup_steps": 0,
-        "training__learning_rate__decoder": 3e38,
-    }
+    changes = {"training__num_steps": 8, "evaluation__every_steps": 100}
+    changes |= {"training__warmup_steps": 0, "training__learning_rate__decoder": 3e38}
     flags = small.flags("configs/digits_joint.py", tmp_path, **changes)
     assert command_line.main(flags) == 3
     assert _lines(tmp_path)[-1]["step"] < 8

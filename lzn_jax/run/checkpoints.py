@@ -1,22 +1,16 @@
 """Checkpoints: asynchronous saving with Orbax, verification and restoring.
 
 A checkpoint has separate items, so that inference reads only what it needs: `params`, `ema`,
-`optimizer`, `context` (context anchors, if the run has any) and `progress` (step and data position,
-JSON). Everything else follows from seed and step.
+`optimizer`, `context` (context anchors, if the run has any) and `progress` (JSON: step and data
+position). Everything else follows from seed and step.
 
 `restore` verifies files against SHA256SUMS. That list is written before the checkpoint gets its
 final name, so every named checkpoint was complete once.
 """
 
-import errno
-import functools
-import gc
 import logging
 import os
 import re
-import sys
-import threading
-import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -29,9 +23,10 @@ from lzn_jax.run.files import DamagedError
 
 ITEMS = ("params", "ema", "optimizer", "context", "progress")
 FILE_SIZE = 1 << 26  # bytes; Orbax buffers a file until it is full, and its default is 2 GB
-SLOW_SAVE_SECONDS = 300.0  # Orbax itself aborts a save after 20 minutes
 
 _log = logging.getLogger(__name__)
+# Orbax warns of every folder that is only read.
+logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
 _T = TypeVar("_T")
 
 
@@ -42,11 +37,9 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: str | Path, keep: int | None = None) -> None:
-        _silence_orbax()  # this class reports failures
         self._folder = (Path(workdir) / "checkpoints").absolute()
         self._saving: int | None = None  # step of the save in progress
         self._has_failed = False
-        self._watchdog = threading.Timer(0, lambda: None)
         self._manager = ocp.CheckpointManager(
             self._folder,
             item_names=ITEMS,
@@ -62,7 +55,6 @@ class Checkpoints:
                 ),
             ),
         )
-        self._identity = _identity(self._folder)
 
     def save(self, step: int, items: Mapping[str, Any], progress: Mapping[str, int]) -> None:
         """Starts writing the array trees `items` and `progress`; returns once they are copied.
@@ -78,10 +70,6 @@ class Checkpoints:
         }
         args["progress"] = ocp.args.JsonSave(dict(progress))
         self._saving = step
-        self._watchdog = threading.Timer(SLOW_SAVE_SECONDS, _report_slow, [step, self._folder])
-        self._watchdog.daemon = True
-        if devices.is_writer():  # it waits for the writes of the other processes
-            self._watchdog.start()
         try:
             self._folder.stat()  # raises if it is gone; Orbax would create it on any disk
             self._manager.save(step, args=ocp.args.Composite(**args), force=True)
@@ -100,10 +88,12 @@ class Checkpoints:
         try:
             self._manager.wait_until_finished()
             if self._saving is not None and devices.is_writer():
-                self._write_last_file_checksums()
+                # Orbax changes its metadata until the save has finished.
+                folder = self._folder / str(self._saving)
+                names = [path.name for path in folder.iterdir() if path.is_file()]
+                files.add_files(folder, [name for name in names if name != files.FILE])
         except Exception as error:
             self._fail(error)
-        self._watchdog.cancel()
         self._saving = None
 
     def restore(
@@ -153,16 +143,11 @@ class Checkpoints:
                 raise
             _log.error("%s", failure)
         finally:
-            self._close()
-
-    def _close(self) -> None:
-        try:
-            self._manager.close()
-        except Exception:
-            if not self._has_failed:  # Orbax raises an error per item; one is enough
-                raise
-        if self._has_failed:
-            gc.collect()  # pending writes would log errors at interpreter shutdown
+            try:
+                self._manager.close()
+            except Exception:
+                if not self._has_failed:  # Orbax raises an error per item; one is enough
+                    raise
 
     def _read(self, step: int, targets: Mapping[str, Any]) -> dict[str, Any]:
         args: dict[str, Any] = {
@@ -172,7 +157,7 @@ class Checkpoints:
             for name, tree in targets.items()
         }
         args["progress"] = ocp.args.JsonRestore()
-        is_verified = _in_every_process(functools.partial(self._verify_files, step, args))
+        is_verified = _in_every_process(lambda: self._verify_files(step, args))
         restored = _in_every_process(
             lambda: self._manager.restore(step, args=ocp.args.Composite(**args))
         )
@@ -192,31 +177,31 @@ class Checkpoints:
         for name in items:
             if not (folder / name).is_dir():
                 raise DamagedError(f"item {name} is missing")
-        return files.verify_files(folder, items)
+        if not (folder / files.FILE).exists():
+            return False
+        # Listed files beside the items, and all files in them.
+        names = {name for name in files.listed(folder) if "/" not in name}
+        below = {*files.listed(folder), *files.files_below(folder)}
+        names |= {name for name in below if name.partition("/")[0] in items}
+        files.verify(folder, sorted(names))
+        return True
 
     def _write_file_checksums(self) -> None:
         final = self._folder / str(self._saving)
         folder = next(self._folder.glob(f"{final.name}.*tmp*"), final)
         files.add_files(folder, [name for name in files.files_below(folder) if "/" in name])
-        self._watchdog.cancel()  # `wait` may come much later, after an evaluation
-
-    def _write_last_file_checksums(self) -> None:
-        """Adds checksums of Orbax's metadata, which it changes until the save has finished."""
-        folder = self._folder / str(self._saving)
-        names = [path.name for path in folder.iterdir() if path.is_file()]
-        files.add_files(folder, [name for name in names if name != files.FILE])
 
     def _fail(self, error: Exception) -> None:
         """Raises UserError if the operating system refused the write, else the error itself."""
         step, self._saving = self._saving, None
         self._has_failed = True
-        self._watchdog.cancel()
         failed = f"checkpoint {step} could not be written to {self._folder}"
-        reason = _reason_of_system(error)
-        if self._identity not in (None, _identity(self._folder)):
-            # The folder was removed; pending writes may have created another.
-            reason = os.strerror(errno.ENOENT)
-        if reason is None:
+        code = re.search(r"os_error_code='(\d+)'", str(error))  # of Orbax's C++
+        if isinstance(error, OSError):
+            reason = error.strerror or str(error)
+        elif code:
+            reason = os.strerror(int(code[1]))
+        else:
             _log.error("%s: %s", failed, _one_line(error))
             raise error
         raise UserError(
@@ -232,62 +217,11 @@ def _in_every_process(action: Callable[[], _T]) -> _T:
         results.append(action())
     except Exception as error:
         problem = error
-    if devices.anywhere(problem is not None) and problem is None:
-        problem = DamagedError("another process cannot read it")
-    if problem is not None:
-        raise problem
+    if devices.anywhere(problem is not None):
+        raise problem or DamagedError("another process cannot read it")
     return results[0]
-
-
-def _reason_of_system(error: Exception) -> str | None:
-    """Message of the operating system, also through Orbax's C++; None for any other error."""
-    if isinstance(error, OSError):
-        return error.strerror or str(error)
-    code = re.search(r"os_error_code='(\d+)'", str(error))
-    return os.strerror(int(code[1])) if code else None
-
-
-def _identity(folder: Path) -> tuple[int, int] | None:
-    """Device and inode of a folder, or None if it does not exist; changes if it is replaced."""
-    try:
-        status = folder.stat()
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
 
 
 def _one_line(error: Exception) -> str:
     line = next(iter(str(error).splitlines()), "")[:300]
     return line if isinstance(error, DamagedError) else f"{type(error).__name__}: {line}"
-
-
-def _report_slow(step: int, folder: Path) -> None:
-    _log.warning(
-        "writing checkpoint %d has taken more than %d s: is %s slow or stuck?",
-        step,
-        SLOW_SAVE_SECONDS,
-        folder,
-    )
-
-
-@functools.cache  # once
-def _silence_orbax() -> None:
-    for name in ("absl", "asyncio"):
-        logging.getLogger(name).addFilter(_is_not_orbax)
-    # After a failed write, Orbax (0.12.8) closes the event loop of the writes still in progress:
-    # about 200 tracebacks on a full disk. We found no issue of Orbax or TensorStore about this.
-    # Remove the rest once test_many_arrays_that_cannot_be_written_are_one_line passes without it.
-    warnings.filterwarnings("ignore", "coroutine 'async_serialize", RuntimeWarning)
-    sys.unraisablehook = functools.partial(_report_unraisable, sys.unraisablehook)
-
-
-def _is_not_orbax(record: logging.LogRecord) -> bool:
-    # For a failed write, asyncio logs the file that defines its task.
-    return "orbax" not in f"{record.pathname} {record.getMessage()}"
-
-
-def _report_unraisable(report: Callable[[Any], None], unraisable: Any) -> None:
-    # Writes that end after the first failure report to a closed event loop.
-    is_orphaned = "async_serialize" in repr(unraisable.object)
-    if not is_orphaned and str(unraisable.exc_value) != "Event loop is closed":
-        report(unraisable)

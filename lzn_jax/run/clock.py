@@ -26,9 +26,8 @@ _COPIES = {
 }
 # Operations that take no time of their own.
 _FREE = {
-    *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "iota", "fusion"),
-    *("while", "call", "conditional", "after-all", "partition-id"),
-    *("copy-done", "slice-done", "async-done"),
+    *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "iota", "fusion", "while"),
+    *("call", "conditional", "after-all", "partition-id", "copy-done", "slice-done", "async-done"),
 }
 
 _HEAD = re.compile(r"^(ENTRY)? ?%?([\w.\-]+) \(.*\{$")
@@ -46,14 +45,7 @@ _KERNEL = re.compile(r"dim_labels=\w+_(\w+)->")
 
 
 class Instruction(NamedTuple):
-    """A line of a compiled program.
-
-    Attributes:
-      name: of the result.
-      shape: of the result, as text.
-      kind: the operation.
-      text: operands and attributes.
-    """
+    """A line of a compiled program: name and shape of the result, operation, the rest."""
 
     name: str
     shape: str
@@ -62,24 +54,20 @@ class Instruction(NamedTuple):
 
     @property
     def operands(self) -> list[str]:
-        """Names of the operands."""
         match = _OPERANDS.match(self.text)
         return _NAME.findall(match[1]) if match else []
 
     @property
     def called(self) -> list[str]:
-        """Names of the computations that the instruction calls."""
         return _NAME.findall(" ".join(_CALLED.findall(self.text)))
 
     @property
     def is_product(self) -> bool:
-        """Whether the instruction multiplies matrices or convolves."""
         return self.kind in _PRODUCTS or (
             self.kind == "custom-call" and any(library in self.text for library in _LIBRARIES)
         )
 
     def number(self, pattern: re.Pattern[str]) -> int | None:
-        """A number that the compiler has written into the attributes."""
         return int(match[1]) if (match := pattern.search(self.text)) else None
 
 
@@ -88,37 +76,26 @@ Program = dict[str, Computation]  # by name; ENTRY runs first
 
 
 class Step(NamedTuple):
-    """A fusion or a single operation that a program executes.
+    """A fusion or a single operation that a program executes `times` times."""
 
-    Attributes:
-      computation: the instructions beside it.
-      instruction: its line.
-      inside: the instructions of a fusion; else the instruction alone.
-      times: number of executions.
-      is_in_loop: whether a loop contains it.
-    """
-
-    computation: Computation
+    computation: Computation  # the instructions beside it
     instruction: Instruction
-    inside: list[Instruction]
+    inside: list[Instruction]  # of a fusion; else the instruction alone
     times: int
     is_in_loop: bool
 
     @property
     def kinds(self) -> set[str]:
-        """Kinds of the operations inside."""
         return {each.kind for each in self.inside}
 
     @property
     def collective(self) -> str | None:
-        """Kind of communication between devices, if any."""
         if any("all-reduce-scatter" in name for name in self.instruction.called):
             return "reduce-scatter"  # on TPUs a fusion of an all-reduce and of slicing
         return next((k for k in _COLLECTIVES if self.kinds & {k, f"{k}-start"}), None)
 
     @property
     def place(self) -> tuple[str, str]:
-        """Part of the model, and kind of operation."""
         if self.collective:
             return "collectives", self.collective
         match = _PATH.search(self.instruction.text)
@@ -136,21 +113,13 @@ class Step(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """Seconds of a program on one chip.
+    """Seconds of a program on one chip."""
 
-    Attributes:
-      seconds: by part of the model and kind of operation.
-      cycles: the compiler's, in all; None if the seconds are lower bounds.
-      loops: number of loops whose iterations are unknown and count as one.
-      unknown: number of executions of operations without an estimate, by kind.
-      bound: seconds that the bytes of these operations take at the chip's bandwidth.
-    """
-
-    seconds: dict[tuple[str, str], float]
-    cycles: int | None
-    loops: int
-    unknown: Counter[str]
-    bound: float
+    seconds: dict[tuple[str, str], float]  # by part of the model and kind of operation
+    cycles: int | None  # the compiler's, in all; None if the seconds are lower bounds
+    loops: int  # whose iterations are unknown and count as one
+    unknown: Counter[str]  # executions of operations without an estimate, by kind
+    bound: float  # seconds that the bytes of these operations take at the chip's bandwidth
 
 
 def parse(text: str) -> Program:
@@ -185,11 +154,8 @@ def _iterations(program: Program, loop: Instruction) -> int | None:
     if (number := loop.number(_TRIPS)) is not None:
         return number
     (condition,) = _CONDITION.findall(loop.text)
-    compared = [
-        each
-        for each in program[condition].values()
-        if each.kind not in ("parameter", "get-tuple-element")
-    ]
+    others = ("parameter", "get-tuple-element")
+    compared = [each for each in program[condition].values() if each.kind not in others]
     if [each.kind for each in compared] != ["constant", "compare"] or "LT" not in compared[1].text:
         return None
     return compared[0].number(_VALUE)

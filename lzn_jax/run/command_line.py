@@ -16,17 +16,15 @@ class Parser(argparse.ArgumentParser):
     def parse_args(self, arguments: Sequence[str]) -> argparse.Namespace:  # type: ignore[override]
         flags, unknown = self.parse_known_args(arguments)
         if unknown:
-            raise UserError(f"unrecognized arguments: {unknown[0]}; {self._nearest(unknown[0])}")
+            name = unknown[0].partition("=")[0]
+            known = [known for known in self._option_string_actions if known.startswith("--")]
+            hint = f"the nearest is {difflib.get_close_matches(name, known, n=1, cutoff=0)[0]}"
+            if not name.startswith("--"):
+                hint = "a flag reads --NAME=VALUE"
+            elif "." in name and "--config" in known:
+                hint = f"a field is set by --config.{unknown[0].removeprefix('--')}"
+            raise UserError(f"unrecognized arguments: {unknown[0]}; {hint}")
         return flags
-
-    def _nearest(self, argument: str) -> str:
-        name = argument.partition("=")[0]
-        if not name.startswith("--"):
-            return "a flag reads --NAME=VALUE"
-        known = [known for known in self._option_string_actions if known.startswith("--")]
-        if "." in name and "--config" in known:
-            return f"a field is set by --config.{argument.removeprefix('--')}"
-        return f"the nearest is {difflib.get_close_matches(name, known, n=1, cutoff=0)[0]}"
 
     def error(self, message: str) -> NoReturn:
         raise UserError(message)
@@ -39,14 +37,14 @@ def exit_code(run: Callable[[list[str]], int], arguments: list[str] | None) -> i
     """
     try:
         return run(sys.argv[1:] if arguments is None else arguments)
-    except (UserError, OSError) as error:
-        if isinstance(error, OSError) and error.errno != errno.ENAMETOOLONG:
-            raise
+    except UserError as error:
         message = str(error)
-        if isinstance(error, OSError):
-            message = f"the path {str(error.filename)[:100]}... is too long"
-        print(f"error: {message}", file=sys.stderr)
-        return EXIT_USER_ERROR
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        message = f"the path {str(error.filename)[:100]}... is too long"
+    print(f"error: {message}", file=sys.stderr)
+    return EXIT_USER_ERROR
 
 
 def use_compile_cache() -> None:

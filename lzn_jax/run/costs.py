@@ -9,29 +9,18 @@ from jax.extend import core
 
 
 class Cost(NamedTuple):
-    """Operations of matrix products and convolutions; a multiply-add counts as two.
-
-    Attributes:
-      total: all operations.
-      inside: operations inside the requested scope.
-    """
+    """Operations of matrix products and convolutions; a multiply-add counts as two."""
 
     total: float
-    inside: float
+    inside: float  # of the requested scope
 
 
 class Chip(NamedTuple):
-    """What a chip does in a second, from data sheets.
+    """What a chip does in a second, from data sheets."""
 
-    Attributes:
-      operations: dense bfloat16 operations.
-      bandwidth: bytes read from or written to its memory.
-      cycles: of the clock in which its compiler estimates time, None where it does not.
-    """
-
-    operations: float
-    bandwidth: float
-    cycles: float | None = None
+    operations: float  # dense, in bfloat16
+    bandwidth: float  # bytes read from or written to its memory
+    cycles: float | None = None  # of the clock in which its compiler estimates time
 
 
 # By the beginning of the device kind.
@@ -67,20 +56,16 @@ def _cost(jaxpr: core.Jaxpr, scope: str, is_inside: bool) -> Cost:
         here = is_inside or scope in str(equation.source_info.name_stack)
         own = _operations(equation)
         parts = [_cost(inner, scope, here) for inner in _inner(equation)]
+        repeats = 1
         if equation.primitive.name == "cond":
             parts = [max(parts)]
-        repeats = _repeats(equation)
+        elif equation.primitive.name == "scan":
+            repeats = equation.params["length"]
+        elif equation.primitive.name == "shard_map":
+            repeats = equation.params["mesh"].size
         total += own + repeats * sum(part.total for part in parts)
         inside += here * own + repeats * sum(part.inside for part in parts)
     return Cost(total, inside)
-
-
-def _repeats(equation: core.JaxprEqn) -> int:
-    """Executions of the inner jaxprs: steps of a scan, or devices of a `shard_map`."""
-    if equation.primitive.name == "shard_map":
-        count: int = equation.params["mesh"].size
-        return count
-    return equation.params["length"] if equation.primitive.name == "scan" else 1
 
 
 def _operations(equation: core.JaxprEqn) -> float:
@@ -104,10 +89,8 @@ def _shape(operand: core.Var | core.Literal) -> tuple[int, ...]:
 
 
 def _inner(equation: core.JaxprEqn) -> Iterator[core.Jaxpr]:
-    for value in jax.tree.leaves(
-        tuple(equation.params.values()), is_leaf=lambda leaf: isinstance(leaf, core.ClosedJaxpr)
-    ):
-        if isinstance(value, core.ClosedJaxpr):
-            yield value.jaxpr
-        elif isinstance(value, core.Jaxpr):
-            yield value
+    kinds = (core.ClosedJaxpr, core.Jaxpr)
+    values = tuple(equation.params.values())
+    for value in jax.tree.leaves(values, is_leaf=lambda leaf: isinstance(leaf, kinds)):
+        if isinstance(value, kinds):
+            yield value.jaxpr if isinstance(value, core.ClosedJaxpr) else value

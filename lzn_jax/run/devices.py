@@ -39,17 +39,19 @@ def training_mesh(training: ConfigDict, devices: list[jax.Device] | None = None)
     """
     devices = _available() if devices is None else devices
     if isinstance(training.devices, int):
-        devices = _first(training.devices, devices)
-    sizes = _sizes(training)
+        own = _by_process(devices)
+        each, rest = divmod(training.devices, len(own))
+        if rest or each > min(map(len, own)):
+            raise UserError(
+                f"training.devices must be a multiple of the number of processes {len(own)} and at "
+                f"most {len(devices)}, the number of devices, got {training.devices}"
+            )
+        devices = [device for group in own for device in group[:each]]
+    names = ("batch_size", "microbatch_size", "queries")  # numbers of rows that are sharded
+    sizes = {name: training[name] for name in names if training.get(name) is not None}
     if training.devices != "dividing" and any(size % len(devices) for size in sizes.values()):
         raise UserError(_idle(sizes, len(devices)))
     return make_mesh(math.gcd(*sizes.values()), devices)
-
-
-def _sizes(training: ConfigDict) -> dict[str, int]:
-    """Numbers of rows that are sharded, by field."""
-    names = ("batch_size", "microbatch_size", "queries")
-    return {name: training[name] for name in names if training.get(name) is not None}
 
 
 def examples_at_a_time(training: ConfigDict) -> int:
@@ -96,17 +98,6 @@ def dividing(batch_size: int, devices: list[jax.Device]) -> list[jax.Device]:
     return [device for group in own for device in group[:count]]
 
 
-def _first(count: int, devices: list[jax.Device]) -> list[jax.Device]:
-    own = _by_process(devices)
-    each, rest = divmod(count, len(own))
-    if rest or each > min(map(len, own)):
-        raise UserError(
-            f"training.devices must be a multiple of the number of processes {len(own)} and at "
-            f"most {len(devices)}, the number of devices, got {count}"
-        )
-    return [device for group in own for device in group[:each]]
-
-
 def _by_process(devices: list[jax.Device]) -> list[list[jax.Device]]:
     numbers = sorted({device.process_index for device in devices})
     return [[device for device in devices if device.process_index == k] for k in numbers]
@@ -130,18 +121,13 @@ def placed(shapes: Any, mesh: Mesh, *, shard: bool = False) -> Any:
     """
 
     def place(a: Any) -> jax.ShapeDtypeStruct:
-        spec = _sharded(a.shape, mesh.size) if shard else PartitionSpec()
+        spec = PartitionSpec()
+        axes = [k for k, length in enumerate(a.shape) if length % mesh.size == 0]
+        if shard and axes and math.prod(a.shape) >= MIN_SHARDED:
+            spec = PartitionSpec(*[None] * max(axes, key=lambda k: a.shape[k]), "data")
         return jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=NamedSharding(mesh, spec))
 
     return jax.tree.map(place, shapes)
-
-
-def _sharded(shape: tuple[int, ...], count: int) -> PartitionSpec:
-    axes = [k for k, length in enumerate(shape) if length % count == 0]
-    if math.prod(shape) < MIN_SHARDED or not axes:
-        return PartitionSpec()
-    longest = max(axes, key=lambda k: shape[k])
-    return PartitionSpec(*[None] * longest, "data")
 
 
 def own_rows(count: int) -> slice:

@@ -27,38 +27,20 @@ class DamagedError(Exception):
 
 def add_files(folder: Path, names: Iterable[str]) -> None:
     """Adds the files `names` of a folder to its list of checksums, in the format of `sha256sum`."""
-    digests = listed(folder) | {name: _of_file(folder / name) for name in names}
+    digests = listed(folder) | {name: _digest(folder / name) for name in names}
     lines = [f"{digest}  {name}\n" for name, digest in digests.items()]
     write_bytes(folder / FILE, "".join(lines).encode())
 
 
-def verify_files(folder: Path, parts: Iterable[str]) -> bool:
-    """Verifies files of a folder against its list of checksums; returns False without a list.
-
-    Covers all files in the subfolders `parts` and the listed files next to these subfolders.
-    Raises DamagedError for a file that differs, is missing or has no checksum.
-    """
-    if not (folder / FILE).exists():
-        return False
-    recorded = {name for name in listed(folder) if "/" not in name or _top(name) in parts}
-    outside = {name for name in recorded if "/" not in name and (folder / name).is_file()}
-    present = {name for name in files_below(folder) if _top(name) in parts} | outside
-    verify(folder, sorted(present | recorded))
-    return True
-
-
 def verify(folder: Path, names: Iterable[str]) -> None:
-    """Verifies the files `names` of a folder.
-
-    Raises DamagedError for a file that differs, is missing or has no checksum.
-    """
+    """Raises DamagedError for a file of `names` that differs, is missing or has no checksum."""
     recorded = listed(folder)
     for name in names:
         if name not in recorded:
             raise DamagedError(f"file {name} has no checksum")
         if not (folder / name).is_file():
             raise DamagedError(f"file {name} is missing")
-        if _of_file(folder / name) != recorded[name]:
+        if _digest(folder / name) != recorded[name]:
             raise DamagedError(f"file {name} differs from its checksum")
 
 
@@ -70,10 +52,7 @@ def files_below(folder: Path) -> Iterator[str]:
 
 
 def listed(folder: Path) -> dict[str, str]:
-    """Checksums of a folder by file name; empty without a list.
-
-    Raises DamagedError if the file is not a list of checksums.
-    """
+    """Checksums of a folder by file name, empty without a list; raises DamagedError for no list."""
     path = folder / FILE
     lines = path.read_text(errors="replace").splitlines() if path.exists() else []
     digests = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
@@ -82,45 +61,9 @@ def listed(folder: Path) -> dict[str, str]:
     return digests
 
 
-def _top(name: str) -> str:
-    return name.partition("/")[0]
-
-
-def _of_file(path: Path) -> str:
+def _digest(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def read_tensors(
-    path: str | os.PathLike[str], want: Callable[[str], bool] = lambda name: True
-) -> dict[str, np.ndarray]:
-    """Tensors by name for which `want(name)` is true; other tensors are not read.
-
-    bfloat16 is the type of ml_dtypes. Raises UserError if the file is missing, not a safetensors
-    file, or damaged; damage to values is not detected.
-    """
-    try:
-        with safe_open(path, framework="numpy") as file:
-            return {name: file.get_tensor(name) for name in file.keys() if want(name)}  # noqa: SIM118
-    except FileNotFoundError as error:
-        raise UserError(f"there is no file {path}") from error
-    # AttributeError: a type that NumPy lacks, such as float8.
-    except (SafetensorError, OSError, ValueError, AttributeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{path} cannot be read as a safetensors file: {reason}") from error
-
-
-def by_name(tree: Any) -> dict[str, Any]:
-    """Leaves of a tree by path, such as `variables/encoder/params/Dense_0/kernel`."""
-    leaves, _ = jax.tree.flatten_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
-
-
-def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray]) -> None:
-    """Writes tensors by name, atomically."""
-    # The library stores the buffer of an array without regard to its strides.
-    content = save({name: np.asarray(array, order="C") for name, array in tensors.items()})
-    write_bytes(path, content)
 
 
 def cache_folder() -> Path:
@@ -148,27 +91,30 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """A value for JSON: arrays as lists, non-finite numbers as None."""
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
+        return [plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
-    """Writes `value` as indented JSON, atomically, without sorting keys.
+    """Writes `plain(value)` as indented JSON, atomically, without sorting keys.
 
-    Arrays become lists; NaN and infinity, which JSON lacks, become null. Raises TypeError, and
-    leaves the file unchanged, for values that JSON cannot represent.
+    Raises TypeError, and leaves the file unchanged, for values that JSON cannot represent.
     """
-    text = json.dumps(_plain(value), indent=2, allow_nan=False)
-    write_bytes(path, f"{text}\n".encode())
+    write_bytes(path, f"{json.dumps(plain(value), indent=2, allow_nan=False)}\n".encode())
+
+
+def write_csv(path: str | os.PathLike[str], header: Sequence[str], rows: Iterable[Any]) -> None:
+    """Writes a table as .csv, atomically; file names that are not UTF-8 keep their bytes."""
+    table = io.StringIO()
+    csv.writer(table, lineterminator="\n").writerows([header, *rows])
+    write_bytes(path, table.getvalue().encode(errors="surrogateescape"))
 
 
 def write_arrays(path: str | os.PathLike[str], **arrays: Any) -> None:
@@ -176,15 +122,6 @@ def write_arrays(path: str | os.PathLike[str], **arrays: Any) -> None:
     content = io.BytesIO()
     np.savez_compressed(content, **arrays)
     write_bytes(path, content.getvalue())
-
-
-def write_csv(path: str | os.PathLike[str], header: Sequence[str], rows: Iterable[Any]) -> None:
-    """Writes a table as .csv, atomically; file names that are not UTF-8 keep their bytes."""
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    write_bytes(path, table.getvalue().encode(errors="surrogateescape"))
 
 
 def read_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
@@ -195,3 +132,34 @@ def read_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     except Exception as error:  # zipfile, zlib and NumPy raise almost anything on a damaged file
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{path} cannot be read as .npz: {reason}") from error
+
+
+def by_name(tree: Any) -> dict[str, Any]:
+    """Leaves of a tree by path, such as `variables/encoder/params/Dense_0/kernel`."""
+    leaves, _ = jax.tree.flatten_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray]) -> None:
+    """Writes tensors by name as safetensors, atomically."""
+    # The library stores the buffer of an array without regard to its strides.
+    write_bytes(path, save({name: np.asarray(a, order="C") for name, a in tensors.items()}))
+
+
+def read_tensors(
+    path: str | os.PathLike[str], want: Callable[[str], bool] = lambda name: True
+) -> dict[str, np.ndarray]:
+    """Tensors by name for which `want(name)` is true; other tensors are not read.
+
+    bfloat16 is the type of ml_dtypes. Raises UserError if the file is missing, not a safetensors
+    file, or damaged; damage to values is not detected.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return {name: file.get_tensor(name) for name in file.keys() if want(name)}  # noqa: SIM118
+    except FileNotFoundError as error:
+        raise UserError(f"there is no file {path}") from error
+    # AttributeError: a type that NumPy lacks, such as float8.
+    except (SafetensorError, OSError, ValueError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{path} cannot be read as a safetensors file: {reason}") from error

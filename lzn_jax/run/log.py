@@ -10,37 +10,38 @@ import os
 import secrets
 import sys
 import time
+import types
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol, SupportsFloat, runtime_checkable
+from typing import Any, SupportsFloat
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
-from tensorboardX import SummaryWriter
-from tensorboardX.record_writer import register_writer_factory
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto import event_pb2
 from tqdm import tqdm
 
 from lzn_jax import configuration
-from lzn_jax.configuration import parse_json
 from lzn_jax.errors import UserError
 from lzn_jax.run import devices, files
-from lzn_jax.run.files import _plain, write_bytes
 
 METRICS_FILE = "metrics.jsonl"
+_FLUSH_SECONDS = 10.0  # between writes of TensorBoard's events to the disk
+
+_log = logging.getLogger(__name__)
 
 
 def _records(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
     """Lines of a metrics file with their records; lines that are not records are skipped."""
     with open(path, "rb") as file:
         for line in file:
-            try:
-                record = parse_json(line)
-            except ValueError:
-                continue
-            if isinstance(record, dict) and isinstance(record.get("step"), int):
-                yield line, record
+            with contextlib.suppress(ValueError):
+                record = configuration.parse_json(line)
+                if isinstance(record, dict) and isinstance(record.get("step"), int):
+                    yield line, record
 
 
 def read_metrics(workdir: str | os.PathLike[str]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -49,32 +50,18 @@ def read_metrics(workdir: str | os.PathLike[str]) -> dict[str, tuple[np.ndarray,
     Null, which represents non-finite values, is read as NaN. An incomplete last line, of a running
     or killed process, is skipped. Raises FileNotFoundError if `workdir` has no metrics.
     """
-    steps: dict[str, list[int]] = {}
-    values: dict[str, list[float]] = {}
+    found: dict[str, list[tuple[int, float]]] = {}
     for _, record in _records(Path(workdir) / METRICS_FILE):
         step = record.pop("step")
         for name, value in record.items():
-            steps.setdefault(name, []).append(step)
-            values.setdefault(name, []).append(math.nan if value is None else float(value))
-    return {name: (np.asarray(steps[name]), np.asarray(values[name])) for name in steps}
-
-
-@runtime_checkable
-class Sink(Protocol):
-    """Another destination of a run's metrics, beside files and TensorBoard."""
-
-    def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Sends the metrics of a step."""
-
-    def image(self, step: int, name: str, path: str | os.PathLike[str]) -> None:
-        """Sends an image file."""
-
-    def close(self) -> None:
-        """Sends pending data."""
+            pair = (step, math.nan if value is None else float(value))
+            found.setdefault(name, []).append(pair)
+    columns = {name: zip(*pairs, strict=True) for name, pairs in found.items()}
+    return {name: (np.array(steps), np.array(values)) for name, (steps, values) in columns.items()}
 
 
 class MetricLog:
-    """Writes metrics to `metrics.jsonl`, to TensorBoard and to `sink`, by the same names.
+    """Writes metrics to `metrics.jsonl`, to TensorBoard and to a run of `wandb`, by the same names.
 
     Opening continues the run from `step`: it removes lines of later steps and an incomplete last
     line, and keeps the bytes of all others. With several processes, only the writer writes.
@@ -82,49 +69,39 @@ class MetricLog:
     clu.metric_writers and clu.periodic_actions (clu 0.0.12) would import TensorFlow.
     """
 
-    def __init__(
-        self, workdir: str | os.PathLike[str], step: int, sink: Sink | None = None
-    ) -> None:
-        self._sink = sink
-        workdir = Path(workdir)
-        workdir.mkdir(parents=True, exist_ok=True)
+    def __init__(self, workdir: str | os.PathLike[str], step: int, wandb: Any = None) -> None:
         is_writer = devices.is_writer()
-        path = workdir / METRICS_FILE if is_writer else Path(os.devnull)
+        folder = Path(workdir) / "tensorboard"
+        folder.mkdir(parents=True, exist_ok=True)
+        path = Path(workdir) / METRICS_FILE if is_writer else Path(os.devnull)
         self._logged = _drop_after(path, step) if is_writer else set()
         logging.getLogger("tensorboardX.x2num").setLevel(logging.ERROR)  # it warns of every NaN
         self._file = open(path, "ab")  # noqa: SIM115 (closed in `close`)
-        # tensorboardX names files by the second: without the suffix, a restart within a second
-        # would overwrite the events of the run.
-        self._event_files = _EventFiles()
-        register_writer_factory(_EventFiles.PREFIX, self._event_files)
-        self._events = SummaryWriter(
-            f"{_EventFiles.PREFIX}:{workdir / 'tensorboard'}",
-            purge_step=step + 1,
-            write_to_disk=is_writer,
-            flush_secs=10,
-            filename_suffix=f".{time.time_ns()}",
-        )
+        # Not SummaryWriter, whose thread dies on a full disk and then blocks the training loop.
+        # EventsWriter names files by the second: a restart within it would overwrite the events.
+        name, suffix = str(folder / "events"), f".{time.time_ns()}"
+        self._events = EventsWriter(name, suffix) if is_writer else None
+        self._wandb = wandb
+        self._flushed = time.monotonic()
+        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)  # hides later steps
+        self._add(step + 1, session_log=start)
 
     def write(self, step: int, metrics: Mapping[str, SupportsFloat]) -> None:
         """Appends the metrics of a step as one line, passed to the operating system on return.
 
         Non-finite values are null in the file, as JSON has no NaN, and unchanged in TensorBoard.
-        Raises ValueError for a metric named `step`, and OSError if the disk is full or gone, here
-        or in an earlier write of TensorBoard's thread.
+        Raises ValueError for a metric named `step`, and OSError if the disk is full or gone.
         """
-        if self._event_files.error is not None:
-            raise self._event_files.error
         if "step" in metrics:
             raise ValueError("a metric cannot be named 'step': each line already has its step")
         values = {name: float(value) for name, value in metrics.items()}
-        line = json.dumps({"step": step, **_plain(values)}, allow_nan=False)
+        line = json.dumps({"step": step, **files.plain(values)}, allow_nan=False)
         self._file.write(f"{line}\n".encode())
         self._file.flush()
         for name, value in values.items():
             self._logged.add((step, name))
-            self._events.add_scalar(name, value, step)
-        if self._sink:
-            self._sink.write(step, values)
+            self._add(step, summary=summary.scalar(name, value))
+        self._send(step, lambda: values)
 
     def has(self, step: int, name: str) -> bool:
         """Whether the run, including lines kept at opening, has logged metric `name` at `step`.
@@ -134,67 +111,49 @@ class MetricLog:
         return devices.anywhere((step, name) in self._logged)
 
     def image(self, step: int, name: str, path: str | os.PathLike[str]) -> None:
-        """Adds an image file to TensorBoard and to the sink."""
+        """Adds an image file to TensorBoard and wandb."""
         with Image.open(path) as picture:
             pixels = np.asarray(picture.convert("RGB"))
-        self._events.add_image(name, pixels, step, dataformats="HWC")
-        if self._sink:
-            self._sink.image(step, name, path)
+        self._add(step, summary=summary.image(name, pixels, dataformats="HWC"))
+
+        def image() -> dict[str, Any]:
+            import wandb
+
+            return {name: wandb.Image(os.fspath(path))}
+
+        self._send(step, image)
+
+    def _add(self, step: int, **content: Any) -> None:
+        if self._events is None:
+            return
+        self._events.write_event(event_pb2.Event(step=step, wall_time=time.time(), **content))
+        if time.monotonic() - self._flushed > _FLUSH_SECONDS:
+            self._events.flush()
+            self._flushed = time.monotonic()
+
+    def _send(self, step: int, values: Callable[[], Mapping[str, Any]]) -> None:
+        """Sends values to wandb until that fails: SIGTERM may end its process before this one."""
+        try:
+            if self._wandb is not None:
+                self._wandb.log(dict(values()), step=step)
+        except Exception as error:
+            self._wandb = None
+            _log.warning("Weights & Biases failed (%r): the run continues without it", error)
 
     def close(self) -> None:
         """Writes pending data and closes the files."""
-        self._file.close()
-        self._events.close()
-        if self._sink:
-            self._sink.close()
+        with contextlib.ExitStack() as stack:
+            if self._wandb is not None:
+                stack.callback(self._wandb.finish)
+            if self._events is not None:
+                stack.callback(self._events.close)
+            self._file.close()
 
     def __enter__(self) -> "MetricLog":
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.close()
-
-
-class _EventFiles:
-    """Files for TensorBoard's writer thread; stores an OSError, which would end the thread.
-
-    Without the thread, the writer's queue fills up and blocks the training loop forever.
-    """
-
-    PREFIX = "lzn_jax"
-
-    def __init__(self) -> None:
-        self.error: OSError | None = None
-
-    def directory_check(self, path: str) -> None:
-        os.makedirs(self._plain(path), exist_ok=True)
-
-    def open(self, path: str) -> "_EventFile":
-        return _EventFile(self, self._plain(path))
-
-    def _plain(self, path: str) -> str:
-        return path.removeprefix(f"{self.PREFIX}:")
-
-
-class _EventFile:
-    def __init__(self, files: _EventFiles, path: str) -> None:
-        self._files = files
-        self._file = open(path, "wb")  # noqa: SIM115 (closed in `close`)
-
-    def write(self, content: bytes) -> None:
-        self._try(self._file.write, content)
-
-    def flush(self) -> None:
-        self._try(self._file.flush)
-
-    def close(self) -> None:
-        self._try(self._file.close)
-
-    def _try(self, action: Callable[..., object], *arguments: bytes) -> None:
-        try:
-            action(*arguments)
-        except OSError as error:
-            self._files.error = error
 
 
 def _drop_after(path: Path, step: int) -> set[tuple[int, str]]:
@@ -205,64 +164,34 @@ def _drop_after(path: Path, step: int) -> set[tuple[int, str]]:
     # The last line may lack only its newline.
     content = b"".join(line.removesuffix(b"\n") + b"\n" for line, _ in kept)
     if content != path.read_bytes():
-        write_bytes(path, content)
+        files.write_bytes(path, content)
     return {(record["step"], name) for _, record in kept for name in record if name != "step"}
 
 
-ID_FILE = "wandb_id.txt"
+def start_wandb(config: ConfigDict, workdir: Path) -> Any:
+    """Run of Weights & Biases, the same one when a run resumes; None without a project.
 
-_log = logging.getLogger(__name__)
-
-
-class WandbSink(Sink):
-    """A run of Weights & Biases; a resumed run continues the same one.
-
-    With WANDB_MODE=offline, data stay in the work folder for `wandb sync`. A resumed run repeats
-    steps with equal values, and the service ignores the repetitions.
-    """
-
-    def __init__(self, run: Any, image: Callable[[str], Any]) -> None:
-        self._run, self._image = run, image
-
-    def write(self, step: int, values: Mapping[str, float]) -> None:
-        self._attempt(lambda: self._run.log(dict(values), step=step))
-
-    def image(self, step: int, name: str, path: str | os.PathLike[str]) -> None:
-        self._attempt(lambda: self._run.log({name: self._image(os.fspath(path))}, step=step))
-
-    def close(self) -> None:
-        self._attempt(lambda: self._run.finish())
-
-    def _attempt(self, action: Callable[[], object]) -> None:
-        """Disables the sink on failure: SIGTERM may end wandb's process before this one."""
-        if self._run is None:
-            return
-        try:
-            action()
-        except Exception as error:
-            self._run = None
-            _log.warning("Weights & Biases failed (%r): the run continues without it", error)
-
-
-def start(config: ConfigDict, workdir: Path) -> WandbSink | None:
-    """Sink of a run, or None without `reporting.wandb_project` and in processes that do not write.
-
-    Raises UserError if the package is missing or the service refuses the project or the user.
+    With WANDB_MODE=offline, data stay in the work folder for `wandb sync`. Raises UserError if the
+    package is missing or the service refuses the project or the user.
     """
     project = config.reporting.wandb_project
     if project is None or not devices.is_writer():
         return None
+    remedy = "--config.reporting.wandb_project=None"
     try:
         import wandb
     except ImportError as error:
         raise UserError(
             "reporting.wandb_project needs the package wandb: pip install -e '.[wandb]', or "
-            "--config.reporting.wandb_project=None"
+            f"{remedy}"
         ) from error
+    path = workdir / "wandb_id.txt"
+    if not path.is_file():
+        files.write_bytes(path, secrets.token_hex(4).encode())
     try:
-        run = wandb.init(
+        return wandb.init(
             project=project,
-            id=_run_id(workdir),
+            id=path.read_text(),
             resume="allow",
             name=workdir.resolve().name,
             dir=workdir,
@@ -270,54 +199,22 @@ def start(config: ConfigDict, workdir: Path) -> WandbSink | None:
             settings=wandb.Settings(console="off"),  # otherwise it captures stderr and its bars
         )
     except wandb.Error as error:
-        reason = " ".join(str(error).split())
         raise UserError(
-            f"Weights & Biases did not start ({reason}): run `wandb login`, set "
-            "WANDB_MODE=offline, or --config.reporting.wandb_project=None"
+            f"Weights & Biases did not start ({' '.join(str(error).split())}): run `wandb login`, "
+            f"set WANDB_MODE=offline, or {remedy}"
         ) from error
-    return WandbSink(run, wandb.Image)
-
-
-def _run_id(workdir: Path) -> str:
-    path = workdir / ID_FILE
-    if not path.is_file():
-        files.write_bytes(path, secrets.token_hex(4).encode())
-    return path.read_text()
 
 
 SHOWN = 5
 # Patterns of metrics of an evaluation, most important first; * is a data type.
 OF_EVALUATION = (
-    "test_accuracy",
-    "linear_probe_top1",
-    "knn_top1",
-    "retrieval_*_to_text_r1",
-    "retrieval_text_to_*_r1",
-    "fid",
-    "fd_features",
-    "sample_accuracy",
-    "unconditional_sample_accuracy",
-    "*_to_text_exact",
-    "*_to_property_mae",
-    "reconstruction_l2",
-    "nearest_ratio",
-    "recognised",
-    "precision",
-    "recall",
-    "test_accuracy_batch",
-    "linear_probe_top5",
-    "linear_probe_top1_head",
-    "knn_top1_head",
-    "knn_top1_latent",
+    *("test_accuracy", "linear_probe_top1", "knn_top1"),
+    *("retrieval_*_to_text_r1", "retrieval_text_to_*_r1", "fid", "fd_features"),
+    *("sample_accuracy", "unconditional_sample_accuracy", "*_to_text_exact", "*_to_property_mae"),
+    *("reconstruction_l2", "nearest_ratio", "recognised", "precision", "recall"),
+    *("test_accuracy_batch", "linear_probe_top5", "linear_probe_top1_head"),
+    *("knn_top1_head", "knn_top1_latent"),
 )
-# Metric of an update shown with the loss; with several alignments, the first one's.
-OF_UPDATE = "assignment_accuracy"
-
-
-def of_update(metrics: Mapping[str, float]) -> str:
-    """Loss and assignment accuracy of an update, for a progress bar."""
-    shown = ["loss", *[name for name in metrics if name.startswith(OF_UPDATE)][:1]]
-    return ", ".join(f"{name.replace('_', ' ')} {metrics[name]:.4f}" for name in shown)
 
 
 def most_important(metrics: Mapping[str, Any], count: int) -> list[str]:
@@ -337,31 +234,26 @@ def of_evaluation(step: int, metrics: Mapping[str, float], file: str = "summary.
 
 
 FILE = "goodput.json"
-BUCKETS = ("init", "compile", "data", "step", "eval", "save", "restore")
 
 
 class Goodput:
     """Wall time by bucket, measured by `with goodput("data"): ...` in one thread.
 
-    Time in a nested bucket is not counted in the outer one.
-
-    `goodput.json` sums all starts of a run, each from the construction of this object to the last
-    `write`. It excludes Python's imports and the time of a killed start after its last `write`.
+    Time in a nested bucket is not counted in the outer one. `goodput.json` sums all starts of a
+    run. It excludes Python's imports and the time of a killed start after its last `write`.
     """
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self._clock = clock
-        self._began = clock()
+        self._began = self._charged_until = clock()
         self._earlier: Mapping[str, float] = {}
-        self._seconds = dict.fromkeys(BUCKETS, 0.0)
+        buckets = ("init", "compile", "data", "step", "eval", "save", "restore")
+        self._seconds = dict.fromkeys(buckets, 0.0)
         self._open: list[str] = []
-        self._charged_until = clock()
 
     @contextlib.contextmanager
     def __call__(self, bucket: str) -> Iterator[None]:
-        """Adds the time spent inside to `bucket`; raises ValueError for an unknown bucket."""
-        if bucket not in self._seconds:
-            raise ValueError(f"unknown bucket {bucket!r}; choose from {', '.join(self._seconds)}")
+        """Adds the time spent inside to `bucket`."""
         self._charge()
         self._open.append(bucket)
         try:
@@ -372,20 +264,20 @@ class Goodput:
 
     @property
     def seconds(self) -> dict[str, float]:
-        """Seconds so far by bucket, for all buckets, including those still open."""
+        """Seconds of this start by bucket, including those still open."""
         self._charge()
         return dict(self._seconds)
 
     def resume(self, workdir: str | os.PathLike[str]) -> None:
         """Adds the totals that earlier starts have written, if any."""
         with contextlib.suppress(OSError, ValueError):
-            earlier = parse_json((Path(workdir) / FILE).read_text())
+            earlier = configuration.parse_json((Path(workdir) / FILE).read_text())
             self._earlier = {name: float(value) for name, value in earlier.items()}
 
     def totals(self) -> dict[str, float]:
         """Seconds by bucket over all starts, seconds in no bucket (`other`), number of `starts`."""
         now = self.seconds
-        now["other"] = self._clock() - self._began - sum(now.values())
+        now["other"] = self._charged_until - self._began - sum(now.values())
         now["starts"] = 1
         return {name: value + self._earlier.get(name, 0) for name, value in now.items()}
 
@@ -396,33 +288,18 @@ class Goodput:
     def in_words(self) -> str:
         """The totals as one line: share of wall time in training steps and in each other bucket."""
         seconds = self.totals()
-        starts = seconds.pop("starts")
-        wall = sum(seconds.values())
+        starts, wall = seconds.pop("starts"), sum(seconds.values())
         step = seconds.pop("step")
         rest = sorted(seconds.items(), key=lambda item: -item[1])
         named = ", ".join(f"{name} {value / wall:.1%}" for name, value in rest if value > 0)
         line = f"{step / wall:.1%} of {wall:.0f} s spent in training steps; {named}"
-        if starts > 1:
-            line += f"; {starts:.0f} starts, each up to its last save"
-        return line
+        return line + (f"; {starts:.0f} starts, each up to its last save" if starts > 1 else "")
 
     def _charge(self) -> None:
         now = self._clock()
         if self._open:
             self._seconds[self._open[-1]] += now - self._charged_until
         self._charged_until = now
-
-
-class _PlainLines:
-    """stderr of a bar without a terminal: each redraw is a separate line."""
-
-    def write(self, text: str) -> None:
-        line = text.strip()
-        if line:
-            sys.stderr.write(f"{line}\n")
-
-    def flush(self) -> None:
-        sys.stderr.flush()
 
 
 def progress(
@@ -438,15 +315,24 @@ def progress(
     common |= {"leave": not brief, "delay": 3.0 if brief else 0.0}
     if sys.stderr.isatty():
         return tqdm(**common, file=sys.stderr, dynamic_ncols=True)
-    line = (
+
+    def write(text: str) -> None:  # each redraw as a line of its own
+        if line := text.strip():
+            sys.stderr.write(f"{line}\n")
+
+    lines = types.SimpleNamespace(write=write, flush=lambda: sys.stderr.flush())
+    form = (
         "{desc}: {percentage:.0f}% {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
     )
     # With another position, a nested bar would move the cursor.
-    return tqdm(**common, file=_PlainLines(), mininterval=10.0, bar_format=line, position=0)
+    return tqdm(**common, file=lines, mininterval=10.0, bar_format=form, position=0)
 
 
 class LateMetrics:
-    """Fetches the metrics of an update after the next has started; logs every n-th."""
+    """Fetches the metrics of an update after the next has started; logs every n-th.
+
+    Metrics begin after `first_step`; `peak_steps` is the machine's limit of steps per second.
+    """
 
     def __init__(
         self,
@@ -457,12 +343,11 @@ class LateMetrics:
         training: ConfigDict,
         peak_steps: float | None = None,
     ) -> None:
-        """Metrics from `first_step` on; `peak_steps` is the machine's limit of steps per second."""
-        self._skipped_in_a_row = 0.0
         self._log, self._bar, self._goodput = log, bar, goodput
         self._training, self._peak_steps = training, peak_steps
         self._pending: tuple[int, Mapping[str, jax.Array]] | None = None
-        self._start = self._last = (first_step, *self._seconds())
+        self._skipped_in_a_row = 0.0
+        self._start = self._last = (first_step, goodput.seconds)
 
     def put(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
         """Stores the metrics of update number `step`, which may still be running."""
@@ -473,15 +358,17 @@ class LateMetrics:
         """Fetches and logs the pending metrics."""
         if self._pending is None:
             return
-        step, metrics = self._pending
-        self._pending = None
+        (step, metrics), self._pending = self._pending, None
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
         self._skipped_in_a_row = values.pop("skipped_in_a_row")
-        self._bar.set_postfix_str(of_update(values), refresh=False)
+        # With several alignments, the accuracy of the first one.
+        shown = ["loss", *[name for name in values if name.startswith("assignment_accuracy")][:1]]
+        words = (f"{name.replace('_', ' ')} {values[name]:.4f}" for name in shown)
+        self._bar.set_postfix_str(", ".join(words), refresh=False)
         self._bar.update(1)
         if step % self._training.log_every_steps == 0:
             self._log.write(step, {**values, **self._rates(self._last, step)})
-            self._last = (step, *self._seconds())
+            self._last = (step, self._goodput.seconds)
 
     def all_skipped(self, count: int) -> bool:
         """Whether the last `count` updates were all skipped."""
@@ -497,12 +384,14 @@ class LateMetrics:
         """
         return self._rates(self._start, self._bar.n)
 
-    def _rates(self, since: tuple[int, float, float], step: int) -> dict[str, float]:
-        (first, earlier_step, earlier_data), (in_step, in_data) = since, self._seconds()
+    def _rates(self, since: tuple[int, Mapping[str, float]], step: int) -> dict[str, float]:
+        (first, before), now = since, self._goodput.seconds
         if step == first:
             return {}
-        waiting = (in_data - earlier_data) / (step - first)
-        seconds = waiting + (in_step - earlier_step) / (step - first)
+        waiting, in_step = (
+            (now[name] - before[name]) / (step - first) for name in ("data", "step")
+        )
+        seconds = waiting + in_step
         rates = {
             "steps_per_second": 1 / seconds,
             "seconds_per_step": seconds,
@@ -512,11 +401,6 @@ class LateMetrics:
         if self._peak_steps is not None:
             rates["mfu"] = 1 / seconds / self._peak_steps
         return rates
-
-    def _seconds(self) -> tuple[float, float]:
-        """Seconds so far in steps and in waiting for data."""
-        seconds = self._goodput.seconds
-        return seconds["step"], seconds["data"]
 
 
 def rates_in_words(rates: Mapping[str, float]) -> str:

@@ -24,7 +24,13 @@ from jax.experimental import multihost_utils
 
 from lzn_jax.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_RUN_AGAIN, EXIT_USER_ERROR, UserError
 from lzn_jax.run import devices
-from lzn_jax.run.devices import is_writer
+
+DEAD_AFTER = 30  # seconds without a heartbeat of another process
+_FAILURES = "lzn_jax/failures/"
+_POLL_SECONDS = 1.0  # between checks for failures of other processes
+_LINGER_SECONDS = 3.0  # process 0 hosts the store and stays while the others read it
+
+_log = logging.getLogger(__name__)
 
 
 class Interrupted(BaseException):
@@ -37,15 +43,11 @@ class Interruption:
     A signal ends the process at once. While `held`, it requests to save and exit instead: Ctrl-C
     sends SIGTERM to this process, which JAX forwards to the other processes of a run, and a second
     Ctrl-C ends the process at once.
-
-    Attributes:
-      exit_code: exit code of a Ctrl-C that ends the process at once; SIGTERM uses EXIT_RUN_AGAIN.
-      is_asked: whether a signal has requested to save and exit.
     """
 
     def __init__(self) -> None:
-        self.exit_code = EXIT_INTERRUPTED
-        self.is_asked = False
+        self.exit_code = EXIT_INTERRUPTED  # of a Ctrl-C at once; SIGTERM has EXIT_RUN_AGAIN
+        self.is_asked = False  # to save and exit
         self._is_held = self._may_raise = False
         self._interrupts = 0
         self._ending = threading.Lock()
@@ -98,7 +100,7 @@ class Interruption:
             if not self._is_held or self._interrupts > 1:
                 self._end_now(number)
             if number == signal.SIGINT:
-                _print("saving before exit; press Ctrl-C again to exit at once")
+                self._print("saving before exit; press Ctrl-C again to exit at once")
                 os.kill(os.getpid(), signal.SIGTERM)
 
     def _end_now(self, number: int) -> NoReturn:
@@ -106,20 +108,11 @@ class Interruption:
         self._ending.acquire()
         if number == signal.SIGTERM:
             os._exit(EXIT_RUN_AGAIN)
-        _print("interrupted")
+        self._print("interrupted")
         os._exit(EXIT_INTERRUPTED if self._is_held else self.exit_code)
 
-
-def _print(line: str) -> None:
-    print(f"\n{line}" if sys.stderr.isatty() else line, file=sys.stderr, flush=True)
-
-
-DEAD_AFTER = 30  # seconds without a heartbeat of another process
-_FAILURES = "lzn_jax/failures/"
-_POLL_SECONDS = 1.0  # between checks for failures of other processes
-_LINGER_SECONDS = 3.0  # process 0 hosts the store and stays while the others read it
-
-_log = logging.getLogger(__name__)
+    def _print(self, line: str) -> None:
+        print(f"\n{line}" if sys.stderr.isatty() else line, file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
@@ -131,30 +124,10 @@ def together(
     Without arguments, finds the other processes on TPU pods and under srun and mpirun, and does
     nothing if there are none. Raises UserError for inconsistent arguments.
     """
-    if not _start(coordinator, num_processes, process_id):
-        yield
-        return
-    if not is_writer():
-        logging.getLogger("lzn_jax").setLevel(logging.WARNING)
-    done = threading.Event()
-    watcher = threading.Thread(target=_end_with_others, args=(done,), daemon=True)
-    watcher.start()
-    try:
-        _connect()
-        yield
-    except BaseException as error:
-        done.set()
-        _fail(error)
-    done.set()
-    watcher.join()
-    jax.distributed.shutdown()
-
-
-def _start(coordinator: str | None, num_processes: int | None, process_id: int | None) -> bool:
-    """Connects to the coordinator; returns False if there is only one process."""
     if coordinator is num_processes is process_id is None:
         if not _is_cluster():
-            return False
+            yield
+            return
     elif coordinator is None or num_processes is None or process_id is None:
         raise UserError("--coordinator, --num_processes and --process_id go together")
     elif not 0 <= process_id < num_processes:
@@ -162,15 +135,29 @@ def _start(coordinator: str | None, num_processes: int | None, process_id: int |
     jax.distributed.initialize(
         coordinator, num_processes, process_id, heartbeat_timeout_seconds=DEAD_AFTER
     )
-    return True
+    if not devices.is_writer():
+        logging.getLogger("lzn_jax").setLevel(logging.WARNING)
+    done = threading.Event()
 
+    def end_with_others() -> None:
+        while not done.wait(_POLL_SECONDS):
+            _end_if_another_failed()
 
-def _connect() -> None:
-    """Connects all devices before compilation: the network of CPUs times out after 30 s."""
-    mesh = devices.inference_mesh()
-    ones = devices.put_rows(np.ones(jax.local_device_count(), np.int32), mesh)
-    total = jax.jit(jnp.sum, out_shardings=devices.replicated(mesh))(ones)
-    _log.info("%d devices in %d processes", int(total), jax.process_count())
+    watcher = threading.Thread(target=end_with_others, daemon=True)
+    watcher.start()
+    try:
+        # Connects all devices before compilation: the network of CPUs times out after 30 s.
+        mesh = devices.inference_mesh()
+        ones = devices.put_rows(np.ones(jax.local_device_count(), np.int32), mesh)
+        total = jax.jit(jnp.sum, out_shardings=devices.replicated(mesh))(ones)
+        _log.info("%d devices in %d processes", int(total), jax.process_count())
+        yield
+    except BaseException as error:
+        done.set()
+        _fail(error)
+    done.set()
+    watcher.join()
+    jax.distributed.shutdown()
 
 
 def _is_cluster() -> bool:
@@ -193,12 +180,11 @@ def is_to_leave(interruption: Interruption, step: int) -> bool:
 
 
 # The functions below prevent a deadlock: processes would wait in a collective for a failed process,
-# which would wait for them at exit.
+# which would wait for them at exit. JAX's key-value store has no public name (0.12.0), and we found
+# no issue that requests one. Replace the private import once `jax.distributed` exposes the store.
 
 
 def _store() -> Any:
-    # JAX's key-value store has no public name (0.12.0), and we found no issue that requests one.
-    # Replace the private import once `jax.distributed` or `multihost_utils` exposes the store.
     return global_state.client
 
 
@@ -213,11 +199,6 @@ def _fail(error: BaseException) -> NoReturn:
     with contextlib.suppress(Exception):  # process 0 may have died with its store
         _store().key_value_set(f"{_FAILURES}{jax.process_index()}", f"{code} {text}")
     _end(code)
-
-
-def _end_with_others(done: threading.Event) -> None:
-    while not done.wait(_POLL_SECONDS):
-        _end_if_another_failed()
 
 
 def _end_if_another_failed() -> None:

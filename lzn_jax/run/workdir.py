@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import fcntl
+import itertools
 import json
 import logging
 import os
@@ -10,7 +11,6 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TextIO
 
 import jax
 from ml_collections import ConfigDict
@@ -30,30 +30,16 @@ _DISK_ERRORS = ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EIO", "ESTALE")
 # Fields that may differ from the run in the folder: location of data, devices, number of steps,
 # intervals, checkpoints, evaluation, sampling and reporting.
 FREE_FIELDS = (
-    "data.path",
     "data.tokenizer_path",  # its content may not
-    "data.workers",
-    "data.invert_input",
-    "data.skip_unreadable",
-    "data.test_set",
-    "training.devices",
-    "training.microbatch_size",
-    "training.remat",
-    "training.shard_parameters",
-    "training.num_steps",
-    "training.log_every_steps",
-    "checkpoint.",
-    "evaluation.",
-    "sampling.",
-    "reporting.",
+    *("data.path", "data.workers", "data.invert_input", "data.skip_unreadable", "data.test_set"),
+    *("training.devices", "training.microbatch_size", "training.remat"),
+    *("training.shard_parameters", "training.num_steps", "training.log_every_steps"),
+    *("checkpoint.", "evaluation.", "sampling.", "reporting."),
 )
 # Fields that may also differ without training: solvers of the flows and code of extensions.
 _FREE_AT_INFERENCE = (
     "extension_checksums",
-    "latent.solver",
-    "latent.num_steps",
-    "alignment.solver",
-    "alignment.num_steps",
+    *("latent.solver", "latent.num_steps", "alignment.solver", "alignment.num_steps"),
 )
 
 _log = logging.getLogger(__name__)
@@ -70,7 +56,8 @@ def prepare(config: ConfigDict, workdir: Path, *, is_training: bool) -> None:
             f"there is no checkpoint in {workdir / 'checkpoints'}: train first (--mode=train) or "
             "choose the folder of a run with --workdir"
         )
-    if _holds_run(workdir):
+    metrics = workdir / log.METRICS_FILE
+    if has_checkpoint(workdir) or (metrics.is_file() and metrics.stat().st_size > 0):
         check_same_run(config, workdir, () if is_training else _FREE_AT_INFERENCE)
     try:
         (workdir / "figures").mkdir(parents=True, exist_ok=True)
@@ -91,7 +78,7 @@ def record(config: ConfigDict, workdir: Path) -> None:
     """
     write_json(workdir / CONFIG_FILE, configuration.to_json_dict(config))
     write_json(workdir / VERSION_FILE, code_version())
-    if (tokenizer := _content(config.data.get("tokenizer_path"))) is not None:
+    if tokenizer := _content(config.data.get("tokenizer_path")):
         write_bytes(workdir / TOKENIZER_FILE, tokenizer)
     devices.everywhere(True)  # waits for the writer
     if not (workdir / CONFIG_FILE).is_file():
@@ -112,28 +99,24 @@ def locked(workdir: Path) -> Iterator[None]:
         return
     # lockf locks for this process only; data workers would inherit a lock of the file handle.
     with open(workdir / LOCK_FILE, "w") as file:
-        deadline = None
-        while not _try_lock(file):
-            if deadline is None:
-                deadline = time.monotonic() + LOCK_SECONDS
-                _log.info("another process trains in %s: waiting for it to end", workdir)
-            if time.monotonic() > deadline:
-                raise UserError(
-                    f"another process trains in {workdir}: wait for it to end or choose another "
-                    "--workdir"
-                )
-            time.sleep(1)
+        deadline = time.monotonic() + LOCK_SECONDS
+        for attempt in itertools.count():
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except (BlockingIOError, PermissionError) as error:
+                if attempt == 0:
+                    _log.info("another process trains in %s: waiting for it to end", workdir)
+                if time.monotonic() > deadline:
+                    raise UserError(
+                        f"another process trains in {workdir}: wait for it to end or choose "
+                        "another --workdir"
+                    ) from error
+                time.sleep(1)
+            except OSError as error:
+                _log.warning("cannot check whether another process trains here: %s", error.strerror)
+                break
         yield
-
-
-def _try_lock(file: TextIO) -> bool:
-    try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        return False
-    except OSError as error:
-        _log.warning("cannot check whether another process trains here: %s", error.strerror)
-    return True
 
 
 @contextlib.contextmanager
@@ -142,24 +125,17 @@ def guarded(workdir: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        path, folder = error.filename, workdir.absolute()
+        is_inside = isinstance(path, str | Path) and Path(path).absolute().is_relative_to(folder)
         is_of_disk = errno.errorcode.get(error.errno or 0) in _DISK_ERRORS
         is_too_long = error.errno == errno.ENAMETOOLONG  # reported by the command
-        if is_too_long or not (is_of_disk or _is_within(error.filename, workdir)):
+        if is_too_long or not (is_of_disk or is_inside):
             raise
         raise UserError(
             f"the work folder {workdir} can no longer be written ({error.strerror or error}): "
             "saved files are kept; make it writable or free space, then run the same command to "
             "resume"
         ) from error
-
-
-def check_there(workdir: Path) -> None:
-    """Raises FileNotFoundError if the folder was removed; call it before writing recreates it."""
-    workdir.stat()
-
-
-def _is_within(path: object, folder: Path) -> bool:
-    return isinstance(path, str | Path) and Path(path).absolute().is_relative_to(folder.absolute())
 
 
 def code_version() -> dict[str, str | None]:
@@ -177,8 +153,7 @@ def code_version() -> dict[str, str | None]:
 
 def _git(*arguments: str) -> str:
     command, folder = ["git", *arguments], Path(__file__).parent
-    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
-    return result.stdout.strip()
+    return subprocess.check_output(command, cwd=folder, stderr=subprocess.PIPE, text=True).strip()
 
 
 def has_checkpoint(workdir: Path) -> bool:
@@ -190,12 +165,6 @@ def has_checkpoint(workdir: Path) -> bool:
 def _content(path: str | Path | None) -> bytes | None:
     """Contents of a file, or None if it does not exist."""
     return Path(path).read_bytes() if path is not None and Path(path).is_file() else None
-
-
-def _holds_run(workdir: Path) -> bool:
-    """Whether a run has written a checkpoint or metrics there."""
-    metrics = workdir / log.METRICS_FILE
-    return has_checkpoint(workdir) or (metrics.is_file() and metrics.stat().st_size > 0)
 
 
 def check_same_run(config: ConfigDict, workdir: Path, free: tuple[str, ...] = ()) -> None:

@@ -2,12 +2,9 @@
 
 import errno
 import json
-import logging
 import os
 import shutil
 import subprocess
-import sys
-import threading
 import time
 
 import jax
@@ -116,10 +113,10 @@ def _largest(newest, pattern):
     return max(files, key=lambda path: path.stat().st_size)
 
 
-def _truncate(pattern, share):
+def _change(pattern, change):
     def damage(newest, _):
         path = _largest(newest, pattern)
-        path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+        path.write_bytes(change(path.read_bytes()))
 
     return damage
 
@@ -132,23 +129,13 @@ def _remove(pattern):
     return damage
 
 
-def _take_from_older(item):
+def _take_from_older(item, *gone):
     def damage(newest, older):
-        shutil.rmtree(newest / item)
+        for name in (item, *gone):
+            _remove(name)(newest, older)
         shutil.copytree(older / item, newest / item)
 
     return damage
-
-
-def _zero_a_block(newest, _):
-    path = _largest(newest, "params/d/*")
-    content = path.read_bytes()
-    path.write_bytes(content[:-512] + bytes(512))
-
-
-def _zero_all(newest, _):
-    for path in _files(newest):
-        path.write_bytes(bytes(path.stat().st_size))
 
 
 def _swap_two(newest, _):
@@ -158,46 +145,36 @@ def _swap_two(newest, _):
     second.write_bytes(whole)
 
 
-def _older_progress_without_a_list(newest, older):
-    _take_from_older("progress")(newest, older)
-    (newest / "SHA256SUMS").unlink()
+def _rename(newest, _):
+    newest.rename(newest.with_name("3"))
 
 
+# What is done to the newest checkpoint, and what is said of it.
 DAMAGE = {
-    "half a file": _truncate("params/d/*", 0.5),
-    "an empty file": _truncate("ema/d/*", 0.0),
-    "a block of zeros": _zero_a_block,
-    "zeros in all files": _zero_all,
-    "a missing file": _remove("ema/manifest.ocdbt"),
-    "a missing item": _remove("optimizer"),
-    "an empty folder": _remove("*"),
-    "two files in each other's place": _swap_two,
-    "parameters of an older checkpoint": _take_from_older("params"),
-    "progress of an older checkpoint": _older_progress_without_a_list,
+    "half a file": (_change("params/d/*", lambda c: c[: len(c) // 2]), "file params/d/"),
+    "an empty file": (_change("ema/d/*", lambda c: b""), "file ema/d/"),
+    "a block of zeros": (_change("params/d/*", lambda c: c[:-512] + bytes(512)), "file params/d/"),
+    "a missing file": (_remove("ema/manifest.ocdbt"), "file ema/manifest.ocdbt is missing"),
+    "a missing item": (_remove("optimizer"), "item optimizer is missing"),
+    "an empty folder": (_remove("*"), "item "),
+    "two files in each other's place": (_swap_two, "file optimizer/d/"),
+    "parameters of an older checkpoint": (_take_from_older("params"), "file params/"),
+    "another step": (_take_from_older("progress", "SHA256SUMS"), "it belongs to step 1"),
+    "another name": (_rename, "it belongs to step 2"),
+    "no list": (_change("SHA256SUMS", lambda c: bytes(3000)), "file SHA256SUMS is not a list"),
 }
 
 
 @pytest.mark.parametrize("kind", DAMAGE)
 def test_damage_is_one_line_and_the_one_before_is_used(kind, workdir, caplog):
     folder = workdir / "checkpoints"
-    DAMAGE[kind](folder / "2", folder / "1")
+    damage, said = DAMAGE[kind]
+    damage(folder / "2", folder / "1")
     step, items = _restore(workdir)
     assert step == 1
     _assert_holds(items, 1)
     (line,) = [record.getMessage() for record in caplog.records]
-    assert line.startswith("checkpoint 2 is skipped: ")
-
-
-def test_a_list_of_files_that_is_none_is_named(workdir, caplog):
-    (workdir / "checkpoints/2/SHA256SUMS").write_bytes(bytes(3000))
-    assert _restore(workdir)[0] == 1
-    assert "checkpoint 2 is skipped: file SHA256SUMS is not a list" in caplog.text
-
-
-def test_a_renamed_checkpoint_is_not_taken_for_a_later_one(workdir, caplog):
-    (workdir / "checkpoints" / "2").rename(workdir / "checkpoints" / "3")
-    assert _restore(workdir)[0] == 1
-    assert "checkpoint 3 is skipped: it belongs to step 2" in caplog.text
+    assert line.startswith(f"checkpoint {3 if damage is _rename else 2} is skipped: {said}")
 
 
 def test_inference_verifies_what_it_reads_and_nothing_else(workdir, caplog):
@@ -274,45 +251,19 @@ def _check_until_it_fails(saved):
         time.sleep(0.01)
 
 
-def test_a_save_that_fails_is_one_line_and_the_ones_before_it_stay(
-    workdir, small_files_only, caplog, capfd
+# What libraries say beside the error may differ.
+@pytest.mark.filterwarnings("ignore")
+def test_a_save_that_fails_is_the_users_error_and_the_ones_before_it_stay(
+    workdir, small_files_only
 ):
     with pytest.raises(UserError, match=r"checkpoint 3 could not .* \(File too large\)"):
         _save_third(workdir, small_files_only, _check_until_it_fails)
     with pytest.raises(UserError, match="checkpoint 3 could not"):  # at the end at the latest
         _save_third(workdir)
     assert _restore(workdir)[0] == 2
-    assert not caplog.records
-    assert capfd.readouterr().err == ""
 
 
-FULL_DISK = """
-import resource, signal, sys
-import jax, numpy as np
-from lzn_jax.run.checkpoints import Checkpoints
-from lzn_jax.configuration import UserError
-
-arrays = {str(i): jax.numpy.full((300, 300), i) for i in range(100)}
-items = {"params": arrays, "ema": arrays, "optimizer": arrays}
-try:
-    with Checkpoints(sys.argv[1], 1) as saved:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-        saved.save(3, items, {"step": 3})
-except UserError as error:
-    print(error, file=sys.stderr)
-"""
-
-
-def test_many_arrays_that_cannot_be_written_are_one_line(workdir):
-    result = subprocess.run([sys.executable, "-c", FULL_DISK, workdir], capture_output=True)
-    assert result.returncode == 0
-    lines = result.stderr.decode().splitlines()
-    assert len(lines) == 1
-    assert "checkpoint 3 could not be written" in lines[0]
-    assert _restore(workdir)[0] == 2
-
-
+@pytest.mark.filterwarnings("ignore")
 def test_what_ends_a_run_is_not_hidden_by_a_failed_save(workdir, small_files_only, caplog):
     def fail(saved):
         raise KeyError
@@ -328,18 +279,7 @@ def test_a_folder_that_has_gone_is_not_made_again(workdir):
     assert not workdir.exists()
 
 
-def test_a_folder_that_has_gone_is_the_reason_even_where_orbax_made_it_again(workdir, monkeypatch):
-    def vanish(*args, **kwargs):
-        (workdir / "checkpoints").rename(workdir / "elsewhere")
-        (workdir / "checkpoints").mkdir()
-        raise ValueError("No ArrayMetadata found")
-
-    monkeypatch.setattr(checkpoints.ocp.CheckpointManager, "save", vanish)
-    with pytest.raises(UserError, match="No such file or directory"):
-        _save_third(workdir)
-
-
-def test_a_read_only_disk_is_one_line(workdir, monkeypatch):
+def test_a_read_only_disk_is_the_users_error(workdir, monkeypatch):
     def refuse(*_, **__):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
@@ -370,43 +310,3 @@ def test_files_are_written_out_as_they_fill_up(tmp_path, monkeypatch):
     sizes = [path.stat().st_size for path in _files(tmp_path / "checkpoints/1/params")]
     assert sum(sizes) > 16 * (1 << 15)  # random numbers do not get smaller by half
     assert max(sizes) <= 2 * (1 << 17)
-
-
-def test_a_slow_save_is_reported_while_it_is_slow(workdir, monkeypatch, caplog):
-    monkeypatch.setattr(checkpoints, "SLOW_SAVE_SECONDS", 0.1)
-    reported = threading.Event()
-    add_files = files_module.add_files
-
-    def slow(*arguments):
-        reported.wait(60)
-        add_files(*arguments)
-
-    class Handler(logging.Handler):
-        def emit(self, record):
-            reported.set()
-
-    monkeypatch.setattr(files_module, "add_files", slow)
-    handler = Handler()
-    checkpoints._log.addHandler(handler)
-    with Checkpoints(workdir, 2) as saved:
-        saved.save(3, _items(3), {"step": 3, "skipped": 0})
-    checkpoints._log.removeHandler(handler)
-    assert caplog.text.count("writing checkpoint 3 has taken more than") == 1
-    assert _restore(workdir)[0] == 3
-
-
-def test_the_watch_for_a_slow_save_ends_with_it_though_nobody_has_waited(workdir):
-    with Checkpoints(workdir, 2) as saved:
-        saved.save(3, _items(3), {"step": 3, "skipped": 0})
-        for timer in [t for t in threading.enumerate() if isinstance(t, threading.Timer)]:
-            timer.join(30)
-            assert not timer.is_alive()
-
-
-def test_what_orbax_says_of_a_failed_write_is_left_out(tmp_path, caplog):
-    with Checkpoints(tmp_path, 1):
-        pass
-    log = logging.getLogger("asyncio")
-    log.error("Task exception was never retrieved, defined at lib/orbax/checkpoint/x.py")
-    log.error("Task exception was never retrieved, defined at mine.py")
-    assert [record.message.split()[-1] for record in caplog.records] == ["mine.py"]

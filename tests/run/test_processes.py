@@ -1,9 +1,11 @@
-"""Runs of two real processes: their results, their files and their common end."""
+"""Runs of two real processes: results, files and common end; what signals do to a command."""
 
 import functools
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -99,18 +101,18 @@ def test_one_of_two_processes_writes_and_speaks(one, two):
     assert len(list((workdir / "tensorboard").iterdir())) == 1
     assert json.loads((workdir / "version.json").read_text())["commit"] == "abc"
     assert "training: 100%" in first
-    assert all(line.startswith("process 1 of 2 on ") for line in second.splitlines())
+    assert second == ""
 
 
 def test_a_failure_of_one_process_ends_both_with_its_error():
     code = """
 from lzn_jax import configuration
-from lzn_jax.run import processes
+from lzn_jax.run import devices, processes
 with processes.together(**where):
-    processes.everywhere(True)
+    devices.everywhere(True)
     if i == WHO:
         raise ERROR
-    processes.everywhere(True)  # would wait for the other for ever
+    devices.everywhere(True)  # would wait for the other for ever
 """
     for who, error, exit_code, text in (
         (1, "ZeroDivisionError('lost')", 1, "ZeroDivisionError: lost"),
@@ -128,11 +130,11 @@ with processes.together(**where):
 
 def test_when_one_process_is_killed_the_other_ends():
     code = """
-from lzn_jax.run import processes
+from lzn_jax.run import devices, processes
 with processes.together(**where):
-    processes.everywhere(True)
+    devices.everywhere(True)
     print(flush=True)
-    while processes.everywhere(True):
+    while devices.everywhere(True):
         pass
 """
     running = pair.start_code(code)
@@ -149,12 +151,12 @@ with processes.together(**where):
 def test_a_signal_to_one_process_makes_both_leave_at_the_same_step(number):
     code = """
 import time
-from lzn_jax.run import processes
+from lzn_jax.run import devices, processes
 from lzn_jax.run.processes import Interruption
 interruption, step = Interruption(), 0
 interruption.listen()
 with processes.together(**where), interruption.held():
-    processes.everywhere(True)
+    devices.everywhere(True)
     print(flush=True)
     while not processes.is_to_leave(interruption, step):
         step += 1
@@ -178,9 +180,13 @@ def met(monkeypatch):
     calls = []
     monkeypatch.setattr(jax.distributed, "initialize", lambda *a, **k: calls.append((a, k)))
     monkeypatch.setattr(jax.distributed, "shutdown", lambda: None)
-    for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE"):
-        monkeypatch.delenv(name, raising=False)
     return calls
+
+
+SLURM, MPI = "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE"
+HOSTS, ADDRESSES, SKIP = "TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES", "TPU_SKIP_MDS_QUERY"
+ON_TPU = {"JAX_PLATFORMS": ""}
+WITHOUT_METADATA = ON_TPU | {SKIP: "true"}
 
 
 @pytest.mark.parametrize(
@@ -188,48 +194,27 @@ def met(monkeypatch):
     [
         ({}, False),
         ({"SLURM_NTASKS": "4", "SLURM_PROCID": "0"}, False),  # in a job, but not under srun
-        ({"SLURM_STEP_NUM_TASKS": "1"}, False),
-        ({"SLURM_STEP_NUM_TASKS": "4"}, True),
-        ({"OMPI_COMM_WORLD_SIZE": "2"}, True),
+        ({SLURM: "1"}, False),
+        ({SLURM: "4"}, True),
+        ({MPI: "2"}, True),
+        ({"JAX_PLATFORMS": "cpu"}, False),  # on a TPU, but without it
+        (ON_TPU, True),  # JAX asks its metadata
+        (WITHOUT_METADATA, False),  # as on notebooks' hosts, and where JAX finds no TPU
+        (WITHOUT_METADATA | {HOSTS: "localhost"}, False),
+        (WITHOUT_METADATA | {HOSTS: "a-0.b,a-1.b"}, True),
+        (WITHOUT_METADATA | {ADDRESSES: "a:8471,b:8471"}, True),
+        (WITHOUT_METADATA | {ADDRESSES: "a:8471", HOSTS: "a,b"}, False),
     ],
 )
 def test_clusters_are_found_by_their_variables(environment, is_met, met, monkeypatch):
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    with processes.together():
-        assert [arguments for arguments, _ in met] == [(None, None, None)] * is_met
-
-
-def test_a_tpu_asks_jax_for_its_pod(met, monkeypatch):
-    monkeypatch.setattr(processes, "find_spec", lambda name: object())
-    monkeypatch.delenv("TPU_SKIP_MDS_QUERY", raising=False)
-    with processes.together():  # these tests are run with JAX_PLATFORMS=cpu
-        assert not met
-    monkeypatch.setenv("JAX_PLATFORMS", "")
-    with processes.together():
-        assert len(met) == 1
-
-
-@pytest.mark.parametrize(
-    ("environment", "is_met"),
-    [
-        ({}, False),  # as on notebooks' hosts, and where JAX finds no TPU
-        ({"TPU_WORKER_HOSTNAMES": "localhost"}, False),
-        ({"TPU_WORKER_HOSTNAMES": "a-0.b,a-1.b"}, True),
-        ({"TPU_PROCESS_ADDRESSES": "a:8471,b:8471"}, True),
-        ({"TPU_PROCESS_ADDRESSES": "a:8471", "TPU_WORKER_HOSTNAMES": "a,b"}, False),
-    ],
-)
-def test_a_tpu_without_metadata_lists_its_hosts(environment, is_met, met, monkeypatch):
-    monkeypatch.setattr(processes, "find_spec", lambda name: object())
-    monkeypatch.setenv("JAX_PLATFORMS", "")
-    monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "true")
-    for name in ("TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES"):
+    is_tpu = "JAX_PLATFORMS" in environment
+    monkeypatch.setattr(processes, "find_spec", lambda name: object() if is_tpu else None)
+    for name in (SLURM, MPI, HOSTS, ADDRESSES, SKIP):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     with processes.together():
-        assert len(met) == is_met
+        assert [arguments for arguments, _ in met] == [(None, None, None)] * is_met
 
 
 @pytest.mark.parametrize(
@@ -245,3 +230,93 @@ def test_arguments_that_fit_no_run_are_the_users_error(arguments, text, met):
     with pytest.raises(UserError, match=text), processes.together(*arguments):
         pass
     assert not met
+
+
+# Compiled code, during which no handler of Python runs, for an hour.
+BUSY = "hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)"
+LISTEN = """
+import faulthandler, hashlib
+faulthandler.dump_traceback_later(20, exit=True)
+from lzn_jax.run.processes import Interrupted, Interruption
+interruption = Interruption()
+interruption.listen()
+"""
+
+
+def _start(code):
+    process = subprocess.Popen(
+        [sys.executable, "-c", f"{LISTEN}{code}"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "ready\n", process.stderr.read()
+    time.sleep(0.1)
+    return process
+
+
+def _end(process):
+    try:
+        _, errors = process.communicate(timeout=20)
+    finally:
+        process.kill()
+    return process.returncode, errors
+
+
+@pytest.mark.parametrize(
+    ("code", "number", "expected"),
+    [
+        ("", signal.SIGINT, (130, "interrupted\n")),
+        ("", signal.SIGTERM, (75, "")),
+        ("interruption.exit_code = 75", signal.SIGINT, (75, "interrupted\n")),
+    ],
+)
+def test_a_signal_ends_a_command_at_once_even_in_compiled_code(code, number, expected):
+    process = _start(f"{code}\nprint('ready', flush=True)\n{BUSY}")
+    process.send_signal(number)
+    assert _end(process) == expected
+
+
+def test_what_is_held_is_asked_and_a_second_ctrl_c_ends_it_at_once():
+    process = _start(
+        f"with interruption.held():\n    print('ready', flush=True)\n    {BUSY}",
+    )
+    process.send_signal(signal.SIGINT)
+    assert process.stderr.readline().startswith("saving before exit; press Ctrl-C again")
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.3)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    assert _end(process) == (130, "interrupted\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_what_is_held_sees_that_it_is_asked_or_is_raised_out_of(number):
+    process = _start(
+        """
+with interruption.held():
+    print('ready', flush=True)
+    while not interruption.is_asked:
+        pass
+    try:
+        with interruption.at_once():
+            pass
+    except Interrupted:
+        print('early', flush=True)
+    interruption.is_asked = False
+    try:
+        with interruption.at_once():
+            print('again', flush=True)
+            while True:
+                pass
+    except Interrupted:
+        print('raised', flush=True)
+"""
+    )
+    process.send_signal(number)
+    assert process.stdout.readline() == "early\n"
+    assert process.stdout.readline() == "again\n"
+    process.send_signal(signal.SIGTERM)
+    assert process.stdout.readline() == "raised\n"
+    assert _end(process)[0] == 0
