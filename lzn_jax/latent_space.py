@@ -34,7 +34,7 @@ from lzn_jax.data_types import (
 )
 from lzn_jax.errors import UserError
 from lzn_jax.losses import contrastive
-from lzn_jax.models import Variables, named, split_variables
+from lzn_jax.models import Variables, named
 from lzn_jax.run.batching import in_batches
 from lzn_jax.run.devices import examples_at_a_time
 
@@ -248,11 +248,10 @@ class LatentSpace:
 
     def loss(
         self, variables: Variables, batch: Mapping[str, jax.Array], key: jax.Array
-    ) -> tuple[jax.Array, tuple[dict[str, jax.Array], dict[str, Any]]]:
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Weighted sum of the decoders' and alignments' losses, or a baseline's loss (paper §2.2).
 
-        Returns the loss, the metrics, and the variables without a gradient, by network, for the
-        next update. The batch is global, the key is consumed.
+        Returns the loss and the metrics. The batch is global, the key is consumed.
 
         A batch may hold columns that replace random draws: `TYPE_latent_noise` (b, q), not yet
         scaled by α, and `flow_noise` (b, h, w, c) and `flow_time` (b,) in [1e-3, 1] of the flow.
@@ -263,10 +262,9 @@ class LatentSpace:
             keys = _keys(key, use := f"{name}_encoder", encoder.num_draws)
             with jax.named_scope(use):
                 zones[name] = encoder.zones(variables, batch, keys)
-        constants = split_variables(variables)[1]
         if self.baseline:
             loss, metrics = self._baseline_loss(self.baseline, zones)
-            return loss, (metrics, constants)
+            return loss, metrics
         if queries := self.config.training.get("queries"):  # a field of image decoders
             # Latents are drawn for these rows only; the anchors stay those of the whole batch.
             batch = strided(batch, queries)
@@ -297,7 +295,7 @@ class LatentSpace:
             more = {"alignment_loss": loss, **more}
             metrics |= {f"{name}{suffix}": value for name, value in more.items()}
             losses.append(weight * loss)
-        return sum(losses, start=jnp.zeros(())), (metrics, constants)
+        return sum(losses, start=jnp.zeros(())), metrics
 
     def _baseline_loss(
         self, name: str, zones: Mapping[str, tuple[Zones, ...]]

@@ -195,19 +195,15 @@ def update_ema(
 
 def loss_and_gradient(
     state: TrainState, batch: Mapping[str, jax.Array], *, space: LatentSpace, seed: int
-) -> tuple[jax.Array, dict[str, jax.Array], dict[str, Any], dict[str, Any]]:
-    """Loss, metrics, new constants and gradient of the next update of a state.
-
-    Constants, which are variables without a gradient, and gradient are by network.
-    """
+) -> tuple[jax.Array, dict[str, jax.Array], dict[str, Any]]:
+    """Loss, metrics and gradient by network of the next update of a state."""
     key = jax.random.fold_in(named(jax.random.key(seed), "training"), state.step)
 
     def loss_of(params):
         return space.loss(join_variables(params, state.constants), batch, key)
 
-    (loss, aux), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.params)
-    metrics, constants = aux
-    return loss, metrics, constants, gradient
+    (loss, metrics), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+    return loss, metrics, gradient
 
 
 def update_state(
@@ -225,7 +221,7 @@ def update_state(
     metrics.
     """
     active = still_training(state.step, training, list(state.params))
-    loss, metrics, constants, gradient = loss_and_gradient(state, batch, space=space, seed=seed)
+    loss, metrics, gradient = loss_and_gradient(state, batch, space=space, seed=seed)
     gradient = mask(active, gradient)
     norm = optax.tree.norm(gradient)
     updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
@@ -235,7 +231,7 @@ def update_state(
     # A finite norm implies finite gradients, which a finite loss does not. optax.apply_if_finite
     # considers neither loss nor EMA, and applies non-finite updates after a number of them.
     is_finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-    new = state.replace(params=params, constants=constants, ema=ema, optimizer=optimizer_state)
+    new = state.replace(params=params, ema=ema, optimizer=optimizer_state)
     state = jax.tree.map(lambda new, old: jnp.where(is_finite, new, old), new, state).replace(
         step=state.step + 1,
         skipped=state.skipped + ~is_finite,

@@ -132,16 +132,6 @@ def stand_in(**members):
     return object.__new__(type("StandIn", (TrainedModel,), own))
 
 
-def loss_of(space):
-    """Loss and metrics as a function of variables, batch and key."""
-
-    def loss(variables, batch, key):
-        value, (metrics, _) = space.loss(variables, batch, key)
-        return value, metrics
-
-    return loss
-
-
 def random_variables(space):
     """Parameters away from initial zeros, as `shaken` ones, without a program that makes them."""
     return jax.device_put(drawn(jax.eval_shape(space.init, jax.random.key(0))))

@@ -80,7 +80,7 @@ def test_the_loss_is_error_and_set_loss_of_decoded_latents(queries, is_plain, se
         found = (encode(each, train=False) for each in (made, images))
         distance += 0.3 * set_loss(*found)
     expected = float(error + 3 * distance)
-    loss, metrics = jax.jit(small.loss_of(space))(variables(), batch(), KEY)
+    loss, metrics = jax.jit(space.loss)(variables(), batch(), KEY)
     assert float(loss) == pytest.approx(expected, rel=1e-5)
     assert metrics.keys() == {"generation_loss"}
 
@@ -188,7 +188,7 @@ def test_an_alignment_by_a_flag_gives_labels_anchors():
     space = build(alignments="('image:label',)")
     assert set(space.modules) == {"encoder", "decoder", "label_anchors"}
     made = small.random_variables(space)
-    _, metrics = jax.jit(small.loss_of(space))(made, batch(), KEY)
+    _, metrics = jax.jit(space.loss)(made, batch(), KEY)
     assert {"generation_loss", "alignment_loss"} <= metrics.keys()
 
 

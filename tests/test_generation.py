@@ -67,9 +67,7 @@ def model():
 def loss_and_gradient(num_devices=1, size=None):
     """A compiled function of variables: ((loss, metrics), gradient)."""
     space, mesh = build(num_devices, training__microbatch_size=size), mesh_of(num_devices)
-    call = jax.jit(
-        jax.value_and_grad(lambda v, batch: small.loss_of(space)(v, batch, KEY), has_aux=True)
-    )
+    call = jax.jit(jax.value_and_grad(lambda v, batch: space.loss(v, batch, KEY), has_aux=True))
 
     def on_devices(variables):
         arrays = jax.device_put(variables, devices.replicated(mesh))
@@ -131,7 +129,7 @@ def test_the_gradient_reaches_the_encoder_through_the_latents():
 def test_the_baseline_is_a_decoder_alone():
     space, decoder = build(latent__enabled=False), variables(latent__enabled=False)
     assert set(space.modules) == set(decoder) == {"decoder"}
-    loss, metrics = jax.jit(small.loss_of(space))(decoder, batch(), KEY)
+    loss, metrics = jax.jit(space.loss)(decoder, batch(), KEY)
     expected = jax.jit(functools.partial(by_hand, space))(decoder)
     assert float(loss) == pytest.approx(float(expected), rel=1e-5)
     assert metrics == {"generation_loss": loss}

@@ -131,7 +131,7 @@ def test_the_loss_is_that_of_the_flow_and_of_latents_outside_the_zone_of_their_c
             in_float64(alignment, anchors, aligned_noise, label_anchors(), log_counts)
         ),
     }
-    loss, metrics = jax.jit(small.loss_of(space))(variables(), batch(), KEY)
+    loss, metrics = jax.jit(space.loss)(variables(), batch(), KEY)
     assert {name: float(metrics[name]) for name in expected} == pytest.approx(expected, rel=1e-4)
     total = 0.5 * expected["generation_loss"] + 3 * expected["alignment_loss"]
     assert float(loss) == pytest.approx(total, rel=1e-4)
@@ -142,7 +142,7 @@ def test_draws_of_a_batch_take_the_place_of_the_keys():
     noise, t = flow.draw(flow_key(), batch()["images"] / 127.5 - 1)
     own = jax.random.normal(named(KEY, "image_latents_decoder"), (15, 4))
     given = {"image_latent_noise": own, "flow_noise": noise, "flow_time": t}
-    loss_of = jax.jit(small.loss_of(space))
+    loss_of = jax.jit(space.loss)
     drawn, metrics = loss_of(variables(), batch(), KEY)
     loss, found = loss_of(variables(), batch() | given, other_key)
     assert float(loss) == pytest.approx(float(drawn), rel=1e-6)
@@ -158,14 +158,14 @@ def test_the_baseline_is_a_decoder_on_the_class_alone():
     space = build(latent__enabled=False)
     decoder = variables(latent__enabled=False)
     assert set(space.modules) == set(decoder) == {"decoder"}
-    loss, metrics = jax.jit(small.loss_of(space))(decoder, batch(), KEY)
+    loss, metrics = jax.jit(space.loss)(decoder, batch(), KEY)
     assert set(metrics) == {"generation_loss"}
     assert float(loss) == pytest.approx(flow_loss(space, decoder, None), rel=1e-5)
 
 
 @pytest.mark.parametrize("weight", ["training__generation_weight", "alignment__weight"])
 def test_a_loss_without_weight_is_not_computed(weight):
-    loss = small.loss_of(build(**{weight: 0}))
+    loss = build(**{weight: 0}).loss
     _, metrics = jax.eval_shape(loss, variables(), batch(), KEY)
     name = "generation_loss" if "generation" in weight else "alignment_loss"
     assert name not in metrics

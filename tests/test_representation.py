@@ -109,9 +109,7 @@ def _losses(num_devices=1, size=None):
         anchors = encode(variables, batch["views"], _augment_key())
         for space in spaces.values():
             space.encoders["image"].view_anchors = lambda *_: anchors
-        found = {
-            name: small.loss_of(space)(variables, batch, KEY) for name, space in spaces.items()
-        }
+        found = {name: space.loss(variables, batch, KEY) for name, space in spaces.items()}
         return sum(loss for loss, _ in found.values()), (anchors, found)
 
     with jax.set_mesh(_mesh(num_devices)):

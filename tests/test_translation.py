@@ -58,7 +58,7 @@ def batch():
 
 def test_the_loss_is_the_weighted_sum_of_decoders_and_alignments():
     space = build(training__generation_weight=0.5, training__text_weight=2, alignment__weight=3)
-    loss, metrics = jax.jit(small.loss_of(space))(variables(), batch(), KEY)
+    loss, metrics = jax.jit(space.loss)(variables(), batch(), KEY)
     pairs = ("image_to_text", "image_to_label", "text_to_label")
     aligned = sum(metrics[f"alignment_loss_{pair}"] for pair in pairs)
     expected = 0.5 * metrics["generation_loss"] + 2 * metrics["text_loss"] + 3 * aligned
@@ -76,7 +76,7 @@ def test_the_loss_is_the_weighted_sum_of_decoders_and_alignments():
 def test_the_baselines_have_their_losses_of_images_and_present_texts(name, loss_of, setting):
     space = build(objective=name, **{f"{name}__{field}": v for field, v in setting.items()})
     some = batch() | {"tokens": batch()["tokens"].at[3].set(0)}
-    loss, metrics = jax.jit(small.loss_of(space))(variables(), some, KEY)
+    loss, metrics = jax.jit(space.loss)(variables(), some, KEY)
     rows = np.setdiff1d(np.arange(16), [3])
     sides = (
         space.encoders[name].anchors(variables(), some[key])[rows]
@@ -161,7 +161,7 @@ def test_an_image_without_a_caption_takes_no_part_where_texts_do():
     _, given, zones = conditions(missing)
     assert not given["image"][1][4].any()  # no condition
     assert np.isneginf(zones["text"].log_weights[4])
-    loss = jax.jit(small.loss_of(build()))
+    loss = jax.jit(build().loss)
     changed = {**missing, "images": missing["images"].at[4].set(0)}
     _, before = loss(variables(), missing, KEY)
     _, after = loss(variables(), {**missing, "labels": missing["labels"].at[4].set(9)}, KEY)
@@ -174,7 +174,7 @@ def test_alignments_are_losses_of_the_samples_that_are_there():
     missing = {**batch(), "tokens": batch()["tokens"].at[jnp.array([4, 9])].set(0)}
     space, _, zones = conditions(missing, alignment__num_steps=7)
     zones["label"] = space.encoders["label"].zones(variables(), missing, ())[0]
-    _, metrics = jax.jit(small.loss_of(space))(variables(), missing, KEY)
+    _, metrics = jax.jit(space.loss)(variables(), missing, KEY)
     there = jnp.ones(16, bool).at[jnp.array([4, 9])].set(False)
     setting = {"solver": zoning.Euler(7), "cutoff": 0.2, "form": space.config.alignment.form}
     for pair, is_present in (
@@ -224,12 +224,12 @@ def test_an_image_without_a_latent_is_no_example_of_the_decoder():
     some = {**batch(), "tokens": batch()["tokens"].at[gone].set(0)}
     for image in (some["images"][0], 255 - some["images"][2]):
         changed = {**some, "images": some["images"].at[gone].set(image)}
-        losses.append(jax.jit(small.loss_of(space))(variables(), changed, KEY)[1])
+        losses.append(jax.jit(space.loss)(variables(), changed, KEY)[1])
     first, second = (float(metrics["generation_loss"]) for metrics in losses)
     assert first == pytest.approx(second, rel=1e-6)
     assert first > 0
     none = {**batch(), "tokens": jnp.zeros_like(batch()["tokens"])}
-    assert float(jax.jit(small.loss_of(space))(variables(), none, KEY)[1]["generation_loss"]) == 0
+    assert float(jax.jit(space.loss)(variables(), none, KEY)[1]["generation_loss"]) == 0
 
 
 def test_stand_ins_are_the_last_rows_before_that_are_there():
@@ -255,7 +255,7 @@ def test_devices_and_micro_batches_do_not_change_the_losses():
         assert mesh.size == devices
         whole = devices_module.replicated(mesh)
         placed = (whole, devices_module.split(mesh), whole)
-        loss = small.loss_of(LatentSpace(config, mesh))
+        loss = LatentSpace(config, mesh).loss
         loss = jax.jit(loss, in_shardings=placed, out_shardings=whole)
         with jax.set_mesh(mesh):
             found.append(jax.device_get(loss(*jax.device_get((variables(), batch())), KEY)))

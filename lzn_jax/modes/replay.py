@@ -63,9 +63,7 @@ def inspect_update(
     config: ConfigDict,
 ) -> tuple[dict[str, jax.Array], dict[str, Any]]:
     """Metrics of an update, and whether its arrays are finite, as trees by kind and network."""
-    loss, metrics, _, gradient = train.loss_and_gradient(
-        state, batch, space=space, seed=config.seed
-    )
+    loss, metrics, gradient = train.loss_and_gradient(state, batch, space=space, seed=config.seed)
     active = train.still_training(state.step, config.training, list(state.params))
     gradient = train.mask(active, gradient)
     arrays = {"batch": batch, "parameters": state.params, "gradient": gradient}
