@@ -25,24 +25,21 @@ PROPERTIES, ADAMS = "zoning/test_properties.py -k ", "zoning/test_adams.py -k "
 ROWS, MICROBATCHES = "zoning/test_rows.py -k ", "test_microbatches.py -k "
 FLOW_LOSS, OPTIMIZATION = "losses/test_rectified_flow.py -k ", "test_optimization.py -k "
 CHECKPOINTS, PIPELINE = "run/test_checkpoints.py -k ", "data/test_pipeline.py -k "
-SAMPLES, PROBES = "evaluation/test_sample_metrics.py -k ", "evaluation/test_probes.py -k "
-NEIGHBOURS, ACCURACY = "evaluation/test_neighbours.py -k ", "zoning/test_accuracy.py -k "
+METRICS, PROBES = "evaluation/test_metrics.py -k ", "evaluation/test_probes.py -k "
+ACCURACY = "zoning/test_accuracy.py -k "
 ORIGINAL = "test_original_trainer.py -k 'losses and gen'"
-METRICS = "evaluation/test_metrics.py -k batches_of_any_size"
-METRICS_SURE = "evaluation/test_metrics.py -k recognised"
+FEATURES, SAMPLES = "evaluation/test_features.py -k ", "evaluation/test_samples.py -k "
 BANK = "test_alone.py -k newest_anchors"
-RETRIEVAL = "evaluation/test_retrieval.py -k "
+TEXTS = "evaluation/test_texts.py -k "
 ANSWERS = "demo/test_answers.py -k "
 JOINT, MODEL = "test_joint.py -k ", "test_trained_model.py -k "
 DRIFT = "losses/test_drift.py -k "
 ENERGY, ALONE = "losses/test_energy.py -k ", "test_alone.py -k "
 SPACE, DECODERS = "test_translation.py -k ", "data_types/test_image_decoders.py -k "
-TEXT, DIGIT_CAPTIONS = "data_types/test_text.py -k ", "evaluation/test_digit_captions.py -k "
+TEXT = "data_types/test_text.py -k "
 COMPILATION, EXPORT = "modes/test_compilation.py -k ", "modes/test_export.py -k "
 REPLACED, EXPORTED = EXPORT + "replaces", EXPORT + "'alone and joint'"
-MADE = "evaluation/test_text_quality.py -k made_images"
 VALIDATION = "data/test_validation.py -k "
-COUNTED = "evaluation/test_measurements.py -k samples_of_classes"
 PAIRS, FLOWS = "data/test_metadata.py -k ", SPACE + "'by_the_flow or flow_of_the'"
 CONFIGURATION, PARTS = "test_configuration.py -k ", "test_parts.py -k "
 PROGRESS, SHARING = "run/test_progress.py -k ", "release/test_sharing.py -k "
@@ -131,19 +128,14 @@ MUTANTS = (
         "(lambda k, _: k)(key, crc",
         "test_randomness.py",
     ),
-    Mutant("evaluation/metrics.py", "a.count * (b", "(b", "evaluation/test_frechet.py -k equals"),
-    Mutant("evaluation/metrics.py", "(len(x) - 1)", "len(x)", SAMPLES + "'kid and loop'"),
-    Mutant("evaluation/metrics.py", "(distances, np.inf)", "(distances, 0.0)", SAMPLES + "by_hand"),
-    Mutant("evaluation/metrics.py", "(len(log_p))", "(log_p.size)", SAMPLES + "score"),
-    Mutant(
-        "evaluation/probes.py",
-        "[found_labels, labels]",
-        "[labels, found_labels]",
-        NEIGHBOURS + "hand",
-    ),
+    Mutant("evaluation/metrics.py", "a.count * (b", "(b", METRICS + "merged"),
+    Mutant("evaluation/metrics.py", "(len(z) - 1)", "len(z)", METRICS + "closed"),
+    Mutant("evaluation/metrics.py", ", np.inf)", ", 0.0)", METRICS + "by_hand"),
+    Mutant("evaluation/metrics.py", "(len(log_p))", "(log_p.size)", METRICS + "closed"),
+    Mutant("evaluation/probes.py", "similarities / temperature", "similarities", PROBES + "votes"),
     Mutant("evaluation/probes.py", "(rank < k)", "(rank <= k)", PROBES + "accuracy"),
-    Mutant("evaluation/probes.py", "bias - self.mean", "bias + self.mean", PROBES + "scikit"),
-    Mutant("evaluation/metrics.py", "s, outputs.features[:count]", "s, outputs.features", METRICS),
+    Mutant("evaluation/probes.py", "- scaler.mean_", "+ scaler.mean_", PROBES + "scikit"),
+    Mutant("evaluation/features.py", "reduce(merge,", "reduce(max,", FEATURES + "merged"),
     Mutant(
         "losses/sets.py",
         "2 * _mean_distance(x, y)",
@@ -171,11 +163,11 @@ MUTANTS = (
     Mutant("data_types/image.py", "size, -jnp.inf", "size, 0.0", BANK),
     Mutant("train.py", "state.constants, state.ema", "constants, state.ema", ALONE + "finite"),
     Mutant("data_types/label.py", "labels[:, None] ==", "labels[:, None] !=", ALONE + "zones_of"),
-    Mutant("evaluation/metrics.py", "likeliest >= CONFIDENT", "likeliest > 0", METRICS_SURE),
-    Mutant("evaluation/samples.py", "/ np.float32(127.5)", "", "evaluation/test_nearest.py"),
-    Mutant("evaluation/texts.py", "right[nearest]", "right", RETRIEVAL + "picture"),
-    Mutant("evaluation/texts.py", "(rows, text)", "(text, rows)", RETRIEVAL + "several_texts"),
-    Mutant("evaluation/texts.py", "test.at(rows)", "test", RETRIEVAL + "several_texts"),
+    Mutant("evaluation/features.py", "likeliest >= CONFIDENT", "likeliest > 0", FEATURES + "sure"),
+    Mutant("evaluation/samples.py", "/ np.float32(127.5)", "", SAMPLES + "nearest"),
+    Mutant("evaluation/texts.py", "right[nearest]", "right", TEXTS + "picture"),
+    Mutant("evaluation/texts.py", "(rows, text)", "(text, rows)", TEXTS + "several_texts"),
+    Mutant("evaluation/texts.py", "test.at(rows)", "test", TEXTS + "several_texts"),
     Mutant(
         "decoders/flow.py",
         'named(key, "condition")',
@@ -247,8 +239,15 @@ MUTANTS = (
         "classes != test.labels[rows]",
         "test_classification.py -k other_types",
     ),
-    Mutant("evaluation/texts.py", "(queries, targets,", "(targets, queries,", MADE),
-    Mutant("evaluation/samples.py", "if is_conditional", "if not is_conditional", COUNTED),
+    Mutant(
+        "evaluation/texts.py", "(queries, targets,", "(targets, queries,", TEXTS + "made_images"
+    ),
+    Mutant(
+        "evaluation/samples.py",
+        "if is_conditional",
+        "if not is_conditional",
+        SAMPLES + "samples_of_classes",
+    ),
     Mutant(
         "data/folder.py",
         "np.unique(rows, return",
@@ -263,9 +262,9 @@ MUTANTS = (
     ),
     Mutant(
         "evaluation/samples.py",
-        "(count) * len(images) // count",
-        "(count)",
-        "evaluation/test_nearest.py -k even_steps",
+        "(chosen) * count // chosen",
+        "(chosen)",
+        SAMPLES + "even_steps",
     ),
     Mutant("evaluation/texts.py", "anchors, 0.0,", "anchors, 1.0,", SPACE + "retrieval_compares"),
     Mutant(
@@ -308,7 +307,7 @@ MUTANTS = (
         "evaluation/samples.py",
         "np.random.default_rng(0).permutation(count)",
         "np.arange(count)",
-        "test_evaluation.py -k files_go",
+        SAMPLES + "judge",
     ),
     Mutant(
         "demo/answers.py",
@@ -337,7 +336,12 @@ MUTANTS = (
         "sizes[rows].mean() * np.arange(len(rows))",
         VALIDATION + "share_of_examples",
     ),
-    Mutant("evaluation/samples.py", "fit_judge(train)", "fit_judge(test)", COUNTED),
+    Mutant(
+        "evaluation/samples.py",
+        "fit_judge(train)",
+        "fit_judge(test)",
+        SAMPLES + "samples_of_classes",
+    ),
     Mutant(
         "evaluation/representation.py",
         'train.images, noise="train"',
@@ -358,12 +362,12 @@ MUTANTS = (
         MODEL + "great_circles",
     ),
     Mutant("modes/compile.py", "share = 100 *", "share =", COMPILATION + "percent"),
-    Mutant("evaluation/texts.py", ".digit >= 0", ".digit > 0", DIGIT_CAPTIONS + "prior"),
+    Mutant("evaluation/texts.py", ".digit >= 0", ".digit > 0", TEXTS + "prior"),
     Mutant(
         "evaluation/texts.py",
         "measured(test.images)",
         "measured(images)",
-        DIGIT_CAPTIONS + "asked",
+        TEXTS + "asked",
     ),
     Mutant(
         "data_types/property.py",

@@ -1,4 +1,4 @@
-"""Probes: at the optimum that the mathematics names and scikit-learn finds; accuracy by hand."""
+"""Probes at the optimum that scikit-learn finds, neighbours by a loop, accuracy by hand."""
 
 import itertools
 
@@ -8,7 +8,13 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
 from lzn_jax.evaluation import probes
-from lzn_jax.evaluation.probes import PROTOCOLS, accuracy, fit_cached, train_linear
+from lzn_jax.evaluation.probes import (
+    PROTOCOLS,
+    accuracy,
+    fit_cached,
+    knn_log_votes,
+    train_linear,
+)
 
 
 def _train(batches, dim, num_classes, protocol, num_steps):
@@ -58,8 +64,7 @@ def test_fit_is_that_of_scikit_learn(penalty):
 
 
 @pytest.mark.parametrize("penalty", [0.1, 1e-4])
-def test_gradient_vanishes_at_the_fit(penalty, monkeypatch):
-    monkeypatch.setattr(probes, "_BLOCK_ROWS", 500)  # the last block is not full
+def test_gradient_vanishes_at_the_fit(penalty):
     features, labels = _digits()
     features = features * np.geomspace(1e-3, 1e3, 64, dtype=np.float32) + 5  # units differ
     model, _ = fit_cached(features, labels, 10, penalties=[penalty])
@@ -118,25 +123,25 @@ def test_a_fit_that_stops_early_says_so(monkeypatch):
         fit_cached(features, labels, 3, penalties=[1e-3])
 
 
-@pytest.mark.parametrize(("seed", "penalty"), [(11, 10.0), (81, 1.0), (103, 10.0), (113, 1.0)])
-def test_rounding_of_few_rows_is_no_lack_of_convergence(seed, penalty):
-    # Warnings are errors. There, float32's losses see no descent at gradients above 1e-4.
-    features = np.random.default_rng(seed).normal(size=(40, 4)).astype(np.float32)
-    fit_cached(features, np.arange(40) % 10, 10, penalties=[penalty])
-
-
 @pytest.mark.parametrize(
     ("features", "labels", "message"),
     [
         (np.ones((3, 2), np.float32), np.array([0, 0, 3]), "labels must be in"),
         (np.ones((3, 2), np.float32), np.array([0, 0, -1]), "labels must be in"),
-        (np.ones((3, 2), np.float32), np.array([0, 1, 2]), "no class has two rows"),
         (np.full((2, 2), np.inf, np.float32), np.array([0, 0]), "not finite"),
+        (np.zeros((0, 2), np.float32), np.zeros(0, int), "0 rows"),
     ],
 )
-def test_what_cannot_be_fitted_is_refused(features, labels, message):
+def test_what_cannot_be_fitted_or_vote_is_refused(features, labels, message):
+    queries = np.ones((1, 2), np.float32)
     with pytest.raises(ValueError, match=message):
         fit_cached(features, labels, 3)
+    with pytest.raises(ValueError, match=message):
+        knn_log_votes(features, labels, queries, num_classes=3)
+    with pytest.raises(ValueError, match="not finite"):
+        knn_log_votes(queries, np.array([0]), queries * np.nan, num_classes=3)
+    with pytest.raises(ValueError, match="no class has two rows"):
+        fit_cached(np.ones((3, 2), np.float32), np.array([0, 1, 2]), 3)
 
 
 def _repeat(features, labels):
@@ -144,16 +149,12 @@ def _repeat(features, labels):
         yield features, labels
 
 
-def test_simclr_protocol_reaches_the_optimum():
-    features, labels = _blobs(256, 3, 4, distance=0.5)
-    model = _train(_repeat(features, labels), 4, 3, PROTOCOLS["simclr"], num_steps=1500)
-    reference = LogisticRegression(C=np.inf, tol=1e-8, max_iter=1000).fit(features, labels)
-    _same_up_to_shift(model(features), reference.decision_function(features), atol=1e-2)
-
-
-def test_paper_protocol_reaches_the_optimum():
-    features, labels = _blobs(256, 3, 4, distance=0.2)
-    model = _train(_repeat(features, labels), 4, 3, PROTOCOLS["paper"], num_steps=4000)
+@pytest.mark.parametrize(
+    ("name", "distance", "steps"), [("simclr", 0.5, 1500), ("paper", 0.2, 4000)]
+)
+def test_protocols_reach_the_optimum(name, distance, steps):
+    features, labels = _blobs(256, 3, 4, distance=distance)
+    model = _train(_repeat(features, labels), 4, 3, PROTOCOLS[name], num_steps=steps)
     reference = LogisticRegression(C=np.inf, tol=1e-8, max_iter=1000).fit(features, labels)
     _same_up_to_shift(model(features), reference.decision_function(features), atol=1e-2)
 
@@ -202,17 +203,19 @@ def test_training_takes_the_batches_in_order_and_no_more_than_its_steps():
     assert len(list(stream)) == 1
 
 
-def test_training_says_what_is_wrong_with_its_batches():
-    features, labels = np.ones((4, 3), np.float32), np.array([0, 1, 0, 1])
-    paper = PROTOCOLS["paper"]
-    with pytest.raises(ValueError, match="end after 1 of 3 steps"):
-        _train([(features, labels)], 3, 2, paper, num_steps=3)
-    with pytest.raises(ValueError, match="end after 0 of 3 steps"):
-        _train([], 3, 2, paper, num_steps=3)
-    with pytest.raises(ValueError, match="labels must be in"):
-        _train([(features, labels + 1)], 3, 2, paper, num_steps=1)
-    with pytest.raises(ValueError, match="diverged"):
-        _train([(features * np.nan, labels)], 3, 2, paper, num_steps=1)
+@pytest.mark.parametrize(
+    ("count", "scale", "shift", "steps", "message"),
+    [
+        (1, 1.0, 0, 3, "end after 1 of 3 steps"),
+        (0, 1.0, 0, 3, "end after 0 of 3 steps"),
+        (1, 1.0, 1, 1, "labels must be in"),
+        (1, np.nan, 0, 1, "diverged"),
+    ],
+)
+def test_training_says_what_is_wrong_with_its_batches(count, scale, shift, steps, message):
+    batch = np.full((4, 3), scale, np.float32), np.array([0, 1, 0, 1]) + shift
+    with pytest.raises(ValueError, match=message):
+        _train([batch] * count, 3, 2, PROTOCOLS["paper"], num_steps=steps)
 
 
 def test_kinds_of_features_do_not_see_each_other():
@@ -243,6 +246,66 @@ def test_accuracy_by_hand():
 
 
 def test_top_5_is_absent_where_it_would_be_certain():
-    scores, labels = np.eye(5), np.arange(5)
-    assert accuracy(scores, labels) == {1: 1.0}
+    assert accuracy(np.eye(5), np.arange(5)) == {1: 1.0}
     assert accuracy(np.eye(6), np.arange(6)) == {1: 1.0, 5: 1.0}
+
+
+def _votes_by_loops(bank, labels, queries, num_classes, k, temperature):
+    """Shares of the votes, one query at a time."""
+    unit = lambda row: row / max(np.linalg.norm(row), 1e-300)  # noqa: E731
+    shares = np.zeros((len(queries), num_classes))
+    for row, query in enumerate(queries.astype(np.float64)):
+        similarities = [unit(query) @ unit(other) for other in bank.astype(np.float64)]
+        nearest = np.argsort(np.negative(similarities), kind="stable")[:k]
+        for index in nearest:
+            shares[row, labels[index]] += np.exp(similarities[index] / temperature)
+    return shares / shares.sum(axis=1, keepdims=True)
+
+
+def _sample(count, num_classes, seed, dim=8):
+    rng = np.random.default_rng(seed)
+    scale = rng.uniform(0.1, 50, (count, 1))  # lengths do not matter to a cosine
+    features = (scale * rng.normal(size=(count, dim))).astype(np.float32)
+    return features, rng.integers(num_classes, size=count)
+
+
+@pytest.mark.parametrize(
+    ("k", "temperature", "size"),
+    [(1, 0.07, 2**24), (20, 0.07, 10), (20, 1.0, 5 * 60), (200, 0.1, 2**24)],
+)
+def test_votes_are_those_of_a_loop_over_rows(k, temperature, size, monkeypatch):
+    monkeypatch.setattr(probes, "_SIMILARITIES", size)  # one, five or all queries at once
+    probes._log_votes.clear_cache()
+    bank, labels = _sample(60, 7, seed=0)  # a k of 200 is more than the bank has
+    queries, _ = _sample(33, 7, seed=1)
+    votes = knn_log_votes(bank, labels, queries, num_classes=7, k=k, temperature=temperature)
+    probes._log_votes.clear_cache()  # the size is compiled in
+    assert votes.dtype == np.float32
+    expected = _votes_by_loops(bank, labels, queries, 7, k, temperature)
+    np.testing.assert_allclose(np.exp(votes), expected, atol=2e-5)
+
+
+def test_votes_by_hand():
+    # Similarities 1, 0.6, 0 and -1; temperature 0.2 makes weights e^5, e^3, e^0 and e^-5.
+    bank = np.array([[2, 0], [3, 4], [0, 1], [-1, 0]], np.float32)
+    query = np.array([[7, 0]], np.float32)
+    votes = knn_log_votes(bank, np.array([0, 2, 2, 1]), query, num_classes=4, k=3, temperature=0.2)
+    total = np.exp(5) + np.exp(3) + 1
+    expected = np.log([np.exp(5) / total, (np.exp(3) + 1) / total])
+    np.testing.assert_allclose(votes[0, [0, 2]], expected, rtol=1e-5)
+    assert np.isneginf(votes[0, [1, 3]]).all()  # class 1 is too far, class 3 is not there
+
+
+def test_earlier_rows_win_ties():
+    bank = np.tile(np.array([[0.3, -1.7, 0.2]], np.float32), (11, 1))  # all duplicates
+    votes = knn_log_votes(bank, np.arange(11), bank[:2], num_classes=11, k=6)
+    np.testing.assert_allclose(np.exp(votes[:, :6]), 1 / 6, rtol=1e-5)
+    assert np.isneginf(votes[:, 6:]).all()
+
+
+def test_low_temperatures_and_zero_rows_stay_finite():
+    bank = np.array([[1, 0], [0, 0], [0, 1e-3]], np.float32)
+    queries = np.array([[1, 0], [0, 0]], np.float32)
+    votes = knn_log_votes(bank, np.arange(3), queries, num_classes=3, temperature=1e-3)
+    np.testing.assert_allclose(votes[0], [0, -1000, -1000], rtol=1e-5)
+    np.testing.assert_allclose(np.exp(votes[1]), 1 / 3, rtol=1e-5)  # similarity 0 to each
