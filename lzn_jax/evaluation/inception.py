@@ -38,19 +38,14 @@ class ConvUnit(nn.Module):
         return nn.relu(nn.BatchNorm(use_running_average=True, epsilon=1e-3, name="bn")(x))
 
 
-def _conv(features: int, height: int = 1, width: int = 1) -> ConvUnit:
-    return ConvUnit(features, (height, width), parent=None)
+_HALVE = ((3, 3), 2, "VALID")  # kernel, stride and padding
 
 
-def _halve(features: int) -> ConvUnit:
-    return ConvUnit(features, (3, 3), 2, "VALID", parent=None)
-
-
-def _branch(x: Array, name: str, *units: ConvUnit) -> Array:
+def _branch(x: Array, name: str, *units: tuple[Any, ...]) -> Array:
     """Applies units in sequence; their names are numbered from 1 if there are several."""
     for number, unit in enumerate(units, start=1):
         suffix = f"_{number}" if len(units) > 1 else ""
-        x = unit.copy(name=name + suffix)(x)
+        x = ConvUnit(*unit, name=name + suffix)(x)
     return x
 
 
@@ -62,76 +57,53 @@ def _halving_pool(x: Array) -> Array:
     return nn.max_pool(x, (3, 3), (2, 2))
 
 
-class BlockA(nn.Module):
+def _block_a(x: Array, name: str, pool_features: int) -> Array:
     """Mixed_5b, 5c and 5d, on maps of 35 x 35."""
-
-    pool_features: int
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        one = _branch(x, "branch1x1", _conv(64))
-        five = _branch(x, "branch5x5", _conv(48), _conv(64, 5, 5))
-        three = _branch(x, "branch3x3dbl", _conv(64), _conv(96, 3, 3), _conv(96, 3, 3))
-        pooled = _branch(_average_pool(x), "branch_pool", _conv(self.pool_features))
-        return jnp.concatenate([one, five, three, pooled], axis=-1)
+    one = _branch(x, f"{name}.branch1x1", (64,))
+    five = _branch(x, f"{name}.branch5x5", (48,), (64, (5, 5)))
+    three = _branch(x, f"{name}.branch3x3dbl", (64,), (96, (3, 3)), (96, (3, 3)))
+    pooled = _branch(_average_pool(x), f"{name}.branch_pool", (pool_features,))
+    return jnp.concatenate([one, five, three, pooled], axis=-1)
 
 
-class BlockB(nn.Module):
+def _block_b(x: Array, name: str) -> Array:
     """Mixed_6a, from 35 x 35 to 17 x 17."""
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        three = _branch(x, "branch3x3", _halve(384))
-        double = _branch(x, "branch3x3dbl", _conv(64), _conv(96, 3, 3), _halve(96))
-        return jnp.concatenate([three, double, _halving_pool(x)], axis=-1)
+    three = _branch(x, f"{name}.branch3x3", (384, *_HALVE))
+    double = _branch(x, f"{name}.branch3x3dbl", (64,), (96, (3, 3)), (96, *_HALVE))
+    return jnp.concatenate([three, double, _halving_pool(x)], axis=-1)
 
 
-class BlockC(nn.Module):
+def _block_c(x: Array, name: str, inner: int) -> Array:
     """Mixed_6b to 6e, on maps of 17 x 17."""
-
-    inner: int
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        reduce, row, column = _conv(self.inner), _conv(self.inner, 1, 7), _conv(self.inner, 7, 1)
-        one = _branch(x, "branch1x1", _conv(192))
-        seven = _branch(x, "branch7x7", reduce, row, _conv(192, 7, 1))
-        double = _branch(x, "branch7x7dbl", reduce, column, row, column, _conv(192, 1, 7))
-        pooled = _branch(_average_pool(x), "branch_pool", _conv(192))
-        return jnp.concatenate([one, seven, double, pooled], axis=-1)
+    reduce, row, column = (inner,), (inner, (1, 7)), (inner, (7, 1))
+    one = _branch(x, f"{name}.branch1x1", (192,))
+    seven = _branch(x, f"{name}.branch7x7", reduce, row, (192, (7, 1)))
+    double = _branch(x, f"{name}.branch7x7dbl", reduce, column, row, column, (192, (1, 7)))
+    pooled = _branch(_average_pool(x), f"{name}.branch_pool", (192,))
+    return jnp.concatenate([one, seven, double, pooled], axis=-1)
 
 
-class BlockD(nn.Module):
+def _block_d(x: Array, name: str) -> Array:
     """Mixed_7a, from 17 x 17 to 8 x 8."""
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        three = _branch(x, "branch3x3", _conv(192), _halve(320))
-        seven = _branch(
-            x, "branch7x7x3", _conv(192), _conv(192, 1, 7), _conv(192, 7, 1), _halve(192)
-        )
-        return jnp.concatenate([three, seven, _halving_pool(x)], axis=-1)
+    three = _branch(x, f"{name}.branch3x3", (192,), (320, *_HALVE))
+    row, column = (192, (1, 7)), (192, (7, 1))
+    seven = _branch(x, f"{name}.branch7x7x3", (192,), row, column, (192, *_HALVE))
+    return jnp.concatenate([three, seven, _halving_pool(x)], axis=-1)
 
 
-class BlockE(nn.Module):
-    """Mixed_7b and 7c, on maps of 8 x 8; the graph has `max_pool` in the last block only."""
-
-    max_pool: bool
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        pooled = nn.max_pool(x, (3, 3), padding="SAME") if self.max_pool else _average_pool(x)
-        fork = _branch(x, "branch3x3_1", _conv(384))
-        deep_fork = _branch(x, "branch3x3dbl", _conv(448), _conv(384, 3, 3))
-        branches = [
-            _branch(x, "branch1x1", _conv(320)),
-            _branch(fork, "branch3x3_2a", _conv(384, 1, 3)),
-            _branch(fork, "branch3x3_2b", _conv(384, 3, 1)),
-            _branch(deep_fork, "branch3x3dbl_3a", _conv(384, 1, 3)),
-            _branch(deep_fork, "branch3x3dbl_3b", _conv(384, 3, 1)),
-            _branch(pooled, "branch_pool", _conv(192)),
-        ]
-        return jnp.concatenate(branches, axis=-1)
+def _block_e(x: Array, name: str, pooled: Array) -> Array:
+    """Mixed_7b and 7c, on maps of 8 x 8."""
+    fork = _branch(x, f"{name}.branch3x3_1", (384,))
+    deep_fork = _branch(x, f"{name}.branch3x3dbl", (448,), (384, (3, 3)))
+    branches = [
+        _branch(x, f"{name}.branch1x1", (320,)),
+        _branch(fork, f"{name}.branch3x3_2a", (384, (1, 3))),
+        _branch(fork, f"{name}.branch3x3_2b", (384, (3, 1))),
+        _branch(deep_fork, f"{name}.branch3x3dbl_3a", (384, (1, 3))),
+        _branch(deep_fork, f"{name}.branch3x3dbl_3b", (384, (3, 1))),
+        _branch(pooled, f"{name}.branch_pool", (192,)),
+    ]
+    return jnp.concatenate(branches, axis=-1)
 
 
 class InceptionV3(nn.Module):
@@ -146,23 +118,19 @@ class InceptionV3(nn.Module):
         s = 7 x 17 x 17 = 2023 for an input of 299 x 299, for sFID (Nash et al., arXiv:2103.03841).
         logits (b, 1008): pool_3 times the class weights, without bias, for the inception score.
         """
-        x = ConvUnit(32, (3, 3), 2, "VALID", name="Conv2d_1a_3x3")(x)
+        x = ConvUnit(32, *_HALVE, name="Conv2d_1a_3x3")(x)
         x = ConvUnit(32, (3, 3), 1, "VALID", name="Conv2d_2a_3x3")(x)
         x = ConvUnit(64, (3, 3), name="Conv2d_2b_3x3")(x)
         x = ConvUnit(80, name="Conv2d_3b_1x1")(_halving_pool(x))
         x = ConvUnit(192, (3, 3), 1, "VALID", name="Conv2d_4a_3x3")(x)
-        x = BlockA(32, name="Mixed_5b")(_halving_pool(x))
-        x = BlockA(64, name="Mixed_5c")(x)
-        x = BlockA(64, name="Mixed_5d")(x)
-        x = BlockB(name="Mixed_6a")(x)
-        x = BlockC(128, name="Mixed_6b")(x)
-        x = BlockC(160, name="Mixed_6c")(x)
-        x = BlockC(160, name="Mixed_6d")(x)
+        x = _block_a(_halving_pool(x), "Mixed_5b", 32)
+        x = _block_a(_block_a(x, "Mixed_5c", 64), "Mixed_5d", 64)
+        x = _block_c(_block_b(x, "Mixed_6a"), "Mixed_6b", 128)
+        x = _block_c(_block_c(x, "Mixed_6c", 160), "Mixed_6d", 160)
         spatial = x[..., :SPATIAL_CHANNELS].reshape(len(x), -1)
-        x = BlockC(192, name="Mixed_6e")(x)
-        x = BlockD(name="Mixed_7a")(x)
-        x = BlockE(max_pool=False, name="Mixed_7b")(x)
-        x = BlockE(max_pool=True, name="Mixed_7c")(x)
+        x = _block_d(_block_c(x, "Mixed_6e", 192), "Mixed_7a")
+        x = _block_e(x, "Mixed_7b", _average_pool(x))
+        x = _block_e(x, "Mixed_7c", nn.max_pool(x, (3, 3), padding="SAME"))  # as in the graph
         features = jnp.mean(x, axis=(1, 2))
         classes = nn.Dense(1008, use_bias=False, precision=Precision.HIGHEST, name="fc")
         return Outputs(features, spatial, classes(features))

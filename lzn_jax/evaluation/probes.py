@@ -71,12 +71,8 @@ def knn_log_votes(
 
     A neighbour with cosine similarity s votes for its label with weight exp(s / temperature); a
     class without votes gets -inf. Fewer than k references all vote. Ties in similarity go to the
-    earlier reference. A row of zeros has similarity 0 to every row. Device memory holds all
-    references and queries.
-
-    Raises:
-        ValueError: there are no references, a label is not in [0, num_classes) or a feature is not
-            finite.
+    earlier reference. A row of zeros has similarity 0 to every row. The device holds all rows.
+    Raises ValueError without references, and for labels out of range or non-finite features.
     """
     _check(references, reference_labels, num_classes)
     _check(queries, np.zeros(len(queries), np.int32), num_classes)
@@ -118,11 +114,10 @@ class LinearClassifier(NamedTuple):
 
 # The cached protocol: L2-regularised multinomial logistic regression on standardised features,
 #   mean cross-entropy + penalty / 2 * |weights|^2   (without a penalty on the bias),
-# a convex problem. Standardised features are still far from isotropic, so L-BFGS would need many
-# steps. They are therefore rotated to their principal axes, which does not change the penalty, and
-# the weight of an axis of variance v is scaled in units of 1 / sqrt(v * curvature + penalty), which
-# makes the curvature of the objective about equal along all coordinates. The bias is the weight of
-# a constant feature. scikit-learn's LogisticRegression takes ten times longer.
+# a convex problem. Features rotated to their principal axes have the same penalty. The weight of an
+# axis of variance v has units of 1 / sqrt(v * curvature + penalty), so that the curvature is about
+# equal along all coordinates, and L-BFGS needs few steps. The bias is the weight of a constant
+# feature. scikit-learn's LogisticRegression takes ten times longer.
 
 PENALTIES = tuple(10.0**power for power in range(1, -7, -1))  # strong to weak
 _HELD_OUT_SHARE = 0.15
@@ -145,11 +140,8 @@ def fit_cached(
     strong to weak) before the cross-entropy first rises. The final fit uses all rows. Computes in
     float32 on the device, which holds the features.
 
-    Warns (RuntimeWarning) if the final fit has not converged.
-
-    Raises:
-        ValueError: no class has two rows, a label is not in [0, num_classes) or a feature is not
-            finite.
+    Warns (RuntimeWarning) if the final fit has not converged. Raises ValueError if no class has
+    two rows, and for labels out of range or non-finite features.
     """
     _check(features, labels, num_classes)
     scaler = StandardScaler()
@@ -276,23 +268,18 @@ def train_linear(
 ) -> dict[str, LinearClassifier]:
     """Linear classifier for each feature name, after `num_steps` steps from zero weights.
 
-    `batches` yields features (b, dims[name]) by name and labels (b,); the caller augments and
-    encodes the images anew in each epoch. Features are not normalised. The classifiers are
-    independent, but share batches because encoding dominates the cost. Learning rates that depend
-    on the batch size use the size of the first batch, so batches must be global ones, not those of
-    a device.
-
-    Raises:
-        ValueError: `batches` ends early, a label is not in [0, num_classes), or the final weights
-            are not finite.
+    `batches` yields global batches of features (b, dims[name]) by name and labels (b,). The
+    classifiers are independent, but share batches because encoding dominates the cost. Learning
+    rates use the size of the first batch. Raises ValueError if `batches` ends early, a label is
+    not in [0, num_classes), or the final weights are not finite.
     """
     stream = iter(batches)
     first = list(itertools.islice(stream, 1))
     optimizer = protocol.optimizer(num_steps, len(first[0][1]) if first else 0)
 
-    def loss(params: Any, features: Mapping[str, Array], labels: Array) -> Array:
-        logits = {name: _product(features[name], w) + bias for name, (w, bias) in params.items()}
-        return sum(jnp.mean(_cross_entropies(each, labels)) for each in logits.values())
+    def loss(params: Any, features: Mapping[str, Array], labels: Array) -> Any:
+        logits = [_product(features[name], w) + bias for name, (w, bias) in params.items()]
+        return sum(jnp.mean(_cross_entropies(each, labels)) for each in logits)
 
     @functools.partial(jax.jit, donate_argnums=(0, 1))
     def update(params: Any, state: Any, features: Mapping[str, Array], labels: Array) -> Any:

@@ -160,10 +160,10 @@ class SampleQuality:
     def _extractors_for(self, train: Examples) -> list[Extractor]:
         if self._inception:
             return [*self._inception, *self._clip]
-        if self.data.image_size <= MAX_PIXELS and self.data.num_classes > 1:
+        is_large = self.data.image_size > MAX_PIXELS
+        if not is_large and self.data.num_classes > 1:
             return [feature_extractor(train, name=FEATURES, seed=SEED), *self._clip]
-        large = f"images of more than {MAX_PIXELS} pixels"
-        kind = large if self.data.image_size > MAX_PIXELS else "images of one class"
+        kind = f"images of more than {MAX_PIXELS} pixels" if is_large else "images of one class"
         others = " other than CMMD" if self._clip else ""
         _log.info("sample metrics%s are left out: %s need evaluation.inception_path", others, kind)
         return self._clip
