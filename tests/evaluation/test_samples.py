@@ -165,17 +165,9 @@ def test_bad_weights_are_found_before_any_image_is_seen(settings, message, tmp_p
         samples_module.measure.prepare(FrozenConfigDict(config(**settings)))
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "expected"),
-    [
-        ("none.pth", None, "there is no file "),
-        ("pt_inception-2015-12-05-6726825d.pth", b"other", "its SHA-256 starts with "),
-    ],
-)
-def test_bad_weights_end_a_run_before_its_first_step(name, content, expected, tmp_path, capsys):
-    path = tmp_path / name
-    if content is not None:
-        path.write_bytes(content)
+def test_bad_weights_end_a_run_before_its_first_step(tmp_path, capsys):
+    path = tmp_path / "pt_inception-2015-12-05-6726825d.pth"
+    path.write_bytes(b"other")
     folder = tmp_path / "run"
     for index in range(16):
         image = tmp_path / "images" / ("train" if index else "test") / f"{index}.png"
@@ -185,7 +177,7 @@ def test_bad_weights_end_a_run_before_its_first_step(name, content, expected, tm
     changes |= {"evaluation__inception_path": path, "latent__context_size": 12}
     assert command_line.main(small.flags(ROOT / "configs/digits_gen.py", folder, **changes)) == 2
     error = capsys.readouterr().err
-    assert expected in error
+    assert "its SHA-256 starts with " in error
     assert "Traceback" not in error
     assert not (folder / "metrics.jsonl").exists()
     assert not (folder / "checkpoints").exists()
