@@ -51,8 +51,6 @@ def measure(
         data_type, name = model.space.types[source], f"{source}_to_{target}_accuracy"
         if source == model.main_type:
             metrics |= _of_first_type(model, test, figures_folder(workdir, model.config))
-            if "test_accuracy" in metrics:
-                metrics[name] = metrics["test_accuracy"]
         elif len(rows := data_type.readable(test)):
             classes = model.classify(data_type.samples(test)[rows], source=source).classes
             metrics[name] = float(np.mean(classes == test.labels[rows]))
@@ -71,6 +69,7 @@ def _of_first_type(model: TrainedModel, test: Examples, folder: Path) -> dict[st
     metrics = {}
     if context is not None:
         metrics["test_accuracy"] = accuracy_of(model.latents(anchors, 0.0))
+        metrics[f"{source}_to_{model.class_type}_accuracy"] = metrics["test_accuracy"]
     metrics["test_accuracy_batch"] = accuracy_of(model.latents(anchors, 0.0, among=no_context))
     # Batch and context sizes are measured at α = 0; larger ones than there are, are left out.
     sizes, scales = config.evaluation, config.evaluation.noise_scales

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, UInt8
 
 from lzn_jax.errors import UserError
 from lzn_jax.evaluation.features import CLIP, Extractor, Outputs
-from lzn_jax.evaluation.inception import checked_tensor, convert, named_tensors
+from lzn_jax.evaluation.inception import Conv, checked_tensor, convert, named_tensors
 from lzn_jax.release import torch_files
 from lzn_jax.run import files
 
@@ -65,10 +65,7 @@ class ClipVision(nn.Module):
     def __call__(self, images: Float[Array, "b s s 3"]) -> Float[Array, "b d"]:
         """Embeddings of images in [0, 1], s = `image_size`, standardised with MEAN and STD."""
         patch, name = (self.patch_size, self.patch_size), "vision_model.embeddings"
-        settings = {"use_bias": False, "precision": Precision.HIGHEST}
-        x = nn.Conv(self.width, patch, patch, "VALID", **settings, name=f"{name}.patch_embedding")(
-            images
-        )
+        x = Conv(self.width, patch, patch, "VALID", name=f"{name}.patch_embedding")(images)
         x = x.reshape(len(x), -1, self.width)
         normal = nn.initializers.normal(0.02)
         token = self.param(f"{name}.class_embedding", normal, (self.width,))

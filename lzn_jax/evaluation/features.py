@@ -90,8 +90,9 @@ def _train(module: FeatureNetwork, train: data.Examples, seed: int) -> Any:
     optimiser = optax.adamw(schedule, weight_decay=1e-2)
 
     def loss(variables: Any, images: Array, labels: Array) -> Array:
-        logits = module.apply(variables, pixels.normalise(images)).logits
-        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
+        outputs: Any = module.apply(variables, pixels.normalise(images))
+        losses = optax.softmax_cross_entropy_with_integer_labels(outputs.logits, labels)
+        return jnp.mean(losses)
 
     @jax.jit
     def update(variables: Any, state: Any, step: Array, images: Array, labels: Array) -> Any:

@@ -1,5 +1,6 @@
 """The FID InceptionV3, with weights from the user's file."""
 
+import functools
 import hashlib
 import os
 import re
@@ -21,6 +22,7 @@ from lzn_jax.release import torch_files
 
 INPUT_SIZE = 299
 SPATIAL_CHANNELS = 7
+Conv = functools.partial(nn.Conv, use_bias=False, precision=Precision.HIGHEST)
 
 
 class ConvUnit(nn.Module):
@@ -33,8 +35,7 @@ class ConvUnit(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        settings = {"use_bias": False, "precision": Precision.HIGHEST, "name": "conv"}
-        x = nn.Conv(self.features, self.kernel, self.stride, self.padding, **settings)(x)
+        x = Conv(self.features, self.kernel, self.stride, self.padding, name="conv")(x)
         return nn.relu(nn.BatchNorm(use_running_average=True, epsilon=1e-3, name="bn")(x))
 
 

@@ -1,7 +1,7 @@
 """Metrics of features: Fréchet and kernel distance, Inception Score, precision and recall."""
 
+import dataclasses
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Float64, Real
@@ -10,7 +10,8 @@ from scipy.special import log_softmax, logsumexp
 from lzn_jax.errors import UserError
 
 
-class Statistics(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Statistics:
     """Count, mean and scatter (sum of outer products of deviations from the mean) of features."""
 
     count: int

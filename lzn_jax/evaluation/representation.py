@@ -108,8 +108,9 @@ def augmented_features(
     settings = augmentation_of(space.config)
     protocol = probes.PROTOCOLS.get(space.config.evaluation.probe_protocol)
     if protocol is not None and not protocol.distorts:
-        off = dict.fromkeys(("jitter_probability", "grey_probability", "blur_probability"), 0.0)
-        settings = dataclasses.replace(settings, **off)
+        settings = dataclasses.replace(
+            settings, jitter_probability=0.0, grey_probability=0.0, blur_probability=0.0
+        )
     crops = jax.vmap(functools.partial(augment, settings=settings))(request["crops"], keys)
     features: dict[str, Array] = encoder.features_of(variables, crops)
     return features

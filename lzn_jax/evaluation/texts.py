@@ -40,6 +40,7 @@ class DigitCaptions:
 
     def __call__(self, test: Examples) -> dict[str, float]:
         """Metrics of every task from or to texts, of prior samples and of the texts' anchors."""
+        assert test.texts is not None
         asked, translate = captions.parse(test.texts), self.model.translate
         images = translate(test.texts, NAME, self.image)
         metrics = {
