@@ -41,12 +41,14 @@ def of_texts(model: TrainedModel, scale: float, measured: Examples) -> dict[str,
     }
 
 
-def of_images(model: TrainedModel, scale: float, train: Examples, cache: Path) -> dict[str, float]:
+def of_images(
+    model: TrainedModel, scale: float, train: Examples, measure: SampleQuality
+) -> dict[str, float]:
     """Metrics of images of labels."""
     count, classes = model.config.evaluation.num_samples, model.config.data.num_classes
     labels = np.arange(count) % classes
     images = model.translate(labels, "label", "image", noise_scale=scale)
-    quality = SampleQuality(model.config)(train, images, cache)
+    quality = measure(train, images)
     return {
         "of the class": float(np.mean(fit_judge(train)(images) == labels)),
         **{name: quality[name] for name in ("fd_features", "recall")},
@@ -64,12 +66,13 @@ def main() -> None:
     for run in arguments.runs:
         model = lzn_jax.load(run)
         train, measured = data.load_data(model.config)
+        quality = SampleQuality(model.config)
         print(f"{run}, step {model.step}")
         for scale in arguments.scales:
             metrics = {"α": scale}
             if ("label", "text") in model.translations:
                 metrics |= of_texts(model, scale, measured)
-            metrics |= of_images(model, scale, train, run / "cache")
+            metrics |= of_images(model, scale, train, quality)
             print(", ".join(f"{name} {value:.3g}" for name, value in metrics.items()), flush=True)
 
 

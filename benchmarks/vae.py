@@ -70,13 +70,15 @@ def train(config: Any, examples: Examples, beta: float, seconds: float) -> tuple
     return state[2], count
 
 
-def measure(config: Any, variables: Any, train: Examples, test: Examples, cache: Path) -> Any:
+def measure(
+    quality: SampleQuality, config: Any, variables: Any, train: Examples, test: Examples
+) -> Any:
     """Metrics of samples from the prior."""
     decode = jax.jit(functools.partial(models.build(config)["decoder"].apply, train=False))
     count = config.evaluation.num_samples
     latents = jax.random.normal(jax.random.key(1), (count, config.latent.dim))
     made = np.asarray(to_uint8(decode(variables["decoder"], latents, None)))
-    return SampleQuality(config)(train, made, cache) | nearest_training_images(train, test, made)
+    return quality(train, made) | nearest_training_images(train, test, made)
 
 
 def main() -> None:
@@ -92,13 +94,14 @@ def main() -> None:
     arguments = parser.parse_args()
     config = configuration.load(arguments.config, [f"seed={arguments.seed}"])
     examples, test = data.load_data(config)
-    real = SampleQuality(config)(examples, test.images, arguments.folder)
+    quality = SampleQuality(config)
+    real = quality(examples, test.images)
     print("test images:", *(f"{name} {value:.4g}" for name, value in real.items()))
     results = {}
     print("β", *METRICS, sep="\t")
     for beta in arguments.betas:
         variables, count = train(config, examples, beta, arguments.seconds)
-        found = measure(config, variables, examples, test, arguments.folder) | {"updates": count}
+        found = measure(quality, config, variables, examples, test) | {"updates": count}
         results[str(beta)] = found
         print(beta, *(f"{found[name]:.4g}" for name in METRICS), sep="\t", flush=True)
     best = min(results, key=lambda beta: results[beta]["fd_features"])

@@ -6,7 +6,6 @@ an image's own anchor: those of a batch of test images, as in the paper, or cont
 
 import functools
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -46,84 +45,63 @@ def measure(
     context anchors.
     """
     metrics: dict[str, float] = {}
-    sources = [source for source, target in model.translations if target == model.class_type]
-    for source in sources:
-        data_type = model.space.types[source]
+    for source, target in model.translations:
+        if target != model.class_type:
+            continue
+        data_type, name = model.space.types[source], f"{source}_to_{target}_accuracy"
         if source == model.main_type:
             metrics |= _of_first_type(model, test, figures_folder(workdir, model.config))
-        else:
-            rows = data_type.readable(test)
-            if not len(rows):
-                continue
+        elif len(rows := data_type.readable(test)):
             classes = model.classify(data_type.samples(test)[rows], source=source).classes
-            accuracy = float(np.mean(classes == test.labels[rows]))
-            metrics[f"{source}_to_{model.class_type}_accuracy"] = accuracy
+            metrics[name] = float(np.mean(classes == test.labels[rows]))
     return metrics
 
 
 def _of_first_type(model: TrainedModel, test: Examples, folder: Path) -> dict[str, float]:
-    source, names = model.main_type, label_names(model.config.data)
-    data_type = model.space.types[source]
-    anchors = model.anchors(data_type.samples(test), source=source)
+    source, config, space = model.main_type, model.config, model.space
+    anchors = model.anchors(space.types[source].samples(test), source=source)
     no_context = np.zeros((0, anchors.shape[1]), np.float32)
+    context = model.model.context.get(space.encoders[source].anchors_key)
 
     def accuracy_of(latents: np.ndarray | Array) -> float:
         return float(np.mean(model.classes(latents).classes == test.labels))
 
     metrics = {}
-    if has_context := model.space.encoders[source].anchors_key in model.model.context:
+    if context is not None:
         metrics["test_accuracy"] = accuracy_of(model.latents(anchors, 0.0))
+        metrics[f"{source}_to_{model.class_type}_accuracy"] = metrics["test_accuracy"]
     metrics["test_accuracy_batch"] = accuracy_of(model.latents(anchors, 0.0, among=no_context))
-    curves = _accuracies(model, anchors, accuracy_of)
+    # Batch and context sizes are measured at α = 0; larger ones than there are, are left out.
+    sizes, scales = config.evaluation, config.evaluation.noise_scales
+    curves = Curves(
+        {scale: accuracy_of(model.latents(anchors, scale)) for scale in scales},
+        {
+            size: accuracy_of(centres_in_batches(anchors, size, space.solver, seed=size))
+            for size in sizes.batch_sizes
+            if size <= len(anchors)
+        },
+        {
+            size: accuracy_of(_centres_in_context(anchors, context, size, space.solver))
+            for size in sizes.context_sizes
+            if context is not None and size <= len(context)
+        },
+    )
     if any(curves):
         plots.classification(folder / "classification.png", *curves)
     latents = model.latents(anchors, 1.0)
     if np.isfinite(latents).all():  # a diverged run is still evaluated
-        classes = np.arange(model.config.data.num_classes, dtype=np.int32)
-        centres = model.encode(classes, jax.random.key(0), 0.0, source=model.class_type)
+        classes = np.arange(config.data.num_classes, dtype=np.int32)
         plots.latent_zones(
             folder / "zones.png",
             anchors,
             latents,
             test.labels,
-            centres,
-            title=f"Latent zones of the test {data_type.output}",
-            class_names=names,
+            model.encode(classes, jax.random.key(0), 0.0, source=model.class_type),
+            title=f"Latent zones of the test {space.types[source].output}",
+            class_names=label_names(config.data),
             classes_of=lambda points: model.classes(points).classes,
         )
-    if has_context:
-        metrics[f"{source}_to_{model.class_type}_accuracy"] = metrics["test_accuracy"]
     return metrics | curves.named()
-
-
-def _accuracies(
-    model: TrainedModel,
-    anchors: Float[np.ndarray, "n q"],
-    accuracy_of: Callable[[np.ndarray | Array], float],
-) -> Curves:
-    """Accuracies at the noise scales and sizes that the config lists under `evaluation`.
-
-    `accuracy_of` takes latents (n, q) of the images that `anchors` belong to. Batch and context
-    sizes are measured at α = 0; sizes above the number of images or context anchors are left out.
-    """
-    evaluation, space = model.config.evaluation, model.space
-    key = space.encoders[model.main_type].anchors_key
-    context = model.model.context.get(key, jnp.zeros((0, anchors.shape[1])))
-    return Curves(
-        alpha={
-            scale: accuracy_of(model.latents(anchors, scale)) for scale in evaluation.noise_scales
-        },
-        batch={
-            size: accuracy_of(centres_in_batches(anchors, size, space.solver, seed=size))
-            for size in evaluation.batch_sizes
-            if size <= len(anchors)
-        },
-        context={
-            size: accuracy_of(_centres_in_context(anchors, context, size, space.solver))
-            for size in evaluation.context_sizes
-            if size <= len(context)
-        },
-    )
 
 
 def centres_in_batches(
@@ -143,13 +121,9 @@ def centres_in_batches(
 
 
 @functools.partial(jax.jit, static_argnames="solver")
-def _centres_of_batches(
-    batches: Float[Array, "b n q"], solver: zoning.Solver
-) -> Float[Array, "b n q"]:
-    def centres(anchors: Array) -> Array:
-        return zoning.compute_latents(anchors, jnp.zeros_like(anchors), solver=solver)
-
-    return jax.vmap(centres)(batches)
+def _centres_of_batches(batches: Array, solver: zoning.Solver) -> Array:
+    compute = functools.partial(zoning.compute_latents, solver=solver)
+    return jax.vmap(compute)(batches, jnp.zeros_like(batches))
 
 
 def _centres_in_context(
@@ -158,7 +132,6 @@ def _centres_in_context(
     """Latents at α = 0 in zones cut by the first `size` context anchors; their order is random."""
     # Weights instead of a slice, so that all sizes share one compiled program.
     log_weights = jnp.where(jnp.arange(len(context)) < size, 0.0, -jnp.inf)
-    noise = jnp.zeros_like(anchors)
     return zoning.latents_in_context(
-        anchors, context, noise, solver=solver, log_weights=log_weights
+        anchors, context, jnp.zeros_like(anchors), solver=solver, log_weights=log_weights
     )

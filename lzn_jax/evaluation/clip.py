@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +17,8 @@ from jax.lax import Precision
 from jaxtyping import Array, Float, UInt8
 
 from lzn_jax.errors import UserError
-from lzn_jax.evaluation import features, inception
 from lzn_jax.evaluation.features import CLIP, Extractor, Outputs
+from lzn_jax.evaluation.inception import Conv, checked_tensor, convert, named_tensors
 from lzn_jax.release import torch_files
 from lzn_jax.run import files
 
@@ -31,39 +31,24 @@ _Dense = functools.partial(nn.Dense, precision=Precision.HIGHEST)
 _LayerNorm = functools.partial(nn.LayerNorm, epsilon=1e-5, use_fast_variance=False)
 
 
-class MultiHeadAttention(nn.Module):
-    """Self-attention with heads of 64 channels."""
+class EncoderLayer(nn.Module):
+    """Pre-norm transformer layer with heads of 64 channels."""
+
+    hidden: int
 
     @nn.compact
     def __call__(self, x: Float[Array, "b n w"]) -> Float[Array, "b n w"]:
+        width, normalised = x.shape[-1], _LayerNorm(name="layer_norm1")(x)
         heads = (*x.shape[:2], -1, HEAD_WIDTH)
         query, key, value = (
-            _Dense(x.shape[-1], name=f"{part}_proj")(x).reshape(heads) for part in "qkv"
+            _Dense(width, name=f"self_attn.{part}_proj")(normalised).reshape(heads)
+            for part in "qkv"
         )
         mixed = nn.dot_product_attention(query, key, value, precision=Precision.HIGHEST)
-        return _Dense(x.shape[-1], name="out_proj")(mixed.reshape(x.shape))
-
-
-class Mlp(nn.Module):
-    """One hidden layer with the sigmoid approximation of GELU that CLIP was trained with."""
-
-    hidden: int
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "b n w"]) -> Float[Array, "b n w"]:
-        hidden = _Dense(self.hidden, name="fc1")(x)
-        return _Dense(x.shape[-1], name="fc2")(hidden * nn.sigmoid(1.702 * hidden))
-
-
-class EncoderLayer(nn.Module):
-    """Pre-norm transformer layer."""
-
-    hidden: int
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "b n w"]) -> Float[Array, "b n w"]:
-        x = x + MultiHeadAttention(name="self_attn")(_LayerNorm(name="layer_norm1")(x))
-        return x + Mlp(self.hidden, name="mlp")(_LayerNorm(name="layer_norm2")(x))
+        x = x + _Dense(width, name="self_attn.out_proj")(mixed.reshape(x.shape))
+        hidden = _Dense(self.hidden, name="mlp.fc1")(_LayerNorm(name="layer_norm2")(x))
+        hidden = hidden * nn.sigmoid(1.702 * hidden)  # GELU as CLIP was trained with
+        return x + _Dense(width, name="mlp.fc2")(hidden)
 
 
 class ClipVision(nn.Module):
@@ -79,18 +64,10 @@ class ClipVision(nn.Module):
     @nn.compact
     def __call__(self, images: Float[Array, "b s s 3"]) -> Float[Array, "b d"]:
         """Embeddings of images in [0, 1], s = `image_size`, standardised with MEAN and STD."""
-        patch = (self.patch_size, self.patch_size)
-        x = nn.Conv(
-            self.width,
-            patch,
-            patch,
-            "VALID",
-            use_bias=False,
-            precision=Precision.HIGHEST,
-            name="vision_model.embeddings.patch_embedding",
-        )(images)
+        patch, name = (self.patch_size, self.patch_size), "vision_model.embeddings"
+        x = Conv(self.width, patch, patch, "VALID", name=f"{name}.patch_embedding")(images)
         x = x.reshape(len(x), -1, self.width)
-        name, normal = "vision_model.embeddings", nn.initializers.normal(0.02)
+        normal = nn.initializers.normal(0.02)
         token = self.param(f"{name}.class_embedding", normal, (self.width,))
         x = jnp.concatenate([jnp.broadcast_to(token, (len(x), 1, self.width)), x], axis=1)
         x = x + self.param(f"{name}.position_embedding.weight", normal, x.shape[1:])
@@ -131,26 +108,14 @@ _UNUSED = re.compile(r"text_model\..*|text_projection\.weight|logit_scale|.*\.po
 _LAYER = re.compile(r"vision_model\.encoder\.layers\.(\d+)\.")
 
 
-class ClipWeights(NamedTuple):
-    """A network and its variables as NumPy arrays."""
-
-    network: ClipVision
-    variables: dict[str, Any]
-
-
 def clip_extractor(path: str | os.PathLike[str]) -> Extractor:
     """CLIP's image encoder with weights from `path`, read by `load_clip`."""
     network, variables = load_clip(path)
-    return Extractor(
-        CLIP,
-        features.key_of_variables(variables),
-        variables,
-        lambda variables, images: Outputs(clip_embeddings(network, variables, images)),
-    )
+    return Extractor(CLIP, variables, lambda v, x: Outputs(clip_embeddings(network, v, x)))
 
 
-def load_clip(path: str | os.PathLike[str]) -> ClipWeights:
-    """Weights from model.safetensors or pytorch_model.bin of Hugging Face's CLIP repositories.
+def load_clip(path: str | os.PathLike[str]) -> tuple[ClipVision, dict[str, Any]]:
+    """Network and variables from Hugging Face's model.safetensors or pytorch_model.bin.
 
     The tensors determine the network's sizes. Tensors of the text encoder are not read. Raises
     UserError if the file is missing, damaged or not of such a network; the message names a tensor
@@ -166,41 +131,32 @@ def load_clip(path: str | os.PathLike[str]) -> ClipWeights:
         state = files.read_tensors(path, _is_used)
     else:
         state = torch_files.read(path, lambda keys: not keys or _is_used(keys[0]))
-    if not isinstance(state, dict):
-        raise UserError(f"{path} is not a state dict: expected tensors by name")
-    used = {str(name): array for name, array in state.items() if _is_used(name)}
-    weights = from_torch(used, str(path))
-    if weights.network != ClipVision():
-        _log.warning(
-            "%s is not ViT-L/14 at 336 pixels: cmmd will not be comparable with papers", path
-        )
-    return weights
-
-
-def from_torch(state: Mapping[str, Any], source: str) -> ClipWeights:
-    """Network and variables from exactly its tensors, in Hugging Face's names and layout.
-
-    `source` names them in errors. Half precision becomes float32.
-    """
-    refusal = f"{source} is not CLIP with a vision transformer"
-    for name, array in state.items():
-        if not isinstance(array, np.ndarray):
-            raise UserError(f"{refusal}: {name} is not a tensor")
-    network = _network_of(state, refusal)
-    variables = inception.convert(network, network.image_size, state, refusal, _DTYPES)
-    return ClipWeights(network, variables)
+    network, variables = from_torch(state, str(path))
+    if network != ClipVision():
+        _log.warning("%s is not ViT-L/14 at 336 pixels: cmmd is not comparable with papers", path)
+    return network, variables
 
 
 def _is_used(name: Any) -> bool:
     return _UNUSED.fullmatch(str(name)) is None
 
 
+def from_torch(state: Any, source: str) -> tuple[ClipVision, dict[str, Any]]:
+    """Network and variables from exactly its tensors, in Hugging Face's names and layout.
+
+    `source` names them in errors. Half precision becomes float32.
+    """
+    used = named_tensors(state, source, _is_used)
+    refusal = f"{source} is not CLIP with a vision transformer"
+    network = _network_of(used, refusal)
+    return network, convert(network, network.image_size, used, refusal, _DTYPES)
+
+
 def _network_of(state: Mapping[str, np.ndarray], refusal: str) -> ClipVision:
     """Network with the sizes of a few tensors; `convert` compares them with the other tensors."""
 
     def sizes(name: str, count: int) -> tuple[int, ...]:
-        shape = (None,) * count
-        return inception.checked_tensor(state, name, shape, refusal, _DTYPES).shape
+        return checked_tensor(state, name, (None,) * count, refusal, _DTYPES).shape
 
     (width,) = sizes("vision_model.embeddings.class_embedding", 1)
     if width % HEAD_WIDTH:

@@ -1,10 +1,10 @@
-"""Weights of the FID InceptionV3 from the user's file."""
+"""The FID InceptionV3, with weights from the user's file."""
 
 import functools
 import hashlib
 import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,76 +17,12 @@ from jax.lax import Precision
 from jaxtyping import Array, Float, UInt8
 
 from lzn_jax.errors import UserError
-from lzn_jax.evaluation import features
 from lzn_jax.evaluation.features import INCEPTION, Extractor, Outputs
 from lzn_jax.release import torch_files
 
-_TORCH_LEAVES = {
-    "kernel": "weight",
-    "scale": "weight",
-    "mean": "running_mean",
-    "var": "running_var",
-}
-_TORCH_AXES = {4: (3, 2, 0, 1), 2: (1, 0)}  # OIHW from HWIO, by the number of axes of a kernel
-_FLOAT32 = (np.dtype(np.float32),)
-
-
-def convert(
-    network: nn.Module,
-    image_size: int,
-    state: Mapping[str, Any],
-    refusal: str,
-    dtypes: Collection[np.dtype] = _FLOAT32,
-) -> dict[str, Any]:
-    """Variables of a network as float32 NumPy arrays, from exactly its tensors by name.
-
-    Raises UserError, starting with `refusal`, that names a tensor that is missing, left over, or of
-    another shape or dtype.
-    """
-    remaining, arrays = dict(state), {}
-    for path, shape in _shapes(network, image_size).items():
-        *layers, leaf = path[1:]
-        name = ".".join((*layers, _TORCH_LEAVES.get(leaf, leaf)))
-        axes = _TORCH_AXES[len(shape)] if leaf == "kernel" else tuple(range(len(shape)))
-        torch_shape = tuple(shape[axis] for axis in axes)
-        array = checked_tensor(remaining, name, torch_shape, refusal, dtypes)
-        arrays[path] = array.transpose(np.argsort(axes)).astype(np.float32, copy=False)
-        del remaining[name]
-    if remaining:
-        raise UserError(f"{refusal}: {min(remaining)} is left over")
-    return traverse_util.unflatten_dict(arrays)
-
-
-@functools.cache
-def _shapes(network: nn.Module, image_size: int) -> dict[tuple[str, ...], tuple[int, ...]]:
-    image = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
-    variables = jax.eval_shape(network.init, jax.random.key(0), image)
-    return {path: leaf.shape for path, leaf in traverse_util.flatten_dict(variables).items()}
-
-
-def checked_tensor(
-    state: Mapping[str, Any],
-    name: str,
-    shape: tuple[int | None, ...],
-    refusal: str,
-    dtypes: Collection[np.dtype],
-) -> np.ndarray:
-    """Tensor of that name; raises UserError for a wrong dtype or shape (None: any size but 0)."""
-    if name not in state:
-        raise UserError(f"{refusal}: it lacks {name}")
-    array: np.ndarray = state[name]
-    fits = len(array.shape) == len(shape) and all(
-        size > 0 and expected in (None, size)
-        for size, expected in zip(array.shape, shape, strict=True)
-    )
-    if not fits or array.dtype not in dtypes:
-        expected = str(shape).replace("None", "any")
-        raise UserError(f"{refusal}: {name} is {array.dtype}{array.shape}, not float32{expected}")
-    return array
-
-
 INPUT_SIZE = 299
 SPATIAL_CHANNELS = 7
+Conv = functools.partial(nn.Conv, use_bias=False, precision=Precision.HIGHEST)
 
 
 class ConvUnit(nn.Module):
@@ -99,32 +35,18 @@ class ConvUnit(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        x = nn.Conv(
-            self.features,
-            self.kernel,
-            self.stride,
-            self.padding,
-            use_bias=False,
-            precision=Precision.HIGHEST,
-            name="conv",
-        )(x)
+        x = Conv(self.features, self.kernel, self.stride, self.padding, name="conv")(x)
         return nn.relu(nn.BatchNorm(use_running_average=True, epsilon=1e-3, name="bn")(x))
 
 
-def _halve(features: int) -> ConvUnit:
-    """Unbound 3x3 unit of stride 2 without padding."""
-    return ConvUnit(features, (3, 3), 2, "VALID", parent=None)
+_HALVE = ((3, 3), 2, "VALID")  # kernel, stride and padding
 
 
-def _conv(features: int, height: int = 1, width: int = 1) -> ConvUnit:
-    return ConvUnit(features, (height, width), parent=None)
-
-
-def _branch(x: Array, name: str, *units: ConvUnit) -> Array:
+def _branch(x: Array, name: str, *units: tuple[Any, ...]) -> Array:
     """Applies units in sequence; their names are numbered from 1 if there are several."""
     for number, unit in enumerate(units, start=1):
         suffix = f"_{number}" if len(units) > 1 else ""
-        x = unit.copy(name=name + suffix)(x)
+        x = ConvUnit(*unit, name=name + suffix)(x)
     return x
 
 
@@ -136,85 +58,53 @@ def _halving_pool(x: Array) -> Array:
     return nn.max_pool(x, (3, 3), (2, 2))
 
 
-class BlockA(nn.Module):
+def _block_a(x: Array, name: str, pool_features: int) -> Array:
     """Mixed_5b, 5c and 5d, on maps of 35 x 35."""
-
-    pool_features: int
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        branches = [
-            _branch(x, "branch1x1", _conv(64)),
-            _branch(x, "branch5x5", _conv(48), _conv(64, 5, 5)),
-            _branch(x, "branch3x3dbl", _conv(64), _conv(96, 3, 3), _conv(96, 3, 3)),
-            _branch(_average_pool(x), "branch_pool", _conv(self.pool_features)),
-        ]
-        return jnp.concatenate(branches, axis=-1)
+    one = _branch(x, f"{name}.branch1x1", (64,))
+    five = _branch(x, f"{name}.branch5x5", (48,), (64, (5, 5)))
+    three = _branch(x, f"{name}.branch3x3dbl", (64,), (96, (3, 3)), (96, (3, 3)))
+    pooled = _branch(_average_pool(x), f"{name}.branch_pool", (pool_features,))
+    return jnp.concatenate([one, five, three, pooled], axis=-1)
 
 
-class BlockB(nn.Module):
+def _block_b(x: Array, name: str) -> Array:
     """Mixed_6a, from 35 x 35 to 17 x 17."""
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        branches = [
-            _branch(x, "branch3x3", _halve(384)),
-            _branch(x, "branch3x3dbl", _conv(64), _conv(96, 3, 3), _halve(96)),
-            _halving_pool(x),
-        ]
-        return jnp.concatenate(branches, axis=-1)
+    three = _branch(x, f"{name}.branch3x3", (384, *_HALVE))
+    double = _branch(x, f"{name}.branch3x3dbl", (64,), (96, (3, 3)), (96, *_HALVE))
+    return jnp.concatenate([three, double, _halving_pool(x)], axis=-1)
 
 
-class BlockC(nn.Module):
+def _block_c(x: Array, name: str, inner: int) -> Array:
     """Mixed_6b to 6e, on maps of 17 x 17."""
-
-    inner: int
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        reduce, row, column = _conv(self.inner), _conv(self.inner, 1, 7), _conv(self.inner, 7, 1)
-        branches = [
-            _branch(x, "branch1x1", _conv(192)),
-            _branch(x, "branch7x7", reduce, row, _conv(192, 7, 1)),
-            _branch(x, "branch7x7dbl", reduce, column, row, column, _conv(192, 1, 7)),
-            _branch(_average_pool(x), "branch_pool", _conv(192)),
-        ]
-        return jnp.concatenate(branches, axis=-1)
+    reduce, row, column = (inner,), (inner, (1, 7)), (inner, (7, 1))
+    one = _branch(x, f"{name}.branch1x1", (192,))
+    seven = _branch(x, f"{name}.branch7x7", reduce, row, (192, (7, 1)))
+    double = _branch(x, f"{name}.branch7x7dbl", reduce, column, row, column, (192, (1, 7)))
+    pooled = _branch(_average_pool(x), f"{name}.branch_pool", (192,))
+    return jnp.concatenate([one, seven, double, pooled], axis=-1)
 
 
-class BlockD(nn.Module):
+def _block_d(x: Array, name: str) -> Array:
     """Mixed_7a, from 17 x 17 to 8 x 8."""
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        row, column = _conv(192, 1, 7), _conv(192, 7, 1)
-        branches = [
-            _branch(x, "branch3x3", _conv(192), _halve(320)),
-            _branch(x, "branch7x7x3", _conv(192), row, column, _halve(192)),
-            _halving_pool(x),
-        ]
-        return jnp.concatenate(branches, axis=-1)
+    three = _branch(x, f"{name}.branch3x3", (192,), (320, *_HALVE))
+    row, column = (192, (1, 7)), (192, (7, 1))
+    seven = _branch(x, f"{name}.branch7x7x3", (192,), row, column, (192, *_HALVE))
+    return jnp.concatenate([three, seven, _halving_pool(x)], axis=-1)
 
 
-class BlockE(nn.Module):
-    """Mixed_7b and 7c, on maps of 8 x 8; the graph has `max_pool` in the last block only."""
-
-    max_pool: bool
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        pooled = nn.max_pool(x, (3, 3), padding="SAME") if self.max_pool else _average_pool(x)
-        fork = _branch(x, "branch3x3_1", _conv(384))
-        deep_fork = _branch(x, "branch3x3dbl", _conv(448), _conv(384, 3, 3))
-        branches = [
-            _branch(x, "branch1x1", _conv(320)),
-            _branch(fork, "branch3x3_2a", _conv(384, 1, 3)),
-            _branch(fork, "branch3x3_2b", _conv(384, 3, 1)),
-            _branch(deep_fork, "branch3x3dbl_3a", _conv(384, 1, 3)),
-            _branch(deep_fork, "branch3x3dbl_3b", _conv(384, 3, 1)),
-            _branch(pooled, "branch_pool", _conv(192)),
-        ]
-        return jnp.concatenate(branches, axis=-1)
+def _block_e(x: Array, name: str, pooled: Array) -> Array:
+    """Mixed_7b and 7c, on maps of 8 x 8."""
+    fork = _branch(x, f"{name}.branch3x3_1", (384,))
+    deep_fork = _branch(x, f"{name}.branch3x3dbl", (448,), (384, (3, 3)))
+    branches = [
+        _branch(x, f"{name}.branch1x1", (320,)),
+        _branch(fork, f"{name}.branch3x3_2a", (384, (1, 3))),
+        _branch(fork, f"{name}.branch3x3_2b", (384, (3, 1))),
+        _branch(deep_fork, f"{name}.branch3x3dbl_3a", (384, (1, 3))),
+        _branch(deep_fork, f"{name}.branch3x3dbl_3b", (384, (3, 1))),
+        _branch(pooled, f"{name}.branch_pool", (192,)),
+    ]
+    return jnp.concatenate(branches, axis=-1)
 
 
 class InceptionV3(nn.Module):
@@ -229,23 +119,19 @@ class InceptionV3(nn.Module):
         s = 7 x 17 x 17 = 2023 for an input of 299 x 299, for sFID (Nash et al., arXiv:2103.03841).
         logits (b, 1008): pool_3 times the class weights, without bias, for the inception score.
         """
-        x = ConvUnit(32, (3, 3), 2, "VALID", name="Conv2d_1a_3x3")(x)
+        x = ConvUnit(32, *_HALVE, name="Conv2d_1a_3x3")(x)
         x = ConvUnit(32, (3, 3), 1, "VALID", name="Conv2d_2a_3x3")(x)
         x = ConvUnit(64, (3, 3), name="Conv2d_2b_3x3")(x)
         x = ConvUnit(80, name="Conv2d_3b_1x1")(_halving_pool(x))
         x = ConvUnit(192, (3, 3), 1, "VALID", name="Conv2d_4a_3x3")(x)
-        x = BlockA(32, name="Mixed_5b")(_halving_pool(x))
-        x = BlockA(64, name="Mixed_5c")(x)
-        x = BlockA(64, name="Mixed_5d")(x)
-        x = BlockB(name="Mixed_6a")(x)
-        x = BlockC(128, name="Mixed_6b")(x)
-        x = BlockC(160, name="Mixed_6c")(x)
-        x = BlockC(160, name="Mixed_6d")(x)
+        x = _block_a(_halving_pool(x), "Mixed_5b", 32)
+        x = _block_a(_block_a(x, "Mixed_5c", 64), "Mixed_5d", 64)
+        x = _block_c(_block_b(x, "Mixed_6a"), "Mixed_6b", 128)
+        x = _block_c(_block_c(x, "Mixed_6c", 160), "Mixed_6d", 160)
         spatial = x[..., :SPATIAL_CHANNELS].reshape(len(x), -1)
-        x = BlockC(192, name="Mixed_6e")(x)
-        x = BlockD(name="Mixed_7a")(x)
-        x = BlockE(max_pool=False, name="Mixed_7b")(x)
-        x = BlockE(max_pool=True, name="Mixed_7c")(x)
+        x = _block_d(_block_c(x, "Mixed_6e", 192), "Mixed_7a")
+        x = _block_e(x, "Mixed_7b", _average_pool(x))
+        x = _block_e(x, "Mixed_7c", nn.max_pool(x, (3, 3), padding="SAME"))  # as in the graph
         features = jnp.mean(x, axis=(1, 2))
         classes = nn.Dense(1008, use_bias=False, precision=Precision.HIGHEST, name="fc")
         return Outputs(features, spatial, classes(features))
@@ -278,13 +164,13 @@ def _resize_axis(images: Float[Array, "b h w c"], size: int, axis: int) -> Array
     return below + jnp.asarray(share, images.dtype) * (above - below)
 
 
+_UNUSED = re.compile(r".*\.num_batches_tracked|fc\.bias")
 _HASH_IN_NAME = re.compile(r"-([0-9a-f]{8})\.pth?$")
 
 
 def inception_extractor(path: str | os.PathLike[str]) -> Extractor:
     """The FID Inception network with weights from `path`, read by `load_inception`."""
-    variables = load_inception(path)
-    return Extractor(INCEPTION, features.key_of_variables(variables), variables, inception_outputs)
+    return Extractor(INCEPTION, load_inception(path), inception_outputs)
 
 
 def load_inception(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -308,21 +194,76 @@ def load_inception(path: str | os.PathLike[str]) -> dict[str, Any]:
                 f"{path} does not match the hash in its name: its SHA-256 starts with {digest}, "
                 f"not {match[1]}; download it again, or rename it if you saved it yourself"
             )
-    state = torch_files.read(path, streams=True)  # the original file dates from 2019
-    if not isinstance(state, dict) or not all(isinstance(a, np.ndarray) for a in state.values()):
-        raise UserError(f"{path} is not a state dict: expected tensors by name")
-    return from_torch(state, str(path))
+    return from_torch(torch_files.read(path, streams=True), str(path))  # the file dates from 2019
 
 
-def from_torch(state: Mapping[str, np.ndarray], source: str) -> dict[str, Any]:
+def from_torch(state: Any, source: str) -> dict[str, Any]:
     """Variables from a PyTorch state dict; `source` names it in errors.
 
     Ignores batch counters and the bias of the class logits, which no metric uses.
     """
-    used = {
-        name: array
-        for name, array in state.items()
-        if not name.endswith(".num_batches_tracked") and name != "fc.bias"
-    }
-    refusal = f"{source} is not the FID Inception network"
-    return convert(InceptionV3(), 75, used, refusal)
+    used = named_tensors(state, source, lambda name: _UNUSED.fullmatch(name) is None)
+    return convert(InceptionV3(), 75, used, f"{source} is not the FID Inception network")
+
+
+def named_tensors(state: Any, source: str, is_used: Callable[[str], bool]) -> dict[str, np.ndarray]:
+    """Used tensors of a state dict read from `source`; raises UserError for anything else."""
+    if isinstance(state, dict):
+        used = {str(name): array for name, array in state.items() if is_used(str(name))}
+        if all(isinstance(array, np.ndarray) for array in used.values()):
+            return used
+    raise UserError(f"{source} is not a state dict: expected tensors by name")
+
+
+_TORCH_LEAVES = dict(kernel="weight", scale="weight", mean="running_mean", var="running_var")
+_TORCH_AXES = {4: (3, 2, 0, 1), 2: (1, 0)}  # OIHW from HWIO, by the number of axes of a kernel
+
+
+def convert(
+    network: nn.Module,
+    image_size: int,
+    state: Mapping[str, np.ndarray],
+    refusal: str,
+    dtypes: Collection[np.dtype] = (np.dtype(np.float32),),
+) -> dict[str, Any]:
+    """Variables of a network as float32 NumPy arrays, from exactly its tensors by name.
+
+    Raises UserError, starting with `refusal`, that names a tensor that is missing, left over, or of
+    another shape or dtype.
+    """
+    image = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
+    variables = jax.eval_shape(network.init, jax.random.key(0), image)
+    remaining, arrays = dict(state), {}
+    for path, leaf in traverse_util.flatten_dict(variables).items():
+        kind, axes = path[-1], tuple(range(leaf.ndim))
+        if kind == "kernel":
+            axes = _TORCH_AXES[leaf.ndim]
+        name, shape = ".".join((*path[1:-1], _TORCH_LEAVES.get(kind, kind))), leaf.shape
+        torch_shape = tuple(shape[axis] for axis in axes)
+        array = checked_tensor(remaining, name, torch_shape, refusal, dtypes)
+        arrays[path] = array.transpose(np.argsort(axes)).astype(np.float32, copy=False)
+        del remaining[name]
+    if remaining:
+        raise UserError(f"{refusal}: {min(remaining)} is left over")
+    return traverse_util.unflatten_dict(arrays)
+
+
+def checked_tensor(
+    state: Mapping[str, np.ndarray],
+    name: str,
+    shape: tuple[int | None, ...],
+    refusal: str,
+    dtypes: Collection[np.dtype],
+) -> np.ndarray:
+    """Tensor of that name; raises UserError for a wrong dtype or shape (None: any size but 0)."""
+    if name not in state:
+        raise UserError(f"{refusal}: it lacks {name}")
+    array = state[name]
+    fits = array.ndim == len(shape) and all(
+        size > 0 and expected in (None, size)
+        for size, expected in zip(array.shape, shape, strict=True)
+    )
+    if not fits or array.dtype not in dtypes:
+        expected = str(shape).replace("None", "any")
+        raise UserError(f"{refusal}: {name} is {array.dtype}{array.shape}, not float32{expected}")
+    return array

@@ -52,38 +52,31 @@ def evaluate(
 ) -> dict[str, float]:
     """Metrics by name, starting with the number of examples under the name of the measured set.
 
-    Saves figures in `figures_folder`, and results for reuse in the cache of the work folder.
-    Nothing is interrupted, but after `seconds` no further measurement starts; a line names those
-    left out. Raises UserError for a measurement that does not return a mapping.
+    Saves figures in `figures_folder`. Nothing is interrupted, but after `seconds` no further
+    measurement starts; a line names those left out. Raises UserError for a measurement that does
+    not return a mapping.
     """
-    started, measured, count = (
-        time.perf_counter(),
-        measured_set(model.config.data),
-        len(test.labels),
-    )
+    started, measured = time.perf_counter(), measured_set(model.config.data)
     functions = measurements(model.space)
     if model.translations and model.config.evaluation.measurements_of_types:
         functions["tasks"] = _draw_tasks
     names = list(functions)
     limit = "" if seconds == math.inf else f"; none starts after {max(seconds, 0):.0f} s"
     planned = ", ".join(names) + limit if names else "nothing"
-    _log.info("evaluating %d %s examples: %s", count, measured, planned)
-    metrics = {f"{measured}_examples": float(count)}
+    _log.info("evaluating %d %s examples: %s", len(test.labels), measured, planned)
+    metrics = {f"{measured}_examples": float(len(test.labels))}
     for index, (name, measure) in enumerate(functions.items()):
         now = time.perf_counter()
         if not devices.everywhere(now - started < seconds):
-            left_out = ", ".join(names[index:])
-            _log.warning("%s: no time is left, --mode=evaluate computes all", left_out)
+            missing = ", ".join(names[index:])
+            _log.warning("%s: no time is left, --mode=evaluate computes all", missing)
             break
-        metrics |= _checked(name, measure(model, train, test, workdir))
+        found = measure(model, train, test, workdir)
+        if not isinstance(found, Mapping):
+            raise UserError(f"measurement {name!r} must return numbers by name, got {found!r}")
+        metrics |= {metric: float(value) for metric, value in found.items()}
         _log.info("%s took %.1f s", name, time.perf_counter() - now)
     return metrics
-
-
-def _checked(name: str, metrics: Any) -> Mapping[str, float]:
-    if not isinstance(metrics, Mapping):
-        raise UserError(f"measurement {name!r} must return numbers by name, got {metrics!r}")
-    return {metric: float(value) for metric, value in metrics.items()}
 
 
 def figures_folder(workdir: Path, config: ConfigDict) -> Path:
@@ -118,8 +111,7 @@ def _draw_tasks(
     if model.class_type is not None:
         rows = rows[np.unique(test.labels[rows], return_index=True)[1]][:SHOWN]
     shown = decoded(test, rows[evenly_spaced(min(len(rows), SHOWN), len(rows))])
-    count = len(shown.labels)
-    if count == 0:
+    if not (count := len(shown.labels)):
         return {}
     types, bands = model.space.types, list[tuple[str, Any, Any]]()
     for source, target in model.translations:

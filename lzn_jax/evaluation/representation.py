@@ -11,11 +11,10 @@ from pathlib import Path
 import jax
 import numpy as np
 from jaxtyping import Array, Float
-from ml_collections import ConfigDict
 
 from lzn_jax import plots
 from lzn_jax.data import Examples, TrainingBatches, label_names
-from lzn_jax.data.augment import Augmentation, augment, augmentation_of
+from lzn_jax.data.augment import augment, augmentation_of
 from lzn_jax.evaluation import probes
 from lzn_jax.evaluation.measurements import figures_folder
 from lzn_jax.evaluation.probes import knn_log_votes
@@ -53,8 +52,7 @@ def measure(
     metrics = {}
     for name, features in queries.items():
         suffix = "" if name == "backbone" else f"_{name}"
-        scores = classifiers[name](features)
-        for k, share in probes.accuracy(scores, test.labels).items():
+        for k, share in probes.accuracy(classifiers[name](features), test.labels).items():
             metrics[f"linear_probe_top{k}{suffix}"] = share
         votes = knn_log_votes(references[name], train.labels, features, num_classes=num_classes)
         metrics[f"knn_top1{suffix}"] = probes.accuracy(votes, test.labels)[1]
@@ -107,17 +105,12 @@ def augmented_features(
     """
     encoder, key = space.encoders[space.config.types[0]], jax.random.key(space.config.seed)
     keys = keys_by_index(key, "probe", request["index"])
-    one = functools.partial(augment, settings=_probe_augmentation(space.config))
-    features: dict[str, Array] = encoder.features_of(
-        variables, jax.vmap(one)(request["crops"], keys)
-    )
+    settings = augmentation_of(space.config)
+    protocol = probes.PROTOCOLS.get(space.config.evaluation.probe_protocol)
+    if protocol is not None and not protocol.distorts:
+        settings = dataclasses.replace(
+            settings, jitter_probability=0.0, grey_probability=0.0, blur_probability=0.0
+        )
+    crops = jax.vmap(functools.partial(augment, settings=settings))(request["crops"], keys)
+    features: dict[str, Array] = encoder.features_of(variables, crops)
     return features
-
-
-def _probe_augmentation(config: ConfigDict) -> Augmentation:
-    protocol = probes.PROTOCOLS.get(config.evaluation.probe_protocol)
-    if protocol is None or protocol.distorts:
-        return augmentation_of(config)
-    return dataclasses.replace(
-        augmentation_of(config), jitter_probability=0.0, grey_probability=0.0, blur_probability=0.0
-    )

@@ -34,45 +34,31 @@ class DigitCaptions:
 
     def __init__(self, model: TrainedModel, train: Examples) -> None:
         self.model, self.image, self.label = model, model.main_type, model.class_type
-        self._judge = fit_judge(train)
-        self._ruler = digits.ruler()
+        self._judge, self._ruler = fit_judge(train), digits.ruler()
         self._canonical = model.space.encoders[NAME].tokenizer.canonical
-        self._captions = self._canonical(_texts(train))
+        self._captions = self._canonical(train.texts)
 
     def __call__(self, test: Examples) -> dict[str, float]:
         """Metrics of every task from or to texts, of prior samples and of the texts' anchors."""
-        return {
-            **self._image_to_text(test),
-            **self._text_to_image(test),
-            **self._label_to_text(test),
-            **self._from_prior(),
-            **self._embedding(),
+        assert test.texts is not None
+        asked, translate = captions.parse(test.texts), self.model.translate
+        images = translate(test.texts, NAME, self.image)
+        metrics = {
+            **shares("image_to_text", self._parse(translate(test.images, self.image, NAME)), asked),
+            **shares("text_to_image", self.measured(images), asked),
+            **shares("real_image", self.measured(test.images), asked),
         }
+        if self.label is not None:
+            found = self._parse(translate(test.labels, self.label, NAME)).digit
+            metrics["label_to_text_digit"] = float(np.mean(found == test.labels))
+        return metrics | self._from_prior() | self._embedding()
 
     def measured(self, images: UInt8[np.ndarray, "n h w 1"]) -> captions.Parts:
         """Caption parts of images, by the judge and the ruler."""
         return self._ruler.measure(images, np.asarray(self._judge(images)))
 
-    def _image_to_text(self, test: Examples) -> dict[str, float]:
-        texts = self.model.translate(test.images, self.image, NAME)
-        return shares("image_to_text", self._parse(texts), captions.parse(_texts(test)))
-
     def _parse(self, texts: list[str]) -> captions.Parts:
         return captions.parse(texts, self._canonical)
-
-    def _text_to_image(self, test: Examples) -> dict[str, float]:
-        images = self.model.translate(_texts(test), NAME, self.image)
-        expected = captions.parse(_texts(test))
-        return {
-            **shares("text_to_image", self.measured(images), expected),
-            **shares("real_image", self.measured(test.images), expected),
-        }
-
-    def _label_to_text(self, test: Examples) -> dict[str, float]:
-        if self.label is None:
-            return {}
-        texts = self.model.translate(test.labels, self.label, NAME)
-        return {"label_to_text_digit": float(np.mean(self._parse(texts).digit == test.labels))}
 
     def _from_prior(self) -> dict[str, float]:
         """Metrics of texts and images of the prior.
@@ -108,11 +94,6 @@ class DigitCaptions:
             f"text_probe_{name}": float(np.mean(cross_val_score(probe, anchors, values, cv=folds)))
             for name, values in parts._asdict().items()
         }
-
-
-def _texts(examples: Examples) -> np.ndarray:
-    assert examples.texts is not None
-    return examples.texts
 
 
 def total_variation(first: Sequence[str] | np.ndarray, second: Sequence[str] | np.ndarray) -> float:
@@ -174,20 +155,13 @@ def agreement(
     written: Sequence[str], expected: Sequence[str], source: str = "image"
 ) -> dict[str, float]:
     """`image_to_text_exact`, the share of exact matches, and `_words`, the mean F1 of words."""
-    return {
-        f"{source}_to_{NAME}_exact": float(np.mean(np.array(written) == np.array(expected))),
-        f"{source}_to_{NAME}_words": words_in_common(written, expected),
-    }
-
-
-def words_in_common(written: Sequence[str], expected: Sequence[str]) -> float:
-    """Mean F1 score of the bags of words of pairs of texts; 1 if all bags are equal."""
     scores = []
     for pair in zip(written, expected, strict=True):
         first, second = (Counter(text.lower().split()) for text in pair)
-        both = (first & second).total()
-        scores.append(2 * both / max((first + second).total(), 1))
-    return float(np.mean(scores))
+        scores.append(2 * (first & second).total() / max((first + second).total(), 1))
+    exact = np.mean(np.array(written) == np.array(expected))
+    name = f"{source}_to_{NAME}"
+    return {f"{name}_exact": float(exact), f"{name}_words": float(np.mean(scores))}
 
 
 RANKS = (1, 10)
@@ -206,14 +180,11 @@ def measure_retrieval(model: TrainedModel, test: Examples, path: Path) -> dict[s
     rows, by_sample, by_text = pairs(test, texts)
     samples = space.types[source].samples(test.at(rows))
     points, text_points = embedded(model, samples, source), embedded(model, texts, NAME)
-    tasks = {
-        f"{source}_to_{NAME}": (points, text_points, by_sample, by_text),
-        f"{NAME}_to_{source}": (text_points, points, by_text, by_sample),
-    }
     shown = np.asarray(space.types[source].shown(samples))
-    sides = ((shown, texts), (texts, shown))
-    rows_of = [_examples(*task, *side) for task, side in zip(tasks.values(), sides, strict=True)]
-    plots.retrieval(path, [*rows_of[0], *rows_of[1]])
+    there = (points, text_points, by_sample, by_text)
+    back = (text_points, points, by_text, by_sample)
+    plots.retrieval(path, [*_examples(*there, shown, texts), *_examples(*back, texts, shown)])
+    tasks = {f"{source}_to_{NAME}": there, f"{NAME}_to_{source}": back}
     return {
         f"retrieval_{name}_r{k}": recall
         for name, task in tasks.items()
@@ -283,8 +254,10 @@ def recalls(
     ranks = []
     for start in range(0, len(queries), _ROWS_AT_A_TIME):
         chosen = slice(start, start + _ROWS_AT_A_TIME)
+        cosines = _cosines(queries[chosen], candidates)
         is_right = _share_a_text(of_queries[chosen], of_candidates)
-        ranks.append(_ranks(_cosines(queries[chosen], candidates), is_right))
+        best = np.max(np.where(is_right, cosines, -np.inf), axis=1, keepdims=True)
+        ranks.append(np.sum(~(cosines < best) & ~is_right, axis=1))  # a NaN counts as nearer
     return {k: float(np.mean(np.concatenate(ranks) < k)) for k in RANKS}
 
 
@@ -296,17 +269,11 @@ def _share_a_text(of_queries: csr_array, of_candidates: csr_array) -> Bool[np.nd
 def _cosines(
     queries: Float[np.ndarray, "m d"], candidates: Float[np.ndarray, "n d"]
 ) -> Float[np.ndarray, "m n"]:
-    queries, candidates = (
+    one, other = (
         x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-30)
         for x in (queries, candidates)
     )
-    return queries @ candidates.T
-
-
-def _ranks(cosines: Float[np.ndarray, "b n"], is_right: Bool[np.ndarray, "b n"]) -> np.ndarray:
-    """Number of wrong candidates at least as near as the nearest right one."""
-    best = np.max(np.where(is_right, cosines, -np.inf), axis=1, keepdims=True)
-    return np.sum(~(cosines < best) & ~is_right, axis=1)  # a NaN counts as nearer
+    return one @ other.T
 
 
 def measure(

@@ -10,63 +10,39 @@ import numpy as np
 
 MASK32 = np.uint64(0xFFFFFFFF)
 
-# Name: output channels, input channels, kernel height, kernel width.
-CONVOLUTIONS = {
-    "Conv2d_1a_3x3": (32, 3, 3, 3),
-    "Conv2d_2a_3x3": (32, 32, 3, 3),
-    "Conv2d_2b_3x3": (64, 32, 3, 3),
-    "Conv2d_3b_1x1": (80, 64, 1, 1),
-    "Conv2d_4a_3x3": (192, 80, 3, 3),
-}
-for _block, _inputs, _pool in (("5b", 192, 32), ("5c", 256, 64), ("5d", 288, 64)):
-    CONVOLUTIONS |= {
-        f"Mixed_{_block}.branch1x1": (64, _inputs, 1, 1),
-        f"Mixed_{_block}.branch5x5_1": (48, _inputs, 1, 1),
-        f"Mixed_{_block}.branch5x5_2": (64, 48, 5, 5),
-        f"Mixed_{_block}.branch3x3dbl_1": (64, _inputs, 1, 1),
-        f"Mixed_{_block}.branch3x3dbl_2": (96, 64, 3, 3),
-        f"Mixed_{_block}.branch3x3dbl_3": (96, 96, 3, 3),
-        f"Mixed_{_block}.branch_pool": (_pool, _inputs, 1, 1),
-    }
-CONVOLUTIONS |= {
-    "Mixed_6a.branch3x3": (384, 288, 3, 3),
-    "Mixed_6a.branch3x3dbl_1": (64, 288, 1, 1),
-    "Mixed_6a.branch3x3dbl_2": (96, 64, 3, 3),
-    "Mixed_6a.branch3x3dbl_3": (96, 96, 3, 3),
-}
-for _block, _inner in (("6b", 128), ("6c", 160), ("6d", 160), ("6e", 192)):
-    CONVOLUTIONS |= {
-        f"Mixed_{_block}.branch1x1": (192, 768, 1, 1),
-        f"Mixed_{_block}.branch7x7_1": (_inner, 768, 1, 1),
-        f"Mixed_{_block}.branch7x7_2": (_inner, _inner, 1, 7),
-        f"Mixed_{_block}.branch7x7_3": (192, _inner, 7, 1),
-        f"Mixed_{_block}.branch7x7dbl_1": (_inner, 768, 1, 1),
-        f"Mixed_{_block}.branch7x7dbl_2": (_inner, _inner, 7, 1),
-        f"Mixed_{_block}.branch7x7dbl_3": (_inner, _inner, 1, 7),
-        f"Mixed_{_block}.branch7x7dbl_4": (_inner, _inner, 7, 1),
-        f"Mixed_{_block}.branch7x7dbl_5": (192, _inner, 1, 7),
-        f"Mixed_{_block}.branch_pool": (192, 768, 1, 1),
-    }
-CONVOLUTIONS |= {
-    "Mixed_7a.branch3x3_1": (192, 768, 1, 1),
-    "Mixed_7a.branch3x3_2": (320, 192, 3, 3),
-    "Mixed_7a.branch7x7x3_1": (192, 768, 1, 1),
-    "Mixed_7a.branch7x7x3_2": (192, 192, 1, 7),
-    "Mixed_7a.branch7x7x3_3": (192, 192, 7, 1),
-    "Mixed_7a.branch7x7x3_4": (192, 192, 3, 3),
-}
-for _block, _inputs in (("7b", 1280), ("7c", 2048)):
-    CONVOLUTIONS |= {
-        f"Mixed_{_block}.branch1x1": (320, _inputs, 1, 1),
-        f"Mixed_{_block}.branch3x3_1": (384, _inputs, 1, 1),
-        f"Mixed_{_block}.branch3x3_2a": (384, 384, 1, 3),
-        f"Mixed_{_block}.branch3x3_2b": (384, 384, 3, 1),
-        f"Mixed_{_block}.branch3x3dbl_1": (448, _inputs, 1, 1),
-        f"Mixed_{_block}.branch3x3dbl_2": (384, 448, 3, 3),
-        f"Mixed_{_block}.branch3x3dbl_3a": (384, 384, 1, 3),
-        f"Mixed_{_block}.branch3x3dbl_3b": (384, 384, 3, 1),
-        f"Mixed_{_block}.branch_pool": (192, _inputs, 1, 1),
-    }
+# Branch: output channels, input channels (0: of the block), kernel height and width.
+STEM = "1a_3x3 32 3 3 3, 2a_3x3 32 32 3 3, 2b_3x3 64 32 3 3, 3b_1x1 80 64 1 1, 4a_3x3 192 80 3 3"
+BLOCK_A = (
+    "1x1 64 0 1 1, 5x5_1 48 0 1 1, 5x5_2 64 48 5 5, 3x3dbl_1 64 0 1 1, 3x3dbl_2 96 64 3 3, "
+    "3x3dbl_3 96 96 3 3, _pool {0} 0 1 1"
+)
+BLOCK_B = "3x3 384 0 3 3, 3x3dbl_1 64 0 1 1, 3x3dbl_2 96 64 3 3, 3x3dbl_3 96 96 3 3"
+BLOCK_C = (
+    "1x1 192 0 1 1, 7x7_1 {0} 0 1 1, 7x7_2 {0} {0} 1 7, 7x7_3 192 {0} 7 1, 7x7dbl_1 {0} 0 1 1, "
+    "7x7dbl_2 {0} {0} 7 1, 7x7dbl_3 {0} {0} 1 7, 7x7dbl_4 {0} {0} 7 1, 7x7dbl_5 192 {0} 1 7, "
+    "_pool 192 0 1 1"
+)
+BLOCK_D = (
+    "3x3_1 192 0 1 1, 3x3_2 320 192 3 3, 7x7x3_1 192 0 1 1, 7x7x3_2 192 192 1 7, "
+    "7x7x3_3 192 192 7 1, 7x7x3_4 192 192 3 3"
+)
+BLOCK_E = (
+    "1x1 320 0 1 1, 3x3_1 384 0 1 1, 3x3_2a 384 384 1 3, 3x3_2b 384 384 3 1, 3x3dbl_1 448 0 1 1, "
+    "3x3dbl_2 384 448 3 3, 3x3dbl_3a 384 384 1 3, 3x3dbl_3b 384 384 3 1, _pool 192 0 1 1"
+)
+BLOCKS = [  # name, branches, input channels, and the number that differs
+    ("5b", BLOCK_A, 192, 32), ("5c", BLOCK_A, 256, 64), ("5d", BLOCK_A, 288, 64),
+    ("6a", BLOCK_B, 288, 0), ("6b", BLOCK_C, 768, 128), ("6c", BLOCK_C, 768, 160),
+    ("6d", BLOCK_C, 768, 160), ("6e", BLOCK_C, 768, 192), ("7a", BLOCK_D, 768, 0),
+    ("7b", BLOCK_E, 1280, 0), ("7c", BLOCK_E, 2048, 0),
+]  # fmt: skip
+CONVOLUTIONS = {}  # shapes of kernels by name
+for _prefix, _branches, _inputs, _number in [
+    ("Conv2d_", STEM, 0, 0), *((f"Mixed_{name}.branch", *rest) for name, *rest in BLOCKS)
+]:  # fmt: skip
+    for _branch in _branches.format(_number).split(", "):
+        _name, *_shape = _branch.split()
+        CONVOLUTIONS[_prefix + _name] = tuple(int(size) or _inputs for size in _shape)
 
 
 def random_state():
@@ -122,18 +98,14 @@ class Oracle:
         x = self.unit(x, "Conv2d_4a_3x3", padding=(0, 0))
         x = max_pool(x, stride=2, padding=0)
         for block in ("5b", "5c", "5d"):
-            x = self.named(f"Mixed_{block}", self.block_a(x, f"Mixed_{block}"))
-        x = self.named("Mixed_6a", self.block_b(x))
+            x = self.block_a(x, f"Mixed_{block}")
+        x = self.block_b(x)
         for block in ("6b", "6c", "6d", "6e"):
-            x = self.named(f"Mixed_{block}", self.block_c(x, f"Mixed_{block}"))
-        x = self.named("Mixed_7a", self.block_d(x))
-        x = self.named("Mixed_7b", self.block_e(x, "Mixed_7b", average_pool(x)))
-        x = self.named("Mixed_7c", self.block_e(x, "Mixed_7c", max_pool(x, stride=1, padding=1)))
+            x = self.block_c(x, f"Mixed_{block}")
+        x = self.block_d(x)
+        x = self.block_e(x, "Mixed_7b", average_pool(x))
+        x = self.block_e(x, "Mixed_7c", max_pool(x, stride=1, padding=1))
         return x.mean(axis=(2, 3))
-
-    def named(self, name, x):
-        self.layers[name] = x
-        return x
 
     def unit(self, x, name, stride=1, padding=None):
         kernel = self.state[f"{name}.conv.weight"]
@@ -145,7 +117,8 @@ class Oracle:
             for part in ("weight", "bias", "running_mean", "running_var")
         )
         x = (x - mean) / np.sqrt(variance + 0.001) * weight + bias
-        return self.named(name, np.where(x > 0, x, 0.0))
+        self.layers[name] = np.where(x > 0, x, 0.0)
+        return self.layers[name]
 
     def block_a(self, x, name):
         five = self.unit(self.unit(x, f"{name}.branch5x5_1"), f"{name}.branch5x5_2")

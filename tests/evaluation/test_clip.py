@@ -14,12 +14,10 @@ from lzn_jax.errors import UserError
 from lzn_jax.evaluation.clip import (
     ClipVision,
     clip_embeddings,
-    clip_extractor,
     from_torch,
     load_clip,
     resize_bicubic,
 )
-from lzn_jax.evaluation.features import key_of_variables
 
 VISION = "vision_model.embeddings"
 FC1 = "vision_model.encoder.layers.1.mlp.fc1.weight"
@@ -36,8 +34,9 @@ def weights(state):
 
 
 def test_embeddings_agree_with_the_oracle(state, weights):
+    network, variables = weights
     images = clip_oracle.images(3)
-    found = jax.jit(lambda v, x: clip_embeddings(weights.network, v, x))(weights.variables, images)
+    found = jax.jit(lambda v, x: clip_embeddings(network, v, x))(variables, images)
     assert found.dtype == jnp.float32
     np.testing.assert_allclose(found, clip_oracle.embeddings(state, images), atol=2e-6)
 
@@ -62,101 +61,76 @@ def test_default_sizes_are_those_of_the_published_network():
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == 304_293_888
 
 
-def test_files_of_both_kinds_give_the_same_network(tmp_path, state, weights, caplog):
-    whole = {**clip_oracle.TEXT, **state}
-    whole = {name: np.asarray(array) for name, array in whole.items()}
-    torch_writer.write(tmp_path / "pytorch_model.bin", whole)
-    safetensors_writer.write(tmp_path / "model.safetensors", whole)
-    for name in ("pytorch_model.bin", "model.safetensors"):
-        loaded = load_clip(tmp_path / name)
-        assert loaded.network == weights.network
-        assert clip_extractor(tmp_path / name).key == key_of_variables(weights.variables)
-        jax.tree.map(np.testing.assert_array_equal, loaded.variables, weights.variables)
-        assert f"{name} is not ViT-L/14 at 336 pixels" in caplog.messages[-1]
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.safetensors"])
+def test_files_of_both_kinds_give_the_same_network(name, tmp_path, state, weights, caplog):
+    whole = {name: np.asarray(array) for name, array in {**clip_oracle.TEXT, **state}.items()}
+    (torch_writer if name.endswith("bin") else safetensors_writer).write(tmp_path / name, whole)
+    network, variables = load_clip(tmp_path / name)
+    assert network == weights[0]
+    jax.tree.map(np.testing.assert_array_equal, variables, weights[1])
+    assert f"{name} is not ViT-L/14 at 336 pixels" in caplog.messages[-1]
 
 
-def test_half_precision_becomes_float32(state):
-    for dtype in (np.float16, jnp.bfloat16):
-        halves = {name: array.astype(dtype) for name, array in state.items()}
-        loaded = from_torch(halves, "file")
-        assert {leaf.dtype for leaf in jax.tree.leaves(loaded.variables)} == {np.dtype("float32")}
-        expected = halves[FC1].astype(np.float32).T
-        flat = traverse_util.flatten_dict(loaded.variables["params"], sep=".")
-        np.testing.assert_array_equal(flat[FC1.replace("weight", "kernel")], expected)
+@pytest.mark.parametrize("dtype", [np.float16, jnp.bfloat16])
+def test_half_precision_becomes_float32(dtype, state):
+    halves = {name: array.astype(dtype) for name, array in state.items()}
+    _, variables = from_torch(halves, "file")
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {np.dtype("float32")}
+    flat = traverse_util.flatten_dict(variables["params"], sep=".")
+    expected = halves[FC1].astype(np.float32).T
+    np.testing.assert_array_equal(flat[FC1.replace("weight", "kernel")], expected)
 
 
-def test_the_key_tells_weights_apart(state, weights):
-    other = {**state, FC1: state[FC1] + np.float32(1e-6)}
-    key = key_of_variables(weights.variables)
-    assert key_of_variables(from_torch(other, "file").variables) != key
-
-
-def without(name):
-    return lambda state: {key: value for key, value in state.items() if key != name}
-
-
-def with_shape(name, change):
-    return lambda state: {**state, name: change(state[name])}
+PROJECTION, HEAD = "visual_projection.weight", "vision_model.head.weight"
+POSITIONS, CLASS = f"{VISION}.position_embedding.weight", f"{VISION}.class_embedding"
 
 
 @pytest.mark.parametrize(
-    ("change", "problem"),
+    ("name", "change", "problem"),
     [
-        (lambda state: {}, f"it lacks {VISION}.class_embedding"),
-        (without(FC1), f"it lacks {FC1}"),
-        (without("visual_projection.weight"), "it lacks visual_projection.weight"),
+        (CLASS, None, f"it lacks {CLASS}"),
+        (FC1, None, f"it lacks {FC1}"),
+        (PROJECTION, None, f"it lacks {PROJECTION}"),
+        (HEAD, lambda _: np.ones((2, 2), np.float32), f"{HEAD} is left over"),
+        (FC1, np.transpose, f"{FC1} is float32(128, 192), not float32(192, 128)"),
         (
-            lambda state: {**state, "vision_model.head.weight": state[FC1]},
-            "vision_model.head.weight is left over",
-        ),
-        (
-            with_shape(FC1, np.transpose),
-            f"{FC1} is float32(128, 192), not float32(192, 128)",
-        ),
-        (
-            with_shape(FC1, lambda a: a.astype(np.int64)),
+            FC1,
+            lambda a: a.astype(np.int64),
             f"{FC1} is int64(192, 128), not float32(192, 128)",
         ),
-        (
-            with_shape("visual_projection.weight", np.ravel),
-            "visual_projection.weight is float32(2048,), not float32(any, any)",
-        ),
-        (
-            with_shape(f"{VISION}.position_embedding.weight", lambda a: a[:4]),
-            f"{VISION}.position_embedding.weight is float32(4, 128), not float32(2, 128)",
-        ),
-        (
-            with_shape(f"{VISION}.class_embedding", lambda a: a[:100]),
-            "its width 100 is not a multiple of 64",
-        ),
-        (with_shape(FC1, lambda a: None), f"{FC1} is not a tensor"),
+        (PROJECTION, np.ravel, f"{PROJECTION} is float32(2048,), not float32(any, any)"),
+        (POSITIONS, lambda a: a[:4], f"{POSITIONS} is float32(4, 128), not float32(2, 128)"),
+        (CLASS, lambda a: a[:100], "its width 100 is not a multiple of 64"),
     ],
 )
-def test_other_networks_are_refused_by_name(change, problem, state):
+def test_other_networks_are_refused_by_name(name, change, problem, state):
+    changed = {key: array for key, array in state.items() if key != name}
+    if change:
+        changed[name] = change(state.get(name))
     with pytest.raises(UserError) as caught:
-        from_torch(change(state), "file")
+        from_torch(changed, "file")
     assert str(caught.value) == f"file is not CLIP with a vision transformer: {problem}"
 
 
-def test_files_that_are_no_weights_are_refused(tmp_path, state):
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (lambda state: {n: np.asarray(a) for n, a in clip_oracle.TEXT.items()}, "lacks vision_mo"),
+        (lambda state: [np.zeros(3, np.float32)], "is not a state dict"),
+        (lambda state: state[FC1], "is not a state dict"),
+        (lambda state: {"model": state}, "is not a state dict"),
+        (lambda state: {**state, 0: state[FC1]}, "0 is left over"),
+    ],
+)
+def test_torch_files_of_something_else_are_refused(content, message, tmp_path, state):
+    torch_writer.write(tmp_path / "file.bin", content(state))
+    with pytest.raises(UserError, match=message):
+        load_clip(tmp_path / "file.bin")
+
+
+def test_missing_and_damaged_files_are_refused(tmp_path, state):
     with pytest.raises(UserError, match=r"there is no file .*; the CLIP weights of CMMD are"):
         load_clip(tmp_path / "none.safetensors")
-    text = {name: np.asarray(array) for name, array in clip_oracle.TEXT.items()}
-    torch_writer.write(tmp_path / "text.bin", text)
-    with pytest.raises(UserError, match=r"lacks vision_model\.embeddings\.class_embedding"):
-        load_clip(tmp_path / "text.bin")
-    torch_writer.write(tmp_path / "list.bin", [np.zeros(3, np.float32)])
-    with pytest.raises(UserError, match="is not a state dict"):
-        load_clip(tmp_path / "list.bin")
-    torch_writer.write(tmp_path / "alone.bin", state[FC1])
-    with pytest.raises(UserError, match="is not a state dict"):
-        load_clip(tmp_path / "alone.bin")
-    torch_writer.write(tmp_path / "numbers.bin", {**state, 0: state[FC1]})
-    with pytest.raises(UserError, match="0 is left over"):
-        load_clip(tmp_path / "numbers.bin")
-    torch_writer.write(tmp_path / "nested.bin", {"model": state})
-    with pytest.raises(UserError, match="model is not a tensor"):
-        load_clip(tmp_path / "nested.bin")
     for name, write in {"t.bin": torch_writer, "t.safetensors": safetensors_writer}.items():
         write.write(tmp_path / name, state)
         content = (tmp_path / name).read_bytes()

@@ -1,145 +1,229 @@
-"""The metrics by their names, from fake extractors whose features are known, and the self-check."""
+"""Metrics of features against closed forms, numbers by hand and plain loops."""
 
-import tracemalloc
+import functools
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.linalg
 
 from lzn_jax.errors import UserError
-from lzn_jax.evaluation import features
-from lzn_jax.evaluation import metrics as metrics_module
-from lzn_jax.evaluation.features import Extractor, Outputs, generation_metrics, measure
-from lzn_jax.evaluation.metrics import inception_score, kernel_inception_distance, precision_recall
+from lzn_jax.evaluation import metrics
+from lzn_jax.evaluation.metrics import (
+    Statistics,
+    cmmd,
+    frechet_distance,
+    inception_score,
+    kernel_inception_distance,
+    merge,
+    precision_recall,
+    squared_mmd,
+    statistics_of,
+)
+
+RNG = np.random.default_rng(0)
 
 
-def _images(seed, count=90, high=256):
-    return np.random.default_rng(seed).integers(0, high, (count, 4, 4, 3), dtype=np.uint8)
+def gaussian(mean, covariance):
+    count = 11
+    return Statistics(count, np.asarray(mean, float), (count - 1) * np.asarray(covariance, float))
 
 
-REAL, FAKE = _images(0), _images(1, 61, 200)
+def covariance_of(rank, dim):
+    factor = RNG.normal(size=(dim, rank))
+    return factor @ factor.T / rank
 
 
-def _projection(dim):
-    return np.random.default_rng(dim).normal(size=(48, dim)).astype(np.float32) / 100
+def frechet(mean, one, other):
+    return frechet_distance(gaussian(np.zeros(len(one)), one), gaussian(mean, other))
 
 
-def _project(variables, images):
-    flat = images.reshape(len(images), -1).astype(jnp.float32)
-    return {name: flat @ weights for name, weights in variables.items()}
+def unit(count, shift=0.0):
+    points = RNG.normal(size=(count, 6)) + shift
+    return points / np.linalg.norm(points, axis=1, keepdims=True)
 
 
-def _linear(name, *, dim=5, inception=False):
-    """An extractor of linear features; with `inception` all that Inception gives."""
-    sizes = {"features": dim} | ({"spatial": 6, "logits": 7} if inception else {})
-    variables = {part: _projection(size) for part, size in sizes.items()}
-    return Extractor(name, f"key of {name}", variables, lambda v, x: Outputs(**_project(v, x)))
+def cubic(x, y):
+    return (x @ y / len(x) + 1) ** 3
 
 
-def _features(images, dim):
-    return images.reshape(len(images), -1).astype(np.float32) @ _projection(dim)
+def rbf(x, y):
+    return np.exp(-np.sum((x - y) ** 2) / (2 * 10.0**2))
 
 
-def _distance(dim):
-    one, other = (metrics_module.statistics_of(_features(images, dim)) for images in (REAL, FAKE))
-    return metrics_module.frechet_distance(one, other)
+def mmd(kernel, x, y, *, diagonal):
+    """The squared distance by loops over pairs."""
+
+    def mean(x, y, same):
+        pairs = [(i, j) for i in range(len(x)) for j in range(len(y))]
+        return np.mean([kernel(x[i], y[j]) for i, j in pairs if diagonal or not same or i != j])
+
+    return mean(x, x, True) + mean(y, y, True) - 2 * mean(x, y, False)
 
 
-def test_inception_gives_the_names_of_the_contract():
-    metrics = generation_metrics([_linear("inception", inception=True)], REAL, FAKE, seed=3)
-    shares = precision_recall(_features(REAL, 5), _features(FAKE, 5))
-    expected = {
-        "fid": _distance(5),
-        "sfid": _distance(6),
-        "inception_score": inception_score(_features(FAKE, 7)),
-        "kid": kernel_inception_distance(_features(REAL, 5), _features(FAKE, 5), seed=3).mean,
-        "precision": shares.precision,
-        "recall": shares.recall,
-    }
-    assert metrics.keys() == expected.keys()
-    for name, value in expected.items():
-        assert metrics[name] == pytest.approx(value, rel=1e-4), name
-    assert all(type(value) is float for value in metrics.values())
-    assert 0 < metrics["precision"] < 1
+def scores_by_definition(logits, split):
+    scores = []
+    for start in range(0, len(logits), split):
+        p = np.exp(logits[start : start + split])
+        p /= p.sum(axis=1, keepdims=True)
+        scores.append(np.exp(np.mean(np.sum(p * np.log(p / p.mean(axis=0)), axis=1))))
+    return np.mean(scores)
 
 
-def test_images_are_recognised_of_which_a_classifier_is_sure():
-    logits = np.log([[0.95, 0.03, 0.02], [0.6, 0.3, 0.1], [0.05, 0.92, 0.03], [0.34, 0.33, 0.33]])
-    outputs = Outputs(np.eye(4, dtype=np.float32), logits=logits.astype(np.float32))
-    extractor = Extractor("digits", "key", {}, lambda variables, images: outputs)
-    seen = generation_metrics([extractor], REAL[:4], FAKE[:4], seed=0, batch_size=4)
-    assert seen["recognised"] == 0.5
+BASIS = np.linalg.qr(RNG.normal(size=(64, 64)))[0]
+ONE, OTHER, SHIFT = covariance_of(24, 12), covariance_of(24, 12), RNG.normal(size=12)
+ROOT = scipy.linalg.sqrtm(ONE @ OTHER).real
+X, Y, LOGITS = RNG.normal(size=(7, 5)), RNG.normal(size=(9, 5)) + 0.5, 2 * RNG.normal(size=(11, 4))
+U, V = unit(9), unit(13, 0.7)
+RIGHT, NEAR = np.array([[1.0, 0.0]]), np.array([[np.cos(1e-5), np.sin(1e-5)]])
+UP = np.array([[0.0, 1.0]])
+CERTAIN = np.where(np.eye(7, dtype=bool), 0.0, -np.inf)
+DIAGONAL = np.diag([1.0, 4, 9])
 
 
-def test_precision_and_recall_of_further_extractors_carry_their_name():
-    first, second = _linear("a", dim=5), _linear("b", dim=3)
-    both = generation_metrics([first, second], REAL, FAKE, seed=0)
-    alone = generation_metrics([second], REAL, FAKE, seed=0)
-    assert both.keys() == {"fd_a", "fd_b", "precision", "recall", "precision_b", "recall_b"}
-    assert both["fd_b"] == alone["fd_b"]
-    assert (both["precision_b"], both["recall_b"]) == (alone["precision"], alone["recall"])
-    assert both["precision"] != both["precision_b"]
+@pytest.mark.parametrize(
+    ("found", "expected", "tolerance"),
+    [
+        (lambda: frechet([3, 0, -4], DIAGONAL, DIAGONAL), 25, 1e-12),
+        # (1 - 3)² + (2 - 1)² + (3 - 3)²
+        (lambda: frechet(np.zeros(3), DIAGONAL, np.diag([9, 1, 9])), 5, 1e-12),
+        (  # covariances that do not commute
+            lambda: frechet(SHIFT, ONE, OTHER),
+            SHIFT @ SHIFT + np.trace(ONE + OTHER - 2 * ROOT),
+            1e-12,
+        ),
+        (lambda: frechet(-SHIFT, OTHER, ONE), frechet(SHIFT, ONE, OTHER), 1e-12),
+        (  # subspaces of 5 dimensions that share two: (2 - 1)² for these, 4 and 1 for the others
+            lambda: frechet(
+                np.zeros(64), 4 * BASIS[:, :5] @ BASIS[:, :5].T, BASIS[:, 3:8] @ BASIS[:, 3:8].T
+            ),
+            2 * 1 + 3 * 4 + 3 * 1,
+            1e-7,
+        ),
+        (lambda: squared_mmd(X, Y), mmd(cubic, X, Y, diagonal=False), 1e-9),
+        (  # small sets are their own subsets
+            lambda: kernel_inception_distance(X, Y[:7], seed=0, subsets=4),
+            (squared_mmd(X, Y[:7]), 0),
+            1e-9,
+        ),
+        (lambda: cmmd(U, V), 1000 * mmd(rbf, U, V, diagonal=True), 1e-9),
+        (lambda: cmmd(RIGHT, UP), 2000 * (1 - np.exp(-2 / 200)), 1e-12),
+        (lambda: 1 + cmmd(U, U[::-1]), 1, 1e-12),
+        # As near as float32 can tell them: the digits that 1 - exp(-tiny) loses are there.
+        (lambda: cmmd(RIGHT, NEAR), 1000 * 1e-10 / 100, 1e-5),
+        (lambda: inception_score(CERTAIN), 7, 1e-12),
+        (lambda: inception_score(np.full((5, 7), 3.0, np.float32)), 1, 1e-12),
+        # Probabilities e^-1000 and their logarithms stay finite.
+        (lambda: inception_score(1000 * np.eye(7)), 7, 1e-12),
+        (lambda: inception_score(LOGITS, split_size=4), scores_by_definition(LOGITS, 4), 1e-12),
+    ],
+)
+@pytest.mark.parametrize("rows", [4, 256])
+def test_closed_forms(found, expected, tolerance, rows, monkeypatch):
+    monkeypatch.setattr(metrics, "_BLOCK_ROWS", rows)
+    assert found() == pytest.approx(expected, rel=tolerance, abs=1e-14)
 
 
-@pytest.mark.parametrize("batch_size", [1, 8, 61, 500])
-def test_batches_of_any_size_give_the_same(batch_size):
-    extractors = [_linear("inception", inception=True), _linear("other", dim=3)]
-    once = (part for part in np.split(FAKE, [3, 40]))
-    metrics = generation_metrics(extractors, REAL, once, seed=0, batch_size=batch_size)
-    expected = generation_metrics(extractors, list(np.split(REAL, 9)), FAKE, seed=0)
-    for name, value in expected.items():
-        assert metrics[name] == pytest.approx(value, rel=1e-5), name
+@pytest.mark.parametrize("rank", [3, 200])
+def test_a_distance_to_itself_is_zero_and_never_negative(rank):
+    covariance = covariance_of(rank, 100)
+    assert 0 <= frechet(np.zeros(100), covariance, covariance) < 1e-11
 
 
-def test_what_was_seen_of_a_reference_is_kept_by_content(tmp_path):
-    extractor = _linear("inception", inception=True)
-    fresh = generation_metrics([extractor], REAL, FAKE, seed=0)
-    for _ in range(2):
-        kept = generation_metrics([extractor], REAL, FAKE, seed=0, cache_folder=tmp_path)
-        assert kept == pytest.approx(fresh, rel=1e-9)
-    (path,) = tmp_path.iterdir()
-    # The file is what is used: features moved by 1 in it change precision, not distances.
-    key = features.key_of(REAL, extractor.name, extractor.key)
-    arrays = features.load(path, key)
-    features.save(path, key, **arrays | {"features": arrays["features"] + 1})
-    moved = generation_metrics([extractor], REAL, FAKE, seed=0, cache_folder=tmp_path)
-    assert moved["fid"] == pytest.approx(fresh["fid"])
-    assert moved["precision"] != fresh["precision"]
-    # Another key at its place, other images and another extractor do not use it.
-    features.save(path, "other", **arrays | {"features": arrays["features"] + 1})
-    kept = generation_metrics([extractor], REAL, FAKE, seed=0, cache_folder=tmp_path)
-    assert kept == pytest.approx(fresh, rel=1e-9)
-    generation_metrics([extractor], REAL[1:], FAKE, seed=0, cache_folder=tmp_path)
-    other = extractor._replace(key="other weights")
-    generation_metrics([other], REAL, FAKE, seed=0, cache_folder=tmp_path)
-    assert len(list(tmp_path.iterdir())) == 3
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_merged_statistics_are_those_of_one_batch_far_from_zero(dtype):
+    features = (RNG.normal(size=(1000, 6)) @ RNG.normal(size=(6, 6)) + 1e4).astype(dtype)
+    parts = (statistics_of(features[start : start + 37]) for start in range(0, 1000, 37))
+    merged = functools.reduce(merge, parts)
+    assert merged.count == 1000
+    features = features.astype(np.float64)
+    np.testing.assert_allclose(merged.mean, features.mean(axis=0), rtol=1e-14)
+    covariance = np.cov(features, rowvar=False)
+    np.testing.assert_allclose(merged.scatter / 999, covariance, rtol=1e-10, atol=1e-11)
 
 
-def test_measuring_streams():
-    """10,000 images of CIFAR-10's size, 31 MB, with spatial features of 15 MB."""
-    weights = np.random.default_rng(0).normal(size=(3072, 384)).astype(np.float32)
-
-    def apply(variables, images):
-        flat = images.reshape(len(images), -1).astype(jnp.float32) @ variables
-        return Outputs(flat[:, :4], flat)
-
-    rng = np.random.default_rng(1)
-    batches = (rng.integers(0, 256, (200, 32, 32, 3), dtype=np.uint8) for _ in range(50))
-    extractor = Extractor("any", "key", jnp.asarray(weights), apply)
-    jax.jit(apply)(extractor.variables, jnp.zeros((200, 32, 32, 3), jnp.uint8))
-    tracemalloc.start()
-    (measured,) = measure([extractor], batches, batch_size=200)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert measured.features.shape == (10000, 4)
-    assert measured.spatial.count == 10000
-    assert peak < 12e6
+def test_kid_is_unbiased_and_reproducible():
+    pool = RNG.normal(size=(3000, 4)).astype(np.float32)
+    kid = functools.partial(kernel_inception_distance, pool[:1500], pool[1500:], subset_size=20)
+    mean, std = kid(seed=0)
+    # The mean of 100 subsets is within 5 of its own standard errors of the expectation 0; with the
+    # diagonal it would be near 2 (E k(x, x) - E k(x, y)) / 20 = 0.9.
+    assert abs(mean) < 5 * std / 10 < 0.3
+    assert (mean, std) == kid(seed=0) != kid(seed=1)
 
 
-def test_few_images_are_refused():
-    extractor = _linear("a")
-    with pytest.raises(UserError, match="got none"):
-        measure([extractor], REAL[:0])
-    with pytest.raises(UserError, match="need at least 4 samples, got 3"):
-        generation_metrics([extractor], REAL, FAKE[:3], seed=0)
+def test_kid_of_shifted_features():
+    x = np.random.default_rng(6).normal(size=(4000, 4))
+    mean, _ = kernel_inception_distance(x[:2000], x[2000:] + 1, seed=0, subsets=20)
+    # Moments of s = x·y / 4 + 1: E s³ = 1 + 3 (1/4) for x, y ~ N(0, I) of 4 features,
+    # a shift of both by 1 gives s = x·y / 4 with mean 2 and the variance 1/4 + 2/4 and third moment
+    # E s³ = 8 + 6 (3/4) + E δ³ with δ = (u + v)·1 / 4 + u·v / 4 and E δ³ = 6/16.
+    shifted, crossed = 8 + 6 * 3 / 4 + 6 / 16, 1 + 3 * 2 / 4
+    assert mean == pytest.approx(1.75 + shifted - 2 * crossed, rel=0.1)
+
+
+def line(*points):
+    return np.array(points, np.float64)[:, None]
+
+
+REFERENCE = line(0, 1, 2, 10)  # radii with k = 1: 1, 1, 1, 8; with k = 3: 10, 9, 8, 10
+
+
+@pytest.mark.parametrize("rows", [1, 3, 256])
+@pytest.mark.parametrize(
+    ("generated", "k", "expected"),
+    [
+        # 3 and 18 lie on the surfaces of the balls round 2 and 10; 19 just outside. Radii of
+        # 3, 18, 19, 30: 15, 1, 1, 11; all reference points are within 15 of 3.
+        ((3, 18, 19, 30), 1, (2 / 4, 1)),
+        # Radii 0.5, 0.5, 26.5: 10 is within 26.5 of 30, the others are outside of all.
+        ((3, 3.5, 30), 1, (2 / 3, 1 / 4)),
+        ((-10, -10.1, 20, 20.1, 50), 3, (2 / 5, 1)),
+    ],
+)
+def test_precision_and_recall_by_hand(generated, k, expected, rows, monkeypatch):
+    monkeypatch.setattr(metrics, "_BLOCK_ROWS", rows)
+    assert precision_recall(REFERENCE, line(*generated), k=k) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_surfaces_belong_to_balls_whatever_the_rounding(seed):
+    direction = np.random.default_rng(seed).normal(size=(1, 64))
+    direction /= np.linalg.norm(direction)
+    generated = line(3, 18, 18.001, 30) @ direction + 10
+    assert precision_recall(REFERENCE @ direction + 10, generated, k=1)[0] == 2 / 4
+
+
+def test_equal_samples_are_inside_balls_of_no_radius_far_from_zero():
+    one_image = np.repeat(RNG.normal(size=(1, 64)) + 1e3, 50, axis=0).astype(np.float32)
+    others = 100 + RNG.normal(size=(7, 64)).astype(np.float32)
+    assert precision_recall(np.concatenate([one_image[:7], others]), one_image) == (1.0, 0.5)
+
+
+def test_precision_and_recall_equal_loops_over_all_pairs():
+    a, b = RNG.normal(size=(60, 8)) + 100, 1.2 * RNG.normal(size=(70, 8)) + 100.3
+
+    def inside(points, centres):
+        between = np.linalg.norm(centres[:, None] - centres, axis=2)
+        radii = np.sort(between, axis=1)[:, 3]  # the first is the sample itself
+        distances = np.linalg.norm(points[:, None] - centres, axis=2)
+        return np.mean(np.any(distances <= radii, axis=1))
+
+    assert precision_recall(a, b) == (inside(b, a), inside(a, b))
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: frechet_distance(statistics_of(np.ones((1, 12))), gaussian(SHIFT, ONE)),
+         UserError, "at least 2 samples, got 1"),
+        (lambda: frechet([0, 0], DIAGONAL, np.eye(2)), ValueError, "3 features cannot .* with 2"),
+        (lambda: statistics_of(np.array([[1.0, np.nan]])), ValueError, "finite"),
+        (lambda: kernel_inception_distance(X[:1], Y, seed=0), UserError, "at least 2 samples"),
+        (lambda: precision_recall(REFERENCE, REFERENCE[:3]), UserError, "at least 4 .* got 3"),
+        (lambda: cmmd(np.ones((2, 2)), RIGHT), ValueError, "must have norm 1"),
+        (lambda: inception_score(LOGITS[:0]), UserError, "at least 1 sample"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_measured_is_refused(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
