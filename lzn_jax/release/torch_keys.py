@@ -98,11 +98,10 @@ def _ncsnpp_key(path: Path, slots: dict[Path, int]) -> str:
     if module.endswith("_input_skip"):
         inner = ["conv_0"]
     index = slots.setdefault(slot, len(slots))
-    return f"all_modules.{index}.{block_key(*inner, leaf)}"
+    return f"all_modules.{index}.{_block_key(*inner, leaf)}"
 
 
-def block_key(*path: str) -> str:
-    """Key within a torch block of NCSN++ for a path within the flax block."""
+def _block_key(*path: str) -> str:
     *inner, leaf = path
     torch = [_BLOCK_NAMES[name] for name in inner]
     is_nin = bool(torch) and torch[-1].startswith("NIN")
@@ -162,20 +161,12 @@ def to_variables(
 
     Raises ValueError for a missing or unexpected key and for a wrong shape.
     """
-    if missing := [key for key in keys.values() if key not in weights]:
-        raise ValueError(f"{_first(missing)} missing")
     known = set(keys.values())
-    if unexpected := [key for key in weights if key not in known]:
-        raise ValueError(f"{_first(unexpected)} unexpected")
+    for problem, names in (
+        ("missing", [key for key in keys.values() if key not in weights]),
+        ("unexpected", [key for key in weights if key not in known]),
+    ):
+        if names:
+            more = f" and {len(names) - 1} more are" if len(names) > 1 else " is"
+            raise ValueError(f"{names[0]}{more} {problem}")
     return unflatten_dict({p: to_flax(key, weights[key], shapes[p]) for p, key in keys.items()})
-
-
-def _first(keys: list[str]) -> str:
-    more = f" and {len(keys) - 1} more are" if len(keys) > 1 else " is"
-    return f"{keys[0]}{more}"
-
-
-def to_weights(variables: Mapping[str, Any], keys: Keys) -> dict[str, Shaped[np.ndarray, "..."]]:
-    """Views of nested variables by torch key, in torch's order and layout."""
-    leaves = flatten_dict(variables)
-    return {key: to_torch(key, np.asarray(leaves[path])) for path, key in keys.items()}
