@@ -3,7 +3,6 @@
 import functools
 import json
 import sys
-import zipfile
 from pathlib import Path
 
 import jax
