@@ -1,4 +1,4 @@
-"""Sharing: what is written, sent, fetched and refused, with a local server as the Hub."""
+"""Shared models: what is written, sent, fetched and refused."""
 
 import getpass
 import hashlib
@@ -9,7 +9,6 @@ import socket
 import sys
 from pathlib import Path
 
-import hub_server
 import jax
 import numpy as np
 import pytest
@@ -24,8 +23,6 @@ from lzn_jax.release import shared_model
 from lzn_jax.run import devices, log
 from lzn_jax.run import files as files_module
 
-# The client (2.4) uploads large files by a deprecated argument of its HTTP library.
-pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 NAME = "me/digits"
 FILES = [
     "README.md",
@@ -62,13 +59,6 @@ def folder(run, tmp_path):
 
 
 @pytest.fixture
-def server(place, client):
-    server = hub_server.Hub(NAME, place[0])
-    yield server
-    server.close()
-
-
-@pytest.fixture
 def published(server, folder):
     """The server with the shared model."""
     server.files |= {name: (folder / name).read_bytes() for name in FILES}
@@ -90,14 +80,10 @@ def refusal(path, **options):
     return str(caught.value)
 
 
-def test_a_model_from_the_hub_is_the_run(workdir, server, place, capsys):
-    server.is_there = False
+def test_a_model_from_the_hub_is_the_run(workdir, server, capsys):
     code, line = shared(workdir, capsys, f"--repo={NAME}")
-    assert (code, line) == (
-        0,
-        f'uploaded to http://127.0.0.1:{place[0]}/{NAME}: lzn_jax.load("hub:{NAME}")',
-    )
-    assert server.commits == [(FILES, [])]
+    assert (code, line) == (0, f'uploaded to https://hub/{NAME}: lzn_jax.load("hub:{NAME}")')
+    assert sorted(server.files) == [".gitattributes", *FILES]
     assert f'lzn_jax.load("hub:{NAME}")' in server.files["README.md"].decode()
     model, run = lzn_jax.load(f"hub:{NAME}"), lzn_jax.load(workdir)
     assert (model.step, run.step) == (2, 2)
@@ -111,15 +97,9 @@ def test_a_model_from_the_hub_is_the_run(workdir, server, place, capsys):
 def test_only_what_a_model_needs_is_fetched_and_once(published):
     published.files |= {"model.pkl": b"a pickle", "train.py": b"code"}
     lzn_jax.load(f"hub:{NAME}")
-    lzn_jax.load(f"hub:{NAME}")
-    fetched = [name for method, name, _ in published.requests if method == "GET"]
-    assert sorted(fetched) == ["SHA256SUMS", "config.json", "weights.safetensors"]
-
-
-def test_a_cached_model_needs_no_hub(published):
-    lzn_jax.load(f"hub:{NAME}")
-    published.status = 503
+    published.error = ConnectionError("the cache does without the Hub")
     assert lzn_jax.load(f"hub:{NAME}").step == 2
+    assert sorted(published.fetched) == ["SHA256SUMS", "config.json", "weights.safetensors"]
 
 
 def test_nothing_that_is_shared_names_the_machine_or_its_user(run):
@@ -180,7 +160,7 @@ def test_the_card_shows_the_ten_most_important_metrics(workdir):
 def test_the_card_names_the_licence_of_the_data(run, monkeypatch):
     model = lzn_jax.load(run)
     monkeypatch.setattr("lzn_jax.data.digits.LICENCE", "Some licence.", raising=False)
-    assert "Data set: `digits`. Some licence.\n" in shared_model.text(model, {}, (), "FOLDER")
+    assert "Data set: `digits`. Some licence.\n" in shared_model.text(model, {}, (), "FOLDER", {})
 
 
 def test_pictures_of_evaluation_alone_are_shared(workdir):
@@ -233,13 +213,10 @@ def test_sharing_again_replaces_the_model_and_keeps_other_files(workdir, server,
     (workdir / "figures" / "samples.png").rename(workdir / "figures" / "others.png")
     (workdir / "summary.json").unlink()
     assert shared(workdir, capsys, f"--repo={NAME}")[0] == 0
-    assert server.commits[1][1] == ["figures/samples.png", "summary.json"]
-    own = {name: content for name, content in server.files.items() if content != b"mine"}
-    sent = workdir / "shared"
-    assert own == {
-        name: (sent / name).read_bytes() for name in [*files_module.files_below(sent), "SHA256SUMS"]
-    }
-    assert len(server.files) == len(own) + 2
+    kept = {*FILES, ".gitattributes", "LICENSE", "figures/set/samples.png"}
+    assert server.files.keys() == kept - {"figures/samples.png", "summary.json"}
+    for name in ("README.md", "SHA256SUMS"):
+        assert server.files[name] == (workdir / "shared" / name).read_bytes()
     assert lzn_jax.load(f"hub:{NAME}").step == 2
 
 
@@ -298,19 +275,19 @@ def test_weights_are_divided_over_devices_as_in_a_run(folder, monkeypatch):
 
 # What is done to a shared folder before its checksums are written again, and the line's content.
 UNFIT = {
-    "tensor missing": (lambda t, _: t.pop("step"), "config.json: step is missing"),
+    "tensor missing": (lambda t, _: t.pop("step"), "config.json: 'step' is missing, not int32 ()"),
     "wrong shape": (
         lambda t, _: t.update({"variables/label_anchors/params/anchors": np.zeros((1, 4), "f4")}),
-        "variables/label_anchors/params/anchors is float32 (1, 4), not float32 (10, 4)",
+        "'variables/label_anchors/params/anchors' is float32 (1, 4), not float32 (10, 4)",
     ),
-    "wrong type": (lambda t, _: t.update(step=np.float32(2)), "step is float32 (), not int32 ()"),
+    "wrong type": (lambda t, _: t.update(step=np.float32(2)), "'step' is float32 (), not int32 ()"),
     "unknown tensor": (
         lambda t, _: t.update({"two\nlines": np.zeros(3)}),
-        "config.json: 'two\\nlines' is unexpected",
+        "'two\\nlines' is float64 (3,), not expected",
     ),
     "another encoder": (
         lambda _, c: c["encoder"].update(features=8),
-        "does not fit its config.json: variables/encoder/params/",
+        "does not fit its config.json: 'variables/encoder/params/",
     ),
     "unknown field": (
         lambda _, c: c["latent"].update(dimm=4),
@@ -342,18 +319,22 @@ BROKEN = {
     "no config": ("config.json", None, "file config.json is missing"),
     "no checksums": ("SHA256SUMS", None, "file config.json has no checksum"),
     "no list": ("SHA256SUMS", b"<html>", "file SHA256SUMS is not a list of checksums"),
-    "no weights": ("weights.safetensors", None, "there is no checkpoint"),
 }
 
 
+@pytest.mark.parametrize("is_remote", [False, True])
 @pytest.mark.parametrize("case", BROKEN)
-def test_a_damaged_folder_is_one_line(case, folder):
+def test_a_damaged_model_is_one_line_and_leaves_the_cache(case, is_remote, folder, published):
     name, content, expected = BROKEN[case]
-    if content is None:
-        (folder / name).unlink()
-    else:
+    intact = published.files.pop(name)
+    (folder / name).unlink()
+    if content is not None:
+        published.files[name] = content
         (folder / name).write_bytes(content)
-    assert expected in refusal(folder)
+    line = refusal(f"hub:{NAME}" if is_remote else folder)
+    assert f"is damaged: {expected}" in line
+    published.files[name] = intact
+    assert lzn_jax.load(f"hub:{NAME}").step == 2
 
 
 def test_weights_that_are_no_safetensors_are_one_line(folder):
@@ -367,46 +348,13 @@ def test_a_card_may_be_edited_on_the_hub(folder):
     assert lzn_jax.load(folder).step == 2
 
 
-def test_a_damaged_download_leaves_the_cache(published, folder):
-    published.files["weights.safetensors"] = b"cut"
-    expected = f"{NAME} is damaged: file weights.safetensors differs from its checksum; it was"
-    assert expected in refusal(f"hub:{NAME}")
-    published.files["weights.safetensors"] = (folder / "weights.safetensors").read_bytes()
-    assert lzn_jax.load(f"hub:{NAME}").step == 2
-
-
-# What is wrong with the Hub, and the line's content.
-NOT_FETCHED = {
-    "foreign repository": (
-        {"files": {"config.json": b"{}", "pytorch_model.bin": b"x"}},
-        "me/digits has no model that can be fetched (Client error '404 Not Found'",
-    ),
-    "list of other files": (
-        {"files": {"SHA256SUMS": f"{'0' * 64}  other.bin\n".encode()}},
-        "the model of me/digits cannot be fetched (Client error '404 Not Found'",
-    ),
-    "empty": ({"files": {}}, "check the name of the model"),
-    "private": ({"status": 401}, "401 Unauthorized"),
-    "broken server": ({"status": 500}, "500 Internal Server Error"),
-    "another server": ({"is_hub": False}, "me/digits has no model that can be fetched"),
-}
-
-
-@pytest.mark.parametrize("case", NOT_FETCHED)
-def test_what_cannot_be_fetched_is_one_line(case, published):
-    changes, expected = NOT_FETCHED[case]
-    for name, value in changes.items():
-        setattr(published, name, value)
-    assert expected in refusal(f"hub:{NAME}")
-
-
-@pytest.mark.usefixtures("client")
-def test_without_a_network_one_line_says_so(workdir, capsys):
-    assert "Connection refused" in refusal(f"hub:{NAME}")
-    code, line = shared(workdir, capsys, f"--repo={NAME}")
-    assert code == 2
-    assert f"shared cannot be uploaded to {NAME} (" in line
-    assert "Connection refused" in line
+def test_what_cannot_be_fetched_is_one_line(server):
+    failure = "me/digits has no model that can be fetched"
+    server.files = {"config.json": b"{}", "pytorch_model.bin": b"x"}
+    assert f"{failure} (it holds no weights.safetensors): check the name" in refusal(f"hub:{NAME}")
+    server.error = ConnectionError("Connection refused")
+    server.cache = server.cache / "other"
+    assert f"{failure} (Connection refused): " in refusal(f"hub:{NAME}")
 
 
 @pytest.mark.parametrize("name", ["digits", "a/b/c", "", "../digits", "me/", "me/my digits"])
@@ -416,7 +364,7 @@ def test_a_repository_has_an_owner_and_a_name(name, workdir, server, capsys):
     code, line = shared(workdir, capsys, f"--repo={name}")
     assert code == 2
     assert line.startswith(f"error: {expected}")
-    assert server.requests == []
+    assert (server.fetched, server.commits) == ([], 0)
 
 
 def test_the_package_that_is_missing_is_named(monkeypatch, workdir, capsys):
@@ -426,56 +374,60 @@ def test_the_package_that_is_missing_is_named(monkeypatch, workdir, capsys):
     assert share.main([f"--workdir={workdir}"]) == 0
 
 
-# What is wrong with the Hub, further flags, and the line's content.
+# What is wrong with the Hub, and the line's content.
 NOT_SENT = {
     "foreign repository": (
         {"files": {"config.json": b"{}", "pytorch_model.bin": b"x"}},
         "me/digits holds other files than a shared model, such as 'config.json': choose another",
     ),
-    "public": ({"files": {}}, "me/digits is public: make it private in its settings"),
-    "read only": ({"is_private": True, "read_only": True}, "403 Forbidden"),
-    "no token": ({"status": 401}, "log in with `hf auth login` and a token that may write"),
-    "broken server": ({"status": 500}, "cannot be uploaded to me/digits"),
+    "public": ({"is_private": False}, "me/digits is public: make it private in its settings"),
+    "no token": (
+        {"error": ConnectionError("401")},
+        "shared cannot be uploaded to me/digits (401): check the name, log in with `hf auth login`",
+    ),
 }
 
 
 @pytest.mark.parametrize("case", NOT_SENT)
-def test_what_cannot_be_uploaded_is_one_line_and_changes_nothing(case, server, folder):
+def test_what_cannot_be_uploaded_is_one_line(case, server, workdir, capsys):
     changes, expected = NOT_SENT[case]
     for name, value in changes.items():
         setattr(server, name, value)
-    files = dict(server.files)
-    with pytest.raises(UserError) as caught:
-        shared_model.upload(folder, NAME, private=True)
-    assert "\n" not in str(caught.value)
-    assert expected in str(caught.value)
-    assert (server.commits, server.files) == ([], files)
+    code, line = shared(workdir, capsys, f"--repo={NAME}", "--private")
+    assert code == 2
+    assert expected in line
+    assert server.commits == 0
 
 
 def test_a_new_repository_is_private_on_demand(server, workdir, capsys):
-    server.is_there = False
     assert shared(workdir, capsys, f"--repo={NAME}", "--private")[0] == 0
     assert server.is_private
-    assert len(server.commits) == 1
+    assert server.commits == 1
 
 
-def test_work_folders_that_cannot_be_shared_are_one_line(workdir, tmp_path, capsys):
-    assert "is no run" in shared(tmp_path, capsys)[1]
-    assert "--private goes with --repo" in shared(workdir, capsys, "--private")[1]
-    (workdir / "summary.json").write_text('{"path": "/home/someone"}')
-    assert "summary.json is not a table of numbers" in shared(workdir, capsys)[1]
-    (workdir / "summary.json").write_text("{")
-    assert "summary.json is not JSON" in shared(workdir, capsys)[1]
-    (workdir / "summary.json").write_text("[" * 100_000)
-    assert "summary.json is not JSON: too deeply nested" in shared(workdir, capsys)[1]
-    (workdir / "summary.json").unlink()
-    (workdir / "released.json").write_text('{"file": "x.pt"}')
-    assert "released.json does not name the origin of weights" in shared(workdir, capsys)[1]
-    assert not (workdir / "shared").exists()
-    shutil.rmtree(workdir / "checkpoints" / "2")
+UNSHARED = {  # a file of the work folder, its content, and the line's content
+    "path": ("summary.json", '{"path": "/home/someone"}', "summary.json is not a table of numbers"),
+    "list": ("summary.json", "[1]", "summary.json is not a table"),
+    "cut": ("summary.json", "{", "summary.json is not JSON"),
+    "deep": ("summary.json", "[" * 100_000, "summary.json is not JSON: too deeply nested"),
+    "origin": ("released.json", '{"file": "x.pt"}', "does not name the origin of weights"),
+    "no checkpoint": (None, None, "there is no checkpoint"),
+}
+
+
+@pytest.mark.parametrize("case", UNSHARED)
+def test_work_folders_that_cannot_be_shared_are_one_line(case, workdir, tmp_path, capsys):
+    name, content, expected = UNSHARED[case]
+    if name is None:
+        shutil.rmtree(workdir / "checkpoints" / "2")
+    else:
+        (workdir / name).write_text(content)
     code, line = shared(workdir, capsys)
     assert code == 2
-    assert "there is no checkpoint" in line
+    assert expected in line
+    assert not (workdir / "shared").exists()
+    assert "is no run" in shared(tmp_path, capsys)[1]
+    assert "--private goes with --repo" in shared(workdir, capsys, "--private")[1]
 
 
 @pytest.mark.parametrize(
@@ -501,16 +453,3 @@ def test_what_is_not_a_folder_is_not_replaced(kind, workdir, tmp_path, capsys):
     code, line = shared(workdir, capsys)
     assert code == 2
     assert f"{workdir / 'shared'} would be replaced, but it is not a folder" in line
-
-
-def test_files_of_one_revision_are_fetched(published, monkeypatch):
-    old, needed = dict(published.files), shared_model.needed_files
-
-    def publish(folder):
-        published.older[published.revision] = old
-        published.revision = "1" * 40
-        published.files["config.json"] = b"{}"
-        return needed(folder)
-
-    monkeypatch.setattr(shared_model, "needed_files", publish)
-    assert lzn_jax.load(f"hub:{NAME}").step == 2
