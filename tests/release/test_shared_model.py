@@ -24,20 +24,14 @@ from lzn_jax.run import devices, log
 from lzn_jax.run import files as files_module
 
 NAME = "me/digits"
-FILES = [
-    "README.md",
-    "SHA256SUMS",
-    "config.json",
-    "figures/samples.png",
-    "summary.json",
-    "weights.safetensors",
-]
+NEEDED = ["SHA256SUMS", "config.json", "weights.safetensors"]
+FILES = sorted([*NEEDED, "README.md", "figures/samples.png", "summary.json"])
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """The folder of a run with metrics, a picture and a path of its machine."""
-    config = small.config(evaluation__clip_path="/home/someone/weights/clip.safetensors")
+    config = small.config(evaluation__inception_path="/home/someone/weights/inception.pth")
     workdir = small.untrained_run(tmp_path_factory.mktemp("run"), config)
     Image.new("L", (2, 2)).save(workdir / "figures" / "samples.png")
     metrics = {"step": 2, "test_accuracy": 0.123456, "fid": None}
@@ -99,7 +93,7 @@ def test_only_what_a_model_needs_is_fetched_and_once(published):
     lzn_jax.load(f"hub:{NAME}")
     published.error = ConnectionError("the cache does without the Hub")
     assert lzn_jax.load(f"hub:{NAME}").step == 2
-    assert sorted(published.fetched) == ["SHA256SUMS", "config.json", "weights.safetensors"]
+    assert sorted(published.fetched) == NEEDED
 
 
 def test_nothing_that_is_shared_names_the_machine_or_its_user(run):
@@ -109,8 +103,8 @@ def test_nothing_that_is_shared_names_the_machine_or_its_user(run):
         content = (run / "shared" / name).read_bytes()
         assert not [each for each in names if each.encode() in content], name
     config = json.loads((run / "shared" / "config.json").read_text())
-    assert config["evaluation"]["clip_path"] == "clip.safetensors"
-    config["evaluation"]["clip_path"] = "/home/someone/weights/clip.safetensors"
+    assert config["evaluation"]["inception_path"] == "inception.pth"
+    config["evaluation"]["inception_path"] = "/home/someone/weights/inception.pth"
     assert config == json.loads((run / "config.json").read_text())
 
 
@@ -124,11 +118,8 @@ def test_paths_keep_their_last_name_and_all_else_stays():
         "evaluation.measurements": ["one", "two"],
     }
     assert {name for name in values if values[name] != changed[name]} == set(names)
-
-
-def test_a_default_path_stays():
     values = configuration.flatten(small.config("configs/fashion_joint.py").to_dict())
-    assert values["data.path"].startswith("/")
+    assert values["data.path"].startswith("/")  # a default
     assert shared_model.portable(values) == (values, [])
 
 
@@ -148,29 +139,28 @@ def test_the_card_has_use_data_metrics_and_pictures(run, folder):
     assert card.count(".png)") == 1  # of the figures that are there
 
 
-def test_the_card_shows_the_ten_most_important_metrics(workdir):
+def test_the_card_shows_ten_metrics_figures_of_evaluation_and_the_origin(workdir, tmp_path):
     names = [*log.OF_EVALUATION[::-1], "own"]
     (workdir / "summary.json").write_text(json.dumps(dict.fromkeys(names, 10**400)))
-    assert share.main([f"--workdir={workdir}"]) == 0
+    origin = {"repository": "them/theirs", "revision": "0123", "file": "x.pt", "sha256": "ab"}
+    (workdir / "released.json").write_text(json.dumps(origin))
+    (workdir / "figures" / "tasks").mkdir()
+    for name in ("sampled", "reconstructed", "predictions", "curves", "tasks/tasks"):
+        Image.new("L", (2, 2)).save(workdir / "figures" / f"{name}.png")
+    (tmp_path / "link").symlink_to(workdir)  # of the work folder itself
+    assert share.main([f"--workdir={tmp_path / 'link'}"]) == 0
     card = (workdir / "shared" / "README.md").read_text()
     table = [f"| {name} | {10**400} |" for name in log.OF_EVALUATION[:10]]
     assert "\n".join(["|---|---|", *table, "", f"10 of {len(names)} metrics"]) in card
+    assert "from x.pt of https://huggingface.co/them/theirs (MIT licence), revision 0123." in card
+    figures = [path.name for path in (workdir / "shared" / "figures").iterdir()]
+    assert sorted(figures) == ["curves.png", "samples.png"]
 
 
 def test_the_card_names_the_licence_of_the_data(run, monkeypatch):
     model = lzn_jax.load(run)
     monkeypatch.setattr("lzn_jax.data.digits.LICENCE", "Some licence.", raising=False)
     assert "Data set: `digits`. Some licence.\n" in shared_model.text(model, {}, (), "FOLDER", {})
-
-
-def test_pictures_of_evaluation_alone_are_shared(workdir):
-    for name in ("sampled", "reconstructed", "predictions", "curves", "tasks/tasks"):
-        path = workdir / "figures" / f"{name}.png"
-        path.parent.mkdir(exist_ok=True)
-        Image.new("L", (2, 2)).save(path)
-    assert share.main([f"--workdir={workdir}"]) == 0
-    shared = [path.name for path in (workdir / "shared" / "figures").iterdir()]
-    assert sorted(shared) == ["curves.png", "samples.png"]
 
 
 def test_every_figure_of_evaluation_has_a_caption():
@@ -192,19 +182,6 @@ def test_a_link_is_not_followed(name, workdir, tmp_path, capsys):
     assert line.startswith(f"error: {workdir / name}")
     assert "is a link, which may lead to any file" in line
     assert not (workdir / "shared").exists()
-
-
-def test_the_work_folder_itself_may_be_a_link(workdir, tmp_path, capsys):
-    (tmp_path / "link").symlink_to(workdir)
-    assert shared(tmp_path / "link", capsys)[0] == 0
-
-
-def test_the_card_names_the_origin_of_converted_weights(workdir):
-    origin = {"repository": "them/theirs", "revision": "0123", "file": "x.pt", "sha256": "ab"}
-    (workdir / "released.json").write_text(json.dumps(origin))
-    assert share.main([f"--workdir={workdir}"]) == 0
-    card = (workdir / "shared" / "README.md").read_text()
-    assert "from x.pt of https://huggingface.co/them/theirs (MIT licence), revision 0123." in card
 
 
 def test_sharing_again_replaces_the_model_and_keeps_other_files(workdir, server, capsys):
@@ -244,10 +221,8 @@ def test_a_tokenizer_travels_with_its_model(tmp_path):
 def test_extensions_are_named_and_not_sent(workdir, tmp_path, capsys, monkeypatch):
     file = tmp_path / "mine.py"
     file.write_text("")
-    named = {
-        "extensions": ["mine.py"],
-        "extension_checksums": [hashlib.sha256(b"").hexdigest()],
-    }
+    digest = hashlib.sha256(b"").hexdigest()
+    named = {"extensions": ["mine.py"], "extension_checksums": [digest]}
     config = json.loads((workdir / "config.json").read_text())
     (workdir / "config.json").write_text(json.dumps({**config, **named}))
     monkeypatch.setattr(extensions, "_EXTENSIONS", {})
@@ -293,10 +268,6 @@ UNFIT = {
         lambda _, c: c["latent"].update(dimm=4),
         "the config has no field latent.dimm; the nearest is latent.dim",
     ),
-    "extension that is not given": (
-        lambda _, c: c.update(extensions=["mine.py"], extension_checksums=["0" * 64]),
-        "needs the extension mine.py (sha256 000000000000): pass --extensions=mine.py",
-    ),
 }
 
 
@@ -322,19 +293,18 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize("is_remote", [False, True])
 @pytest.mark.parametrize("case", BROKEN)
-def test_a_damaged_model_is_one_line_and_leaves_the_cache(case, is_remote, folder, published):
+def test_a_damaged_model_is_one_line_and_leaves_the_cache(case, folder, published):
     name, content, expected = BROKEN[case]
     intact = published.files.pop(name)
     (folder / name).unlink()
     if content is not None:
         published.files[name] = content
         (folder / name).write_bytes(content)
-    line = refusal(f"hub:{NAME}" if is_remote else folder)
-    assert f"is damaged: {expected}" in line
+    for path in (folder, f"hub:{NAME}"):
+        assert f"is damaged: {expected}" in refusal(path)
     published.files[name] = intact
-    assert lzn_jax.load(f"hub:{NAME}").step == 2
+    assert shared_model.fetch_model(NAME).joinpath(name).read_bytes() == intact
 
 
 def test_weights_that_are_no_safetensors_are_one_line(folder):
@@ -348,30 +318,24 @@ def test_a_card_may_be_edited_on_the_hub(folder):
     assert lzn_jax.load(folder).step == 2
 
 
-def test_what_cannot_be_fetched_is_one_line(server):
+def test_what_cannot_be_fetched_is_one_line(server, workdir, capsys, monkeypatch):
     failure = "me/digits has no model that can be fetched"
     server.files = {"config.json": b"{}", "pytorch_model.bin": b"x"}
     assert f"{failure} (it holds no weights.safetensors): check the name" in refusal(f"hub:{NAME}")
-    server.error = ConnectionError("Connection refused")
-    server.cache = server.cache / "other"
+    server.error, server.cache = ConnectionError("Connection refused"), server.cache / "other"
     assert f"{failure} (Connection refused): " in refusal(f"hub:{NAME}")
-
-
-@pytest.mark.parametrize("name", ["digits", "a/b/c", "", "../digits", "me/", "me/my digits"])
-def test_a_repository_has_an_owner_and_a_name(name, workdir, server, capsys):
-    expected = "a repository is named OWNER/NAME, got "
-    assert expected in refusal(f"hub:{name}")
-    code, line = shared(workdir, capsys, f"--repo={name}")
-    assert code == 2
-    assert line.startswith(f"error: {expected}")
-    assert (server.fetched, server.commits) == ([], 0)
-
-
-def test_the_package_that_is_missing_is_named(monkeypatch, workdir, capsys):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     assert "pip install -e '.[hub]'" in refusal(f"hub:{NAME}")
     assert "pip install -e '.[hub]'" in shared(workdir, capsys, f"--repo={NAME}")[1]
-    assert share.main([f"--workdir={workdir}"]) == 0
+    assert shared(workdir, capsys)[0] == 0
+
+
+@pytest.mark.parametrize("name", ["digits", "a/b/c", "", "../digits", "me/my digits"])
+def test_a_repository_has_an_owner_and_a_name(name, workdir, server, capsys):
+    expected = f"a repository is named OWNER/NAME, got {name!r}"
+    assert expected in refusal(f"hub:{name}")
+    assert shared(workdir, capsys, f"--repo={name}") == (2, f"error: {expected}")
+    assert (server.fetched, server.commits) == ([], 0)
 
 
 # What is wrong with the Hub, and the line's content.
@@ -401,8 +365,7 @@ def test_what_cannot_be_uploaded_is_one_line(case, server, workdir, capsys):
 
 def test_a_new_repository_is_private_on_demand(server, workdir, capsys):
     assert shared(workdir, capsys, f"--repo={NAME}", "--private")[0] == 0
-    assert server.is_private
-    assert server.commits == 1
+    assert (server.is_private, server.commits) == (True, 1)
 
 
 UNSHARED = {  # a file of the work folder, its content, and the line's content
@@ -431,25 +394,17 @@ def test_work_folders_that_cannot_be_shared_are_one_line(case, workdir, tmp_path
 
 
 @pytest.mark.parametrize(
-    "name", ["README.md", "notes.txt", ".notes", "figures/.notes", "figures/SHA256SUMS"]
+    "name", ["README.md", "notes.txt", "figures/.notes", "figures/SHA256SUMS", ""]
 )
-def test_a_changed_folder_is_not_replaced(name, workdir, capsys):
+def test_a_changed_folder_is_not_replaced(name, workdir, tmp_path, capsys):
     assert shared(workdir, capsys)[0] == 0
-    (workdir / "shared" / name).write_text("my words")
-    code, line = shared(workdir, capsys)
-    assert code == 2
-    assert f"shared would be replaced, but file {name} " in line
-    assert (workdir / "shared" / name).read_text() == "my words"
-
-
-@pytest.mark.parametrize("kind", ["link", "broken link", "file"])
-def test_what_is_not_a_folder_is_not_replaced(kind, workdir, tmp_path, capsys):
-    assert shared(workdir, capsys)[0] == 0
-    (workdir / "shared").rename(tmp_path / "elsewhere")
-    if kind == "file":
-        (workdir / "shared").write_text("my words")
+    if not name:  # the folder is a link
+        (workdir / "shared").rename(tmp_path / "elsewhere")
+        (workdir / "shared").symlink_to(tmp_path / "elsewhere")
     else:
-        (workdir / "shared").symlink_to(tmp_path / ("elsewhere" if kind == "link" else "gone"))
+        (workdir / "shared" / name).write_text("my words")
     code, line = shared(workdir, capsys)
     assert code == 2
-    assert f"{workdir / 'shared'} would be replaced, but it is not a folder" in line
+    problem = f"file {name} " if name else "it is not a folder"
+    assert f"{workdir / 'shared'} would be replaced, but {problem}" in line
+    assert not name or (workdir / "shared" / name).read_text() == "my words"
