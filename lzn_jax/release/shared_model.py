@@ -63,12 +63,10 @@ def text(
     needed = ", ".join(f"`{name}` (sha256 {digest[:12]})" for name, digest in checksums)
     pairs = ", ".join(" to ".join(pair) for pair in model.translations)
     pictures = [f"{PICTURES[p]}\n\n![{PICTURES[p]}]({p})" for p in PICTURES if p in files]
-    names = log.most_important(metrics, SHOWN)
-    numbers = {name: "not finite" if metrics[name] is None else metrics[name] for name in names}
-    rows = [
-        f"| {name} | {f'{value:.4g}' if isinstance(value, float) else value} |"
-        for name, value in numbers.items()
-    ]
+    names, rows = log.most_important(metrics, SHOWN), []
+    for name in names:
+        number = "not finite" if metrics[name] is None else metrics[name]
+        rows.append(f"| {name} | {f'{number:.4g}' if isinstance(number, float) else number} |")
     sections = [
         "---\nlibrary_name: lzn_jax\ntags:\n- latent-zoning-network\n- jax\n---",
         f"# Latent Zoning Network on {config.data.name}",
@@ -139,9 +137,8 @@ def portable(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
             return [without_folder(name, item) for item in value]
         # An alphabet may start with a slash, but has no second one.
         is_path = name.endswith("path") or (str(value).startswith("/") and value.count("/") > 1)
-        if not isinstance(value, str) or not is_path or value == fields[name].default:
-            return value
-        return Path(value).name or value
+        is_changed = isinstance(value, str) and is_path and value != fields[name].default
+        return Path(value).name or value if is_changed else value
 
     changed = {name: without_folder(name, value) for name, value in values.items()}
     return changed, [name for name in values if changed[name] != values[name]]
@@ -155,8 +152,10 @@ def _check_replaceable(folder: Path) -> None:
         if folder.is_symlink() or not folder.is_dir():
             raise DamagedError("it is not a folder")
         found = [path for path in sorted(folder.rglob("*")) if path.is_symlink() or path.is_file()]
-        names = [path.relative_to(folder).as_posix() for path in found]
-        files.verify(folder, [name for name in names if name != files.FILE])
+        names = [
+            path.relative_to(folder).as_posix() for path in found if path != folder / files.FILE
+        ]
+        files.verify(folder, names)
     except DamagedError as error:
         raise UserError(
             f"{folder} would be replaced, but {error}: move the folder away to keep your changes"
@@ -191,9 +190,8 @@ def is_shared(folder: Path) -> bool:
 def verified(folder: Path) -> Path:
     """The folder of a shared model; raises UserError if a file differs from its checksum."""
     try:
-        has_tokenizer = TOKENIZER_FILE in files.listed(folder)
-        names = [CONFIG_FILE, WEIGHTS_FILE, *([TOKENIZER_FILE] if has_tokenizer else [])]
-        files.verify(folder, names)
+        tokenizer = {TOKENIZER_FILE} & files.listed(folder).keys()
+        files.verify(folder, [CONFIG_FILE, WEIGHTS_FILE, *tokenizer])
     except DamagedError as error:
         raise UserError(f"{folder} is damaged: {error}; download it again") from error
     return folder
@@ -276,12 +274,8 @@ def fetch_model(repository: str) -> Path:
     """
     check_repository(repository)
     wanted = [*_OWN_FILES, TOKENIZER_FILE]
-    remedy = (
-        "check the name of the model, which `python -m lzn_jax.share` uploads, and if it is "
-        f"private, {_LOG_IN}"
-    )
-    failure = f"{repository} has no model that can be fetched"
-    with hub.explained(failure, remedy):
+    remedy = f"check the name of the model, and if it is private, {_LOG_IN}"
+    with hub.explained(f"{repository} has no model that can be fetched", remedy):
         folder = Path(hub.hub_client().snapshot_download(repository, allow_patterns=wanted))
         if not is_shared(folder):
             raise FileNotFoundError(f"it holds no {WEIGHTS_FILE}")
