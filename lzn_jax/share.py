@@ -11,11 +11,11 @@ import logging
 import sys
 from pathlib import Path
 
-from lzn_jax import configuration
+from lzn_jax import configuration, loading
 from lzn_jax.errors import EXIT_DONE, UserError
+from lzn_jax.release import shared_model
+from lzn_jax.run import workdir as workdirs
 from lzn_jax.run.command_line import Parser, exit_code
-
-FOLDER = "shared"  # in the work folder
 
 _log = logging.getLogger("lzn_jax.share")  # the name differs if this is __main__
 
@@ -39,19 +39,13 @@ def _run(arguments: list[str]) -> int:
     flags = parser.parse_args(arguments)
     if flags.private and flags.repo is None:
         raise UserError("--private goes with --repo=OWNER/NAME")
-
-    # JAX is imported only for valid flags.
-    from lzn_jax import loading
-    from lzn_jax.release import shared_model
-    from lzn_jax.run import workdir as workdirs
-
     if flags.repo is not None:
         shared_model.check_repository(flags.repo)
     logging.basicConfig(format="%(message)s", force=True)
     logging.getLogger("lzn_jax").setLevel(logging.INFO)
     extensions = [name for name in flags.extensions.split(",") if name]
     config = configuration.load_run(flags.workdir, extensions=extensions)
-    model, folder = loading.restore(config, flags.workdir), flags.workdir / FOLDER
+    model, folder = loading.restore(config, flags.workdir), flags.workdir / "shared"
     source = "FOLDER" if flags.repo is None else f"{shared_model.PREFIX}{flags.repo}"
     with workdirs.guarded(flags.workdir):
         shared_model.write(folder, flags.workdir, model, source)

@@ -45,7 +45,7 @@ VALIDATION = "data/test_data.py -k "
 COUNTED = "evaluation/test_measurements.py -k samples_of_classes"
 PAIRS, FLOWS = "data/test_folder.py -k ", SPACE + "'by_the_flow or flow_of_the'"
 CONFIGURATION, PARTS = "test_configuration.py -k ", "test_parts.py -k "
-PROGRESS, SHARING = "run/test_progress.py -k ", "release/test_sharing.py -k "
+PROGRESS, SHARING = "run/test_progress.py -k ", "release/test_shared_model.py -k "
 SHARP, CONTRASTIVE = "zoning/test_sharpness.py -k ", "losses/test_contrastive.py -k "
 QUERIES, FAR = ADAMS + "in_a_context", ACCURACY + "'in_context and 1000'"
 SCORE = PROPERTIES + "score_identity"
@@ -523,15 +523,20 @@ MUTANTS = (
         "release/shared_model.py", "and not names >= _OWN_FILES", "and False", SHARING + "uploaded"
     ),
     Mutant("release/shared_model.py", "not there.private", "there.private", SHARING + "uploaded"),
-    Mutant("release/shared_model.py", "names[1:])", "names[1:2])", SHARING + "damaged_download"),
     Mutant(
-        "release/shared_model.py", "hub.forget(folder / name)", "name", SHARING + "damaged_download"
+        "release/shared_model.py", "return verified(folder)", "return folder", SHARING + "damaged"
     ),
-    Mutant("release/shared_model.py", "names.difference(sent)", "()", SHARING + "sharing_again"),
+    Mutant("release/shared_model.py", "hub.forget(folder / name)", "name", SHARING + "damaged"),
     Mutant(
         "release/shared_model.py",
-        "_described(found[name]) != _described(shape)",
-        "found[name].dtype != shape.dtype",
+        "[SUMMARY_FILE, TOKENIZER_FILE, *PICTURES]",
+        "[]",
+        SHARING + "sharing_again",
+    ),
+    Mutant(
+        "release/shared_model.py",
+        " {tuple(arrays[name].shape)}",
+        "",
         SHARING + "do_not_fit",
     ),
     Mutant(
@@ -574,7 +579,6 @@ MUTANTS = (
         EXPORT + "noise_scale",
     ),
     Mutant("modes/export.py", "update(_LOCATIONS, limit)", "_read", EXPORT + "locations"),
-    Mutant("release/shared_model.py", ", revision=folder.name)", ")", SHARING + "one_revision"),
     Mutant("share.py", "workdir, model, source)", "workdir, model, '')", SHARING + "from_the_hub"),
     Mutant("configuration.py", "len(names) != len(digests)", "False", MODEL + "no_run"),
     Mutant("parts.py", 'len(text).to_bytes(8, "big") + text', "text", PARTS + "borders"),

@@ -1,7 +1,13 @@
-"""Writes the files that torch.save writes, and such as only an attacker would, without PyTorch."""
+"""Writes the files that torch.save writes, without PyTorch."""
 
-import struct
+import io
+import pickle
+import sys
+import types
 import zipfile
+from collections import OrderedDict
+from typing import Any, NamedTuple
+from unittest import mock
 
 import jax.numpy as jnp
 import numpy as np
@@ -18,109 +24,88 @@ STORAGES = {
     np.dtype(np.uint8): "ByteStorage",
     np.dtype(np.bool_): "BoolStorage",
 }
+MODULES = {name: types.ModuleType(name) for name in ("torch", "torch._utils")}
 
 
-class Raw(bytes):
-    """Instructions of a pickle, to stand where a value would."""
+def _named(module, name):
+    """A class that a pickle refers to by its name."""
+    setattr(MODULES[module], name, type(name, (), {"__module__": module}))
+    return getattr(MODULES[module], name)
 
 
-class View:
+_KINDS = {name: _named("torch", name) for name in [*STORAGES.values(), "QInt8Storage"]}
+_REBUILD = _named("torch._utils", "_rebuild_tensor_v2")
+_PARAMETER = _named("torch._utils", "_rebuild_parameter")
+
+
+class View(NamedTuple):
     """A tensor as a view, in elements, of the storage `key`; any of it may be wrong."""
 
-    def __init__(self, key, offset, shape, strides, kind="FloatStorage", size=6):
-        self.key, self.offset, self.shape, self.strides = key, offset, shape, strides
-        self.kind, self.size = kind, size
+    key: str
+    offset: Any
+    shape: Any
+    strides: Any
+    kind: str = "FloatStorage"
 
 
-def write(path, value, *, folder="archive", storages=None, compression=zipfile.ZIP_STORED, **extra):
-    """Saves a value whose arrays are tensors; `storages` are more by key, `extra` more entries."""
+class Parameter(NamedTuple):
+    """A tensor that PyTorch trains."""
+
+    tensor: Any
+
+
+class _Storage(NamedTuple):
+    id: tuple
+
+
+class _Pickler(pickle.Pickler):
+    def __init__(self, file, storages, is_stream):
+        super().__init__(file, protocol=2)
+        self.storages, self.rest = storages, [None] * is_stream
+
+    def persistent_id(self, value):
+        return value.id if isinstance(value, _Storage) else None
+
+    def reducer_override(self, value):
+        if isinstance(value, Parameter):
+            return _PARAMETER, (value.tensor, True, OrderedDict())
+        if isinstance(value, np.ndarray):
+            key, strides = str(len(self.storages)), np.empty(value.shape, np.int8).strides
+            self.storages[key] = value
+            value = View(key, 0, value.shape, strides, STORAGES[value.dtype])
+        if not isinstance(value, View):
+            return NotImplemented
+        key, offset, shape, strides, kind = value
+        storage = _Storage(("storage", _KINDS[kind], key, "cpu", 6, *self.rest))
+        return _REBUILD, (storage, offset, shape, strides, False, OrderedDict())
+
+
+def program(value, storages, is_stream=False):
+    """A pickle of protocol 2; adds arrays to the storages."""
+    file = io.BytesIO()
+    with mock.patch.dict(sys.modules, MODULES):
+        _Pickler(file, storages, is_stream).dump(value)
+    return file.getvalue()
+
+
+def write(path, value, *, storages=None, saved=None, **extra):
+    """Saves a value whose arrays are tensors; `saved` is a pickle in its place."""
     storages = dict(storages or {})
-    pickle = program(value, storages)
-    write_zip(
-        path,
-        {
-            f"{folder}/data.pkl": pickle,
-            f"{folder}/byteorder": b"little",
-            **{f"{folder}/data/{key}": array.tobytes() for key, array in storages.items()},
-            f"{folder}/version": b"3\n",
-            **{f"{folder}/{name}": content for name, content in extra.items()},
-        },
-        compression,
-    )
-
-
-def write_zip(path, entries, compression=zipfile.ZIP_STORED):
-    with zipfile.ZipFile(path, "w", compression) as archive:
+    entries = {"data.pkl": saved or program(value, storages), "byteorder": b"little", **extra}
+    entries |= {f"data/{key}": array.tobytes() for key, array in storages.items()}
+    with zipfile.ZipFile(path, "w") as archive:
         for name, content in entries.items():
-            archive.writestr(name, content)
+            archive.writestr(f"archive/{name}", content)
+    return path
 
 
-SYSTEM = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"int": 4}}
-
-
-def write_stream(path, value, *, storages=None, version=1001, system=SYSTEM, keys=None, end=None):
+def write_stream(path, value, *, storages=None, version=1001, is_little=True, keys=None, end=None):
     """Saves as PyTorch did before 1.6; any part may be wrong, and `end` cuts the file."""
     storages = dict(storages or {})
-    saved = program(value, storages).replace(b"tQ", b"NtQ")  # a persistent id has an item more
-    content = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # the magic number
-    content += program(version, {}) + program(system, {}) + saved
-    content += program(sorted(storages) if keys is None else keys, {})
+    saved, system = program(value, storages, True), {"little_endian": is_little}
+    parts = [pickle.dumps(part, 2) for part in (0x1950A86A20F9469CFC6C, version, system)]
+    parts += [saved, pickle.dumps(sorted(storages) if keys is None else keys, 2)]
     for key in sorted(storages):
-        content += struct.pack("<q", storages[key].size) + storages[key].tobytes()
-    path.write_bytes(content[:end])
-
-
-def program(value, storages):
-    """A pickle of protocol 2."""
-    return b"\x80\x02" + _push(value, storages) + b"."
-
-
-def name(module, attribute):
-    return Raw(b"c" + module.encode() + b"\n" + attribute.encode() + b"\n")
-
-
-def call(function, *arguments):
-    """REDUCE of a name with arguments."""
-    return Raw(function + _push(arguments, {}) + b"R")
-
-
-def _push(value, storages):
-    match value:
-        case Raw():
-            return bytes(value)
-        case None | bool():
-            return {None: b"N", True: b"\x88", False: b"\x89"}[value]
-        case int():
-            return b"J" + struct.pack("<i", value)
-        case float():
-            return b"G" + struct.pack(">d", value)
-        case str():
-            return b"X" + struct.pack("<I", len(value.encode())) + value.encode()
-        case tuple():
-            return b"(" + b"".join(_push(item, storages) for item in value) + b"t"
-        case list():
-            return b"](" + b"".join(_push(item, storages) for item in value) + b"e"
-        case dict():
-            pairs = (_push(part, storages) for item in value.items() for part in item)
-            # As a module's state dict: an OrderedDict with attributes.
-            empty = name("collections", "OrderedDict") + b")R"
-            return empty + b"(" + b"".join(pairs) + b"u}X\t\x00\x00\x00_metadata}sb"
-        case View():
-            return _view(value)
-        case np.ndarray():
-            key = str(len(storages))
-            storages[key] = value
-            strides = tuple(
-                stride // value.itemsize for stride in np.empty(value.shape, value.dtype).strides
-            )
-            return _view(View(key, 0, value.shape, strides, STORAGES[value.dtype], value.size))
-
-
-def _view(view):
-    kind = name("torch", view.kind)
-    storage = _push(("storage", kind, view.key, "cpu", view.size), {}) + b"Q"
-    hooks = Raw(name("collections", "OrderedDict") + b")R")
-    return call(
-        name("torch._utils", "_rebuild_tensor_v2"),
-        Raw(storage), view.offset, view.shape, view.strides, False, hooks,
-    )  # fmt: skip
+        parts += [storages[key].size.to_bytes(8, "little"), storages[key].tobytes()]
+    path.write_bytes(b"".join(parts)[:end])
+    return path

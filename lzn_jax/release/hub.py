@@ -49,12 +49,19 @@ def fetch(name: str) -> Fetched:
     file = FILES[name]
     or_else = ", or use a local file with --checkpoint=FILE.pt"
     download = hub_client(or_else).hf_hub_download
-    failure = f"{file} cannot be fetched from {REPOSITORY}"
-    with explained(failure, f"run the same command again{or_else}"):
+    remedy = f"run the same command again{or_else}"
+    with explained(f"{file} cannot be fetched from {REPOSITORY}", remedy):
         path = Path(download(REPOSITORY, file))
     with open(path, "rb") as content:
         digest = hashlib.file_digest(content, "sha256").hexdigest()
-    _check(path, digest)
+    # The cache names files by the Hub's checksums if the file system supports links.
+    expected = Path(os.readlink(path)).name if path.is_symlink() else ""
+    if re.fullmatch("[0-9a-f]{64}", expected) and digest != expected:
+        forget(path)
+        raise UserError(
+            f"{path.name} is damaged: its sha256 is {digest}, the Hub's {expected}; it was removed "
+            "from the cache: run the same command again"
+        )
     revision = path.parents[file.count("/")].name  # snapshots/REVISION/FILE
     origin = {"repository": REPOSITORY, "revision": revision, "file": file, "sha256": digest}
     return Fetched(path, origin)
@@ -86,14 +93,3 @@ def forget(path: Path) -> None:
     """Removes a file from the client's cache, so that it is downloaded again."""
     path.resolve().unlink(missing_ok=True)
     path.unlink(missing_ok=True)
-
-
-def _check(path: Path, digest: str) -> None:
-    # The cache names files by the Hub's checksums if the file system supports links.
-    expected = Path(os.readlink(path)).name if path.is_symlink() else ""
-    if re.fullmatch("[0-9a-f]{64}", expected) and digest != expected:
-        forget(path)
-        raise UserError(
-            f"{path.name} is damaged: its sha256 is {digest}, the Hub's {expected}; it was removed "
-            "from the cache: run the same command again"
-        )

@@ -70,7 +70,11 @@ def torch_keys(module: nn.Module, paths: Iterable[Path]) -> Keys:
     """
     match module:
         case NCSNppEncoder() | NCSNppDecoder():
-            return _ncsnpp_keys(paths)
+            slots: dict[Path, int] = {}
+            keys = {path: _ncsnpp_key(path[1:], slots) for path in paths}
+            groups = ("spatial_transformations", "latent_transformations", "all_modules")
+            order = sorted(keys, key=lambda path: groups.index(keys[path].partition(".")[0]))
+            return {path: keys[path] for path in order}
         case ResNet() if module.stem == "imagenet" and module.selective_kernel_ratio == 0:
             return {path: _resnet_key(path[1:]) for path in paths}
         case LabelAnchors():
@@ -79,18 +83,14 @@ def torch_keys(module: nn.Module, paths: Iterable[Path]) -> Keys:
             raise ValueError("the release's ResNet has stem 'imagenet', selective_kernel_ratio 0")
 
 
-def _ncsnpp_keys(paths: Iterable[Path]) -> Keys:
-    slots: dict[Path, int] = {}
-    keys = {path: _ncsnpp_key(path[1:], slots) for path in paths}
-    groups = ("spatial_transformations", "latent_transformations", "all_modules")
-    order = sorted(keys, key=lambda path: groups.index(keys[path].partition(".")[0]))
-    return {path: keys[path] for path in order}
-
-
 def _ncsnpp_key(path: Path, slots: dict[Path, int]) -> str:
     module, *inner, leaf = path
     if module.startswith("tap_"):
-        return _tap_key(module.removeprefix("tap_"), inner[0], leaf)
+        tap, layer, name = module.removeprefix("tap_"), inner[0], _LEAF_NAMES[leaf]
+        if layer == "project":
+            return f"spatial_transformations.{tap}.0.{name}"
+        # Activations between the linear layers take every other number.
+        return f"latent_transformations.{tap}.{2 * int(layer.removeprefix('dense_'))}.{name}"
     slot: Path = (module,)
     # These two flax modules are sequences of plain layers in torch.
     if module == "conditioning" or module.endswith("_output"):
@@ -98,24 +98,10 @@ def _ncsnpp_key(path: Path, slots: dict[Path, int]) -> str:
     if module.endswith("_input_skip"):
         inner = ["conv_0"]
     index = slots.setdefault(slot, len(slots))
-    return f"all_modules.{index}.{block_key(*inner, leaf)}"
-
-
-def block_key(*path: str) -> str:
-    """Key within a torch block of NCSN++ for a path within the flax block."""
-    *inner, leaf = path
-    torch = [_BLOCK_NAMES[name] for name in inner]
-    is_nin = bool(torch) and torch[-1].startswith("NIN")
-    name = {"kernel": "W", "bias": "b"}[leaf] if is_nin else _LEAF_NAMES[leaf]
-    return ".".join([*torch, name])
-
-
-def _tap_key(index: str, layer: str, leaf: str) -> str:
-    if layer == "project":
-        return f"spatial_transformations.{index}.0.{_LEAF_NAMES[leaf]}"
-    # Activations between the linear layers take every other number.
-    position = 2 * int(layer.removeprefix("dense_"))
-    return f"latent_transformations.{index}.{position}.{_LEAF_NAMES[leaf]}"
+    names = [_BLOCK_NAMES[name] for name in inner]
+    is_nin = bool(names) and names[-1].startswith("NIN")
+    leaf = {"kernel": "W", "bias": "b"}[leaf] if is_nin else _LEAF_NAMES[leaf]
+    return ".".join([f"all_modules.{index}", *names, leaf])
 
 
 def _resnet_key(path: Path) -> str:
@@ -162,20 +148,12 @@ def to_variables(
 
     Raises ValueError for a missing or unexpected key and for a wrong shape.
     """
-    if missing := [key for key in keys.values() if key not in weights]:
-        raise ValueError(f"{_first(missing)} missing")
     known = set(keys.values())
-    if unexpected := [key for key in weights if key not in known]:
-        raise ValueError(f"{_first(unexpected)} unexpected")
+    for problem, names in (
+        ("missing", [key for key in keys.values() if key not in weights]),
+        ("unexpected", [key for key in weights if key not in known]),
+    ):
+        if names:
+            more = f" and {len(names) - 1} more are" if len(names) > 1 else " is"
+            raise ValueError(f"{names[0]}{more} {problem}")
     return unflatten_dict({p: to_flax(key, weights[key], shapes[p]) for p, key in keys.items()})
-
-
-def _first(keys: list[str]) -> str:
-    more = f" and {len(keys) - 1} more are" if len(keys) > 1 else " is"
-    return f"{keys[0]}{more}"
-
-
-def to_weights(variables: Mapping[str, Any], keys: Keys) -> dict[str, Shaped[np.ndarray, "..."]]:
-    """Views of nested variables by torch key, in torch's order and layout."""
-    leaves = flatten_dict(variables)
-    return {key: to_torch(key, np.asarray(leaves[path])) for path, key in keys.items()}

@@ -1,32 +1,86 @@
-"""The Hub's client with a local server's address and an empty cache."""
+"""The Hugging Face Hub as a dict of files, behind its client's functions and their signatures."""
 
-import shutil
-import socket
-import sys
-import time
+import contextlib
+import fnmatch
+import hashlib
+import os
+from types import SimpleNamespace
+from unittest import mock
 
+import huggingface_hub
 import pytest
 
+REVISION = "0123456789abcdef0123456789abcdef01234567"
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    """The port of the Hub and the folder of its client, which reads both when it is imported."""
-    with socket.socket() as free, pytest.MonkeyPatch.context() as patch:
-        free.bind(("127.0.0.1", 0))
-        port, home = free.getsockname()[1], tmp_path_factory.mktemp("hub")
-        patch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{port}")
-        patch.setenv("HF_HOME", str(home))
-        patch.setenv("HF_HUB_DISABLE_XET", "1")  # large files go by the protocol of Git LFS
-        for name in ("HF_HUB_CACHE", "HF_HUB_OFFLINE", "HF_TOKEN"):
-            patch.delenv(name, raising=False)
-        for name in [name for name in sys.modules if name.startswith("huggingface_hub")]:
-            patch.delitem(sys.modules, name)
-        free.close()
-        yield port, home
+
+class Hub:
+    """One repository with the contents `files`; `error` is raised for what the cache lacks."""
+
+    def __init__(self, cache):
+        self.cache, self.files, self.error, self.checksum = (
+            cache,
+            {".gitattributes": b""},
+            None,
+            None,
+        )
+        self.is_private, self.fetched, self.commits = None, [], 0
+
+    def hf_hub_download(self, repo_id, filename):
+        return str(self._snapshot([filename]) / filename)
+
+    def snapshot_download(self, repo_id, *, allow_patterns):
+        return str(self._snapshot([name for name in self.files if name in allow_patterns]))
+
+    def _snapshot(self, names):
+        """Links of a snapshot lead to files that are named by their checksums."""
+        folder = self.cache / "snapshots" / REVISION
+        for path in [folder / name for name in names if not (folder / name).exists()]:
+            self._fail()
+            name = path.relative_to(folder).as_posix()
+            blob = self.cache / (self.checksum or hashlib.sha256(self.files[name]).hexdigest())
+            path.parent.mkdir(parents=True, exist_ok=True)
+            blob.write_bytes(self.files[name])
+            path.symlink_to(os.path.relpath(blob, path.parent))
+            self.fetched.append(name)
+        return folder
+
+    def _fail(self):
+        if self.error:
+            raise self.error
+
+    def create_repo(self, api, repo_id, *, private, exist_ok):
+        self._fail()
+        self.is_private = bool(private) if self.is_private is None else self.is_private
+        return f"https://hub/{repo_id}"
+
+    def model_info(self, api, repo_id):
+        names = [SimpleNamespace(rfilename=name) for name in self.files]
+        return SimpleNamespace(siblings=names, private=self.is_private, sha=REVISION)
+
+    def upload_folder(
+        self, api, *, repo_id, folder_path, commit_message, parent_commit, delete_patterns
+    ):
+        for name in list(self.files):
+            if any(fnmatch.fnmatchcase(name, pattern) for pattern in delete_patterns):
+                del self.files[name]
+        for path in folder_path.rglob("*"):
+            if path.is_file():
+                self.files[path.relative_to(folder_path).as_posix()] = path.read_bytes()
+        self.commits += 1
 
 
 @pytest.fixture
-def client(place, monkeypatch):
-    """An empty cache, and no waiting between attempts."""
-    shutil.rmtree(place[1] / "hub", ignore_errors=True)
-    monkeypatch.setattr(time, "sleep", lambda _: None)
+def server(tmp_path):
+    """The Hub in place of its client's functions, with an empty cache."""
+    hub, client, api = Hub(tmp_path / "cache"), huggingface_hub, huggingface_hub.HfApi
+    with contextlib.ExitStack() as stack:
+        for owner, name in [
+            (client, "hf_hub_download"),
+            (client, "snapshot_download"),
+            (api, "create_repo"),
+            (api, "model_info"),
+            (api, "upload_folder"),
+        ]:
+            effect = getattr(hub, name)
+            stack.enter_context(mock.patch.object(owner, name, autospec=True, side_effect=effect))
+        yield hub
