@@ -98,6 +98,10 @@ class Answers:
     def _views(self, decodes: bool) -> dict[str, Callable[[Picture, int], Any]]:
         model, main, class_type = self.model, self.model.main_type, self.model.class_type
         targets = [target for source, target in model.translations if source == main]
+        others = [target for target in targets if target not in (main, class_type)]
+
+        def reconstruction(image: Picture, seed: int) -> Picture:
+            return model.reconstruct(image[None])["images"][0]
 
         def classes(image: Picture, seed: int) -> dict[str, float]:
             (probabilities,) = model.class_probabilities(image[None])
@@ -115,25 +119,17 @@ class Answers:
             return self._test.images[np.argsort(distances)[:NUM_IMAGES]]
 
         def place(image: Picture, seed: int) -> Any:
-            latent, title = (
-                model.encode(image[None], None, 0.0),
-                "Its latent among those of test images",
-            )
-            return plots.among_zones(
-                self._latents, self._test.labels, latent, title, self._names or None
-            )
+            latent, labels = model.encode(image[None], None, 0.0), self._test.labels
+            title = "Its latent among those of test images"
+            return plots.among_zones(self._latents, labels, latent, title, self._names or None)
 
-        def reconstruction(image: Picture, seed: int) -> Picture:
-            return model.reconstruct(image[None])["images"][0]
-
-        has_test, others = self._test is not None, set(targets) - {main, class_type}
         return {
             "seen": lambda image, seed: image,
             **({"reconstruction": reconstruction} if self.inverts_images else {}),
             **({"classes": classes} if class_type in targets else {}),
-            **{target: partial(translation, target) for target in targets if target in others},
+            **{target: partial(translation, target) for target in others},
             **({"siblings": siblings} if decodes else {}),
-            **({"neighbours": neighbours, "place": place} if has_test else {}),
+            **({"neighbours": neighbours, "place": place} if self._test else {}),
         }
 
     def note(self, image: Picture) -> str:

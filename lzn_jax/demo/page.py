@@ -69,7 +69,6 @@ def build(answers: Answers, title: str) -> gr.Blocks:
 
 
 def _tabs(answers: Answers) -> Iterator[tuple[str, Callable[[Event], None]]]:
-    """Names of tabs, and the functions that fill them for the event that opens each."""
     types = answers.model.space.types
     if answers.encodes_images:
         yield "Image", partial(_image_tab, answers)
@@ -106,11 +105,7 @@ def serve(answers: Answers, title: str, port: int) -> None:
 
 
 def _on(event: Event, function: Callable[..., Any], inputs: Any, outputs: Any) -> None:
-    """Calls a function on an event, one call at a time and in the order of events.
-
-    Of repeated events during a call, only the last is answered. The message of a UserError becomes
-    a warning that leaves the outputs unchanged; an exception would mark all of them.
-    """
+    """Calls a function on an event; a UserError becomes a warning and leaves outputs unchanged."""
 
     @wraps(function)  # Gradio passes `SelectData` to a parameter of that type
     def answer(*arguments: Any) -> Any:
@@ -135,11 +130,7 @@ def _answered(
     events: Sequence[Event],
     again: Event | None = None,
 ) -> None:
-    """Fills outputs with `make(*values, seed)`, as all tabs do.
-
-    That happens when a tab first opens with all values, on `events`, and, with the next seed, on
-    `again`.
-    """
+    """Fills outputs with `make(*values, seed)` when opened, on events and, anew, on `again`."""
     seed = gr.State(None)
 
     def answer(number: int, *given: Any) -> list[Any]:
@@ -168,7 +159,6 @@ def _samples(
     opens: Event,
     is_images: bool = True,
 ) -> None:
-    """Samples for the values and a seed, with a button for the next seed."""
     if is_images:
         output: Component = _images("Images", NUM_IMAGES)
     else:
@@ -203,7 +193,6 @@ def _label_tab(answers: Answers, opens: Event) -> None:
 
 
 def _between_tab(answers: Answers, opens: Event) -> None:
-    """Both ends are chosen by clicks; the tab opens with the first and the last test image."""
     ends = [gr.State(answers.test_images[place]) for place in (0, -1)]
     with gr.Row():
         for label, selected, end in zip(("From", "To"), (0, -1), ends, strict=True):
@@ -295,7 +284,6 @@ def _choice(answers: Answers, label: str, columns: int, selected: int, image: gr
 
 
 def _view(answers: Answers, name: str) -> Component:
-    """The output of a view of an image."""
     label = _LABELS.get(name, f"Translation to {name}")
     if name in ("siblings", "neighbours"):
         return _images(label, NUM_IMAGES, elem_id=name)
