@@ -193,7 +193,7 @@ class Answers:
 
         Raises UserError for a sample that is empty or cannot be read.
         """
-        if not (text := (text or "").strip()):
+        if not (text := text.strip()):
             raise UserError(f"write a {source} first")
         samples = self._types[source].written(text)
         words = dict.fromkeys(self._types[source].words(samples))

@@ -176,7 +176,7 @@ def _translation_tab(answers: Answers, source: str, target: str, opens: Event) -
     examples, types = answers.examples(source), answers.model.space.types
     label, name = source.capitalize(), f"Translate to {types[target].plural}"
     with gr.Row(equal_height=True):
-        text = gr.Textbox(next(iter(examples), None), label=label, max_lines=1, scale=4)
+        text = gr.Textbox(next(iter(examples), ""), label=label, max_lines=1, scale=4)
         run = gr.Button(name, variant="primary", scale=1, min_width=130)
     if examples:
         gr.Examples(examples, text, label=f"Training {types[source].plural}")

@@ -261,7 +261,7 @@ def test_ctrl_c_ends_the_page_at_once_while_it_is_open(run):
 
 
 TABS = {
-    "digits_text types=('text','label') alignments=('text:label',)": [
+    "../tests/demo/texts_config": [
         *("Text to labels", "Label to texts"),
     ],
     "digits_repr": ["Image"],
