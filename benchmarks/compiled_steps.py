@@ -7,12 +7,13 @@ from all that are there. Compiles run for minutes to an hour. --flax compiles th
 normalisation, for a table of both.
 """
 
-import argparse
 import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple
+
+import shared
 
 HERE = Path(__file__).parent
 LOW_EFFORT = {"JAX_EXEC_TIME_OPTIMIZATION_EFFORT": "-1.0"}
@@ -69,12 +70,10 @@ def compile_row(row: Row, path: Path, flax: bool) -> None:
 
 
 def facts(path: Path) -> dict[str, str]:
-    """A report by the names of its lines."""
     return dict(line.split(": ", 1) for line in path.read_text().splitlines())
 
 
 def cells(report: dict[str, str], low_effort: bool) -> list[str]:
-    """The columns of a row."""
     batch, _, parts = report["batch"].partition(" in micro-batches of ")
     clock, exact = "seconds per update, compiler's estimate", "≈"
     if clock not in report:
@@ -92,7 +91,6 @@ def cells(report: dict[str, str], low_effort: bool) -> list[str]:
 
 
 def parts_of(report: dict[str, str]) -> str:
-    """The four parts that take most."""
     names = [name for name in report if name.startswith("estimate, ") and name != "estimate, all"]
     shares = (report[name].split(": ")[0].split(", ")[1] for name in names[:4])
     shown = (
@@ -102,7 +100,6 @@ def parts_of(report: dict[str, str]) -> str:
 
 
 def print_tables(folder: Path) -> None:
-    """The tables of all rows that are there, in Markdown."""
     print("| config | slice |", " | ".join(COLUMNS), "| parts |")
     print("|---" * (len(COLUMNS) + 3) + "|")
     for name, row in ROWS.items():
@@ -115,8 +112,7 @@ def print_tables(folder: Path) -> None:
 
 
 def main() -> None:
-    """Compiles what is missing and prints the tables."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = shared.parser(__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--rows", default=",".join(ROWS), help="names, separated by commas")
     parser.add_argument("--flax", action="store_true", help="with flax's normalisation")

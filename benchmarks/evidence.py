@@ -19,7 +19,6 @@ and MeanFlow (all seeds) unless they are there, and reads what `NAME_alone` and 
 test set's own anchors.
 """
 
-import argparse
 import functools
 import json
 import subprocess
@@ -30,6 +29,7 @@ from typing import Any
 
 import jax
 import matplotlib
+import shared
 
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
@@ -67,12 +67,10 @@ ZONES = ["training.generation_weight=0.0", "training.text_weight=0.0"]
 
 
 def each(field: str, name: str, values: Iterable[float], *more: str) -> dict[str, list[str]]:
-    """A variant for each value of a field."""
     return {f"{name}_{value}": [f"{field}={value}", *more] for value in values}
 
 
 def sharpness(r: str, weights: str = "()") -> list[str]:
-    """Overrides for assignments at the inverse temperatures r."""
     return [f"alignment.sharpness={r}", f"alignment.sharpness_weights={weights}"]
 
 
@@ -260,8 +258,6 @@ def _cell(values: list[float]) -> str:
 
 
 class Table:
-    """Variants of a config over seeds, in a folder."""
-
     def __init__(self, name: str, folder: Path, seeds: int, flags: Sequence[str] = ()) -> None:
         self.config, self.folder, self.seeds = f"configs/{name}.py", folder, range(seeds)
         self.variants, self._flags = VARIANTS[name.rpartition("_")[2]], flags
@@ -285,13 +281,11 @@ class Table:
         files.write_json(self.folder / f"{name}.json", results)
 
     def sampled(self, name: str, seed: int, sampler: str) -> Summary:
-        """A run, evaluated with a sampler."""
         flags = [*self.flags(name, seed), *SAMPLERS[sampler]]
         return evaluate(self.config, self.workdir(name, seed), flags, sampler)
 
 
 def by_steps(table: Table, names: Sequence[str]) -> None:
-    """Tables and a figure of the runs by updates and by sampler."""
     found: dict[int, Results] = {}
     for name in names:
         for seed in table.seeds:
@@ -308,7 +302,6 @@ def by_steps(table: Table, names: Sequence[str]) -> None:
 
 
 def resample(table: Table, names: Iterable[str], samplers: Iterable[str]) -> dict[str, Results]:
-    """Summaries of the runs by sampler; prints a table for each."""
     sampled = {}
     for sampler in samplers:
         sampled[sampler] = {
@@ -370,7 +363,6 @@ def with_untrained(table: Table, results: Results) -> Results:
 
 
 def untrained(config: ConfigDict, folder: Path) -> Summary:
-    """The evaluation of a network as it is initialised."""
     space = LatentSpace(config, devices.make_mesh(devices.examples_at_a_time(config.training)))
     train, test = data.load_data(config)
     variables = jax.jit(space.init)(named(jax.random.key(config.seed), "init"))
@@ -379,7 +371,6 @@ def untrained(config: ConfigDict, folder: Path) -> Summary:
 
 
 def raw_pixels(config: ConfigDict) -> Summary:
-    """Probe and neighbours on the images themselves."""
     train, test = data.load_data(config)
     bank, queries = (
         np.reshape(np.asarray(split.images, np.float32) / 255, (len(split.labels), -1))
@@ -470,7 +461,6 @@ def by_latents(model: TrainedModel, language: str | None) -> dict[str, Summary]:
 
 
 def both_ways(images: Any, names: Any, by_image: Any, by_text: Any) -> Summary:
-    """Recalls from images to texts and back."""
     ways = {
         "image_to_text": (images, names, by_image, by_text),
         "text_to_image": (names, images, by_text, by_image),
@@ -483,7 +473,6 @@ def both_ways(images: Any, names: Any, by_image: Any, by_text: Any) -> Summary:
 
 
 def compare_latents(runs: Sequence[Path], language: str | None) -> None:
-    """Prints the recalls of runs."""
     results: Results = {}
     for workdir in runs:
         for name, summary in by_latents(lzn_jax.load(workdir), language).items():
@@ -492,12 +481,9 @@ def compare_latents(runs: Sequence[Path], language: str | None) -> None:
 
 
 def main() -> None:
-    """Runs all variants and seeds, then prints the table."""
     names = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
     names = [name for name in names if name.rpartition("_")[2] in VARIANTS]
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = shared.parser(__doc__)
     parser.add_argument("table", choices=[*names, "one_pass", "latents"], metavar="TABLE")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--variants", nargs="+", help="default all")
