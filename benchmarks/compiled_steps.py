@@ -1,10 +1,9 @@
 """Full-scale steps by the compilers of TPUs and GPUs: estimated time, memory and compile time.
 
-    python benchmarks/compiled_steps.py FOLDER [--rows=NAME,...] [--flax]
+    python benchmarks/compiled_steps.py FOLDER [--rows=NAME,...]
 
 Compiles the rows that FOLDER lacks, one after another, and prints the table of docs/compiled.md
-from all that are there. Compiles run for minutes to an hour. --flax compiles them with flax's group
-normalisation, for a table of both.
+from all that are there. Compiles run for minutes to an hour.
 """
 
 import os
@@ -15,7 +14,6 @@ from typing import NamedTuple
 
 import shared
 
-HERE = Path(__file__).parent
 LOW_EFFORT = {"JAX_EXEC_TIME_OPTIMIZATION_EFFORT": "-1.0"}
 
 
@@ -56,12 +54,10 @@ ROWS = {
 COLUMNS = ("images at a time", "operations", "state", "temporaries", "seconds", "share of the peak")
 
 
-def compile_row(row: Row, path: Path, flax: bool) -> None:
+def compile_row(row: Row, path: Path) -> None:
     """Writes the report of `--mode=compile`; only a report that ends is kept."""
     command = [sys.executable, "-m", "lzn_jax.main", f"--config=configs/{row.config}.py"]
     command += ["--mode=compile", f"--slice={row.slice}", *row.flags]
-    if flax:
-        command.append(f"--extensions={HERE / 'flax_norm.py'}")
     print(" ".join(command[1:]), file=sys.stderr, flush=True)
     environment = os.environ | (LOW_EFFORT if row.low_effort else {})
     run = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=False)
@@ -103,25 +99,23 @@ def print_tables(folder: Path) -> None:
     print("| config | slice |", " | ".join(COLUMNS), "| parts |")
     print("|---" * (len(COLUMNS) + 3) + "|")
     for name, row in ROWS.items():
-        for ending, marked in ((".txt", ""), (".flax.txt", ", flax's normalisation")):
-            path = folder / f"{name}{ending}"
-            if path.exists():
-                report = facts(path)
-                columns = " | ".join(cells(report, row.low_effort))
-                print(f"| `{name}`{marked} | `{row.slice}` | {columns} | {parts_of(report)} |")
+        path = folder / f"{name}.txt"
+        if path.exists():
+            report = facts(path)
+            columns = " | ".join(cells(report, row.low_effort))
+            print(f"| `{name}` | `{row.slice}` | {columns} | {parts_of(report)} |")
 
 
 def main() -> None:
     parser = shared.parser(__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--rows", default=",".join(ROWS), help="names, separated by commas")
-    parser.add_argument("--flax", action="store_true", help="with flax's normalisation")
     flags = parser.parse_args()
     flags.folder.mkdir(parents=True, exist_ok=True)
     for name in filter(None, flags.rows.split(",")):
-        path = flags.folder / f"{name}{'.flax' if flags.flax else ''}.txt"
+        path = flags.folder / f"{name}.txt"
         if not path.exists():
-            compile_row(ROWS[name], path, flags.flax)
+            compile_row(ROWS[name], path)
     print_tables(flags.folder)
 
 

@@ -25,7 +25,6 @@ import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import matplotlib
@@ -443,40 +442,25 @@ def distances(
     }
 
 
-def by_latents(model: TrainedModel, language: str | None) -> dict[str, Summary]:
-    """Recalls both ways, of anchors and of latents; language None is all of the run's."""
-    config = ConfigDict(model.config.data)
-    if language:
-        config.languages = (language,)
-    test = data.load(config, "test")
-    assert test.texts is not None
-    test = test.at(model.space.types["text"].readable(test))
-    rows, *by_sample = texts.pairs(test, test.texts)
-    anchors = model.anchors(test.images[rows]), model.anchors(list(test.texts), source="text")
-    latents = tuple(model.latents(each, 0.0, among=each[:0]) for each in anchors)
-    return {
-        name: both_ways(*points, *by_sample)
-        for name, points in {"anchors": anchors, "latents": latents}.items()
-    }
-
-
-def both_ways(images: Any, names: Any, by_image: Any, by_text: Any) -> Summary:
-    ways = {
-        "image_to_text": (images, names, by_image, by_text),
-        "text_to_image": (names, images, by_text, by_image),
-    }
-    return {
-        f"{way}_r{k}": share
-        for way, arguments in ways.items()
-        for k, share in texts.recalls(*arguments).items()
-    }
-
-
 def compare_latents(runs: Sequence[Path], language: str | None) -> None:
-    results: Results = {}
-    for workdir in runs:
-        for name, summary in by_latents(lzn_jax.load(workdir), language).items():
-            results.setdefault(name, []).append(summary)
+    """Prints recalls both ways, of anchors and of latents; language None is all of a run's."""
+    results: Results = {"anchors": [], "latents": []}
+    for model in map(lzn_jax.load, runs):
+        config = ConfigDict(model.config.data)
+        if language:
+            config.languages = (language,)
+        test = data.load(config, "test")
+        test = test.at(model.space.types["text"].readable(test))
+        rows, by_image, by_text = texts.pairs(test, test.texts)
+        anchors = model.anchors(test.images[rows]), model.anchors(list(test.texts), source="text")
+        latents = [model.latents(each, 0.0, among=each[:0]) for each in anchors]
+        for name, (images, names) in (("anchors", anchors), ("latents", latents)):
+            ways = {
+                "image_to_text": texts.recalls(images, names, by_image, by_text),
+                "text_to_image": texts.recalls(names, images, by_text, by_image),
+            }
+            shares = {f"{way}_r{k}": x for way, found in ways.items() for k, x in found.items()}
+            results[name].append(shares)
     print_table(results)
 
 
