@@ -1,6 +1,7 @@
 """What several benchmarks use: a parser of flags, clocks, and the problem that zoning solves."""
 
 import argparse
+import functools
 import statistics
 import time
 from collections.abc import Callable
@@ -35,6 +36,7 @@ def median_seconds(function: Callable[..., Any], *arguments: Any, repeats: int =
     return statistics.median(seconds(function, *arguments) for _ in range(repeats))
 
 
+@functools.cache
 def gradient(solver: zoning.Solver, form: ModuleType = zoning) -> Callable[..., Any]:
     """The alignment loss, the latents, and the loss's gradient, of anchors, partners and noise."""
 
