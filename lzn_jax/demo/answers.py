@@ -68,8 +68,9 @@ class Answers:
         ]
         examples = test if train is None else train
         self._example = None if examples is None else examples.at(np.zeros(1, int))
-        sources = {source for source, _ in self.written} if train is not None else ()
-        self._training = {source: self._types[source].samples(train) for source in sources}
+        self._training = {}
+        if train is not None:
+            self._training = {s: self._types[s].samples(train) for s, _ in self.written}
         self._words = {
             word.casefold()
             for source, samples in self._training.items()
@@ -77,7 +78,9 @@ class Answers:
         }
 
     def _use_test_images(self, test: Examples | None) -> None:
-        self._test, self.test_images, self._is_light, self._height = None, None, None, 0.8
+        self._test: Any = None
+        self.test_images: Any = None
+        self._is_light, self._height = None, 0.8
         if test is None:
             return
         count = len(test.labels)
@@ -184,7 +187,7 @@ class Answers:
             return np.asarray(canvas.resize(size, Image.Resampling.BOX))
         (left, top, right, bottom), share = box, self._height
         side, x, y = max(right - left, bottom - top) / share, left + right, top + bottom
-        square = [round(end / 2) for end in (x - side, y - side, x + side, y + side)]
+        square: Any = [round(end / 2) for end in (x - side, y - side, x + side, y + side)]
         image = np.asarray(ink.crop(square).resize(size, Image.Resampling.BOX))[..., None]
         return 255 - image if self._is_light else image
 
