@@ -678,7 +678,7 @@ def test_loading_writes_nothing(tmp_path):
     path = edited(tmp_path, "")
     configuration.load(str(path), ["seed=1"])
     message(path, "seed=-1")
-    assert list(tmp_path.iterdir()) == [path]
+    assert list(tmp_path.iterdir()) == [Path(path)]
 
 
 def test_a_loaded_config_cannot_be_changed():
