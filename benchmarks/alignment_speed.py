@@ -6,13 +6,13 @@ Latents and anchors are N(0, I), of the config's batch size and dimension. The s
 Prints the median processor time of each, and its ratio to that of Euler.
 """
 
-import argparse
 import statistics
 import time
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import shared
 
 from lzn_jax import configuration, parts
 from lzn_jax.data_types import Zones
@@ -26,7 +26,6 @@ SETTINGS = {
 
 
 def gradient(config: str, overrides: str) -> Callable[[], object]:
-    """A function that computes the value and the gradient once."""
     flags = [f"alignment.{flag}" for flag in overrides.split()]
     loaded = configuration.load(f"configs/{config}.py", flags)
     align, setting = parts.get("alignment", loaded.alignment.form), loaded.alignment
@@ -45,10 +44,7 @@ def gradient(config: str, overrides: str) -> Callable[[], object]:
 
 
 def main() -> None:
-    """Measures each config and prints a line for each setting."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = shared.parser(__doc__)
     parser.add_argument("--configs", nargs="+", default=["emoji_text", "digits_text"])
     parser.add_argument("--repeats", type=int, default=30)
     arguments = parser.parse_args()

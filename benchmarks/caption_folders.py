@@ -8,7 +8,6 @@ of nine digits, are left out of training, though each of their parts occurs ther
 what is right of test captions, seen ones beside the others.
 """
 
-import argparse
 import functools
 import json
 from collections.abc import Callable, Sequence
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import evidence
 import numpy as np
+import shared
 from PIL import Image
 
 import lzn_jax
@@ -32,7 +32,6 @@ PHRASINGS = ("a {weight} {digit} {lean}", "{lean} is a {weight} {digit}", "{digi
 
 
 def words(parts: captions.Parts, phrasing: str) -> list[str]:
-    """Captions of parts in a phrasing."""
     rows = zip(*parts, strict=True)
     return [
         phrasing.format(
@@ -44,7 +43,6 @@ def words(parts: captions.Parts, phrasing: str) -> list[str]:
 
 @functools.cache
 def meaning() -> dict[str, tuple[int, int, int]]:
-    """Parts by caption, of all phrasings."""
     every = captions.Parts(*(axis.ravel() for axis in np.indices((10, 3, 3))))
     rows = list(zip(*every, strict=True))
     return {
@@ -68,7 +66,6 @@ def is_held_out(parts: captions.Parts) -> np.ndarray:
 
 
 def write(folder: Path, examples: Examples, phrasings: Sequence[str]) -> None:
-    """A class folder each, and the texts beside them."""
     assert examples.texts is not None
     parts, rows = captions.parse(examples.texts), []
     said = [words(parts, phrasing) for phrasing in phrasings]
@@ -82,7 +79,6 @@ def write(folder: Path, examples: Examples, phrasings: Sequence[str]) -> None:
 
 
 def some(examples: Examples, rows: np.ndarray) -> Examples:
-    """The chosen examples."""
     assert examples.texts is not None
     return Examples(examples.images[rows], examples.labels[rows], examples.texts[rows])
 
@@ -113,10 +109,7 @@ def measure(
 
 
 def main() -> None:
-    """Writes folders, trains, prints the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = shared.parser(__doc__)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--variants", nargs="+", choices=CONFIGS, default=list(CONFIGS))
     parser.add_argument("--folder", type=Path, default=Path("results/caption_folders"))

@@ -7,7 +7,6 @@ label and interpolates between two images. Prints the seconds from a click to th
 the first, and the median of the others.
 """
 
-import argparse
 import statistics
 import tempfile
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import page_visitor
+import shared
 
 SEVEN = ((0.25, 0.05), (0.75, 0.05), (0.45, 0.95))  # with a bar, as in this data set
 BAR = ((0.35, 0.5), (0.85, 0.5))
@@ -35,7 +35,6 @@ def timed(
 
 
 def visit(person: page_visitor.Person, picture: Path, times: int) -> None:
-    """Measures each tab; the screenshot shows the first one."""
     seen, made = person.seen("seen"), person.galleries.locator("img")
     timed(person, "a test image", seen, lambda n: person.choose(3 * n + 1), times)
     person.draw(*SEVEN)
@@ -59,10 +58,7 @@ def visit(person: page_visitor.Person, picture: Path, times: int) -> None:
 
 
 def main() -> None:
-    """Serves the page and prints the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = shared.parser(__doc__)
     parser.add_argument("--workdir", type=Path, default=Path("results/digits_text"))
     parser.add_argument("--picture", type=Path, default=Path("results/demo.png"))
     parser.add_argument("--times", type=int, default=6)

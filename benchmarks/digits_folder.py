@@ -6,7 +6,6 @@ from lzn_jax import configuration
 
 
 def get_config() -> ml_collections.ConfigDict:
-    """The config; `data.path` is the folder."""
     config = configuration.sibling("configs/any.py", "digits_text")
     config.data = ml_collections.ConfigDict({"name": "image_folder", "path": "", "captions": True})
     config.data.image_size, config.data.channels, config.data.num_classes = 8, 1, 10

@@ -6,7 +6,6 @@ from lzn_jax import configuration
 
 
 def get_config() -> ml_collections.ConfigDict:
-    """The config; `data.path` is the folder."""
     config = configuration.sibling(__file__, "digits_folder")
     config.study = "pairs"
     config.types, config.alignments = ("image", "text"), ("image:text",)

@@ -19,17 +19,16 @@ and MeanFlow (all seeds) unless they are there, and reads what `NAME_alone` and 
 test set's own anchors.
 """
 
-import argparse
 import functools
 import json
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import matplotlib
+import shared
 
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
@@ -67,12 +66,10 @@ ZONES = ["training.generation_weight=0.0", "training.text_weight=0.0"]
 
 
 def each(field: str, name: str, values: Iterable[float], *more: str) -> dict[str, list[str]]:
-    """A variant for each value of a field."""
     return {f"{name}_{value}": [f"{field}={value}", *more] for value in values}
 
 
 def sharpness(r: str, weights: str = "()") -> list[str]:
-    """Overrides for assignments at the inverse temperatures r."""
     return [f"alignment.sharpness={r}", f"alignment.sharpness_weights={weights}"]
 
 
@@ -259,8 +256,6 @@ def _cell(values: list[float]) -> str:
 
 
 class Table:
-    """Variants of a config over seeds, in a folder."""
-
     def __init__(self, name: str, folder: Path, seeds: int, flags: Sequence[str] = ()) -> None:
         self.config, self.folder, self.seeds = f"configs/{name}.py", folder, range(seeds)
         self.variants, self._flags = VARIANTS[name.rpartition("_")[2]], flags
@@ -284,13 +279,11 @@ class Table:
         files.write_json(self.folder / f"{name}.json", results)
 
     def sampled(self, name: str, seed: int, sampler: str) -> Summary:
-        """A run, evaluated with a sampler."""
         flags = [*self.flags(name, seed), *SAMPLERS[sampler]]
         return evaluate(self.config, self.workdir(name, seed), flags, sampler)
 
 
 def by_steps(table: Table, names: Sequence[str]) -> None:
-    """Tables and a figure of the runs by updates and by sampler."""
     found: dict[int, Results] = {}
     for name in names:
         for seed in table.seeds:
@@ -307,7 +300,6 @@ def by_steps(table: Table, names: Sequence[str]) -> None:
 
 
 def resample(table: Table, names: Iterable[str], samplers: Iterable[str]) -> dict[str, Results]:
-    """Summaries of the runs by sampler; prints a table for each."""
     sampled = {}
     for sampler in samplers:
         sampled[sampler] = {
@@ -384,7 +376,6 @@ def draw_accuracies(path: Path, curves: Mapping[str, tuple[np.ndarray, np.ndarra
 
 
 def untrained(config: ConfigDict, folder: Path) -> Summary:
-    """The evaluation of a network as it is initialised."""
     space = LatentSpace(config, devices.make_mesh(devices.examples_at_a_time(config.training)))
     train, test = data.load_data(config)
     variables = jax.jit(space.init)(named(jax.random.key(config.seed), "init"))
@@ -393,7 +384,6 @@ def untrained(config: ConfigDict, folder: Path) -> Summary:
 
 
 def raw_pixels(config: ConfigDict) -> Summary:
-    """Probe and neighbours on the images themselves."""
     train, test = data.load_data(config)
     bank, queries = (
         np.reshape(np.asarray(split.images, np.float32) / 255, (len(split.labels), -1))
@@ -466,52 +456,32 @@ def distances(
     }
 
 
-def by_latents(model: TrainedModel, language: str | None) -> dict[str, Summary]:
-    """Recalls both ways, of anchors and of latents; language None is all of the run's."""
-    config = ConfigDict(model.config.data)
-    if language:
-        config.languages = (language,)
-    test = data.load(config, "test")
-    assert test.texts is not None
-    test = test.at(model.space.types["text"].readable(test))
-    rows, *by_sample = texts.pairs(test, test.texts)
-    anchors = model.anchors(test.images[rows]), model.anchors(list(test.texts), source="text")
-    latents = tuple(model.latents(each, 0.0, among=each[:0]) for each in anchors)
-    return {
-        name: both_ways(*points, *by_sample)
-        for name, points in {"anchors": anchors, "latents": latents}.items()
-    }
-
-
-def both_ways(images: Any, names: Any, by_image: Any, by_text: Any) -> Summary:
-    """Recalls from images to texts and back."""
-    ways = {
-        "image_to_text": (images, names, by_image, by_text),
-        "text_to_image": (names, images, by_text, by_image),
-    }
-    return {
-        f"{way}_r{k}": share
-        for way, arguments in ways.items()
-        for k, share in texts.recalls(*arguments).items()
-    }
-
-
 def compare_latents(runs: Sequence[Path], language: str | None) -> None:
-    """Prints the recalls of runs."""
-    results: Results = {}
-    for workdir in runs:
-        for name, summary in by_latents(lzn_jax.load(workdir), language).items():
-            results.setdefault(name, []).append(summary)
+    """Prints recalls both ways, of anchors and of latents; language None is all of a run's."""
+    results: Results = {"anchors": [], "latents": []}
+    for model in map(lzn_jax.load, runs):
+        config = ConfigDict(model.config.data)
+        if language:
+            config.languages = (language,)
+        test = data.load(config, "test")
+        test = test.at(model.space.types["text"].readable(test))
+        rows, by_image, by_text = texts.pairs(test, test.texts)
+        anchors = model.anchors(test.images[rows]), model.anchors(list(test.texts), source="text")
+        latents = [model.latents(each, 0.0, among=each[:0]) for each in anchors]
+        for name, (images, names) in (("anchors", anchors), ("latents", latents)):
+            ways = {
+                "image_to_text": texts.recalls(images, names, by_image, by_text),
+                "text_to_image": texts.recalls(names, images, by_text, by_image),
+            }
+            shares = {f"{way}_r{k}": x for way, found in ways.items() for k, x in found.items()}
+            results[name].append(shares)
     print_table(results)
 
 
 def main() -> None:
-    """Runs all variants and seeds, then prints the table."""
     names = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
     names = [name for name in names if name.rpartition("_")[2] in VARIANTS]
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = shared.parser(__doc__)
     parser.add_argument("table", choices=[*names, "one_pass", "latents"], metavar="TABLE")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--variants", nargs="+", help="default all")

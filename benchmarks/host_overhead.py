@@ -7,7 +7,6 @@ update in a bare loop on one batch. The run's time is that of goodput.json in st
 `other`. The bare loop runs half before and half after it, as other jobs may slow the machine down.
 """
 
-import argparse
 import functools
 import json
 import tempfile
@@ -15,6 +14,7 @@ import time
 from pathlib import Path
 
 import jax
+import shared
 from ml_collections import ConfigDict
 
 from lzn_jax import configuration, data, main, train
@@ -55,9 +55,7 @@ def seconds_of_run(name: str, overrides: list[str], updates: int) -> float:
 
 def compare() -> None:
     """Prints the time of an update in both loops, and their ratio."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = shared.parser(__doc__)
     parser.add_argument("--config", default="digits_repr")
     parser.add_argument("--updates", type=int, default=2000)
     arguments = parser.parse_args()

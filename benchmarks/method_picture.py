@@ -6,13 +6,13 @@ Writes method.png and the pictures of docs/how_it_works.md. Anchors are points o
 of images and labels are trained by `zoning.alignment_loss` alone, without networks.
 """
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import matplotlib
+import shared
 
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
@@ -36,7 +36,6 @@ ARROW = {"arrowstyle": "-|>", "shrinkA": 6, "shrinkB": 6, "linewidth": 1.5}
 
 
 def digits() -> np.ndarray:
-    """Three images of each class (9, 8, 8)."""
     images, labels = load_digits(return_X_y=True)
     return np.concatenate([images[labels == c][[0, 3, 8]] for c in CLASSES]).reshape(9, 8, 8)
 
@@ -65,7 +64,6 @@ def trained_anchors(num_updates: int = 400) -> tuple[list[np.ndarray], list[np.n
 
 
 def prepare(axes: Axes, title: str) -> None:
-    """An empty panel of the plane."""
     axes.set(xlim=(-SPAN, SPAN), ylim=(-SPAN, SPAN), aspect="equal", xticks=[], yticks=[])
     axes.set_title(title, fontsize=11)
 
@@ -85,7 +83,6 @@ def fill_zones(
 
 
 def draw_anchors(axes: Axes, anchors: np.ndarray, classes: Sequence[int]) -> None:
-    """Draws anchors as stars."""
     colours = [COLOURS[c] for c in classes]
     axes.scatter(*anchors.T, s=130, marker="*", c=colours, edgecolors="black", zorder=4)
 
@@ -98,7 +95,6 @@ def draw_image(axes: Axes, image: np.ndarray, at: Sequence[float], zoom: float =
 
 
 def latents_of(anchors: np.ndarray, count: int, noise_scale: float = 1.0) -> np.ndarray:
-    """`count` latents of each anchor (n, count, 2)."""
     own = jnp.repeat(jnp.arange(len(anchors)), count)
     noise = noise_scale * jax.random.normal(KEY, (len(own), 2))
     latents = zoning.compute_latents(jnp.array(anchors), noise, own, solver=SOLVER)
@@ -106,13 +102,11 @@ def latents_of(anchors: np.ndarray, count: int, noise_scale: float = 1.0) -> np.
 
 
 def draw_latents(axes: Axes, latents: np.ndarray, classes: Sequence[int], size: float = 5) -> None:
-    """Draws latents (n, k, 2) as dots in their classes' colours."""
     for points, c in zip(latents, classes, strict=True):
         axes.scatter(*points.T, s=size, color=COLOURS[c], linewidths=0, zorder=2)
 
 
 def draw_image_zones(axes: Axes, images: np.ndarray, anchors: np.ndarray) -> None:
-    """Image anchors with their images, and their zones."""
     fill_zones(axes, anchors, CLASS_OF)
     draw_anchors(axes, anchors, CLASS_OF)
     for image, anchor in zip(images, anchors, strict=True):
@@ -129,7 +123,6 @@ def draw_label_zones(axes: Axes, anchors: np.ndarray, latents: np.ndarray) -> No
 
 
 def draw_prior(axes: Axes) -> None:
-    """Draws of the prior as grey dots."""
     prepare(axes, "1  the prior: one Gaussian for all data types")
     axes.scatter(*np.array(jax.random.normal(KEY, (1500, 2))).T, s=5, c="0.55", linewidths=0)
 
@@ -157,7 +150,6 @@ def draw_translation(axes: Axes, images: np.ndarray, anchors: Sequence[np.ndarra
 
 
 def draw_tasks(axes: Axes, image: np.ndarray) -> None:
-    """One arrow a task, from its source to its target."""
     axes.set(xlim=(0, 10), ylim=(0, 8.2), xticks=[], yticks=[])
     axes.set_title("6  tasks: any source, any target", fontsize=11)
     tasks = (
@@ -183,7 +175,6 @@ def draw_tasks(axes: Axes, image: np.ndarray) -> None:
 
 
 def draw_method(anchors: Sequence[np.ndarray]) -> Figure:
-    """The method in six panels."""
     images, noise_scale = digits(), 0.45
     figure, ((a, b, c), (d, e, f)) = plt.subplots(2, 3, figsize=(12, 8.4), layout="constrained")
     draw_prior(a)
@@ -200,7 +191,6 @@ def draw_method(anchors: Sequence[np.ndarray]) -> Figure:
 
 
 def draw_noise_scale(anchors: Sequence[np.ndarray]) -> Figure:
-    """Latents at three α, and the paths between."""
     figure, panels = plt.subplots(1, 3, figsize=(12, 4.3), layout="constrained")
     titles = "α = 0: the centre of each zone", "α = 0.45", "α = 1: the whole zone"
     for axes, title, noise_scale in zip(panels, titles, (0.0, 0.45, 1.0), strict=True):
@@ -221,7 +211,6 @@ def draw_alignment(before: Sequence[np.ndarray], after: Sequence[np.ndarray]) ->
 
 
 def draw_context(anchors: Sequence[np.ndarray]) -> Figure:
-    """One image's zone without and with context anchors."""
     image, own = digits()[6], anchors[0][6]
     figure, (alone, among) = plt.subplots(1, 2, figsize=(8.4, 4.5), layout="constrained")
     prepare(alone, "one image alone: its zone is the whole space")
@@ -242,8 +231,7 @@ def draw_context(anchors: Sequence[np.ndarray]) -> Figure:
 
 
 def main() -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = shared.parser(__doc__)
     parser.add_argument("--folder", type=Path, default=Path("docs"))
     folder = parser.parse_args().folder
     before, after = trained_anchors()

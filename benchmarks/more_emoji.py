@@ -66,7 +66,6 @@ def _require(path: Path, package: str) -> None:
 
 
 def draw(character: str, size: int) -> np.ndarray:
-    """Noto's drawing in RGB on white, (size, size, 3) uint8."""
     font = ImageFont.truetype(FONT, FONT_SIZE, layout_engine=ImageFont.Layout.RAQM)
     if font.getbbox(character)[2] > CANVAS[0]:
         raise UserError(f"{FONT} has no drawing of {character}: two glyphs were found")
@@ -77,7 +76,6 @@ def draw(character: str, size: int) -> np.ndarray:
 
 
 def _characters(names: np.ndarray) -> list[str]:
-    """The emoji with these English names."""
     import emoji as library  # an optional package
 
     whole = library.STATUS["fully_qualified"]

@@ -8,10 +8,10 @@ real images recognises as the label, fd_features and recall. The reference is th
 the run for texts, the validation set if it has one, and the training images for images.
 """
 
-import argparse
 from pathlib import Path
 
 import numpy as np
+import shared
 
 import lzn_jax
 from lzn_jax import data
@@ -24,7 +24,6 @@ TEXTS_A_LABEL = 100
 
 
 def of_texts(model: TrainedModel, scale: float, measured: Examples) -> dict[str, float]:
-    """Metrics of texts of labels."""
     labels = np.repeat(np.arange(model.config.data.num_classes), TEXTS_A_LABEL)
     texts = np.array(model.translate(labels, "label", "text", noise_scale=scale))
     canonical = model.space.encoders["text"].tokenizer.canonical
@@ -56,10 +55,7 @@ def of_images(
 
 
 def main() -> None:
-    """Prints a table for each run."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = shared.parser(__doc__)
     parser.add_argument("runs", type=Path, nargs="+")
     parser.add_argument("--scales", type=float, nargs="+", default=[0, 0.2, 0.45, 0.6, 0.8, 1])
     arguments = parser.parse_args()

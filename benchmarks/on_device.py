@@ -35,9 +35,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import shared
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
-from zoning_speed import STDS, STEPS, Q, make_problem, products_of_a_step, seconds
+from shared import STDS, STEPS, Q, make_problem, median_seconds, seconds
+from zoning_speed import products_of_a_step
 
 from lzn_jax import configuration, inference, train
 from lzn_jax import errors as errors_module
@@ -46,7 +48,7 @@ from lzn_jax.modes.compile import batch_shapes
 from lzn_jax.run import devices
 from lzn_jax.run.costs import count_operations
 from lzn_jax.run.files import write_json
-from lzn_jax.zoning import Euler, alignment_loss, compute_latents
+from lzn_jax.zoning import Euler
 
 PREFIX, FAILED = "--config.", "failed: "
 DTYPES = ("bfloat16", "float32")
@@ -73,7 +75,6 @@ class Program(NamedTuple):
 
 
 def compile_program(function: Any, *arguments: Any) -> Program:
-    """Compiles a jitted function for its arguments."""
     started = time.perf_counter()
     traced = function.trace(*arguments)
     compiled = traced.lower().compile()
@@ -96,7 +97,6 @@ def speed(program: Program, operations: float, taken: float, best: float, mesh: 
 
 @functools.cache
 def measure_matmul(dtype: str, size: int) -> Row:
-    """Square products on one device."""
     matrix = jax.random.normal(jax.random.key(0), (size, size), dtype)
     program = compile_program(jax.jit(jnp.matmul), matrix, matrix)
     taken = seconds_in_a_row(lambda: program.call(matrix, matrix), 10)
@@ -104,17 +104,10 @@ def measure_matmul(dtype: str, size: int) -> Row:
     return row | {"TFLOP/s": program.operations / taken / 1e12}
 
 
-@jax.jit
-@functools.partial(jax.value_and_grad, argnums=(0, 1), has_aux=True)
-def zoned(anchors: jax.Array, partners: jax.Array, noise: jax.Array) -> tuple[Any, jax.Array]:
-    """The loss, the latents, and the loss's gradient for anchors and partners."""
-    latents = compute_latents(anchors, noise, solver=Euler(STEPS))
-    targets = jnp.arange(len(anchors))
-    return alignment_loss(latents, partners, targets, solver=Euler(STEPS))[0], latents
+zoned = shared.gradient(Euler(STEPS))
 
 
 def latents_and_gradient(outputs: Any) -> dict[str, np.ndarray]:
-    """What has errors, of what `zoned` returns, in float64."""
     (_, latents), gradient = outputs
     return {
         "latents": np.asarray(latents, np.float64),
@@ -131,7 +124,6 @@ def truth(n: int, std: float) -> dict[str, np.ndarray]:
 
 
 def zoning_errors(zone: Callable[..., Any], n: int, mesh: Mesh) -> Row:
-    """Relative errors with both kinds of anchors."""
     errors = {}
     for kind, std in STDS.items():
         found = latents_and_gradient(zone(*devices.put_rows(make_problem(n, std), mesh)))
@@ -155,8 +147,7 @@ def measure_zoning(n: int, repeats: int) -> Row:
     jax.block_until_ready((products(), program.call(*problem)))  # the first ones are slower
     pairs = []
     for _ in range(repeats):
-        step = statistics.median(seconds(products) for _ in range(5))
-        pairs.append((seconds(program.call, *problem), step))
+        pairs.append((seconds(program.call, *problem), median_seconds(products)))
     taken, step = (statistics.median(values) for values in zip(*pairs, strict=True))
     operations, best = 2 * STEPS * 14 * n * n * Q, 14 * rows * n * Q / step / 1e12
     row = {"n": n} | speed(program, operations, taken, best, mesh)
@@ -164,13 +155,11 @@ def measure_zoning(n: int, repeats: int) -> Row:
 
 
 def holds(config: ConfigDict, field: str) -> bool:
-    """Whether a config has a field of this dotted name."""
     group, _, rest = field.partition(".")
     return group in config and (not rest or holds(config[group], rest))
 
 
 def load(path: str, overrides: tuple[str, ...]) -> ConfigDict:
-    """A config with those of the overrides whose field it holds."""
     plain = configuration.load(path)
     return configuration.load(path, [o for o in overrides if holds(plain, o.partition("=")[0])])
 
@@ -182,13 +171,11 @@ def random_weights(shapes: Any) -> Any:
 
 
 def random_state(shapes: train.TrainState) -> train.TrainState:
-    """A state before the first update."""
     zeros = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), shapes)
     return zeros.replace(params=random_weights(shapes.params))
 
 
 def random_batch(space: LatentSpace, config: ConfigDict) -> dict[str, np.ndarray]:
-    """Images of random bytes, all of the first class."""
     rng, shapes = np.random.default_rng(0), batch_shapes(space, config)
     ends = {name: 1 if name == "labels" else 256 for name in shapes}
     return {
@@ -199,7 +186,6 @@ def random_batch(space: LatentSpace, config: ConfigDict) -> dict[str, np.ndarray
 def network_row(
     path: str, config: ConfigDict, mesh: Mesh, program: Program, taken: float, count: int, size: int
 ) -> Row:
-    """Columns that training and sampling share."""
     dtype = config.training.compute_dtype
     row = {"config": Path(path).stem, "dtype": dtype, "images": count, "images/s": count / taken}
     best = measure_matmul(dtype, size)["TFLOP/s"]
@@ -207,7 +193,6 @@ def network_row(
 
 
 def measure_training(path: str, dtype: str, arguments: argparse.Namespace) -> Row:
-    """Updates of random networks by one random batch."""
     config = load(path, (f"training.compute_dtype={dtype}", *arguments.overrides))
     mesh = devices.training_mesh(config.training)
     space = LatentSpace(config, mesh)
@@ -285,7 +270,6 @@ def ended_after(limit: float, name: str) -> Iterator[None]:
 
 
 def attempt(measurement: Measurement, left: float, expected: float) -> Row | str:
-    """A row, or the reason why there is none."""
     if left <= expected:
         needs = f" and it takes about {expected:.0f} s" if expected else ""
         return f"skipped: {max(left, 0):.0f} s are left{needs}"
@@ -298,7 +282,6 @@ def attempt(measurement: Measurement, left: float, expected: float) -> Row | str
 
 
 def print_row(row: Row, title: str | None) -> None:
-    """A line of a table, with its head if there is a title."""
     widths = {name: max(len(name), 13 if isinstance(row[name], str) else 8) for name in row}
     if title:
         print(f"\n{title}\n" + "  ".join(f"{name:>{widths[name]}}" for name in row))
@@ -333,7 +316,6 @@ def measure_all(arguments: argparse.Namespace, deadline: float, results: dict[st
 
 
 def parse(words: list[str]) -> argparse.Namespace:
-    """Flags, and overrides of configs, each of them checked."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
     configs = ["configs/imagenet_repr.py", "configs/cifar10_gen.py"]
     parser.add_argument("--minutes", type=float, default=8, help="time budget")

@@ -41,7 +41,6 @@ def served(
 
 @contextmanager
 def browser() -> Iterator[Any]:
-    """Chromium, headless."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as driver:
@@ -71,7 +70,6 @@ class Person:
         self._wait_for_example()
 
     def _wait_for_example(self) -> None:
-        """Waits until the last output of the open tab has a value."""
         filled = """() => {
             const images = [...document.querySelectorAll('#place, #between, .samples')]
                 .filter(e => e.offsetParent !== null);
@@ -88,7 +86,6 @@ class Person:
         self.page.get_by_role(role, name=name, exact=True).click()
 
     def tab(self, name: str) -> None:
-        """Opens a tab and waits for its example."""
         self.click(name, "tab")
         self._wait_for_example()
 
@@ -109,22 +106,18 @@ class Person:
         self.page.wait_for_timeout(300)  # the canvas lags behind
 
     def clear(self) -> None:
-        """Clears the canvas and waits for the new one."""
         with self.page.expect_response("**/queue/join*"):
             self.page.locator("#sketch button[aria-label*=Clear]").click()
         self.page.locator("#sketch button.highlight[aria-label=Brush]").wait_for()
 
     def choose(self, place: int, gallery: int = 0) -> None:
-        """Clicks on an image of a gallery."""
         self.galleries.nth(gallery).locator("button").nth(place).click()
 
     @property
     def galleries(self) -> Any:
-        """Galleries of the open tab."""
         return self.page.locator(".grid-container:visible")
 
     def changed(self, locator: Any, act: Callable[[], Any]) -> np.ndarray:
-        """Pixels of an image after `act` has changed it."""
         old = locator.first.get_attribute("src") if locator.count() else None
         act()
         script = "([e, old]) => e.src && e.src !== old && e.complete"
@@ -133,7 +126,6 @@ class Person:
         return self.pixels(locator)
 
     def pixels(self, locator: Any) -> np.ndarray:
-        """RGBA pixels of an image."""
         read = """e => {
             const c = document.createElement('canvas');
             [c.width, c.height] = [e.naturalWidth, e.naturalHeight];
@@ -145,13 +137,10 @@ class Person:
 
     @property
     def messages(self) -> Any:
-        """Messages that the page shows now."""
         return self.page.get_by_test_id("toast-text")
 
     def wait_for_message(self, message: str) -> None:
-        """Waits for a message that matches a regular expression."""
         self.page.get_by_text(re.compile(message)).first.wait_for()
 
     def seen(self, name: str) -> Any:
-        """Images of the component with an id."""
         return self.page.locator(f"#{name} img")

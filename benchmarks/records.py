@@ -6,12 +6,13 @@
 Records are equal on one machine with one version of JAX. Raises SystemExit where they differ.
 """
 
-import argparse
 import json
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+import shared
 
 CONFIGS = ("digits_joint", "digits_text", "digits_alone", "digits_repr")
 UPDATES = 20
@@ -38,8 +39,7 @@ def record(config: str) -> dict[str, list[str]]:
 
 
 def main() -> None:
-    """Writes the records and compares them."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = shared.parser(__doc__)
     parser.add_argument("path", type=Path)
     parser.add_argument("--like", type=Path, help="a record to compare with")
     flags = parser.parse_args()

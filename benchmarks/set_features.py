@@ -43,7 +43,6 @@ SIDE = 2  # of the places at which maps are compared
 
 @functools.cache
 def frozen(workdir: str) -> tuple[ResNet, Any]:
-    """The encoder of a representation run, and its variables."""
     try:
         trained = lzn_jax.load(workdir)
     except UserError as error:
@@ -55,7 +54,6 @@ def frozen(workdir: str) -> tuple[ResNet, Any]:
 
 
 def stages(network: ResNet, variables: Any, images: Array) -> list[Float[Array, "b h w c"]]:
-    """The maps after each stage."""
     _, state = network.apply(variables, images, train=False, capture_intermediates=True)
     outputs = state["intermediates"]
     last = [f"stage_{i}_block_{size - 1}" for i, size in enumerate(network.stage_sizes)]

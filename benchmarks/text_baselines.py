@@ -30,6 +30,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import shared
 from flax import linen as nn
 from ml_collections import ConfigDict
 from sklearn.svm import SVC
@@ -78,20 +79,17 @@ class Measure:
             judge.anchors(self.texts, source="text")
 
     def written(self, texts: list[str] | np.ndarray) -> evidence.Summary:
-        """Metrics of texts that are written of the images."""
         if self._ruled:
             return shares("image_to_text", captions.parse(texts), captions.parse(self.texts))
         return agreement(texts, self.texts)
 
     def made(self, images: np.ndarray) -> evidence.Summary:
-        """Metrics of images that are made of the texts."""
         if self._ruled:
             return shares("text_to_image", self._ruled.measured(images), captions.parse(self.texts))
         found = recognised(self._judge, images, self.texts)
         return {f"judged_{name}": value for name, value in found.items()}
 
     def run(self, workdir: Path) -> evidence.Summary:
-        """Metrics of a run of `lzn_jax.main`."""
         run = lzn_jax.load(workdir)
         found = self.written(run.translate(self.images, "image", "text"))
         if self.judges:
@@ -107,7 +105,6 @@ class Alone(LatentSpace):
     """
 
     def init(self, key):
-        """The two networks as the config's own run begins with them."""
         return {name: own for name, own in super().init(key).items() if name in self.networks}
 
     def loss(self, variables, batch, key):
@@ -118,7 +115,6 @@ class Alone(LatentSpace):
         return loss, ({}, models.split_variables(variables)[1])
 
     def answers(self, variables, samples):
-        """Answers to any number of samples."""
         key, encode = jax.random.key(self.config.seed), self.types[self.source].encoder.anchors
 
         @jax.jit
@@ -267,7 +263,6 @@ def train(
 
 
 def evaluate(space: Alone, variables: Any, measure: Measure) -> evidence.Summary:
-    """Metrics of the answers to all test pairs."""
     samples = measure.images if space.source == "image" else measure.tokens
     return space.measured(space.answers(variables, samples), measure)
 
@@ -319,9 +314,7 @@ def run_all(arguments: argparse.Namespace, overrides: list[str]) -> evidence.Res
 
 def main() -> int:
     """Trains all tasks with all seeds, prints the table; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = shared.parser(__doc__)
     parser.add_argument("--config", default="configs/digits_text.py")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--tasks", nargs="+", choices=list(TASKS), help="default: all that can be")

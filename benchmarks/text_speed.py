@@ -10,23 +10,19 @@ the texts differ. About a minute on one CPU core.
 
 import argparse
 import functools
-import statistics
 import sys
-import time
 
 import jax
 import jax.numpy as jnp
+import shared
 
 from lzn_jax import configuration
 from lzn_jax.data_types.text import TextDecoder
 from lzn_jax.models.transformer import END
 from lzn_jax.tokenizers import tokenizer
 
-REPEATS = 5
-
 
 def make_decoder(arguments: argparse.Namespace) -> TextDecoder:
-    """The text decoder in the asked size."""
     sizes = {
         "features": arguments.features,
         "num_layers": arguments.layers,
@@ -39,8 +35,6 @@ def make_decoder(arguments: argparse.Namespace) -> TextDecoder:
 
 
 def write_by_whole_passes(decoder: TextDecoder, variables, latents: jax.Array) -> jax.Array:
-    """Tokens (b, l), each from the network on all places."""
-
     def write(place, tokens):
         logits = decoder.module.apply(variables["text_decoder"], tokens, latents, train=False)
         is_over = (place > 0) & (tokens[:, place - 1] == END)
@@ -51,19 +45,8 @@ def write_by_whole_passes(decoder: TextDecoder, variables, latents: jax.Array) -
     return jax.lax.fori_loop(0, length, write, jnp.full((len(latents), length), END))
 
 
-def seconds(function, *arguments) -> float:
-    """Median wall time of a call."""
-    taken = []
-    for _ in range(REPEATS):
-        started = time.perf_counter()
-        jax.block_until_ready(function(*arguments))
-        taken.append(time.perf_counter() - started)
-    return statistics.median(taken)
-
-
 def main() -> int:
-    """Measures both ways on the same latents."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = shared.parser(__doc__)
     for name, size in {"features": 256, "layers": 4, "batch": 16, "tokens": 64}.items():
         parser.add_argument(f"--{name}", type=int, default=size)
     arguments = parser.parse_args()
@@ -80,7 +63,7 @@ def main() -> int:
         "whole passes": jax.jit(functools.partial(write_by_whole_passes, decoder)),
     }
     tokens = {name: way(variables, latents) for name, way in ways.items()}
-    taken = {name: seconds(way, variables, latents) for name, way in ways.items()}
+    taken = {name: shared.median_seconds(way, variables, latents) for name, way in ways.items()}
     is_same = bool(jnp.all(tokens["kept"] == tokens["whole passes"]))
     length = float(jnp.mean(jnp.sum(tokens["kept"] != END, axis=1)))
     print(f"{arguments.batch} texts of {arguments.tokens} tokens, {length:.1f} before the end")

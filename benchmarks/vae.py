@@ -6,7 +6,6 @@ Trains with each weight β of the Kullback-Leibler term for the given time, prin
 `lzn_jax.main` measures of samples, and names the β with the smallest Fréchet distance.
 """
 
-import argparse
 import functools
 import time
 from pathlib import Path
@@ -16,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import shared
 
 from lzn_jax import configuration, data, models
 from lzn_jax.data import Examples
@@ -82,10 +82,7 @@ def measure(
 
 
 def main() -> None:
-    """Trains with every β, prints a table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = shared.parser(__doc__)
     parser.add_argument("--config", default="configs/digits_alone.py")
     parser.add_argument("--seconds", type=float, required=True, help="of training, for each β")
     parser.add_argument("--betas", type=float, nargs="+", default=[0.05, 0.1, 0.2, 0.4, 0.8])

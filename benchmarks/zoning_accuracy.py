@@ -10,16 +10,12 @@ and 8 times as long with --n 512 --q 256. Adams-Bashforth has no plain form: its
 `lzn_jax.zoning` in float64.
 """
 
-import argparse
-import functools
-
 import jax
-import jax.numpy as jnp
 import numpy as np
+import shared
 
 from lzn_jax import zoning
 
-NOISE_SCALE = 0.45
 CASES = (
     "Gaussian",
     "clustered, std 1e-3, norm 10",
@@ -32,7 +28,6 @@ CASES = (
 
 
 def make_anchors(case: str, n: int, q: int, rng: np.random.Generator) -> np.ndarray:
-    """Float32 anchors (n, q)."""
     anchors = rng.normal(size=(n, q))
     if case.startswith("clustered"):
         direction = rng.normal(size=q)
@@ -48,16 +43,11 @@ def make_anchors(case: str, n: int, q: int, rng: np.random.Generator) -> np.ndar
     return anchors.astype(np.float32)
 
 
-@functools.partial(jax.jit, static_argnames=("form", "solver"))
 def run(anchors, partners, noise, scaled_noise, *, form, solver: zoning.Solver):
     """Latents, and the loss's gradients with respect to anchors and partners, with scaled noise."""
-
-    def loss(anchors, partners):
-        latents = form.compute_latents(anchors, scaled_noise, solver=solver)
-        return form.alignment_loss(latents, partners, jnp.arange(len(anchors)), solver=solver)[0]
-
-    gradients = jax.grad(loss, (0, 1))(anchors, partners)
-    return form.compute_latents(anchors, noise, solver=solver), gradients
+    zone = shared.gradient(solver, form)
+    (_, latents), _ = zone(anchors, partners, noise)
+    return latents, zone(anchors, partners, scaled_noise)[1]
 
 
 def relative_errors(outputs, truth) -> list[float]:
@@ -76,7 +66,7 @@ def measure(case: str, n: int, q: int, forms: list, solver: zoning.Solver, seed:
     anchors = make_anchors(case, n, q, rng)
     partners = anchors + 0.5 * rng.normal(size=(n, q)).astype(np.float32)
     noise = rng.normal(size=(n, q)).astype(np.float32)
-    inputs = (anchors, partners, noise, np.float32(NOISE_SCALE) * noise)
+    inputs = (anchors, partners, noise, np.float32(shared.NOISE_SCALE) * noise)
     with jax.enable_x64(True):
         doubles = (array.astype(np.float64) for array in inputs)
         truth = jax.tree.map(np.asarray, run(*doubles, form=forms[0], solver=solver))
@@ -85,8 +75,7 @@ def measure(case: str, n: int, q: int, forms: list, solver: zoning.Solver, seed:
 
 
 def main() -> None:
-    """Prints one table for each of the three quantities."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = shared.parser(__doc__)
     parser.add_argument("--n", type=int, default=256, help="number of anchors")
     parser.add_argument("--q", type=int, default=128, help="latent dimension")
     parser.add_argument("--solver", choices=zoning.SOLVERS, default="euler")

@@ -8,7 +8,6 @@ values and gradients are compared with those of one device at `check-n` rows. Pr
 writes it as JSON.
 """
 
-import argparse
 import os
 from pathlib import Path
 
@@ -17,27 +16,17 @@ os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 import jax
 import jax.numpy as jnp
 import numpy as np
+import shared
 from jax.sharding import Mesh
+from shared import STEPS, Q
 
 from lzn_jax.run import clock, devices, files
-from lzn_jax.zoning import Euler, alignment_loss, compute_latents
+from lzn_jax.zoning import Euler
 
-Q, STEPS = 256, 20
-
-
-@jax.jit
-def value_and_gradient(anchors, partners, noise):
-    """Loss and its gradient with respect to anchors and partners."""
-
-    def loss(anchors, partners):
-        latents = compute_latents(anchors, noise, solver=Euler(STEPS))
-        return alignment_loss(latents, partners, jnp.arange(len(anchors)), solver=Euler(STEPS))[0]
-
-    return jax.value_and_grad(loss, (0, 1))(anchors, partners)
+value_and_gradient = shared.gradient(Euler(STEPS))
 
 
 def mesh_of(count: int) -> Mesh:
-    """Mesh of the first `count` devices."""
     return devices.make_mesh(count, jax.devices()[:count])
 
 
@@ -66,15 +55,14 @@ def difference(count: int, n: int) -> tuple[float, float]:
     mesh = mesh_of(count)
     with jax.set_mesh(mesh):
         many = value_and_gradient(*jax.device_put(arrays, devices.split(mesh)))
-    value, gradients = jax.tree.map(
+    (value, _), gradients = jax.tree.map(
         lambda a, b: float(np.linalg.norm(a - b) / np.linalg.norm(a)), one, many
     )
     return value, max(gradients)
 
 
 def main() -> None:
-    """Prints the table and writes it."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = shared.parser(__doc__)
     parser.add_argument("--n", type=int, default=8192)
     parser.add_argument("--check-n", type=int, default=1024)
     parser.add_argument("--folder", type=Path, default=Path("results/zoning_scaling"))

@@ -15,26 +15,17 @@ Prints three results:
 Takes about 5 minutes on 2 cores.
 """
 
-import argparse
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from zoning_speed import make_problem, seconds
+import shared
+from shared import make_problem, seconds
 
 import lzn_jax
-from lzn_jax.zoning import (
-    AdamsBashforth,
-    DPMSolver,
-    Euler,
-    Solver,
-    alignment_loss,
-    classify,
-    compute_latents,
-)
+from lzn_jax.zoning import AdamsBashforth, DPMSolver, Euler, Solver, classify, compute_latents
 
 EXACT = AdamsBashforth(640)
 SOLVERS = {
@@ -53,7 +44,6 @@ TIMED = 20
 
 
 def make_anchors(n: int, q: int, seed: int) -> Iterator[tuple[str, np.ndarray]]:
-    """Names and anchors (at most n, q) of each kind."""
     rng = np.random.default_rng(seed)
     normal = rng.normal(size=(n, q))
     for scale in (0.05, 1, 4):
@@ -99,14 +89,10 @@ def relative_time(n: int, repeats: int) -> float:
     """Time of an Adams-Bashforth evaluation divided by the time of an Euler evaluation."""
     problem = make_problem(n, std=0.02)
 
-    def compiled(solver: Solver):
-        def loss(anchors, partners, noise):
-            latents = compute_latents(anchors, noise, solver=solver)
-            return alignment_loss(latents, partners, jnp.arange(n), solver=solver)[0]
-
-        return jax.jit(jax.value_and_grad(loss, (0, 1))).lower(*problem).compile()
-
-    euler, adams = compiled(Euler(TIMED)), compiled(AdamsBashforth(TIMED))
+    euler, adams = (
+        shared.gradient(solver(TIMED)).lower(*problem).compile()
+        for solver in (Euler, AdamsBashforth)
+    )
     seconds(euler, *problem), seconds(adams, *problem)
     pairs = [(seconds(euler, *problem), seconds(adams, *problem)) for _ in range(repeats)]
     # Towards the prior, Euler skips the evaluation of its first step.
@@ -114,10 +100,7 @@ def relative_time(n: int, repeats: int) -> float:
 
 
 def main() -> None:
-    """Prints the three results."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = shared.parser(__doc__)
     parser.add_argument("--n", type=int, default=256, help="number of anchors")
     parser.add_argument("--q", type=int, default=64, help="latent dimension")
     parser.add_argument("--seeds", type=int, default=3, help="draws per row; the worst is shown")

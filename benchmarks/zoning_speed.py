@@ -10,42 +10,18 @@ with zoning. "soft" anchors have std 0.02, so that only the first step can be sk
 ones are N(0, I). Takes about 2 minutes on 2 CPU cores; `--n 8192 --repeats 1` takes 4 more.
 """
 
-import argparse
 import statistics
-import time
-from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import shared
+from shared import STDS, STEPS, Q, make_problem, median_seconds, seconds
 
 from lzn_jax import zoning
 from lzn_jax.run import files
 from lzn_jax.zoning.flow import matmul
-
-Q, STEPS, NOISE_SCALE = 256, 20, 0.45
-STDS = {"soft": 0.02, "Gaussian": 1.0}
-
-
-def compile_gradient(form: ModuleType, *arrays: np.ndarray) -> jax.stages.Compiled:
-    """Compiled loss and gradient of `zoning` or `zoning.plain` for anchors, partners and noise."""
-    solver = zoning.Euler(STEPS)
-
-    def loss(anchors: jax.Array, partners: jax.Array, noise: jax.Array) -> jax.Array:
-        latents = form.compute_latents(anchors, noise, solver=solver)
-        return form.alignment_loss(latents, partners, jnp.arange(len(anchors)), solver=solver)[0]
-
-    return jax.jit(jax.value_and_grad(loss, (0, 1))).lower(*arrays).compile()
-
-
-def make_problem(n: int, std: float) -> tuple[np.ndarray, ...]:
-    """Anchors, partners and scaled noise, float32 (n, q)."""
-    rng = np.random.default_rng(0)
-    anchors = std * rng.normal(size=(n, Q))
-    partners = anchors + 0.5 * std * rng.normal(size=(n, Q))
-    return tuple(np.float32(a) for a in (anchors, partners, NOISE_SCALE * rng.normal(size=(n, Q))))
 
 
 @jax.jit
@@ -57,15 +33,7 @@ def products_of_a_step(u, anchors, w, d_drift):
     return rows, means, sums
 
 
-def seconds(function: Callable, *arguments) -> float:
-    """Wall-clock time of one call."""
-    started = time.perf_counter()
-    jax.block_until_ready(function(*arguments))
-    return time.perf_counter() - started
-
-
 def measure(n: int, repeats: int, with_plain: bool) -> list[dict[str, float | str]]:
-    """One row for each kind of anchors."""
     rng = np.random.default_rng(1)
     shapes = [(n, Q), (n, Q), (n, n), (n, Q)]
     arrays = [jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes]
@@ -73,11 +41,11 @@ def measure(n: int, repeats: int, with_plain: bool) -> list[dict[str, float | st
     rows = []
     for kind, std in STDS.items():
         problem = make_problem(n, std)
-        zoned = compile_gradient(zoning, *problem)
+        zoned = shared.gradient(zoning.Euler(STEPS)).lower(*problem).compile()
         seconds(zoned, *problem)
         pairs = []
         for _ in range(repeats):
-            step = statistics.median(seconds(products_of_a_step, *arrays) for _ in range(5))
+            step = median_seconds(products_of_a_step, *arrays)
             pairs.append((seconds(zoned, *problem), 2 * STEPS * step))
         taken, roofline = (statistics.median(values) for values in zip(*pairs, strict=True))
         row = {
@@ -89,7 +57,8 @@ def measure(n: int, repeats: int, with_plain: bool) -> list[dict[str, float | st
             "temporaries MB": zoned.memory_analysis().temp_size_in_bytes / 1e6,
         }
         if with_plain and kind == "soft":
-            plain = compile_gradient(zoning.plain, *problem)
+            paper = shared.gradient(zoning.Euler(STEPS), zoning.plain)
+            plain = paper.lower(*problem).compile()
             row["plain seconds"] = seconds(plain, *problem)
             row["plain temporaries MB"] = plain.memory_analysis().temp_size_in_bytes / 1e6
             row["times faster"] = row["plain seconds"] / taken
@@ -101,8 +70,7 @@ def measure(n: int, repeats: int, with_plain: bool) -> list[dict[str, float | st
 
 
 def main() -> None:
-    """Measures all sizes and writes the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = shared.parser(__doc__)
     parser.add_argument("--n", type=int, nargs="+", default=[256, 512, 1024, 2048])
     parser.add_argument(
         "--repeats", type=int, default=5, help="timings per row; the median is used"

@@ -29,6 +29,13 @@ _METADATA = {
         "metadata.jsonl": _lines(*({**r, "text": "a" * 99} for r in _ROWS))
     },
 }
+_OPTIONS = """
+text.alphabet= text.alphabet=xyz text.max_length=1 text.max_length=9 text_encoder.num_heads=3
+text_decoder.latents=('sound',) text_decoder.latents=() decoder.latents=()
+decoder.condition=sound training.text_weight=0 sampling.top_p=0 sampling.temperature=-1
+objective=clip data.captions=False data.tokenizer_path=x.json
+"""
+_TRANSLATE = ["--mode=translate", "--source=text"]
 _ANOTHER = {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}
 
 
@@ -43,7 +50,7 @@ def make_pairs(folder, files):
 
 
 def make_bad_texts(folder):
-    """The files and folders that `bad_texts` names."""
+    """The files and folders that `BAD` names."""
     for name, files in _METADATA.items():
         make_pairs(folder / "pairs" / name, files)
     another = {"model": _ANOTHER, "added_tokens": []}
@@ -52,47 +59,31 @@ def make_bad_texts(folder):
     (folder / "latin.txt").write_bytes("caf\u00e9".encode("latin-1"))
 
 
-def bad_texts(bad):
-    """Names, configs and additional flags of commands about texts that must end with code 2.
-
-    Where none of the flags is a folder, the run that they could spoil is one of the config; `bad`
-    is what `make_bad_texts` has made.
-    """
-    new = f"--workdir={bad / 'new'}"
-    for name in _METADATA:
-        path = f"--config.data.path={bad / 'pairs' / name}"
-        yield f"metadata: {name}", "image_text", [path]
-    path = f"--config.data.tokenizer_path={bad / 'another.json'}"
-    yield "tokenizer of another run", "digits_text", [path, "--config.text.alphabet=None"]
-    for flag in (
-        "text.alphabet=",
-        "text.alphabet=xyz",
-        "text.max_length=1",
-        "text.max_length=9",
-        "text_encoder.num_heads=3",
-        "text_decoder.latents=('sound',)",
-        "text_decoder.latents=()",
-        "decoder.latents=()",
-        "decoder.condition=sound",
-        "training.text_weight=0",
-        "sampling.top_p=0",
-        "sampling.temperature=-1",
-        "objective=clip",
-        "data.captions=False",
-        "data.tokenizer_path=x.json",
-    ):
-        yield f"option: {flag}", "digits_text", [f"--config.{flag}", new]
-    for flag in (
-        "text_decoder.latents=('label',)",
-        "data.captions=False",
-    ):
-        yield f"emoji: {flag}", "emoji_text", [f"--config.{flag}", new]
-    translate = ["--mode=translate", "--source=text", "--target=image"]
-    files = [str(bad / name) for name in ("empty.txt", "latin.txt", "nowhere.txt")]
-    for text in ("", "a bold 7", "a bold seven " * 9, *files):
-        yield f"input: {Path(text).name[:20]!r}", "digits_text", [*translate, f"--input={text}"]
-    yield "translate: no target", "digits_text", translate[:2]
-    yield "translate: no such type", "image_text", [*translate[:2], "--target=label"]
+# Name, config and flags of commands about texts that must end with code 2, where {bad} is what
+# `make_bad_texts` has made. Without --workdir the run that they could spoil is one of the config.
+BAD = [
+    *(
+        (f"metadata: {name}", "image_text", ["--config.data.path={bad}/pairs/" + name])
+        for name in _METADATA
+    ),
+    ("tokenizer of another run", "digits_text",
+     ["--config.data.tokenizer_path={bad}/another.json", "--config.text.alphabet=None"]),
+    *(
+        (f"option: {flag}", "digits_text", [f"--config.{flag}", "--workdir={bad}/new"])
+        for flag in _OPTIONS.split()
+    ),
+    *(
+        (f"emoji: {flag}", "emoji_text", [f"--config.{flag}", "--workdir={bad}/new"])
+        for flag in ("text_decoder.latents=('label',)", "data.captions=False")
+    ),
+    *(
+        (f"input: {text[:20]!r}", "digits_text", [*_TRANSLATE, "--target=image", f"--input={text}"])
+        for text in ("", "a bold 7", "a bold seven " * 9,
+                     *(f"{{bad}}/{name}.txt" for name in ("empty", "latin", "nowhere")))
+    ),
+    ("translate: no target", "digits_text", _TRANSLATE),
+    ("translate: no such type", "image_text", [*_TRANSLATE, "--target=label"]),
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -113,12 +104,11 @@ def _contents(folder):
     return {path: path.read_bytes() for path in files}
 
 
-@pytest.mark.parametrize("case", [name for name, _, _ in bad_texts(Path("bad"))])
-def test_a_bad_input_is_one_line(case, folder, capsys, monkeypatch):
+@pytest.mark.parametrize(("config", "flags"), [row[1:] for row in BAD], ids=[row[0] for row in BAD])
+def test_a_bad_input_is_one_line(config, flags, folder, capsys, monkeypatch):
     pytest.importorskip("tokenizers", reason="the package tokenizers is not installed")
     monkeypatch.chdir(ROOT)
-    found = {name: (config, flags) for name, config, flags in bad_texts(folder)}
-    config, flags = found[case]
+    flags = [flag.replace("{bad}", str(folder)) for flag in flags]
     own = {"image_text": {"data__image_size": 8, "data__workers": 0}}.get(config, {})
     shutil.rmtree(folder / "new", ignore_errors=True)
     before = _contents(folder / "runs")

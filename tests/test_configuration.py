@@ -1,5 +1,8 @@
+import ast
+import contextlib
 import json
 import math
+import re
 from pathlib import Path
 
 import ml_collections
@@ -88,23 +91,38 @@ def message(path, *overrides):
     return str(caught.value)
 
 
-def edited(folder, lines):
-    """A copy of digits_joint.py that runs `lines` on its config as a plain dict `tree`.
+def table(text):
+    """Rows of a table, with | between cells; a line that begins with blanks goes on."""
+    lines = re.sub(r"\n +", " ", text).strip().splitlines()
+    return [[cell.strip() for cell in line.split(" | ")] for line in lines]
 
-    A ConfigDict would keep the types of its values; a dict is as free as a file may be.
-    """
-    source = Path(DIGITS_JOINT).read_text(encoding="utf-8")
-    assert source.endswith("    return config\n")
-    edit = [
-        "tree = config.to_dict()",
-        *lines.splitlines(),
-        "return ml_collections.ConfigDict(tree)",
-    ]
-    path = folder / "edited.py"
-    path.write_text(
-        source.removesuffix("    return config\n") + "".join(f"    {x}\n" for x in edit)
+
+def pairs(text):
+    """Pairs of a table "LEFT: RIGHT; LEFT: RIGHT"."""
+    return [entry.strip().split(": ", 1) for entry in text.replace("\n", " ").split(";")]
+
+
+def edited(folder, lines):
+    """A copy of digits_joint.py that runs `lines` on its config as a plain, free dict `tree`."""
+    return config_of(
+        folder / "edited.py",
+        f"config = configuration.sibling({DIGITS_JOINT!r}, 'digits_joint')",
+        *("import ml_collections", "tree = config.to_dict()", *lines.splitlines()),
+        "config = ml_collections.ConfigDict(tree)",
     )
-    return path
+
+
+def config_of(path, *lines):
+    """A config file that runs these lines, which define `config`."""
+    body = "".join(f"    {line}\n" for line in (*lines, "return config"))
+    path.write_text(f"from lzn_jax import configuration\n\ndef get_config():\n{body}")
+    return str(path)
+
+
+def run_of(folder, tree):
+    """The folder of a run with this config."""
+    (folder / "config.json").write_text(json.dumps(tree))
+    return folder
 
 
 def item(name):
@@ -118,41 +136,41 @@ def test_schema_and_config_hold_the_fields_of_a_joint_study():
     assert set(leaves(config.to_dict())) == joint_fields()
 
 
-@pytest.mark.parametrize("path", ["digits_joint", "configs/digits_joint.py"])
-def test_a_config_of_the_package_is_found_in_any_folder(path, tmp_path, monkeypatch):
+def test_configs_are_found_in_any_folder_and_ones_own_come_first(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert configuration.load(path) == configuration.load(str(CONFIGS / "digits_joint.py"))
-
-
-def test_ones_own_configs_come_first_and_may_change_those_of_the_package(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+    for path in ("digits_joint", "configs/digits_joint.py"):
+        assert configuration.load(path) == configuration.load(DIGITS_JOINT)
     (tmp_path / "configs").mkdir()
     for name, dim in (("digits_joint", 7), ("mine", 8)):
-        (tmp_path / "configs" / f"{name}.py").write_text(
-            "from lzn_jax import configuration\n\n"
-            "def get_config():\n"
-            "    config = configuration.sibling(__file__, 'digits_text')\n"
-            f"    config.latent.dim = {dim}\n"
-            "    return config\n"
-        )
+        text = "config = configuration.sibling(__file__, 'digits_text')"
+        config_of(tmp_path / "configs" / f"{name}.py", text, f"config.latent.dim = {dim}")
     assert configuration.load("digits_joint").latent.dim == 7
     assert configuration.load("configs/mine.py").latent.dim == 8
     assert configuration.load("mine").text == configuration.load("digits_text").text
 
 
-@pytest.mark.parametrize(
-    ("path", "expected"),
-    [
-        ("digit_joint", "there is no config file configs/digit_joint.py; the nearest is configs/d"),
-        ("configs/fashion.py", "the nearest is configs/fashion_"),
-        ("configs", "the nearest is configs/"),
-        ("other/digits_joint.py", "other is not a directory"),
-        ("digits_joint.json", "there is no config file digits_joint.json, nor any other in ."),
-        ("", "there is no config file"),
-    ],
-)
-def test_a_config_that_is_nowhere_is_named(path, expected, tmp_path, monkeypatch):
+NOWHERE = """
+digit_joint | there is no config file configs/digit_joint.py; the nearest is configs/digits_joint.py
+configs/fashion.py | the nearest is configs/fashion_
+configs | the nearest is configs/
+other/digits_joint.py | there is no config file other/digits_joint.py: other is not a directory
+digits_joint.json | there is no config file digits_joint.json, nor any other in .
+own/digit_joint.py | there is no config file own/digit_joint.py; the nearest is own/digits_joint.py
+own/digits_joint | there is no config file own/digits_joint; the nearest is own/digits_joint.py
+own/digits_joint.txt | config file own/digits_joint.txt; the nearest is own/digits_joint.py
+own/folder | nearest is own/folder/only.py
+own/empty/a.py | there is no config file own/empty/a.py, nor any other in own/empty
+"""
+
+
+@pytest.mark.parametrize(("path", "expected"), [*table(NOWHERE), ("", "there is no config file")])
+def test_a_config_that_is_nowhere_is_named_with_the_nearest(path, expected, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    names = "alpha_gen.py digits_joint.py fashion_joint.py digits_joint.txt folder/only.py"
+    for name in names.split():
+        (tmp_path / "own" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "own" / name).write_text("")
+    (tmp_path / "own" / "empty").mkdir()
     assert expected in message(path)
 
 
@@ -203,67 +221,20 @@ def test_a_field_with_a_default_may_be_left_out(tmp_path, name):
 def test_a_study_is_a_name_for_types_alignments_and_conditions(tmp_path, path):
     held = configuration.to_json_dict(configuration.load(str(path)))
     tree = json.dumps({name: group for name, group in held.items() if name != "study"})
-    own = tmp_path / "own.py"
-    own.write_text(
-        "import json, ml_collections\n\n"
-        f"def get_config():\n    return ml_collections.ConfigDict(json.loads({tree!r}))\n"
+    lines = (
+        "import json, ml_collections",
+        f"config = ml_collections.ConfigDict(json.loads({tree!r}))",
     )
-    found = configuration.to_json_dict(configuration.load(str(own)))
+    own = config_of(tmp_path / "own.py", *lines)
+    found = configuration.to_json_dict(configuration.load(own))
     assert found == held | {"study": None}
-
-
-@pytest.mark.parametrize(
-    ("path", "override", "expected"),
-    [
-        (
-            "digits_joint",
-            "types=('label',)",
-            "must be a tuple of 'label:label', got ('image:label'",
-        ),
-        ("digits_joint", "types=('image','label','label')", "types must differ"),
-        ("digits_joint", "alignments=('text:label',)", "'label:label', got ('text:label',)"),
-        ("digits_joint", "decoder.condition=text", "decoder.condition needs 'text' among types"),
-        ("digits_joint", "decoder.latents=('text',)", "decoder.latents needs 'text'"),
-        ("digits_text", "training.generation_weight=0", "must both be > 0, or both 0 to train"),
-        ("digits_text", "training.text_weight=0", "must both be > 0, or both 0 to train"),
-        ("digits_text", "latent.enabled=False", "latent.enabled must be True with texts"),
-        ("digits_gen", "types=('image','text')", "lacks the field alignment.num_steps"),
-        ("digits_joint", "alignments=('image:label','image:image')", "and images the only type"),
-        (
-            "digits_repr",
-            "alignment.weight=0",
-            "alignment.weight must be a finite number > 0, got 0",
-        ),
-        ("digits_repr", "encoder.head_dim=32", "encoder.head_dim must be latent.dim 64, got 32"),
-    ],
-)
-def test_a_space_that_does_not_hold_together_is_named(path, override, expected):
-    assert expected in message(f"configs/{path}.py", override)
 
 
 def test_a_config_states_what_it_cannot_do_without_and_leaves_no_empty_group(tmp_path):
     held = configuration.load(DIGITS_JOINT)
-    path = tmp_path / "short.py"
-    path.write_text(
-        "from lzn_jax import configuration\n\n"
-        "def get_config():\n"
-        "    config = configuration.blank()\n"
-        + "".join(f"    config.{name} = {value_of(held, name)!r}\n" for name in sorted(REQUIRED))
-        + "    return config\n"
-    )
+    lines = [f"config.{name} = {value_of(held, name)!r}" for name in sorted(REQUIRED)]
+    path = config_of(tmp_path / "short.py", "config = configuration.blank()", *lines)
     assert set(leaves(configuration.load(str(path)).to_dict())) == joint_fields()
-
-
-@pytest.mark.parametrize("value", ["all", "dividing", 1, 6])
-def test_devices_are_a_rule_or_a_number(value):
-    config = configuration.load(DIGITS_JOINT, [f"training.devices={value}"])
-    assert config.training.devices == value
-
-
-@pytest.mark.parametrize("value", ["some", "0", "1.5", "None"])
-def test_devices_are_nothing_else(value):
-    with pytest.raises(UserError, match="an integer >= 1 or 'all' or 'dividing', got"):
-        configuration.load(DIGITS_JOINT, [f"training.devices={value}"])
 
 
 def test_a_run_older_than_a_field_goes_on_with_its_default(tmp_path):
@@ -274,10 +245,14 @@ def test_a_run_older_than_a_field_goes_on_with_its_default(tmp_path):
         del tree[group][field]
     tree["decoder"]["told"] = tree["decoder"].pop("condition")  # its name then
     tree["latent"]["precision"] = "float32"  # a field of theirs alone
-    (tmp_path / "config.json").write_text(json.dumps(tree))
-    old = configuration.load_run(tmp_path)
+    old = configuration.load_run(run_of(tmp_path, tree))
     assert {name: value_of(old, name) for name in DEFAULTS} == DEFAULTS
     workdir.check_same_run(config, tmp_path)
+    tree["latent"]["precision"] = "bfloat16"  # which computed something else
+    refusal = "latent.precision can only be 'float32' in this version, got 'bfloat16'"
+    for read in (configuration.load_run, lambda path: workdir.check_same_run(config, path)):
+        with pytest.raises(UserError, match=refusal):
+            read(run_of(tmp_path, tree))
 
 
 def test_older_names_of_fields_are_read(tmp_path):
@@ -287,48 +262,24 @@ def test_older_names_of_fields_are_read(tmp_path):
     tree = configuration.to_json_dict(config)
     for name in fields:
         tree["decoder"][f"energy_{name}"] = tree["decoder"].pop(f"set_{name}")
-    (tmp_path / "config.json").write_text(json.dumps(tree))
-    assert configuration.load_run(tmp_path) == config
-
-
-def test_a_run_older_than_a_fields_removal_goes_on_where_nothing_else_is_computed(tmp_path):
-    config = configuration.load(DIGITS_JOINT)
-    tree = configuration.to_json_dict(config)
-    tree["latent"]["precision"] = "float32"
-    (tmp_path / "config.json").write_text(json.dumps(tree))
-    assert configuration.load_run(tmp_path) == config
-    workdir.check_same_run(config, tmp_path)
-    tree["latent"]["precision"] = "bfloat16"
-    (tmp_path / "config.json").write_text(json.dumps(tree))
-    refusal = "latent.precision can only be 'float32' in this version, got 'bfloat16'"
-    for read in (configuration.load_run, lambda path: workdir.check_same_run(config, path)):
-        with pytest.raises(UserError, match=refusal):
-            read(tmp_path)
+    assert configuration.load_run(run_of(tmp_path, tree)) == config
 
 
 def test_a_run_older_than_the_seed_of_its_hold_out_is_read_with_a_warning(tmp_path, caplog):
-    config = configuration.load(
-        "fashion_joint",
-        [
-            *("data.name=image_folder", "data.path=there", "data.num_classes=2", "data.holdout=5"),
-            *("data.image_size=28", "data.channels=1"),
-        ],
-    )
-    tree = configuration.to_json_dict(config)
-    (tmp_path / "config.json").write_text(json.dumps(tree))
-    assert configuration.load_run(tmp_path).data.holdout_seed == 0
+    fields = "name=image_folder path=there num_classes=2 holdout=5 image_size=28 channels=1"
+    overrides = [f"data.{field}" for field in fields.split()]
+    tree = configuration.to_json_dict(configuration.load("fashion_joint", overrides))
+    assert configuration.load_run(run_of(tmp_path, tree)).data.holdout_seed == 0
     assert not caplog.records
     del tree["data"]["holdout_seed"]
-    (tmp_path / "config.json").write_text(json.dumps(tree))
-    assert configuration.load_run(tmp_path).data.holdout_seed == 0
+    assert configuration.load_run(run_of(tmp_path, tree)).data.holdout_seed == 0
     assert "this version holds out other images" in caplog.text
 
 
 def test_the_config_of_a_run_names_its_own_tokenizer_and_takes_overrides(tmp_path):
     fields = ["data.tokenizer_path=elsewhere.json", "text.alphabet=None", "latent.dim=3"]
     tree = configuration.to_json_dict(configuration.load("digits_text", fields))
-    (tmp_path / "config.json").write_text(json.dumps(tree))
-    config = configuration.load_run(tmp_path, ["sampling.num_steps=7"])
+    config = configuration.load_run(run_of(tmp_path, tree), ["sampling.num_steps=7"])
     assert config.data.tokenizer_path == str(tmp_path / "tokenizer.json")
     assert (config.latent.dim, config.sampling.num_steps) == (3, 7)
     with pytest.raises(UserError, match=r"^sampling.num_steps must be an integer >= 1, got 0$"):
@@ -339,57 +290,36 @@ def test_the_config_of_a_run_names_its_own_tokenizer_and_takes_overrides(tmp_pat
 def test_networks_and_source_bring_their_own_fields(selector):
     values = SELECTORS | {selector: "another"}
     group = selector.partition(".")[0]
-    kept = {selector, "data.validation", "data.validation_seed", "data.num_classes"}
-    kept |= {"data.invert_input"}
-    kept |= {f"decoder.{name}" for name in ("condition", "condition_dropout", "latents")}
+    kept = "data.validation data.validation_seed data.num_classes data.invert_input "
+    kept += "decoder.condition decoder.condition_dropout decoder.latents"
     groups = (f"{group}.", "sampling.") if group == "decoder" else f"{group}."  # of a flow
-    gone = {name for name in joint_fields() if name.startswith(groups)} - kept
+    gone = {name for name in joint_fields() if name.startswith(groups)} - {selector, *kept.split()}
     assert set(configuration.schema_of(values)) == joint_fields() - gone
 
 
-@pytest.mark.parametrize(
-    ("override", "value"),
-    [
-        ("seed=0", 0),
-        ("seed=4294967295", 4294967295),
-        ("data.flip=True", True),
-        ("data.flip=true", True),
-        ("latent.enabled=False", False),
-        ("latent.enabled=false", False),
-        ("latent.dim=1", 1),
-        ("latent.noise_scale=0", 0.0),
-        ("latent.solver=dpm", "dpm"),
-        ("latent.context_size=0", 0),
-        ("alignment.cutoff=0", 0.0),
-        ("alignment.cutoff=0.9999999999999999", 0.9999999999999999),
-        ("alignment.form=prob", "prob"),
-        ("alignment.noise_scale=2", 2.0),
-        ("encoder.features=4", 4),
-        ("encoder.channel_multipliers=(1,2,2,4)", (1, 2, 2, 4)),
-        ("encoder.channel_multipliers=1,2", (1, 2)),
-        ("encoder.channel_multipliers=[3, 1]", (3, 1)),
-        ("encoder.channel_multipliers=2", (2,)),
-        ("encoder.attention_resolutions=()", ()),
-        ("encoder.attention_resolutions=8,4", (8, 4)),
-        ("encoder.tap_layers=2", 2),
-        ("encoder.tap_resolutions=none", None),
-        ("decoder.dropout=0.5", 0.5),
-        ("decoder.progressive=none", "none"),
-        ("decoder.fourier_scale=16", 16.0),
-        ("training.decoder_steps=1", 1),
-        ("training.learning_rate.encoder=1e-3", 1e-3),
-        ("training.warmup_steps=0", 0),
-        ("training.ema_decay=0", 0.0),
-        ("training.compute_dtype=bfloat16", "bfloat16"),
-        ("evaluation.noise_scales=(0,0.2,1)", (0.0, 0.2, 1.0)),
-        ("evaluation.noise_scales=0.5", (0.5,)),
-        ("evaluation.noise_scales=1", (1.0,)),
-        ("evaluation.noise_scales=[]", ()),
-        ("evaluation.batch_sizes=36,1", (36, 1)),
-    ],
-)
+ACCEPTED = """
+seed=0: 0; seed=4294967295: 4294967295; data.flip=True: True; data.flip=true: True;
+latent.enabled=False: False; latent.enabled=false: False; latent.dim=1: 1;
+latent.noise_scale=0: 0.0; latent.solver=dpm: 'dpm'; latent.context_size=0: 0;
+alignment.cutoff=0: 0.0; alignment.cutoff=0.9999999999999999: 0.9999999999999999;
+alignment.form=prob: 'prob'; alignment.noise_scale=2: 2.0; encoder.features=4: 4;
+encoder.channel_multipliers=(1,2,2,4): (1, 2, 2, 4); encoder.channel_multipliers=1,2: (1, 2);
+encoder.channel_multipliers=[3, 1]: (3, 1); encoder.channel_multipliers=2: (2,);
+encoder.attention_resolutions=(): (); encoder.attention_resolutions=8,4: (8, 4);
+encoder.tap_layers=2: 2; encoder.tap_resolutions=none: None; decoder.dropout=0.5: 0.5;
+decoder.progressive=none: 'none'; decoder.fourier_scale=16: 16.0; training.decoder_steps=1: 1;
+training.learning_rate.encoder=1e-3: 1e-3; training.warmup_steps=0: 0; training.ema_decay=0: 0.0;
+training.compute_dtype=bfloat16: 'bfloat16'; training.devices=all: 'all';
+training.devices=dividing: 'dividing'; training.devices=1: 1; training.devices=6: 6;
+evaluation.noise_scales=(0,0.2,1): (0.0, 0.2, 1.0); evaluation.noise_scales=0.5: (0.5,);
+evaluation.noise_scales=1: (1.0,); evaluation.noise_scales=[]: ();
+evaluation.batch_sizes=36,1: (36, 1); training.microbatch_size=64: 64; latent.num_steps=2: 2
+"""
+
+
+@pytest.mark.parametrize(("override", "value"), pairs(ACCEPTED))
 def test_an_override_sets_its_field_in_the_fields_type(override, value):
-    name = override.partition("=")[0]
+    name, value = override.partition("=")[0], ast.literal_eval(value)
     before = configuration.load(DIGITS_JOINT)
     after = configuration.load(DIGITS_JOINT, [override])
     assert value_of(after, name) == value
@@ -416,245 +346,164 @@ def test_no_other_field_takes_none(name):
     assert message(DIGITS_JOINT, f"{name}=None").startswith(f"{name} must be ")
 
 
+# What a field must be, and overrides that it refuses; a line that begins with blanks goes on.
+REFUSED = """
+must be one of 'generation', 'alone', 'representation', 'joint', 'pairs', 'text' or None |
+    study=Joint
+must be one of 'euler', 'dpm', 'adams' | latent.solver=3 latent.solver=heun
+must be one of 'digits', 'fashion', 'cifar10', 'emoji', 'tfds', 'image_folder' | data.name=mnist
+must be one of 'ncsnpp', 'mlp', 'resnet' | encoder.name=vit
+must be one of 'none', 'output_skip' | decoder.progressive=input_skip
+must be one of 'float32', 'bfloat16' | training.compute_dtype=float16
+must be one of 'rk45', 'euler' | sampling.sampler=dpm
+must be 8 | data.image_size=16
+must be 1 | data.channels=3 data.channels=True
+must be 10 | data.num_classes=9
+must be True or False | data.flip=1 latent.enabled=no
+must be an integer >= 0 and < 4294967296 | seed=-1 seed=4294967296
+must be an integer >= 0 | latent.context_size=-1
+must be an integer >= 1 | latent.dim=0 latent.dim=32.0 latent.dim=True training.batch_size=abc
+    training.batch_size= training.batch_size=2**8
+must be an integer >= 1 or None | training.decoder_steps=0
+must be an integer >= 1 or 'all' or 'dividing' | training.devices=some training.devices=0
+    training.devices=1.5 training.devices=None
+must be an integer >= 2 | encoder.tap_layers=1
+must be an integer >= 4 and a multiple of 4 | encoder.features=30 encoder.features=0
+must be a finite number >= 0 | latent.noise_scale=-0.1 latent.noise_scale=nan
+    latent.noise_scale=1e999 latent.noise_scale=HUGE latent.noise_scale=True alignment.weight=1+2j
+must be a finite number >= 0 or None | alignment.noise_scale=-1
+must be a finite number >= 0 and < 1 | alignment.cutoff=1 decoder.dropout=1.0
+must be a finite number > 0 | decoder.fourier_scale=0 training.learning_rate.label_anchors=0
+must be a tuple of integers >= 1 | decoder.attention_resolutions=(4.0,)
+    decoder.attention_resolutions=True evaluation.batch_sizes=(0.5,)
+must be a non-empty tuple of integers >= 1 | encoder.channel_multipliers=()
+    decoder.channel_multipliers=(1,0)
+must be a non-empty tuple of integers >= 1 or None | encoder.tap_resolutions=()
+must be a tuple of finite numbers >= 0 | evaluation.noise_scales=(0.2,-1)
+    evaluation.noise_scales=(0.2,True) evaluation.noise_scales=(1e999,)
+must have at most 4 entries, one for each halving of the 8 patches of an image's side and one
+    more | encoder.channel_multipliers=(1,1,1,1,1) decoder.channel_multipliers=(1,1,1,1,1)
+must divide data.image_size 8 | decoder.patch_size=3
+must divide training.batch_size 256 | training.microbatch_size=60
+must contain only widths of decoder feature maps, which are 8, 4 |
+    decoder.attention_resolutions=[4,16]
+must contain only widths of encoder feature maps, which are 8, 4 | encoder.tap_resolutions=2
+must be A:B with A < B, for example 100:105 | reporting.profile_steps=5
+    reporting.profile_steps=5:5 reporting.profile_steps=6:5 reporting.profile_steps=-1:2
+    reporting.profile_steps=a:b reporting.profile_steps=
+"""
+
+
 @pytest.mark.parametrize(
-    ("override", "expected"),
+    ("rule", "override"), [(rule, each) for rule, all_ in table(REFUSED) for each in all_.split()]
+)
+def test_a_bad_override_is_named_with_what_would_be_right(rule, override):
+    name, _, text = override.replace("HUGE", str(10**400)).partition("=")
+    found = message(DIGITS_JOINT, f"{name}={text}")
+    assert found.startswith(f"{name} {rule}")
+    values = [text]
+    with contextlib.suppress(ValueError, SyntaxError):
+        values.append(ast.literal_eval(text))
+    values += [tuple(values[1])] if isinstance(values[-1], list) else [(values[-1],)]
+    assert found.endswith(tuple(f", got {value!r}" for value in values))
+
+
+# Overrides that do not go together, or that a config needs more with, and how the error begins.
+TOGETHER = """
+digits_joint | seed | an override must read FIELD=VALUE, got 'seed'
+digits_joint | encoder.patch_size=8 | encoder.channel_multipliers must have at most 1 entries,
+    one for each halving of the 1 pa
+digits_joint | latent.num_steps=2 latent.solver=dpm | latent.num_steps must be an integer >= 3
+    with latent.solver 'dpm', got 2
+digits_joint | alignment.sharpness=(2.0,1.0) | alignment.sharpness must be increasing, got (2.0,
+    1.0)
+digits_joint | alignment.sharpness=(1.0,1.0) | alignment.sharpness must be increasing, got (1.0,
+    1.0)
+digits_joint | alignment.sharpness=(1.0,2.0) alignment.sharpness_weights=1 |
+    alignment.sharpness_weights must be () or 2 numbers, not all 0, as
+digits_joint | alignment.sharpness=1.0 alignment.sharpness_weights=0.0 |
+    alignment.sharpness_weights must be () or 1 numbers, not all 0, as
+digits_joint | alignment.sharpness=None alignment.sharpness_weights=1.0 |
+    alignment.sharpness_weights needs alignment.sharpness, got None
+digits_joint | decoder.scale_by_sigma=True | decoder.scale_by_sigma must be False unless
+    decoder.time_embedding is 'fourier'
+digits_joint | latent.enabled=False training.generation_weight=0 | training.generation_weight
+    must be > 0
+digits_joint | alignment.weight=0 training.generation_weight=0 | training.generation_weight must
+    be > 0
+digits_joint | types=('label',) | must be a tuple of 'label:label', got ('image:label'
+digits_joint | types=('image','label','label') | types must differ
+digits_joint | alignments=('text:label',) | 'label:label', got ('text:label',)
+digits_joint | decoder.condition=text | decoder.condition needs 'text' among types
+digits_joint | decoder.latents=('text',) | decoder.latents needs 'text'
+digits_text | training.generation_weight=0 | must both be > 0, or both 0 to train
+digits_text | training.text_weight=0 | must both be > 0, or both 0 to train
+digits_text | latent.enabled=False | latent.enabled must be True with texts
+digits_gen | types=('image','text') | lacks the field alignment.num_steps
+digits_joint | alignments=('image:label','image:image') | and images the only type
+digits_repr | alignment.weight=0 | alignment.weight must be a finite number > 0, got 0
+digits_repr | encoder.head_dim=32 | encoder.head_dim must be latent.dim 64, got 32
+digits_gen | data.name=image_folder | lacks the field data.path
+"""
+
+
+@pytest.mark.parametrize(("path", "overrides", "expected"), table(TOGETHER))
+def test_a_space_that_does_not_hold_together_is_named(path, overrides, expected):
+    assert expected in message(path, *overrides.split())
+
+
+@pytest.mark.parametrize(
+    "overrides",
     [
-        (
-            "study=Joint",
-            "study must be one of 'generation', 'alone', 'representation', 'joint', 'pairs', "
-            "'text' or None, got 'Joint'",
-        ),
-        ("latent.solver=3", "latent.solver must be one of 'euler', 'dpm', 'adams', got '3'"),
-        ("seed=-1", "seed must be an integer >= 0 and < 4294967296, got -1"),
-        ("seed=4294967296", "seed must be an integer >= 0 and < 4294967296, got 4294967296"),
-        (
-            "data.name=mnist",
-            "data.name must be one of 'digits', 'fashion', 'cifar10', 'emoji', 'tfds', "
-            "'image_folder', got 'mnist'",
-        ),
-        ("data.image_size=16", "data.image_size must be 8, got 16"),
-        ("data.channels=3", "data.channels must be 1, got 3"),
-        ("data.channels=True", "data.channels must be 1, got True"),
-        ("data.num_classes=9", "data.num_classes must be 10, got 9"),
-        ("data.flip=1", "data.flip must be True or False, got '1'"),
-        ("latent.enabled=no", "latent.enabled must be True or False, got 'no'"),
-        ("latent.dim=0", "latent.dim must be an integer >= 1, got 0"),
-        ("latent.dim=32.0", "latent.dim must be an integer >= 1, got 32.0"),
-        ("latent.dim=True", "latent.dim must be an integer >= 1, got True"),
-        ("latent.noise_scale=-0.1", "latent.noise_scale must be a finite number >= 0, got -0.1"),
-        ("latent.noise_scale=nan", "latent.noise_scale must be a finite number >= 0, got 'nan'"),
-        ("latent.noise_scale=1e999", "latent.noise_scale must be a finite number >= 0, got inf"),
-        (
-            f"latent.noise_scale={10**400}",
-            f"latent.noise_scale must be a finite number >= 0, got {10**400}",
-        ),
-        ("latent.noise_scale=True", "latent.noise_scale must be a finite number >= 0, got True"),
-        ("latent.solver=heun", "latent.solver must be one of 'euler', 'dpm', 'adams', got 'heun'"),
-        ("latent.context_size=-1", "latent.context_size must be an integer >= 0, got -1"),
-        (
-            "alignment.noise_scale=-1",
-            "alignment.noise_scale must be a finite number >= 0 or None, got -1",
-        ),
-        ("alignment.cutoff=1", "alignment.cutoff must be a finite number >= 0 and < 1, got 1"),
-        ("alignment.weight=1+2j", "alignment.weight must be a finite number >= 0, got (1+2j)"),
-        (
-            "encoder.features=30",
-            "encoder.features must be an integer >= 4 and a multiple of 4, got 30",
-        ),
-        (
-            "encoder.features=0",
-            "encoder.features must be an integer >= 4 and a multiple of 4, got 0",
-        ),
-        (
-            "encoder.channel_multipliers=()",
-            "encoder.channel_multipliers must be a non-empty tuple of integers >= 1, got ()",
-        ),
-        (
-            "decoder.channel_multipliers=(1,0)",
-            "decoder.channel_multipliers must be a non-empty tuple of integers >= 1, got (1, 0)",
-        ),
-        (
-            "decoder.attention_resolutions=(4.0,)",
-            "decoder.attention_resolutions must be a tuple of integers >= 1, got (4.0,)",
-        ),
-        (
-            "decoder.attention_resolutions=True",
-            "decoder.attention_resolutions must be a tuple of integers >= 1, got True",
-        ),
-        ("encoder.name=vit", "encoder.name must be one of 'ncsnpp', 'mlp', 'resnet', got 'vit'"),
-        ("encoder.tap_layers=1", "encoder.tap_layers must be an integer >= 2, got 1"),
-        (
-            "encoder.tap_resolutions=()",
-            "encoder.tap_resolutions must be a non-empty tuple of integers >= 1 or None, got ()",
-        ),
-        ("decoder.dropout=1.0", "decoder.dropout must be a finite number >= 0 and < 1, got 1.0"),
-        ("decoder.fourier_scale=0", "decoder.fourier_scale must be a finite number > 0, got 0"),
-        (
-            "decoder.progressive=input_skip",
-            "decoder.progressive must be one of 'none', 'output_skip', got 'input_skip'",
-        ),
-        ("training.batch_size=abc", "training.batch_size must be an integer >= 1, got 'abc'"),
-        ("training.batch_size=", "training.batch_size must be an integer >= 1, got ''"),
-        ("training.batch_size=2**8", "training.batch_size must be an integer >= 1, got '2**8'"),
-        (
-            "training.decoder_steps=0",
-            "training.decoder_steps must be an integer >= 1 or None, got 0",
-        ),
-        (
-            "training.learning_rate.label_anchors=0",
-            "training.learning_rate.label_anchors must be a finite number > 0, got 0",
-        ),
-        (
-            "evaluation.noise_scales=(0.2,-1)",
-            "evaluation.noise_scales must be a tuple of finite numbers >= 0, got (0.2, -1)",
-        ),
-        (
-            "evaluation.noise_scales=(0.2,True)",
-            "evaluation.noise_scales must be a tuple of finite numbers >= 0, got (0.2, True)",
-        ),
-        (
-            "evaluation.noise_scales=(1e999,)",
-            "evaluation.noise_scales must be a tuple of finite numbers >= 0, got (inf,)",
-        ),
-        (
-            "evaluation.batch_sizes=(0.5,)",
-            "evaluation.batch_sizes must be a tuple of integers >= 1, got (0.5,)",
-        ),
-        (
-            "training.compute_dtype=float16",
-            "training.compute_dtype must be one of 'float32', 'bfloat16', got 'float16'",
-        ),
-        ("sampling.sampler=dpm", "sampling.sampler must be one of 'rk45', 'euler', got 'dpm'"),
-        ("seed", "an override must read FIELD=VALUE, got 'seed'"),
-        (
-            "encoder.channel_multipliers=(1,1,1,1,1)",
-            "encoder.channel_multipliers must have at most 4 entries, one for each halving of "
-            "the 8 patches of an image's side and one more, got (1, 1, 1, 1, 1)",
-        ),
-        (
-            "decoder.channel_multipliers=(1,1,1,1,1)",
-            "decoder.channel_multipliers must have at most 4 entries, one for each halving of "
-            "the 8 patches of an image's side and one more, got (1, 1, 1, 1, 1)",
-        ),
-        ("decoder.patch_size=3", "decoder.patch_size must divide data.image_size 8, got 3"),
-        (
-            "encoder.patch_size=8",
-            "encoder.channel_multipliers must have at most 1 entries, one for each halving of "
-            "the 1 patches of an image's side and one more, got (1, 2)",
-        ),
-        (
-            "decoder.attention_resolutions=[4,16]",
-            "decoder.attention_resolutions must contain only widths of decoder feature maps, "
-            "which are 8, 4, got (4, 16)",
-        ),
-        (
-            "encoder.tap_resolutions=2",
-            "encoder.tap_resolutions must contain only widths of encoder feature maps, "
-            "which are 8, 4, got (2,)",
-        ),
+        "latent.num_steps=3 latent.solver=dpm",
+        "alignment.sharpness=(1,4) alignment.sharpness_weights=(1,0)",
+        "decoder.scale_by_sigma=True decoder.time_embedding=fourier",
+        "latent.enabled=False",
+        "alignment.weight=0",
+        "training.generation_weight=0",
+        # Together they are right, in any order.
+        "encoder.attention_resolutions=2 encoder.channel_multipliers=1,1,1",
     ],
 )
-def test_a_bad_override_is_named_with_what_would_be_right(override, expected):
-    assert message(DIGITS_JOINT, override) == expected
+def test_fields_that_go_together_are_checked_after_all_overrides(overrides):
+    assert configuration.load(DIGITS_JOINT, overrides.split())
+
+
+RATES = [f"training.learning_rate.{name}" for name in ("encoder", "decoder", "label_anchors")]
+UNKNOWN = """
+training.batchsize: is training.batch_size; batch_size: is training.batch_size;
+decoder.feature: is decoder.features; encoder.feature: is encoder.features;
+trainig.num_steps: is training.num_steps; algnment.num_steps: is alignment.num_steps;
+training.lr.decoder: is training.learning_rate.decoder; decoder.tap_units: is encoder.tap_units;
+model.tap_layer: is encoder.tap_layers; context_sise: is latent.context_size;
+training.lr: are training.learning_rate.encoder; lr: are training.learning_rate.encoder;
+training.bs: is training.batch_size; training.steps: is training.num_steps;
+training.epochs: is training.num_steps; data.size: is data.image_size;
+data.classes: is data.num_classes; latent.alpha: is latent.noise_scale;
+evaluation.samples: is evaluation.num_samples
+"""
 
 
 @pytest.mark.parametrize(
-    ("name", "nearest"),
-    [
-        ("training.batchsize", "training.batch_size"),
-        ("batch_size", "training.batch_size"),
-        ("decoder.feature", "decoder.features"),
-        ("encoder.feature", "encoder.features"),
-        ("trainig.num_steps", "training.num_steps"),
-        ("algnment.num_steps", "alignment.num_steps"),
-        ("training.lr.decoder", "training.learning_rate.decoder"),
-        ("decoder.tap_units", "encoder.tap_units"),
-        ("model.tap_layer", "encoder.tap_layers"),
-        ("context_sise", "latent.context_size"),
-    ],
+    ("name", "nearest"), [*pairs(UNKNOWN), ("training.learning_rate", f"are {', '.join(RATES)}")]
 )
 def test_an_unknown_field_is_answered_with_the_nearest(tmp_path, name, nearest):
-    answer = f"the config has no field {name}; the nearest is {nearest}"
-    assert message(DIGITS_JOINT, f"{name}=1") == answer
+    answer = f"the config has no field {name}; the nearest {nearest}"
+    assert message(DIGITS_JOINT, f"{name}=1").startswith(answer)
+    if name == "training.learning_rate":
+        return
     *groups, leaf = name.split(".")
     lines = ["node = tree", *(f"node = node.setdefault({group!r}, {{}})" for group in groups)]
     path = edited(tmp_path, "\n".join([*lines, f"node[{leaf!r}] = 1"]))
-    assert message(path) == answer
-
-
-def test_a_value_for_a_group_is_answered_with_its_fields():
-    expected = "the config has no field training.learning_rate; the nearest are "
-    group = "training.learning_rate"
-    expected += f"{group}.encoder, {group}.decoder, {group}.label_anchors"
-    assert message(DIGITS_JOINT, "training.learning_rate=1e-3") == expected
-
-
-def test_micro_batches_must_divide_the_batch():
-    assert configuration.load(DIGITS_JOINT, ["training.microbatch_size=64"])
-    with pytest.raises(UserError, match=r"must divide training\.batch_size 256, got 60"):
-        configuration.load(DIGITS_JOINT, ["training.microbatch_size=60"])
-
-
-@pytest.mark.parametrize("steps", ["5", "5:5", "6:5", "-1:2", "a:b", ""])
-def test_profiled_steps_are_a_range(steps):
-    expected = "reporting.profile_steps must be A:B with A < B, for example 100:105, got "
-    assert message(DIGITS_JOINT, f"reporting.profile_steps={steps}") == f"{expected}{steps!r}"
-
-
-@pytest.mark.parametrize(("num_steps", "accepted"), [(2, False), (3, True)])
-def test_dpm_needs_three_steps(num_steps, accepted):
-    overrides = [f"latent.num_steps={num_steps}"]
-    assert configuration.load(DIGITS_JOINT, overrides).latent.num_steps == num_steps
-    overrides.append("latent.solver=dpm")
-    if accepted:
-        assert configuration.load(DIGITS_JOINT, overrides).latent.solver == "dpm"
-    else:
-        expected = "latent.num_steps must be an integer >= 3 with latent.solver 'dpm', got 2"
-        assert message(DIGITS_JOINT, *overrides) == expected
-
-
-@pytest.mark.parametrize(
-    ("sharpness", "weights", "expected"),
-    [
-        ("(2.0, 1.0)", "()", "alignment.sharpness must be increasing, got (2.0, 1.0)"),
-        ("(1.0, 1.0)", "()", "alignment.sharpness must be increasing, got (1.0, 1.0)"),
-        ("(1.0, 2.0)", "1", "alignment.sharpness_weights must be () or 2 numbers, not all 0, as "),
-        ("1.0", "0.0", "alignment.sharpness_weights must be () or 1 numbers, not all 0, as "),
-        ("None", "1.0", "alignment.sharpness_weights needs alignment.sharpness, got None"),
-    ],
-)
-def test_sharpness_increases_and_has_one_weight_for_each_number(sharpness, weights, expected):
-    overrides = [f"alignment.sharpness={sharpness}", f"alignment.sharpness_weights={weights}"]
-    assert message(DIGITS_JOINT, *overrides).startswith(expected)
-    allowed = ["alignment.sharpness=(1, 4)", "alignment.sharpness_weights=(1, 0)"]
-    setting = configuration.load(DIGITS_JOINT, allowed).alignment
-    assert (setting.sharpness, setting.sharpness_weights) == ((1.0, 4.0), (1.0, 0.0))
-
-
-def test_noise_levels_scale_by_sigma_where_time_is_a_fourier_embedding():
-    scaled = "decoder.scale_by_sigma=True"
-    expected = "decoder.scale_by_sigma must be False unless decoder.time_embedding is 'fourier'"
-    assert message(DIGITS_JOINT, scaled).startswith(expected)
-    config = configuration.load(DIGITS_JOINT, [scaled, "decoder.time_embedding=fourier"])
-    assert config.decoder.scale_by_sigma
+    assert message(path).startswith(answer)
 
 
 def test_a_joint_study_needs_two_classes(tmp_path):
     lines = "tree['data'].update(name='image_folder', path='x', image_size=8, channels=1)"
-    for count in (1, 2):
-        path = edited(tmp_path, f"{lines}\ntree['data']['num_classes'] = {count}")
-        if count == 1:
-            assert message(path).startswith("data.num_classes must be an integer >= 2")
-        else:
-            assert configuration.load(str(path)).data.num_classes == 2
-
-
-@pytest.mark.parametrize("off", ["latent.enabled=False", "alignment.weight=0"])
-def test_a_joint_study_trains_something(off):
-    assert configuration.load(DIGITS_JOINT, [off])
-    silent = "training.generation_weight=0"
-    assert configuration.load(DIGITS_JOINT, [silent])
-    assert message(DIGITS_JOINT, off, silent).startswith("training.generation_weight must be > 0")
+    path = edited(tmp_path, f"{lines}\ntree['data']['num_classes'] = 1")
+    assert message(path).startswith("data.num_classes must be an integer >= 2")
+    path = edited(tmp_path, f"{lines}\ntree['data']['num_classes'] = 2")
+    assert configuration.load(str(path)).data.num_classes == 2
 
 
 def folder_of(root, sizes, mode="RGB"):
@@ -674,68 +523,54 @@ def from_folder(path, *overrides):
 
 
 @pytest.mark.parametrize(
-    ("config", "size", "mode", "expected"),
+    ("config", "images", "mode", "expected"),
     [
-        ("digits_joint", (8, 8), "L", [8, 1]),
-        ("digits_joint", (9, 12), "RGB", [10, 3]),  # two levels
-        ("fashion_joint", (57, 57), "P", [60, 3]),  # three levels, or patches and two
-        ("digits_alone", (9, 9), "LA", [9, 1]),  # takes any
-        ("digits_repr", (64, 64), "I;16", [64, 1]),
-        ("digits_gen", (65, 65), "RGBA", [32, 3]),
+        ("digits_joint", {"a": [(8, 8)] * 12, "b": [(8, 8)] * 8}, "L", [8, 1, 2, 2, 18]),
+        # Two levels; three levels, or patches and two; any size.
+        ("digits_joint", {"a": [(9, 12)] * 12, "b": [(9, 12)] * 8}, "RGB", [10, 3, 2, 2, 18]),
+        ("fashion_joint", {"a": [(57, 57)] * 12, "b": [(57, 57)] * 8}, "P", [60, 3, 2, 2, 18]),
+        ("digits_alone", {"a": [(9, 9)] * 12, "b": [(9, 9)] * 8}, "LA", [9, 1, 2, 2, 18]),
+        ("digits_repr", {"a": [(64, 64)] * 12, "b": [(64, 64)] * 8}, "I;16", [64, 1, 2, 2, 18]),
+        ("digits_gen", {"a": [(65, 65)] * 12, "b": [(65, 65)] * 8}, "RGBA", [32, 3, 2, 2, 18]),
+        # Of several sizes; one class, and tests.
+        ("digits_gen", {"a": [(8, 8), (8, 9)], "b": [(8, 8)] * 3}, "L", [32, 1, 2, 1, 4]),
+        ("digits_gen", {"train": [(8, 8)] * 5, "test": [(8, 8)] * 3}, "RGB", [8, 3, 1, None, 5]),
     ],
 )
-def test_a_folder_says_its_size_and_colours(config, size, mode, expected, tmp_path):
-    overrides = folder_of(tmp_path, {"a": [size] * 12, "b": [size] * 8}, mode)
-    assert from_folder(config, *overrides) == [*expected, 2, 2, 18]
+def test_a_folder_says_its_size_colours_and_classes(config, images, mode, expected, tmp_path):
+    overrides = folder_of(tmp_path, images, mode)
+    assert from_folder(config, *overrides) == expected
+    if images.keys() == {"train", "test"}:
+        expected = (
+            "data.num_classes must be an integer >= 2 with labels, got 1: an image folder has"
+        )
+        assert message("digits_joint", *overrides).startswith(expected)
+
+
+def test_what_is_asked_of_a_folder_counts(tmp_path):
+    overrides = folder_of(tmp_path, {"a": [(8, 8)] * 6, "b": [(8, 8)] * 6})
+    given = ["data.image_size=16", "data.channels=1", "data.num_classes=1", "data.holdout=2"]
+    given += ["latent.context_size=11"]  # an error of training, as of other data
+    assert from_folder("digits_gen", *overrides, *given) == [16, 1, 1, 2, 11]
+    assert from_folder("digits_gen", *overrides, "data.image_size=None")[0] == 8
+    assert from_folder("digits_gen", *overrides, "data.holdout=12")[3] == 12  # an error when read
+    expected = "data.image_size must be an integer >= 1 and <= 4096 or None, got 120000"
+    assert message("digits_gen", *overrides, "data.image_size=120000") == expected
+    lines = (
+        "config = configuration.sibling(__file__, 'digits_gen')",
+        f"config.data.name, config.data.path = 'image_folder', {str(tmp_path)!r}",
+        "config.data.channels = 1",
+    )
+    own = config_of(tmp_path / "own.py", *lines)  # which says what it says of its own folder
+    assert from_folder(own) == [8, 1, 2, 1, 1437]
+    Image.new("RGB", (8, 9)).save(tmp_path / "a" / "9.png")
+    (tmp_path / "a" / "broken.png").write_text("no image")
+    assert from_folder("digits_gen", *overrides)[:3] == [32, 3, 2]
 
 
 def test_pairs_without_a_test_folder_hold_out_a_tenth(tmp_path):
     overrides = [*folder_of(tmp_path, {"a": [(32, 32)] * 40}), "data.captions=True"]
     assert from_folder("emoji_text", *overrides)[3] == 4
-
-
-def test_no_image_is_made_for_the_size_in_a_config_of_others(tmp_path):
-    overrides = folder_of(tmp_path, {"a": [(32, 32)] * 2})
-    expected = "data.image_size must be an integer >= 1 and <= 4096 or None, got 120000"
-    assert message("digits_gen", *overrides, "data.image_size=120000") == expected
-
-
-def test_a_holdout_of_all_images_is_reported_when_they_are_read(tmp_path):
-    overrides = folder_of(tmp_path, {"a": [(8, 8)] * 4, "b": [(8, 8)] * 2})
-    assert from_folder("digits_gen", *overrides, "data.holdout=6")[3] == 6
-
-
-def test_images_of_several_sizes_and_kinds_are_32_pixels_of_colours(tmp_path):
-    overrides = folder_of(tmp_path, {"a": [(8, 8), (8, 9)], "b": [(8, 8)] * 3}, "L")
-    assert from_folder("digits_gen", *overrides) == [32, 1, 2, 1, 4]
-    Image.new("RGB", (8, 8)).save(tmp_path / "a" / "2.png")
-    (tmp_path / "a" / "broken.png").write_text("no image")
-    assert from_folder("digits_gen", *overrides) == [32, 3, 2, 1, 6]
-
-
-def test_a_flat_folder_is_one_class_and_a_test_folder_needs_no_holdout(tmp_path):
-    overrides = folder_of(tmp_path, {"train": [(8, 8)] * 5, "test": [(8, 8)] * 3})
-    assert from_folder("digits_gen", *overrides) == [8, 3, 1, None, 5]
-    expected = "data.num_classes must be an integer >= 2 with labels, got 1: an image folder has"
-    assert message("digits_joint", *overrides).startswith(expected)
-
-
-def test_what_is_asked_for_counts_and_what_a_config_says_of_its_own_folder(tmp_path):
-    overrides = folder_of(tmp_path / "of", {"a": [(8, 8)] * 6, "b": [(8, 8)] * 6})
-    given = ["data.image_size=16", "data.channels=1", "data.num_classes=1", "data.holdout=2"]
-    given += ["latent.context_size=11"]  # an error of training, as of other data
-    assert from_folder("digits_gen", *overrides, *given) == [16, 1, 1, 2, 11]
-    assert from_folder("digits_gen", *overrides, "data.image_size=None")[0] == 8
-    own = tmp_path / "own.py"
-    own.write_text(
-        "from lzn_jax import configuration\n\n"
-        "def get_config():\n"
-        "    config = configuration.sibling(__file__, 'digits_gen')\n"
-        f"    config.data.name, config.data.path = 'image_folder', {str(tmp_path / 'of')!r}\n"
-        "    config.data.channels = 1\n"
-        "    return config\n"
-    )
-    assert from_folder(str(own)) == [8, 1, 2, 1, 1437]
 
 
 def test_numbers_of_images_are_at_most_those_that_there_are(tmp_path, caplog):
@@ -769,28 +604,6 @@ def test_a_folder_is_found_from_where_one_is_and_from_home(tmp_path, monkeypatch
 def test_another_data_set_by_name_brings_its_own_fields():
     config = configuration.load("digits_gen", ["data.name=fashion"])
     assert (config.data.image_size, config.data.flip) == (28, False)
-    assert "lacks the field data.path" in message("digits_gen", "data.name=image_folder")
-
-
-@pytest.mark.parametrize(
-    ("asked", "nearest"),
-    [
-        ("training.lr", "are training.learning_rate.encoder, training.learning_rate.decoder, tr"),
-        ("lr", "are training.learning_rate.encoder"),
-        ("training.learning_rate", "are training.learning_rate.encoder"),
-        ("training.bs", "is training.batch_size"),
-        ("batch_size", "is training.batch_size"),
-        ("training.steps", "is training.num_steps"),
-        ("training.epochs", "is training.num_steps"),
-        ("data.size", "is data.image_size"),
-        ("data.classes", "is data.num_classes"),
-        ("latent.alpha", "is latent.noise_scale"),
-        ("evaluation.samples", "is evaluation.num_samples"),
-    ],
-)
-def test_an_unknown_field_is_answered_with_the_nearest_by_meaning(asked, nearest):
-    expected = f"the config has no field {asked}; the nearest {nearest}"
-    assert message(DIGITS_JOINT, f"{asked}=1").startswith(expected)
 
 
 def test_an_override_does_not_repair_a_file(tmp_path):
@@ -798,58 +611,30 @@ def test_an_override_does_not_repair_a_file(tmp_path):
     assert message(path, "latent.dim=1").startswith("the config lacks the field latent.dim (")
 
 
-def test_fields_that_go_together_are_checked_after_all_overrides():
-    overrides = ["encoder.attention_resolutions=2", "encoder.channel_multipliers=1,1,1"]
-    config = configuration.load(DIGITS_JOINT, overrides)
-    assert config.encoder.attention_resolutions == (2,)
-
-
-@pytest.mark.parametrize("num_steps", [1, 2, 3, 20, 100, 12345])
-def test_the_largest_cutoff_leaves_a_step(num_steps):
+def test_the_largest_cutoff_leaves_a_step():
     largest = math.nextafter(1.0, 0.0)
-    overrides = [f"alignment.cutoff={largest!r}", f"alignment.num_steps={num_steps}"]
-    alignment = configuration.load(DIGITS_JOINT, overrides).alignment
-    assert int(alignment.cutoff * alignment.num_steps) < num_steps
+    assert configuration.load(DIGITS_JOINT, [f"alignment.cutoff={largest!r}"])
+    assert all(int(largest * num_steps) < num_steps for num_steps in (1, 2, 3, 20, 100, 12345))
 
 
-@pytest.mark.parametrize(
-    ("lines", "expected"),
-    [
-        (
-            "tree['training']['batch_size'] = '256'",
-            "training.batch_size must be an integer >= 1, got '256'",
-        ),
-        ("tree['seed'] = {}", "seed must be an integer >= 0 and < 4294967296, got "),
-        ("tree['extra'] = {}", "the config has no field extra; the nearest is "),
-        (
-            "tree['encoder'] = 3",
-            "the config lacks the field encoder.name (image encoder): one of 'ncsnpp', 'mlp', "
-            "'resnet'",
-        ),
-        (
-            "tree['training']['batchsize'] = tree['training'].pop('batch_size')",
-            "the config lacks the field training.batch_size (examples per update, over all "
-            "devices): an integer >= 1; it has training.batchsize, which is not a field",
-        ),
-        (
-            "tree['data']['name'] = 'mnist'",
-            "data.name must be one of 'digits', 'fashion', 'cifar10', 'emoji', 'tfds', "
-            "'image_folder', got 'mnist'",
-        ),
-        (
-            "tree['decoder']['dropout'] = float('nan')",
-            "decoder.dropout must be a finite number >= 0 and < 1, got nan",
-        ),
-        (
-            "tree['decoder']['channel_multipliers'] = (True, 2)",
-            "decoder.channel_multipliers must be a non-empty tuple of integers >= 1, got (True, 2)",
-        ),
-        (
-            "tree['latent'].update(num_steps=2, solver='dpm')",
-            "latent.num_steps must be an integer >= 3 with latent.solver 'dpm', got 2",
-        ),
-    ],
-)
+IN_A_FILE = """
+tree['training']['batch_size'] = '256' | training.batch_size must be an integer >= 1, got '256'
+tree['seed'] = {} | seed must be an integer >= 0 and < 4294967296, got
+tree['extra'] = {} | the config has no field extra; the nearest is
+tree['encoder'] = 3 | the config lacks the field encoder.name (image encoder): one of 'ncsnpp', 'm
+tree['training']['batchsize'] = tree['training'].pop('batch_size') | the config lacks the field
+    training.batch_size (examples per update, over all devices): an integer >= 1; it has
+    training.batchsize, which is not a field
+tree['data']['name'] = 'mnist' | data.name must be one of 'digits', 'fashion', 'cifar10', 'emoji',
+tree['decoder']['dropout'] = float('nan') | decoder.dropout must be a finite number >= 0 and < 1
+tree['decoder']['channel_multipliers'] = (True, 2) | decoder.channel_multipliers must be a
+    non-empty tuple of integers >= 1, got (True, 2)
+tree['latent'].update(num_steps=2, solver='dpm') | latent.num_steps must be an integer >= 3 with
+    latent.solver 'dpm', got 2
+"""
+
+
+@pytest.mark.parametrize(("lines", "expected"), table(IN_A_FILE))
 def test_a_bad_value_in_a_file_is_named(tmp_path, lines, expected):
     assert message(edited(tmp_path, lines)).startswith(expected)
 
@@ -862,76 +647,44 @@ def test_a_file_may_write_integers_for_floats_and_lists_for_tuples(tmp_path):
     assert config.encoder.channel_multipliers == (1, 2, 3)
 
 
-@pytest.mark.parametrize(
-    ("source", "expected"),
-    [
-        ("def get_config(:\n", "the config {path} failed at {path}, line 1: SyntaxError: "),
-        (
-            "import ml_collections\n\ndef get_config():\n    raise ValueError('two\\nlines')\n",
-            "the config {path} failed at {path}, line 4: ValueError: two lines",
-        ),
-        (
-            "import no_such_module\n",
-            "the config {path} failed at {path}, line 1: ModuleNotFoundError: ",
-        ),
-        (
-            "from ml_collections import config_dict\n\ndef get_config():\n"
-            "    return config_dict.ConfigDict({'seed': config_dict.required_placeholder(int)})\n",
-            "the config {path} failed at ...: RequiredValueError: ",
-        ),
-        ("config = 1\n", "{path} must define a function get_config()"),
-        ("get_config = 1\n", "{path} must define a function get_config()"),
-        (
-            "def get_config():\n    return {'seed': 0}\n",
-            "get_config() of {path} must return an ml_collections.ConfigDict, not dict",
-        ),
-        (
-            "def get_config():\n    pass\n",
-            "get_config() of {path} must return an ml_collections.ConfigDict, not NoneType",
-        ),
-    ],
-)
+BROKEN = r"""
+def get_config(:\n | the config {path} failed at {path}, line 1: SyntaxError:
+def get_config():\n    raise ValueError('two\\nlines') | the config {path} failed at {path}, line
+    2: ValueError: two lines
+import no_such_module\n | the config {path} failed at {path}, line 1: ModuleNotFoundError:
+from ml_collections import config_dict as c\ndef get_config():\n    return c.ConfigDict({'seed':
+    c.required_placeholder(int)}) | the config {path} failed at ...: RequiredValueError:
+config = 1 | {path} must define a function get_config()
+get_config = 1 | {path} must define a function get_config()
+def get_config(): return {'seed': 0} | get_config() of {path} must return an
+    ml_collections.ConfigDict, not dict
+def get_config(): pass | get_config() of {path} must return an
+    ml_collections.ConfigDict, not NoneType
+"""
+
+
+@pytest.mark.parametrize(("source", "expected"), table(BROKEN))
 def test_a_file_that_gives_no_config_is_named(tmp_path, source, expected):
     path = tmp_path / "broken.py"
-    path.write_text(source)
+    path.write_text(source.encode().decode("unicode_escape"))
     start, _, reason = expected.format(path=path).partition("...")
     found = message(path)
     assert found.startswith(start)
     assert reason in found
 
 
-def test_a_missing_file_is_answered_with_the_nearest(tmp_path):
-    for name in ("alpha_gen.py", "digits_joint.py", "fashion_joint.py", "digits_joint.txt"):
-        (tmp_path / name).write_text("")
-    for asked in ("digit_joint.py", "digits_joint", "digits_joint.txt"):
-        answer = f"there is no config file {tmp_path / asked}; the nearest is "
-        assert message(tmp_path / asked) == f"{answer}{tmp_path / 'digits_joint.py'}"
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "folder" / "only.py").write_text("")
-    assert message(tmp_path / "folder").endswith(f"nearest is {tmp_path / 'folder' / 'only.py'}")
-
-
-def test_a_missing_folder_is_named(tmp_path):
-    path = tmp_path / "none" / "digits_joint.py"
-    expected = f"there is no config file {path}: {path.parent} is not a directory"
-    assert message(path) == expected
-    path.parent.mkdir()
-    assert message(path) == f"there is no config file {path}, nor any other in {path.parent}"
-
-
 def test_loading_writes_nothing(tmp_path):
     path = edited(tmp_path, "")
     configuration.load(str(path), ["seed=1"])
     message(path, "seed=-1")
-    assert list(tmp_path.iterdir()) == [path]
+    assert list(tmp_path.iterdir()) == [Path(path)]
 
 
 def test_a_loaded_config_cannot_be_changed():
     config = configuration.load(DIGITS_JOINT)
-    with pytest.raises(AttributeError, match="immutable"):
-        config.seed = 1
-    with pytest.raises(AttributeError, match="immutable"):
-        config.training.learning_rate.encoder = 1.0
+    for group in (config, config.training.learning_rate):
+        with pytest.raises(AttributeError, match="immutable"):
+            group.seed = 1
     copy = ml_collections.ConfigDict(config.copy_and_resolve_references())
     copy.seed = 1
     assert (copy.seed, config.seed) == (1, 0)

@@ -50,39 +50,38 @@ def test_one_pass_has_distances_of_all_generators(evidence, monkeypatch, tmp_pat
         distance = 100 * mean_flow + 10 * int(values["seed"]) + int(values["sampling.num_steps"])
         updates = int(values.get("training.num_steps", 7))
         summary = {"step": updates, "fd_features": distance, "reconstruction_l2": distance / 2}
-        workdir.mkdir(parents=True, exist_ok=True)
-        (workdir / "summary.json").write_text(json.dumps(summary))
-        (workdir / "config.json").write_text(json.dumps({"training": {"num_steps": updates}}))
-        (workdir / "goodput.json").write_text('{"step": 1.0}')
+        held = {"config": {"training": {"num_steps": updates}}, "goodput": {"step": 1.0}}
+        write(workdir, summary=summary, **held)
         if mode == "train":
             trained.append((Path(config).stem, workdir.name, updates))
 
-    monkeypatch.setattr(evidence, "_call", call)
-    monkeypatch.setitem(evidence.VARIANTS["gen"], "RF", ["sampling.num_steps=3"])
-    monkeypatch.setitem(evidence.VARIANTS["gen"], "LZN", ["sampling.num_steps=3"])
-    for name, other in {"digits": "energy_2.0", "fashion": "drift_0.5"}.items():
-        alone = {"LZN": [{"fd_features": 2.0}, {"fd_features": 4.0}]}
-        alone[other] = [{"fd_features": 5.0}]
-        alone["conv_maps"] = [{"fd_features": 6.0}]
-        (tmp_path / f"{name}_alone_evidence").mkdir()
-        (tmp_path / f"{name}_alone_evidence" / "evidence.json").write_text(json.dumps(alone))
-    (tmp_path / "vae").mkdir()
-    vae = {"0.1": {"fd_features": 9.0}, "0.2": {"fd_features": 8.0}}
-    (tmp_path / "vae" / "digits_alone_seed0.json").write_text(json.dumps(vae))
+    def write(folder, **files):
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            (folder / f"{name}.json").write_text(json.dumps(content))
 
+    def distances(*values):
+        return [{"fd_features": value} for value in values]
+
+    monkeypatch.setattr(evidence, "_call", call)
+    for flow in ("RF", "LZN"):
+        monkeypatch.setitem(evidence.VARIANTS["gen"], flow, ["sampling.num_steps=3"])
+    for name, other in {"digits": "energy_2.0", "fashion": "drift_0.5"}.items():
+        alone = {"LZN": distances(2.0, 4.0), other: distances(5.0), "conv_maps": distances(6.0)}
+        write(tmp_path / f"{name}_alone_evidence", evidence=alone)
+    vae = dict(zip(("0.1", "0.2"), distances(9.0, 8.0), strict=True))
+    write(tmp_path / "vae", digits_alone_seed0=vae)
     monkeypatch.setattr(sys, "argv", ["", "one_pass", "--seeds=2", f"--folder={tmp_path}"])
     evidence.main()
     rows = [line.split("\t") for line in capsys.readouterr().out.splitlines() if "\t" in line]
     flow, mean_flow = ["1", "2", "5", "10", "50"], ["106", "107", "110"]
-    of_digits = {"rectified flow": flow, "rectified flow given a latent": flow}
-    of_digits |= {"MeanFlow": mean_flow, "MeanFlow given a latent": mean_flow}
-    of_digits |= {"variational autoencoder": ["8"]}
-    of_digits |= {"LZN alone, drift": ["3"], "LZN alone, energy distance": ["5"]}
-    assert {label: values for name, label, *values in rows if name == "digits"} == of_digits
-    of_fashion = of_digits | {"LZN alone, drift": ["5"], "LZN alone, energy distance": ["3"]}
-    of_fashion["LZN alone, drift with features"] = ["6"]
-    del of_fashion["variational autoencoder"]
-    assert {label: values for name, label, *values in rows if name == "fashion"} == of_fashion
+    both = {label: flow for label in evidence.FLOWS.values()}
+    both |= {label: mean_flow for label in evidence.MEAN_FLOWS.values()}
+    for name, own in {
+        "digits": {evidence.VAE: ["8"], evidence.DRIFT: ["3"], evidence.ENERGY: ["5"]},
+        "fashion": {evidence.DRIFT: ["5"], evidence.ENERGY: ["3"], evidence.DRIFT_OF_MAPS: ["6"]},
+    }.items():
+        assert {label: values for n, label, *values in rows if n == name} == both | own
     assert ("digits_gen", "MeanFlow_seed1", 3800) in trained
     assert ("fashion_gen", "MeanFlow_alone_seed0", 2300) in trained
     assert ("digits_gen", "RF_seed0", 7) in trained

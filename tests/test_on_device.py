@@ -20,8 +20,7 @@ SECTIONS = {
     "training": [["digits_repr", "bfloat16"], ["digits_gen", "bfloat16"]],
     "sampling": [["digits_gen", "bfloat16"]],
 }
-
-
+QUANTITIES = "latents", "gradient"
 pytestmark = pytest.mark.slow
 
 
@@ -47,13 +46,7 @@ def on_device(monkeypatch):
     return importlib.import_module("on_device")
 
 
-def told(monkeypatch, folder, *flags):
-    """Gives the script these flags; returns the path of its file."""
-    monkeypatch.setattr(sys, "argv", ["on_device.py", f"--folder={folder}", *flags])
-    return folder / "on_device.json"
-
-
-def test_every_section_has_its_rows_of_finite_positive_numbers(measured):
+def test_every_section_has_its_rows_with_the_rates_and_errors_of_its_numbers(measured):
     code, said, found = measured
     assert code == 0, said
     assert found["not measured"] == {}
@@ -61,69 +54,37 @@ def test_every_section_has_its_rows_of_finite_positive_numbers(measured):
         rows = found[section]
         assert [list(row.values())[: len(names[0])] for row in rows] == names
         assert section in said.splitlines()
-        for row in rows:
-            assert row["compile s"] > 0
-            numbers = [value for value in row.values() if not isinstance(value, str)]
-            assert all(math.isfinite(value) and value > 0 for value in numbers), row
-
-
-def test_rates_are_operations_and_images_by_time(measured):
-    _, _, found = measured
-    for row in found["zoning"]:
-        assert row["TFLOP/s"] * row["seconds"] * 1e12 == pytest.approx(40 * 14 * 64**2 * 256)
+        numbers = [value for row in rows for value in row.values() if not isinstance(value, str)]
+        assert all(math.isfinite(value) and value > 0 for value in numbers), rows
+    (zoning,), (matmul,) = found["zoning"], found["matmul"]
+    assert zoning["TFLOP/s"] * zoning["seconds"] * 1e12 == pytest.approx(40 * 14 * 64**2 * 256)
+    assert all(zoning[f"{a} {b}"] < 1e-5 for a in ("soft", "Gaussian") for b in QUANTITIES)
     for row in found["training"] + found["sampling"]:
         assert row["images/s"] * row["seconds"] == pytest.approx(row["images"])
-        assert row["images"] == 15
-        [best] = [r["TFLOP/s"] for r in found["matmul"] if r["dtype"] == row["dtype"]]
-        assert row["share"] == pytest.approx(row["TFLOP/s"] / best / row["devices"])
-    for row in found["sampling"]:
-        assert row["evaluations/s"] == pytest.approx(3 * row["images/s"])
+        assert row["share"] == pytest.approx(row["TFLOP/s"] / matmul["TFLOP/s"] / row["devices"])
+    (row,) = found["sampling"]
+    assert row["evaluations/s"] == pytest.approx(3 * row["images/s"])
 
 
-def test_errors_are_those_of_float32(measured):
-    _, _, found = measured
-    for name in ("soft latents", "soft gradient", "Gaussian latents", "Gaussian gradient"):
-        assert found["zoning"][0][name] < 1e-5
-
-
-def test_without_time_all_is_skipped_in_lines_that_say_so(on_device, monkeypatch, tmp_path, capsys):
+def test_what_has_no_time_or_fails_is_a_line_and_the_rest_goes_on(on_device, tmp_path, capsys):
     flags = ["--minutes=0", "--n", "64", "128", "--configs", "configs/digits_gen.py"]
-    path = told(monkeypatch, tmp_path, *flags)
-    assert on_device.main() == 0
-    said, found = capsys.readouterr().out, json.loads(path.read_text())
-    assert len(found["not measured"]) == 2 + 2 + 4
-    for name, reason in found["not measured"].items():
-        assert reason == "skipped: 0 s are left"
-        assert f"{name}: {reason}" in said.splitlines()
-    assert not any(found[section] for section in SECTIONS)
+    on_device.measure_all(on_device.parse([*flags, f"--folder={tmp_path}"]), 0.0, {})
+    found = json.loads((tmp_path / "on_device.json").read_text())
+    assert list(found["not measured"].values()) == ["skipped: 0 s are left"] * (2 + 2 + 4)
+    never = on_device.Measurement("zoning", "n = 8", "", 1, pytest.fail)
+    expected = "skipped: 10 s are left and it takes about 20 s"
+    assert on_device.attempt(never, 10, 20) == expected
 
-
-def test_what_fails_is_a_line_and_the_rest_goes_on(on_device, monkeypatch, tmp_path, capsys):
     def fails():
         raise jax.errors.JaxRuntimeError("UNIMPLEMENTED: no such product\nmore lines")
 
-    runs = {
-        # Addresses have 48 bits, so no machine holds these 4e16 bytes.
-        "large": functools.partial(on_device.measure_matmul, "float32", 10**8),
-        "unknown": fails,
-        "small": functools.partial(on_device.measure_matmul, "float32", 16),
-    }
-    measurements = [on_device.Measurement("matmul", name, name, 1, runs[name]) for name in runs]
-    monkeypatch.setattr(on_device, "plan", lambda arguments: measurements)
-    path = told(monkeypatch, tmp_path)
-    assert on_device.main() == 1
-    said = capsys.readouterr().out.splitlines()
-    assert "matmul, large: does not fit in memory" in said
-    assert "matmul, unknown: failed: UNIMPLEMENTED: no such product" in said
-    found = json.loads(path.read_text())
-    assert [row["size"] for row in found["matmul"]] == [16]
-    assert list(found["not measured"]) == ["matmul, large", "matmul, unknown"]
-
-
-def test_what_is_expected_to_take_longer_is_not_begun(on_device):
-    never = on_device.Measurement("zoning", "n = 8", "", 1, pytest.fail)
-    said = on_device.attempt(never, 10, 20)
-    assert said == "skipped: 10 s are left and it takes about 20 s"
+    # Addresses have 48 bits, so no machine holds these 4e16 bytes.
+    large = functools.partial(on_device.measure_matmul, "float32", 10**8)
+    for run, expected in (
+        (large, "does not fit in memory"),
+        (fails, "failed: UNIMPLEMENTED: no such product"),
+    ):
+        assert on_device.attempt(never._replace(run=run), 99, 0) == expected
 
 
 def test_what_takes_longer_than_expected_ends_the_run_and_the_file_says_so(on_device, tmp_path):
@@ -135,18 +96,16 @@ on_device.plan = lambda arguments: slow
 on_device.measure_all(arguments, time.monotonic() + 1, {{}})
 print("not reached")
 """
-    command = [sys.executable, "-c", program]
+    place = {"cwd": ROOT / "benchmarks", "timeout": 60}
     result = subprocess.run(
-        command, capture_output=True, text=True, timeout=60, cwd=ROOT / "benchmarks"
+        [sys.executable, "-c", program], capture_output=True, text=True, **place
     )
     assert (result.returncode, result.stdout) == (0, "zoning, slow: not finished, the time is up\n")
     found = json.loads((tmp_path / "on_device.json").read_text())
     assert found == {"zoning": [], "not measured": {"zoning, slow": "the time was up"}}
 
 
-def test_an_override_that_no_config_holds_is_an_error(on_device, monkeypatch, tmp_path, capsys):
-    path = told(monkeypatch, tmp_path, "--config.encoder.hed_dim=4")
+def test_an_override_that_no_config_holds_is_an_error(on_device, capsys):
     with pytest.raises(SystemExit, match="2"):
-        on_device.main()
-    assert not path.exists()
+        on_device.parse(["--config.encoder.hed_dim=4"])
     assert "none of the configs holds the field encoder.hed_dim" in capsys.readouterr().err

@@ -113,26 +113,19 @@ def test_a_name_that_is_taken_says_by_whom(tmp_path):
     assert error([str(tmp_path / "own.py")], load=extensions.extend) == expected
 
 
-def test_a_file_may_add_its_part_again():
-    for part in (1, 2):
+def test_parts_are_of_a_kind_with_fields_and_imported_where_they_are_asked_for():
+    for part in (1, 2):  # a file may add its part again
         named("own", part)
     assert parts.get("solver", "own") == 2
-
-
-def test_a_part_is_of_a_kind_and_its_fields_are_fields():
     expected = f"the kind of a part must be one of {', '.join(parts.KINDS)}, got 'network'"
     assert error("own", kind="network", load=named) == expected
     parts.add("solver", "own", None, lambda values: {"latent.own": 3})
     expected = "the field latent.own of solver 'own' must be a parts.Field"
     assert error("digits_joint", ["latent.solver=own"]) == expected
-
-
-def test_a_part_is_imported_where_it_is_asked_for():
     named("own", ("json", "json:dumps", json))
     assert parts.get("solver", "own") == (json, json.dumps, json)
     available = ", ".join(parts.names("solver"))  # other tests may have added some
     assert available.startswith("euler, dpm, adams")
-    assert available.endswith("own")
     expected = f"there is no solver 'owm'; available: {available}"
     assert error("solver", "owm", load=parts.get) == expected
 
@@ -143,11 +136,8 @@ def test_a_config_names_a_part_of_the_file_beside_it(kind, tmp_path, monkeypatch
     selection, line, meaning = SELECTED[kind]
     config = written(tmp_path, "config.extensions = ('own.py',)", selection)
     monkeypatch.chdir("/")
-    (shown,) = [
-        each
-        for each in configuration.explain(configuration.load(config)).splitlines()
-        if line in each
-    ]
+    lines = configuration.explain(configuration.load(config)).splitlines()
+    (shown,) = [each for each in lines if line in each]
     assert shown.split() == [*line.split(), "#", *meaning.split()]  # the default, without a star
     field = line.split()[0]
     changed = configuration.load(config, [f"{field}=7"])
@@ -157,15 +147,13 @@ def test_a_config_names_a_part_of_the_file_beside_it(kind, tmp_path, monkeypatch
     assert error(config, [f"{field}s=1"]) == expected
 
 
-def test_fields_of_a_part_are_checked_together(config):
+def test_fields_of_a_part_are_checked_together_and_may_depend_on_the_types(config):
     types = "types=('image','label','own')"
     dim = configuration.load(config).latent.dim
     expected = "own.size must be below latent.dim"
     assert error(config, [types, f"own.size={dim}"]) == expected
     assert configuration.load(config, [types, f"own.size={dim - 1}"]).own.size == dim - 1
 
-
-def test_fields_may_depend_on_the_types_of_the_config(config):
     def fields(values):
         return {f"latent.of_{name}": parts.count("each", 1) for name in values["types"]}
 
@@ -201,15 +189,12 @@ def test_an_extension_that_fails_is_one_line_with_its_file_and_line(tmp_path, co
     assert extensions.extend(["own.py"], tmp_path) == {"own.py": sha256(tmp_path / "own.py")}
 
 
-def test_an_extension_that_is_not_there_is_named(tmp_path):
+def test_an_extension_is_there_and_differs_in_its_name_and_is_no_override(config, tmp_path):
     expected = f"there is no extension {tmp_path / 'owm.py'}"
     assert error(["owm.py"], tmp_path, load=extensions.extend) == expected
     for name in ("no_such_module", "no.such.module", "sys", "..own"):
         expected = f"there is no extension {name}: name a file FILE.py or a module"
         assert error([name], load=extensions.extend) == expected
-
-
-def test_extensions_differ_in_their_names_and_are_no_override(config, tmp_path):
     other = tmp_path / "other" / "own.py"
     other.parent.mkdir()
     other.write_text("")
@@ -274,15 +259,10 @@ def test_a_checksum_covers_the_modules_beside_an_extension_that_it_imports(tmp_p
     assert checksum_of(moved, files) == first
 
 
-@pytest.mark.parametrize(
-    "code",
-    [
-        "",
-        "import json, numpy.random\nfrom lzn_jax.data import Examples",
-        "broken(:",
-        "\0",
-    ],
-)
+IMPORTS = "import json, numpy.random\nfrom lzn_jax.data import Examples"
+
+
+@pytest.mark.parametrize("code", ["", IMPORTS, "broken(:", "\0"])
 def test_a_checksum_of_one_file_is_that_of_sha256sum(tmp_path, code):
     others = ["config.py", "lzn_jax/data/__init__.py", "other/json.py", "../json.py", "__init__.py"]
     files = {"own.py": code} | dict.fromkeys(others, "a = 1")
@@ -389,38 +369,29 @@ def test_of_imported_files_of_one_name_a_run_finds_its_own(tmp_path):
     assert extensions.found_extension("own.py", "0" * 64) is not None
 
 
-def installed(folder, value="own_installed"):
-    """The files of an installed package with an entry point, its module and a part."""
-    info = folder / "own-1.0.dist-info"
+INSTALLED = """
+from lzn_jax import parts
+
+parts.add('solver', 'own', 1, {'latent.own': parts.count('its order', 3)})
+"""
+
+
+@pytest.mark.parametrize("value", ["own_installed", "no_such_module"])
+def test_an_installed_package_adds_its_parts_by_an_entry_point(value, tmp_path, monkeypatch):
+    load = functools.cache(parts.load_installed.__wrapped__)  # looks again
+    monkeypatch.setattr(parts, "load_installed", load)
+    info = tmp_path / "own-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: own\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(f"[lzn_jax.parts]\nmine = {value}\n")
-    (folder / "own_installed.py").write_text(
-        "from lzn_jax import parts\n\n"
-        "parts.add('solver', 'own', 1, {'latent.own': parts.count('its order', 3)})\n"
-    )
-
-
-@pytest.fixture
-def fresh(monkeypatch):
-    """Installed packages are looked for again."""
-    monkeypatch.setattr(parts, "load_installed", functools.cache(parts.load_installed.__wrapped__))
-
-
-@pytest.mark.usefixtures("fresh")
-def test_an_installed_package_adds_its_parts_by_an_entry_point(tmp_path, monkeypatch):
-    installed(tmp_path)
+    (tmp_path / "own_installed.py").write_text(INSTALLED)
     monkeypatch.syspath_prepend(str(tmp_path))
-    found = configuration.load("digits_joint", ["latent.solver=own", "latent.own=4"])
-    assert (found.latent.own, found.extensions) == (4, ())
-
-
-@pytest.mark.usefixtures("fresh")
-def test_an_entry_point_that_fails_is_named(tmp_path, monkeypatch):
-    installed(tmp_path, value="no_such_module")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    expected = "the entry point mine = no_such_module failed at "
-    assert error("digits_joint").startswith(expected)
+    if value == "no_such_module":
+        expected = "the entry point mine = no_such_module failed at "
+        assert error("digits_joint").startswith(expected)
+    else:
+        found = configuration.load("digits_joint", ["latent.solver=own", "latent.own=4"])
+        assert (found.latent.own, found.extensions) == (4, ())
 
 
 @pytest.fixture
@@ -494,34 +465,23 @@ def test_a_run_whose_extension_has_changed_is_evaluated_but_not_trained_on(
     )
 
 
-def test_a_command_takes_extensions(tmp_path):
-    (tmp_path / "own.py").write_text(OWN)
-    command = ["--config=digits_joint", "--config.latent.solver=own", "--mode=show_config"]
-    extension = f"--extensions={tmp_path / 'own.py'}"
-    bad = [*command, extension, "--config.latent.own=0"]
-    wrong = tmp_path / "wrong.py"
-    wrong.write_text("from lzn_jax import parts\n\nparts.add('data', 'mine', 1, {'data.of': 3})\n")
-    code = (
-        "import sys; from lzn_jax import main; "
-        f"assert main.main({command!r}) == main.main({bad!r}) == 2; "
-        f"assert main.main({[*command, f'--extensions={wrong}']!r}) == 2; "
-        f"assert main.main({[*command, extension]!r}) == 0"
-    )
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert ended.returncode == 0, ended.stderr
-    assert ended.stderr == (
-        "error: latent.solver must be one of 'euler', 'dpm', 'adams', got 'own'\n"
-        "error: latent.own must be an integer >= 1, got 0\n"
-        "error: the field data.of of data 'mine' must be a parts.Field\n"
-    )
-    assert "latent.own = 3" in ended.stdout
-
-
-def test_commands_name_each_extension_of_several(tmp_path, capsys):
-    for name in ("one.py", "two.py"):
-        (tmp_path / name).write_text(f"from lzn_jax import parts\n\nparts.add('data', {name!r}, 1)")
+def test_a_command_takes_extensions(tmp_path, registry, capsys):
+    for name, code in {"own": OWN, "one": "", "two": ""}.items():
+        (tmp_path / f"{name}.py").write_text(code)
+    command = ["--config=digits_joint", "--mode=show_config"]
+    own = ["--config.latent.solver=own", f"--extensions={tmp_path / 'own.py'}"]
+    for flags, expected in (
+        (own[:1], "latent.solver must be one of 'euler', 'dpm', 'adams'"),
+        ([*own, "--config.latent.own=0"], "latent.own must be an integer >= 1, got 0"),
+    ):
+        registry()
+        assert command_line.main([*command, *flags]) == 2
+        assert capsys.readouterr().err.startswith(f"error: {expected}")
+    registry()
+    assert command_line.main([*command, *own]) == 0
+    assert "latent.own = 3" in capsys.readouterr().out
     both = f"--extensions={tmp_path / 'one.py'},{tmp_path / 'two.py'}"
-    assert command_line.main(["--config=digits_joint", "--mode=show_config", both]) == 0
+    assert command_line.main([*command, both]) == 0
     assert "extensions = ('one.py', 'two.py')" in capsys.readouterr().out
     assert extensions.extension_flags(["one.py", "two.py"]) == [both]
 

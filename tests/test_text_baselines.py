@@ -29,11 +29,8 @@ def script(monkeypatch):
     return importlib.import_module("text_baselines")
 
 
-@pytest.mark.parametrize(
-    ("name", "path"),
-    [("captioner", CONFIG), ("text_to_image", CONFIG), ("text_to_image", ONE_PASS)],
-    ids=["captioner", "flow", "one_pass"],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "path"), [("captioner", CONFIG), ("text_to_image", ONE_PASS)])
 def test_training_moves_both_networks_and_is_measured_as_the_run_is(script, name, path):
     config = small.config(path, training__num_steps=30, training__batch_size=32)
     examples, test = data.load_data(config)
@@ -47,7 +44,8 @@ def test_training_moves_both_networks_and_is_measured_as_the_run_is(script, name
     assert {f"{SAYS[name]}_exact", f"{SAYS[name]}_digit"} <= found.keys()
 
 
-def test_a_classifier_of_one_caption_is_right_where_it_is_the_caption(script):
+@pytest.mark.slow
+def test_a_classifier_of_one_caption_is_right_where_it_is_the_caption(script, monkeypatch):
     config = small.config(CONFIG)
     examples, test = data.load_data(config)
     space = script.Classifier(config, devices.inference_mesh())
@@ -56,24 +54,18 @@ def test_a_classifier_of_one_caption_is_right_where_it_is_the_caption(script):
     batch = {"images": jnp.asarray(test.images), "parts": jnp.asarray(parts)}
     assert space.loss(variables, batch, jax.random.key(1))[0] == pytest.approx(np.log(90))
     variables["heads"]["params"]["bias"][[7, 10 + 2, 13 + 0]] = 1
-    found = script.evaluate(space, variables, script.Measure(config, examples, test, None))
+    measure = script.Measure(config, examples, test, None)
+    found = script.evaluate(space, variables, measure)
     rights = {"exact": test.texts == "a bold seven leaning left", "digit": test.labels == 7}
     for name, right in rights.items():
         assert found[f"image_to_text_{name}"] == pytest.approx(np.mean(right))
-
-
-def test_a_run_is_measured_in_both_directions(script, monkeypatch):
-    config = small.config(CONFIG)
-    examples, test = data.load_data(config)
-    measure = script.Measure(config, examples, test, None)
+    # A run is measured in both directions.
     outputs = {"text": measure.texts, "image": measure.images}
     run = types.SimpleNamespace(translate=lambda inputs, source, target: outputs[target])
     monkeypatch.setattr(script.lzn_jax, "load", lambda workdir: run)
     found = measure.run(Path("run"))
     assert found["image_to_text_exact"] == 1
     assert found.items() >= measure.made(test.images).items()
-    measure.judges = False
-    assert not any(name.startswith("text_to_image") for name in measure.run(Path("run")))
 
 
 @pytest.mark.parametrize(("name", "noise"), [("captioner", 0.0), ("captioner_0.4", 0.4)])
@@ -91,17 +83,12 @@ def test_support_vectors_are_the_best_of_the_validation_part(script, monkeypatch
     monkeypatch.setattr(script, "COSTS", (10,))
     monkeypatch.setattr(script, "WIDTHS", (1e-9, 0.03))  # the first sees one class
     train, test = data.load_data(small.config(CONFIG))
-    found = script.support_vectors(train.at(np.arange(400)))(test.images)
-    right = {
-        name: np.mean(getattr(captions.parse(found), name) == getattr(asked, name))
-        for asked in [captions.parse(test.texts)]
-        for name in captions.Parts._fields
-    }
-    assert right["digit"] > 0.9
-    assert min(right.values()) > 0.6
+    found = captions.parse(script.support_vectors(train.at(np.arange(400)))(test.images))
+    assert np.mean(found.digit == captions.parse(test.texts).digit) > 0.9
     assert capsys.readouterr().out.count("'gamma': 0.03") == 3
 
 
+@pytest.mark.slow
 def test_the_command_leaves_its_numbers_and_says_what_it_cannot(
     script, monkeypatch, tmp_path, capsys
 ):

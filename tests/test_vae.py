@@ -37,6 +37,7 @@ def reconstructed(vae, monkeypatch, beta):
     return mean, log_std, jnp.mean((made - images) ** 2) / jnp.var(images - images.mean(0))
 
 
+@pytest.mark.slow
 def test_a_large_weight_keeps_the_prior_and_a_small_one_the_images(vae, monkeypatch):
     """Closed forms: N(0, 1) for β to infinity; certain latents and small errors for β to 0."""
     _, log_std, error = reconstructed(vae, monkeypatch, beta=0.01)

@@ -13,7 +13,6 @@ import signal
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any, Literal
 
 from lzn_jax.errors import EXIT_DONE, UserError
 from lzn_jax.run.command_line import Parser, exit_code
@@ -25,12 +24,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    parser = Parser(
-        prog="python -m lzn_jax.demo",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    formatter, prog = argparse.RawDescriptionHelpFormatter, "python -m lzn_jax.demo"
+    parser = Parser(prog, description=__doc__, formatter_class=formatter, allow_abbrev=False)
     parser.add_argument("--workdir", required=True, help="folder of a run, or released/NAME")
     parser.add_argument("--port", type=int, default=7860, help="port of 127.0.0.1; 0: a free one")
     parser.add_argument("--extensions", default="", help="files or modules with parts: A.py,B.py")
@@ -42,31 +37,26 @@ def _run(arguments: list[str]) -> int:
 
     # Imported late, because JAX and Gradio take seconds that a bad command need not wait for.
     import lzn_jax
+    from lzn_jax import data
     from lzn_jax.demo.answers import Answers
 
     logging.basicConfig(format="%(message)s", force=True)
-    extensions = [name for name in flags.extensions.split(",") if name]
-    model = lzn_jax.load(flags.workdir, extensions)
-    test, train = _examples(model, "test"), _examples(model, "train")
-    answers, name = Answers(model, test, train), Path(flags.workdir).resolve().name
+    model = lzn_jax.load(flags.workdir, [name for name in flags.extensions.split(",") if name])
+    examples = {}
+    for split in ("test", "train"):
+        try:
+            examples[split] = data.load(model.config.data, split)
+        except UserError as error:
+            print(f"continuing without {split} examples: {error}", file=sys.stderr)
+    answers = Answers(model, **examples)
+    title = f"{Path(flags.workdir).resolve().name} after {model.step} updates"
     with tempfile.TemporaryDirectory(prefix="lzn_jax_") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder  # read by Gradio when it is imported
         from lzn_jax.demo import page
 
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the folder is removed
-        page.serve(answers, f"{name} after {model.step} updates", flags.port)
+        page.serve(answers, title, flags.port)
     return EXIT_DONE
-
-
-def _examples(model: Any, split: Literal["train", "test"]) -> Any:
-    """A split of the run's data, or None, with a message, if it cannot be read."""
-    from lzn_jax import data
-
-    try:
-        return data.load(model.config.data, split)
-    except UserError as error:
-        print(f"continuing without {split} examples: {error}", file=sys.stderr)
-        return None
 
 
 if __name__ == "__main__":

@@ -4,14 +4,15 @@ Results are reproducible: they depend on the arguments alone, among them the see
 """
 
 import dataclasses
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Int, UInt8
-from matplotlib.figure import Figure
+from jaxtyping import UInt8
 from ml_collections import ConfigDict, FrozenConfigDict
-from PIL import Image
+from PIL import Image, ImageOps
 
 from lzn_jax import data, plots
 from lzn_jax.data import Examples, folder, pixels
@@ -24,33 +25,10 @@ from lzn_jax.trained_model import TrainedModel
 
 NUM_IMAGES = 8  # of a text, a label, a zone
 MAX_MAP_IMAGES = 1000  # test images on the map
-_OVERSAMPLING = 16  # drawings are scaled to so many times the side of an image, then averaged
-_WHITE = 255
+_MAX_CHOICE = 30  # test images to choose from
 
 Picture = UInt8[np.ndarray, "h w c"]
 Pictures = UInt8[np.ndarray, "n h w c"]
-
-
-class About(NamedTuple):
-    """What a run computes for an image; fields are None for what the run does not support.
-
-    Attributes:
-      classes: probability of each class, by name.
-      others: translation of the image to each type that is neither image nor class, as displayed.
-      reconstruction: the image decoded from its own noise.
-      siblings: other images of its zone.
-      neighbours: test images whose latents are nearest.
-      place: figure of its latent among those of the test images.
-      note: says that it is far from the training images; empty otherwise.
-    """
-
-    classes: dict[str, float] | None
-    others: dict[str, Any]
-    reconstruction: Picture | None
-    siblings: Pictures | None
-    neighbours: Pictures | None
-    place: Figure | None
-    note: str = ""
 
 
 class Answers:
@@ -58,54 +36,109 @@ class Answers:
 
     Attributes:
       test_images: some test images of each class, or None without test images.
-      encodes_images, decodes_images: whether images have zones; whether images are generated.
-      inverts_images: whether images are reconstructed and interpolated.
-      classifies: whether images are classified.
+      views: what the run computes for an image, by name: functions of the image and a seed. Its
+        translations have the names of their types.
+      encodes_images, inverts_images: whether images have zones; whether images are reconstructed
+        and interpolated.
       samples_prior: whether images are generated from latents of the prior.
       classes: names of the labels from which images are generated; empty if there are none.
-      others: types other than images and classes to which images are translated.
       written: translations (source, target) whose source samples are typed.
     """
 
     def __init__(
-        self, model: TrainedModel, test: Examples | None, train: Examples | None = None
+        self, model: TrainedModel, test: Examples | None = None, train: Examples | None = None
     ) -> None:
         """Uses the run's test and training examples; None if they cannot be read."""
         self.model = model = _with_small_batches(model)
         self._data, space, main = model.config.data, model.space, model.main_type
         self._types, has_images = space.types, space.types[main].is_images
-        self.decodes_images = has_images and main in space.decoders
-        self.inverts_images = self.decodes_images and isinstance(space.decoders[main], Invertible)
+        decodes = has_images and main in space.decoders
         key = getattr(space.encoders.get(main), "anchors_key", None)
         self.encodes_images = has_images and key in model.model.context
-        self.classifies = self.encodes_images and (main, model.class_type) in model.translations
-        self.samples_prior = self.decodes_images and (model.has_latents or model.class_type is None)
-        self._test: Examples | None = None
-        self.test_images: Any = None
-        if test is not None and has_images:
-            count = len(test.labels)
-            rows = evenly_spaced(min(count, MAX_MAP_IMAGES), count)  # files are sorted by class
-            self._test = Examples(test.images[rows], test.labels[rows])
-            self.test_images = self._test.images[_of_each_class(self._test.labels)]
-            if self.encodes_images:
-                self._latents = model.encode(self._test.images, None, 0.0)
+        self.inverts_images = decodes and isinstance(space.decoders[main], Invertible)
+        self.samples_prior = decodes and (model.has_latents or model.class_type is None)
         self._names = [] if model.class_type is None else data.label_names(self._data)
-        self.classes = self._names if self.decodes_images else []
+        self.classes = self._names if decodes else []
+        self._use_test_images(test if has_images else None)
+        self.views = self._views(decodes) if has_images else {}
         pairs = [pair for pair in model.translations if main in pair or not has_images]
-        ends = (main, model.class_type) if has_images else ()
-        self.others = [t for s, t in pairs if has_images and s == main and t not in ends]
-        self.written = [(s, t) for s, t in pairs if not (s in ends or self._types[s].is_images)]
+        not_written = {main, model.class_type} if has_images else set()
+        self.written = [
+            (s, t) for s, t in pairs if not (s in not_written or self._types[s].is_images)
+        ]
         examples = test if train is None else train
         self._example = None if examples is None else examples.at(np.zeros(1, int))
         self._training = {}
         if train is not None:
-            sources = {source for source, _ in self.written}
-            self._training = {source: self._types[source].samples(train) for source in sources}
+            self._training = {s: self._types[s].samples(train) for s, _ in self.written}
         self._words = {
             word.casefold()
             for source, samples in self._training.items()
             for word in self._types[source].words(samples)
         }
+
+    def _use_test_images(self, test: Examples | None) -> None:
+        self._test: Any = None
+        self.test_images: Any = None
+        self._is_light, self._height = None, 0.8
+        if test is None:
+            return
+        count = len(test.labels)
+        rows = evenly_spaced(min(count, MAX_MAP_IMAGES), count)  # files are sorted by class
+        self._test = Examples(test.images[rows], test.labels[rows])
+        classes, index = np.unique(self._test.labels, return_inverse=True)
+        share = max(1, _MAX_CHOICE // len(classes))
+        rows = np.concatenate([np.flatnonzero(index == k)[:share] for k in range(len(classes))])
+        self.test_images = images = self._test.images[rows[:_MAX_CHOICE]]
+        self._is_light = pixels.is_light(images)
+        # The mean height of what the images show, as a share of theirs.
+        is_ink = np.any((255 - images if self._is_light else images) > 96, axis=(2, 3))
+        first, last = np.argmax(is_ink, axis=1), np.argmax(is_ink[:, ::-1], axis=1)
+        self._height = float(np.mean(1 - (first + last) / is_ink.shape[1]))
+        if self.encodes_images:
+            self._latents = self.model.encode(self._test.images, None, 0.0)
+
+    def _views(self, decodes: bool) -> dict[str, Callable[[Picture, int], Any]]:
+        model, main, class_type = self.model, self.model.main_type, self.model.class_type
+        targets = [target for source, target in model.translations if source == main]
+        others = [target for target in targets if target not in (main, class_type)]
+
+        def reconstruction(image: Picture, seed: int) -> Picture:
+            return model.reconstruct(image[None])["images"][0]
+
+        def classes(image: Picture, seed: int) -> dict[str, float]:
+            (probabilities,) = model.class_probabilities(image[None])
+            return dict(zip(self._names, probabilities.tolist(), strict=True))
+
+        def translation(target: str, image: Picture, seed: int) -> Any:
+            return self._types[target].shown(model.translate(image[None], main, target))[0]
+
+        def siblings(image: Picture, seed: int) -> Pictures:
+            return model.siblings(image[None].repeat(NUM_IMAGES, axis=0), jax.random.key(seed))
+
+        def neighbours(image: Picture, seed: int) -> Pictures:
+            latent = model.encode(image[None], None, 0.0)
+            distances = np.linalg.norm(self._latents - latent, axis=1)
+            return self._test.images[np.argsort(distances)[:NUM_IMAGES]]
+
+        def place(image: Picture, seed: int) -> Any:
+            latent, labels = model.encode(image[None], None, 0.0), self._test.labels
+            title = "Its latent among those of test images"
+            return plots.among_zones(self._latents, labels, latent, title, self._names or None)
+
+        return {
+            "seen": lambda image, seed: image,
+            **({"reconstruction": reconstruction} if self.inverts_images else {}),
+            **({"classes": classes} if class_type in targets else {}),
+            **{target: partial(translation, target) for target in others},
+            **({"siblings": siblings} if decodes else {}),
+            **({"neighbours": neighbours, "place": place} if self._test else {}),
+        }
+
+    def note(self, image: Picture) -> str:
+        """Says that an image is far from the training images; empty otherwise."""
+        is_far = np.any(self.model.are_far(image[None]))
+        return "Your image is far from all training images." if is_far else ""
 
     def shows_images(self, name: str) -> bool:
         """Whether samples of a type are displayed as images, not as strings."""
@@ -113,11 +146,6 @@ class Answers:
         if example is None and name in self.model.space.decoders:
             return are_images(each.shown(self.model.generate(name, 1)))
         return example is not None and are_images(each.shown(each.samples(example)))
-
-    def plural(self, name: str) -> str:
-        """Plural of a type's name."""
-        plural: str = self._types[name].plural
-        return plural
 
     def examples(self, source: str) -> list[str]:
         """Up to `NUM_IMAGES` distinct training samples of a type, as strings."""
@@ -131,17 +159,15 @@ class Answers:
 
         Raises UserError if the file is not an image.
         """
-        (width, height), notes = pixels.decode(encoded, self._data.channels).size, []
+        width, height = pixels.decode(encoded, self._data.channels).size
         image, is_inverted = folder.read_image(encoded, self._data, self._is_light)
-        side = self._data.image_size
+        side, notes = self._data.image_size, []
         if (width, height) != (side, side):
-            notes.append(
-                f"The model's input is the middle of your {width} × {height} image, "
-                f"at {side} × {side} pixels."
-            )
+            size = f"{width} × {height} image, at {side} × {side} pixels"
+            notes.append(f"The model's input is the middle of your {size}.")
         if is_inverted:
-            background = "dark" if pixels.is_light(image[None]) else "light"
-            notes.append(f"Your image has a {background} background; its inverse is used.")
+            ground = "dark" if pixels.is_light(image[None]) else "light"
+            notes.append(f"Your image has a {ground} background; its inverse is used.")
         return image, " ".join(notes)
 
     def drawn(self, drawing: UInt8[np.ndarray, "rows columns 3"]) -> Picture:
@@ -151,50 +177,19 @@ class Answers:
         to the mean height of the data's and drawn on the data's background. Raises UserError for
         an empty canvas.
         """
-        side, has_colours = self._data.image_size, self._data.channels == 3
-        ink = 1 - drawing.mean(axis=-1) / _WHITE
-        rows, columns = np.nonzero(ink > (0 if has_colours else 0.5))
-        if not len(rows):
+        canvas, size = Image.fromarray(drawing), (self._data.image_size, self._data.image_size)
+        has_colours = self._data.channels == 3
+        ink = ImageOps.invert(canvas if has_colours else canvas.convert("L"))
+        box = (ink if has_colours else ink.point(lambda level: level > 127)).getbbox()
+        if box is None:
             raise UserError("draw something first")
         if has_colours:
-            resized = Image.fromarray(drawing).resize((side, side), Image.Resampling.BOX)
-            return np.asarray(resized)
-        large, size = _OVERSAMPLING * side, np.array([np.ptp(columns), np.ptp(rows)]) + 1
-        scaled = size * self._share_of_height * large / size.max()
-        width, height = np.maximum(1, scaled).astype(int)
-        box = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
-        strokes = Image.fromarray((_WHITE * ink).astype(np.uint8)).resize((width, height), box=box)
-        canvas = Image.new("L", (large, large))
-        canvas.paste(strokes, ((large - width) // 2, (large - height) // 2))
-        image = np.asarray(canvas.reduce(_OVERSAMPLING))[..., None]
-        return _WHITE - image if self._is_light else image
-
-    def about(self, image: Picture, seed: int) -> About:
-        """Everything that the run computes for an image."""
-        model, images = self.model, image[None]
-        classes = reconstruction = siblings = neighbours = place = None
-        if self.classifies:
-            (probabilities,) = model.class_probabilities(images)
-            classes = dict(zip(self._names, probabilities.tolist(), strict=True))
-        others = {
-            target: self._types[target].shown(model.translate(images, model.main_type, target))[0]
-            for target in self.others
-        }
-        if self.inverts_images:
-            (reconstruction,) = model.reconstruct(images)["images"]
-        if self.decodes_images:
-            siblings = model.siblings(images.repeat(NUM_IMAGES, axis=0), jax.random.key(seed))
-        if self._test is not None:
-            latent = model.encode(images, None, 0.0)
-            distances = np.linalg.norm(self._latents - latent, axis=1)
-            neighbours = self._test.images[np.argsort(distances)[:NUM_IMAGES]]
-            labels, title = self._test.labels, "Its latent among those of test images"
-            place = plots.among_zones(self._latents, labels, latent, title, self._names or None)
-        is_far = np.any(self.model.are_far(images))
-        note = "Your image is far from all training images."
-        return About(
-            classes, others, reconstruction, siblings, neighbours, place, note if is_far else ""
-        )
+            return np.asarray(canvas.resize(size, Image.Resampling.BOX))
+        (left, top, right, bottom), share = box, self._height
+        side, x, y = max(right - left, bottom - top) / share, left + right, top + bottom
+        square: Any = [round(end / 2) for end in (x - side, y - side, x + side, y + side)]
+        image = np.asarray(ink.crop(square).resize(size, Image.Resampling.BOX))[..., None]
+        return 255 - image if self._is_light else image
 
     def translated(self, source: str, target: str, text: str, seed: int) -> tuple[Any, str]:
         """Translations of a typed sample, images or strings, and a note of unknown words.
@@ -204,12 +199,9 @@ class Answers:
         if not (text := text.strip()):
             raise UserError(f"write a {source} first")
         samples = self._types[source].written(text)
-        unknown = [
-            word
-            for word in self._types[source].words(samples)
-            if word.casefold() not in self._words
-        ]
-        note = f"No training sample has: {', '.join(dict.fromkeys(unknown))}."
+        words = dict.fromkeys(self._types[source].words(samples))
+        unknown = [word for word in words if word.casefold() not in self._words]
+        note = f"No training sample has: {', '.join(unknown)}."
         is_array, key = isinstance(samples, np.ndarray), jax.random.key(seed)
         repeated = samples[[0] * NUM_IMAGES] if is_array else [samples[0]] * NUM_IMAGES
         outputs = self.model.translate(repeated, source, target, key=key)
@@ -222,30 +214,12 @@ class Answers:
 
     def of_prior(self, seed: int) -> Pictures:
         """Images of latents of the prior."""
-        images: Pictures = self.model.generate(
-            self.model.main_type, NUM_IMAGES, jax.random.key(seed)
-        )
-        return images
+        key = jax.random.key(seed)
+        return np.asarray(self.model.generate(self.model.main_type, NUM_IMAGES, key))
 
     def between(self, first: Picture, second: Picture) -> Pictures:
         """Images interpolated between two, with both ends."""
-        images: Pictures = self.model.interpolate(np.stack([first, second]))["images"]
-        return images
-
-    @property
-    def _is_light(self) -> bool | None:
-        """Whether the data's images have a light background; None if they differ or are missing."""
-        return None if self.test_images is None else pixels.is_light(self.test_images)
-
-    @property
-    def _share_of_height(self) -> float:
-        """Mean height of what the data's images show, as a share of the image's."""
-        if self.test_images is None:
-            return 0.8
-        images = _WHITE - self.test_images if self._is_light else self.test_images
-        is_ink = np.any(images > 96, axis=(2, 3))
-        first, last = np.argmax(is_ink, axis=1), np.argmax(is_ink[:, ::-1], axis=1)
-        return float(np.mean(1 - (first + last) / is_ink.shape[1]))
+        return np.asarray(self.model.interpolate(np.stack([first, second]))["images"])
 
 
 def _with_small_batches(model: TrainedModel) -> TrainedModel:
@@ -254,10 +228,3 @@ def _with_small_batches(model: TrainedModel) -> TrainedModel:
     config.training.batch_size, config.training.microbatch_size = NUM_IMAGES, None
     space = LatentSpace(FrozenConfigDict(config), devices.inference_mesh())
     return dataclasses.replace(model, space=space)
-
-
-def _of_each_class(labels: Int[np.ndarray, " n"], count: int = 30) -> Int[np.ndarray, " m"]:
-    """Rows of equally many examples of each class, in the order of classes; at most `count`."""
-    classes, index = np.unique(labels, return_inverse=True)
-    share = max(1, count // len(classes))
-    return np.concatenate([np.flatnonzero(index == k)[:share] for k in range(len(classes))])[:count]

@@ -3,26 +3,24 @@
 import contextlib
 import html
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial, wraps
 from typing import Any
 
 import gradio as gr
 import numpy as np
 from gradio.components import Component
+from PIL import Image
 
 from lzn_jax import data, plots
 from lzn_jax.demo.answers import NUM_IMAGES, Answers
 from lzn_jax.errors import UserError
 
 _BLANK = np.full((280, 280, 3), 255, np.uint8)  # an image to draw on, so that the brush is selected
-# Pixels of radius, by channels of an image; pen strokes of digits are wide.
-_BRUSHES = {1: 17, 3: 9}
 _COLORS: list[str | tuple[str, float]] = [
     *("#000000", "#7f7f7f", "#e5261f", "#f28c1e", "#f7d31e", "#3aa935", "#1f77d0", "#7b3fb5"),
     *("#8a5a2b", "#f4b6c2"),
 ]
-_HEIGHT = 130  # pixels of a single image
 _EVERY, _AGE = 60, 600  # seconds: how often files are deleted, and how old they are by then
 _CSS = """
 .fillable:not(.fill_width) {max-width: 1280px !important}
@@ -47,6 +45,15 @@ _ZONES = (
 # An event of Gradio, as a function that registers what is called.
 Event = Callable[..., Any]
 
+_IN_A_ROW = ("seen", "reconstruction", "classes")
+_LABELS = {  # of views that are no translations
+    "seen": "Input of the model",
+    "reconstruction": "Reconstruction",
+    "classes": "Class probabilities",
+    "siblings": "Other images of its zone",
+    "neighbours": "Test images with the nearest latents",
+}
+
 
 def build(answers: Answers, title: str) -> gr.Blocks:
     """The page of a run, with a tab for each kind of answer, which opens with an example."""
@@ -62,18 +69,18 @@ def build(answers: Answers, title: str) -> gr.Blocks:
 
 
 def _tabs(answers: Answers) -> Iterator[tuple[str, Callable[[Event], None]]]:
-    """Names of tabs, and the functions that fill them for the event that opens each."""
+    types = answers.model.space.types
     if answers.encodes_images:
         yield "Image", partial(_image_tab, answers)
     for source, target in answers.written:
-        name = f"{source.capitalize()} to {answers.plural(target)}"
+        name = f"{source.capitalize()} to {types[target].plural}"
         yield name, partial(_translation_tab, answers, source, target)
     if answers.classes:
         yield "Label to images", partial(_label_tab, answers)
     if answers.encodes_images and answers.inverts_images and answers.test_images is not None:
         yield "Between two images", partial(_between_tab, answers)
     if answers.samples_prior:
-        yield "Prior to images", partial(_samples, answers.of_prior, [])
+        yield "Prior to images", partial(_samples, answers.of_prior, [], [])
 
 
 def serve(answers: Answers, title: str, port: int) -> None:
@@ -98,12 +105,7 @@ def serve(answers: Answers, title: str, port: int) -> None:
 
 
 def _on(event: Event, function: Callable[..., Any], inputs: Any, outputs: Any) -> None:
-    """Calls a function on an event, one call at a time and in the order of events.
-
-    Of repeated events during a call, only the last is answered.
-    The message of a UserError becomes a warning that leaves the outputs unchanged; an exception
-    would mark all of them.
-    """
+    """Calls a function on an event; a UserError becomes a warning and leaves outputs unchanged."""
 
     @wraps(function)  # Gradio passes `SelectData` to a parameter of that type
     def answer(*arguments: Any) -> Any:
@@ -120,96 +122,203 @@ def _on(event: Event, function: Callable[..., Any], inputs: Any, outputs: Any) -
     )  # fmt: skip
 
 
-def _images(label: str, columns: int, value: Any = None, selected: int | None = None) -> gr.Gallery:
-    """Images in at most `columns` columns below a label."""
-    gr.Markdown(f"**{label}**")
-    return gr.Gallery(
-        value, show_label=False, columns=columns, height="auto", format="png", allow_preview=False,
-        interactive=False, object_fit="contain", buttons=[], selected_index=selected,
-    )  # fmt: skip
+def _answered(
+    make: Callable[..., Sequence[Any]],
+    values: Sequence[Component],
+    outputs: Sequence[Component],
+    opens: Event,
+    events: Sequence[Event],
+    again: Event | None = None,
+) -> None:
+    """Fills outputs with `make(*values, seed)` when opened, on events and, anew, on `again`."""
+    seed = gr.State(None)
+
+    def answer(number: int, *given: Any) -> list[Any]:
+        return [number, *map(_displayed, make(*given, number))]
+
+    def example(number: int | None, *given: Any) -> Any:
+        with contextlib.suppress(UserError):
+            if number is None:
+                return answer(0, *given)
+        return gr.skip()
+
+    def following(number: int | None, *given: Any) -> Any:
+        return answer(0 if number is None else number + 1, *given)
+
+    _on(opens, example, [seed, *values], [seed, *outputs])
+    for event in events:
+        _on(event, partial(answer, 0), values, [seed, *outputs])
+    if again is not None:
+        _on(again, following, [seed, *values], [seed, *outputs])
+
+
+def _samples(
+    make: Callable[..., Any],
+    values: Sequence[Component],
+    events: Sequence[Event],
+    opens: Event,
+    is_images: bool = True,
+) -> None:
+    if is_images:
+        output: Component = _images("Images", NUM_IMAGES)
+    else:
+        output = gr.Textbox(label="Samples", max_lines=NUM_IMAGES, interactive=False)
+    output.elem_classes = ["samples"]
+
+    def made(*given: Any) -> list[Any]:
+        samples = make(*given)
+        return [samples if is_images else "\n".join(dict.fromkeys(map(str, samples)))]
+
+    _answered(made, values, [output], opens, events, gr.Button("Sample again").click)
+
+
+def _translation_tab(answers: Answers, source: str, target: str, opens: Event) -> None:
+    examples, types = answers.examples(source), answers.model.space.types
+    label, name = source.capitalize(), f"Translate to {types[target].plural}"
+    with gr.Row(equal_height=True):
+        text = gr.Textbox(next(iter(examples), ""), label=label, max_lines=1, scale=4)
+        run = gr.Button(name, variant="primary", scale=1, min_width=130)
+    if examples:
+        gr.Examples(examples, text, label=f"Training {types[source].plural}")
+
+    def make(text: str, seed: int) -> Any:
+        return _noted(*answers.translated(source, target, text, seed))
+
+    _samples(make, [text], [text.submit, run.click], opens, answers.shows_images(target))
+
+
+def _label_tab(answers: Answers, opens: Event) -> None:
+    label = gr.Dropdown(answers.classes, value=answers.classes[0], label="Label")
+    _samples(answers.of_label, [label], [label.input], opens)
+
+
+def _between_tab(answers: Answers, opens: Event) -> None:
+    ends = [gr.State(answers.test_images[place]) for place in (0, -1)]
+    with gr.Row():
+        for label, selected, end in zip(("From", "To"), (0, -1), ends, strict=True):
+            with gr.Column(min_width=300):
+                _choice(answers, label, 10, selected % len(answers.test_images), end)
+    slider = gr.Slider(0, 1, value=0.5, step=0.1, label="Position between the two images")
+    path, picture = gr.State(None), _picture("Interpolated image", "between", 220)
+
+    def show(path: Any, weight: float) -> Any:
+        return plots.enlarged(path[round(weight * (len(path) - 1))][None], 192)[0]
+
+    def make(first: Any, second: Any, weight: float, seed: int) -> list[Any]:
+        images = list(answers.between(first, second))
+        return [images, show(images, weight)]
+
+    changes = [end.change for end in ends]
+    _answered(make, [*ends, slider], [path, picture], opens, changes)
+    _on(slider.release, show, [path, slider], picture)
 
 
 def _image_tab(answers: Answers, opens: Event) -> None:
-    image, seed = gr.State(None), gr.State(0)
+    image = gr.State(None if answers.test_images is None else answers.test_images[0])
     again = gr.Button("Sample its zone again", render=False)
     with gr.Row():
         with gr.Column(scale=5, min_width=320):
-            sources = _image_sources(answers)
+            _image_sources(answers, image)
         with gr.Column(scale=6, min_width=320):
-            outputs = _about_outputs(answers, again)
-    everything = [image, seed, *outputs.values()]
+            with gr.Row():
+                outputs = [_view(answers, name) for name in answers.views if name in _IN_A_ROW]
+            for name in list(answers.views)[len(outputs) :]:
+                outputs.append(_view(answers, name))
+                if name == "siblings":
+                    again.render()
 
-    def about(image: Any, seed: int = 0) -> list[Any]:
-        about = answers.about(image, seed)
-        _noted((image, about.note))
-        values = about._asdict() | {"seen": image} | about.others
-        return [image, seed, *(_displayed(values[name]) for name in outputs)]
-
-    def example(image: Any) -> Any:
-        return about(answers.test_images[0]) if image is None else gr.skip()
-
-    def sample_again(image: Any, seed: int) -> list[Any]:
+    def make(image: Any, seed: int) -> list[Any]:
         if image is None:
             raise UserError("draw, choose or upload an image first")
-        return about(image, seed + 1)
+        made = [view(image, seed) for view in answers.views.values()]
+        return _noted(made, answers.note(image))
 
-    for event, image_of, inputs in sources:
-        _on(event, _then(image_of, about), inputs, everything)
-    if "siblings" in outputs:
-        _on(again.click, sample_again, [image, seed], everything)
-    if answers.test_images is not None:
-        _on(opens, example, [image], everything)
+    click = again.click if "siblings" in answers.views else None
+    _answered(make, [image], outputs, opens, [image.change], click)
 
 
-def _then(first: Callable[..., Any], second: Callable[[Any], Any]) -> Callable[..., Any]:
-    """The second function of what the first returns, with the signature of the first."""
-    return wraps(first)(lambda *arguments: second(first(*arguments)))
-
-
-def _image_sources(answers: Answers) -> list[tuple[Event, Callable[..., Any], Any]]:
-    """Sources of images: an event, the function that returns the image, and its inputs."""
-    channels = answers.model.config.data.channels
-    brush = gr.Brush(_BRUSHES[channels], _COLORS, _COLORS[0])
-    if channels == 1:
-        brush = gr.Brush(_BRUSHES[channels], _COLORS[:1], _COLORS[0], "fixed")
+def _image_sources(answers: Answers, image: gr.State) -> None:
+    """A canvas, an upload and test images, which set the image."""
+    grey = answers.model.config.data.channels == 1
     gr.Markdown("**Draw an image**")
     with gr.Row():
         with gr.Column(scale=3, min_width=250):
+            brush = gr.Brush(
+                17 if grey else 9,  # pixels of radius; pen strokes of digits are wide
+                _COLORS[:1] if grey else _COLORS, _COLORS[0], "fixed" if grey else "defaults",
+            )  # fmt: skip
             sketch = gr.Sketchpad(
                 _BLANK, show_label=False, brush=brush,
                 canvas_size=_BLANK.shape[:2], fixed_canvas=True, layers=False, transforms=(),
-                image_mode="RGBA", elem_id="sketch",
+                image_mode="RGBA", type="pil", elem_id="sketch",
             )  # fmt: skip
             sketch.clear(lambda: _BLANK, None, sketch)
         with gr.Column(scale=1, min_width=110):
             run = gr.Button("Run on the drawing", variant="primary")
             file = gr.UploadButton("Upload an image", type="binary")
-    sources: list[tuple[Event, Callable[..., Any], Any]] = [
-        (run.click, lambda drawing: answers.drawn(_on_white(drawing)), sketch),
-        (file.upload, lambda encoded: _noted(answers.read(encoded)), file),
-    ]
+
+    def drawn(drawing: dict[str, Any]) -> Any:
+        canvas = Image.fromarray(_BLANK).convert("RGBA")
+        if drawing["composite"] is not None:  # as it is when it was just cleared
+            canvas.alpha_composite(drawing["composite"])
+        return answers.drawn(np.asarray(canvas.convert("RGB")))
+
+    _on(run.click, drawn, sketch, image)
+    _on(file.upload, lambda encoded: _noted(*answers.read(encoded)), file, image)
     if answers.test_images is not None:
-        choice = _choice(answers, "Or click on a test image", 6, 0)
-
-        def chosen(event: gr.SelectData) -> Any:
-            return answers.test_images[event.index]
-
+        choice = _choice(answers, "Or click on a test image", 6, 0, image)
         for event in (run.click, file.upload):
             event(lambda: gr.Gallery(selected_index=None), None, choice)
-        sources.append((choice.select, chosen, None))
-    return sources
 
 
-def _choice(answers: Answers, label: str, columns: int, selected: int) -> gr.Gallery:
-    """Test images to click on."""
-    choice = _images(label, columns, list(plots.enlarged(answers.test_images)), selected)
-    choice.elem_classes = ["choice"]
+def _choice(answers: Answers, label: str, columns: int, selected: int, image: gr.State) -> Any:
+    """Test images to click on, which set the image."""
+    tiles = list(plots.enlarged(answers.test_images))
+    choice = _images(label, columns, value=tiles, selected_index=selected, elem_classes=["choice"])
+
+    def chosen(event: gr.SelectData) -> Any:
+        return answers.test_images[event.index]
+
+    _on(choice.select, chosen, None, image)
     return choice
 
 
-def _noted(answer: tuple[Any, str]) -> Any:
-    """The value of a value and a note; the note becomes a message."""
-    value, note = answer
+def _view(answers: Answers, name: str) -> Component:
+    label = _LABELS.get(name, f"Translation to {name}")
+    if name in ("siblings", "neighbours"):
+        return _images(label, NUM_IMAGES, elem_id=name)
+    if name == "place":
+        return gr.Plot(show_label=False, format="png", elem_id=name)
+    if name == "classes":
+        with gr.Column(min_width=160):
+            gr.Markdown(f"**{label}**")
+            return gr.Label(show_label=False, num_top_classes=3, elem_id=name)
+    if name in _LABELS or answers.shows_images(name):
+        return _picture(label, name)
+    return gr.Textbox(label=label, interactive=False, elem_id=name)
+
+
+def _images(label: str, columns: int, **options: Any) -> gr.Gallery:
+    """Images in at most `columns` columns below a label."""
+    gr.Markdown(f"**{label}**")
+    return gr.Gallery(
+        show_label=False, columns=columns, height="auto", format="png", allow_preview=False,
+        interactive=False, object_fit="contain", buttons=[], **options,
+    )  # fmt: skip
+
+
+def _picture(label: str, elem_id: str, height: int = 130) -> gr.Image:
+    """An image below a label; Gradio's own labels cover a part of the image."""
+    with gr.Column(min_width=120):
+        gr.Markdown(f"**{label}**")
+        return gr.Image(
+            show_label=False, format="png", height=height, interactive=False, buttons=[],
+            elem_id=elem_id,
+        )  # fmt: skip
+
+
+def _noted(value: Any, note: str) -> Any:
+    """The value; a note becomes a message."""
     if note:
         gr.Info(html.escape(note), title="")
     return value
@@ -220,153 +329,3 @@ def _displayed(value: Any) -> Any:
     if not isinstance(value, np.ndarray):
         return value
     return plots.enlarged(value[None])[0] if value.ndim == 3 else list(plots.enlarged(value))
-
-
-def _on_white(drawing: dict[str, Any]) -> np.ndarray:
-    """A drawing's RGB values (h, w, 3) uint8 on a white background."""
-    if drawing["composite"] is None:  # it was just cleared
-        return _BLANK
-    rgba = drawing["composite"].astype(np.float64)
-    alpha = rgba[..., 3:] / 255
-    return np.rint(alpha * rgba[..., :3] + (1 - alpha) * 255).astype(np.uint8)
-
-
-def _picture(label: str, elem_id: str, height: int = _HEIGHT) -> gr.Image:
-    """An image below a label; Gradio's own labels cover a part of the image."""
-    with gr.Column(min_width=120):
-        gr.Markdown(f"**{label}**")
-        return gr.Image(
-            show_label=False, format="png", height=height, interactive=False, buttons=[],
-            elem_id=elem_id,
-        )  # fmt: skip
-
-
-def _about_outputs(answers: Answers, again: gr.Button) -> dict[str, Component]:
-    """Outputs of the image tab by field of `About`; `again` is rendered below the siblings."""
-    outputs: dict[str, Component] = {}
-    with gr.Row():
-        outputs["seen"] = _picture("Input of the model", "seen")
-        if answers.inverts_images:
-            outputs["reconstruction"] = _picture("Reconstruction", "reconstruction")
-        if answers.classifies:
-            with gr.Column(min_width=160):
-                gr.Markdown("**Class probabilities**")
-                outputs["classes"] = gr.Label(
-                    show_label=False, num_top_classes=3, elem_id="classes"
-                )
-    for name in answers.others:
-        label = f"Translation to {name}"
-        if answers.shows_images(name):
-            outputs[name] = _picture(label, name)
-        else:
-            outputs[name] = gr.Textbox(label=label, interactive=False, elem_id=name)
-    if answers.decodes_images:
-        outputs["siblings"] = _images("Other images of its zone", NUM_IMAGES)
-        again.render()
-    if answers.test_images is not None:
-        outputs["neighbours"] = _images("Test images with the nearest latents", NUM_IMAGES)
-        outputs["place"] = gr.Plot(show_label=False, format="png", elem_id="place")
-    for name in ("siblings", "neighbours"):
-        if name in outputs:
-            outputs[name].elem_id = name
-    return outputs
-
-
-def _samples(
-    make: Callable[..., Any],
-    inputs: list[Component],
-    opens: Event,
-    *events: Event,
-    is_images: bool = True,
-) -> None:
-    """Samples that `make` returns for the inputs and a seed, with a button for the next seed.
-
-    They are made when the tab opens with all inputs filled in, and on the events.
-    """
-    seed = gr.State(None)
-    if is_images:
-        outputs: Component = _images("Images", NUM_IMAGES)
-    else:
-        outputs = gr.Textbox(label="Samples", max_lines=NUM_IMAGES, interactive=False)
-    outputs.elem_classes = ["samples"]
-
-    def samples(seed: int, *values: Any) -> tuple[int, Any]:
-        made = make(*values, seed)
-        shown = _displayed(made) if is_images else "\n".join(dict.fromkeys(map(str, made)))
-        return seed, shown
-
-    def first(*values: Any) -> tuple[int, Any]:
-        return samples(0, *values)
-
-    def example(seed: int | None, *values: Any) -> Any:
-        return first(*values) if seed is None and all(values) else gr.skip()
-
-    def following(seed: int | None, *values: Any) -> tuple[int, Any]:
-        return samples(0 if seed is None else seed + 1, *values)
-
-    _on(opens, example, [seed, *inputs], [seed, outputs])
-    for event in events:
-        _on(event, first, inputs, [seed, outputs])
-    _on(gr.Button("Sample again").click, following, [seed, *inputs], [seed, outputs])
-
-
-def _translation_tab(answers: Answers, source: str, target: str, opens: Event) -> None:
-    examples = answers.examples(source)
-    with gr.Row(equal_height=True):
-        text = gr.Textbox(
-            next(iter(examples), None), label=source.capitalize(), max_lines=1, scale=4
-        )
-        name = f"Translate to {answers.plural(target)}"
-        run = gr.Button(name, variant="primary", scale=1, min_width=130)
-    if examples:
-        gr.Examples(examples, text, label=f"Training {answers.plural(source)}")
-
-    def make(text: str, seed: int) -> Any:
-        return _noted(answers.translated(source, target, text, seed))
-
-    is_images = answers.shows_images(target)
-    _samples(make, [text], opens, text.submit, run.click, is_images=is_images)
-
-
-def _label_tab(answers: Answers, opens: Event) -> None:
-    label = gr.Dropdown(answers.classes, value=answers.classes[0], label="Label")
-    _samples(answers.of_label, [label], opens, label.input)
-
-
-def _between_tab(answers: Answers, opens: Event) -> None:
-    """Both ends are chosen by clicks; the tab opens with the first and the last test image."""
-    ends = answers.test_images[0], answers.test_images[-1]
-    first, second = (gr.State(end) for end in ends)
-    path = gr.State(None)
-    with gr.Row():
-        galleries = []
-        for label, selected in (("From", 0), ("To", len(answers.test_images) - 1)):
-            with gr.Column(min_width=300):
-                galleries.append(_choice(answers, label, 10, selected))
-    slider = gr.Slider(0, 1, value=0.5, step=0.1, label="Position between the two images")
-    picture = _picture("Interpolated image", "between", 220)
-
-    def show(path: Any, weight: float) -> Any:
-        return plots.enlarged(path[round(weight * (len(path) - 1))][None], 192)[0]
-
-    def between(first: Any, second: Any, weight: float) -> list[Any]:
-        path = answers.between(first, second)
-        return [first, second, path, show(path, weight)]
-
-    def example(path: Any, *values: Any) -> Any:
-        return between(*values) if path is None else gr.skip()
-
-    def moved(path: Any, weight: float) -> Any:
-        return gr.skip() if path is None else show(path, weight)
-
-    def choose_first(event: gr.SelectData, second: Any, weight: float) -> list[Any]:
-        return between(answers.test_images[event.index], second, weight)
-
-    def choose_second(event: gr.SelectData, first: Any, weight: float) -> list[Any]:
-        return between(first, answers.test_images[event.index], weight)
-
-    inputs, outputs = [first, second, slider], [first, second, path, picture]
-    _on(opens, example, [path, *inputs], outputs)
-    _on(galleries[0].select, choose_first, [second, slider], outputs)
-    _on(galleries[1].select, choose_second, [first, slider], outputs)
-    _on(slider.release, moved, [path, slider], picture)

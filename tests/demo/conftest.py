@@ -10,8 +10,8 @@ from lzn_jax import data
 from lzn_jax.demo.answers import Answers
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-MIDPOINT = "latent.solver=midpoint alignment.solver=midpoint"  # defined by the example
-COLOURS = f"../examples/own_images/config {MIDPOINT} data.image_size=32"
+# The solver is defined by the example.
+COLOURS = "../examples/own_images/config latent.solver=midpoint alignment.solver=midpoint"
 
 
 @pytest.fixture(scope="session")
@@ -45,4 +45,4 @@ def answers(answers_of):
 @pytest.fixture(scope="session")
 def colours(answers_of):
     """Answers of a run on RGB images."""
-    return answers_of(COLOURS)
+    return answers_of(f"{COLOURS} data.image_size=32")

@@ -67,6 +67,7 @@ def test_features_are_moments_and_quarters(extension, side):
     assert all(each.dtype == jnp.float32 for each in in_half)
 
 
+@pytest.mark.slow
 def test_the_loss_between_sets_has_the_mean_over_features(extension, variables, monkeypatch):
     model = SimpleNamespace(variables={"encoder": variables})
     run = SimpleNamespace(space=SimpleNamespace(modules={"encoder": NETWORK}), model=model)
@@ -81,14 +82,11 @@ def test_the_loss_between_sets_has_the_mean_over_features(extension, variables, 
             {}, images(4), images(5), jax.random.key(6), energy_distance
         )
 
-    flags = ("decoder.maps=a_run", "decoder.maps_weight=3")
-    terms = []
-    for x, y in zip(
-        *(extension.stages(NETWORK, variables, images(i)) for i in (4, 5)), strict=True
-    ):
-        pairs = zip(extension.features(x), extension.features(y), strict=True)
-        (of_moments, of_quarters) = (energy_distance(*pair) for pair in pairs)
-        terms += [of_moments, of_quarters.mean()]
+    flags, terms = ("decoder.maps=a_run", "decoder.maps_weight=3"), []
+    both = (extension.stages(NETWORK, variables, images(seed)) for seed in (4, 5))
+    for maps in zip(*both, strict=True):
+        for pair in zip(*map(extension.features, maps), strict=True):
+            terms.append(energy_distance(*pair).mean())
     expected = distance("direct_mlp") + 3 * sum(terms) / 4
     np.testing.assert_allclose(distance("direct_mlp_maps", *flags), expected, rtol=1e-5)
 
