@@ -185,7 +185,7 @@ def test_between_two_images_latents_and_noise_follow_great_circles_and_classes_a
 
 def test_images_and_labels_that_do_not_fit_are_one_line(model, images):
     for bad, message in (
-        (images.astype(np.float32), r"got float32 \(20, 8, 8, 1\); lzn_jax.data.to_uint8"),
+        (images.astype(np.float32), r"got float32 \(20, 8, 8, 1\); lzn_jax.data.pixels.to_uint8"),
         (images[0], r"\(n, 8, 8, 1\) of uint8, 0 ... 255, got uint8 \(8, 8, 1\)$"),
         (images.astype(int), "got int64"),
         (images[:, :4], r"got uint8 \(20, 4, 8, 1\)"),

@@ -84,7 +84,7 @@ class Image(DataType):
         if dtype != np.uint8 or not shape or shape[1:] != self._shape or shape[0] == 0:
             expected = ", ".join(map(str, self._shape))
             got = f"{dtype} {shape}" if dtype is not None else type(samples).__name__
-            hint = "; lzn_jax.data.to_uint8 converts floats in [-1, 1]"
+            hint = "; lzn_jax.data.pixels.to_uint8 converts floats in [-1, 1]"
             is_float = dtype is not None and np.issubdtype(dtype, np.floating)
             raise UserError(
                 f"images must be an array (n, {expected}) of uint8, 0 ... 255, got {got}"
