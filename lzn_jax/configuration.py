@@ -637,7 +637,7 @@ def _parse(text: str, field: Field) -> Any:
 
 FOLDER = Path("configs")
 # An installed package has them in lzn_jax/configs, a checkout in configs/ beside lzn_jax.
-_PACKAGE = Path(__file__).parents[1]
+_PACKAGE = Path(__file__).parent
 SHIPPED = next(f for f in (_PACKAGE / FOLDER, _PACKAGE.parent / FOLDER) if f.is_dir())
 
 
