@@ -42,7 +42,7 @@ class OneWeight(LatentSpace):
         z = jnp.where(batch["poison"] > 0, w - jax.lax.stop_gradient(w), 1.0)
         loss = jnp.vdot(error, error) / error.size + jnp.mean(jnp.sqrt(z))
         drawn = {"draw": jax.random.uniform(key), "mean_x": jnp.mean(batch["x"])}
-        return loss, (drawn, {"decoder": {}})
+        return loss, drawn
 
     def columns(self, examples):
         return {}

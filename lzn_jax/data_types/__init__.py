@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
+from ml_collections import ConfigDict
 
 from lzn_jax import models, zoning
 from lzn_jax.data import Examples
@@ -78,6 +79,12 @@ def given(batch: Mapping[str, Array], name: str, drawn: Array) -> Array:
     if column.shape != drawn.shape:
         raise UserError(f"{name} of a batch must have the shape {drawn.shape}, got {column.shape}")
     return column
+
+
+def black_image(config: ConfigDict) -> Float[Array, "1 h w c"]:
+    """A black image, as example input for the initialisation of networks."""
+    size, channels = config.data.image_size, config.data.channels
+    return jnp.zeros((1, size, size, channels))
 
 
 def are_images(shown: Any) -> bool:

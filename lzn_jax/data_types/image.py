@@ -13,8 +13,7 @@ from lzn_jax import data, models, parts
 from lzn_jax.data import Examples, folder
 from lzn_jax.data.augment import augment, augmentation_of
 from lzn_jax.data.pixels import EncodedImages, Views, normalise
-from lzn_jax.data_types import DataType, NetworkEncoder, Zones, trained_on
-from lzn_jax.decoders.flow import black_image
+from lzn_jax.data_types import DataType, NetworkEncoder, Zones, black_image, trained_on
 from lzn_jax.errors import UserError
 from lzn_jax.models import Variables, by_example
 from lzn_jax.parts import (

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from lzn_jax import parts
 from lzn_jax.data.pixels import normalise, to_uint8
-from lzn_jax.data_types import Condition, given
+from lzn_jax.data_types import Condition, black_image, given
 from lzn_jax.models import Variables, in_training, named, normal_by_index
 from lzn_jax.models.mlp import MLPDecoder
 from lzn_jax.models.ncsnpp import NCSNppDecoder, check_decoder
@@ -140,12 +140,6 @@ def _rk45(
         return solution.ys[0], 6 * solution.stats["num_steps"] + 1  # first same as last (FSAL)
 
     return Solution(*jax.vmap(solve)(start, condition))
-
-
-def black_image(config: ConfigDict) -> Float[Array, "1 h w c"]:
-    """A black image, as example input for the initialisation of networks."""
-    size, channels = config.data.image_size, config.data.channels
-    return jnp.zeros((1, size, size, channels))
 
 
 class ImageDecoder:
