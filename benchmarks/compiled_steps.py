@@ -1,4 +1,4 @@
-"""Full-scale steps by the compilers of TPUs and GPUs: estimated time, memory and compile time.
+"""Full-scale steps by the compilers of TPUs and GPUs: estimated time and memory.
 
     python benchmarks/compiled_steps.py FOLDER [--rows=NAME,...] [--flax]
 

@@ -27,7 +27,7 @@ LOSSES = ("loss", "gradient_norm")
 
 
 def record(config: str) -> dict[str, list[str]]:
-    """Values of each update in hexadecimal, and all metrics at the end."""
+    """Losses and gradient norm of each update by name, in hexadecimal."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "lzn_jax.main", f"--config=configs/{config}.py"]
         command += [f"--workdir={folder}/run", *(f"--config.{flag}" for flag in FLAGS)]

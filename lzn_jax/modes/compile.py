@@ -195,7 +195,7 @@ def _report_cost(config: ConfigDict, operations: float, kind: str, chips: int) -
 
 
 def _report_clock(estimate: clock.Estimate, at_peak: float) -> None:
-    """Prints the estimated seconds of an update by part and kind; `at_peak` are those at peak."""
+    """Prints the estimated seconds of an update, `at_peak` at the peak, by part and kind."""
     total = sum(estimate.seconds.values())
     if estimate.cycles is None:
         name = "seconds per update, lower bound"

@@ -187,17 +187,17 @@ def estimate(program: Program, chip: Chip) -> Estimate:
             total += step.times * cycles
             seconds[step.place] += step.times * cycles / chip.cycles
         elif not step.kinds <= _FREE:
-            by_bytes = step.times * _traffic(step, program) / chip.bandwidth
+            by_bytes = step.times * _traffic(program, step) / chip.bandwidth
             if chip.cycles:
                 unknown[step.instruction.kind] += step.times
                 bound += by_bytes
             else:
-                by_operations = step.times * sum(_operations(program, step)) / chip.operations
+                by_operations = step.times * sum(_operations(step)) / chip.operations
                 seconds[step.place] += max(by_bytes, by_operations)
     return Estimate(dict(seconds), total if chip.cycles else None, loops, unknown, bound)
 
 
-def _traffic(step: Step, program: Program) -> int:
+def _traffic(program: Program, step: Step) -> int:
     """Bytes that a step reads and writes, at least."""
     own, beside = step.instruction, step.computation
     read = {name: _bytes(beside[name].shape) for name in own.operands if name in beside}
@@ -241,11 +241,9 @@ def _written(root: Instruction, inner: Computation) -> int:
     return _bytes(root.shape)
 
 
-def _operations(program: Program, step: Step) -> Iterator[float]:
+def _operations(step: Step) -> Iterator[float]:
     """Operations of the products inside a step; a multiply-add counts as two."""
-    beside = dict(step.computation)
-    for name in step.instruction.called:
-        beside |= program[name]
+    beside = step.computation | {each.name: each for each in step.inside}
     for each in step.inside:
         if each.is_product:
             left, right, *_ = (_sizes(beside[name].shape) for name in each.operands)

@@ -72,6 +72,22 @@ ON_A_GPU = """HloModule jit_update
   ROOT %dot = f32[8,2]{1,0} dot(%a, %b), lhs_contracting_dims={1}, rhs_contracting_dims={0}
 }
 
+%again.5 (a: f32[8,4], b: f32[4,2]) -> f32[8,2] {
+  %a.1 = f32[8,4]{1,0} parameter(0)
+  %b.1 = f32[4,2]{1,0} parameter(1)
+  ROOT %nested = f32[8,2]{1,0} fusion(%a.1, %b.1), kind=kLoop, calls=%dot.1
+}
+
+%body.6 (a: f32[8,4]) -> f32[8,2] {
+  %a.2 = f32[8,4]{1,0} parameter(0)
+  %b.2 = f32[4,2]{1,0} parameter(1)
+  ROOT %in_a_loop = f32[8,2]{1,0} fusion(%a.2, %b.2), kind=kCustom, calls=%again.5, metadata={op_name="jit(f)/jvp(text_decoder)/dot"}
+}
+
+%condition.7 (a: f32[8,4]) -> pred[] {
+  ROOT %true = pred[] constant(true)
+}
+
 %row.2 (all: f32[64,4], at: s32[]) -> f32[1,4] {
   %all = f32[64,4]{1,0} parameter(0)
   %at = s32[] parameter(1)
@@ -94,6 +110,7 @@ ENTRY %main.4 (a: f32[8,4]) -> f32[8,4] {
   %image = bf16[1,6,6,3]{3,2,1,0} parameter(4)
   %kernel = bf16[5,3,3,3]{3,2,1,0} parameter(5)
   %made = bf16[1,4,4,5]{3,2,1,0} parameter(6)
+  %loop = f32[8,2]{1,0} while(%a), condition=%condition.7, body=%body.6, backend_config={"known_trip_count":{"n":"3"}}
   %product = f32[8,2]{1,0} fusion(%a, %b), kind=kCustom, calls=%dot.1, metadata={op_name="jit(f)/jvp(image_encoder)/dot"}
   %library = (f32[8,2]{1,0}, s8[99999]{0}) custom-call(%a, %b), custom_call_target="__cublas$lt$matmul", metadata={op_name="jit(f)/jvp(text_encoder)/dot"}, backend_config={"gemm_backend_config":{"dot_dimension_numbers":{"lhs_contracting_dimensions":["1"]}}}
   %convolved = (bf16[1,4,4,5]{3,2,1,0}, u8[0]{0}) custom-call(%image, %kernel), dim_labels=b01f_o01i->b01f, custom_call_target="__cudnn$convForward", metadata={op_name="jit(f)/jvp(image_decoder)/conv"}
@@ -129,6 +146,7 @@ def test_a_gpus_time_is_bounded_by_operations_and_bytes():
     assert found.seconds == {
         ("image encoder", "products"): (32 + 8 + 16) * 4 / 100,  # bytes; operations take 1.28
         ("text encoder", "products"): (32 + 8 + 16) * 4 / 100,
+        ("text decoder", "products"): pytest.approx(3 * (32 + 8 + 16) * 4 / 100),
         ("image decoder", "products"): pytest.approx(3 * convolution),
         ("alignment", "copies"): pytest.approx((16 + 16 + 4) / 100),
         ("zoning", "copies"): pytest.approx((16 + 16 + 4) / 100),
@@ -138,6 +156,7 @@ def test_a_gpus_time_is_bounded_by_operations_and_bytes():
     fast = clock.estimate(clock.parse(ON_A_GPU), costs.Chip(100.0, 1e9))
     assert fast.seconds["image encoder", "products"] == 2 * 8 * 2 * 4 / 100
     assert fast.seconds["text encoder", "products"] == 2 * 8 * 2 * 4 / 100
+    assert fast.seconds["text decoder", "products"] == pytest.approx(3 * 2 * 8 * 2 * 4 / 100)
 
 
 def test_a_program_of_a_cpu_has_no_estimate():
