@@ -7,7 +7,6 @@ in a different form: the group normalisation, random bits of dropout, activation
 """
 
 import argparse
-import time
 from functools import partial
 from unittest import mock
 
