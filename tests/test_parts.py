@@ -471,7 +471,7 @@ def test_a_command_takes_extensions(tmp_path, registry, capsys):
     command = ["--config=digits_joint", "--mode=show_config"]
     own = ["--config.latent.solver=own", f"--extensions={tmp_path / 'own.py'}"]
     for flags, expected in (
-        (own[:1], "latent.solver must be one of 'euler', 'dpm', 'adams'"),
+        (own[:1], "latent.solver must be one of 'adams', 'dpm', 'euler'"),
         ([*own, "--config.latent.own=0"], "latent.own must be an integer >= 1, got 0"),
     ):
         registry()
