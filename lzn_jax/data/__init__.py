@@ -16,9 +16,10 @@ from typing import Any, Literal, NamedTuple
 import cloudpickle
 import grain
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import flags
-from jaxtyping import Bool, Int, Shaped
+from jaxtyping import Array, Bool, Float, Int, Shaped, UInt8
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from lzn_jax import extensions, parts
@@ -75,6 +76,16 @@ def decoded(examples: Examples, rows: Int[np.ndarray, " k"]) -> Examples:
     images, used = examples.images.read(rows)
     is_own = used == rows
     return examples.at(rows[is_own])._replace(images=images[is_own])
+
+
+def normalise(images: UInt8[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+    """Pixels 0 ... 255 converted to float32 in [-1, 1]."""
+    return images.astype(jnp.float32) / 127.5 - 1
+
+
+def to_uint8(images: Float[Array, "b h w c"]) -> UInt8[Array, "b h w c"]:
+    """Images in [-1, 1] converted to pixels 0 ... 255, rounded to nearest and clipped."""
+    return jnp.round(jnp.clip((images + 1) * 127.5, 0, 255)).astype(jnp.uint8)
 
 
 def fixed_images(

@@ -308,16 +308,15 @@ def resolved(values: Mapping[str, Any], stated: Collection[str]) -> dict[str, An
         return given
     path = Path(given["data.path"]).expanduser().absolute()
     given["data.path"] = str(path)
-    found = dict(given)
-    if any(given[name] is None for name, field in fields.items() if field.from_data):
-        found |= _from_images(given)
-    elif not path.is_dir():
+    is_known = all(given[name] is not None for name, field in fields.items() if field.from_data)
+    if is_known and not path.is_dir():
         return given  # reported when it is read
-    found |= _limits(found, stated)
-    changed = [f"{n.removeprefix('data.')}={v}" for n, v in found.items() if v != given[n]]
+    derived = {} if is_known else _from_images(given)
+    derived |= _limits(given | derived, stated)
+    changed = [f"{n.removeprefix('data.')}={v}" for n, v in derived.items() if v != given[n]]
     if changed:
         _log.info("from the images in %s: %s", path, ", ".join(changed))
-    return found
+    return given | derived
 
 
 def _from_images(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,9 +10,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Int, UInt8
 from ml_collections import ConfigDict
 from PIL import ExifTags, Image, ImageOps, JpegImagePlugin, UnidentifiedImageError
 
@@ -346,13 +345,3 @@ def is_light(images: UInt8[np.ndarray, "n h w c"]) -> bool | None:
     is_border = np.pad(np.zeros_like(pixels[0, 1:-1, 1:-1]), 1, constant_values=True)
     share = np.mean(pixels[:, is_border].mean(axis=1) > 0.5)
     return None if 0.1 < share < 0.9 else bool(share > 0.5)
-
-
-def normalise(images: UInt8[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-    """Pixels 0 ... 255 converted to float32 in [-1, 1]."""
-    return images.astype(jnp.float32) / 127.5 - 1
-
-
-def to_uint8(images: Float[Array, "b h w c"]) -> UInt8[Array, "b h w c"]:
-    """Images in [-1, 1] converted to pixels 0 ... 255, rounded to nearest and clipped."""
-    return jnp.round(jnp.clip((images + 1) * 127.5, 0, 255)).astype(jnp.uint8)

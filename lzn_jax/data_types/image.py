@@ -10,9 +10,9 @@ from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 from ml_collections import ConfigDict
 
 from lzn_jax import data, models, parts
-from lzn_jax.data import Examples, folder
+from lzn_jax.data import Examples, folder, normalise
 from lzn_jax.data.augment import augment, augmentation_of
-from lzn_jax.data.pixels import EncodedImages, Views, normalise
+from lzn_jax.data.pixels import EncodedImages, Views
 from lzn_jax.data_types import DataType, NetworkEncoder, Zones, black_image, trained_on
 from lzn_jax.errors import UserError
 from lzn_jax.models import Variables, by_example
@@ -83,7 +83,7 @@ class Image(DataType):
         if dtype != np.uint8 or not shape or shape[1:] != self._shape or shape[0] == 0:
             expected = ", ".join(map(str, self._shape))
             got = f"{dtype} {shape}" if dtype is not None else type(samples).__name__
-            hint = "; lzn_jax.data.pixels.to_uint8 converts floats in [-1, 1]"
+            hint = "; lzn_jax.data.to_uint8 converts floats in [-1, 1]"
             is_float = dtype is not None and np.issubdtype(dtype, np.floating)
             raise UserError(
                 f"images must be an array (n, {expected}) of uint8, 0 ... 255, got {got}"
