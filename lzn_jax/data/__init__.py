@@ -145,8 +145,7 @@ def class_names(data: ConfigDict) -> tuple[str, ...]:
 
     Raises UserError for a data set that cannot be read.
     """
-    names: tuple[str, ...] = parts.get("data", data.name).class_names(data)
-    return names
+    return tuple(parts.get("data", data.name).class_names(data))
 
 
 def label_names(data: ConfigDict) -> list[str]:

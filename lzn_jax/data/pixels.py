@@ -13,10 +13,10 @@ from typing import Any, TypeVar
 import numpy as np
 from jaxtyping import Int, UInt8
 from ml_collections import ConfigDict
-from PIL import ExifTags, Image, ImageOps, JpegImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from lzn_jax.errors import UserError
-from lzn_jax.parts import Field, count, count_or_0, flag, positive
+from lzn_jax.parts import Field, count, count_or_0, flag, knob, positive
 from lzn_jax.run.log import progress
 
 FLIP = "flip training images left to right at random"
@@ -168,7 +168,7 @@ class Views:
 
     image_size: int
     channels: int
-    min_area: float
+    min_area: float = knob(positive("smallest crop, as a share of the image", 0.08, maximum=1))
 
     def __call__(
         self, image: bytes | UInt8[np.ndarray, "h w c"], rng: np.random.Generator
@@ -182,20 +182,16 @@ class Views:
             boxes, scale = draw(*upright.size), 1
         else:
             with _opened(image) as file:
-                if isinstance(file, JpegImagePlugin.JpegImageFile):
-                    is_lying = file.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
-                    turn = -1 if is_lying else 1
-                    width, height = file.size[::turn]
-                    boxes = draw(width, height)
-                    smallest = min(min(box[2] - box[0], box[3] - box[1]) for box in boxes)
-                    shrink = max(1.0, smallest / (_REDUCING_GAP * self.image_size))
-                    at_least = math.ceil(width / shrink), math.ceil(height / shrink)
-                    file.draft(_MODES[self.channels], at_least[::turn])
-                    upright = _upright(file, self.channels)
-                    scale = 2 ** round(math.log2(width / upright.width))
-                else:
-                    upright = _upright(file, self.channels)
-                    boxes, scale = draw(*upright.size), 1
+                is_lying = file.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+                width, height = file.size[::-1] if is_lying else file.size
+                boxes = draw(width, height)
+                smallest = min(min(box[2] - box[0], box[3] - box[1]) for box in boxes)
+                shrink = max(1.0, smallest / (_REDUCING_GAP * self.image_size))
+                at_least = math.ceil(width / shrink), math.ceil(height / shrink)
+                shape = at_least[::-1] if is_lying else at_least
+                file.draft(_MODES[self.channels], shape)  # only changes a JPEG file
+                upright = _upright(file, self.channels)
+                scale = 2 ** round(math.log2(width / upright.width))
         crops = [_crop(upright, box, self.image_size, scale) for box in boxes]
         return {"views": np.stack(crops)}
 
@@ -258,12 +254,15 @@ class EncodedImages:
         """Pixels of an image file, given its content."""
         return prepare(encoded, self.data)
 
-    def attempt(self, index: int, use: Callable[[bytes], Any] | None = None) -> Any:
-        """`use(content)` of an image, by default its pixels, or the error if it is unreadable."""
+    def attempt(
+        self, index: int, use: Callable[[bytes], Any] | None = None
+    ) -> UnreadableImageError | None:
+        """Why `use(content)`, by default decoding, finds an image unreadable, or None."""
         try:
-            return (use or self.decode)(self.source.read(index))
+            (use or self.decode)(self.source.read(index))
         except UnreadableImageError as error:
             return error
+        return None
 
     def load(self, index: int, use: Callable[[bytes], _Result]) -> tuple[_Result, int]:
         """`use(content)` of image `index`, or of the next readable one, and that image's index.
@@ -300,15 +299,15 @@ class EncodedImages:
 
         Logs unreadable images; without `data.skip_unreadable` raises UnreadableImageError for them.
         """
-        rows, failed = evenly_spaced(min(len(self), MAX_CHECKED), len(self)).tolist(), {}
+        rows = evenly_spaced(min(len(self), MAX_CHECKED), len(self)).tolist()
+        failed: dict[int, UserError] = {}
         with (
             progress(len(rows), "checking images", unit="image", brief=True) as bar,
             ThreadPoolExecutor(os.cpu_count()) as threads,
         ):
-            tried = threads.map(lambda row: is_over() or self.attempt(row, use), rows)
-            for row, found in zip(rows, tried, strict=True):
-                if isinstance(found, UnreadableImageError):
-                    failed[row] = found
+            tried = threads.map(lambda row: None if is_over() else self.attempt(row, use), rows)
+            for row, error in zip(rows, tried, strict=True):
+                failed |= {row: error} if error else {}
                 bar.update()
         self._skip(failed)
 

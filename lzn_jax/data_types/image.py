@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from lzn_jax import data, models, parts
 from lzn_jax.data import Examples, folder, normalise
-from lzn_jax.data.augment import augment, augmentation_of
+from lzn_jax.data.augment import Augmentation, augment, augmentation_of
 from lzn_jax.data.pixels import EncodedImages, Views
 from lzn_jax.data_types import DataType, NetworkEncoder, Zones, black_image, trained_on
 from lzn_jax.errors import UserError
@@ -23,9 +23,9 @@ from lzn_jax.parts import (
     count,
     count_or_0,
     flag,
+    knobs,
     positive,
     require,
-    share,
     share_below_1,
     word,
 )
@@ -215,18 +215,8 @@ _REPRESENTATION = {
     "simclr.temperature": positive("temperature of the baseline's softmax", 0.1),
     "dcl.temperature": positive("temperature of the baseline's softmax", 0.1),
     "encoder.name": word("image encoder", choices=("resnet",), part="encoder"),
-    "augmentation.min_area": positive("smallest crop, as a share of the image", 0.08, maximum=1),
-    "augmentation.jitter_probability": share("probability of colour jitter", 0.8),
-    "augmentation.brightness": amount("largest relative change", 0.8),
-    "augmentation.contrast": amount("largest relative change", 0.8),
-    "augmentation.saturation": amount("largest relative change", 0.8),
-    "augmentation.hue": share("largest shift, as a share of the circle", 0.2, maximum=0.5),
-    "augmentation.grey_probability": share("probability of conversion to grey", 0.2),
-    "augmentation.blur_probability": share("probability of blur", 1.0),
-    "augmentation.blur_kernel": count("width of the blur's kernel in pixels, odd", 23),
-    "augmentation.blur_max_sigma": amount(
-        "largest standard deviation of the blur in pixels", 2.0, minimum=0.1
-    ),
+    **knobs(Views, "augmentation"),
+    **knobs(Augmentation, "augmentation"),
     "evaluation.probe_protocol": choice(
         "training of the linear probe", "cached", "paper", "simclr"
     ),

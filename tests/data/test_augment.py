@@ -154,7 +154,7 @@ def test_strengths_of_the_blurs_that_happen_are_uniform():
     """A single bright pixel: the variance of its picture is σ² where the kernel is wide enough."""
     image = np.zeros((41, 41, 1), np.uint8)
     image[20, 20] = 255
-    settings = Augmentation(False, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.5, 31, (0.6, 2.5))
+    settings = Augmentation(False, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.5, 31, 2.5, 0.6)
     views = (_many(image, 1000, settings)[..., 0] + 1) / 2
     variances = (views.sum(1) * (np.arange(41) - 20) ** 2).sum(1)
     sigmas = np.sqrt(variances[variances > 0.1])
@@ -170,7 +170,7 @@ def test_a_share_of_the_images_is_changed(name, share, channels):
     """And those that are mirrored or grey are so exactly; a grey image remains as it is in grey."""
     image = _pixels(channels)
     given = True if name == "flip" else share
-    settings = dataclasses.replace(NOTHING, blur_kernel=5, blur_sigma=(1.0, 2.0), **{name: given})
+    settings = dataclasses.replace(NOTHING, blur_kernel=5, blur_min_sigma=1.0, **{name: given})
     views = _many(image, 1000, settings)
     grey = np.broadcast_to(
         (image @ LUMA if channels == 3 else image[..., 0])[..., None], image.shape
@@ -199,7 +199,7 @@ def test_changes_are_drawn_independently():
     image = np.zeros((16, 16, 3), np.uint8)
     image[:, 8:] = 60, 0, 0
     image[0, 0] = 255
-    settings = Augmentation(True, 0.5, 0.5, 0.0, 0.0, 0.0, 0.5, 0.5, 3, (1.0, 1.0))
+    settings = Augmentation(True, 0.5, 0.5, 0.0, 0.0, 0.0, 0.5, 0.5, 3, 1.0, 1.0)
     views = (_many(image, 2000, settings) + 1) / 2
     bright = views[:, 8, :].max((1, 2))
     is_flipped = views[:, 8, 2].sum(-1) > views[:, 8, 13].sum(-1)
@@ -245,7 +245,7 @@ def test_every_view_of_every_pixel_is_finite_and_in_range(channels):
     extremes = np.random.default_rng(0).choice(np.uint8([0, 1, 254, 255]), (12, 12, channels))
     images = [extremes, _pixels(channels)]
     images += [np.full_like(extremes, level) for level in (0, 128, 255)]
-    settings = Augmentation(True, 0.8, 2.0, 2.0, 2.0, 0.5, blur_sigma=(1e-3, 1e3))
+    settings = Augmentation(True, 0.8, 2.0, 2.0, 2.0, 0.5, blur_max_sigma=1e3, blur_min_sigma=1e-3)
     for image in images:
         views = _many(image, 100, settings)
         assert views.shape == (100, *image.shape)
