@@ -20,20 +20,42 @@ def levels(examples):
     return examples.images[:][:, 0, 0, 0].tolist()
 
 
-def test_a_flat_folder_is_one_class_in_the_order_of_names(folder_of, tmp_path):
-    config = folder_of("c.png", "a.PNG", "b.bmp", ".hidden.png")
+FLAT = ("c.png", "a.PNG", "b.bmp", ".hidden.png")
+SPLITS = ("train/x/a.png", "train/y/b.png", "T/y/c.png", "LICENSE.png", "T/x/d.png")
+# As it is distributed: its test images are without labels, in a flat folder.
+IMAGENET = ("train/x/a.png", "train/y/b.png", "val/x/c.png", "val/y/d.png", "test/e.png",
+            "validation/x/f.png", "validation/y/g.png")  # fmt: skip
+TWO, TESTED = {"num_classes": 2}, {"num_classes": 2, "holdout": None}
+
+
+@pytest.mark.parametrize(
+    ("names", "changes", "train", "test", "classes"),
+    [
+        (FLAT, {}, {"": [1, 2, 0]}, {"": [1, 2, 0]}, ("",)),
+        (("dog/b.png", "cat/c.png", "dog/a.png", "cat/sub/a.png"), TWO,
+         {"cat": [1, 3], "dog": [2, 0]}, {"cat": [1, 3], "dog": [2, 0]}, ("cat", "dog")),
+        *(([name.replace("T", folder) for name in SPLITS], TESTED,
+           {"x": [0], "y": [1]}, {"x": [4], "y": [2]}, ("x", "y"))
+          for folder in ("test", "val", "validation")),
+        (IMAGENET, TESTED, {"x": [0], "y": [1]}, {"x": [2], "y": [3]}, ("x", "y")),
+        (IMAGENET, {"class_name": "y", "holdout": None}, {"y": [1]}, {"y": [3]}, ("y",)),
+        # A single class needs no class folders.
+        (IMAGENET, {"holdout": None}, {"": [0, 1]}, {"": [4]}, ("",)),
+    ],
+)  # fmt: skip
+def test_folders_are_splits_and_classes_in_the_order_of_names(
+    folder_of, tmp_path, names, changes, train, test, classes
+):
+    config = folder_of(*names, **changes)
     (tmp_path / "notes.txt").write_text("no image")
-    train = data.load(config, "train")
-    assert (levels(train), train.labels.tolist()) == ([1, 2, 0], [0, 0, 0])
-    assert train.labels.dtype == np.int32
-    assert data.class_names(config) == ("",)
-
-
-def test_class_folders_number_the_labels_by_name(folder_of):
-    config = folder_of("dog/b.png", "cat/c.png", "dog/a.png", "cat/sub/a.png", num_classes=2)
-    train = data.load(config, "train")
-    assert (levels(train), train.labels.tolist()) == ([1, 3, 2, 0], [0, 0, 1, 1])
-    assert data.class_names(config) == ("cat", "dog")
+    assert data.class_names(config) == classes
+    for split, expected in (("train", train), ("test", test)):
+        found = data.load(config, split)
+        assert found.labels.dtype == np.int32
+        shown = {}
+        for label, level in zip(found.labels, levels(found), strict=True):
+            shown.setdefault(classes[label], []).append(level)
+        assert list(shown.items()) == list(expected.items())
 
 
 def test_labels_have_the_names_of_classes_or_their_numbers(folder_of, tmp_path):
@@ -41,35 +63,6 @@ def test_labels_have_the_names_of_classes_or_their_numbers(folder_of, tmp_path):
         os.mkdir(os.path.join(os.fsencode(tmp_path), name))
     names = [data.label_names(folder_of(num_classes=k)) for k in (1, 2, 3)]
     assert names == [["0"], ["cat", "d?g"], ["0", "1", "2"]]
-
-
-@pytest.mark.parametrize("test_folder", ["test", "val", "validation"])
-def test_train_and_test_folders_are_the_splits(folder_of, test_folder):
-    names = ["train/x/a.png", "train/y/b.png", f"{test_folder}/y/c.png", "LICENSE.png"]
-    config = folder_of(*names, f"{test_folder}/x/d.png", num_classes=2, holdout=None)
-    train, test = data.load(config, "train"), data.load(config, "test")
-    assert (levels(train), train.labels.tolist()) == ([0, 1], [0, 1])
-    assert (levels(test), test.labels.tolist()) == ([4, 2], [0, 1])
-
-
-IMAGENET = ("train/x/a.png", "train/y/b.png", "val/x/c.png", "val/y/d.png", "test/e.png",
-            "validation/x/f.png", "validation/y/g.png")  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("changes", "train", "test", "names"),
-    [
-        ({"num_classes": 2}, [0, 1], [2, 3], ("x", "y")),
-        ({"class_name": "y"}, [1], [3], ("y",)),
-        ({}, [0, 1], [4], ("",)),  # a single class needs no class folders
-    ],
-)
-def test_classes_are_tested_where_there_are_class_folders(folder_of, changes, train, test, names):
-    """ImageNet as it is distributed: its test images are without labels, in a flat folder."""
-    config = folder_of(*IMAGENET, holdout=None, **changes)
-    assert levels(data.load(config, "train")) == train
-    assert levels(data.load(config, "test")) == test
-    assert data.class_names(config) == names
 
 
 def _splits(config):
