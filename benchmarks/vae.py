@@ -18,8 +18,7 @@ import optax
 import shared
 
 from lzn_jax import configuration, data, models
-from lzn_jax.data import Examples
-from lzn_jax.data.pixels import normalise, to_uint8
+from lzn_jax.data import Examples, normalise, to_uint8
 from lzn_jax.evaluation.samples import SampleQuality, nearest_training_images
 from lzn_jax.run import files
 

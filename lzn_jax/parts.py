@@ -18,7 +18,8 @@ REQUIRED = object()  # default of a field that every config must set
 PACKAGE = Path(__file__).parent
 # Modules that register parts.
 _REGISTERING = (
-    *("data.registered", "models.ncsnpp", "models.mlp", "models.resnet"),
+    *("data.digits", "data.fashion", "data.cifar10", "data.emoji", "data.tfds", "data.folder"),
+    *("models.ncsnpp", "models.mlp", "models.resnet"),
     *("decoders.flow", "decoders.mean_flow", "decoders.one_pass"),
     *("data_types.image", "data_types.label", "data_types.text", "data_types.property"),
     *("latent_space", "evaluation.parts"),
@@ -165,9 +166,9 @@ def get(kind: str, name: str) -> Any:
 
 
 def names(kind: str) -> tuple[str, ...]:
-    """Names of all parts of a kind, in the order of registration."""
+    """Sorted names of all parts of a kind."""
     load_installed()
-    return tuple(name for each, name in PARTS if each == kind)
+    return tuple(sorted(name for each, name in PARTS if each == kind))
 
 
 def fields(kind: str, name: str, values: Mapping[str, Any]) -> Mapping[str, Field]:

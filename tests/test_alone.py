@@ -9,7 +9,6 @@ import pytest
 import small
 
 from lzn_jax import data, zoning
-from lzn_jax.data import pixels
 from lzn_jax.data_types import strided
 from lzn_jax.errors import UserError
 from lzn_jax.latent_space import LatentSpace, Model
@@ -64,7 +63,7 @@ def test_the_loss_is_error_and_set_loss_of_decoded_latents(queries, is_plain, se
     changes = {} if is_plain else {f"decoder__{name}": value for name, value in others.items()}
     space = build(training__queries=queries, decoder__set_weight=3.0, **changes)
     rows = np.arange(16) if queries is None else np.arange(0, 16, 2)
-    images = pixels.normalise(batch()["images"])
+    images = data.normalise(batch()["images"])
     anchors = space.modules["encoder"].apply(variables()["encoder"], images, train=True)
     noise = jax.random.normal(named(KEY, "image_latents_decoder"), (len(rows), 4))
     latents = zoning.compute_latents(anchors, noise, jnp.asarray(rows), solver=zoning.Euler(4))
@@ -126,7 +125,7 @@ def decoded(model, latents):
 def test_samples_are_what_the_decoder_makes_of_the_prior_in_one_pass(model):
     drawn = model.draw(20)
     latents = normal_by_index(jax.random.key(0), "prior_latents", jnp.arange(20), (4,))
-    np.testing.assert_array_equal(drawn["images"], pixels.to_uint8(decoded(model, latents)))
+    np.testing.assert_array_equal(drawn["images"], data.to_uint8(decoded(model, latents)))
     np.testing.assert_array_equal(drawn["num_evaluations"], 1)
 
 
@@ -161,7 +160,7 @@ def test_images_are_reconstructed_and_lie_between_others_through_latents_alone(m
     images = digits()[1].images[:5]
     made = decoded(model, jnp.asarray(model.encode(images, noise_scale=1.0)))
     found = model.reconstruct(images)
-    errors = np.linalg.norm((made - pixels.normalise(jnp.asarray(images))).reshape(5, -1), axis=1)
+    errors = np.linalg.norm((made - data.normalise(jnp.asarray(images))).reshape(5, -1), axis=1)
     np.testing.assert_allclose(found["errors"], errors, rtol=1e-5)
     between = model.interpolate(images[:2])
     ends = model.reconstruct(images[:2])["images"]

@@ -348,11 +348,11 @@ def test_no_other_field_takes_none(name):
 
 # What a field must be, and overrides that it refuses; a line that begins with blanks goes on.
 REFUSED = """
-must be one of 'generation', 'alone', 'representation', 'joint', 'pairs', 'text' or None |
+must be one of 'alone', 'generation', 'joint', 'pairs', 'representation', 'text' or None |
     study=Joint
-must be one of 'euler', 'dpm', 'adams' | latent.solver=3 latent.solver=heun
-must be one of 'digits', 'fashion', 'cifar10', 'emoji', 'tfds', 'image_folder' | data.name=mnist
-must be one of 'ncsnpp', 'mlp', 'resnet' | encoder.name=vit
+must be one of 'adams', 'dpm', 'euler' | latent.solver=3 latent.solver=heun
+must be one of 'cifar10', 'digits', 'emoji', 'fashion', 'image_folder', 'tfds' | data.name=mnist
+must be one of 'mlp', 'ncsnpp', 'resnet' | encoder.name=vit
 must be one of 'none', 'output_skip' | decoder.progressive=input_skip
 must be one of 'float32', 'bfloat16' | training.compute_dtype=float16
 must be one of 'rk45', 'euler' | sampling.sampler=dpm
@@ -621,11 +621,11 @@ IN_A_FILE = """
 tree['training']['batch_size'] = '256' | training.batch_size must be an integer >= 1, got '256'
 tree['seed'] = {} | seed must be an integer >= 0 and < 4294967296, got
 tree['extra'] = {} | the config has no field extra; the nearest is
-tree['encoder'] = 3 | the config lacks the field encoder.name (image encoder): one of 'ncsnpp', 'm
+tree['encoder'] = 3 | the config lacks the field encoder.name (image encoder): one of 'mlp', 'ncs
 tree['training']['batchsize'] = tree['training'].pop('batch_size') | the config lacks the field
     training.batch_size (examples per update, over all devices): an integer >= 1; it has
     training.batchsize, which is not a field
-tree['data']['name'] = 'mnist' | data.name must be one of 'digits', 'fashion', 'cifar10', 'emoji',
+tree['data']['name'] = 'mnist' | data.name must be one of 'cifar10', 'digits', 'emoji', 'fashion',
 tree['decoder']['dropout'] = float('nan') | decoder.dropout must be a finite number >= 0 and < 1
 tree['decoder']['channel_multipliers'] = (True, 2) | decoder.channel_multipliers must be a
     non-empty tuple of integers >= 1, got (True, 2)

@@ -18,7 +18,7 @@ from PIL import Image
 import lzn_jax
 from lzn_jax import configuration, convert, latent_space, loading, main, models, train, zoning
 from lzn_jax.data import folder as folder_module
-from lzn_jax.data.pixels import to_uint8
+from lzn_jax.data import to_uint8
 from lzn_jax.decoders import flow
 from lzn_jax.decoders.flow import Sampler
 from lzn_jax.errors import UserError

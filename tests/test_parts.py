@@ -125,7 +125,7 @@ def test_parts_are_of_a_kind_with_fields_and_imported_where_they_are_asked_for()
     named("own", ("json", "json:dumps", json))
     assert parts.get("solver", "own") == (json, json.dumps, json)
     available = ", ".join(parts.names("solver"))  # other tests may have added some
-    assert available.startswith("euler, dpm, adams")
+    assert {"adams", "dpm", "euler"} <= set(available.split(", "))
     expected = f"there is no solver 'owm'; available: {available}"
     assert error("solver", "owm", load=parts.get) == expected
 
@@ -471,7 +471,7 @@ def test_a_command_takes_extensions(tmp_path, registry, capsys):
     command = ["--config=digits_joint", "--mode=show_config"]
     own = ["--config.latent.solver=own", f"--extensions={tmp_path / 'own.py'}"]
     for flags, expected in (
-        (own[:1], "latent.solver must be one of 'euler', 'dpm', 'adams'"),
+        (own[:1], "latent.solver must be one of 'adams', 'dpm', 'euler'"),
         ([*own, "--config.latent.own=0"], "latent.own must be an integer >= 1, got 0"),
     ):
         registry()

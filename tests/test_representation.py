@@ -14,7 +14,6 @@ from ml_collections import FrozenConfigDict
 from zoning import oracle
 
 from lzn_jax import data
-from lzn_jax.data import pixels
 from lzn_jax.data.augment import augment
 from lzn_jax.evaluation import measurements, probes, representation
 from lzn_jax.evaluation.representation import augmented_features
@@ -166,7 +165,7 @@ def test_losses_and_gradient_do_not_depend_on_devices_or_micro_batches(num_devic
 def test_embedding_has_the_papers_four_features(model):
     images = _digits()[1].images[:10]
     found = model.embed(images)
-    x = pixels.normalise(jnp.asarray(images))
+    x = data.normalise(jnp.asarray(images))
     encoder = model.space.modules["encoder"]
     encode = jax.jit(functools.partial(encoder.apply, train=False), static_argnames="features")
     for name in ("head", "backbone"):

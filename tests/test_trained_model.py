@@ -16,7 +16,6 @@ import small
 
 import lzn_jax
 from lzn_jax import data, inference, zoning
-from lzn_jax.data import pixels
 from lzn_jax.errors import UserError
 from lzn_jax.models import normal_by_index
 from lzn_jax.run import batching, devices, log
@@ -89,7 +88,7 @@ def test_nothing_is_far_without_training_samples_to_compare(context):
 def test_latents_are_those_of_the_zoning_functions(model, images):
     found = model.encode(jnp.asarray(images), KEY)
     encode = jax.jit(functools.partial(model.space.modules["encoder"].apply, train=False))
-    x = pixels.normalise(jnp.asarray(images))
+    x = data.normalise(jnp.asarray(images))
     anchors = encode(model.model.variables["encoder"], x)
     np.testing.assert_allclose(model.anchors(images), anchors, rtol=1e-4, atol=1e-5)
     context = model.model.context["anchors"]
@@ -185,7 +184,7 @@ def test_between_two_images_latents_and_noise_follow_great_circles_and_classes_a
 
 def test_images_and_labels_that_do_not_fit_are_one_line(model, images):
     for bad, message in (
-        (images.astype(np.float32), r"got float32 \(20, 8, 8, 1\); lzn_jax.data.pixels.to_uint8"),
+        (images.astype(np.float32), r"got float32 \(20, 8, 8, 1\); lzn_jax.data.to_uint8"),
         (images[0], r"\(n, 8, 8, 1\) of uint8, 0 ... 255, got uint8 \(8, 8, 1\)$"),
         (images.astype(int), "got int64"),
         (images[:, :4], r"got uint8 \(20, 4, 8, 1\)"),

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import pytest
 
 from lzn_jax import configuration, data, models
-from lzn_jax.data import pixels
 
 ROOT = Path(__file__).parent.parent
 
@@ -28,7 +27,7 @@ def reconstructed(vae, monkeypatch, beta):
     examples, _ = data.load_data(config)
     variables, count = vae.train(config, examples, beta, seconds=150)
     assert count == 149
-    images = pixels.normalise(jnp.asarray(examples.images))
+    images = data.normalise(jnp.asarray(examples.images))
     networks = models.build(config)
     encoder = networks["encoder"].clone(latent_dim=2 * config.latent.dim)
     encoded = encoder.apply(variables["encoder"], images, train=False)

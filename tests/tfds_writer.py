@@ -7,13 +7,6 @@ import tensorflow_datasets as library
 from PIL import Image
 
 
-def _png(pixels, mode=None):
-    content = io.BytesIO()
-    Image.fromarray(pixels).convert(mode).save(content, "PNG")
-    content.seek(0)
-    return content
-
-
 def prepare(folder, name, shape, records, class_names, version="1.0.0", texts=None):
     """Writes {split: [(level, mode, label)]} without TensorFlow: images come as PNG files.
 
@@ -27,14 +20,16 @@ def prepare(folder, name, shape, records, class_names, version="1.0.0", texts=No
         features["captions"] = library.features.Sequence({"text": np.str_, "id": np.int64})
 
     def _info(self):
-        return library.core.DatasetInfo(
-            builder=self, features=library.features.FeaturesDict(features)
-        )
+        described = library.features.FeaturesDict(features)
+        return library.core.DatasetInfo(builder=self, features=described)
 
     def _generate_examples(self, rows):
         height, width = (size or 4 for size in shape[:2])
         for key, (level, mode, label) in enumerate(rows):
-            image = _png(np.full((height, width), level, np.uint8), mode)
+            image = io.BytesIO()
+            pixels = np.full((height, width), level, np.uint8)
+            Image.fromarray(pixels).convert(mode).save(image, "PNG")
+            image.seek(0)
             example = {"image": image} | ({"label": label} if class_names else {})
             if texts:
                 said = [{"text": text, "id": place} for place, text in enumerate(texts[level])]

@@ -16,15 +16,17 @@ from typing import Any, Literal, NamedTuple
 import cloudpickle
 import grain
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import flags
-from jaxtyping import Bool, Int, Shaped
+from jaxtyping import Array, Bool, Float, Int, Shaped, UInt8
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from lzn_jax import extensions, parts
-from lzn_jax.data.pixels import EncodedImages, evenly_spaced, is_light, prepare
+from lzn_jax.data.pixels import FLIP, EncodedImages, evenly_spaced, is_light, prepare
 from lzn_jax.errors import UserError
 from lzn_jax.models import has_latents
+from lzn_jax.parts import Field, flag
 
 _log = logging.getLogger(__name__)
 
@@ -58,14 +60,9 @@ class Examples(NamedTuple):
                 return values.at(rows)
             return None if values is None else values[rows]
 
-        return self._replace(
-            images=take(self.images),
-            labels=self.labels[rows],
-            texts=take(self.texts),
-            image_ids=take(self.image_ids),
-            groups=take(self.groups),
-            more={name: values[rows] for name, values in self.more.items()},
-        )
+        names = ("images", "labels", "texts", "image_ids", "groups")
+        more = {name: values[rows] for name, values in self.more.items()}
+        return self._replace(more=more, **{name: take(getattr(self, name)) for name in names})
 
 
 def decoded(examples: Examples, rows: Int[np.ndarray, " k"]) -> Examples:
@@ -81,7 +78,27 @@ def decoded(examples: Examples, rows: Int[np.ndarray, " k"]) -> Examples:
     return examples.at(rows[is_own])._replace(images=images[is_own])
 
 
-_MAX_SEEN = 1000  # training images whose background is compared
+def normalise(images: UInt8[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+    """Pixels 0 ... 255 converted to float32 in [-1, 1]."""
+    return images.astype(jnp.float32) / 127.5 - 1
+
+
+def to_uint8(images: Float[Array, "b h w c"]) -> UInt8[Array, "b h w c"]:
+    """Images in [-1, 1] converted to pixels 0 ... 255, rounded to nearest and clipped."""
+    return jnp.round(jnp.clip((images + 1) * 127.5, 0, 255)).astype(jnp.uint8)
+
+
+def fixed_images(
+    size: int, channels: int, classes: int, *, flip: bool, **sizes: Any
+) -> dict[str, Field]:
+    """Fields of a data set with fixed channels and classes; `sizes` limits the image size."""
+    field = functools.partial(Field, int, from_data=True)
+    return {
+        "data.image_size": field("height and width in pixels", size, **sizes),
+        "data.channels": field("image channels", channels, choices=(channels,)),
+        "data.num_classes": field("number of classes", classes, choices=(classes,)),
+        "data.flip": flag(FLIP, flip),
+    }
 
 
 def load(data: ConfigDict, split: Literal["train", "validation", "test"]) -> Examples:
@@ -128,8 +145,7 @@ def class_names(data: ConfigDict) -> tuple[str, ...]:
 
     Raises UserError for a data set that cannot be read.
     """
-    names: tuple[str, ...] = parts.get("data", data.name).class_names(data)
-    return names
+    return tuple(parts.get("data", data.name).class_names(data))
 
 
 def label_names(data: ConfigDict) -> list[str]:
@@ -145,14 +161,12 @@ def label_names(data: ConfigDict) -> list[str]:
 
 def attribution(data: ConfigDict) -> str:
     """Attribution required by the data set's licence, or an empty string."""
-    text: str = getattr(parts.get("data", data.name), "ATTRIBUTION", "")
-    return text
+    return str(getattr(parts.get("data", data.name), "ATTRIBUTION", ""))
 
 
 def licence(data: ConfigDict) -> str:
     """Licence of the data set in words, or an empty string if it is not known."""
-    text: str = getattr(parts.get("data", data.name), "LICENCE", "")
-    return text or attribution(data)
+    return str(getattr(parts.get("data", data.name), "LICENCE", attribution(data)))
 
 
 def background(data: ConfigDict) -> bool | None:
@@ -164,7 +178,7 @@ def background(data: ConfigDict) -> bool | None:
         return None
     try:
         images = load(data, "train").images
-        return is_light(images[evenly_spaced(min(len(images), _MAX_SEEN), len(images))])
+        return is_light(images[evenly_spaced(min(len(images), 1000), len(images))])
     except UserError as error:
         _log.warning("no image is inverted, as training images cannot be read: %s", error)
         return None
@@ -227,28 +241,26 @@ def fit_context(config: ConfigDict) -> ConfigDict:
     Without a validation split the config is unchanged. Raises UserError for a data set that cannot
     be read.
     """
-    if not config.data.validation or not has_latents(config):
+    if not config.data.validation:
         return config
     count, fitted = len(load(config.data, "train").labels), ConfigDict(config)
-    for group, size in _context_sizes(config).items():
-        if size > count:
-            _log.info("%s.context_size is %d, the size of the training split", group, count)
-            fitted[group].context_size = count
+    for group in _too_large(config, count):
+        _log.info("%s.context_size is %d, the size of the training split", group, count)
+        fitted[group].context_size = count
     return FrozenConfigDict(fitted)
 
 
 def check_context(config: ConfigDict, count: int, examples: str) -> None:
     """Raises UserError if `count` examples are too few for the config's context anchors."""
-    for group, size in _context_sizes(config).items() if has_latents(config) else ():
-        if size > count:
-            raise UserError(f"{group}.context_size must be at most {count}, {examples}, got {size}")
+    for group, size in _too_large(config, count).items():
+        raise UserError(f"{group}.context_size must be at most {count}, {examples}, got {size}")
 
 
-def _context_sizes(config: ConfigDict) -> dict[str, int]:
-    """Context size by config group, except texts, which are limited to the distinct ones."""
-    groups = {n: g for n, g in config.items() if isinstance(g, ConfigDict | FrozenConfigDict)}
-    sizes = {name: group.get("context_size") for name, group in groups.items() if name != "text"}
-    return {name: size for name, size in sizes.items() if size is not None}
+def _too_large(config: ConfigDict, count: int) -> dict[str, int]:
+    """Context sizes above `count` by config group, except texts: few of them are distinct."""
+    groups = config.to_dict() if has_latents(config) else {}
+    sizes = {n: g.get("context_size", 0) for n, g in groups.items() if isinstance(g, dict)}
+    return {name: size for name, size in sizes.items() if size > count and name != "text"}
 
 
 # Maps an image file's content, or pixels (h, w, c) uint8, to the arrays of an example by name.
@@ -263,21 +275,16 @@ _MAX_CHUNK = 64  # examples that a worker process transfers at a time
 class TrainingBatches:
     """Infinite iterator of batches {name: (b, ...)}.
 
-    A batch has the arrays of `transform`, 'labels' (b,) int32 and the `columns`, which have one row
-    for each example. Examples without images need no transform.
+    A batch contains the arrays of `transform`, 'labels' (b,) int32 and the `columns`, which have
+    one row for each example. Examples without images need no transform.
 
     The order is a new shuffle every epoch, and the transform's random numbers depend on an image's
     position in the stream. So batch k is the same when reading from the start or resuming at k, and
-    for any number of workers. With `rows` this process only reads those rows of each batch, but
-    `shapes` are those of whole batches.
+    for any number of workers. With `rows` this process only reads those rows of each batch.
 
-    With `workers` 0 a thread prepares the batches, which suits images in memory and small data
-    sets. Otherwise that many processes decode images, with None one for each core. Threads would
-    not scale beyond about six cores, because decoding a photograph holds the GIL for a sixth of the
-    time.
-
-    Attributes:
-      workers: number of decoding processes.
+    `workers` processes decode images, with None one for each core, and none for images in memory
+    and small data sets, which a thread prepares. Threads would not scale beyond about six cores,
+    because decoding a photograph holds the GIL for a sixth of the time.
 
     `next` raises UserError for an unreadable image, unless `data.skip_unreadable` replaces its
     example by the next one (see EncodedImages).
@@ -295,8 +302,9 @@ class TrainingBatches:
         columns: Mapping[str, np.ndarray] | None = None,
     ) -> None:
         positions = grain.MapDataset.range(len(examples.labels)).seed(seed).shuffle().repeat()
-        stream = positions.random_map(_Load(examples, transform, columns or {}))
-        self._rows = _Rows(stream, range(batch_size)[rows or slice(None)], batch_size)
+        load = functools.partial(_example, examples, transform, columns or {})
+        own = range(batch_size)[rows or slice(None)]
+        self._rows = _Rows(positions.random_map(load), own, batch_size)
         self.workers = _default_workers(examples) if workers is None else workers
         self._open: list[Any] = []  # the iterator; empty once closed
         weakref.finalize(self, _close, self._open)
@@ -323,7 +331,7 @@ class TrainingBatches:
         self._open.append(iter(prefetched))
 
     def shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes and dtypes of a batch, by name; reads the first image."""
+        """Shapes and dtypes of a whole batch, by name; reads the first image."""
         size, example = self._rows.size, self._rows.stream[0]
         return {
             name: jax.ShapeDtypeStruct((size, *np.shape(value)), value.dtype)
@@ -364,46 +372,40 @@ class _Rows:
         return example
 
 
-@dataclasses.dataclass(frozen=True)
-class _Load:
-    """Maps an index to the example's arrays, or to the next example's if it is unreadable."""
-
-    examples: Examples
-    transform: Transform | None
-    columns: Mapping[str, np.ndarray]
-
-    def __call__(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        images, transform = self.examples.images, self.transform
-        element: Mapping[str, np.ndarray] = {}
-        if transform is not None and isinstance(images, EncodedImages):
-            element, index = images.load(index, lambda encoded: transform(encoded, rng))
-        elif transform is not None and images is not None:
-            element = transform(images[index], rng)
-        columns = {name: values[index] for name, values in self.columns.items()}
-        return {**element, **columns, "labels": self.examples.labels[index]}
+def _example(
+    examples: Examples,
+    transform: Transform | None,
+    columns: Mapping[str, np.ndarray],
+    index: int,
+    rng: np.random.Generator,
+) -> dict[str, np.ndarray]:
+    """Arrays of an example, or those of the next example if its image is unreadable."""
+    arrays: Mapping[str, np.ndarray] = {}
+    if transform is not None and isinstance(examples.images, EncodedImages):
+        arrays, index = examples.images.load(index, lambda encoded: transform(encoded, rng))
+    elif transform is not None and examples.images is not None:
+        arrays = transform(examples.images[index], rng)
+    own = {name: values[index] for name, values in columns.items()}
+    return {**arrays, **own, "labels": examples.labels[index]}
 
 
-@dataclasses.dataclass(frozen=True)
-class WholeImage:
-    """Transform to {'images': (h, w, c)}: a file after `prepare`, or an unchanged array.
+def whole_image(data: ConfigDict) -> Transform:
+    """Transform to {'images': (h, w, c)}: a file after `prepare`, or an array as it is.
 
-    With `flip` images are mirrored left to right with probability 1/2.
+    With `data.flip` images are mirrored left to right with probability 1/2.
     """
-
-    prepare: Callable[[bytes], np.ndarray]
-    flip: bool
-
-    def __call__(
-        self, image: bytes | np.ndarray, rng: np.random.Generator
-    ) -> dict[str, np.ndarray]:
-        if isinstance(image, bytes):
-            image = self.prepare(image)
-        return {"images": image[:, ::-1] if self.flip and rng.random() < 0.5 else image}
+    return functools.partial(_whole_image, functools.partial(prepare, data=data), data.flip)
 
 
-def whole_image(data: ConfigDict) -> WholeImage:
-    """Transform for training on whole images."""
-    return WholeImage(functools.partial(prepare, data=data), data.flip)
+def _whole_image(
+    read: Callable[[bytes], np.ndarray],
+    flip: bool,
+    image: bytes | np.ndarray,
+    rng: np.random.Generator,
+) -> dict[str, np.ndarray]:
+    if isinstance(image, bytes):
+        image = read(image)
+    return {"images": image[:, ::-1] if flip and rng.random() < 0.5 else image}
 
 
 def _default_workers(examples: Examples) -> int:
@@ -427,11 +429,10 @@ def _init_worker(index: int, count: int) -> None:
     """Ignores signals, because the trainer saves first, and exits when the trainer exits."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
+    trainer: Any = multiprocessing.parent_process()
 
     def end_with_parent() -> None:
-        parent = multiprocessing.parent_process()
-        assert parent is not None
-        parent.join()
+        trainer.join()
         os._exit(0)
 
     threading.Thread(target=end_with_parent, daemon=True).start()

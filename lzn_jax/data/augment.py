@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 from ml_collections import ConfigDict
 
 from lzn_jax.errors import UserError
+from lzn_jax.parts import amount, count, knob, share
 
 # Weights of red, green and blue in luminance, ITU-R BT.601, rounded as in torchvision.
 _LUMA = {1: (1.0,), 3: (0.2989, 0.587, 0.114)}
@@ -26,21 +27,28 @@ _BRIGHTNESS, _CONTRAST, _SATURATION = range(3)
 class Augmentation:
     """Settings of `augment`; the defaults are those of the paper's representation study.
 
-    `flip` mirrors half of the images. A strength s of brightness, contrast or saturation gives
-    factors in [max(0, 1 - s), 1 + s]. `hue` is the largest shift, at most 1/2, in turns of the
-    colour circle. `blur_kernel` (odd) and the range `blur_sigma` are in pixels.
+    A strength s of brightness, contrast or saturation gives factors in [max(0, 1 - s), 1 + s].
     """
 
-    flip: bool = True
-    jitter_probability: float = 0.8
-    brightness: float = 0.8
-    contrast: float = 0.8
-    saturation: float = 0.8
-    hue: float = 0.2
-    grey_probability: float = 0.2
-    blur_probability: float = 1.0
-    blur_kernel: int = 23
-    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    flip: bool = True  # mirrors half of the images
+    jitter_probability: float = knob(share("probability of colour jitter", 0.8))
+    brightness: float = knob(amount("largest relative change", 0.8))
+    contrast: float = knob(amount("largest relative change", 0.8))
+    saturation: float = knob(amount("largest relative change", 0.8))
+    hue: float = knob(share("largest shift, as a share of the circle", 0.2, maximum=0.5))
+    grey_probability: float = knob(share("probability of conversion to grey", 0.2))
+    blur_probability: float = knob(share("probability of blur", 1.0))
+    blur_kernel: int = knob(count("width of the blur's kernel in pixels, odd", 23))
+    blur_max_sigma: float = knob(
+        amount("largest standard deviation of the blur in pixels", 2.0, minimum=0.1)
+    )
+    blur_min_sigma: float = 0.1
+
+
+def augmentation_of(config: ConfigDict) -> Augmentation:
+    """The augmentation settings of a config; the smallest crop is a setting of `pixels.Views`."""
+    fields = {name: value for name, value in config.augmentation.items() if name != "min_area"}
+    return Augmentation(flip=config.data.flip, **fields)
 
 
 class Jitter(NamedTuple):
@@ -62,12 +70,11 @@ def augment(
 
     def jitter(image: Array, key: PRNGKeyArray) -> Array:
         strengths = (settings.brightness, settings.contrast, settings.saturation)
-        return apply_jitter(
-            image, draw_jitter(key, jnp.array(strengths, image.dtype), settings.hue)
-        )
+        drawn = draw_jitter(key, jnp.array(strengths, image.dtype), settings.hue)
+        return apply_jitter(image, drawn)
 
     def blur(image: Array, key: PRNGKeyArray) -> Array:
-        low, high = settings.blur_sigma
+        low, high = settings.blur_min_sigma, settings.blur_max_sigma
         sigma = jax.random.uniform(key, minval=low, maxval=high)
         return gaussian_blur(image, sigma, settings.blur_kernel)
 
@@ -190,11 +197,3 @@ def _blur_matrix(length: int, sigma: Float[Array, ""], radius: int) -> Float[Arr
     shifted = [padded[start : start + length] for start in range(2 * radius + 1)]
     parts = (weight * s for weight, s in zip(kernel / kernel.sum(), shifted, strict=True))
     return sum(parts, jnp.zeros(()))
-
-
-def augmentation_of(config: ConfigDict) -> Augmentation:
-    """The augmentation settings of a config."""
-    names = {field.name for field in dataclasses.fields(Augmentation)}
-    fields = {name: value for name, value in config.augmentation.items() if name in names}
-    sigmas = (0.1, config.augmentation.blur_max_sigma)
-    return Augmentation(flip=config.data.flip, blur_sigma=sigmas, **fields)

@@ -5,8 +5,10 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from lzn_jax.data import Examples, tfds
+from lzn_jax import parts
+from lzn_jax.data import Examples, fixed_images, tfds
 from lzn_jax.errors import UserError
+from lzn_jax.parts import word
 
 _FOLDER = "cifar-10-batches-bin"
 _FILES = {"train": [f"data_batch_{i}.bin" for i in range(1, 6)], "test": ["test_batch.bin"]}
@@ -42,18 +44,24 @@ def class_names(data: ConfigDict) -> tuple[str, ...]:
 
 def _records(path: Path) -> np.ndarray:
     try:
-        content = path.read_bytes()
+        records = np.frombuffer(path.read_bytes(), np.uint8)
     except OSError as error:
         raise UserError(
             f"{path} cannot be read ({error.strerror}): set data.path to the folder of CIFAR-10's "
             f"binary version, {_FOLDER}"
         ) from error
-    if len(content) != _RECORDS * _RECORD_BYTES:
+    size = _RECORDS * _RECORD_BYTES
+    if len(records) != size or records[::_RECORD_BYTES].max() > 9:
         raise UserError(
-            f"{path} is damaged: it must have {_RECORDS * _RECORD_BYTES} bytes, got {len(content)}"
+            f"{path} is damaged: it must have {size} bytes and labels up to 9, got {len(records)}"
         )
-    records = np.frombuffer(content, np.uint8).reshape(_RECORDS, _RECORD_BYTES)
-    largest = np.max(records[:, 0])
-    if largest > 9:
-        raise UserError(f"{path} is damaged: a label is {largest}, the largest must be 9")
-    return records
+    return records.reshape(_RECORDS, _RECORD_BYTES)
+
+
+parts.add(
+    "data",
+    "cifar10",
+    "lzn_jax.data.cifar10",
+    {"data.path": word("folder of cifar-10-batches-bin, or of TFDS's cifar10")}
+    | fixed_images(32, 3, 10, flip=True, choices=(32,)),
+)

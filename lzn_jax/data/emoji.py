@@ -20,13 +20,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int, UInt8
 from ml_collections import ConfigDict
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
-from scipy.spatial import cKDTree
 
-from lzn_jax.data import Examples
+from lzn_jax import parts
+from lzn_jax.data import Examples, fixed_images
 from lzn_jax.data.pixels import decode, evenly_spaced
 from lzn_jax.errors import UserError
+from lzn_jax.parts import choice, flag, words
 from lzn_jax.run.files import cache_folder, read_arrays, write_arrays
 from lzn_jax.run.log import progress
 
@@ -40,6 +39,7 @@ _PERSON = re.compile("(man|men|woman|women|person|people|couple|boy|girl|child|a
 _REFERENCE_SIZE, _NEAR = 32, 2  # pixels, grey levels
 _BLOCK = 8  # a divisor of the reference size
 _PRESENTATION = "\ufe0f"  # presentation selector, missing in some file names
+_LANGUAGES = ("en", "es", "ja", "ko", "pt", "it", "fr", "de", "fa", "id", "zh", "ru", "tr", "ar")
 
 _log = logging.getLogger(__name__)
 
@@ -54,8 +54,8 @@ def load(data: ConfigDict, split: str) -> Examples:
     files = _files(library.EMOJI_DATA)
     names = [library.EMOJI_DATA[emoji] for emoji in files]
     drawings = list(files.values())
-    families, parts = _split([name["en"] for name in names], _pictures(drawings, _REFERENCE_SIZE))
-    rows = np.flatnonzero(parts == (data.test_set if split == "test" else "train"))
+    families, splits = _split([name["en"] for name in names], _pictures(drawings, _REFERENCE_SIZE))
+    rows = np.flatnonzero(splits == (data.test_set if split == "test" else "train"))
     images, texts = _pictures(drawings, data.image_size), None
     if data.captions:
         library.config.load_language(list(data.languages))
@@ -107,22 +107,25 @@ def _split(
     families = _families(names, near)
     count = int(families.max()) + 1
     is_held_out = np.isin(families, evenly_spaced(count // 10, count))
-    parts = np.where(is_held_out, "held_out", "train").astype(object)
+    splits = np.where(is_held_out, "held_out", "train").astype(object)
     toned: dict[str, list[int]] = {}
     for row in np.flatnonzero(~is_held_out).tolist():
         if (base := _TONE.sub("", names[row])) != names[row]:
             # Names list the persons ("kiss_person_person") only if their tones differ.
             toned.setdefault(base.replace("_person_person", ""), []).append(row)
     for variants in toned.values():
-        parts[variants[families[variants[0]] % len(variants)]] = "skin_tones"
+        splits[variants[families[variants[0]] % len(variants)]] = "skin_tones"
     for row, other in (*near, *near[:, ::-1]):
-        if parts[row] == "skin_tones" and parts[other] == "train":
-            parts[row] = "none"
-    return families, parts
+        if splits[row] == "skin_tones" and splits[other] == "train":
+            splits[row] = "none"
+    return families, splits
 
 
 def _families(names: Sequence[str], near: Int[np.ndarray, "p 2"]) -> Int[np.ndarray, " n"]:
     """Family number of each emoji; families are numbered by their first emoji."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     words = (_TONE.sub("", name.strip(":")).split("_") for name in names)
     keys = ["_".join(word for word in each if not _PERSON.fullmatch(word)) for each in words]
     _, first, same = np.unique(keys, return_index=True, return_inverse=True)
@@ -134,6 +137,8 @@ def _families(names: Sequence[str], near: Int[np.ndarray, "p 2"]) -> Int[np.ndar
 
 def _near(pictures: UInt8[np.ndarray, "n 32 32 3"]) -> Int[np.ndarray, "p 2"]:
     """Pairs of pictures that differ by at most 2 grey levels on average."""
+    from scipy.spatial import cKDTree
+
     count, size, _, channels = pictures.shape
     # The sums over blocks differ by at most as much as the pixels.
     blocks = pictures.reshape(count, size // _BLOCK, _BLOCK, size // _BLOCK, _BLOCK, channels)
@@ -151,10 +156,7 @@ def _pictures(files: Sequence[Path], size: int) -> UInt8[np.ndarray, "n size siz
     digest = hashlib.sha256(content_key.encode()).hexdigest()[:16]
     cached = cache_folder() / f"emoji-{size}-{digest}.npz"
     if cached.is_file():
-        try:
-            return read_arrays(cached)["images"]
-        except (UserError, KeyError) as error:
-            _log.warning("%s is damaged and will be drawn again: %s", cached, error)
+        return read_arrays(cached)["images"]
     images = np.empty((len(files), size, size, 3), np.uint8)
     draw = _import("resvg_py").svg_to_bytes  # which never releases the GIL
     options = {"width": size, "height": size, "background": "white", "skip_system_fonts": True}
@@ -167,3 +169,22 @@ def _pictures(files: Sequence[Path], size: int) -> UInt8[np.ndarray, "n size siz
     except OSError as error:
         _log.warning("%s cannot be written, emoji are not cached: %s", cached, error.strerror)
     return images
+
+
+parts.add(
+    "data",
+    "emoji",
+    "lzn_jax.data.emoji",
+    fixed_images(32, 3, 1, flip=False, minimum=1, maximum=256)
+    | {
+        "data.captions": flag("each name of an emoji is an example", True),
+        "data.languages": words(
+            "languages of the names", ("en",), choices=_LANGUAGES, nonempty=True
+        ),
+        "data.test_set": choice(
+            "test emoji: 'held_out' families, or held-out 'skin_tones' of training families",
+            "held_out",
+            "skin_tones",
+        ),
+    },
+)

@@ -12,6 +12,7 @@ contain `file_name` and `text`, are the examples.
 
 import contextlib
 import csv
+import dataclasses
 import logging
 import math
 import os
@@ -26,16 +27,22 @@ from jaxtyping import Int, UInt8
 from ml_collections import ConfigDict
 from PIL import Image
 
-from lzn_jax.configuration import parse_json, schema_of, with_defaults
+from lzn_jax import parts
+from lzn_jax.configuration import nest, parse_json, schema_of, with_defaults
 from lzn_jax.data import Examples, pixels, set_apart
-from lzn_jax.data.pixels import MAX_NAMED, EncodedImages, Images, UnreadableImageError
+from lzn_jax.data.pixels import (
+    ENCODED_FIELDS,
+    MAX_NAMED,
+    EncodedImages,
+    Images,
+    UnreadableImageError,
+)
 from lzn_jax.errors import UserError
+from lzn_jax.parts import Field, count_or_0, word
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 TEST_FOLDERS = ("test", "val", "validation")
 METADATA = ("metadata.jsonl", "metadata.csv")
-MAX_HEADERS = 1000  # files read to find sizes and colours
-GREY_MODES = frozenset({"1", "L", "LA", "I", "F", "I;16", "I;16L", "I;16B", "I;16N"})  # Pillow's
 MISSING = -1  # index of a missing image
 
 _log = logging.getLogger(__name__)
@@ -53,11 +60,10 @@ def load(data: ConfigDict, split: str) -> Examples:
     Raises UserError for a folder that is missing, empty, without metadata or with other classes,
     and for a hold-out that leaves no training images of a class.
     """
-    classes = class_names(data)
-    folder, names, labels = _list(data, split, classes)
+    folder, names, labels = _list(data, split)
     rows, texts, left_out = np.arange(len(names)), None, tuple[str, ...]()
     if data.get("captions"):
-        rows, texts, left_out = _pairs(folder, names, data)
+        rows, texts, left_out = _pairs(folder, names, Path(data.path).expanduser())
     if data.holdout:
         images, first = np.unique(rows, return_index=True)  # with captions, only images with a text
         strata = labels[images] if texts is None else texts[first]
@@ -66,7 +72,7 @@ def load(data: ConfigDict, split: str) -> Examples:
         if len(missing := np.setdiff1d(labels[images], labels[images[~is_test]])):
             raise UserError(
                 f"data.holdout={data.holdout} leaves no training image of the class "
-                f"{classes[missing[0]]}: lower it, or draw others with data.holdout_seed"
+                f"{class_names(data)[missing[0]]}: lower it, or change data.holdout_seed"
             )
         is_chosen = np.isin(rows, images[is_test == (split == "test")])
         rows, texts = rows[is_chosen], None if texts is None else texts[is_chosen]
@@ -82,8 +88,6 @@ def class_names(data: ConfigDict) -> tuple[str, ...]:
     folder = _split_folder(data, "train")
     if data.num_classes == 1:
         return (data.class_name or "",)
-    if data.class_name is not None:
-        raise UserError(f"data.num_classes must be 1 with data.class_name, got {data.num_classes}")
     names = tuple(_entries(folder)[1])
     if len(names) != data.num_classes:
         shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
@@ -130,42 +134,36 @@ def _split_folder(data: ConfigDict, split: str) -> Path:
     root = Path(data.path).expanduser()
     if not root.is_dir():
         raise UserError(f"there is no folder {root}: set data.path to the data set's folder")
-    if split == "train" or data.holdout is not None:
-        folder = root / "train" if (root / "train").is_dir() else root
-    else:
-        folders = [root / name for name in TEST_FOLDERS if (root / name).is_dir()]
-        if not folders:
-            raise UserError(
-                f"{root} has no folder {', '.join(TEST_FOLDERS)}: set data.holdout to the number "
-                "of training images to hold out for tests"
-            )
-        needs_classes = data.num_classes > 1 or data.class_name is not None
-        fitting = (path for path in folders if not needs_classes or _entries(path)[1])
-        folder = next(fitting, folders[0])
-    if data.class_name is not None and not (folder / data.class_name).is_dir():
-        names = ", ".join(_entries(folder)[1][:20]) or "none"
+    is_of_training = split == "train" or data.holdout is not None
+    names = ("train", "") if is_of_training else TEST_FOLDERS
+    folders = [root / name for name in names if (root / name).is_dir()]
+    if not folders:
         raise UserError(
-            f"{folder} has no class folder {data.class_name}: its class folders are {names}"
+            f"{root} has no folder {', '.join(TEST_FOLDERS)}: set data.holdout to the number "
+            "of training images to hold out for tests"
         )
-    return folder / (data.class_name or "")
+    if not is_of_training and (data.num_classes > 1 or data.class_name is not None):
+        folders.sort(key=lambda folder: not _entries(folder)[1])
+    folder = folders[0] / (data.class_name or "")
+    if not folder.is_dir():
+        known = ", ".join(_entries(folders[0])[1][:20]) or "none"
+        raise UserError(f"{folder} is no folder: the class folders beside it are {known}")
+    return folder
 
 
-def _list(
-    data: ConfigDict, split: str, classes: tuple[str, ...]
-) -> tuple[Path, np.ndarray, np.ndarray]:
+def _list(data: ConfigDict, split: str) -> tuple[Path, np.ndarray, np.ndarray]:
     """Folder of a split, sorted names of its files and their labels."""
-    folder, prefixes = _split_folder(data, split), [""]
-    if data.num_classes > 1:
-        prefixes = [f"{name}/" for name in classes]
-        if unknown := sorted(set(_entries(folder)[1]) - set(classes)):
-            raise UserError(f"{folder / unknown[0]} is a class without training images")
-    parts = []
-    for prefix in prefixes:
-        parts.append(sorted(_image_names(folder, prefix)) if (folder / prefix).is_dir() else [])
-        if not parts[-1]:
+    classes = class_names(data)
+    folder, names, labels = _split_folder(data, split), list[bytes](), list[int]()
+    if data.num_classes > 1 and (unknown := sorted(set(_entries(folder)[1]) - set(classes))):
+        raise UserError(f"{folder / unknown[0]} is a class without training images")
+    for label, prefix in enumerate(f"{c}/" if data.num_classes > 1 else "" for c in classes):
+        found = sorted(_image_names(folder, prefix)) if (folder / prefix).is_dir() else []
+        if not found:
             raise UserError(f"{folder / prefix} holds no images ({', '.join(IMAGE_SUFFIXES)})")
-    labels = np.repeat(np.arange(len(parts), dtype=np.int32), [len(part) for part in parts])
-    return folder, np.array([name for part in parts for name in part], np.bytes_), labels
+        names += found
+        labels += [label] * len(found)
+    return folder, np.array(names, np.bytes_), np.array(labels, np.int32)
 
 
 def _image_names(folder: Path, prefix: str, above: frozenset[str] = frozenset()) -> Iterator[bytes]:
@@ -200,40 +198,37 @@ def make_pairs(
     """Pairs of `count` images, by image, given entries (image, text, description of the entry).
 
     Texts of MISSING images, empty texts, repeated pairs and images without a text are left out; the
-    log counts them and lists the first 20 of each kind. Raises UserError if there is no pair.
+    log lists the first 20. Raises UserError if there is no pair.
     """
     kept: dict[tuple[int, str], None] = {}
-    faults = []
+    left_out = []
     for image, text, entry in entries:
         if image == MISSING:
-            faults.append(("a text without its image", entry))
+            left_out.append(f"a text without its image: {entry}")
         elif not text.strip():
-            faults.append(("an empty text", entry))
+            left_out.append(f"an empty text: {entry}")
         elif (image, text) in kept:
-            faults.append(("a repeated pair", entry))
+            left_out.append(f"a repeated pair: {entry}")
         else:
             kept[image, text] = None
     rows = np.array([image for image, _ in kept], np.int64)
     without_text = np.setdiff1d(np.arange(count), rows).tolist()
-    faults += [("an image without a text", name(image)) for image in without_text]
-    counts: Counter[str] = Counter()
-    for kind, entry in faults:
-        counts[kind] += 1
-        if counts[kind] <= MAX_NAMED:
-            _log.warning("left out, not a pair: %s: %s", kind, entry)
-    for kind, total in counts.items():
-        _log.warning("left out in total: %s (%d)", kind, total)
+    left_out += [f"an image without a text: {name(image)}" for image in without_text]
+    for fault in left_out[:MAX_NAMED]:
+        _log.warning("left out, not a pair: %s", fault)
+    if len(left_out) > MAX_NAMED:
+        _log.warning("left out in total: %d texts and images", len(left_out))
     if len(rows) == 0:
         raise UserError(
             f"no image has a text, the first is {name(0)}: add texts or set data.captions to False"
         )
     order, texts = np.argsort(rows, kind="stable"), np.array([text for _, text in kept], object)
-    return rows[order], texts[order], tuple(f"{kind}: {entry}" for kind, entry in faults)
+    return rows[order], texts[order], tuple(left_out)
 
 
-def _pairs(folder: Path, names: np.ndarray, data: ConfigDict) -> Pairs:
+def _pairs(folder: Path, names: np.ndarray, root: Path) -> Pairs:
     """Pairs of the named images of a folder and their texts in the metadata file."""
-    path = _metadata(folder, Path(data.path).expanduser())
+    path = _metadata(folder, root)
     others = _entries(path.parent)[1]
     prefix = "" if folder == path.parent else f"{folder.relative_to(path.parent).as_posix()}/"
     numbers = {prefix + os.fsdecode(name): row for row, name in enumerate(names)}
@@ -264,13 +259,12 @@ def _metadata(folder: Path, root: Path) -> Path:
 
 def _read_metadata(path: Path) -> Iterator[tuple[int, str, str]]:
     """(line number, name, text) of each row; raises UserError for a malformed file."""
-    number, form = 0, "file_name and text, both of them strings, and texts in quotes"
+    number = 0
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
-            is_csv = path.suffix == ".csv"
             # A blank line of JSON is an empty string.
             lines = (parse_json(line) if line.strip() else "" for line in file)
-            rows: Any = csv.DictReader(file, strict=True) if is_csv else lines
+            rows: Any = csv.DictReader(file, strict=True) if path.suffix == ".csv" else lines
             for place, row in enumerate(rows, 1):
                 number = getattr(rows, "line_num", place)
                 if row == "":
@@ -279,16 +273,17 @@ def _read_metadata(path: Path) -> Iterator[tuple[int, str, str]]:
                 is_whole = isinstance(row, dict) and None not in row
                 name, text = (row.get(key) if is_whole else None for key in ("file_name", "text"))
                 if not isinstance(name, str) or not isinstance(text, str):
-                    raise UserError(f"line {number} of {path} must have {form}")
+                    raise UserError(
+                        f"line {number} of {path} must have file_name and text, both of them "
+                        "strings, and texts in quotes"
+                    )
                 yield number, posixpath.normpath(name), text
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not encoded in UTF-8") from error
-    except (csv.Error, ValueError) as error:
-        raise UserError(f"{path} is malformed after line {number}: {error}") from error
+    except (OSError, csv.Error, ValueError) as error:
+        raise UserError(f"{path} cannot be read after line {number}: {error}") from error
 
 
+MAX_HEADERS = 1000  # files read to find sizes and colours
+GREY_MODES = frozenset({"1", "L", "LA", "I", "F", "I;16", "I;16L", "I;16B", "I;16N"})  # Pillow's
 MAX_OWN_SIDE = 64  # pixels; images of equal size keep it up to this side
 SIDE = 32  # side of all other images
 HOLDOUT = 10  # without a test folder, one in ten images is a test image
@@ -308,27 +303,26 @@ def resolved(values: Mapping[str, Any], stated: Collection[str]) -> dict[str, An
     missing or empty folder.
     """
     fields = schema_of(values)
-    values = with_defaults(values, fields)
-    if values["data.name"] != "image_folder" or values.get("data.path") is None:
-        return values
-    path = Path(values["data.path"]).expanduser().absolute()
-    given = values | {"data.path": str(path)}
+    given = with_defaults(values, fields)
+    if given["data.name"] != "image_folder" or given.get("data.path") is None:
+        return given
+    path = Path(given["data.path"]).expanduser().absolute()
+    given["data.path"] = str(path)
     is_known = all(given[name] is not None for name, field in fields.items() if field.from_data)
     if is_known and not path.is_dir():
         return given  # reported when it is read
-    data = ConfigDict({n.removeprefix("data."): given[n] for n in given if n.startswith("data.")})
-    derived = {} if is_known else _from_images(given, data)
-    data.update({name.removeprefix("data."): value for name, value in derived.items()})
-    derived |= _limits(given, data, stated)
+    derived = {} if is_known else _from_images(given)
+    derived |= _limits(given | derived, stated)
     changed = [f"{n.removeprefix('data.')}={v}" for n, v in derived.items() if v != given[n]]
     if changed:
         _log.info("from the images in %s: %s", path, ", ".join(changed))
     return given | derived
 
 
-def _from_images(values: Mapping[str, Any], data: ConfigDict) -> dict[str, Any]:
+def _from_images(values: Mapping[str, Any]) -> dict[str, Any]:
     """Values for fields that are None, from class folders and at most 1000 file headers."""
-    folder, names, _ = _list(ConfigDict({**data, "num_classes": 1}), "train", ())
+    data = ConfigDict({**nest(values)["data"], "num_classes": 1})
+    folder, names, _ = _list(data, "train")
     sizes, modes = set(), set()
     for row in pixels.evenly_spaced(min(len(names), MAX_HEADERS), len(names)).tolist():
         # An unreadable file is reported when training reads it.
@@ -347,34 +341,29 @@ def _from_images(values: Mapping[str, Any], data: ConfigDict) -> dict[str, Any]:
     return {name: value for name, value in derived.items() if values[name] is None}
 
 
-def _limits(values: Mapping[str, Any], data: ConfigDict, stated: Collection[str]) -> dict[str, Any]:
+def _limits(values: Mapping[str, Any], stated: Collection[str]) -> dict[str, Any]:
     """A hold-out if there is no test folder, and numbers of images that the folder contains."""
+    data, limits = ConfigDict(nest(values)["data"]), dict[str, Any]()
     folders = [Path(data.path) / name for name in TEST_FOLDERS]
     has_test = data.holdout is not None or any(folder.is_dir() for folder in folders)
     names = [name for name in (*_OF_TRAINING, *_OF_TEST) if name in values and name not in stated]
     if has_test and not names:
         return {}
-    train = len(_list(data, "train", class_names(data))[1])
-    limits: dict[str, Any] = {}
+    train = len(_list(data, "train")[1])
     if not has_test and train > 1:
         data.holdout = limits["data.holdout"] = max(train // HOLDOUT, 1)
-    test = data.holdout or len(_list(data, "test", class_names(data))[1])
-    train -= data.holdout or 0
-    if train <= 0:
-        return {}  # reported when it is read
+    test = data.holdout or len(_list(data, "test")[1])
+    train = max(train - (data.holdout or 0), 1)  # too large a hold-out is reported when it is read
     for name in names:
-        limits[name] = _at_most(values[name], train if name in _OF_TRAINING else test)
+        value, most = values[name], train if name in _OF_TRAINING else test
+        if isinstance(value, tuple):
+            limits[name] = tuple(sorted({min(each, most) for each in value}))
+        elif value is not None:
+            limits[name] = min(value, most)
     if "training.batch_size" in limits:  # a multiple of the queries
         queries = limits.get("training.queries", values.get("training.queries")) or 1
         limits["training.batch_size"] -= limits["training.batch_size"] % queries
     return limits
-
-
-def _at_most(value: Any, most: int) -> Any:
-    """The value with `most` as its upper bound; for a tuple, the distinct bounded numbers."""
-    if isinstance(value, tuple):
-        return tuple(sorted({min(each, most) for each in value}))
-    return None if value is None else min(value, most)
 
 
 def find_images(path: str, data: ConfigDict) -> EncodedImages:
@@ -397,23 +386,20 @@ def find_images(path: str, data: ConfigDict) -> EncodedImages:
 def read_images(
     images: EncodedImages, is_light: bool | None = None
 ) -> UInt8[np.ndarray, "n h w c"]:
-    """All images that a user names, see `read_image`.
-
-    One log line counts inverted images, one cropped, resized and grey-converted ones.
-    """
-    data, counts, read, inverted = images.data, Counter[str](), [], 0
+    """All images that a user names, see `read_image`; one log line counts their changes."""
+    data, side, counts, read = images.data, images.data.image_size, Counter[str](), []
+    inverted = "inverted to the background of the training images (data.invert_input=False: none)"
     for row in range(len(images)):
         (image, is_inverted), _ = images.load(row, lambda e: read_image(e, data, is_light))
-        changes, _ = images.load(row, lambda e: pixels.changes(e, data))
+        whole, _ = images.load(row, lambda e: pixels.decode(e, 3))
+        changes = {
+            inverted: is_inverted,
+            "cropped to the central square": whole.width != whole.height,
+            f"resized to {side}x{side}": whole.size != (side, side),
+            "converted to grey": data.channels == 1 and np.ptp(np.asarray(whole), axis=-1).any(),
+        }
+        counts.update(change for change, is_made in changes.items() if is_made)
         read.append(image)
-        counts.update(changes)
-        inverted += is_inverted
-    if inverted:
-        _log.info(
-            "of %d images: %d inverted to the background of the training images; "
-            "--config.data.invert_input=False keeps them",
-            len(images), inverted,
-        )  # fmt: skip
     if counts:
         summary = ", ".join(f"{count} {change}" for change, count in sorted(counts.items()))
         _log.info("of %d images: %s", len(images), summary)
@@ -433,3 +419,25 @@ def read_image(
         differs = is_light not in (None, pixels.is_light(image[None]))
         is_inverted = data.channels == 1 and differs
     return 255 - image if is_inverted else image, is_inverted
+
+
+_FROM_IMAGES = ("data.image_size", "data.channels", "data.num_classes")
+parts.add(
+    "data",
+    "image_folder",
+    "lzn_jax.data.folder",
+    ENCODED_FIELDS
+    | {
+        n: dataclasses.replace(ENCODED_FIELDS[n], default=None, from_data=True)
+        for n in _FROM_IMAGES
+    }
+    | {
+        "data.path": word("folder of images, class folders or train, val and test folders"),
+        "data.class_name": word("the only class folder to read, None = all", None),
+        "data.holdout": count_or_0(
+            "training images held out for tests, 0 = test on all of them, None = use a test folder",
+            None,
+        ),
+        "data.holdout_seed": Field(int, "seed of the hold-out", 0, minimum=0, below=2**32),
+    },
+)

@@ -6,18 +6,37 @@ import io
 import logging
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Int, UInt8
 from ml_collections import ConfigDict
-from PIL import ExifTags, Image, ImageOps, JpegImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from lzn_jax.errors import UserError
+from lzn_jax.parts import Field, count, count_or_0, flag, knob, positive
 from lzn_jax.run.log import progress
+
+FLIP = "flip training images left to right at random"
+ENCODED_FIELDS = {  # of a data set of `EncodedImages`
+    # The limit keeps a config of others from taking all memory.
+    "data.image_size": count("height and width in pixels, after resize and crop", maximum=4096),
+    "data.centre_crop": positive(
+        "side of the central square crop, as a share of the shorter side", 1.0, maximum=1
+    ),
+    "data.channels": Field(int, "image channels: grey or RGB", 3, choices=(1, 3)),
+    "data.num_classes": count("number of classes, 1 = all images are in one class"),
+    "data.flip": flag(FLIP, True),
+    "data.workers": count_or_0(
+        "processes that decode training images, None = one for each core, 0 = a thread", None
+    ),
+    "data.skip_unreadable": flag(
+        "replace unreadable images by the next example, leave out unpaired texts and images", False
+    ),
+    "data.captions": flag("each text of an image is an example", False),
+}
 
 _log = logging.getLogger(__name__)
 
@@ -86,18 +105,6 @@ def fit(image: Image.Image, size: int, share: float = 1.0) -> UInt8[np.ndarray, 
     return np.asarray(resized, np.uint8).reshape(size, size, -1)
 
 
-def changes(encoded: bytes, data: ConfigDict) -> list[str]:
-    """Descriptions of the changes by `prepare` to an image's shape, size and colours."""
-    image, side = decode(encoded, 3), data.image_size
-    has_colours = bool(np.ptp(np.asarray(image), axis=-1).any())
-    is_changed = {
-        "cropped to the central square": image.width != image.height,
-        f"resized to {side}x{side}": image.size != (side, side),
-        "converted to grey": data.channels == 1 and has_colours,
-    }
-    return [change for change, is_made in is_changed.items() if is_made]
-
-
 def prepare(encoded: bytes, data: ConfigDict) -> UInt8[np.ndarray, "h w c"]:
     """Pixels of an image file with the size, crop and channels of a config's `data` group.
 
@@ -134,18 +141,15 @@ def draw_box(
     return left, upper, left + w, upper + h
 
 
-def _crops(image: Image.Image, boxes: list[Box], size: int, scale: int = 1) -> np.ndarray:
-    """Pixels (n, size, size, c) of boxes, given in pixels of the image enlarged `scale` times."""
-    crops = []
-    for box in boxes:
-        left, upper, right, lower = (edge / scale for edge in box)
-        x, y = math.floor(left), math.floor(upper)
-        # Cropping comes first, because `resize` alone would use pixels outside the box.
-        crop = image.crop((x, y, math.ceil(right), math.ceil(lower)))
-        inner = (left - x, upper - y, right - x, lower - y)
-        resized = crop.resize((size, size), Image.Resampling.BILINEAR, box=inner)
-        crops.append(np.asarray(resized).reshape(size, size, -1))
-    return np.stack(crops)
+def _crop(image: Image.Image, box: Box, size: int, scale: int) -> np.ndarray:
+    """Pixels (size, size, c) of a box, given in pixels of the image enlarged `scale` times."""
+    left, upper, right, lower = (edge / scale for edge in box)
+    x, y = math.floor(left), math.floor(upper)
+    # Cropping comes first, because `resize` alone would use pixels outside the box.
+    crop = image.crop((x, y, math.ceil(right), math.ceil(lower)))
+    inner = (left - x, upper - y, right - x, lower - y)
+    resized = crop.resize((size, size), Image.Resampling.BILINEAR, box=inner)
+    return np.asarray(resized).reshape(size, size, -1)
 
 
 # A JPEG file may be decoded at 1/2, 1/4 or 1/8 of its size as long as crops stay this many times
@@ -155,7 +159,7 @@ _REDUCING_GAP = 2
 
 @dataclasses.dataclass(frozen=True)
 class Views:
-    """Transform to {name: (count, h, w, c)}: random resized crops of an image file or array.
+    """Transform to {'views': (2, h, w, c)}: random resized crops of an image file or array.
 
     Each crop is a box drawn by `draw_box`, resized by antialiased linear interpolation: SimCLR's
     crop (arXiv:2002.05709, appendix A). A file is decoded once for all crops, and a large JPEG file
@@ -164,35 +168,32 @@ class Views:
 
     image_size: int
     channels: int
-    min_area: float
-    name: str = "views"
-    count: int = 2
+    min_area: float = knob(positive("smallest crop, as a share of the image", 0.08, maximum=1))
 
     def __call__(
         self, image: bytes | UInt8[np.ndarray, "h w c"], rng: np.random.Generator
     ) -> dict[str, np.ndarray]:
-        def draw(whole: tuple[int, int]) -> list[Box]:
+        def draw(width: int, height: int) -> list[Box]:
             area, ratio = (self.min_area, 1.0), (3 / 4, 4 / 3)
-            return [draw_box(rng, *whole, area=area, ratio=ratio) for _ in range(self.count)]
+            return [draw_box(rng, width, height, area=area, ratio=ratio) for _ in range(2)]
 
         if isinstance(image, np.ndarray):
-            array = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
-            return {self.name: _crops(array, draw(array.size), self.image_size)}
-        with _opened(image) as file:
-            if isinstance(file, JpegImagePlugin.JpegImageFile):
-                turn = -1 if file.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8) else 1
-                width, height = file.size[::turn]
-                boxes = draw((width, height))
+            upright = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+            boxes, scale = draw(*upright.size), 1
+        else:
+            with _opened(image) as file:
+                is_lying = file.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+                width, height = file.size[::-1] if is_lying else file.size
+                boxes = draw(width, height)
                 smallest = min(min(box[2] - box[0], box[3] - box[1]) for box in boxes)
                 shrink = max(1.0, smallest / (_REDUCING_GAP * self.image_size))
                 at_least = math.ceil(width / shrink), math.ceil(height / shrink)
-                file.draft(_MODES[self.channels], at_least if turn == 1 else at_least[::-1])
+                shape = at_least[::-1] if is_lying else at_least
+                file.draft(_MODES[self.channels], shape)  # only changes a JPEG file
                 upright = _upright(file, self.channels)
                 scale = 2 ** round(math.log2(width / upright.width))
-            else:
-                upright = _upright(file, self.channels)
-                boxes, scale = draw(upright.size), 1
-        return {self.name: _crops(upright, boxes, self.image_size, scale)}
+        crops = [_crop(upright, box, self.image_size, scale) for box in boxes]
+        return {"views": np.stack(crops)}
 
 
 MAX_BYTES_IN_MEMORY = 8 * 2**30
@@ -253,12 +254,15 @@ class EncodedImages:
         """Pixels of an image file, given its content."""
         return prepare(encoded, self.data)
 
-    def attempt(self, index: int) -> UInt8[np.ndarray, "h w c"] | UnreadableImageError:
-        """Pixels of an image, or the error if it is unreadable."""
+    def attempt(
+        self, index: int, use: Callable[[bytes], Any] | None = None
+    ) -> UnreadableImageError | None:
+        """Why `use(content)`, by default decoding, finds an image unreadable, or None."""
         try:
-            return self.decode(self.source.read(index))
+            (use or self.decode)(self.source.read(index))
         except UnreadableImageError as error:
             return error
+        return None
 
     def load(self, index: int, use: Callable[[bytes], _Result]) -> tuple[_Result, int]:
         """`use(content)` of image `index`, or of the next readable one, and that image's index.
@@ -295,27 +299,19 @@ class EncodedImages:
 
         Logs unreadable images; without `data.skip_unreadable` raises UnreadableImageError for them.
         """
-
-        def fault(index: int) -> UserError | None:
-            try:
-                if not is_over():
-                    use(self.source.read(index))
-            except UnreadableImageError as error:
-                return error
-            return None
-
         rows = evenly_spaced(min(len(self), MAX_CHECKED), len(self)).tolist()
         failed: dict[int, UserError] = {}
         with (
             progress(len(rows), "checking images", unit="image", brief=True) as bar,
             ThreadPoolExecutor(os.cpu_count()) as threads,
         ):
-            for index, error in zip(rows, threads.map(fault, rows), strict=True):
-                failed |= {index: error} if error else {}
+            tried = threads.map(lambda row: None if is_over() else self.attempt(row, use), rows)
+            for row, error in zip(rows, tried, strict=True):
+                failed |= {row: error} if error else {}
                 bar.update()
         self._skip(failed)
 
-    def _skip(self, failed: Mapping[int, UserError]) -> None:
+    def _skip(self, failed: dict[int, UserError]) -> None:
         """Logs each of the first 20 unreadable images once; without `skip_unreadable` raises."""
         if failed and not self.data.get("skip_unreadable", False):
             reasons = list(failed.items())[:MAX_NAMED]
@@ -348,13 +344,3 @@ def is_light(images: UInt8[np.ndarray, "n h w c"]) -> bool | None:
     is_border = np.pad(np.zeros_like(pixels[0, 1:-1, 1:-1]), 1, constant_values=True)
     share = np.mean(pixels[:, is_border].mean(axis=1) > 0.5)
     return None if 0.1 < share < 0.9 else bool(share > 0.5)
-
-
-def normalise(images: UInt8[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-    """Pixels 0 ... 255 converted to float32 in [-1, 1]."""
-    return images.astype(jnp.float32) / 127.5 - 1
-
-
-def to_uint8(images: Float[Array, "b h w c"]) -> UInt8[Array, "b h w c"]:
-    """Images in [-1, 1] converted to pixels 0 ... 255, rounded to nearest and clipped."""
-    return jnp.round(jnp.clip((images + 1) * 127.5, 0, 255)).astype(jnp.uint8)

@@ -19,10 +19,12 @@ import numpy as np
 from jaxtyping import Int, UInt8
 from ml_collections import ConfigDict
 
+from lzn_jax import parts
 from lzn_jax.data import Examples
 from lzn_jax.data.folder import make_pairs
-from lzn_jax.data.pixels import EncodedImages, Images, UnreadableImageError
+from lzn_jax.data.pixels import ENCODED_FIELDS, EncodedImages, Images, UnreadableImageError
 from lzn_jax.errors import UserError
+from lzn_jax.parts import word
 from lzn_jax.run import files
 from lzn_jax.run.log import progress
 
@@ -48,19 +50,15 @@ def load(data: ConfigDict, split: str) -> Examples:
         )
     labels = records.labels() if data.num_classes > 1 else np.zeros(len(records), np.int32)
     rows, texts, left_out = np.arange(len(records)), None, tuple[str, ...]()
-    if data.get("captions"):
-        entries = (
-            (row, text, records.name(row))
-            for row, texts in enumerate(records.texts())
-            for text in texts
-        )
+    if data.captions:
+        said = enumerate(records.texts())
+        entries = ((row, text, records.name(row)) for row, texts in said for text in texts)
         rows, texts, left_out = make_pairs(entries, len(records), records.name)
         records, labels = records.at(rows), labels[rows]
     images: Images = EncodedImages(records, data)
-    is_small = np.prod(images.shape) <= _MAX_BYTES_DECODED
     # Only without a centre crop, because training views are crops of the whole images.
     is_whole = records.image_shape == images.shape[1:] and data.centre_crop == 1
-    if is_small and is_whole:
+    if is_whole and np.prod(images.shape) <= _MAX_BYTES_DECODED:
         images = np.asarray(images)
     return Examples(images, labels, texts, left_out, image_ids=rows)
 
@@ -115,9 +113,7 @@ class _Records:
         if self._image_key is None:
             raise UserError(f"{name} must have exactly one image feature: choose another data set")
         self.image_shape = features[self._image_key].shape
-        self.class_names: tuple[str, ...] = ()
-        if self._label_key is not None:
-            self.class_names = tuple(features[self._label_key].names)
+        self.class_names = tuple(features[self._label_key].names) if self._label_key else ()
         self._fingerprint = Path(builder.data_path, "dataset_info.json").read_bytes()
         # Our decoder converts colour spaces and bit depths, which TFDS leaves unchanged.
         decoders = {self._image_key: library.decode.SkipDecoding()}
@@ -140,25 +136,23 @@ class _Records:
 
     def read(self, index: int) -> bytes:
         """Content of the record's image file."""
-        content: bytes = self._record(index)[self._image_key]
-        return content
+        try:
+            return bytes(self._source[int(self._rows[index])][self._image_key])
+        except _DAMAGE as error:
+            reason = " ".join(str(error).split())
+            raise UnreadableImageError(f"its record is damaged: {reason}") from error
 
     def name(self, index: int) -> str:
         """Number and split of the record."""
         return f"record {self._rows[index]} of {self._name}'s split {self._split}"
 
     def labels(self) -> Int[np.ndarray, " n"]:
-        """Labels of all records.
-
-        TFDS stores labels with the images, so this reads the whole split, which takes minutes for
-        ImageNet. The user's cache folder therefore keeps the labels of large splits. Raises
-        UserError for a damaged record.
-        """
-        labels: list[int] = self._cached("label", lambda record: int(record[self._label_key]))
+        """Labels of all records; raises UserError for a damaged record."""
+        labels = self._cached("label", lambda record: int(record[self._label_key]))
         return np.array(labels, np.int32)
 
     def texts(self) -> list[list[str]]:
-        """Texts of each record, cached like labels, from the only text feature except file names.
+        """Texts of each record, from the only text feature except file names.
 
         Raises UserError for a damaged record or unless there is exactly one such feature.
         """
@@ -175,37 +169,31 @@ class _Records:
         texts: list[list[str]] = self._cached("text", texts_of)
         return texts
 
-    def _cached(self, noun: str, read: Callable[[Any], Any]) -> Any:
-        """`read(record)` of all records; for a large split kept in the user's cache folder."""
+    def _cached(self, noun: str, read: Callable[[Any], Any]) -> list[Any]:
+        """`read(record)` of all records.
+
+        TFDS stores labels and texts with the images, so that this takes minutes for ImageNet. The
+        user's cache folder therefore keeps the values of a large split.
+        """
         text = f"{self._name} {self._split} {len(self)}".encode()
         digest = hashlib.sha256(self._fingerprint + text).hexdigest()[:16]
         cached = files.cache_folder() / f"{noun}s-{digest}.json"
-        if len(self) > _CACHE_ABOVE and cached.is_file():
-            return json.loads(cached.read_bytes())
         values: list[Any] = []
-        with progress(len(self), f"reading {noun}s", unit="record", brief=True) as bar:
+        if len(self) > _CACHE_ABOVE and cached.is_file():
+            values = json.loads(cached.read_bytes())
+            return values
+        damage = f"{self._name}'s split {self._split} has a damaged record: prepare it again"
+        with (
+            _remedy(damage, *_DAMAGE),
+            progress(len(self), f"reading {noun}s", unit="record", brief=True) as bar,
+        ):
             for start in range(0, len(self), _RECORDS_AT_A_TIME):
                 rows = range(start, min(start + _RECORDS_AT_A_TIME, len(self)))
-                try:
-                    records = self._source.__getitems__(list(rows))
-                except _DAMAGE:
-                    records = map(self._intact, rows)  # the error names the damaged record
-                values += map(read, records)
+                values += map(read, self._source.__getitems__(list(rows)))
                 bar.update(len(rows))
         if len(self) > _CACHE_ABOVE:
             files.write_bytes(cached, json.dumps(values).encode())
         return values
-
-    def _intact(self, index: int) -> Any:
-        with _remedy(f"{self.name(index)} cannot be read: prepare the data set again", UserError):
-            return self._record(index)
-
-    def _record(self, index: int) -> Any:
-        try:
-            return self._source[int(self._rows[index])]
-        except _DAMAGE as error:
-            reason = " ".join(str(error).split())
-            raise UnreadableImageError(f"its record is damaged: {reason}") from error
 
 
 def _only_key(features: Any, kind: type) -> str | None:
@@ -221,3 +209,17 @@ def _strings(features: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, .
             yield from _strings(feature, (*path, key))
     elif np.dtype(getattr(inner, "np_dtype", None)) == object:
         yield path
+
+
+parts.add(
+    "data",
+    "tfds",
+    "lzn_jax.data.tfds",
+    ENCODED_FIELDS
+    | {
+        "data.path": word("data_dir of TensorFlow Datasets"),
+        "data.tfds_name": word("data set of TensorFlow Datasets, as NAME/CONFIG:VERSION"),
+        "data.train_split": word("split of training images, in TFDS's notation", "train"),
+        "data.test_split": word("split of test images, in TFDS's notation", "test"),
+    },
+)

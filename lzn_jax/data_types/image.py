@@ -10,9 +10,9 @@ from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 from ml_collections import ConfigDict
 
 from lzn_jax import data, models, parts
-from lzn_jax.data import Examples, folder
-from lzn_jax.data.augment import augment, augmentation_of
-from lzn_jax.data.pixels import EncodedImages, Views, normalise
+from lzn_jax.data import Examples, folder, normalise
+from lzn_jax.data.augment import Augmentation, augment, augmentation_of
+from lzn_jax.data.pixels import EncodedImages, Views
 from lzn_jax.data_types import DataType, NetworkEncoder, Zones, black_image, trained_on
 from lzn_jax.errors import UserError
 from lzn_jax.models import Variables, by_example
@@ -23,9 +23,9 @@ from lzn_jax.parts import (
     count,
     count_or_0,
     flag,
+    knobs,
     positive,
     require,
-    share,
     share_below_1,
     word,
 )
@@ -83,7 +83,7 @@ class Image(DataType):
         if dtype != np.uint8 or not shape or shape[1:] != self._shape or shape[0] == 0:
             expected = ", ".join(map(str, self._shape))
             got = f"{dtype} {shape}" if dtype is not None else type(samples).__name__
-            hint = "; lzn_jax.data.pixels.to_uint8 converts floats in [-1, 1]"
+            hint = "; lzn_jax.data.to_uint8 converts floats in [-1, 1]"
             is_float = dtype is not None and np.issubdtype(dtype, np.floating)
             raise UserError(
                 f"images must be an array (n, {expected}) of uint8, 0 ... 255, got {got}"
@@ -215,18 +215,8 @@ _REPRESENTATION = {
     "simclr.temperature": positive("temperature of the baseline's softmax", 0.1),
     "dcl.temperature": positive("temperature of the baseline's softmax", 0.1),
     "encoder.name": word("image encoder", choices=("resnet",), part="encoder"),
-    "augmentation.min_area": positive("smallest crop, as a share of the image", 0.08, maximum=1),
-    "augmentation.jitter_probability": share("probability of colour jitter", 0.8),
-    "augmentation.brightness": amount("largest relative change", 0.8),
-    "augmentation.contrast": amount("largest relative change", 0.8),
-    "augmentation.saturation": amount("largest relative change", 0.8),
-    "augmentation.hue": share("largest shift, as a share of the circle", 0.2, maximum=0.5),
-    "augmentation.grey_probability": share("probability of conversion to grey", 0.2),
-    "augmentation.blur_probability": share("probability of blur", 1.0),
-    "augmentation.blur_kernel": count("width of the blur's kernel in pixels, odd", 23),
-    "augmentation.blur_max_sigma": amount(
-        "largest standard deviation of the blur in pixels", 2.0, minimum=0.1
-    ),
+    **knobs(Views, "augmentation"),
+    **knobs(Augmentation, "augmentation"),
     "evaluation.probe_protocol": choice(
         "training of the linear probe", "cached", "paper", "simclr"
     ),

@@ -12,12 +12,13 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from ml_collections import ConfigDict
 
 from lzn_jax import parts
-from lzn_jax.data import Examples
+from lzn_jax.data import Examples, captions
 from lzn_jax.data_types import Condition, DataType, NetworkEncoder
 from lzn_jax.errors import UserError
 from lzn_jax.models import Variables
 
 NAME = "property"
+MEASURED = {"ink": captions.ink, "slant": captions.slant}  # columns of images
 
 
 class MLP(nn.Module):
@@ -95,6 +96,8 @@ class Property(DataType):
 
     def samples(self, examples: Examples) -> Float[np.ndarray, " n"]:
         """Numbers of a split; raises UserError if the data set lacks the column."""
+        if self._column in MEASURED and examples.images is not None:
+            return MEASURED[self._column](np.asarray(examples.images)).astype(np.float32)
         if self._column not in examples.more:
             known = ", ".join(examples.more) or "none"
             raise UserError(f"the data set has no column {self._column!r}; it has {known}")
@@ -185,7 +188,7 @@ parts.add(
     "property",
     Property,
     {
-        "property.column": parts.word("column of the data set"),
+        "property.column": parts.word("column of the data set, or 'ink' or 'slant' of images"),
         "property.centre": parts.Field(float, "typical value", 0.0),
         "property.scale": parts.positive("typical deviation from property.centre", 1.0),
         "property.step": parts.positive("numbers that round to the same step share a zone", 0.01),

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 from ml_collections import ConfigDict
 
 from lzn_jax import parts
-from lzn_jax.data.pixels import normalise, to_uint8
+from lzn_jax.data import normalise, to_uint8
 from lzn_jax.data_types import Condition, black_image, given
 from lzn_jax.models import Variables, in_training, named, normal_by_index
 from lzn_jax.models.mlp import MLPDecoder

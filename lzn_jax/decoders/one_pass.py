@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 from ml_collections import ConfigDict
 
 from lzn_jax import models, parts
-from lzn_jax.data.pixels import normalise, to_uint8
+from lzn_jax.data import normalise, to_uint8
 from lzn_jax.data_types import Condition
 from lzn_jax.decoders.flow import ImageDecoder
 from lzn_jax.losses import sets

@@ -13,7 +13,6 @@ from jaxtyping import Array, Float, UInt8
 from scipy.special import softmax
 
 from lzn_jax import data
-from lzn_jax.data import pixels
 from lzn_jax.errors import UserError
 from lzn_jax.evaluation.metrics import (
     Statistics,
@@ -77,7 +76,7 @@ def feature_extractor(train: data.Examples, *, name: str, seed: int = 0) -> Extr
     module = FeatureNetwork(int(train.labels.max()) + 1)
 
     def apply(variables: Any, images: UInt8[Array, "b h w c"]) -> Outputs:
-        return cast(Outputs, module.apply(variables, pixels.normalise(images)))
+        return cast(Outputs, module.apply(variables, data.normalise(images)))
 
     # On the host: training has all device memory between evaluations.
     return Extractor(name, jax.device_get(_train(module, train, seed)), apply)
@@ -90,7 +89,7 @@ def _train(module: FeatureNetwork, train: data.Examples, seed: int) -> Any:
     optimiser = optax.adamw(schedule, weight_decay=1e-2)
 
     def loss(variables: Any, images: Array, labels: Array) -> Array:
-        outputs: Any = module.apply(variables, pixels.normalise(images))
+        outputs: Any = module.apply(variables, data.normalise(images))
         losses = optax.softmax_cross_entropy_with_integer_labels(outputs.logits, labels)
         return jnp.mean(losses)
 
@@ -103,7 +102,7 @@ def _train(module: FeatureNetwork, train: data.Examples, seed: int) -> Any:
         return optax.apply_updates(variables, change), state
 
     images, labels = jnp.asarray(train.images), jnp.asarray(train.labels)
-    variables = jax.jit(module.init)(init_key, pixels.normalise(images[:1]))
+    variables = jax.jit(module.init)(init_key, data.normalise(images[:1]))
     state = optimiser.init(variables)
     with progress(NUM_STEPS, "feature network", brief=True) as bar:
         for step in range(NUM_STEPS):

@@ -1,4 +1,4 @@
-"""One way to write folders of images."""
+"""One way to write folders of images, and to read a data set that is wrong."""
 
 import json
 
@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 from PIL import Image
+
+from lzn_jax import data
+from lzn_jax.errors import UserError
 
 
 @pytest.fixture
@@ -30,3 +33,16 @@ def folder_of(tmp_path):
         return ConfigDict(fields | {"skip_unreadable": False, "captions": bool(texts)} | changes)
 
     return make
+
+
+@pytest.fixture
+def fault_of():
+    """The line that says what is wrong with a data set, or with what `read` reads."""
+
+    def fault(config=None, *splits, read=None):
+        with pytest.raises(UserError) as raised:
+            read() if read else [data.load(config, split) for split in splits or ("train",)]
+        (line,) = str(raised.value).splitlines()
+        return line
+
+    return fault

@@ -1,10 +1,7 @@
-"""Digits and their captions, against arithmetic by hand and moments written out."""
+"""Captions of digits, against arithmetic by hand and moments written out."""
 
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 
 from lzn_jax import configuration, data
 from lzn_jax.data import captions
@@ -13,25 +10,6 @@ from lzn_jax.data import captions
 def digits(split):
     config = configuration.load("configs/digits_text.py")
     return data.load(config.data, split)
-
-
-@pytest.mark.parametrize(("split", "part"), [("train", 0), ("test", 1)])
-def test_digits_are_the_stratified_split_of_scikit_learn(split, part):
-    digits = load_digits()
-    indices = train_test_split(
-        np.arange(1797), test_size=360, stratify=digits.target, random_state=0
-    )
-    examples = data.load(ConfigDict({"name": "digits"}), split)
-    levels = digits.images[indices[part]].astype(int)  # 0 ... 16
-    assert examples.images.dtype == np.uint8
-    np.testing.assert_array_equal(examples.images[..., 0], (levels * 510 + 16) // 32)
-    np.testing.assert_array_equal(examples.labels, digits.target[indices[part]])
-
-
-@pytest.mark.parametrize("name", ["digits", "fashion", "cifar10"])
-def test_every_class_has_a_name(name):
-    names = data.class_names(ConfigDict({"name": name}))
-    assert len(set(names)) == 10
 
 
 def picture(*rows):

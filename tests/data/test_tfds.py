@@ -1,8 +1,8 @@
 """Data sets prepared by TensorFlow Datasets, here tiny ones that the test prepares itself."""
 
 import json
+import re
 import shutil
-import subprocess
 import sys
 
 import numpy as np
@@ -12,7 +12,6 @@ from ml_collections import ConfigDict
 from lzn_jax import data
 from lzn_jax.data import tfds as source
 from lzn_jax.data.pixels import EncodedImages
-from lzn_jax.errors import UserError
 
 pytest.importorskip("tensorflow_datasets")
 pytest.importorskip("array_record")
@@ -41,8 +40,15 @@ def prepared(tmp_path_factory):
 def _config(folder, **changes):
     fields = {"name": "tfds", "path": str(folder), "tfds_name": "shapes", "image_size": 2}
     fields |= {"centre_crop": 1.0, "channels": 3, "num_classes": 3, "flip": False, "workers": 0}
-    fields |= {"train_split": "train", "test_split": "validation", "skip_unreadable": False}
-    return ConfigDict(fields | changes)
+    fields |= {"train_split": "train", "test_split": "validation"}
+    return ConfigDict(fields | {"skip_unreadable": False, "captions": False} | changes)
+
+
+SPOKEN = {"tfds_name": "spoken", "channels": 1, "num_classes": 1, "captions": True}
+
+
+def _spoken(folder, **changes):
+    return _config(folder, **SPOKEN | {"skip_unreadable": True} | changes)
 
 
 @pytest.mark.parametrize(("split", "levels"), [("train", range(12)), ("test", range(12, 16))])
@@ -79,22 +85,21 @@ def test_a_single_class_needs_no_labels(prepared):
 
 
 @pytest.mark.parametrize("skip_unreadable", [False, True])
-def test_a_damaged_record_is_named_when_labels_are_read(prepared, tmp_path, skip_unreadable):
+def test_a_damaged_record_is_an_error_when_labels_are_read(
+    prepared, tmp_path, fault_of, skip_unreadable
+):
     folder = tmp_path / "shapes" / "1.0.0"
     shutil.copytree(prepared / "shapes" / "1.0.0", folder)
     (file,) = folder.glob("*train*")
     intact = file.read_bytes()
     second = intact.index(b"PNG", intact.index(b"PNG") + 1)  # each record holds one PNG file
     file.write_bytes(intact[:second] + b"png" + intact[second + 3 :])
-    config = _config(tmp_path, skip_unreadable=skip_unreadable)
-    with pytest.raises(UserError, match="record 1 of shapes's split train cannot be") as raised:
-        data.load(config, "train")
-    assert len(str(raised.value).splitlines()) == 1
-
-
-def _spoken(folder, **changes):
-    fields = {"tfds_name": "spoken", "channels": 1, "num_classes": 1, "captions": True}
-    return _config(folder, **fields | {"skip_unreadable": True} | changes)
+    line = fault_of(_config(tmp_path, skip_unreadable=skip_unreadable))
+    assert line.startswith("shapes's split train has a damaged record: prepare it again (")
+    images = data.load(_config(tmp_path, num_classes=1), "train").images
+    assert "record 1 of shapes's split train (its record is damaged" in fault_of(
+        read=lambda: images[:]
+    )
 
 
 def test_labels_and_texts_of_a_large_split_are_read_once(prepared, tmp_path, monkeypatch):
@@ -137,9 +142,6 @@ def test_batches_are_the_same_from_a_worker(prepared):
             np.testing.assert_array_equal(worker[name], values)
 
 
-SPOKEN = {"tfds_name": "spoken", "channels": 1, "num_classes": 1, "captions": True}
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -154,13 +156,13 @@ SPOKEN = {"tfds_name": "spoken", "channels": 1, "num_classes": 1, "captions": Tr
         (SPOKEN, "1 texts or images form no pair, the first is an image without"),
     ],
 )
-def test_what_is_not_there_is_named_in_one_line(prepared, changes, message):
-    with pytest.raises(UserError, match=message) as raised:
-        data.load(_config(prepared, **changes), "train")
-    assert len(str(raised.value).splitlines()) == 1
+def test_what_is_not_there_is_named_in_one_line(prepared, fault_of, changes, message):
+    assert re.search(message, fault_of(_config(prepared, **changes)))
 
 
-def test_files_that_need_tensorflow_are_an_error(prepared, tmp_path):
+def test_files_and_packages_that_are_missing_are_an_error(
+    prepared, tmp_path, fault_of, monkeypatch
+):
     version = tmp_path / "shapes" / "1.0.0"
     version.mkdir(parents=True)
     for path in (prepared / "shapes" / "1.0.0").glob("*.json"):
@@ -168,39 +170,25 @@ def test_files_that_need_tensorflow_are_an_error(prepared, tmp_path):
         if "fileFormat" in content:
             content["fileFormat"] = "tfrecord"
         (version / path.name).write_text(json.dumps(content))
-    with pytest.raises(UserError, match="no data set shapes that is readable without TensorFlow"):
-        data.load(_config(tmp_path), "train")
-
-
-def test_a_missing_package_is_one_line_with_the_command(prepared, monkeypatch):
+    line = fault_of(_config(tmp_path))
+    assert "no data set shapes that is readable without TensorFlow" in line
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
-    with pytest.raises(UserError, match="pip install tensorflow-datasets array_record"):
-        data.load(_config(prepared), "train")
+    assert "pip install tensorflow-datasets array_record" in fault_of(_config(prepared))
 
 
 @pytest.mark.parametrize(
     ("name", "version", "shape"),
     [("fashion_mnist", "3.0.1", (28, 28, 1)), ("cifar10", "3.0.2", (32, 32, 3))],
 )
-def test_small_data_sets_may_come_from_tfds(tmp_path, name, version, shape):
+def test_small_data_sets_may_come_from_tfds(tmp_path, fault_of, name, version, shape):
     rows = [(i % 200, "L" if shape[2] == 1 else "RGB", i % 10) for i in range(30)]
     prepare(tmp_path, name, shape, {"train": rows, "test": rows[:20]}, list("abcdefghij"), version)
     fields = {"name": name.removesuffix("_mnist"), "path": str(tmp_path), "num_classes": 10}
     config = ConfigDict(fields | {"image_size": shape[0], "channels": shape[2]})
     if name == "fashion_mnist":
-        with pytest.raises(UserError, match=r"must have 10000 images .* got 20 of 28x28"):
-            data.load(config, "test")
+        assert "got (20, 28, 28) and 20 labels" in fault_of(config, "test")
         return
     examples = data.load(config, "test")
     assert examples.images.shape == (20, *shape)
     np.testing.assert_array_equal(examples.images[:, 9, 9, 0] % 10, examples.labels)
     assert sorted(examples.images[:, 0, 0, 0]) == list(range(20))
-
-
-def test_reading_never_imports_tensorflow(prepared):
-    program = (
-        "import sys; from lzn_jax import data; from ml_collections import ConfigDict; "
-        f"data.load(ConfigDict({_config(prepared).to_dict()!r}), 'train').images[:]; "
-        "assert 'tensorflow' not in sys.modules"
-    )
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)

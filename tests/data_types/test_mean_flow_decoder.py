@@ -7,7 +7,7 @@ import pytest
 import small
 from flax import linen as nn
 
-from lzn_jax.data.pixels import normalise, to_uint8
+from lzn_jax.data import normalise, to_uint8
 from lzn_jax.decoders import flow, mean_flow
 from lzn_jax.decoders.mean_flow import MeanFlowDecoder
 from lzn_jax.models import named, normal_by_index
