@@ -528,8 +528,7 @@ def _changed(
 
 
 def _checked(values: Mapping[str, Any]) -> ml_collections.ConfigDict:
-    fields = schema_of(values)
-    values = with_defaults(values, fields)
+    values = with_defaults(values, fields := schema_of(values))
     if values.get("data.channels", 3) is None:  # not completed from the images
         values["data.channels"] = 3
     found = validated(values)
@@ -598,9 +597,12 @@ def find(path: str) -> Path:
         asked = FOLDER / f"{path}.py"
     shipped = SHIPPED / asked.name
     found = shipped if asked.parent == FOLDER and not asked.is_file() else asked
-    if found.suffix != ".py" or not found.is_file():
-        raise UserError(_no_such_config(asked))
-    return found
+    if found.suffix == ".py" and found.is_file():
+        return found
+    known = [*asked.parent.glob("*.py"), *SHIPPED.glob("*.py")]
+    ratio = {each: difflib.SequenceMatcher(None, asked.stem, each.stem).ratio() for each in known}
+    nearest = max(known, key=lambda each: ratio[each])
+    raise UserError(f"there is no config file {asked}; the nearest is {nearest}")
 
 
 def shipped(name: str) -> str:
@@ -615,15 +617,6 @@ def overview() -> str:
         headline, *_ = (ast.get_docstring(ast.parse(path.read_text("utf-8"))) or "").split("\n")
         lines.append(f"  {path.stem:<22}{headline}")
     return "\n".join(lines)
-
-
-def _no_such_config(path: Path) -> str:
-    folder = path if path.is_dir() else path.parent
-    shipped = SHIPPED.glob("*.py") if folder == FOLDER else ()
-    known = sorted({str(folder / each.name) for each in (*folder.glob("*.py"), *shipped)})
-    nearest = difflib.get_close_matches(f"{path.with_suffix('')}.py", known, n=1, cutoff=0)
-    hint = f"; the nearest is {nearest[0]}" if nearest else f": {folder} has none"
-    return f"there is no config file {path}{hint}"
 
 
 def explain(config: ml_collections.ConfigDict) -> str:

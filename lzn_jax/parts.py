@@ -101,32 +101,20 @@ Fields = Mapping[str, Field] | Callable[[Mapping[str, Any]], Mapping[str, Field]
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """A registered part.
+    """A registered part."""
 
-    Attributes:
-      value: the part, or "module:name", which is imported when a run needs it.
-      fields: config fields of the part by dotted name, or a function from a config's values to
-        them.
-      check: raises UserError if the values of a config are incompatible.
-      file: file that registered the part.
-    """
-
-    value: Any
-    fields: Fields
-    check: Check | None
-    file: str
+    value: Any  # or "module:name", which is imported when a run needs it
+    fields: Fields  # by dotted name, or a function from a config's values to them
+    check: Check | None  # raises UserError if the values of a config are incompatible
+    file: str  # that registered the part
 
 
+_NO_FIELDS: Fields = MappingProxyType({})
 PARTS: dict[tuple[str, str], Part] = {}
 
 
 def add(
-    kind: str,
-    name: str,
-    part: Any,
-    fields: Fields = MappingProxyType({}),
-    *,
-    check: Check | None = None,
+    kind: str, name: str, part: Any, fields: Fields = _NO_FIELDS, *, check: Check | None = None
 ) -> None:
     """Registers a part under a name, with its config fields.
 

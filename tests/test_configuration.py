@@ -128,22 +128,22 @@ def test_configs_are_found_in_any_folder_and_ones_own_come_first(tmp_path, monke
 
 
 NOWHERE = """
-digit_joint | there is no config file configs/digit_joint.py; the nearest is configs/digits_joint.py
-configs | the nearest is configs/
-other/digits_joint.py | there is no config file other/digits_joint.py: other has none
+digit_joint | there is no config file configs/digit_joint.py; the nearest is .*/digits_joint.py
+other/digits_joint.py | there is no config file other/digits_joint.py; the nearest is .*s_joint.py
 own/digits_joint | there is no config file own/digits_joint; the nearest is own/digits_joint.py
 own/digits_joint.txt | config file own/digits_joint.txt; the nearest is own/digits_joint.py
-own/folder | nearest is own/folder/only.py
+own/alpha.py | the nearest is own/alpha_gen.py
+configs | there is no config file configs
 """
 
 
 @pytest.mark.parametrize(("path", "expected"), [*table(NOWHERE), ("", "there is no config file")])
 def test_a_config_that_is_nowhere_is_named_with_the_nearest(path, expected, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for name in ("alpha_gen.py", "digits_joint.py", "digits_joint.txt", "folder/only.py"):
-        (tmp_path / "own" / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "own").mkdir()
+    for name in ("alpha_gen.py", "digits_joint.py", "digits_joint.txt"):
         (tmp_path / "own" / name).write_text("")
-    assert expected in message(path)
+    assert re.search(expected, message(path))
 
 
 # What makes a joint experiment on digits: fields without a default, and the study.
