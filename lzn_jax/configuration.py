@@ -99,15 +99,6 @@ _GROUPS = (
     *("training.learning_rate", "text", "text_encoder", "text_decoder", "property"),
     *("simclr", "infonce", "dcl", "siglip", "checkpoint", "evaluation", "sampling", "reporting"),
 )
-# Fields that name a part whose fields are added to the schema -> kind of the part.
-_SELECTORS = {
-    "data.name": "data",
-    "encoder.name": "encoder",
-    "decoder.name": "decoder",
-    "latent.solver": "solver",
-    "alignment.solver": "solver",
-    "alignment.form": "alignment",
-}
 
 
 def schema_of(values: Mapping[str, Any]) -> dict[str, Field]:
@@ -116,18 +107,20 @@ def schema_of(values: Mapping[str, Any]) -> dict[str, Field]:
     types, alignments = (
         _tuple(values.get(name, preset.get(name))) for name in ("types", "alignments")
     )
-    fields = {**_EVERY_RUN}
+    fields = dict(_EVERY_RUN)
     if alignments or len(types) > 1:
         fields |= _ALIGNED | (_ALIGNED_VIEWS if len(types) == 1 else {})
     space = {**values, "types": types, "alignments": alignments}
-    for name in types:
-        fields |= parts.fields("type", name, space)
-    for selector, kind in _SELECTORS.items():
-        if selector in fields:
-            name = values.get(selector, fields[selector].default)
-            fields |= parts.fields(kind, str(name), space)
-    for name in _tuple(values.get("evaluation.measurements")):
-        fields |= parts.fields("measurement", name, space)
+    names = list(fields)
+    for name in names:  # which grow by the fields of parts
+        kind = fields[name].part
+        if kind is None or (kind == "type" and name != "types"):  # which names one of `types`
+            continue
+        value = space.get(name, fields[name].default)
+        for part in _tuple(value) or (value,):
+            own = parts.fields(kind, str(part), space)
+            names += [each for each in own if each not in fields]
+            fields |= own
     for name, value in preset.items():
         if name in fields:
             is_optional = fields[name].takes_none
