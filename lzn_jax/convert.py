@@ -180,9 +180,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    prefix = "--config."
-    overrides = [a.removeprefix(prefix) for a in arguments if a.startswith(prefix)]
-    parser = Parser(prog="python -m lzn_jax.convert", description=__doc__, allow_abbrev=False)
+    parser = Parser("lzn_jax.convert", __doc__)
     parser.add_argument(
         "--config", help="config file, configs/NAME.py; default: config of --released"
     )
@@ -193,11 +191,11 @@ def _run(arguments: list[str]) -> int:
     files.add_argument("--released", help=names, metavar="NAME", choices=hub.FILES)
     parser.add_argument("--raw", action="store_true", help="do not use averaged weights (EMA)")
     parser.add_argument("--context", help="folder of images for the context anchors")
-    flags = parser.parse_args([a for a in arguments if not a.startswith(prefix)])
+    flags = parser.parse_args(arguments)
     if flags.released is None and flags.config is None:
         raise UserError("name the config of the checkpoint with --config=configs/NAME.py")
     path = flags.config or configuration.shipped(flags.released)
-    config = configuration.load(path, overrides, resolved)
+    config = configuration.load(path, flags.overrides, resolved)
     logging.basicConfig(format="%(message)s", force=True)
     logging.getLogger("lzn_jax").setLevel(logging.INFO)
     options = {"raw": flags.raw, "context": flags.context}

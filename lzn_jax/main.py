@@ -69,12 +69,12 @@ def _run(arguments: list[str], interruption: Interruption) -> int:
     if not arguments:
         print(f"Configs for --config=NAME:\n{configuration.overview()}")
         raise UserError(f"name a config; for example, {FIRST} trains in minutes on a CPU")
-    flags, overrides = _flags(arguments)
+    flags = _flags(arguments)
     if flags.mode == "train":
         interruption.exit_code = EXIT_RUN_AGAIN
     logging.basicConfig(format="%(message)s", force=True)
     logging.getLogger("lzn_jax").setLevel(logging.INFO)
-    config, workdir = _config_and_workdir(flags, overrides)
+    config, workdir = _config_and_workdir(flags)
     if flags.mode == "show_config":
         print(configuration.explain(config))
         return EXIT_DONE
@@ -113,17 +113,10 @@ def _run_mode(
     return EXIT_DONE
 
 
-def _flags(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """The checked flags, and FIELD=VALUE of each --config.FIELD=VALUE."""
-    prefix = "--config."
+def _flags(arguments: Sequence[str]) -> argparse.Namespace:
     modes = [f"  {name:<12} {text}" for name, text in MODES.items()]
-    parser = Parser(
-        prog="python -m lzn_jax.main",
-        description=__doc__,
-        epilog="\n".join(["modes, and the files that they write into the work folder:", *modes]),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    title = "modes, and the files that they write into the work folder:"
+    parser = Parser("lzn_jax.main", __doc__, "\n".join([title, *modes]))
     for name, text in FLAGS.items():
         parser.add_argument(name, help=text)
     parser.add_argument("--mode", choices=MODES, default="train", metavar="MODE", help="see below")
@@ -138,7 +131,7 @@ def _flags(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     ):
         variable = text.rpartition(" ")[2]
         group.add_argument(f"--{name}", type=kind, default=os.environ.get(variable), help=text)
-    flags = parser.parse_args([a for a in arguments if not a.startswith(prefix)])
+    flags = parser.parse_args(arguments)
     if flags.input is not None and flags.mode not in MODES_WITH_INPUT:
         raise UserError(f"--input goes with --mode={' or '.join(MODES_WITH_INPUT)}")
     if flags.input == "":
@@ -147,12 +140,10 @@ def _flags(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         raise UserError("--slice=NAME and --mode=compile go together")
     if {flags.source is not None, flags.target is not None} != {flags.mode == "translate"}:
         raise UserError("--source=TYPE, --target=TYPE and --mode=translate go together")
-    return flags, [a.removeprefix(prefix) for a in arguments if a.startswith(prefix)]
+    return flags
 
 
-def _config_and_workdir(
-    flags: argparse.Namespace, overrides: Sequence[str]
-) -> tuple[ConfigDict, Path]:
+def _config_and_workdir(flags: argparse.Namespace) -> tuple[ConfigDict, Path]:
     """Config from --config, or else from the run in the work folder; and the work folder."""
     if "://" in (flags.workdir or ""):
         raise UserError(
@@ -163,11 +154,12 @@ def _config_and_workdir(
         path = Path(flags.config)
         name = path.absolute().parent.name if path.name == "config.py" else path.stem
         workdir = Path(flags.workdir or Path("results") / name)
-        return configuration.load(flags.config, overrides, folder.resolved, extensions), workdir
+        found = configuration.load(flags.config, flags.overrides, folder.resolved, extensions)
+        return found, workdir
     if flags.workdir is None:
         raise UserError("name a config with --config=NAME, or the folder of a run with --workdir")
     workdir = Path(flags.workdir)
-    return configuration.load_run(workdir, overrides, extensions), workdir
+    return configuration.load_run(workdir, flags.overrides, extensions), workdir
 
 
 def command() -> int:

@@ -264,16 +264,6 @@ def test_classify_gives_one_image_the_answer_it_has_among_others(trained, classi
     assert folder.shape == (3, 8, 8, 1)
 
 
-def test_a_model_classifies_rows_by_themselves(model, classified):
-    _, test = data.load_data(small.config())
-    for index in (*range(20), 100):
-        alone = model.classify(test.images[index : index + 1])
-        assert alone.classes[0] == int(classified[index]["prediction"])
-        assert alone.probabilities[0] == pytest.approx(
-            float(classified[index]["probability"]), abs=1e-5
-        )
-
-
 def test_reconstruct_gives_images_and_errors(trained, tmp_path):
     assert _run(trained, "--mode=reconstruct") == 0
     found = dict(np.load(trained / "reconstructions.npz"))
