@@ -3,21 +3,21 @@
 `lzn_jax.load` loads a trained run; `lzn_jax.zoning` has the method as pure functions.
 """
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lzn_jax.errors import UserError
 
 if TYPE_CHECKING:
-    from lzn_jax.loading import load
+    import lzn_jax.trained_model
 
 __all__ = ["UserError", "__version__", "load"]
 __version__ = "0.1.0"
 
 
-def __getattr__(name: str) -> Any:
-    # Imported on first use, so that commands can check their arguments before importing JAX.
-    if name == "load":
-        from lzn_jax.loading import load
+def load(path: str | Path, extensions: Sequence[str] = ()) -> "lzn_jax.trained_model.TrainedModel":
+    """Loads a trained run or a shared model: `lzn_jax.loading.load`."""
+    from lzn_jax import loading  # here, so that `import lzn_jax` is quick
 
-        return load
-    raise AttributeError(f"module 'lzn_jax' has no attribute {name!r}")
+    return loading.load(path, extensions)

@@ -19,20 +19,7 @@ import ml_collections
 from lzn_jax import parts
 from lzn_jax.errors import UserError
 from lzn_jax.extensions import extend, found_extension
-from lzn_jax.parts import (
-    REQUIRED,
-    Field,
-    amount,
-    choice,
-    count,
-    count_or_0,
-    flag,
-    positive,
-    require,
-    share_below_1,
-    word,
-    words,
-)
+from lzn_jax.parts import Field, amount, choice, count, count_or_0, flag, positive, word, words
 
 # Defaults are those of most of the paper's experiments, or have no effect.
 _EVERY_RUN = {
@@ -70,7 +57,7 @@ _EVERY_RUN = {
     "training.warmup_steps": count_or_0("updates of linear warm-up", 5000),
     "training.schedule": choice("learning rate after warm-up", "constant", "cosine"),
     "training.gradient_clip": positive("global norm to which gradients are clipped", 1.0),
-    "training.ema_decay": share_below_1("decay of the averaged weights"),
+    "training.ema_decay": parts.share_below_1("decay of the averaged weights"),
     "training.compute_dtype": choice("dtype inside the networks", "float32", "bfloat16"),
     "training.log_every_steps": count("updates between logged metrics", 100),
     "checkpoint.every_steps": count("updates between checkpoints", 1000),
@@ -97,22 +84,21 @@ _EVERY_RUN = {
 _ALIGNED = {
     "alignment.solver": word("solver of the flow from latents to zones", "euler", part="solver"),
     "alignment.num_steps": count("solver steps of the flow from latents to zones"),
-    "alignment.cutoff": share_below_1("share of the flow's first steps left out of the loss", 0.2),
+    "alignment.cutoff": parts.share_below_1(
+        "share of the flow's first steps left out of the loss", 0.2
+    ),
     "alignment.form": word("form of the loss", "log", part="alignment"),
     "alignment.noise_scale": amount("α of the aligned latents, None = as in generation", None),
     "alignment.weight": amount("weight of the alignment loss", 1.0),
 }
 # One type alone trains nothing else: without this loss there is nothing to train.
 _ALIGNED_VIEWS = {"alignment.weight": positive("weight of the alignment loss", 1.0)}
-# Fields that name a part whose fields are added to the schema -> kind of the part.
-_SELECTORS = {
-    "data.name": "data",
-    "encoder.name": "encoder",
-    "decoder.name": "decoder",
-    "latent.solver": "solver",
-    "alignment.solver": "solver",
-    "alignment.form": "alignment",
-}
+# Groups of the package's fields.
+_GROUPS = (
+    *("data", "latent", "alignment", "augmentation", "encoder", "decoder", "training"),
+    *("training.learning_rate", "text", "text_encoder", "text_decoder", "property"),
+    *("simclr", "infonce", "dcl", "siglip", "checkpoint", "evaluation", "sampling", "reporting"),
+)
 
 
 def schema_of(values: Mapping[str, Any]) -> dict[str, Field]:
@@ -121,18 +107,20 @@ def schema_of(values: Mapping[str, Any]) -> dict[str, Field]:
     types, alignments = (
         _tuple(values.get(name, preset.get(name))) for name in ("types", "alignments")
     )
-    fields = {**_EVERY_RUN}
+    fields = dict(_EVERY_RUN)
     if alignments or len(types) > 1:
         fields |= _ALIGNED | (_ALIGNED_VIEWS if len(types) == 1 else {})
     space = {**values, "types": types, "alignments": alignments}
-    for name in types:
-        fields |= parts.fields("type", name, space)
-    for selector, kind in _SELECTORS.items():
-        if selector in fields:
-            name = values.get(selector, fields[selector].default)
-            fields |= parts.fields(kind, str(name), space)
-    for name in _tuple(values.get("evaluation.measurements")):
-        fields |= parts.fields("measurement", name, space)
+    names = list(fields)
+    for name in names:  # which grow by the fields of parts
+        kind = fields[name].part
+        if kind is None or (kind == "type" and name != "types"):  # which names one of `types`
+            continue
+        value = space.get(name, fields[name].default)
+        for part in _tuple(value) or (value,):
+            own = parts.fields(kind, str(part), space)
+            names += [each for each in own if each not in fields]
+            fields |= own
     for name, value in preset.items():
         if name in fields:
             is_optional = fields[name].takes_none
@@ -140,21 +128,12 @@ def schema_of(values: Mapping[str, Any]) -> dict[str, Field]:
     return {name: _with_choices(name, field, types) for name, field in fields.items()}
 
 
-def groups() -> set[str]:
-    """All config groups, including those of all registered parts."""
-    named = {*_EVERY_RUN, *_ALIGNED}
-    for preset in ({}, *map(_preset, parts.names("study"))):
-        space = {"types": (), "alignments": (), **preset}
-        for kind in ("type", "measurement", *_SELECTORS.values()):
-            for name in parts.names(kind):
-                named |= parts.fields(kind, name, space).keys()
-    return {name.rpartition(".")[0] for name in named} - {""}
-
-
 def with_defaults(values: Mapping[str, Any], fields: Mapping[str, Field]) -> dict[str, Any]:
     """The values by dotted name, with defaults for missing fields."""
-    defaults = {n: field.default for n, field in fields.items() if field.default is not REQUIRED}
-    return defaults | dict(values)
+    return {
+        **{name: f.default for name, f in fields.items() if f.default is not parts.REQUIRED},
+        **values,
+    }
 
 
 def _preset(study: Any) -> Mapping[str, Any]:
@@ -182,50 +161,37 @@ def validated(values: Mapping[str, Any]) -> dict[str, Any]:
     fields = schema_of(values)
     values = with_defaults(values, fields)
     result = {n: checked(n, values[n], field) for n, field in fields.items() if n in values}
-    extra = [name for name in values if name not in fields]
     for name, field in fields.items():
         if name not in values:
-            raise UserError(_missing(name, field, extra))
-    if extra:
+            expected = _expected(field)
+            raise UserError(f"the config lacks the field {name} ({field.help}): {expected}")
+    if extra := [name for name in values if name not in fields]:
         raise UserError(unknown(extra[0], fields))
     if not any(fields[name].from_data and value is None for name, value in result.items()):
-        _check_across(result)
+        _check_across(result, fields)
     return result
 
 
-def _missing(name: str, field: Field, extra: Sequence[str]) -> str:
-    message = f"the config lacks the field {name} ({field.help}): {_expected(field)}"
-    near = difflib.get_close_matches(name, extra, n=1, cutoff=0.8)
-    return f"{message}; it has {near[0]}, which is not a field" if near else message
-
-
-# Names of fields in other programs.
-_ALIASES = {"epochs": "num_steps", "iterations": "num_steps", "alpha": "noise_scale"}
+# Common names of fields.
+_ALIASES = {
+    "lr": "learning_rate",
+    "bs": "batch_size",
+    "epochs": "num_steps",
+    "iterations": "num_steps",
+    "alpha": "noise_scale",
+}
 
 
 def unknown(name: str, fields: Iterable[str]) -> str:
-    """Error message for an unknown field, with the nearest field or fields."""
-    fields = list(fields)
-    groups = {field.rpartition(".")[0] for field in fields}
-    small_groups = sorted(group for group in groups if "." in group)
-    nearest = max([*fields, *small_groups], key=lambda known: _closeness(name, known))
-    if nearest in fields:
-        return f"the config has no field {name}; the nearest is {nearest}"
-    members = ", ".join(field for field in fields if field.startswith(f"{nearest}."))
-    return f"the config has no field {name}; the nearest are {members}"
+    """Error message for an unknown field, with the nearest one by its whole name or last word."""
+    asked = ".".join(_ALIASES.get(word, word) for word in name.split("."))
 
+    def closeness(known: str) -> tuple[float, float]:
+        pairs = (asked, known), (asked.rpartition(".")[2], known.rpartition(".")[2])
+        whole, leaf = (difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs)
+        return max(whole, leaf), whole
 
-def _closeness(name: str, known: str) -> tuple[float, float]:
-    """Similarity of two names by letters, by words (steps, num_steps) or by initials (lr)."""
-    asked, leaf = name.rpartition(".")[2], known.rpartition(".")[2]
-    words = leaf.split("_")
-    whole = difflib.SequenceMatcher(None, name, known).ratio()
-    letters = difflib.SequenceMatcher(None, asked, leaf).ratio()
-    is_meant = _ALIASES.get(asked) == leaf or (
-        len(words) > 1 and asked == "".join(word[0] for word in words)
-    )
-    by_meaning = 1.0 if is_meant else 0.9 * (set(asked.split("_")) <= set(words))
-    return max(whole, letters, by_meaning), whole
+    return f"the config has no field {name}; the nearest is {max(fields, key=closeness)}"
 
 
 def checked(name: str, value: Any, field: Field) -> Any:
@@ -293,39 +259,33 @@ def _expected(field: Field) -> str:
     return " or ".join([text, *others])
 
 
-def _check_across(values: Mapping[str, Any]) -> None:
+def _check_across(values: Mapping[str, Any], fields: Mapping[str, Field]) -> None:
     """Raises UserError if values that are valid one by one are incompatible."""
     batch_size, size = values["training.batch_size"], values["training.microbatch_size"]
-    require(
+    parts.require(
         size is None or batch_size % size == 0,
         f"training.microbatch_size must divide training.batch_size {batch_size}, got {size}",
     )
     steps = values["reporting.profile_steps"]
     bounds = re.fullmatch(r"(\d+):(\d+)", "0:1" if steps is None else steps)
-    require(
+    parts.require(
         bounds is not None and int(bounds[1]) < int(bounds[2]),
         f"reporting.profile_steps must be A:B with A < B, for example 100:105, got {steps!r}",
     )
-    named = _named_parts(values)
     types = values["types"]
-    require(len(set(types)) == len(types), f"types must differ, got {types}")
-    for name, kind, part in named:
-        is_there = kind != "type" or part in types
-        require(is_there, f"{name} needs {part!r} among types, got {types}")
-    for kind, part in dict.fromkeys((kind, part) for _, kind, part in named):
+    parts.require(len(set(types)) == len(types), f"types must differ, got {types}")
+    named: dict[tuple[str, str], None] = {}  # parts by kind and name, each once
+    for name, field in fields.items():
+        if field.part is None or (value := values[name]) is None:
+            continue
+        for part in value if isinstance(value, tuple) else (value,):
+            is_there = field.part != "type" or part in types
+            parts.require(is_there, f"{name} needs {part!r} among types, got {types}")
+            named[field.part, part] = None
+    for kind, part in named:
         if check := parts.find(kind, part).check:
             check(values)
     _check_something_trains(values)
-
-
-def _named_parts(values: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """(field, kind, name) of every part that a config names."""
-    named = []
-    for name, field in schema_of(values).items():
-        if field.part is not None and (value := values[name]) is not None:
-            parts_named = value if isinstance(value, tuple) else (value,)
-            named += [(name, field.part, part) for part in parts_named]
-    return named
 
 
 def _check_something_trains(values: Mapping[str, Any]) -> None:
@@ -335,7 +295,7 @@ def _check_something_trains(values: Mapping[str, Any]) -> None:
         and values["alignment.weight"] > 0
     )
     weights = {n: v for n, v in values.items() if n.startswith("training.") and "_weight" in n}
-    require(
+    parts.require(
         is_aligned or not weights or any(weights.values()),
         f"{' or '.join(weights)} must be > 0 unless latent.enabled is True and "
         "alignment.weight > 0: nothing would train, got 0.0",
@@ -346,7 +306,6 @@ def _check_something_trains(values: Mapping[str, Any]) -> None:
 CONFIG_FILE = "config.json"
 TOKENIZER_FILE = "tokenizer.json"
 
-_EXTENSIONS = parts.words("extensions", ())
 # Fields that older runs have under another name.
 _RENAMED = {
     "decoder.told": "decoder.condition",
@@ -363,7 +322,6 @@ _GONE = {
     "decoder.guidance": 1.0,
     "sampling.guidance": 1.0,
 }
-_MAX_DEPTH = 100  # of JSON, so that functions that descend into it end
 _log = logging.getLogger(__name__)
 
 # (values, names of the values that were set for this data set) -> completed values.
@@ -385,7 +343,7 @@ def load(
     """
     file, digests = find(path), extend(extensions)
     tree = _read(file)
-    named = checked("extensions", tree.get("extensions", ()), _EXTENSIONS)
+    named = checked("extensions", tree.get("extensions", ()), _EVERY_RUN["extensions"])
     digests |= extend(named, file.parent)
     values = validated({**flatten(tree), **_as_fields(digests)})
     values, stated = _changed(values, overrides)
@@ -427,10 +385,10 @@ def stored_values(path: Path) -> dict[str, Any]:
         tree = parse_json(path.read_text())
         if not isinstance(tree, dict):
             raise ValueError("not a JSON object")
-    except (OSError, ValueError) as error:
+        values = flatten(tree)
+    except (OSError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path} is not the config of a run: {reason}") from error
-    values = flatten(tree)
     for name, value in _GONE.items():
         if (got := values.pop(name, value)) != value:
             raise UserError(f"{path}: {name} can only be {value!r} in this version, got {got!r}")
@@ -440,7 +398,7 @@ def stored_values(path: Path) -> dict[str, Any]:
             "some of today's test images",
             path,
         )
-    names, digests = (checked(n, values.get(n, ()), _EXTENSIONS) for n in _as_fields({}))
+    names, digests = (checked(n, values.get(n, ()), _EVERY_RUN[n]) for n in _as_fields({}))
     if len(names) != len(digests):
         raise UserError(f"{path} must have a checksum for each of its extensions")
     return {_RENAMED.get(name, name): value for name, value in values.items()}
@@ -449,15 +407,9 @@ def stored_values(path: Path) -> dict[str, Any]:
 def parse_json(text: str | bytes) -> Any:
     """The value of a JSON text; raises ValueError if it is not JSON or too deeply nested."""
     try:
-        level = [value := json.loads(text)]
+        return json.loads(text)
     except RecursionError as error:
         raise ValueError("too deeply nested") from error
-    for _ in range(_MAX_DEPTH):
-        nested = [each for each in level if isinstance(each, dict | list)]
-        level = [x for each in nested for x in (each.values() if isinstance(each, dict) else each)]
-    if level:
-        raise ValueError("too deeply nested")
-    return value
 
 
 def _found_extensions(path: Path, values: Mapping[str, Any]) -> dict[str, str]:
@@ -480,16 +432,12 @@ def _as_fields(found: Mapping[str, str]) -> dict[str, Any]:
     return {"extensions": tuple(found), "extension_checksums": tuple(found.values())}
 
 
-def blank() -> ml_collections.ConfigDict:
-    """A config with all groups and no fields, for a config file to fill in.
+def blank(values: Mapping[str, Any] = MappingProxyType({})) -> ml_collections.ConfigDict:
+    """A config with all groups and the values by dotted name, for a config file to fill in.
 
     Fields that are not set take their defaults; groups that stay empty are dropped.
     """
-    return ml_collections.ConfigDict(nest(_empty_groups()))
-
-
-def _empty_groups() -> dict[str, Any]:
-    return {group: {} for group in sorted(groups())}
+    return ml_collections.ConfigDict(nest({group: {} for group in _GROUPS} | dict(values)))
 
 
 def sibling(
@@ -508,8 +456,7 @@ def sibling(
     before = flatten(_read(find(str(path)) if is_beside else shipped))
     after = {**before, **changes}
     gone = schema_of(before).keys() - schema_of(after).keys() - changes.keys()
-    kept = {name: value for name, value in after.items() if name not in gone}
-    return ml_collections.ConfigDict(nest(_empty_groups() | kept))
+    return blank({name: value for name, value in after.items() if name not in gone})
 
 
 def to_json_dict(config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -524,29 +471,21 @@ def _read(path: Path) -> dict[str, Any]:
         # Unlike an import, run_path leaves no bytecode beside the config.
         get_config = runpy.run_path(str(path)).get("get_config")
         config = get_config() if callable(get_config) else None
-        # Raises for a placeholder without a value.
-        tree = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else None
+        if isinstance(config, ml_collections.ConfigDict):
+            return config.to_dict()  # raises for a placeholder without a value
     except UserError:  # of a sibling; its message has the path
         raise
     except Exception as error:
         raise parts.failure(f"the config {path}", error, str(path)) from error
-    if not callable(get_config):
-        raise UserError(f"{path} must define a function get_config()")
-    if tree is None:
-        got = type(config).__name__
-        what = "an ml_collections.ConfigDict"
-        raise UserError(f"get_config() of {path} must return {what}, not {got}")
-    return tree
+    raise UserError(f"{path} must define get_config(), which returns an ml_collections.ConfigDict")
 
 
 def flatten(tree: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
     """Values of nested dicts by dotted name."""
-    flat, known = dict[str, Any](), groups()
+    flat: dict[str, Any] = {}
     for key, value in tree.items():
-        # An empty dict that is not a group stays, so that it is reported as an unknown field.
         name = f"{prefix}{key}"
-        is_group = isinstance(value, Mapping) and (value or name in known)
-        flat |= flatten(value, f"{name}.") if is_group else {name: value}
+        flat |= flatten(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
     return flat
 
 
@@ -582,8 +521,7 @@ def _changed(
 
 
 def _checked(values: Mapping[str, Any]) -> ml_collections.ConfigDict:
-    fields = schema_of(values)
-    values = with_defaults(values, fields)
+    values = with_defaults(values, fields := schema_of(values))
     if values.get("data.channels", 3) is None:  # not completed from the images
         values["data.channels"] = 3
     found = validated(values)
@@ -603,7 +541,7 @@ def _without_data(values: Mapping[str, Any], before: Mapping[str, Field]) -> dic
         if name not in fields:
             return False
         is_of_data = fields[name].from_data or before[name].from_data
-        return not is_of_data or fields[name].default is REQUIRED
+        return not is_of_data or fields[name].default is parts.REQUIRED
 
     return {name: value for name, value in values.items() if still_holds(name)}
 
@@ -652,9 +590,12 @@ def find(path: str) -> Path:
         asked = FOLDER / f"{path}.py"
     shipped = SHIPPED / asked.name
     found = shipped if asked.parent == FOLDER and not asked.is_file() else asked
-    if found.suffix != ".py" or not found.is_file():
-        raise UserError(_no_such_config(asked))
-    return found
+    if found.suffix == ".py" and found.is_file():
+        return found
+    known = [*asked.parent.glob("*.py"), *SHIPPED.glob("*.py")]
+    ratio = {each: difflib.SequenceMatcher(None, asked.stem, each.stem).ratio() for each in known}
+    nearest = max(known, key=lambda each: ratio[each])
+    raise UserError(f"there is no config file {asked}; the nearest is {nearest}")
 
 
 def shipped(name: str) -> str:
@@ -669,20 +610,6 @@ def overview() -> str:
         headline, *_ = (ast.get_docstring(ast.parse(path.read_text("utf-8"))) or "").split("\n")
         lines.append(f"  {path.stem:<22}{headline}")
     return "\n".join(lines)
-
-
-def _no_such_config(path: Path) -> str:
-    message = f"there is no config file {path}"
-    folder = path if path.is_dir() else path.parent
-    known = {other.name for other in folder.glob("*.py")}
-    if folder == FOLDER:
-        known |= {other.name for other in SHIPPED.glob("*.py")}
-    elif not folder.is_dir():
-        return f"{message}: {folder} is not a directory"
-    nearest = difflib.get_close_matches(f"{path.stem}.py", sorted(known), n=1, cutoff=0)
-    if not nearest:
-        return f"{message}, nor any other in {folder}"
-    return f"{message}; the nearest is {folder / nearest[0]}"
 
 
 def explain(config: ml_collections.ConfigDict) -> str:

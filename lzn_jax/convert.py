@@ -44,9 +44,9 @@ _log = logging.getLogger("lzn_jax.convert")  # the name differs if this is __mai
 def load_released(path: str | Path, config: ConfigDict, ema: bool = True) -> Variables:
     """Variables of a released checkpoint's networks by name, averaged (EMA) or as trained.
 
-    The names are 'encoder', 'decoder' and 'label_anchors', if checkpoint and config have them;
-    values are float32. Raises UserError if the file cannot be read, and for a missing or unexpected
-    key or a wrong shape.
+    The names are those of 'encoder', 'decoder' and 'label_anchors' that checkpoint and config have;
+    values are float32. Raises UserError for an unreadable file, a missing or unexpected key and a
+    wrong shape.
     """
     checkpoint = released.read(path, network_layouts(config), ema=ema)
     return jax.tree.map(jnp.asarray, checkpoint.averaged)
@@ -64,8 +64,7 @@ def convert(
 
     Context anchors are computed from the images in the folder `context`, by default from the
     training images; without images, the run has none. Raises UserError as `load_released`, and if
-    a network is missing, if `workdir` has checkpoints, or if the images are fewer than the context
-    anchors.
+    a network is missing, if `workdir` has checkpoints, or if there are too few images.
     """
     _check_empty(workdir)
     layouts = network_layouts(config)
@@ -77,14 +76,13 @@ def convert(
     workdirs.record(config, workdir)
     space = LatentSpace(config, devices.inference_mesh())
     params, constants = split_variables(weights.raw)
-    averaged, _ = split_variables(weights.averaged)
     optimizer = train.make_optimizer(config.training, list(space.modules))
     zero = np.zeros((), np.int32)
     state = train.TrainState(
         step=np.array(weights.iteration, np.int32),
         params=params,
         constants=constants,
-        ema=averaged,
+        ema=split_variables(weights.averaged)[0],
         optimizer=jax.tree.map(np.asarray, optimizer.init(params)),
         skipped=zero,
         skipped_in_a_row=zero,
@@ -156,23 +154,23 @@ def _context_images(config: ConfigDict, folder: str | None) -> tuple[ConfigDict,
             raise UserError("--context needs latents and --config.latent.context_size above 0")
         return config, ()
     if folder is not None:
-        images = find_images(folder, config.data)
-        check_context(config, len(images), f"the images in {folder}")
-        return config, images
-    try:
-        images = load(config.data, "train").images
-    except UserError as error:
-        _log.warning(
-            "no context anchors, as there are no training images (%s): evaluate, reconstruct, "
-            "interpolate, classify and embed compute zones from their input images, so that "
-            "results for an image depend on the others; give a folder of images with --context, or "
-            "add --config.latent.context_size=0 to every command on this work folder",
-            error,
-        )
-        values = config.to_dict()
-        values["latent"]["context_size"] = 0
-        return FrozenConfigDict(values), ()
-    check_context(config, len(images), f"the training images of {config.data.name}")
+        images, origin = find_images(folder, config.data), f"the images in {folder}"
+    else:
+        try:
+            images = load(config.data, "train").images
+        except UserError as error:
+            _log.warning(
+                "no context anchors, as there are no training images (%s): evaluate, reconstruct, "
+                "interpolate, classify and embed compute zones from their input images, so that "
+                "results for an image depend on the others; give a folder of images with "
+                "--context, or add --config.latent.context_size=0 to every command on this folder",
+                error,
+            )
+            values = config.to_dict()
+            values["latent"]["context_size"] = 0
+            return FrozenConfigDict(values), ()
+        origin = f"the training images of {config.data.name}"
+    check_context(config, len(images), origin)
     return config, images
 
 
@@ -182,9 +180,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    prefix = "--config."
-    overrides = [a.removeprefix(prefix) for a in arguments if a.startswith(prefix)]
-    parser = Parser(prog="python -m lzn_jax.convert", description=__doc__, allow_abbrev=False)
+    parser = Parser("lzn_jax.convert", __doc__)
     parser.add_argument(
         "--config", help="config file, configs/NAME.py; default: config of --released"
     )
@@ -195,11 +191,11 @@ def _run(arguments: list[str]) -> int:
     files.add_argument("--released", help=names, metavar="NAME", choices=hub.FILES)
     parser.add_argument("--raw", action="store_true", help="do not use averaged weights (EMA)")
     parser.add_argument("--context", help="folder of images for the context anchors")
-    flags = parser.parse_args([a for a in arguments if not a.startswith(prefix)])
+    flags = parser.parse_args(arguments)
     if flags.released is None and flags.config is None:
         raise UserError("name the config of the checkpoint with --config=configs/NAME.py")
     path = flags.config or configuration.shipped(flags.released)
-    config = configuration.load(path, overrides, resolved)
+    config = configuration.load(path, flags.overrides, resolved)
     logging.basicConfig(format="%(message)s", force=True)
     logging.getLogger("lzn_jax").setLevel(logging.INFO)
     options = {"raw": flags.raw, "context": flags.context}

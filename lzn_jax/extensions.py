@@ -1,10 +1,9 @@
 """Extensions: files and modules that register parts of one's own, and their checksums."""
 
 import ast
-import dataclasses
+import contextlib
 import hashlib
 import importlib
-import importlib.metadata
 import importlib.util
 import itertools
 import operator
@@ -15,20 +14,13 @@ from types import ModuleType
 
 from lzn_jax import parts
 from lzn_jax.errors import UserError
-from lzn_jax.parts import PACKAGE, failure, load_installed, run_file
 
+_PACKAGE = Path(__file__).parent
 _EXTENSION = "lzn_jax_extension_"  # prefix of the module names of extension files
 
 
-@dataclasses.dataclass(frozen=True)
-class Extension:
-    """An extension that has run: the path of its file or the name of its module, and its sha256."""
-
-    path: str
-    digest: str
-
-
-_EXTENSIONS: dict[str, Extension] = {}  # that have run, by name
+# Extensions that have run, by name: the path of the file or the name of the module, and its sha256.
+_EXTENSIONS: dict[str, tuple[str, str]] = {}
 
 
 def extend(extensions: Sequence[str], folder: Path = Path()) -> dict[str, str]:
@@ -37,7 +29,7 @@ def extend(extensions: Sequence[str], folder: Path = Path()) -> dict[str, str]:
     An extension is a Python file, relative to `folder`, or the name of an importable module. Raises
     UserError if it does not exist or fails.
     """
-    load_installed()  # so that extensions cannot take the names of the package's own parts
+    parts.load_installed()  # so that extensions cannot take the names of the package's own parts
     digests: dict[str, str] = {}
     for extension in extensions:
         is_file, path = extension.endswith(".py"), Path(extension)
@@ -46,19 +38,26 @@ def extend(extensions: Sequence[str], folder: Path = Path()) -> dict[str, str]:
             name, digest = path.name if is_file else extension, checksum(path)
             if digests.setdefault(name, digest) != digest:
                 raise UserError(f"two extensions are called {name}: rename {path}")
-            if name not in _EXTENSIONS or _EXTENSIONS[name].digest != digest:
+            if name not in _EXTENSIONS or _EXTENSIONS[name][1] != digest:
                 if name in _EXTENSIONS:
                     _forget(_files(path))
                 if is_file:
-                    run_file(path, f"{_EXTENSION}{path.stem}_{digest[:8]}")
+                    _run(path, f"{_EXTENSION}{path.stem}_{digest[:8]}")
                 else:
                     importlib.import_module(extension)
         except UserError:
             raise
         except Exception as error:
-            raise failure(f"the extension {extension}", error, str(path)) from error
-        _EXTENSIONS[name] = Extension(str(path.absolute()) if is_file else name, digest)
+            raise parts.failure(f"the extension {extension}", error, str(path)) from error
+        _EXTENSIONS[name] = str(path.absolute()) if is_file else name, digest
     return digests
+
+
+def _run(path: Path, name: str) -> None:
+    """Runs a file as a module of this name; unlike an import, leaves no bytecode beside it."""
+    module = sys.modules[name] = ModuleType(name)  # dataclasses and pickle look it up
+    module.__file__ = str(path.absolute())
+    exec(compile(path.read_bytes(), module.__file__, "exec"), vars(module))
 
 
 def _extension_path(name: str, folder: Path) -> Path:
@@ -67,13 +66,11 @@ def _extension_path(name: str, folder: Path) -> Path:
         if not path.is_file():
             raise UserError(f"there is no extension {path}")
         return path
-    try:
+    with contextlib.suppress(ImportError, ValueError):
         spec = importlib.util.find_spec(name)  # imports the parent packages
-    except (ImportError, ValueError):
-        spec = None
-    if spec is None or spec.origin is None or not Path(spec.origin).is_file():
-        raise UserError(f"there is no extension {name}: name a file FILE.py or a module")
-    return Path(spec.origin)
+        if spec and spec.origin and Path(spec.origin).is_file():
+            return Path(spec.origin)
+    raise UserError(f"there is no extension {name}: name a file FILE.py or a module")
 
 
 def found_extension(name: str, digest: str) -> str | None:
@@ -83,9 +80,9 @@ def found_extension(name: str, digest: str) -> str | None:
     None if it is not.
     """
     if name in _EXTENSIONS:
-        return _EXTENSIONS[name].digest
+        return _EXTENSIONS[name][1]
     files = {Path(part.file) for part in parts.PARTS.values()}
-    own = {file for file in files if file.is_file() and not file.is_relative_to(PACKAGE)}
+    own = {file for file in files if file.is_file() and not file.is_relative_to(_PACKAGE)}
     found = {file for file in own if file.name == name}
     if module := getattr(sys.modules.get(name), "__file__", None):
         found |= {Path(module)} if own.intersection(_files(Path(module))) else set()
@@ -95,7 +92,7 @@ def found_extension(name: str, digest: str) -> str | None:
 
 def extension_flags(names: Sequence[str]) -> list[str]:
     """The command-line flag that names these extensions, if any of them has run."""
-    paths = [_EXTENSIONS[name].path for name in names if name in _EXTENSIONS]
+    paths = [_EXTENSIONS[name][0] for name in names if name in _EXTENSIONS]
     return [f"--extensions={','.join(paths)}"] if paths else []
 
 

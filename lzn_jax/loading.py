@@ -19,19 +19,19 @@ from lzn_jax.run.command_line import use_compile_cache
 from lzn_jax.run.workdir import has_checkpoint
 from lzn_jax.trained_model import TrainedModel
 
+MANIFEST = "manifest.json"  # describes the programs of an export
+
 
 def load(path: str | Path, extensions: Sequence[str] = ()) -> TrainedModel:
     """Loads a trained run at its newest intact checkpoint, or at a given one, or a shared model.
 
     Args:
-      path: folder of a run, or one of its `checkpoints/STEP`, or folder of a shared model;
-        "hub:OWNER/NAME" for a model that `python -m lzn_jax.share` uploaded to the Hugging Face
-        Hub; "released/NAME" for the paper's checkpoint of configs/NAME.py. Both are downloaded on
-        first use.
+      path: folder of a run, one of its `checkpoints/STEP`, or folder of a shared model;
+        "hub:OWNER/NAME" for a model on the Hugging Face Hub; "released/NAME" for the paper's
+        checkpoint of configs/NAME.py. Both are downloaded on first use.
       extensions: files or modules that register the parts of the run.
 
-    Raises:
-      UserError: there is no readable run or model.
+    Raises UserError if there is no readable run or model.
     """
     use_compile_cache()
     if str(path).startswith(shared_model.PREFIX):
@@ -46,10 +46,10 @@ def load(path: str | Path, extensions: Sequence[str] = ()) -> TrainedModel:
         from lzn_jax import convert  # here, as it imports all of training
 
         path = convert.released_run(path.name)
-    workdir, step = path, None
+    step = None
     if path.parent.name == "checkpoints" and path.name.isdigit():
-        workdir, step = path.parent.parent, int(path.name)
-    return restore(configuration.load_run(workdir, extensions=extensions), workdir, step)
+        path, step = path.parent.parent, int(path.name)
+    return restore(configuration.load_run(path, extensions=extensions), path, step)
 
 
 def restore(config: ConfigDict, workdir: Path, step: int | None = None) -> TrainedModel:
@@ -68,15 +68,12 @@ def restore(config: ConfigDict, workdir: Path, step: int | None = None) -> Train
     targets: dict[str, Any] = {"ema": {"params": params, "constants": constants}}
     if shapes["context"]:
         targets["context"] = shapes["context"]
+    placed = devices.placed(targets, mesh, shard=config.training.shard_parameters)
     with Checkpoints(workdir) as checkpoints:
-        shard = config.training.shard_parameters
-        restored = checkpoints.restore(devices.placed(targets, mesh, shard=shard), step)
+        restored = checkpoints.restore(placed, step)
     if restored is None:
         raise UserError(f"there is no finished checkpoint in {folder}: train first")
     step, items = restored
     averaged = join_variables(items["ema"]["params"], items["ema"]["constants"])
     context = jax.tree.map(jnp.asarray, devices.fetch(items.get("context", {})))
     return TrainedModel(space, Model(averaged, context), step)
-
-
-MANIFEST = "manifest.json"  # describes the programs of an export

@@ -8,15 +8,20 @@ import functools
 import logging
 import os
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
 import lzn_jax
-from lzn_jax import configuration
+from lzn_jax import configuration, data, train
+from lzn_jax.data import folder
 from lzn_jax.errors import EXIT_DONE, EXIT_RUN_AGAIN, UserError
+from lzn_jax.modes import check_data, compile, export, inference, replay
+from lzn_jax.plots.style import credited
+from lzn_jax.run import processes
+from lzn_jax.run import workdir as workdirs
 from lzn_jax.run.command_line import Parser, exit_code, use_compile_cache
 from lzn_jax.run.processes import Interruption
 
@@ -37,7 +42,18 @@ MODES = {
     "compile": "reports whether a step fits the hardware of --slice, without it: nothing",
     "show_config": "prints every field with its value and meaning: nothing",
 }
+FLAGS = {
+    "--config": "config file or NAME in configs/; default: config of the run in --workdir",
+    "--workdir": "folder of the run; default: results/NAME, also for NAME/config.py",
+    "--input": "image, folder of images, text, .txt file with a text a line, or labels A,B",
+    "--source": "data type to translate from",
+    "--target": "data type to translate to",
+    "--extensions": "files or modules that register parts: A.py,B.py",
+    "--slice": "hardware for --mode=compile, such as v5e:4x4 or h100:8",
+}
 FIRST = "python -m lzn_jax.main --config=digits_joint"
+
+_log = logging.getLogger("lzn_jax.main")  # the name differs if this is __main__
 
 
 def main(arguments: list[str] | None = None, interruption: Interruption | None = None) -> int:
@@ -53,130 +69,58 @@ def _run(arguments: list[str], interruption: Interruption) -> int:
     if not arguments:
         print(f"Configs for --config=NAME:\n{configuration.overview()}")
         raise UserError(f"name a config; for example, {FIRST} trains in minutes on a CPU")
-    prefix = "--config."
-    overrides = [a.removeprefix(prefix) for a in arguments if a.startswith(prefix)]
-    parser = Parser(
-        prog="python -m lzn_jax.main",
-        description=__doc__,
-        epilog=_modes_in_words(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument(
-        "--config",
-        help="config file or NAME in configs/; default: config of the run in --workdir",
-    )
-    parser.add_argument(
-        "--workdir", help="folder of the run; default: results/NAME, also for NAME/config.py"
-    )
-    parser.add_argument("--mode", choices=MODES, default="train", metavar="MODE", help="see below")
-    parser.add_argument(
-        "--input",
-        help="input of a mode: image, folder of images, text, .txt with a text a line, labels A,B",
-    )
-    parser.add_argument("--source", help="data type to translate from")
-    parser.add_argument("--target", help="data type to translate to")
-    parser.add_argument(
-        "--extensions", default="", help="files or modules that register parts: A.py,B.py"
-    )
-    parser.add_argument("--version", action="version", version=f"lzn_jax {lzn_jax.__version__}")
-    parser.add_argument("--slice", help="hardware for --mode=compile, such as v5e:4x4 or h100:8")
-    _add_process_flags(parser)
-    flags = parser.parse_args([a for a in arguments if not a.startswith(prefix)])
+    flags = _flags(arguments)
     if flags.mode == "train":
         interruption.exit_code = EXIT_RUN_AGAIN
-    if flags.input is not None and flags.mode not in MODES_WITH_INPUT:
-        raise UserError(f"--input goes with --mode={' or '.join(MODES_WITH_INPUT)}")
-    if flags.input == "":
-        raise UserError("--input is empty: give a file, text or labels, or omit it for test data")
-    if (flags.slice is not None) != (flags.mode == "compile"):
-        raise UserError("--slice=NAME and --mode=compile go together")
-    ends = {"source": flags.source, "target": flags.target}
-    if any((end is not None) != (flags.mode == "translate") for end in ends.values()):
-        raise UserError("--source=TYPE, --target=TYPE and --mode=translate go together")
     logging.basicConfig(format="%(message)s", force=True)
     logging.getLogger("lzn_jax").setLevel(logging.INFO)
-    config, workdir = _config_and_workdir(flags, overrides)
+    config, workdir = _config_and_workdir(flags)
     if flags.mode == "show_config":
         print(configuration.explain(config))
         return EXIT_DONE
-
-    # JAX is imported only for valid commands.
-    from lzn_jax import data, train
-    from lzn_jax.modes import compile, export, inference, replay
-    from lzn_jax.modes.check_data import check
-    from lzn_jax.modes.inference import next_steps
-    from lzn_jax.plots.style import credited
-    from lzn_jax.run import processes
-    from lzn_jax.run import workdir as workdirs
-
-    if flags.mode == "check_data":
-        with credited(data.attribution(config.data)):
-            return check(config, workdir)
     if flags.mode == "compile":
         return compile.compile_step(config, flags.slice)
-    use_compile_cache()
-    with (
-        credited(data.attribution(config.data)),
-        processes.together(flags.coordinator, flags.num_processes, flags.process_id),
-        workdirs.guarded(workdir),
-    ):
-        config = data.fit_context(config)
-        if flags.mode == "replay":
-            replay.replay(config, workdir)
-            return EXIT_DONE
-        workdirs.prepare(config, workdir, is_training=flags.mode == "train")
-        if flags.mode == "train":
-            with workdirs.locked(workdir):
-                code = train.train_and_evaluate(config, workdir, interruption)
-            if code == EXIT_DONE:
-                for line in next_steps(config, workdir):
-                    logging.getLogger("lzn_jax").info("%s", line)
-            return code
-        others = {"translate": inference.translate, "export": export.export}
-        mode: Any = others.get(flags.mode) or getattr(inference, flags.mode)
-        if flags.mode == "translate":
-            mode = functools.partial(mode, source=flags.source, target=flags.target)
-        mode(config, workdir, *([flags.input] if flags.mode in MODES_WITH_INPUT else []))
-        logging.getLogger("lzn_jax").info("done: results are in %s", workdir)
+    with credited(data.attribution(config.data)):
+        if flags.mode == "check_data":
+            return check_data.check(config, workdir)
+        use_compile_cache()
+        with (
+            processes.together(flags.coordinator, flags.num_processes, flags.process_id),
+            workdirs.guarded(workdir),
+        ):
+            return _run_mode(flags, data.fit_context(config), workdir, interruption)
+
+
+def _run_mode(
+    flags: argparse.Namespace, config: ConfigDict, workdir: Path, interruption: Interruption
+) -> int:
+    """Runs a mode that needs a work folder; returns the exit code."""
+    if flags.mode == "replay":
+        replay.replay(config, workdir)
         return EXIT_DONE
+    workdirs.prepare(config, workdir, is_training=flags.mode == "train")
+    if flags.mode == "train":
+        with workdirs.locked(workdir):
+            code = train.train_and_evaluate(config, workdir, interruption)
+        if code == EXIT_DONE:
+            _log.info("\n".join(inference.next_steps(config, workdir)))
+        return code
+    mode: Any = export.export if flags.mode == "export" else getattr(inference, flags.mode)
+    if flags.mode == "translate":
+        mode = functools.partial(mode, source=flags.source, target=flags.target)
+    mode(config, workdir, *([flags.input] if flags.mode in MODES_WITH_INPUT else []))
+    _log.info("done: results are in %s", workdir)
+    return EXIT_DONE
 
 
-def _config_and_workdir(
-    flags: argparse.Namespace, overrides: Sequence[str]
-) -> tuple[ConfigDict, Path]:
-    """Config from --config, or else from the run in the work folder; and the work folder."""
-    if "://" in (flags.workdir or ""):
-        raise UserError(
-            f"--workdir must be a folder: mount the bucket and use its path, got {flags.workdir}"
-        )
-    extensions = [name for name in flags.extensions.split(",") if name]
-    if flags.config is not None:
-        path = Path(flags.config)
-        name = path.absolute().parent.name if path.name == "config.py" else path.stem
-        workdir = Path(flags.workdir or Path("results") / name)
-        return configuration.load(flags.config, overrides, _from_images, extensions), workdir
-    if flags.workdir is None:
-        raise UserError("name a config with --config=NAME, or the folder of a run with --workdir")
-    workdir = Path(flags.workdir)
-    return configuration.load_run(workdir, overrides, extensions), workdir
-
-
-def _from_images(values: Mapping[str, Any], stated: Collection[str]) -> Mapping[str, Any]:
-    """`data.folder.resolved`, imported with JAX only for a folder of images."""
-    if values["data.name"] != "image_folder":
-        return values
-    from lzn_jax.data import folder
-
-    return folder.resolved(values, stated)
-
-
-def _modes_in_words() -> str:
-    lines = [f"  {name:<12} {text}" for name, text in MODES.items()]
-    return "\n".join(["modes, and the files that they write into the work folder:", *lines])
-
-
-def _add_process_flags(parser: argparse.ArgumentParser) -> None:
+def _flags(arguments: Sequence[str]) -> argparse.Namespace:
+    modes = [f"  {name:<12} {text}" for name, text in MODES.items()]
+    title = "modes, and the files that they write into the work folder:"
+    parser = Parser("lzn_jax.main", __doc__, "\n".join([title, *modes]))
+    for name, text in FLAGS.items():
+        parser.add_argument(name, help=text)
+    parser.add_argument("--mode", choices=MODES, default="train", metavar="MODE", help="see below")
+    parser.add_argument("--version", action="version", version=f"lzn_jax {lzn_jax.__version__}")
     group = parser.add_argument_group(
         "several processes", "detected automatically on TPU pods and under srun and mpirun"
     )
@@ -187,6 +131,35 @@ def _add_process_flags(parser: argparse.ArgumentParser) -> None:
     ):
         variable = text.rpartition(" ")[2]
         group.add_argument(f"--{name}", type=kind, default=os.environ.get(variable), help=text)
+    flags = parser.parse_args(arguments)
+    if flags.input is not None and flags.mode not in MODES_WITH_INPUT:
+        raise UserError(f"--input goes with --mode={' or '.join(MODES_WITH_INPUT)}")
+    if flags.input == "":
+        raise UserError("--input is empty: give a file, text or labels, or omit it for test data")
+    if (flags.slice is not None) != (flags.mode == "compile"):
+        raise UserError("--slice=NAME and --mode=compile go together")
+    if {flags.source is not None, flags.target is not None} != {flags.mode == "translate"}:
+        raise UserError("--source=TYPE, --target=TYPE and --mode=translate go together")
+    return flags
+
+
+def _config_and_workdir(flags: argparse.Namespace) -> tuple[ConfigDict, Path]:
+    """Config from --config, or else from the run in the work folder; and the work folder."""
+    if "://" in (flags.workdir or ""):
+        raise UserError(
+            f"--workdir must be a folder: mount the bucket and use its path, got {flags.workdir}"
+        )
+    extensions = [name for name in (flags.extensions or "").split(",") if name]
+    if flags.config is not None:
+        path = Path(flags.config)
+        name = path.absolute().parent.name if path.name == "config.py" else path.stem
+        workdir = Path(flags.workdir or Path("results") / name)
+        found = configuration.load(flags.config, flags.overrides, folder.resolved, extensions)
+        return found, workdir
+    if flags.workdir is None:
+        raise UserError("name a config with --config=NAME, or the folder of a run with --workdir")
+    workdir = Path(flags.workdir)
+    return configuration.load_run(workdir, flags.overrides, extensions), workdir
 
 
 def command() -> int:

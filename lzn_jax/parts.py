@@ -4,18 +4,16 @@ import dataclasses
 import functools
 import importlib
 import importlib.metadata
-import importlib.util
 import sys
 import traceback
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from lzn_jax.errors import UserError
 
 KINDS = ("type", "data", "encoder", "decoder", "solver", "alignment", "measurement", "study")
 REQUIRED = object()  # default of a field that every config must set
-PACKAGE = Path(__file__).parent
 # Modules that register parts.
 _REGISTERING = (
     *("data.digits", "data.fashion", "data.cifar10", "data.emoji", "data.tfds", "data.folder"),
@@ -104,32 +102,20 @@ Fields = Mapping[str, Field] | Callable[[Mapping[str, Any]], Mapping[str, Field]
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """A registered part.
+    """A registered part."""
 
-    Attributes:
-      value: the part, or "module:name", which is imported when a run needs it.
-      fields: config fields of the part by dotted name, or a function from a config's values to
-        them.
-      check: raises UserError if the values of a config are incompatible.
-      file: file that registered the part.
-    """
-
-    value: Any
-    fields: Fields
-    check: Check | None
-    file: str
+    value: Any  # or "module:name", which is imported when a run needs it
+    fields: Fields  # by dotted name, or a function from a config's values to them
+    check: Check | None  # raises UserError if the values of a config are incompatible
+    file: str  # that registered the part
 
 
+_NO_FIELDS: Fields = MappingProxyType({})
 PARTS: dict[tuple[str, str], Part] = {}
 
 
 def add(
-    kind: str,
-    name: str,
-    part: Any,
-    fields: Fields | None = None,
-    *,
-    check: Check | None = None,
+    kind: str, name: str, part: Any, fields: Fields = _NO_FIELDS, *, check: Check | None = None
 ) -> None:
     """Registers a part under a name, with its config fields.
 
@@ -140,8 +126,6 @@ def add(
     """
     if kind not in KINDS:
         raise UserError(f"the kind of a part must be one of {', '.join(KINDS)}, got {kind!r}")
-    if not callable(fields):
-        fields = _checked_fields(kind, name, fields or {})
     frame: Any = sys._getframe(1)
     while frame.f_globals.get("__name__", "").startswith("jaxtyping."):  # its type checker
         frame = frame.f_back
@@ -166,7 +150,7 @@ def get(kind: str, name: str) -> Any:
 
 
 def names(kind: str) -> tuple[str, ...]:
-    """Sorted names of all parts of a kind."""
+    """Names of all parts of a kind, in alphabetical order."""
     load_installed()
     return tuple(sorted(name for each, name in PARTS if each == kind))
 
@@ -177,16 +161,7 @@ def fields(kind: str, name: str, values: Mapping[str, Any]) -> Mapping[str, Fiel
     part = PARTS.get((kind, name))
     if part is None:
         return {}
-    if not callable(part.fields):
-        return part.fields
-    return _checked_fields(kind, name, part.fields(values))
-
-
-def _checked_fields(kind: str, name: str, fields: Mapping[str, Any]) -> dict[str, Field]:
-    for field_name, field in fields.items():
-        if not isinstance(field, Field):
-            raise UserError(f"the field {field_name} of {kind} {name!r} must be a parts.Field")
-    return dict(fields)
+    return part.fields(values) if callable(part.fields) else part.fields
 
 
 def _imported(value: Any) -> Any:
@@ -209,23 +184,6 @@ def load_installed() -> None:
             entry.load()
         except Exception as error:
             raise failure(f"the entry point {entry.name} = {entry.value}", error) from error
-
-
-def run_file(path: Path, name: str) -> None:
-    spec = importlib.util.spec_from_file_location(name, path.absolute())
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses and pickle look it up
-    # No __pycache__ next to the file.
-    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    finally:
-        sys.dont_write_bytecode = before
 
 
 def failure(what: str, error: Exception, file: str | None = None) -> UserError:

@@ -6,7 +6,6 @@ Writes the folder DIR/shared and uploads it to --repo. Without --repo it is only
 `lzn_jax.load` reads this folder, too. A new repository is public unless --private is given.
 """
 
-import argparse
 import logging
 import sys
 from pathlib import Path
@@ -26,12 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    parser = Parser(
-        prog="python -m lzn_jax.share",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser("lzn_jax.share", __doc__)
     parser.add_argument("--workdir", required=True, help="folder of the run", type=Path)
     parser.add_argument("--repo", help="OWNER/NAME of the repository to upload to")
     parser.add_argument("--private", action="store_true", help="only its owner can load it")

@@ -228,32 +228,26 @@ def test_context_anchors_come_from_the_folder_that_is_named(images, tmp_path):
     )
 
 
-REFUSALS = {  # flags, and the content of the line
-    "few training images": (  # of 16, a tenth is held out
-        ["--config.data.holdout=None", "--config.latent.context_size=17"],
-        "latent.context_size must be at most 15, the training images of image_folder",
-    ),
-    "few images": (
-        ["--context={images}", "--config.latent.context_size=17"],
-        "latent.context_size must be at most 16, the images in",
-    ),
-    "no anchors": (
-        ["--context={images}", "--config.latent.context_size=0"],
-        "--context needs latents and --config.latent.context_size above 0",
-    ),
-    "no images": (["--context={images}/none"], "there is no image or folder"),
-    "checkpoints": (["--workdir={workdir}"], "already has checkpoints"),
-    "two files": (["--released=cifar10_gen"], "--released: not allowed with argument --checkpoint"),
-}
+NO_ANCHORS = "--context needs latents and --config.latent.context_size above 0"
+# Flags, and a part of the line. Of 16 training images, a tenth is held out.
+REFUSALS = f"""
+--config.data.holdout=None --config.latent.context_size=17 | at most 15, the training images of im
+--context={{images}} --config.latent.context_size=17 | must be at most 16, the images in
+--context={{images}} --config.latent.context_size=0 | {NO_ANCHORS}
+--context={{images}}/none | there is no image or folder
+--workdir={{workdir}} | already has checkpoints
+--released=cifar10_gen | --released: not allowed with argument --checkpoint
+"""
 
 
-@pytest.mark.parametrize("case", REFUSALS)
+@pytest.mark.parametrize(
+    ("flags", "message"), [line.split(" | ") for line in REFUSALS.strip().splitlines()]
+)
 def test_commands_that_cannot_be_carried_out_are_one_line(
-    case, converted, images, tmp_path, capsys
+    flags, message, converted, images, tmp_path, capsys
 ):
     workdir, config = converted
-    flags, message = REFUSALS[case]
-    flags = [flag.format(images=images, workdir=workdir) for flag in flags]
+    flags = flags.format(images=images, workdir=workdir).split()
     assert run(config, tmp_path / "run", f"--checkpoint={FOURIER}", *flags) == 2
     *_, line = capsys.readouterr().err.splitlines()  # after what follows from the images
     assert line.startswith("error: ")
@@ -299,27 +293,27 @@ def test_a_released_checkpoint_is_loaded_by_name_and_converted_once(
 STUDIES = {  # a config, and changes of it
     "joint": (
         "configs/digits_joint.py",
-        dict(encoder__attention_resolutions="(8,)", decoder__time_embedding="fourier"),
+        "encoder.attention_resolutions=(8,) decoder.time_embedding=fourier",
     ),
     "repr": (
         "configs/digits_repr.py",
-        dict(
-            encoder__stem="imagenet",
-            encoder__stage_sizes="(1, 2)",
-            encoder__stage_widths="(4, 8)",
-            encoder__stem_width="8",
-            encoder__norm_groups="4",
-            encoder__head_dim="16",
-            encoder__head_layers="2",
-            latent__dim="16",
-        ),
+        """encoder.stem=imagenet encoder.stage_sizes=(1,2) encoder.stage_widths=(4,8)
+        encoder.stem_width=8 encoder.norm_groups=4 encoder.head_dim=16 encoder.head_layers=2
+        latent.dim=16""",
     ),
 }
 
 
-def study_config(kind, **changes):
+def study_flags(kind, workdir, **changes):
     path, fields = STUDIES[kind]
-    return small.config(path, **{**fields, **changes})
+    own = dict(field.replace(".", "__").split("=") for field in fields.split())
+    return small.flags(path, workdir, **own | changes)
+
+
+def study_config(kind, **changes):
+    config, _, *overrides = study_flags(kind, "unused", **changes)
+    fields = [flag.removeprefix("--config.") for flag in overrides]
+    return configuration.load(config.removeprefix("--config="), fields)
 
 
 @functools.cache
@@ -353,8 +347,7 @@ def seeded(tmp_path_factory):
     def go(kind):
         folder, values = tmp_path_factory.mktemp(kind), released_values(kind)
         torch_writer.write(folder / "file.pt", values)
-        path, fields = STUDIES[kind]
-        flags = small.flags(path, folder / "run", **fields)
+        flags = study_flags(kind, folder / "run")
         assert convert.main([*flags, f"--checkpoint={folder / 'file.pt'}"]) == 0
         return values, flags, folder
 

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import small
 
-from lzn_jax import configuration, loading, main
+from lzn_jax import loading, main
 from lzn_jax.data import captions
 from lzn_jax.data.captions import DIGITS, LEANS, WEIGHTS
 from lzn_jax.errors import UserError
 from lzn_jax.models.transformer import END
 from lzn_jax.run import workdir as workdirs
-from lzn_jax.tokenizers import Bytes, Characters, File, Tokenizer, tokenizer
+from lzn_jax.tokenizers import of_bytes, of_characters, of_file, tokenizer
 
 CONFIG = "configs/digits_text.py"
 
@@ -45,25 +45,28 @@ def changes(path):
     return {"data__tokenizer_path": path, "text__alphabet": None, "data__captions": True}
 
 
-@pytest.mark.parametrize("vocabulary", [Characters(" ab"), Bytes()], ids=["letters", "bytes"])
-def test_tokens_are_texts_again(vocabulary):
-    texts, both = ["a", "ab ab", " b"], Tokenizer(vocabulary, 6)
-    tokens = both.encode(texts)
-    assert tokens.shape == (3, 6)
+@pytest.mark.parametrize(
+    ("found", "size", "texts"),
+    [
+        (of_characters(" ab", 6), 4, ["a", "ab ab", " b"]),
+        (of_bytes(8), 257, ["a", "ab ab", " b", "é🙂"]),
+    ],
+    ids=["letters", "bytes"],
+)
+def test_tokens_are_texts_again(found, size, texts):
+    tokens = found.encode(texts)
+    assert tokens.shape == (len(texts), found.max_length)
     assert (tokens[:, -1] == END).all()
-    assert tokens.max() < both.size
-    assert both.decode(tokens) == texts
+    assert tokens.max() < found.size == size
+    assert found.decode(tokens) == texts
 
 
-def test_bytes_say_any_text_and_what_is_no_utf_8_is_marked():
-    found = Tokenizer(Bytes(), 8)
-    assert found.size == 257
-    assert found.decode(found.encode(["é🙂"])) == ["é🙂"]
-    assert found.decode(np.array([[256, 0, 0, 0, 0, 0, 0, 0]])) == ["\ufffd"]
+def test_bytes_that_are_no_utf_8_are_marked():
+    assert of_bytes(8).decode(np.array([[256, 0, 0, 0, 0, 0, 0, 0]])) == ["\ufffd"]
 
 
 def test_a_file_says_texts_by_its_own_tokens_and_no_others(tmp_path):
-    found = Tokenizer(File(trained_file(tmp_path / "tokenizer.json")), 20)
+    found = of_file(trained_file(tmp_path / "tokenizer.json"), 20)
     texts = ["a bold seven", "a nine leaning upright"]
     tokens = found.encode(texts)
     assert found.decode(tokens) == texts
@@ -79,14 +82,14 @@ def test_numbers_that_a_file_leaves_out_take_room(tmp_path):
     model = {"type": "WordLevel", "vocab": {"[UNK]": 0, "a": 7}, "unk_token": "[UNK]"}
     others = dict.fromkeys(("post_processor", "decoder", "pre_tokenizer"))
     path = trained_file(tmp_path / "words.json", model=model, added_tokens=[], **others)
-    found = Tokenizer(File(path), 3)
+    found = of_file(path, 3)
     assert found.encode(["a"]).tolist() == [[8, END, END]]
     assert found.size == 9
 
 
 def test_many_texts_are_those_of_one_at_a_time(tmp_path, monkeypatch):
     monkeypatch.setattr("lzn_jax.tokenizers._TEXTS_AT_A_TIME", 2)
-    found = Tokenizer(File(trained_file(tmp_path / "tokenizer.json")), 20)
+    found = of_file(trained_file(tmp_path / "tokenizer.json"), 20)
     texts = ["a bold", "a", "", "nine standing", "a left nine"]
     tokens, faults = found.encode_known(texts)
     assert faults == {2: "is empty"}
@@ -96,17 +99,24 @@ def test_many_texts_are_those_of_one_at_a_time(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("vocabulary", "text", "message"),
+    ("kind", "text", "message"),
     [
-        (Characters(" ab"), "abc", "outside the run's vocabulary: c"),
-        (Characters(" ab"), "ababab", "longer than the run's 5 tokens"),
-        (Characters(" ab"), "", "is empty"),
-        (Bytes(), "éàè", "longer than the run's 5 tokens"),
-        (Bytes(), "a\ud83d", "outside the run's vocabulary: \ud83d"),
+        ("letters", "abc", "outside the run's vocabulary: c"),
+        ("letters", "ababab", "longer than the run's 5 tokens"),
+        ("letters", "", "is empty"),
+        ("bytes", "éàè", "longer than the run's 5 tokens"),
+        ("bytes", "a\ud83d", "outside the run's vocabulary: \ud83d"),
+        ("file", " ", "' ' has no tokens in the run's vocabulary"),
+        ("file", "a thin nine standing upright", "is longer than the run's 5 tokens"),
+        ("file", "a\ud83d", "outside the run's vocabulary: \ud83d"),
     ],
 )
-def test_a_text_that_cannot_be_said_is_named_or_left_out(vocabulary, text, message):
-    found = Tokenizer(vocabulary, 6)
+def test_a_text_that_cannot_be_said_is_named_or_left_out(kind, text, message, tmp_path):
+    if kind == "file":
+        fields = {"pre_tokenizer": {"type": "Whitespace"}}
+        found = of_file(trained_file(tmp_path / "tokenizer.json", **fields), 6)
+    else:
+        found = of_bytes(6) if kind == "bytes" else of_characters(" ab", 6)
     with pytest.raises(UserError, match=message):
         found.encode(["a", text])
     tokens, faults = found.encode_known(["a", text])
@@ -115,24 +125,13 @@ def test_a_text_that_cannot_be_said_is_named_or_left_out(vocabulary, text, messa
     assert list(faults) == [1]
 
 
-def test_a_text_of_which_a_file_makes_nothing_or_too_much_is_named(tmp_path):
-    path = trained_file(tmp_path / "tokenizer.json", pre_tokenizer={"type": "Whitespace"})
-    found = Tokenizer(File(path), 6)
-    with pytest.raises(UserError, match="' ' has no tokens in the run's vocabulary"):
-        found.encode(["a", " "])
-    with pytest.raises(UserError, match="is longer than the run's 5 tokens"):
-        found.encode(["a thin nine standing upright"])
-    with pytest.raises(UserError, match="outside the run's vocabulary: \ud83d"):
-        found.encode(["a\ud83d"])
-
-
 def test_texts_are_compared_as_a_file_gives_them_back(tmp_path):
     fields = {
         "normalizer": {"type": "Lowercase"},
         "pre_tokenizer": {"type": "Whitespace"},
         "decoder": None,
     }
-    found = Tokenizer(File(trained_file(tmp_path / "tokenizer.json", **fields)), 40)
+    found = of_file(trained_file(tmp_path / "tokenizer.json", **fields), 40)
     texts = [" ".join(parts) for parts in itertools.product(["a"], WEIGHTS, DIGITS, LEANS)]
     written = found.decode(found.encode([text.title() for text in texts]))
     assert not set(written) & set(texts)
@@ -141,12 +140,6 @@ def test_texts_are_compared_as_a_file_gives_them_back(tmp_path):
     parts, again = captions.parse(texts), captions.parse(written, found.canonical)
     np.testing.assert_array_equal(parts, again)
     assert captions.parse(written).digit.max() == -1
-
-
-def lines_of(capsys, flags):
-    """The lines at a command that ends with the user's error."""
-    assert main.main([*flags, "--mode=train"]) == 2
-    return capsys.readouterr().err.splitlines()
 
 
 EMPTY = {"type": "WordLevel", "vocab": {}, "unk_token": "[UNK]"}
@@ -176,23 +169,17 @@ def test_a_file_that_is_no_tokenizer_is_one_line(content, message, tmp_path, cap
     elif content is not None:
         path.write_bytes(content)
     flags = small.flags(CONFIG, tmp_path / "run", **changes(path))
-    (line,) = lines_of(capsys, flags)
+    assert main.main(flags) == 2
+    (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: data.tokenizer_path={path} ")
     assert message in line
     assert not (tmp_path / "run" / "config.json").exists()
 
 
-def test_without_the_package_the_line_says_how_to_install_it(tmp_path, capsys, monkeypatch):
+def test_without_the_package_the_line_says_how_to_install_it(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tokenizers", None)
-    (tmp_path / "tokenizer.json").write_text("{}")
-    flags = small.flags(CONFIG, tmp_path / "run", **changes(tmp_path / "tokenizer.json"))
-    (line,) = lines_of(capsys, flags)
-    assert "pip install 'lzn_jax[text]'" in line
-
-
-def test_a_file_and_an_alphabet_do_not_go_together():
-    with pytest.raises(UserError, match=r"text.alphabet must be None with data.tokenizer_path"):
-        configuration.load(CONFIG, ["data.tokenizer_path=a.json"])
+    with pytest.raises(UserError, match=r"pip install 'lzn_jax\[text\]'"):
+        of_file(str(tmp_path / "tokenizer.json"), 6)
 
 
 @pytest.fixture
@@ -219,25 +206,22 @@ def test_a_run_keeps_its_tokenizer_and_is_loaded_with_it_wherever_it_is(tmp_path
     assert len(model.generate("text", 3)) == 3
 
 
-def test_a_tokenizer_that_is_not_the_runs_is_one_line_that_says_where_it_is(run, capsys):
+def test_a_tokenizer_that_is_not_the_runs_is_one_line_that_says_where_it_is(run, tmp_path, capsys):
     folder, config, path = run
     copy = folder / "tokenizer.json"
     workdirs.check_same_run(config, folder)
     workdirs.check_same_run(small.config(CONFIG, **changes(copy)), folder)
+    workdirs.record(small.config(CONFIG, **changes(None)), tmp_path / "bytes")
+    assert not (tmp_path / "bytes" / "tokenizer.json").exists()
+    with pytest.raises(UserError, match=r"tokenizer None.*use --config.data.tokenizer_path=None"):
+        workdirs.check_same_run(config, tmp_path / "bytes")
     for change in (lambda: path.write_text("{}"), path.unlink):
         change()
-        (line,) = lines_of(capsys, small.flags(CONFIG, folder, **changes(path)))
+        assert main.main(small.flags(CONFIG, folder, **changes(path))) == 2
+        (line,) = capsys.readouterr().err.splitlines()
         assert f"use --config.data.tokenizer_path={copy} or choose another" in line
     with pytest.raises(UserError, match=f"use --config.data.tokenizer_path={copy} or"):
         workdirs.check_same_run(small.config(CONFIG, **changes(None)), folder)
     copy.unlink()
     with pytest.raises(UserError, match=f"data.tokenizer_path={copy} .*No such file"):
         loading.load(folder)
-
-
-def test_a_run_of_bytes_has_no_tokenizer_to_name(run, tmp_path):
-    _, config, _ = run
-    workdirs.record(small.config(CONFIG, **changes(None)), tmp_path / "bytes")
-    assert not (tmp_path / "bytes" / "tokenizer.json").exists()
-    with pytest.raises(UserError, match=r"tokenizer None.*use --config.data.tokenizer_path=None"):
-        workdirs.check_same_run(config, tmp_path / "bytes")

@@ -69,7 +69,7 @@ class Text(DataType):
 
     def sample_format(self) -> dict[str, Any]:
         """Range of tokens, and their vocabulary."""
-        vocabulary = self.tokenizer.vocabulary_json()
+        vocabulary = self.tokenizer.vocabulary
         return {
             "description": f"tokens: 0 ends and pads a text, {vocabulary['tokens']}",
             "range": [0, self.tokenizer.size - 1],

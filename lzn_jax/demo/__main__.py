@@ -5,7 +5,6 @@
 DIR is the folder of a run, or anything else that `lzn_jax.load` takes, as hub:OWNER/NAME.
 """
 
-import argparse
 import importlib.util
 import logging
 import os
@@ -24,8 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    formatter, prog = argparse.RawDescriptionHelpFormatter, "python -m lzn_jax.demo"
-    parser = Parser(prog, description=__doc__, formatter_class=formatter, allow_abbrev=False)
+    parser = Parser("lzn_jax.demo", __doc__)
     parser.add_argument("--workdir", required=True, help="folder of a run, or released/NAME")
     parser.add_argument("--port", type=int, default=7860, help="port of 127.0.0.1; 0: a free one")
     parser.add_argument("--extensions", default="", help="files or modules with parts: A.py,B.py")

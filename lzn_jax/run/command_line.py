@@ -11,10 +11,23 @@ from lzn_jax.errors import EXIT_USER_ERROR, UserError
 
 
 class Parser(argparse.ArgumentParser):
-    """ArgumentParser that raises UserError for wrong flags and suggests the nearest one."""
+    """Flags of `python -m MODULE`; wrong ones raise UserError, which suggests the nearest one."""
+
+    def __init__(self, module: str, description: str | None, epilog: str | None = None) -> None:
+        super().__init__(
+            prog=f"python -m {module}",
+            description=description,
+            epilog=epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
 
     def parse_args(self, arguments: Sequence[str]) -> argparse.Namespace:  # type: ignore[override]
-        flags, unknown = self.parse_known_args(arguments)
+        """The flags; with a flag --config, `overrides` are FIELD=VALUE of --config.FIELD=VALUE."""
+        prefix = "--config." if "--config" in self._option_string_actions else None
+        overrides = [a for a in arguments if prefix and a.startswith(prefix)]
+        flags, unknown = self.parse_known_args([a for a in arguments if a not in overrides])
+        flags.overrides = [a.partition(".")[2] for a in overrides]
         if unknown:
             name = unknown[0].partition("=")[0]
             known = [known for known in self._option_string_actions if known.startswith("--")]

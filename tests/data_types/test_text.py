@@ -17,9 +17,9 @@ from lzn_jax.latent_space import Model
 from lzn_jax.models import keys_by_index, transformer
 from lzn_jax.run import devices as devices_module
 from lzn_jax.run.batching import in_batches
-from lzn_jax.tokenizers import Characters, Tokenizer
+from lzn_jax.tokenizers import of_characters
 
-LETTERS = Tokenizer(Characters(" ab"), 6)
+LETTERS = of_characters(" ab", 6)
 ENCODER = transformer.Encoder(4, 6, latent_dim=5, features=8, num_layers=1, num_heads=2)
 DECODER = transformer.Decoder(4, 6, features=8, num_layers=1, num_heads=2)
 

@@ -1,5 +1,6 @@
 """Captions of digits, texts and retrieval: by hand, against loops, and against known zones."""
 
+import dataclasses
 import types
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from lzn_jax.evaluation.texts import (
     recognised,
     total_variation,
 )
-from lzn_jax.tokenizers import Bytes, Tokenizer
+from lzn_jax.tokenizers import of_bytes
 
 ASKED = ["a bold seven leaning left", "a thin zero leaning right"]
 WRITTEN = ["a bold seven leaning right", "a zero"]  # the first has digit and weight right
@@ -120,14 +121,12 @@ def test_texts_are_exact_to_the_letter_and_words_have_an_f1(written, asked, exac
 
 @pytest.mark.parametrize(("name", "decoders"), [("image", ["image"]), ("sound", [])])
 def test_texts_are_compared_as_the_runs_tokenizer_writes_them(monkeypatch, name, decoders):
-    class Lower(Tokenizer):
-        def decode(self, tokens):
-            return [text.lower() for text in super().decode(tokens)]
-
+    exact = of_bytes(20)
+    lower = dataclasses.replace(exact, join=lambda rows: [t.lower() for t in exact.join(rows)])
     monkeypatch.setattr(texts_module, "recognised", lambda model, made, texts: {"made": len(made)})
     images = types.SimpleNamespace(samples=lambda test: test.images)
     texts = types.SimpleNamespace(samples=lambda test: test.texts)
-    encoder = types.SimpleNamespace(tokenizer=Lower(Bytes(), 20))
+    encoder = types.SimpleNamespace(tokenizer=lower)
     model = small.stand_in(
         main_type=name,
         space=types.SimpleNamespace(
