@@ -20,7 +20,7 @@ PACKAGE = Path(__file__).parent
 _REGISTERING = (
     *("data.registered", "models.ncsnpp", "models.mlp", "models.resnet"),
     *("decoders.flow", "decoders.mean_flow", "decoders.one_pass"),
-    *("data_types.image", "data_types.label", "data_types.text", "data_types.property"),
+    *("data_types.image", "data_types.label", "data_types.text"),
     *("latent_space", "evaluation.parts"),
 )
 

@@ -29,7 +29,6 @@ STUDIES = {
     "repr": "representation",
     "joint": "joint",
     "text": "text",
-    "property": None,  # its config names the types
 }
 SECTIONS = {
     "generation": "section 3 and appendix C",
@@ -38,7 +37,6 @@ SECTIONS = {
     "joint": "section 5 and appendix E",
     "text": "figure 1",
     "pairs": "figure 1",
-    None: "figure 1",
 }
 PAIRS = ("emoji_text", "image_text", "image_tfds_text")
 RETRIEVAL = {f"retrieval_{n}_r{k}" for n in ("image_to_text", "text_to_image") for k in (1, 10)}
@@ -52,7 +50,6 @@ METRICS = {
     "joint": {"reconstruction_l2", "test_accuracy", "sample_accuracy"},
     "pairs": RETRIEVAL
     | {"image_to_text_exact", "image_to_text_words", "text_to_image_r1", "text_to_image_r10"},
-    None: {"reconstruction_l2", "image_to_property_mae", "image_to_property_r2"},
     "text": RETRIEVAL
     | {
         *("image_to_label_accuracy", "text_to_label_accuracy", "sample_accuracy"),
@@ -286,7 +283,7 @@ def _run(name, workdir, **changes):
     return summary
 
 
-ONE_OF_EACH_KIND = ("digits_joint", "digits_repr", "digits_alone", "digits_property")
+ONE_OF_EACH_KIND = ("digits_joint", "digits_repr", "digits_alone")
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ A data type does not depend on other types: `lzn_jax.latent_space` has alignment
 Register your own type with `lzn_jax.parts.add("type", ...)`; docs/parts.md has an example.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -17,7 +18,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 from ml_collections import ConfigDict
 
 from lzn_jax import models, zoning
@@ -27,7 +28,10 @@ from lzn_jax.models import Variables, in_training
 from lzn_jax.parts import Field, words
 
 Samples = Any  # samples of one data type, one per row
+Batch = Mapping[str, Array]  # columns of a training batch
+Keys = Sequence[PRNGKeyArray]
 Condition = tuple[Any, Any]  # inputs of a decoder: latents and the further condition, each or None
+Loss = Float[Array, ""]
 
 
 class Zones(NamedTuple):
@@ -73,7 +77,7 @@ def trained_on(*types: str) -> Field:
     return words("types whose latents it is trained on, in turn", types, part="type")
 
 
-def given(batch: Mapping[str, Array], name: str, drawn: Array) -> Array:
+def given(batch: Batch, name: str, drawn: Array) -> Array:
     """Column `name` of a batch, or `drawn` if there is none; UserError for another shape."""
     column = batch.get(name, drawn)
     if column.shape != drawn.shape:
@@ -100,7 +104,7 @@ def context_rows(seed: int, count: int, size: int) -> Int[np.ndarray, " c"]:
 
 @runtime_checkable
 class Encoder(Protocol):
-    """A network from samples to anchors; `NetworkEncoder` implements it.
+    """A network from samples to anchors; `NetworkEncoder` implements it, with a context.
 
     Attributes:
       network: name of the network in the variables.
@@ -117,9 +121,7 @@ class Encoder(Protocol):
     def init(self, key: PRNGKeyArray) -> Any:
         """Initial variables of the network."""
 
-    def zones(
-        self, variables: Variables, batch: Mapping[str, Array], keys: Sequence[PRNGKeyArray]
-    ) -> tuple[Zones, ...]:
+    def zones(self, variables: Variables, batch: Batch, keys: Keys) -> tuple[Zones, ...]:
         """Zones of a training batch, in training mode: one `Zones`, or two for two views."""
 
     def anchors(self, variables: Variables, samples: Samples) -> Float[Array, "b q"]:
@@ -128,46 +130,44 @@ class Encoder(Protocol):
 
 @runtime_checkable
 class Reader(Protocol):
-    """Computes latents of samples itself, instead of by the flow among context anchors.
-
-    Labels do so, for example, since a table holds all their anchors.
-    """
+    """Computes latents of samples itself, instead of by the flow among context anchors."""
 
     def latents(
-        self,
-        model: Any,
-        samples: Samples,
-        noise: Float[Array, "b q"],
-        keys: Key[Array, " b"],
-        solver: zoning.Solver,
+        self, model: Any, samples: Samples, noise: Array, keys: Array, solver: zoning.Solver
     ) -> Float[Array, "b q"]:
         """Latents of samples at inference, given noise and a key for each. Must be pure."""
 
 
-@runtime_checkable
-class Classifier(Protocol):
-    """Maps latents to samples by zone, without a decoder, for types with finitely many samples."""
+class Classifier:
+    """Classifies latents by anchors that have a class each, without a decoder (paper §5.1)."""
+
+    num_classes: int
+
+    def classes(self, model: Any) -> tuple[Float[Array, "n q"], Int[Array, " n"]]:
+        """Anchors that cut the zones, and the class of each."""
+        raise NotImplementedError
 
     def predict(
         self, model: Any, latents: Float[Array, "b q"], solver: zoning.Solver
     ) -> dict[str, Array]:
-        """`classes` (b,) of latents and their `probabilities` under the flow (paper §5.1)."""
+        """`classes` (b,) of the anchors whose zones contain the latents, and `probabilities`.
+
+        A probability is that of the anchor under the flow.
+        """
+        anchors, classes = self.classes(model)
+        own = zoning.classify(latents, anchors, solver=solver)
+        log_probs = zoning.assignment_log_probs(latents, anchors, own, solver=solver)
+        return {"classes": classes[own], "probabilities": jnp.exp(log_probs[-1])}
 
     def class_probabilities(
         self, model: Any, latents: Float[Array, "b q"], solver: zoning.Solver
     ) -> Float[Array, "b c"]:
-        """Probability of every class under the flow."""
-
-
-@runtime_checkable
-class WithContext(Protocol):
-    """An encoder that stores arrays of training samples, the context, for inference."""
-
-    def context_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes and dtypes of the context; empty if the config has no context."""
-
-    def context(self, anchors: Callable[..., Any], train: Examples) -> dict[str, Any]:
-        """The context by name; `anchors(samples, description=...)` returns anchors of samples."""
+        """Probability of every class at the start of the flow's last step: a sum over anchors."""
+        anchors, classes = self.classes(model)
+        last = np.nextafter(np.float32(1), np.float32(0)).item()
+        log_probs = zoning.best_assignment_log_probs(latents, anchors, solver=solver, cutoff=last)
+        members = jax.nn.one_hot(classes, self.num_classes)
+        return jnp.matmul(jnp.exp(log_probs), members, precision="highest")
 
 
 @runtime_checkable
@@ -195,21 +195,11 @@ class Decoder(Protocol):
     def init(self, key: PRNGKeyArray, condition: Condition) -> Any:
         """Initial variables of the network, given an example of its condition."""
 
-    def loss(
-        self,
-        variables: Variables,
-        batch: Mapping[str, Array],
-        condition: Condition,
-        keys: Sequence[PRNGKeyArray],
-    ) -> Float[Array, ""]:
+    def loss(self, variables: Variables, batch: Batch, condition: Condition, keys: Keys) -> Loss:
         """Training loss given each sample's latent: a mean over the batch."""
 
     def generate(
-        self,
-        variables: Variables,
-        key: PRNGKeyArray,
-        condition: Condition,
-        index: Int[Array, " b"],
+        self, variables: Variables, key: PRNGKeyArray, condition: Condition, index: Int[Array, " b"]
     ) -> dict[str, Array]:
         """Samples as `output`; their noise depends on the key and each `index`. Must be pure."""
 
@@ -260,10 +250,7 @@ class DataType:
     example: str | None = None
 
     def __init__(
-        self,
-        name: str,
-        encoder: Encoder | Reader | None = None,
-        decoder: Decoder | None = None,
+        self, name: str, encoder: Encoder | Reader | None = None, decoder: Decoder | None = None
     ) -> None:
         self.name, self.encoder, self.decoder = name, encoder, decoder
         self.loss_name, self.plural = f"{name}_loss", self.plural or f"{name}s"
@@ -353,7 +340,7 @@ class DataType:
         """Words of samples; the demo reports words that training samples lack. Empty by default."""
         return []
 
-    def condition(self, batch: Mapping[str, Array], zones: Zones | None) -> Array:
+    def condition(self, batch: Batch, zones: Zones | None) -> Array:
         """Condition (b, condition_dim) of another type's decoder for a training batch.
 
         By default each sample's anchor, 0 for a missing sample. Raises UserError for a type without
@@ -373,74 +360,63 @@ class DataType:
         return encoder.anchors(variables, samples)
 
 
+@dataclasses.dataclass(eq=False)
 class NetworkEncoder:
     """An encoder whose network takes one column of the batch.
 
     Its context anchors are the anchors of a random subset of the training samples.
 
     Attributes:
+      name: of the type; the network is called `NAME_encoder`.
+      module: the network, (b, ...) -> (b, q).
+      column: name of the network's inputs in a batch.
+      samples: function that returns the inputs of a split.
+      example: one input row (1, ...), for `init`.
+      latent_dim: q.
+      context_size: number of context anchors; 0: samples that are encoded together cut the zones.
+      seed: of the choice of training samples for the context.
+      microbatch_size: examples per micro-batch in training; None: the whole batch.
+      distinct: whether equal inputs of a batch share one anchor.
       transform: applied to training images on the host; None: the network takes no images.
       main_feature: key in `features` of the one to evaluate.
       anchor_feature: key in `features` of the anchor.
     """
 
-    num_draws = 1
+    name: str
+    module: Any
+    _: dataclasses.KW_ONLY
+    column: str
+    samples: Callable[[Examples], np.ndarray]
+    example: Any
+    latent_dim: int
+    context_size: int
+    seed: int
+    microbatch_size: int | None
+    distinct: bool = False
     transform: Any = None
+
+    num_draws = 1
     main_feature = anchor_feature = "anchor"
 
-    def __init__(
-        self,
-        name: str,
-        module: Any,
-        *,
-        column: str,
-        samples: Callable[[Examples], np.ndarray],
-        example: Any,
-        latent_dim: int,
-        context_size: int,
-        seed: int,
-        microbatch_size: int | None,
-        distinct: bool = False,
-    ) -> None:
-        """Builds the encoder of the type `name`.
-
-        Args:
-          name: of the type; the network is called `NAME_encoder`.
-          module: the network, (b, ...) -> (b, q).
-          column: name of the network's inputs in a batch.
-          samples: function that returns the inputs of a split.
-          example: one input row (1, ...), for `init`.
-          latent_dim: q.
-          context_size: number of context anchors; 0: samples that are encoded together cut the
-            zones.
-          seed: of the choice of training samples for the context.
-          microbatch_size: examples per micro-batch in training; None: the whole batch.
-          distinct: whether equal inputs of a batch share one anchor.
-        """
-        self.network, self.anchors_key = f"{name}_encoder", f"{name}_anchors"
-        self.module, self.column, self.distinct = module, column, distinct
-        self._samples, self._example, self._seed = samples, example, seed
-        self._microbatch_size = microbatch_size
-        self._shape = (context_size, latent_dim)
+    def __post_init__(self) -> None:
+        self.network, self.anchors_key = f"{self.name}_encoder", f"{self.name}_anchors"
 
     def init(self, key: PRNGKeyArray) -> Any:
         """Initial variables."""
-        return self.module.init(key, self._example, train=False)
+        return self.module.init(key, self.example, train=False)
 
     def anchors_shape(self) -> tuple[int, ...]:
         """Shape of the anchors of one sample, (1, q), found without running the network."""
-        return _output_shape(self.module, jax.eval_shape(lambda: self._example))
+        return _output_shape(self.module, jax.eval_shape(lambda: self.example))
 
     def inputs(self, samples: Any) -> Any:
         """Inputs of the network for rows of the column."""
         return samples
 
-    def zones(
-        self, variables: Variables, batch: Mapping[str, Array], keys: Sequence[PRNGKeyArray]
-    ) -> tuple[Zones, ...]:
+    def zones(self, variables: Variables, batch: Batch, keys: Keys) -> tuple[Zones, ...]:
         """Zones of a training batch; the key is for dropout."""
         inputs, (key,) = batch[self.column], keys
-        network = in_training(self.module, self._microbatch_size)
+        network = in_training(self.module, self.microbatch_size)
         anchors = network(variables[self.network], key, self.inputs(inputs))
         if not self.distinct:
             return (Zones(anchors),)
@@ -461,18 +437,16 @@ class NetworkEncoder:
         return {"anchor": self.anchors(variables, samples)}
 
     def context_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shape and dtype of the context anchors."""
-        if self._shape[0] == 0:
-            return {}
-        return {self.anchors_key: jax.ShapeDtypeStruct(self._shape, jnp.float32)}
+        """Shapes and dtypes of the context; empty if the config has no context."""
+        shape = jax.ShapeDtypeStruct((self.context_size, self.latent_dim), jnp.float32)
+        return {self.anchors_key: shape} if self.context_size else {}
 
     def context(self, anchors: Callable[..., Any], train: Examples) -> dict[str, Any]:
-        """Context anchors: anchors of a random subset of the training set."""
-        if self._shape[0] == 0:
+        """The context by name; `anchors(samples, description=...)` returns anchors of samples."""
+        if self.context_size == 0:
             return {}
-        rows = context_rows(self._seed, len(train.labels), self._shape[0])
-        samples = self._samples(train)[rows]
-        return {self.anchors_key: anchors(samples, description="context anchors")}
+        rows = context_rows(self.seed, len(train.labels), self.context_size)
+        return {self.anchors_key: anchors(self.samples(train)[rows], description="context anchors")}
 
 
 @functools.lru_cache(maxsize=64)
