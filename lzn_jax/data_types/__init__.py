@@ -35,19 +35,12 @@ Loss = Float[Array, ""]
 
 
 class Zones(NamedTuple):
-    """Anchors that partition the latent space into zones, and the anchor of each sample.
-
-    Attributes:
-      anchors: (n, q).
-      own: (b,) index of each sample's anchor; None: sample i has anchor i.
-      log_weights: (n,) unnormalised, -inf removes an anchor; None: equal weights.
-      is_present: (b,) False for missing samples; None: all are present.
-    """
+    """Anchors that partition the latent space into zones, and the anchor of each sample."""
 
     anchors: Float[Array, "n q"]
-    own: Int[Array, " b"] | None = None
-    log_weights: Float[Array, " n"] | None = None
-    is_present: Array | None = None
+    own: Int[Array, " b"] | None = None  # anchor of each sample; None: sample i has anchor i
+    log_weights: Float[Array, " n"] | None = None  # -inf removes an anchor; None: equal weights
+    is_present: Array | None = None  # (b,) False for missing samples; None: all are present
 
     def noise(self, key: PRNGKeyArray) -> Float[Array, "b q"]:
         """Draws from N(0, I), one for each sample; the key is consumed."""
@@ -104,19 +97,12 @@ def context_rows(seed: int, count: int, size: int) -> Int[np.ndarray, " c"]:
 
 @runtime_checkable
 class Encoder(Protocol):
-    """A network from samples to anchors; `NetworkEncoder` implements it, with a context.
+    """A network from samples to anchors; `NetworkEncoder` implements it, with a context."""
 
-    Attributes:
-      network: name of the network in the variables.
-      module: the network, with `init` and `apply` as in a flax module.
-      num_draws: number of random keys that `zones` takes.
-      anchors_key: name of the context anchors in the context of a model.
-    """
-
-    network: str
-    module: Any
-    num_draws: int
-    anchors_key: str
+    network: str  # its name in the variables
+    module: Any  # with `init` and `apply` as in a flax module
+    num_draws: int  # number of random keys that `zones` takes
+    anchors_key: str  # name of the context anchors in the context of a model
 
     def init(self, key: PRNGKeyArray) -> Any:
         """Initial variables of the network."""
@@ -172,25 +158,15 @@ class Classifier:
 
 @runtime_checkable
 class Decoder(Protocol):
-    """A network from latents to samples.
+    """A network from latents to samples."""
 
-    Attributes:
-      network: name of the network in the variables.
-      module: the network.
-      output: key of the samples in the results of `generate`.
-      num_draws: number of random keys that `loss` takes.
-      sources: types whose latents it is trained on; they alternate by row of the batch.
-      noise_scale: α of these latents; None: uniform in [0, 1] for each sample.
-      condition: type of the condition beside the latents; None: no condition.
-    """
-
-    network: str
+    network: str  # its name in the variables
     module: Any
-    output: str
-    num_draws: int
-    sources: tuple[str, ...]
-    noise_scale: float | None
-    condition: str | None
+    output: str  # key of the samples in the results of `generate`
+    num_draws: int  # number of random keys that `loss` takes
+    sources: tuple[str, ...]  # types whose latents it is trained on; they alternate by row
+    noise_scale: float | None  # α of these latents; None: uniform in [0, 1] for each sample
+    condition: str | None  # type of the condition beside the latents; None: no condition
 
     def init(self, key: PRNGKeyArray, condition: Condition) -> Any:
         """Initial variables of the network, given an example of its condition."""
@@ -221,37 +197,26 @@ class Invertible(Protocol):
 
 
 class DataType:
-    """One kind of sample. Subclasses implement `samples` and override defaults.
+    """One kind of sample. Subclasses implement `samples` and override defaults."""
 
-    Attributes:
-      name: of the type in configs, commands and batches.
-      encoder: an `Encoder`, or a `Reader` without a network; None: the type has no latents.
-      decoder: None if no network decodes latents to this type.
-      weight: of the decoder's loss; 0: the decoder is not trained.
-      loss_name: name of the decoder's loss in the metrics.
-      output: key of the samples in results.
-      plural: name of several samples; "": `name` with an s.
-      source_scale, target_scale: the default α of a translation is the larger of the source's
-        `source_scale` and the target's `target_scale`. 0 gives the centre of a zone, 1 a random
-        point in it.
-      condition_dim: size of the condition that a sample is to another type's decoder.
-      has_classes: whether samples are classes, integers from 0.
-      is_images: whether samples are images (n, h, w, c) uint8.
-      measurements: names of the measurements of a run with this type.
-      example: value of `--input` for the suggested commands; None: they use test samples.
-    """
-
-    weight: float = 1.0
+    weight: float = 1.0  # of the decoder's loss; 0: the decoder is not trained
+    # The default α of a translation is the larger of the source's `source_scale` and the target's
+    # `target_scale`. 0 gives the centre of a zone, 1 a random point in it.
     source_scale = target_scale = 0.0
-    condition_dim = 0
-    has_classes = is_images = False
-    plural = ""
-    measurements: tuple[str, ...] = ()
-    example: str | None = None
+    condition_dim = 0  # size of the condition that a sample is to another type's decoder
+    has_classes = False  # whether samples are classes, integers from 0
+    is_images = False  # whether samples are images (n, h, w, c) uint8
+    plural = ""  # name of several samples; "": `name` with an s
+    measurements: tuple[str, ...] = ()  # of a run with this type, by name
+    example: str | None = None  # --input of the suggested commands; None: they use test samples
 
     def __init__(
         self, name: str, encoder: Encoder | Reader | None = None, decoder: Decoder | None = None
     ) -> None:
+        """Builds the type `name` of configs, commands and batches.
+
+        Without `encoder` it has no latents; without `decoder` no network decodes latents to it.
+        """
         self.name, self.encoder, self.decoder = name, encoder, decoder
         self.loss_name, self.plural = f"{name}_loss", self.plural or f"{name}s"
         self.output = decoder.output if decoder else self.plural
@@ -291,11 +256,7 @@ class DataType:
         return np.arange(len(examples.labels))
 
     def check(self, examples: Examples, name: str) -> None:
-        """Logs which samples of a split are left out; raises UserError if none remain."""
-
-    def describe(self, examples: Examples, name: str) -> None:
-        """Logs the report of `--mode=check_data` on the samples of a split."""
-        self.check(examples, name)
+        """Logs which samples of a split are left out, and what they are like."""
 
     def checked(self, samples: Any) -> Samples:
         """Validates samples passed by a user; raises UserError for invalid ones."""
@@ -365,38 +326,23 @@ class NetworkEncoder:
     """An encoder whose network takes one column of the batch.
 
     Its context anchors are the anchors of a random subset of the training samples.
-
-    Attributes:
-      name: of the type; the network is called `NAME_encoder`.
-      module: the network, (b, ...) -> (b, q).
-      column: name of the network's inputs in a batch.
-      samples: function that returns the inputs of a split.
-      example: one input row (1, ...), for `init`.
-      latent_dim: q.
-      context_size: number of context anchors; 0: samples that are encoded together cut the zones.
-      seed: of the choice of training samples for the context.
-      microbatch_size: examples per micro-batch in training; None: the whole batch.
-      distinct: whether equal inputs of a batch share one anchor.
-      transform: applied to training images on the host; None: the network takes no images.
-      main_feature: key in `features` of the one to evaluate.
-      anchor_feature: key in `features` of the anchor.
     """
 
-    name: str
-    module: Any
+    name: str  # of the type; the network is called `NAME_encoder`
+    module: Any  # the network, (b, ...) -> (b, q)
     _: dataclasses.KW_ONLY
-    column: str
-    samples: Callable[[Examples], np.ndarray]
-    example: Any
-    latent_dim: int
-    context_size: int
-    seed: int
-    microbatch_size: int | None
-    distinct: bool = False
-    transform: Any = None
+    column: str  # name of the network's inputs in a batch
+    samples: Callable[[Examples], np.ndarray]  # returns the inputs of a split
+    example: Any  # one input row (1, ...), for `init`
+    latent_dim: int  # q
+    context_size: int  # of context anchors; 0: samples that are encoded together cut the zones
+    seed: int  # of the choice of training samples for the context
+    microbatch_size: int | None  # examples per micro-batch in training; None: the whole batch
+    distinct: bool = False  # whether equal inputs of a batch share one anchor
+    transform: Any = None  # of training images on the host; None: the network takes no images
 
     num_draws = 1
-    main_feature = anchor_feature = "anchor"
+    main_feature = anchor_feature = "anchor"  # keys in `features`: to evaluate, and of the anchor
 
     def __post_init__(self) -> None:
         self.network, self.anchors_key = f"{self.name}_encoder", f"{self.name}_anchors"

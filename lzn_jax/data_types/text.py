@@ -45,9 +45,8 @@ class Text(DataType):
 
         Raises UserError if no text can be tokenized.
         """
-        texts = _texts(examples)
-        tokens = self._tokens(texts)
-        if any(texts) and not tokens.any():
+        tokens = self._tokens(_texts(examples))
+        if not tokens.any():
             raise UserError(
                 "no text can be tokenized, see the log for reasons: change text.max_length, "
                 "text.alphabet or data.tokenizer_path"
@@ -73,12 +72,8 @@ class Text(DataType):
         return self.tokenizer.readable(_texts(examples))
 
     def check(self, examples: Examples, name: str) -> None:
-        """Logs texts of a split that cannot be tokenized and are left out."""
+        """Logs the texts that cannot be tokenized and are left out, and the lengths in tokens."""
         self._tokens(_texts(examples), f"{name} ")
-
-    def describe(self, examples: Examples, name: str) -> None:
-        """Logs the lengths of texts in tokens, and those that cannot be tokenized."""
-        super().describe(examples, name)
         texts = [str(text) for text in _texts(examples) if text]
         lengths = sorted(n for n in self.tokenizer.lengths(texts) if n) or [0]
         _log.info(
@@ -114,7 +109,7 @@ class Text(DataType):
         return [word for text in samples for word in re.findall(r"\w+", str(text))]
 
     def _tokens(self, texts: np.ndarray, split: str = "") -> Int[np.ndarray, "n l"]:
-        """Tokens of texts, 0 for those that cannot be tokenized, which are logged."""
+        """Tokens of texts, 0 for texts that cannot be tokenized, which are logged."""
         tokens, faults = self.tokenizer.encode_known(texts)
         left_out = [index for index in faults if texts[index]]
         reasons = {str(texts[index]): faults[index] for index in left_out}
@@ -137,7 +132,7 @@ def known(
     ties = np.random.default_rng(seed).permutation(len(names))
     tokens, log_weights = tokenizer.empty(size), np.full(size, -np.inf, np.float32)
     filled = 0
-    for row in np.lexsort((ties, -counts)):  # one by one, as tokenizers of files are slow
+    for row in np.lexsort((ties, -counts)):  # no more than needed, as tokenizers of files are slow
         encoded, faults = tokenizer.encode_known(names[row : row + 1])
         if not faults:
             tokens[filled], log_weights[filled] = encoded[0], np.log(counts[row])

@@ -65,7 +65,8 @@ def generate(
     velocity: Velocity, noise: Float[Array, "b h w c"], condition: Any, sampler: Sampler
 ) -> Solution:
     """Images from noise: the flow from t = 1e-3, with the noise as its state there, to t = 1."""
-    return integrate(velocity, noise, condition, sampler, T_MIN, 1.0)
+    integrate = _INTEGRATE[sampler.name]
+    return integrate(velocity, noise, condition, sampler.num_steps, T_MIN, 1.0)
 
 
 def invert(
@@ -76,22 +77,11 @@ def invert(
     RK45 is accurate enough to extrapolate to t = 0, along the straight line through the image.
     Euler returns the state at t = 1e-3, from which `generate` starts.
     """
-    solution = integrate(velocity, images, condition, sampler, 1.0, T_MIN)
+    integrate = _INTEGRATE[sampler.name]
+    solution = integrate(velocity, images, condition, sampler.num_steps, 1.0, T_MIN)
     if sampler.name == "rk45":
         return solution._replace(x=(solution.x - T_MIN * images) / (1 - T_MIN))
     return solution
-
-
-def integrate(
-    velocity: Velocity,
-    start: Float[Array, "b ..."],
-    condition: Any,
-    sampler: Sampler,
-    t0: float,
-    t1: float,
-) -> Solution:
-    """The flow from a state at time t0 to time t1, in either direction."""
-    return _SAMPLERS[sampler.name](velocity, start, condition, sampler.num_steps, t0, t1)
 
 
 def _euler(
@@ -136,7 +126,8 @@ def _rk45(
     return Solution(*jax.vmap(solve)(start, condition))
 
 
-_SAMPLERS = {"rk45": _rk45, "euler": _euler}
+# From a state at time t0 to time t1, in either direction.
+_INTEGRATE = {"rk45": _rk45, "euler": _euler}
 
 
 class ImageDecoder:
@@ -257,7 +248,7 @@ class FlowDecoder(ImageDecoder):
 
 
 _FLOW = {
-    "sampling.sampler": choice("solver of the decoder's flow", *_SAMPLERS),
+    "sampling.sampler": choice("solver of the decoder's flow", *_INTEGRATE),
     "sampling.num_steps": count("steps of the Euler sampler", 100),
 }
 # Networks of decoders by flow, by name, and the check of their values.
