@@ -27,7 +27,6 @@ from lzn_jax.data_types import (
     Decoder,
     Encoder,
     NetworkEncoder,
-    WithContext,
     Zones,
     given,
     strided,
@@ -218,7 +217,7 @@ class LatentSpace:
         return variables
 
     def context(self, variables: Variables, train: Examples) -> dict[str, jax.Array]:
-        """Context anchors and training samples that inference needs, see `WithContext`."""
+        """Context anchors and training samples that inference needs."""
         arrays: dict[str, Any] = {}
         for name, encoder in self._with_context().items():
             anchors = functools.partial(self.anchors, variables, source=name)
@@ -235,8 +234,8 @@ class LatentSpace:
         variables = jax.eval_shape(self.init, jax.random.key(0))
         return {"variables": variables, "context": self.context_shapes()}
 
-    def _with_context(self) -> dict[str, WithContext]:
-        return {n: e for n, e in self.encoders.items() if isinstance(e, WithContext)}
+    def _with_context(self) -> dict[str, Any]:
+        return {n: e for n, e in self.encoders.items() if hasattr(e, "context")}
 
     def anchors(
         self, variables: Variables, samples: Any, source: str, description: str = "encoding"

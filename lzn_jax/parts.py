@@ -19,7 +19,7 @@ _REGISTERING = (
     *("data.digits", "data.fashion", "data.cifar10", "data.emoji", "data.tfds", "data.folder"),
     *("models.ncsnpp", "models.mlp", "models.resnet"),
     *("decoders.flow", "decoders.mean_flow", "decoders.one_pass"),
-    *("data_types.image", "data_types.label", "data_types.text", "data_types.property"),
+    *("data_types.image", "data_types.label", "data_types.text"),
     *("latent_space", "evaluation.parts"),
 )
 

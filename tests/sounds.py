@@ -10,9 +10,9 @@ import numpy as np
 from lzn_jax import parts
 from lzn_jax.data import Examples
 from lzn_jax.data_types import DataType, NetworkEncoder
-from lzn_jax.data_types.property import MLP
 from lzn_jax.errors import UserError
 from lzn_jax.models import normal_by_index
+from lzn_jax.models.mlp import MLP
 
 LENGTH, LOUDEST = 32, 32767
 
@@ -36,7 +36,7 @@ class Sounds:
 class Sound(DataType):
     def __init__(self, config):
         encoder = NetworkEncoder(
-            "sound", MLP(8, config.latent.dim), column="sounds",
+            "sound", MLP(8, 1, config.latent.dim, 0.0, jnp.float32), column="sounds",
             samples=lambda examples: self.encoded(self.samples(examples)),
             example=jnp.zeros((1, LENGTH)), latent_dim=config.latent.dim,
             context_size=config.sound.context_size, seed=config.seed,
@@ -73,7 +73,8 @@ class Sound(DataType):
 class SoundDecoder:
     """A normal distribution given the latent, so that noise and sounds determine each other."""
 
-    network, output, num_draws, module = "sound_decoder", "sounds", 0, MLP(8, LENGTH)
+    network, output, num_draws = "sound_decoder", "sounds", 0
+    module = MLP(8, 1, LENGTH, 0.0, jnp.float32)
     sources, noise_scale = ("sound",), None
 
     def __init__(self, condition):

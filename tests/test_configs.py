@@ -29,7 +29,6 @@ STUDIES = {
     "repr": "representation",
     "joint": "joint",
     "text": "text",
-    "property": None,  # its config names the types
 }
 SECTIONS = {
     "generation": "section 3 and appendix C",
@@ -38,7 +37,6 @@ SECTIONS = {
     "joint": "section 5 and appendix E",
     "text": "figure 1",
     "pairs": "figure 1",
-    None: "figure 1",
 }
 PAIRS = ("emoji_text", "image_text", "image_tfds_text")
 RETRIEVAL = {f"retrieval_{n}_r{k}" for n in ("image_to_text", "text_to_image") for k in (1, 10)}
@@ -51,7 +49,6 @@ METRICS = {
         "representation": "linear_probe_top1 knn_top1 linear_probe_top1_latent_centre",
         "joint": "reconstruction_l2 test_accuracy sample_accuracy",
         "pairs": "image_to_text_exact image_to_text_words text_to_image_r1 text_to_image_r10",
-        None: "reconstruction_l2 image_to_property_mae image_to_property_r2",
         "text": """image_to_label_accuracy text_to_label_accuracy sample_accuracy
             image_to_text_exact image_to_text_digit text_to_image_exact text_to_image_lean
             text_well_formed real_image_exact""",
@@ -256,7 +253,7 @@ def _run(name, workdir, **changes):
     return summary
 
 
-ONE_OF_EACH_KIND = ("digits_joint", "digits_repr", "digits_alone", "digits_property")
+ONE_OF_EACH_KIND = ("digits_joint", "digits_repr", "digits_alone")
 
 
 @pytest.mark.parametrize(

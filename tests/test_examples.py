@@ -4,6 +4,7 @@ import csv
 import importlib.util
 import json
 import sys
+import types
 from pathlib import Path
 
 import jax
@@ -27,6 +28,7 @@ SHRUNK = {
     "autoregressive": {"decoder__num_layers": 1},
     "own_images": {"data__image_size": 32, **MIDPOINT},
     "nnx_encoder": {},
+    "property": {},
 }
 needs_rdkit = pytest.mark.skipif(
     importlib.util.find_spec("rdkit") is None, reason="needs rdkit: pip install -e '.[examples]'"
@@ -76,7 +78,7 @@ def test_it_trains_goes_on_and_is_evaluated(run, monkeypatch):
     assert sorted({line["step"] for line in lines if "loss" in line}) == [1, 2, 3]
     trained = json.loads((workdir / "summary.json").read_text())
     assert trained["step"] == 3
-    assert "test_accuracy" in trained
+    assert ("image_to_property_r2" if name == "property" else "test_accuracy") in trained
     assert main.main([*flags, "--mode=evaluate"]) == 0
     again = json.loads((workdir / "summary.json").read_text())
     assert len(again) > 4
@@ -94,7 +96,10 @@ def test_a_sample_alone_is_what_it_is_among_others(model):
             alone = model.encode(samples[:count], source=source)
             np.testing.assert_allclose(alone, latents[:count], atol=1e-4)
             found = model.translate(samples[:count], source, target)
-            np.testing.assert_array_equal(found, together[:count])
+            if target == "property":
+                np.testing.assert_allclose(found, together[:count], rtol=1e-5)
+            else:
+                np.testing.assert_array_equal(found, together[:count])
 
 
 def test_batches_have_the_shapes_that_are_compiled(model):
@@ -107,20 +112,73 @@ def test_batches_have_the_shapes_that_are_compiled(model):
         assert batches.shapes() == batch_shapes(space, model.config)
 
 
-def test_the_page_translates_what_is_written(model):
+WRITTEN = {
+    "molecules": [("molecule", "label"), ("label", "molecule")],
+    "property": [("property", "image")],
+}
+
+
+def test_the_page_translates_what_is_written(run, model):
     train, test = data.load_data(model.config)
     answers = Answers(model, test, train)
-    main_type = model.main_type
-    is_written = main_type == "molecule"
-    assert bool(answers.written) == is_written
-    assert answers.inverts_images == isinstance(model.space.decoders[main_type], Invertible)
-    if is_written:
-        assert answers.written == [("molecule", "label"), ("label", "molecule")]
+    assert answers.written == WRITTEN.get(run[0], [])
+    assert answers.inverts_images == isinstance(model.space.decoders[model.main_type], Invertible)
+    if run[0] == "property":
+        shown, _ = answers.translated("property", "image", "-0.2", 0)
+        assert shown.shape[1:] == (8, 8, 1)
+    elif run[0] == "molecules":
         rings, _ = answers.translated("molecule", "label", "CCO", 0)
         assert set(rings) <= set(data.class_names(model.config.data))
         assert answers.examples("molecule")
     else:
         assert len(answers.of_label(answers.classes[0], 0)) == 8
+
+
+NUMBERS = {"property__centre": 1.0, "property__scale": 0.5, "property__step": 0.1}
+
+
+def test_numbers_are_read_in_units_and_those_that_round_alike_share_a_zone():
+    numbers = parts_of("property").Property(small.config(config_of("property"), **NUMBERS))
+    values = np.array([1.21, 0.7, 1.19, 0.5], np.float32)
+    batch = {"property": jnp.asarray(numbers.encoded(values))}
+    assert batch["property"].tolist() == [[2], [-3], [2], [-5]]
+    inputs = numbers.encoder.inputs(batch["property"])[:, 0]
+    np.testing.assert_allclose(inputs, [0.4, -0.6, 0.4, -1.0], rtol=1e-6)
+    np.testing.assert_allclose(numbers.decoded(np.asarray(inputs)), [1.2, 0.7, 1.2, 0.5], rtol=1e-6)
+    key = jax.random.key(0)
+    (zones,) = numbers.encoder.zones({"property_encoder": numbers.encoder.init(key)}, batch, [key])
+    assert zones.own.tolist() == [0, 1, 0, 3]
+    np.testing.assert_allclose(np.exp(zones.log_weights), [2, 1, 0, 1])
+    numbers.decoder.numbers = lambda *_: jnp.array([0.4, 0.0, 0.4, -0.6])
+    loss = numbers.decoder.loss({}, batch, (None, None), ())
+    assert float(loss) == pytest.approx((0.36 + 0.16) / 4)
+
+
+@pytest.mark.parametrize(
+    ("values", "r2"),
+    [
+        (np.arange(4.0), {"a_to_property_r2": pytest.approx(1 - 0.25 / 1.25)}),
+        (np.full(4, 0.1, np.float32), {}),  # nothing varies
+    ],
+)
+def test_errors_of_numbers_and_the_share_of_the_variance_that_is_explained(values, r2):
+    numbers = types.SimpleNamespace(samples=lambda _: values)
+    model = small.stand_in(
+        space=types.SimpleNamespace(types={"a": numbers, "property": numbers}),
+        translations=(("a", "property"), ("property", "a")),
+        translate=lambda samples, source, target: samples + np.array([0.5, -0.5, 0.5, -0.5]),
+    )
+    found = parts_of("property").measure(model, None, None, None)
+    assert found == {"a_to_property_mae": 0.5, **r2}
+
+
+def test_what_is_no_number_is_the_users_error():
+    numbers = parts_of("property").Property(small.config(config_of("property")))
+    for samples in (["a"], [], [[1.0]], [np.nan]):
+        with pytest.raises(UserError, match="must be"):
+            numbers.checked(samples)
+    with pytest.raises(UserError, match="no column 'slant'; it has none"):
+        numbers.samples(data.Examples(None, np.zeros(2, np.int32)))
 
 
 @needs_rdkit

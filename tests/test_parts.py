@@ -58,7 +58,8 @@ SELECTED = {
 def registry(monkeypatch):
     """A function that forgets what a test has registered, as a new process would."""
     parts.names("type")  # what ships is there
-    shipped, modules = dict(parts.PARTS), set(sys.modules)
+    shipped = {k: each for k, each in parts.PARTS.items() if str(parts.PACKAGE) in each.file}
+    modules = set(sys.modules)
 
     def forget():
         monkeypatch.setattr(parts, "PARTS", dict(shipped))
@@ -486,6 +487,7 @@ def test_data_and_a_measurement_of_ones_own_in_a_space_without_images(tmp_path, 
     extension, workdir = f"--extensions={tmp_path / 'own.py'}", f"--workdir={tmp_path / 'run'}"
     flags = [f"--config={ROOT / 'tests' / 'without_images.py'}", workdir, extension]
     flags += ["--config.data.name=own", "--config.property.column=x"]
+    property_type = str(ROOT / "examples" / "property" / "property.py")
     assert command_line.main([*flags, "--config.evaluation.measurements=('own',)"]) == 0
     assert f"{workdir} {extension}" in capsys.readouterr().err  # of what can be done next
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
@@ -495,7 +497,8 @@ def test_data_and_a_measurement_of_ones_own_in_a_space_without_images(tmp_path, 
     pair = ["--mode=translate", "--source=property", "--target=label", "--input=1.5,-0.5"]
     assert command_line.main([workdir, *pair]) == 2
     assert "needs the extension own.py" in capsys.readouterr().err
-    model = lzn_jax.load(tmp_path / "run", extensions=[str(tmp_path / "own.py")])
+    own = [property_type, str(tmp_path / "own.py")]
+    model = lzn_jax.load(tmp_path / "run", extensions=own)
     assert command_line.main([workdir, *pair]) == 0
     rows = (tmp_path / "run" / "translations.csv").read_text().splitlines()
     found = model.translate([1.5, -0.5], "property", "label")

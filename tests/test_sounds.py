@@ -71,40 +71,27 @@ def two(tmp_path, examples):
     return str(tmp_path / "two.npy"), sounds
 
 
-def table(run, name, *flags):
-    flags_of_run, workdir = run
-    assert main.main([*flags_of_run, *flags]) == 0
-    with open(workdir / name, newline="") as file:
+def written_by(run, name, *flags):
+    """Rows or arrays of a file that a mode of the run writes."""
+    assert main.main([*run[0], *flags]) == 0
+    if name.endswith(".npz"):
+        return dict(np.load(run[1] / name))
+    with open(run[1] / name, newline="") as file:
         return list(csv.DictReader(file))
-
-
-def arrays(run, name, *flags):
-    flags_of_run, workdir = run
-    assert main.main([*flags_of_run, *flags]) == 0
-    return np.load(workdir / name)
 
 
 def test_metrics_have_the_name_of_the_main_type(run):
     names = set(json.loads((run[1] / "summary.json").read_text()))
     assert not [name for name in names if "image" in name]
     ways = {f"retrieval_{w}_r{k}" for w in ("sound_to_text", "text_to_sound") for k in (1, 10)}
-    written = {
-        "sound_to_text_exact",
-        "sound_to_text_words",
-        "text_to_sound_r1",
-        "text_to_sound_r10",
-    }
     accuracies = {"test_accuracy", "sound_to_label_accuracy", "text_to_label_accuracy"}
-    assert names >= ways | written | accuracies
+    texts = {f"sound_to_text_{part}" for part in ("exact", "words")}
+    assert names >= ways | accuracies | texts | {f"text_to_sound_r{k}" for k in (1, 10)}
 
 
 def test_figures_of_an_evaluation_show_spectrograms(run, drawn):
-    assert (
-        main.main(
-            [*run[0], "--mode=evaluate", "--config.evaluation.measurements=('reconstruction',)"]
-        )
-        == 0
-    )
+    only = "--config.evaluation.measurements=('reconstruction',)"
+    assert main.main([*run[0], "--mode=evaluate", only]) == 0
     summary = json.loads((run[1] / "summary.json").read_text())
     assert summary["reconstruction_l2"] < 1e-4
     (rows,) = drawn["retrieval"]
@@ -116,7 +103,8 @@ def test_figures_of_an_evaluation_show_spectrograms(run, drawn):
 
 def test_reconstructions_are_sounds(run, drawn, two, model):
     path, sounds = two
-    found = dict(arrays(run, "input/reconstructions.npz", "--mode=reconstruct", f"--input={path}"))
+    mode = ("--mode=reconstruct", f"--input={path}")
+    found = written_by(run, "input/reconstructions.npz", *mode)
     assert found["sounds"].dtype == np.int16
     np.testing.assert_array_equal(found["sounds"], sounds)
     assert found["errors"].max() < 1e-4
@@ -129,11 +117,10 @@ def test_reconstructions_are_sounds(run, drawn, two, model):
     np.testing.assert_array_equal(drawn["reconstructions"][1], kind.shown(sounds)[::-1])
 
 
-def test_what_lies_between_two_sounds_is_sounds_from_one_to_the_other(
-    run, drawn, two, model, capsys
-):
+def test_what_lies_between_sounds_leads_from_one_to_the_other(run, drawn, two, model, capsys):
     path, sounds = two
-    found = arrays(run, "input/interpolation.npz", "--mode=interpolate", f"--input={path}")
+    mode = ("--mode=interpolate", f"--input={path}")
+    found = written_by(run, "input/interpolation.npz", *mode)
     assert found["sounds"].dtype == np.int16
     np.testing.assert_array_equal(found["sounds"][[0, -1]], sounds)
     ends, between, weights, title = drawn["interpolation"]
@@ -144,7 +131,7 @@ def test_what_lies_between_two_sounds_is_sounds_from_one_to_the_other(
     with pytest.raises(UserError, match="is between two sounds, got 1"):
         model.interpolate(sounds[:1])
     np.save(path, sounds[:1])
-    assert main.main([*run[0], "--mode=interpolate", f"--input={path}"]) == 2
+    assert main.main([*run[0], *mode]) == 2
     assert f"needs two sounds, {path} has 1" in capsys.readouterr().err
 
 
@@ -159,12 +146,12 @@ def test_the_class_of_a_sound_is_that_of_classify_where_none_is_given(model, exa
 
 def test_classes_of_sounds_have_the_file_and_show_spectrograms(run, drawn, two, model):
     path, sounds = two
-    rows = table(run, "input/predictions.csv", "--mode=classify", f"--input={path}")
+    rows = written_by(run, "input/predictions.csv", "--mode=classify", f"--input={path}")
     assert [row["file"] for row in rows] == [path, path]
     shown, *_, title = drawn["predictions"]
     np.testing.assert_array_equal(shown, model.space.types["sound"].shown(sounds))
     assert title == "Sounds and their predicted classes"
-    rows = table(run, "predictions.csv", "--mode=classify")
+    rows = written_by(run, "predictions.csv", "--mode=classify")
     assert [(row["label"], row["file"]) for row in rows] == [("0", ""), ("1", "")] * 5
 
 
@@ -172,40 +159,31 @@ def test_classes_of_sounds_have_the_file_and_show_spectrograms(run, drawn, two, 
 def test_translations_name_the_file(run, drawn, two, target, model):
     path, sounds = two
     flags = ("--mode=translate", "--source=sound", f"--target={target}")
-    rows = table(run, "translations.csv", *flags, f"--input={path}")
-    expected = model.translate(sounds, "sound", target)
-    assert [tuple(row.values()) for row in rows] == [
-        (str(index), path, str(each)) for index, each in enumerate(expected)
-    ]
-    rows = table(run, "translations.csv", *flags)
+    rows = written_by(run, "translations.csv", *flags, f"--input={path}")
+    expected = enumerate(model.translate(sounds, "sound", target))
+    assert [(*row.values(),) for row in rows] == [(str(i), path, str(each)) for i, each in expected]
+    rows = written_by(run, "translations.csv", *flags)
     assert [row["source"] for row in rows] == list(map(str, range(10)))  # of no file
 
 
 @pytest.mark.parametrize(
-    ("source", "asked", "target"),
-    [
-        ("label", "high,low", "sound"),
-        ("text", "a low tone", "sound"),
-        ("text", "a low tone", "label"),
-    ],
+    ("source", "asked", "samples"),
+    [("label", "high,low", [1, 0]), ("text", "a low tone", ["a low tone"])],
 )
-def test_labels_and_texts_are_translated(run, drawn, source, asked, target, model):
-    flags = [*run[0], "--mode=translate", f"--source={source}", f"--target={target}"]
-    assert main.main([*flags, f"--input={asked}"]) == 0
-    expected = model.translate([1, 0] if source == "label" else [asked], source, target)
-    if target == "sound":
-        found = np.load(run[1] / "translations.npz")["sounds"]
-        assert found.dtype == np.int16
-        np.testing.assert_array_equal(found, expected)
-        assert drawn["translations"][1].shape == (len(expected), 5, 4, 1)
-    assert main.main(flags) == 0  # of the test set
+def test_labels_and_texts_become_sounds(run, drawn, source, asked, samples, model):
+    flags = ["--mode=translate", f"--source={source}", "--target=sound"]
+    found = written_by(run, "translations.npz", *flags, f"--input={asked}")["sounds"]
+    assert found.dtype == np.int16
+    np.testing.assert_array_equal(found, model.translate(samples, source, "sound"))
+    assert drawn["translations"][1].shape == (len(found), 5, 4, 1)
+    assert main.main([*run[0], *flags]) == 0  # of the test set
 
 
 def test_the_other_modes_take_sounds(run, drawn, capsys):
-    samples = arrays(run, "samples.npz", "--mode=sample")
+    samples = written_by(run, "samples.npz", "--mode=sample")
     assert samples["sounds"].shape == (100, 32)
     assert drawn["sample_grid"][0].shape == (100, 5, 4, 1)
-    assert arrays(run, "embeddings.npz", "--mode=embed")["features"].shape == (10, 4)
+    assert written_by(run, "embeddings.npz", "--mode=embed")["features"].shape == (10, 4)
     assert main.main([*run[0], "--mode=check_data"]) == 0
     err = capsys.readouterr().err
     assert "test: 10 examples without images" in err
@@ -228,7 +206,7 @@ def test_strings_are_drawn_in_place_of_spectrograms(run, two, monkeypatch, model
         figure.unlink(missing_ok=True)
         assert main.main([*run[0], f"--mode={mode}", f"--input={path}"]) == 0
         assert figure.stat().st_size > 0
-    rows = table(run, "translations.csv", *TO_LABEL, f"--input={path}")
+    rows = written_by(run, "translations.csv", *TO_LABEL, f"--input={path}")
     assert [row["source"] for row in rows] == kind.shown(None, two[1])
 
 

@@ -5,6 +5,7 @@ from lzn_jax import configuration
 
 def get_config():
     config = configuration.blank()
+    config.extensions = ("../examples/property/property.py",)
     config.types = ("property", "label")
     config.alignments = ("property:label",)
     config.data.name = "digits"

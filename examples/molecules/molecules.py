@@ -14,9 +14,9 @@ from rdkit.Chem import rdFingerprintGenerator, rdMolDescriptors
 from lzn_jax import parts
 from lzn_jax.data import Examples
 from lzn_jax.data_types import DataType, NetworkEncoder
-from lzn_jax.data_types.property import MLP
 from lzn_jax.errors import UserError
 from lzn_jax.models import in_training, keys_by_index
+from lzn_jax.models.mlp import MLP
 
 ALPHABET = "\n#()+-1234=BCFHINOPS[]clnors"  # the first one ends a molecule
 LENGTH = 33  # tokens, the end included
@@ -65,7 +65,7 @@ class Molecule(DataType):
         setting = config.molecule
         encoder = NetworkEncoder(
             "molecule",
-            MLP(setting.features, config.latent.dim),
+            MLP(setting.features, 1, config.latent.dim, 0.0, jnp.float32),
             column="fingerprints",
             samples=lambda examples: self.encoded(self.samples(examples)),
             example=jnp.zeros((1, BITS)),

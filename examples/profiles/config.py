@@ -9,9 +9,9 @@ from lzn_jax import configuration
 
 
 def get_config() -> ml_collections.ConfigDict:
-    """The config of digits_property with profiles and labels in place of images and slants."""
+    """The config of digits_joint with profiles in place of images."""
     types = {"types": ("profile", "label"), "alignments": ("profile:label",)}
-    config = configuration.sibling(__file__, "digits_property", types)
+    config = configuration.sibling(__file__, "digits_joint", {"study": None, **types})
     config.extensions = ("profiles.py",)
     config.profile = {"context_size": 1437}
     config.training.learning_rate.label_anchors = 1e-3

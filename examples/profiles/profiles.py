@@ -6,7 +6,7 @@ import numpy as np
 
 from lzn_jax import parts
 from lzn_jax.data_types import DataType, NetworkEncoder
-from lzn_jax.data_types.property import MLP
+from lzn_jax.models.mlp import MLP
 
 
 class Profile(DataType):
@@ -14,8 +14,8 @@ class Profile(DataType):
 
     def __init__(self, config):
         encoder = NetworkEncoder(
-            "profile", MLP(256, config.latent.dim), column="profiles", samples=self.samples,
-            example=jnp.zeros((1, 16)), latent_dim=config.latent.dim,
+            "profile", MLP(256, 1, config.latent.dim, 0.0, jnp.float32), column="profiles",
+            samples=self.samples, example=jnp.zeros((1, 16)), latent_dim=config.latent.dim,
             context_size=config.profile.context_size, seed=config.seed,
             microbatch_size=config.training.microbatch_size,
         )  # fmt: skip
@@ -35,7 +35,8 @@ class Profile(DataType):
 class ProfileDecoder:
     """A decoder in one pass, trained by squared errors."""
 
-    network, output, num_draws, module = "profile_decoder", "profiles", 0, MLP(256, 16)
+    network, output, num_draws = "profile_decoder", "profiles", 0
+    module = MLP(256, 1, 16, 0.0, jnp.float32)
     sources, condition, noise_scale = ("profile",), None, None  # α from 0 to 1 at random
 
     def init(self, key, condition):

@@ -10,6 +10,7 @@ A data type does not depend on other types: `lzn_jax.latent_space` has alignment
 Register your own type with `lzn_jax.parts.add("type", ...)`; docs/parts.md has an example.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -17,7 +18,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 from ml_collections import ConfigDict
 
 from lzn_jax import models, zoning
@@ -27,23 +28,19 @@ from lzn_jax.models import Variables, in_training
 from lzn_jax.parts import Field, words
 
 Samples = Any  # samples of one data type, one per row
+Batch = Mapping[str, Array]  # columns of a training batch
+Keys = Sequence[PRNGKeyArray]
 Condition = tuple[Any, Any]  # inputs of a decoder: latents and the further condition, each or None
+Loss = Float[Array, ""]
 
 
 class Zones(NamedTuple):
-    """Anchors that partition the latent space into zones, and the anchor of each sample.
-
-    Attributes:
-      anchors: (n, q).
-      own: (b,) index of each sample's anchor; None: sample i has anchor i.
-      log_weights: (n,) unnormalised, -inf removes an anchor; None: equal weights.
-      is_present: (b,) False for missing samples; None: all are present.
-    """
+    """Anchors that partition the latent space into zones, and the anchor of each sample."""
 
     anchors: Float[Array, "n q"]
-    own: Int[Array, " b"] | None = None
-    log_weights: Float[Array, " n"] | None = None
-    is_present: Array | None = None
+    own: Int[Array, " b"] | None = None  # anchor of each sample; None: sample i has anchor i
+    log_weights: Float[Array, " n"] | None = None  # -inf removes an anchor; None: equal weights
+    is_present: Array | None = None  # (b,) False for missing samples; None: all are present
 
     def noise(self, key: PRNGKeyArray) -> Float[Array, "b q"]:
         """Draws from N(0, I), one for each sample; the key is consumed."""
@@ -73,7 +70,7 @@ def trained_on(*types: str) -> Field:
     return words("types whose latents it is trained on, in turn", types, part="type")
 
 
-def given(batch: Mapping[str, Array], name: str, drawn: Array) -> Array:
+def given(batch: Batch, name: str, drawn: Array) -> Array:
     """Column `name` of a batch, or `drawn` if there is none; UserError for another shape."""
     column = batch.get(name, drawn)
     if column.shape != drawn.shape:
@@ -100,26 +97,17 @@ def context_rows(seed: int, count: int, size: int) -> Int[np.ndarray, " c"]:
 
 @runtime_checkable
 class Encoder(Protocol):
-    """A network from samples to anchors; `NetworkEncoder` implements it.
+    """A network from samples to anchors; `NetworkEncoder` implements it, with a context."""
 
-    Attributes:
-      network: name of the network in the variables.
-      module: the network, with `init` and `apply` as in a flax module.
-      num_draws: number of random keys that `zones` takes.
-      anchors_key: name of the context anchors in the context of a model.
-    """
-
-    network: str
-    module: Any
-    num_draws: int
-    anchors_key: str
+    network: str  # its name in the variables
+    module: Any  # with `init` and `apply` as in a flax module
+    num_draws: int  # number of random keys that `zones` takes
+    anchors_key: str  # name of the context anchors in the context of a model
 
     def init(self, key: PRNGKeyArray) -> Any:
         """Initial variables of the network."""
 
-    def zones(
-        self, variables: Variables, batch: Mapping[str, Array], keys: Sequence[PRNGKeyArray]
-    ) -> tuple[Zones, ...]:
+    def zones(self, variables: Variables, batch: Batch, keys: Keys) -> tuple[Zones, ...]:
         """Zones of a training batch, in training mode: one `Zones`, or two for two views."""
 
     def anchors(self, variables: Variables, samples: Samples) -> Float[Array, "b q"]:
@@ -128,88 +116,66 @@ class Encoder(Protocol):
 
 @runtime_checkable
 class Reader(Protocol):
-    """Computes latents of samples itself, instead of by the flow among context anchors.
-
-    Labels do so, for example, since a table holds all their anchors.
-    """
+    """Computes latents of samples itself, instead of by the flow among context anchors."""
 
     def latents(
-        self,
-        model: Any,
-        samples: Samples,
-        noise: Float[Array, "b q"],
-        keys: Key[Array, " b"],
-        solver: zoning.Solver,
+        self, model: Any, samples: Samples, noise: Array, keys: Array, solver: zoning.Solver
     ) -> Float[Array, "b q"]:
         """Latents of samples at inference, given noise and a key for each. Must be pure."""
 
 
-@runtime_checkable
-class Classifier(Protocol):
-    """Maps latents to samples by zone, without a decoder, for types with finitely many samples."""
+class Classifier:
+    """Classifies latents by anchors that have a class each, without a decoder (paper §5.1)."""
+
+    num_classes: int
+
+    def classes(self, model: Any) -> tuple[Float[Array, "n q"], Int[Array, " n"]]:
+        """Anchors that cut the zones, and the class of each."""
+        raise NotImplementedError
 
     def predict(
         self, model: Any, latents: Float[Array, "b q"], solver: zoning.Solver
     ) -> dict[str, Array]:
-        """`classes` (b,) of latents and their `probabilities` under the flow (paper §5.1)."""
+        """`classes` (b,) of the anchors whose zones contain the latents, and `probabilities`.
+
+        A probability is that of the anchor under the flow.
+        """
+        anchors, classes = self.classes(model)
+        own = zoning.classify(latents, anchors, solver=solver)
+        log_probs = zoning.assignment_log_probs(latents, anchors, own, solver=solver)
+        return {"classes": classes[own], "probabilities": jnp.exp(log_probs[-1])}
 
     def class_probabilities(
         self, model: Any, latents: Float[Array, "b q"], solver: zoning.Solver
     ) -> Float[Array, "b c"]:
-        """Probability of every class under the flow."""
-
-
-@runtime_checkable
-class WithContext(Protocol):
-    """An encoder that stores arrays of training samples, the context, for inference."""
-
-    def context_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes and dtypes of the context; empty if the config has no context."""
-
-    def context(self, anchors: Callable[..., Any], train: Examples) -> dict[str, Any]:
-        """The context by name; `anchors(samples, description=...)` returns anchors of samples."""
+        """Probability of every class at the start of the flow's last step: a sum over anchors."""
+        anchors, classes = self.classes(model)
+        last = np.nextafter(np.float32(1), np.float32(0)).item()
+        log_probs = zoning.best_assignment_log_probs(latents, anchors, solver=solver, cutoff=last)
+        members = jax.nn.one_hot(classes, self.num_classes)
+        return jnp.matmul(jnp.exp(log_probs), members, precision="highest")
 
 
 @runtime_checkable
 class Decoder(Protocol):
-    """A network from latents to samples.
+    """A network from latents to samples."""
 
-    Attributes:
-      network: name of the network in the variables.
-      module: the network.
-      output: key of the samples in the results of `generate`.
-      num_draws: number of random keys that `loss` takes.
-      sources: types whose latents it is trained on; they alternate by row of the batch.
-      noise_scale: α of these latents; None: uniform in [0, 1] for each sample.
-      condition: type of the condition beside the latents; None: no condition.
-    """
-
-    network: str
+    network: str  # its name in the variables
     module: Any
-    output: str
-    num_draws: int
-    sources: tuple[str, ...]
-    noise_scale: float | None
-    condition: str | None
+    output: str  # key of the samples in the results of `generate`
+    num_draws: int  # number of random keys that `loss` takes
+    sources: tuple[str, ...]  # types whose latents it is trained on; they alternate by row
+    noise_scale: float | None  # α of these latents; None: uniform in [0, 1] for each sample
+    condition: str | None  # type of the condition beside the latents; None: no condition
 
     def init(self, key: PRNGKeyArray, condition: Condition) -> Any:
         """Initial variables of the network, given an example of its condition."""
 
-    def loss(
-        self,
-        variables: Variables,
-        batch: Mapping[str, Array],
-        condition: Condition,
-        keys: Sequence[PRNGKeyArray],
-    ) -> Float[Array, ""]:
+    def loss(self, variables: Variables, batch: Batch, condition: Condition, keys: Keys) -> Loss:
         """Training loss given each sample's latent: a mean over the batch."""
 
     def generate(
-        self,
-        variables: Variables,
-        key: PRNGKeyArray,
-        condition: Condition,
-        index: Int[Array, " b"],
+        self, variables: Variables, key: PRNGKeyArray, condition: Condition, index: Int[Array, " b"]
     ) -> dict[str, Array]:
         """Samples as `output`; their noise depends on the key and each `index`. Must be pure."""
 
@@ -231,40 +197,26 @@ class Invertible(Protocol):
 
 
 class DataType:
-    """One kind of sample. Subclasses implement `samples` and override defaults.
+    """One kind of sample. Subclasses implement `samples` and override defaults."""
 
-    Attributes:
-      name: of the type in configs, commands and batches.
-      encoder: an `Encoder`, or a `Reader` without a network; None: the type has no latents.
-      decoder: None if no network decodes latents to this type.
-      weight: of the decoder's loss; 0: the decoder is not trained.
-      loss_name: name of the decoder's loss in the metrics.
-      output: key of the samples in results.
-      plural: name of several samples; "": `name` with an s.
-      source_scale, target_scale: the default α of a translation is the larger of the source's
-        `source_scale` and the target's `target_scale`. 0 gives the centre of a zone, 1 a random
-        point in it.
-      condition_dim: size of the condition that a sample is to another type's decoder.
-      has_classes: whether samples are classes, integers from 0.
-      is_images: whether samples are images (n, h, w, c) uint8.
-      measurements: names of the measurements of a run with this type.
-      example: value of `--input` for the suggested commands; None: they use test samples.
-    """
-
-    weight: float = 1.0
+    weight: float = 1.0  # of the decoder's loss; 0: the decoder is not trained
+    # The default α of a translation is the larger of the source's `source_scale` and the target's
+    # `target_scale`. 0 gives the centre of a zone, 1 a random point in it.
     source_scale = target_scale = 0.0
-    condition_dim = 0
-    has_classes = is_images = False
-    plural = ""
-    measurements: tuple[str, ...] = ()
-    example: str | None = None
+    condition_dim = 0  # size of the condition that a sample is to another type's decoder
+    has_classes = False  # whether samples are classes, integers from 0
+    is_images = False  # whether samples are images (n, h, w, c) uint8
+    plural = ""  # name of several samples; "": `name` with an s
+    measurements: tuple[str, ...] = ()  # of a run with this type, by name
+    example: str | None = None  # --input of the suggested commands; None: they use test samples
 
     def __init__(
-        self,
-        name: str,
-        encoder: Encoder | Reader | None = None,
-        decoder: Decoder | None = None,
+        self, name: str, encoder: Encoder | Reader | None = None, decoder: Decoder | None = None
     ) -> None:
+        """Builds the type `name` of configs, commands and batches.
+
+        Without `encoder` it has no latents; without `decoder` no network decodes latents to it.
+        """
         self.name, self.encoder, self.decoder = name, encoder, decoder
         self.loss_name, self.plural = f"{name}_loss", self.plural or f"{name}s"
         self.output = decoder.output if decoder else self.plural
@@ -304,11 +256,7 @@ class DataType:
         return np.arange(len(examples.labels))
 
     def check(self, examples: Examples, name: str) -> None:
-        """Logs which samples of a split are left out; raises UserError if none remain."""
-
-    def describe(self, examples: Examples, name: str) -> None:
-        """Logs the report of `--mode=check_data` on the samples of a split."""
-        self.check(examples, name)
+        """Logs which samples of a split are left out, and what they are like."""
 
     def checked(self, samples: Any) -> Samples:
         """Validates samples passed by a user; raises UserError for invalid ones."""
@@ -353,7 +301,7 @@ class DataType:
         """Words of samples; the demo reports words that training samples lack. Empty by default."""
         return []
 
-    def condition(self, batch: Mapping[str, Array], zones: Zones | None) -> Array:
+    def condition(self, batch: Batch, zones: Zones | None) -> Array:
         """Condition (b, condition_dim) of another type's decoder for a training batch.
 
         By default each sample's anchor, 0 for a missing sample. Raises UserError for a type without
@@ -373,74 +321,48 @@ class DataType:
         return encoder.anchors(variables, samples)
 
 
+@dataclasses.dataclass(eq=False)
 class NetworkEncoder:
     """An encoder whose network takes one column of the batch.
 
     Its context anchors are the anchors of a random subset of the training samples.
-
-    Attributes:
-      transform: applied to training images on the host; None: the network takes no images.
-      main_feature: key in `features` of the one to evaluate.
-      anchor_feature: key in `features` of the anchor.
     """
 
+    name: str  # of the type; the network is called `NAME_encoder`
+    module: Any  # the network, (b, ...) -> (b, q)
+    _: dataclasses.KW_ONLY
+    column: str  # name of the network's inputs in a batch
+    samples: Callable[[Examples], np.ndarray]  # returns the inputs of a split
+    example: Any  # one input row (1, ...), for `init`
+    latent_dim: int  # q
+    context_size: int  # of context anchors; 0: samples that are encoded together cut the zones
+    seed: int  # of the choice of training samples for the context
+    microbatch_size: int | None  # examples per micro-batch in training; None: the whole batch
+    distinct: bool = False  # whether equal inputs of a batch share one anchor
+    transform: Any = None  # of training images on the host; None: the network takes no images
+
     num_draws = 1
-    transform: Any = None
-    main_feature = anchor_feature = "anchor"
+    main_feature = anchor_feature = "anchor"  # keys in `features`: to evaluate, and of the anchor
 
-    def __init__(
-        self,
-        name: str,
-        module: Any,
-        *,
-        column: str,
-        samples: Callable[[Examples], np.ndarray],
-        example: Any,
-        latent_dim: int,
-        context_size: int,
-        seed: int,
-        microbatch_size: int | None,
-        distinct: bool = False,
-    ) -> None:
-        """Builds the encoder of the type `name`.
-
-        Args:
-          name: of the type; the network is called `NAME_encoder`.
-          module: the network, (b, ...) -> (b, q).
-          column: name of the network's inputs in a batch.
-          samples: function that returns the inputs of a split.
-          example: one input row (1, ...), for `init`.
-          latent_dim: q.
-          context_size: number of context anchors; 0: samples that are encoded together cut the
-            zones.
-          seed: of the choice of training samples for the context.
-          microbatch_size: examples per micro-batch in training; None: the whole batch.
-          distinct: whether equal inputs of a batch share one anchor.
-        """
-        self.network, self.anchors_key = f"{name}_encoder", f"{name}_anchors"
-        self.module, self.column, self.distinct = module, column, distinct
-        self._samples, self._example, self._seed = samples, example, seed
-        self._microbatch_size = microbatch_size
-        self._shape = (context_size, latent_dim)
+    def __post_init__(self) -> None:
+        self.network, self.anchors_key = f"{self.name}_encoder", f"{self.name}_anchors"
 
     def init(self, key: PRNGKeyArray) -> Any:
         """Initial variables."""
-        return self.module.init(key, self._example, train=False)
+        return self.module.init(key, self.example, train=False)
 
     def anchors_shape(self) -> tuple[int, ...]:
         """Shape of the anchors of one sample, (1, q), found without running the network."""
-        return _output_shape(self.module, jax.eval_shape(lambda: self._example))
+        return _output_shape(self.module, jax.eval_shape(lambda: self.example))
 
     def inputs(self, samples: Any) -> Any:
         """Inputs of the network for rows of the column."""
         return samples
 
-    def zones(
-        self, variables: Variables, batch: Mapping[str, Array], keys: Sequence[PRNGKeyArray]
-    ) -> tuple[Zones, ...]:
+    def zones(self, variables: Variables, batch: Batch, keys: Keys) -> tuple[Zones, ...]:
         """Zones of a training batch; the key is for dropout."""
         inputs, (key,) = batch[self.column], keys
-        network = in_training(self.module, self._microbatch_size)
+        network = in_training(self.module, self.microbatch_size)
         anchors = network(variables[self.network], key, self.inputs(inputs))
         if not self.distinct:
             return (Zones(anchors),)
@@ -461,18 +383,16 @@ class NetworkEncoder:
         return {"anchor": self.anchors(variables, samples)}
 
     def context_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shape and dtype of the context anchors."""
-        if self._shape[0] == 0:
-            return {}
-        return {self.anchors_key: jax.ShapeDtypeStruct(self._shape, jnp.float32)}
+        """Shapes and dtypes of the context; empty if the config has no context."""
+        shape = jax.ShapeDtypeStruct((self.context_size, self.latent_dim), jnp.float32)
+        return {self.anchors_key: shape} if self.context_size else {}
 
     def context(self, anchors: Callable[..., Any], train: Examples) -> dict[str, Any]:
-        """Context anchors: anchors of a random subset of the training set."""
-        if self._shape[0] == 0:
+        """The context by name; `anchors(samples, description=...)` returns anchors of samples."""
+        if self.context_size == 0:
             return {}
-        rows = context_rows(self._seed, len(train.labels), self._shape[0])
-        samples = self._samples(train)[rows]
-        return {self.anchors_key: anchors(samples, description="context anchors")}
+        rows = context_rows(self.seed, len(train.labels), self.context_size)
+        return {self.anchors_key: anchors(self.samples(train)[rows], description="context anchors")}
 
 
 @functools.lru_cache(maxsize=64)

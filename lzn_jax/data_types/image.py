@@ -1,7 +1,7 @@
-"""Images: encoders, of single images or of two views each, and the data type."""
+"""Images: of a generative model, or two views of each for representations."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -13,7 +13,7 @@ from lzn_jax import data, models, parts
 from lzn_jax.data import Examples, folder, normalise
 from lzn_jax.data.augment import Augmentation, augment, augmentation_of
 from lzn_jax.data.pixels import EncodedImages, Views
-from lzn_jax.data_types import DataType, NetworkEncoder, Zones, black_image, trained_on
+from lzn_jax.data_types import Batch, DataType, Keys, NetworkEncoder, Zones, black_image, trained_on
 from lzn_jax.errors import UserError
 from lzn_jax.models import Variables, by_example
 from lzn_jax.parts import (
@@ -33,43 +33,101 @@ from lzn_jax.parts import (
 VIEWS = ("image:image",)  # alignment between two views of each image
 
 
+class ImageEncoder(NetworkEncoder):
+    """Image encoder of a config."""
+
+    def __init__(self, config: ConfigDict) -> None:
+        super().__init__(
+            "image",
+            models.encoder(config),
+            column="images",
+            samples=lambda examples: examples.images,
+            example=black_image(config),
+            latent_dim=config.latent.dim,
+            context_size=config.latent.context_size,
+            seed=config.seed,
+            microbatch_size=config.training.microbatch_size,
+            transform=data.whole_image(config.data),
+        )
+        self.network, self.anchors_key = "encoder", "anchors"  # names in existing checkpoints
+
+    def inputs(self, samples: UInt8[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        """Pixels in [-1, 1]."""
+        return normalise(samples)
+
+
+class ViewEncoder(ImageEncoder):
+    """Image encoder that is trained on two augmented views of each image (paper §4.1)."""
+
+    main_feature, anchor_feature = "backbone", "head"
+
+    def __init__(self, config: ConfigDict) -> None:
+        super().__init__(config)
+        size, channels = config.data.image_size, config.data.channels
+        self.transform = Views(size, channels, config.augmentation.min_area)
+        self.augmentation = augmentation_of(config)
+
+    def zones(self, variables: Variables, batch: Batch, keys: Keys) -> tuple[Zones, ...]:
+        """Zones of the first and of the second view.
+
+        `batch["views"]` (b, 2, h, w, c) uint8 holds crops, to which the other augmentations are
+        applied here.
+        """
+        anchors = self.view_anchors(variables, batch["views"], *keys)
+        return Zones(anchors[:, 0]), Zones(anchors[:, 1])
+
+    def view_anchors(
+        self, variables: Variables, views: UInt8[Array, "b 2 h w c"], key: PRNGKeyArray
+    ) -> Float[Array, "b 2 q"]:
+        """Anchors of the augmented views in training mode, in micro-batches of images."""
+
+        def network(variables, keys, views):
+            view_keys = jax.vmap(lambda key: jax.random.split(key, 2))(keys)
+            one = functools.partial(augment, settings=self.augmentation)
+            with jax.named_scope("augmentation"):
+                images = jax.vmap(jax.vmap(one))(views, view_keys)
+            inputs = images.reshape(-1, *images.shape[2:])
+            return self.module.apply(variables, inputs, train=True).reshape(len(views), 2, -1)
+
+        return by_example(network, self.microbatch_size)(variables[self.network], key, views)
+
+    def features(
+        self, variables: Variables, images: UInt8[Array, "b h w c"]
+    ) -> dict[str, Float[Array, "b d"]]:
+        """Anchors ('head') and pooled features before the head ('backbone')."""
+        return self.features_of(variables, normalise(images))
+
+    def features_of(
+        self, variables: Variables, images: Float[Array, "b h w c"]
+    ) -> dict[str, Float[Array, "b d"]]:
+        """`features` of images in [-1, 1], for example augmented ones."""
+        encode = functools.partial(self.module.apply, variables[self.network], images, train=False)
+        return {name: encode(features=name) for name in ("head", "backbone")}
+
+
 class Image(DataType):
     """Images (n, h, w, c) uint8."""
 
     target_scale = 1.0
     is_images = True
 
-    def __init__(self, config: ConfigDict) -> None:
-        self._data, is_views = config.data, tuple(config.alignments) == VIEWS
-        self._shape = (config.data.image_size, config.data.image_size, config.data.channels)
-        encoder: ImageEncoder | None = None
-        decoder = None
-        if models.has_latents(config):
-            encoder = (ViewEncoder if is_views else ImageEncoder)(config)
-        if not is_views:
-            network, wrapper = models.decoder(config)
-            decoder = wrapper(config, network)
-            self.weight = config.training.get("generation_weight", 1.0)
-        self._transform = encoder.transform if encoder else data.whole_image(config.data)
+    def __init__(
+        self, config: ConfigDict, encoder: ImageEncoder | None, decoder: Any = None
+    ) -> None:
         super().__init__("image", encoder, decoder)
-        self.loss_name = "generation_loss"
-        if is_views:
-            self.measurements = ("representations",)
-        elif self.weight > 0 and config.objective == "lzn":  # not a baseline
-            self.measurements = ("samples", "reconstruction")
+        self._data, self.loss_name = config.data, "generation_loss"
+        self._shape = (config.data.image_size, config.data.image_size, config.data.channels)
+        self._transform = encoder.transform if encoder else data.whole_image(config.data)
 
     def column_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes and dtypes of the transform's outputs for one image."""
         image = np.zeros(self._shape, np.uint8)
         outputs = self._transform(image, np.random.default_rng(0))
         return {name: jax.ShapeDtypeStruct(a.shape, a.dtype) for name, a in outputs.items()}
 
     def encoded_shape(self) -> jax.ShapeDtypeStruct:
-        """Shape and dtype of one image."""
         return jax.ShapeDtypeStruct(self._shape, np.uint8)
 
     def sample_format(self) -> dict[str, Any]:
-        """Meaning of the axes, and range of pixels."""
         description = "(batch, height, width, channels), pixels from 0 to 255"
         return {"description": description, "range": [0, 255]}
 
@@ -96,7 +154,6 @@ class Image(DataType):
         return self.named(text)[0]
 
     def named(self, text: str) -> tuple[UInt8[np.ndarray, "n h w c"], list[str]]:
-        """Images and paths of one image file or of all image files in a folder."""
         images = folder.find_images(text, self._data)
         is_light = data.background(self._data)
         return folder.read_images(images, is_light), folder.file_names(images)
@@ -106,85 +163,34 @@ class Image(DataType):
         return folder.file_names(samples)
 
     def shown(self, samples: Any) -> Any:
-        """The images themselves."""
         return samples
 
 
-class ImageEncoder(NetworkEncoder):
-    """Image encoder of a config."""
+class GeneratedImage(Image):
+    """Images with a decoder, and with an encoder unless the config is the baseline's."""
 
     def __init__(self, config: ConfigDict) -> None:
-        super().__init__(
-            "image",
-            models.encoder(config),
-            column="images",
-            samples=lambda examples: examples.images,
-            example=black_image(config),
-            latent_dim=config.latent.dim,
-            context_size=config.latent.context_size,
-            seed=config.seed,
-            microbatch_size=config.training.microbatch_size,
-        )
-        self.network, self.anchors_key = "encoder", "anchors"  # names in existing checkpoints
-        self.config, self.transform = config, data.whole_image(config.data)
-
-    def inputs(self, samples: UInt8[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-        """Pixels in [-1, 1]."""
-        return normalise(samples)
+        network, decoder = models.decoder(config)
+        encoder = ImageEncoder(config) if models.has_latents(config) else None
+        super().__init__(config, encoder, decoder(config, network))
+        if len(config.types) > 1:
+            self.weight = config.training.generation_weight
+        if self.weight > 0 and config.objective == "lzn":  # not a baseline
+            self.measurements = ("samples", "reconstruction")
 
 
-class ViewEncoder(ImageEncoder):
-    """Image encoder that is trained on two augmented views of each image (paper §4.1)."""
+class ViewedImage(Image):
+    """Images with an encoder that is trained on two views of each (paper §4)."""
 
-    main_feature, anchor_feature = "backbone", "head"
+    measurements = ("representations",)
 
     def __init__(self, config: ConfigDict) -> None:
-        super().__init__(config)
-        self.transform = Views(
-            config.data.image_size, config.data.channels, config.augmentation.min_area
-        )
-        self.augmentation = augmentation_of(config)
+        super().__init__(config, ViewEncoder(config))
 
-    def zones(
-        self, variables: Variables, batch: Mapping[str, Array], keys: Sequence[PRNGKeyArray]
-    ) -> tuple[Zones, ...]:
-        """Zones of the first and of the second view.
 
-        `batch["views"]` (b, 2, h, w, c) uint8 holds crops, to which the other augmentations are
-        applied here.
-        """
-        anchors = self.view_anchors(variables, batch["views"], *keys)
-        return Zones(anchors[:, 0]), Zones(anchors[:, 1])
-
-    def view_anchors(
-        self, variables: Variables, views: UInt8[Array, "b 2 h w c"], key: PRNGKeyArray
-    ) -> Float[Array, "b 2 q"]:
-        """Anchors of the augmented views in training mode, in micro-batches of images."""
-        encoder, augmentation = self.module, self.augmentation
-
-        def network(variables, keys, views):
-            view_keys = jax.vmap(lambda key: jax.random.split(key, 2))(keys)
-            one = functools.partial(augment, settings=augmentation)
-            with jax.named_scope("augmentation"):
-                images = jax.vmap(jax.vmap(one))(views, view_keys)
-            anchors = encoder.apply(variables, images.reshape(-1, *images.shape[2:]), train=True)
-            return anchors.reshape(len(views), 2, -1)
-
-        call = by_example(network, self.config.training.microbatch_size)
-        return call(variables[self.network], key, views)
-
-    def features(
-        self, variables: Variables, images: UInt8[Array, "b h w c"]
-    ) -> dict[str, Float[Array, "b d"]]:
-        """Anchors ('head') and pooled features before the head ('backbone')."""
-        return self.features_of(variables, normalise(images))
-
-    def features_of(
-        self, variables: Variables, images: Float[Array, "b h w c"]
-    ) -> dict[str, Float[Array, "b d"]]:
-        """`features` of images in [-1, 1], for example augmented ones."""
-        encode = functools.partial(self.module.apply, variables[self.network], images, train=False)
-        return {name: encode(features=name) for name in ("head", "backbone")}
+def _build(config: ConfigDict) -> Image:
+    has_views = tuple(config.alignments) == VIEWS
+    return ViewedImage(config) if has_views else GeneratedImage(config)
 
 
 _GENERATIVE = {
@@ -267,4 +273,4 @@ def _check_image(values: Mapping[str, Any]) -> None:
     )
 
 
-parts.add("type", "image", Image, _image_fields, check=_check_image)
+parts.add("type", "image", _build, _image_fields, check=_check_image)

@@ -3,28 +3,24 @@
 import difflib
 import functools
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 from ml_collections import ConfigDict
 
 from lzn_jax import data, models, parts, zoning
 from lzn_jax.data import Examples
-from lzn_jax.data_types import DataType, Zones, context_rows
+from lzn_jax.data_types import Batch, Classifier, DataType, Keys, Zones, context_rows
 from lzn_jax.errors import UserError
 from lzn_jax.models import Variables
-from lzn_jax.parts import (
-    Field,
-    count,
-    counts,
-    positive,
-    require,
-)
+from lzn_jax.parts import Field, count, counts, positive, require
+
+_log = logging.getLogger(__name__)
 
 
 class LabelAnchors(nn.Module):
@@ -38,9 +34,6 @@ class LabelAnchors(nn.Module):
         """All anchors, row i for class i."""
         shape = (self.num_classes, self.latent_dim)
         return self.param("anchors", nn.initializers.normal(1.0), shape, jnp.float32)
-
-
-_log = logging.getLogger(__name__)
 
 
 class Label(DataType):
@@ -68,7 +61,6 @@ class Label(DataType):
         return ",".join(str(i) if "," in name else name for i, name in enumerate(names))
 
     def encoded_shape(self) -> jax.ShapeDtypeStruct:
-        """Shape and dtype of one label."""
         return jax.ShapeDtypeStruct((), np.int32)
 
     def sample_format(self) -> dict[str, Any]:
@@ -78,15 +70,13 @@ class Label(DataType):
         return {"description": description, "range": [0, len(names) - 1], "names": names}
 
     def samples(self, examples: Examples) -> Int[np.ndarray, " n"]:
-        """Labels of a split."""
         return examples.labels
 
     def checked(self, samples: Any) -> Int[np.ndarray, " n"]:
         """Validated labels as int32."""
         labels, classes = np.asarray(samples), self._data.num_classes
+        super().checked(labels.reshape(-1))
         is_integer = np.issubdtype(labels.dtype, np.integer)
-        if labels.ndim == 1 and len(labels) == 0:
-            raise UserError("the number of samples must be at least 1, got 0")
         if not is_integer or labels.ndim != 1 or np.any(labels >= classes) or np.any(labels < 0):
             raise UserError(
                 f"labels must be integers (n,) from 0 to {classes - 1}, got {labels.dtype} "
@@ -114,57 +104,18 @@ class Label(DataType):
         """Names of the classes."""
         return np.array(data.label_names(self._data))[samples]
 
-    def condition(self, batch: Mapping[str, Array], zones: Zones | None) -> Float[Array, "b c"]:
-        """One-hot labels of a training batch."""
+    def condition(self, batch: Batch, zones: Zones | None) -> Float[Array, "b c"]:
+        """One-hot labels."""
         return jax.nn.one_hot(batch["labels"], self.condition_dim)
 
     def condition_of(self, variables: Variables, samples: Array) -> Float[Array, "b c"]:
-        """One-hot labels."""
         return jax.nn.one_hot(samples, self.condition_dim)
 
 
-class _Classes:
-    """Classifies latents by anchors that have a class each (paper §5.1)."""
-
-    num_classes: int
-
-    def anchors_and_classes(self, model: Any) -> tuple[Float[Array, "n q"], Array | None]:
-        """Anchors that cut the zones, and the class of each; None: anchor i has class i."""
-        raise NotImplementedError
-
-    def predict(
-        self, model: Any, latents: Float[Array, "b q"], solver: zoning.Solver
-    ) -> dict[str, Array]:
-        """`classes` (b,) of the anchors whose zones contain the latents, and `probabilities`.
-
-        A probability is that of the anchor under the flow.
-        """
-        anchors, classes = self.anchors_and_classes(model)
-        own = zoning.classify(latents, anchors, solver=solver)
-        log_probs = zoning.assignment_log_probs(latents, anchors, own, solver=solver)
-        found = own if classes is None else classes[own]
-        return {"classes": found, "probabilities": jnp.exp(log_probs[-1])}
-
-    def class_probabilities(
-        self, model: Any, latents: Float[Array, "b q"], solver: zoning.Solver
-    ) -> Float[Array, "b c"]:
-        """Probability of every class at the start of the flow's last step: a sum over anchors."""
-        anchors, classes = self.anchors_and_classes(model)
-        last = np.nextafter(np.float32(1), np.float32(0)).item()
-        of_anchors = jnp.exp(
-            zoning.best_assignment_log_probs(latents, anchors, solver=solver, cutoff=last)
-        )
-        if classes is None:
-            return of_anchors
-        return of_anchors @ jax.nn.one_hot(classes, self.num_classes)
-
-
-class LabelEncoder(_Classes):
+class LabelEncoder(Classifier):
     """A learned anchor for each class."""
 
-    network = "label_anchors"
-    num_draws = 0
-
+    network, num_draws = "label_anchors", 0
     anchors_key = ""  # no context anchors: the table has the anchors of all classes
 
     def __init__(self, config: ConfigDict) -> None:
@@ -172,80 +123,60 @@ class LabelEncoder(_Classes):
         self.module: Any = LabelAnchors(self.num_classes, config.latent.dim)
 
     def init(self, key: PRNGKeyArray):
-        """Initial anchors."""
         return self.module.init(key)
 
     def table(self, variables: Variables) -> Float[Array, "c q"]:
         """Anchors of all classes."""
         return self.module.apply(variables[self.network])
 
-    def zones(
-        self, variables: Variables, batch: Mapping[str, Array], keys: Sequence[PRNGKeyArray]
-    ) -> tuple[Zones, ...]:
+    def zones(self, variables: Variables, batch: Batch, keys: Keys) -> tuple[Zones, ...]:
         """Zones of all classes, weighted by frequency in the batch; absent classes have no zone."""
-        del keys
         table, labels = self.table(variables), batch["labels"]
         counts = jnp.sum(jax.nn.one_hot(labels, len(table)), axis=0)
         return (Zones(table, labels, jnp.log(counts)),)
 
     def anchors(self, variables: Variables, labels: Int[Array, " b"]) -> Float[Array, "b q"]:
-        """Anchors of labels."""
         return self.table(variables)[labels]
 
     def latents(
-        self,
-        model: Any,
-        labels: Int[Array, " b"],
-        noise: Array,
-        keys: Key[Array, " b"],
-        solver: zoning.Solver,
+        self, model: Any, labels: Int[Array, " b"], noise: Array, keys: Array, solver: zoning.Solver
     ) -> Float[Array, "b q"]:
         """Latents of labels in zones of equally weighted classes."""
-        del keys
         return zoning.compute_latents(self.table(model.variables), noise, labels, solver=solver)
 
-    def anchors_and_classes(self, model: Any) -> tuple[Float[Array, "c q"], None]:
-        """The table."""
-        return self.table(model.variables), None
+    def classes(self, model: Any) -> tuple[Float[Array, "c q"], Int[Array, " c"]]:
+        return self.table(model.variables), jnp.arange(self.num_classes)
 
 
-class ZonesOfImages(_Classes):
+class ZonesOfImages(Classifier):
     """Labels without alignment: the zone of a class is the union of zones of its context images."""
 
     def __init__(self, config: ConfigDict) -> None:
-        self._config, self._has_warned = config, False
-        self.num_classes = config.data.num_classes
+        self.num_classes, self._has_warned = config.data.num_classes, False
+        self._size, self._seed = config.latent.context_size, config.seed
 
     def context_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shape and dtype of the labels of the context images."""
-        return {"labels": jax.ShapeDtypeStruct((self._config.latent.context_size,), jnp.int32)}
+        return {"labels": jax.ShapeDtypeStruct((self._size,), jnp.int32)}
 
     def context(self, anchors: Callable[..., Any], train: Examples) -> dict[str, Any]:
         """Labels of the context images; logs a warning once for classes that have none."""
-        del anchors
-        size = self._config.latent.context_size
-        labels = train.labels[context_rows(self._config.seed, len(train.labels), size)]
-        missing = sorted(set(range(self._config.data.num_classes)) - set(labels.tolist()))
+        labels = train.labels[context_rows(self._seed, len(train.labels), self._size)]
+        missing = sorted(set(range(self.num_classes)) - set(labels.tolist()))
         if missing and not self._has_warned:
             self._has_warned, classes = True, ", ".join(map(str, missing))
-            _log.warning("classes without a zone among latent.context_size %d: %s", size, classes)
+            message = "classes without a zone among latent.context_size %d: %s"
+            _log.warning(message, self._size, classes)
         return {"labels": labels}
 
     def latents(
-        self,
-        model: Any,
-        labels: Int[Array, " b"],
-        noise: Array,
-        keys: Key[Array, " b"],
-        solver: zoning.Solver,
+        self, model: Any, labels: Int[Array, " b"], noise: Array, keys: Array, solver: zoning.Solver
     ) -> Float[Array, "b q"]:
         """Latents in the zone of a random context image with each label."""
         is_member = labels[:, None] == model.context["labels"]
         own = jax.vmap(jax.random.categorical)(keys, jnp.where(is_member, 0.0, -jnp.inf))
         return zoning.compute_latents(model.context["anchors"], noise, own, solver=solver)
 
-    def anchors_and_classes(self, model: Any) -> tuple[Float[Array, "n q"], Int[Array, " n"]]:
-        """Context anchors of images, and the labels of the images."""
+    def classes(self, model: Any) -> tuple[Float[Array, "n q"], Int[Array, " n"]]:
         return model.context["anchors"], model.context["labels"]
 
 

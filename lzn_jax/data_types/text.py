@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +17,11 @@ from ml_collections import ConfigDict
 from lzn_jax import models, parts, zoning
 from lzn_jax.data import Examples
 from lzn_jax.data.pixels import MAX_NAMED
-from lzn_jax.data_types import Condition, DataType, NetworkEncoder, trained_on
+from lzn_jax.data_types import Batch, Condition, DataType, Keys, Loss, NetworkEncoder, trained_on
 from lzn_jax.errors import UserError
 from lzn_jax.models import Variables, in_training, keys_by_index, transformer
 from lzn_jax.models.transformer import END, is_text
-from lzn_jax.parts import (
-    Field,
-    amount,
-    choice,
-    count,
-    knobs,
-    positive,
-    require,
-    word,
-)
+from lzn_jax.parts import Field, amount, choice, count, knobs, positive, require, word
 from lzn_jax.tokenizers import Tokenizer, tokenizer
 
 NAME = "text"
@@ -54,9 +45,8 @@ class Text(DataType):
 
         Raises UserError if no text can be tokenized.
         """
-        texts = _texts(examples)
-        tokens = self._tokens(texts)
-        if any(texts) and not tokens.any():
+        tokens = self._tokens(_texts(examples))
+        if not tokens.any():
             raise UserError(
                 "no text can be tokenized, see the log for reasons: change text.max_length, "
                 "text.alphabet or data.tokenizer_path"
@@ -64,7 +54,6 @@ class Text(DataType):
         return {"tokens": tokens}
 
     def column_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shape and dtype of the tokens of one text."""
         return {"tokens": jax.ShapeDtypeStruct((self._config.text.max_length,), np.int32)}
 
     def sample_format(self) -> dict[str, Any]:
@@ -77,20 +66,14 @@ class Text(DataType):
         }
 
     def samples(self, examples: Examples) -> np.ndarray:
-        """Texts of a split; raises UserError if the data set has none."""
         return _texts(examples)
 
     def readable(self, examples: Examples) -> Int[np.ndarray, " k"]:
-        """Indices of the texts that can be tokenized."""
         return self.tokenizer.readable(_texts(examples))
 
     def check(self, examples: Examples, name: str) -> None:
-        """Logs texts of a split that cannot be tokenized and are left out."""
+        """Logs the texts that cannot be tokenized and are left out, and the lengths in tokens."""
         self._tokens(_texts(examples), f"{name} ")
-
-    def describe(self, examples: Examples, name: str) -> None:
-        """Logs the lengths of texts in tokens, and those that cannot be tokenized."""
-        super().describe(examples, name)
         texts = [str(text) for text in _texts(examples) if text]
         lengths = sorted(n for n in self.tokenizer.lengths(texts) if n) or [0]
         _log.info(
@@ -99,15 +82,12 @@ class Text(DataType):
         )  # fmt: skip
 
     def checked(self, samples: Any) -> list[str]:
-        """Validated texts as a list."""
         return list(super().checked(samples))
 
     def encoded(self, samples: Any) -> Int[np.ndarray, "n l"]:
-        """Tokens of texts; raises UserError for a text that cannot be tokenized."""
         return self.tokenizer.encode(samples)
 
     def decoded(self, outputs: Int[np.ndarray, "n l"]) -> list[str]:
-        """Texts from tokens."""
         return self.tokenizer.decode(outputs)
 
     def parse(self, text: str) -> list[str]:
@@ -123,15 +103,13 @@ class Text(DataType):
         return texts
 
     def written(self, text: str) -> list[str]:
-        """The text itself."""
         return [text]
 
     def words(self, samples: Any) -> list[str]:
-        """Words without punctuation."""
         return [word for text in samples for word in re.findall(r"\w+", str(text))]
 
     def _tokens(self, texts: np.ndarray, split: str = "") -> Int[np.ndarray, "n l"]:
-        """Tokens of texts, 0 for those that cannot be tokenized, which are logged."""
+        """Tokens of texts, 0 for texts that cannot be tokenized, which are logged."""
         tokens, faults = self.tokenizer.encode_known(texts)
         left_out = [index for index in faults if texts[index]]
         reasons = {str(texts[index]): faults[index] for index in left_out}
@@ -152,16 +130,13 @@ def known(
     """
     names, counts = np.unique([str(text) for text in texts], return_counts=True)
     ties = np.random.default_rng(seed).permutation(len(names))
-    order = np.lexsort((ties, -counts))
     tokens, log_weights = tokenizer.empty(size), np.full(size, -np.inf, np.float32)
     filled = 0
-    for start in range(0, len(order), size):  # in chunks, as tokenizers of files are slow
-        rows = order[start : start + size]
-        encoded, faults = tokenizer.encode_known(names[rows])
-        kept = np.setdiff1d(np.arange(len(rows)), list(faults))[: size - filled]
-        new = slice(filled, filled + len(kept))
-        tokens[new], log_weights[new] = encoded[kept], np.log(counts[rows[kept]])
-        filled += len(kept)
+    for row in np.lexsort((ties, -counts)):  # no more than needed, as tokenizers of files are slow
+        encoded, faults = tokenizer.encode_known(names[row : row + 1])
+        if not faults:
+            tokens[filled], log_weights[filled] = encoded[0], np.log(counts[row])
+            filled += 1
         if filled == size:
             break
     return tokens, log_weights
@@ -192,25 +167,21 @@ class TextEncoder(NetworkEncoder):
             microbatch_size=config.training.microbatch_size,
             distinct=True,
         )
-        self.config, self.tokenizer = config, tokenizer
+        self.tokenizer = tokenizer
 
     def is_present(self, inputs: Int[Array, "b l"]) -> Bool[Array, " b"]:
-        """Whether each row has a text: missing texts have no tokens."""
         return inputs[:, 0] != END
 
     def context_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes and dtypes of the context."""
-        count, length = self.config.text.context_size, self.config.text.max_length
-        return {
-            "text_anchors": jax.ShapeDtypeStruct((count, self.config.latent.dim), jnp.float32),
+        count, length = self.context_size, self.example.shape[1]
+        return super().context_shapes() | {
             "text_log_weights": jax.ShapeDtypeStruct((count,), jnp.float32),
             "text_tokens": jax.ShapeDtypeStruct((count, length), jnp.int32),
         }
 
     def context(self, anchors: Callable[..., Any], train: Examples) -> dict[str, Any]:
         """Anchors, log counts and tokens of the context texts."""
-        size, seed = self.config.text.context_size, self.config.seed
-        tokens, log_weights = known(self.tokenizer, size, _texts(train), seed)
+        tokens, log_weights = known(self.tokenizer, self.context_size, _texts(train), self.seed)
         return {
             "text_anchors": anchors(tokens, description="anchors of texts"),
             "text_log_weights": log_weights,
@@ -218,15 +189,9 @@ class TextEncoder(NetworkEncoder):
         }
 
     def latents(
-        self,
-        model: Any,
-        tokens: Int[Array, "b l"],
-        noise: Array,
-        keys: Key[Array, " b"],
-        solver: zoning.Solver,
+        self, model: Any, tokens: Array, noise: Array, keys: Array, solver: zoning.Solver
     ) -> Float[Array, "b q"]:
         """Latents of texts among the context anchors; a context text has the zone of its anchor."""
-        del keys
         context, log_weights = model.context["text_anchors"], model.context["text_log_weights"]
         is_same = jnp.all(model.context["text_tokens"] == tokens[:, None], axis=2)
         kwargs: dict[str, Any] = {"solver": solver, "log_weights": log_weights}
@@ -239,9 +204,7 @@ class TextEncoder(NetworkEncoder):
 class TextDecoder:
     """Text decoder of a config, which generates a text token by token, given a latent."""
 
-    network, output = "text_decoder", "tokens"
-    num_draws = 1
-
+    network, output, num_draws = "text_decoder", "tokens", 1
     condition: str | None = None
 
     def __init__(self, config: ConfigDict, tokenizer: Tokenizer) -> None:
@@ -253,16 +216,9 @@ class TextDecoder:
         self.top_p: float = config.sampling.top_p
 
     def init(self, key: PRNGKeyArray, condition: Condition) -> Any:
-        """Initial variables."""
         return self.module.init(key, _no_text(self.config), condition[0], train=False)
 
-    def loss(
-        self,
-        variables: Variables,
-        batch: Mapping[str, Array],
-        condition: Condition,
-        keys: Sequence[PRNGKeyArray],
-    ) -> Float[Array, ""]:
+    def loss(self, variables: Variables, batch: Batch, condition: Condition, keys: Keys) -> Loss:
         """Cross-entropy per token, averaged over the tokens of all texts, including their ends."""
         tokens, (key,) = batch["tokens"], keys
         network = in_training(self.module, self.config.training.microbatch_size)
@@ -272,11 +228,7 @@ class TextDecoder:
         return jnp.sum(losses * counts) / jnp.maximum(jnp.sum(counts), 1)
 
     def generate(
-        self,
-        variables: Variables,
-        key: PRNGKeyArray,
-        condition: Condition,
-        index: Int[Array, " b"],
+        self, variables: Variables, key: PRNGKeyArray, condition: Condition, index: Int[Array, " b"]
     ) -> dict[str, Array]:
         """`tokens` (b, l): at temperature 0 the most likely token at each position, else drawn.
 

@@ -1,6 +1,6 @@
 """Rectified flow: loss, samplers and the image decoder (paper section 3)."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import diffrax
@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from lzn_jax import parts
 from lzn_jax.data import normalise, to_uint8
-from lzn_jax.data_types import Condition, black_image, given
+from lzn_jax.data_types import Batch, Condition, Keys, Loss, black_image, given
 from lzn_jax.models import Variables, in_training, named, normal_by_index
 from lzn_jax.models.mlp import MLPDecoder
 from lzn_jax.models.ncsnpp import NCSNppDecoder, check_decoder
@@ -65,7 +65,8 @@ def generate(
     velocity: Velocity, noise: Float[Array, "b h w c"], condition: Any, sampler: Sampler
 ) -> Solution:
     """Images from noise: the flow from t = 1e-3, with the noise as its state there, to t = 1."""
-    return integrate(velocity, noise, condition, sampler, T_MIN, 1.0)
+    integrate = _INTEGRATE[sampler.name]
+    return integrate(velocity, noise, condition, sampler.num_steps, T_MIN, 1.0)
 
 
 def invert(
@@ -76,28 +77,11 @@ def invert(
     RK45 is accurate enough to extrapolate to t = 0, along the straight line through the image.
     Euler returns the state at t = 1e-3, from which `generate` starts.
     """
-    solution = integrate(velocity, images, condition, sampler, 1.0, T_MIN)
+    integrate = _INTEGRATE[sampler.name]
+    solution = integrate(velocity, images, condition, sampler.num_steps, 1.0, T_MIN)
     if sampler.name == "rk45":
         return solution._replace(x=(solution.x - T_MIN * images) / (1 - T_MIN))
     return solution
-
-
-def integrate(
-    velocity: Velocity,
-    start: Float[Array, "b ..."],
-    condition: Any,
-    sampler: Sampler,
-    t0: float,
-    t1: float,
-) -> Solution:
-    """The flow from a state at time t0 to time t1, in either direction.
-
-    Raises ValueError for an unknown sampler.
-    """
-    solvers = {"euler": _euler, "rk45": _rk45}
-    if sampler.name not in solvers:
-        raise ValueError(f"sampler must be one of {', '.join(solvers)}, got {sampler.name!r}")
-    return solvers[sampler.name](velocity, start, condition, sampler.num_steps, t0, t1)
 
 
 def _euler(
@@ -142,11 +126,14 @@ def _rk45(
     return Solution(*jax.vmap(solve)(start, condition))
 
 
+# From a state at time t0 to time t1, in either direction.
+_INTEGRATE = {"rk45": _rk45, "euler": _euler}
+
+
 class ImageDecoder:
     """Base class; methods are pure functions of variables and arrays."""
 
-    network, output = "decoder", "images"
-    num_draws = 2
+    network, output, num_draws = "decoder", "images", 2
 
     def __init__(self, config: ConfigDict, decoder: nn.Module) -> None:
         self.config = config
@@ -200,17 +187,10 @@ class FlowDecoder(ImageDecoder):
         self.sampler = Sampler(config.sampling.sampler, config.sampling.num_steps)
 
     def init(self, key: PRNGKeyArray, condition: Condition) -> Any:
-        """Initial variables."""
         image = black_image(self.config)
         return self.module.init(key, image, jnp.zeros(1), *condition, train=False)
 
-    def loss(
-        self,
-        variables: Variables,
-        batch: Mapping[str, Array],
-        condition: Condition,
-        keys: Sequence[PRNGKeyArray],
-    ) -> Float[Array, ""]:
+    def loss(self, variables: Variables, batch: Batch, condition: Condition, keys: Keys) -> Loss:
         """Rectified-flow loss in training mode (paper C.1); keys for the flow and dropout."""
         (flow_key, dropout_key), network = keys, self.in_training()
 
@@ -220,7 +200,7 @@ class FlowDecoder(ImageDecoder):
         return loss(velocity, *self.draw(batch, condition, flow_key))
 
     def draw(
-        self, batch: Mapping[str, Array], condition: Condition, key: PRNGKeyArray
+        self, batch: Batch, condition: Condition, key: PRNGKeyArray
     ) -> tuple[Float[Array, "b h w c"], Condition, Float[Array, "b h w c"], Float[Array, " b"]]:
         """Images, conditions, noise and times of a batch, `training.flow_draws` for each image."""
         draws = self.config.training.flow_draws
@@ -246,11 +226,7 @@ class FlowDecoder(ImageDecoder):
         return flow(self.velocity(variables), start, condition, self.sampler)
 
     def generate(
-        self,
-        variables: Variables,
-        key: PRNGKeyArray,
-        condition: Condition,
-        index: Int[Array, " b"],
+        self, variables: Variables, key: PRNGKeyArray, condition: Condition, index: Int[Array, " b"]
     ) -> dict[str, Array]:
         """`images`, and `num_evaluations` of the velocity that each took.
 
@@ -265,23 +241,18 @@ class FlowDecoder(ImageDecoder):
     def invert(
         self, variables: Variables, images: UInt8[Array, "b h w c"], condition: Condition
     ) -> Float[Array, "b h w c"]:
-        """Noise from which the flow generates the images."""
         return self.solve(variables, normalise(images), condition, inverse=True).x
 
     def images(self, variables: Variables, noise: Array, condition: Condition) -> Array:
-        """Images in [-1, 1], generated from noise."""
         return self.solve(variables, noise, condition).x
 
 
 _FLOW = {
-    "sampling.sampler": choice("solver of the decoder's flow", "rk45", "euler"),
+    "sampling.sampler": choice("solver of the decoder's flow", *_INTEGRATE),
     "sampling.num_steps": count("steps of the Euler sampler", 100),
 }
-parts.add(
-    "decoder",
-    "ncsnpp",
-    (NCSNppDecoder, FlowDecoder),
-    knobs(NCSNppDecoder, "decoder") | _FLOW,
-    check=check_decoder,
-)
-parts.add("decoder", "mlp", (MLPDecoder, FlowDecoder), knobs(MLPDecoder, "decoder") | _FLOW)
+# Networks of decoders by flow, by name, and the check of their values.
+NETWORKS = {"ncsnpp": (NCSNppDecoder, check_decoder), "mlp": (MLPDecoder, None)}
+for _name, (_network, _check) in NETWORKS.items():
+    _fields = knobs(_network, "decoder") | _FLOW
+    parts.add("decoder", _name, (_network, FlowDecoder), _fields, check=_check)

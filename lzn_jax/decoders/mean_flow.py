@@ -1,6 +1,6 @@
 """MeanFlow (Geng et al., arXiv:2505.13447): loss, sampler and the image decoder."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -8,12 +8,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from lzn_jax import parts
-from lzn_jax.data_types import Condition
+from lzn_jax.data_types import Batch, Condition, Keys, Loss
 from lzn_jax.decoders import flow
 from lzn_jax.decoders.flow import FlowDecoder
 from lzn_jax.models import Variables, named
-from lzn_jax.models.mlp import MLPDecoder
-from lzn_jax.models.ncsnpp import NCSNppDecoder, check_decoder
 from lzn_jax.parts import choice, count, knobs
 
 INSTANT_SHARE = 0.5  # of the pairs with s = t, where u is the velocity itself
@@ -74,17 +72,10 @@ class MeanFlowDecoder(FlowDecoder):
     """MeanFlow from noise to images, conditioned on the latent: one or few evaluations."""
 
     def init(self, key: PRNGKeyArray, condition: Condition) -> Any:
-        """Initial variables."""
         t = jnp.zeros(1)
         return super().init(key, _with_times(condition, t, t))
 
-    def loss(
-        self,
-        variables: Variables,
-        batch: Mapping[str, Array],
-        condition: Condition,
-        keys: Sequence[PRNGKeyArray],
-    ) -> Float[Array, ""]:
+    def loss(self, variables: Variables, batch: Batch, condition: Condition, keys: Keys) -> Loss:
         """MeanFlow's loss in training mode; keys for the flow and dropout."""
         (flow_key, dropout_key), network = keys, self.in_training()
 
@@ -99,8 +90,6 @@ class MeanFlowDecoder(FlowDecoder):
     def solve(
         self, variables: Variables, start: Array, condition: Condition, *, inverse: bool = False
     ) -> flow.Solution:
-        """The average flow from noise to images in [-1, 1], or its inverse."""
-
         def velocity(x, t, s, condition):
             condition = _with_times(condition, t, s)
             return self.velocity(variables)(x, 0 * t, condition)
@@ -126,12 +115,6 @@ _MEAN_FLOW = {
     "sampling.sampler": choice("solver of the decoder's flow", "euler"),
     "sampling.num_steps": count("steps of the sampler", 1),
 }
-parts.add(
-    "decoder",
-    "mean_ncsnpp",
-    (NCSNppDecoder, MeanFlowDecoder),
-    knobs(NCSNppDecoder, "decoder") | _MEAN_FLOW,
-    check=check_decoder,
-)
-_OF_AN_MLP = knobs(MLPDecoder, "decoder") | _MEAN_FLOW
-parts.add("decoder", "mean_mlp", (MLPDecoder, MeanFlowDecoder), _OF_AN_MLP)
+for _name, (_network, _check) in flow.NETWORKS.items():
+    _fields = knobs(_network, "decoder") | _MEAN_FLOW
+    parts.add("decoder", f"mean_{_name}", (_network, MeanFlowDecoder), _fields, check=_check)

@@ -1,6 +1,6 @@
 """Decoders that generate images in one evaluation of a network (paper appendix G)."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from lzn_jax import models, parts
 from lzn_jax.data import normalise, to_uint8
-from lzn_jax.data_types import Condition
+from lzn_jax.data_types import Batch, Condition, Keys, Loss
 from lzn_jax.decoders.flow import ImageDecoder
 from lzn_jax.losses import sets
 from lzn_jax.models import Variables
@@ -19,7 +19,7 @@ from lzn_jax.models.mlp import MLPGenerator
 from lzn_jax.models.ncsnpp import NCSNppGenerator, check_resolutions
 from lzn_jax.parts import amount, choice, count, knobs, require
 
-ERRORS: dict[str, Callable[[Array], Array]] = {"l1": jnp.abs, "l2": jnp.square}
+ERRORS: dict[str, Callable[[Array], Array]] = {"l2": jnp.square, "l1": jnp.abs}
 
 
 class DirectDecoder(ImageDecoder):
@@ -31,16 +31,9 @@ class DirectDecoder(ImageDecoder):
             self.encoder: Any = models.encoder(config)
 
     def init(self, key: PRNGKeyArray, condition: Condition) -> Any:
-        """Initial variables."""
         return self.module.init(key, *condition, train=False)
 
-    def loss(
-        self,
-        variables: Variables,
-        batch: Mapping[str, Array],
-        condition: Condition,
-        keys: Sequence[PRNGKeyArray],
-    ) -> Float[Array, ""]:
+    def loss(self, variables: Variables, batch: Batch, condition: Condition, keys: Keys) -> Loss:
         """Mean error of the images plus a loss between the sets of generated and real images."""
         setting, images, (key, dropout_key) = self.config.decoder, normalise(batch["images"]), keys
         condition = self.drop_condition(condition, key)
@@ -78,11 +71,7 @@ class DirectDecoder(ImageDecoder):
         return distance
 
     def generate(
-        self,
-        variables: Variables,
-        key: PRNGKeyArray,
-        condition: Condition,
-        index: Int[Array, " b"],
+        self, variables: Variables, key: PRNGKeyArray, condition: Condition, index: Int[Array, " b"]
     ) -> dict[str, Array]:
         """`images` of latents, and `num_evaluations` of the network, which is 1."""
         del key  # the latents are the only noise
@@ -96,7 +85,6 @@ class DirectDecoder(ImageDecoder):
         return jnp.zeros((len(images), 0))
 
     def images(self, variables: Variables, noise: Array, condition: Condition) -> Array:
-        """Images of latents, in [-1, 1]."""
         return self.module.apply(variables[self.network], *condition, train=False)
 
 
@@ -117,24 +105,16 @@ def _check_direct(values: Mapping[str, Any]) -> None:
 
 
 _ONE_PASS = {
-    "decoder.error": choice("error of each image with pixels in [-1, 1]", "l2", "l1"),
-    "decoder.set_loss": choice("loss between generated and real images as sets", "energy", "drift"),
+    "decoder.error": choice("error of each image with pixels in [-1, 1]", *ERRORS),
+    "decoder.set_loss": choice("loss between generated and real images as sets", *sets.SET_LOSSES),
     "decoder.set_weight": amount("weight of the loss between sets", 1.0),
     "decoder.set_anchors": amount("weight of anchors in the loss between sets", 0.0),
     "decoder.set_patch_size": count("side of the patches in the loss between sets", 4),
     "decoder.set_patches": count("maximum number of patch positions in each update", 25),
 }
-parts.add(
-    "decoder",
-    "direct",
-    (NCSNppGenerator, DirectDecoder),
-    knobs(NCSNppGenerator, "decoder") | _ONE_PASS,
-    check=_check_direct,
-)
-parts.add(
-    "decoder",
-    "direct_mlp",
-    (MLPGenerator, DirectDecoder),
-    knobs(MLPGenerator, "decoder") | _ONE_PASS,
-    check=_check_one_pass,
-)
+for _name, _network, _check in (
+    ("direct", NCSNppGenerator, _check_direct),
+    ("direct_mlp", MLPGenerator, _check_one_pass),
+):
+    _fields = knobs(_network, "decoder") | _ONE_PASS
+    parts.add("decoder", _name, (_network, DirectDecoder), _fields, check=_check)

@@ -35,7 +35,7 @@ def check(config: ConfigDict, workdir: Path) -> int:
     for split, examples in splits.items():
         _describe(split, examples, names)
         for data_type in types:
-            data_type.describe(examples, split)
+            data_type.check(examples, split)
         faults[split] = _unreadable(examples, split)
     if splits["train"].images is not None:
         path = workdir / "figures" / "contact_sheet.png"

@@ -210,7 +210,7 @@ SHOWN = 5
 OF_EVALUATION = (
     *("test_accuracy", "linear_probe_top1", "knn_top1"),
     *("retrieval_*_to_text_r1", "retrieval_text_to_*_r1", "fid", "fd_features"),
-    *("sample_accuracy", "unconditional_sample_accuracy", "*_to_text_exact", "*_to_property_mae"),
+    *("sample_accuracy", "unconditional_sample_accuracy", "*_to_text_exact", "*_mae"),
     *("reconstruction_l2", "nearest_ratio", "recognised", "precision", "recall"),
     *("test_accuracy_batch", "linear_probe_top5", "linear_probe_top1_head"),
     *("knn_top1_head", "knn_top1_latent"),

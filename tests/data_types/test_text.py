@@ -58,20 +58,16 @@ def test_texts_of_a_data_set_that_cannot_be_said_are_counted_and_named(caplog):
         Text(config()).columns(examples._replace(texts=None))
 
 
-def test_an_anchor_does_not_see_what_is_behind_the_end():
-    tokens = jnp.array([[1, 2, 0, 0, 0, 0], [1, 2, 0, 3, 1, 2]])
+def test_an_anchor_depends_on_the_tokens_before_the_end_not_on_the_room_behind():
+    tokens = jnp.array(
+        [[1, 2, 0, 0, 0, 0], [1, 2, 0, 3, 1, 2], [2, 1, 0, 0, 0, 0], [1, 3, 0, 0, 0, 0]]
+    )
     params = variables(ENCODER, tokens)
-    first, second = ENCODER.apply(params, tokens, train=False)
-    np.testing.assert_allclose(first, second, atol=1e-6)
-    others = ENCODER.apply(params, jnp.array([[2, 1, 0, 0, 0, 0], [1, 3, 0, 0, 0, 0]]), train=False)
-    assert np.all(np.abs(others - first).max(axis=1) > 1e-3)
-
-
-def test_an_anchor_does_not_depend_on_the_room_behind_the_end():
-    tokens = jnp.array([[1, 2, 0, 0, 0, 0], [3, 0, 0, 0, 0, 0]])
-    params = variables(ENCODER, tokens)
-    short, long = (ENCODER.apply(params, each, train=False) for each in (tokens[:, :3], tokens))
-    np.testing.assert_allclose(short, long, atol=1e-5)
+    first, behind, *others = ENCODER.apply(params, tokens, train=False)
+    np.testing.assert_allclose(first, behind, atol=1e-6)
+    assert np.all(np.abs(np.stack(others) - first).max(axis=1) > 1e-3)
+    short = ENCODER.apply(params, tokens[:, :3], train=False)
+    np.testing.assert_allclose(short[0], first, atol=1e-5)
 
 
 def test_tokens_reach_an_anchor_beside_the_convolution_too():
@@ -130,8 +126,15 @@ class Table(nn.Module):
         return jnp.broadcast_to(table, (len(before), *table.shape))
 
 
-def table_of(rows):
-    return Table(tuple(map(tuple, np.asarray(rows).tolist())))
+def decoder_of_table(rows, **changes):
+    return decoder_of(Table(tuple(map(tuple, np.asarray(rows).tolist()))), **changes)
+
+
+def written(decoder, index):
+    """Tokens that a decoder without variables writes."""
+    key, condition = jax.random.key(0), (None, None)
+    found = decoder.generate({"text_decoder": {}}, key, condition, jnp.asarray(index))
+    return np.asarray(found["tokens"])
 
 
 def test_the_loss_is_the_cross_entropy_of_tokens_to_the_first_end_of_texts_that_are_there():
@@ -139,34 +142,24 @@ def test_the_loss_is_the_cross_entropy_of_tokens_to_the_first_end_of_texts_that_
     tokens = np.array([[1, 3, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0], [2, 0, 0, 0, 0, 0]])
     log_p = table - np.log(np.exp(table).sum(axis=1, keepdims=True))
     said = [log_p[0, 1], log_p[1, 3], log_p[2, 0], log_p[0, 2], log_p[1, 0]]
-    loss = decoder_of(table_of(table)).loss(
-        {"text_decoder": {}}, {"tokens": jnp.asarray(tokens)}, (None, None), [jax.random.key(0)]
-    )
+    batch, key = {"tokens": jnp.asarray(tokens)}, jax.random.key(0)
+    loss = decoder_of_table(table).loss({"text_decoder": {}}, batch, (None, None), [key])
     assert float(loss) == pytest.approx(-np.mean(said), rel=1e-5)
 
 
 def test_the_likeliest_tokens_are_written_up_to_the_end():
     table = np.zeros((6, 4))
     table[[0, 1, 2, 3], [2, 1, 0, 3]] = 1.0  # "b", "a"?, end; what follows is not said
-    found = decoder_of(table_of(table)).generate(
-        {"text_decoder": {}}, jax.random.key(0), (None, None), jnp.arange(2)
-    )
-    assert np.asarray(found["tokens"]).tolist() == [[2, 1, 0, 0, 0, 0]] * 2
+    assert written(decoder_of_table(table), range(2)).tolist() == [[2, 1, 0, 0, 0, 0]] * 2
 
 
 def test_texts_drawn_at_temperature_1_have_the_probabilities_of_the_logits():
     table = np.log(np.tile([0.1, 0.2, 0.3, 0.4], (6, 1)))
-    decoder, index = decoder_of(table_of(table)), jnp.arange(4000)
-    decoder.temperature = 1.0
-
-    def write(index):
-        found = decoder.generate({"text_decoder": {}}, jax.random.key(0), (None, None), index)
-        return np.asarray(found["tokens"])
-
-    drawn = write(index)
+    decoder = decoder_of_table(table, sampling__temperature=1.0)
+    drawn = written(decoder, range(4000))
     shares = np.bincount(drawn[:, 0], minlength=4) / 4000
     np.testing.assert_allclose(shares, [0.1, 0.2, 0.3, 0.4], atol=0.03)
-    np.testing.assert_array_equal(write(index[7:9]), drawn[7:9])  # a text goes by its number
+    np.testing.assert_array_equal(written(decoder, [7, 8]), drawn[7:9])  # a text goes by its number
 
 
 def written_by_whole_passes(decoder, params, key, latents, index):
@@ -219,11 +212,9 @@ def test_tokens_beyond_a_share_of_the_probability_are_never_drawn(share, kept):
     assert np.flatnonzero(np.isfinite(found[0])).tolist() == list(kept)
     np.testing.assert_array_equal(found[1], found[0][::-1])
     np.testing.assert_array_equal(found[0][list(kept)], logits[0, jnp.array(list(kept))])
-    table = np.tile(np.log(p), (6, 1))
-    decoder = decoder_of(table_of(table), sampling__temperature=1.0, sampling__top_p=share)
-    condition = ({"text_decoder": {}}, jax.random.key(0), (None, None), jnp.arange(300))
-    drawn = np.asarray(decoder.generate(*condition)["tokens"])[:, 0]
-    assert set(drawn.tolist()) == set(kept)
+    changes = {"sampling__temperature": 1.0, "sampling__top_p": share}
+    decoder = decoder_of_table(np.tile(np.log(p), (6, 1)), **changes)
+    assert set(written(decoder, range(300))[:, 0].tolist()) == set(kept)
 
 
 @pytest.mark.parametrize(("temperature", "kept"), [(1.0, {2, 3}), (2.0, {1, 2, 3})])
@@ -231,16 +222,8 @@ def test_a_share_is_of_the_probability_at_the_temperature(temperature, kept):
     """At 2 the probabilities of the likeliest are .33, .28 and .23."""
     table = np.tile(np.log([0.1, 0.2, 0.3, 0.4]), (6, 1))
     changes = {"sampling__temperature": temperature, "sampling__top_p": 0.65}
-    decoder = decoder_of(table_of(table), **changes)
-    drawn = decoder.generate({"text_decoder": {}}, jax.random.key(0), (None, None), jnp.arange(300))
-    assert set(np.asarray(drawn["tokens"])[:, 0].tolist()) == kept
-
-
-@pytest.mark.parametrize("share", [0, 1.1, "most"])
-def test_a_share_of_the_probability_that_is_none_is_named(share):
-    message = "sampling.top_p must be a finite number > 0 and <= 1, got "
-    with pytest.raises(UserError, match=message):
-        config(sampling__top_p=share)
+    drawn = written(decoder_of_table(table, **changes), range(300))
+    assert set(drawn[:, 0].tolist()) == kept
 
 
 def test_equal_texts_of_a_batch_share_a_zone_and_missing_ones_have_none():
@@ -252,17 +235,18 @@ def test_equal_texts_of_a_batch_share_a_zone_and_missing_ones_have_none():
     np.testing.assert_allclose(np.exp(zones.log_weights), [2, 0, 1, 0], atol=1e-6)
 
 
-def test_known_texts_are_the_most_frequent_with_their_counts():
-    tokens, log_weights = known(LETTERS, 4, np.array(["b", "a", "b", "", "ab", "b", "a"]), 0)
-    assert LETTERS.decode(tokens) == ["b", "a", "ab", ""]
-    np.testing.assert_allclose(np.exp(log_weights), [3, 2, 1, 0], rtol=1e-6)
-
-
-def test_texts_without_tokens_are_not_known():
-    texts = np.array(["çb", "çb", "çb", "a", "ababab", "b", "b", ""])
-    tokens, log_weights = known(LETTERS, 3, texts, 0)
-    assert LETTERS.decode(tokens) == ["b", "a", ""]
-    np.testing.assert_allclose(np.exp(log_weights), [2, 1, 0], rtol=1e-6)
+@pytest.mark.parametrize(
+    ("texts", "expected", "counts"),
+    [
+        (["b", "a", "b", "", "ab", "b", "a"], ["b", "a", "ab", ""], [3, 2, 1, 0]),
+        # Texts that cannot be tokenized are not known.
+        (["çb", "çb", "çb", "a", "ababab", "b", "b", ""], ["b", "a", ""], [2, 1, 0]),
+    ],
+)
+def test_known_texts_are_the_most_frequent_with_their_counts(texts, expected, counts):
+    tokens, log_weights = known(LETTERS, len(counts), np.array(texts), 0)
+    assert LETTERS.decode(tokens) == expected
+    np.testing.assert_allclose(np.exp(log_weights), counts, rtol=1e-6)
 
 
 def test_of_equally_frequent_texts_the_seed_chooses():

@@ -133,12 +133,6 @@ def test_rk45_counts_its_evaluations():
     assert 0 <= len(calls) - int(solution.num_evaluations[0]) <= 2
 
 
-def test_unknown_sampler():
-    for direction in (flow.generate, flow.invert):
-        with pytest.raises(ValueError, match=r"one of euler, rk45, got 'heun'"):
-            direction(_time, _normal(1), None, Sampler("heun", 2))
-
-
 def _loss(velocity, images, condition, seed):
     draws = flow.draw(jax.random.key(seed), images)
     return flow.loss(velocity, images, condition, *draws)

@@ -50,9 +50,9 @@ RUNS = {  # config, changed fields, all programs
     "text": ("digits_text", {"sampling__temperature": 1.0}, JOINT_PROGRAMS | {
              "encode_text", "classify_text", "sample_text", "translate_image_text",
              "translate_label_text", "translate_text_image", "translate_text_label"}),
-    "property": ("digits_property", {}, {"encode_image", "encode_property", "embed_image",
-                 "translate_image_property", "translate_property_image", "sample_image",
-                 "sample_property"}),
+    "property": ("../examples/property/config", {}, {"encode_image", "encode_property",
+                 "embed_image", "translate_image_property", "translate_property_image",
+                 "sample_image", "sample_property"}),
 }  # fmt: skip
 COMPARED = [  # programs of a run, compared with the trained model
     ("joint", "encode_image", "sample_image"),

@@ -1,6 +1,6 @@
 """Regression in one space (paper figure 1): images of digits and their slants.
 
-    python -m lzn_jax.main --config=configs/digits_property.py
+    python -m lzn_jax.main --config=examples/property/config.py
 
 The slant is measured on the image: its shift to the right for each unit of height. Images are
 translated to numbers and numbers to images.
@@ -15,11 +15,10 @@ from lzn_jax import configuration
 
 
 def get_config() -> ml_collections.ConfigDict:
-    """The config of this experiment: digits_joint with slants in place of labels."""
-    config = configuration.sibling(__file__, "digits_joint")
-    config.study = None
-    config.types = ("image", "property")
-    config.alignments = ("image:property", "property:image")
+    """The config of digits_joint with slants in place of labels."""
+    types = {"types": ("image", "property"), "alignments": ("image:property", "property:image")}
+    config = configuration.sibling(__file__, "digits_joint", {"study": None, **types})
+    config.extensions = ("property.py",)
     config.property = {"column": "slant", "scale": 0.2, "step": 0.05, "context_size": 1437}
     config.property.latents = ("property", "image")
 
@@ -32,8 +31,6 @@ def get_config() -> ml_collections.ConfigDict:
     config.decoder.condition = "property"
     config.decoder.latents = ("property", "image")
 
-    del config.training.learning_rate.label_anchors
     config.training.learning_rate.property_encoder = 1e-3
     config.training.learning_rate.property_decoder = 1e-3
-    del config.evaluation.batch_sizes, config.evaluation.context_sizes
     return config
