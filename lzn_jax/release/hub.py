@@ -4,7 +4,6 @@ The client downloads each file once into its cache and resumes broken downloads.
 """
 
 import contextlib
-import hashlib
 import os
 import re
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lzn_jax.errors import UserError
+from lzn_jax.run import files
 
 ORIGIN_FILE = "released.json"  # in the work folder: origin of a released checkpoint
 REPOSITORY = "microsoft/latent-zoning-networks"
@@ -52,8 +52,7 @@ def fetch(name: str) -> Fetched:
     remedy = f"run the same command again{or_else}"
     with explained(f"{file} cannot be fetched from {REPOSITORY}", remedy):
         path = Path(download(REPOSITORY, file))
-    with open(path, "rb") as content:
-        digest = hashlib.file_digest(content, "sha256").hexdigest()
+    digest = files.digest(path)
     # The cache names files by the Hub's checksums if the file system supports links.
     expected = Path(os.readlink(path)).name if path.is_symlink() else ""
     if re.fullmatch("[0-9a-f]{64}", expected) and digest != expected:

@@ -1,8 +1,7 @@
 """Conversion of the paper's released checkpoints to flax variables.
 
 Such a file is a dict. Each network has an entry of weights by key and an entry with the suffix
-`_ema`: a list of averages in the order of the weights, without buffers and frozen weights. Adam's
-state and the schedule are not read.
+`_ema`: a list of averages in the order of the weights, without buffers and frozen weights.
 """
 
 import os

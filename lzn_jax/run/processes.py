@@ -41,7 +41,7 @@ class Interruption:
     """Handlers of SIGINT and SIGTERM, active after `listen`.
 
     A signal ends the process at once. While `held`, it requests to save and exit instead: Ctrl-C
-    sends SIGTERM to this process, which JAX forwards to the other processes of a run, and a second
+    sends SIGTERM to this process, which JAX forwards to the other processes of a run. A second
     Ctrl-C ends the process at once.
     """
 
@@ -53,11 +53,9 @@ class Interruption:
         self._ending = threading.Lock()
 
     def listen(self) -> None:
-        """Installs the handlers of SIGINT and SIGTERM; call it in the main thread.
-
-        A Python handler waits until compiled code returns, and XLA's compiler can take a minute. So
-        a thread reads the signal numbers from a pipe.
-        """
+        """Installs the handlers of SIGINT and SIGTERM; call it in the main thread."""
+        # A Python handler waits until compiled code returns, and XLA's compiler can take a minute.
+        # So a thread reads the signal numbers from a pipe.
         reader, writer = os.pipe()
         os.set_blocking(writer, False)
         for number in (signal.SIGINT, signal.SIGTERM):

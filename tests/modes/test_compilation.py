@@ -180,7 +180,7 @@ def test_a_compiler_that_runs_out_of_memory_says_how_much_is_needed(
     fake_slice(1e9)
     monkeypatch.setattr(jax.stages.Lowered, "compile", fail)
     assert _compile() == 4
-    *_, needed, verdict = capsys.readouterr().out.splitlines()
+    *_, needed, _, verdict = capsys.readouterr().out.splitlines()
     assert needed == "memory per chip: RESOURCE_EXHAUSTED: Used 99G of 15.75G hbm."
     assert verdict == "fits: no"
 

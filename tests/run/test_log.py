@@ -36,7 +36,7 @@ def test_opening_keeps_lines_up_to_the_step_byte_for_byte(tmp_path):
         log.write(25, {"accuracy": 0.5})
         known = [(10, "loss"), (20, "loss"), (20, "fid"), (25, "accuracy")]
         assert all(log.has(*each) for each in known)
-        assert not any(log.has(*each) for each in [(30, "top"), (25, "loss"), (10, "step")])
+        assert not any(log.has(*each) for each in [(30, "top"), (25, "loss")])
     path.write_bytes(b'{"step": 1, "loss": 2.0}')  # only the newline is missing
     with MetricLog(tmp_path, step=1):
         assert path.read_bytes() == b'{"step": 1, "loss": 2.0}\n'
@@ -164,11 +164,11 @@ def test_wandb_without_project_account_or_package_is_one_line(offline, tmp_path,
         return str(caught.value)
 
     def without_account(**_):
-        raise wandb.errors.UsageError("No API key configured.\nUse `wandb login` to log in.")
+        raise wandb.errors.UsageError("No API key configured.\nLog in.")
 
     assert "Invalid project name" in refused(reporting__wandb_project="a/b")
     monkeypatch.setattr(wandb, "init", without_account)
-    assert "(No API key configured. Use `wandb login` to log in.): run" in refused()
+    assert "(No API key configured. Log in.): run `wandb login`" in refused()
     monkeypatch.setitem(sys.modules, "wandb", None)
     assert "pip install -e '.[wandb]'" in refused()
 
@@ -190,41 +190,29 @@ def test_a_service_that_ends_ends_no_run(tmp_path, caplog):
 
 
 @pytest.mark.parametrize(
-    ("metrics", "file", "lines"),
+    ("metrics", "lines"),
     [
         (
             {"precision": 0.5, "nearest": 9.0, "fd_features": 1.23456, "sample_accuracy": 0.75}
             | {"reconstruction_l2": 0.125, "test_accuracy": 1.0, "recall": 0.5},
-            "summary.json",
-            [
-                "step 7, 5 of 7 metrics (all: summary.json):",
-                "  test_accuracy      1",
-                "  fd_features        1.235",
-                "  sample_accuracy    0.75",
-                "  reconstruction_l2  0.125",
-                "  precision          0.5",
-            ],
+            """step 7, 5 of 7 metrics (all: summary.json):
+  test_accuracy      1
+  fd_features        1.235
+  sample_accuracy    0.75
+  reconstruction_l2  0.125
+  precision          0.5""",
         ),
         (
-            {"own": 0.5, "sound_to_text_exact": 2, "retrieval_sound_to_text_r1": 1.0},
-            "summary.json",
-            [
-                "step 7, 2 of 3 metrics (all: summary.json):",
-                "  retrieval_sound_to_text_r1  1",
-                "  sound_to_text_exact         2",
-            ],
+            {"own": 0.5, "sound_to_text_exact": 2, "tones_examples": 221.0},
+            """step 7 on 221 tones examples, 1 of 3 metrics (all: summary.json):
+  sound_to_text_exact  2""",
         ),
-        (
-            {"tones_examples": 221.0, "recall": 0.5},
-            "s.json",
-            ["step 7 on 221 tones examples, 1 of 2 metrics (all: s.json):", "  recall  0.5"],
-        ),
-        ({"own": 2.0}, "s.json", ["step 7, 1 of 1 metrics (all: s.json):", "  own  2"]),
-        ({}, "s.json", ["step 7, 0 of 0 metrics (all: s.json):"]),
+        ({"own": 2.0}, "step 7, 1 of 1 metrics (all: summary.json):\n  own  2"),
+        ({}, "step 7, 0 of 0 metrics (all: summary.json):"),
     ],
 )
-def test_an_evaluation_ends_with_its_five_metrics_in_a_column(metrics, file, lines):
-    assert log_module.of_evaluation(7, metrics, file) == lines
+def test_an_evaluation_ends_with_its_five_metrics_in_a_column(metrics, lines):
+    assert log_module.of_evaluation(7, metrics) == lines.splitlines()
 
 
 class _Clock:
@@ -245,7 +233,7 @@ def test_goodput_counts_nested_time_once_and_closes_on_errors():
             clock.now += 1
             raise KeyError("stop")
 
-    clock.now += 64  # in no bucket
+    clock.now += 64
     with goodput("step"):
         clock.now += 1
         with goodput("data"):
@@ -257,8 +245,8 @@ def test_goodput_counts_nested_time_once_and_closes_on_errors():
     with pytest.raises(KeyError):
         fail()
     clock.now += 5
-    others = dict.fromkeys(("init", "compile", "save", "restore"), 0.0)
-    assert goodput.seconds == {"data": 2.0, "step": 13.0, "eval": 4.0, **others}
+    seconds = {name: value for name, value in goodput.seconds.items() if value}
+    assert seconds == {"data": 2.0, "step": 13.0, "eval": 4.0, "other": 64.0 + 32.0 + 5.0}
 
 
 def test_goodput_adds_up_the_starts_of_a_run_as_far_as_they_were_written(tmp_path):
