@@ -28,18 +28,12 @@ WEIGHTS_FILE = "weights.safetensors"
 CARD_FILE = "README.md"
 SUMMARY_FILE = "summary.json"
 SHOWN = 10  # metrics
-# Figures of evaluation and their captions. Figures of other modes may show samples of the user.
-PICTURES = {
-    "figures/samples.png": "Samples of the model.",
-    "figures/unconditional_samples.png": "Samples from the prior, by decoded class.",
-    "figures/tasks.png": "Translations of test examples, and samples from the prior.",
-    "figures/reconstructions.png": "Test images and their reconstructions.",
-    "figures/retrieval.png": "Test examples and the examples of the other type nearest to them.",
-    "figures/zones.png": "Latent zones of the test examples in two dimensions.",
-    "figures/embedding.png": "Features of the test images in two dimensions.",
-    "figures/classification.png": "Test accuracy by noise, batch size and number of anchors.",
-    "figures/curves.png": "Metrics during training.",
-}
+# Figures of evaluation. Figures of other modes may show samples of the user.
+_FIGURES = (
+    *("samples", "unconditional_samples", "tasks", "reconstructions", "retrieval", "zones"),
+    *("embedding", "classification", "curves"),
+)
+PICTURES = {f"figures/{name}.png": name.replace("_", " ").capitalize() for name in _FIGURES}
 _OWN_FILES = {CONFIG_FILE, WEIGHTS_FILE, files.FILE}  # by which a shared model is recognised
 _LOG_IN = "log in with `hf auth login`"
 _log = logging.getLogger(__name__)
@@ -62,7 +56,7 @@ def text(
     checksums = zip(extensions, config.extension_checksums, strict=True)
     needed = ", ".join(f"`{name}` (sha256 {digest[:12]})" for name, digest in checksums)
     pairs = ", ".join(" to ".join(pair) for pair in model.translations)
-    pictures = [f"{PICTURES[p]}\n\n![{PICTURES[p]}]({p})" for p in PICTURES if p in files]
+    pictures = [f"![{title}]({file})" for file, title in PICTURES.items() if file in files]
     shown = {name: metrics[name] for name in log.most_important(metrics, SHOWN)}
     rows = [
         f"| {name} | {f'{n:.4g}' if isinstance(n, float) else 'not finite' if n is None else n} |"
@@ -103,15 +97,13 @@ def write(folder: Path, workdir: Path, model: TrainedModel, source: str) -> None
     metrics = _table(workdir, SUMMARY_FILE, int | float | None)
     origin = _table(workdir, hub.ORIGIN_FILE, str)
     tokenizer = [] if values.get("data.tokenizer_path") is None else [TOKENIZER_FILE]
-    found = {name: _content(workdir, name) for name in [*PICTURES, *tokenizer]}
+    found = {name: _content(workdir, name) for name in [*PICTURES, *tokenizer, SUMMARY_FILE]}
     copied = {name: content for name, content in found.items() if content is not None}
     arrays = files.by_name({**model.model._asdict(), "step": np.int32(model.step)})
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=workdir) as temporary:
         new = Path(temporary) / folder.name
         files.write_json(new / CONFIG_FILE, configuration.nest(values))
         files.write_tensors(new / WEIGHTS_FILE, jax.tree.map(np.asarray, arrays))
-        if metrics:
-            files.write_json(new / SUMMARY_FILE, metrics)
         for name, content in copied.items():
             files.write_bytes(new / name, content)
         card = text(model, metrics, copied, source, origin)

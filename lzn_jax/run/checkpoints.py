@@ -152,10 +152,9 @@ class Checkpoints:
             _log.error("%s", _one_line(failure))
 
     def _read(self, step: int, targets: Mapping[str, Any]) -> dict[str, Any]:
+        placed = ocp.checkpoint_utils.construct_restore_args
         args: dict[str, Any] = {
-            name: ocp.args.PyTreeRestore(
-                tree, restore_args=ocp.checkpoint_utils.construct_restore_args(tree)
-            )
+            name: ocp.args.PyTreeRestore(tree, restore_args=placed(tree))
             for name, tree in targets.items()
         }
         args["progress"] = ocp.args.JsonRestore()

@@ -1,9 +1,8 @@
 """The compiler's estimate of a program's time, by part of the model and kind of operation.
 
 The compiler of TPUs writes into the text of a program how many cycles it expects of each fusion,
-and how often each loop runs. The sum is an estimate of the time that needs no machine. Compilers of
-other chips write none: there the larger of the times for operations at the chip's peak and for
-bytes at its bandwidth bounds each fusion from below.
+and how often each loop runs. Compilers of other chips do not: there the larger of the times for
+operations at the chip's peak and for bytes at its bandwidth bounds each fusion from below.
 """
 
 import math

@@ -14,12 +14,12 @@ import time
 import traceback
 from collections.abc import Iterator
 from importlib.util import find_spec
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax._src.distributed import global_state  # see _store
+from jax._src.distributed import global_state
 from jax.experimental import multihost_utils
 
 from lzn_jax.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_RUN_AGAIN, EXIT_USER_ERROR, UserError
@@ -136,12 +136,7 @@ def together(
     if not devices.is_writer():
         logging.getLogger("lzn_jax").setLevel(logging.WARNING)
     done = threading.Event()
-
-    def end_with_others() -> None:
-        while not done.wait(_POLL_SECONDS):
-            _end_if_another_failed()
-
-    watcher = threading.Thread(target=end_with_others, daemon=True)
+    watcher = threading.Thread(target=_end_with_others, args=(done,), daemon=True)
     watcher.start()
     try:
         # Connects all devices before compilation: the network of CPUs times out after 30 s.
@@ -178,12 +173,7 @@ def is_to_leave(interruption: Interruption, step: int) -> bool:
 
 
 # The functions below prevent a deadlock: processes would wait in a collective for a failed process,
-# which would wait for them at exit. JAX's key-value store has no public name (0.12.0), and we found
-# no issue that requests one. Replace the private import once `jax.distributed` exposes the store.
-
-
-def _store() -> Any:
-    return global_state.client
+# which would wait for them at exit. JAX's key-value store has no public name (0.12.0).
 
 
 def _fail(error: BaseException) -> NoReturn:
@@ -195,14 +185,19 @@ def _fail(error: BaseException) -> NoReturn:
         code, text = EXIT_FAILED, traceback.format_exc().rstrip()
     print(text, file=sys.stderr, flush=True)
     with contextlib.suppress(Exception):  # process 0 may have died with its store
-        _store().key_value_set(f"{_FAILURES}{jax.process_index()}", f"{code} {text}")
+        global_state.client.key_value_set(f"{_FAILURES}{jax.process_index()}", f"{code} {text}")
     _end(code)
+
+
+def _end_with_others(done: threading.Event) -> None:
+    while not done.wait(_POLL_SECONDS):
+        _end_if_another_failed()
 
 
 def _end_if_another_failed() -> None:
     failures = []
     with contextlib.suppress(Exception):
-        failures = _store().key_value_dir_get(_FAILURES)
+        failures = global_state.client.key_value_dir_get(_FAILURES)
     for name, value in failures:
         code, _, text = value.partition(" ")
         number = name.rpartition("/")[2]

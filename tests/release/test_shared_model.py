@@ -134,7 +134,7 @@ def test_the_card_has_use_data_metrics_and_pictures(run, folder):
         'lzn_jax.load("FOLDER")',
         "Data set: `digits`. Licence: unknown.",
         "|---|---|\n| test_accuracy | 0.1235 |\n| fid | not finite |\n\n2 of 3 metrics in",
-        "\n\nSamples of the model.\n\n![Samples of the model.](figures/samples.png)\n",
+        "## Pictures\n\n![Samples](figures/samples.png)\n",
     ):
         assert text in card
     assert "converted" not in card
@@ -165,7 +165,7 @@ def test_the_card_names_the_licence_of_the_data(run, monkeypatch):
     assert "Data set: `digits`. Some licence.\n" in shared_model.text(model, {}, (), "FOLDER", {})
 
 
-def test_every_figure_of_evaluation_has_a_caption():
+def test_every_figure_of_evaluation_is_shared():
     sources = [path.read_text() for path in Path(evaluation.__file__).parent.glob("*.py")]
     drawn = {name for text in sources for name in re.findall(r'"(\w+\.png)"', text)}
     assert "tasks.png" in drawn
