@@ -164,7 +164,6 @@ def compile_step(config: ConfigDict, name: str) -> int:
 
 
 def _report_cost(config: ConfigDict, operations: float, chip: costs.Chip, chips: int) -> None:
-    """Prints the time of an update and the chip hours of the run."""
     share, updates = config.reporting.assumed_mfu, config.training.num_steps
     seconds = operations / (chip.operations * chips)
     hours = seconds / share * chips * updates / 3600

@@ -1,7 +1,6 @@
 """Upload and download of shared models, as repositories of the Hugging Face Hub."""
 
 import contextlib
-import logging
 import os
 import re
 import shutil
@@ -36,7 +35,6 @@ _FIGURES = (
 PICTURES = {f"figures/{name}.png": name.replace("_", " ").capitalize() for name in _FIGURES}
 _OWN_FILES = {CONFIG_FILE, WEIGHTS_FILE, files.FILE}  # by which a shared model is recognised
 _LOG_IN = "log in with `hf auth login`"
-_log = logging.getLogger(__name__)
 
 
 def text(
@@ -91,9 +89,7 @@ def write(folder: Path, workdir: Path, model: TrainedModel, source: str) -> None
     summary.json with anything but numbers.
     """
     _check_replaceable(folder)
-    values, replaced = portable(configuration.stored_values(workdir / CONFIG_FILE))
-    if replaced:
-        _log.info("%s leaves out the folders of %s", CONFIG_FILE, ", ".join(replaced))
+    values = portable(configuration.stored_values(workdir / CONFIG_FILE))
     metrics = _table(workdir, SUMMARY_FILE, int | float | None)
     origin = _table(workdir, hub.ORIGIN_FILE, str)
     tokenizer = [] if values.get("data.tokenizer_path") is None else [TOKENIZER_FILE]
@@ -113,12 +109,8 @@ def write(folder: Path, workdir: Path, model: TrainedModel, source: str) -> None
         new.rename(folder)
 
 
-def portable(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Config values without folders of this machine, and the names of the changed fields.
-
-    Fields whose names end in `path`, and other absolute paths, keep the last name of the path.
-    Defaults stay, as they are the same on every machine.
-    """
+def portable(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Config values without folders of this machine: paths keep their last name, defaults stay."""
     fields = configuration.schema_of(values)
 
     def without_folder(name: str, value: Any) -> Any:
@@ -129,8 +121,7 @@ def portable(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
         is_changed = isinstance(value, str) and is_path and value != fields[name].default
         return Path(value).name or value if is_changed else value
 
-    changed = {name: without_folder(name, value) for name, value in values.items()}
-    return changed, [name for name in values if changed[name] != values[name]]
+    return {name: without_folder(name, value) for name, value in values.items()}
 
 
 def _check_replaceable(folder: Path) -> None:
@@ -161,7 +152,6 @@ def _table(workdir: Path, name: str, kind: Any) -> dict[str, Any]:
 
 
 def _content(workdir: Path, name: str) -> bytes | None:
-    """Content of a file of the work folder, None without a file."""
     path = workdir / name
     if os.path.realpath(path) != os.path.join(os.path.realpath(workdir), name):
         raise UserError(f"{path} is a link, which may lead to any file: put the file in its place")

@@ -37,7 +37,7 @@ class Released(NamedTuple):
 
 
 def read(path: str | os.PathLike[str], layouts: Mapping[str, Layout], *, ema: bool) -> Released:
-    """Variables of the networks that a released checkpoint has; arrays are views of its bytes.
+    """Variables of the networks that a released checkpoint contains, as views of its bytes.
 
     Raises UserError, with the key, if the file does not match the networks.
     """
@@ -69,7 +69,6 @@ def read(path: str | os.PathLike[str], layouts: Mapping[str, Layout], *, ema: bo
 
 
 def _weights(entry: Any, name: str) -> dict[str, Any]:
-    """Arrays by key in the file's order, without prefix and buffer."""
     if not isinstance(entry, dict):
         raise ValueError(f"its entry {name} is not a dict")
     if other := [key for key in entry if not str(key).startswith(PREFIX)]:

@@ -171,7 +171,7 @@ class Checkpoints:
         return items
 
     def _verify_files(self, step: int, items: Mapping[str, Any]) -> bool:
-        """Returns False if there are no checksums. Only the writer verifies."""
+        """Whether there are checksums, which the writer verifies."""
         folder = self._folder / str(step)
         if not devices.is_writer():
             return True

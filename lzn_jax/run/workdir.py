@@ -30,8 +30,7 @@ _DISK_ERRORS = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
     *(errno.EROFS, errno.EIO, errno.ESTALE),
 )
-# Fields that may differ from the run in the folder: location of data, devices, number of steps,
-# intervals, checkpoints, evaluation, sampling and reporting.
+# Fields that may differ from the run in the folder.
 FREE_FIELDS = (
     "data.tokenizer_path",  # its content may not
     *("data.path", "data.workers", "data.invert_input", "data.skip_unreadable", "data.test_set"),
@@ -71,8 +70,7 @@ def prepare(config: ConfigDict, workdir: Path, *, is_training: bool) -> None:
 def record(config: ConfigDict, workdir: Path) -> None:
     """Writes config.json, version.json (versions of the code) and the tokenizer's file, if any.
 
-    Call it after all checks of the config. Raises UserError if the processes do not share the
-    folder.
+    Raises UserError if the processes do not share the folder.
     """
     write_json(workdir / CONFIG_FILE, configuration.to_json_dict(config))
     write_json(workdir / VERSION_FILE, code_version())
@@ -154,7 +152,6 @@ def has_checkpoint(workdir: Path) -> bool:
 
 
 def _content(path: str | Path | None) -> bytes | None:
-    """Contents of a file, or None if it does not exist."""
     return Path(path).read_bytes() if path is not None and Path(path).is_file() else None
 
 

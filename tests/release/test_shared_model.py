@@ -114,15 +114,11 @@ def test_paths_keep_their_last_name_and_all_else_stays():
     values = dict(configuration.flatten(small.config("configs/digits_text.py").to_dict()))
     values = {**values, "text.alphabet": "/abc", "data.tokenizer_path": "../mine/words.json"}
     values["evaluation.measurements"] = ["/home/me/one", "two"]
-    changed, names = shared_model.portable(values)
-    assert {name: changed[name] for name in names} == {
-        "data.tokenizer_path": "words.json",
-        "evaluation.measurements": ["one", "two"],
-    }
-    assert {name for name in values if values[name] != changed[name]} == set(names)
+    changed = {"data.tokenizer_path": "words.json", "evaluation.measurements": ["one", "two"]}
+    assert shared_model.portable(values) == values | changed
     values = configuration.flatten(small.config("configs/fashion_joint.py").to_dict())
     assert values["data.path"].startswith("/")  # a default
-    assert shared_model.portable(values) == (values, [])
+    assert shared_model.portable(values) == values
 
 
 def test_the_card_has_use_data_metrics_and_pictures(run, folder):
@@ -141,7 +137,8 @@ def test_the_card_has_use_data_metrics_and_pictures(run, folder):
     assert card.count(".png)") == 1  # of the figures that are there
 
 
-def test_the_card_shows_ten_metrics_figures_of_evaluation_and_the_origin(workdir, tmp_path):
+def test_the_card_shows_ten_metrics_figures_licence_and_origin(workdir, tmp_path, monkeypatch):
+    monkeypatch.setattr("lzn_jax.data.digits.LICENCE", "Some licence.", raising=False)
     names = [*log.OF_EVALUATION[::-1], "own"]
     (workdir / "summary.json").write_text(json.dumps(dict.fromkeys(names, 10**400)))
     origin = {"repository": "them/theirs", "revision": "0123", "file": "x.pt", "sha256": "ab"}
@@ -154,15 +151,10 @@ def test_the_card_shows_ten_metrics_figures_of_evaluation_and_the_origin(workdir
     card = (workdir / "shared" / "README.md").read_text()
     table = [f"| {name} | {10**400} |" for name in log.OF_EVALUATION[:10]]
     assert "\n".join(["|---|---|", *table, "", f"10 of {len(names)} metrics"]) in card
+    assert "Data set: `digits`. Some licence.\n" in card
     assert "from x.pt of https://huggingface.co/them/theirs (MIT licence), revision 0123." in card
     figures = [path.name for path in (workdir / "shared" / "figures").iterdir()]
     assert sorted(figures) == ["curves.png", "samples.png"]
-
-
-def test_the_card_names_the_licence_of_the_data(run, monkeypatch):
-    model = lzn_jax.load(run)
-    monkeypatch.setattr("lzn_jax.data.digits.LICENCE", "Some licence.", raising=False)
-    assert "Data set: `digits`. Some licence.\n" in shared_model.text(model, {}, (), "FOLDER", {})
 
 
 def test_every_figure_of_evaluation_is_shared():
