@@ -152,7 +152,8 @@ def _pictures(files: Sequence[Path], size: int) -> UInt8[np.ndarray, "n size siz
     cached = cache_folder() / f"emoji-{size}-{digest}.npz"
     if cached.is_file():
         try:
-            return np.load(cached)["images"]
+            with open(cached, "rb") as file:
+                return np.load(file)["images"]
         except Exception as error:  # NumPy raises almost anything on a damaged file
             _log.warning("%s is damaged and will be drawn again: %s", cached, error)
     images = np.empty((len(files), size, size, 3), np.uint8)

@@ -39,6 +39,6 @@ def test_a_write_that_is_cut_short_leaves_the_old_file_and_no_other(tmp_path, mo
 
 def test_arrays_are_read_as_they_were_written(tmp_path):
     files.write_arrays(tmp_path / "a.npz", a=np.arange(3), b=np.array("text"))
-    found = np.load(tmp_path / "a.npz")
-    assert found["a"].tolist() == [0, 1, 2]
-    assert str(found["b"]) == "text"
+    with np.load(tmp_path / "a.npz") as found:
+        assert found["a"].tolist() == [0, 1, 2]
+        assert str(found["b"]) == "text"
