@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 from tensorboardX import summary
 from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto import event_pb2
+from tensorboardX.proto import event_pb2, summary_pb2
 from tqdm import tqdm
 
 from lzn_jax import configuration
@@ -95,8 +95,8 @@ class MetricLog:
         line = json.dumps({"step": step, **files.plain(values)}, allow_nan=False)
         self._file.write(f"{line}\n".encode())
         self._file.flush()
-        for name, value in values.items():
-            self._add(step, summary=summary.scalar(name, value))
+        scalars = [summary.scalar(name, value).value[0] for name, value in values.items()]
+        self._add(step, summary=summary_pb2.Summary(value=scalars))
         self._send(step, values)
 
     def has(self, step: int, name: str) -> bool:
@@ -118,6 +118,7 @@ class MetricLog:
         if self._events is not None:
             event = event_pb2.Event(step=step, wall_time=time.time(), **content)
             self._events.write_event(event)
+            self._events.flush()  # the buffer of a network file system may hide hours of events
 
     def _send(self, step: int, values: Mapping[str, Any]) -> None:
         """Sends values to wandb until that fails: SIGTERM may end its process before this one."""
