@@ -14,7 +14,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from importlib.util import find_spec
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -173,7 +173,8 @@ def is_to_leave(interruption: Interruption, step: int) -> bool:
 
 
 # The functions below prevent a deadlock: processes would wait in a collective for a failed process,
-# which would wait for them at exit. JAX's key-value store has no public name (0.12.0).
+# which would wait for them at exit.
+_state: Any = global_state  # JAX's key-value store has no public name (0.12.0)
 
 
 def _fail(error: BaseException) -> NoReturn:
@@ -185,7 +186,7 @@ def _fail(error: BaseException) -> NoReturn:
         code, text = EXIT_FAILED, traceback.format_exc().rstrip()
     print(text, file=sys.stderr, flush=True)
     with contextlib.suppress(Exception):  # process 0 may have died with its store
-        global_state.client.key_value_set(f"{_FAILURES}{jax.process_index()}", f"{code} {text}")
+        _state.client.key_value_set(f"{_FAILURES}{jax.process_index()}", f"{code} {text}")
     _end(code)
 
 
@@ -197,7 +198,7 @@ def _end_with_others(done: threading.Event) -> None:
 def _end_if_another_failed() -> None:
     failures = []
     with contextlib.suppress(Exception):
-        failures = global_state.client.key_value_dir_get(_FAILURES)
+        failures = _state.client.key_value_dir_get(_FAILURES)
     for name, value in failures:
         code, _, text = value.partition(" ")
         number = name.rpartition("/")[2]
