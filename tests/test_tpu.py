@@ -52,12 +52,7 @@ def test_latents_and_alignment_exchange_anchors_and_gradients_once(programs, kin
 
 
 @pytest.mark.parametrize(
-    ("kind", "chips", "megabytes"),
-    [
-        ("euler", 8, 80),
-        ("adams", 8, 80),
-        ("euler", 1, 250),
-    ],
+    ("kind", "chips", "megabytes"), [("euler", 8, 80), ("adams", 8, 80), ("euler", 1, 250)]
 )
 def test_latents_and_alignment_of_8192_anchors_fit(programs, kind, chips, megabytes):
     assert 0 < programs[f"zoning {kind}", chips]["temporaries"] <= 1e6 * megabytes
@@ -99,9 +94,6 @@ def test_the_clock_counts_each_iteration_of_a_loop(programs):
     assert at_least <= seven["products"] <= seven["cycles"] < 3 * at_least
 
 
-def test_every_step_has_an_estimate(programs):
+def test_every_step_has_an_estimate_and_none_calls_the_host(programs):
     assert all(facts["cycles"] > 0 for facts in programs.values())
-
-
-def test_no_program_calls_the_host(programs):
     assert [name for name, facts in programs.items() if facts["calls the host"]] == []

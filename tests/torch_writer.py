@@ -91,7 +91,7 @@ def program(value, storages, is_stream=False):
 def write(path, value, *, storages=None, saved=None, **extra):
     """Saves a value whose arrays are tensors; `saved` is a pickle in its place."""
     storages = dict(storages or {})
-    entries = {"data.pkl": saved or program(value, storages), "byteorder": b"little", **extra}
+    entries = {"data.pkl": saved or program(value, storages), **extra}
     entries |= {f"data/{key}": array.tobytes() for key, array in storages.items()}
     with zipfile.ZipFile(path, "w") as archive:
         for name, content in entries.items():
@@ -99,11 +99,11 @@ def write(path, value, *, storages=None, saved=None, **extra):
     return path
 
 
-def write_stream(path, value, *, storages=None, version=1001, is_little=True, keys=None, end=None):
+def write_stream(path, value, *, storages=None, version=1001, keys=None, end=None):
     """Saves as PyTorch did before 1.6; any part may be wrong, and `end` cuts the file."""
     storages = dict(storages or {})
-    saved, system = program(value, storages, True), {"little_endian": is_little}
-    parts = [pickle.dumps(part, 2) for part in (0x1950A86A20F9469CFC6C, version, system)]
+    saved = program(value, storages, True)
+    parts = [pickle.dumps(part, 2) for part in (0x1950A86A20F9469CFC6C, version, {})]
     parts += [saved, pickle.dumps(sorted(storages) if keys is None else keys, 2)]
     for key in sorted(storages):
         parts += [storages[key].size.to_bytes(8, "little"), storages[key].tobytes()]

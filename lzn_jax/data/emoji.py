@@ -26,7 +26,7 @@ from lzn_jax.data import Examples, fixed_images
 from lzn_jax.data.pixels import decode, evenly_spaced
 from lzn_jax.errors import UserError
 from lzn_jax.parts import choice, flag, words
-from lzn_jax.run.files import cache_folder, read_arrays, write_arrays
+from lzn_jax.run.files import cache_folder, write_arrays
 from lzn_jax.run.log import progress
 
 ATTRIBUTION = (
@@ -156,7 +156,11 @@ def _pictures(files: Sequence[Path], size: int) -> UInt8[np.ndarray, "n size siz
     digest = hashlib.sha256(content_key.encode()).hexdigest()[:16]
     cached = cache_folder() / f"emoji-{size}-{digest}.npz"
     if cached.is_file():
-        return read_arrays(cached)["images"]
+        try:
+            with open(cached, "rb") as file:
+                return np.load(file)["images"]
+        except Exception as error:  # NumPy raises almost anything on a damaged file
+            _log.warning("%s is damaged and will be drawn again: %s", cached, error)
     images = np.empty((len(files), size, size, 3), np.uint8)
     draw = _import("resvg_py").svg_to_bytes  # which never releases the GIL
     options = {"width": size, "height": size, "background": "white", "skip_system_fonts": True}

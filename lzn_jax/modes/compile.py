@@ -1,10 +1,8 @@
 """--mode=compile: compiles a training step for other hardware and reports whether it fits."""
 
 import importlib.util
-import logging
 import os
 import re
-import threading
 import time
 from collections import Counter, defaultdict
 from typing import Any, NamedTuple
@@ -20,7 +18,6 @@ from lzn_jax import train
 from lzn_jax.errors import EXIT_DOES_NOT_FIT, EXIT_DONE, UserError
 from lzn_jax.latent_space import LatentSpace
 from lzn_jax.run import clock, costs, devices
-from lzn_jax.run.devices import examples_at_a_time
 
 _EXAMPLES = "v5e:4x4, v4:2x2x4, v5p:2x2x2, v6e:4x4, v5e:1 (one chip) or h100:8"
 # The smallest slice of each kind: one host of four chips. A target of one chip uses its first.
@@ -56,25 +53,18 @@ gpu_device_info {{
 
 
 class CompileTarget(NamedTuple):
-    """Devices to compile for.
+    """Devices to compile for."""
 
-    Attributes:
-      devices: descriptions of devices, which cannot run programs.
-      platform: the platform that JAX lowers for.
-      memory: bytes per device available to programs.
-      options: compiler options.
-    """
-
-    devices: list[jax.Device]
-    platform: str
-    memory: float
-    options: dict[str, Any]
+    devices: list[jax.Device]  # descriptions, which cannot run programs
+    platform: str  # that JAX lowers for
+    memory: float  # bytes per device available to programs
+    options: dict[str, Any]  # of the compiler
 
 
 def find(name: str) -> CompileTarget:
-    """Compile target of a name such as v5e:4x4 or h100:8. Restricts this process to CPUs.
+    """Compile target of a name such as v5e:4x4 or h100:8; call it before JAX starts.
 
-    Call it before JAX starts. Raises UserError if the name is unknown or its compiler is not
+    Restricts this process to CPUs. Raises UserError if the name is unknown or its compiler is not
     installed.
     """
     kind, _, shape = name.partition(":")
@@ -123,9 +113,7 @@ def _gpus(name: str, count: int) -> CompileTarget:
         raise UserError("the compiler for GPUs is not installed: pip install -e '.[gpu]'")
     nodes, each = max(1, count // _GPUS_PER_NODE), min(count, _GPUS_PER_NODE)
     if nodes * each != count:
-        raise UserError(
-            f"a node has {_GPUS_PER_NODE} GPUs: larger counts must be multiples, got {name}"
-        )
+        raise UserError(f"more GPUs than {_GPUS_PER_NODE} must be a multiple of it, got {name}")
     jax.config.update("jax_platforms", "cpu")
     topology = topologies.get_topology_desc(
         name, platform="cuda", topology=f"1x{nodes}x{each}", target_config=_H100
@@ -135,32 +123,29 @@ def _gpus(name: str, count: int) -> CompileTarget:
     return CompileTarget(list(topology.devices), "cuda", _H100_MEMORY, options)
 
 
-_log = logging.getLogger(__name__)
-
-
 def compile_step(config: ConfigDict, name: str) -> int:
     """Compiles an update for the slice `name` and prints a report, one fact per line.
 
-    Reads no data and creates no weights. Returns exit code 0 if the step fits, else 4. Raises
-    UserError if the slice is unknown, if its compiler is not installed, and for batches that leave
-    its devices idle.
+    Returns exit code 0 if the step fits, else 4. Raises UserError as `find`, and for batches that
+    leave devices idle.
     """
     machine = find(name)
     mesh = devices.training_mesh(config.training, machine.devices)
     lowered, cost = lower_step(config, mesh, machine.platform)
     kind, training = machine.devices[0].device_kind, config.training
-    parts = (
-        f" in micro-batches of {examples_at_a_time(training)}" if training.microbatch_size else ""
-    )
     share = 100 * cost.inside / cost.total
     each = f"{machine.memory / 1e9:.1f} GB each"
+    size, part = training.batch_size, training.microbatch_size
     _report("slice", f"{name}, {mesh.size} of {len(machine.devices)} {kind}, {each}")
-    _report("batch", f"{training.batch_size} images{parts}")
+    _report("batch", f"{size} images" + (f" in micro-batches of {part}" if part else ""))
     _report("operations", f"{cost.total:.3g} per update, {share:.2g} % in zoning")
-    _report_cost(config, cost.total, kind, mesh.size)
+    chip, started = costs.chip(kind), time.monotonic()
+    if chip is not None:
+        _report_cost(config, cost.total, chip, mesh.size)
+    effort = "on TPUs less with JAX_EXEC_TIME_OPTIMIZATION_EFFORT=-1.0"
+    _report("compiling", f"large networks can take an hour, {effort}")
     try:
-        with _CompileTime():
-            compiled = lowered.compile(machine.options)
+        compiled = lowered.compile(machine.options)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -171,17 +156,14 @@ def compile_step(config: ConfigDict, name: str) -> int:
         program = clock.parse(str(compiled.as_text()))
         for (where, collective), count in sorted(clock.collectives(program).items()):
             _report(f"collectives {where}", f"{count} {collective}")
-        if chip := costs.chip(kind):
+        if chip is not None:
             _report_clock(clock.estimate(program, chip), cost.total / mesh.size / chip.operations)
+    _report("compile time", f"{time.monotonic() - started:.0f} s")
     _report("fits", "yes" if fits else "no")
     return EXIT_DONE if fits else EXIT_DOES_NOT_FIT
 
 
-def _report_cost(config: ConfigDict, operations: float, kind: str, chips: int) -> None:
-    """Prints the time of an update and the chip hours of the run, if the chips' peak is known."""
-    chip = costs.chip(kind)
-    if chip is None:
-        return
+def _report_cost(config: ConfigDict, operations: float, chip: costs.Chip, chips: int) -> None:
     share, updates = config.reporting.assumed_mfu, config.training.num_steps
     seconds = operations / (chip.operations * chips)
     hours = seconds / share * chips * updates / 3600
@@ -254,30 +236,6 @@ def batch_shapes(space: LatentSpace, config: ConfigDict) -> dict[str, jax.ShapeD
         rows |= data_type.column_shapes()
     size = config.training.batch_size
     return {n: jax.ShapeDtypeStruct((size, *row.shape), row.dtype) for n, row in rows.items()}
-
-
-class _CompileTime:
-    """Logs once a minute that the compiler is running, and prints the compile time at the end."""
-
-    def __enter__(self) -> None:
-        self._started = time.monotonic()
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def __exit__(self, *exception: object) -> None:
-        self._done.set()
-        self._thread.join()
-        _report("compile time", f"{time.monotonic() - self._started:.0f} s")
-
-    def _run(self) -> None:
-        while not self._done.wait(60):
-            minutes = (time.monotonic() - self._started) / 60
-            _log.info(
-                "compiling for %.0f minutes; large networks can take an hour, on TPUs less with "
-                "JAX_EXEC_TIME_OPTIMIZATION_EFFORT=-1.0",
-                minutes,
-            )
 
 
 def _report(name: str, value: str) -> None:

@@ -4,7 +4,6 @@ The client downloads each file once into its cache and resumes broken downloads.
 """
 
 import contextlib
-import hashlib
 import os
 import re
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lzn_jax.errors import UserError
+from lzn_jax.run import files
 
 ORIGIN_FILE = "released.json"  # in the work folder: origin of a released checkpoint
 REPOSITORY = "microsoft/latent-zoning-networks"
@@ -45,15 +45,11 @@ def fetch(name: str) -> Fetched:
     Raises UserError if the download fails, or if the file differs from the Hub's checksum; such a
     file is removed from the cache.
     """
-    check_name(name)
-    file = FILES[name]
-    or_else = ", or use a local file with --checkpoint=FILE.pt"
-    download = hub_client(or_else).hf_hub_download
-    remedy = f"run the same command again{or_else}"
+    file, download = FILES[name], hub_client().hf_hub_download
+    remedy = "run the same command again, or use a local file with --checkpoint=FILE.pt"
     with explained(f"{file} cannot be fetched from {REPOSITORY}", remedy):
         path = Path(download(REPOSITORY, file))
-    with open(path, "rb") as content:
-        digest = hashlib.file_digest(content, "sha256").hexdigest()
+    digest = files.digest(path)
     # The cache names files by the Hub's checksums if the file system supports links.
     expected = Path(os.readlink(path)).name if path.is_symlink() else ""
     if re.fullmatch("[0-9a-f]{64}", expected) and digest != expected:
@@ -67,14 +63,14 @@ def fetch(name: str) -> Fetched:
     return Fetched(path, origin)
 
 
-def hub_client(or_else: str = "") -> Any:
-    """The Hub's client huggingface_hub; raises UserError, ending in `or_else`, if it is missing."""
+def hub_client() -> Any:
+    """The Hub's client huggingface_hub; raises UserError if it is missing."""
     try:
         import huggingface_hub
     except ImportError as error:
         raise UserError(
             "models on the Hugging Face Hub need the package huggingface_hub: "
-            f"pip install -e '.[hub]'{or_else}"
+            "pip install -e '.[hub]'"
         ) from error
     return huggingface_hub
 

@@ -1,6 +1,6 @@
 """Upload and download of shared models, as repositories of the Hugging Face Hub."""
 
-import logging
+import contextlib
 import os
 import re
 import shutil
@@ -27,22 +27,14 @@ WEIGHTS_FILE = "weights.safetensors"
 CARD_FILE = "README.md"
 SUMMARY_FILE = "summary.json"
 SHOWN = 10  # metrics
-# Figures of evaluation and their captions. Figures of other modes may show samples of the user.
-PICTURES = {
-    "figures/samples.png": "Samples of the model.",
-    "figures/unconditional_samples.png": "Samples from the prior, by decoded class.",
-    "figures/tasks.png": "Translations of test examples, and samples from the prior.",
-    "figures/reconstructions.png": "Test images and their reconstructions.",
-    "figures/retrieval.png": "Test examples and the examples of the other type nearest to them.",
-    "figures/zones.png": "Latent zones of the test examples in two dimensions.",
-    "figures/embedding.png": "Features of the test images in two dimensions.",
-    "figures/classification.png": "Test accuracy by noise, batch size and number of anchors.",
-    "figures/curves.png": "Metrics during training.",
-}
+# Figures of evaluation. Figures of other modes may show samples of the user.
+_FIGURES = (
+    *("samples", "unconditional_samples", "tasks", "reconstructions", "retrieval", "zones"),
+    *("embedding", "classification", "curves"),
+)
+PICTURES = {f"figures/{name}.png": name.replace("_", " ").capitalize() for name in _FIGURES}
 _OWN_FILES = {CONFIG_FILE, WEIGHTS_FILE, files.FILE}  # by which a shared model is recognised
-_ORIGIN = {"repository", "revision", "file"}  # of converted weights, in the model card
 _LOG_IN = "log in with `hf auth login`"
-_log = logging.getLogger(__name__)
 
 
 def text(
@@ -52,21 +44,22 @@ def text(
     source: str,
     origin: Mapping[str, str],
 ) -> str:
-    """Model card in Markdown: use, data and licence, metrics, pictures.
+    """Model card in Markdown, with the `PICTURES` among the `files` beside it.
 
-    Shows the `PICTURES` among the `files` beside the card. `source` is the argument of
-    `lzn_jax.load`, `origin` names repository, revision and file of converted weights.
+    `source` is the argument of `lzn_jax.load`, `origin` names repository, revision and file of
+    converted weights.
     """
     config, extensions = model.config, tuple(model.config.extensions)
     arguments = f'"{source}"' + (f", extensions={extensions}" if extensions else "")
     checksums = zip(extensions, config.extension_checksums, strict=True)
     needed = ", ".join(f"`{name}` (sha256 {digest[:12]})" for name, digest in checksums)
     pairs = ", ".join(" to ".join(pair) for pair in model.translations)
-    pictures = [f"{PICTURES[p]}\n\n![{PICTURES[p]}]({p})" for p in PICTURES if p in files]
-    names, rows = log.most_important(metrics, SHOWN), []
-    for name in names:
-        number = "not finite" if metrics[name] is None else metrics[name]
-        rows.append(f"| {name} | {f'{number:.4g}' if isinstance(number, float) else number} |")
+    pictures = [f"![{title}]({file})" for file, title in PICTURES.items() if file in files]
+    shown = {name: metrics[name] for name in log.most_important(metrics, SHOWN)}
+    rows = [
+        f"| {name} | {f'{n:.4g}' if isinstance(n, float) else 'not finite' if n is None else n} |"
+        for name, n in shown.items()
+    ]
     sections = [
         "---\nlibrary_name: lzn_jax\ntags:\n- latent-zoning-network\n- jax\n---",
         f"# Latent Zoning Network on {config.data.name}",
@@ -82,7 +75,7 @@ def text(
         f"## Data\n\nData set: `{config.data.name}`. "
         + (data.licence(config.data) or "Licence: unknown."),
         rows and "\n".join(["## Metrics\n\n| metric | value |\n|---|---|", *rows]),
-        rows and f"{len(names)} of {len(metrics)} metrics in summary.json.",
+        rows and f"{len(rows)} of {len(metrics)} metrics in summary.json.",
         pictures and "\n\n".join(["## Pictures", *pictures]),
     ]
     return "\n\n".join(str(section) for section in sections if section) + "\n"
@@ -91,30 +84,22 @@ def text(
 def write(folder: Path, workdir: Path, model: TrainedModel, source: str) -> None:
     """Writes a model and the config, metrics and pictures of its run into a folder.
 
-    Replaces an earlier such folder. Paths in the config lose their folders, see `portable`.
-    `source` is the argument of `lzn_jax.load` in the model card. Raises UserError if the folder
-    holds anything else, for a link in place of a file to share, and for a summary.json that is not
-    a table of numbers.
+    Replaces an earlier such folder. Paths in the config lose their folders, see `portable`. Raises
+    UserError if the folder holds anything else, for a link in place of a file to share, and for a
+    summary.json with anything but numbers.
     """
     _check_replaceable(folder)
-    values, replaced = portable(configuration.stored_values(workdir / CONFIG_FILE))
-    if replaced:
-        _log.info("%s leaves out the folders of %s", CONFIG_FILE, ", ".join(replaced))
-    metrics, origin = (_table(workdir, name) for name in (SUMMARY_FILE, hub.ORIGIN_FILE))
-    if not all(isinstance(value, int | float | None) for value in metrics.values()):
-        raise UserError(f"{SUMMARY_FILE} is not a table of numbers: --mode=evaluate writes it anew")
-    if origin and not origin.keys() >= _ORIGIN:
-        raise UserError(f"{hub.ORIGIN_FILE} does not name the origin of weights: convert again")
+    values = portable(configuration.stored_values(workdir / CONFIG_FILE))
+    metrics = _table(workdir, SUMMARY_FILE, int | float | None)
+    origin = _table(workdir, hub.ORIGIN_FILE, str)
     tokenizer = [] if values.get("data.tokenizer_path") is None else [TOKENIZER_FILE]
-    found = {name: _content(workdir, name) for name in [*PICTURES, *tokenizer]}
+    found = {name: _content(workdir, name) for name in [*PICTURES, *tokenizer, SUMMARY_FILE]}
     copied = {name: content for name, content in found.items() if content is not None}
     arrays = files.by_name({**model.model._asdict(), "step": np.int32(model.step)})
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=workdir) as temporary:
         new = Path(temporary) / folder.name
         files.write_json(new / CONFIG_FILE, configuration.nest(values))
         files.write_tensors(new / WEIGHTS_FILE, jax.tree.map(np.asarray, arrays))
-        if metrics:
-            files.write_json(new / SUMMARY_FILE, metrics)
         for name, content in copied.items():
             files.write_bytes(new / name, content)
         card = text(model, metrics, copied, source, origin)
@@ -124,12 +109,8 @@ def write(folder: Path, workdir: Path, model: TrainedModel, source: str) -> None
         new.rename(folder)
 
 
-def portable(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Config values without folders of this machine, and the names of the changed fields.
-
-    Fields whose names end in `path`, and other absolute paths, keep the last name of the path.
-    Defaults stay, as they are the same on every machine.
-    """
+def portable(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Config values without folders of this machine: paths keep their last name, defaults stay."""
     fields = configuration.schema_of(values)
 
     def without_folder(name: str, value: Any) -> Any:
@@ -140,8 +121,7 @@ def portable(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
         is_changed = isinstance(value, str) and is_path and value != fields[name].default
         return Path(value).name or value if is_changed else value
 
-    changed = {name: without_folder(name, value) for name, value in values.items()}
-    return changed, [name for name in values if changed[name] != values[name]]
+    return {name: without_folder(name, value) for name, value in values.items()}
 
 
 def _check_replaceable(folder: Path) -> None:
@@ -151,31 +131,27 @@ def _check_replaceable(folder: Path) -> None:
     try:
         if folder.is_symlink() or not folder.is_dir():
             raise DamagedError("it is not a folder")
-        found = [path for path in sorted(folder.rglob("*")) if path.is_symlink() or path.is_file()]
-        names = [
-            path.relative_to(folder).as_posix() for path in found if path != folder / files.FILE
-        ]
-        files.verify(folder, names)
+        found = (path for path in folder.rglob("*") if path.is_symlink() or path.is_file())
+        names = {path.relative_to(folder).as_posix() for path in found} - {files.FILE}
+        files.verify(folder, sorted(names))
     except DamagedError as error:
         raise UserError(
             f"{folder} would be replaced, but {error}: move the folder away to keep your changes"
         ) from error
 
 
-def _table(workdir: Path, name: str) -> dict[str, Any]:
-    """Object in a JSON file of the work folder, empty without a file."""
-    content = _content(workdir, name)
-    try:
-        table = {} if content is None else configuration.parse_json(content)
-    except ValueError as error:
-        raise UserError(f"{workdir / name} is not JSON: {error}") from error
-    if not isinstance(table, dict):
-        raise UserError(f"{workdir / name} is not a table")
-    return table
+def _table(workdir: Path, name: str, kind: Any) -> dict[str, Any]:
+    """Object with values of a `kind` in a JSON file of the work folder, empty without a file."""
+    with contextlib.suppress(ValueError):
+        table = configuration.parse_json(_content(workdir, name) or b"{}")
+        if isinstance(table, dict) and all(isinstance(value, kind) for value in table.values()):
+            return table
+    raise UserError(
+        f"{workdir / name} is not a table of {'texts' if kind is str else 'numbers'}: move it away"
+    )
 
 
 def _content(workdir: Path, name: str) -> bytes | None:
-    """Content of a file of the work folder, None without a file."""
     path = workdir / name
     if os.path.realpath(path) != os.path.join(os.path.realpath(workdir), name):
         raise UserError(f"{path} is a link, which may lead to any file: put the file in its place")
@@ -198,10 +174,9 @@ def verified(folder: Path) -> Path:
 
 
 def read(folder: Path, extensions: Sequence[str] = ()) -> TrainedModel:
-    """The model in a folder whose files are verified.
+    """The model in a folder whose files are verified; `extensions` register its parts.
 
-    `extensions` are files or modules that register the parts of the model. Raises UserError if a
-    part or file is missing, and for the first tensor that does not fit the config.
+    Raises UserError if a part or file is missing, and for a tensor that does not fit the config.
     """
     config = configuration.load_run(folder, extensions=extensions)
     mesh = devices.inference_mesh()
@@ -209,14 +184,14 @@ def read(folder: Path, extensions: Sequence[str] = ()) -> TrainedModel:
     shapes = {**space.model_shapes(), "step": jax.ShapeDtypeStruct((), np.int32)}
     path = folder / WEIGHTS_FILE
     found, expected = files.read_tensors(path), files.by_name(shapes)
-    for name in [*expected, *found]:
-        there, wanted = (
-            f"{arrays[name].dtype} {tuple(arrays[name].shape)}" if name in arrays else absent
-            for arrays, absent in ((found, "missing"), (expected, "expected"))
-        )
-        if there != wanted:
-            problem = f"{name!r} is {there}, not {wanted}"
-            raise UserError(f"{path} does not fit its {CONFIG_FILE}: {problem}")
+    there, wanted = (
+        {name: f"{array.dtype} {array.shape}" for name, array in arrays.items()}
+        for arrays in (found, expected)
+    )
+    for name in [*wanted, *there]:
+        if there.get(name) != wanted.get(name):
+            problem = f"{there.get(name, 'missing')}, not {wanted.get(name, 'expected')}"
+            raise UserError(f"{path} does not fit its {CONFIG_FILE}: {name!r} is {problem}")
     tree = jax.tree.unflatten(jax.tree.structure(shapes), [found[name] for name in expected])
     shard = config.training.shard_parameters
     places = devices.placed(shapes["variables"], mesh, shard=shard)
@@ -233,11 +208,10 @@ def check_repository(repository: str) -> None:
 
 
 def upload(folder: Path, repository: str, *, private: bool) -> str:
-    """Uploads a shared model; returns the address of the repository.
+    """Uploads a shared model in place of an earlier one; returns the address of the repository.
 
-    Creates the repository if there is none; an existing one loses pictures, metrics and tokenizer
-    of an earlier model. Raises UserError if the repository holds files of anything else, if it is
-    public despite `private`, and if the upload fails.
+    Creates the repository if there is none. Raises UserError if it holds files of anything else, if
+    it is public despite `private`, and if the upload fails.
     """
     api = hub.hub_client().HfApi()
     failure = f"{folder} cannot be uploaded to {repository}"
@@ -267,10 +241,9 @@ def upload(folder: Path, repository: str, *, private: bool) -> str:
 
 
 def fetch_model(repository: str) -> Path:
-    """Folder of a shared model in the cache of the Hub's client, verified by its checksums.
+    """Folder in the cache of the Hub's client with the verified files that `read` needs.
 
-    Downloads only the files that `read` needs. Raises UserError if the download fails, and for a
-    damaged file; the files are then removed from the cache.
+    Raises UserError if the download fails, and for a damaged file, which leaves the cache.
     """
     check_repository(repository)
     wanted = [*_OWN_FILES, TOKENIZER_FILE]

@@ -1,9 +1,8 @@
-"""Tensors of PyTorch's files (.pt, .pth), read without PyTorch.
+"""Tensors of PyTorch's files (.pt, .pth), read without PyTorch, which takes hundreds of megabytes.
 
 Such a file is a zip archive with `data.pkl`, a pickle of the saved object, and `data/<key>`, the
 bytes of each tensor's storage. Before PyTorch 1.6, it was a stream of pickles, the fourth with the
-object, followed by the storages. Installing PyTorch would take hundreds of megabytes to read a few
-dicts of arrays.
+object, followed by the storages.
 """
 
 import collections
@@ -68,7 +67,7 @@ _IMPORTS: dict[str, Any] = {
 
 
 class _Unpickler(pickle.Unpickler):
-    """Runs no code of a pickle; `dtypes` has the types of its storages by key."""
+    """Runs no code of a pickle; `dtypes` contains the types of its storages by key."""
 
     def __init__(self, file: BinaryIO | io.BytesIO) -> None:
         super().__init__(file)
@@ -97,11 +96,10 @@ def read(
 ) -> Any:
     """Object saved by torch.save: dicts, lists, tuples, numbers, strings and tensors.
 
-    A tensor is a read-only NumPy array if `want(path)` is true for the keys and indices that lead
-    to it, and a view of its storage. Other tensors are StoredTensors and are not read. Supports
-    float, double, half, bfloat16 (ml_dtypes), integers and bool. `streams` also allows the format
-    before PyTorch 1.6, which has no checksums. Raises UserError if the file is missing, not a
-    PyTorch file, damaged, or contains anything else.
+    A tensor is a read-only NumPy array, a view of its storage, if `want(path)` is true for the keys
+    and indices that lead to it; other tensors are StoredTensors and are not read. `streams` also
+    allows the format before PyTorch 1.6, which has no checksums. Raises UserError if the file is
+    missing, not a PyTorch file, damaged, or contains anything else.
     """
     try:
         with open(path, "rb") as file:
@@ -121,13 +119,10 @@ def read(
 
 def _open_zip(file: BinaryIO) -> tuple[Any, Storages]:
     archive = zipfile.ZipFile(file)
-    names = archive.namelist()
-    pickles = [name for name in names if name.endswith("/data.pkl")]
+    pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
     if len(pickles) != 1:
         raise ValueError("it must hold one data.pkl in one folder")
     folder = pickles[0].removesuffix("data.pkl")
-    if f"{folder}byteorder" in names and archive.read(f"{folder}byteorder") != b"little":
-        raise ValueError("its byte order is not little")
     saved = _Unpickler(io.BytesIO(archive.read(pickles[0]))).load()
     return saved, functools.cache(lambda key: archive.read(f"{folder}data/{key}"))
 
@@ -135,9 +130,9 @@ def _open_zip(file: BinaryIO) -> tuple[Any, Storages]:
 def _open_stream(file: BinaryIO) -> tuple[Any, Storages]:
     """Reads pickles of magic number, version, system, object and keys, then length and elements."""
     file.seek(0)
-    magic, version, system = (_Unpickler(file).load() for _ in range(3))
-    if (magic, version) != (_STREAM_MAGIC, _STREAM_VERSION) or not system["little_endian"]:
-        raise ValueError(f"it is not a stream of version {_STREAM_VERSION}, little-endian")
+    magic, version, _ = (_Unpickler(file).load() for _ in range(3))
+    if (magic, version) != (_STREAM_MAGIC, _STREAM_VERSION):
+        raise ValueError(f"it is not a stream of version {_STREAM_VERSION}")
     unpickler = _Unpickler(file)
     saved, contents = unpickler.load(), {}
     for key in _Unpickler(file).load():

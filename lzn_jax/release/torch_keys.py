@@ -1,8 +1,7 @@
 """Conversion of parameter names and layouts between flax modules and the paper's PyTorch release.
 
-A flax parameter has a path of names, a torch parameter a dotted key. Torch numbers most modules in
-execution order, in which flax creates parameters. Keys are the release's (NCSN++, ResNet, label
-anchors) without the prefix of its wrappers.
+Torch numbers most modules in execution order, in which flax creates parameters. Keys are the
+release's (NCSN++, ResNet, label anchors) without the prefix of its wrappers.
 """
 
 import re
@@ -64,7 +63,7 @@ def shapes_in_execution_order(init: Callable[[jax.Array], Mapping[str, Any]]) ->
 
 
 def torch_keys(module: nn.Module, paths: Iterable[Path]) -> Keys:
-    """Torch keys of the variables of a network, in torch's order; `paths` in execution order.
+    """Torch keys of a network's variables, in torch's order; `paths` are in execution order.
 
     Raises ValueError if the release has no such network.
     """
@@ -131,7 +130,7 @@ def to_flax(
     key: str, value: Shaped[np.ndarray, "..."], shape: tuple[int, ...]
 ) -> Shaped[np.ndarray, "..."]:
     """Torch array in flax's layout and the given shape; raises ValueError for another shape."""
-    expected = to_torch(key, np.broadcast_to(np.float32(0), shape)).shape
+    expected = to_torch(key, np.empty(shape)).shape
     if value.shape != expected:
         raise ValueError(f"{key} has the shape {value.shape}, not {expected}")
     if value.ndim == 4:
@@ -144,16 +143,10 @@ def to_flax(
 def to_variables(
     weights: Mapping[str, Shaped[np.ndarray, "..."]], keys: Keys, shapes: Shapes
 ) -> dict[str, Any]:
-    """Nested variables from arrays by torch key.
-
-    Raises ValueError for a missing or unexpected key and for a wrong shape.
-    """
-    known = set(keys.values())
-    for problem, names in (
-        ("missing", [key for key in keys.values() if key not in weights]),
-        ("unexpected", [key for key in weights if key not in known]),
-    ):
-        if names:
+    """Nested variables from arrays by torch key; raises ValueError for other keys or shapes."""
+    known = dict.fromkeys(keys.values())
+    for problem, these, those in (("missing", known, weights), ("unexpected", weights, known)):
+        if names := [key for key in these if key not in those]:
             more = f" and {len(names) - 1} more are" if len(names) > 1 else " is"
             raise ValueError(f"{names[0]}{more} {problem}")
     return unflatten_dict({p: to_flax(key, weights[key], shapes[p]) for p, key in keys.items()})

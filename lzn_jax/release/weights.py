@@ -1,8 +1,7 @@
 """Conversion of the paper's released checkpoints to flax variables.
 
 Such a file is a dict. Each network has an entry of weights by key and an entry with the suffix
-`_ema`: a list of averages in the order of the weights, without buffers and frozen weights. Adam's
-state and the schedule are not read.
+`_ema`: a list of averages in the order of the weights, without buffers and frozen weights.
 """
 
 import os
@@ -38,7 +37,7 @@ class Released(NamedTuple):
 
 
 def read(path: str | os.PathLike[str], layouts: Mapping[str, Layout], *, ema: bool) -> Released:
-    """Variables of the networks that a released checkpoint has; arrays are views of its bytes.
+    """Variables of the networks that a released checkpoint contains, as views of its bytes.
 
     Raises UserError, with the key, if the file does not match the networks.
     """
@@ -70,7 +69,6 @@ def read(path: str | os.PathLike[str], layouts: Mapping[str, Layout], *, ema: bo
 
 
 def _weights(entry: Any, name: str) -> dict[str, Any]:
-    """Arrays by key in the file's order, without prefix and buffer."""
     if not isinstance(entry, dict):
         raise ValueError(f"its entry {name} is not a dict")
     if other := [key for key in entry if not str(key).startswith(PREFIX)]:

@@ -23,8 +23,7 @@ def in_batches(
 
     Returns NumPy arrays with n rows, in every process. The last batch is padded with copies of its
     last row, so `function` must treat rows independently. `batch_size` is rounded up to a multiple
-    of the devices, over which batches are sharded, with the mesh set. Each process reads only its
-    own rows; all processes run the same number of batches.
+    of the devices, over which batches are sharded, with the mesh set.
     """
     count = len(jax.tree.leaves(examples)[0])
     batch_size += -batch_size % mesh.size

@@ -4,14 +4,15 @@ A checkpoint has separate items, so that inference reads only what it needs: `pa
 `optimizer`, `context` (context anchors, if the run has any) and `progress` (JSON: step and data
 position). Everything else follows from seed and step.
 
-`restore` verifies files against SHA256SUMS. That list is written before the checkpoint gets its
-final name, so every named checkpoint was complete once.
+`restore` verifies the files of items against SHA256SUMS. That list is written before the checkpoint
+gets its final name, so every named checkpoint was complete once.
 """
 
+import contextlib
 import logging
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -39,7 +40,6 @@ class Checkpoints:
     def __init__(self, workdir: str | Path, keep: int | None = None) -> None:
         self._folder = (Path(workdir) / "checkpoints").absolute()
         self._saving: int | None = None  # step of the save in progress
-        self._has_failed = False
         self._manager = ocp.CheckpointManager(
             self._folder,
             item_names=ITEMS,
@@ -70,31 +70,38 @@ class Checkpoints:
         }
         args["progress"] = ocp.args.JsonSave(dict(progress))
         self._saving = step
-        try:
+        with self._explained():
             self._folder.stat()  # raises if it is gone; Orbax would create it on any disk
             self._manager.save(step, args=ocp.args.Composite(**args), force=True)
-        except Exception as error:
-            self._fail(error)
 
     def check(self) -> None:
         """Raises UserError if the last save has failed; cheap enough for every step."""
-        if self._saving is not None and not self._manager.is_saving_in_progress():
+        if not self._manager.is_saving_in_progress():
             self.wait()
 
     def wait(self) -> None:
         """Waits for the pending save; raises UserError, once, if it failed."""
-        if self._has_failed:
-            return
+        if self._saving is not None:
+            with self._explained():
+                self._manager.wait_until_finished()
+            self._saving = None
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Context in which a write that the operating system refuses raises UserError."""
         try:
-            self._manager.wait_until_finished()
-            if self._saving is not None and devices.is_writer():
-                # Orbax changes its metadata until the save has finished.
-                folder = self._folder / str(self._saving)
-                names = [path.name for path in folder.iterdir() if path.is_file()]
-                files.add_files(folder, [name for name in names if name != files.FILE])
+            yield
         except Exception as error:
-            self._fail(error)
-        self._saving = None
+            step, self._saving = self._saving, None
+            code = re.search(r"os_error_code='(\d+)'", str(error))  # of Orbax's C++
+            number = error.errno if isinstance(error, OSError) else code and int(code[1])
+            if number is None:
+                raise
+            raise UserError(
+                f"checkpoint {step} could not be written to {self._folder} ({os.strerror(number)}):"
+                " earlier ones are kept; make the folder writable or free space, then run the same "
+                "command to resume"
+            ) from error
 
     def restore(
         self, targets: Mapping[str, Any], step: int | None = None
@@ -138,22 +145,16 @@ class Checkpoints:
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         try:
             self.wait()
-        except UserError as failure:
+            self._manager.close()
+        except Exception as failure:
             if error is None:
                 raise
-            _log.error("%s", failure)
-        finally:
-            try:
-                self._manager.close()
-            except Exception:
-                if not self._has_failed:  # Orbax raises an error per item; one is enough
-                    raise
+            _log.error("%s", _one_line(failure))
 
     def _read(self, step: int, targets: Mapping[str, Any]) -> dict[str, Any]:
+        placed = ocp.checkpoint_utils.construct_restore_args
         args: dict[str, Any] = {
-            name: ocp.args.PyTreeRestore(
-                tree, restore_args=ocp.checkpoint_utils.construct_restore_args(tree)
-            )
+            name: ocp.args.PyTreeRestore(tree, restore_args=placed(tree))
             for name, tree in targets.items()
         }
         args["progress"] = ocp.args.JsonRestore()
@@ -170,7 +171,7 @@ class Checkpoints:
         return items
 
     def _verify_files(self, step: int, items: Mapping[str, Any]) -> bool:
-        """Returns False if there are no checksums. Only the writer verifies."""
+        """Whether there are checksums, which the writer verifies."""
         folder = self._folder / str(step)
         if not devices.is_writer():
             return True
@@ -179,35 +180,14 @@ class Checkpoints:
                 raise DamagedError(f"item {name} is missing")
         if not (folder / files.FILE).exists():
             return False
-        # Listed files beside the items, and all files in them.
-        names = {name for name in files.listed(folder) if "/" not in name}
         below = {*files.listed(folder), *files.files_below(folder)}
-        names |= {name for name in below if name.partition("/")[0] in items}
-        files.verify(folder, sorted(names))
+        files.verify(folder, sorted(name for name in below if name.partition("/")[0] in items))
         return True
 
     def _write_file_checksums(self) -> None:
         final = self._folder / str(self._saving)
         folder = next(self._folder.glob(f"{final.name}.*tmp*"), final)
         files.add_files(folder, [name for name in files.files_below(folder) if "/" in name])
-
-    def _fail(self, error: Exception) -> None:
-        """Raises UserError if the operating system refused the write, else the error itself."""
-        step, self._saving = self._saving, None
-        self._has_failed = True
-        failed = f"checkpoint {step} could not be written to {self._folder}"
-        code = re.search(r"os_error_code='(\d+)'", str(error))  # of Orbax's C++
-        if isinstance(error, OSError):
-            reason = error.strerror or str(error)
-        elif code:
-            reason = os.strerror(int(code[1]))
-        else:
-            _log.error("%s: %s", failed, _one_line(error))
-            raise error
-        raise UserError(
-            f"{failed} ({reason}): earlier ones are kept; make the folder writable or free space, "
-            "then run the same command to resume"
-        ) from error
 
 
 def _in_every_process(action: Callable[[], _T]) -> _T:

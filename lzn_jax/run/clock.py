@@ -1,9 +1,8 @@
 """The compiler's estimate of a program's time, by part of the model and kind of operation.
 
 The compiler of TPUs writes into the text of a program how many cycles it expects of each fusion,
-and how often each loop runs. The sum is an estimate of the time that needs no machine. Compilers of
-other chips write none: there the larger of the times for operations at the chip's peak and for
-bytes at its bandwidth bounds each fusion from below.
+and how often each loop runs. Compilers of other chips do not: there the larger of the times for
+operations at the chip's peak and for bytes at its bandwidth bounds each fusion from below.
 """
 
 import math
@@ -261,14 +260,12 @@ def _operations(step: Step) -> Iterator[float]:
                 yield 2.0 * math.prod(output) * inputs
 
 
-def _sizes(shape: str) -> tuple[int, ...]:
-    """Sizes of an array, or of the first array of a tuple."""
+def _sizes(shape: str) -> tuple[int, ...]:  # of the first array of a tuple
     match = _SHAPE.search(shape)
     return tuple(int(size) for size in match[2].split(",") if size) if match else ()
 
 
-def _bytes(shape: str) -> int:
-    """Bytes of an array or of all arrays of a tuple."""
+def _bytes(shape: str) -> int:  # of all arrays of a tuple
     total = 0
     for dtype, sizes in _SHAPE.findall(shape):
         bits = 8 if dtype == "pred" else int(re.findall(r"\d+", dtype)[0])

@@ -1,8 +1,7 @@
-"""Placement of batches and parameters on devices.
+"""Placement of batches and parameters on a mesh of devices with one axis, `data`.
 
-The mesh has one axis, `data`. Batches are sharded over it. Parameters are replicated, or sharded as
-well for networks that do not fit (FSDP, Zhao et al. 2023, arXiv:2304.11277): XLA then gathers an
-array where it is used.
+Batches are sharded over it. Parameters are replicated, or sharded as well for networks that do not
+fit (FSDP, Zhao et al. 2023, arXiv:2304.11277): XLA then gathers an array where it is used.
 """
 
 import math
@@ -56,8 +55,7 @@ def training_mesh(training: ConfigDict, devices: list[jax.Device] | None = None)
 
 def examples_at_a_time(training: ConfigDict) -> int:
     """Number of examples per micro-batch, or per batch without micro-batches."""
-    size: int = training.microbatch_size or training.batch_size
-    return size
+    return int(training.microbatch_size or training.batch_size)
 
 
 def _idle(sizes: dict[str, int], count: int) -> str:
@@ -65,14 +63,12 @@ def _idle(sizes: dict[str, int], count: int) -> str:
     whole = sizes["batch_size"]
     name, size = next((name, size) for name, size in sizes.items() if size % count)
     is_part = name != "batch_size"
-    most = whole if is_part else size + count
-    fit = [n for n in range(count, most + 1, count) if not is_part or whole % n == 0]
+    fit = [n for n in range(count, whole + count + 1, count) if not is_part or whole % n == 0]
     nearest = [*[n for n in fit if n < size][-1:], *[n for n in fit if n > size][:1]]
     idle = count - math.gcd(size, count)
-    are = "sizes that use all are" if len(nearest) > 1 else "size that uses all is"
     return (
-        f"training.{name}={size} would leave {idle} of {count} devices idle: the nearest "
-        f"{are} {' and '.join(map(str, nearest))} (or allow idle devices with "
+        f"training.{name}={size} would leave {idle} of {count} devices idle: the nearest that use "
+        f"all: {' and '.join(map(str, nearest))} (or allow idle devices with "
         "training.devices=dividing)"
     )
 

@@ -27,8 +27,8 @@ class DamagedError(Exception):
 
 def add_files(folder: Path, names: Iterable[str]) -> None:
     """Adds the files `names` of a folder to its list of checksums, in the format of `sha256sum`."""
-    digests = listed(folder) | {name: _digest(folder / name) for name in names}
-    lines = [f"{digest}  {name}\n" for name, digest in digests.items()]
+    digests = listed(folder) | {name: digest(folder / name) for name in names}
+    lines = [f"{checksum}  {name}\n" for name, checksum in digests.items()]
     write_bytes(folder / FILE, "".join(lines).encode())
 
 
@@ -40,7 +40,7 @@ def verify(folder: Path, names: Iterable[str]) -> None:
             raise DamagedError(f"file {name} has no checksum")
         if not (folder / name).is_file():
             raise DamagedError(f"file {name} is missing")
-        if _digest(folder / name) != recorded[name]:
+        if digest(folder / name) != recorded[name]:
             raise DamagedError(f"file {name} differs from its checksum")
 
 
@@ -55,13 +55,14 @@ def listed(folder: Path) -> dict[str, str]:
     """Checksums of a folder by file name, empty without a list; raises DamagedError for no list."""
     path = folder / FILE
     lines = path.read_text(errors="replace").splitlines() if path.exists() else []
-    digests = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    digests = {name: checksum for checksum, _, name in (line.partition("  ") for line in lines)}
     if "" in digests:
         raise DamagedError(f"file {FILE} is not a list of checksums")
     return digests
 
 
-def _digest(path: Path) -> str:
+def digest(path: Path) -> str:
+    """sha256 of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -103,10 +104,7 @@ def plain(value: Any) -> Any:
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
-    """Writes `plain(value)` as indented JSON, atomically, without sorting keys.
-
-    Raises TypeError, and leaves the file unchanged, for values that JSON cannot represent.
-    """
+    """Writes `plain(value)` as indented JSON, atomically; raises TypeError for other values."""
     write_bytes(path, f"{json.dumps(plain(value), indent=2, allow_nan=False)}\n".encode())
 
 
@@ -118,20 +116,10 @@ def write_csv(path: str | os.PathLike[str], header: Sequence[str], rows: Iterabl
 
 
 def write_arrays(path: str | os.PathLike[str], **arrays: Any) -> None:
-    """Writes arrays by name as .npz, atomically."""  # Any: NumPy's stubs also have a flag here
+    """Writes arrays by name as .npz, atomically."""
     content = io.BytesIO()
     np.savez_compressed(content, **arrays)
     write_bytes(path, content.getvalue())
-
-
-def read_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """Arrays of an .npz file by name; raises UserError if the file cannot be read."""
-    try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-            return dict(archive)
-    except Exception as error:  # zipfile, zlib and NumPy raise almost anything on a damaged file
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{path} cannot be read as .npz: {reason}") from error
 
 
 def by_name(tree: Any) -> dict[str, Any]:
@@ -151,8 +139,8 @@ def read_tensors(
 ) -> dict[str, np.ndarray]:
     """Tensors by name for which `want(name)` is true; other tensors are not read.
 
-    bfloat16 is the type of ml_dtypes. Raises UserError if the file is missing, not a safetensors
-    file, or damaged; damage to values is not detected.
+    Raises UserError if the file is missing or not a whole safetensors file; damage to values is not
+    detected.
     """
     try:
         with safe_open(path, framework="numpy") as file:

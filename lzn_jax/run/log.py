@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 from tensorboardX import summary
 from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto import event_pb2
+from tensorboardX.proto import event_pb2, summary_pb2
 from tqdm import tqdm
 
 from lzn_jax import configuration
@@ -29,7 +29,6 @@ from lzn_jax.errors import UserError
 from lzn_jax.run import devices, files
 
 METRICS_FILE = "metrics.jsonl"
-_FLUSH_SECONDS = 10.0  # between writes of TensorBoard's events to the disk
 
 _log = logging.getLogger(__name__)
 
@@ -65,24 +64,23 @@ class MetricLog:
 
     Opening continues the run from `step`: it removes lines of later steps and an incomplete last
     line, and keeps the bytes of all others. With several processes, only the writer writes.
-
-    clu.metric_writers and clu.periodic_actions (clu 0.0.12) would import TensorFlow.
     """
+
+    # clu.metric_writers (clu 0.0.12) would import TensorFlow.
 
     def __init__(self, workdir: str | os.PathLike[str], step: int, wandb: Any = None) -> None:
         is_writer = devices.is_writer()
         folder = Path(workdir) / "tensorboard"
         folder.mkdir(parents=True, exist_ok=True)
-        path = Path(workdir) / METRICS_FILE if is_writer else Path(os.devnull)
-        self._logged = _drop_after(path, step) if is_writer else set()
+        self._path = Path(workdir) / METRICS_FILE if is_writer else Path(os.devnull)
+        _drop_after(self._path, step)
+        self._file = open(self._path, "ab")  # noqa: SIM115 (closed in `__exit__`)
+        self._wandb = wandb
         logging.getLogger("tensorboardX.x2num").setLevel(logging.ERROR)  # it warns of every NaN
-        self._file = open(path, "ab")  # noqa: SIM115 (closed in `close`)
         # Not SummaryWriter, whose thread dies on a full disk and then blocks the training loop.
         # EventsWriter names files by the second: a restart within it would overwrite the events.
         name, suffix = str(folder / "events"), f".{time.time_ns()}"
         self._events = EventsWriter(name, suffix) if is_writer else None
-        self._wandb = wandb
-        self._flushed = time.monotonic()
         start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)  # hides later steps
         self._add(step + 1, session_log=start)
 
@@ -90,7 +88,6 @@ class MetricLog:
         """Appends the metrics of a step as one line, passed to the operating system on return.
 
         Non-finite values are null in the file, as JSON has no NaN, and unchanged in TensorBoard.
-        Raises ValueError for a metric named `step`, and OSError if the disk is full or gone.
         """
         if "step" in metrics:
             raise ValueError("a metric cannot be named 'step': each line already has its step")
@@ -98,99 +95,80 @@ class MetricLog:
         line = json.dumps({"step": step, **files.plain(values)}, allow_nan=False)
         self._file.write(f"{line}\n".encode())
         self._file.flush()
-        for name, value in values.items():
-            self._logged.add((step, name))
-            self._add(step, summary=summary.scalar(name, value))
-        self._send(step, lambda: values)
+        scalars = [summary.scalar(name, value).value[0] for name, value in values.items()]
+        self._add(step, summary=summary_pb2.Summary(value=scalars))
+        self._send(step, values)
 
     def has(self, step: int, name: str) -> bool:
-        """Whether the run, including lines kept at opening, has logged metric `name` at `step`.
-
-        Every process must call this.
-        """
-        return devices.anywhere((step, name) in self._logged)
+        """Whether the run has logged metric `name` at `step`; every process must call this."""
+        records = (record for _, record in _records(self._path))
+        return devices.anywhere(any(r["step"] == step and name in r for r in records))
 
     def image(self, step: int, name: str, path: str | os.PathLike[str]) -> None:
         """Adds an image file to TensorBoard and wandb."""
         with Image.open(path) as picture:
             pixels = np.asarray(picture.convert("RGB"))
         self._add(step, summary=summary.image(name, pixels, dataformats="HWC"))
-
-        def image() -> dict[str, Any]:
+        if self._wandb is not None:
             import wandb
 
-            return {name: wandb.Image(os.fspath(path))}
-
-        self._send(step, image)
+            self._send(step, {name: wandb.Image(os.fspath(path))})
 
     def _add(self, step: int, **content: Any) -> None:
-        if self._events is None:
-            return
-        self._events.write_event(event_pb2.Event(step=step, wall_time=time.time(), **content))
-        if time.monotonic() - self._flushed > _FLUSH_SECONDS:
-            self._events.flush()
-            self._flushed = time.monotonic()
+        if self._events is not None:
+            event = event_pb2.Event(step=step, wall_time=time.time(), **content)
+            self._events.write_event(event)
+            self._events.flush()  # the buffer of a network file system may hide hours of events
 
-    def _send(self, step: int, values: Callable[[], Mapping[str, Any]]) -> None:
+    def _send(self, step: int, values: Mapping[str, Any]) -> None:
         """Sends values to wandb until that fails: SIGTERM may end its process before this one."""
         try:
             if self._wandb is not None:
-                self._wandb.log(dict(values()), step=step)
+                self._wandb.log(values, step=step)
         except Exception as error:
             self._wandb = None
             _log.warning("Weights & Biases failed (%r): the run continues without it", error)
 
-    def close(self) -> None:
-        """Writes pending data and closes the files."""
-        with contextlib.ExitStack() as stack:
+    def __enter__(self) -> "MetricLog":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        with contextlib.ExitStack() as stack:  # closes each, even if one fails
             if self._wandb is not None:
                 stack.callback(self._wandb.finish)
             if self._events is not None:
                 stack.callback(self._events.close)
             self._file.close()
 
-    def __enter__(self) -> "MetricLog":
-        return self
 
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
-
-def _drop_after(path: Path, step: int) -> set[tuple[int, str]]:
-    """Truncates a metrics file after `step`; returns the (step, name) pairs that remain."""
-    if not path.exists():
-        return set()
-    kept = [(line, record) for line, record in _records(path) if record["step"] <= step]
-    # The last line may lack only its newline.
-    content = b"".join(line.removesuffix(b"\n") + b"\n" for line, _ in kept)
-    if content != path.read_bytes():
-        files.write_bytes(path, content)
-    return {(record["step"], name) for _, record in kept for name in record if name != "step"}
+def _drop_after(path: Path, step: int) -> None:
+    """Truncates a metrics file after `step`."""
+    if path.exists():
+        kept = [line for line, record in _records(path) if record["step"] <= step]
+        # The last line may lack only its newline.
+        content = b"".join(line.removesuffix(b"\n") + b"\n" for line in kept)
+        if content != path.read_bytes():
+            files.write_bytes(path, content)
 
 
 def start_wandb(config: ConfigDict, workdir: Path) -> Any:
     """Run of Weights & Biases, the same one when a run resumes; None without a project.
 
-    With WANDB_MODE=offline, data stay in the work folder for `wandb sync`. Raises UserError if the
-    package is missing or the service refuses the project or the user.
+    Raises UserError if the package is missing or the service refuses the project or the user.
     """
-    project = config.reporting.wandb_project
-    if project is None or not devices.is_writer():
+    if config.reporting.wandb_project is None or not devices.is_writer():
         return None
     remedy = "--config.reporting.wandb_project=None"
     try:
         import wandb
     except ImportError as error:
-        raise UserError(
-            "reporting.wandb_project needs the package wandb: pip install -e '.[wandb]', or "
-            f"{remedy}"
-        ) from error
+        raise UserError(f"wandb is missing: pip install -e '.[wandb]', or {remedy}") from error
     path = workdir / "wandb_id.txt"
     if not path.is_file():
         files.write_bytes(path, secrets.token_hex(4).encode())
     try:
         return wandb.init(
-            project=project,
+            project=config.reporting.wandb_project,
             id=path.read_text(),
             resume="allow",
             name=workdir.resolve().name,
@@ -199,9 +177,9 @@ def start_wandb(config: ConfigDict, workdir: Path) -> Any:
             settings=wandb.Settings(console="off"),  # otherwise it captures stderr and its bars
         )
     except wandb.Error as error:
+        reason = " ".join(str(error).split())
         raise UserError(
-            f"Weights & Biases did not start ({' '.join(str(error).split())}): run `wandb login`, "
-            f"set WANDB_MODE=offline, or {remedy}"
+            f"wandb failed ({reason}): run `wandb login`, set WANDB_MODE=offline, or {remedy}"
         ) from error
 
 
@@ -244,12 +222,11 @@ class Goodput:
     """
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
-        self._clock = clock
-        self._began = self._charged_until = clock()
+        self._clock, self._charged_until = clock, clock()
         self._earlier: Mapping[str, float] = {}
-        buckets = ("init", "compile", "data", "step", "eval", "save", "restore")
+        buckets = ("init", "compile", "data", "step", "eval", "save", "restore", "other")
         self._seconds = dict.fromkeys(buckets, 0.0)
-        self._open: list[str] = []
+        self._open = ["other"]
 
     @contextlib.contextmanager
     def __call__(self, bucket: str) -> Iterator[None]:
@@ -264,9 +241,14 @@ class Goodput:
 
     @property
     def seconds(self) -> dict[str, float]:
-        """Seconds of this start by bucket, including those still open."""
+        """Seconds of this start by bucket, including those still open; `other` is the rest."""
         self._charge()
         return dict(self._seconds)
+
+    def _charge(self) -> None:
+        now = self._clock()
+        self._seconds[self._open[-1]] += now - self._charged_until
+        self._charged_until = now
 
     def resume(self, workdir: str | os.PathLike[str]) -> None:
         """Adds the totals that earlier starts have written, if any."""
@@ -275,10 +257,8 @@ class Goodput:
             self._earlier = {name: float(value) for name, value in earlier.items()}
 
     def totals(self) -> dict[str, float]:
-        """Seconds by bucket over all starts, seconds in no bucket (`other`), number of `starts`."""
-        now = self.seconds
-        now["other"] = self._charged_until - self._began - sum(now.values())
-        now["starts"] = 1
+        """Seconds by bucket over all starts, and number of `starts`."""
+        now = self.seconds | {"starts": 1}
         return {name: value + self._earlier.get(name, 0) for name, value in now.items()}
 
     def write(self, workdir: str | os.PathLike[str]) -> None:
@@ -295,12 +275,6 @@ class Goodput:
         line = f"{step / wall:.1%} of {wall:.0f} s spent in training steps; {named}"
         return line + (f"; {starts:.0f} starts, each up to its last save" if starts > 1 else "")
 
-    def _charge(self) -> None:
-        now = self._clock()
-        if self._open:
-            self._seconds[self._open[-1]] += now - self._charged_until
-        self._charged_until = now
-
 
 def progress(
     total: int, description: str, initial: int = 0, unit: str = "step", brief: bool = False
@@ -310,9 +284,9 @@ def progress(
     If stderr is not a terminal, prints plain lines at least 10 s apart. A `brief` bar appears after
     3 s and is removed at the end. Only the process that writes shows bars.
     """
+    delay = 3.0 if brief else 0.0
     common = {"total": total, "desc": description, "initial": initial, "unit": f" {unit}"}
-    common |= {"disable": not devices.is_writer()}
-    common |= {"leave": not brief, "delay": 3.0 if brief else 0.0}
+    common |= {"disable": not devices.is_writer(), "leave": not brief, "delay": delay}
     if sys.stderr.isatty():
         return tqdm(**common, file=sys.stderr, dynamic_ncols=True)
 
@@ -321,9 +295,8 @@ def progress(
             sys.stderr.write(f"{line}\n")
 
     lines = types.SimpleNamespace(write=write, flush=lambda: sys.stderr.flush())
-    form = (
-        "{desc}: {percentage:.0f}% {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
-    )
+    form = "{desc}: {percentage:.0f}% {n_fmt}/{total_fmt} "
+    form += "[{elapsed}<{remaining}, {rate_fmt}{postfix}]"
     # With another position, a nested bar would move the cursor.
     return tqdm(**common, file=lines, mininterval=10.0, bar_format=form, position=0)
 
@@ -388,19 +361,18 @@ class LateMetrics:
         (first, before), now = since, self._goodput.seconds
         if step == first:
             return {}
-        waiting, in_step = (
+        waiting, computing = (
             (now[name] - before[name]) / (step - first) for name in ("data", "step")
         )
-        seconds = waiting + in_step
-        rates = {
+        seconds = waiting + computing
+        peak = self._peak_steps
+        return {
             "steps_per_second": 1 / seconds,
             "seconds_per_step": seconds,
             "data_seconds_per_step": waiting,
             "examples_per_second": self._training.batch_size / seconds,
+            **({} if peak is None else {"mfu": 1 / seconds / peak}),
         }
-        if self._peak_steps is not None:
-            rates["mfu"] = 1 / seconds / self._peak_steps
-        return rates
 
 
 def rates_in_words(rates: Mapping[str, float]) -> str:

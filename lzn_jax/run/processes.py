@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax._src.distributed import global_state  # see _store
+from jax._src.distributed import global_state
 from jax.experimental import multihost_utils
 
 from lzn_jax.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_RUN_AGAIN, EXIT_USER_ERROR, UserError
@@ -41,7 +41,7 @@ class Interruption:
     """Handlers of SIGINT and SIGTERM, active after `listen`.
 
     A signal ends the process at once. While `held`, it requests to save and exit instead: Ctrl-C
-    sends SIGTERM to this process, which JAX forwards to the other processes of a run, and a second
+    sends SIGTERM to this process, which JAX forwards to the other processes of a run. A second
     Ctrl-C ends the process at once.
     """
 
@@ -53,11 +53,9 @@ class Interruption:
         self._ending = threading.Lock()
 
     def listen(self) -> None:
-        """Installs the handlers of SIGINT and SIGTERM; call it in the main thread.
-
-        A Python handler waits until compiled code returns, and XLA's compiler can take a minute. So
-        a thread reads the signal numbers from a pipe.
-        """
+        """Installs the handlers of SIGINT and SIGTERM; call it in the main thread."""
+        # A Python handler waits until compiled code returns, and XLA's compiler can take a minute.
+        # So a thread reads the signal numbers from a pipe.
         reader, writer = os.pipe()
         os.set_blocking(writer, False)
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -138,12 +136,7 @@ def together(
     if not devices.is_writer():
         logging.getLogger("lzn_jax").setLevel(logging.WARNING)
     done = threading.Event()
-
-    def end_with_others() -> None:
-        while not done.wait(_POLL_SECONDS):
-            _end_if_another_failed()
-
-    watcher = threading.Thread(target=end_with_others, daemon=True)
+    watcher = threading.Thread(target=_end_with_others, args=(done,), daemon=True)
     watcher.start()
     try:
         # Connects all devices before compilation: the network of CPUs times out after 30 s.
@@ -180,12 +173,8 @@ def is_to_leave(interruption: Interruption, step: int) -> bool:
 
 
 # The functions below prevent a deadlock: processes would wait in a collective for a failed process,
-# which would wait for them at exit. JAX's key-value store has no public name (0.12.0), and we found
-# no issue that requests one. Replace the private import once `jax.distributed` exposes the store.
-
-
-def _store() -> Any:
-    return global_state.client
+# which would wait for them at exit.
+_state: Any = global_state  # JAX's key-value store has no public name (0.12.0)
 
 
 def _fail(error: BaseException) -> NoReturn:
@@ -197,14 +186,19 @@ def _fail(error: BaseException) -> NoReturn:
         code, text = EXIT_FAILED, traceback.format_exc().rstrip()
     print(text, file=sys.stderr, flush=True)
     with contextlib.suppress(Exception):  # process 0 may have died with its store
-        _store().key_value_set(f"{_FAILURES}{jax.process_index()}", f"{code} {text}")
+        _state.client.key_value_set(f"{_FAILURES}{jax.process_index()}", f"{code} {text}")
     _end(code)
+
+
+def _end_with_others(done: threading.Event) -> None:
+    while not done.wait(_POLL_SECONDS):
+        _end_if_another_failed()
 
 
 def _end_if_another_failed() -> None:
     failures = []
     with contextlib.suppress(Exception):
-        failures = _store().key_value_dir_get(_FAILURES)
+        failures = _state.client.key_value_dir_get(_FAILURES)
     for name, value in failures:
         code, _, text = value.partition(" ")
         number = name.rpartition("/")[2]

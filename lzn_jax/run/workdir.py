@@ -3,7 +3,7 @@
 import contextlib
 import errno
 import fcntl
-import itertools
+import functools
 import json
 import logging
 import os
@@ -26,9 +26,11 @@ LOCK_FILE = ".lock"
 # On NFS, the lock of a dead host lasts for its lease, by default 90 s.
 LOCK_SECONDS = 100.0
 # Full, read-only, broken and lost disks. Other errors count if their file is in the work folder.
-_DISK_ERRORS = ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EIO", "ESTALE")
-# Fields that may differ from the run in the folder: location of data, devices, number of steps,
-# intervals, checkpoints, evaluation, sampling and reporting.
+_DISK_ERRORS = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+    *(errno.EROFS, errno.EIO, errno.ESTALE),
+)
+# Fields that may differ from the run in the folder.
 FREE_FIELDS = (
     "data.tokenizer_path",  # its content may not
     *("data.path", "data.workers", "data.invert_input", "data.skip_unreadable", "data.test_set"),
@@ -48,8 +50,8 @@ _log = logging.getLogger(__name__)
 def prepare(config: ConfigDict, workdir: Path, *, is_training: bool) -> None:
     """Creates the folder for a run of `config`; existing files stay unchanged.
 
-    Raises UserError if the folder is not writable or holds a run of another config, and, unless
-    training, if it has no checkpoint.
+    Raises UserError if the folder is not writable or contains a run of a different config, and,
+    unless training, if it contains no checkpoint.
     """
     if not is_training and not has_checkpoint(workdir):
         raise UserError(
@@ -59,22 +61,16 @@ def prepare(config: ConfigDict, workdir: Path, *, is_training: bool) -> None:
     metrics = workdir / log.METRICS_FILE
     if has_checkpoint(workdir) or (metrics.is_file() and metrics.stat().st_size > 0):
         check_same_run(config, workdir, () if is_training else _FREE_AT_INFERENCE)
-    try:
+    with guarded(workdir):
         (workdir / "figures").mkdir(parents=True, exist_ok=True)
         write_bytes(workdir / ".writable", b"")
         (workdir / ".writable").unlink(missing_ok=True)
-    except OSError as error:
-        reason = error.strerror or error
-        raise UserError(
-            f"the work folder {workdir} cannot be written ({reason}): choose one with --workdir"
-        ) from error
 
 
 def record(config: ConfigDict, workdir: Path) -> None:
     """Writes config.json, version.json (versions of the code) and the tokenizer's file, if any.
 
-    Call it after all checks of the config. Raises UserError if the processes do not share the
-    folder.
+    Raises UserError if the processes do not share the folder.
     """
     write_json(workdir / CONFIG_FILE, configuration.to_json_dict(config))
     write_json(workdir / VERSION_FILE, code_version())
@@ -90,29 +86,23 @@ def record(config: ConfigDict, workdir: Path) -> None:
 
 @contextlib.contextmanager
 def locked(workdir: Path) -> Iterator[None]:
-    """Context in which no other run can train in the folder; the writer holds the lock.
-
-    Raises UserError if another process trains there for more than LOCK_SECONDS.
-    """
+    """Context in which no other run can train in the folder; raises UserError if one does."""
     if not devices.is_writer():
         yield
         return
     # lockf locks for this process only; data workers would inherit a lock of the file handle.
     with open(workdir / LOCK_FILE, "w") as file:
         deadline = time.monotonic() + LOCK_SECONDS
-        for attempt in itertools.count():
+        while True:
             try:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except (BlockingIOError, PermissionError) as error:
-                if attempt == 0:
-                    _log.info("another process trains in %s: waiting for it to end", workdir)
+                busy = f"another process trains in {workdir}: wait for it to end"
                 if time.monotonic() > deadline:
-                    raise UserError(
-                        f"another process trains in {workdir}: wait for it to end or choose "
-                        "another --workdir"
-                    ) from error
-                time.sleep(1)
+                    raise UserError(f"{busy} or choose another --workdir") from error
+                _log.info("%s", busy)
+                time.sleep(10)
             except OSError as error:
                 _log.warning("cannot check whether another process trains here: %s", error.strerror)
                 break
@@ -125,16 +115,16 @@ def guarded(workdir: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        path, folder = error.filename, workdir.absolute()
-        is_inside = isinstance(path, str | Path) and Path(path).absolute().is_relative_to(folder)
-        is_of_disk = errno.errorcode.get(error.errno or 0) in _DISK_ERRORS
-        is_too_long = error.errno == errno.ENAMETOOLONG  # reported by the command
-        if is_too_long or not (is_of_disk or is_inside):
+        is_ours = error.errno in _DISK_ERRORS
+        if isinstance(error.filename, str | Path):
+            path, folder = Path(error.filename).absolute(), workdir.absolute()
+            is_ours |= path.is_relative_to(folder) or folder.is_relative_to(path)
+        if not is_ours or error.errno == errno.ENAMETOOLONG:  # reported by the command
             raise
         raise UserError(
-            f"the work folder {workdir} can no longer be written ({error.strerror or error}): "
-            "saved files are kept; make it writable or free space, then run the same command to "
-            "resume"
+            f"the work folder {workdir} cannot be written ({error.strerror or error}): saved files "
+            "are kept; make it writable or free space and run the same command again, or choose "
+            "another --workdir"
         ) from error
 
 
@@ -144,16 +134,15 @@ def code_version() -> dict[str, str | None]:
     The suffix `-dirty` marks uncommitted changes.
     """
     commit = os.environ.get("LZN_COMMIT")
+    owns = ["git", "ls-files", "--error-unmatch", __file__]  # fails in a repository of other code
+    describe = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    run = functools.partial(
+        subprocess.check_output, cwd=Path(__file__).parent, stderr=subprocess.PIPE, text=True
+    )
     if commit is None:
         with contextlib.suppress(OSError, subprocess.CalledProcessError):
-            _git("ls-files", "--error-unmatch", __file__)  # fails in a repository of other code
-            commit = _git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+            commit = run(owns) and run(describe).strip()
     return {"commit": commit, "jax": jax.__version__}
-
-
-def _git(*arguments: str) -> str:
-    command, folder = ["git", *arguments], Path(__file__).parent
-    return subprocess.check_output(command, cwd=folder, stderr=subprocess.PIPE, text=True).strip()
 
 
 def has_checkpoint(workdir: Path) -> bool:
@@ -163,7 +152,6 @@ def has_checkpoint(workdir: Path) -> bool:
 
 
 def _content(path: str | Path | None) -> bytes | None:
-    """Contents of a file, or None if it does not exist."""
     return Path(path).read_bytes() if path is not None and Path(path).is_file() else None
 
 

@@ -87,14 +87,23 @@ def test_the_estimate_is_printed_by_part_and_kind(capsys):
 
 @pytest.fixture
 def fake_slice(monkeypatch):
-    def use(memory, count=4):
-        monkeypatch.setattr(
-            compile_module,
-            "find",
-            lambda name: compile_module.CompileTarget(jax.devices()[:count], "cpu", memory, {}),
-        )
+    """Devices of the CPU with so much memory in a slice's place."""
+
+    def use(memory):
+        target = compile_module.CompileTarget(jax.devices()[:4], "cpu", memory, {})
+        monkeypatch.setattr(compile_module, "find", lambda name: target)
 
     return use
+
+
+def _stand_in(kind, name, function):
+    """An object of a kind of JAX's with one function of ours."""
+    members = {"__init__": lambda self: None, name: lambda self, *_: function()}
+    return type("StandIn", (kind,), members)()
+
+
+def _out_of_memory(*_):
+    raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Used 99G of\n 15.75G hbm.")
 
 
 def _compile(config="configs/digits_repr.py", **changes):
@@ -123,16 +132,10 @@ def test_a_step_that_fits_is_reported_line_by_line(fake_slice, capsys, tmp_path,
 
 @pytest.mark.parametrize(("kind_is_known", "hours"), [(True, None), (True, 128.0), (False, None)])
 def test_operations_time_and_cost_of_a_run(kind_is_known, hours, fake_slice, capsys, monkeypatch):
-    class Lowered(jax.stages.Lowered):
-        def __init__(self):
-            pass
-
-        def compile(self, options):
-            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED")
-
     fake_slice(1e9)
-    cost = costs.Cost(2000.0, 50.0)
-    monkeypatch.setattr(compile_module, "lower_step", lambda *_: (Lowered(), cost))
+    lowered = _stand_in(jax.stages.Lowered, "compile", _out_of_memory)
+    step = lowered, costs.Cost(2000.0, 50.0)
+    monkeypatch.setattr(compile_module, "lower_step", lambda *_: step)
     chip = costs.Chip(100.0, 1.0) if kind_is_known else None
     monkeypatch.setattr(costs, "chip", lambda kind: chip)
     changes = {"training__num_steps": 3600, "reporting__assumed_mfu": 0.25}
@@ -147,21 +150,17 @@ def test_operations_time_and_cost_of_a_run(kind_is_known, hours, fake_slice, cap
         f"chip hours: 80 for 3,600 updates without evaluation{beside}",
     ]
     assert times == (expected if kind_is_known else [])
+    # What the compiler says of the memory that it needs.
+    assert lines[-3] == "memory per chip: RESOURCE_EXHAUSTED: Used 99G of 15.75G hbm."
+    assert lines[-1] == "fits: no"
 
 
 @pytest.mark.parametrize(("there", "fits"), [(13e9, True), (12.9e9, False)])
 def test_results_in_the_place_of_the_state_take_no_memory_of_their_own(there, fits, capsys):
     sizes = {"argument": 10e9, "temp": 2e9, "output": 11e9, "alias": 10e9}
     analysis = types.SimpleNamespace(**{f"{k}_size_in_bytes": v for k, v in sizes.items()})
-
-    class Step(jax.stages.Compiled):
-        def __init__(self):
-            pass
-
-        def memory_analysis(self):
-            return analysis
-
-    assert compile_module._report_memory(Step(), there) == fits
+    step = _stand_in(jax.stages.Compiled, "memory_analysis", lambda: analysis)
+    assert compile_module._report_memory(step, there) == fits
     assert f"memory per chip: 13 of {there / 1e9:.1f} GB" in capsys.readouterr().out
 
 
@@ -169,20 +168,6 @@ def test_a_step_that_does_not_fit_ends_with_code_4(fake_slice, capsys):
     fake_slice(1e3)
     assert _compile() == 4
     assert capsys.readouterr().out.splitlines()[-1] == "fits: no"
-
-
-def test_a_compiler_that_runs_out_of_memory_says_how_much_is_needed(
-    fake_slice, capsys, monkeypatch
-):
-    def fail(*_):
-        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Used 99G of\n 15.75G hbm.")
-
-    fake_slice(1e9)
-    monkeypatch.setattr(jax.stages.Lowered, "compile", fail)
-    assert _compile() == 4
-    *_, needed, verdict = capsys.readouterr().out.splitlines()
-    assert needed == "memory per chip: RESOURCE_EXHAUSTED: Used 99G of 15.75G hbm."
-    assert verdict == "fits: no"
 
 
 def test_batches_that_leave_devices_of_the_slice_idle_are_refused(fake_slice, capsys):

@@ -410,7 +410,7 @@ def test_a_link_to_an_export_is_not_replaced(runs, tmp_path, capsys):
     folder.unlink()
     (workdir / ".export.partial").symlink_to(tmp_path / "elsewhere")
     before = contents(tmp_path / "elsewhere")
-    assert "can no longer be written (File exists)" in error_of(capsys, *mode)
+    assert "cannot be written (File exists)" in error_of(capsys, *mode)
     assert contents(tmp_path / "elsewhere") == before
 
 
@@ -469,7 +469,7 @@ def test_an_interrupted_export_leaves_the_earlier_one(runs, tmp_path, capsys, mo
         return rename(path, target)
 
     monkeypatch.setattr(Path, "rename", full)
-    assert "can no longer be written (No space left" in error_of(capsys, *mode)
+    assert "cannot be written (No space left" in error_of(capsys, *mode)
     assert contents(folder) == before
     monkeypatch.setattr(Path, "rename", rename)
     folder.rename(workdir / ".export.previous")  # killed between the two renames

@@ -17,13 +17,8 @@ class Hub:
     """One repository with the contents `files`; `error` is raised for what the cache lacks."""
 
     def __init__(self, cache):
-        self.cache, self.files, self.error, self.checksum = (
-            cache,
-            {".gitattributes": b""},
-            None,
-            None,
-        )
-        self.is_private, self.fetched, self.commits = None, [], 0
+        self.cache, self.files, self.fetched, self.commits = cache, {".gitattributes": b""}, [], 0
+        self.error = self.checksum = self.is_private = None
 
     def hf_hub_download(self, repo_id, filename):
         return str(self._snapshot([filename]) / filename)
@@ -72,15 +67,10 @@ class Hub:
 @pytest.fixture
 def server(tmp_path):
     """The Hub in place of its client's functions, with an empty cache."""
-    hub, client, api = Hub(tmp_path / "cache"), huggingface_hub, huggingface_hub.HfApi
+    hub, api = Hub(tmp_path / "cache"), ("create_repo", "model_info", "upload_folder")
+    functions = [(huggingface_hub, name) for name in ("hf_hub_download", "snapshot_download")]
     with contextlib.ExitStack() as stack:
-        for owner, name in [
-            (client, "hf_hub_download"),
-            (client, "snapshot_download"),
-            (api, "create_repo"),
-            (api, "model_info"),
-            (api, "upload_folder"),
-        ]:
+        for owner, name in functions + [(huggingface_hub.HfApi, name) for name in api]:
             effect = getattr(hub, name)
             stack.enter_context(mock.patch.object(owner, name, autospec=True, side_effect=effect))
         yield hub

@@ -48,10 +48,8 @@ REFUSALS = {  # flags, and contents of the line
     ),
     "no client": ([f"--released={NAME}"], "pip install -e '.[hub]'"),
     "no checkpoint": ([f"--released={NAME}"], "cannot be read as a PyTorch file"),
-    "unknown name": (["--released=digits_gen"], "--released: invalid choice: 'digits_gen'"),
     "no config": (["--checkpoint=x.pt"], "name the config of the checkpoint with --config"),
     "nothing": ([], "one of the arguments --checkpoint --released is required"),
-    "field": ([f"--released={NAME}", "--config.latent.dimm=1"], "the nearest is latent.dim"),
     "full folder": ([f"--released={NAME}"], "already has checkpoints"),
 }
 

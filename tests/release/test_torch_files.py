@@ -2,8 +2,6 @@
 
 import os
 import pickle
-import subprocess
-import sys
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
@@ -117,25 +115,17 @@ RAN = "open('ran', 'w').close()"
 HOSTILE = {  # a value to pickle, or a pickle, and the content of the line
     "system": (Attack(os.system, "touch ran"), "'posix.system'"),
     "execute": (Attack(exec, RAN), "'builtins.exec'|'__builtin__.exec'"),
-    "function of NumPy": (Attack(np.load, "x.npy"), r"'numpy\S*load'"),
     "call by INST": (b"(S'touch ran'\nios\nsystem\n.", "'os.system'"),
     "attribute of a name": (b"\x8c\x05torch\x8c\x16FloatStorage.__class__\x93.", "__class__'"),
-    "extension": (b"\x82\x01.", "extension code 1"),
-    "call of a storage": (b"ctorch\nFloatStorage\n)R.", "not callable"),
     "state of a class": (GLOBAL + b"}X\x04\x00\x00\x00nameX\x01\x00\x00\x00xsb.", "mappingproxy"),
     "tensor of no storage": (b"ctorch._utils\n_rebuild_tensor_v2\n(N)))tR.", "without a storage"),
     "class as a value": (b"]" + GLOBAL + b"a.", "a type as a value"),
 }
 WRONG = {
-    "holds itself": (b"]q\x00h\x00a.", "recursion"),
     "cut": (b"}q\x00X\x09\x00\x00\x00", "pickle data was truncated"),
-    "beyond": (View("w", 1, (6,), (1,)), "size of buffer"),
-    "beyond by stride": (View("w", 0, (2, 2), (4, 2)), "size of buffer"),
+    "beyond": (View("w", 0, (2, 2), (4, 2)), "size of buffer"),
     "before": (View("w", 3, (2,), (-4,)), "size of buffer"),
-    "negative size": (View("w", 0, (-1,), (1,)), "size of buffer"),
     "of no bytes": ([np.zeros(0, np.float32), View("1", 0, (6,), (1,))], "storage 1 is empty"),
-    "too large": (View("w", 0, (2**30, 2**30, 2**30), (0, 0, 0)), "too big"),
-    "no whole number": (View("w", 0, (1.0,), (1,)), "integer"),
     "missing": (View("../../w", 0, (6,), (1,)), "no item named 'archive/data/../../w'"),
     "type": (View("w", 0, (6,), (1,), "QInt8Storage"), "'torch.QInt8Storage'"),
 }
@@ -163,14 +153,11 @@ def test_the_attacks_would_work_on_the_standard_library(case, tmp_path, monkeypa
 
 STREAMS = {
     "version": ({"version": 1002}, "not a stream of version 1001"),
-    "byte order": ({"is_little": False}, "little-endian"),
     "import": ({"value": Attack(os.system, "true")}, "'posix.system'"),
     "import in the keys": ({"keys": Attack(os.system, "true")}, "'posix.system'"),
     "no keys": ({"keys": []}, "'0'"),
     "truncated pickle": ({"end": 200}, "truncated|Ran out"),
     "truncated storage": ({"end": -1}, "size of buffer"),
-    "no storages": ({"end": -32}, "storage 0 is empty"),
-    "beyond": ({"value": View("w", 1, (6,), (1,)), "storages": W}, "size of buffer"),
 }
 
 
@@ -185,10 +172,8 @@ def test_wrong_files_from_before_pytorch_1_6_are_refused_in_one_line(path, case)
 
 FILES = {
     "empty": (lambda _: b"", "zip format"),
-    "text": (lambda _: b"Not found", "zip format"),
     "truncated": (lambda content: content[:-30], "zip format"),
     "changed byte": (lambda content: content.replace(SIX.tobytes(), (SIX + 1).tobytes()), "CRC"),
-    "big endian": (lambda content: content.replace(b"little", b"bigend"), "CRC"),
 }
 
 
@@ -203,18 +188,8 @@ def test_damaged_files_are_refused(path, case):
 def test_other_archives_and_places_are_refused(path):
     with pytest.raises(UserError, match=f"there is no file {path}"):
         torch_files.read(path)
-    write(path, 1, byteorder=b"big")
-    with pytest.raises(UserError, match="byte order"):
-        torch_files.read(path)
+    with pytest.raises(UserError, match="directory"):
+        torch_files.read(path.parent)
     write(path, 1, **{"other/data.pkl": b"N."})
     with pytest.raises(UserError, match=r"one data\.pkl"):
         torch_files.read(path)
-    with pytest.raises(UserError, match="directory"):
-        torch_files.read(path.parent)
-
-
-def test_reading_imports_no_pytorch(path):
-    write(path, {"t": SIX})
-    code = "import sys; from lzn_jax.release import torch_files;"
-    code += f"torch_files.read({str(path)!r}); sys.exit('torch' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True)

@@ -36,7 +36,7 @@ def test_opening_keeps_lines_up_to_the_step_byte_for_byte(tmp_path):
         log.write(25, {"accuracy": 0.5})
         known = [(10, "loss"), (20, "loss"), (20, "fid"), (25, "accuracy")]
         assert all(log.has(*each) for each in known)
-        assert not any(log.has(*each) for each in [(30, "top"), (25, "loss"), (10, "step")])
+        assert not any(log.has(*each) for each in [(30, "top"), (25, "loss")])
     path.write_bytes(b'{"step": 1, "loss": 2.0}')  # only the newline is missing
     with MetricLog(tmp_path, step=1):
         assert path.read_bytes() == b'{"step": 1, "loss": 2.0}\n'
@@ -164,11 +164,11 @@ def test_wandb_without_project_account_or_package_is_one_line(offline, tmp_path,
         return str(caught.value)
 
     def without_account(**_):
-        raise wandb.errors.UsageError("No API key configured.\nUse `wandb login` to log in.")
+        raise wandb.errors.UsageError("No API key configured.\nLog in.")
 
     assert "Invalid project name" in refused(reporting__wandb_project="a/b")
     monkeypatch.setattr(wandb, "init", without_account)
-    assert "(No API key configured. Use `wandb login` to log in.): run" in refused()
+    assert "(No API key configured. Log in.): run `wandb login`" in refused()
     monkeypatch.setitem(sys.modules, "wandb", None)
     assert "pip install -e '.[wandb]'" in refused()
 
@@ -190,94 +190,81 @@ def test_a_service_that_ends_ends_no_run(tmp_path, caplog):
 
 
 @pytest.mark.parametrize(
-    ("metrics", "file", "lines"),
+    ("metrics", "lines"),
     [
         (
             {"precision": 0.5, "nearest": 9.0, "fd_features": 1.23456, "sample_accuracy": 0.75}
             | {"reconstruction_l2": 0.125, "test_accuracy": 1.0, "recall": 0.5},
-            "summary.json",
-            [
-                "step 7, 5 of 7 metrics (all: summary.json):",
-                "  test_accuracy      1",
-                "  fd_features        1.235",
-                "  sample_accuracy    0.75",
-                "  reconstruction_l2  0.125",
-                "  precision          0.5",
-            ],
+            """step 7, 5 of 7 metrics (all: summary.json):
+  test_accuracy      1
+  fd_features        1.235
+  sample_accuracy    0.75
+  reconstruction_l2  0.125
+  precision          0.5""",
         ),
         (
-            {"own": 0.5, "sound_to_text_exact": 2, "retrieval_sound_to_text_r1": 1.0},
-            "summary.json",
-            [
-                "step 7, 2 of 3 metrics (all: summary.json):",
-                "  retrieval_sound_to_text_r1  1",
-                "  sound_to_text_exact         2",
-            ],
+            {"own": 0.5, "sound_to_text_exact": 2, "tones_examples": 221.0},
+            """step 7 on 221 tones examples, 1 of 3 metrics (all: summary.json):
+  sound_to_text_exact  2""",
         ),
-        (
-            {"tones_examples": 221.0, "recall": 0.5},
-            "s.json",
-            ["step 7 on 221 tones examples, 1 of 2 metrics (all: s.json):", "  recall  0.5"],
-        ),
-        ({"own": 2.0}, "s.json", ["step 7, 1 of 1 metrics (all: s.json):", "  own  2"]),
-        ({}, "s.json", ["step 7, 0 of 0 metrics (all: s.json):"]),
+        ({"own": 2.0}, "step 7, 1 of 1 metrics (all: summary.json):\n  own  2"),
+        ({}, "step 7, 0 of 0 metrics (all: summary.json):"),
     ],
 )
-def test_an_evaluation_ends_with_its_five_metrics_in_a_column(metrics, file, lines):
-    assert log_module.of_evaluation(7, metrics, file) == lines
+def test_an_evaluation_ends_with_its_five_metrics_in_a_column(metrics, lines):
+    assert log_module.of_evaluation(7, metrics) == lines.splitlines()
 
 
-class _Clock:
-    now = 100.0
+class Timed(Goodput):
+    """Buckets of a clock that only `now` and `spend` move."""
 
-    def __call__(self):
-        return self.now
+    def __init__(self):
+        self.now = 0.0
+        super().__init__(lambda: self.now)
+
+    def spend(self, bucket, seconds):
+        with self(bucket):
+            self.now += seconds
 
 
 def test_goodput_counts_nested_time_once_and_closes_on_errors():
-    clock = _Clock()
-    goodput = Goodput(clock)
+    goodput = Timed()
 
     def fail():
         with goodput("eval"):
-            clock.now += 3
+            goodput.now += 3
             assert goodput.seconds["eval"] == 3.0
-            clock.now += 1
+            goodput.now += 1
             raise KeyError("stop")
 
-    clock.now += 64  # in no bucket
+    goodput.now += 64
     with goodput("step"):
-        clock.now += 1
+        goodput.now += 1
         with goodput("data"):
-            clock.now += 2
-            with goodput("step"):
-                clock.now += 4
-        clock.now += 8
-    clock.now += 32
+            goodput.now += 2
+            goodput.spend("step", 4)
+        goodput.now += 8
     with pytest.raises(KeyError):
         fail()
-    clock.now += 5
-    others = dict.fromkeys(("init", "compile", "save", "restore"), 0.0)
-    assert goodput.seconds == {"data": 2.0, "step": 13.0, "eval": 4.0, **others}
+    goodput.now += 32
+    seconds = {name: value for name, value in goodput.seconds.items() if value}
+    assert seconds == {"data": 2.0, "step": 13.0, "eval": 4.0, "other": 96.0}
 
 
 def test_goodput_adds_up_the_starts_of_a_run_as_far_as_they_were_written(tmp_path):
-    for killed_after in (100, 1000):  # not counted
-        clock = _Clock()
-        goodput = Goodput(clock)
+    for _ in range(2):
+        goodput = Timed()
         goodput.resume(tmp_path)
-        clock.now += 1
-        with goodput("step"):
-            clock.now += 8
+        goodput.now += 1
+        goodput.spend("step", 8)
         with goodput("save"):
-            clock.now += 2
+            goodput.now += 2
             goodput.write(tmp_path)
-            clock.now += killed_after
+            goodput.now += 1000  # not counted: the start is killed
     totals = json.loads((tmp_path / "goodput.json").read_text())
-    assert {name: value for name, value in totals.items() if value} == {
-        "step": 16.0, "save": 4.0, "other": 2.0, "starts": 2
-    }  # fmt: skip
-    goodput = Goodput(_Clock())
+    found = {name: value for name, value in totals.items() if value}
+    assert found == {"step": 16.0, "save": 4.0, "other": 2.0, "starts": 2}
+    goodput = Timed()
     goodput.resume(tmp_path)
     assert goodput.in_words() == (
         "72.7% of 22 s spent in training steps; save 18.2%, other 9.1%; 3 starts, each up to its "
@@ -307,35 +294,22 @@ def test_progress_without_a_terminal_prints_few_plain_lines(monkeypatch):
     assert last.endswith("step/s, loss 0.123]")
 
 
-class _Log(MetricLog):
-    def __init__(self):
-        self.rows = []
-
-    def write(self, step, values):
-        self.rows.append((step, values))
-
-
 @pytest.mark.parametrize("peak_steps", [None, 20.0])
 def test_rates_count_steps_and_the_wait_for_data_but_no_evaluation(peak_steps, monkeypatch):
     monkeypatch.setattr(sys, "stderr", stderr := io.StringIO())
-    now, log = [0.0], _Log()
-    goodput = Goodput(lambda: now[0])
+    goodput, log, rows = Timed(), object.__new__(MetricLog), []
+    log.write = lambda step, values: rows.append((step, values))
     training = ml_collections.ConfigDict({"batch_size": 64, "log_every_steps": 2})
-
-    def spend(bucket, seconds):
-        with goodput(bucket):
-            now[0] += seconds
-
     update = {"loss": 1.0, "gradient_norm": 2.0, "skipped_in_a_row": 0.0}
     update |= {"assignment_accuracy_image:text": 0.25, "assignment_accuracy_image:label": 0.75}
-    spend("data", 5.0)  # before the first update
+    goodput.spend("data", 5.0)  # before the first update
     with progress(12, "train", initial=8) as bar:
         metrics = LateMetrics(log, bar, goodput, 8, training, peak_steps)
         assert metrics.rates() == {}
         for step, waiting in ((9, 0.1), (10, 0.3), (11, 0.1), (12, 0.1)):
-            spend("data", waiting)
-            spend("step", 0.25)
-            spend("eval", 7.0)
+            goodput.spend("data", waiting)
+            goodput.spend("step", 0.25)
+            goodput.spend("eval", 7.0)
             metrics.put(step, {name: jnp.float32(value) for name, value in update.items()})
         metrics.flush()
     # The bar shows the loss and the accuracy of the first alignment by name.
@@ -348,5 +322,5 @@ def test_rates_count_steps_and_the_wait_for_data_but_no_evaluation(peak_steps, m
     assert rates == pytest.approx(expected)
     line = "160 examples per second; a step took 0.4 s, 0.15 s of them for data"
     assert log_module.rates_in_words(rates) == line + ("" if peak_steps is None else "; MFU 12.5%")
-    assert [step for step, _ in log.rows] == [10, 12]
-    assert all(expected.keys() <= values.keys() for _, values in log.rows)
+    assert [step for step, _ in rows] == [10, 12]
+    assert all(expected.keys() <= values.keys() for _, values in rows)

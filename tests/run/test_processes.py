@@ -244,13 +244,8 @@ interruption.listen()
 
 
 def _start(code):
-    process = subprocess.Popen(
-        [sys.executable, "-c", f"{LISTEN}{code}"],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen([sys.executable, "-c", f"{LISTEN}{code}"], cwd=ROOT, **pipes)
     assert process.stdout.readline() == "ready\n", process.stderr.read()
     time.sleep(0.1)
     return process
@@ -279,9 +274,7 @@ def test_a_signal_ends_a_command_at_once_even_in_compiled_code(code, number, exp
 
 
 def test_what_is_held_is_asked_and_a_second_ctrl_c_ends_it_at_once():
-    process = _start(
-        f"with interruption.held():\n    print('ready', flush=True)\n    {BUSY}",
-    )
+    process = _start(f"with interruption.held():\n    print('ready', flush=True)\n    {BUSY}")
     process.send_signal(signal.SIGINT)
     assert process.stderr.readline().startswith("saving before exit; press Ctrl-C again")
     process.send_signal(signal.SIGTERM)

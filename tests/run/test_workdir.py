@@ -36,7 +36,7 @@ def _error(number, *path):
     return OSError(number, os.strerror(number), *path)
 
 
-ONE_LINE = "can no longer be written"
+ONE_LINE = "cannot be written"
 
 
 @pytest.mark.parametrize(
