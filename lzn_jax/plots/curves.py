@@ -113,10 +113,9 @@ def _draw_panel(axes: Axes, panel: _Panel) -> None:
         axes.plot(x, y, label=label, **line)
     style.label_axes(axes, panel.title, panel.x_label, panel.y_label)
     _scale(axes, panel)
-    labels = axes.get_legend_handles_labels()[1]
-    if labels:
+    if labels := axes.get_legend_handles_labels()[1]:
         columns = 2 if max(map(len, labels)) < 25 else 1
-        look: dict[str, Any] = {"frameon": False, "fontsize": style.SMALL_SIZE, "ncols": columns}
+        look: Any = dict(frameon=False, fontsize=style.SMALL_SIZE, ncols=columns)
         axes.legend(loc="upper left", bbox_to_anchor=(0.0, -0.2), **look)
 
 
@@ -128,11 +127,7 @@ def _scale(axes: Axes, panel: _Panel) -> None:
         axes.set_xticks(places, [f"{place:,g}" for place in places])
         axes.minorticks_off()
     else:
-        ticks: dict[str, Any] = {
-            "steps": [1, 2, 5, 10],
-            "integer": places.dtype.kind == "i",
-            "min_n_ticks": 1,
-        }
+        ticks: Any = dict(steps=[1, 2, 5, 10], integer=places.dtype.kind == "i", min_n_ticks=1)
         axes.xaxis.set_major_locator(MaxNLocator(6, **ticks))
         axes.xaxis.set_major_formatter("{x:,.10g}")
     values = np.concatenate([y for _, y in panel.curves.values()])

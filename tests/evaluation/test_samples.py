@@ -88,11 +88,12 @@ def test_networks_look_by_the_config(settings, has_clip, expected, clip, monkeyp
     looked = []  # features of the training images stay in memory
     extract = features.extract
     monkeypatch.setattr(samples_module, "feature_extractor", None)
-    monkeypatch.setattr(
-        samples_module,
-        "extract",
-        lambda e, images: looked.append(len(images)) or extract(e, images),
-    )
+
+    def look(extractors, images):
+        looked.append(len(images))
+        return extract(extractors, images)
+
+    monkeypatch.setattr(samples_module, "extract", look)
     assert measure(train, samples) == metrics
     assert looked == [50]
 
@@ -228,8 +229,6 @@ def test_the_judge_knows_real_digits_that_it_never_saw(monkeypatch):
     monkeypatch.setattr(samples_module, "MAX_JUDGED", 300)  # some of all classes, sorted or not
     found = fit_judge(train.at(np.argsort(train.labels, kind="stable")))(test.images)
     assert np.mean(found == test.labels) > 0.9
-    with pytest.raises(UserError, match="at least two classes, got one"):
-        fit_judge(Examples(test.images, np.full(len(test.labels), 3, np.int32)))
 
 
 def test_nearest_images_are_those_of_a_loop():
