@@ -26,10 +26,11 @@ def gaussian_of(features: Real[np.ndarray, "n d"], *, rows: int = 4096) -> Gauss
         raise UserError(f"a Fréchet distance needs at least 2 samples, got {len(features)}")
     if not np.all(np.isfinite(features)):
         raise ValueError("features must be finite")
-    mean, scatter = features.mean(axis=0, dtype=np.float64), 0.0
+    mean = features.mean(axis=0, dtype=np.float64)
+    scatter = np.zeros((len(mean), len(mean)))
     for start in range(0, len(features), rows):
         deviations = features[start : start + rows] - mean
-        scatter = scatter + deviations.T @ deviations
+        scatter += deviations.T @ deviations
     return Gaussian(mean, scatter / (len(features) - 1))
 
 

@@ -153,7 +153,8 @@ class SampleQuality:
             self._extractors = [*self._classifiers(train), *self._pretrained.values()]
             self._reference = extract(self._extractors, _reference(train.images))
             self._train = train
-        metrics, generated = {}, extract(self._extractors, samples)
+        metrics: dict[str, float] = {}
+        generated = extract(self._extractors, samples)
         for name, real in self._reference.items():
             metrics |= generation_metrics(name, real, generated[name], seed=SEED)
         return metrics

@@ -143,16 +143,6 @@ def test_kid_is_unbiased_and_reproducible():
     assert means[0] == kid(seed=0) != means[1]
 
 
-def test_kid_of_shifted_features():
-    x = np.random.default_rng(6).normal(size=(4000, 4))
-    mean = kernel_inception_distance(x[:2000], x[2000:] + 1, seed=0, subsets=20)
-    # Moments of s = x·y / 4 + 1: E s³ = 1 + 3 (1/4) for x, y ~ N(0, I) of 4 features,
-    # a shift of both by 1 gives s = x·y / 4 with mean 2 and the variance 1/4 + 2/4 and third moment
-    # E s³ = 8 + 6 (3/4) + E δ³ with δ = (u + v)·1 / 4 + u·v / 4 and E δ³ = 6/16.
-    shifted, crossed = 8 + 6 * 3 / 4 + 6 / 16, 1 + 3 * 2 / 4
-    assert mean == pytest.approx(1.75 + shifted - 2 * crossed, rel=0.1)
-
-
 def line(*points):
     return np.array(points, np.float64)[:, None]
 

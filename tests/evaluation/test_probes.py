@@ -44,17 +44,6 @@ def _same_up_to_shift(logits, expected, **tolerance):
     np.testing.assert_allclose(center(logits), center(expected), **tolerance)
 
 
-@pytest.mark.parametrize("penalty", [1.0, 1e-3])
-def test_fit_is_that_of_scikit_learn(penalty):
-    features, labels = (part[:600] for part in DIGITS)
-    model, chosen = fit_cached(features, labels, 10, penalties=[penalty])
-    assert chosen == penalty
-    inputs = StandardScaler().fit_transform(features.astype(np.float64))
-    reference = LogisticRegression(C=1 / (len(labels) * penalty), tol=1e-6, max_iter=5000)
-    expected = reference.fit(inputs, labels).predict_proba(inputs)
-    np.testing.assert_allclose(softmax(model(features), axis=1), expected, atol=2e-3)
-
-
 @pytest.mark.parametrize("penalty", [0.1, 1e-4])
 def test_gradient_vanishes_at_the_fit(penalty):
     features, labels = DIGITS
@@ -202,17 +191,6 @@ def test_votes_are_those_of_a_loop_over_rows(k, temperature, size, monkeypatch):
     assert votes.dtype == np.float32
     expected = _votes_by_loops(bank, labels, queries, 7, k, temperature)
     np.testing.assert_allclose(np.exp(votes), expected, atol=2e-5)
-
-
-def test_votes_by_hand():
-    # Similarities 1, 0.6, 0 and -1; temperature 0.2 makes weights e^5, e^3, e^0 and e^-5.
-    bank = np.array([[2, 0], [3, 4], [0, 1], [-1, 0]], np.float32)
-    query = np.array([[7, 0]], np.float32)
-    votes = knn_log_votes(bank, np.array([0, 2, 2, 1]), query, num_classes=4, k=3, temperature=0.2)
-    total = np.exp(5) + np.exp(3) + 1
-    expected = np.log([np.exp(5) / total, (np.exp(3) + 1) / total])
-    np.testing.assert_allclose(votes[0, [0, 2]], expected, rtol=1e-5)
-    assert np.isneginf(votes[0, [1, 3]]).all()  # class 1 is too far, class 3 is not there
 
 
 def test_earlier_rows_win_ties():
