@@ -240,9 +240,7 @@ def test_ctrl_c_ends_the_page_at_once_while_it_is_open(run, tmp_path):
 
 
 TABS = {
-    "../tests/demo/texts_config": [
-        *("Text to labels", "Label to texts"),
-    ],
+    "../tests/demo/texts_config": ["Text to labels", "Label to texts"],
     "digits_repr": ["Image"],
     "digits_gen": ["Image", "Between two images", "Prior to images"],
     "digits_joint latent.enabled=False": ["Label to images"],

@@ -1,6 +1,5 @@
 """Which samples are measured and by which network, the judge, and nearest training images."""
 
-import functools
 import logging
 import types
 from pathlib import Path
@@ -109,13 +108,10 @@ def test_clip_looks_alone_if_its_weights_are_all_there_is(clip, caplog):
     caplog.set_level(logging.INFO, "lzn_jax")
     train, samples = train_of(60), images_of(70, 1) // 2
     metrics = SampleQuality(config(num_classes=1, clip=clip))(train, samples)
-    embed = functools.partial(clip_oracle.embeddings, clip_oracle.random_state())
-    assert metrics == {"cmmd": pytest.approx(cmmd(embed(train.images), embed(samples)), rel=1e-4)}
+    sides = (clip_oracle.embeddings(clip_oracle.random_state(), x) for x in (train.images, samples))
+    assert metrics == {"cmmd": pytest.approx(cmmd(*sides), rel=1e-4)}
     (line,) = (text for text in caplog.messages if "left out" in text)
-    assert line == (
-        "sample metrics other than CMMD are left out: "
-        "images of one class need evaluation.inception_path"
-    )
+    assert line.startswith("sample metrics other than CMMD are left out: images of one class need ")
 
 
 @pytest.mark.parametrize(
