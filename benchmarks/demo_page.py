@@ -53,7 +53,7 @@ def visit(person: page_visitor.Person, picture: Path, times: int) -> None:
     person.tab("Label to images")
     timed(person, "images of a label", made, lambda _: person.click(again), times)
     person.tab("Between two images")
-    between = person.page.locator("#between img")
+    between = person.page.locator("#between img").nth(5)
     timed(person, "between two images", between, lambda n: person.choose(20 + n, 1), times)
 
 
@@ -65,7 +65,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with (
         tempfile.TemporaryDirectory() as folder,
-        page_visitor.served(arguments.workdir, Path(folder) / "log.txt") as address,
+        page_visitor.served(arguments.workdir, Path(folder) / "log.txt") as (address, _),
         page_visitor.browser() as opened,
     ):
         person = page_visitor.Person(opened, address)

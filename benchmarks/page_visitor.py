@@ -5,8 +5,9 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,11 @@ SLOW = 60_000  # milliseconds to wait for an answer, whose first one includes co
 @contextmanager
 def served(
     workdir: Path, log: Path, program: Sequence[str] = ("-m", "lzn_jax.demo")
-) -> Iterator[str]:
-    """Address of the page of a run, served by the command line; its stderr is written to `log`."""
+) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """Address and process of the page of a run; its stderr is written to `log`.
+
+    Raises AssertionError if the page is not there after five minutes.
+    """
     command = [sys.executable, *program, f"--workdir={workdir}", "--port=0"]
     environment = os.environ | {"HF_HUB_OFFLINE": "1"}
     with (
@@ -30,13 +34,19 @@ def served(
         ) as process,
     ):
         assert process.stdout
-        found = re.search(r"http://\S+", process.stdout.readline())
-        assert found, log.read_text()
+        watch = threading.Timer(300, process.kill)  # ends the line below
+        watch.start()
         try:
-            yield found[0]
+            found = re.search(r"http://\S+", process.stdout.readline())
+            watch.cancel()
+            assert found, log.read_text()
+            yield found[0], process
         finally:
+            watch.cancel()
             process.terminate()
-            process.wait()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(30)
+            process.kill()
 
 
 @contextmanager

@@ -52,7 +52,9 @@ def _run(arguments: list[str]) -> int:
         os.environ["GRADIO_TEMP_DIR"] = folder  # read by Gradio when it is imported
         from lzn_jax.demo import page
 
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the folder is removed
+        # So that the folder is removed; the shell may have made the process ignore SIGINT.
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, signal.default_int_handler)
         page.serve(answers, title, flags.port)
     return EXIT_DONE
 

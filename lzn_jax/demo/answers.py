@@ -59,15 +59,19 @@ class Answers:
         self.samples_prior = decodes and (model.has_latents or model.class_type is None)
         self._names = [] if model.class_type is None else data.label_names(self._data)
         self.classes = self._names if decodes else []
-        self._use_test_images(test if has_images else None)
+        self.test_images: Any = None
+        self._test: Any = None
+        self._is_light: bool | None = None
+        self._height = 0.8
+        if has_images and test is not None:
+            self._use_test_images(test)
         self.views = self._views(decodes) if has_images else {}
-        pairs = [pair for pair in model.translations if main in pair or not has_images]
-        not_written = {main, model.class_type} if has_images else set()
         self.written = [
-            (s, t) for s, t in pairs if not (s in not_written or self._types[s].is_images)
+            (source, target)
+            for source, target in model.translations
+            if not self._types[source].is_images
+            and (not has_images or (target == main and source != model.class_type))
         ]
-        examples = test if train is None else train
-        self._example = None if examples is None else examples.at(np.zeros(1, int))
         self._training = {}
         if train is not None:
             self._training = {s: self._types[s].samples(train) for s, _ in self.written}
@@ -77,12 +81,7 @@ class Answers:
             for word in self._types[source].words(samples)
         }
 
-    def _use_test_images(self, test: Examples | None) -> None:
-        self._test: Any = None
-        self.test_images: Any = None
-        self._is_light, self._height = None, 0.8
-        if test is None:
-            return
+    def _use_test_images(self, test: Examples) -> None:
         count = len(test.labels)
         rows = evenly_spaced(min(count, MAX_MAP_IMAGES), count)  # files are sorted by class
         self._test = Examples(test.images[rows], test.labels[rows])
@@ -142,10 +141,9 @@ class Answers:
 
     def shows_images(self, name: str) -> bool:
         """Whether samples of a type are displayed as images, not as strings."""
-        each, example = self._types[name], self._example
-        if example is None and name in self.model.space.decoders:
-            return are_images(each.shown(self.model.generate(name, 1)))
-        return example is not None and are_images(each.shown(each.samples(example)))
+        each = self._types[name]
+        made = name in self.model.space.decoders and each.shown(self.model.generate(name, 1))
+        return are_images(made)
 
     def examples(self, source: str) -> list[str]:
         """Up to `NUM_IMAGES` distinct training samples of a type, as strings."""

@@ -17,10 +17,6 @@ from lzn_jax.demo.answers import NUM_IMAGES, Answers
 from lzn_jax.errors import UserError
 
 _BLANK = np.full((280, 280, 3), 255, np.uint8)  # an image to draw on, so that the brush is selected
-_COLORS: list[str | tuple[str, float]] = [
-    *("#000000", "#7f7f7f", "#e5261f", "#f28c1e", "#f7d31e", "#3aa935", "#1f77d0", "#7b3fb5"),
-    *("#8a5a2b", "#f4b6c2"),
-]
 _EVERY, _AGE = 60, 600  # seconds: how often files are deleted, and how old they are by then
 _CSS = """
 .fillable:not(.fill_width) {max-width: 1280px !important}
@@ -131,19 +127,19 @@ def _answered(
     again: Event | None = None,
 ) -> None:
     """Fills outputs with `make(*values, seed)` when opened, on events and, anew, on `again`."""
-    seed = gr.State(None)
+    seed = gr.State(-1)  # of nothing yet
 
     def answer(number: int, *given: Any) -> list[Any]:
         return [number, *map(_displayed, make(*given, number))]
 
-    def example(number: int | None, *given: Any) -> Any:
+    def example(number: int, *given: Any) -> Any:
         with contextlib.suppress(UserError):
-            if number is None:
+            if number < 0:
                 return answer(0, *given)
         return gr.skip()
 
-    def following(number: int | None, *given: Any) -> Any:
-        return answer(0 if number is None else number + 1, *given)
+    def following(number: int, *given: Any) -> Any:
+        return answer(number + 1, *given)
 
     _on(opens, example, [seed, *values], [seed, *outputs])
     for event in events:
@@ -159,11 +155,11 @@ def _samples(
     opens: Event,
     is_images: bool = True,
 ) -> None:
+    look: Any = {"elem_classes": ["samples"]}
     if is_images:
-        output: Component = _images("Images", NUM_IMAGES)
+        output: Component = _images("Images", NUM_IMAGES, **look)
     else:
-        output = gr.Textbox(label="Samples", max_lines=NUM_IMAGES, interactive=False)
-    output.elem_classes = ["samples"]
+        output = gr.Textbox(label="Samples", max_lines=NUM_IMAGES, interactive=False, **look)
 
     def made(*given: Any) -> list[Any]:
         samples = make(*given)
@@ -198,19 +194,9 @@ def _between_tab(answers: Answers, opens: Event) -> None:
         for label, selected, end in zip(("From", "To"), (0, -1), ends, strict=True):
             with gr.Column(min_width=300):
                 _choice(answers, label, 10, selected % len(answers.test_images), end)
-    slider = gr.Slider(0, 1, value=0.5, step=0.1, label="Position between the two images")
-    path, picture = gr.State(None), _picture("Interpolated image", "between", 220)
-
-    def show(path: Any, weight: float) -> Any:
-        return plots.enlarged(path[round(weight * (len(path) - 1))][None], 192)[0]
-
-    def make(first: Any, second: Any, weight: float, seed: int) -> list[Any]:
-        images = list(answers.between(first, second))
-        return [images, show(images, weight)]
-
+    path = _images("Interpolated images", 11, elem_id="between")
     changes = [end.change for end in ends]
-    _answered(make, [*ends, slider], [path, picture], opens, changes)
-    _on(slider.release, show, [path, slider], picture)
+    _answered(lambda *given: [answers.between(*given[:2])], ends, [path], opens, changes)
 
 
 def _image_tab(answers: Answers, opens: Event) -> None:
@@ -243,10 +229,8 @@ def _image_sources(answers: Answers, image: gr.State) -> None:
     gr.Markdown("**Draw an image**")
     with gr.Row():
         with gr.Column(scale=3, min_width=250):
-            brush = gr.Brush(
-                17 if grey else 9,  # pixels of radius; pen strokes of digits are wide
-                _COLORS[:1] if grey else _COLORS, _COLORS[0], "fixed" if grey else "defaults",
-            )  # fmt: skip
+            # Pixels of radius: pen strokes of digits are wide.
+            brush = gr.Brush(17, ["#000000"], color_mode="fixed") if grey else gr.Brush(9)
             sketch = gr.Sketchpad(
                 _BLANK, show_label=False, brush=brush,
                 canvas_size=_BLANK.shape[:2], fixed_canvas=True, layers=False, transforms=(),
@@ -293,9 +277,13 @@ def _view(answers: Answers, name: str) -> Component:
         with gr.Column(min_width=160):
             gr.Markdown(f"**{label}**")
             return gr.Label(show_label=False, num_top_classes=3, elem_id=name)
-    if name in _LABELS or answers.shows_images(name):
-        return _picture(label, name)
-    return gr.Textbox(label=label, interactive=False, elem_id=name)
+    if name not in _LABELS and not answers.shows_images(name):
+        return gr.Textbox(label=label, interactive=False, elem_id=name)
+    with gr.Column(min_width=120):
+        gr.Markdown(f"**{label}**")  # Gradio's own labels cover a part of the image
+        return gr.Image(
+            show_label=False, format="png", height=130, interactive=False, buttons=[], elem_id=name
+        )
 
 
 def _images(label: str, columns: int, **options: Any) -> gr.Gallery:
@@ -305,16 +293,6 @@ def _images(label: str, columns: int, **options: Any) -> gr.Gallery:
         show_label=False, columns=columns, height="auto", format="png", allow_preview=False,
         interactive=False, object_fit="contain", buttons=[], **options,
     )  # fmt: skip
-
-
-def _picture(label: str, elem_id: str, height: int = 130) -> gr.Image:
-    """An image below a label; Gradio's own labels cover a part of the image."""
-    with gr.Column(min_width=120):
-        gr.Markdown(f"**{label}**")
-        return gr.Image(
-            show_label=False, format="png", height=height, interactive=False, buttons=[],
-            elem_id=elem_id,
-        )  # fmt: skip
 
 
 def _noted(value: Any, note: str) -> Any:

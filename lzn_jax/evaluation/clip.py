@@ -5,7 +5,6 @@ import logging
 import math
 import os
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -90,8 +89,7 @@ def clip_embeddings(
 def resize_bicubic(images: UInt8[Array, "b h w c"], size: int) -> Float[Array, "b s s c"]:
     """Pillow's bicubic resize, antialiased when shrinking; integers in 0 ... 255 as float32.
 
-    CMMD's authors resize images with Pillow, which rounds and clips after each axis, the width
-    first. The resize inside their network then has no effect.
+    CMMD's authors resize with Pillow, which rounds and clips after each axis, the width first.
     """
     x = images.astype(jnp.float32)
     for axis in (2, 1):
@@ -117,18 +115,11 @@ def clip_extractor(path: str | os.PathLike[str]) -> Extractor:
 def load_clip(path: str | os.PathLike[str]) -> tuple[ClipVision, dict[str, Any]]:
     """Network and variables from Hugging Face's model.safetensors or pytorch_model.bin.
 
-    The tensors determine the network's sizes. Tensors of the text encoder are not read. Raises
-    UserError if the file is missing, damaged or not of such a network; the message names a tensor
-    that is missing, left over or of another shape.
+    Tensors of the text encoder are not read. Raises UserError if the file is missing, damaged or
+    not of such a network; the message names a tensor that does not fit.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(
-            f"there is no file {path}; the CLIP weights of CMMD are model.safetensors or "
-            "pytorch_model.bin of openai/clip-vit-large-patch14-336"
-        )
-    if path.suffix == ".safetensors":
-        state = files.read_tensors(path, _is_used)
+    if Path(path).suffix == ".safetensors":
+        state: Any = files.read_tensors(path, _is_used)
     else:
         state = torch_files.read(path, lambda keys: not keys or _is_used(keys[0]))
     network, variables = from_torch(state, str(path))
@@ -142,32 +133,26 @@ def _is_used(name: Any) -> bool:
 
 
 def from_torch(state: Any, source: str) -> tuple[ClipVision, dict[str, Any]]:
-    """Network and variables from exactly its tensors, in Hugging Face's names and layout.
+    """Network, with the sizes of the tensors, and variables as float32 from exactly its tensors.
 
-    `source` names them in errors. Half precision becomes float32.
+    Tensors have the names and layout of Hugging Face; `source` names them in errors.
     """
-    used = named_tensors(state, source, _is_used)
-    refusal = f"{source} is not CLIP with a vision transformer"
-    network = _network_of(used, refusal)
-    return network, convert(network, network.image_size, used, refusal, _DTYPES)
-
-
-def _network_of(state: Mapping[str, np.ndarray], refusal: str) -> ClipVision:
-    """Network with the sizes of a few tensors; `convert` compares them with the other tensors."""
+    used, refusal = named_tensors(state, source, _is_used), f"{source} is not CLIP's vision network"
 
     def sizes(name: str, count: int) -> tuple[int, ...]:
-        return checked_tensor(state, name, (None,) * count, refusal, _DTYPES).shape
+        return checked_tensor(used, name, (None,) * count, refusal, _DTYPES).shape
 
     (width,) = sizes("vision_model.embeddings.class_embedding", 1)
     if width % HEAD_WIDTH:
         raise UserError(f"{refusal}: its width {width} is not a multiple of {HEAD_WIDTH}")
     positions = sizes("vision_model.embeddings.position_embedding.weight", 2)[0]
     patch_size = sizes("vision_model.embeddings.patch_embedding.weight", 4)[2]
-    return ClipVision(
+    network = ClipVision(
         image_size=patch_size * max(math.isqrt(positions - 1), 1),
         patch_size=patch_size,
         width=width,
-        layers=len({match[1] for name in state if (match := _LAYER.match(name))}),
+        layers=len({match[1] for name in used if (match := _LAYER.match(name))}),
         hidden=sizes("vision_model.encoder.layers.0.mlp.fc1.weight", 2)[0],
         features=sizes("visual_projection.weight", 2)[0],
     )
+    return network, convert(network, network.image_size, used, refusal, _DTYPES)

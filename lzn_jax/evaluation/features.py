@@ -1,7 +1,7 @@
 """Features of images: the networks, batches, and the metrics of two sets."""
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -13,16 +13,14 @@ from jaxtyping import Array, Float, UInt8
 from scipy.special import softmax
 
 from lzn_jax import data
-from lzn_jax.errors import UserError
 from lzn_jax.evaluation.metrics import (
-    Statistics,
+    Gaussian,
     cmmd,
     frechet_distance,
+    gaussian_of,
     inception_score,
     kernel_inception_distance,
-    merge,
     precision_recall,
-    statistics_of,
 )
 from lzn_jax.run import devices
 from lzn_jax.run.batching import in_batches
@@ -112,11 +110,11 @@ def _train(module: FeatureNetwork, train: data.Examples, seed: int) -> Any:
 
 
 class FeatureSet(NamedTuple):
-    """Outputs of an extractor for n images: float32 features and logits, float64 statistics."""
+    """Outputs of an extractor for n images, and Gaussians of its maps and features."""
 
     features: Float[np.ndarray, "n d"]
-    statistics: Statistics
-    spatial: Statistics | None
+    gaussian: Gaussian
+    spatial: Gaussian | None
     logits: Float[np.ndarray, "n c"] | None
 
 
@@ -125,11 +123,8 @@ def extract(
 ) -> dict[str, FeatureSet]:
     """Features of the images by name of the extractor.
 
-    Batches are divided over the devices, with at least `batch_size` images per process. Raises
-    UserError if there are no images.
+    Batches are divided over the devices, with at least `batch_size` images per process.
     """
-    if not len(images):
-        raise UserError("sample metrics need images, got none")
     mesh, sets = devices.inference_mesh(), {}
     size = batch_size * jax.process_count()
     for name, variables, apply in extractors:
@@ -138,53 +133,41 @@ def extract(
         features, spatial, logits = in_batches(
             function, images, mesh=mesh, batch_size=size, description="features"
         )
-        of_spatial = None if spatial is None else _statistics(spatial)
-        sets[name] = FeatureSet(features, _statistics(features), of_spatial, logits)
+        of_spatial = None if spatial is None else gaussian_of(spatial)
+        sets[name] = FeatureSet(features, gaussian_of(features), of_spatial, logits)
     return sets
-
-
-def _statistics(features: np.ndarray, rows: int = 4096) -> Statistics:
-    """Statistics merged from parts, which bounds the memory of float64."""
-    parts = (features[start : start + rows] for start in range(0, len(features), rows))
-    return functools.reduce(merge, map(statistics_of, parts))
 
 
 CONFIDENT = 0.9  # least probability of the likeliest class of a recognised image
 
 
 def generation_metrics(
-    real: Mapping[str, FeatureSet], generated: Mapping[str, FeatureSet], *, seed: int
+    extractor: str, real: FeatureSet, generated: FeatureSet, *, seed: int
 ) -> dict[str, float]:
-    """Sample metrics by name, from features of real and generated images by `extract`.
+    """Sample metrics by name, from features of real and generated images by one extractor.
 
-    Inception gives `fid`, `sfid`, `inception_score` and `kid`; another extractor X gives `fd_X`,
-    and `recognised` if it has logits: the share of images to which it gives some class a
-    probability of 0.9 or more. Both give `precision` and `recall`; CLIP gives only `cmmd`. Names
-    that an earlier extractor uses get the extractor's name as a suffix. `seed` draws KID's subsets.
-    Raises UserError if a set has fewer than 4 images.
+    CLIP gives `cmmd`. Inception gives `fid`, `sfid`, `inception_score` and `kid`, whose subsets
+    `seed` draws. A classifier X gives `fd_X`, and `recognised`: the share of images to which it
+    gives some class a probability of 0.9 or more. Both give `precision` and `recall`. Raises
+    UserError if a set has fewer than 4 images.
     """
-    metrics: dict[str, float] = {}
-    for extractor, reference in real.items():
-        for name, value in _compare(extractor, reference, generated[extractor], seed).items():
-            metrics[f"{name}_{extractor}" if name in metrics else name] = value
-    return metrics
-
-
-def _compare(
-    extractor: str, real: FeatureSet, generated: FeatureSet, seed: int
-) -> dict[str, float]:
     if extractor == CLIP:
         return {"cmmd": cmmd(real.features, generated.features)}
     precision, recall = precision_recall(real.features, generated.features)
-    distance = frechet_distance(real.statistics, generated.statistics)
-    metrics = {"fid" if extractor == INCEPTION else f"fd_{extractor}": distance}
-    if real.spatial is not None and generated.spatial is not None:
-        metrics["sfid"] = frechet_distance(real.spatial, generated.spatial)
+    distance = frechet_distance(real.gaussian, generated.gaussian)
+    assert generated.logits is not None
     if extractor == INCEPTION:
-        assert generated.logits is not None
-        metrics["inception_score"] = inception_score(generated.logits)
-        metrics["kid"], _ = kernel_inception_distance(real.features, generated.features, seed=seed)
-    elif generated.logits is not None:
+        assert real.spatial is not None
+        assert generated.spatial is not None
+        kid = kernel_inception_distance(real.features, generated.features, seed=seed)
+        metrics = {
+            "fid": distance,
+            "sfid": frechet_distance(real.spatial, generated.spatial),
+            "inception_score": inception_score(generated.logits),
+            "kid": kid,
+        }
+    else:
         likeliest = np.max(softmax(generated.logits, axis=1), axis=1)
-        metrics["recognised"] = float(np.mean(likeliest >= CONFIDENT))
+        is_sure = float(np.mean(likeliest >= CONFIDENT))
+        metrics = {f"fd_{extractor}": distance, "recognised": is_sure}
     return metrics | {"precision": precision, "recall": recall}

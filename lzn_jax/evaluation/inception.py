@@ -178,21 +178,16 @@ def load_inception(path: str | os.PathLike[str]) -> dict[str, Any]:
 
     A file name that ends in a hash, as that one does, must contain the first 8 hexadecimal digits
     of the file's SHA-256. Raises UserError if the file is missing, damaged or not of this network;
-    the message names a tensor that is missing, left over or of another shape.
+    the message names a tensor that does not fit.
     """
     path = Path(path)
-    if not path.is_file():
-        raise UserError(
-            f"there is no file {path}; the Inception weights of FID are pytorch-fid's "
-            "pt_inception-2015-12-05-6726825d.pth"
-        )
-    if match := _HASH_IN_NAME.search(path.name):
+    if path.is_file() and (match := _HASH_IN_NAME.search(path.name)):
         with open(path, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()[:8]
         if digest != match[1]:
             raise UserError(
-                f"{path} does not match the hash in its name: its SHA-256 starts with {digest}, "
-                f"not {match[1]}; download it again, or rename it if you saved it yourself"
+                f"{path}: its SHA-256 starts with {digest}, not {match[1]} as its name says; "
+                "download it again, or rename it if you saved it yourself"
             )
     return from_torch(torch_files.read(path, streams=True), str(path))  # the file dates from 2019
 

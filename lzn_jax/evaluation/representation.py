@@ -73,8 +73,9 @@ def _fit_probes(
     batch_size = min(protocol.batch_size, len(train.labels))
     dims = {name: values.shape[1] for name, values in features.items()}
     num_steps = protocol.epochs * len(train.labels) // batch_size
+    optimizer = protocol.optimizer(num_steps, batch_size)
     with contextlib.closing(_augmented_batches(model, train, batch_size)) as stream:
-        return probes.train_linear(stream, dims, num_classes, protocol, num_steps)
+        return probes.train_linear(stream, dims, num_classes, optimizer, num_steps)
 
 
 def _augmented_batches(

@@ -47,13 +47,11 @@ def fit_judge(
 ) -> Callable[[UInt8[np.ndarray, "n h w c"]], Int[np.ndarray, " n"]]:
     """Function from images to classes: an RBF SVM fitted to at most 10,000 training images.
 
-    Its accuracy on the test images of scikit-learn's digits is about 0.99. Raises UserError for
+    Its accuracy on the test images of scikit-learn's digits is about 0.99. Raises ValueError for
     images of a single class.
     """
     count = len(train.labels)
     rows = np.sort(np.random.default_rng(0).permutation(count)[:MAX_JUDGED])
-    if np.ptp(train.labels[rows]) == 0:
-        raise UserError("a judge of classes needs training images of at least two classes, got one")
     classifier = SVC(C=10.0, gamma="scale").fit(as_pixels(train.images[rows]), train.labels[rows])
     return lambda images: classifier.predict(as_pixels(images))
 
@@ -129,15 +127,15 @@ class SampleQuality:
 
     def __init__(self, config: ConfigDict) -> None:
         self.data, paths = config.data, config.evaluation
-        for name, field in (("Inception", "inception_path"), ("CLIP", "clip_path")):
-            if paths[field] is not None and self.data.channels != 3:
+        readers = {"inception_path": inception_extractor, "clip_path": clip_extractor}
+        given = {name: paths[name] for name in readers if paths[name] is not None}
+        for name, path in given.items():
+            if self.data.channels != 3:
                 raise UserError(
-                    f"evaluation.{field} must be None for grey images (data.channels 1), "
-                    f"because {name} expects RGB; got {paths[field]}"
+                    f"evaluation.{name} must be None for grey images (data.channels 1), because "
+                    f"its network expects RGB; got {path}"
                 )
-        inception, clip = paths.inception_path, paths.clip_path
-        self._inception = [] if inception is None else [inception_extractor(inception)]
-        self._clip = [] if clip is None else [clip_extractor(clip)]
+        self._pretrained = {name: readers[name](path) for name, path in given.items()}
         self._train: Examples | None = None
         self._extractors: list[Extractor] = []
         self._reference: dict[str, FeatureSet] = {}
@@ -152,21 +150,26 @@ class SampleQuality:
             _log.info("sample metrics are left out: %d images are fewer than %d", count, MIN_IMAGES)
             return {}
         if train is not self._train:
-            self._extractors = self._extractors_for(train)
+            self._extractors = [*self._classifiers(train), *self._pretrained.values()]
             self._reference = extract(self._extractors, _reference(train.images))
             self._train = train
-        return generation_metrics(self._reference, extract(self._extractors, samples), seed=SEED)
+        metrics: dict[str, float] = {}
+        generated = extract(self._extractors, samples)
+        for name, real in self._reference.items():
+            metrics |= generation_metrics(name, real, generated[name], seed=SEED)
+        return metrics
 
-    def _extractors_for(self, train: Examples) -> list[Extractor]:
-        if self._inception:
-            return [*self._inception, *self._clip]
+    def _classifiers(self, train: Examples) -> list[Extractor]:
+        """The trained network that replaces Inception, if any."""
         is_large = self.data.image_size > MAX_PIXELS
+        if "inception_path" in self._pretrained:
+            return []
         if not is_large and self.data.num_classes > 1:
-            return [feature_extractor(train, name=FEATURES, seed=SEED), *self._clip]
+            return [feature_extractor(train, name=FEATURES, seed=SEED)]
         kind = f"images of more than {MAX_PIXELS} pixels" if is_large else "images of one class"
-        others = " other than CMMD" if self._clip else ""
+        others = " other than CMMD" if self._pretrained else ""
         _log.info("sample metrics%s are left out: %s need evaluation.inception_path", others, kind)
-        return self._clip
+        return []
 
 
 def _reference(images: Images) -> UInt8[np.ndarray, "n h w c"]:
@@ -194,8 +197,7 @@ class MeasureSamples:
     ) -> dict[str, float]:
         """Metrics by name; draws the samples."""
         count, names = model.config.evaluation.num_samples, label_names(model.config.data)
-        has_classes, folder = model.class_type is not None, figures_folder(workdir, model.config)
-        judge = None
+        has_classes, judge = model.class_type is not None, None
         if has_classes and len(np.unique(train.labels)) == 1:
             _log.info("sample_accuracy is left out: the training images have a single class")
         elif has_classes:
@@ -208,16 +210,15 @@ class MeasureSamples:
             drawn["unconditional_sample"] = (model.draw(count), title)
         metrics: dict[str, float] = {}
         for name, (result, title) in drawn.items():
-            path = folder / f"{name}s.png"
+            path = figures_folder(workdir, model.config) / f"{name}s.png"
             plots.sample_grid(path, result["images"], result["labels"], names, title)
             if judge:
                 is_right = judge(result["images"]) == result["labels"]
                 metrics[f"{name}_accuracy"] = float(np.mean(is_right))
         is_conditional = model.space.decoders[model.main_type].condition is not None
         measured, _ = drawn["sample"] if is_conditional else list(drawn.values())[-1]
-        images = measured["images"]
-        metrics |= sample_quality(model.config)(train, images)
-        metrics |= nearest_training_images(train, test, images)
+        metrics |= sample_quality(model.config)(train, measured["images"])
+        metrics |= nearest_training_images(train, test, measured["images"])
         if "num_evaluations" in measured:
             metrics["sampling_evaluations"] = float(np.mean(measured["num_evaluations"]))
         return metrics

@@ -61,11 +61,9 @@ class DigitCaptions:
         return captions.parse(texts, self._canonical)
 
     def _from_prior(self) -> dict[str, float]:
-        """Metrics of texts and images of the prior.
+        """Well-formed captions, total variation from training captions, images as conditioned.
 
-        Texts: share of well-formed captions, total variation from the training captions. Images:
-        shares that agree with the caption of their condition, the one of their class whose zone
-        contains their latent.
+        The condition of an image is the caption of its class whose zone contains its latent.
         """
         texts = self.model.generate(NAME, len(self._captions))
         resampled = np.random.default_rng(0).choice(self._captions, len(self._captions))
@@ -175,21 +173,19 @@ def measure_retrieval(model: TrainedModel, test: Examples, path: Path) -> dict[s
     Names have the main type in place of `image`. Images are distinct, and all texts of an image are
     right, as on Flickr30k and COCO. Equal texts belong to the same images.
     """
-    source, space = model.main_type, model.space
-    texts = space.types[NAME].samples(test)
+    source, types = model.main_type, model.space.types
+    texts = types[NAME].samples(test)
     rows, by_sample, by_text = pairs(test, texts)
-    samples = space.types[source].samples(test.at(rows))
+    samples = types[source].samples(test.at(rows))
     points, text_points = embedded(model, samples, source), embedded(model, texts, NAME)
-    shown = np.asarray(space.types[source].shown(samples))
+    shown = np.asarray(types[source].shown(samples))
     there = (points, text_points, by_sample, by_text)
     back = (text_points, points, by_text, by_sample)
     plots.retrieval(path, [*_examples(*there, shown, texts), *_examples(*back, texts, shown)])
-    tasks = {f"{source}_to_{NAME}": there, f"{NAME}_to_{source}": back}
-    return {
-        f"retrieval_{name}_r{k}": recall
-        for name, task in tasks.items()
-        for k, recall in recalls(*task).items()
-    }
+    metrics: dict[str, float] = {}
+    for name, task in ((f"{source}_to_{NAME}", there), (f"{NAME}_to_{source}", back)):
+        metrics |= {f"retrieval_{name}_r{k}": recall for k, recall in recalls(*task).items()}
+    return metrics
 
 
 def embedded(model: TrainedModel, samples: Any, source: str) -> Float[np.ndarray, "n q"]:
@@ -266,14 +262,10 @@ def _share_a_text(of_queries: csr_array, of_candidates: csr_array) -> Bool[np.nd
     return is_shared
 
 
-def _cosines(
-    queries: Float[np.ndarray, "m d"], candidates: Float[np.ndarray, "n d"]
-) -> Float[np.ndarray, "m n"]:
-    one, other = (
-        x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-30)
-        for x in (queries, candidates)
-    )
-    return one @ other.T
+def _cosines(queries: np.ndarray, candidates: np.ndarray) -> Float[np.ndarray, "m n"]:
+    norms = (np.linalg.norm(x, axis=1, keepdims=True) for x in (queries, candidates))
+    one, other = (np.maximum(norm, 1e-30) for norm in norms)
+    return (queries / one) @ (candidates / other).T
 
 
 def measure(

@@ -41,8 +41,8 @@ def drift_loss(
 ) -> Float[Array, "*p"]:
     """Mean squared distance between generated x and fixed targets x + V, in units of distances.
 
-    V is the sum of `drift` over temperatures > 0, each divided by its root mean square. The value
-    does not measure a distance; its gradient in x is -2 V over the number of elements.
+    V is the sum of the drifts at all temperatures > 0, each divided by its root mean square. The
+    value does not measure a distance; its gradient in x is -2 V over the number of elements.
     """
     fixed_x, fixed_y = jax.lax.stop_gradient((x, y))
     distances, scale = _distances(fixed_x, fixed_y)
@@ -52,23 +52,6 @@ def drift_loss(
         square = jnp.mean(field**2, axis=(-2, -1), keepdims=True)
         targets += field * jax.lax.rsqrt(jnp.maximum(square, _SMALLEST))
     return jnp.mean((x / scale - targets) ** 2, axis=(-2, -1))
-
-
-def drift(
-    x: Float[Array, "*p b d"],
-    y: Float[Array, "*p m d"],
-    *,
-    temperature: float,
-) -> Float[Array, "*p b d"]:
-    """Drift V of generated x towards real y, with all distances divided by their mean.
-
-    A is the geometric mean of two softmaxes of -distance / temperature, over what attracts or
-    repels a sample and over the samples. V is the product of a sample's total repulsion and its
-    A-weighted sum of y, less the product of its total attraction and its A-weighted sum of the
-    other x. Without samples left out, V is 0 for equal sets.
-    """
-    distances, scale = _distances(x, y)
-    return _field(x / scale, y / scale, -distances / temperature)
 
 
 def _distances(x: Array, y: Array) -> tuple[Array, Array]:
@@ -88,6 +71,13 @@ def _distances(x: Array, y: Array) -> tuple[Array, Array]:
 
 
 def _field(x: Array, y: Array, logits: Array) -> Array:
+    """Drift of generated x towards real y, for logits -distance / temperature.
+
+    A is the geometric mean of two softmaxes of the logits, over what attracts or repels a sample
+    and over the samples. The drift is the product of a sample's total repulsion and its A-weighted
+    sum of y, less the product of its total attraction and its A-weighted sum of the other x.
+    Without samples left out, it is 0 for equal sets.
+    """
     columns = jax.nn.logsumexp(logits, axis=-2, keepdims=True)
     rows = jax.nn.log_softmax(logits, axis=-1)
     repulsion, attraction = jnp.split(

@@ -8,21 +8,21 @@ from jaxtyping import Array, Float
 from lzn_jax import parts
 from lzn_jax.parts import Field, count, knob, knobs, share_below_1
 
-_FEATURES = Field(int, "units of each layer", minimum=4, multiple_of=4)
-_BLOCKS = count("residual blocks")
-_DROPOUT = share_below_1("dropout rate of the blocks", 0.0)
+
+class Blocks(nn.Module):
+    """Fields that the networks of this module share."""
+
+    features: int = knob(Field(int, "units of each layer", minimum=4, multiple_of=4))
+    num_blocks: int = knob(count("residual blocks"))
+    dropout: float = knob(share_below_1("dropout rate of the blocks", 0.0))
+    dtype: DTypeLike = jnp.float32
 
 
-class MLPDecoder(nn.Module):
+class MLPDecoder(Blocks):
     """Residual dense blocks, modulated (scale, shift, gate) by time, latents and condition.
 
     Inputs and outputs are those of `NCSNppDecoder`.
     """
-
-    features: int = knob(_FEATURES)
-    num_blocks: int = knob(_BLOCKS)
-    dropout: float = knob(_DROPOUT)
-    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(
@@ -76,14 +76,10 @@ class MLP(nn.Module):
         return nn.Dense(self.num_outputs)(h.astype(jnp.float32))
 
 
-class MLPEncoder(nn.Module):
+class MLPEncoder(Blocks, kw_only=True):
     """Images to anchors by dense layers, with the inputs and outputs of `NCSNppEncoder`."""
 
     latent_dim: int
-    features: int = knob(_FEATURES)
-    num_blocks: int = knob(_BLOCKS)
-    dropout: float = knob(_DROPOUT)
-    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, images: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b q"]:
@@ -92,14 +88,10 @@ class MLPEncoder(nn.Module):
         return network(images.reshape(len(images), -1), train)
 
 
-class MLPGenerator(nn.Module):
+class MLPGenerator(Blocks, kw_only=True):
     """Latents to images by dense layers, with the inputs and outputs of `NCSNppGenerator`."""
 
     image_shape: tuple[int, int, int]
-    features: int = knob(_FEATURES)
-    num_blocks: int = knob(_BLOCKS)
-    dropout: float = knob(_DROPOUT)
-    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(

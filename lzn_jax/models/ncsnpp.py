@@ -282,19 +282,6 @@ class NCSNpp(nn.Module):
     dtype: DTypeLike = jnp.float32
     remat: bool = False
 
-    def patches(self, images: Array) -> Array:
-        """Patches of images; raises ValueError for an image size that the levels do not divide."""
-        _check_choice("progressive_input", self.progressive_input, ("none", "input_skip"))
-        factor = self.patch_size * 2 ** (len(self.channel_multipliers) - 1)
-        height, width = images.shape[1:3]
-        if height % factor or width % factor:
-            raise ValueError(
-                f"images are {height} x {width}, but {len(self.channel_multipliers)} levels of "
-                f"{self.patch_size} x {self.patch_size} patches need height and width divisible by "
-                f"{factor}"
-            )
-        return space_to_depth(images, self.patch_size)
-
     def down_path(self, patches: Array, embedding: Array | None, train: bool) -> list[Array]:
         """Feature maps from the first convolution to the deepest level, in execution order."""
         h = conv3x3(self.features, self.dtype, "input_conv")(patches)
@@ -349,12 +336,8 @@ class NCSNppEncoder(NCSNpp, kw_only=True):
 
     @nn.compact
     def __call__(self, images: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b q"]:
-        """Anchors of images in [-1, 1]; `train` turns dropout on (rng 'dropout').
-
-        Raises ValueError for an image size that the levels do not divide or if no feature map has
-        one of the `tap_resolutions`.
-        """
-        maps = self.down_path(self.patches(images), None, train)
+        """Anchors of images in [-1, 1]; `train` turns dropout on (rng 'dropout')."""
+        maps = self.down_path(space_to_depth(images, self.patch_size), None, train)
         maps.append(self.middle(maps[-1], None, train))
         sizes = self.latent_dim, self.tap_channels, self.tap_units, self.tap_layers
         outputs = [
@@ -362,9 +345,6 @@ class NCSNppEncoder(NCSNpp, kw_only=True):
             for i, h in enumerate(maps)
             if self.tap_resolutions is None or h.shape[2] in self.tap_resolutions
         ]
-        if not outputs:
-            widths = sorted({h.shape[2] for h in maps})
-            raise ValueError(f"tap_resolutions is {self.tap_resolutions}; widths are {widths}")
         return sum(outputs[1:], start=outputs[0])
 
 
@@ -389,23 +369,13 @@ class NCSNppDecoder(NCSNpp, kw_only=True):
         """Velocity at x_t, with noise at t = 0 and data at t = 1; `train` turns dropout on.
 
         t is clipped to [0, 1], for 'fourier' to [1e-5, 1]. `labels` are one-hot; latents or
-        labels of None are left out of the network. Raises ValueError for an unknown or
-        contradictory field or an image size that the levels do not divide.
+        labels of None are left out of the network.
         """
-        _check_choice("progressive", self.progressive, ("none", "output_skip"))
-        _check_choice("time_embedding", self.time_embedding, ("positional", "fourier"))
-        if self.scale_by_sigma and self.time_embedding != "fourier":
-            raise ValueError("scale_by_sigma requires time_embedding 'fourier'")
         earliest = MIN_FOURIER_TIME if self.time_embedding == "fourier" else 0.0
         s = MAX_NOISE_LEVEL * jnp.clip(t.astype(at_least_float32(t.dtype)), earliest, 1.0)
-        embedding = TimeEmbedding(
-            self.features,
-            self.time_embedding,
-            self.fourier_scale,
-            self.dtype,
-            name="conditioning",
-        )(s, latents, labels)
-        patches = self.patches(x_t)
+        sizes = self.features, self.time_embedding, self.fourier_scale
+        embed = TimeEmbedding(*sizes, self.dtype, name="conditioning")
+        embedding, patches = embed(s, latents, labels), space_to_depth(x_t, self.patch_size)
         skips = self.down_path(patches, embedding, train)
         h = self.middle(skips[-1], embedding, train)
         velocity = self.up_path(h, skips, embedding, patches.shape[-1], train)
@@ -447,12 +417,10 @@ class NCSNppGenerator(NCSNpp, kw_only=True):
     def __call__(
         self, latents: Float[Array, "b q"], condition: Float[Array, "b d"] | None, *, train: bool
     ) -> Float[Array, "b h w c"]:
-        """Images of latents and a condition; `train` turns dropout on (rng 'dropout').
-
-        Raises ValueError for an image size that the levels do not divide.
-        """
-        shape = jnp.zeros((1, *self.image_shape))
-        _, height, width, patch_channels = self.patches(shape).shape
+        """Images of latents and a condition; `train` turns dropout on (rng 'dropout')."""
+        height, width, channels = self.image_shape
+        height, width = height // self.patch_size, width // self.patch_size
+        patch_channels = self.patch_size**2 * channels
         inputs = latents if condition is None else jnp.concatenate([latents, condition], axis=1)
         embedding = dense(4 * self.features, self.dtype, "embedding_0")(inputs)
         embedding = dense(4 * self.features, self.dtype, "embedding_1")(nn.silu(embedding))
@@ -470,11 +438,6 @@ class NCSNppGenerator(NCSNpp, kw_only=True):
                 h = self._block(f"up_{level}_resample", channels, "up")(h, embedding, train)
         patches = OutputHead(patch_channels, self.dtype, name="output")(h)
         return depth_to_space(patches, self.patch_size)
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} is {value!r}; it must be {' or '.join(map(repr, choices))}")
 
 
 def check_resolutions(values: Mapping[str, Any], network: str) -> None:

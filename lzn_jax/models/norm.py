@@ -17,17 +17,11 @@ class GroupNorm(nn.Module):
     """Group normalisation over pixels, if any, and the channels of a group.
 
     It has the parameters of `flax.linen.GroupNorm`. Statistics are computed in float32 or better.
-
-    Attributes:
-      num_groups: a divisor of the number of channels.
-      epsilon: added to the variance.
-      dtype: of the result.
-      scale_init: initialiser of the scale.
     """
 
-    num_groups: int
+    num_groups: int  # a divisor of the number of channels
     epsilon: float
-    dtype: DTypeLike = jnp.float32
+    dtype: DTypeLike = jnp.float32  # of the result
     scale_init: nn.initializers.Initializer = nn.initializers.ones_init()
 
     @nn.compact

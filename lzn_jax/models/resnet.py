@@ -68,21 +68,12 @@ class ResNet(nn.Module):
         del train  # group normalisation is the same in training
         x = self._stem((images + 1) / 2)
         bottleneck = nn.remat(Bottleneck) if self.remat else Bottleneck
-        for stage, (size, width) in enumerate(
-            zip(self.stage_sizes, self.stage_widths, strict=True)
-        ):
+        fields = self.selective_kernel_ratio, self.norm_groups, self.dtype
+        stages = zip(self.stage_sizes, self.stage_widths, strict=True)
+        for stage, (size, width) in enumerate(stages):
             for i in range(size):
-                stride = 2 if i == 0 and stage > 0 else 1
-                block = bottleneck(
-                    width,
-                    stride,
-                    i == 0,
-                    self.selective_kernel_ratio,
-                    self.norm_groups,
-                    self.dtype,
-                    name=f"stage_{stage}_block_{i}",
-                )
-                x = block(x)
+                stride, name = 2 if i == 0 and stage > 0 else 1, f"stage_{stage}_block_{i}"
+                x = bottleneck(width, stride, i == 0, *fields, name=name)(x)
         pooled = jnp.mean(x.astype(at_least_float32(self.dtype)), axis=(1, 2))
         # Also for 'backbone', so that initialisation creates all parameters.
         anchors = self._head(pooled)
@@ -107,15 +98,9 @@ class ResNet(nn.Module):
 
     def _head(self, x: Array) -> Array:
         units = [x.shape[-1]] * (self.head_layers - 1) + [self.head_dim]
+        dtype = at_least_float32(self.dtype)
         for i, size in enumerate(units):
-            x = nn.Dense(
-                size,
-                use_bias=False,
-                dtype=self.dtype,
-                kernel_init=_KERNEL_INIT,
-                name=f"head_dense_{i}",
-            )(x if i == 0 else nn.relu(x))
-            dtype = at_least_float32(self.dtype)
+            x = dense(size, self.dtype, f"head_dense_{i}")(x if i == 0 else nn.relu(x))
             x = GroupNorm(self.norm_groups, EPSILON, dtype, name=f"head_norm_{i}")(x)
         return x
 
@@ -136,14 +121,8 @@ class Bottleneck(nn.Module):
         h = conv(self.width, 1, 1, self.dtype, "conv_0")(x)
         h = nn.relu(self._norm("norm_0")(h))
         if self.selective_kernel_ratio > 0:
-            h = SelectiveKernel(
-                self.width,
-                self.stride,
-                self.selective_kernel_ratio,
-                self.norm_groups,
-                self.dtype,
-                name="selective_kernel",
-            )(h)
+            fields = self.selective_kernel_ratio, self.norm_groups, self.dtype
+            h = SelectiveKernel(self.width, self.stride, *fields, name="selective_kernel")(h)
         else:
             h = conv(self.width, 3, self.stride, self.dtype, "conv_1")(h)
             h = nn.relu(self._norm("norm_1")(h))
@@ -184,18 +163,18 @@ class SelectiveKernel(nn.Module):
         summary = jnp.mean(first + second, axis=(1, 2))
         share = max(self.width * self.ratio, MIN_SELECTION_UNITS)
         units = math.ceil(share / self.norm_groups) * self.norm_groups
-        hidden = self._dense(units, "squeeze")(summary)
+        hidden = dense(units, self.dtype, "squeeze")(summary)
         norm = GroupNorm(self.norm_groups, EPSILON, self.dtype, name="squeeze_norm")
         hidden = nn.relu(norm(hidden))
-        logits = self._dense(2 * self.width, "select")(hidden)
+        logits = dense(2 * self.width, self.dtype, "select")(hidden)
         logits = logits.reshape(-1, 2, self.width).astype(at_least_float32(self.dtype))
         one, other = jnp.split(nn.softmax(logits, axis=1)[:, :, None, None], 2, axis=1)
         return (first * one[:, 0] + second * other[:, 0]).astype(self.dtype)
 
-    def _dense(self, units: int, name: str) -> nn.Dense:
-        return nn.Dense(
-            units, use_bias=False, dtype=self.dtype, kernel_init=_KERNEL_INIT, name=name
-        )
+
+def dense(units: int, dtype: DTypeLike, name: str) -> nn.Dense:
+    """Linear map without bias."""
+    return nn.Dense(units, use_bias=False, dtype=dtype, kernel_init=_KERNEL_INIT, name=name)
 
 
 def conv(channels: int, size: int, stride: int, dtype: DTypeLike, name: str) -> nn.Conv:
@@ -233,8 +212,7 @@ def _pointwise(
 
 
 def _check_widths(values: Mapping[str, Any]) -> None:
-    names = (each.removeprefix("encoder.") for each in knobs(ResNet, "encoder"))
-    fields: dict[str, Any] = {name: values[f"encoder.{name}"] for name in names}
+    fields = {name.removeprefix("encoder."): values[name] for name in knobs(ResNet, "encoder")}
     num_stages, widths = len(fields["stage_sizes"]), fields["stage_widths"]
     require(
         len(widths) == num_stages,

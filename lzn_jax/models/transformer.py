@@ -10,10 +10,6 @@ from jaxtyping import Array, Bool, Float, Int
 
 from lzn_jax.parts import count, knob, share_below_1
 
-_WIDTH = count("width")
-_LAYERS = count("attention layers", 1)
-_HEADS = count("attention heads, a divisor of the width", 4)
-_DROPOUT = share_below_1("dropout rate of the layers", 0.0)
 END = 0  # token at the end of a text, and padding
 
 
@@ -44,45 +40,55 @@ class Block(nn.Module):
         return x + drop(nn.Dense(x.shape[-1], dtype=self.dtype)(nn.gelu(h)))
 
 
-class Encoder(nn.Module):
-    """Tokens to an anchor: a convolution, transformer blocks, a mean over positions and an MLP."""
+class Transformer(nn.Module):
+    """Fields and layers that both networks share."""
 
     vocabulary: int
     max_length: int
-    latent_dim: int
-    features: int = knob(_WIDTH)
-    num_layers: int = knob(_LAYERS)
-    num_heads: int = knob(_HEADS)
-    dropout: float = knob(_DROPOUT)
+    features: int = knob(count("width"))
+    num_layers: int = knob(count("attention layers", 1))
+    num_heads: int = knob(count("attention heads, a divisor of the width", 4))
+    dropout: float = knob(share_below_1("dropout rate of the layers", 0.0))
     dtype: DTypeLike = jnp.float32
     remat: bool = False
+
+    def block(self, layer: int, cached: bool = False) -> nn.Module:
+        """A block, whose activations are computed again for gradients if `remat`."""
+        block = nn.remat(Block, static_argnums=3) if self.remat else Block
+        return block(self.num_heads, self.dropout, self.dtype, cached, name=f"Block_{layer}")
+
+    def embedded(
+        self, tokens: Int[Array, "b l"], positions: Int[Array, " l"]
+    ) -> Float[Array, "b l d"]:
+        """Sum of the embeddings of tokens and of their positions."""
+        normal = nn.initializers.normal(0.02)
+        table = self.param("places", normal, (self.max_length, self.features))
+        embed = nn.Embed(self.vocabulary, self.features, dtype=self.dtype)
+        return embed(tokens) + table[positions].astype(self.dtype)
+
+
+class Encoder(Transformer, kw_only=True):
+    """Tokens to an anchor: a convolution, transformer blocks, a mean over positions and an MLP."""
+
+    latent_dim: int
 
     @nn.compact
     def __call__(self, tokens: Int[Array, "b l"], *, train: bool) -> Float[Array, "b q"]:
         """Anchors in float32; padding has no effect."""
         mask = is_text(tokens)
-        x = _embedded(self, tokens, jnp.arange(tokens.shape[1]))
+        x = self.embedded(tokens, jnp.arange(tokens.shape[1]))
         x = x * mask[..., None]
         x = nn.gelu(nn.Conv(self.features, (3,), dtype=self.dtype)(x)) + x
         for layer in range(self.num_layers):
-            x = _block(self, layer)(x, mask[:, None, None, :], train)
+            x = self.block(layer)(x, mask[:, None, None, :], train)
         x = nn.LayerNorm(dtype=self.dtype)(x) * mask[..., None]
         mean = jnp.sum(x, axis=1) / jnp.sum(mask, axis=1, keepdims=True)
         h = nn.gelu(nn.Dense(4 * self.features, dtype=self.dtype)(mean))
         return nn.Dense(self.latent_dim)(h.astype(jnp.float32))
 
 
-class Decoder(nn.Module):
+class Decoder(Transformer):
     """Logits of each token given the tokens before it and a latent, added at every position."""
-
-    vocabulary: int
-    max_length: int
-    features: int = knob(_WIDTH)
-    num_layers: int = knob(_LAYERS)
-    num_heads: int = knob(_HEADS)
-    dropout: float = knob(_DROPOUT)
-    dtype: DTypeLike = jnp.float32
-    remat: bool = False
 
     def __call__(
         self, tokens: Int[Array, "b l"], latents: Float[Array, "b q"], *, train: bool
@@ -106,10 +112,10 @@ class Decoder(nn.Module):
         With `cached`, see `Block`, calls are for one position at a time, in order.
         """
         condition = nn.Dense(self.features, dtype=self.dtype)(latents)
-        x = _embedded(self, before, positions) + condition[:, None]
+        x = self.embedded(before, positions) + condition[:, None]
         causal = nn.make_causal_mask(before, dtype=bool)
         for layer in range(self.num_layers):
-            x = _block(self, layer, cached)(x, causal, train)
+            x = self.block(layer, cached)(x, causal, train)
         x = nn.LayerNorm(dtype=self.dtype)(x)
         return nn.Dense(self.vocabulary)(x.astype(jnp.float32))
 
@@ -117,16 +123,3 @@ class Decoder(nn.Module):
 def is_text(tokens: Int[Array, "b l"]) -> Bool[Array, "b l"]:
     """True up to and including the first end, so that an empty text has one position."""
     return jnp.cumsum(tokens == END, axis=1) - (tokens == END) == 0
-
-
-def _block(network: Encoder | Decoder, layer: int, cached: bool = False) -> nn.Module:
-    block = nn.remat(Block, static_argnums=3) if network.remat else Block
-    return block(network.num_heads, network.dropout, network.dtype, cached, name=f"Block_{layer}")
-
-
-def _embedded(network: Encoder | Decoder, tokens: Array, positions: Array) -> Array:
-    table = network.param(
-        "places", nn.initializers.normal(0.02), (network.max_length, network.features)
-    )
-    embed = nn.Embed(network.vocabulary, network.features, dtype=network.dtype)
-    return embed(tokens) + table[positions].astype(network.dtype)

@@ -17,9 +17,6 @@ from lzn_jax.plots.style import AnyPath
 
 _SMOOTH_ABOVE = 50  # points of a curve
 _LOG_ABOVE = 100.0  # largest value over smallest
-# Least range of a y axis, so that noise does not look like a trend.
-_MIN_RANGE = 0.25  # as a share of the largest value
-_MIN_SHARE_RANGE = 0.2  # of accuracies
 
 # Title, y label and metrics of each panel of `curves`.
 _PANELS = (
@@ -113,10 +110,9 @@ def _draw_panel(axes: Axes, panel: _Panel) -> None:
         axes.plot(x, y, label=label, **line)
     style.label_axes(axes, panel.title, panel.x_label, panel.y_label)
     _scale(axes, panel)
-    labels = axes.get_legend_handles_labels()[1]
-    if labels:
+    if labels := axes.get_legend_handles_labels()[1]:
         columns = 2 if max(map(len, labels)) < 25 else 1
-        look: dict[str, Any] = {"frameon": False, "fontsize": style.SMALL_SIZE, "ncols": columns}
+        look: Any = dict(frameon=False, fontsize=style.SMALL_SIZE, ncols=columns)
         axes.legend(loc="upper left", bbox_to_anchor=(0.0, -0.2), **look)
 
 
@@ -128,24 +124,14 @@ def _scale(axes: Axes, panel: _Panel) -> None:
         axes.set_xticks(places, [f"{place:,g}" for place in places])
         axes.minorticks_off()
     else:
-        ticks: dict[str, Any] = {
-            "steps": [1, 2, 5, 10],
-            "integer": places.dtype.kind == "i",
-            "min_n_ticks": 1,
-        }
+        ticks: Any = dict(steps=[1, 2, 5, 10], integer=places.dtype.kind == "i", min_n_ticks=1)
         axes.xaxis.set_major_locator(MaxNLocator(6, **ticks))
         axes.xaxis.set_major_formatter("{x:,.10g}")
     values = np.concatenate([y for _, y in panel.curves.values()])
-    if 0 < _LOG_ABOVE * values.min() < values.max() and not panel.are_shares:
-        axes.set_yscale("log")
-        return
-    low, high = axes.get_ylim()
-    least = _MIN_SHARE_RANGE if panel.are_shares else _MIN_RANGE * np.abs(values).max()
-    missing = max(0.0, least - (high - low)) / 2
-    excess = max(0.0, high + missing - 1.02) if panel.are_shares else 0.0
-    low, high = low - missing - excess, high + missing - excess
     if panel.are_shares:
-        low = max(-0.02, low)
-        axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+        axes.set_ylim(-0.02, 1.02)
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    axes.set_ylim(low, high)
+    elif 0 < _LOG_ABOVE * values.min() < values.max():
+        axes.set_yscale("log")
+    else:  # with 0, so that noise does not look like a trend
+        axes.set_ylim(min(0.0, axes.get_ylim()[0]), None)

@@ -29,17 +29,12 @@ def tsne(
     """Scatter plot of features by t-SNE (van der Maaten and Hinton, 2008), coloured by class.
 
     At most 2,000 points of the 20 lowest classes are shown, with the same limit for each class.
-    `class_names` is indexed by label; a label below 0 means an unknown class.
-
-    Raises:
-        ValueError: there are fewer than three points.
+    `class_names` is indexed by label; a label below 0 means an unknown class. Needs MIN_POINTS.
     """
     rng, classes = np.random.default_rng(seed), np.unique(labels)[:_MAX_CLASSES].tolist()
     share = _MAX_POINTS // max(len(classes), 1)
     chosen = [rng.permutation(np.flatnonzero(labels == label))[:share] for label in classes]
     rows = rng.permutation([row for each in chosen for row in each])
-    if len(rows) < MIN_POINTS:
-        raise ValueError(f"t-SNE needs at least {MIN_POINTS} points, got {len(rows)}")
     points, labels = _embed(features[rows], seed), labels[rows]
     figure = style.new_figure(9.0, 7.2, title)
     axes = figure.subplots()
@@ -47,17 +42,13 @@ def tsne(
     looks = itertools.product(("o", "^"), style.PALETTE)
     size = float(np.clip(24_000 / len(rows), 9, 40))
     for label, (marker, color) in zip(classes, looks, strict=False):
-        look: dict[str, Any] = {
-            "color": color,
-            "marker": marker,
-            "alpha": 0.8,
-            "edgecolors": "white",
-        }
-        name = style.class_name(label, class_names)
         x, y = points[labels == label].T
-        axes.scatter(x, y, s=size, linewidths=0.3, label=name, **look)
+        axes.scatter(
+            x, y, s=size, color=color, marker=marker, alpha=0.8, edgecolors="white",
+            linewidths=0.3, label=style.class_name(label, class_names),
+        )  # fmt: skip
     if axes.get_legend_handles_labels()[1]:
-        place: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)}
+        place: Any = dict(loc="center left", bbox_to_anchor=(1.0, 0.5))
         axes.legend(**place, frameon=False, fontsize=style.TEXT_SIZE)
     axes.set(xticks=[], yticks=[])
     axes.set_aspect("equal", adjustable="datalim")

@@ -28,14 +28,11 @@ _MARGIN = 24
 
 
 class Cell(NamedTuple):
-    """A sample, an image (h, w, c) uint8 or anything that `str` turns into text.
-
-    The caption is below the sample; a box around it is explained by the sheet's key.
-    """
+    """An image (h, w, c) uint8 or anything that `str` turns into text."""
 
     sample: Any
-    caption: str = ""
-    is_boxed: bool = False
+    caption: str = ""  # below the sample
+    is_boxed: bool = False  # as the sheet's key explains
 
 
 class Row(NamedTuple):
@@ -222,9 +219,13 @@ def translations(path: AnyPath, sources: Any, targets: Any, title: str, made: bo
 
     Samples are images (h, w, c) uint8 or anything that `str` turns into text.
     """
-    above = Row([Cell(sample) for sample in sources[:MAX_PAIRS]])
-    below = Row([Cell(sample, is_boxed=made) for sample in targets[:MAX_PAIRS]])
-    return sheet(path, _blocks(above, below, columns=5), title, _MADE if made else "")
+    rows = _pairs(sources[:MAX_PAIRS], targets[:MAX_PAIRS], made)
+    return sheet(path, _blocks(*rows, columns=5), title, _MADE if made else "")
+
+
+def _pairs(sources: Any, targets: Any, made: bool = True) -> list[Row]:
+    below = Row([Cell(sample, is_boxed=made) for sample in targets])
+    return [below] if sources is None else [Row([Cell(sample) for sample in sources]), below]
 
 
 def tasks(path: AnyPath, rows: Sequence[tuple[str, Any, Any]]) -> Path:
@@ -234,9 +235,8 @@ def tasks(path: AnyPath, rows: Sequence[tuple[str, Any, Any]]) -> Path:
     """
     bands = []
     for task, sources, targets in rows:
-        sides = [] if sources is None else [Row([Cell(sample) for sample in sources])]
-        sides.append(Row([Cell(sample, is_boxed=True) for sample in targets]))
-        bands += _blocks(sides[0]._replace(heading=task), *sides[1:])
+        first, *second = _pairs(sources, targets)
+        bands += _blocks(first._replace(heading=task), *second)
     has_sources = any(sources is not None for _, sources, _ in rows)
     title = "What the model translates" if has_sources else "What the model generates"
     return sheet(path, bands, title, _MADE)

@@ -29,6 +29,8 @@ _CREDIT_SIZE = 7
 _PAD = 0.12  # inches
 
 _credit: ContextVar[str] = ContextVar("credit", default="")
+# Characters that the font lacks are drawn as boxes, without a warning.
+_quiet = functools.partial(warnings.catch_warnings, action="ignore", category=UserWarning)
 
 
 def new_figure(width: float, height: float, title: str = "") -> Figure:
@@ -46,7 +48,7 @@ def text_extent(text: str, size: int, weight: str = "normal") -> tuple[int, int]
     """Width and height of a text in pixels, for a size in points."""
     canvas = FigureCanvasAgg(Figure(dpi=DPI))
     artist = canvas.figure.text(0, 0, text, fontsize=size, fontweight=weight, parse_math=False)
-    with _boxes_for_missing_glyphs():
+    with _quiet():
         extent = artist.get_window_extent(canvas.get_renderer())
     return math.ceil(extent.width), math.ceil(extent.height)
 
@@ -89,14 +91,6 @@ def credited(text: str) -> Iterator[None]:
         _credit.reset(token)
 
 
-@contextmanager
-def _boxes_for_missing_glyphs() -> Iterator[None]:
-    """Silences the warning for characters that the font lacks, which are drawn as boxes."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        yield
-
-
 def save(figure: Figure, path: AnyPath) -> Path:
     """Writes a PNG file atomically."""
     if credit := _credit.get():
@@ -105,7 +99,7 @@ def save(figure: Figure, path: AnyPath) -> Path:
             line = 0.18 / figure.get_figheight()  # inches
             layout.set(rect=(0, line, 1, 1 - line))
     buffer = io.BytesIO()
-    with _boxes_for_missing_glyphs():
+    with _quiet():
         figure.savefig(buffer, format="png", dpi=DPI, facecolor="white")
     files.write_bytes(path, buffer.getvalue())
     return Path(path)

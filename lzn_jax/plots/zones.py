@@ -23,7 +23,6 @@ _MAX_NAMES = 20  # of classes
 _GRID = 120  # points per side, where the zones of a plane are computed
 
 _STROKE = functools.partial(patheffects.withStroke, foreground="white")
-
 # Latents (m, q) -> their classes (m,).
 ClassesOf = Callable[[np.ndarray], np.ndarray]
 
@@ -56,25 +55,23 @@ def latent_zones(
     heading = "Latents: anchors mapped by the flow"
     plane = _draw_points(right, heading, latents, labels, class_names)
     handles = [_draw_prior(right)]
-    look: dict[str, Any] = {"linestyle": "", "markersize": 7}
-    if len(colors) <= _MAX_NAMES:
-        for label, color in colors.items():
-            name = style.class_name(label, class_names)
-            handles.append(Line2D([], [], marker="o", color=color, label=name, **look))
+    for label, color in colors.items() if len(colors) <= _MAX_NAMES else ():
+        name = style.class_name(label, class_names)
+        handles.append(Line2D([], [], marker="o", ls="", markersize=7, color=color, label=name))
     if label_latents is not None and 1 < len(colors) <= _MAX_NAMES:
-        look |= {"marker": "*", "markersize": 15, "markeredgecolor": "black", "zorder": 8}
+        star: Any = dict(marker="*", ls="", markersize=15, markeredgecolor="black", zorder=8)
         for label, (x, y) in zip(colors, label_latents[list(colors)] @ plane, strict=True):
-            right.plot(x, y, color=colors[label], **look)
-        handles.append(Line2D([], [], color="0.8", label=f"centre of a\n{zones_of}'s zone", **look))
+            right.plot(x, y, color=colors[label], **star)
+        handles.append(Line2D([], [], color="0.8", label=f"centre of a\n{zones_of}'s zone", **star))
     caption = f"Each dot is one image, projected from {anchors.shape[1]} dimensions onto a plane."
     if classes_of is not None:
-        _fill_zones(
-            right, plane, 1.05 * max(2.0, np.abs(latents @ plane).max()), classes_of, colors
-        )
+        span = 1.05 * max(2.0, np.abs(latents @ plane).max())
+        _fill_zones(right, plane, span, classes_of, colors)
         caption += "\nBackground: the zones of classes at points of the plane itself."
     figure.supxlabel(caption, fontsize=style.TEXT_SIZE)
-    look = {"frameon": False, "fontsize": style.TEXT_SIZE}
-    figure.legend(handles=handles, loc="outside right center", **look)
+    figure.legend(
+        handles=handles, loc="outside right center", frameon=False, fontsize=style.TEXT_SIZE
+    )
     return style.save(figure, path)
 
 
@@ -94,8 +91,9 @@ def among_zones(
     axes = figure.subplots()
     plane = _draw_points(axes, title, latents, labels, class_names)
     _draw_prior(axes)
-    cross: dict[str, Any] = {"color": "black", "markersize": 16, "markeredgewidth": 4, "zorder": 6}
-    axes.plot(*(marked @ plane).T, "x", **cross, path_effects=[_STROKE(linewidth=7)])
+    x, y = (marked @ plane).T
+    cross = axes.plot(x, y, "x", color="black", markersize=16, markeredgewidth=4, zorder=6)
+    cross[0].set_path_effects([_STROKE(linewidth=7)])
     for ground in (figure.patch, axes.patch):
         ground.set_alpha(0)
     return figure
@@ -149,20 +147,11 @@ def _draw_points(
     axes.scatter(flat[order, 0], flat[order, 1], s=size, c=dot_colors, alpha=0.55, linewidths=0)
     for label, color in colors.items() if 1 < len(colors) <= _MAX_NAMES else ():
         name, place = style.label_name(label, class_names), flat[labels == label].mean(axis=0)
-        look: dict[str, Any] = {
-            "fontsize": 14 if len(name) <= 2 else style.TEXT_SIZE,
-            "fontweight": "bold",
-        }
-        look |= {
-            "ha": "center",
-            "va": "center",
-            "parse_math": False,
-            "path_effects": [_STROKE(linewidth=3)],
-        }
-        # Below the mean, near which the centre of the zone is.
-        axes.annotate(
-            name, place, (0, -13), textcoords="offset points", color=color, zorder=9, **look
-        )
+        axes.annotate(  # below the mean, near which the centre of the zone is
+            name, place, (0, -13), textcoords="offset points", color=color, zorder=9,
+            fontsize=14 if len(name) <= 2 else style.TEXT_SIZE, fontweight="bold",
+            ha="center", va="center", parse_math=False, path_effects=[_STROKE(linewidth=3)],
+        )  # fmt: skip
     style.label_axes(axes, title, f"{direction} 1", f"{direction} 2")
     axes.set_aspect("equal", adjustable="datalim")
     return plane

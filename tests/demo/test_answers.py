@@ -114,19 +114,17 @@ def test_words_that_are_in_no_training_text_are_named(answers, train):
         assert of_text(own, text)[1] == note
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [("", "write a text"), (" \n", "write a text"), ("déjà vu", "déjà vu")],
-)
-def test_texts_that_cannot_be_read(answers, text, message):
-    with pytest.raises(UserError, match=message):
-        of_text(answers, text)
-
-
-def test_what_is_written_is_no_name_of_a_file(answers, tmp_path):
-    (tmp_path / "a.txt").write_text("a bold two")
-    with pytest.raises(UserError, match="characters outside the run's vocabulary"):
-        of_text(answers, str(tmp_path / "a.txt"))
+def test_texts_that_cannot_be_read(answers, tmp_path):
+    (tmp_path / "a.txt").write_text("a bold two")  # what is written is no name of a file
+    outside = "characters outside the run's vocabulary"
+    for text, message in (
+        ("", "write a text"),
+        (" \n", "write a text"),
+        ("déjà vu", "déjà vu"),
+        (str(tmp_path / "a.txt"), outside),
+    ):
+        with pytest.raises(UserError, match=message):
+            of_text(answers, text)
 
 
 def test_examples_to_write_differ_and_are_not_empty(answers, train):

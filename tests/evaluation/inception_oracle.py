@@ -8,8 +8,6 @@ import itertools
 
 import numpy as np
 
-MASK32 = np.uint64(0xFFFFFFFF)
-
 # Branch: output channels, input channels (0: of the block), kernel height and width.
 STEM = "1a_3x3 32 3 3 3, 2a_3x3 32 32 3 3, 2b_3x3 64 32 3 3, 3b_1x1 80 64 1 1, 4a_3x3 192 80 3 3"
 BLOCK_A = (
@@ -46,39 +44,22 @@ for _prefix, _branches, _inputs, _number in [
 
 
 def random_state():
-    """A state dict of the network, float32, in PyTorch's names; the numbers follow a fixed rule."""
-    state = {}
+    """A state dict of the network, float32, in PyTorch's names."""
+    rng, state = np.random.default_rng(0), {}
+
+    def drawn(shape, low, high):
+        return rng.uniform(low, high, shape).astype(np.float32)
+
     for name, shape in CONVOLUTIONS.items():
         bound = np.sqrt(6 / np.prod(shape[1:]))  # keeps the size of what passes through
-        channels = shape[:1]
-        state[f"{name}.conv.weight"] = _drawn(f"{name}.conv", shape, -bound, bound)
-        state[f"{name}.bn.weight"] = _drawn(f"{name}.bn.weight", channels, 0.8, 1.2)
-        state[f"{name}.bn.bias"] = _drawn(f"{name}.bn.bias", channels, -0.2, 0.2)
-        state[f"{name}.bn.running_mean"] = _drawn(f"{name}.bn.mean", channels, -0.2, 0.2)
-        state[f"{name}.bn.running_var"] = _drawn(f"{name}.bn.var", channels, 0.5, 1.5)
+        state[f"{name}.conv.weight"] = drawn(shape, -bound, bound)
+        for part, middle, width in (
+            ("weight", 1, 0.2), ("bias", 0, 0.2), ("running_mean", 0, 0.2), ("running_var", 1, 0.5)
+        ):  # fmt: skip
+            state[f"{name}.bn.{part}"] = drawn(shape[:1], middle - width, middle + width)
         state[f"{name}.bn.num_batches_tracked"] = np.array(0, np.int64)
-    state["fc.weight"] = _drawn("fc.weight", (1008, 2048), -0.05, 0.05)
-    state["fc.bias"] = _drawn("fc.bias", (1008,), -1, 1)
+    state["fc.weight"], state["fc.bias"] = drawn((1008, 2048), -0.05, 0.05), drawn((1008,), -1, 1)
     return state
-
-
-def random_images(count, size):
-    """uint8 NHWC images, by the same rule."""
-    return np.floor(_drawn("images", (count, size, size, 3), 0, 256)).astype(np.uint8)
-
-
-def _drawn(name, shape, low, high):
-    """Numbers in [low, high), uniform, as exact integer arithmetic gives them anywhere."""
-    seed = sum(ord(c) * 31**i for i, c in enumerate(name)) % 2**32
-    x = (
-        np.arange(np.prod(shape), dtype=np.uint64) * np.uint64(2654435769) + np.uint64(seed)
-    ) & MASK32
-    for multiplier in (0x7FEB352D, 0x846CA68B):
-        x ^= x >> np.uint64(16)
-        x = (x * np.uint64(multiplier)) & MASK32
-    x ^= x >> np.uint64(16)
-    unit = (x >> np.uint64(8)).astype(np.float64) / 2**24
-    return (low + (high - low) * unit).reshape(shape).astype(np.float32)
 
 
 class Oracle:

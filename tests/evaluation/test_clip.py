@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import safetensors_writer
 import torch_writer
-from flax import traverse_util
 from PIL import Image
 
 from lzn_jax.errors import UserError
@@ -74,11 +73,9 @@ def test_files_of_both_kinds_give_the_same_network(name, tmp_path, state, weight
 @pytest.mark.parametrize("dtype", [np.float16, jnp.bfloat16])
 def test_half_precision_becomes_float32(dtype, state):
     halves = {name: array.astype(dtype) for name, array in state.items()}
-    _, variables = from_torch(halves, "file")
-    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {np.dtype("float32")}
-    flat = traverse_util.flatten_dict(variables["params"], sep=".")
-    expected = halves[FC1].astype(np.float32).T
-    np.testing.assert_array_equal(flat[FC1.replace("weight", "kernel")], expected)
+    rounded = {name: array.astype(np.float32) for name, array in halves.items()}
+    (_, found), (_, expected) = from_torch(halves, "file"), from_torch(rounded, "file")
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b, strict=True), found, expected)
 
 
 PROJECTION, HEAD = "visual_projection.weight", "vision_model.head.weight"
@@ -93,11 +90,7 @@ POSITIONS, CLASS = f"{VISION}.position_embedding.weight", f"{VISION}.class_embed
         (PROJECTION, None, f"it lacks {PROJECTION}"),
         (HEAD, lambda _: np.ones((2, 2), np.float32), f"{HEAD} is left over"),
         (FC1, np.transpose, f"{FC1} is float32(128, 192), not float32(192, 128)"),
-        (
-            FC1,
-            lambda a: a.astype(np.int64),
-            f"{FC1} is int64(192, 128), not float32(192, 128)",
-        ),
+        (FC1, lambda a: a.astype(int), f"{FC1} is int64(192, 128), not float32(192, 128)"),
         (PROJECTION, np.ravel, f"{PROJECTION} is float32(2048,), not float32(any, any)"),
         (POSITIONS, lambda a: a[:4], f"{POSITIONS} is float32(4, 128), not float32(2, 128)"),
         (CLASS, lambda a: a[:100], "its width 100 is not a multiple of 64"),
@@ -109,7 +102,7 @@ def test_other_networks_are_refused_by_name(name, change, problem, state):
         changed[name] = change(state.get(name))
     with pytest.raises(UserError) as caught:
         from_torch(changed, "file")
-    assert str(caught.value) == f"file is not CLIP with a vision transformer: {problem}"
+    assert str(caught.value) == f"file is not CLIP's vision network: {problem}"
 
 
 @pytest.mark.parametrize(
@@ -129,7 +122,7 @@ def test_torch_files_of_something_else_are_refused(content, message, tmp_path, s
 
 
 def test_missing_and_damaged_files_are_refused(tmp_path, state):
-    with pytest.raises(UserError, match=r"there is no file .*; the CLIP weights of CMMD are"):
+    with pytest.raises(UserError, match="there is no file"):
         load_clip(tmp_path / "none.safetensors")
     for name, write in {"t.bin": torch_writer, "t.safetensors": safetensors_writer}.items():
         write.write(tmp_path / name, state)

@@ -52,16 +52,6 @@ def test_the_target_is_the_velocity_minus_the_interval_times_the_derivative_alon
     np.testing.assert_allclose(gradient, by_hand, rtol=1e-4)
 
 
-def test_equal_times_give_the_loss_of_the_velocity():
-    images, noise = images_and_noise()
-    t = jnp.linspace(0.1, 0.9, 6)
-    found = mean_flow.loss(lambda x, t, s, c: 0.3 * x, images, None, noise, t, t)
-    x = t[:, None, None, None] * images + (1 - t[:, None, None, None]) * noise
-    squares = jnp.mean((0.3 * x - (images - noise)) ** 2, axis=(1, 2, 3))
-    expected = jnp.mean(squares * (squares + 1e-3) ** -mean_flow.WEIGHT_POWER)
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
-
-
 @pytest.mark.parametrize("num_steps", [1, 3])
 def test_straight_paths_are_followed_in_any_number_of_steps(num_steps):
     _, noise = images_and_noise()

@@ -61,21 +61,6 @@ def test_dropout_is_of_training_alone(name):
     assert float(jnp.abs(made[0] - made[1]).max()) > 1e-3
 
 
-def test_levels_that_do_not_divide_an_image_are_refused():
-    network = NCSNppGenerator(image_shape=(6, 6, 1), **NCSNPP | {"channel_multipliers": (1, 1, 1)})
-    with pytest.raises(ValueError, match="divisible by 4"):
-        jax.eval_shape(lambda: network.init(jax.random.key(0), LATENTS, None, train=False))
-
-
-def test_bfloat16_gives_float32_images():
-    network = GENERATORS["NCSN++"].clone(dtype=jnp.bfloat16)
-    variables = variables_of(network, LATENTS, None)
-    made = network.apply(variables, LATENTS, None, train=False)
-    assert made.dtype == jnp.float32
-    whole = GENERATORS["NCSN++"].apply(variables, LATENTS, None, train=False)
-    np.testing.assert_allclose(made, whole, atol=0.1 * float(jnp.abs(whole).max()))
-
-
 def test_an_anchor_of_dense_layers_is_of_its_own_image():
     network = MLPEncoder(features=8, num_blocks=1, latent_dim=5)
     images = jax.random.normal(jax.random.key(1), (3, 4, 4, 2))

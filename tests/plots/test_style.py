@@ -34,13 +34,8 @@ def test_no_text_leaves_its_picture_or_covers_another_in_a_sheet(credit, tmp_pat
 
     def keep(text, renderer):
         if text.get_text().strip():
-            extent = text.get_window_extent(renderer)
-            boxes.setdefault(text.get_figure(), {})[text] = (
-                extent.x0,
-                extent.y0,
-                extent.x1,
-                extent.y1,
-            )
+            extent = text.get_window_extent(renderer).extents
+            boxes.setdefault(text.get_figure(), {})[text] = tuple(extent)
         draw(text, renderer)
 
     monkeypatch.setattr(Text, "draw", keep)
