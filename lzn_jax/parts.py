@@ -21,7 +21,7 @@ _REGISTERING = (
     *("data.registered", "models.ncsnpp", "models.mlp", "models.resnet"),
     *("decoders.flow", "decoders.mean_flow", "decoders.one_pass"),
     *("data_types.image", "data_types.label", "data_types.text", "data_types.property"),
-    *("latent_space", "evaluation.parts"),
+    "latent_space",
 )
 
 

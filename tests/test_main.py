@@ -339,7 +339,7 @@ def test_embed_writes_four_features_and_labels(commanded, tmp_path, capsys):
     np.testing.assert_allclose(alone["features"][0], found["features"][7], rtol=1e-4, atol=1e-5)
     assert (workdir / "figures" / "mode_embed.png").stat().st_size > 0
     assert command_line.main([*flags, "--mode=sample"]) == 2  # there is no decoder
-    assert "a representation study does not generate images" in capsys.readouterr().err
+    assert "the run does not generate image; it translates nothing" in capsys.readouterr().err
 
 
 BAD_INPUT = {
@@ -376,11 +376,11 @@ BAD_INPUT = {
     ),
 }
 # What every mode refuses, and those that read a run or images.
-for _mode in ("train", "evaluate", "sample", "embed", "classify", "check_data", "replay"):
+for _mode in ("train", "evaluate", "sample", "embed", "classify", "check_data", "replay", "export"):
     for _name in ("unknown field", "wrong value", "unknown flag"):
         _flags, _words = BAD_INPUT[_name]
         BAD_INPUT[f"{_mode}: {_name}"] = [f"--mode={_mode}", *_flags], _words
-for _mode in ("sample", "reconstruct", "classify"):
+for _mode in ("sample", "reconstruct", "classify", "export"):
     BAD_INPUT[f"{_mode}: no run"] = [f"--mode={_mode}", "--workdir={new}"], "no checkpoint in"
 for _mode in command_line.MODES_WITH_INPUT:
     for _name in ("nowhere.png", "no_image.png", "empty") if _mode != "translate" else ():
