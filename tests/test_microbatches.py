@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import small
 
+from lzn_jax import data
 from lzn_jax.models import by_example, with_own_keys
-from lzn_jax.modes import compile
 from lzn_jax.run import devices
 
 
@@ -76,10 +76,11 @@ def test_a_network_sees_micro_batches_whole(problem, size):
 
 
 def _batch(world):
-    """Random columns, as a run reads them."""
-    rng, shapes = np.random.default_rng(0), compile.batch_shapes(world.space, world.config)
-    most = {name: 256 if a.dtype == np.uint8 else 10 for name, a in shapes.items()}
-    return {n: jnp.asarray(rng.integers(0, most[n], a.shape), a.dtype) for n, a in shapes.items()}
+    """The first batch of a run."""
+    train, size = world.digits[0], world.config.training.batch_size
+    columns, transform = world.space.columns(train), world.space.transform
+    with data.TrainingBatches(train, size, 0, transform, columns=columns) as batches:
+        return next(batches)
 
 
 @functools.cache
@@ -107,6 +108,7 @@ def _assert_close(found, expected):
         np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-5 * scale)
 
 
+VIEWS = {"latent__dim": 8, "encoder__head_dim": 8, "alignment__num_steps": 5}
 BESIDE = {"alignments": "('image:label',)", "decoder__condition": "label"}
 
 
@@ -121,11 +123,11 @@ BESIDE = {"alignments": "('image:label',)", "decoder__condition": "label"}
         ("digits_alone", {"training__queries": 8}, 8, None),
         ("digits_alone", {"training__queries": 8, **BESIDE}, 8, 4),
         ("digits_text", {}, 8, 8),
-        ("digits_repr", {}, 1, 8),
-        ("digits_repr", {}, 8, None),
-        ("digits_repr", {}, 8, 8),
-        ("digits_repr", {"objective": "simclr"}, 8, 8),
-        ("digits_repr", {"objective": "dcl"}, 8, 8),
+        ("digits_repr", VIEWS, 1, 8),
+        ("digits_repr", VIEWS, 8, None),
+        ("digits_repr", VIEWS, 8, 8),
+        ("digits_repr", {**VIEWS, "objective": "simclr", "simclr__temperature": 0.3}, 8, 8),
+        ("digits_repr", {**VIEWS, "objective": "dcl", "dcl__temperature": 0.3}, 8, 8),
     ],
 )
 def test_micro_batches_and_devices_change_neither_loss_nor_gradient(
