@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from lzn_jax import zoning
 from lzn_jax.data_types import Classifier, Reader
-from lzn_jax.latent_space import LatentSpace, Model, encoded_anchors
+from lzn_jax.latent_space import LatentSpace, Model
 from lzn_jax.models import keys_by_index, normal_by_index
 
 NO_CLASS = -1  # label of a sample without a class
@@ -27,11 +27,53 @@ class Predictions(NamedTuple):
     probabilities: np.ndarray
 
 
+def translate(
+    space: LatentSpace,
+    model: Model,
+    key: PRNGKeyArray,
+    noise_scale: Float[Array, ""] | float,
+    request: Mapping[str, Any],
+    source: str | None,
+    target: str,
+) -> dict[str, Array]:
+    """Samples of a type for `samples` of a source, or for the prior without a source (Fig. 1).
+
+    With `latents` in the request, these are decoded. The result is that of `decode`.
+    """
+    latents, index = request.get("latents"), request["index"]
+    if latents is None and space.encoders:
+        if source is None:
+            latents = prior(space, key, index, "prior")
+        else:
+            latents = encode(space, model, key, noise_scale, request, source)
+    return decode(space, model, key, {**request, "latents": latents}, source, target)
+
+
 def prior(
     space: LatentSpace, key: PRNGKeyArray, index: Int[Array, " b"], name: str
 ) -> Float[Array, "b q"]:
     """Draws from N(0, I), one for each index; different names give independent draws."""
     return normal_by_index(key, f"{name}_latents", index, (space.config.latent.dim,))
+
+
+def encode(
+    space: LatentSpace,
+    model: Model,
+    key: PRNGKeyArray,
+    noise_scale: Float[Array, ""] | float,
+    request: Mapping[str, Any],
+    source: str,
+) -> Float[Array, "b q"]:
+    """Latents of `samples` of a type; without context anchors of the type, rows are dependent."""
+    encoder, samples, index = space.encoders[source], request["samples"], request["index"]
+    if isinstance(encoder, Reader):
+        is_table = isinstance(encoder, Classifier) and source in space.own_encoders
+        solver = space.alignment_solver if is_table else space.solver
+        noise = noise_scale * prior(space, key, index, source)
+        keys = keys_by_index(key, f"{source}_members", index)
+        return encoder.latents(model, samples, noise, keys, solver)
+    rows = {"anchors": encoder.anchors(model.variables, samples), "index": index}
+    return latents(space, model.context.get(encoder.anchors_key), key, noise_scale, rows, source)
 
 
 def latents(
@@ -52,57 +94,41 @@ def latents(
     return zoning.latents_in_context(anchors, context, noise, solver=space.solver)
 
 
-def encode(
-    space: LatentSpace,
-    model: Model,
-    key: PRNGKeyArray,
-    noise_scale: Float[Array, ""] | float,
-    request: Mapping[str, Any],
-    source: str,
-) -> Float[Array, "b q"]:
-    """Latents of `samples` of a type; without context anchors of the type, rows are dependent."""
-    encoder, samples, index = space.encoders[source], request["samples"], request["index"]
-    if isinstance(encoder, Reader):
-        noise = noise_scale * prior(space, key, index, source)
-        keys = keys_by_index(key, f"{source}_members", index)
-        return encoder.latents(model, samples, noise, keys, _solver_of(space, source))
-    anchors = encoded_anchors(space, model.variables, samples, source)
-    rows, context = {"anchors": anchors, "index": index}, model.context.get(encoder.anchors_key)
-    return latents(space, context, key, noise_scale, rows, source)
-
-
 def cuts_zones(space: LatentSpace, model: Model, source: str) -> bool:
     """Whether samples that are encoded together cut the zones: the type has no context anchors."""
     encoder: Any = space.encoders.get(source)
-    if encoder is None or isinstance(encoder, Reader):
-        return False
-    return encoder.anchors_key not in model.context
+    is_network = encoder is not None and not isinstance(encoder, Reader)
+    return is_network and encoder.anchors_key not in model.context
 
 
-def translate(
+def decode(
     space: LatentSpace,
     model: Model,
     key: PRNGKeyArray,
-    noise_scale: Float[Array, ""] | float,
     request: Mapping[str, Any],
     source: str | None,
     target: str,
 ) -> dict[str, Array]:
-    """Samples of a type for `samples` of a source, or for the prior without a source (Fig. 1)."""
-    index, drawn = request["index"], None
-    if space.encoders and source is None:
-        drawn = prior(space, key, index, "prior")
-    elif source is not None and space.encoders:
-        drawn = encode(space, model, key, noise_scale, request, source)
-    samples = request["samples"] if reads_samples(space, source, target) else None
-    given = {"latents": drawn, "index": index, "samples": samples}
-    return decode(space, model, key, given, source, target)
+    """Samples of a type for `latents`, which come from `samples` of a source (paper §3.1, §5.1).
 
-
-def _solver_of(space: LatentSpace, name: str) -> zoning.Solver:
-    """Solver that cuts the zones of a type: for class anchors that of the alignment's flow."""
-    is_table = isinstance(space.encoders[name], Classifier) and name in space.own_encoders
-    return space.alignment_solver if is_table else space.solver
+    The result of a decoder also contains, under the plural of their type: given samples that a
+    decoder needs, the classes of the latents (E.3) and the indices of the context anchors used for
+    its condition.
+    """
+    latents = request["latents"]
+    if target not in space.decoders:
+        return predict(space, model, latents, target)
+    decoder, known = space.decoders[target], {}
+    if latents is not None:
+        classifiers = [n for n, each in space.encoders.items() if isinstance(each, Classifier)]
+        known = {n: predict(space, model, latents, n)["classes"] for n in classifiers}
+    if source is not None and (source == decoder.condition or space.types[source].has_classes):
+        known[source] = request["samples"]
+    given = {"latents": latents, "samples": known}
+    further, zones = condition(space, model, given, decoder.condition)
+    generated = decoder.generate(model.variables, key, (latents, further), request["index"])
+    named = {space.types[name].plural: values for name, values in known.items()}
+    return generated | named | zones
 
 
 def predict(
@@ -119,21 +145,8 @@ def class_probabilities(
     return space.encoders[target].class_probabilities(model, latents, space.alignment_solver)
 
 
-def classes(
-    space: LatentSpace, model: Model, latents: Float[Array, "b q"] | None
-) -> dict[str, Array]:
-    """Classes (b,) of latents by data type, for all types that classify; empty without latents."""
-    if latents is None:
-        return {}
-    known = [name for name, each in space.encoders.items() if isinstance(each, Classifier)]
-    return {name: predict(space, model, latents, name)["classes"] for name in known}
-
-
 def condition(
-    space: LatentSpace,
-    model: Model,
-    request: Mapping[str, Any],
-    name: str | None,
+    space: LatentSpace, model: Model, request: Mapping[str, Any], name: str | None
 ) -> tuple[Array | None, dict[str, Array]]:
     """Condition (b, d) of a decoder on a type, and indices of the context anchors used for it.
 
@@ -183,58 +196,14 @@ def zone_in_context(
     return jax.vmap(one)(latents, jnp.where(is_candidate, weights, -jnp.inf))
 
 
-def reads_samples(space: LatentSpace, source: str | None, target: str) -> bool:
-    """Whether `decode` takes the samples of the source beside their latents."""
-    decoder = space.decoders.get(target)
-    if source is None or decoder is None:
-        return False
-    return source == decoder.condition or space.types[source].has_classes
+def through_flow(
+    space: LatentSpace, variables: Any, request: tuple[Any, Any], target: str, task: str
+) -> Any:
+    """Result of a decoder's `invert`, `render` or `reconstruct`, see `Invertible`.
 
-
-def decode(
-    space: LatentSpace,
-    model: Model,
-    key: PRNGKeyArray,
-    request: Mapping[str, Any],
-    source: str | None,
-    target: str,
-) -> dict[str, Array]:
-    """Samples of a type for `latents`, which come from `samples` of a source (paper §3.1, §5.1).
-
-    The result of a decoder also has, under the plural of their type: the given samples, the
-    classes of the latents (E.3) and the indices of the context anchors used for its condition.
+    The request is (samples or noise, condition).
     """
-    latents, index, samples = request["latents"], request["index"], request.get("samples")
-    if target not in space.decoders:
-        return predict(space, model, latents, target)
-    known = classes(space, model, latents)
-    if source is not None and samples is not None:
-        known[source] = samples
-    decoder = space.decoders[target]
-    known_samples = {"latents": latents, "samples": known}
-    further, zones = condition(space, model, known_samples, decoder.condition)
-    generated = decoder.generate(model.variables, key, (latents, further), index)
-    named = {space.types[name].plural: values for name, values in known.items()}
-    return generated | named | zones
-
-
-def invert(
-    space: LatentSpace, variables: Any, request: tuple[Any, Any], target: str
-) -> Float[Array, "b ..."]:
-    """Noise from which the decoder makes the samples, given (samples, condition)."""
-    return space.decoders[target].invert(variables, *request)
-
-
-def render(space: LatentSpace, variables: Any, request: tuple[Any, Any], target: str) -> Array:
-    """Samples that the decoder makes from noise, given (noise, condition)."""
-    return space.decoders[target].render(variables, *request)
-
-
-def reconstruct(
-    space: LatentSpace, variables: Any, request: tuple[Any, Any], target: str
-) -> dict[str, Array]:
-    """Reconstructions of samples from their own noise, and `errors`, given (samples, condition)."""
-    return space.decoders[target].reconstruct(variables, *request)
+    return getattr(space.decoders[target], task)(variables, *request)
 
 
 def features(

@@ -37,6 +37,11 @@ from lzn_jax.models import Variables, named
 from lzn_jax.run.batching import in_batches
 from lzn_jax.run.devices import examples_at_a_time
 
+Batch = Mapping[str, Array]  # columns
+LossAndMetrics = tuple[Float[Array, ""], Mapping[str, Array]]
+ZonesByType = Mapping[str, tuple[Zones, ...]]
+Draw = Callable[[str, str, float | None], Array]  # latents of (source, use, noise scale)
+
 
 def solver(setting: ConfigDict) -> zoning.Solver:
     """Solver of a config group such as `latent`; raises UserError if it rejects `num_steps`."""
@@ -48,13 +53,8 @@ def solver(setting: ConfigDict) -> zoning.Solver:
 
 
 def _zone_alignment(
-    latents: Float[Array, "m q"],
-    zones: Any,
-    targets: Int[Array, " m"],
-    setting: ConfigDict,
-    *,
-    form: str,
-) -> tuple[Float[Array, ""], Mapping[str, Array]]:
+    latents: Array, zones: Zones, targets: Array, setting: ConfigDict, *, form: str
+) -> LossAndMetrics:
     """Loss that moves each latent into the zone of its target (paper §2.2.2), and metrics."""
     arrays = (latents, zones.anchors, targets)
     common = {"form": form, "log_weights": zones.log_weights, "is_present": zones.is_present}
@@ -92,26 +92,34 @@ def _check_dpm(values: Mapping[str, Any]) -> None:
 
 def _check_sharpness(values: Mapping[str, Any]) -> None:
     sharpness, weights = values["alignment.sharpness"], values["alignment.sharpness_weights"]
-    if sharpness is None:
-        parts.require(
-            not weights, "alignment.sharpness_weights needs alignment.sharpness, got None"
-        )
-        return
-    is_increasing = all(low < high for low, high in itertools.pairwise(sharpness))
-    parts.require(is_increasing, f"alignment.sharpness must be increasing, got {sharpness}")
+    name, count = "alignment.sharpness", len(sharpness or ())
     parts.require(
-        not weights or (len(weights) == len(sharpness) and sum(weights) > 0),
-        f"alignment.sharpness_weights must be () or {len(sharpness)} numbers, not all 0, as "
-        f"alignment.sharpness has {len(sharpness)}, got {weights}",
+        count > 0 or not weights, f"alignment.sharpness_weights needs {name}, got {sharpness}"
+    )
+    is_increasing = all(low < high for low, high in itertools.pairwise(sharpness or ()))
+    parts.require(is_increasing, f"{name} must be increasing, got {sharpness}")
+    parts.require(
+        not weights or (len(weights) == count and sum(weights) > 0),
+        f"{name}_weights must be () or {count} numbers, not all 0, as {name} has {count}, got "
+        f"{weights}",
     )
 
 
-parts.add("solver", "euler", zoning.Euler)
-parts.add("solver", "dpm", zoning.DPMSolver, check=_check_dpm)
-parts.add("solver", "adams", zoning.AdamsBashforth)
+for _name, _solver in zoning.SOLVERS.items():
+    parts.add("solver", _name, _solver, check=_check_dpm if _name == "dpm" else None)
 for _form in ("prob", "log"):
     _loss = functools.partial(_zone_alignment, form=_form)
     parts.add("alignment", _form, _loss, _SHARPNESS, check=_check_sharpness)
+
+
+for _name, _function in (
+    ("representations", "representation:measure"),
+    ("classification", "classification:measure"),
+    ("samples", "samples:measure"),
+    ("reconstruction", "samples:measure_reconstruction"),
+    ("texts", "texts:measure"),
+):
+    parts.add("measurement", _name, f"lzn_jax.evaluation.{_function}")  # imported by evaluations
 
 
 BASELINES: dict[str, Callable[..., Any]] = {
@@ -180,6 +188,9 @@ class LatentSpace:
         used.update(*(decoder.sources for decoder in self.decoders.values()))
         self.sources = [name for name in self.encoders if name in used]
         self.own_encoders = {n: e for n, e in self.encoders.items() if isinstance(e, Encoder)}
+        self._align: Any = (
+            parts.get("alignment", config.alignment.form) if self.alignments else None
+        )
         self._jitted: dict[Any, Any] = {}
 
     @property
@@ -189,6 +200,27 @@ class LatentSpace:
             if (transform := getattr(encoder, "transform", None)) is not None:
                 return transform
         return data.whole_image(self.config.data) if "image_size" in self.config.data else None
+
+    @functools.cached_property
+    def measurements(self) -> dict[str, Any]:
+        """Measurement functions of the data types and of the config by name."""
+        evaluation = self.config.evaluation
+        types = self.types.values() if evaluation.measurements_of_types else ()
+        named = [*(name for each in types for name in each.measurements), *evaluation.measurements]
+        return {name: parts.get("measurement", name) for name in named}
+
+    def prepare_evaluation(self, test: Examples) -> None:
+        """Reads weights that measurements need, and logs which test samples are left out.
+
+        Raises UserError for unreadable weights, or a measurement that is not a function.
+        """
+        for name, measure in self.measurements.items():
+            if not callable(measure):
+                raise UserError(f"measurement {name!r} must be a function, got {measure!r}")
+            if read := getattr(measure, "prepare", None):
+                read(self.config)
+        for each in self.types.values():
+            each.check(test, "test")
 
     def columns(self, examples: Examples) -> dict[str, Any]:
         """Columns of the data types for training batches."""
@@ -245,9 +277,7 @@ class LatentSpace:
         encode = functools.partial(jitted, variables, source=source)
         return self.in_batches(encode, samples, description=description)
 
-    def loss(
-        self, variables: Variables, batch: Mapping[str, jax.Array], key: jax.Array
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def loss(self, variables: Variables, batch: Batch, key: jax.Array) -> LossAndMetrics:
         """Weighted sum of the decoders' and alignments' losses, or a baseline's loss (paper §2.2).
 
         Returns the loss and the metrics. The batch is global, the key is consumed.
@@ -262,8 +292,7 @@ class LatentSpace:
             with jax.named_scope(use):
                 zones[name] = encoder.zones(variables, batch, keys)
         if self.baseline:
-            loss, metrics = self._baseline_loss(self.baseline, zones)
-            return loss, metrics
+            return self._baseline_loss(self.baseline, zones)
         if queries := self.config.training.get("queries"):  # a field of image decoders
             # Latents are drawn for these rows only; the anchors stay those of the whole batch.
             batch = strided(batch, queries)
@@ -296,9 +325,7 @@ class LatentSpace:
             losses.append(weight * loss)
         return sum(losses, start=jnp.zeros(())), metrics
 
-    def _baseline_loss(
-        self, name: str, zones: Mapping[str, tuple[Zones, ...]]
-    ) -> tuple[Array, dict[str, Array]]:
+    def _baseline_loss(self, name: str, zones: ZonesByType) -> LossAndMetrics:
         """Contrastive loss of two views of an image, or of an image and its text, and metrics."""
         # A class is not a view of an example.
         views = [z for n, each in zones.items() if not self.types[n].has_classes for z in each]
@@ -309,11 +336,7 @@ class LatentSpace:
         return BASELINES[name](first, second, **settings)
 
     def _condition(
-        self,
-        decoder: Decoder,
-        batch: Mapping[str, Array],
-        zones: Mapping[str, tuple[Zones, ...]],
-        latents: Callable[[str, str, float | None], Array],
+        self, decoder: Decoder, batch: Batch, zones: ZonesByType, latents: Draw
     ) -> tuple[Condition, Bool[Array, " b"] | None]:
         """Condition of a decoder in training, and which examples have a latent (None: all).
 
@@ -340,12 +363,7 @@ class LatentSpace:
             further = self.types[decoder.condition].condition(batch, first)
         return (latent, further), has_latent
 
-    def _alignment_loss(
-        self,
-        pair: Alignment,
-        zones: Mapping[str, tuple[Zones, ...]],
-        latents: Callable[[str, str, float | None], Array],
-    ) -> tuple[Array, dict[str, Array]]:
+    def _alignment_loss(self, pair: Alignment, zones: ZonesByType, latents: Draw) -> LossAndMetrics:
         """Loss of the source's latents in the target's zones, and metrics.
 
         With two views of an image, the zones are those of the second view (paper §5.1).
@@ -358,9 +376,7 @@ class LatentSpace:
         source, target = zones[pair.source][0], zones[pair.target][-1]
         partners = jnp.arange(len(target.anchors)) if target.own is None else target.own
         target = target._replace(is_present=_all_present(source, target))
-        align = parts.get("alignment", setting.form)
-        loss, metrics = align(latents(pair.source, use, scale), target, partners, setting)
-        return loss, dict(metrics)
+        return self._align(latents(pair.source, use, scale), target, partners, setting)
 
 
 def encoded_anchors(
@@ -373,7 +389,7 @@ def encoded_anchors(
 def _decoder_loss(
     decoder: Decoder,
     variables: Variables,
-    batch: Any,
+    batch: Batch,
     condition: Condition,
     has_latent: Bool[Array, " b"] | None,
     keys: tuple[PRNGKeyArray, ...],
@@ -388,37 +404,33 @@ def _decoder_loss(
 
 def _checked_type(name: str, made: Any, config: ConfigDict) -> DataType:
     """The data type; raises UserError if it does not implement the protocols."""
-    dim = config.latent.dim
-    if not isinstance(made, DataType):
-        raise UserError(f"type {name!r} must build a lzn_jax.data_types.DataType, got {made!r}")
-    if made.name != name:
-        raise UserError(f"type {name!r} builds a DataType named {made.name!r}")
-    if (decoder := made.decoder) is not None:
-        members = (*Decoder.__annotations__, "init", "loss", "generate")
-        _check_members(f"the decoder of type {name!r}", decoder, members)
-        if isinstance(decoder.sources, str):
-            raise UserError(
-                f"sources of the decoder of type {name!r} must be a tuple of types, got the string "
-                f"{decoder.sources!r}"
-            )
-        for needed in (*decoder.sources, decoder.condition):
-            if needed not in (None, *config.types):
-                raise UserError(f"the decoder of type {name!r} needs {needed!r} among types")
-    encoder = made.encoder
-    if encoder is not None and not hasattr(encoder, "latents"):
-        members = (*Encoder.__annotations__, "init", "zones", "anchors")
-        _check_members(f"the encoder of type {name!r}", encoder, members)
-    if isinstance(encoder, NetworkEncoder) and (got := encoder.anchors_shape()) != (1, dim):
-        raise UserError(
-            f"the encoder of type {name!r} must give anchors (n, {dim}), as latent.dim is {dim}; "
-            f"one sample gives {got}"
+    require, dim = parts.require, config.latent.dim
+    is_type = isinstance(made, DataType)
+    require(is_type, f"type {name!r} must build a lzn_jax.data_types.DataType, got {made!r}")
+    require(made.name == name, f"type {name!r} builds a DataType named {made.name!r}")
+    encoder, decoder = made.encoder, made.decoder
+    if decoder is not None:
+        owner = f"the decoder of type {name!r}"
+        _check_members(owner, decoder, (*Decoder.__annotations__, "init", "loss", "generate"))
+        sources = decoder.sources
+        is_tuple = not isinstance(sources, str)
+        require(
+            is_tuple, f"sources of {owner} must be a tuple of types, got the string {sources!r}"
         )
+        for needed in (*sources, decoder.condition):
+            require(needed in (None, *config.types), f"{owner} needs {needed!r} among types")
+    owner = f"the encoder of type {name!r}"
+    if encoder is not None and not hasattr(encoder, "latents"):
+        _check_members(owner, encoder, (*Encoder.__annotations__, "init", "zones", "anchors"))
+    if isinstance(encoder, NetworkEncoder):
+        got, needed = encoder.anchors_shape(), f"{owner} must give anchors (n, {dim})"
+        require(got == (1, dim), f"{needed}, as latent.dim is {dim}; one sample gives {got}")
     return made
 
 
-def _check_members(what: str, made: Any, members: tuple[str, ...]) -> None:
-    if missing := [member for member in members if not hasattr(made, member)]:
-        raise UserError(f"{what} lacks {', '.join(missing)}")
+def _check_members(owner: str, made: Any, members: tuple[str, ...]) -> None:
+    missing = [member for member in members if not hasattr(made, member)]
+    parts.require(not missing, f"{owner} lacks {', '.join(missing)}")
 
 
 def _keys(key: PRNGKeyArray, use: str, count: int) -> tuple[PRNGKeyArray, ...]:

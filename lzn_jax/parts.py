@@ -20,7 +20,7 @@ _REGISTERING = (
     *("models.ncsnpp", "models.mlp", "models.resnet"),
     *("decoders.flow", "decoders.mean_flow", "decoders.one_pass"),
     *("data_types.image", "data_types.label", "data_types.text"),
-    *("latent_space", "evaluation.parts"),
+    "latent_space",
 )
 
 

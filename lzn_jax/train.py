@@ -13,7 +13,7 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -241,10 +241,6 @@ def update_state(
     return state, {"loss": loss, **metrics, "gradient_norm": norm, **skipped}
 
 
-# (state, batch) -> (state after the update, metrics).
-_Update = Callable[[TrainState, Mapping[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]
-
-
 def jit_update(
     space: LatentSpace,
     optimizer: optax.GradientTransformation,
@@ -328,7 +324,7 @@ def _prepare(config: ConfigDict, workdir: Path, interruption: Interruption) -> _
         for images in (train.images, test.images):
             if isinstance(images, pixels.EncodedImages):
                 images.check(pixels.check_header)
-        measurements.prepare(space, test)
+        space.prepare_evaluation(test)
         batches = training_batches(config, space, train)
         optimizer = make_optimizer(config.training, list(space.modules))
         wandb = log.start_wandb(config, workdir)
@@ -373,7 +369,7 @@ def _first_state(run: _Run, checkpoints: Checkpoints) -> TrainState:
     return state
 
 
-def _compile_update(run: _Run, state: TrainState) -> tuple[_Update, float]:
+def _compile_update(run: _Run, state: TrainState) -> tuple[Any, float]:
     """The update, compiled for the shapes of the run, and its number of operations."""
     update = jit_update(run.space, run.optimizer, run.config, run.mesh, state)
     with jax.set_mesh(run.mesh):
@@ -422,7 +418,7 @@ def _announce(state: TrainState, mesh: Mesh, workdir: Path) -> None:
 
 
 def _loop(
-    run: _Run, checkpoints: Checkpoints, state: TrainState, update: _Update, operations: float
+    run: _Run, checkpoints: Checkpoints, state: TrainState, update: Any, operations: float
 ) -> tuple[TrainState, int]:
     """Updates, saves and evaluates until the end or an interruption; returns state and exit code.
 

@@ -1,9 +1,8 @@
 """API of a trained run, as returned by `lzn_jax.load(workdir)`.
 
 Each method performs one task on any number of samples, in batches that are divided over the
-devices. The tasks are built from the pure functions of `lzn_jax.inference`: `latents` (encode),
-`predict` (classify), `condition` and `decode` (sample, translate), `features` (embed), `invert` and
-`render` (reconstruct, interpolate).
+devices. Tasks are calls of the pure functions of `lzn_jax.inference`: `classify`, `sample` and
+`generate` are translations as well.
 """
 
 import dataclasses
@@ -32,10 +31,8 @@ def paths(
 ) -> tuple[Float[np.ndarray, " k"], tuple[Array, Condition]]:
     """Weights of the second of two images, and (noise, condition) along the path to it.
 
-    An image is represented by its latent, its noise (the inverse of the decoder's flow given the
-    latent) and the decoder's further condition. Latents should be drawn at α = 1, as zone centres
-    have a smaller norm than the latents of training. Latents and noise follow a great circle, which
-    keeps Gaussian draws Gaussian; further conditions are interpolated linearly.
+    Latents, drawn at α = 1, and noise follow a great circle, which keeps Gaussian draws Gaussian.
+    Further conditions are interpolated linearly.
     """
     weights, (latents, further) = jnp.linspace(0.0, 1.0, NUM_IMAGES), condition
     path: tuple[Any, Any] = (
@@ -117,11 +114,6 @@ class TrainedModel:
         return next((n for n, each in self.space.types.items() if each.has_classes), None)
 
     @property
-    def classifies(self) -> bool:
-        """Whether classes have zones; a baseline has no zones."""
-        return self.class_type in self.space.encoders and not self.space.baseline
-
-    @property
     def main_feature(self) -> str:
         """Name of the main feature among those that `embed` returns."""
         return self._encoder(self.main_type).main_feature
@@ -138,7 +130,8 @@ class TrainedModel:
 
     def __repr__(self) -> str:
         """One line, without the weights."""
-        return f"TrainedModel({self._study} on {self.config.data.name}, step {self.step})"
+        study = self.config.study or " and ".join(self.config.types)
+        return f"TrainedModel({study} on {self.config.data.name}, step {self.step})"
 
     def anchors(self, samples: Any, *, source: str | None = None) -> Float[np.ndarray, "n q"]:
         """Anchors of samples of a data type (default: the main type)."""
@@ -172,15 +165,13 @@ class TrainedModel:
         """
         source = source or self.main_type
         key, name = key_or_seed(key, self.config.seed), noise or source
-        index = np.arange(len(anchors)) if index is None else index
+        request = {"anchors": anchors, "index": np.arange(len(anchors)) if index is None else index}
         if among is None:
             among = self.model.context.get(self._encoder(source).anchors_key)
         if among is None or len(among) == 0:
-            batch = {"anchors": jnp.asarray(anchors), "index": jnp.asarray(index)}
-            return np.asarray(inference.latents(self.space, None, key, noise_scale, batch, name))
-        request = {"anchors": anchors, "index": index}
-        arrays = (among, key, noise_scale)
-        return self._run(inference.latents, request, "zoning", *arrays, name=name)
+            rows = {name: jnp.asarray(each) for name, each in request.items()}
+            return np.asarray(inference.latents(self.space, None, key, noise_scale, rows, name))
+        return self._run(inference.latents, request, "zoning", among, key, noise_scale, name=name)
 
     def encode(
         self,
@@ -217,9 +208,7 @@ class TrainedModel:
         if noise_scale is None:
             noise_scale = self.default_scale(source, target)
         encoded = self._encoded(samples, source)
-        description = f"{source} to {target}"
-        decoded = self._decoded(encoded, source, target, noise_scale, key, description)
-        return self._samples(target, decoded)
+        return self._samples(target, self._made(encoded, source, target, noise_scale, key))
 
     def default_scale(self, source: str, target: str) -> float:
         """α of the source's latents in a translation: 1 from labels or to images, otherwise 0.
@@ -239,16 +228,15 @@ class TrainedModel:
     def generate(self, target: str, count: int, key: PRNGKeyArray | None = None) -> Any:
         """Decodes `count` latents of the prior as samples of a data type."""
         self.check_pair(None, target)
-        _check_count(count)
         return self._samples(target, self.draw(count, None, key, target=target))
 
     def embed(
         self, images: Images, key: PRNGKeyArray | None = None, *, noise: str | None = None
     ) -> dict[str, Float[np.ndarray, "n d"]]:
-        """Features of samples of the main type by name, (n, d) each; see `main_feature`.
+        """Features of samples of the main type by name, see `main_feature`.
 
-        These are the encoder's features, `latent` and `latent_centre` (α = 0); representation
-        studies have the paper's four (D.3). `noise` names the noise of `latent`, see `latents`.
+        These are the encoder's features, `latent` and `latent_centre` (α = 0). `noise` names the
+        noise of `latent`, see `latents`.
         """
         source = self.main_type
         encoder, images = self._encoder(source), self._encoded(images, source)
@@ -266,18 +254,16 @@ class TrainedModel:
 
     def classify(self, samples: Any, *, source: str | None = None) -> inference.Predictions:
         """Classes of samples and their probabilities, at the centres of the zones (paper §5)."""
-        source = source or self.main_type
+        source, target = source or self.main_type, self.class_type or "label"
         encoded = self._encoded(samples, source)
-        self._check_classifies()
-        return self.classes(self._latents_of(encoded, source, 0.0))
+        self.check_pair(source, target)
+        return inference.Predictions(**self._made(encoded, source, target, 0.0))
 
     def are_far(self, samples: Any, *, source: str | None = None) -> Bool[np.ndarray, " n"] | None:
         """Whether samples are far from the training data: their classes mean little.
 
-        Their distance to the nearest context anchor is above the 99.9 % quantile of the distances
-        of context anchors to their nearest others. As these are anchors of a random training
-        subset, that is the quantile of training samples. None for fewer than two context anchors
-        and for anchors that are infinite or NaN.
+        Far: further from the nearest context anchor than 99.9 % of context anchors are from theirs.
+        None for fewer than two context anchors and for anchors that are infinite or NaN.
         """
         from sklearn.neighbors import NearestNeighbors  # here, as it takes a second
 
@@ -300,7 +286,7 @@ class TrainedModel:
     def class_probabilities(self, images: Images) -> Float[np.ndarray, "n c"]:
         """Probabilities of all classes at the centre of each image's zone; rows sum to 1."""
         encoded = self._encoded(images, self.main_type)
-        self._check_classifies()
+        self.check_pair(self.main_type, self.class_type or "label")
         latents = self._latents_of(encoded, self.main_type, 0.0)
         return self._by_class(inference.class_probabilities, latents)
 
@@ -312,9 +298,8 @@ class TrainedModel:
     ) -> UInt8[np.ndarray, "n h w c"]:
         """Decodes a random latent of each image's zone as another image (paper §3.1)."""
         images, main = self._encoded(images, self.main_type), self.main_type
-        self._check_generates("decode")
-        decoded = self._decoded(images, main, main, 1.0, key, "decoding")
-        return self._samples(main, decoded)
+        self.check_pair(None, main)
+        return self._samples(main, self._made(images, main, main, 1.0, key))
 
     def sample(
         self, count: int, key: PRNGKeyArray | None = None, labels: Labels | None = None
@@ -323,11 +308,10 @@ class TrainedModel:
 
         By default all classes have equal shares. Without classes the labels of the result are -1.
         """
-        self._check_generates("generate")
-        _check_count(count)
-        if labels is not None and self.class_type is None:
-            raise UserError("the run has no classes: leave labels out")
+        self.check_pair(None, self.main_type)
         classes = self._checked_labels(labels, count)
+        if labels is not None and classes is None:
+            raise UserError("the run has no classes: leave labels out")
         if classes is None and self.class_type is not None:
             classes = (np.arange(count) % self.config.data.num_classes).astype(np.int32)
         drawn = self.draw(count, classes, key)
@@ -345,10 +329,11 @@ class TrainedModel:
 
         Returns the result of `inference.decode`, such as `images`, and their `labels`.
         """
+        if count < 1:
+            raise UserError(f"the number of samples must be at least 1, got {count}")
         source, target = None if labels is None else self.class_type, target or self.main_type
-        description = f"{source or 'prior'} to {target}"
         scale = 1.0 if source is None else self.default_scale(source, target)
-        drawn = self._decoded(labels, source, target, scale, key, description, count)
+        drawn = self._made(labels, source, target, scale, key, count)
         return {"labels": np.full(count, inference.NO_CLASS, np.int32)} | drawn
 
     def reconstruct(
@@ -356,20 +341,19 @@ class TrainedModel:
     ) -> dict[str, np.ndarray]:
         """Reconstructs samples of the main type from their own noise (paper C.3).
 
-        Returns the reconstructions as `output` of the type, such as `images`, and their l2
-        `errors`, for images in units of [-1, 1]. If the decoder needs labels, the default is the
-        result of `classify`.
+        Returns samples as `output` of the type, such as `images`, and their l2 `errors`, for images
+        in units of [-1, 1]. If the decoder needs labels, the default is the result of `classify`.
         """
         images = self._encoded(images, self.main_type)
-        self._check_generates("reconstruct")
+        self._check_inverts()
         request = (images, self._condition(images, labels, key))
-        result = self._flow(inference.reconstruct, request, "reconstructing")
+        result = self._flow("reconstruct", request)
         output = self.space.types[self.main_type].output
         return result | {output: self._samples(self.main_type, result)}
 
-    def _flow(self, function: Any, request: Any, description: str) -> Any:
-        variables, target = self.model.variables, self.main_type
-        return self._run(function, request, description, variables, target=target)
+    def _flow(self, task: str, request: tuple[Any, Condition]) -> Any:
+        variables, static = self.model.variables, {"target": self.main_type, "task": task}
+        return self._run(inference.through_flow, request, task, variables, **static)
 
     def interpolate(
         self, images: Images, labels: Labels | None = None, key: PRNGKeyArray | None = None
@@ -380,17 +364,14 @@ class TrainedModel:
         `weights` of the second, and the `latents` of the path if the run has latents. The first and
         last sample are reconstructions. `labels` are as in `reconstruct`.
         """
-        images = self._encoded(images, self.main_type)
-        self._check_generates("interpolate")
+        images, kind = self._encoded(images, self.main_type), self.space.types[self.main_type]
+        self._check_inverts()
         if len(images) != 2:
-            plural = self.space.types[self.main_type].plural
-            raise UserError(f"interpolation is between two {plural}, got {len(images)}")
+            raise UserError(f"interpolation is between two {kind.plural}, got {len(images)}")
         condition = self._condition(images, labels, key)
-        noise = self._flow(inference.invert, (images, condition), "inverting")
-        weights, path = paths(noise, condition)
-        output = self.space.types[self.main_type].output
-        rendered = {output: self._flow(inference.render, path, "interpolating")}
-        result = {output: self._samples(self.main_type, rendered), "weights": weights}
+        weights, path = paths(self._flow("invert", (images, condition)), condition)
+        rendered = {kind.output: self._flow("render", path)}
+        result = {kind.output: self._samples(kind.name, rendered), "weights": weights}
         latents, _ = path[1]
         return result if latents is None else result | {"latents": np.asarray(latents)}
 
@@ -414,60 +395,51 @@ class TrainedModel:
         is_decoded = target in self.space.decoders
         return data_type.decoded(decoded[data_type.output if is_decoded else "classes"])
 
-    def _decoded(
+    def _made(
         self,
         samples: Any,
         source: str | None,
         target: str,
         noise_scale: float,
-        key: PRNGKeyArray | None,
-        description: str,
+        key: PRNGKeyArray | None = None,
         count: int | None = None,
     ) -> dict[str, np.ndarray]:
-        """Result of `inference.decode` for encoded samples, or for `count` latents of the prior."""
-        key, count = key_or_seed(key, self.config.seed), count or len(samples)
-        index = np.arange(count)
-        request: dict[str, Any] = {"index": index, "latents": None}
-        if source is None and self.has_latents:
-            latents = self._run(inference.prior, index, "drawing latents", key, name="prior")
-            request["latents"] = latents
-        elif self.has_latents:
-            request["latents"] = self._latents_of(samples, source, noise_scale, key)
-        if inference.reads_samples(self.space, source, target):
+        """Result of `inference.translate` for encoded samples, or `count` latents of the prior."""
+        request: dict[str, Any] = {"index": np.arange(count or len(samples))}
+        if source is not None:
             request["samples"] = samples
-        types = {"source": source, "target": target}
-        return self._run(inference.decode, request, description, self.model, key, **types)
+            if inference.cuts_zones(self.space, self.model, source):
+                request["latents"] = self._latents_of(samples, source, noise_scale, key)
+        arrays = self.model, key_or_seed(key, self.config.seed), noise_scale
+        ends = {"source": source, "target": target}
+        description = f"{source or 'prior'} to {target}"
+        return self._run(inference.translate, request, description, *arrays, **ends)
 
     def _latents_of(
-        self, samples: Any, source: str | None, noise_scale: float, key: PRNGKeyArray | None = None
+        self, samples: Any, source: str, noise_scale: float, key: PRNGKeyArray | None = None
     ) -> np.ndarray:
         """Latents of encoded samples."""
-        assert source is not None
-        if not hasattr(self._encoder(source), "latents"):
+        self._encoder(source)
+        if inference.cuts_zones(self.space, self.model, source):
             anchors = self.space.anchors(self.model.variables, samples, source)
             return self.latents(anchors, noise_scale, key, source=source)
-        key, index = key_or_seed(key, self.config.seed), np.arange(len(samples))
-        request, arrays = {"samples": samples, "index": index}, (self.model, key, noise_scale)
-        return self._run(inference.encode, request, "zoning", *arrays, source=source)
+        request = {"samples": samples, "index": np.arange(len(samples))}
+        arrays = self.model, key_or_seed(key, self.config.seed), noise_scale
+        return self._run(inference.encode, request, "encoding", *arrays, source=source)
 
     def _condition(self, images: Any, labels: Any, key: PRNGKeyArray | None) -> Condition:
         """Latents at α = 1, as in training, and the further condition of the decoder."""
-        latents = self._latents_of(images, self.main_type, 1.0, key) if self.has_latents else None
-        condition_type = self.space.decoders[self.main_type].condition
-        labels, class_type = self._checked_labels(labels, len(images)), self.class_type
-        if condition_type is None:
+        main, class_type = self.main_type, self.class_type
+        latents = self._latents_of(images, main, 1.0, key) if self.has_latents else None
+        labels = self._checked_labels(labels, len(images))
+        if (name := self.space.decoders[main].condition) is None:
             return latents, None
         if labels is None and class_type is not None:
-            self._check_classifies()
-            centres = self._latents_of(images, self.main_type, 0.0)
-            labels = self.classes(centres).classes
-        request = {
-            "latents": latents,
-            "samples": {} if class_type is None else {class_type: labels},
-        }
-        further, _ = self._run(
-            inference.condition, request, "finding zones", self.model, name=condition_type
-        )
+            self.check_pair(main, class_type)
+            labels = self.classes(self._latents_of(images, main, 0.0)).classes
+        known = {} if class_type is None else {class_type: labels}
+        request = {"latents": latents, "samples": known}
+        further, _ = self._run(inference.condition, request, "finding zones", self.model, name=name)
         return latents, further
 
     def _run(
@@ -480,10 +452,9 @@ class TrainedModel:
     def _encoder(self, name: str) -> Any:
         """The encoder of a type; raises UserError if it has none."""
         encoders = self.space.encoders
-        if not encoders:
-            raise UserError("a run with latent.enabled=False has no encoder, anchors or latents")
         if name not in encoders:
-            raise UserError(f"{name!r} is not a data type of the run: {', '.join(encoders)}")
+            listed = ", ".join(encoders) or "none, as latent.enabled=False"
+            raise UserError(f"{name!r} has no encoder in this run; types with encoders: {listed}")
         return encoders[name]
 
     def _encoded(self, samples: Any, source: str) -> Any:
@@ -493,31 +464,11 @@ class TrainedModel:
         data_type: DataType = self.space.types[source]
         return data_type.encoded(data_type.checked(samples))
 
-    @property
-    def _study(self) -> str:
-        return self.config.study or " and ".join(self.config.types)
-
-    def _check_classifies(self) -> None:
-        if not self.classifies:
-            objective = self.space.baseline
-            reason = f"objective={objective!r} trains" if objective else "it has"
-            plural = self.space.types[self.main_type].plural
-            raise UserError(
-                f"a {self._study} study does not classify {plural}: {reason} no zones of labels"
-            )
-
-    def _check_generates(self, task: str) -> None:
-        main = self.space.types[self.main_type]
-        what = f"{task} {main.output}"
-        if main.decoder is None:
-            raise UserError(
-                f"a {self._study} study does not {what}: generation and joint studies do"
-            )
-        if main.name not in self.space.decoders:
-            raise UserError(f"cannot {what}: training.generation_weight=0 trained no decoder")
-        if task in ("reconstruct", "interpolate") and not isinstance(main.decoder, Invertible):
-            name = type(main.decoder).__name__
-            raise UserError(f"cannot {what}: {name} has no invert, render and reconstruct")
+    def _check_inverts(self) -> None:
+        self.check_pair(None, self.main_type)
+        decoder = self.space.decoders.get(self.main_type)
+        if not isinstance(decoder, Invertible):
+            raise UserError(f"{type(decoder).__name__} has no invert, render and reconstruct")
 
     def _checked_labels(self, labels: Any, count: int) -> np.ndarray | None:
         if labels is None or self.class_type is None:
@@ -528,8 +479,3 @@ class TrainedModel:
                 f"labels must be {count} integers, one per {self.main_type}, got {checked.shape}"
             )
         return checked
-
-
-def _check_count(count: int) -> None:
-    if count < 1:
-        raise UserError(f"the number of samples must be at least 1, got {count}")

@@ -47,16 +47,15 @@ class OneWeight(LatentSpace):
     def columns(self, examples):
         return {}
 
+    def prepare_evaluation(self, test):
+        pass
+
     def context(self, variables, train):
         return {"anchors": jnp.reshape(variables["decoder"]["params"]["w"], (1, 1))}
 
 
 class Context:
     """In the place of the measurements: the context anchor."""
-
-    @staticmethod
-    def prepare(space, test):
-        pass
 
     @staticmethod
     def evaluate(model, train, test, workdir, seconds):

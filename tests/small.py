@@ -1,10 +1,14 @@
 """Shipped configs shrunk to seconds: the same classes with smaller numbers."""
 
+import functools
+from pathlib import Path
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from lzn_jax import configuration, data, plots, train
-from lzn_jax.latent_space import LatentSpace
+from lzn_jax.latent_space import LatentSpace, Model
 from lzn_jax.run import devices
 from lzn_jax.run import workdir as workdirs
 from lzn_jax.run.checkpoints import Checkpoints
@@ -96,6 +100,50 @@ def config(path="configs/digits_joint.py", **changes):
     """The shrunk config itself."""
     arguments = flags(path, "unused", **changes)
     return configuration.load(str(path), [a.removeprefix("--config.") for a in arguments[2:]])
+
+
+class World:
+    """A shrunk study on the first fake devices: space, random networks, digits, batch, model."""
+
+    def __init__(self, name, num_devices=1, **changes):
+        path = Path(__file__).parents[1] / "configs" / f"{name}.py"
+        self.config = config(path, **{"training__batch_size": 16} | changes)
+        self.mesh = devices.make_mesh(8, jax.devices()[:num_devices])
+        self.space = LatentSpace(self.config, self.mesh)
+
+    @functools.cached_property
+    def variables(self):
+        if "augmentation" in self.config:  # features of networks at random hardly differ
+            return shaken(jax.jit(self.space.init)(jax.random.key(0)), 0.1)
+        return random_variables(self.space)
+
+    @functools.cached_property
+    def digits(self):
+        """Training and test examples."""
+        return data.load_data(self.config)
+
+    @functools.cached_property
+    def batch(self):
+        """The first training examples."""
+        some = self.digits[0].at(np.arange(self.config.training.batch_size))
+        columns = {"images": some.images, "labels": some.labels, **self.space.columns(some)}
+        return jax.tree.map(jnp.asarray, columns)
+
+    @functools.cached_property
+    def model(self):
+        context = self.space.context(self.variables, self.digits[0])
+        return TrainedModel(self.space, Model(self.variables, context), 0)
+
+    @functools.cached_property
+    def loss(self):
+        """The loss of (variables, batch, key), compiled once."""
+        return jax.jit(self.space.loss)
+
+
+@functools.cache
+def world(name, num_devices=1, **changes):
+    """One world for all tests of a process, so that its programs are compiled once."""
+    return World(name, num_devices, **changes)
 
 
 def untrained_run(workdir, config, steps=(2,)):

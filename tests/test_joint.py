@@ -10,15 +10,12 @@ import pytest
 import small
 from zoning.oracle import in_float64
 
-from lzn_jax import data, inference, zoning
+from lzn_jax import inference, zoning
 from lzn_jax.data import Examples
 from lzn_jax.decoders import flow
 from lzn_jax.errors import UserError
-from lzn_jax.evaluation import measurements
-from lzn_jax.latent_space import LatentSpace, Model
+from lzn_jax.latent_space import Model
 from lzn_jax.models import named, normal_by_index
-from lzn_jax.run import devices
-from lzn_jax.trained_model import TrainedModel
 from lzn_jax.zoning import plain
 
 KEY = jax.random.key(5)
@@ -27,28 +24,17 @@ STEPS, CUTOFF = 5, 0.4  # of the flow to the labels; two steps are left out
 FLOW = zoning.Euler(STEPS)
 
 
-def build(**changes):
-    changes = {"alignment__num_steps": STEPS, "alignment__cutoff": CUTOFF} | changes
-    config = small.config("configs/digits_joint.py", **changes)
-    return LatentSpace(config, devices.make_mesh(config.training.batch_size))
-
-
-@functools.cache
-def variables(**changes):
-    return small.random_variables(build(**changes))
-
-
-@functools.cache
-def digits():
-    return data.load_data(build().config)
+def joint(**changes):
+    sizes = {"training__batch_size": 15, "alignment__num_steps": STEPS, "alignment__cutoff": CUTOFF}
+    return small.world("digits_joint", **sizes | changes)
 
 
 def batch():
-    return {"images": jnp.asarray(digits()[0].images[:15]), "labels": jnp.asarray(LABELS)}
+    return joint().batch | {"labels": jnp.asarray(LABELS)}
 
 
 def label_anchors():
-    return np.asarray(variables()["label_anchors"]["params"]["anchors"])
+    return np.asarray(joint().variables["label_anchors"]["params"]["anchors"])
 
 
 def one_hot(labels):
@@ -60,19 +46,12 @@ def apply_in_training(module, variables, *inputs):
     return module.apply(variables, *inputs, train=True)
 
 
-@functools.cache
-def encoded():
-    """Anchors of the batch."""
-    encoder = build().modules["encoder"]
-    return apply_in_training(encoder, variables()["encoder"], batch()["images"] / 127.5 - 1)
-
-
 def flow_key():
     """Of the flow's draws; the second key is dropout's."""
     return jax.random.split(named(KEY, "image_decoder"), 2)[0]
 
 
-def flow_loss(space, variables, latents):
+def flow_loss(world, latents):
     """The rectified flow's, written out: images, classes and given latents."""
     noise_key, time_key = jax.random.split(flow_key())
     images = batch()["images"] / 127.5 - 1
@@ -81,8 +60,8 @@ def flow_loss(space, variables, latents):
     s = t[:, None, None, None]
     x_t = s * images + (1 - s) * noise
     condition = latents, one_hot(LABELS)
-    decoder = space.modules["decoder"]
-    velocity = apply_in_training(decoder, variables["decoder"], x_t, t, *condition)
+    decoder = world.space.modules["decoder"]
+    velocity = apply_in_training(decoder, world.variables["decoder"], x_t, t, *condition)
     return np.mean(np.asarray(velocity - (images - noise), np.float64) ** 2)
 
 
@@ -98,7 +77,7 @@ def flow_loss(space, variables, latents):
 def test_the_loss_is_that_of_the_flow_and_of_latents_outside_the_zone_of_their_class(
     noise_scale, form, sharpness, weights
 ):
-    space = build(
+    world = joint(
         alignment__sharpness=sharpness,
         alignment__sharpness_weights=weights,
         alignment__noise_scale=noise_scale,
@@ -106,7 +85,8 @@ def test_the_loss_is_that_of_the_flow_and_of_latents_outside_the_zone_of_their_c
         alignment__weight=3,
         training__generation_weight=0.5,
     )
-    anchors = encoded()
+    encoder, images = world.space.modules["encoder"], batch()["images"] / 127.5 - 1
+    anchors = apply_in_training(encoder, world.variables["encoder"], images)
     noise = jax.random.normal(named(KEY, "image_latents_decoder"), anchors.shape)
     latents = zoning.compute_latents(anchors, noise, solver=zoning.Euler(4))
     aligned_noise = noise
@@ -126,47 +106,46 @@ def test_the_loss_is_that_of_the_flow_and_of_latents_outside_the_zone_of_their_c
         return plain.alignment_loss_at(aligned, targets, LABELS, **kwargs)
 
     expected = {
-        "generation_loss": flow_loss(space, variables(), latents),
+        "generation_loss": flow_loss(world, latents),
         "alignment_loss": float(
             in_float64(alignment, anchors, aligned_noise, label_anchors(), log_counts)
         ),
     }
-    loss, metrics = jax.jit(space.loss)(variables(), batch(), KEY)
+    loss, metrics = world.loss(world.variables, batch(), KEY)
     assert {name: float(metrics[name]) for name in expected} == pytest.approx(expected, rel=1e-4)
     total = 0.5 * expected["generation_loss"] + 3 * expected["alignment_loss"]
     assert float(loss) == pytest.approx(total, rel=1e-4)
 
 
 def test_draws_of_a_batch_take_the_place_of_the_keys():
-    space, other_key = build(alignment__noise_scale=None), jax.random.key(6)
+    world, other_key = joint(alignment__noise_scale=None), jax.random.key(6)
     noise, t = flow.draw(flow_key(), batch()["images"] / 127.5 - 1)
     own = jax.random.normal(named(KEY, "image_latents_decoder"), (15, 4))
     given = {"image_latent_noise": own, "flow_noise": noise, "flow_time": t}
-    loss_of = jax.jit(space.loss)
-    drawn, metrics = loss_of(variables(), batch(), KEY)
-    loss, found = loss_of(variables(), batch() | given, other_key)
+    loss_of = functools.partial(world.loss, world.variables)
+    drawn, metrics = loss_of(batch(), KEY)
+    loss, found = loss_of(batch() | given, other_key)
     assert float(loss) == pytest.approx(float(drawn), rel=1e-6)
     assert found["alignment_loss"] == pytest.approx(float(metrics["alignment_loss"]), rel=1e-6)
     for name, column in given.items():
         without = {n: a for n, a in given.items() if n != name}
-        assert float(loss_of(variables(), batch() | without, other_key)[0]) != float(loss)
+        assert float(loss_of(batch() | without, other_key)[0]) != float(loss)
         with pytest.raises(UserError, match=rf"{name} of a batch must have the shape \(15"):
-            jax.eval_shape(space.loss, variables(), batch() | given | {name: column[:1]}, KEY)
+            loss_of(batch() | given | {name: column[:1]}, KEY)
 
 
 def test_the_baseline_is_a_decoder_on_the_class_alone():
-    space = build(latent__enabled=False)
-    decoder = variables(latent__enabled=False)
-    assert set(space.modules) == set(decoder) == {"decoder"}
-    loss, metrics = jax.jit(space.loss)(decoder, batch(), KEY)
+    world = joint(latent__enabled=False)
+    assert set(world.space.modules) == set(world.variables) == {"decoder"}
+    loss, metrics = world.loss(world.variables, batch(), KEY)
     assert set(metrics) == {"generation_loss"}
-    assert float(loss) == pytest.approx(flow_loss(space, decoder, None), rel=1e-5)
+    assert float(loss) == pytest.approx(flow_loss(world, None), rel=1e-5)
 
 
 @pytest.mark.parametrize("weight", ["training__generation_weight", "alignment__weight"])
 def test_a_loss_without_weight_is_not_computed(weight):
-    loss = build(**{weight: 0}).loss
-    _, metrics = jax.eval_shape(loss, variables(), batch(), KEY)
+    world = joint(**{weight: 0})
+    _, metrics = jax.eval_shape(world.space.loss, world.variables, batch(), KEY)
     name = "generation_loss" if "generation" in weight else "alignment_loss"
     assert name not in metrics
     assert ("assignment_accuracy" in metrics) == (name == "generation_loss")
@@ -174,31 +153,26 @@ def test_a_loss_without_weight_is_not_computed(weight):
 
 @pytest.mark.parametrize("weight", [1, 0])
 def test_weights_of_networks_that_look_at_samples_are_read_where_there_will_be_samples(weight):
-    config = small.config(
-        "configs/cifar10_joint.py",
-        evaluation__inception_path="missing.npz",
-        training__generation_weight=weight,
-    )
-    space = LatentSpace(config, devices.make_mesh(15))
+    changes = {"evaluation__inception_path": "missing.npz", "training__generation_weight": weight}
+    space = small.world("cifar10_joint", **changes).space
     test = Examples(np.zeros((1, 32, 32, 3), np.uint8), np.zeros(1, np.int32))
     with pytest.raises(UserError, match=r"missing\.npz") if weight else contextlib.nullcontext():
-        measurements.prepare(space, test)
+        space.prepare_evaluation(test)
 
 
 @functools.cache
 def shown():
     """A model whose decoder returns its condition in place of images."""
-    space = build()
-    decoder = space.decoders["image"]
-    decoder.generate = lambda variables, key, condition, index: {
-        "images": condition[0],
-        "condition": condition[1],
-    }
-    decoder.reconstruct = lambda variables, images, condition: {
-        "images": condition[0],
-        "condition": condition[1],
-    }
-    return TrainedModel(space, Model(variables(), space.context(variables(), digits()[0])), 0)
+    changes = {"alignment__num_steps": STEPS, "training__batch_size": 15}
+    model = small.World("digits_joint", **changes).model
+    decoder = model.space.decoders["image"]
+
+    def shown(condition):
+        return dict(zip(("images", "condition"), condition, strict=True))
+
+    decoder.generate = lambda variables, key, condition, index: shown(condition)
+    decoder.reconstruct = lambda variables, images, condition: shown(condition)
+    return model
 
 
 def ends_of_flow(latents):
@@ -231,8 +205,8 @@ def test_samples_of_any_class_have_the_class_of_the_zone_that_the_prior_puts_the
 
 def test_a_prediction_is_the_end_of_the_flow_and_its_last_assignment():
     latents = jax.random.normal(KEY, (40, 4))
-    predict = functools.partial(inference.predict, build(), target="label")
-    found = jax.jit(predict)(Model(variables(), {}), latents)
+    predict = functools.partial(inference.predict, joint().space, target="label")
+    found = jax.jit(predict)(Model(joint().variables, {}), latents)
     classes = ends_of_flow(latents)
     np.testing.assert_array_equal(found["classes"], classes)
 
@@ -245,7 +219,7 @@ def test_a_prediction_is_the_end_of_the_flow_and_its_last_assignment():
 
 @pytest.mark.parametrize("is_given", [True, False])
 def test_images_are_reconstructed_given_a_random_latent_of_their_zone_and_their_class(is_given):
-    model, images = shown(), digits()[1].images[:20]
+    model, images = shown(), joint().digits[1].images[:20]
     labels = np.arange(20) % 10 if is_given else model.classify(images).classes
     found = model.reconstruct(images, labels if is_given else None)
     np.testing.assert_array_equal(found["condition"], one_hot(labels))

@@ -328,7 +328,7 @@ def test_embed_writes_four_features_and_labels(commanded, tmp_path, capsys):
     np.testing.assert_allclose(alone["features"][0], found["features"][7], rtol=1e-4, atol=1e-5)
     assert (workdir / "figures" / "mode_embed.png").stat().st_size > 0
     assert command_line.main([*flags, "--mode=sample"]) == 2  # there is no decoder
-    assert "a representation study does not generate images" in capsys.readouterr().err
+    assert "the run does not generate image; it translates nothing" in capsys.readouterr().err
 
 
 # Flags, after those of the run; and a part of the line.
@@ -369,8 +369,10 @@ BAD_INPUT = """
 """
 BAD_INPUT = [tuple(line.split(" | ")) for line in BAD_INPUT.strip().splitlines()]
 # What every mode refuses, and those that read images.
-for _mode in ("evaluate", "sample", "embed", "classify", "check_data", "replay"):
+for _mode in ("train", "evaluate", "sample", "embed", "classify", "check_data", "replay", "export"):
     BAD_INPUT += [(f"--mode={_mode} {flag}", part) for flag, part in BAD_INPUT[:2]]
+for _mode in ("reconstruct", "classify", "export"):
+    BAD_INPUT.append((f"--mode={_mode} --workdir={{new}}", "no checkpoint in"))
 for _mode in ("embed", "classify", "reconstruct", "interpolate"):
     for _name in ("nowhere.png", "no_image.png", "empty"):
         BAD_INPUT.append((f"--mode={_mode} --input={{new}}/{_name}", _name))

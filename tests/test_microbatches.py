@@ -1,4 +1,4 @@
-"""Micro-batches change memory and nothing else."""
+"""Micro-batches, devices and rematerialisation change memory and nothing else."""
 
 import functools
 
@@ -6,15 +6,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 import small
 
-from lzn_jax import data, train
-from lzn_jax.latent_space import LatentSpace
+from lzn_jax import data
 from lzn_jax.models import by_example, with_own_keys
-from lzn_jax.modes import compile
-from lzn_jax.run import devices as devices_module
+from lzn_jax.run import devices
 
 
 class Network(nn.Module):
@@ -64,32 +61,6 @@ def test_a_size_that_does_not_divide_the_batch_raises(problem):
         by_example(with_own_keys(_apply), 5)(variables, jax.random.key(7), x)
 
 
-def _update(devices, **changes):
-    """State and metrics after a step of the joint study, and the memory it takes."""
-    config = small.config(training__batch_size=32, decoder__dropout=0.5, **changes)
-    mesh = devices_module.make_mesh(8, jax.devices()[:devices])
-    space = LatentSpace(config, mesh)
-    # Plain gradient descent: Adam would turn rounding noise of tiny gradients into signs.
-    optimizer = optax.sgd(0.1)
-    state = jax.jit(functools.partial(train.init_state, space, optimizer, 0))()
-    state = state.replace(params=small.shaken(state.params, 0.1))
-    examples, _ = data.load_data(config)
-    batch = {"images": examples.images[:32], "labels": examples.labels[:32]}
-    update = functools.partial(
-        train.update_state, space=space, optimizer=optimizer, training=config.training, seed=0
-    )
-    jitted = jax.jit(
-        update,
-        in_shardings=(devices_module.replicated(mesh), devices_module.split(mesh)),
-        out_shardings=devices_module.replicated(mesh),
-    )
-    with jax.set_mesh(mesh):
-        program = jitted.lower(state, batch).compile()
-    batch = jax.device_put(batch, devices_module.split(mesh))
-    state = jax.device_put(state, devices_module.replicated(mesh))
-    return jax.device_get(program(state, batch)), program.memory_analysis().temp_size_in_bytes
-
-
 @pytest.mark.parametrize("size", [None, 4])
 def test_a_network_sees_micro_batches_whole(problem, size):
     _, x = problem
@@ -104,33 +75,78 @@ def test_a_network_sees_micro_batches_whole(problem, size):
     assert set(seen) == {(size or 12, size or 12)}
 
 
-@pytest.mark.parametrize("devices", [1, 8])
-def test_a_step_in_micro_batches_is_the_unsplit_step(devices):
-    (whole, whole_metrics), memory = _update(1)
-    (split, split_metrics), split_memory = _update(devices, training__microbatch_size=8)
-    for name, value in whole_metrics.items():
-        assert split_metrics[name] == pytest.approx(value, rel=1e-5, abs=1e-6), name
-    for a, b in zip(jax.tree.leaves(split.params), jax.tree.leaves(whole.params), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+def _batch(world):
+    """The first batch of a run."""
+    train, size = world.digits[0], world.config.training.batch_size
+    columns, transform = world.space.columns(train), world.space.transform
+    with data.TrainingBatches(train, size, 0, transform, columns=columns) as batches:
+        return next(batches)
+
+
+@functools.cache
+def _gradient(name, num_devices=1, **changes):
+    """((loss, metrics), gradient) of a study, and the memory that they take."""
+    world = small.world(name, num_devices, **changes)
+    variables, batch, key = world.variables, _batch(world), jax.random.key(1)
+    call = jax.jit(jax.value_and_grad(world.space.loss, has_aux=True))
+    whole, split = devices.replicated(world.mesh), devices.split(world.mesh)
+    with jax.set_mesh(world.mesh):
+        arguments = jax.device_put(variables, whole), jax.device_put(batch, split), key
+        program = call.lower(*arguments).compile()
+        found = jax.device_get(program(*arguments))
+    return found, program.memory_analysis().temp_size_in_bytes
+
+
+def _assert_close(found, expected):
+    ((loss, metrics), gradient), ((other_loss, others), other) = expected, found
+    assert float(other_loss) == pytest.approx(float(loss), rel=1e-5)
+    for metric, value in metrics.items():
+        assert others[metric] == pytest.approx(value, rel=1e-4, abs=1e-6), metric
+    gradient, other = ({n: t["params"] for n, t in g.items()} for g in (gradient, other))
+    scale = max(float(np.abs(a).max()) for a in jax.tree.leaves(gradient))
+    for a, b in zip(jax.tree.leaves(gradient), jax.tree.leaves(other), strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-5 * scale)
+
+
+VIEWS = {"latent__dim": 8, "encoder__head_dim": 8, "alignment__num_steps": 5}
+BESIDE = {"alignments": "('image:label',)", "decoder__condition": "label"}
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "num_devices", "size"),
+    [
+        ("digits_gen", {"latent__solver": "dpm"}, 1, 8),
+        ("digits_gen", {"latent__solver": "dpm"}, 8, 8),
+        ("digits_joint", {"decoder__dropout": 0.5, "training__batch_size": 32}, 1, 8),
+        ("digits_joint", {"decoder__dropout": 0.5, "training__batch_size": 32}, 8, 8),
+        ("digits_alone", {"training__queries": 8}, 1, 4),
+        ("digits_alone", {"training__queries": 8}, 8, None),
+        ("digits_alone", {"training__queries": 8, **BESIDE}, 8, 4),
+        ("digits_text", {}, 8, 8),
+        ("digits_repr", VIEWS, 1, 8),
+        ("digits_repr", VIEWS, 8, None),
+        ("digits_repr", VIEWS, 8, 8),
+        ("digits_repr", {**VIEWS, "objective": "simclr", "simclr__temperature": 0.3}, 8, 8),
+        ("digits_repr", {**VIEWS, "objective": "dcl", "dcl__temperature": 0.3}, 8, 8),
+    ],
+)
+def test_micro_batches_and_devices_change_neither_loss_nor_gradient(
+    name, changes, num_devices, size
+):
+    whole, memory = _gradient(name, **changes)
+    split, split_memory = _gradient(name, num_devices, training__microbatch_size=size, **changes)
+    _assert_close(split, whole)
     assert split_memory < memory
 
 
 @pytest.mark.parametrize("name", ["digits_joint", "digits_repr", "digits_text"])
 def test_rematerialisation_of_blocks_does_not_change_the_gradient(name):
-    def gradient(remat):
-        config = small.config(f"configs/{name}.py", training__batch_size=16, training__remat=remat)
-        space = LatentSpace(config, devices_module.make_mesh(1))
-        variables = small.shaken(space.init(jax.random.key(0)))
-        shapes = compile.batch_shapes(space, config)
-        rng = np.random.default_rng(0)
-        batch = {
-            name: jnp.asarray(rng.integers(0, 10, a.shape), a.dtype) for name, a in shapes.items()
-        }
-        loss = jax.jit(jax.value_and_grad(lambda v: space.loss(v, batch, jax.random.key(1))[0]))
-        return loss(variables), "remat" in str(jax.make_jaxpr(loss)(variables))
-
-    (kept, is_kept_again), (again, is_again) = gradient(False), gradient(True)
-    assert (is_kept_again, is_again) == (False, True)
-    largest = max(float(jnp.abs(a).max()) for a in jax.tree.leaves(kept))
-    for a, b in zip(jax.tree.leaves(again), jax.tree.leaves(kept), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * largest)
+    for remat in (False, True):
+        world = small.world(name, training__remat=remat)
+        shapes = jax.eval_shape(world.space.init, jax.random.key(0)), _batch(world)
+        traced = jax.make_jaxpr(jax.grad(lambda *a, w=world: w.space.loss(*a)[0]))(
+            *shapes, jax.random.key(1)
+        )
+        assert ("remat" in str(traced)) == remat
+    again, _ = _gradient(name, training__remat=True)
+    _assert_close(again, _gradient(name, training__remat=False)[0])

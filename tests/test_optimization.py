@@ -9,8 +9,6 @@ from ml_collections import ConfigDict
 
 from lzn_jax import train
 
-NETWORKS = ["encoder", "decoder"]
-
 
 def _training(**changes):
     fields = {
@@ -24,38 +22,37 @@ def _training(**changes):
     return ConfigDict(fields | changes)
 
 
-def _rates(training, steps, peak=0.5):
-    return np.array([train.learning_rate(jnp.int32(k), peak, training) for k in steps])
+def _warmup(steps, count):
+    """1/W + (1 - 1/W) k/W at update k."""
+    return 1 / steps + (1 - 1 / steps) * np.arange(count) / steps
 
 
-@pytest.mark.parametrize("schedule", ["constant", "cosine"])
-def test_warmup_is_linear_from_the_first_step(schedule):
-    rates = _rates(_training(warmup_steps=8, schedule=schedule), range(8))
-    np.testing.assert_allclose(rates, 0.5 * (1 / 8 + 7 / 8 * np.arange(8) / 8), rtol=1e-6)
+HALF = np.sqrt(0.5)
 
 
-@pytest.mark.parametrize("warmup_steps", [0, 1, 8])
-def test_constant_after_warmup(warmup_steps):
-    rates = _rates(_training(warmup_steps=warmup_steps), range(warmup_steps, 30))
-    np.testing.assert_array_equal(rates, np.float32(0.5))
-
-
-def test_cosine_falls_to_zero_at_the_end_of_training():
-    training = _training(warmup_steps=4, schedule="cosine")
-    rates = _rates(training, [4, 8, 12, 16, 20, 25])
-    # A cosine of 0, 45, 90, 135 and 180 degrees.
-    half = np.sqrt(0.5)
-    expected = 0.25 * np.array([2, 1 + half, 1, 1 - half, 0, 0])
-    np.testing.assert_allclose(rates, expected, atol=1e-7)
-
-
-@pytest.mark.parametrize("schedule", ["constant", "cosine"])
-@pytest.mark.parametrize("warmup_steps", [5, 50])
-def test_warmup_as_long_as_training_or_longer(schedule, warmup_steps):
-    training = _training(num_steps=5, warmup_steps=warmup_steps, schedule=schedule)
-    rates = _rates(training, range(5))
-    factors = 1 / warmup_steps + (1 - 1 / warmup_steps) * np.arange(5) / warmup_steps
-    np.testing.assert_allclose(rates, 0.5 * factors, rtol=1e-6)
+@pytest.mark.parametrize(
+    ("changes", "steps", "expected"),
+    [
+        ({"warmup_steps": 8}, range(8), _warmup(8, 8)),
+        ({"warmup_steps": 8, "schedule": "cosine"}, range(8), _warmup(8, 8)),
+        *(({"warmup_steps": w}, range(w, 30), 1.0) for w in (0, 1, 8)),
+        # A cosine of 0, 45, 90, 135 and 180 degrees.
+        (
+            {"warmup_steps": 4, "schedule": "cosine"},
+            [4, 8, 12, 16, 20, 25],
+            np.array([2, 1 + HALF, 1, 1 - HALF, 0, 0]) / 2,
+        ),
+        *(  # as long as training or longer
+            ({"num_steps": 5, "warmup_steps": w, "schedule": s}, range(5), _warmup(w, 5))
+            for w in (5, 50)
+            for s in ("constant", "cosine")
+        ),
+    ],
+)
+def test_warmup_is_linear_and_then_the_rate_is_constant_or_a_cosine(changes, steps, expected):
+    training = _training(**changes)
+    rates = [train.learning_rate(jnp.int32(k), 0.5, training) for k in steps]
+    np.testing.assert_allclose(rates, 0.5 * np.ones(len(steps)) * expected, rtol=1e-6, atol=1e-7)
 
 
 def _updates(training, gradients):
@@ -100,22 +97,17 @@ def test_adam_after_clipping_by_the_norm_over_all_networks():
             np.testing.assert_allclose(update[network]["w"], reference, rtol=2e-4, atol=1e-9)
 
 
-@pytest.mark.parametrize(("step", "active"), [(0, True), (6, True), (7, False), (100, False)])
-def test_only_the_decoder_stops_at_decoder_steps(step, active):
-    networks = ["encoder", "decoder", "labels"]
-    found = train.still_training(jnp.int32(step), _training(decoder_steps=7), networks)
+@pytest.mark.parametrize(
+    ("step", "decoder_steps", "is_active"),
+    [(0, 7, True), (6, 7, True), (7, 7, False), (100, 7, False), (10**6, None, True)],
+)
+def test_only_the_decoder_stops_at_decoder_steps(step, decoder_steps, is_active):
+    networks, training = ["encoder", "decoder", "labels"], _training(decoder_steps=decoder_steps)
+    found = train.still_training(jnp.int32(step), training, networks)
     assert {network: bool(on) for network, on in found.items()} == {
         "encoder": True,
-        "decoder": active,
+        "decoder": is_active,
         "labels": True,
-    }
-
-
-def test_the_decoder_trains_to_the_end_without_decoder_steps():
-    found = train.still_training(jnp.int32(10**6), _training(), NETWORKS)
-    assert {network: bool(on) for network, on in found.items()} == {
-        "encoder": True,
-        "decoder": True,
     }
 
 
@@ -132,39 +124,34 @@ def test_mask_zeroes_inactive_networks_only():
     np.testing.assert_array_equal(masked["decoder"]["b"], 0.0)
 
 
-@pytest.mark.parametrize("decay", [0.5, 0.9999])  # of which 0.5 is reached at update 8
+def _averaged(ema, params, step, decay, is_active=True):
+    """EMA of the weights of one network."""
+    trees = ({"encoder": {"w": jnp.asarray(w, jnp.float32)}} for w in (ema, params))
+    active = {"encoder": jnp.asarray(is_active)}
+    return np.asarray(train.update_ema(*trees, jnp.int32(step), decay, active)["encoder"]["w"])
+
+
+@pytest.mark.parametrize("decay", [0.5, 0.9999])  # 0.5 is reached at update 8
 def test_ema_follows_the_recurrence(decay):
-    values = np.random.default_rng(0).normal(size=(25, 3))
-    average = {"encoder": {"w": jnp.ones(3)}}
-    expected = np.ones(3)
-    for k, value in enumerate(values, start=1):
-        params = {"encoder": {"w": jnp.asarray(value, jnp.float32)}}
-        active = {"encoder": jnp.asarray(True)}
-        average = train.update_ema(average, params, jnp.int32(k - 1), decay, active)
+    average = expected = np.ones(3)
+    for k, value in enumerate(np.random.default_rng(0).normal(size=(25, 3)), start=1):
+        average = _averaged(average, value, k - 1, decay)
         kept = min(decay, (1 + k) / (10 + k))
         expected = kept * expected + (1 - kept) * value
-        np.testing.assert_allclose(average["encoder"]["w"], expected, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(average, expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("decay", [0.9999, 0.999999])
 def test_ema_of_weights_that_stay_stays(decay):
-    weights = {"encoder": {"w": jnp.linspace(0.1, 1, 50)}}
-    active = {"encoder": jnp.asarray(True)}
-    late = jnp.int32(10**8)
-    moved = train.update_ema(weights, weights, late, decay, active)
-    np.testing.assert_array_equal(moved["encoder"]["w"], weights["encoder"]["w"])
-    far = {"encoder": {"w": jnp.full(50, 1e6)}}
-    moved = train.update_ema(weights, far, late, decay, active)
+    weights, late = np.linspace(0.1, 1, 50, dtype=np.float32), 10**8
+    np.testing.assert_array_equal(_averaged(weights, weights, late, decay), weights)
     expected = decay * np.linspace(0.1, 1, 50) + (1 - decay) * 1e6
-    np.testing.assert_allclose(moved["encoder"]["w"], expected, rtol=1e-6)
+    np.testing.assert_allclose(_averaged(weights, 0 * weights + 1e6, late, decay), expected, 1e-6)
 
 
 def test_ema_of_an_inactive_network_stays_to_the_bit():
-    ema = {network: {"w": jnp.array([0.1, 1 / 3])} for network in NETWORKS}
-    params = {network: {"w": jnp.array([5.0, 7.0])} for network in NETWORKS}
-    active = {"encoder": jnp.asarray(True), "decoder": jnp.asarray(False)}
-    moved = train.update_ema(ema, params, jnp.int32(0), 0.9999, active)
-    np.testing.assert_array_equal(moved["decoder"]["w"], ema["decoder"]["w"])
+    ema, params = np.float32([0.1, 1 / 3]), np.float32([5.0, 7.0])
+    np.testing.assert_array_equal(_averaged(ema, params, 0, 0.9999, is_active=False), ema)
     # 1 - 2/11 of the way at the first update
-    expected = np.array([0.1, 1 / 3]) * 2 / 11 + np.array([5.0, 7.0]) * 9 / 11
-    np.testing.assert_allclose(moved["encoder"]["w"], expected, rtol=1e-6)
+    expected = ema * 2 / 11 + params * 9 / 11
+    np.testing.assert_allclose(_averaged(ema, params, 0, 0.9999), expected, rtol=1e-6)

@@ -8,7 +8,6 @@ before and after (`_start.pt`, `_end.pt`), and of each update images, labels, no
 
 import functools
 import os
-import tempfile
 from pathlib import Path
 
 import jax
@@ -45,24 +44,11 @@ SETTINGS = {
 JOINT = {"data.num_classes": 6, "alignment.num_steps": 20, "training.decoder_steps": 7}
 
 
-CONFIG = """
-from lzn_jax import configuration
-
-
-def get_config():
-    config = configuration.sibling({file!r}, "cifar10_{name}")
-    config.update_from_flattened_dict({settings})
-    return config
-"""
-
-
 @functools.cache
 def config_of(name):
     settings = SETTINGS | (JOINT if name == "joint" else {"data.num_classes": 1})
-    with tempfile.NamedTemporaryFile("w", suffix=".py") as file:
-        file.write(CONFIG.format(file=str(ROOT / "configs" / "own"), name=name, settings=settings))
-        file.flush()
-        return configuration.load(file.name)
+    overrides = [f"{field}={value}" for field, value in settings.items()]
+    return configuration.load(str(ROOT / "configs" / f"cifar10_{name}.py"), overrides)
 
 
 def weights(name, end):
@@ -129,10 +115,7 @@ def test_weights_and_averages_end_where_the_originals_do(name):
     for found, (start, _), (end, _) in zip((state.params, state.ema), starts, ends, strict=True):
         assert found.keys() == end.keys()
         for network in end:
-            way, missed = (
-                distance(start[network], end[network]),
-                distance(found[network], end[network]),
-            )
+            way, missed = (distance(each[network], end[network]) for each in (start, found))
             assert way > 0
             assert missed < 0.01 * way, (network, missed / way)
 

@@ -19,9 +19,8 @@ import pytest
 import small
 from one_weight import Context, OneWeight, put_in
 
-from lzn_jax import data, train
 from lzn_jax import main as command_line
-from lzn_jax.latent_space import LatentSpace
+from lzn_jax import train
 from lzn_jax.run import costs, devices, log, processes
 from lzn_jax.run.checkpoints import Checkpoints
 from lzn_jax.run.processes import Interruption
@@ -103,24 +102,19 @@ def test_every_step_and_seed_draws_its_own_numbers_whatever_came_before():
 
 def test_eight_devices_give_the_answer_of_one(monkeypatch):
     monkeypatch.setattr(devices, "MIN_SHARDED", 16)
-    config = small.config(training__batch_size=16, decoder__dropout=0.5)
+    worlds = [small.World("digits_joint", count, decoder__dropout=0.5) for count in (1, 8)]
+    config, batch = worlds[0].config, worlds[0].batch
     # Plain gradient descent: Adam would turn rounding noise of tiny gradients into signs.
     optimizer = optax.sgd(0.1)
-    init = functools.partial(
-        train.init_state, LatentSpace(config, devices.make_mesh(16)), optimizer, 0
-    )
+    init = functools.partial(train.init_state, worlds[0].space, optimizer, 0)
     state = jax.device_get(jax.jit(init)())
     state = state.replace(params=jax.device_get(small.shaken(state.params, 0.1)))
-    examples, _ = data.load_data(config)
-    batch = {"images": examples.images[:16], "labels": examples.labels[:16]}
     results, sizes = [], []
-    for count, shard in ((1, False), (8, False), (8, True)):
-        mesh = devices.make_mesh(16, jax.devices()[:count])
-        assert mesh.size == count
-        placed = devices.placed(state, mesh, shard=shard)
-        update = train.jit_update(LatentSpace(config, mesh), optimizer, config, mesh, placed)
-        with jax.set_mesh(mesh):
-            new = update(state, batch)
+    for world, shard in zip((worlds[0], worlds[1], worlds[1]), (False, False, True), strict=True):
+        placed = devices.placed(state, world.mesh, shard=shard)
+        update = train.jit_update(world.space, optimizer, config, world.mesh, placed)
+        with jax.set_mesh(world.mesh):
+            new = update(state, jax.device_get(batch))
         results.append(jax.device_get(new))
         sizes.append(sum(a.addressable_data(0).nbytes for a in jax.tree.leaves(new[0].params)))
     (one, one_metrics), *others = results
@@ -129,6 +123,7 @@ def test_eight_devices_give_the_answer_of_one(monkeypatch):
             assert metrics[name] == pytest.approx(value, rel=1e-5, abs=1e-6), name
         close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
         jax.tree.map(close, one.params, other.params)
+    assert [world.mesh.size for world in worlds] == [1, 8]
     assert sizes[1] == sizes[0]
     assert sizes[2] < 0.5 * sizes[0]  # arrays whose axes 8 does not divide stay whole
 

@@ -21,14 +21,14 @@ from lzn_jax.models import normal_by_index
 from lzn_jax.run import batching, devices, log
 from lzn_jax.trained_model import great_circle, paths
 
-ROOT = Path(__file__).parent.parent
+CONFIG = Path(__file__).parent.parent / "configs" / "digits_joint.py"
 KEY = jax.random.key(7)
 
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
-    config = small.config(ROOT / "configs" / "digits_joint.py")
-    return small.untrained_run(tmp_path_factory.mktemp("joint"), config, steps=(2, 4))
+    folder = tmp_path_factory.mktemp("joint")
+    return small.untrained_run(folder, small.config(CONFIG), steps=(2, 4))
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def model(workdir):
 
 @pytest.fixture(scope="module")
 def images():
-    return data.load(small.config(ROOT / "configs" / "digits_joint.py").data, "test").images[:20]
+    return data.load(small.config(CONFIG).data, "test").images[:20]
 
 
 def test_the_package_is_imported_without_jax():
@@ -53,7 +53,7 @@ def test_the_newest_checkpoint_or_the_one_that_is_named(workdir, model):
     assert older.step == 2
     pairs = zip(*(jax.tree.leaves(m.model.variables) for m in (model, older)), strict=True)
     assert any(np.any(a != b) for a, b in pairs)
-    assert model.config == small.config(ROOT / "configs" / "digits_joint.py")
+    assert model.config == small.config(CONFIG)
     assert model.config.encoder.channel_multipliers == (1,)  # a tuple again
 
 
@@ -149,10 +149,10 @@ def test_every_method_shows_its_progress(model, images, monkeypatch):
     monkeypatch.setattr(batching, "progress", progress)
     for call, expected in (
         (lambda: model.anchors(images), ["encoding"]),
-        (lambda: model.encode(images, KEY), ["encoding", "zoning"]),
+        (lambda: model.encode(images, KEY), ["encoding"]),
         (lambda: model.embed(images), ["encoding", "zoning", "zoning"]),
-        (lambda: model.classify(images), ["encoding", "zoning", "classifying"]),
-        (lambda: model.sample(20, KEY), ["zoning", "label to image"]),
+        (lambda: model.classify(images), ["image to label"]),
+        (lambda: model.sample(20, KEY), ["label to image"]),
     ):
         shown.clear()
         call()
@@ -208,44 +208,46 @@ def test_images_and_labels_that_do_not_fit_are_one_line(model, images):
         model.interpolate(images[:3])
 
 
-def test_what_a_study_cannot_do_is_one_line(tmp_path, images):
-    config = small.config(ROOT / "configs" / "digits_repr.py")
-    model = lzn_jax.load(small.untrained_run(tmp_path / "repr", config))
-    assert model.embed(images)["backbone"].shape == (20, 16)
-    methods = model.reconstruct, model.interpolate, model.classify
-    for method in (*methods, model.class_probabilities, model.siblings):
-        with pytest.raises(UserError, match="a representation study does not"):
-            method(images[:2])
-    with pytest.raises(UserError, match="does not generate images"):
-        model.sample(2, KEY)
+@pytest.mark.parametrize(
+    ("name", "changes", "methods", "message"),
+    [
+        (
+            "digits_repr",
+            {},
+            "reconstruct interpolate classify class_probabilities siblings sample",
+            "the run does not .*; it translates nothing",
+        ),
+        ("digits_gen", {"latent__enabled": False}, "encode embed", r"latent\.enabled=False"),
+        (
+            "digits_text",
+            {"objective": "infonce"},
+            "classify class_probabilities",
+            "does not translate image to label; it translates nothing",
+        ),
+        (
+            "digits_joint",
+            {"training__generation_weight": 0},
+            "reconstruct interpolate siblings sample",
+            "does not generate image; it translates image to label",
+        ),
+    ],
+)
+def test_what_a_study_cannot_do_is_one_line(name, changes, methods, message, images):
+    model = small.world(name, **changes).model
+    for method in methods.split():
+        with pytest.raises(UserError, match=message):
+            getattr(model, method)(2 if method == "sample" else images[:2])
 
-    path = ROOT / "configs" / "digits_gen.py"
-    config = small.config(path, latent__enabled=False)
-    model = lzn_jax.load(small.untrained_run(tmp_path / "gen", config))
-    assert model.sample(2, KEY).labels.tolist() == [-1, -1]
-    assert set(model.interpolate(images[:2])) == {"images", "weights"}  # through noise alone
+
+def test_baselines_do_the_rest(images):
+    assert small.world("digits_repr").model.embed(images)["backbone"].shape == (20, 16)
+    flow = small.world("digits_gen", latent__enabled=False).model
+    assert flow.sample(2, KEY).labels.tolist() == [-1, -1]
+    assert set(flow.interpolate(images[:2])) == {"images", "weights"}  # through noise alone
     with pytest.raises(UserError, match="has no classes"):
-        model.sample(2, KEY, labels=[0, 0])
-    with pytest.raises(UserError, match=r"latent\.enabled=False"):
-        model.encode(images, KEY)
-    with pytest.raises(UserError, match=r"latent\.enabled=False"):
-        model.embed(images)
-
-    config = small.config(ROOT / "configs" / "digits_text.py", objective="infonce")
-    model = lzn_jax.load(small.untrained_run(tmp_path / "clip", config))
-    for method in (model.classify, model.class_probabilities):
-        with pytest.raises(UserError, match="objective='infonce' trains no zones of labels"):
-            method(images[:2])
-
-    path = ROOT / "configs" / "digits_joint.py"
-    config = small.config(path, training__generation_weight=0)
-    model = lzn_jax.load(small.untrained_run(tmp_path / "classifier", config))
-    assert model.classify(images).classes.shape == (20,)
-    for method, what in ((model.reconstruct, "reconstruct"), (model.interpolate, "interpolate")):
-        with pytest.raises(UserError, match=rf"^cannot {what} images: .*generation_weight=0"):
-            method(images[:2])
-    with pytest.raises(UserError, match=r"^cannot generate images: .*generation_weight=0"):
-        model.sample(2, KEY)
+        flow.sample(2, KEY, labels=[0, 0])
+    classifier = small.world("digits_joint", training__generation_weight=0).model
+    assert classifier.classify(images).classes.shape == (20,)
 
 
 def test_what_is_no_run_is_one_line(workdir, tmp_path):
@@ -274,10 +276,10 @@ def test_what_is_no_run_is_one_line(workdir, tmp_path):
 
 
 def test_siblings_are_random_latents_of_zones_decoded(model, images):
-    found = model.siblings(images[:3].repeat(2, axis=0), KEY)
-    latents = model.encode(images[:3].repeat(2, axis=0), KEY, 1.0)
+    six = images[:3].repeat(2, axis=0)
+    found, latents = model.siblings(six, KEY), model.encode(six, KEY, 1.0)
     request = {"latents": jnp.asarray(latents), "index": jnp.arange(6)}
-    decode = functools.partial(inference.decode, source=None, target="image")
-    expected = decode(model.space, model.model, KEY, request)["images"]
-    np.testing.assert_allclose(found.astype(int), np.asarray(expected).astype(int), atol=1)
+    decoded = inference.decode(model.space, model.model, KEY, request, source=None, target="image")
+    expected = np.asarray(decoded["images"]).astype(int)
+    np.testing.assert_allclose(found.astype(int), expected, atol=1)
     assert np.any(found[0] != found[1])

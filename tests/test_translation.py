@@ -9,16 +9,15 @@ import numpy as np
 import pytest
 import small
 
-from lzn_jax import data, inference, loading, main, plots, zoning
+from lzn_jax import data, inference, main, plots, zoning
 from lzn_jax.data_types import Zones
 from lzn_jax.data_types import text as text_module
 from lzn_jax.errors import UserError
 from lzn_jax.evaluation import measurements
 from lzn_jax.evaluation.texts import DigitCaptions, embedded, measure
-from lzn_jax.latent_space import LatentSpace, Model, _all_present, _stand_ins
+from lzn_jax.latent_space import Model, _all_present, _stand_ins
 from lzn_jax.losses import contrastive
 from lzn_jax.models import named, normal_by_index
-from lzn_jax.run import devices as devices_module
 from lzn_jax.trained_model import TrainedModel
 
 CONFIG = "configs/digits_text.py"
@@ -28,37 +27,37 @@ PAIRS = {
     ("text", "image"), ("text", "label"),
 }  # fmt: skip
 
-
-def build(**changes):
-    config = small.config(CONFIG, **{"training__batch_size": 16} | changes)
-    return LatentSpace(config, devices_module.make_mesh(16, jax.devices()[:1]))
+world = functools.partial(small.world, "digits_text")
 
 
-@functools.cache
 def digits():
-    return data.load_data(build().config)
+    return world().digits
 
 
-@functools.cache
-def variables():
-    return small.random_variables(build())
+def batch(*gone):
+    """Training examples, some without a text."""
+    given = world().batch
+    return given | {"tokens": given["tokens"].at[jnp.array(gone, int)].set(0)}
 
 
-@functools.cache
-def batch():
-    space, train = build(), digits()[0]
-    rows = slice(0, 16)
-    tokens = space.columns(train.at(np.arange(16)))["tokens"]
-    return {
-        "images": jnp.asarray(train.images[rows]),
-        "labels": jnp.asarray(train.labels[rows]),
-        "tokens": jnp.asarray(tokens),
-    }
+def loss_and_metrics(batch, **changes):
+    return world(**changes).loss(world().variables, batch, KEY)
+
+
+def latents_of(zones, noise):
+    """Latents of a batch in zones, for noise that is already scaled."""
+    return zoning.compute_latents(
+        zones.anchors, noise, zones.own, solver=zoning.Euler(4), log_weights=zones.log_weights
+    )
+
+
+def noise_of(source, use, name="normal", shape=(16, 4)):
+    return getattr(jax.random, name)(named(KEY, f"{source}_latents_{use}"), shape)
 
 
 def test_the_loss_is_the_weighted_sum_of_decoders_and_alignments():
-    space = build(training__generation_weight=0.5, training__text_weight=2, alignment__weight=3)
-    loss, metrics = jax.jit(space.loss)(variables(), batch(), KEY)
+    weights = {"training__generation_weight": 0.5, "training__text_weight": 2}
+    loss, metrics = loss_and_metrics(batch(), **weights, alignment__weight=3)
     pairs = ("image_to_text", "image_to_label", "text_to_label")
     aligned = sum(metrics[f"alignment_loss_{pair}"] for pair in pairs)
     expected = 0.5 * metrics["generation_loss"] + 2 * metrics["text_loss"] + 3 * aligned
@@ -74,29 +73,25 @@ def test_the_loss_is_the_weighted_sum_of_decoders_and_alignments():
     ],
 )
 def test_the_baselines_have_their_losses_of_images_and_present_texts(name, loss_of, setting):
-    space = build(objective=name, **{f"{name}__{field}": v for field, v in setting.items()})
-    some = batch() | {"tokens": batch()["tokens"].at[3].set(0)}
-    loss, metrics = jax.jit(space.loss)(variables(), some, KEY)
-    rows = np.setdiff1d(np.arange(16), [3])
+    fields = {f"{name}__{field}": value for field, value in setting.items()}
+    space, variables = world(objective=name, **fields).space, world().variables
+    some, rows = batch(3), np.setdiff1d(np.arange(16), [3])
+    loss, metrics = loss_and_metrics(some, objective=name, **fields)
     sides = (
-        space.encoders[name].anchors(variables(), some[key])[rows]
+        space.encoders[name].anchors(variables, some[key])[rows]
         for name, key in (("image", "images"), ("text", "tokens"))
     )
     expected, _ = loss_of(*sides, **setting)
     assert float(loss) == pytest.approx(float(expected), rel=1e-5)
     assert metrics.keys() == {"assignment_accuracy"}
     assert space.decoders == {}
-    assert set(measurements.measurements(space)) == {"classification", "texts"}
+    assert set(space.measurements) == {"classification", "texts"}
     assert TrainedModel(space, Model({}, {}), 0).translations == ()
-
-
-def latent_key(source, use):
-    return named(KEY, f"{source}_latents_{use}")
 
 
 def conditions(batch, **changes):
     """Conditions of the decoders by type, and the zones of texts and images."""
-    space, given = build(**changes), {}
+    space, given = small.World("digits_text", **changes).space, {}
     for name, decoder in space.decoders.items():
 
         def loss(variables, batch, condition, keys, name=name):
@@ -104,23 +99,17 @@ def conditions(batch, **changes):
             return jnp.zeros(())
 
         decoder.loss = loss
-    space.loss(variables(), batch, KEY)
+    space.loss(world().variables, batch, KEY)
     zones = {
-        name: space.encoders[name].zones(variables(), batch, (KEY,))[0]
+        name: space.encoders[name].zones(world().variables, batch, (KEY,))[0]
         for name in ("image", "text")
     }
     return space, given, zones
 
 
 def test_decoders_learn_from_latents_of_texts_and_of_images_in_turn():
-    space, given, zones = conditions(batch())
-    expected = {}
-    for name, of in zones.items():
-        noise = jax.random.normal(latent_key(name, "decoder"), (16, 4))
-        own = jnp.arange(16) if of.own is None else of.own
-        expected[name] = zoning.compute_latents(
-            of.anchors, noise, own, solver=space.solver, log_weights=of.log_weights
-        )
+    _, given, zones = conditions(batch())
+    expected = {name: latents_of(of, noise_of(name, "decoder")) for name, of in zones.items()}
     latents, beside = given["image"]
     np.testing.assert_allclose(latents[::2], expected["text"][::2], atol=1e-5)
     np.testing.assert_allclose(latents[1::2], expected["image"][1::2], atol=1e-5)
@@ -133,18 +122,10 @@ def test_the_text_decoder_learns_from_latents_at_its_own_noise_scale(scale):
     space, given, zones = conditions(batch(), text_decoder__noise_scale=scale)
     found = given["text"][0]
     for turn, name in enumerate(space.decoders["text"].sources):
-        key, of = latent_key(name, "text_decoder"), zones[name]
         alpha = scale
         if scale is None:  # each text has its own
-            own_key = latent_key(name, "text_decoder_scale")
-            alpha = jax.random.uniform(own_key, (16, 1))
-        expected = zoning.compute_latents(
-            of.anchors,
-            alpha * jax.random.normal(key, (16, 4)),
-            of.own,
-            solver=space.solver,
-            log_weights=of.log_weights,
-        )
+            alpha = noise_of(name, "text_decoder_scale", "uniform", (16, 1))
+        expected = latents_of(zones[name], alpha * noise_of(name, "text_decoder"))
         np.testing.assert_allclose(found[turn::2], expected[turn::2], atol=1e-5)
 
 
@@ -156,25 +137,23 @@ def test_conditions_of_some_samples_are_the_texts_of_these():
 
 
 def test_an_image_without_a_caption_takes_no_part_where_texts_do():
-    tokens = batch()["tokens"].at[4].set(0)
-    missing = {**batch(), "tokens": tokens}
+    missing = batch(4)
     _, given, zones = conditions(missing)
     assert not given["image"][1][4].any()  # no condition
     assert np.isneginf(zones["text"].log_weights[4])
-    loss = jax.jit(build().loss)
     changed = {**missing, "images": missing["images"].at[4].set(0)}
-    _, before = loss(variables(), missing, KEY)
-    _, after = loss(variables(), {**missing, "labels": missing["labels"].at[4].set(9)}, KEY)
+    _, before = loss_and_metrics(missing)
+    _, after = loss_and_metrics({**missing, "labels": missing["labels"].at[4].set(9)})
     assert float(after["text_loss"]) == pytest.approx(float(before["text_loss"]), rel=1e-5)
     name = "alignment_loss_image_to_label"
-    assert float(loss(variables(), changed, KEY)[1][name]) != pytest.approx(float(before[name]))
+    assert float(loss_and_metrics(changed)[1][name]) != pytest.approx(float(before[name]))
 
 
 def test_alignments_are_losses_of_the_samples_that_are_there():
-    missing = {**batch(), "tokens": batch()["tokens"].at[jnp.array([4, 9])].set(0)}
+    missing = batch(4, 9)
     space, _, zones = conditions(missing, alignment__num_steps=7)
-    zones["label"] = space.encoders["label"].zones(variables(), missing, ())[0]
-    _, metrics = jax.jit(space.loss)(variables(), missing, KEY)
+    zones["label"] = space.encoders["label"].zones(world().variables, missing, ())[0]
+    _, metrics = loss_and_metrics(missing, alignment__num_steps=7)
     there = jnp.ones(16, bool).at[jnp.array([4, 9])].set(False)
     setting = {"solver": zoning.Euler(7), "cutoff": 0.2, "form": space.config.alignment.form}
     for pair, is_present in (
@@ -183,53 +162,35 @@ def test_alignments_are_losses_of_the_samples_that_are_there():
         (("text", "label"), there),
     ):
         source, target = (zones[name] for name in pair)
-        noise = jax.random.normal(latent_key(pair[0], "aligned"), (16, 4))
-        latents = zoning.compute_latents(
-            source.anchors,
-            space.config.alignment.noise_scale * noise,
-            source.own,
-            solver=zoning.Euler(4),
-            log_weights=source.log_weights,
-        )
-        expected, of_all = (
-            float(
-                zoning.alignment_loss(
-                    latents,
-                    target.anchors,
-                    target.own,
-                    log_weights=target.log_weights,
-                    is_present=counted,
-                    **setting,
-                )[0]
-            )
-            for counted in (is_present, None)
-        )
-        found = metrics[f"alignment_loss_{pair[0]}_to_{pair[1]}"]
-        assert float(found) == pytest.approx(expected, rel=1e-4), pair
-        assert is_present is None or of_all != pytest.approx(expected, rel=1e-3), pair
+        noise = space.config.alignment.noise_scale * noise_of(pair[0], "aligned")
+        latents = latents_of(source, noise)
+        arrays = latents, target.anchors, target.own
+
+        def expected(is_present, arrays=arrays, weights=target.log_weights):
+            masks = {"log_weights": weights, "is_present": is_present}
+            return float(zoning.alignment_loss(*arrays, **masks, **setting)[0])
+
+        found = float(metrics[f"alignment_loss_{pair[0]}_to_{pair[1]}"])
+        assert found == pytest.approx(expected(is_present), rel=1e-4), pair
+        assert is_present is None or found != pytest.approx(expected(None), rel=1e-3), pair
 
 
 @pytest.mark.parametrize("sources", [("image", "text"), ("text", "image")])
 def test_a_missing_text_makes_way_for_the_images_own_latent(sources):
-    missing = {**batch(), "tokens": batch()["tokens"].at[jnp.array([4, 5])].set(0)}
-    space, given, zones = conditions(missing, decoder__latents=sources)
-    noise = jax.random.normal(latent_key("image", "decoder"), (16, 4))
-    own = zoning.compute_latents(zones["image"].anchors, noise, solver=space.solver)
+    _, given, zones = conditions(batch(4, 5), decoder__latents=sources)
+    own = latents_of(zones["image"], noise_of("image", "decoder"))
     np.testing.assert_allclose(given["image"][0][4:6], own[4:6], atol=1e-5)
 
 
 def test_an_image_without_a_latent_is_no_example_of_the_decoder():
-    space = build(decoder__latents="('text',)", training__flow_draws=1)
-    losses, gone = [], jnp.array([0, 1, 5, 15])
-    some = {**batch(), "tokens": batch()["tokens"].at[gone].set(0)}
+    losses, gone, changes = [], [0, 1, 5, 15], {"decoder__latents": "('text',)"}
+    some = batch(*gone)
     for image in (some["images"][0], 255 - some["images"][2]):
-        changed = {**some, "images": some["images"].at[gone].set(image)}
-        losses.append(jax.jit(space.loss)(variables(), changed, KEY)[1])
-    first, second = (float(metrics["generation_loss"]) for metrics in losses)
-    assert first == pytest.approx(second, rel=1e-6)
-    assert first > 0
-    none = {**batch(), "tokens": jnp.zeros_like(batch()["tokens"])}
-    assert float(jax.jit(space.loss)(variables(), none, KEY)[1]["generation_loss"]) == 0
+        changed = {**some, "images": some["images"].at[jnp.array(gone)].set(image)}
+        losses.append(float(loss_and_metrics(changed, **changes)[1]["generation_loss"]))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+    assert losses[0] > 0
+    assert float(loss_and_metrics(batch(*range(16)), **changes)[1]["generation_loss"]) == 0
 
 
 def test_stand_ins_are_the_last_rows_before_that_are_there():
@@ -247,40 +208,22 @@ def test_a_pair_is_present_where_both_samples_are():
     assert _all_present(everything, everything) is None
 
 
-def test_devices_and_micro_batches_do_not_change_the_losses():
-    found = []
-    for devices, size in ((1, None), (8, 8)):
-        config = small.config(CONFIG, training__batch_size=16, training__microbatch_size=size)
-        mesh = devices_module.make_mesh(16, jax.devices()[:devices])
-        assert mesh.size == devices
-        whole = devices_module.replicated(mesh)
-        placed = (whole, devices_module.split(mesh), whole)
-        loss = LatentSpace(config, mesh).loss
-        loss = jax.jit(loss, in_shardings=placed, out_shardings=whole)
-        with jax.set_mesh(mesh):
-            found.append(jax.device_get(loss(*jax.device_get((variables(), batch())), KEY)))
-    (loss, metrics), (other_loss, other) = found
-    assert float(other_loss) == pytest.approx(float(loss), rel=1e-5)
-    for name, value in metrics.items():
-        assert float(other[name]) == pytest.approx(float(value), rel=1e-4, abs=1e-6), name
-
-
 @pytest.fixture(scope="module")
 def two_flows():
     """A model whose two flows differ, and whose known texts have known anchors."""
-    space = build(latent__num_steps=2, alignment__num_steps=7)
+    space = world(latent__num_steps=2, alignment__num_steps=7).space
     tokens, log_weights = text_module.known(space.types["text"].tokenizer, 12, digits()[0].texts, 0)
     context = {
         "text_anchors": jax.random.normal(jax.random.key(1), (12, 4)),
         "text_log_weights": jnp.asarray(log_weights),
         "text_tokens": jnp.asarray(tokens),
     }
-    return TrainedModel(space, Model(variables(), context), 0)
+    return TrainedModel(space, Model(world().variables, context), 0)
 
 
 def test_a_labels_latent_is_by_the_flow_to_labels_and_a_texts_by_that_of_training(two_flows):
     model, own = two_flows, np.arange(40) % 10
-    table = model.space.encoders["label"].table(variables())
+    table = model.space.encoders["label"].table(world().variables)
     bank, log_weights = (model.model.context[f"text_{name}"] for name in ("anchors", "log_weights"))
     cases = {
         "label": (own, table, None, zoning.Euler(7)),
@@ -299,7 +242,7 @@ def test_texts_and_classes_of_latents_are_where_the_flow_of_the_alignment_ends(
 ):
     space, model = two_flows.space, two_flows.model
     latents = jax.random.normal(KEY, (100, 4))
-    table = space.encoders["label"].table(variables())
+    table = space.encoders["label"].table(world().variables)
     bank, log_weights = model.context["text_anchors"], model.context["text_log_weights"]
 
     def ends(steps):
@@ -331,7 +274,7 @@ def test_texts_and_classes_of_latents_are_where_the_flow_of_the_alignment_ends(
 
 
 def test_an_image_of_a_text_has_the_texts_own_anchor_as_condition(two_flows):
-    model = TrainedModel(build(), two_flows.model, 0)
+    model = TrainedModel(small.World("digits_text").space, two_flows.model, 0)
     model.space.decoders["image"].generate = lambda variables, key, condition, index: {
         "images": condition[1]
     }
@@ -342,13 +285,15 @@ def test_an_image_of_a_text_has_the_texts_own_anchor_as_condition(two_flows):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    config = small.config(CONFIG)
-    return small.untrained_run(tmp_path_factory.mktemp("text") / "run", config), config
+    """Folder of a run, and flags of a command for it."""
+    folder = tmp_path_factory.mktemp("text") / "run"
+    small.untrained_run(folder, small.config(CONFIG))
+    return folder, [*small.flags(CONFIG, folder), "--mode=translate"]
 
 
-@pytest.fixture(scope="module")
-def model(run):
-    return loading.load(run[0])
+@pytest.fixture
+def model():
+    return world().model
 
 
 def test_every_pair_of_types_is_a_translation(model):
@@ -373,14 +318,14 @@ def test_every_pair_of_types_is_a_translation(model):
 def test_noise_scale_is_the_given_one_else_1_to_images_and_that_of_the_alignment_from_labels(
     given, model, monkeypatch
 ):
-    asked = {}
+    asked, found = {}, {"classes": np.zeros(2, int), "images": np.zeros(2)}
+    found["tokens"] = np.zeros((2, 40), int)
 
-    def latents_of(self, samples, source, noise_scale, key=None):
+    def made(self, samples, source, target, noise_scale, key):
         asked[source] = noise_scale
+        return found
 
-    found = {"classes": np.zeros(2, int), "images": np.zeros(2), "tokens": np.zeros((2, 40), int)}
-    monkeypatch.setattr(TrainedModel, "_latents_of", latents_of)
-    monkeypatch.setattr(model.space, "in_batches", lambda *_, **__: found)
+    monkeypatch.setattr(TrainedModel, "_made", made)
     test = digits()[1]
     samples = {"image": test.images[:2], "label": test.labels[:2], "text": list(test.texts[:2])}
     for source, target in PAIRS:
@@ -393,7 +338,7 @@ def test_noise_scale_is_the_given_one_else_1_to_images_and_that_of_the_alignment
 
 @pytest.mark.parametrize("objective", ["lzn", "infonce"])
 def test_retrieval_compares_centres_of_zones_or_anchors_of_clips_loss(objective):
-    model = TrainedModel(build(objective=objective), Model(variables(), {}), 0)
+    model = TrainedModel(world(objective=objective).space, Model(world().variables, {}), 0)
     images = digits()[1].images[:9]
     found = embedded(model, images, "image")
     expected = anchors = jnp.asarray(model.anchors(images))
@@ -433,7 +378,7 @@ def test_test_texts_that_the_run_cannot_read_are_named_first_and_not_measured(
     cut = test.at(np.arange(20))._replace(texts=some)
     whole = cut.at(np.setdiff1d(np.arange(20), [0, 3, 7]))
     caplog.set_level("INFO")
-    measurements.prepare(model.space, cut)
+    model.space.prepare_evaluation(cut)
     assert "left out: the test text 'a çat' has characters outside the run" in caplog.text
     assert "test texts left out: 2 distinct, of 2 examples" in caplog.text
     found = measure(model, train, cut, tmp_path)
@@ -461,9 +406,9 @@ def test_what_does_not_fit_is_one_line_that_names_the_pairs(model, run, capsys):
             call()
     with pytest.raises(UserError, match="labels must be"):
         model.translate([11], "label", "image")
-    flags = [*small.flags(CONFIG, run[0]), "--mode=translate", "--source=text", "--target=image"]
-    assert main.main([*flags, "--input=a bold seven!"]) == 2
-    assert main.main(flags[:-1]) == 2
+    flags = [*run[1], "--source=text"]
+    assert main.main([*flags, "--target=image", "--input=a bold seven!"]) == 2
+    assert main.main(flags) == 2
     errors = capsys.readouterr().err.splitlines()
     assert "outside the run's vocabulary: !" in errors[0]
     assert "--mode=translate go together" in errors[1]
@@ -482,9 +427,9 @@ def test_the_mode_writes_samples_and_a_figure(source, target, given, count, run,
     if given == "texts.txt":
         given = tmp_path / given
         given.write_text("a thin zero leaning right\n\na bold one standing upright\n")
-    flags = [*small.flags(CONFIG, run[0]), f"--source={source}", f"--target={target}"]
-    flags += ["--mode=translate"] if given is None else ["--mode=translate", f"--input={given}"]
-    assert main.main(flags) == 0
+    flags = [f"--source={source}", f"--target={target}"]
+    flags += [] if given is None else [f"--input={given}"]
+    assert main.main([*run[1], *flags]) == 0
     if target == "image":
         assert np.load(run[0] / "translations.npz")["images"].shape == (count, 8, 8, 1)
     else:
@@ -492,9 +437,8 @@ def test_the_mode_writes_samples_and_a_figure(source, target, given, count, run,
             rows = list(csv.reader(file))
         assert rows[0] == ["index", "source", "target"]
         assert len(rows) == count + 1
-        assert (
-            rows[1][1] == {"text": "a thin zero leaning right", "label": "3", "image": "0"}[source]
-        )
+        first = {"text": "a thin zero leaning right", "label": "3", "image": "0"}
+        assert rows[1][1] == first[source]
     assert (run[0] / "figures" / "translations.png").stat().st_size > 0
 
 
@@ -502,16 +446,14 @@ def test_the_mode_leaves_out_test_texts_that_the_run_cannot_read(run, monkeypatc
     test = digits()[1]
     texts = np.array(["a thin zero leaning right", "a çat", "", 99 * "a"], object)
     monkeypatch.setattr(data, "load", lambda *_: test._replace(texts=texts))
-    flags = ["--mode=translate", "--source=text", "--target=label"]
-    assert main.main([*small.flags(CONFIG, run[0]), *flags]) == 0
+    assert main.main([*run[1], "--source=text", "--target=label"]) == 0
     with open(run[0] / "translations.csv") as file:
         assert [row["source"] for row in csv.DictReader(file)] == [texts[0]]
 
 
-def test_images_without_a_text_as_condition_are_not_asked_whether_they_fit_it(tmp_path):
-    config = small.config(CONFIG, decoder__condition="None", evaluation__num_samples=8)
-    loaded = loading.load(small.untrained_run(tmp_path / "run", config))
-    found = DigitCaptions(loaded, digits()[0])._from_prior()
+def test_images_without_a_text_as_condition_are_not_asked_whether_they_fit_it():
+    model = world(decoder__condition="None", evaluation__num_samples=8).model
+    found = DigitCaptions(model, digits()[0])._from_prior()
     assert found.keys() == {
         "text_well_formed", "text_total_variation", "real_text_total_variation",
     }  # fmt: skip

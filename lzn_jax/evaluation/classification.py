@@ -7,7 +7,6 @@ an image's own anchor: those of a batch of test images, as in the paper, or cont
 import functools
 import math
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,22 +17,6 @@ from lzn_jax import plots, zoning
 from lzn_jax.data import Examples, label_names
 from lzn_jax.evaluation.measurements import figures_folder
 from lzn_jax.trained_model import TrainedModel
-
-
-class Curves(NamedTuple):
-    """Accuracies in [0, 1] by noise scale, batch size and number of context anchors."""
-
-    alpha: dict[float, float]
-    batch: dict[int, float]
-    context: dict[int, float]
-
-    def named(self) -> dict[str, float]:
-        """Metrics by name: test_accuracy_alpha_0.2, test_accuracy_batch_36, ..."""
-        return {
-            f"test_accuracy_{curve}_{x:.10g}": accuracy
-            for curve, points in self._asdict().items()
-            for x, accuracy in points.items()
-        }
 
 
 def measure(
@@ -73,21 +56,23 @@ def _of_first_type(model: TrainedModel, test: Examples, folder: Path) -> dict[st
     metrics["test_accuracy_batch"] = accuracy_of(model.latents(anchors, 0.0, among=no_context))
     # Batch and context sizes are measured at α = 0; larger ones than there are, are left out.
     sizes, scales = config.evaluation, config.evaluation.noise_scales
-    curves = Curves(
-        {scale: accuracy_of(model.latents(anchors, scale)) for scale in scales},
-        {
+    curves = {
+        "alpha": {scale: accuracy_of(model.latents(anchors, scale)) for scale in scales},
+        "batch": {
             size: accuracy_of(centres_in_batches(anchors, size, space.solver, seed=size))
             for size in sizes.batch_sizes
             if size <= len(anchors)
         },
-        {
+        "context": {
             size: accuracy_of(_centres_in_context(anchors, context, size, space.solver))
             for size in sizes.context_sizes
             if context is not None and size <= len(context)
         },
-    )
-    if any(curves):
-        plots.classification(folder / "classification.png", *curves)
+    }
+    if any(curves.values()):
+        plots.classification(folder / "classification.png", *curves.values())
+    for curve, points in curves.items():
+        metrics |= {f"test_accuracy_{curve}_{x:.10g}": share for x, share in points.items()}
     latents = model.latents(anchors, 1.0)
     if np.isfinite(latents).all():  # a diverged run is still evaluated
         classes = np.arange(config.data.num_classes, dtype=np.int32)
@@ -101,7 +86,7 @@ def _of_first_type(model: TrainedModel, test: Examples, folder: Path) -> dict[st
             class_names=label_names(config.data),
             classes_of=lambda points: model.classes(points).classes,
         )
-    return metrics | curves.named()
+    return metrics
 
 
 def centres_in_batches(

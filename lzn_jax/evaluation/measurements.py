@@ -11,12 +11,11 @@ import numpy as np
 from jaxtyping import Int
 from ml_collections import ConfigDict
 
-from lzn_jax import configuration, parts, plots
+from lzn_jax import configuration, plots
 from lzn_jax.configuration import CONFIG_FILE
 from lzn_jax.data import Examples, decoded, measured_set
 from lzn_jax.data.pixels import evenly_spaced
 from lzn_jax.errors import UserError
-from lzn_jax.latent_space import LatentSpace
 from lzn_jax.run import devices
 from lzn_jax.trained_model import TrainedModel
 
@@ -25,39 +24,16 @@ SHOWN = 8  # examples per task in the figure
 _log = logging.getLogger(__name__)
 
 
-def measurements(space: LatentSpace) -> dict[str, Any]:
-    """Measurement functions of a space by name."""
-    evaluation = space.config.evaluation
-    types = space.types.values() if evaluation.measurements_of_types else ()
-    named = [*(name for each in types for name in each.measurements), *evaluation.measurements]
-    return {name: parts.get("measurement", name) for name in named}
-
-
-def prepare(space: LatentSpace, test: Examples) -> None:
-    """Reads weights that measurements need, and logs which test samples are left out.
-
-    Raises UserError for unreadable weights, or a measurement that is not a function.
-    """
-    for name, measure in measurements(space).items():
-        if not callable(measure):
-            raise UserError(f"measurement {name!r} must be a function, got {measure!r}")
-        if read := getattr(measure, "prepare", None):
-            read(space.config)
-    for each in space.types.values():
-        each.check(test, "test")
-
-
 def evaluate(
     model: TrainedModel, train: Examples, test: Examples, workdir: Path, seconds: float = math.inf
 ) -> dict[str, float]:
     """Metrics by name, starting with the number of examples under the name of the measured set.
 
-    Saves figures in `figures_folder`. Nothing is interrupted, but after `seconds` no further
-    measurement starts; a line names those left out. Raises UserError for a measurement that does
-    not return a mapping.
+    Saves figures in `figures_folder`. After `seconds` no further measurement starts; a line names
+    those left out. Raises UserError for a measurement that does not return a mapping.
     """
     started, measured = time.perf_counter(), measured_set(model.config.data)
-    functions = measurements(model.space)
+    functions = dict(model.space.measurements)
     if model.translations and model.config.evaluation.measurements_of_types:
         functions["tasks"] = _draw_tasks
     names = list(functions)

@@ -24,9 +24,8 @@ _log = logging.getLogger(__name__)
 def check(config: ConfigDict, workdir: Path) -> int:
     """Reports counts, classes, texts and unreadable images; draws a contact sheet.
 
-    Decodes both splits. Returns exit code 0. Raises UserError if the data set cannot be read and,
-    at the end, for unreadable images and for texts or images that are not pairs, unless
-    `data.skip_unreadable` is set.
+    Returns exit code 0. Raises UserError if the data set cannot be read and, at the end, for
+    unreadable images and for texts or images that are not pairs, unless `data.skip_unreadable`.
     """
     data, names = config.data, class_names(config.data)
     types = [parts.get("type", name)(config) for name in config.types]
@@ -72,8 +71,8 @@ def _unreadable(examples: Examples, split: str) -> list[int]:
             bar.update(len(rows))
     for row in list(reasons)[:MAX_NAMED]:
         _log.info("unreadable: %s: %s", images.source.name(row), reasons[row])
-    if len(reasons) > MAX_NAMED:
-        _log.info("unreadable: and %d more", len(reasons) - MAX_NAMED)
+    if (more := len(reasons) - MAX_NAMED) > 0:
+        _log.info("unreadable: and %d more", more)
     return list(reasons)
 
 

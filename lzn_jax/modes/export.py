@@ -1,11 +1,10 @@
 """--mode=export: the tasks of a run as StableHLO, for use without this package."""
 
-import contextlib
 import functools
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -53,59 +52,55 @@ def programs(trained: TrainedModel) -> dict[str, Program]:
     """Programs of all tasks that the run supports, by name."""
     space, main, class_type = trained.space, trained.main_type, trained.class_type
     plural = {name: each.plural for name, each in space.types.items()}
-    program = functools.partial(_program, trained)
-    scale = trained.config.latent.noise_scale if space.encoders else None
-    made = {
-        f"encode_{name}": program(f"latents of {plural[name]}", _encode, name, noise_scale=scale)
-        for name in space.encoders
-    }
+    made = {}
+    for name in space.encoders:
+        scale = trained.config.latent.noise_scale
+        made[f"encode_{name}"] = _program(trained, f"latents of {plural[name]}", name, None, scale)
     if hasattr(space.encoders.get(main), "features"):
-        what = f"features of {plural[main]}"
-        made[f"embed_{main}"] = program(what, _embed, main, is_drawn=False)
+        embed = functools.partial(_embed, space, source=main)
+        rows = {space.types[main].output: space.types[main].encoded_shape()}
+        made[f"embed_{main}"] = Program(f"features of {plural[main]}", embed, rows, {}, None)
     for source, target in trained.translations:
         if target == class_type:
             what = f"classes of {plural[source]} at the centres of their zones"
-            classify = program(what, _translate, source, is_drawn=False, target=target)
-            made[f"classify_{source}"] = classify
+            made[f"classify_{source}"] = _program(trained, what, source, target, None)
         what, scale = f"{plural[target]} of {plural[source]}", trained.default_scale(source, target)
-        translate = program(what, _translate, source, noise_scale=scale, target=target)
-        made[f"translate_{source}_{target}"] = translate
+        made[f"translate_{source}_{target}"] = _program(trained, what, source, target, scale)
     for name in space.decoders:
         given = class_type if name == main else None
         what = f"{plural[name]} of {plural[given] if given else 'the prior'}"
         scale = trained.default_scale(given, name) if given else 1.0
-        made[f"sample_{name}"] = program(what, _translate, given, target=name, scale=scale)
+        made[f"sample_{name}"] = _program(trained, what, given, name, scale, is_scaled=False)
     return made
 
 
 def _program(
     trained: TrainedModel,
     description: str,
-    function: Callable[..., dict[str, Array]],
     source: str | None,
-    is_drawn: bool = True,
-    noise_scale: float | None = None,
-    **static: Any,
+    target: str | None,
+    noise_scale: float | None,
+    is_scaled: bool = True,
 ) -> Program:
-    rows, scalars, batch_size = {}, {}, None
+    """Program of latents of a source (target None), or of a translation.
+
+    `noise_scale` is α, or the default of an input for it if `is_scaled` is set; None: 0, where
+    nothing is drawn.
+    """
+    space, rows, scalars, batch_size = trained.space, {}, {}, None
     if source is not None:
-        data_type = trained.space.types[source]
+        data_type = space.types[source]
         rows[data_type.output] = data_type.encoded_shape()
-        if function is not _embed and inference.cuts_zones(trained.space, trained.model, source):
+        if inference.cuts_zones(space, trained.model, source):
             batch_size = trained.config.training.batch_size
-    if is_drawn:
-        rows["index"] = jax.ShapeDtypeStruct((), jnp.int32)
-        scalars["seed"] = trained.config.seed
     if noise_scale is not None:
-        scalars["noise_scale"] = noise_scale
-    bound = functools.partial(function, trained.space, source=source, **static)
-    return Program(description, bound, rows, scalars, batch_size)
-
-
-def _encode(space: LatentSpace, model: Model, inputs: Inputs, source: str) -> dict[str, Array]:
-    request = {"samples": inputs[space.types[source].output], "index": inputs["index"]}
-    key = jax.random.key(inputs["seed"])
-    return {"latents": inference.encode(space, model, key, inputs["noise_scale"], request, source)}
+        rows["index"], scalars["seed"] = jax.ShapeDtypeStruct((), jnp.int32), trained.config.seed
+        if is_scaled:
+            scalars["noise_scale"] = noise_scale
+    function = functools.partial(
+        _translate, space, source=source, target=target, scale=noise_scale or 0.0
+    )
+    return Program(description, function, rows, scalars, batch_size)
 
 
 def _embed(space: LatentSpace, model: Model, inputs: Inputs, source: str) -> dict[str, Array]:
@@ -118,19 +113,20 @@ def _translate(
     model: Model,
     inputs: Inputs,
     source: str | None,
-    target: str,
-    scale: float = 0.0,
+    target: str | None,
+    scale: float,
 ) -> dict[str, Array]:
-    """Samples of the target; at an α of 0, the default, neither seed nor index has an effect."""
     request = dict(inputs)
     if source is not None:
         request["samples"] = inputs[space.types[source].output]
-        request.setdefault("index", jnp.zeros(len(request["samples"]), int))
+        request.setdefault("index", jnp.zeros(len(request["samples"]), int))  # nothing is drawn
     key, scale = jax.random.key(inputs.get("seed", 0)), inputs.get("noise_scale", scale)
+    if target is None:
+        assert source is not None
+        return {"latents": inference.encode(space, model, key, scale, request, source)}
     made = inference.translate(space, model, key, scale, request, source, target)
-    if target not in space.decoders:
-        return made
-    return {space.types[target].output: made[space.types[target].output]}
+    output = space.types[target].output
+    return {output: made[output]} if target in space.decoders else made
 
 
 def exported_program(program: Program, model: Model) -> jax_export.Exported:
@@ -161,24 +157,17 @@ def exported_program(program: Program, model: Model) -> jax_export.Exported:
         name: jax.ShapeDtypeStruct((size, *row.shape), row.dtype)
         for name, row in program.rows.items()
     } | {name: jax.ShapeDtypeStruct((), _SCALARS[name]) for name in program.scalars}
-    with _without_locations():
-        return jax_export.export(jax.jit(call), platforms=PLATFORMS)(shapes, **inputs)
-
-
-@contextlib.contextmanager
-def _without_locations() -> Iterator[None]:
-    """Context in which programs hold no paths of source files, which name folders of the user."""
     limit = getattr(jax.config, _LOCATIONS)
-    jax.config.update(_LOCATIONS, 0)
-    try:
-        yield
+    try:  # programs without paths of source files, which name folders of the user
+        jax.config.update(_LOCATIONS, 0)
+        return jax_export.export(jax.jit(call), platforms=PLATFORMS)(shapes, **inputs)
     finally:
         jax.config.update(_LOCATIONS, limit)
 
 
 README, WEIGHTS = "README.md", "weights.safetensors"
 MADE_BY = "lzn_jax --mode=export"
-_PARTIAL, _PREVIOUS = ".export.partial", ".export.previous"  # folders of an export under way
+_PARTIAL = ".export.partial"  # folder of an export under way
 _EXAMPLES = ("classify", "sample", "encode")  # tasks for the example in README.md, the best first
 
 _log = logging.getLogger(__name__)
@@ -187,8 +176,8 @@ _log = logging.getLogger(__name__)
 def export(config: ConfigDict, workdir: Path) -> None:
     """Writes `export/`: a program for each task, their weights, a manifest and README.md.
 
-    Readers find the previous export or the new one, complete. Raises UserError if `export/` holds
-    files that this mode did not write, and if the run has no task that can be exported.
+    Raises UserError if `export/` holds files that this mode did not write, and if the run has no
+    task that can be exported; an earlier export then stays as it is.
     """
     folder, partial = workdir / "export", workdir / _PARTIAL
     _check_own(folder)
@@ -196,7 +185,7 @@ def export(config: ConfigDict, workdir: Path) -> None:
     tensors = devices.fetch(files.by_name(trained.model))
     if not devices.is_writer():
         return
-    _clean(workdir)
+    shutil.rmtree(partial, ignore_errors=True)  # of one that was interrupted
     partial.mkdir()
     try:
         files.write_tensors(partial / WEIGHTS, tensors)
@@ -205,40 +194,26 @@ def export(config: ConfigDict, workdir: Path) -> None:
         names = [MANIFEST, *(path.name for path in partial.iterdir())]
         files.write_json(partial / MANIFEST, manifest | {"files": sorted(names)})
         _check_own(folder)
-        if folder.exists():
-            folder.rename(workdir / _PREVIOUS)
+        shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
     finally:
-        _clean(workdir)
+        shutil.rmtree(partial, ignore_errors=True)
     _log.info("%s: how to call the programs", folder / README)
 
 
-def _clean(workdir: Path) -> None:
-    """Removes what an interrupted export left; a previous export gets its name again."""
-    folder, previous = workdir / "export", workdir / _PREVIOUS
-    shutil.rmtree(workdir / _PARTIAL, ignore_errors=True)
-    if previous.exists() and not folder.exists():
-        previous.rename(folder)
-    shutil.rmtree(previous, ignore_errors=True)
-
-
 def _check_own(folder: Path) -> None:
-    """Raises UserError unless the folder is absent or holds only files of an earlier export."""
+    """Raises UserError if the folder is a link or holds what no earlier export wrote."""
     if not folder.exists() and not folder.is_symlink():
         return
     try:
         manifest = parse_json((folder / MANIFEST).read_text())
         own = set(manifest["files"]) if manifest["made_by"] == MADE_BY else set()
+        others = sorted(p.name for p in folder.iterdir() if not (p.name in own and p.is_file()))
     except (OSError, ValueError, KeyError, TypeError):
-        own = set()
-    if not own or folder.is_symlink():
-        raise UserError(f"{folder} was not written by --mode=export: move it away")
-    if others := sorted(
-        path.name for path in folder.iterdir() if not (path.name in own and path.is_file())
-    ):
-        raise UserError(
-            f"{folder} holds {', '.join(others)}, not written by --mode=export: move it"
-        )
+        others = ["no manifest"]
+    if others or folder.is_symlink():
+        found = ", ".join(others) or "the files of another folder"
+        raise UserError(f"{folder} holds {found}, not written by --mode=export: move it away")
 
 
 def _manifest(trained: TrainedModel) -> dict[str, Any]:

@@ -7,7 +7,7 @@ Their figures have other file names than the figures of evaluation during traini
 import importlib.util
 import logging
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from lzn_jax import data, extensions, plots
-from lzn_jax.data_types import Invertible, are_images
-from lzn_jax.errors import UserError
+from lzn_jax.data_types import DataType, Invertible, are_images
 from lzn_jax.evaluation import measurements
 from lzn_jax.evaluation.samples import draw
 from lzn_jax.latent_space import LatentSpace, Model
@@ -25,57 +24,33 @@ from lzn_jax.loading import restore
 from lzn_jax.run import devices, files, log
 from lzn_jax.trained_model import TrainedModel
 
-SHOWN = 3
-
-Step = tuple[str, list[str]]  # description and flags
-
-
-def next_steps(config: ConfigDict, workdir: Path) -> list[str]:
-    """Lines that describe what the run can do, with commands, most interesting first.
-
-    They include the demo page if gradio is installed.
-    """
-    space = LatentSpace(config, devices.inference_mesh())
-    model = TrainedModel(space, Model({}, {}), 0)
-    has_page = importlib.util.find_spec("gradio") is not None
-    lines = ["next steps:"]
-    flags = [f"--workdir={workdir}", *extensions.extension_flags(config.extensions)]
-    for description, own in islice(_steps(model), SHOWN - has_page):
-        lines += _step("lzn_jax.main", description, [*flags, *own])
-    if has_page:
-        lines += _step("lzn_jax.demo", "demo page in the browser", flags)
-    return lines
-
-
-def _step(module: str, description: str, flags: Sequence[str]) -> list[str]:
-    return [f"  {description}:", f"    {shlex.join(['python', '-m', module, *flags])}"]
-
-
-def _steps(model: TrainedModel) -> Iterator[Step]:
-    config, space, main = model.config, model.space, model.main_type
-    plural = space.types[main].plural
-    for source, target in model.translations:
-        if target in space.decoders and main in (source, target):
-            example = space.types[source].example
-            flags = ["--mode=translate", f"--source={source}", f"--target={target}"]
-            flags += [] if example is None else [f"--input={example}"]
-            yield f"translate {source} to {target}, figures/translations.png", flags
-    if main in space.decoders:
-        yield f"sample {plural} from the prior or of each class, samples.npz", ["--mode=sample"]
-    if model.classifies:
-        yield f"classify the test {plural}, predictions.csv", ["--mode=classify"]
-    if isinstance(space.decoders.get(main), Invertible):
-        yield f"reconstruct the test {plural}, reconstructions.npz", ["--mode=reconstruct"]
-    if hasattr(space.encoders.get(main), "features"):
-        yield f"compute features of the test {plural}, embeddings.npz", ["--mode=embed"]
-    if "probe_protocol" in config.evaluation:
-        flags = ["--mode=evaluate", "--config.evaluation.probe_protocol=simclr"]
-        yield "evaluate a linear probe by SimCLR's protocol, summary.json", flags
-    steps = 2 * config.training.num_steps
-    yield "train longer", [f"--config.training.num_steps={steps}"]
-
+SHOWN = 3  # next steps
+MAX_LOGGED = 20  # predictions
+NUM_SAMPLES = 100  # for configs without evaluation.num_samples
+INPUT_FOLDER = "input"  # in the work folder
 
 _log = logging.getLogger(__name__)
+
+
+def _opened(
+    config: ConfigDict, workdir: Path, samples_from: str | None, *pair: str
+) -> tuple[TrainedModel, DataType, Any, np.ndarray | None, list[str], Path]:
+    """The run; type, samples, labels and names of `--input` or of the test set; folder of results.
+
+    Samples are of the source of a pair, by default of the main type. Labels are None for `--input`.
+    """
+    trained = restore(config, workdir)
+    if pair:
+        trained.check_pair(*pair)
+    kind = trained.space.types[pair[0] if pair else trained.main_type]
+    if samples_from is not None:
+        samples, names = kind.named(samples_from)
+        return trained, kind, samples, None, names, workdir / INPUT_FOLDER
+    test = data.load(config.data, "test")
+    rows = kind.readable(test)  # texts need tokens
+    test = test if len(rows) == len(test.labels) else test.at(rows)
+    samples = kind.samples(test)
+    return trained, kind, samples, test.labels, kind.names(samples), workdir
 
 
 def translate(
@@ -85,37 +60,20 @@ def translate(
 
     Writes images to translations.npz, and labels and texts to translations.csv.
     """
-    trained = restore(config, workdir)
-    trained.check_pair(source, target)
-    types = trained.space.types
-    if samples_from is None:
-        test = data.load(config.data, "test")
-        rows = types[source].readable(test)  # texts need tokens
-        samples = types[source].samples(test if len(rows) == len(test.labels) else test.at(rows))
-        names = types[source].names(samples)
-    else:
-        samples, names = types[source].named(samples_from)
-    translated = trained.translate(samples, source, target)
+    trained, kind, samples, _, names, _ = _opened(config, workdir, samples_from, source, target)
+    translated, made = trained.translate(samples, source, target), trained.space.types[target]
     if np.ndim(translated) > 1:
-        files.write_arrays(workdir / "translations.npz", **{types[target].output: translated})
+        files.write_arrays(workdir / "translations.npz", **{made.output: translated})
     else:
         indices = range(len(translated))
         named = [name or index for name, index in zip(names, indices, strict=True)]
         sources = named if np.ndim(samples) > 1 else samples
         table = zip(indices, sources, translated, strict=True)
         files.write_csv(workdir / "translations.csv", ["index", "source", "target"], table)
-    samples, translated = (
-        types[kind].shown(side[: plots.MAX_PAIRS])
-        for kind, side in ((source, samples), (target, translated))
-    )
-    path = workdir / "figures" / "translations.png"
-    plots.translations(path, samples, translated, title=f"From {source} to {target}")
+    path, some = workdir / "figures" / "translations.png", slice(plots.MAX_PAIRS)
+    sides = kind.shown(samples[some]), made.shown(translated[some])
+    plots.translations(path, *sides, title=f"From {source} to {target}")
     _log.info("%s: from %s to %s", path, source, target)
-
-
-_MAX_LOGGED = 20  # predictions
-NUM_SAMPLES = 100  # for configs without evaluation.num_samples
-INPUT_FOLDER = "input"  # in the work folder
 
 
 def evaluate(config: ConfigDict, workdir: Path) -> None:
@@ -125,7 +83,7 @@ def evaluate(config: ConfigDict, workdir: Path) -> None:
     """
     trained = restore(config, workdir)
     train, test = data.load_data(config)
-    measurements.prepare(trained.space, test)
+    trained.space.prepare_evaluation(test)
     summary, other = "summary.json", measurements.other_set(workdir, config)
     if other is not None:
         summary, figures = f"summary_{other}.json", f"figures/{other}"
@@ -158,9 +116,8 @@ def reconstruct(config: ConfigDict, workdir: Path, samples_from: str | None) -> 
     Writes a figure and reconstructions.npz with samples and l2 errors, for images in units of
     [-1, 1].
     """
-    trained, folder = restore(config, workdir), _results(workdir, samples_from)
-    samples, labels, _ = _samples(trained, samples_from)
-    result, kind = trained.reconstruct(samples, labels), trained.space.types[trained.main_type]
+    trained, kind, samples, labels, _, folder = _opened(config, workdir, samples_from)
+    result = trained.reconstruct(samples, labels)
     files.write_arrays(folder / "reconstructions.npz", **result)
     path = folder / "figures" / "mode_reconstruct.png"
     draw(path, kind, samples, result)
@@ -173,9 +130,12 @@ def interpolate(config: ConfigDict, workdir: Path, samples_from: str | None) -> 
     The samples are the two of `samples_from`, such as a folder of two images, or the first two test
     samples of different classes. Raises UserError unless there are two.
     """
-    trained, folder = restore(config, workdir), _results(workdir, samples_from)
-    samples, labels = _two_samples(trained, samples_from)
-    result, kind = trained.interpolate(samples, labels), trained.space.types[trained.main_type]
+    trained, kind, samples, labels, _, folder = _opened(config, workdir, samples_from)
+    if labels is not None and len(samples) >= 2:
+        others = np.flatnonzero(labels != labels[0])
+        rows = np.array([0, others[0] if len(others) > 0 else 1])
+        samples, labels = samples[rows], labels[rows]
+    result = trained.interpolate(samples, labels)
     files.write_arrays(folder / "interpolation.npz", **result)
     path = folder / "figures" / "interpolation.png"
     ends, between = kind.shown(samples), kind.shown(result[kind.output])
@@ -192,15 +152,14 @@ def embed(config: ConfigDict, workdir: Path, samples_from: str | None) -> None:
 
     The file has the main features as `features`, the others by name, and `labels`, -1 if unknown.
     """
-    trained, folder = restore(config, workdir), _results(workdir, samples_from)
-    samples, labels, _ = _samples(trained, samples_from)
+    trained, kind, samples, labels, _, folder = _opened(config, workdir, samples_from)
     others = trained.embed(samples)
     features = others.pop(trained.main_feature)
     known = np.full(len(samples), -1, np.int32) if labels is None else labels
     files.write_arrays(folder / "embeddings.npz", features=features, labels=known, **others)
     if len(samples) >= plots.MIN_POINTS:
         path, names = folder / "figures" / "mode_embed.png", data.label_names(config.data)
-        plots.tsne(path, features, known, names, f"Features of the {trained.main_type}s (t-SNE)")
+        plots.tsne(path, features, known, names, f"Features of the {kind.name}s (t-SNE)")
         _log.info("%s: features in two dimensions", path)
 
 
@@ -209,8 +168,7 @@ def classify(config: ConfigDict, workdir: Path, samples_from: str | None) -> Non
 
     Samples far from the training data are marked, see `TrainedModel.are_far`.
     """
-    trained, folder = restore(config, workdir), _results(workdir, samples_from)
-    samples, labels, names = _samples(trained, samples_from)
+    trained, kind, samples, labels, names, folder = _opened(config, workdir, samples_from)
     classes, probabilities = trained.classify(samples)
     are_far = trained.are_far(samples)
     far = [""] * len(samples) if are_far is None else are_far.tolist()
@@ -221,64 +179,62 @@ def classify(config: ConfigDict, workdir: Path, samples_from: str | None) -> Non
     rounded = [f"{probability:.6f}" for probability in probabilities]
     rows = zip(range(len(samples)), known, classes, rounded, names, predicted, far, strict=True)
     files.write_csv(folder / "predictions.csv", header, rows)
-    path, kind = folder / "figures" / "predictions.png", trained.space.types[trained.main_type]
-    shown = kind.shown(samples)
+    path, shown = folder / "figures" / "predictions.png", kind.shown(samples)
     if are_images(shown):
         title = f"{kind.plural.capitalize()} and their predicted classes"
         predictions = classes, probabilities, labels
         plots.predictions(path, shown, *predictions, title, class_names=class_names)
     else:
         plots.translations(path, names, predicted, f"Classes of {kind.output}")
-    named = [
-        (name or f"test {kind.name} {index}")
-        + ", far from the training data" * (far[index] is True)
-        for index, name in enumerate(names)
-    ]
-    _log_predictions(predicted, probabilities, named)
+    width = max(map(len, predicted[:MAX_LOGGED]))
+    for index, name in list(enumerate(names))[:MAX_LOGGED]:
+        mark = ", far from the training data" if far[index] is True else ""
+        name = name or f"test {kind.name} {index}"
+        percent = 100 * probabilities[index]
+        _log.info("%-*s %6.1f %%  %s%s", width, predicted[index], percent, name, mark)
+    if len(names) > MAX_LOGGED:
+        _log.info("... and %d more in predictions.csv", len(names) - MAX_LOGGED)
     _log.info("%s: %s and their classes", path, kind.output)
 
 
-def _results(workdir: Path, samples_from: str | None) -> Path:
-    """Folder of results for the test samples, or for `samples_from`."""
-    return workdir if samples_from is None else workdir / INPUT_FOLDER
+def next_steps(config: ConfigDict, workdir: Path) -> list[str]:
+    """Lines that describe what the run can do, with commands, most interesting first.
 
-
-def _log_predictions(
-    classes: Sequence[str], probabilities: np.ndarray, names: Sequence[str]
-) -> None:
-    width = max(map(len, classes[:_MAX_LOGGED]))
-    for index in range(min(len(classes), _MAX_LOGGED)):
-        percent = 100 * probabilities[index]
-        _log.info("%-*s %6.1f %%  %s", width, classes[index], percent, names[index])
-    if len(classes) > _MAX_LOGGED:
-        _log.info("... and %d more in predictions.csv", len(classes) - _MAX_LOGGED)
-
-
-def _samples(
-    trained: TrainedModel, samples_from: str | None
-) -> tuple[Any, np.ndarray | None, list[str]]:
-    """Samples, labels and names of the test set, or of `samples_from` without labels.
-
-    Samples are of the first data type. Names are those of `DataType.names` and `named`.
+    They include the demo page if gradio is installed.
     """
-    data_type, config = trained.space.types[trained.main_type], trained.config.data
-    if samples_from is None:
-        test = data.load(config, "test")
-        samples = data_type.samples(test)
-        return samples, test.labels, data_type.names(samples)
-    samples, names = data_type.named(samples_from)
-    return samples, None, names
+    space = LatentSpace(config, devices.inference_mesh())
+    steps = _steps(TrainedModel(space, Model({}, {}), 0))
+    has_page = importlib.util.find_spec("gradio") is not None
+    chosen = [("lzn_jax.main", *step) for step in islice(steps, SHOWN - has_page)]
+    chosen += [("lzn_jax.demo", "demo page in the browser", [])] * has_page
+    common = [f"--workdir={workdir}", *extensions.extension_flags(config.extensions)]
+    lines = ["next steps:"]
+    for module, description, flags in chosen:
+        command = shlex.join(["python", "-m", module, *common, *flags])
+        lines += [f"  {description}:", f"    {command}"]
+    return lines
 
 
-def _two_samples(trained: TrainedModel, samples_from: str | None) -> tuple[Any, np.ndarray | None]:
-    samples, labels, _ = _samples(trained, samples_from)
-    needed = f"interpolation needs two {trained.space.types[trained.main_type].plural}"
-    if labels is None and len(samples) != 2:
-        raise UserError(f"{needed}, {samples_from} has {len(samples)}")
-    if labels is None:
-        return samples, None
-    if len(samples) < 2:
-        raise UserError(f"{needed}, the test set has 1: give two with --input")
-    others = np.flatnonzero(labels != labels[0])
-    rows = np.array([0, others[0] if len(others) > 0 else 1])
-    return samples[rows], labels[rows]
+def _steps(model: TrainedModel) -> Iterator[tuple[str, list[str]]]:
+    """Descriptions and flags of commands."""
+    config, space, main = model.config, model.space, model.main_type
+    plural = space.types[main].plural
+    for source, target in model.translations:
+        if target in space.decoders and main in (source, target):
+            example = space.types[source].example
+            flags = ["--mode=translate", f"--source={source}", f"--target={target}"]
+            flags += [] if example is None else [f"--input={example}"]
+            yield f"translate {source} to {target}, figures/translations.png", flags
+    if main in space.decoders:
+        yield f"sample {plural} from the prior or of each class, samples.npz", ["--mode=sample"]
+    if (main, model.class_type) in model.translations:
+        yield f"classify the test {plural}, predictions.csv", ["--mode=classify"]
+    if isinstance(space.decoders.get(main), Invertible):
+        yield f"reconstruct the test {plural}, reconstructions.npz", ["--mode=reconstruct"]
+    if hasattr(space.encoders.get(main), "features"):
+        yield f"compute features of the test {plural}, embeddings.npz", ["--mode=embed"]
+    if "probe_protocol" in config.evaluation:
+        flags = ["--mode=evaluate", "--config.evaluation.probe_protocol=simclr"]
+        yield "evaluate a linear probe by SimCLR's protocol, summary.json", flags
+    steps = 2 * config.training.num_steps
+    yield "train longer", [f"--config.training.num_steps={steps}"]

@@ -28,22 +28,22 @@ def replay(config: ConfigDict, workdir: Path) -> None:
     """
     workdirs.check_same_run(config, workdir)
     folder = workdir / train.REPLAY_FOLDER
-    if not folder.is_dir():
-        raise UserError(
-            f"there is nothing to replay in {workdir}: a run saves its state when it stops with "
-            f"exit code {EXIT_NON_FINITE}, after {train.MAX_SKIPPED_IN_A_ROW} non-finite updates "
-            "in a row"
-        )
     mesh = devices.training_mesh(config.training)
     space = LatentSpace(config, mesh)
     optimizer = train.make_optimizer(config.training, list(space.modules))
     init = functools.partial(train.init_state, space, optimizer, config.seed)
     shard = config.training.shard_parameters
     shapes = devices.placed(jax.eval_shape(init), mesh, shard=shard)
-    with Checkpoints(folder) as checkpoints:
-        state = train.restore_state(checkpoints, shapes)
+    state = None
+    if folder.is_dir():  # which reading would create
+        with Checkpoints(folder) as checkpoints:
+            state = train.restore_state(checkpoints, shapes)
     if state is None:
-        raise UserError(f"there is no state to replay in {folder}")
+        raise UserError(
+            f"there is nothing to replay in {workdir}: a run saves its state when it stops with "
+            f"exit code {EXIT_NON_FINITE}, after {train.MAX_SKIPPED_IN_A_ROW} non-finite updates "
+            "in a row"
+        )
     with train.training_batches(config, space, data.load(config.data, "train")) as batches:
         batches.seek(int(state.step))
         rows = next(batches)
@@ -78,13 +78,10 @@ def _report(update: int, metrics: Mapping[str, Any], finite: Mapping[str, Any]) 
     _log.info("update %d: %s", update, values)
     for kind, trees in finite.items():
         for name, tree in trees.items():
-            leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-            bad = [path for path, is_finite in leaves if not is_finite]
-            _log.info("%s %s: %s", kind, name, _in_words(bad, len(leaves)))
-
-
-def _in_words(bad: list[Any], count: int) -> str:
-    if not bad:
-        return "finite"
-    first = jax.tree_util.keystr(bad[0], simple=True, separator="/")
-    return f"{len(bad)} of {count} arrays are not finite{first and f', the first is {first}'}"
+            leaves = jax.tree_util.tree_leaves_with_path(tree)
+            bad = [
+                jax.tree_util.keystr(p, simple=True, separator="/") for p, ok in leaves if not ok
+            ]
+            first = f", the first is {bad[0]}" if any(bad) else ""
+            words = f"{len(bad)} of {len(leaves)} arrays are not finite{first}" if bad else "finite"
+            _log.info("%s %s: %s", kind, name, words)

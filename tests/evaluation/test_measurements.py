@@ -61,4 +61,4 @@ def test_no_measurement_starts_after_its_time(
 
 def test_the_measurements_of_types_may_be_left_out(monkeypatch):
     model = by_names(monkeypatch, of_types=False)
-    assert list(measurements.measurements(model.space)) == ["own"]
+    assert list(model.space.measurements) == ["own"]

@@ -3,7 +3,6 @@
 import json
 import re
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,13 +14,6 @@ from lzn_jax import train
 from lzn_jax.errors import UserError
 from lzn_jax.modes import check_data
 from lzn_jax.run.workdir import prepare
-
-ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(autouse=True)
-def in_repository(monkeypatch):
-    monkeypatch.chdir(ROOT)
 
 
 def _images(root, count=20, broken=()):
@@ -38,25 +30,18 @@ def _images(root, count=20, broken=()):
     return root
 
 
-def _config_file(tmp_path, images, base="digits_repr", **changes):
-    """A config of digits on a folder of images of 8x8 pixels in two classes."""
-    fields = {"name": "image_folder", "path": str(images), "image_size": 8, "channels": 3}
-    fields |= {"num_classes": 2, "class_name": None, "holdout": None, "flip": True}
-    fields |= {"workers": 1, "skip_unreadable": False, "centre_crop": 1.0} | changes
-    path = tmp_path / "folder_repr.py"
-    path.write_text(
-        "import runpy\n"
-        "import ml_collections\n"
-        "def get_config():\n"
-        f"    config = runpy.run_path({str(ROOT / f'configs/{base}.py')!r})['get_config']()\n"
-        f"    config.data = ml_collections.ConfigDict({fields!r})\n"
-        "    return config\n"
-    )
-    return str(path)
+@pytest.fixture
+def config_file(tmp_path, config_of_folder):
+    """Writes a config on a folder of images."""
+
+    def write(images, base="digits_repr", **changes):
+        return config_of_folder(tmp_path / "folder_repr.py", images, base, **changes)
+
+    return write
 
 
-def test_a_run_on_a_folder_trains_and_evaluates_on_its_images(tmp_path):
-    config = _config_file(tmp_path, _images(tmp_path / "images"))
+def test_a_run_on_a_folder_trains_and_evaluates_on_its_images(config_file, tmp_path):
+    config = config_file(_images(tmp_path / "images"), workers=1, flip=True)
     workdir = tmp_path / "run"
     assert command_line.main(small.flags(config, workdir)) == 0
     summary = json.loads((workdir / "summary.json").read_text())
@@ -77,7 +62,7 @@ def test_a_run_on_a_folder_trains_and_evaluates_on_its_images(tmp_path):
 )
 @pytest.mark.parametrize("skips", [False, True])
 def test_a_broken_image_is_found_before_it_is_needed(
-    content, step, skips, tmp_path, monkeypatch, capsys
+    content, step, skips, config_file, tmp_path, monkeypatch, capsys
 ):
     """One of the images that come last, by its header at once, by its pixels while compiling."""
 
@@ -91,7 +76,7 @@ def test_a_broken_image_is_found_before_it_is_needed(
     images = _images(tmp_path / "images")
     broken = images / "train" / "dog" / "18.jpg"
     broken.write_bytes(content(broken.read_bytes()))
-    config = _config_file(tmp_path, images, workers=0, skip_unreadable=skips)
+    config = config_file(images, skip_unreadable=skips)
     assert command_line.main(small.flags(config, tmp_path / "run", latent__context_size=0)) == 2
     *lines, last = capsys.readouterr().err.strip().splitlines()
     if skips:
@@ -119,22 +104,28 @@ def test_a_report_needs_no_checkpoint_and_has_counts_texts_and_pictures(tmp_path
     assert (tmp_path / "run" / "figures" / "pairs.png").is_file()
 
 
-def _captioned(tmp_path, *rows, **changes):
-    """digits_text on a folder of ten images of two classes and these rows of metadata."""
+@pytest.fixture
+def captioned(tmp_path, config_file):
+    """Writes digits_text on a folder of ten images of two classes and these rows of metadata."""
     images = _images(tmp_path / "images", 10)
-    rows = [*rows, *((f"{'cat' if i % 2 else 'dog'}/{i:02}.jpg", f"no {i}") for i in range(10))]
-    lines = [json.dumps({"file_name": name, "text": text}) for name, text in rows]
-    for split in ("train", "val"):
-        (images / split / "metadata.jsonl").write_text("\n".join(lines))
-    return _config_file(tmp_path, images, base="digits_text", captions=True, workers=0, **changes)
+
+    def write(*rows, **changes):
+        names = (f"{'cat' if i % 2 else 'dog'}/{i:02}.jpg" for i in range(10))
+        rows = [*rows, *((name, f"no {i}") for i, name in enumerate(names))]
+        lines = [json.dumps({"file_name": name, "text": text}) for name, text in rows]
+        for split in ("train", "val"):
+            (images / split / "metadata.jsonl").write_text("\n".join(lines))
+        return config_file(images, "digits_text", captions=True, **changes)
+
+    return write
 
 
-def test_texts_are_described_by_the_tokenizer_of_the_run(tmp_path, capsys, monkeypatch):
+def test_texts_are_described_by_the_tokenizer_of_the_run(captioned, tmp_path, capsys, monkeypatch):
     drawn = []
     monkeypatch.setattr(check_data.plots, "translations", lambda *given, made: drawn.append(given))
     rows = [("cat/01.jpg", "$1 or $\\foo$"), ("cat/01.jpg", "x" * 50), ("dog/00.jpg", "no 1")]
     alphabet = "--config.text.alphabet= 0123456789abcdefghijklmnopqrstuvwxyz"
-    assert _check(_captioned(tmp_path, *rows), tmp_path / "run", alphabet) == 0
+    assert _check(captioned(*rows), tmp_path / "run", alphabet) == 0
     report = capsys.readouterr().err
     # 10 numbers, n, o, a blank, $, r, f, a backslash and x.
     assert "train: 13 pairs, 12 different texts of 18 different characters, 0 examples" in report
@@ -145,9 +136,11 @@ def test_texts_are_described_by_the_tokenizer_of_the_run(tmp_path, capsys, monke
 
 
 @pytest.mark.parametrize("skips", [False, True])
-def test_what_is_no_pair_is_named_and_an_error_unless_it_may_be_left_out(skips, tmp_path, capsys):
+def test_what_is_no_pair_is_named_and_an_error_unless_it_may_be_left_out(
+    skips, captioned, tmp_path, capsys
+):
     rows = [("cat/99.jpg", "gone"), ("cat/01.jpg", ""), ("cat/01.jpg", "no 1")]
-    config = _captioned(tmp_path, *rows, skip_unreadable=skips)
+    config = captioned(*rows, skip_unreadable=skips)
     assert _check(config, tmp_path / "run") == (0 if skips else 2)
     report = capsys.readouterr().err
     assert "train: 10 pairs" in report
@@ -161,9 +154,11 @@ def test_what_is_no_pair_is_named_and_an_error_unless_it_may_be_left_out(skips, 
     ("count", "broken", "skips"),
     [(50, range(0, 50, 2), False), (5, range(5), False), (5, [4], True)],
 )
-def test_unreadable_images_are_named_and_counted(count, broken, skips, tmp_path, capsys):
+def test_unreadable_images_are_named_and_counted(
+    count, broken, skips, config_file, tmp_path, capsys
+):
     images = _images(tmp_path / "images", count, broken)
-    config = _config_file(tmp_path, images, skip_unreadable=skips)
+    config = config_file(images, skip_unreadable=skips)
     assert _check(config, tmp_path / "run") == (0 if skips else 2)
     report = capsys.readouterr().err
     named = re.findall(r"unreadable: .*/train/\w+/(\d\d)\.jpg: .*truncated", report)

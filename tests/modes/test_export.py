@@ -63,20 +63,14 @@ COMPARED = [  # programs of a run, compared with the trained model
     ("property", "translate_image_property"),
 ]
 COMPARED_SLOWLY = [
-    (
-        "joint",
-        "embed_image",
-        "encode_label",
-        "classify_image",
-        "translate_image_label",
-        "translate_label_image",
-    ),
+    ("joint", "embed_image", "encode_label", "classify_image", "translate_image_label",
+     "translate_label_image"),
     ("batch", "encode_image", "translate_image_label"),
     ("flow", "sample_image"),
     ("alone", "encode_label", "classify_image", "sample_image"),
     ("text", "encode_text", "classify_text", "translate_text_image", "translate_image_text"),
     ("property", "encode_property", "translate_property_image", "sample_property"),
-]
+]  # fmt: skip
 # In place of an environment with nothing else installed.
 ALONE = """
 import sys
@@ -278,15 +272,6 @@ def test_a_program_is_lowered_for_all_platforms_and_calls_nothing_of_this_machin
     assert not re.findall(rb"\.py\b|site-packages", content)
 
 
-def test_a_program_takes_at_least_one_row_and_the_readme_says_so(runs):
-    folder = exported(runs("joint"), "embed_image")
-    program = jax.export.deserialize(bytearray((folder / "embed_image.stablehlo").read_bytes()))
-    weights = load_file(folder / "weights.safetensors")
-    with pytest.raises(ValueError, match="Expected value >= 1 for dimension variable 'b'"):
-        program.call(weights, images=np.zeros((0, 8, 8, 1), np.uint8))
-    assert "b is any batch size of at least 1;" in (folder / "README.md").read_text()
-
-
 def test_latents_are_drawn_at_the_noise_scale_of_the_config(runs):
     found = export.programs(lzn_jax.load(runs("narrow")))
     assert found["encode_image"].scalars["noise_scale"] == 0.25
@@ -307,21 +292,20 @@ def test_an_export_leaves_the_setting_of_locations_as_it_was(value):
     assert before != 0
 
 
-def test_weights_are_stored_once_with_their_names(runs):
+def test_weights_are_stored_once_with_their_names_and_take_at_least_one_row(runs):
     workdir = runs("joint")
     folder = exported(workdir, "embed_image")
     stored, model = load_file(folder / "weights.safetensors"), lzn_jax.load(workdir).model
-    leaves = jax.tree.leaves(model)
-    assert len(stored) == len(leaves)
+    assert len(stored) == len(jax.tree.leaves(model))
     np.testing.assert_array_equal(stored["context/anchors"], model.context["anchors"])
     own = model.variables["label_anchors"]["params"]
     (name,) = own
     np.testing.assert_array_equal(stored[f"variables/label_anchors/params/{name}"], own[name])
-
-
-def test_an_export_is_loaded_from_its_run(runs):
-    folder = exported(runs("text"), "encode_text")
-    with pytest.raises(UserError, match=f"programs of an export: load its run, {folder.parent}$"):
+    program = jax.export.deserialize(bytearray((folder / "embed_image.stablehlo").read_bytes()))
+    with pytest.raises(ValueError, match="Expected value >= 1 for dimension variable 'b'"):
+        program.call(stored, images=np.zeros((0, 8, 8, 1), np.uint8))
+    assert "b is any batch size of at least 1;" in (folder / "README.md").read_text()
+    with pytest.raises(UserError, match=f"programs of an export: load its run, {workdir}$"):
         lzn_jax.load(folder)
 
 
@@ -362,63 +346,67 @@ def error_of(capsys, *flags):
     return line
 
 
-def test_an_export_replaces_an_earlier_one_and_nothing_else(runs, tmp_path, capsys):
-    workdir = tmp_path / "run"
-    shutil.copytree(runs("representation"), workdir)
-    shutil.rmtree(workdir / "export", ignore_errors=True)
+@pytest.fixture
+def workdir(runs, tmp_path):
+    """A copy of a run without an export."""
+    shutil.copytree(runs("representation"), tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "export", ignore_errors=True)
+    return tmp_path / "run"
+
+
+def refused(capsys, workdir):
+    """What the mode finds in `export/` that no export wrote."""
+    line = error_of(capsys, f"--workdir={workdir}", "--mode=export")
+    before, found, after = re.split(r" holds (.*), ", line)
+    assert before == f"error: {workdir / 'export'}"
+    assert after == "not written by --mode=export: move it away"
+    return found
+
+
+def test_an_export_replaces_an_earlier_one_and_nothing_else(workdir, capsys):
     folder = exported(workdir, "embed_image", "encode_image")
     assert exported(workdir, "embed_image") == folder
     assert not (folder / "encode_image.stablehlo").exists()
     assert not list(workdir.glob(".export*"))
-    mode = (f"--workdir={workdir}", "--mode=export")
+    aside, before = workdir.parent, contents(folder)
     (folder / "notes.txt").write_text("mine")
-    before = contents(workdir)
-    assert f"{folder} holds notes.txt, not written by --mode=export" in error_of(capsys, *mode)
-    (folder / "notes.txt").rename(workdir / "notes.txt")
-    (folder / "README.md").rename(workdir / "README.md")
+    assert refused(capsys, workdir) == "notes.txt"
+    (folder / "notes.txt").rename(aside / "notes.txt")
+    (folder / "README.md").rename(aside / "README.md")
     (folder / "README.md").mkdir()  # a folder in place of a file of ours
     (folder / "README.md" / "notes.txt").write_text("mine")
-    assert f"{folder} holds README.md, not written by --mode=export" in error_of(capsys, *mode)
+    assert refused(capsys, workdir) == "README.md"
     assert (folder / "README.md" / "notes.txt").read_text() == "mine"
     shutil.rmtree(folder / "README.md")
-    (workdir / "README.md").rename(folder / "README.md")
-    (workdir / "notes.txt").rename(folder / "notes.txt")
-    (folder / "manifest.json").rename(workdir / "manifest.json")
-    assert f"{folder} was not written by --mode=export" in error_of(capsys, *mode)
-    assert contents(workdir) == before
-    shutil.move(folder, workdir / "elsewhere")
-    folder.symlink_to(workdir / "elsewhere")
-    assert f"{folder} was not written by --mode=export" in error_of(capsys, *mode)
-    folder.unlink()
-    folder.symlink_to(workdir / "nowhere")
-    assert f"{folder} was not written by --mode=export" in error_of(capsys, *mode)
-    folder.unlink()
+    (aside / "README.md").rename(folder / "README.md")
+    for content in (None, "[" * 100_000, '{"a": ' * 500 + "1" + "}" * 500, "[]"):
+        (folder / "manifest.json").unlink()
+        if content is not None:
+            (folder / "manifest.json").write_text(content)
+        assert refused(capsys, workdir) == "no manifest"
+        (folder / "manifest.json").write_bytes(before["manifest.json"])
+    assert contents(folder) == before
+    shutil.rmtree(folder)
     folder.write_text("a file")
-    assert f"{folder} was not written by --mode=export" in error_of(capsys, *mode)
+    assert refused(capsys, workdir) == "no manifest"
     assert folder.read_text() == "a file"
 
 
-def test_a_link_to_an_export_is_not_replaced(runs, tmp_path, capsys):
-    workdir = tmp_path / "run"
-    shutil.copytree(runs("representation"), workdir)
-    folder = exported(workdir, "embed_image")
-    folder.rename(tmp_path / "elsewhere")
-    folder.symlink_to(tmp_path / "elsewhere")
-    mode = (f"--workdir={workdir}", "--mode=export")
-    assert f"{folder} was not written by --mode=export" in error_of(capsys, *mode)
-    assert folder.is_symlink()
-    folder.unlink()
-    (workdir / ".export.partial").symlink_to(tmp_path / "elsewhere")
-    before = contents(tmp_path / "elsewhere")
-    assert "cannot be written (File exists)" in error_of(capsys, *mode)
-    assert contents(tmp_path / "elsewhere") == before
+def test_a_link_to_an_export_is_not_replaced(workdir, tmp_path, capsys):
+    folder, elsewhere = exported(workdir, "embed_image"), tmp_path / "elsewhere"
+    folder.rename(elsewhere)
+    before = contents(elsewhere)
+    for place, found in ((elsewhere, "the files of another folder"), ("nowhere", "no manifest")):
+        folder.symlink_to(place)
+        assert refused(capsys, workdir) == found
+        folder.unlink()
+    (workdir / ".export.partial").symlink_to(elsewhere)
+    line = error_of(capsys, f"--workdir={workdir}", "--mode=export")
+    assert "cannot be written (File exists)" in line
+    assert contents(elsewhere) == before
 
 
-def test_a_folder_that_changes_during_an_export_is_not_replaced(
-    runs, tmp_path, capsys, monkeypatch
-):
-    workdir = tmp_path / "run"
-    shutil.copytree(runs("representation"), workdir)
+def test_a_folder_that_changes_during_an_export_is_not_replaced(workdir, capsys, monkeypatch):
     folder = exported(workdir, "embed_image")
 
     def change(*_):
@@ -427,59 +415,37 @@ def test_a_folder_that_changes_during_an_export_is_not_replaced(
 
     monkeypatch.setattr(export, "_write_programs", change)
     monkeypatch.setattr(export, "_readme", lambda _: "")
-    mode = (f"--workdir={workdir}", "--mode=export")
-    assert f"{folder} holds notes.txt, not written by --mode=export" in error_of(capsys, *mode)
+    assert refused(capsys, workdir) == "notes.txt"
     assert (folder / "notes.txt").read_text() == "mine"
     assert (folder / "embed_image.stablehlo").is_file()
 
 
-@pytest.mark.parametrize("content", ["[" * 100_000, '{"a": ' * 500 + "1" + "}" * 500, "[]"])
-def test_a_manifest_of_others_is_one_line(runs, tmp_path, capsys, content):
-    workdir = tmp_path / "run"
-    shutil.copytree(runs("representation"), workdir)
-    (workdir / "export").mkdir(exist_ok=True)
-    (workdir / "export" / "manifest.json").write_text(content)
-    mode = (f"--workdir={workdir}", "--mode=export")
-    assert "was not written by --mode=export" in error_of(capsys, *mode)
-
-
-def test_one_process_of_several_writes(runs, tmp_path, monkeypatch):
-    workdir = tmp_path / "run"
-    shutil.copytree(runs("representation"), workdir)
-    shutil.rmtree(workdir / "export", ignore_errors=True)
+def test_one_process_of_several_writes(workdir, monkeypatch):
     monkeypatch.setattr(export.devices, "is_writer", lambda: False)
     export.export(configuration.load_run(workdir), workdir)
     assert not list(workdir.glob("*export*"))
 
 
-def test_an_interrupted_export_leaves_the_earlier_one(runs, tmp_path, capsys, monkeypatch):
-    workdir = tmp_path / "run"
-    shutil.copytree(runs("representation"), workdir)
-    shutil.rmtree(workdir / "export", ignore_errors=True)
+def test_an_interrupted_export_leaves_the_earlier_one(workdir, capsys, monkeypatch):
     (workdir / ".export.partial").mkdir()  # of one that was killed
     (workdir / ".export.partial" / "half.stablehlo").touch()
     folder = exported(workdir, "embed_image")
     before = contents(folder)
     assert "half.stablehlo" not in before
-    mode, rename = (f"--workdir={workdir}", "--mode=export"), Path.rename
+    mode = [f"--workdir={workdir}", "--mode=export"]
 
-    def full(path, target):
-        if path.name == ".export.partial":
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-        return rename(path, target)
-
-    monkeypatch.setattr(Path, "rename", full)
-    assert "cannot be written (No space left" in error_of(capsys, *mode)
-    assert contents(folder) == before
-    monkeypatch.setattr(Path, "rename", rename)
-    folder.rename(workdir / ".export.previous")  # killed between the two renames
+    def full(path, content):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
     def interrupt(*_):
         raise KeyboardInterrupt
 
+    with monkeypatch.context() as patch:
+        patch.setattr(export.files, "write_bytes", full)
+        assert "cannot be written (No space left" in error_of(capsys, *mode)
     monkeypatch.setattr(export, "exported_program", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        command_line.main(list(mode))
+        command_line.main(mode)
     assert contents(folder) == before
     assert not list(workdir.glob(".export*"))
 
@@ -507,35 +473,3 @@ def test_a_task_that_jax_cannot_export_is_left_out(runs, capsys, monkeypatch):
     line = error_of(capsys, f"--workdir={workdir}", "--mode=export")
     assert line.endswith("step 2) has no task that can be exported")
     assert contents(folder) == before
-
-
-BAD_INPUT = {
-    "--input=x.png": "--input goes with --mode=embed",
-    "--slice=v5e:1": "--slice=NAME and --mode=compile go together",
-    "--target=image": "--source=TYPE, --target=TYPE and --mode=translate go together",
-    "--config.latent.dimm=3": "the nearest is latent.dim",
-    "--config.encoder.stem_width=8": "holds a run with encoder.stem_width=4, this command has 8",
-    "--extensions=gone.py": "there is no extension gone.py",
-    "--platforms=tpu": "--platforms=tpu",
-    "--workdir={new}": "{new} is no run: name the folder that holds config.json",
-    "--workdir={unfinished}": "no checkpoint in {unfinished}/checkpoints: train first",
-    "--workdir={extended}": "needs the extension own.py",
-    "--workdir=gs://bucket/run": "mount the bucket",
-}
-
-
-@pytest.mark.parametrize("flag", BAD_INPUT)
-def test_bad_input_is_one_line_and_touches_nothing(runs, tmp_path, capsys, flag):
-    workdir = runs("representation")
-    folders = {name: tmp_path / name for name in ("new", "unfinished", "extended")}
-    stored = json.loads((workdir / "config.json").read_text())
-    for name, own in {
-        "unfinished": {},
-        "extended": {"extensions": ["own.py"], "extension_checksums": ["0" * 64]},
-    }.items():
-        folders[name].mkdir()
-        (folders[name] / "config.json").write_text(json.dumps(stored | own))
-    before = contents(tmp_path), contents(workdir)
-    flags = [f"--workdir={workdir}", "--mode=export", flag.format(**folders)]
-    assert BAD_INPUT[flag].format(**folders) in error_of(capsys, *flags)
-    assert (contents(tmp_path), contents(workdir)) == before

@@ -1,0 +1,36 @@
+"""Tests of modes run in the repository; one way to write a config of an image folder."""
+
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def in_repository():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        yield
+
+
+@pytest.fixture(scope="session")
+def config_of_folder():
+    """Writes a config of digits on a folder of images of 8x8 pixels in two classes."""
+
+    def write(path, images, base, **changes):
+        fields = {"name": "image_folder", "path": str(images), "image_size": 8, "channels": 3}
+        fields |= {"num_classes": 2, "class_name": None, "holdout": None, "flip": False}
+        fields |= {"workers": 0, "skip_unreadable": False, "centre_crop": 1.0} | changes
+        original = str(ROOT / "configs" / f"{base}.py")
+        path.write_text(
+            "import runpy\n"
+            "import ml_collections\n"
+            "def get_config():\n"
+            f"    config = runpy.run_path({original!r})['get_config']()\n"
+            f"    config.data = ml_collections.ConfigDict({fields!r})\n"
+            "    return config\n"
+        )
+        return str(path)
+
+    return write
