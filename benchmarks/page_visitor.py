@@ -5,7 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,9 @@ SLOW = 60_000  # milliseconds to wait for an answer, whose first one includes co
 
 
 @contextmanager
-def served(
-    workdir: Path, log: Path, program: Sequence[str] = ("-m", "lzn_jax.demo")
-) -> Iterator[str]:
+def served(workdir: Path, log: Path) -> Iterator[str]:
     """Address of the page of a run, served by the command line; its stderr is written to `log`."""
-    command = [sys.executable, *program, f"--workdir={workdir}", "--port=0"]
+    command = [sys.executable, "-m", "lzn_jax.demo", f"--workdir={workdir}", "--port=0"]
     environment = os.environ | {"HF_HUB_OFFLINE": "1"}
     with (
         log.open("w") as errors,
