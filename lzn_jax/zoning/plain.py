@@ -63,9 +63,9 @@ def steps(
     """
     zero = jnp.zeros(1, start.dtype)
     if not isinstance(solver, AdamsBashforth):
-        times = solver.times("anchors" if own is None else "prior")
-        factors = mean_weights(times, solver.orders)
-        return *(jnp.asarray(a[..., None], start.dtype) for a in (times, factors)), zero
+        t = solver.times("anchors" if own is None else "prior")
+        factors = mean_weights(t, solver.orders)[..., None]
+        return jnp.asarray(t[:, None], start.dtype), jnp.asarray(factors, start.dtype), zero
     if own is None:
         r, weights = solver.steps_to_anchors(*shared_grid(Mixture(anchors, log_weights)))
         times = jnp.append(1 / (1 + r), zero[None], axis=0)

@@ -196,8 +196,8 @@ def shared_table(
     the last row. `end_weights` (S,) is the factor of each drift in the end point.
     """
     r = np.maximum((1 - times[:-1]) / times[:-1], SMALLEST_R)
-    arrays = r[:, None], weights[..., None], end_weights[:, None]
-    arrays = (jnp.asarray(a, mixture.anchors_NxQ.dtype) for a in arrays)
+    cast = functools.partial(jnp.asarray, dtype=mixture.anchors_NxQ.dtype)
+    arrays = cast(r[:, None]), cast(weights[..., None]), cast(end_weights[:, None])
     start_weight = 1.0 if times[-1] > times[0] else float(1 / times[0])
     table = Table(*arrays, None, start_weight, float(times[-1]))
     return lambda view, points: table
