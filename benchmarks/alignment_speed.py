@@ -3,23 +3,22 @@
     python benchmarks/alignment_speed.py [--configs emoji_text digits_text] [--repeats 30]
 
 Latents and anchors are N(0, I), of the config's batch size and dimension. The settings take turns.
-Prints the median processor time of each, and its ratio to that of Euler.
+Prints the median time of each, and its ratio to Euler's.
 """
 
-import statistics
-import time
+import functools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import shared
 
 from lzn_jax import configuration, parts
 from lzn_jax.data_types import Zones
 
-EULER = "Euler 20"
 SETTINGS = {
-    EULER: "solver=euler num_steps=20 cutoff=0.2 sharpness=None",
+    "Euler 20": "solver=euler num_steps=20 cutoff=0.2 sharpness=None",
     "config": "",
     **{f"r = {r}": f"sharpness=({r},)" for r in ("1", "1,16", "1,4,16", "1,2,4,8,16")},
 }
@@ -40,7 +39,7 @@ def gradient(config: str, overrides: str) -> Callable[[], object]:
 
         return jax.value_and_grad(loss, (0, 1))(latents, anchors)
 
-    return lambda: jax.block_until_ready(both(latents, anchors))
+    return functools.partial(both, latents, anchors)
 
 
 def main() -> None:
@@ -49,18 +48,11 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=30)
     arguments = parser.parse_args()
     for config in arguments.configs:
-        calls = {name: gradient(config, overrides) for name, overrides in SETTINGS.items()}
-        seconds: dict[str, list[float]] = {name: [] for name in calls}
-        for repeat in range(arguments.repeats + 1):
-            for name, call in calls.items():
-                start = time.process_time()
-                call()
-                if repeat:  # the first call compiles
-                    seconds[name].append(time.process_time() - start)
-        medians = {name: statistics.median(values) for name, values in seconds.items()}
-        for name, median in medians.items():
-            ratio = median / medians[EULER]
-            print(f"{config:14s} {name:15s} {1e3 * median:6.2f} ms, {ratio:.2f} of {EULER}")
+        calls = [gradient(config, overrides) for overrides in SETTINGS.values()]
+        medians = np.median(shared.in_turns(*calls, repeats=arguments.repeats), axis=0)
+        for name, median in zip(SETTINGS, medians, strict=True):
+            ratio = median / medians[0]
+            print(f"{config:14s} {name:15s} {1e3 * median:6.2f} ms, {ratio:.2f} of Euler 20")
 
 
 if __name__ == "__main__":

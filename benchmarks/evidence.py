@@ -3,7 +3,6 @@
     python benchmarks/evidence.py digits_joint --seeds 3 --variants LZN RF
     python benchmarks/evidence.py fashion_repr --seeds 1 --config.latent.noise_scale=0.2
     python benchmarks/evidence.py one_pass
-    python benchmarks/evidence.py latents --runs results/emoji_text_evidence/InfoNCE_seed*
 
 The first argument names a config whose study is below in VARIANTS. Runs are the real command line,
 one after the other; a finished run is not repeated, so that an interrupted command goes on where it
@@ -15,8 +14,6 @@ raw pixels, and drawn from the untrained network on: accuracy.png.
 
 `one_pass` draws one_pass.png: quality against evaluations of the decoder. It trains flows (seed 0)
 and MeanFlow (all seeds) unless they are there, and reads what `NAME_alone` and vae.py have written.
-`latents` compares retrieval by anchors with that by latents, which are middles of zones among the
-test set's own anchors.
 """
 
 import functools
@@ -25,6 +22,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import matplotlib
@@ -34,12 +32,13 @@ matplotlib.use("agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, PercentFormatter, StrMethodFormatter
 from ml_collections import ConfigDict
+from numpy.typing import ArrayLike
 
-import lzn_jax
 from lzn_jax import configuration, data
-from lzn_jax.evaluation import measurements, probes, texts
+from lzn_jax.evaluation import measurements, probes
 from lzn_jax.evaluation.probes import knn_log_votes
 from lzn_jax.latent_space import LatentSpace, Model
 from lzn_jax.models import named
@@ -242,9 +241,7 @@ def print_table(results: Results, metrics: Iterable[str] | None = None) -> None:
         cells = [_cell([row[metric] for row in rows if metric in row]) for rows in results.values()]
         if set(cells) != {"-"}:
             table.append([metric, *cells])
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    for row in table:
-        print("  ".join(f"{cell:<{width}s}" for cell, width in zip(row, widths, strict=True)))
+    shared.print_table(table)
 
 
 def _cell(values: list[float]) -> str:
@@ -321,23 +318,31 @@ def count_steps(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
+def draw_band(axes: Axes, x: ArrayLike, values: np.ndarray, **style: Any) -> None:
+    """The mean of seeds, which are the rows, and their range as a shade."""
+    (line,) = axes.plot(x, values.mean(0), "o-", **style)
+    axes.fill_between(x, values.min(0), values.max(0), color=line.get_color(), alpha=0.2, lw=0)
+
+
+def save(figure: Figure, path: Path) -> None:
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
 def draw_steps(path: Path, found: Mapping[str, Results]) -> None:
     """Quality against Euler steps, a panel a metric, the range of seeds shaded; RK45's dashed."""
     figure, panels = plt.subplots(1, len(CURVES), figsize=(9, 3.8), layout="constrained")
     for axes, (metric, label) in zip(panels, CURVES.items(), strict=True):
         for index, name in enumerate(found["rk45"]):
-            color = f"C{index}"
-            values = [[row[metric] for row in found[f"euler_{n}"][name]] for n in EULER_STEPS]
-            low, mean, high = np.min(values, 1), np.mean(values, 1), np.max(values, 1)
-            axes.plot(EULER_STEPS, mean, "o-", color=color, label=f"{name}, Euler")
-            axes.fill_between(EULER_STEPS, low, high, color=color, alpha=0.2, linewidth=0)
+            by_steps = [[row[metric] for row in found[f"euler_{n}"][name]] for n in EULER_STEPS]
+            style = {"color": f"C{index}"}
+            draw_band(axes, EULER_STEPS, np.transpose(by_steps), label=f"{name}, Euler", **style)
             rk45 = np.mean([row[metric] for row in found["rk45"][name]])
-            axes.axhline(rk45, color=color, linestyle="--", label=f"{name}, RK45")
+            axes.axhline(rk45, linestyle="--", label=f"{name}, RK45", **style)
         count_steps(axes)
         axes.set(xlabel="Euler steps", ylabel=label)
     panels[0].legend(frameon=False)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    save(figure, path)
 
 
 def with_untrained(table: Table, results: Results) -> Results:
@@ -364,15 +369,12 @@ def draw_accuracies(path: Path, curves: Mapping[str, tuple[np.ndarray, np.ndarra
     figure, axes = plt.subplots(figsize=(7.5, 4.8), layout="constrained")
     for name, (steps, accuracies) in curves.items():
         seeds = f" (mean and range of {len(accuracies)} seeds)" if len(accuracies) > 1 else ""
-        (line,) = axes.plot(steps, accuracies.mean(0), "o-", markersize=4, label=name + seeds)
-        low, high = accuracies.min(0), accuracies.max(0)
-        axes.fill_between(steps, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+        draw_band(axes, steps, accuracies, markersize=4, label=name + seeds)
     axes.set(title="Linear probe on the backbone", xlabel="training step", ylabel="accuracy")
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.grid(color="0.9")
     axes.legend(frameon=False)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    save(figure, path)
 
 
 def untrained(config: ConfigDict, folder: Path) -> Summary:
@@ -423,20 +425,15 @@ def draw_one_pass(path: Path, found: Mapping[str, Mapping[str, list[float]]]) ->
     figure, panels = plt.subplots(1, len(found), figsize=(9, 4), layout="constrained")
     for axes, (name, rows) in zip(panels, found.items(), strict=True):
         for label, values in rows.items():
-            size = 5 if len(values) > 1 else 13
-            axes.plot(ONE_PASS_STEPS[: len(values)], values, STYLES[label], markersize=size,
-                      label=label)  # fmt: skip
+            style = {"markersize": 5 if len(values) > 1 else 13, "label": label}
+            axes.plot(ONE_PASS_STEPS[: len(values)], values, STYLES[label], **style)
             print(name, label, *(f"{value:.3g}" for value in values), sep="\t")
         count_steps(axes)
         axes.set(title=name, xlabel="evaluations of the decoder a sample")
     panels[0].set_ylabel("fd_features")
-    entries = [axes.get_legend_handles_labels() for axes in panels]
-    handles = {
-        label: line for lines, labels in entries for line, label in zip(lines, labels, strict=True)
-    }
-    panels[0].legend(handles.values(), handles, frameon=False, fontsize=9)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    lines = {line.get_label(): line for axes in panels for line in axes.lines}
+    panels[0].legend(lines.values(), lines, frameon=False, fontsize=9)
+    save(figure, path)
 
 
 def distances(
@@ -456,48 +453,19 @@ def distances(
     }
 
 
-def compare_latents(runs: Sequence[Path], language: str | None) -> None:
-    """Prints recalls both ways, of anchors and of latents; language None is all of a run's."""
-    results: Results = {"anchors": [], "latents": []}
-    for model in map(lzn_jax.load, runs):
-        config = ConfigDict(model.config.data)
-        if language:
-            config.languages = (language,)
-        test = data.load(config, "test")
-        test = test.at(model.space.types["text"].readable(test))
-        rows, by_image, by_text = texts.pairs(test, test.texts)
-        anchors = model.anchors(test.images[rows]), model.anchors(list(test.texts), source="text")
-        latents = [model.latents(each, 0.0, among=each[:0]) for each in anchors]
-        for name, (images, names) in (("anchors", anchors), ("latents", latents)):
-            ways = {
-                "image_to_text": texts.recalls(images, names, by_image, by_text),
-                "text_to_image": texts.recalls(names, images, by_text, by_image),
-            }
-            shares = {f"{way}_r{k}": x for way, found in ways.items() for k, x in found.items()}
-            results[name].append(shares)
-    print_table(results)
-
-
 def main() -> None:
     names = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
     names = [name for name in names if name.rpartition("_")[2] in VARIANTS]
     parser = shared.parser(__doc__)
-    parser.add_argument("table", choices=[*names, "one_pass", "latents"], metavar="TABLE")
+    parser.add_argument("table", choices=[*names, "one_pass"], metavar="TABLE")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--variants", nargs="+", help="default all")
     parser.add_argument("--folder", type=Path, help="default results/TABLE_evidence")
-    parser.add_argument("--runs", type=Path, nargs="+", default=[], help="for `latents`")
-    parser.add_argument("--language", help="for `latents`: of the names of emoji")
-    arguments, flags = parser.parse_known_args()
-    if unknown := [flag for flag in flags if not flag.startswith("--config.")]:
-        parser.error(f"unknown arguments: {' '.join(unknown)}")
+    arguments, overrides = shared.parse(parser)
     name = arguments.table
     if name == "one_pass":
         return one_pass(arguments.folder or Path("results"), arguments.seeds)
-    if name == "latents":
-        return compare_latents(arguments.runs, arguments.language)
     folder = arguments.folder or Path("results") / f"{name}_evidence"
-    overrides = [flag.removeprefix("--config.") for flag in flags]
     table = Table(name, folder, arguments.seeds, overrides)
     chosen = arguments.variants or list(table.variants)
     if unknown := [variant for variant in chosen if variant not in table.variants]:

@@ -63,19 +63,18 @@ def trained_anchors(num_updates: int = 400) -> tuple[list[np.ndarray], list[np.n
     return [np.array(a - a.mean(0)) for a in start], [np.array(a - a.mean(0)) for a in anchors]
 
 
-def prepare(axes: Axes, title: str) -> None:
+def panel(
+    axes: Axes, title: str, anchors: np.ndarray | None = None, classes: Sequence[int] = ()
+) -> None:
+    """A panel with the zone of each anchor in its class's colour, borders in white."""
     axes.set(xlim=(-SPAN, SPAN), ylim=(-SPAN, SPAN), aspect="equal", xticks=[], yticks=[])
     axes.set_title(title, fontsize=11)
-
-
-def fill_zones(
-    axes: Axes, anchors: np.ndarray, classes: Sequence[int], alpha: float = 0.25
-) -> None:
-    """Fills the zone of each anchor with its class's colour, borders in white."""
+    if anchors is None:
+        return
     span = np.linspace(-SPAN, SPAN, 400)
     grid = jnp.array(np.stack(np.meshgrid(span, span), axis=-1).reshape(-1, 2))
     zones = np.array(zoning.classify(grid, jnp.array(anchors), solver=SOLVER)).reshape(400, 400)
-    colours = np.array([matplotlib.colors.to_rgba(COLOURS[c], alpha) for c in classes])
+    colours = np.array([matplotlib.colors.to_rgba(COLOURS[c], 0.25) for c in classes])
     extent = (-SPAN, SPAN, -SPAN, SPAN)
     axes.imshow(colours[zones], origin="lower", extent=extent, interpolation="none", zorder=0)
     for zone in range(len(anchors)):
@@ -106,31 +105,18 @@ def draw_latents(axes: Axes, latents: np.ndarray, classes: Sequence[int], size: 
         axes.scatter(*points.T, s=size, color=COLOURS[c], linewidths=0, zorder=2)
 
 
-def draw_image_zones(axes: Axes, images: np.ndarray, anchors: np.ndarray) -> None:
-    fill_zones(axes, anchors, CLASS_OF)
-    draw_anchors(axes, anchors, CLASS_OF)
-    for image, anchor in zip(images, anchors, strict=True):
-        draw_image(axes, image, np.add(anchor, (0.0, 0.42)))
-
-
-def draw_label_zones(axes: Axes, anchors: np.ndarray, latents: np.ndarray) -> None:
+def draw_label_zones(axes: Axes, title: str, anchors: Sequence[np.ndarray]) -> None:
     """Label anchors with their names, their zones, and latents of images."""
-    fill_zones(axes, anchors, range(3))
-    draw_latents(axes, latents, CLASS_OF)
-    draw_anchors(axes, anchors, range(3))
-    for name, anchor in zip(CLASSES, anchors, strict=True):
+    panel(axes, title, anchors[1], range(3))
+    draw_latents(axes, latents_of(anchors[0], 60, 0.45), CLASS_OF)
+    draw_anchors(axes, anchors[1], range(3))
+    for name, anchor in zip(CLASSES, anchors[1], strict=True):
         axes.text(*np.add(anchor, (0.0, 0.3)), f'"{name}"', ha="center", fontsize=13, weight="bold")
-
-
-def draw_prior(axes: Axes) -> None:
-    prepare(axes, "1  the prior: one Gaussian for all data types")
-    axes.scatter(*np.array(jax.random.normal(KEY, (1500, 2))).T, s=5, c="0.55", linewidths=0)
 
 
 def draw_translation(axes: Axes, images: np.ndarray, anchors: Sequence[np.ndarray]) -> None:
     """An image classified and an image generated, through latents in the zones of labels."""
-    prepare(axes, "5  translate: through a latent, both ways")
-    fill_zones(axes, anchors[1], range(3))
+    panel(axes, "5  translate: through a latent, both ways", anchors[1], range(3))
     draw_anchors(axes, anchors[1], range(3))
     latents = latents_of(anchors[0], 2, 0.9)
     for index, label, place, names in (
@@ -175,16 +161,17 @@ def draw_tasks(axes: Axes, image: np.ndarray) -> None:
 
 
 def draw_method(anchors: Sequence[np.ndarray]) -> Figure:
-    images, noise_scale = digits(), 0.45
+    images = digits()
     figure, ((a, b, c), (d, e, f)) = plt.subplots(2, 3, figsize=(12, 8.4), layout="constrained")
-    draw_prior(a)
-    prepare(b, "2  anchors of images cut it into zones")
-    draw_image_zones(b, images, anchors[0])
-    prepare(c, "3  latents: random points of each zone")
-    fill_zones(c, anchors[0], CLASS_OF)
+    panel(a, "1  the prior: one Gaussian for all data types")
+    a.scatter(*np.array(jax.random.normal(KEY, (1500, 2))).T, s=5, c="0.55", linewidths=0)
+    panel(b, "2  anchors of images cut it into zones", anchors[0], CLASS_OF)
+    draw_anchors(b, anchors[0], CLASS_OF)
+    for image, anchor in zip(images, anchors[0], strict=True):
+        draw_image(b, image, np.add(anchor, (0.0, 0.42)))
+    panel(c, "3  latents: random points of each zone", anchors[0], CLASS_OF)
     draw_latents(c, latents_of(anchors[0], 150), CLASS_OF)
-    prepare(d, "4  zones of labels, aligned with those of images")
-    draw_label_zones(d, anchors[1], latents_of(anchors[0], 60, noise_scale))
+    draw_label_zones(d, "4  zones of labels, aligned with those of images", anchors)
     draw_translation(e, images, anchors)
     draw_tasks(f, images[7])
     return figure
@@ -194,8 +181,7 @@ def draw_noise_scale(anchors: Sequence[np.ndarray]) -> Figure:
     figure, panels = plt.subplots(1, 3, figsize=(12, 4.3), layout="constrained")
     titles = "α = 0: the centre of each zone", "α = 0.45", "α = 1: the whole zone"
     for axes, title, noise_scale in zip(panels, titles, (0.0, 0.45, 1.0), strict=True):
-        prepare(axes, title)
-        fill_zones(axes, anchors[0], CLASS_OF)
+        panel(axes, title, anchors[0], CLASS_OF)
         draw_latents(axes, latents_of(anchors[0], 100, noise_scale), CLASS_OF, size=8)
     return figure
 
@@ -204,29 +190,25 @@ def draw_alignment(before: Sequence[np.ndarray], after: Sequence[np.ndarray]) ->
     """Zones of labels with latents of images, before and after training."""
     figure, panels = plt.subplots(1, 2, figsize=(8.4, 4.5), layout="constrained")
     for axes, title, anchors in zip(panels, ("before", "after"), (before, after), strict=True):
-        prepare(axes, f"{title} training: latents of images in the zones of labels")
+        draw_label_zones(
+            axes, f"{title} training: latents of images in the zones of labels", anchors
+        )
         axes.title.set_fontsize(9.5)
-        draw_label_zones(axes, anchors[1], latents_of(anchors[0], 60, 0.45))
     return figure
 
 
 def draw_context(anchors: Sequence[np.ndarray]) -> Figure:
-    image, own = digits()[6], anchors[0][6]
-    figure, (alone, among) = plt.subplots(1, 2, figsize=(8.4, 4.5), layout="constrained")
-    prepare(alone, "one image alone: its zone is the whole space")
-    fill_zones(alone, own[None], [2])
-    prepare(among, "among context anchors: its own zone")
-    is_context = np.arange(9) != 6
-    order = np.r_[6, np.flatnonzero(is_context)]
-    fill_zones(among, anchors[0][order], [2, *[3] * 8])
-    draw_anchors(among, anchors[0][is_context], [3] * 8)
-    for axes, latents in (
-        (alone, latents_of(own[None], 300)[0]),
-        (among, latents_of(anchors[0][order], 300)[0]),
-    ):
-        draw_latents(axes, latents[None], [2])
-        draw_anchors(axes, own[None], [2])
-        draw_image(axes, image, np.add(own, (0.0, 0.42)))
+    image, own = digits()[6], anchors[0][6:7]
+    context = np.delete(anchors[0], 6, axis=0)
+    figure, panels = plt.subplots(1, 2, figsize=(8.4, 4.5), layout="constrained")
+    titles = "one image alone: its zone is the whole space", "among context anchors: its own zone"
+    for axes, title, others in zip(panels, titles, (context[:0], context), strict=True):
+        grey = [3] * len(others)
+        panel(axes, title, np.concatenate([own, others]), [2, *grey])
+        draw_anchors(axes, others, grey)
+        draw_latents(axes, latents_of(np.concatenate([own, others]), 300)[:1], [2])
+        draw_anchors(axes, own, [2])
+        draw_image(axes, image, np.add(own[0], (0.0, 0.42)))
     return figure
 
 

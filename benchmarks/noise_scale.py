@@ -69,7 +69,7 @@ def main() -> None:
             if ("label", "text") in model.translations:
                 metrics |= of_texts(model, scale, measured)
             metrics |= of_images(model, scale, train, quality)
-            print(", ".join(f"{name} {value:.3g}" for name, value in metrics.items()), flush=True)
+            print(shared.line(metrics), flush=True)
 
 
 if __name__ == "__main__":

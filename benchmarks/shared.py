@@ -1,10 +1,9 @@
-"""What several benchmarks use: a parser of flags, clocks, and the problem that zoning solves."""
+"""What several benchmarks use: flags, clocks, errors, rows, and the problem that zoning solves."""
 
 import argparse
 import functools
-import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -16,12 +15,21 @@ from lzn_jax import zoning
 
 Q, STEPS, NOISE_SCALE = 256, 20, 0.45
 STDS = {"soft": 0.02, "Gaussian": 1.0}
+PREFIX = "--config."
 
 
-def parser(doc: str, **options: Any) -> argparse.ArgumentParser:
+def parser(doc: str | None) -> argparse.ArgumentParser:
     """A parser that shows a script's docstring as it is written."""
     formatter = argparse.RawDescriptionHelpFormatter
-    return argparse.ArgumentParser(description=doc, formatter_class=formatter, **options)
+    return argparse.ArgumentParser(description=doc, formatter_class=formatter, allow_abbrev=False)
+
+
+def parse(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, list[str]]:
+    """The flags of a script, and the overrides of config fields among them."""
+    arguments, flags = parser.parse_known_args()
+    if unknown := [flag for flag in flags if not flag.startswith(PREFIX)]:
+        parser.error(f"unknown arguments: {' '.join(unknown)}")
+    return arguments, [flag.removeprefix(PREFIX) for flag in flags]
 
 
 def seconds(function: Callable[..., Any], *arguments: Any) -> float:
@@ -31,9 +39,31 @@ def seconds(function: Callable[..., Any], *arguments: Any) -> float:
     return time.perf_counter() - started
 
 
-def median_seconds(function: Callable[..., Any], *arguments: Any, repeats: int = 5) -> float:
-    """Median of several calls."""
-    return statistics.median(seconds(function, *arguments) for _ in range(repeats))
+def in_turns(*calls: Callable[[], Any], repeats: int) -> np.ndarray:
+    """Seconds (repeats, calls) of calls that take turns, after one each that may compile."""
+    rows = [[seconds(call) for call in calls] for _ in range(repeats + 1)]
+    return np.array(rows[1:])
+
+
+def relative_error(found: Any, reference: Any) -> float:
+    """|found - reference| / |reference|, in the Frobenius norm."""
+    difference = np.asarray(found, np.float64) - reference
+    return float(np.linalg.norm(difference) / np.linalg.norm(reference))
+
+
+def line(row: Mapping[str, Any]) -> str:
+    """Names and values of a row."""
+    numbers = {name: f"{v:.3g}" if isinstance(v, float) else v for name, v in row.items()}
+    return "  ".join(f"{name} {value}" for name, value in numbers.items())
+
+
+def print_table(rows: Sequence[Sequence[Any]]) -> None:
+    """Rows in columns that are as wide as they must be."""
+    texts = [[str(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
+    for row in texts:
+        cells = (f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
+        print("  ".join(cells).rstrip())
 
 
 @functools.cache
@@ -54,3 +84,11 @@ def make_problem(n: int, std: float) -> tuple[np.ndarray, ...]:
     anchors = std * rng.normal(size=(n, Q))
     partners = anchors + 0.5 * std * rng.normal(size=(n, Q))
     return tuple(np.float32(a) for a in (anchors, partners, NOISE_SCALE * rng.normal(size=(n, Q))))
+
+
+def near_copies(anchors: np.ndarray, distance: float, copies: int, rng: Any) -> np.ndarray:
+    """The first anchors, and as many copies of each at the distance, as fit into their number."""
+    first = anchors[: -(-len(anchors) // copies)]
+    offsets = rng.normal(size=(copies - 1, *first.shape))
+    offsets /= np.linalg.norm(offsets, axis=-1, keepdims=True)
+    return np.concatenate([first, *(first + distance * offsets)])[: len(anchors)]

@@ -38,7 +38,6 @@ from sklearn.svm import SVC
 import lzn_jax
 from lzn_jax import configuration, data, errors, models
 from lzn_jax import train as train_module
-from lzn_jax import train as training_loop
 from lzn_jax.data import Examples, captions
 from lzn_jax.decoders.flow import FlowDecoder
 from lzn_jax.errors import UserError
@@ -244,12 +243,12 @@ def train(
     training.learning_rate.heads = training.learning_rate.text_decoder  # the networks they replace
     optimizer = train_module.make_optimizer(training, list(space.networks))
     kwargs = {"space": space, "optimizer": optimizer, "training": training, "seed": config.seed}
-    update = jax.jit(functools.partial(training_loop.update_state, **kwargs), donate_argnums=0)
+    update = jax.jit(functools.partial(train_module.update_state, **kwargs), donate_argnums=0)
     columns = space.columns(examples)
     columns["parts"] = np.stack(captions.parse(examples.texts), axis=1, dtype=np.int32)
     size, transform = training.batch_size, space.transform
     batches = data.TrainingBatches(examples, size, config.seed, transform, columns=columns)
-    state = jax.jit(lambda: training_loop.init_state(space, optimizer, config.seed))()
+    state = jax.jit(lambda: train_module.init_state(space, optimizer, config.seed))()
     update = update.lower(state, batches.shapes()).compile()
     losses, start = [], time.perf_counter()
     with batches, progress(training.num_steps, f"{name}, seed {config.seed}") as bar:
@@ -322,11 +321,9 @@ def main() -> int:
     parser.add_argument("--runs", type=Path, nargs="+", default=[], help="work folders")
     parser.add_argument("--judge", type=Path, help="work folder")
     parser.add_argument("--folder", type=Path, default=Path("results/text_baselines"))
-    arguments, flags = parser.parse_known_args()
-    if unknown := [flag for flag in flags if not flag.startswith("--config.")]:
-        parser.error(f"unknown arguments: {' '.join(unknown)}")
+    arguments, overrides = shared.parse(parser)
     try:
-        results = run_all(arguments, [flag.removeprefix("--config.") for flag in flags])
+        results = run_all(arguments, overrides)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return errors.EXIT_USER_ERROR

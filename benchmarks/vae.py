@@ -92,14 +92,13 @@ def main() -> None:
     examples, test = data.load_data(config)
     quality = SampleQuality(config)
     real = quality(examples, test.images)
-    print("test images:", *(f"{name} {value:.4g}" for name, value in real.items()))
+    print("test images:", shared.line(real))
     results = {}
-    print("β", *METRICS, sep="\t")
     for beta in arguments.betas:
         variables, count = train(config, examples, beta, arguments.seconds)
         found = measure(quality, config, variables, examples, test) | {"updates": count}
         results[str(beta)] = found
-        print(beta, *(f"{found[name]:.4g}" for name in METRICS), sep="\t", flush=True)
+        print(shared.line({"β": beta} | {name: found[name] for name in METRICS}), flush=True)
     best = min(results, key=lambda beta: results[beta]["fd_features"])
     print(f"the smallest distance is that of β = {best}")
     name = f"{Path(arguments.config).stem}_seed{arguments.seed}.json"

@@ -6,8 +6,7 @@ Prints relative errors (Frobenius norm, worst of the seeds) of the latents and o
 loss's gradient with respect to the anchors and to their partners. Each row is a kind of anchors,
 each column a form: `lzn_jax.zoning.plain`, as the paper writes it, and `lzn_jax.zoning`. The
 reference is the plain form in float64, which takes most of the time: about 4 minutes on 2 cores,
-and 8 times as long with --n 512 --q 256. Adams-Bashforth has no plain form: its reference is
-`lzn_jax.zoning` in float64.
+and 8 times as long with --n 512 --q 256.
 """
 
 import jax
@@ -16,62 +15,45 @@ import shared
 
 from lzn_jax import zoning
 
-CASES = (
-    "Gaussian",
-    "clustered, std 1e-3, norm 10",
-    "pairs 1e-3 apart per coordinate",
-    "pairs 1e-4 apart per coordinate",
-    "pairs 1e-3 apart in norm",
-    "pairs 1e-4 apart in norm",
-    "triplets 1e-4 apart in norm",
-)
+FORMS = {"plain": zoning.plain, "zoning": zoning}
+CASES = {
+    "Gaussian": None,
+    "clustered, std 1e-3, norm 10": None,
+    **{f"pairs {d} apart per coordinate": float(d) for d in ("1e-3", "1e-4")},
+    **{f"pairs {d} apart in norm": float(d) for d in ("1e-3", "1e-4")},
+    "triplets 1e-4 apart in norm": 1e-4,
+}
 
 
 def make_anchors(case: str, n: int, q: int, rng: np.random.Generator) -> np.ndarray:
-    anchors = rng.normal(size=(n, q))
+    anchors, distance = rng.normal(size=(n, q)), CASES[case]
     if case.startswith("clustered"):
         direction = rng.normal(size=q)
         anchors = 10 * direction / np.linalg.norm(direction) + 1e-3 * anchors
-    if case.startswith(("pairs", "triplets")):
-        copies = 2 if case.startswith("pairs") else 3
-        first = anchors[: -(-n // copies)]
-        offsets = rng.normal(size=(copies - 1, *first.shape))
-        if case.endswith("norm"):
-            offsets /= np.linalg.norm(offsets, axis=-1, keepdims=True)
-        near = first + float(case.split()[1]) * offsets
-        anchors = np.concatenate([first, *near])[:n]
+    if distance:
+        distance *= np.sqrt(q) if case.endswith("coordinate") else 1
+        anchors = shared.near_copies(anchors, distance, 2 + case.startswith("triplets"), rng)
     return anchors.astype(np.float32)
 
 
-def run(anchors, partners, noise, scaled_noise, *, form, solver: zoning.Solver):
+def run(anchors, partners, noise, *, form, solver: zoning.Solver):
     """Latents, and the loss's gradients with respect to anchors and partners, with scaled noise."""
     zone = shared.gradient(solver, form)
     (_, latents), _ = zone(anchors, partners, noise)
-    return latents, zone(anchors, partners, scaled_noise)[1]
+    return latents, *zone(anchors, partners, np.float32(shared.NOISE_SCALE) * noise)[1]
 
 
-def relative_errors(outputs, truth) -> list[float]:
-    """Relative errors of the latents, the anchors' gradient and the partners' gradient."""
-
-    def relative_error(value, reference):
-        difference = np.asarray(value, np.float64) - reference
-        return float(np.linalg.norm(difference) / np.linalg.norm(reference))
-
-    return jax.tree.leaves(jax.tree.map(relative_error, outputs, truth))
-
-
-def measure(case: str, n: int, q: int, forms: list, solver: zoning.Solver, seed: int) -> np.ndarray:
-    """Errors (forms, 3) of latents and both gradients; the reference uses the first form."""
+def measure(case: str, n: int, q: int, solver: zoning.Solver, seed: int) -> np.ndarray:
+    """Errors (forms, 3) of latents and both gradients."""
     rng = np.random.default_rng(seed)
     anchors = make_anchors(case, n, q, rng)
     partners = anchors + 0.5 * rng.normal(size=(n, q)).astype(np.float32)
-    noise = rng.normal(size=(n, q)).astype(np.float32)
-    inputs = (anchors, partners, noise, np.float32(shared.NOISE_SCALE) * noise)
+    inputs = anchors, partners, rng.normal(size=(n, q)).astype(np.float32)
     with jax.enable_x64(True):
         doubles = (array.astype(np.float64) for array in inputs)
-        truth = jax.tree.map(np.asarray, run(*doubles, form=forms[0], solver=solver))
-    results = (run(*inputs, form=form, solver=solver) for form in forms)
-    return np.array([relative_errors(outputs, truth) for outputs in results])
+        truth = list(map(np.asarray, run(*doubles, form=zoning.plain, solver=solver)))
+    found = (run(*inputs, form=form, solver=solver) for form in FORMS.values())
+    return np.array([list(map(shared.relative_error, outputs, truth)) for outputs in found])
 
 
 def main() -> None:
@@ -83,21 +65,15 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="draws per case; the worst is shown")
     args = parser.parse_args()
     solver = zoning.SOLVERS[args.solver](args.steps)
-    forms = [zoning] if args.solver == "adams" else [zoning.plain, zoning]
-
-    errors = {}
-    for number, case in enumerate(CASES, 1):
-        draws = [measure(case, args.n, args.q, forms, solver, seed) for seed in range(args.seeds)]
-        errors[case] = np.max(draws, axis=0)
-        print(f"{number}/{len(CASES)} {case}", flush=True)
-
-    print(f"\n{args.solver} n={args.n} q={args.q} steps={args.steps} seeds={args.seeds}")
-    print("relative errors")
-    for quantity, title in enumerate(("latents", "gradient, anchors", "gradient, partners")):
-        names = (form.__name__.rpartition(".")[2] for form in forms)
-        print(f"\n{title:34}" + "".join(f"{name:>16}" for name in names))
-        for case, values in errors.items():
-            print(f"{case:34}" + "".join(f"{value:16.1e}" for value in values[:, quantity]))
+    print(f"{args.solver} n={args.n} q={args.q} steps={args.steps} seeds={args.seeds}")
+    names = [f"{quantity}, {form}" for form in FORMS for quantity in ("latents", "by a", "by b")]
+    table = [["relative errors, gradients by anchors a and partners b", *names]]
+    for case in CASES:
+        draws = (measure(case, args.n, args.q, solver, seed) for seed in range(args.seeds))
+        worst = np.max(list(draws), axis=0)
+        table.append([case, *(f"{value:.1e}" for value in worst.ravel())])
+        print(f"{len(table) - 1}/{len(CASES)} {case}", flush=True)
+    shared.print_table(table)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import shared
 from jax.sharding import Mesh
 from shared import STEPS, Q
@@ -47,17 +46,12 @@ def compile_for(count: int, n: int) -> dict[str, float]:
 
 def difference(count: int, n: int) -> tuple[float, float]:
     """Relative differences to one device, in norm, of the value and of the worse gradient."""
-    rng = np.random.default_rng(0)
-    anchors = 0.1 * rng.normal(size=(n, Q))
-    arrays = [anchors, anchors + 0.05 * rng.normal(size=(n, Q)), 0.45 * rng.normal(size=(n, Q))]
-    arrays = [np.float32(a) for a in arrays]
+    arrays = shared.make_problem(n, 0.1)
     one = value_and_gradient(*arrays)
     mesh = mesh_of(count)
     with jax.set_mesh(mesh):
         many = value_and_gradient(*jax.device_put(arrays, devices.split(mesh)))
-    (value, _), gradients = jax.tree.map(
-        lambda a, b: float(np.linalg.norm(a - b) / np.linalg.norm(a)), one, many
-    )
+    (value, _), gradients = jax.tree.map(shared.relative_error, many, one)
     return value, max(gradients)
 
 
@@ -72,7 +66,7 @@ def main() -> None:
         row = compile_for(count, arguments.n)
         row["value differs by"], row["gradient by"] = difference(count, arguments.check_n)
         rows.append(row)
-        print("  ".join(f"{name} {value:.3g}" for name, value in row.items()), flush=True)
+        print(shared.line(row), flush=True)
     files.write_json(arguments.folder / "zoning_scaling.json", rows)
 
 

@@ -15,14 +15,13 @@ Prints three results:
 Takes about 5 minutes on 2 cores.
 """
 
-import statistics
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import jax
 import numpy as np
 import shared
-from shared import make_problem, seconds
 
 import lzn_jax
 from lzn_jax.zoning import AdamsBashforth, DPMSolver, Euler, Solver, classify, compute_latents
@@ -33,7 +32,7 @@ SOLVERS = {
     "DPM 20": DPMSolver(20),
     **{f"Adams {steps}": AdamsBashforth(steps) for steps in (5, 10, 20, 40)},
 }
-TOWARDS_ANCHORS = {
+TOWARDS_ANCHORS: dict[str, Solver] = {
     f"{name} {steps}": solver(steps)
     for steps in (5, 10, 20)
     for name, solver in (("Euler", Euler), ("DPM", DPMSolver), ("Adams", AdamsBashforth))
@@ -50,11 +49,8 @@ def make_anchors(n: int, q: int, seed: int) -> Iterator[tuple[str, np.ndarray]]:
         yield f"Gaussian, scale {scale}", scale * normal
     yield "clusters, spread 1/5", rng.normal(size=(10, q))[rng.integers(0, 10, n)] + normal / 5
     yield "ten labels", normal[:10] / 2
-    directions = rng.normal(size=(n // 2, q))
-    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     for distance in (1e-2, 1e-4):
-        pairs = [normal[: n // 2], normal[: n // 2] + distance * directions]
-        yield f"pairs {distance:g} apart", np.concatenate(pairs)
+        yield f"pairs {distance:g} apart", shared.near_copies(normal, distance, 2, rng)
 
 
 def errors(anchors: np.ndarray, noise_scale: float, seed: int) -> list[float]:
@@ -66,12 +62,8 @@ def errors(anchors: np.ndarray, noise_scale: float, seed: int) -> list[float]:
     with jax.enable_x64(True):
         doubles = np.float64(anchors), np.float64(noise)
         exact = np.asarray(compute_latents(*doubles, own, solver=EXACT))
-
-    def error(solver: Solver) -> float:
-        latents = np.asarray(compute_latents(anchors, noise, own, solver=solver))
-        return float(np.linalg.norm(latents - exact) / np.linalg.norm(exact))
-
-    return [error(solver) for solver in SOLVERS.values()]
+    found = (compute_latents(anchors, noise, own, solver=solver) for solver in SOLVERS.values())
+    return [shared.relative_error(latents, exact) for latents in found]
 
 
 def decoding_errors(anchors: np.ndarray, seed: int) -> list[float]:
@@ -87,16 +79,27 @@ def decoding_errors(anchors: np.ndarray, seed: int) -> list[float]:
 
 def relative_time(n: int, repeats: int) -> float:
     """Time of an Adams-Bashforth evaluation divided by the time of an Euler evaluation."""
-    problem = make_problem(n, std=0.02)
-
-    euler, adams = (
-        shared.gradient(solver(TIMED)).lower(*problem).compile()
-        for solver in (Euler, AdamsBashforth)
-    )
-    seconds(euler, *problem), seconds(adams, *problem)
-    pairs = [(seconds(euler, *problem), seconds(adams, *problem)) for _ in range(repeats)]
+    problem = shared.make_problem(n, std=0.02)
+    solvers = Euler(TIMED), AdamsBashforth(TIMED)
+    calls = [functools.partial(shared.gradient(solver), *problem) for solver in solvers]
+    euler, adams = shared.in_turns(*calls, repeats=repeats).T
     # Towards the prior, Euler skips the evaluation of its first step.
-    return statistics.median(b / a for a, b in pairs) * (2 * TIMED - 1) / (2 * TIMED)
+    return float(np.median(adams / euler)) * (2 * TIMED - 1) / (2 * TIMED)
+
+
+def print_worst(
+    title: str,
+    solvers: Mapping[str, Solver],
+    draws: list[dict[str, np.ndarray]],
+    measure: Callable[[np.ndarray, int], list[float]],
+) -> None:
+    """Prints the worst share of the draws, for each kind of anchors and solver, in %."""
+    table = [[title, *solvers]]
+    for kind in draws[0]:
+        worst = np.max([measure(draw[kind], seed) for seed, draw in enumerate(draws)], axis=0)
+        table.append([kind, *(f"{100 * value:.3f}" for value in worst)])
+    shared.print_table(table)
+    print(flush=True)
 
 
 def main() -> None:
@@ -105,32 +108,18 @@ def main() -> None:
     parser.add_argument("--q", type=int, default=64, help="latent dimension")
     parser.add_argument("--seeds", type=int, default=3, help="draws per row; the worst is shown")
     parser.add_argument("--workdir", type=Path, help="a run with context anchors")
-    parser.add_argument(
-        "--repeats", type=int, default=5, help="number of timings; the median is shown"
-    )
+    parser.add_argument("--repeats", type=int, default=5, help="timings; the median is shown")
     arguments = parser.parse_args()
-
     draws = [dict(make_anchors(arguments.n, arguments.q, s)) for s in range(arguments.seeds)]
     if arguments.workdir:
-        trained = lzn_jax.load(arguments.workdir)
-        for draw in draws:
-            draw["a trained encoder's"] = np.asarray(trained.model.context["anchors"])
-    print(f"n={arguments.n} q={arguments.q} seeds={arguments.seeds}, relative errors in %\n")
-    print(f"{'anchors':24}{'α':>6}" + "".join(f"{name:>10}" for name in SOLVERS))
-    for kind in draws[0]:
-        for noise_scale in NOISE_SCALES:
-            worst = np.max([errors(d[kind], noise_scale, s) for s, d in enumerate(draws)], axis=0)
-            row = "".join(f"{100 * value:10.3f}" for value in worst)
-            print(f"{kind:24}{noise_scale:6}{row}", flush=True)
-    print(
-        f"\nexact latents that end at an anchor that is not their own, in %\n\n{'anchors':24}",
-        end="",
-    )
-    print("".join(f"{name:>10}" for name in TOWARDS_ANCHORS))
-    for kind in draws[0]:
-        worst = np.max([decoding_errors(d[kind], s) for s, d in enumerate(draws)], axis=0)
-        print(f"{kind:24}" + "".join(f"{100 * value:10.1f}" for value in worst), flush=True)
-    print("\ntime of an Adams-Bashforth evaluation relative to Euler, value and gradient")
+        trained = np.asarray(lzn_jax.load(arguments.workdir).model.context["anchors"])
+        draws = [draw | {"a trained encoder's": trained} for draw in draws]
+    print(f"n={arguments.n} q={arguments.q} seeds={arguments.seeds}, in %\n")
+    for scale in NOISE_SCALES:
+        title = f"errors of latents, α = {scale}"
+        print_worst(title, SOLVERS, draws, lambda a, s, scale=scale: errors(a, scale, s))
+    print_worst("exact latents that end elsewhere", TOWARDS_ANCHORS, draws, decoding_errors)
+    print("time of an Adams-Bashforth evaluation relative to Euler, value and gradient")
     for n in (1024, 2048):
         print(f"n={n}: {relative_time(n, arguments.repeats):.2f}", flush=True)
 

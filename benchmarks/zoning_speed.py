@@ -10,14 +10,15 @@ with zoning. "soft" anchors have std 0.02, so that only the first step can be sk
 ones are N(0, I). Takes about 2 minutes on 2 CPU cores; `--n 8192 --repeats 1` takes 4 more.
 """
 
-import statistics
+import functools
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import shared
-from shared import STDS, STEPS, Q, make_problem, median_seconds, seconds
+from shared import STDS, STEPS, Q
 
 from lzn_jax import zoning
 from lzn_jax.run import files
@@ -33,51 +34,48 @@ def products_of_a_step(u, anchors, w, d_drift):
     return rows, means, sums
 
 
-def measure(n: int, repeats: int, with_plain: bool) -> list[dict[str, float | str]]:
-    rng = np.random.default_rng(1)
-    shapes = [(n, Q), (n, Q), (n, n), (n, Q)]
-    arrays = [jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes]
-    jax.block_until_ready(products_of_a_step(*arrays))
+def times_and_roofline(
+    zone: Callable[[], Any], rows: int, n: int, repeats: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Seconds of zoning, and of the products of its steps for a part of the rows, in turns."""
+    shapes = (rows, Q), (n, Q), (rows, n), (rows, Q)
+    arrays = [jax.random.normal(jax.random.key(1), shape) for shape in shapes]
+    products = functools.partial(products_of_a_step, *arrays)
+    taken, step = shared.in_turns(zone, products, repeats=repeats).T
+    return taken, 2 * STEPS * step
+
+
+def measure(n: int, repeats: int, with_plain: bool) -> list[dict[str, Any]]:
     rows = []
     for kind, std in STDS.items():
-        problem = make_problem(n, std)
+        problem = shared.make_problem(n, std)
         zoned = shared.gradient(zoning.Euler(STEPS)).lower(*problem).compile()
-        seconds(zoned, *problem)
-        pairs = []
-        for _ in range(repeats):
-            step = median_seconds(products_of_a_step, *arrays)
-            pairs.append((seconds(zoned, *problem), 2 * STEPS * step))
-        taken, roofline = (statistics.median(values) for values in zip(*pairs, strict=True))
+        zone = functools.partial(zoned, *problem)
+        taken, roofline = times_and_roofline(zone, n, n, repeats)
         row = {
             "n": n,
             "anchors": kind,
-            "seconds": taken,
-            "share of roofline": statistics.median(b / a for a, b in pairs),
-            "matmul GFLOP/s": 2 * STEPS * 14 * n * n * Q / roofline / 1e9,
+            "seconds": float(np.median(taken)),
+            "share of roofline": float(np.median(roofline / taken)),
+            "matmul GFLOP/s": 2 * STEPS * 14 * n * n * Q / float(np.median(roofline)) / 1e9,
             "temporaries MB": zoned.memory_analysis().temp_size_in_bytes / 1e6,
         }
         if with_plain and kind == "soft":
             paper = shared.gradient(zoning.Euler(STEPS), zoning.plain)
             plain = paper.lower(*problem).compile()
-            row["plain seconds"] = seconds(plain, *problem)
+            row["plain seconds"] = shared.seconds(plain, *problem)
             row["plain temporaries MB"] = plain.memory_analysis().temp_size_in_bytes / 1e6
-            row["times faster"] = row["plain seconds"] / taken
+            row["times faster"] = row["plain seconds"] / row["seconds"]
         rows.append(row)
-        print(
-            "  ".join(f"{k} {v:.3g}" if k != "anchors" else v for k, v in row.items()), flush=True
-        )
+        print(shared.line(row), flush=True)
     return rows
 
 
 def main() -> None:
     parser = shared.parser(__doc__)
     parser.add_argument("--n", type=int, nargs="+", default=[256, 512, 1024, 2048])
-    parser.add_argument(
-        "--repeats", type=int, default=5, help="timings per row; the median is used"
-    )
-    parser.add_argument(
-        "--plain-up-to", type=int, default=512, help="largest n for the difference form"
-    )
+    parser.add_argument("--repeats", type=int, default=5, help="timings; the median is used")
+    parser.add_argument("--plain-up-to", type=int, default=512, help="largest n of the plain form")
     parser.add_argument("--folder", type=Path, default=Path("results/zoning_speed"))
     arguments = parser.parse_args()
     rows = []

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from lzn_jax.zoning.devices import (
-    Direction,
+    Towards,
     by_rows,
     integrate,
     mixture_cotangent,
@@ -32,21 +32,11 @@ def assignment_log_probs(
 ) -> Float[Array, "s m"]:
     """Log soft assignment of each latent to its target before each step of the flow (§2.2.2).
 
-    Args:
-      latents, anchors: (m, q), (n, q).
-      targets: (m,) index of each latent's target anchor, from the end if negative.
-      solver: `Euler`, `DPMSolver` or `AdamsBashforth` with S steps.
-      log_weights: (n,) unnormalised log mixture weights; -inf removes an anchor, and the result is
-        -inf if it is a target. None means uniform.
-
-    Returns:
-      (S, m), in float64 if an input is float64, else in float32.
-
-    Raises:
-      ValueError: if shapes do not fit each other.
+    `targets` (m,) are indices of anchors. The result (S, m) is -inf where the target is removed.
+    `compute_latents` explains the other arguments, dtypes and errors.
     """
-    mixture, points, direction = _flow_inputs(latents, anchors, targets, solver, log_weights)
-    return integrate(mixture, points, direction).log_own_MxS.T
+    mixture, points = _mixture_and_points(latents, anchors, targets, log_weights)
+    return integrate(mixture, points, solver.towards_anchors).log_own_MxS.T
 
 
 @public
@@ -60,9 +50,8 @@ def best_assignment_log_probs(
 ) -> Float[Array, "m n"]:
     """Largest log assignment of each latent to each anchor after the cut-off (§2.2.2).
 
-    This is the log P that `alignment_loss` uses for the target, for all anchors, to rank them; -inf
-    for a removed anchor. Arguments, dtype and errors are those of `alignment_loss`; a derivative
-    raises NotImplementedError.
+    This is the log P of `alignment_loss` for all anchors, to rank them; -inf for a removed anchor.
+    A derivative raises NotImplementedError.
     """
     dropped = _dropped(cutoff, solver)
     mixture, latents = mixture_and_points(log_weights, anchors=anchors, latents=latents)
@@ -85,7 +74,7 @@ def best_assignment_log_probs(
         rows = jax.tree.map(lambda a: a[dropped:], rows)
         return jax.lax.scan(step, least_MxN, rows)[0], sums
 
-    return by_rows(block, Direction(solver, "anchors"), mixture, points)[0][: len(latents)]
+    return by_rows(block, solver.towards_anchors, mixture, points)[0][: len(latents)]
 
 
 def _dropped(cutoff: float, solver: Solver) -> int:
@@ -154,19 +143,13 @@ def alignment_loss_at(
         r z·(a_j - ā) - ½ r² |a_j - ā|² + log p_j,    ā = Σ_j p_j a_j.
 
     With several r, term k has in place of P_i the best assignment at the first k of them, and the
-    loss is the weighted mean of the terms.
+    loss is the weighted mean of the terms. `alignment_loss` explains results, errors and other
+    arguments.
 
     Args:
-      sharpness: r > 0, increasing. Small values compare a latent with all zones, large ones with
-        the nearest.
+      sharpness: r > 0, increasing. Small r compare a latent with all zones, large r with the
+        nearest.
       weights: weight of each term, >= 0 and not all 0; () means equal weights.
-      latents, anchors, targets, form, log_weights, is_present: as for `alignment_loss`.
-
-    Returns:
-      The loss and the metrics of `alignment_loss`, from the flow through these r.
-
-    Raises:
-      ValueError: as `alignment_loss`, and for invalid `sharpness` or `weights`.
     """
     solver = EulerThrough(sharpness)
     weights = weights or (1.0,) * len(sharpness)
@@ -188,7 +171,7 @@ def _loss(
 ) -> tuple[Array, dict[str, Array]]:
     if objective.form not in ("log", "prob"):
         raise ValueError(f"form must be 'log' or 'prob', got {objective.form!r}")
-    mixture, points, direction = _flow_inputs(latents, anchors, targets, solver, log_weights)
+    mixture, points = _mixture_and_points(latents, anchors, targets, log_weights)
     if latents.shape[0] == 0:
         raise ValueError("the loss is a mean over latents, got none")
     if is_present is None:
@@ -196,36 +179,29 @@ def _loss(
     if is_present.shape != latents.shape[:1]:
         raise ValueError(f"is_present must be ({len(latents)},), got {is_present.shape}")
     counts = is_present.astype(points.start_MxQ.dtype)  # `place_rows` pads with 0
-    totals = _align(direction, objective, *place_rows(mixture, points, counts))
+    totals = _align(solver.towards_anchors, objective, *place_rows(mixture, points, counts))
     loss, *metrics = totals / jnp.maximum(jnp.sum(counts), 1)
     accuracy, error = jax.lax.stop_gradient(metrics)
     return loss, {"assignment_accuracy": accuracy, "ode_error": error}
 
 
-def _flow_inputs(
-    latents: Array, anchors: Array, targets: Array, solver: Solver, log_weights: Array | None
-) -> tuple[Mixture, Points, Direction]:
-    """Inputs of the flow from latents to anchors, with the targets as centres.
+def _mixture_and_points(
+    latents: Array, anchors: Array, targets: Array, log_weights: Array | None
+) -> tuple[Mixture, Points]:
+    """The mixture, and latents with their targets as centres.
 
     The logit of the target is then exact, however certain the assignment.
     """
     mixture, latents = mixture_and_points(log_weights, anchors=anchors, latents=latents)
-    targets = checked_indices("targets", targets, mixture, latents)
-    return mixture, Points(latents, own_M=targets), Direction(solver, "anchors")
+    return mixture, Points(latents, own_M=checked_indices("targets", targets, mixture, latents))
 
 
 class _Objective(NamedTuple):
-    """Weighted sum of terms, each of the best assignment between two steps.
+    """Weighted sum of terms, each of the best assignment between two steps."""
 
-    Attributes:
-      first: first step of every term.
-      terms: last step and weight of each term.
-      form: 'log' or 'prob'.
-    """
-
-    first: int
-    terms: tuple[tuple[int, float], ...]
-    form: str
+    first: int  # step of every term
+    terms: tuple[tuple[int, float], ...]  # last step and weight of each
+    form: str  # 'log' or 'prob'
 
     def losses(self, log_own_MxS: Array) -> Array:
         """Loss of each point (M,)."""
@@ -253,7 +229,7 @@ def _zero_totals(mixture: Mixture) -> Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _align(
-    direction: Direction, objective: _Objective, mixture: Mixture, points: Points, counts_M: Array
+    towards: Towards, objective: _Objective, mixture: Mixture, points: Points, counts_M: Array
 ) -> Float[Array, "3"]:
     """Totals of the objective.
 
@@ -266,11 +242,11 @@ def _align(
         trajectory, _ = flow(view, table, points)
         return (), totals + objective.totals(trajectory, view, counts)
 
-    return by_rows(block, direction, mixture, points, (), counts_M, _zero_totals)[1]
+    return by_rows(block, towards, mixture, points, (), counts_M, _zero_totals)[1]
 
 
 def _align_fwd(
-    direction: Direction, objective: _Objective, mixture: Mixture, points: Points, counts_M: Array
+    towards: Towards, objective: _Objective, mixture: Mixture, points: Points, counts_M: Array
 ) -> tuple[Array, tuple[Mixture, Points]]:
     def block(view, table, points, record, counts, sums):
         totals, mixture_sums = sums
@@ -285,14 +261,14 @@ def _align_fwd(
     def zeros(mixture):
         return _zero_totals(mixture), zero_sums(mixture)
 
-    d_points, (totals, sums) = by_rows(block, direction, mixture, points, (), counts_M, zeros)
+    d_points, (totals, sums) = by_rows(block, towards, mixture, points, (), counts_M, zeros)
     return totals, (mixture_cotangent(sums), d_points)
 
 
 def _align_bwd(
-    direction: Direction, objective: _Objective, gradients: Any, d_totals: Array
+    towards: Towards, objective: _Objective, gradients: Any, d_totals: Array
 ) -> tuple[Any, ...]:
-    del direction, objective
+    del towards, objective
     d_loss = d_totals[0]  # the metrics have no gradient
     return *jax.tree.map(lambda gradient: d_loss * gradient, gradients), None
 

@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,12 +20,13 @@ from lzn_jax.zoning.flow import (
     flow_vjp,
     make_view,
 )
-from lzn_jax.zoning.solvers import Solver, Tables
+from lzn_jax.zoning.solvers import Tables
 
 ROWS_AXIS = "data"  # axis that divides rows if the mesh has several Auto axes
 BLOCK_LOGITS = 2**21  # points x anchors per block: fits a CPU's cache, fills an accelerator
 
 Tree = Any
+Towards = Callable[[Mixture], Tables]  # a direction of a solver
 RowFunction = Callable[[Tree, Tree, Tree, Tree], tuple[Tree, Tree]]
 
 
@@ -168,45 +169,30 @@ def _placement(shared: Tree, rows: Tree) -> _Placement | None:
     return _Placement(mesh, axes) if set(axes) <= set(mesh.axis_names) else None
 
 
-class Direction(NamedTuple):
-    """A solver and the direction of its flow; static and hashable."""
-
-    solver: Solver
-    towards: Literal["prior", "anchors"]
-
-    def tables(self, mixture: Mixture) -> Tables:
-        """The solver's tables in this direction."""
-        if self.towards == "prior":
-            return self.solver.towards_prior(mixture)
-        return self.solver.towards_anchors(mixture)
-
-
-def integrate(mixture: Mixture, points: Points, direction: Direction) -> Trajectory:
+def integrate(mixture: Mixture, points: Points, towards: Towards) -> Trajectory:
     """Integrates the flow of all points."""
     count = len(points.start_MxQ)
     mixture, points, _ = place_rows(mixture, points)
-    return jax.tree.map(lambda a: a[:count], _trajectory(direction, mixture, points))
+    return jax.tree.map(lambda a: a[:count], _trajectory(towards, mixture, points))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _trajectory(direction: Direction, mixture: Mixture, points: Points) -> Trajectory:
+def _trajectory(towards: Towards, mixture: Mixture, points: Points) -> Trajectory:
     """The derivative stores one state per step and point, and recomputes the rest."""
-    return _trajectory_fwd(direction, mixture, points)[0]
+    return _trajectory_fwd(towards, mixture, points)[0]
 
 
-def _trajectory_fwd(
-    direction: Direction, mixture: Mixture, points: Points
-) -> tuple[Trajectory, Any]:
+def _trajectory_fwd(towards: Towards, mixture: Mixture, points: Points) -> tuple[Trajectory, Any]:
     def block(view, table, points, record, linear, sums):
         del record, linear
         return flow(view, table, points), sums
 
-    (trajectory, record), _ = by_rows(block, direction, mixture, points)
+    (trajectory, record), _ = by_rows(block, towards, mixture, points)
     return trajectory, (mixture, points, record)
 
 
 def _trajectory_bwd(
-    direction: Direction, residuals: Any, cotangent: Trajectory
+    towards: Towards, residuals: Any, cotangent: Trajectory
 ) -> tuple[Mixture, Points]:
     mixture, points, record = residuals
 
@@ -215,7 +201,7 @@ def _trajectory_bwd(
         return flow_vjp(view, table, points, record, d_end, d_log_own, sums)
 
     linear = (cotangent.end_MxQ, cotangent.log_own_MxS)
-    d_points, sums = by_rows(block, direction, mixture, points, record, linear, zero_sums)
+    d_points, sums = by_rows(block, towards, mixture, points, record, linear, zero_sums)
     return mixture_cotangent(sums), d_points
 
 
@@ -224,7 +210,7 @@ _trajectory.defvjp(_trajectory_fwd, _trajectory_bwd)
 
 def by_rows(
     function: Callable[..., tuple[Any, Any]],
-    direction: Direction,
+    towards: Towards,
     mixture: Mixture,
     points: Points,
     record: Any = (),
@@ -240,7 +226,7 @@ def by_rows(
     def on_a_device(mixture, rows, linear, sums):
         size = rows_per_block(len(rows[0].start_MxQ), len(mixture.anchors_NxQ))
         mixture, origin = centred(mixture)
-        tables = direction.tables(mixture)
+        tables = towards(mixture)
 
         def block(mixture, rows, linear, sums):
             points, record = rows

@@ -76,19 +76,17 @@ class Table(NamedTuple):
         last row, which no evaluation follows.
       end_weights_SxP: factor of each drift in the end point.
       prior_weight_P: factor of the drift at the prior (r = 0) in the end point, or None if unused.
-      start_weight, start_centre_weight: factors of start and centre in the first state.
-      t_end: noise level of the end point.
-      end_centre_weight: 1 - t_end, passed separately because 1 - 0.999 has 5 digits in float32.
+      start_weight: factor of the start in the first state; 1 - it is the factor of the centre.
+      t_end: noise level of the end point. Both are Python's numbers: 1 - 0.999 has 5 digits in
+        float32.
     """
 
     r_SxP: jax.Array
     weights_SxKxP: jax.Array
     end_weights_SxP: jax.Array
     prior_weight_P: jax.Array | None
-    start_weight: jax.Array
-    start_centre_weight: jax.Array
-    t_end: jax.Array
-    end_centre_weight: jax.Array
+    start_weight: float
+    t_end: float
 
 
 class Trajectory(NamedTuple):
@@ -224,7 +222,8 @@ def flow(view: View, table: Table, points: Points) -> tuple[Trajectory, Record]:
     own_log_weight_M = view.own_log_weight_M
     zeros_M, zeros_MxQ = jnp.zeros_like(own_log_weight_M), jnp.zeros_like(points.start_MxQ)
     unmoved = (zeros_MxQ, own_log_weight_M, zeros_M, zeros_M - jnp.inf)
-    start_MxQ = table.start_weight * points.start_MxQ - table.start_centre_weight * view.centres_MxQ
+    start_MxQ = table.start_weight * points.start_MxQ
+    start_MxQ -= (table.start_weight - 1) * view.centres_MxQ
 
     def step(state, row):
         u, past, end = state
@@ -244,7 +243,7 @@ def flow(view: View, table: Table, points: Points) -> tuple[Trajectory, Record]:
     (_, _, offset_MxQ), (u_SxMxQ, log_total_SxM, others_SxM, log_other_SxM) = jax.lax.scan(
         step, state, (table.r_SxP, table.weights_SxKxP, table.end_weights_SxP)
     )
-    end_MxQ = offset_MxQ + table.end_centre_weight * view.centres_MxQ
+    end_MxQ = offset_MxQ + (1 - table.t_end) * view.centres_MxQ
     log_own_MxS = own_log_weight_M[:, None] - log_total_SxM.T
     trajectory = Trajectory(end_MxQ, log_own_MxS, log_other_SxM[-1])
     return trajectory, Record(u_SxMxQ.swapaxes(0, 1), log_total_SxM.T, others_SxM.T)
@@ -402,8 +401,8 @@ def flow_vjp(
     d_centres_MxQ = (
         sums.centres_MxQ
         - jnp.sum(sums.neighbour_offsets_MxKxQ, axis=1)
-        + table.end_centre_weight * d_end_MxQ
-        - table.start_centre_weight * d_start_MxQ
+        + (1 - table.t_end) * d_end_MxQ
+        - (table.start_weight - 1) * d_start_MxQ
     )
     anchors_QxN, log_weights_N = sums.mixture
     anchors_QxN -= sums.shrinkage_N * view.shifted_anchors_NxQ.T

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from lzn_jax.zoning.devices import Direction, integrate, over_devices, place_rows
+from lzn_jax.zoning.devices import integrate, over_devices, place_rows
 from lzn_jax.zoning.flow import Joined, Mixture, Points
 from lzn_jax.zoning.solvers import Solver
 
@@ -127,7 +127,7 @@ def compute_latents(
             raise ValueError(f"own=None needs one row of noise per anchor, got {got}")
         own = jnp.arange(anchors.shape[0])
     own = checked_indices("own", own, mixture, noise)
-    return integrate(mixture, Points(noise, own_M=own), Direction(solver, "prior")).end_MxQ
+    return integrate(mixture, Points(noise, own_M=own), solver.towards_prior).end_MxQ
 
 
 @public
@@ -162,7 +162,7 @@ def latents_in_context(
         got = query_log_weights.shape
         raise ValueError(f"query_log_weights must be ({len(queries)},), got {got}")
     joined = Joined(queries, query_log_weights.astype(queries.dtype))
-    return integrate(mixture, Points(noise, joined=joined), Direction(solver, "prior")).end_MxQ
+    return integrate(mixture, Points(noise, joined=joined), solver.towards_prior).end_MxQ
 
 
 @public
@@ -178,7 +178,7 @@ def decode(
     The other arguments, dtypes and errors are those of `compute_latents`.
     """
     mixture, latents = mixture_and_points(log_weights, anchors=anchors, latents=latents)
-    return integrate(mixture, Points(latents), Direction(solver, "anchors")).end_MxQ
+    return integrate(mixture, Points(latents), solver.towards_anchors).end_MxQ
 
 
 @public

@@ -35,6 +35,7 @@ from lzn_jax.zoning.flow import (
 
 SMALLEST_R = 1e-18  # replaces r = 0 at the prior: r² times an infinite distance stays infinite
 
+Direction = Literal["prior", "anchors"]
 Tables = Callable[[View, Points], Table]  # the table of a block of points
 
 
@@ -54,22 +55,18 @@ class Solver(Protocol):
 
 
 class _OnGrid:
-    """A solver on noise levels that are the same for all points, uniform unless overridden."""
+    """A solver on noise levels that are the same for all points."""
 
     num_steps: int
-
-    def _ends(self) -> dict[str, tuple[float, float]]:
-        """First and last noise level in each direction."""
-        raise NotImplementedError
 
     @property
     def orders(self) -> list[int]:
         """Order of each step."""
         return [1] * self.num_steps
 
-    def times(self, towards: Literal["prior", "anchors"]) -> np.ndarray:
+    def times(self, towards: Direction) -> np.ndarray:
         """Noise levels t (S+1,) from the start of the flow to its end."""
-        return np.linspace(*self._ends()[towards], self.num_steps + 1)
+        raise NotImplementedError
 
     def towards_prior(self, mixture: Mixture) -> Tables:
         """One table for all points."""
@@ -98,8 +95,10 @@ class Euler(_OnGrid):
         if not 0 < self.t_min < 1:
             raise ValueError(f"Euler needs 0 < t_min < 1, got {self.t_min}")
 
-    def _ends(self) -> dict[str, tuple[float, float]]:
-        return {"prior": (self.t_min, 1.0), "anchors": (1.0, 0.0)}
+    def times(self, towards: Direction) -> np.ndarray:
+        """Noise levels t (S+1,)."""
+        ends = (self.t_min, 1.0) if towards == "prior" else (1.0, 0.0)
+        return np.linspace(*ends, self.num_steps + 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,8 +130,10 @@ class DPMSolver(_OnGrid):
                 f"DPMSolver needs 0 < t_min < t_max < 1, got {self.t_min}, {self.t_max}"
             )
 
-    def _ends(self) -> dict[str, tuple[float, float]]:
-        return {"prior": (self.t_min, self.t_max), "anchors": (self.t_max, self.t_min)}
+    def times(self, towards: Direction) -> np.ndarray:
+        """Noise levels t (S+1,)."""
+        ends = (self.t_min, self.t_max) if towards == "prior" else (self.t_max, self.t_min)
+        return np.linspace(*ends, self.num_steps + 1)
 
     @property
     def orders(self) -> list[int]:
@@ -156,7 +157,7 @@ class EulerThrough(_OnGrid):
             raise ValueError(f"sharpness must be increasing numbers > 0, got {self.sharpness}")
         object.__setattr__(self, "num_steps", len(r))
 
-    def times(self, towards: Literal["prior", "anchors"]) -> np.ndarray:
+    def times(self, towards: Direction) -> np.ndarray:
         """Noise levels t (S+1,) towards the anchors; the other direction raises ValueError."""
         if towards == "prior":
             raise ValueError("EulerThrough has no flow towards the prior")
@@ -194,18 +195,11 @@ def shared_table(
     `weights` (S, K) are factors of the newest drift, the one before it, ... in the next state, 0 in
     the last row. `end_weights` (S,) is the factor of each drift in the end point.
     """
-    t_end = times[-1]
     r = np.maximum((1 - times[:-1]) / times[:-1], SMALLEST_R)
-    start_weight = 1.0 if t_end > times[0] else 1 / times[0]
-    numbers = (start_weight, start_weight - 1, t_end, 1 - t_end)
     cast = functools.partial(jnp.asarray, dtype=mixture.anchors_NxQ.dtype)
-    table = Table(
-        cast(r[:, None]),
-        cast(weights[..., None]),
-        cast(end_weights[:, None]),
-        None,
-        *map(cast, numbers),
-    )
+    arrays = cast(r[:, None]), cast(weights[..., None]), cast(end_weights[:, None])
+    start_weight = 1.0 if times[-1] > times[0] else float(1 / times[0])
+    table = Table(*arrays, None, start_weight, float(times[-1]))
     return lambda view, points: table
 
 
@@ -253,40 +247,49 @@ class AdamsBashforth:
         if self.order not in (1, 2, 3):
             raise ValueError(f"AdamsBashforth has order 1, 2 or 3, got {self.order}")
 
+    def steps_to_prior(
+        self, bend: jax.Array, last: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Nodes r (S+1, P) of the steps, and weights of drifts in the state after each step.
+
+        The weights (S, order, P) are for the newest drift, the one before it, ...; the last step
+        adds the drift at the prior with the weight (P,). Drifts before the start are 0.
+        """
+        steps, before = self.num_steps, self.order - 1  # nodes before the start
+        nodes = _grid(bend, last, 1 - np.arange(-before, steps + 1)[:, None] / steps)
+        used = [nodes[before - age : before - age + steps] for age in range(self.order)]
+        steady = _integrals([node[:-1] for node in used], nodes[before + 1 : -1])
+        *final, prior_weight = _integrals([*(node[-1] for node in used), nodes[-1]], nodes[-1])
+        weights = jnp.concatenate([jnp.stack(steady, axis=1), jnp.stack(final)[None]])
+        return nodes[before:], weights, prior_weight
+
+    def steps_to_anchors(self, bend: jax.Array, last: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Nodes r (S, 1) and weights (S, K, 1) as in `steps_to_prior`, 0 after the last node."""
+        steps, order = self.num_steps, min(self.order, _ORDER_TOWARDS_ANCHORS, self.num_steps)
+        r = _grid(bend, last, np.arange(steps) / max(1, steps - 1))[:, None]
+        weights = jnp.zeros((steps, order, 1), r.dtype)
+        if order > 1:  # the first step has one node
+            weights = weights.at[0, 0].set(r[1] - r[0])
+        nodes = [r[order - 1 - age : steps - 1 - age] for age in range(order)]
+        steady = jnp.stack(_integrals(nodes, r[order:]), axis=1)
+        return r, weights.at[order - 1 : steps - 1].set(steady)
+
     def towards_prior(self, mixture: Mixture) -> Tables:
         """Tables with a grid for each point."""
-        steps, before = self.num_steps, self.order - 1  # nodes before the start: their drift is 0
-        fractions = 1 - np.arange(-before, steps + 1) / steps
 
         def table(view: View, points: Points) -> Table:
-            nodes = _grid(*_point_grids(view, points), fractions[:, None])
-            # The step from node k uses the nodes k, k-1, ...; the last step also the prior.
-            used = [nodes[before - age : before - age + steps] for age in range(self.order)]
-            steady = _integrals([node[:-1] for node in used], nodes[before + 1 : -1])
-            *last, prior_weight_M = _integrals([*(node[-1] for node in used), nodes[-1]], nodes[-1])
-            factors = jnp.concatenate([jnp.stack(steady, axis=1), jnp.stack(last)[None]])
-            factors = factors[:, :steps]  # older drifts are 0
-            return _table(
-                jnp.maximum(nodes[before:-1], SMALLEST_R),
-                factors.at[-1].set(0),
-                functools.reduce(jnp.add, weights_by_drift(factors)),
-                prior_weight_M,
-            )
+            r, weights, prior_weight_M = self.steps_to_prior(*_view_grid(view, points))
+            weights = weights[:, : self.num_steps]  # older drifts are 0
+            end_weights = functools.reduce(jnp.add, weights_by_drift(weights))
+            return _table(r[:-1], weights.at[-1].set(0), end_weights, prior_weight_M)
 
         return table
 
     def towards_anchors(self, mixture: Mixture) -> Tables:
         """One table for all points, from r = 0 to the r that separates neighbouring anchors."""
-        steps, order = self.num_steps, min(self.order, _ORDER_TOWARDS_ANCHORS, self.num_steps)
-        r = _grid(*_shared_grid(mixture), np.arange(steps) / max(1, steps - 1))[:, None]
-        factors = jnp.zeros((steps, order, 1), r.dtype)
-        if order > 1:  # the first step has one node
-            factors = factors.at[0, 0].set(r[1] - r[0])
-        nodes = [r[order - 1 - age : steps - 1 - age] for age in range(order)]
-        steady = jnp.stack(_integrals(nodes, r[order:]), axis=1)
-        factors = factors.at[order - 1 : steps - 1].set(steady)
+        r, weights = self.steps_to_anchors(*shared_grid(mixture))
         end_weights = jnp.zeros_like(r).at[-1].set(1)  # the end point is the last mean
-        table = _table(jnp.maximum(r, SMALLEST_R), factors, end_weights)
+        table = _table(r, weights, end_weights)
         return lambda view, points: table
 
 
@@ -323,22 +326,16 @@ def _table(
     prior_weight_P: jax.Array | None = None,
 ) -> Table:
     """Table from u = noise to u at the prior, or from a latent (u at r = 0) to the last mean ā."""
-    is_at_prior = prior_weight_P is not None
-    start, end = jnp.ones((), r_SxP.dtype), jnp.asarray(is_at_prior, r_SxP.dtype)
-    zero = jnp.zeros_like(start)
-    return Table(r_SxP, weights_SxKxP, end_weights_SxP, prior_weight_P, start, zero, end, 1 - end)
+    r_SxP, t_end = jnp.maximum(r_SxP, SMALLEST_R), float(prior_weight_P is not None)
+    return Table(r_SxP, weights_SxKxP, end_weights_SxP, prior_weight_P, 1.0, t_end)
 
 
-def _point_grids(view: View, points: Points) -> tuple[jax.Array, jax.Array]:
-    """`bend` and `last` of each point's grid; `last` is the r at which integration starts.
+Group = tuple[jax.Array, jax.Array, jax.Array]  # of anchors; see `point_grid`
 
-    An anchor at distance d, whose offset has the inner product g d with the noise, has the logit
-    r d g - r² d² / 2 relative to an own anchor of equal weight. The start is the largest r at which
-    the posterior of one of n anchors is e^-6 / n times that of the own anchor.
-    """
+
+def _view_grid(view: View, points: Points) -> tuple[jax.Array, jax.Array]:
+    """`point_grid` of a block of points."""
     noise_MxQ = points.start_MxQ
-    log_total_N = jax.nn.logsumexp(view.log_weights_N)
-    log_total_M = jnp.logaddexp(log_total_N, view.log_joined_M)
     inner_MxN = matmul(noise_MxQ, view.shifted_anchors_NxQ.T)
     inner_MxN -= jnp.sum(noise_MxQ * view.shifted_centres_MxQ, axis=1, keepdims=True)
     inner_MxK = jnp.sum(noise_MxQ[:, None] * view.neighbour_offsets_MxKxQ, axis=2)
@@ -346,6 +343,25 @@ def _point_grids(view: View, points: Points) -> tuple[jax.Array, jax.Array]:
         (inner_MxN, view.squared_MxN, view.log_weights_N),
         (inner_MxK, view.neighbour_squared_MxK, view.neighbour_log_weights_MxK),
     )
+    return point_grid(groups, view.log_weights_N, view.own_log_weight_M, view.log_joined_M)
+
+
+def point_grid(
+    groups: Sequence[Group], log_weights_N: jax.Array, own_M: jax.Array, joined_M: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """`bend` and `last` of each point's grid; `last` is the r at which integration starts.
+
+    An anchor at distance d, whose offset has the inner product g d with the noise, has the logit
+    r d g - r² d² / 2 relative to an own anchor of equal weight. The start is the largest r at which
+    the posterior of one of n anchors is e^-6 / n times that of the own anchor.
+
+    Args:
+      groups: inner products g d, squared distances and log weights of anchors, each (M, N) or (N,);
+        an infinite distance removes an anchor.
+      log_weights_N, own_M, joined_M: log weights of all anchors that points share, of own anchors,
+        and of own anchors that points do not share, else -inf.
+    """
+    log_total_M = jnp.logaddexp(jax.nn.logsumexp(log_weights_N), joined_M)
 
     def squared_mean(squared: jax.Array, log_weights: jax.Array) -> jax.Array:
         weights = jnp.exp(log_weights - log_total_M[:, None])
@@ -353,13 +369,13 @@ def _point_grids(view: View, points: Points) -> tuple[jax.Array, jax.Array]:
 
     rms_M = jnp.sqrt(sum(squared_mean(squared, weights) for _, squared, weights in groups))
     rms_M = jnp.where(rms_M > 0, rms_M, 1)
-    count_M = jnp.sum(view.log_weights_N > -jnp.inf) + jnp.isfinite(view.log_joined_M)
+    count_M = jnp.sum(log_weights_N > -jnp.inf) + jnp.isfinite(joined_M)
 
     def start(inner: jax.Array, squared: jax.Array, log_weights: jax.Array) -> jax.Array:
         is_distinct = jnp.isfinite(squared) & (squared > (_EQUAL * rms_M[:, None]) ** 2)
         distance = jnp.sqrt(jnp.where(is_distinct, squared, 1))
         slope = inner / distance
-        excess = _LOG_WEIGHT + log_weights + (jnp.log(count_M) - view.own_log_weight_M)[:, None]
+        excess = _LOG_WEIGHT + log_weights + (jnp.log(count_M) - own_M)[:, None]
         root = jnp.sqrt(slope**2 + 2 * jnp.maximum(excess, 0))
         return jnp.max(jnp.where(is_distinct, (slope + root) / distance, 0), axis=1)
 
@@ -368,7 +384,7 @@ def _point_grids(view: View, points: Points) -> tuple[jax.Array, jax.Array]:
     return bend_M, jnp.where(start_M > 0, start_M, bend_M)
 
 
-def _shared_grid(mixture: Mixture) -> tuple[jax.Array, jax.Array]:
+def shared_grid(mixture: Mixture) -> tuple[jax.Array, jax.Array]:
     """`bend` and `last` of the grid shared by all points; ignores removed anchors.
 
     At the last r, nearest neighbours at the median distance of a sample are separated. Those that

@@ -1,5 +1,7 @@
 """Assignments to all anchors at once, weights of queries and latents that are left out."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,9 +33,9 @@ def test_the_best_assignments_are_the_plain_forms(cutoff):
 
     @jax.jit
     def exact(latents, anchors, log_weights):
-        return zoning.plain.follow(latents, anchors, zoning.Euler(8), "anchors", log_weights)
+        return zoning.plain.follow(latents, None, anchors, zoning.Euler(8), log_weights)[1]
 
-    _, expected = in_float64(exact, latents, anchors, log_weights)
+    expected = in_float64(exact, latents, anchors, log_weights)
     np.testing.assert_allclose(found, expected[int(8 * cutoff) :].max(axis=0), rtol=2e-5, atol=2e-5)
 
 
@@ -72,56 +74,49 @@ def test_nearly_equal_anchors_share_an_assignment():
 
 
 @pytest.mark.parametrize("solver", SOLVERS, ids=KINDS)
-def test_a_query_of_weight_k_is_k_equal_samples(solver):
-    queries, context, log_weights = _draw(6, 5, seed=2)
-    noise = _draw(6, 1, seed=3)[0]
+def test_a_query_of_weight_k_is_k_equal_samples(solver, x64):
+    queries, context, log_weights = map(np.float64, _draw(6, 5, seed=2))
+    noise = np.float64(_draw(6, 1, seed=3)[0])
     own_log_weights = np.log(np.arange(1.0, 7.0))
 
     def in_context(queries, context, log_weights, own_log_weights):
-        latents = zoning.latents_in_context(
-            queries, context, noise, solver=solver, log_weights=log_weights,
-            query_log_weights=own_log_weights,
-        )  # fmt: skip
+        kwargs = {"log_weights": log_weights, "query_log_weights": own_log_weights}
+        latents = zoning.latents_in_context(queries, context, noise, solver=solver, **kwargs)
         return jnp.sum(jnp.sin(latents))
 
     def one_by_one(queries, context, log_weights, own_log_weights):
-        total = 0.0
-        for query, start, own_log_weight in zip(queries, noise, own_log_weights, strict=True):
-            latents = zoning.compute_latents(
-                jnp.concatenate([context, query[None]]), start[None], jnp.array([5]),
-                solver=solver, log_weights=jnp.append(log_weights, own_log_weight),
-            )  # fmt: skip
-            total += jnp.sum(jnp.sin(latents))
-        return total
+        @jax.vmap
+        def latent(query, noise, own_log_weight):
+            anchors = jnp.concatenate([context, query[None]])
+            kwargs = {"solver": solver, "log_weights": jnp.append(log_weights, own_log_weight)}
+            return zoning.compute_latents(anchors, noise[None], jnp.array([5]), **kwargs)
 
-    with jax.enable_x64(True):
-        arguments = [np.asarray(a, np.float64) for a in (queries, context, log_weights)]
-        arguments.append(own_log_weights)
-        every = (0, 1, 2, 3)
-        value, gradients = jax.value_and_grad(in_context, every)(*arguments)
-        expected, by_each = jax.value_and_grad(one_by_one, every)(*arguments)
-    np.testing.assert_allclose(value, expected, rtol=1e-8)
-    for gradient, each in zip(gradients, by_each, strict=True):
-        np.testing.assert_allclose(gradient, each, rtol=1e-6, atol=1e-8)
+        return jnp.sum(jnp.sin(latent(queries, noise, own_log_weights)))
+
+    found, expected = (
+        jax.value_and_grad(f, (0, 1, 2, 3))(queries, context, log_weights, own_log_weights)
+        for f in (in_context, one_by_one)
+    )
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-6, atol=1e-8)
+    jax.tree.map(close, found, expected)
 
 
 def test_latents_that_are_not_present_take_no_part_in_the_loss():
     latents, anchors, _ = _draw(8, 5, seed=4)
-    targets, is_present = np.arange(8) % 5, np.arange(8) % 3 > 0
-    kwargs = {"solver": zoning.Euler(7)}
+    targets, rows = np.arange(8) % 5, np.flatnonzero(np.arange(8) % 3)
 
-    def loss(latents, anchors):
-        return zoning.alignment_loss(latents, anchors, targets, is_present=is_present, **kwargs)
+    def loss(latents, anchors, targets=targets, is_present=None):
+        kwargs = {"solver": zoning.Euler(7), "is_present": is_present}
+        return zoning.alignment_loss(latents, anchors, targets, **kwargs)
 
-    def loss_of_the_others(latents, anchors):
-        rows = np.flatnonzero(is_present)
-        return zoning.alignment_loss(latents[rows], anchors, targets[rows], **kwargs)
+    def loss_of_rows(latents, anchors):
+        return loss(latents[rows], anchors, targets[rows])
 
-    found = jax.value_and_grad(loss, (0, 1), has_aux=True)(latents, anchors)
-    expected = jax.value_and_grad(loss_of_the_others, (0, 1), has_aux=True)(latents, anchors)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), found, expected
-    )
+    is_present = np.isin(np.arange(8), rows)
+    gradients = functools.partial(jax.value_and_grad, argnums=(0, 1), has_aux=True)
+    found = gradients(functools.partial(loss, is_present=is_present))(latents, anchors)
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
+    jax.tree.map(close, found, gradients(loss_of_rows)(latents, anchors))
 
 
 def test_a_loss_of_no_latent_that_is_present_is_0_and_so_is_its_gradient():

@@ -9,7 +9,6 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracle
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from oracle import in_float64, relative_error
@@ -35,26 +34,28 @@ SCHEMES = pytest.mark.parametrize("solver", [EULER, DPM, ADAMS], ids=["Euler", "
 
 
 @functools.partial(jax.jit, static_argnames=("solver", "form"))
-def _outputs(anchors, noise, own, log_weights, solver, form=zoning):
-    """Latents, and points and assignments of noise that is decoded."""
+def _outputs(anchors, noise, own, log_weights=None, solver=EULER, form=zoning):
+    """All floats that zoning returns for noise, which is also decoded and joins a context."""
     kwargs = {"solver": solver, "log_weights": log_weights}
-    return (
-        form.compute_latents(anchors, noise, own, **kwargs),
-        form.decode(noise, anchors, **kwargs),
-        form.assignment_log_probs(noise, anchors, own, **kwargs),
-    )
+    return {
+        "latents": form.compute_latents(anchors, noise, own, **kwargs),
+        "in context": form.latents_in_context(noise, anchors, noise, **kwargs),
+        "points": form.decode(noise, anchors, **kwargs),
+        "log_probs": form.assignment_log_probs(noise, anchors, own, **kwargs),
+        "alignment": form.alignment_loss(noise, anchors, own, form="prob", **kwargs),
+    }
 
 
-def _exact_outputs(solver, anchors, noise, own):
-    """The same in float64, for anchors of equal weight."""
-    if solver != ADAMS:
-        return in_float64(
-            lambda *arrays: _outputs(*arrays, own, None, solver, plain), anchors, noise
-        )
-    anchors, noise = np.float64(anchors), np.float64(noise)
-    points, log_p = oracle.adams_decode(noise, anchors, 3)
-    latents = oracle.adams_latents(anchors, noise, own, 3)
-    return latents, points, log_p[:, np.arange(len(own)), own]
+def _exact_outputs(anchors, noise, own, log_weights=0.0, **kwargs):
+    """The same by the plain form in float64."""
+    arrays = anchors, noise, np.broadcast_to(log_weights, len(anchors))
+    return in_float64(lambda a, e, w: _outputs(a, e, own, w, form=plain, **kwargs), *arrays)
+
+
+def _loss(anchors, partners, noise, form=zoning, solver=EULER):
+    """Alignment of latents with the zones of partners, row by row."""
+    latents = form.compute_latents(anchors, noise, solver=solver)
+    return form.alignment_loss(latents, partners, jnp.arange(len(anchors)), solver=solver)[0]
 
 
 def _arrays(*shapes, seed=0):
@@ -63,49 +64,34 @@ def _arrays(*shapes, seed=0):
     return [np.float32(rng.normal(size=shape)) for shape in shapes]
 
 
-def _assert_close(value, reference, atol=2e-5):
-    np.testing.assert_allclose(value, reference, rtol=1e-5, atol=atol)
+def _assert_close(found, expected, atol=2e-5, rtol=1e-5):
+    """Of trees of arrays."""
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=rtol, atol=atol), found, expected
+    )
 
 
 # Dtypes
 
 
-def _dtypes(anchors, noise, own):
-    """Of all floats that zoning returns."""
-
-    def floats(anchors, noise, own):
-        return (
-            compute_latents(anchors, noise, solver=EULER),
-            latents_in_context(noise, anchors, noise, solver=EULER),
-            decode(noise, anchors, solver=EULER),
-            assignment_log_probs(noise, anchors, own, solver=EULER),
-            alignment_loss(noise, anchors, own, solver=EULER),
-        )
-
+@pytest.mark.parametrize(
+    ("dtype", "result"),
+    [
+        (jnp.bfloat16, "float32"),
+        (jnp.float16, "float32"),
+        (np.float32, "float32"),
+        (np.float64, "float64"),
+    ],
+)
+def test_dtypes_are_those_of_the_inputs_and_at_least_float32(dtype, result, x64):
+    anchors, noise = (jnp.asarray(a, dtype) for a in _arrays((5, 3), (5, 3)))
+    shapes = jax.eval_shape(_outputs, anchors, noise, np.arange(5))
+    assert {a.dtype for a in jax.tree.leaves(shapes)} == {jnp.dtype(result)}
     classes = jax.eval_shape(functools.partial(classify, solver=EULER), noise, anchors)
     assert classes.dtype == jnp.int32
-    return {a.dtype for a in jax.tree.leaves(jax.eval_shape(floats, anchors, noise, own))}
-
-
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
-def test_short_floats_are_computed_in_float32(dtype):
-    anchors, noise = (jnp.asarray(a, dtype) for a in _arrays((5, 3), (5, 3)))
-    own = jnp.arange(5)
-    assert _dtypes(anchors, noise, own) == {jnp.dtype("float32")}
     exact = in_float64(functools.partial(plain.compute_latents, solver=EULER), anchors, noise)
-    assert relative_error(compute_latents(anchors, noise, solver=EULER), exact) < 1e-6
-
-
-def test_float64_stays_float64(x64):
-    anchors, noise = (np.float64(a) for a in _arrays((5, 3), (5, 3)))
-    own = np.arange(5)
-    assert _dtypes(anchors, noise, own) == {jnp.dtype("float64")}
-    latents = compute_latents(anchors, noise, solver=EULER)
-    assert relative_error(latents, plain.compute_latents(anchors, noise, solver=EULER)) < 1e-10
-
-
-def test_float32_stays_float32_under_x64(x64):
-    assert _dtypes(*_arrays((5, 3), (5, 3)), np.arange(5)) == {jnp.dtype("float32")}
+    bound = 1e-10 if dtype == np.float64 else 1e-6
+    assert relative_error(compute_latents(anchors, noise, solver=EULER), exact) < bound
 
 
 # Sizes
@@ -117,36 +103,27 @@ def test_any_number_of_anchors_and_latents(solver, n, m, q):
     anchors, noise = _arrays((n, q), (m, q))
     own = np.random.default_rng(1).integers(0, n, m).astype(np.int32)
     found = _outputs(anchors, noise, own, np.zeros(n, np.float32), solver)
-    jax.tree.map(_assert_close, found, _exact_outputs(solver, anchors, noise, own))
+    _assert_close(found, _exact_outputs(anchors, noise, own, solver=solver))
 
 
 def test_no_latents_have_no_answers():
     anchors, none = _arrays((5, 20), (0, 20))
-
-    @jax.jit
-    def outputs(anchors, none, no_index):
-        return (
-            compute_latents(anchors, none, no_index, solver=EULER),
-            latents_in_context(none, anchors, none, solver=EULER),
-            decode(none, anchors, solver=EULER),
-            classify(none, anchors, solver=EULER),
-            assignment_log_probs(none, anchors, no_index, solver=EULER),
-        )
-
-    found = outputs(anchors, none, np.zeros(0, np.int32))
+    no_index = np.zeros(0, np.int32)
+    found = [
+        compute_latents(anchors, none, no_index, solver=EULER),
+        latents_in_context(none, anchors, none, solver=EULER),
+        decode(none, anchors, solver=EULER),
+        classify(none, anchors, solver=EULER),
+        assignment_log_probs(none, anchors, no_index, solver=EULER),
+    ]
     assert [output.shape for output in found] == [(0, 20)] * 3 + [(0,), (STEPS, 0)]
 
 
 def test_indices_may_count_from_the_end():
     anchors, noise = _arrays((200, 3), (4, 3))
     index = np.array([-1, 0, -128, 2], np.int8)  # too short for the number of anchors
-    same = np.array([199, 0, 72, 2])
-    latents, expected = (compute_latents(anchors, noise, k, solver=EULER) for k in (index, same))
-    np.testing.assert_array_equal(latents, expected)
-    log_probs, expected = (
-        assignment_log_probs(noise, anchors, k, solver=EULER) for k in (index, same)
-    )
-    np.testing.assert_array_equal(log_probs, expected)
+    found, expected = (_outputs(anchors, noise, k) for k in (index, np.array([199, 0, 72, 2])))
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
 def test_one_anchor_has_no_gradient_but_a_finite_one():
@@ -158,8 +135,7 @@ def test_one_anchor_has_no_gradient_but_a_finite_one():
         return value + jnp.sum(latents)
 
     gradients = jax.jit(jax.grad(loss, (0, 1)))(anchors, noise)
-    _assert_close(gradients[0], np.zeros((1, 3)))
-    _assert_close(gradients[1], np.ones((4, 3)))
+    _assert_close(gradients, (np.zeros((1, 3)), np.ones((4, 3))))
 
 
 @SCHEMES
@@ -169,10 +145,9 @@ def test_no_noise_gives_the_centre_of_the_zone(solver):
     (anchors,) = _arrays((7, 3))
     anchors[:2] = [1.0, 2.0, -1.0], [2.0, 0.0, 1.0]
     own = np.array([0, 1] * 6 + [0], np.int32)
-    log_weights = _removed(7, slice(2, None))
     noise = np.zeros((13, 3), np.float32)
-    centres = _outputs(anchors, noise, own, log_weights, solver)[0][:2]
-    exact, _, _ = _exact_outputs(solver, anchors[:2], noise[:2], own[:2])
+    centres = _outputs(anchors, noise, own, _removed(7, slice(2, None)), solver)["latents"][:2]
+    exact = _exact_outputs(anchors[:2], noise[:2], own[:2], solver=solver)["latents"]
     _assert_close(centres, exact)
     difference = anchors[1] - anchors[0]
     along = (np.asarray(centres[1] - centres[0]) @ difference) / (difference @ difference)
@@ -196,38 +171,39 @@ def test_minus_infinity_removes_an_anchor(solver):
     own = np.random.default_rng(1).integers(0, 6, 13)  # among those that are kept
     kept = np.array([0, 1, 3, 4, 5, 6])
     found = _outputs(anchors, noise, np.int32(kept[own]), _removed(7, 2), solver)
-    jax.tree.map(_assert_close, found, _exact_outputs(solver, anchors[kept], noise, own))
+    _assert_close(found, _exact_outputs(anchors[kept], noise, own, solver=solver))
+
+
+@functools.partial(jax.jit, static_argnames=("solver", "form"))
+@functools.partial(jax.value_and_grad, argnums=(0, 1, 2))
+def _total(anchors, noise, log_weights, own, solver, form=zoning):
+    """A number for which all outputs but metrics count differently."""
+    outputs, rng = (
+        _outputs(anchors, noise, own, log_weights, solver, form),
+        np.random.default_rng(1),
+    )
+    loss, _ = outputs.pop("alignment")
+    return loss + sum(jnp.sum(a * rng.normal(size=a.shape)) for a in outputs.values())
 
 
 @SCHEMES
 @pytest.mark.parametrize("place", [0.5, np.nan, np.inf])
 def test_the_gradient_is_as_if_a_removed_anchor_had_been_left_out(solver, place, x64):
     anchors, noise = (np.float64(a) for a in _arrays((6, 3), (5, 3)))
-    kept, log_weights = np.array([0, 1, 3, 4, 5]), _removed(6, 2)
+    kept, log_weights = np.array([0, 1, 3, 4, 5]), _removed(6, 2).astype(np.float64)
     anchors[2] = place
-
-    @functools.partial(jax.value_and_grad, argnums=(0, 1), has_aux=True)
-    def loss(anchors, log_weights, own):
-        kwargs = {"solver": solver, "log_weights": log_weights}
-        latents = compute_latents(anchors, noise, own, **kwargs)
-        value, metrics = alignment_loss(latents, anchors, own[::-1], **kwargs)
-        points = decode(latents, anchors, **kwargs)
-        joined = latents_in_context(noise, anchors, noise, **kwargs)
-        return value + jnp.sum(points**2) + jnp.sum(joined**2), metrics
-
-    value, gradients = jax.jit(loss)(anchors, log_weights, kept)
-    for gradient in gradients:
-        np.testing.assert_array_equal(gradient[2], 0)
-    found = value, [gradient[kept] for gradient in gradients]
-    expected = jax.jit(loss)(anchors[kept], log_weights[kept], np.arange(5))
-    close = functools.partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-9)
-    jax.tree.map(close, found, (expected[0], list(expected[1])))
+    value, gradients = _total(anchors, noise, log_weights, kept, solver)
+    for index in (0, 2):
+        np.testing.assert_array_equal(gradients[index][2], 0)
+    found = value, (gradients[0][kept], gradients[1], gradients[2][kept])
+    expected = _total(anchors[kept], noise, log_weights[kept], np.arange(5), solver)
+    _assert_close(found, expected, rtol=1e-9, atol=1e-9)
 
 
 def test_removed_target_has_log_probability_minus_infinity():
     anchors, latents = _arrays((7, 3), (13, 3))
     targets, log_weights = np.arange(13, dtype=np.int32) % 4, _removed(7, 2)
-    log_probs = _outputs(anchors, latents, targets, log_weights, EULER)[2]
+    log_probs = _outputs(anchors, latents, targets, log_weights)["log_probs"]
     assert np.all(np.isneginf(log_probs[:, targets == 2]))
     assert np.all(np.isfinite(log_probs[:, targets != 2]))
 
@@ -235,11 +211,8 @@ def test_removed_target_has_log_probability_minus_infinity():
     @functools.partial(jax.grad, argnums=(0, 1))
     def gradient(latents, anchors):
         kwargs = {"solver": EULER, "log_weights": log_weights}
-        losses = [
-            alignment_loss(latents, anchors, targets, form=form, **kwargs)[0]
-            for form in ("log", "prob")
-        ]
-        return sum(losses)
+        forms = ("log", "prob")
+        return sum(alignment_loss(latents, anchors, targets, form=f, **kwargs)[0] for f in forms)
 
     assert all(np.all(np.isfinite(g)) for g in gradient(latents, anchors))
 
@@ -259,27 +232,11 @@ def test_removed_anchor_is_never_the_answer():
 def test_weights_need_no_normalisation():
     anchors, noise, log_weights = _arrays((7, 3), (13, 3), (7,))
     own = np.arange(13, dtype=np.int32) % 7
-    exact = in_float64(
-        lambda *arrays: _outputs(*arrays[:2], own, arrays[2], EULER, plain),
-        anchors,
-        noise,
-        log_weights,
-    )
-    for shift in (0, np.float32(30)):
-        found = _outputs(anchors, noise, own, log_weights + shift, EULER)
-        jax.tree.map(functools.partial(_assert_close, atol=5e-5), found, exact)
-
-
-# Latents in context
-
-
-@pytest.mark.parametrize("solver", [EULER, DPM])
-@pytest.mark.parametrize("log_weights", [np.full(9, math.log(0.2)), _removed(9, 2)])
-def test_a_query_joins_the_context_with_log_weight_0_for_itself_alone(solver, log_weights, x64):
-    arrays = [np.float64(a) for a in _arrays((4, 3), (9, 3), (4, 3))]
-    kwargs = {"solver": solver, "log_weights": np.float64(log_weights)}
-    exact = plain.latents_in_context(*arrays, **kwargs)
-    np.testing.assert_allclose(latents_in_context(*arrays, **kwargs), exact, atol=1e-10)
+    exact = _exact_outputs(anchors, noise, own, log_weights)
+    _assert_close(_outputs(anchors, noise, own, log_weights), exact, atol=5e-5)
+    found = _outputs(anchors, noise, own, log_weights + np.float32(30))
+    del found["in context"], exact["in context"]  # in which queries have the log weight 0
+    _assert_close(found, exact, atol=5e-5)
 
 
 def test_queries_do_not_see_each_other():
@@ -303,16 +260,26 @@ def _misaligned(seed=2):
 
 
 @pytest.mark.parametrize(
-    ("form", "cutoff"), [("log", 0.0), ("log", 0.55), ("prob", 0.2), ("prob", 0.95)]
+    ("solver", "form", "cutoff"),
+    [
+        # After 2 steps of Euler no assignment is certain yet, after 6 all are.
+        *((solver, "log", 0.2) for solver in (Euler(2), EULER, DPM)),
+        *((Euler(10), "log", cutoff) for cutoff in (0.0, 0.55)),
+        *((Euler(10), "prob", cutoff) for cutoff in (0.2, 0.95)),
+    ],
 )
-def test_loss_takes_the_best_assignment_after_the_cutoff(form, cutoff):
+def test_loss_takes_the_best_assignment_after_the_cutoff_and_metrics_of_the_end(
+    solver, form, cutoff
+):
     latents, anchors, targets = _misaligned()
-    kwargs = {"solver": Euler(10), "cutoff": cutoff, "form": form}
-    loss, _ = alignment_loss(latents, anchors, targets, **kwargs)
-    exact, _ = in_float64(
+    kwargs = {"solver": solver, "cutoff": cutoff, "form": form}
+    found = alignment_loss(latents, anchors, targets, **kwargs)
+    exact = in_float64(
         lambda *arrays: plain.alignment_loss(*arrays, targets, **kwargs), latents, anchors
     )
-    np.testing.assert_allclose(loss, exact, rtol=1e-5)
+    assert 0 < exact[1]["assignment_accuracy"] < 1
+    _assert_close(found[0], exact[0], atol=0)
+    _assert_close(found[1], exact[1])
 
 
 def test_the_first_step_is_uniform_and_hides_from_the_loss_what_is_worse():
@@ -338,18 +305,6 @@ def test_cutoff_is_truncated_as_a_float_product():
     expected, too_late = (-np.mean(np.max(own[k:], axis=0)) for k in (28, 29))
     assert abs(expected - too_late) > 1e-3
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
-
-
-@pytest.mark.parametrize("solver", [Euler(2), EULER, DPM])
-def test_metrics_of_the_alignment_loss(solver):
-    # After 2 steps of Euler no assignment is certain yet, after 6 all are.
-    latents, anchors, targets = _misaligned()
-    _, metrics = alignment_loss(latents, anchors, targets, solver=solver)
-    _, exact = in_float64(
-        lambda *arrays: plain.alignment_loss(*arrays, targets, solver=solver), latents, anchors
-    )
-    assert 0 < exact["assignment_accuracy"] < 1
-    jax.tree.map(_assert_close, metrics, exact)
 
 
 @pytest.mark.parametrize("name", ["assignment_accuracy", "ode_error"])
@@ -393,66 +348,26 @@ def test_log_probabilities_stay_finite_where_probabilities_underflow():
     assert np.all(np.isfinite(for_anchors))
 
 
-# Gradients against those that JAX makes of the plain form
+# Derivatives
 
 T_MIN = 0.05
-FIVE_STEPS = pytest.mark.parametrize("solver", [Euler(5, T_MIN), DPMSolver(5, t_min=T_MIN)])
-FACTORS = np.random.default_rng(1).normal(size=(5, 4, 3))  # all outputs count differently
+FIVE_STEPS = [Euler(5, T_MIN), DPMSolver(5, t_min=T_MIN), AdamsBashforth(5)]
 
 
-def _assert_same(total, *arrays):
-    """Values and gradients of one number, by all arrays, of both forms."""
-    arrays = [np.float64(array) for array in arrays]
-    gradient = jax.value_and_grad(total, tuple(range(1, len(arrays) + 1)))
-    found, exact = (jax.jit(gradient, static_argnums=0)(form, *arrays) for form in (zoning, plain))
-    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-7, atol=1e-9), found, exact)
-
-
-@FIVE_STEPS
-def test_gradients_of_latents(x64, solver):
+@pytest.mark.parametrize("solver", FIVE_STEPS, ids=str)
+def test_gradients_of_latents_points_and_losses_are_those_of_the_plain_form(solver, x64):
+    arrays = [np.float64(array) for array in _arrays((6, 3), (4, 3), (6,))]
     own = np.array([5, 0, 2, 2])
-
-    def total(form, anchors, noise, log_weights):
-        kwargs = {"solver": solver, "log_weights": log_weights}
-        return jnp.sum(form.compute_latents(anchors, noise, own, **kwargs) * FACTORS[0])
-
-    _assert_same(total, *_arrays((6, 3), (4, 3), (6,)))
-
-
-@FIVE_STEPS
-def test_gradients_of_latents_in_context(x64, solver):
-    def total(form, *arrays_and_weights):
-        *arrays, log_weights = arrays_and_weights
-        kwargs = {"solver": solver, "log_weights": log_weights}
-        return jnp.sum(form.latents_in_context(*arrays, **kwargs) * FACTORS[0])
-
-    _assert_same(total, *_arrays((4, 3), (6, 3), (4, 3), (6,)))
-
-
-@FIVE_STEPS
-def test_gradients_of_decoding(x64, solver):
-    targets = np.array([5, 0, 2, 2])
-
-    def total(form, latents, anchors, log_weights):
-        kwargs = {"solver": solver, "log_weights": log_weights}
-        points = form.decode(latents, anchors, **kwargs)
-        log_probs = form.assignment_log_probs(latents, anchors, targets, **kwargs)
-        loss, _ = form.alignment_loss(latents, anchors, targets, form="prob", **kwargs)
-        return loss + jnp.sum(points * FACTORS[0]) + jnp.sum(log_probs * FACTORS[..., 0])
-
-    _assert_same(total, *_arrays((4, 3), (6, 3), (6,)))
+    found, exact = (_total(*arrays, own, solver, form) for form in (zoning, plain))
+    _assert_close(found, exact, rtol=1e-7, atol=1e-9)
 
 
 def test_gradients_of_the_plain_form_are_finite_differences(x64):
-    latents, anchors, targets = _misaligned()
-    latents, anchors, direction = (
-        np.float64(latents),
-        np.float64(anchors),
-        np.float64(latents[::-1]),
-    )
+    *arrays, targets = _misaligned()
+    latents, anchors = (np.float64(a) for a in arrays)
 
     def loss(step):
-        moved = latents + step * direction
+        moved = latents + step * latents[::-1]
         return plain.alignment_loss(moved, anchors, targets, solver=Euler(3))[0]
 
     difference = (loss(1e-5) - loss(-1e-5)) / 2e-5
@@ -494,30 +409,16 @@ def test_assignments_to_all_anchors_refuse_a_derivative():
 # Transformations
 
 
-def test_vmap_over_problems():
-    @functools.partial(jax.vmap, in_axes=(0, 0, None))
-    def outputs(anchors, noise, form):
-        loss, _ = form.alignment_loss(noise, anchors, jnp.arange(6), solver=EULER)
-        return form.compute_latents(anchors, noise, solver=EULER), loss
+@pytest.mark.parametrize("axes", [(0, 0, 0), (None, None, 0)], ids=["problems", "noise"])
+def test_vmap(axes):
+    arrays = _arrays(*((3, 6, 4) if axis == 0 else (6, 4) for axis in axes))
 
-    arrays = _arrays((3, 6, 4), (3, 6, 4))
-    exact = in_float64(lambda *arrays: outputs(*arrays, plain), *arrays)
-    jax.tree.map(_assert_close, outputs(*arrays, zoning), exact)
+    def losses(form):
+        loss = jax.value_and_grad(functools.partial(_loss, form=form), (0, 2))
+        return jax.jit(jax.vmap(loss, axes))
 
-
-@functools.partial(jax.jit, static_argnums=2)
-@functools.partial(jax.vmap, in_axes=(0, None, None))
-@functools.partial(jax.value_and_grad, argnums=(0, 1))
-def _losses(noise, anchors, form):
-    latents = form.compute_latents(anchors, noise, solver=EULER)
-    return form.alignment_loss(latents, anchors, jnp.arange(6)[::-1], solver=EULER)[0]
-
-
-def test_vmap_over_noise_alone():
-    arrays = _arrays((3, 6, 4), (6, 4))
-    exact = in_float64(lambda *arrays: _losses(*arrays, plain), *arrays)
-    close = functools.partial(_assert_close, atol=1e-4)
-    jax.tree.map(close, _losses(*arrays, zoning), exact)
+    exact = in_float64(losses(plain), *arrays)
+    _assert_close(losses(zoning)(*arrays), exact, atol=1e-4)
 
 
 MESHES = {
@@ -564,19 +465,17 @@ def _everything(anchors, partners, noise, solver=EIGHT_STEPS):
 )
 def test_sharded_arrays_give_the_single_device_answer(mesh, solver, x64):
     anchors, partners, noise = _arrays((32, 6), (32, 6), (32, 6))
-    partners = anchors + np.float32(0.3) * partners
     # In float64: towards the anchors a rounding of float32 grows a hundredfold.
-    one_device = np.float64(anchors), np.float64(partners), np.float64(noise)
-    expected = _everything(*one_device, solver=solver)
+    arrays = [np.float64(a) for a in (anchors, anchors + np.float32(0.3) * partners, noise)]
+    expected = _everything(*arrays, solver=solver)
     for is_in_force in {True, "Auto" in mesh}:
         with _in_force(mesh, is_in_force):
-            sharded = _everything(*_on_8_devices(*one_device, mesh=mesh), solver=solver)
+            sharded = _everything(*_on_8_devices(*arrays, mesh=mesh), solver=solver)
         (_, (by_row, _, _)), _ = sharded
         rows = 8 if mesh == "Auto, two axes" else 4  # over the axis `data` alone
         shards = [output.addressable_shards[0].data for output in by_row]
         assert [(shard.shape, shard.dtype) for shard in shards] == [((rows, 6), np.float64)] * 3
-        close = functools.partial(np.testing.assert_allclose, rtol=1e-11, atol=1e-11)
-        jax.tree.map(close, sharded, expected)
+        _assert_close(sharded, expected, rtol=1e-11, atol=1e-11)
 
 
 @pytest.mark.parametrize("mesh", ["Auto", "Explicit"])
@@ -586,18 +485,18 @@ def test_sharded_arrays_give_the_single_device_answer_outside_of_jit(mesh):
     expected = loss(*arrays)
     with _in_force(mesh):
         found = loss(*_on_8_devices(*arrays, mesh=mesh))
-    jax.tree.map(functools.partial(_assert_close, atol=1e-6), found, expected)
+    _assert_close(found, expected, atol=1e-6)
 
 
 def test_without_a_mesh_in_force_sharded_arrays_are_the_partitioners_affair():
     arrays = _arrays((32, 6), (32, 6), (32, 6))
     found = _everything(*_on_8_devices(*arrays, mesh="Auto"))
-    jax.tree.map(functools.partial(_assert_close, atol=1e-5), found, _everything(*arrays))
+    _assert_close(found, _everything(*arrays), atol=1e-5)
 
 
 @pytest.mark.parametrize("m", [1, 6, 13])
 def test_any_number_of_rows_is_shared_by_8_devices(m):
-    arrays = _arrays((m, 6), (11, 6))
+    points, anchors = _arrays((m, 6), (11, 6))
     targets = np.arange(m, dtype=np.int32) % 11
 
     @functools.partial(jax.jit, static_argnums=2)
@@ -608,28 +507,20 @@ def test_any_number_of_rows_is_shared_by_8_devices(m):
         return value + jnp.mean(joined**2), (metrics, form.classify(points, anchors, solver=EULER))
 
     with _in_force("Auto"):
-        found = loss(*arrays, zoning)
-    exact = in_float64(lambda *arrays: loss(*arrays, plain), *arrays)
-    jax.tree.map(functools.partial(_assert_close, atol=1e-5), found, exact)
+        found = loss(points, anchors, zoning)
+    exact = in_float64(functools.partial(loss, form=plain), points, anchors)
+    _assert_close(found, exact, atol=1e-5)
 
 
 def test_rows_that_fill_up_add_nothing_to_an_infinite_loss():
     anchors, latents = _arrays((4, 6), (3, 6))
-    log_weights = jnp.array([0, 0, 0, -jnp.inf])
+    log_weights, targets = _removed(4, 3), jnp.array([0, 1, 3])
     with _in_force("Auto"):
         loss, metrics = alignment_loss(
-            latents, anchors, jnp.array([0, 1, 3]), solver=EULER, log_weights=log_weights
+            latents, anchors, targets, solver=EULER, log_weights=log_weights
         )
     assert loss == jnp.inf
     assert np.isfinite(metrics["ode_error"])
-
-
-@jax.jit
-@jax.vmap
-@functools.partial(jax.value_and_grad, argnums=(0, 1))
-def _losses_of_problems(anchors, noise):
-    latents = compute_latents(anchors, noise, solver=EULER)
-    return alignment_loss(latents, anchors, jnp.arange(8), solver=EULER)[0]
 
 
 @pytest.mark.parametrize("divided", ["rows", "batches"])
@@ -638,11 +529,11 @@ def test_vmap_on_8_devices_is_vmap(mesh, divided):
     anchors, noise = _arrays((8, 8, 6), (8, 8, 6))
     arrays = anchors, np.float32(0.45) * noise  # away from borders, which amplify rounding
     spec = PartitionSpec("data") if divided == "batches" else PartitionSpec(None, "data")
-    expected = _losses_of_problems(*arrays)
+    losses = jax.jit(jax.vmap(jax.value_and_grad(lambda a, e: _loss(a, a, e), (0, 1))))
+    expected = losses(*arrays)
     with _in_force(mesh):
-        sharded = jax.device_put(arrays, NamedSharding(_mesh(mesh), spec))
-        found = _losses_of_problems(*sharded)
-    jax.tree.map(functools.partial(_assert_close, atol=1e-5), found, expected)
+        found = losses(*jax.device_put(arrays, NamedSharding(_mesh(mesh), spec)))
+    _assert_close(found, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("check_vma", [True, False])
@@ -681,10 +572,8 @@ def test_a_callers_shard_map_may_divide_the_latents_alone(solver, x64):
     mapped = jax.shard_map(on_a_device, mesh=_mesh("Auto"), **specs)  # with check_vma
 
     gradients = functools.partial(jax.value_and_grad, argnums=(0, 1), has_aux=True)
-    found = jax.jit(gradients(mapped))(latents, anchors, targets)
-    exact = jax.jit(gradients(outputs))(latents, anchors, targets)
-    close = functools.partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-9)
-    jax.tree.map(close, found, exact)
+    found, exact = (jax.jit(gradients(f))(latents, anchors, targets) for f in (mapped, outputs))
+    _assert_close(found, exact, rtol=1e-9, atol=1e-9)
 
 
 def _collectives(program):
@@ -700,13 +589,7 @@ def _collectives(program):
 @functools.cache
 def _gradient_on_8_devices(steps, mesh):
     """Text of the compiled program."""
-
-    @jax.jit
-    @functools.partial(jax.value_and_grad, argnums=(0, 1))
-    def loss(anchors, partners, noise):
-        latents = compute_latents(anchors, noise, solver=Euler(steps))
-        return alignment_loss(latents, partners, jnp.arange(32), solver=Euler(steps))[0]
-
+    loss = jax.jit(jax.value_and_grad(functools.partial(_loss, solver=Euler(steps)), (0, 1)))
     arrays = _on_8_devices(*_arrays((32, 6), (32, 6), (32, 6)), mesh=mesh)
     with _in_force(mesh, "Auto" in mesh):
         return loss.lower(*arrays).compile().as_text()
@@ -787,7 +670,6 @@ NONE, NO_INDEX = np.zeros((0, 3), np.float32), np.zeros(0, np.int32)
         (lambda: decode(B, A[None], solver=EULER), r"anchors must be \(n, q\)"),
         (lambda: decode(B, A, solver="adams"), r"Euler\(20\), .* got 'adams'"),
         (lambda: decode(B, A, solver=Euler), r"Euler\(20\), "),
-        (lambda: plain.decode(B, A, solver=ADAMS), "Euler and DPMSolver, not Adams"),
         (lambda: compute_latents(A, B, INDEX + 5, solver=EULER), "own must index the 5 anchors"),
         (lambda: compute_latents(A, B, INDEX - 6, solver=EULER), "from 0 to 4, got -6"),
         (lambda: alignment_loss(B, A, INDEX + 0.0, solver=EULER), "targets must be .* integers"),

@@ -19,17 +19,17 @@ def test_equal_rows_have_the_first_of_them_and_its_count(shape):
     np.testing.assert_allclose(np.exp(found.log_counts), counts, rtol=1e-6)
 
 
-def test_rows_that_are_not_present_count_for_nothing():
-    samples = np.array([7, 5, 7, 5, 5, 7])
-    found = distinct(samples, np.array([False, True, True, False, True, True]))
-    assert found.first.tolist() == [1, 1, 2, 1, 1, 2]
-    np.testing.assert_allclose(np.exp(found.log_counts), [0, 2, 2, 0, 0, 0])
-
-
-def test_where_no_row_is_present_one_stands_for_all():
-    found = distinct(np.array([7, 5, 7]), np.zeros(3, bool))
-    assert found.first.tolist() == [0, 0, 0]
-    np.testing.assert_array_equal(found.log_counts, [0, -np.inf, -np.inf])
+@pytest.mark.parametrize(
+    ("samples", "is_present", "first", "counts"),
+    [
+        ([7, 5, 7, 5, 5, 7], [0, 1, 1, 0, 1, 1], [1, 1, 2, 1, 1, 2], [0, 2, 2, 0, 0, 0]),
+        ([7, 5, 7], [0, 0, 0], [0, 0, 0], [1, 0, 0]),  # one row stands for all
+    ],
+)
+def test_rows_that_are_not_present_count_for_nothing(samples, is_present, first, counts):
+    found = distinct(np.array(samples), np.array(is_present, bool))
+    assert found.first.tolist() == first
+    np.testing.assert_allclose(np.exp(found.log_counts), counts)
 
 
 def test_a_batch_with_repeats_has_the_latents_of_its_distinct_samples_with_weights():

@@ -115,24 +115,22 @@ def test_decoding(name, weighted, dtype):
         np.testing.assert_array_equal(predictions, arrays[f"{kind}_pred_f64"])
 
 
-@functools.partial(jax.jit, static_argnames=("solver", "cutoff"))
-@functools.partial(jax.value_and_grad, argnums=(0, 1), has_aux=True)
-def _alignment(anchors, partners, noise, solver, cutoff):
-    latents = compute_latents(anchors, noise, solver=solver)
-    targets = jnp.arange(len(anchors))
-    value, _ = alignment_loss(latents, partners, targets, solver=solver, cutoff=cutoff)
-    return value, latents
-
-
 @pytest.mark.parametrize("name", ALIGNMENTS)
 def test_alignment_loss_and_gradients(name, dtype):
     arrays = _load(name)
+    cutoff, solver = float(arrays["cut_off_fraction"]), _solver(name, arrays)
     anchors, partners = (arrays[key].astype(dtype) for key in ("anchors1", "anchors2"))
     noise = arrays["eps"].astype(dtype) * dtype.type(arrays["prior_data_scale"])
-    cutoff = float(arrays["cut_off_fraction"])
-    (value, latents), gradients = _alignment(
-        anchors, partners, noise, solver=_solver(name, arrays), cutoff=cutoff
-    )
+    targets = np.arange(len(anchors))
+
+    @jax.jit
+    @functools.partial(jax.value_and_grad, argnums=(0, 1), has_aux=True)
+    def loss(anchors, partners):
+        latents = compute_latents(anchors, noise, solver=solver)
+        value, _ = alignment_loss(latents, partners, targets, solver=solver, cutoff=cutoff)
+        return value, latents
+
+    (value, latents), gradients = loss(anchors, partners)
     _assert_close(value, arrays["loss_f64"], atol=2e-6)
     _assert_close(latents, arrays["latents_f64"], atol=5e-6)
     _assert_close(gradients[0], arrays["grad_anchors1_f64"], atol=2e-6)
@@ -141,24 +139,17 @@ def test_alignment_loss_and_gradients(name, dtype):
 
 def test_label_alignment_loss_and_gradients(dtype):
     arrays = _load("grad_label")
-    solver = Euler(int(arrays["num_steps"]))
     latents, anchors = (arrays[key].astype(dtype) for key in ("latents", "label_anchors"))
     log_weights = _log(arrays["class_weights"].astype(dtype))
+    kwargs = {"solver": Euler(int(arrays["num_steps"])), "log_weights": log_weights}
 
     def loss(latents, anchors):
-        return alignment_loss(
-            latents,
-            anchors,
-            arrays["labels"],
-            solver=solver,
-            cutoff=float(arrays["cut_off_fraction"]),
-            form="prob",
-            log_weights=log_weights,
-        )[0]
+        cutoff = float(arrays["cut_off_fraction"])
+        arguments = latents, anchors, arrays["labels"]
+        return alignment_loss(*arguments, cutoff=cutoff, form="prob", **kwargs)[0]
 
     value, gradients = jax.jit(jax.value_and_grad(loss, (0, 1)))(latents, anchors)
     _assert_close(value, arrays["loss_f64"], atol=2e-7)
     _assert_close(gradients[0], arrays["grad_latents_f64"], atol=1e-7)
     _assert_close(gradients[1], arrays["grad_label_anchors_f64"], atol=1e-7)
-    points = decode(latents, anchors, solver=solver, log_weights=log_weights)
-    _assert_close(points, arrays["final_f64"], atol=2e-6)
+    _assert_close(decode(latents, anchors, **kwargs), arrays["final_f64"], atol=2e-6)

@@ -21,30 +21,19 @@ def _weighted_moments(shared, rows, linear, sums):
 
 
 @pytest.mark.parametrize("count", [1, 4, 8, 11])
-def test_blocks_give_the_rows_and_sums_of_all(count):
+@pytest.mark.parametrize("divided_by", ["blocks", "devices"])
+def test_blocks_give_and_devices_give_the_rows_and_sums_of_all(count, divided_by):
     rng = np.random.default_rng(0)
     x, matrix, weights = rng.normal(size=(count, 3)), rng.normal(size=(3, 2)), rng.random(count)
-    blocked = in_blocks(_weighted_moments, max_rows=4)
-    outputs, sums = blocked(matrix, {"x": jnp.asarray(x)}, jnp.asarray(weights), jnp.ones(3))
-    np.testing.assert_allclose(outputs, x @ matrix, rtol=1e-5)
-    np.testing.assert_allclose(sums, 1 + weights @ x, rtol=1e-5)
-
-
-@pytest.mark.parametrize("count", [1, 8, 11])
-def test_devices_give_the_rows_and_sums_of_all(count):
-    rng = np.random.default_rng(1)
-    x, matrix, weights = rng.normal(size=(count, 3)), rng.normal(size=(3, 2)), rng.random(count)
-
-    @jax.jit
-    def call(matrix, rows, weights):
-        matrix, rows, weights = place_rows(matrix, rows, weights)
-        over = over_devices(_weighted_moments, lambda shared: jnp.zeros(3))
-        return over(matrix, rows, weights)
-
-    with jax.set_mesh(devices.make_mesh(8)):
-        outputs, sums = call(jnp.asarray(matrix), {"x": jnp.asarray(x)}, jnp.asarray(weights))
+    arrays = jnp.asarray(matrix), {"x": jnp.asarray(x)}, jnp.asarray(weights)
+    if divided_by == "blocks":
+        outputs, sums = in_blocks(_weighted_moments, max_rows=4)(*arrays, jnp.ones(3))
+    else:
+        over = over_devices(_weighted_moments, lambda shared: jnp.ones(3) / 8)
+        with jax.set_mesh(devices.make_mesh(8)):
+            outputs, sums = jax.jit(lambda *arrays: over(*place_rows(*arrays)))(*arrays)
     np.testing.assert_allclose(outputs[:count], x @ matrix, rtol=1e-5)
-    np.testing.assert_allclose(sums, weights @ x, rtol=1e-5)
+    np.testing.assert_allclose(sums, 1 + weights @ x, rtol=1e-5)
 
 
 # 130 dimensions: anchors' gradients are added up in two parts, and what is left over.
