@@ -9,7 +9,7 @@ import operator
 import re
 import runpy
 import sys
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -324,22 +324,18 @@ _GONE = {
 }
 _log = logging.getLogger(__name__)
 
-# (values, names of the values that were set for this data set) -> completed values.
-Completion = Callable[[Mapping[str, Any], Collection[str]], Mapping[str, Any]]
-
 
 def load(
     path: str,
     overrides: Sequence[str] = (),
-    complete: Completion | None = None,
     extensions: Sequence[str] = (),
 ) -> ml_collections.ConfigDict:
     """The checked, immutable config of the file at `path`, with `FIELD=VALUE` overrides applied.
 
-    `path` may be the name of a config. `complete` fills in fields that follow from the data, such
-    as `lzn_jax.data.folder.resolved`. `extensions` run in addition to those that the config
-    names. Raises UserError for a file without a config, a failing extension and an invalid field or
-    value.
+    `path` may be the name of a config. Fields that follow from the data are completed by the
+    function `completed` of the data set, if it has one: (values, names of the values that were set
+    for this data set) -> values. `extensions` run in addition to those that the config names.
+    Raises UserError for a file without a config, a failing extension and an invalid field or value.
     """
     file, digests = find(path), extend(extensions)
     tree = _read(file)
@@ -347,7 +343,10 @@ def load(
     digests |= extend(named, file.parent)
     values = validated({**flatten(tree), **_as_fields(digests)})
     values, stated = _changed(values, overrides)
-    return _checked(complete(values, stated) if complete else values)
+    name = values.get("data.name")
+    data_set = parts.get("data", name) if name in parts.names("data") else None
+    completed = getattr(data_set, "completed", None)
+    return _checked(completed(values, stated) if completed else values)
 
 
 def load_run(

@@ -24,7 +24,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from lzn_jax import configuration, models, train
 from lzn_jax.data import Examples, check_context, load
-from lzn_jax.data.folder import find_images, resolved
+from lzn_jax.data.folder import find_images
 from lzn_jax.errors import EXIT_DONE, UserError
 from lzn_jax.latent_space import LatentSpace
 from lzn_jax.models import Variables, split_variables
@@ -111,7 +111,7 @@ def released_run(name: str) -> Path:
     hub.check_name(name)
     workdir = cache_folder() / "released" / name
     if not workdirs.has_checkpoint(workdir):
-        config = configuration.load(configuration.shipped(name), (), resolved)
+        config = configuration.load(configuration.shipped(name))
         convert_released(name, config, workdir)
     return workdir
 
@@ -195,7 +195,7 @@ def _run(arguments: list[str]) -> int:
     if flags.released is None and flags.config is None:
         raise UserError("name the config of the checkpoint with --config=configs/NAME.py")
     path = flags.config or configuration.shipped(flags.released)
-    config = configuration.load(path, flags.overrides, resolved)
+    config = configuration.load(path, flags.overrides)
     logging.basicConfig(format="%(message)s", force=True)
     logging.getLogger("lzn_jax").setLevel(logging.INFO)
     options = {"raw": flags.raw, "context": flags.context}

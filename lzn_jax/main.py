@@ -16,7 +16,6 @@ from ml_collections import ConfigDict
 
 import lzn_jax
 from lzn_jax import configuration, data, train
-from lzn_jax.data import folder
 from lzn_jax.errors import EXIT_DONE, EXIT_RUN_AGAIN, UserError
 from lzn_jax.modes import check_data, compile, export, inference, replay
 from lzn_jax.plots.style import credited
@@ -154,7 +153,7 @@ def _config_and_workdir(flags: argparse.Namespace) -> tuple[ConfigDict, Path]:
         path = Path(flags.config)
         name = path.absolute().parent.name if path.name == "config.py" else path.stem
         workdir = Path(flags.workdir or Path("results") / name)
-        found = configuration.load(flags.config, flags.overrides, folder.resolved, extensions)
+        found = configuration.load(flags.config, flags.overrides, extensions)
         return found, workdir
     if flags.workdir is None:
         raise UserError("name a config with --config=NAME, or the folder of a run with --workdir")

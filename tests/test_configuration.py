@@ -11,7 +11,6 @@ import pytest
 from PIL import Image
 
 from lzn_jax import configuration
-from lzn_jax.data import folder as folder_module
 from lzn_jax.errors import UserError
 from lzn_jax.run import workdir
 
@@ -81,7 +80,7 @@ def held(config=DIGITS_JOINT, *overrides):
 
 def message(path, *overrides):
     with pytest.raises(UserError) as caught:
-        configuration.load(str(path), overrides, folder_module.resolved)
+        configuration.load(str(path), overrides)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -463,7 +462,7 @@ def folder_of(root, sizes, mode="RGB"):
 
 
 def from_folder(path, *overrides):
-    loaded = configuration.load(path, overrides, folder_module.resolved)
+    loaded = configuration.load(path, overrides)
     config = configuration.flatten(loaded.to_dict())
     names = "data.image_size data.channels data.num_classes data.holdout latent.context_size"
     return [config[name] for name in names.split()]
@@ -523,7 +522,7 @@ def test_pairs_without_a_test_folder_hold_out_a_tenth(tmp_path):
 def test_numbers_of_images_are_at_most_those_that_there_are(tmp_path, caplog):
     overrides = folder_of(tmp_path, {"a": [(8, 8)] * 100, "b": [(8, 8)] * 200})
     with caplog.at_level("INFO", "lzn_jax"):
-        config = configuration.load("digits_joint", overrides, folder_module.resolved)
+        config = configuration.load("digits_joint", overrides)
     assert config.evaluation.num_samples == config.latent.context_size == 270
     assert config.evaluation.context_sizes == (1, 6, 36, 216, 270)
     assert config.evaluation.batch_sizes == (1, 6, 30)
@@ -532,7 +531,7 @@ def test_numbers_of_images_are_at_most_those_that_there_are(tmp_path, caplog):
     assert line.startswith(
         f"from the images in {tmp_path}: image_size=8, channels=3, num_classes=2"
     )
-    alone = configuration.load("digits_alone", overrides, folder_module.resolved)
+    alone = configuration.load("digits_alone", overrides)
     assert (alone.training.batch_size, alone.training.queries) == (256, 256)
 
 
@@ -542,7 +541,7 @@ def test_a_folder_is_found_from_where_one_is_and_from_home(tmp_path, monkeypatch
     monkeypatch.setenv("HOME", str(tmp_path))
     for path in ("of", "~/of"):
         overrides = ["data.name=image_folder", f"data.path={path}"]
-        config = configuration.load("digits_gen", overrides, folder_module.resolved)
+        config = configuration.load("digits_gen", overrides)
         assert config.data.path == str(tmp_path / "of")
     expected = f"there is no folder {tmp_path / 'off'}: set data.path to the data set's folder"
     assert message("digits_gen", "data.name=image_folder", "data.path=off") == expected

@@ -295,16 +295,15 @@ _OF_TRAINING = (
 _OF_TEST = ("evaluation.batch_sizes",)
 
 
-def resolved(values: Mapping[str, Any], stated: Collection[str]) -> dict[str, Any]:
+def completed(values: Mapping[str, Any], stated: Collection[str]) -> dict[str, Any]:
     """The values, where None is replaced by a value derived from the images.
 
     Numbers of images that are not in `stated` are limited to the images in the folder. One log line
-    lists the changed fields. Values of other data sets are unchanged. Raises UserError for a
-    missing or empty folder.
+    lists the changed fields. Raises UserError for a missing or empty folder.
     """
     fields = schema_of(values)
     given = with_defaults(values, fields)
-    if given["data.name"] != "image_folder" or given.get("data.path") is None:
+    if given.get("data.path") is None:
         return given
     path = Path(given["data.path"]).expanduser().absolute()
     given["data.path"] = str(path)
