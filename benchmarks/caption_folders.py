@@ -17,7 +17,7 @@ from PIL import Image
 
 import lzn_jax
 from lzn_jax import configuration, data
-from lzn_jax.data import Examples, captions
+from lzn_jax.data import Examples, digit_captions
 from lzn_jax.evaluation.samples import fit_judge
 from lzn_jax.evaluation.texts import shares
 from lzn_jax.run import files
@@ -27,7 +27,7 @@ CONFIGS = {"held_out": "benchmarks/digits_folder.py", "pairs": "benchmarks/digit
 
 def is_held_out(texts: np.ndarray | None) -> np.ndarray:
     """One caption of each digit but nine: weights and leans in turn."""
-    digit, weight, lean = captions.parse(np.asarray(texts))
+    digit, weight, lean = digit_captions.parse(np.asarray(texts))
     return (digit < 9) & (weight == digit % 3) & (lean == digit // 3 % 3)
 
 
@@ -51,13 +51,13 @@ def without_captions(train: Examples, test: Examples) -> tuple[Examples, Example
 
 def measure(workdir: Path, train: Examples, test: Examples) -> dict[str, evidence.Summary]:
     """Shares that are right both ways, of captions that training saw and of the nine."""
-    judge, ruler = fit_judge(train), captions.fit(train.images, train.labels)
+    judge, ruler = fit_judge(train), digit_captions.fit(train.images, train.labels)
     model, is_unseen, found = lzn_jax.load(workdir), is_held_out(test.texts), {}
     for name, rows in (("seen", ~is_unseen), ("nine", is_unseen)):
         chosen = test.at(np.flatnonzero(rows))
-        asked = captions.parse(chosen.texts)
-        written = captions.parse(model.translate(chosen.images, "image", "text"))
-        made = model.translate(captions.compose(asked).tolist(), "text", "image")
+        asked = digit_captions.parse(chosen.texts)
+        written = digit_captions.parse(model.translate(chosen.images, "image", "text"))
+        made = model.translate(digit_captions.compose(asked).tolist(), "text", "image")
         found[name] = shares("image_to_text", written, asked)
         found[name] |= shares("text_to_image", ruler.measure(made, judge(made)), asked)
     return found

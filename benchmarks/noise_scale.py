@@ -15,7 +15,7 @@ import shared
 
 import lzn_jax
 from lzn_jax import data
-from lzn_jax.data import Examples, captions
+from lzn_jax.data import Examples, digit_captions
 from lzn_jax.evaluation.samples import SampleQuality, fit_judge
 from lzn_jax.evaluation.texts import total_variation
 from lzn_jax.trained_model import TrainedModel
@@ -34,7 +34,7 @@ def of_texts(model: TrainedModel, scale: float, measured: Examples) -> dict[str,
         for label in np.unique(measured.labels)
     ]
     return {
-        "digit": float(np.mean(captions.parse(list(texts), canonical).digit == labels)),
+        "digit": float(np.mean(digit_captions.parse(list(texts), canonical).digit == labels)),
         "distinct texts": len(set(texts.tolist())),
         "total variation": float(np.mean(by_class)),
     }

@@ -38,7 +38,7 @@ from sklearn.svm import SVC
 import lzn_jax
 from lzn_jax import configuration, data, errors, models
 from lzn_jax import train as train_module
-from lzn_jax.data import Examples, captions
+from lzn_jax.data import Examples, digit_captions
 from lzn_jax.decoders.flow import FlowDecoder
 from lzn_jax.errors import UserError
 from lzn_jax.evaluation.samples import as_pixels
@@ -79,12 +79,16 @@ class Measure:
 
     def written(self, texts: list[str] | np.ndarray) -> evidence.Summary:
         if self._ruled:
-            return shares("image_to_text", captions.parse(texts), captions.parse(self.texts))
+            return shares(
+                "image_to_text", digit_captions.parse(texts), digit_captions.parse(self.texts)
+            )
         return agreement(texts, self.texts)
 
     def made(self, images: np.ndarray) -> evidence.Summary:
         if self._ruled:
-            return shares("text_to_image", self._ruled.measured(images), captions.parse(self.texts))
+            return shares(
+                "text_to_image", self._ruled.measured(images), digit_captions.parse(self.texts)
+            )
         found = recognised(self._judge, images, self.texts)
         return {f"judged_{name}": value for name, value in found.items()}
 
@@ -173,7 +177,7 @@ class TextToImage(Alone):
 
 class Classifier(Alone):
     networks, source = ("encoder", "heads"), "image"
-    sizes = tuple(map(len, (captions.DIGITS, captions.WEIGHTS, captions.LEANS)))
+    sizes = tuple(map(len, (digit_captions.DIGITS, digit_captions.WEIGHTS, digit_captions.LEANS)))
     heads = nn.Dense(sum(sizes))  # three layers side by side
 
     def init(self, key):
@@ -189,7 +193,7 @@ class Classifier(Alone):
         return [jnp.argmax(logits, axis=1) for logits in self._logits(variables, anchors)]
 
     def measured(self, parts, measure):
-        return measure.written(captions.compose(captions.Parts(*parts)))
+        return measure.written(digit_captions.compose(digit_captions.Parts(*parts)))
 
     def _logits(self, variables, anchors):
         logits = self.heads.apply(variables["heads"], anchors)
@@ -211,7 +215,7 @@ def support_vectors(examples: Examples) -> Any:
     Each part's penalty C and width γ are the best on the validation part of the examples, by which
     they are not fit; with them it is fit on all.
     """
-    parts = captions.parse(examples.texts)
+    parts = digit_captions.parse(examples.texts)
     is_apart = data.set_apart(examples.labels, None, len(examples.labels) // 5, seed=0)
     pixels = as_pixels(examples.images)
 
@@ -225,8 +229,8 @@ def support_vectors(examples: Examples) -> Any:
         settings = max(grid, key=functools.partial(right, part=part))
         print(f"support vectors of {name}: {settings}, {right(settings, part):.4g} on validation")
         fitted.append(SVC(**settings).fit(pixels, part))
-    return lambda images: captions.compose(
-        captions.Parts(*(each.predict(as_pixels(images)) for each in fitted))
+    return lambda images: digit_captions.compose(
+        digit_captions.Parts(*(each.predict(as_pixels(images)) for each in fitted))
     )
 
 
@@ -245,7 +249,7 @@ def train(
     kwargs = {"space": space, "optimizer": optimizer, "training": training, "seed": config.seed}
     update = jax.jit(functools.partial(train_module.update_state, **kwargs), donate_argnums=0)
     columns = space.columns(examples)
-    columns["parts"] = np.stack(captions.parse(examples.texts), axis=1, dtype=np.int32)
+    columns["parts"] = np.stack(digit_captions.parse(examples.texts), axis=1, dtype=np.int32)
     size, transform = training.batch_size, space.transform
     batches = data.TrainingBatches(examples, size, config.seed, transform, columns=columns)
     state = jax.jit(lambda: train_module.init_state(space, optimizer, config.seed))()

@@ -13,7 +13,7 @@ import pytest
 import small
 
 from lzn_jax import data
-from lzn_jax.data import captions
+from lzn_jax.data import digit_captions
 from lzn_jax.models import named
 from lzn_jax.run import devices
 
@@ -50,7 +50,7 @@ def test_a_classifier_of_one_caption_is_right_where_it_is_the_caption(script, mo
     examples, test = data.load_data(config)
     space = script.Classifier(config, devices.inference_mesh())
     variables = jax.tree.map(np.zeros_like, space.init(jax.random.key(0)))
-    parts = np.stack(captions.parse(test.texts), axis=1)
+    parts = np.stack(digit_captions.parse(test.texts), axis=1)
     batch = {"images": jnp.asarray(test.images), "parts": jnp.asarray(parts)}
     assert space.loss(variables, batch, jax.random.key(1))[0] == pytest.approx(np.log(90))
     variables["heads"]["params"]["bias"][[7, 10 + 2, 13 + 0]] = 1
@@ -83,8 +83,8 @@ def test_support_vectors_are_the_best_of_the_validation_part(script, monkeypatch
     monkeypatch.setattr(script, "COSTS", (10,))
     monkeypatch.setattr(script, "WIDTHS", (1e-9, 0.03))  # the first sees one class
     train, test = data.load_data(small.config(CONFIG))
-    found = captions.parse(script.support_vectors(train.at(np.arange(400)))(test.images))
-    assert np.mean(found.digit == captions.parse(test.texts).digit) > 0.9
+    found = digit_captions.parse(script.support_vectors(train.at(np.arange(400)))(test.images))
+    assert np.mean(found.digit == digit_captions.parse(test.texts).digit) > 0.9
     assert capsys.readouterr().out.count("'gamma': 0.03") == 3
 
 

@@ -10,8 +10,8 @@ import pytest
 import small
 
 from lzn_jax import loading, main
-from lzn_jax.data import captions
-from lzn_jax.data.captions import DIGITS, LEANS, WEIGHTS
+from lzn_jax.data import digit_captions
+from lzn_jax.data.digit_captions import DIGITS, LEANS, WEIGHTS
 from lzn_jax.errors import UserError
 from lzn_jax.models.transformer import END
 from lzn_jax.run import workdir as workdirs
@@ -137,9 +137,9 @@ def test_texts_are_compared_as_a_file_gives_them_back(tmp_path):
     assert not set(written) & set(texts)
     assert found.canonical(texts) == found.canonical([text.upper() for text in texts]) == written
     assert found.canonical(["", "a" * 99]) == ["", "a" * 99]  # without tokens
-    parts, again = captions.parse(texts), captions.parse(written, found.canonical)
+    parts, again = digit_captions.parse(texts), digit_captions.parse(written, found.canonical)
     np.testing.assert_array_equal(parts, again)
-    assert captions.parse(written).digit.max() == -1
+    assert digit_captions.parse(written).digit.max() == -1
 
 
 EMPTY = {"type": "WordLevel", "vocab": {}, "unk_token": "[UNK]"}

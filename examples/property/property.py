@@ -6,12 +6,12 @@ import numpy as np
 from flax import linen as nn
 
 from lzn_jax import parts
-from lzn_jax.data import captions
+from lzn_jax.data import digit_captions
 from lzn_jax.data_types import DataType, NetworkEncoder
 from lzn_jax.errors import UserError
 
 NAME = "property"
-MEASURED = {"ink": captions.ink, "slant": captions.slant}  # columns measured on images
+MEASURED = {"ink": digit_captions.ink, "slant": digit_captions.slant}  # columns measured on images
 
 
 class MLP(nn.Module):

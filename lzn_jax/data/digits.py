@@ -5,20 +5,22 @@ from jaxtyping import Int, UInt8
 from ml_collections import ConfigDict
 
 from lzn_jax import parts
-from lzn_jax.data import Examples, captions, fixed_images
+from lzn_jax.data import Examples, digit_captions, fixed_images
 from lzn_jax.parts import flag
 
 
 def load(data: ConfigDict, split: str) -> Examples:
     """One split: 1437 training or 360 test digits, with the same share of each class."""
     images, labels = _split(split)
-    texts = captions.compose(ruler().measure(images, labels)) if data.get("captions") else None
+    texts = (
+        digit_captions.compose(ruler().measure(images, labels)) if data.get("captions") else None
+    )
     return Examples(images, labels, texts)
 
 
-def ruler() -> captions.Ruler:
+def ruler() -> digit_captions.Ruler:
     """Terciles of all 1437 training digits, including any validation split."""
-    return captions.fit(*_split("train"))
+    return digit_captions.fit(*_split("train"))
 
 
 def _split(name: str) -> tuple[UInt8[np.ndarray, "n 8 8 1"], Int[np.ndarray, " n"]]:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from ml_collections import ConfigDict
 
 from lzn_jax import models, parts, zoning
@@ -212,8 +212,6 @@ class TextDecoder:
         self.module = _network(transformer.Decoder, config, config.text_decoder, tokenizer)
         self.sources: tuple[str, ...] = config.text_decoder.latents
         self.noise_scale: float | None = config.text_decoder.noise_scale
-        self.temperature: float = config.sampling.temperature
-        self.top_p: float = config.sampling.top_p
 
     def init(self, key: PRNGKeyArray, condition: Condition) -> Any:
         return self.module.init(key, _no_text(self.config), condition[0], train=False)
@@ -234,52 +232,12 @@ class TextDecoder:
 
         The draws of a text depend on the key and its `index`.
         """
-        latents, _ = condition
-        keys = keys_by_index(key, "text_tokens", index)
-        start = jnp.full(len(index), END, jnp.int32)
-
-        def step(carry: tuple[Array, Any], position: Array) -> tuple[tuple[Array, Any], Array]:
-            before, cache = carry
-            arguments = before[:, None], position[None], latents
-            logits, cache = self._next_logits(variables, cache, *arguments)
-            is_over = (position > 0) & (before == END)
-            token = jnp.where(is_over, END, self._choose(logits[:, 0], keys, position))
-            return (token, cache), token
-
-        positions = jnp.arange(self.config.text.max_length)
-        tokens = jnp.tile(start[:, None], len(positions))
-        # A first call of all positions allocates the cache.
-        shapes = jax.eval_shape(
-            lambda: self._next_logits(variables, {}, tokens, positions, latents)[1]
+        keys, setting = keys_by_index(key, "text_tokens", index), self.config.sampling
+        weights, (latents, _) = variables[self.network], condition
+        tokens = transformer.generate(
+            self.module, weights, keys, latents, setting.temperature, setting.top_p
         )
-        cache = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
-        _, tokens = jax.lax.scan(step, (start, cache), positions)
-        return {"tokens": tokens.T}
-
-    def _next_logits(self, variables: Variables, cache: Any, *arguments: Any) -> tuple[Any, Any]:
-        own, method = {**variables[self.network], **cache}, "next_logits"
-        return self.module.apply(own, *arguments, cached=True, method=method, mutable=["cache"])
-
-    def _choose(
-        self, logits: Float[Array, "b v"], keys: Key[Array, " b"], position: Array
-    ) -> Int[Array, " b"]:
-        """Most likely token of each text, or one drawn with a key for each text and position."""
-        if self.temperature > 0:
-            position_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, position)
-            noise = jax.vmap(lambda key: jax.random.gumbel(key, logits.shape[1:]))(position_keys)
-            logits = likeliest(logits / self.temperature, self.top_p) + noise
-        return jnp.argmax(logits, axis=1).astype(jnp.int32)
-
-
-def likeliest(logits: Float[Array, "b v"], share: float) -> Float[Array, "b v"]:
-    """Logits of the fewest tokens whose total probability is at least `share`; -inf for others."""
-    if share == 1:  # avoids sorting
-        return logits
-    descending = jnp.sort(logits, axis=1, descending=True)
-    p = jax.nn.softmax(descending, axis=1)
-    is_kept = jnp.cumsum(p, axis=1) - p < share  # always true for the first
-    least = jnp.min(descending, axis=1, keepdims=True, initial=jnp.inf, where=is_kept)
-    return jnp.where(logits >= least, logits, -jnp.inf)
+        return {"tokens": tokens}
 
 
 def _network(

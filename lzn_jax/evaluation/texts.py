@@ -14,7 +14,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from lzn_jax import plots
-from lzn_jax.data import Examples, captions, decoded, digits
+from lzn_jax.data import Examples, decoded, digit_captions, digits
 from lzn_jax.data.pixels import evenly_spaced
 from lzn_jax.data_types.text import NAME
 from lzn_jax.evaluation.measurements import figures_folder, readable_rows
@@ -23,7 +23,7 @@ from lzn_jax.tokenizers import Tokenizer
 from lzn_jax.trained_model import TrainedModel
 
 MIN_PROBED = 10  # captions; fewer are too few for five folds
-PARTS = captions.Parts._fields
+PARTS = digit_captions.Parts._fields
 
 
 class DigitCaptions:
@@ -41,7 +41,7 @@ class DigitCaptions:
     def __call__(self, test: Examples) -> dict[str, float]:
         """Metrics of every task from or to texts, of prior samples and of the texts' anchors."""
         assert test.texts is not None
-        asked, translate = captions.parse(test.texts), self.model.translate
+        asked, translate = digit_captions.parse(test.texts), self.model.translate
         images = translate(test.texts, NAME, self.image)
         metrics = {
             **shares("image_to_text", self._parse(translate(test.images, self.image, NAME)), asked),
@@ -53,12 +53,12 @@ class DigitCaptions:
             metrics["label_to_text_digit"] = float(np.mean(found == test.labels))
         return metrics | self._from_prior() | self._embedding()
 
-    def measured(self, images: UInt8[np.ndarray, "n h w 1"]) -> captions.Parts:
+    def measured(self, images: UInt8[np.ndarray, "n h w 1"]) -> digit_captions.Parts:
         """Caption parts of images, by the judge and the ruler."""
         return self._ruler.measure(images, np.asarray(self._judge(images)))
 
-    def _parse(self, texts: list[str]) -> captions.Parts:
-        return captions.parse(texts, self._canonical)
+    def _parse(self, texts: list[str]) -> digit_captions.Parts:
+        return digit_captions.parse(texts, self._canonical)
 
     def _from_prior(self) -> dict[str, float]:
         """Well-formed captions, total variation from training captions, images as conditioned.
@@ -104,7 +104,9 @@ def total_variation(first: Sequence[str] | np.ndarray, second: Sequence[str] | n
     return float(np.abs(p - q).sum() / 2)
 
 
-def shares(name: str, measured: captions.Parts, expected: captions.Parts) -> dict[str, float]:
+def shares(
+    name: str, measured: digit_captions.Parts, expected: digit_captions.Parts
+) -> dict[str, float]:
     """Shares of samples with the expected value of each part, and of all parts ('exact')."""
     is_right = {part: getattr(measured, part) == getattr(expected, part) for part in PARTS}
     is_right["exact"] = np.all(list(is_right.values()), axis=0)

@@ -3,10 +3,13 @@
 Tokens are integers; 0 ends a text and pads it.
 """
 
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from lzn_jax.parts import count, knob, share_below_1
 
@@ -118,6 +121,55 @@ class Decoder(Transformer):
             x = self.block(layer, cached)(x, causal, train)
         x = nn.LayerNorm(dtype=self.dtype)(x)
         return nn.Dense(self.vocabulary)(x.astype(jnp.float32))
+
+
+def generate(
+    decoder: Decoder,
+    variables: Any,
+    keys: Key[Array, " b"],
+    latents: Float[Array, "b q"],
+    temperature: float,
+    top_p: float,
+) -> Int[Array, "b l"]:
+    """Tokens of texts, drawn one after another; at temperature 0 the most likely ones."""
+    start = jnp.full(len(keys), END, jnp.int32)
+
+    def next_logits(cache: Any, *arguments: Any) -> tuple[Any, Any]:
+        own, method = {**variables, **cache}, "next_logits"
+        return decoder.apply(own, *arguments, cached=True, method=method, mutable=["cache"])
+
+    def chosen(logits: Array, position: Array) -> Array:
+        if temperature > 0:
+            position_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, position)
+            noise = jax.vmap(lambda key: jax.random.gumbel(key, logits.shape[1:]))(position_keys)
+            logits = likeliest(logits / temperature, top_p) + noise
+        return jnp.argmax(logits, axis=1).astype(jnp.int32)
+
+    def step(carry: tuple[Array, Any], position: Array) -> tuple[tuple[Array, Any], Array]:
+        before, cache = carry
+        logits, cache = next_logits(cache, before[:, None], position[None], latents)
+        is_over = (position > 0) & (before == END)
+        token = jnp.where(is_over, END, chosen(logits[:, 0], position))
+        return (token, cache), token
+
+    positions = jnp.arange(decoder.max_length)
+    tokens = jnp.tile(start[:, None], len(positions))
+    # A first call of all positions allocates the cache.
+    shapes = jax.eval_shape(lambda: next_logits({}, tokens, positions, latents)[1])
+    cache = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
+    _, tokens = jax.lax.scan(step, (start, cache), positions)
+    return tokens.T
+
+
+def likeliest(logits: Float[Array, "b v"], share: float) -> Float[Array, "b v"]:
+    """Logits of the fewest tokens whose total probability is at least `share`; -inf for others."""
+    if share == 1:  # avoids sorting
+        return logits
+    descending = jnp.sort(logits, axis=1, descending=True)
+    p = jax.nn.softmax(descending, axis=1)
+    is_kept = jnp.cumsum(p, axis=1) - p < share  # always true for the first
+    least = jnp.min(descending, axis=1, keepdims=True, initial=jnp.inf, where=is_kept)
+    return jnp.where(logits >= least, logits, -jnp.inf)
 
 
 def is_text(tokens: Int[Array, "b l"]) -> Bool[Array, "b l"]:

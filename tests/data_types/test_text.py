@@ -11,7 +11,7 @@ from flax import linen as nn
 
 from lzn_jax import zoning
 from lzn_jax.data import Examples
-from lzn_jax.data_types.text import Text, TextDecoder, TextEncoder, known, likeliest
+from lzn_jax.data_types.text import Text, TextDecoder, TextEncoder, known
 from lzn_jax.errors import UserError
 from lzn_jax.latent_space import Model
 from lzn_jax.models import keys_by_index, transformer
@@ -117,6 +117,7 @@ class Table(nn.Module):
     """Logits (l, v), whatever is asked."""
 
     logits: tuple[tuple[float, ...], ...]
+    max_length = 6
 
     def __call__(self, tokens, latents, *, train):
         return self.next_logits(tokens, jnp.arange(len(self.logits)), latents)
@@ -166,12 +167,13 @@ def written_by_whole_passes(decoder, params, key, latents, index):
     """Tokens as a network without kept keys and values writes them, all anew for each place."""
     network = jax.jit(lambda tokens: DECODER.apply(params, tokens, latents, train=False))
     keys = keys_by_index(key, "text_tokens", jnp.asarray(index))
+    temperature = decoder.config.sampling.temperature
     tokens = np.zeros((len(latents), 6), np.int32)
     for place in range(6):
         scores = np.array(network(jnp.asarray(tokens))[:, place])
-        for row in range(len(latents)) if decoder.temperature else ():
+        for row in range(len(latents)) if temperature else ():
             noise = jax.random.gumbel(jax.random.fold_in(keys[row], place), (4,))
-            scores[row] = scores[row] / decoder.temperature + noise
+            scores[row] = scores[row] / temperature + noise
         is_over = (place > 0) & (tokens[:, place - 1] == transformer.END)
         tokens[:, place] = np.where(is_over, transformer.END, np.argmax(scores, axis=1))
     return tokens
@@ -208,7 +210,7 @@ def test_texts_are_those_of_whole_passes_on_any_devices(temperature, devices):
 def test_tokens_beyond_a_share_of_the_probability_are_never_drawn(share, kept):
     p = np.array([0.1, 0.2, 0.3, 0.4 + 1e-6])
     logits = jnp.log(jnp.array([p, p[::-1]])) + 2.0
-    found = np.asarray(likeliest(logits, share))
+    found = np.asarray(transformer.likeliest(logits, share))
     assert np.flatnonzero(np.isfinite(found[0])).tolist() == list(kept)
     np.testing.assert_array_equal(found[1], found[0][::-1])
     np.testing.assert_array_equal(found[0][list(kept)], logits[0, jnp.array(list(kept))])

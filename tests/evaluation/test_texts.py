@@ -9,7 +9,7 @@ import pytest
 import small
 
 from lzn_jax import plots
-from lzn_jax.data import Examples, captions
+from lzn_jax.data import Examples, digit_captions
 from lzn_jax.evaluation import texts as texts_module
 from lzn_jax.evaluation.texts import (
     DigitCaptions,
@@ -34,7 +34,7 @@ def quality_of(found, **members):
         translate=lambda *_: found, generate=lambda *_: found, **members
     )
     quality.image, quality.label, quality._canonical = "image", "label", list
-    quality.measured = captions.parse
+    quality.measured = digit_captions.parse
     return quality
 
 
@@ -82,7 +82,7 @@ def test_texts_and_images_of_the_prior_are_captions_of_all_digits_and_fit_theirs
 
 def test_a_probe_finds_what_anchors_tell_of_captions_that_it_did_not_see():
     rows = [(d, w, lean) for d in range(10) for w in range(3) for lean in range(3)]
-    texts = captions.compose(captions.Parts(*np.array(rows).T))
+    texts = digit_captions.compose(digit_captions.Parts(*np.array(rows).T))
     digits = np.eye(10)[[d for d, _, _ in rows]]
     leans = np.eye(3)[[lean for _, _, lean in rows]]  # and nothing of the weight
     anchors = np.concatenate([digits, leans], axis=1).astype(np.float32)

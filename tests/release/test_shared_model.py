@@ -17,7 +17,7 @@ from PIL import Image
 
 import lzn_jax
 from lzn_jax import configuration, data, evaluation, extensions, share
-from lzn_jax.data.captions import DIGITS, LEANS, WEIGHTS
+from lzn_jax.data.digit_captions import DIGITS, LEANS, WEIGHTS
 from lzn_jax.errors import UserError
 from lzn_jax.release import shared_model
 from lzn_jax.run import devices, log
