@@ -124,7 +124,7 @@ class Decoder(Transformer):
 
 
 def generate(
-    decoder: Decoder,
+    decoder: Any,  # Decoder, or a network with its `next_logits`
     variables: Any,
     keys: Key[Array, " b"],
     latents: Float[Array, "b q"],

@@ -133,7 +133,7 @@ def decoder_of_table(rows, **changes):
 
 def written(decoder, index):
     """Tokens that a decoder without variables writes."""
-    key, condition = jax.random.key(0), (None, None)
+    key, condition = jax.random.key(0), (jnp.zeros((len(index), 1)), None)
     found = decoder.generate({"text_decoder": {}}, key, condition, jnp.asarray(index))
     return np.asarray(found["tokens"])
 
