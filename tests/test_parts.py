@@ -31,7 +31,7 @@ def check(values):
 images = {f"data.{name}": parts.count("of images", 8) for name in ("image_size", "channels")}
 images |= {"data.num_classes": parts.count("of classes", 8), "data.own": parts.count("kinds", 3)}
 parts.add("type", "own", "own:Type", {"own.size": parts.count("its size", 5)}, check=check)
-parts.add("data", "own", "own", images)
+parts.add("data", "own", parts, images)  # any module
 parts.add("encoder", "own", "own:Encoder", {"encoder.own": parts.count("its units", 3)})
 parts.add("decoder", "own", ("own:Decoder", "own:Flow"), {"decoder.own": parts.count("layers", 3)})
 parts.add("solver", "own", "own:Solver", {"latent.own": parts.count("its order", 3)})
@@ -58,7 +58,7 @@ SELECTED = {
 def registry(monkeypatch):
     """A function that forgets what a test has registered, as a new process would."""
     parts.names("type")  # what ships is there
-    shipped = {k: each for k, each in parts.PARTS.items() if str(parts.PACKAGE) in each.file}
+    shipped = {k: each for k, each in parts.PARTS.items() if str(ROOT / "lzn_jax") in each.file}
     modules = set(sys.modules)
 
     def forget():

@@ -83,7 +83,7 @@ def test_the_repository_is_in_it(site, pages):
         "limits.html",
     }
     limits = (site / "limits.html").read_text()
-    assert "none was run at full scale" in limits
+    assert "No full-scale config was trained" in limits
     assert "Where things are" not in limits
 
 

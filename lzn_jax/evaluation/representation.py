@@ -83,15 +83,13 @@ def _augmented_batches(
 ) -> Generator[tuple[dict[str, np.ndarray], np.ndarray]]:
     """Endless features and labels of augmented training images."""
     config, space = model.config, model.space
-    encoder = space.encoders[model.main_type]
-    transform = dataclasses.replace(encoder.transform, name="crops", count=1)
-    workers = config.data.get("workers")
+    transform, workers = space.encoders[model.main_type].transform, config.data.get("workers")
     encode = functools.partial(space.jitted(augmented_features), model.model.variables)
     with TrainingBatches(train, batch_size, config.seed, transform, workers=workers) as batches:
         for step in itertools.count():
             batch = next(batches)
             index = step * batch_size + np.arange(batch_size)
-            request = {"crops": batch["crops"][:, 0], "index": index}
+            request = {"crops": batch["views"][:, 0], "index": index}
             features = space.in_batches(encode, request, description="embedding")
             latents = model.latents_by_name(features["head"], noise="train", index=index)
             yield features | latents, batch["labels"]
