@@ -111,11 +111,10 @@ class Alone(LatentSpace):
         return {name: own for name, own in super().init(key).items() if name in self.networks}
 
     def loss(self, variables, batch, key):
-        """As training takes it: the loss, no metrics, and the variables that are not trained."""
+        """The loss and no metrics, as training takes them."""
         keys = list(jax.random.split(key, 3))
         (zones,) = self.types[self.source].encoder.zones(variables, batch, keys[:1])
-        loss = self.error(variables, batch, zones, keys[1:])
-        return loss, ({}, models.split_variables(variables)[1])
+        return self.error(variables, batch, zones, keys[1:]), {}
 
     def answers(self, variables, samples):
         key, encode = jax.random.key(self.config.seed), self.types[self.source].encoder.anchors
