@@ -135,6 +135,7 @@ FORMS = {
     "written-out derivative": {"norm": written_out},
     "random bits by rbg": {"bits": "rbg"},
     "relu for silu": {"silu": nn.relu},
+    "as it is, at low effort": {"effort": -1.0},
 }
 
 
@@ -153,8 +154,10 @@ def main():
                 mock.patch.object(nn, "silu", form.get("silu", nn.silu)),
             ):
                 bits = form.get("bits", "threefry2x32")
+                jax.config.update("jax_exec_time_optimization_effort", form.get("effort", 0.0))
                 found = [cycles(Blocks(t), PIXELS.update(dtype=t), bits) / 1e6 for t in dtypes]
             print(f"| {name} | {found[0]:.3f} | {found[1]:.3f} |", flush=True)
+    jax.config.update("jax_exec_time_optimization_effort", 0.0)
     attentions = {"attention as it is": ncsnpp.SelfAttention, "in one product": plain_attention}
     for name, attention in attentions.items():
         if only in name:

@@ -85,6 +85,17 @@ def test_the_estimate_is_printed_by_part_and_kind(capsys):
     assert lines[-1] == "without an estimate: nothing; 0 loops counted once"
 
 
+def test_there_is_no_estimate_at_low_effort(capsys):
+    estimate = clock.Estimate({("encoder", "products"): 1e-6}, 1500, 0, Counter(), 0.0)
+    jax.config.update("jax_exec_time_optimization_effort", -1.0)
+    try:
+        compile_module._report_clock(estimate, 0.25e-6)
+    finally:
+        jax.config.update("jax_exec_time_optimization_effort", 0.0)
+    line = "seconds per update, compiler's estimate: none at low effort, where products take up to"
+    assert capsys.readouterr().out == f"{line} ten times as long\n"
+
+
 @pytest.fixture
 def fake_slice(monkeypatch):
     """Devices of the CPU with so much memory in a slice's place."""
