@@ -96,7 +96,7 @@ _ALIGNED_VIEWS = {"alignment.weight": positive("weight of the alignment loss", 1
 # Groups of the package's fields.
 _GROUPS = (
     *("data", "latent", "alignment", "augmentation", "encoder", "decoder", "training"),
-    *("training.learning_rate", "text", "text_encoder", "text_decoder", "property"),
+    *("training.learning_rate", "text", "text_encoder", "text_decoder"),
     *("simclr", "infonce", "dcl", "siglip", "checkpoint", "evaluation", "sampling", "reporting"),
 )
 
