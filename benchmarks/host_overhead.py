@@ -1,14 +1,17 @@
 """Share of a training step that the compiled update takes alone.
 
-    python benchmarks/host_overhead.py [--config digits_repr] [--updates 2000]
+    python benchmarks/host_overhead.py [--config digits_repr] [--updates 2000] [--apart]
 
 Trains by the command line without evaluation or checkpoints before the end, and calls the same
 update in a bare loop on one batch. The run's time is that of goodput.json in steps, data and
 `other`. The bare loop runs half before and half after it, as other jobs may slow the machine down.
+--apart leaves the first core to compiled programs and the others to the host, as beside an
+accelerator.
 """
 
 import functools
 import json
+import os
 import tempfile
 import time
 from pathlib import Path
@@ -58,7 +61,13 @@ def compare() -> None:
     parser = shared.parser(__doc__)
     parser.add_argument("--config", default="digits_repr")
     parser.add_argument("--updates", type=int, default=2000)
+    parser.add_argument("--apart", action="store_true")
     arguments = parser.parse_args()
+    if arguments.apart:  # threads keep the cores that their process had when it started them
+        first, *others = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {first})
+        jax.devices()
+        os.sched_setaffinity(0, others)
     fields = ("training.num_steps", "evaluation.every_steps", "checkpoint.every_steps")
     overrides = [f"{field}={arguments.updates}" for field in fields]
     config = configuration.load(f"configs/{arguments.config}.py", overrides)

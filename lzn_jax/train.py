@@ -290,13 +290,7 @@ def train_and_evaluate(
     """
     run = _prepare(config, workdir, interruption or Interruption())
     with run.batches, Checkpoints(workdir, config.checkpoint.keep) as checkpoints:
-        state = _first_state(run, checkpoints)
-        with (
-            run.goodput("compile"),
-            _logged_compilation("the update"),
-            _decoded_meanwhile(run.train.images),
-        ):
-            update, operations = _compile_update(run, state)
+        state, update, operations = _start(run, checkpoints)
         _announce(state, run.mesh, run.workdir)
         with run.interruption.held():
             state, code = _loop(run, checkpoints, state, update, operations)
@@ -350,30 +344,42 @@ def training_batches(
     )
 
 
-def _first_state(run: _Run, checkpoints: Checkpoints) -> TrainState:
-    """State of the newest checkpoint, or the initial state; moves the batches to its step."""
+def _start(run: _Run, checkpoints: Checkpoints) -> tuple[TrainState, Any, float]:
+    """State of the newest checkpoint or the first, the compiled update, and its operations.
+
+    Moves the batches to the state's step.
+    """
     init = functools.partial(init_state, run.space, run.optimizer, run.config.seed)
     shard = run.config.training.shard_parameters
     with run.goodput("restore"):
         shapes = devices.placed(jax.eval_shape(init), run.mesh, shard=shard)
         state = restore_state(checkpoints, shapes)
-    if state is None:
-        with run.goodput("init"), _logged_compilation("the first parameters"):
+    _log.info("compiling: a minute or so at first, seconds once it is cached")
+    started = time.perf_counter()
+    with (
+        run.goodput("compile"),
+        _decoded_meanwhile(run.train.images),
+        ThreadPoolExecutor(1) as thread,
+    ):
+        compiled = thread.submit(_compile_update, run, shapes)
+        if state is None:
             # It runs once, so only the compile time matters: a quarter without optimisations.
             fast = {"xla_backend_optimization_level": 0}
             placement = jax.tree.map(lambda a: a.sharding, shapes)
             state = jax.jit(init, out_shardings=placement, compiler_options=fast)()
-    else:
-        run.goodput.resume(run.workdir)
+        else:
+            run.goodput.resume(run.workdir)
+        update, operations = compiled.result()
+    _log.info("compiled in %.0f s", time.perf_counter() - started)
     run.batches.seek(int(state.step))
-    return state
+    return state, update, operations
 
 
-def _compile_update(run: _Run, state: TrainState) -> tuple[Any, float]:
+def _compile_update(run: _Run, shapes: TrainState) -> tuple[Any, float]:
     """The update, compiled for the shapes of the run, and its number of operations."""
-    update = jit_update(run.space, run.optimizer, run.config, run.mesh, state)
+    update = jit_update(run.space, run.optimizer, run.config, run.mesh, shapes)
     with jax.set_mesh(run.mesh):
-        traced = update.trace(state, run.batches.shapes())
+        traced = update.trace(shapes, run.batches.shapes())
         cost = costs.count_operations(traced.jaxpr)
         _log.info(
             "a step takes %.3g operations in products and convolutions, %.2g %% of them in zoning",
@@ -381,14 +387,6 @@ def _compile_update(run: _Run, state: TrainState) -> tuple[Any, float]:
             100 * cost.inside / cost.total,
         )
         return traced.lower().compile(), cost.total
-
-
-@contextlib.contextmanager
-def _logged_compilation(what: str) -> Iterator[None]:
-    _log.info("compiling %s: a minute or so at first, seconds once it is cached", what)
-    started = time.perf_counter()
-    yield
-    _log.info("compiled in %.0f s", time.perf_counter() - started)
 
 
 @contextlib.contextmanager

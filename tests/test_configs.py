@@ -193,8 +193,8 @@ def _write_images(folder, generator):
 
 def _write_tfds(folder, generator):
     """Two data sets: `made` has classes, `spoken` two texts an image."""
-    pytest.importorskip("tensorflow_datasets")
-    pytest.importorskip("array_record")
+    pytest.importorskip("tensorflow_datasets", reason="pip install -e '.[tfds]'")
+    pytest.importorskip("array_record", reason="pip install -e '.[tfds]'")
     from tfds_writer import prepare
 
     rows = [(int(level), "RGB", i % 2) for i, level in enumerate(generator.integers(0, 256, 48))]

@@ -13,8 +13,8 @@ from lzn_jax import data
 from lzn_jax.data import tfds as source
 from lzn_jax.data.pixels import EncodedImages
 
-pytest.importorskip("tensorflow_datasets")
-pytest.importorskip("array_record")
+pytest.importorskip("tensorflow_datasets", reason="pip install -e '.[tfds]'")
+pytest.importorskip("array_record", reason="pip install -e '.[tfds]'")
 from tfds_writer import prepare
 
 MODES = ("RGB", "L", "RGBA", "P", "LA")

@@ -57,7 +57,7 @@ def test_a_run_on_a_folder_trains_and_evaluates_on_its_images(config_file, tmp_p
 
 @pytest.mark.parametrize(
     ("content", "step"),
-    [(lambda whole: b"no image", "_first_state"), (lambda whole: whole[:-40], "_loop")],
+    [(lambda whole: b"no image", "_start"), (lambda whole: whole[:-40], "_loop")],
     ids=["header", "pixels"],
 )
 @pytest.mark.parametrize("skips", [False, True])

@@ -80,9 +80,11 @@ def test_tensorboard_shows_a_restarted_run_once(tmp_path):
         log.image(3, "samples", tmp_path / "picture.png")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # TensorBoard's imports
-        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-        events = EventAccumulator(str(tmp_path / "tensorboard"))
+        reader = pytest.importorskip(
+            "tensorboard.backend.event_processing.event_accumulator",
+            reason="pip install -e '.[tensorboard]'",
+        )
+        events = reader.EventAccumulator(str(tmp_path / "tensorboard"))
         events.Reload()
     scalars = [(event.step, event.value) for event in events.Scalars("loss")]
     assert scalars == [(1, 1.0), (2, 2.0), (3, 30.0)]
@@ -121,8 +123,7 @@ def offline(monkeypatch, tmp_path):
 def test_wandb_goes_on_as_the_same_run_with_metrics_config_and_pictures(
     offline, tmp_path, monkeypatch
 ):
-    import wandb
-
+    wandb = pytest.importorskip("wandb", reason="pip install -e '.[wandb]'")
     sent, init, log_values = [], wandb.init, wandb.Run.log
     monkeypatch.setattr(wandb, "init", lambda **options: (sent.append(options), init(**options))[1])
     monkeypatch.setattr(
@@ -155,8 +156,7 @@ def test_wandb_is_not_imported_unless_it_is_asked_for(tmp_path):
 
 
 def test_wandb_without_project_account_or_package_is_one_line(offline, tmp_path, monkeypatch):
-    import wandb
-
+    wandb = pytest.importorskip("wandb", reason="pip install -e '.[wandb]'")
     def refused(**setting):
         with pytest.raises(UserError) as caught:
             log_module.start_wandb(small.config(**(setting or WANDB)), tmp_path)
