@@ -16,6 +16,7 @@ from flax import linen as nn
 from jax.sharding import SingleDeviceSharding
 
 from lzn_jax.models import ncsnpp, norm
+from lzn_jax.models.dropout import Dropout
 from lzn_jax.modes import compile as compiling
 from lzn_jax.run import clock, costs
 
@@ -128,13 +129,24 @@ def cycles(module, x, bits="threefry2x32"):
     return clock.estimate(clock.parse(text), chip).cycles
 
 
+class FlaxDropout(nn.Module):
+    """Dropout of flax, with 32 random bits for each value."""
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x, train):
+        return nn.Dropout(self.rate, deterministic=not train)(x)
+
+
 FORMS = {
     "as it is": {},
     "flax's normalisation": {"norm": by_flax},
     "sums in one pass without a shift": {"norm": partial(over, two_passes=False)},
     "deviations in a second pass": {"norm": partial(over, two_passes=True)},
     "written-out derivative": {"norm": written_out},
-    "random bits by rbg": {"bits": "rbg"},
+    "flax's dropout": {"dropout": FlaxDropout},
+    "flax's dropout, random bits by rbg": {"dropout": FlaxDropout, "bits": "rbg"},
     "relu for silu": {"silu": nn.relu},
     "as it is, at low effort": {"effort": -1.0},
 }
@@ -153,6 +165,7 @@ def main():
             with (
                 mock.patch.object(norm, "group_norm", form.get("norm", OURS)),
                 mock.patch.object(nn, "silu", form.get("silu", nn.silu)),
+                mock.patch.object(ncsnpp, "Dropout", form.get("dropout", Dropout)),
             ):
                 bits = form.get("bits", "threefry2x32")
                 jax.config.update("jax_exec_time_optimization_effort", form.get("effort", 0.0))

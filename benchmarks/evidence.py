@@ -59,6 +59,17 @@ PROB = ["alignment.form=prob"]
 ADAMS = ["alignment.solver=adams", "alignment.cutoff=0.6"]
 ALIGNED = ["alignments=('image:label',)"]
 CONDITION = ["decoder.condition=label"]
+# The decoder of digits_joint that its first version had, trained for as long as it was.
+NCSNPP = [
+    "decoder.name=ncsnpp",
+    "decoder.features=16",
+    "decoder.channel_multipliers=(1,2)",
+    "decoder.num_res_blocks=1",
+    "training.learning_rate.decoder=2e-3",
+    "training.batch_size=256",
+    "training.num_steps=1000",
+    "training.ema_decay=0.99",
+]
 INFONCE = ["objective=infonce"]
 # Encoders alone, by alignment.
 ZONES = ["training.generation_weight=0.0", "training.text_weight=0.0"]
@@ -98,6 +109,7 @@ VARIANTS: dict[str, dict[str, list[str]]] = {
     "joint": {
         "LZN": [],
         "RF": RF,  # the rectified flow without latents
+        "ncsnpp": NCSNPP,
         "no_generation": ["training.generation_weight=0.0"],  # the classifier alone
         "alpha_1": WHOLE_ZONES,
         "alpha_0": ["alignment.noise_scale=0.0"],

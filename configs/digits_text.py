@@ -33,15 +33,16 @@ def get_config() -> ml_collections.ConfigDict:
     config.text_encoder.features = 64
     config.text_decoder.features = 64
 
-    # A small decoder, conditioned on the caption's anchor, as the paper's is on the class.
-    config.decoder = ml_collections.ConfigDict({"name": "mlp", "features": 256, "num_blocks": 3})
+    # The decoder is conditioned on the caption's anchor, as the paper's is on the class.
     config.decoder.condition_dropout = 0.1
 
+    config.training.batch_size = 256
     config.training.num_steps = 700
     config.training.flow_draws = 2
+    config.training.learning_rate.decoder = 2e-3
     config.training.learning_rate.text_encoder = 1e-3
     config.training.learning_rate.text_decoder = 2e-3
-    config.training.schedule = "cosine"
+    config.training.ema_decay = 0.99
+    config.checkpoint.every_steps = 200
     config.evaluation.every_steps = 700
-    config.sampling.num_steps = 50
     return config

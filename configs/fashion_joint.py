@@ -34,11 +34,13 @@ def get_config() -> ml_collections.ConfigDict:
     # 14 and 7 wide in the encoder, 14 and 7 in the decoder, with 2x2 patches as four channels.
     config.encoder.features = 8
     config.encoder.channel_multipliers = (1, 2, 4)
+    config.decoder = {"name": "ncsnpp", "features": 16, "channel_multipliers": (1, 2)}
+    config.decoder.num_res_blocks = 1
     config.decoder.patch_size = 2
 
-    config.training.batch_size = 128
     config.training.num_steps = 7000  # 15 epochs
     config.training.learning_rate.encoder = 2e-3
+    config.training.learning_rate.decoder = 2e-3
     config.training.ema_decay = 0.999
     config.checkpoint.every_steps = 500
     config.evaluation.every_steps = 7000

@@ -505,15 +505,23 @@ def _changed(
 ) -> tuple[dict[str, Any], set[str]]:
     """The values with overrides applied, and the names of those that were set for this data set."""
     data = values["data.name"]
-    fields = schema_of(values)
+    before = schema_of(values)
     # Fields that name parts come first, as the other fields depend on the parts.
-    selectors = tuple(f"{name}=" for name, field in fields.items() if field.part is not None)
+    selectors = tuple(f"{name}=" for name, field in before.items() if field.part is not None)
     named = [text for text in overrides if text.startswith(selectors)]
-    values = {**values, **dict(_parse_override(text, fields) for text in named)}
-    is_other_data = values["data.name"] != data
-    if is_other_data:
-        values = _without_data(values, fields)
+    values = {**values, **dict(_parse_override(text, before) for text in named)}
     fields = schema_of(values)
+    is_other_data = values["data.name"] != data
+
+    def still_holds(name: str) -> bool:  # under the parts that are named
+        if name not in fields:
+            return False
+        if not (is_other_data and name.startswith("data.")):
+            return True
+        is_of_data = fields[name].from_data or before[name].from_data
+        return not is_of_data or fields[name].default is parts.REQUIRED
+
+    values = {name: value for name, value in values.items() if still_holds(name)}
     changes = dict(_parse_override(text, fields) for text in overrides)
     values = {**values, **changes}
     return values, set(changes if is_other_data else values)
@@ -528,21 +536,6 @@ def _checked(values: Mapping[str, Any]) -> ml_collections.ConfigDict:
         if field.from_data and found[name] is None:
             raise UserError(f"the config lacks the field {name} ({field.help})")
     return ml_collections.FrozenConfigDict(nest(found))
-
-
-def _without_data(values: Mapping[str, Any], before: Mapping[str, Field]) -> dict[str, Any]:
-    """The values without those that describe the previous data set."""
-    fields = schema_of(values)
-
-    def still_holds(name: str) -> bool:
-        if not name.startswith("data."):
-            return True
-        if name not in fields:
-            return False
-        is_of_data = fields[name].from_data or before[name].from_data
-        return not is_of_data or fields[name].default is parts.REQUIRED
-
-    return {name: value for name, value in values.items() if still_holds(name)}
 
 
 def _parse_override(text: str, fields: Mapping[str, Field]) -> tuple[str, Any]:

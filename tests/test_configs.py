@@ -253,13 +253,8 @@ def _run(name, workdir, **changes):
     return summary
 
 
-ONE_OF_EACH_KIND = ("digits_joint", "digits_repr", "digits_alone")
-
-
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(n, marks=() if n in ONE_OF_EACH_KIND else pytest.mark.slow) for n in NAMES],
-)
+@pytest.mark.slow  # of each kind one run is trained and evaluated in test_main and test_alone
+@pytest.mark.parametrize("name", NAMES)
 def test_a_shrunk_config_trains_and_evaluates(name, data_fields, tmp_path):
     summary = _run(name, tmp_path / "run", **data_fields(name))
     assert summary["step"] == 2
@@ -318,6 +313,7 @@ WRITING = {"sample_accuracy", "image_to_text_exact"}
 DRAWING = {"sample_accuracy", "reconstruction_l2", "sampling_evaluations"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "changes", "has", "lacks"),
     [

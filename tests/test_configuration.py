@@ -16,6 +16,7 @@ from lzn_jax.run import workdir
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 DIGITS_JOINT = str(CONFIGS / "digits_joint.py")
+JOINT = str(Path(__file__).with_name("ncsnpp_joint.py"))
 
 # The fields of a joint study on digits with NCSN++ networks, written out by group.
 JOINT_FIELDS = {
@@ -73,7 +74,7 @@ def joint_fields() -> set[str]:
 
 
 @functools.cache
-def held(config=DIGITS_JOINT, *overrides):
+def held(config=JOINT, *overrides):
     """The values of a config by dotted name."""
     return configuration.flatten(configuration.load(config, overrides).to_dict())
 
@@ -202,7 +203,7 @@ def test_a_config_states_what_it_cannot_do_without_and_leaves_no_empty_group(tmp
 
 
 def test_a_run_older_than_a_field_goes_on_with_its_default(tmp_path):
-    config = configuration.load(DIGITS_JOINT, [f"{n}={v}" for n, v in DEFAULTS.items()])
+    config = configuration.load(JOINT, [f"{n}={v}" for n, v in DEFAULTS.items()])
     tree = configuration.to_json_dict(config)
     for name in DEFAULTS:
         group, _, field = name.partition(".")
@@ -283,7 +284,7 @@ evaluation.batch_sizes=36,1: (36, 1); training.microbatch_size=64: 64; latent.nu
 @pytest.mark.parametrize(("override", "value"), pairs(ACCEPTED))
 def test_an_override_sets_its_field_in_the_fields_type(override, value):
     name, value = override.partition("=")[0], ast.literal_eval(value)
-    after = held(DIGITS_JOINT, override)
+    after = held(JOINT, override)
     assert after == held() | {name: value}
     assert type(after[name]) is type(value)
     if isinstance(value, tuple):
@@ -295,13 +296,13 @@ def test_an_optional_field_goes_to_a_value_and_to_none(name):
     for start in (None, OPTIONAL[name]):
         assert configuration.validated(held() | {name: start})[name] == start
     overrides = [f"{name}=None", f"{name}={OPTIONAL[name]}"]  # the later one wins
-    assert held(DIGITS_JOINT, *overrides)[name] == OPTIONAL[name]
-    assert held(DIGITS_JOINT, *overrides[::-1])[name] is None
+    assert held(JOINT, *overrides)[name] == OPTIONAL[name]
+    assert held(JOINT, *overrides[::-1])[name] is None
 
 
 @pytest.mark.parametrize("name", sorted(joint_fields() - set(OPTIONAL) - {"study"}))
 def test_no_other_field_takes_none(name):
-    assert message(DIGITS_JOINT, f"{name}=None").startswith(f"{name} must be ")
+    assert message(JOINT, f"{name}=None").startswith(f"{name} must be ")
 
 
 # What a field must be, and overrides that it refuses; a line that begins with blanks goes on.
@@ -357,7 +358,7 @@ must be A:B with A < B, for example 100:105 | reporting.profile_steps=5
 )
 def test_a_bad_override_is_named_with_what_would_be_right(rule, override):
     name, _, text = override.replace("HUGE", str(10**400)).partition("=")
-    found = message(DIGITS_JOINT, f"{name}={text}")
+    found = message(JOINT, f"{name}={text}")
     assert found.startswith(f"{name} {rule}")
     values = [text]
     with contextlib.suppress(ValueError, SyntaxError):
@@ -383,7 +384,7 @@ digits_joint | alignment.sharpness=1.0 alignment.sharpness_weights=0.0 |
     alignment.sharpness_weights must be () or 1 numbers, not all 0, as
 digits_joint | alignment.sharpness=None alignment.sharpness_weights=1.0 |
     alignment.sharpness_weights needs alignment.sharpness, got None
-digits_joint | decoder.scale_by_sigma=True | decoder.scale_by_sigma must be False unless
+digits_gen | decoder.scale_by_sigma=True | decoder.scale_by_sigma must be False unless
     decoder.time_embedding is 'fourier'
 digits_joint | latent.enabled=False training.generation_weight=0 | training.generation_weight
     must be > 0
@@ -413,6 +414,15 @@ def test_a_space_that_does_not_hold_together_is_named(path, overrides, expected)
     assert expected in message(path, *overrides.split())
 
 
+def test_an_override_that_names_a_network_drops_the_fields_of_the_previous_one():
+    own = ("features=8", "channel_multipliers=(1,)", "num_res_blocks=1")
+    network = ["decoder.name=ncsnpp", *(f"decoder.{field}" for field in own)]
+    found = held(DIGITS_JOINT, *network)
+    assert found["decoder.features"] == 8
+    assert "decoder.num_blocks" not in found
+    assert message(DIGITS_JOINT, network[0]).startswith("the config lacks the field decoder.")
+
+
 @pytest.mark.parametrize(
     "overrides",
     [
@@ -428,7 +438,7 @@ def test_a_space_that_does_not_hold_together_is_named(path, overrides, expected)
     ],
 )
 def test_fields_that_go_together_are_checked_after_all_overrides(overrides):
-    assert configuration.load(DIGITS_JOINT, overrides.split())
+    assert configuration.load(JOINT, overrides.split())
 
 
 UNKNOWN = """
@@ -448,7 +458,7 @@ evaluation.samples: evaluation.num_samples
 @pytest.mark.parametrize(("name", "nearest"), pairs(UNKNOWN))
 def test_an_unknown_field_is_answered_with_the_nearest(name, nearest):
     answer = f"the config has no field {name}; the nearest is {nearest}"
-    assert message(DIGITS_JOINT, f"{name}=1") == answer
+    assert message(JOINT, f"{name}=1") == answer
     assert fault(held() | {name: 1}) == answer
 
 
@@ -526,7 +536,7 @@ def test_numbers_of_images_are_at_most_those_that_there_are(tmp_path, caplog):
     assert config.evaluation.num_samples == config.latent.context_size == 270
     assert config.evaluation.context_sizes == (1, 6, 36, 216, 270)
     assert config.evaluation.batch_sizes == (1, 6, 30)
-    assert config.training.batch_size == 256
+    assert config.training.batch_size == 128
     (line,) = caplog.messages
     assert line.startswith(
         f"from the images in {tmp_path}: image_size=8, channels=3, num_classes=2"
@@ -563,7 +573,7 @@ def test_an_override_does_not_repair_a_file_and_loading_writes_nothing(tmp_path)
 
 def test_the_largest_cutoff_leaves_a_step():
     largest = math.nextafter(1.0, 0.0)
-    assert configuration.load(DIGITS_JOINT, [f"alignment.cutoff={largest!r}"])
+    assert configuration.load(JOINT, [f"alignment.cutoff={largest!r}"])
     assert all(int(largest * num_steps) < num_steps for num_steps in (1, 2, 3, 20, 100, 12345))
 
 
@@ -617,7 +627,7 @@ def test_a_file_that_gives_no_config_is_named(tmp_path, source, expected):
 
 
 def test_a_loaded_config_cannot_be_changed():
-    config = configuration.load(DIGITS_JOINT)
+    config = configuration.load(JOINT)
     for group in (config, config.training.learning_rate):
         with pytest.raises(AttributeError, match="immutable"):
             group.seed = 1
@@ -628,7 +638,7 @@ def test_a_loaded_config_cannot_be_changed():
 
 def test_json_holds_plain_values():
     overrides = ["encoder.channel_multipliers=1,2,4", "alignment.noise_scale=None"]
-    config = configuration.load(DIGITS_JOINT, overrides)
+    config = configuration.load(JOINT, overrides)
     tree = configuration.to_json_dict(config)
     assert json.loads(json.dumps(tree)) == tree
     assert tree["encoder"]["channel_multipliers"] == [1, 2, 4]

@@ -368,6 +368,7 @@ def test_variables_have_the_bits_of_the_weights(kind, seeded):
                 np.testing.assert_array_equal(array, to_torch(key, leaves[path]), strict=True)
 
 
+@pytest.mark.slow
 def test_modes_go_on_from_a_converted_checkpoint(seeded, monkeypatch):
     _, flags, folder = seeded("joint")
     # One space on one device: what a mode has compiled, the next one has, too.

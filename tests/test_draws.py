@@ -73,10 +73,11 @@ class Draws:
 
     def _equation(self, equation, inputs):
         name, unknown = equation.primitive.name, [UNKNOWN] * len(equation.outvars)
-        if name in ("random_bits", "random_split", "random_fold_in"):
+        draws = ("random_bits", "random_unwrap")  # the latter in models/dropout.py
+        if name in (*draws, "random_split", "random_fold_in"):
             keys = np.asarray(jax.random.key_data(inputs[0])).reshape(-1, 2).tolist()
-            (self.drawn if name == "random_bits" else self.parents).extend(map(tuple, keys))
-        if name == "random_bits":
+            (self.drawn if name in draws else self.parents).extend(map(tuple, keys))
+        if name in draws:
             return unknown
         if name == "scan":
             return self._scan(equation, inputs)

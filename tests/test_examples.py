@@ -50,9 +50,11 @@ def parts_of(name):
     return next(m for m in sys.modules.values() if path_of(m) == file.resolve())
 
 
-@pytest.fixture(
-    scope="module", params=[pytest.param("molecules", marks=needs_rdkit), *list(SHRUNK)[1:]]
-)
+MARKS = {name: pytest.mark.slow for name in SHRUNK} | {"property": ()}
+MARKS["molecules"] = [pytest.mark.slow, needs_rdkit]
+
+
+@pytest.fixture(scope="module", params=[pytest.param(n, marks=m) for n, m in MARKS.items()])
 def run(request, tmp_path_factory):
     """Name and folder of a run of two updates, and the code with which it ended."""
     workdir = tmp_path_factory.mktemp(request.param)

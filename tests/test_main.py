@@ -16,7 +16,7 @@ import small
 from PIL import Image
 
 import lzn_jax
-from lzn_jax import data, loading
+from lzn_jax import data, loading, train
 from lzn_jax import main as command_line
 from lzn_jax.data import digits
 from lzn_jax.data.folder import find_images
@@ -29,6 +29,7 @@ CONFIG, REPRESENTATION = "configs/digits_joint.py", "configs/digits_repr.py"
 SETTINGS = {"training__microbatch_size": 8, "training__batch_size": 16}
 HAS_WANDB = find_spec("wandb") is not None
 SETTINGS |= {"reporting__wandb_project": "zones"} if HAS_WANDB else {}
+CLASSIFIER = {"training__generation_weight": 0}  # trains and evaluates faster
 SETTINGS |= {f"evaluation__{name}": "(7,)" for name in ("noise_scales", "batch_sizes")}
 
 
@@ -81,7 +82,7 @@ def _contents(folder):
     return {p: p.read_bytes() for p in sorted(Path(folder).rglob("*")) if p.is_file()}
 
 
-@pytest.mark.parametrize("enabled", [True, False])
+@pytest.mark.parametrize("enabled", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_run_leaves_its_files(enabled, run, tmp_path):
     workdir = run if enabled else tmp_path
     assert enabled or _run(workdir, latent__enabled=False) == 0
@@ -141,7 +142,8 @@ def test_a_run_with_a_validation_split_never_reads_the_test_set(tmp_path, monkey
         return load(config, split)
 
     monkeypatch.setattr(digits, "load", load_no_test)
-    changes = {"data__validation": 37, "latent__context_size": 1437}
+    small.without_pictures(monkeypatch)
+    changes = {"data__validation": 37, "latent__context_size": 1437} | CLASSIFIER
     assert _run(tmp_path, **changes) == 0
     trained = json.loads((tmp_path / "summary.json").read_text())
     assert trained["validation_examples"] == 37
@@ -194,7 +196,8 @@ def test_a_mode_takes_the_config_of_its_run_and_refuses_what_does_not_fit(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_run_goes_on_by_the_name_of_its_folder(trained, capsys):
+def test_a_run_goes_on_by_the_name_of_its_folder(trained, monkeypatch):
+    monkeypatch.setattr(train, "_evaluate_once", lambda *_: None)  # for time
     assert command_line.main([f"--workdir={trained}", "--config.training.num_steps=3"]) == 0
     assert (trained / "checkpoints" / "3").is_dir()
     stored = json.loads((trained / "config.json").read_text())
@@ -210,7 +213,8 @@ def test_a_folder_of_ones_own_trains_and_its_modes_know_it(tmp_path, monkeypatch
         pixels = rng.integers(128, size=(9, 9, 3)) + 128 * (1 - index % 2)
         Image.fromarray(pixels.astype(np.uint8)).save(path)
     own = [f"--config.{field}" for field in ("data.name=image_folder", "data.path=images")]
-    shrunk = [a for a in small.overrides(CONFIG) if "context_size" not in a]
+    shrunk = [a for a in small.overrides(CONFIG, **CLASSIFIER) if "context_size" not in a]
+    small.without_pictures(monkeypatch)
     with monkeypatch.context() as patch:
         patch.chdir(tmp_path)
         assert command_line.main(["--config=digits_joint", "--workdir=run", *own, *shrunk]) == 0

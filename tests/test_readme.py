@@ -44,6 +44,7 @@ def test_a_trained_model_does_what_the_example_says(tmp_path, monkeypatch, capsy
     assert "path (11, 8, 8, 1)" in said
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("full_speed")
 def test_an_encoder_of_ones_own_learns(capsys):
     names_of("website/zoning_functions.md")
@@ -53,6 +54,7 @@ def test_an_encoder_of_ones_own_learns(capsys):
     assert len(blocks_of("website/zoning_functions.md")[0].splitlines()) <= 40
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("full_speed")
 def test_the_smallest_type_learns(tmp_path, monkeypatch):
     small.without_pictures(monkeypatch)

@@ -89,6 +89,7 @@ def test_metrics_have_the_name_of_the_main_type(run):
     assert names >= ways | accuracies | texts | {f"text_to_sound_r{k}" for k in (1, 10)}
 
 
+@pytest.mark.slow
 def test_figures_of_an_evaluation_show_spectrograms(run, drawn):
     only = "--config.evaluation.measurements=('reconstruction',)"
     assert main.main([*run[0], "--mode=evaluate", only]) == 0

@@ -18,6 +18,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.molecule = {"context_size": 2048}
 
     rates = {"molecule_encoder": 1e-3, "molecule_decoder": 2e-3, "label_anchors": 1e-3}
+    config.training.ema_decay = 0.99
     config.training.learning_rate = rates
     config.training.batch_size = 128
     config.training.num_steps = 600

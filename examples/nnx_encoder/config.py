@@ -13,6 +13,8 @@ def get_config() -> ml_collections.ConfigDict:
     config = configuration.sibling(__file__, "digits_joint")
     config.extensions = ("nnx_mlp.py",)
     config.encoder = {"name": "nnx_mlp", "features": 256}
-    config.decoder = {"name": "mlp", "features": 256, "num_blocks": 3}
+    config.training.batch_size = 256
+    config.training.learning_rate.decoder = 2e-3
+    config.training.ema_decay = 0.99
     config.training.num_steps = 600
     return config

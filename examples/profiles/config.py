@@ -14,6 +14,7 @@ def get_config() -> ml_collections.ConfigDict:
     config = configuration.sibling(__file__, "digits_joint", {"study": None, **types})
     config.extensions = ("profiles.py",)
     config.profile = {"context_size": 1437}
+    config.training.ema_decay = 0.99
     config.training.learning_rate.label_anchors = 1e-3
     config.training.batch_size, config.training.num_steps = 128, 120
     return config

@@ -27,10 +27,13 @@ def get_config() -> ml_collections.ConfigDict:
     config.alignment.cutoff = 0.2
 
     config.encoder = ml_collections.ConfigDict({"name": "mlp", "features": 256, "num_blocks": 2})
-    config.decoder = ml_collections.ConfigDict({"name": "mlp", "features": 256, "num_blocks": 3})
     config.decoder.condition = "property"
     config.decoder.latents = ("property", "image")
 
+    config.training.batch_size = 256
+    config.training.num_steps = 1000
+    config.training.learning_rate.decoder = 2e-3
+    config.training.ema_decay = 0.99
     config.training.learning_rate.property_encoder = 1e-3
     config.training.learning_rate.property_decoder = 1e-3
     return config

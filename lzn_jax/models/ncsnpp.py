@@ -18,6 +18,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from lzn_jax import parts
+from lzn_jax.models.dropout import Dropout
 from lzn_jax.models.norm import GroupNorm
 from lzn_jax.parts import (
     Field,
@@ -179,7 +180,7 @@ class ResidualBlock(nn.Module):
             shift = dense(self.channels, self.dtype, "embedding_dense")(nn.silu(embedding))
             h = h + shift[:, None, None, :]
         h = nn.silu(group_norm(self.channels, self.dtype, "norm_1")(h))
-        h = nn.Dropout(self.dropout, deterministic=not train)(h)
+        h = Dropout(self.dropout)(h, train)
         h = conv3x3(self.channels, self.dtype, "conv_1", NEAR_ZERO)(h)
         if self.resample or x.shape[-1] != self.channels:
             shortcut = dense(self.channels, self.dtype, "shortcut")(shortcut)

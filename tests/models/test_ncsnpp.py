@@ -4,6 +4,7 @@ import collections
 import functools
 import math
 import re
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +25,7 @@ from lzn_jax.data_types.label import LabelAnchors
 from lzn_jax.models import build
 from lzn_jax.models import ncsnpp as layers
 from lzn_jax.models.mlp import MLPGenerator
+from lzn_jax.models.dropout import Dropout
 from lzn_jax.models.ncsnpp import NCSNppDecoder, NCSNppEncoder
 from lzn_jax.models.norm import GroupNorm
 
@@ -273,18 +275,18 @@ def test_dropout_zeroes_activations_before_the_second_convolution_and_scales_the
     ids=["encoder", "decoder"],
 )
 def test_every_block_knows_whether_it_trains(network, blocks, train):
-    deterministic = []
+    found = []
 
     def record(call, args, kwargs, context):
-        if isinstance(context.module, nn.Dropout):
-            deterministic.append(context.module.deterministic)
+        if isinstance(context.module, Dropout):
+            found.append(args[1])
         return call(*args, **kwargs)
 
     x = jnp.ones((1, 8, 8, 1))
     inputs = (x,) if isinstance(network, NCSNppEncoder) else (x, jnp.ones(1), None, None)
     with nn.intercept_methods(record):
         jax.eval_shape(lambda: network.init(jax.random.key(0), *inputs, train=train))
-    assert deterministic == [not train] * blocks
+    assert found == [train] * blocks
 
 
 def initial_params(module, *inputs):
@@ -347,7 +349,7 @@ def test_build_passes_the_configs_fields_on():
     changes = {f"{of}__{name}": x for of in ("encoder", "decoder") for name, x in network.items()}
     changes |= {"latent__dim": 5, "encoder__tap_resolutions": (4,), "decoder__dropout": 0.5}
     changes |= {"training__compute_dtype": "bfloat16", "decoder__time_embedding": "fourier"}
-    config = small.config("configs/digits_joint.py", **changes)
+    config = small.config(Path(__file__).parents[1] / "ncsnpp_joint.py", **changes)
     modules, dtype = build(config), jnp.dtype("bfloat16")
     assert modules["encoder"] == NCSNppEncoder(
         **network, latent_dim=5, tap_channels=2, tap_units=8, tap_resolutions=(4,), dtype=dtype

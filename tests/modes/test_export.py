@@ -59,8 +59,6 @@ COMPARED = [  # programs of a run, compared with the trained model
     ("batch", "classify_image"),
     ("generation", "sample_image"),
     ("representation", "embed_image"),
-    ("text", "sample_text", "sample_image"),
-    ("property", "translate_image_property"),
 ]
 COMPARED_SLOWLY = [
     ("joint", "embed_image", "encode_label", "classify_image", "translate_image_label",
@@ -68,8 +66,10 @@ COMPARED_SLOWLY = [
     ("batch", "encode_image", "translate_image_label"),
     ("flow", "sample_image"),
     ("alone", "encode_label", "classify_image", "sample_image"),
-    ("text", "encode_text", "classify_text", "translate_text_image", "translate_image_text"),
-    ("property", "encode_property", "translate_property_image", "sample_property"),
+    ("text", "sample_text", "sample_image", "encode_text", "classify_text", "translate_text_image",
+     "translate_image_text"),
+    ("property", "translate_image_property", "encode_property", "translate_property_image",
+     "sample_property"),
 ]  # fmt: skip
 # In place of an environment with nothing else installed.
 ALONE = """

@@ -306,7 +306,9 @@ def test_labels_are_suggested_by_the_names_of_the_data(name, example, without_a_
     assert f"--input={example}" in commands(name)[0]
 
 
-@pytest.mark.parametrize("name", ["digits_text", "digits_joint"])
+@pytest.mark.parametrize(
+    "name", ["digits_joint", pytest.param("digits_text", marks=pytest.mark.slow)]
+)
 def test_the_commands_work(name, without_a_page, tmp_path):
     path = f"configs/{name}.py"
     small.untrained_run(tmp_path, small.config(path))

@@ -69,6 +69,7 @@ def _state(workdir, num_devices):
     return [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_answer_of_one(one, two):
     workdir, results = two
     assert [code for code, *_ in results] == [0, 0], results
@@ -81,11 +82,13 @@ def test_two_processes_give_the_answer_of_one(one, two):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_two_processes_is_read_on_any_number_of_devices(two):
     for a, b in zip(_state(two[0], 1), _state(two[0], 4), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_one_of_two_processes_writes_and_speaks(one, two):
     workdir, ((_, _, first), (_, _, second)) = two
 

@@ -461,7 +461,12 @@ def _everything(anchors, partners, noise, solver=EIGHT_STEPS):
 
 
 @pytest.mark.parametrize(
-    ("mesh", "solver"), [*((mesh, EIGHT_STEPS) for mesh in MESHES), ("Auto", AdamsBashforth(2))]
+    ("mesh", "solver"),
+    [
+        ("Auto", EIGHT_STEPS),
+        *(pytest.param(m, EIGHT_STEPS, marks=pytest.mark.slow) for m in list(MESHES)[1:]),
+        ("Auto", AdamsBashforth(2)),
+    ],
 )
 def test_sharded_arrays_give_the_single_device_answer(mesh, solver, x64):
     anchors, partners, noise = _arrays((32, 6), (32, 6), (32, 6))
@@ -478,7 +483,7 @@ def test_sharded_arrays_give_the_single_device_answer(mesh, solver, x64):
         _assert_close(sharded, expected, rtol=1e-11, atol=1e-11)
 
 
-@pytest.mark.parametrize("mesh", ["Auto", "Explicit"])
+@pytest.mark.parametrize("mesh", ["Auto", pytest.param("Explicit", marks=pytest.mark.slow)])
 def test_sharded_arrays_give_the_single_device_answer_outside_of_jit(mesh):
     arrays = _arrays((16, 6), (16, 6))
     loss = jax.value_and_grad(lambda a, b: jnp.mean(compute_latents(a, b, solver=EULER) ** 2))
@@ -523,8 +528,8 @@ def test_rows_that_fill_up_add_nothing_to_an_infinite_loss():
     assert np.isfinite(metrics["ode_error"])
 
 
-@pytest.mark.parametrize("divided", ["rows", "batches"])
-@pytest.mark.parametrize("mesh", ["Auto", "Explicit"])
+@pytest.mark.parametrize("divided", ["rows", pytest.param("batches", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("mesh", ["Auto", pytest.param("Explicit", marks=pytest.mark.slow)])
 def test_vmap_on_8_devices_is_vmap(mesh, divided):
     anchors, noise = _arrays((8, 8, 6), (8, 8, 6))
     arrays = anchors, np.float32(0.45) * noise  # away from borders, which amplify rounding
@@ -549,7 +554,9 @@ def test_inside_of_a_callers_shard_map_each_device_sees_its_own_anchors(check_vm
         _assert_close(found[rows], own(anchors[rows], noise[rows]), atol=1e-6)
 
 
-@SCHEMES
+@pytest.mark.parametrize(
+    "solver", [EULER, *(pytest.param(s, marks=pytest.mark.slow) for s in (DPM, ADAMS))], ids=str
+)
 def test_a_callers_shard_map_may_divide_the_latents_alone(solver, x64):
     latents, anchors = (np.float64(a) for a in _arrays((16, 6), (5, 6)))
     targets = np.arange(16) % 5
