@@ -139,16 +139,17 @@ class FlaxDropout(nn.Module):
         return nn.Dropout(self.rate, deterministic=not train)(x)
 
 
+BEFORE = {"dropout": FlaxDropout}
 FORMS = {
     "as it is": {},
-    "flax's normalisation": {"norm": by_flax},
-    "sums in one pass without a shift": {"norm": partial(over, two_passes=False)},
-    "deviations in a second pass": {"norm": partial(over, two_passes=True)},
-    "written-out derivative": {"norm": written_out},
-    "flax's dropout": {"dropout": FlaxDropout},
-    "flax's dropout, random bits by rbg": {"dropout": FlaxDropout, "bits": "rbg"},
-    "relu for silu": {"silu": nn.relu},
-    "as it is, at low effort": {"effort": -1.0},
+    "flax's dropout": BEFORE,
+    "flax's dropout, random bits by rbg": {**BEFORE, "bits": "rbg"},
+    "flax's normalisation": {**BEFORE, "norm": by_flax},
+    "sums in one pass without a shift": {**BEFORE, "norm": partial(over, two_passes=False)},
+    "deviations in a second pass": {**BEFORE, "norm": partial(over, two_passes=True)},
+    "written-out derivative": {**BEFORE, "norm": written_out},
+    "relu for silu": {**BEFORE, "silu": nn.relu},
+    "flax's dropout, at low effort": {**BEFORE, "effort": -1.0},
 }
 
 

@@ -39,8 +39,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.encoder.tap_channels = 8
     config.encoder.tap_units = 64
 
-    # Decoder (noisy image, time, latent, label -> velocity). NCSN++ makes better samples in a longer
-    # time: variant `ncsnpp` of benchmarks/evidence.py.
+    # Decoder (noisy image, time, latent, label -> velocity). NCSN++ takes longer and makes better
+    # samples: variant `ncsnpp` of benchmarks/evidence.py.
     config.decoder.name = "mlp"
     config.decoder.features = 256
     config.decoder.num_blocks = 3

@@ -6,6 +6,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from lzn_jax import configuration, data, plots, train
 from lzn_jax.latent_space import LatentSpace, Model
@@ -166,6 +167,12 @@ def without_pictures(monkeypatch):
     """Nothing is drawn: a picture takes longer than the metrics of a shrunk run."""
     for name in set(plots.__all__) - {"MAX_PAIRS", "MIN_POINTS"}:
         monkeypatch.setattr(plots, name, lambda *_, **__: None)
+
+
+def slow(*cases):
+    """Cases of a parametrised test that repeat its claim."""
+    cases = [case if isinstance(case, tuple) else (case,) for case in cases]
+    return [pytest.param(*case, marks=pytest.mark.slow) for case in cases]
 
 
 def drawn(shapes, scale=0.3, seed=0):

@@ -28,7 +28,7 @@ def model():
     return alone().model
 
 
-@pytest.mark.parametrize("queries", [None, 8])
+@pytest.mark.parametrize("queries", [8, *small.slow(None)])
 @pytest.mark.parametrize(
     ("is_plain", "set_loss"), [(True, "drift"), (False, "energy"), (False, "drift")]
 )

@@ -261,14 +261,8 @@ def test_a_shrunk_config_trains_and_evaluates(name, data_fields, tmp_path):
     assert METRICS[_load(name).study] <= summary.keys()
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "digits_joint",
-        *(pytest.param(n, marks=pytest.mark.slow) for n in ("digits_gen", "digits_repr")),
-        pytest.param("digits_alone", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["digits_joint", "digits_gen", "digits_repr", "digits_alone"])
 def test_a_shrunk_config_goes_on_as_if_it_had_not_stopped(name, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(train, "_evaluate_once", lambda *_: None)  # for time
     own = {

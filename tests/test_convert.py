@@ -192,6 +192,7 @@ def test_a_converted_checkpoint_has_averages_context_and_iteration(converted):
     jax.tree.map(np.testing.assert_array_equal, model.variables, released_variables("ema"))
 
 
+@pytest.mark.slow
 def test_raw_weights_take_the_place_of_the_averages(tmp_path, capsys):
     config = config_file(tmp_path / "config.py", fourier_values())
     assert run(config, tmp_path / "run", f"--checkpoint={FOURIER}", "--raw") == 0
@@ -210,6 +211,7 @@ def test_raw_weights_take_the_place_of_the_averages(tmp_path, capsys):
     assert main.main(flags) == 2
 
 
+@pytest.mark.slow
 def test_context_anchors_come_from_the_folder_that_is_named(images, tmp_path):
     config = config_file(tmp_path / "config.py", fourier_values())  # which names no data
     flags = [f"--checkpoint={FOURIER}", f"--context={images}"]
@@ -387,6 +389,7 @@ def test_modes_go_on_from_a_converted_checkpoint(seeded, monkeypatch):
     assert "test_accuracy" in summary  # among context anchors
 
 
+@pytest.mark.slow
 def test_training_goes_on_from_a_converted_checkpoint(seeded, monkeypatch, capsys):
     _, flags, folder = seeded("repr")
     monkeypatch.setattr(train, "_evaluate_once", lambda *_: None)  # for time

@@ -109,7 +109,10 @@ def _closed(value):
     return value if isinstance(value, ClosedJaxpr) else None
 
 
-@pytest.mark.parametrize("name", NAMES)
+FIRST = ("digits_joint", "digits_repr", "digits_alone", "digits_text")
+
+
+@pytest.mark.parametrize("name", [*FIRST, *small.slow(*(n for n in NAMES if n not in FIRST))])
 def test_no_two_draws_of_an_update_share_bits(name):
     config = small.config(f"{ROOT}/configs/{name}.py", training__batch_size=16)
     space = LatentSpace(config, devices.make_mesh(16, jax.devices()[:1]))

@@ -50,11 +50,10 @@ def parts_of(name):
     return next(m for m in sys.modules.values() if path_of(m) == file.resolve())
 
 
-MARKS = {name: pytest.mark.slow for name in SHRUNK} | {"property": ()}
-MARKS["molecules"] = [pytest.mark.slow, needs_rdkit]
-
-
-@pytest.fixture(scope="module", params=[pytest.param(n, marks=m) for n, m in MARKS.items()])
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param("molecules", marks=needs_rdkit), *list(SHRUNK)[1:]],
+)
 def run(request, tmp_path_factory):
     """Name and folder of a run of two updates, and the code with which it ended."""
     workdir = tmp_path_factory.mktemp(request.param)
@@ -70,6 +69,7 @@ def model(run):
     return lzn_jax.load(workdir, extensions=[parts_of(name).__file__])
 
 
+@pytest.mark.slow
 def test_it_trains_goes_on_and_is_evaluated(run, monkeypatch):
     small.without_pictures(monkeypatch)
     name, workdir, code = run
@@ -87,6 +87,7 @@ def test_it_trains_goes_on_and_is_evaluated(run, monkeypatch):
     assert again == pytest.approx({metric: trained[metric] for metric in again}, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_sample_alone_is_what_it_is_among_others(model):
     test = data.load(model.config.data, "test")
     for source, target in model.translations:
@@ -104,6 +105,7 @@ def test_a_sample_alone_is_what_it_is_among_others(model):
                 np.testing.assert_array_equal(found, together[:count])
 
 
+@pytest.mark.slow
 def test_batches_have_the_shapes_that_are_compiled(model):
     train = data.load(model.config.data, "train")
     space, size = model.space, model.config.training.batch_size
@@ -120,6 +122,7 @@ WRITTEN = {
 }
 
 
+@pytest.mark.slow
 def test_the_page_translates_what_is_written(run, model):
     train, test = data.load_data(model.config)
     answers = Answers(model, test, train)

@@ -69,9 +69,8 @@ def flow_loss(world, latents):
     ("noise_scale", "form", "sharpness", "weights"),
     [
         (0.45, "log", None, ()),
-        (None, "prob", None, ()),
-        (0.45, "log", (0.7,), ()),
         (0.45, "prob", (1.0, 4.0), (2.0, 1.0)),
+        *small.slow((None, "prob", None, ()), (0.45, "log", (0.7,), ())),
     ],
 )
 def test_the_loss_is_that_of_the_flow_and_of_latents_outside_the_zone_of_their_class(

@@ -113,26 +113,24 @@ BESIDE = {"alignments": "('image:label',)", "decoder__condition": "label"}
 DROPPED = {"encoder__dropout": 0.5, "decoder__dropout": 0.5, "training__batch_size": 32}
 
 
-def slow(*values):
-    return pytest.param(*values, marks=pytest.mark.slow)
-
-
 @pytest.mark.parametrize(
     ("name", "changes", "num_devices", "size"),
     [
-        slow("digits_gen", {"latent__solver": "dpm"}, 1, 8),
-        slow("digits_gen", {"latent__solver": "dpm"}, 8, 8),
-        slow("digits_joint", DROPPED, 1, 8),
         ("digits_joint", DROPPED, 8, 8),
-        slow("digits_alone", {"training__queries": 8}, 1, 4),
-        slow("digits_alone", {"training__queries": 8}, 8, None),
-        slow("digits_alone", {"training__queries": 8, **BESIDE}, 8, 4),
-        slow("digits_text", {}, 8, 8),
-        slow("digits_repr", VIEWS, 1, 8),
-        slow("digits_repr", VIEWS, 8, None),
         ("digits_repr", VIEWS, 8, 8),
-        slow("digits_repr", {**VIEWS, "objective": "simclr", "simclr__temperature": 0.3}, 8, 8),
-        slow("digits_repr", {**VIEWS, "objective": "dcl", "dcl__temperature": 0.3}, 8, 8),
+        *small.slow(
+            ("digits_gen", {"latent__solver": "dpm"}, 1, 8),
+            ("digits_gen", {"latent__solver": "dpm"}, 8, 8),
+            ("digits_joint", DROPPED, 1, 8),
+            ("digits_alone", {"training__queries": 8}, 1, 4),
+            ("digits_alone", {"training__queries": 8}, 8, None),
+            ("digits_alone", {"training__queries": 8, **BESIDE}, 8, 4),
+            ("digits_text", {}, 8, 8),
+            ("digits_repr", VIEWS, 1, 8),
+            ("digits_repr", VIEWS, 8, None),
+            ("digits_repr", {**VIEWS, "objective": "simclr", "simclr__temperature": 0.3}, 8, 8),
+            ("digits_repr", {**VIEWS, "objective": "dcl", "dcl__temperature": 0.3}, 8, 8),
+        ),
     ],
 )
 def test_micro_batches_and_devices_change_neither_loss_nor_gradient(
@@ -144,7 +142,7 @@ def test_micro_batches_and_devices_change_neither_loss_nor_gradient(
     assert split_memory < memory
 
 
-@pytest.mark.parametrize("name", [slow("digits_joint"), "digits_repr", slow("digits_text")])
+@pytest.mark.parametrize("name", ["digits_repr", *small.slow("digits_joint", "digits_text")])
 def test_rematerialisation_of_blocks_does_not_change_the_gradient(name):
     for remat in (False, True):
         world = small.world(name, training__remat=remat)

@@ -48,8 +48,8 @@ def test_what_it_finds_is_what_it_found(workdir, monkeypatch):
 
 def test_it_trains_on_and_is_evaluated(workdir, monkeypatch):
     small.without_pictures(monkeypatch)
-    longer = {"training__num_steps": 3, "evaluation__every_steps": 3}
-    assert main.main(small.flags("configs/digits_joint.py", workdir, **longer)) == 0
+    longer = ["--config.training.num_steps=3", "--config.evaluation.every_steps=3"]
+    assert main.main([f"--workdir={workdir}", *longer]) == 0
     assert json.loads((workdir / "summary.json").read_text())["step"] == 3
     model = lzn_jax.load(workdir)
     assert model.step == 3

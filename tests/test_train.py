@@ -100,6 +100,7 @@ def test_every_step_and_seed_draws_its_own_numbers_whatever_came_before():
     assert len({*draws(0, 1.0), *draws(1, 1.0)}) == 6
 
 
+@pytest.mark.slow
 def test_eight_devices_give_the_answer_of_one(monkeypatch):
     monkeypatch.setattr(devices, "MIN_SHARDED", 16)
     worlds = [small.World("digits_joint", count, decoder__dropout=0.5) for count in (1, 8)]
@@ -276,7 +277,7 @@ def test_a_killed_run_ends_like_an_uninterrupted_one(uninterrupted, tmp_path):
     _assert_same_run(uninterrupted, tmp_path, small.config(**LONGER))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGINT, *small.slow(signal.SIGTERM)])
 def test_a_signal_saves_and_the_command_that_is_shown_goes_on(uninterrupted, number, tmp_path):
     process = _start(tmp_path, **LONGER)
     _wait_for_step(tmp_path, 10, process)

@@ -3,6 +3,8 @@
 The networks are stubs.
 """
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -85,9 +87,12 @@ class Velocity:
         return jnp.zeros_like(x) + velocity[:, None, None, None]
 
 
+NCSNPP = Path(__file__).parents[1] / "ncsnpp_joint.py"
+
+
 def mean_flow_decoder(**changes):
     changes |= {"decoder__name": "mean_ncsnpp", "training__flow_draws": 2}
-    decoder = MeanFlowDecoder(small.config("configs/digits_joint.py", **changes), nn.Dense(1))
+    decoder = MeanFlowDecoder(small.config(NCSNPP, **changes), nn.Dense(1))
     decoder.module = Velocity()
     return decoder
 

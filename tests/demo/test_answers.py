@@ -5,6 +5,7 @@ import io
 import jax
 import numpy as np
 import pytest
+import small
 from PIL import Image
 
 from lzn_jax import data
@@ -41,9 +42,8 @@ GENERATED = ["seen", "reconstruction"], ["siblings", "neighbours", "place"]
     ("name", "own", "is_written"),
     [
         ("digits_text", ["classes", "text"], True),
-        ("digits_joint", ["classes"], False),
-        ("digits_gen", [], False),
         ("digits_repr", None, False),
+        *small.slow(("digits_joint", ["classes"], False), ("digits_gen", [], False)),
     ],
 )
 def test_what_a_run_cannot_do_is_not_offered(answers_of, name, own, is_written):

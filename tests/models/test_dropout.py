@@ -1,4 +1,4 @@
-"""Random bits of dropout: their rate, their independence, and that they follow from the key alone."""
+"""Random draws of dropout: rate, independence, and that they follow from the key alone."""
 
 import jax
 import numpy as np

@@ -54,6 +54,7 @@ def layouts(name, *overrides):
     return convert.network_layouts(configuration.load(str(CONFIGS / f"{name}.py"), overrides))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", COUNTS, ids="-".join)
 def test_networks_have_the_papers_numbers_of_parameters(config):
     counts = {

@@ -157,6 +157,7 @@ def test_wandb_is_not_imported_unless_it_is_asked_for(tmp_path):
 
 def test_wandb_without_project_account_or_package_is_one_line(offline, tmp_path, monkeypatch):
     wandb = pytest.importorskip("wandb", reason="pip install -e '.[wandb]'")
+
     def refused(**setting):
         with pytest.raises(UserError) as caught:
             log_module.start_wandb(small.config(**(setting or WANDB)), tmp_path)
