@@ -59,12 +59,14 @@ PROB = ["alignment.form=prob"]
 ADAMS = ["alignment.solver=adams", "alignment.cutoff=0.6"]
 ALIGNED = ["alignments=('image:label',)"]
 CONDITION = ["decoder.condition=label"]
-# The decoder of digits_joint that its first version had, trained for as long as it was.
+# The networks of digits_joint in its first version, trained for as long as they were.
 NCSNPP = [
+    "encoder.features=16",
     "decoder.name=ncsnpp",
     "decoder.features=16",
     "decoder.channel_multipliers=(1,2)",
     "decoder.num_res_blocks=1",
+    "training.learning_rate.encoder=1e-3",
     "training.learning_rate.decoder=2e-3",
     "training.batch_size=256",
     "training.num_steps=1000",

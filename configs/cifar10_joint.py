@@ -12,7 +12,7 @@ config was not run by us.
 Cost and memory per update: as for cifar10_gen.py, because label zones cost almost nothing. Estimate
 at 12 to 25 % of an H100's bfloat16 peak: 80 to 38 hours, a third more with micro-batches. The
 original took 496 hours on A100.
-Memory: 5.11 of 16.9 GB per chip when compiled for 16 TPU chips, 16.3 of 84.9 GB for one H100
+Memory: 5.40 of 16.9 GB per chip when compiled for 16 TPU chips, 16.3 of 84.9 GB for one H100
 (docs/compiled.md).
 """
 

@@ -33,7 +33,7 @@ def get_config() -> ml_collections.ConfigDict:
 
     # Image encoder (image -> anchor), with feature maps 8 and 4 wide.
     config.encoder.name = "ncsnpp"
-    config.encoder.features = 16
+    config.encoder.features = 8
     config.encoder.channel_multipliers = (1, 2)
     config.encoder.num_res_blocks = 1
     config.encoder.tap_channels = 8
@@ -48,7 +48,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.training.batch_size = 128
     config.training.devices = "dividing"  # the largest number of devices that divides the batch
     config.training.num_steps = 2000  # 178 epochs
-    config.training.learning_rate.encoder = 1e-3
+    config.training.learning_rate.encoder = 2e-3
     config.training.learning_rate.decoder = 3e-3
     config.training.learning_rate.label_anchors = 1e-3
     config.training.warmup_steps = 50
@@ -58,7 +58,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.checkpoint.every_steps = 500
     config.evaluation.every_steps = 2000
     config.evaluation.num_samples = 500  # 50 of each class
-    config.evaluation.batch_sizes = (1, 6, 36, 360)
+    config.evaluation.batch_sizes = (1, 36, 360)
     config.evaluation.context_sizes = (1, 6, 36, 216, 1437)
     config.sampling.sampler = "euler"
     config.sampling.num_steps = 50

@@ -33,12 +33,14 @@ def get_config() -> ml_collections.ConfigDict:
     config.text_encoder.features = 64
     config.text_decoder.features = 64
 
+    config.encoder.features = 16
     # The decoder is conditioned on the caption's anchor, as the paper's is on the class.
     config.decoder.condition_dropout = 0.1
 
     config.training.batch_size = 256
     config.training.num_steps = 700
     config.training.flow_draws = 2
+    config.training.learning_rate.encoder = 1e-3
     config.training.learning_rate.decoder = 2e-3
     config.training.learning_rate.text_encoder = 1e-3
     config.training.learning_rate.text_decoder = 2e-3

@@ -32,7 +32,6 @@ def get_config() -> ml_collections.ConfigDict:
 
     # Narrow networks, because 28 pixels take 12 times as long as 8 on a CPU. Feature maps are 28,
     # 14 and 7 wide in the encoder, 14 and 7 in the decoder, with 2x2 patches as four channels.
-    config.encoder.features = 8
     config.encoder.channel_multipliers = (1, 2, 4)
     config.decoder = {"name": "ncsnpp", "features": 16, "channel_multipliers": (1, 2)}
     config.decoder.num_res_blocks = 1

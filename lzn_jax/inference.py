@@ -111,9 +111,9 @@ def decode(
 ) -> dict[str, Array]:
     """Samples of a type for `latents`, which come from `samples` of a source (paper §3.1, §5.1).
 
-    The result of a decoder also contains, under the plural of their type: given samples that a
-    decoder needs, the classes of the latents (E.3) and the indices of the context anchors used for
-    its condition.
+    A decoder's result also contains the classes of the latents (E.3) and the indices of the context
+    anchors used for its condition, each under the plural of its type. Source samples that are
+    classes or the decoder's condition are returned as given.
     """
     latents = request["latents"]
     if target not in space.decoders:

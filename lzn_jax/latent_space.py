@@ -338,10 +338,10 @@ class LatentSpace:
     def _condition(
         self, decoder: Decoder, batch: Batch, zones: ZonesByType, latents: Draw
     ) -> tuple[Condition, Bool[Array, " b"] | None]:
-        """Condition of a decoder in training, and which examples have a latent (None: all).
+        """Condition of a decoder in training, and a mask of examples with a latent (None: all).
 
-        The rows take their latents from the sources in turn, and from the next source if the sample
-        of one is missing.
+        The rows take their latents from the sources in turn. If an example has no sample of its
+        source, the next source is used.
         """
         latent, has_latent, further = None, None, None
         if self.sources and decoder.sources:

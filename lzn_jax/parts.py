@@ -1,4 +1,4 @@
-"""Parts by kind and name: what configs may name, from this package and from extensions."""
+"""Registry of the parts that configs name, by kind: the package's own and extensions' parts."""
 
 import dataclasses
 import functools

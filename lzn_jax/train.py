@@ -376,7 +376,7 @@ def _start(run: _Run, checkpoints: Checkpoints) -> tuple[TrainState, Any, float]
 
 
 def _compile_update(run: _Run, shapes: TrainState) -> tuple[Any, float]:
-    """The update, compiled for the shapes of the run, and its number of operations."""
+    """Compiles the update for the shapes of the run; returns it and its number of operations."""
     update = jit_update(run.space, run.optimizer, run.config, run.mesh, shapes)
     with jax.set_mesh(run.mesh):
         traced = update.trace(shapes, run.batches.shapes())
@@ -418,10 +418,10 @@ def _announce(state: TrainState, mesh: Mesh, workdir: Path) -> None:
 def _loop(
     run: _Run, checkpoints: Checkpoints, state: TrainState, update: Any, operations: float
 ) -> tuple[TrainState, int]:
-    """Updates, saves and evaluates until the end or an interruption; returns state and exit code.
+    """Trains, saves and evaluates until the run ends or must stop; returns state and exit code.
 
-    The checkpoint of a step is written before its evaluation: a process killed in between repeats
-    the evaluation when it resumes, and loses no step.
+    The checkpoint of a step is written before its evaluation. A run that is killed in between loses
+    no step and repeats the evaluation when it resumes.
     """
     config, goodput = run.config, run.goodput
     chip = costs.chip(run.mesh.devices.flat[0].device_kind)

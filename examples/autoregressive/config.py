@@ -15,6 +15,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.encoder = {"name": "mlp", "features": 256, "num_blocks": 2}
     config.decoder = {"name": "pixels", "features": 32, "num_layers": 3, "levels": 17}
     config.training.batch_size = 256
+    config.training.learning_rate.encoder = 1e-3
     config.training.learning_rate.decoder = 2e-3
     config.training.ema_decay = 0.99
     config.training.num_steps = 600

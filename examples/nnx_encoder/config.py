@@ -14,6 +14,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.extensions = ("nnx_mlp.py",)
     config.encoder = {"name": "nnx_mlp", "features": 256}
     config.training.batch_size = 256
+    config.training.learning_rate.encoder = 1e-3
     config.training.learning_rate.decoder = 2e-3
     config.training.ema_decay = 0.99
     config.training.num_steps = 600

@@ -32,6 +32,7 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.training.batch_size = 256
     config.training.num_steps = 1000
+    config.training.learning_rate.encoder = 1e-3
     config.training.learning_rate.decoder = 2e-3
     config.training.ema_decay = 0.99
     config.training.learning_rate.property_encoder = 1e-3

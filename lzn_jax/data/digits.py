@@ -19,7 +19,7 @@ def load(data: ConfigDict, split: str) -> Examples:
 
 
 def ruler() -> digit_captions.Ruler:
-    """Terciles of all 1437 training digits, including any validation split."""
+    """Terciles of ink and slant over all 1437 training digits, including any validation split."""
     return digit_captions.fit(*_split("train"))
 
 

@@ -284,7 +284,7 @@ class EncodedImages:
     def read(
         self, rows: Int[np.ndarray, " k"]
     ) -> tuple[UInt8[np.ndarray, "k h w c"], Int[np.ndarray, " k"]]:
-        """Images at these rows, or the next readable ones, and the rows where they are."""
+        """Reads the images at these rows, or the next readable ones; also returns their rows."""
         images, used = np.empty((len(rows), *self.shape[1:]), np.uint8), np.array(rows)
         with ThreadPoolExecutor(os.cpu_count()) as threads:  # decoding releases the GIL
             loaded = threads.map(lambda row: self.load(row, self.decode), rows.tolist())

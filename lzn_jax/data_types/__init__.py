@@ -6,8 +6,8 @@ anchors of a batch, which cut the latent space into zones; latents are drawn in 
 passed to `Decoder.loss`. At inference, anchors of training samples (the context) cut the zones, and
 `Decoder.generate` decodes latents.
 
-A data type does not depend on other types: `lzn_jax.latent_space` has alignments and conditions.
-Register your own type with `lzn_jax.parts.add("type", ...)`; docs/parts.md has an example.
+A data type does not depend on other types: `lzn_jax.latent_space` connects them by alignments and
+conditions. Register your own type with `lzn_jax.parts.add("type", ...)`, as in docs/parts.md.
 """
 
 import dataclasses
@@ -228,7 +228,7 @@ class DataType:
         return {each.network: each.module for each in both if isinstance(each, Encoder | Decoder)}
 
     def columns(self, examples: Examples) -> dict[str, np.ndarray]:
-        """Columns of the training data beside images and labels, one row per example."""
+        """Columns of the training data besides images and labels, with one row per example."""
         return {}
 
     def column_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:

@@ -81,7 +81,7 @@ def _fit_probes(
 def _augmented_batches(
     model: TrainedModel, train: Examples, batch_size: int
 ) -> Generator[tuple[dict[str, np.ndarray], np.ndarray]]:
-    """Endless features and labels of augmented training images."""
+    """Yields features and labels of batches of augmented training images, without end."""
     config, space = model.config, model.space
     transform, workers = space.encoders[model.main_type].transform, config.data.get("workers")
     encode = functools.partial(space.jitted(augmented_features), model.model.variables)

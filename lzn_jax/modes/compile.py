@@ -177,7 +177,10 @@ def _report_cost(config: ConfigDict, operations: float, chip: costs.Chip, chips:
 
 
 def _report_clock(estimate: clock.Estimate, at_peak: float) -> None:
-    """Prints the estimated seconds of an update, `at_peak` at the peak, by part and kind."""
+    """Prints the estimated seconds of an update by part of the model and kind of operation.
+
+    `at_peak` is the time in seconds that the update would take at the chip's bfloat16 peak.
+    """
     total = sum(estimate.seconds.values())
     if estimate.cycles is None:
         name = "seconds per update, lower bound"

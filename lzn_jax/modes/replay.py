@@ -22,9 +22,9 @@ _log = logging.getLogger(__name__)
 
 
 def replay(config: ConfigDict, workdir: Path) -> None:
-    """Repeats the update that a run has saved and reports its non-finite arrays.
+    """Repeats the update at which a run stopped and reports its non-finite arrays.
 
-    Raises UserError if there is none, or if the run has another config.
+    Raises UserError if the run saved no such update, or if it has a different config.
     """
     workdirs.check_same_run(config, workdir)
     folder = workdir / train.REPLAY_FOLDER

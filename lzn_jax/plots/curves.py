@@ -46,10 +46,11 @@ class _Panel(NamedTuple):
 
 
 def curves(path: AnyPath, metrics: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Path:
-    """Metrics, steps and values by name, against the step; related metrics share a panel.
+    """Draws the values of metrics against the step; related metrics share a panel.
 
-    Curves of more than 50 points are drawn faint with their running median on top; a single point
-    has its value in the legend. Non-finite values and metrics without a panel are left out.
+    `metrics` maps names to steps and values. Curves of more than 50 points are drawn faint with
+    their running median on top; the legend shows the value of a single point. Non-finite values and
+    metrics without a panel are left out.
     """
     finite = {
         name: (steps[np.isfinite(values)], values[np.isfinite(values)])

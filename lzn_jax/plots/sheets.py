@@ -215,7 +215,7 @@ def predictions(
 
 
 def translations(path: AnyPath, sources: Any, targets: Any, title: str, made: bool = True) -> Path:
-    """The first 20 sources, each above its target, in a box if targets are `made` by a model.
+    """The first 20 sources, each above its target; targets `made` by a model are boxed.
 
     Samples are images (h, w, c) uint8 or anything that `str` turns into text.
     """

@@ -43,7 +43,7 @@ class _Storage(NamedTuple):
 
 
 class StoredTensor(NamedTuple):
-    """A tensor that was not read: a view of a storage, `offset` and `strides` in elements."""
+    """A tensor that was not read: a view of a storage, with `offset` and `strides` in elements."""
 
     storage: _Storage
     offset: Any

@@ -60,10 +60,11 @@ def read_metrics(workdir: str | os.PathLike[str]) -> dict[str, tuple[np.ndarray,
 
 
 class MetricLog:
-    """Writes metrics to `metrics.jsonl`, to TensorBoard and to a run of `wandb`, by the same names.
+    """Writes metrics under the same names to `metrics.jsonl`, TensorBoard and a run of `wandb`.
 
-    Opening continues the run from `step`: it removes lines of later steps and an incomplete last
-    line, and keeps the bytes of all others. With several processes, only the writer writes.
+    The constructor continues the run from `step`: it removes the lines of later steps and an
+    incomplete last line, and leaves the others unchanged. With several processes, only the writer
+    writes.
     """
 
     # clu.metric_writers (clu 0.0.12) would import TensorFlow.

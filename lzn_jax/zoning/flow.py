@@ -53,7 +53,7 @@ class Mixture(NamedTuple):
 
 
 class Joined(NamedTuple):
-    """One additional anchor per point, which is the point's centre and absent for all others."""
+    """One additional anchor per point, which is its centre and does not act on other points."""
 
     centres_MxQ: jax.Array
     log_weights_M: jax.Array
