@@ -294,7 +294,7 @@ def test_a_released_checkpoint_is_loaded_by_name_and_converted_once(
 
 STUDIES = {  # a config, and changes of it
     "joint": (
-        "configs/digits_joint.py",
+        "tests/ncsnpp_joint.py",
         "encoder.attention_resolutions=(8,) decoder.time_embedding=fourier",
     ),
     "repr": (

@@ -142,7 +142,7 @@ def test_micro_batches_and_devices_change_neither_loss_nor_gradient(
     assert split_memory < memory
 
 
-@pytest.mark.parametrize("name", ["digits_repr", *small.slow("digits_joint", "digits_text")])
+@pytest.mark.parametrize("name", small.slow("digits_joint", "digits_repr", "digits_text"))
 def test_rematerialisation_of_blocks_does_not_change_the_gradient(name):
     for remat in (False, True):
         world = small.world(name, training__remat=remat)

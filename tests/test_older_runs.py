@@ -46,6 +46,7 @@ def test_what_it_finds_is_what_it_found(workdir, monkeypatch):
         assert np.max(np.abs(drawn.astype(int) - expected[name])) <= 1  # grey level, by rounding
 
 
+@pytest.mark.slow
 def test_it_trains_on_and_is_evaluated(workdir, monkeypatch):
     small.without_pictures(monkeypatch)
     longer = ["--config.training.num_steps=3", "--config.evaluation.every_steps=3"]

@@ -99,7 +99,7 @@ def trained(name):
     return state, found
 
 
-@pytest.mark.parametrize("name", ["joint", "gen"])
+@pytest.mark.parametrize("name", ["gen", pytest.param("joint", marks=pytest.mark.slow)])
 def test_losses_and_gradient_norms_are_the_originals(name):
     _, found = trained(name)
     with np.load(GOLDEN / f"{name}_rec.npz") as record:

@@ -197,7 +197,7 @@ def test_latents_of_training_and_test_images_have_noise_of_their_own(model, tmp_
     assert tested not in trained
 
 
-@pytest.mark.parametrize("protocol", ["cached", "simclr"])
+@pytest.mark.parametrize("protocol", ["cached", *small.slow("simclr")])
 def test_evaluation_measures_four_features(protocol, model, tmp_path, monkeypatch):
     # Fast enough for features as weak as those of a tiny fresh network.
     short = probes.Protocol(
