@@ -305,7 +305,6 @@ def test_the_canvas_has_the_colours_of_the_data_and_the_main_button_beside_it(
         assert button.parent.parent is canvas.parent.parent
 
 
-@pytest.mark.slow
 def test_an_image_is_translated_to_what_is_shown_as_an_image(answers, build, monkeypatch):
     def drawn(self, texts):
         return np.full((len(texts), 2, 2, 1), 7, np.uint8)
