@@ -253,8 +253,10 @@ def _run(name, workdir, **changes):
     return summary
 
 
-@pytest.mark.slow  # of each kind one run is trained and evaluated in test_main and test_alone
-@pytest.mark.parametrize("name", NAMES)
+# test_main trains and evaluates digits_joint and digits_repr.
+@pytest.mark.parametrize(
+    "name", ["digits_alone", *small.slow(*(name for name in NAMES if name != "digits_alone"))]
+)
 def test_a_shrunk_config_trains_and_evaluates(name, data_fields, tmp_path):
     summary = _run(name, tmp_path / "run", **data_fields(name))
     assert summary["step"] == 2

@@ -109,7 +109,8 @@ def _closed(value):
     return value if isinstance(value, ClosedJaxpr) else None
 
 
-FIRST = ("digits_joint", "digits_repr", "digits_alone", "digits_text")
+# One of each study, and one with dropout.
+FIRST = ("digits_joint", "digits_repr", "digits_alone", "digits_text", "cifar10_joint")
 
 
 @pytest.mark.parametrize("name", [*FIRST, *small.slow(*(n for n in NAMES if n not in FIRST))])

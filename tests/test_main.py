@@ -29,8 +29,8 @@ CONFIG, REPRESENTATION = "configs/digits_joint.py", "configs/digits_repr.py"
 SETTINGS = {"training__microbatch_size": 8, "training__batch_size": 16}
 HAS_WANDB = find_spec("wandb") is not None
 SETTINGS |= {"reporting__wandb_project": "zones"} if HAS_WANDB else {}
-CLASSIFIER = {"training__generation_weight": 0}  # trains and evaluates faster
 SETTINGS |= {f"evaluation__{name}": "(7,)" for name in ("noise_scales", "batch_sizes")}
+CLASSIFIER = {"training__generation_weight": 0}  # trains and evaluates faster
 
 
 @pytest.fixture(scope="module", autouse=True)
