@@ -516,9 +516,7 @@ def _changed(
     def still_holds(name: str) -> bool:  # under the parts that are named
         if name not in fields:
             return False
-        if not (is_other_data and name.startswith("data.")):
-            return True
-        is_of_data = fields[name].from_data or before[name].from_data
+        is_of_data = is_other_data and (fields[name].from_data or before[name].from_data)
         return not is_of_data or fields[name].default is parts.REQUIRED
 
     values = {name: value for name, value in values.items() if still_holds(name)}
