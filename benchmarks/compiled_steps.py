@@ -40,6 +40,13 @@ _256_PIXELS = (
     "--config.encoder.stem=imagenet",
     "--config.decoder.patch_size=4",
 )
+# One block a level, as compiles of whole networks at full effort take more than an hour.
+_ONE_BLOCK = (
+    "--config.encoder.stage_sizes=(1,1,1,1)",
+    "--config.decoder.num_res_blocks=1",
+    "--config.text_encoder.num_layers=2",
+    "--config.text_decoder.num_layers=2",
+)
 _BFLOAT16 = "--config.training.compute_dtype=bfloat16"
 ROWS = {
     "imagenet_repr": Row("imagenet_repr", "v5e:16x16", (_at_a_time(None),)),
@@ -49,6 +56,16 @@ ROWS = {
     "image_text": Row("image_text", "v5e:4x4", (_TOKENS,), low_effort=True),
     "image_text_256": Row("image_text", "v5e:4x4", (_TOKENS, *_256_PIXELS), low_effort=True),
     "afhq_cat_gen": Row("afhq_cat_gen", "v5e:4x4", (_at_a_time(16),), low_effort=True),
+    "image_text_one_block": Row("image_text", "v5e:4x4", (_TOKENS, *_ONE_BLOCK)),
+    "afhq_cat_gen_one_block": Row(
+        "afhq_cat_gen",
+        "v5e:4x4",
+        (
+            _at_a_time(16),
+            "--config.encoder.num_res_blocks=1",
+            "--config.decoder.num_res_blocks=1",
+        ),
+    ),
     "imagenet_repr_gpu": Row("imagenet_repr", "h100:1", (_at_a_time(128),)),
     "cifar10_joint_gpu": Row("cifar10_joint", "h100:1", (_at_a_time(200),)),
     "cifar10_alone_gpu": Row("cifar10_alone", "h100:1", (_at_a_time(400),)),
