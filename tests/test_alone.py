@@ -30,7 +30,7 @@ def model():
 
 @pytest.mark.parametrize("queries", [8, *small.slow(None)])
 @pytest.mark.parametrize(
-    ("is_plain", "set_loss"), [(True, "drift"), (False, "energy"), (False, "drift")]
+    ("is_plain", "set_loss"), [(False, "drift"), *small.slow((True, "drift"), (False, "energy"))]
 )
 def test_the_loss_is_error_and_set_loss_of_decoded_latents(queries, is_plain, set_loss):
     others = {"error": "l1", "set_anchors": 0.3, "set_loss": set_loss}

@@ -137,6 +137,7 @@ def test_latents_images_and_their_inverse_equal_the_originals_in_float64():
         np.testing.assert_array_equal(to_uint8(images), wanted["ema_gen_euler10_uint8_f64"])
 
 
+@pytest.mark.slow
 def test_adaptive_images_and_their_inverse_are_near_the_originals():
     """The original steps a whole batch at once, we each sample by itself."""
     original = Original(jnp.float32)

@@ -187,6 +187,7 @@ def test_what_is_no_number_is_the_users_error():
 
 
 @needs_rdkit
+@pytest.mark.slow
 def test_every_mode_takes_molecules(tmp_path, monkeypatch, capsys):
     small.without_pictures(monkeypatch)
     config = small.config(config_of("molecules"), **SHRUNK["molecules"])

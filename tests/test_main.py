@@ -134,6 +134,7 @@ def test_the_command_itself_runs(commanded):
     assert json.loads((workdir / "summary.json").read_text())["step"] == 2
 
 
+@pytest.mark.slow
 def test_a_run_with_a_validation_split_never_reads_the_test_set(tmp_path, monkeypatch):
     load = digits.load
 
@@ -196,6 +197,7 @@ def test_a_mode_takes_the_config_of_its_run_and_refuses_what_does_not_fit(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_by_the_name_of_its_folder(trained, monkeypatch):
     monkeypatch.setattr(train, "_evaluate_once", lambda *_: None)  # for time
     assert command_line.main([f"--workdir={trained}", "--config.training.num_steps=3"]) == 0
@@ -205,6 +207,7 @@ def test_a_run_goes_on_by_the_name_of_its_folder(trained, monkeypatch):
     assert stored["latent"]["dim"] == 4
 
 
+@pytest.mark.slow
 def test_a_folder_of_ones_own_trains_and_its_modes_know_it(tmp_path, monkeypatch, capsys):
     rng = np.random.default_rng(0)
     for index in range(48):
@@ -403,9 +406,10 @@ def test_bad_input_is_one_line_and_touches_nothing(flags, expected, run, tmp_pat
 @pytest.mark.parametrize(
     ("number", "mode", "expected"),
     [
-        ("SIGTERM", "train", (75, "")),
         ("SIGINT", "train", (75, "interrupted\n")),
-        ("SIGINT", "show_config", (130, "interrupted\n")),
+        *small.slow(
+            ("SIGTERM", "train", (75, "")), ("SIGINT", "show_config", (130, "interrupted\n"))
+        ),
     ],
 )
 def test_a_signal_before_there_is_anything_to_save_ends_at_once(number, mode, expected, tmp_path):

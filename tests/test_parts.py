@@ -482,6 +482,7 @@ parts.add("measurement", "own", count)
 """
 
 
+@pytest.mark.slow
 def test_data_and_a_measurement_of_ones_own_in_a_space_without_images(tmp_path, registry, capsys):
     (tmp_path / "own.py").write_text(NUMBERS)
     extension, workdir = f"--extensions={tmp_path / 'own.py'}", f"--workdir={tmp_path / 'run'}"

@@ -153,6 +153,7 @@ def _after_each_update(monkeypatch, action):
     monkeypatch.setattr(log.LateMetrics, "put", put_and_act)
 
 
+@pytest.mark.slow
 def test_a_trace_has_the_updates_that_are_named(tmp_path, monkeypatch):
     done, found = [0], []
     _after_each_update(monkeypatch, lambda step: done.append(step))

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import small
 from scipy import ndimage, stats
 
 from lzn_jax.data import augment as augmentations
@@ -161,7 +162,7 @@ def test_strengths_of_the_blurs_that_happen_are_uniform():
     assert stats.kstest(sigmas, stats.uniform(0.6, 1.9).cdf).pvalue > 0.01
 
 
-@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("channels", [3, *small.slow(1)])
 @pytest.mark.parametrize(
     ("name", "share"), [("flip", 0.5), ("grey_probability", 0.2), ("jitter_probability", 0.7),
                         ("blur_probability", 0.7)]

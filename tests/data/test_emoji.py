@@ -233,6 +233,7 @@ def test_languages_are_those_of_the_package():
 EXTENSION = str(ROOT / "benchmarks/more_emoji.py")
 
 
+@pytest.mark.slow
 def test_the_test_split_of_more_emoji_is_the_validation_split_of_emoji():
     """benchmarks/more_emoji.py adds drawings and texts of training emoji alone."""
     flags = ["data.image_size=8", "data.validation=332"]

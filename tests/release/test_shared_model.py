@@ -367,7 +367,8 @@ def test_work_folders_that_cannot_be_shared_are_one_line(workdir, tmp_path, caps
 
 
 @pytest.mark.parametrize(
-    "name", ["README.md", "notes.txt", "figures/.notes", "figures/SHA256SUMS", ""]
+    "name",
+    ["notes.txt", "figures/SHA256SUMS", *small.slow("README.md", "figures/.notes", "")],
 )
 def test_a_changed_folder_is_not_replaced(name, workdir, tmp_path, capsys):
     assert shared(workdir, capsys)[0] == 0

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import small
 
 from lzn_jax.errors import UserError
 from lzn_jax.run import checkpoints, devices
@@ -88,7 +89,7 @@ def test_what_is_saved_comes_back_and_other_tools_can_verify_it(workdir, caplog)
     assert len(listed) == len([path for path in _files(folder) if path.parent != folder])
 
 
-@pytest.mark.parametrize("position", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("position", [0.5, *small.slow(0.0, 1.0)])
 def test_a_changed_byte_in_any_file_is_found_and_the_file_named(position, workdir, caplog):
     folder = workdir / "checkpoints" / "2"
     files = [folder / "SHA256SUMS", *(p for p in _files(folder) if p.parent != folder)]

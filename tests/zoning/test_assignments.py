@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import small
 from oracle import in_float64
 
 from lzn_jax import zoning
@@ -39,7 +40,7 @@ def test_the_best_assignments_are_the_plain_forms(cutoff):
     np.testing.assert_allclose(found, expected[int(8 * cutoff) :].max(axis=0), rtol=2e-5, atol=2e-5)
 
 
-@pytest.mark.parametrize("n", [1, 2, 3, 40])
+@pytest.mark.parametrize("n", [3, *small.slow(1, 2, 40)])
 @pytest.mark.parametrize("solver", SOLVERS, ids=KINDS)
 def test_they_are_those_that_are_found_target_by_target(solver, n, monkeypatch):
     monkeypatch.setattr(devices, "BLOCK_LOGITS", 5 * n)  # several blocks

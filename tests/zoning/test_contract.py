@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import small
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from oracle import in_float64, relative_error
 
@@ -98,7 +99,7 @@ def test_dtypes_are_those_of_the_inputs_and_at_least_float32(dtype, result, x64)
 
 
 @SCHEMES
-@pytest.mark.parametrize(("n", "m", "q"), [(1, 1, 1), (7, 1, 5), (7, 13, 3)])
+@pytest.mark.parametrize(("n", "m", "q"), [(7, 13, 3), *small.slow((1, 1, 1), (7, 1, 5))])
 def test_any_number_of_anchors_and_latents(solver, n, m, q):
     anchors, noise = _arrays((n, q), (m, q))
     own = np.random.default_rng(1).integers(0, n, m).astype(np.int32)
@@ -187,7 +188,7 @@ def _total(anchors, noise, log_weights, own, solver, form=zoning):
 
 
 @SCHEMES
-@pytest.mark.parametrize("place", [0.5, np.nan, np.inf])
+@pytest.mark.parametrize("place", [np.nan, *small.slow(0.5, np.inf)])
 def test_the_gradient_is_as_if_a_removed_anchor_had_been_left_out(solver, place, x64):
     anchors, noise = (np.float64(a) for a in _arrays((6, 3), (5, 3)))
     kept, log_weights = np.array([0, 1, 3, 4, 5]), _removed(6, 2).astype(np.float64)
@@ -464,8 +465,7 @@ def _everything(anchors, partners, noise, solver=EIGHT_STEPS):
     ("mesh", "solver"),
     [
         ("Auto", EIGHT_STEPS),
-        *(pytest.param(m, EIGHT_STEPS, marks=pytest.mark.slow) for m in list(MESHES)[1:]),
-        ("Auto", AdamsBashforth(2)),
+        *small.slow(*((m, EIGHT_STEPS) for m in list(MESHES)[1:]), ("Auto", AdamsBashforth(2))),
     ],
 )
 def test_sharded_arrays_give_the_single_device_answer(mesh, solver, x64):
@@ -499,7 +499,7 @@ def test_without_a_mesh_in_force_sharded_arrays_are_the_partitioners_affair():
     _assert_close(found, _everything(*arrays), atol=1e-5)
 
 
-@pytest.mark.parametrize("m", [1, 6, 13])
+@pytest.mark.parametrize("m", [13, *small.slow(1, 6)])
 def test_any_number_of_rows_is_shared_by_8_devices(m):
     points, anchors = _arrays((m, 6), (11, 6))
     targets = np.arange(m, dtype=np.int32) % 11
@@ -603,7 +603,8 @@ def _gradient_on_8_devices(steps, mesh):
 
 
 @pytest.mark.parametrize(
-    ("steps", "mesh"), [(2, "Auto"), (6, "Auto"), (6, "Auto, another axis"), (6, "Explicit")]
+    ("steps", "mesh"),
+    [(2, "Auto"), (6, "Explicit"), *small.slow((6, "Auto"), (6, "Auto, another axis"))],
 )
 def test_gradient_gathers_anchors_once_a_call_and_exchanges_nothing_in_its_loops(steps, mesh):
     program = _gradient_on_8_devices(steps, mesh)

@@ -93,7 +93,10 @@ def test_latents(name, dtype):
     _assert_close(latents, expected, atol=5e-6)
 
 
-@pytest.mark.parametrize("weighted", [False, True], ids=["uniform", "weighted"])
+@pytest.mark.parametrize(
+    "weighted",
+    [pytest.param(False, id="uniform", marks=pytest.mark.slow), pytest.param(True, id="weighted")],
+)
 @pytest.mark.parametrize("name", [name for name in FLOWS if name != "flow_dpm_medium"])
 def test_decoding(name, weighted, dtype):
     arrays = _load(name)
