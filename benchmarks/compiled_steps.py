@@ -82,7 +82,10 @@ def compile_row(row: Row, path: Path, flax: bool) -> None:
     if flax:
         command.append(f"--extensions={HERE / 'flax_norm.py'}")
     print(" ".join(command[1:]), file=sys.stderr, flush=True)
-    environment = os.environ | (LOW_EFFORT if row.low_effort else {})
+    # The extension imports a module beside it.
+    path_of_modules = os.pathsep.join([os.getcwd(), str(HERE), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"PYTHONPATH": path_of_modules}
+    environment |= LOW_EFFORT if row.low_effort else {}
     run = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=False)
     if "fits: " in run.stdout:
         path.write_text(run.stdout)

@@ -1,23 +1,57 @@
 """Latent Zoning Networks (arXiv:2509.15591) in JAX and Flax.
 
-`lzn_jax.load` loads a trained run; `lzn_jax.zoning` has the method as pure functions.
+`lzn_jax.fit` trains, and `lzn_jax.load` loads a trained run. `lzn_jax.zoning` contains the method
+as pure functions.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lzn_jax.errors import UserError
 
 if TYPE_CHECKING:
-    import lzn_jax.trained_model
+    from ml_collections import ConfigDict
 
-__all__ = ["UserError", "__version__", "load"]
+    from lzn_jax.trained_model import TrainedModel
+
+__all__ = ["UserError", "__version__", "fit", "load"]
 __version__ = "0.1.0"
 
 
-def load(path: str | Path, extensions: Sequence[str] = ()) -> "lzn_jax.trained_model.TrainedModel":
+def load(path: str | Path, extensions: Sequence[str] = ()) -> "TrainedModel":
     """Loads a trained run or a shared model: `lzn_jax.loading.load`."""
     from lzn_jax import loading  # here, so that `import lzn_jax` is quick
 
     return loading.load(path, extensions)
+
+
+def fit(
+    config: "str | Path | ConfigDict",
+    train: Any = None,
+    test: Any = None,
+    *,
+    workdir: str | Path | None = None,
+    steps: int | None = None,
+    **changes: Any,
+) -> "TrainedModel":
+    """Trains and evaluates a config, or continues the run in the folder; returns the trained model.
+
+    Ctrl-C saves, and then raises KeyboardInterrupt; the same call continues.
+
+    Args:
+      config: name of a config, path of a config file, or a config.
+      train: training data in place of the config's: `data.Examples`, images (n, h, w, c) of
+        uint8, or a tuple of images and labels (n,), texts (n,) or both. Fields that follow from the
+        data, such as the image size, are derived from it, as for a folder of images.
+      test: test data; without it a tenth of `train` is held out.
+      workdir: folder of the run; by default results/NAME, as for the command.
+      steps: number of updates, `training.num_steps`.
+      changes: other config fields, where two underscores are a dot: `training__batch_size=64`.
+
+    Raises UserError for invalid data and fields, for a folder with a different run and for training
+    that diverges.
+    """
+    from lzn_jax import fitting
+
+    return fitting.fit(config, train, test, workdir=workdir, steps=steps, **changes)

@@ -326,21 +326,25 @@ _log = logging.getLogger(__name__)
 
 
 def load(
-    path: str,
+    config: str | Path | ml_collections.ConfigDict,
     overrides: Sequence[str] = (),
     extensions: Sequence[str] = (),
 ) -> ml_collections.ConfigDict:
-    """The checked, immutable config of the file at `path`, with `FIELD=VALUE` overrides applied.
+    """The checked, immutable config of a name, file or object, with `FIELD=VALUE` overrides.
 
-    `path` may be the name of a config. Fields that follow from the data are completed by the
+    Fields that follow from the data are completed by the
     function `completed` of the data set, if it has one: (values, names of the values that were set
     for this data set) -> values. `extensions` run in addition to those that the config names.
     Raises UserError for a file without a config, a failing extension and an invalid field or value.
     """
-    file, digests = find(path), extend(extensions)
-    tree = _read(file)
+    digests = extend(extensions)
+    if isinstance(config, ml_collections.ConfigDict):
+        tree, folder = config.to_dict(), Path()
+    else:
+        file = find(str(config))
+        tree, folder = _read(file), file.parent
     named = checked("extensions", tree.get("extensions", ()), _EVERY_RUN["extensions"])
-    digests |= extend(named, file.parent)
+    digests |= extend(named, folder)
     values = validated({**flatten(tree), **_as_fields(digests)})
     values, stated = _changed(values, overrides)
     name = values.get("data.name")

@@ -97,13 +97,12 @@ def _run_mode(
     if flags.mode == "replay":
         replay.replay(config, workdir)
         return EXIT_DONE
-    workdirs.prepare(config, workdir, is_training=flags.mode == "train")
     if flags.mode == "train":
-        with workdirs.locked(workdir):
-            code = train.train_and_evaluate(config, workdir, interruption)
+        code = train.train_and_evaluate(config, workdir, interruption)
         if code == EXIT_DONE:
             _log.info("\n".join(inference.next_steps(config, workdir)))
         return code
+    workdirs.prepare(config, workdir, is_training=False)
     mode: Any = export.export if flags.mode == "export" else getattr(inference, flags.mode)
     if flags.mode == "translate":
         mode = functools.partial(mode, source=flags.source, target=flags.target)
@@ -150,11 +149,8 @@ def _config_and_workdir(flags: argparse.Namespace) -> tuple[ConfigDict, Path]:
         )
     extensions = [name for name in (flags.extensions or "").split(",") if name]
     if flags.config is not None:
-        path = Path(flags.config)
-        name = path.absolute().parent.name if path.name == "config.py" else path.stem
-        workdir = Path(flags.workdir or Path("results") / name)
         found = configuration.load(flags.config, flags.overrides, extensions)
-        return found, workdir
+        return found, Path(flags.workdir or workdirs.default(flags.config))
     if flags.workdir is None:
         raise UserError("name a config with --config=NAME, or the folder of a run with --workdir")
     workdir = Path(flags.workdir)

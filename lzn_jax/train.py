@@ -286,18 +286,21 @@ def train_and_evaluate(
 ) -> int:
     """Trains to the end, from the newest checkpoint or from scratch; returns the exit code.
 
-    `interruption` has the signals of the command; by default none are received.
+    `interruption` has the signals of the command; by default none are received. Raises UserError if
+    the folder holds a run of a different config or cannot be written.
     """
-    run = _prepare(config, workdir, interruption or Interruption())
-    with run.batches, Checkpoints(workdir, config.checkpoint.keep) as checkpoints:
-        state, update, operations = _start(run, checkpoints)
-        _announce(state, run.mesh, run.workdir)
-        with run.interruption.held():
-            state, code = _loop(run, checkpoints, state, update, operations)
-            checkpoints.wait()
-        if code == EXIT_NON_FINITE:
-            _save_for_replay(state, workdir)
-    run.goodput.write(workdir)
+    workdirs.prepare(config, workdir, is_training=True)
+    with workdirs.locked(workdir):
+        run = _prepare(config, workdir, interruption or Interruption())
+        with run.batches, Checkpoints(workdir, config.checkpoint.keep) as checkpoints:
+            state, update, operations = _start(run, checkpoints)
+            _announce(state, run.mesh, run.workdir)
+            with run.interruption.held():
+                state, code = _loop(run, checkpoints, state, update, operations)
+                checkpoints.wait()
+            if code == EXIT_NON_FINITE:
+                _save_for_replay(state, workdir)
+        run.goodput.write(workdir)
     _log.info("%s", run.goodput.in_words())
     if code == EXIT_RUN_AGAIN:
         flags = extensions.extension_flags(config.extensions)

@@ -12,9 +12,8 @@ contain `file_name` and `text`, are the examples.
 
 import contextlib
 import csv
-import dataclasses
+import functools
 import logging
-import math
 import os
 import posixpath
 from collections import Counter
@@ -29,16 +28,10 @@ from PIL import Image
 
 from lzn_jax import parts
 from lzn_jax.configuration import nest, parse_json, schema_of, with_defaults
-from lzn_jax.data import Examples, pixels, set_apart
-from lzn_jax.data.pixels import (
-    ENCODED_FIELDS,
-    MAX_NAMED,
-    EncodedImages,
-    Images,
-    UnreadableImageError,
-)
+from lzn_jax.data import Examples, derived, pixels
+from lzn_jax.data.pixels import MAX_NAMED, EncodedImages, Images, UnreadableImageError
 from lzn_jax.errors import UserError
-from lzn_jax.parts import Field, count_or_0, word
+from lzn_jax.parts import word
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 TEST_FOLDERS = ("test", "val", "validation")
@@ -64,20 +57,9 @@ def load(data: ConfigDict, split: str) -> Examples:
     rows, texts, left_out = np.arange(len(names)), None, tuple[str, ...]()
     if data.get("captions"):
         rows, texts, left_out = _pairs(folder, names, Path(data.path).expanduser())
-    if data.holdout:
-        images, first = np.unique(rows, return_index=True)  # with captions, only images with a text
-        strata = labels[images] if texts is None else texts[first]
-        seed = data.get("holdout_seed", 0)
-        is_test = set_apart(strata, None, data.holdout, seed, "data.holdout")
-        if len(missing := np.setdiff1d(labels[images], labels[images[~is_test]])):
-            raise UserError(
-                f"data.holdout={data.holdout} leaves no training image of the class "
-                f"{class_names(data)[missing[0]]}: lower it, or change data.holdout_seed"
-            )
-        is_chosen = np.isin(rows, images[is_test == (split == "test")])
-        rows, texts = rows[is_chosen], None if texts is None else texts[is_chosen]
     encoded = EncodedImages(Files(folder, names[rows]), data)
-    return Examples(encoded, labels[rows], texts, left_out, image_ids=rows)
+    examples = Examples(encoded, labels[rows], texts, left_out, image_ids=rows)
+    return derived.held_out(examples, data, split, class_names(data))
 
 
 def class_names(data: ConfigDict) -> tuple[str, ...]:
@@ -282,87 +264,46 @@ def _read_metadata(path: Path) -> Iterator[tuple[int, str, str]]:
         raise UserError(f"{path} cannot be read after line {number}: {error}") from error
 
 
-MAX_HEADERS = 1000  # files read to find sizes and colours
-GREY_MODES = frozenset({"1", "L", "LA", "I", "F", "I;16", "I;16L", "I;16B", "I;16N"})  # Pillow's
-MAX_OWN_SIDE = 64  # pixels; images of equal size keep it up to this side
-SIDE = 32  # side of all other images
-HOLDOUT = 10  # without a test folder, one in ten images is a test image
-
-_OF_TRAINING = (
-    *("training.batch_size", "training.queries", "latent.context_size"),
-    *("evaluation.num_samples", "evaluation.context_sizes"),
-)
-_OF_TEST = ("evaluation.batch_sizes",)
-
-
 def completed(values: Mapping[str, Any], stated: Collection[str]) -> dict[str, Any]:
-    """The values, where None is replaced by a value derived from the images.
+    """The values, completed from the images in the folder: `derived.completed`.
 
-    Numbers of images that are not in `stated` are limited to the images in the folder. One log line
-    lists the changed fields. Raises UserError for a missing or empty folder.
+    Raises UserError for a missing or empty folder.
     """
-    fields = schema_of(values)
-    given = with_defaults(values, fields)
+    given = with_defaults(values, schema_of(values))
     if given.get("data.path") is None:
         return given
     path = Path(given["data.path"]).expanduser().absolute()
     given["data.path"] = str(path)
-    is_known = all(given[name] is not None for name, field in fields.items() if field.from_data)
-    if is_known and not path.is_dir():
+    if derived.is_known(given) and not path.is_dir():
         return given  # reported when it is read
-    derived = {} if is_known else _from_images(given)
-    derived |= _limits(given | derived, stated)
-    changed = [f"{n.removeprefix('data.')}={v}" for n, v in derived.items() if v != given[n]]
-    if changed:
-        _log.info("from the images in %s: %s", path, ", ".join(changed))
-    return given | derived
+    return derived.completed(given, stated, _Folder(ConfigDict(nest(given)["data"])))
 
 
-def _from_images(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Values for fields that are None, from class folders and at most 1000 file headers."""
-    data = ConfigDict({**nest(values)["data"], "num_classes": 1})
-    folder, names, _ = _list(data, "train")
-    sizes, modes = set(), set()
-    for row in pixels.evenly_spaced(min(len(names), MAX_HEADERS), len(names)).tolist():
-        # An unreadable file is reported when training reads it.
-        with contextlib.suppress(Exception), Image.open(Files(folder, names).name(row)) as image:
-            sizes.add(image.size)
-            modes.add(image.mode)
-    side = min(sizes.pop()) if len(sizes) == 1 else SIDE
-    networks = [(values.get(f"{n}.patch_size", 1), values.get(f"{n}.channel_multipliers", (1,)))
-                for n in ("encoder", "decoder")]  # fmt: skip
-    grid = math.lcm(*(patch * 2 ** (len(levels) - 1) for patch, levels in networks))
-    derived = {
-        "data.image_size": math.ceil((side if side <= MAX_OWN_SIDE else SIDE) / grid) * grid,
-        "data.channels": 1 if modes and modes <= GREY_MODES else 3,
-        "data.num_classes": 1 if data.class_name else max(len(_entries(folder)[1]), 1),
-    }
-    return {name: value for name, value in derived.items() if values[name] is None}
+class _Folder:
+    """The images of a folder, as `derived.Source`."""
 
+    def __init__(self, data: ConfigDict) -> None:
+        self._data, self.name = data, f"the images in {data.path}"
+        self._whole = ConfigDict({**data, "num_classes": 1})
+        self.has_test = any((Path(data.path) / name).is_dir() for name in TEST_FOLDERS)
 
-def _limits(values: Mapping[str, Any], stated: Collection[str]) -> dict[str, Any]:
-    """A hold-out if there is no test folder, and numbers of images that the folder contains."""
-    data, limits = ConfigDict(nest(values)["data"]), dict[str, Any]()
-    folders = [Path(data.path) / name for name in TEST_FOLDERS]
-    has_test = data.holdout is not None or any(folder.is_dir() for folder in folders)
-    names = [name for name in (*_OF_TRAINING, *_OF_TEST) if name in values and name not in stated]
-    if has_test and not names:
-        return {}
-    train = len(_list(data, "train")[1])
-    if not has_test and train > 1:
-        data.holdout = limits["data.holdout"] = max(train // HOLDOUT, 1)
-    test = data.holdout or len(_list(data, "test")[1])
-    train = max(train - (data.holdout or 0), 1)  # too large a hold-out is reported when it is read
-    for name in names:
-        value, most = values[name], train if name in _OF_TRAINING else test
-        if isinstance(value, tuple):
-            limits[name] = tuple(sorted({min(each, most) for each in value}))
-        elif value is not None:
-            limits[name] = min(value, most)
-    if "training.batch_size" in limits:  # a multiple of the queries
-        queries = limits.get("training.queries", values.get("training.queries")) or 1
-        limits["training.batch_size"] -= limits["training.batch_size"] % queries
-    return limits
+    def num_classes(self) -> int:
+        folders = _entries(_split_folder(self._whole, "train"))[1]
+        return 1 if self._data.class_name else max(len(folders), 1)
+
+    def count(self, data: ConfigDict, split: str) -> int:
+        return len(_list(data, split)[1])
+
+    @functools.cached_property
+    def _files(self) -> Files:
+        folder, names, _ = _list(self._whole, "train")
+        return Files(folder, names)
+
+    def headers(self, most: int) -> Iterator[derived.Header]:
+        for row in pixels.evenly_spaced(min(len(self._files), most), len(self._files)).tolist():
+            # An unreadable file is reported when training reads it.
+            with contextlib.suppress(Exception), Image.open(self._files.name(row)) as image:
+                yield image.size, image.mode
 
 
 def find_images(path: str, data: ConfigDict) -> EncodedImages:
@@ -420,23 +361,13 @@ def read_image(
     return 255 - image if is_inverted else image, is_inverted
 
 
-_FROM_IMAGES = ("data.image_size", "data.channels", "data.num_classes")
 parts.add(
     "data",
     "image_folder",
     "lzn_jax.data.folder",
-    ENCODED_FIELDS
-    | {
-        n: dataclasses.replace(ENCODED_FIELDS[n], default=None, from_data=True)
-        for n in _FROM_IMAGES
-    }
+    derived.FIELDS
     | {
         "data.path": word("folder of images, class folders or train, val and test folders"),
         "data.class_name": word("the only class folder to read, None = all", None),
-        "data.holdout": count_or_0(
-            "training images held out for tests, 0 = test on all of them, None = use a test folder",
-            None,
-        ),
-        "data.holdout_seed": Field(int, "seed of the hold-out", 0, minimum=0, below=2**32),
     },
 )

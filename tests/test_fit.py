@@ -1,0 +1,139 @@
+"""`lzn_jax.fit`: training on arrays in memory, interrupted and continued."""
+
+import os
+import signal
+
+import numpy as np
+import pytest
+import small
+from PIL import Image
+
+import lzn_jax
+from lzn_jax import configuration, data, main
+from lzn_jax.data import arrays
+from lzn_jax.run import log
+
+CONFIG = "digits_joint"
+CHANGES = {
+    name: value
+    for name, value in (
+        text.removeprefix("--config.").split("=") for text in small.overrides(CONFIG)
+    )
+    if not name.startswith("data.")
+}
+NUM_CLASSES, COUNT = 3, 60
+
+
+@pytest.fixture(scope="module")
+def given():
+    """Images and labels, by class."""
+    digits = data.load(configuration.load(CONFIG).data, "train")
+    rows = np.concatenate([np.flatnonzero(digits.labels == c)[:20] for c in range(NUM_CLASSES)])
+    return digits.images[rows], digits.labels[rows]
+
+
+def fit(train, workdir, **changes):
+    return lzn_jax.fit(CONFIG, train, workdir=workdir, **{**CHANGES, **changes})
+
+
+def losses(workdir):
+    return log.read_metrics(workdir)["loss"][1].tolist()
+
+
+@pytest.fixture(scope="module")
+def trained(given, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("fit")
+    return fit(given, workdir, steps=3), workdir
+
+
+def test_fields_follow_from_arrays_and_the_model_is_the_one_of_the_folder(trained, given):
+    model, workdir = trained
+    fields = model.config.data
+    assert (fields.image_size, fields.channels, fields.num_classes) == (8, 1, NUM_CLASSES)
+    assert (fields.holdout, model.step) == (COUNT // 10, 3)
+    held, kept = (data.load(fields, split) for split in ("test", "train"))
+    assert (len(held.labels), len(kept.labels)) == (6, 54)
+    assert np.bincount(held.labels).tolist() == [2, 2, 2]  # stratified
+    loaded = lzn_jax.load(workdir)
+    np.testing.assert_array_equal(loaded.classify(given[0])[0], model.classify(given[0])[0])
+
+
+def test_arrays_train_as_the_same_images_of_a_folder_do(trained, given, tmp_path):
+    for row, (image, label) in enumerate(zip(*given, strict=True)):
+        folder = tmp_path / "images" / str(label)
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image[..., 0]).save(folder / f"{row:03d}.png")
+    flags = [f"--config.{name}={value}" for name, value in CHANGES.items()]
+    of_folder = ["--config.data.name=image_folder", f"--config.data.path={tmp_path / 'images'}"]
+    workdir, steps = tmp_path / "run", "--config.training.num_steps=3"
+    arguments = [f"--config={CONFIG}", f"--workdir={workdir}", *of_folder, *flags, steps]
+    assert main.main(arguments) == 0
+    assert losses(workdir) == losses(trained[1])
+
+
+def test_other_sizes_and_channels_are_converted_as_those_of_files(given):
+    checksum = arrays.keep(given)
+    changes = [f"data.checksum={checksum}", "data.image_size=12", "data.channels=3"]
+    found = configuration.load(CONFIG, ["data.name=arrays", *changes])
+    image = data.load(found.data, "train").images[0]
+    source = Image.fromarray(given[0][0, :, :, 0]).convert("RGB")
+    np.testing.assert_array_equal(image, source.resize((12, 12), Image.Resampling.BICUBIC))
+
+
+def test_an_interrupt_saves_and_the_same_call_goes_on(trained, given, tmp_path, monkeypatch):
+    put, handlers = log.LateMetrics.put, [signal.getsignal(n) for n in signal.valid_signals()]
+
+    def put_and_interrupt(self, step, metrics):
+        put(self, step, metrics)
+        if step == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(log.LateMetrics, "put", put_and_interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        fit(given, tmp_path, steps=3)
+    step = lzn_jax.load(tmp_path).step
+    assert 1 <= step < 3
+    assert fit(given, tmp_path, steps=3).step == 3
+    assert losses(tmp_path) == losses(trained[1])
+    assert handlers == [signal.getsignal(n) for n in signal.valid_signals()]
+
+
+def test_another_data_set_is_refused_in_the_folder_of_a_run(trained, given):
+    images, labels = given
+    with pytest.raises(lzn_jax.UserError, match=r"holds a run with data\.checksum="):
+        fit((images, labels[::-1].copy()), trained[1], steps=3)
+
+
+@pytest.mark.parametrize(
+    ("train", "message"),
+    [
+        (np.zeros((4, 8, 8), np.uint8), r"images must be \(n, h, w, c\) of uint8"),
+        (np.zeros((4, 8, 8, 1)), "got .4, 8, 8, 1. of float64"),
+        ((np.zeros((4, 8, 8, 1), np.uint8), [1, 2]), r"as many strings, got \(2,\)"),
+        ((np.zeros((4, 8, 8, 1), np.uint8), [-1, 0, 1, 2]), "labels must be 4 integers >= 0"),
+    ],
+)
+def test_bad_data_is_one_line(train, message, tmp_path):
+    with pytest.raises(lzn_jax.UserError, match=message):
+        fit(train, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_config_without_a_name_needs_a_folder(given):
+    with pytest.raises(lzn_jax.UserError, match="pass workdir=FOLDER"):
+        lzn_jax.fit(configuration.load(CONFIG), given)
+
+
+def test_data_of_another_process_is_asked_for(trained):
+    fields = trained[0].config.data
+    kept = arrays._GIVEN.pop(fields.checksum)
+    with pytest.raises(lzn_jax.UserError, match="pass them to"):
+        data.load(fields, "test")
+    arrays._GIVEN[fields.checksum] = kept
+
+
+def test_texts_are_examples_of_images(given):
+    images, labels = given
+    found = arrays.as_examples((images, [f"digit {label}" for label in labels]))
+    assert found.texts[-1] == f"digit {labels[-1]}"
+    assert not found.labels.any()
