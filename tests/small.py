@@ -86,10 +86,14 @@ def flags(config, workdir, **changes):
 
 def overrides(config, **changes):
     """The arguments of `flags` that change the config's fields."""
-    held = configuration.load(str(config)).to_dict()
-    fields = {name: value for name, value in FIELDS.items() if _holds(held, name)}
-    fields |= {name.replace("__", "."): str(value) for name, value in changes.items()}
+    fields = shrunk(config) | {n.replace("__", "."): str(v) for n, v in changes.items()}
     return [f"--config.{name}={value}" for name, value in fields.items()]
+
+
+def shrunk(config):
+    """Fields of a shrunk run by dotted name."""
+    held = configuration.load(str(config)).to_dict()
+    return {name: value for name, value in FIELDS.items() if _holds(held, name)}
 
 
 def _holds(tree, name):

@@ -14,13 +14,7 @@ from lzn_jax.data import arrays
 from lzn_jax.run import log
 
 CONFIG = "digits_joint"
-CHANGES = {
-    name: value
-    for name, value in (
-        text.removeprefix("--config.").split("=") for text in small.overrides(CONFIG)
-    )
-    if not name.startswith("data.")
-}
+CHANGES = small.shrunk(CONFIG)
 NUM_CLASSES, COUNT = 3, 60
 
 

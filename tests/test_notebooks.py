@@ -11,10 +11,14 @@ ROOT = Path(__file__).parent.parent
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 SHRINK = """
 import small
+import lzn_jax
 import lzn_jax.main as command
 
-whole = command.main
+whole, fit = command.main, lzn_jax.fit
 command.main = lambda flags: whole([*flags, *small.overrides(flags[0].partition("=")[2])])
+lzn_jax.fit = lambda config, *given, **changes: fit(
+    config, *given, **(changes | small.shrunk(config) | {"steps": 2})
+)
 """
 
 

@@ -20,10 +20,10 @@ def blocks_of(name):
     return re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(), re.DOTALL)
 
 
-def names_of(name):
-    """The variables that the one example of a page leaves."""
+def names_of(name, index=0):
+    """The variables that an example of a page leaves."""
     names: dict = {}
-    (block,) = blocks_of(name)
+    block = blocks_of(name)[index]
     exec(compile(block, name, "exec"), names)
     return names
 
@@ -32,7 +32,7 @@ def test_a_trained_model_does_what_the_example_says(tmp_path, monkeypatch, capsy
     config = small.config(ROOT / "configs" / "digits_joint.py")
     small.untrained_run(tmp_path / "results" / "digits_joint", config)
     monkeypatch.chdir(tmp_path)
-    names = names_of("docs/python.md")
+    names = names_of("docs/python.md", index=1)
     assert names["anchors"].shape == names["latents"].shape == names["centres"].shape == (360, 4)
     assert names["classes"].shape == names["probabilities"].shape == names["errors"].shape == (360,)
     assert names["sevens"].shape == (4, 8, 8, 1)
@@ -42,6 +42,20 @@ def test_a_trained_model_does_what_the_example_says(tmp_path, monkeypatch, capsy
     assert f"accuracy {np.mean(names['classes'] == names['test'].labels)} " in said
     assert said.splitlines()[0].endswith(f"reconstruction {names['errors'].mean()!s}")
     assert "path (11, 8, 8, 1)" in said
+
+
+@pytest.mark.slow
+def test_arrays_are_trained_on(tmp_path, monkeypatch):
+    whole = lzn_jax.fit
+
+    def shrunk(config, *given, **changes):
+        return whole(config, *given, **(changes | small.shrunk(config) | {"steps": 2}))
+
+    monkeypatch.setattr(lzn_jax, "fit", shrunk)
+    monkeypatch.chdir(tmp_path)
+    names = names_of("docs/python.md")
+    assert (names["model"].step, names["classes"].shape) == (2, (5,))
+    assert (tmp_path / "results/own/summary.json").is_file()
 
 
 @pytest.mark.slow
