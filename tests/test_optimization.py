@@ -7,7 +7,7 @@ import optax
 import pytest
 from ml_collections import ConfigDict
 
-from lzn_jax import train
+from lzn_jax import optimizers, train
 
 
 def _training(**changes):
@@ -15,6 +15,7 @@ def _training(**changes):
         "num_steps": 20,
         "warmup_steps": 0,
         "schedule": "constant",
+        "optimizer": "adam",
         "gradient_clip": 1e9,
         "learning_rate": {"encoder": 1e-3, "decoder": 2e-2},
         "decoder_steps": None,
@@ -51,13 +52,13 @@ HALF = np.sqrt(0.5)
 )
 def test_warmup_is_linear_and_then_the_rate_is_constant_or_a_cosine(changes, steps, expected):
     training = _training(**changes)
-    rates = [train.learning_rate(jnp.int32(k), 0.5, training) for k in steps]
+    rates = [optimizers.learning_rate(jnp.int32(k), 0.5, training) for k in steps]
     np.testing.assert_allclose(rates, 0.5 * np.ones(len(steps)) * expected, rtol=1e-6, atol=1e-7)
 
 
 def _updates(training, gradients):
     """Updates at each step for a list of {network: {'w': (n,)}}."""
-    optimizer = train.make_optimizer(training, list(gradients[0]))
+    optimizer = optimizers.make_optimizer(training, list(gradients[0]))
     params = jax.tree.map(jnp.zeros_like, gradients[0])
     state = optimizer.init(params)
     results = []
