@@ -10,7 +10,7 @@ import ml_collections
 import pytest
 from PIL import Image
 
-from lzn_jax import configuration
+from lzn_jax import configuration, parts
 from lzn_jax.errors import UserError
 from lzn_jax.run import workdir
 

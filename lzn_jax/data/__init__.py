@@ -395,7 +395,7 @@ def _example(
     row = {**arrays, **own, "labels": examples.labels[index]}
     for each in row_transforms:
         row |= each(row, rng)
-    return row
+    return {name: np.asarray(value) for name, value in row.items()}
 
 
 def whole_image(data: ConfigDict) -> Transform:
