@@ -55,7 +55,9 @@ _EVERY_RUN = {
     "training.remat": flag("recompute residual blocks in the backward pass, to save memory", False),
     "training.num_steps": count("updates"),
     "training.warmup_steps": count_or_0("updates of linear warm-up", 5000),
-    "training.schedule": choice("learning rate after warm-up", "constant", "cosine"),
+    "training.schedule": word("learning rate after warm-up", "constant", part="schedule"),
+    "training.optimizer": word("optimiser of each network", "adam", part="optimizer"),
+    "training.losses": words("losses beside decoders and alignments", (), part="loss"),
     "training.gradient_clip": positive("global norm to which gradients are clipped", 1.0),
     "training.ema_decay": parts.share_below_1("decay of the averaged weights"),
     "training.compute_dtype": choice("dtype inside the networks", "float32", "bfloat16"),
@@ -112,15 +114,10 @@ def schema_of(values: Mapping[str, Any]) -> dict[str, Field]:
         fields |= _ALIGNED | (_ALIGNED_VIEWS if len(types) == 1 else {})
     space = {**values, "types": types, "alignments": alignments}
     names = list(fields)
-    for name in names:  # which grow by the fields of parts
-        kind = fields[name].part
-        if kind is None or (kind == "type" and name != "types"):  # which names one of `types`
-            continue
-        value = space.get(name, fields[name].default)
-        for part in _tuple(value) or (value,):
-            own = parts.fields(kind, str(part), space)
-            names += [each for each in own if each not in fields]
-            fields |= own
+    for name in names:  # which grow by the fields of parts and pairs
+        own = _of_pairs(name, fields[name], alignments) | _of_parts(name, fields[name], space)
+        names += [each for each in own if each not in fields]
+        fields |= own
     for name, value in preset.items():
         if name in fields:
             is_optional = fields[name].takes_none
@@ -128,12 +125,41 @@ def schema_of(values: Mapping[str, Any]) -> dict[str, Field]:
     return {name: _with_choices(name, field, types) for name, field in fields.items()}
 
 
+def _of_parts(name: str, field: Field, space: Mapping[str, Any]) -> dict[str, Field]:
+    """Fields of the parts that a field names, in its group if their names start with a dot."""
+    if field.part is None or (field.part == "type" and name != "types"):  # one of `types`
+        return {}
+    (group, *_), value, found = name.split("."), space.get(name, field.default), {}
+    for part in _tuple(value) or (value,):
+        for own, each in parts.fields(field.part, str(part), space).items():
+            found[f"{group}{own}" if own.startswith(".") else own] = each
+    return found
+
+
+def _of_pairs(name: str, field: Field, alignments: Sequence[str]) -> dict[str, Field]:
+    """Fields `alignment.SOURCE_to_TARGET.FIELD` of a field of alignments."""
+    group, *leaf = name.split(".")
+    if group != "alignment" or len(leaf) > 1:
+        return {}
+    own = dataclasses.replace(field, default=parts.ABSENT, optional=True)
+    return {f"{_pair_group(pair)}.{leaf[0]}": own for pair in alignments}
+
+
+def _pair_group(pair: str) -> str:
+    return f"alignment.{pair}".replace(":", "_to_")
+
+
+def of_pair(values: Mapping[str, Any], pair: str) -> dict[str, Any]:
+    """The values by dotted name, with those of the pair SOURCE:TARGET in the group `alignment`."""
+    prefix = f"{_pair_group(pair)}."
+    own = {n: v for n, v in values.items() if n.startswith(prefix) and v is not None}
+    return {**values, **{f"alignment.{n.removeprefix(prefix)}": v for n, v in own.items()}}
+
+
 def with_defaults(values: Mapping[str, Any], fields: Mapping[str, Field]) -> dict[str, Any]:
     """The values by dotted name, with defaults for missing fields."""
-    return {
-        **{name: f.default for name, f in fields.items() if f.default is not parts.REQUIRED},
-        **values,
-    }
+    none = (parts.REQUIRED, parts.ABSENT)
+    return {**{n: f.default for n, f in fields.items() if f.default not in none}, **values}
 
 
 def _preset(study: Any) -> Mapping[str, Any]:
@@ -162,7 +188,7 @@ def validated(values: Mapping[str, Any]) -> dict[str, Any]:
     values = with_defaults(values, fields)
     result = {n: checked(n, values[n], field) for n, field in fields.items() if n in values}
     for name, field in fields.items():
-        if name not in values:
+        if name not in values and field.default is parts.REQUIRED:
             expected = _expected(field)
             raise UserError(f"the config lacks the field {name} ({field.help}): {expected}")
     if extra := [name for name in values if name not in fields]:
@@ -276,7 +302,7 @@ def _check_across(values: Mapping[str, Any], fields: Mapping[str, Field]) -> Non
     parts.require(len(set(types)) == len(types), f"types must differ, got {types}")
     named: dict[tuple[str, str], None] = {}  # parts by kind and name, each once
     for name, field in fields.items():
-        if field.part is None or (value := values[name]) is None:
+        if field.part is None or (value := values.get(name)) is None:
             continue
         for part in value if isinstance(value, tuple) else (value,):
             is_there = field.part != "type" or part in types
@@ -284,16 +310,14 @@ def _check_across(values: Mapping[str, Any], fields: Mapping[str, Field]) -> Non
             named[field.part, part] = None
     for kind, part in named:
         if check := parts.find(kind, part).check:
-            check(values)
+            for each in (values, *(of_pair(values, pair) for pair in values["alignments"])):
+                check(each)
     _check_something_trains(values)
 
 
 def _check_something_trains(values: Mapping[str, Any]) -> None:
-    is_aligned = (
-        bool(values["alignments"])
-        and values.get("latent.enabled", True)
-        and values["alignment.weight"] > 0
-    )
+    pairs = values["alignments"] if values.get("latent.enabled", True) else ()
+    is_aligned = any(of_pair(values, pair)["alignment.weight"] > 0 for pair in pairs)
     weights = {n: v for n, v in values.items() if n.startswith("training.") and "_weight" in n}
     parts.require(
         is_aligned or not weights or any(weights.values()),
@@ -612,6 +636,8 @@ def explain(config: ml_collections.ConfigDict) -> str:
     fields = flatten(nest(schema_of(values)))  # in the schema's order, by group
     lines = ["* differs from its default, or has none"]
     for name, field in fields.items():
+        if name not in values:
+            continue
         mark = " " if values[name] == field.default else "*"
         lines.append(f"{mark} {f'{name} = {values[name]!r}':<44}  # {field.help}")
     return "\n".join(lines)

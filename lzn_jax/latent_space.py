@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from ml_collections import ConfigDict
 
-from lzn_jax import data, parts, zoning
+from lzn_jax import configuration, data, parts, zoning
 from lzn_jax.data import Examples
 from lzn_jax.data_types import (
     Condition,
@@ -44,10 +44,11 @@ Draw = Callable[[str, str, float | None], Array]  # latents of (source, use, noi
 
 
 def solver(setting: ConfigDict) -> zoning.Solver:
-    """Solver of a config group such as `latent`; raises UserError if it rejects `num_steps`."""
-    part: Callable[[int], zoning.Solver] = parts.get("solver", setting.solver)
+    """Solver of a config group such as `latent`; raises UserError if it rejects its values."""
+    part = parts.get("solver", setting.solver)
+    build = getattr(part, "from_config", lambda setting: part(setting.num_steps))
     try:
-        return part(setting.num_steps)
+        return build(setting)
     except ValueError as error:
         raise UserError(f"solver {setting.solver!r}: {error}") from error
 
@@ -156,7 +157,8 @@ class LatentSpace:
       encoders, decoders: by name of their type; decoders without a weight in the loss are left out.
       own_encoders: encoders that have a network.
       sources: types whose latents are drawn in training.
-      alignments: pairs of types.
+      alignments: config group `alignment` by pair of types, with the values of the pair.
+      losses: functions by name, beside those of decoders and alignments.
       baseline: contrastive loss that replaces zones, or None.
       solver: solver of the encoders' flow.
       alignment_solver: solver of the alignment's flow, or None without alignments.
@@ -174,7 +176,12 @@ class LatentSpace:
         self.in_batches = functools.partial(
             in_batches, mesh=mesh, batch_size=examples_at_a_time(config.training)
         )
-        self.alignments = [Alignment(*pair.split(":")) for pair in config.alignments]
+        self.alignments = {
+            Alignment(*pair.split(":")): _alignment_setting(config, pair)
+            for pair in config.alignments
+        }
+        names = [n for n in config.training.losses if config.training[f"{n}_weight"] > 0]
+        self.losses = {name: parts.get("loss", name) for name in names}
         self.solver = solver(config.latent)
         self.alignment_solver: Any = solver(config.alignment) if "alignment" in config else None
         self.baseline: str | None = None if config.objective == "lzn" else config.objective
@@ -188,9 +195,6 @@ class LatentSpace:
         used.update(*(decoder.sources for decoder in self.decoders.values()))
         self.sources = [name for name in self.encoders if name in used]
         self.own_encoders = {n: e for n, e in self.encoders.items() if isinstance(e, Encoder)}
-        self._align: Any = (
-            parts.get("alignment", config.alignment.form) if self.alignments else None
-        )
         self._jitted: dict[Any, Any] = {}
 
     @property
@@ -200,6 +204,12 @@ class LatentSpace:
             if (transform := getattr(encoder, "transform", None)) is not None:
                 return transform
         return data.whole_image(self.config.data) if "image_size" in self.config.data else None
+
+    @property
+    def row_transforms(self) -> list[data.RowTransform]:
+        """Transforms of training examples on the host, of data types and losses, in this order."""
+        owners = (*self.types.values(), *self.losses.values())
+        return [each.transform for each in owners if getattr(each, "transform", None)]
 
     @functools.cached_property
     def measurements(self) -> dict[str, Any]:
@@ -278,9 +288,10 @@ class LatentSpace:
         return self.in_batches(encode, samples, description=description)
 
     def loss(self, variables: Variables, batch: Batch, key: jax.Array) -> LossAndMetrics:
-        """Weighted sum of the decoders' and alignments' losses, or a baseline's loss (paper §2.2).
+        """Weighted sum of all losses, and metrics (paper §2.2).
 
-        Returns the loss and the metrics. The batch is global, the key is consumed.
+        These are the losses of decoders and alignments, or that of the baseline in their place, and
+        those that `training.losses` names. The batch is global, the key is consumed.
 
         A batch may hold columns that replace random draws: `TYPE_latent_noise` (b, q), not yet
         scaled by α, and `flow_noise` (b, h, w, c) and `flow_time` (b,) in [1e-3, 1] of the flow.
@@ -292,20 +303,41 @@ class LatentSpace:
             with jax.named_scope(use):
                 zones[name] = encoder.zones(variables, batch, keys)
         if self.baseline:
-            return self._baseline_loss(self.baseline, zones)
+            loss, metrics = self._baseline_loss(self.baseline, zones)
+        else:
+            loss, metrics = self._loss_by_zones(variables, batch, zones, key)
+        for name, own_loss in self.losses.items():
+            with jax.named_scope(use := f"{name}_loss"):
+                own, more = own_loss(self, variables, batch, zones, named(key, use))
+            more = {use: own, **{f"{name}_{metric}": value for metric, value in more.items()}}
+            if taken := metrics.keys() & more.keys():
+                raise UserError(f"loss {name!r} must have another name: {min(taken)} is a metric")
+            loss += self.config.training[f"{name}_weight"] * own
+            metrics = {**metrics, **more}
+        return loss, metrics
+
+    def _loss_by_zones(
+        self, variables: Variables, batch: Batch, zones: ZonesByType, key: PRNGKeyArray
+    ) -> LossAndMetrics:
+        """Weighted sum of the decoders' and alignments' losses, and metrics."""
         if queries := self.config.training.get("queries"):  # a field of image decoders
             # Latents are drawn for these rows only; the anchors stay those of the whole batch.
             batch = strided(batch, queries)
             zones = {name: tuple(z.of_rows(queries) for z in each) for name, each in zones.items()}
 
         @functools.cache
+        def draw(source: str, use: str) -> Array:  # once, whatever the scales
+            drawn = zones[source][0].noise(named(key, use))
+            return given(batch, f"{source}_latent_noise", drawn)
+
+        @functools.cache
         def latents(source: str, use: str, scale: float | None) -> Array:
-            use, first = f"{source}_latents_{use}", zones[source][0]
-            noise = given(batch, f"{source}_latent_noise", first.noise(named(key, use)))
+            use = f"{source}_latents_{use}"
+            noise = draw(source, use)
             if scale is None:  # a random α in [0, 1] for each sample
                 noise *= jax.random.uniform(named(key, f"{use}_scale"), (len(noise), 1))
                 scale = 1.0
-            return first.latents(scale * noise, self.solver)
+            return zones[source][0].latents(scale * noise, self.solver)
 
         losses, metrics = [], {}
         for name, decoder in self.decoders.items():
@@ -315,14 +347,15 @@ class LatentSpace:
                 loss = _decoder_loss(decoder, variables, batch, condition, has_latent, keys)
             metrics[self.types[name].loss_name] = loss
             losses.append(self.types[name].weight * loss)
-        weight = self.config.alignment.weight if self.alignments and self.sources else 0
-        for pair in self.alignments if weight > 0 else ():
+        for pair, setting in self.alignments.items() if self.sources else ():
+            if setting.weight == 0:
+                continue
             with jax.named_scope("alignment"):
-                loss, more = self._alignment_loss(pair, zones, latents)
+                loss, more = self._alignment_loss(pair, setting, zones, latents)
             suffix = "" if len(self.alignments) == 1 else f"_{pair}"
             more = {"alignment_loss": loss, **more}
             metrics |= {f"{name}{suffix}": value for name, value in more.items()}
-            losses.append(weight * loss)
+            losses.append(setting.weight * loss)
         return sum(losses, start=jnp.zeros(())), metrics
 
     def _baseline_loss(self, name: str, zones: ZonesByType) -> LossAndMetrics:
@@ -363,12 +396,13 @@ class LatentSpace:
             further = self.types[decoder.condition].condition(batch, first)
         return (latent, further), has_latent
 
-    def _alignment_loss(self, pair: Alignment, zones: ZonesByType, latents: Draw) -> LossAndMetrics:
+    def _alignment_loss(
+        self, pair: Alignment, setting: ConfigDict, zones: ZonesByType, latents: Draw
+    ) -> LossAndMetrics:
         """Loss of the source's latents in the target's zones, and metrics.
 
         With two views of an image, the zones are those of the second view (paper §5.1).
         """
-        setting = self.config.alignment
         scale, use = setting.noise_scale, "aligned"
         if scale is None:  # the latents of generation, which are then computed once
             scale, decoder = self.config.latent.noise_scale, self.types[pair.source].decoder
@@ -376,7 +410,17 @@ class LatentSpace:
         source, target = zones[pair.source][0], zones[pair.target][-1]
         partners = jnp.arange(len(target.anchors)) if target.own is None else target.own
         target = target._replace(is_present=_all_present(source, target))
-        return self._align(latents(pair.source, use, scale), target, partners, setting)
+        setting = ConfigDict({**setting, **pair._asdict(), "source_zones": source})
+        align = parts.get("alignment", setting.form)
+        return align(latents(pair.source, use, scale), target, partners, setting)
+
+
+def _alignment_setting(config: ConfigDict, pair: str) -> ConfigDict:
+    """Config group `alignment` of a pair; raises UserError if its solver rejects the values."""
+    values = configuration.of_pair(configuration.flatten(config.to_dict()), pair)
+    setting = ConfigDict(configuration.nest(values)["alignment"])
+    solver(setting)
+    return setting
 
 
 def encoded_anchors(

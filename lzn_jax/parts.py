@@ -12,8 +12,12 @@ from typing import Any
 
 from lzn_jax.errors import UserError
 
-KINDS = ("type", "data", "encoder", "decoder", "solver", "alignment", "measurement", "study")
+KINDS = (
+    *("type", "data", "encoder", "decoder", "solver", "alignment", "loss"),
+    *("optimizer", "schedule", "measurement", "study"),
+)
 REQUIRED = object()  # default of a field that every config must set
+ABSENT = object()  # default of a field that a config need not contain
 # Modules that register parts.
 _REGISTERING = (
     *("data.digits", "data.fashion", "data.cifar10", "data.emoji", "data.tfds", "data.folder"),
@@ -21,7 +25,7 @@ _REGISTERING = (
     *("models.ncsnpp", "models.mlp", "models.resnet"),
     *("decoders.flow", "decoders.mean_flow", "decoders.one_pass"),
     *("data_types.image", "data_types.label", "data_types.text"),
-    "latent_space",
+    *("latent_space", "optimizers"),
 )
 
 
@@ -121,9 +125,10 @@ def add(
     """Registers a part under a name, with its config fields.
 
     `fields` maps dotted config names to `Field`, or is a function that returns such a mapping for
-    the `types` and `alignments` of a config. `check` is called with all values of a config by
-    dotted name. The part of a study maps fields to their defaults. Raises UserError if another file
-    has registered the name.
+    the `types` and `alignments` of a config. A name that starts with a dot is in the group of the
+    field that names the part. `check` is called with all values of a config by dotted name. The
+    part of a study maps fields to their defaults. Raises UserError if another file has registered
+    the name.
     """
     if kind not in KINDS:
         raise UserError(f"the kind of a part must be one of {', '.join(KINDS)}, got {kind!r}")
@@ -162,7 +167,10 @@ def fields(kind: str, name: str, values: Mapping[str, Any]) -> Mapping[str, Fiel
     part = PARTS.get((kind, name))
     if part is None:
         return {}
-    return part.fields(values) if callable(part.fields) else part.fields
+    own = part.fields(values) if callable(part.fields) else part.fields
+    if kind == "loss":
+        return {f".{name}_weight": amount(f"weight of the loss {name!r}", 1.0), **own}
+    return own
 
 
 def _imported(value: Any) -> Any:

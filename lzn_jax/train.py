@@ -1,6 +1,6 @@
 """Training: one loop for every latent space.
 
-In reading order: state, optimiser, update, loop.
+In reading order: state, update, loop.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ import numpy as np
 import optax
 from clu import parameter_overview
 from jax.sharding import Mesh, Sharding
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Int
 from ml_collections import ConfigDict
 
 from lzn_jax import data, extensions, plots
@@ -34,6 +34,7 @@ from lzn_jax.errors import EXIT_DONE, EXIT_NON_FINITE, EXIT_RUN_AGAIN
 from lzn_jax.evaluation import measurements
 from lzn_jax.latent_space import LatentSpace, Model
 from lzn_jax.models import join_variables, named, split_variables
+from lzn_jax.optimizers import make_optimizer
 from lzn_jax.run import costs, devices, files, log, processes
 from lzn_jax.run import workdir as workdirs
 from lzn_jax.run.checkpoints import Checkpoints
@@ -122,39 +123,6 @@ def _counters(values: Mapping[str, int], placement: Sharding) -> dict[str, jax.A
     return {name: devices.put_whole(np.int32(values[name]), placement) for name in _COUNTERS}
 
 
-def learning_rate(step: Int[Array, ""], peak: float, training: ConfigDict) -> Float[Array, ""]:
-    """Learning rate: linear warm-up, then constant or cosine decay to 0 at `num_steps`.
-
-    With W `warmup_steps`, update k < W has the rate peak (1/W + (1 - 1/W) k/W).
-    """
-    steps = max(training.warmup_steps, 1)
-
-    def rise(step: Int[Array, ""]) -> Float[Array, ""]:  # optax.linear_schedule is less exact
-        share = jnp.minimum(step, steps) / steps
-        return peak * ((1 + (steps - 1) * share) / steps)
-
-    if training.schedule == "constant":
-        return rise(step)
-    fall = optax.cosine_decay_schedule(peak, max(training.num_steps - training.warmup_steps, 1))
-    return optax.join_schedules([rise, fall], [training.warmup_steps])(step)
-
-
-def make_optimizer(training: ConfigDict, networks: list[str]) -> optax.GradientTransformation:
-    """Clipping by the global norm of all networks, then Adam with the rate of each network."""
-
-    def adam(network: str) -> optax.GradientTransformation:
-        peak = training.learning_rate[network]
-        return optax.adam(lambda step: learning_rate(step, peak, training))
-
-    def labels(params: Mapping[str, Any]) -> dict[str, Any]:
-        return {name: jax.tree.map(lambda _, n=name: n, tree) for name, tree in params.items()}
-
-    return optax.chain(
-        optax.clip_by_global_norm(training.gradient_clip),
-        optax.partition({network: adam(network) for network in networks}, labels),
-    )
-
-
 def still_training(
     step: Int[Array, ""], training: ConfigDict, networks: list[str]
 ) -> dict[str, Bool[Array, ""]]:
@@ -215,7 +183,7 @@ def update_state(
     training: ConfigDict,
     seed: int,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One update on a global batch: gradient, clipping, Adam, EMA; skipped if it is not finite.
+    """One update on a global batch: gradient, optimiser, EMA; skipped if it is not finite.
 
     Columns of the batch may replace random draws, see `LatentSpace.loss`. Returns the state and the
     metrics.
@@ -344,6 +312,7 @@ def training_batches(
         workers=config.data.get("workers"),
         rows=devices.own_rows(size),
         columns=space.columns(train),
+        row_transforms=space.row_transforms,
     )
 
 

@@ -220,10 +220,9 @@ class TrainedModel:
         scale = max(types[source].source_scale, types[target].target_scale)
         decoder = space.decoders.get(target)
         is_condition = decoder is not None and decoder.condition == source
-        if is_condition or not any({source, target} == set(pair) for pair in space.alignments):
-            return scale
-        aligned_at = self.config.alignment.noise_scale
-        return scale if aligned_at is None else min(scale, aligned_at)
+        pairs = {} if is_condition else space.alignments
+        aligned_at = [s.noise_scale for pair, s in pairs.items() if {source, target} == set(pair)]
+        return min([scale, *(each for each in aligned_at if each is not None)])
 
     def generate(self, target: str, count: int, key: PRNGKeyArray | None = None) -> Any:
         """Decodes `count` latents of the prior as samples of a data type."""

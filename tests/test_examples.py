@@ -15,11 +15,12 @@ import small
 from ml_collections import ConfigDict
 
 import lzn_jax
-from lzn_jax import data, extensions, latent_space, main, zoning
+from lzn_jax import data, extensions, latent_space, main, optimizers, train, zoning
 from lzn_jax.data_types import Invertible, Zones
 from lzn_jax.demo.answers import Answers
-from lzn_jax.errors import UserError
+from lzn_jax.errors import EXIT_DONE, EXIT_RUN_AGAIN, UserError
 from lzn_jax.modes.compile import batch_shapes
+from lzn_jax.run import devices
 
 FOLDER = Path(__file__).parents[1] / "examples"
 MIDPOINT = {"latent__solver": "midpoint", "alignment__solver": "midpoint"}
@@ -29,6 +30,8 @@ SHRUNK = {
     "own_images": {"data__image_size": 32, **MIDPOINT},
     "nnx_encoder": {},
     "property": {},
+    "muon": {},
+    "erasing": {},
 }
 needs_rdkit = pytest.mark.skipif(
     importlib.util.find_spec("rdkit") is None, reason="needs rdkit: pip install -e '.[examples]'"
@@ -110,8 +113,9 @@ def test_batches_have_the_shapes_that_are_compiled(model):
     train = data.load(model.config.data, "train")
     space, size = model.space, model.config.training.batch_size
     batches = data.TrainingBatches(
-        train, size, 0, space.transform, columns=space.columns(train), workers=0
-    )
+        train, size, 0, space.transform, columns=space.columns(train), workers=0,
+        row_transforms=space.row_transforms,
+    )  # fmt: skip
     with batches:
         assert batches.shapes() == batch_shapes(space, model.config)
 
@@ -294,3 +298,80 @@ def test_the_encoder_is_the_network_of_nnx():
     assert jax.tree.leaves(
         jax.grad(lambda v: encoder.apply(v, images, train=True).sum())(variables)
     )
+
+
+@pytest.mark.parametrize(("name", "most"), [("muon", 15), *small.slow(("erasing", 35))])
+def test_a_run_that_is_left_goes_on_bit_by_bit(name, most, tmp_path, monkeypatch):
+    states, save = [], train.save_state
+
+    def noted(checkpoints, state, *arguments):
+        states.append(jax.device_get(state))
+        save(checkpoints, state, *arguments)
+
+    monkeypatch.setattr(train, "save_state", noted)
+    monkeypatch.setattr(train, "measurements", types.SimpleNamespace(evaluate=lambda *_: {}))
+    small.without_pictures(monkeypatch)
+    config = small.config(config_of(name), training__num_steps=4)
+
+    def ends(folder, *codes):
+        for code in codes:
+            leaves = code == EXIT_RUN_AGAIN
+            monkeypatch.setattr(
+                train.processes, "is_to_leave", lambda _, k, on=leaves: on and k == 2
+            )
+            assert train.train_and_evaluate(config, tmp_path / folder) == code
+        lines = (tmp_path / folder / "metrics.jsonl").read_text().splitlines()
+        timeless = [
+            {k: v for k, v in json.loads(line).items() if k not in small.TIMINGS} for line in lines
+        ]
+        return states[-1], timeless
+
+    (whole, metrics), (again, same) = (
+        ends("whole", EXIT_DONE),
+        ends("left", EXIT_RUN_AGAIN, EXIT_DONE),
+    )
+    jax.tree.map(np.testing.assert_array_equal, again, whole)
+    assert same == metrics
+    assert int(whole.step) == 4
+    code = [line for line in Path(parts_of(name).__file__).read_text().splitlines() if line.strip()]
+    assert len(code) <= most
+
+
+def test_muon_makes_updates_of_matrices_orthogonal_and_those_of_others_are_adams():
+    parts_of("muon")
+    training = small.config(config_of("muon"), training__warmup_steps=0).training
+    optimizer = optimizers.make_optimizer(training, ["encoder"])
+    w, b = jax.random.normal(jax.random.key(0), (4, 4)), jnp.ones(3)
+    params = {"encoder": {"w": w, "b": b}}
+    updates, _ = optimizer.update(params, optimizer.init(params), params)
+    rate = training.learning_rate.encoder
+    values = np.linalg.svd(updates["encoder"]["w"] / rate, compute_uv=False)
+    np.testing.assert_allclose(values, 0.2 * np.sqrt(4), rtol=0.35)  # Newton-Schulz is that exact
+    assert np.linalg.cond(w) > 3
+    nesterov = 0.9 * 0.1 / (1 - 0.9**2) + 1
+    np.testing.assert_allclose(updates["encoder"]["b"], -rate * nesterov * b, rtol=1e-4)
+
+
+def test_a_square_is_erased_of_each_image_and_the_loss_is_the_distance():
+    module = parts_of("erasing")
+    config = small.config(config_of("erasing"))
+    space = latent_space.LatentSpace(config, devices.make_mesh(1))
+    examples = data.load_data(config)[0]
+    with train.training_batches(config, space, examples) as batches:
+        batch = next(batches)
+        assert batches.shapes() == batch_shapes(space, config)
+    changed = (batch["images"] != batch["erased"]).any(axis=3)
+    assert not batch["erased"][changed].any()
+    rows = [np.flatnonzero(each.any(axis=1)) for each in changed]
+    assert max(np.ptp(each) for each in rows) == 3
+    assert len({each[0] for each in rows}) > 2
+    space.encoders["image"].module = types.SimpleNamespace(
+        apply=lambda variables, images, train: images[:, 0, :2, 0]
+    )
+    anchors = jnp.array([[0.0, 0.0], [2.0, 4.0]])
+    erased = jnp.full((2, 8, 8, 1), 255, jnp.uint8)
+    found, metrics = module.Erasing()(
+        space, {"encoder": {}}, {"erased": erased}, {"image": (Zones(anchors),)}, jax.random.key(0)
+    )
+    assert metrics["anchor_variance"] == pytest.approx(2.5)
+    assert float(found) == pytest.approx((1 + 1 + 1 + 9) / 4 / 2.5)

@@ -7,7 +7,8 @@ import optax
 import pytest
 from ml_collections import ConfigDict
 
-from lzn_jax import train
+from lzn_jax import optimizers, parts, train
+from lzn_jax.errors import UserError
 
 
 def _training(**changes):
@@ -15,6 +16,7 @@ def _training(**changes):
         "num_steps": 20,
         "warmup_steps": 0,
         "schedule": "constant",
+        "optimizer": "adam",
         "gradient_clip": 1e9,
         "learning_rate": {"encoder": 1e-3, "decoder": 2e-2},
         "decoder_steps": None,
@@ -51,13 +53,13 @@ HALF = np.sqrt(0.5)
 )
 def test_warmup_is_linear_and_then_the_rate_is_constant_or_a_cosine(changes, steps, expected):
     training = _training(**changes)
-    rates = [train.learning_rate(jnp.int32(k), 0.5, training) for k in steps]
+    rates = [optimizers.learning_rate(jnp.int32(k), 0.5, training) for k in steps]
     np.testing.assert_allclose(rates, 0.5 * np.ones(len(steps)) * expected, rtol=1e-6, atol=1e-7)
 
 
 def _updates(training, gradients):
     """Updates at each step for a list of {network: {'w': (n,)}}."""
-    optimizer = train.make_optimizer(training, list(gradients[0]))
+    optimizer = optimizers.make_optimizer(training, list(gradients[0]))
     params = jax.tree.map(jnp.zeros_like, gradients[0])
     state = optimizer.init(params)
     results = []
@@ -155,3 +157,41 @@ def test_ema_of_an_inactive_network_stays_to_the_bit():
     # 1 - 2/11 of the way at the first update
     expected = ema * 2 / 11 + params * 9 / 11
     np.testing.assert_allclose(_averaged(ema, params, 0, 0.9999), expected, rtol=1e-6)
+
+
+def test_adamw_is_adam_and_shrinks_weights_by_the_rate():
+    training = _training(optimizer="adamw", weight_decay=0.5)
+    raw, start = np.array([[0.3, 0.0], [0.0, 3.0], [2.0, -1.0]]), np.array([2.0, -4.0])
+    optimizer = optimizers.make_optimizer(training, ["encoder"])
+    params = {"encoder": {"w": jnp.asarray(start, jnp.float32)}}
+    state = optimizer.init(params)
+    for gradient, step in zip(raw, _adam(raw, [1e-3] * 3), strict=True):
+        gradient = {"encoder": {"w": jnp.asarray(gradient, jnp.float32)}}
+        updates, state = optimizer.update(gradient, state, params)
+        np.testing.assert_allclose(updates["encoder"]["w"], step - 1e-3 * 0.5 * start, rtol=2e-4)
+        params, start = optax.apply_updates(params, updates), start + step - 1e-3 * 0.5 * start
+
+
+@pytest.fixture
+def registered(monkeypatch):
+    """Adds a part for the time of a test."""
+    parts.names("optimizer")  # loads what ships
+    monkeypatch.setattr(parts, "PARTS", dict(parts.PARTS))
+    return parts.add
+
+
+def test_an_optimizer_of_ones_own_has_the_rate_of_each_network_and_its_fields(registered):
+    registered("optimizer", "signs", lambda training, rate: optax.sign_sgd(rate))
+    registered("schedule", "halves", lambda training, peak: lambda k: peak * training.share**k)
+    training = _training(optimizer="signs", schedule="halves", warmup_steps=1, share=0.5)
+    gradients = [{name: {"w": jnp.array([3.0, -2.0])} for name in training.learning_rate}] * 4
+    for k, updates in enumerate(_updates(training, gradients)):
+        for network, peak in training.learning_rate.items():
+            expected = peak * np.array([-1, 1]) / 2 ** max(k - 1, 0)
+            np.testing.assert_allclose(updates[network]["w"], expected, rtol=1e-6)
+
+
+def test_what_is_no_transformation_is_no_optimizer(registered):
+    registered("optimizer", "none", lambda training, rate: 3)
+    with pytest.raises(UserError, match="optimizer 'none' must build an optax transformation, got"):
+        optimizers.make_optimizer(_training(optimizer="none"), ["encoder", "decoder"])

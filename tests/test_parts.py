@@ -37,6 +37,9 @@ parts.add("decoder", "own", ("own:Decoder", "own:Flow"), {"decoder.own": parts.c
 parts.add("solver", "own", "own:Solver", {"latent.own": parts.count("its order", 3)})
 parts.add("alignment", "own", "own:align", {"alignment.own": parts.count("its rank", 3)})
 parts.add("measurement", "own", "own:measure", {"evaluation.own": parts.count("samples", 3)})
+parts.add("optimizer", "own", "own:optimize", {".own": parts.count("its memory", 3)})
+parts.add("schedule", "own", "own:schedule", {".own": parts.count("its period", 3)})
+parts.add("loss", "own", "own:regularise", {".own": parts.count("its power", 3)})
 """
 # What a config says to name the part of each kind, and the field that comes with it.
 SELECTED = {
@@ -51,6 +54,9 @@ SELECTED = {
     "solver": ("config.latent.solver = 'own'", "latent.own = 3", "its order"),
     "alignment": ("config.alignment.form = 'own'", "alignment.own = 3", "its rank"),
     "measurement": ("config.evaluation.measurements = ('own',)", "evaluation.own = 3", "samples"),
+    "optimizer": ("config.training.optimizer = 'own'", "training.own = 3", "its memory"),
+    "schedule": ("config.training.schedule = 'own'", "training.own = 3", "its period"),
+    "loss": ("config.training.losses = ('own',)", "training.own = 3", "its power"),
 }
 
 

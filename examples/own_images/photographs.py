@@ -53,6 +53,11 @@ class Midpoint:
     num_steps: int  # evaluations, two a step
     t_min: float = 1e-4
 
+    @classmethod
+    def from_config(cls, group: Any) -> "Midpoint":
+        """The settings of a config group such as `latent`."""
+        return cls(group.num_steps, group.t_min)
+
     def __post_init__(self) -> None:
         if self.num_steps < 2 or self.num_steps % 2:
             raise ValueError(f"num_steps must be even and >= 2, got {self.num_steps}")
@@ -102,6 +107,7 @@ parts.add(
         "data.flip": parts.flag("flip training images left to right at random", True),
     },
 )
-parts.add("solver", "midpoint", Midpoint)
+T_MIN = parts.Field(float, "t at which the flow to the prior starts", 1e-4, above=0, below=1)
+parts.add("solver", "midpoint", Midpoint, {".t_min": T_MIN})
 TEMPERATURE = parts.positive("temperature of the softmax", 0.1)
 parts.add("alignment", "contrastive", contrast, {"alignment.temperature": TEMPERATURE})

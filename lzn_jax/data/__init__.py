@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
@@ -266,6 +266,9 @@ def _too_large(config: ConfigDict, count: int) -> dict[str, int]:
 # Maps an image file's content, or pixels (h, w, c) uint8, to the arrays of an example by name.
 Transform = Callable[[bytes | np.ndarray, np.random.Generator], Mapping[str, np.ndarray]]
 
+# Maps the columns of an example to columns to add or replace.
+RowTransform = Callable[[Mapping[str, np.ndarray], np.random.Generator], Mapping[str, np.ndarray]]
+
 MAX_WORKERS = 16
 # Fewer images are decoded in seconds, the time that a worker takes to start.
 MIN_FOR_WORKERS = 1000
@@ -276,9 +279,10 @@ class TrainingBatches:
     """Infinite iterator of batches {name: (b, ...)}.
 
     A batch contains the arrays of `transform`, 'labels' (b,) int32 and the `columns`, which have
-    one row for each example. Examples without images need no transform.
+    one row for each example; then `row_transforms` add columns, in turn. Examples without images
+    need no transform.
 
-    The order is a new shuffle every epoch, and the transform's random numbers depend on an image's
+    The order is a new shuffle every epoch, and random numbers of transforms depend on an example's
     position in the stream. So batch k is the same when reading from the start or resuming at k, and
     for any number of workers. With `rows` this process only reads those rows of each batch.
 
@@ -300,9 +304,10 @@ class TrainingBatches:
         workers: int | None = None,
         rows: slice | None = None,
         columns: Mapping[str, np.ndarray] | None = None,
+        row_transforms: Sequence[RowTransform] = (),
     ) -> None:
         positions = grain.MapDataset.range(len(examples.labels)).seed(seed).shuffle().repeat()
-        load = functools.partial(_example, examples, transform, columns or {})
+        load = functools.partial(_example, examples, transform, columns or {}, row_transforms)
         own = range(batch_size)[rows or slice(None)]
         self._rows = _Rows(positions.random_map(load), own, batch_size)
         self.workers = _default_workers(examples) if workers is None else workers
@@ -376,6 +381,7 @@ def _example(
     examples: Examples,
     transform: Transform | None,
     columns: Mapping[str, np.ndarray],
+    row_transforms: Sequence[RowTransform],
     index: int,
     rng: np.random.Generator,
 ) -> dict[str, np.ndarray]:
@@ -386,7 +392,10 @@ def _example(
     elif transform is not None and examples.images is not None:
         arrays = transform(examples.images[index], rng)
     own = {name: values[index] for name, values in columns.items()}
-    return {**arrays, **own, "labels": examples.labels[index]}
+    row = {**arrays, **own, "labels": examples.labels[index]}
+    for each in row_transforms:
+        row |= each(row, rng)
+    return {name: np.asarray(value) for name, value in row.items()}
 
 
 def whole_image(data: ConfigDict) -> Transform:

@@ -209,6 +209,8 @@ class DataType:
     plural = ""  # name of several samples; "": `name` with an s
     measurements: tuple[str, ...] = ()  # of a run with this type, by name
     example: str | None = None  # --input of the suggested commands; None: they use test samples
+    # `transform(row, rng) -> columns` to add to an example, or to replace, in training on the host.
+    transform: Any = None
 
     def __init__(
         self, name: str, encoder: Encoder | Reader | None = None, decoder: Decoder | None = None

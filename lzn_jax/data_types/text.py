@@ -288,9 +288,9 @@ def _check_text(values: Mapping[str, Any]) -> None:
     require(values.get("latent.enabled", True), "latent.enabled must be True with texts, got False")
     image, text = values.get("training.generation_weight"), values["training.text_weight"]
     require(
-        image is None or min(image, text) > 0 or (image == text == 0 < values["alignment.weight"]),
+        image is None or min(image, text) > 0 or image == text == 0,
         "training.generation_weight and training.text_weight must both be > 0, or both 0 to train "
-        f"by the alignment alone with alignment.weight > 0, got {image} and {text}",
+        f"by alignments alone, got {image} and {text}",
     )
     require(
         values["data.tokenizer_path"] is None or values["text.alphabet"] is None,

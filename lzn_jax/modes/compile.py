@@ -237,9 +237,12 @@ def lower_step(
 
 def batch_shapes(space: LatentSpace, config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes of a training batch by column."""
-    rows = {"labels": jax.ShapeDtypeStruct((), np.int32)}
+    shapes = {"labels": jax.ShapeDtypeStruct((), np.int32)}
     for data_type in space.types.values():
-        rows |= data_type.column_shapes()
+        shapes |= data_type.column_shapes()
+    rows: dict[str, Any] = {n: np.zeros(each.shape, each.dtype) for n, each in shapes.items()}
+    for transform in space.row_transforms:
+        rows |= transform(rows, np.random.default_rng(0))
     size = config.training.batch_size
     return {n: jax.ShapeDtypeStruct((size, *row.shape), row.dtype) for n, row in rows.items()}
 

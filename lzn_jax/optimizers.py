@@ -1,0 +1,80 @@
+"""Optimisers and schedules of the learning rate, one of each network.
+
+Register your own with `lzn_jax.parts.add("optimizer", ...)`, as in docs/parts.md.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int
+from ml_collections import ConfigDict
+
+from lzn_jax import parts
+
+
+def learning_rate(step: Int[Array, ""], peak: float, training: ConfigDict) -> Float[Array, ""]:
+    """Learning rate: linear warm-up to the peak, then the schedule `training.schedule`.
+
+    With W `warmup_steps`, update k < W has the rate peak (1/W + (1 - 1/W) k/W).
+    """
+    steps = max(training.warmup_steps, 1)
+
+    def rise(step: Int[Array, ""]) -> Float[Array, ""]:  # optax.linear_schedule is less exact
+        share = jnp.minimum(step, steps) / steps
+        return peak * ((1 + (steps - 1) * share) / steps)
+
+    after = parts.get("schedule", training.schedule)(training, peak)
+    return optax.join_schedules([rise, after], [training.warmup_steps])(step)
+
+
+def make_optimizer(training: ConfigDict, networks: list[str]) -> optax.GradientTransformation:
+    """Clipping by the global norm of all networks, then `training.optimizer` for each network.
+
+    Raises UserError if the optimiser is not an optax transformation.
+    """
+
+    def optimizer(network: str) -> optax.GradientTransformation:
+        name, peak = training.optimizer, training.learning_rate[network]
+        made = parts.get("optimizer", name)(
+            training, lambda step: learning_rate(step, peak, training)
+        )
+        is_optax = hasattr(made, "init") and hasattr(made, "update")
+        parts.require(
+            is_optax, f"optimizer {name!r} must build an optax transformation, got {made!r}"
+        )
+        return made
+
+    def labels(params: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: jax.tree.map(lambda _, n=name: n, tree) for name, tree in params.items()}
+
+    return optax.chain(
+        optax.clip_by_global_norm(training.gradient_clip),
+        optax.partition({network: optimizer(network) for network in networks}, labels),
+    )
+
+
+def _constant(training: ConfigDict, peak: float) -> optax.Schedule:
+    return optax.constant_schedule(peak)
+
+
+def _cosine(training: ConfigDict, peak: float) -> optax.Schedule:
+    """Decay to 0 at `num_steps`."""
+    return optax.cosine_decay_schedule(peak, max(training.num_steps - training.warmup_steps, 1))
+
+
+def _adam(training: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:
+    return optax.adam(schedule)
+
+
+def _adamw(training: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:
+    return optax.adamw(schedule, weight_decay=training.weight_decay)
+
+
+_DECAY = parts.amount("weights shrink by this times the learning rate in each update", 1e-4)
+parts.add("schedule", "constant", _constant)
+parts.add("schedule", "cosine", _cosine)
+parts.add("optimizer", "adam", _adam)
+parts.add("optimizer", "adamw", _adamw, {".weight_decay": _DECAY})

@@ -1,0 +1,142 @@
+"""Losses beside decoders and alignments, and transforms of examples on the host."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import small
+from test_draws import UNKNOWN, Draws
+
+from lzn_jax import configuration, data, parts, train
+from lzn_jax.data import TrainingBatches
+from lzn_jax.errors import UserError
+from lzn_jax.latent_space import LatentSpace
+from lzn_jax.modes.compile import batch_shapes
+from lzn_jax.run import devices
+
+NAMED = {"training__losses": "('spread',)", "training__spread_weight": 0.5}
+ALONE = {"training__generation_weight": 0, "alignment__weight": 0}
+
+
+def spread(space, variables, batch, zones, key):
+    """Squared anchors of the last view, plus noise."""
+    (*_, view), noise = zones["image"], jax.random.normal(key, (2,))
+    loss = jnp.mean(view.anchors**2) + jnp.sum(noise)
+    return loss, {"noise": jnp.sum(noise), "power": space.config.training.spread_power}
+
+
+@pytest.fixture(autouse=True)
+def registered(monkeypatch):
+    parts.names("loss")  # loads what ships
+    monkeypatch.setattr(parts, "PARTS", dict(parts.PARTS))
+    parts.add("loss", "spread", spread, {".spread_power": parts.positive("its power", 2.0)})
+
+
+def space_of(name="digits_joint", **changes):
+    config = small.config(f"configs/{name}.py", **changes)
+    return LatentSpace(config, devices.make_mesh(1))
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [("digits_joint", {}), ("digits_joint", ALONE), ("digits_repr", {"objective": "simclr"})],
+)
+def test_a_loss_is_added_with_its_weight_whatever_the_others_are(name, changes):
+    world, key = small.world(name), jax.random.key(1)
+    batch = {**world.batch, "views": jnp.stack([world.batch["images"]] * 2, axis=1)}
+    without = 0.0, {}
+    if changes is not ALONE:
+        without = space_of(name, **changes).loss(world.variables, batch, key)
+    space = space_of(name, **changes, **NAMED, training__spread_power=3)
+    loss, metrics = space.loss(world.variables, batch, key)
+    own = metrics.pop("spread_loss")
+    assert loss == pytest.approx(float(without[0] + 0.5 * own), rel=1e-6)
+    assert metrics.pop("spread_power") == 3
+    encoder, noise = space.encoders["image"], float(metrics.pop("spread_noise"))
+    keys = jax.random.split(train.named(key, "image_encoder"), encoder.num_draws)
+    (*_, view) = encoder.zones(world.variables, batch, tuple(keys))
+    assert own == pytest.approx(float(jnp.mean(view.anchors**2)) + noise, rel=1e-5)
+    assert metrics == without[1]
+
+
+def test_no_draw_of_an_update_shares_bits_with_that_of_a_loss():
+    space = space_of(**NAMED)
+    arguments = jax.eval_shape(space.init, jax.random.key(0)), batch_shapes(space, space.config)
+    traced = jax.make_jaxpr(space.loss)(*arguments, jax.random.key(1))
+    draws, count = Draws(), len(jax.tree.leaves(arguments))
+    draws.run(traced.jaxpr, traced.consts, [*[UNKNOWN] * count, jax.random.key(1)])
+    own = tuple(jax.random.key_data(train.named(jax.random.key(1), "spread_loss")).tolist())
+    assert draws.drawn.count(own) == 1
+    assert len(set(draws.drawn)) == len(draws.drawn)
+
+
+def test_a_loss_alone_is_something_that_trains_and_without_weight_it_is_not_there():
+    with pytest.raises(UserError, match=r"training.spread_weight must be > 0 unless"):
+        small.config(**ALONE, training__losses="('spread',)", training__spread_weight=0)
+    assert space_of(training__losses="('spread',)", training__spread_weight=0).losses == {}
+    with pytest.raises(UserError, match=r"training.losses must be a tuple of .*'spread'"):
+        small.config(training__losses="('spraed',)")
+    assert small.config(training__losses="('spread',)").training.spread_weight == 1.0
+
+
+def test_a_loss_whose_metrics_have_names_of_others_must_have_another_name():
+    parts.add("loss", "alignment", lambda *_: (jnp.zeros(()), {}))
+    space, world = space_of(training__losses="('alignment',)"), small.world("digits_joint")
+    with pytest.raises(UserError, match="loss 'alignment' must have another name: alignment_loss"):
+        space.loss(world.variables, world.batch, jax.random.key(1))
+
+
+def crop(row, rng):
+    start = rng.integers(8)
+    return {"crops": row["images"][start : start + 1], "starts": np.int32(start)}
+
+
+def test_a_transform_adds_columns_and_leaves_the_others_as_they_were():
+    spread.transform = crop
+    try:
+        plain, space = space_of(), space_of(**NAMED)
+        examples = data.load_data(space.config)[0]
+        read = functools.partial(train.training_batches, space.config)
+        with read(plain, examples) as before, read(space, examples) as after:
+            assert batch_shapes(space, space.config) == after.shapes()
+            rows = [(next(before), next(after)) for _ in range(3)]
+            after.seek(2)
+            again = next(after)
+    finally:
+        del spread.transform
+    for one, other in rows:
+        starts, crops = other.pop("starts"), other.pop("crops")
+        expected = one["images"][np.arange(len(starts)), starts][:, None]
+        np.testing.assert_array_equal(crops, expected)
+        jax.tree.map(np.testing.assert_array_equal, other, one)
+    assert len(set(starts.tolist())) > 1
+    np.testing.assert_array_equal(again["starts"], starts)
+
+
+def test_transforms_follow_each_other_after_that_of_the_image():
+    examples = small.world("digits_joint").digits[0]
+
+    def image(pixels, rng):
+        return {"first": np.int64(rng.integers(1000))}
+
+    def second(row, rng):
+        return {"second": np.int64(rng.integers(1000)), "labels": row["labels"] + 100}
+
+    def third(row, rng):
+        return {"sum": row["first"] + row["second"]}
+
+    with TrainingBatches(examples, 8, 0, image, row_transforms=[second, third]) as batches:
+        batch = next(batches)
+    with TrainingBatches(examples, 8, 0, image) as batches:
+        before = next(batches)
+    np.testing.assert_array_equal(batch["first"], before["first"])
+    np.testing.assert_array_equal(batch["labels"], before["labels"] + 100)
+    np.testing.assert_array_equal(batch["sum"], batch["first"] + batch["second"])
+    assert (batch["first"] != batch["second"]).any()
+
+
+def test_older_runs_have_no_losses():
+    values = configuration.flatten(small.config().to_dict())
+    assert (values["training.losses"], values["training.optimizer"]) == ((), "adam")
