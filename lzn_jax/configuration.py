@@ -54,6 +54,7 @@ _EVERY_RUN = {
     ),
     "training.remat": flag("recompute residual blocks in the backward pass, to save memory", False),
     "training.num_steps": count("updates"),
+    "training.learning_rate.default": positive("learning rate of networks without their own", 1e-3),
     "training.warmup_steps": count_or_0("updates of linear warm-up", 5000),
     "training.schedule": choice("learning rate after warm-up", "constant", "cosine"),
     "training.gradient_clip": positive("global norm to which gradients are clipped", 1.0),
