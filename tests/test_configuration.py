@@ -33,7 +33,8 @@ JOINT_FIELDS = {
         condition condition_dropout latents""",
     "training.": """batch_size queries microbatch_size shard_parameters devices remat num_steps
         decoder_steps warmup_steps
-        learning_rate.encoder learning_rate.decoder learning_rate.label_anchors
+        learning_rate.default learning_rate.encoder learning_rate.decoder
+        learning_rate.label_anchors
         schedule gradient_clip ema_decay generation_weight flow_draws compute_dtype
         log_every_steps""",
     "checkpoint.": "every_steps keep",
@@ -59,6 +60,9 @@ OPTIONAL = {
     "training.decoder_steps": 60,
     "training.microbatch_size": 8,
     "training.queries": 8,
+    "training.learning_rate.encoder": 0.1,
+    "training.learning_rate.decoder": 0.1,
+    "training.learning_rate.label_anchors": 0.1,
     "encoder.tap_resolutions": (4,),
     "decoder.condition": "label",
     "evaluation.inception_path": "weights.pth",
@@ -156,7 +160,6 @@ REQUIRED = {
     *(f"{network}.{name}" for network in ("encoder", "decoder") for name in NETWORK.split()),
     "training.batch_size",
     "training.num_steps",
-    *(f"training.learning_rate.{name}" for name in ("encoder", "decoder", "label_anchors")),
     "training.ema_decay",
     "evaluation.every_steps",
     "evaluation.num_samples",
@@ -332,7 +335,8 @@ must be a finite number >= 0 | latent.noise_scale=-0.1 latent.noise_scale=nan
     latent.noise_scale=1e999 latent.noise_scale=HUGE latent.noise_scale=True alignment.weight=1+2j
 must be a finite number >= 0 or None | alignment.noise_scale=-1
 must be a finite number >= 0 and < 1 | alignment.cutoff=1 decoder.dropout=1.0
-must be a finite number > 0 | decoder.fourier_scale=0 training.learning_rate.label_anchors=0
+must be a finite number > 0 | decoder.fourier_scale=0 training.learning_rate.default=0
+must be a finite number > 0 or None | training.learning_rate.label_anchors=0
 must be a tuple of integers >= 1 | decoder.attention_resolutions=(4.0,)
     decoder.attention_resolutions=True evaluation.batch_sizes=(0.5,)
 must be a non-empty tuple of integers >= 1 | encoder.channel_multipliers=()
