@@ -356,8 +356,9 @@ def load_run(
     """The checked, immutable config of the run in a folder, with `FIELD=VALUE` overrides applied.
 
     The tokenizer is the copy in the folder; nothing in the folder is executed. `extensions` are
-    files or modules with the parts that the run needs and that are not registered yet. Raises
-    UserError for a folder without a run, a missing extension and an invalid field or value.
+    files or modules with the parts that the run needs and that are not registered yet; fields that
+    changed ones no longer register are dropped. Raises UserError for a folder without a run, a
+    missing extension and an invalid field or value.
     """
     path = workdir / CONFIG_FILE
     if not path.is_file():
@@ -365,10 +366,13 @@ def load_run(
             f"{workdir} is no run: name the folder that holds {CONFIG_FILE}, or a config"
         )
     extend(extensions)
-    values = stored_values(path)
-    digests = _found_extensions(path, values)
+    stored = stored_values(path)
+    values = {**stored, **_as_fields(_found_extensions(path, stored))}
+    if list(values["extension_checksums"]) != list(stored.get("extension_checksums", ())):
+        fields = schema_of(values)  # a changed extension may lack fields of the run
+        values = {name: value for name, value in values.items() if name in fields}
     try:
-        values = validated({**values, **_as_fields(digests)})
+        values = validated(values)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     if values.get("data.tokenizer_path") is not None:

@@ -451,8 +451,8 @@ decoder.feature: decoder.features; encoder.feature: encoder.features;
 trainig.num_steps: training.num_steps; algnment.num_steps: alignment.num_steps;
 training.lr.decoder: training.learning_rate.decoder; decoder.tap_units: encoder.tap_units;
 model.tap_layer: encoder.tap_layers; context_sise: latent.context_size;
-training.lr: training.learning_rate.encoder; lr: training.learning_rate.encoder;
-training.learning_rate: training.learning_rate.encoder; training.bs: training.batch_size;
+training.lr: training.learning_rate.default; lr: training.learning_rate.default;
+training.learning_rate: training.learning_rate.default; training.bs: training.batch_size;
 training.steps: training.num_steps; training.epochs: training.num_steps;
 data.size: data.image_size; data.classes: data.num_classes; latent.alpha: latent.noise_scale;
 evaluation.samples: evaluation.num_samples

@@ -13,11 +13,9 @@ def get_config() -> ml_collections.ConfigDict:
     """The config of this experiment."""
     config = configuration.blank()
     config.extensions = ("molecules.py",)
-    config.data.name, config.types, config.alignments = (
-        "nci",
-        ("molecule", "label"),
-        ("molecule:label",),
-    )
+    config.types = ("molecule", "label")
+    config.alignments = ("molecule:label",)
+    config.data.name = "nci"
     config.molecule = {"context_size": 2048}
 
     config.latent.dim = 32
@@ -29,7 +27,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.training.batch_size = 128
     config.training.devices = "dividing"
     config.training.num_steps = 600
-    config.training.learning_rate.update(default=2e-3, label_anchors=1e-3)
+    config.training.learning_rate.molecule_decoder = 2e-3  # of the others: 1e-3
     config.training.warmup_steps = 50
     config.training.schedule = "cosine"
     config.training.ema_decay = 0.99

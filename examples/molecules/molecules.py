@@ -170,5 +170,6 @@ FIELDS = {
 }
 CLASSES = {"data.num_classes": parts.Field(int, "number of classes", 4, choices=(4,))}
 parts.add("data", "nci", NCI, CLASSES)
-parts.add("type", "molecule", Molecule, parts.group("molecule", FIELDS))
+RATE = parts.learning_rates("molecule_decoder")
+parts.add("type", "molecule", Molecule, parts.group("molecule", FIELDS) | RATE)
 parts.add("measurement", "molecules", measure)
