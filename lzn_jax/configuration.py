@@ -54,6 +54,7 @@ _EVERY_RUN = {
     ),
     "training.remat": flag("recompute residual blocks in the backward pass, to save memory", False),
     "training.num_steps": count("updates"),
+    "training.learning_rate.default": positive("learning rate of networks without their own", 1e-3),
     "training.warmup_steps": count_or_0("updates of linear warm-up", 5000),
     "training.schedule": word("learning rate after warm-up", "constant", part="schedule"),
     "training.optimizer": word("optimiser of each network", "adam", part="optimizer"),
@@ -383,8 +384,9 @@ def load_run(
     """The checked, immutable config of the run in a folder, with `FIELD=VALUE` overrides applied.
 
     The tokenizer is the copy in the folder; nothing in the folder is executed. `extensions` are
-    files or modules with the parts that the run needs and that are not registered yet. Raises
-    UserError for a folder without a run, a missing extension and an invalid field or value.
+    files or modules with the parts that the run needs and that are not registered yet; fields that
+    changed ones no longer register are dropped. Raises UserError for a folder without a run, a
+    missing extension and an invalid field or value.
     """
     path = workdir / CONFIG_FILE
     if not path.is_file():
@@ -392,10 +394,13 @@ def load_run(
             f"{workdir} is no run: name the folder that holds {CONFIG_FILE}, or a config"
         )
     extend(extensions)
-    values = stored_values(path)
-    digests = _found_extensions(path, values)
+    stored = stored_values(path)
+    values = {**stored, **_as_fields(_found_extensions(path, stored))}
+    if list(values["extension_checksums"]) != list(stored.get("extension_checksums", ())):
+        fields = schema_of(values)  # a changed extension may lack fields of the run
+        values = {name: value for name, value in values.items() if name in fields}
     try:
-        values = validated({**values, **_as_fields(digests)})
+        values = validated(values)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     if values.get("data.tokenizer_path") is not None:

@@ -37,7 +37,8 @@ def make_optimizer(training: ConfigDict, networks: list[str]) -> optax.GradientT
     """
 
     def optimizer(network: str) -> optax.GradientTransformation:
-        name, peak = training.optimizer, training.learning_rate[network]
+        name, rates = training.optimizer, training.learning_rate
+        peak = rates.get(network) or rates.default
         made = parts.get("optimizer", name)(
             training, lambda step: learning_rate(step, peak, training)
         )

@@ -84,6 +84,12 @@ def choice(help: str, *choices: str) -> Field:
     return Field(str, help, choices[0], choices=choices)
 
 
+def learning_rates(*networks: str) -> dict[str, Field]:
+    """Fields of the learning rates of networks by dotted name."""
+    rate = positive("learning rate of this network, None = training.learning_rate.default", None)
+    return {f"training.learning_rate.{network}": rate for network in networks}
+
+
 def knob(field: Field) -> Any:
     """A field of a dataclass, such as a flax module, that configs set."""
     default = {} if field.default is REQUIRED else {"default": field.default}

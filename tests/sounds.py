@@ -3,7 +3,6 @@
 Sounds of users are 16-bit integers, sounds of networks are floats, and figures show spectrograms.
 """
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -35,12 +34,9 @@ class Sounds:
 
 class Sound(DataType):
     def __init__(self, config):
-        encoder = NetworkEncoder(
-            "sound", MLP(8, 1, config.latent.dim, 0.0, jnp.float32), column="sounds",
-            samples=lambda examples: self.encoded(self.samples(examples)),
-            example=jnp.zeros((1, LENGTH)), latent_dim=config.latent.dim,
-            context_size=config.sound.context_size, seed=config.seed,
-            microbatch_size=config.training.microbatch_size,
+        encoder = NetworkEncoder.from_config(
+            "sound", config, MLP(8, 1, config.latent.dim, 0.0, jnp.float32), column="sounds",
+            example=jnp.zeros((1, LENGTH)),
         )  # fmt: skip
         super().__init__("sound", encoder, SoundDecoder(config.sound.condition))
 
@@ -49,9 +45,6 @@ class Sound(DataType):
 
     def columns(self, examples):
         return {"sounds": self.encoded(self.samples(examples))}
-
-    def column_shapes(self):
-        return {"sounds": jax.ShapeDtypeStruct((LENGTH,), np.float32)}
 
     def encoded(self, samples):
         if samples.dtype != np.int16:
@@ -111,6 +104,5 @@ parts.add(
     {
         "sound.context_size": parts.count("context anchors"),
         "sound.condition": parts.word("of the decoder, beside latents", None, part="type"),
-    }
-    | {f"training.learning_rate.sound_{n}": parts.positive("") for n in ("encoder", "decoder")},
+    },
 )  # fmt: skip

@@ -33,7 +33,8 @@ JOINT_FIELDS = {
         condition condition_dropout latents""",
     "training.": """batch_size queries microbatch_size shard_parameters devices remat num_steps
         decoder_steps warmup_steps
-        learning_rate.encoder learning_rate.decoder learning_rate.label_anchors
+        learning_rate.default learning_rate.encoder learning_rate.decoder
+        learning_rate.label_anchors
         schedule optimizer losses gradient_clip ema_decay generation_weight flow_draws compute_dtype
         log_every_steps""",
     "checkpoint.": "every_steps keep",
@@ -59,6 +60,9 @@ OPTIONAL = {
     "training.decoder_steps": 60,
     "training.microbatch_size": 8,
     "training.queries": 8,
+    "training.learning_rate.encoder": 0.1,
+    "training.learning_rate.decoder": 0.1,
+    "training.learning_rate.label_anchors": 0.1,
     "encoder.tap_resolutions": (4,),
     "decoder.condition": "label",
     "evaluation.inception_path": "weights.pth",
@@ -162,7 +166,6 @@ REQUIRED = {
     *(f"{network}.{name}" for network in ("encoder", "decoder") for name in NETWORK.split()),
     "training.batch_size",
     "training.num_steps",
-    *(f"training.learning_rate.{name}" for name in ("encoder", "decoder", "label_anchors")),
     "training.ema_decay",
     "evaluation.every_steps",
     "evaluation.num_samples",
@@ -338,7 +341,8 @@ must be a finite number >= 0 | latent.noise_scale=-0.1 latent.noise_scale=nan
     latent.noise_scale=1e999 latent.noise_scale=HUGE latent.noise_scale=True alignment.weight=1+2j
 must be a finite number >= 0 or None | alignment.noise_scale=-1
 must be a finite number >= 0 and < 1 | alignment.cutoff=1 decoder.dropout=1.0
-must be a finite number > 0 | decoder.fourier_scale=0 training.learning_rate.label_anchors=0
+must be a finite number > 0 | decoder.fourier_scale=0 training.learning_rate.default=0
+must be a finite number > 0 or None | training.learning_rate.label_anchors=0
 must be a tuple of integers >= 1 | decoder.attention_resolutions=(4.0,)
     decoder.attention_resolutions=True evaluation.batch_sizes=(0.5,)
 must be a non-empty tuple of integers >= 1 | encoder.channel_multipliers=()
@@ -453,8 +457,8 @@ decoder.feature: decoder.features; encoder.feature: encoder.features;
 trainig.num_steps: training.num_steps; algnment.num_steps: alignment.num_steps;
 training.lr.decoder: training.learning_rate.decoder; decoder.tap_units: encoder.tap_units;
 model.tap_layer: encoder.tap_layers; context_sise: latent.context_size;
-training.lr: training.learning_rate.encoder; lr: training.learning_rate.encoder;
-training.learning_rate: training.learning_rate.encoder; training.bs: training.batch_size;
+training.lr: training.learning_rate.default; lr: training.learning_rate.default;
+training.learning_rate: training.learning_rate.default; training.bs: training.batch_size;
 training.steps: training.num_steps; training.epochs: training.num_steps;
 data.size: data.image_size; data.classes: data.num_classes; latent.alpha: latent.noise_scale;
 evaluation.samples: evaluation.num_samples

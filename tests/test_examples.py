@@ -213,7 +213,9 @@ def test_every_mode_takes_molecules(tmp_path, monkeypatch, capsys):
     assert [row["prediction"] for row in rows] == [row["target"] for row in together]
     for mode, file in (("sample", "samples"), ("embed", "embeddings")):
         assert main.main([*flags, f"--mode={mode}"]) == 0
-        assert len(np.load(workdir / f"{file}.npz")["labels"]) == {"sample": 20, "embed": 350}[mode]
+        assert (
+            len(np.load(workdir / f"{file}.npz")["labels"]) == {"sample": 100, "embed": 350}[mode]
+        )
     assert main.main([*flags, "--mode=check_data"]) == 0
     assert "350 examples without images" in capsys.readouterr().err
     refused = {

@@ -99,6 +99,15 @@ def test_adam_after_clipping_by_the_norm_over_all_networks():
             np.testing.assert_allclose(update[network]["w"], reference, rtol=2e-4, atol=1e-9)
 
 
+def test_a_network_without_a_rate_of_its_own_has_the_default():
+    """The first update of Adam is the rate, against the sign of the gradient."""
+    training = _training(learning_rate={"encoder": None, "decoder": 2e-2, "default": 5e-3})
+    gradient = {network: {"w": jnp.full(2, 3.0)} for network in ("encoder", "decoder", "sound")}
+    (found,) = _updates(training, [gradient])
+    for network, rate in {"encoder": 5e-3, "decoder": 2e-2, "sound": 5e-3}.items():
+        np.testing.assert_allclose(found[network]["w"], -rate, rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("step", "decoder_steps", "is_active"),
     [(0, 7, True), (6, 7, True), (7, 7, False), (100, 7, False), (10**6, None, True)],

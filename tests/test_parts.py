@@ -452,6 +452,24 @@ def test_a_run_whose_extension_has_changed_is_evaluated_but_not_trained_on(
     )
 
 
+def test_a_run_is_evaluated_without_fields_that_its_extension_has_lost(
+    run, config, tmp_path, registry
+):
+    stored = json.loads((run / "config.json").read_text())
+    registry()
+    (tmp_path / "own.py").write_text(
+        OWN.replace('{"latent.own": parts.count("its order", 3)}', "{}")
+    )
+    extensions.extend([str(tmp_path / "own.py")])
+    found = configuration.load_run(run)
+    assert found.latent.solver == "own"
+    assert "own" not in found.latent
+    workdirs.prepare(found, run, is_training=False)
+    stored["extension_checksums"] = [sha256(tmp_path / "own.py")]  # it never had the field
+    (run / "config.json").write_text(json.dumps(stored))
+    assert "no field latent.own" in error(run, load=configuration.load_run)
+
+
 def test_a_command_takes_extensions(tmp_path, capsys):
     for name in ("one.py", "two.py"):
         (tmp_path / name).write_text("")

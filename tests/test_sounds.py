@@ -247,8 +247,6 @@ SOUNDS = """
     config.data.num_classes = 2
     config.sound = {"context_size": 12, "condition": "label"}
     config.text.alphabet = None
-    for network in ("sound_encoder", "sound_decoder"):
-        config.training.learning_rate[network] = 1e-3
 """
 
 

@@ -13,7 +13,5 @@ def get_config():
     config.latent.update(dim=4, solver="euler", num_steps=2)
     config.alignment.update(num_steps=2, cutoff=0.0)
     config.training.update(batch_size=8, num_steps=2, ema_decay=0.5, warmup_steps=1)
-    rates = ("property_encoder", "property_decoder", "label_anchors")
-    config.training.learning_rate = dict.fromkeys(rates, 1e-3)
     config.evaluation.update(every_steps=2, noise_scales=(), batch_sizes=(), context_sizes=())
     return config

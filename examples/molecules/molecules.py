@@ -62,17 +62,9 @@ class Molecule(DataType):
     example = "CCO"
 
     def __init__(self, config: Any) -> None:
-        setting = config.molecule
-        encoder = NetworkEncoder(
-            "molecule",
-            MLP(setting.features, 1, config.latent.dim, 0.0, jnp.float32),
-            column="fingerprints",
-            samples=lambda examples: self.encoded(self.samples(examples)),
-            example=jnp.zeros((1, BITS)),
-            latent_dim=config.latent.dim,
-            context_size=setting.context_size,
-            seed=config.seed,
-            microbatch_size=config.training.microbatch_size,
+        network = MLP(config.molecule.features, 1, config.latent.dim, 0.0, jnp.float32)
+        encoder = NetworkEncoder.from_config(
+            "molecule", config, network, column="fingerprints", example=jnp.zeros((1, BITS))
         )
         super().__init__("molecule", encoder, SmilesDecoder(config))
 
@@ -82,11 +74,6 @@ class Molecule(DataType):
         padded = [each.ljust(LENGTH, ALPHABET[0]) for each in molecules]
         tokens = np.array([[ALPHABET.index(c) for c in each] for each in padded], np.int32)
         return {"fingerprints": self.encoded(molecules), "tokens": tokens}
-
-    def column_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Of one row of each column."""
-        tokens = jax.ShapeDtypeStruct((LENGTH,), np.int32)
-        return {"fingerprints": jax.ShapeDtypeStruct((BITS,), np.float32), "tokens": tokens}
 
     def samples(self, examples: Examples) -> np.ndarray:
         """The molecules of a split."""
@@ -181,12 +168,8 @@ FIELDS = {
     "features": parts.count("units of each layer", 128),
     "temperature": parts.amount("of characters, 0 = the likeliest", 0.5),
 }
-RATES = {
-    f"training.learning_rate.molecule_{network}": parts.positive(f"the {network}'s learning rate")
-    for network in ("encoder", "decoder")
-}
-SAMPLES = {"evaluation.num_samples": parts.count("molecules of --mode=sample", 100)}
 CLASSES = {"data.num_classes": parts.Field(int, "number of classes", 4, choices=(4,))}
 parts.add("data", "nci", NCI, CLASSES)
-parts.add("type", "molecule", Molecule, parts.group("molecule", FIELDS) | RATES | SAMPLES)
+RATE = parts.learning_rates("molecule_decoder")
+parts.add("type", "molecule", Molecule, parts.group("molecule", FIELDS) | RATE)
 parts.add("measurement", "molecules", measure)

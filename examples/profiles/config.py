@@ -15,6 +15,6 @@ def get_config() -> ml_collections.ConfigDict:
     config.extensions = ("profiles.py",)
     config.profile = {"context_size": 1437}
     config.training.ema_decay = 0.99
-    config.training.learning_rate.label_anchors = 1e-3
+    config.training.learning_rate.update(default=3e-3, label_anchors=1e-3)
     config.training.batch_size, config.training.num_steps = 128, 120
     return config

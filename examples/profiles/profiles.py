@@ -1,6 +1,5 @@
 """The smallest data type: the ink of a digit's rows and columns."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -13,12 +12,10 @@ class Profile(DataType):
     """Mean ink of each row and column, (n, 16) float32 in [0, 1]."""
 
     def __init__(self, config):
-        encoder = NetworkEncoder(
-            "profile", MLP(256, 1, config.latent.dim, 0.0, jnp.float32), column="profiles",
-            samples=self.samples, example=jnp.zeros((1, 16)), latent_dim=config.latent.dim,
-            context_size=config.profile.context_size, seed=config.seed,
-            microbatch_size=config.training.microbatch_size,
-        )  # fmt: skip
+        network, row = MLP(256, 1, config.latent.dim, 0.0, jnp.float32), jnp.zeros((1, 16))
+        encoder = NetworkEncoder.from_config(
+            "profile", config, network, column="profiles", example=row
+        )
         super().__init__("profile", encoder, ProfileDecoder())
 
     def samples(self, examples):  # of one split of the data set
@@ -27,9 +24,6 @@ class Profile(DataType):
 
     def columns(self, examples):  # of training batches, beside images and labels
         return {"profiles": self.samples(examples)}
-
-    def column_shapes(self):  # of one row, for --mode=compile
-        return {"profiles": jax.ShapeDtypeStruct((16,), np.float32)}
 
 
 class ProfileDecoder:
@@ -52,7 +46,4 @@ class ProfileDecoder:
         return self.module.apply(variables[self.network], condition[0], train=False)
 
 
-fields = {"profile.context_size": parts.count("context anchors")}
-for network in ("profile_encoder", "profile_decoder"):
-    fields[f"training.learning_rate.{network}"] = parts.positive("its learning rate", 3e-3)
-parts.add("type", "profile", Profile, fields)
+parts.add("type", "profile", Profile, {"profile.context_size": parts.count("context anchors")})

@@ -1,6 +1,5 @@
 """A number of each example: a data type with its encoder and decoder, and a measurement."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
@@ -45,23 +44,18 @@ class Property(DataType):
 
     def __init__(self, config):
         self.setting = setting = config.property
-        encoder = PropertyEncoder(
-            # Without initial biases the anchor of 0 would start at 0.
-            NAME, MLP(setting.features, config.latent.dim, bias=1.0), column=NAME, distinct=True,
-            samples=lambda examples: self.encoded(self.samples(examples)),
-            example=jnp.zeros((1, 1)), latent_dim=config.latent.dim,
-            context_size=setting.context_size, seed=config.seed,
-            microbatch_size=config.training.microbatch_size,
-        )  # fmt: skip
+        # Without initial biases the anchor of 0 would start at 0.
+        network = MLP(setting.features, config.latent.dim, bias=1.0)
+        example = jnp.zeros((1, 1), jnp.int32)
+        encoder = PropertyEncoder.from_config(
+            NAME, config, network, column=NAME, example=example, distinct=True
+        )
         encoder.unit = setting.step / setting.scale
         super().__init__(NAME, encoder, ValueDecoder(setting))
         self.weight, self.condition_dim = config.training.property_weight, config.latent.dim
 
     def columns(self, examples):
         return {NAME: self.encoded(self.samples(examples))}
-
-    def column_shapes(self):
-        return {NAME: jax.ShapeDtypeStruct((1,), np.int32)}
 
     def sample_format(self):
         """Conversion from numbers to inputs, and from outputs to numbers."""
@@ -153,8 +147,7 @@ FIELDS = {
 }
 TRAINING = {
     "training.property_weight": parts.amount("weight of the squared error", 1.0),
-    "training.learning_rate.property_encoder": parts.positive("learning rate of the encoder"),
-    "training.learning_rate.property_decoder": parts.positive("learning rate of the decoder"),
+    **parts.learning_rates("property_encoder", "property_decoder"),
 }
 parts.add("type", NAME, Property, parts.group(NAME, FIELDS) | TRAINING)
 parts.add("measurement", NAME, measure)

@@ -222,6 +222,8 @@ class DataType:
         self.name, self.encoder, self.decoder = name, encoder, decoder
         self.loss_name, self.plural = f"{name}_loss", self.plural or f"{name}s"
         self.output = decoder.output if decoder else self.plural
+        if isinstance(encoder, NetworkEncoder) and encoder.samples is None:
+            encoder.samples = lambda examples: self.encoded(self.samples(examples))
 
     @property
     def modules(self) -> dict[str, Any]:
@@ -233,14 +235,18 @@ class DataType:
         """Columns of the training data besides images and labels, with one row per example."""
         return {}
 
-    def column_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shape and dtype of one row of each column of a batch, for `--mode=compile`."""
-        return {}
+    def column_shapes(self) -> dict[str, jax.ShapeDtypeStruct] | None:
+        """Shape and dtype of one row of each column, for `--mode=compile` without the data.
+
+        None: those of `columns` for the first training example.
+        """
+        return None
 
     def encoded_shape(self) -> jax.ShapeDtypeStruct:
-        """Shape and dtype of one row of `encoded`."""
+        """Shape and dtype of one row of `encoded`; by default the column's or the example's."""
         encoder: Any = self.encoder
-        return self.column_shapes()[encoder.column]
+        example = jax.eval_shape(lambda: encoder.example[0])
+        return (self.column_shapes() or {encoder.column: example})[encoder.column]
 
     def sample_format(self) -> dict[str, Any]:
         """Meaning of rows of `encoded` and of the decoder's outputs, as JSON, for `--mode=export`.
@@ -334,8 +340,8 @@ class NetworkEncoder:
     module: Any  # the network, (b, ...) -> (b, q)
     _: dataclasses.KW_ONLY
     column: str  # name of the network's inputs in a batch
-    samples: Callable[[Examples], np.ndarray]  # returns the inputs of a split
     example: Any  # one input row (1, ...), for `init`
+    samples: Any = None  # from a split to its inputs; None: what the type encodes
     latent_dim: int  # q
     context_size: int  # of context anchors; 0: samples that are encoded together cut the zones
     seed: int  # of the choice of training samples for the context
@@ -348,6 +354,23 @@ class NetworkEncoder:
 
     def __post_init__(self) -> None:
         self.network, self.anchors_key = f"{self.name}_encoder", f"{self.name}_anchors"
+
+    @classmethod
+    def from_config(
+        cls, name: str, config: ConfigDict, module: Any, **others: Any
+    ) -> "NetworkEncoder":
+        """The encoder of type `name` with the numbers of a config, such as `NAME.context_size`."""
+        return cls(name, module, **cls.settings(config, name), **others)
+
+    @staticmethod
+    def settings(config: ConfigDict, group: str) -> dict[str, Any]:
+        """Arguments that are numbers of a config, with the context size of a config group."""
+        return {
+            "latent_dim": config.latent.dim,
+            "context_size": config[group].context_size,
+            "seed": config.seed,
+            "microbatch_size": config.training.microbatch_size,
+        }
 
     def init(self, key: PRNGKeyArray) -> Any:
         """Initial variables."""

@@ -41,13 +41,9 @@ class ImageEncoder(NetworkEncoder):
             "image",
             models.encoder(config),
             column="images",
-            samples=lambda examples: examples.images,
             example=black_image(config),
-            latent_dim=config.latent.dim,
-            context_size=config.latent.context_size,
-            seed=config.seed,
-            microbatch_size=config.training.microbatch_size,
             transform=data.whole_image(config.data),
+            **self.settings(config, "latent"),
         )
         self.network, self.anchors_key = "encoder", "anchors"  # names in existing checkpoints
 
@@ -204,7 +200,7 @@ _GENERATIVE = {
         "samples of a batch that are decoded, a divisor of batch_size; None = all", None
     ),
     "training.flow_draws": count("draws of noise and time for each image in the flow loss", 1),
-    "training.learning_rate.decoder": positive("learning rate of the decoder"),
+    **parts.learning_rates("decoder"),
     "evaluation.num_samples": count("images generated in each evaluation"),
     "evaluation.inception_path": word(
         "file of FID's Inception weights, None = no metrics that need it", None
@@ -232,7 +228,7 @@ _REPRESENTATION = {
 def _image_fields(values: Mapping[str, Any]) -> dict[str, Field]:
     common = {
         "latent.context_size": count_or_0("number of context anchors, 0 = the batch cuts zones"),
-        "training.learning_rate.encoder": positive("learning rate of the encoder"),
+        **parts.learning_rates("encoder"),
         "data.invert_input": flag(
             "invert images of --input and the page, None = grey ones whose background differs from "
             "that of the training images",

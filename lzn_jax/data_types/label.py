@@ -18,7 +18,7 @@ from lzn_jax.data import Examples
 from lzn_jax.data_types import Batch, Classifier, DataType, Keys, Zones, context_rows
 from lzn_jax.errors import UserError
 from lzn_jax.models import Variables
-from lzn_jax.parts import Field, count, counts, positive, require
+from lzn_jax.parts import Field, count, counts, require
 
 _log = logging.getLogger(__name__)
 
@@ -59,6 +59,9 @@ class Label(DataType):
         """The first two classes, by name unless it contains a comma."""
         names = data.label_names(self._data)[:2]
         return ",".join(str(i) if "," in name else name for i, name in enumerate(names))
+
+    def column_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
+        return {}  # every batch has labels
 
     def encoded_shape(self) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((), np.int32)
@@ -182,7 +185,7 @@ class ZonesOfImages(Classifier):
 
 _LABEL = {
     "data.num_classes": count("number of classes"),
-    "training.learning_rate.label_anchors": positive("learning rate of the label anchors"),
+    **parts.learning_rates("label_anchors"),
     "evaluation.noise_scales": Field(
         tuple,
         "α of the latents from which test images are classified",

@@ -159,13 +159,9 @@ class TextEncoder(NetworkEncoder):
             NAME,
             _network(transformer.Encoder, config, config.text_encoder, tokenizer),
             column="tokens",
-            samples=_texts,
             example=_no_text(config),
-            latent_dim=config.latent.dim,
-            context_size=config.text.context_size,
-            seed=config.seed,
-            microbatch_size=config.training.microbatch_size,
             distinct=True,
+            **self.settings(config, NAME),
         )
         self.tokenizer = tokenizer
 
@@ -265,8 +261,7 @@ _TEXT = {
     "text.alphabet": word("characters of the texts, None = bytes of UTF-8", None),
     "text.max_length": count("tokens of the longest text, including its end", minimum=2),
     "text.context_size": count("number of context texts, the most frequent of the training set"),
-    "training.learning_rate.text_encoder": positive("learning rate of the text encoder"),
-    "training.learning_rate.text_decoder": positive("learning rate of the text decoder"),
+    **parts.learning_rates("text_encoder", "text_decoder"),
     "training.text_weight": amount("weight of the text decoder's loss", 1.0),
     **knobs(transformer.Encoder, "text_encoder"),
     **knobs(transformer.Decoder, "text_decoder"),

@@ -1,4 +1,4 @@
-"""Rectified flow: loss, samplers and the image decoder (paper section 3)."""
+"""Rectified flow: loss, samplers and decoders of arrays and images (paper section 3)."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from lzn_jax import parts
 from lzn_jax.data import normalise, to_uint8
-from lzn_jax.data_types import Batch, Condition, Keys, Loss, black_image, given
+from lzn_jax.data_types import Batch, Condition, Keys, Loss, given
 from lzn_jax.models import Variables, in_training, named, normal_by_index
 from lzn_jax.models.mlp import MLPDecoder
 from lzn_jax.models.ncsnpp import NCSNppDecoder, check_decoder
@@ -39,48 +39,53 @@ class Sampler(NamedTuple):
 
 
 def draw(
-    key: PRNGKeyArray, images: Float[Array, "b h w c"]
-) -> tuple[Float[Array, "b h w c"], Float[Array, " b"]]:
-    """Noise x0 ~ N(0, I) and time t ~ U(1e-3, 1) of each image; the key is consumed."""
+    key: PRNGKeyArray, samples: Float[Array, "b ..."]
+) -> tuple[Float[Array, "b ..."], Float[Array, " b"]]:
+    """Noise x0 ~ N(0, I) and time t ~ U(1e-3, 1) of each sample; the key is consumed."""
     noise_key, time_key = jax.random.split(key)
-    noise = jax.random.normal(noise_key, images.shape, images.dtype)
-    t = jax.random.uniform(time_key, images.shape[:1], images.dtype, T_MIN, 1.0)
+    noise = jax.random.normal(noise_key, samples.shape, samples.dtype)
+    t = jax.random.uniform(time_key, samples.shape[:1], samples.dtype, T_MIN, 1.0)
     return noise, t
+
+
+def by_row(t: Float[Array, " b"], x: Float[Array, "b ..."]) -> Float[Array, "b ..."]:
+    """Times with one axis for each axis of the samples x."""
+    return jnp.expand_dims(t, tuple(range(1, x.ndim)))
 
 
 def loss(
     velocity: Velocity,
-    images: Float[Array, "b h w c"],
+    samples: Float[Array, "b ..."],
     condition: Any,
-    noise: Float[Array, "b h w c"],
+    noise: Float[Array, "b ..."],
     t: Float[Array, " b"],
 ) -> Float[Array, ""]:
-    """Mean of (v(x_t, t) - (x1 - x0))² for images x1 in [-1, 1], noise x0 and times t."""
-    t_b111 = t[:, None, None, None]
-    x_t = t_b111 * images + (1 - t_b111) * noise
-    return jnp.mean((velocity(x_t, t, condition) - (images - noise)) ** 2)
+    """Mean of (v(x_t, t) - (x1 - x0))² for samples x1 of any shape, noise x0 and times t."""
+    share = by_row(t, samples)
+    x_t = share * samples + (1 - share) * noise
+    return jnp.mean((velocity(x_t, t, condition) - (samples - noise)) ** 2)
 
 
 def generate(
-    velocity: Velocity, noise: Float[Array, "b h w c"], condition: Any, sampler: Sampler
+    velocity: Velocity, noise: Float[Array, "b ..."], condition: Any, sampler: Sampler
 ) -> Solution:
-    """Images from noise: the flow from t = 1e-3, with the noise as its state there, to t = 1."""
+    """Samples from noise: the flow from t = 1e-3, with the noise as its state there, to t = 1."""
     integrate = _INTEGRATE[sampler.name]
     return integrate(velocity, noise, condition, sampler.num_steps, T_MIN, 1.0)
 
 
 def invert(
-    velocity: Velocity, images: Float[Array, "b h w c"], condition: Any, sampler: Sampler
+    velocity: Velocity, samples: Float[Array, "b ..."], condition: Any, sampler: Sampler
 ) -> Solution:
-    """Noise from images: the flow from t = 1 to t = 1e-3.
+    """Noise from samples: the flow from t = 1 to t = 1e-3.
 
-    RK45 is accurate enough to extrapolate to t = 0, along the straight line through the image.
+    RK45 is accurate enough to extrapolate to t = 0, along the straight line through the sample.
     Euler returns the state at t = 1e-3, from which `generate` starts.
     """
     integrate = _INTEGRATE[sampler.name]
-    solution = integrate(velocity, images, condition, sampler.num_steps, 1.0, T_MIN)
+    solution = integrate(velocity, samples, condition, sampler.num_steps, 1.0, T_MIN)
     if sampler.name == "rk45":
-        return solution._replace(x=(solution.x - T_MIN * images) / (1 - T_MIN))
+        return solution._replace(x=(solution.x - T_MIN * samples) / (1 - T_MIN))
     return solution
 
 
@@ -130,17 +135,29 @@ def _rk45(
 _INTEGRATE = {"rk45": _rk45, "euler": _euler}
 
 
-class ImageDecoder:
-    """Base class; methods are pure functions of variables and arrays."""
+class ArrayDecoder:
+    """Base class of decoders to arrays of one shape; methods are pure functions."""
 
-    network, output, num_draws = "decoder", "images", 2
+    num_draws = 2  # keys: for the loss, and for dropout
+    condition: str | None = None
+    condition_dropout = 0.0  # probability that the condition beside the latents is 0 in training
 
-    def __init__(self, config: ConfigDict, decoder: nn.Module) -> None:
-        self.config = config
-        self.module: Any = decoder
-        self.condition: str | None = config.decoder.condition
-        self.sources: tuple[str, ...] = config.decoder.latents
+    def __init__(
+        self, name: str, config: ConfigDict, module: Any, *, output: str, shape: tuple[int, ...]
+    ) -> None:
+        """Builds the decoder of type `name`; `output` is also the samples' column of a batch."""
+        self.name, self.config, self.output, self.shape = name, config, output, shape
+        self.network, self.module = f"{name}_decoder", module
+        self.sources: tuple[str, ...] = (name,)
         self.noise_scale: float | None = config.latent.noise_scale
+
+    def inputs(self, samples: Array) -> Array:
+        """Floats from samples."""
+        return samples
+
+    def outputs(self, x: Array) -> Array:
+        """Samples from floats."""
+        return x
 
     def in_training(self) -> Any:
         """The network in training mode."""
@@ -148,47 +165,46 @@ class ImageDecoder:
 
     def drop_condition(self, condition: Condition, key: PRNGKeyArray) -> Condition:
         """Sets the condition beside the latents to 0 with probability `condition_dropout`."""
-        rate, (latents, beside) = self.config.decoder.condition_dropout, condition
+        rate, (latents, beside) = self.condition_dropout, condition
         if rate == 0 or beside is None:
             return condition
         keep = jax.random.bernoulli(named(key, "condition"), 1 - rate, (len(beside), 1))
         return latents, beside * keep
 
-    def invert(
-        self, variables: Variables, images: UInt8[Array, "b h w c"], condition: Condition
-    ) -> Float[Array, "b ..."]:
-        """Noise from which the decoder generates the images."""
+    def invert(self, variables: Variables, samples: Array, condition: Condition) -> Array:
+        """Noise from which the decoder generates the samples."""
         raise NotImplementedError
 
-    def images(self, variables: Variables, noise: Array, condition: Condition) -> Array:
-        """Images in [-1, 1], generated from noise."""
+    def floats(self, variables: Variables, noise: Array, condition: Condition) -> Array:
+        """Floats generated from noise."""
         raise NotImplementedError
 
-    def render(
-        self, variables: Variables, noise: Float[Array, "b ..."], condition: Condition
-    ) -> UInt8[Array, "b h w c"]:
-        """Images generated from noise."""
-        return to_uint8(self.images(variables, noise, condition))
+    def render(self, variables: Variables, noise: Array, condition: Condition) -> Array:
+        """Samples generated from noise."""
+        return self.outputs(self.floats(variables, noise, condition))
 
     def reconstruct(
-        self, variables: Variables, images: UInt8[Array, "b h w c"], condition: Condition
+        self, variables: Variables, samples: Array, condition: Condition
     ) -> dict[str, Array]:
-        """`images` mapped to noise and back, and their l2 `errors` for pixels in [-1, 1] (C.3)."""
-        again = self.images(variables, self.invert(variables, images, condition), condition)
-        errors = jnp.sqrt(jnp.sum((again - normalise(images)) ** 2, axis=(1, 2, 3)))
-        return {"images": to_uint8(again), "errors": errors}
+        """`samples` mapped to noise and back as `output`, and l2 `errors` of their floats (C.3)."""
+        again = self.floats(variables, self.invert(variables, samples, condition), condition)
+        squares = (again - self.inputs(samples)) ** 2
+        errors = jnp.sqrt(jnp.sum(squares, axis=tuple(range(1, squares.ndim))))
+        return {self.output: self.outputs(again), "errors": errors}
 
 
-class FlowDecoder(ImageDecoder):
-    """Rectified flow from noise to images, conditioned on the latent (paper §3.1)."""
+class ArrayFlow(ArrayDecoder):
+    """Rectified flow from noise to arrays, conditioned on the latent (paper §3.1).
 
-    def __init__(self, config: ConfigDict, decoder: nn.Module) -> None:
-        super().__init__(config, decoder)
-        self.sampler = Sampler(config.sampling.sampler, config.sampling.num_steps)
+    Its network is called as that of images: (x_t, t, latents, condition, train=...).
+    """
+
+    sampler = Sampler("euler", 50)
+    draws = 1  # of noise and time for each sample in the loss
 
     def init(self, key: PRNGKeyArray, condition: Condition) -> Any:
-        image = black_image(self.config)
-        return self.module.init(key, image, jnp.zeros(1), *condition, train=False)
+        x = jnp.zeros((1, *self.shape))
+        return self.module.init(key, x, jnp.zeros(1), *condition, train=False)
 
     def loss(self, variables: Variables, batch: Batch, condition: Condition, keys: Keys) -> Loss:
         """Rectified-flow loss in training mode (paper C.1); keys for the flow and dropout."""
@@ -201,12 +217,11 @@ class FlowDecoder(ImageDecoder):
 
     def draw(
         self, batch: Batch, condition: Condition, key: PRNGKeyArray
-    ) -> tuple[Float[Array, "b h w c"], Condition, Float[Array, "b h w c"], Float[Array, " b"]]:
-        """Images, conditions, noise and times of a batch, `training.flow_draws` for each image."""
-        draws = self.config.training.flow_draws
-        drawn = normalise(batch["images"]), self.drop_condition(condition, key)
-        if draws > 1:
-            drawn = jax.tree.map(lambda a: jnp.repeat(a, draws, axis=0), drawn)
+    ) -> tuple[Float[Array, "b ..."], Condition, Float[Array, "b ..."], Float[Array, " b"]]:
+        """Samples as floats, conditions, noise and times of a batch, `draws` for each sample."""
+        drawn = self.inputs(batch[self.output]), self.drop_condition(condition, key)
+        if self.draws > 1:
+            drawn = jax.tree.map(lambda a: jnp.repeat(a, self.draws, axis=0), drawn)
         noise, t = draw(key, drawn[0])
         return *drawn, given(batch, "flow_noise", noise), given(batch, "flow_time", t)
 
@@ -221,30 +236,52 @@ class FlowDecoder(ImageDecoder):
     def solve(
         self, variables: Variables, start: Array, condition: Condition, *, inverse: bool = False
     ) -> Solution:
-        """The flow from noise to images in [-1, 1], or its inverse."""
+        """The flow from noise to samples as floats, or its inverse."""
         flow = invert if inverse else generate
         return flow(self.velocity(variables), start, condition, self.sampler)
 
     def generate(
         self, variables: Variables, key: PRNGKeyArray, condition: Condition, index: Int[Array, " b"]
     ) -> dict[str, Array]:
-        """`images`, and `num_evaluations` of the velocity that each took.
+        """Samples as `output`, and `num_evaluations` of the velocity that each took.
 
-        The noise of an image depends on the key and its `index`, not on the rest of the batch.
+        The noise of a sample depends on the key and its `index`, not on the rest of the batch.
         """
-        data = self.config.data
-        shape = (data.image_size, data.image_size, data.channels)
-        noise = normal_by_index(key, "image_noise", index, shape)
-        solution = self.solve(variables, noise, condition)
-        return {"images": to_uint8(solution.x), "num_evaluations": solution.num_evaluations}
+        noise = normal_by_index(key, f"{self.name}_noise", index, self.shape)
+        x, num_evaluations = self.solve(variables, noise, condition)
+        return {self.output: self.outputs(x), "num_evaluations": num_evaluations}
 
-    def invert(
-        self, variables: Variables, images: UInt8[Array, "b h w c"], condition: Condition
-    ) -> Float[Array, "b h w c"]:
-        return self.solve(variables, normalise(images), condition, inverse=True).x
+    def invert(self, variables: Variables, samples: Array, condition: Condition) -> Array:
+        return self.solve(variables, self.inputs(samples), condition, inverse=True).x
 
-    def images(self, variables: Variables, noise: Array, condition: Condition) -> Array:
+    def floats(self, variables: Variables, noise: Array, condition: Condition) -> Array:
         return self.solve(variables, noise, condition).x
+
+
+class ImageDecoder(ArrayDecoder):
+    """Base class of image decoders."""
+
+    def __init__(self, config: ConfigDict, decoder: nn.Module) -> None:
+        size, channels = config.data.image_size, config.data.channels
+        super().__init__("image", config, decoder, output="images", shape=(size, size, channels))
+        self.network = "decoder"  # name in existing checkpoints
+        self.condition, self.sources = config.decoder.condition, config.decoder.latents
+        self.condition_dropout = config.decoder.condition_dropout
+
+    def inputs(self, samples: UInt8[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        return normalise(samples)
+
+    def outputs(self, x: Float[Array, "b h w c"]) -> UInt8[Array, "b h w c"]:
+        return to_uint8(x)
+
+
+class FlowDecoder(ImageDecoder, ArrayFlow):
+    """Rectified flow from noise to images."""
+
+    def __init__(self, config: ConfigDict, decoder: nn.Module) -> None:
+        super().__init__(config, decoder)
+        self.sampler = Sampler(config.sampling.sampler, config.sampling.num_steps)
+        self.draws = config.training.flow_draws
 
 
 _FLOW = {

@@ -30,34 +30,34 @@ def draw_ends(key: PRNGKeyArray, t: Float[Array, " b"]) -> Float[Array, " b"]:
 
 def loss(
     mean_velocity: MeanVelocity,
-    images: Float[Array, "b h w c"],
+    samples: Float[Array, "b ..."],
     condition: Any,
-    noise: Float[Array, "b h w c"],
+    noise: Float[Array, "b ..."],
     t: Float[Array, " b"],
     s: Float[Array, " b"],
 ) -> Float[Array, ""]:
-    """Mean over images in [-1, 1] of the weighted squared error of u at x_t (its algorithm 1)."""
-    t_b111, between = (each[:, None, None, None] for each in (t, t - s))
-    x_t, velocity = t_b111 * images + (1 - t_b111) * noise, images - noise
+    """Mean over samples of the weighted squared error of u at x_t (its algorithm 1)."""
+    share, between = (flow.by_row(each, samples) for each in (t, t - s))
+    x_t, velocity = share * samples + (1 - share) * noise, samples - noise
 
     def u(x, t):
         return mean_velocity(x, t, s, condition)
 
     found, derivative = jax.jvp(u, (x_t, t), (velocity, jnp.ones_like(t)))
     target = jax.lax.stop_gradient(velocity - between * derivative)
-    squares = jnp.mean((found - target) ** 2, axis=(1, 2, 3))
+    squares = jnp.mean((found - target) ** 2, axis=tuple(range(1, samples.ndim)))
     weights = jax.lax.stop_gradient(squares + 1e-3) ** -WEIGHT_POWER
     return jnp.mean(weights * squares)
 
 
 def integrate(
     mean_velocity: MeanVelocity,
-    start: Float[Array, "b h w c"],
+    start: Float[Array, "b ..."],
     condition: Any,
     num_steps: int,
     t0: float,
     t1: float,
-) -> Float[Array, "b h w c"]:
+) -> Float[Array, "b ..."]:
     """State at time t1 from the state at t0, in uniform steps of one evaluation each."""
     times = jnp.linspace(t0, t1, num_steps + 1)
 

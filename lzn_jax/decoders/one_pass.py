@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 from ml_collections import ConfigDict
 
 from lzn_jax import models, parts
-from lzn_jax.data import normalise, to_uint8
+from lzn_jax.data import normalise
 from lzn_jax.data_types import Batch, Condition, Keys, Loss
 from lzn_jax.decoders.flow import ImageDecoder
 from lzn_jax.losses import sets
@@ -75,16 +75,16 @@ class DirectDecoder(ImageDecoder):
     ) -> dict[str, Array]:
         """`images` of latents, and `num_evaluations` of the network, which is 1."""
         del key  # the latents are the only noise
-        images = self.images(variables, jnp.zeros((len(index), 0)), condition)
-        return {"images": to_uint8(images), "num_evaluations": jnp.ones_like(index)}
+        images = self.render(variables, jnp.zeros((len(index), 0)), condition)
+        return {"images": images, "num_evaluations": jnp.ones_like(index)}
 
     def invert(
-        self, variables: Variables, images: UInt8[Array, "b h w c"], condition: Condition
+        self, variables: Variables, samples: UInt8[Array, "b h w c"], condition: Condition
     ) -> Float[Array, "b 0"]:
         """Noise without dimensions, since images depend on the latents alone."""
-        return jnp.zeros((len(images), 0))
+        return jnp.zeros((len(samples), 0))
 
-    def images(self, variables: Variables, noise: Array, condition: Condition) -> Array:
+    def floats(self, variables: Variables, noise: Array, condition: Condition) -> Array:
         return self.module.apply(variables[self.network], *condition, train=False)
 
 

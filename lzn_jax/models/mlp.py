@@ -21,20 +21,20 @@ class Blocks(nn.Module):
 class MLPDecoder(Blocks):
     """Residual dense blocks, modulated (scale, shift, gate) by time, latents and condition.
 
-    Inputs and outputs are those of `NCSNppDecoder`.
+    Inputs and outputs are those of `NCSNppDecoder`, for samples of any shape.
     """
 
     @nn.compact
     def __call__(
         self,
-        x: Float[Array, "b h w c"],
+        x: Float[Array, "b ..."],
         t: Float[Array, " b"],
         latents: Float[Array, "b q"] | None,
         condition: Float[Array, "b d"] | None,
         *,
         train: bool,
-    ) -> Float[Array, "b h w c"]:
-        """Velocity at images x and times t in [0, 1]."""
+    ) -> Float[Array, "b ..."]:
+        """Velocity at samples x of any shape and times t in [0, 1]."""
         angles = 1000 * t[:, None] * jnp.exp(-jnp.linspace(0, jnp.log(1e4), self.features // 4))
         parts = [jnp.sin(angles), jnp.cos(angles)]
         parts += [part for part in (latents, condition) if part is not None]

@@ -14,7 +14,7 @@ from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
 from ml_collections import ConfigDict
 
-from lzn_jax import train
+from lzn_jax import data, train
 from lzn_jax.errors import EXIT_DOES_NOT_FIT, EXIT_DONE, UserError
 from lzn_jax.latent_space import LatentSpace
 from lzn_jax.run import clock, costs, devices
@@ -236,10 +236,15 @@ def lower_step(
 
 
 def batch_shapes(space: LatentSpace, config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes of a training batch by column."""
+    """Shapes of a training batch by column; reads an example for types that do not state theirs."""
     shapes = {"labels": jax.ShapeDtypeStruct((), np.int32)}
     for data_type in space.types.values():
-        shapes |= data_type.column_shapes()
+        own = data_type.column_shapes()
+        if own is None:
+            first = data.load(config.data, "train").at(np.arange(1))
+            columns = data_type.columns(first).items()
+            own = {n: jax.ShapeDtypeStruct(a.shape[1:], a.dtype) for n, a in columns}
+        shapes |= own
     rows: dict[str, Any] = {n: np.zeros(each.shape, each.dtype) for n, each in shapes.items()}
     for transform in space.row_transforms:
         rows |= transform(rows, np.random.default_rng(0))

@@ -175,7 +175,8 @@ def check_same_run(config: ConfigDict, workdir: Path, free: tuple[str, ...] = ()
     names = stored.keys() | given.keys()
     # data.name first, as the defaults of other fields depend on it.
     for name in sorted(names, key=lambda name: (name != "data.name", name)):
-        if name.startswith((*FREE_FIELDS, *free)) or stored.get(name) == given.get(name):
+        is_gone = bool(free) and name not in given  # from a changed extension
+        if is_gone or name.startswith((*FREE_FIELDS, *free)) or stored.get(name) == given.get(name):
             continue
         if name.startswith("extension"):
             files = zip(stored["extensions"], stored["extension_checksums"], strict=True)

@@ -21,10 +21,16 @@ def straight(x, t, s, condition):
     return 0.5 - noise
 
 
-def test_the_average_velocity_of_straight_paths_has_no_loss_at_any_times():
+@pytest.mark.parametrize("is_vector", [False, True])
+def test_the_average_velocity_of_straight_paths_has_no_loss_at_any_times(is_vector):
     _, noise = images_and_noise()
     t, s = jnp.linspace(0.1, 0.8, 6), jnp.linspace(0.9, 0.0, 6)
-    value = mean_flow.loss(straight, jnp.full(SHAPE, 0.5), None, noise, t, s)
+
+    def of_vectors(x, *times):
+        return straight(x[..., None, None], *times)[..., 0, 0]
+
+    velocity, noise = (of_vectors, noise[:, 0, :, 0]) if is_vector else (straight, noise)
+    value = mean_flow.loss(velocity, jnp.full(noise.shape, 0.5), None, noise, t, s)
     assert float(value) < 1e-8
 
 

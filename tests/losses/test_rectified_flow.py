@@ -138,14 +138,14 @@ def _loss(velocity, images, condition, seed):
     return flow.loss(velocity, images, condition, *draws)
 
 
-def test_loss_vanishes_for_the_exact_velocity_of_one_image():
-    image = jnp.linspace(-1, 1, 12).reshape(1, 2, 2, 3)
-    images = jnp.broadcast_to(image, (256, 2, 2, 3))
+@pytest.mark.parametrize("shape", [(12,), (4, 3), (2, 2, 3)])
+def test_loss_vanishes_for_the_exact_velocity_of_one_sample(shape):
+    samples = jnp.broadcast_to(jnp.linspace(-1, 1, 12).reshape(1, *shape), (256, *shape))
 
     def exact(x, t, condition):
-        return (condition - x) / (1 - t)[:, None, None, None]
+        return (condition - x) / (1 - t).reshape(-1, *[1] * len(shape))
 
-    value = _loss(exact, images, images, 0)
+    value = _loss(exact, samples, samples, 0)
     assert float(value) < 1e-6  # rounding, over (1 - t)²
 
 
