@@ -16,7 +16,8 @@ KINDS = ("type", "data", "encoder", "decoder", "solver", "alignment", "measureme
 REQUIRED = object()  # default of a field that every config must set
 # Modules that register parts.
 _REGISTERING = (
-    *("data.digits", "data.fashion", "data.cifar10", "data.emoji", "data.tfds", "data.folder"),
+    *("data.digits", "data.fashion", "data.cifar10", "data.emoji"),
+    *("data.tfds", "data.folder", "data.huggingface"),
     *("models.ncsnpp", "models.mlp", "models.resnet"),
     *("decoders.flow", "decoders.mean_flow", "decoders.one_pass"),
     *("data_types.image", "data_types.label", "data_types.text"),

@@ -13,12 +13,13 @@ contain `file_name` and `text`, are the examples.
 import contextlib
 import csv
 import dataclasses
+import io
 import logging
 import math
 import os
 import posixpath
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,13 @@ from PIL import Image
 
 from lzn_jax import parts
 from lzn_jax.configuration import nest, parse_json, schema_of, with_defaults
-from lzn_jax.data import Examples, pixels, set_apart
+from lzn_jax.data import Examples, label_names, pixels, set_apart
 from lzn_jax.data.pixels import (
     ENCODED_FIELDS,
     MAX_NAMED,
     EncodedImages,
     Images,
+    Rows,
     UnreadableImageError,
 )
 from lzn_jax.errors import UserError
@@ -61,10 +63,19 @@ def load(data: ConfigDict, split: str) -> Examples:
     and for a hold-out that leaves no training images of a class.
     """
     folder, names, labels = _list(data, split)
-    rows, texts, left_out = np.arange(len(names)), None, tuple[str, ...]()
-    if data.get("captions"):
-        rows, texts, left_out = _pairs(folder, names, Path(data.path).expanduser())
-    if data.holdout:
+    pairs = _pairs(folder, names, Path(data.path).expanduser()) if data.get("captions") else None
+    return examples_of(data, split, Files(folder, names), labels, pairs)
+
+
+def examples_of(
+    data: ConfigDict, split: str, source: Any, labels: Int[np.ndarray, " n"], pairs: Any
+) -> Examples:
+    """One split of encoded images, which `data.holdout` divides; `pairs` are Pairs or None.
+
+    Raises UserError for a hold-out that leaves no training images of a class.
+    """
+    rows, texts, left_out = pairs or (np.arange(len(labels)), None, ())
+    if data.get("holdout"):
         images, first = np.unique(rows, return_index=True)  # with captions, only images with a text
         strata = labels[images] if texts is None else texts[first]
         seed = data.get("holdout_seed", 0)
@@ -72,11 +83,11 @@ def load(data: ConfigDict, split: str) -> Examples:
         if len(missing := np.setdiff1d(labels[images], labels[images[~is_test]])):
             raise UserError(
                 f"data.holdout={data.holdout} leaves no training image of the class "
-                f"{class_names(data)[missing[0]]}: lower it, or change data.holdout_seed"
+                f"{label_names(data)[missing[0]]}: lower it, or change data.holdout_seed"
             )
         is_chosen = np.isin(rows, images[is_test == (split == "test")])
         rows, texts = rows[is_chosen], None if texts is None else texts[is_chosen]
-    encoded = EncodedImages(Files(folder, names[rows]), data)
+    encoded = EncodedImages(source.at(rows), data)
     return Examples(encoded, labels[rows], texts, left_out, image_ids=rows)
 
 
@@ -86,10 +97,10 @@ def class_names(data: ConfigDict) -> tuple[str, ...]:
     Raises UserError if their number is not `data.num_classes`.
     """
     folder = _split_folder(data, "train")
-    if data.num_classes == 1:
+    if data.num_classes == 1 or (data.num_classes is None and data.class_name):
         return (data.class_name or "",)
     names = tuple(_entries(folder)[1])
-    if len(names) != data.num_classes:
+    if data.num_classes not in (None, len(names)):
         shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
         raise UserError(
             f"data.num_classes must be the number of class folders in {folder}, {len(names)} "
@@ -98,14 +109,12 @@ def class_names(data: ConfigDict) -> tuple[str, ...]:
     return names
 
 
-class Files:
+class Files(Rows):
     """Image files of a folder, as one array of names, which is cheap to copy to each worker."""
 
     def __init__(self, folder: Path, names: np.ndarray) -> None:
-        self._folder, self._names = folder, names
-
-    def __len__(self) -> int:
-        return len(self._names)
+        super().__init__(names)
+        self._folder = folder
 
     def read(self, index: int) -> bytes:
         """Content of the file."""
@@ -116,11 +125,7 @@ class Files:
 
     def name(self, index: int) -> str:
         """Path of the file."""
-        return str(self._folder / os.fsdecode(self._names[index]))
-
-    def at(self, rows: np.ndarray) -> "Files":
-        """The files at these rows."""
-        return Files(self._folder, self._names[rows])
+        return str(self._folder / os.fsdecode(self._rows[index]))
 
 
 def file_names(images: Images) -> list[str]:
@@ -131,7 +136,7 @@ def file_names(images: Images) -> list[str]:
 
 
 def _split_folder(data: ConfigDict, split: str) -> Path:
-    root = Path(data.path).expanduser()
+    root = Path(data.path).expanduser().absolute()
     if not root.is_dir():
         raise UserError(f"there is no folder {root}: set data.path to the data set's folder")
     is_of_training = split == "train" or data.holdout is not None
@@ -226,6 +231,12 @@ def make_pairs(
     return rows[order], texts[order], tuple(left_out)
 
 
+def pairs_of(texts: Sequence[list[str]], name: Callable[[int], str]) -> Pairs:
+    """Pairs of each image and its texts, as `make_pairs`."""
+    entries = ((row, text, name(row)) for row, said in enumerate(texts) for text in said)
+    return make_pairs(entries, len(texts), name)
+
+
 def _pairs(folder: Path, names: np.ndarray, root: Path) -> Pairs:
     """Pairs of the named images of a folder and their texts in the metadata file."""
     path = _metadata(folder, root)
@@ -300,34 +311,46 @@ def completed(values: Mapping[str, Any], stated: Collection[str]) -> dict[str, A
 
     Numbers of images that are not in `stated` are limited to the images in the folder. One log line
     lists the changed fields. Raises UserError for a missing or empty folder.
+
+    The data set's module has a function `has_test`, as this one.
     """
     fields = schema_of(values)
     given = with_defaults(values, fields)
     if given.get("data.path") is None:
         return given
     path = Path(given["data.path"]).expanduser().absolute()
-    given["data.path"] = str(path)
     is_known = all(given[name] is not None for name, field in fields.items() if field.from_data)
-    if is_known and not path.is_dir():
+    if path.is_dir():
+        given["data.path"] = str(path)
+    elif is_known:
         return given  # reported when it is read
-    derived = {} if is_known else _from_images(given)
-    derived |= _limits(given | derived, stated)
+    data_set = parts.get("data", given["data.name"])
+    derived = {} if is_known else _from_images(given, data_set)
+    derived |= _limits(given | derived, stated, data_set)
     changed = [f"{n.removeprefix('data.')}={v}" for n, v in derived.items() if v != given[n]]
     if changed:
-        _log.info("from the images in %s: %s", path, ", ".join(changed))
+        _log.info("from the images in %s: %s", given["data.path"], ", ".join(changed))
     return given | derived
 
 
-def _from_images(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Values for fields that are None, from class folders and at most 1000 file headers."""
-    data = ConfigDict({**nest(values)["data"], "num_classes": 1})
-    folder, names, _ = _list(data, "train")
-    sizes, modes = set(), set()
-    for row in pixels.evenly_spaced(min(len(names), MAX_HEADERS), len(names)).tolist():
+def has_test(data: ConfigDict) -> bool:
+    """Whether there is a test folder."""
+    return any((Path(data.path) / name).is_dir() for name in TEST_FOLDERS)
+
+
+def _from_images(values: Mapping[str, Any], data_set: Any) -> dict[str, Any]:
+    """Values for fields that are None, from the classes and at most 1000 file headers."""
+    data, sizes, modes = ConfigDict(nest(values)["data"]), set(), set()
+    num_classes = data.num_classes or len(data_set.class_names(data)) or 1
+    data.update(num_classes=1, captions=False, holdout=None)
+    source = data_set.load(data, "train").images.source
+    for row in pixels.evenly_spaced(min(len(source), MAX_HEADERS), len(source)).tolist():
         # An unreadable file is reported when training reads it.
-        with contextlib.suppress(Exception), Image.open(Files(folder, names).name(row)) as image:
+        with contextlib.suppress(Exception), Image.open(io.BytesIO(source.read(row))) as image:
             sizes.add(image.size)
             modes.add(image.mode)
+            if min(image.size) > MAX_OWN_SIDE and modes - GREY_MODES:
+                break  # no further image would change the values
     side = min(sizes.pop()) if len(sizes) == 1 else SIDE
     networks = [(values.get(f"{n}.patch_size", 1), values.get(f"{n}.channel_multipliers", (1,)))
                 for n in ("encoder", "decoder")]  # fmt: skip
@@ -335,23 +358,24 @@ def _from_images(values: Mapping[str, Any]) -> dict[str, Any]:
     derived = {
         "data.image_size": math.ceil((side if side <= MAX_OWN_SIDE else SIDE) / grid) * grid,
         "data.channels": 1 if modes and modes <= GREY_MODES else 3,
-        "data.num_classes": 1 if data.class_name else max(len(_entries(folder)[1]), 1),
+        "data.num_classes": num_classes,
     }
     return {name: value for name, value in derived.items() if values[name] is None}
 
 
-def _limits(values: Mapping[str, Any], stated: Collection[str]) -> dict[str, Any]:
-    """A hold-out if there is no test folder, and numbers of images that the folder contains."""
+def _limits(values: Mapping[str, Any], stated: Collection[str], data_set: Any) -> dict[str, Any]:
+    """A hold-out if there is no test split, and numbers of images that the data set contains."""
     data, limits = ConfigDict(nest(values)["data"]), dict[str, Any]()
-    folders = [Path(data.path) / name for name in TEST_FOLDERS]
-    has_test = data.holdout is not None or any(folder.is_dir() for folder in folders)
+    is_divided = data.holdout is not None or data_set.has_test(data)
     names = [name for name in (*_OF_TRAINING, *_OF_TEST) if name in values and name not in stated]
-    if has_test and not names:
+    if is_divided and not names:
         return {}
-    train = len(_list(data, "train")[1])
-    if not has_test and train > 1:
+    whole = ConfigDict({**data, "captions": False, "holdout": None})
+    train = len(data_set.load(whole, "train").labels)
+    if not is_divided and train > 1:
         data.holdout = limits["data.holdout"] = max(train // HOLDOUT, 1)
-    test = data.holdout or len(_list(data, "test")[1])
+    whole.holdout = data.holdout
+    test = data.holdout or len(data_set.load(whole, "test").labels)
     train = max(train - (data.holdout or 0), 1)  # too large a hold-out is reported when it is read
     for name in names:
         value, most = values[name], train if name in _OF_TRAINING else test
@@ -421,22 +445,24 @@ def read_image(
 
 
 _FROM_IMAGES = ("data.image_size", "data.channels", "data.num_classes")
+FIELDS = {
+    **ENCODED_FIELDS,
+    **{
+        n: dataclasses.replace(ENCODED_FIELDS[n], default=None, from_data=True)
+        for n in _FROM_IMAGES
+    },
+    "data.holdout": count_or_0(
+        "training images held out for tests, 0 = test on all of them, None = use a test split", None
+    ),
+    "data.holdout_seed": Field(int, "seed of the hold-out", 0, minimum=0, below=2**32),
+}
 parts.add(
     "data",
     "image_folder",
     "lzn_jax.data.folder",
-    ENCODED_FIELDS
-    | {
-        n: dataclasses.replace(ENCODED_FIELDS[n], default=None, from_data=True)
-        for n in _FROM_IMAGES
-    }
+    FIELDS
     | {
         "data.path": word("folder of images, class folders or train, val and test folders"),
         "data.class_name": word("the only class folder to read, None = all", None),
-        "data.holdout": count_or_0(
-            "training images held out for tests, 0 = test on all of them, None = use a test folder",
-            None,
-        ),
-        "data.holdout_seed": Field(int, "seed of the hold-out", 0, minimum=0, below=2**32),
     },
 )
