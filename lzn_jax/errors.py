@@ -1,5 +1,10 @@
 """Exit codes of the commands, and the error for invalid input."""
 
+import contextlib
+import importlib
+from collections.abc import Iterator
+from typing import Any
+
 EXIT_DONE = 0
 EXIT_FAILED = 1  # an exception: a bug
 EXIT_USER_ERROR = 2
@@ -11,3 +16,21 @@ EXIT_INTERRUPTED = 130  # Ctrl-C without saving; the shells' code for SIGINT
 
 class UserError(Exception):
     """Invalid input; the message is one line with the fault and, if possible, a remedy."""
+
+
+@contextlib.contextmanager
+def explained(failure: str, remedy: str, kinds: Any = Exception) -> Iterator[None]:
+    """Context in which errors of these kinds become a UserError with their reason."""
+    try:
+        yield
+    except kinds as error:
+        reason = (str(error.__cause__ or error).splitlines() or [type(error).__name__])[0][:200]
+        raise UserError(f"{failure} ({reason}): {remedy}") from error
+
+
+def package(name: str, install: str) -> Any:
+    """The imported package; raises UserError if it is missing."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise UserError(f"the package {name} is not installed: pip install {install}") from error

@@ -20,8 +20,8 @@ REQUIRED = object()  # default of a field that every config must set
 ABSENT = object()  # default of a field that a config need not contain
 # Modules that register parts.
 _REGISTERING = (
-    *("data.digits", "data.fashion", "data.cifar10", "data.emoji", "data.tfds", "data.folder"),
-    "data.arrays",
+    *("data.digits", "data.fashion", "data.cifar10", "data.emoji"),
+    *("data.tfds", "data.folder", "data.huggingface", "data.arrays"),
     *("models.ncsnpp", "models.mlp", "models.resnet"),
     *("decoders.flow", "decoders.mean_flow", "decoders.one_pass"),
     *("data_types.image", "data_types.label", "data_types.text"),

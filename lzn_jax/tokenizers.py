@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Int
 from ml_collections import ConfigDict
 
-from lzn_jax.errors import UserError
+from lzn_jax.errors import UserError, explained, package
 from lzn_jax.models.transformer import END
 
 _TEXTS_AT_A_TIME = 4096  # Hugging Face's encodings take much memory
@@ -146,23 +146,14 @@ def of_file(path: str, max_length: int) -> Tokenizer:
     The file defines the encoding of unknown characters. Raises UserError for a file that is not a
     tokenizer.
     """
-    try:
-        import tokenizers
-    except ImportError as error:
-        message = "data.tokenizer_path needs a package: pip install 'lzn_jax[text]'"
-        raise UserError(message) from error
-    try:
+    tokenizers = package("tokenizers", "'lzn_jax[text]'")
+    failure = f"data.tokenizer_path={path} cannot be read"
+    with explained(failure, "name a tokenizer.json of the package tokenizers"):
         tokens = tokenizers.Tokenizer.from_str(Path(path).read_text(encoding="utf-8"))
         tokens.encode("\uffff")  # fails if the token for unknown characters has no number
         if not tokens.get_vocab():
             raise ValueError("it has no vocabulary")
         size = 2 + max(tokens.get_vocab().values())  # numbers may be left out
-    except Exception as error:  # the package raises no narrower one
-        reason = " ".join(str(error).split())
-        raise UserError(
-            f"data.tokenizer_path={path} must be a tokenizer.json of the package tokenizers: "
-            f"{reason}"
-        ) from error
     tokens.no_padding()
     tokens.no_truncation()
 

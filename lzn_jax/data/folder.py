@@ -12,12 +12,14 @@ contain `file_name` and `text`, are the examples.
 
 import contextlib
 import csv
-import functools
+import dataclasses
+import io
 import logging
+import math
 import os
 import posixpath
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +30,17 @@ from PIL import Image
 
 from lzn_jax import parts
 from lzn_jax.configuration import nest, parse_json, schema_of, with_defaults
-from lzn_jax.data import Examples, derived, pixels
-from lzn_jax.data.pixels import MAX_NAMED, EncodedImages, Images, UnreadableImageError
+from lzn_jax.data import Examples, label_names, pixels, set_apart
+from lzn_jax.data.pixels import (
+    ENCODED_FIELDS,
+    MAX_NAMED,
+    EncodedImages,
+    Images,
+    Rows,
+    UnreadableImageError,
+)
 from lzn_jax.errors import UserError
-from lzn_jax.parts import word
+from lzn_jax.parts import Field, count_or_0, word
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 TEST_FOLDERS = ("test", "val", "validation")
@@ -54,12 +63,38 @@ def load(data: ConfigDict, split: str) -> Examples:
     and for a hold-out that leaves no training images of a class.
     """
     folder, names, labels = _list(data, split)
-    rows, texts, left_out = np.arange(len(names)), None, tuple[str, ...]()
-    if data.get("captions"):
-        rows, texts, left_out = _pairs(folder, names, Path(data.path).expanduser())
-    encoded = EncodedImages(Files(folder, names[rows]), data)
-    examples = Examples(encoded, labels[rows], texts, left_out, image_ids=rows)
-    return derived.held_out(examples, data, split, class_names(data))
+    pairs = _pairs(folder, names, Path(data.path).expanduser()) if data.get("captions") else None
+    return examples_of(data, split, Files(folder, names), labels, pairs)
+
+
+def examples_of(
+    data: ConfigDict, split: str, source: Any, labels: Int[np.ndarray, " n"], pairs: Any
+) -> Examples:
+    """One split of encoded images, as `held_out`; `pairs` are Pairs, or None without texts."""
+    rows, texts, left_out = pairs or (np.arange(len(labels)), None, ())
+    images = EncodedImages(source.at(rows), data)
+    return held_out(data, split, Examples(images, labels[rows], texts, left_out, image_ids=rows))
+
+
+def held_out(data: ConfigDict, split: str, examples: Examples) -> Examples:
+    """The part of examples that `data.holdout` makes one split; all of them without a hold-out.
+
+    Raises UserError for a hold-out that leaves no training images of a class.
+    """
+    if not data.get("holdout"):
+        return examples
+    labels, texts, ids = examples.labels, examples.texts, examples.image_ids
+    ids = np.arange(len(labels)) if ids is None else ids
+    images, first = np.unique(ids, return_index=True)  # with captions, only images with a text
+    strata = labels[first] if texts is None else texts[first]
+    seed = data.get("holdout_seed", 0)
+    is_test = set_apart(strata, None, data.holdout, seed, "data.holdout")
+    if len(missing := np.setdiff1d(labels[first], labels[first[~is_test]])):
+        raise UserError(
+            f"data.holdout={data.holdout} leaves no training image of the class "
+            f"{label_names(data)[missing[0]]}: lower it, or change data.holdout_seed"
+        )
+    return examples.at(np.flatnonzero(np.isin(ids, images[is_test == (split == "test")])))
 
 
 def class_names(data: ConfigDict) -> tuple[str, ...]:
@@ -68,10 +103,10 @@ def class_names(data: ConfigDict) -> tuple[str, ...]:
     Raises UserError if their number is not `data.num_classes`.
     """
     folder = _split_folder(data, "train")
-    if data.num_classes == 1:
+    if data.num_classes == 1 or (data.num_classes is None and data.class_name):
         return (data.class_name or "",)
     names = tuple(_entries(folder)[1])
-    if len(names) != data.num_classes:
+    if data.num_classes not in (None, len(names)):
         shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
         raise UserError(
             f"data.num_classes must be the number of class folders in {folder}, {len(names)} "
@@ -80,14 +115,12 @@ def class_names(data: ConfigDict) -> tuple[str, ...]:
     return names
 
 
-class Files:
+class Files(Rows):
     """Image files of a folder, as one array of names, which is cheap to copy to each worker."""
 
     def __init__(self, folder: Path, names: np.ndarray) -> None:
-        self._folder, self._names = folder, names
-
-    def __len__(self) -> int:
-        return len(self._names)
+        super().__init__(names)
+        self._folder = folder
 
     def read(self, index: int) -> bytes:
         """Content of the file."""
@@ -98,11 +131,7 @@ class Files:
 
     def name(self, index: int) -> str:
         """Path of the file."""
-        return str(self._folder / os.fsdecode(self._names[index]))
-
-    def at(self, rows: np.ndarray) -> "Files":
-        """The files at these rows."""
-        return Files(self._folder, self._names[rows])
+        return str(self._folder / os.fsdecode(self._rows[index]))
 
 
 def file_names(images: Images) -> list[str]:
@@ -208,6 +237,12 @@ def make_pairs(
     return rows[order], texts[order], tuple(left_out)
 
 
+def pairs_of(texts: Sequence[list[str]], name: Callable[[int], str]) -> Pairs:
+    """Pairs of each image and its texts, as `make_pairs`."""
+    entries = ((row, text, name(row)) for row, said in enumerate(texts) for text in said)
+    return make_pairs(entries, len(texts), name)
+
+
 def _pairs(folder: Path, names: np.ndarray, root: Path) -> Pairs:
     """Pairs of the named images of a folder and their texts in the metadata file."""
     path = _metadata(folder, root)
@@ -264,46 +299,106 @@ def _read_metadata(path: Path) -> Iterator[tuple[int, str, str]]:
         raise UserError(f"{path} cannot be read after line {number}: {error}") from error
 
 
+MAX_HEADERS = 1000  # files read to find sizes and colours
+GREY_MODES = frozenset({"1", "L", "LA", "I", "F", "I;16", "I;16L", "I;16B", "I;16N"})  # Pillow's
+MAX_OWN_SIDE = 64  # pixels; images of equal size keep it up to this side
+SIDE = 32  # side of all other images
+HOLDOUT = 10  # without a test folder, one in ten images is a test image
+
+_OF_TRAINING = (
+    *("training.batch_size", "training.queries", "latent.context_size"),
+    *("evaluation.num_samples", "evaluation.context_sizes"),
+)
+_OF_TEST = ("evaluation.batch_sizes",)
+
+
 def completed(values: Mapping[str, Any], stated: Collection[str]) -> dict[str, Any]:
-    """The values, completed from the images in the folder: `derived.completed`.
+    """The values, where None is replaced by a value derived from the images.
 
-    Raises UserError for a missing or empty folder.
+    Numbers of images that are not in `stated` are limited to the images in the folder. One log line
+    lists the changed fields. Raises UserError for a missing or empty folder.
+
+    The data set's module has a function `has_test`, as this one.
     """
-    given = with_defaults(values, schema_of(values))
-    if given.get("data.path") is None:
-        return given
-    path = Path(given["data.path"]).expanduser().absolute()
-    given["data.path"] = str(path)
-    if derived.is_known(given) and not path.is_dir():
-        return given  # reported when it is read
-    return derived.completed(given, stated, _Folder(ConfigDict(nest(given)["data"])))
+    fields = schema_of(values)
+    given = with_defaults(values, fields)
+    is_known = all(given[name] is not None for name, field in fields.items() if field.from_data)
+    if "data.path" in fields:
+        if given.get("data.path") is None:
+            return given
+        path = Path(given["data.path"]).expanduser().absolute()
+        if path.is_dir():
+            given["data.path"] = str(path)
+        elif is_known:
+            return given  # reported when it is read
+    data_set = parts.get("data", given["data.name"])
+    derived = {} if is_known else _from_images(given, data_set)
+    derived |= _limits(given | derived, stated, data_set)
+    changed = [f"{n.removeprefix('data.')}={v}" for n, v in derived.items() if v != given[n]]
+    if changed:
+        _log.info("from the images in %s: %s", given.get("data.path", "memory"), ", ".join(changed))
+    return given | derived
 
 
-class _Folder:
-    """The images of a folder, as `derived.Source`."""
+def has_test(data: ConfigDict) -> bool:
+    """Whether there is a test folder."""
+    return any((Path(data.path) / name).is_dir() for name in TEST_FOLDERS)
 
-    def __init__(self, data: ConfigDict) -> None:
-        self._data, self.name = data, f"the images in {data.path}"
-        self._whole = ConfigDict({**data, "num_classes": 1})
-        self.has_test = any((Path(data.path) / name).is_dir() for name in TEST_FOLDERS)
 
-    def num_classes(self) -> int:
-        folders = _entries(_split_folder(self._whole, "train"))[1]
-        return 1 if self._data.class_name else max(len(folders), 1)
+def _from_images(values: Mapping[str, Any], data_set: Any) -> dict[str, Any]:
+    """Values for fields that are None, from the classes and the images."""
+    data = ConfigDict(nest(values)["data"])
+    derived = {"data.num_classes": data.num_classes or len(data_set.class_names(data)) or 1}
+    if "image_size" in data:
+        data.update(num_classes=1, captions=False, holdout=None, image_size=None)
+        derived |= _from_headers(values, data_set.load(data, "train").images.source)
+    return {name: value for name, value in derived.items() if values[name] is None}
 
-    def count(self, data: ConfigDict, split: str) -> int:
-        return len(_list(data, split)[1])
 
-    @functools.cached_property
-    def _files(self) -> Files:
-        folder, names, _ = _list(self._whole, "train")
-        return Files(folder, names)
+def _from_headers(values: Mapping[str, Any], source: Any) -> dict[str, Any]:
+    """Size and channels by at most 1000 file headers."""
+    sizes, modes = set(), set()
+    for row in pixels.evenly_spaced(min(len(source), MAX_HEADERS), len(source)).tolist():
+        # An unreadable file is reported when training reads it.
+        with contextlib.suppress(Exception), Image.open(io.BytesIO(source.read(row))) as image:
+            sizes.add(image.size)
+            modes.add(image.mode)
+            if min(image.size) > MAX_OWN_SIDE and modes - GREY_MODES:
+                break  # no further image would change the values
+    side = min(sizes.pop()) if len(sizes) == 1 else SIDE
+    networks = [(values.get(f"{n}.patch_size", 1), values.get(f"{n}.channel_multipliers", (1,)))
+                for n in ("encoder", "decoder")]  # fmt: skip
+    grid = math.lcm(*(patch * 2 ** (len(levels) - 1) for patch, levels in networks))
+    return {
+        "data.image_size": math.ceil((side if side <= MAX_OWN_SIDE else SIDE) / grid) * grid,
+        "data.channels": 1 if modes and modes <= GREY_MODES else 3,
+    }
 
-    def headers(self, most: int) -> Iterator[derived.Header]:
-        for row in pixels.evenly_spaced(min(len(self._files), most), len(self._files)).tolist():
-            # An unreadable file is reported when training reads it.
-            with contextlib.suppress(Exception), Image.open(self._files.name(row)) as image:
-                yield image.size, image.mode
+
+def _limits(values: Mapping[str, Any], stated: Collection[str], data_set: Any) -> dict[str, Any]:
+    """A hold-out if there is no test split, and numbers of images that the data set contains."""
+    data, limits = ConfigDict(nest(values)["data"]), dict[str, Any]()
+    is_divided = data.holdout is not None or data_set.has_test(data)
+    names = [name for name in (*_OF_TRAINING, *_OF_TEST) if name in values and name not in stated]
+    if is_divided and not names:
+        return {}
+    whole = ConfigDict({**data, "captions": False, "holdout": None})
+    train = len(data_set.load(whole, "train").labels)
+    if not is_divided and train > 1:
+        data.holdout = limits["data.holdout"] = max(train // HOLDOUT, 1)
+    whole.holdout = data.holdout
+    test = data.holdout or len(data_set.load(whole, "test").labels)
+    train = max(train - (data.holdout or 0), 1)  # too large a hold-out is reported when it is read
+    for name in names:
+        value, most = values[name], train if name in _OF_TRAINING else test
+        if isinstance(value, tuple):
+            limits[name] = tuple(sorted({min(each, most) for each in value}))
+        elif value is not None:
+            limits[name] = min(value, most)
+    if "training.batch_size" in limits:  # a multiple of the queries
+        queries = limits.get("training.queries", values.get("training.queries")) or 1
+        limits["training.batch_size"] -= limits["training.batch_size"] % queries
+    return limits
 
 
 def find_images(path: str, data: ConfigDict) -> EncodedImages:
@@ -361,11 +456,25 @@ def read_image(
     return 255 - image if is_inverted else image, is_inverted
 
 
+def _from_data(*names: str) -> dict[str, Field]:
+    return {
+        name: dataclasses.replace(ENCODED_FIELDS[name], default=None, from_data=True)
+        for name in names
+    }
+
+
+_HOLDOUT = "training images held out for tests, 0 = test on all of them, None = use a test split"
+SPLIT_FIELDS = {  # of data sets that `completed` completes
+    **_from_data("data.num_classes"),
+    "data.holdout": count_or_0(_HOLDOUT, None),
+    "data.holdout_seed": Field(int, "seed of the hold-out", 0, minimum=0, below=2**32),
+}
+FIELDS = ENCODED_FIELDS | _from_data("data.image_size", "data.channels") | SPLIT_FIELDS
 parts.add(
     "data",
     "image_folder",
     "lzn_jax.data.folder",
-    derived.FIELDS
+    FIELDS
     | {
         "data.path": word("folder of images, class folders or train, val and test folders"),
         "data.class_name": word("the only class folder to read, None = all", None),

@@ -1,6 +1,7 @@
 """Image files to pixels: sizes, colours, crops, and data sets larger than memory."""
 
 import contextlib
+import copy
 import dataclasses
 import io
 import logging
@@ -11,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Int, Shaped, UInt8
 from ml_collections import ConfigDict
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
@@ -201,6 +202,22 @@ MAX_CHECKED = 10_000
 MAX_NAMED = 20
 _MAX_TRIED = 100
 _Result = TypeVar("_Result")
+
+
+class Rows:
+    """Base of sources of `EncodedImages`: numbers or names of their images, one in each row."""
+
+    def __init__(self, rows: Shaped[np.ndarray, " n"]) -> None:
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def at(self, rows: Int[np.ndarray, " m"]) -> "Rows":
+        """The images of these rows, which may repeat."""
+        chosen = copy.copy(self)
+        chosen._rows = self._rows[rows]
+        return chosen
 
 
 class EncodedImages:

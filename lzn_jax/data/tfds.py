@@ -4,11 +4,8 @@ TFDS prepares each split once as ArrayRecord or Parquet files with random access
 the preparation needs TensorFlow, and not for all data sets.
 """
 
-import contextlib
-import copy
 import functools
 import hashlib
-import importlib
 import json
 import operator
 from collections.abc import Callable, Iterator
@@ -21,9 +18,9 @@ from ml_collections import ConfigDict
 
 from lzn_jax import parts
 from lzn_jax.data import Examples
-from lzn_jax.data.folder import make_pairs
-from lzn_jax.data.pixels import ENCODED_FIELDS, EncodedImages, Images, UnreadableImageError
-from lzn_jax.errors import UserError
+from lzn_jax.data.folder import examples_of, pairs_of
+from lzn_jax.data.pixels import ENCODED_FIELDS, EncodedImages, Rows, UnreadableImageError
+from lzn_jax.errors import UserError, explained, package
 from lzn_jax.parts import word
 from lzn_jax.run import files
 from lzn_jax.run.log import progress
@@ -49,18 +46,14 @@ def load(data: ConfigDict, split: str) -> Examples:
             f"data.num_classes must be {num_classes} with {data.tfds_name}, got {data.num_classes}"
         )
     labels = records.labels() if data.num_classes > 1 else np.zeros(len(records), np.int32)
-    rows, texts, left_out = np.arange(len(records)), None, tuple[str, ...]()
-    if data.captions:
-        said = enumerate(records.texts())
-        entries = ((row, text, records.name(row)) for row, texts in said for text in texts)
-        rows, texts, left_out = make_pairs(entries, len(records), records.name)
-        records, labels = records.at(rows), labels[rows]
-    images: Images = EncodedImages(records, data)
+    pairs = pairs_of(records.texts(), records.name) if data.captions else None
+    examples = examples_of(data, split, records, labels, pairs)
+    shape = examples.images.shape
     # Only without a centre crop, because training views are crops of the whole images.
-    is_whole = records.image_shape == images.shape[1:] and data.centre_crop == 1
-    if is_whole and np.prod(images.shape) <= _MAX_BYTES_DECODED:
-        images = np.asarray(images)
-    return Examples(images, labels, texts, left_out, image_ids=rows)
+    is_whole = records.image_shape == shape[1:] and data.centre_crop == 1
+    if is_whole and np.prod(shape) <= _MAX_BYTES_DECODED:
+        return examples._replace(images=np.asarray(examples.images))
+    return examples
 
 
 def class_names(data: ConfigDict) -> tuple[str, ...]:
@@ -78,31 +71,19 @@ def arrays(
     return np.asarray(EncodedImages(records, data)), records.labels()
 
 
-@contextlib.contextmanager
-def _remedy(remedy: str, *kinds: type[Exception]) -> Iterator[None]:
-    """An error of one of these kinds becomes a UserError with the remedy and the reason."""
-    try:
-        yield
-    except kinds as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{remedy} ({reason})") from error
-
-
-class _Records:
+class _Records(Rows):
     """Encoded images, labels and texts of one split."""
 
     def __init__(self, name: str, folder: Path, split: str) -> None:
-        with _remedy(
-            "this data set is read by tensorflow-datasets, which is not installed: "
-            "pip install tensorflow-datasets array_record", ImportError,
-        ):  # fmt: skip
-            library: Any = importlib.import_module("tensorflow_datasets")
-        prepare = (
-            f"{folder} holds no data set {name} that is readable without TensorFlow: prepare it "
-            f"once, with TensorFlow installed, by tfds build {name} --data_dir={folder} "
-            "--file_format=array_record, or correct data.path"
+        library = package("tensorflow_datasets", "tensorflow-datasets array_record")
+        unprepared = (
+            f"{folder} holds no data set {name} that is readable without TensorFlow",
+            f"prepare it once, with TensorFlow installed, by tfds build {name} --data_dir={folder} "
+            "--file_format=array_record, or correct data.path",
         )
-        with _remedy(prepare, library.core.DatasetNotFoundError, ValueError, AssertionError):
+        with explained(
+            *unprepared, (library.core.DatasetNotFoundError, ValueError, AssertionError)
+        ):
             builder = library.builder(name, data_dir=folder)  # never downloads
             if not builder.is_prepared():
                 raise ValueError("it is not prepared")
@@ -119,20 +100,11 @@ class _Records:
         decoders = {self._image_key: library.decode.SkipDecoding()}
         splits = ", ".join(builder.info.splits)
         with (
-            _remedy(prepare, NotImplementedError),
-            _remedy(f"{name} has no split {split!r}: its splits are {splits}", ValueError),
+            explained(*unprepared, NotImplementedError),
+            explained(f"{name} has no split {split!r}", f"its splits are {splits}", ValueError),
         ):
             self._source = builder.as_data_source(split=split, decoders=decoders)
-        self._rows = np.arange(len(self._source))
-
-    def at(self, rows: Int[np.ndarray, " n"]) -> "_Records":
-        """The records at these rows, which may repeat."""
-        chosen = copy.copy(self)
-        chosen._rows = self._rows[rows]
-        return chosen
-
-    def __len__(self) -> int:
-        return len(self._rows)
+        super().__init__(np.arange(len(self._source)))
 
     def read(self, index: int) -> bytes:
         """Content of the record's image file."""
@@ -182,9 +154,9 @@ class _Records:
         if len(self) > _CACHE_ABOVE and cached.is_file():
             values = json.loads(cached.read_bytes())
             return values
-        damage = f"{self._name}'s split {self._split} has a damaged record: prepare it again"
+        damage = f"{self._name}'s split {self._split} has a damaged record"
         with (
-            _remedy(damage, *_DAMAGE),
+            explained(damage, "prepare it again", _DAMAGE),
             progress(len(self), f"reading {noun}s", unit="record", brief=True) as bar,
         ):
             for start in range(0, len(self), _RECORDS_AT_A_TIME):

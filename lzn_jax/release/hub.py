@@ -3,14 +3,12 @@
 The client downloads each file once into its cache and resumes broken downloads.
 """
 
-import contextlib
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lzn_jax.errors import UserError
+from lzn_jax.errors import UserError, explained, package
 from lzn_jax.run import files
 
 ORIGIN_FILE = "released.json"  # in the work folder: origin of a released checkpoint
@@ -65,24 +63,7 @@ def fetch(name: str) -> Fetched:
 
 def hub_client() -> Any:
     """The Hub's client huggingface_hub; raises UserError if it is missing."""
-    try:
-        import huggingface_hub
-    except ImportError as error:
-        raise UserError(
-            "models on the Hugging Face Hub need the package huggingface_hub: "
-            "pip install -e '.[hub]'"
-        ) from error
-    return huggingface_hub
-
-
-@contextlib.contextmanager
-def explained(failure: str, remedy: str) -> Iterator[None]:
-    """Context in which any error of the Hub's client becomes a UserError with its reason."""
-    try:
-        yield
-    except Exception as error:  # also of its HTTP library, which depends on the version
-        reason = (str(error.__cause__ or error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{failure} ({reason}): {remedy}") from error
+    return package("huggingface_hub", "-e '.[hub]'")
 
 
 def forget(path: Path) -> None:

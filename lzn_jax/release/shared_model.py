@@ -15,7 +15,7 @@ import numpy as np
 
 from lzn_jax import configuration, data
 from lzn_jax.configuration import CONFIG_FILE, TOKENIZER_FILE
-from lzn_jax.errors import UserError
+from lzn_jax.errors import UserError, explained
 from lzn_jax.latent_space import LatentSpace, Model
 from lzn_jax.release import hub
 from lzn_jax.run import devices, files, log
@@ -216,7 +216,7 @@ def upload(folder: Path, repository: str, *, private: bool) -> str:
     api = hub.hub_client().HfApi()
     failure = f"{folder} cannot be uploaded to {repository}"
     remedy = f"check the name, {_LOG_IN} and a token that may write, and run the command again"
-    with hub.explained(failure, remedy):
+    with explained(failure, remedy):
         address = str(api.create_repo(repository, private=private or None, exist_ok=True))
         there = api.model_info(repository)
     names = {file.rfilename for file in there.siblings or ()} - {".gitattributes"}
@@ -229,7 +229,7 @@ def upload(folder: Path, repository: str, *, private: bool) -> str:
         raise UserError(
             f"{repository} is public: make it private in its settings, or leave out --private"
         )
-    with hub.explained(failure, remedy):
+    with explained(failure, remedy):
         api.upload_folder(
             repo_id=repository,
             folder_path=folder,
@@ -248,7 +248,7 @@ def fetch_model(repository: str) -> Path:
     check_repository(repository)
     wanted = [*_OWN_FILES, TOKENIZER_FILE]
     remedy = f"check the name of the model, and if it is private, {_LOG_IN}"
-    with hub.explained(f"{repository} has no model that can be fetched", remedy):
+    with explained(f"{repository} has no model that can be fetched", remedy):
         folder = Path(hub.hub_client().snapshot_download(repository, allow_patterns=wanted))
         if not is_shared(folder):
             raise FileNotFoundError(f"it holds no {WEIGHTS_FILE}")

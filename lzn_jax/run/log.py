@@ -25,7 +25,7 @@ from tensorboardX.proto import event_pb2, summary_pb2
 from tqdm import tqdm
 
 from lzn_jax import configuration
-from lzn_jax.errors import UserError
+from lzn_jax.errors import UserError, package
 from lzn_jax.run import devices, files
 
 METRICS_FILE = "metrics.jsonl"
@@ -160,10 +160,7 @@ def start_wandb(config: ConfigDict, workdir: Path) -> Any:
     if config.reporting.wandb_project is None or not devices.is_writer():
         return None
     remedy = "--config.reporting.wandb_project=None"
-    try:
-        import wandb
-    except ImportError as error:
-        raise UserError(f"wandb is missing: pip install -e '.[wandb]', or {remedy}") from error
+    wandb = package("wandb", f"-e '.[wandb]', or {remedy}")
     path = workdir / "wandb_id.txt"
     if not path.is_file():
         files.write_bytes(path, secrets.token_hex(4).encode())

@@ -95,7 +95,8 @@ def test_a_damaged_record_is_an_error_when_labels_are_read(
     second = intact.index(b"PNG", intact.index(b"PNG") + 1)  # each record holds one PNG file
     file.write_bytes(intact[:second] + b"png" + intact[second + 3 :])
     line = fault_of(_config(tmp_path, skip_unreadable=skip_unreadable))
-    assert line.startswith("shapes's split train has a damaged record: prepare it again (")
+    assert line.startswith("shapes's split train has a damaged record (Corrupted ")
+    assert line.endswith("): prepare it again")
     images = data.load(_config(tmp_path, num_classes=1), "train").images
     assert "record 1 of shapes's split train (its record is damaged" in fault_of(
         read=lambda: images[:]
@@ -148,7 +149,7 @@ def test_batches_are_the_same_from_a_worker(prepared):
         ({"tfds_name": "nonsense"}, "holds no data set nonsense .* tfds build nonsense"),
         ({"tfds_name": "cifar10"}, "holds no data set cifar10 .* tfds build cifar10"),
         ({"path": "/nowhere"}, "/nowhere holds no data set shapes"),
-        ({"train_split": "dev"}, "no split 'dev': its splits are train, validation"),
+        ({"train_split": "dev"}, r"no split 'dev' \(.*\): its splits are train, validation"),
         ({"train_split": "train[["}, r"no split 'train\[\['"),
         ({"num_classes": 2}, "data.num_classes must be 3 with shapes, got 2"),
         ({"tfds_name": "squares", "num_classes": 3}, "data.num_classes must be 1 with squares"),
