@@ -141,10 +141,9 @@ def learning_rate(step: Int[Array, ""], peak: float, training: ConfigDict) -> Fl
 
 def make_optimizer(training: ConfigDict, networks: list[str]) -> optax.GradientTransformation:
     """Clipping by the global norm of all networks, then Adam with the rate of each network."""
-    rates = training.learning_rate
 
     def adam(network: str) -> optax.GradientTransformation:
-        peak = rates.get(network) or rates.default
+        peak = training.learning_rate.get(network) or training.learning_rate.default
         return optax.adam(lambda step: learning_rate(step, peak, training))
 
     def labels(params: Mapping[str, Any]) -> dict[str, Any]:

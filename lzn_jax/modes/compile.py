@@ -241,9 +241,8 @@ def batch_shapes(space: LatentSpace, config: ConfigDict) -> dict[str, jax.ShapeD
     for data_type in space.types.values():
         shapes = data_type.column_shapes()
         if shapes is None:
-            first = data.load(config.data, "train").at(np.arange(1))
-            columns = data_type.columns(first).items()
-            shapes = {n: jax.ShapeDtypeStruct(a.shape[1:], a.dtype) for n, a in columns}
+            row = data_type.columns(data.load(config.data, "train").at(np.arange(1)))
+            shapes = {n: jax.ShapeDtypeStruct(a.shape[1:], a.dtype) for n, a in row.items()}
         rows |= shapes
     size = config.training.batch_size
     return {n: jax.ShapeDtypeStruct((size, *row.shape), row.dtype) for n, row in rows.items()}
