@@ -397,8 +397,8 @@ def load_run(
     stored = stored_values(path)
     values = {**stored, **_as_fields(_found_extensions(path, stored))}
     if list(values["extension_checksums"]) != list(stored.get("extension_checksums", ())):
-        fields = schema_of(values)  # a changed extension may lack fields of the run
-        values = {name: value for name, value in values.items() if name in fields}
+        # A changed extension may lack fields of the run.
+        values = {name: values[name] for name in schema_of(values) if name in values}
     try:
         values = validated(values)
     except UserError as error:

@@ -240,7 +240,7 @@ class DataType:
 
         None: those of `columns` for the first training example.
         """
-        return None
+        return {} if type(self).columns is DataType.columns else None
 
     def encoded_shape(self) -> jax.ShapeDtypeStruct:
         """Shape and dtype of one row of `encoded`; by default the column's or the example's."""
@@ -356,9 +356,7 @@ class NetworkEncoder:
         self.network, self.anchors_key = f"{self.name}_encoder", f"{self.name}_anchors"
 
     @classmethod
-    def from_config(
-        cls, name: str, config: ConfigDict, module: Any, **others: Any
-    ) -> "NetworkEncoder":
+    def from_config(cls, name: str, config: ConfigDict, module: Any, **others: Any) -> Any:
         """The encoder of type `name` with the numbers of a config, such as `NAME.context_size`."""
         return cls(name, module, **cls.settings(config, name), **others)
 

@@ -60,9 +60,6 @@ class Label(DataType):
         names = data.label_names(self._data)[:2]
         return ",".join(str(i) if "," in name else name for i, name in enumerate(names))
 
-    def column_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
-        return {}  # every batch has labels
-
     def encoded_shape(self) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((), np.int32)
 

@@ -48,11 +48,6 @@ def draw(
     return noise, t
 
 
-def by_row(t: Float[Array, " b"], x: Float[Array, "b ..."]) -> Float[Array, "b ..."]:
-    """Times with one axis for each axis of the samples x."""
-    return jnp.expand_dims(t, tuple(range(1, x.ndim)))
-
-
 def loss(
     velocity: Velocity,
     samples: Float[Array, "b ..."],
@@ -61,7 +56,7 @@ def loss(
     t: Float[Array, " b"],
 ) -> Float[Array, ""]:
     """Mean of (v(x_t, t) - (x1 - x0))² for samples x1 of any shape, noise x0 and times t."""
-    share = by_row(t, samples)
+    share = jnp.expand_dims(t, range(1, samples.ndim))
     x_t = share * samples + (1 - share) * noise
     return jnp.mean((velocity(x_t, t, condition) - (samples - noise)) ** 2)
 

@@ -37,7 +37,8 @@ def loss(
     s: Float[Array, " b"],
 ) -> Float[Array, ""]:
     """Mean over samples of the weighted squared error of u at x_t (its algorithm 1)."""
-    share, between = (flow.by_row(each, samples) for each in (t, t - s))
+    axes = tuple(range(1, samples.ndim))
+    share, between = (jnp.expand_dims(each, axes) for each in (t, t - s))
     x_t, velocity = share * samples + (1 - share) * noise, samples - noise
 
     def u(x, t):
@@ -45,7 +46,7 @@ def loss(
 
     found, derivative = jax.jvp(u, (x_t, t), (velocity, jnp.ones_like(t)))
     target = jax.lax.stop_gradient(velocity - between * derivative)
-    squares = jnp.mean((found - target) ** 2, axis=tuple(range(1, samples.ndim)))
+    squares = jnp.mean((found - target) ** 2, axis=axes)
     weights = jax.lax.stop_gradient(squares + 1e-3) ** -WEIGHT_POWER
     return jnp.mean(weights * squares)
 

@@ -241,9 +241,8 @@ def batch_shapes(space: LatentSpace, config: ConfigDict) -> dict[str, jax.ShapeD
     for data_type in space.types.values():
         own = data_type.column_shapes()
         if own is None:
-            first = data.load(config.data, "train").at(np.arange(1))
-            columns = data_type.columns(first).items()
-            own = {n: jax.ShapeDtypeStruct(a.shape[1:], a.dtype) for n, a in columns}
+            row = data_type.columns(data.load(config.data, "train").at(np.arange(1)))
+            own = {n: jax.ShapeDtypeStruct(a.shape[1:], a.dtype) for n, a in row.items()}
         shapes |= own
     rows: dict[str, Any] = {n: np.zeros(each.shape, each.dtype) for n, each in shapes.items()}
     for transform in space.row_transforms:
