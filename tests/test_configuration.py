@@ -319,7 +319,7 @@ REFUSED = """
 must be one of 'alone', 'generation', 'joint', 'pairs', 'representation', 'text' or None |
     study=Joint
 must be one of 'adams', 'dpm', 'euler' | latent.solver=3 latent.solver=heun
-must be one of 'cifar10', 'digits', 'emoji', 'fashion', 'huggingface', 'image_folder', 'tfds' |
+one of 'arrays', 'cifar10', 'digits', 'emoji', 'fashion', 'huggingface', 'image_folder', 'tfds' |
     data.name=mnist
 must be one of 'mlp', 'ncsnpp', 'resnet' | encoder.name=vit
 must be one of 'none', 'output_skip' | decoder.progressive=input_skip
@@ -591,7 +591,7 @@ def test_the_largest_cutoff_leaves_a_step():
 IN_A_FILE = """
 {'training.batch_size': '256'} | training.batch_size must be an integer >= 1, got '256'
 {'encoder': 3} | the config has no field encoder; the nearest is
-{'data.name': 'mnist'} | data.name must be one of 'cifar10', 'digits',
+{'data.name': 'mnist'} | data.name must be one of 'arrays', 'cifar10',
 {'decoder.dropout': 1e999} | decoder.dropout must be a finite number >= 0 and < 1, got inf
 {'decoder.channel_multipliers': (True, 2)} | decoder.channel_multipliers must be a non-empty tuple
     of integers >= 1, got (True, 2)

@@ -142,7 +142,7 @@ def file_names(images: Images) -> list[str]:
 
 
 def _split_folder(data: ConfigDict, split: str) -> Path:
-    root = Path(data.path).expanduser()
+    root = Path(data.path).expanduser().absolute()
     if not root.is_dir():
         raise UserError(f"there is no folder {root}: set data.path to the data set's folder")
     is_of_training = split == "train" or data.holdout is not None
@@ -348,10 +348,11 @@ def has_test(data: ConfigDict) -> bool:
 def _from_images(values: Mapping[str, Any], data_set: Any) -> dict[str, Any]:
     """Values for fields that are None, from the classes and the images."""
     data = ConfigDict(nest(values)["data"])
-    derived = {"data.num_classes": data.num_classes or len(data_set.class_names(data)) or 1}
+    num_classes, derived = data.num_classes or len(data_set.class_names(data)) or 1, {}
     if "image_size" in data:
         data.update(num_classes=1, captions=False, holdout=None, image_size=None)
-        derived |= _from_headers(values, data_set.load(data, "train").images.source)
+        derived = _from_headers(values, data_set.load(data, "train").images.source)
+    derived["data.num_classes"] = num_classes
     return {name: value for name, value in derived.items() if values[name] is None}
 
 

@@ -255,7 +255,7 @@ def _metadata(**files):
 
 
 FAULTS = {  # a line for each folder of images: names, fields, metadata
-    "there is no folder missing": ([], {"path": "missing"}, {}),
+    "there is no folder .*/missing:": ([], {"path": "missing"}, {}),
     "has no folder test, val, validation: set data.holdout": (["train/x/a.png"], {}, {}),
     "z is no folder: the class folders .* x": (["train/x/a.png"], {"class_name": "z"}, {}),
     "data.holdout must leave some of 1 ": (["a.png"], {"holdout": 1}, {}),
