@@ -319,8 +319,7 @@ REFUSED = """
 must be one of 'alone', 'generation', 'joint', 'pairs', 'representation', 'text' or None |
     study=Joint
 must be one of 'adams', 'dpm', 'euler' | latent.solver=3 latent.solver=heun
-one of 'arrays', 'cifar10', 'digits', 'emoji', 'fashion', 'huggingface', 'image_folder', 'tfds' |
-    data.name=mnist
+must be one of 'arrays', 'cifar10', 'digits', 'emoji', 'fashion', 'huggingface', | data.name=mnist
 must be one of 'mlp', 'ncsnpp', 'resnet' | encoder.name=vit
 must be one of 'none', 'output_skip' | decoder.progressive=input_skip
 must be one of 'float32', 'bfloat16' | training.compute_dtype=float16
