@@ -145,9 +145,10 @@ class _Images(Rows):
 
     def read(self, index: int) -> bytes:
         """Content of the image file, which is in the table or at a path."""
-        file = self._files[int(self._rows[index])][self._column] or {"bytes": b""}
+        file = self._files[int(self._rows[index])][self._column] or {}
+        content, path = file.get("bytes"), file.get("path")
         try:
-            return Path(file["path"]).read_bytes() if file["bytes"] is None else file["bytes"]
+            return Path(path).read_bytes() if content is None and path else content or b""
         except OSError as error:
             raise UnreadableImageError(str(error.strerror)) from error
 

@@ -214,7 +214,7 @@ def _check_label(values: Mapping[str, Any]) -> None:
     require(
         values["data.num_classes"] >= 2,
         "data.num_classes must be an integer >= 2 with labels, got 1: an image folder has one "
-        "class for each of its class folders",
+        "class for each class folder, and data.label_column names the labels of a Hub data set",
     )
 
 
