@@ -52,16 +52,33 @@ def test_fields_follow_from_arrays_and_the_model_is_the_one_of_the_folder(traine
     np.testing.assert_array_equal(loaded.classify(given[0])[0], model.classify(given[0])[0])
 
 
-def test_arrays_train_as_the_same_images_of_a_folder_do(trained, given, tmp_path):
-    for row, (image, label) in enumerate(zip(*given, strict=True)):
-        folder = tmp_path / "images" / str(label)
-        folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image[..., 0]).save(folder / f"{row:03d}.png")
-    flags = [f"--config.{name}={value}" for name, value in CHANGES.items()]
-    of_folder = ["--config.data.name=image_folder", f"--config.data.path={tmp_path / 'images'}"]
+def in_a_folder(images, labels, folder, monkeypatch):
+    for row, (image, label) in enumerate(zip(images, labels, strict=True)):
+        (folder / str(label)).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image[..., 0]).save(folder / str(label) / f"{row:03d}.png")
+
+
+def in_parquet(images, labels, folder, monkeypatch):
+    library = pytest.importorskip("datasets", reason="pip install -e '.[hf]'")
+    monkeypatch.setattr(library.config, "HF_DATASETS_CACHE", folder.parent / "cache")
+    features = {"image": library.Image(), "label": library.ClassLabel(NUM_CLASSES)}
+    columns = {"image": [Image.fromarray(i[..., 0]) for i in images], "label": labels.tolist()}
+    table = library.Dataset.from_dict(columns, library.Features(features))
+    table.to_parquet(folder / "train.parquet")
+
+
+@pytest.mark.parametrize(
+    ("name", "write"), [("image_folder", in_a_folder), ("huggingface", in_parquet)]
+)
+def test_arrays_train_as_the_same_images_of_files_do(
+    name, write, trained, given, tmp_path, monkeypatch
+):
+    (tmp_path / "images").mkdir()
+    write(*given, tmp_path / "images", monkeypatch)
+    flags = [f"--config.{name}={value}" for name, value in (CHANGES | {"data.name": name}).items()]
     workdir, steps = tmp_path / "run", "--config.training.num_steps=3"
-    arguments = [f"--config={CONFIG}", f"--workdir={workdir}", *of_folder, *flags, steps]
-    assert main.main(arguments) == 0
+    arguments = [f"--config={CONFIG}", f"--config.data.path={tmp_path / 'images'}", *flags, steps]
+    assert main.main([*arguments, f"--workdir={workdir}"]) == 0
     assert losses(workdir) == losses(trained[1])
 
 
