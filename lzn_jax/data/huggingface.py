@@ -17,10 +17,8 @@ from lzn_jax.data.pixels import Rows, UnreadableImageError
 from lzn_jax.errors import UserError, explained, package
 from lzn_jax.parts import word
 
-_SAVED = ("dataset_dict.json", "state.json")  # in a folder of save_to_disk
 _TEST_SPLITS = ("test", "validation")
-# Types of the columns that are found, and of those that may be named.
-_TYPES = {
+_TYPES = {  # of columns that are found, and of those that may be named
     "image": ("Image", "Image"),
     "label": ("ClassLabel", "ClassLabel|u?int.*|bool|string"),
     "text": ("(list of )?string", "(list of )?string"),
@@ -40,8 +38,7 @@ def load(data: ConfigDict, split: str) -> Examples:
         index = {name: label for label, name in enumerate(class_names(data))}
         names, column = _classes(data, table), table[_column(data, table, "label")]
         failure = f"{place} contains a label that is no class of the training split"
-        remedy = "set data.test_split, data.holdout or data.label_column"
-        with explained(failure, remedy, KeyError):
+        with explained(failure, "set data.test_split, data.holdout or data.label_column", KeyError):
             labels = np.array([index[names[value]] for value in column], np.int32)
     if data.captions:
         said = table[_column(data, table, "text")]
@@ -70,8 +67,8 @@ def has_test(data: ConfigDict) -> bool:
 
 def _table(data: ConfigDict, split: str) -> tuple[Any, str]:
     """Table of a split, and the split in words."""
-    is_of_training = split == "train" or data.holdout is not None
-    field, splits = "train_split" if is_of_training else "test_split", _splits(data)
+    is_of_test, splits = split == "test" and data.holdout is None, _splits(data)
+    field = "test_split" if is_of_test else "train_split"
     wanted = _TEST_SPLITS if data[field] is None else (data[field],)
     for name in wanted:
         if name in splits:
@@ -92,7 +89,7 @@ def _splits(data: ConfigDict) -> Mapping[str, Any]:
     library = package("datasets", "-e '.[hf]'")
     folder, remedy = Path(data.path).expanduser().absolute(), "correct data.path or data.subset"
     with explained(f"the data set {data.path} cannot be opened", f"{remedy}, or check the network"):
-        if any((folder / name).is_file() for name in _SAVED):
+        if any((folder / name).is_file() for name in ("dataset_dict.json", "state.json")):
             found = library.load_from_disk(str(folder))
         elif folder.is_dir():
             found = library.load_dataset(str(folder), data.subset)
