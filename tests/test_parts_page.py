@@ -57,8 +57,9 @@ def test_an_encoder_on_a_backbone_fits_a_linear_map_to_its_features(monkeypatch)
         model=types.SimpleNamespace(variables={"encoder": weights}),
     )
     monkeypatch.setattr(lzn_jax, "load", lambda folder: run)
+    parts.names("encoder")  # what ships is there
     monkeypatch.setattr(parts, "PARTS", dict(parts.PARTS))
-    (code,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    (code,) = re.findall(r"```\n(import lzn_jax\n.*?)```", PAGE, re.DOTALL)
     exec(compile(code, "parts.md", "exec"), {"__name__": "recipe"})
     network = parts.get("encoder", "on_backbone")(latent_dim=5)
     variables = network.init(jax.random.key(2), images, train=False)
@@ -70,7 +71,6 @@ def test_an_encoder_on_a_backbone_fits_a_linear_map_to_its_features(monkeypatch)
 
 
 def test_a_backbone_can_be_a_submodule():
-
     class Tuned(nn.Module):
         @nn.compact
         def __call__(self, images, *, train):
