@@ -23,6 +23,7 @@ class OneWeight(LatentSpace):
     """A weight w with loss (w - x)², which data can make non-finite; its metrics are random."""
 
     modules = {"decoder": nn.Dense(1)}  # noqa: RUF012
+    row_transforms = ()
 
     def __init__(self):
         pass
