@@ -276,7 +276,7 @@ def test_the_midpoint_method_has_order_two():
 
 def test_the_midpoint_method_takes_two_evaluations_a_step():
     parts_of("own_images")
-    setting = ConfigDict({"solver": "midpoint", "num_steps": 5})
+    setting = ConfigDict({"solver": "midpoint", "num_steps": 5, "t_min": 1e-4})
     with pytest.raises(UserError, match="solver 'midpoint': num_steps must be even"):
         latent_space.solver(setting)
 
