@@ -12,7 +12,10 @@ from typing import Any
 
 from lzn_jax.errors import UserError
 
-KINDS = ("type", "data", "encoder", "decoder", "solver", "alignment", "measurement", "study")
+KINDS = (
+    *("type", "data", "encoder", "decoder", "solver", "alignment", "measurement", "figure"),
+    "study",
+)
 REQUIRED = object()  # default of a field that every config must set
 # Modules that register parts.
 _REGISTERING = (
