@@ -69,8 +69,11 @@ _EVERY_RUN = {
     "evaluation.measurements": words(
         "measurements in addition to those of the data types", (), part="measurement"
     ),
+    "evaluation.figures": words(
+        "figures in addition to those of the data types", (), part="figure"
+    ),
     "evaluation.measurements_of_types": flag(
-        "whether to run the measurements of the data types and draw the tasks", True
+        "whether to run the measurements of the data types and draw their figures", True
     ),
     # Public trainings of U-Nets reach about 12 % of an H100's peak, of ResNet-50 15 to 40 %.
     "reporting.assumed_mfu": Field(

@@ -121,6 +121,7 @@ for _name, _function in (
     ("texts", "texts:measure"),
 ):
     parts.add("measurement", _name, f"lzn_jax.evaluation.{_function}")  # imported by evaluations
+parts.add("figure", "tasks", "lzn_jax.evaluation.tasks:draw")
 
 
 BASELINES: dict[str, Callable[..., Any]] = {
@@ -214,20 +215,32 @@ class LatentSpace:
     @functools.cached_property
     def measurements(self) -> dict[str, Any]:
         """Measurement functions of the data types and of the config by name."""
-        evaluation = self.config.evaluation
+        return self._of_evaluation("measurement")
+
+    @functools.cached_property
+    def figures(self) -> dict[str, Any]:
+        """Functions that draw figures, of the data types and of the config by name."""
+        return self._of_evaluation("figure")
+
+    def _of_evaluation(self, kind: str) -> dict[str, Any]:
+        evaluation, member = self.config.evaluation, f"{kind}s"
         types = self.types.values() if evaluation.measurements_of_types else ()
-        named = [*(name for each in types for name in each.measurements), *evaluation.measurements]
-        return {name: parts.get("measurement", name) for name in named}
+        names = [*(name for each in types for name in getattr(each, member)), *evaluation[member]]
+        functions = {name: parts.get(kind, name) for name in names}
+        for name, function in functions.items():
+            parts.require(
+                callable(function), f"{kind} {name!r} must be a function, got {function!r}"
+            )
+        return functions
 
     def prepare_evaluation(self, test: Examples) -> None:
         """Reads weights that measurements need, and logs which test samples are left out.
 
-        Raises UserError for unreadable weights, or a measurement that is not a function.
+        Raises UserError for unreadable weights, and for a measurement or figure that is not a
+        function.
         """
-        for name, measure in self.measurements.items():
-            if not callable(measure):
-                raise UserError(f"measurement {name!r} must be a function, got {measure!r}")
-            if read := getattr(measure, "prepare", None):
+        for function in (*self.measurements.values(), *self.figures.values()):
+            if read := getattr(function, "prepare", None):
                 read(self.config)
         for each in self.types.values():
             each.check(test, "test")

@@ -14,7 +14,7 @@ from lzn_jax.errors import UserError
 
 KINDS = (
     *("type", "data", "encoder", "decoder", "solver", "alignment", "loss"),
-    *("optimizer", "schedule", "measurement", "study"),
+    *("optimizer", "schedule", "measurement", "figure", "study"),
 )
 REQUIRED = object()  # default of a field that every config must set
 ABSENT = object()  # default of a field that a config need not contain

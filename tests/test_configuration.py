@@ -38,7 +38,7 @@ JOINT_FIELDS = {
         schedule optimizer losses gradient_clip ema_decay generation_weight flow_draws compute_dtype
         log_every_steps""",
     "checkpoint.": "every_steps keep",
-    "evaluation.": """every_steps measurements measurements_of_types num_samples
+    "evaluation.": """every_steps figures measurements measurements_of_types num_samples
         inception_path clip_path noise_scales batch_sizes context_sizes""",
     "sampling.": "sampler num_steps",
     "reporting.": "assumed_mfu original_gpu_hours profile_steps wandb_project",

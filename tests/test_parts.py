@@ -40,6 +40,7 @@ parts.add("measurement", "own", "own:measure", {"evaluation.own": parts.count("s
 parts.add("optimizer", "own", "own:optimize", {".own": parts.count("its memory", 3)})
 parts.add("schedule", "own", "own:schedule", {".own": parts.count("its period", 3)})
 parts.add("loss", "own", "own:regularise", {".own": parts.count("its power", 3)})
+parts.add("figure", "own", "own:draw", {"evaluation.drawn": parts.count("of its panels", 3)})
 """
 # What a config says to name the part of each kind, and the field that comes with it.
 SELECTED = {
@@ -57,6 +58,7 @@ SELECTED = {
     "optimizer": ("config.training.optimizer = 'own'", "training.own = 3", "its memory"),
     "schedule": ("config.training.schedule = 'own'", "training.own = 3", "its period"),
     "loss": ("config.training.losses = ('own',)", "training.own = 3", "its power"),
+    "figure": ("config.evaluation.figures = ('own',)", "evaluation.drawn = 3", "of its panels"),
 }
 
 
@@ -501,22 +503,31 @@ def count(model, train, test, workdir):
     return {"own_examples": len(train.labels) + len(test.labels)}
 
 
+def draw(model, test, folder):
+    (folder / "own.txt").write_text(f"{model.step} {len(test.labels)}")
+
+
 parts.add("data", "own", Numbers, {"data.num_classes": parts.count("of signs", 2)})
 parts.add("measurement", "own", count)
+parts.add("figure", "own", draw)
 """
 
 
 @pytest.mark.slow
-def test_data_and_a_measurement_of_ones_own_in_a_space_without_images(tmp_path, registry, capsys):
+def test_data_a_measurement_and_a_figure_of_ones_own_in_a_space_without_images(
+    tmp_path, registry, capsys
+):
     (tmp_path / "own.py").write_text(NUMBERS)
     extension, workdir = f"--extensions={tmp_path / 'own.py'}", f"--workdir={tmp_path / 'run'}"
     flags = [f"--config={ROOT / 'tests' / 'without_images.py'}", workdir, extension]
     flags += ["--config.data.name=own", "--config.property.column=x"]
     property_type = str(ROOT / "examples" / "property" / "property.py")
-    assert command_line.main([*flags, "--config.evaluation.measurements=('own',)"]) == 0
+    own = [f"--config.evaluation.{kind}=('own',)" for kind in ("measurements", "figures")]
+    assert command_line.main([*flags, *own]) == 0
     assert f"{workdir} {extension}" in capsys.readouterr().err  # of what can be done next
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["own_examples"] == 52
+    assert (tmp_path / "run" / "figures" / "own.txt").read_text() == f"{summary['step']} 12"
     assert {"label_to_property_mae", "label_to_property_r2", "test_accuracy"} <= summary.keys()
     registry()  # as a new process
     pair = ["--mode=translate", "--source=property", "--target=label", "--input=1.5,-0.5"]

@@ -13,7 +13,7 @@ from lzn_jax import data, inference, main, plots, zoning
 from lzn_jax.data_types import Zones
 from lzn_jax.data_types import text as text_module
 from lzn_jax.errors import UserError
-from lzn_jax.evaluation import measurements
+from lzn_jax.evaluation import tasks
 from lzn_jax.evaluation.texts import DigitCaptions, embedded, measure
 from lzn_jax.latent_space import Model, _all_present, _stand_ins
 from lzn_jax.losses import contrastive
@@ -390,7 +390,7 @@ def test_test_texts_that_the_run_cannot_read_are_named_first_and_not_measured(
     assert measure(model, train, none, tmp_path) == {}
     shown = []
     monkeypatch.setattr(plots, "tasks", lambda path, bands: shown.extend(bands))
-    measurements._draw_tasks(model, train, cut, tmp_path)
+    tasks.draw(model, cut, tmp_path)
     assert {title for title, *_ in shown} >= {"text to image", "image to text"}
 
 

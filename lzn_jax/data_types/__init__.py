@@ -208,9 +208,14 @@ class DataType:
     is_images = False  # whether samples are images (n, h, w, c) uint8
     plural = ""  # name of several samples; "": `name` with an s
     measurements: tuple[str, ...] = ()  # of a run with this type, by name
+    figures: tuple[str, ...] = ("tasks",)  # after an evaluation of such a run, by name
     example: str | None = None  # --input of the suggested commands; None: they use test samples
     # `transform(row, rng) -> columns` to add to an example, or to replace, in training on the host.
     transform: Any = None
+    # Gradio's components of one sample on the page. The first takes its initial value. None: a line
+    # of text, and what is `shown`.
+    input_component: Callable[[Any], Any] | None = None
+    output_component: Callable[[], Any] | None = None
 
     def __init__(
         self, name: str, encoder: Encoder | Reader | None = None, decoder: Decoder | None = None
@@ -286,9 +291,13 @@ class DataType:
         """Samples from the value of `--input`; raises UserError for an invalid value."""
         raise UserError(f"--input does not support {self.name} samples")
 
-    def written(self, text: str) -> Samples:
-        """Samples from text typed into the demo page; like `parse`, but reads no file."""
-        return self.parse(text)
+    def written(self, value: Any) -> Samples:
+        """Samples from the value of `input_component`, such as text; reads no file."""
+        return self.parse(value)
+
+    def displayed(self, samples: Samples) -> Any:
+        """Value of a component of the page for each sample."""
+        return self.shown(samples)
 
     def named(self, text: str) -> tuple[Samples, list[str]]:
         """Samples from the value of `--input`, and the file or text of each as its name."""

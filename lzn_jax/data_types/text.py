@@ -102,8 +102,8 @@ class Text(DataType):
             raise UserError(f"{text} contains no text")
         return texts
 
-    def written(self, text: str) -> list[str]:
-        return [text]
+    def written(self, value: str) -> list[str]:
+        return [value]
 
     def words(self, samples: Any) -> list[str]:
         return [word for text in samples for word in re.findall(r"\w+", str(text))]

@@ -110,7 +110,7 @@ class Answers:
             return dict(zip(self._names, probabilities.tolist(), strict=True))
 
         def translation(target: str, image: Picture, seed: int) -> Any:
-            return self._types[target].shown(model.translate(image[None], main, target))[0]
+            return self._shown(target, model.translate(image[None], main, target))[0]
 
         def siblings(image: Picture, seed: int) -> Pictures:
             return model.siblings(image[None].repeat(NUM_IMAGES, axis=0), jax.random.key(seed))
@@ -145,11 +145,23 @@ class Answers:
         made = name in self.model.space.decoders and each.shown(self.model.generate(name, 1))
         return are_images(made)
 
-    def examples(self, source: str) -> list[str]:
-        """Up to `NUM_IMAGES` distinct training samples of a type, as strings."""
-        samples = self._training.get(source, ())
+    def _shown(self, target: str, samples: Any) -> Any:
+        """Values of the type's component; by default images or strings."""
+        kind = self._types[target]
+        return kind.displayed(samples) if kind.output_component else kind.shown(samples)
+
+    def examples(self, source: str) -> list[Any]:
+        """Up to `NUM_IMAGES` training samples of a type for its component, by default as strings.
+
+        Strings are distinct.
+        """
+        samples, kind = self._training.get(source, ()), self._types[source]
         rows = evenly_spaced(min(len(samples), 50 * NUM_IMAGES), len(samples))
-        strings = self._types[source].names(samples[rows]) if len(rows) else []
+        if len(rows) == 0:
+            return []
+        if kind.input_component is not None:
+            return list(kind.displayed(samples[rows[:NUM_IMAGES]]))
+        strings = kind.names(samples[rows])
         return list(dict.fromkeys(str(text) for text in strings if text))[:NUM_IMAGES]
 
     def read(self, encoded: bytes) -> tuple[Picture, str]:
@@ -189,21 +201,22 @@ class Answers:
         image = np.asarray(ink.crop(square).resize(size, Image.Resampling.BOX))[..., None]
         return 255 - image if self._is_light else image
 
-    def translated(self, source: str, target: str, text: str, seed: int) -> tuple[Any, str]:
-        """Translations of a typed sample, images or strings, and a note of unknown words.
+    def translated(self, source: str, target: str, value: Any, seed: int) -> tuple[Any, str]:
+        """Translations of the value of the source's component, and a note of unknown words.
 
         Raises UserError for a sample that is empty or cannot be read.
         """
-        if not (text := text.strip()):
+        value = value.strip() or None if isinstance(value, str) else value
+        if value is None:
             raise UserError(f"write a {source} first")
-        samples = self._types[source].written(text)
+        samples = self._types[source].written(value)
         words = dict.fromkeys(self._types[source].words(samples))
         unknown = [word for word in words if word.casefold() not in self._words]
         note = f"No training sample has: {', '.join(unknown)}."
         is_array, key = isinstance(samples, np.ndarray), jax.random.key(seed)
         repeated = samples[[0] * NUM_IMAGES] if is_array else [samples[0]] * NUM_IMAGES
         outputs = self.model.translate(repeated, source, target, key=key)
-        return self._types[target].shown(outputs), note if unknown and self._words else ""
+        return self._shown(target, outputs), note if unknown and self._words else ""
 
     def of_label(self, name: str, seed: int) -> Pictures:
         """Images of a class."""

@@ -154,33 +154,43 @@ def _samples(
     events: Sequence[Event],
     opens: Event,
     is_images: bool = True,
+    component: Callable[[], Component] | None = None,
 ) -> None:
     look: Any = {"elem_classes": ["samples"]}
-    if is_images:
-        output: Component = _images("Images", NUM_IMAGES, **look)
+    if component is not None:
+        with gr.Row(**look):
+            outputs: list[Component] = [component() for _ in range(NUM_IMAGES)]
+    elif is_images:
+        outputs = [_images("Images", NUM_IMAGES, **look)]
     else:
-        output = gr.Textbox(label="Samples", max_lines=NUM_IMAGES, interactive=False, **look)
+        outputs = [gr.Textbox(label="Samples", max_lines=NUM_IMAGES, interactive=False, **look)]
 
     def made(*given: Any) -> list[Any]:
         samples = make(*given)
+        if component is not None:
+            return list(samples)
         return [samples if is_images else "\n".join(dict.fromkeys(map(str, samples)))]
 
-    _answered(made, values, [output], opens, events, gr.Button("Sample again").click)
+    _answered(made, values, outputs, opens, events, gr.Button("Sample again").click)
 
 
 def _translation_tab(answers: Answers, source: str, target: str, opens: Event) -> None:
     examples, types = answers.examples(source), answers.model.space.types
-    label, name = source.capitalize(), f"Translate to {types[target].plural}"
+    textbox = partial(gr.Textbox, label=source.capitalize(), max_lines=1, scale=4)
+    name = f"Translate to {types[target].plural}"
     with gr.Row(equal_height=True):
-        text = gr.Textbox(next(iter(examples), ""), label=label, max_lines=1, scale=4)
+        given = (types[source].input_component or textbox)(next(iter(examples), None))
         run = gr.Button(name, variant="primary", scale=1, min_width=130)
     if examples:
-        gr.Examples(examples, text, label=f"Training {types[source].plural}")
+        rows = [[example] for example in examples]
+        gr.Examples(rows, given, label=f"Training {types[source].plural}")
 
-    def make(text: str, seed: int) -> Any:
-        return _noted(*answers.translated(source, target, text, seed))
+    def make(value: Any, seed: int) -> Any:
+        return _noted(*answers.translated(source, target, value, seed))
 
-    _samples(make, [text], [text.submit, run.click], opens, answers.shows_images(target))
+    events = [run.click, *([given.submit] if hasattr(given, "submit") else [])]
+    output = types[target].output_component
+    _samples(make, [given], events, opens, answers.shows_images(target), output)
 
 
 def _label_tab(answers: Answers, opens: Event) -> None:
@@ -277,8 +287,11 @@ def _view(answers: Answers, name: str) -> Component:
         with gr.Column(min_width=160):
             gr.Markdown(f"**{label}**")
             return gr.Label(show_label=False, num_top_classes=3, elem_id=name)
-    if name not in _LABELS and not answers.shows_images(name):
-        return gr.Textbox(label=label, interactive=False, elem_id=name)
+    if name not in _LABELS:  # a translation
+        if (component := answers.model.space.types[name].output_component) is not None:
+            return component()
+        if not answers.shows_images(name):
+            return gr.Textbox(label=label, interactive=False, elem_id=name)
     with gr.Column(min_width=120):
         gr.Markdown(f"**{label}**")  # Gradio's own labels cover a part of the image
         return gr.Image(
@@ -304,6 +317,6 @@ def _noted(value: Any, note: str) -> Any:
 
 def _displayed(value: Any) -> Any:
     """Images in the size and form of the page; other values unchanged."""
-    if not isinstance(value, np.ndarray):
+    if not isinstance(value, np.ndarray) or value.ndim < 3:
         return value
     return plots.enlarged(value[None])[0] if value.ndim == 3 else list(plots.enlarged(value))

@@ -1,9 +1,10 @@
-"""Evaluation of a run by the measurements of its data types and of its config."""
+"""Evaluation of a run by the measurements and figures of its data types and of its config."""
 
+import contextlib
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,13 @@ import numpy as np
 from jaxtyping import Int
 from ml_collections import ConfigDict
 
-from lzn_jax import configuration, plots
+from lzn_jax import configuration, parts
 from lzn_jax.configuration import CONFIG_FILE
-from lzn_jax.data import Examples, decoded, measured_set
-from lzn_jax.data.pixels import evenly_spaced
+from lzn_jax.data import Examples, measured_set
 from lzn_jax.errors import UserError
 from lzn_jax.run import devices
+from lzn_jax.run.workdir import guarded
 from lzn_jax.trained_model import TrainedModel
-
-SHOWN = 8  # examples per task in the figure
 
 _log = logging.getLogger(__name__)
 
@@ -29,30 +28,50 @@ def evaluate(
 ) -> dict[str, float]:
     """Metrics by name, starting with the number of examples under the name of the measured set.
 
-    Saves figures in `figures_folder`. After `seconds` no further measurement starts; a line names
-    those left out. Raises UserError for a measurement that does not return a mapping.
+    Figures follow, in `figures_folder`. After `seconds` no further part starts; a line names those
+    left out. Raises UserError for a measurement or figure that fails.
     """
     started, measured = time.perf_counter(), measured_set(model.config.data)
-    functions = dict(model.space.measurements)
-    if model.translations and model.config.evaluation.measurements_of_types:
-        functions["tasks"] = _draw_tasks
-    names = list(functions)
+    folder, space = figures_folder(workdir, model.config), model.space
+    measurements, figures = space.measurements.items(), space.figures.items()
+    calls: list[Any] = [("measurement", *each, train, test, workdir) for each in measurements]
+    calls += [("figure", *each, test, folder) for each in figures]
+    names = [name for _, name, *_ in calls]
     limit = "" if seconds == math.inf else f"; none starts after {max(seconds, 0):.0f} s"
     planned = ", ".join(names) + limit if names else "nothing"
     _log.info("evaluating %d %s examples: %s", len(test.labels), measured, planned)
     metrics = {f"{measured}_examples": float(len(test.labels))}
-    for index, (name, measure) in enumerate(functions.items()):
+    folder.mkdir(parents=True, exist_ok=True)
+    for index, (kind, name, function, *arguments) in enumerate(calls):
         now = time.perf_counter()
         if not devices.everywhere(now - started < seconds):
             missing = ", ".join(names[index:])
             _log.warning("%s: no time is left, --mode=evaluate computes all", missing)
             break
-        found = measure(model, train, test, workdir)
-        if not isinstance(found, Mapping):
-            raise UserError(f"measurement {name!r} must return numbers by name, got {found!r}")
-        metrics |= {metric: float(value) for metric, value in found.items()}
+        with _reported(kind, name, workdir):
+            found = function(model, *arguments)
+            if kind == "measurement":
+                metrics |= _numbers(name, found)
         _log.info("%s took %.1f s", name, time.perf_counter() - now)
     return metrics
+
+
+@contextlib.contextmanager
+def _reported(kind: str, name: str, workdir: Path) -> Iterator[None]:
+    """Context in which a failure is a UserError that names the part, or the disk of the folder."""
+    try:
+        with guarded(workdir):
+            yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise parts.failure(f"{kind} {name!r}", error, parts.find(kind, name).file) from error
+
+
+def _numbers(name: str, found: Any) -> dict[str, float]:
+    if not isinstance(found, Mapping):
+        raise UserError(f"measurement {name!r} must return numbers by name, got {found!r}")
+    return {metric: float(value) for metric, value in found.items()}
 
 
 def figures_folder(workdir: Path, config: ConfigDict) -> Path:
@@ -77,25 +96,3 @@ def readable_rows(model: TrainedModel, test: Examples) -> Int[np.ndarray, " k"]:
     for each in model.space.types.values():
         rows = np.intersect1d(rows, each.readable(test))
     return rows
-
-
-def _draw_tasks(
-    model: TrainedModel, train: Examples, test: Examples, workdir: Path
-) -> dict[str, float]:
-    """Draws examples of every translation and of prior samples; sources differ in class."""
-    rows = readable_rows(model, test)
-    if model.class_type is not None:
-        rows = rows[np.unique(test.labels[rows], return_index=True)[1]][:SHOWN]
-    shown = decoded(test, rows[evenly_spaced(min(len(rows), SHOWN), len(rows))])
-    if not (count := len(shown.labels)):
-        return {}
-    types, bands = model.space.types, list[tuple[str, Any, Any]]()
-    for source, target in model.translations:
-        samples = types[source].samples(shown)
-        translated = types[target].shown(model.translate(samples, source, target))
-        bands.append((f"{source} to {target}", types[source].shown(samples), translated))
-    for target in model.space.decoders:
-        generated = types[target].shown(model.generate(target, count))
-        bands.append((f"prior to {target}", None, generated))
-    plots.tasks(figures_folder(workdir, model.config) / "tasks.png", bands)
-    return {}

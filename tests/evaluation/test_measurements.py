@@ -1,5 +1,6 @@
-"""Which measurements run, and for how long."""
+"""Which measurements and figures run, for how long, and how they fail."""
 
+import errno
 import math
 import time
 import types
@@ -11,6 +12,7 @@ from ml_collections import ConfigDict
 
 from lzn_jax import parts
 from lzn_jax.data import Examples
+from lzn_jax.errors import UserError
 from lzn_jax.evaluation import measurements
 from lzn_jax.latent_space import LatentSpace
 
@@ -18,7 +20,7 @@ NOTHING = Examples(np.zeros((0, 1, 1, 1), np.uint8), np.zeros(0, np.int32))
 
 
 def by_names(monkeypatch, of_types=True):
-    """A model with the measurements "type" and "own", and a clock; each takes three seconds."""
+    """A model with measurements and figures "type" and "own"; each takes three seconds."""
     clock = types.SimpleNamespace(now=0.0)
 
     def part(kind, name):
@@ -26,39 +28,92 @@ def by_names(monkeypatch, of_types=True):
             clock.now += 3
             return {f"{name}_metric": clock.now}
 
-        return measure
+        def draw(model, test, folder):
+            clock.now += 3
+            (folder / f"{name}.png").touch()
+            return "nothing that is used"
+
+        return {"measurement": measure, "figure": draw}[kind]
 
     values = small.config(evaluation__measurements_of_types=of_types).to_dict()
-    values["evaluation"]["measurements"] = ("own",)
+    values["evaluation"] |= {"measurements": ("own",), "figures": ("own",)}
     config = ConfigDict(values)
     monkeypatch.setattr(parts, "get", part)
     monkeypatch.setattr(time, "perf_counter", lambda: clock.now)
-    image = types.SimpleNamespace(measurements=("type",))
+    image = types.SimpleNamespace(measurements=("type",), figures=("type",))
     space = object.__new__(LatentSpace)
     vars(space).update(types={"image": image}, config=config)
     return small.stand_in(config=config, space=space, translations=())
 
 
 @pytest.mark.parametrize(
-    ("seconds", "measured", "limit"),
-    [(math.inf, "type own", ""), (4.0, "type own", "4"), (3.0, "type", "3"), (-7.0, "", "0")],
+    ("seconds", "count", "limit"),
+    [
+        (math.inf, 4, ""),
+        (10.0, 4, "10"),
+        (9.0, 3, "9"),
+        (4.0, 2, "4"),
+        (3.0, 1, "3"),
+        (-7.0, 0, "0"),
+    ],
 )
-def test_no_measurement_starts_after_its_time(
-    seconds, measured, limit, tmp_path, monkeypatch, caplog
-):
+def test_nothing_starts_after_its_time(seconds, count, limit, tmp_path, monkeypatch, caplog):
     caplog.set_level("INFO", "lzn_jax")
     model = by_names(monkeypatch)
     metrics = measurements.evaluate(model, NOTHING, NOTHING, tmp_path, seconds)
-    assert list(metrics) == ["test_examples", *(f"{name}_metric" for name in measured.split())]
+    names = ["type", "own", "type", "own"]  # measurements, then figures
+    expected = ["test_examples", "type_metric", "own_metric"][: 1 + count]
+    assert list(metrics) == expected
+    drawn = {path.stem for path in (tmp_path / "figures").iterdir()}
+    assert drawn == set(names[2:count])
     first, *others = caplog.messages
     end = f"; none starts after {limit} s" if limit else ""
-    assert first == f"evaluating 0 test examples: type, own{end}"
-    missing = ["type, own", "own", None][len(measured.split())]
-    expected = [f"{name} took 3.0 s" for name in measured.split()]
+    assert first == f"evaluating 0 test examples: {', '.join(names)}{end}"
+    expected = [f"{name} took 3.0 s" for name in names[:count]]
+    missing = ", ".join(names[count:])
     expected += [f"{missing}: no time is left, --mode=evaluate computes all"] if missing else []
     assert others == expected
 
 
-def test_the_measurements_of_types_may_be_left_out(monkeypatch):
-    model = by_names(monkeypatch, of_types=False)
-    assert list(model.space.measurements) == ["own"]
+def test_what_types_measure_and_draw_may_be_left_out(monkeypatch):
+    space = by_names(monkeypatch, of_types=False).space
+    assert (list(space.measurements), list(space.figures)) == (["own"], ["own"])
+
+
+def broken(*arguments):
+    return {"metric": 1 / len(arguments[1].labels)}
+
+
+def test_what_fails_is_one_line_with_its_name_and_place(tmp_path, monkeypatch):
+    model = by_names(monkeypatch)
+    monkeypatch.setattr(parts, "find", lambda kind, name: parts.Part(None, {}, None, __file__))
+    line = broken.__code__.co_firstlineno + 1
+    for kind, function, message in (
+        ("figure", broken, rf"^figure 'a' failed at {__file__}, line {line}: ZeroDivisionError"),
+        ("measurement", broken, rf"^measurement 'a' failed at {__file__}, line {line}: Zero"),
+        ("measurement", lambda *_: {"metric": "b"}, "^measurement 'a' failed at .*ValueError"),
+        ("measurement", lambda *_: 3, "^measurement 'a' must return numbers by name, got 3$"),
+    ):
+        vars(model.space).update({"measurements": {}, "figures": {}, f"{kind}s": {"a": function}})
+        with pytest.raises(UserError, match=message):
+            measurements.evaluate(model, NOTHING, NOTHING, tmp_path)
+
+
+def test_a_full_disk_is_that_of_the_work_folder(tmp_path, monkeypatch):
+    def draw(model, test, folder):
+        raise OSError(errno.ENOSPC, "full", str(folder / "a.png"))
+
+    model = by_names(monkeypatch)
+    vars(model.space).update(measurements={}, figures={"a": draw})
+    with pytest.raises(UserError, match=f"^the work folder {tmp_path} cannot be written"):
+        measurements.evaluate(model, NOTHING, NOTHING, tmp_path)
+
+
+def test_what_is_no_function_is_found_before_training(monkeypatch):
+    space = by_names(monkeypatch).space
+    monkeypatch.setattr(parts, "get", lambda kind, name: 3)
+    with pytest.raises(UserError, match=r"^measurement 'type' must be a function, got 3$"):
+        space.prepare_evaluation(NOTHING)
+    vars(space)["measurements"] = {}
+    with pytest.raises(UserError, match=r"^figure 'type' must be a function, got 3$"):
+        space.prepare_evaluation(NOTHING)
