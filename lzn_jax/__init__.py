@@ -54,4 +54,5 @@ def fit(
     """
     from lzn_jax import fitting
 
-    return fitting.fit(config, train, test, workdir=workdir, steps=steps, **changes)
+    changes |= {} if steps is None else {"training.num_steps": steps}
+    return fitting.fit(config, train, test, workdir, changes)

@@ -1,6 +1,5 @@
 """Trains on data in memory or on a config's data: `lzn_jax.fit(config, ...)`."""
 
-import logging
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,24 +15,20 @@ from lzn_jax.run.command_line import use_compile_cache
 from lzn_jax.run.processes import Interruption
 from lzn_jax.trained_model import TrainedModel
 
-_log = logging.getLogger(__name__)
-
 
 def fit(
     config: str | Path | ConfigDict,
-    given: Any = None,
-    test: Any = None,
-    *,
-    workdir: str | Path | None = None,
-    steps: int | None = None,
-    **changes: Any,
+    given: Any,
+    test: Any,
+    workdir: str | Path | None,
+    changes: dict[str, Any],
 ) -> TrainedModel:
     """Trains and evaluates a config as the command does; see `lzn_jax.fit`."""
     use_compile_cache()
+    if given is None and test is not None:
+        raise UserError("test data need training data: pass both")
     if given is not None:
         changes = {"data.name": "arrays", "data.checksum": arrays.keep(given, test)} | changes
-    if steps is not None:
-        changes["training.num_steps"] = steps
     fields = [f"{name.replace('__', '.')}={value}" for name, value in changes.items()]
     found = configuration.load(config, fields)
     if workdir is None and isinstance(config, ConfigDict):

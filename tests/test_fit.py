@@ -130,6 +130,11 @@ def test_bad_data_is_one_line(train, message, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_test_data_need_training_data(given):
+    with pytest.raises(lzn_jax.UserError, match="need training data"):
+        lzn_jax.fit(CONFIG, test=given)
+
+
 def test_a_config_without_a_name_needs_a_folder(given):
     with pytest.raises(lzn_jax.UserError, match="pass workdir=FOLDER"):
         lzn_jax.fit(configuration.load(CONFIG), given)
