@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 import small
 from ml_collections import ConfigDict
+from scipy.io import wavfile
 
 import lzn_jax
-from lzn_jax import data, extensions, latent_space, main, optimizers, train, zoning
+from lzn_jax import configuration, data, extensions, latent_space, main, optimizers, train, zoning
 from lzn_jax.data_types import Invertible, Zones
 from lzn_jax.demo.answers import Answers
 from lzn_jax.errors import EXIT_DONE, EXIT_RUN_AGAIN, UserError
+from lzn_jax.modes import export
 from lzn_jax.modes.compile import batch_shapes
 from lzn_jax.run import devices
 
@@ -32,6 +34,7 @@ SHRUNK = {
     "property": {},
     "muon": {},
     "erasing": {},
+    "sounds": {"sound__context_size": 16, "sound__features": 8},
 }
 needs_rdkit = pytest.mark.skipif(
     importlib.util.find_spec("rdkit") is None, reason="needs rdkit: pip install -e '.[examples]'"
@@ -123,6 +126,9 @@ def test_batches_have_the_shapes_that_are_compiled(model):
 WRITTEN = {
     "molecules": [("molecule", "label"), ("label", "molecule")],
     "property": [("property", "image")],
+    "sounds": [
+        (s, t) for s in ("sound", "label", "text") for t in ("sound", "text", "label") if s != t
+    ],
 }
 
 
@@ -139,6 +145,12 @@ def test_the_page_translates_what_is_written(run, model):
         rings, _ = answers.translated("molecule", "label", "CCO", 0)
         assert set(rings) <= set(data.class_names(model.config.data))
         assert answers.examples("molecule")
+    elif run[0] == "sounds":
+        value, *_ = answers.examples("sound")
+        named, _ = answers.translated("sound", "label", value, 0)
+        assert set(named) <= set(data.class_names(model.config.data))
+        played, _ = answers.translated("text", "sound", "a loud buzz", 0)
+        assert [(rate, sound.shape) for rate, sound in played] == [(8000, (1024,))] * 8
     else:
         assert len(answers.of_label(answers.classes[0], 0)) == 8
 
@@ -237,6 +249,87 @@ def test_molecules_are_written_as_they_are_read():
     assert np.bincount(examples.labels).min() > 20
     first, second = molecule.encoded(["OCC", "C(C)O"])  # the same molecule
     np.testing.assert_array_equal(first, second)
+
+
+WITH_LABELS, WITHOUT = ["types=('sound','label','text')"], ["types=('sound','text')"]
+WITHOUT += ["alignments=('sound:text',)"]
+SMALL = ["training.batch_size=16", "latent.num_steps=4", "alignment.num_steps=4"]
+SMALL += ["sound.context_size=16", "sound.features=8"]
+
+
+@pytest.mark.parametrize("fields", [WITH_LABELS, WITHOUT], ids=["labels", "texts"])
+def test_every_mode_takes_sounds(fields, tmp_path, monkeypatch, capsys):
+    small.without_pictures(monkeypatch)
+    module, parts_file = parts_of("sounds"), parts_of("sounds").__file__
+    config = configuration.load(str(config_of("sounds")), fields + SMALL)
+    workdir = small.untrained_run(tmp_path / "run", config)
+    flags = [f"--workdir={workdir}", f"--extensions={parts_file}"]
+    model = lzn_jax.load(workdir, extensions=[parts_file])
+    sounds = data.load(config.data, "test").more["sounds"]
+    wavfile.write(path := tmp_path / "a.wav", 8000, sounds[0])
+    for source, target in model.translations:
+        translate = ["--mode=translate", f"--source={source}", f"--target={target}"]
+        given = {"sound": path, "label": "buzz", "text": "a loud buzz"}[source]
+        assert main.main([*flags, *translate, f"--input={given}"]) == 0
+        if target == "sound":
+            (made,) = np.load(workdir / "translations.npz")["sounds"]
+            assert (made.dtype, made.shape) == (np.int16, (1024,))
+        else:
+            with open(workdir / "translations.csv", newline="") as file:
+                (row,) = csv.DictReader(file)
+            expected = str(model.translate(sounds[:1], "sound", target)[0])
+            assert source != "sound" or row["target"] == expected
+    for mode in ("sample", "embed", "check_data", *(["classify"] if fields == WITH_LABELS else [])):
+        assert main.main([*flags, f"--mode={mode}"]) == 0
+    assert np.load(workdir / "samples.npz")["sounds"].shape == (100, 1024)
+    assert "translate_text_sound" in export.programs(model)
+    (tmp_path / "b.wav").write_text("no sound")
+    capsys.readouterr()
+    assert main.main([*flags, "--mode=embed", f"--input={tmp_path / 'b.wav'}"]) == 2
+    assert "b.wav is no WAV file" in capsys.readouterr().err
+    assert set(module.NAMES) == {text.split(" ", 2)[2] for text in module.load(None, "test").texts}
+
+
+def test_a_sound_has_the_spectrogram_from_which_it_is_made():
+    module = parts_of("sounds")
+    kind, examples = object.__new__(module.Sound), module.load(None, "test")
+    sounds = examples.more["sounds"][:16]
+    again = kind.decoded(kind.encoded(sounds))
+    for moved, is_near in ((sounds, True), (np.roll(sounds, 8, axis=0), False)):
+        assert (np.abs(kind.encoded(again) - kind.encoded(moved)).mean() < 0.05) == is_near
+    peaks, is_loud = np.abs(sounds).max(axis=1), np.char.startswith(examples.texts[:16], "a loud")
+    assert (
+        peaks[is_loud].min() > 0.4 * module.LOUDEST > 0.25 * module.LOUDEST > peaks[~is_loud].max()
+    )
+
+
+def test_a_recording_is_heard_at_the_rate_of_the_data_and_in_its_middle():
+    kind, t = object.__new__(parts_of("sounds").Sound), np.arange(16000) / 16000
+    tone = np.sin(2 * np.pi * 1000 * t)
+    stereo = np.stack([tone, 0 * tone], axis=1)
+    (sound,) = kind.written((16000, stereo))
+    assert np.argmax(np.abs(np.fft.rfft(sound))) == 128  # 1000 Hz
+    assert np.abs(sound).max() == pytest.approx(32767 / 2, rel=0.02)
+    (short,) = kind.written((8000, np.full(100, 2**15 - 1, np.int16)))
+    assert (short[:462] == 0).all()
+    assert (short[562:] == 0).all()
+    assert short[480:540].min() > 30000
+
+
+def test_the_judge_hears_real_sounds_and_not_those_of_other_classes():
+    module = parts_of("sounds")
+    train, test = module.load(None, "train").at(np.arange(800)), module.load(None, "test")
+    answers = {"label": test.more["sounds"], "text": np.roll(test.more["sounds"], 1, axis=0)}
+    kind = object.__new__(module.Sound)
+    other = types.SimpleNamespace(samples=lambda examples: None)
+    model = small.stand_in(
+        space=types.SimpleNamespace(types={"sound": kind, "label": other, "text": other}),
+        translations=(("label", "sound"), ("sound", "label"), ("text", "sound")),
+        translate=lambda samples, source, target: answers[source],
+    )
+    found = module.measure(model, train, test, None)
+    assert found["judge_accuracy"] == found["label_to_sound_class"] > 0.97
+    assert found["text_to_sound_class"] < 0.03  # each is asked for the class after its own
 
 
 def test_a_pixel_depends_on_those_before_it_alone():

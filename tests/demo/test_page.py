@@ -15,6 +15,7 @@ import small
 from PIL import Image
 
 from lzn_jax.demo.__main__ import main
+from lzn_jax.demo.answers import NUM_IMAGES
 
 ROOT = Path(__file__).parents[2]
 _SPEC = importlib.util.spec_from_file_location("visitor", ROOT / "benchmarks" / "page_visitor.py")
@@ -290,6 +291,27 @@ def test_tabs_are_what_a_run_can_do_and_open_with_an_example(answers_of, build, 
         kinds = [type(output).__name__ for output in outputs]
         assert kinds == ["Textbox", "Textbox", "Gallery", "Textbox", "Gallery", "Textbox"]
         assert {picture.ndim for picture in shown[4][1]} == {3}
+
+
+def test_a_type_brings_its_components(answers_of, build):
+    answers = answers_of("../examples/sounds/config sound.features=8 sound.context_size=16")
+    page, blocks = build(answers)
+    tabs = {tab.label: tab for tab in blocks["Tab"]}
+    players = blocks["Audio"]
+    given = [player for player in players if player.value is not None]
+    assert (len(given), len(players)) == (2, 2 + 2 * NUM_IMAGES)  # of two tabs each
+    for name in ("Label to sounds", "Text to sounds"):
+        _, *played = opened(page, tabs[name])
+        assert [(rate, sound.shape) for rate, sound in played] == [(8000, (1024,))] * NUM_IMAGES
+    value = given[0].preprocess(given[0].data_model(**given[0].value))
+    rate, sound = value
+    expected, *_ = answers.examples("sound")
+    assert rate == expected[0]
+    np.testing.assert_array_equal(sound, expected[1])
+    (example,) = [f for f in page.fns.values() if (page._id, "load") in f.targets]
+    assert example.fn(-1, value)[1] == "\n".join(
+        dict.fromkeys(answers.translated("sound", "text", value, 0)[0])
+    )
 
 
 def test_the_canvas_has_the_colours_of_the_data_and_the_main_button_beside_it(
