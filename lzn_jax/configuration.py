@@ -448,7 +448,10 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def _found_extensions(path: Path, values: Mapping[str, Any]) -> dict[str, str]:
-    """The extensions of a run with the sha256 of those loaded; warns about changed ones."""
+    """The sha256 of each extension of a run; warns of those that have changed since the run.
+
+    Raises UserError for an extension that is not loaded.
+    """
     found = {}
     for name, digest in zip(*(values.get(n, ()) for n in _as_fields({})), strict=True):
         loaded = found_extension(name, digest)

@@ -54,7 +54,7 @@ class Tokenizer:
     def encode_known(
         self, texts: Sequence[str] | np.ndarray
     ) -> tuple[Int[np.ndarray, "n l"], dict[int, str]]:
-        """Tokens of texts, 0 for texts that cannot be encoded, and the latter's faults by index."""
+        """Tokens of texts, and faults by index of texts that cannot be encoded: tokens 0."""
         texts, faults = [str(text) for text in texts], {}
         tokens = self.empty(len(texts))
         for index, numbers in enumerate(self._split_known(texts)):

@@ -2,10 +2,9 @@
 
 A family is a group of similar emoji: their English names differ only in tones, persons and couples,
 or their drawings at 32 pixels differ by at most 2 grey levels on average; similarity is transitive.
-A tenth of the families, spread over the English names, is held out. From every other emoji with
-skin tones one tone, each tone in turn, goes to the test set `skin_tones`, and the other tones are
-training examples. A test emoji with a drawing as similar as that to a training image is in no
-split.
+A tenth of the families, spread over the English names, is held out. For the remaining emoji
+with skin tones, one tone goes to the test set `skin_tones`, and the others are training examples. A
+test emoji whose drawing is as similar to a training image as that is in no split.
 """
 
 import functools

@@ -77,7 +77,7 @@ def examples_of(
 
 
 def held_out(data: ConfigDict, split: str, examples: Examples) -> Examples:
-    """The part of examples that `data.holdout` makes one split; all of them without a hold-out.
+    """The examples of a split under `data.holdout`, or all examples if it is not set.
 
     Raises UserError for a hold-out that leaves no training images of a class.
     """

@@ -114,7 +114,7 @@ class InceptionV3(nn.Module):
     def __call__(self, x: Float[Array, "b h w 3"]) -> Outputs:
         """Outputs for images in [-1, 1) of at least 75 x 75 pixels.
 
-        features (b, 2048): pool_3, for FID, precision and recall, KID.
+        features (b, 2048): pool_3, for FID, KID, precision and recall.
         spatial (b, s): mixed_6/conv, the first channels of Mixed_6d.branch1x1 after its ReLU, with
         s = 7 x 17 x 17 = 2023 for an input of 299 x 299, for sFID (Nash et al., arXiv:2103.03841).
         logits (b, 1008): pool_3 times the class weights, without bias, for the inception score.

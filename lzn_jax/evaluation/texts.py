@@ -146,7 +146,7 @@ def recognised(model: TrainedModel, samples: Any, texts: Sequence[str]) -> dict[
 
 
 def compared(tokenizer: Tokenizer, texts: np.ndarray) -> Int[np.ndarray, " k"]:
-    """Indices of the texts to compare: at most MAX_WRITTEN, all with tokens."""
+    """Indices of at most MAX_WRITTEN evenly spaced texts that the tokenizer can encode."""
     rows = tokenizer.readable(texts)
     return rows[evenly_spaced(min(len(rows), MAX_WRITTEN), len(rows))]
 

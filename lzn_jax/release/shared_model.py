@@ -141,7 +141,7 @@ def _check_replaceable(folder: Path) -> None:
 
 
 def _table(workdir: Path, name: str, kind: Any) -> dict[str, Any]:
-    """Object with values of a `kind` in a JSON file of the work folder, empty without a file."""
+    """JSON object in a file of the work folder, with values of a `kind`; empty without it."""
     with contextlib.suppress(ValueError):
         table = configuration.parse_json(_content(workdir, name) or b"{}")
         if isinstance(table, dict) and all(isinstance(value, kind) for value in table.values()):

@@ -178,7 +178,7 @@ def integrate(mixture: Mixture, points: Points, towards: Towards) -> Trajectory:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _trajectory(towards: Towards, mixture: Mixture, points: Points) -> Trajectory:
-    """The derivative stores one state per step and point, and recomputes the rest."""
+    """The flow of all points; the backward pass recomputes all but a state per step and point."""
     return _trajectory_fwd(towards, mixture, points)[0]
 
 

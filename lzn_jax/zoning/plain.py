@@ -187,7 +187,7 @@ def alignment_loss(
     form: Literal["log", "prob"] = "log",
     log_weights: LogWeights = None,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """Negative mean of P_i or log P_i, P_i the largest w of the target after the cut-off (B.1).
+    """Negative mean of P_i or log P_i, where P_i is the largest w of the target after the cut-off.
 
     Also returns `assignment_accuracy`, the share of latents whose last w is largest at the target,
     and `ode_error`, the mean distance between the flow's end and the target relative to the

@@ -294,7 +294,7 @@ class AdamsBashforth:
 
 
 def _grid(bend: jax.Array, last: jax.Array, fractions: np.ndarray) -> jax.Array:
-    """Nodes r: uniform up to `bend`, geometric from there to `last`, where the fraction is 1."""
+    """Nodes r of a grid to `last`: nearly uniform below `bend`, and geometric above."""
     return bend * jnp.sinh(jnp.asarray(fractions, bend.dtype) * jnp.arcsinh(last / bend))
 
 
