@@ -33,6 +33,7 @@ SHRUNK = {
     "nnx_encoder": {},
     "property": {},
     "muon": {},
+    "dit": {"decoder__num_layers": 1, "decoder__features": 8},
     "erasing": {},
     "sounds": {"sound__context_size": 16, "sound__features": 8},
 }

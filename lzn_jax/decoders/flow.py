@@ -279,12 +279,12 @@ class FlowDecoder(ImageDecoder, ArrayFlow):
         self.draws = config.training.flow_draws
 
 
-_FLOW = {
+FIELDS = {
     "sampling.sampler": choice("solver of the decoder's flow", *_INTEGRATE),
     "sampling.num_steps": count("steps of the Euler sampler", 100),
 }
 # Networks of decoders by flow, by name, and the check of their values.
 NETWORKS = {"ncsnpp": (NCSNppDecoder, check_decoder), "mlp": (MLPDecoder, None)}
 for _name, (_network, _check) in NETWORKS.items():
-    _fields = knobs(_network, "decoder") | _FLOW
+    _fields = knobs(_network, "decoder") | FIELDS
     parts.add("decoder", _name, (_network, FlowDecoder), _fields, check=_check)
