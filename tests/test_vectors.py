@@ -87,12 +87,12 @@ def test_an_encoder_from_a_config_has_its_numbers():
 
 
 def test_context_anchors_are_by_default_of_what_the_type_encodes():
-    config = small.config(Path(__file__).with_name("sounds_config.py"))
+    config = small.config(Path(__file__).with_name("tones_config.py"))
     space = LatentSpace(config, devices.make_mesh(1))
-    train, sound = data.load(config.data, "train"), space.types["sound"]
-    rows = sound.encoder.samples(train)
+    train, tone = data.load(config.data, "train"), space.types["tone"]
+    rows = tone.encoder.samples(train)
     assert rows.dtype == np.float32
-    np.testing.assert_array_equal(rows, sound.columns(train)["sounds"])
+    np.testing.assert_array_equal(rows, tone.columns(train)["tones"])
 
 
 def test_columns_have_the_shapes_of_an_example():

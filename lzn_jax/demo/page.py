@@ -177,13 +177,15 @@ def _samples(
 def _translation_tab(answers: Answers, source: str, target: str, opens: Event) -> None:
     examples, types = answers.examples(source), answers.model.space.types
     textbox = partial(gr.Textbox, label=source.capitalize(), max_lines=1, scale=4)
-    name = f"Translate to {types[target].plural}"
-    with gr.Row(equal_height=True):
-        given = (types[source].input_component or textbox)(next(iter(examples), None))
+    name, component = f"Translate to {types[target].plural}", types[source].input_component
+    with gr.Row(equal_height=component is None):
+        given = (component or textbox)(next(iter(examples), None))
         run = gr.Button(name, variant="primary", scale=1, min_width=130)
     if examples:
         rows = [[example] for example in examples]
-        gr.Examples(rows, given, label=f"Training {types[source].plural}")
+        numbers = [f"{source} {number}" for number in range(len(rows))] if component else None
+        label = f"Training {types[source].plural}"
+        gr.Examples(rows, given, label=label, example_labels=numbers)
 
     def make(value: Any, seed: int) -> Any:
         return _noted(*answers.translated(source, target, value, seed))

@@ -19,7 +19,7 @@ from lzn_jax.run import devices
 from lzn_jax.trained_model import TrainedModel
 
 KEY = jax.random.key(2)
-SOUNDS = Path(__file__).parents[1] / "sounds_config.py"
+TONES = Path(__file__).parents[1] / "tones_config.py"
 
 
 @pytest.fixture(scope="module")
@@ -52,34 +52,34 @@ def lacking(protocol, *methods):
 
 
 MISTAKES = {
-    "the decoder of type 'sound' lacks num_draws": (
+    "the decoder of type 'tone' lacks num_draws": (
         {"decoder": lacking(Decoder, "init", "loss", "generate")}
     ),
-    "the encoder of type 'sound' lacks num_draws": (
+    "the encoder of type 'tone' lacks num_draws": (
         {"encoder": lacking(Encoder, "init", "zones", "anchors")}
     ),
-    "sources of the decoder of type 'sound' must be a tuple of types, got the string 'image'": (
+    "sources of the decoder of type 'tone' must be a tuple of types, got the string 'image'": (
         {"decoder.sources": "image"}
     ),
-    "the decoder of type 'sound' needs 'image' among types": {"decoder.sources": ("image",)},
-    "the decoder of type 'sound' needs 'smell' among types": {"decoder.condition": "smell"},
-    "the encoder of type 'sound' must give anchors (n, 4), as latent.dim is 4; one sample gives "
+    "the decoder of type 'tone' needs 'image' among types": {"decoder.sources": ("image",)},
+    "the decoder of type 'tone' needs 'smell' among types": {"decoder.condition": "smell"},
+    "the encoder of type 'tone' must give anchors (n, 4), as latent.dim is 4; one sample gives "
     "(1, 5)": {"encoder.module": MLP(8, 1, 5, 0.0, jnp.float32)},
-    "type 'sound' builds a DataType named 'number'": {"name": "number"},
-    "type 'sound' must build a lzn_jax.data_types.DataType, got 'no type'": None,
+    "type 'tone' builds a DataType named 'number'": {"name": "number"},
+    "type 'tone' must build a lzn_jax.data_types.DataType, got 'no type'": None,
 }
 
 
 @pytest.mark.parametrize("message", MISTAKES)
 def test_a_mistake_of_a_type_is_one_line_before_anything_is_built(message, monkeypatch):
-    config, changes = small.config(SOUNDS), MISTAKES[message]
-    part = parts.find("type", "sound")
+    config, changes = small.config(TONES), MISTAKES[message]
+    part = parts.find("type", "tone")
     made = "no type" if changes is None else part.value(config)
     for name, value in (changes or {}).items():
         owner, _, attribute = name.rpartition(".")
         setattr(getattr(made, owner) if owner else made, attribute, value)
     changed = dataclasses.replace(part, value=lambda config: made)
-    monkeypatch.setitem(parts.PARTS, ("type", "sound"), changed)
+    monkeypatch.setitem(parts.PARTS, ("type", "tone"), changed)
     with pytest.raises(UserError) as refusal:
         LatentSpace(config, devices.make_mesh(1))
     assert str(refusal.value) == message
@@ -88,8 +88,8 @@ def test_a_mistake_of_a_type_is_one_line_before_anything_is_built(message, monke
 def test_a_condition_is_each_samples_anchor_and_0_where_one_is_missing():
     anchors = jnp.arange(12.0).reshape(6, 2) + 1
     zones = Zones(anchors, jnp.array([0, 2, 4]), is_present=jnp.array([True, False, True]))
-    found = DataType("sound").condition({}, zones)  # three of six rows, at even steps
+    found = DataType("tone").condition({}, zones)  # three of six rows, at even steps
     np.testing.assert_array_equal(found, [[1, 2], [0, 0], [9, 10]])
-    np.testing.assert_array_equal(DataType("sound").condition({}, Zones(anchors)), anchors)
-    with pytest.raises(UserError, match="no decoder can be conditioned on sound"):
-        DataType("sound").condition({}, None)
+    np.testing.assert_array_equal(DataType("tone").condition({}, Zones(anchors)), anchors)
+    with pytest.raises(UserError, match="no decoder can be conditioned on tone"):
+        DataType("tone").condition({}, None)

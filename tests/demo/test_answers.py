@@ -147,6 +147,25 @@ def test_samples_of_a_space_without_images_are_written(answers_of):
     assert len(answers.translated("label", "text", "3", 0)[0]) == NUM_IMAGES
 
 
+def test_a_type_brings_its_components(answers_of, monkeypatch):
+    answers, played = answers_of("../tests/tones_config"), (8000, "of the component")
+    kind = answers.model.space.types["tone"]
+    monkeypatch.setattr(kind, "displayed", lambda tones: [played] * len(tones))
+    shown, _ = answers.translated("text", "tone", "a low tone", 0)
+    assert shown.shape == (NUM_IMAGES, 5, 4, 1)
+    monkeypatch.setattr(kind, "output_component", lambda: None)
+    assert answers.translated("text", "tone", "a low tone", 0)[0] == [played] * NUM_IMAGES
+    assert answers.examples("tone") == []  # nothing that can be typed
+    monkeypatch.setattr(kind, "input_component", lambda value: None)
+    assert answers.examples("tone") == [played] * NUM_IMAGES
+    tone = answers.model.space.types["tone"].decoded(np.zeros((1, 32)))
+    monkeypatch.setattr(kind, "written", lambda value: tone if value == played else None)
+    names, _ = answers.translated("tone", "label", played, 0)
+    assert set(names) <= {"low", "high"}
+    with pytest.raises(UserError, match="write a tone first"):
+        answers.translated("tone", "label", None, 0)
+
+
 def test_what_lies_between_two_images_ends_at_them(answers):
     ends = answers.test_images[0], answers.test_images[9]
     path, back = answers.between(*ends), answers.between(*ends[::-1])

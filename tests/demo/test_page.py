@@ -247,9 +247,9 @@ TABS = {
     "digits_joint latent.enabled=False": ["Label to images"],
     "digits_text objective=infonce": ["Image"],
     "digits_joint": ["Image", "Label to images", "Between two images", "Prior to images"],
-    "../tests/sounds_config": [
-        *("Sound to texts", "Sound to labels", "Label to sounds", "Label to texts"),
-        *("Text to sounds", "Text to labels"),
+    "../tests/tones_config": [
+        *("Tone to texts", "Tone to labels", "Label to tones", "Label to texts"),
+        *("Text to tones", "Text to labels"),
     ],
 }
 
@@ -284,9 +284,9 @@ def test_tabs_are_what_a_run_can_do_and_open_with_an_example(answers_of, build, 
     assert list(tabs) == TABS[name]
     shown = [opened(page, tab if number else None) for number, tab in enumerate(tabs.values())]
     is_left = [isinstance(answer, dict) for answer in shown]
-    assert is_left == [label.startswith("Sound to ") for label in tabs]  # nothing to write
+    assert is_left == [label.startswith("Tone to ") for label in tabs]  # nothing to write
     assert all(value is not None for answer in shown for value in answer)
-    if name.endswith("sounds_config"):  # what a type shows as images is in galleries
+    if name.endswith("tones_config"):  # what a type shows as images is in galleries
         outputs = [block for block in page.blocks.values() if "samples" in block.elem_classes]
         kinds = [type(output).__name__ for output in outputs]
         assert kinds == ["Textbox", "Textbox", "Gallery", "Textbox", "Gallery", "Textbox"]

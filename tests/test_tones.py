@@ -1,4 +1,4 @@
-"""Sounds, labels and texts in a space without images: configs, commands, metrics and the page."""
+"""Tones, labels and texts in a space without images: configs, commands, metrics and the page."""
 
 import csv
 import json
@@ -16,18 +16,18 @@ from lzn_jax.evaluation import samples as samples_module
 from lzn_jax.modes import export
 
 TESTS = Path(__file__).parent
-TO_LABEL = ("--mode=translate", "--source=sound", "--target=label")
-PAIRS = {"types": ("sound", "text"), "alignments": ("sound:text",), "sound.condition": "text"}
-CLASSES = {"types": ("sound", "label"), "alignments": ("sound:label",)}
+TO_LABEL = ("--mode=translate", "--source=tone", "--target=label")
+PAIRS = {"types": ("tone", "text"), "alignments": ("tone:text",), "tone.condition": "text"}
+CLASSES = {"types": ("tone", "label"), "alignments": ("tone:label",)}
 
 
-def written(folder, changes, name="sounds_config", more=""):
+def written(folder, changes, name="tones_config", more=""):
     """Path of a config that names other parts than its sibling."""
     path = folder / "config.py"
     path.write_text(
         f"from lzn_jax import configuration\n\n\ndef get_config():\n"
         f"    config = configuration.sibling({str(TESTS / 'any.py')!r}, {name!r}, {changes!r})\n"
-        f"    config.extensions = ({str(TESTS / 'sounds.py')!r},)\n{more}    return config\n"
+        f"    config.extensions = ({str(TESTS / 'tones.py')!r},)\n{more}    return config\n"
     )
     return str(path)
 
@@ -35,8 +35,8 @@ def written(folder, changes, name="sounds_config", more=""):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """Flags of a trained run, and its folder."""
-    workdir = tmp_path_factory.mktemp("sounds")
-    flags = [f"--config={TESTS / 'sounds_config.py'}", f"--workdir={workdir}"]
+    workdir = tmp_path_factory.mktemp("tones")
+    flags = [f"--config={TESTS / 'tones_config.py'}", f"--workdir={workdir}"]
     with pytest.MonkeyPatch.context() as patch:
         small.without_pictures(patch)
         assert main.main(flags) == 0
@@ -65,10 +65,10 @@ def drawn(monkeypatch):
 
 @pytest.fixture
 def two(tmp_path, examples):
-    """A file of two sounds of different classes, and these sounds."""
-    sounds = examples[1].more["sounds"][:2]
-    np.save(tmp_path / "two.npy", sounds)
-    return str(tmp_path / "two.npy"), sounds
+    """A file of two tones of different classes, and these tones."""
+    tones = examples[1].more["tones"][:2]
+    np.save(tmp_path / "two.npy", tones)
+    return str(tmp_path / "two.npy"), tones
 
 
 def written_by(run, name, *flags):
@@ -83,10 +83,10 @@ def written_by(run, name, *flags):
 def test_metrics_have_the_name_of_the_main_type(run):
     names = set(json.loads((run[1] / "summary.json").read_text()))
     assert not [name for name in names if "image" in name]
-    ways = {f"retrieval_{w}_r{k}" for w in ("sound_to_text", "text_to_sound") for k in (1, 10)}
-    accuracies = {"test_accuracy", "sound_to_label_accuracy", "text_to_label_accuracy"}
-    texts = {f"sound_to_text_{part}" for part in ("exact", "words")}
-    assert names >= ways | accuracies | texts | {f"text_to_sound_r{k}" for k in (1, 10)}
+    ways = {f"retrieval_{w}_r{k}" for w in ("tone_to_text", "text_to_tone") for k in (1, 10)}
+    accuracies = {"test_accuracy", "tone_to_label_accuracy", "text_to_label_accuracy"}
+    texts = {f"tone_to_text_{part}" for part in ("exact", "words")}
+    assert names >= ways | accuracies | texts | {f"text_to_tone_r{k}" for k in (1, 10)}
 
 
 @pytest.mark.slow
@@ -102,66 +102,66 @@ def test_figures_of_an_evaluation_show_spectrograms(run, drawn):
     np.testing.assert_array_equal(shown, again)
 
 
-def test_reconstructions_are_sounds(run, drawn, two, model):
-    path, sounds = two
+def test_reconstructions_are_tones(run, drawn, two, model):
+    path, tones = two
     mode = ("--mode=reconstruct", f"--input={path}")
     found = written_by(run, "input/reconstructions.npz", *mode)
-    assert found["sounds"].dtype == np.int16
-    np.testing.assert_array_equal(found["sounds"], sounds)
+    assert found["tones"].dtype == np.int16
+    np.testing.assert_array_equal(found["tones"], tones)
     assert found["errors"].max() < 1e-4
     shown, again, _, title = drawn["reconstructions"]
-    kind = model.space.types["sound"]
-    np.testing.assert_array_equal(shown, kind.shown(sounds))
-    np.testing.assert_array_equal(again, kind.shown(found["sounds"]))
-    assert title == "Real sounds and their reconstructions"
-    samples_module.draw(Path("unused.png"), kind, sounds, found | {"sounds": sounds[::-1]})
-    np.testing.assert_array_equal(drawn["reconstructions"][1], kind.shown(sounds)[::-1])
+    kind = model.space.types["tone"]
+    np.testing.assert_array_equal(shown, kind.shown(tones))
+    np.testing.assert_array_equal(again, kind.shown(found["tones"]))
+    assert title == "Real tones and their reconstructions"
+    samples_module.draw(Path("unused.png"), kind, tones, found | {"tones": tones[::-1]})
+    np.testing.assert_array_equal(drawn["reconstructions"][1], kind.shown(tones)[::-1])
 
 
-def test_what_lies_between_sounds_leads_from_one_to_the_other(run, drawn, two, model, capsys):
-    path, sounds = two
+def test_what_lies_between_tones_leads_from_one_to_the_other(run, drawn, two, model, capsys):
+    path, tones = two
     mode = ("--mode=interpolate", f"--input={path}")
     found = written_by(run, "input/interpolation.npz", *mode)
-    assert found["sounds"].dtype == np.int16
-    np.testing.assert_array_equal(found["sounds"][[0, -1]], sounds)
+    assert found["tones"].dtype == np.int16
+    np.testing.assert_array_equal(found["tones"][[0, -1]], tones)
     ends, between, weights, title = drawn["interpolation"]
-    kind = model.space.types["sound"]
-    np.testing.assert_array_equal(ends, kind.shown(sounds))
-    np.testing.assert_array_equal(between, kind.shown(found["sounds"]))
-    assert (len(weights), title) == (11, "From one sound to another")
-    with pytest.raises(UserError, match="is between two sounds, got 1"):
-        model.interpolate(sounds[:1])
-    np.save(path, sounds[:1])
+    kind = model.space.types["tone"]
+    np.testing.assert_array_equal(ends, kind.shown(tones))
+    np.testing.assert_array_equal(between, kind.shown(found["tones"]))
+    assert (len(weights), title) == (11, "From one tone to another")
+    with pytest.raises(UserError, match="is between two tones, got 1"):
+        model.interpolate(tones[:1])
+    np.save(path, tones[:1])
     assert main.main([*run[0], *mode]) == 2
-    assert "is between two sounds, got 1" in capsys.readouterr().err
+    assert "is between two tones, got 1" in capsys.readouterr().err
 
 
-def test_the_class_of_a_sound_is_that_of_classify_where_none_is_given(model, examples):
-    sounds = examples[1].more["sounds"]
-    classes = model.classify(sounds).classes
-    given, found = model.reconstruct(sounds, classes), model.reconstruct(sounds)
-    between, other = model.interpolate(sounds[:2], classes[:2]), model.interpolate(sounds[:2])
+def test_the_class_of_a_tone_is_that_of_classify_where_none_is_given(model, examples):
+    tones = examples[1].more["tones"]
+    classes = model.classify(tones).classes
+    given, found = model.reconstruct(tones, classes), model.reconstruct(tones)
+    between, other = model.interpolate(tones[:2], classes[:2]), model.interpolate(tones[:2])
     np.testing.assert_array_equal(given["errors"], found["errors"])
-    np.testing.assert_array_equal(between["sounds"], other["sounds"])
+    np.testing.assert_array_equal(between["tones"], other["tones"])
 
 
-def test_classes_of_sounds_have_the_file_and_show_spectrograms(run, drawn, two, model):
-    path, sounds = two
+def test_classes_of_tones_have_the_file_and_show_spectrograms(run, drawn, two, model):
+    path, tones = two
     rows = written_by(run, "input/predictions.csv", "--mode=classify", f"--input={path}")
     assert [row["file"] for row in rows] == [path, path]
     shown, *_, title = drawn["predictions"]
-    np.testing.assert_array_equal(shown, model.space.types["sound"].shown(sounds))
-    assert title == "Sounds and their predicted classes"
+    np.testing.assert_array_equal(shown, model.space.types["tone"].shown(tones))
+    assert title == "Tones and their predicted classes"
     rows = written_by(run, "predictions.csv", "--mode=classify")
     assert [(row["label"], row["file"]) for row in rows] == [("0", ""), ("1", "")] * 5
 
 
 @pytest.mark.parametrize("target", ["label", "text"])
 def test_translations_name_the_file(run, drawn, two, target, model):
-    path, sounds = two
-    flags = ("--mode=translate", "--source=sound", f"--target={target}")
+    path, tones = two
+    flags = ("--mode=translate", "--source=tone", f"--target={target}")
     rows = written_by(run, "translations.csv", *flags, f"--input={path}")
-    expected = enumerate(model.translate(sounds, "sound", target))
+    expected = enumerate(model.translate(tones, "tone", target))
     assert [(*row.values(),) for row in rows] == [(str(i), path, str(each)) for i, each in expected]
     rows = written_by(run, "translations.csv", *flags)
     assert [row["source"] for row in rows] == list(map(str, range(10)))  # of no file
@@ -171,18 +171,18 @@ def test_translations_name_the_file(run, drawn, two, target, model):
     ("source", "asked", "samples"),
     [("label", "high,low", [1, 0]), ("text", "a low tone", ["a low tone"])],
 )
-def test_labels_and_texts_become_sounds(run, drawn, source, asked, samples, model):
-    flags = ["--mode=translate", f"--source={source}", "--target=sound"]
-    found = written_by(run, "translations.npz", *flags, f"--input={asked}")["sounds"]
+def test_labels_and_texts_become_tones(run, drawn, source, asked, samples, model):
+    flags = ["--mode=translate", f"--source={source}", "--target=tone"]
+    found = written_by(run, "translations.npz", *flags, f"--input={asked}")["tones"]
     assert found.dtype == np.int16
-    np.testing.assert_array_equal(found, model.translate(samples, source, "sound"))
+    np.testing.assert_array_equal(found, model.translate(samples, source, "tone"))
     assert drawn["translations"][1].shape == (len(found), 5, 4, 1)
     assert main.main([*run[0], *flags]) == 0  # of the test set
 
 
-def test_the_other_modes_take_sounds(run, drawn, capsys):
+def test_the_other_modes_take_tones(run, drawn, capsys):
     samples = written_by(run, "samples.npz", "--mode=sample")
-    assert samples["sounds"].shape == (100, 32)
+    assert samples["tones"].shape == (100, 32)
     assert drawn["sample_grid"][0].shape == (100, 5, 4, 1)
     assert written_by(run, "embeddings.npz", "--mode=embed")["features"].shape == (10, 4)
     assert main.main([*run[0], "--mode=check_data"]) == 0
@@ -191,17 +191,17 @@ def test_the_other_modes_take_sounds(run, drawn, capsys):
     assert "0 examples without a text" in err
 
 
-def test_sounds_are_exported(model):
+def test_tones_are_exported(model):
     tasks = export.programs(model)
-    assert {"embed_sound", "classify_sound", "translate_text_sound", "sample_sound"} <= set(tasks)
-    exported = export.exported_program(tasks["sample_sound"], model.model)
+    assert {"embed_tone", "classify_tone", "translate_text_tone", "sample_tone"} <= set(tasks)
+    exported = export.exported_program(tasks["sample_tone"], model.model)
     assert [output.shape[1:] for output in exported.out_avals] == [(32,)]
 
 
 def test_strings_are_drawn_in_place_of_spectrograms(run, two, monkeypatch, model):
     path, _ = two
-    kind = type(model.space.types["sound"])
-    monkeypatch.setattr(kind, "shown", lambda self, sounds: [f"from {s[0]}" for s in sounds])
+    kind = type(model.space.types["tone"])
+    monkeypatch.setattr(kind, "shown", lambda self, tones: [f"from {s[0]}" for s in tones])
     for mode, name in (("reconstruct", "mode_reconstruct"), ("interpolate", "interpolation")):
         figure = run[1] / "input" / "figures" / f"{name}.png"
         figure.unlink(missing_ok=True)
@@ -214,23 +214,23 @@ def test_strings_are_drawn_in_place_of_spectrograms(run, two, monkeypatch, model
 def test_the_page_shows_spectrograms(model, examples):
     answers = Answers(model, *reversed(examples))
     assert [answers.shows_images(name) for name in model.space.types] == [True, False, False]
-    assert answers.examples("sound") == []
+    assert answers.examples("tone") == []
     assert set(answers.examples("text")) == {"a low tone", "a high tone"}
-    shown, _ = answers.translated("text", "sound", "a low tone", 0)
+    shown, _ = answers.translated("text", "tone", "a low tone", 0)
     assert shown.shape == (NUM_IMAGES, 5, 4, 1)
     alone = Answers(model, None, None)
     assert [alone.shows_images(name) for name in model.space.types] == [True, False, False]
 
 
 def test_the_page_reads_an_array(model, examples, two):
-    path, sounds = two
+    path, tones = two
     answers = Answers(model, *reversed(examples))
-    found, _ = answers.translated("sound", "label", path, 0)
-    names = np.array(["low", "high"])[model.translate(sounds[:1], "sound", "label")]
+    found, _ = answers.translated("tone", "label", path, 0)
+    names = np.array(["low", "high"])[model.translate(tones[:1], "tone", "label")]
     assert list(found) == [*names] * NUM_IMAGES
-    answers.model = small.stand_in(translate=lambda sounds, *_, key: sounds)
-    shown, _ = answers.translated("sound", "sound", path, 0)
-    expected = model.space.types["sound"].shown(sounds[:1])
+    answers.model = small.stand_in(translate=lambda tones, *_, key: tones)
+    shown, _ = answers.translated("tone", "tone", path, 0)
+    expected = model.space.types["tone"].shown(tones[:1])
     np.testing.assert_array_equal(shown, expected.repeat(NUM_IMAGES, axis=0))
 
 
@@ -243,21 +243,21 @@ def test_a_space_of_two_types_is_evaluated(tmp_path, monkeypatch, changes):
         assert main.main([*flags, f"--mode={mode}"]) == 0
 
 
-SOUNDS = """
+TONES = """
     config.data.num_classes = 2
-    config.sound = {"context_size": 12, "condition": "label"}
+    config.tone = {"context_size": 12, "condition": "label"}
     config.text.alphabet = None
 """
 
 
 def test_a_sibling_of_other_types_needs_no_deletion(tmp_path):
-    full = {"types": ("sound", "label", "text"), "alignments": ("sound:label", "sound:text")}
-    changes = {"study": None, "data.name": "sounds", **full}
-    config = configuration.load(written(tmp_path, changes, "digits_text", SOUNDS))
+    full = {"types": ("tone", "label", "text"), "alignments": ("tone:label", "tone:text")}
+    changes = {"study": None, "data.name": "tones", **full}
+    config = configuration.load(written(tmp_path, changes, "digits_text", TONES))
     groups = set(config.keys())
     assert not {"encoder", "decoder"} & groups
     assert not {"captions", "image_size", "channels"} & set(config.data)
-    assert config.text_decoder.latents == ("text", "sound")
+    assert config.text_decoder.latents == ("text", "tone")
     before = configuration.load("digits_text")
     assert config.alignment == before.alignment
     assert config.training.learning_rate.text_decoder == 2e-3
@@ -269,8 +269,8 @@ BAD = {
     "alignments must name 'label' without images, for example 'TYPE:label', got ()": (
         {**CLASSES, "alignments": ()}
     ),
-    "sound.condition needs 'text' among types, got ('sound', 'label')": (
-        {**CLASSES, "sound.condition": "text"}
+    "tone.condition needs 'text' among types, got ('tone', 'label')": (
+        {**CLASSES, "tone.condition": "text"}
     ),
     "text_decoder.latents must name a type with texts, got ()": (
         {**PAIRS, "text_decoder.latents": ()}

@@ -1,6 +1,6 @@
-"""Sounds in a space without images: data in memory and a data type.
+"""Tones in a space without images: data in memory and a data type.
 
-Sounds of users are 16-bit integers, sounds of networks are floats, and figures show spectrograms.
+Tones of users are 16-bit integers, tones of networks are floats, and figures show spectrograms.
 """
 
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ from lzn_jax.models.mlp import MLP
 LENGTH, LOUDEST = 32, 32767
 
 
-class Sounds:
+class Tones:
     @staticmethod
     def load(data, split):
         labels = np.arange(24 if split == "train" else 10, dtype=np.int32) % 2
@@ -25,30 +25,30 @@ class Sounds:
             2 * np.pi * (phases + (2 + 3 * labels[:, None]) * np.arange(LENGTH) / LENGTH)
         )
         texts = np.array(["a low tone", "a high tone"])[labels]
-        return Examples(None, labels, texts, more={"sounds": (LOUDEST * waves).astype(np.int16)})
+        return Examples(None, labels, texts, more={"tones": (LOUDEST * waves).astype(np.int16)})
 
     @staticmethod
     def class_names(data):
         return ("low", "high")
 
 
-class Sound(DataType):
+class Tone(DataType):
     def __init__(self, config):
         encoder = NetworkEncoder.from_config(
-            "sound", config, MLP(8, 1, config.latent.dim, 0.0, jnp.float32), column="sounds",
+            "tone", config, MLP(8, 1, config.latent.dim, 0.0, jnp.float32), column="tones",
             example=jnp.zeros((1, LENGTH)),
         )  # fmt: skip
-        super().__init__("sound", encoder, SoundDecoder(config.sound.condition))
+        super().__init__("tone", encoder, ToneDecoder(config.tone.condition))
 
     def samples(self, examples):
-        return examples.more["sounds"]
+        return examples.more["tones"]
 
     def columns(self, examples):
-        return {"sounds": self.encoded(self.samples(examples))}
+        return {"tones": self.encoded(self.samples(examples))}
 
     def encoded(self, samples):
         if samples.dtype != np.int16:
-            raise UserError("sounds must be int16")
+            raise UserError("tones must be int16")
         return samples.astype(np.float32) / LOUDEST
 
     def decoded(self, outputs):
@@ -63,12 +63,12 @@ class Sound(DataType):
         return np.minimum(255, 64 * powers).astype(np.uint8)
 
 
-class SoundDecoder:
-    """A normal distribution given the latent, so that noise and sounds determine each other."""
+class ToneDecoder:
+    """A normal distribution given the latent, so that noise and tones determine each other."""
 
-    network, output, num_draws = "sound_decoder", "sounds", 0
+    network, output, num_draws = "tone_decoder", "tones", 0
     module = MLP(8, 1, LENGTH, 0.0, jnp.float32)
-    sources, noise_scale = ("sound",), None
+    sources, noise_scale = ("tone",), None
 
     def __init__(self, condition):
         self.condition = condition
@@ -77,11 +77,11 @@ class SoundDecoder:
         return self.module.init(key, jnp.concatenate(condition, axis=1), train=False)
 
     def loss(self, variables, batch, condition, keys):
-        return jnp.mean(self.invert(variables, batch["sounds"], condition) ** 2)
+        return jnp.mean(self.invert(variables, batch["tones"], condition) ** 2)
 
     def generate(self, variables, key, condition, index):
-        noise = normal_by_index(key, "sound_noise", index, (LENGTH,))
-        return {"sounds": self.render(variables, noise, condition)}
+        noise = normal_by_index(key, "tone_noise", index, (LENGTH,))
+        return {"tones": self.render(variables, noise, condition)}
 
     def invert(self, variables, samples, condition):
         return 2 * (samples - self.mean(variables, condition))
@@ -91,18 +91,18 @@ class SoundDecoder:
 
     def reconstruct(self, variables, samples, condition):
         again = self.render(variables, self.invert(variables, samples, condition), condition)
-        return {"sounds": again, "errors": jnp.linalg.norm(again - samples, axis=1)}
+        return {"tones": again, "errors": jnp.linalg.norm(again - samples, axis=1)}
 
     def mean(self, variables, condition):
         inputs = jnp.concatenate(condition, axis=1)
         return self.module.apply(variables[self.network], inputs, train=False)
 
 
-parts.add("data", "sounds", Sounds)
+parts.add("data", "tones", Tones)
 parts.add(
-    "type", "sound", Sound,
+    "type", "tone", Tone,
     {
-        "sound.context_size": parts.count("context anchors"),
-        "sound.condition": parts.word("of the decoder, beside latents", None, part="type"),
+        "tone.context_size": parts.count("context anchors"),
+        "tone.condition": parts.word("of the decoder, beside latents", None, part="type"),
     },
 )  # fmt: skip

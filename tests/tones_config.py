@@ -1,15 +1,15 @@
-"""A config of sounds, labels and texts, which takes seconds."""
+"""A config of tones, labels and texts, which takes seconds."""
 
 from lzn_jax import configuration
 
 
 def get_config():
     config = configuration.blank()
-    config.extensions = ("sounds.py",)
-    config.types, config.data.name = ("sound", "label", "text"), "sounds"
-    config.alignments = ("sound:label", "sound:text")
+    config.extensions = ("tones.py",)
+    config.types, config.data.name = ("tone", "label", "text"), "tones"
+    config.alignments = ("tone:label", "tone:text")
     config.data.num_classes = 2
-    config.sound = {"context_size": 12, "condition": "label"}
+    config.tone = {"context_size": 12, "condition": "label"}
     config.text.update(max_length=12, context_size=4, alphabet=" abcdefghijklmnopqrstuvwxyz")
     config.text_encoder.features = config.text_decoder.features = 8
     config.latent.update(dim=4, solver="euler", num_steps=2)
