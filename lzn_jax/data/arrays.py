@@ -112,9 +112,8 @@ class _Uncompressed(Rows):
 
 
 def _fields(values: Mapping[str, Any]) -> Mapping[str, Field]:
-    checksum = word("sha256 of the examples in memory, set by lzn_jax.fit")
     own = FIELDS if "image" in values["types"] else SPLIT_FIELDS
-    return {**own, "data.checksum": checksum}
+    return {**own, "data.checksum": word("sha256 of the examples in memory, set by lzn_jax.fit")}
 
 
 parts.add("data", "arrays", "lzn_jax.data.arrays", _fields)
