@@ -360,10 +360,10 @@ def load(
 ) -> ml_collections.ConfigDict:
     """The checked, immutable config of a name, file or object, with `FIELD=VALUE` overrides.
 
-    Fields that follow from the data are completed by the
-    function `completed` of the data set, if it has one: (values, names of the values that were set
-    for this data set) -> values. `extensions` run in addition to those that the config names.
-    Raises UserError for a file without a config, a failing extension and an invalid field or value.
+    The function `completed` of the data set, if it has one, completes fields that follow from the
+    data: (values, names of the values that were set for this data set) -> values. `extensions` run
+    in addition to those that the config names. Raises UserError for a file without a config, a
+    failing extension and an invalid field or value.
     """
     digests = extend(extensions)
     if isinstance(config, ml_collections.ConfigDict):

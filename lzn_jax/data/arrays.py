@@ -28,9 +28,9 @@ def keep(train: Any, test: Any = None) -> str:
     for examples in filter(None, given):
         for name, values in {**examples._asdict(), **examples.more}.items():
             if isinstance(values, np.ndarray):
-                content = repr(values.tolist()).encode() if values.dtype == object else values.data
+                is_text = values.dtype == object
                 digest.update(f"{name} {values.dtype} {values.shape}".encode())
-                digest.update(content)
+                digest.update(repr(values.tolist()).encode() if is_text else values.tobytes())
     _GIVEN[digest.hexdigest()] = given
     return digest.hexdigest()
 
@@ -112,9 +112,8 @@ class _Uncompressed(Rows):
 
 
 def _fields(values: Mapping[str, Any]) -> Mapping[str, Field]:
-    checksum = word("sha256 of the examples in memory, set by lzn_jax.fit")
     own = FIELDS if "image" in values["types"] else SPLIT_FIELDS
-    return {**own, "data.checksum": checksum}
+    return {**own, "data.checksum": word("sha256 of the examples in memory, set by lzn_jax.fit")}
 
 
 parts.add("data", "arrays", "lzn_jax.data.arrays", _fields)

@@ -49,10 +49,8 @@ _log = logging.getLogger(__name__)
 
 def default(config: str | Path) -> Path:
     """Folder for the runs of a config's name or file: results/NAME, also for NAME/config.py."""
-    path = Path(config)
-    return Path("results") / (
-        path.absolute().parent.name if path.name == "config.py" else path.stem
-    )
+    path = Path(config).absolute()
+    return Path("results") / (path.parent.name if path.name == "config.py" else path.stem)
 
 
 def prepare(config: ConfigDict, workdir: Path, *, is_training: bool) -> None:
