@@ -163,7 +163,7 @@ def draw(model, test, folder):
     """Spectrograms of real sounds of all classes, and of sounds made of their labels and texts."""
     kind, some = model.space.types["sound"], test.at(np.unique(test.labels, return_index=True)[1])
     rows = {"real": kind.samples(some), **made(model, some)}
-    figure = style.new_figure(14, 2 * len(rows), "Spectrograms of 128 ms, up to 4 kHz")
+    figure = style.new_figure(14.0, 2.0 * len(rows), "Spectrograms of 128 ms, up to 4 kHz")
     for axes, (name, sounds) in zip(figure.subplots(len(rows)), rows.items(), strict=True):
         axes.imshow(np.concatenate(kind.shown(sounds), axis=1), aspect="auto")
         axes.set(xticks=33 * np.arange(8) + 16, xticklabels=NAMES, yticks=[], ylabel=name)
