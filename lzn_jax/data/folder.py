@@ -457,20 +457,17 @@ def read_image(
     return 255 - image if is_inverted else image, is_inverted
 
 
-def _from_data(*names: str) -> dict[str, Field]:
-    return {
-        name: dataclasses.replace(ENCODED_FIELDS[name], default=None, from_data=True)
-        for name in names
-    }
-
-
+_FROM_IMAGES = {
+    name: dataclasses.replace(ENCODED_FIELDS[name], default=None, from_data=True)
+    for name in ("data.image_size", "data.channels", "data.num_classes")
+}
 _HOLDOUT = "training images held out for tests, 0 = test on all of them, None = use a test split"
 SPLIT_FIELDS = {  # of data sets that `completed` completes
-    **_from_data("data.num_classes"),
+    "data.num_classes": _FROM_IMAGES["data.num_classes"],
     "data.holdout": count_or_0(_HOLDOUT, None),
     "data.holdout_seed": Field(int, "seed of the hold-out", 0, minimum=0, below=2**32),
 }
-FIELDS = ENCODED_FIELDS | _from_data("data.image_size", "data.channels") | SPLIT_FIELDS
+FIELDS = ENCODED_FIELDS | _FROM_IMAGES | SPLIT_FIELDS
 parts.add(
     "data",
     "image_folder",
