@@ -32,7 +32,7 @@ class DiT(nn.Module):
         h = nn.Dense(self.features)(patches)
         h += self.param("places", nn.initializers.normal(0.02), h.shape[1:])
         for _ in range(self.num_layers):
-            h = h + self._gated(h, embedding, nn.SelfAttention(self.num_heads))
+            h = h + self._gated(h, embedding, nn.MultiHeadAttention(self.num_heads))
             inner = nn.Sequential([nn.Dense(4 * self.features), nn.gelu, nn.Dense(self.features)])
             h = h + self._gated(h, embedding, inner)
         out = nn.Dense(side * side * c, kernel_init=nn.initializers.zeros)(nn.LayerNorm()(h))
