@@ -37,7 +37,7 @@ def load(data: ConfigDict, split: str) -> Examples:
     if data.num_classes > 1:
         index = {name: label for label, name in enumerate(class_names(data))}
         names, column = _classes(data, table), table[_column(data, table, "label")]
-        failure = f"{place} contains a label that is no class of the training split"
+        failure = f"{place} contains a label without a class in the training split"
         with explained(failure, "set data.test_split, data.holdout or data.label_column", KeyError):
             labels = np.array([index[names[value]] for value in column], np.int32)
     if data.captions:

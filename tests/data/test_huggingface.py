@@ -273,7 +273,7 @@ def test_a_test_split_has_the_classes_of_training_by_name(tmp_path, fault_of):
     splits["test"] = table(slice(2), label=(others, [0, 2]))
     to_disk(tmp_path / "other", splits)
     line = fault_of(config_of(tmp_path / "other"), "test")
-    assert "split test contains a label that is no class of the training split ('four')" in line
+    assert "split test contains a label without a class in the training split ('four')" in line
 
 
 @pytest.mark.parametrize(
