@@ -39,13 +39,10 @@ def make_optimizer(training: ConfigDict, networks: list[str]) -> optax.GradientT
     def optimizer(network: str) -> optax.GradientTransformation:
         name, rates = training.optimizer, training.learning_rate
         peak = rates.get(network) or rates.default
-        made = parts.get("optimizer", name)(
-            training, lambda step: learning_rate(step, peak, training)
-        )
-        is_optax = hasattr(made, "init") and hasattr(made, "update")
-        parts.require(
-            is_optax, f"optimizer {name!r} must build an optax transformation, got {made!r}"
-        )
+        build = parts.get("optimizer", name)
+        made = build(training, lambda step: learning_rate(step, peak, training))
+        is_optax, needed = hasattr(made, "init") and hasattr(made, "update"), "optax transformation"
+        parts.require(is_optax, f"optimizer {name!r} must build an {needed}, got {made!r}")
         return made
 
     def labels(params: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,15 +2,19 @@
 
 import os
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
 import small
+from ml_collections import ConfigDict
 from PIL import Image
 
 import lzn_jax
 from lzn_jax import configuration, data, main
 from lzn_jax.data import arrays
+from lzn_jax.data.folder import Files
+from lzn_jax.data.pixels import EncodedImages
 from lzn_jax.run import log
 
 CONFIG = "digits_joint"
@@ -24,6 +28,10 @@ def given():
     digits = data.load(configuration.load(CONFIG).data, "train")
     rows = np.concatenate([np.flatnonzero(digits.labels == c)[:20] for c in range(NUM_CLASSES)])
     return digits.images[rows], digits.labels[rows]
+
+
+def of_file(name):
+    return EncodedImages(Files(Path("images"), np.array([name], np.bytes_)), ConfigDict())
 
 
 def fit(train, workdir, **changes):
@@ -146,6 +154,33 @@ def test_data_of_another_process_is_asked_for(trained):
     with pytest.raises(lzn_jax.UserError, match="pass them to"):
         data.load(fields, "test")
     arrays._GIVEN[fields.checksum] = kept
+
+
+def test_examples_for_tests_are_the_test_split(given):
+    images, labels = given
+    checksum = arrays.keep(given, (images[:5], labels[:5]))
+    found = configuration.load(CONFIG, ["data.name=arrays", f"data.checksum={checksum}"]).data
+    assert found.holdout is None
+    assert [len(data.load(found, split).labels) for split in ("train", "test")] == [COUNT, 5]
+
+
+def test_with_one_class_labels_are_ignored(given):
+    changes = [f"data.checksum={arrays.keep(given)}", "data.num_classes=1"]
+    found = configuration.load("digits_gen", ["data.name=arrays", *changes]).data
+    assert not data.load(found, "train").labels.any()
+
+
+def test_a_checksum_is_of_every_column(given):
+    images, labels = given
+    folder = [data.Examples(of_file(n), labels[:1]) for n in ("a", "b")]
+    others = [given, (images, labels[::-1]), (images[::-1], labels), images, *folder]
+    assert len({arrays.keep(each) for each in others}) == len(others)
+
+
+def test_the_command_cannot_read_examples_of_another_process(capsys):
+    flags = [f"--config={CONFIG}", "--config.data.name=arrays", "--config.data.checksum=none"]
+    assert main.main(flags) == 2
+    assert "pass them to lzn_jax.fit" in capsys.readouterr().err
 
 
 def test_texts_are_examples_of_images(given):

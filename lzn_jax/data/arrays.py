@@ -27,10 +27,14 @@ def keep(train: Any, test: Any = None) -> str:
     digest = hashlib.sha256()
     for examples in filter(None, given):
         for name, values in {**examples._asdict(), **examples.more}.items():
-            if isinstance(values, np.ndarray):
-                is_text = values.dtype == object
-                digest.update(f"{name} {values.dtype} {values.shape}".encode())
-                digest.update(repr(values.tolist()).encode() if is_text else values.tobytes())
+            if isinstance(values, EncodedImages):
+                values = [values.source.name(row) for row in range(len(values))]
+            if values is not None and name not in ("left_out", "more"):
+                array = np.asarray(values)
+                digest.update(f"{name} {array.dtype} {array.shape}".encode())
+                digest.update(
+                    repr(array.tolist()).encode() if array.dtype == object else array.tobytes()
+                )
     _GIVEN[digest.hexdigest()] = given
     return digest.hexdigest()
 
@@ -45,8 +49,7 @@ def as_examples(given: Any) -> Examples:
     images, *columns = map(np.asarray, given if isinstance(given, tuple) else (given,))
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3):
         raise UserError(
-            "images must be (n, h, w, c) of uint8 with 1 or 3 channels, got "
-            f"{images.shape} of {images.dtype}"
+            f"images must be (n, h, w, c) of uint8, got {images.shape} of {images.dtype}"
         )
     labels, texts = np.zeros(len(images), np.int32), None
     for column in columns:
@@ -68,9 +71,7 @@ def load(data: ConfigDict, split: str) -> Examples:
 
     Raises UserError if the examples were given in a different process, or have further classes.
     """
-    if data.checksum not in _GIVEN:
-        raise UserError("the examples of this run are not in memory: pass them to lzn_jax.fit")
-    train, test = _GIVEN[data.checksum]
+    train, test = _given(data)
     examples = train if split == "train" or test is None else test
     if data.num_classes == 1:
         examples = examples._replace(labels=np.zeros_like(examples.labels))
@@ -84,15 +85,20 @@ def load(data: ConfigDict, split: str) -> Examples:
     return held_out(data, split, examples) if test is None else examples
 
 
+def _given(data: ConfigDict) -> tuple[Examples, Examples | None]:
+    parts.require(data.checksum in _GIVEN, "examples are not in memory: pass them to lzn_jax.fit")
+    return _GIVEN[data.checksum]
+
+
 def class_names(data: ConfigDict) -> tuple[str, ...]:
     """Numbers instead of names."""
-    labels = _GIVEN[data.checksum][0].labels if data.num_classes is None else ()
+    labels = _given(data)[0].labels if data.num_classes is None else ()
     return tuple(map(str, range(data.num_classes or max(labels, default=0) + 1)))
 
 
 def has_test(data: ConfigDict) -> bool:
     """Whether test examples were given."""
-    return _GIVEN[data.checksum][1] is not None
+    return _given(data)[1] is not None
 
 
 class _Uncompressed(Rows):
