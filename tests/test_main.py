@@ -120,7 +120,7 @@ def test_the_command_itself_runs(commanded):
     )  # step and four rates
     assert [line.split()[0] for line in lines[shown + 1 :][:2]] == ["linear_probe_top1", "knn_top1"]
     (evaluating,) = [line for line in lines if line.startswith("evaluating 360 test examples: ")]
-    assert "representations; none starts after" in evaluating
+    assert "representations, tasks; none starts after" in evaluating
     (_,) = [line for line in lines if line.startswith("representations took ")]
     assert "assignment accuracy 0." in result.stderr
     done = lines.index(f"done: results are in {workdir}")
