@@ -50,6 +50,7 @@ _ONE_BLOCK = (
 _BFLOAT16 = "--config.training.compute_dtype=bfloat16"
 ROWS = {
     "imagenet_repr": Row("imagenet_repr", "v5e:16x16", (_at_a_time(None),)),
+    "cifar10_gen": Row("cifar10_gen", "v5e:4x4", (_at_a_time(400),)),
     "cifar10_joint": Row("cifar10_joint", "v5e:4x4", (_at_a_time(400),)),
     "cifar10_joint_bfloat16": Row("cifar10_joint", "v5e:4x4", (_BFLOAT16,)),
     "cifar10_alone": Row("cifar10_alone", "v5e:4x4"),
