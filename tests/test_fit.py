@@ -99,6 +99,15 @@ def test_other_sizes_and_channels_are_converted_as_those_of_files(given):
     np.testing.assert_array_equal(image, source.resize((12, 12), Image.Resampling.BICUBIC))
 
 
+@pytest.fixture
+def interruptible():
+    """Python's handler of SIGINT, which a shell ignores in jobs in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_saves_and_the_same_call_goes_on(trained, given, tmp_path, monkeypatch):
     put, handlers = log.LateMetrics.put, [signal.getsignal(n) for n in signal.valid_signals()]
 
