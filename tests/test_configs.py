@@ -135,6 +135,7 @@ def test_one_hundred_epochs_of_imagenet():
         assert config[group] == whole[group]
 
 
+@pytest.mark.slow
 def test_image_text_has_the_numbers_of_parameters_that_its_file_says():
     space = LatentSpace(_load("image_text"), devices.make_mesh(1))
     variables = jax.eval_shape(space.init, jax.random.key(0))
@@ -254,9 +255,7 @@ def _run(name, workdir, **changes):
 
 
 # test_main trains and evaluates digits_joint and digits_repr.
-@pytest.mark.parametrize(
-    "name", ["digits_alone", *small.slow(*(name for name in NAMES if name != "digits_alone"))]
-)
+@pytest.mark.parametrize("name", small.slow(*NAMES))
 def test_a_shrunk_config_trains_and_evaluates(name, data_fields, tmp_path):
     summary = _run(name, tmp_path / "run", **data_fields(name))
     assert summary["step"] == 2

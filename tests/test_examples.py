@@ -258,6 +258,7 @@ SMALL = ["training.batch_size=16", "latent.num_steps=4", "alignment.num_steps=4"
 SMALL += ["sound.context_size=16", "sound.features=8"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fields", [WITH_LABELS, WITHOUT], ids=["labels", "texts"])
 def test_every_mode_takes_sounds(fields, tmp_path, monkeypatch, capsys):
     small.without_pictures(monkeypatch)
@@ -396,7 +397,7 @@ def test_the_encoder_is_the_network_of_nnx():
     )
 
 
-@pytest.mark.parametrize(("name", "most"), [("muon", 15), *small.slow(("erasing", 35))])
+@pytest.mark.parametrize(("name", "most"), small.slow(("muon", 15), ("erasing", 35)))
 def test_a_run_that_is_left_goes_on_bit_by_bit(name, most, tmp_path, monkeypatch):
     states, save = [], train.save_state
 

@@ -76,7 +76,7 @@ def in_parquet(images, labels, folder, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("name", "write"), [("image_folder", in_a_folder), ("huggingface", in_parquet)]
+    ("name", "write"), small.slow(("image_folder", in_a_folder), ("huggingface", in_parquet))
 )
 def test_arrays_train_as_the_same_images_of_files_do(
     name, write, trained, given, tmp_path, monkeypatch

@@ -129,6 +129,7 @@ def test_reconstruction_is_exact_for_straight_paths(straight_paths):
     np.testing.assert_array_equal(result["images"], images)
 
 
+@pytest.mark.slow
 def test_evaluation_gives_finite_metrics_and_pictures(tmp_path, monkeypatch):
     monkeypatch.setattr(features, "NUM_STEPS", 3)
     model, (train, test) = generation().model, generation().digits

@@ -157,6 +157,7 @@ def test_a_run_with_a_validation_split_never_reads_the_test_set(tmp_path, monkey
     assert again["validation_examples"] == 37
 
 
+@pytest.mark.slow
 def test_evaluate_makes_the_same_summary_from_the_checkpoint(trained):
     before = json.loads((trained / "summary.json").read_text())
     metrics = (trained / "metrics.jsonl").read_bytes()

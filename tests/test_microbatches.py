@@ -116,9 +116,9 @@ DROPPED = {"encoder__dropout": 0.5, "decoder__dropout": 0.5, "training__batch_si
 @pytest.mark.parametrize(
     ("name", "changes", "num_devices", "size"),
     [
-        ("digits_joint", DROPPED, 8, 8),
         ("digits_repr", VIEWS, 8, 8),
         *small.slow(
+            ("digits_joint", DROPPED, 8, 8),
             ("digits_gen", {"latent__solver": "dpm"}, 1, 8),
             ("digits_gen", {"latent__solver": "dpm"}, 8, 8),
             ("digits_joint", DROPPED, 1, 8),

@@ -108,6 +108,7 @@ def test_losses_and_gradient_norms_are_the_originals(name):
         np.testing.assert_allclose([each[metric] for each in found], values, rtol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["joint", "gen"])
 def test_weights_and_averages_end_where_the_originals_do(name):
     state, _ = trained(name)

@@ -41,7 +41,10 @@ def space_of(name="digits_joint", **changes):
 
 @pytest.mark.parametrize(
     ("name", "changes"),
-    [("digits_joint", {}), ("digits_joint", ALONE), ("digits_repr", {"objective": "simclr"})],
+    [
+        ("digits_joint", {}),
+        *small.slow(("digits_joint", ALONE), ("digits_repr", {"objective": "simclr"})),
+    ],
 )
 def test_a_loss_is_added_with_its_weight_whatever_the_others_are(name, changes):
     world, key = small.world(name), jax.random.key(1)

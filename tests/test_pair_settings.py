@@ -53,11 +53,8 @@ def test_a_pair_has_its_own_weight_and_the_others_that_of_the_group():
     "fields",
     [
         {"noise_scale": 0.1},
-        {"form": "prob"},
-        {"num_steps": 9},
         {"solver": "adams"},
-        {"cutoff": 0.9},
-        {"sharpness": "(2.0,)"},
+        *small.slow({"form": "prob"}, {"num_steps": 9}, {"cutoff": 0.9}, {"sharpness": "(2.0,)"}),
     ],
     ids=lambda fields: next(iter(fields)),
 )

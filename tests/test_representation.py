@@ -91,7 +91,7 @@ def test_loss_aligns_latents_of_first_views_with_zones_of_second_views():
         assert float(metrics[name]) == pytest.approx(value, rel=1e-3)
 
 
-@pytest.mark.parametrize(("name", "decoupled"), [("simclr", False), ("dcl", True)])
+@pytest.mark.parametrize(("name", "decoupled"), [("simclr", False), *small.slow(("dcl", True))])
 def test_baselines_have_their_losses_on_the_same_views(name, decoupled):
     anchors = jnp.asarray(_anchors_by_hand(), jnp.float32)
     exact = jax.jit(functools.partial(nt_xent, temperature=0.3, decoupled=decoupled))

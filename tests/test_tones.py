@@ -234,6 +234,7 @@ def test_the_page_reads_an_array(model, examples, two):
     np.testing.assert_array_equal(shown, expected.repeat(NUM_IMAGES, axis=0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [CLASSES, PAIRS], ids=["label", "text"])
 def test_a_space_of_two_types_is_evaluated(tmp_path, monkeypatch, changes):
     small.without_pictures(monkeypatch)

@@ -178,6 +178,7 @@ def test_a_trace_has_the_updates_that_are_named(tmp_path, monkeypatch):
         found.clear()
 
 
+@pytest.mark.slow
 def test_a_run_writes_its_mfu_and_a_trace(tmp_path, monkeypatch, caplog):
     caplog.set_level("INFO", "lzn_jax")
     monkeypatch.setattr(costs, "chip", lambda kind: costs.Chip(1e3, 1.0))
@@ -265,6 +266,7 @@ def uninterrupted(tmp_path_factory):
     return workdir
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_like_an_uninterrupted_one(uninterrupted, tmp_path):
     for step in (5, 19, 33):  # before a checkpoint, beside an evaluation, late
         process = _start(tmp_path, **LONGER)

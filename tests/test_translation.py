@@ -68,8 +68,8 @@ def test_the_loss_is_the_weighted_sum_of_decoders_and_alignments():
 @pytest.mark.parametrize(
     ("name", "loss_of", "setting"),
     [
-        ("infonce", contrastive.info_nce, {"temperature": 0.3}),
         ("siglip", contrastive.siglip, {"temperature": 0.3, "bias": -2.0}),
+        *small.slow(("infonce", contrastive.info_nce, {"temperature": 0.3})),
     ],
 )
 def test_the_baselines_have_their_losses_of_images_and_present_texts(name, loss_of, setting):
@@ -296,6 +296,7 @@ def model():
     return world().model
 
 
+@pytest.mark.slow
 def test_every_pair_of_types_is_a_translation(model):
     assert set(model.translations) == PAIRS
     test = digits()[1]
@@ -418,9 +419,11 @@ def test_what_does_not_fit_is_one_line_that_names_the_pairs(model, run, capsys):
     ("source", "target", "given", "count"),
     [
         ("text", "image", "a bold seven leaning left", 1),
-        ("text", "label", "texts.txt", 2),
-        ("label", "text", "3,1,4", 3),
-        ("image", "text", None, 360),
+        *small.slow(
+            ("text", "label", "texts.txt", 2),
+            ("label", "text", "3,1,4", 3),
+            ("image", "text", None, 360),
+        ),
     ],
 )
 def test_the_mode_writes_samples_and_a_figure(source, target, given, count, run, tmp_path):

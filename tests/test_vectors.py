@@ -123,6 +123,7 @@ def run(tmp_path_factory):
     return workdir
 
 
+@pytest.mark.slow
 def test_vectors_train_and_every_mode_takes_them(run, monkeypatch):
     small.without_pictures(monkeypatch)
     model = lzn_jax.load(run)

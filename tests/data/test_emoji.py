@@ -139,6 +139,7 @@ def test_the_split_has_the_counts_that_the_docs_say(names, split):
         assert said in text
 
 
+@pytest.mark.slow
 def test_a_validation_part_is_cut_by_families_too(monkeypatch, names, pictures):
     """In two languages: all names and variants of a family are on one side."""
     monkeypatch.setattr(source, "_pictures", lambda files, size: pictures)

@@ -41,9 +41,12 @@ GENERATED = ["seen", "reconstruction"], ["siblings", "neighbours", "place"]
 @pytest.mark.parametrize(
     ("name", "own", "is_written"),
     [
-        ("digits_text", ["classes", "text"], True),
         ("digits_repr", None, False),
-        *small.slow(("digits_joint", ["classes"], False), ("digits_gen", [], False)),
+        *small.slow(
+            ("digits_text", ["classes", "text"], True),
+            ("digits_joint", ["classes"], False),
+            ("digits_gen", [], False),
+        ),
     ],
 )
 def test_what_a_run_cannot_do_is_not_offered(answers_of, name, own, is_written):

@@ -94,6 +94,7 @@ def extractor(digits, full_speed):
     return feature_extractor(digits[0], name="digits")
 
 
+@pytest.mark.slow
 def test_the_network_knows_digits_that_it_never_saw(digits, extractor):
     outputs = extractor.apply(extractor.variables, jnp.asarray(digits[1].images))
     assert np.mean(np.argmax(outputs.logits, axis=1) == digits[1].labels) > 0.97

@@ -42,6 +42,7 @@ def images(seed, count=5):
     return jax.random.uniform(jax.random.key(seed), (count, 8, 8, 1), minval=-1)
 
 
+@pytest.mark.slow
 def test_maps_are_those_after_each_stage(extension, variables):
     first, last = extension.stages(NETWORK, variables, images(2))
     assert (first.shape, last.shape) == ((5, 8, 8, 32), (5, 4, 4, 64))

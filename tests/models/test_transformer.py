@@ -32,7 +32,7 @@ def shapes_of(changes, network):
     )
 
 
-@pytest.mark.parametrize("remat", [False, True])
+@pytest.mark.parametrize("remat", [False, *small.slow(True)])
 def test_one_place_after_another_has_the_logits_of_all_at_once(remat):
     module, variables = decoder(remat=remat)
     whole = module.apply(variables, TOKENS, LATENTS, train=False)

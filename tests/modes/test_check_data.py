@@ -40,6 +40,7 @@ def config_file(tmp_path, config_of_folder):
     return write
 
 
+@pytest.mark.slow
 def test_a_run_on_a_folder_trains_and_evaluates_on_its_images(config_file, tmp_path):
     config = config_file(_images(tmp_path / "images"), workers=1, flip=True)
     workdir = tmp_path / "run"
@@ -60,7 +61,7 @@ def test_a_run_on_a_folder_trains_and_evaluates_on_its_images(config_file, tmp_p
     [(lambda whole: b"no image", "_start"), (lambda whole: whole[:-40], "_loop")],
     ids=["header", "pixels"],
 )
-@pytest.mark.parametrize("skips", [False, True])
+@pytest.mark.parametrize("skips", [False, *small.slow(True)])
 def test_a_broken_image_is_found_before_it_is_needed(
     content, step, skips, config_file, tmp_path, monkeypatch, capsys
 ):

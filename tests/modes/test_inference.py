@@ -103,7 +103,7 @@ def test_classify_names_the_files_of_its_input(run, capsys, drawn):
     assert not any("more in" in line or "of 1 images" in line for line in lines)
 
 
-@pytest.mark.parametrize("invert", [None, False, True])
+@pytest.mark.parametrize("invert", [None, *small.slow(False, True)])
 def test_a_seven_in_black_on_white_is_read_as_in_the_data(tmp_path, capsys, drawn, invert):
     config = ROOT / "configs" / "digits_joint.py"
     workdir = small.untrained_run(tmp_path / "run", small.config(config))

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import small
 from matplotlib.colors import to_rgb
 
 from lzn_jax import plots
@@ -67,9 +68,14 @@ def test_stars_and_names_are_at_their_dots(tmp_path, drawn):
 
 @pytest.mark.parametrize(
     "case",
-    ["60 1 2 1", "60 2 3 1", "60 5 1 1", "60 200 10 1", "60 8 25 1", "1 4 1 1", "12 6 10 1",
-     "3 4 3 1", "20 4 4 0"],
-)  # fmt: skip
+    [
+        "60 2 3 1",
+        "60 200 10 1",
+        "1 4 1 1",
+        "20 4 4 0",
+        *small.slow("60 1 2 1", "60 5 1 1", "60 8 25 1", "12 6 10 1", "3 4 3 1"),
+    ],
+)
 def test_latents_of_any_number_are_drawn(case, tmp_path, drawn):
     points, dim, classes, scale = map(int, case.split())
     rng, labels = np.random.default_rng(0), np.arange(points) % classes

@@ -107,6 +107,7 @@ def test_one_of_two_processes_writes_and_speaks(one, two):
     assert second == ""
 
 
+@pytest.mark.slow
 def test_a_failure_of_one_process_ends_both_with_its_error():
     code = """
 from lzn_jax import configuration
@@ -150,7 +151,7 @@ with processes.together(**where):
     assert code not in (0, 2, 3, 75)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, *small.slow(signal.SIGINT)])
 def test_a_signal_to_one_process_makes_both_leave_at_the_same_step(number):
     code = """
 import time

@@ -187,7 +187,7 @@ def _total(anchors, noise, log_weights, own, solver, form=zoning):
     return loss + sum(jnp.sum(a * rng.normal(size=a.shape)) for a in outputs.values())
 
 
-@SCHEMES
+@pytest.mark.parametrize("solver", [EULER, *small.slow(DPM, ADAMS)], ids=["Euler", "DPM", "Adams"])
 @pytest.mark.parametrize("place", [np.nan, *small.slow(0.5, np.inf)])
 def test_the_gradient_is_as_if_a_removed_anchor_had_been_left_out(solver, place, x64):
     anchors, noise = (np.float64(a) for a in _arrays((6, 3), (5, 3)))
@@ -493,6 +493,7 @@ def test_sharded_arrays_give_the_single_device_answer_outside_of_jit(mesh):
     _assert_close(found, expected, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_without_a_mesh_in_force_sharded_arrays_are_the_partitioners_affair():
     arrays = _arrays((32, 6), (32, 6), (32, 6))
     found = _everything(*_on_8_devices(*arrays, mesh="Auto"))
