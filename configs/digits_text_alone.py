@@ -3,7 +3,7 @@
     python -m lzn_jax.main --config=configs/digits_text_alone.py
 
 Expected: 0.958 of the images decoded from captions match the caption (digits_text: 0.739), with
-less variety: recall 0.05 (one seed; docs/text.md). Settings were chosen on the test set. Cost: 8
+less variety: recall 0.05 (one seed; docs/alone.md). Settings were chosen on the test set. Cost: 8
 minutes on one CPU core.
 """
 

@@ -5,7 +5,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +91,7 @@ def write(folder: Path, workdir: Path, model: TrainedModel, source: str) -> None
     _check_replaceable(folder)
     values = portable(configuration.stored_values(workdir / CONFIG_FILE))
     metrics = _table(workdir, SUMMARY_FILE, int | float | None)
-    origin = _table(workdir, hub.ORIGIN_FILE, str)
+    origin = _table(workdir, hub.ORIGIN_FILE, str, {"repository", "revision", "file"})
     tokenizer = [] if values.get("data.tokenizer_path") is None else [TOKENIZER_FILE]
     found = {name: _content(workdir, name) for name in [*PICTURES, *tokenizer, SUMMARY_FILE]}
     copied = {name: content for name, content in found.items() if content is not None}
@@ -140,11 +140,17 @@ def _check_replaceable(folder: Path) -> None:
         ) from error
 
 
-def _table(workdir: Path, name: str, kind: Any) -> dict[str, Any]:
-    """JSON object in a file of the work folder, with values of a `kind`; empty without it."""
+def _table(workdir: Path, name: str, kind: Any, names: Set[str] = frozenset()) -> dict[str, Any]:
+    """JSON object in a file of the work folder with values of a `kind`, all of `names` among them.
+
+    Empty if there is no such file.
+    """
+    if (content := _content(workdir, name)) is None:
+        return {}
     with contextlib.suppress(ValueError):
-        table = configuration.parse_json(_content(workdir, name) or b"{}")
-        if isinstance(table, dict) and all(isinstance(value, kind) for value in table.values()):
+        table = configuration.parse_json(content)
+        is_table = isinstance(table, dict) and names <= table.keys()
+        if is_table and all(isinstance(value, kind) for value in table.values()):
             return table
     raise UserError(
         f"{workdir / name} is not a table of {'texts' if kind is str else 'numbers'}: move it away"

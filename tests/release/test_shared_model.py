@@ -345,7 +345,7 @@ NUMBERS, TEXTS = ("summary.json", "numbers"), ("released.json", "texts")
     ("file", "content"),
     [
         *((NUMBERS, text) for text in ('{"path": "/home/someone"}', "[1]", "{", "[" * 100_000)),
-        (TEXTS, '{"file": 1}'),
+        *((TEXTS, text) for text in ('{"repository": "", "revision": "", "file": 1}', "{}")),
     ],
 )
 def test_tables_that_cannot_be_shared_are_one_line(file, content, workdir, capsys):
