@@ -199,7 +199,12 @@ def measured(monkeypatch, tmp_path):
     def call(test, **known):
         drawn = []
         monkeypatch.setattr(plots, "retrieval", lambda path, rows: drawn.extend(rows))
-        monkeypatch.setattr(texts_module, "embedded", lambda model, _, source: known[source])
+
+        def embedded(model, samples, source):
+            assert len(samples) == len(known[source])
+            return known[source]
+
+        monkeypatch.setattr(texts_module, "embedded", embedded)
         images = types.SimpleNamespace(samples=lambda test: test.images, shown=np.asarray)
         texts = types.SimpleNamespace(samples=lambda test: test.texts)
         space = types.SimpleNamespace(types={"image": images, "text": texts})
