@@ -318,6 +318,20 @@ def test_a_recording_is_heard_at_the_rate_of_the_data_and_in_its_middle():
     assert short[480:540].min() > 30000
 
 
+@pytest.mark.parametrize(
+    ("sounds", "got"),
+    [
+        (np.zeros((2, 1024)), r"got float64 \(2, 1024\)"),
+        (np.zeros((2, 9), np.int16), r"got int16 \(2, 9\)"),
+        (np.zeros((0, 1024), np.int16), "at least 1"),
+    ],
+)
+def test_what_is_no_sound_is_one_line(sounds, got):
+    kind = object.__new__(parts_of("sounds").Sound)
+    with pytest.raises(UserError, match=got):
+        kind.checked(sounds)
+
+
 def test_the_judge_hears_real_sounds_and_not_those_of_other_classes():
     module = parts_of("sounds")
     train, test = module.load(None, "train").at(np.arange(800)), module.load(None, "test")

@@ -67,6 +67,13 @@ class Sound(DataType):
     def columns(self, examples):
         return {"spectra": self.encoded(self.samples(examples))}
 
+    def checked(self, samples):
+        sounds = np.asarray(samples)
+        if sounds.dtype != np.int16 or sounds.shape[1:] != (LENGTH,):
+            got = f"{sounds.dtype} {sounds.shape}"
+            raise UserError(f"sounds must be an array (n, {LENGTH}) of int16, got {got}")
+        return super().checked(sounds)
+
     def encoded(self, samples):  # about from -1 to 1
         magnitudes = np.abs(stft(np.asarray(samples) / LOUDEST, nperseg=64)[2])[..., None]
         return ((np.log10(FLOOR + magnitudes) + 1.4) / 1.1).astype(np.float32)
