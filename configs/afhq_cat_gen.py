@@ -10,7 +10,7 @@ Expected (paper, 5120 samples): FID 5.68, reconstruction error 10.29; for rectif
 Cost: 5.1e14 operations per update, a third more with micro-batches, which encode and decode twice;
 zoning takes less than 0.001 % of them. Estimate at 12 to 25 % of an H100's 989e12 bfloat16
 operations per second: 72 to 34 hours, a third more with micro-batches.
-Memory: 19.5 of 84.9 GB when compiled for one H100, 6.43 of 16.9 GB per chip for 16 TPU chips
+Memory: 19.2 of 84.9 GB when compiled for one H100, 6.43 of 16.9 GB per chip for 16 TPU chips
 (docs/compiled.md).
 """
 

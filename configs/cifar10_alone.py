@@ -8,7 +8,7 @@ in the features of a large pretrained network have an FID of 1.6 on ImageNet at 
 (arXiv:2602.04770). Here features are the run's own anchors, beside pixels and patches.
 Cost: 6.1e13 operations per update, 7.4e13 with micro-batches. Estimate at 12 to 25 % of an H100's
 989e12 bfloat16 operations per second: 7 to 3 hours, a fifth more with micro-batches.
-Memory: 5.60 of 16.9 GB per chip when compiled for 16 TPU chips, 18.4 of 84.9 GB for one H100
+Memory: 5.77 of 16.9 GB per chip when compiled for 16 TPU chips, 19.9 of 84.9 GB for one H100
 (docs/compiled.md).
 """
 

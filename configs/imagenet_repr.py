@@ -11,7 +11,7 @@ run.
 Cost: 4.1e14 operations per update, 5.5e14 with micro-batches, which encode twice; zoning takes 2.3
 and 1.8 % of them. Chips: 8, 16, 32 and so on can share 8192 images, up to 128 chips a micro-batch
 of 128; on a pod --config.training.microbatch_size=None is faster.
-Memory: 23.3 of 84.9 GB when compiled for one H100, and 3.32 of 16.9 GB per chip when compiled for
+Memory: 18.4 of 84.9 GB when compiled for one H100, and 3.32 of 16.9 GB per chip when compiled for
 256 TPU chips (docs/compiled.md).
 """
 
