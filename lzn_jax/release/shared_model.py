@@ -141,10 +141,7 @@ def _check_replaceable(folder: Path) -> None:
 
 
 def _table(workdir: Path, name: str, kind: Any, names: Set[str] = frozenset()) -> dict[str, Any]:
-    """JSON object in a file of the work folder with values of a `kind`, all of `names` among them.
-
-    Empty if there is no such file.
-    """
+    """JSON object with values of a `kind`, for `names` at least; empty if there is no such file."""
     if (content := _content(workdir, name)) is None:
         return {}
     with contextlib.suppress(ValueError):
