@@ -36,7 +36,7 @@ def fit(
     workdir = Path(workdir or workdirs.default(config))
     if _in_thread(found, workdir) == EXIT_NON_FINITE:
         raise UserError(
-            f"updates were not finite, {workdir} contains the state before: lower rates"
+            f"updates were not finite, {workdir} contains the state before: lower learning rates"
         )
     return loading.load(workdir)
 

@@ -41,8 +41,9 @@ def make_optimizer(training: ConfigDict, networks: list[str]) -> optax.GradientT
         peak = rates.get(network) or rates.default
         build = parts.get("optimizer", name)
         made = build(training, lambda step: learning_rate(step, peak, training))
-        is_optax, needed = hasattr(made, "init") and hasattr(made, "update"), "optax transformation"
-        parts.require(is_optax, f"optimizer {name!r} must build an {needed}, got {made!r}")
+        is_optax = hasattr(made, "init") and hasattr(made, "update")
+        line = f"optimizer {name!r} must build an optax transformation, got {made!r}"
+        parts.require(is_optax, line)
         return made
 
     def labels(params: Mapping[str, Any]) -> dict[str, Any]:

@@ -92,9 +92,18 @@ class Draws:
         return outputs if equation.primitive.multiple_results else [outputs]
 
     def _scan(self, equation, inputs):
-        closed, consts = equation.params["jaxpr"], equation.params["num_consts"]
-        split = consts + equation.params["num_carry"]
-        fixed, carry, xs = inputs[:consts], inputs[consts:split], inputs[split:]
+        closed = _closed(equation.params["jaxpr"])
+        # What is stacked over the steps has one dimension less within a step.
+        ends = zip(closed.jaxpr.outvars, equation.outvars, strict=True)
+        starts = zip(closed.jaxpr.invars, equation.invars, strict=True)
+        num_carry = sum(inner.aval.shape == outer.aval.shape for inner, outer in ends)
+        num_xs = sum(inner.aval.shape != outer.aval.shape for inner, outer in starts)
+        split = len(inputs) - num_xs
+        fixed, carry, xs = (
+            inputs[: split - num_carry],
+            inputs[split - num_carry : split],
+            inputs[split:],
+        )
         for step in range(equation.params["length"]):
             rows = [each if each is UNKNOWN else each[step] for each in xs]
             outputs = self.run(closed.jaxpr, closed.consts, [*fixed, *carry, *rows])
@@ -104,9 +113,9 @@ class Draws:
 
 def _closed(value):
     """A parameter of an equation as a closed jaxpr, or None if it is none."""
-    if isinstance(value, Jaxpr):
-        return ClosedJaxpr(value, ())
-    return value if isinstance(value, ClosedJaxpr) else None
+    if not isinstance(value, Jaxpr | ClosedJaxpr):
+        return None
+    return value if hasattr(value, "consts") else ClosedJaxpr(value, ())
 
 
 # One of each study, and one with dropout.

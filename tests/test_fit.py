@@ -135,7 +135,8 @@ def test_another_data_set_is_refused_in_the_folder_of_a_run(trained, given):
 @pytest.mark.parametrize(
     ("train", "message"),
     [
-        (np.zeros((4, 8, 8), np.uint8), r"images must be \(n, h, w, c\) of uint8"),
+        (np.zeros((4, 8, 8), np.uint8), r"images must be \(n, h, w, 1 or 3\) of uint8"),
+        (np.zeros((4, 8, 8, 2), np.uint8), r"1 or 3\) of uint8, got \(4, 8, 8, 2\)"),
         (np.zeros((4, 8, 8, 1)), "got .4, 8, 8, 1. of float64"),
         ((np.zeros((4, 8, 8, 1), np.uint8), [1, 2]), r"as many strings, got \(2,\)"),
         ((np.zeros((4, 8, 8, 1), np.uint8), [-1, 0, 1, 2]), "labels must be 4 integers >= 0"),

@@ -49,7 +49,7 @@ def as_examples(given: Any) -> Examples:
     images, *columns = map(np.asarray, given if isinstance(given, tuple) else (given,))
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3):
         raise UserError(
-            f"images must be (n, h, w, c) of uint8, got {images.shape} of {images.dtype}"
+            f"images must be (n, h, w, 1 or 3) of uint8, got {images.shape} of {images.dtype}"
         )
     labels, texts = np.zeros(len(images), np.int32), None
     for column in columns:

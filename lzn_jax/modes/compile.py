@@ -187,7 +187,7 @@ def _report_clock(estimate: clock.Estimate, at_peak: float) -> None:
         value = f"{total:.3g}, each fusion at the chip's peak or at its bandwidth"
     else:
         name = "seconds per update, compiler's estimate"
-        if jax.config.values.get("jax_exec_time_optimization_effort", 0) < 0:
+        if jax.config.values.get("jax_exec_time_optimization_effort", 0) < 0:  # none in JAX 0.12
             _report(name, "none at low effort, where products take up to ten times as long")
             return
         value = f"{total:.3g}, {estimate.cycles / 1e6:.4g} million cycles"

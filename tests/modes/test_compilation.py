@@ -86,7 +86,7 @@ def test_the_estimate_is_printed_by_part_and_kind(capsys):
 
 
 @pytest.mark.skipif(
-    "jax_exec_time_optimization_effort" not in jax.config.values, reason="JAX 0.12 has no effort"
+    "jax_exec_time_optimization_effort" not in jax.config.values, reason="JAX 0.12 lacks this"
 )
 def test_there_is_no_estimate_at_low_effort(capsys):
     estimate = clock.Estimate({("encoder", "products"): 1e-6}, 1500, 0, Counter(), 0.0)
