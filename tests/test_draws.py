@@ -98,12 +98,9 @@ class Draws:
         starts = zip(closed.jaxpr.invars, equation.invars, strict=True)
         num_carry = sum(inner.aval.shape == outer.aval.shape for inner, outer in ends)
         num_xs = sum(inner.aval.shape != outer.aval.shape for inner, outer in starts)
-        split = len(inputs) - num_xs
-        fixed, carry, xs = (
-            inputs[: split - num_carry],
-            inputs[split - num_carry : split],
-            inputs[split:],
-        )
+        last = len(inputs) - num_xs
+        first = last - num_carry
+        fixed, carry, xs = inputs[:first], inputs[first:last], inputs[last:]
         for step in range(equation.params["length"]):
             rows = [each if each is UNKNOWN else each[step] for each in xs]
             outputs = self.run(closed.jaxpr, closed.consts, [*fixed, *carry, *rows])
