@@ -13,21 +13,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import shared
+from ml_collections import ConfigDict
 
-from lzn_jax import configuration, parts
+from lzn_jax import configuration, latent_space, parts
 from lzn_jax.data_types import Zones
 
 SETTINGS = {
     "Euler 20": "solver=euler num_steps=20 cutoff=0.2 sharpness=None",
     "config": "",
-    **{f"r = {r}": f"sharpness=({r},)" for r in ("1", "1,16", "1,4,16", "1,2,4,8,16")},
+    "r = 1": "sharpness=1.0",
 }
 
 
 def gradient(config: str, overrides: str) -> Callable[[], object]:
     flags = [f"alignment.{flag}" for flag in overrides.split()]
     loaded = configuration.load(f"configs/{config}.py", flags)
-    align, setting = parts.get("alignment", loaded.alignment.form), loaded.alignment
+    align = parts.get("alignment", loaded.alignment.form)
+    setting = ConfigDict({**loaded.alignment, "solver": latent_space.solver(loaded.alignment)})
     shape = (2, loaded.training.batch_size, loaded.latent.dim)
     latents, anchors = jax.random.normal(jax.random.key(0), shape)
     targets = jnp.arange(len(latents))

@@ -81,15 +81,9 @@ def each(field: str, name: str, values: Iterable[float], *more: str) -> dict[str
     return {f"{name}_{value}": [f"{field}={value}", *more] for value in values}
 
 
-def sharpness(r: str, weights: str = "()") -> list[str]:
-    return [f"alignment.sharpness={r}", f"alignment.sharpness_weights={weights}"]
-
-
 SHARPNESS = {
-    "paper_form": sharpness("None"),
-    "r_1": sharpness("1.0"),
-    "half_r_1": sharpness("(1.0,2.0,4.0,8.0,16.0)", "(0.5,0.0,0.0,0.0,0.5)"),
-    "from_soft": sharpness("(0.25,1.0,4.0,16.0)", "(0.0,0.5,0.0,0.5)"),
+    "paper_form": ["alignment.sharpness=None"],
+    "r_1": ["alignment.sharpness=1.0"],
 }
 # Encoders alone at r = 1, with more training examples; see more_emoji.py.
 MORE_EMOJI = ["--extensions=benchmarks/more_emoji.py", "data.name=more_emoji", *ZONES]

@@ -27,7 +27,7 @@ def get_config() -> ml_collections.ConfigDict:
 
     # In both directions: images with the zones of names, names with the zones of images.
     config.alignment.noise_scale = 0.2  # 0.45 aligns more slowly
-    config.alignment.sharpness = (1.0,)  # the paper's form, None, finds fewer partners of new emoji
+    config.alignment.sharpness = 1.0  # the paper's form, None, finds fewer partners of new emoji
     config.alignment.num_steps = 20  # to find the zone of a latent
 
     config.encoder.name = "ncsnpp"

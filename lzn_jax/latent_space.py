@@ -9,7 +9,6 @@ losses. Inference is in `lzn_jax.inference`, as pure functions, and in `lzn_jax.
 """
 
 import functools
-import itertools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -60,25 +59,17 @@ def _zone_alignment(
     arrays = (latents, zones.anchors, targets)
     common = {"form": form, "log_weights": zones.log_weights, "is_present": zones.is_present}
     if setting.sharpness is None:
-        flow = {"solver": solver(setting), "cutoff": setting.cutoff}
+        flow = {"solver": setting.solver, "cutoff": setting.cutoff}
         return zoning.alignment_loss(*arrays, **flow, **common)
-    sharpness = {"sharpness": setting.sharpness, "weights": setting.sharpness_weights}
-    return zoning.alignment_loss_at(*arrays, **sharpness, **common)
+    return zoning.alignment_loss_at(*arrays, sharpness=setting.sharpness, **common)
 
 
 _SHARPNESS = {
-    "alignment.sharpness": parts.Field(
-        tuple,
-        "inverse temperatures r of the assignments in the loss, increasing, None = the paper's "
-        "form: the best assignment of the flow after alignment.cutoff",
+    "alignment.sharpness": parts.positive(
+        "inverse temperature r of the assignments in the loss, None = the paper's form: the best "
+        "assignment of the flow after alignment.cutoff",
         None,
-        item=float,
-        above=0,
-        nonempty=True,
-    ),
-    "alignment.sharpness_weights": parts.Field(
-        tuple, "weight of each inverse temperature, () = equal", (), item=float, minimum=0
-    ),
+    )
 }
 
 
@@ -91,26 +82,11 @@ def _check_dpm(values: Mapping[str, Any]) -> None:
         )
 
 
-def _check_sharpness(values: Mapping[str, Any]) -> None:
-    sharpness, weights = values["alignment.sharpness"], values["alignment.sharpness_weights"]
-    name, count = "alignment.sharpness", len(sharpness or ())
-    parts.require(
-        count > 0 or not weights, f"alignment.sharpness_weights needs {name}, got {sharpness}"
-    )
-    is_increasing = all(low < high for low, high in itertools.pairwise(sharpness or ()))
-    parts.require(is_increasing, f"{name} must be increasing, got {sharpness}")
-    parts.require(
-        not weights or (len(weights) == count and sum(weights) > 0),
-        f"{name}_weights must be () or {count} numbers, not all 0, as {name} has {count}, got "
-        f"{weights}",
-    )
-
-
 for _name, _solver in zoning.SOLVERS.items():
     parts.add("solver", _name, _solver, check=_check_dpm if _name == "dpm" else None)
 for _form in ("prob", "log"):
     _loss = functools.partial(_zone_alignment, form=_form)
-    parts.add("alignment", _form, _loss, _SHARPNESS, check=_check_sharpness)
+    parts.add("alignment", _form, _loss, _SHARPNESS)
 
 
 for _name, _function in (
@@ -429,11 +405,13 @@ class LatentSpace:
 
 
 def _alignment_setting(config: ConfigDict, pair: str) -> ConfigDict:
-    """Config group `alignment` of a pair; raises UserError if its solver rejects the values."""
+    """Config group `alignment` of a pair, with its solver built.
+
+    Raises UserError if the solver rejects the values.
+    """
     values = configuration.of_pair(configuration.flatten(config.to_dict()), pair)
     setting = ConfigDict(configuration.nest(values)["alignment"])
-    solver(setting)
-    return setting
+    return ConfigDict({**setting, "solver": solver(setting)})
 
 
 def encoded_anchors(

@@ -24,8 +24,7 @@ JOINT_FIELDS = {
     "data.": """name validation validation_seed image_size channels num_classes flip captions
         invert_input""",
     "latent.": "enabled dim noise_scale solver num_steps context_size",
-    "alignment.": """noise_scale solver num_steps cutoff form weight sharpness
-        sharpness_weights""",
+    "alignment.": """noise_scale solver num_steps cutoff form weight sharpness""",
     "encoder.": """name patch_size features channel_multipliers num_res_blocks attention_resolutions
         dropout fir progressive_input tap_channels tap_units tap_layers tap_resolutions""",
     "decoder.": """name patch_size features channel_multipliers num_res_blocks attention_resolutions
@@ -56,7 +55,7 @@ SELECTORS = {
 OPTIONAL = {
     "data.invert_input": True,
     "alignment.noise_scale": 0.25,
-    "alignment.sharpness": (1.0, 4.0),
+    "alignment.sharpness": 4.0,
     "training.decoder_steps": 60,
     "training.microbatch_size": 8,
     "training.queries": 8,
@@ -384,16 +383,8 @@ digits_joint | encoder.patch_size=8 | encoder.channel_multipliers must have at m
     one for each halving of the 1 pa
 digits_joint | latent.num_steps=2 latent.solver=dpm | latent.num_steps must be an integer >= 3
     with latent.solver 'dpm', got 2
-digits_joint | alignment.sharpness=(2.0,1.0) | alignment.sharpness must be increasing, got (2.0,
-    1.0)
-digits_joint | alignment.sharpness=(1.0,1.0) | alignment.sharpness must be increasing, got (1.0,
-    1.0)
-digits_joint | alignment.sharpness=(1.0,2.0) alignment.sharpness_weights=1 |
-    alignment.sharpness_weights must be () or 2 numbers, not all 0, as
-digits_joint | alignment.sharpness=1.0 alignment.sharpness_weights=0.0 |
-    alignment.sharpness_weights must be () or 1 numbers, not all 0, as
-digits_joint | alignment.sharpness=None alignment.sharpness_weights=1.0 |
-    alignment.sharpness_weights needs alignment.sharpness, got None
+digits_joint | alignment.sharpness=0.0 | alignment.sharpness must be a finite number > 0 or None,
+    got 0.0
 digits_gen | decoder.scale_by_sigma=True | decoder.scale_by_sigma must be False unless
     decoder.time_embedding is 'fourier'
 digits_joint | latent.enabled=False training.generation_weight=0 | training.generation_weight
@@ -437,7 +428,7 @@ def test_an_override_that_names_a_network_drops_the_fields_of_the_previous_one()
     "overrides",
     [
         "latent.num_steps=3 latent.solver=dpm",
-        "alignment.sharpness=(1,4) alignment.sharpness_weights=(1,0)",
+        "alignment.sharpness=4",
         "decoder.scale_by_sigma=True decoder.time_embedding=fourier",
         "latent.enabled=False",
         "alignment.weight=0",

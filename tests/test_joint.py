@@ -66,19 +66,18 @@ def flow_loss(world, latents):
 
 
 @pytest.mark.parametrize(
-    ("noise_scale", "form", "sharpness", "weights"),
+    ("noise_scale", "form", "sharpness"),
     [
-        (0.45, "log", None, ()),
-        (0.45, "prob", (1.0, 4.0), (2.0, 1.0)),
-        *small.slow((None, "prob", None, ()), (0.45, "log", (0.7,), ())),
+        (0.45, "log", None),
+        (0.45, "prob", 0.7),
+        *small.slow((None, "prob", None)),
     ],
 )
 def test_the_loss_is_that_of_the_flow_and_of_latents_outside_the_zone_of_their_class(
-    noise_scale, form, sharpness, weights
+    noise_scale, form, sharpness
 ):
     world = joint(
         alignment__sharpness=sharpness,
-        alignment__sharpness_weights=weights,
         alignment__noise_scale=noise_scale,
         alignment__form=form,
         alignment__weight=3,
@@ -101,8 +100,7 @@ def test_the_loss_is_that_of_the_flow_and_of_latents_outside_the_zone_of_their_c
         if sharpness is None:
             kwargs |= {"solver": FLOW, "cutoff": CUTOFF}
             return plain.alignment_loss(aligned, targets, LABELS, **kwargs)[0]
-        kwargs |= {"sharpness": sharpness, "weights": weights}
-        return plain.alignment_loss_at(aligned, targets, LABELS, **kwargs)
+        return zoning.alignment_loss_at(aligned, targets, LABELS, sharpness=sharpness, **kwargs)[0]
 
     expected = {
         "generation_loss": flow_loss(world, latents),

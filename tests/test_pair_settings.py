@@ -54,7 +54,7 @@ def test_a_pair_has_its_own_weight_and_the_others_that_of_the_group():
     [
         {"noise_scale": 0.1},
         {"solver": "adams"},
-        *small.slow({"form": "prob"}, {"num_steps": 9}, {"cutoff": 0.9}, {"sharpness": "(2.0,)"}),
+        *small.slow({"form": "prob"}, {"num_steps": 9}, {"cutoff": 0.9}, {"sharpness": "2.0"}),
     ],
     ids=lambda fields: next(iter(fields)),
 )
@@ -92,7 +92,7 @@ def test_fields_of_a_pair_are_there_only_if_they_are_set():
         ("image_to_text.solver=dmp", "image_to_text.solver must be one of 'adams', 'dpm', 'euler'"),
         ("label_to_text.weight=1", "the config has no field alignment.label_to_text.weight"),
         ("image_to_text.wieght=1", "the nearest is alignment.image_to_text.weight"),
-        ("image_to_text.sharpness=(2,1)", "alignment.sharpness must be increasing"),
+        ("image_to_text.sharpness=0", "image_to_text.sharpness must be a finite number > 0"),
     ],
 )
 def test_fields_of_a_pair_are_checked(override, expected):

@@ -150,10 +150,9 @@ class Classifier:
     ) -> Float[Array, "b c"]:
         """Probability of every class at the start of the flow's last step: a sum over anchors."""
         anchors, classes = self.classes(model)
-        last = np.nextafter(np.float32(1), np.float32(0)).item()
-        log_probs = zoning.best_assignment_log_probs(latents, anchors, solver=solver, cutoff=last)
+        log_probs = zoning.log_assignments(latents, anchors, solver=solver)
         members = jax.nn.one_hot(classes, self.num_classes)
-        return jnp.matmul(jnp.exp(log_probs), members, precision="highest")
+        return jnp.matmul(jnp.exp(log_probs[-1]), members, precision="highest")
 
 
 @runtime_checkable

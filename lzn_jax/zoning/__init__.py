@@ -3,22 +3,24 @@
 All tasks of a Latent Zoning Network use two operations:
 
 * *latent computation*, from anchors to latents: `compute_latents`, `latents_in_context`;
-* *latent alignment*, from latents to anchors: `alignment_loss`, `alignment_loss_at`,
-  `assignment_log_probs`.
+* *latent alignment*, from latents to anchors: `align`, `alignment_loss`, `alignment_loss_at`,
+  `assignment_log_probs`, `log_assignments`.
 
-`decode` and `classify` follow the flow from a latent to the anchor of its zone;
-`best_assignment_log_probs` ranks all anchors; `distinct` lets equal samples share one anchor.
+`decode` and `classify` follow the flow from a latent to the anchor of its zone; `distinct` lets
+equal samples share one anchor; `accuracy` measures a solver, which may be of your own (`OnGrid`).
 `plain` has the same functions in the fewest lines: read it first.
 """
 
 from collections.abc import Callable
 
 from lzn_jax.zoning import plain
+from lzn_jax.zoning.accuracy import Accuracy, accuracy
 from lzn_jax.zoning.alignment import (
+    align,
     alignment_loss,
     alignment_loss_at,
     assignment_log_probs,
-    best_assignment_log_probs,
+    log_assignments,
 )
 from lzn_jax.zoning.latents import (
     Distinct,
@@ -28,7 +30,7 @@ from lzn_jax.zoning.latents import (
     distinct,
     latents_in_context,
 )
-from lzn_jax.zoning.solvers import AdamsBashforth, DPMSolver, Euler, Solver
+from lzn_jax.zoning.solvers import AdamsBashforth, DPMSolver, Euler, OnGrid, Solver
 
 # Solvers by their names in configs.
 SOLVERS: dict[str, Callable[..., Solver]] = {
@@ -39,19 +41,23 @@ SOLVERS: dict[str, Callable[..., Solver]] = {
 
 __all__ = [
     "SOLVERS",
+    "Accuracy",
     "AdamsBashforth",
     "DPMSolver",
     "Distinct",
     "Euler",
+    "OnGrid",
     "Solver",
+    "accuracy",
+    "align",
     "alignment_loss",
     "alignment_loss_at",
     "assignment_log_probs",
-    "best_assignment_log_probs",
     "classify",
     "compute_latents",
     "decode",
     "distinct",
     "latents_in_context",
+    "log_assignments",
     "plain",
 ]

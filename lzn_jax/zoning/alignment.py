@@ -1,12 +1,11 @@
 """Latent alignment: the loss that moves zones of one type into zones of another (§2.2.2, B.1)."""
 
 import functools
-import math
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from lzn_jax.zoning.devices import (
     Towards,
@@ -16,9 +15,24 @@ from lzn_jax.zoning.devices import (
     place_rows,
     zero_sums,
 )
-from lzn_jax.zoning.flow import Mixture, Points, Trajectory, View, flow, flow_vjp, log_assignments
-from lzn_jax.zoning.latents import checked_indices, classify, mixture_and_points, public
-from lzn_jax.zoning.solvers import EulerThrough, Solver
+from lzn_jax.zoning.flow import (
+    Mixture,
+    Points,
+    Record,
+    Trajectory,
+    View,
+    all_log_assignments,
+    flow,
+    flow_vjp,
+)
+from lzn_jax.zoning.latents import (
+    checked_indices,
+    classify,
+    compute_latents,
+    mixture_and_points,
+    public,
+)
+from lzn_jax.zoning.solvers import AdamsBashforth, OneStep, Solver
 
 
 @public
@@ -40,41 +54,89 @@ def assignment_log_probs(
 
 
 @public
-def best_assignment_log_probs(
+def log_assignments(
     latents: Float[Array, "m q"],
     anchors: Float[Array, "n q"],
     *,
     solver: Solver,
-    cutoff: float = 0.2,
     log_weights: Float[Array, " n"] | None = None,
-) -> Float[Array, "m n"]:
-    """Largest log assignment of each latent to each anchor after the cut-off (§2.2.2).
+) -> Float[Array, "s m n"]:
+    """Log soft assignment of each latent to every anchor before each step of the flow (§2.2.2).
 
-    This is the log P of `alignment_loss` for all anchors, to rank them; -inf for a removed anchor.
-    A derivative raises NotImplementedError.
+    The result (S, m, n) is -inf for a removed anchor, whose entries take no gradient.
+    `compute_latents` explains the arguments, dtypes and errors.
     """
-    dropped = _dropped(cutoff, solver)
     mixture, latents = mixture_and_points(log_weights, anchors=anchors, latents=latents)
     # Relative to the anchor at its end, a latent's logits are small numbers; relative to others,
     # they are differences of large ones.
-    nearest = classify(latents, anchors, solver=solver, log_weights=log_weights)
+    fixed = jax.lax.stop_gradient((latents, *mixture))
+    nearest = classify(*fixed[:2], solver=solver, log_weights=fixed[2])
     mixture, points, _ = place_rows(mixture, Points(latents, own_M=nearest))
+    log_p_MxSxN = _log_assignments(solver.towards_anchors, mixture, points)
+    return log_p_MxSxN[: len(latents)].swapaxes(0, 1)
 
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _log_assignments(towards: Towards, mixture: Mixture, points: Points) -> Array:
+    return _log_assignments_fwd(towards, mixture, points)[0]
+
+
+def _log_assignments_fwd(
+    towards: Towards, mixture: Mixture, points: Points
+) -> tuple[Array, tuple[Mixture, Points, Record]]:
     def block(view, table, points, record, linear, sums):
         del linear
         _, record = flow(view, table, points)
 
-        def step(best_MxN, row):
-            u_MxQ, r, log_total_M = row
-            log_p_MxN = log_assignments(view, points.own_M, u_MxQ, r, log_total_M)
-            return jnp.maximum(best_MxN, log_p_MxN), None
+        def step(row):
+            return all_log_assignments(view, points.own_M, *row)
 
         rows = (record.u_MxSxQ.swapaxes(0, 1), table.r_SxP, record.log_total_MxS.T)
-        least_MxN = jnp.full_like(view.squared_MxN, -jnp.inf)
-        rows = jax.tree.map(lambda a: a[dropped:], rows)
-        return jax.lax.scan(step, least_MxN, rows)[0], sums
+        return (jax.lax.map(step, rows).swapaxes(0, 1), record), sums
 
-    return by_rows(block, solver.towards_anchors, mixture, points)[0][: len(latents)]
+    (log_p_MxSxN, record), _ = by_rows(block, towards, mixture, points)
+    return log_p_MxSxN, (mixture, points, record)
+
+
+def _log_assignments_bwd(
+    towards: Towards, residuals: Any, d_log_p_MxSxN: Array
+) -> tuple[Mixture, Points]:
+    mixture, points, record = residuals
+
+    def block(view, table, points, record, d_log_p, sums):
+        d_end = jnp.zeros_like(points.start_MxQ)
+        return flow_vjp(view, table, points, record, d_end, d_log_p, sums)
+
+    d_points, sums = by_rows(block, towards, mixture, points, record, d_log_p_MxSxN, zero_sums)
+    return mixture_cotangent(sums), d_points
+
+
+_log_assignments.defvjp(_log_assignments_fwd, _log_assignments_bwd)
+
+
+@public
+def align(
+    left: Float[Array, "n q"],
+    right: Float[Array, "n q"],
+    noise_scale: Float[Array, ""] | float,
+    key: PRNGKeyArray,
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """The alignment loss of n pairs in both directions, for 2 to 10,000 pairs (ours).
+
+    Row i of `left` and `right` are the anchors of pair i. Latents of each side, drawn at α =
+    `noise_scale`, are aligned with the zones of the other by `alignment_loss_at` without a
+    sharpness. The key is consumed. Returns means over both directions.
+    """
+    pairs, solver = jnp.arange(len(left)), AdamsBashforth(10)
+
+    def one_way(source: Array, target: Array, key: Array) -> tuple[Array, dict[str, Array]]:
+        noise = noise_scale * jax.random.normal(key, source.shape, source.dtype)
+        latents = compute_latents(source, noise, solver=solver)
+        return alignment_loss_at(latents, target, pairs)
+
+    to_right, to_left = jax.random.split(key)
+    both = one_way(left, right, to_right), one_way(right, left, to_left)
+    return jax.tree.map(lambda *values: sum(values) / 2, *both)
 
 
 def _dropped(cutoff: float, solver: Solver) -> int:
@@ -104,8 +166,9 @@ def alignment_loss(
 
     Args:
       latents, anchors, targets, solver, log_weights: as for `assignment_log_probs`.
-      cutoff: share of the steps, in [0, 1), dropped at the start of the flow. 0.2 with `Euler`
-        drops the same part of the flow as 0.6 with `AdamsBashforth`.
+      cutoff: share of the steps, in [0, 1), dropped at the start of the flow. 0.6 with
+        `AdamsBashforth` suits about ten zones; `Euler` with 0.2 suits up to thousands if anchors
+        are of the prior's scale, and `align` suits any number and scale.
       form: 'log' for -mean log P_i, 'prob' for -mean P_i.
       is_present: (m,) False excludes a latent from all means, for example if it has no target. If
         all are excluded, the loss is 0. None means True for all.
@@ -119,7 +182,7 @@ def alignment_loss(
       ValueError: if there are no latents, shapes do not fit each other, cutoff is out of range or
         form is unknown.
     """
-    objective = _Objective(_dropped(cutoff, solver), ((solver.num_steps - 1, 1.0),), form)
+    objective = _Objective(_dropped(cutoff, solver), form)
     return _loss(latents, anchors, targets, solver, objective, log_weights, is_present)
 
 
@@ -129,35 +192,26 @@ def alignment_loss_at(
     anchors: Float[Array, "n q"],
     targets: Int[Array, " m"],
     *,
-    sharpness: tuple[float, ...] = (1.0,),
-    weights: tuple[float, ...] = (),
+    sharpness: float | None = None,
     form: Literal["log", "prob"] = "log",
     log_weights: Float[Array, " n"] | None = None,
     is_present: Bool[Array, " m"] | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """The alignment loss with assignments at given inverse temperatures r = (1-t)/t (ours).
+    """The alignment loss with assignments at one inverse temperature r = (1-t)/t (ours).
 
-    Euler's method goes from the prior, r = 0, through each r. At the first r, the assignment of a
-    latent z is a softmax over anchors with the logits
+    The assignment of a latent z, one Euler step from the prior, is a softmax over anchors with the
+    logits
 
         r z·(a_j - ā) - ½ r² |a_j - ā|² + log p_j,    ā = Σ_j p_j a_j.
 
-    With several r, term k has in place of P_i the best assignment at the first k of them, and the
-    loss is the weighted mean of the terms. `alignment_loss` explains results, errors and other
-    arguments.
+    `alignment_loss` explains results, errors and other arguments.
 
     Args:
-      sharpness: r > 0, increasing. Small r compare a latent with all zones, large r with the
-        nearest.
-      weights: weight of each term, >= 0 and not all 0; () means equal weights.
+      sharpness: r > 0. Small r compare a latent with all zones, large r with the nearest. None is
+        r = sqrt(2 log n) / rms |a_j - ā|, without gradient, which suits any number of zones.
     """
-    solver = EulerThrough(sharpness)
-    weights = weights or (1.0,) * len(sharpness)
-    if len(weights) != len(sharpness) or min(weights) < 0 or not 0 < sum(weights) < math.inf:
-        raise ValueError(f"weights must be one number >= 0 per sharpness, not all 0, got {weights}")
-    terms = ((k, weight / sum(weights)) for k, weight in enumerate(weights, 1) if weight)
-    objective = _Objective(1, tuple(terms), form)
-    return _loss(latents, anchors, targets, solver, objective, log_weights, is_present)
+    solver = OneStep(sharpness)
+    return _loss(latents, anchors, targets, solver, _Objective(1, form), log_weights, is_present)
 
 
 def _loss(
@@ -197,19 +251,15 @@ def _mixture_and_points(
 
 
 class _Objective(NamedTuple):
-    """Weighted sum of terms, each of the best assignment between two steps."""
+    """The loss of each point's best assignment."""
 
-    first: int  # step of every term
-    terms: tuple[tuple[int, float], ...]  # last step and weight of each
+    first: int  # step that is not dropped
     form: str  # 'log' or 'prob'
 
     def losses(self, log_own_MxS: Array) -> Array:
         """Loss of each point (M,)."""
-        total_M = jnp.zeros_like(log_own_MxS[:, 0])
-        for last, weight in self.terms:
-            log_p_M = jnp.max(log_own_MxS[:, self.first : last + 1], axis=1)
-            total_M -= weight * (log_p_M if self.form == "log" else jnp.exp(log_p_M))
-        return total_M
+        log_p_M = jnp.max(log_own_MxS[:, self.first :], axis=1)
+        return -(log_p_M if self.form == "log" else jnp.exp(log_p_M))
 
     def totals(self, trajectory: Trajectory, view: View, counts_M: Array) -> Float[Array, "3"]:
         """Sums over points with a count of 1: losses, correct assignments, errors of the ends."""

@@ -242,8 +242,8 @@ def by_rows(
 
 def _refuse(primals: Any, tangents: Any) -> Any:
     raise NotImplementedError(
-        "zoning has first derivatives only, and best_assignment_log_probs has none: "
-        "differentiate once, or stop the gradient of the arrays (jax.lax.stop_gradient)"
+        "zoning has first derivatives only: differentiate once, or stop the gradient of the arrays "
+        "(jax.lax.stop_gradient)"
     )
 
 

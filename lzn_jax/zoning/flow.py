@@ -312,7 +312,7 @@ def _prior_drift(view: View) -> jax.Array:
     return share_M[:, None] * (mean_Q - view.shifted_centres_MxQ)
 
 
-def log_assignments(
+def all_log_assignments(
     view: View, own_M: jax.Array, u_MxQ: jax.Array, r: jax.Array, log_total_M: jax.Array
 ) -> jax.Array:
     """Log soft assignments (M, N) at states whose centres are the anchors `own_M`."""
@@ -357,21 +357,25 @@ def flow_vjp(
     points: Points,
     record: Record,
     d_end_MxQ: jax.Array,
-    d_log_own_MxS: jax.Array,
+    d_log_p: jax.Array,
     mixture_sums: MixtureSums,
 ) -> tuple[Points, MixtureSums]:
-    """Cotangents of the points, and `mixture_sums` plus the cotangent of the mixture."""
+    """Cotangents of the points, and `mixture_sums` plus the cotangent of the mixture.
+
+    `d_log_p` is the cotangent of `Trajectory.log_own_MxS`, or of `all_log_assignments` (M, S, N).
+    """
     weights_SxKxP = jnp.stack(weights_by_drift(table.weights_SxKxP), axis=1)
 
     def step(state, row):
         d_u, d_later, sums = state  # of the state after this step; of the states after that
-        r, weights, end_weight, (u, log_total, others), d_log_own = row
+        r, weights, end_weight, (u, log_total, others), d_log_p = row
         d_states = (d_u, *d_later)
         d_drift = _combine(weights, d_states) + end_weight[:, None] * d_end_MxQ
+        d_log = _by_anchor(view, points.own_M, d_log_p)
         d_here, sums = jax.lax.cond(
-            _is_certain(view, u, r),
+            _is_certain(view, u, r) & (d_log_p.ndim == 1),
             lambda: (jnp.zeros_like(d_u), sums),
-            lambda: _evaluate_vjp(view, u, r, log_total, others, d_drift, d_log_own, sums),
+            lambda: _evaluate_vjp(view, u, r, log_total, others, d_drift, d_log, sums),
         )
         return (d_u + d_here, d_states[:-1], sums), None
 
@@ -388,8 +392,7 @@ def flow_vjp(
         table.r_SxP,
         weights_SxKxP,
         table.end_weights_SxP,
-        jax.tree.map(lambda a: a.swapaxes(0, 1), record),
-        d_log_own_MxS.T,
+        *jax.tree.map(lambda a: a.swapaxes(0, 1), (record, d_log_p)),
     )
     state = (zeros, (zeros,) * (weights_SxKxP.shape[1] - 1), sums)
     (d_start_MxQ, _, sums), _ = jax.lax.scan(step, state, rows, reverse=True)
@@ -419,6 +422,28 @@ def flow_vjp(
     return d_points, MixtureSums(anchors_QxN, log_weights_N)
 
 
+def _by_anchor(
+    view: View, own_M: jax.Array | None, d_log_p: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Cotangents of log probabilities: of the centre (M,), other anchors (M, N), neighbours (M, K).
+
+    `d_log_p` is (M,) for the centre alone, else (M, N).
+    """
+    if d_log_p.ndim == 1:
+        none = jnp.zeros_like(d_log_p, shape=(1, 1))
+        return d_log_p, none, none
+    rows_M = jnp.arange(len(d_log_p))
+    d_log_MxK = d_log_p[rows_M[:, None], view.neighbours_MxK]
+    d_log_MxN, d_log_MxK = (
+        jnp.where(jnp.isinf(squared), 0, d_log)  # not there, or elsewhere
+        for squared, d_log in (
+            (view.squared_MxN, d_log_p),
+            (view.neighbour_squared_MxK, d_log_MxK),
+        )
+    )
+    return d_log_p[rows_M, own_M], d_log_MxN, d_log_MxK
+
+
 def _evaluate_vjp(
     view: View,
     u_MxQ: jax.Array,
@@ -426,12 +451,13 @@ def _evaluate_vjp(
     log_total_M: jax.Array,
     others_M: jax.Array,
     d_drift_MxQ: jax.Array,
-    d_log_own_M: jax.Array,
+    d_log: tuple[jax.Array, jax.Array, jax.Array],
     sums: _Sums,
 ) -> tuple[jax.Array, _Sums]:
-    """Cotangent of u from those of drift and log own probability, and `sums` plus all others.
+    """Cotangent of u from those of drift and log probabilities, and `sums` plus all others.
 
-    With h_j = d_drift·(a_j - c) and its mean h, d_logit_j = w_j (h_j - h - d_log_own), and
+    With h_j = d_drift·(a_j - c), its mean h and the sum d of all d_log_j, each anchor except the
+    centre has d_logit_j = w_j (h_j - h - d) + d_log_j, and
 
         d_u = r Σ_j d_logit_j (a_j - c),    d_a_j = d_logit_j (r u - r² (a_j - c)) + w_j d_drift.
     """
@@ -443,14 +469,17 @@ def _evaluate_vjp(
     h_MxN = matmul(d_drift_MxQ, view.shifted_anchors_NxQ.T)
     h_MxN -= _dot("mq,mq->m", d_drift_MxQ, view.shifted_centres_MxQ)[:, None]
     h_MxK = _dot("mq,mkq->mk", d_drift_MxQ, view.neighbour_offsets_MxKxQ)
+    d_log_own_M, d_log_MxN, d_log_MxK = d_log
+    d_log_N_M = jnp.sum(d_log_MxN, axis=1)
     h_N_M = jnp.sum(w_MxN * h_MxN, axis=1)
     h_M = h_N_M + jnp.sum(w_MxK * h_MxK, axis=1) + d_log_own_M
-    d_logit_MxN = w_MxN * (h_MxN - h_M[:, None])
-    d_logit_MxK = w_MxK * (h_MxK - h_M[:, None])
+    h_M += d_log_N_M + jnp.sum(d_log_MxK, axis=1)
+    d_logit_MxN = w_MxN * (h_MxN - h_M[:, None]) + d_log_MxN
+    d_logit_MxK = w_MxK * (h_MxK - h_M[:, None]) + d_log_MxK
 
     # The cotangent of the offset a_j - c is d_logit_j r (u + r c - r a_j) + w_j d_drift; the terms
     # in u + r c are summed by matrix products, those in a_j by `shrinkage_N`.
-    d_logit_sum_M = h_N_M - others_M * h_M
+    d_logit_sum_M = h_N_M - others_M * h_M + d_log_N_M
     d_logit_sum_N = jnp.sum(d_logit_MxN, axis=0)
     shrinkage_N = r**2 * d_logit_sum_N if len(r) == 1 else _dot("m,mn->n", r**2, d_logit_MxN)
     r = r[:, None]

@@ -15,7 +15,7 @@ from lzn_jax.zoning.flow import Joined, Mixture, Points
 from lzn_jax.zoning.solvers import Solver
 
 R = TypeVar("R")
-_SETTINGS = {"solver", "cutoff", "form", "sharpness", "weights"}
+_SETTINGS = {"solver", "cutoff", "form", "sharpness"}
 
 
 def public(function: Callable[..., R]) -> Callable[..., R]:

@@ -26,17 +26,9 @@ from jaxtyping import Array, Float, Int
 
 from lzn_jax.zoning.flow import Mixture
 from lzn_jax.zoning.latents import public
-from lzn_jax.zoning.solvers import (
-    AdamsBashforth,
-    DPMSolver,
-    Euler,
-    EulerThrough,
-    mean_weights,
-    point_grid,
-    shared_grid,
-)
+from lzn_jax.zoning.solvers import AdamsBashforth, OnGrid, Solver, point_grid, shared_grid
 
-Solver = Euler | DPMSolver | EulerThrough | AdamsBashforth
+Taken = OnGrid | AdamsBashforth
 Latents = Float[Array, "m q"]
 Anchors = Float[Array, "n q"]
 Index = Int[Array, " m"]
@@ -61,10 +53,12 @@ def steps(
     point of `AdamsBashforth` the last one is for the mean at t = 1, which is Σ_j p_j a_j for all x.
     p is m, or 1 if all points have the same steps.
     """
+    if not isinstance(solver, Taken):
+        raise ValueError(f"plain takes AdamsBashforth and solvers of OnGrid, got {solver}")
     zero = jnp.zeros(1, start.dtype)
-    if not isinstance(solver, AdamsBashforth):
+    if isinstance(solver, OnGrid):
         t = solver.times("anchors" if own is None else "prior")
-        factors = mean_weights(t, solver.orders)[..., None]
+        factors = solver.factors(t)[..., None]
         return jnp.asarray(t[:, None], start.dtype), jnp.asarray(factors, start.dtype), zero
     if own is None:
         r, weights = solver.steps_to_anchors(*shared_grid(Mixture(anchors, log_weights)))
@@ -203,26 +197,3 @@ def alignment_loss(
         "assignment_accuracy": jnp.mean(is_right, dtype=loss.dtype),
         "ode_error": jnp.mean(errors / jnp.linalg.norm(anchors[targets], axis=1)),
     }
-
-
-@public
-def alignment_loss_at(
-    latents: Latents,
-    anchors: Anchors,
-    targets: Index,
-    *,
-    sharpness: tuple[float, ...] = (1.0,),
-    weights: tuple[float, ...] = (),
-    form: Literal["log", "prob"] = "log",
-    log_weights: LogWeights = None,
-) -> Float[Array, ""]:
-    """Weighted mean of losses: P_i of term k is the largest w at the first k of r = (1-t)/t (ours).
-
-    Euler's method goes from the prior, r = 0, through each r of `sharpness`.
-    """
-    solver = EulerThrough(sharpness)
-    _, log_w = follow(latents, None, anchors, solver, log_weights)
-    log_own = log_w[1:, jnp.arange(len(targets)), targets]
-    log_p = jax.lax.cummax(log_own, axis=0)
-    losses = -jnp.mean(log_p if form == "log" else jnp.exp(log_p), axis=1)
-    return jnp.average(losses, weights=jnp.array(weights) if weights else None)

@@ -54,31 +54,50 @@ class Solver(Protocol):
         """Tables for the flow from latents to anchors."""
 
 
-class _OnGrid:
-    """A solver on noise levels that are the same for all points."""
+class OnGrid:
+    """Base of solvers with noise levels that are the same for all points.
+
+    Euler's method, unless a subclass defines other `factors`.
+    """
 
     num_steps: int
 
-    @property
-    def orders(self) -> list[int]:
-        """Order of each step."""
-        return [1] * self.num_steps
-
     def times(self, towards: Direction) -> np.ndarray:
-        """Noise levels t (S+1,) from the start of the flow to its end."""
+        """Noise levels t (S+1,) of the S evaluations and of the flow's end."""
         raise NotImplementedError
+
+    def factors(self, times: np.ndarray) -> np.ndarray:
+        """Factors (S, K) of the newest mean ā, the one before it, ... in the state after each step.
+
+        A step from t to t' ends at t'/t x + Σ_l factors[k, l] ā_{k-l}.
+        """
+        return 1 - times[1:, None] / times[:-1, None]
 
     def towards_prior(self, mixture: Mixture) -> Tables:
         """One table for all points."""
-        return _tables(self.times("prior"), self.orders, mixture)
+        return self._tables(self.times("prior"), mixture)
 
     def towards_anchors(self, mixture: Mixture) -> Tables:
         """One table for all points."""
-        return _tables(self.times("anchors"), self.orders, mixture)
+        return self._tables(self.times("anchors"), mixture)
+
+    def _tables(self, times: np.ndarray, mixture: Mixture) -> Tables:
+        t_end, after = float(times[-1]), times[1:-1]
+        states = self.factors(times)  # of the state t u, which is finite also where u is not
+        weights = np.append(states[:-1] / after[:, None], np.zeros_like(states[:1]), axis=0)
+        ends = np.append(t_end / after, 1.0)[:, None] * states
+        by_age = (np.pad(end[age:], (0, age)) for age, end in enumerate(ends.T))
+        end_weights = np.sum([*by_age], axis=0)
+        r = np.maximum((1 - times[:-1]) / times[:-1], SMALLEST_R)
+        cast = functools.partial(jnp.asarray, dtype=mixture.anchors_NxQ.dtype)
+        arrays = cast(r[:, None]), cast(weights[..., None]), cast(end_weights[:, None])
+        start_weight = 1.0 if times[-1] > times[0] else float(1 / times[0])
+        table = Table(*arrays, None, start_weight, t_end)
+        return lambda view, points: table
 
 
 @dataclasses.dataclass(frozen=True)
-class Euler(_OnGrid):
+class Euler(OnGrid):
     """Euler's method with steps uniform in t, one evaluation per step (paper §4).
 
     A step is exact if ā is constant. Towards the prior, t runs from t_min to 1. Towards the anchors
@@ -102,7 +121,7 @@ class Euler(_OnGrid):
 
 
 @dataclasses.dataclass(frozen=True)
-class DPMSolver(_OnGrid):
+class DPMSolver(OnGrid):
     """Multistep DPM-Solver++ with data prediction ā, uniform in t (paper C.2; arXiv:2211.01095).
 
     One evaluation per step. Orders 1 and 2 converge as named. Order 3 uses the formula of the
@@ -135,72 +154,16 @@ class DPMSolver(_OnGrid):
         ends = (self.t_min, self.t_max) if towards == "prior" else (self.t_max, self.t_min)
         return np.linspace(*ends, self.num_steps + 1)
 
-    @property
-    def orders(self) -> list[int]:
-        """Order of each step."""
+    def factors(self, times: np.ndarray) -> np.ndarray:
+        """Factors (S, order): Euler's, with the corrections of each step's order."""
         orders = [min(self.order, k + 1) for k in range(self.num_steps)]
         if self.num_steps < 10:
             orders = [min(order, self.num_steps - k) for k, order in enumerate(orders)]
-        return orders
-
-
-@dataclasses.dataclass(frozen=True)
-class EulerThrough(_OnGrid):
-    """Euler's method from the prior, r = 0, to the anchors, with an evaluation at each given r."""
-
-    sharpness: tuple[float, ...]  # r, increasing
-    num_steps: int = dataclasses.field(init=False)
-
-    def __post_init__(self):
-        r = np.array([0.0, *self.sharpness])
-        if len(r) < 2 or not np.all(np.isfinite(r)) or np.any(np.diff(r) <= 0):
-            raise ValueError(f"sharpness must be increasing numbers > 0, got {self.sharpness}")
-        object.__setattr__(self, "num_steps", len(r))
-
-    def times(self, towards: Direction) -> np.ndarray:
-        """Noise levels t (S+1,) towards the anchors; the other direction raises ValueError."""
-        if towards == "prior":
-            raise ValueError("EulerThrough has no flow towards the prior")
-        return 1 / (1 + np.array([0.0, *self.sharpness, np.inf]))
-
-
-def mean_weights(times: np.ndarray, orders: Sequence[int]) -> np.ndarray:
-    """Factors (S, K) of the newest mean ā, the one before it, ... in the state after each step.
-
-    The state after step k is t'/t x + Σ_l weights[k, l] ā_{k-l}. A step of order 1 is Euler's.
-    """
-    weights = np.zeros((len(orders), max(orders)))
-    weights[:, 0] = 1 - times[1:] / times[:-1]
-    for k, order in enumerate(orders):
-        if order > 1:
-            weights[k, :order] += _higher_order(times[k + 1 - order : k + 2], order)
-    return weights
-
-
-def _tables(times: np.ndarray, orders: Sequence[int], mixture: Mixture) -> Tables:
-    """One table for all points from the grid `times` (S+1,) and the order of each step."""
-    t_end, after = times[-1], times[1:-1]
-    states = mean_weights(times, orders)  # of the state t u, which is finite also where u is not
-    weights = np.append(states[:-1] / after[:, None], np.zeros_like(states[:1]), axis=0)
-    ends = np.append(t_end / after, 1.0)[:, None] * states
-    end_weights = np.sum([np.pad(end[age:], (0, age)) for age, end in enumerate(ends.T)], axis=0)
-    return shared_table(times, weights, end_weights, mixture)
-
-
-def shared_table(
-    times: np.ndarray, weights: np.ndarray, end_weights: np.ndarray, mixture: Mixture
-) -> Tables:
-    """One table for all points: evaluations at `times[:-1]`, the end point at `times[-1]` (S+1,).
-
-    `weights` (S, K) are factors of the newest drift, the one before it, ... in the next state, 0 in
-    the last row. `end_weights` (S,) is the factor of each drift in the end point.
-    """
-    r = np.maximum((1 - times[:-1]) / times[:-1], SMALLEST_R)
-    cast = functools.partial(jnp.asarray, dtype=mixture.anchors_NxQ.dtype)
-    arrays = cast(r[:, None]), cast(weights[..., None]), cast(end_weights[:, None])
-    start_weight = 1.0 if times[-1] > times[0] else float(1 / times[0])
-    table = Table(*arrays, None, start_weight, float(times[-1]))
-    return lambda view, points: table
+        factors = np.pad(super().factors(times), [(0, 0), (0, max(orders) - 1)])
+        for k, order in enumerate(orders):
+            if order > 1:
+                factors[k, :order] += _higher_order(times[k + 1 - order : k + 2], order)
+        return factors
 
 
 def _higher_order(times: np.ndarray, order: int) -> np.ndarray:
@@ -291,6 +254,53 @@ class AdamsBashforth:
         end_weights = jnp.zeros_like(r).at[-1].set(1)  # the end point is the last mean
         table = _table(r, weights, end_weights)
         return lambda view, points: table
+
+
+@dataclasses.dataclass(frozen=True)
+class OneStep:
+    """Euler's step from the prior, r = 0, to a sharpness r, with an evaluation at each (ours).
+
+    Without a sharpness, r is sqrt(2 log n) over the rms distance of n anchors from their mean. The
+    logits of Gaussian anchors and latents then have the standard deviation sqrt(2 log n), at which
+    a softmax over n of them begins to concentrate on one (the random energy model).
+    """
+
+    sharpness: float | None = None
+    num_steps = 2
+
+    def __post_init__(self):
+        if self.sharpness is not None and not 0 < self.sharpness < math.inf:
+            raise ValueError(f"sharpness must be a number > 0, got {self.sharpness}")
+
+    def towards_prior(self, mixture: Mixture) -> Tables:
+        """Raises ValueError."""
+        raise ValueError("OneStep has no flow towards the prior")
+
+    def towards_anchors(self, mixture: Mixture) -> Tables:
+        """One table for all points; the end point is the posterior mean at r."""
+        r = jnp.asarray(self.sharpness or _condensation(mixture), mixture.anchors_NxQ.dtype)
+        r_SxP = jnp.stack([jnp.zeros_like(r), r])[:, None]
+        table = _table(r_SxP, r_SxP[::-1, None], jnp.array([[0], [1]], r.dtype))
+        return lambda view, points: table
+
+
+def _condensation(mixture: Mixture) -> jax.Array:
+    """The sharpness of `OneStep` without one; 1 if no two anchors differ."""
+    variance = _variance(mixture)
+    return jnp.where(variance > 0, _largest_normal(mixture) / jnp.sqrt(variance), 1)
+
+
+def _variance(mixture: Mixture) -> jax.Array:
+    """Mean squared distance of the anchors from their mean."""
+    weights_N = jax.nn.softmax(mixture.log_weights_N)
+    mean_Q = jnp.sum(weights_N * mixture.anchors_NxQ.T, axis=1)
+    return jnp.sum(weights_N * jnp.sum((mixture.anchors_NxQ - mean_Q) ** 2, axis=1))
+
+
+def _largest_normal(mixture: Mixture) -> jax.Array:
+    """sqrt(2 log n), about the largest of n draws from N(0, 1), for n anchors."""
+    count = jnp.sum(mixture.log_weights_N > -jnp.inf)
+    return jnp.sqrt(2 * jnp.log(count.astype(mixture.log_weights_N.dtype)))
 
 
 def _grid(bend: jax.Array, last: jax.Array, fractions: np.ndarray) -> jax.Array:
@@ -392,11 +402,7 @@ def shared_grid(mixture: Mixture) -> tuple[jax.Array, jax.Array]:
     """
     anchors_NxQ, log_weights_N = mixture
     is_kept_N = log_weights_N > -jnp.inf
-    weights_N = jax.nn.softmax(log_weights_N)
-    mean_Q = jnp.sum(weights_N * anchors_NxQ.T, axis=1)
-    squared_N = jnp.sum((anchors_NxQ - mean_Q) ** 2, axis=1)
-    rms = jnp.sqrt(2 * jnp.sum(weights_N * squared_N))
-
+    rms = jnp.sqrt(2 * _variance(mixture))
     count = jnp.sum(is_kept_N)
     fractions = np.linspace(0, 1, min(_SAMPLED, len(anchors_NxQ)))
     positions = jnp.round(jnp.asarray(fractions, rms.dtype) * (count - 1)).astype(jnp.int32)
@@ -407,5 +413,5 @@ def shared_grid(mixture: Mixture) -> tuple[jax.Array, jax.Array]:
     median = jnp.nanmedian(jnp.where(jnp.isinf(nearest), jnp.nan, nearest))
 
     rms = jnp.where(rms > 0, rms, 1)
-    last = 1.5 * (2 * jnp.sqrt(2 * jnp.log(count.astype(rms.dtype))) + 1) / median
+    last = 1.5 * (2 * _largest_normal(mixture) + 1) / median
     return _BEND / rms, jnp.where(jnp.isnan(last), _BEND / rms, last)

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import small
 from oracle import in_float64
 
 from lzn_jax import zoning
@@ -25,53 +24,82 @@ def _draw(m, n, q=5, spread=1.5, seed=0):
     )
 
 
-@pytest.mark.parametrize("cutoff", [0.0, 0.5])
-def test_the_best_assignments_are_the_plain_forms(cutoff):
-    latents, anchors, log_weights = _draw(11, 7)
-    found = zoning.best_assignment_log_probs(
-        latents, anchors, solver=zoning.Euler(8), cutoff=cutoff, log_weights=log_weights
-    )
-
-    @jax.jit
-    def exact(latents, anchors, log_weights):
-        return zoning.plain.follow(latents, None, anchors, zoning.Euler(8), log_weights)[1]
-
-    expected = in_float64(exact, latents, anchors, log_weights)
-    np.testing.assert_allclose(found, expected[int(8 * cutoff) :].max(axis=0), rtol=2e-5, atol=2e-5)
+def _by_plain(solver, latents, anchors, log_weights):
+    return zoning.plain.follow(latents, None, anchors, solver, log_weights)[1]
 
 
-@pytest.mark.parametrize("n", [3, *small.slow(1, 2, 40)])
 @pytest.mark.parametrize("solver", SOLVERS, ids=KINDS)
-def test_they_are_those_that_are_found_target_by_target(solver, n, monkeypatch):
-    monkeypatch.setattr(devices, "BLOCK_LOGITS", 5 * n)  # several blocks
-    latents, anchors, _ = _draw(9, n)
-    found = zoning.best_assignment_log_probs(latents, anchors, solver=solver, cutoff=0.3)
-    for target in range(0, n, 5):
-        each = zoning.assignment_log_probs(latents, anchors, jnp.full(9, target), solver=solver)
-        best = np.max(each[int(0.3 * solver.num_steps) :], axis=0)
-        np.testing.assert_allclose(found[:, target], best, rtol=1e-4, atol=1e-4)
+def test_assignments_and_their_gradients_are_those_of_the_plain_form(solver, x64, monkeypatch):
+    monkeypatch.setattr(devices, "BLOCK_LOGITS", 5 * 8)  # several blocks
+    latents, anchors, log_weights = map(np.float64, _draw(9, 7))
+    anchors[6] = anchors[2] + 1e-3  # nearly equal
+    factors = np.random.default_rng(1).normal(size=(solver.num_steps, 9, 7))
 
+    def found(latents, anchors, log_weights):
+        anchors = jnp.append(anchors, jnp.full((1, 5), jnp.nan), axis=0)
+        log_weights = jnp.append(log_weights, -jnp.inf)
+        log_p = zoning.log_assignments.__wrapped__(
+            latents, anchors, solver=solver, log_weights=log_weights
+        )
+        return jnp.sum(factors * log_p[..., :7]), log_p
 
-def test_a_removed_anchor_is_never_assigned_and_changes_nothing():
-    latents, anchors, log_weights = _draw(6, 5)
-    kwargs = {"solver": zoning.Euler(6)}
-    removed = np.where(np.arange(5) == 2, -np.inf, log_weights).astype(np.float32)
-    found = zoning.best_assignment_log_probs(latents, anchors, log_weights=removed, **kwargs)
-    assert np.isneginf(found[:, 2]).all()
-    others = np.array([0, 1, 3, 4])
-    expected = zoning.best_assignment_log_probs(
-        latents, anchors[others], log_weights=log_weights[others], **kwargs
+    def exact(latents, anchors, log_weights):
+        anchors = jnp.append(anchors, jnp.zeros((1, 5)), axis=0)
+        log_p = _by_plain(solver, latents, anchors, jnp.append(log_weights, -jnp.inf))
+        return jnp.sum(factors * log_p[..., :7]), log_p
+
+    (_, values), gradients = jax.jit(jax.value_and_grad(found, (0, 1, 2), has_aux=True))(
+        latents, anchors, log_weights
     )
-    np.testing.assert_allclose(found[:, others], expected, rtol=1e-5, atol=1e-5)
+    (_, expected), slopes = jax.jit(jax.value_and_grad(exact, (0, 1, 2), has_aux=True))(
+        latents, anchors, log_weights
+    )
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-7, atol=1e-7)
+    close(values, expected)
+    assert np.isneginf(values[..., 7]).all()
+    jax.tree.map(close, gradients, slopes)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_assignments_among_fewer_anchors_than_neighbours_have_a_gradient(count):
+    latents, anchors, _ = _draw(4, count)
+
+    def total(latents, anchors):
+        log_p = zoning.log_assignments(latents, anchors, solver=zoning.Euler(5))
+        return jnp.sum(log_p[-1] * jnp.arange(1.0, count + 1))
+
+    def plain_total(latents, anchors):
+        log_p = _by_plain(zoning.Euler(5), latents, anchors, None)
+        return jnp.sum(log_p[-1] * jnp.arange(1.0, count + 1))
+
+    found = jax.grad(total, (0, 1))(latents, anchors)
+    expected = in_float64(jax.jit(jax.grad(plain_total, (0, 1))), latents, anchors)
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4)
+    jax.tree.map(close, found, expected)
+
+
+def test_label_smoothing_of_certain_assignments_has_a_gradient():
+    anchors = np.float32(20 * np.eye(4))  # where the flow's steps are certain
+
+    def smoothed(latents):
+        log_p = zoning.log_assignments(latents, anchors, solver=zoning.Euler(4))[-1]
+        return -jnp.mean(0.9 * jnp.diagonal(log_p) + 0.1 * jnp.mean(log_p, axis=1))
+
+    def exact(latents):
+        log_p = _by_plain(zoning.Euler(4), latents, jnp.float64(anchors), None)[-1]
+        return -jnp.mean(0.9 * jnp.diagonal(log_p) + 0.1 * jnp.mean(log_p, axis=1))
+
+    expected = in_float64(jax.jit(jax.grad(exact)), anchors)
+    assert np.abs(expected).max() > 0.1
+    np.testing.assert_allclose(jax.grad(smoothed)(anchors), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_nearly_equal_anchors_share_an_assignment():
     latents, anchors, _ = _draw(8, 4)
     pairs = np.repeat(anchors, 2, axis=0) + np.tile([[0.0], [1e-6]], (4, 1)).astype(np.float32)
-    solver = zoning.Euler(10)
-    found = np.exp(zoning.best_assignment_log_probs(latents, pairs, solver=solver, cutoff=0.2))
-    alone = np.exp(zoning.best_assignment_log_probs(latents, anchors, solver=solver, cutoff=0.2))
-    np.testing.assert_allclose(found[:, ::2] + found[:, 1::2], alone, atol=1e-4)
+    found = np.exp(zoning.log_assignments(latents, pairs, solver=zoning.Euler(10)))
+    alone = np.exp(zoning.log_assignments(latents, anchors, solver=zoning.Euler(10)))
+    np.testing.assert_allclose(found[..., ::2] + found[..., 1::2], alone, atol=1e-4)
 
 
 @pytest.mark.parametrize("solver", SOLVERS, ids=KINDS)

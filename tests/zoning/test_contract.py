@@ -21,7 +21,6 @@ from lzn_jax.zoning import (
     Euler,
     alignment_loss,
     assignment_log_probs,
-    best_assignment_log_probs,
     classify,
     compute_latents,
     decode,
@@ -396,17 +395,6 @@ def test_second_derivatives_are_refused(solver):
         jax.grad(lambda factors: jnp.sum(pull(factors)[0]))(latents)
 
 
-def test_assignments_to_all_anchors_refuse_a_derivative():
-    latents, anchors, _ = _misaligned()
-
-    def total(latents):
-        return jnp.sum(best_assignment_log_probs(latents, anchors, solver=EULER))
-
-    with pytest.raises(NotImplementedError, match="best_assignment_log_probs has none"):
-        jax.grad(total)(latents)
-    np.testing.assert_array_equal(jax.grad(lambda z: total(jax.lax.stop_gradient(z)))(latents), 0)
-
-
 # Transformations
 
 
@@ -699,7 +687,6 @@ NONE, NO_INDEX = np.zeros((0, 3), np.float32), np.zeros(0, np.int32)
         (lambda: alignment_loss(NONE, A, NO_INDEX, solver=EULER), "mean over latents"),
         (lambda: alignment_loss(B, A, INDEX, solver=EULER, form="mean"), "form must be"),
         (lambda: alignment_loss(B, A, INDEX, solver=EULER, is_present=A[:, 0]), "is_present must"),
-        (lambda: best_assignment_log_probs(B, A, solver=EULER, cutoff=1.0), "cutoff must be in"),
         (
             lambda: latents_in_context(B, A, B, solver=EULER, query_log_weights=A[:, 0]),
             "query_log_weights must be",
