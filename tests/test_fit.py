@@ -157,7 +157,7 @@ def interruptible():
 @pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_saves_and_the_same_call_goes_on(trained, given, tmp_path, monkeypatch):
     """In an evaluation at once. No data are kept in memory."""
-    monkeypatch.setattr(arrays, "_GIVEN", weakref.WeakValueDictionary())
+    monkeypatch.setattr(arrays, "_GIVEN", type(arrays._GIVEN)())
     handlers = [signal.getsignal(n) for n in signal.valid_signals()]
     own = given[0].copy(), given[1]
 
@@ -206,6 +206,7 @@ def test_an_interrupt_asks_to_save_where_there_is_a_state_and_the_second_ends(mo
     with pytest.raises(KeyboardInterrupt, match="saved in unused: the same call continues"):
         fit(None, "unused")
     assert capsys.readouterr().err.count("press Ctrl-C again to stop at once") == 1
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 @pytest.mark.parametrize("handler", [signal.SIG_IGN, signal.default_int_handler])
@@ -328,6 +329,8 @@ def test_a_checksum_is_of_every_column_with_its_dtype_and_shape(given):
     others = [data.Examples(images, labels, more={"x": column}) for column in columns]
     others += [given, (images, labels[::-1]), (images[::-1], labels), images]
     assert len({arrays.keep(each).checksum for each in others}) == len(others)
+    kept = arrays.keep(given)
+    assert arrays.keep((images.copy(), labels)) is kept  # else it would be lost with the copy
 
 
 def test_a_checksum_of_files_is_of_their_contents(given, tmp_path):
