@@ -204,9 +204,8 @@ def set_apart(
     Raises UserError, naming the `field`, if none of them is left.
     """
     groups = np.arange(len(labels)) if groups is None else groups
-    labels = labels[counted]
     names, first, sizes = np.unique(groups[counted], return_index=True, return_counts=True)
-    classes = labels[first]
+    classes = labels[counted][first]
     # Systematic sampling: the position of a group in its shuffled class, as a share of the class.
     rng, place = np.random.default_rng(seed), np.empty(len(names))
     ends = np.cumsum(np.unique(classes, return_counts=True)[1])
@@ -218,7 +217,7 @@ def set_apart(
     chosen = np.zeros(len(names), bool)
     chosen[order] = np.cumsum(sizes[order]) - sizes[order] < count
     if chosen.all():
-        raise UserError(f"{field} must leave some of {len(labels)} training examples, got {count}")
+        raise UserError(f"{field} must leave some of {sizes.sum()} training examples, got {count}")
     return np.isin(groups, names[chosen])
 
 

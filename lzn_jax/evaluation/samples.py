@@ -137,8 +137,7 @@ class SampleQuality:
                     f"its network expects RGB; got {path}"
                 )
         self._pretrained = {name: readers[name](path) for name, path in given.items()}
-        # Weak references to the images and labels, as this object outlives a run.
-        self._seen: tuple[Callable[[], Any], ...] = (lambda: None, lambda: None)
+        self._seen: tuple[Any, ...] = (lambda: None, lambda: None)  # weak, as this outlives a run
         self._extractors: list[Extractor] = []
         self._reference: dict[str, FeatureSet] = {}
 

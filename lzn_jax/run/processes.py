@@ -65,19 +65,15 @@ class Interruption:
 
     @contextlib.contextmanager
     def in_call(self) -> Iterator[None]:
-        """Context of a call from Python: Ctrl-C raises KeyboardInterrupt, while `held` the second.
-
-        Threads other than the main one receive no signals.
-        """
+        """Context of a call: Ctrl-C raises KeyboardInterrupt, while `held` only the second one."""
         handler = signal.getsignal(signal.SIGINT)
-        if threading.current_thread() is not threading.main_thread() or not callable(handler):
-            yield
-            return
-        signal.signal(signal.SIGINT, self._of_call)
+        is_main = threading.current_thread() is threading.main_thread()  # others get no signals
+        install: Any = signal.signal if is_main and callable(handler) else lambda *_: None
+        install(signal.SIGINT, self._of_call)
         try:
             yield
         finally:
-            signal.signal(signal.SIGINT, handler)
+            install(signal.SIGINT, handler)
 
     def _of_call(self, *_: object) -> None:
         if not self._is_held or self.is_asked:
