@@ -37,14 +37,14 @@ def fit(
 ) -> "TrainedModel":
     """Trains and evaluates a config, or continues the run in the folder; returns the trained model.
 
-    Ctrl-C saves, and then raises KeyboardInterrupt; the same call continues.
+    Ctrl-C saves, and then raises KeyboardInterrupt, a second one at once; the same call continues.
 
     Args:
       config: name of a config, path of a config file, or a config.
       train: training data in place of the config's: `data.Examples`, images (n, h, w, c) of
         uint8, or a tuple of images and labels (n,), texts (n,) or both. Fields that follow from the
         data, such as the image size, are derived from it, as for a folder of images.
-      test: test data; without it a tenth of `train` is held out.
+      test: test data, in place of `data.holdout`; without it a tenth of `train` is held out.
       workdir: folder of the run; by default results/NAME, as for the command.
       steps: number of updates, `training.num_steps`.
       changes: other config fields, where two underscores are a dot: `training__batch_size=64`.

@@ -1,6 +1,6 @@
 """Trains on data in memory or on a config's data: `lzn_jax.fit(config, ...)`."""
 
-from concurrent.futures import ThreadPoolExecutor
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -27,37 +27,24 @@ def fit(
     use_compile_cache()
     if given is None and test is not None:
         raise UserError("test data need training data: pass both")
-    if given is not None:
-        changes = {"data.name": "arrays", "data.checksum": arrays.keep(given, test)} | changes
-    fields = [f"{name.replace('__', '.')}={value}" for name, value in changes.items()]
+    changes = {name.replace("__", "."): value for name, value in changes.items()}
+    if test is not None and changes.setdefault("data.holdout", None) is not None:
+        raise UserError("data.holdout takes the place of test data: pass one of them")
+    kept = None if given is None else arrays.keep(given, test)
+    if kept is not None:
+        changes = {"data.name": "arrays", "data.checksum": kept.checksum} | changes
+    fields = [f"{name}={value}" for name, value in changes.items()]
     found = configuration.load(config, fields)
     if workdir is None and isinstance(config, ConfigDict):
         raise UserError("a config without a name needs a work folder: pass workdir=FOLDER")
     workdir = Path(workdir or workdirs.default(config))
-    if _in_thread(found, workdir) == EXIT_NON_FINITE:
+    interruption = Interruption()
+    with interruption.in_call(), credited(data.attribution(found.data)), workdirs.guarded(workdir):
+        code = train.train_and_evaluate(data.fit_context(found), workdir, interruption)
+    if code == EXIT_NON_FINITE:
         raise UserError(
             f"updates were not finite, {workdir} contains the state before: lower learning rates"
         )
-    return loading.load(workdir)
-
-
-def _in_thread(config: ConfigDict, workdir: Path) -> int:
-    """Exit code of a training, which a KeyboardInterrupt stops once it is saved.
-
-    As the interrupt reaches the main thread alone, no signal handler is changed.
-    """
-    interruption = Interruption()
-    with ThreadPoolExecutor(1) as thread:
-        result = thread.submit(_train, config, workdir, interruption)
-        try:
-            return result.result()
-        except KeyboardInterrupt:
-            interruption.is_asked = True
-            print(f"saving to {workdir}; the same call continues, lzn_jax.load loads it")
-            result.result()
-            raise
-
-
-def _train(config: ConfigDict, workdir: Path, interruption: Interruption) -> int:
-    with credited(data.attribution(config.data)), workdirs.guarded(workdir):
-        return train.train_and_evaluate(data.fit_context(config), workdir, interruption)
+    if interruption.is_asked:
+        raise KeyboardInterrupt(f"saved in {workdir}: the same call continues")
+    return dataclasses.replace(loading.load(workdir), given=kept)

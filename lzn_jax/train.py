@@ -258,8 +258,9 @@ def train_and_evaluate(
     the folder holds a run of a different config or cannot be written.
     """
     workdirs.prepare(config, workdir, is_training=True)
-    with workdirs.locked(workdir):
-        run = _prepare(config, workdir, interruption or Interruption())
+    mesh = devices.training_mesh(config.training)
+    with workdirs.locked(workdir), jax.set_mesh(mesh):  # a caller's mesh has other axes
+        run = _prepare(config, workdir, interruption or Interruption(), mesh)
         with run.batches, Checkpoints(workdir, config.checkpoint.keep) as checkpoints:
             state, update, operations = _start(run, checkpoints)
             _announce(state, run.mesh, run.workdir)
@@ -279,11 +280,10 @@ def train_and_evaluate(
     return code
 
 
-def _prepare(config: ConfigDict, workdir: Path, interruption: Interruption) -> _Run:
+def _prepare(config: ConfigDict, workdir: Path, interruption: Interruption, mesh: Mesh) -> _Run:
     """Builds the run; only if nothing fails does it write the config into the work folder."""
     goodput = log.Goodput()
     with goodput("init"):
-        mesh = devices.training_mesh(config.training)
         space = LatentSpace(config, mesh)
         train, test = data.load_data(config)
         for images in (train.images, test.images):
@@ -333,7 +333,9 @@ def _start(run: _Run, checkpoints: Checkpoints) -> tuple[TrainState, Any, float]
         _decoded_meanwhile(run.train.images),
         ThreadPoolExecutor(1) as thread,
     ):
-        compiled = thread.submit(_compile_update, run, shapes)
+        # Another thread lacks the caller's settings of JAX, which a lowered program contains.
+        lowered, operations = _lower_update(run, shapes)
+        compiled = thread.submit(lowered.compile)
         if state is None:
             # It runs once, so only the compile time matters: a quarter without optimisations.
             fast = {"xla_backend_optimization_level": 0}
@@ -341,24 +343,23 @@ def _start(run: _Run, checkpoints: Checkpoints) -> tuple[TrainState, Any, float]
             state = jax.jit(init, out_shardings=placement, compiler_options=fast)()
         else:
             run.goodput.resume(run.workdir)
-        update, operations = compiled.result()
+        update = compiled.result()
     _log.info("compiled in %.0f s", time.perf_counter() - started)
     run.batches.seek(int(state.step))
     return state, update, operations
 
 
-def _compile_update(run: _Run, shapes: TrainState) -> tuple[Any, float]:
-    """Compiles the update for the shapes of the run; returns it and its number of operations."""
+def _lower_update(run: _Run, shapes: TrainState) -> tuple[Any, float]:
+    """The lowered update for the shapes of the run, and its number of operations."""
     update = jit_update(run.space, run.optimizer, run.config, run.mesh, shapes)
-    with jax.set_mesh(run.mesh):
-        traced = update.trace(shapes, run.batches.shapes())
-        cost = costs.count_operations(traced.jaxpr)
-        _log.info(
-            "a step takes %.3g operations in products and convolutions, %.2g %% of them in zoning",
-            cost.total,
-            100 * cost.inside / cost.total,
-        )
-        return traced.lower().compile(), cost.total
+    traced = update.trace(shapes, run.batches.shapes())
+    cost = costs.count_operations(traced.jaxpr)
+    _log.info(
+        "a step takes %.3g operations in products and convolutions, %.2g %% of them in zoning",
+        cost.total,
+        100 * cost.inside / cost.total,
+    )
+    return traced.lower(), cost.total
 
 
 @contextlib.contextmanager

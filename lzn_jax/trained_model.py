@@ -87,11 +87,13 @@ class TrainedModel:
       space: the latent space.
       model: variables of the networks by name, and context anchors.
       step: number of updates before the checkpoint.
+      given: the data of `lzn_jax.fit`, which `lzn_jax.data.load` finds while the model exists.
     """
 
     space: LatentSpace
     model: Model
     step: int
+    given: Any = None
 
     @property
     def config(self) -> ConfigDict:

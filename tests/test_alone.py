@@ -131,6 +131,16 @@ def test_the_log_names_classes_that_have_no_zone_once(caplog):
     assert caplog.messages == ["classes without a zone among latent.context_size 1437: 3"]
 
 
+def test_the_context_of_sorted_examples_is_of_many_classes_each_with_its_image(model):
+    examples = alone().digits[0]
+    order = examples.at(np.argsort(examples.labels, kind="stable"))
+    context = alone().space.context(model.model.variables, order)
+    assert len(set(context["labels"].tolist())) > 4
+    anchors = model.anchors(order.images)
+    found = [np.abs(anchors - own).max(axis=1).argmin() for own in np.asarray(context["anchors"])]
+    assert order.labels[found].tolist() == context["labels"].tolist()
+
+
 def test_an_alignment_by_a_flag_gives_labels_anchors():
     world = alone(alignments="('image:label',)")
     assert set(world.space.modules) == {"encoder", "decoder", "label_anchors"}

@@ -52,6 +52,12 @@ class Examples(NamedTuple):
     groups: np.ndarray | None = None
     more: Mapping[str, np.ndarray] = MappingProxyType({})
 
+    @property
+    def units(self) -> Int[np.ndarray, " n"]:
+        """(n,) numbers of what no split divides: groups, or else images, or else examples."""
+        own = np.arange(len(self.labels))
+        return next(each for each in (self.groups, self.image_ids, own) if each is not None)
+
     def at(self, rows: Int[np.ndarray, " m"]) -> "Examples":
         """The examples at these rows; encoded images are not decoded."""
 
@@ -121,8 +127,7 @@ def load(data: ConfigDict, split: Literal["train", "validation", "test"]) -> Exa
         )
     if split == "test" or count == 0:
         return examples
-    groups = examples.image_ids if examples.groups is None else examples.groups
-    is_apart = set_apart(examples.labels, groups, count, data.validation_seed)
+    is_apart = set_apart(examples.labels, examples.units, count, data.validation_seed)
     return examples.at(np.flatnonzero(is_apart == (split == "validation")))
 
 
@@ -190,18 +195,17 @@ def set_apart(
     count: int,
     seed: int,
     field: str = "data.validation",
+    counted: Any = slice(None),
 ) -> Bool[np.ndarray, " n"]:
     """Mask of about `count` examples out of n, stratified by class, or by text for texts as labels.
 
     Groups are never divided: the part exceeds `count` if its last group does. The class of a group
-    is that of its first example. Raises UserError, naming the `field`, if no example is left.
+    is that of its first example. Only the `counted` rows count, such as the first of each image.
+    Raises UserError, naming the `field`, if none of them is left.
     """
-    names, first, member = np.unique(
-        np.arange(len(labels)) if groups is None else groups,
-        return_index=True,
-        return_inverse=True,
-    )
-    sizes, classes = np.bincount(member, minlength=len(names)), labels[first]
+    groups = np.arange(len(labels)) if groups is None else groups
+    names, first, sizes = np.unique(groups[counted], return_index=True, return_counts=True)
+    classes = labels[counted][first]
     # Systematic sampling: the position of a group in its shuffled class, as a share of the class.
     rng, place = np.random.default_rng(seed), np.empty(len(names))
     ends = np.cumsum(np.unique(classes, return_counts=True)[1])
@@ -213,9 +217,8 @@ def set_apart(
     chosen = np.zeros(len(names), bool)
     chosen[order] = np.cumsum(sizes[order]) - sizes[order] < count
     if chosen.all():
-        raise UserError(f"{field} must leave some of {len(labels)} training examples, got {count}")
-    is_apart: np.ndarray = chosen[member]
-    return is_apart
+        raise UserError(f"{field} must leave some of {sizes.sum()} training examples, got {count}")
+    return np.isin(groups, names[chosen])
 
 
 def load_data(config: ConfigDict) -> tuple[Examples, Examples]:

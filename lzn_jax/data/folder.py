@@ -83,18 +83,16 @@ def held_out(data: ConfigDict, split: str, examples: Examples) -> Examples:
     """
     if not data.get("holdout"):
         return examples
-    labels, texts, ids = examples.labels, examples.texts, examples.image_ids
-    ids = np.arange(len(labels)) if ids is None else ids
-    images, first = np.unique(ids, return_index=True)  # with captions, only images with a text
-    strata = labels[first] if texts is None else texts[first]
-    seed = data.get("holdout_seed", 0)
-    is_test = set_apart(strata, None, data.holdout, seed, "data.holdout")
-    if len(missing := np.setdiff1d(labels[first], labels[first[~is_test]])):
+    labels, ids, seed = examples.labels, examples.image_ids, data.get("holdout_seed", 0)
+    strata = labels if examples.texts is None else examples.texts
+    images = slice(None) if ids is None else np.unique(ids, return_index=True)[1]
+    is_test = set_apart(strata, examples.units, data.holdout, seed, "data.holdout", images)
+    if len(missing := np.setdiff1d(labels, labels[~is_test])):
         raise UserError(
             f"data.holdout={data.holdout} leaves no training image of the class "
             f"{label_names(data)[missing[0]]}: lower it, or change data.holdout_seed"
         )
-    return examples.at(np.flatnonzero(np.isin(ids, images[is_test == (split == "test")])))
+    return examples.at(np.flatnonzero(is_test == (split == "test")))
 
 
 def class_names(data: ConfigDict) -> tuple[str, ...]:
@@ -384,12 +382,15 @@ def _limits(values: Mapping[str, Any], stated: Collection[str], data_set: Any) -
     if is_divided and not names:
         return {}
     whole = ConfigDict({**data, "captions": False, "holdout": None})
-    train = len(data_set.load(whole, "train").labels)
+    examples = data_set.load(whole, "train")
+    train = len(examples.labels)
     if not is_divided and train > 1:
         data.holdout = limits["data.holdout"] = max(train // HOLDOUT, 1)
     whole.holdout = data.holdout
     test = data.holdout or len(data_set.load(whole, "test").labels)
-    train = max(train - (data.holdout or 0), 1)  # too large a hold-out is reported when it is read
+    with contextlib.suppress(UserError):  # a wrong hold-out is reported when it is read
+        kept = len(held_out(whole, "train", examples).labels)  # groups may hold out more
+        train, test = kept, train - kept or test
     for name in names:
         value, most = values[name], train if name in _OF_TRAINING else test
         if isinstance(value, tuple):

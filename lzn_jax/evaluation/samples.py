@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -136,7 +137,7 @@ class SampleQuality:
                     f"its network expects RGB; got {path}"
                 )
         self._pretrained = {name: readers[name](path) for name, path in given.items()}
-        self._train: Examples | None = None
+        self._seen: tuple[Any, ...] = (lambda: None, lambda: None)  # weak, as this outlives a run
         self._extractors: list[Extractor] = []
         self._reference: dict[str, FeatureSet] = {}
 
@@ -149,10 +150,11 @@ class SampleQuality:
         if (count := min(len(train.labels), len(samples))) < MIN_IMAGES:
             _log.info("sample metrics are left out: %d images are fewer than %d", count, MIN_IMAGES)
             return {}
-        if train is not self._train:
+        own = train.images, train.labels
+        if any(seen() is not each for seen, each in zip(self._seen, own, strict=True)):
             self._extractors = [*self._classifiers(train), *self._pretrained.values()]
             self._reference = extract(self._extractors, _reference(train.images))
-            self._train = train
+            self._seen = tuple(map(weakref.ref, own))
         metrics: dict[str, float] = {}
         generated = extract(self._extractors, samples)
         for name, real in self._reference.items():

@@ -38,7 +38,7 @@ class Interrupted(BaseException):
 
 
 class Interruption:
-    """Handlers of SIGINT and SIGTERM, active after `listen`.
+    """Handlers of SIGINT and SIGTERM, active after `listen`; of SIGINT alone `in_call`.
 
     A signal ends the process at once. While `held`, it requests to save and exit instead: Ctrl-C
     sends SIGTERM to this process, which JAX forwards to the other processes of a run. A second
@@ -62,6 +62,24 @@ class Interruption:
             signal.signal(number, self._in_main_thread)
         signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
         threading.Thread(target=self._in_own_thread, args=(reader,), daemon=True).start()
+
+    @contextlib.contextmanager
+    def in_call(self) -> Iterator[None]:
+        """Context of a call: Ctrl-C raises KeyboardInterrupt, while `held` only the second one."""
+        handler = signal.getsignal(signal.SIGINT)
+        is_main = threading.current_thread() is threading.main_thread()  # others get no signals
+        install: Any = signal.signal if is_main and callable(handler) else lambda *_: None
+        install(signal.SIGINT, self._of_call)
+        try:
+            yield
+        finally:
+            install(signal.SIGINT, handler)
+
+    def _of_call(self, *_: object) -> None:
+        if not self._is_held or self.is_asked:
+            raise KeyboardInterrupt
+        self._print("saving before KeyboardInterrupt; press Ctrl-C again to stop at once")
+        self._in_main_thread(signal.SIGTERM, None)
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:

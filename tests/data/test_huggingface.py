@@ -188,7 +188,7 @@ def test_fields_follow_from_the_data(written, monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("values", "names"),
     [
-        ([v + 7 for v in LABELS.tolist()], ("7", "8", "9")),
+        ([8 * v + 2 for v in LABELS.tolist()], ("2", "10", "18")),
         ([NAMES[v] for v in LABELS], ("one", "three", "two")),
     ],
 )

@@ -279,3 +279,19 @@ def test_views_are_those_of_the_upright_image(form, options, tolerance, orientat
     views, expected = (_views(source, 0, size).astype(int) for source in sources)
     assert np.abs(views - expected).mean() <= tolerance
     assert np.abs(views[0] - views[1]).mean() > 2
+
+
+def test_a_large_jpeg_is_decoded_at_a_fraction_of_its_size_lying_or_not(monkeypatch):
+    decoded, upright = [], pixels_module._upright
+
+    def look(file, channels):
+        decoded.append(file.size)
+        return upright(file, channels)
+
+    monkeypatch.setattr(pixels_module, "_upright", look)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    stored = Image.fromarray(_noise(4, 5, 3)).resize((1280, 320), 3)
+    _views(_file(stored, "JPEG", exif=exif))
+    _views(_file(stored.transpose(Image.Transpose.ROTATE_270), "JPEG"))
+    assert decoded == [(160, 40), (40, 160)]

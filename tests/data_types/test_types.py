@@ -11,7 +11,7 @@ import pytest
 import small
 
 from lzn_jax import data, parts
-from lzn_jax.data_types import DataType, Decoder, Encoder, Zones
+from lzn_jax.data_types import DataType, Decoder, Encoder, Zones, context_rows
 from lzn_jax.errors import UserError
 from lzn_jax.latent_space import LatentSpace, Model
 from lzn_jax.models.mlp import MLP
@@ -45,6 +45,17 @@ def test_one_sample_alone_gives_what_it_gives_among_others(source, target, model
         np.testing.assert_allclose(one.astype(int), many[:1].astype(int), atol=1)
     else:
         assert one.tolist() == many[:1].tolist()
+
+
+def test_the_context_is_drawn_of_all_training_examples_by_the_seed():
+    rows = [context_rows(seed, 1000, 50) for seed in range(3)]
+    for each in rows:
+        assert len(set(each.tolist())) == 50
+        assert np.all(np.bincount(each // 250, minlength=4) > 4)
+    assert not np.array_equal(*rows[:2])
+    assert sorted(context_rows(0, 9, 9)) == list(range(9))
+    # Another order makes a run that goes on have another context.
+    assert context_rows(0, 1000, 5).tolist() == [393, 749, 408, 449, 699]
 
 
 def lacking(protocol, *methods):

@@ -1,7 +1,9 @@
 """Which samples are measured and by which network, the judge, and nearest training images."""
 
+import gc
 import logging
 import types
+import weakref
 from pathlib import Path
 
 import clip_oracle
@@ -102,6 +104,12 @@ def test_other_training_images_are_looked_at_anew(inception):
     train, other, samples = train_of(60), train_of(70, seed=3), images_of(50, 1)
     first, second = measure(train, samples), measure(other, samples)
     assert second == fresh(other, samples) != first
+    swapped = other._replace(labels=other.labels[::-1])
+    assert measure(swapped, samples) == second
+    images = weakref.ref(other.images)
+    del other, swapped
+    gc.collect()
+    assert images() is None
 
 
 def test_clip_looks_alone_if_its_weights_are_all_there_is(clip, caplog):
