@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 import lzn_jax
 from lzn_jax import configuration, data, train
 from lzn_jax.errors import EXIT_DONE, EXIT_RUN_AGAIN, UserError
-from lzn_jax.modes import check_data, compile, export, inference, replay
+from lzn_jax.modes import check_data, compile, export, inference
 from lzn_jax.plots.style import credited
 from lzn_jax.run import processes
 from lzn_jax.run import workdir as workdirs
@@ -36,7 +36,6 @@ MODES = {
     "reconstruct": "encodes images to noise and decodes them: reconstructions.npz",
     "interpolate": "interpolates between two images: interpolation.npz",
     "export": "exports tasks as StableHLO that runs without this package: export/",
-    "replay": "repeats the non-finite update at which a run stopped: nothing",
     "check_data": "reads a data set and reports its faults: figures/contact_sheet.png",
     "compile": "reports whether a step fits the hardware of --slice, without it: nothing",
     "show_config": "prints every field with its value and meaning: nothing",
@@ -94,9 +93,6 @@ def _run_mode(
     flags: argparse.Namespace, config: ConfigDict, workdir: Path, interruption: Interruption
 ) -> int:
     """Runs a mode that needs a work folder; returns the exit code."""
-    if flags.mode == "replay":
-        replay.replay(config, workdir)
-        return EXIT_DONE
     if flags.mode == "train":
         code = train.train_and_evaluate(config, workdir, interruption)
         if code == EXIT_DONE:

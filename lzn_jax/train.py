@@ -9,7 +9,6 @@ import faulthandler
 import functools
 import logging
 import shlex
-import shutil
 import sys
 import threading
 import time
@@ -44,7 +43,6 @@ from lzn_jax.trained_model import TrainedModel
 MAX_SKIPPED_IN_A_ROW = 100
 MORE_EVALUATION = 60  # seconds that evaluation may take beyond those of training
 STALLED_AFTER = 600.0  # seconds of a step, after which all stacks are written to stderr
-REPLAY_FOLDER = "replay"
 _COUNTERS = ("step", "skipped", "skipped_in_a_row")  # of a state
 
 _log = logging.getLogger(__name__)
@@ -267,14 +265,21 @@ def train_and_evaluate(
             with run.interruption.held():
                 state, code = _loop(run, checkpoints, state, update, operations)
                 checkpoints.wait()
-            if code == EXIT_NON_FINITE:
-                _save_for_replay(state, workdir)
         run.goodput.write(workdir)
     _log.info("%s", run.goodput.in_words())
     if code == EXIT_RUN_AGAIN:
         flags = extensions.extension_flags(config.extensions)
         command = shlex.join(["python", "-m", "lzn_jax.main", f"--workdir={workdir}", *flags])
         _log.info("saved at step %d; to continue: %s", int(state.step), command)
+    elif code == EXIT_NON_FINITE:
+        skipped = int(state.skipped_in_a_row)
+        _log.error(
+            "stopped: update %d was the first of %d non-finite updates in a row; lower learning "
+            "rates, and remove %s to start again",
+            int(state.step) - skipped + 1,
+            skipped,
+            workdir,
+        )
     elif code == EXIT_DONE:
         _log.info("done: results are in %s", workdir)
     return code
@@ -480,23 +485,3 @@ def _evaluate_once(
         _log.info("%s", line)
     if rates:
         _log.info("%s", log.rates_in_words(rates))
-
-
-def _save_for_replay(state: TrainState, workdir: Path) -> None:
-    """Saves the state before the first of the latest skipped updates."""
-    skipped = int(state.skipped_in_a_row)
-    first = int(state.step) - skipped
-    # Skipped updates change only these counters.
-    counters = {"step": first, "skipped": int(state.skipped) - skipped, "skipped_in_a_row": 0}
-    state = state.replace(**_counters(counters, state.step.sharding))
-    if devices.is_writer():
-        shutil.rmtree(workdir / REPLAY_FOLDER, ignore_errors=True)
-    devices.everywhere(True)  # waits until the folder is removed
-    with Checkpoints(workdir / REPLAY_FOLDER, keep=1) as checkpoints:
-        save_state(checkpoints, state)
-    _log.error(
-        "stopped: update %d was the first of %d non-finite updates in a row: --mode=replay repeats "
-        "it",
-        first + 1,
-        skipped,
-    )

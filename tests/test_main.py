@@ -356,7 +356,6 @@ BAD_INPUT = """
 --config.latent.dim=5 | latent.dim=4
 --mode=evaluate --workdir={new} | no checkpoint in {new}
 --mode=sample --workdir={new} | no checkpoint in {new}
---mode=replay | nothing to replay in
 --workdir={new}/file/run | cannot be written
 --workdir=gs://bucket/run | mount the bucket
 --slice=v5e:1 | --slice=NAME and --mode=compile go together
@@ -378,7 +377,7 @@ BAD_INPUT = """
 """
 BAD_INPUT = [tuple(line.split(" | ")) for line in BAD_INPUT.strip().splitlines()]
 # What every mode refuses, and those that read images.
-for _mode in ("train", "evaluate", "sample", "embed", "classify", "check_data", "replay", "export"):
+for _mode in ("train", "evaluate", "sample", "embed", "classify", "check_data", "export"):
     BAD_INPUT += [(f"--mode={_mode} {flag}", part) for flag, part in BAD_INPUT[:2]]
 for _mode in ("reconstruct", "classify", "export"):
     BAD_INPUT.append((f"--mode={_mode} --workdir={{new}}", "no checkpoint in"))

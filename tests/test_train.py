@@ -4,6 +4,7 @@ import contextlib
 import functools
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -355,31 +356,12 @@ def test_a_damaged_newest_checkpoint_is_passed_over(tmp_path, caplog):
     jax.tree.map(np.testing.assert_array_equal, _final_state(tmp_path, config), want)
 
 
-def test_too_many_skipped_updates_end_the_run_and_the_first_is_replayed(
-    tmp_path, monkeypatch, capsys
-):
+def test_too_many_skipped_updates_end_the_run(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(train, "MAX_SKIPPED_IN_A_ROW", 2)
     # A learning rate at the end of float32's range makes every later loss non-finite.
     changes = {"training__num_steps": 8, "evaluation__every_steps": 100}
     changes |= {"training__warmup_steps": 0, "training__learning_rate__decoder": 3e38}
-    flags = small.flags("configs/digits_joint.py", tmp_path, **changes)
-    assert command_line.main(flags) == 3
+    assert command_line.main(small.flags("configs/digits_joint.py", tmp_path, **changes)) == 3
     assert _lines(tmp_path)[-1]["step"] < 8
-    assert "update 2 was the first of" in capsys.readouterr().err
-    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-
-    assert command_line.main([*flags, "--mode=replay"]) == 0
-    said = capsys.readouterr().err.splitlines()
-    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
-    (line,) = [line for line in said if line.startswith("update 2: ")]
-    seen = dict(item.rsplit(" ", 1) for item in line.removeprefix("update 2: ").split(", "))
-    recorded = next(line for line in _lines(tmp_path) if line["step"] == 2)
-    for name in ("draw", "mean_x"):  # of the same key and the same batch
-        assert recorded[name] == pytest.approx(float(seen[name]), rel=1e-3)
-    for name in ("loss", "gradient_norm"):
-        assert recorded[name] is None
-        assert not np.isfinite(float(seen[name]))
-    assert "batch x: finite" in said
-    assert "parameters decoder: finite" in said
-    assert "gradient decoder: 1 of 2 arrays are not finite, the first is w" in said
-    assert command_line.main([*flags, "--mode=replay", "--config.seed=1"]) == 2
+    said = capsys.readouterr().err
+    assert re.search(r"update 2 was the first of \d+ non-finite updates in a row; lower", said)
