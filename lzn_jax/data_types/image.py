@@ -13,7 +13,7 @@ from lzn_jax import data, models, parts
 from lzn_jax.data import Examples, folder, normalise
 from lzn_jax.data.augment import Augmentation, augment, augmentation_of
 from lzn_jax.data.pixels import EncodedImages, Views
-from lzn_jax.data_types import Batch, DataType, Keys, NetworkEncoder, Zones, black_image, trained_on
+from lzn_jax.data_types import Batch, DataType, Keys, NetworkEncoder, Zones, trained_on
 from lzn_jax.errors import UserError
 from lzn_jax.models import Variables, by_example
 from lzn_jax.parts import (
@@ -37,11 +37,12 @@ class ImageEncoder(NetworkEncoder):
     """Image encoder of a config."""
 
     def __init__(self, config: ConfigDict) -> None:
+        size, channels = config.data.image_size, config.data.channels
         super().__init__(
             "image",
             models.encoder(config),
             column="images",
-            example=black_image(config),
+            example=np.zeros((1, size, size, channels), np.float32),
             transform=data.whole_image(config.data),
             **self.settings(config, "latent"),
         )
