@@ -140,6 +140,20 @@ def test_networks_read_and_write_arrays_in_units_of_their_mean_and_scale(series)
         ArrayType("a", (2,), config=SERIES, scale=(1.0, 0.0))
 
 
+def test_networks_of_a_subclass_have_arrays_of_another_shape():
+    class Flat(ArrayType):
+        def encoded(self, samples):
+            return samples.reshape(len(samples), -1)
+
+    flat = Flat("series", (3, 2), config=SERIES, encoder=object(), decoder=Exact())
+    shapes = (
+        flat.encoder.example.shape[1:],
+        flat.decoder.shape,
+        flat.column_shapes()["series"].shape,
+    )
+    assert shapes == ((6,), (6,), (6,))
+
+
 def with_commas(values):
     return "\n".join(",".join(map(str, row)) for row in values)
 
