@@ -114,6 +114,7 @@ def test_an_array_type_builds_encoder_and_decoder_of_its_networks(series):
     assert (encoder.example.shape, encoder.example.dtype) == ((1, 3, 2), np.float32)
     assert (decoder.network, decoder.output, decoder.shape) == ("series_decoder", "times", (3, 2))
     assert isinstance(decoder, ArrayFlow)
+    assert isinstance(encoder.example, jax.Array)  # as networks annotate
     assert {n: (a.shape, a.dtype) for n, a in series.column_shapes().items()} == {"times": row}
     ready = ArrayType("other", (1,), config=SERIES, encoder=encoder, decoder=decoder)
     assert (ready.encoder, ready.decoder, ready.column) == (encoder, decoder, "other")

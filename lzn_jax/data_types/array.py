@@ -1,5 +1,6 @@
 """Float arrays of one shape, such as time series: a data type that needs only its networks."""
 
+import importlib
 from typing import Any
 
 import jax
@@ -9,7 +10,6 @@ from ml_collections import ConfigDict
 
 from lzn_jax.data import Examples
 from lzn_jax.data_types import DataType, Decoder, Encoder, NetworkEncoder, Reader, Samples
-from lzn_jax.decoders import flow  # not its classes, as it imports this package
 from lzn_jax.errors import UserError
 from lzn_jax.parts import REQUIRED, Field, count_or_0, require
 
@@ -29,10 +29,11 @@ class ArrayType(DataType):
         self.shape, self.column = tuple(shape), (column := column or name)
         self.mean, self.scale = np.asarray(mean, np.float32), np.asarray(scale, np.float32)
         require(bool(np.all(self.scale > 0)), f"the scale of {name} must be > 0, got {scale}")
-        row = self._row = self.encoded(np.zeros((1, *self.shape), np.float32))
+        row = self._row = jax.numpy.asarray(self.encoded(np.zeros((1, *self.shape), np.float32)))
         if encoder is not None and not isinstance(encoder, Encoder | Reader):
             encoder = NetworkEncoder.from_config(name, config, encoder, column=column, example=row)
         if decoder is not None and not isinstance(decoder, Decoder):
+            flow = importlib.import_module("lzn_jax.decoders.flow")  # which imports data types
             decoder = flow.ArrayFlow(name, config, decoder, output=column, shape=row.shape[1:])
         super().__init__(name, encoder, decoder)
 

@@ -37,12 +37,11 @@ class ImageEncoder(NetworkEncoder):
     """Image encoder of a config."""
 
     def __init__(self, config: ConfigDict) -> None:
-        size, channels = config.data.image_size, config.data.channels
         super().__init__(
             "image",
             models.encoder(config),
             column="images",
-            example=np.zeros((1, size, size, channels), np.float32),
+            example=jax.numpy.zeros((1, *models.image_shape(config))),
             transform=data.whole_image(config.data),
             **self.settings(config, "latent"),
         )
@@ -60,7 +59,7 @@ class ViewEncoder(ImageEncoder):
 
     def __init__(self, config: ConfigDict) -> None:
         super().__init__(config)
-        size, channels = config.data.image_size, config.data.channels
+        _, size, channels = models.image_shape(config)
         self.transform = Views(size, channels, config.augmentation.min_area)
         self.augmentation = augmentation_of(config)
 
@@ -113,7 +112,7 @@ class Image(DataType):
     ) -> None:
         super().__init__("image", encoder, decoder)
         self._data, self.loss_name = config.data, "generation_loss"
-        self._shape = (config.data.image_size, config.data.image_size, config.data.channels)
+        self._shape = models.image_shape(config)
         self._transform = encoder.transform if encoder else data.whole_image(config.data)
 
     def column_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from lzn_jax import parts
 from lzn_jax.data import normalise, to_uint8
 from lzn_jax.data_types import Batch, Condition, Invertible, Keys, Loss, given
-from lzn_jax.models import Variables, in_training, named, normal_by_index
+from lzn_jax.models import Variables, image_shape, in_training, named, normal_by_index
 from lzn_jax.models.mlp import MLPDecoder
 from lzn_jax.models.ncsnpp import NCSNppDecoder, check_decoder
 from lzn_jax.parts import choice, count, knobs
@@ -252,8 +252,7 @@ class ImageDecoder(ArrayDecoder):
     """Base class of image decoders."""
 
     def __init__(self, config: ConfigDict, decoder: nn.Module) -> None:
-        size, channels = config.data.image_size, config.data.channels
-        super().__init__("image", config, decoder, output="images", shape=(size, size, channels))
+        super().__init__("image", config, decoder, output="images", shape=image_shape(config))
         self.network = "decoder"  # name in existing checkpoints
         self.condition, self.sources = config.decoder.condition, config.decoder.latents
         self.condition_dropout = config.decoder.condition_dropout
