@@ -292,9 +292,17 @@ def test_every_mode_takes_sounds(fields, tmp_path, monkeypatch, capsys):
     assert set(module.NAMES) == {text.split(" ", 2)[2] for text in module.load(None, "test").texts}
 
 
-def test_a_sound_has_the_spectrogram_from_which_it_is_made():
-    module = parts_of("sounds")
-    kind, examples = object.__new__(module.Sound), module.load(None, "test")
+@pytest.fixture(scope="module")
+def sound():
+    """The type of the sounds."""
+    return parts_of("sounds").Sound(small.config(config_of("sounds"), **SHRUNK["sounds"]))
+
+
+def test_a_sound_has_the_spectrogram_from_which_it_is_made(sound):
+    module, kind = parts_of("sounds"), sound
+    examples = module.load(None, "test")
+    (row,) = kind.column_shapes().values()
+    assert row.shape == kind.encoder.example.shape[1:] == module.SHAPE
     sounds = examples.more["sounds"][:16]
     again = kind.decoded(kind.encoded(sounds))
     for moved, is_near in ((sounds, True), (np.roll(sounds, 8, axis=0), False)):
@@ -305,8 +313,8 @@ def test_a_sound_has_the_spectrogram_from_which_it_is_made():
     )
 
 
-def test_a_recording_is_heard_at_the_rate_of_the_data_and_in_its_middle():
-    kind, t = object.__new__(parts_of("sounds").Sound), np.arange(16000) / 16000
+def test_a_recording_is_heard_at_the_rate_of_the_data_and_in_its_middle(sound):
+    kind, t = sound, np.arange(16000) / 16000
     tone = np.sin(2 * np.pi * 1000 * t)
     stereo = np.stack([tone, 0 * tone], axis=1)
     (sound,) = kind.written((16000, stereo))
@@ -326,20 +334,18 @@ def test_a_recording_is_heard_at_the_rate_of_the_data_and_in_its_middle():
         (np.zeros((0, 1024), np.int16), "at least 1"),
     ],
 )
-def test_what_is_no_sound_is_one_line(sounds, got):
-    kind = object.__new__(parts_of("sounds").Sound)
+def test_what_is_no_sound_is_one_line(sounds, got, sound):
     with pytest.raises(UserError, match=got):
-        kind.checked(sounds)
+        sound.checked(sounds)
 
 
-def test_the_judge_hears_real_sounds_and_not_those_of_other_classes():
+def test_the_judge_hears_real_sounds_and_not_those_of_other_classes(sound):
     module = parts_of("sounds")
     train, test = module.load(None, "train").at(np.arange(800)), module.load(None, "test")
     answers = {"label": test.more["sounds"], "text": np.roll(test.more["sounds"], 1, axis=0)}
-    kind = object.__new__(module.Sound)
     other = types.SimpleNamespace(samples=lambda examples: None)
     model = small.stand_in(
-        space=types.SimpleNamespace(types={"sound": kind, "label": other, "text": other}),
+        space=types.SimpleNamespace(types={"sound": sound, "label": other, "text": other}),
         translations=(("label", "sound"), ("sound", "label"), ("text", "sound")),
         translate=lambda samples, source, target: answers[source],
     )

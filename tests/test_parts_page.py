@@ -1,4 +1,4 @@
-"""docs/parts.md: its tables name what is there, its recipe for a backbone runs."""
+"""docs/parts.md: its tables name what is there, its recipes run."""
 
 import importlib
 import re
@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import small
 from flax import linen as nn
 
 import lzn_jax
-from lzn_jax import parts
+from lzn_jax import main, parts, train
 from lzn_jax.data_types import DataType, Decoder, Encoder, Invertible, NetworkEncoder
 from lzn_jax.models.resnet import ResNet
 
@@ -68,6 +69,28 @@ def test_an_encoder_on_a_backbone_fits_a_linear_map_to_its_features(monkeypatch)
     dense = variables["params"]["Dense_0"]
     expected = jnp.dot(features, dense["kernel"]) + dense["bias"]
     np.testing.assert_allclose(network.apply(variables, images, train=True), expected, rtol=1e-5)
+
+
+def test_time_series_of_an_array_type_train_and_are_translated(tmp_path, monkeypatch):
+    code = re.findall(
+        r"```\n((?:import numpy|from lzn_jax import configuration).*?)```", PAGE, re.S
+    )
+    for name, text in zip(("series.py", "config.py"), code, strict=True):
+        (tmp_path / name).write_text(text.replace("MLPDecoder(256, 3)", "MLPDecoder(8, 1)"))
+    assert sum(len(text.splitlines()) for text in code) <= 60
+    parts.names("type")  # what ships is there
+    monkeypatch.setattr(parts, "PARTS", dict(parts.PARTS))
+    config, workdir = tmp_path / "config.py", tmp_path / "run"
+    monkeypatch.setattr(train, "measurements", types.SimpleNamespace(evaluate=lambda *_: {}))
+    small.without_pictures(monkeypatch)
+    assert main.main(small.flags(config, workdir, series__context_size=16)) == 0
+    model = lzn_jax.load(workdir, extensions=[str(tmp_path / "series.py")])
+    assert model.step == 2
+    assert {name: a.shape for name, a in model.model.context.items()} == {"series_anchors": (16, 4)}
+    series = model.translate([1], "label", "series")
+    assert series.shape == (1, 64, 2)
+    assert 15 < series.mean() < 25  # of the users' units
+    assert model.translations == (("series", "label"), ("label", "series"))
 
 
 def test_a_backbone_can_be_a_submodule():

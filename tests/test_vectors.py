@@ -4,15 +4,17 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import matplotlib.figure
 import numpy as np
 import pytest
 import small
 from ml_collections import ConfigDict
 
 import lzn_jax
-from lzn_jax import configuration, data, main
-from lzn_jax.data_types import NetworkEncoder
+from lzn_jax import configuration, data, main, parts
+from lzn_jax.data_types import ArrayType, NetworkEncoder
 from lzn_jax.decoders.flow import ArrayFlow, Sampler
+from lzn_jax.errors import UserError
 from lzn_jax.latent_space import LatentSpace
 from lzn_jax.models import normal_by_index
 from lzn_jax.modes.compile import batch_shapes
@@ -84,6 +86,162 @@ def test_an_encoder_from_a_config_has_its_numbers():
     found = NetworkEncoder.from_config("vector", config, module, **others)
     numbers = {"latent_dim": 4, "context_size": 12, "seed": 5, "microbatch_size": 5}
     assert vars(found) == vars(NetworkEncoder("vector", module, **numbers, **others))
+
+
+SERIES = ConfigDict({**NUMBERS, "latent": {"dim": 4, "noise_scale": 0.7}, "seed": 5})
+SERIES.series = {"context_size": 2}
+MEANS, SCALES = (1.0, -2.0), (0.5, 4.0)  # of two channels
+SIX = np.random.default_rng(0).normal(size=(6, 3, 2))
+
+
+@pytest.fixture
+def series():
+    networks = {"encoder": object(), "decoder": Exact()}
+    return ArrayType(
+        "series", (3, 2), config=SERIES, column="times", mean=MEANS, scale=SCALES, **networks
+    )
+
+
+def of_column(values, name="times"):
+    return data.Examples(None, np.zeros(len(values), np.int32), more={name: values})
+
+
+def test_an_array_type_builds_encoder_and_decoder_of_its_networks(series):
+    settings = NetworkEncoder.settings(SERIES, "series")
+    encoder, decoder, row = series.encoder, series.decoder, ((3, 2), np.float32)
+    assert {name: getattr(encoder, name) for name in settings} == settings
+    assert (encoder.network, encoder.column) == ("series_encoder", "times")
+    assert (encoder.example.shape, encoder.example.dtype) == ((1, 3, 2), np.float32)
+    assert (decoder.network, decoder.output, decoder.shape) == ("series_decoder", "times", (3, 2))
+    assert isinstance(decoder, ArrayFlow)
+    assert isinstance(encoder.example, jax.Array)  # as networks annotate
+    assert {n: (a.shape, a.dtype) for n, a in series.column_shapes().items()} == {"times": row}
+    ready = ArrayType("other", (1,), config=SERIES, encoder=encoder, decoder=decoder)
+    assert (ready.encoder, ready.decoder, ready.column) == (encoder, decoder, "other")
+    alone = ArrayType("other", (1,), config=SERIES)
+    assert (alone.encoder, alone.decoder) == (None, None)
+    fields = [ArrayType.fields("a")["a.context_size"], ArrayType.fields("a", 3)["a.context_size"]]
+    assert [(field.kind, field.minimum) for field in fields] == [(int, 0)] * 2
+    assert [field.default for field in fields] == [parts.REQUIRED, 3]
+
+
+def test_networks_read_and_write_arrays_in_units_of_their_mean_and_scale(series):
+    examples = of_column(SIX)
+    rows = series.columns(examples)["times"]
+    assert rows.dtype == np.float32
+    np.testing.assert_allclose(rows[..., 0], (SIX[..., 0] - 1) / 0.5, rtol=1e-5)
+    np.testing.assert_allclose(rows[..., 1], (SIX[..., 1] + 2) / 4, rtol=1e-5)
+    np.testing.assert_array_equal(series.encoder.samples(examples), rows)
+    np.testing.assert_allclose(series.decoded(jnp.asarray(rows)), SIX, rtol=1e-5, atol=1e-6)
+    found = series.sample_format()
+    assert (found["shape"], found["mean"], found["scale"]) == ((3, 2), [*MEANS], [*SCALES])
+    with pytest.raises(UserError, match=r"no column 'times' in \['x'\]"):
+        series.samples(of_column(SIX, "x"))
+    with pytest.raises(UserError, match="scale of a must be > 0"):
+        ArrayType("a", (2,), config=SERIES, scale=(1.0, 0.0))
+
+
+def test_networks_of_a_subclass_have_arrays_of_another_shape():
+    class Flat(ArrayType):
+        def encoded(self, samples):
+            return samples.reshape(len(samples), -1)
+
+    flat = Flat("series", (3, 2), config=SERIES, encoder=object(), decoder=Exact())
+    shapes = (
+        flat.encoder.example.shape[1:],
+        flat.decoder.shape,
+        flat.column_shapes()["series"].shape,
+    )
+    assert shapes == ((6,), (6,), (6,))
+
+
+def with_commas(values):
+    return "\n".join(",".join(map(str, row)) for row in values)
+
+
+FILES = {
+    "one.npy": (SIX[0], 1),
+    "six.npy": (SIX, 6),
+    "six.npz": ({"times": SIX, "labels": np.zeros(6)}, 6),
+    "one.csv": (with_commas(SIX[0]), 1),
+    "six.csv": (with_commas(SIX.reshape(6, 6)), 6),
+}
+
+
+def write(path, content):
+    if isinstance(content, str):
+        path.write_text(content)
+    elif isinstance(content, dict):
+        np.savez(path, **content)
+    else:
+        np.save(path, content)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_contains_one_array_or_several(name, series, tmp_path):
+    content, count = FILES[name]
+    write(path := tmp_path / name, content)
+    arrays, names = series.named(str(path))
+    np.testing.assert_allclose(arrays, SIX[:count], rtol=1e-6)
+    assert (arrays.dtype, names) == (np.float32, [str(path)] * count)
+
+
+def test_numbers_are_an_array_and_the_page_reads_no_file(series, tmp_path):
+    text = with_commas(SIX[:1].reshape(1, 6))
+    for found in (series.named(text)[0], series.written(text)):
+        np.testing.assert_allclose(found, SIX[:1], rtol=1e-6)
+    write(path := tmp_path / "one.npy", SIX[0])
+    with pytest.raises(UserError, match=r"one.npy' is no \.npy, .* or numbers: could not convert"):
+        series.written(str(path))
+    vector = ArrayType("other", (3,), config=SERIES)
+    write(path := tmp_path / "column.csv", "1\n2\n3")
+    assert vector.named(str(path))[0].tolist() == vector.parse("1, 2,3").tolist() == [[1, 2, 3]]
+
+
+BAD = {
+    "turned.csv": (with_commas(SIX[0].T), r"each \(3, 2\), got \(2, 3\)"),
+    "nan.csv": ("1,2\n3,nan\n5,6", "must be finite"),
+    "words.csv": ("a,b\n1,2", "no .npy, .npz, .csv file or numbers: could not convert"),
+    "objects.npy": (np.array([{}]), "cannot be loaded when allow_pickle=False"),
+    "text.npz": ("text", "text.npz' is no .npy"),
+    "others.npz": ({"x": SIX}, "'times is not a file"),
+    "texts.npy": (np.full((1, 3, 2), "1"), "must be numbers: Cannot cast"),
+    "long.npy": (SIX[:, :2], r"each \(3, 2\), got \(6, 2, 2\)"),
+    "none.npy": (SIX[:0], "at least 1, got 0"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_is_no_array_of_the_shape_is_one_line(name, series, tmp_path):
+    content, message = BAD[name]
+    write(path := tmp_path / name, content)
+    with pytest.raises(UserError, match=message) as caught:
+        series.named(str(path))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "samples", [[[[1.0]], [[1.0, 2.0]]], 5.0, "1", [[1, 2]] * 3, [[[np.inf] * 2] * 3]]
+)
+def test_samples_of_another_shape_are_one_line(samples, series):
+    with pytest.raises(UserError, match="must be"):
+        series.checked(samples)
+
+
+def test_integers_are_numbers(series):
+    found = series.checked([[[1, 2]] * 3])
+    assert (found.dtype, found.shape) == (np.float32, (1, 3, 2))
+
+
+def test_an_array_is_shown_by_its_range_and_drawn_as_a_line_of_each_channel(series):
+    axis = matplotlib.figure.Figure().subplots()
+    samples = np.array([[[1, 2], [3, 4], [-0.123456, 6]], np.zeros((3, 2))])
+    assert series.shown(samples) == ["(3, 2), -0.123 to 6", "(3, 2), 0 to 0"]
+    assert series.names(samples) == ["", ""]
+    series.draw(samples[0], axis)
+    assert [line.get_ydata().tolist() for line in axis.lines] == samples[0].T.tolist()
+    series.draw(np.arange(4.0), axis)
+    assert axis.lines[2].get_ydata().tolist() == [0, 1, 2, 3]
 
 
 def test_context_anchors_are_by_default_of_what_the_type_encodes():

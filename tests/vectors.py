@@ -5,9 +5,11 @@ import numpy as np
 
 from lzn_jax import parts
 from lzn_jax.data import Examples
-from lzn_jax.data_types import DataType, NetworkEncoder
-from lzn_jax.decoders.flow import ArrayFlow, Sampler
+from lzn_jax.data_types import ArrayType
+from lzn_jax.decoders.flow import Sampler
 from lzn_jax.models.mlp import MLP, MLPDecoder
+
+RK45 = Sampler("rk45", 1)
 
 
 class Vectors:
@@ -22,22 +24,14 @@ class Vectors:
         return ("left", "right")
 
 
-class Vector(DataType):
-    def __init__(self, config):
-        encoder = NetworkEncoder.from_config(
-            "vector", config, MLP(8, 1, config.latent.dim, 0.0, jnp.float32), column="vectors",
-            example=jnp.zeros((1, 3)),
-        )  # fmt: skip
-        decoder = ArrayFlow("vector", config, MLPDecoder(8, 1), output="vectors", shape=(3,))
-        decoder.condition, decoder.sampler, decoder.draws = "label", Sampler("rk45", 1), 2
-        super().__init__("vector", encoder, decoder)
-
-    def samples(self, examples):
-        return examples.more["vectors"]
-
-    def columns(self, examples):
-        return {"vectors": self.samples(examples)}
+def vector(config):
+    encoder, decoder = MLP(8, 1, config.latent.dim, 0.0, jnp.float32), MLPDecoder(8, 1)
+    kind = ArrayType(
+        "vector", (3,), config=config, column="vectors", encoder=encoder, decoder=decoder
+    )
+    kind.decoder.condition, kind.decoder.sampler, kind.decoder.draws = "label", RK45, 2
+    return kind
 
 
 parts.add("data", "vectors", Vectors, {"data.num_classes": parts.count("classes", 2)})
-parts.add("type", "vector", Vector, {"vector.context_size": parts.count("context anchors")})
+parts.add("type", "vector", vector, ArrayType.fields("vector"))

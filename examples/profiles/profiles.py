@@ -4,26 +4,22 @@ import jax.numpy as jnp
 import numpy as np
 
 from lzn_jax import parts
-from lzn_jax.data_types import DataType, NetworkEncoder
+from lzn_jax.data_types import ArrayType
 from lzn_jax.models.mlp import MLP
 
 
-class Profile(DataType):
+class Profile(ArrayType):
     """Mean ink of each row and column, (n, 16) float32 in [0, 1]."""
 
     def __init__(self, config):
-        network, row = MLP(256, 1, config.latent.dim, 0.0, jnp.float32), jnp.zeros((1, 16))
-        encoder = NetworkEncoder.from_config(
-            "profile", config, network, column="profiles", example=row
+        encoder, decoder = MLP(256, 1, config.latent.dim, 0.0, jnp.float32), ProfileDecoder()
+        super().__init__(
+            "profile", (16,), config=config, column="profiles", encoder=encoder, decoder=decoder
         )
-        super().__init__("profile", encoder, ProfileDecoder())
 
     def samples(self, examples):  # of one split of the data set
         ink = [examples.images[..., 0].mean(axis=axis) / 255 for axis in (1, 2)]
         return np.concatenate(ink, axis=1).astype(np.float32)
-
-    def columns(self, examples):  # of training batches, beside images and labels
-        return {"profiles": self.samples(examples)}
 
 
 class ProfileDecoder:
@@ -46,4 +42,4 @@ class ProfileDecoder:
         return self.module.apply(variables[self.network], condition[0], train=False)
 
 
-parts.add("type", "profile", Profile, {"profile.context_size": parts.count("context anchors")})
+parts.add("type", "profile", Profile, ArrayType.fields("profile"))

@@ -12,7 +12,7 @@ from sklearn.svm import SVC
 
 from lzn_jax import parts
 from lzn_jax.data import Examples
-from lzn_jax.data_types import DataType, NetworkEncoder
+from lzn_jax.data_types import ArrayType, DataType
 from lzn_jax.decoders import flow
 from lzn_jax.errors import UserError
 from lzn_jax.models import in_training, normal_by_index
@@ -49,30 +49,23 @@ def wave(label, rng):
     return {3: np.sign(tone), 4: burst, 5: clicks, 7: (tone + second) / 2}.get(label, tone)
 
 
-class Sound(DataType):
+class Sound(ArrayType):
     """Sounds (n, LENGTH) int16. Networks read and write log-magnitudes (n, 33, 33, 1)."""
 
     measurements, figures = ("sounds",), ("tasks", "spectrograms")
 
     def __init__(self, config):
-        network, example = Encoder(config.latent.dim), jnp.zeros((1, *SHAPE))
-        encoder = NetworkEncoder.from_config(
-            "sound", config, network, column="spectra", example=example
+        encoder, decoder = Encoder(config.latent.dim), SoundDecoder(config)
+        super().__init__(
+            "sound", (LENGTH,), config=config, column="sounds", encoder=encoder, decoder=decoder
         )
-        super().__init__("sound", encoder, SoundDecoder(config))
-
-    def samples(self, examples):
-        return examples.more["sounds"]
-
-    def columns(self, examples):
-        return {"spectra": self.encoded(self.samples(examples))}
 
     def checked(self, samples):
         sounds = np.asarray(samples)
         if sounds.dtype != np.int16 or sounds.shape[1:] != (LENGTH,):
             got = f"{sounds.dtype} {sounds.shape}"
             raise UserError(f"sounds must be an array (n, {LENGTH}) of int16, got {got}")
-        return super().checked(sounds)
+        return DataType.checked(self, sounds)
 
     def encoded(self, samples):  # about from -1 to 1
         magnitudes = np.abs(stft(np.asarray(samples) / LOUDEST, nperseg=64)[2])[..., None]
@@ -87,6 +80,9 @@ class Sound(DataType):
             found = stft(waves, nperseg=64)[2]
             phases, before = np.angle(found + 0.9 * (found - before)), found
         return np.int16(LOUDEST * np.clip(waves, -1, 1))
+
+    def sample_format(self):
+        return {"description": "log-magnitudes of spectrograms (33, 33, 1)"}
 
     def shown(self, samples):  # spectrograms, low pitches at the bottom
         return np.uint8(np.clip(128 * (self.encoded(samples)[:, ::-1] + 1), 0, 255))
@@ -142,7 +138,7 @@ class SoundDecoder:  # a rectified flow from noise to spectrograms, given a late
 
     def loss(self, variables, batch, condition, keys):
         network = partial(self.in_training, variables[self.network], keys[0])
-        noise, t = flow.draw(keys[1], spectra := batch["spectra"])
+        noise, t = flow.draw(keys[1], spectra := batch["sounds"])
         return flow.loss(partial(self.velocity, network), spectra, condition, noise, t)
 
     def generate(self, variables, key, condition, index):
@@ -178,10 +174,10 @@ def draw(model, test, folder):
 
 
 FIELDS = {
-    "sound.context_size": parts.count_or_0("number of context anchors, 0 = none", 1024),
     "sound.condition": parts.word("type of the decoder's condition beside latents", part="type"),
     "sound.features": parts.count("units of the decoder's layers", 384, multiple_of=4),
 }
+FIELDS |= ArrayType.fields("sound", 1024)
 parts.add("data", "sounds", SimpleNamespace(load=load, class_names=lambda data: NAMES))
 parts.add("type", "sound", Sound, FIELDS)
 parts.add("measurement", "sounds", measure)

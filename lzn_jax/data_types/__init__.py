@@ -78,12 +78,6 @@ def given(batch: Batch, name: str, drawn: Array) -> Array:
     return column
 
 
-def black_image(config: ConfigDict) -> Float[Array, "1 h w c"]:
-    """A black image, as example input for the initialisation of networks."""
-    size, channels = config.data.image_size, config.data.channels
-    return jnp.zeros((1, size, size, channels))
-
-
 def are_images(shown: Any) -> bool:
     """Whether `DataType.shown` returned an array of images, not strings."""
     return len(getattr(shown, "shape", ())) == 4
@@ -433,3 +427,6 @@ def _output_shape(module: Any, example: jax.ShapeDtypeStruct) -> tuple[int, ...]
         return module.apply(variables, example, train=False)
 
     return jax.eval_shape(output, example).shape
+
+
+from lzn_jax.data_types.array import ArrayType as ArrayType  # noqa: E402 - uses the above

@@ -13,7 +13,7 @@ from lzn_jax import data, models, parts
 from lzn_jax.data import Examples, folder, normalise
 from lzn_jax.data.augment import Augmentation, augment, augmentation_of
 from lzn_jax.data.pixels import EncodedImages, Views
-from lzn_jax.data_types import Batch, DataType, Keys, NetworkEncoder, Zones, black_image, trained_on
+from lzn_jax.data_types import Batch, DataType, Keys, NetworkEncoder, Zones, trained_on
 from lzn_jax.errors import UserError
 from lzn_jax.models import Variables, by_example
 from lzn_jax.parts import (
@@ -41,7 +41,7 @@ class ImageEncoder(NetworkEncoder):
             "image",
             models.encoder(config),
             column="images",
-            example=black_image(config),
+            example=jax.numpy.zeros((1, *models.image_shape(config))),
             transform=data.whole_image(config.data),
             **self.settings(config, "latent"),
         )
@@ -59,7 +59,7 @@ class ViewEncoder(ImageEncoder):
 
     def __init__(self, config: ConfigDict) -> None:
         super().__init__(config)
-        size, channels = config.data.image_size, config.data.channels
+        _, size, channels = models.image_shape(config)
         self.transform = Views(size, channels, config.augmentation.min_area)
         self.augmentation = augmentation_of(config)
 
@@ -112,7 +112,7 @@ class Image(DataType):
     ) -> None:
         super().__init__("image", encoder, decoder)
         self._data, self.loss_name = config.data, "generation_loss"
-        self._shape = (config.data.image_size, config.data.image_size, config.data.channels)
+        self._shape = models.image_shape(config)
         self._transform = encoder.transform if encoder else data.whole_image(config.data)
 
     def column_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:

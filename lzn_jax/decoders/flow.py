@@ -12,8 +12,8 @@ from ml_collections import ConfigDict
 
 from lzn_jax import parts
 from lzn_jax.data import normalise, to_uint8
-from lzn_jax.data_types import Batch, Condition, Keys, Loss, given
-from lzn_jax.models import Variables, in_training, named, normal_by_index
+from lzn_jax.data_types import Batch, Condition, Invertible, Keys, Loss, given
+from lzn_jax.models import Variables, image_shape, in_training, named, normal_by_index
 from lzn_jax.models.mlp import MLPDecoder
 from lzn_jax.models.ncsnpp import NCSNppDecoder, check_decoder
 from lzn_jax.parts import choice, count, knobs
@@ -130,7 +130,7 @@ def _rk45(
 _INTEGRATE = {"rk45": _rk45, "euler": _euler}
 
 
-class ArrayDecoder:
+class ArrayDecoder(Invertible):
     """Base class of decoders to arrays of one shape; methods are pure functions."""
 
     num_draws = 2  # keys: for the loss, and for dropout
@@ -166,16 +166,11 @@ class ArrayDecoder:
         keep = jax.random.bernoulli(named(key, "condition"), 1 - rate, (len(beside), 1))
         return latents, beside * keep
 
-    def invert(self, variables: Variables, samples: Array, condition: Condition) -> Array:
-        """Noise from which the decoder generates the samples."""
-        raise NotImplementedError
-
     def floats(self, variables: Variables, noise: Array, condition: Condition) -> Array:
         """Floats generated from noise."""
         raise NotImplementedError
 
     def render(self, variables: Variables, noise: Array, condition: Condition) -> Array:
-        """Samples generated from noise."""
         return self.outputs(self.floats(variables, noise, condition))
 
     def reconstruct(
@@ -257,8 +252,7 @@ class ImageDecoder(ArrayDecoder):
     """Base class of image decoders."""
 
     def __init__(self, config: ConfigDict, decoder: nn.Module) -> None:
-        size, channels = config.data.image_size, config.data.channels
-        super().__init__("image", config, decoder, output="images", shape=(size, size, channels))
+        super().__init__("image", config, decoder, output="images", shape=image_shape(config))
         self.network = "decoder"  # name in existing checkpoints
         self.condition, self.sources = config.decoder.condition, config.decoder.latents
         self.condition_dropout = config.decoder.condition_dropout

@@ -137,12 +137,15 @@ def encoder(config: ConfigDict) -> Any:
     return module(part, config.encoder, config, latent_dim=config.latent.dim)
 
 
+def image_shape(config: ConfigDict) -> tuple[int, int, int]:
+    """Height, width and channels of images."""
+    return config.data.image_size, config.data.image_size, config.data.channels
+
+
 def decoder(config: ConfigDict) -> tuple[Any, Any]:
     """The network registered as `decoder.name`, and the class that wraps it as a `Decoder`."""
     network, wrapper = parts.get("decoder", config.decoder.name)
-    data = config.data
-    shape = data.image_size, data.image_size, data.channels
-    return module(network, config.decoder, config, image_shape=shape), wrapper
+    return module(network, config.decoder, config, image_shape=image_shape(config)), wrapper
 
 
 def module(part: Any, group: ConfigDict, config: ConfigDict, **sizes: Any) -> Any:
