@@ -66,7 +66,8 @@ def _distances(x: Array, y: Array) -> tuple[Array, Array]:
     distances = jnp.sqrt(jnp.maximum(squares - 2 * products, 0))
     is_itself = jnp.eye(count, others.shape[-2], dtype=bool)
     total = jnp.sum(jnp.where(is_itself, 0, distances), axis=(-2, -1), keepdims=True)
-    scale = jnp.maximum(total / (count * (others.shape[-2] - 1)), 1e-12)
+    pairs = float(count * (others.shape[-2] - 1))  # may exceed 32 bits
+    scale = jnp.maximum(total / pairs, 1e-12)
     return jnp.where(is_itself, jnp.inf, distances / scale), scale
 
 
