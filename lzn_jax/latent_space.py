@@ -196,6 +196,9 @@ class LatentSpace:
         used.update(*(decoder.sources for decoder in self.decoders.values()))
         self.sources = [name for name in self.encoders if name in used]
         self.own_encoders = {n: e for n, e in self.encoders.items() if isinstance(e, Encoder)}
+        used.update(pair.target for pair in self.alignments)
+        without = ", ".join(sorted(used - self.own_encoders.keys())) if self.encoders else ""
+        parts.require(not without, f"decoders and alignments need an encoder network of {without}")
         self._jitted: dict[Any, Any] = {}
 
     @property
@@ -265,10 +268,12 @@ class LatentSpace:
         for each in self.types.values():
             if decoder := each.decoder:
                 further = None
-                if decoder.condition is not None:
-                    further = jnp.zeros((1, self.types[decoder.condition].condition_dim))
-                decoder_key = named(key, decoder.network)
-                variables[decoder.network] = decoder.init(decoder_key, (latents, further))
+                if (name := decoder.condition) is not None:
+                    size = self.types[name].condition_dim
+                    parts.require(size > 0, f"no decoder can be conditioned on {name}")
+                    further = jnp.zeros((1, size))
+                decoder_key, own = named(key, decoder.network), latents if decoder.sources else None
+                variables[decoder.network] = decoder.init(decoder_key, (own, further))
         return variables
 
     def context(self, variables: Variables, train: Examples) -> dict[str, jax.Array]:

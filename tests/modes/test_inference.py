@@ -197,22 +197,6 @@ def test_test_images_are_not_decoded_all_at_once(run, drawn, monkeypatch):
         assert [row["source"] for row in csv.DictReader(file)] == list(map(str, files))
 
 
-WRONG_PAIRS = {
-    "--source=image --target=image": "does not translate image to image; it translates image to l",
-    "--source=image --target=text": "does not translate image to text; it translates image to lab",
-    "--source=imgae --target=label": "does not translate imgae to label; it translates image to l",
-    "--source= --target=label": "does not translate  to label",
-    "": "--source=TYPE, --target=TYPE and --mode=translate go together",
-}
-
-
-@pytest.mark.parametrize("pair", WRONG_PAIRS)
-def test_a_pair_that_is_not_translated_is_one_line(run, capsys, pair):
-    assert command_line.main([*run[0], "--mode=translate", *pair.split()]) == 2
-    (line,) = capsys.readouterr().err.strip().splitlines()
-    assert WRONG_PAIRS[pair] in line
-
-
 @pytest.mark.parametrize("asked", ["bird", "cat,,dog", "2"])
 def test_other_labels_are_one_line(run, capsys, asked):
     pair = ["--mode=translate", "--source=label", "--target=image", f"--input={asked}"]
