@@ -68,7 +68,10 @@ MISTAKES = {
     "the decoder of type 'tone' needs 'smell' among types": {"decoder.condition": "smell"},
     "the encoder of type 'tone' must give anchors (n, 4), as latent.dim is 4; one sample gives "
     "(1, 5)": {"encoder.module": MLP(8, 1, 5, 0.0, jnp.float32)},
-    "decoders and alignments need an encoder network of tone": {"encoder": None},
+    "decoders and alignments need an encoder network of tone": {
+        "encoder": None,
+        "decoder.sources": ("label",),
+    },
     "type 'tone' builds a DataType named 'number'": {"name": "number"},
     "type 'tone' must build a lzn_jax.data_types.DataType, got 'no type'": None,
 }
@@ -76,7 +79,7 @@ MISTAKES = {
 
 @pytest.mark.parametrize("message", MISTAKES)
 def test_a_mistake_of_a_type_is_one_line_before_anything_is_built(message, monkeypatch):
-    config, changes = small.config(TONES), MISTAKES[message]
+    config, changes = small.config(TONES, text_decoder__latents="('text',)"), MISTAKES[message]
     part = parts.find("type", "tone")
     made = "no type" if changes is None else part.value(config)
     for name, value in (changes or {}).items():
