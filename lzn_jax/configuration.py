@@ -619,7 +619,7 @@ def find(path: str) -> Path:
         asked = FOLDER / f"{path}.py"
     shipped = SHIPPED / asked.name
     found = shipped if asked.parent == FOLDER and not asked.is_file() else asked
-    if found.suffix == ".py" and found.is_file():
+    if found.is_file() and found.suffix == ".py":
         return found
     known = [*asked.parent.glob("*.py"), *SHIPPED.glob("*.py")]
     ratio = {each: difflib.SequenceMatcher(None, asked.stem, each.stem).ratio() for each in known}

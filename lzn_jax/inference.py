@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from lzn_jax import zoning
 from lzn_jax.data_types import Classifier, Reader
+from lzn_jax.errors import UserError
 from lzn_jax.latent_space import LatentSpace, Model
 from lzn_jax.models import keys_by_index, normal_by_index
 
@@ -126,7 +127,8 @@ def decode(
         known[source] = request["samples"]
     given = {"latents": latents, "samples": known}
     further, zones = condition(space, model, given, decoder.condition)
-    generated = decoder.generate(model.variables, key, (latents, further), request["index"])
+    own = latents if decoder.sources else None
+    generated = decoder.generate(model.variables, key, (own, further), request["index"])
     named = {space.types[name].plural: values for name, values in known.items()}
     return generated | named | zones
 
@@ -159,8 +161,11 @@ def condition(
     data_type, latents, samples = space.types[name], request["latents"], request["samples"]
     if name in samples:
         return data_type.condition_of(model.variables, samples[name]), {}
+    key = getattr(space.encoders.get(name), "anchors_key", "")
+    if key not in model.context:
+        raise UserError(f"the decoder is conditioned on {data_type.plural}: pass a {name} for each")
     zones = zone_in_context(space, model, latents, name, samples)
-    return model.context[space.encoders[name].anchors_key][zones], {data_type.plural: zones}
+    return model.context[key][zones], {data_type.plural: zones}
 
 
 def zone_in_context(

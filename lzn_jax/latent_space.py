@@ -133,7 +133,6 @@ class LatentSpace:
       modules: networks by name.
       encoders, decoders: by name of their type; decoders without a weight in the loss are left out.
       own_encoders: encoders that have a network.
-      sources: types whose latents are drawn in training.
       alignments: config group `alignment` by pair of types, with the values of the pair.
       losses: functions by name, beside those of decoders and alignments.
       baseline: contrastive loss that replaces zones, or None.
@@ -168,10 +167,10 @@ class LatentSpace:
             for each in types
             if each.decoder and each.weight > 0 and not self.baseline
         }
-        used = {pair.source for pair in self.alignments}
-        used.update(*(decoder.sources for decoder in self.decoders.values()))
-        self.sources = [name for name in self.encoders if name in used]
         self.own_encoders = {n: e for n, e in self.encoders.items() if isinstance(e, Encoder)}
+        used = {*itertools.chain(*self.alignments, *(d.sources for d in self.decoders.values()))}
+        without = ", ".join(sorted(used - self.own_encoders.keys())) if self.encoders else ""
+        parts.require(not without, f"decoders and alignments need an encoder network of {without}")
         self._jitted: dict[Any, Any] = {}
 
     @property
@@ -241,10 +240,12 @@ class LatentSpace:
         for each in self.types.values():
             if decoder := each.decoder:
                 further = None
-                if decoder.condition is not None:
-                    further = jnp.zeros((1, self.types[decoder.condition].condition_dim))
-                decoder_key = named(key, decoder.network)
-                variables[decoder.network] = decoder.init(decoder_key, (latents, further))
+                if (name := decoder.condition) is not None:
+                    size = self.types[name].condition_dim
+                    parts.require(size > 0, f"no decoder can be conditioned on {name}")
+                    further = jnp.zeros((1, size))
+                decoder_key, own = named(key, decoder.network), latents if decoder.sources else None
+                variables[decoder.network] = decoder.init(decoder_key, (own, further))
         return variables
 
     def context(self, variables: Variables, train: Examples) -> dict[str, jax.Array]:
@@ -336,7 +337,7 @@ class LatentSpace:
                 loss = _decoder_loss(decoder, variables, batch, condition, has_latent, keys)
             metrics[self.types[name].loss_name] = loss
             losses.append(self.types[name].weight * loss)
-        for pair, setting in self.alignments.items() if self.sources else ():
+        for pair, setting in self.alignments.items() if self.encoders else ():
             if setting.weight == 0:
                 continue
             with jax.named_scope("alignment"):
@@ -366,7 +367,7 @@ class LatentSpace:
         source, the next source is used.
         """
         latent, has_latent, further = None, None, None
-        if self.sources and decoder.sources:
+        if self.encoders and decoder.sources:
             scale, use = decoder.noise_scale, decoder.network
             candidates = [latents(source, use, scale) for source in decoder.sources]
             present = [zones[source][0].is_present for source in decoder.sources]

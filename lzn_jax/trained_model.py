@@ -431,17 +431,18 @@ class TrainedModel:
     def _condition(self, images: Any, labels: Any, key: PRNGKeyArray | None) -> Condition:
         """Latents at α = 1, as in training, and the further condition of the decoder."""
         main, class_type = self.main_type, self.class_type
+        decoder, labels = self.space.decoders[main], self._checked_labels(labels, len(images))
         latents = self._latents_of(images, main, 1.0, key) if self.has_latents else None
-        labels = self._checked_labels(labels, len(images))
-        if (name := self.space.decoders[main].condition) is None:
-            return latents, None
+        own = latents if decoder.sources else None
+        if (name := decoder.condition) is None:
+            return own, None
         if labels is None and class_type is not None:
             self.check_pair(main, class_type)
             labels = self.classes(self._latents_of(images, main, 0.0)).classes
         known = {} if class_type is None else {class_type: labels}
         request = {"latents": latents, "samples": known}
         further, _ = self._run(inference.condition, request, "finding zones", self.model, name=name)
-        return latents, further
+        return own, further
 
     def _run(
         self, function: Any, examples: Any, description: str, *arrays: Any, **static: Any

@@ -33,9 +33,13 @@ for name in ("jax", "flax.linen", "optax", "orbax.checkpoint", "sklearn.manifold
 
 
 @pytest.fixture(scope="session", autouse=True)
-def compile_cache(pytestconfig):
-    """Compiled programs, for all workers, subprocesses and later runs; --cache-clear drops them."""
-    folder = str(pytestconfig.cache.mkdir("xla"))
+def compile_cache(pytestconfig, tmp_path_factory):
+    """Compiled programs, for all workers, subprocesses and later runs; --cache-clear drops them.
+
+    With `-p no:cacheprovider` they are kept for this worker alone.
+    """
+    cache = getattr(pytestconfig, "cache", None)
+    folder = str(cache.mkdir("xla") if cache else tmp_path_factory.mktemp("xla"))
     os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
 
     import jax

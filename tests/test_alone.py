@@ -156,8 +156,15 @@ def test_an_alignment_by_a_flag_gives_labels_anchors():
             {"training__queries": 24, "training__microbatch_size": 16, "training__batch_size": 48},
             "training.microbatch_size must divide training.queries 24, got 16",
         ),
+        (
+            {"training__queries": 2, "training__microbatch_size": 4, "training__flow_draws": 3},
+            r"must divide training.queries \* training.flow_draws 6, got 4",
+        ),
         ({"latent__enabled": False}, "a one-pass decoder requires latent.enabled, got False"),
-        ({"decoder__latents": "()"}, "a one-pass decoder requires decoder.latents"),
+        (
+            {"decoder__latents": "()", "decoder__condition": "label"},
+            "a one-pass decoder requires decoder.latents",
+        ),
         ({"training__queries": 1}, "training.queries must be >= 2 for a loss between sets, got 1"),
         ({"decoder__set_patch_size": 9}, "must be <= data.image_size 8, got 9"),
         ({"latent__context_size": 0}, r"latent.context_size must be > 0"),  # zones of classes

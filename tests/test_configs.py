@@ -1,10 +1,14 @@
 """Every shipped config: what it promises, the paper's numbers, and a run of its own, shrunk."""
 
 import ast
+import functools
 import importlib
+import itertools
 import json
 import math
+import re
 import struct
+import types
 from pathlib import Path
 
 import jax
@@ -13,11 +17,12 @@ import pytest
 import small
 from PIL import Image
 
-from lzn_jax import configuration, load, train
+from lzn_jax import configuration, inference, load, train
 from lzn_jax import main as command_line
 from lzn_jax.data import cifar10, fashion
 from lzn_jax.errors import UserError
-from lzn_jax.latent_space import LatentSpace
+from lzn_jax.latent_space import LatentSpace, Model
+from lzn_jax.modes.compile import batch_shapes
 from lzn_jax.run import devices, log
 
 ROOT = Path(__file__).parents[1]
@@ -329,6 +334,89 @@ def test_what_never_trained_is_not_measured(name, changes, has, lacks, tmp_path)
     assert not lacks & summary.keys()
     figures = tmp_path / "run" / "figures"
     assert (figures / "reconstructions.png").exists() == ("reconstruction_l2" in summary)
+
+
+SPACES = {
+    "digits_joint": ("image", "label"),
+    "digits_alone": ("image", "label"),
+    "digits_gen": ("image",),
+    "digits_text": ("image", "label", "text"),
+}
+
+
+def _subsets(names):
+    return [s for n in range(len(names) + 1) for s in itertools.combinations(names, n)]
+
+
+def _refused(name, latents, condition):
+    """The field that an error names, or None if the config works."""
+    if condition == "image":
+        return "decoder.condition must not be"
+    if name == "digits_alone" and "label" in latents:  # which has no anchors there
+        return "decoder.latents must not name 'label'"
+    if not latents and condition is None:
+        return "decoder.latents must name a type"
+    if not latents and name == "digits_alone":
+        return "a one-pass decoder requires decoder.latents"
+    return None
+
+
+def _traced(space, config, target):
+    """Shapes of the loss, and of samples of a type from each source, by shapes alone."""
+    variables = jax.eval_shape(space.init, jax.random.key(0))
+    batch = batch_shapes(space, config)
+    loss, _ = jax.eval_shape(space.loss, variables, batch, jax.random.key(0))
+    model, output = Model(variables, space.context_shapes()), space.types[target].output
+    made = []
+    for source in (None, *(n for n in space.types if n != target)):
+        request = {"index": jax.ShapeDtypeStruct((4,), np.int32)}
+        if source is not None:
+            row = space.types[source].encoded_shape()
+            request["samples"] = jax.ShapeDtypeStruct((4, *row.shape), row.dtype)
+        ends = {"source": source, "target": target}
+        call = functools.partial(inference.translate, space, **ends)
+        made.append(jax.eval_shape(call, model, jax.random.key(0), 1.0, request)[output].shape)
+    return loss.shape, set(made)
+
+
+CASES = [
+    (name, latents, condition)
+    for name, of_space in SPACES.items()
+    for latents in _subsets(of_space)
+    for condition in (None, *of_space)
+]
+FAST = [("digits_text", latents, "text") for latents in ((), ("image", "label", "text"))]
+
+
+@pytest.mark.parametrize(
+    ("name", "latents", "condition"),
+    [case for case in CASES if case[0] != "digits_text" or case in FAST]
+    + small.slow(*(case for case in CASES if case[0] == "digits_text" and case not in FAST)),
+)
+def test_any_sources_and_condition_of_a_decoder_work_or_are_one_line(name, latents, condition):
+    changes = {"decoder__latents": latents, "decoder__condition": condition}
+    if field := _refused(name, latents, condition):
+        with pytest.raises(UserError, match=f"^{re.escape(field)}") as caught:
+            small.config(f"configs/{name}.py", **changes)
+        assert "\n" not in str(caught.value)
+    else:
+        config = small.config(f"configs/{name}.py", **changes)
+        space = LatentSpace(config, devices.make_mesh(1))
+        assert _traced(space, config, "image") == ((), {(4, 8, 8, 1)})
+
+
+@pytest.mark.parametrize(("condition", "further"), [("label", "further"), (None, None)])
+def test_what_inverts_without_latents_gets_none(condition, further):
+    decoder = types.SimpleNamespace(sources=(), condition=condition)
+    space = types.SimpleNamespace(decoders={"image": decoder})
+    model = small.stand_in(
+        space=space, model=None, main_type="image", class_type="label", has_latents=True,
+        _latents_of=lambda *_: "latents", _checked_labels=lambda *_: np.zeros(2, int),
+        _run=lambda *_, **__: ("further", {}),
+    )  # fmt: skip
+    assert model._condition(np.zeros((2, 8, 8, 1)), [0, 0], None) == (None, further)
+    decoder.sources = ("image",)
+    assert model._condition(np.zeros((2, 8, 8, 1)), [0, 0], None) == ("latents", further)
 
 
 # Configs made of others.

@@ -121,7 +121,16 @@ FIRST = ("digits_joint", "digits_repr", "digits_alone", "digits_text", "cifar10_
 
 @pytest.mark.parametrize("name", [*FIRST, *small.slow(*(n for n in NAMES if n not in FIRST))])
 def test_no_two_draws_of_an_update_share_bits(name):
-    config = small.config(f"{ROOT}/configs/{name}.py", training__batch_size=16)
+    check_draws(small.config(f"{ROOT}/configs/{name}.py", training__batch_size=16))
+
+
+def test_no_two_draws_of_mean_flow_share_bits():
+    path = f"{ROOT}/configs/digits_joint.py"
+    check_draws(small.config(path, training__batch_size=16, decoder__name="mean_mlp"))
+
+
+def check_draws(config):
+    """The keys of all draws of an update differ."""
     space = LatentSpace(config, devices.make_mesh(16, jax.devices()[:1]))
     arguments = jax.eval_shape(space.init, jax.random.key(0)), batch_shapes(space, config)
     traced = jax.make_jaxpr(space.loss)(*arguments, jax.random.key(1))

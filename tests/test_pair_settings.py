@@ -150,8 +150,8 @@ def test_a_solver_is_built_from_the_group_that_names_it():
     config = small.config("configs/digits_text.py", **changes)
     space = LatentSpace(config, devices.make_mesh(1))
     setting = space.alignments[Alignment("image", "text")]
-    assert (setting.solver, setting.num_steps, setting.t_min) == ("late", 5, 0.5)
-    assert space.alignments[Alignment("image", "label")].solver == config.alignment.solver
+    assert (setting.solver, setting.num_steps, setting.t_min) == (Late(5, 0.5), 5, 0.5)
+    assert space.alignments[Alignment("image", "label")].solver == space.alignment_solver
     changes = {"latent__solver": "late", "latent__t_min": 0.75, "alignment__solver": "late"}
     space = space_of(**changes)
     assert space.solver == Late(space.config.latent.num_steps, 0.75)

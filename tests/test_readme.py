@@ -119,6 +119,17 @@ def headings(path):
     return [re.sub(r"[^\w\- ]", "", heading).lower().replace(" ", "-") for heading in found]
 
 
+def test_the_range_of_the_first_run_is_that_of_its_seeds():
+    row = re.search(
+        r"\| `digits_joint` \| test .*? \((.*?)\)", (ROOT / "docs/results.md").read_text()
+    )
+    seeds = sorted(row[1].split(", "))
+    readme = (ROOT / "README.md").read_text()
+    assert f"Test accuracies of three seeds are from {seeds[0]} to {seeds[-1]}." in readme
+    (shown,) = re.findall(r"^  test_accuracy +(\S+)$", readme, re.MULTILINE)
+    assert float(seeds[0]) <= round(float(shown), 3) <= float(seeds[-1])
+
+
 def test_every_config_and_page_is_named():
     text = (ROOT / "README.md").read_text()
     for config in (ROOT / "configs").glob("*.py"):

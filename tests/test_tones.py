@@ -273,9 +273,7 @@ BAD = {
     "tone.condition needs 'text' among types, got ('tone', 'label')": (
         {**CLASSES, "tone.condition": "text"}
     ),
-    "text_decoder.latents must name a type with texts, got ()": (
-        {**PAIRS, "text_decoder.latents": ()}
-    ),
+    "text_decoder.latents must name a type, got ()": ({**PAIRS, "text_decoder.latents": ()}),
     "text_encoder.num_heads must divide text_encoder.features 8, got 3": (
         {**PAIRS, "text_encoder.num_heads": 3}
     ),

@@ -337,6 +337,13 @@ def test_noise_scale_is_the_given_one_else_1_to_images_and_that_of_the_alignment
         assert asked[source] == (expected if given is None else given), (source, target)
 
 
+def test_a_condition_that_latents_do_not_give_is_asked_for():
+    space = small.World("digits_joint", latent__enabled=False).space
+    request = {"latents": None, "samples": {}}
+    with pytest.raises(UserError, match="conditioned on labels: pass a label for each"):
+        inference.condition(space, Model({}, {}), request, "label")
+
+
 @pytest.mark.parametrize("objective", ["lzn", "infonce"])
 def test_retrieval_compares_centres_of_zones_or_anchors_of_clips_loss(objective):
     model = TrainedModel(world(objective=objective).space, Model(world().variables, {}), 0)

@@ -233,7 +233,7 @@ class EncodedImages:
     an unreadable one, which is logged once. A `data` group without this field is a user's input.
     """
 
-    dtype = np.dtype(np.uint8)
+    dtype, ndim = np.dtype(np.uint8), 4
 
     def __init__(self, source: Any, data: ConfigDict) -> None:
         self.source, self.data = source, data

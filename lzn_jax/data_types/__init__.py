@@ -157,7 +157,7 @@ class Decoder(Protocol):
     module: Any
     output: str  # key of the samples in the results of `generate`
     num_draws: int  # number of random keys that `loss` takes
-    sources: tuple[str, ...]  # types whose latents it is trained on; they alternate by row
+    sources: tuple[str, ...]  # types whose latents it is trained on, by row in turn; (): no latents
     noise_scale: float | None  # α of these latents; None: uniform in [0, 1] for each sample
     condition: str | None  # type of the condition beside the latents; None: no condition
 

@@ -244,15 +244,23 @@ def _image_fields(values: Mapping[str, Any]) -> dict[str, Field]:
 def _check_image(values: Mapping[str, Any]) -> None:
     types, alignments = values["types"], values["alignments"]
     if not set(VIEWS) & set(alignments):
-        queries, size = values["training.queries"], values["training.microbatch_size"]
-        batch_size = values["training.batch_size"]
+        batch_size, size = values["training.batch_size"], values["training.microbatch_size"]
+        queries = values["training.queries"] or batch_size
         require(
-            queries is None or batch_size % queries == 0,
+            batch_size % queries == 0,
             f"training.queries must divide training.batch_size {batch_size}, got {queries}",
         )
+        drawn = queries * values["training.flow_draws"]
+        for what, rows in (("", queries), (" * training.flow_draws", drawn)):
+            require(
+                size is None or rows <= size or rows % size == 0,
+                f"training.microbatch_size must divide training.queries{what} {rows}, got {size}",
+            )
+        condition, latents = values["decoder.condition"], values["decoder.latents"]
+        require(condition != "image", "decoder.condition must not be 'image', which it decodes")
         require(
-            None in (queries, size) or queries <= size or queries % size == 0,
-            f"training.microbatch_size must divide training.queries {queries}, got {size}",
+            bool(latents or condition) or not values["latent.enabled"],
+            "decoder.latents must name a type unless decoder.condition does, got ()",
         )
         return
     require(

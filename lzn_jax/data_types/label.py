@@ -206,6 +206,11 @@ def _check_label(values: Mapping[str, Any]) -> None:
         "alignments must name 'label' without images, for example 'TYPE:label', got "
         f"{values['alignments']}",
     )
+    for name in ("decoder.latents", "text_decoder.latents"):
+        require(
+            is_aligned or "label" not in values.get(name, ()) or not values["latent.enabled"],
+            f"{name} must not name 'label' unless alignments do, got {values.get(name)}",
+        )
     require(
         is_aligned or not values["latent.enabled"] or values["latent.context_size"] > 0,
         "latent.context_size must be > 0 if nothing is aligned with labels, got 0: the zones of a "

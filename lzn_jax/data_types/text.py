@@ -291,8 +291,7 @@ def _check_text(values: Mapping[str, Any]) -> None:
         values["data.tokenizer_path"] is None or values["text.alphabet"] is None,
         f"text.alphabet must be None with data.tokenizer_path, got {values['text.alphabet']!r}",
     )
-    for name in ("decoder.latents", "text_decoder.latents"):
-        require(values.get(name) != (), f"{name} must name a type with texts, got ()")
+    require(values["text_decoder.latents"] != (), "text_decoder.latents must name a type, got ()")
     require(values["text.alphabet"] != "", "text.alphabet must be None or non-empty, got ''")
     for network in ("text_encoder", "text_decoder"):
         width, heads = values[f"{network}.features"], values[f"{network}.num_heads"]

@@ -26,7 +26,8 @@ def _mean_distance(x: Array, y: Array) -> Array:
     squares = jnp.sum(x**2, axis=-1)[..., :, None] + jnp.sum(y**2, axis=-1)[..., None, :]
     distances = jnp.sqrt(jnp.maximum(squares - 2 * products, 0) / dim + SOFTENING**2)
     others = 1 - jnp.eye(count, dtype=x.dtype)
-    return jnp.sum(distances * others, axis=(-2, -1)) / (count * (count - 1))
+    pairs = float(count * (count - 1))  # may exceed 32 bits
+    return jnp.sum(distances * others, axis=(-2, -1)) / pairs
 
 
 TEMPERATURES = (0.02, 0.05, 0.2)  # in units of the mean distance
@@ -66,7 +67,8 @@ def _distances(x: Array, y: Array) -> tuple[Array, Array]:
     distances = jnp.sqrt(jnp.maximum(squares - 2 * products, 0))
     is_itself = jnp.eye(count, others.shape[-2], dtype=bool)
     total = jnp.sum(jnp.where(is_itself, 0, distances), axis=(-2, -1), keepdims=True)
-    scale = jnp.maximum(total / (count * (others.shape[-2] - 1)), 1e-12)
+    pairs = float(count * (others.shape[-2] - 1))
+    scale = jnp.maximum(total / pairs, 1e-12)
     return jnp.where(is_itself, jnp.inf, distances / scale), scale
 
 

@@ -7,6 +7,7 @@ import functools
 import json
 import logging
 import os
+import re
 import subprocess
 import time
 from collections.abc import Iterator
@@ -174,7 +175,9 @@ def check_same_run(config: ConfigDict, workdir: Path, free: tuple[str, ...] = ()
     # data.name first, as the defaults of other fields depend on it.
     for name in sorted(names, key=lambda name: (name != "data.name", name)):
         is_gone = bool(free) and name not in given  # from a changed extension
-        if is_gone or name.startswith((*FREE_FIELDS, *free)) or stored.get(name) == given.get(name):
+        whole = re.sub(r"^alignment\..*\.", "alignment.", name)  # the field of all pairs
+        is_free = whole.startswith((*FREE_FIELDS, *free))
+        if is_gone or is_free or stored.get(name) == given.get(name):
             continue
         if name.startswith("extension"):
             files = zip(stored["extensions"], stored["extension_checksums"], strict=True)

@@ -1,6 +1,7 @@
 """What holds of every data type, and what is said of one that breaks a protocol."""
 
 import dataclasses
+import itertools
 import types
 from pathlib import Path
 
@@ -10,8 +11,8 @@ import numpy as np
 import pytest
 import small
 
-from lzn_jax import data, parts
-from lzn_jax.data_types import DataType, Decoder, Encoder, Zones, context_rows
+from lzn_jax import data, parts, zoning
+from lzn_jax.data_types import Classifier, DataType, Decoder, Encoder, Zones, context_rows
 from lzn_jax.errors import UserError
 from lzn_jax.latent_space import LatentSpace, Model
 from lzn_jax.models.mlp import MLP
@@ -78,6 +79,10 @@ MISTAKES = {
     "the decoder of type 'tone' needs 'smell' among types": {"decoder.condition": "smell"},
     "the encoder of type 'tone' must give anchors (n, 4), as latent.dim is 4; one sample gives "
     "(1, 5)": {"encoder.module": MLP(8, 1, 5, 0.0, jnp.float32)},
+    "decoders and alignments need an encoder network of tone": {
+        "encoder": None,
+        "decoder.sources": ("label",),
+    },
     "type 'tone' builds a DataType named 'number'": {"name": "number"},
     "type 'tone' must build a lzn_jax.data_types.DataType, got 'no type'": None,
 }
@@ -85,7 +90,7 @@ MISTAKES = {
 
 @pytest.mark.parametrize("message", MISTAKES)
 def test_a_mistake_of_a_type_is_one_line_before_anything_is_built(message, monkeypatch):
-    config, changes = small.config(TONES), MISTAKES[message]
+    config, changes = small.config(TONES, text_decoder__latents="('text',)"), MISTAKES[message]
     part = parts.find("type", "tone")
     made = "no type" if changes is None else part.value(config)
     for name, value in (changes or {}).items():
@@ -96,6 +101,38 @@ def test_a_mistake_of_a_type_is_one_line_before_anything_is_built(message, monke
     with pytest.raises(UserError) as refusal:
         LatentSpace(config, devices.make_mesh(1))
     assert str(refusal.value) == message
+
+
+class OfNumbers(Classifier):
+    """Anchors 0 to 4 in the plane; no anchor has class 1."""
+
+    num_classes = 3
+
+    def classes(self, model):
+        return model, jnp.array([2, 0, 2, 0, 0])
+
+
+def test_probabilities_of_classes_are_those_before_the_last_step():
+    rng = np.random.default_rng(3)
+    anchors, latents, num_steps = rng.normal(size=(5, 2)), rng.normal(size=(6, 2)), 4
+    x, times = latents, np.linspace(1, 0, num_steps + 1)
+    for t, after in itertools.pairwise(times):  # Euler's method; plain.py derives it
+        squares = np.sum((x[:, None] - (1 - t) * anchors) ** 2, axis=2)
+        weights = np.exp(-squares / (2 * t**2))
+        weights /= weights.sum(axis=1, keepdims=True)
+        x = after / t * x + (1 - after / t) * weights @ anchors
+    expected = np.zeros((6, 3))
+    for column, label in enumerate([2, 0, 2, 0, 0]):
+        expected[:, label] += weights[:, column]
+    given = (jnp.asarray(each, jnp.float32) for each in (anchors, latents))
+    found = OfNumbers().class_probabilities(*given, zoning.Euler(num_steps))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_type_that_has_no_condition_is_named_before_training():
+    space = LatentSpace(small.config(TONES, tone__condition="tone"), devices.make_mesh(1))
+    with pytest.raises(UserError, match=r"^no decoder can be conditioned on tone"):
+        jax.eval_shape(space.init, KEY)
 
 
 def test_a_condition_is_each_samples_anchor_and_0_where_one_is_missing():

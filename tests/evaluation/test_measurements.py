@@ -75,6 +75,13 @@ def test_nothing_starts_after_its_time(seconds, count, limit, tmp_path, monkeypa
     assert others == expected
 
 
+def test_no_command_is_named_that_has_not_the_examples_of_the_run(tmp_path, monkeypatch, caplog):
+    model = by_names(monkeypatch)
+    model.config.data.update(name="arrays")
+    measurements.evaluate(model, NOTHING, NOTHING, tmp_path, -1.0)
+    assert caplog.messages == ["type, own, type, own: no time is left"]
+
+
 def test_what_types_measure_and_draw_may_be_left_out(monkeypatch):
     space = by_names(monkeypatch, of_types=False).space
     assert (list(space.measurements), list(space.figures)) == (["own"], ["own"])

@@ -20,6 +20,12 @@ def arrays(*shapes, seed=0):
     return [jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes]
 
 
+@pytest.mark.parametrize("loss", sets.SET_LOSSES.values())
+def test_pairs_may_exceed_32_bits(loss):
+    many = jax.ShapeDtypeStruct((50_000, 3), jnp.float32)
+    assert jax.eval_shape(loss, many, many).shape == ()
+
+
 def by_loops(x, y, temperature):
     """Equations of the paper, sample by sample; the mean distance and the field."""
     x, y = np.float64(x), np.float64(y)

@@ -23,8 +23,10 @@ import lzn_jax
 from lzn_jax import configuration, data
 from lzn_jax import main as command_line
 from lzn_jax.errors import UserError
-from lzn_jax.latent_space import Model
+from lzn_jax.latent_space import LatentSpace, Model
 from lzn_jax.modes import export
+from lzn_jax.run.devices import make_mesh
+from lzn_jax.trained_model import TrainedModel
 
 ROOT = Path(__file__).parents[2]
 KEY, SEED = jax.random.key(7), np.uint32(7)
@@ -274,6 +276,18 @@ def test_a_program_is_lowered_for_all_platforms_and_calls_nothing_of_this_machin
 def test_latents_are_drawn_at_the_noise_scale_of_the_config(runs):
     found = export.programs(lzn_jax.load(runs("narrow")))
     assert found["encode_image"].scalars["noise_scale"] == 0.25
+
+
+def test_samples_are_drawn_at_the_noise_scale_of_the_alignment(monkeypatch):
+    changes = {"alignment__noise_scale": 0.5, "decoder__condition": None}
+    space = LatentSpace(small.config(ROOT / "configs/digits_joint.py", **changes), make_mesh(1))
+    found = export.programs(TrainedModel(space, Model({}, {}), 0))
+    drawn = []
+    monkeypatch.setattr(export.inference, "translate", lambda *a: drawn.append(a[3]) or a[4])
+    inputs = {"labels": np.arange(2), "index": np.arange(2), "images": jnp.zeros(2)}
+    found["sample_image"].function(Model({}, {}), inputs)
+    assert (drawn, found["sample_image"].scalars.keys()) == ([0.5], {"seed"})
+    assert found["translate_label_image"].scalars["noise_scale"] == 0.5
 
 
 @pytest.mark.parametrize("value", [1, 0])

@@ -15,6 +15,7 @@ from PIL import Image
 
 from lzn_jax import configuration, data, loading, plots
 from lzn_jax import main as command_line
+from lzn_jax.data.pixels import EncodedImages
 from lzn_jax.evaluation import measurements
 from lzn_jax.modes import inference
 from lzn_jax.run import workdir as workdirs
@@ -183,6 +184,17 @@ def test_labels_that_are_found_are_named_in_the_picture_and_numbers_in_the_file(
         rows = list(csv.DictReader(file))
     named = [["cat", "dog"][int(row["target"])] for row in rows]
     assert list(drawn["translations"][0][2]) == named
+
+
+def test_test_images_are_not_decoded_all_at_once(run, drawn, monkeypatch):
+    def decode(*_, **__):
+        pytest.fail("all images are in memory")
+
+    monkeypatch.setattr(EncodedImages, "__array__", decode)
+    flags, workdir, files = run
+    assert command_line.main([*flags, "--mode=translate", "--source=image", "--target=label"]) == 0
+    with open(workdir / "translations.csv", errors="surrogateescape", newline="") as file:
+        assert [row["source"] for row in csv.DictReader(file)] == list(map(str, files))
 
 
 @pytest.mark.parametrize("asked", ["bird", "cat,,dog", "2"])

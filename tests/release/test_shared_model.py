@@ -368,17 +368,27 @@ def test_work_folders_that_cannot_be_shared_are_one_line(workdir, tmp_path, caps
 
 @pytest.mark.parametrize(
     "name",
-    ["notes.txt", "figures/SHA256SUMS", *small.slow("README.md", "figures/.notes", "")],
+    ["notes.txt", "figures/SHA256SUMS", *small.slow("README.md", "figures/.notes")],
 )
-def test_a_changed_folder_is_not_replaced(name, workdir, tmp_path, capsys):
+def test_a_changed_folder_is_not_replaced(name, workdir, capsys):
     assert shared(workdir, capsys)[0] == 0
-    if not name:  # the folder is a link
-        (workdir / "shared").rename(tmp_path / "elsewhere")
-        (workdir / "shared").symlink_to(tmp_path / "elsewhere")
-    else:
-        (workdir / "shared" / name).write_text("my words")
+    (workdir / "shared" / name).write_text("my words")
     code, line = shared(workdir, capsys)
     assert code == 2
-    problem = f"file {name} " if name else "it is not a folder"
-    assert f"{workdir / 'shared'} would be replaced, but {problem}" in line
-    assert not name or (workdir / "shared" / name).read_text() == "my words"
+    assert f"{workdir / 'shared'} would be replaced, but file {name} " in line
+    assert (workdir / "shared" / name).read_text() == "my words"
+
+
+def test_a_link_to_a_model_and_a_link_in_it_are_not_replaced(tmp_path):
+    folder, link = tmp_path / "elsewhere", tmp_path / "shared"
+    files_module.write_bytes(folder / "README.md", b"a card")
+    files_module.add_files(folder, ["README.md"])
+    shared_model._check_replaceable(folder)
+    for target in (folder, "nowhere"):
+        link.symlink_to(target)
+        with pytest.raises(UserError, match="shared would be replaced, but it is not a folder: "):
+            shared_model._check_replaceable(link)
+        link.unlink()
+    (folder / "notes").symlink_to("nowhere")
+    with pytest.raises(UserError, match="elsewhere would be replaced, but file notes has no "):
+        shared_model._check_replaceable(folder)

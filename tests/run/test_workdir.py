@@ -1,5 +1,6 @@
 """The folder of a run: which code it was made by, and what happens to it while it runs."""
 
+import contextlib
 import errno
 import os
 import subprocess
@@ -82,6 +83,18 @@ with workdir.locked(pathlib.Path({str(tmp_path)!r})):
         other.wait()
         with workdirs.locked(tmp_path):
             pass
+
+
+def test_solvers_of_a_pair_are_free_at_inference_as_those_of_the_group_are(tmp_path):
+    fields = {"solver": "dpm", "num_steps": 7, "cutoff": 0.5}
+    workdirs.record(small.config(), tmp_path)
+    for name, value in fields.items():
+        config = small.config(**{f"alignment__image_to_label__{name}": value})
+        refused = pytest.raises(UserError, match=f"run with alignment.image_to_label.{name}=None")
+        with refused:
+            workdirs.check_same_run(config, tmp_path)
+        with refused if name == "cutoff" else contextlib.nullcontext():
+            workdirs.check_same_run(config, tmp_path, workdirs._FREE_AT_INFERENCE)
 
 
 def test_a_config_that_failed_before_its_first_update_is_no_run(tmp_path):
