@@ -303,6 +303,7 @@ class LateMetrics:
     """Fetches the metrics of an update after the next has started; logs every n-th.
 
     Metrics begin after `first_step`; `peak_steps` is the machine's limit of steps per second.
+    `learning_rates` returns those of an update, given its number and that of skipped ones before.
     """
 
     def __init__(
@@ -312,10 +313,12 @@ class LateMetrics:
         goodput: Goodput,
         first_step: int,
         training: ConfigDict,
+        learning_rates: Callable[[int, int], Mapping[str, float]],
         peak_steps: float | None = None,
     ) -> None:
         self._log, self._bar, self._goodput = log, bar, goodput
-        self._training, self._peak_steps = training, peak_steps
+        self._training, self._learning_rates = training, learning_rates
+        self._peak_steps = peak_steps
         self._pending: tuple[int, Mapping[str, jax.Array]] | None = None
         self._skipped_in_a_row = 0.0
         self._start = self._last = (first_step, goodput.seconds)
@@ -338,6 +341,8 @@ class LateMetrics:
         self._bar.set_postfix_str(", ".join(words), refresh=False)
         self._bar.update(1)
         if step % self._training.log_every_steps == 0:
+            before = int(values["skipped"]) - (self._skipped_in_a_row > 0)
+            values |= self._learning_rates(step, before)
             self._log.write(step, {**values, **self._rates(self._last, step)})
             self._last = (step, self._goodput.seconds)
 
