@@ -460,7 +460,7 @@ def _decoder_loss(
 
 
 def _checked_type(name: str, made: Any, config: ConfigDict) -> DataType:
-    """The data type; raises UserError if it does not implement the protocols."""
+    """The data type with the config's weight; raises UserError if it lacks what protocols need."""
     require, dim = parts.require, config.latent.dim
     is_type = isinstance(made, DataType)
     require(is_type, f"type {name!r} must build a lzn_jax.data_types.DataType, got {made!r}")
@@ -482,6 +482,9 @@ def _checked_type(name: str, made: Any, config: ConfigDict) -> DataType:
     if isinstance(encoder, NetworkEncoder):
         got, needed = encoder.anchors_shape(), f"{owner} must give anchors (n, {dim})"
         require(got == (1, dim), f"{needed}, as latent.dim is {dim}; one sample gives {got}")
+    if (weight := config.training.get(f"{name}_weight")) is not None:
+        require(decoder is not None, f"training.{name}_weight needs a decoder of type {name!r}")
+        made.weight = weight
     return made
 
 
