@@ -486,8 +486,6 @@ def _evaluate_once(
         plots.curves(folder / "curves.png", log.read_metrics(run.workdir))
         for figure in sorted(folder.glob("*.png")):
             metric_log.image(step, figure.stem, figure)
-    for line in log.of_evaluation(step, results):
-        _log.info("%s", line)
     if rates:
         _log.info("%s", log.rates_in_words(rates))
 

@@ -11,7 +11,7 @@ import secrets
 import sys
 import time
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, SupportsFloat
 
@@ -199,9 +199,10 @@ def most_important(metrics: Mapping[str, Any], count: int) -> list[str]:
     return (list(itertools.chain.from_iterable(matches)) or list(metrics))[:count]
 
 
-def of_evaluation(step: int, metrics: Mapping[str, float], file: str = "summary.json") -> list[str]:
-    """A line with step, data set and file of all metrics, then the SHOWN most important ones."""
-    shown = most_important(metrics, SHOWN)
+def of_evaluation(
+    step: int, metrics: Mapping[str, float], shown: Sequence[str], file: str
+) -> list[str]:
+    """A line with step, data set and file of all metrics, then the metrics `shown`."""
     width = max(map(len, shown), default=0)
     sets = (name for name in metrics if name.endswith("_examples"))
     measured = "".join(f" on {metrics[name]:.0f} {name.replace('_', ' ')}" for name in sets)

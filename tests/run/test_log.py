@@ -213,7 +213,8 @@ def test_a_service_that_ends_ends_no_run(tmp_path, caplog):
     ],
 )
 def test_an_evaluation_ends_with_its_five_metrics_in_a_column(metrics, lines):
-    assert log_module.of_evaluation(7, metrics) == lines.splitlines()
+    shown = log_module.most_important(metrics, 5)
+    assert log_module.of_evaluation(7, metrics, shown, "summary.json") == lines.splitlines()
 
 
 class Timed(Goodput):
