@@ -324,7 +324,7 @@ def _check_something_trains(values: Mapping[str, Any]) -> None:
     is_aligned = any(of_pair(values, pair)["alignment.weight"] > 0 for pair in pairs)
     weights = {n: v for n, v in values.items() if n.startswith("training.") and "_weight" in n}
     parts.require(
-        is_aligned or not weights or any(weights.values()),
+        is_aligned or not weights or any(weight != 0 for weight in weights.values()),
         f"{' or '.join(weights)} must be > 0 unless latent.enabled is True and "
         "alignment.weight > 0: nothing would train, got 0.0",
     )

@@ -9,7 +9,8 @@ losses. Inference is in `lzn_jax.inference`, as pure functions, and in `lzn_jax.
 """
 
 import functools
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -148,6 +149,7 @@ class LatentSpace:
             for name in config.types
         }
         types = self.types.values()
+        _check_results(types)
         self.modules: dict[str, Any] = {n: m for t in types for n, m in t.modules.items()}
         self.in_batches = functools.partial(
             in_batches, mesh=mesh, batch_size=examples_at_a_time(config.training)
@@ -439,7 +441,7 @@ def _decoder_loss(
 
 
 def _checked_type(name: str, made: Any, config: ConfigDict) -> DataType:
-    """The data type; raises UserError if it does not implement the protocols."""
+    """The data type with the config's weight; raises UserError if it lacks what protocols need."""
     require, dim = parts.require, config.latent.dim
     is_type = isinstance(made, DataType)
     require(is_type, f"type {name!r} must build a lzn_jax.data_types.DataType, got {made!r}")
@@ -461,7 +463,23 @@ def _checked_type(name: str, made: Any, config: ConfigDict) -> DataType:
     if isinstance(encoder, NetworkEncoder):
         got, needed = encoder.anchors_shape(), f"{owner} must give anchors (n, {dim})"
         require(got == (1, dim), f"{needed}, as latent.dim is {dim}; one sample gives {got}")
+    if (weight := config.training.get(f"{name}_weight")) is not None:
+        require(decoder is not None, f"training.{name}_weight needs a decoder of type {name!r}")
+        made.weight = weight
     return made
+
+
+def _check_results(types: Iterable[DataType]) -> None:
+    """Raises UserError if two arrays of results, such as samples.npz, would have one name."""
+    taken = {"labels", "errors", "weights"}
+    for each in (each for each in types if each.name != "label"):
+        names = {each.output, each.plural}
+        clash = ", ".join(taken & names)
+        message = (
+            f"type {each.name!r} needs another `plural` or output: {clash} names other results"
+        )
+        parts.require(not clash, message)
+        taken |= names
 
 
 def _check_members(owner: str, made: Any, members: tuple[str, ...]) -> None:

@@ -3,6 +3,7 @@
 Register your own with `lzn_jax.parts.add("optimizer", ...)`, as in docs/parts.md.
 """
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -30,17 +31,21 @@ def learning_rate(step: Int[Array, ""], peak: float, training: ConfigDict) -> Fl
     return optax.join_schedules([rise, after], [training.warmup_steps])(step)
 
 
+def schedules(training: ConfigDict, networks: list[str]) -> dict[str, optax.Schedule]:
+    """Learning rate of each network as a function of the number of its update, from 0."""
+    rate, peaks = functools.partial(learning_rate, training=training), training.learning_rate
+    return {n: functools.partial(rate, peak=peaks.get(n) or peaks.default) for n in networks}
+
+
 def make_optimizer(training: ConfigDict, networks: list[str]) -> optax.GradientTransformation:
     """Clipping by the global norm of all networks, then `training.optimizer` for each network.
 
     Raises UserError if the optimiser is not an optax transformation.
     """
 
-    def optimizer(network: str) -> optax.GradientTransformation:
-        name, rates = training.optimizer, training.learning_rate
-        peak = rates.get(network) or rates.default
-        build = parts.get("optimizer", name)
-        made = build(training, lambda step: learning_rate(step, peak, training))
+    def optimizer(schedule: optax.Schedule) -> optax.GradientTransformation:
+        name = training.optimizer
+        made = parts.get("optimizer", name)(training, schedule)
         is_optax = hasattr(made, "init") and hasattr(made, "update")
         line = f"optimizer {name!r} must build an optax transformation, got {made!r}"
         parts.require(is_optax, line)
@@ -49,9 +54,9 @@ def make_optimizer(training: ConfigDict, networks: list[str]) -> optax.GradientT
     def labels(params: Mapping[str, Any]) -> dict[str, Any]:
         return {name: jax.tree.map(lambda _, n=name: n, tree) for name, tree in params.items()}
 
+    made = {name: optimizer(rate) for name, rate in schedules(training, networks).items()}
     return optax.chain(
-        optax.clip_by_global_norm(training.gradient_clip),
-        optax.partition({network: optimizer(network) for network in networks}, labels),
+        optax.clip_by_global_norm(training.gradient_clip), optax.partition(made, labels)
     )
 
 

@@ -176,6 +176,9 @@ def fields(kind: str, name: str, values: Mapping[str, Any]) -> Mapping[str, Fiel
     own = part.fields(values) if callable(part.fields) else part.fields
     if kind == "loss":
         return {f".{name}_weight": amount(f"weight of the loss {name!r}", 1.0), **own}
+    if kind == "type" and name not in ("image", "label"):  # older name; no decoder
+        weight = f"weight of the {name} decoder's loss, None = the type's own"
+        return {f"training.{name}_weight": amount(weight, None), **own}
     return own
 
 

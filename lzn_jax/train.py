@@ -33,7 +33,7 @@ from lzn_jax.errors import EXIT_DONE, EXIT_NON_FINITE, EXIT_RUN_AGAIN
 from lzn_jax.evaluation import measurements
 from lzn_jax.latent_space import LatentSpace, Model
 from lzn_jax.models import join_variables, named, split_variables
-from lzn_jax.optimizers import make_optimizer
+from lzn_jax.optimizers import make_optimizer, schedules
 from lzn_jax.run import costs, devices, files, log, processes
 from lzn_jax.run import workdir as workdirs
 from lzn_jax.run.checkpoints import Checkpoints
@@ -130,6 +130,15 @@ def still_training(
         network: jnp.asarray(True) if stops.get(network) is None else step < stops[network]
         for network in networks
     }
+
+
+def learning_rates(
+    training: ConfigDict, networks: list[str], step: int, skipped: int
+) -> dict[str, float]:
+    """`learning_rate_NETWORK` of update number `step`, from 1, after `skipped` skipped ones."""
+    index, count = jnp.int32(step - 1), jnp.int32(step - 1 - skipped)  # optimisers count the latter
+    active, rates = still_training(index, training, networks), schedules(training, networks)
+    return {f"learning_rate_{n}": float(active[n] * rate(count)) for n, rate in rates.items()}
 
 
 def mask(active: Mapping[str, Any], tree: Mapping[str, Any]) -> dict[str, Any]:
@@ -415,7 +424,9 @@ def _loop(
         contextlib.ExitStack() as trace,
     ):
         trace.callback(faulthandler.cancel_dump_traceback_later)  # if a step raises
-        metrics = log.LateMetrics(metric_log, bar, goodput, step, config.training, peak_steps)
+        rates = functools.partial(learning_rates, config.training, list(run.space.modules))
+        common = metric_log, bar, goodput, step, config.training
+        metrics = log.LateMetrics(*common, rates, peak_steps)
         while True:
             is_over = step >= config.training.num_steps
             is_due = is_over or (step > 0 and step % config.evaluation.every_steps == 0)
@@ -481,7 +492,5 @@ def _evaluate_once(
         plots.curves(folder / "curves.png", log.read_metrics(run.workdir))
         for figure in sorted(folder.glob("*.png")):
             metric_log.image(step, figure.stem, figure)
-    for line in log.of_evaluation(step, results):
-        _log.info("%s", line)
     if rates:
         _log.info("%s", log.rates_in_words(rates))

@@ -122,6 +122,16 @@ def test_only_the_decoder_stops_at_decoder_steps(step, decoder_steps, is_active)
     }
 
 
+def test_logged_rates_are_those_of_the_update_until_a_network_is_fixed():
+    training = _training(warmup_steps=4, decoder_steps=3)
+    networks, warmup = ["encoder", "decoder"], _warmup(4, 4)
+    for step, skipped, count in ((1, 0, 0), (3, 0, 2), (3, 1, 1), (4, 0, 3), (4, 2, 1), (9, 1, 7)):
+        share = warmup[count] if count < 4 else 1.0
+        found = train.learning_rates(training, networks, step, skipped)
+        expected = {"encoder": 1e-3 * share, "decoder": 2e-2 * share * (step <= 3)}
+        assert found == {f"learning_rate_{n}": pytest.approx(r) for n, r in expected.items()}
+
+
 def test_mask_zeroes_inactive_networks_only():
     tree = {
         "encoder": {"w": jnp.array([1.0, jnp.inf]), "b": jnp.array(2.0)},

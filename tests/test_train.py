@@ -139,9 +139,13 @@ def test_nothing_is_compiled_after_the_first_update(tmp_path, monkeypatch):
     jax.monitoring.register_event_duration_secs_listener(count)
     _after_each_update(monkeypatch, lambda step: seen.append(compiled[0]))
     never = {"evaluation__every_steps": 100, "checkpoint__every_steps": 100}
-    train.train_and_evaluate(small.config(training__num_steps=5, **never), tmp_path)
+    config = small.config(training__num_steps=5, training__schedule="constant", **never)
+    train.train_and_evaluate(config, tmp_path)
     assert seen[0] > 0
     assert seen[1:] == [seen[1]] * 4
+    peak = config.training.learning_rate.decoder
+    found = [line["learning_rate_decoder"] for line in _lines(tmp_path) if "loss" in line]
+    assert found == pytest.approx([peak / 2, 0.75 * peak, peak, peak, peak])  # W = 2
 
 
 def _after_each_update(monkeypatch, action):

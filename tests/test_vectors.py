@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 import lzn_jax
 from lzn_jax import configuration, data, main, parts
-from lzn_jax.data_types import ArrayType, NetworkEncoder
+from lzn_jax.data_types import ArrayType, DataType, NetworkEncoder
 from lzn_jax.decoders.flow import ArrayFlow, Sampler
 from lzn_jax.errors import UserError
 from lzn_jax.latent_space import LatentSpace
@@ -270,6 +270,25 @@ def test_a_space_without_images_has_no_fields_of_images():
     assert not set(gone.split()) & fields.keys()
     assert set(gone.split()) < of_images.keys()
     assert {"training.learning_rate.default", "training.learning_rate.label_anchors"} < own
+
+
+def test_a_config_weighs_the_decoder_of_any_type(monkeypatch):
+    def space(weight):
+        changes = {"training__vector_weight": weight, "alignment__weight": 0 if weight != 0 else 1}
+        config = small.config(CONFIG, **changes)
+        return LatentSpace(config, devices.make_mesh(1))
+
+    assert configuration.load(str(CONFIG)).training.vector_weight is None
+    assert space(0.25).types["vector"].weight == 0.25
+    assert not space(0.0).decoders
+    monkeypatch.setattr(vector := parts.get("type", "vector"), "weight", 0.5)
+    assert space(None).types["vector"].weight == 0.5
+    for name in ("label_weight", "image_weight"):
+        with pytest.raises(UserError, match=f"no field training.{name}"):
+            configuration.load("digits_joint", [f"training.{name}=1"])
+    monkeypatch.setattr(vector, "__init__", lambda self, _: DataType.__init__(self, "vector"))
+    with pytest.raises(UserError, match="vector_weight needs a decoder of type 'vector'"):
+        space(1.0)
 
 
 @pytest.fixture(scope="module")

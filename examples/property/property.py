@@ -52,7 +52,7 @@ class Property(DataType):
         )
         encoder.unit = setting.step / setting.scale
         super().__init__(NAME, encoder, ValueDecoder(setting))
-        self.weight, self.condition_dim = config.training.property_weight, config.latent.dim
+        self.condition_dim = config.latent.dim
 
     def columns(self, examples):
         return {NAME: self.encoded(self.samples(examples))}
@@ -145,9 +145,6 @@ FIELDS = {
         "types whose latents the decoder is trained on, in turn", ("property",), part="type"
     ),
 }
-TRAINING = {
-    "training.property_weight": parts.amount("weight of the squared error", 1.0),
-    **parts.learning_rates("property_encoder", "property_decoder"),
-}
-parts.add("type", NAME, Property, parts.group(NAME, FIELDS) | TRAINING)
+RATES = parts.learning_rates("property_encoder", "property_decoder")
+parts.add("type", NAME, Property, parts.group(NAME, FIELDS) | RATES)
 parts.add("measurement", NAME, measure)

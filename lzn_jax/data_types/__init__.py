@@ -199,7 +199,7 @@ class DataType:
     condition_dim = 0  # size of the condition that a sample is to another type's decoder
     has_classes = False  # whether samples are classes, integers from 0
     is_images = False  # whether samples are images (n, h, w, c) uint8
-    plural = ""  # name of several samples; "": `name` with an s
+    plural = ""  # name of several samples; "": `name`, with an s unless it ends in one
     measurements: tuple[str, ...] = ()  # of a run with this type, by name
     figures: tuple[str, ...] = ("tasks",)  # after an evaluation of such a run, by name
     example: str | None = None  # --input of the suggested commands; None: they use test samples
@@ -218,7 +218,7 @@ class DataType:
         Without `encoder` it has no latents; without `decoder` no network decodes latents to it.
         """
         self.name, self.encoder, self.decoder = name, encoder, decoder
-        self.loss_name, self.plural = f"{name}_loss", self.plural or f"{name}s"
+        self.loss_name, self.plural = f"{name}_loss", self.plural or f"{name.removesuffix('s')}s"
         self.output = decoder.output if decoder else self.plural
         if isinstance(encoder, NetworkEncoder) and encoder.samples is None:
             encoder.samples = lambda examples: self.encoded(self.samples(examples))

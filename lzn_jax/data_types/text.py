@@ -38,7 +38,7 @@ class Text(DataType):
         self._config, self.tokenizer = config, tokenizer(config)
         encoder = TextEncoder(config, self.tokenizer)
         super().__init__(NAME, encoder, TextDecoder(config, self.tokenizer))
-        self.weight, self.condition_dim = config.training.text_weight, config.latent.dim
+        self.condition_dim = config.latent.dim
 
     def columns(self, examples: Examples) -> dict[str, np.ndarray]:
         """`tokens` (n, l), 0 for texts that cannot be tokenized: their examples have no text.

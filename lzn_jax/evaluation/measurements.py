@@ -16,7 +16,7 @@ from lzn_jax import configuration, parts
 from lzn_jax.configuration import CONFIG_FILE
 from lzn_jax.data import Examples, measured_set
 from lzn_jax.errors import UserError
-from lzn_jax.run import devices
+from lzn_jax.run import devices, log
 from lzn_jax.run.workdir import guarded
 from lzn_jax.trained_model import TrainedModel
 
@@ -29,7 +29,9 @@ def evaluate(
     """Metrics by name, starting with the number of examples under the name of the measured set.
 
     Figures follow, in `figures_folder`. After `seconds` no further part starts; a line names those
-    left out. Raises UserError for a measurement or figure that fails.
+    left out. Logs what measurements that are not the package's name as their `headline`, by default
+    their first numbers, and the package's most important ones. Raises UserError for a measurement
+    or figure that fails.
     """
     started, measured = time.perf_counter(), measured_set(model.config.data)
     folder, space = figures_folder(workdir, model.config), model.space
@@ -41,6 +43,7 @@ def evaluate(
     planned = ", ".join(names) + limit if names else "nothing"
     _log.info("evaluating %d %s examples: %s", len(test.labels), measured, planned)
     metrics = {f"{measured}_examples": float(len(test.labels))}
+    headline, shipped = list[str](), dict[str, float]()
     folder.mkdir(parents=True, exist_ok=True)
     for index, (kind, name, function, *arguments) in enumerate(calls):
         now = time.perf_counter()
@@ -52,8 +55,17 @@ def evaluate(
         with _reported(kind, name, workdir):
             found = function(model, *arguments)
             if kind == "measurement":
-                metrics |= _numbers(name, found)
+                metrics |= (numbers := _numbers(name, found))
+                if getattr(function, "__module__", "").startswith("lzn_jax."):
+                    shipped |= numbers
+                else:
+                    chosen = getattr(function, "headline", list(numbers)[: log.SHOWN])
+                    headline += [each for each in numbers if each in chosen]
         _log.info("%s took %.1f s", name, time.perf_counter() - now)
+    headline += log.most_important(shipped, log.SHOWN)
+    file = summary_file(other_set(workdir, model.config))
+    for line in log.of_evaluation(model.step, metrics, headline, file):
+        _log.info("%s", line)
     return metrics
 
 
@@ -79,6 +91,11 @@ def figures_folder(workdir: Path, config: ConfigDict) -> Path:
     """Folder of figures: figures/, or figures/SET if the measured set is not the run's own."""
     other = other_set(workdir, config)
     return workdir / "figures" / other if other else workdir / "figures"
+
+
+def summary_file(other: str | None) -> str:
+    """Name of the file of metrics, given the `other_set`."""
+    return f"summary_{other}.json" if other else "summary.json"
 
 
 def other_set(workdir: Path, config: ConfigDict) -> str | None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Float, Int, UInt8
 from scipy.sparse import csr_array
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import KFold, cross_val_score
@@ -139,10 +139,11 @@ def measure_writing(model: TrainedModel, test: Examples) -> dict[str, float]:
 
 def recognised(model: TrainedModel, samples: Any, texts: Sequence[str]) -> dict[str, float]:
     """`text_to_image_r1`, `_r10`: recall@k from generated main samples to their texts."""
-    queries, targets = embedded(model, samples, model.main_type), embedded(model, texts, NAME)
-    by_text = incidence(np.array(texts))
-    by_rank = recalls(queries, targets, by_text, by_text)
-    return {f"{NAME}_to_{model.main_type}_r{k}": by_rank[k] for k in RANKS}
+    distinct, text = np.unique(np.array(texts), return_inverse=True)
+    queries = embedded(model, samples, model.main_type)
+    targets = embedded(model, distinct.tolist(), NAME)
+    by_rank = recalls(queries, targets, incidence(text, np.arange(len(text))))
+    return {f"{NAME}_to_{model.main_type}_r{k}": recall for k, recall in by_rank.items()}
 
 
 def compared(tokenizer: Tokenizer, texts: np.ndarray) -> Int[np.ndarray, " k"]:
@@ -172,18 +173,18 @@ _ROWS_AT_A_TIME = 1024
 def measure_retrieval(model: TrainedModel, test: Examples, path: Path) -> dict[str, float]:
     """`retrieval_image_to_text_r1`, `_r10` and the reverse; draws examples to `path`.
 
-    Names have the main type in place of `image`. Images are distinct, and all texts of an image are
-    right, as on Flickr30k and COCO. Equal texts belong to the same images.
+    Names have the main type in place of `image`. Candidates are distinct images or texts, and all
+    texts of an image are right, as on Flickr30k and COCO. Equal texts belong to the same images.
     """
     source, types = model.main_type, model.space.types
-    texts = types[NAME].samples(test)
-    rows, by_sample, by_text = pairs(test, texts)
-    samples = types[source].samples(test.at(rows))
+    every = types[NAME].samples(test)
+    rows, first, text, has_text = pairs(test, every)
+    samples, texts = types[source].samples(test.at(rows)), every[first]
     points, text_points = embedded(model, samples, source), embedded(model, texts, NAME)
-    shown = np.asarray(types[source].shown(samples))
-    there = (points, text_points, by_sample, by_text)
-    back = (text_points, points, by_text, by_sample)
-    plots.retrieval(path, [*_examples(*there, shown, texts), *_examples(*back, texts, shown)])
+    shown = types[source].shown(samples)
+    there = (points, text_points, has_text)
+    back = (text_points[text], points, has_text.T.tocsr()[text])
+    plots.retrieval(path, [*_examples(*there, shown, texts), *_examples(*back, every, shown)])
     metrics: dict[str, float] = {}
     for name, task in ((f"{source}_to_{NAME}", there), (f"{NAME}_to_{source}", back)):
         metrics |= {f"retrieval_{name}_r{k}": recall for k, recall in recalls(*task).items()}
@@ -204,64 +205,53 @@ def embedded(model: TrainedModel, samples: Any, source: str) -> Float[np.ndarray
 def _examples(
     queries: np.ndarray,
     candidates: np.ndarray,
-    of_queries: csr_array,
-    of_candidates: csr_array,
-    asked: np.ndarray,
-    results: np.ndarray,
+    is_right: csr_array,
+    asked: Any,
+    results: Any,
 ) -> list[tuple[Any, list[Any], list[bool]]]:
     """A few queries, each with the nearest candidates and whether these are right."""
     rows = evenly_spaced(min(SHOWN, len(queries)), len(queries))
     order = np.argsort(-_cosines(queries[rows], candidates), axis=1)[:, :NEAREST]
-    is_right = _share_a_text(of_queries[rows], of_candidates)
     return [
-        (asked[row], list(results[nearest]), right[nearest].tolist())
-        for row, nearest, right in zip(rows, order, is_right, strict=True)
+        (asked[row], [results[each] for each in nearest], right[nearest].tolist())
+        for row, nearest, right in zip(rows, order, is_right[rows].toarray() > 0, strict=True)
     ]
 
 
 def pairs(
     examples: Examples, texts: np.ndarray
-) -> tuple[Int[np.ndarray, " k"], csr_array, csr_array]:
-    """Rows of the k distinct images, and the `incidence` of these images and of all texts."""
+) -> tuple[Int[np.ndarray, " k"], Int[np.ndarray, " t"], Int[np.ndarray, " n"], csr_array]:
+    """Rows of the k distinct images and of the t distinct texts, and the text of each row.
+
+    The last is the `incidence` of these texts and images.
+    """
     ids = np.arange(len(texts)) if examples.image_ids is None else examples.image_ids
     _, rows, image = np.unique(ids, return_index=True, return_inverse=True)
-    return rows, incidence(texts, image), incidence(texts)
+    _, first, text = np.unique(texts, return_index=True, return_inverse=True)
+    return rows, first, text, incidence(text, image)
 
 
-def incidence(texts: np.ndarray, image: Int[np.ndarray, " n"] | None = None) -> csr_array:
-    """Which of the distinct texts each image has, given the image of each text.
-
-    By default each text is a row of its own.
-    """
-    _, text = np.unique(texts, return_inverse=True)
-    rows = np.arange(len(text)) if image is None else image
-    return csr_array((np.ones(len(text), np.int32), (rows, text)))
+def incidence(text: Int[np.ndarray, " n"], image: Int[np.ndarray, " n"]) -> csr_array:
+    """Which of the distinct texts each image has (k, t), given both of each pair."""
+    return csr_array((np.ones(len(text), np.int32), (image, text)))
 
 
 def recalls(
-    queries: Float[np.ndarray, "m d"],
-    candidates: Float[np.ndarray, "n d"],
-    of_queries: csr_array,
-    of_candidates: csr_array,
+    queries: Float[np.ndarray, "m d"], candidates: Float[np.ndarray, "n d"], is_right: csr_array
 ) -> dict[int, float]:
-    """Share of queries with a right candidate among the k nearest, by k in RANKS.
+    """Share of queries with a right candidate among the k nearest, by k < n in RANKS.
 
-    A candidate is right if it shares a text with the query, by the `incidence` of both. Nearest by
-    cosine similarity; in ties, right candidates come last.
+    `is_right` (m, n) is above 0 for right candidates. Nearest by cosine similarity; in ties, right
+    candidates come last. All n candidates always contain a right one.
     """
     ranks = []
     for start in range(0, len(queries), _ROWS_AT_A_TIME):
         chosen = slice(start, start + _ROWS_AT_A_TIME)
-        cosines = _cosines(queries[chosen], candidates)
-        is_right = _share_a_text(of_queries[chosen], of_candidates)
-        best = np.max(np.where(is_right, cosines, -np.inf), axis=1, keepdims=True)
-        ranks.append(np.sum(~(cosines < best) & ~is_right, axis=1))  # a NaN counts as nearer
-    return {k: float(np.mean(np.concatenate(ranks) < k)) for k in RANKS}
-
-
-def _share_a_text(of_queries: csr_array, of_candidates: csr_array) -> Bool[np.ndarray, "m n"]:
-    is_shared: np.ndarray = (of_queries @ of_candidates.T).toarray() > 0
-    return is_shared
+        cosines, right = _cosines(queries[chosen], candidates), is_right[chosen].toarray() > 0
+        best = np.max(np.where(right, cosines, -np.inf), axis=1, keepdims=True)
+        ranks.append(np.sum(~(cosines < best) & ~right, axis=1))  # a NaN counts as nearer
+    found = np.concatenate(ranks)
+    return {k: float(np.mean(found < k)) for k in RANKS if k < len(candidates)}
 
 
 def _cosines(queries: np.ndarray, candidates: np.ndarray) -> Float[np.ndarray, "m n"]:

@@ -21,7 +21,7 @@ from lzn_jax.evaluation import measurements
 from lzn_jax.evaluation.samples import draw
 from lzn_jax.latent_space import LatentSpace, Model
 from lzn_jax.loading import restore
-from lzn_jax.run import devices, files, log
+from lzn_jax.run import devices, files
 from lzn_jax.trained_model import TrainedModel
 
 SHOWN = 3  # next steps
@@ -84,14 +84,12 @@ def evaluate(config: ConfigDict, workdir: Path) -> None:
     trained = restore(config, workdir)
     train, test = data.load_data(config)
     trained.space.prepare_evaluation(test)
-    summary, other = "summary.json", measurements.other_set(workdir, config)
+    summary = measurements.summary_file(other := measurements.other_set(workdir, config))
     if other is not None:
-        summary, figures = f"summary_{other}.json", f"figures/{other}"
+        figures = f"figures/{other}"
         _log.info("%s is not the run's data set: results go to %s and %s", other, summary, figures)
     results = measurements.evaluate(trained, train, test, workdir)
     files.write_json(workdir / summary, {"step": trained.step, **results})
-    for line in log.of_evaluation(trained.step, results, summary):
-        _log.info("%s", line)
 
 
 def sample(config: ConfigDict, workdir: Path) -> None:

@@ -11,7 +11,7 @@ import secrets
 import sys
 import time
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, SupportsFloat
 
@@ -199,9 +199,10 @@ def most_important(metrics: Mapping[str, Any], count: int) -> list[str]:
     return (list(itertools.chain.from_iterable(matches)) or list(metrics))[:count]
 
 
-def of_evaluation(step: int, metrics: Mapping[str, float], file: str = "summary.json") -> list[str]:
-    """A line with step, data set and file of all metrics, then the SHOWN most important ones."""
-    shown = most_important(metrics, SHOWN)
+def of_evaluation(
+    step: int, metrics: Mapping[str, float], shown: Sequence[str], file: str
+) -> list[str]:
+    """A line with step, data set and file of all metrics, then the metrics `shown`."""
     width = max(map(len, shown), default=0)
     sets = (name for name in metrics if name.endswith("_examples"))
     measured = "".join(f" on {metrics[name]:.0f} {name.replace('_', ' ')}" for name in sets)
@@ -303,6 +304,7 @@ class LateMetrics:
     """Fetches the metrics of an update after the next has started; logs every n-th.
 
     Metrics begin after `first_step`; `peak_steps` is the machine's limit of steps per second.
+    `learning_rates` returns those of an update, given its number and that of skipped ones before.
     """
 
     def __init__(
@@ -312,10 +314,12 @@ class LateMetrics:
         goodput: Goodput,
         first_step: int,
         training: ConfigDict,
+        learning_rates: Callable[[int, int], Mapping[str, float]],
         peak_steps: float | None = None,
     ) -> None:
         self._log, self._bar, self._goodput = log, bar, goodput
-        self._training, self._peak_steps = training, peak_steps
+        self._training, self._learning_rates = training, learning_rates
+        self._peak_steps = peak_steps
         self._pending: tuple[int, Mapping[str, jax.Array]] | None = None
         self._skipped_in_a_row = 0.0
         self._start = self._last = (first_step, goodput.seconds)
@@ -338,6 +342,8 @@ class LateMetrics:
         self._bar.set_postfix_str(", ".join(words), refresh=False)
         self._bar.update(1)
         if step % self._training.log_every_steps == 0:
+            before = int(values["skipped"]) - (self._skipped_in_a_row > 0)
+            values |= self._learning_rates(step, before)
             self._log.write(step, {**values, **self._rates(self._last, step)})
             self._last = (step, self._goodput.seconds)
 

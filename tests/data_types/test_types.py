@@ -84,6 +84,13 @@ MISTAKES = {
         "decoder.sources": ("label",),
     },
     "type 'tone' builds a DataType named 'number'": {"name": "number"},
+    "type 'text' needs another `plural` or output: texts names other results": {"plural": "texts"},
+    "type 'tone' needs another `plural` or output: labels names other results": {
+        "plural": "labels"
+    },
+    "type 'tone' needs another `plural` or output: errors names other results": {
+        "output": "errors"
+    },
     "type 'tone' must build a lzn_jax.data_types.DataType, got 'no type'": None,
 }
 
@@ -101,6 +108,12 @@ def test_a_mistake_of_a_type_is_one_line_before_anything_is_built(message, monke
     with pytest.raises(UserError) as refusal:
         LatentSpace(config, devices.make_mesh(1))
     assert str(refusal.value) == message
+
+
+@pytest.mark.parametrize(("name", "plural"), [("tone", "tones"), ("series", "series")])
+def test_a_plural_ends_in_one_s(name, plural):
+    made = DataType(name)
+    assert (made.plural, made.output) == (plural, plural)
 
 
 class OfNumbers(Classifier):

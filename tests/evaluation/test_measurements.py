@@ -43,7 +43,7 @@ def by_names(monkeypatch, of_types=True):
     image = types.SimpleNamespace(measurements=("type",), figures=("type",))
     space = object.__new__(LatentSpace)
     vars(space).update(types={"image": image}, config=config)
-    return small.stand_in(config=config, space=space, translations=())
+    return small.stand_in(config=config, space=space, translations=(), step=7)
 
 
 @pytest.mark.parametrize(
@@ -66,13 +66,34 @@ def test_nothing_starts_after_its_time(seconds, count, limit, tmp_path, monkeypa
     assert list(metrics) == expected
     drawn = {path.stem for path in (tmp_path / "figures").iterdir()}
     assert drawn == set(names[2:count])
-    first, *others = caplog.messages
+    first, *others = [message for message in caplog.messages if "metric" not in message]
     end = f"; none starts after {limit} s" if limit else ""
     assert first == f"evaluating 0 test examples: {', '.join(names)}{end}"
     expected = [f"{name} took 3.0 s" for name in names[:count]]
     missing = ", ".join(names[count:])
     expected += [f"{missing}: no time is left, --mode=evaluate computes all"] if missing else []
     assert others == expected
+
+
+def test_the_headline_is_what_own_measurements_name_then_what_ships(tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO", "lzn_jax")
+    model = by_names(monkeypatch)
+    numbers = {
+        "shipped": {"fid": 1.0, "kid": 2.0, "test_accuracy": 3.0},
+        "named": {"a_mae": 4.0, "b": 5.0, "c": 6.0},
+        "unnamed": dict.fromkeys("defghi", 7.0),
+    }
+    functions = {name: lambda *_, found=found: found for name, found in numbers.items()}
+    functions["shipped"].__module__ = "lzn_jax.evaluation.samples"
+    functions["named"].headline = ("c", "b", "absent")
+    functions["named"].__module__ = "lzn_jax_of_others"
+    monkeypatch.setattr(measurements, "other_set", lambda *_: "theirs")
+    vars(model.space).update(measurements=functions, figures={})
+    metrics = measurements.evaluate(model, NOTHING, NOTHING, tmp_path)
+    names = ["b", "c", "d", "e", "f", "g", "h", "test_accuracy", "fid"]
+    first, *lines = caplog.messages[4:]
+    assert first == "step 7 on 0 test examples, 9 of 13 metrics (all: summary_theirs.json):"
+    assert lines == [f"  {name:<13}  {metrics[name]:.4g}" for name in names]
 
 
 def test_no_command_is_named_that_has_not_the_examples_of_the_run(tmp_path, monkeypatch, caplog):

@@ -164,32 +164,40 @@ def test_captions_of_digits_are_measured_on_images_alone(monkeypatch, name, expe
     assert list(texts_module.measure(model, test, test, Path())) == expected
 
 
-def by_loops(queries, candidates, names, k):
+def by_loops(queries, candidates, is_right, k):
+    """Share of queries with a right one among the first k of the sorted candidates."""
     found = 0
-    for query, name in zip(queries, names, strict=True):
+    for number, query in enumerate(queries):
         cosines = [query @ c / np.sqrt((query @ query) * (c @ c)) for c in np.float64(candidates)]
-        best = max(s for s, other in zip(cosines, names, strict=True) if other == name)
-        better = sum(s > best for s, other in zip(cosines, names, strict=True) if other != name)
-        found += better < k
-    return found / len(names)
+        nearest = sorted(range(len(candidates)), key=lambda place: -cosines[place])[:k]
+        found += any(is_right(number, place) for place in nearest)
+    return found / len(queries)
 
 
 @pytest.mark.parametrize("rows", [7, 1024])
 def test_recall_is_that_of_a_loop(rows, monkeypatch):
     monkeypatch.setattr(texts_module, "_ROWS_AT_A_TIME", rows)
     rng = np.random.default_rng(0)
-    queries = rng.normal(size=(60, 8))
-    candidates = 3 * (queries + 1.5 * rng.normal(size=queries.shape))
-    names = np.array([f"text {i // 2}" for i in range(60)])  # two images a text
-    found = recalls(queries, candidates, incidence(names), incidence(names))
-    assert found == {k: pytest.approx(by_loops(queries, candidates, names, k)) for k in (1, 10)}
+    candidates = rng.normal(size=(60, 8))
+    queries = 3 * (candidates[np.arange(90) % 60] + 1.5 * rng.normal(size=(90, 8)))
+    right = [(q, (q + step) % 60) for q in range(90) for step in range(1 + q % 3)]
+    found = recalls(queries, candidates, incidence(*np.array(right).T[::-1]))
+    for k in (1, 10):
+        expected = by_loops(queries, candidates, lambda *pair: pair in right, k)
+        assert found[k] == pytest.approx(expected)
     assert 0 < found[1] < found[10] < 1
 
 
 def test_what_is_alike_or_not_a_number_finds_nothing():
-    names = incidence(np.arange(30))
+    each = incidence(np.arange(30), np.arange(30))
     for made in (np.ones((30, 4)), np.full((30, 4), np.nan)):
-        assert recalls(made, made, names, names) == {1: 0.0, 10: 0.0}
+        assert recalls(made, made, each) == {1: 0.0, 10: 0.0}
+
+
+@pytest.mark.parametrize(("count", "ranks"), [(1, []), (2, [1]), (10, [1]), (11, [1, 10])])
+def test_ranks_that_cannot_miss_are_left_out(count, ranks):
+    points = np.random.default_rng(0).normal(size=(count, 3))
+    assert list(recalls(points, points, incidence(np.arange(count), np.arange(count)))) == ranks
 
 
 @pytest.fixture
@@ -221,9 +229,9 @@ def test_images_with_several_texts_are_counted_once_and_any_of_their_texts_is_ri
     """A perfect encoder finds all partners; a random one finds what counting says."""
     count, k = 400, texts_an_image
     ids = np.random.default_rng(3).permutation(np.repeat(5 * np.arange(count), k))  # any order
-    texts = np.array([f"text {i}" for i in range(count * k)])
+    texts = np.array([f"text {i:04}" for i in range(count * k)])
     examples = Examples(ids[:, None, None, None], np.zeros(count * k, int), texts, image_ids=ids)
-    rows, _, _ = pairs(examples, texts)
+    rows, *_ = pairs(examples, texts)
     assert sorted(ids[rows]) == (5 * np.arange(count)).tolist()
     points = np.random.default_rng(4).normal(size=(count, 8))
     perfect, _ = measured(examples, image=points[ids[rows] // 5], text=points[ids // 5])
@@ -241,20 +249,46 @@ def test_images_with_several_texts_are_counted_once_and_any_of_their_texts_is_ri
             assert random[f"retrieval_{way}_r{rank}"] == pytest.approx(share, abs=4 * error)
 
 
-def test_each_way_has_its_own_recall_and_made_images_look_for_their_texts(measured):
-    rng = np.random.default_rng(1)
-    images = rng.normal(size=(40, 6))
-    names = images + np.abs(rng.normal(size=(40, 6)))  # leaning to one side: a few are hubs
-    texts = np.array([f"text {i}" for i in range(40)])
-    pictures = np.zeros((40, 1, 1, 1), np.uint8)
-    found, _ = measured(Examples(pictures, np.zeros(40, int), texts), image=images, text=names)
-    made = recognised(small.stand_in(main_type="image"), pictures, list(texts))
-    for k in (1, 10):
-        there, back = by_loops(images, names, texts, k), by_loops(names, images, texts, k)
-        assert found[f"retrieval_image_to_text_r{k}"] == pytest.approx(there)
-        assert found[f"retrieval_text_to_image_r{k}"] == pytest.approx(back)
-        assert made[f"text_to_image_r{k}"] == pytest.approx(there)
-    assert found["retrieval_image_to_text_r1"] != found["retrieval_text_to_image_r1"]
+@pytest.mark.parametrize("distinct", [6, 25])
+def test_equal_texts_are_one_candidate_and_each_way_has_its_own_recall(
+    distinct, measured, monkeypatch
+):
+    rng = np.random.default_rng(distinct)
+    of_text, of_image = np.arange(80) % distinct, rng.permutation(np.arange(80) // 2)
+    names = rng.normal(size=(distinct, 4)) + 0.5  # leaning to one side: a few are hubs
+    first = [of_text[of_image == image][0] for image in range(40)]
+    images = names[first] + rng.normal(size=(40, 4))
+    texts = np.array([f"text {number:02}" for number in of_text])
+    pictures = of_image[:, None, None, None]
+    test = Examples(pictures, np.zeros(80, int), texts, image_ids=of_image)
+    found, drawn = measured(test, image=images, text=names)
+    told = {*zip(of_image.tolist(), of_text.tolist(), strict=True)}
+    ways = {
+        "image_to_text": (images, names, lambda image, text: (image, text) in told),
+        "text_to_image": (names[of_text], images, lambda row, image: (image, of_text[row]) in told),
+    }
+    ranks = [("image_to_text", 10)] * (distinct > 10)
+    ranks += [("image_to_text", 1), ("text_to_image", 1), ("text_to_image", 10)]
+    expected = {f"retrieval_{way}_r{k}": by_loops(*ways[way], k) for way, k in ranks}
+    assert found == pytest.approx(expected)
+    assert len({*found.values()}) == len(found)
+    for query, nearest, own in drawn:  # images, then texts
+        pairs_shown = [
+            (query, each) if isinstance(each, str) else (each, query) for each in nearest
+        ]
+        assert own == [(int(i.item()), int(t[5:])) in told for i, t in pairs_shown]
+
+    made = rng.normal(size=(80, 4)) + names[of_text]
+
+    def embedded(model, samples, source):
+        assert len(samples) == (80 if source == "image" else distinct)
+        return {"image": made, "text": names}[source]
+
+    monkeypatch.setattr(texts_module, "embedded", embedded)
+    found = recognised(small.stand_in(main_type="image"), made, list(texts))
+    own = (made, names, lambda row, text: text == of_text[row])
+    ranks = [k for k in (1, 10) if k < distinct]
+    assert found == pytest.approx({f"text_to_image_r{k}": by_loops(*own, k) for k in ranks})
 
 
 def test_the_picture_shows_the_nearest_and_frames_the_own(measured):

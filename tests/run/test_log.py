@@ -213,7 +213,8 @@ def test_a_service_that_ends_ends_no_run(tmp_path, caplog):
     ],
 )
 def test_an_evaluation_ends_with_its_five_metrics_in_a_column(metrics, lines):
-    assert log_module.of_evaluation(7, metrics) == lines.splitlines()
+    shown = log_module.most_important(metrics, 5)
+    assert log_module.of_evaluation(7, metrics, shown, "summary.json") == lines.splitlines()
 
 
 class Timed(Goodput):
@@ -301,17 +302,20 @@ def test_rates_count_steps_and_the_wait_for_data_but_no_evaluation(peak_steps, m
     goodput, log, rows = Timed(), object.__new__(MetricLog), []
     log.write = lambda step, values: rows.append((step, values))
     training = ml_collections.ConfigDict({"batch_size": 64, "log_every_steps": 2})
-    update = {"loss": 1.0, "gradient_norm": 2.0, "skipped_in_a_row": 0.0}
+    update = {"loss": 1.0, "gradient_norm": 2.0}
     update |= {"assignment_accuracy_image:text": 0.25, "assignment_accuracy_image:label": 0.75}
     goodput.spend("data", 5.0)  # before the first update
     with progress(12, "train", initial=8) as bar:
-        metrics = LateMetrics(log, bar, goodput, 8, training, peak_steps)
+        rates = lambda *update: {"learning_rate_decoder": update}  # noqa: E731
+        metrics = LateMetrics(log, bar, goodput, 8, training, rates, peak_steps)
         assert metrics.rates() == {}
         for step, waiting in ((9, 0.1), (10, 0.3), (11, 0.1), (12, 0.1)):
             goodput.spend("data", waiting)
             goodput.spend("step", 0.25)
             goodput.spend("eval", 7.0)
-            metrics.put(step, {name: jnp.float32(value) for name, value in update.items()})
+            counts = {"skipped": 5.0 + (step > 9), "skipped_in_a_row": step == 10}
+            values = {**update, **counts}
+            metrics.put(step, {name: jnp.float32(value) for name, value in values.items()})
         metrics.flush()
     # The bar shows the loss and the accuracy of the first alignment by name.
     assert stderr.getvalue().endswith("loss 1.0000, assignment accuracy image:label 0.7500]\n")
@@ -325,3 +329,5 @@ def test_rates_count_steps_and_the_wait_for_data_but_no_evaluation(peak_steps, m
     assert log_module.rates_in_words(rates) == line + ("" if peak_steps is None else "; MFU 12.5%")
     assert [step for step, _ in rows] == [10, 12]
     assert all(expected.keys() <= values.keys() for _, values in rows)
+    # Of the sixth skipped update, which five precede, and of one that six precede.
+    assert [values["learning_rate_decoder"] for _, values in rows] == [(10, 5), (12, 6)]
