@@ -48,5 +48,4 @@ def get_config() -> ml_collections.ConfigDict:
     config.training.ema_decay = 0.999999
     config.evaluation.every_steps = 10_000
     config.evaluation.num_samples = 50_000  # the number of training images
-    config.reporting.original_gpu_hours = 128
     return config

@@ -39,5 +39,4 @@ def get_config() -> ml_collections.ConfigDict:
     # Classification: accuracy as a function of the number of images in the batch or the context.
     config.evaluation.batch_sizes = (100, 500, 2000, 10_000)
     config.evaluation.context_sizes = (100, 500, 2000)
-    config.reporting.original_gpu_hours = 496
     return config

@@ -51,5 +51,4 @@ def get_config() -> ml_collections.ConfigDict:
     config.training.ema_decay = 0.9999
     config.training.compute_dtype = "bfloat16"  # for the encoder; the paper: float32
     config.evaluation.every_steps = 50_000
-    config.reporting.original_gpu_hours = 230_400
     return config

@@ -24,5 +24,4 @@ def get_config() -> ml_collections.ConfigDict:
     config.training.warmup_steps = 1564  # 10 epochs
     config.training.schedule = "cosine"
     config.evaluation.every_steps = 5213  # a third
-    config.reporting.original_gpu_hours = None
     return config

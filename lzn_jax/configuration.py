@@ -75,13 +75,6 @@ _EVERY_RUN = {
     "evaluation.measurements_of_types": flag(
         "whether to run the measurements of the data types and draw their figures", True
     ),
-    # Public trainings of U-Nets reach about 12 % of an H100's peak, of ResNet-50 15 to 40 %.
-    "reporting.assumed_mfu": Field(
-        float, "share of the chips' peak that --mode=compile assumes", 0.15, above=0, maximum=1
-    ),
-    "reporting.original_gpu_hours": amount(
-        "A100 hours of the original's run, shown by --mode=compile, None = unknown", None
-    ),
     "reporting.profile_steps": word(
         "A:B traces the updates from A to B - 1 with jax.profiler, None = none", None
     ),

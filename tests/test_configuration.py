@@ -40,7 +40,7 @@ JOINT_FIELDS = {
     "evaluation.": """every_steps figures measurements measurements_of_types num_samples
         inception_path clip_path noise_scales batch_sizes context_sizes""",
     "sampling.": "sampler num_steps",
-    "reporting.": "assumed_mfu original_gpu_hours profile_steps wandb_project",
+    "reporting.": "profile_steps wandb_project",
 }
 
 NETWORK = "name features channel_multipliers num_res_blocks"
@@ -66,7 +66,6 @@ OPTIONAL = {
     "decoder.condition": "label",
     "evaluation.inception_path": "weights.pth",
     "evaluation.clip_path": "model.safetensors",
-    "reporting.original_gpu_hours": 128.0,
     "reporting.profile_steps": "3:5",
     "reporting.wandb_project": "zones",
 }

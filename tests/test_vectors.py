@@ -1,18 +1,20 @@
 """Arrays of any shape: encoders and flows of one's own, in a space without images."""
 
-from pathlib import Path
+from pathlib import dataclasses
 
 import jax
 import jax.numpy as jnp
 import matplotlib.figure
 import numpy as np
+import Path
 import pytest
 import small
 from ml_collections import ConfigDict
 
 import lzn_jax
 from lzn_jax import configuration, data, main, parts
-from lzn_jax.data_types import ArrayType, DataType, NetworkEncoder
+from lzn_jax.array_type import ArrayType
+from lzn_jax.data_types import DataType, NetworkEncoder
 from lzn_jax.decoders.flow import ArrayFlow, Sampler
 from lzn_jax.errors import UserError
 from lzn_jax.latent_space import LatentSpace
@@ -281,12 +283,14 @@ def test_a_config_weighs_the_decoder_of_any_type(monkeypatch):
     assert configuration.load(str(CONFIG)).training.vector_weight is None
     assert space(0.25).types["vector"].weight == 0.25
     assert not space(0.0).decoders
-    monkeypatch.setattr(vector := parts.get("type", "vector"), "weight", 0.5)
+    monkeypatch.setattr(ArrayType, "weight", 0.5, raising=False)
     assert space(None).types["vector"].weight == 0.5
     for name in ("label_weight", "image_weight"):
         with pytest.raises(UserError, match=f"no field training.{name}"):
             configuration.load("digits_joint", [f"training.{name}=1"])
-    monkeypatch.setattr(vector, "__init__", lambda self, _: DataType.__init__(self, "vector"))
+    part = parts.PARTS["type", "vector"]
+    without = dataclasses.replace(part, value=lambda config: DataType("vector"))
+    monkeypatch.setitem(parts.PARTS, ("type", "vector"), without)
     with pytest.raises(UserError, match="vector_weight needs a decoder of type 'vector'"):
         space(1.0)
 

@@ -4,8 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from lzn_jax import parts
+from lzn_jax.array_type import ArrayType
 from lzn_jax.data import Examples
-from lzn_jax.data_types import ArrayType
 from lzn_jax.decoders.flow import Sampler
 from lzn_jax.models.mlp import MLP, MLPDecoder
 

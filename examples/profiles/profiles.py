@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lzn_jax import parts
-from lzn_jax.data_types import ArrayType
+from lzn_jax.array_type import ArrayType
 from lzn_jax.models.mlp import MLP
 
 

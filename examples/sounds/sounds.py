@@ -11,8 +11,9 @@ from scipy.signal import istft, resample_poly, stft
 from sklearn.svm import SVC
 
 from lzn_jax import parts
+from lzn_jax.array_type import ArrayType
 from lzn_jax.data import Examples
-from lzn_jax.data_types import ArrayType, DataType
+from lzn_jax.data_types import DataType
 from lzn_jax.decoders import flow
 from lzn_jax.errors import UserError
 from lzn_jax.models import in_training, normal_by_index

@@ -427,6 +427,3 @@ def _output_shape(module: Any, example: jax.ShapeDtypeStruct) -> tuple[int, ...]
         return module.apply(variables, example, train=False)
 
     return jax.eval_shape(output, example).shape
-
-
-from lzn_jax.data_types.array import ArrayType as ArrayType  # noqa: E402 - uses the above

@@ -164,16 +164,10 @@ def compile_step(config: ConfigDict, name: str) -> int:
 
 
 def _report_cost(config: ConfigDict, operations: float, chip: costs.Chip, chips: int) -> None:
-    share, updates = config.reporting.assumed_mfu, config.training.num_steps
-    seconds = operations / (chip.operations * chips)
-    hours = seconds / share * chips * updates / 3600
-    there = f"at {share:.0%} of it, the assumption reporting.assumed_mfu"
-    _report(
-        "seconds per update", f"{seconds:.3g} at the bfloat16 peak, {seconds / share:.3g} {there}"
-    )
-    original = config.reporting.original_gpu_hours
-    beside = "" if original is None else f"; the original took {original:,.0f} A100 hours"
-    _report("chip hours", f"{hours:.3g} for {updates:,} updates without evaluation{beside}")
+    seconds, updates = operations / (chip.operations * chips), config.training.num_steps
+    _report("seconds per update", f"{seconds:.3g} at the bfloat16 peak")
+    hours = f"{seconds * chips * updates / 3600:.3g} at the bfloat16 peak"
+    _report("chip hours", f"{hours} for {updates:,} updates without evaluation")
 
 
 def _report_clock(estimate: clock.Estimate, at_peak: float) -> None:

@@ -1,6 +1,5 @@
 """Float arrays of one shape, such as time series: a data type that needs only its networks."""
 
-import importlib
 from typing import Any
 
 import jax
@@ -10,6 +9,7 @@ from ml_collections import ConfigDict
 
 from lzn_jax.data import Examples
 from lzn_jax.data_types import DataType, Decoder, Encoder, NetworkEncoder, Reader, Samples
+from lzn_jax.decoders.flow import ArrayFlow
 from lzn_jax.errors import UserError
 from lzn_jax.parts import REQUIRED, Field, count_or_0, require
 
@@ -33,8 +33,7 @@ class ArrayType(DataType):
         if encoder is not None and not isinstance(encoder, Encoder | Reader):
             encoder = NetworkEncoder.from_config(name, config, encoder, column=column, example=row)
         if decoder is not None and not isinstance(decoder, Decoder):
-            flow = importlib.import_module("lzn_jax.decoders.flow")  # which imports data types
-            decoder = flow.ArrayFlow(name, config, decoder, output=column, shape=row.shape[1:])
+            decoder = ArrayFlow(name, config, decoder, output=column, shape=row.shape[1:])
         super().__init__(name, encoder, decoder)
 
     @staticmethod
