@@ -1,6 +1,8 @@
 """Losses beside decoders and alignments, and transforms of examples on the host."""
 
 import functools
+import types
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +11,9 @@ import pytest
 import small
 from test_draws import UNKNOWN, Draws
 
-from lzn_jax import configuration, data, parts, train
+from lzn_jax import configuration, data, parts, train, zoning
 from lzn_jax.data import TrainingBatches
+from lzn_jax.data_types import Zones
 from lzn_jax.errors import UserError
 from lzn_jax.latent_space import LatentSpace
 from lzn_jax.modes.compile import batch_shapes
@@ -143,3 +146,36 @@ def test_transforms_follow_each_other_after_that_of_the_image():
 def test_older_runs_have_no_losses():
     values = configuration.flatten(small.config().to_dict())
     assert (values["training.losses"], values["training.optimizer"]) == ((), "adam")
+
+
+def test_the_losses_of_the_docs_smooth_and_distil():
+    page = (Path(__file__).parents[1] / "docs/parts.md").read_text(encoding="utf-8")
+    (code,) = (block for block in page.split("```\n") if block.startswith("def smoothed("))
+    rng, targets = np.random.default_rng(0), np.array([0, 3, 2, 2, 1])
+    latents, anchors, teacher = (rng.normal(size=shape) for shape in ((5, 3), (4, 3), (4, 3)))
+    names = {"jax": jax, "jnp": jnp, "zoning": zoning, "TEACHER": teacher}
+    exec(code, names)
+
+    def log_p(latents, anchors):  # after Euler's step from the prior to t = 1/2
+        b = anchors - np.mean(anchors, axis=0)
+        logits = latents @ b.T - np.sum(b**2, axis=1) / 2
+        return logits - np.log(np.sum(np.exp(logits), axis=1, keepdims=True))
+
+    zones = Zones(
+        jnp.append(anchors, jnp.full((1, 3), jnp.nan), 0), None, jnp.log(jnp.array([1.0] * 4 + [0]))
+    )
+    setting = types.SimpleNamespace(solver=zoning.Euler(2))
+    smoothed = functools.partial(names["smoothed"], zones=zones, targets=targets, setting=setting)
+    found, gradient = jax.value_and_grad(lambda z: smoothed(z)[0])(jnp.asarray(latents))
+    expected = log_p(latents, anchors)
+    own = np.mean(expected[np.arange(5), targets])
+    assert found == pytest.approx(-0.9 * own - 0.1 * np.mean(expected), rel=1e-5)
+    assert np.all(np.isfinite(gradient))
+
+    solver, key = zoning.Euler(2), jax.random.key(1)
+    space = types.SimpleNamespace(solver=solver, alignment_solver=solver)
+    images, labels = Zones(jnp.asarray(latents)), Zones(jnp.asarray(anchors), targets)
+    found, _ = names["distilled"](space, {}, {}, {"image": (images,), "label": (labels,)}, key)
+    drawn = np.float64(images.latents(0.45 * images.noise(key), solver))
+    expected = np.sum(np.exp(log_p(drawn, teacher)) * log_p(drawn, anchors), axis=1)
+    assert found == pytest.approx(-np.mean(expected), rel=1e-5)

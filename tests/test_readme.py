@@ -95,7 +95,7 @@ EXAMPLES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "examples").gl
 
 def test_every_python_example_is_run():
     pages = [name for name in ("README.md", *PAGES, *INTERFACES) if blocks_of(name)]
-    assert pages == ["docs/python.md", "website/zoning_functions.md"]
+    assert pages == ["docs/python.md", "docs/zoning.md", "website/zoning_functions.md"]
 
 
 @pytest.mark.parametrize(

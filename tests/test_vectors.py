@@ -1,12 +1,12 @@
 """Arrays of any shape: encoders and flows of one's own, in a space without images."""
 
-from pathlib import dataclasses
+import dataclasses
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import matplotlib.figure
 import numpy as np
-import Path
 import pytest
 import small
 from ml_collections import ConfigDict

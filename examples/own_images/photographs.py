@@ -10,7 +10,7 @@ import optax
 
 from lzn_jax import parts
 from lzn_jax.data import Examples
-from lzn_jax.zoning.solvers import shared_table
+from lzn_jax.zoning import OnGrid
 
 
 class Photographs:
@@ -43,11 +43,11 @@ def _patches(side: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Midpoint:
+class Midpoint(OnGrid):
     """The explicit midpoint method, order 2: half of the evaluations are in the middle of a step.
 
-    A step from t to t' evaluates the drift d at r(t), goes half of it, evaluates d at the middle,
-    and goes all of it from the start: u' = u + (r(t') - r(t)) d(middle).
+    A step from t to t' goes half of the way with the posterior mean at t, evaluates the mean in the
+    middle, and goes the whole way from the start with that.
     """
 
     num_steps: int  # evaluations, two a step
@@ -62,27 +62,19 @@ class Midpoint:
         if self.num_steps < 2 or self.num_steps % 2:
             raise ValueError(f"num_steps must be even and >= 2, got {self.num_steps}")
 
-    def towards_prior(self, mixture: Any) -> Any:
-        """From t_min to 1."""
-        return self._tables(np.linspace(self.t_min, 1.0, self.num_steps + 1), mixture)
+    def times(self, towards: str) -> np.ndarray:
+        """From t_min to the prior, t = 1; from 1 to the anchors, t = 0."""
+        ends = (self.t_min, 1.0) if towards == "prior" else (1.0, 0.0)
+        return np.linspace(*ends, self.num_steps + 1)
 
-    def towards_anchors(self, mixture: Any) -> Any:
-        """From 1 to 0, where the end point is the posterior mean in the middle of the last step."""
-        return self._tables(np.linspace(1.0, 0.0, self.num_steps + 1), mixture)
-
-    def _tables(self, times: np.ndarray, mixture: Any) -> Any:
-        r, t_end = (1 - times[:-1]) / times[:-1], times[-1]
-        weights, end_weights = np.zeros((self.num_steps, 2)), np.zeros(self.num_steps)
-        for k in range(0, self.num_steps, 2):
-            half = r[k + 1] - r[k]
-            weights[k, 0] = half
-            if k + 2 < self.num_steps:
-                whole = r[k + 2] - r[k]
-                weights[k + 1] = whole, -half  # of the middle, and of the start taken back
-                end_weights[k + 1] = t_end * whole
-            else:  # t_end r(t_end) is 1 - t_end, also where r(t_end) is infinite
-                end_weights[k + 1] = 1 - t_end - t_end * r[k]
-        return shared_table(times, weights, end_weights, mixture)
+    def factors(self, times: np.ndarray) -> np.ndarray:
+        """Factors of the newest mean and the one before it, in the state after each evaluation."""
+        start, middle, end = times[:-1:2], times[1::2], times[2::2]
+        factors = np.zeros((self.num_steps, 2))
+        factors[::2, 0] = 1 - middle / start
+        factors[1::2, 0] = 1 - end / start
+        factors[1::2, 1] = -end / middle * factors[::2, 0]  # takes the first half back
+        return factors
 
 
 def contrast(latents: Any, zones: Any, targets: Any, setting: Any) -> tuple[Any, dict[str, Any]]:
