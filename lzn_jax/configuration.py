@@ -498,16 +498,12 @@ def to_json_dict(config: ml_collections.ConfigDict) -> dict[str, Any]:
 
 def _read(path: Path) -> dict[str, Any]:
     """The result of get_config() of the file at `path`, as nested dicts."""
-    try:
+    with parts.mistakes(f"the config {path}", str(path)):
         # Unlike an import, run_path leaves no bytecode beside the config.
         get_config = runpy.run_path(str(path)).get("get_config")
         config = get_config() if callable(get_config) else None
         if isinstance(config, ml_collections.ConfigDict):
             return config.to_dict()  # raises for a placeholder without a value
-    except UserError:  # of a sibling; its message has the path
-        raise
-    except Exception as error:
-        raise parts.failure(f"the config {path}", error, str(path)) from error
     raise UserError(f"{path} must define get_config(), which returns an ml_collections.ConfigDict")
 
 

@@ -32,9 +32,8 @@ def extend(extensions: Sequence[str], folder: Path = Path()) -> dict[str, str]:
     parts.load_installed()  # so that extensions cannot take the names of the package's own parts
     digests: dict[str, str] = {}
     for extension in extensions:
-        is_file, path = extension.endswith(".py"), Path(extension)
-        try:
-            path = _extension_path(extension, folder)
+        is_file, path = extension.endswith(".py"), _extension_path(extension, folder)
+        with parts.mistakes(f"the extension {extension}", str(path)):
             name, digest = path.name if is_file else extension, checksum(path)
             if digests.setdefault(name, digest) != digest:
                 raise UserError(f"two extensions are called {name}: rename {path}")
@@ -45,10 +44,6 @@ def extend(extensions: Sequence[str], folder: Path = Path()) -> dict[str, str]:
                     _run(path, f"{_EXTENSION}{path.stem}_{digest[:8]}")
                 else:
                     importlib.import_module(extension)
-        except UserError:
-            raise
-        except Exception as error:
-            raise parts.failure(f"the extension {extension}", error, str(path)) from error
         _EXTENSIONS[name] = str(path.absolute()) if is_file else name, digest
     return digests
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from lzn_jax import configuration, data, loading, train
+from lzn_jax import configuration, data, loading, parts, train
 from lzn_jax.data import arrays
 from lzn_jax.errors import EXIT_NON_FINITE, UserError
 from lzn_jax.plots.style import credited
@@ -16,6 +16,7 @@ from lzn_jax.run.processes import Interruption
 from lzn_jax.trained_model import TrainedModel
 
 
+@parts.mistakes()
 def fit(
     config: str | Path | ConfigDict,
     given: Any,

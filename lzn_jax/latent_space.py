@@ -144,10 +144,10 @@ class LatentSpace:
 
     def __init__(self, config: ConfigDict, mesh: Mesh) -> None:
         self.config = config
-        self.types: dict[str, DataType] = {
-            name: _checked_type(name, parts.get("type", name)(config), config)
-            for name in config.types
-        }
+        self.types: dict[str, DataType] = {}
+        for name in config.types:
+            with parts.mistakes(f"type {name!r}"):
+                self.types[name] = _checked_type(name, parts.get("type", name)(config), config)
         types = self.types.values()
         _check_results(types)
         self.modules: dict[str, Any] = {n: m for t in types for n, m in t.modules.items()}
@@ -248,6 +248,11 @@ class LatentSpace:
                     further = jnp.zeros((1, size))
                 decoder_key, own = named(key, decoder.network), latents if decoder.sources else None
                 variables[decoder.network] = decoder.init(decoder_key, (own, further))
+        for network, tree in variables.items():
+            with parts.mistakes(f"type {network.rpartition('_')[0]!r}"):
+                if "batch_stats" in tree:  # samples would depend on their batch
+                    name = type(self.modules[network]).__name__
+                    raise TypeError(f"{name}() contains BatchNorm: use GroupNorm or LayerNorm")
         return variables
 
     def context(self, variables: Variables, train: Examples) -> dict[str, jax.Array]:
@@ -292,15 +297,15 @@ class LatentSpace:
         zones: dict[str, tuple[Zones, ...]] = {}
         for name, encoder in self.own_encoders.items():
             keys = _keys(key, use := f"{name}_encoder", encoder.num_draws)
-            with jax.named_scope(use):
+            with jax.named_scope(use), parts.mistakes(f"type {name!r}"):
                 zones[name] = encoder.zones(variables, batch, keys)
         if self.baseline:
             loss, metrics = self._baseline_loss(self.baseline, zones)
         else:
             loss, metrics = self._loss_by_zones(variables, batch, zones, key)
         for name, own_loss in self.losses.items():
-            with jax.named_scope(use := f"{name}_loss"):
-                own, more = own_loss(self, variables, batch, zones, named(key, use))
+            with jax.named_scope(use := f"{name}_loss"), parts.mistakes(f"loss {name!r}"):
+                own, more = _scalars(own_loss(self, variables, batch, zones, named(key, use)))
             more = {use: own, **{f"{name}_{metric}": value for metric, value in more.items()}}
             if taken := metrics.keys() & more.keys():
                 raise UserError(f"loss {name!r} must have another name: {min(taken)} is a metric")
@@ -329,13 +334,14 @@ class LatentSpace:
             if scale is None:  # a random α in [0, 1] for each sample
                 noise *= jax.random.uniform(named(key, f"{use}_scale"), (len(noise), 1))
                 scale = 1.0
-            return zones[source][0].latents(scale * noise, self.solver)
+            with parts.mistakes(f"solver {self.config.latent.solver!r}"):
+                return zones[source][0].latents(scale * noise, self.solver)
 
         losses, metrics = [], {}
         for name, decoder in self.decoders.items():
             condition, has_latent = self._condition(decoder, batch, zones, latents)
             keys = _keys(key, use := f"{name}_decoder", decoder.num_draws)
-            with jax.named_scope(use):
+            with jax.named_scope(use), parts.mistakes(f"type {name!r}"):
                 loss = _decoder_loss(decoder, variables, batch, condition, has_latent, keys)
             metrics[self.types[name].loss_name] = loss
             losses.append(self.types[name].weight * loss)
@@ -404,7 +410,8 @@ class LatentSpace:
         target = target._replace(is_present=_all_present(source, target))
         setting = ConfigDict({**setting, **pair._asdict(), "source_zones": source})
         align = parts.get("alignment", setting.form)
-        return align(latents(pair.source, use, scale), target, partners, setting)
+        with parts.mistakes(f"alignment {setting.form!r}"):
+            return _scalars(align(latents(pair.source, use, scale), target, partners, setting))
 
 
 def _alignment_setting(config: ConfigDict, pair: str) -> ConfigDict:
@@ -433,11 +440,21 @@ def _decoder_loss(
     keys: tuple[PRNGKeyArray, ...],
 ) -> Float[Array, ""]:
     """Loss of a decoder; examples without a latent are replaced by others, to keep shapes fixed."""
-    if has_latent is None:
-        return decoder.loss(variables, batch, condition, keys)
-    rows = _stand_ins(has_latent)
-    batch, condition = jax.tree.map(lambda a: a[rows], (batch, condition))
-    return decoder.loss(variables, batch, condition, keys) * jnp.any(has_latent)
+    if has_latent is not None:
+        rows = _stand_ins(has_latent)
+        batch, condition = jax.tree.map(lambda a: a[rows], (batch, condition))
+    own_loss = decoder.loss(variables, batch, condition, keys)
+    loss, _ = _scalars((own_loss, {}), "a scalar loss of its decoder")
+    return loss if has_latent is None else loss * jnp.any(has_latent)
+
+
+def _scalars(found: Any, needed: str = "(scalar, dict of scalars)") -> LossAndMetrics:
+    """A loss and its metrics; raises TypeError for anything else."""
+    shapes = jax.tree.map(jnp.shape, found)
+    metrics = found[-1] if isinstance(found, tuple) and found else None
+    if not isinstance(metrics, dict) or shapes != ((), dict.fromkeys(metrics, ())):
+        raise TypeError(f"it must return {needed}, got the shapes {shapes}")
+    return found
 
 
 def _checked_type(name: str, made: Any, config: ConfigDict) -> DataType:

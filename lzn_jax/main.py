@@ -15,7 +15,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 import lzn_jax
-from lzn_jax import configuration, data, train
+from lzn_jax import configuration, data, parts, train
 from lzn_jax.errors import EXIT_DONE, EXIT_RUN_AGAIN, UserError
 from lzn_jax.modes import check_data, compile, export, inference
 from lzn_jax.plots.style import credited
@@ -85,6 +85,7 @@ def _run(arguments: list[str], interruption: Interruption) -> int:
         with (
             processes.together(flags.coordinator, flags.num_processes, flags.process_id),
             workdirs.guarded(workdir),
+            parts.mistakes(),  # here, too, as all processes report the error of one
         ):
             return _run_mode(flags, data.fit_context(config), workdir, interruption)
 

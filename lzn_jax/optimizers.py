@@ -27,8 +27,9 @@ def learning_rate(step: Int[Array, ""], peak: float, training: ConfigDict) -> Fl
         share = jnp.minimum(step, steps) / steps
         return peak * ((1 + (steps - 1) * share) / steps)
 
-    after = parts.get("schedule", training.schedule)(training, peak)
-    return optax.join_schedules([rise, after], [training.warmup_steps])(step)
+    with parts.mistakes(f"schedule {training.schedule!r}"):
+        after = parts.get("schedule", training.schedule)(training, peak)
+        return optax.join_schedules([rise, after], [training.warmup_steps])(step)
 
 
 def schedules(training: ConfigDict, networks: list[str]) -> dict[str, optax.Schedule]:

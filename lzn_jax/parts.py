@@ -1,12 +1,16 @@
 """Registry of the parts that configs name, by kind: the package's own and extensions' parts."""
 
+import contextlib
 import dataclasses
 import functools
 import importlib
 import importlib.metadata
+import inspect
+import re
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -16,6 +20,8 @@ KINDS = (
     *("type", "data", "encoder", "decoder", "solver", "alignment", "loss"),
     *("optimizer", "schedule", "measurement", "figure", "study"),
 )
+_PACKAGE = str(Path(__file__).parent / "_")[:-1]
+_IN_WORKER = "<dynamic-code>"  # file of code that cloudpickle brings to workers: of a `transform`
 REQUIRED = object()  # default of a field that every config must set
 ABSENT = object()  # default of a field that a config need not contain
 # Modules that register parts.
@@ -118,7 +124,8 @@ class Part:
     value: Any  # or "module:name", which is imported when a run needs it
     fields: Fields  # by dotted name, or a function from a config's values to them
     check: Check | None  # raises UserError if the values of a config are incompatible
-    file: str  # that registered the part
+    file: str  # that registered the part, in this line
+    line: int = 1
 
 
 _NO_FIELDS: Fields = MappingProxyType({})
@@ -145,7 +152,7 @@ def add(
     taken = PARTS.get((kind, name))
     if taken and taken.file != file:
         raise UserError(f"{kind} {name!r} is already registered by {taken.file}: rename yours")
-    PARTS[kind, name] = Part(part, fields, check, file)
+    PARTS[kind, name] = Part(part, fields, check, file, frame.f_lineno)
 
 
 def find(kind: str, name: str) -> Part:
@@ -198,20 +205,59 @@ def load_installed() -> None:
     for name in _REGISTERING:
         importlib.import_module(f"lzn_jax.{name}")
     for entry in importlib.metadata.entry_points(group="lzn_jax.parts"):
-        try:
+        with mistakes(f"the entry point {entry.name} = {entry.value}", ""):
             entry.load()
-        except Exception as error:
-            raise failure(f"the entry point {entry.name} = {entry.value}", error) from error
 
 
-def failure(what: str, error: Exception, file: str | None = None) -> UserError:
-    """A one-line error with the last line of `file` in the traceback, or the line that raised."""
-    places = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
-    if isinstance(error, SyntaxError):
-        places.append((str(error.filename), error.lineno))
-    ((path, line),) = [place for place in places if place[0] == file][-1:] or places[-1:]
-    text = f"{what} failed at {path}, line {line}: {type(error).__name__}: {error}"
-    return UserError(" ".join(text.split()))
+@contextlib.contextmanager
+def mistakes(what: str = "", file: str | None = None) -> Iterator[None]:
+    """Context in which an exception of a part from outside the package is a one-line UserError.
+
+    It names the part and the deepest line of its file in the traceback; without one, the part that
+    the exception names or else `what`, which is KIND 'NAME', or anything in a file.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, UserError) or not (line := _line(error, what, file)):
+            raise
+        raise UserError(" ".join(line.split())) from error
+
+
+def _line(error: Exception, what: str, file: str | None) -> str:
+    """The line of `mistakes`; empty if the package caused the exception."""
+    known = _outside(what) | ({} if file is None else dict.fromkeys([what, file], (what, file, 0)))
+    walked = [(f.f_code, line, f.f_locals) for f, line in traceback.walk_tb(error.__traceback__)]
+    places: list[Any] = [(c.co_filename, n, c.co_qualname.partition(".")[0]) for c, n, _ in walked]
+    places += [(error.filename, error.lineno, "")] if isinstance(error, SyntaxError) else []
+    own = [place for place in places if place[0] in known and not place[0].startswith(_PACKAGE)]
+    names: list[Any] = [*(place[::2] for place in reversed(own)), *(place[0] for place in own[-1:])]
+    if not own:  # "NAME() takes 2 positional arguments", "'NAME' object has no attribute"
+        names = [*re.findall(r"^(?:type object )?'?(\w+)[.(']", str(error)), what]
+    who, *at = next((known[name] for name in names if name in known), ("", "", 0))
+    place, line = own[-1][:2] if own else at if at[0] else places[-1][:2]
+    place = at[0] if place == _IN_WORKER else place
+    text = f"{who} failed at {place}, line {line}: {type(error).__name__}: {error}"
+    for name, value in walked[-1][2].items() if isinstance(error, KeyError) else ():
+        text += f"; {name} contains {', '.join(map(str, value))}" if type(value) is dict else ""
+    return text if who else ""
+
+
+def _outside(last: str) -> dict[Any, Any]:
+    """Parts from outside the package, file and line, by name, code and file; the `last` wins."""
+    known: dict[Any, Any] = {}
+    every = [(f"{kind} {name!r}", KINDS.index(kind), part) for (kind, name), part in PARTS.items()]
+    for what, _, part in sorted(every, key=lambda each: (each[0] == last, -each[1])):
+        if not part.file.startswith(_PACKAGE):
+            file, line = part.file, part.line
+            value = inspect.unwrap(getattr(part.value, "func", part.value))  # of a partial
+            with contextlib.suppress(Exception):  # of what no file defines as a function or class
+                file, line = str(inspect.getsourcefile(value)), inspect.getsourcelines(value)[1]
+            code = getattr(value, "__qualname__", str(value).rpartition(":")[2]).partition(".")[0]
+            known |= dict.fromkeys([what, code, (file, code), file, part.file], (what, file, line))
+            if getattr(value, "transform", None):
+                known[_IN_WORKER] = what, file, line
+    return known
 
 
 def require(holds: bool, message: str) -> None:

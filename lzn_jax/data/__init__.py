@@ -133,7 +133,8 @@ def load(data: ConfigDict, split: Literal["train", "validation", "test"]) -> Exa
 
 def load_pairs_alone(data: ConfigDict, split: Literal["train", "test"]) -> Examples:
     """As `load`, but texts and images that form no pair are no error; see `Examples.left_out`."""
-    examples = parts.get("data", data.name).load(data, split)
+    with parts.mistakes(f"data {data.name!r}"):
+        examples = parts.get("data", data.name).load(data, split)
     if not isinstance(examples, Examples):
         raise UserError(f"data {data.name!r} must load lzn_jax.data.Examples, got {examples!r}")
     columns = {"images": examples.images, "texts": examples.texts, **examples.more}
@@ -357,10 +358,7 @@ class TrainingBatches:
         self.close()
 
     def __next__(self) -> dict[str, Any]:
-        try:
-            return dict(next(self._open[0]))
-        except UserError as error:  # Grain appends lines on its traceback
-            raise UserError(str(error).splitlines()[0]) from None
+        return dict(next(self._open[0]))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,7 +25,7 @@ from lzn_jax import models, zoning
 from lzn_jax.data import Examples
 from lzn_jax.errors import UserError
 from lzn_jax.models import Variables, in_training
-from lzn_jax.parts import Field, words
+from lzn_jax.parts import Field, require, words
 
 Samples = Any  # samples of one data type, one per row
 Batch = Mapping[str, Array]  # columns of a training batch
@@ -255,7 +255,7 @@ class DataType:
 
     def samples(self, examples: Examples) -> Samples:
         """Samples of a split."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__qualname__}.samples is not defined")
 
     def readable(self, examples: Examples) -> Int[np.ndarray, " k"]:
         """Indices of the examples whose sample can be encoded."""
@@ -270,6 +270,12 @@ class DataType:
             raise UserError(f"{self.plural} must be a list of samples, got the string {samples!r}")
         if len(samples) == 0:
             raise UserError("the number of samples must be at least 1, got 0")
+        if isinstance(samples, np.ndarray | jax.Array):
+            is_finite = samples.dtype.kind != "f" or bool(np.isfinite(samples).all())
+            require(is_finite, f"{self.plural} must be finite, got NaN or infinity")
+            row = np.shape(self.encoded(samples[:1]))[1:]
+            needed = getattr(getattr(self.encoder, "example", None), "shape", (1, *row))[1:]
+            require(row == needed, f"the encoder reads {self.plural} of shape {needed}, got {row}")
         return samples
 
     def encoded(self, samples: Samples) -> Any:
@@ -356,6 +362,7 @@ class NetworkEncoder:
 
     def __post_init__(self) -> None:
         self.network, self.anchors_key = f"{self.name}_encoder", f"{self.name}_anchors"
+        self.module = models.functional(self.module)
 
     @classmethod
     def from_config(cls, name: str, config: ConfigDict, module: Any, **others: Any) -> Any:
@@ -426,4 +433,4 @@ def _output_shape(module: Any, example: jax.ShapeDtypeStruct) -> tuple[int, ...]
         variables = module.init(jax.random.key(0), example, train=False)
         return module.apply(variables, example, train=False)
 
-    return jax.eval_shape(output, example).shape
+    return getattr(jax.eval_shape(output, example), "shape", ())

@@ -12,7 +12,7 @@ import numpy as np
 from gradio.components import Component
 from PIL import Image
 
-from lzn_jax import data, plots
+from lzn_jax import data, parts, plots
 from lzn_jax.demo.answers import NUM_IMAGES, Answers
 from lzn_jax.errors import UserError
 
@@ -106,7 +106,7 @@ def _on(event: Event, function: Callable[..., Any], inputs: Any, outputs: Any) -
     @wraps(function)  # Gradio passes `SelectData` to a parameter of that type
     def answer(*arguments: Any) -> Any:
         try:
-            return function(*arguments)
+            return parts.mistakes()(function)(*arguments)
         except UserError as error:
             message = str(error)
         gr.Warning(html.escape(message[:1].upper() + message[1:]), title="")

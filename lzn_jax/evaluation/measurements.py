@@ -1,10 +1,9 @@
 """Evaluation of a run by the measurements and figures of its data types and of its config."""
 
-import contextlib
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from ml_collections import ConfigDict
 from lzn_jax import configuration, parts
 from lzn_jax.configuration import CONFIG_FILE
 from lzn_jax.data import Examples, measured_set
-from lzn_jax.errors import UserError
 from lzn_jax.run import devices, log
 from lzn_jax.run.workdir import guarded
 from lzn_jax.trained_model import TrainedModel
@@ -52,10 +50,10 @@ def evaluate(
             advice = ", --mode=evaluate computes all" * is_kept
             _log.warning("%s: no time is left%s", ", ".join(names[index:]), advice)
             break
-        with _reported(kind, name, workdir):
+        with parts.mistakes(f"{kind} {name!r}"), guarded(workdir):
             found = function(model, *arguments)
             if kind == "measurement":
-                metrics |= (numbers := _numbers(name, found))
+                metrics |= (numbers := _numbers(found))
                 if getattr(function, "__module__", "").startswith("lzn_jax."):
                     shipped |= numbers
                 else:
@@ -69,21 +67,9 @@ def evaluate(
     return metrics
 
 
-@contextlib.contextmanager
-def _reported(kind: str, name: str, workdir: Path) -> Iterator[None]:
-    """Context in which a failure is a UserError that names the part, or the disk of the folder."""
-    try:
-        with guarded(workdir):
-            yield
-    except UserError:
-        raise
-    except Exception as error:
-        raise parts.failure(f"{kind} {name!r}", error, parts.find(kind, name).file) from error
-
-
-def _numbers(name: str, found: Any) -> dict[str, float]:
+def _numbers(found: Any) -> dict[str, float]:
     if not isinstance(found, Mapping):
-        raise UserError(f"measurement {name!r} must return numbers by name, got {found!r}")
+        raise TypeError(f"it must return numbers by name, got {found!r}")
     return {metric: float(value) for metric, value in found.items()}
 
 

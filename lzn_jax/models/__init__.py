@@ -1,13 +1,14 @@
 """Networks of a config."""
 
-import dataclasses
 import functools
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 from zlib import crc32
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
 from ml_collections import ConfigDict
 
@@ -41,16 +42,10 @@ Network = Callable[..., Any]
 
 
 def by_example(network: Network, size: int | None) -> Network:
-    """Evaluates `network` on `size` examples at a time, with a random key for each example.
+    """`call(variables, key, *inputs)` of `network(variables, keys, *inputs)`, in micro-batches.
 
-    Args:
-      network: `network(variables, keys, *inputs) -> outputs`; keys, inputs and outputs have a
-        leading axis of examples, and outputs of an example depend only on its key and inputs.
-      size: examples per micro-batch, a divisor of the batch size, or None for the whole batch.
-
-    Returns:
-      `call(variables, key, *inputs) -> outputs` for inputs with a leading axis of b examples;
-      example i uses `jax.random.fold_in(key, i)`.
+    These have `size` examples, a divisor of the batch size b (None: b). The outputs (b, ...) of
+    example i depend on its inputs and its key, `jax.random.fold_in(key, i)`, alone.
     """
 
     def call(variables: Any, key: PRNGKeyArray, *inputs: Any) -> Any:
@@ -73,21 +68,15 @@ def by_example(network: Network, size: int | None) -> Network:
 
 
 def in_training(module: Any, size: int | None) -> Network:
-    """`call(variables, key, *inputs)` of a module in training mode, `size` examples at a time.
-
-    Without dropout the module is called on whole micro-batches, which is faster than a call with
-    its own key for each example.
-    """
+    """`call(variables, key, *inputs)` of a module in training mode, `size` examples at a time."""
+    has_dropout = getattr(module, "dropout", 0.0) > 0
 
     def apply(variables, key, *inputs):
-        return module.apply(variables, *inputs, train=True, rngs={"dropout": key})
+        rngs = {"rngs": {"dropout": key}} if has_dropout else {}
+        return module.apply(variables, *inputs, train=True, **rngs)
 
-    def apply_without_dropout(variables, keys, *inputs):
-        del keys
-        return module.apply(variables, *inputs, train=True)
-
-    has_dropout = getattr(module, "dropout", 0.0) > 0
-    return by_example(with_own_keys(apply) if has_dropout else apply_without_dropout, size)
+    # Without dropout, a call on a whole micro-batch is faster than one for each example.
+    return by_example(with_own_keys(apply) if has_dropout else apply, size)
 
 
 def with_own_keys(network: Network) -> Network:
@@ -133,8 +122,9 @@ def build(config: ConfigDict) -> dict[str, Any]:
 
 def encoder(config: ConfigDict) -> Any:
     """The network registered as `encoder.name`."""
-    part = parts.get("encoder", config.encoder.name)
-    return module(part, config.encoder, config, latent_dim=config.latent.dim)
+    part, data = parts.get("encoder", config.encoder.name), config.data
+    shape = data.image_size, data.image_size, data.channels
+    return module(part, config.encoder, config, latent_dim=config.latent.dim, image_shape=shape)
 
 
 def image_shape(config: ConfigDict) -> tuple[int, int, int]:
@@ -149,19 +139,50 @@ def decoder(config: ConfigDict) -> tuple[Any, Any]:
 
 
 def module(part: Any, group: ConfigDict, config: ConfigDict, **sizes: Any) -> Any:
-    """Instantiates a flax module class with the values of a config group.
+    """Instantiates a class of Flax Linen or NNX with the values of a config group.
 
-    The fields of the class get the values of that name in the group, `training.compute_dtype` and
-    `training.remat` as `dtype` and `remat`, and `sizes`. A part that is not a dataclass is already
-    a network and is returned.
+    Its arguments get the values of that name in the group, `training.compute_dtype` as `dtype`,
+    `training.remat` as `remat`, and `sizes`. A part that is not a class is already a network.
     """
-    if not (isinstance(part, type) and dataclasses.is_dataclass(part)):
+    if not isinstance(part, type):
         return part
     training = config.training
     values = {"dtype": jnp.dtype(training.compute_dtype), "remat": training.remat, **group, **sizes}
     # The fields `name` and `parent` of every flax module are not fields of the config.
-    names = {field.name for field in dataclasses.fields(part)} - {"name", "parent"}
-    return part(**{name: value for name, value in values.items() if name in names})
+    names = inspect.signature(part.__init__).parameters.keys() - {"name", "parent"}  # type: ignore[misc]
+    build = functools.partial(part, **{n: value for n, value in values.items() if n in names})
+    return functional(build) if issubclass(part, nnx.Module) else build()
+
+
+def functional(network: Any) -> Any:
+    """A class of NNX, or a functools.partial of one, with `init` and `apply`; others unchanged."""
+    made = getattr(network, "func", network)
+    if not (isinstance(made, type) and issubclass(made, nnx.Module)):
+        return network
+    draws = float(bool(nnx.state(nnx.eval_shape(lambda: network(rngs=nnx.Rngs(0))), nnx.RngState)))
+    return type(made.__qualname__, (FromNNX,), {"build": staticmethod(network), "dropout": draws})()
+
+
+class FromNNX:
+    """Pure functions of the network that `build(rngs=...)` makes; `dropout` is 1 if it draws."""
+
+    build: Callable[..., Any]
+
+    def init(self, key: PRNGKeyArray, *inputs: Any, train: bool) -> dict[str, Any]:
+        """Initial variables."""
+        network = self.build(rngs=nnx.Rngs(key))
+        more: dict[str, Any] = {"batch_stats": {}} if nnx.state(network, nnx.BatchStat) else {}
+        return {"params": nnx.to_pure_dict(nnx.state(network, nnx.Param)), **more}
+
+    def apply(self, variables: Any, *inputs: Any, train: bool, rngs: Any = None) -> Any:
+        """Outputs in the mode of training or not; a network with an argument `train` gets it."""
+        network = self.build(rngs=nnx.Rngs((rngs or {}).get("dropout", 0), params=0))
+        params = nnx.state(network, nnx.Param)
+        nnx.replace_by_pure_dict(params, variables["params"])
+        nnx.update(network, params)
+        (network.train if train else network.eval)()
+        has_train = "train" in inspect.signature(network).parameters
+        return network(*inputs, **({"train": train} if has_train else {}))
 
 
 def split_variables(variables: Variables) -> tuple[dict[str, Any], dict[str, Any]]:

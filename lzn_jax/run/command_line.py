@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
+from lzn_jax import parts
 from lzn_jax.errors import EXIT_USER_ERROR, UserError
 
 
@@ -46,10 +47,10 @@ class Parser(argparse.ArgumentParser):
 def exit_code(run: Callable[[list[str]], int], arguments: list[str] | None) -> int:
     """Exit code of `run(arguments)`, by default with sys.argv; UserError becomes one line.
 
-    So does a path that is too long for the file system.
+    So do mistakes in parts, and a path that is too long for the file system.
     """
     try:
-        return run(sys.argv[1:] if arguments is None else arguments)
+        return parts.mistakes()(run)(sys.argv[1:] if arguments is None else arguments)
     except UserError as error:
         message = str(error)
     except OSError as error:

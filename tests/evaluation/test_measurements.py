@@ -114,14 +114,17 @@ def broken(*arguments):
 
 def test_what_fails_is_one_line_with_its_name_and_place(tmp_path, monkeypatch):
     model = by_names(monkeypatch)
-    monkeypatch.setattr(parts, "find", lambda kind, name: parts.Part(None, {}, None, __file__))
     line = broken.__code__.co_firstlineno + 1
     for kind, function, message in (
         ("figure", broken, rf"^figure 'a' failed at {__file__}, line {line}: LinAlgError"),
         ("measurement", broken, rf"^measurement 'a' failed at {__file__}, line {line}: LinAlg"),
         ("measurement", lambda *_: {"metric": "b"}, "^measurement 'a' failed at .*ValueError"),
-        ("measurement", lambda *_: 3, "^measurement 'a' must return numbers by name, got 3$"),
+        (
+            *("measurement", lambda *_: 3),
+            rf"^measurement 'a' failed at {__file__}, .*: it must return numbers by name, got 3$",
+        ),
     ):
+        monkeypatch.setattr(parts, "PARTS", {(kind, "a"): parts.Part(function, {}, None, __file__)})
         vars(model.space).update({"measurements": {}, "figures": {}, f"{kind}s": {"a": function}})
         with pytest.raises(UserError, match=message):
             measurements.evaluate(model, NOTHING, NOTHING, tmp_path)
