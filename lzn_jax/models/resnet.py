@@ -1,11 +1,9 @@
 """ResNet with group normalisation and an MLP head: LZN's encoder for representations (paper D.2).
 
-Bottleneck blocks of He et al. (arXiv:1512.03385), optionally with selective kernels (Li et al.,
-arXiv:1903.06586) as in SimCLRv2 (arXiv:2006.10029). Images are NHWC. Convolutions pad
-symmetrically, which differs from XLA's 'SAME' at stride 2.
+Bottleneck blocks of He et al. (arXiv:1512.03385). Images are NHWC. Convolutions pad symmetrically,
+which differs from XLA's 'SAME' at stride 2.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -18,10 +16,9 @@ from jaxtyping import Array, Float
 from lzn_jax import parts
 from lzn_jax.models.ncsnpp import at_least_float32
 from lzn_jax.models.norm import GroupNorm
-from lzn_jax.parts import amount, choice, count, counts, knob, knobs, require
+from lzn_jax.parts import choice, count, counts, knob, knobs, require
 
 EXPANSION = 4  # ratio of a bottleneck's output channels to its width
-MIN_SELECTION_UNITS = 32
 EPSILON = 1e-5  # added to variances in normalisations
 
 _ONES = nn.initializers.ones_init()
@@ -48,9 +45,6 @@ class ResNet(nn.Module):
         )
     )
     stem_width: int = knob(count("channels of the stem", 64))
-    selective_kernel_ratio: float = knob(
-        amount("hidden units over width in the selection between kernels, 0 = a single kernel", 0.0)
-    )
     norm_groups: int = knob(count("groups of the normalisations", 32))
     head_layers: int = knob(count("dense layers of the head, each with a normalisation", 2))
     dtype: DTypeLike = jnp.float32
@@ -68,33 +62,23 @@ class ResNet(nn.Module):
         del train  # group normalisation is the same in training
         x = self._stem((images + 1) / 2)
         bottleneck = nn.remat(Bottleneck) if self.remat else Bottleneck
-        fields = self.selective_kernel_ratio, self.norm_groups, self.dtype
         stages = zip(self.stage_sizes, self.stage_widths, strict=True)
         for stage, (size, width) in enumerate(stages):
             for i in range(size):
                 stride, name = 2 if i == 0 and stage > 0 else 1, f"stage_{stage}_block_{i}"
-                x = bottleneck(width, stride, i == 0, *fields, name=name)(x)
+                x = bottleneck(width, stride, i == 0, self.norm_groups, self.dtype, name=name)(x)
         pooled = jnp.mean(x.astype(at_least_float32(self.dtype)), axis=(1, 2))
         # Also for 'backbone', so that initialisation creates all parameters.
         anchors = self._head(pooled)
         return pooled if features == "backbone" else anchors
 
     def _stem(self, x: Array) -> Array:
-        width, half = self.stem_width, self.stem_width // 2
+        size, stride = (3, 1) if self.stem == "small" else (7, 2)
+        x = conv(self.stem_width, size, stride, self.dtype, "stem_conv_0")(x)
+        x = nn.relu(GroupNorm(self.norm_groups, EPSILON, self.dtype, name="stem_norm_0")(x))
         if self.stem == "small":
-            return self._stem_conv(x, width, 3, 1, 0)
-        if self.selective_kernel_ratio > 0:
-            x = self._stem_conv(x, half, 3, 2, 0)
-            x = self._stem_conv(x, half, 3, 1, 1)
-            x = self._stem_conv(x, width, 3, 1, 2)
-        else:
-            x = self._stem_conv(x, width, 7, 2, 0)
+            return x
         return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
-
-    def _stem_conv(self, x: Array, channels: int, size: int, stride: int, index: int) -> Array:
-        x = conv(channels, size, stride, self.dtype, f"stem_conv_{index}")(x)
-        norm = GroupNorm(self.norm_groups, EPSILON, self.dtype, name=f"stem_norm_{index}")
-        return nn.relu(norm(x))
 
     def _head(self, x: Array) -> Array:
         units = [x.shape[-1]] * (self.head_layers - 1) + [self.head_dim]
@@ -111,7 +95,6 @@ class Bottleneck(nn.Module):
     width: int
     stride: int
     projects: bool
-    selective_kernel_ratio: float
     norm_groups: int
     dtype: DTypeLike
 
@@ -120,56 +103,19 @@ class Bottleneck(nn.Module):
         shortcut = self._project(x) if self.projects else x
         h = conv(self.width, 1, 1, self.dtype, "conv_0")(x)
         h = nn.relu(self._norm("norm_0")(h))
-        if self.selective_kernel_ratio > 0:
-            fields = self.selective_kernel_ratio, self.norm_groups, self.dtype
-            h = SelectiveKernel(self.width, self.stride, *fields, name="selective_kernel")(h)
-        else:
-            h = conv(self.width, 3, self.stride, self.dtype, "conv_1")(h)
-            h = nn.relu(self._norm("norm_1")(h))
+        h = conv(self.width, 3, self.stride, self.dtype, "conv_1")(h)
+        h = nn.relu(self._norm("norm_1")(h))
         h = conv(EXPANSION * self.width, 1, 1, self.dtype, "conv_2")(h)
         # The scale starts at zero, so that each block is initially its shortcut.
         h = self._norm("norm_2", nn.initializers.zeros_init())(h)
         return nn.relu(shortcut + h)
 
     def _project(self, x: Array) -> Array:
-        stride = self.stride
-        if self.selective_kernel_ratio > 0 and stride > 1:
-            # Means include the zero padding of odd edges, as in SimCLRv2.
-            x, stride = nn.avg_pool(x, (2, 2), strides=(2, 2), padding="SAME"), 1
-        x = conv(EXPANSION * self.width, 1, stride, self.dtype, "shortcut_conv")(x)
+        x = conv(EXPANSION * self.width, 1, self.stride, self.dtype, "shortcut_conv")(x)
         return self._norm("shortcut_norm")(x)
 
     def _norm(self, name: str, scale_init: nn.initializers.Initializer = _ONES) -> GroupNorm:
         return GroupNorm(self.norm_groups, EPSILON, self.dtype, scale_init, name=name)
-
-
-class SelectiveKernel(nn.Module):
-    """Two 3x3 convolutions, mixed per channel with weights that depend on the image.
-
-    Both have the same kernel size, as in SimCLRv2, so one convolution of twice the width does.
-    """
-
-    width: int
-    stride: int
-    ratio: float
-    norm_groups: int
-    dtype: DTypeLike
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 {self.width}"]:
-        h = conv(2 * self.width, 3, self.stride, self.dtype, "conv")(x)
-        h = nn.relu(GroupNorm(self.norm_groups, EPSILON, self.dtype, name="norm")(h))
-        first, second = jnp.split(h, 2, axis=-1)
-        summary = jnp.mean(first + second, axis=(1, 2))
-        share = max(self.width * self.ratio, MIN_SELECTION_UNITS)
-        units = math.ceil(share / self.norm_groups) * self.norm_groups
-        hidden = dense(units, self.dtype, "squeeze")(summary)
-        norm = GroupNorm(self.norm_groups, EPSILON, self.dtype, name="squeeze_norm")
-        hidden = nn.relu(norm(hidden))
-        logits = dense(2 * self.width, self.dtype, "select")(hidden)
-        logits = logits.reshape(-1, 2, self.width).astype(at_least_float32(self.dtype))
-        one, other = jnp.split(nn.softmax(logits, axis=1)[:, :, None, None], 2, axis=1)
-        return (first * one[:, 0] + second * other[:, 0]).astype(self.dtype)
 
 
 def dense(units: int, dtype: DTypeLike, name: str) -> nn.Dense:
@@ -227,14 +173,12 @@ def _check_widths(values: Mapping[str, Any]) -> None:
         f"encoder.stage_widths must have {num_stages} entries, one for each of "
         f"encoder.stage_sizes, got {widths}",
     )
-    # The stem with selective kernels has layers of half its width.
-    groups, halves = fields["norm_groups"], 2 if fields["selective_kernel_ratio"] > 0 else 1
-    divisors = {"stem_width": groups * halves, "stage_widths": groups, "head_dim": groups}
-    for name, divisor in divisors.items():
+    groups = fields["norm_groups"]
+    for name in ("stem_width", "stage_widths", "head_dim"):
         got = fields[name]
         require(
-            all(width % divisor == 0 for width in (got if isinstance(got, tuple) else (got,))),
-            f"encoder.{name} must be a multiple of {divisor}, as encoder.norm_groups is "
+            all(width % groups == 0 for width in (got if isinstance(got, tuple) else (got,))),
+            f"encoder.{name} must be a multiple of {groups}, as encoder.norm_groups is "
             f"{groups}, got {got}",
         )
     dim, got = values["latent.dim"], fields["head_dim"]

@@ -74,12 +74,12 @@ def torch_keys(module: nn.Module, paths: Iterable[Path]) -> Keys:
             groups = ("spatial_transformations", "latent_transformations", "all_modules")
             order = sorted(keys, key=lambda path: groups.index(keys[path].partition(".")[0]))
             return {path: keys[path] for path in order}
-        case ResNet() if module.stem == "imagenet" and module.selective_kernel_ratio == 0:
+        case ResNet() if module.stem == "imagenet":
             return {path: _resnet_key(path[1:]) for path in paths}
         case LabelAnchors():
             return dict.fromkeys(paths, "anchor")
         case _:
-            raise ValueError("the release's ResNet has stem 'imagenet', selective_kernel_ratio 0")
+            raise ValueError("the release's ResNet has stem 'imagenet'")
 
 
 def _ncsnpp_key(path: Path, slots: dict[Path, int]) -> str:

@@ -19,7 +19,7 @@ from lzn_jax.run import devices
 
 EXTENSION = str(Path(__file__).parents[2] / "benchmarks/set_features.py")
 SIZES = {"stage_sizes": (2, 1), "stage_widths": (8, 16), "stem_width": 8}
-NETWORK = ResNet(**SIZES, stem="small", selective_kernel_ratio=0.0, norm_groups=4, head_dim=4,
+NETWORK = ResNet(**SIZES, stem="small", norm_groups=4, head_dim=4,
                  head_layers=1)  # fmt: skip
 
 

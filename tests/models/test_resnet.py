@@ -11,14 +11,13 @@ import small
 from flax.traverse_util import flatten_dict
 from torch_layout import GOLDEN, hyperparameters, seeded_weights, to_variables
 
-from lzn_jax.models.resnet import Bottleneck, ResNet, SelectiveKernel, conv
+from lzn_jax.models.resnet import Bottleneck, ResNet, conv
 
 RESNET50 = {
     "stage_sizes": (3, 4, 6, 3),
     "stage_widths": (64, 128, 256, 512),
     "stem": "imagenet",
     "stem_width": 64,
-    "selective_kernel_ratio": 0.0,
     "norm_groups": 32,
     "head_dim": 256,
     "head_layers": 2,
@@ -122,60 +121,3 @@ def test_small_stem_keeps_small_images(size):
     assert maps["stem_norm_0"]["__call__"][0].shape == (2, size, size, 8)
     assert maps["stage_0_block_0"]["__call__"][0].shape == (2, size, size, 16)
     assert maps["stage_1_block_1"]["__call__"][0].shape == (2, size // 2, size // 2, 32)
-
-
-def selective_kernel():
-    module = SelectiveKernel(width=8, stride=1, ratio=0.5, norm_groups=4, dtype=jnp.float32)
-    x = jax.random.normal(jax.random.key(0), (2, 6, 6, 3))
-    return jax.jit(module.apply), jax.jit(module.init)(fast_key(), x)["params"], x
-
-
-def branches_of(params, x):
-    """The two branches by themselves, as (b, h, w, 2, width)."""
-    h = jax.lax.conv_general_dilated(
-        x, params["conv"]["kernel"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
-    groups = np.asarray(h, np.float64).reshape(2, 36, 4, 4)
-    mean = groups.mean(axis=(1, 3), keepdims=True)
-    deviation = np.sqrt(groups.var(axis=(1, 3), keepdims=True) + 1e-5)
-    return np.maximum((groups - mean) / deviation, 0).reshape(2, 6, 6, 2, 8)
-
-
-def test_selective_kernel_mixes_by_softmax_of_the_summary():
-    apply, params, x = selective_kernel()
-    branches = branches_of(params, x)
-    summary = branches.sum(axis=-2).mean(axis=(1, 2))
-    hidden = (summary @ np.asarray(params["squeeze"]["kernel"])).reshape(2, 4, 8)
-    hidden = (hidden - hidden.mean(-1, keepdims=True)) / np.sqrt(
-        hidden.var(-1, keepdims=True) + 1e-5
-    )
-    hidden = np.maximum(hidden.reshape(2, 32), 0)
-    logits = (hidden @ np.asarray(params["select"]["kernel"])).reshape(2, 1, 1, 2, 8)
-    weights = np.exp(logits) / np.exp(logits).sum(axis=-2, keepdims=True)
-    out = apply({"params": params}, x)
-    np.testing.assert_allclose(out, (branches * weights).sum(axis=-2), atol=1e-5)
-
-
-def test_shortcut_beside_selective_kernels_counts_zeros_beyond_odd_edges():
-    block = Bottleneck(4, 2, True, 0.0625, 4, jnp.float32)
-    x = jax.random.normal(jax.random.key(0), (2, 5, 6, 16))
-    run = jax.jit(block.init_with_output)  # fresh, so its shortcut alone
-    out, _ = run(fast_key(), x)
-    assert out.shape == (2, 3, 3, 16)
-    even, _ = run(fast_key(), jnp.pad(x, ((0, 0), (0, 1), (0, 0), (0, 0))))
-    np.testing.assert_allclose(out, even, atol=1e-6)
-
-
-def test_selective_kernels_give_the_shapes_of_the_plain_network():
-    module = ResNet(**RESNET50 | {"stage_sizes": (1, 1, 1, 1), "selective_kernel_ratio": 0.0625})
-    images = jax.ShapeDtypeStruct((2, 64, 64, 3), jnp.float32)
-    init = functools.partial(module.init_with_output, train=False)
-    anchors, variables = jax.eval_shape(init, jax.random.key(0), images)
-    assert anchors.shape == (2, 256)
-    params = variables["params"]
-    assert params["stem_conv_0"]["kernel"].shape == (3, 3, 3, 32)
-    assert params["stem_conv_2"]["kernel"].shape == (3, 3, 32, 64)
-    block = params["stage_3_block_0"]["selective_kernel"]
-    assert block["conv"]["kernel"].shape == (3, 3, 512, 1024)
-    assert block["squeeze"]["kernel"].shape == (512, 32)
-    assert block["select"]["kernel"].shape == (32, 1024)

@@ -80,7 +80,6 @@ def test_resnet50_takes_its_published_operations():
         stage_widths=(64, 128, 256, 512),
         stem="imagenet",
         stem_width=64,
-        selective_kernel_ratio=0.0,
         norm_groups=32,
         head_dim=1024,
         head_layers=1,
