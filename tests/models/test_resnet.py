@@ -11,7 +11,7 @@ import small
 from flax.traverse_util import flatten_dict
 from torch_layout import GOLDEN, hyperparameters, seeded_weights, to_variables
 
-from lzn_jax.models.resnet import Bottleneck, ResNet, conv
+from lzn_jax.models.resnet import ResNet, conv
 
 RESNET50 = {
     "stage_sizes": (3, 4, 6, 3),
