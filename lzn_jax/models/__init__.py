@@ -122,9 +122,8 @@ def build(config: ConfigDict) -> dict[str, Any]:
 
 def encoder(config: ConfigDict) -> Any:
     """The network registered as `encoder.name`."""
-    part, data = parts.get("encoder", config.encoder.name), config.data
-    shape = data.image_size, data.image_size, data.channels
-    return module(part, config.encoder, config, latent_dim=config.latent.dim, image_shape=shape)
+    part, sizes = parts.get("encoder", config.encoder.name), {"latent_dim": config.latent.dim}
+    return module(part, config.encoder, config, image_shape=image_shape(config), **sizes)
 
 
 def image_shape(config: ConfigDict) -> tuple[int, int, int]:
