@@ -91,12 +91,6 @@ class ArrayType(DataType):
         is_table = found.squeeze().shape == one.squeeze().shape or found.shape[1:] == (one.size,)
         return found.reshape(-1, *self.shape) if is_table else found
 
-    def names(self, samples: Samples) -> list[str]:
-        return [""] * len(samples)
-
-    def shown(self, samples: Samples) -> Any:
-        return [f"{self.shape}, {each.min():.3g} to {each.max():.3g}" for each in samples]
-
     def draw(self, sample: Float[np.ndarray, "times ..."], axis: Any) -> None:
         """Draws a sample into an axis of matplotlib, with a line for each channel."""
-        axis.plot(sample.reshape(len(sample), -1))
+        axis.plot(np.reshape(sample, (*np.shape(sample)[:1], -1)))

@@ -10,7 +10,7 @@ losses. Inference is in `lzn_jax.inference`, as pure functions, and in `lzn_jax.
 
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -149,7 +149,10 @@ class LatentSpace:
             with parts.mistakes(f"type {name!r}"):
                 self.types[name] = _checked_type(name, parts.get("type", name)(config), config)
         types = self.types.values()
-        _check_results(types)
+        names = ["labels", "errors", "weights"]  # of arrays in results
+        names += [n for t in types if t.name != "label" for n in {t.output, t.plural}]
+        line = f"plurals and outputs of types must differ from others: {', '.join(sorted(names))}"
+        parts.require(len({*names}) == len(names), line)
         self.modules: dict[str, Any] = {n: m for t in types for n, m in t.modules.items()}
         self.in_batches = functools.partial(
             in_batches, mesh=mesh, batch_size=examples_at_a_time(config.training)
@@ -484,19 +487,6 @@ def _checked_type(name: str, made: Any, config: ConfigDict) -> DataType:
         require(decoder is not None, f"training.{name}_weight needs a decoder of type {name!r}")
         made.weight = weight
     return made
-
-
-def _check_results(types: Iterable[DataType]) -> None:
-    """Raises UserError if two arrays of results, such as samples.npz, would have one name."""
-    taken = {"labels", "errors", "weights"}
-    for each in (each for each in types if each.name != "label"):
-        names = {each.output, each.plural}
-        clash = ", ".join(taken & names)
-        message = (
-            f"type {each.name!r} needs another `plural` or output: {clash} names other results"
-        )
-        parts.require(not clash, message)
-        taken |= names
 
 
 def _check_members(owner: str, made: Any, members: tuple[str, ...]) -> None:

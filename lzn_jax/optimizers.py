@@ -45,11 +45,10 @@ def make_optimizer(training: ConfigDict, networks: list[str]) -> optax.GradientT
     """
 
     def optimizer(schedule: optax.Schedule) -> optax.GradientTransformation:
-        name = training.optimizer
-        made = parts.get("optimizer", name)(training, schedule)
+        made = parts.get("optimizer", training.optimizer)(training, schedule)
         is_optax = hasattr(made, "init") and hasattr(made, "update")
-        line = f"optimizer {name!r} must build an optax transformation, got {made!r}"
-        parts.require(is_optax, line)
+        line = f"must build an optax transformation, got {made!r}"
+        parts.require(is_optax, f"optimizer {training.optimizer!r} {line}")
         return made
 
     def labels(params: Mapping[str, Any]) -> dict[str, Any]:

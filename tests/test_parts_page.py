@@ -1,6 +1,8 @@
 """docs/parts.md: its tables name what is there, its recipes run."""
 
+import dataclasses
 import importlib
+import inspect
 import re
 import types
 from pathlib import Path
@@ -41,6 +43,27 @@ def test_members_of_types_encoders_and_decoders_are_those_of_the_code():
     encoder = functions(NetworkEncoder) | functions(Encoder) | {"latents", "transform"}
     assert members("Encoder") == encoder - SETTINGS
     assert members("Decoder") == functions(Decoder, Invertible)
+
+
+def test_functions_and_attributes_of_fields_are_those_of_the_code():
+    code = inspect.getsource(parts)
+    short_forms = code[code.index("\n# Common fields") : code.index("\nCheck = ")]
+    listed = re.search(r"\| `lzn_jax.parts` \| field \|\n((?:\|.*\n)+)", PAGE)[1]
+    made = re.findall(r"^(?:def )?(\w+)(?: = functools|\()", short_forms, re.MULTILINE)
+    assert re.findall(r"^\| `(\w+)\(", listed, re.MULTILINE) == ["Field", *made]
+    listed = re.search(r"\| attribute of `Field` .*\n((?:\|.*\n)+)", PAGE)[1]
+    named = re.findall(r"`(\w+)`", " ".join(row.split("|")[1] for row in listed.splitlines()))
+    fields = {each.name for each in dataclasses.fields(parts.Field)}
+    assert set(named) == fields - {"kind", "help", "default"}
+
+
+@pytest.mark.parametrize("field", ["flag", "word", "count", "count_or_0", "counts", "words",
+                                   "amount", "positive", "share", "share_below_1"])  # fmt: skip
+def test_the_default_of_a_field_implies_what_the_page_says(field):
+    make = getattr(parts, field)
+    assert make("help").default is parts.REQUIRED
+    assert not make("help").takes_none
+    assert make("help", None).takes_none
 
 
 @pytest.mark.parametrize("name", sorted(set(re.findall(r"`(lzn_jax(?:\.\w+)+)\b", PAGE))))

@@ -212,6 +212,20 @@ def test_strings_are_drawn_in_place_of_spectrograms(run, two, monkeypatch, model
     assert [row["source"] for row in rows] == kind.shown(None, two[1])
 
 
+def test_what_a_type_draws_is_shown_in_modes_and_on_the_page(run, drawn, monkeypatch, model):
+    kind = type(model.space.types["tone"])
+    monkeypatch.delattr(kind, "shown")
+    monkeypatch.setattr(kind, "draw", lambda self, tone, axes: axes.plot(tone), raising=False)
+    flags = ("--mode=translate", "--source=text", "--target=tone", "--input=a low tone")
+    assert main.main([*run[0], *flags]) == 0
+    texts, tones = drawn["translations"]
+    assert (texts, tones.shape) == (["a low tone"], (1, 180, 240, 3))
+    answers = Answers(model, None, None)
+    assert answers.shows_images("tone")
+    shown, _ = answers.translated("text", "tone", "a low tone", 0)
+    assert shown.shape == (NUM_IMAGES, 180, 240, 3)
+
+
 def test_the_page_shows_spectrograms(model, examples):
     answers = Answers(model, *reversed(examples))
     assert [answers.shows_images(name) for name in model.space.types] == [True, False, False]

@@ -309,9 +309,16 @@ class DataType:
             return [""] * len(samples)
         return list(self.shown(samples))
 
+    def draw(self, sample: Any, axes: Any) -> None:
+        """Draws a sample into axes of matplotlib, for a type without its own `shown`."""
+
     def shown(self, samples: Samples) -> Any:
         """Samples in figures and the demo: images (n, h, w, c) uint8, or a string for each."""
-        return [str(sample) for sample in samples]
+        if type(self).draw is DataType.draw:
+            return [str(sample) for sample in samples]
+        from lzn_jax.plots import sheets  # only figures need matplotlib
+
+        return sheets.drawn(self.draw, samples)
 
     def words(self, samples: Samples) -> list[str]:
         """Words of samples; the demo reports words that training samples lack. Empty by default."""

@@ -27,9 +27,8 @@ def evaluate(
     """Metrics by name, starting with the number of examples under the name of the measured set.
 
     Figures follow, in `figures_folder`. After `seconds` no further part starts; a line names those
-    left out. Logs what measurements that are not the package's name as their `headline`, by default
-    their first numbers, and the package's most important ones. Raises UserError for a measurement
-    or figure that fails.
+    left out. Logs the `headline` of own measurements and the package's most important metrics.
+    Raises UserError for a measurement or figure that fails.
     """
     started, measured = time.perf_counter(), measured_set(model.config.data)
     folder, space = figures_folder(workdir, model.config), model.space

@@ -109,7 +109,8 @@ def measure_reconstruction(
 
 def draw(path: Path, kind: DataType, samples: Any, result: Mapping[str, Any]) -> None:
     """Draws samples above the result of `TrainedModel.reconstruct`."""
-    shown, again = kind.shown(samples), kind.shown(result[kind.output])
+    some = slice(plots.sheets.MAX_RECONSTRUCTIONS)
+    shown, again = kind.shown(samples[some]), kind.shown(result[kind.output][some])
     title = f"Real {kind.plural} and their reconstructions"
     if are_images(shown):
         plots.reconstructions(path, shown, again, result["errors"], title)

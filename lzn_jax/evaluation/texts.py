@@ -1,7 +1,7 @@
 """Quality of generated texts, captions of digits and retrieval."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -181,10 +181,12 @@ def measure_retrieval(model: TrainedModel, test: Examples, path: Path) -> dict[s
     rows, first, text, has_text = pairs(test, every)
     samples, texts = types[source].samples(test.at(rows)), every[first]
     points, text_points = embedded(model, samples, source), embedded(model, texts, NAME)
-    shown = types[source].shown(samples)
     there = (points, text_points, has_text)
     back = (text_points[text], points, has_text.T.tocsr()[text])
-    plots.retrieval(path, [*_examples(*there, shown, texts), *_examples(*back, every, shown)])
+    show = types[source].shown  # takes time, so not of all samples
+    drawn = _examples(*there, lambda rows: show(samples[rows]), texts.take)
+    drawn += _examples(*back, every.take, lambda rows: show(samples[rows]))
+    plots.retrieval(path, drawn)
     metrics: dict[str, float] = {}
     for name, task in ((f"{source}_to_{NAME}", there), (f"{NAME}_to_{source}", back)):
         metrics |= {f"retrieval_{name}_r{k}": recall for k, recall in recalls(*task).items()}
@@ -206,15 +208,15 @@ def _examples(
     queries: np.ndarray,
     candidates: np.ndarray,
     is_right: csr_array,
-    asked: Any,
-    results: Any,
+    asked: Callable[[np.ndarray], Any],
+    results: Callable[[np.ndarray], Any],
 ) -> list[tuple[Any, list[Any], list[bool]]]:
     """A few queries, each with the nearest candidates and whether these are right."""
     rows = evenly_spaced(min(SHOWN, len(queries)), len(queries))
     order = np.argsort(-_cosines(queries[rows], candidates), axis=1)[:, :NEAREST]
     return [
-        (asked[row], [results[each] for each in nearest], right[nearest].tolist())
-        for row, nearest, right in zip(rows, order, is_right[rows].toarray() > 0, strict=True)
+        (query, list(results(nearest)), right[nearest].tolist())
+        for query, nearest, right in zip(asked(rows), order, is_right[rows].toarray(), strict=True)
     ]
 
 
@@ -233,7 +235,7 @@ def pairs(
 
 def incidence(text: Int[np.ndarray, " n"], image: Int[np.ndarray, " n"]) -> csr_array:
     """Which of the distinct texts each image has (k, t), given both of each pair."""
-    return csr_array((np.ones(len(text), np.int32), (image, text)))
+    return csr_array((np.ones(len(text), bool), (image, text)))
 
 
 def recalls(
@@ -241,13 +243,13 @@ def recalls(
 ) -> dict[int, float]:
     """Share of queries with a right candidate among the k nearest, by k < n in RANKS.
 
-    `is_right` (m, n) is above 0 for right candidates. Nearest by cosine similarity; in ties, right
+    `is_right` (m, n) is True for right candidates. Nearest by cosine similarity; in ties, right
     candidates come last. All n candidates always contain a right one.
     """
     ranks = []
     for start in range(0, len(queries), _ROWS_AT_A_TIME):
         chosen = slice(start, start + _ROWS_AT_A_TIME)
-        cosines, right = _cosines(queries[chosen], candidates), is_right[chosen].toarray() > 0
+        cosines, right = _cosines(queries[chosen], candidates), is_right[chosen].toarray()
         best = np.max(np.where(right, cosines, -np.inf), axis=1, keepdims=True)
         ranks.append(np.sum(~(cosines < best) & ~right, axis=1))  # a NaN counts as nearer
     found = np.concatenate(ranks)

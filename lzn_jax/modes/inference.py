@@ -177,7 +177,8 @@ def classify(config: ConfigDict, workdir: Path, samples_from: str | None) -> Non
     rounded = [f"{probability:.6f}" for probability in probabilities]
     rows = zip(range(len(samples)), known, classes, rounded, names, predicted, far, strict=True)
     files.write_csv(folder / "predictions.csv", header, rows)
-    path, shown = folder / "figures" / "predictions.png", kind.shown(samples)
+    path = folder / "figures" / "predictions.png"
+    shown = kind.shown(samples[: plots.sheets.MAX_PREDICTIONS])
     if are_images(shown):
         title = f"{kind.plural.capitalize()} and their predicted classes"
         predictions = classes, probabilities, labels

@@ -2,13 +2,14 @@
 
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
@@ -16,11 +17,12 @@ from lzn_jax.data.pixels import Images
 from lzn_jax.plots import style
 from lzn_jax.plots.style import SMALL_SIZE, TEXT_SIZE, AnyPath, text_extent
 
-MAX_PAIRS = 20
-_MAX_CLASS_ROWS, _MAX_RECONSTRUCTIONS, _MAX_PREDICTIONS = 20, 30, 60
+MAX_PAIRS, MAX_RECONSTRUCTIONS, MAX_PREDICTIONS = 20, 30, 60
+_MAX_CLASS_ROWS = 20
 _LETTERS, _MAX_LINES = 18, 6  # of a line and a text
 _BORDER = "0.75"  # of images, as white ones are invisible on a white page
 _MADE = "In a box: output of the model"
+_DRAWN = (1.6, 1.2)  # inches
 # Pixels.
 _TILE = 96  # least side of an image
 _GAP = 10
@@ -51,6 +53,22 @@ def enlarged(images: UInt8[np.ndarray, "n h w c"], side: int = _TILE) -> np.ndar
     factor = math.ceil(side / max(images.shape[1:3]))
     images = images.repeat(factor, axis=1).repeat(factor, axis=2)
     return np.broadcast_to(images, (*images.shape[:3], 3))
+
+
+def drawn(draw: Callable[[Any, Axes], Any], samples: Any) -> UInt8[np.ndarray, "n h w 3"]:
+    """An image of each sample, drawn by `draw(sample, axes)`."""
+    canvas = FigureCanvasAgg(Figure(_DRAWN, style.DPI, layout="constrained"))
+    images, (width, height) = [], canvas.get_width_height()
+    for sample in samples:
+        canvas.figure.clear()
+        axes = canvas.figure.subplots()
+        axes.tick_params(labelsize=style.TINY_SIZE)
+        axes.set_prop_cycle(color=style.PALETTE)
+        draw(sample, axes)
+        with style.quiet():
+            canvas.draw()
+        images.append(np.array(canvas.buffer_rgba())[..., :3])
+    return np.array(images, np.uint8).reshape(-1, height, width, 3)
 
 
 def sheet(path: AnyPath, rows: Sequence[Row], title: str, key: str = "") -> Path:
@@ -168,7 +186,7 @@ def reconstructions(
     title: str = "Real images and their reconstructions",
 ) -> Path:
     """The first 30 real images (1 or 3 channels), their reconstructions and errors below them."""
-    real = [Cell(image) for image in originals[:_MAX_RECONSTRUCTIONS]]
+    real = [Cell(image) for image in originals[:MAX_RECONSTRUCTIONS]]
     pairs = zip(real, reconstructed, errors, strict=False)
     again = [Cell(image, f"{error:.2f}") for _, image, error in pairs]
     rows = _blocks(Row(real, "real"), Row(again, "reconstructed"))
@@ -205,7 +223,7 @@ def predictions(
     `class_names` is indexed by label.
     """
     cells = []
-    for index, image in enumerate(images[:_MAX_PREDICTIONS]):
+    for index, image in enumerate(images[:MAX_PREDICTIONS]):
         predicted = int(classes[index])
         caption = f"{style.label_name(predicted, class_names)}: {probabilities[index]:.0%}"
         if labels is not None and labels[index] != predicted:

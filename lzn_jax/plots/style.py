@@ -19,18 +19,17 @@ from lzn_jax.run import files
 
 AnyPath = str | os.PathLike[str]
 DPI = 150
-SMALL_SIZE, TEXT_SIZE, TITLE_SIZE = 9, 10, 13  # points
+TINY_SIZE, SMALL_SIZE, TEXT_SIZE, TITLE_SIZE = 7, 9, 10, 13  # points
 # Colours of Okabe and Ito, which colour-blind readers can distinguish, and four more.
 PALETTE = (
     *("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00"),
     *("#56b4e9", "#6a3d9a", "#8c564b", "#7f7f7f", "#a8a800"),
 )
-_CREDIT_SIZE = 7
 _PAD = 0.12  # inches
 
 _credit: ContextVar[str] = ContextVar("credit", default="")
 # Characters that the font lacks are drawn as boxes, without a warning.
-_quiet = functools.partial(warnings.catch_warnings, action="ignore", category=UserWarning)
+quiet = functools.partial(warnings.catch_warnings, action="ignore", category=UserWarning)
 
 
 def new_figure(width: float, height: float, title: str = "") -> Figure:
@@ -48,14 +47,14 @@ def text_extent(text: str, size: int, weight: str = "normal") -> tuple[int, int]
     """Width and height of a text in pixels, for a size in points."""
     canvas = FigureCanvasAgg(Figure(dpi=DPI))
     artist = canvas.figure.text(0, 0, text, fontsize=size, fontweight=weight, parse_math=False)
-    with _quiet():
+    with quiet():
         extent = artist.get_window_extent(canvas.get_renderer())
     return math.ceil(extent.width), math.ceil(extent.height)
 
 
 def heading_width(title: str) -> int:
     """Width in pixels of a picture's title or of its credit, whichever is wider."""
-    credit_width = text_extent(_credit.get(), _CREDIT_SIZE)[0]
+    credit_width = text_extent(_credit.get(), TINY_SIZE)[0]
     return max(text_extent(title, TITLE_SIZE, "bold")[0], credit_width)
 
 
@@ -94,12 +93,12 @@ def credited(text: str) -> Iterator[None]:
 def save(figure: Figure, path: AnyPath) -> Path:
     """Writes a PNG file atomically."""
     if credit := _credit.get():
-        figure.text(0.5, 0, credit, ha="center", va="bottom", fontsize=_CREDIT_SIZE, color="0.4")
+        figure.text(0.5, 0, credit, ha="center", va="bottom", fontsize=TINY_SIZE, color="0.4")
         if isinstance(layout := figure.get_layout_engine(), ConstrainedLayoutEngine):
             line = 0.18 / figure.get_figheight()  # inches
             layout.set(rect=(0, line, 1, 1 - line))
     buffer = io.BytesIO()
-    with _quiet():
+    with quiet():
         figure.savefig(buffer, format="png", dpi=DPI, facecolor="white")
     files.write_bytes(path, buffer.getvalue())
     return Path(path)

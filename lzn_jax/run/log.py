@@ -11,7 +11,7 @@ import secrets
 import sys
 import time
 import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, SupportsFloat
 
@@ -199,9 +199,7 @@ def most_important(metrics: Mapping[str, Any], count: int) -> list[str]:
     return (list(itertools.chain.from_iterable(matches)) or list(metrics))[:count]
 
 
-def of_evaluation(
-    step: int, metrics: Mapping[str, float], shown: Sequence[str], file: str
-) -> list[str]:
+def of_evaluation(step: int, metrics: dict[str, float], shown: list[str], file: str) -> list[str]:
     """A line with step, data set and file of all metrics, then the metrics `shown`."""
     width = max(map(len, shown), default=0)
     sets = (name for name in metrics if name.endswith("_examples"))
@@ -318,8 +316,8 @@ class LateMetrics:
         peak_steps: float | None = None,
     ) -> None:
         self._log, self._bar, self._goodput = log, bar, goodput
-        self._training, self._learning_rates = training, learning_rates
-        self._peak_steps = peak_steps
+        self._training, self._peak_steps = training, peak_steps
+        self._learning_rates = learning_rates
         self._pending: tuple[int, Mapping[str, jax.Array]] | None = None
         self._skipped_in_a_row = 0.0
         self._start = self._last = (first_step, goodput.seconds)

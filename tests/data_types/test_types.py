@@ -84,13 +84,12 @@ MISTAKES = {
         "decoder.sources": ("label",),
     },
     "type 'tone' builds a DataType named 'number'": {"name": "number"},
-    "type 'text' needs another `plural` or output: texts names other results": {"plural": "texts"},
-    "type 'tone' needs another `plural` or output: labels names other results": {
-        "plural": "labels"
-    },
-    "type 'tone' needs another `plural` or output: errors names other results": {
-        "output": "errors"
-    },
+    "plurals and outputs of types must differ from others: errors, labels, texts, texts, tokens, "
+    "tones, weights": {"plural": "texts"},
+    "plurals and outputs of types must differ from others: errors, labels, labels, texts, tokens, "
+    "tones, weights": {"plural": "labels"},
+    "plurals and outputs of types must differ from others: errors, errors, labels, texts, tokens, "
+    "tones, weights": {"output": "errors"},
     "type 'tone' must build a lzn_jax.data_types.DataType, got 'no type'": None,
 }
 
@@ -108,6 +107,17 @@ def test_a_mistake_of_a_type_is_one_line_before_anything_is_built(message, monke
     with pytest.raises(UserError) as refusal:
         LatentSpace(config, devices.make_mesh(1))
     assert str(refusal.value) == message
+
+
+def test_a_type_shows_what_it_draws_and_else_strings():
+    class Drawn(DataType):
+        def draw(self, sample, axes):
+            axes.set_facecolor(sample)
+
+    assert DataType("tone").shown([1, 2]) == ["1", "2"]
+    shown = Drawn("tone").shown(["red", "lime"])
+    np.testing.assert_array_equal(shown[:, 90, 120], [[255, 0, 0], [0, 255, 0]])
+    assert Drawn("tone").names(["red", "lime"]) == ["", ""]
 
 
 @pytest.mark.parametrize(("name", "plural"), [("tone", "tones"), ("series", "series")])

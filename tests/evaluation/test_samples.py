@@ -18,6 +18,7 @@ from PIL import Image
 from lzn_jax import data
 from lzn_jax import main as command_line
 from lzn_jax.data import Examples
+from lzn_jax.data_types import DataType
 from lzn_jax.errors import UserError
 from lzn_jax.evaluation import features
 from lzn_jax.evaluation import samples as samples_module
@@ -26,6 +27,16 @@ from lzn_jax.evaluation.metrics import cmmd
 from lzn_jax.evaluation.samples import SampleQuality, fit_judge, nearest_training_images
 
 ROOT = Path(__file__).parents[2]
+
+
+def test_of_reconstructions_only_those_of_the_picture_are_drawn(monkeypatch):
+    images, found = np.zeros((40, 1, 1, 1), np.uint8), []
+    kind = DataType("dot")
+    kind.shown = lambda dots: dots + 1
+    monkeypatch.setattr(samples_module.plots, "reconstructions", lambda _, *a: found.extend(a))
+    samples_module.draw(Path(), kind, images, {"dots": images + 1, "errors": np.zeros(40)})
+    np.testing.assert_array_equal(found[0], np.full((30, 1, 1, 1), 1))
+    np.testing.assert_array_equal(found[1], np.full((30, 1, 1, 1), 2))
 
 
 def config(size=8, channels=3, num_classes=10, path=None, clip=None):

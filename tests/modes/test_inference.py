@@ -136,6 +136,8 @@ def test_images_that_are_no_files_have_no_name(tmp_path, capsys, drawn):
     assert {row["file"] for row in rows} == {""}
     assert all(row["class"] == row["prediction"] for row in rows)
     assert lines[-2].startswith(f"{workdir}/figures/predictions.png")
+    (_, shown, *_), _ = drawn["predictions"]
+    assert (len(rows), shown.shape) == (360, (60, 8, 8, 1))  # of those in the picture
     assert any(line.endswith("%  test image 19") for line in lines)
 
 

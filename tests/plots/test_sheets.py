@@ -34,6 +34,22 @@ def _shown(path):
     return [sorted(row[top], key=lambda n: corners[n][1]) for top in tops]
 
 
+def test_a_sample_is_drawn_alone_in_its_colours():
+    def draw(sample, axes):
+        axes.set_facecolor(sample)
+        if sample == "lime":
+            axes.plot([0, 1], [0, 1], linewidth=9)
+
+    images = sheets.drawn(draw, ["lime", "red"])
+    assert (images.shape, images.dtype) == ((2, 180, 240, 3), np.uint8)
+    for image, lines in zip(images, [1, 0], strict=True):
+        line = np.rint(255 * np.array(to_rgb(style.PALETTE[0])))
+        assert np.any((image == line).all(axis=-1)) == lines
+    np.testing.assert_array_equal(images[:, 60, 100], [[0, 255, 0], [255, 0, 0]])
+    assert (images[:, :3] == 255).all()  # a white margin
+    assert sheets.drawn(draw, []).shape == (0, 180, 240, 3)
+
+
 def _texts(figure):
     return [text.get_text() for axes in figure.axes for text in axes.texts if text.get_text()]
 
