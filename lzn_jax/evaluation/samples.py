@@ -113,7 +113,7 @@ def draw(path: Path, kind: DataType, samples: Any, result: Mapping[str, Any]) ->
     shown, again = kind.shown(samples[some]), kind.shown(result[kind.output][some])
     title = f"Real {kind.plural} and their reconstructions"
     if are_images(shown):
-        plots.reconstructions(path, shown, again, result["errors"], title)
+        plots.reconstructions(path, shown, again, result["errors"][some], title)
     else:
         plots.translations(path, shown, again, title)
 

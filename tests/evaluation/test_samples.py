@@ -37,6 +37,7 @@ def test_of_reconstructions_only_those_of_the_picture_are_drawn(monkeypatch):
     samples_module.draw(Path(), kind, images, {"dots": images + 1, "errors": np.zeros(40)})
     np.testing.assert_array_equal(found[0], np.full((30, 1, 1, 1), 1))
     np.testing.assert_array_equal(found[1], np.full((30, 1, 1, 1), 2))
+    assert found[2].shape == (30,)
 
 
 def config(size=8, channels=3, num_classes=10, path=None, clip=None):
