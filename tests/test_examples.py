@@ -16,7 +16,17 @@ from ml_collections import ConfigDict
 from scipy.io import wavfile
 
 import lzn_jax
-from lzn_jax import configuration, data, extensions, latent_space, main, optimizers, train, zoning
+from lzn_jax import (
+    configuration,
+    data,
+    extensions,
+    latent_space,
+    main,
+    models,
+    optimizers,
+    train,
+    zoning,
+)
 from lzn_jax.data_types import Invertible, Zones
 from lzn_jax.demo.answers import Answers
 from lzn_jax.errors import EXIT_DONE, EXIT_RUN_AGAIN, UserError
@@ -401,9 +411,10 @@ def test_contrast_of_orthogonal_anchors_is_known():
 
 def test_the_encoder_is_the_network_of_nnx():
     module = parts_of("nnx_encoder")
-    encoder, images = module.Encoder(8, 3), jax.random.normal(jax.random.key(1), (2, 4, 4, 1))
+    encoder = models.encoder(small.config(config_of("nnx_encoder"), encoder__features=8))
+    images = jax.random.normal(jax.random.key(1), (2, 8, 8, 1))
     variables = encoder.init(jax.random.key(0), images, train=False)
-    network = module.MLP(16, 8, 3, module.nnx.Rngs(jax.random.key(0)))
+    network = module.MLP(8, 4, (8, 8, 1), module.nnx.Rngs(jax.random.key(0)))
     found = encoder.apply(variables, images, train=False)
     np.testing.assert_allclose(found, network(images), rtol=1e-6)
     assert jax.tree.leaves(

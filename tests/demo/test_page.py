@@ -336,3 +336,24 @@ def test_an_image_is_translated_to_what_is_shown_as_an_image(answers, build, mon
     assert "text" in [each.elem_id for each in blocks["Image"]]
     values = opened(page, None)
     assert any(np.shape(value) == (96, 96, 3) and np.all(value == 7) for value in values)
+
+
+@pytest.mark.usefixtures("gradio")
+def test_a_mistake_in_a_part_is_a_line_of_the_page(monkeypatch):
+    from lzn_jax import parts
+    from lzn_jax.demo import page
+
+    def shown(samples):
+        return samples.pixels
+
+    monkeypatch.setattr(parts, "PARTS", {("type", "own"): parts.Part(shown, {}, None, __file__)})
+    answers, warnings = [], []
+    monkeypatch.setattr(page.gr, "Warning", lambda text, title: warnings.append(text))
+    for function in (shown, len):  # the second is of no part
+        page._on(lambda answer, *_, **__: answers.append(answer), function, None, None)
+    assert answers[0]([]) == page.gr.skip()
+    line = shown.__code__.co_firstlineno + 1
+    expected = f"Type &#x27;own&#x27; failed at {__file__}, line {line}: AttributeError: "
+    assert warnings[0].startswith(expected)
+    with pytest.raises(TypeError):
+        answers[1](3)
