@@ -9,6 +9,7 @@ import cloudpickle
 import numpy as np
 import pytest
 import small
+from ml_collections import ConfigDict
 from test_parts import registry  # noqa: F401
 
 import lzn_jax
@@ -139,6 +140,7 @@ def run(tmp_path_factory):
 
 
 TO_LABEL = ("--mode=translate", "--source=row", "--target=label", "--input=1,2,3")
+TO_ROW = ("--mode=translate", "--source=label", "--target=row")
 NUMBER = 'return {"own_count": len(test.labels)}'
 AT_USE = {
     "no numbers": (
@@ -164,6 +166,10 @@ AT_USE = {
         *("{row[0]:.2f}", "{row.first:.2f}", "type 'row'", 'return [f"from'),
         "AttributeError: 'numpy.ndarray' object has no attribute 'first'",
     ),
+    "class of no part": (  # the first kind of its file has it
+        *('return {"rows": self.made(variables, condition)}', "return self.nothing", "type 'row'"),
+        *("return self.nothing", "AttributeError: 'Mean' object has no attribute 'nothing'"),
+    ),
     "missing": (
         *("def class_names(data)", "def names(data)", "data 'rows'", "class Rows"),
         "AttributeError: type object 'Rows' has no attribute 'class_names'",
@@ -175,9 +181,8 @@ AT_USE = {
 def test_a_mistake_is_found_at_its_use(name, folder, run, capsys):
     old, new, part, code, message = AT_USE[name]
     path = spoilt(folder, old, new)
-    flags = TO_LABEL if name in ("parse", "shown") else ["--mode=evaluate"]
-    if name == "missing":
-        flags = ["--mode=translate", "--source=label", "--target=row"]
+    flags = ["--mode=evaluate"] if part.endswith("'own'") else TO_ROW
+    flags = TO_LABEL if name in ("parse", "shown") else flags
     found = failure(capsys, f"--workdir={run}", f"--extensions={path}", *flags)
     assert found.startswith(f"{part} failed at {place(path, code)}: {message}")
 
@@ -263,8 +268,16 @@ def test_the_part_is_the_one_of_the_code_and_the_file_the_one_of_the_line(folder
     ):
         with pytest.raises(UserError, match=message):
             parts.mistakes(what)(call)()
+    parts.add("encoder", "made", object())
+    line = parts.find("encoder", "made").line
+    assert f'"{"made"}", object())' in Path(__file__).read_text().splitlines()[line - 1]
+    with pytest.raises(UserError, match=f"^encoder 'made' failed at {__file__}, line {line}: V"):
+        parts.mistakes("encoder 'made'")(int)("two")
     with pytest.raises(ValueError, match="invalid"):
         parts.mistakes("solver 'euler'")(int)("two")
+    parts.add("loss", "theirs", data.label_names)  # of the package, whose bugs are its own
+    with pytest.raises(AttributeError):
+        parts.mistakes()(data.label_names)(ConfigDict())
 
 
 @pytest.mark.parametrize("processes", [0, *small.slow(1)])
