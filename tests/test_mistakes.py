@@ -203,6 +203,8 @@ def test_samples_that_the_encoder_cannot_read_are_one_line(value, message, run, 
     assert kind.checked(texts := ["a", "b"]) is texts
     kind.encoded = lambda samples: np.ones((len(samples), 3))  # of which the encoder reads
     assert kind.checked(texts := np.array(["a", "b"])) is texts
+    kind.encoder = object()  # without an example
+    assert kind.checked(rows) is rows
 
 
 def test_python_gets_the_line_and_its_cause(folder):
