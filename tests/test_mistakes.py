@@ -134,9 +134,13 @@ def test_a_mistake_is_found_in_training(name, folder, capsys):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """The folder of a run without training."""
-    config = configuration.load(str(TESTS / "rows_config.py"))
-    return small.untrained_run(tmp_path_factory.mktemp("rows") / "run", config)
+    """The folder of a run without training; what it registers is forgotten."""
+    parts.names("type")  # what ships is there
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parts, "PARTS", dict(parts.PARTS))
+        patch.setattr(extensions, "_EXTENSIONS", {})
+        config = configuration.load(str(TESTS / "rows_config.py"))
+        return small.untrained_run(tmp_path_factory.mktemp("rows") / "run", config)
 
 
 TO_LABEL = ("--mode=translate", "--source=row", "--target=label", "--input=1,2,3")

@@ -1,6 +1,7 @@
 """The page in a real browser, where a visitor draws, types and clicks, and in Gradio's config."""
 
 import collections
+import gc
 import importlib.util
 import signal
 import socket
@@ -23,6 +24,13 @@ visitor = importlib.util.module_from_spec(_SPEC)
 _SPEC.loader.exec_module(visitor)
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of gradio's imports
+
+
+@pytest.fixture(scope="module", autouse=True)
+def collected():
+    """Event loops that gradio left open end here, not in a test whose warnings are errors."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="module")

@@ -97,6 +97,7 @@ def test_the_headline_is_what_own_measurements_name_then_what_ships(tmp_path, mo
 
 
 def test_no_command_is_named_that_has_not_the_examples_of_the_run(tmp_path, monkeypatch, caplog):
+    caplog.set_level("WARNING", "lzn_jax")
     model = by_names(monkeypatch)
     model.config.data.update(name="arrays")
     measurements.evaluate(model, NOTHING, NOTHING, tmp_path, -1.0)

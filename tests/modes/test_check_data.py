@@ -70,10 +70,10 @@ def test_a_broken_image_is_found_before_it_is_needed(
     def end(*_):
         raise UserError("reached")
 
-    compiled = train._compile_update
+    lowered = train._lower_update
     monkeypatch.setattr(train, step, end)
     # The programs are small: the images are decoded when compilation starts.
-    monkeypatch.setattr(train, "_compile_update", lambda *a: (time.sleep(1), compiled(*a))[1])
+    monkeypatch.setattr(train, "_lower_update", lambda *a: (time.sleep(1), lowered(*a))[1])
     images = _images(tmp_path / "images")
     broken = images / "train" / "dog" / "18.jpg"
     broken.write_bytes(content(broken.read_bytes()))
