@@ -1,5 +1,6 @@
 """The page in a real browser, where a visitor draws, types and clicks, and in Gradio's config."""
 
+import asyncio
 import collections
 import gc
 import importlib.util
@@ -30,6 +31,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # of gradio's imports
 def collected():
     """Event loops that gradio left open end here, not in a test whose warnings are errors."""
     yield
+    asyncio.set_event_loop(None)
     gc.collect()
 
 
