@@ -23,6 +23,11 @@ TIMINGS = {
     "examples_per_second",
     "evaluation_seconds",
 }
+# The smallest network that has the inputs and outputs of another.
+SMALLEST = {
+    "encoder__name": {"ncsnpp": "mlp"},
+    "decoder__name": {"ncsnpp": "mlp", "direct": "direct_mlp", "mean_ncsnpp": "mean_mlp"},
+}
 # Of these fields a config takes those that it holds.
 FIELDS = {
     "latent.dim": "4",
@@ -33,7 +38,7 @@ FIELDS = {
     "alignment.num_steps": "4",
     "augmentation.blur_kernel": "3",
     # NCSN++ with one level.
-    "encoder.features": "4",
+    "encoder.features": "8",
     "encoder.num_blocks": "1",  # of an MLP
     "encoder.channel_multipliers": "(1,)",
     "encoder.num_res_blocks": "1",
@@ -41,7 +46,7 @@ FIELDS = {
     "encoder.tap_channels": "2",
     "encoder.tap_units": "8",
     "encoder.tap_resolutions": "None",
-    "decoder.features": "4",
+    "decoder.features": "8",
     "decoder.channel_multipliers": "(1,)",
     "decoder.num_res_blocks": "1",
     "decoder.attention_resolutions": "()",
@@ -86,14 +91,25 @@ def flags(config, workdir, **changes):
 
 def overrides(config, **changes):
     """The arguments of `flags` that change the config's fields."""
-    fields = shrunk(config) | {n.replace("__", "."): str(v) for n, v in changes.items()}
+    named = {name: value for name, value in changes.items() if name in SMALLEST}
+    changes = {name.replace("__", "."): str(value) for name, value in changes.items()}
+    fields = shrunk(config, **named) | changes
     return [f"--config.{name}={value}" for name, value in fields.items()]
 
 
-def shrunk(config):
-    """Fields of a shrunk run by dotted name."""
-    held = configuration.load(str(config)).to_dict()
-    return {name: value for name, value in FIELDS.items() if _holds(held, name)}
+def shrunk(config, **networks):
+    """Fields of a shrunk run by dotted name; networks that are not named are the smallest."""
+    own = own_networks(config)
+    networks = {name: SMALLEST[name].get(own[name], own[name]) for name in own} | networks
+    names = {name.replace("__", "."): network for name, network in networks.items()}
+    held = configuration.load(str(config), [f"{n}={v}" for n, v in names.items()]).to_dict()
+    return names | {name: value for name, value in FIELDS.items() if _holds(held, name)}
+
+
+def own_networks(config):
+    """Names of a config's own networks, as changes of a shrunk one."""
+    held = configuration.flatten(configuration.load(str(config)).to_dict())
+    return {name.replace(".", "__"): held[name] for name in SMALLEST if name in held}
 
 
 def _holds(tree, name):

@@ -251,6 +251,7 @@ def _run(name, workdir, **changes):
     config = _load(name)
     for flow in {"latent", "alignment"} & set(config):
         changes = {f"{flow}__solver": config[flow].solver, **changes}
+    changes = small.own_networks(f"configs/{name}.py") | changes
     assert command_line.main(small.flags(f"configs/{name}.py", workdir, **changes)) == 0
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     assert all(math.isfinite(value) for line in lines for value in line.values())

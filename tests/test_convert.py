@@ -310,7 +310,7 @@ STUDIES = {  # a config, and changes of it
 def study_flags(kind, workdir, **changes):
     path, fields = STUDIES[kind]
     own = dict(field.replace(".", "__").split("=") for field in fields.split())
-    return small.flags(path, workdir, **own | changes)
+    return small.flags(path, workdir, **small.own_networks(path) | own | changes)
 
 
 def study_config(kind, **changes):

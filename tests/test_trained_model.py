@@ -54,7 +54,7 @@ def test_the_newest_checkpoint_or_the_one_that_is_named(workdir, model):
     pairs = zip(*(jax.tree.leaves(m.model.variables) for m in (model, older)), strict=True)
     assert any(np.any(a != b) for a, b in pairs)
     assert model.config == small.config(CONFIG)
-    assert model.config.encoder.channel_multipliers == (1,)  # a tuple again
+    assert model.config.evaluation.noise_scales == ()  # a tuple again
 
 
 def test_a_notebook_shows_one_line_of_a_model(model):

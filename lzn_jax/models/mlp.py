@@ -13,7 +13,7 @@ class Blocks(nn.Module):
     """Fields that the networks of this module share."""
 
     features: int = knob(Field(int, "units of each layer", minimum=4, multiple_of=4))
-    num_blocks: int = knob(count("residual blocks"))
+    num_blocks: int = knob(count("residual blocks", 2))
     dropout: float = knob(share_below_1("dropout rate of the blocks", 0.0))
     dtype: DTypeLike = jnp.float32
 

@@ -351,7 +351,8 @@ def test_build_passes_the_configs_fields_on():
     changes = {f"{of}__{name}": x for of in ("encoder", "decoder") for name, x in network.items()}
     changes |= {"latent__dim": 5, "encoder__tap_resolutions": (4,), "decoder__dropout": 0.5}
     changes |= {"training__compute_dtype": "bfloat16", "decoder__time_embedding": "fourier"}
-    config = small.config(Path(__file__).parents[1] / "ncsnpp_joint.py", **changes)
+    path = Path(__file__).parents[1] / "ncsnpp_joint.py"
+    config = small.config(path, **small.own_networks(path) | changes)
     modules, dtype = build(config), jnp.dtype("bfloat16")
     assert modules["encoder"] == NCSNppEncoder(
         **network, latent_dim=5, tap_channels=2, tap_units=8, tap_resolutions=(4,), dtype=dtype
