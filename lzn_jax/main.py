@@ -10,19 +10,18 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-from ml_collections import ConfigDict
+from typing import TYPE_CHECKING, Any
 
 import lzn_jax
-from lzn_jax import configuration, data, parts, train
+from lzn_jax import parts
 from lzn_jax.errors import EXIT_DONE, EXIT_RUN_AGAIN, UserError
-from lzn_jax.modes import check_data, compile, export, inference
-from lzn_jax.plots.style import credited
-from lzn_jax.run import processes
-from lzn_jax.run import workdir as workdirs
 from lzn_jax.run.command_line import Parser, exit_code, use_compile_cache
-from lzn_jax.run.processes import Interruption
+
+# What takes seconds to import is imported in functions, so that --help and wrong flags do not wait.
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
+    from lzn_jax.run.processes import Interruption
 
 MODES_WITH_INPUT = ("embed", "classify", "reconstruct", "interpolate", "translate")
 # What each mode does: files that it writes into the work folder.
@@ -54,20 +53,28 @@ FIRST = "python -m lzn_jax.main --config=digits_joint"
 _log = logging.getLogger("lzn_jax.main")  # the name differs if this is __main__
 
 
-def main(arguments: list[str] | None = None, interruption: Interruption | None = None) -> int:
+def main(arguments: list[str] | None = None, listens: bool = False) -> int:
     """Runs one command; returns its exit code, 2 for wrong input.
 
-    `interruption` handles the signals of a process that only runs this command.
+    It `listens` to the signals of a process that only runs this command.
     """
-    run = functools.partial(_run, interruption=interruption or Interruption())
-    return exit_code(run, arguments)
+    return exit_code(functools.partial(_run, listens=listens), arguments)
 
 
-def _run(arguments: list[str], interruption: Interruption) -> int:
+def _run(arguments: list[str], listens: bool) -> int:
+    flags = _flags(arguments)
+    from lzn_jax import configuration, data, train  # noqa: F401  training registers parts
+    from lzn_jax.modes import check_data, compile
+    from lzn_jax.plots.style import credited
+    from lzn_jax.run import processes
+    from lzn_jax.run import workdir as workdirs
+
     if not arguments:
         print(f"Configs for --config=NAME:\n{configuration.overview()}")
         raise UserError(f"name a config; for example, {FIRST} trains in minutes on a CPU")
-    flags = _flags(arguments)
+    interruption = processes.Interruption()
+    if listens:
+        interruption.listen()
     if flags.mode == "train":
         interruption.exit_code = EXIT_RUN_AGAIN
     logging.basicConfig(format="%(message)s", force=True)
@@ -91,9 +98,13 @@ def _run(arguments: list[str], interruption: Interruption) -> int:
 
 
 def _run_mode(
-    flags: argparse.Namespace, config: ConfigDict, workdir: Path, interruption: Interruption
+    flags: argparse.Namespace, config: "ConfigDict", workdir: Path, interruption: "Interruption"
 ) -> int:
     """Runs a mode that needs a work folder; returns the exit code."""
+    from lzn_jax import train
+    from lzn_jax.modes import export, inference
+    from lzn_jax.run import workdir as workdirs
+
     if flags.mode == "train":
         code = train.train_and_evaluate(config, workdir, interruption)
         if code == EXIT_DONE:
@@ -138,8 +149,11 @@ def _flags(arguments: Sequence[str]) -> argparse.Namespace:
     return flags
 
 
-def _config_and_workdir(flags: argparse.Namespace) -> tuple[ConfigDict, Path]:
+def _config_and_workdir(flags: argparse.Namespace) -> tuple["ConfigDict", Path]:
     """Config from --config, or else from the run in the work folder; and the work folder."""
+    from lzn_jax import configuration
+    from lzn_jax.run import workdir as workdirs
+
     if "://" in (flags.workdir or ""):
         raise UserError(
             f"--workdir must be a folder: mount the bucket and use its path, got {flags.workdir}"
@@ -156,9 +170,7 @@ def _config_and_workdir(flags: argparse.Namespace) -> tuple[ConfigDict, Path]:
 
 def command() -> int:
     """`main` with the signals of its process, for `python -m lzn_jax` and the script `lzn_jax`."""
-    signals = Interruption()
-    signals.listen()
-    return main(interruption=signals)
+    return main(listens=True)
 
 
 if __name__ == "__main__":

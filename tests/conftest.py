@@ -9,6 +9,7 @@ import importlib
 import importlib.metadata
 import os
 import resource
+from pathlib import Path
 
 import pytest
 import threadpoolctl
@@ -26,8 +27,8 @@ if importlib.metadata.version("jaxlib").split(".")[:2] == ["0", "10"]:
         " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
     )
 
-# What lzn_jax imports under the hook that checks its types is compiled from source, not from the
-# bytecode that is there, which takes ten seconds. So it is imported before.
+# Under the hook of --jaxtyping-packages imports are compiled from source, not from their bytecode,
+# which takes ten seconds. So what lzn_jax imports is imported before.
 for name in ("jax", "flax.linen", "optax", "orbax.checkpoint", "sklearn.manifold", "clu"):
     importlib.import_module(name)
 
@@ -46,6 +47,17 @@ def compile_cache(pytestconfig, tmp_path_factory):
 
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def bounded_memory():
+    """Forgets compiled programs after a file once the process holds 2 GB."""
+    yield
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    if pages * resource.getpagesize() > 2e9:
+        import jax
+
+        jax.clear_caches()
 
 
 @pytest.fixture(scope="module")

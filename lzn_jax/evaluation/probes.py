@@ -16,7 +16,6 @@ import numpy as np
 import optax
 import scipy.optimize
 from jaxtyping import Array, Float, Int
-from sklearn.preprocessing import StandardScaler
 
 from lzn_jax.run.log import progress
 
@@ -123,6 +122,8 @@ def fit_cached(
     Warns (RuntimeWarning) if the final fit has not converged. Raises ValueError for features that
     are not finite.
     """
+    from sklearn.preprocessing import StandardScaler  # here, as it takes a second
+
     scaler = StandardScaler()
     inputs = jnp.asarray(scaler.fit_transform(features), jnp.float32)
     moments = np.asarray(_product(inputs.T, inputs), np.float64) / len(features)

@@ -10,8 +10,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 from ml_collections import ConfigDict
-from sklearn.metrics import pairwise_distances_argmin_min
-from sklearn.svm import SVC
 
 from lzn_jax import plots
 from lzn_jax.data import Examples, label_names
@@ -51,6 +49,8 @@ def fit_judge(
     Its accuracy on the test images of scikit-learn's digits is about 0.99. Raises ValueError for
     images of a single class.
     """
+    from sklearn.svm import SVC  # here, as it takes a second
+
     count = len(train.labels)
     rows = np.sort(np.random.default_rng(0).permutation(count)[:MAX_JUDGED])
     classifier = SVC(C=10.0, gamma="scale").fit(as_pixels(train.images[rows]), train.labels[rows])
@@ -71,6 +71,8 @@ def nearest_training_images(
     images; a ratio far below 1 means that samples are copies. Uses at most 100,000 training images;
     returns no metrics for images of more than 32 pixels per side.
     """
+    from sklearn.metrics import pairwise_distances_argmin_min  # here, as it takes a second
+
     if samples.shape[1] > MAX_PIXELS:
         return {}
 

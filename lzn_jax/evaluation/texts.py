@@ -8,10 +8,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 from scipy.sparse import csr_array
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import KFold, cross_val_score
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from lzn_jax import plots
 from lzn_jax.data import Examples, decoded, digit_captions, digits
@@ -80,6 +76,11 @@ class DigitCaptions:
 
     def _embedding(self) -> dict[str, float]:
         """Cross-validated accuracy of a linear probe of each part on the captions' anchors."""
+        from sklearn.linear_model import LogisticRegression  # here, as it takes a second
+        from sklearn.model_selection import KFold, cross_val_score
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
+
         context = self.model.model.context
         known = np.flatnonzero(np.isfinite(np.asarray(context["text_log_weights"])))
         anchors = np.asarray(context["text_anchors"])[known]

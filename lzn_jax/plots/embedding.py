@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
-from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 
 from lzn_jax.plots import style
@@ -62,6 +61,8 @@ def tsne(
 
 
 def _embed(features: np.ndarray, seed: int) -> Float[np.ndarray, "n 2"]:
+    from sklearn.manifold import TSNE  # here, as it takes a second
+
     # t-SNE starts from principal components, which are undefined if all points coincide.
     if np.ptp(features, axis=0).max() == 0:
         return np.zeros((len(features), 2))

@@ -14,7 +14,6 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Circle
-from sklearn.covariance import ledoit_wolf
 
 from lzn_jax.plots import style
 from lzn_jax.plots.style import AnyPath
@@ -112,6 +111,8 @@ def _plane(points: np.ndarray, labels: np.ndarray) -> tuple[Float[np.ndarray, "q
     They are orthonormal so that the projection of a standard Gaussian is one too. Principal
     components replace them if discriminant analysis has no two directions.
     """
+    from sklearn.covariance import ledoit_wolf  # here, as it takes a second
+
     if points.shape[1] <= 2:
         return np.eye(points.shape[1], 2), "latent dimension"
     centred = points - points.mean(axis=0)

@@ -4,6 +4,7 @@ import functools
 
 import numpy as np
 import pytest
+from sklearn import manifold
 from sklearn.neighbors import KNeighborsClassifier
 
 from lzn_jax import plots
@@ -12,7 +13,7 @@ from lzn_jax.plots import embedding
 
 @pytest.fixture(autouse=True)
 def _fast_tsne(monkeypatch):
-    monkeypatch.setattr(embedding, "TSNE", functools.partial(embedding.TSNE, max_iter=400))
+    monkeypatch.setattr(manifold, "TSNE", functools.partial(manifold.TSNE, max_iter=400))
 
 
 def _clusters(num_classes, per_class):
