@@ -81,11 +81,11 @@ def test_some_patches_are_on_average_all():
 
 
 def test_a_loss_between_sets_gets_generated_images_first_whole_and_in_patches():
-    generated, real = (np.full((3, 4, 4, 1), level, np.float32) for level in (2, 5))
+    generated, real = (np.full((4, 4, 4, 1), level, np.float32) for level in (2, 5))
 
     def loss(x, y):
         return jnp.mean(x, axis=(-2, -1)) - 10 * jnp.mean(y, axis=(-2, -1))
 
-    of_sets = functools.partial(image_set_loss, loss, patch_size=2, num_patches=3)
+    of_sets = functools.partial(image_set_loss, loss, patch_size=2, num_patches=4)
     found = jax.jit(of_sets)(generated, real, jax.random.key(0))
     assert float(found) == 2 * (2 - 10 * 5)
