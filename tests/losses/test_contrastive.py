@@ -114,9 +114,7 @@ def test_pairs_that_are_not_present_are_as_if_they_were_not_there(name, rows):
 def test_accuracy_counts_both_sides():
     first = np.float32([[1, 0], [0.9, 0.1], [0, 1]])
     second = np.float32([[1, 0.05], [0, 1], [0.1, 1]])
-    cosines = first @ second.T / np.outer(
-        *(np.linalg.norm(x, axis=1) for x in (first, second))
-    )
+    cosines = first @ second.T / np.outer(*(np.linalg.norm(x, axis=1) for x in (first, second)))
     right = [np.argmax(side, axis=1) == np.arange(3) for side in (cosines, cosines.T)]
     _, metrics = info_nce(first, second, temperature=0.1)
     assert 0 < np.mean(right) < 1
