@@ -173,11 +173,12 @@ def shown():
     return model
 
 
+classify = jax.jit(functools.partial(plain.classify, solver=FLOW))
+
+
 def ends_of_flow(latents):
     """Label whose anchor the exact flow ends at, all classes alike."""
-    return in_float64(
-        jax.jit(functools.partial(plain.classify, solver=FLOW)), latents, label_anchors()
-    )
+    return in_float64(classify, latents, label_anchors())
 
 
 def test_samples_have_their_class_and_a_latent_of_its_zone_as_condition():
