@@ -36,26 +36,28 @@ def test_the_loss_is_error_and_set_loss_of_decoded_latents(queries, is_plain, se
     others = {"error": "l1", "set_anchors": 0.3, "set_loss": set_loss}
     changes = {} if is_plain else {f"decoder__{name}": value for name, value in others.items()}
     world = alone(training__queries=queries, decoder__set_weight=3.0, **changes)
-    modules, variables = world.space.modules, world.variables
+    modules = world.space.modules
     rows = np.arange(16) if queries is None else np.arange(0, 16, 2)
-    images = data.normalise(world.batch["images"])
-    anchors = modules["encoder"].apply(variables["encoder"], images, train=True)
-    noise = jax.random.normal(named(KEY, "image_latents_decoder"), (len(rows), 4))
-    latents = zoning.compute_latents(anchors, noise, jnp.asarray(rows), solver=zoning.Euler(4))
-    made = modules["decoder"].apply(variables["decoder"], latents, None, train=True)
-    images = images[rows]
-    key, _ = jax.random.split(named(KEY, "image_decoder"))
     set_loss = SET_LOSSES[set_loss]
-    distance = image_set_loss(set_loss, made, images, key, patch_size=4, num_patches=25)
-    error = jnp.mean((made - images) ** 2)
-    if not is_plain:
-        error = jnp.mean(jnp.abs(made - images))
+
+    @jax.jit
+    def expected(variables, images):
         encode = functools.partial(modules["encoder"].apply, variables["encoder"])
-        found = (encode(each, train=False) for each in (made, images))
-        distance += 0.3 * set_loss(*found)
-    expected = float(error + 3 * distance)
-    loss, metrics = world.loss(variables, world.batch, KEY)
-    assert float(loss) == pytest.approx(expected, rel=1e-5)
+        noise = jax.random.normal(named(KEY, "image_latents_decoder"), (len(rows), 4))
+        anchors = encode(images, train=True)
+        latents = zoning.compute_latents(anchors, noise, jnp.asarray(rows), solver=zoning.Euler(4))
+        made = modules["decoder"].apply(variables["decoder"], latents, None, train=True)
+        images = images[rows]
+        key, _ = jax.random.split(named(KEY, "image_decoder"))
+        distance = image_set_loss(set_loss, made, images, key, patch_size=4, num_patches=25)
+        if is_plain:
+            return jnp.mean((made - images) ** 2) + 3 * distance
+        distance += 0.3 * set_loss(encode(made, train=False), encode(images, train=False))
+        return jnp.mean(jnp.abs(made - images)) + 3 * distance
+
+    loss, metrics = world.loss(world.variables, world.batch, KEY)
+    of_parts = float(expected(world.variables, data.normalise(world.batch["images"])))
+    assert float(loss) == pytest.approx(of_parts, rel=1e-5)
     assert metrics.keys() == {"generation_loss"}
 
 
@@ -65,8 +67,8 @@ def test_some_of_a_batch_are_at_even_steps():
 
 
 def decoded(model, latents):
-    decode = model.space.modules["decoder"].apply
-    return decode(model.model.variables["decoder"], latents, None, train=False)
+    decode = functools.partial(model.space.modules["decoder"].apply, train=False)
+    return jax.jit(decode)(model.model.variables["decoder"], latents, None)
 
 
 def test_samples_are_what_the_decoder_makes_of_the_prior_in_one_pass(model):
@@ -179,7 +181,11 @@ def test_the_distance_of_anchors_does_not_train_the_encoder_that_measures():
     """What it would learn is to tell no image from another."""
     world = alone(decoder__set_anchors=1.0)
     decoder, batch = world.space.decoders["image"], world.batch
-    latents, keys = jax.random.normal(KEY, (16, 4)), tuple(jax.random.split(KEY, 2))
-    gradient = jax.grad(lambda v: decoder.loss(v, batch, (latents, None), keys))(world.variables)
+
+    def loss_of(variables, latents):
+        return decoder.loss(variables, batch, (latents, None), tuple(jax.random.split(KEY, 2)))
+
+    latents = small.drawn(jax.ShapeDtypeStruct((16, 4), np.float32))
+    gradient = jax.jit(jax.grad(loss_of))(world.variables, latents)
     assert any(np.any(a) for a in jax.tree.leaves(gradient["decoder"]))
     assert not any(np.any(a) for a in jax.tree.leaves(gradient["encoder"]))

@@ -1,5 +1,6 @@
 """Random numbers by key, name and example; no two draws of an update share bits."""
 
+import functools
 import itertools
 
 import jax
@@ -53,8 +54,15 @@ CALLS = ("jit", "checkpoint", "custom_jvp_call", "custom_vjp_call", "shard_map")
 UNKNOWN = object()  # depends on weights, data or the bits of a draw
 
 
+def _computed(value):
+    return value() if callable(value) else value
+
+
 class Draws:
-    """Keys of the draws of a traced function, and keys that others derive from."""
+    """Keys of the draws of a traced function, and keys that others derive from.
+
+    Other values are functions, which compute them if a key needs them.
+    """
 
     def __init__(self):
         self.drawn, self.parents = [], []
@@ -75,7 +83,7 @@ class Draws:
         name, unknown = equation.primitive.name, [UNKNOWN] * len(equation.outvars)
         draws = ("random_bits", "random_unwrap")  # the latter in models/dropout.py
         if name in (*draws, "random_split", "random_fold_in"):
-            keys = np.asarray(jax.random.key_data(inputs[0])).reshape(-1, 2).tolist()
+            keys = np.asarray(jax.random.key_data(_computed(inputs[0]))).reshape(-1, 2).tolist()
             (self.drawn if name in draws else self.parents).extend(map(tuple, keys))
         if name in draws:
             return unknown
@@ -88,8 +96,13 @@ class Draws:
             for each in inner:  # draws there would need a key
                 self.run(each.jaxpr, each.consts, [UNKNOWN] * len(each.jaxpr.invars))
             return unknown
-        outputs = equation.primitive.bind(*inputs, **equation.params)
-        return outputs if equation.primitive.multiple_results else [outputs]
+
+        @functools.cache
+        def outputs():
+            found = equation.primitive.bind(*map(_computed, inputs), **equation.params)
+            return found if equation.primitive.multiple_results else [found]
+
+        return [lambda i=i: outputs()[i] for i in range(len(equation.outvars))]
 
     def _scan(self, equation, inputs):
         closed = _closed(equation.params["jaxpr"])
@@ -102,7 +115,10 @@ class Draws:
         first = last - num_carry
         fixed, carry, xs = inputs[:first], inputs[first:last], inputs[last:]
         for step in range(equation.params["length"]):
-            rows = [each if each is UNKNOWN else each[step] for each in xs]
+            rows = [
+                each if each is UNKNOWN else (lambda each=each, step=step: _computed(each)[step])
+                for each in xs
+            ]
             outputs = self.run(closed.jaxpr, closed.consts, [*fixed, *carry, *rows])
             carry = outputs[: len(carry)]
         return [*carry, *[UNKNOWN] * (len(equation.outvars) - len(carry))]

@@ -64,12 +64,19 @@ def test_the_baseline_is_a_decoder_alone():
 def test_the_gradient_reaches_the_encoder_through_the_latents():
     world = generation()
     variables, batch = world.variables, images_alone(world)
-    gradient = jax.jit(jax.grad(lambda v: world.space.loss(v, batch, KEY)[0]))(variables)["encoder"]
+
+    @jax.jit
+    @jax.grad
+    def gradient_of(encoder, variables):
+        return world.space.loss(variables | {"encoder": encoder}, batch, KEY)[0]
+
+    encoder = jax.device_get(variables["encoder"])
+    gradient = jax.device_get(gradient_of(encoder, variables))
     norm = np.sqrt(sum(np.sum(np.square(leaf)) for leaf in jax.tree.leaves(gradient)))
     assert norm > 1e-3
 
     def loss(step):
-        moved = jax.tree.map(lambda x, g: x + step * g / norm, variables["encoder"], gradient)
+        moved = jax.tree.map(lambda x, g: x + np.float32(step / norm) * g, encoder, gradient)
         return float(world.loss({**variables, "encoder": moved}, batch, KEY)[0])
 
     # Along the gradient the loss rises as fast as the gradient is long.

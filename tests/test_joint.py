@@ -19,7 +19,7 @@ from lzn_jax.models import named, normal_by_index
 from lzn_jax.zoning import plain
 
 KEY = jax.random.key(5)
-LABELS = np.array([3, 3, 3, 3, 3, 3, 1, 1, 1, 1, 7, 7, 7, 0, 0])  # six classes are absent
+LABELS = np.int32([3, 3, 3, 3, 3, 3, 1, 1, 1, 1, 7, 7, 7, 0, 0])  # six classes are absent
 STEPS, CUTOFF = 5, 0.4  # of the flow to the labels; two steps are left out
 FLOW = zoning.Euler(STEPS)
 
@@ -94,6 +94,7 @@ def test_the_loss_is_that_of_the_flow_and_of_latents_outside_the_zone_of_their_c
     with np.errstate(divide="ignore"):
         log_counts = np.log(np.bincount(LABELS, minlength=10))  # -inf where a class is absent
 
+    @jax.jit
     def alignment(anchors, noise, targets, log_counts):
         aligned = plain.compute_latents(anchors, noise, solver=zoning.Euler(4))
         kwargs = {"form": form, "log_weights": log_counts}
@@ -125,8 +126,8 @@ def test_draws_of_a_batch_take_the_place_of_the_keys():
     assert float(loss) == pytest.approx(float(drawn), rel=1e-6)
     assert found["alignment_loss"] == pytest.approx(float(metrics["alignment_loss"]), rel=1e-6)
     for name, column in given.items():
-        without = {n: a for n, a in given.items() if n != name}
-        assert float(loss_of(batch() | without, other_key)[0]) != float(loss)
+        changed = given | {name: np.asarray(column)[::-1]}
+        assert float(loss_of(batch() | changed, other_key)[0]) != float(loss)
         with pytest.raises(UserError, match=rf"{name} of a batch must have the shape \(15"):
             loss_of(batch() | given | {name: column[:1]}, KEY)
 
@@ -172,9 +173,12 @@ def shown():
     return model
 
 
+classify = jax.jit(functools.partial(plain.classify, solver=FLOW))
+
+
 def ends_of_flow(latents):
     """Label whose anchor the exact flow ends at, all classes alike."""
-    return in_float64(functools.partial(plain.classify, solver=FLOW), latents, label_anchors())
+    return in_float64(classify, latents, label_anchors())
 
 
 def test_samples_have_their_class_and_a_latent_of_its_zone_as_condition():
@@ -183,6 +187,7 @@ def test_samples_have_their_class_and_a_latent_of_its_zone_as_condition():
     np.testing.assert_array_equal(drawn["condition"], one_hot(labels))
     noise = normal_by_index(KEY, "label_latents", index, (4,))
 
+    @jax.jit
     def exact(anchors, noise):
         return plain.compute_latents(anchors, noise, labels, solver=FLOW)
 
@@ -207,6 +212,7 @@ def test_a_prediction_is_the_end_of_the_flow_and_its_last_assignment():
     classes = ends_of_flow(latents)
     np.testing.assert_array_equal(found["classes"], classes)
 
+    @jax.jit
     def log_p(latents, anchors):
         return plain.assignment_log_probs(latents, anchors, classes, solver=FLOW)
 

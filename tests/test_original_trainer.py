@@ -17,6 +17,7 @@ import pytest
 from lzn_jax import configuration, convert, train
 from lzn_jax.latent_space import LatentSpace
 from lzn_jax.models import split_variables
+from lzn_jax.release import weights as released
 from lzn_jax.run import devices
 
 ROOT = Path(__file__).parents[1]
@@ -51,11 +52,15 @@ def config_of(name):
     return configuration.load(str(ROOT / "configs" / f"cifar10_{name}.py"), overrides)
 
 
+@functools.cache
+def layouts(name):
+    return convert.network_layouts(config_of(name))
+
+
 def weights(name, end):
     """Networks of a recording, as trained and averaged."""
-    path, config = GOLDEN / f"{name}_{end}.pt", config_of(name)
-    raw, averaged = (convert.load_released(path, config, ema=ema) for ema in (False, True))
-    return raw, averaged
+    found = released.read(GOLDEN / f"{name}_{end}.pt", layouts(name), ema=True)
+    return found.raw, found.averaged
 
 
 def batches(record):

@@ -51,19 +51,24 @@ def space_of(name="digits_joint", **changes):
 )
 def test_a_loss_is_added_with_its_weight_whatever_the_others_are(name, changes):
     world, key = small.world(name), jax.random.key(1)
-    batch = {**world.batch, "views": jnp.stack([world.batch["images"]] * 2, axis=1)}
-    without = 0.0, {}
-    if changes is not ALONE:
-        without = space_of(name, **changes).loss(world.variables, batch, key)
+    batch = {**world.batch, "views": np.stack([world.batch["images"]] * 2, axis=1)}
     space = space_of(name, **changes, **NAMED, training__spread_power=3)
-    loss, metrics = space.loss(world.variables, batch, key)
+    others = None if changes is ALONE else space_of(name, **changes)
+
+    @jax.jit
+    def losses(variables, batch):
+        encoder = space.encoders["image"]
+        keys = jax.random.split(train.named(key, "image_encoder"), encoder.num_draws)
+        (*_, view) = encoder.zones(variables, batch, tuple(keys))
+        without = others.loss(variables, batch, key) if others else (0.0, {})
+        return space.loss(variables, batch, key), without, jnp.mean(view.anchors**2)
+
+    found, without, square = jax.device_get(losses(world.variables, batch))
+    loss, metrics = found
     own = metrics.pop("spread_loss")
-    assert loss == pytest.approx(float(without[0] + 0.5 * own), rel=1e-6)
+    assert loss == pytest.approx(without[0] + 0.5 * own, rel=1e-6)
     assert metrics.pop("spread_power") == 3
-    encoder, noise = space.encoders["image"], float(metrics.pop("spread_noise"))
-    keys = jax.random.split(train.named(key, "image_encoder"), encoder.num_draws)
-    (*_, view) = encoder.zones(world.variables, batch, tuple(keys))
-    assert own == pytest.approx(float(jnp.mean(view.anchors**2)) + noise, rel=1e-5)
+    assert own == pytest.approx(square + metrics.pop("spread_noise"), rel=1e-5)
     assert metrics == without[1]
 
 
@@ -91,7 +96,7 @@ def test_a_loss_whose_metrics_have_names_of_others_must_have_another_name():
     parts.add("loss", "alignment", lambda *_: (jnp.zeros(()), {}))
     space, world = space_of(training__losses="('alignment',)"), small.world("digits_joint")
     with pytest.raises(UserError, match="loss 'alignment' must have another name: alignment_loss"):
-        space.loss(world.variables, world.batch, jax.random.key(1))
+        jax.eval_shape(space.loss, world.variables, world.batch, jax.random.key(1))
 
 
 def crop(row, rng):
@@ -161,12 +166,11 @@ def test_the_losses_of_the_docs_smooth_and_distil():
         logits = latents @ b.T - np.sum(b**2, axis=1) / 2
         return logits - np.log(np.sum(np.exp(logits), axis=1, keepdims=True))
 
-    zones = Zones(
-        jnp.append(anchors, jnp.full((1, 3), jnp.nan), 0), None, jnp.log(jnp.array([1.0] * 4 + [0]))
-    )
+    weights = np.array([0.0] * 4 + [-np.inf])
+    zones = Zones(jnp.asarray(np.append(anchors, [3 * [np.nan]], 0)), None, jnp.asarray(weights))
     setting = types.SimpleNamespace(solver=zoning.Euler(2))
     smoothed = functools.partial(names["smoothed"], zones=zones, targets=targets, setting=setting)
-    found, gradient = jax.value_and_grad(lambda z: smoothed(z)[0])(jnp.asarray(latents))
+    (found, _), gradient = jax.jit(jax.value_and_grad(smoothed, has_aux=True))(latents)
     expected = log_p(latents, anchors)
     own = np.mean(expected[np.arange(5), targets])
     assert found == pytest.approx(-0.9 * own - 0.1 * np.mean(expected), rel=1e-5)
@@ -174,8 +178,13 @@ def test_the_losses_of_the_docs_smooth_and_distil():
 
     solver, key = zoning.Euler(2), jax.random.key(1)
     space = types.SimpleNamespace(solver=solver, alignment_solver=solver)
-    images, labels = Zones(jnp.asarray(latents)), Zones(jnp.asarray(anchors), targets)
-    found, _ = names["distilled"](space, {}, {}, {"image": (images,), "label": (labels,)}, key)
-    drawn = np.float64(images.latents(0.45 * images.noise(key), solver))
+
+    @jax.jit
+    def distilled(images, labels):
+        zones = {"image": (images,), "label": (labels,)}
+        drawn = images.latents(0.45 * images.noise(key), solver)
+        return names["distilled"](space, {}, {}, zones, key)[0], drawn
+
+    found, drawn = jax.device_get(distilled(Zones(latents), Zones(anchors, targets)))
     expected = np.sum(np.exp(log_p(drawn, teacher)) * log_p(drawn, anchors), axis=1)
     assert found == pytest.approx(-np.mean(expected), rel=1e-5)

@@ -77,6 +77,7 @@ def test_loss_aligns_latents_of_first_views_with_zones_of_second_views():
     noise = jax.random.normal(named(KEY, "image_latents_aligned"), (16, 8))
     noise *= config.latent.noise_scale
 
+    @jax.jit
     def exact(first, second, noise):
         latents = plain_module.compute_latents(first, noise, solver=Euler(4))
         # A fifth of five steps is left out.
@@ -112,14 +113,17 @@ def test_embedding_has_the_papers_four_features(model):
         np.testing.assert_allclose(found[name], expected, rtol=1e-4, atol=1e-5)
     assert found["backbone"].shape == (10, 16)
     noise = normal_by_index(jax.random.key(0), "image_latents", jnp.arange(10), (8,))
+    noise = np.asarray(noise)
 
+    @jax.jit
     def exact(anchors, noise):
         return plain_module.compute_latents(anchors, noise, np.zeros(1, int), solver=Euler(4))
 
+    context = np.asarray(model.model.context["anchors"])
     scales = {"latent": views().config.latent.noise_scale, "latent_centre": 0.0}
     for name, scale in scales.items():
         for i in range(10):
-            anchors = np.concatenate([found["head"][i : i + 1], model.model.context["anchors"]])
+            anchors = np.concatenate([found["head"][i : i + 1], context])
             expected = oracle.in_float64(exact, anchors, scale * noise[i : i + 1])
             np.testing.assert_allclose(found[name][i], expected[0], rtol=1e-4, atol=1e-4)
 

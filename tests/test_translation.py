@@ -28,6 +28,9 @@ PAIRS = {
 }  # fmt: skip
 
 world = functools.partial(small.world, "digits_text")
+# Other values than those of a decoder's flow and of weights.
+WEIGHTS = {"training__generation_weight": 0.5, "training__text_weight": 2, "alignment__weight": 3}
+WEIGHTED = {**WEIGHTS, "alignment__num_steps": 7}
 
 
 def digits():
@@ -36,14 +39,16 @@ def digits():
 
 def batch(*gone):
     """Training examples, some without a text."""
-    given = world().batch
-    return given | {"tokens": given["tokens"].at[jnp.array(gone, int)].set(0)}
+    tokens = np.array(world().batch["tokens"])
+    tokens[list(gone)] = 0
+    return world().batch | {"tokens": tokens}
 
 
 def loss_and_metrics(batch, **changes):
     return world(**changes).loss(world().variables, batch, KEY)
 
 
+@jax.jit
 def latents_of(zones, noise):
     """Latents of a batch in zones, for noise that is already scaled."""
     return zoning.compute_latents(
@@ -56,8 +61,7 @@ def noise_of(source, use, name="normal", shape=(16, 4)):
 
 
 def test_the_loss_is_the_weighted_sum_of_decoders_and_alignments():
-    weights = {"training__generation_weight": 0.5, "training__text_weight": 2}
-    loss, metrics = loss_and_metrics(batch(), **weights, alignment__weight=3)
+    loss, metrics = loss_and_metrics(batch(), **WEIGHTED)
     pairs = ("image_to_text", "image_to_label", "text_to_label")
     aligned = sum(metrics[f"alignment_loss_{pair}"] for pair in pairs)
     expected = 0.5 * metrics["generation_loss"] + 2 * metrics["text_loss"] + 3 * aligned
@@ -74,24 +78,32 @@ def test_the_loss_is_the_weighted_sum_of_decoders_and_alignments():
 )
 def test_the_baselines_have_their_losses_of_images_and_present_texts(name, loss_of, setting):
     fields = {f"{name}__{field}": value for field, value in setting.items()}
-    space, variables = world(objective=name, **fields).space, world().variables
-    some, rows = batch(3), np.setdiff1d(np.arange(16), [3])
-    loss, metrics = loss_and_metrics(some, objective=name, **fields)
-    sides = (
-        space.encoders[name].anchors(variables, some[key])[rows]
-        for name, key in (("image", "images"), ("text", "tokens"))
-    )
-    expected, _ = loss_of(*sides, **setting)
-    assert float(loss) == pytest.approx(float(expected), rel=1e-5)
+    space, rows = world(objective=name, **fields).space, np.setdiff1d(np.arange(16), [3])
+
+    @jax.jit
+    def expected(variables, batch):
+        columns = {"image": "images", "text": "tokens"}
+        sides = (space.encoders[n].anchors(variables, batch[c])[rows] for n, c in columns.items())
+        return loss_of(*sides, **setting)[0]
+
+    loss, metrics = loss_and_metrics(batch(3), objective=name, **fields)
+    assert float(loss) == pytest.approx(float(expected(world().variables, batch(3))), rel=1e-5)
     assert metrics.keys() == {"assignment_accuracy"}
     assert space.decoders == {}
     assert set(space.measurements) == {"classification", "texts"}
     assert TrainedModel(space, Model({}, {}), 0).translations == ()
 
 
-def conditions(batch, **changes):
-    """Conditions of the decoders by type, and the zones of texts and images."""
-    space, given = small.World("digits_text", **changes).space, {}
+@jax.jit
+def zones_of(variables, batch):
+    encoders = world().space.own_encoders.items()
+    return {name: encoder.zones(variables, batch, (KEY,))[0] for name, encoder in encoders}
+
+
+@functools.cache
+def conditions_of(**changes):
+    """A function of (variables, batch): conditions of the decoders by type."""
+    space, given = small.World("digits_text", alignment__weight=0, **changes).space, {}
     for name, decoder in space.decoders.items():
 
         def loss(variables, batch, condition, keys, name=name):
@@ -99,17 +111,23 @@ def conditions(batch, **changes):
             return jnp.zeros(())
 
         decoder.loss = loss
-    space.loss(world().variables, batch, KEY)
-    zones = {
-        name: space.encoders[name].zones(world().variables, batch, (KEY,))[0]
-        for name in ("image", "text")
-    }
-    return space, given, zones
+
+    @jax.jit
+    def conditions(variables, batch):
+        space.loss(variables, batch, KEY)
+        return given
+
+    return conditions
+
+
+def conditions(batch, **changes):
+    """Conditions of the decoders by type, and the zones of all types."""
+    return conditions_of(**changes)(world().variables, batch), zones_of(world().variables, batch)
 
 
 def test_decoders_learn_from_latents_of_texts_and_of_images_in_turn():
-    _, given, zones = conditions(batch())
-    expected = {name: latents_of(of, noise_of(name, "decoder")) for name, of in zones.items()}
+    given, zones = conditions(batch())
+    expected = {n: latents_of(zones[n], noise_of(n, "decoder")) for n in ("image", "text")}
     latents, beside = given["image"]
     np.testing.assert_allclose(latents[::2], expected["text"][::2], atol=1e-5)
     np.testing.assert_allclose(latents[1::2], expected["image"][1::2], atol=1e-5)
@@ -117,11 +135,13 @@ def test_decoders_learn_from_latents_of_texts_and_of_images_in_turn():
     assert given["text"][1] is None
 
 
-@pytest.mark.parametrize("scale", [0.3, None])
-def test_the_text_decoder_learns_from_latents_at_its_own_noise_scale(scale):
-    space, given, zones = conditions(batch(), text_decoder__noise_scale=scale)
+@pytest.mark.parametrize(
+    ("scale", "changes"), [(None, {}), (0.3, {"text_decoder__noise_scale": 0.3})]
+)
+def test_the_text_decoder_learns_from_latents_at_its_own_noise_scale(scale, changes):
+    given, zones = conditions(batch(), **changes)
     found = given["text"][0]
-    for turn, name in enumerate(space.decoders["text"].sources):
+    for turn, name in enumerate(world().space.decoders["text"].sources):
         alpha = scale
         if scale is None:  # each text has its own
             alpha = noise_of(name, "text_decoder_scale", "uniform", (16, 1))
@@ -130,7 +150,7 @@ def test_the_text_decoder_learns_from_latents_at_its_own_noise_scale(scale):
 
 
 def test_conditions_of_some_samples_are_the_texts_of_these():
-    _, given, zones = conditions(batch(), training__queries=8)
+    given, zones = conditions(batch(), training__queries=8)
     latents, beside = given["image"]
     assert latents.shape == (8, 4)
     np.testing.assert_allclose(beside, zones["text"].anchors[::2], atol=1e-6)
@@ -138,55 +158,67 @@ def test_conditions_of_some_samples_are_the_texts_of_these():
 
 def test_an_image_without_a_caption_takes_no_part_where_texts_do():
     missing = batch(4)
-    _, given, zones = conditions(missing)
+    given, zones = conditions(missing)
     assert not given["image"][1][4].any()  # no condition
     assert np.isneginf(zones["text"].log_weights[4])
     changed = {**missing, "images": missing["images"].at[4].set(0)}
-    _, before = loss_and_metrics(missing)
-    _, after = loss_and_metrics({**missing, "labels": missing["labels"].at[4].set(9)})
+    relabelled = {**missing, "labels": missing["labels"].at[4].set(9)}
+    (_, before), (_, after), (_, others) = (
+        loss_and_metrics(each, **WEIGHTED) for each in (missing, relabelled, changed)
+    )
     assert float(after["text_loss"]) == pytest.approx(float(before["text_loss"]), rel=1e-5)
     name = "alignment_loss_image_to_label"
-    assert float(loss_and_metrics(changed)[1][name]) != pytest.approx(float(before[name]))
+    assert float(others[name]) != pytest.approx(float(before[name]))
 
 
 def test_alignments_are_losses_of_the_samples_that_are_there():
     missing = batch(4, 9)
-    space, _, zones = conditions(missing, alignment__num_steps=7)
-    zones["label"] = space.encoders["label"].zones(world().variables, missing, ())[0]
-    _, metrics = loss_and_metrics(missing, alignment__num_steps=7)
-    there = jnp.ones(16, bool).at[jnp.array([4, 9])].set(False)
-    setting = {"solver": zoning.Euler(7), "cutoff": 0.2, "form": space.config.alignment.form}
+    alignment = world().config.alignment
+    zones = zones_of(world().variables, missing)
+    _, metrics = loss_and_metrics(missing, **WEIGHTED)
+    everything = np.ones(16, bool)
+    there = ~np.isin(np.arange(16), [4, 9])
+    setting = {"solver": zoning.Euler(7), "cutoff": 0.2, "form": alignment.form}
+    loss_of = jax.jit(functools.partial(zoning.alignment_loss, **setting))
     for pair, is_present in (
         (("image", "text"), there),
-        (("image", "label"), None),
+        (("image", "label"), everything),
         (("text", "label"), there),
     ):
         source, target = (zones[name] for name in pair)
-        noise = space.config.alignment.noise_scale * noise_of(pair[0], "aligned")
-        latents = latents_of(source, noise)
-        arrays = latents, target.anchors, target.own
-
-        def expected(is_present, arrays=arrays, weights=target.log_weights):
-            masks = {"log_weights": weights, "is_present": is_present}
-            return float(zoning.alignment_loss(*arrays, **masks, **setting)[0])
-
+        latents = latents_of(source, alignment.noise_scale * noise_of(pair[0], "aligned"))
+        expected, of_all = (
+            float(
+                loss_of(
+                    latents,
+                    target.anchors,
+                    target.own,
+                    log_weights=target.log_weights,
+                    is_present=rows,
+                )[0]
+            )
+            for rows in (is_present, everything)
+        )
         found = float(metrics[f"alignment_loss_{pair[0]}_to_{pair[1]}"])
-        assert found == pytest.approx(expected(is_present), rel=1e-4), pair
-        assert is_present is None or found != pytest.approx(expected(None), rel=1e-3), pair
+        assert found == pytest.approx(expected, rel=1e-4), pair
+        assert is_present is everything or found != pytest.approx(of_all, rel=1e-3), pair
 
 
-@pytest.mark.parametrize("sources", [("image", "text"), ("text", "image")])
-def test_a_missing_text_makes_way_for_the_images_own_latent(sources):
-    _, given, zones = conditions(batch(4, 5), decoder__latents=sources)
+@pytest.mark.parametrize("changes", [{}, {"decoder__latents": ("image", "text")}])
+def test_a_missing_text_makes_way_for_the_images_own_latent(changes):
+    given, zones = conditions(batch(4, 5), **changes)
     own = latents_of(zones["image"], noise_of("image", "decoder"))
     np.testing.assert_allclose(given["image"][0][4:6], own[4:6], atol=1e-5)
 
 
 def test_an_image_without_a_latent_is_no_example_of_the_decoder():
-    losses, gone, changes = [], [0, 1, 5, 15], {"decoder__latents": "('text',)"}
-    some = batch(*gone)
-    for image in (some["images"][0], 255 - some["images"][2]):
-        changed = {**some, "images": some["images"].at[jnp.array(gone)].set(image)}
+    losses, gone, some = [], [0, 1, 5, 15], batch(0, 1, 5, 15)
+    changes = {"alignment__weight": 0, "decoder__latents": "('text',)"}
+    images = np.asarray(some["images"])
+    for image in (images[0], 255 - images[2]):
+        images = images.copy()
+        images[gone] = image
+        changed = {**some, "images": images}
         losses.append(float(loss_and_metrics(changed, **changes)[1]["generation_loss"]))
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
     assert losses[0] > 0
@@ -194,8 +226,8 @@ def test_an_image_without_a_latent_is_no_example_of_the_decoder():
 
 
 def test_stand_ins_are_the_last_rows_before_that_are_there():
-    is_there = jnp.array([False, True, False, False, True, False])
-    assert _stand_ins(is_there).tolist() == [4, 1, 1, 1, 4, 4]
+    is_there = np.array([False, True, False, False, True, False])
+    assert jax.jit(_stand_ins)(is_there).tolist() == [4, 1, 1, 1, 4, 4]
 
 
 def test_a_pair_is_present_where_both_samples_are():
@@ -381,6 +413,13 @@ def test_test_texts_that_the_run_cannot_read_are_named_first_and_not_measured(
 ):
     small.without_pictures(monkeypatch)
     train, test = digits()
+
+    def made(self, samples, source, target, noise_scale, key, count=None):
+        some = train.at(np.arange(count or len(samples)))
+        return {"images": some.images, "classes": some.labels, **self.space.columns(some)}
+
+    monkeypatch.setattr(TrainedModel, "_made", made)
+    monkeypatch.setattr(DigitCaptions, "_from_prior", lambda self: {})
     some = test.texts[:20].astype(object)
     some[[0, 3, 7]] = "", "a çat", 99 * "a"
     cut = test.at(np.arange(20))._replace(texts=some)

@@ -32,15 +32,15 @@ def given(part, batch, condition, **changes):
         return jnp.zeros_like(inputs[0])
 
     decoder.in_training = lambda: network
-    decoder.loss({"decoder": None}, batch, condition, KEYS)
+    jax.jit(decoder.loss)({"decoder": None}, batch, condition, KEYS)
     jax.effects_barrier()
     return found[:4]
 
 
 @pytest.mark.parametrize("part", [FlowDecoder, MeanFlowDecoder])
 def test_a_condition_is_dropped_whole_at_its_rate_and_times_are_not(part):
-    count, ones = 4000, jnp.ones((4000, 3))
-    batch = {"images": jnp.zeros((count, 2, 2, 1), jnp.uint8)}
+    count, ones = 4000, np.ones((4000, 3), np.float32)
+    batch = {"images": np.zeros((count, 2, 2, 1), np.uint8)}
     changes = {"decoder__condition_dropout": 0.2, "training__flow_draws": 1}
     _, t, latents, beside = given(part, batch, (ones, ones), **changes)
     labels, waves = np.split(beside, [3], axis=1)
@@ -58,11 +58,14 @@ def test_a_condition_is_dropped_whole_at_its_rate_and_times_are_not(part):
 
 
 def test_each_draw_of_an_image_has_the_images_own_condition():
-    levels, draws = np.array([0, 51, 102, 255]), 3
-    batch = {"images": jnp.asarray(np.tile(levels[:, None, None, None], (1, 2, 2, 1)), jnp.uint8)}
-    condition = (jnp.asarray(levels[:, None]), jnp.asarray(-levels[:, None]))
+    levels, draws = np.array([0, 51, 102, 255], np.int32), 3
+    batch = {"images": np.tile(levels[:, None, None, None], (1, 2, 2, 1)).astype(np.uint8)}
+    condition = (levels[:, None], -levels[:, None])
     changes = {"decoder__condition_dropout": 0.0, "training__flow_draws": draws}
-    at_the_end = {"flow_noise": jnp.zeros((12, 2, 2, 1)), "flow_time": jnp.ones(12)}
+    at_the_end = {
+        "flow_noise": np.zeros((12, 2, 2, 1), np.float32),
+        "flow_time": np.ones(12, np.float32),
+    }
     x_t, _, latents, beside = given(FlowDecoder, batch | at_the_end, condition, **changes)
     shown = 127.5 * (x_t[:, 0, 0, 0] + 1)
     assert sorted(shown.round().tolist()) == sorted(draws * levels.tolist())
@@ -98,19 +101,23 @@ def mean_flow_decoder(**changes):
 
 
 def test_the_loss_is_meanflows_at_the_drawn_times():
-    images = jax.random.randint(KEYS[0], (6, 8, 8, 1), 0, 256).astype(jnp.uint8)
     decoder = mean_flow_decoder(decoder__condition_dropout=0.0)
-    twice = jnp.repeat(normalise(images), 2, axis=0)  # a row a draw
-    noise, t = flow.draw(KEYS[1], twice)
-    s = mean_flow.draw_ends(named(KEYS[0], "ends"), t)
-    assert 0 < np.sum(t != s) < 12
-    batch = {"images": images, "flow_noise": noise, "flow_time": t}
-    found = decoder.loss({"decoder": None}, batch, (LATENTS, LABELS), KEYS)
 
     def velocity(x, t, s, condition):
         return jnp.zeros_like(x) + (t + 10 * s)[:, None, None, None]
 
-    expected = mean_flow.loss(velocity, twice, None, noise, t, s)
+    @jax.jit
+    def losses(images, latents, labels):
+        twice = jnp.repeat(normalise(images), 2, axis=0)  # a row a draw
+        noise, t = flow.draw(KEYS[1], twice)
+        s = mean_flow.draw_ends(named(KEYS[0], "ends"), t)
+        batch = {"images": images, "flow_noise": noise, "flow_time": t}
+        found = decoder.loss({"decoder": None}, batch, (latents, labels), KEYS)
+        return found, mean_flow.loss(velocity, twice, None, noise, t, s), jnp.sum(t != s)
+
+    images = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 1), np.uint8)
+    found, expected, num_others = losses(images, LATENTS, LABELS)
+    assert 0 < num_others < 12
     np.testing.assert_allclose(found, expected, rtol=1e-3)
 
 
@@ -118,13 +125,18 @@ def test_the_loss_is_meanflows_at_the_drawn_times():
     ("num_steps", "change", "back"), [(1, 10.0, -1.0), (2, 0.5 * (5 + 10.5), -0.5 * (1 + 5 + 0.5))]
 )
 def test_meanflow_samples_and_inverts_in_the_steps_of_the_config(num_steps, change, back):
-    condition, index = (LATENTS, LABELS), jnp.arange(6)
-    decoder = mean_flow_decoder(sampling__num_steps=num_steps)
-    noise = normal_by_index(KEYS[0], "image_noise", index, (8, 8, 1))
-    found = decoder.generate({"decoder": None}, KEYS[0], condition, index)
-    np.testing.assert_array_equal(found["images"], to_uint8(noise + change))
+    decoder, condition = mean_flow_decoder(sampling__num_steps=num_steps), (LATENTS, LABELS)
+
+    @jax.jit
+    def both_ways(images, condition):
+        index = jnp.arange(6)
+        noise = normal_by_index(KEYS[0], "image_noise", index, (8, 8, 1))
+        found = decoder.generate({"decoder": None}, KEYS[0], condition, index)
+        back = decoder.invert({"decoder": None}, images, condition)
+        return found, to_uint8(noise + change), back
+
+    white = np.full((6, 8, 8, 1), 255, np.uint8)
+    found, expected, inverted = both_ways(white, condition)
+    np.testing.assert_array_equal(found["images"], expected)
     np.testing.assert_array_equal(found["num_evaluations"], num_steps)
-    white = jnp.full((6, 8, 8, 1), 255, jnp.uint8)
-    np.testing.assert_allclose(
-        decoder.invert({"decoder": None}, white, condition), 1 + back, atol=1e-4
-    )
+    np.testing.assert_allclose(inverted, 1 + back, atol=1e-4)

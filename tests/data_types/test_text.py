@@ -1,5 +1,6 @@
 """Texts as tokens, the decoder's loss and what it writes, and latents among known texts."""
 
+import functools
 import itertools
 
 import jax
@@ -42,8 +43,13 @@ def decoder_of(network, **changes):
 
 
 def variables(module, *arguments, scale=0.5, seed=0):
-    shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), *arguments, train=False))
+    init = functools.partial(module.init, train=False)
+    shapes = jax.eval_shape(init, jax.random.key(0), *arguments)
     return jax.device_put(small.drawn(shapes, scale, seed))
+
+
+anchors_of = jax.jit(functools.partial(ENCODER.apply, train=False))
+logits_of = jax.jit(functools.partial(DECODER.apply, train=False))
 
 
 def test_texts_of_a_data_set_that_cannot_be_said_are_counted_and_named(caplog):
@@ -59,22 +65,22 @@ def test_texts_of_a_data_set_that_cannot_be_said_are_counted_and_named(caplog):
 
 
 def test_an_anchor_depends_on_the_tokens_before_the_end_not_on_the_room_behind():
-    tokens = jnp.array(
+    tokens = np.int32(
         [[1, 2, 0, 0, 0, 0], [1, 2, 0, 3, 1, 2], [2, 1, 0, 0, 0, 0], [1, 3, 0, 0, 0, 0]]
     )
     params = variables(ENCODER, tokens)
-    first, behind, *others = ENCODER.apply(params, tokens, train=False)
+    first, behind, *others = np.asarray(anchors_of(params, tokens))
     np.testing.assert_allclose(first, behind, atol=1e-6)
     assert np.all(np.abs(np.stack(others) - first).max(axis=1) > 1e-3)
-    short = ENCODER.apply(params, tokens[:, :3], train=False)
+    short = anchors_of(params, tokens[:, :3])
     np.testing.assert_allclose(short[0], first, atol=1e-5)
 
 
 def test_tokens_reach_an_anchor_beside_the_convolution_too():
-    tokens = jnp.array([[1, 2, 0, 0, 0, 0], [3, 2, 0, 0, 0, 0]])
+    tokens = np.int32([[1, 2, 0, 0, 0, 0], [3, 2, 0, 0, 0, 0]])
     params = variables(ENCODER, tokens)["params"]
-    params = {"params": {**params, "Conv_0": jax.tree.map(jnp.zeros_like, params["Conv_0"])}}
-    first, second = ENCODER.apply(params, tokens, train=False)
+    params = {"params": {**params, "Conv_0": jax.tree.map(np.zeros_like, params["Conv_0"])}}
+    first, second = np.asarray(anchors_of(params, tokens))
     assert np.abs(first - second).max() > 1e-3
 
 
@@ -82,32 +88,32 @@ def test_tokens_reach_an_anchor_beside_the_convolution_too():
 def test_a_network_drops_out_at_its_own_rate(name):
     setting = config(**{f"{name}__dropout": 0.5})
     encoder, decoder = TextEncoder(setting, LETTERS), TextDecoder(setting, LETTERS)
-    tokens, latents = jnp.asarray(LETTERS.encode(["ab", "b a"])), jnp.ones((2, 4))
+    tokens, latents = LETTERS.encode(["ab", "b a"]), np.ones((2, 4), np.float32)
     params = {
         "text_encoder": variables(encoder.module, tokens),
         "text_decoder": variables(decoder.module, tokens, latents),
     }
 
-    def found(seed):
-        batch, keys = {"tokens": tokens}, [jax.random.key(seed)]
-        (zones,) = encoder.zones(params, batch, keys)
-        loss = decoder.loss(params, batch, (latents, None), keys)
+    @jax.jit
+    def found(batch, latents, key):
+        (zones,) = encoder.zones(params, batch, [key])
+        loss = decoder.loss(params, batch, (latents, None), [key])
         return {"text_encoder": zones.anchors, "text_decoder": loss}
 
-    first, other = found(0), found(1)
-    is_random = {network: bool(np.any(first[network] != other[network])) for network in first}
+    first, other = (found({"tokens": tokens}, latents, jax.random.key(seed)) for seed in (0, 1))
+    is_random = {network: not np.array_equal(first[network], other[network]) for network in first}
     assert is_random == {network: network == name for network in first}
 
 
 def test_a_token_sees_those_before_it_and_the_latent():
-    tokens = jnp.array([[1, 2, 3, 1, 2, 0]])
-    latents = jnp.ones((1, 5))
+    tokens, other = np.int32([[1, 2, 3, 1, 2, 0]]), np.int32([[1, 2, 1, 1, 2, 0]])
+    latents = np.ones((1, 5), np.float32)
     params = variables(DECODER, tokens, latents)
 
     def logits(tokens, latents=latents):
-        return DECODER.apply(params, tokens, latents, train=False)[0]
+        return np.asarray(logits_of(params, tokens, latents))[0]
 
-    changed = logits(tokens.at[0, 2].set(1)) - logits(tokens)
+    changed = logits(other) - logits(tokens)
     assert not np.abs(changed[:3]).max() > 1e-6
     assert np.all(np.abs(changed[3:]).max(axis=1) > 1e-4)
     assert np.all(np.abs(logits(tokens, 2 * latents) - logits(tokens)).max(axis=1) > 1e-4)
@@ -133,9 +139,13 @@ def decoder_of_table(rows, **changes):
 
 def written(decoder, index):
     """Tokens that a decoder without variables writes."""
-    key, condition = jax.random.key(0), (jnp.zeros((len(index), 1)), None)
-    found = decoder.generate({"text_decoder": {}}, key, condition, jnp.asarray(index))
-    return np.asarray(found["tokens"])
+
+    @jax.jit
+    def generate(latents, index):
+        key = jax.random.key(0)
+        return decoder.generate({"text_decoder": {}}, key, (latents, None), index)["tokens"]
+
+    return np.asarray(generate(np.zeros((len(index), 1), np.float32), np.asarray(index)))
 
 
 def test_the_loss_is_the_cross_entropy_of_tokens_to_the_first_end_of_texts_that_are_there():
@@ -143,8 +153,9 @@ def test_the_loss_is_the_cross_entropy_of_tokens_to_the_first_end_of_texts_that_
     tokens = np.array([[1, 3, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0], [2, 0, 0, 0, 0, 0]])
     log_p = table - np.log(np.exp(table).sum(axis=1, keepdims=True))
     said = [log_p[0, 1], log_p[1, 3], log_p[2, 0], log_p[0, 2], log_p[1, 0]]
-    batch, key = {"tokens": jnp.asarray(tokens)}, jax.random.key(0)
-    loss = decoder_of_table(table).loss({"text_decoder": {}}, batch, (None, None), [key])
+    batch, key = {"tokens": tokens}, jax.random.key(0)
+    loss_of = jax.jit(decoder_of_table(table).loss)
+    loss = loss_of({"text_decoder": {}}, batch, (None, None), [key])
     assert float(loss) == pytest.approx(-np.mean(said), rel=1e-5)
 
 
@@ -165,15 +176,19 @@ def test_texts_drawn_at_temperature_1_have_the_probabilities_of_the_logits():
 
 def written_by_whole_passes(decoder, params, key, latents, index):
     """Tokens as a network without kept keys and values writes them, all anew for each place."""
-    network = jax.jit(lambda tokens: DECODER.apply(params, tokens, latents, train=False))
-    keys = keys_by_index(key, "text_tokens", jnp.asarray(index))
+    keys = jax.jit(keys_by_index, static_argnums=1)(key, "text_tokens", index)
     temperature = decoder.config.sampling.temperature
     tokens = np.zeros((len(latents), 6), np.int32)
+
+    @jax.jit
+    @functools.partial(jax.vmap, in_axes=(0, None))
+    def noise(key, place):
+        return jax.random.gumbel(jax.random.fold_in(key, place), (4,))
+
     for place in range(6):
-        scores = np.array(network(jnp.asarray(tokens))[:, place])
-        for row in range(len(latents)) if temperature else ():
-            noise = jax.random.gumbel(jax.random.fold_in(keys[row], place), (4,))
-            scores[row] = scores[row] / temperature + noise
+        scores = np.asarray(logits_of(params, tokens, latents))[:, place]
+        if temperature:
+            scores = scores / temperature + np.asarray(noise(keys, place))
         is_over = (place > 0) & (tokens[:, place - 1] == transformer.END)
         tokens[:, place] = np.where(is_over, transformer.END, np.argmax(scores, axis=1))
     return tokens
@@ -183,8 +198,8 @@ def written_by_whole_passes(decoder, params, key, latents, index):
 @pytest.mark.parametrize("devices", [1, 8])
 def test_texts_are_those_of_whole_passes_on_any_devices(temperature, devices):
     decoder = decoder_of(DECODER, sampling__temperature=temperature)
-    latents, index = 3 * jax.random.normal(jax.random.key(4), (11, 5)), np.arange(11) + 5
-    nothing = jnp.zeros((1, 6), jnp.int32)
+    latents = 3 * np.random.default_rng(4).normal(size=(11, 5)).astype(np.float32)
+    index, nothing = np.arange(11) + 5, np.zeros((1, 6), np.int32)
     params = variables(DECODER, nothing, latents[:1], scale=1.0, seed=3)
     for layer in ("Dense_1", "LayerNorm_0"):  # else one token is the likeliest everywhere
         params["params"][layer]["bias"] *= 0
@@ -209,11 +224,11 @@ def test_texts_are_those_of_whole_passes_on_any_devices(temperature, devices):
 )
 def test_tokens_beyond_a_share_of_the_probability_are_never_drawn(share, kept):
     p = np.array([0.1, 0.2, 0.3, 0.4 + 1e-6])
-    logits = jnp.log(jnp.array([p, p[::-1]])) + 2.0
-    found = np.asarray(transformer.likeliest(logits, share))
+    logits = np.float32(np.log([p, p[::-1]]) + 2)
+    found = np.asarray(jax.jit(transformer.likeliest, static_argnums=1)(logits, share))
     assert np.flatnonzero(np.isfinite(found[0])).tolist() == list(kept)
     np.testing.assert_array_equal(found[1], found[0][::-1])
-    np.testing.assert_array_equal(found[0][list(kept)], logits[0, jnp.array(list(kept))])
+    np.testing.assert_array_equal(found[0][list(kept)], logits[0, list(kept)])
     changes = {"sampling__temperature": 1.0, "sampling__top_p": share}
     decoder = decoder_of_table(np.tile(np.log(p), (6, 1)), **changes)
     assert set(written(decoder, range(300))[:, 0].tolist()) == set(kept)
@@ -230,8 +245,9 @@ def test_a_share_is_of_the_probability_at_the_temperature(temperature, kept):
 
 def test_equal_texts_of_a_batch_share_a_zone_and_missing_ones_have_none():
     tokens, _ = LETTERS.encode_known(["a", "", "b", "a"])
-    params = {"text_encoder": variables(ENCODER, jnp.asarray(tokens))}
-    (zones,) = encoder_of().zones(params, {"tokens": jnp.asarray(tokens)}, [jax.random.key(0)])
+    params = {"text_encoder": variables(ENCODER, tokens)}
+    zones_of = jax.jit(encoder_of().zones)
+    (zones,) = zones_of(params, {"tokens": tokens}, [jax.random.key(0)])
     assert zones.own.tolist() == [0, 0, 2, 0]
     assert zones.is_present.tolist() == [True, False, True, True]
     np.testing.assert_allclose(np.exp(zones.log_weights), [2, 0, 1, 0], atol=1e-6)
@@ -268,17 +284,21 @@ def test_of_equally_frequent_texts_the_seed_chooses():
 def test_a_known_text_is_itself_among_the_known_and_another_joins_them():
     encoder, solver = encoder_of(), zoning.Euler(5)
     tokens, log_weights = known(LETTERS, 4, np.array(["b", "a", "b", "ab"]), 0)
-    params = {"text_encoder": variables(ENCODER, jnp.asarray(tokens))}
-    anchors = encoder.anchors(params, jnp.asarray(tokens))
-    context = {"text_anchors": anchors, "text_tokens": tokens, "text_log_weights": log_weights}
-    asked = jnp.asarray(LETTERS.encode(["a", "bb"]))
-    noise = jax.random.normal(jax.random.key(1), (2, 5))
-    keys = jax.random.split(jax.random.key(2))
-    found = encoder.latents(Model(params, context), asked, noise, keys, solver)
-    kwargs = {"solver": solver, "log_weights": jnp.asarray(log_weights)}
+    params = {"text_encoder": variables(ENCODER, tokens)}
     place = LETTERS.decode(tokens).index("a")
-    known_latent = zoning.compute_latents(anchors, noise[:1], jnp.array([place]), **kwargs)
-    joined = zoning.latents_in_context(
-        encoder.anchors(params, asked[1:]), anchors, noise[1:], **kwargs
-    )
-    np.testing.assert_allclose(found, jnp.concatenate([known_latent, joined]), atol=1e-5)
+
+    @jax.jit
+    def both(tokens, log_weights, asked, noise):
+        anchors = encoder.anchors(params, tokens)
+        context = {"text_anchors": anchors, "text_tokens": tokens, "text_log_weights": log_weights}
+        keys = jax.random.split(jax.random.key(2))
+        found = encoder.latents(Model(params, context), asked, noise, keys, solver)
+        kwargs = {"solver": solver, "log_weights": log_weights}
+        known_latent = zoning.compute_latents(anchors, noise[:1], jnp.array([place]), **kwargs)
+        other = encoder.anchors(params, asked[1:])
+        joined = zoning.latents_in_context(other, anchors, noise[1:], **kwargs)
+        return found, jnp.concatenate([known_latent, joined])
+
+    noise = np.random.default_rng(1).normal(size=(2, 5)).astype(np.float32)
+    found, expected = both(tokens, log_weights, LETTERS.encode(["a", "bb"]), noise)
+    np.testing.assert_allclose(found, expected, atol=1e-5)

@@ -1,11 +1,16 @@
 """The energy distance, against a double loop in float64 and against what it must be by theory."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lzn_jax.losses.sets import SOFTENING, energy_distance, image_set_loss
+from lzn_jax.losses import sets
+from lzn_jax.losses.sets import SOFTENING, image_set_loss
+
+energy_distance = jax.jit(sets.energy_distance)
 
 
 def by_loops(x, y):
@@ -21,13 +26,13 @@ def by_loops(x, y):
 
 def arrays(*shapes, seed=0):
     rng = np.random.default_rng(seed)
-    return [jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes]
+    return [rng.normal(size=shape).astype(np.float32) for shape in shapes]
 
 
 def test_is_the_definition():
     x, y = arrays((7, 5), (7, 5))
     np.testing.assert_allclose(energy_distance(x, 2 * y + 1), by_loops(x, 2 * y + 1), rtol=1e-5)
-    together = energy_distance(jnp.stack([x, y]), jnp.stack([y, x + 1]))
+    together = energy_distance(np.stack([x, y]), np.stack([y, x + 1]))
     np.testing.assert_allclose(together, [by_loops(x, y), by_loops(y, x + 1)], rtol=1e-4)
 
 
@@ -39,42 +44,48 @@ def test_rows_that_belong_together_leave_no_bias():
 
 
 def test_equal_rows_have_a_finite_gradient():
-    x = jnp.ones((4, 3))
-    gradient = jax.grad(lambda x: energy_distance(x, jnp.ones((4, 3))))(x)
+    x = np.ones((4, 3), np.float32)
+    gradient = jax.jit(jax.grad(energy_distance))(x, x)
     np.testing.assert_allclose(gradient, 0, atol=1e-6)
+
+
+def whole_and_in_all_patches(x, y, size):
+    """The distance of images plus the mean distance of their patches."""
+    rows, columns = x.shape[1] - size + 1, x.shape[2] - size + 1
+    patches = [
+        by_loops(*(a[:, i : i + size, j : j + size].reshape(len(a), -1) for a in (x, y)))
+        for i, j in np.ndindex(rows, columns)
+    ]
+    return by_loops(x.reshape(len(x), -1), y.reshape(len(y), -1)) + np.mean(patches)
+
+
+def losses_of(x, y, count, **sizes):
+    """Losses by the keys of a number of draws."""
+    loss = functools.partial(image_set_loss, energy_distance, **sizes)
+    keys = jax.random.split(jax.random.key(0), count)
+    return np.asarray(jax.jit(jax.vmap(loss, (None, None, 0)))(x, y, keys))
 
 
 def test_images_are_compared_whole_and_in_all_patches():
     x, y = arrays((6, 4, 5, 2), (6, 4, 5, 2))
-    found = image_set_loss(energy_distance, x, y, jax.random.key(0), patch_size=3, num_patches=99)
-    patches = [
-        by_loops(*(a[:, i : i + 3, j : j + 3].reshape(6, -1) for a in (x, y)))
-        for i in range(2)
-        for j in range(3)
-    ]
-    whole = by_loops(x.reshape(6, -1), y.reshape(6, -1))
-    np.testing.assert_allclose(found, whole + np.mean(patches), rtol=1e-4)
+    found = losses_of(x, y, 1, patch_size=3, num_patches=99)
+    np.testing.assert_allclose(found, whole_and_in_all_patches(x, y, 3), rtol=1e-4)
 
 
 def test_some_patches_are_on_average_all():
     x, y = arrays((6, 4, 4, 1), (6, 4, 4, 1))
-    keys = jax.random.split(jax.random.key(0), 500)
-
-    def some(key):
-        return image_set_loss(energy_distance, x, y, key, patch_size=2, num_patches=3)
-
-    found = np.asarray(jax.vmap(some)(keys))
-    everywhere = image_set_loss(energy_distance, x, y, keys[0], patch_size=2, num_patches=9)
-    assert np.std(found) > 0
-    assert np.mean(found) == pytest.approx(float(everywhere), abs=4 * np.std(found) / np.sqrt(500))
+    found = losses_of(x, y, 500, patch_size=2, num_patches=3)
+    error = np.std(found) / np.sqrt(500)
+    assert error > 0
+    assert np.mean(found) == pytest.approx(whole_and_in_all_patches(x, y, 2), abs=4 * error)
 
 
 def test_a_loss_between_sets_gets_generated_images_first_whole_and_in_patches():
-    generated, real = jnp.full((3, 4, 4, 1), 2.0), jnp.full((3, 4, 4, 1), 5.0)
+    generated, real = (np.full((4, 4, 4, 1), level, np.float32) for level in (2, 5))
 
     def loss(x, y):
         return jnp.mean(x, axis=(-2, -1)) - 10 * jnp.mean(y, axis=(-2, -1))
 
-    sizes = {"patch_size": 2, "num_patches": 3}
-    found = image_set_loss(loss, generated, real, jax.random.key(0), **sizes)
+    of_sets = functools.partial(image_set_loss, loss, patch_size=2, num_patches=4)
+    found = jax.jit(of_sets)(generated, real, jax.random.key(0))
     assert float(found) == 2 * (2 - 10 * 5)

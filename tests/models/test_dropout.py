@@ -1,11 +1,14 @@
 """Random draws of dropout: rate, independence, and that they follow from the key alone."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
 
-from lzn_jax.models.dropout import kept
+from lzn_jax.models import dropout
 
+kept = jax.jit(dropout.kept, static_argnums=(1, 2))
 KEY, SHAPE, RATE = jax.random.key(0), (2, 64, 32, 8), 0.15
 
 
@@ -22,7 +25,7 @@ def test_values_are_dropped_independently_at_the_rate():
 @pytest.mark.parametrize("shape", [(3,), (2, 5), (1, 7, 5, 3)])
 def test_an_example_has_the_bits_of_its_key_alone_or_in_a_batch(shape):
     keys = jax.random.split(KEY, 4)
-    batch = jax.vmap(lambda key: kept(key, shape, 0.5))(keys)
+    batch = jax.jit(jax.vmap(functools.partial(dropout.kept, shape=shape, rate=0.5)))(keys)
     assert batch.shape == (4, *shape)
     for key, found in zip(keys, batch, strict=True):
         np.testing.assert_array_equal(kept(key, shape, 0.5), found)

@@ -186,7 +186,7 @@ def random_variables(module, *inputs):
     rng = np.random.default_rng(0)
     shapes = shapes_in_execution_order(module, *inputs)
     leaves = {path: 0.1 * rng.standard_normal(shape) for path, shape in shapes.items()}
-    return jax.tree.map(jnp.float32, unflatten_dict(leaves))
+    return jax.tree.map(lambda a: a.astype(module.dtype), unflatten_dict(leaves))
 
 
 def patches_of(images, size):
@@ -200,24 +200,20 @@ def patches_of(images, size):
 
 
 def test_networks_on_patches_are_those_on_pixels_of_more_channels():
-    rng = np.random.default_rng(1)
-    images = rng.standard_normal((2, 8, 12, 2)).astype(np.float32)
-    patches, images = jnp.asarray(patches_of(images, 2)), jnp.asarray(images)
-
-    # Not compiled as a whole, where XLA fuses the two in different ways and they round apart.
-    encoder = NCSNppEncoder(**SMALL | ONE_LEVEL, latent_dim=5)
-    variables = random_variables(encoder, patches)
-    wanted = encoder.apply(variables, patches, train=False)
-    anchors = encoder.clone(patch_size=2).apply(variables, images, train=False)
-    np.testing.assert_array_equal(anchors, wanted)
-
-    decoder = NCSNppDecoder(**SMALL_DECODER | ONE_LEVEL)
-    rest = (jnp.full(2, 0.3), jnp.ones((2, 5)), None)
-    variables = random_variables(decoder, patches, *rest)
-    wanted = decoder.apply(variables, patches, *rest, train=False)
-    velocity = decoder.clone(patch_size=2).apply(variables, images, *rest, train=False)
-    assert velocity.shape == images.shape
-    np.testing.assert_array_equal(patches_of(np.asarray(velocity), 2), wanted)
+    images = np.random.default_rng(1).standard_normal((2, 8, 12, 2))
+    encoder = NCSNppEncoder(**SMALL | ONE_LEVEL, latent_dim=5, dtype=jnp.float64)
+    decoder = NCSNppDecoder(**SMALL_DECODER | ONE_LEVEL, dtype=jnp.float64)
+    for network, rest in ((encoder, ()), (decoder, (np.full(2, 0.3), np.ones((2, 5)), None))):
+        with jax.enable_x64(True):
+            arguments = jax.tree.map(jnp.asarray, (patches_of(images, 2), *rest))
+            variables = random_variables(network, *arguments)
+            wanted = evaluation(network, train=False)(variables, *arguments)
+            of_pixels = evaluation(network.clone(patch_size=2), train=False)
+            found = np.asarray(of_pixels(variables, images, *rest))
+        if network is decoder:
+            assert found.shape == images.shape
+            found = patches_of(found, 2)
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("scale_by_sigma", [False, True])

@@ -1,5 +1,7 @@
 """The text networks: kept keys and values, the dtype inside, memory, sizes, names of parameters."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,13 +12,14 @@ from lzn_jax import models
 from lzn_jax.models import transformer
 
 SIZES = {"features": 16, "num_layers": 2, "num_heads": 4}
-TOKENS = jnp.array([[1, 2, 3, 1, 2, 0, 0], [4, 4, 1, 3, 2, 1, 1]])
+TOKENS = np.array([[1, 2, 3, 1, 2, 0, 0], [4, 4, 1, 3, 2, 1, 1]], np.int32)
 LATENTS = jnp.asarray(np.random.default_rng(0).normal(size=(2, 5)), jnp.float32)
 
 
 def decoder(**fields):
     module = transformer.Decoder(5, 7, **SIZES, **fields)
-    shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), TOKENS, LATENTS, train=False))
+    init = functools.partial(module.init, train=False)
+    shapes = jax.eval_shape(init, jax.random.key(0), TOKENS, LATENTS)
     return module, jax.device_put(small.drawn(shapes))
 
 
@@ -35,20 +38,22 @@ def shapes_of(changes, network):
 @pytest.mark.parametrize("remat", [False, *small.slow(True)])
 def test_one_place_after_another_has_the_logits_of_all_at_once(remat):
     module, variables = decoder(remat=remat)
-    whole = module.apply(variables, TOKENS, LATENTS, train=False)
+    all_at_once = jax.jit(functools.partial(module.apply, train=False))
+    whole = all_at_once(variables, TOKENS, LATENTS)
 
+    @jax.jit
     def next_logits(cache, before, positions):
         own = {**variables, **cache}
         kwargs = {"cached": True, "method": "next_logits", "mutable": ["cache"]}
         return module.apply(own, before, positions, LATENTS, **kwargs)
 
-    _, cache = next_logits({}, jnp.zeros_like(TOKENS), jnp.arange(7))
-    before = jnp.zeros(2, TOKENS.dtype)
+    _, cache = next_logits({}, np.zeros_like(TOKENS), np.arange(7))
+    before = np.zeros(2, TOKENS.dtype)
     for place in range(7):
-        logits, cache = next_logits(cache, before[:, None], jnp.array([place]))
+        logits, cache = next_logits(cache, before[:, None], np.array([place]))
         np.testing.assert_allclose(logits[:, 0], whole[:, place], atol=1e-5)
         before = TOKENS[:, place]
-    alike = module.apply(variables, 0 * TOKENS, LATENTS, train=False)
+    alike = all_at_once(variables, np.zeros_like(TOKENS), LATENTS)
     assert np.abs(np.diff(alike, axis=1)).max(axis=2).min() > 1e-3  # a place tells itself
 
 
