@@ -169,7 +169,7 @@ def test_evaluate_makes_the_same_summary_from_the_checkpoint(trained):
 
 def test_a_trained_run_may_be_solved_anew_but_not_trained_on(trained, classified, capsys):
     config = (trained / "config.json").read_bytes()
-    anew = {"latent__solver": "adams", "latent__num_steps": 40, "alignment__solver": "dpm"}
+    anew = {"latent__solver": "dpm", "latent__num_steps": 8, "alignment__solver": "dpm"}
     assert _run(trained, "--mode=classify", **anew) == 0
     assert _predictions(trained) != classified
     assert (trained / "config.json").read_bytes() == config
@@ -378,9 +378,12 @@ for _mode in ("train", "evaluate", "sample", "embed", "classify", "check_data", 
     BAD_INPUT += [(f"--mode={_mode} {flag}", part) for flag, part in BAD_INPUT[:2]]
 for _mode in ("reconstruct", "classify", "export"):
     BAD_INPUT.append((f"--mode={_mode} --workdir={{new}}", "no checkpoint in"))
-for _mode in ("embed", "classify", "reconstruct", "interpolate"):
-    for _name in ("nowhere.png", "no_image.png", "empty"):
-        BAD_INPUT.append((f"--mode={_mode} --input={{new}}/{_name}", _name))
+for _mode, _name in {
+    "embed": "nowhere.png",
+    "reconstruct": "no_image.png",
+    "classify": "empty",
+}.items():
+    BAD_INPUT.append((f"--mode={_mode} --input={{new}}/{_name}", _name))
 
 
 @pytest.mark.parametrize(("flags", "expected"), BAD_INPUT)
