@@ -414,9 +414,13 @@ def test_bad_input_is_one_line_and_touches_nothing(flags, expected, run, tmp_pat
 )
 def test_a_signal_before_there_is_anything_to_save_ends_at_once(number, mode, expected, tmp_path):
     config = tmp_path / "terminated.py"
-    config.write_text(
-        f"import os, signal\ndef get_config():\n    os.kill(os.getpid(), signal.{number})\n"
-    )
+    config.write_text(f"""
+import os, signal, sys
+from lzn_jax import convert
+def get_config():
+    assert not {{"wandb", "huggingface_hub"}} & sys.modules.keys()  # slow imports
+    os.kill(os.getpid(), signal.{number})
+""")
     command = [sys.executable, "-m", "lzn_jax", f"--config={config}", f"--mode={mode}"]
     result = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert (result.returncode, result.stderr) == expected
