@@ -70,11 +70,8 @@ fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 print(flush=True)
 input()
 """
-    command, pipes = (
-        [sys.executable, "-c", code],
-        {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE},
-    )
-    with subprocess.Popen(command, **pipes) as other:
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         other.stdout.readline()
         with (
             pytest.raises(UserError, match=f"another process trains in {tmp_path}"),
