@@ -260,7 +260,7 @@ def _run(name, workdir, **changes):
     return summary
 
 
-# test_main trains and evaluates digits_joint and digits_repr.
+# test_main trains and evaluates digits_joint, test_fit digits_repr.
 @pytest.mark.parametrize("name", small.slow(*NAMES))
 def test_a_shrunk_config_trains_and_evaluates(name, data_fields, tmp_path):
     summary = _run(name, tmp_path / "run", **data_fields(name))

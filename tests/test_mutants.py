@@ -11,11 +11,14 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize("mutant", mutants.MUTANTS, ids=lambda m: f"{m.file}: {m.text}")
-def test_each_mutant_is_one_change_that_parses(mutant):
-    source = (ROOT / "lzn_jax" / mutant.file).read_text()
-    assert source.count(mutant.text) == 1
-    assert ast.dump(ast.parse(mutant.applied(source))) != ast.dump(ast.parse(source))
+@pytest.mark.parametrize("file", sorted({mutant.file for mutant in mutants.MUTANTS}))
+def test_each_mutant_is_one_change_that_parses(file):
+    source = (ROOT / "lzn_jax" / file).read_text()
+    tree = ast.dump(ast.parse(source))
+    for mutant in mutants.MUTANTS:
+        if mutant.file == file:
+            assert source.count(mutant.text) == 1, mutant.text
+            assert ast.dump(ast.parse(mutant.applied(source))) != tree, mutant.text
 
 
 @pytest.mark.slow
@@ -25,6 +28,6 @@ def test_tests_run_without_a_cache():
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=120)
 
 
-@pytest.mark.parametrize("tests", sorted({mutant.tests for mutant in mutants.MUTANTS}))
-def test_each_selection_has_its_file(tests):
-    assert (ROOT / "tests" / tests.split()[0].partition("::")[0]).is_file()
+def test_each_selection_has_its_file():
+    files = {mutant.tests.split()[0].partition("::")[0] for mutant in mutants.MUTANTS}
+    assert {file for file in files if not (ROOT / "tests" / file).is_file()} == set()

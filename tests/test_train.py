@@ -31,9 +31,10 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture(scope="module", autouse=True)
 def one_weight():
-    """Runs of this file train OneWeight."""
+    """Runs of this file train OneWeight and draw nothing."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(ROOT)
+        small.without_pictures(patch)
         put_in(patch.setattr)
         yield
 
@@ -130,7 +131,7 @@ def test_eight_devices_give_the_answer_of_one(monkeypatch):
     assert sizes[2] < 0.5 * sizes[0]  # arrays whose axes 8 does not divide stay whole
 
 
-def test_nothing_is_compiled_after_the_first_update(tmp_path, monkeypatch):
+def test_nothing_is_compiled_after_the_first_update_on_eight_devices(tmp_path, monkeypatch):
     compiled, seen = [0], []
 
     def count(name, *_, **__):
@@ -139,8 +140,9 @@ def test_nothing_is_compiled_after_the_first_update(tmp_path, monkeypatch):
     jax.monitoring.register_event_duration_secs_listener(count)
     _after_each_update(monkeypatch, lambda step: seen.append(compiled[0]))
     never = {"evaluation__every_steps": 100, "checkpoint__every_steps": 100}
+    never |= {"training__batch_size": 16, "training__devices": "all"}
     config = small.config(training__num_steps=5, training__schedule="constant", **never)
-    train.train_and_evaluate(config, tmp_path)
+    assert train.train_and_evaluate(config, tmp_path) == 0
     assert seen[0] > 0
     assert seen[1:] == [seen[1]] * 4
     peak = config.training.learning_rate.decoder
@@ -212,10 +214,10 @@ def test_a_step_that_hangs_shows_its_stacks_and_others_show_nothing(tmp_path, mo
     assert capfd.readouterr().err.count(" in hang") == 1
 
 
-def _start(workdir, flags=None, **changes):
+def _start(workdir, **changes):
     program = [sys.executable, "tests/one_weight.py"]
     return subprocess.Popen(
-        [*program, *(flags or small.flags("configs/digits_joint.py", workdir, **changes))],
+        [*program, *small.flags("configs/digits_joint.py", workdir, **changes)],
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         cwd=ROOT,
         stderr=subprocess.PIPE,
@@ -286,7 +288,9 @@ def test_a_killed_run_ends_like_an_uninterrupted_one(uninterrupted, tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, *small.slow(signal.SIGTERM)])
-def test_a_signal_saves_and_the_command_that_is_shown_goes_on(uninterrupted, number, tmp_path):
+def test_a_signal_saves_and_the_command_that_is_shown_goes_on(
+    uninterrupted, number, tmp_path, capsys
+):
     process = _start(tmp_path, **LONGER)
     _wait_for_step(tmp_path, 10, process)
     process.send_signal(number)
@@ -298,11 +302,8 @@ def test_a_signal_saves_and_the_command_that_is_shown_goes_on(uninterrupted, num
     assert _lines(tmp_path)[-1]["step"] == saved
     said, _, command = errors.splitlines()[-1].partition("; to continue: ")
     assert said == f"saved at step {saved}"
-    flags = shlex.split(command)[3:]
-    process = _start(tmp_path, flags)
-    _, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors
-    assert f"from step {saved} on" in errors
+    assert command_line.main(shlex.split(command)[3:]) == 0
+    assert f"from step {saved} on" in capsys.readouterr().err
     _assert_same_run(uninterrupted, tmp_path, small.config(**LONGER))
 
 

@@ -230,7 +230,7 @@ def test_greyscale_comes_after_the_jitter():
 def test_views_are_functions_of_the_key_and_not_of_the_batch():
     settings = Augmentation(blur_kernel=5)
     keys = jax.random.split(jax.random.key(0), 6)
-    images = jnp.stack([_pixels(seed=seed) for seed in range(6)])
+    images = np.stack([_pixels(seed=seed) for seed in range(6)])
     views = jax.jit(jax.vmap(lambda image, key: augment(image, key, settings)))(images, keys)
     assert views.dtype == jnp.float32
     alone = jax.jit(augment, static_argnums=2)

@@ -69,8 +69,9 @@ def fashion(tmp_path_factory):
     return folders
 
 
-@pytest.mark.parametrize("is_compressed", [0, 1])
-@pytest.mark.parametrize(("split", "count"), [("train", 60_000), ("test", 10_000)])
+@pytest.mark.parametrize(
+    ("is_compressed", "split", "count"), [(0, "train", 60_000), (1, "test", 10_000)]
+)
 def test_fashion_reads_idx_files_and_adds_a_border_of_zeros(fashion, is_compressed, split, count):
     examples = data.load(_config("fashion", fashion[is_compressed]), split)
     assert examples.images.shape == (count, 28, 28, 1)
@@ -101,8 +102,7 @@ def cifar10(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("below", ["", "cifar-10-batches-bin"])
-@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize(("below", "split"), [("", "train"), ("cifar-10-batches-bin", "test")])
 def test_cifar10_reads_the_binary_version(cifar10, below, split):
     examples = data.load(_config("cifar10", cifar10 / below), split)
     count = {"train": 50_000, "test": 10_000}[split]

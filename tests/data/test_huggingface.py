@@ -112,16 +112,16 @@ def test_a_table_that_was_saved_alone_is_the_training_split(tmp_path, fault_of):
     )
 
 
-def test_batches_are_those_of_arrays_also_from_a_worker_and_for_own_rows(written):
+def test_batches_are_those_of_arrays_also_of_a_copy_for_a_worker_and_for_own_rows(written):
     """Workers get paths of files: the images are not in memory."""
     many = [*range(24)] * 20
     config = written({"train": table(many)}, holdout=0, flip=True)
     encoded = data.load(config, "train")
-    assert len(pickle.dumps(encoded.images)) < 24 * 20 * 8 + 3000 < PIXELS[many].nbytes
-    arrays = encoded._replace(images=PIXELS[many])
+    content = pickle.dumps(encoded.images)
+    assert len(content) < 24 * 20 * 8 + 3000 < PIXELS[many].nbytes
     transform, found = data.whole_image(config), []
-    for examples, workers in ((arrays, 0), (encoded, 0), (encoded, 1)):
-        with data.TrainingBatches(examples, 8, 3, transform, workers=workers) as batches:
+    for images in (PIXELS[many], encoded.images, pickle.loads(content)):
+        with data.TrainingBatches(encoded._replace(images=images), 8, 3, transform) as batches:
             found.append([next(batches) for _ in range(3)])
     with data.TrainingBatches(encoded, 8, 3, transform, rows=slice(4, 8)) as batches:
         found.append([next(batches) for _ in range(3)])

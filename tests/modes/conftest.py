@@ -2,14 +2,19 @@
 
 from pathlib import Path
 
+import jax
 import pytest
+
+from lzn_jax.run.devices import make_mesh
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module", autouse=True)
 def in_repository():
-    with pytest.MonkeyPatch.context() as patch:
+    """Modes are on one device: programs of more compile longer."""
+    mesh = make_mesh(1, jax.devices()[:1])
+    with pytest.MonkeyPatch.context() as patch, jax.set_mesh(mesh):
         patch.chdir(ROOT)
         yield
 

@@ -175,8 +175,12 @@ def test_results_in_the_place_of_the_state_take_no_memory_of_their_own(there, fi
     assert f"memory per chip: 13 of {there / 1e9:.1f} GB" in capsys.readouterr().out
 
 
-def test_a_step_that_does_not_fit_ends_with_code_4(fake_slice, capsys):
+def test_a_step_that_does_not_fit_ends_with_code_4(fake_slice, capsys, monkeypatch):
     fake_slice(1e3)
+    compiled = _stand_in(jax.stages.Compiled, "as_text", lambda: PROGRAM)
+    lowered = _stand_in(jax.stages.Lowered, "compile", lambda: compiled)
+    monkeypatch.setattr(compile_module, "lower_step", lambda *_: (lowered, costs.Cost(1.0, 1.0)))
+    monkeypatch.setattr(compile_module, "_report_memory", lambda *_: False)
     assert _compile() == 4
     assert capsys.readouterr().out.splitlines()[-1] == "fits: no"
 

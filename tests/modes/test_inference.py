@@ -1,6 +1,7 @@
 """What the modes say and write: of a run on a folder of two classes; the next steps of a run."""
 
 import csv
+import functools
 import importlib.util
 import json
 import os
@@ -13,7 +14,7 @@ import pytest
 import small
 from PIL import Image
 
-from lzn_jax import configuration, data, loading, plots
+from lzn_jax import configuration, data, plots
 from lzn_jax import main as command_line
 from lzn_jax.data.pixels import EncodedImages
 from lzn_jax.evaluation import measurements
@@ -23,6 +24,20 @@ from lzn_jax.run import workdir as workdirs
 ROOT = Path(__file__).parents[2]
 FIGURES = {"samples", "unconditional_samples", "reconstructions", "zones", "tasks"}
 FIGURES |= {"classification", "retrieval", "embedding", "curves"}  # of evaluations
+
+
+@pytest.fixture(scope="module", autouse=True)
+def restored_once():
+    """A run is read once for all modes, so that each of its programs is compiled once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inference, "restore", functools.cache(inference.restore))
+        yield
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """The folder of an untrained run of digits_joint."""
+    return small.untrained_run(tmp_path_factory.mktemp("digits"), small.config())
 
 
 @pytest.fixture(scope="module")
@@ -105,13 +120,11 @@ def test_classify_names_the_files_of_its_input(run, capsys, drawn):
 
 
 @pytest.mark.parametrize("invert", [None, *small.slow(False, True)])
-def test_a_seven_in_black_on_white_is_read_as_in_the_data(tmp_path, capsys, drawn, invert):
-    config = ROOT / "configs" / "digits_joint.py"
-    workdir = small.untrained_run(tmp_path / "run", small.config(config))
-    own = data.load(small.config(config).data, "test").images[3, ..., 0]
+def test_a_seven_in_black_on_white_is_read_as_in_the_data(digits, tmp_path, capsys, drawn, invert):
+    own = data.load(small.config().data, "test").images[3, ..., 0]
     scan = Image.fromarray(255 - own).resize((80, 80), Image.Resampling.NEAREST)
     scan.save(tmp_path / "seven.png")
-    flags = small.flags(config, workdir, data__invert_input=invert)
+    flags = [f"--workdir={digits}", f"--config.data.invert_input={invert}"]
     lines = lines_of(capsys, flags, "--mode=classify", f"--input={tmp_path / 'seven.png'}")
     (_, (image,), *_), _ = drawn["predictions"]
     expected = 255 - own if invert is False else own
@@ -128,14 +141,12 @@ def test_no_image_is_inverted_where_the_data_cannot_be_read(run, capsys, drawn, 
     assert sum(line.startswith("no image is inverted, as training") for line in lines) == 1
 
 
-def test_images_that_are_no_files_have_no_name(tmp_path, capsys, drawn):
-    config = small.config()
-    workdir = small.untrained_run(tmp_path / "run", config)
-    lines = lines_of(capsys, small.flags("configs/digits_joint.py", workdir), "--mode=classify")
-    rows = table(workdir)
+def test_images_that_are_no_files_have_no_name(digits, capsys, drawn):
+    lines = lines_of(capsys, [f"--workdir={digits}"], "--mode=classify")
+    rows = table(digits)
     assert {row["file"] for row in rows} == {""}
     assert all(row["class"] == row["prediction"] for row in rows)
-    assert lines[-2].startswith(f"{workdir}/figures/predictions.png")
+    assert lines[-2].startswith(f"{digits}/figures/predictions.png")
     (_, shown, *_), _ = drawn["predictions"]
     assert (len(rows), shown.shape) == (360, (60, 8, 8, 1))  # of those in the picture
     assert any(line.endswith("%  test image 19") for line in lines)
@@ -173,9 +184,8 @@ def test_labels_are_given_by_name_or_number(run, capsys, drawn, asked):
 
 
 def translated(run, labels):
-    return loading.restore(small.config(run[0][0].partition("=")[2]), run[1]).translate(
-        np.array(labels), "label", "image"
-    )
+    model = inference.restore(small.config(run[0][0].partition("=")[2]), run[1])
+    return model.translate(np.array(labels), "label", "image")
 
 
 def test_labels_that_are_found_are_named_in_the_picture_and_numbers_in_the_file(run, drawn):
@@ -320,11 +330,13 @@ def test_labels_are_suggested_by_the_names_of_the_data(name, example, without_a_
     assert f"--input={example}" in commands(name)[0]
 
 
-@pytest.mark.parametrize(
-    "name", ["digits_joint", pytest.param("digits_text", marks=pytest.mark.slow)]
-)
-def test_the_commands_work(name, without_a_page, tmp_path):
-    path = f"configs/{name}.py"
-    small.untrained_run(tmp_path, small.config(path))
-    for flags in commands(name, tmp_path):
+def test_the_commands_work(digits, without_a_page):
+    for flags in commands("digits_joint", digits):
+        assert command_line.main(flags) == 0, flags
+
+
+@pytest.mark.slow
+def test_the_commands_of_texts_work(without_a_page, tmp_path):
+    small.untrained_run(tmp_path, small.config("configs/digits_text.py"))
+    for flags in commands("digits_text", tmp_path):
         assert command_line.main(flags) == 0, flags

@@ -1,6 +1,7 @@
 """Checkpoints: what is damaged is found and named, and the newest good one is used."""
 
 import errno
+import functools
 import json
 import os
 import shutil
@@ -20,6 +21,7 @@ from lzn_jax.run import files as files_module
 from lzn_jax.run.checkpoints import Checkpoints
 
 
+@functools.cache
 def _items(step):
     params = {"encoder": {"w": jax.random.normal(jax.random.key(step), (40, 50))}}
     return {

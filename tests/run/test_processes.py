@@ -132,50 +132,41 @@ with processes.together(**where):
             assert (f"process {who} failed" in errors) == (i != who)
 
 
-def test_when_one_process_is_killed_the_other_ends():
+@pytest.mark.parametrize("number", [signal.SIGTERM, *small.slow(signal.SIGINT)])
+def test_two_processes_leave_at_the_same_step_and_one_ends_with_the_other(number):
     code = """
+import time
 from lzn_jax.run import devices, processes
-with processes.together(**where):
+interruption, step = processes.Interruption(), 0
+interruption.listen()
+with processes.together(**where), interruption.held():
     devices.everywhere(True)
-    print(flush=True)
+    print("met", flush=True)
+    while not processes.is_to_leave(interruption, step):
+        step += 1
+        time.sleep(0.02 * (1 + i))  # each at its own pace
+        assert step < 5000
+    print("step", step, flush=True)
     while devices.everywhere(True):
         pass
 """
     running = pair.start_code(code)
+
+    def said(process, word):
+        """The next line that begins so, without the lines of JAX."""
+        return next(line for line in iter(process.stdout.readline, "") if line.startswith(word))
+
     for process in running:
-        process.stdout.readline()
+        said(process, "met")
+    time.sleep(0.5)
+    running[1].send_signal(number)
+    one, other = (said(process, "step") for process in running)
+    assert one == other != "step 0\n"
     running[1].kill()
     started = time.monotonic()
     (code, *_), _ = pair.finish(running, timeout=120)
     assert time.monotonic() - started < 60
     assert code not in (0, 2, 3, 75)
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, *small.slow(signal.SIGINT)])
-def test_a_signal_to_one_process_makes_both_leave_at_the_same_step(number):
-    code = """
-import time
-from lzn_jax.run import devices, processes
-from lzn_jax.run.processes import Interruption
-interruption, step = Interruption(), 0
-interruption.listen()
-with processes.together(**where), interruption.held():
-    devices.everywhere(True)
-    print(flush=True)
-    while not processes.is_to_leave(interruption, step):
-        step += 1
-        time.sleep(0.02 * (1 + i))  # each at its own pace
-        assert step < 5000
-    print(step)
-"""
-    running = pair.start_code(code)
-    for process in running:
-        process.stdout.readline()
-    time.sleep(0.5)
-    running[1].send_signal(number)
-    (first, one, _), (second, other, _) = pair.finish(running, timeout=120)
-    assert (first, second) == (0, 0)
-    assert int(one) == int(other) > 0
 
 
 @pytest.fixture
@@ -238,29 +229,43 @@ def test_arguments_that_fit_no_run_are_the_users_error(arguments, text, met):
 
 # Compiled code, during which no handler of Python runs, for an hour.
 BUSY = "hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)"
-LISTEN = """
-import faulthandler, hashlib
-faulthandler.dump_traceback_later(20, exit=True)
+# Forks for the code of each line, and says how that ended.
+WARM = """
+import faulthandler, hashlib, json, os, sys
 from lzn_jax.run.processes import Interrupted, Interruption
-interruption = Interruption()
-interruption.listen()
+for line in sys.stdin:
+    if not (child := os.fork()):
+        faulthandler.dump_traceback_later(20, exit=True)
+        interruption = Interruption()
+        interruption.listen()
+        exec(json.loads(line))
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+    print("ended", file=sys.stderr, flush=True)
 """
+READY = "print(os.getpid(), flush=True)"
 
 
-def _start(code):
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    process = subprocess.Popen([sys.executable, "-c", f"{LISTEN}{code}"], cwd=ROOT, **pipes)
-    assert process.stdout.readline() == "ready\n", process.stderr.read()
+@pytest.fixture(scope="module")
+def warm():
+    """The process of `WARM`, which imports once for all tests."""
+    pipes = {name: subprocess.PIPE for name in ("stdin", "stdout", "stderr")}
+    command = [sys.executable, "-W", "ignore", "-c", WARM]  # JAX warns of forks
+    with subprocess.Popen(command, cwd=ROOT, text=True, **pipes) as process:
+        yield process
+        process.stdin.close()
+
+
+def _start(warm, code):
+    """The number of a process that runs the code, once it is ready."""
+    print(json.dumps(code), file=warm.stdin, flush=True)
+    child = int(warm.stdout.readline())
     time.sleep(0.1)
-    return process
+    return child
 
 
-def _end(process):
-    try:
-        _, errors = process.communicate(timeout=20)
-    finally:
-        process.kill()
-    return process.returncode, errors
+def _end(warm):
+    return int(warm.stdout.readline()), "".join(iter(warm.stderr.readline, "ended\n"))
 
 
 @pytest.mark.parametrize(
@@ -271,29 +276,28 @@ def _end(process):
         ("interruption.exit_code = 75", signal.SIGINT, (75, "interrupted\n")),
     ],
 )
-def test_a_signal_ends_a_command_at_once_even_in_compiled_code(code, number, expected):
-    process = _start(f"{code}\nprint('ready', flush=True)\n{BUSY}")
-    process.send_signal(number)
-    assert _end(process) == expected
+def test_a_signal_ends_a_command_at_once_even_in_compiled_code(code, number, expected, warm):
+    os.kill(_start(warm, f"{code}\n{READY}\n{BUSY}"), number)
+    assert _end(warm) == expected
 
 
-def test_what_is_held_is_asked_and_a_second_ctrl_c_ends_it_at_once():
-    process = _start(f"with interruption.held():\n    print('ready', flush=True)\n    {BUSY}")
-    process.send_signal(signal.SIGINT)
-    assert process.stderr.readline().startswith("saving before exit; press Ctrl-C again")
-    process.send_signal(signal.SIGTERM)
+def test_what_is_held_is_asked_and_a_second_ctrl_c_ends_it_at_once(warm):
+    process = _start(warm, f"with interruption.held():\n    {READY}\n    {BUSY}")
+    os.kill(process, signal.SIGINT)
+    assert warm.stderr.readline().startswith("saving before exit; press Ctrl-C again")
+    os.kill(process, signal.SIGTERM)
     time.sleep(0.3)
-    assert process.poll() is None
-    process.send_signal(signal.SIGINT)
-    assert _end(process) == (130, "interrupted\n")
+    os.kill(process, signal.SIGINT)  # raises if it has ended
+    assert _end(warm) == (130, "interrupted\n")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_what_is_held_sees_that_it_is_asked_or_is_raised_out_of(number):
+def test_what_is_held_sees_that_it_is_asked_or_is_raised_out_of(number, warm):
     process = _start(
-        """
+        warm,
+        f"""
 with interruption.held():
-    print('ready', flush=True)
+    {READY}
     while not interruption.is_asked:
         pass
     try:
@@ -309,11 +313,11 @@ with interruption.held():
                 pass
     except Interrupted:
         print('raised', flush=True)
-"""
+""",
     )
-    process.send_signal(number)
-    assert process.stdout.readline() == "early\n"
-    assert process.stdout.readline() == "again\n"
-    process.send_signal(signal.SIGTERM)
-    assert process.stdout.readline() == "raised\n"
-    assert _end(process)[0] == 0
+    os.kill(process, number)
+    assert warm.stdout.readline() == "early\n"
+    assert warm.stdout.readline() == "again\n"
+    os.kill(process, signal.SIGTERM)
+    assert warm.stdout.readline() == "raised\n"
+    assert _end(warm)[0] == 0

@@ -64,15 +64,14 @@ def test_errors_of_the_disk_and_in_the_folder_are_the_users_and_others_stay(erro
 def test_a_second_process_does_not_train_in_the_same_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(workdirs, "LOCK_SECONDS", 0.0)
     code = f"""
-import pathlib
-from lzn_jax.run import workdir
-with workdir.locked(pathlib.Path({str(tmp_path)!r})):
-    print(flush=True)
-    input()
+import fcntl
+file = open({str(tmp_path / workdirs.LOCK_FILE)!r}, "w")
+fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+print(flush=True)
+input()
 """
-    with subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as other:
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         other.stdout.readline()
         with (
             pytest.raises(UserError, match=f"another process trains in {tmp_path}"),
@@ -82,7 +81,8 @@ with workdir.locked(pathlib.Path({str(tmp_path)!r})):
         other.kill()
         other.wait()
         with workdirs.locked(tmp_path):
-            pass
+            refused = subprocess.run(command, capture_output=True, text=True)
+    assert "BlockingIOError" in refused.stderr
 
 
 def test_solvers_of_a_pair_are_free_at_inference_as_those_of_the_group_are(tmp_path):
