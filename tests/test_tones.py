@@ -10,7 +10,7 @@ import pytest
 import small
 
 import lzn_jax
-from lzn_jax import configuration, data, main, plots
+from lzn_jax import configuration, data, main, plots, trained_model
 from lzn_jax.demo.answers import NUM_IMAGES, Answers
 from lzn_jax.errors import UserError
 from lzn_jax.evaluation import samples as samples_module
@@ -139,7 +139,10 @@ def test_reconstructions_are_tones(run, drawn, two, model):
     np.testing.assert_array_equal(drawn["reconstructions"][1], kind.shown(tones)[::-1])
 
 
-def test_what_lies_between_tones_leads_from_one_to_the_other(run, drawn, two, model, capsys):
+def test_what_lies_between_tones_leads_from_one_to_the_other(
+    run, drawn, two, model, capsys, monkeypatch
+):
+    monkeypatch.setattr(trained_model, "great_circle", jax.jit(trained_model.great_circle))
     path, tones = two
     mode = ("--mode=interpolate", f"--input={path}")
     found = written_by(run, "input/interpolation.npz", *mode)
@@ -267,6 +270,25 @@ def test_the_page_reads_an_array(model, examples, two):
     shown, _ = answers.translated("tone", "tone", path, 0)
     expected = model.space.types["tone"].shown(tones[:1])
     np.testing.assert_array_equal(shown, expected.repeat(NUM_IMAGES, axis=0))
+
+
+def test_a_type_brings_its_components(model, examples, monkeypatch):
+    answers, played = Answers(model, *reversed(examples)), (8000, "of the component")
+    kind = model.space.types["tone"]
+    monkeypatch.setattr(kind, "displayed", lambda tones: [played] * len(tones))
+    shown, _ = answers.translated("text", "tone", "a low tone", 0)
+    assert shown.shape == (NUM_IMAGES, 5, 4, 1)
+    monkeypatch.setattr(kind, "output_component", lambda: None)
+    assert answers.translated("text", "tone", "a low tone", 0)[0] == [played] * NUM_IMAGES
+    assert answers.examples("tone") == []  # nothing that can be typed
+    monkeypatch.setattr(kind, "input_component", lambda value: None)
+    assert answers.examples("tone") == [played] * NUM_IMAGES
+    tone = kind.decoded(np.zeros((1, 32)))
+    monkeypatch.setattr(kind, "written", lambda value: tone if value == played else None)
+    names, _ = answers.translated("tone", "label", played, 0)
+    assert set(names) <= {"low", "high"}
+    with pytest.raises(UserError, match="write a tone first"):
+        answers.translated("tone", "label", None, 0)
 
 
 @pytest.mark.slow
