@@ -83,7 +83,8 @@ def fourier_layouts():
 @pytest.fixture
 def known_layouts(monkeypatch):
     """The networks of the original's checkpoint are traced once for all tests."""
-    monkeypatch.setattr(convert, "network_layouts", lambda config, known=fourier_layouts(): known)
+    known = fourier_layouts()
+    monkeypatch.setattr(convert, "network_layouts", lambda config: known)
 
 
 @functools.cache

@@ -5,7 +5,7 @@ import functools
 import pytest
 import small
 
-from lzn_jax.demo.answers import NUM_IMAGES, Answers
+from lzn_jax.demo.answers import Answers
 
 # The solver is defined by the example.
 COLOURS = "../examples/own_images/config latent.solver=midpoint alignment.solver=midpoint"
@@ -13,7 +13,7 @@ COLOURS = "../examples/own_images/config latent.solver=midpoint alignment.solver
 
 @pytest.fixture(scope="session", autouse=True)
 def one_space():
-    """Answers share the programs of a model, whose batches have the size of an answer."""
+    """Answers share the programs of a model, whose batches are small."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("lzn_jax.demo.answers._with_small_batches", lambda model: model)
         yield
@@ -29,7 +29,7 @@ def answers_of():
     def make(case):
         name, *changes = case.split()
         fields = dict(change.replace(".", "__").split("=") for change in changes)
-        world = small.world(name, **{"training__batch_size": NUM_IMAGES, **fields})
+        world = small.world(name, **fields)
         train, test = world.digits
         return Answers(world.model, test, train)
 
