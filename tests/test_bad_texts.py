@@ -1,5 +1,6 @@
 """Bad metadata, tokenizers, captions and options: code 2, one line, and no run is touched."""
 
+import functools
 import json
 import shutil
 from pathlib import Path
@@ -9,6 +10,11 @@ import small
 from PIL import Image
 
 from lzn_jax import main
+from lzn_jax.latent_space import LatentSpace, Model
+from lzn_jax.modes import inference
+from lzn_jax.run import devices
+from lzn_jax.run import workdir as workdirs
+from lzn_jax.trained_model import TrainedModel
 
 ROOT = Path(__file__).parents[1]
 _IMAGES = {"train": 20, "test": 8}
@@ -74,7 +80,7 @@ BAD = [
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """What the cases name, and runs of two configs that they could spoil."""
+    """What the cases name, and runs of two configs that they could spoil, without weights."""
     folder = tmp_path_factory.mktemp("bad_texts")
     for name, files in _METADATA.items():
         make_pairs(folder / "pairs" / name, files)
@@ -85,8 +91,19 @@ def folder(tmp_path_factory):
     own = {"image_text": {"data__path": good, "data__image_size": 8}, "digits_text": {}}
     for name, changes in own.items():
         config = small.config(ROOT / "configs" / f"{name}.py", **changes)
-        small.untrained_run(folder / "runs" / name, config)
+        workdirs.record(config, folder / "runs" / name)
+        (folder / "runs" / name / "checkpoints" / "2").mkdir(parents=True)
     return folder
+
+
+@functools.cache
+def arguments_of(config, folder):
+    own = {"image_text": {"data__image_size": 8, "data__workers": 0}}.get(config, {})
+    return small.flags(f"configs/{config}.py", folder, **own)
+
+
+def without_weights(config, workdir):
+    return TrainedModel(LatentSpace(config, devices.make_mesh(1)), Model({}, {}), 2)
 
 
 def _contents(folder):
@@ -98,12 +115,11 @@ def _contents(folder):
 def test_a_bad_input_is_one_line(config, flags, folder, capsys, monkeypatch):
     pytest.importorskip("tokenizers", reason="the package tokenizers is not installed")
     monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(inference, "restore", without_weights)
     flags = [flag.replace("{bad}", str(folder)) for flag in flags]
-    own = {"image_text": {"data__image_size": 8, "data__workers": 0}}.get(config, {})
     shutil.rmtree(folder / "new", ignore_errors=True)
     before = _contents(folder / "runs")
-    arguments = small.flags(f"configs/{config}.py", folder / "runs" / config, **own)
-    code = main.main([*arguments, *flags])
+    code = main.main([*arguments_of(config, folder / "runs" / config), *flags])
     lines = capsys.readouterr().err.splitlines()
     assert code == 2
     assert len([line for line in lines if line.startswith("error: ")]) == 1

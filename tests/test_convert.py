@@ -2,6 +2,7 @@
 
 import functools
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -75,9 +76,21 @@ def nhwc(array):
 
 
 @functools.cache
+def fourier_layouts():
+    return convert.network_layouts(ConfigDict(fourier_values()))
+
+
+@pytest.fixture
+def known_layouts(monkeypatch):
+    """The networks of the original's checkpoint are traced once for all tests."""
+    known = fourier_layouts()
+    monkeypatch.setattr(convert, "network_layouts", lambda config: known)
+
+
+@functools.cache
 def released_variables(kind):
     """Weights of the original's checkpoint, or their averages ('ema')."""
-    return convert.load_released(FOURIER, ConfigDict(fourier_values()), ema=kind == "ema")
+    return released.read(FOURIER, fourier_layouts(), ema=kind == "ema").averaged
 
 
 @functools.cache
@@ -93,13 +106,13 @@ class Original:
         decode = functools.partial(modules["decoder"].apply, train=False)
         self.velocity = jax.jit(lambda variables, x_t, t, z: decode(variables, x_t, t, z, None))
         self.variables = {
-            kind: jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), released_variables(kind))
+            kind: jax.tree.map(lambda leaf: leaf.astype(dtype), released_variables(kind))
             for kind in ("raw", "ema")
         }
         self.dtype = dtype
 
     def input(self, name):
-        return jnp.asarray(self.numbers[name], self.dtype)
+        return self.numbers[name].astype(self.dtype)
 
     def solve(self, solver, name, start, latents):
         def solution(variables, start, latents):
@@ -115,26 +128,33 @@ def test_networks_equal_the_originals_in_float64(kind):
         original = Original(jnp.float64)
         variables = original.variables[kind]
         anchors = original.encode(variables["encoder"], original.input("x"))
-        inputs = [original.input(f"dec_{name}") for name in ("xt", "t", "latent")]
+        inputs = [original.input(f"dec_{name}")[:2] for name in ("xt", "t", "latent")]
         velocity = original.velocity(variables["decoder"], *inputs)
-        wanted = original.numbers
-        np.testing.assert_allclose(anchors, wanted[f"{kind}_encoder_out_f64"], rtol=0, atol=1e-9)
-        np.testing.assert_allclose(velocity, wanted[f"{kind}_decoder_out_f64"], rtol=0, atol=1e-9)
+        for array, name in ((anchors, "encoder"), (velocity, "decoder")):
+            expected = original.numbers[f"{kind}_{name}_out_f64"][: len(array)]
+            np.testing.assert_allclose(array, expected, rtol=0, atol=1e-9)
 
 
-def test_latents_images_and_their_inverse_equal_the_originals_in_float64():
+def test_latents_images_and_their_inverse_equal_the_originals_in_float64(monkeypatch):
+    def steps(step, x, numbers):
+        return functools.reduce(lambda x, k: step(x, k)[0], numbers, x), None
+
     with jax.enable_x64(True):
         original = Original(jnp.float64)
-        wanted, latents = original.numbers, original.input("ema_latent_f64")
+        wanted = original.numbers
         anchors, noise = (original.input(name) for name in ("ema_encoder_out_f64", "eps"))
         found = zoning.compute_latents(anchors, noise, solver=zoning.DPMSolver(20))
-        images = original.solve(
-            flow.generate, "euler", original.input("gen_x0"), original.input("gen_eps")
-        ).x
-        inverse = original.solve(flow.invert, "euler", original.input("x")[:4], latents[:4]).x
+        names = ("gen_x0", "gen_eps", "x", "ema_latent_f64")
+        start, latents, x, own = (jnp.asarray(original.input(name)[:2]) for name in names)
+        velocity = functools.partial(original.velocity, original.variables["ema"]["decoder"])
+        # The network is a program, its steps are none.
+        monkeypatch.setattr(jax.lax, "scan", steps)
+        images = flow.generate(velocity, start, latents, Sampler("euler", 10)).x
+        inverse = flow.invert(velocity, x, own, Sampler("euler", 10)).x
         for array, name in ((found, "latent"), (images, "gen_euler10"), (inverse, "inv_euler10")):
-            np.testing.assert_allclose(array, wanted[f"ema_{name}_f64"], rtol=0, atol=1e-9)
-        np.testing.assert_array_equal(to_uint8(images), wanted["ema_gen_euler10_uint8_f64"])
+            expected = wanted[f"ema_{name}_f64"][: len(array)]
+            np.testing.assert_allclose(array, expected, rtol=0, atol=1e-9)
+        np.testing.assert_array_equal(to_uint8(images), wanted["ema_gen_euler10_uint8_f64"][:2])
 
 
 @pytest.mark.slow
@@ -181,7 +201,13 @@ def converted(tmp_path_factory, images):
     """The original's checkpoint as the folder of a run, and its config."""
     folder = tmp_path_factory.mktemp("converted")
     config = config_file(folder / "config.py", fourier_values(images))
-    assert run(config, folder / "run", f"--checkpoint={FOURIER}") == 0
+    with pytest.MonkeyPatch.context() as patch, jax.set_mesh(devices.make_mesh(1)):
+        known, make = fourier_layouts(), train.make_optimizer
+        patch.setattr(convert, "network_layouts", lambda config: known)
+        patch.setattr(
+            train, "make_optimizer", lambda *a: make(*a)._replace(init=jax.jit(make(*a).init))
+        )
+        assert run(config, folder / "run", f"--checkpoint={FOURIER}") == 0
     return folder / "run", config
 
 
@@ -246,6 +272,7 @@ REFUSALS = f"""
 @pytest.mark.parametrize(
     ("flags", "message"), [line.split(" | ") for line in REFUSALS.strip().splitlines()]
 )
+@pytest.mark.usefixtures("known_layouts")
 def test_commands_that_cannot_be_carried_out_are_one_line(
     flags, message, converted, images, tmp_path, capsys
 ):
@@ -270,7 +297,7 @@ def fetched(monkeypatch):
 
 
 def test_a_released_checkpoint_is_loaded_by_name_and_converted_once(
-    fetched, images, tmp_path, monkeypatch
+    fetched, converted, images, tmp_path, monkeypatch
 ):
     shipped, current = tmp_path / "shipped", tmp_path / "current"
     shipped.mkdir()
@@ -280,12 +307,19 @@ def test_a_released_checkpoint_is_loaded_by_name_and_converted_once(
     (current / "configs" / "afhq_cat_gen.py").write_text("raise SystemExit('ran')")
     monkeypatch.chdir(current)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    done = []
+
+    def convert_once(config, checkpoint, workdir):
+        assert config.to_dict() == configuration.load(converted[1]).to_dict()
+        done.append((checkpoint, shutil.copytree(converted[0], workdir)))
+
+    monkeypatch.setattr(convert, "convert", convert_once)
     model = lzn_jax.load("released/afhq_cat_gen")
     jax.tree.map(np.testing.assert_array_equal, model.model.variables, released_variables("ema"))
     workdir = tmp_path / "cache" / "lzn_jax" / "released" / "afhq_cat_gen"
     assert json.loads((workdir / "released.json").read_text()) == fetched
-    monkeypatch.setattr(convert, "convert", None)
-    assert lzn_jax.load("released/afhq_cat_gen").step == model.step
+    assert convert.released_run("afhq_cat_gen") == workdir
+    assert done == [(FOURIER, workdir)]
     with pytest.raises(UserError, match="no released model 'digits_joint': the names are"):
         lzn_jax.load("released/digits_joint")
 
@@ -344,36 +378,41 @@ def released_values(kind):
 
 @pytest.fixture(scope="module")
 def seeded(tmp_path_factory):
-    """A function: seeded weights of a study to a run; values, flags, folder."""
+    """A function: seeded weights of a study, and their file."""
 
     @functools.cache
     def go(kind):
-        folder, values = tmp_path_factory.mktemp(kind), released_values(kind)
-        torch_writer.write(folder / "file.pt", values)
-        flags = study_flags(kind, folder / "run")
-        assert convert.main([*flags, f"--checkpoint={folder / 'file.pt'}"]) == 0
-        return values, flags, folder
+        values, path = released_values(kind), tmp_path_factory.mktemp(kind) / "file.pt"
+        torch_writer.write(path, values)
+        return values, path
 
     return go
 
 
+def converted_study(kind, seeded, workdir):
+    """Flags of a run that seeded weights of a study become."""
+    flags = study_flags(kind, workdir)
+    assert convert.main([*flags, f"--checkpoint={seeded(kind)[1]}"]) == 0
+    return flags
+
+
 @pytest.mark.parametrize("kind", ["joint", "repr"])
 def test_variables_have_the_bits_of_the_weights(kind, seeded):
-    values, _, folder = seeded(kind)
+    values, path = seeded(kind)
     for name, layout in layouts(kind).items():
         entry = released.ENTRIES[name]
         for source, ema in ((values[entry], False), (values[f"{entry}_ema"], True)):
-            found = released.read(folder / "file.pt", layouts(kind), ema=ema).averaged[name]
+            found = released.read(path, layouts(kind), ema=ema).averaged[name]
             wanted = source["shadow_params"] if ema else list(source.values())
             leaves, skipped = flatten_dict(found), "constants" if ema else None
-            keys = {path: key for path, key in layout.keys.items() if path[0] != skipped}
-            for array, (path, key) in zip(wanted, keys.items(), strict=True):
-                np.testing.assert_array_equal(array, to_torch(key, leaves[path]), strict=True)
+            keys = {leaf: key for leaf, key in layout.keys.items() if leaf[0] != skipped}
+            for array, (leaf, key) in zip(wanted, keys.items(), strict=True):
+                np.testing.assert_array_equal(array, to_torch(key, leaves[leaf]), strict=True)
 
 
 @pytest.mark.slow
-def test_modes_go_on_from_a_converted_checkpoint(seeded, monkeypatch):
-    _, flags, folder = seeded("joint")
+def test_modes_go_on_from_a_converted_checkpoint(seeded, tmp_path, monkeypatch):
+    flags = converted_study("joint", seeded, tmp_path / "run")
     # One space on one device: what a mode has compiled, the next one has, too.
     monkeypatch.setattr(loading, "LatentSpace", functools.cache(latent_space.LatentSpace))
     modes = ("sample", "reconstruct", "interpolate", "embed", "classify")
@@ -383,25 +422,25 @@ def test_modes_go_on_from_a_converted_checkpoint(seeded, monkeypatch):
         assert main.main([*flags, "--mode=evaluate"]) == 0
     figures = {f"mode_{mode}" for mode in ("sample", "reconstruct", "embed")}
     figures |= {"interpolation", "predictions"}
-    assert {path.stem for path in (folder / "run" / "figures").iterdir()} == figures
-    assert len((folder / "run" / "predictions.csv").read_text().splitlines()) == 361
-    summary = json.loads((folder / "run" / "summary.json").read_text())
+    assert {path.stem for path in (tmp_path / "run" / "figures").iterdir()} == figures
+    assert len((tmp_path / "run" / "predictions.csv").read_text().splitlines()) == 361
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["step"] == 1
     assert "test_accuracy" in summary  # among context anchors
 
 
 @pytest.mark.slow
-def test_training_goes_on_from_a_converted_checkpoint(seeded, monkeypatch, capsys):
-    _, flags, folder = seeded("repr")
+def test_training_goes_on_from_a_converted_checkpoint(seeded, tmp_path, monkeypatch, capsys):
+    flags = converted_study("repr", seeded, tmp_path / "run")
     monkeypatch.setattr(train, "_evaluate_once", lambda *_: None)  # for time
     assert main.main(flags) == 0
     assert "from step 1 on" in capsys.readouterr().err
-    assert (folder / "run" / "checkpoints" / "2").is_dir()
+    assert (tmp_path / "run" / "checkpoints" / "2").is_dir()
 
 
 def test_the_state_of_the_optimizer_is_never_read(seeded):
     with pytest.raises(UserError, match="not there"):
-        torch_files.read(seeded("repr")[-1] / "file.pt")
+        torch_files.read(seeded("repr")[1])
 
 
 SHAPE = np.zeros((3, 3), np.float32)

@@ -1,6 +1,7 @@
 """The examples, shrunk, by the command line: parts from outside the package do what others do."""
 
 import csv
+import functools
 import importlib.util
 import json
 import sys
@@ -172,17 +173,22 @@ NUMBERS = {"property__centre": 1.0, "property__scale": 0.5, "property__step": 0.
 def test_numbers_are_read_in_units_and_those_that_round_alike_share_a_zone():
     numbers = parts_of("property").Property(small.config(config_of("property"), **NUMBERS))
     values = np.array([1.21, 0.7, 1.19, 0.5], np.float32)
-    batch = {"property": jnp.asarray(numbers.encoded(values))}
+    batch = {"property": numbers.encoded(values)}
     assert batch["property"].tolist() == [[2], [-3], [2], [-5]]
-    inputs = numbers.encoder.inputs(batch["property"])[:, 0]
+    encoder, decoder = numbers.encoder, numbers.decoder
+    decoder.numbers = lambda *_: jnp.array([0.4, 0.0, 0.4, -0.6])
+
+    @jax.jit
+    def computed(batch, key):
+        zones = encoder.zones({"property_encoder": encoder.init(key)}, batch, [key])
+        loss = decoder.loss({}, batch, (None, None), ())
+        return encoder.inputs(batch["property"])[:, 0], zones, loss
+
+    inputs, (zones,), loss = computed(batch, jax.random.key(0))
     np.testing.assert_allclose(inputs, [0.4, -0.6, 0.4, -1.0], rtol=1e-6)
     np.testing.assert_allclose(numbers.decoded(np.asarray(inputs)), [1.2, 0.7, 1.2, 0.5], rtol=1e-6)
-    key = jax.random.key(0)
-    (zones,) = numbers.encoder.zones({"property_encoder": numbers.encoder.init(key)}, batch, [key])
     assert zones.own.tolist() == [0, 1, 0, 3]
     np.testing.assert_allclose(np.exp(zones.log_weights), [2, 1, 0, 1])
-    numbers.decoder.numbers = lambda *_: jnp.array([0.4, 0.0, 0.4, -0.6])
-    loss = numbers.decoder.loss({}, batch, (None, None), ())
     assert float(loss) == pytest.approx((0.36 + 0.16) / 4)
 
 
@@ -366,16 +372,14 @@ def test_the_judge_hears_real_sounds_and_not_those_of_other_classes(sound):
 
 def test_a_pixel_depends_on_those_before_it_alone():
     module = parts_of("autoregressive").CausalPixels((4, 4, 1), 8, 2, 5)
-    pixels = jnp.arange(16)[None] % 5
-    latents = jnp.ones((1, 3))
-    variables = module.init(jax.random.key(0), pixels, latents, None, train=False)
-
-    def logits(pixels):
-        return module.apply(variables, pixels, latents, None, train=False)[0]
-
-    changed = logits(pixels.at[0, 7].set(0))
-    np.testing.assert_array_equal(changed[:8], logits(pixels)[:8])
-    assert (changed[8:] != logits(pixels)[8:]).any(axis=1).all()
+    pixels, latents = np.arange(16)[None] % 5, np.ones((1, 3), np.float32)
+    changed = np.where(np.arange(16) == 7, 0, pixels)
+    init, apply = (functools.partial(each, train=False) for each in (module.init, module.apply))
+    variables = small.drawn(jax.eval_shape(init, jax.random.key(0), pixels, latents, None))
+    logits = jax.jit(apply)
+    before, after = (np.asarray(logits(variables, x, latents, None)[0]) for x in (pixels, changed))
+    np.testing.assert_array_equal(after[:8], before[:8])
+    assert (after[8:] != before[8:]).any(axis=1).all()
 
 
 def test_the_midpoint_method_has_order_two():
@@ -408,9 +412,9 @@ def test_the_midpoint_method_takes_two_evaluations_a_step():
 
 def test_contrast_of_orthogonal_anchors_is_known():
     module, setting = parts_of("own_images"), ConfigDict({"temperature": 0.5})
-    anchors = 2 * jnp.eye(4)
-    targets = jnp.array([0, 1, 1, 3])
-    loss, metrics = module.contrast(3 * anchors[targets], Zones(anchors), targets, setting)
+    anchors, targets = 2 * np.eye(4, dtype=np.float32), np.array([0, 1, 1, 3])
+    contrast = jax.jit(functools.partial(module.contrast, setting=setting))
+    loss, metrics = contrast(3 * anchors[targets], Zones(anchors), targets)
     np.testing.assert_allclose(loss, np.log(1 + 3 * np.exp(-2)), rtol=1e-6)
     assert metrics["assignment_accuracy"] == 1
 
@@ -418,13 +422,18 @@ def test_contrast_of_orthogonal_anchors_is_known():
 def test_the_encoder_is_the_network_of_nnx():
     module = parts_of("nnx_encoder")
     encoder = models.encoder(small.config(config_of("nnx_encoder"), encoder__features=8))
-    images = jax.random.normal(jax.random.key(1), (2, 8, 8, 1))
-    variables = encoder.init(jax.random.key(0), images, train=False)
-    network = module.MLP(8, 4, (8, 8, 1), module.nnx.Rngs(jax.random.key(0)))
-    found = encoder.apply(variables, images, train=False)
-    np.testing.assert_allclose(found, network(images), rtol=1e-6)
+
+    @jax.jit
+    def outputs(key, images):
+        variables = encoder.init(key, images, train=False)
+        network = module.MLP(8, 4, (8, 8, 1), module.nnx.Rngs(key))
+        return variables, encoder.apply(variables, images, train=False), network(images)
+
+    images = np.random.default_rng(1).standard_normal((2, 8, 8, 1), np.float32)
+    variables, found, expected = outputs(jax.random.key(0), images)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
     assert jax.tree.leaves(
-        jax.grad(lambda v: encoder.apply(v, images, train=True).sum())(variables)
+        jax.eval_shape(jax.grad(lambda v: encoder.apply(v, images, train=True).sum()), variables)
     )
 
 
@@ -469,9 +478,9 @@ def test_muon_makes_updates_of_matrices_orthogonal_and_those_of_others_are_adams
     parts_of("muon")
     training = small.config(config_of("muon"), training__warmup_steps=0).training
     optimizer = optimizers.make_optimizer(training, ["encoder"])
-    w, b = jax.random.normal(jax.random.key(0), (4, 4)), jnp.ones(3)
+    w, b = np.random.default_rng(0).standard_normal((4, 4), np.float32), np.ones(3, np.float32)
     params = {"encoder": {"w": w, "b": b}}
-    updates, _ = optimizer.update(params, optimizer.init(params), params)
+    updates, _ = jax.jit(lambda p: optimizer.update(p, optimizer.init(p), p))(params)
     rate = training.learning_rate.encoder
     values = np.linalg.svd(updates["encoder"]["w"] / rate, compute_uv=False)
     np.testing.assert_allclose(values, 0.2 * np.sqrt(4), rtol=0.35)  # Newton-Schulz is that exact
@@ -496,10 +505,9 @@ def test_a_square_is_erased_of_each_image_and_the_loss_is_the_distance():
     space.encoders["image"].module = types.SimpleNamespace(
         apply=lambda variables, images, train: images[:, 0, :2, 0]
     )
-    anchors = jnp.array([[0.0, 0.0], [2.0, 4.0]])
-    erased = jnp.full((2, 8, 8, 1), 255, jnp.uint8)
-    found, metrics = module.Erasing()(
-        space, {"encoder": {}}, {"erased": erased}, {"image": (Zones(anchors),)}, jax.random.key(0)
-    )
+    zones = {"image": (Zones(np.array([[0.0, 0.0], [2.0, 4.0]])),)}
+    erased = np.full((2, 8, 8, 1), 255, np.uint8)
+    loss = jax.jit(functools.partial(module.Erasing(), space))
+    found, metrics = loss({"encoder": {}}, {"erased": erased}, zones, jax.random.key(0))
     assert metrics["anchor_variance"] == pytest.approx(2.5)
     assert float(found) == pytest.approx((1 + 1 + 1 + 9) / 4 / 2.5)

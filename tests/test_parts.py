@@ -4,7 +4,6 @@ import functools
 import hashlib
 import importlib
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -395,7 +394,9 @@ def run(config, tmp_path):
     return workdir
 
 
-def test_a_run_names_its_extensions_and_is_opened_with_them_alone(run, tmp_path, registry):
+def test_a_run_names_its_extensions_and_is_opened_with_them_alone(
+    run, tmp_path, registry, monkeypatch, capsys
+):
     digest = sha256(tmp_path / "own.py")
     stored = json.loads((run / "config.json").read_text())
     assert stored["extensions"] == ["own.py"]
@@ -407,14 +408,15 @@ def test_a_run_names_its_extensions_and_is_opened_with_them_alone(run, tmp_path,
         "--extensions=own.py, or extensions=('own.py',) to lzn_jax.load"
     )
     assert error(run, load=configuration.load_run) == expected
-    flags = ["-m", "lzn_jax.main", f"--workdir={run}", "--mode=show_config"]
-    command = functools.partial(subprocess.run, cwd=run, capture_output=True, text=True)
-    ended = command([sys.executable, *flags])
-    assert (ended.returncode, ended.stderr) == (2, f"error: {expected}\n")
+    flags = [f"--workdir={run}", "--mode=show_config"]
+    monkeypatch.chdir(run)
+    monkeypatch.syspath_prepend(str(run))  # as with python -m
+    assert command_line.main(flags) == 2
+    assert capsys.readouterr().err == f"error: {expected}\n"
     assert not (tmp_path / "executed").exists()
-    ended = command([sys.executable, *flags, f"--extensions={tmp_path / 'own.py'}"])
-    assert ended.returncode == 0, ended.stderr
-    assert "latent.own = 9" in ended.stdout
+    assert command_line.main([*flags, f"--extensions={tmp_path / 'own.py'}"]) == 0
+    assert "latent.own = 9" in capsys.readouterr().out
+    registry()
     found = configuration.load_run(run, extensions=[str(tmp_path / "own.py")])
     assert found.latent.own == 9
 

@@ -1,6 +1,7 @@
 """docs/parts.md: its tables name what is there, its recipes run."""
 
 import dataclasses
+import functools
 import importlib
 import inspect
 import re
@@ -15,7 +16,7 @@ import small
 from flax import linen as nn
 
 import lzn_jax
-from lzn_jax import main, parts, train
+from lzn_jax import data, parts, train
 from lzn_jax.data_types import DataType, Decoder, Encoder, Invertible, NetworkEncoder
 from lzn_jax.models.resnet import ResNet
 
@@ -74,8 +75,9 @@ def test_a_name_of_the_package_is_there(name):
 
 
 def test_an_encoder_on_a_backbone_fits_a_linear_map_to_its_features(monkeypatch):
-    images = jax.random.normal(jax.random.key(1), (2, 8, 8, 1))
-    weights = BACKBONE.init(jax.random.key(0), images, train=False)
+    images = np.random.default_rng(1).standard_normal((2, 8, 8, 1), np.float32)
+    init = functools.partial(BACKBONE.init, train=False)
+    weights = small.drawn(jax.eval_shape(init, jax.random.key(0), images))
     run = types.SimpleNamespace(
         space=types.SimpleNamespace(modules={"encoder": BACKBONE}),
         model=types.SimpleNamespace(variables={"encoder": weights}),
@@ -86,15 +88,20 @@ def test_an_encoder_on_a_backbone_fits_a_linear_map_to_its_features(monkeypatch)
     (code,) = re.findall(r"```\n(import lzn_jax\n.*?)```", PAGE, re.DOTALL)
     exec(compile(code, "parts.md", "exec"), {"__name__": "recipe"})
     network = parts.get("encoder", "on_backbone")(latent_dim=5)
-    variables = network.init(jax.random.key(2), images, train=False)
-    assert variables["params"].keys() == {"Dense_0"}
-    features = BACKBONE.apply(weights, images, train=False, features="backbone")
-    dense = variables["params"]["Dense_0"]
-    expected = jnp.dot(features, dense["kernel"]) + dense["bias"]
-    np.testing.assert_allclose(network.apply(variables, images, train=True), expected, rtol=1e-5)
+
+    @jax.jit
+    def computed(key, images):
+        variables = network.init(key, images, train=False)
+        features = BACKBONE.apply(weights, images, train=False, features="backbone")
+        return variables["params"], features, network.apply(variables, images, train=True)
+
+    params, features, found = computed(jax.random.key(2), images)
+    assert params.keys() == {"Dense_0"}
+    expected = features @ params["Dense_0"]["kernel"] + params["Dense_0"]["bias"]
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
-def test_time_series_of_an_array_type_train_and_are_translated(tmp_path, monkeypatch):
+def test_time_series_of_an_array_type_have_a_loss_and_are_translated(tmp_path, monkeypatch):
     code = re.findall(
         r"```\n((?:import numpy|from lzn_jax import configuration).*?)```", PAGE, re.S
     )
@@ -103,12 +110,10 @@ def test_time_series_of_an_array_type_train_and_are_translated(tmp_path, monkeyp
     assert sum(len(text.splitlines()) for text in code) <= 60
     parts.names("type")  # what ships is there
     monkeypatch.setattr(parts, "PARTS", dict(parts.PARTS))
-    config, workdir = tmp_path / "config.py", tmp_path / "run"
-    monkeypatch.setattr(train, "measurements", types.SimpleNamespace(evaluate=lambda *_: {}))
-    small.without_pictures(monkeypatch)
-    assert main.main(small.flags(config, workdir, series__context_size=16)) == 0
-    model = lzn_jax.load(workdir, extensions=[str(tmp_path / "series.py")])
-    assert model.step == 2
+    model = small.World(tmp_path / "config", series__context_size=16).model
+    examples = data.load(model.config.data, "train")
+    with train.training_batches(model.config, model.space, examples) as batches:
+        jax.eval_shape(model.space.loss, model.model.variables, next(batches), jax.random.key(0))
     assert {name: a.shape for name, a in model.model.context.items()} == {"series_anchors": (16, 4)}
     series = model.translate([1], "label", "series")
     assert series.shape == (1, 64, 2)

@@ -4,13 +4,15 @@ import ast
 import re
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import small
 from sklearn.linear_model import LogisticRegression
 
 import lzn_jax
-from lzn_jax import data, main
+from lzn_jax import data, main, trained_model
+from lzn_jax.run import devices
 
 ROOT = Path(__file__).parent.parent
 
@@ -29,10 +31,12 @@ def names_of(name, index=0):
 
 
 def test_a_trained_model_does_what_the_example_says(tmp_path, monkeypatch, capsys):
-    config = small.config(ROOT / "configs" / "digits_joint.py")
+    config = small.config(ROOT / "configs" / "digits_joint.py", training__batch_size=16)
     small.untrained_run(tmp_path / "results" / "digits_joint", config)
     monkeypatch.chdir(tmp_path)
-    names = names_of("docs/python.md", index=1)
+    monkeypatch.setattr(trained_model, "great_circle", jax.jit(trained_model.great_circle))
+    with jax.set_mesh(devices.make_mesh(1)):  # of eight devices, programs compile for longer
+        names = names_of("docs/python.md", index=1)
     assert names["anchors"].shape == names["latents"].shape == names["centres"].shape == (360, 4)
     assert names["classes"].shape == names["probabilities"].shape == names["errors"].shape == (360,)
     assert names["sevens"].shape == (4, 8, 8, 1)

@@ -4,16 +4,18 @@ import csv
 import json
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import small
 
 import lzn_jax
-from lzn_jax import configuration, data, main, plots
+from lzn_jax import configuration, data, main, plots, trained_model
 from lzn_jax.demo.answers import NUM_IMAGES, Answers
 from lzn_jax.errors import UserError
 from lzn_jax.evaluation import samples as samples_module
-from lzn_jax.modes import export
+from lzn_jax.modes import export, inference
+from lzn_jax.run import devices
 
 TESTS = Path(__file__).parent
 TO_LABEL = ("--mode=translate", "--source=tone", "--target=label")
@@ -32,20 +34,37 @@ def written(folder, changes, name="tones_config", more=""):
     return str(path)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_device():
+    """Of eight, programs compile for longer."""
+    with jax.set_mesh(devices.make_mesh(1, jax.devices()[:1])):
+        yield
+
+
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """Flags of a trained run, and its folder."""
-    workdir = tmp_path_factory.mktemp("tones")
-    flags = [f"--config={TESTS / 'tones_config.py'}", f"--workdir={workdir}"]
-    with pytest.MonkeyPatch.context() as patch:
-        small.without_pictures(patch)
-        assert main.main(flags) == 0
+def workdir(tmp_path_factory):
+    config = configuration.load(
+        str(TESTS / "tones_config.py"), ["evaluation.measurements=('reconstruction',)"]
+    )
+    return small.untrained_run(tmp_path_factory.mktemp("tones"), config)
+
+
+@pytest.fixture(scope="module")
+def model(workdir):
+    return lzn_jax.load(workdir)
+
+
+@pytest.fixture(autouse=True)
+def one_model(model, monkeypatch):
+    """Commands and pages share the programs of a model, whose batches have a page's size."""
+    monkeypatch.setattr(inference, "restore", lambda config, workdir: model)
+    monkeypatch.setattr("lzn_jax.demo.answers._with_small_batches", lambda model: model)
+
+
+@pytest.fixture
+def run(workdir):
+    """Flags of the run, and its folder."""
     return [f"--workdir={workdir}"], workdir
-
-
-@pytest.fixture(scope="module")
-def model(run):
-    return lzn_jax.load(run[1])
 
 
 @pytest.fixture(scope="module")
@@ -80,21 +99,22 @@ def written_by(run, name, *flags):
         return list(csv.DictReader(file))
 
 
-def test_metrics_have_the_name_of_the_main_type(run):
-    names = set(json.loads((run[1] / "summary.json").read_text()))
-    assert not [name for name in names if "image" in name]
+def test_tones_and_texts_have_losses(model, examples):
+    space, train = model.space, examples[0]
+    batch = {"labels": train.labels, **space.columns(train)}
+    _, metrics = jax.eval_shape(space.loss, model.model.variables, batch, jax.random.key(0))
+    assert set(metrics) >= {"tone_loss"}
+
+
+def test_metrics_have_the_name_of_the_main_type_and_figures_show_spectrograms(run, drawn):
+    assert main.main([*run[0], "--mode=evaluate"]) == 0
+    summary = json.loads((run[1] / "summary.json").read_text())
+    assert not [name for name in summary if "image" in name]
     ways = {f"retrieval_{way}_r1" for way in ("tone_to_text", "text_to_tone")}
     accuracies = {"test_accuracy", "tone_to_label_accuracy", "text_to_label_accuracy"}
     texts = {f"tone_to_text_{part}" for part in ("exact", "words")}
-    assert names >= ways | accuracies | texts | {"text_to_tone_r1"}
-    assert not [name for name in names if name.endswith("_r10")]  # of ten tones and two texts
-
-
-@pytest.mark.slow
-def test_figures_of_an_evaluation_show_spectrograms(run, drawn):
-    only = "--config.evaluation.measurements=('reconstruction',)"
-    assert main.main([*run[0], "--mode=evaluate", only]) == 0
-    summary = json.loads((run[1] / "summary.json").read_text())
+    assert set(summary) >= ways | accuracies | texts | {"text_to_tone_r1"}
+    assert not [name for name in summary if name.endswith("_r10")]  # of ten tones and two texts
     assert summary["reconstruction_l2"] < 1e-4
     (rows,) = drawn["retrieval"]
     assert [asked.shape for asked, *_ in rows[:8]] == [(5, 4, 1)] * 8
@@ -119,7 +139,10 @@ def test_reconstructions_are_tones(run, drawn, two, model):
     np.testing.assert_array_equal(drawn["reconstructions"][1], kind.shown(tones)[::-1])
 
 
-def test_what_lies_between_tones_leads_from_one_to_the_other(run, drawn, two, model, capsys):
+def test_what_lies_between_tones_leads_from_one_to_the_other(
+    run, drawn, two, model, capsys, monkeypatch
+):
+    monkeypatch.setattr(trained_model, "great_circle", jax.jit(trained_model.great_circle))
     path, tones = two
     mode = ("--mode=interpolate", f"--input={path}")
     found = written_by(run, "input/interpolation.npz", *mode)
@@ -247,6 +270,25 @@ def test_the_page_reads_an_array(model, examples, two):
     shown, _ = answers.translated("tone", "tone", path, 0)
     expected = model.space.types["tone"].shown(tones[:1])
     np.testing.assert_array_equal(shown, expected.repeat(NUM_IMAGES, axis=0))
+
+
+def test_a_type_brings_its_components(model, examples, monkeypatch):
+    answers, played = Answers(model, *reversed(examples)), (8000, "of the component")
+    kind = model.space.types["tone"]
+    monkeypatch.setattr(kind, "displayed", lambda tones: [played] * len(tones))
+    shown, _ = answers.translated("text", "tone", "a low tone", 0)
+    assert shown.shape == (NUM_IMAGES, 5, 4, 1)
+    monkeypatch.setattr(kind, "output_component", lambda: None)
+    assert answers.translated("text", "tone", "a low tone", 0)[0] == [played] * NUM_IMAGES
+    assert answers.examples("tone") == []  # nothing that can be typed
+    monkeypatch.setattr(kind, "input_component", lambda value: None)
+    assert answers.examples("tone") == [played] * NUM_IMAGES
+    tone = kind.decoded(np.zeros((1, 32)))
+    monkeypatch.setattr(kind, "written", lambda value: tone if value == played else None)
+    names, _ = answers.translated("tone", "label", played, 0)
+    assert set(names) <= {"low", "high"}
+    with pytest.raises(UserError, match="write a tone first"):
+        answers.translated("tone", "label", None, 0)
 
 
 @pytest.mark.slow

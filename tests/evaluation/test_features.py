@@ -1,16 +1,20 @@
 """Features in batches, the names of their metrics, and the feature network on digits."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import small
+from flax import linen as nn
 
 from lzn_jax import data
 from lzn_jax.errors import UserError
 from lzn_jax.evaluation import features as features_module
 from lzn_jax.evaluation.features import (
     Extractor,
+    FeatureNetwork,
     Outputs,
     extract,
     feature_extractor,
@@ -91,11 +95,22 @@ def digits():
 
 @pytest.fixture(scope="module")
 def extractor(digits, full_speed):
-    return feature_extractor(digits[0], name="digits")
+    """Trained for a shorter time, from weights that no program draws."""
+    init = FeatureNetwork.init
+
+    def drawn(module, *given):
+        return small.drawn(jax.eval_shape(functools.partial(init, module), *given), 0.1)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(features_module, "NUM_STEPS", 300)
+        patch.setattr(FeatureNetwork, "init", drawn)
+        return feature_extractor(digits[0], name="digits")
 
 
 @pytest.mark.slow
-def test_the_network_knows_digits_that_it_never_saw(digits, extractor):
+@pytest.mark.usefixtures("full_speed")
+def test_the_network_knows_digits_that_it_never_saw(digits):
+    extractor = feature_extractor(digits[0], name="digits")
     outputs = extractor.apply(extractor.variables, jnp.asarray(digits[1].images))
     assert np.mean(np.argmax(outputs.logits, axis=1) == digits[1].labels) > 0.97
     assert outputs.features.shape == (360, 64)
@@ -119,9 +134,20 @@ def test_its_distance_grows_with_noise_and_missing_classes(digits, extractor):
     assert low["recall"] < 0.7 < 0.85 < min(low["precision"], full["precision"], full["recall"])
 
 
-def test_the_network_depends_on_the_seed_images_and_labels_alone(digits, monkeypatch):
+class Linear(FeatureNetwork):
+    """Pixels and a linear classifier, which compile in no time."""
+
+    @nn.compact
+    def __call__(self, images):
+        pixels = images.reshape(len(images), -1)
+        return Outputs(pixels, logits=nn.Dense(self.num_classes)(pixels))
+
+
+def test_the_network_depends_on_the_seed_images_and_labels_alone(monkeypatch):
     monkeypatch.setattr(features_module, "NUM_STEPS", 3)
-    train, texts = digits[0], np.full(len(digits[0].labels), "a", object)
+    monkeypatch.setattr(features_module, "FeatureNetwork", Linear)
+    train = data.Examples(REAL, np.arange(len(REAL), dtype=np.int32) % 3)
+    texts = np.full(len(REAL), "a", object)
     pairs = train._replace(texts=texts, left_out=("an empty text",), groups=train.labels)
     one, same, other = (
         feature_extractor(examples, name="a", seed=seed).variables

@@ -62,7 +62,7 @@ def test_gradient_vanishes_at_the_fit(penalty):
 def test_penalty_is_strong_for_noise_and_weak_for_separable_classes():
     noise, labels = _blobs(600, 3, 20, distance=0)
     assert fit_cached(noise, labels, 3)[1] >= 0.1
-    apart, labels = _blobs(300, 3, 20, distance=3)
+    apart, labels = _blobs(600, 3, 20, distance=3)
     model, penalty = fit_cached(apart, labels, 3)
     assert penalty <= 1e-5
     assert accuracy(model(apart), labels) == {1: 1.0}
@@ -72,13 +72,12 @@ def test_constant_and_repeated_features_and_absent_classes_are_no_obstacle():
     features, labels = _blobs(200, 3, 5, distance=1)
     constant = np.full((200, 1), 0.1, np.float32)
     wide = np.concatenate([features, features, constant], axis=1)
-    plain, _ = fit_cached(features, labels, 3, penalties=[0.1])
+    plain, _ = fit_cached(features, labels, 5, penalties=[0.1])
     # Two equal columns share the weight, which halves its penalty.
-    double, _ = fit_cached(wide, labels, 3, penalties=[0.2])
-    _same_up_to_shift(double(wide), plain(features), atol=2e-3)
+    double, _ = fit_cached(wide, labels, 5, penalties=[0.2])
+    _same_up_to_shift(double(wide)[:, :3], plain(features)[:, :3], atol=2e-3)
     assert np.abs(double.weights[-1]).max() < 1e-4
-    more, _ = fit_cached(features, labels, 5, penalties=[0.1])
-    assert softmax(more(features), axis=1)[:, 3:].max() < 1e-3
+    assert softmax(plain(features), axis=1)[:, 3:].max() < 1e-3
 
 
 def test_each_class_gives_its_share_to_the_held_out_rows():

@@ -58,6 +58,7 @@ REFUSALS = {  # flags, and contents of the line
 def test_what_cannot_be_converted_is_one_line(case, server, tmp_path, capsys, monkeypatch):
     flags, expected = REFUSALS[case]
     server.files[FILE] = b"<html>"
+    monkeypatch.setattr(convert, "network_layouts", lambda config: {})  # takes seconds
     if case == "no network":
         server.error = ConnectionError("Connection refused")
     if case == "no client":
