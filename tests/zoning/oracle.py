@@ -138,12 +138,12 @@ def adams_grid(anchors, noise, own, num_steps, before, log_weights):
 def decoding_grid(anchors, num_steps, log_weights):
     """Nodes r (num_steps, 1) from 0 to where neighbouring anchors are separated."""
     anchors, p = np.real(anchors), np.exp(log_softmax(np.real(log_weights)))
+    of_kept = np.linspace(0, np.sum(p > 0) - 1, len(p)).round().astype(int)  # one an anchor
     anchors, p = anchors[p > 0], p[p > 0]
-    n = len(anchors)
-    d = np.sqrt(_squared_distances(anchors, np.arange(n)))
+    d = np.sqrt(_squared_distances(anchors, np.arange(len(p))))
     rms = np.sqrt(p @ d**2 @ p)
-    nearest = np.where(d > 0, d, np.inf).min(-1)
-    last = 1.5 * (2 * np.sqrt(2 * np.log(n)) + 1) / np.median(nearest)
+    nearest = np.where(d > 0, d, np.inf).min(-1)[of_kept]
+    last = 1.5 * (2 * np.sqrt(2 * np.log(len(p))) + 1) / np.median(nearest)
     shares = np.arange(num_steps)[:, None] / max(1, num_steps - 1)
     return 3 / rms * np.sinh(shares * np.arcsinh(last * rms / 3))
 
