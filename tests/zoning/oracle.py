@@ -1,12 +1,17 @@
-"""The exact flow and Adams-Bashforth in float64, independent of `lzn_jax.zoning` in form and code.
+"""Zoning and the exact flow in float64, independent of `lzn_jax.zoning` in code.
 
 NumPy compiles nothing. The exact flow takes JAX's arrays as well, for gradients. Log weights may be
 (m, n), those that each point sees.
 """
 
+import math
+from fractions import Fraction
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from lzn_jax.zoning import AdamsBashforth
 
 
 def in_float64(function, *arrays):
@@ -114,13 +119,17 @@ def exact_latents(anchors, noise, own, num_steps=150, log_weights=0.0):
 
 def adams_grid(anchors, noise, own, num_steps, before, log_weights):
     """Nodes r of each point: so many (before) at which nothing moves, its start, ..., 0."""
-    n, log_p = len(anchors), log_softmax(log_weights)
+    anchors, noise, log_p = np.real(anchors), np.real(noise), log_softmax(np.real(log_weights))
+    count = np.isfinite(log_p).sum(-1, keepdims=True)
+    log_p = np.broadcast_to(log_p, (len(own), len(anchors)))
+    log_own = np.take_along_axis(log_p, own[:, None], axis=1)
     d = np.sqrt(_squared_distances(anchors, own))
     rms = np.sqrt((d**2 * np.exp(log_p)).sum(-1))
-    counts = (np.arange(n) != own[:, None]) & (d > 3e-6 * rms[:, None])
+    counts = (np.arange(len(anchors)) != own[:, None]) & (d > 3e-6 * rms[:, None])
+    counts &= np.isfinite(log_p)
     d = np.where(counts, d, 1)
     g = (noise[:, None] * (anchors - anchors[own][:, None])).sum(-1) / d
-    excess = np.maximum(0, 6 + np.log(n) + log_p - log_p[own][:, None])
+    excess = np.maximum(0, 6 + np.log(count) + log_p - log_own)
     start = np.where(counts, (g + np.sqrt(g**2 + 2 * excess)) / d, 0).max(-1)
     shares = 1 - np.arange(-before, num_steps + 1)[:, None] / num_steps
     return 3 / rms * np.sinh(shares * np.arcsinh(start * rms / 3))
@@ -128,11 +137,13 @@ def adams_grid(anchors, noise, own, num_steps, before, log_weights):
 
 def decoding_grid(anchors, num_steps, log_weights):
     """Nodes r (num_steps, 1) from 0 to where neighbouring anchors are separated."""
-    n, p = len(anchors), np.exp(log_softmax(log_weights))
-    d = np.sqrt(_squared_distances(anchors, np.arange(n)))
+    anchors, p = np.real(anchors), np.exp(log_softmax(np.real(log_weights)))
+    of_kept = np.linspace(0, np.sum(p > 0) - 1, len(p)).round().astype(int)  # one an anchor
+    anchors, p = anchors[p > 0], p[p > 0]
+    d = np.sqrt(_squared_distances(anchors, np.arange(len(p))))
     rms = np.sqrt(p @ d**2 @ p)
-    nearest = np.where(d > 0, d, np.inf).min(-1)
-    last = 1.5 * (2 * np.sqrt(2 * np.log(n)) + 1) / np.median(nearest)
+    nearest = np.where(d > 0, d, np.inf).min(-1)[of_kept]
+    last = 1.5 * (2 * np.sqrt(2 * np.log(len(p))) + 1) / np.median(nearest)
     shares = np.arange(num_steps)[:, None] / max(1, num_steps - 1)
     return 3 / rms * np.sinh(shares * np.arcsinh(last * rms / 3))
 
@@ -178,3 +189,100 @@ def adams_decode(latents, anchors, num_steps, order, log_weights):
             weights = _interpolation_weights([r[j] for j in known], r[k], r[k + 1])
             u = u + sum(w[:, None] * drifts[j] for w, j in zip(weights, known, strict=True))
     return drifts[-1] + anchors[0], np.stack(log_assignments)
+
+
+def _on_grid(start, own, anchors, solver, log_weights):
+    """End and log assignments of a solver whose noise levels are the same for all points."""
+    times = solver.times("anchors" if own is None else "prior")
+    factors = solver.factors(times)
+    t, u = times[0], start
+    if own is None:
+        own = np.zeros(len(start), int)
+        u = (start - (1 - t) * anchors[own]) / t
+    drift = drift_from(anchors, own, log_weights)
+    drifts, log_assignments = [], []
+    for t, after, weights in zip(times[:-1], times[1:], factors, strict=True):
+        at, log_p = drift(u, np.array([(1 - t) / t]))
+        drifts.insert(0, at)  # those before the start are 0
+        log_assignments.append(log_p)
+        change = sum(w * d for w, d in zip(weights, drifts, strict=False))
+        end = after * u + change + (1 - after) * anchors[own]
+        u = u + change / after if after > 0 else None
+    return end, np.stack(log_assignments)
+
+
+# The functions of `zoning`; complex arrays pass through them.
+
+
+def compute_latents(anchors, noise, own=None, *, solver, log_weights=None):
+    log_weights = np.zeros(len(anchors)) if log_weights is None else log_weights
+    own = np.arange(len(anchors)) if own is None else own
+    if isinstance(solver, AdamsBashforth):
+        return adams_latents(anchors, noise, own, solver.num_steps, solver.order, log_weights)
+    return _on_grid(noise, own, anchors, solver, log_weights)[0]
+
+
+def latents_in_context(
+    queries, context, noise, *, solver, log_weights=None, query_log_weights=None
+):
+    m, n = len(queries), len(context)
+    log_weights = np.zeros(n) if log_weights is None else log_weights
+    query_log_weights = np.zeros(m) if query_log_weights is None else query_log_weights
+    alone = np.where(np.eye(m, dtype=bool), query_log_weights[:, None], -np.inf)
+    seen = np.concatenate([np.broadcast_to(log_weights, (m, n)), alone], axis=1)
+    anchors = np.concatenate([context, queries])
+    return compute_latents(anchors, noise, n + np.arange(m), solver=solver, log_weights=seen)
+
+
+def _follow(latents, anchors, solver, log_weights):
+    """Ends of the flow to the anchors, and log assignments (S, m, n)."""
+    log_weights = np.zeros(len(anchors)) if log_weights is None else log_weights
+    if isinstance(solver, AdamsBashforth):
+        order = min(solver.order, 2)
+        return adams_decode(latents, anchors, solver.num_steps, order, log_weights)
+    return _on_grid(latents, None, anchors, solver, log_weights)
+
+
+def decode(latents, anchors, *, solver, log_weights=None):
+    return _follow(latents, anchors, solver, log_weights)[0]
+
+
+def log_assignments(latents, anchors, *, solver, log_weights=None):
+    return _follow(latents, anchors, solver, log_weights)[1]
+
+
+def classify(latents, anchors, **kwargs):
+    ends = decode(latents, anchors, **kwargs)
+    return np.linalg.norm(ends[:, None] - anchors, axis=-1).argmin(1)
+
+
+def assignment_log_probs(latents, anchors, targets, **kwargs):
+    return log_assignments(latents, anchors, **kwargs)[:, np.arange(len(targets)), targets]
+
+
+def alignment_loss(latents, anchors, targets, *, solver, cutoff=0.2, form="log", log_weights=None):
+    ends, log_p = _follow(latents, anchors, solver, log_weights)
+    own = log_p[:, np.arange(len(targets)), targets]
+    best = own[math.floor(Fraction(str(cutoff)) * solver.num_steps) :].max(0)
+    norms = (
+        np.linalg.norm(ends - anchors[targets], axis=1),
+        np.linalg.norm(anchors[targets], axis=1),
+    )
+    return -(best if form == "log" else np.exp(best)).mean(), {
+        "assignment_accuracy": np.mean(np.argmax(log_p[-1].real, axis=1) == targets),
+        "ode_error": np.mean(norms[0] / norms[1]),
+    }
+
+
+def gradients(function, *arrays):
+    """Of a real function: its imaginary part after imaginary steps, which nothing is taken from."""
+
+    def slope(k, index):
+        moved = [np.array(a, complex if i == k else float) for i, a in enumerate(arrays)]
+        moved[k][index] += 1e-30j
+        return function(*moved).imag / 1e-30
+
+    return tuple(
+        np.array([slope(k, index) for index in np.ndindex(a.shape)]).reshape(a.shape)
+        for k, a in enumerate(map(np.asarray, arrays))
+    )

@@ -5,9 +5,11 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import oracle
 import pytest
 import small
 
+from lzn_jax import zoning
 from lzn_jax.run import devices
 from lzn_jax.zoning import AdamsBashforth, DPMSolver, Euler, alignment_loss, compute_latents
 from lzn_jax.zoning import devices as devices_module
@@ -26,14 +28,15 @@ def _weighted_moments(shared, rows, linear, sums):
 def test_blocks_give_and_devices_give_the_rows_and_sums_of_all(count, divided_by):
     rng = np.random.default_rng(0)
     x, matrix, weights = rng.normal(size=(count, 3)), rng.normal(size=(3, 2)), rng.random(count)
-    arrays = jnp.asarray(matrix), {"x": jnp.asarray(x)}, jnp.asarray(weights)
+    arrays = jax.tree.map(np.float32, (matrix, {"x": x}, weights))
     if divided_by == "blocks":
-        outputs, sums = in_blocks(_weighted_moments, max_rows=4)(*arrays, jnp.ones(3))
+        blocked = jax.jit(in_blocks(_weighted_moments, max_rows=4))
+        outputs, sums = blocked(*arrays, np.ones(3, np.float32))
     else:
         over = over_devices(_weighted_moments, lambda shared: jnp.ones(3) / 8)
         with jax.set_mesh(devices.make_mesh(8)):
             outputs, sums = jax.jit(lambda *arrays: over(*place_rows(*arrays)))(*arrays)
-    np.testing.assert_allclose(outputs[:count], x @ matrix, rtol=1e-5)
+    np.testing.assert_allclose(np.asarray(outputs)[:count], x @ matrix, rtol=1e-5)
     np.testing.assert_allclose(sums, 1 + weights @ x, rtol=1e-5)
 
 
@@ -48,19 +51,23 @@ def test_small_blocks_change_neither_latents_nor_gradients(solver, q, monkeypatc
     rng = np.random.default_rng(2)
     # Close enough together to share latents, in any number of dimensions.
     arrays = [rng.normal(size=(k, q)) / np.sqrt(q / 3) for k in (n, m)]
-    own, targets = jnp.asarray(rng.integers(0, n, (2, m)))
+    own, targets = rng.integers(0, n, (2, m))
 
-    def loss(anchors, noise):
-        # Not the jitted functions, which remember the size of blocks.
-        latents = compute_latents.__wrapped__(anchors, noise, own, solver=solver)
-        loss, _ = alignment_loss.__wrapped__(latents, anchors, targets, solver=solver)
-        return jnp.sum(latents**2) + loss
+    def loss(anchors, noise, own, targets, compute_latents, alignment_loss):
+        latents = compute_latents(anchors, noise, own, solver=solver)
+        return (latents**2).sum() + alignment_loss(latents, anchors, targets, solver=solver)[0]
 
-    found = []
-    for size in (4, 2**21):  # rows of a block, the last one filled up
-        monkeypatch.setattr(devices_module, "BLOCK_LOGITS", size * n)
-        found.append(jax.jit(jax.value_and_grad(lambda *a: loss(*a), (0, 1)))(*arrays))
-    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-9), *found)
+    # Not the jitted functions, which remember the size of blocks.
+    functions = (f.__wrapped__ for f in (zoning.compute_latents, zoning.alignment_loss))
+    found = jax.jit(jax.value_and_grad(lambda *arrays: loss(*arrays, *functions), (0, 1)))
+
+    def exact(*arrays):
+        return loss(*arrays, own, targets, oracle.compute_latents, oracle.alignment_loss)
+
+    monkeypatch.setattr(devices_module, "BLOCK_LOGITS", 4 * n)  # 4 rows, the last block filled up
+    expected = exact(*arrays), oracle.gradients(exact, *arrays)
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-9)
+    jax.tree.map(close, found(*arrays, own, targets), expected)
 
 
 def test_8_devices_need_a_quarter_of_the_memory_each():
@@ -91,7 +98,7 @@ def test_centering_rounds_nothing(middle):
     anchors = np.float32(middle + spreads * rng.normal(size=(20, 9)))
     anchors[7] = 0  # removed: its place does not count
     log_weights = np.where(np.arange(20) == 7, -np.inf, 0).astype(np.float32)
-    mixture, origin = centred(Mixture(jnp.asarray(anchors), jnp.asarray(log_weights)))
+    mixture, origin = jax.jit(centred)(Mixture(anchors, log_weights))
     kept = np.arange(20) != 7
     exact = anchors.astype(np.float64) - np.asarray(origin, np.float64)
     np.testing.assert_array_equal(np.asarray(mixture.anchors_NxQ, np.float64)[kept], exact[kept])
