@@ -278,7 +278,8 @@ def test_what_is_no_run_is_one_line(workdir, tmp_path):
         ("{", "is not the config of a run"),
         ("[]", "is not the config of a run"),
         ("[" * 100_000, "is not the config of a run: too deeply nested"),
-        ('{"data": ' * 800 + "1" + "}" * 800, "is not the config of a run: maximum recursion"),
+        # Which of the two depends on the frames of a call, more where types are checked.
+        ('{"data": ' * 800 + "1" + "}" * 800, "maximum recursion|lacks the field types"),
         (json.dumps(values | {"seed": "one"}), "config.json: seed must be an integer"),
         (json.dumps(values | {"extensions": ["a"]}), "config.json must have a checksum for each"),
         (json.dumps(values | {"extension_checksums": ["a"]}), "must have a checksum for each"),

@@ -7,7 +7,6 @@ import time
 import numpy as np
 import pytest
 import small
-from one_weight import put_in
 from PIL import Image
 
 from lzn_jax import main as command_line
@@ -71,7 +70,6 @@ def test_a_broken_image_is_found_before_it_is_needed(
     def end(*_):
         raise UserError("reached")
 
-    put_in(monkeypatch.setattr)
     lowered = train._lower_update
     monkeypatch.setattr(train, step, end)
     # The programs are small: the images are decoded when compilation starts.
