@@ -4,9 +4,6 @@ NumPy compiles nothing. The exact flow takes JAX's arrays as well, for gradients
 (m, n), those that each point sees.
 """
 
-import math
-from fractions import Fraction
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -222,13 +219,10 @@ def compute_latents(anchors, noise, own=None, *, solver, log_weights=None):
     return _on_grid(noise, own, anchors, solver, log_weights)[0]
 
 
-def latents_in_context(
-    queries, context, noise, *, solver, log_weights=None, query_log_weights=None
-):
+def latents_in_context(queries, context, noise, *, solver, log_weights=None):
     m, n = len(queries), len(context)
     log_weights = np.zeros(n) if log_weights is None else log_weights
-    query_log_weights = np.zeros(m) if query_log_weights is None else query_log_weights
-    alone = np.where(np.eye(m, dtype=bool), query_log_weights[:, None], -np.inf)
+    alone = np.where(np.eye(m, dtype=bool), 0, -np.inf)
     seen = np.concatenate([np.broadcast_to(log_weights, (m, n)), alone], axis=1)
     anchors = np.concatenate([context, queries])
     return compute_latents(anchors, noise, n + np.arange(m), solver=solver, log_weights=seen)
@@ -263,19 +257,16 @@ def assignment_log_probs(latents, anchors, targets, **kwargs):
 def alignment_loss(latents, anchors, targets, *, solver, cutoff=0.2, form="log", log_weights=None):
     ends, log_p = _follow(latents, anchors, solver, log_weights)
     own = log_p[:, np.arange(len(targets)), targets]
-    best = own[math.floor(Fraction(str(cutoff)) * solver.num_steps) :].max(0)
-    norms = (
-        np.linalg.norm(ends - anchors[targets], axis=1),
-        np.linalg.norm(anchors[targets], axis=1),
-    )
+    best = own[int(cutoff * solver.num_steps) :].max(0)
+    off, norms = (np.linalg.norm(a, axis=1) for a in (ends - anchors[targets], anchors[targets]))
     return -(best if form == "log" else np.exp(best)).mean(), {
         "assignment_accuracy": np.mean(np.argmax(log_p[-1].real, axis=1) == targets),
-        "ode_error": np.mean(norms[0] / norms[1]),
+        "ode_error": np.mean(off / norms),
     }
 
 
 def gradients(function, *arrays):
-    """Of a real function: its imaginary part after imaginary steps, which nothing is taken from."""
+    """Of a number: imaginary parts after imaginary steps, exact because nothing is subtracted."""
 
     def slope(k, index):
         moved = [np.array(a, complex if i == k else float) for i, a in enumerate(arrays)]

@@ -91,9 +91,9 @@ def test_nearly_equal_anchors_share_an_assignment():
 
 @pytest.mark.parametrize("solver", SOLVERS, ids=KINDS)
 def test_a_query_of_weight_k_is_k_equal_samples(solver, x64):
-    queries, context, log_weights = map(np.float64, _draw(6, 5, seed=2))
-    noise = np.float64(_draw(6, 1, seed=3)[0])
-    arrays = queries, context, log_weights, np.log(np.arange(1.0, 7.0))
+    queries, context, log_weights = map(np.float64, _draw(3, 5, seed=2))
+    noise = np.float64(_draw(3, 1, seed=3)[0])
+    arrays = queries, context, log_weights, np.log(np.arange(1.0, 4.0))
 
     @jax.jit
     @functools.partial(jax.value_and_grad, argnums=(0, 1, 2, 3))
@@ -104,7 +104,7 @@ def test_a_query_of_weight_k_is_k_equal_samples(solver, x64):
 
     def one_by_one(queries, context, log_weights, own_log_weights):
         total = 0.0
-        for k in range(6):
+        for k in range(3):
             anchors, own = np.vstack([context, queries[k]]), np.array([5])
             kwargs = {"solver": solver, "log_weights": np.append(log_weights, own_log_weights[k])}
             total += (oracle.compute_latents(anchors, noise[[k]], own, **kwargs) ** 2).sum()

@@ -43,7 +43,7 @@ def _outputs(anchors, noise, log_weights, own, solver, form):
         "in context": form.latents_in_context(noise, anchors, noise, **kwargs),
         "points": form.decode(noise, anchors, **kwargs),
         "log_probs": form.assignment_log_probs(noise, anchors, own, **kwargs),
-        "alignment": form.alignment_loss(noise, anchors, own, form="prob", **kwargs),
+        "alignment": form.alignment_loss(noise, anchors, own, cutoff=0.3, form="prob", **kwargs),
     }
 
 
@@ -88,11 +88,11 @@ def _arrays(*shapes, seed=0):
     return [np.float32(rng.normal(size=shape)) for shape in shapes]
 
 
-def _problem(n=7, m=13):
+def _problem(m=13):
     """Float64 anchors, noise and log weights, and own anchors, of which the third is none."""
-    arrays = [np.float64(a) for a in _arrays((n, 3), (m, 3), (n,))]
-    own = np.random.default_rng(1).integers(0, n, m)
-    return *arrays, np.where(own == 2, 3 % n, own).astype(np.int32)
+    arrays = [np.float64(a) for a in _arrays((7, 3), (m, 3), (7,))]
+    own = np.random.default_rng(1).integers(0, 7, m)
+    return *arrays, np.where(own == 2, 3, own).astype(np.int32)
 
 
 def _assert_close(found, expected, atol=2e-5, rtol=1e-5):
@@ -132,9 +132,9 @@ def test_dtypes_are_those_of_the_inputs_and_at_least_float32(dtype, result, x64)
 
 
 @SCHEMES
-@pytest.mark.parametrize(("n", "m"), [(7, 13), *small.slow((1, 1), (7, 1))])
-def test_any_number_of_anchors_and_latents(solver, n, m, x64):
-    problem = _problem(n, m)
+@pytest.mark.parametrize("m", [13, *small.slow(1)])
+def test_any_number_of_latents(solver, m, x64):
+    problem = _problem(m)
     found, _ = _outputs_and_gradients(*problem, solver)
     _assert_equal(found, _outputs(*problem, solver, oracle))
 
