@@ -16,11 +16,10 @@ import shared
 from PIL import Image
 
 import lzn_jax
-from lzn_jax import configuration, data
+from lzn_jax import configuration, data, files
 from lzn_jax.data import Examples, digit_captions
 from lzn_jax.evaluation.samples import fit_judge
 from lzn_jax.evaluation.texts import shares
-from lzn_jax.run import files
 
 CONFIGS = {"held_out": "benchmarks/digits_folder.py", "pairs": "benchmarks/digits_pairs.py"}
 

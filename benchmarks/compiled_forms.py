@@ -18,7 +18,7 @@ from jax.sharding import SingleDeviceSharding
 from lzn_jax.models import ncsnpp, norm
 from lzn_jax.models.dropout import Dropout
 from lzn_jax.modes import compile as compiling
-from lzn_jax.run import clock, costs
+from lzn_jax.run import compiled_time, costs
 
 OURS = norm.group_norm
 PIXELS = jax.ShapeDtypeStruct((25, 32, 32, 128), jnp.float32)
@@ -126,7 +126,7 @@ def cycles(module, x, bits="threefry2x32"):
     program = jax.jit(jax.grad(loss, (0, 1))).trace(*arguments)
     text = program.lower(lowering_platforms=("tpu",)).compile().as_text()
     chip = costs.chip(target.devices[0].device_kind)
-    return clock.estimate(clock.parse(text), chip).cycles
+    return compiled_time.estimate(compiled_time.parse(text), chip).cycles
 
 
 class FlaxDropout(nn.Module):

@@ -40,11 +40,11 @@ from zoning_speed import times_and_roofline
 
 from lzn_jax import configuration, inference, train
 from lzn_jax.errors import UserError
+from lzn_jax.files import write_json
 from lzn_jax.latent_space import LatentSpace, Model
 from lzn_jax.modes.compile import batch_shapes
 from lzn_jax.run import devices
 from lzn_jax.run.costs import count_operations
-from lzn_jax.run.files import write_json
 from lzn_jax.zoning import Euler
 
 FAILED = "failed: "
@@ -92,7 +92,7 @@ def measure_matmul(dtype: str, size: int) -> Row:
     return row | {"TFLOP/s": program.operations / taken / 1e12}
 
 
-zoned = shared.gradient(Euler(STEPS))
+zoned = shared.gradient(solver=Euler(STEPS))
 
 
 def latents_and_gradient(outputs: Any) -> dict[str, np.ndarray]:

@@ -67,13 +67,13 @@ def print_table(rows: Sequence[Sequence[Any]]) -> None:
 
 
 @functools.cache
-def gradient(solver: zoning.Solver, form: ModuleType = zoning) -> Callable[..., Any]:
+def gradient(form: ModuleType = zoning, **setting: Any) -> Callable[..., Any]:
     """The alignment loss, the latents, and the loss's gradient, of anchors, partners and noise."""
 
     def loss(anchors: jax.Array, partners: jax.Array, noise: jax.Array) -> Any:
-        latents = form.compute_latents(anchors, noise, solver=solver)
+        latents = form.compute_latents(anchors, noise, **setting)
         targets = jnp.arange(len(anchors))
-        return form.alignment_loss(latents, partners, targets, solver=solver)[0], latents
+        return form.alignment_loss(latents, partners, targets, **setting)[0], latents
 
     return jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))
 
@@ -84,11 +84,3 @@ def make_problem(n: int, std: float) -> tuple[np.ndarray, ...]:
     anchors = std * rng.normal(size=(n, Q))
     partners = anchors + 0.5 * std * rng.normal(size=(n, Q))
     return tuple(np.float32(a) for a in (anchors, partners, NOISE_SCALE * rng.normal(size=(n, Q))))
-
-
-def near_copies(anchors: np.ndarray, distance: float, copies: int, rng: Any) -> np.ndarray:
-    """The first anchors, and as many copies of each at the distance, as fit into their number."""
-    first = anchors[: -(-len(anchors) // copies)]
-    offsets = rng.normal(size=(copies - 1, *first.shape))
-    offsets /= np.linalg.norm(offsets, axis=-1, keepdims=True)
-    return np.concatenate([first, *(first + distance * offsets)])[: len(anchors)]

@@ -1,9 +1,6 @@
-"""Tasks of a text config, each by networks trained for it alone: one space for all is held to them.
+"""Tasks of digits_text, each by networks trained for it alone: one space for all is held to them.
 
     python benchmarks/text_baselines.py --seeds 3
-    python benchmarks/text_baselines.py --config=configs/emoji_text.py --seeds 3 \
-        --judge results/emoji_text_evidence/InfoNCE_seed0 \
-        --runs results/emoji_text_evidence/LZN_seed*
     python benchmarks/text_baselines.py --seeds 1 --folder results/text_baselines_validation \
         --config.data.validation=287 --tasks captioner captioner_0.1 captioner_0.2 captioner_0.4 \
         captioner_0.8
@@ -13,14 +10,10 @@ Networks, batches, optimiser, rates and number of updates are the config's, and 
 image decoder, `classifier` that of a digit to a dense layer for each part of a caption. Anchors of
 `captioner_0.4` and the like have noise in training. `support_vectors` classifies each part by
 pixels; its penalty and width are searched on a fifth of the training images.
-
-Images of emoji are measured by how the encoders of `--judge`, a run of CLIP's loss, find their
-texts. What `--runs` do is measured in the same way. `--config.FIELD=VALUE` changes a field.
+`--config.FIELD=VALUE` changes a field.
 """
 
-import argparse
 import functools
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -32,72 +25,47 @@ import numpy as np
 import optax
 import shared
 from flax import linen as nn
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from sklearn.svm import SVC
 
-import lzn_jax
-from lzn_jax import configuration, data, errors, models
+from lzn_jax import configuration, data, files, models
 from lzn_jax import train as train_module
-from lzn_jax.data import Examples, digit_captions
+from lzn_jax.data import Examples, digit_captions, digits
+from lzn_jax.data.batches import TrainingBatches
 from lzn_jax.decoders.flow import FlowDecoder
-from lzn_jax.errors import UserError
 from lzn_jax.evaluation.samples import as_pixels
-from lzn_jax.evaluation.texts import PARTS, DigitCaptions, agreement, compared, recognised, shares
+from lzn_jax.evaluation.texts import PARTS, DigitCaptions, compared, shares
 from lzn_jax.latent_space import LatentSpace, Model
 from lzn_jax.models import normal_by_index
-from lzn_jax.run import devices, files
-from lzn_jax.run.log import progress
+from lzn_jax.plan import Loss
+from lzn_jax.progress import progress
+from lzn_jax.run import devices
 from lzn_jax.trained_model import TrainedModel
 
 METRICS = (
-    *(f"image_to_text_{name}" for name in ("exact", "words", *PARTS)),
+    *(f"image_to_text_{name}" for name in ("exact", *PARTS)),
     *(f"text_to_image_{name}" for name in ("exact", *PARTS)),
-    *(f"judged_text_to_image_r{k}" for k in (1, 10)),
     *("parameters", "seconds", "seconds_per_update"),
 )
 
 
 class Measure:
-    """How right texts written of test images, and images made of test texts, are.
+    """How right captions written of test images, and images made of test captions, are."""
 
-    Attributes:
-      judges: whether images can be measured; `judge` is a trained model, None: none.
-    """
-
-    def __init__(self, config: ConfigDict, train: Examples, test: Examples, judge: Any) -> None:
+    def __init__(self, config: ConfigDict, train: Examples, test: Examples) -> None:
         space = LatentSpace(config, devices.training_mesh(config.training))
-        self.tokenizer, self._judge = space.encoders["text"].tokenizer, judge
-        model = TrainedModel(space, Model({}, {}), 0)
-        self._ruled = DigitCaptions(model, train) if config.data.name == "digits" else None
-        self.judges = bool(self._ruled or judge)
+        self.tokenizer = space.encoders["text"].tokenizer
+        self._ruler = DigitCaptions(TrainedModel(space, Model({}, {}), 0), train, digits.ruler())
         rows = compared(self.tokenizer, test.texts)
-        self.images, self.texts = test.images[rows], [str(text) for text in test.texts[rows]]
-        self.tokens = self.tokenizer.encode(self.texts)
-        if judge:  # what does not fit raises UserError
-            judge.anchors(self.images[:1])
-            judge.anchors(self.texts, source="text")
+        self.images, texts = test.images[rows], [str(text) for text in test.texts[rows]]
+        self.tokens, self._parts = self.tokenizer.encode(texts), digit_captions.parse(texts)
 
     def written(self, texts: list[str] | np.ndarray) -> evidence.Summary:
-        if self._ruled:
-            return shares(
-                "image_to_text", digit_captions.parse(texts), digit_captions.parse(self.texts)
-            )
-        return agreement(texts, self.texts)
+        return shares("image_to_text", digit_captions.parse(texts), self._parts)
 
     def made(self, images: np.ndarray) -> evidence.Summary:
-        if self._ruled:
-            return shares(
-                "text_to_image", self._ruled.measured(images), digit_captions.parse(self.texts)
-            )
-        found = recognised(self._judge, images, self.texts)
-        return {f"judged_{name}": value for name, value in found.items()}
-
-    def run(self, workdir: Path) -> evidence.Summary:
-        run = lzn_jax.load(workdir)
-        found = self.written(run.translate(self.images, "image", "text"))
-        if self.judges:
-            found |= self.made(run.translate(self.texts, "text", "image"))
-        return found
+        return shares("text_to_image", self._ruler.measured(images), self._parts)
 
 
 class Alone(LatentSpace):
@@ -107,14 +75,21 @@ class Alone(LatentSpace):
     and their accuracy.
     """
 
+    def __init__(self, config: ConfigDict, mesh: Mesh) -> None:
+        super().__init__(config, mesh)
+        encoders = {self.source: self.types[self.source].encoder}
+        loss = Loss(type(self).__name__, self._loss, 1.0)
+        self.plan = self.plan._replace(
+            encoders=encoders, decodings=(), alignings=(), losses=(loss,), num_latents=None
+        )
+
     def init(self, key):
         return {name: own for name, own in super().init(key).items() if name in self.networks}
 
-    def loss(self, variables, batch, key):
+    def _loss(self, variables, batch, zones, key):
         """The loss and no metrics, as training takes them."""
-        keys = list(jax.random.split(key, 3))
-        (zones,) = self.types[self.source].encoder.zones(variables, batch, keys[:1])
-        return self.error(variables, batch, zones, keys[1:]), {}
+        (zones,) = zones[self.source]
+        return self.error(variables, batch, zones, list(jax.random.split(key))), {}
 
     def answers(self, variables, samples):
         key, encode = jax.random.key(self.config.seed), self.types[self.source].encoder.anchors
@@ -250,7 +225,7 @@ def train(
     columns = space.columns(examples)
     columns["parts"] = np.stack(digit_captions.parse(examples.texts), axis=1, dtype=np.int32)
     size, transform = training.batch_size, space.transform
-    batches = data.TrainingBatches(examples, size, config.seed, transform, columns=columns)
+    batches = TrainingBatches(examples, size, config.seed, transform, columns=columns)
     state = jax.jit(lambda: train_module.init_state(space, optimizer, config.seed))()
     update = update.lower(state, batches.shapes()).compile()
     losses, start = [], time.perf_counter()
@@ -269,70 +244,42 @@ def evaluate(space: Alone, variables: Any, measure: Measure) -> evidence.Summary
     return space.measured(space.answers(variables, samples), measure)
 
 
-def tasks_of(config: ConfigDict, asked: list[str] | None, has_judge: bool) -> list[str]:
-    """The tasks that are asked for, None: all that can be; UserError for one that cannot."""
-    if "text" not in config.types:
-        raise UserError("the config has no texts")
-    is_ruled, is_on_text = config.data.name == "digits", config.decoder.condition == "text"
-    can = dict.fromkeys(("captioner", *NOISY), True)
-    can["text_to_image"] = is_on_text and (is_ruled or has_judge)
-    can["classifier"] = can["support_vectors"] = is_ruled
-    if cannot := [name for name in asked or () if not can[name]]:
-        needs = "classifiers need digits; text_to_image a decoder on texts, and digits or --judge"
-        raise UserError(f"cannot train {', '.join(cannot)} here: {needs}")
-    return asked or [name for name in TASKS if can[name] and name not in NOISY]
+def measured(
+    name: str, config: ConfigDict, examples: Examples, measure: Measure
+) -> evidence.Summary:
+    """What a task's networks, once trained, do of the test examples."""
+    if name == "support_vectors":
+        return measure.written(support_vectors(examples)(measure.images))
+    space, variables, losses, seconds = train(name, config, examples)
+    return evaluate(space, variables, measure) | {
+        "parameters": sum(a.size for a in jax.tree.leaves(variables)),
+        "seconds": seconds,
+        "seconds_per_update": seconds / len(losses),
+    }
 
 
-def run_all(arguments: argparse.Namespace, overrides: list[str]) -> evidence.Results:
-    """Every task with every seed, and the runs beside them; also written as JSON."""
-    judge = arguments.judge and lzn_jax.load(arguments.judge)
-    if arguments.updates:
-        overrides = [*overrides, f"training.num_steps={arguments.updates}"]
-    results: evidence.Results = {}
-    for seed in range(arguments.seeds):
-        config = configuration.load(arguments.config, [*overrides, f"seed={seed}"])
-        config = data.fit_context(config)
-        names = tasks_of(config, arguments.tasks, bool(judge))
-        examples, test = data.load_data(config)
-        measure = Measure(config, examples, test, judge)
-        if seed == 0:
-            results["runs"] = [measure.run(workdir) for workdir in arguments.runs]
-            results["real images"] = [measure.made(measure.images)] if measure.judges else []
-        for name in names:
-            if name == "support_vectors":
-                found = measure.written(support_vectors(examples)(measure.images))
-            else:
-                space, variables, losses, seconds = train(name, config, examples)
-                found = evaluate(space, variables, measure) | {
-                    "parameters": sum(a.size for a in jax.tree.leaves(variables)),
-                    "seconds": seconds,
-                    "seconds_per_update": seconds / len(losses),
-                }
-            results.setdefault(name, []).append(found)
-            path = arguments.folder / f"{Path(arguments.config).stem}.json"
-            files.write_json(path, results)
-    return results
-
-
-def main() -> int:
-    """Trains all tasks with all seeds, prints the table; returns the exit code."""
+def main() -> None:
+    """Trains all tasks with all seeds, prints the table, which is also written as JSON."""
     parser = shared.parser(__doc__)
     parser.add_argument("--config", default="configs/digits_text.py")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--tasks", nargs="+", choices=list(TASKS), help="default: all that can be")
-    parser.add_argument("--updates", type=int, help="default training.num_steps")
-    parser.add_argument("--runs", type=Path, nargs="+", default=[], help="work folders")
-    parser.add_argument("--judge", type=Path, help="work folder")
+    default = [name for name in TASKS if name not in NOISY]
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=default)
     parser.add_argument("--folder", type=Path, default=Path("results/text_baselines"))
     arguments, overrides = shared.parse(parser)
-    try:
-        results = run_all(arguments, overrides)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return errors.EXIT_USER_ERROR
+    results: evidence.Results = {"real images": []}
+    for seed in range(arguments.seeds):
+        config = configuration.load(arguments.config, [*overrides, f"seed={seed}"])
+        config = data.fit_context(config)
+        examples, test = data.load_data(config)
+        measure = Measure(config, examples, test)
+        results["real images"] = [measure.made(measure.images)]
+        for name in arguments.tasks:
+            results.setdefault(name, []).append(measured(name, config, examples, measure))
+            path = arguments.folder / f"{Path(arguments.config).stem}.json"
+            files.write_json(path, results)
     evidence.print_table(results, METRICS)
-    return errors.EXIT_DONE
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

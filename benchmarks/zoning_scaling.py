@@ -19,7 +19,8 @@ import shared
 from jax.sharding import Mesh
 from shared import STEPS, Q
 
-from lzn_jax.run import clock, devices, files
+from lzn_jax import files
+from lzn_jax.run import compiled_time, devices
 from lzn_jax.zoning import Euler
 
 value_and_gradient = shared.gradient(Euler(STEPS))
@@ -35,7 +36,7 @@ def compile_for(count: int, n: int) -> dict[str, float]:
     shape = jax.ShapeDtypeStruct((n, Q), jnp.float32, sharding=devices.split(mesh))
     with jax.set_mesh(mesh):
         program = value_and_gradient.lower(shape, shape, shape).compile()
-    counts = clock.collectives(clock.parse(program.as_text()))
+    counts = compiled_time.collectives(compiled_time.parse(program.as_text()))
     return {
         "devices": count,
         "temporaries MB a device": program.memory_analysis().temp_size_in_bytes / 1e6,

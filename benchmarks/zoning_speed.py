@@ -20,8 +20,7 @@ import numpy as np
 import shared
 from shared import STDS, STEPS, Q
 
-from lzn_jax import zoning
-from lzn_jax.run import files
+from lzn_jax import files, zoning
 from lzn_jax.zoning.flow import matmul
 
 
@@ -49,7 +48,7 @@ def measure(n: int, repeats: int, with_plain: bool) -> list[dict[str, Any]]:
     rows = []
     for kind, std in STDS.items():
         problem = shared.make_problem(n, std)
-        zoned = shared.gradient(zoning.Euler(STEPS)).lower(*problem).compile()
+        zoned = shared.gradient(solver=zoning.Euler(STEPS)).lower(*problem).compile()
         zone = functools.partial(zoned, *problem)
         taken, roofline = times_and_roofline(zone, n, n, repeats)
         row = {
@@ -61,7 +60,7 @@ def measure(n: int, repeats: int, with_plain: bool) -> list[dict[str, Any]]:
             "temporaries MB": zoned.memory_analysis().temp_size_in_bytes / 1e6,
         }
         if with_plain and kind == "soft":
-            paper = shared.gradient(zoning.Euler(STEPS), zoning.plain)
+            paper = shared.gradient(zoning.plain, num_steps=STEPS)
             plain = paper.lower(*problem).compile()
             row["plain seconds"] = shared.seconds(plain, *problem)
             row["plain temporaries MB"] = plain.memory_analysis().temp_size_in_bytes / 1e6

@@ -33,7 +33,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.text_encoder.features = 64
     config.text_decoder.features = 64
 
-    config.encoder.features = 16
+    config.encoder = {"name": "ncsnpp", "features": 16, "channel_multipliers": (1, 2)}
+    config.encoder.update(num_res_blocks=1, tap_channels=8, tap_units=64)
+    config.decoder.num_blocks = 3
     # The decoder is conditioned on the caption's anchor, as the paper's is on the class.
     config.decoder.condition_dropout = 0.1
 
@@ -42,6 +44,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.training.flow_draws = 2
     config.training.learning_rate.encoder = 1e-3
     config.training.learning_rate.decoder = 2e-3
+    config.training.learning_rate.label_anchors = 1e-3
     config.training.learning_rate.text_encoder = 1e-3
     config.training.learning_rate.text_decoder = 2e-3
     config.training.ema_decay = 0.99

@@ -32,7 +32,8 @@ def get_config() -> ml_collections.ConfigDict:
 
     # Narrow networks, because 28 pixels take 12 times as long as 8 on a CPU. Feature maps are 28,
     # 14 and 7 wide in the encoder, 14 and 7 in the decoder, with 2x2 patches as four channels.
-    config.encoder.channel_multipliers = (1, 2, 4)
+    config.encoder = {"name": "ncsnpp", "features": 8, "channel_multipliers": (1, 2, 4)}
+    config.encoder.update(num_res_blocks=1, tap_channels=8, tap_units=64)
     config.decoder = {"name": "ncsnpp", "features": 16, "channel_multipliers": (1, 2)}
     config.decoder.num_res_blocks = 1
     config.decoder.patch_size = 2
@@ -40,6 +41,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.training.num_steps = 7000  # 15 epochs
     config.training.learning_rate.encoder = 2e-3
     config.training.learning_rate.decoder = 2e-3
+    config.training.learning_rate.label_anchors = 1e-3
     config.training.ema_decay = 0.999
     config.checkpoint.every_steps = 500
     config.evaluation.every_steps = 7000

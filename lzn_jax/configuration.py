@@ -3,7 +3,6 @@
 import ast
 import dataclasses
 import difflib
-import json
 import logging
 import operator
 import re
@@ -19,6 +18,7 @@ import ml_collections
 from lzn_jax import parts
 from lzn_jax.errors import UserError
 from lzn_jax.extensions import extend, found_extension
+from lzn_jax.files import parse_json
 from lzn_jax.parts import Field, amount, choice, count, count_or_0, flag, positive, word, words
 
 # Defaults are those of most of the paper's experiments, or have no effect.
@@ -40,7 +40,7 @@ _EVERY_RUN = {
     "latent.noise_scale": amount("α of the training latents", 1.0),
     "latent.solver": word("solver of the encoder's flow", "dpm", part="solver"),
     "latent.num_steps": count("solver steps of the encoder's flow", 20),
-    "training.batch_size": count("examples per update, over all devices"),
+    "training.batch_size": count("examples per update, over all devices", at_most="train"),
     "training.microbatch_size": count(
         "examples that a network evaluates at once, None = all", None
     ),
@@ -326,23 +326,6 @@ def _check_something_trains(values: Mapping[str, Any]) -> None:
 # Files in the work folder of a run.
 CONFIG_FILE = "config.json"
 TOKENIZER_FILE = "tokenizer.json"
-
-# Fields that older runs have under another name.
-_RENAMED = {
-    "decoder.told": "decoder.condition",
-    "decoder.told_dropout": "decoder.condition_dropout",
-    "decoder.energy_anchors": "decoder.set_anchors",
-    "decoder.energy_patch_size": "decoder.set_patch_size",
-    "decoder.energy_patches": "decoder.set_patches",
-    "decoder.energy_weight": "decoder.set_weight",
-}
-# Fields of older runs that no longer exist, and the only value that this version supports.
-_GONE = {
-    "latent.precision": "float32",
-    "latent.bank_size": 0,
-    "decoder.guidance": 1.0,
-    "sampling.guidance": 1.0,
-}
 _log = logging.getLogger(__name__)
 
 
@@ -405,7 +388,7 @@ def load_run(
 
 
 def stored_values(path: Path) -> dict[str, Any]:
-    """The values of a run's config.json by dotted name, with old field names replaced.
+    """The values of a run's config.json by dotted name.
 
     Raises UserError for a file that is not a config.
     """
@@ -417,27 +400,10 @@ def stored_values(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path} is not the config of a run: {reason}") from error
-    for name, value in _GONE.items():
-        if (got := values.pop(name, value)) != value:
-            raise UserError(f"{path}: {name} can only be {value!r} in this version, got {got!r}")
-    if values.get("data.holdout") and "data.holdout_seed" not in values:
-        _log.warning(
-            "%s: this version holds out other images than the one of the run, which was trained on "
-            "some of today's test images",
-            path,
-        )
     names, digests = (checked(n, values.get(n, ()), _EVERY_RUN[n]) for n in _as_fields({}))
     if len(names) != len(digests):
         raise UserError(f"{path} must have a checksum for each of its extensions")
-    return {_RENAMED.get(name, name): value for name, value in values.items()}
-
-
-def parse_json(text: str | bytes) -> Any:
-    """The value of a JSON text; raises ValueError if it is not JSON or too deeply nested."""
-    try:
-        return json.loads(text)
-    except RecursionError as error:
-        raise ValueError("too deeply nested") from error
+    return values
 
 
 def _found_extensions(path: Path, values: Mapping[str, Any]) -> dict[str, str]:

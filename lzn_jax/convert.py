@@ -24,8 +24,9 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from lzn_jax import configuration, models, train
 from lzn_jax.data import Examples, check_context, load
-from lzn_jax.data.folder import find_images
+from lzn_jax.data.user_images import find_images
 from lzn_jax.errors import EXIT_DONE, UserError
+from lzn_jax.files import cache_folder, write_json
 from lzn_jax.latent_space import LatentSpace
 from lzn_jax.models import Variables, split_variables
 from lzn_jax.release import hub
@@ -36,7 +37,6 @@ from lzn_jax.run import devices
 from lzn_jax.run import workdir as workdirs
 from lzn_jax.run.checkpoints import Checkpoints
 from lzn_jax.run.command_line import Parser, exit_code
-from lzn_jax.run.files import cache_folder, write_json
 
 _log = logging.getLogger("lzn_jax.convert")  # the name differs if this is __main__
 

@@ -1,12 +1,9 @@
 """Extensions: files and modules that register parts of one's own, and their checksums."""
 
-import ast
 import contextlib
 import hashlib
 import importlib
 import importlib.util
-import itertools
-import operator
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -97,12 +94,8 @@ def extension_modules() -> list[ModuleType]:
 
 
 def checksum(path: Path) -> str:
-    """The sha256 of an extension: of its file, or of names and contents of several files.
-
-    These are the modules in its folder or below that the file imports, or, if it is an
-    `__init__.py`, all Python files of the package.
-    """
-    files = sorted(_files(path))
+    """The sha256 of an extension: of its file, or of names and contents of its several files."""
+    files = _files(path)
     if len(files) == 1:
         return hashlib.sha256(files[0].read_bytes()).hexdigest()
     digest = hashlib.sha256()
@@ -114,42 +107,26 @@ def checksum(path: Path) -> str:
 
 
 def _files(path: Path) -> list[Path]:
-    """The files of an extension, as in `checksum`."""
-    files = [path.absolute()]
-    folder = files[0].parent
-    if path.name == "__init__.py":
-        return list(folder.rglob("*.py"))
-    if folder.name in ("site-packages", "dist-packages"):  # of other packages
-        return files
-    for file in files:  # which grow
-        files += dict.fromkeys(each for each in _imported_from(folder, file) if each not in files)
-    return files
+    """An extension's file and the Python files beside and below it, except configs."""
+    file = path.absolute()
+    if file.parent.name in ("site-packages", "dist-packages"):  # of other packages
+        return [file]
+    # Configs may change during a run: their fields are compared one by one.
+    others = {each for each in _modules(file.parent) if b"def get_config(" not in each.read_bytes()}
+    return sorted({file, *others})
 
 
-def _imported_from(folder: Path, file: Path) -> Iterator[Path]:
-    """Modules in a folder or below that a file imports, found by name: no module is imported."""
-    try:
-        tree = ast.parse(file.read_bytes())
-    except (SyntaxError, ValueError):  # which Python reports when it runs the file
-        return
-    for node in ast.walk(tree):
-        if not isinstance(node, ast.Import | ast.ImportFrom):
-            continue
-        level, module = getattr(node, "level", 0), getattr(node, "module", None)
-        names = [alias.name if module is None else f"{module}.{alias.name}" for alias in node.names]
-        roots = file.parents[level - 1 : level] or [folder, *folder.parents]
-        for root, name in itertools.product(roots, names):
-            words = name.split(".")
-            places = list(itertools.accumulate(words, operator.truediv, initial=root))
-            for place in places if level else places[1:]:
-                for each in (place.parent / f"{place.name}.py", place / "__init__.py"):
-                    if words[0] != "lzn_jax" and each.is_relative_to(folder) and each.is_file():
-                        yield each
+def _modules(folder: Path) -> Iterator[Path]:
+    """Python files in a folder and in the packages below it: not in environments or runs."""
+    yield from folder.glob("*.py")
+    for each in folder.glob("*/__init__.py"):
+        if each.parent != _PACKAGE:
+            yield from _modules(each.parent)
 
 
 def _forget(files: Sequence[Path]) -> None:
     """Lets modules of files that have changed be imported again."""
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None)
-        if file and Path(file) in files:
+        if file and Path(file) in files and name != "__main__":
             del sys.modules[name]

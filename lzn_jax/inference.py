@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from lzn_jax import zoning
-from lzn_jax.data_types import Classifier, Reader
+from lzn_jax.data_types import Classifier, Context, Reader
 from lzn_jax.errors import UserError
 from lzn_jax.latent_space import LatentSpace, Model
 from lzn_jax.models import keys_by_index, normal_by_index
@@ -68,18 +68,18 @@ def encode(
     """Latents of `samples` of a type; without context anchors of the type, rows are dependent."""
     encoder, samples, index = space.encoders[source], request["samples"], request["index"]
     if isinstance(encoder, Reader):
-        is_table = isinstance(encoder, Classifier) and source in space.own_encoders
+        is_table = isinstance(encoder, Classifier) and source in space.plan.encoders
         solver = space.alignment_solver if is_table else space.solver
         noise = noise_scale * prior(space, key, index, source)
         keys = keys_by_index(key, f"{source}_members", index)
         return encoder.latents(model, samples, noise, keys, solver)
     rows = {"anchors": encoder.anchors(model.variables, samples), "index": index}
-    return latents(space, model.context.get(encoder.anchors_key), key, noise_scale, rows, source)
+    return latents(space, model.context.get(source), key, noise_scale, rows, source)
 
 
 def latents(
     space: LatentSpace,
-    context: Float[Array, "c q"] | None,
+    context: Context | None,
     key: PRNGKeyArray,
     noise_scale: Float[Array, ""] | float,
     request: Mapping[str, Array],
@@ -92,14 +92,17 @@ def latents(
     noise, anchors = noise_scale * prior(space, key, request["index"], name), request["anchors"]
     if context is None:
         return zoning.compute_latents(anchors, noise, solver=space.solver)
-    return zoning.latents_in_context(anchors, context, noise, solver=space.solver)
+    bank, log_weights, _ = context
+    return zoning.latents_in_context(
+        anchors, bank, noise, solver=space.solver, log_weights=log_weights
+    )
 
 
 def cuts_zones(space: LatentSpace, model: Model, source: str) -> bool:
     """Whether samples that are encoded together cut the zones: the type has no context anchors."""
     encoder: Any = space.encoders.get(source)
     is_network = encoder is not None and not isinstance(encoder, Reader)
-    return is_network and encoder.anchors_key not in model.context
+    return is_network and source not in model.context
 
 
 def decode(
@@ -161,11 +164,10 @@ def condition(
     data_type, latents, samples = space.types[name], request["latents"], request["samples"]
     if name in samples:
         return data_type.condition_of(model.variables, samples[name]), {}
-    key = getattr(space.encoders.get(name), "anchors_key", "")
-    if key not in model.context:
+    if name not in model.context:
         raise UserError(f"the decoder is conditioned on {data_type.plural}: pass a {name} for each")
     zones = zone_in_context(space, model, latents, name, samples)
-    return model.context[key][zones], {data_type.plural: zones}
+    return model.context[name].anchors[zones], {data_type.plural: zones}
 
 
 def zone_in_context(
@@ -180,9 +182,7 @@ def zone_in_context(
     With `samples` of types that classify, only anchors of the same classes are candidates, or all
     anchors if there are none of these classes.
     """
-    solver, key = space.alignment_solver, space.encoders[name].anchors_key
-    anchors = model.context[key]
-    log_weights = model.context.get(key.replace("anchors", "log_weights"))
+    solver, (anchors, log_weights, _) = space.alignment_solver, model.context[name]
     labels = {n: s for n, s in samples.items() if isinstance(space.encoders.get(n), Classifier)}
     if not labels:
         return zoning.classify(latents, anchors, solver=solver, log_weights=log_weights)

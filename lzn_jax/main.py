@@ -37,7 +37,7 @@ MODES = {
     "export": "exports tasks as StableHLO that runs without this package: export/",
     "check_data": "reads a data set and reports its faults: figures/contact_sheet.png",
     "compile": "reports whether a step fits the hardware of --slice, without it: nothing",
-    "show_config": "prints every field with its value and meaning: nothing",
+    "show_config": "prints the plan, and every field with its value and meaning: nothing",
 }
 FLAGS = {
     "--config": "config file or NAME in configs/; default: config of the run in --workdir",
@@ -64,9 +64,10 @@ def main(arguments: list[str] | None = None, listens: bool = False) -> int:
 def _run(arguments: list[str], listens: bool) -> int:
     flags = _flags(arguments)
     from lzn_jax import configuration, data, train  # noqa: F401  training registers parts
+    from lzn_jax.latent_space import LatentSpace
     from lzn_jax.modes import check_data, compile
     from lzn_jax.plots.style import credited
-    from lzn_jax.run import processes
+    from lzn_jax.run import devices, processes
     from lzn_jax.run import workdir as workdirs
 
     if not arguments:
@@ -81,7 +82,8 @@ def _run(arguments: list[str], listens: bool) -> int:
     logging.getLogger("lzn_jax").setLevel(logging.INFO)
     config, workdir = _config_and_workdir(flags)
     if flags.mode == "show_config":
-        print(configuration.explain(config))
+        space = LatentSpace(config, devices.make_mesh(1))
+        print(space.plan, configuration.explain(config), sep="\n\n")
         return EXIT_DONE
     if flags.mode == "compile":
         return compile.compile_step(config, flags.slice)
@@ -103,12 +105,13 @@ def _run_mode(
     """Runs a mode that needs a work folder; returns the exit code."""
     from lzn_jax import train
     from lzn_jax.modes import export, inference
+    from lzn_jax.modes.next_steps import next_steps
     from lzn_jax.run import workdir as workdirs
 
     if flags.mode == "train":
         code = train.train_and_evaluate(config, workdir, interruption)
         if code == EXIT_DONE:
-            _log.info("\n".join(inference.next_steps(config, workdir)))
+            _log.info("\n".join(next_steps(config, workdir)))
         return code
     workdirs.prepare(config, workdir, is_training=False)
     mode: Any = export.export if flags.mode == "export" else getattr(inference, flags.mode)

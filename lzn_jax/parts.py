@@ -26,12 +26,12 @@ REQUIRED = object()  # default of a field that every config must set
 ABSENT = object()  # default of a field that a config need not contain
 # Modules that register parts.
 _REGISTERING = (
-    *("data.digits", "data.fashion", "data.cifar10", "data.emoji"),
+    *("data.digits", "data.fashion", "data.cifar10"),
     *("data.tfds", "data.folder", "data.huggingface", "data.arrays"),
     *("models.ncsnpp", "models.mlp", "models.resnet"),
     *("decoders.flow", "decoders.mean_flow", "decoders.one_pass"),
     *("data_types.image", "data_types.label", "data_types.text"),
-    *("latent_space", "optimizers"),
+    *("alignments", "optimizers", "studies"),
 )
 
 
@@ -46,6 +46,8 @@ class Field:
     Attributes:
       from_data: whether the field describes the data, so that another data set has its own value.
         None is then replaced by the value found in the data when the config is completed.
+      at_most: split, "train" or "test", whose number of images limits a value that no config or
+        command states for the data set.
       part: kind of the parts that are the choices.
     """
 
@@ -64,6 +66,7 @@ class Field:
     words: tuple[str, ...] = ()
     optional: bool = False
     from_data: bool = False
+    at_most: str | None = None
     part: str | None = None
 
     @property
@@ -183,7 +186,7 @@ def fields(kind: str, name: str, values: Mapping[str, Any]) -> Mapping[str, Fiel
     own = part.fields(values) if callable(part.fields) else part.fields
     if kind == "loss":
         return {f".{name}_weight": amount(f"weight of the loss {name!r}", 1.0), **own}
-    if kind == "type" and name not in ("image", "label"):  # older name; no decoder
+    if kind == "type" and name not in ("image", "label"):  # generation_weight; no decoder
         weight = f"weight of the {name} decoder's loss, None = the type's own"
         return {f"training.{name}_weight": amount(weight, None), **own}
     return own

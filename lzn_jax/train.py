@@ -27,14 +27,16 @@ from jax.sharding import Mesh, Sharding
 from jaxtyping import Array, Bool, Int
 from ml_collections import ConfigDict
 
-from lzn_jax import data, extensions, plots
+from lzn_jax import data, extensions, files, plan, plots
 from lzn_jax.data import Examples, pixels
+from lzn_jax.data.batches import TrainingBatches
 from lzn_jax.errors import EXIT_DONE, EXIT_NON_FINITE, EXIT_RUN_AGAIN
 from lzn_jax.evaluation import measurements
 from lzn_jax.latent_space import LatentSpace, Model
 from lzn_jax.models import join_variables, named, split_variables
 from lzn_jax.optimizers import make_optimizer, schedules
-from lzn_jax.run import costs, devices, files, log, processes
+from lzn_jax.progress import progress
+from lzn_jax.run import costs, devices, log, processes
 from lzn_jax.run import workdir as workdirs
 from lzn_jax.run.checkpoints import Checkpoints
 from lzn_jax.run.processes import Interrupted, Interruption
@@ -175,7 +177,7 @@ def loss_and_gradient(
     key = jax.random.fold_in(named(jax.random.key(seed), "training"), state.step)
 
     def loss_of(params):
-        return space.loss(join_variables(params, state.constants), batch, key)
+        return plan.loss(space.plan, join_variables(params, state.constants), batch, key)
 
     (loss, metrics), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.params)
     return loss, metrics, gradient
@@ -251,7 +253,7 @@ class _Run:
     space: LatentSpace
     train: Examples
     test: Examples
-    batches: data.TrainingBatches
+    batches: TrainingBatches
     optimizer: optax.GradientTransformation
     wandb: Any
 
@@ -303,7 +305,8 @@ def _prepare(config: ConfigDict, workdir: Path, interruption: Interruption, mesh
         for images in (train.images, test.images):
             if isinstance(images, pixels.EncodedImages):
                 images.check(pixels.check_header)
-        space.prepare_evaluation(test)
+        measurements.prepare(space, test)
+        _log.info("%s", space.plan)
         batches = training_batches(config, space, train)
         optimizer = make_optimizer(config.training, list(space.modules))
         wandb = log.start_wandb(config, workdir)
@@ -313,12 +316,10 @@ def _prepare(config: ConfigDict, workdir: Path, interruption: Interruption, mesh
     )
 
 
-def training_batches(
-    config: ConfigDict, space: LatentSpace, train: Examples
-) -> data.TrainingBatches:
+def training_batches(config: ConfigDict, space: LatentSpace, train: Examples) -> TrainingBatches:
     """This process's rows of the batches of a run, starting with the first batch."""
     size = config.training.batch_size
-    return data.TrainingBatches(
+    return TrainingBatches(
         train,
         size,
         config.seed,
@@ -420,7 +421,7 @@ def _loop(
     must_stop = False
     with (
         log.MetricLog(run.workdir, step, run.wandb) as metric_log,
-        log.progress(config.training.num_steps, "training", initial=step) as bar,
+        progress(config.training.num_steps, "training", initial=step) as bar,
         contextlib.ExitStack() as trace,
     ):
         trace.callback(faulthandler.cancel_dump_traceback_later)  # if a step raises
@@ -487,7 +488,7 @@ def _evaluate_once(
     rates = metrics.rates()
     files.write_json(run.workdir / "summary.json", {"step": step, **results, **rates})
     metric_log.write(step, {**results, "evaluation_seconds": time.perf_counter() - started})
-    if devices.is_writer():
+    if files.is_writer():
         folder = run.workdir / "figures"
         plots.curves(folder / "curves.png", log.read_metrics(run.workdir))
         for figure in sorted(folder.glob("*.png")):

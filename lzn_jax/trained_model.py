@@ -10,6 +10,7 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt8
@@ -18,7 +19,7 @@ from ml_collections import ConfigDict
 from lzn_jax import inference
 from lzn_jax.data import Examples
 from lzn_jax.data.pixels import EncodedImages
-from lzn_jax.data_types import Classifier, Condition, DataType, Invertible
+from lzn_jax.data_types import Classifier, Condition, Context, DataType, Invertible
 from lzn_jax.errors import UserError
 from lzn_jax.latent_space import LatentSpace, Model
 from lzn_jax.models import key_or_seed
@@ -42,6 +43,7 @@ def paths(
     return np.asarray(weights), (great_circle(jnp.asarray(noise), weights), path)
 
 
+@jax.jit
 def straight_line(
     ends: Float[Array, "2 ..."], weights: Float[Array, " k"]
 ) -> Float[Array, "k ..."]:
@@ -50,6 +52,7 @@ def straight_line(
     return (1 - w) * ends[0] + w * ends[1]
 
 
+@jax.jit
 def great_circle(ends: Float[Array, "2 ..."], weights: Float[Array, " k"]) -> Float[Array, "k ..."]:
     """Spherical interpolation (Shoemake, 1985), given weights in [0, 1] of the second point.
 
@@ -123,7 +126,7 @@ class TrainedModel:
     @property
     def translations(self) -> tuple[tuple[str, str], ...]:
         """(source, target) of the supported translations; a baseline has none."""
-        if self.space.baseline:
+        if self.config.objective != "lzn":
             return ()
         encoders = self.space.encoders
         classifiers = [n for n, e in encoders.items() if isinstance(e, Classifier)]
@@ -139,7 +142,7 @@ class TrainedModel:
         """Anchors of samples of a data type (default: the main type)."""
         source = source or self.main_type
         encoded = self._encoded(samples, source)
-        if source not in self.space.own_encoders:
+        if source not in self.space.plan.encoders:
             raise UserError(f"nothing is aligned with {source}s, so they have no anchors")
         return self.space.anchors(self.model.variables, encoded, source)
 
@@ -168,12 +171,11 @@ class TrainedModel:
         source = source or self.main_type
         key, name = key_or_seed(key, self.config.seed), noise or source
         request = {"anchors": anchors, "index": np.arange(len(anchors)) if index is None else index}
-        if among is None:
-            among = self.model.context.get(self._encoder(source).anchors_key)
-        if among is None or len(among) == 0:
+        context = self.model.context.get(source) if among is None else Context(jnp.asarray(among))
+        if context is None or len(context.anchors) == 0:
             rows = {name: jnp.asarray(each) for name, each in request.items()}
             return np.asarray(inference.latents(self.space, None, key, noise_scale, rows, name))
-        return self._run(inference.latents, request, "zoning", among, key, noise_scale, name=name)
+        return self._run(inference.latents, request, "zoning", context, key, noise_scale, name=name)
 
     def encode(
         self,
@@ -221,10 +223,11 @@ class TrainedModel:
         types, space = self.space.types, self.space
         scale = max(types[source].source_scale, types[target].target_scale)
         decoder = space.decoders.get(target)
-        is_condition = decoder is not None and decoder.condition == source
-        pairs = {} if is_condition else space.alignments
-        aligned_at = [s.noise_scale for pair, s in pairs.items() if {source, target} == set(pair)]
-        return min([scale, *(each for each in aligned_at if each is not None)])
+        if decoder is not None and decoder.condition == source:
+            return scale
+        pair = {source, target}
+        between = [a.draw for a in space.plan.alignings if {a.draw.source, a.target} == pair]
+        return min([scale, *(draw.scale for draw in between if draw.scale is not None)])
 
     def generate(self, target: str, count: int, key: PRNGKeyArray | None = None) -> Any:
         """Decodes `count` latents of the prior as samples of a data type."""
@@ -269,14 +272,14 @@ class TrainedModel:
         from sklearn.neighbors import NearestNeighbors  # here, as it takes a second
 
         source = source or self.main_type
-        key = getattr(self.space.encoders.get(source), "anchors_key", "")
-        context = np.asarray(self.model.context.get(key, np.zeros((0, 1))))
-        if len(context) < 2:
+        context = self.model.context.get(source)
+        if context is None or len(context.anchors) < 2:
             return None
+        bank = np.asarray(context.anchors)
         anchors = self.anchors(samples, source=source)
-        if not (np.isfinite(context).all() and np.isfinite(anchors).all()):
+        if not (np.isfinite(bank).all() and np.isfinite(anchors).all()):
             return None
-        nearest = NearestNeighbors(n_neighbors=1).fit(context)
+        nearest = NearestNeighbors(n_neighbors=1).fit(bank)
         (own, _), (distances, _) = nearest.kneighbors(), nearest.kneighbors(anchors)
         return distances[:, 0] > np.quantile(own[:, 0], _NEAR_SHARE)
 
@@ -378,7 +381,7 @@ class TrainedModel:
 
     def context_samples(self, name: str, numbers: Int[np.ndarray, " n"]) -> Any:
         """Context samples of a type by number, such as known texts."""
-        kept = np.asarray(self.model.context[f"{name}_tokens"])[numbers]
+        kept = np.asarray(self.model.context[name].samples)[numbers]
         return self.space.types[name].decoded(kept)
 
     def check_pair(self, source: str | None, target: str) -> None:

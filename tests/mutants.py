@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
-COPIED = ("lzn_jax", "tests", "configs", "examples", "pyproject.toml")
+COPIED = ("lzn_jax", "tests", "configs", "docs", "examples", "pyproject.toml")
 A_RUN = 300  # seconds; a mutant that takes longer is dead
 
 

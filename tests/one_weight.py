@@ -12,7 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from lzn_jax import train
+from lzn_jax.data_types import Context
 from lzn_jax.latent_space import LatentSpace
+from lzn_jax.plan import Loss, Plan
 
 PAUSES = []  # seconds an image
 
@@ -34,7 +36,12 @@ class OneWeight(LatentSpace):
     def init(self, key):
         return {"decoder": {"params": {"unused": jnp.array(1.0), "w": jnp.array(3.0)}}}
 
-    def loss(self, variables, batch, key):
+    @property
+    def plan(self):
+        """The loss alone."""
+        return Plan({}, (), (), (Loss("of the weight", self.loss, 1.0),), ("", None), None)
+
+    def loss(self, variables, batch, zones, key):
         w = variables["decoder"]["params"]["w"]
         error = w - batch["x"]
         # The square root of 0 is finite, its gradient is not: a finite loss that poisons.
@@ -46,25 +53,26 @@ class OneWeight(LatentSpace):
     def columns(self, examples):
         return {}
 
-    def prepare_evaluation(self, test):
-        pass
-
     def context(self, variables, train):
-        return {"anchors": jnp.reshape(variables["decoder"]["params"]["w"], (1, 1))}
+        return {"w": Context(jnp.reshape(variables["decoder"]["params"]["w"], (1, 1)))}
 
 
-class Context:
+class OneNumber:
     """In the place of the measurements: the context anchor."""
 
     @staticmethod
+    def prepare(space, test):
+        pass
+
+    @staticmethod
     def evaluate(model, train, test, workdir, seconds):
-        return {"context": float(model.model.context["anchors"][0, 0])}
+        return {"context": float(model.model.context["w"].anchors[0, 0])}
 
 
 def put_in(setattr=setattr):
     """Makes the loop train it."""
     setattr(train, "LatentSpace", lambda config, mesh: OneWeight())
-    setattr(train, "measurements", Context)
+    setattr(train, "measurements", OneNumber)
 
 
 if __name__ == "__main__":

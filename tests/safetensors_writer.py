@@ -1,6 +1,6 @@
 """Writes safetensors files."""
 
-from lzn_jax.run import files
+from lzn_jax import files
 
 
 def write(path, tensors):

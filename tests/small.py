@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lzn_jax import configuration, data, plots, train
+from lzn_jax import configuration, data, loading, plan, plots, train
 from lzn_jax.latent_space import LatentSpace, Model
 from lzn_jax.run import devices
 from lzn_jax.run import workdir as workdirs
@@ -135,7 +135,7 @@ class World:
     @functools.cached_property
     def variables(self):
         if "augmentation" in self.config:  # features of networks at random hardly differ
-            return shaken(jax.jit(self.space.init)(jax.random.key(0)), 0.1)
+            return jax.jit(lambda key: shaken(self.space.init(key), 0.1))(jax.random.key(0))
         return random_variables(self.space)
 
     @functools.cached_property
@@ -158,13 +158,20 @@ class World:
     @functools.cached_property
     def loss(self):
         """The loss of (variables, batch, key), compiled once."""
-        return jax.jit(self.space.loss)
+        return jax.jit(functools.partial(plan.loss, self.space.plan))
 
 
 @functools.cache
 def world(name, num_devices=1, **changes):
     """One world for all tests of a process, so that its programs are compiled once."""
     return World(name, num_devices, **changes)
+
+
+def share_spaces(monkeypatch):
+    """Training and modes of a config have one space, and so share its programs."""
+    space_of = functools.cache(LatentSpace)
+    for module in (loading, train):
+        monkeypatch.setattr(module, "LatentSpace", space_of)
 
 
 def untrained_run(workdir, config, steps=(2,)):

@@ -1,7 +1,9 @@
 """Accuracy against noise, batch and bank size: the latents behind it, and that labels stay out."""
 
+import functools
 import types
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from lzn_jax.evaluation.classification import centres_in_batches
 from lzn_jax.trained_model import TrainedModel
 
 SOLVER = zoning.Euler(8)
+latents_of = jax.jit(functools.partial(zoning.compute_latents, solver=SOLVER))
 
 
 def anchors_of(count, seed=0):
@@ -35,7 +38,7 @@ def test_a_batch_is_all_that_its_images_know(size):
         moved[row] += 0.5
         group = changed_rows(centres, centres_in_batches(moved, size, SOLVER, seed=0))
         groups.add(tuple(group.tolist()))
-        alone = zoning.compute_latents(anchors[group], jnp.zeros((len(group), 3)), solver=SOLVER)
+        alone = latents_of(anchors[group], np.zeros((len(group), 3), np.float32))
         np.testing.assert_allclose(centres[group], alone, atol=1e-5)
     assert sorted(row for group in groups for row in group) == list(range(20))
     assert {len(group) for group in groups} == {size}
@@ -52,9 +55,10 @@ def test_the_last_batch_is_as_large_as_the_others():
 
 @pytest.mark.parametrize("size", [1, 4, 11])
 def test_a_smaller_bank_is_the_first_of_its_anchors(size):
-    anchors, bank = anchors_of(6), jnp.asarray(anchors_of(11, seed=1))
-    centres = classification._centres_in_context(anchors, bank, size, SOLVER)
-    expected = zoning.latents_in_context(anchors, bank[:size], jnp.zeros((6, 3)), solver=SOLVER)
+    anchors, bank = anchors_of(6), anchors_of(11, seed=1)
+    centres = classification._centres_in_context(anchors, jnp.asarray(bank), size, SOLVER)
+    in_context = jax.jit(functools.partial(zoning.latents_in_context, solver=SOLVER))
+    expected = in_context(anchors, bank[:size], np.zeros((6, 3), np.float32))
     np.testing.assert_allclose(centres, expected, atol=1e-5)
 
 
@@ -89,7 +93,9 @@ def evaluated(joint, labels, folder, monkeypatch):
 
 
 def test_classes_are_found_without_a_look_at_the_labels(joint, tmp_path, monkeypatch):
-    labels = joint[-1].labels
+    labels, figures = joint[-1].labels, set()
+    for name in ("classification", "tasks", "latent_zones"):
+        monkeypatch.setattr(plots, name, lambda path, *_, **__: figures.add(path.stem))
     metrics, found = evaluated(joint, labels, tmp_path, monkeypatch)
     shares = [np.mean(np.array(classes) == labels) for classes in found]
     assert metrics.pop("image_to_label_accuracy") == metrics["test_accuracy"]
@@ -105,19 +111,17 @@ def test_classes_are_found_without_a_look_at_the_labels(joint, tmp_path, monkeyp
     np.testing.assert_allclose(list(metrics.values()), shares)
     assert metrics["test_accuracy_alpha_0"] == metrics["test_accuracy"]
     assert metrics["test_accuracy_context_16"] == metrics["test_accuracy"]
-    model, anchors = joint[0], jnp.asarray(joint[0].anchors(joint[-1].images))
-    centres = zoning.compute_latents(anchors, 0 * anchors, solver=model.space.solver)
-    assert found[1] == model.classes(np.asarray(centres)).classes.tolist() != found[0]
-    figures = {path.stem for path in (tmp_path / "figures").iterdir()}
+    model, anchors = joint[0], joint[0].anchors(joint[-1].images)
+    centres_of = jax.jit(functools.partial(zoning.compute_latents, solver=model.space.solver))
+    centres = np.asarray(centres_of(anchors, np.zeros_like(anchors)))
+    assert found[1] == model.classes(centres).classes.tolist() != found[0]
     assert figures == {"classification", "tasks", "zones"}
-    small.without_pictures(monkeypatch)
     for others in (np.roll(labels, 1), np.full_like(labels, 3)):
         assert evaluated(joint, others, tmp_path, monkeypatch)[1] == found
 
 
 def test_classes_of_other_types_are_measured_of_the_samples_that_can_be_read(monkeypatch, tmp_path):
     monkeypatch.setattr(classification, "_of_first_type", lambda *_: {"test_accuracy": 0.5})
-    monkeypatch.setattr(classification, "figures_folder", lambda workdir, config: workdir)
     word = types.SimpleNamespace(
         readable=lambda examples: np.array([0, 1, 3]), samples=lambda examples: examples.texts
     )

@@ -17,13 +17,23 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 import lzn_jax
-from lzn_jax import configuration, convert, latent_space, loading, main, models, train, zoning
-from lzn_jax.data import folder as folder_module
+from lzn_jax import (
+    configuration,
+    convert,
+    latent_space,
+    loading,
+    main,
+    models,
+    torch_files,
+    train,
+    zoning,
+)
 from lzn_jax.data import to_uint8
+from lzn_jax.data.user_images import find_images
 from lzn_jax.decoders import flow
 from lzn_jax.decoders.flow import Sampler
 from lzn_jax.errors import UserError
-from lzn_jax.release import hub, torch_files
+from lzn_jax.release import hub
 from lzn_jax.release import weights as released
 from lzn_jax.release.torch_keys import to_torch
 from lzn_jax.run import devices
@@ -215,7 +225,7 @@ def test_a_converted_checkpoint_has_averages_context_and_iteration(converted):
     trained = lzn_jax.load(converted[0])
     model = trained.model
     assert trained.step == 0
-    assert model.context["anchors"].shape == (8, 6)
+    assert model.context["image"].anchors.shape == (8, 6)
     jax.tree.map(np.testing.assert_array_equal, model.variables, released_variables("ema"))
 
 
@@ -244,9 +254,9 @@ def test_context_anchors_come_from_the_folder_that_is_named(images, tmp_path):
     flags = [f"--checkpoint={FOURIER}", f"--context={images}"]
     assert run(config, tmp_path / "run", *flags) == 0
     trained = lzn_jax.load(tmp_path / "run")
-    pixels = folder_module.find_images(str(images), trained.config.data)[:]
+    pixels = find_images(str(images), trained.config.data)[:]
     all_anchors = np.asarray(trained.anchors(pixels))
-    context = np.asarray(trained.model.context["anchors"])
+    context = np.asarray(trained.model.context["image"].anchors)
     rows = [int(np.argmin(np.linalg.norm(all_anchors - row, axis=1))) for row in context]
     assert len(set(rows)) == len(rows) == 8
     np.testing.assert_allclose(context, all_anchors[rows], atol=1e-5)

@@ -11,6 +11,7 @@ import small
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 from test_configs import NAMES, ROOT
 
+from lzn_jax import plan
 from lzn_jax.latent_space import LatentSpace
 from lzn_jax.models import named, normal_by_index
 from lzn_jax.modes.compile import batch_shapes
@@ -149,7 +150,7 @@ def check_draws(config):
     """The keys of all draws of an update differ."""
     space = LatentSpace(config, devices.make_mesh(16, jax.devices()[:1]))
     arguments = jax.eval_shape(space.init, jax.random.key(0)), batch_shapes(space, config)
-    traced = jax.make_jaxpr(space.loss)(*arguments, jax.random.key(1))
+    traced = jax.make_jaxpr(functools.partial(plan.loss, space.plan))(*arguments, jax.random.key(1))
     draws, count = Draws(), len(jax.tree.leaves(arguments))
     draws.run(traced.jaxpr, traced.consts, [*[UNKNOWN] * count, jax.random.key(1)])
     assert len(draws.drawn) > 1

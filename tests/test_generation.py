@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import small
 
-from lzn_jax import zoning
+from lzn_jax import plan, zoning
 from lzn_jax.evaluation import features, measurements
 from lzn_jax.evaluation.samples import reconstructed_rows
 from lzn_jax.inference import NO_CLASS
@@ -61,28 +61,6 @@ def test_the_baseline_is_a_decoder_alone():
     assert world.model.sample(3).images.shape == (3, 8, 8, 1)
 
 
-def test_the_gradient_reaches_the_encoder_through_the_latents():
-    world = generation()
-    variables, batch = world.variables, images_alone(world)
-
-    @jax.jit
-    @jax.grad
-    def gradient_of(encoder, variables):
-        return world.space.loss(variables | {"encoder": encoder}, batch, KEY)[0]
-
-    encoder = jax.device_get(variables["encoder"])
-    gradient = jax.device_get(gradient_of(encoder, variables))
-    norm = np.sqrt(sum(np.sum(np.square(leaf)) for leaf in jax.tree.leaves(gradient)))
-    assert norm > 1e-3
-
-    def loss(step):
-        moved = jax.tree.map(lambda x, g: x + np.float32(step / norm) * g, encoder, gradient)
-        return float(world.loss({**variables, "encoder": moved}, batch, KEY)[0])
-
-    # Along the gradient the loss rises as fast as the gradient is long.
-    assert (loss(1e-2) - loss(-1e-2)) / 2e-2 == pytest.approx(norm, rel=0.05)
-
-
 def test_a_sample_depends_on_the_key_and_its_number_alone():
     model = generation().model
     many = model.sample(32)
@@ -101,12 +79,33 @@ def straight(variables, x, t, latents, beside, *, train):
     return jnp.zeros_like(x) + latents[:, :1, None, None]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def straight_paths():
     """A model of its own, as the shared one's programs may be compiled."""
     model = small.World("digits_gen", **CHANGES).model
     model.space.decoders["image"].module = types.SimpleNamespace(apply=straight)
     return model
+
+
+def test_the_gradient_reaches_the_encoder_through_the_latents(straight_paths):
+    space, world = straight_paths.space, generation()
+
+    @jax.jit
+    @jax.value_and_grad
+    def loss(encoder, batch):
+        return plan.loss(space.plan, {"encoder": encoder, "decoder": {}}, batch, KEY)[0]
+
+    encoder = jax.device_get(world.variables["encoder"])
+    gradient = jax.device_get(loss(encoder, images_alone(world))[1])
+    norm = np.sqrt(sum(np.sum(np.square(leaf)) for leaf in jax.tree.leaves(gradient)))
+    assert norm > 1e-3
+
+    def loss_at(step):
+        moved = jax.tree.map(lambda x, g: x + np.float32(step / norm) * g, encoder, gradient)
+        return float(loss(moved, images_alone(world))[0])
+
+    # Along the gradient the loss rises as fast as the gradient is long.
+    assert (loss_at(1e-2) - loss_at(-1e-2)) / 2e-2 == pytest.approx(norm, rel=0.05)
 
 
 def test_samples_come_from_noise_and_from_latents(straight_paths):

@@ -5,6 +5,11 @@ import graphlib
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "lzn_jax"
+# Each room imports earlier ones only, itself or by modules of the root.
+ROOMS = (
+    *("zoning", "losses", "models", "data", "run", "plots"),
+    *("data_types", "decoders", "evaluation", "release", "modes", "demo"),
+)
 
 
 def _imports(path):
@@ -15,13 +20,34 @@ def _imports(path):
             yield from [parts[1]] if len(parts) > 1 else [alias.name for alias in node.names]
 
 
-def test_no_room_imports_one_that_imports_it():
-    rooms = {}
+def _graph():
+    """What each room, or module of the root, imports."""
+    graph = {}
     for path in PACKAGE.rglob("*.py"):
         room = path.relative_to(PACKAGE).with_suffix("").parts[0]
-        rooms.setdefault(room, set()).update(set(_imports(path)) - {room})
-    assert {"zoning", "models", "run", "train"} <= rooms.keys()
-    assert rooms["zoning"] == rooms["errors"] == set()
-    assert rooms["parts"] == {"errors"}
-    assert rooms["models"] == {"parts"}
-    graphlib.TopologicalSorter(rooms).prepare()  # raises CycleError and names the circle
+        graph.setdefault(room, set()).update(set(_imports(path)) - {room})
+    return graph
+
+
+def _reached(graph, room):
+    """All that a room imports, directly or not."""
+    found, new = set(), {room}
+    while new:
+        found |= new
+        new = set().union(*(graph.get(each, ()) for each in new)) - found
+    return found - {room}
+
+
+def test_no_room_imports_one_that_imports_it():
+    graph = _graph()
+    assert graph["zoning"] == graph["errors"] == set()
+    assert graph["parts"] == {"errors"}
+    assert graph["models"] == {"parts"}
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError and names the circle
+
+
+def test_rooms_are_in_order():
+    graph = _graph()
+    assert set(ROOMS) == {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    for place, room in enumerate(ROOMS):
+        assert not _reached(graph, room) & set(ROOMS[place:]), room

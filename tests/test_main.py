@@ -22,7 +22,7 @@ import lzn_jax
 from lzn_jax import data, loading, train
 from lzn_jax import main as command_line
 from lzn_jax.data import digits
-from lzn_jax.data.folder import find_images
+from lzn_jax.data.user_images import find_images
 from lzn_jax.release import shared_model
 from lzn_jax.run import devices
 
@@ -38,9 +38,10 @@ CLASSIFIER = {"training__generation_weight": 0}  # trains and evaluates faster
 
 @pytest.fixture(scope="module", autouse=True)
 def in_repository():
-    """Training and modes are on one device: programs of more compile longer."""
+    """Training and modes are on one device, and share the programs of a space."""
     mesh = devices.make_mesh(1, jax.devices()[:1])
     with pytest.MonkeyPatch.context() as patch, jax.set_mesh(mesh):
+        small.share_spaces(patch)
         patch.chdir(ROOT)
         patch.setenv("WANDB_MODE", "offline")
         yield
@@ -150,7 +151,7 @@ def test_a_run_with_a_validation_split_never_reads_the_test_set(tmp_path, monkey
     assert trained["validation_examples"] == 37
     assert "test_examples" not in trained
     assert json.loads((tmp_path / "config.json").read_text())["latent"]["context_size"] == 1400
-    assert len(loading.load(tmp_path).model.context["anchors"]) == 1400
+    assert len(loading.load(tmp_path).model.context["image"].anchors) == 1400
     assert _run(tmp_path, "--mode=evaluate", **changes) == 0
     again = json.loads((tmp_path / "summary.json").read_text())
     assert again["test_accuracy"] == pytest.approx(trained["test_accuracy"])
@@ -169,7 +170,7 @@ def test_evaluate_makes_the_same_summary_from_the_checkpoint(trained):
 
 def test_a_trained_run_may_be_solved_anew_but_not_trained_on(trained, classified, capsys):
     config = (trained / "config.json").read_bytes()
-    anew = {"latent__solver": "dpm", "latent__num_steps": 8, "alignment__solver": "dpm"}
+    anew = {"latent__solver": "dpm", "latent__num_steps": 3, "alignment__solver": "dpm"}
     assert _run(trained, "--mode=classify", **anew) == 0
     assert _predictions(trained) != classified
     assert (trained / "config.json").read_bytes() == config

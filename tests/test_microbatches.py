@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import small
 
-from lzn_jax import data
+from lzn_jax import plan
+from lzn_jax.data.batches import TrainingBatches
 from lzn_jax.models import by_example, with_own_keys
 from lzn_jax.run import devices
 
@@ -79,7 +80,7 @@ def _batch(world):
     """The first batch of a run."""
     train, size = world.digits[0], world.config.training.batch_size
     columns, transform = world.space.columns(train), world.space.transform
-    with data.TrainingBatches(train, size, 0, transform, columns=columns) as batches:
+    with TrainingBatches(train, size, 0, transform, columns=columns) as batches:
         return next(batches)
 
 
@@ -87,8 +88,9 @@ def _batch(world):
 def _gradient(name, num_devices=1, **changes):
     """((loss, metrics), gradient) of a study, and the memory that they take."""
     world = small.world(name, num_devices, **changes)
-    variables, batch, key = world.variables, _batch(world), jax.random.key(1)
-    call = jax.jit(jax.value_and_grad(world.space.loss, has_aux=True))
+    variables, batch = small.random_variables(world.space), _batch(world)
+    key = jax.random.key(1)
+    call = jax.jit(jax.value_and_grad(functools.partial(plan.loss, world.space.plan), has_aux=True))
     whole, split = devices.replicated(world.mesh), devices.split(world.mesh)
     with jax.set_mesh(world.mesh):
         arguments = jax.device_put(variables, whole), jax.device_put(batch, split), key
@@ -109,6 +111,8 @@ def _assert_close(found, expected):
 
 
 VIEWS = {"latent__dim": 8, "encoder__head_dim": 8, "alignment__num_steps": 5}
+# Blur alone, whose strength each example's key draws, compiles faster than all changes.
+VIEWS |= {"augmentation__jitter_probability": 0.0, "augmentation__blur_probability": 1.0}
 BESIDE = {"alignments": "('image:label',)", "decoder__condition": "label"}
 DROPPED = {"encoder__dropout": 0.5, "decoder__dropout": 0.5, "training__batch_size": 32}
 
@@ -142,12 +146,12 @@ def test_micro_batches_and_devices_change_neither_loss_nor_gradient(
     assert split_memory < memory
 
 
-@pytest.mark.parametrize("name", small.slow("digits_joint", "digits_repr", "digits_text"))
+@pytest.mark.parametrize("name", small.slow("digits_gen", "digits_repr", "digits_text"))
 def test_rematerialisation_of_blocks_does_not_change_the_gradient(name):
     for remat in (False, True):
         world = small.world(name, training__remat=remat)
         shapes = jax.eval_shape(world.space.init, jax.random.key(0)), _batch(world)
-        traced = jax.make_jaxpr(jax.grad(lambda *a, w=world: w.space.loss(*a)[0]))(
+        traced = jax.make_jaxpr(jax.grad(lambda *a, w=world: plan.loss(w.space.plan, *a)[0]))(
             *shapes, jax.random.key(1)
         )
         assert ("remat" in str(traced)) == remat

@@ -15,7 +15,7 @@ from test_parts import registry  # noqa: F401
 import lzn_jax
 from lzn_jax import configuration, data, extensions, parts
 from lzn_jax import main as command_line
-from lzn_jax.data import TrainingBatches
+from lzn_jax.data.batches import TrainingBatches
 from lzn_jax.errors import UserError
 from lzn_jax.latent_space import LatentSpace
 from lzn_jax.run import devices

@@ -11,8 +11,8 @@ import pytest
 import small
 from test_draws import UNKNOWN, Draws
 
-from lzn_jax import configuration, data, parts, train, zoning
-from lzn_jax.data import TrainingBatches
+from lzn_jax import configuration, data, parts, plan, train, zoning
+from lzn_jax.data.batches import TrainingBatches
 from lzn_jax.data_types import Zones
 from lzn_jax.errors import UserError
 from lzn_jax.latent_space import LatentSpace
@@ -60,8 +60,8 @@ def test_a_loss_is_added_with_its_weight_whatever_the_others_are(name, changes):
         encoder = space.encoders["image"]
         keys = jax.random.split(train.named(key, "image_encoder"), encoder.num_draws)
         (*_, view) = encoder.zones(variables, batch, tuple(keys))
-        without = others.loss(variables, batch, key) if others else (0.0, {})
-        return space.loss(variables, batch, key), without, jnp.mean(view.anchors**2)
+        without = plan.loss(others.plan, variables, batch, key) if others else (0.0, {})
+        return plan.loss(space.plan, variables, batch, key), without, jnp.mean(view.anchors**2)
 
     found, without, square = jax.device_get(losses(world.variables, batch))
     loss, metrics = found
@@ -75,7 +75,7 @@ def test_a_loss_is_added_with_its_weight_whatever_the_others_are(name, changes):
 def test_no_draw_of_an_update_shares_bits_with_that_of_a_loss():
     space = space_of(**NAMED)
     arguments = jax.eval_shape(space.init, jax.random.key(0)), batch_shapes(space, space.config)
-    traced = jax.make_jaxpr(space.loss)(*arguments, jax.random.key(1))
+    traced = jax.make_jaxpr(functools.partial(plan.loss, space.plan))(*arguments, jax.random.key(1))
     draws, count = Draws(), len(jax.tree.leaves(arguments))
     draws.run(traced.jaxpr, traced.consts, [*[UNKNOWN] * count, jax.random.key(1)])
     own = tuple(jax.random.key_data(train.named(jax.random.key(1), "spread_loss")).tolist())
@@ -96,7 +96,26 @@ def test_a_loss_whose_metrics_have_names_of_others_must_have_another_name():
     parts.add("loss", "alignment", lambda *_: (jnp.zeros(()), {}))
     space, world = space_of(training__losses="('alignment',)"), small.world("digits_joint")
     with pytest.raises(UserError, match="loss 'alignment' must have another name: alignment_loss"):
-        jax.eval_shape(space.loss, world.variables, world.batch, jax.random.key(1))
+        jax.eval_shape(
+            functools.partial(plan.loss, space.plan),
+            world.variables,
+            world.batch,
+            jax.random.key(1),
+        )
+
+
+def test_a_loss_gets_the_whole_batch_whatever_latents_are_drawn():
+    seen = []
+
+    def counts(space, variables, batch, zones, key):
+        seen.extend((len(batch["labels"]), len(zones["image"][0].noise(key))))
+        return jnp.zeros(()), {}
+
+    parts.add("loss", "counts", counts)
+    world = small.world("digits_joint", training__losses="('counts',)", training__queries=4)
+    loss = functools.partial(plan.loss, world.space.plan)
+    jax.eval_shape(loss, world.variables, world.batch, jax.random.key(1))
+    assert seen == 2 * [len(world.batch["labels"])]
 
 
 def crop(row, rng):
@@ -148,7 +167,7 @@ def test_transforms_follow_each_other_after_that_of_the_image():
     assert (batch["first"] != batch["second"]).any()
 
 
-def test_older_runs_have_no_losses():
+def test_losses_and_optimizer_have_defaults():
     values = configuration.flatten(small.config().to_dict())
     assert (values["training.losses"], values["training.optimizer"]) == ((), "adam")
 

@@ -1,6 +1,7 @@
 """Settings of one alignment: `alignment.SOURCE_to_TARGET.FIELD` replaces `alignment.FIELD`."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +10,10 @@ import pytest
 import small
 from test_draws import UNKNOWN, Draws
 
-from lzn_jax import configuration, parts, zoning
+from lzn_jax import configuration, parts, plan, zoning
+from lzn_jax.data_types import Zones
 from lzn_jax.errors import UserError
-from lzn_jax.latent_space import Alignment, LatentSpace
+from lzn_jax.latent_space import LatentSpace
 from lzn_jax.modes.compile import batch_shapes
 from lzn_jax.run import devices
 
@@ -30,10 +32,18 @@ def space_of(**changes):
 
 
 def loss_of(**changes):
-    """Loss and metrics of the alignments alone."""
-    world = small.world("digits_text")
+    """Loss and metrics of the alignments alone, among given anchors."""
     space = space_of(training__generation_weight=0, training__text_weight=0, **changes)
-    loss, metrics = jax.jit(space.loss)(world.variables, world.batch, jax.random.key(1))
+    rng = np.random.default_rng(0)
+    anchors = {name: rng.normal(size=(16, 4)) for name in space.plan.encoders}
+
+    @jax.jit
+    def loss(anchors):
+        for name, encoder in space.plan.encoders.items():
+            encoder.zones = lambda *_, name=name: (Zones(anchors[name]),)
+        return plan.loss(space.plan, {}, {}, jax.random.key(1))
+
+    loss, metrics = loss({name: np.float32(rows) for name, rows in anchors.items()})
     return float(loss), {name: float(value) for name, value in metrics.items()}
 
 
@@ -98,11 +108,12 @@ def test_fields_of_a_pair_are_there_only_if_they_are_set():
         ("label_to_text.weight=1", "the config has no field alignment.label_to_text.weight"),
         ("image_to_text.wieght=1", "the nearest is alignment.image_to_text.weight"),
         ("image_to_text.sharpness=0", "image_to_text.sharpness must be a finite number > 0"),
+        ("image_to_text.solver=dpm image_to_text.num_steps=2", "num_steps must be .* >= 3 with"),
     ],
 )
 def test_fields_of_a_pair_are_checked(override, expected):
     with pytest.raises(UserError, match=expected.replace("(", r"\(")):
-        configuration.load("digits_text", [f"alignment.{override}"])
+        configuration.load("digits_text", [f"alignment.{each}" for each in override.split()])
 
 
 def test_what_trains_is_a_pair_with_a_weight():
@@ -127,7 +138,7 @@ def test_an_alignment_gets_names_and_zones_of_both_types():
 
     @jax.jit
     def anchors(variables, batch):
-        _, metrics = space.loss(variables, batch, jax.random.key(1))
+        _, metrics = plan.loss(space.plan, variables, batch, jax.random.key(1))
         assert OTHER in metrics
         ((zones, setting),) = seen.values()
         found = setting.source_zones.anchors, zones.anchors
@@ -158,9 +169,10 @@ def test_a_solver_is_built_from_the_group_that_names_it():
     changes = {f"{pair}solver": "late", f"{pair}num_steps": 5, f"{pair}t_min": 0.5}
     config = small.config("configs/digits_text.py", **changes)
     space = LatentSpace(config, devices.make_mesh(1))
-    setting = space.alignments[Alignment("image", "text")]
+    of_pair = {(a.draw.source, a.target): a.align.setting for a in space.plan.alignings}
+    setting = of_pair["image", "text"]
     assert (setting.solver, setting.num_steps, setting.t_min) == (Late(5, 0.5), 5, 0.5)
-    assert space.alignments[Alignment("image", "label")].solver == space.alignment_solver
+    assert of_pair["image", "label"].solver == space.alignment_solver
     changes = {"latent__solver": "late", "latent__t_min": 0.75, "alignment__solver": "late"}
     space = space_of(**changes)
     assert space.solver == Late(space.config.latent.num_steps, 0.75)
@@ -173,7 +185,7 @@ def test_a_solver_is_built_from_the_group_that_names_it():
 def test_no_two_draws_share_bits_if_pairs_have_noise_scales_of_their_own():
     space = space_of(**of_text(noise_scale=0.1))
     arguments = jax.eval_shape(space.init, jax.random.key(0)), batch_shapes(space, space.config)
-    traced = jax.make_jaxpr(space.loss)(*arguments, jax.random.key(1))
+    traced = jax.make_jaxpr(functools.partial(plan.loss, space.plan))(*arguments, jax.random.key(1))
     draws, count = Draws(), len(jax.tree.leaves(arguments))
     draws.run(traced.jaxpr, traced.consts, [*[UNKNOWN] * count, jax.random.key(1)])
     assert len(set(draws.drawn)) == len(draws.drawn)

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 
 # A part of each kind; nothing of it is imported until a run needs it.
 OWN = """
-from lzn_jax import parts
+from lzn_jax import parts, zoning
 
 
 def check(values):
@@ -33,7 +33,7 @@ parts.add("type", "own", "own:Type", {"own.size": parts.count("its size", 5)}, c
 parts.add("data", "own", parts, images)  # any module
 parts.add("encoder", "own", "own:Encoder", {"encoder.own": parts.count("its units", 3)})
 parts.add("decoder", "own", ("own:Decoder", "own:Flow"), {"decoder.own": parts.count("layers", 3)})
-parts.add("solver", "own", "own:Solver", {"latent.own": parts.count("its order", 3)})
+parts.add("solver", "own", zoning.Euler, {"latent.own": parts.count("its order", 3)})
 parts.add("alignment", "own", "own:align", {"alignment.own": parts.count("its rank", 3)})
 parts.add("measurement", "own", "own:measure", {"evaluation.own": parts.count("samples", 3)})
 parts.add("optimizer", "own", "own:optimize", {".own": parts.count("its memory", 3)})
@@ -112,7 +112,7 @@ def solver(name, value):
 
 
 def test_a_name_that_is_taken_says_by_whom(tmp_path):
-    taken = str(ROOT / "lzn_jax" / "latent_space.py")
+    taken = str(ROOT / "lzn_jax" / "alignments.py")
     expected = f"solver 'euler' is already registered by {taken}: rename yours"
     assert error("solver", "euler", None, load=parts.add) == expected
     assert parts.find("solver", "euler").file == taken
@@ -230,48 +230,24 @@ def checksum_of(folder, files, extension="own.py"):
     return extensions.checksum(folder / extension)
 
 
-@pytest.mark.parametrize(
-    "code",
-    [
-        "import own_helper",
-        "import json, own_helper as helper",
-        "def late():\n    from own_helper import name",
-        "from own_package.own_inner import name",
-        "from own_package import own_inner",
-        "import own_package.own_inner",
-        "import own_first",  # which imports it
-        "from . import own_helper",
-        "from . import name",  # of the package
-        "from .own_package.own_inner import name",
-        "from {folder}.own_package import own_inner",  # with the folder above on the path
-        "from {folder} import own_helper",
-    ],
-)
-def test_a_checksum_covers_the_modules_beside_an_extension_that_it_imports(tmp_path, code):
-    files = {
-        "own.py": code.format(folder=tmp_path.name),
-        "own_helper.py": "a = 1\n",
-        "__init__.py": "from . import own_helper\n",
-        "own_first.py": "import own_helper\n",
-        "own_package/own_inner.py": "from .. import own_helper\n",
-    }
+def test_a_checksum_covers_the_python_files_beside_and_below_an_extension(tmp_path):
+    names = ["own.py", "own_helper.py", "own_package/__init__.py", "own_package/inner/__init__.py"]
+    files = dict.fromkeys([*names, "own_package/inner/deep.py"], "a = 1\n")
     first = checksum_of(tmp_path, files)
     assert first != sha256(tmp_path / "own.py")
-    assert checksum_of(tmp_path, {"own_helper.py": "a = 2\n"}) != first
+    for name in files:
+        assert checksum_of(tmp_path, files | {name: "a = 2\n"}) != first
     assert checksum_of(tmp_path, files) == first
-    moved = tmp_path / "elsewhere" / tmp_path.name
-    assert checksum_of(moved, files) == first
+    assert checksum_of(tmp_path / "elsewhere", files) == first
 
 
-IMPORTS = "import json, numpy.random\nfrom lzn_jax.data import Examples"
-
-
-@pytest.mark.parametrize("code", ["", IMPORTS, "broken(:", "\0"])
-def test_a_checksum_of_one_file_is_that_of_sha256sum(tmp_path, code):
-    others = ["config.py", "lzn_jax/data/__init__.py", "other/json.py", "../json.py", "__init__.py"]
-    files = {"own.py": code} | dict.fromkeys(others, "a = 1")
+@pytest.mark.parametrize("code", ["", "import json", "broken(:", "\0"])
+def test_a_checksum_of_one_file_is_that_of_sha256sum(tmp_path, code, monkeypatch):
+    monkeypatch.setattr(extensions, "_PACKAGE", tmp_path / "folder" / "lzn_jax")
+    others = ["lzn_jax/__init__.py", "lzn_jax/data/__init__.py", "run/own.py", "../json.py"]
+    files = {"own.py": code, "config.py": "def get_config():\n"} | dict.fromkeys(others, "a = 1")
     assert checksum_of(tmp_path / "folder", files) == sha256(tmp_path / "folder" / "own.py")
-    files |= {"own.py": "import numpy", "numpy/__init__.py": ""}
+    files |= {"more.py": "", "numpy/__init__.py": ""}
     for installed in (tmp_path / "site-packages", tmp_path / "dist-packages"):
         assert checksum_of(installed, files) == sha256(installed / "own.py")
 
@@ -281,7 +257,7 @@ def test_a_checksum_of_a_package_has_names_and_borders(tmp_path):
         {"__init__.py": "ab", "own.py": "c"},
         {"__init__.py": "a", "own.py": "bc"},
         {"__init__.py": "ab", "more.py": "c"},
-        {"__init__.py": "ab", "sub/own.py": "c"},
+        {"__init__.py": "ab", "sub/__init__.py": "c"},
         {"__init__.py": "a", "b.py": "c", "d.py": "e"},
         {"__init__.py": "ab.pyc", "d.py": "e"},
         {"__init__.py": "abc"},
@@ -320,6 +296,14 @@ def test_a_changed_helper_is_a_changed_extension(
     assert not caplog.messages
 
 
+def test_the_program_that_runs_is_not_forgotten(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        sys.modules["__main__"], "__file__", str(tmp_path / "main.py"), raising=False
+    )
+    extensions._forget([tmp_path / "main.py"])
+    assert "__main__" in sys.modules
+
+
 def test_extensions_of_equal_content_run_each(tmp_path, registry):
     code = "from lzn_jax import parts\n\nparts.add('solver', __file__[-6:-3], 1)\n"
     for name in ("one.py", "two.py"):
@@ -348,9 +332,9 @@ def test_an_imported_module_that_registers_a_part_is_a_loaded_extension(tmp_path
     (tmp_path / "own.py").write_text("import own_helper\n")
     (tmp_path / "own_helper.py").write_text(solver("own", 1))
     importlib.import_module("own")
-    digest, helper = extensions.checksum(tmp_path / "own.py"), sha256(tmp_path / "own_helper.py")
+    digest = extensions.checksum(tmp_path / "own.py")
     assert extensions.found_extension("own", "0" * 64) == digest
-    assert extensions.found_extension("own_helper.py", "0" * 64) == helper
+    assert extensions.found_extension("own_helper.py", "0" * 64) == digest
     assert extensions.found_extension("own_other", "0" * 64) is None
 
 

@@ -16,8 +16,15 @@ import small
 from flax import linen as nn
 
 import lzn_jax
-from lzn_jax import data, parts, train
-from lzn_jax.data_types import DataType, Decoder, Encoder, Invertible, NetworkEncoder
+from lzn_jax import data, parts, plan, train
+from lzn_jax.data_types import (
+    DataType,
+    Decoder,
+    Displayed,
+    Encoder,
+    Invertible,
+    NetworkEncoder,
+)
 from lzn_jax.models.resnet import ResNet
 
 PAGE = (Path(__file__).parents[1] / "docs" / "parts.md").read_text()
@@ -41,6 +48,7 @@ def functions(*owners):
 
 def test_members_of_types_encoders_and_decoders_are_those_of_the_code():
     assert members("DataType") == functions(DataType) - SETTINGS
+    assert members("Displayed") == functions(Displayed)
     encoder = functions(NetworkEncoder) | functions(Encoder) | {"latents", "transform"}
     assert members("Encoder") == encoder - SETTINGS
     assert members("Decoder") == functions(Decoder, Invertible)
@@ -113,8 +121,13 @@ def test_time_series_of_an_array_type_have_a_loss_and_are_translated(tmp_path, m
     model = small.World(tmp_path / "config", series__context_size=16).model
     examples = data.load(model.config.data, "train")
     with train.training_batches(model.config, model.space, examples) as batches:
-        jax.eval_shape(model.space.loss, model.model.variables, next(batches), jax.random.key(0))
-    assert {name: a.shape for name, a in model.model.context.items()} == {"series_anchors": (16, 4)}
+        jax.eval_shape(
+            functools.partial(plan.loss, model.space.plan),
+            model.model.variables,
+            next(batches),
+            jax.random.key(0),
+        )
+    assert {n: c.anchors.shape for n, c in model.model.context.items()} == {"series": (16, 4)}
     series = model.translate([1], "label", "series")
     assert series.shape == (1, 64, 2)
     assert 15 < series.mean() < 25  # of the users' units

@@ -13,15 +13,16 @@ import small
 from ml_collections import FrozenConfigDict
 from zoning import oracle
 
-from lzn_jax import data
+from lzn_jax import data, plan
 from lzn_jax.data.augment import augment
+from lzn_jax.data.batches import TrainingBatches
+from lzn_jax.data_types import Zones
 from lzn_jax.evaluation import measurements, probes, representation
 from lzn_jax.evaluation.representation import augmented_features
 from lzn_jax.losses.contrastive import nt_xent
 from lzn_jax.models import named, normal_by_index
 from lzn_jax.trained_model import TrainedModel
 from lzn_jax.zoning import Euler
-from lzn_jax.zoning import plain as plain_module
 
 KEY = jax.random.key(3)
 SIZES = {
@@ -29,11 +30,12 @@ SIZES = {
     "encoder__head_dim": 8,
     "latent__context_size": 32,
     "alignment__num_steps": 5,
+    "evaluation__probe_protocol": "paper",
 }
 
 
 def views(**changes):
-    return small.world("digits_repr", **SIZES, **changes)
+    return small.world("digits_repr", **SIZES | changes)
 
 
 def digits():
@@ -47,7 +49,7 @@ def model():
 
 @functools.cache
 def _batch():
-    with data.TrainingBatches(digits()[0], 16, 0, views().space.transform) as batches:
+    with TrainingBatches(digits()[0], 16, 0, views().space.transform) as batches:
         return {"views": next(batches)["views"]}  # labels are never read
 
 
@@ -67,26 +69,16 @@ def _anchors_by_hand():
     return anchors
 
 
-def _loss(objective, **changes):
-    world = views(objective=objective, **changes)
-    return world.loss(world.variables, _batch(), KEY)
-
-
 def test_loss_aligns_latents_of_first_views_with_zones_of_second_views():
     anchors, config = _anchors_by_hand(), views().config
     noise = jax.random.normal(named(KEY, "image_latents_aligned"), (16, 8))
     noise *= config.latent.noise_scale
-
-    @jax.jit
-    def exact(first, second, noise):
-        latents = plain_module.compute_latents(first, noise, solver=Euler(4))
-        # A fifth of five steps is left out.
-        return plain_module.alignment_loss(
-            latents, second, np.arange(16), solver=Euler(5), cutoff=0.2
-        )
-
-    expected, exact_metrics = oracle.in_float64(exact, anchors[:, 0], anchors[:, 1], noise)
-    loss, metrics = _loss("lzn")
+    latents = oracle.compute_latents(anchors[:, 0], np.float64(noise), solver=Euler(4))
+    # A fifth of five steps is left out.
+    expected, exact_metrics = oracle.alignment_loss(
+        latents, anchors[:, 1], np.arange(16), solver=Euler(5), cutoff=0.2
+    )
+    loss, metrics = views().loss(views().variables, _batch(), KEY)
     assert float(loss) == pytest.approx(expected, rel=1e-4)
     for name, value in exact_metrics.items():
         assert float(metrics[name]) == pytest.approx(value, rel=1e-3)
@@ -94,10 +86,19 @@ def test_loss_aligns_latents_of_first_views_with_zones_of_second_views():
 
 @pytest.mark.parametrize(("name", "decoupled"), [("simclr", False), *small.slow(("dcl", True))])
 def test_baselines_have_their_losses_on_the_same_views(name, decoupled):
-    anchors = jnp.asarray(_anchors_by_hand(), jnp.float32)
-    exact = jax.jit(functools.partial(nt_xent, temperature=0.3, decoupled=decoupled))
-    expected, _ = exact(anchors[:, 0], anchors[:, 1])
-    loss, metrics = _loss(name, **{f"{name}__temperature": 0.3})
+    changes = {"objective": name, f"{name}__temperature": 0.3}
+    space = small.World("digits_repr", **SIZES, **changes).space
+    encoder = space.plan.encoders["image"]
+    assert encoder.augmentation == views().space.encoders["image"].augmentation
+
+    @jax.jit
+    def losses(first, second):
+        encoder.zones = lambda *_: (Zones(first), Zones(second))
+        expected, _ = nt_xent(first, second, temperature=0.3, decoupled=decoupled)
+        return plan.loss(space.plan, {}, {}, KEY), expected
+
+    anchors = np.random.default_rng(0).normal(size=(2, 16, 8)).astype(np.float32)
+    (loss, metrics), expected = losses(*anchors)
     assert float(loss) == pytest.approx(float(expected), rel=1e-4)
     assert set(metrics) == {"assignment_accuracy"}
 
@@ -113,18 +114,14 @@ def test_embedding_has_the_papers_four_features(model):
         np.testing.assert_allclose(found[name], expected, rtol=1e-4, atol=1e-5)
     assert found["backbone"].shape == (10, 16)
     noise = normal_by_index(jax.random.key(0), "image_latents", jnp.arange(10), (8,))
-    noise = np.asarray(noise)
-
-    @jax.jit
-    def exact(anchors, noise):
-        return plain_module.compute_latents(anchors, noise, np.zeros(1, int), solver=Euler(4))
-
-    context = np.asarray(model.model.context["anchors"])
+    noise, own = np.float64(noise), np.zeros(1, int)
+    context = np.asarray(model.model.context["image"].anchors)
     scales = {"latent": views().config.latent.noise_scale, "latent_centre": 0.0}
     for name, scale in scales.items():
         for i in range(10):
-            anchors = np.concatenate([found["head"][i : i + 1], context])
-            expected = oracle.in_float64(exact, anchors, scale * noise[i : i + 1])
+            anchors = np.float64(np.concatenate([found["head"][i : i + 1], context]))
+            scaled = scale * noise[i : i + 1]
+            expected = oracle.compute_latents(anchors, scaled, own, solver=Euler(4))
             np.testing.assert_allclose(found[name][i], expected[0], rtol=1e-4, atol=1e-4)
 
 
@@ -156,12 +153,12 @@ def test_noise_of_an_image_goes_by_its_index(model):
 
 def test_simclrs_probe_learns_from_crops_alone(model):
     crops = digits()[1].images[:6]
-    request = {"crops": jnp.asarray(crops), "index": jnp.arange(6)}
-    features = jax.jit(model.space.encoders["image"].features)
-    plain = features(views().variables, jnp.asarray(crops))["head"]
+    request = {"crops": crops, "index": np.arange(6)}
+    plain = model.embed(crops)["head"]
     for protocol, is_plain in (("simclr", True), ("paper", False)):
         space = views(evaluation__probe_protocol=protocol).space
-        found = space.jitted(augmented_features)(views().variables, request)["head"]
+        encode = functools.partial(space.jitted(augmented_features), views().variables)
+        found = space.in_batches(encode, request, description="")["head"]
         assert np.allclose(found, plain, rtol=1e-4, atol=1e-4) == is_plain
 
 
@@ -208,9 +205,10 @@ def test_evaluation_measures_four_features(protocol, model, tmp_path, monkeypatc
         epochs=20, batch_size=64, distorts=False, optimizer=lambda *_: optax.adam(0.3)
     )
     monkeypatch.setitem(probes.PROTOCOLS, "simclr", short)
-    if protocol == "simclr":
-        changes = {"evaluation__probe_protocol": protocol, "training__batch_size": 64}
-        model = TrainedModel(views(**changes).space, model.model, 0)
+    values = views().config.to_dict()
+    values["evaluation"]["probe_protocol"] = protocol
+    values["training"]["batch_size"] = 64
+    monkeypatch.setattr(model.space, "config", FrozenConfigDict(values))
     train, test = (data.Examples(split.images[:300], split.labels[:300]) for split in digits())
     metrics = measurements.evaluate(model, train, test, tmp_path)
     suffixes = ("", "_head", "_latent", "_latent_centre")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import small
 
-from lzn_jax import data
+from lzn_jax import data, plan
 from lzn_jax.data import digit_captions
 from lzn_jax.models import named
 from lzn_jax.run import devices
@@ -40,32 +40,28 @@ def test_training_moves_both_networks_and_is_measured_as_the_run_is(script, name
     for network in space.networks:
         moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), start[network], variables[network])
         assert max(jax.tree.leaves(moved)) > 1e-4, network
-    found = script.evaluate(space, variables, script.Measure(config, examples, test, None))
+    found = script.evaluate(space, variables, script.Measure(config, examples, test))
     assert {f"{SAYS[name]}_exact", f"{SAYS[name]}_digit"} <= found.keys()
 
 
 @pytest.mark.slow
-def test_a_classifier_of_one_caption_is_right_where_it_is_the_caption(script, monkeypatch):
+def test_a_classifier_of_one_caption_is_right_where_it_is_the_caption(script):
     config = small.config(CONFIG)
     examples, test = data.load_data(config)
     space = script.Classifier(config, devices.inference_mesh())
     variables = jax.tree.map(np.zeros_like, space.init(jax.random.key(0)))
     parts = np.stack(digit_captions.parse(test.texts), axis=1)
     batch = {"images": jnp.asarray(test.images), "parts": jnp.asarray(parts)}
-    assert space.loss(variables, batch, jax.random.key(1))[0] == pytest.approx(np.log(90))
+    assert plan.loss(space.plan, variables, batch, jax.random.key(1))[0] == pytest.approx(
+        np.log(90)
+    )
     variables["heads"]["params"]["bias"][[7, 10 + 2, 13 + 0]] = 1
-    measure = script.Measure(config, examples, test, None)
+    measure = script.Measure(config, examples, test)
     found = script.evaluate(space, variables, measure)
     rights = {"exact": test.texts == "a bold seven leaning left", "digit": test.labels == 7}
     for name, right in rights.items():
         assert found[f"image_to_text_{name}"] == pytest.approx(np.mean(right))
-    # A run is measured in both directions.
-    outputs = {"text": measure.texts, "image": measure.images}
-    run = types.SimpleNamespace(translate=lambda inputs, source, target: outputs[target])
-    monkeypatch.setattr(script.lzn_jax, "load", lambda workdir: run)
-    found = measure.run(Path("run"))
-    assert found["image_to_text_exact"] == 1
-    assert found.items() >= measure.made(test.images).items()
+    assert measure.written(test.texts)["image_to_text_exact"] == 1
 
 
 @pytest.mark.parametrize(("name", "noise"), [("captioner", 0.0), ("captioner_0.4", 0.4)])
@@ -89,15 +85,12 @@ def test_support_vectors_are_the_best_of_the_validation_part(script, monkeypatch
 
 
 @pytest.mark.slow
-def test_the_command_leaves_its_numbers_and_says_what_it_cannot(
-    script, monkeypatch, tmp_path, capsys
-):
-    flags = [flag for flag in small.flags(CONFIG, "unused") if "workdir" not in flag]
-    flags += [f"--folder={tmp_path}", "--seeds=1", "--updates=1", "--tasks", "classifier"]
+def test_the_command_leaves_its_numbers(script, monkeypatch, tmp_path):
+    flags = small.flags(CONFIG, "unused", training__num_steps=1)
+    flags = [flag for flag in flags if "workdir" not in flag]
+    flags += [f"--folder={tmp_path}", "--seeds=1", "--tasks", "classifier"]
     monkeypatch.setattr(sys, "argv", ["text_baselines.py", *flags])
-    assert script.main() == 0
-    assert json.loads((tmp_path / "digits_text.json").read_text())["classifier"][0]["seconds"] > 0
-    flags = [f"--config={ROOT / 'configs' / 'emoji_text.py'}", "--tasks", "text_to_image"]
-    monkeypatch.setattr(sys, "argv", ["text_baselines.py", *flags])
-    assert script.main() == 2
-    assert "--judge" in capsys.readouterr().err
+    script.main()
+    results = json.loads((tmp_path / "digits_text.json").read_text())
+    assert results["classifier"][0]["seconds"] > 0
+    assert results["real images"][0]["text_to_image_digit"] > 0.9

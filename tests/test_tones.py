@@ -1,6 +1,7 @@
 """Tones, labels and texts in a space without images: configs, commands, metrics and the page."""
 
 import csv
+import functools
 import json
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 import small
 
 import lzn_jax
-from lzn_jax import configuration, data, main, plots, trained_model
+from lzn_jax import configuration, data, main, plan, plots
 from lzn_jax.demo.answers import NUM_IMAGES, Answers
 from lzn_jax.errors import UserError
 from lzn_jax.evaluation import samples as samples_module
@@ -102,7 +103,9 @@ def written_by(run, name, *flags):
 def test_tones_and_texts_have_losses(model, examples):
     space, train = model.space, examples[0]
     batch = {"labels": train.labels, **space.columns(train)}
-    _, metrics = jax.eval_shape(space.loss, model.model.variables, batch, jax.random.key(0))
+    _, metrics = jax.eval_shape(
+        functools.partial(plan.loss, space.plan), model.model.variables, batch, jax.random.key(0)
+    )
     assert set(metrics) >= {"tone_loss"}
 
 
@@ -139,10 +142,7 @@ def test_reconstructions_are_tones(run, drawn, two, model):
     np.testing.assert_array_equal(drawn["reconstructions"][1], kind.shown(tones)[::-1])
 
 
-def test_what_lies_between_tones_leads_from_one_to_the_other(
-    run, drawn, two, model, capsys, monkeypatch
-):
-    monkeypatch.setattr(trained_model, "great_circle", jax.jit(trained_model.great_circle))
+def test_what_lies_between_tones_leads_from_one_to_the_other(run, drawn, two, model, capsys):
     path, tones = two
     mode = ("--mode=interpolate", f"--input={path}")
     found = written_by(run, "input/interpolation.npz", *mode)

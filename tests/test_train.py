@@ -18,7 +18,7 @@ import numpy as np
 import optax
 import pytest
 import small
-from one_weight import Context, OneWeight, put_in
+from one_weight import OneNumber, OneWeight, put_in
 
 from lzn_jax import main as command_line
 from lzn_jax import train
@@ -202,27 +202,30 @@ def test_a_run_writes_its_mfu_and_a_trace(tmp_path, monkeypatch, caplog):
 
 def test_a_step_that_hangs_shows_its_stacks_and_others_show_nothing(tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(train, "STALLED_AFTER", 2.0)
-    config = small.config(training__num_steps=3)
 
     def hang(step):
-        time.sleep(3.0 * (step == 2))
+        time.sleep(2.5 * (step == 2))
 
-    train.train_and_evaluate(config, tmp_path / "one")
-    assert "most recent call first" not in capfd.readouterr().err
     _after_each_update(monkeypatch, hang)
-    train.train_and_evaluate(config, tmp_path / "two")
-    assert capfd.readouterr().err.count(" in hang") == 1
+    train.train_and_evaluate(small.config(training__num_steps=3), tmp_path)
+    said = capfd.readouterr().err
+    assert (said.count("Timeout (0:00:02)!"), said.count(" in hang")) == (1, 1)
 
 
-def _start(workdir, **changes):
+@contextlib.contextmanager
+def _started(workdir, **changes):
+    """The process of a run, which does not outlive this."""
     program = [sys.executable, "tests/one_weight.py"]
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [*program, *small.flags("configs/digits_joint.py", workdir, **changes)],
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         cwd=ROOT,
-        stderr=subprocess.PIPE,
-        text=True,
     )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
 
 
 def _wait_for_step(workdir, step, process):
@@ -232,7 +235,7 @@ def _wait_for_step(workdir, step, process):
         if lines and lines[-1]["step"] >= step:
             return
         time.sleep(0.02)
-    raise AssertionError(f"step {step} was not reached: {process.stderr.read()}")
+    pytest.fail(f"step {step} was not reached")
 
 
 def _lines(workdir):
@@ -276,26 +279,56 @@ def uninterrupted(tmp_path_factory):
 @pytest.mark.slow
 def test_a_killed_run_ends_like_an_uninterrupted_one(uninterrupted, tmp_path):
     for step in (5, 19, 33):  # before a checkpoint, beside an evaluation, late
-        process = _start(tmp_path, **LONGER)
-        _wait_for_step(tmp_path, step, process)
-        process.kill()
-        process.communicate()
+        with _started(tmp_path, **LONGER) as process:
+            _wait_for_step(tmp_path, step, process)
         assert process.returncode == -signal.SIGKILL
-    process = _start(tmp_path, **LONGER)
-    _, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors
+    with _started(tmp_path, **LONGER) as process:
+        assert process.wait(timeout=300) == 0
     _assert_same_run(uninterrupted, tmp_path, small.config(**LONGER))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, *small.slow(signal.SIGTERM)])
+@pytest.fixture
+def handlers():
+    """The handlers of signals before a run that listens."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    signal.set_wakeup_fd(-1)
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def _interrupted_process(workdir, number, monkeypatch):
+    with _started(workdir, **LONGER) as process:
+        _wait_for_step(workdir, 10, process)
+        process.send_signal(number)
+        return process.wait(timeout=120)
+
+
+def _interrupted_call(workdir, number, monkeypatch):
+    def interrupt(step):
+        if step == 10:
+            os.kill(os.getpid(), number)
+            time.sleep(0.2)  # a thread reads it
+
+    with monkeypatch.context() as patch:
+        _after_each_update(patch, interrupt)
+        flags = small.flags("configs/digits_joint.py", workdir, **LONGER)
+        return command_line.main(flags, listens=True)
+
+
+@pytest.mark.parametrize(
+    ("interrupted", "number"),
+    [
+        (_interrupted_call, signal.SIGINT),
+        *small.slow((_interrupted_process, signal.SIGINT), (_interrupted_process, signal.SIGTERM)),
+    ],
+)
+@pytest.mark.usefixtures("handlers")
 def test_a_signal_saves_and_the_command_that_is_shown_goes_on(
-    uninterrupted, number, tmp_path, capsys
+    uninterrupted, interrupted, number, tmp_path, monkeypatch, capfd
 ):
-    process = _start(tmp_path, **LONGER)
-    _wait_for_step(tmp_path, 10, process)
-    process.send_signal(number)
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 75, errors
+    assert interrupted(tmp_path, number, monkeypatch) == 75
+    errors = capfd.readouterr().err
     assert "Traceback" not in errors
     assert errors.count("Ctrl-C again to exit at once") == (number == signal.SIGINT)
     saved = max(int(p.name) for p in (tmp_path / "checkpoints").iterdir())
@@ -303,15 +336,15 @@ def test_a_signal_saves_and_the_command_that_is_shown_goes_on(
     said, _, command = errors.splitlines()[-1].partition("; to continue: ")
     assert said == f"saved at step {saved}"
     assert command_line.main(shlex.split(command)[3:]) == 0
-    assert f"from step {saved} on" in capsys.readouterr().err
+    assert f"from step {saved} on" in capfd.readouterr().err
     _assert_same_run(uninterrupted, tmp_path, small.config(**LONGER))
 
 
+@pytest.mark.usefixtures("handlers")
 def test_sigterm_at_the_last_step_or_in_an_evaluation_leaves_it_to_the_next_start(
     tmp_path, monkeypatch
 ):
     config = small.config(training__num_steps=4, evaluation__every_steps=3)
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     interruption = Interruption()
     interruption.listen()
 
@@ -322,29 +355,26 @@ def test_sigterm_at_the_last_step_or_in_an_evaluation_leaves_it_to_the_next_star
         os.kill(os.getpid(), signal.SIGTERM)
         pytest.fail("the evaluation went on")
 
-    try:
-        with monkeypatch.context() as patch:  # before the evaluation at step 3 nothing was saved
-            patch.setattr(Context, "evaluate", interrupted)
-            assert train.train_and_evaluate(config, tmp_path, interruption) == 75
-        assert (tmp_path / "checkpoints" / "3").is_dir()
-        assert evaluations() == []
-        with monkeypatch.context() as patch:
-            patch.setattr(processes, "is_to_leave", lambda interruption, step: step == 4)
-            assert train.train_and_evaluate(config, tmp_path) == 75
-        assert evaluations() == [3]
-        assert train.train_and_evaluate(config, tmp_path) == 0
-        assert evaluations() == [3, 4]
-    finally:
-        signal.set_wakeup_fd(-1)
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+    with monkeypatch.context() as patch:  # before the evaluation at step 3 nothing was saved
+        patch.setattr(OneNumber, "evaluate", interrupted)
+        assert train.train_and_evaluate(config, tmp_path, interruption) == 75
+    assert (tmp_path / "checkpoints" / "3").is_dir()
+    assert evaluations() == []
+    with monkeypatch.context() as patch:
+        patch.setattr(processes, "is_to_leave", lambda interruption, step: step == 4)
+        assert train.train_and_evaluate(config, tmp_path) == 75
+    assert evaluations() == [3]
+    assert train.train_and_evaluate(config, tmp_path) == 0
+    assert evaluations() == [3, 4]
 
 
 def test_evaluation_takes_at_most_a_minute_longer_than_training(tmp_path, monkeypatch):
     totals = {"compile": 10.0, "step": 30.0, "eval": 20.0, "other": 5.0, "starts": 2.0}
     monkeypatch.setattr(log.Goodput, "totals", lambda self: dict(totals))
     seconds = []
-    monkeypatch.setattr(Context, "evaluate", lambda *arguments: seconds.append(arguments[-1]) or {})
+    monkeypatch.setattr(
+        OneNumber, "evaluate", lambda *arguments: seconds.append(arguments[-1]) or {}
+    )
     assert train.train_and_evaluate(small.config(), tmp_path) == 0
     assert seconds == [10 + 30 + 5 + 60 - 20]
 

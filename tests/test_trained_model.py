@@ -16,10 +16,11 @@ import small
 
 import lzn_jax
 from lzn_jax import data, inference, trained_model, zoning
+from lzn_jax.data_types import Context
 from lzn_jax.errors import UserError
 from lzn_jax.latent_space import Model
 from lzn_jax.models import normal_by_index
-from lzn_jax.run import batching, devices, log
+from lzn_jax.run import batching, devices
 from lzn_jax.trained_model import TrainedModel, paths
 
 CONFIG = Path(__file__).parent.parent / "configs" / "digits_joint.py"
@@ -70,10 +71,8 @@ def test_a_notebook_shows_one_line_of_a_model(model):
 
 def among(context):
     """A stand-in whose samples are their own anchors, among context anchors."""
-    encoder = types.SimpleNamespace(anchors_key="anchors")
     return small.stand_in(
-        model=types.SimpleNamespace(context={} if context is None else {"anchors": context}),
-        space=types.SimpleNamespace(encoders={"image": encoder}),
+        model=types.SimpleNamespace(context={} if context is None else {"image": Context(context)}),
         main_type="image",
         anchors=lambda samples, source: samples,
     )
@@ -103,7 +102,7 @@ def test_latents_are_those_of_the_zoning_functions(model, images):
         return anchors, zoning.latents_in_context(anchors, context, noise, solver=zoning.Euler(4))
 
     found = model.encode(jnp.asarray(images), KEY)
-    context = model.model.context["anchors"]
+    context = model.model.context["image"].anchors
     anchors, expected = computed(model.model.variables["encoder"], context, images)
     np.testing.assert_allclose(model.anchors(images), anchors, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(found, expected, atol=1e-4)
@@ -153,7 +152,7 @@ def test_all_devices_find_what_one_finds_which_a_users_mesh_names(workdir, model
 
 
 def test_every_method_shows_its_progress(model, images, monkeypatch):
-    shown, show = [], log.progress
+    shown, show = [], batching.progress
 
     def progress(count, description, **settings):
         shown.append((description, count))
@@ -254,14 +253,20 @@ def test_what_a_study_cannot_do_is_one_line(name, changes, methods, message, ima
             getattr(model, method)(2 if method == "sample" else images[:2])
 
 
+def drawn(name, **changes):
+    """A model of random weights and context anchors."""
+    space = small.world(name, **changes).space
+    return TrainedModel(space, Model(**jax.device_put(small.drawn(space.model_shapes()))), 0)
+
+
 def test_baselines_do_the_rest(images):
-    assert small.world("digits_repr").model.embed(images)["backbone"].shape == (20, 16)
-    flow = small.world("digits_gen", latent__enabled=False).model
+    assert drawn("digits_repr").embed(images)["backbone"].shape == (20, 16)
+    flow = drawn("digits_gen", latent__enabled=False)
     assert flow.sample(2, KEY).labels.tolist() == [-1, -1]
     assert set(flow.interpolate(images[:2])) == {"images", "weights"}  # through noise alone
     with pytest.raises(UserError, match="has no classes"):
         flow.sample(2, KEY, labels=[0, 0])
-    classifier = small.world("digits_joint", training__generation_weight=0).model
+    classifier = drawn("digits_joint", training__generation_weight=0)
     assert classifier.classify(images).classes.shape == (20,)
 
 

@@ -9,15 +9,17 @@ import numpy as np
 import pytest
 import small
 
-from lzn_jax import data, inference, main, plots, zoning
-from lzn_jax.data_types import Zones
+from lzn_jax import data, inference, main, plan, plots, zoning
+from lzn_jax.data_types import Context, Zones
 from lzn_jax.data_types import text as text_module
 from lzn_jax.errors import UserError
-from lzn_jax.evaluation import tasks
+from lzn_jax.evaluation import measurements, tasks
 from lzn_jax.evaluation.texts import DigitCaptions, embedded, measure
-from lzn_jax.latent_space import Model, _all_present, _stand_ins
+from lzn_jax.latent_space import Model
 from lzn_jax.losses import contrastive
 from lzn_jax.models import named, normal_by_index
+from lzn_jax.modes import inference as inference_modes
+from lzn_jax.run import workdir
 from lzn_jax.trained_model import TrainedModel
 
 CONFIG = "configs/digits_text.py"
@@ -30,7 +32,7 @@ PAIRS = {
 world = functools.partial(small.world, "digits_text")
 # Other values than those of a decoder's flow and of weights.
 WEIGHTS = {"training__generation_weight": 0.5, "training__text_weight": 2, "alignment__weight": 3}
-WEIGHTED = {**WEIGHTS, "alignment__num_steps": 7}
+WEIGHTED = {**WEIGHTS, "alignment__num_steps": 5}
 
 
 def digits():
@@ -90,39 +92,46 @@ def test_the_baselines_have_their_losses_of_images_and_present_texts(name, loss_
     assert float(loss) == pytest.approx(float(expected(world().variables, batch(3))), rel=1e-5)
     assert metrics.keys() == {"assignment_accuracy"}
     assert space.decoders == {}
-    assert set(space.measurements) == {"classification", "texts"}
+    assert set(measurements.functions(space, "measurement")) == {"classification", "texts"}
     assert TrainedModel(space, Model({}, {}), 0).translations == ()
 
 
 @jax.jit
 def zones_of(variables, batch):
-    encoders = world().space.own_encoders.items()
+    encoders = world().space.plan.encoders.items()
     return {name: encoder.zones(variables, batch, (KEY,))[0] for name, encoder in encoders}
+
+
+# In one program: other latents of the image decoder, and other noise of the text decoder.
+OTHERS = {"decoder__latents": ("image", "text"), "text_decoder__noise_scale": 0.3}
 
 
 @functools.cache
 def conditions_of(**changes):
-    """A function of (variables, batch): conditions of the decoders by type."""
+    """A function of (zones, batch): conditions of decoders whose loss is a mean, and metrics."""
     space, given = small.World("digits_text", alignment__weight=0, **changes).space, {}
     for name, decoder in space.decoders.items():
 
         def loss(variables, batch, condition, keys, name=name):
             given[name] = condition
-            return jnp.zeros(())
+            return jnp.mean(batch["images"] / 255) + jnp.mean(condition[0] ** 2)
 
         decoder.loss = loss
 
     @jax.jit
-    def conditions(variables, batch):
-        space.loss(variables, batch, KEY)
-        return given
+    def conditions(zones, batch):
+        for name, encoder in space.plan.encoders.items():
+            encoder.zones = lambda *_, name=name: (zones[name],)
+        _, metrics = plan.loss(space.plan, {}, batch, KEY)
+        return given, metrics
 
     return conditions
 
 
 def conditions(batch, **changes):
     """Conditions of the decoders by type, and the zones of all types."""
-    return conditions_of(**changes)(world().variables, batch), zones_of(world().variables, batch)
+    zones = zones_of(world().variables, batch)
+    return conditions_of(**changes)(zones, batch)[0], zones
 
 
 def test_decoders_learn_from_latents_of_texts_and_of_images_in_turn():
@@ -135,9 +144,7 @@ def test_decoders_learn_from_latents_of_texts_and_of_images_in_turn():
     assert given["text"][1] is None
 
 
-@pytest.mark.parametrize(
-    ("scale", "changes"), [(None, {}), (0.3, {"text_decoder__noise_scale": 0.3})]
-)
+@pytest.mark.parametrize(("scale", "changes"), [(None, {}), (0.3, OTHERS)])
 def test_the_text_decoder_learns_from_latents_at_its_own_noise_scale(scale, changes):
     given, zones = conditions(batch(), **changes)
     found = given["text"][0]
@@ -178,7 +185,7 @@ def test_alignments_are_losses_of_the_samples_that_are_there():
     _, metrics = loss_and_metrics(missing, **WEIGHTED)
     everything = np.ones(16, bool)
     there = ~np.isin(np.arange(16), [4, 9])
-    setting = {"solver": zoning.Euler(7), "cutoff": 0.2, "form": alignment.form}
+    setting = {"solver": zoning.Euler(5), "cutoff": 0.2, "form": alignment.form}
     loss_of = jax.jit(functools.partial(zoning.alignment_loss, **setting))
     for pair, is_present in (
         (("image", "text"), there),
@@ -204,7 +211,7 @@ def test_alignments_are_losses_of_the_samples_that_are_there():
         assert is_present is everything or found != pytest.approx(of_all, rel=1e-3), pair
 
 
-@pytest.mark.parametrize("changes", [{}, {"decoder__latents": ("image", "text")}])
+@pytest.mark.parametrize("changes", [{}, OTHERS])
 def test_a_missing_text_makes_way_for_the_images_own_latent(changes):
     given, zones = conditions(batch(4, 5), **changes)
     own = latents_of(zones["image"], noise_of("image", "decoder"))
@@ -213,21 +220,24 @@ def test_a_missing_text_makes_way_for_the_images_own_latent(changes):
 
 def test_an_image_without_a_latent_is_no_example_of_the_decoder():
     losses, gone, some = [], [0, 1, 5, 15], batch(0, 1, 5, 15)
-    changes = {"alignment__weight": 0, "decoder__latents": "('text',)"}
+
+    def loss_of(batch):
+        found = conditions_of(decoder__latents="('text',)")
+        return float(found(zones_of(world().variables, batch), batch)[1]["generation_loss"])
+
     images = np.asarray(some["images"])
     for image in (images[0], 255 - images[2]):
         images = images.copy()
         images[gone] = image
-        changed = {**some, "images": images}
-        losses.append(float(loss_and_metrics(changed, **changes)[1]["generation_loss"]))
+        losses.append(loss_of({**some, "images": images}))
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
     assert losses[0] > 0
-    assert float(loss_and_metrics(batch(*range(16)), **changes)[1]["generation_loss"]) == 0
+    assert loss_of(batch(*range(16))) == 0
 
 
 def test_stand_ins_are_the_last_rows_before_that_are_there():
     is_there = np.array([False, True, False, False, True, False])
-    assert jax.jit(_stand_ins)(is_there).tolist() == [4, 1, 1, 1, 4, 4]
+    assert jax.jit(plan._stand_ins)(is_there).tolist() == [4, 1, 1, 1, 4, 4]
 
 
 def test_a_pair_is_present_where_both_samples_are():
@@ -236,8 +246,8 @@ def test_a_pair_is_present_where_both_samples_are():
         for rows in ([True, True, False, False], [True, False, True, False])
     )
     everything = Zones(jnp.zeros((4, 2)))
-    assert _all_present(one, everything, other).tolist() == [True, False, False, False]
-    assert _all_present(everything, everything) is None
+    assert plan._all_present(one, everything, other).tolist() == [True, False, False, False]
+    assert plan._all_present(everything, everything) is None
 
 
 @pytest.fixture(scope="module")
@@ -245,18 +255,15 @@ def two_flows():
     """A model whose two flows differ, and whose known texts have known anchors."""
     space = world(latent__num_steps=2, alignment__num_steps=7).space
     tokens, log_weights = text_module.known(space.types["text"].tokenizer, 12, digits()[0].texts, 0)
-    context = {
-        "text_anchors": jax.random.normal(jax.random.key(1), (12, 4)),
-        "text_log_weights": jnp.asarray(log_weights),
-        "text_tokens": jnp.asarray(tokens),
-    }
+    anchors = jax.random.normal(jax.random.key(1), (12, 4))
+    context = {"text": Context(anchors, jnp.asarray(log_weights), jnp.asarray(tokens))}
     return TrainedModel(space, Model(world().variables, context), 0)
 
 
 def test_a_labels_latent_is_by_the_flow_to_labels_and_a_texts_by_that_of_training(two_flows):
     model, own = two_flows, np.arange(40) % 10
     table = model.space.encoders["label"].table(world().variables)
-    bank, log_weights = (model.model.context[f"text_{name}"] for name in ("anchors", "log_weights"))
+    bank, log_weights, _ = model.model.context["text"]
     cases = {
         "label": (own, table, None, zoning.Euler(7)),
         "text": (model.context_samples("text", own), bank, log_weights, zoning.Euler(2)),
@@ -274,35 +281,42 @@ def test_texts_and_classes_of_latents_are_where_the_flow_of_the_alignment_ends(
 ):
     space, model = two_flows.space, two_flows.model
     latents = jax.random.normal(KEY, (100, 4))
-    table = space.encoders["label"].table(world().variables)
-    bank, log_weights = model.context["text_anchors"], model.context["text_log_weights"]
-
-    def ends(steps):
-        solver = zoning.Euler(steps)
-        labels = zoning.classify(latents, table, solver=solver)
-        return labels, zoning.classify(latents, bank, solver=solver, log_weights=log_weights)
-
-    (labels, zones), others = ends(7), ends(2)
-    assert np.any(labels != others[0])
-    assert np.any(zones != others[1])
-    found = two_flows.classes(np.asarray(latents))
-    np.testing.assert_array_equal(found.classes, labels)
-    of_all = inference.class_probabilities(space, model, latents, "label")
-    np.testing.assert_allclose(of_all[jnp.arange(100), labels], found.probabilities, atol=1e-5)
-    among = functools.partial(inference.zone_in_context, space, model, name="text")
-    np.testing.assert_array_equal(among(latents, samples={}), zones)
-    centres = zoning.compute_latents(
-        bank, jnp.zeros_like(bank), solver=zoning.Euler(2), log_weights=log_weights
-    )
+    weights = {"log_weights": model.context["text"].log_weights}
     asked = []
 
     def predict(space, model, latents, target):
         asked.append(latents)
         return {"classes": jnp.zeros(12, int)}
 
-    monkeypatch.setattr(inference, "predict", predict)
-    among(latents[:1], samples={"label": jnp.zeros(1, int)})
-    np.testing.assert_allclose(asked[0], centres, atol=1e-5)
+    @jax.jit
+    def ends(model):
+        bank, table = (
+            model.context["text"].anchors,
+            space.encoders["label"].table(model.variables),
+        )
+        flows = [zoning.Euler(7), zoning.Euler(2)]
+        labels = [zoning.classify(latents, table, solver=flow) for flow in flows]
+        zones = [zoning.classify(latents, bank, solver=flow, **weights) for flow in flows]
+        centres = zoning.compute_latents(bank, jnp.zeros_like(bank), solver=flows[1], **weights)
+        return labels, zones, centres
+
+    @jax.jit
+    def found(model):
+        of_all = inference.class_probabilities(space, model, latents, "label")
+        zones = inference.zone_in_context(space, model, latents, "text", {})
+        monkeypatch.setattr(inference, "predict", predict)
+        inference.zone_in_context(space, model, latents, "text", {"label": jnp.zeros(100, int)})
+        return of_all, zones, asked[0]
+
+    labels, zones, centres = jax.device_get(ends(model))
+    assert np.any(labels[0] != labels[1])
+    assert np.any(zones[0] != zones[1])
+    classes = two_flows.classes(latents)
+    np.testing.assert_array_equal(classes.classes, labels[0])
+    of_all, among, asked_centres = jax.device_get(found(model))
+    np.testing.assert_allclose(of_all[range(100), labels[0]], classes.probabilities, atol=1e-5)
+    np.testing.assert_array_equal(among, zones[0])
+    np.testing.assert_allclose(asked_centres, centres, atol=1e-5)
 
 
 def test_an_image_of_a_text_has_the_texts_own_anchor_as_condition(two_flows):
@@ -315,17 +329,17 @@ def test_an_image_of_a_text_has_the_texts_own_anchor_as_condition(two_flows):
     np.testing.assert_allclose(conditions, model.anchors(asked, source="text"), atol=1e-5)
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """Folder of a run, and flags of a command for it."""
-    folder = tmp_path_factory.mktemp("text") / "run"
-    small.untrained_run(folder, small.config(CONFIG))
-    return folder, [*small.flags(CONFIG, folder), "--mode=translate"]
-
-
 @pytest.fixture
 def model():
     return world().model
+
+
+@pytest.fixture
+def run(model, tmp_path, monkeypatch):
+    """Folder of a run that is restored as the model, and flags of a command for it."""
+    monkeypatch.setattr(workdir, "has_checkpoint", lambda folder: True)
+    monkeypatch.setattr(inference_modes, "restore", lambda config, folder: model)
+    return tmp_path, [*small.flags(CONFIG, tmp_path), "--mode=translate"]
 
 
 @pytest.mark.slow
@@ -379,30 +393,36 @@ def test_a_condition_that_latents_do_not_give_is_asked_for():
 @pytest.mark.parametrize("objective", ["lzn", "infonce"])
 def test_retrieval_compares_centres_of_zones_or_anchors_of_clips_loss(objective):
     model = TrainedModel(world(objective=objective).space, Model(world().variables, {}), 0)
-    images = digits()[1].images[:9]
+    images = digits()[1].images[:16]
     found = embedded(model, images, "image")
     expected = anchors = jnp.asarray(model.anchors(images))
     if objective == "lzn":
-        expected = zoning.compute_latents(anchors, 0 * anchors, solver=model.space.solver)
+        expected = latents_of(Zones(anchors), np.zeros((16, 4), np.float32))
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def test_a_latent_of_a_label_is_decoded_among_the_labels_texts(model):
-    bank = jax.random.normal(jax.random.key(1), (12, 4))
-    log_weights = jnp.where(jnp.arange(12) == 5, -jnp.inf, 0.0)
-    context = {**model.model.context, "text_anchors": bank, "text_log_weights": log_weights}
-    changed = model.model._replace(context=context)
-    centres = zoning.compute_latents(
-        bank, jnp.zeros_like(bank), solver=model.space.solver, log_weights=log_weights
-    )
-    classes = np.asarray(inference.predict(model.space, changed, centres, "label")["classes"])
+def test_a_latent_of_a_label_is_decoded_among_the_labels_texts():
+    space, variables = world().space, world().variables
+    bank, latents = jax.random.normal(KEY, (2, 12, 4))
+    log_weights = np.where(np.arange(12) == 5, -np.inf, 0.0)
+
+    @jax.jit
+    def zones(variables):
+        context = {"text": Context(bank, jnp.asarray(log_weights))}
+        model = Model(variables, context)
+        centres = zoning.compute_latents(
+            bank, jnp.zeros_like(bank), solver=space.solver, log_weights=log_weights
+        )
+        classes = inference.predict(space, model, centres, "label")["classes"]
+        among = [
+            inference.zone_in_context(space, model, latents[:10], "text", samples)
+            for samples in ({}, {"label": jnp.arange(10)})
+        ]
+        return classes, *among
+
+    classes, anywhere, among = jax.device_get(zones(variables))
     there = set(np.delete(classes, 5).tolist())
     assert 1 < len(there) < 10
-    latents = jax.random.normal(KEY, (10, 4))
-    anywhere, among = (
-        np.asarray(inference.zone_in_context(model.space, changed, latents, "text", samples))
-        for samples in ({}, {"label": jnp.arange(10)})
-    )
     for label, zone in enumerate(among.tolist()):
         assert zone != 5  # which is no known text
         assert zone == anywhere[label] if label not in there else classes[zone] == label
@@ -425,7 +445,7 @@ def test_test_texts_that_the_run_cannot_read_are_named_first_and_not_measured(
     cut = test.at(np.arange(20))._replace(texts=some)
     whole = cut.at(np.setdiff1d(np.arange(20), [0, 3, 7]))
     caplog.set_level("INFO")
-    model.space.prepare_evaluation(cut)
+    measurements.prepare(model.space, cut)
     assert "left out: the test text 'a çat' has characters outside the run" in caplog.text
     assert "test texts left out: 2 distinct, of 2 examples" in caplog.text
     found = measure(model, train, cut, tmp_path)
@@ -493,6 +513,8 @@ def test_the_mode_writes_samples_and_a_figure(source, target, given, count, run,
 
 def test_the_mode_leaves_out_test_texts_that_the_run_cannot_read(run, monkeypatch):
     test = digits()[1]
+    made = {"classes": np.zeros(1, int)}
+    monkeypatch.setattr(TrainedModel, "_made", lambda *_: made)
     texts = np.array(["a thin zero leaning right", "a çat", "", 99 * "a"], object)
     monkeypatch.setattr(data, "load", lambda *_: test._replace(texts=texts))
     assert main.main([*run[1], "--source=text", "--target=label"]) == 0
@@ -500,9 +522,11 @@ def test_the_mode_leaves_out_test_texts_that_the_run_cannot_read(run, monkeypatc
         assert [row["source"] for row in csv.DictReader(file)] == [texts[0]]
 
 
-def test_images_without_a_text_as_condition_are_not_asked_whether_they_fit_it():
-    model = world(decoder__condition="None", evaluation__num_samples=8).model
-    found = DigitCaptions(model, digits()[0])._from_prior()
+def test_images_without_a_text_as_condition_are_not_asked_whether_they_fit_it(monkeypatch):
+    model = TrainedModel(world(decoder__condition="None").space, Model({}, {}), 0)
+    made = {"images": digits()[0].images[:1], "tokens": np.asarray(world().batch["tokens"])}
+    monkeypatch.setattr(TrainedModel, "_made", lambda *_, **__: made)
+    found = DigitCaptions(model, digits()[0], None)._from_prior()
     assert found.keys() == {
         "text_well_formed", "text_total_variation", "real_text_total_variation",
     }  # fmt: skip

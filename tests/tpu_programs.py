@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from lzn_jax import zoning
 from lzn_jax.modes import compile
-from lzn_jax.run import clock, costs
+from lzn_jax.run import compiled_time, costs
 from lzn_jax.run import devices as devices_module
 
 N, Q, STEPS = 8192, 256, 20
@@ -89,14 +89,16 @@ def main() -> None:
         for chips in (8, 1) if name in ON_ONE_CHIP else (8,):
             compiled = lower(devices_module.make_mesh(chips, devices[:chips])).compile()
             text = compiled.as_text()
-            program = clock.parse(text)
-            estimate = clock.estimate(program, V5E)
+            program = compiled_time.parse(text)
+            estimate = compiled_time.estimate(program, V5E)
             products = (s for (_, kind), s in estimate.seconds.items() if kind == "products")
             hosts = ("callback", "infeed", "outfeed", "host_transfer")
             facts = {
                 "program": name,
                 "chips": chips,
-                "collectives": [[*key, count] for key, count in clock.collectives(program).items()],
+                "collectives": [
+                    [*key, count] for key, count in compiled_time.collectives(program).items()
+                ],
                 "cycles": estimate.cycles,
                 "products": sum(products) * V5E.cycles,
                 "temporaries": compiled.memory_analysis().temp_size_in_bytes,

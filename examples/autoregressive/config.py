@@ -12,7 +12,6 @@ def get_config() -> ml_collections.ConfigDict:
     """The config of digits_joint with another decoder."""
     config = configuration.sibling(__file__, "digits_joint")
     config.extensions = ("pixels.py",)
-    config.encoder = {"name": "mlp", "features": 256, "num_blocks": 2}
     config.decoder = {"name": "pixels", "features": 32, "num_layers": 3, "levels": 17}
     config.training.batch_size = 256
     config.training.learning_rate.encoder = 1e-3

@@ -9,12 +9,10 @@ from lzn_jax import configuration
 
 
 def get_config() -> ml_collections.ConfigDict:
-    """The config of digits_joint with small networks and one more loss."""
+    """The config of digits_joint with one more loss."""
     config = configuration.sibling(__file__, "digits_joint")
     config.extensions = ("erasing.py",)
     config.training.losses = ("erasing",)
-    config.encoder = {"name": "mlp", "features": 256, "num_blocks": 2}
-    config.decoder = {"name": "mlp", "features": 256, "num_blocks": 3, "condition": "label"}
     config.training.batch_size = 256
     config.training.learning_rate.encoder = 1e-3
     config.training.learning_rate.decoder = 2e-3

@@ -9,7 +9,7 @@ from lzn_jax import configuration
 
 
 def get_config() -> ml_collections.ConfigDict:
-    """The config of digits_joint with small networks."""
+    """The config of digits_joint with another encoder."""
     config = configuration.sibling(__file__, "digits_joint")
     config.extensions = ("nnx_mlp.py",)
     config.encoder = {"name": "nnx_mlp", "features": 256}

@@ -18,9 +18,6 @@ def get_config() -> ml_collections.ConfigDict:
     config.alignment.solver = "midpoint"
     config.alignment.form = "contrastive"
     config.alignment.temperature = 0.1
-    config.encoder = {"name": "mlp", "features": 256, "num_blocks": 2}
-    config.decoder = {"name": "mlp", "features": 256, "num_blocks": 3}
-    config.decoder.condition = "label"
     config.training.num_steps = 600
     config.evaluation.batch_sizes = (1, 36, 324)
     config.evaluation.context_sizes = (1, 36, 1024)

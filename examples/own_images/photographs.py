@@ -62,14 +62,14 @@ class Midpoint(OnGrid):
         if self.num_steps < 2 or self.num_steps % 2:
             raise ValueError(f"num_steps must be even and >= 2, got {self.num_steps}")
 
-    def times(self, towards: str) -> np.ndarray:
+    def noise_levels(self, towards: str) -> np.ndarray:
         """From t_min to the prior, t = 1; from 1 to the anchors, t = 0."""
         ends = (self.t_min, 1.0) if towards == "prior" else (1.0, 0.0)
         return np.linspace(*ends, self.num_steps + 1)
 
-    def factors(self, times: np.ndarray) -> np.ndarray:
+    def factors(self, levels: np.ndarray) -> np.ndarray:
         """Factors of the newest mean and the one before it, in the state after each evaluation."""
-        start, middle, end = times[:-1:2], times[1::2], times[2::2]
+        start, middle, end = levels[:-1:2], levels[1::2], levels[2::2]
         factors = np.zeros((self.num_steps, 2))
         factors[::2, 0] = 1 - middle / start
         factors[1::2, 0] = 1 - end / start

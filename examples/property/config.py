@@ -26,7 +26,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.alignment.num_steps = 20
     config.alignment.cutoff = 0.2
 
-    config.encoder = ml_collections.ConfigDict({"name": "mlp", "features": 256, "num_blocks": 2})
+    config.decoder.num_blocks = 3
     config.decoder.condition = "property"
     config.decoder.latents = ("property", "image")
 

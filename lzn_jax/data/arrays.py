@@ -21,7 +21,7 @@ from lzn_jax.data.folder import completed as completed  # calls the functions be
 from lzn_jax.data.pixels import EncodedImages, Rows, UnreadableImageError
 from lzn_jax.errors import UserError
 from lzn_jax.parts import Field, word
-from lzn_jax.run.log import progress
+from lzn_jax.progress import progress
 
 
 @dataclasses.dataclass(eq=False)

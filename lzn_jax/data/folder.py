@@ -18,18 +18,17 @@ import logging
 import math
 import os
 import posixpath
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Int
 from ml_collections import ConfigDict
 from PIL import Image
 
 from lzn_jax import parts
-from lzn_jax.configuration import nest, parse_json, schema_of, with_defaults
+from lzn_jax.configuration import nest, schema_of, with_defaults
 from lzn_jax.data import Examples, label_names, pixels, set_apart
 from lzn_jax.data.pixels import (
     ENCODED_FIELDS,
@@ -40,6 +39,7 @@ from lzn_jax.data.pixels import (
     UnreadableImageError,
 )
 from lzn_jax.errors import UserError
+from lzn_jax.files import parse_json
 from lzn_jax.parts import Field, count_or_0, word
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
@@ -167,7 +167,7 @@ def _list(data: ConfigDict, split: str) -> tuple[Path, np.ndarray, np.ndarray]:
     if data.num_classes > 1 and (unknown := sorted(set(_entries(folder)[1]) - set(classes))):
         raise UserError(f"{folder / unknown[0]} is a class without training images")
     for label, prefix in enumerate(f"{c}/" if data.num_classes > 1 else "" for c in classes):
-        found = sorted(_image_names(folder, prefix)) if (folder / prefix).is_dir() else []
+        found = sorted(image_names(folder, prefix)) if (folder / prefix).is_dir() else []
         if not found:
             raise UserError(f"{folder / prefix} holds no images ({', '.join(IMAGE_SUFFIXES)})")
         names += found
@@ -175,14 +175,14 @@ def _list(data: ConfigDict, split: str) -> tuple[Path, np.ndarray, np.ndarray]:
     return folder, np.array(names, np.bytes_), np.array(labels, np.int32)
 
 
-def _image_names(folder: Path, prefix: str, above: frozenset[str] = frozenset()) -> Iterator[bytes]:
+def image_names(folder: Path, prefix: str, above: frozenset[str] = frozenset()) -> Iterator[bytes]:
     """Relative paths of the image files at any depth; `above` are real paths of folders above."""
     if (real := os.path.realpath(folder / prefix)) in above:
         raise UserError(f"{folder / prefix} is a folder above it, by a link: remove the link")
     images, folders = _entries(folder / prefix)
     yield from (os.fsencode(prefix + name) for name in images)
     for name in folders:
-        yield from _image_names(folder, f"{prefix}{name}/", above | {real})
+        yield from image_names(folder, f"{prefix}{name}/", above | {real})
 
 
 def _entries(folder: Path) -> tuple[list[str], list[str]]:
@@ -303,12 +303,6 @@ MAX_OWN_SIDE = 64  # pixels; images of equal size keep it up to this side
 SIDE = 32  # side of all other images
 HOLDOUT = 10  # without a test folder, one in ten images is a test image
 
-_OF_TRAINING = (
-    *("training.batch_size", "training.queries", "latent.context_size"),
-    *("evaluation.num_samples", "evaluation.context_sizes"),
-)
-_OF_TEST = ("evaluation.batch_sizes",)
-
 
 def completed(values: Mapping[str, Any], stated: Collection[str]) -> dict[str, Any]:
     """The values, where None is replaced by a value derived from the images.
@@ -331,7 +325,9 @@ def completed(values: Mapping[str, Any], stated: Collection[str]) -> dict[str, A
             return given  # reported when it is read
     data_set = parts.get("data", given["data.name"])
     derived = {} if is_known else _from_images(given, data_set)
-    derived |= _limits(given | derived, stated, data_set)
+    free = given.keys() - set(stated)
+    bounded = {n: f.at_most for n, f in fields.items() if f.at_most is not None and n in free}
+    derived |= _limits(given | derived, bounded, data_set)
     changed = [f"{n.removeprefix('data.')}={v}" for n, v in derived.items() if v != given[n]]
     if changed:
         _log.info("from the images in %s: %s", given.get("data.path", "memory"), ", ".join(changed))
@@ -374,12 +370,11 @@ def _from_headers(values: Mapping[str, Any], source: Any) -> dict[str, Any]:
     }
 
 
-def _limits(values: Mapping[str, Any], stated: Collection[str], data_set: Any) -> dict[str, Any]:
+def _limits(values: Mapping[str, Any], bounded: Mapping[str, str], data_set: Any) -> dict[str, Any]:
     """A hold-out if there is no test split, and numbers of images that the data set contains."""
     data, limits = ConfigDict(nest(values)["data"]), dict[str, Any]()
     is_divided = data.holdout is not None or data_set.has_test(data)
-    names = [name for name in (*_OF_TRAINING, *_OF_TEST) if name in values and name not in stated]
-    if is_divided and not names:
+    if is_divided and not bounded:
         return {}
     whole = ConfigDict({**data, "captions": False, "holdout": None})
     examples = data_set.load(whole, "train")
@@ -391,8 +386,8 @@ def _limits(values: Mapping[str, Any], stated: Collection[str], data_set: Any) -
     with contextlib.suppress(UserError):  # a wrong hold-out is reported when it is read
         kept = len(held_out(whole, "train", examples).labels)  # groups may hold out more
         train, test = kept, train - kept or test
-    for name in names:
-        value, most = values[name], train if name in _OF_TRAINING else test
+    for name, split in bounded.items():
+        value, most = values[name], train if split == "train" else test
         if isinstance(value, tuple):
             limits[name] = tuple(sorted({min(each, most) for each in value}))
         elif value is not None:
@@ -401,61 +396,6 @@ def _limits(values: Mapping[str, Any], stated: Collection[str], data_set: Any) -
         queries = limits.get("training.queries", values.get("training.queries")) or 1
         limits["training.batch_size"] -= limits["training.batch_size"] % queries
     return limits
-
-
-def find_images(path: str, data: ConfigDict) -> EncodedImages:
-    """One image file or all image files at any depth in a folder, sorted by name.
-
-    Images get the size and channels of `data`. Raises UserError for a path without images; reading
-    one that is not an image does so, too.
-    """
-    root = Path(path)
-    if not root.exists():
-        raise UserError(f"there is no image or folder {root}")
-    names = sorted(_image_names(root, "")) if root.is_dir() else [os.fsencode(root.name)]
-    if not names:
-        raise UserError(f"{root} holds no images ({', '.join(IMAGE_SUFFIXES)})")
-    files = Files(root if root.is_dir() else root.parent, np.array(names, np.bytes_))
-    fields = {name: value for name, value in data.items() if name != "skip_unreadable"}
-    return EncodedImages(files, ConfigDict(fields))
-
-
-def read_images(
-    images: EncodedImages, is_light: bool | None = None
-) -> UInt8[np.ndarray, "n h w c"]:
-    """All images that a user names, see `read_image`; one log line counts their changes."""
-    data, side, counts, read = images.data, images.data.image_size, Counter[str](), []
-    inverted = "inverted to the background of the training images (data.invert_input=False: none)"
-    for row in range(len(images)):
-        (image, is_inverted), _ = images.load(row, lambda e: read_image(e, data, is_light))
-        whole, _ = images.load(row, lambda e: pixels.decode(e, 3))
-        changes = {
-            inverted: is_inverted,
-            "cropped to the central square": whole.width != whole.height,
-            f"resized to {side}x{side}": whole.size != (side, side),
-            "converted to grey": data.channels == 1 and np.ptp(np.asarray(whole), axis=-1).any(),
-        }
-        counts.update(change for change, is_made in changes.items() if is_made)
-        read.append(image)
-    if counts:
-        summary = ", ".join(f"{count} {change}" for change, count in sorted(counts.items()))
-        _log.info("of %d images: %s", len(images), summary)
-    return np.stack(read)
-
-
-def read_image(
-    encoded: bytes, data: ConfigDict, is_light: bool | None = None
-) -> tuple[UInt8[np.ndarray, "h w c"], bool]:
-    """A user's image with the size and channels of `data`, and whether it was inverted.
-
-    `data.invert_input` decides that; if it is None, grey images are inverted whose background is
-    not as light as the data's, `is_light`. Raises UnreadableImageError if it cannot be decoded.
-    """
-    image, is_inverted = pixels.prepare(encoded, data), data.get("invert_input")
-    if is_inverted is None:
-        differs = is_light not in (None, pixels.is_light(image[None]))
-        is_inverted = data.channels == 1 and differs
-    return 255 - image if is_inverted else image, is_inverted
 
 
 _FROM_IMAGES = {

@@ -18,7 +18,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from lzn_jax.errors import UserError
 from lzn_jax.parts import Field, count, count_or_0, flag, knob, positive
-from lzn_jax.run.log import progress
+from lzn_jax.progress import progress
 
 FLIP = "flip training images left to right at random"
 ENCODED_FIELDS = {  # of a data set of `EncodedImages`

@@ -16,14 +16,13 @@ import numpy as np
 from jaxtyping import Int, UInt8
 from ml_collections import ConfigDict
 
-from lzn_jax import parts
+from lzn_jax import files, parts
 from lzn_jax.data import Examples
 from lzn_jax.data.folder import examples_of, pairs_of
 from lzn_jax.data.pixels import ENCODED_FIELDS, EncodedImages, Rows, UnreadableImageError
 from lzn_jax.errors import UserError, explained, package
 from lzn_jax.parts import word
-from lzn_jax.run import files
-from lzn_jax.run.log import progress
+from lzn_jax.progress import progress
 
 # A split with images of the configured size is decoded into memory up to this many bytes.
 _MAX_BYTES_DECODED = 2**30

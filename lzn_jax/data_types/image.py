@@ -10,8 +10,10 @@ from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 from ml_collections import ConfigDict
 
 from lzn_jax import data, models, parts
-from lzn_jax.data import Examples, folder, normalise
+from lzn_jax.data import Examples, normalise, user_images
 from lzn_jax.data.augment import Augmentation, augment, augmentation_of
+from lzn_jax.data.batches import whole_image
+from lzn_jax.data.folder import file_names
 from lzn_jax.data.pixels import EncodedImages, Views
 from lzn_jax.data_types import Batch, DataType, Keys, NetworkEncoder, Zones, trained_on
 from lzn_jax.errors import UserError
@@ -42,10 +44,10 @@ class ImageEncoder(NetworkEncoder):
             models.encoder(config),
             column="images",
             example=jax.numpy.zeros((1, *models.image_shape(config))),
-            transform=data.whole_image(config.data),
+            transform=whole_image(config.data),
             **self.settings(config, "latent"),
         )
-        self.network, self.anchors_key = "encoder", "anchors"  # names in existing checkpoints
+        self.network = "encoder"  # as in the paper's released checkpoints
 
     def inputs(self, samples: UInt8[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         """Pixels in [-1, 1]."""
@@ -113,7 +115,7 @@ class Image(DataType):
         super().__init__("image", encoder, decoder)
         self._data, self.loss_name = config.data, "generation_loss"
         self._shape = models.image_shape(config)
-        self._transform = encoder.transform if encoder else data.whole_image(config.data)
+        self._transform = encoder.transform if encoder else whole_image(config.data)
 
     def column_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
         image = np.zeros(self._shape, np.uint8)
@@ -150,13 +152,13 @@ class Image(DataType):
         return self.named(text)[0]
 
     def named(self, text: str) -> tuple[UInt8[np.ndarray, "n h w c"], list[str]]:
-        images = folder.find_images(text, self._data)
+        images = user_images.find_images(text, self._data)
         is_light = data.background(self._data)
-        return folder.read_images(images, is_light), folder.file_names(images)
+        return user_images.read_images(images, is_light), file_names(images)
 
     def names(self, samples: Any) -> list[str]:
         """Paths of image files, empty for images that are not separate files."""
-        return folder.file_names(samples)
+        return file_names(samples)
 
     def shown(self, samples: Any) -> Any:
         return samples
@@ -197,11 +199,13 @@ _GENERATIVE = {
     "decoder.condition_dropout": share_below_1("probability that the condition is dropped", 0.0),
     "decoder.latents": trained_on("image"),
     "training.queries": count(
-        "samples of a batch that are decoded, a divisor of batch_size; None = all", None
+        "samples of a batch that are decoded, a divisor of batch_size; None = all",
+        None,
+        at_most="train",
     ),
     "training.flow_draws": count("draws of noise and time for each image in the flow loss", 1),
     **parts.learning_rates("decoder"),
-    "evaluation.num_samples": count("images generated in each evaluation"),
+    "evaluation.num_samples": count("images generated in each evaluation", at_most="train"),
     "evaluation.inception_path": word(
         "file of FID's Inception weights, None = no metrics that need it", None
     ),
@@ -227,7 +231,9 @@ _REPRESENTATION = {
 
 def _image_fields(values: Mapping[str, Any]) -> dict[str, Field]:
     common = {
-        "latent.context_size": count_or_0("number of context anchors, 0 = the batch cuts zones"),
+        "latent.context_size": count_or_0(
+            "number of context anchors, 0 = the batch cuts zones", at_most="train"
+        ),
         **parts.learning_rates("encoder"),
         "data.invert_input": flag(
             "invert images of --input and the page, None = grey ones whose background differs from "

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from lzn_jax import data, models, parts, zoning
 from lzn_jax.data import Examples
-from lzn_jax.data_types import Batch, Classifier, DataType, Keys, Zones, context_rows
+from lzn_jax.data_types import Batch, Classifier, Context, DataType, Keys, Zones, context_rows
 from lzn_jax.errors import UserError
 from lzn_jax.models import Variables
 from lzn_jax.parts import Field, count, counts, require
@@ -116,7 +116,6 @@ class LabelEncoder(Classifier):
     """A learned anchor for each class."""
 
     network, num_draws = "label_anchors", 0
-    anchors_key = ""  # no context anchors: the table has the anchors of all classes
 
     def __init__(self, config: ConfigDict) -> None:
         self.num_classes = config.data.num_classes
@@ -153,31 +152,38 @@ class ZonesOfImages(Classifier):
 
     def __init__(self, config: ConfigDict) -> None:
         self.num_classes, self._has_warned = config.data.num_classes, False
-        self._size, self._seed = config.latent.context_size, config.seed
+        self._size, self._dim = config.latent.context_size, config.latent.dim
+        self._seed = config.seed
 
-    def context_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
-        return {"labels": jax.ShapeDtypeStruct((self._size,), jnp.int32)}
+    def context_shapes(self) -> Context:
+        anchors: Any = jax.ShapeDtypeStruct((self._size, self._dim), jnp.float32)
+        labels: Any = jax.ShapeDtypeStruct((self._size,), jnp.int32)
+        return Context(anchors, samples=labels)
 
-    def context(self, anchors: Callable[..., Any], train: Examples) -> dict[str, Any]:
-        """Labels of the context images; logs a warning once for classes that have none."""
-        labels = train.labels[context_rows(self._seed, len(train.labels), self._size)]
+    def context(self, anchors: Callable[..., Any], train: Examples) -> Context:
+        """Images with their labels; logs a warning once for classes that have none."""
+        rows = context_rows(self._seed, len(train.labels), self._size)
+        labels = train.labels[rows]
         missing = sorted(set(range(self.num_classes)) - set(labels.tolist()))
         if missing and not self._has_warned:
             self._has_warned, classes = True, ", ".join(map(str, missing))
             message = "classes without a zone among latent.context_size %d: %s"
             _log.warning(message, self._size, classes)
-        return {"labels": labels}
+        of_images = anchors(train.images[rows], description="anchors of classes", source="image")
+        return Context(of_images, samples=labels)
 
     def latents(
         self, model: Any, labels: Int[Array, " b"], noise: Array, keys: Array, solver: zoning.Solver
     ) -> Float[Array, "b q"]:
         """Latents in the zone of a random context image with each label."""
-        is_member = labels[:, None] == model.context["labels"]
+        context = model.context["label"]
+        is_member = labels[:, None] == context.samples
         own = jax.vmap(jax.random.categorical)(keys, jnp.where(is_member, 0.0, -jnp.inf))
-        return zoning.compute_latents(model.context["anchors"], noise, own, solver=solver)
+        return zoning.compute_latents(context.anchors, noise, own, solver=solver)
 
     def classes(self, model: Any) -> tuple[Float[Array, "n q"], Int[Array, " n"]]:
-        return model.context["anchors"], model.context["labels"]
+        context = model.context["label"]
+        return context.anchors, context.samples
 
 
 _LABEL = {
@@ -191,10 +197,12 @@ _LABEL = {
         minimum=0,
     ),
     "evaluation.batch_sizes": counts(
-        "sizes of batches of test samples that cut their own zones", ()
+        "sizes of batches of test samples that cut their own zones", (), at_most="test"
     ),
     "evaluation.context_sizes": counts(
-        "numbers of context anchors for classification; larger ones than there are: left out", ()
+        "numbers of context anchors for classification; larger ones than there are: left out",
+        (),
+        at_most="train",
     ),
 }
 

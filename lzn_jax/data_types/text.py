@@ -17,7 +17,16 @@ from ml_collections import ConfigDict
 from lzn_jax import models, parts, zoning
 from lzn_jax.data import Examples
 from lzn_jax.data.pixels import MAX_NAMED
-from lzn_jax.data_types import Batch, Condition, DataType, Keys, Loss, NetworkEncoder, trained_on
+from lzn_jax.data_types import (
+    Batch,
+    Condition,
+    Context,
+    DataType,
+    Keys,
+    Loss,
+    NetworkEncoder,
+    trained_on,
+)
 from lzn_jax.errors import UserError
 from lzn_jax.models import Variables, in_training, keys_by_index, transformer
 from lzn_jax.models.transformer import END, is_text
@@ -168,28 +177,27 @@ class TextEncoder(NetworkEncoder):
     def is_present(self, inputs: Int[Array, "b l"]) -> Bool[Array, " b"]:
         return inputs[:, 0] != END
 
-    def context_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
+    def context_shapes(self) -> Context:
         count, length = self.context_size, self.example.shape[1]
-        return super().context_shapes() | {
-            "text_log_weights": jax.ShapeDtypeStruct((count,), jnp.float32),
-            "text_tokens": jax.ShapeDtypeStruct((count, length), jnp.int32),
-        }
+        shapes: Any = (
+            jax.ShapeDtypeStruct((count, self.latent_dim), jnp.float32),
+            jax.ShapeDtypeStruct((count,), jnp.float32),
+            jax.ShapeDtypeStruct((count, length), jnp.int32),
+        )
+        return Context(*shapes)
 
-    def context(self, anchors: Callable[..., Any], train: Examples) -> dict[str, Any]:
-        """Anchors, log counts and tokens of the context texts."""
-        tokens, log_weights = known(self.tokenizer, self.context_size, _texts(train), self.seed)
-        return {
-            "text_anchors": anchors(tokens, description="anchors of texts"),
-            "text_log_weights": log_weights,
-            "text_tokens": tokens,
-        }
+    def context(self, anchors: Callable[..., Any], train: Examples) -> Context:
+        """Anchors, log counts and tokens of the most frequent texts."""
+        tokens, log_counts = known(self.tokenizer, self.context_size, _texts(train), self.seed)
+        of_texts = anchors(tokens, description="anchors of texts")
+        return Context(of_texts, jnp.asarray(log_counts), jnp.asarray(tokens))
 
     def latents(
         self, model: Any, tokens: Array, noise: Array, keys: Array, solver: zoning.Solver
     ) -> Float[Array, "b q"]:
         """Latents of texts among the context anchors; a context text has the zone of its anchor."""
-        context, log_weights = model.context["text_anchors"], model.context["text_log_weights"]
-        is_same = jnp.all(model.context["text_tokens"] == tokens[:, None], axis=2)
+        context, log_weights, known_tokens = model.context[NAME]
+        is_same = jnp.all(known_tokens == tokens[:, None], axis=2)
         kwargs: dict[str, Any] = {"solver": solver, "log_weights": log_weights}
         known = zoning.compute_latents(context, noise, jnp.argmax(is_same, axis=1), **kwargs)
         anchors = self.anchors(model.variables, tokens)

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from PIL import Image, ImageOps
 
 from lzn_jax import data, plots
-from lzn_jax.data import Examples, folder, pixels
+from lzn_jax.data import Examples, pixels, user_images
 from lzn_jax.data.pixels import evenly_spaced
 from lzn_jax.data_types import Invertible, are_images
 from lzn_jax.errors import UserError
@@ -53,8 +53,7 @@ class Answers:
         self._data, space, main = model.config.data, model.space, model.main_type
         self._types, has_images = space.types, space.types[main].is_images
         decodes = has_images and main in space.decoders
-        key = getattr(space.encoders.get(main), "anchors_key", None)
-        self.encodes_images = has_images and key in model.model.context
+        self.encodes_images = has_images and main in model.model.context
         self.inverts_images = decodes and isinstance(space.decoders[main], Invertible)
         self.samples_prior = decodes and (model.has_latents or model.class_type is None)
         self._names = [] if model.class_type is None else data.label_names(self._data)
@@ -170,7 +169,7 @@ class Answers:
         Raises UserError if the file is not an image.
         """
         width, height = pixels.decode(encoded, self._data.channels).size
-        image, is_inverted = folder.read_image(encoded, self._data, self._is_light)
+        image, is_inverted = user_images.read_image(encoded, self._data, self._is_light)
         side, notes = self._data.image_size, []
         if (width, height) != (side, side):
             size = f"{width} × {height} image, at {side} × {side} pixels"

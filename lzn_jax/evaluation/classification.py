@@ -15,7 +15,6 @@ from jaxtyping import Array, Float
 
 from lzn_jax import plots, zoning
 from lzn_jax.data import Examples, label_names
-from lzn_jax.evaluation.measurements import figures_folder
 from lzn_jax.trained_model import TrainedModel
 
 
@@ -33,7 +32,7 @@ def measure(
             continue
         data_type, name = model.space.types[source], f"{source}_to_{target}_accuracy"
         if source == model.main_type:
-            metrics |= _of_first_type(model, test, figures_folder(workdir, model.config))
+            metrics |= _of_first_type(model, test, workdir / "figures")
         elif len(rows := data_type.readable(test)):
             classes = model.classify(data_type.samples(test)[rows], source=source).classes
             metrics[name] = float(np.mean(classes == test.labels[rows]))
@@ -44,7 +43,7 @@ def _of_first_type(model: TrainedModel, test: Examples, folder: Path) -> dict[st
     source, config, space = model.main_type, model.config, model.space
     anchors = model.anchors(space.types[source].samples(test), source=source)
     no_context = np.zeros((0, anchors.shape[1]), np.float32)
-    context = model.model.context.get(space.encoders[source].anchors_key)
+    context = model.model.context.get(source)
 
     def accuracy_of(latents: np.ndarray | Array) -> float:
         return float(np.mean(model.classes(latents).classes == test.labels))
@@ -64,9 +63,9 @@ def _of_first_type(model: TrainedModel, test: Examples, folder: Path) -> dict[st
             if size <= len(anchors)
         },
         "context": {
-            size: accuracy_of(_centres_in_context(anchors, context, size, space.solver))
+            size: accuracy_of(_centres_in_context(anchors, context.anchors, size, space.solver))
             for size in sizes.context_sizes
-            if context is not None and size <= len(context)
+            if context is not None and size <= len(context.anchors)
         },
     }
     if any(curves.values()):

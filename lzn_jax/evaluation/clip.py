@@ -15,11 +15,10 @@ from flax import linen as nn
 from jax.lax import Precision
 from jaxtyping import Array, Float, UInt8
 
+from lzn_jax import files, torch_files
 from lzn_jax.errors import UserError
 from lzn_jax.evaluation.features import CLIP, Extractor, Outputs
 from lzn_jax.evaluation.inception import Conv, checked_tensor, convert, named_tensors
-from lzn_jax.release import torch_files
-from lzn_jax.run import files
 
 HEAD_WIDTH = 64  # in all vision transformers of CLIP
 # Statistics of CLIP's training images, RGB in [0, 1].

@@ -22,9 +22,9 @@ from lzn_jax.evaluation.metrics import (
     kernel_inception_distance,
     precision_recall,
 )
+from lzn_jax.progress import progress
 from lzn_jax.run import devices
 from lzn_jax.run.batching import in_batches
-from lzn_jax.run.log import progress
 
 INCEPTION = "inception"
 CLIP = "clip"

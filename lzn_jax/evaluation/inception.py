@@ -16,9 +16,9 @@ from flax import traverse_util
 from jax.lax import Precision
 from jaxtyping import Array, Float, UInt8
 
+from lzn_jax import torch_files
 from lzn_jax.errors import UserError
 from lzn_jax.evaluation.features import INCEPTION, Extractor, Outputs
-from lzn_jax.release import torch_files
 
 INPUT_SIZE = 299
 SPATIAL_CHANNELS = 7

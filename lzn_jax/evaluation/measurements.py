@@ -3,18 +3,18 @@
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int
-from ml_collections import ConfigDict
 
-from lzn_jax import configuration, parts
-from lzn_jax.configuration import CONFIG_FILE
+from lzn_jax import parts
 from lzn_jax.data import Examples, measured_set
-from lzn_jax.run import devices, log
+from lzn_jax.evaluation.headline import SHOWN, most_important, of_evaluation
+from lzn_jax.latent_space import LatentSpace
+from lzn_jax.run import devices
 from lzn_jax.run.workdir import guarded
 from lzn_jax.trained_model import TrainedModel
 
@@ -26,13 +26,13 @@ def evaluate(
 ) -> dict[str, float]:
     """Metrics by name, starting with the number of examples under the name of the measured set.
 
-    Figures follow, in `figures_folder`. After `seconds` no further part starts; a line names those
+    Figures follow, in figures/. After `seconds` no further part starts; a line names those
     left out. Logs the `headline` of own measurements and the package's most important metrics.
     Raises UserError for a measurement or figure that fails.
     """
     started, measured = time.perf_counter(), measured_set(model.config.data)
-    folder, space = figures_folder(workdir, model.config), model.space
-    measurements, figures = space.measurements.items(), space.figures.items()
+    folder, space = workdir / "figures", model.space
+    measurements, figures = (functions(space, kind).items() for kind in ("measurement", "figure"))
     calls: list[Any] = [("measurement", *each, train, test, workdir) for each in measurements]
     calls += [("figure", *each, test, folder) for each in figures]
     names = [name for _, name, *_ in calls]
@@ -56,41 +56,47 @@ def evaluate(
                 if getattr(function, "__module__", "").startswith("lzn_jax."):
                     shipped |= numbers
                 else:
-                    chosen = getattr(function, "headline", list(numbers)[: log.SHOWN])
+                    chosen = getattr(function, "headline", list(numbers)[:SHOWN])
                     headline += [each for each in numbers if each in chosen]
         _log.info("%s took %.1f s", name, time.perf_counter() - now)
-    headline += log.most_important(shipped, log.SHOWN)
-    file = summary_file(other_set(workdir, model.config))
-    for line in log.of_evaluation(model.step, metrics, headline, file):
+    headline += most_important(shipped, SHOWN)
+    for line in of_evaluation(model.step, metrics, headline):
         _log.info("%s", line)
     return metrics
+
+
+def functions(space: LatentSpace, kind: str) -> dict[str, Callable[..., Any]]:
+    """Functions of the kind `measurement` or `figure` of the data types and of the config by name.
+
+    Raises UserError for what is not a function.
+    """
+    chosen, member = space.config.evaluation, f"{kind}s"
+    types = space.types.values() if chosen.measurements_of_types else ()
+    names = [*(name for each in types for name in getattr(each, member)), *chosen[member]]
+    found = {name: parts.get(kind, name) for name in names}
+    for name, function in found.items():
+        parts.require(callable(function), f"{kind} {name!r} must be a function, got {function!r}")
+    return found
+
+
+def prepare(space: LatentSpace, test: Examples) -> None:
+    """Reads weights that measurements need, and logs which test samples are left out.
+
+    Raises UserError for unreadable weights, and for a measurement or figure that is not a
+    function.
+    """
+    for kind in ("measurement", "figure"):
+        for function in functions(space, kind).values():
+            if read := getattr(function, "prepare", None):
+                read(space.config)
+    for each in space.types.values():
+        each.check(test, "test")
 
 
 def _numbers(found: Any) -> dict[str, float]:
     if not isinstance(found, Mapping):
         raise TypeError(f"it must return numbers by name, got {found!r}")
     return {metric: float(value) for metric, value in found.items()}
-
-
-def figures_folder(workdir: Path, config: ConfigDict) -> Path:
-    """Folder of figures: figures/, or figures/SET if the measured set is not the run's own."""
-    other = other_set(workdir, config)
-    return workdir / "figures" / other if other else workdir / "figures"
-
-
-def summary_file(other: str | None) -> str:
-    """Name of the file of metrics, given the `other_set`."""
-    return f"summary_{other}.json" if other else "summary.json"
-
-
-def other_set(workdir: Path, config: ConfigDict) -> str | None:
-    """Name of the set that a config measures, or None if it is the set of the run in `workdir`."""
-    measured, path = measured_set(config.data), workdir / CONFIG_FILE
-    if not path.is_file():
-        return None
-    values = configuration.stored_values(path)
-    own = {n.removeprefix("data."): v for n, v in values.items() if n.startswith("data.")}
-    return None if measured_set({"validation": 0, **own}) == measured else measured
 
 
 def readable_rows(model: TrainedModel, test: Examples) -> Int[np.ndarray, " k"]:

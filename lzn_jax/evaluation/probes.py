@@ -17,7 +17,7 @@ import optax
 import scipy.optimize
 from jaxtyping import Array, Float, Int
 
-from lzn_jax.run.log import progress
+from lzn_jax.progress import progress
 
 
 def accuracy(

@@ -13,10 +13,10 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from lzn_jax import plots
-from lzn_jax.data import Examples, TrainingBatches, label_names
+from lzn_jax.data import Examples, label_names
 from lzn_jax.data.augment import augment, augmentation_of
+from lzn_jax.data.batches import TrainingBatches
 from lzn_jax.evaluation import probes
-from lzn_jax.evaluation.measurements import figures_folder
 from lzn_jax.evaluation.probes import knn_log_votes
 from lzn_jax.latent_space import LatentSpace
 from lzn_jax.models import Variables, keys_by_index
@@ -37,7 +37,7 @@ def measure(
     queries = model.embed(test.images)
     if len(test.labels) >= plots.MIN_POINTS:
         plots.tsne(
-            figures_folder(workdir, config) / "embedding.png",
+            workdir / "figures" / "embedding.png",
             queries["backbone"],
             test.labels,
             label_names(config.data),

@@ -25,7 +25,6 @@ from lzn_jax.evaluation.features import (
     generation_metrics,
 )
 from lzn_jax.evaluation.inception import inception_extractor
-from lzn_jax.evaluation.measurements import figures_folder
 from lzn_jax.trained_model import TrainedModel
 
 MAX_JUDGED = 10_000  # training images of the judge; fitting takes quadratic time
@@ -105,7 +104,7 @@ def measure_reconstruction(
     kind = model.space.types[model.main_type]
     samples = kind.samples(test)[rows]
     result = model.reconstruct(samples, test.labels[rows])
-    draw(figures_folder(workdir, model.config) / "reconstructions.png", kind, samples, result)
+    draw(workdir / "figures" / "reconstructions.png", kind, samples, result)
     return {"reconstruction_l2": float(np.mean(result["errors"]))}
 
 
@@ -215,7 +214,7 @@ class MeasureSamples:
             drawn["unconditional_sample"] = (model.draw(count), title)
         metrics: dict[str, float] = {}
         for name, (result, title) in drawn.items():
-            path = figures_folder(workdir, model.config) / f"{name}s.png"
+            path = workdir / "figures" / f"{name}s.png"
             plots.sample_grid(path, result["images"], result["labels"], names, title)
             if judge:
                 is_right = judge(result["images"]) == result["labels"]

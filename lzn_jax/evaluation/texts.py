@@ -9,11 +9,11 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from scipy.sparse import csr_array
 
-from lzn_jax import plots
-from lzn_jax.data import Examples, decoded, digit_captions, digits
+from lzn_jax import parts, plots
+from lzn_jax.data import Examples, decoded, digit_captions
 from lzn_jax.data.pixels import evenly_spaced
 from lzn_jax.data_types.text import NAME
-from lzn_jax.evaluation.measurements import figures_folder, readable_rows
+from lzn_jax.evaluation.measurements import readable_rows
 from lzn_jax.evaluation.samples import fit_judge
 from lzn_jax.tokenizers import Tokenizer
 from lzn_jax.trained_model import TrainedModel
@@ -28,9 +28,9 @@ class DigitCaptions:
     Metrics `real_...` are those of real digits, as upper references.
     """
 
-    def __init__(self, model: TrainedModel, train: Examples) -> None:
+    def __init__(self, model: TrainedModel, train: Examples, ruler: digit_captions.Ruler) -> None:
         self.model, self.image, self.label = model, model.main_type, model.class_type
-        self._judge, self._ruler = fit_judge(train), digits.ruler()
+        self._judge, self._ruler = fit_judge(train), ruler
         self._canonical = model.space.encoders[NAME].tokenizer.canonical
         self._captions = self._canonical(train.texts)
 
@@ -81,9 +81,9 @@ class DigitCaptions:
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import StandardScaler
 
-        context = self.model.model.context
-        known = np.flatnonzero(np.isfinite(np.asarray(context["text_log_weights"])))
-        anchors = np.asarray(context["text_anchors"])[known]
+        bank, log_weights, _ = map(np.asarray, self.model.model.context[NAME])
+        known = np.flatnonzero(np.isfinite(log_weights))
+        anchors = bank[known]
         if len(anchors) < MIN_PROBED or not np.isfinite(anchors).all():
             return {}
         parts = self._parse(self.model.context_samples(NAME, known))
@@ -200,7 +200,7 @@ def embedded(model: TrainedModel, samples: Any, source: str) -> Float[np.ndarray
     For a model trained with CLIP's loss, the anchors themselves.
     """
     anchors = model.anchors(samples, source=source)
-    if model.space.baseline:
+    if model.config.objective != "lzn":
         return anchors
     return model.latents(anchors, 0.0, source=source, among=anchors[:0])
 
@@ -270,11 +270,11 @@ def measure(
     pairs = decoded(test, readable_rows(model, test))
     if len(pairs.labels) == 0 or model.main_type == NAME:
         return {}
-    path = figures_folder(workdir, model.config) / "retrieval.png"
+    path = workdir / "figures" / "retrieval.png"
     metrics = measure_retrieval(model, pairs, path)
     if NAME not in model.space.decoders:
         return metrics
-    is_image = model.space.types[model.main_type].is_images
-    if is_image and model.config.data.name == "digits":  # captions can be checked on the image
-        return metrics | DigitCaptions(model, train)(pairs)
+    ruler = getattr(parts.get("data", model.config.data.name), "ruler", None)
+    if ruler and model.space.types[model.main_type].is_images:  # it reads captions off images
+        return metrics | DigitCaptions(model, train, ruler())(pairs)
     return metrics | measure_writing(model, pairs)

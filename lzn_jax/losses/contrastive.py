@@ -8,6 +8,10 @@ al., arXiv:2303.15343).
 512 pairs in 128 dimensions its gradient takes 1.6 GB and 11 s on a CPU, this one 14 MB and 0.06 s.
 """
 
+import functools
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
@@ -93,3 +97,11 @@ def siglip(
 def _cosines(first: Float[Array, "n d"], second: Float[Array, "m d"]) -> Float[Array, "n m"]:
     first, second = (x / jnp.linalg.norm(x, axis=-1, keepdims=True) for x in (first, second))
     return jnp.matmul(first, second.T, precision=jax.lax.Precision.HIGHEST)
+
+
+BASELINES: dict[str, Callable[..., Any]] = {
+    "simclr": nt_xent,
+    "dcl": functools.partial(nt_xent, decoupled=True),
+    "infonce": info_nce,
+    "siglip": siglip,
+}

@@ -13,7 +13,7 @@ from lzn_jax import parts, plots
 from lzn_jax.data import Examples, class_names, load_pairs_alone
 from lzn_jax.data.pixels import MAX_NAMED, EncodedImages, UnreadableImageError, evenly_spaced
 from lzn_jax.errors import EXIT_DONE, UserError
-from lzn_jax.run.log import progress
+from lzn_jax.progress import progress
 
 _IMAGES_AT_A_TIME = 256
 _SHOWN_CLASSES, _SHOWN_OF_A_CLASS = 20, 12

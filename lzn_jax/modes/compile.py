@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from lzn_jax import data, train
 from lzn_jax.errors import EXIT_DOES_NOT_FIT, EXIT_DONE, UserError
 from lzn_jax.latent_space import LatentSpace
-from lzn_jax.run import clock, costs, devices
+from lzn_jax.run import compiled_time, costs, devices
 
 _EXAMPLES = "v5e:4x4, v4:2x2x4, v5p:2x2x2, v6e:4x4, v5e:1 (one chip) or h100:8"
 # The smallest slice of each kind: one host of four chips. A target of one chip uses its first.
@@ -153,11 +153,13 @@ def compile_step(config: ConfigDict, name: str) -> int:
         fits = False
     else:
         fits = _report_memory(compiled, machine.memory)
-        program = clock.parse(str(compiled.as_text()))
-        for (where, collective), count in sorted(clock.collectives(program).items()):
+        program = compiled_time.parse(str(compiled.as_text()))
+        for (where, collective), count in sorted(compiled_time.collectives(program).items()):
             _report(f"collectives {where}", f"{count} {collective}")
         if chip is not None:
-            _report_clock(clock.estimate(program, chip), cost.total / mesh.size / chip.operations)
+            _report_clock(
+                compiled_time.estimate(program, chip), cost.total / mesh.size / chip.operations
+            )
     _report("compile time", f"{time.monotonic() - started:.0f} s")
     _report("fits", "yes" if fits else "no")
     return EXIT_DONE if fits else EXIT_DOES_NOT_FIT
@@ -170,7 +172,7 @@ def _report_cost(config: ConfigDict, operations: float, chip: costs.Chip, chips:
     _report("chip hours", f"{hours} for {updates:,} updates without evaluation")
 
 
-def _report_clock(estimate: clock.Estimate, at_peak: float) -> None:
+def _report_clock(estimate: compiled_time.Estimate, at_peak: float) -> None:
     """Prints the estimated seconds of an update by part of the model and kind of operation.
 
     `at_peak` is the time in seconds that the update would take at the chip's bfloat16 peak.

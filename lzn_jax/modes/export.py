@@ -14,13 +14,12 @@ from jax import export as jax_export
 from jaxtyping import Array
 from ml_collections import ConfigDict
 
-from lzn_jax import inference
-from lzn_jax.configuration import parse_json
+from lzn_jax import files, inference
 from lzn_jax.errors import UserError
+from lzn_jax.files import by_name, parse_json
 from lzn_jax.latent_space import LatentSpace, Model
 from lzn_jax.loading import MANIFEST, restore
-from lzn_jax.run import devices, files
-from lzn_jax.run.files import by_name
+from lzn_jax.run import devices
 from lzn_jax.trained_model import TrainedModel
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -165,16 +164,15 @@ def exported_program(program: Program, model: Model) -> jax_export.Exported:
         jax.config.update(_LOCATIONS, limit)
 
 
-README, WEIGHTS = "README.md", "weights.safetensors"
+WEIGHTS = "weights.safetensors"
 MADE_BY = "lzn_jax --mode=export"
 _PARTIAL = ".export.partial"  # folder of an export under way
-_EXAMPLES = ("classify", "sample", "encode")  # tasks for the example in README.md, the best first
 
 _log = logging.getLogger(__name__)
 
 
 def export(config: ConfigDict, workdir: Path) -> None:
-    """Writes `export/`: a program for each task, their weights, a manifest and README.md.
+    """Writes `export/`: a program for each task, their weights and a manifest.
 
     Raises UserError if `export/` holds files that this mode did not write, and if the run has no
     task that can be exported; an earlier export then stays as it is.
@@ -183,14 +181,13 @@ def export(config: ConfigDict, workdir: Path) -> None:
     _check_own(folder)
     trained = restore(config, workdir)
     tensors = devices.fetch(files.by_name(trained.model))
-    if not devices.is_writer():
+    if not files.is_writer():
         return
     shutil.rmtree(partial, ignore_errors=True)  # of one that was interrupted
     partial.mkdir()
     try:
         files.write_tensors(partial / WEIGHTS, tensors)
         manifest = _manifest(trained) | _write_programs(trained, partial)
-        files.write_bytes(partial / README, _readme(manifest).encode())
         names = [MANIFEST, *(path.name for path in partial.iterdir())]
         files.write_json(partial / MANIFEST, manifest | {"files": sorted(names)})
         _check_own(folder)
@@ -198,7 +195,7 @@ def export(config: ConfigDict, workdir: Path) -> None:
         partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    _log.info("%s: how to call the programs", folder / README)
+    _log.info("%s: programs with their inputs and outputs", folder / MANIFEST)
 
 
 def _check_own(folder: Path) -> None:
@@ -275,78 +272,3 @@ def _described(program: Program, exported: jax.export.Exported) -> dict[str, Any
 def _array(a: Any) -> dict[str, Any]:
     shape = [size if isinstance(size, int) else str(size) for size in a.shape]
     return {"dtype": a.dtype.name, "shape": shape}
-
-
-def _readme(manifest: Mapping[str, Any]) -> str:
-    """README.md: an example that runs in the folder, and tables of programs and types."""
-    entries = manifest["programs"]
-    rows = [
-        f"| `{name}` | {entry['computes']} | {_signature(entry['inputs'])} "
-        f"| {_signature(entry['outputs'])} | {entry['batch_size']} |"
-        for name, entry in entries.items()
-    ]
-    types = [
-        f"* `{name}`: {each['description']} ({each.get('vocabulary', MANIFEST)})"
-        for name, each in manifest["types"].items()
-    ]
-    return f"""\
-# {manifest["run"]} as programs
-
-StableHLO for {", ".join(manifest["platforms"])}, written by JAX {manifest["jax"]}. That version or
-a later one runs it after `pip install jax numpy safetensors flatbuffers`. An example, run in this
-folder:
-
-```python
-{_example(entries)}```
-
-| program | computes | inputs | outputs | batch size |
-|---|---|---|---|---|
-{chr(10).join(rows)}
-
-{chr(10).join(types)}
-* `seed`, `index`: random numbers of a row follow from the seed and the row's index.
-* `noise_scale`: α of latents; 0 gives the centres of zones.
-
-b is any batch size of at least 1; row i of a result depends only on row i of the inputs. Where the
-batch size is a number, the samples of the batch cut the zones. `{MANIFEST}` has all of this, and
-defaults.
-"""
-
-
-def _signature(arrays: Mapping[str, Any]) -> str:
-    return "; ".join(
-        f"{name} {each['dtype']} ({', '.join(map(str, each['shape']))})"
-        for name, each in arrays.items()
-    )
-
-
-def _example(entries: Mapping[str, Any]) -> str:
-    """Python code that loads and calls the program of the most telling task."""
-    tasks = {name.partition("_")[0]: name for name in reversed(list(entries))}
-    name = next((tasks[task] for task in _EXAMPLES if task in tasks), next(iter(entries)))
-    inputs = "".join(
-        f"    {key}={_example_input(key, each)},\n" for key, each in entries[name]["inputs"].items()
-    )
-    return f"""\
-import numpy as np
-from jax import export
-from safetensors.numpy import load_file
-
-weights = load_file("{WEIGHTS}")
-with open("{entries[name]["file"]}", "rb") as file:
-    {name} = export.deserialize(bytearray(file.read()))
-outputs = {name}.call(
-    weights,
-{inputs})
-print({{key: value.shape for key, value in outputs.items()}})
-"""
-
-
-def _example_input(name: str, array: Mapping[str, Any]) -> str:
-    dtype, shape = array["dtype"], array["shape"]
-    if not shape:
-        return f"np.{dtype}({array['default']})"
-    size, *row = [2 if length == "b" else length for length in shape]
-    if name == "index":
-        return f"np.arange({size}, dtype=np.{dtype})"
-    return f"np.zeros({(size, *row)}, np.{dtype})"

@@ -4,27 +4,20 @@ Their figures have other file names than the figures of evaluation during traini
 `--input` are in a folder of their own, beside those of the test set.
 """
 
-import importlib.util
 import logging
-import shlex
-from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from lzn_jax import data, extensions, plots
-from lzn_jax.data_types import DataType, Invertible, are_images
+from lzn_jax import data, files, plots
+from lzn_jax.data_types import DataType, are_images
 from lzn_jax.evaluation import measurements
 from lzn_jax.evaluation.samples import draw
-from lzn_jax.latent_space import LatentSpace, Model
 from lzn_jax.loading import restore
-from lzn_jax.run import devices, files
 from lzn_jax.trained_model import TrainedModel
 
-SHOWN = 3  # next steps
 MAX_LOGGED = 20  # predictions
 NUM_SAMPLES = 100  # for configs without evaluation.num_samples
 INPUT_FOLDER = "input"  # in the work folder
@@ -77,19 +70,12 @@ def translate(
 
 
 def evaluate(config: ConfigDict, workdir: Path) -> None:
-    """Evaluates the newest checkpoint; writes summary.json and figures.
-
-    With another data set than the run's, these are summary_SET.json and figures/SET.
-    """
+    """Evaluates the newest checkpoint; writes summary.json and figures."""
     trained = restore(config, workdir)
     train, test = data.load_data(config)
-    trained.space.prepare_evaluation(test)
-    summary = measurements.summary_file(other := measurements.other_set(workdir, config))
-    if other is not None:
-        figures = f"figures/{other}"
-        _log.info("%s is not the run's data set: results go to %s and %s", other, summary, figures)
+    measurements.prepare(trained.space, test)
     results = measurements.evaluate(trained, train, test, workdir)
-    files.write_json(workdir / summary, {"step": trained.step, **results})
+    files.write_json(workdir / "summary.json", {"step": trained.step, **results})
 
 
 def sample(config: ConfigDict, workdir: Path) -> None:
@@ -194,46 +180,3 @@ def classify(config: ConfigDict, workdir: Path, samples_from: str | None) -> Non
     if len(names) > MAX_LOGGED:
         _log.info("... and %d more in predictions.csv", len(names) - MAX_LOGGED)
     _log.info("%s: %s and their classes", path, kind.output)
-
-
-def next_steps(config: ConfigDict, workdir: Path) -> list[str]:
-    """Lines that describe what the run can do, with commands, most interesting first.
-
-    They include the demo page if gradio is installed.
-    """
-    space = LatentSpace(config, devices.inference_mesh())
-    steps = _steps(TrainedModel(space, Model({}, {}), 0))
-    has_page = importlib.util.find_spec("gradio") is not None
-    chosen = [("lzn_jax.main", *step) for step in islice(steps, SHOWN - has_page)]
-    chosen += [("lzn_jax.demo", "demo page in the browser", [])] * has_page
-    common = [f"--workdir={workdir}", *extensions.extension_flags(config.extensions)]
-    lines = ["next steps:"]
-    for module, description, flags in chosen:
-        command = shlex.join(["python", "-m", module, *common, *flags])
-        lines += [f"  {description}:", f"    {command}"]
-    return lines
-
-
-def _steps(model: TrainedModel) -> Iterator[tuple[str, list[str]]]:
-    """Descriptions and flags of commands."""
-    config, space, main = model.config, model.space, model.main_type
-    plural = space.types[main].plural
-    for source, target in model.translations:
-        if target in space.decoders and main in (source, target):
-            example = space.types[source].example
-            flags = ["--mode=translate", f"--source={source}", f"--target={target}"]
-            flags += [] if example is None else [f"--input={example}"]
-            yield f"translate {source} to {target}, figures/translations.png", flags
-    if main in space.decoders:
-        yield f"sample {plural} from the prior or of each class, samples.npz", ["--mode=sample"]
-    if (main, model.class_type) in model.translations:
-        yield f"classify the test {plural}, predictions.csv", ["--mode=classify"]
-    if isinstance(space.decoders.get(main), Invertible):
-        yield f"reconstruct the test {plural}, reconstructions.npz", ["--mode=reconstruct"]
-    if hasattr(space.encoders.get(main), "features"):
-        yield f"compute features of the test {plural}, embeddings.npz", ["--mode=embed"]
-    if "probe_protocol" in config.evaluation:
-        flags = ["--mode=evaluate", "--config.evaluation.probe_protocol=simclr"]
-        yield "evaluate a linear probe by SimCLR's protocol, summary.json", flags
-    steps = 2 * config.training.num_steps
-    yield "train longer", [f"--config.training.num_steps={steps}"]

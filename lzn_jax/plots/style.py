@@ -15,7 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from lzn_jax.run import files
+from lzn_jax import files
 
 AnyPath = str | os.PathLike[str]
 DPI = 150

@@ -8,8 +8,8 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lzn_jax import files
 from lzn_jax.errors import UserError, explained, package
-from lzn_jax.run import files
 
 ORIGIN_FILE = "released.json"  # in the work folder: origin of a released checkpoint
 REPOSITORY = "microsoft/latent-zoning-networks"

@@ -13,13 +13,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lzn_jax import configuration, data
+from lzn_jax import configuration, data, files
 from lzn_jax.configuration import CONFIG_FILE, TOKENIZER_FILE
 from lzn_jax.errors import UserError, explained
+from lzn_jax.evaluation.headline import most_important
+from lzn_jax.files import DamagedError
 from lzn_jax.latent_space import LatentSpace, Model
 from lzn_jax.release import hub
-from lzn_jax.run import devices, files, log
-from lzn_jax.run.files import DamagedError
+from lzn_jax.run import devices
 from lzn_jax.trained_model import TrainedModel
 
 PREFIX = "hub:"  # of the argument of `lzn_jax.load`
@@ -55,7 +56,7 @@ def text(
     needed = ", ".join(f"`{name}` (sha256 {digest[:12]})" for name, digest in checksums)
     pairs = ", ".join(" to ".join(pair) for pair in model.translations)
     pictures = [f"![{title}]({file})" for file, title in PICTURES.items() if file in files]
-    shown = {name: metrics[name] for name in log.most_important(metrics, SHOWN)}
+    shown = {name: metrics[name] for name in most_important(metrics, SHOWN)}
     rows = [
         f"| {name} | {f'{n:.4g}' if isinstance(n, float) else 'not finite' if n is None else n} |"
         for name, n in shown.items()
@@ -145,7 +146,7 @@ def _table(workdir: Path, name: str, kind: Any, names: Set[str] = frozenset()) -
     if (content := _content(workdir, name)) is None:
         return {}
     with contextlib.suppress(ValueError):
-        table = configuration.parse_json(content)
+        table = files.parse_json(content)
         is_table = isinstance(table, dict) and names <= table.keys()
         if is_table and all(isinstance(value, kind) for value in table.values()):
             return table

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lzn_jax import torch_files
 from lzn_jax.errors import UserError
 from lzn_jax.models import Variables
-from lzn_jax.release import torch_files
 from lzn_jax.release.torch_keys import Keys, Shapes, to_variables
 
 ENTRIES = {"encoder": "encoder", "decoder": "decoder", "label_anchors": "label_anchor"}

@@ -7,8 +7,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from lzn_jax.progress import progress
 from lzn_jax.run import devices
-from lzn_jax.run.log import progress
 
 
 def in_batches(

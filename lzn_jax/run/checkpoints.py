@@ -18,9 +18,10 @@ from typing import Any, TypeVar
 
 import orbax.checkpoint as ocp
 
+from lzn_jax import files
 from lzn_jax.errors import UserError
-from lzn_jax.run import devices, files
-from lzn_jax.run.files import DamagedError
+from lzn_jax.files import DamagedError
+from lzn_jax.run import devices
 
 ITEMS = ("params", "ema", "optimizer", "context", "progress")
 FILE_SIZE = 1 << 26  # bytes; Orbax buffers a file until it is full, and its default is 2 GB
@@ -132,7 +133,7 @@ class Checkpoints:
         for damaged in [s for s in self._manager.all_steps() if s > step]:
             aside = self._folder / f"{damaged}.damaged"
             _log.info("damaged checkpoint %d is kept as %s", damaged, aside)
-            if devices.is_writer():
+            if files.is_writer():
                 while aside.exists():
                     aside = aside.with_name(f"{aside.name}.damaged")
                 (self._folder / str(damaged)).rename(aside)
@@ -158,31 +159,24 @@ class Checkpoints:
             for name, tree in targets.items()
         }
         args["progress"] = ocp.args.JsonRestore()
-        is_verified = _in_every_process(lambda: self._verify_files(step, args))
+        _in_every_process(lambda: self._verify_files(step, args))
         restored = _in_every_process(
             lambda: self._manager.restore(step, args=ocp.args.Composite(**args))
         )
         items = {name: restored[name] for name in args}
-        items["progress"].pop("checksums", None)  # array checksums of earlier versions
         if items["progress"]["step"] != step:
             raise DamagedError(f"it belongs to step {items['progress']['step']}")
-        if not is_verified:
-            _log.warning("checkpoint %d has no %s and is not verified", step, files.FILE)
         return items
 
-    def _verify_files(self, step: int, items: Mapping[str, Any]) -> bool:
-        """Whether there are checksums, which the writer verifies."""
+    def _verify_files(self, step: int, items: Mapping[str, Any]) -> None:
         folder = self._folder / str(step)
-        if not devices.is_writer():
-            return True
+        if not files.is_writer():
+            return
         for name in items:
             if not (folder / name).is_dir():
                 raise DamagedError(f"item {name} is missing")
-        if not (folder / files.FILE).exists():
-            return False
         below = {*files.listed(folder), *files.files_below(folder)}
         files.verify(folder, sorted(name for name in below if name.partition("/")[0] in items))
-        return True
 
     def _write_file_checksums(self) -> None:
         final = self._folder / str(self._saving)

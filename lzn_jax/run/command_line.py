@@ -65,7 +65,7 @@ def use_compile_cache() -> None:
     """Keeps compiled programs on disk for later starts, in JAX's folder if it is set."""
     import jax
 
-    from lzn_jax.run import files
+    from lzn_jax import files
 
     folder, least = "jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs"
     if jax.config.values[folder] is None:

@@ -164,11 +164,6 @@ def bytes_on_a_device(tree: Any) -> int:
     )
 
 
-def is_writer() -> bool:
-    """Whether this process writes the files of the run."""
-    return not jax.distributed.is_initialized() or jax.process_index() == 0
-
-
 def everywhere(flag: bool) -> bool:
     """Whether the flag is set in all processes; every process must call this."""
     return bool(np.all(multihost_utils.process_allgather(np.array(flag))))

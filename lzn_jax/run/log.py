@@ -1,16 +1,12 @@
-"""What a run logs: metrics, progress, rates and the use of its time."""
+"""What a run logs: metrics, rates and the use of its time."""
 
 import contextlib
-import fnmatch
-import itertools
 import json
 import logging
 import math
 import os
 import secrets
-import sys
 import time
-import types
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, SupportsFloat
@@ -24,9 +20,9 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto import event_pb2, summary_pb2
 from tqdm import tqdm
 
-from lzn_jax import configuration
+from lzn_jax import configuration, files
 from lzn_jax.errors import UserError, package
-from lzn_jax.run import devices, files
+from lzn_jax.run import devices
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -38,7 +34,7 @@ def _records(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
     with open(path, "rb") as file:
         for line in file:
             with contextlib.suppress(ValueError):
-                record = configuration.parse_json(line)
+                record = files.parse_json(line)
                 if isinstance(record, dict) and isinstance(record.get("step"), int):
                     yield line, record
 
@@ -70,7 +66,7 @@ class MetricLog:
     # clu.metric_writers (clu 0.0.12) would import TensorFlow.
 
     def __init__(self, workdir: str | os.PathLike[str], step: int, wandb: Any = None) -> None:
-        is_writer = devices.is_writer()
+        is_writer = files.is_writer()
         folder = Path(workdir) / "tensorboard"
         folder.mkdir(parents=True, exist_ok=True)
         self._path = Path(workdir) / METRICS_FILE if is_writer else Path(os.devnull)
@@ -157,7 +153,7 @@ def start_wandb(config: ConfigDict, workdir: Path) -> Any:
 
     Raises UserError if the package is missing or the service refuses the project or the user.
     """
-    if config.reporting.wandb_project is None or not devices.is_writer():
+    if config.reporting.wandb_project is None or not files.is_writer():
         return None
     remedy = "--config.reporting.wandb_project=None"
     wandb = package("wandb", f"-e '.[wandb]', or {remedy}")
@@ -179,33 +175,6 @@ def start_wandb(config: ConfigDict, workdir: Path) -> Any:
         raise UserError(
             f"wandb failed ({reason}): run `wandb login`, set WANDB_MODE=offline, or {remedy}"
         ) from error
-
-
-SHOWN = 5
-# Patterns of metrics of an evaluation, most important first; * is a data type.
-OF_EVALUATION = (
-    *("test_accuracy", "linear_probe_top1", "knn_top1"),
-    *("retrieval_*_to_text_r1", "retrieval_text_to_*_r1", "fid", "fd_features"),
-    *("sample_accuracy", "unconditional_sample_accuracy", "*_to_text_exact", "*_mae"),
-    *("reconstruction_l2", "nearest_ratio", "recognised", "precision", "recall"),
-    *("test_accuracy_batch", "linear_probe_top5", "linear_probe_top1_head"),
-    *("knn_top1_head", "knn_top1_latent"),
-)
-
-
-def most_important(metrics: Mapping[str, Any], count: int) -> list[str]:
-    """Names of at most `count` metrics, most important first; the first ones if none is known."""
-    matches = (fnmatch.filter(metrics, pattern) for pattern in OF_EVALUATION)
-    return (list(itertools.chain.from_iterable(matches)) or list(metrics))[:count]
-
-
-def of_evaluation(step: int, metrics: dict[str, float], shown: list[str], file: str) -> list[str]:
-    """A line with step, data set and file of all metrics, then the metrics `shown`."""
-    width = max(map(len, shown), default=0)
-    sets = (name for name in metrics if name.endswith("_examples"))
-    measured = "".join(f" on {metrics[name]:.0f} {name.replace('_', ' ')}" for name in sets)
-    first = f"step {step}{measured}, {len(shown)} of {len(metrics)} metrics (all: {file}):"
-    return [first, *(f"  {name:<{width}}  {metrics[name]:.4g}" for name in shown)]
 
 
 FILE = "goodput.json"
@@ -250,7 +219,7 @@ class Goodput:
     def resume(self, workdir: str | os.PathLike[str]) -> None:
         """Adds the totals that earlier starts have written, if any."""
         with contextlib.suppress(OSError, ValueError):
-            earlier = configuration.parse_json((Path(workdir) / FILE).read_text())
+            earlier = files.parse_json((Path(workdir) / FILE).read_text())
             self._earlier = {name: float(value) for name, value in earlier.items()}
 
     def totals(self) -> dict[str, float]:
@@ -271,31 +240,6 @@ class Goodput:
         named = ", ".join(f"{name} {value / wall:.1%}" for name, value in rest if value > 0)
         line = f"{step / wall:.1%} of {wall:.0f} s spent in training steps; {named}"
         return line + (f"; {starts:.0f} starts, each up to its last save" if starts > 1 else "")
-
-
-def progress(
-    total: int, description: str, initial: int = 0, unit: str = "step", brief: bool = False
-) -> tqdm:
-    """A progress bar on stderr with rate and remaining time, as a context manager.
-
-    If stderr is not a terminal, prints plain lines at least 10 s apart. A `brief` bar appears after
-    3 s and is removed at the end. Only the process that writes shows bars.
-    """
-    delay = 3.0 if brief else 0.0
-    common = {"total": total, "desc": description, "initial": initial, "unit": f" {unit}"}
-    common |= {"disable": not devices.is_writer(), "leave": not brief, "delay": delay}
-    if sys.stderr.isatty():
-        return tqdm(**common, file=sys.stderr, dynamic_ncols=True)
-
-    def write(text: str) -> None:  # each redraw as a line of its own
-        if line := text.strip():
-            sys.stderr.write(f"{line}\n")
-
-    lines = types.SimpleNamespace(write=write, flush=lambda: sys.stderr.flush())
-    form = "{desc}: {percentage:.0f}% {n_fmt}/{total_fmt} "
-    form += "[{elapsed}<{remaining}, {rate_fmt}{postfix}]"
-    # With another position, a nested bar would move the cursor.
-    return tqdm(**common, file=lines, mininterval=10.0, bar_format=form, position=0)
 
 
 class LateMetrics:

@@ -10,7 +10,6 @@ import os
 import signal
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -19,16 +18,13 @@ from typing import Any, NoReturn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax._src.distributed import global_state
 from jax.experimental import multihost_utils
 
 from lzn_jax.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_RUN_AGAIN, EXIT_USER_ERROR, UserError
+from lzn_jax.files import is_writer
 from lzn_jax.run import devices
 
-DEAD_AFTER = 30  # seconds without a heartbeat of another process
-_FAILURES = "lzn_jax/failures/"
-_POLL_SECONDS = 1.0  # between checks for failures of other processes
-_LINGER_SECONDS = 3.0  # process 0 hosts the store and stays while the others read it
+DEAD_AFTER = 30  # seconds without a heartbeat, after which JAX ends the other processes
 
 _log = logging.getLogger(__name__)
 
@@ -135,7 +131,7 @@ class Interruption:
 def together(
     coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None
 ) -> Iterator[None]:
-    """Context of a multi-process run: if one process fails, all exit with its error.
+    """Context of a multi-process run: a process that fails exits at once, and JAX ends the others.
 
     Without arguments, finds the other processes on TPU pods and under srun and mpirun, and does
     nothing if there are none. Raises UserError for inconsistent arguments.
@@ -151,11 +147,8 @@ def together(
     jax.distributed.initialize(
         coordinator, num_processes, process_id, heartbeat_timeout_seconds=DEAD_AFTER
     )
-    if not devices.is_writer():
+    if not is_writer():
         logging.getLogger("lzn_jax").setLevel(logging.WARNING)
-    done = threading.Event()
-    watcher = threading.Thread(target=_end_with_others, args=(done,), daemon=True)
-    watcher.start()
     try:
         # Connects all devices before compilation: the network of CPUs times out after 30 s.
         mesh = devices.inference_mesh()
@@ -164,10 +157,7 @@ def together(
         _log.info("%d devices in %d processes", int(total), jax.process_count())
         yield
     except BaseException as error:
-        done.set()
         _fail(error)
-    done.set()
-    watcher.join()
     jax.distributed.shutdown()
 
 
@@ -190,41 +180,12 @@ def is_to_leave(interruption: Interruption, step: int) -> bool:
     return stop
 
 
-# The functions below prevent a deadlock: processes would wait in a collective for a failed process,
-# which would wait for them at exit.
-_state: Any = global_state  # JAX's key-value store has no public name (0.12.0)
-
-
 def _fail(error: BaseException) -> NoReturn:
-    """Exits with this error, published to the others, or with the other failure that caused it."""
-    _end_if_another_failed()
+    """Prints the error and ends this process; JAX ends the others after `DEAD_AFTER`."""
     if isinstance(error, UserError):
         code, text = EXIT_USER_ERROR, f"error: {error}"
     else:
         code, text = EXIT_FAILED, traceback.format_exc().rstrip()
     print(text, file=sys.stderr, flush=True)
-    with contextlib.suppress(Exception):  # process 0 may have died with its store
-        _state.client.key_value_set(f"{_FAILURES}{jax.process_index()}", f"{code} {text}")
-    _end(code)
-
-
-def _end_with_others(done: threading.Event) -> None:
-    while not done.wait(_POLL_SECONDS):
-        _end_if_another_failed()
-
-
-def _end_if_another_failed() -> None:
-    failures = []
-    with contextlib.suppress(Exception):
-        failures = _state.client.key_value_dir_get(_FAILURES)
-    for name, value in failures:
-        code, _, text = value.partition(" ")
-        number = name.rpartition("/")[2]
-        print(f"process {number} failed: {text}", file=sys.stderr, flush=True)
-        _end(int(code))
-
-
-def _end(code: int) -> NoReturn:
-    if jax.process_index() == 0:
-        time.sleep(_LINGER_SECONDS)
+    # Python's own exit would wait for the others, which wait for this process in a collective.
     os._exit(code)

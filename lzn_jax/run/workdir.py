@@ -19,8 +19,8 @@ from ml_collections import ConfigDict
 from lzn_jax import configuration
 from lzn_jax.configuration import CONFIG_FILE, TOKENIZER_FILE
 from lzn_jax.errors import UserError
+from lzn_jax.files import is_writer, write_bytes, write_json
 from lzn_jax.run import devices, log
-from lzn_jax.run.files import write_bytes, write_json
 
 VERSION_FILE = "version.json"
 LOCK_FILE = ".lock"
@@ -34,7 +34,7 @@ _DISK_ERRORS = (
 # Fields that may differ from the run in the folder.
 FREE_FIELDS = (
     "data.tokenizer_path",  # its content may not
-    *("data.path", "data.workers", "data.invert_input", "data.skip_unreadable", "data.test_set"),
+    *("data.path", "data.workers", "data.invert_input", "data.skip_unreadable"),
     *("training.devices", "training.microbatch_size", "training.remat"),
     *("training.shard_parameters", "training.num_steps", "training.log_every_steps"),
     *("checkpoint.", "evaluation.", "sampling.", "reporting."),
@@ -94,7 +94,7 @@ def record(config: ConfigDict, workdir: Path) -> None:
 @contextlib.contextmanager
 def locked(workdir: Path) -> Iterator[None]:
     """Context in which no other run can train in the folder; raises UserError if one does."""
-    if not devices.is_writer():
+    if not is_writer():
         yield
         return
     # lockf locks for this process only; data workers would inherit a lock of the file handle.

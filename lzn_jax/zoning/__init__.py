@@ -8,7 +8,7 @@ All tasks of a Latent Zoning Network use two operations:
 
 `decode` and `classify` follow the flow from a latent to the anchor of its zone; `distinct` lets
 equal samples share one anchor; `accuracy` measures a solver, which may be of your own (`OnGrid`).
-`plain` has the same functions in the fewest lines: read it first.
+`plain` is the paper's algorithm by Euler's method: read it first.
 """
 
 from collections.abc import Callable

@@ -20,8 +20,8 @@ The result is that of `plain.py`. What follows keeps float32's digits and bounds
 
 The file reads downwards: inputs and outputs, preparation, flow, derivative.
 
-Axis sizes in names: M points, N anchors, Q latent dimensions, S solver steps, K neighbours. In a
-`Table`, K counts drifts instead, and P is M, or 1 if all points share the steps.
+Axis sizes in names: M points, N anchors, Q latent dimensions, S solver steps, K neighbours, D
+drifts that enter a state, and P, which is M, or 1 if all points share the steps.
 """
 
 import functools
@@ -72,7 +72,7 @@ class Table(NamedTuple):
 
     Attributes:
       r_SxP: coordinate r = (1-t)/t of each evaluation.
-      weights_SxKxP: factors of the newest drift, the one before it, ... in the next state; 0 in the
+      weights_SxDxP: factors of the newest drift, the one before it, ... in the next state; 0 in the
         last row, which no evaluation follows.
       end_weights_SxP: factor of each drift in the end point.
       prior_weight_P: factor of the drift at the prior (r = 0) in the end point, or None if unused.
@@ -82,7 +82,7 @@ class Table(NamedTuple):
     """
 
     r_SxP: jax.Array
-    weights_SxKxP: jax.Array
+    weights_SxDxP: jax.Array
     end_weights_SxP: jax.Array
     prior_weight_P: jax.Array | None
     start_weight: float
@@ -235,13 +235,13 @@ def flow(view: View, table: Table, points: Points) -> tuple[Trajectory, Record]:
         state = (u + _combine(weights, drifts), drifts[:-1], end + end_weight[:, None] * drift)
         return state, (u, log_total, others, log_other)
 
-    past = (zeros_MxQ,) * (table.weights_SxKxP.shape[1] - 1)
+    past = (zeros_MxQ,) * (table.weights_SxDxP.shape[1] - 1)
     end_MxQ = table.t_end * start_MxQ
     if table.prior_weight_P is not None:
         end_MxQ += table.prior_weight_P[:, None] * _prior_drift(view)
     state = (start_MxQ, past, end_MxQ)
     (_, _, offset_MxQ), (u_SxMxQ, log_total_SxM, others_SxM, log_other_SxM) = jax.lax.scan(
-        step, state, (table.r_SxP, table.weights_SxKxP, table.end_weights_SxP)
+        step, state, (table.r_SxP, table.weights_SxDxP, table.end_weights_SxP)
     )
     end_MxQ = offset_MxQ + (1 - table.t_end) * view.centres_MxQ
     log_own_MxS = own_log_weight_M[:, None] - log_total_SxM.T
@@ -345,10 +345,10 @@ class _Sums(NamedTuple):
     neighbour_log_weights_MxK: jax.Array
 
 
-def weights_by_drift(weights_SxKxP: jax.Array) -> list[jax.Array]:
-    """Factors (S, P) of each drift in the next state, the one after it, ...: K arrays."""
-    ages = range(weights_SxKxP.shape[1])
-    return [jnp.pad(weights_SxKxP[age:, age], [(0, age), (0, 0)]) for age in ages]
+def weights_by_drift(weights_SxDxP: jax.Array) -> list[jax.Array]:
+    """Factors (S, P) of each drift in the next state, the one after it, ...: D arrays."""
+    ages = range(weights_SxDxP.shape[1])
+    return [jnp.pad(weights_SxDxP[age:, age], [(0, age), (0, 0)]) for age in ages]
 
 
 def flow_vjp(
@@ -364,7 +364,7 @@ def flow_vjp(
 
     `d_log_p` is the cotangent of `Trajectory.log_own_MxS`, or of `all_log_assignments` (M, S, N).
     """
-    weights_SxKxP = jnp.stack(weights_by_drift(table.weights_SxKxP), axis=1)
+    weights_SxDxP = jnp.stack(weights_by_drift(table.weights_SxDxP), axis=1)
 
     def step(state, row):
         d_u, d_later, sums = state  # of the state after this step; of the states after that
@@ -390,11 +390,11 @@ def flow_vjp(
     sums = _Sums(mixture_sums, *map(jnp.zeros_like, summed))
     rows = (
         table.r_SxP,
-        weights_SxKxP,
+        weights_SxDxP,
         table.end_weights_SxP,
         *jax.tree.map(lambda a: a.swapaxes(0, 1), (record, d_log_p)),
     )
-    state = (zeros, (zeros,) * (weights_SxKxP.shape[1] - 1), sums)
+    state = (zeros, (zeros,) * (weights_SxDxP.shape[1] - 1), sums)
     (d_start_MxQ, _, sums), _ = jax.lax.scan(step, state, rows, reverse=True)
     if table.prior_weight_P is not None:
         sums = _add_prior_drift(view, table.prior_weight_P[:, None] * d_end_MxQ, sums)

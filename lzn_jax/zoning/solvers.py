@@ -1,8 +1,21 @@
-"""Adams-Bashforth on a grid adapted to the anchors, which converges at any scale of the anchors.
+"""Solvers: the steps of the flow as tables.
+
+A `Table` says at which r = (1-t)/t a solver evaluates the drift, and how drifts add up to the next
+state and to the end. For example, Euler's method in two steps takes the latent 1 to the anchors -2
+and 2 of equal weight. Its noise levels t are 1, 1/2 and 0. Without an own anchor, states are
+u = x/t, the drift is the posterior mean ā, and the table is
+
+    r_SxP = [0, 1]              evaluations ā₀ and ā₁, at t = 1 and t = 1/2
+    weights_SxDxP = [1, 0]      u₁ = u₀ + 1 ā₀; no state follows u₁
+    end_weights_SxP = [0, 1]    end = t_end u₀ + 0 ā₀ + 1 ā₁, with t_end = 0
+
+At r = 0 both anchors have the weight 1/2, so ā₀ = 0 and u₁ = u₀ = 1. At r = 1 the logits
+r u a - ½ r² a² are ±2 - 2, so the end ā₁ = 2 tanh 2 = 1.93 is close to the anchor 2.
 
 The flow depends on r and the anchors only through the products r a. A grid uniform in t therefore
-has too few steps for distant anchors and too many for close ones. Here the grid of each point is
-computed from its anchor, its noise and the other anchors. It has no gradient.
+has too few steps for distant anchors and too many for close ones. `AdamsBashforth` converges at any
+scale: the grid of each point is computed from its anchor, its noise and the other anchors. It has
+no gradient.
 
 Towards the prior, integration starts at the largest r at which other anchors can have a total
 weight of e^-6. From there the grid
@@ -62,36 +75,36 @@ class OnGrid:
 
     num_steps: int
 
-    def times(self, towards: Direction) -> np.ndarray:
+    def noise_levels(self, towards: Direction) -> np.ndarray:
         """Noise levels t (S+1,) of the S evaluations and of the flow's end."""
         raise NotImplementedError
 
-    def factors(self, times: np.ndarray) -> np.ndarray:
-        """Factors (S, K) of the newest mean ā, the one before it, ... in the state after each step.
+    def factors(self, levels: np.ndarray) -> np.ndarray:
+        """Factors (S, D) of the newest mean ā, the one before it, ... in the state after each step.
 
         A step from t to t' ends at t'/t x + Σ_l factors[k, l] ā_{k-l}.
         """
-        return 1 - times[1:, None] / times[:-1, None]
+        return 1 - levels[1:, None] / levels[:-1, None]
 
     def towards_prior(self, mixture: Mixture) -> Tables:
         """One table for all points."""
-        return self._tables(self.times("prior"), mixture)
+        return self._tables(self.noise_levels("prior"), mixture)
 
     def towards_anchors(self, mixture: Mixture) -> Tables:
         """One table for all points."""
-        return self._tables(self.times("anchors"), mixture)
+        return self._tables(self.noise_levels("anchors"), mixture)
 
-    def _tables(self, times: np.ndarray, mixture: Mixture) -> Tables:
-        t_end, after = float(times[-1]), times[1:-1]
-        states = self.factors(times)  # of the state t u, which is finite also where u is not
+    def _tables(self, levels: np.ndarray, mixture: Mixture) -> Tables:
+        t_end, after = float(levels[-1]), levels[1:-1]
+        states = self.factors(levels)  # of the state t u, which is finite also where u is not
         weights = np.append(states[:-1] / after[:, None], np.zeros_like(states[:1]), axis=0)
         ends = np.append(t_end / after, 1.0)[:, None] * states
         by_age = (np.pad(end[age:], (0, age)) for age, end in enumerate(ends.T))
         end_weights = np.sum([*by_age], axis=0)
-        r = np.maximum((1 - times[:-1]) / times[:-1], SMALLEST_R)
+        r = np.maximum((1 - levels[:-1]) / levels[:-1], SMALLEST_R)
         cast = functools.partial(jnp.asarray, dtype=mixture.anchors_NxQ.dtype)
         arrays = cast(r[:, None]), cast(weights[..., None]), cast(end_weights[:, None])
-        start_weight = 1.0 if times[-1] > times[0] else float(1 / times[0])
+        start_weight = 1.0 if levels[-1] > levels[0] else float(1 / levels[0])
         table = Table(*arrays, None, start_weight, t_end)
         return lambda view, points: table
 
@@ -114,7 +127,7 @@ class Euler(OnGrid):
         if not 0 < self.t_min < 1:
             raise ValueError(f"Euler needs 0 < t_min < 1, got {self.t_min}")
 
-    def times(self, towards: Direction) -> np.ndarray:
+    def noise_levels(self, towards: Direction) -> np.ndarray:
         """Noise levels t (S+1,)."""
         ends = (self.t_min, 1.0) if towards == "prior" else (1.0, 0.0)
         return np.linspace(*ends, self.num_steps + 1)
@@ -149,31 +162,31 @@ class DPMSolver(OnGrid):
                 f"DPMSolver needs 0 < t_min < t_max < 1, got {self.t_min}, {self.t_max}"
             )
 
-    def times(self, towards: Direction) -> np.ndarray:
+    def noise_levels(self, towards: Direction) -> np.ndarray:
         """Noise levels t (S+1,)."""
         ends = (self.t_min, self.t_max) if towards == "prior" else (self.t_max, self.t_min)
         return np.linspace(*ends, self.num_steps + 1)
 
-    def factors(self, times: np.ndarray) -> np.ndarray:
+    def factors(self, levels: np.ndarray) -> np.ndarray:
         """Factors (S, order): Euler's, with the corrections of each step's order."""
         orders = [min(self.order, k + 1) for k in range(self.num_steps)]
         if self.num_steps < 10:
             orders = [min(order, self.num_steps - k) for k, order in enumerate(orders)]
-        factors = np.pad(super().factors(times), [(0, 0), (0, max(orders) - 1)])
+        factors = np.pad(super().factors(levels), [(0, 0), (0, max(orders) - 1)])
         for k, order in enumerate(orders):
             if order > 1:
-                factors[k, :order] += _higher_order(times[k + 1 - order : k + 2], order)
+                factors[k, :order] += _higher_order(levels[k + 1 - order : k + 2], order)
         return factors
 
 
-def _higher_order(times: np.ndarray, order: int) -> np.ndarray:
+def _higher_order(levels: np.ndarray, order: int) -> np.ndarray:
     """Corrections of order 2 or 3 to Euler's weights of the last step (arXiv:2211.01095, B.2)."""
-    lam = np.log((1 - times) / times)
+    lam = np.log((1 - levels) / levels)
     h = lam[-1] - lam[-2]
     phi1 = np.expm1(-h)
     ratio0 = (lam[-2] - lam[-3]) / h
     if order == 2:
-        return -0.5 * (1 - times[-1]) * phi1 * np.array([1.0, -1.0]) / ratio0
+        return -0.5 * (1 - levels[-1]) * phi1 * np.array([1.0, -1.0]) / ratio0
     ratio1 = (lam[-3] - lam[-4]) / h
     difference0 = np.array([1.0, -1.0, 0.0]) / ratio0
     difference1 = np.array([0.0, 1.0, -1.0]) / ratio1
@@ -181,7 +194,7 @@ def _higher_order(times: np.ndarray, order: int) -> np.ndarray:
     first = difference0 + ratio0 * second
     phi2 = phi1 / h + 1
     phi3 = phi2 / h - 0.5
-    return (1 - times[-1]) * (phi2 * first - phi3 * second)
+    return (1 - levels[-1]) * (phi2 * first - phi3 * second)
 
 
 _BEND = 3.0  # r_0 times the rms distance: the grid changes from uniform to geometric
@@ -210,47 +223,34 @@ class AdamsBashforth:
         if self.order not in (1, 2, 3):
             raise ValueError(f"AdamsBashforth has order 1, 2 or 3, got {self.order}")
 
-    def steps_to_prior(
-        self, bend: jax.Array, last: jax.Array
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Nodes r (S+1, P) of the steps, and weights of drifts in the state after each step.
-
-        The weights (S, order, P) are for the newest drift, the one before it, ...; the last step
-        adds the drift at the prior with the weight (P,). Drifts before the start are 0.
-        """
-        steps, before = self.num_steps, self.order - 1  # nodes before the start
-        nodes = _grid(bend, last, 1 - np.arange(-before, steps + 1)[:, None] / steps)
-        used = [nodes[before - age : before - age + steps] for age in range(self.order)]
-        steady = _integrals([node[:-1] for node in used], nodes[before + 1 : -1])
-        *final, prior_weight = _integrals([*(node[-1] for node in used), nodes[-1]], nodes[-1])
-        weights = jnp.concatenate([jnp.stack(steady, axis=1), jnp.stack(final)[None]])
-        return nodes[before:], weights, prior_weight
-
-    def steps_to_anchors(self, bend: jax.Array, last: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Nodes r (S, 1) and weights (S, K, 1) as in `steps_to_prior`, 0 after the last node."""
-        steps, order = self.num_steps, min(self.order, _ORDER_TOWARDS_ANCHORS, self.num_steps)
-        r = _grid(bend, last, np.arange(steps) / max(1, steps - 1))[:, None]
-        weights = jnp.zeros((steps, order, 1), r.dtype)
-        if order > 1:  # the first step has one node
-            weights = weights.at[0, 0].set(r[1] - r[0])
-        nodes = [r[order - 1 - age : steps - 1 - age] for age in range(order)]
-        steady = jnp.stack(_integrals(nodes, r[order:]), axis=1)
-        return r, weights.at[order - 1 : steps - 1].set(steady)
-
     def towards_prior(self, mixture: Mixture) -> Tables:
-        """Tables with a grid for each point."""
+        """Tables with a grid for each point; drifts before the start are 0."""
+        steps, before = self.num_steps, self.order - 1  # nodes before the start
 
         def table(view: View, points: Points) -> Table:
-            r, weights, prior_weight_M = self.steps_to_prior(*_view_grid(view, points))
-            weights = weights[:, : self.num_steps]  # older drifts are 0
+            grid = _point_grid(view, points)
+            nodes = _grid(*grid, 1 - np.arange(-before, steps + 1)[:, None] / steps)
+            used = [nodes[before - age : before - age + steps] for age in range(self.order)]
+            steady = _integrals([node[:-1] for node in used], nodes[before + 1 : -1])
+            last = [*(node[-1] for node in used), nodes[-1]]  # with the drift at the prior
+            *final, prior_weight_M = _integrals(last, nodes[-1])
+            weights = jnp.concatenate([jnp.stack(steady, axis=1), jnp.stack(final)[None]])
+            weights = weights[:, :steps]  # older drifts are 0
             end_weights = functools.reduce(jnp.add, weights_by_drift(weights))
-            return _table(r[:-1], weights.at[-1].set(0), end_weights, prior_weight_M)
+            return _table(nodes[before:-1], weights.at[-1].set(0), end_weights, prior_weight_M)
 
         return table
 
     def towards_anchors(self, mixture: Mixture) -> Tables:
         """One table for all points, from r = 0 to the r that separates neighbouring anchors."""
-        r, weights = self.steps_to_anchors(*shared_grid(mixture))
+        steps, order = self.num_steps, min(self.order, _ORDER_TOWARDS_ANCHORS, self.num_steps)
+        r = _grid(*_shared_grid(mixture), np.arange(steps) / max(1, steps - 1))[:, None]
+        weights = jnp.zeros((steps, order, 1), r.dtype)
+        if order > 1:  # the first step has one node
+            weights = weights.at[0, 0].set(r[1] - r[0])
+        nodes = [r[order - 1 - age : steps - 1 - age] for age in range(order)]
+        steady = jnp.stack(_integrals(nodes, r[order:]), axis=1)
+        weights = weights.at[order - 1 : steps - 1].set(steady)
         end_weights = jnp.zeros_like(r).at[-1].set(1)  # the end point is the last mean
         table = _table(r, weights, end_weights)
         return lambda view, points: table
@@ -331,47 +331,31 @@ def _integrals(nodes: Sequence[jax.Array], end: jax.Array) -> list[jax.Array]:
 
 def _table(
     r_SxP: jax.Array,
-    weights_SxKxP: jax.Array,
+    weights_SxDxP: jax.Array,
     end_weights_SxP: jax.Array,
     prior_weight_P: jax.Array | None = None,
 ) -> Table:
     """Table from u = noise to u at the prior, or from a latent (u at r = 0) to the last mean ā."""
     r_SxP, t_end = jnp.maximum(r_SxP, SMALLEST_R), float(prior_weight_P is not None)
-    return Table(r_SxP, weights_SxKxP, end_weights_SxP, prior_weight_P, 1.0, t_end)
+    return Table(r_SxP, weights_SxDxP, end_weights_SxP, prior_weight_P, 1.0, t_end)
 
 
-Group = tuple[jax.Array, jax.Array, jax.Array]  # of anchors; see `point_grid`
-
-
-def _view_grid(view: View, points: Points) -> tuple[jax.Array, jax.Array]:
-    """`point_grid` of a block of points."""
-    noise_MxQ = points.start_MxQ
-    inner_MxN = matmul(noise_MxQ, view.shifted_anchors_NxQ.T)
-    inner_MxN -= jnp.sum(noise_MxQ * view.shifted_centres_MxQ, axis=1, keepdims=True)
-    inner_MxK = jnp.sum(noise_MxQ[:, None] * view.neighbour_offsets_MxKxQ, axis=2)
-    groups = (
-        (inner_MxN, view.squared_MxN, view.log_weights_N),
-        (inner_MxK, view.neighbour_squared_MxK, view.neighbour_log_weights_MxK),
-    )
-    return point_grid(groups, view.log_weights_N, view.own_log_weight_M, view.log_joined_M)
-
-
-def point_grid(
-    groups: Sequence[Group], log_weights_N: jax.Array, own_M: jax.Array, joined_M: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+def _point_grid(view: View, points: Points) -> tuple[jax.Array, jax.Array]:
     """`bend` and `last` of each point's grid; `last` is the r at which integration starts.
 
     An anchor at distance d, whose offset has the inner product g d with the noise, has the logit
     r d g - r² d² / 2 relative to an own anchor of equal weight. The start is the largest r at which
     the posterior of one of n anchors is e^-6 / n times that of the own anchor.
-
-    Args:
-      groups: inner products g d, squared distances and log weights of anchors, each (M, N) or (N,);
-        an infinite distance removes an anchor.
-      log_weights_N, own_M, joined_M: log weights of all anchors that points share, of own anchors,
-        and of own anchors that points do not share, else -inf.
     """
-    log_total_M = jnp.logaddexp(jax.nn.logsumexp(log_weights_N), joined_M)
+    noise_MxQ = points.start_MxQ
+    inner_MxN = matmul(noise_MxQ, view.shifted_anchors_NxQ.T)
+    inner_MxN -= jnp.sum(noise_MxQ * view.shifted_centres_MxQ, axis=1, keepdims=True)
+    inner_MxK = jnp.sum(noise_MxQ[:, None] * view.neighbour_offsets_MxKxQ, axis=2)
+    groups = (  # inner products g d, squared distances, log weights
+        (inner_MxN, view.squared_MxN, view.log_weights_N),
+        (inner_MxK, view.neighbour_squared_MxK, view.neighbour_log_weights_MxK),
+    )
+    log_total_M = jnp.logaddexp(jax.nn.logsumexp(view.log_weights_N), view.log_joined_M)
 
     def squared_mean(squared: jax.Array, log_weights: jax.Array) -> jax.Array:
         weights = jnp.exp(log_weights - log_total_M[:, None])
@@ -379,13 +363,13 @@ def point_grid(
 
     rms_M = jnp.sqrt(sum(squared_mean(squared, weights) for _, squared, weights in groups))
     rms_M = jnp.where(rms_M > 0, rms_M, 1)
-    count_M = jnp.sum(log_weights_N > -jnp.inf) + jnp.isfinite(joined_M)
+    count_M = jnp.sum(view.log_weights_N > -jnp.inf) + jnp.isfinite(view.log_joined_M)
 
     def start(inner: jax.Array, squared: jax.Array, log_weights: jax.Array) -> jax.Array:
         is_distinct = jnp.isfinite(squared) & (squared > (_EQUAL * rms_M[:, None]) ** 2)
         distance = jnp.sqrt(jnp.where(is_distinct, squared, 1))
         slope = inner / distance
-        excess = _LOG_WEIGHT + log_weights + (jnp.log(count_M) - own_M)[:, None]
+        excess = _LOG_WEIGHT + log_weights + (jnp.log(count_M) - view.own_log_weight_M)[:, None]
         root = jnp.sqrt(slope**2 + 2 * jnp.maximum(excess, 0))
         return jnp.max(jnp.where(is_distinct, (slope + root) / distance, 0), axis=1)
 
@@ -394,7 +378,7 @@ def point_grid(
     return bend_M, jnp.where(start_M > 0, start_M, bend_M)
 
 
-def shared_grid(mixture: Mixture) -> tuple[jax.Array, jax.Array]:
+def _shared_grid(mixture: Mixture) -> tuple[jax.Array, jax.Array]:
     """`bend` and `last` of the grid shared by all points; ignores removed anchors.
 
     At the last r, nearest neighbours at the median distance of a sample are separated. Those that

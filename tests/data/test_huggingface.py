@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from lzn_jax import configuration, data, main
+from lzn_jax.data.batches import TrainingBatches, whole_image
 from lzn_jax.data.pixels import EncodedImages
 from lzn_jax.errors import EXIT_DONE
 
@@ -119,11 +120,11 @@ def test_batches_are_those_of_arrays_also_of_a_copy_for_a_worker_and_for_own_row
     encoded = data.load(config, "train")
     content = pickle.dumps(encoded.images)
     assert len(content) < 24 * 20 * 8 + 3000 < PIXELS[many].nbytes
-    transform, found = data.whole_image(config), []
+    transform, found = whole_image(config), []
     for images in (PIXELS[many], encoded.images, pickle.loads(content)):
-        with data.TrainingBatches(encoded._replace(images=images), 8, 3, transform) as batches:
+        with TrainingBatches(encoded._replace(images=images), 8, 3, transform) as batches:
             found.append([next(batches) for _ in range(3)])
-    with data.TrainingBatches(encoded, 8, 3, transform, rows=slice(4, 8)) as batches:
+    with TrainingBatches(encoded, 8, 3, transform, rows=slice(4, 8)) as batches:
         found.append([next(batches) for _ in range(3)])
     for whole, *same, own in zip(*found, strict=True):
         for name, values in whole.items():

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from lzn_jax import data
 from lzn_jax.data import tfds as source
+from lzn_jax.data.batches import TrainingBatches, whole_image
 from lzn_jax.data.pixels import EncodedImages
 
 pytest.importorskip("tensorflow_datasets", reason="pip install -e '.[tfds]'")
@@ -136,7 +137,7 @@ def test_batches_are_the_same_from_a_copy_for_a_worker(prepared):
     examples, found = data.load(config, "train"), []
     copy = examples._replace(images=pickle.loads(pickle.dumps(examples.images)))
     for each in (examples, copy):
-        with data.TrainingBatches(each, 8, 3, data.whole_image(config)) as batches:
+        with TrainingBatches(each, 8, 3, whole_image(config)) as batches:
             found.append([next(batches) for _ in range(3)])
     for alone, worker in zip(*found, strict=True):
         np.testing.assert_array_equal(alone["labels"], alone["images"][:, 0, 0, 0] // 10 % 3)

@@ -11,31 +11,23 @@ import numpy as np
 import pytest
 import small
 
-from lzn_jax import data, parts, zoning
+from lzn_jax import parts, zoning
 from lzn_jax.data_types import Classifier, DataType, Decoder, Encoder, Zones, context_rows
 from lzn_jax.errors import UserError
-from lzn_jax.latent_space import LatentSpace, Model
+from lzn_jax.latent_space import LatentSpace
 from lzn_jax.models.mlp import MLP
 from lzn_jax.run import devices
-from lzn_jax.trained_model import TrainedModel
 
 KEY = jax.random.key(2)
 TONES = Path(__file__).parents[1] / "tones_config.py"
 
 
-@pytest.fixture(scope="module")
-def model_and_test():
-    """A model of random networks, and the test examples."""
-    space = LatentSpace(small.config("configs/digits_text.py"), devices.inference_mesh())
-    variables, (train, test) = small.random_variables(space), data.load_data(space.config)
-    return TrainedModel(space, Model(variables, space.context(variables, train)), 0), test
-
-
 @pytest.mark.parametrize(
     ("source", "target"), [("image", "text"), *small.slow(("text", "image"), ("text", "label"))]
 )
-def test_one_sample_alone_gives_what_it_gives_among_others(source, target, model_and_test):
-    model, test = model_and_test
+def test_one_sample_alone_gives_what_it_gives_among_others(source, target):
+    world = small.world("digits_text")
+    model, (_, test) = world.model, world.digits
     samples = model.space.types[source].samples(test)[:6]
     many, one = (model.encode(s, KEY, 0.0, source=source) for s in (samples, samples[:1]))
     np.testing.assert_allclose(one, many[:1], atol=1e-5)
@@ -147,8 +139,9 @@ def test_probabilities_of_classes_are_those_before_the_last_step():
     expected = np.zeros((6, 3))
     for column, label in enumerate([2, 0, 2, 0, 0]):
         expected[:, label] += weights[:, column]
-    given = (jnp.asarray(each, jnp.float32) for each in (anchors, latents))
-    found = OfNumbers().class_probabilities(*given, zoning.Euler(num_steps))
+    probabilities = jax.jit(OfNumbers().class_probabilities, static_argnums=2)
+    given = (np.float32(each) for each in (anchors, latents))
+    found = probabilities(*given, zoning.Euler(num_steps))
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
 
 

@@ -163,8 +163,7 @@ def test_samples_of_a_space_without_images_are_written(answers_of):
     assert len(answers.translated("label", "text", "3", 0)[0]) == NUM_IMAGES
 
 
-def test_what_lies_between_two_images_ends_at_them(answers, monkeypatch):
-    monkeypatch.setattr(trained_model, "great_circle", jax.jit(trained_model.great_circle))
+def test_what_lies_between_two_images_ends_at_them(answers):
     ends = answers.test_images[0], answers.test_images[9]
     path, back = answers.between(*ends), answers.between(*ends[::-1])
     assert len(path) == 11
@@ -256,7 +255,7 @@ def test_test_images_to_choose_from_are_of_all_classes_where_files_go_by_class(
     np.testing.assert_array_equal(few.test_images, sorted_test.images[rows])
 
 
-def test_without_test_images_nothing_is_chosen(answers):
+def test_without_test_images_nothing_is_chosen(answers, noise):
     alone, image = Answers(answers.model), answers.test_images[0]
     assert alone.test_images is None
     assert not {"neighbours", "place"} & set(alone.views)

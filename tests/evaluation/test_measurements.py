@@ -46,6 +46,11 @@ def by_names(monkeypatch, of_types=True):
     return small.stand_in(config=config, space=space, translations=(), step=7)
 
 
+def use(monkeypatch, **functions):
+    """These functions by kind and name are all that a space measures and draws."""
+    monkeypatch.setattr(measurements, "functions", lambda space, kind: functions.get(kind, {}))
+
+
 @pytest.mark.parametrize(
     ("seconds", "count", "limit"),
     [
@@ -87,12 +92,11 @@ def test_the_headline_is_what_own_measurements_name_then_what_ships(tmp_path, mo
     functions["shipped"].__module__ = "lzn_jax.evaluation.samples"
     functions["named"].headline = ("c", "b", "absent")
     functions["named"].__module__ = "lzn_jax_of_others"
-    monkeypatch.setattr(measurements, "other_set", lambda *_: "theirs")
-    vars(model.space).update(measurements=functions, figures={})
+    use(monkeypatch, measurement=functions)
     metrics = measurements.evaluate(model, NOTHING, NOTHING, tmp_path)
     names = ["b", "c", "d", "e", "f", "g", "h", "test_accuracy", "fid"]
     first, *lines = caplog.messages[4:]
-    assert first == "step 7 on 0 test examples, 9 of 13 metrics (all: summary_theirs.json):"
+    assert first == "step 7 on 0 test examples, 9 of 13 metrics (all: summary.json):"
     assert lines == [f"  {name:<13}  {metrics[name]:.4g}" for name in names]
 
 
@@ -106,7 +110,8 @@ def test_no_command_is_named_that_has_not_the_examples_of_the_run(tmp_path, monk
 
 def test_what_types_measure_and_draw_may_be_left_out(monkeypatch):
     space = by_names(monkeypatch, of_types=False).space
-    assert (list(space.measurements), list(space.figures)) == (["own"], ["own"])
+    for kind in ("measurement", "figure"):
+        assert list(measurements.functions(space, kind)) == ["own"]
 
 
 def broken(*arguments):
@@ -126,7 +131,7 @@ def test_what_fails_is_one_line_with_its_name_and_place(tmp_path, monkeypatch):
         ),
     ):
         monkeypatch.setattr(parts, "PARTS", {(kind, "a"): parts.Part(function, {}, None, __file__)})
-        vars(model.space).update({"measurements": {}, "figures": {}, f"{kind}s": {"a": function}})
+        use(monkeypatch, **{kind: {"a": function}})
         with pytest.raises(UserError, match=message):
             measurements.evaluate(model, NOTHING, NOTHING, tmp_path)
 
@@ -136,16 +141,14 @@ def test_a_full_disk_is_that_of_the_work_folder(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "full", str(folder / "a.png"))
 
     model = by_names(monkeypatch)
-    vars(model.space).update(measurements={}, figures={"a": draw})
+    use(monkeypatch, figure={"a": draw})
     with pytest.raises(UserError, match=f"^the work folder {tmp_path} cannot be written"):
         measurements.evaluate(model, NOTHING, NOTHING, tmp_path)
 
 
-def test_what_is_no_function_is_found_before_training(monkeypatch):
+@pytest.mark.parametrize("kind", ["measurement", "figure"])
+def test_what_is_no_function_is_found_before_training(kind, monkeypatch):
     space = by_names(monkeypatch).space
-    monkeypatch.setattr(parts, "get", lambda kind, name: 3)
-    with pytest.raises(UserError, match=r"^measurement 'type' must be a function, got 3$"):
-        space.prepare_evaluation(NOTHING)
-    vars(space)["measurements"] = {}
-    with pytest.raises(UserError, match=r"^figure 'type' must be a function, got 3$"):
-        space.prepare_evaluation(NOTHING)
+    monkeypatch.setattr(parts, "get", lambda each, name: 3 if each == kind else print)
+    with pytest.raises(UserError, match=f"^{kind} 'type' must be a function, got 3$"):
+        measurements.prepare(space, NOTHING)

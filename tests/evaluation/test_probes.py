@@ -2,6 +2,7 @@
 
 import itertools
 
+import jax
 import numpy as np
 import pytest
 from scipy.special import softmax
@@ -39,6 +40,9 @@ def _blobs(count, num_classes, dim, distance, seed=0):
     return (means[labels] + rng.normal(size=(count, dim))).astype(np.float32), labels
 
 
+SIZES = 600, 3, 20  # of all fits to blobs, among 5 classes, of which 2 are absent
+
+
 def _same_up_to_shift(logits, expected, **tolerance):
     center = lambda a: a - a.mean(axis=1, keepdims=True)  # noqa: E731
     np.testing.assert_allclose(center(logits), center(expected), **tolerance)
@@ -60,24 +64,25 @@ def test_gradient_vanishes_at_the_fit(penalty):
 
 
 def test_penalty_is_strong_for_noise_and_weak_for_separable_classes():
-    noise, labels = _blobs(600, 3, 20, distance=0)
-    assert fit_cached(noise, labels, 3)[1] >= 0.1
-    apart, labels = _blobs(600, 3, 20, distance=3)
-    model, penalty = fit_cached(apart, labels, 3)
+    noise, labels = _blobs(*SIZES, distance=0)
+    assert fit_cached(noise, labels, 5)[1] >= 0.1
+    apart, labels = _blobs(*SIZES, distance=3)
+    model, penalty = fit_cached(apart, labels, 5)
     assert penalty <= 1e-5
     assert accuracy(model(apart), labels) == {1: 1.0}
 
 
 def test_constant_and_repeated_features_and_absent_classes_are_no_obstacle():
-    features, labels = _blobs(200, 3, 5, distance=1)
-    constant = np.full((200, 1), 0.1, np.float32)
-    wide = np.concatenate([features, features, constant], axis=1)
-    plain, _ = fit_cached(features, labels, 5, penalties=[0.1])
+    features, labels = _blobs(600, 3, 5, distance=1)
+    wide = np.hstack([features, features, np.full((600, 10), 0.1, np.float32)])
     # Two equal columns share the weight, which halves its penalty.
-    double, _ = fit_cached(wide, labels, 5, penalties=[0.2])
-    _same_up_to_shift(double(wide)[:, :3], plain(features)[:, :3], atol=2e-3)
-    assert np.abs(double.weights[-1]).max() < 1e-4
-    assert softmax(plain(features), axis=1)[:, 3:].max() < 1e-3
+    model, _ = fit_cached(wide, labels, 5, penalties=[0.2])
+    inputs = StandardScaler().fit_transform(features)
+    reference = LogisticRegression(C=1 / (600 * 0.1), tol=1e-8).fit(inputs, labels)
+    expected = reference.decision_function(inputs)
+    _same_up_to_shift(model(wide)[:, :3], expected, atol=2e-3)
+    assert np.abs(model.weights[10:]).max() < 1e-4
+    assert softmax(model(wide), axis=1)[:, 3:].max() < 1e-3
 
 
 def test_each_class_gives_its_share_to_the_held_out_rows():
@@ -89,9 +94,9 @@ def test_each_class_gives_its_share_to_the_held_out_rows():
 
 def test_a_fit_that_stops_early_says_so(monkeypatch):
     monkeypatch.setattr(probes, "_MAX_ITERATIONS", 2)
-    features, labels = _blobs(200, 3, 5, distance=0.5)
+    features, labels = _blobs(*SIZES, distance=0.5)
     with pytest.warns(RuntimeWarning, match="not converged"):
-        fit_cached(features, labels, 3, penalties=[1e-3])
+        fit_cached(features, labels, 5, penalties=[1e-3])
 
 
 @pytest.mark.parametrize(
@@ -108,18 +113,18 @@ def test_paper_protocol_has_a_constant_rate_and_no_decay():
     params = np.full(1, 1000.0, np.float32)
     for batch_size in (256, 8192):
         optimizer = PROTOCOLS["paper"].optimizer(5, batch_size)
-        state = optimizer.init(params)
+        state, update = optimizer.init(params), jax.jit(optimizer.update)
         for _ in range(10):  # Adam moves by its rate where gradients are constant
-            move, state = optimizer.update(np.ones(1, np.float32), state, params)
+            move, state = update(np.ones(1, np.float32), state, params)
             np.testing.assert_allclose(move, -3e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("batch_size", [256, 1024])
 def test_simclr_protocol_scales_its_rate_with_the_batch_and_ends_at_zero(batch_size):
     optimizer = PROTOCOLS["simclr"].optimizer(10, batch_size)
-    state, moves = optimizer.init(np.zeros(1)), []
+    state, update, moves = optimizer.init(np.zeros(1)), jax.jit(optimizer.update), []
     for _ in range(11):
-        move, state = optimizer.update(np.ones(1), state)
+        move, state = update(np.ones(1), state)
         moves.append(-float(move[0]))
     momentum = np.cumsum(0.9 ** np.arange(12))[1:]  # Nesterov's look ahead included
     expected = 0.05 * batch_size / 256 * (1 + np.cos(np.pi * np.arange(11) / 10)) * momentum

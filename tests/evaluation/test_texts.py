@@ -10,6 +10,7 @@ import small
 
 from lzn_jax import plots
 from lzn_jax.data import Examples, digit_captions
+from lzn_jax.data_types import Context
 from lzn_jax.evaluation import texts as texts_module
 from lzn_jax.evaluation.texts import (
     DigitCaptions,
@@ -86,10 +87,9 @@ def test_a_probe_finds_what_anchors_tell_of_captions_that_it_did_not_see():
     digits = np.eye(10)[[d for d, _, _ in rows]]
     leans = np.eye(3)[[lean for _, _, lean in rows]]  # and nothing of the weight
     anchors = np.concatenate([digits, leans], axis=1).astype(np.float32)
-    context = {
-        "text_anchors": np.concatenate([anchors, np.full((2, 13), np.nan, np.float32)]),
-        "text_log_weights": np.array([0.0] * 90 + [-np.inf] * 2),  # the last are absent
-    }
+    bank = np.concatenate([anchors, np.full((2, 13), np.nan, np.float32)])
+    log_weights = np.array([0.0] * 90 + [-np.inf] * 2)  # the last are absent
+    context = {"text": Context(bank, log_weights)}
     quality = quality_of(
         None,
         model=types.SimpleNamespace(context=context),
@@ -98,7 +98,7 @@ def test_a_probe_finds_what_anchors_tell_of_captions_that_it_did_not_see():
     found = quality._embedding()
     assert found["text_probe_digit"] == found["text_probe_lean"] == 1
     assert found["text_probe_weight"] < 0.5
-    context["text_anchors"][3] = np.inf  # of a run that diverged
+    bank[3] = np.inf  # of a run that diverged
     assert quality._embedding() == {}
 
 
@@ -142,19 +142,23 @@ def test_texts_are_compared_as_the_runs_tokenizer_writes_them(monkeypatch, name,
 
 
 @pytest.mark.parametrize(
-    ("name", "expected"),
-    [("image", ["retrieval", "digits"]), ("sound", ["retrieval", "quality"]), ("text", [])],
+    ("name", "data", "expected"),
+    [
+        ("image", "digits", ["retrieval", "digits"]),
+        ("image", "cifar10", ["retrieval", "quality"]),
+        ("sound", "digits", ["retrieval", "quality"]),
+        ("text", "digits", []),
+    ],
 )
-def test_captions_of_digits_are_measured_on_images_alone(monkeypatch, name, expected):
+def test_captions_of_digits_are_measured_on_images_alone(monkeypatch, name, data, expected):
     types_of_run = {name: types.SimpleNamespace(is_images=name == "image")}
     model = small.stand_in(
         main_type=name,
         space=types.SimpleNamespace(types=types_of_run, decoders=["text"]),
-        config=types.SimpleNamespace(data=types.SimpleNamespace(name="digits")),
+        config=types.SimpleNamespace(data=types.SimpleNamespace(name=data)),
     )
     for function, stub in {
         "readable_rows": lambda model, test: np.arange(2),
-        "figures_folder": lambda workdir, config: workdir,
         "measure_retrieval": lambda *_: {"retrieval": 1.0},
         "measure_writing": lambda *_: {"quality": 1.0},
         "DigitCaptions": lambda *_: lambda pairs: {"digits": 1.0},

@@ -138,6 +138,9 @@ def _loss(velocity, images, condition, seed):
     return flow.loss(velocity, images, condition, *draws)
 
 
+_loss_of = jax.jit(_loss, static_argnums=(0, 3))
+
+
 @pytest.mark.parametrize("shape", [(12,), (4, 3), (2, 2, 3)])
 def test_loss_vanishes_for_the_exact_velocity_of_one_sample(shape):
     one = np.linspace(-1, 1, 12, dtype=np.float32).reshape(1, *shape)
@@ -146,31 +149,38 @@ def test_loss_vanishes_for_the_exact_velocity_of_one_sample(shape):
     def exact(x, t, condition):
         return (condition - x) / (1 - t).reshape(-1, *[1] * len(shape))
 
-    value = jax.jit(_loss, static_argnums=(0, 3))(exact, samples, samples, 0)
+    value = _loss_of(exact, samples, samples, 0)
     assert float(value) < 1e-6  # rounding, over (1 - t)²
+
+
+def _still(x, t, condition):
+    return 0 * x
 
 
 @pytest.mark.parametrize("level", [0.0, 0.5, -1.0])
 def test_loss_of_a_still_velocity_is_the_mean_squared_distance(level):
     """E (c - z)² = c² + 1, of variance 2 + 4c², for z ~ N(0, 1)."""
-    images = jnp.full((512, 8, 8, 1), level)
-    value = _loss(lambda x, t, _: 0 * x, images, None, 1)
+    images = np.full((512, 8, 8, 1), level, np.float32)
+    value = _loss_of(_still, images, None, 1)
     error = np.sqrt((2 + 4 * level**2) / images.size)
     assert abs(float(value) - (level**2 + 1)) < 4 * error
 
 
 def test_loss_draws_time_uniformly_and_noise_independently():
     count = 2**16
-    images = jnp.full((count, 1, 1, 1), 0.25)
-    seen = []
+    images, seen = np.full((count, 1, 1, 1), 0.25, np.float32), []
 
     def record(x, t, condition):
-        seen.append((np.asarray(x, np.float64)[:, 0, 0, 0], np.asarray(t, np.float64)))
+        seen.append((x[:, 0, 0, 0], t))
         return x
 
-    for seed in (0, 1):
-        _loss(record, images, None, seed)
-    (x, t), (_, other_t) = seen
+    @jax.jit
+    def recorded(images):
+        for seed in (0, 1):
+            _loss(record, images, None, seed)
+        return seen
+
+    (x, t), (_, other_t) = jax.tree.map(np.float64, recorded(images))
     assert np.float32(T_MIN) <= t.min() < 1.2 * T_MIN
     assert 1 - 2e-4 < t.max() < 1
     # Bound on the distance of the empirical distribution from the uniform one (p = 1e-5).

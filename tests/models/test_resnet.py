@@ -68,7 +68,7 @@ def run_tiny(name, dtype):
             backbone = module.apply(variables, images, train=False, features="backbone")
         return {"head": heads[0], "backbone": backbone}
 
-    outputs = both(*jax.tree.map(lambda x: jnp.asarray(x, inputs_at), inputs))
+    outputs = both(*jax.tree.map(lambda x: np.asarray(x, inputs_at), inputs))
     return jax.device_get(outputs), golden
 
 
@@ -113,7 +113,7 @@ def test_pointwise_convolution_is_a_product_of_matrices_except_on_tpus(stride, m
 def test_a_fresh_block_is_its_shortcut_and_starts_like_the_original():
     module = ResNet(**RESNET50 | {"stage_sizes": (2, 1), "stage_widths": (64, 128)})
     init = jax.jit(functools.partial(module.init, train=False))
-    variables = init(fast_key(), jnp.zeros((1, 32, 32, 3)))
+    variables = init(fast_key(), np.zeros((1, 32, 32, 3), np.float32))
     params = flatten_dict(jax.device_get(variables["params"]))
     for path, value in params.items():
         if path[-1] == "kernel":

@@ -97,7 +97,7 @@ def test_blocks_that_compute_twice_have_the_same_parameters_and_draws(network):
     np.testing.assert_allclose(plain, again, rtol=1e-5)
 
 
-def test_parameters_have_the_names_of_runs_older_than_kept_keys():
+def test_kept_keys_are_not_among_the_parameters():
     _, _, shapes = shapes_of({}, "text_decoder")
     assert set(shapes) == {"params"}
     names = {"Block_0", "Dense_0", "Dense_1", "Embed_0", "LayerNorm_0", "places"}

@@ -5,6 +5,8 @@ import functools
 import json
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from lzn_jax.release import torch_keys as torch_names
@@ -14,7 +16,8 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 
 def shapes_in_execution_order(module, *inputs):
     """{path: shape} of a network's variables in the order of their creation."""
-    return torch_names.shapes_in_execution_order(lambda key: module.init(key, *inputs, train=False))
+    arrays = jax.tree.map(jnp.asarray, inputs)
+    return torch_names.shapes_in_execution_order(lambda key: module.init(key, *arrays, train=False))
 
 
 def to_variables(module, weights, *inputs):

@@ -1,10 +1,13 @@
 """Tests of modes run in the repository; one way to write a config of an image folder."""
 
+import functools
 from pathlib import Path
 
 import jax
 import pytest
+import small
 
+from lzn_jax.modes import inference
 from lzn_jax.run.devices import make_mesh
 
 ROOT = Path(__file__).parents[2]
@@ -17,6 +20,20 @@ def in_repository():
     with pytest.MonkeyPatch.context() as patch, jax.set_mesh(mesh):
         patch.chdir(ROOT)
         yield
+
+
+@pytest.fixture(scope="module")
+def restored_once():
+    """A run is read once for all modes, so that each of its programs is compiled once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inference, "restore", functools.cache(inference.restore))
+        yield
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """The folder of an untrained run of digits_joint."""
+    return small.untrained_run(tmp_path_factory.mktemp("digits"), small.config())
 
 
 @pytest.fixture(scope="session")

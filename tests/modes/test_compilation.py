@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import small
 
-from lzn_jax import data, errors, main
+from lzn_jax import errors, main
 from lzn_jax.data import load_data
+from lzn_jax.data.batches import TrainingBatches
 from lzn_jax.latent_space import LatentSpace
 from lzn_jax.modes import compile as compile_module
-from lzn_jax.run import clock, costs, devices
+from lzn_jax.run import compiled_time, costs, devices
 
 # Two loops, one inside the other's computations; operands and calls as XLA prints them.
 PROGRAM = """HloModule jit_step, entry_computation_layout={()->f32[]}
@@ -55,7 +56,7 @@ ENTRY %main.6 (p: f32[1]) -> f32[] {
 
 
 def test_collectives_are_counted_by_kind_inside_and_outside_of_loops():
-    assert clock.collectives(clock.parse(PROGRAM)) == {
+    assert compiled_time.collectives(compiled_time.parse(PROGRAM)) == {
         ("outside loops", "all-gather"): 2,
         ("outside loops", "reduce-scatter"): 1,
         ("in loops", "all-reduce"): 1,
@@ -66,7 +67,7 @@ def test_collectives_are_counted_by_kind_inside_and_outside_of_loops():
 def test_the_estimate_is_printed_by_part_and_kind(capsys):
     seconds = {("encoder", "products"): 4e-7, ("encoder", "copies"): 1e-7}
     seconds |= {("zoning", "products"): 5e-7}
-    estimate = clock.Estimate(seconds, 1500, 2, Counter({"sort": 3}), 2e-8)
+    estimate = compiled_time.Estimate(seconds, 1500, 2, Counter({"sort": 3}), 2e-8)
     compile_module._report_clock(estimate, 0.25e-6)
     assert capsys.readouterr().out.splitlines() == [
         "seconds per update, compiler's estimate: 1e-06, 0.0015 million cycles, 25.0% of the "
@@ -76,7 +77,7 @@ def test_the_estimate_is_printed_by_part_and_kind(capsys):
         "estimate, zoning: 5e-07 s, 50.0%: products 100%",
         "without an estimate: 3 sort, 2e-08 s by their bytes; 2 loops counted once",
     ]
-    compile_module._report_clock(clock.Estimate(seconds, None, 0, Counter(), 0.0), 0.25e-6)
+    compile_module._report_clock(compiled_time.Estimate(seconds, None, 0, Counter(), 0.0), 0.25e-6)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == (
         "seconds per update, lower bound: 1e-06, each fusion at the chip's peak or at its "
@@ -89,7 +90,7 @@ def test_the_estimate_is_printed_by_part_and_kind(capsys):
     "jax_exec_time_optimization_effort" not in jax.config.values, reason="JAX 0.12 lacks this"
 )
 def test_there_is_no_estimate_at_low_effort(capsys):
-    estimate = clock.Estimate({("encoder", "products"): 1e-6}, 1500, 0, Counter(), 0.0)
+    estimate = compiled_time.Estimate({("encoder", "products"): 1e-6}, 1500, 0, Counter(), 0.0)
     jax.config.update("jax_exec_time_optimization_effort", -1.0)
     try:
         compile_module._report_clock(estimate, 0.25e-6)
@@ -196,7 +197,7 @@ def test_shapes_of_a_batch_are_those_of_the_data(config):
     config = small.config(config)
     space = LatentSpace(config, devices.make_mesh(1))
     train, _ = load_data(config)
-    with data.TrainingBatches(train, config.training.batch_size, 0, space.transform) as batches:
+    with TrainingBatches(train, config.training.batch_size, 0, space.transform) as batches:
         assert compile_module.batch_shapes(space, config) == batches.shapes()
         batch = next(batches)
     assert {k: (v.shape, v.dtype) for k, v in batch.items()} == {

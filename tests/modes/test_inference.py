@@ -1,12 +1,7 @@
-"""What the modes say and write: of a run on a folder of two classes; the next steps of a run."""
+"""What the modes say and write: of a run on a folder of two classes."""
 
 import csv
-import functools
-import importlib.util
-import json
 import os
-import shlex
-import types
 from pathlib import Path
 
 import numpy as np
@@ -14,30 +9,16 @@ import pytest
 import small
 from PIL import Image
 
-from lzn_jax import configuration, data, plots
+from lzn_jax import data, plots
 from lzn_jax import main as command_line
 from lzn_jax.data.pixels import EncodedImages
-from lzn_jax.evaluation import measurements
 from lzn_jax.modes import inference
-from lzn_jax.run import workdir as workdirs
 
 ROOT = Path(__file__).parents[2]
 FIGURES = {"samples", "unconditional_samples", "reconstructions", "zones", "tasks"}
 FIGURES |= {"classification", "retrieval", "embedding", "curves"}  # of evaluations
 
-
-@pytest.fixture(scope="module", autouse=True)
-def restored_once():
-    """A run is read once for all modes, so that each of its programs is compiled once."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(inference, "restore", functools.cache(inference.restore))
-        yield
-
-
-@pytest.fixture(scope="module")
-def digits(tmp_path_factory):
-    """The folder of an untrained run of digits_joint."""
-    return small.untrained_run(tmp_path_factory.mktemp("digits"), small.config())
+pytestmark = pytest.mark.usefixtures("restored_once")
 
 
 @pytest.fixture(scope="module")
@@ -229,114 +210,3 @@ def test_an_empty_input_is_refused(run, capsys, mode):
     assert command_line.main([*run[0], f"--mode={mode}", *pair, "--input="]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert line.startswith("error: --input is empty")
-
-
-SHORT = [f"text.{name}=2" for name in ("max_length", "context_size")]
-
-
-@pytest.mark.parametrize(
-    ("asked", "summary", "figures"),
-    [
-        ("held_out", "summary.json", "figures"),
-        ("skin_tones", "summary_skin_tones.json", "figures/skin_tones"),
-    ],
-)
-def test_numbers_and_pictures_of_another_set_have_names_of_their_own(
-    asked, summary, figures, tmp_path, monkeypatch, caplog
-):
-    caplog.set_level("INFO", "lzn_jax")
-    own = configuration.load("configs/emoji_text.py", SHORT)
-    workdirs.record(own, tmp_path)
-    (tmp_path / "summary.json").write_text('{"step": 1}')
-    given = []
-
-    def evaluate(*arguments):
-        given.extend(arguments)
-        return {f"{asked}_examples": 7.0}
-
-    space = types.SimpleNamespace(prepare_evaluation=given.append)
-    run = types.SimpleNamespace(space=space, step=3)
-    monkeypatch.setattr(measurements, "evaluate", evaluate)
-    monkeypatch.setattr(inference, "restore", lambda *_: run)
-    monkeypatch.setattr(inference.data, "load_data", lambda config: ("train", "test"))
-    config = configuration.load("configs/emoji_text.py", [*SHORT, f"data.test_set={asked}"])
-    inference.evaluate(config, tmp_path)
-    assert given == ["test", run, "train", "test", tmp_path]
-    assert measurements.figures_folder(tmp_path, config) == tmp_path / figures
-    assert json.loads((tmp_path / summary).read_text()) == {"step": 3, f"{asked}_examples": 7.0}
-    if summary != "summary.json":
-        assert (tmp_path / "summary.json").read_text() == '{"step": 1}'
-        expected = f"skin_tones is not the run's data set: results go to {summary} and {figures}"
-        assert expected in caplog.text
-
-
-@pytest.fixture
-def without_a_page(monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-
-
-def test_the_page_is_the_third_where_it_can_be_had(monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name == "gradio")
-    config = small.config("configs/digits_joint.py")
-    lines = inference.next_steps(config, Path("a folder"))
-    assert len(lines) == 7
-    assert lines[-1] == "    python -m lzn_jax.demo '--workdir=a folder'"
-
-
-def commands(name, workdir="unused", **changes):
-    """Flags of the commands that are shown for a config."""
-    first, *lines = inference.next_steps(
-        small.config(f"configs/{name}.py", **changes), Path(workdir)
-    )
-    assert first == "next steps:"
-    assert all(line.endswith(":") for line in lines[::2])
-    split = [shlex.split(line) for line in lines[1::2]]
-    assert all(
-        command[:4] == ["python", "-m", "lzn_jax.main", f"--workdir={workdir}"] for command in split
-    )
-    return [command[3:] for command in split]
-
-
-EXPECTED = {
-    ("digits_text",): ["--target=text", "--source=label", "--source=text"],
-    ("digits_joint",): ["--source=label", "--mode=sample", "--mode=classify"],
-    ("digits_gen",): ["--mode=sample", "--mode=reconstruct", "--mode=embed"],
-    ("digits_alone",): ["--source=label", "--mode=sample", "--mode=classify"],
-    ("digits_repr",): ["--mode=embed", "--mode=evaluate", "--config.training.num_steps=4"],
-    ("digits_joint", "latent__enabled=False"): [
-        "--mode=sample", "--mode=reconstruct", "--config.training.num_steps=4",
-    ],
-    ("digits_joint", "training__generation_weight=0"): [
-        "--mode=classify", "--mode=embed", "--config.training.num_steps=4",
-    ],
-    ("digits_text", "objective=infonce"): ["--mode=embed", "--config.training.num_steps=4"],
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("case", EXPECTED)
-def test_each_space_is_asked_what_it_can_do(case, without_a_page, monkeypatch):
-    monkeypatch.setattr(data, "load", None)  # without a look at the data
-    name, *changes = case
-    shown = commands(name, **dict(change.split("=") for change in changes))
-    for flags, expected in zip(shown, EXPECTED[case], strict=True):
-        assert expected in flags
-        assert len({flag.partition("=")[0] for flag in flags}) == len(flags)
-
-
-@pytest.mark.parametrize(
-    ("name", "example"), [("digits_joint", "0,1"), ("fashion_joint", "T-shirt/top,trouser")]
-)
-def test_labels_are_suggested_by_the_names_of_the_data(name, example, without_a_page):
-    assert f"--input={example}" in commands(name)[0]
-
-
-def test_the_commands_work(digits, without_a_page):
-    for flags in commands("digits_joint", digits):
-        assert command_line.main(flags) == 0, flags
-
-
-@pytest.mark.slow
-def test_the_commands_of_texts_work(without_a_page, tmp_path):
-    small.untrained_run(tmp_path, small.config("configs/digits_text.py"))
-    for flags in commands("digits_text", tmp_path):
-        assert command_line.main(flags) == 0, flags

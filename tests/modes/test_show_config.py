@@ -1,4 +1,4 @@
-"""--mode=show_config: the resolved config and what it means, without JAX and without a run."""
+"""--mode=show_config: the plan, the resolved config and what it means, without a run."""
 
 import ast
 from pathlib import Path
@@ -19,7 +19,9 @@ def in_repository(monkeypatch):
 def shown(capsys, *overrides):
     """What the mode prints of each field: name -> (is marked, value, meaning)."""
     assert main.main([*COMMAND, *(f"--config.{each}" for each in overrides)]) == 0
-    legend, *lines = capsys.readouterr().out.splitlines()
+    plan, printed = capsys.readouterr().out.split("\n\n")
+    assert plan.splitlines()[0].startswith("zones of image; latents by ")
+    legend, *lines = printed.splitlines()
     assert legend.startswith("* differs from its default")
     fields = {}
     for line in lines:

@@ -17,11 +17,12 @@ from PIL import Image
 
 import lzn_jax
 from lzn_jax import configuration, evaluation, extensions, loading, share
+from lzn_jax import files as files_module
 from lzn_jax.data.digit_captions import DIGITS, LEANS, WEIGHTS
 from lzn_jax.errors import UserError
+from lzn_jax.evaluation.headline import OF_EVALUATION
 from lzn_jax.release import shared_model
-from lzn_jax.run import devices, log
-from lzn_jax.run import files as files_module
+from lzn_jax.run import devices
 
 NAME = "me/digits"
 NEEDED = ["SHA256SUMS", "config.json", "weights.safetensors"]
@@ -151,7 +152,7 @@ def test_the_card_has_use_data_metrics_and_pictures(run, folder):
 @pytest.mark.usefixtures("restored")
 def test_the_card_shows_ten_metrics_figures_licence_and_origin(workdir, tmp_path, monkeypatch):
     monkeypatch.setattr("lzn_jax.data.digits.LICENCE", "Some licence.", raising=False)
-    names = [*log.OF_EVALUATION[::-1], "own"]
+    names = [*OF_EVALUATION[::-1], "own"]
     (workdir / "summary.json").write_text(json.dumps(dict.fromkeys(names, 10**400)))
     origin = {"repository": "them/theirs", "revision": "0123", "file": "x.pt", "sha256": "ab"}
     (workdir / "released.json").write_text(json.dumps(origin))
@@ -161,7 +162,7 @@ def test_the_card_shows_ten_metrics_figures_licence_and_origin(workdir, tmp_path
     (tmp_path / "link").symlink_to(workdir)  # of the work folder itself
     assert share.main([f"--workdir={tmp_path / 'link'}"]) == 0
     card = (workdir / "shared" / "README.md").read_text()
-    table = [f"| {name} | {10**400} |" for name in log.OF_EVALUATION[:10]]
+    table = [f"| {name} | {10**400} |" for name in OF_EVALUATION[:10]]
     assert "\n".join(["|---|---|", *table, "", f"10 of {len(names)} metrics"]) in card
     assert "Data set: `digits`. Some licence.\n" in card
     assert "from x.pt of https://huggingface.co/them/theirs (MIT licence), revision 0123." in card

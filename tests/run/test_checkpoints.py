@@ -2,7 +2,6 @@
 
 import errno
 import functools
-import json
 import os
 import shutil
 import subprocess
@@ -15,9 +14,9 @@ import optax
 import pytest
 import small
 
+from lzn_jax import files as files_module
 from lzn_jax.errors import UserError
 from lzn_jax.run import checkpoints, devices
-from lzn_jax.run import files as files_module
 from lzn_jax.run.checkpoints import Checkpoints
 
 
@@ -117,8 +116,9 @@ def _emptied(newest, _):
 
 
 def _of_an_earlier_step(newest, older):
-    (newest / "SHA256SUMS").unlink()
     shutil.copytree(older / "progress", newest / "progress", dirs_exist_ok=True)
+    names = [path.relative_to(newest).as_posix() for path in _files(newest / "progress")]
+    files_module.add_files(newest, names)
 
 
 # What is done to the newest checkpoint, and what is said of it.
@@ -140,6 +140,10 @@ DAMAGE = {
     "no list": (
         lambda newest, _: (newest / "SHA256SUMS").write_bytes(bytes(3000)),
         "2 is skipped: file SHA256SUMS is not a list",
+    ),
+    "no file of checksums": (
+        lambda newest, _: (newest / "SHA256SUMS").unlink(),
+        "2 is skipped: file context/_METADATA has no checksum",
     ),
 }
 
@@ -174,19 +178,6 @@ def test_reading_changes_nothing_even_beside_a_save_under_way(workdir):
     assert _restore(workdir)[0] == 1
     after = {path: path.read_bytes() if path.is_file() else None for path in workdir.rglob("*")}
     assert after == before
-
-
-def test_a_checkpoint_without_checksums_is_said_to_be_unverified(workdir, caplog):
-    """Earlier versions had none, or those of arrays, in progress."""
-    folder = workdir / "checkpoints" / "2"
-    (folder / "SHA256SUMS").unlink()
-    progress = folder / "progress" / "metadata"
-    progress.write_text(json.dumps({**json.loads(progress.read_text()), "checksums": {"a": "0"}}))
-    step, items = _restore(workdir)
-    assert step == 2
-    _assert_holds(items, 2)
-    (line,) = [record.getMessage() for record in caplog.records]
-    assert line == "checkpoint 2 has no SHA256SUMS and is not verified"
 
 
 def test_where_none_is_good_nothing_starts_again(workdir):

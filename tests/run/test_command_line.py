@@ -4,7 +4,7 @@ import jax
 import pytest
 
 import lzn_jax
-from lzn_jax.run import files
+from lzn_jax import files
 
 
 @pytest.mark.parametrize("chosen", ["elsewhere", None])

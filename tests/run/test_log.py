@@ -1,4 +1,4 @@
-"""What a run logs: metrics that survive a kill and a restart, progress, rates, use of time."""
+"""What a run logs: metrics that survive a kill and a restart, rates, use of time."""
 
 import io
 import json
@@ -15,8 +15,9 @@ import small
 from PIL import Image
 
 from lzn_jax.errors import UserError
+from lzn_jax.progress import progress
 from lzn_jax.run import log as log_module
-from lzn_jax.run.log import Goodput, LateMetrics, MetricLog, progress
+from lzn_jax.run.log import Goodput, LateMetrics, MetricLog
 
 
 def _metrics(workdir):
@@ -179,33 +180,6 @@ def test_a_service_that_ends_ends_no_run(tmp_path, caplog):
     assert "continues without it" in record.getMessage()
 
 
-@pytest.mark.parametrize(
-    ("metrics", "lines"),
-    [
-        (
-            {"precision": 0.5, "nearest": 9.0, "fd_features": 1.23456, "sample_accuracy": 0.75}
-            | {"reconstruction_l2": 0.125, "test_accuracy": 1.0, "recall": 0.5},
-            """step 7, 5 of 7 metrics (all: summary.json):
-  test_accuracy      1
-  fd_features        1.235
-  sample_accuracy    0.75
-  reconstruction_l2  0.125
-  precision          0.5""",
-        ),
-        (
-            {"own": 0.5, "sound_to_text_exact": 2, "tones_examples": 221.0},
-            """step 7 on 221 tones examples, 1 of 3 metrics (all: summary.json):
-  sound_to_text_exact  2""",
-        ),
-        ({"own": 2.0}, "step 7, 1 of 1 metrics (all: summary.json):\n  own  2"),
-        ({}, "step 7, 0 of 0 metrics (all: summary.json):"),
-    ],
-)
-def test_an_evaluation_ends_with_its_five_metrics_in_a_column(metrics, lines):
-    shown = log_module.most_important(metrics, 5)
-    assert log_module.of_evaluation(7, metrics, shown, "summary.json") == lines.splitlines()
-
-
 class Timed(Goodput):
     """Buckets of a clock that only `now` and `spend` move."""
 
@@ -264,25 +238,6 @@ def test_goodput_adds_up_the_starts_of_a_run_as_far_as_they_were_written(tmp_pat
     for text in ("{torn", "[" * 100_000):
         (tmp_path / "goodput.json").write_text(text)
         goodput.resume(tmp_path)  # without a word: it is no result of the run
-
-
-def test_progress_without_a_terminal_prints_few_plain_lines(monkeypatch):
-    stderr = io.StringIO()
-    monkeypatch.setattr(sys, "stderr", stderr)
-    with progress(1000, "train", initial=200) as outer:
-        with progress(1, "evaluation") as inner:  # moves no cursor
-            inner.set_postfix_str("one", refresh=True)
-            inner.update(1)
-        for _ in range(800):
-            outer.update(1)
-            outer.set_postfix_str("loss 0.123", refresh=False)
-    text = stderr.getvalue()
-    assert not {"\r", "\x1b"} & set(text)
-    first, *nested, last = text.splitlines()
-    assert first.startswith("train: 20% 200/1000")
-    assert "evaluation: 0% 0/1 [00:00<?, ? step/s, one]" in nested
-    assert last.startswith("train: 100% 1000/1000")
-    assert last.endswith("step/s, loss 0.123]")
 
 
 @pytest.mark.parametrize("peak_steps", [None, 20.0])

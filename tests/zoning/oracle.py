@@ -190,15 +190,15 @@ def adams_decode(latents, anchors, num_steps, order, log_weights):
 
 def _on_grid(start, own, anchors, solver, log_weights):
     """End and log assignments of a solver whose noise levels are the same for all points."""
-    times = solver.times("anchors" if own is None else "prior")
-    factors = solver.factors(times)
-    t, u = times[0], start
+    levels = solver.noise_levels("anchors" if own is None else "prior")
+    factors = solver.factors(levels)
+    t, u = levels[0], start
     if own is None:
         own = np.zeros(len(start), int)
         u = (start - (1 - t) * anchors[own]) / t
     drift = drift_from(anchors, own, log_weights)
     drifts, log_assignments = [], []
-    for t, after, weights in zip(times[:-1], times[1:], factors, strict=True):
+    for t, after, weights in zip(levels[:-1], levels[1:], factors, strict=True):
         at, log_p = drift(u, np.array([(1 - t) / t]))
         drifts.insert(0, at)  # those before the start are 0
         log_assignments.append(log_p)

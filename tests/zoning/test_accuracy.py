@@ -135,15 +135,15 @@ def test_improbable_assignments_keep_their_digits(solver):
     np.testing.assert_allclose(log_probs, exact, rtol=2e-5, atol=2e-5)
 
 
-@functools.partial(jax.jit, static_argnums=3)
-@functools.partial(jax.grad, argnums=(0, 1))
-def _gradient(anchors, partners, noise, form):
-    latents = form.compute_latents(anchors, noise, solver=EULER)
-    return form.alignment_loss(latents, partners, OWN, solver=EULER)[0]
+@functools.partial(jax.jit, static_argnames=("form", "solver", "num_steps"))
+@functools.partial(jax.grad, argnums=(0, 1), has_aux=True)
+def _gradients(anchors, partners, noise, form, **setting):
+    latents = form.compute_latents(anchors, noise, **setting)
+    return form.alignment_loss(latents, partners, jnp.asarray(OWN), **setting)[0], latents
 
 
 @CASES
-def test_gradient_of_the_alignment_loss(case):
+def test_latents_and_gradient_of_the_alignment_loss(case):
     """20 + 20 Euler steps, noise scale 0.45, log form, with respect to both anchor sets.
 
     Among Gaussian anchors most assignments are saturated and the gradient is a difference of
@@ -151,9 +151,11 @@ def test_gradient_of_the_alignment_loss(case):
     """
     anchors, partners, noise = _problem(case, seed=6)
     noise = np.float32(0.45) * noise
-    gradients = _gradient(anchors, partners, noise, zoning)
-    exact = in_float64(lambda *arrays: _gradient(*arrays, plain), anchors, partners, noise)
-    for gradient, reference in zip(gradients, exact, strict=True):
+    gradients, latents = _gradients(anchors, partners, noise, form=zoning, solver=EULER)
+    of_plain = functools.partial(_gradients, form=plain, num_steps=STEPS)
+    exact = in_float64(of_plain, anchors, partners, noise)
+    assert relative_error(latents, exact[1]) <= LATENT_BOUND
+    for gradient, reference in zip(gradients, exact[0], strict=True):
         off = np.max(np.abs(np.asarray(gradient) - reference))
         is_saturated = case == "gaussian" and off <= 1e-6
         bound = 1e-4 if "triplet" in case else 1e-5

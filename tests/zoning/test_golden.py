@@ -83,7 +83,7 @@ def test_latents(name):
         assert np.all(same.sum(axis=1) == 1)
     log_weights = _filled(np.zeros(len(anchors)), n, value=-np.inf)
     inputs = _filled(anchors, n, q), _filled(noise, m, q), _filled(own, m)
-    latents = compute_latents(*inputs, solver=solver, log_weights=log_weights)
+    latents = np.asarray(compute_latents(*inputs, solver=solver, log_weights=log_weights))
     _assert_close(latents[: len(noise), : noise.shape[1]], expected)
 
 
@@ -108,14 +108,14 @@ def test_decoding(name, weighted):
         weights = arrays["class_weights" if is_label else "rev_weights"]
     kwargs = {"solver": solver, "log_weights": _filled(_log(weights), n, value=-np.inf)}
     inputs = _filled(latents, m, q), _filled(anchors, n, q)
-    points, assignments = _ends(*inputs, **kwargs)
+    points, assignments = jax.device_get(_ends(*inputs, **kwargs))
     rows, width = latents.shape
     _assert_close(points[:rows, :width], arrays[f"{kind}_final_f64"])
     pdfs = arrays[f"{kind}_pdfs_f64"]
     expected = pdfs / pdfs.sum(axis=-1, keepdims=True)
     _assert_close(assignments[:, :rows, : len(anchors)], expected)
     if is_label:
-        predictions = classify(*inputs, **kwargs)[:rows]
+        predictions = np.asarray(classify(*inputs, **kwargs))[:rows]
         np.testing.assert_array_equal(predictions, arrays[f"{kind}_pred_f64"])
 
 
@@ -138,7 +138,7 @@ def test_alignment_loss_and_gradients(name):
     n, q = arrays["anchors1"].shape
     own = _filled(np.arange(n), 32)
     found = _alignment(*inputs, own, np.arange(32) < n, solver=solver, cutoff=cutoff)
-    (value, latents), gradients = found
+    (value, latents), gradients = jax.device_get(found)
     _assert_close(value, arrays["loss_f64"])
     _assert_close(latents[:n, :q], arrays["latents_f64"])
     for found, name in zip(gradients, ("grad_anchors1_f64", "grad_anchors2_f64"), strict=True):

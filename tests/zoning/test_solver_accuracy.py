@@ -5,10 +5,11 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import oracle
 import pytest
 
 from lzn_jax import zoning
-from lzn_jax.zoning.solvers import OneStep
+from lzn_jax.zoning.flow import Mixture
 
 PAGE = Path(__file__).parents[2] / "docs" / "zoning.md"
 
@@ -31,19 +32,25 @@ def test_an_own_solver_has_its_order_and_few_lines(runge_kutta):
     assert found.error < 2e-3
 
 
-def test_the_plain_form_takes_an_own_solver(runge_kutta, x64):
+def test_a_table_is_that_of_the_example_on_two_anchors():
+    anchors, latent = np.float32([[-2], [2]]), np.float32([[1]])
+    mixture = Mixture(anchors, np.zeros(2, np.float32))
+    table = zoning.Euler(2).towards_anchors(mixture)(None, None)
+    columns = [np.ravel(a) for a in (table.r_SxP, table.weights_SxDxP, table.end_weights_SxP)]
+    np.testing.assert_allclose(columns, [[0, 1], [1, 0], [0, 1]], atol=1e-12)
+    assert table.t_end == 0
+    end = zoning.decode(latent, anchors, solver=zoning.Euler(2))
+    np.testing.assert_allclose(end, [[2 * np.tanh(2)]], rtol=1e-6)
+
+
+def test_an_own_solver_takes_its_steps(runge_kutta, x64):
     anchors, noise = np.random.default_rng(0).normal(size=(2, 6, 3))
-    latents = zoning.compute_latents(anchors, noise, solver=runge_kutta(30))
-    expected = zoning.plain.compute_latents(anchors, noise, solver=runge_kutta(30))
+    latents = np.asarray(zoning.compute_latents(anchors, noise, solver=runge_kutta(30)))
+    expected = oracle.compute_latents(anchors, noise, solver=runge_kutta(30))
     np.testing.assert_allclose(latents, expected, rtol=1e-7)
     ends = zoning.decode(latents, anchors, solver=runge_kutta(30))
-    expected = zoning.plain.decode(latents, anchors, solver=runge_kutta(30))
+    expected = oracle.decode(latents, anchors, solver=runge_kutta(30))
     np.testing.assert_allclose(ends, expected, rtol=1e-7)
-
-
-def test_the_plain_form_names_a_solver_that_it_does_not_take():
-    with pytest.raises(ValueError, match=r"plain takes .* of OnGrid, got OneStep\(sharp"):
-        zoning.plain.decode(np.ones((1, 2)), np.ones((1, 2)), solver=OneStep(1.0))
 
 
 def test_eulers_errors_are_those_of_its_latents():

@@ -16,7 +16,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from lzn_jax.errors import UserError
-from lzn_jax.run import devices
 
 FILE = "SHA256SUMS"
 
@@ -72,12 +71,17 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "lzn_jax"
 
 
+def is_writer() -> bool:
+    """Whether this process writes the files of the run."""
+    return not jax.distributed.is_initialized() or jax.process_index() == 0
+
+
 def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
     """Writes a file atomically: readers, also after a crash, find the old or the new content.
 
     Creates the parent folder. With several processes, only the writer writes.
     """
-    if not devices.is_writer():
+    if not is_writer():
         return
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -90,6 +94,14 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value of a JSON text; raises ValueError if it is not JSON or too deeply nested."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("too deeply nested") from error
 
 
 def plain(value: Any) -> Any:

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lzn_jax import files
 from lzn_jax.errors import UserError
-from lzn_jax.run import files
 
 
 def test_json_keeps_order_is_valid_and_survives_what_it_cannot_hold(tmp_path):

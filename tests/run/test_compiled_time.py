@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from lzn_jax.run import clock, costs
+from lzn_jax.run import compiled_time, costs
 
 # What compilers of TPUs write, with cycles and iterations of our own.
 PROGRAM = """HloModule jit_update, entry_computation_layout={(f32[8]{0:T(256)})->f32[8]{0:T(256)}}
@@ -124,7 +124,7 @@ ENTRY %main.4 (a: f32[8,4]) -> f32[8,4] {
 
 
 def test_cycles_are_summed_by_part_and_kind_times_iterations():
-    found = clock.estimate(clock.parse(PROGRAM), costs.Chip(1.0, 16.0, 2.0))
+    found = compiled_time.estimate(compiled_time.parse(PROGRAM), costs.Chip(1.0, 16.0, 2.0))
     assert found.seconds == {
         ("image encoder", "products"): 350,
         ("alignment", "elementwise"): (3 * 10 + 10) / 2,
@@ -141,7 +141,7 @@ def test_cycles_are_summed_by_part_and_kind_times_iterations():
 
 
 def test_a_gpus_time_is_bounded_by_operations_and_bytes():
-    found = clock.estimate(clock.parse(ON_A_GPU), costs.Chip(100.0, 100.0))
+    found = compiled_time.estimate(compiled_time.parse(ON_A_GPU), costs.Chip(100.0, 100.0))
     convolution = 2 * 4 * 4 * 5 * 27 / 100
     assert found.seconds == {
         ("image encoder", "products"): (32 + 8 + 16) * 4 / 100,  # bytes; operations take 1.28
@@ -153,7 +153,7 @@ def test_a_gpus_time_is_bounded_by_operations_and_bytes():
         ("other", "copies"): 2 * 128 / 100,
     }
     assert found.cycles is None
-    fast = clock.estimate(clock.parse(ON_A_GPU), costs.Chip(100.0, 1e9))
+    fast = compiled_time.estimate(compiled_time.parse(ON_A_GPU), costs.Chip(100.0, 1e9))
     assert fast.seconds["image encoder", "products"] == 2 * 8 * 2 * 4 / 100
     assert fast.seconds["text encoder", "products"] == 2 * 8 * 2 * 4 / 100
     assert fast.seconds["text decoder", "products"] == pytest.approx(3 * 2 * 8 * 2 * 4 / 100)
@@ -164,6 +164,8 @@ def test_a_program_of_a_cpu_has_no_estimate():
         return jax.lax.scan(lambda x, _: (jnp.sin(x @ x), None), x, None, length=3)[0]
 
     compiled = jax.jit(function).lower(jnp.eye(64)).compile()
-    found = clock.estimate(clock.parse(compiled.as_text()), costs.Chip(1.0, 1.0, 1.0))
+    found = compiled_time.estimate(
+        compiled_time.parse(compiled.as_text()), costs.Chip(1.0, 1.0, 1.0)
+    )
     assert found.seconds == {}
     assert sum(found.unknown.values()) > 0

@@ -11,10 +11,10 @@ import pytest
 import torch_writer
 from torch_writer import Parameter, View, write, write_stream
 
+from lzn_jax import torch_files
 from lzn_jax.errors import UserError
-from lzn_jax.release import torch_files
 
-GOLDEN = Path(__file__).parents[1] / "golden"
+GOLDEN = Path(__file__).parent / "golden"
 SIX = np.arange(6, dtype=np.float32)
 GLOBAL = b"ccollections\nOrderedDict\n"
 W = {"w": SIX}  # a storage

@@ -1,11 +1,7 @@
 """One space of images and texts (paper figure 1): emoji of 32x32 pixels and their names.
 
-    python -m lzn_jax.main --config=configs/emoji_text.py
-
-Expected: recall@1 among 319 texts of new emoji 0.09, recall@10 0.33; F1 of words in decoded texts
-0.18 (three seeds). Images are blurred, rare names misspelt (docs/text.md).
-Cost: 20 minutes of training on two CPU cores, extrapolated from 110 updates, and 2 for compilation
-and evaluation.
+pip install -e '.[emoji]'
+python -m lzn_jax.main --config=examples/emoji/config.py
 """
 
 import ml_collections
@@ -16,8 +12,9 @@ from lzn_jax import configuration
 def get_config() -> ml_collections.ConfigDict:
     """The config of this experiment."""
     config = configuration.blank()
+    config.extensions = ("emoji.py",)
     config.study = "pairs"
-    config.data.name = "emoji"
+    config.data.name = "openmoji"
     config.data.image_size = 32
 
     config.latent.dim = 64

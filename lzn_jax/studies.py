@@ -1,0 +1,34 @@
+"""The studies of the paper, and what a run of the package's types measures, by name."""
+
+from lzn_jax import parts
+
+for _name, _function in (
+    ("representations", "representation:measure"),
+    ("classification", "classification:measure"),
+    ("samples", "samples:measure"),
+    ("reconstruction", "samples:measure_reconstruction"),
+    ("texts", "texts:measure"),
+):
+    parts.add("measurement", _name, f"lzn_jax.evaluation.{_function}")  # imported by evaluations
+parts.add("figure", "tasks", "lzn_jax.evaluation.tasks:draw")
+
+
+def _study(
+    name: str, types: tuple[str, ...], *alignments: str, **decoder: str | tuple[str, ...]
+) -> None:
+    conditions = {f"decoder.{field}": value for field, value in decoder.items()}
+    parts.add("study", name, {"types": types, "alignments": alignments, **conditions})
+
+
+_study("generation", ("image",))
+_study("alone", ("image", "label"))  # without alignment, a label is a set of zones of images
+_study("representation", ("image",), "image:image")
+_study("joint", ("image", "label"), "image:label", condition="label")
+_study(
+    "pairs", ("image", "text"), "image:text", "text:image",
+    condition="text", latents=("text", "image"),
+)  # fmt: skip
+_study(
+    "text", ("image", "label", "text"), "image:text", "image:label", "text:label",
+    condition="text", latents=("text", "image"),
+)  # fmt: skip
