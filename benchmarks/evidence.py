@@ -158,8 +158,8 @@ VARIANTS: dict[str, dict[str, list[str]]] = {
         "adams": ADAMS,
         "prob": PROB,
         # Decoders that learn from latents of their own type alone, or of the other.
-        "own_latents": ["decoder.latents=('image',)", "text_decoder.latents=('text',)"],
-        "partner_latents": ["decoder.latents=('text',)", "text_decoder.latents=('image',)"],
+        "own_latents": ["decoder.sources=('image',)", "text_decoder.sources=('text',)"],
+        "partner_latents": ["decoder.sources=('text',)", "text_decoder.sources=('image',)"],
         "latent_alone": ["decoder.condition=None"],
     },
 }

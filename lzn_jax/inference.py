@@ -72,12 +72,12 @@ def encode(
         solver = space.alignment_solver if is_table else space.solver
         noise = noise_scale * prior(space, key, index, source)
         keys = keys_by_index(key, f"{source}_members", index)
-        return encoder.latents(model, samples, noise, keys, solver)
+        return encoder.encode(model, samples, noise, keys, solver)
     rows = {"anchors": encoder.anchors(model.variables, samples), "index": index}
-    return latents(space, model.context.get(source), key, noise_scale, rows, source)
+    return draw_latents(space, model.context.get(source), key, noise_scale, rows, source)
 
 
-def latents(
+def draw_latents(
     space: LatentSpace,
     context: Context | None,
     key: PRNGKeyArray,

@@ -177,7 +177,7 @@ def _checked_type(name: str, made: Any, config: ConfigDict) -> DataType:
         for needed in (*sources, decoder.condition):
             require(needed in (None, *config.types), f"{owner} needs {needed!r} among types")
     owner = f"the encoder of type {name!r}"
-    if encoder is not None and not hasattr(encoder, "latents"):
+    if encoder is not None and not hasattr(encoder, "encode"):
         _check_members(owner, encoder, (*Encoder.__annotations__, "init", "zones", "anchors"))
     if isinstance(encoder, NetworkEncoder):
         got, needed = encoder.anchors_shape(), f"{owner} must give anchors (n, {dim})"

@@ -262,7 +262,7 @@ def _points(
         scale = jax.random.uniform(use_key, (len(noise), 1))
     name, solver = plan.flow
     with parts.mistakes(f"solver {name!r}"):
-        return zones[draw.source][0].latents(scale * noise, solver)
+        return zones[draw.source][0].draw(scale * noise, solver)
 
 
 def _decoded(

@@ -26,9 +26,9 @@ _study("representation", ("image",), "image:image")
 _study("joint", ("image", "label"), "image:label", condition="label")
 _study(
     "pairs", ("image", "text"), "image:text", "text:image",
-    condition="text", latents=("text", "image"),
+    condition="text", sources=("text", "image"),
 )  # fmt: skip
 _study(
     "text", ("image", "label", "text"), "image:text", "image:label", "text:label",
-    condition="text", latents=("text", "image"),
+    condition="text", sources=("text", "image"),
 )  # fmt: skip

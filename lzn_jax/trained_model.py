@@ -146,7 +146,7 @@ class TrainedModel:
             raise UserError(f"nothing is aligned with {source}s, so they have no anchors")
         return self.space.anchors(self.model.variables, encoded, source)
 
-    def latents(
+    def draw_latents(
         self,
         anchors: Float[np.ndarray | Array, "n q"],
         noise_scale: float,
@@ -174,8 +174,12 @@ class TrainedModel:
         context = self.model.context.get(source) if among is None else Context(jnp.asarray(among))
         if context is None or len(context.anchors) == 0:
             rows = {name: jnp.asarray(each) for name, each in request.items()}
-            return np.asarray(inference.latents(self.space, None, key, noise_scale, rows, name))
-        return self._run(inference.latents, request, "zoning", context, key, noise_scale, name=name)
+            return np.asarray(
+                inference.draw_latents(self.space, None, key, noise_scale, rows, name)
+            )
+        return self._run(
+            inference.draw_latents, request, "zoning", context, key, noise_scale, name=name
+        )
 
     def encode(
         self,
@@ -240,21 +244,21 @@ class TrainedModel:
         """Features of samples of the main type by name, see `main_feature`.
 
         These are the encoder's features, `latent` and `latent_centre` (α = 0). `noise` names the
-        noise of `latent`, see `latents`.
+        noise of `latent`, see `draw_latents`.
         """
         source = self.main_type
         encoder, images = self._encoder(source), self._encoded(images, source)
         variables = self.model.variables
         features = self._run(inference.features, images, "encoding", variables, source=source)
         anchors = features[encoder.anchor_feature]
-        return features | self.latents_by_name(anchors, key, noise=noise)
+        return features | self.latent_features(anchors, key, noise=noise)
 
-    def latents_by_name(
+    def latent_features(
         self, anchors: np.ndarray, key: PRNGKeyArray | None = None, **options: Any
     ) -> dict[str, Float[np.ndarray, "n q"]]:
-        """Results of `latents`: `latent` at the config's α and `latent_centre` at α = 0."""
+        """Results of `draw_latents`: `latent` at the config's α and `latent_centre` at α = 0."""
         scales = {"latent": self.config.latent.noise_scale, "latent_centre": 0.0}
-        return {n: self.latents(anchors, scale, key, **options) for n, scale in scales.items()}
+        return {n: self.draw_latents(anchors, scale, key, **options) for n, scale in scales.items()}
 
     def classify(self, samples: Any, *, source: str | None = None) -> inference.Predictions:
         """Classes of samples and their probabilities, at the centres of the zones (paper §5)."""
@@ -426,7 +430,7 @@ class TrainedModel:
         self._encoder(source)
         if inference.cuts_zones(self.space, self.model, source):
             anchors = self.space.anchors(self.model.variables, samples, source)
-            return self.latents(anchors, noise_scale, key, source=source)
+            return self.draw_latents(anchors, noise_scale, key, source=source)
         request = {"samples": samples, "index": np.arange(len(samples))}
         arrays = self.model, key_or_seed(key, self.config.seed), noise_scale
         return self._run(inference.encode, request, "encoding", *arrays, source=source)

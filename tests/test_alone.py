@@ -168,8 +168,8 @@ def test_an_alignment_by_a_flag_gives_labels_anchors():
         ),
         ({"latent__enabled": False}, "a one-pass decoder requires latent.enabled, got False"),
         (
-            {"decoder__latents": "()", "decoder__condition": "label"},
-            "a one-pass decoder requires decoder.latents",
+            {"decoder__sources": "()", "decoder__condition": "label"},
+            "a one-pass decoder requires decoder.sources",
         ),
         ({"training__queries": 1}, "training.queries must be >= 2 for a loss between sets, got 1"),
         ({"decoder__set_patch_size": 9}, "must be <= data.image_size 8, got 9"),

@@ -37,7 +37,7 @@ _METADATA = {
 }
 _OPTIONS = """
 text.alphabet= text.alphabet=xyz text.max_length=1 text.max_length=9 text_encoder.num_heads=3
-text_decoder.latents=('sound',) text_decoder.latents=()
+text_decoder.sources=('sound',) text_decoder.sources=()
 decoder.condition=sound training.text_weight=0 sampling.top_p=0 sampling.temperature=-1
 objective=clip data.captions=False data.tokenizer_path=x.json
 """

@@ -352,11 +352,11 @@ def _refused(name, latents, condition):
     if condition == "image":
         return "decoder.condition must not be"
     if name == "digits_alone" and "label" in latents:  # which has no anchors there
-        return "decoder.latents must not name 'label'"
+        return "decoder.sources must not name 'label'"
     if not latents and condition is None:
-        return "decoder.latents must name a type"
+        return "decoder.sources must name a type"
     if not latents and name == "digits_alone":
-        return "a one-pass decoder requires decoder.latents"
+        return "a one-pass decoder requires decoder.sources"
     return None
 
 
@@ -395,7 +395,7 @@ FAST = [("digits_text", latents, "text") for latents in ((), ("image", "label", 
     + small.slow(*(case for case in CASES if case[0] == "digits_text" and case not in FAST)),
 )
 def test_any_sources_and_condition_of_a_decoder_work_or_are_one_line(name, latents, condition):
-    changes = {"decoder__latents": latents, "decoder__condition": condition}
+    changes = {"decoder__sources": latents, "decoder__condition": condition}
     if field := _refused(name, latents, condition):
         with pytest.raises(UserError, match=f"^{re.escape(field)}") as caught:
             small.config(f"configs/{name}.py", **changes)

@@ -234,7 +234,7 @@ def test_networks_and_source_bring_their_own_fields(selector):
     values = SELECTORS | {selector: "another"}
     group = selector.partition(".")[0]
     kept = "data.validation data.validation_seed data.num_classes data.invert_input "
-    kept += "decoder.condition decoder.condition_dropout decoder.latents"
+    kept += "decoder.condition decoder.condition_dropout decoder.sources"
     groups = (f"{group}.", "sampling.") if group == "decoder" else f"{group}."  # of a flow
     gone = {name for name in joint_fields() if name.startswith(groups)} - {selector, *kept.split()}
     assert always_held(values) == joint_fields() - gone
@@ -366,7 +366,7 @@ digits_joint | types=('label',) | must be a tuple of 'label:label', got ('image:
 digits_joint | types=('image','label','label') | types must differ
 digits_joint | alignments=('text:label',) | 'label:label', got ('text:label',)
 digits_joint | decoder.condition=text | decoder.condition needs 'text' among types
-digits_joint | decoder.latents=('text',) | decoder.latents needs 'text'
+digits_joint | decoder.sources=('text',) | decoder.sources needs 'text'
 digits_text | training.generation_weight=0 | must both be > 0, or both 0 to train
 digits_text | training.text_weight=0 | must both be > 0, or both 0 to train
 digits_text | data.tokenizer_path=a.json | text.alphabet must be None with data.tokenizer_path

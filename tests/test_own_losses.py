@@ -201,7 +201,7 @@ def test_the_losses_of_the_docs_smooth_and_distil():
     @jax.jit
     def distilled(images, labels):
         zones = {"image": (images,), "label": (labels,)}
-        drawn = images.latents(0.45 * images.noise(key), solver)
+        drawn = images.draw(0.45 * images.noise(key), solver)
         return names["distilled"](space, {}, {}, zones, key)[0], drawn
 
     found, drawn = jax.device_get(distilled(Zones(latents), Zones(anchors, targets)))

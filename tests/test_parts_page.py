@@ -49,7 +49,7 @@ def functions(*owners):
 def test_members_of_types_encoders_and_decoders_are_those_of_the_code():
     assert members("DataType") == functions(DataType) - SETTINGS
     assert members("Displayed") == functions(Displayed)
-    encoder = functions(NetworkEncoder) | functions(Encoder) | {"latents", "transform"}
+    encoder = functions(NetworkEncoder) | functions(Encoder) | {"encode", "transform"}
     assert members("Encoder") == encoder - SETTINGS
     assert members("Decoder") == functions(Decoder, Invertible)
 

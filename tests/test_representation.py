@@ -145,8 +145,8 @@ def test_an_images_features_do_not_depend_on_the_others(model):
 def test_noise_of_an_image_goes_by_its_index(model):
     anchors = np.random.default_rng(0).normal(size=(9, 8)).astype(np.float32)
     index = np.array([7, 2, 40])
-    found = model.latents(anchors[[7, 2, 5]], 1.0, index=index)
-    every = model.latents(anchors, 1.0)
+    found = model.draw_latents(anchors[[7, 2, 5]], 1.0, index=index)
+    every = model.draw_latents(anchors, 1.0)
     np.testing.assert_allclose(found[:2], every[[7, 2]], rtol=1e-4, atol=1e-4)
     assert np.all(np.abs(found[2] - every[5]) > 1e-3)
 
@@ -175,7 +175,7 @@ def test_images_of_one_class_have_no_accuracy(model, tmp_path, caplog, monkeypat
 
 
 def test_latents_of_training_and_test_images_have_noise_of_their_own(model, tmp_path, monkeypatch):
-    names, by_name = [], TrainedModel.latents_by_name
+    names, by_name = [], TrainedModel.latent_features
 
     def spy(self, *arguments, noise=None, **options):
         names.append(noise)
@@ -187,7 +187,7 @@ def test_latents_of_training_and_test_images_have_noise_of_their_own(model, tmp_
         return collections.defaultdict(lambda: lambda features: np.eye(10)[[0, 0]])
 
     small.without_pictures(monkeypatch)
-    monkeypatch.setattr(TrainedModel, "latents_by_name", spy)
+    monkeypatch.setattr(TrainedModel, "latent_features", spy)
     monkeypatch.setattr(representation, "_fit_probes", probe)
     train, test = (
         data.Examples(x.images[:n], x.labels[:n]) for x, n in zip(digits(), (8, 2), strict=True)

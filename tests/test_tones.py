@@ -315,7 +315,7 @@ def test_a_sibling_of_other_types_needs_no_deletion(tmp_path):
     groups = set(config.keys())
     assert not {"encoder", "decoder"} & groups
     assert not {"captions", "image_size", "channels"} & set(config.data)
-    assert config.text_decoder.latents == ("text", "tone")
+    assert config.text_decoder.sources == ("text", "tone")
     before = configuration.load("digits_text")
     assert config.alignment == before.alignment
     assert config.training.learning_rate.text_decoder == 2e-3
@@ -330,7 +330,7 @@ BAD = {
     "tone.condition needs 'text' among types, got ('tone', 'label')": (
         {**CLASSES, "tone.condition": "text"}
     ),
-    "text_decoder.latents must name a type, got ()": ({**PAIRS, "text_decoder.latents": ()}),
+    "text_decoder.sources must name a type, got ()": ({**PAIRS, "text_decoder.sources": ()}),
     "text_encoder.num_heads must divide text_encoder.features 8, got 3": (
         {**PAIRS, "text_encoder.num_heads": 3}
     ),

@@ -103,7 +103,7 @@ def zones_of(variables, batch):
 
 
 # In one program: other latents of the image decoder, and other noise of the text decoder.
-OTHERS = {"decoder__latents": ("image", "text"), "text_decoder__noise_scale": 0.3}
+OTHERS = {"decoder__sources": ("image", "text"), "text_decoder__noise_scale": 0.3}
 
 
 @functools.cache
@@ -222,7 +222,7 @@ def test_an_image_without_a_latent_is_no_example_of_the_decoder():
     losses, gone, some = [], [0, 1, 5, 15], batch(0, 1, 5, 15)
 
     def loss_of(batch):
-        found = conditions_of(decoder__latents="('text',)")
+        found = conditions_of(decoder__sources="('text',)")
         return float(found(zones_of(world().variables, batch), batch)[1]["generation_loss"])
 
     images = np.asarray(some["images"])

@@ -41,7 +41,7 @@ class PixelDecoder:
 
     def __init__(self, config: Any, module: CausalPixels) -> None:
         self.module, self.config = module, config
-        self.sources = tuple(config.decoder.latents)
+        self.sources = tuple(config.decoder.sources)
         self.condition: str | None = config.decoder.condition
         self.noise_scale: float | None = config.latent.noise_scale
 
@@ -79,7 +79,7 @@ class PixelDecoder:
 def _check(values: Any) -> None:
     channels = values["data.channels"]
     parts.require(channels == 1, f"decoder 'pixels' needs data.channels 1, got {channels}")
-    parts.require(bool(values["decoder.latents"]), "decoder 'pixels' needs decoder.latents")
+    parts.require(bool(values["decoder.sources"]), "decoder 'pixels' needs decoder.sources")
 
 
 FIELDS = {

@@ -20,7 +20,7 @@ def get_config() -> ml_collections.ConfigDict:
     config = configuration.sibling(__file__, "digits_joint", {"study": None, **types})
     config.extensions = ("property.py",)
     config.property = {"column": "slant", "scale": 0.2, "step": 0.05, "context_size": 1437}
-    config.property.latents = ("property", "image")
+    config.property.sources = ("property", "image")
 
     config.alignment.solver = "euler"  # as in digits_text, because there are many zones
     config.alignment.num_steps = 20
@@ -28,7 +28,7 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.decoder.num_blocks = 3
     config.decoder.condition = "property"
-    config.decoder.latents = ("property", "image")
+    config.decoder.sources = ("property", "image")
 
     config.training.batch_size = 256
     config.training.num_steps = 1000

@@ -105,7 +105,7 @@ class ValueDecoder:
     noise_scale, condition = None, None  # α uniform in [0, 1]
 
     def __init__(self, setting):
-        self.sources, self.module = setting.latents, MLP(setting.features, 1)
+        self.sources, self.module = setting.sources, MLP(setting.features, 1)
         self.unit = setting.step / setting.scale
 
     def init(self, key, condition):
@@ -141,7 +141,7 @@ FIELDS = {
     "step": parts.positive("numbers that round to the same step share a zone", 0.01),
     "context_size": parts.count_or_0("number of context anchors, 0 = none"),
     "features": parts.count("units of each hidden layer", 64),
-    "latents": parts.words(
+    "sources": parts.words(
         "types whose latents the decoder is trained on, in turn", ("property",), part="type"
     ),
 }

@@ -197,7 +197,7 @@ _GENERATIVE = {
     "decoder.name": word("image decoder", part="decoder"),
     "decoder.condition": word("type of the condition beside latents", None, part="type"),
     "decoder.condition_dropout": share_below_1("probability that the condition is dropped", 0.0),
-    "decoder.latents": trained_on("image"),
+    "decoder.sources": trained_on("image"),
     "training.queries": count(
         "samples of a batch that are decoded, a divisor of batch_size; None = all",
         None,
@@ -262,11 +262,11 @@ def _check_image(values: Mapping[str, Any]) -> None:
                 size is None or rows <= size or rows % size == 0,
                 f"training.microbatch_size must divide training.queries{what} {rows}, got {size}",
             )
-        condition, latents = values["decoder.condition"], values["decoder.latents"]
+        condition, latents = values["decoder.condition"], values["decoder.sources"]
         require(condition != "image", "decoder.condition must not be 'image', which it decodes")
         require(
             bool(latents or condition) or not values["latent.enabled"],
-            "decoder.latents must name a type unless decoder.condition does, got ()",
+            "decoder.sources must name a type unless decoder.condition does, got ()",
         )
         return
     require(

@@ -137,7 +137,7 @@ class LabelEncoder(Classifier):
     def anchors(self, variables: Variables, labels: Int[Array, " b"]) -> Float[Array, "b q"]:
         return self.table(variables)[labels]
 
-    def latents(
+    def encode(
         self, model: Any, labels: Int[Array, " b"], noise: Array, keys: Array, solver: zoning.Solver
     ) -> Float[Array, "b q"]:
         """Latents of labels in zones of equally weighted classes."""
@@ -172,7 +172,7 @@ class ZonesOfImages(Classifier):
         of_images = anchors(train.images[rows], description="anchors of classes", source="image")
         return Context(of_images, samples=labels)
 
-    def latents(
+    def encode(
         self, model: Any, labels: Int[Array, " b"], noise: Array, keys: Array, solver: zoning.Solver
     ) -> Float[Array, "b q"]:
         """Latents in the zone of a random context image with each label."""
@@ -214,7 +214,7 @@ def _check_label(values: Mapping[str, Any]) -> None:
         "alignments must name 'label' without images, for example 'TYPE:label', got "
         f"{values['alignments']}",
     )
-    for name in ("decoder.latents", "text_decoder.latents"):
+    for name in ("decoder.sources", "text_decoder.sources"):
         require(
             is_aligned or "label" not in values.get(name, ()) or not values["latent.enabled"],
             f"{name} must not name 'label' unless alignments do, got {values.get(name)}",

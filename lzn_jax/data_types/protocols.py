@@ -32,7 +32,7 @@ class Zones(NamedTuple):
         count = len(self.anchors if self.own is None else self.own)
         return jax.random.normal(key, (count, self.anchors.shape[1]), self.anchors.dtype)
 
-    def latents(self, noise: Float[Array, "b q"], solver: zoning.Solver) -> Float[Array, "b q"]:
+    def draw(self, noise: Float[Array, "b q"], solver: zoning.Solver) -> Float[Array, "b q"]:
         """Latent of each sample for noise that is already scaled by α (paper §2.2.1)."""
         return zoning.compute_latents(
             self.anchors, noise, self.own, solver=solver, log_weights=self.log_weights
@@ -93,7 +93,7 @@ class Encoder(Protocol):
 class Reader(Protocol):
     """Computes latents of samples itself, instead of by the flow among context anchors."""
 
-    def latents(
+    def encode(
         self, model: Any, samples: Samples, noise: Array, keys: Array, solver: zoning.Solver
     ) -> Float[Array, "b q"]:
         """Latents of samples at inference, given noise and a key for each. Must be pure."""

@@ -192,7 +192,7 @@ class TextEncoder(NetworkEncoder):
         of_texts = anchors(tokens, description="anchors of texts")
         return Context(of_texts, jnp.asarray(log_counts), jnp.asarray(tokens))
 
-    def latents(
+    def encode(
         self, model: Any, tokens: Array, noise: Array, keys: Array, solver: zoning.Solver
     ) -> Float[Array, "b q"]:
         """Latents of texts among the context anchors; a context text has the zone of its anchor."""
@@ -214,7 +214,7 @@ class TextDecoder:
     def __init__(self, config: ConfigDict, tokenizer: Tokenizer) -> None:
         self.config = config
         self.module = _network(transformer.Decoder, config, config.text_decoder, tokenizer)
-        self.sources: tuple[str, ...] = config.text_decoder.latents
+        self.sources: tuple[str, ...] = config.text_decoder.sources
         self.noise_scale: float | None = config.text_decoder.noise_scale
 
     def init(self, key: PRNGKeyArray, condition: Condition) -> Any:
@@ -283,7 +283,7 @@ _TEXT = {
 
 def _text_fields(values: Mapping[str, Any]) -> dict[str, Field]:
     others = [name for name in values["types"] if name not in ("text", "label")]
-    return {**_TEXT, "text_decoder.latents": trained_on("text", *others[:1])}
+    return {**_TEXT, "text_decoder.sources": trained_on("text", *others[:1])}
 
 
 def _check_text(values: Mapping[str, Any]) -> None:
@@ -299,7 +299,7 @@ def _check_text(values: Mapping[str, Any]) -> None:
         values["data.tokenizer_path"] is None or values["text.alphabet"] is None,
         f"text.alphabet must be None with data.tokenizer_path, got {values['text.alphabet']!r}",
     )
-    require(values["text_decoder.latents"] != (), "text_decoder.latents must name a type, got ()")
+    require(values["text_decoder.sources"] != (), "text_decoder.sources must name a type, got ()")
     require(values["text.alphabet"] != "", "text.alphabet must be None or non-empty, got ''")
     for network in ("text_encoder", "text_decoder"):
         width, heads = values[f"{network}.features"], values[f"{network}.num_heads"]

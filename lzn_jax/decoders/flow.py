@@ -254,7 +254,7 @@ class ImageDecoder(ArrayDecoder):
     def __init__(self, config: ConfigDict, decoder: nn.Module) -> None:
         super().__init__("image", config, decoder, output="images", shape=image_shape(config))
         self.network = "decoder"  # name in existing checkpoints
-        self.condition, self.sources = config.decoder.condition, config.decoder.latents
+        self.condition, self.sources = config.decoder.condition, config.decoder.sources
         self.condition_dropout = config.decoder.condition_dropout
 
     def inputs(self, samples: UInt8[Array, "b h w c"]) -> Float[Array, "b h w c"]:

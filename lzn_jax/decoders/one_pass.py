@@ -89,7 +89,7 @@ class DirectDecoder(ImageDecoder):
 
 
 def _check_one_pass(values: Mapping[str, Any]) -> None:
-    for name in ("latent.enabled", "decoder.latents"):
+    for name in ("latent.enabled", "decoder.sources"):
         require(bool(values[name]), f"a one-pass decoder requires {name}, got {values[name]}")
     draws = values["training.flow_draws"]
     require(draws == 1, f"training.flow_draws must be 1: one-pass decoders draw none, got {draws}")

@@ -50,13 +50,13 @@ def _of_first_type(model: TrainedModel, test: Examples, folder: Path) -> dict[st
 
     metrics = {}
     if context is not None:
-        metrics["test_accuracy"] = accuracy_of(model.latents(anchors, 0.0))
+        metrics["test_accuracy"] = accuracy_of(model.draw_latents(anchors, 0.0))
         metrics[f"{source}_to_{model.class_type}_accuracy"] = metrics["test_accuracy"]
-    metrics["test_accuracy_batch"] = accuracy_of(model.latents(anchors, 0.0, among=no_context))
+    metrics["test_accuracy_batch"] = accuracy_of(model.draw_latents(anchors, 0.0, among=no_context))
     # Batch and context sizes are measured at α = 0; larger ones than there are, are left out.
     sizes, scales = config.evaluation, config.evaluation.noise_scales
     curves = {
-        "alpha": {scale: accuracy_of(model.latents(anchors, scale)) for scale in scales},
+        "alpha": {scale: accuracy_of(model.draw_latents(anchors, scale)) for scale in scales},
         "batch": {
             size: accuracy_of(centres_in_batches(anchors, size, space.solver, seed=size))
             for size in sizes.batch_sizes
@@ -72,7 +72,7 @@ def _of_first_type(model: TrainedModel, test: Examples, folder: Path) -> dict[st
         plots.classification(folder / "classification.png", *curves.values())
     for curve, points in curves.items():
         metrics |= {f"test_accuracy_{curve}_{x:.10g}": share for x, share in points.items()}
-    latents = model.latents(anchors, 1.0)
+    latents = model.draw_latents(anchors, 1.0)
     if np.isfinite(latents).all():  # a diverged run is still evaluated
         classes = np.arange(config.data.num_classes, dtype=np.int32)
         plots.latent_zones(

@@ -91,7 +91,7 @@ def _augmented_batches(
             index = step * batch_size + np.arange(batch_size)
             request = {"crops": batch["views"][:, 0], "index": index}
             features = space.in_batches(encode, request, description="embedding")
-            latents = model.latents_by_name(features["head"], noise="train", index=index)
+            latents = model.latent_features(features["head"], noise="train", index=index)
             yield features | latents, batch["labels"]
 
 

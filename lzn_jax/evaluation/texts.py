@@ -202,7 +202,7 @@ def embedded(model: TrainedModel, samples: Any, source: str) -> Float[np.ndarray
     anchors = model.anchors(samples, source=source)
     if model.config.objective != "lzn":
         return anchors
-    return model.latents(anchors, 0.0, source=source, among=anchors[:0])
+    return model.draw_latents(anchors, 0.0, source=source, among=anchors[:0])
 
 
 def _examples(

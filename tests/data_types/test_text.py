@@ -302,7 +302,7 @@ def test_a_known_text_is_itself_among_the_known_and_another_joins_them():
         anchors = encoder.anchors(params, tokens)
         context = {"text": Context(anchors, log_weights, tokens)}
         keys = jax.random.split(jax.random.key(2))
-        found = encoder.latents(Model(params, context), asked, noise, keys, solver)
+        found = encoder.encode(Model(params, context), asked, noise, keys, solver)
         kwargs = {"solver": solver, "log_weights": log_weights}
         known_latent = zoning.compute_latents(anchors, noise[:1], jnp.array([place]), **kwargs)
         other = encoder.anchors(params, asked[1:])

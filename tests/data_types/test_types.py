@@ -88,7 +88,7 @@ MISTAKES = {
 
 @pytest.mark.parametrize("message", MISTAKES)
 def test_a_mistake_of_a_type_is_one_line_before_anything_is_built(message, monkeypatch):
-    config, changes = small.config(TONES, text_decoder__latents="('text',)"), MISTAKES[message]
+    config, changes = small.config(TONES, text_decoder__sources="('text',)"), MISTAKES[message]
     part = parts.find("type", "tone")
     made = "no type" if changes is None else part.value(config)
     for name, value in (changes or {}).items():

@@ -292,7 +292,7 @@ def test_latents_of_views_are_those_of_the_anchors_that_the_programs_give(runs):
     inputs, _ = expected(model, "encode_image", COUNT)
     images = {"images": inputs["images"]}
     found, _ = called(folder, {"encode_image@5": inputs, "embed_image@5": images})
-    wanted = model.latents(found["embed_image@5"]["head"], SCALE.item(), KEY)
+    wanted = model.draw_latents(found["embed_image@5"]["head"], SCALE.item(), KEY)
     latents = found["encode_image@5"]["latents"]
     np.testing.assert_allclose(latents, wanted, rtol=1e-6, atol=1e-6)
 
