@@ -28,7 +28,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from lzn_jax import parts
-from lzn_jax.configuration import nest, schema_of, with_defaults
+from lzn_jax.configuration import nest
 from lzn_jax.data import Examples, label_names, pixels, set_apart
 from lzn_jax.data.pixels import (
     ENCODED_FIELDS,
@@ -41,6 +41,7 @@ from lzn_jax.data.pixels import (
 from lzn_jax.errors import UserError
 from lzn_jax.files import parse_json
 from lzn_jax.parts import Field, count_or_0, word
+from lzn_jax.schema import schema_of, with_defaults
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 TEST_FOLDERS = ("test", "val", "validation")
