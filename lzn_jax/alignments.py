@@ -106,7 +106,8 @@ def _check_dpm(values: Mapping[str, Any]) -> None:
 
 
 for _name, _solver in zoning.SOLVERS.items():
-    parts.add("solver", _name, _solver, check=_check_dpm if _name == "dpm" else None)
+    _check = _check_dpm if _name == "dpm" else None
+    parts.add("solver", _name, _solver, check=_check, owner=__name__)
 for _form in ("prob", "log"):
     _loss = functools.partial(_zone_alignment, form=_form)
     parts.add("alignment", _form, _loss, _SHARPNESS)
