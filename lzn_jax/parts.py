@@ -49,6 +49,7 @@ class Field:
       at_most: split, "train" or "test", whose number of images limits a value that no config or
         command states for the data set.
       part: kind of the parts that are the choices.
+      is_loss_weight: whether a loss is multiplied by the value; one of these must not be 0.
     """
 
     kind: type
@@ -68,6 +69,7 @@ class Field:
     from_data: bool = False
     at_most: str | None = None
     part: str | None = None
+    is_loss_weight: bool = False
 
     @property
     def takes_none(self) -> bool:
@@ -83,6 +85,7 @@ count_or_0 = functools.partial(Field, int, minimum=0)
 counts = functools.partial(Field, tuple, minimum=1)
 words = functools.partial(Field, tuple, item=str)
 amount = functools.partial(Field, float, minimum=0)
+loss_weight = functools.partial(Field, float, minimum=0, is_loss_weight=True)
 positive = functools.partial(Field, float, above=0)
 share = functools.partial(Field, float, minimum=0, maximum=1)
 share_below_1 = functools.partial(Field, float, minimum=0, below=1)
@@ -203,10 +206,10 @@ def fields(kind: str, name: str, values: Mapping[str, Any]) -> Mapping[str, Fiel
         return {}
     own = part.fields(values) if callable(part.fields) else part.fields
     if kind == "loss":
-        return {f".{name}_weight": amount(f"weight of the loss {name!r}", 1.0), **own}
+        return {f".{name}_weight": loss_weight(f"weight of the loss {name!r}", 1.0), **own}
     if kind == "type" and name not in ("image", "label"):  # generation_weight; no decoder
         weight = f"weight of the {name} decoder's loss, None = the type's own"
-        return {f"training.{name}_weight": amount(weight, None), **own}
+        return {f"training.{name}_weight": loss_weight(weight, None), **own}
     return own
 
 

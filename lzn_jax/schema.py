@@ -290,13 +290,13 @@ def _check_across(values: Mapping[str, Any], fields: Mapping[str, Field]) -> Non
         if check := parts.find(kind, part).check:
             for each in (values, *(of_pair(values, pair) for pair in values["alignments"])):
                 check(each)
-    _check_something_trains(values)
+    _check_something_trains(values, fields)
 
 
-def _check_something_trains(values: Mapping[str, Any]) -> None:
+def _check_something_trains(values: Mapping[str, Any], fields: Mapping[str, Field]) -> None:
     pairs = values["alignments"] if values.get("latent.enabled", True) else ()
     is_aligned = any(of_pair(values, pair)["alignment.weight"] > 0 for pair in pairs)
-    weights = {n: v for n, v in values.items() if n.startswith("training.") and "_weight" in n}
+    weights = {name: values[name] for name, field in fields.items() if field.is_loss_weight}
     parts.require(
         is_aligned or not weights or any(weight != 0 for weight in weights.values()),
         f"{' or '.join(weights)} must be > 0 unless latent.enabled is True and "

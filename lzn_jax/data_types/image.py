@@ -20,12 +20,12 @@ from lzn_jax.errors import UserError
 from lzn_jax.models import Variables, by_example
 from lzn_jax.parts import (
     Field,
-    amount,
     choice,
     count,
     count_or_0,
     flag,
     knobs,
+    loss_weight,
     positive,
     require,
     share_below_1,
@@ -213,7 +213,7 @@ _GENERATIVE = {
 }
 _WITH_OTHER_TYPES = {
     "training.decoder_steps": count("updates after which the decoder is fixed, None = never", None),
-    "training.generation_weight": amount("weight of the image decoder's loss", 1.0),
+    "training.generation_weight": loss_weight("weight of the image decoder's loss", 1.0),
 }
 _REPRESENTATION = {
     "latent.solver": word("solver of the encoder's flow", "euler", part="solver"),
