@@ -3,8 +3,9 @@
 import ast
 import difflib
 import logging
+import math
 import runpy
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -15,6 +16,7 @@ from lzn_jax import parts
 from lzn_jax.errors import UserError
 from lzn_jax.extensions import extend, found_extension
 from lzn_jax.files import parse_json
+from lzn_jax.models import side_multiple
 from lzn_jax.parts import Field
 from lzn_jax.schema import (
     EVERY_RUN,
@@ -45,10 +47,9 @@ def load(
 ) -> ml_collections.ConfigDict:
     """The checked, immutable config of a name, file or object, with `FIELD=VALUE` overrides.
 
-    The function `completed` of the data set, if it has one, completes fields that follow from the
-    data: (values, names of the values that were set for this data set) -> values. `extensions` run
-    in addition to those that the config names. Raises UserError for a file without a config, a
-    failing extension and an invalid field or value.
+    The facts of the data set, if it has a function of this name, complete it. `extensions` run in
+    addition to those that the config names. Raises UserError for a file without a config, a failing
+    extension and an invalid field or value.
     """
     digests = extend(extensions)
     if isinstance(config, ml_collections.ConfigDict):
@@ -59,11 +60,7 @@ def load(
     named = checked("extensions", tree.get("extensions", ()), EVERY_RUN["extensions"])
     digests |= extend(named, folder)
     values = validated({**flatten(tree), **_as_fields(digests)})
-    values, stated = _changed(values, overrides)
-    name = values.get("data.name")
-    data_set = parts.get("data", name) if name in parts.names("data") else None
-    completed = getattr(data_set, "completed", None)
-    return _checked(completed(values, stated) if completed else values)
+    return _checked(_completed(*_changed(values, overrides)))
 
 
 def load_run(
@@ -228,12 +225,48 @@ def _changed(
     return values, set(changes if is_other_data else values)
 
 
+def _completed(values: Mapping[str, Any], stated: Collection[str]) -> dict[str, Any]:
+    """The values with facts of the data, which bound numbers that are not `stated` for this data.
+
+    One log line lists the changes.
+    """
+    fields = schema_of(values)
+    given = with_defaults(values, fields)
+    facts = getattr(parts.get("data", given["data.name"]), "facts", None)
+    if facts is None or any(n.startswith("data.") and n not in given for n in fields):
+        return given
+    data = nest(given)["data"]
+    free = {n: f.at_most for n, f in fields.items() if given.get(n) and n not in stated}
+    bounded = {name: split for name, split in free.items() if split is not None}
+    with parts.mistakes(f"data {data['name']!r}"):
+        asked = {*bounded.values(), *(name for name, value in data.items() if value is None)}
+        found = facts(ml_collections.ConfigDict(data), asked)
+    changes = {f"data.{name}": value for name, value in found.items() if name in data}
+    if "image_size" in found:
+        multiple = side_multiple(given)
+        changes["data.image_size"] = math.ceil(found["image_size"] / multiple) * multiple
+    changes |= {n: _at_most(given[n], found[s]) for n, s in bounded.items() if s in found}
+    now = given | changes
+    for name in changes.keys() & bounded.keys():
+        multiple = math.lcm(*(now[n] or 1 for n, f in fields.items() if f.divides == name))
+        if multiple > 1:
+            changes[name] = now[name] // multiple * multiple or now[name]
+    changed = [f"{n.removeprefix('data.')}={v}" for n, v in changes.items() if v != given[n]]
+    if changed:
+        _log.info("from the images in %s: %s", data.get("path", "memory"), ", ".join(changed))
+    return given | changes
+
+
+def _at_most(value: Any, most: int) -> Any:
+    """The number, or each of a tuple, limited to `most`."""
+    if isinstance(value, tuple):
+        return tuple(sorted({min(each, most) for each in value}))
+    return min(value, most)
+
+
 def _checked(values: Mapping[str, Any]) -> ml_collections.ConfigDict:
-    values = with_defaults(values, fields := schema_of(values))
-    if values.get("data.channels", 3) is None:  # not completed from the images
-        values["data.channels"] = 3
     found = validated(values)
-    for name, field in fields.items():
+    for name, field in schema_of(values).items():
         if field.from_data and found[name] is None:
             raise UserError(f"the config lacks the field {name} ({field.help})")
     return ml_collections.FrozenConfigDict(nest(found))

@@ -48,6 +48,7 @@ class Field:
         None is then replaced by the value found in the data when the config is completed.
       at_most: split, "train" or "test", whose number of images limits a value that no config or
         command states for the data set.
+      divides: field that must be a multiple of the value.
       part: kind of the parts that are the choices.
       is_loss_weight: whether a loss is multiplied by the value; one of these must not be 0.
     """
@@ -68,6 +69,7 @@ class Field:
     optional: bool = False
     from_data: bool = False
     at_most: str | None = None
+    divides: str | None = None
     part: str | None = None
     is_loss_weight: bool = False
 

@@ -34,7 +34,7 @@ EVERY_RUN = {
     "latent.num_steps": count("solver steps of the encoder's flow", 20),
     "training.batch_size": count("examples per update, over all devices", at_most="train"),
     "training.microbatch_size": count(
-        "examples that a network evaluates at once, None = all", None
+        "examples that a network evaluates at once, None = all", None, divides="training.batch_size"
     ),
     "training.shard_parameters": flag(
         "divide parameters and optimiser state over the devices, to save memory", False
@@ -265,11 +265,9 @@ def _expected(field: Field) -> str:
 
 def _check_across(values: Mapping[str, Any], fields: Mapping[str, Field]) -> None:
     """Raises UserError if values that are valid one by one are incompatible."""
-    batch_size, size = values["training.batch_size"], values["training.microbatch_size"]
-    parts.require(
-        size is None or batch_size % size == 0,
-        f"training.microbatch_size must divide training.batch_size {batch_size}, got {size}",
-    )
+    for name, whole in ((name, field.divides) for name, field in fields.items() if field.divides):
+        message = f"{name} must divide {whole} {values[whole]}, got {values[name]}"
+        parts.require(values[name] is None or values[whole] % values[name] == 0, message)
     steps = values["reporting.profile_steps"]
     bounds = re.fullmatch(r"(\d+):(\d+)", "0:1" if steps is None else steps)
     parts.require(
