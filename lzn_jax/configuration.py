@@ -12,21 +12,13 @@ from typing import Any
 
 import ml_collections
 
-from lzn_jax import parts
+from lzn_jax import parts, schema
 from lzn_jax.errors import UserError
 from lzn_jax.extensions import extend, found_extension
 from lzn_jax.files import parse_json
 from lzn_jax.models import side_multiple
 from lzn_jax.parts import Field
-from lzn_jax.schema import (
-    EVERY_RUN,
-    checked,
-    converted,
-    schema_of,
-    unknown,
-    validated,
-    with_defaults,
-)
+from lzn_jax.schema import schema_of
 
 # Groups of the package's fields.
 _GROUPS = (
@@ -57,9 +49,9 @@ def load(
     else:
         file = find(str(config))
         tree, folder = _read(file), file.parent
-    named = checked("extensions", tree.get("extensions", ()), EVERY_RUN["extensions"])
+    named = schema.checked("extensions", tree.get("extensions", ()), schema.EVERY_RUN["extensions"])
     digests |= extend(named, folder)
-    values = validated({**flatten(tree), **_as_fields(digests)})
+    values = schema.validated({**flatten(tree), **_as_fields(digests)})
     return _checked(_completed(*_changed(values, overrides)))
 
 
@@ -85,7 +77,7 @@ def load_run(
         # A changed extension may lack fields of the run.
         values = {name: values[name] for name in schema_of(values) if name in values}
     try:
-        values = validated(values)
+        values = schema.validated(values)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     if values.get("data.tokenizer_path") is not None:
@@ -106,7 +98,8 @@ def stored_values(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path} is not the config of a run: {reason}") from error
-    names, digests = (checked(n, values.get(n, ()), EVERY_RUN[n]) for n in _as_fields({}))
+    fields = {name: schema.EVERY_RUN[name] for name in _as_fields({})}
+    names, digests = (schema.checked(n, values.get(n, ()), field) for n, field in fields.items())
     if len(names) != len(digests):
         raise UserError(f"{path} must have a checksum for each of its extensions")
     return values
@@ -231,13 +224,12 @@ def _completed(values: Mapping[str, Any], stated: Collection[str]) -> dict[str, 
     One log line lists the changes.
     """
     fields = schema_of(values)
-    given = with_defaults(values, fields)
+    given = schema.with_defaults(values, fields)
     facts = getattr(parts.get("data", given["data.name"]), "facts", None)
     if facts is None or any(n.startswith("data.") and n not in given for n in fields):
         return given
-    data = nest(given)["data"]
-    free = {n: f.at_most for n, f in fields.items() if given.get(n) and n not in stated}
-    bounded = {name: split for name, split in free.items() if split is not None}
+    data, free = nest(given)["data"], [n for n in fields if given.get(n) and n not in stated]
+    bounded = {name: split for name in free if (split := fields[name].at_most)}
     with parts.mistakes(f"data {data['name']!r}"):
         asked = {*bounded.values(), *(name for name, value in data.items() if value is None)}
         found = facts(ml_collections.ConfigDict(data), asked)
@@ -245,27 +237,27 @@ def _completed(values: Mapping[str, Any], stated: Collection[str]) -> dict[str, 
     if "image_size" in found:
         multiple = side_multiple(given)
         changes["data.image_size"] = math.ceil(found["image_size"] / multiple) * multiple
-    changes |= {n: _at_most(given[n], found[s]) for n, s in bounded.items() if s in found}
-    now = given | changes
-    for name in changes.keys() & bounded.keys():
-        multiple = math.lcm(*(now[n] or 1 for n, f in fields.items() if f.divides == name))
-        if multiple > 1:
-            changes[name] = now[name] // multiple * multiple or now[name]
+    # A number that divides another one comes before it.
+    for name in sorted(bounded, key=lambda name: fields[name].divides is None):
+        now, most = given | changes, found.get(bounded[name], math.inf)
+        divisors = [now[n] for n, field in fields.items() if field.divides == name and now[n]]
+        changes[name] = _at_most(given[name], most, math.lcm(*divisors))
     changed = [f"{n.removeprefix('data.')}={v}" for n, v in changes.items() if v != given[n]]
     if changed:
         _log.info("from the images in %s: %s", data.get("path", "memory"), ", ".join(changed))
     return given | changes
 
 
-def _at_most(value: Any, most: int) -> Any:
-    """The number, or each of a tuple, limited to `most`."""
+def _at_most(value: Any, most: float, multiple: int) -> Any:
+    """A number limited to `most`, as a multiple if it is that large; or a tuple of limited ones."""
     if isinstance(value, tuple):
         return tuple(sorted({min(each, most) for each in value}))
-    return min(value, most)
+    value = min(value, most)
+    return value // multiple * multiple or value
 
 
 def _checked(values: Mapping[str, Any]) -> ml_collections.ConfigDict:
-    found = validated(values)
+    found = schema.validated(values)
     for name, field in schema_of(values).items():
         if field.from_data and found[name] is None:
             raise UserError(f"the config lacks the field {name} ({field.help})")
@@ -277,10 +269,10 @@ def _parse_override(text: str, fields: Mapping[str, Field]) -> tuple[str, Any]:
     if not equals:
         raise UserError(f"an override must read FIELD=VALUE, got {text!r}")
     if name not in fields:
-        raise UserError(unknown(name, fields))
+        raise UserError(schema.unknown(name, fields))
     if name in _as_fields({}):
         raise UserError(f"{name} must be set by --extensions=FILE.py")
-    return name, checked(name, _parse(value, fields[name]), fields[name])
+    return name, schema.checked(name, _parse(value, fields[name]), fields[name])
 
 
 def _parse(text: str, field: Field) -> Any:
@@ -295,7 +287,7 @@ def _parse(text: str, field: Field) -> Any:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return text
-    is_item = field.kind is tuple and converted(value, field.item, field.item) is not None
+    is_item = field.kind is tuple and schema.converted(value, field.item, field.item) is not None
     return (value,) if is_item else value
 
 
@@ -343,9 +335,7 @@ def explain(config: ml_collections.ConfigDict) -> str:
     values = flatten(config.to_dict())
     fields = flatten(nest(schema_of(values)))  # in the schema's order, by group
     lines = ["* differs from its default, or has none"]
-    for name, field in fields.items():
-        if name not in values:
-            continue
+    for name, field in ((n, f) for n, f in fields.items() if n in values):
         mark = " " if values[name] == field.default else "*"
         lines.append(f"{mark} {f'{name} = {values[name]!r}':<44}  # {field.help}")
     return "\n".join(lines)

@@ -46,7 +46,7 @@ class Field:
     Attributes:
       from_data: whether the field describes the data, so that another data set has its own value.
         None is then replaced by the value found in the data when the config is completed.
-      at_most: split, "train" or "test", whose number of images limits a value that no config or
+      at_most: split, "train" or "test", whose number of examples limits a value that no config or
         command states for the data set.
       divides: field that must be a multiple of the value.
       part: kind of the parts that are the choices.

@@ -6,6 +6,7 @@ import importlib
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -178,6 +179,30 @@ def test_fields_of_a_part_are_checked_together_and_may_depend_on_the_types(confi
     parts.add("solver", "each", None, fields, owner=__name__)
     found = configuration.load(config, ["latent.solver=each"]).latent
     assert (found.of_image, found.of_label) == (1, 1)
+
+
+def test_facts_of_a_data_set_of_ones_own_replace_none_and_bound_numbers(config, caplog):
+    asked = []
+
+    def facts(data, names):
+        asked.append({*names})
+        return {"num_classes": 4, "train": 100, "mean": 0.5}
+
+    shape = {"data.image_size": 8, "data.channels": 1, "data.num_classes": None}
+    fields = {n: parts.count("of images", v, from_data=True) for n, v in shape.items()}
+    parts.add("data", "told", SimpleNamespace(facts=facts), fields, owner=__name__)
+    told = ["data.name=told", "training.microbatch_size=16"]
+    with caplog.at_level("INFO", "lzn_jax"):
+        found = configuration.load(config, told)
+    assert asked == [{"num_classes", "invert_input", "train"}]  # no field is bounded by tests
+    assert (found.data.num_classes, found.training.batch_size) == (4, 96)  # a multiple of 16
+    assert (found.latent.context_size, found.evaluation.num_samples) == (100, 100)
+    (line,) = caplog.messages
+    assert line.startswith("from the images in memory: num_classes=4, training.batch_size=96, ")
+    stated = configuration.load(config, [*told, "training.batch_size=256"]).training
+    assert stated.batch_size == 256
+    with pytest.raises(UserError, match=r"training\.microbatch_size must divide training\.batch_"):
+        configuration.load(config, [*told, "training.batch_size=100"])
 
 
 def test_an_extension_brings_its_group_and_needs_no_other_file(tmp_path):

@@ -308,32 +308,30 @@ def has_test(data: ConfigDict) -> bool:
 
 
 def facts(data: ConfigDict, asked: Collection[str]) -> dict[str, Any]:
-    """What the images say of fields of `data` that are None, and numbers of images by split.
+    """What is `asked` of the images: values of `data`, numbers `train` and `test` of images.
 
-    Without a test split one in ten images is held out. Raises UserError for a missing or empty
-    folder.
-
-    The data set's module has a function `has_test`, as this one.
+    The path becomes absolute, and without a test split one in ten images is held out. Raises
+    UserError for a missing or empty folder. The data set's module has a function `has_test`.
     """
-    data_set, found, path = parts.get("data", data.name), dict[str, Any](), dict[str, str]()
+    data_set, data, found = parts.get("data", data.name), ConfigDict(data), dict[str, Any]()
     is_open = not {"image_size", "channels", "num_classes"}.isdisjoint(asked)
     if "path" in data:
         folder = Path(data.path).expanduser().absolute()
         if folder.is_dir():
-            path["path"] = data.path = str(folder)
+            found["path"] = data.path = str(folder)
         elif not is_open:
             return {}  # reported when it is read
     if is_open:
-        data.num_classes = data.num_classes or len(data_set.class_names(data)) or 1
+        classes = data.num_classes or len(data_set.class_names(data)) or 1
         if "image_size" in data:
             whole = {"num_classes": 1, "captions": False, "holdout": None, "image_size": None}
             source = data_set.load(ConfigDict({**data, **whole}), "train").images.source
-            found |= dict(zip(("image_size", "channels"), _size_and_channels(source), strict=True))
-        found["num_classes"] = data.num_classes
+            found["image_size"], found["channels"] = _size_and_channels(source)
+        found["num_classes"] = data.num_classes = classes
     is_divided = data.holdout is not None or data_set.has_test(data)
     if not is_divided or not {"train", "test"}.isdisjoint(asked):
         found |= _counts(data, data_set, is_divided)
-    return {name: value for name, value in found.items() if name in asked} | path
+    return {name: value for name, value in found.items() if name in {"path", *asked}}
 
 
 def _size_and_channels(source: Any) -> tuple[int, int]:
