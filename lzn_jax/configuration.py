@@ -248,7 +248,7 @@ def _completed(values: Mapping[str, Any], stated: Collection[str]) -> dict[str, 
     return given | changes
 
 
-def _at_most(value: Any, most: float, multiple: int) -> Any:
+def _at_most(value: Any, most: int | float, multiple: int) -> Any:
     """A number limited to `most`, as a multiple if it is that large; or a tuple of limited ones."""
     if isinstance(value, tuple):
         return tuple(sorted({min(each, most) for each in value}))
