@@ -348,7 +348,7 @@ def _size_and_channels(source: Any) -> tuple[int, int]:
     return side if side <= MAX_OWN_SIDE else SIDE, 1 if modes and modes <= GREY_MODES else 3
 
 
-def _counts(data: ConfigDict, data_set: Any, is_divided: bool) -> dict[str, int]:
+def _counts(data: ConfigDict, data_set: Any, is_divided: bool) -> dict[str, int | None]:
     """Numbers of images by split, and the hold-out if there is no test split."""
     whole = ConfigDict({**data, "captions": False, "holdout": None})
     examples, holdout = data_set.load(whole, "train"), data.holdout
