@@ -33,7 +33,8 @@ class ArrayType(DataType):
         if encoder is not None and not isinstance(encoder, Encoder | Reader):
             encoder = NetworkEncoder.from_config(name, config, encoder, column=column, example=row)
         if decoder is not None and not isinstance(decoder, Decoder):
-            decoder = ArrayFlow(name, config, decoder, output=column, shape=row.shape[1:])
+            settings = {"shape": row.shape[1:], **ArrayFlow.settings(config)}
+            decoder = ArrayFlow(name, decoder, output=column, **settings)
         super().__init__(name, encoder, decoder)
 
     @staticmethod

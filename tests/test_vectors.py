@@ -42,7 +42,8 @@ class Exact:
 
 @pytest.fixture
 def decoder():
-    made = ArrayFlow("point", NUMBERS, Exact(), output="points", shape=(3,))
+    settings = ArrayFlow.settings(NUMBERS)
+    made = ArrayFlow("point", Exact(), output="points", shape=(3,), **settings)
     made.sampler = Sampler("rk45", 1)
     return made
 

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 import diffrax
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 from ml_collections import ConfigDict
 
@@ -138,13 +137,26 @@ class ArrayDecoder(Invertible):
     condition_dropout = 0.0  # probability that the condition beside the latents is 0 in training
 
     def __init__(
-        self, name: str, config: ConfigDict, module: Any, *, output: str, shape: tuple[int, ...]
+        self,
+        name: str,
+        module: Any,
+        *,
+        output: str,
+        shape: tuple[int, ...],
+        noise_scale: float | None = 1.0,
+        microbatch_size: int | None = None,
     ) -> None:
         """Builds the decoder of type `name`; `output` is also the samples' column of a batch."""
-        self.name, self.config, self.output, self.shape = name, config, output, shape
+        self.name, self.output, self.shape = name, output, shape
         self.network, self.module = f"{name}_decoder", module
         self.sources: tuple[str, ...] = (name,)
-        self.noise_scale: float | None = config.latent.noise_scale
+        self.noise_scale, self.microbatch_size = noise_scale, microbatch_size
+
+    @staticmethod
+    def settings(config: ConfigDict) -> dict[str, Any]:
+        """Arguments that are numbers of a config."""
+        microbatch_size = config.training.microbatch_size
+        return {"noise_scale": config.latent.noise_scale, "microbatch_size": microbatch_size}
 
     def inputs(self, samples: Array) -> Array:
         """Floats from samples."""
@@ -156,7 +168,7 @@ class ArrayDecoder(Invertible):
 
     def in_training(self) -> Any:
         """The network in training mode."""
-        return in_training(self.module, self.config.training.microbatch_size)
+        return in_training(self.module, self.microbatch_size)
 
     def drop_condition(self, condition: Condition, key: PRNGKeyArray) -> Condition:
         """Sets the condition beside the latents to 0 with probability `condition_dropout`."""
@@ -251,11 +263,20 @@ class ArrayFlow(ArrayDecoder):
 class ImageDecoder(ArrayDecoder):
     """Base class of image decoders."""
 
-    def __init__(self, config: ConfigDict, decoder: nn.Module) -> None:
-        super().__init__("image", config, decoder, output="images", shape=image_shape(config))
-        self.network = "decoder"  # name in existing checkpoints
-        self.condition, self.sources = config.decoder.condition, config.decoder.latents
-        self.condition_dropout = config.decoder.condition_dropout
+    @classmethod
+    def from_config(cls, config: ConfigDict, module: Any) -> Any:
+        """The decoder with the numbers of a config."""
+        made = cls(
+            "image",
+            module,
+            output="images",
+            shape=image_shape(config),
+            **cls.settings(config),
+        )
+        made.network = "decoder"  # name in existing checkpoints
+        made.condition, made.sources = config.decoder.condition, config.decoder.latents
+        made.condition_dropout = config.decoder.condition_dropout
+        return made
 
     def inputs(self, samples: UInt8[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         return normalise(samples)
@@ -267,10 +288,12 @@ class ImageDecoder(ArrayDecoder):
 class FlowDecoder(ImageDecoder, ArrayFlow):
     """Rectified flow from noise to images."""
 
-    def __init__(self, config: ConfigDict, decoder: nn.Module) -> None:
-        super().__init__(config, decoder)
-        self.sampler = Sampler(config.sampling.sampler, config.sampling.num_steps)
-        self.draws = config.training.flow_draws
+    @classmethod
+    def from_config(cls, config: ConfigDict, module: Any) -> Any:
+        made = super().from_config(config, module)
+        made.sampler = Sampler(config.sampling.sampler, config.sampling.num_steps)
+        made.draws = config.training.flow_draws
+        return made
 
 
 FIELDS = {
@@ -281,4 +304,4 @@ FIELDS = {
 NETWORKS = {"ncsnpp": (NCSNppDecoder, check_decoder), "mlp": (MLPDecoder, None)}
 for _name, (_network, _check) in NETWORKS.items():
     _fields = knobs(_network, "decoder") | FIELDS
-    parts.add("decoder", _name, (_network, FlowDecoder), _fields, check=_check)
+    parts.add("decoder", _name, (_network, FlowDecoder.from_config), _fields, check=_check)

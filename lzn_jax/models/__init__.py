@@ -132,7 +132,7 @@ def image_shape(config: ConfigDict) -> tuple[int, int, int]:
 
 
 def decoder(config: ConfigDict) -> tuple[Any, Any]:
-    """The network registered as `decoder.name`, and the class that wraps it as a `Decoder`."""
+    """The network registered as `decoder.name`, and the function that wraps it as a `Decoder`."""
     network, wrapper = parts.get("decoder", config.decoder.name)
     return module(network, config.decoder, config, image_shape=image_shape(config)), wrapper
 
