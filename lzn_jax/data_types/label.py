@@ -47,17 +47,21 @@ class Label(DataType):
     measurements = ("classification",)
 
     def __init__(self, config: ConfigDict) -> None:
-        self._data, self.condition_dim = config.data, config.data.num_classes
+        self._names = functools.partial(data.label_names, config.data)
+        self.condition_dim = classes = config.data.num_classes
         encoder: LabelEncoder | ZonesOfImages | None = None
         if models.has_latents(config):
-            is_aligned = any("label" in pair.split(":") for pair in config.alignments)
-            encoder = LabelEncoder(config) if is_aligned else ZonesOfImages(config)
+            latent = config.latent
+            if any("label" in pair.split(":") for pair in config.alignments):
+                encoder = LabelEncoder(classes, latent.dim)
+            else:
+                encoder = ZonesOfImages(classes, latent.context_size, latent.dim, config.seed)
         super().__init__("label", encoder)
 
     @functools.cached_property
     def example(self) -> str:  # type: ignore[override]
         """The first two classes, by name unless it contains a comma."""
-        names = data.label_names(self._data)[:2]
+        names = self._names()[:2]
         return ",".join(str(i) if "," in name else name for i, name in enumerate(names))
 
     def encoded_shape(self) -> jax.ShapeDtypeStruct:
@@ -65,7 +69,7 @@ class Label(DataType):
 
     def sample_format(self) -> dict[str, Any]:
         """Range of labels, and names of the classes."""
-        names = data.label_names(self._data)
+        names = self._names()
         description = f"numbers of classes from 0 to {len(names) - 1}, which `names` names"
         return {"description": description, "range": [0, len(names) - 1], "names": names}
 
@@ -74,7 +78,7 @@ class Label(DataType):
 
     def checked(self, samples: Any) -> Int[np.ndarray, " n"]:
         """Validated labels as int32."""
-        labels, classes = np.asarray(samples), self._data.num_classes
+        labels, classes = np.asarray(samples), self.condition_dim
         super().checked(labels.reshape(-1))
         is_integer = np.issubdtype(labels.dtype, np.integer)
         if not is_integer or labels.ndim != 1 or np.any(labels >= classes) or np.any(labels < 0):
@@ -86,7 +90,7 @@ class Label(DataType):
 
     def parse(self, text: str) -> Int[np.ndarray, " n"]:
         """Labels from a comma-separated list of class names or numbers; names take precedence."""
-        names = data.label_names(self._data)
+        names = self._names()
 
         def label(word: str) -> int:
             try:
@@ -102,7 +106,7 @@ class Label(DataType):
 
     def shown(self, samples: Int[np.ndarray, " n"]) -> np.ndarray:
         """Names of the classes."""
-        return np.array(data.label_names(self._data))[samples]
+        return np.array(self._names())[samples]
 
     def condition(self, batch: Batch, zones: Zones | None) -> Float[Array, "b c"]:
         """One-hot labels."""
@@ -117,9 +121,9 @@ class LabelEncoder(Classifier):
 
     network, num_draws = "label_anchors", 0
 
-    def __init__(self, config: ConfigDict) -> None:
-        self.num_classes = config.data.num_classes
-        self.module: Any = LabelAnchors(self.num_classes, config.latent.dim)
+    def __init__(self, num_classes: int, latent_dim: int) -> None:
+        self.num_classes = num_classes
+        self.module: Any = LabelAnchors(num_classes, latent_dim)
 
     def init(self, key: PRNGKeyArray):
         return self.module.init(key)
@@ -150,10 +154,9 @@ class LabelEncoder(Classifier):
 class ZonesOfImages(Classifier):
     """Labels without alignment: the zone of a class is the union of zones of its context images."""
 
-    def __init__(self, config: ConfigDict) -> None:
-        self.num_classes, self._has_warned = config.data.num_classes, False
-        self._size, self._dim = config.latent.context_size, config.latent.dim
-        self._seed = config.seed
+    def __init__(self, num_classes: int, context_size: int, latent_dim: int, seed: int) -> None:
+        self.num_classes, self._has_warned = num_classes, False
+        self._size, self._dim, self._seed = context_size, latent_dim, seed
 
     def context_shapes(self) -> Context:
         anchors: Any = jax.ShapeDtypeStruct((self._size, self._dim), jnp.float32)
