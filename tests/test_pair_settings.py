@@ -153,11 +153,7 @@ def test_an_alignment_gets_names_and_zones_of_both_types():
 
 @dataclasses.dataclass(frozen=True)
 class Late(zoning.Euler):
-    """Euler's method from a config group."""
-
-    @classmethod
-    def from_config(cls, group):
-        return cls(group.num_steps, group.t_min)
+    """Euler's method."""
 
 
 def test_a_solver_is_built_from_the_group_that_names_it():

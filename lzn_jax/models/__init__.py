@@ -147,10 +147,20 @@ def module(part: Any, group: ConfigDict, config: ConfigDict, **sizes: Any) -> An
         return part
     training = config.training
     values = {"dtype": jnp.dtype(training.compute_dtype), "remat": training.remat, **group, **sizes}
-    # The fields `name` and `parent` of every flax module are not fields of the config.
-    names = inspect.signature(part.__init__).parameters.keys() - {"name", "parent"}  # type: ignore[misc]
-    build = functools.partial(part, **{n: value for n, value in values.items() if n in names})
+    build = functools.partial(part, **arguments(part.__init__, values))  # type: ignore[misc]
     return functional(build) if issubclass(part, nnx.Module) else build()
+
+
+def arguments(function: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values that are arguments of a function, by name."""
+    # The fields `name` and `parent` of every flax module are not fields of the config.
+    names = inspect.signature(function).parameters.keys() - {"name", "parent"}
+    return {name: value for name, value in values.items() if name in names}
+
+
+def built(part: Callable[..., Any], group: ConfigDict, **others: Any) -> Any:
+    """Result of a part for those values of a config group, and others, that are its arguments."""
+    return part(**arguments(part, {**group, **others}))
 
 
 def functional(network: Any) -> Any:
