@@ -145,7 +145,7 @@ def random_weights(shapes: Any) -> Any:
 
 
 def random_batch(space: LatentSpace, config: ConfigDict) -> dict[str, np.ndarray]:
-    rng, shapes = np.random.default_rng(0), batch_shapes(space, config)
+    rng, shapes = np.random.default_rng(0), batch_shapes(space)
     ends = {name: 1 if name == "labels" else 256 for name in shapes}
     return {
         name: rng.integers(ends[name], size=a.shape, dtype=a.dtype) for name, a in shapes.items()

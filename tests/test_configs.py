@@ -363,7 +363,7 @@ def _refused(name, latents, condition):
 def _traced(space, config, target):
     """Shapes of the loss, and of samples of a type from each source, by shapes alone."""
     variables = jax.eval_shape(space.init, jax.random.key(0))
-    batch = batch_shapes(space, config)
+    batch = batch_shapes(space)
     loss, _ = jax.eval_shape(
         functools.partial(plan.loss, space.plan), variables, batch, jax.random.key(0)
     )

@@ -141,7 +141,7 @@ def compile_step(config: ConfigDict, name: str) -> int:
     _report("operations", f"{cost.total:.3g} per update, {share:.2g} % in zoning")
     chip, started = costs.chip(kind), time.monotonic()
     if chip is not None:
-        _report_cost(config, cost.total, chip, mesh.size)
+        _report_cost(cost.total, chip, mesh.size, training.num_steps)
     effort = "on TPUs less with JAX_EXEC_TIME_OPTIMIZATION_EFFORT=-1.0"
     _report("compiling", f"large networks can take an hour, {effort}")
     try:
@@ -165,8 +165,8 @@ def compile_step(config: ConfigDict, name: str) -> int:
     return EXIT_DONE if fits else EXIT_DOES_NOT_FIT
 
 
-def _report_cost(config: ConfigDict, operations: float, chip: costs.Chip, chips: int) -> None:
-    seconds, updates = operations / (chip.operations * chips), config.training.num_steps
+def _report_cost(operations: float, chip: costs.Chip, chips: int, updates: int) -> None:
+    seconds = operations / (chip.operations * chips)
     _report("seconds per update", f"{seconds:.3g} at the bfloat16 peak")
     hours = f"{seconds * chips * updates / 3600:.3g} at the bfloat16 peak"
     _report("chip hours", f"{hours} for {updates:,} updates without evaluation")
@@ -227,23 +227,23 @@ def lower_step(
     state = devices.placed(shapes, mesh, shard=config.training.shard_parameters)
     with jax.set_mesh(mesh):
         update = train.jit_update(space, optimizer, config, mesh, state)
-        traced = update.trace(state, batch_shapes(space, config))
+        traced = update.trace(state, batch_shapes(space))
         return traced.lower(lowering_platforms=(platform,)), costs.count_operations(traced.jaxpr)
 
 
-def batch_shapes(space: LatentSpace, config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
+def batch_shapes(space: LatentSpace) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes of a training batch by column; reads an example for types that do not state theirs."""
     shapes = {"labels": jax.ShapeDtypeStruct((), np.int32)}
     for data_type in space.types.values():
         own = data_type.column_shapes()
         if own is None:
-            row = data_type.columns(data.load(config.data, "train").at(np.arange(1)))
+            row = data_type.columns(data.load(space.config.data, "train").at(np.arange(1)))
             own = {n: jax.ShapeDtypeStruct(a.shape[1:], a.dtype) for n, a in row.items()}
         shapes |= own
     rows: dict[str, Any] = {n: np.zeros(each.shape, each.dtype) for n, each in shapes.items()}
     for transform in space.row_transforms:
         rows |= transform(rows, np.random.default_rng(0))
-    size = config.training.batch_size
+    size = space.config.training.batch_size
     return {n: jax.ShapeDtypeStruct((size, *row.shape), row.dtype) for n, row in rows.items()}
 
 

@@ -12,13 +12,12 @@ import jax
 import jax.numpy as jnp
 from jax import export as jax_export
 from jaxtyping import Array
-from ml_collections import ConfigDict
 
 from lzn_jax import files, inference
 from lzn_jax.errors import UserError
 from lzn_jax.files import by_name, parse_json
 from lzn_jax.latent_space import LatentSpace, Model
-from lzn_jax.loading import MANIFEST, restore
+from lzn_jax.loading import MANIFEST
 from lzn_jax.run import devices
 from lzn_jax.trained_model import TrainedModel
 
@@ -171,7 +170,7 @@ _PARTIAL = ".export.partial"  # folder of an export under way
 _log = logging.getLogger(__name__)
 
 
-def export(config: ConfigDict, workdir: Path) -> None:
+def export(trained: TrainedModel, workdir: Path) -> None:
     """Writes `export/`: a program for each task, their weights and a manifest.
 
     Raises UserError if `export/` holds files that this mode did not write, and if the run has no
@@ -179,7 +178,6 @@ def export(config: ConfigDict, workdir: Path) -> None:
     """
     folder, partial = workdir / "export", workdir / _PARTIAL
     _check_own(folder)
-    trained = restore(config, workdir)
     tensors = devices.fetch(files.by_name(trained.model))
     if not files.is_writer():
         return
