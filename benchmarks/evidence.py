@@ -375,7 +375,9 @@ def draw_accuracies(path: Path, curves: Mapping[str, tuple[np.ndarray, np.ndarra
 
 
 def untrained(config: ConfigDict, folder: Path) -> Summary:
-    space = LatentSpace(config, devices.make_mesh(devices.examples_at_a_time(config.training)))
+    space = LatentSpace(
+        config, devices.make_mesh(config.training.microbatch_size or config.training.batch_size)
+    )
     train, test = data.load_data(config)
     variables = jax.jit(space.init)(named(jax.random.key(config.seed), "init"))
     model = Model(variables, space.context(variables, train))

@@ -54,7 +54,7 @@ class Measure:
     """How right captions written of test images, and images made of test captions, are."""
 
     def __init__(self, config: ConfigDict, train: Examples, test: Examples) -> None:
-        space = LatentSpace(config, devices.training_mesh(config.training))
+        space = LatentSpace(config, models.built(devices.training_mesh, config.training))
         self.tokenizer = space.encoders["text"].tokenizer
         self._ruler = DigitCaptions(TrainedModel(space, Model({}, {}), 0), train, digits.ruler())
         rows = compared(self.tokenizer, test.texts)

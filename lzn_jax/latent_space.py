@@ -26,7 +26,6 @@ from lzn_jax.data_types import Context, DataType, Decoder, Encoder, NetworkEncod
 from lzn_jax.models import Variables, named
 from lzn_jax.plan import plan_of
 from lzn_jax.run.batching import in_batches
-from lzn_jax.run.devices import examples_at_a_time
 
 
 class Model(NamedTuple):
@@ -62,9 +61,8 @@ class LatentSpace:
         line = f"plurals and outputs of types must differ from others: {', '.join(sorted(names))}"
         parts.require(len({*names}) == len(names), line)
         self.modules: dict[str, Any] = {n: m for t in types for n, m in t.modules.items()}
-        self.in_batches = functools.partial(
-            in_batches, mesh=mesh, batch_size=examples_at_a_time(config.training)
-        )
+        size = config.training.microbatch_size or config.training.batch_size
+        self.in_batches = functools.partial(in_batches, mesh=mesh, batch_size=size)
         names = [n for n in config.training.losses if config.training[f"{n}_weight"] > 0]
         self.losses = {name: parts.get("loss", name) for name in names}
         own = {name: functools.partial(loss, self) for name, loss in self.losses.items()}

@@ -3,6 +3,7 @@
 Results are reproducible: they depend on the arguments alone, among them the seed.
 """
 
+import copy
 import dataclasses
 from collections.abc import Callable
 from functools import partial
@@ -11,7 +12,6 @@ from typing import Any
 import jax
 import numpy as np
 from jaxtyping import UInt8
-from ml_collections import ConfigDict, FrozenConfigDict
 from PIL import Image, ImageOps
 
 from lzn_jax import data, plots
@@ -19,8 +19,6 @@ from lzn_jax.data import Examples, pixels, user_images
 from lzn_jax.data.pixels import evenly_spaced
 from lzn_jax.data_types import Invertible, are_images
 from lzn_jax.errors import UserError
-from lzn_jax.latent_space import LatentSpace
-from lzn_jax.run import devices
 from lzn_jax.trained_model import TrainedModel
 
 NUM_IMAGES = 8  # of a text, a label, a zone
@@ -234,7 +232,6 @@ class Answers:
 
 def _with_small_batches(model: TrainedModel) -> TrainedModel:
     """The run with batches of the size of one answer instead of training's."""
-    config = ConfigDict(model.config)
-    config.training.batch_size, config.training.microbatch_size = NUM_IMAGES, None
-    space = LatentSpace(FrozenConfigDict(config), devices.inference_mesh())
+    space = copy.copy(model.space)
+    space.in_batches = partial(space.in_batches, batch_size=NUM_IMAGES)
     return dataclasses.replace(model, space=space)

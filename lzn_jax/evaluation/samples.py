@@ -129,11 +129,13 @@ class SampleQuality:
     """
 
     def __init__(self, config: ConfigDict) -> None:
-        self.data, paths = config.data, config.evaluation
+        self._is_large = config.data.image_size > MAX_PIXELS
+        self._has_classes = config.data.num_classes > 1
+        paths, channels = config.evaluation, config.data.channels
         readers = {"inception_path": inception_extractor, "clip_path": clip_extractor}
         given = {name: paths[name] for name in readers if paths[name] is not None}
         for name, path in given.items():
-            if self.data.channels != 3:
+            if channels != 3:
                 raise UserError(
                     f"evaluation.{name} must be None for grey images (data.channels 1), because "
                     f"its network expects RGB; got {path}"
@@ -165,12 +167,13 @@ class SampleQuality:
 
     def _classifiers(self, train: Examples) -> list[Extractor]:
         """The trained network that replaces Inception, if any."""
-        is_large = self.data.image_size > MAX_PIXELS
         if "inception_path" in self._pretrained:
             return []
-        if not is_large and self.data.num_classes > 1:
+        if self._has_classes and not self._is_large:
             return [feature_extractor(train, name=FEATURES, seed=SEED)]
-        kind = f"images of more than {MAX_PIXELS} pixels" if is_large else "images of one class"
+        kind = (
+            f"images of more than {MAX_PIXELS} pixels" if self._is_large else "images of one class"
+        )
         others = " other than CMMD" if self._pretrained else ""
         _log.info("sample metrics%s are left out: %s need evaluation.inception_path", others, kind)
         return []

@@ -14,7 +14,7 @@ from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
 from ml_collections import ConfigDict
 
-from lzn_jax import data, train
+from lzn_jax import data, models, train
 from lzn_jax.errors import EXIT_DOES_NOT_FIT, EXIT_DONE, UserError
 from lzn_jax.latent_space import LatentSpace
 from lzn_jax.run import compiled_time, costs, devices
@@ -130,7 +130,7 @@ def compile_step(config: ConfigDict, name: str) -> int:
     leave devices idle.
     """
     machine = find(name)
-    mesh = devices.training_mesh(config.training, machine.devices)
+    mesh = models.built(devices.training_mesh, config.training, available=machine.devices)
     lowered, cost = lower_step(config, mesh, machine.platform)
     kind, training = machine.devices[0].device_kind, config.training
     share = 100 * cost.inside / cost.total

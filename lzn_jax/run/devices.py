@@ -11,7 +11,6 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from ml_collections import ConfigDict
 
 from lzn_jax.errors import UserError
 
@@ -30,32 +29,34 @@ def inference_mesh() -> Mesh:
     return Mesh(np.array(devices), ("data",), axis_types=(AxisType.Auto,))
 
 
-def training_mesh(training: ConfigDict, devices: list[jax.Device] | None = None) -> Mesh:
-    """Mesh over which batches are sharded in training, of the devices in `training.devices`.
+def training_mesh(
+    devices: int | str,
+    batch_size: int,
+    microbatch_size: int | None,
+    queries: int | None = None,
+    available: list[jax.Device] | None = None,
+) -> Mesh:
+    """Mesh over which batches are sharded in training, given values of the group `training`.
 
     Raises UserError for more devices than available, and for batches, micro-batches or queries that
     would leave devices idle, unless `training.devices` is `dividing`.
     """
-    devices = _available() if devices is None else devices
-    if isinstance(training.devices, int):
-        own = _by_process(devices)
-        each, rest = divmod(training.devices, len(own))
+    used = _available() if available is None else available
+    if isinstance(devices, int):
+        own = _by_process(used)
+        each, rest = divmod(devices, len(own))
         if rest or each > min(map(len, own)):
             raise UserError(
                 f"training.devices must be a multiple of the number of processes {len(own)} and at "
-                f"most {len(devices)}, the number of devices, got {training.devices}"
+                f"most {len(used)}, the number of devices, got {devices}"
             )
-        devices = [device for group in own for device in group[:each]]
-    names = ("batch_size", "microbatch_size", "queries")  # numbers of rows that are sharded
-    sizes = {name: training[name] for name in names if training.get(name) is not None}
-    if training.devices != "dividing" and any(size % len(devices) for size in sizes.values()):
-        raise UserError(_idle(sizes, len(devices)))
-    return make_mesh(math.gcd(*sizes.values()), devices)
-
-
-def examples_at_a_time(training: ConfigDict) -> int:
-    """Number of examples per micro-batch, or per batch without micro-batches."""
-    return int(training.microbatch_size or training.batch_size)
+        used = [device for group in own for device in group[:each]]
+    # Numbers of rows that are sharded.
+    rows = {"batch_size": batch_size, "microbatch_size": microbatch_size, "queries": queries}
+    sizes = {name: size for name, size in rows.items() if size is not None}
+    if devices != "dividing" and any(size % len(used) for size in sizes.values()):
+        raise UserError(_idle(sizes, len(used)))
+    return make_mesh(math.gcd(*sizes.values()), used)
 
 
 def _idle(sizes: dict[str, int], count: int) -> str:
