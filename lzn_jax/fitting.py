@@ -36,7 +36,7 @@ def fit(
         changes = {"data.name": "arrays", "data.checksum": kept.checksum} | changes
     fields = [f"{name}={value}" for name, value in changes.items()]
     found = configuration.load(config, fields)
-    if workdir is None and isinstance(config, ConfigDict):
+    if workdir is None and not isinstance(config, str | Path):
         raise UserError("a config without a name needs a work folder: pass workdir=FOLDER")
     workdir = Path(workdir or workdirs.default(config))
     interruption = Interruption()

@@ -9,7 +9,7 @@ in `lzn_jax.trained_model`.
 """
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -54,7 +54,12 @@ class LatentSpace:
         self.types: dict[str, DataType] = {}
         for name in config.types:
             with parts.mistakes(f"type {name!r}"):
-                self.types[name] = _checked_type(name, parts.get("type", name)(config), config)
+                made = parts.get("type", name)(config)
+                self.types[name] = _checked_type(name, made, config.types, config.latent.dim)
+            if (weight := config.training.get(f"{name}_weight")) is not None:
+                line = f"training.{name}_weight needs a decoder of type {name!r}"
+                parts.require(made.decoder is not None, line)
+                made.weight = weight
         types = self.types.values()
         names = ["labels", "errors", "weights"]  # of arrays in results
         names += [n for t in types if t.name != "label" for n in {t.output, t.plural}]
@@ -157,9 +162,9 @@ def encoded_anchors(
     return space.encoders[source].anchors(variables, samples)
 
 
-def _checked_type(name: str, made: Any, config: ConfigDict) -> DataType:
-    """The data type with the config's weight; raises UserError if it lacks what protocols need."""
-    require, dim = parts.require, config.latent.dim
+def _checked_type(name: str, made: Any, types: Sequence[str], dim: int) -> DataType:
+    """The data type `name` among `types`; raises UserError if it lacks what protocols need."""
+    require = parts.require
     is_type = isinstance(made, DataType)
     require(is_type, f"type {name!r} must build a lzn_jax.data_types.DataType, got {made!r}")
     require(made.name == name, f"type {name!r} builds a DataType named {made.name!r}")
@@ -173,16 +178,13 @@ def _checked_type(name: str, made: Any, config: ConfigDict) -> DataType:
             is_tuple, f"sources of {owner} must be a tuple of types, got the string {sources!r}"
         )
         for needed in (*sources, decoder.condition):
-            require(needed in (None, *config.types), f"{owner} needs {needed!r} among types")
+            require(needed in (None, *types), f"{owner} needs {needed!r} among types")
     owner = f"the encoder of type {name!r}"
     if encoder is not None and not hasattr(encoder, "latents"):
         _check_members(owner, encoder, (*Encoder.__annotations__, "init", "zones", "anchors"))
     if isinstance(encoder, NetworkEncoder):
         got, needed = encoder.anchors_shape(), f"{owner} must give anchors (n, {dim})"
         require(got == (1, dim), f"{needed}, as latent.dim is {dim}; one sample gives {got}")
-    if (weight := config.training.get(f"{name}_weight")) is not None:
-        require(decoder is not None, f"training.{name}_weight needs a decoder of type {name!r}")
-        made.weight = weight
     return made
 
 

@@ -110,7 +110,8 @@ class Image(DataType):
         whole, decoder = whole_image(config.data), None
         encoder = _encoder(config, has_views, whole) if models.has_latents(config) else None
         if not has_views:
-            network, build = models.decoder(config)
+            part, build = parts.get("decoder", config.decoder.name)
+            network = models.module(part, config.decoder, config, image_shape=self._shape)
             decoder = build(config, network)
         super().__init__("image", encoder, decoder)
         self._transform = encoder.transform if encoder else whole

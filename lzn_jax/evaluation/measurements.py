@@ -88,7 +88,7 @@ def prepare(space: LatentSpace, test: Examples) -> None:
     for kind in ("measurement", "figure"):
         for function in functions(space, kind).values():
             if read := getattr(function, "prepare", None):
-                read(space.config)
+                read(space)
     for each in space.types.values():
         each.check(test, "test")
 

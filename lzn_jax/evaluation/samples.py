@@ -25,6 +25,7 @@ from lzn_jax.evaluation.features import (
     generation_metrics,
 )
 from lzn_jax.evaluation.inception import inception_extractor
+from lzn_jax.latent_space import LatentSpace
 from lzn_jax.trained_model import TrainedModel
 
 MAX_JUDGED = 10_000  # training images of the judge; fitting takes quadratic time
@@ -195,9 +196,9 @@ class MeasureSamples:
     samples of the prior.
     """
 
-    def prepare(self, config: ConfigDict) -> None:
+    def prepare(self, space: LatentSpace) -> None:
         """Reads the weights of networks before training; raises UserError for unreadable ones."""
-        sample_quality(config)
+        sample_quality(space.config)
 
     def __call__(
         self, model: TrainedModel, train: Examples, test: Examples, workdir: Path

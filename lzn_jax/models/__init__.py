@@ -131,12 +131,6 @@ def image_shape(config: ConfigDict) -> tuple[int, int, int]:
     return config.data.image_size, config.data.image_size, config.data.channels
 
 
-def decoder(config: ConfigDict) -> tuple[Any, Any]:
-    """The network registered as `decoder.name`, and the function that wraps it as a `Decoder`."""
-    network, wrapper = parts.get("decoder", config.decoder.name)
-    return module(network, config.decoder, config, image_shape=image_shape(config)), wrapper
-
-
 def module(part: Any, group: ConfigDict, config: ConfigDict, **sizes: Any) -> Any:
     """Instantiates a class of Flax Linen or NNX with the values of a config group.
 

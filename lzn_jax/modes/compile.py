@@ -131,7 +131,7 @@ def compile_step(config: ConfigDict, name: str) -> int:
     """
     machine = find(name)
     mesh = models.built(devices.training_mesh, config.training, available=machine.devices)
-    lowered, cost = lower_step(config, mesh, machine.platform)
+    lowered, cost = lower_step(LatentSpace(config, mesh), mesh, machine.platform)
     kind, training = machine.devices[0].device_kind, config.training
     share = 100 * cost.inside / cost.total
     each = f"{machine.memory / 1e9:.1f} GB each"
@@ -218,10 +218,10 @@ def _report_memory(compiled: jax.stages.Compiled, available: float) -> bool:
 
 
 def lower_step(
-    config: ConfigDict, mesh: jax.sharding.Mesh, platform: str
+    space: LatentSpace, mesh: jax.sharding.Mesh, platform: str
 ) -> tuple[jax.stages.Lowered, costs.Cost]:
-    """Lowered update of a config, and its operations; the devices of the mesh need not exist."""
-    space = LatentSpace(config, mesh)
+    """Lowered update of a space, and its operations; the devices of the mesh need not exist."""
+    config = space.config
     optimizer = train.make_optimizer(config.training, list(space.modules))
     shapes = jax.eval_shape(lambda: train.init_state(space, optimizer, config.seed))
     state = devices.placed(shapes, mesh, shard=config.training.shard_parameters)
