@@ -38,9 +38,10 @@ from ml_collections import ConfigDict
 from numpy.typing import ArrayLike
 
 from lzn_jax import configuration, data, files
+from lzn_jax.data_types import Model
 from lzn_jax.evaluation import measurements, probes
 from lzn_jax.evaluation.probes import knn_log_votes
-from lzn_jax.latent_space import LatentSpace, Model
+from lzn_jax.latent_space import LatentSpace
 from lzn_jax.models import named
 from lzn_jax.run import devices
 from lzn_jax.run import log as log_module

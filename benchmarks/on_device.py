@@ -39,9 +39,10 @@ from shared import STDS, STEPS, Q, make_problem
 from zoning_speed import times_and_roofline
 
 from lzn_jax import configuration, inference, models, train
+from lzn_jax.data_types import Model
 from lzn_jax.errors import UserError
 from lzn_jax.files import write_json
-from lzn_jax.latent_space import LatentSpace, Model
+from lzn_jax.latent_space import LatentSpace
 from lzn_jax.modes.compile import batch_shapes
 from lzn_jax.run import devices
 from lzn_jax.run.costs import count_operations

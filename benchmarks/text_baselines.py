@@ -33,10 +33,11 @@ from lzn_jax import configuration, data, files, models
 from lzn_jax import train as train_module
 from lzn_jax.data import Examples, digit_captions, digits
 from lzn_jax.data.batches import TrainingBatches
+from lzn_jax.data_types import Model
 from lzn_jax.decoders.flow import FlowDecoder
 from lzn_jax.evaluation.samples import as_pixels
 from lzn_jax.evaluation.texts import PARTS, DigitCaptions, compared, shares
-from lzn_jax.latent_space import LatentSpace, Model
+from lzn_jax.latent_space import LatentSpace
 from lzn_jax.models import normal_by_index
 from lzn_jax.plan import Loss
 from lzn_jax.progress import progress

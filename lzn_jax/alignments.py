@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from lzn_jax import configuration, models, parts, zoning
 from lzn_jax.data_types import Zones
 from lzn_jax.errors import UserError
+from lzn_jax.models import Tree
 
 LossAndMetrics = tuple[Float[Array, ""], Mapping[str, Array]]
 
@@ -67,7 +68,7 @@ class Bound:
         return f"{form}, {flow}, cut-off {self.setting.cutoff:g}"
 
 
-def scalars(found: Any, needed: str = "(scalar, dict of scalars)") -> LossAndMetrics:
+def scalars(found: Tree, needed: str = "(scalar, dict of scalars)") -> LossAndMetrics:
     """A loss and its metrics; raises TypeError for anything else."""
     shapes = jax.tree.map(jnp.shape, found)
     metrics = found[-1] if isinstance(found, tuple) and found else None

@@ -25,6 +25,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from lzn_jax import configuration, models, train
 from lzn_jax.data import Examples, check_context, load
 from lzn_jax.data.user_images import find_images
+from lzn_jax.data_types import Samples
 from lzn_jax.errors import EXIT_DONE, UserError
 from lzn_jax.files import cache_folder, write_json
 from lzn_jax.latent_space import LatentSpace
@@ -137,7 +138,7 @@ def network_layouts(config: ConfigDict) -> dict[str, Layout]:
     return layouts
 
 
-def _context_images(config: ConfigDict, folder: str | None) -> tuple[ConfigDict, Any]:
+def _context_images(config: ConfigDict, folder: str | None) -> tuple[ConfigDict, Samples]:
     """Config and images of the context anchors; a config without them if there are no images."""
     if not models.has_latents(config) or config.latent.context_size == 0:
         if folder is not None:

@@ -9,8 +9,8 @@ in `lzn_jax.trained_model`.
 """
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,17 +22,10 @@ from lzn_jax import parts
 from lzn_jax.alignments import solver
 from lzn_jax.data import Examples
 from lzn_jax.data.batches import RowTransform, Transform, whole_image
-from lzn_jax.data_types import Context, DataType, Decoder, Encoder, NetworkEncoder
+from lzn_jax.data_types import Context, DataType, Decoder, Encoder, NetworkEncoder, Samples
 from lzn_jax.models import Variables, named
 from lzn_jax.plan import plan_of
 from lzn_jax.run.batching import in_batches
-
-
-class Model(NamedTuple):
-    """Variables of the networks, and contexts by type: all that inference needs."""
-
-    variables: Variables
-    context: Mapping[str, Context]
 
 
 class LatentSpace:
@@ -147,7 +140,7 @@ class LatentSpace:
         return {n: e for n, e in self.encoders.items() if hasattr(e, "context")}
 
     def anchors(
-        self, variables: Variables, samples: Any, source: str, description: str = "encoding"
+        self, variables: Variables, samples: Samples, source: str, description: str = "encoding"
     ) -> Any:
         """Anchors (n, q) of any number of samples, given in the form that the encoder reads."""
         jitted = self.jitted(encoded_anchors, ("source",))
@@ -156,7 +149,7 @@ class LatentSpace:
 
 
 def encoded_anchors(
-    space: LatentSpace, variables: Variables, samples: Any, source: str
+    space: LatentSpace, variables: Variables, samples: Samples, source: str
 ) -> Float[Array, "b q"]:
     """Anchors of samples of a type, as a pure function."""
     return space.encoders[source].anchors(variables, samples)
@@ -188,6 +181,6 @@ def _checked_type(name: str, made: Any, types: Sequence[str], dim: int) -> DataT
     return made
 
 
-def _check_members(owner: str, made: Any, members: tuple[str, ...]) -> None:
+def _check_members(owner: str, made: object, members: tuple[str, ...]) -> None:
     missing = [member for member in members if not hasattr(made, member)]
     parts.require(not missing, f"{owner} lacks {', '.join(missing)}")

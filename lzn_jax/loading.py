@@ -9,8 +9,9 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from lzn_jax import configuration
+from lzn_jax.data_types import Model
 from lzn_jax.errors import UserError
-from lzn_jax.latent_space import LatentSpace, Model
+from lzn_jax.latent_space import LatentSpace
 from lzn_jax.models import join_variables, split_variables
 from lzn_jax.release import shared_model
 from lzn_jax.run import devices

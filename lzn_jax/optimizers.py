@@ -55,7 +55,7 @@ def make_optimizer(training: ConfigDict, networks: list[str]) -> optax.GradientT
         parts.require(is_optax, f"optimizer {training.optimizer!r} {line}")
         return made
 
-    def labels(params: Mapping[str, Any]) -> dict[str, Any]:
+    def labels(params: Mapping[str, object]) -> dict[str, Any]:
         return {name: jax.tree.map(lambda _, n=name: n, tree) for name, tree in params.items()}
 
     made = {name: optimizer(rate) for name, rate in schedules(training, networks).items()}

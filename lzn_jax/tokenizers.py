@@ -9,7 +9,6 @@ import functools
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Int
@@ -40,7 +39,7 @@ class Tokenizer:
     size: int
     split: Callable[[list[str]], Iterable[Sequence[int]]]
     join: Callable[[list[list[int]]], list[str]]
-    vocabulary: dict[str, Any]
+    vocabulary: dict[str, object]
     unknown: Callable[[str], set[str]] = _surrogates
 
     def encode(self, texts: Sequence[str] | np.ndarray) -> Int[np.ndarray, "n l"]:

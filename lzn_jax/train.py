@@ -30,9 +30,10 @@ from ml_collections import ConfigDict
 from lzn_jax import configuration, data, extensions, files, models, plan, plots
 from lzn_jax.data import Examples, pixels
 from lzn_jax.data.batches import TrainingBatches
+from lzn_jax.data_types import Model
 from lzn_jax.errors import EXIT_DONE, EXIT_NON_FINITE, EXIT_RUN_AGAIN
 from lzn_jax.evaluation import measurements
-from lzn_jax.latent_space import LatentSpace, Model
+from lzn_jax.latent_space import LatentSpace
 from lzn_jax.models import join_variables, named, split_variables
 from lzn_jax.optimizers import make_optimizer, schedules
 from lzn_jax.progress import progress

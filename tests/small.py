@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from lzn_jax import configuration, data, loading, plan, plots, train
-from lzn_jax.latent_space import LatentSpace, Model
+from lzn_jax.data_types import Model
+from lzn_jax.latent_space import LatentSpace
 from lzn_jax.run import devices
 from lzn_jax.run import workdir as workdirs
 from lzn_jax.run.checkpoints import Checkpoints

@@ -10,7 +10,8 @@ import small
 from PIL import Image
 
 from lzn_jax import loading, main
-from lzn_jax.latent_space import LatentSpace, Model
+from lzn_jax.data_types import Model
+from lzn_jax.latent_space import LatentSpace
 from lzn_jax.run import devices
 from lzn_jax.run import workdir as workdirs
 from lzn_jax.trained_model import TrainedModel

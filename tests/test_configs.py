@@ -20,8 +20,9 @@ from PIL import Image
 from lzn_jax import configuration, inference, load, plan, train
 from lzn_jax import main as command_line
 from lzn_jax.data import cifar10, fashion
+from lzn_jax.data_types import Model
 from lzn_jax.errors import UserError
-from lzn_jax.latent_space import LatentSpace, Model
+from lzn_jax.latent_space import LatentSpace
 from lzn_jax.modes.compile import batch_shapes
 from lzn_jax.run import devices, log
 

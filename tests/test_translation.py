@@ -10,12 +10,11 @@ import pytest
 import small
 
 from lzn_jax import data, inference, loading, main, plan, plots, zoning
-from lzn_jax.data_types import Context, Zones
+from lzn_jax.data_types import Context, Model, Zones
 from lzn_jax.data_types import text as text_module
 from lzn_jax.errors import UserError
 from lzn_jax.evaluation import measurements, tasks
 from lzn_jax.evaluation.texts import DigitCaptions, embedded, measure
-from lzn_jax.latent_space import Model
 from lzn_jax.losses import contrastive
 from lzn_jax.models import named, normal_by_index
 from lzn_jax.run import workdir

@@ -30,6 +30,7 @@ from lzn_jax.data_types.protocols import (
     Invertible,
     Keys,
     Loss,
+    Model,
     Reader,
     Samples,
     Zones,
@@ -53,6 +54,7 @@ __all__ = [
     "Invertible",
     "Keys",
     "Loss",
+    "Model",
     "NetworkEncoder",
     "Reader",
     "Samples",
@@ -127,7 +129,7 @@ class DataType(Displayed):
     def check(self, examples: Examples, name: str) -> None:
         """Logs which samples of a split are left out, and what they are like."""
 
-    def checked(self, samples: Any) -> Samples:
+    def checked(self, samples: Samples) -> Samples:
         """Validates samples passed by a user; raises UserError for invalid ones."""
         if isinstance(samples, str):
             raise UserError(f"{self.plural} must be a list of samples, got the string {samples!r}")
@@ -145,7 +147,7 @@ class DataType(Displayed):
         """Inputs of the encoder; raises UserError for samples that cannot be encoded."""
         return samples
 
-    def decoded(self, outputs: Any) -> Samples:
+    def decoded(self, outputs: Samples) -> Samples:
         """Samples from outputs of the decoder."""
         return outputs
 

@@ -7,7 +7,7 @@ from lzn_jax.data_types.protocols import Samples
 from lzn_jax.errors import UserError
 
 
-def are_images(shown: Any) -> bool:
+def are_images(shown: object) -> bool:
     """Whether `DataType.shown` returned an array of images, not strings."""
     return len(getattr(shown, "shape", ())) == 4
 
@@ -25,7 +25,9 @@ class Displayed:
     input_component: Callable[[Any], Any] | None = None
     output_component: Callable[[], Any] | None = None
 
-    checked: Callable[[Any], Samples]  # validates samples passed by a user, as `DataType.checked`
+    checked: Callable[
+        [object], Samples
+    ]  # validates samples passed by a user, as `DataType.checked`
 
     def __init__(self, name: str) -> None:
         self.name = name

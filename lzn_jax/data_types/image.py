@@ -17,6 +17,7 @@ from lzn_jax.data.batches import Transform, whole_image
 from lzn_jax.data.folder import file_names
 from lzn_jax.data.pixels import EncodedImages, Views
 from lzn_jax.data_types import Batch, DataType, Keys, NetworkEncoder, Zones, trained_on
+from lzn_jax.data_types.protocols import Samples
 from lzn_jax.errors import UserError
 from lzn_jax.models import Variables, by_example
 from lzn_jax.parts import (
@@ -138,7 +139,7 @@ class Image(DataType):
         """Images of a split, possibly `EncodedImages`."""
         return examples.images
 
-    def checked(self, samples: Any) -> np.ndarray | EncodedImages:
+    def checked(self, samples: Samples) -> np.ndarray | EncodedImages:
         """Validated images: `EncodedImages` as they are, others as a NumPy array."""
         dtype, shape = (getattr(samples, name, None) for name in ("dtype", "shape"))
         if dtype != np.uint8 or not shape or shape[1:] != self._shape or shape[0] == 0:
@@ -159,11 +160,11 @@ class Image(DataType):
     def named(self, text: str) -> tuple[UInt8[np.ndarray, "n h w c"], list[str]]:
         return self._read(text)
 
-    def names(self, samples: Any) -> list[str]:
+    def names(self, samples: Samples) -> list[str]:
         """Paths of image files, empty for images that are not separate files."""
         return file_names(samples)
 
-    def shown(self, samples: Any) -> Any:
+    def shown(self, samples: Samples) -> Any:
         return samples
 
 

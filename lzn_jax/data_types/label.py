@@ -16,8 +16,9 @@ from ml_collections import ConfigDict
 from lzn_jax import data, models, parts, zoning
 from lzn_jax.data import Examples
 from lzn_jax.data_types import Batch, Classifier, Context, DataType, Keys, Zones, context_rows
+from lzn_jax.data_types.protocols import Model, Samples
 from lzn_jax.errors import UserError
-from lzn_jax.models import Variables
+from lzn_jax.models import Module, Variables
 from lzn_jax.parts import Field, count, counts, require
 
 _log = logging.getLogger(__name__)
@@ -76,7 +77,7 @@ class Label(DataType):
     def samples(self, examples: Examples) -> Int[np.ndarray, " n"]:
         return examples.labels
 
-    def checked(self, samples: Any) -> Int[np.ndarray, " n"]:
+    def checked(self, samples: Samples) -> Int[np.ndarray, " n"]:
         """Validated labels as int32."""
         labels, classes = np.asarray(samples), self.condition_dim
         super().checked(labels.reshape(-1))
@@ -123,7 +124,7 @@ class LabelEncoder(Classifier):
 
     def __init__(self, num_classes: int, latent_dim: int) -> None:
         self.num_classes = num_classes
-        self.module: Any = LabelAnchors(num_classes, latent_dim)
+        self.module: Module = LabelAnchors(num_classes, latent_dim)
 
     def init(self, key: PRNGKeyArray):
         return self.module.init(key)
@@ -142,12 +143,17 @@ class LabelEncoder(Classifier):
         return self.table(variables)[labels]
 
     def latents(
-        self, model: Any, labels: Int[Array, " b"], noise: Array, keys: Array, solver: zoning.Solver
+        self,
+        model: Model,
+        labels: Int[Array, " b"],
+        noise: Array,
+        keys: Array,
+        solver: zoning.Solver,
     ) -> Float[Array, "b q"]:
         """Latents of labels in zones of equally weighted classes."""
         return zoning.compute_latents(self.table(model.variables), noise, labels, solver=solver)
 
-    def classes(self, model: Any) -> tuple[Float[Array, "c q"], Int[Array, " c"]]:
+    def classes(self, model: Model) -> tuple[Float[Array, "c q"], Int[Array, " c"]]:
         return self.table(model.variables), jnp.arange(self.num_classes)
 
 
@@ -176,7 +182,12 @@ class ZonesOfImages(Classifier):
         return Context(of_images, samples=labels)
 
     def latents(
-        self, model: Any, labels: Int[Array, " b"], noise: Array, keys: Array, solver: zoning.Solver
+        self,
+        model: Model,
+        labels: Int[Array, " b"],
+        noise: Array,
+        keys: Array,
+        solver: zoning.Solver,
     ) -> Float[Array, "b q"]:
         """Latents in the zone of a random context image with each label."""
         context = model.context["label"]
@@ -184,8 +195,9 @@ class ZonesOfImages(Classifier):
         own = jax.vmap(jax.random.categorical)(keys, jnp.where(is_member, 0.0, -jnp.inf))
         return zoning.compute_latents(context.anchors, noise, own, solver=solver)
 
-    def classes(self, model: Any) -> tuple[Float[Array, "n q"], Int[Array, " n"]]:
+    def classes(self, model: Model) -> tuple[Float[Array, "n q"], Int[Array, " n"]]:
         context = model.context["label"]
+        assert context.samples is not None
         return context.anchors, context.samples
 
 

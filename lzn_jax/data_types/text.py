@@ -27,8 +27,9 @@ from lzn_jax.data_types import (
     NetworkEncoder,
     trained_on,
 )
+from lzn_jax.data_types.protocols import Model, Samples
 from lzn_jax.errors import UserError
-from lzn_jax.models import Variables, in_training, keys_by_index, transformer
+from lzn_jax.models import Module, Tree, Variables, in_training, keys_by_index, transformer
 from lzn_jax.models.transformer import END, is_text
 from lzn_jax.parts import Field, amount, choice, count, knobs, positive, require, word
 from lzn_jax.tokenizers import Tokenizer, tokenizer
@@ -98,10 +99,10 @@ class Text(DataType):
             name, lengths[0], lengths[-1], lengths[len(lengths) // 2],
         )  # fmt: skip
 
-    def checked(self, samples: Any) -> list[str]:
+    def checked(self, samples: Samples) -> list[str]:
         return list(super().checked(samples))
 
-    def encoded(self, samples: Any) -> Int[np.ndarray, "n l"]:
+    def encoded(self, samples: Samples) -> Int[np.ndarray, "n l"]:
         return self.tokenizer.encode(samples)
 
     def decoded(self, outputs: Int[np.ndarray, "n l"]) -> list[str]:
@@ -122,7 +123,7 @@ class Text(DataType):
     def written(self, value: str) -> list[str]:
         return [value]
 
-    def words(self, samples: Any) -> list[str]:
+    def words(self, samples: Samples) -> list[str]:
         return [word for text in samples for word in re.findall(r"\w+", str(text))]
 
     def _tokens(self, texts: np.ndarray, split: str = "") -> Int[np.ndarray, "n l"]:
@@ -181,7 +182,7 @@ class TextEncoder(NetworkEncoder):
 
     def context_shapes(self) -> Context:
         count, length = self.context_size, self.example.shape[1]
-        shapes: Any = (
+        shapes: Tree = (
             jax.ShapeDtypeStruct((count, self.latent_dim), jnp.float32),
             jax.ShapeDtypeStruct((count,), jnp.float32),
             jax.ShapeDtypeStruct((count, length), jnp.int32),
@@ -195,7 +196,7 @@ class TextEncoder(NetworkEncoder):
         return Context(of_texts, jnp.asarray(log_counts), jnp.asarray(tokens))
 
     def latents(
-        self, model: Any, tokens: Array, noise: Array, keys: Array, solver: zoning.Solver
+        self, model: Model, tokens: Array, noise: Array, keys: Array, solver: zoning.Solver
     ) -> Float[Array, "b q"]:
         """Latents of texts among the context anchors; a context text has the zone of its anchor."""
         context, log_weights, known_tokens = model.context[NAME]
@@ -213,7 +214,7 @@ class TextDecoder:
 
     network, output, num_draws = "text_decoder", "tokens", 1
 
-    module: Any
+    module: Module
     sources: tuple[str, ...]
     noise_scale: float | None
     microbatch_size: int | None
@@ -222,13 +223,13 @@ class TextDecoder:
     condition: str | None = None
 
     @classmethod
-    def from_config(cls, config: ConfigDict, module: Any) -> "TextDecoder":
+    def from_config(cls, config: ConfigDict, module: Module) -> "TextDecoder":
         """The decoder with the numbers of a config."""
         setting, draws = config.text_decoder, config.sampling
         numbers = setting.latents, setting.noise_scale, config.training.microbatch_size
         return cls(module, *numbers, draws.temperature, draws.top_p)
 
-    def init(self, key: PRNGKeyArray, condition: Condition) -> Any:
+    def init(self, key: PRNGKeyArray, condition: Condition) -> Tree:
         no_text = jnp.full((1, self.module.max_length), END, jnp.int32)
         return self.module.init(key, no_text, condition[0], train=False)
 

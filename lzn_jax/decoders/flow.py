@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from lzn_jax import parts
 from lzn_jax.data import normalise, to_uint8
 from lzn_jax.data_types import Batch, Condition, Invertible, Keys, Loss, given
-from lzn_jax.models import Variables, image_shape, in_training, named, normal_by_index
+from lzn_jax.models import Module, Tree, Variables, image_shape, in_training, named, normal_by_index
 from lzn_jax.models.mlp import MLPDecoder
 from lzn_jax.models.ncsnpp import NCSNppDecoder, check_decoder
 from lzn_jax.parts import choice, count, knobs
@@ -20,7 +20,7 @@ from lzn_jax.parts import choice, count, knobs
 T_MIN = 1e-3  # smallest t in training and integration
 RK45_TOLERANCE = 1e-5
 
-Velocity = Callable[[Array, Array, Any], Array]
+Velocity = Callable[[Array, Array, Tree], Array]
 
 
 class Solution(NamedTuple):
@@ -50,7 +50,7 @@ def draw(
 def loss(
     velocity: Velocity,
     samples: Float[Array, "b ..."],
-    condition: Any,
+    condition: Tree,
     noise: Float[Array, "b ..."],
     t: Float[Array, " b"],
 ) -> Float[Array, ""]:
@@ -61,7 +61,7 @@ def loss(
 
 
 def generate(
-    velocity: Velocity, noise: Float[Array, "b ..."], condition: Any, sampler: Sampler
+    velocity: Velocity, noise: Float[Array, "b ..."], condition: Tree, sampler: Sampler
 ) -> Solution:
     """Samples from noise: the flow from t = 1e-3, with the noise as its state there, to t = 1."""
     integrate = _INTEGRATE[sampler.name]
@@ -69,7 +69,7 @@ def generate(
 
 
 def invert(
-    velocity: Velocity, samples: Float[Array, "b ..."], condition: Any, sampler: Sampler
+    velocity: Velocity, samples: Float[Array, "b ..."], condition: Tree, sampler: Sampler
 ) -> Solution:
     """Noise from samples: the flow from t = 1 to t = 1e-3.
 
@@ -84,7 +84,7 @@ def invert(
 
 
 def _euler(
-    velocity: Velocity, start: Array, condition: Any, num_steps: int, t0: float, t1: float
+    velocity: Velocity, start: Array, condition: Tree, num_steps: int, t0: float, t1: float
 ) -> Solution:
     dt = (t1 - t0) / num_steps
 
@@ -97,7 +97,7 @@ def _euler(
 
 
 def _rk45(
-    velocity: Velocity, start: Array, condition: Any, num_steps: int, t0: float, t1: float
+    velocity: Velocity, start: Array, condition: Tree, num_steps: int, t0: float, t1: float
 ) -> Solution:
     """Dormand-Prince 5(4) with step sizes per sample: results do not depend on the batch."""
     del num_steps  # adaptive
@@ -139,7 +139,7 @@ class ArrayDecoder(Invertible):
     def __init__(
         self,
         name: str,
-        module: Any,
+        module: Module,
         *,
         output: str,
         shape: tuple[int, ...],
@@ -204,7 +204,7 @@ class ArrayFlow(ArrayDecoder):
     sampler = Sampler("euler", 50)
     draws = 1  # of noise and time for each sample in the loss
 
-    def init(self, key: PRNGKeyArray, condition: Condition) -> Any:
+    def init(self, key: PRNGKeyArray, condition: Condition) -> Tree:
         x = jnp.zeros((1, *self.shape))
         return self.module.init(key, x, jnp.zeros(1), *condition, train=False)
 
@@ -264,7 +264,7 @@ class ImageDecoder(ArrayDecoder):
     """Base class of image decoders."""
 
     @classmethod
-    def from_config(cls, config: ConfigDict, module: Any) -> Any:
+    def from_config(cls, config: ConfigDict, module: Module) -> Any:
         """The decoder with the numbers of a config."""
         made = cls(
             "image",
@@ -289,7 +289,7 @@ class FlowDecoder(ImageDecoder, ArrayFlow):
     """Rectified flow from noise to images."""
 
     @classmethod
-    def from_config(cls, config: ConfigDict, module: Any) -> Any:
+    def from_config(cls, config: ConfigDict, module: Module) -> Any:
         made = super().from_config(config, module)
         made.sampler = Sampler(config.sampling.sampler, config.sampling.num_steps)
         made.draws = config.training.flow_draws

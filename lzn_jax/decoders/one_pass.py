@@ -13,7 +13,7 @@ from lzn_jax.data import normalise
 from lzn_jax.data_types import Batch, Condition, Keys, Loss
 from lzn_jax.decoders.flow import ImageDecoder
 from lzn_jax.losses import sets
-from lzn_jax.models import Variables
+from lzn_jax.models import Module, Tree, Variables
 from lzn_jax.models.mlp import MLPGenerator
 from lzn_jax.models.ncsnpp import NCSNppGenerator, check_resolutions
 from lzn_jax.parts import amount, choice, count, knobs, require
@@ -29,10 +29,10 @@ class DirectDecoder(ImageDecoder):
     set_weight: float
     set_anchors: float  # weight of anchors in the loss between sets
     patches: Mapping[str, int]  # their size and number
-    encoder: Any  # of the anchors, if they have a weight
+    encoder: Module  # of the anchors, if they have a weight
 
     @classmethod
-    def from_config(cls, config: ConfigDict, module: Any) -> Any:
+    def from_config(cls, config: ConfigDict, module: Module) -> Any:
         made, setting = super().from_config(config, module), config.decoder
         made.error, made.set_loss = ERRORS[setting.error], sets.SET_LOSSES[setting.set_loss]
         made.set_weight, made.set_anchors = setting.set_weight, setting.set_anchors
@@ -41,7 +41,7 @@ class DirectDecoder(ImageDecoder):
             made.encoder = models.encoder(config)
         return made
 
-    def init(self, key: PRNGKeyArray, condition: Condition) -> Any:
+    def init(self, key: PRNGKeyArray, condition: Condition) -> Tree:
         return self.module.init(key, *condition, train=False)
 
     def loss(self, variables: Variables, batch: Batch, condition: Condition, keys: Keys) -> Loss:

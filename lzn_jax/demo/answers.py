@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 from lzn_jax import data, plots
 from lzn_jax.data import Examples, pixels, user_images
 from lzn_jax.data.pixels import evenly_spaced
-from lzn_jax.data_types import Invertible, are_images
+from lzn_jax.data_types import Invertible, Samples, are_images
 from lzn_jax.errors import UserError
 from lzn_jax.trained_model import TrainedModel
 
@@ -94,7 +94,7 @@ class Answers:
         if self.encodes_images:
             self._latents = self.model.encode(self._test.images, None, 0.0)
 
-    def _views(self, decodes: bool) -> dict[str, Callable[[Picture, int], Any]]:
+    def _views(self, decodes: bool) -> dict[str, Callable[[Picture, int], object]]:
         model, main, class_type = self.model, self.model.main_type, self.model.class_type
         targets = [target for source, target in model.translations if source == main]
         others = [target for target in targets if target not in (main, class_type)]
@@ -142,7 +142,7 @@ class Answers:
         made = name in self.model.space.decoders and each.shown(self.model.generate(name, 1))
         return are_images(made)
 
-    def _shown(self, target: str, samples: Any) -> Any:
+    def _shown(self, target: str, samples: Samples) -> Any:
         """Values of the type's component; by default images or strings."""
         kind = self._types[target]
         return kind.displayed(samples) if kind.output_component else kind.shown(samples)
@@ -198,7 +198,7 @@ class Answers:
         image = np.asarray(ink.crop(square).resize(size, Image.Resampling.BOX))[..., None]
         return 255 - image if self._is_light else image
 
-    def translated(self, source: str, target: str, value: Any, seed: int) -> tuple[Any, str]:
+    def translated(self, source: str, target: str, value: object, seed: int) -> tuple[object, str]:
         """Translations of the value of the source's component, and a note of unknown words.
 
         Raises UserError for a sample that is empty or cannot be read.

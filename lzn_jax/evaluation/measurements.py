@@ -93,7 +93,7 @@ def prepare(space: LatentSpace, test: Examples) -> None:
         each.check(test, "test")
 
 
-def _numbers(found: Any) -> dict[str, float]:
+def _numbers(found: object) -> dict[str, float]:
     if not isinstance(found, Mapping):
         raise TypeError(f"it must return numbers by name, got {found!r}")
     return {metric: float(value) for metric, value in found.items()}

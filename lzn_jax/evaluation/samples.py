@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from lzn_jax import plots
 from lzn_jax.data import Examples, label_names
 from lzn_jax.data.pixels import MAX_BYTES_IN_MEMORY, Images
-from lzn_jax.data_types import DataType, Invertible, are_images
+from lzn_jax.data_types import DataType, Invertible, Samples, are_images
 from lzn_jax.errors import UserError
 from lzn_jax.evaluation.clip import clip_extractor
 from lzn_jax.evaluation.features import (
@@ -109,7 +109,7 @@ def measure_reconstruction(
     return {"reconstruction_l2": float(np.mean(result["errors"]))}
 
 
-def draw(path: Path, kind: DataType, samples: Any, result: Mapping[str, Any]) -> None:
+def draw(path: Path, kind: DataType, samples: Samples, result: Mapping[str, Samples]) -> None:
     """Draws samples above the result of `TrainedModel.reconstruct`."""
     some = slice(plots.sheets.MAX_RECONSTRUCTIONS)
     shown, again = kind.shown(samples[some]), kind.shown(result[kind.output][some])
@@ -142,7 +142,10 @@ class SampleQuality:
                     f"its network expects RGB; got {path}"
                 )
         self._pretrained = {name: readers[name](path) for name, path in given.items()}
-        self._seen: tuple[Any, ...] = (lambda: None, lambda: None)  # weak, as this outlives a run
+        self._seen: tuple[Any, ...] = (
+            lambda: None,
+            lambda: None,
+        )  # weak, as this outlives a run
         self._extractors: list[Extractor] = []
         self._reference: dict[str, FeatureSet] = {}
 

@@ -14,6 +14,10 @@ from ml_collections import ConfigDict
 
 from lzn_jax import parts
 
+Tree = Any  # nested containers of arrays, or of what JAX puts in their place
+Module = Any  # a network with `init` and `apply`, as a flax module; or the class of one
+Variables = dict[str, Tree]  # network name -> flax variables
+
 
 def named(key: PRNGKeyArray, name: str) -> PRNGKeyArray:
     """Key for one use. Renaming a use changes the random numbers of all runs."""
@@ -38,7 +42,7 @@ def keys_by_index(key: PRNGKeyArray, name: str, index: Int[Array, " b"]) -> Key[
     return jax.vmap(functools.partial(jax.random.fold_in, named(key, name)))(index)
 
 
-Network = Callable[..., Any]
+Network = Callable[..., Tree]
 
 
 def by_example(network: Network, size: int | None) -> Network:
@@ -48,7 +52,7 @@ def by_example(network: Network, size: int | None) -> Network:
     example i depend on its inputs and its key, `jax.random.fold_in(key, i)`, alone.
     """
 
-    def call(variables: Any, key: PRNGKeyArray, *inputs: Any) -> Any:
+    def call(variables: Tree, key: PRNGKeyArray, *inputs: Tree) -> Tree:
         count = len(jax.tree.leaves(inputs)[0])
         keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(count))
         if size is None or size >= count:
@@ -67,7 +71,7 @@ def by_example(network: Network, size: int | None) -> Network:
     return call
 
 
-def in_training(module: Any, size: int | None) -> Network:
+def in_training(module: Module, size: int | None) -> Network:
     """`call(variables, key, *inputs)` of a module in training mode, `size` examples at a time."""
     has_dropout = getattr(module, "dropout", 0.0) > 0
 
@@ -86,7 +90,7 @@ def with_own_keys(network: Network) -> Network:
         first = jax.tree.map(lambda a: a[None], example)
         return jax.tree.map(lambda a: a[0], network(variables, key, *first))
 
-    def call(variables: Any, keys: Key[Array, " b"], *inputs: Any) -> Any:
+    def call(variables: Tree, keys: Key[Array, " b"], *inputs: Tree) -> Tree:
         return jax.vmap(one, in_axes=(None, 0, 0))(variables, keys, inputs)
 
     return call
@@ -101,26 +105,23 @@ def _join(a: jax.Array) -> jax.Array:
     return a.swapaxes(0, 1).reshape(-1, *a.shape[2:])
 
 
-Variables = dict[str, Any]  # network name -> flax variables
-
-
 def has_latents(config: ConfigDict) -> bool:
     """Whether a config has latents and encoders; the rectified-flow baseline does not."""
     return config.latent.get("enabled", True)
 
 
-def build(config: ConfigDict) -> dict[str, Any]:
+def build(config: ConfigDict) -> dict[str, Module]:
     """Networks of a config by name, such as 'encoder', 'decoder' and 'label_anchors'.
 
     With `latent.enabled` False there is only the 'decoder', a rectified flow.
     """
-    modules: dict[str, Any] = {}
+    modules: dict[str, Module] = {}
     for name in config.types:
         modules |= parts.get("type", name)(config).modules
     return modules
 
 
-def encoder(config: ConfigDict) -> Any:
+def encoder(config: ConfigDict) -> Module:
     """The network registered as `encoder.name`."""
     part, sizes = parts.get("encoder", config.encoder.name), {"latent_dim": config.latent.dim}
     return module(part, config.encoder, config, image_shape=image_shape(config), **sizes)
@@ -131,7 +132,7 @@ def image_shape(config: ConfigDict) -> tuple[int, int, int]:
     return config.data.image_size, config.data.image_size, config.data.channels
 
 
-def module(part: Any, group: ConfigDict, config: ConfigDict, **sizes: Any) -> Any:
+def module(part: Module, group: ConfigDict, config: ConfigDict, **sizes: object) -> Module:
     """Instantiates a class of Flax Linen or NNX with the values of a config group.
 
     Its arguments get the values of that name in the group, `training.compute_dtype` as `dtype`,
@@ -157,7 +158,7 @@ def built(part: Callable[..., Any], group: ConfigDict, **others: Any) -> Any:
     return part(**arguments(part, {**group, **others}))
 
 
-def functional(network: Any) -> Any:
+def functional(network: Module) -> Module:
     """A class of NNX, or a functools.partial of one, with `init` and `apply`; others unchanged."""
     made = getattr(network, "func", network)
     if not (isinstance(made, type) and issubclass(made, nnx.Module)):
@@ -171,13 +172,15 @@ class FromNNX:
 
     build: Callable[..., Any]
 
-    def init(self, key: PRNGKeyArray, *inputs: Any, train: bool) -> dict[str, Any]:
+    def init(self, key: PRNGKeyArray, *inputs: Tree, train: bool) -> Variables:
         """Initial variables."""
         network = self.build(rngs=nnx.Rngs(key))
-        more: dict[str, Any] = {"batch_stats": {}} if nnx.state(network, nnx.BatchStat) else {}
+        more: Variables = {"batch_stats": {}} if nnx.state(network, nnx.BatchStat) else {}
         return {"params": nnx.to_pure_dict(nnx.state(network, nnx.Param)), **more}
 
-    def apply(self, variables: Any, *inputs: Any, train: bool, rngs: Any = None) -> Any:
+    def apply(
+        self, variables: Tree, *inputs: Tree, train: bool, rngs: Mapping[str, Array] | None = None
+    ) -> Tree:
         """Outputs in the mode of training or not; a network with an argument `train` gets it."""
         network = self.build(rngs=nnx.Rngs((rngs or {}).get("dropout", 0), params=0))
         params = nnx.state(network, nnx.Param)
@@ -188,7 +191,7 @@ class FromNNX:
         return network(*inputs, **({"train": train} if has_train else {}))
 
 
-def split_variables(variables: Variables) -> tuple[dict[str, Any], dict[str, Any]]:
+def split_variables(variables: Variables) -> tuple[Variables, Variables]:
     """Trained parameters by network, and variables that are not trained by network."""
     params = {name: tree["params"] for name, tree in variables.items()}
     constants = {
@@ -198,6 +201,6 @@ def split_variables(variables: Variables) -> tuple[dict[str, Any], dict[str, Any
     return params, constants
 
 
-def join_variables(params: Mapping[str, Any], constants: Mapping[str, Any]) -> dict[str, Any]:
+def join_variables(params: Mapping[str, Tree], constants: Mapping[str, Tree]) -> Variables:
     """Inverse of `split_variables`."""
     return {name: {"params": params[name], **constants[name]} for name in params}

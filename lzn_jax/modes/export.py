@@ -14,10 +14,12 @@ from jax import export as jax_export
 from jaxtyping import Array
 
 from lzn_jax import files, inference
+from lzn_jax.data_types import Model
 from lzn_jax.errors import UserError
 from lzn_jax.files import by_name, parse_json
-from lzn_jax.latent_space import LatentSpace, Model
+from lzn_jax.latent_space import LatentSpace
 from lzn_jax.loading import MANIFEST
+from lzn_jax.models import Tree
 from lzn_jax.run import devices
 from lzn_jax.trained_model import TrainedModel
 
@@ -25,7 +27,7 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 _LOCATIONS = "jax_traceback_in_locations_limit"
 _SCALARS = {"seed": jnp.uint32, "noise_scale": jnp.float32}
 
-Inputs = Mapping[str, Any]
+Inputs = Mapping[str, Tree]
 
 
 class Program(NamedTuple):
@@ -267,6 +269,6 @@ def _described(program: Program, exported: jax.export.Exported) -> dict[str, Any
     }
 
 
-def _array(a: Any) -> dict[str, Any]:
+def _array(a: jax.ShapeDtypeStruct) -> dict[str, Any]:
     shape = [size if isinstance(size, int) else str(size) for size in a.shape]
     return {"dtype": a.dtype.name, "shape": shape}

@@ -6,12 +6,11 @@ Their figures have other file names than the figures of evaluation during traini
 
 import logging
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from lzn_jax import data, files, plots
-from lzn_jax.data_types import DataType, are_images
+from lzn_jax.data_types import DataType, Samples, are_images
 from lzn_jax.evaluation import measurements
 from lzn_jax.evaluation.samples import draw
 from lzn_jax.trained_model import TrainedModel
@@ -25,7 +24,7 @@ _log = logging.getLogger(__name__)
 
 def _opened(
     trained: TrainedModel, workdir: Path, samples_from: str | None, *pair: str
-) -> tuple[DataType, Any, np.ndarray | None, list[str], Path]:
+) -> tuple[DataType, Samples, np.ndarray | None, list[str], Path]:
     """Type, samples, labels and names of `--input` or of the test set; folder of results.
 
     Samples are of the source of a pair, by default of the main type. Labels are None for `--input`.

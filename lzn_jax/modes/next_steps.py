@@ -7,8 +7,8 @@ from itertools import islice
 from pathlib import Path
 
 from lzn_jax import extensions
-from lzn_jax.data_types import Invertible
-from lzn_jax.latent_space import LatentSpace, Model
+from lzn_jax.data_types import Invertible, Model
+from lzn_jax.latent_space import LatentSpace
 from lzn_jax.trained_model import TrainedModel
 
 SHOWN = 3

@@ -49,7 +49,7 @@ _NOT_TRANSPOSED = re.compile(r"(\.W|^anchor)$")
 
 def shapes_in_execution_order(init: Callable[[jax.Array], Mapping[str, Any]]) -> Shapes:
     """Shapes of the variables that `init(key)` creates, in order of creation, constants first."""
-    created: dict[Path, Any] = {}
+    created: dict[Path, jax.ShapeDtypeStruct] = {}
 
     def record(key: jax.Array) -> Mapping[str, Any]:
         variables = init(key)

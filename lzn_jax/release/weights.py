@@ -68,7 +68,7 @@ def read(path: str | os.PathLike[str], layouts: Mapping[str, Layout], *, ema: bo
     return Released(raw, averaged, iteration)
 
 
-def _weights(entry: Any, name: str) -> dict[str, Any]:
+def _weights(entry: object, name: str) -> dict[str, Any]:
     if not isinstance(entry, dict):
         raise ValueError(f"its entry {name} is not a dict")
     if other := [key for key in entry if not str(key).startswith(PREFIX)]:
@@ -79,7 +79,7 @@ def _weights(entry: Any, name: str) -> dict[str, Any]:
     return weights
 
 
-def _averaged(entry: Any, weights: Mapping[str, Any], layout: Layout) -> dict[str, Any]:
+def _averaged(entry: object, weights: Mapping[str, object], layout: Layout) -> dict[str, Any]:
     """Averages by key; keys, and arrays that are not averaged, are taken from the weights."""
     if list(weights) != list(layout.keys.values()):
         raise ValueError("its keys are in another order than the network's: averages have no key")
@@ -93,7 +93,7 @@ def _averaged(entry: Any, weights: Mapping[str, Any], layout: Layout) -> dict[st
     return {**weights, **dict(zip(trained, shadow, strict=True))}
 
 
-def _variables(weights: Mapping[str, Any], layout: Layout, entry: str) -> dict[str, Any]:
+def _variables(weights: Mapping[str, np.ndarray], layout: Layout, entry: str) -> dict[str, Any]:
     try:
         for key, value in weights.items():
             kind = getattr(value, "dtype", type(value).__name__)

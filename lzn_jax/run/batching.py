@@ -13,7 +13,7 @@ from lzn_jax.run import devices
 
 def in_batches(
     function: Callable[..., Any],
-    examples: Any,
+    examples: object,
     *,
     mesh: Mesh,
     batch_size: int,

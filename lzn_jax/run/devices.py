@@ -13,6 +13,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from lzn_jax.errors import UserError
+from lzn_jax.models import Tree
 
 MIN_SHARDED = 2**14  # elements; gathering smaller arrays costs more than it saves
 
@@ -110,14 +111,14 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def placed(shapes: Any, mesh: Mesh, *, shard: bool = False) -> Any:
+def placed(shapes: Tree, mesh: Mesh, *, shard: bool = False) -> Any:
     """Shapes of parameters or optimiser state with their placement, by default replicated.
 
     With `shard`, arrays of at least MIN_SHARDED elements are sharded along the longest axis that
     the devices divide evenly.
     """
 
-    def place(a: Any) -> jax.ShapeDtypeStruct:
+    def place(a: jax.Array | jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         spec = PartitionSpec()
         axes = [k for k, length in enumerate(a.shape) if length % mesh.size == 0]
         if shard and axes and math.prod(a.shape) >= MIN_SHARDED:
@@ -133,18 +134,18 @@ def own_rows(count: int) -> slice:
     return slice(jax.process_index() * size, (jax.process_index() + 1) * size)
 
 
-def put_rows(rows: Any, mesh: Mesh) -> Any:
+def put_rows(rows: Tree, mesh: Mesh) -> Tree:
     """Shards a batch over the mesh; `rows` are this process's `own_rows` (pytrees of arrays)."""
     return jax.make_array_from_process_local_data(split(mesh), rows)
 
 
-def put_whole(tree: Any, placement: jax.sharding.Sharding) -> Any:
+def put_whole(tree: Tree, placement: jax.sharding.Sharding) -> Any:
     """Places arrays that are equal in all processes on the devices of all processes."""
     # Via NumPy: JAX 0.10 breaks device arrays if each process has one device.
     return jax.device_put(jax.device_get(tree), placement)
 
 
-def fetch(tree: Any) -> Any:
+def fetch(tree: Tree) -> Any:
     """Complete NumPy copies of arrays in every process; every process must call this."""
     if jax.process_count() == 1:
         return jax.device_get(tree)
@@ -158,7 +159,7 @@ def fetch(tree: Any) -> Any:
     )
 
 
-def bytes_on_a_device(tree: Any) -> int:
+def bytes_on_a_device(tree: Tree) -> int:
     """Bytes that arrays, or shapes with a placement, take on each device."""
     return sum(
         math.prod(a.sharding.shard_shape(a.shape)) * a.dtype.itemsize for a in jax.tree.leaves(tree)

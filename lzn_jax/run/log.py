@@ -110,7 +110,7 @@ class MetricLog:
 
             self._send(step, {name: wandb.Image(os.fspath(path))})
 
-    def _add(self, step: int, **content: Any) -> None:
+    def _add(self, step: int, **content: object) -> None:
         if self._events is not None:
             event = event_pb2.Event(step=step, wall_time=time.time(), **content)
             self._events.write_event(event)
@@ -147,7 +147,7 @@ def _drop_after(path: Path, step: int) -> None:
             files.write_bytes(path, content)
 
 
-def start_wandb(project: str | None, workdir: Path, config: Mapping[str, Any]) -> Any:
+def start_wandb(project: str | None, workdir: Path, config: Mapping[str, object]) -> Any:
     """Run of Weights & Biases, the same one when a run resumes; None without a project.
 
     Raises UserError if the package is missing or the service refuses the project or the user.

@@ -12,10 +12,9 @@ from flax import linen as nn
 
 from lzn_jax import zoning
 from lzn_jax.data import Examples
-from lzn_jax.data_types import Context
+from lzn_jax.data_types import Context, Model
 from lzn_jax.data_types.text import Text, known
 from lzn_jax.errors import UserError
-from lzn_jax.latent_space import Model
 from lzn_jax.models import keys_by_index, transformer
 from lzn_jax.run import devices as devices_module
 from lzn_jax.run.batching import in_batches

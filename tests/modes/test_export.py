@@ -23,8 +23,9 @@ from safetensors.numpy import load_file
 import lzn_jax
 from lzn_jax import data, loading
 from lzn_jax import main as command_line
+from lzn_jax.data_types import Model
 from lzn_jax.errors import UserError
-from lzn_jax.latent_space import LatentSpace, Model
+from lzn_jax.latent_space import LatentSpace
 from lzn_jax.modes import export
 from lzn_jax.run import workdir as workdirs
 from lzn_jax.run.devices import make_mesh
