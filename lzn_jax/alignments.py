@@ -38,7 +38,7 @@ class Bound:
     """The alignment of a pair of types, bound to its settings."""
 
     setting: SimpleNamespace  # values of the pair, with the solver built
-    align: Callable[..., Any]  # of its form
+    align: Callable[..., Tree]  # of its form
     solver_name: str
 
     @classmethod

@@ -71,7 +71,7 @@ class ArrayType(DataType):
     def decoded(self, outputs: Samples) -> Samples:
         return self.scale * np.asarray(outputs) + self.mean
 
-    def sample_format(self) -> dict[str, Any]:
+    def sample_format(self) -> dict[str, object]:
         units = {"shape": self.shape, "mean": self.mean.tolist(), "scale": self.scale.tolist()}
         return {"description": "rows are (samples - mean) / scale"} | units
 

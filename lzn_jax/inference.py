@@ -204,7 +204,7 @@ def zone_in_context(
 
 def through_flow(
     space: LatentSpace, variables: Tree, request: tuple[Samples, Condition], target: str, task: str
-) -> Any:
+) -> Tree:
     """Result of a decoder's `invert`, `render` or `reconstruct`, see `Invertible`.
 
     The request is (samples or noise, condition).

@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, PRNGKeyArray
 from ml_collections import ConfigDict
@@ -23,7 +24,7 @@ from lzn_jax.alignments import solver
 from lzn_jax.data import Examples
 from lzn_jax.data.batches import RowTransform, Transform, whole_image
 from lzn_jax.data_types import Context, DataType, Decoder, Encoder, NetworkEncoder, Samples
-from lzn_jax.models import Variables, named
+from lzn_jax.models import Module, Tree, Variables, named
 from lzn_jax.plan import plan_of
 from lzn_jax.run.batching import in_batches
 
@@ -58,7 +59,7 @@ class LatentSpace:
         names += [n for t in types if t.name != "label" for n in {t.output, t.plural}]
         line = f"plurals and outputs of types must differ from others: {', '.join(sorted(names))}"
         parts.require(len({*names}) == len(names), line)
-        self.modules: dict[str, Any] = {n: m for t in types for n, m in t.modules.items()}
+        self.modules: dict[str, Module] = {n: m for t in types for n, m in t.modules.items()}
         size = config.training.microbatch_size or config.training.batch_size
         self.in_batches = functools.partial(in_batches, mesh=mesh, batch_size=size)
         names = [n for n in config.training.losses if config.training[f"{n}_weight"] > 0]
@@ -69,7 +70,7 @@ class LatentSpace:
         self.alignment_solver: Any = solver(config.alignment) if "alignment" in config else None
         self.encoders: dict[str, Any] = {each.name: each.encoder for each in types if each.encoder}
         self.decoders: dict[str, Any] = {d.target: d.decoder for d in self.plan.decodings}
-        self._jitted: dict[Any, Any] = {}
+        self._jitted: dict[Callable[..., Tree], Callable[..., Tree]] = {}
 
     @property
     def transform(self) -> Transform | None:
@@ -85,11 +86,13 @@ class LatentSpace:
         owners = (*self.types.values(), *self.losses.values())
         return [each.transform for each in owners if getattr(each, "transform", None)]
 
-    def columns(self, examples: Examples) -> dict[str, Any]:
+    def columns(self, examples: Examples) -> dict[str, np.ndarray]:
         """Columns of the data types for training batches."""
         return {k: v for each in self.types.values() for k, v in each.columns(examples).items()}
 
-    def jitted(self, function: Callable[..., Any], static: tuple[str, ...] = ()) -> Any:
+    def jitted(
+        self, function: Callable[..., Tree], static: tuple[str, ...] = ()
+    ) -> Callable[..., Tree]:
         """`function(space, ...)` bound to this space and jitted, cached by function."""
         if function not in self._jitted:
             bound = functools.partial(function, self)
@@ -131,7 +134,7 @@ class LatentSpace:
         shapes = {name: each.context_shapes() for name, each in self._with_context().items()}
         return {name: shape for name, shape in shapes.items() if shape}
 
-    def model_shapes(self) -> dict[str, Any]:
+    def model_shapes(self) -> dict[str, Tree]:
         """Shapes of the fields of `Model` by name."""
         variables = jax.eval_shape(self.init, jax.random.key(0))
         return {"variables": variables, "context": self.context_shapes()}
@@ -141,7 +144,7 @@ class LatentSpace:
 
     def anchors(
         self, variables: Variables, samples: Samples, source: str, description: str = "encoding"
-    ) -> Any:
+    ) -> Float[np.ndarray, "n q"]:
         """Anchors (n, q) of any number of samples, given in the form that the encoder reads."""
         jitted = self.jitted(encoded_anchors, ("source",))
         encode = functools.partial(jitted, variables, source=source)

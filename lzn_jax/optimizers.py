@@ -4,7 +4,6 @@ Register your own with `lzn_jax.parts.add("optimizer", ...)`, as in docs/parts.m
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +12,7 @@ from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 
 from lzn_jax import models, parts
+from lzn_jax.models import Tree
 
 
 def schedule(training: ConfigDict, peak: float) -> optax.Schedule:
@@ -55,7 +55,7 @@ def make_optimizer(training: ConfigDict, networks: list[str]) -> optax.GradientT
         parts.require(is_optax, f"optimizer {training.optimizer!r} {line}")
         return made
 
-    def labels(params: Mapping[str, object]) -> dict[str, Any]:
+    def labels(params: Mapping[str, Tree]) -> dict[str, Tree]:
         return {name: jax.tree.map(lambda _, n=name: n, tree) for name, tree in params.items()}
 
     made = {name: optimizer(rate) for name, rate in schedules(training, networks).items()}

@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 
 from lzn_jax import inference
 from lzn_jax.data import Examples
+from lzn_jax.data.arrays import Given
 from lzn_jax.data.pixels import EncodedImages
 from lzn_jax.data_types import Classifier, Condition, Context, DataType, Invertible, Model, Samples
 from lzn_jax.errors import UserError
@@ -36,7 +37,7 @@ def paths(
     Further conditions are interpolated linearly.
     """
     weights, (latents, further) = jnp.linspace(0.0, 1.0, NUM_IMAGES), condition
-    path: tuple[Any, Any] = (
+    path: Condition = (
         None if latents is None else great_circle(jnp.asarray(latents), weights),
         None if further is None else straight_line(jnp.asarray(further), weights),
     )
@@ -96,7 +97,7 @@ class TrainedModel:
     space: LatentSpace
     model: Model
     step: int
-    given: Any = None
+    given: Given | None = None
 
     @property
     def config(self) -> ConfigDict:
@@ -202,7 +203,7 @@ class TrainedModel:
         *,
         key: PRNGKeyArray | None = None,
         noise_scale: float | None = None,
-    ) -> Any:
+    ) -> Samples:
         """Translates samples from one data type to another, see `translations` (paper Fig. 1).
 
         Images are (n, h, w, c) uint8, labels (n,) int, texts a list of strings. `noise_scale` is α
@@ -229,7 +230,7 @@ class TrainedModel:
         between = [a.draw for a in space.plan.alignings if {a.draw.source, a.target} == pair]
         return min([scale, *(draw.scale for draw in between if draw.scale is not None)])
 
-    def generate(self, target: str, count: int, key: PRNGKeyArray | None = None) -> Any:
+    def generate(self, target: str, count: int, key: PRNGKeyArray | None = None) -> Samples:
         """Decodes `count` latents of the prior as samples of a data type."""
         self.check_pair(None, target)
         return self._samples(target, self.draw(count, None, key, target=target))
@@ -296,7 +297,7 @@ class TrainedModel:
         latents = self._latents_of(encoded, self.main_type, 0.0)
         return self._by_class(inference.class_probabilities, latents)
 
-    def _by_class(self, function: Callable[..., Tree], latents: Array | np.ndarray) -> Any:
+    def _by_class(self, function: Callable[..., Tree], latents: Array | np.ndarray) -> Tree:
         return self._run(function, latents, "classifying", self.model, target=self.class_type)
 
     def siblings(
@@ -357,7 +358,7 @@ class TrainedModel:
         output = self.space.types[self.main_type].output
         return result | {output: self._samples(self.main_type, result)}
 
-    def _flow(self, task: str, request: tuple[Samples, Condition]) -> Any:
+    def _flow(self, task: str, request: tuple[Samples, Condition]) -> Tree:
         variables, static = self.model.variables, {"target": self.main_type, "task": task}
         return self._run(inference.through_flow, request, task, variables, **static)
 
@@ -381,7 +382,7 @@ class TrainedModel:
         latents, _ = path[1]
         return result if latents is None else result | {"latents": np.asarray(latents)}
 
-    def context_samples(self, name: str, numbers: Int[np.ndarray, " n"]) -> Any:
+    def context_samples(self, name: str, numbers: Int[np.ndarray, " n"]) -> Samples:
         """Context samples of a type by number, such as known texts."""
         kept = np.asarray(self.model.context[name].samples)[numbers]
         return self.space.types[name].decoded(kept)
@@ -395,7 +396,7 @@ class TrainedModel:
             start = "generate" if source is None else f"translate {source} to"
             raise UserError(f"the run does not {start} {target}; it translates {named}")
 
-    def _samples(self, target: str, decoded: Mapping[str, np.ndarray]) -> Any:
+    def _samples(self, target: str, decoded: Mapping[str, np.ndarray]) -> Samples:
         """Samples of a type in the result of `inference.decode`, in the form that users pass."""
         data_type = self.space.types[target]
         is_decoded = target in self.space.decoders
@@ -411,7 +412,7 @@ class TrainedModel:
         count: int | None = None,
     ) -> dict[str, np.ndarray]:
         """Result of `inference.translate` for encoded samples, or `count` latents of the prior."""
-        request: dict[str, Any] = {"index": np.arange(count or len(samples))}
+        request: dict[str, Samples] = {"index": np.arange(count or len(samples))}
         if source is not None:
             request["samples"] = samples
             if inference.cuts_zones(self.space, self.model, source):
@@ -456,7 +457,7 @@ class TrainedModel:
         description: str,
         *arrays: Tree,
         **static: object,
-    ) -> Any:
+    ) -> Tree:
         """Result of the jitted `function(space, *arrays, examples, **static)`, in batches."""
         call = functools.partial(self.space.jitted(function, tuple(static)), *arrays, **static)
         return self.space.in_batches(call, examples, description=description)
@@ -469,7 +470,7 @@ class TrainedModel:
             raise UserError(f"{name!r} has no encoder in this run; types with encoders: {listed}")
         return encoders[name]
 
-    def _encoded(self, samples: Samples, source: str) -> Any:
+    def _encoded(self, samples: Samples, source: str) -> Samples:
         """Checked samples of a data type in the form that its encoder reads."""
         if source not in self.space.types:
             self._encoder(source)

@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from lzn_jax.data import Examples
+from lzn_jax.data.batches import RowTransform
 from lzn_jax.data_types.display import Displayed, are_images
 from lzn_jax.data_types.encoder import NetworkEncoder, context_rows
 from lzn_jax.data_types.protocols import (
@@ -39,7 +40,7 @@ from lzn_jax.data_types.protocols import (
     trained_on,
 )
 from lzn_jax.errors import UserError
-from lzn_jax.models import Variables
+from lzn_jax.models import Module, Variables
 from lzn_jax.parts import require
 
 __all__ = [
@@ -80,7 +81,7 @@ class DataType(Displayed):
     measurements: tuple[str, ...] = ()  # of a run with this type, by name
     figures: tuple[str, ...] = ("tasks",)  # after an evaluation of such a run, by name
     # `transform(row, rng) -> columns` to add to an example, or to replace, in training on the host.
-    transform: Any = None
+    transform: RowTransform | None = None
 
     def __init__(
         self, name: str, encoder: Encoder | Reader | None = None, decoder: Decoder | None = None
@@ -96,7 +97,7 @@ class DataType(Displayed):
             encoder.samples = lambda examples: self.encoded(self.samples(examples))
 
     @property
-    def modules(self) -> dict[str, Any]:
+    def modules(self) -> dict[str, Module]:
         """Networks by name."""
         both = (self.encoder, self.decoder)
         return {each.network: each.module for each in both if isinstance(each, Encoder | Decoder)}
@@ -143,7 +144,7 @@ class DataType(Displayed):
             require(row == needed, f"the encoder reads {self.plural} of shape {needed}, got {row}")
         return samples
 
-    def encoded(self, samples: Samples) -> Any:
+    def encoded(self, samples: Samples) -> Samples:
         """Inputs of the encoder; raises UserError for samples that cannot be encoded."""
         return samples
 

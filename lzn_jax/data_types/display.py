@@ -52,7 +52,7 @@ class Displayed:
             return [""] * len(samples)
         return list(self.shown(samples))
 
-    def shown(self, samples: Samples) -> Any:
+    def shown(self, samples: Samples) -> Samples:
         """Samples in figures and the demo: images (n, h, w, c) uint8, or a string for each."""
         if type(self).draw is Displayed.draw:
             return [str(sample) for sample in samples]
@@ -63,7 +63,7 @@ class Displayed:
     def draw(self, sample: Any, axes: Any) -> None:
         """Draws a sample into axes of matplotlib, for a type without its own `shown`."""
 
-    def displayed(self, samples: Samples) -> Any:
+    def displayed(self, samples: Samples) -> Samples:
         """Value of a component of the page for each sample."""
         return self.shown(samples)
 
@@ -71,7 +71,7 @@ class Displayed:
         """Words of samples; the demo reports words that training samples lack. Empty by default."""
         return []
 
-    def sample_format(self) -> dict[str, Any]:
+    def sample_format(self) -> dict[str, object]:
         """Meaning of rows of `encoded` and of the decoder's outputs, as JSON, for `--mode=export`.
 
         `description` is a sentence; a `vocabulary` gets a file of its own.

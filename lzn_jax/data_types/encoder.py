@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from lzn_jax import models, zoning
 from lzn_jax.data import Examples
+from lzn_jax.data.batches import Transform
 from lzn_jax.data_types.protocols import Batch, Context, Keys, Samples, Zones
 from lzn_jax.models import Module, Tree, Variables, in_training
 
@@ -35,7 +36,9 @@ class NetworkEncoder:
     seed: int  # of the choice of training samples for the context
     microbatch_size: int | None  # examples per micro-batch in training; None: the whole batch
     distinct: bool = False  # whether equal inputs of a batch share one anchor
-    transform: Any = None  # of training images on the host; None: the network takes no images
+    transform: Transform | None = (
+        None  # of training images on the host; None: the network takes no images
+    )
 
     num_draws = 1
     main_feature = anchor_feature = "anchor"  # keys in `features`: to evaluate, and of the anchor
@@ -67,7 +70,7 @@ class NetworkEncoder:
         """Shape of the anchors of one sample, (1, q), found without running the network."""
         return _output_shape(self.module, jax.eval_shape(lambda: self.example))
 
-    def inputs(self, samples: Samples) -> Any:
+    def inputs(self, samples: Samples) -> Tree:
         """Inputs of the network for rows of the column."""
         return samples
 
@@ -99,7 +102,7 @@ class NetworkEncoder:
         shape: Any = jax.ShapeDtypeStruct((self.context_size, self.latent_dim), jnp.float32)
         return Context(shape) if self.context_size else None
 
-    def context(self, anchors: Callable[..., Any], train: Examples) -> Context | None:
+    def context(self, anchors: Callable[..., Array], train: Examples) -> Context | None:
         """The context; `anchors(samples, description=...)` returns anchors of samples."""
         if self.context_size == 0:
             return None

@@ -115,7 +115,7 @@ class Image(DataType):
             network = models.module(part, config.decoder, config, image_shape=self._shape)
             decoder = build(config, network)
         super().__init__("image", encoder, decoder)
-        self._transform = encoder.transform if encoder else whole
+        self._transform = (encoder and encoder.transform) or whole
         self.loss_name = "generation_loss"
         self.weight = config.training.get("generation_weight", 1.0)
         if has_views:
@@ -131,11 +131,11 @@ class Image(DataType):
     def encoded_shape(self) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(self._shape, np.uint8)
 
-    def sample_format(self) -> dict[str, Any]:
+    def sample_format(self) -> dict[str, object]:
         description = "(batch, height, width, channels), pixels from 0 to 255"
         return {"description": description, "range": [0, 255]}
 
-    def samples(self, examples: Examples) -> Any:
+    def samples(self, examples: Examples) -> Samples:
         """Images of a split, possibly `EncodedImages`."""
         return examples.images
 
@@ -164,7 +164,7 @@ class Image(DataType):
         """Paths of image files, empty for images that are not separate files."""
         return file_names(samples)
 
-    def shown(self, samples: Samples) -> Any:
+    def shown(self, samples: Samples) -> Samples:
         return samples
 
 

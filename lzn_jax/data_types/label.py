@@ -68,7 +68,7 @@ class Label(DataType):
     def encoded_shape(self) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((), np.int32)
 
-    def sample_format(self) -> dict[str, Any]:
+    def sample_format(self) -> dict[str, object]:
         """Range of labels, and names of the classes."""
         names = self._names()
         description = f"numbers of classes from 0 to {len(names) - 1}, which `names` names"
@@ -169,7 +169,7 @@ class ZonesOfImages(Classifier):
         labels: Any = jax.ShapeDtypeStruct((self._size,), jnp.int32)
         return Context(anchors, samples=labels)
 
-    def context(self, anchors: Callable[..., Any], train: Examples) -> Context:
+    def context(self, anchors: Callable[..., Array], train: Examples) -> Context:
         """Images with their labels; logs a warning once for classes that have none."""
         rows = context_rows(self._seed, len(train.labels), self._size)
         labels = train.labels[rows]

@@ -62,7 +62,7 @@ class Model(NamedTuple):
     context: Mapping[str, Context]
 
 
-def strided(samples: Samples, count: int) -> Any:
+def strided(samples: Tree, count: int) -> Tree:
     """Evenly spaced `count` rows of each array, so that every device contributes equally."""
     return jax.tree.map(lambda a: a.reshape(count, -1, *a.shape[1:])[:, 0], samples)
 

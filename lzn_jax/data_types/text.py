@@ -74,7 +74,7 @@ class Text(DataType):
     def column_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
         return {"tokens": jax.ShapeDtypeStruct((self.tokenizer.max_length,), np.int32)}
 
-    def sample_format(self) -> dict[str, Any]:
+    def sample_format(self) -> dict[str, object]:
         """Range of tokens, and their vocabulary."""
         vocabulary = self.tokenizer.vocabulary
         return {
@@ -189,7 +189,7 @@ class TextEncoder(NetworkEncoder):
         )
         return Context(*shapes)
 
-    def context(self, anchors: Callable[..., Any], train: Examples) -> Context:
+    def context(self, anchors: Callable[..., Array], train: Examples) -> Context:
         """Anchors, log counts and tokens of the most frequent texts."""
         tokens, log_counts = known(self.tokenizer, self.context_size, _texts(train), self.seed)
         of_texts = anchors(tokens, description="anchors of texts")

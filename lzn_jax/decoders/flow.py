@@ -12,7 +12,16 @@ from ml_collections import ConfigDict
 from lzn_jax import parts
 from lzn_jax.data import normalise, to_uint8
 from lzn_jax.data_types import Batch, Condition, Invertible, Keys, Loss, given
-from lzn_jax.models import Module, Tree, Variables, image_shape, in_training, named, normal_by_index
+from lzn_jax.models import (
+    Module,
+    Network,
+    Tree,
+    Variables,
+    image_shape,
+    in_training,
+    named,
+    normal_by_index,
+)
 from lzn_jax.models.mlp import MLPDecoder
 from lzn_jax.models.ncsnpp import NCSNppDecoder, check_decoder
 from lzn_jax.parts import choice, count, knobs
@@ -166,7 +175,7 @@ class ArrayDecoder(Invertible):
         """Samples from floats."""
         return x
 
-    def in_training(self) -> Any:
+    def in_training(self) -> Network:
         """The network in training mode."""
         return in_training(self.module, self.microbatch_size)
 

@@ -106,7 +106,7 @@ class Answers:
             (probabilities,) = model.class_probabilities(image[None])
             return dict(zip(self._names, probabilities.tolist(), strict=True))
 
-        def translation(target: str, image: Picture, seed: int) -> Any:
+        def translation(target: str, image: Picture, seed: int) -> object:
             return self._shown(target, model.translate(image[None], main, target))[0]
 
         def siblings(image: Picture, seed: int) -> Pictures:
@@ -117,7 +117,7 @@ class Answers:
             distances = np.linalg.norm(self._latents - latent, axis=1)
             return self._test.images[np.argsort(distances)[:NUM_IMAGES]]
 
-        def place(image: Picture, seed: int) -> Any:
+        def place(image: Picture, seed: int) -> object:
             latent, labels = model.encode(image[None], None, 0.0), self._test.labels
             title = "Its latent among those of test images"
             return plots.among_zones(self._latents, labels, latent, title, self._names or None)

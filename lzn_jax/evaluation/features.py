@@ -81,7 +81,7 @@ def feature_extractor(train: data.Examples, *, name: str, seed: int = 0) -> Extr
     return Extractor(name, jax.device_get(_train(module, train, seed)), apply)
 
 
-def _train(module: FeatureNetwork, train: data.Examples, seed: int) -> Any:
+def _train(module: FeatureNetwork, train: data.Examples, seed: int) -> Tree:
     """Variables trained by AdamW on batches drawn with replacement."""
     init_key, batch_key = jax.random.split(jax.random.key(seed))
     schedule = optax.cosine_decay_schedule(LEARNING_RATE, NUM_STEPS)
@@ -93,7 +93,7 @@ def _train(module: FeatureNetwork, train: data.Examples, seed: int) -> Any:
         return jnp.mean(losses)
 
     @jax.jit
-    def update(variables: Tree, state: Tree, step: Array, images: Array, labels: Array) -> Any:
+    def update(variables: Tree, state: Tree, step: Array, images: Array, labels: Array) -> Tree:
         key = jax.random.fold_in(batch_key, step)
         rows = jax.random.randint(key, (BATCH_SIZE,), 0, len(labels))
         gradient = jax.grad(loss)(variables, images[rows], labels[rows])

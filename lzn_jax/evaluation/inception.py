@@ -174,7 +174,7 @@ def inception_extractor(path: str | os.PathLike[str]) -> Extractor:
     return Extractor(INCEPTION, load_inception(path), inception_outputs)
 
 
-def load_inception(path: str | os.PathLike[str]) -> dict[str, Any]:
+def load_inception(path: str | os.PathLike[str]) -> dict[str, Tree]:
     """Variables of `InceptionV3` from PyTorch's FID file (pt_inception-2015-12-05-6726825d.pth).
 
     A file name that ends in a hash, as that one does, must contain the first 8 hexadecimal digits
@@ -193,7 +193,7 @@ def load_inception(path: str | os.PathLike[str]) -> dict[str, Any]:
     return from_torch(torch_files.read(path, streams=True), str(path))  # the file dates from 2019
 
 
-def from_torch(state: Tree, source: str) -> dict[str, Any]:
+def from_torch(state: Tree, source: str) -> dict[str, Tree]:
     """Variables from a PyTorch state dict; `source` names it in errors.
 
     Ignores batch counters and the bias of the class logits, which no metric uses.
@@ -223,7 +223,7 @@ def convert(
     state: Mapping[str, np.ndarray],
     refusal: str,
     dtypes: Collection[np.dtype] = (np.dtype(np.float32),),
-) -> dict[str, Any]:
+) -> dict[str, Tree]:
     """Variables of a network as float32 NumPy arrays, from exactly its tensors by name.
 
     Raises UserError, starting with `refusal`, that names a tensor that is missing, left over, or of

@@ -65,7 +65,7 @@ def evaluate(
     return metrics
 
 
-def functions(space: LatentSpace, kind: str) -> dict[str, Callable[..., Any]]:
+def functions(space: LatentSpace, kind: str) -> dict[str, Callable[..., object]]:
     """Functions of the kind `measurement` or `figure` of the data types and of the config by name.
 
     Raises UserError for what is not a function.

@@ -8,7 +8,7 @@ import functools
 import itertools
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -251,12 +251,12 @@ def train_linear(
     classifiers are independent, but share batches because encoding dominates the cost.
     """
 
-    def loss(params: Tree, features: Mapping[str, Array], labels: Array) -> Any:
+    def loss(params: Tree, features: Mapping[str, Array], labels: Array) -> Tree:
         logits = [_product(features[name], w) + bias for name, (w, bias) in params.items()]
         return sum(jnp.mean(_cross_entropies(each, labels)) for each in logits)
 
     @functools.partial(jax.jit, donate_argnums=(0, 1))
-    def update(params: Tree, state: Tree, features: Mapping[str, Array], labels: Array) -> Any:
+    def update(params: Tree, state: Tree, features: Mapping[str, Array], labels: Array) -> Tree:
         gradient = jax.grad(loss)(params, features, labels)
         updates, state = optimizer.update(gradient, state, params)
         return optax.apply_updates(params, updates), state

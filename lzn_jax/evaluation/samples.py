@@ -5,7 +5,6 @@ import logging
 import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
@@ -142,7 +141,7 @@ class SampleQuality:
                     f"its network expects RGB; got {path}"
                 )
         self._pretrained = {name: readers[name](path) for name, path in given.items()}
-        self._seen: tuple[Any, ...] = (
+        self._seen: tuple[Callable[[], object], ...] = (
             lambda: None,
             lambda: None,
         )  # weak, as this outlives a run

@@ -6,7 +6,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -213,7 +213,7 @@ def _check_own(folder: Path) -> None:
         raise UserError(f"{folder} holds {found}, not written by --mode=export: move it away")
 
 
-def _manifest(trained: TrainedModel) -> dict[str, Any]:
+def _manifest(trained: TrainedModel) -> dict[str, object]:
     types = {name: each.sample_format() for name, each in trained.space.types.items()}
     for name, each in types.items():
         if "vocabulary" in each:
@@ -229,12 +229,12 @@ def _manifest(trained: TrainedModel) -> dict[str, Any]:
     }
 
 
-def _write_programs(trained: TrainedModel, folder: Path) -> dict[str, Any]:
+def _write_programs(trained: TrainedModel, folder: Path) -> dict[str, object]:
     """Writes programs and vocabularies; returns the programs' part of the manifest."""
     for name, each in trained.space.types.items():
         if vocabulary := each.sample_format().get("vocabulary"):
             files.write_json(folder / f"{name}_vocabulary.json", vocabulary)
-    written: dict[str, Any] = {}
+    written: dict[str, object] = {}
     left_out: dict[str, str] = {}
     for name, program in programs(trained).items():
         start = time.monotonic()
@@ -255,7 +255,7 @@ def _write_programs(trained: TrainedModel, folder: Path) -> dict[str, Any]:
     return {"programs": written, "left_out": left_out}
 
 
-def _described(program: Program, exported: jax.export.Exported) -> dict[str, Any]:
+def _described(program: Program, exported: jax.export.Exported) -> dict[str, object]:
     """Inputs and outputs of a program for the manifest; a batch axis of any size is "b"."""
     _, inputs = jax.tree.unflatten(exported.in_tree, exported.in_avals)
     outputs = jax.tree.unflatten(exported.out_tree, exported.out_avals)
@@ -269,6 +269,6 @@ def _described(program: Program, exported: jax.export.Exported) -> dict[str, Any
     }
 
 
-def _array(a: jax.ShapeDtypeStruct) -> dict[str, Any]:
+def _array(a: jax.ShapeDtypeStruct) -> dict[str, object]:
     shape = [size if isinstance(size, int) else str(size) for size in a.shape]
     return {"dtype": a.dtype.name, "shape": shape}

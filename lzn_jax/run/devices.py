@@ -5,7 +5,6 @@ fit (FSDP, Zhao et al. 2023, arXiv:2304.11277): XLA then gathers an array where 
 """
 
 import math
-from typing import Any
 
 import jax
 import numpy as np
@@ -111,7 +110,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def placed(shapes: Tree, mesh: Mesh, *, shard: bool = False) -> Any:
+def placed(shapes: Tree, mesh: Mesh, *, shard: bool = False) -> Tree:
     """Shapes of parameters or optimiser state with their placement, by default replicated.
 
     With `shard`, arrays of at least MIN_SHARDED elements are sharded along the longest axis that
@@ -139,13 +138,13 @@ def put_rows(rows: Tree, mesh: Mesh) -> Tree:
     return jax.make_array_from_process_local_data(split(mesh), rows)
 
 
-def put_whole(tree: Tree, placement: jax.sharding.Sharding) -> Any:
+def put_whole(tree: Tree, placement: jax.sharding.Sharding) -> Tree:
     """Places arrays that are equal in all processes on the devices of all processes."""
     # Via NumPy: JAX 0.10 breaks device arrays if each process has one device.
     return jax.device_put(jax.device_get(tree), placement)
 
 
-def fetch(tree: Tree) -> Any:
+def fetch(tree: Tree) -> Tree:
     """Complete NumPy copies of arrays in every process; every process must call this."""
     if jax.process_count() == 1:
         return jax.device_get(tree)

@@ -116,7 +116,7 @@ class MetricLog:
             self._events.write_event(event)
             self._events.flush()  # the buffer of a network file system may hide hours of events
 
-    def _send(self, step: int, values: Mapping[str, Any]) -> None:
+    def _send(self, step: int, values: Mapping[str, object]) -> None:
         """Sends values to wandb until that fails: SIGTERM may end its process before this one."""
         try:
             if self._wandb is not None:
