@@ -269,6 +269,6 @@ def _described(program: Program, exported: jax.export.Exported) -> dict[str, obj
     }
 
 
-def _array(a: jax.ShapeDtypeStruct) -> dict[str, object]:
+def _array(a: jax.ShapeDtypeStruct | jax.core.ShapedArray) -> dict[str, object]:
     shape = [size if isinstance(size, int) else str(size) for size in a.shape]
     return {"dtype": a.dtype.name, "shape": shape}
