@@ -25,9 +25,7 @@ class Displayed:
     input_component: Callable[[Any], Any] | None = None
     output_component: Callable[[], Any] | None = None
 
-    checked: Callable[
-        [object], Samples
-    ]  # validates samples passed by a user, as `DataType.checked`
+    checked: Callable[[Samples], Samples]  # validates samples of a user, as `DataType.checked`
 
     def __init__(self, name: str) -> None:
         self.name = name

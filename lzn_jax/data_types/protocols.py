@@ -15,9 +15,7 @@ from lzn_jax.parts import Field, words
 Samples = Any  # samples of one data type, one per row
 Batch = Mapping[str, Array]  # columns of a training batch
 Keys = Sequence[PRNGKeyArray]
-Condition = tuple[
-    Tree, Tree
-]  # inputs of a decoder: latents and the further condition, each or None
+Condition = tuple[Tree, Tree]  # inputs of a decoder: latents, further condition; each or None
 Loss = Float[Array, ""]
 
 
