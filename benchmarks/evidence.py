@@ -38,9 +38,10 @@ from ml_collections import ConfigDict
 from numpy.typing import ArrayLike
 
 from lzn_jax import configuration, data, files
+from lzn_jax.data_types import Model
 from lzn_jax.evaluation import measurements, probes
 from lzn_jax.evaluation.probes import knn_log_votes
-from lzn_jax.latent_space import LatentSpace, Model
+from lzn_jax.latent_space import LatentSpace
 from lzn_jax.models import named
 from lzn_jax.run import devices
 from lzn_jax.run import log as log_module
@@ -375,7 +376,9 @@ def draw_accuracies(path: Path, curves: Mapping[str, tuple[np.ndarray, np.ndarra
 
 
 def untrained(config: ConfigDict, folder: Path) -> Summary:
-    space = LatentSpace(config, devices.make_mesh(devices.examples_at_a_time(config.training)))
+    space = LatentSpace(
+        config, devices.make_mesh(config.training.microbatch_size or config.training.batch_size)
+    )
     train, test = data.load_data(config)
     variables = jax.jit(space.init)(named(jax.random.key(config.seed), "init"))
     model = Model(variables, space.context(variables, train))

@@ -38,10 +38,11 @@ from ml_collections import ConfigDict
 from shared import STDS, STEPS, Q, make_problem
 from zoning_speed import times_and_roofline
 
-from lzn_jax import configuration, inference, train
+from lzn_jax import configuration, inference, models, train
+from lzn_jax.data_types import Model
 from lzn_jax.errors import UserError
 from lzn_jax.files import write_json
-from lzn_jax.latent_space import LatentSpace, Model
+from lzn_jax.latent_space import LatentSpace
 from lzn_jax.modes.compile import batch_shapes
 from lzn_jax.run import devices
 from lzn_jax.run.costs import count_operations
@@ -145,7 +146,7 @@ def random_weights(shapes: Any) -> Any:
 
 
 def random_batch(space: LatentSpace, config: ConfigDict) -> dict[str, np.ndarray]:
-    rng, shapes = np.random.default_rng(0), batch_shapes(space, config)
+    rng, shapes = np.random.default_rng(0), batch_shapes(space)
     ends = {name: 1 if name == "labels" else 256 for name in shapes}
     return {
         name: rng.integers(ends[name], size=a.shape, dtype=a.dtype) for name, a in shapes.items()
@@ -163,7 +164,7 @@ def network_row(
 
 def measure_training(path: str, dtype: str, arguments: argparse.Namespace) -> Row:
     config = load(path, (f"training.compute_dtype={dtype}", *arguments.overrides))
-    mesh = devices.training_mesh(config.training)
+    mesh = models.built(devices.training_mesh, config.training)
     space = LatentSpace(config, mesh)
     optimizer = train.make_optimizer(config.training, list(space.modules))
     shapes = jax.eval_shape(lambda: train.init_state(space, optimizer, config.seed))
@@ -189,10 +190,10 @@ def measure_training(path: str, dtype: str, arguments: argparse.Namespace) -> Ro
 def measure_sampling(path: str, dtype: str, arguments: argparse.Namespace) -> Row:
     """Images from random networks, as many at a time as these see in training."""
     config = load(path, (f"training.compute_dtype={dtype}", *arguments.overrides))
-    mesh = devices.training_mesh(config.training)
+    mesh = models.built(devices.training_mesh, config.training)
     space = LatentSpace(config, mesh)
     variables = random_weights(jax.eval_shape(lambda: space.init(jax.random.key(0))))
-    count = devices.examples_at_a_time(config.training)
+    count = config.training.microbatch_size or config.training.batch_size
     latents = np.zeros((count, config.latent.dim), np.float32) if space.encoders else None
     request = devices.put_rows({"index": np.arange(count), "latents": latents}, mesh)
     model = Model(jax.device_put(variables, devices.replicated(mesh)), {})

@@ -34,7 +34,6 @@ import lzn_jax
 from lzn_jax import parts
 from lzn_jax.decoders.one_pass import DirectDecoder
 from lzn_jax.errors import UserError
-from lzn_jax.losses.sets import SetLoss
 from lzn_jax.models.resnet import ResNet
 from lzn_jax.run import devices
 
@@ -74,22 +73,24 @@ def features(maps: Float[Array, "b h w c"]) -> list[Array]:
 class MapsDecoder(DirectDecoder):
     """A one-pass decoder, for which sets of images are compared by frozen features as well."""
 
-    def __init__(self, config: Any, decoder: Any) -> None:
-        super().__init__(config, decoder)
-        self.frozen = frozen(config.decoder.maps)
+    @classmethod
+    def from_config(cls, config: Any, module: Any) -> Any:
+        made = super().from_config(config, module)
+        made.frozen, made.maps_weight = frozen(config.decoder.maps), config.decoder.maps_weight
+        return made
 
     def loss_between_sets(
-        self, variables: Any, generated: Array, images: Array, key: Array, set_loss: SetLoss
+        self, variables: Any, generated: Array, images: Array, key: Array
     ) -> Float[Array, ""]:
         """The loss between sets of images and patches, and its mean over features."""
-        of_pixels = super().loss_between_sets(variables, generated, images, key, set_loss)
+        of_pixels = super().loss_between_sets(variables, generated, images, key)
         both = (stages(*self.frozen, each) for each in (generated, images))
         losses = [
-            jnp.mean(set_loss(x, y))
+            jnp.mean(self.set_loss(x, y))
             for pair in zip(*both, strict=True)
             for x, y in zip(*map(features, pair), strict=True)
         ]
-        return of_pixels + self.config.decoder.maps_weight * jnp.mean(jnp.stack(losses))
+        return of_pixels + self.maps_weight * jnp.mean(jnp.stack(losses))
 
 
 FIELDS = {
@@ -101,5 +102,10 @@ for name in ("direct", "direct_mlp"):
     fields = {**parts.fields("decoder", name, {}), **FIELDS}
     check = parts.find("decoder", name).check
     parts.add(
-        "decoder", f"{name}_maps", (network, MapsDecoder), fields, check=check, owner=__name__
+        "decoder",
+        f"{name}_maps",
+        (network, MapsDecoder.from_config),
+        fields,
+        check=check,
+        owner=__name__,
     )

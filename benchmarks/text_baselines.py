@@ -33,10 +33,11 @@ from lzn_jax import configuration, data, files, models
 from lzn_jax import train as train_module
 from lzn_jax.data import Examples, digit_captions, digits
 from lzn_jax.data.batches import TrainingBatches
+from lzn_jax.data_types import Model
 from lzn_jax.decoders.flow import FlowDecoder
 from lzn_jax.evaluation.samples import as_pixels
 from lzn_jax.evaluation.texts import PARTS, DigitCaptions, compared, shares
-from lzn_jax.latent_space import LatentSpace, Model
+from lzn_jax.latent_space import LatentSpace
 from lzn_jax.models import normal_by_index
 from lzn_jax.plan import Loss
 from lzn_jax.progress import progress
@@ -54,7 +55,7 @@ class Measure:
     """How right captions written of test images, and images made of test captions, are."""
 
     def __init__(self, config: ConfigDict, train: Examples, test: Examples) -> None:
-        space = LatentSpace(config, devices.training_mesh(config.training))
+        space = LatentSpace(config, models.built(devices.training_mesh, config.training))
         self.tokenizer = space.encoders["text"].tokenizer
         self._ruler = DigitCaptions(TrainedModel(space, Model({}, {}), 0), train, digits.ruler())
         rows = compared(self.tokenizer, test.texts)

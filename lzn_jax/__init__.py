@@ -6,7 +6,7 @@ as pure functions.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lzn_jax.errors import UserError
 
@@ -28,12 +28,12 @@ def load(path: str | Path, extensions: Sequence[str] = ()) -> "TrainedModel":
 
 def fit(
     config: "str | Path | ConfigDict",
-    train: Any = None,
-    test: Any = None,
+    train: object = None,
+    test: object = None,
     *,
     workdir: str | Path | None = None,
     steps: int | None = None,
-    **changes: Any,
+    **changes: object,
 ) -> "TrainedModel":
     """Trains and evaluates a config, or continues the run in the folder; returns the trained model.
 

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -10,19 +11,18 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
-from lzn_jax import configuration, parts, schema, zoning
+from lzn_jax import configuration, models, parts, schema, zoning
 from lzn_jax.data_types import Zones
 from lzn_jax.errors import UserError
+from lzn_jax.models import Tree
 
 LossAndMetrics = tuple[Float[Array, ""], Mapping[str, Array]]
 
 
 def solver(setting: ConfigDict) -> zoning.Solver:
     """Solver of a config group such as `latent`; raises UserError if it rejects its values."""
-    part = parts.get("solver", setting.solver)
-    build = getattr(part, "from_config", lambda setting: part(setting.num_steps))
     try:
-        return build(setting)
+        return models.built(parts.get("solver", setting.solver), setting)
     except ValueError as error:
         raise UserError(f"solver {setting.solver!r}: {error}") from error
 
@@ -37,36 +37,36 @@ def in_words(name: str, solver: zoning.Solver) -> str:
 class Bound:
     """The alignment of a pair of types, bound to its settings."""
 
-    setting: ConfigDict  # config group `alignment` with the values of the pair and the solver built
-    align: Callable[..., Any]  # of its form
+    setting: SimpleNamespace  # values of the pair, with the solver built
+    align: Callable[..., Tree]  # of its form
     solver_name: str
 
     @classmethod
     def from_config(cls, config: ConfigDict, source: str, target: str) -> "Bound":
         """The alignment of a pair; raises UserError if its solver rejects the values."""
         values = schema.of_pair(configuration.flatten(config.to_dict()), f"{source}:{target}")
-        setting = ConfigDict(configuration.nest(values)["alignment"])
-        built = {"solver": solver(setting), "source": source, "target": target}
-        align = parts.get("alignment", setting.form)
-        return cls(ConfigDict({**setting, **built}), align, setting.solver)
+        group = ConfigDict(configuration.nest(values)["alignment"])
+        built = {"solver": solver(group), "source": source, "target": target}
+        setting = SimpleNamespace(**{**group, **built})
+        return cls(setting, parts.get("alignment", group.form), group.solver)
 
     def __call__(
         self, latents: Float[Array, "b q"], zones: Zones, targets: Array, source_zones: Zones
     ) -> LossAndMetrics:
         """Loss that moves each latent into the zone of its target, and metrics."""
-        setting = ConfigDict({**self.setting, "source_zones": source_zones})
+        setting = SimpleNamespace(**vars(self.setting), source_zones=source_zones)
         with parts.mistakes(f"alignment {setting.form!r}"):
             return scalars(self.align(latents, zones, targets, setting))
 
     def __str__(self) -> str:
-        form, sharpness = f"form {self.setting.form}", self.setting.get("sharpness")
+        form, sharpness = f"form {self.setting.form}", getattr(self.setting, "sharpness", None)
         if sharpness is not None:
             return f"{form}, sharpness {sharpness:g}"
         flow = in_words(self.solver_name, self.setting.solver)
         return f"{form}, {flow}, cut-off {self.setting.cutoff:g}"
 
 
-def scalars(found: Any, needed: str = "(scalar, dict of scalars)") -> LossAndMetrics:
+def scalars(found: Tree, needed: str = "(scalar, dict of scalars)") -> LossAndMetrics:
     """A loss and its metrics; raises TypeError for anything else."""
     shapes = jax.tree.map(jnp.shape, found)
     metrics = found[-1] if isinstance(found, tuple) and found else None
@@ -76,7 +76,7 @@ def scalars(found: Any, needed: str = "(scalar, dict of scalars)") -> LossAndMet
 
 
 def _zone_alignment(
-    latents: Array, zones: Zones, targets: Array, setting: ConfigDict, *, form: str
+    latents: Array, zones: Zones, targets: Array, setting: SimpleNamespace, *, form: str
 ) -> LossAndMetrics:
     """Loss that moves each latent into the zone of its target (paper §2.2.2), and metrics."""
     arrays = (latents, zones.anchors, targets)

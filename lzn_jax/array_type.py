@@ -1,5 +1,6 @@
 """Float arrays of one shape, such as time series: a data type that needs only its networks."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -11,7 +12,10 @@ from lzn_jax.data import Examples
 from lzn_jax.data_types import DataType, Decoder, Encoder, NetworkEncoder, Reader, Samples
 from lzn_jax.decoders.flow import ArrayFlow
 from lzn_jax.errors import UserError
+from lzn_jax.models import Module
 from lzn_jax.parts import REQUIRED, Field, count_or_0, require
+
+Shared = float | Sequence[float] | np.ndarray  # a number of all channels, or one of each
 
 
 class ArrayType(DataType):
@@ -19,7 +23,7 @@ class ArrayType(DataType):
 
     def __init__(
         self, name: str, shape: tuple[int, ...], *, config: ConfigDict, column: str | None = None,
-        encoder: Any = None, decoder: Any = None, mean: Any = 0.0, scale: Any = 1.0,
+        encoder: Module = None, decoder: Module = None, mean: Shared = 0.0, scale: Shared = 1.0,
     ) -> None:  # fmt: skip
         """Builds the type `name`, whose networks read and write rows (samples - mean) / scale.
 
@@ -33,11 +37,12 @@ class ArrayType(DataType):
         if encoder is not None and not isinstance(encoder, Encoder | Reader):
             encoder = NetworkEncoder.from_config(name, config, encoder, column=column, example=row)
         if decoder is not None and not isinstance(decoder, Decoder):
-            decoder = ArrayFlow(name, config, decoder, output=column, shape=row.shape[1:])
+            settings = {"shape": row.shape[1:], **ArrayFlow.settings(config)}
+            decoder = ArrayFlow(name, decoder, output=column, **settings)
         super().__init__(name, encoder, decoder)
 
     @staticmethod
-    def fields(name: str, context_size: Any = REQUIRED) -> dict[str, Field]:
+    def fields(name: str, context_size: object = REQUIRED) -> dict[str, Field]:
         """Config fields of the type `name`; `context_size` is a default."""
         return {f"{name}.context_size": count_or_0("context anchors, 0 = none", context_size)}
 
@@ -51,7 +56,7 @@ class ArrayType(DataType):
     def column_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
         return {self.column: jax.ShapeDtypeStruct(self._row.shape[1:], self._row.dtype)}
 
-    def checked(self, samples: Any) -> Samples:
+    def checked(self, samples: Samples) -> Samples:
         try:
             arrays = np.asarray(samples).astype(np.float32, casting="same_kind", copy=False)
         except (TypeError, ValueError) as error:
@@ -63,10 +68,10 @@ class ArrayType(DataType):
     def encoded(self, samples: Samples) -> Float[np.ndarray, "n ..."]:
         return (samples - self.mean) / self.scale
 
-    def decoded(self, outputs: Any) -> Samples:
+    def decoded(self, outputs: Samples) -> Samples:
         return self.scale * np.asarray(outputs) + self.mean
 
-    def sample_format(self) -> dict[str, Any]:
+    def sample_format(self) -> dict[str, object]:
         units = {"shape": self.shape, "mean": self.mean.tolist(), "scale": self.scale.tolist()}
         return {"description": "rows are (samples - mean) / scale"} | units
 

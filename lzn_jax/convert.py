@@ -25,10 +25,11 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from lzn_jax import configuration, models, train
 from lzn_jax.data import Examples, check_context, load
 from lzn_jax.data.user_images import find_images
+from lzn_jax.data_types import Samples
 from lzn_jax.errors import EXIT_DONE, UserError
 from lzn_jax.files import cache_folder, write_json
 from lzn_jax.latent_space import LatentSpace
-from lzn_jax.models import Variables, split_variables
+from lzn_jax.models import split_variables
 from lzn_jax.release import hub
 from lzn_jax.release import weights as released
 from lzn_jax.release.torch_keys import shapes_in_execution_order, torch_keys
@@ -39,17 +40,6 @@ from lzn_jax.run.checkpoints import Checkpoints
 from lzn_jax.run.command_line import Parser, exit_code
 
 _log = logging.getLogger("lzn_jax.convert")  # the name differs if this is __main__
-
-
-def load_released(path: str | Path, config: ConfigDict, ema: bool = True) -> Variables:
-    """Variables of a released checkpoint's networks by name, averaged (EMA) or as trained.
-
-    The names are those of 'encoder', 'decoder' and 'label_anchors' that checkpoint and config have;
-    values are float32. Raises UserError for an unreadable file, a missing or unexpected key and a
-    wrong shape.
-    """
-    checkpoint = released.read(path, network_layouts(config), ema=ema)
-    return jax.tree.map(jnp.asarray, checkpoint.averaged)
 
 
 def convert(
@@ -63,8 +53,9 @@ def convert(
     """Creates a run in `workdir` from a released checkpoint.
 
     Context anchors are computed from the images in the folder `context`, by default from the
-    training images; without images, the run has none. Raises UserError as `load_released`, and if
-    a network is missing, if `workdir` has checkpoints, or if there are too few images.
+    training images; without images, the run has none. Raises UserError for an unreadable file, a
+    missing or unexpected key, a wrong shape and a missing network, for too few images, and if
+    `workdir` has checkpoints.
     """
     _check_empty(workdir)
     layouts = network_layouts(config)
@@ -147,7 +138,7 @@ def network_layouts(config: ConfigDict) -> dict[str, Layout]:
     return layouts
 
 
-def _context_images(config: ConfigDict, folder: str | None) -> tuple[ConfigDict, Any]:
+def _context_images(config: ConfigDict, folder: str | None) -> tuple[ConfigDict, Samples]:
     """Config and images of the context anchors; a config without them if there are no images."""
     if not models.has_latents(config) or config.latent.context_size == 0:
         if folder is not None:

@@ -19,7 +19,9 @@ class UserError(Exception):
 
 
 @contextlib.contextmanager
-def explained(failure: str, remedy: str, kinds: Any = Exception) -> Iterator[None]:
+def explained(
+    failure: str, remedy: str, kinds: type[Exception] | tuple[type[Exception], ...] = Exception
+) -> Iterator[None]:
     """Context in which errors of these kinds become a UserError with their reason."""
     try:
         yield

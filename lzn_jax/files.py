@@ -104,7 +104,7 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError("too deeply nested") from error
 
 
-def plain(value: Any) -> Any:
+def plain(value: object) -> Any:
     """A value for JSON: arrays as lists, non-finite numbers as None."""
     if hasattr(value, "tolist"):
         value = value.tolist()
@@ -115,12 +115,14 @@ def plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def write_json(path: str | os.PathLike[str], value: Any) -> None:
+def write_json(path: str | os.PathLike[str], value: object) -> None:
     """Writes `plain(value)` as indented JSON, atomically; raises TypeError for other values."""
     write_bytes(path, f"{json.dumps(plain(value), indent=2, allow_nan=False)}\n".encode())
 
 
-def write_csv(path: str | os.PathLike[str], header: Sequence[str], rows: Iterable[Any]) -> None:
+def write_csv(
+    path: str | os.PathLike[str], header: Sequence[str], rows: Iterable[Iterable[object]]
+) -> None:
     """Writes a table as .csv, atomically; file names that are not UTF-8 keep their bytes."""
     table = io.StringIO()
     csv.writer(table, lineterminator="\n").writerows([header, *rows])
@@ -134,7 +136,7 @@ def write_arrays(path: str | os.PathLike[str], **arrays: Any) -> None:
     write_bytes(path, content.getvalue())
 
 
-def by_name(tree: Any) -> dict[str, Any]:
+def by_name(tree: object) -> dict[str, Any]:
     """Leaves of a tree by path, such as `variables/encoder/params/Dense_0/kernel`."""
     leaves, _ = jax.tree.flatten_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}

@@ -2,7 +2,6 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -19,10 +18,10 @@ from lzn_jax.trained_model import TrainedModel
 @parts.mistakes()
 def fit(
     config: str | Path | ConfigDict,
-    given: Any,
-    test: Any,
+    given: object,
+    test: object,
     workdir: str | Path | None,
-    changes: dict[str, Any],
+    changes: dict[str, object],
 ) -> TrainedModel:
     """Trains and evaluates a config as the command does; see `lzn_jax.fit`."""
     use_compile_cache()
@@ -36,7 +35,7 @@ def fit(
         changes = {"data.name": "arrays", "data.checksum": kept.checksum} | changes
     fields = [f"{name}={value}" for name, value in changes.items()]
     found = configuration.load(config, fields)
-    if workdir is None and isinstance(config, ConfigDict):
+    if workdir is None and not isinstance(config, str | Path):
         raise UserError("a config without a name needs a work folder: pass workdir=FOLDER")
     workdir = Path(workdir or workdirs.default(config))
     interruption = Interruption()

@@ -13,11 +13,12 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from lzn_jax import zoning
-from lzn_jax.data_types import Classifier, Context, Reader
+from lzn_jax.data_types import Classifier, Condition, Context, Model, Reader, Samples
 from lzn_jax.errors import UserError
-from lzn_jax.latent_space import LatentSpace, Model
-from lzn_jax.models import keys_by_index, normal_by_index
+from lzn_jax.latent_space import LatentSpace
+from lzn_jax.models import Tree, keys_by_index, normal_by_index
 
+Request = Mapping[str, Any]  # `samples` or `latents` and their `index`, by name
 NO_CLASS = -1  # label of a sample without a class
 
 
@@ -33,7 +34,7 @@ def translate(
     model: Model,
     key: PRNGKeyArray,
     noise_scale: Float[Array, ""] | float,
-    request: Mapping[str, Any],
+    request: Request,
     source: str | None,
     target: str,
 ) -> dict[str, Array]:
@@ -62,7 +63,7 @@ def encode(
     model: Model,
     key: PRNGKeyArray,
     noise_scale: Float[Array, ""] | float,
-    request: Mapping[str, Any],
+    request: Request,
     source: str,
 ) -> Float[Array, "b q"]:
     """Latents of `samples` of a type; without context anchors of the type, rows are dependent."""
@@ -109,7 +110,7 @@ def decode(
     space: LatentSpace,
     model: Model,
     key: PRNGKeyArray,
-    request: Mapping[str, Any],
+    request: Request,
     source: str | None,
     target: str,
 ) -> dict[str, Array]:
@@ -151,7 +152,7 @@ def class_probabilities(
 
 
 def condition(
-    space: LatentSpace, model: Model, request: Mapping[str, Any], name: str | None
+    space: LatentSpace, model: Model, request: Request, name: str | None
 ) -> tuple[Array | None, dict[str, Array]]:
     """Condition (b, d) of a decoder on a type, and indices of the context anchors used for it.
 
@@ -202,8 +203,8 @@ def zone_in_context(
 
 
 def through_flow(
-    space: LatentSpace, variables: Any, request: tuple[Any, Any], target: str, task: str
-) -> Any:
+    space: LatentSpace, variables: Tree, request: tuple[Samples, Condition], target: str, task: str
+) -> Tree:
     """Result of a decoder's `invert`, `render` or `reconstruct`, see `Invertible`.
 
     The request is (samples or noise, condition).
@@ -212,7 +213,7 @@ def through_flow(
 
 
 def features(
-    space: LatentSpace, variables: Any, samples: Array, source: str
+    space: LatentSpace, variables: Tree, samples: Array, source: str
 ) -> dict[str, Float[Array, "b d"]]:
     """Features of samples by name."""
     return space.encoders[source].features(variables, samples)

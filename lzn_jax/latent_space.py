@@ -9,11 +9,12 @@ in `lzn_jax.trained_model`.
 """
 
 import functools
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, PRNGKeyArray
 from ml_collections import ConfigDict
@@ -22,18 +23,10 @@ from lzn_jax import parts
 from lzn_jax.alignments import solver
 from lzn_jax.data import Examples
 from lzn_jax.data.batches import RowTransform, Transform, whole_image
-from lzn_jax.data_types import Context, DataType, Decoder, Encoder, NetworkEncoder
-from lzn_jax.models import Variables, named
+from lzn_jax.data_types import Context, DataType, Decoder, Encoder, NetworkEncoder, Samples
+from lzn_jax.models import Module, Tree, Variables, named
 from lzn_jax.plan import plan_of
 from lzn_jax.run.batching import in_batches
-from lzn_jax.run.devices import examples_at_a_time
-
-
-class Model(NamedTuple):
-    """Variables of the networks, and contexts by type: all that inference needs."""
-
-    variables: Variables
-    context: Mapping[str, Context]
 
 
 class LatentSpace:
@@ -55,16 +48,20 @@ class LatentSpace:
         self.types: dict[str, DataType] = {}
         for name in config.types:
             with parts.mistakes(f"type {name!r}"):
-                self.types[name] = _checked_type(name, parts.get("type", name)(config), config)
+                made = parts.get("type", name)(config)
+                self.types[name] = _checked_type(name, made, config.types, config.latent.dim)
+            if (weight := config.training.get(f"{name}_weight")) is not None:
+                line = f"training.{name}_weight needs a decoder of type {name!r}"
+                parts.require(made.decoder is not None, line)
+                made.weight = weight
         types = self.types.values()
         names = ["labels", "errors", "weights"]  # of arrays in results
         names += [n for t in types if t.name != "label" for n in {t.output, t.plural}]
         line = f"plurals and outputs of types must differ from others: {', '.join(sorted(names))}"
         parts.require(len({*names}) == len(names), line)
-        self.modules: dict[str, Any] = {n: m for t in types for n, m in t.modules.items()}
-        self.in_batches = functools.partial(
-            in_batches, mesh=mesh, batch_size=examples_at_a_time(config.training)
-        )
+        self.modules: dict[str, Module] = {n: m for t in types for n, m in t.modules.items()}
+        size = config.training.microbatch_size or config.training.batch_size
+        self.in_batches = functools.partial(in_batches, mesh=mesh, batch_size=size)
         names = [n for n in config.training.losses if config.training[f"{n}_weight"] > 0]
         self.losses = {name: parts.get("loss", name) for name in names}
         own = {name: functools.partial(loss, self) for name, loss in self.losses.items()}
@@ -73,7 +70,7 @@ class LatentSpace:
         self.alignment_solver: Any = solver(config.alignment) if "alignment" in config else None
         self.encoders: dict[str, Any] = {each.name: each.encoder for each in types if each.encoder}
         self.decoders: dict[str, Any] = {d.target: d.decoder for d in self.plan.decodings}
-        self._jitted: dict[Any, Any] = {}
+        self._jitted: dict[Callable[..., Tree], Callable[..., Tree]] = {}
 
     @property
     def transform(self) -> Transform | None:
@@ -89,11 +86,13 @@ class LatentSpace:
         owners = (*self.types.values(), *self.losses.values())
         return [each.transform for each in owners if getattr(each, "transform", None)]
 
-    def columns(self, examples: Examples) -> dict[str, Any]:
+    def columns(self, examples: Examples) -> dict[str, np.ndarray]:
         """Columns of the data types for training batches."""
         return {k: v for each in self.types.values() for k, v in each.columns(examples).items()}
 
-    def jitted(self, function: Callable[..., Any], static: tuple[str, ...] = ()) -> Any:
+    def jitted(
+        self, function: Callable[..., Tree], static: tuple[str, ...] = ()
+    ) -> Callable[..., Tree]:
         """`function(space, ...)` bound to this space and jitted, cached by function."""
         if function not in self._jitted:
             bound = functools.partial(function, self)
@@ -135,7 +134,7 @@ class LatentSpace:
         shapes = {name: each.context_shapes() for name, each in self._with_context().items()}
         return {name: shape for name, shape in shapes.items() if shape}
 
-    def model_shapes(self) -> dict[str, Any]:
+    def model_shapes(self) -> dict[str, Tree]:
         """Shapes of the fields of `Model` by name."""
         variables = jax.eval_shape(self.init, jax.random.key(0))
         return {"variables": variables, "context": self.context_shapes()}
@@ -144,8 +143,8 @@ class LatentSpace:
         return {n: e for n, e in self.encoders.items() if hasattr(e, "context")}
 
     def anchors(
-        self, variables: Variables, samples: Any, source: str, description: str = "encoding"
-    ) -> Any:
+        self, variables: Variables, samples: Samples, source: str, description: str = "encoding"
+    ) -> Float[np.ndarray, "n q"]:
         """Anchors (n, q) of any number of samples, given in the form that the encoder reads."""
         jitted = self.jitted(encoded_anchors, ("source",))
         encode = functools.partial(jitted, variables, source=source)
@@ -153,15 +152,15 @@ class LatentSpace:
 
 
 def encoded_anchors(
-    space: LatentSpace, variables: Variables, samples: Any, source: str
+    space: LatentSpace, variables: Variables, samples: Samples, source: str
 ) -> Float[Array, "b q"]:
     """Anchors of samples of a type, as a pure function."""
     return space.encoders[source].anchors(variables, samples)
 
 
-def _checked_type(name: str, made: Any, config: ConfigDict) -> DataType:
-    """The data type with the config's weight; raises UserError if it lacks what protocols need."""
-    require, dim = parts.require, config.latent.dim
+def _checked_type(name: str, made: Any, types: Sequence[str], dim: int) -> DataType:
+    """The data type `name` among `types`; raises UserError if it lacks what protocols need."""
+    require = parts.require
     is_type = isinstance(made, DataType)
     require(is_type, f"type {name!r} must build a lzn_jax.data_types.DataType, got {made!r}")
     require(made.name == name, f"type {name!r} builds a DataType named {made.name!r}")
@@ -175,19 +174,16 @@ def _checked_type(name: str, made: Any, config: ConfigDict) -> DataType:
             is_tuple, f"sources of {owner} must be a tuple of types, got the string {sources!r}"
         )
         for needed in (*sources, decoder.condition):
-            require(needed in (None, *config.types), f"{owner} needs {needed!r} among types")
+            require(needed in (None, *types), f"{owner} needs {needed!r} among types")
     owner = f"the encoder of type {name!r}"
     if encoder is not None and not hasattr(encoder, "encode"):
         _check_members(owner, encoder, (*Encoder.__annotations__, "init", "zones", "anchors"))
     if isinstance(encoder, NetworkEncoder):
         got, needed = encoder.anchors_shape(), f"{owner} must give anchors (n, {dim})"
         require(got == (1, dim), f"{needed}, as latent.dim is {dim}; one sample gives {got}")
-    if (weight := config.training.get(f"{name}_weight")) is not None:
-        require(decoder is not None, f"training.{name}_weight needs a decoder of type {name!r}")
-        made.weight = weight
     return made
 
 
-def _check_members(owner: str, made: Any, members: tuple[str, ...]) -> None:
+def _check_members(owner: str, made: object, members: tuple[str, ...]) -> None:
     missing = [member for member in members if not hasattr(made, member)]
     parts.require(not missing, f"{owner} lacks {', '.join(missing)}")

@@ -2,16 +2,16 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from lzn_jax import configuration
+from lzn_jax.data_types import Model
 from lzn_jax.errors import UserError
-from lzn_jax.latent_space import LatentSpace, Model
-from lzn_jax.models import join_variables, split_variables
+from lzn_jax.latent_space import LatentSpace
+from lzn_jax.models import Tree, join_variables, split_variables
 from lzn_jax.release import shared_model
 from lzn_jax.run import devices
 from lzn_jax.run.checkpoints import Checkpoints
@@ -65,7 +65,7 @@ def restore(config: ConfigDict, workdir: Path, step: int | None = None) -> Train
     space = LatentSpace(config, mesh)
     shapes = space.model_shapes()
     params, constants = split_variables(shapes["variables"])
-    targets: dict[str, Any] = {"ema": {"params": params, "constants": constants}}
+    targets: dict[str, Tree] = {"ema": {"params": params, "constants": constants}}
     if shapes["context"]:
         targets["context"] = shapes["context"]
     placed = devices.placed(targets, mesh, shard=config.training.shard_parameters)

@@ -104,20 +104,25 @@ def _run_mode(
 ) -> int:
     """Runs a mode that needs a work folder; returns the exit code."""
     from lzn_jax import train
+    from lzn_jax.latent_space import LatentSpace
+    from lzn_jax.loading import restore
     from lzn_jax.modes import export, inference
     from lzn_jax.modes.next_steps import next_steps
+    from lzn_jax.run import devices
     from lzn_jax.run import workdir as workdirs
 
     if flags.mode == "train":
         code = train.train_and_evaluate(config, workdir, interruption)
         if code == EXIT_DONE:
-            _log.info("\n".join(next_steps(config, workdir)))
+            space = LatentSpace(config, devices.inference_mesh())
+            _log.info("\n".join(next_steps(space, workdir)))
         return code
     workdirs.prepare(config, workdir, is_training=False)
     mode: Any = export.export if flags.mode == "export" else getattr(inference, flags.mode)
     if flags.mode == "translate":
         mode = functools.partial(mode, source=flags.source, target=flags.target)
-    mode(config, workdir, *([flags.input] if flags.mode in MODES_WITH_INPUT else []))
+    given = [flags.input] if flags.mode in MODES_WITH_INPUT else []
+    mode(restore(config, workdir), workdir, *given)
     _log.info("done: results are in %s", workdir)
     return EXIT_DONE
 

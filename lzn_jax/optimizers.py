@@ -3,9 +3,7 @@
 Register your own with `lzn_jax.parts.add("optimizer", ...)`, as in docs/parts.md.
 """
 
-import functools
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,11 +11,12 @@ import optax
 from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 
-from lzn_jax import parts
+from lzn_jax import models, parts
+from lzn_jax.models import Tree
 
 
-def learning_rate(step: Int[Array, ""], peak: float, training: ConfigDict) -> Float[Array, ""]:
-    """Learning rate: linear warm-up to the peak, then the schedule `training.schedule`.
+def schedule(training: ConfigDict, peak: float) -> optax.Schedule:
+    """Learning rate by number of the update: linear warm-up to the peak, then `training.schedule`.
 
     With W `warmup_steps`, update k < W has the rate peak (1/W + (1 - 1/W) k/W).
     """
@@ -27,15 +26,18 @@ def learning_rate(step: Int[Array, ""], peak: float, training: ConfigDict) -> Fl
         share = jnp.minimum(step, steps) / steps
         return peak * ((1 + (steps - 1) * share) / steps)
 
-    with parts.mistakes(f"schedule {training.schedule!r}"):
-        after = parts.get("schedule", training.schedule)(training, peak)
-        return optax.join_schedules([rise, after], [training.warmup_steps])(step)
+    def rate(step: Int[Array, ""]) -> Float[Array, ""]:
+        with parts.mistakes(f"schedule {training.schedule!r}"):
+            after = models.built(parts.get("schedule", training.schedule), training, peak=peak)
+            return optax.join_schedules([rise, after], [training.warmup_steps])(step)
+
+    return rate
 
 
 def schedules(training: ConfigDict, networks: list[str]) -> dict[str, optax.Schedule]:
     """Learning rate of each network as a function of the number of its update, from 0."""
-    rate, peaks = functools.partial(learning_rate, training=training), training.learning_rate
-    return {n: functools.partial(rate, peak=peaks.get(n) or peaks.default) for n in networks}
+    peaks = training.learning_rate
+    return {n: schedule(training, peaks.get(n) or peaks.default) for n in networks}
 
 
 def make_optimizer(training: ConfigDict, networks: list[str]) -> optax.GradientTransformation:
@@ -44,14 +46,16 @@ def make_optimizer(training: ConfigDict, networks: list[str]) -> optax.GradientT
     Raises UserError if the optimiser is not an optax transformation.
     """
 
-    def optimizer(schedule: optax.Schedule) -> optax.GradientTransformation:
-        made = parts.get("optimizer", training.optimizer)(training, schedule)
+    def optimizer(rate: optax.Schedule) -> optax.GradientTransformation:
+        made = models.built(
+            parts.get("optimizer", training.optimizer), training, learning_rate=rate
+        )
         is_optax = hasattr(made, "init") and hasattr(made, "update")
         line = f"must build an optax transformation, got {made!r}"
         parts.require(is_optax, f"optimizer {training.optimizer!r} {line}")
         return made
 
-    def labels(params: Mapping[str, Any]) -> dict[str, Any]:
+    def labels(params: Mapping[str, Tree]) -> dict[str, Tree]:
         return {name: jax.tree.map(lambda _, n=name: n, tree) for name, tree in params.items()}
 
     made = {name: optimizer(rate) for name, rate in schedules(training, networks).items()}
@@ -60,25 +64,13 @@ def make_optimizer(training: ConfigDict, networks: list[str]) -> optax.GradientT
     )
 
 
-def _constant(training: ConfigDict, peak: float) -> optax.Schedule:
-    return optax.constant_schedule(peak)
-
-
-def _cosine(training: ConfigDict, peak: float) -> optax.Schedule:
+def _cosine(peak: float, num_steps: int, warmup_steps: int) -> optax.Schedule:
     """Decay to 0 at `num_steps`."""
-    return optax.cosine_decay_schedule(peak, max(training.num_steps - training.warmup_steps, 1))
-
-
-def _adam(training: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:
-    return optax.adam(schedule)
-
-
-def _adamw(training: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:
-    return optax.adamw(schedule, weight_decay=training.weight_decay)
+    return optax.cosine_decay_schedule(peak, max(num_steps - warmup_steps, 1))
 
 
 _DECAY = parts.amount("weights shrink by this times the learning rate in each update", 1e-4)
-parts.add("schedule", "constant", _constant)
+parts.add("schedule", "constant", lambda peak: optax.constant_schedule(peak))
 parts.add("schedule", "cosine", _cosine)
-parts.add("optimizer", "adam", _adam)
-parts.add("optimizer", "adamw", _adamw, {".weight_decay": _DECAY})
+parts.add("optimizer", "adam", optax.adam)
+parts.add("optimizer", "adamw", optax.adamw, {".weight_decay": _DECAY})

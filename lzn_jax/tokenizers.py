@@ -9,11 +9,9 @@ import functools
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Int
-from ml_collections import ConfigDict
 
 from lzn_jax.errors import UserError, explained, package
 from lzn_jax.models.transformer import END
@@ -41,7 +39,7 @@ class Tokenizer:
     size: int
     split: Callable[[list[str]], Iterable[Sequence[int]]]
     join: Callable[[list[list[int]]], list[str]]
-    vocabulary: dict[str, Any]
+    vocabulary: dict[str, object]
     unknown: Callable[[str], set[str]] = _surrogates
 
     def encode(self, texts: Sequence[str] | np.ndarray) -> Int[np.ndarray, "n l"]:
@@ -106,14 +104,13 @@ class Tokenizer:
         return None
 
 
-def tokenizer(config: ConfigDict) -> Tokenizer:
-    """The tokenizer of a config; raises UserError for a file that is not a tokenizer."""
-    path, alphabet = config.data.tokenizer_path, config.text.alphabet
+def tokenizer(path: str | None, alphabet: str | None, max_length: int) -> Tokenizer:
+    """Tokenizer of a file, else of an alphabet, else of bytes; raises UserError as `of_file`."""
     if path is not None:
-        return of_file(path, config.text.max_length)
+        return of_file(path, max_length)
     if alphabet is not None:
-        return of_characters(alphabet, config.text.max_length)
-    return of_bytes(config.text.max_length)
+        return of_characters(alphabet, max_length)
+    return of_bytes(max_length)
 
 
 def of_characters(alphabet: str, max_length: int) -> Tokenizer:

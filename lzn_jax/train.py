@@ -27,12 +27,13 @@ from jax.sharding import Mesh, Sharding
 from jaxtyping import Array, Bool, Int
 from ml_collections import ConfigDict
 
-from lzn_jax import data, extensions, files, plan, plots
+from lzn_jax import configuration, data, extensions, files, models, plan, plots
 from lzn_jax.data import Examples, pixels
 from lzn_jax.data.batches import TrainingBatches
+from lzn_jax.data_types import Model
 from lzn_jax.errors import EXIT_DONE, EXIT_NON_FINITE, EXIT_RUN_AGAIN
 from lzn_jax.evaluation import measurements
-from lzn_jax.latent_space import LatentSpace, Model
+from lzn_jax.latent_space import LatentSpace
 from lzn_jax.models import join_variables, named, split_variables
 from lzn_jax.optimizers import make_optimizer, schedules
 from lzn_jax.progress import progress
@@ -267,7 +268,7 @@ def train_and_evaluate(
     the folder holds a run of a different config or cannot be written.
     """
     workdirs.prepare(config, workdir, is_training=True)
-    mesh = devices.training_mesh(config.training)
+    mesh = models.built(devices.training_mesh, config.training)
     with workdirs.locked(workdir), jax.set_mesh(mesh):  # a caller's mesh has other axes
         run = _prepare(config, workdir, interruption or Interruption(), mesh)
         with run.batches, Checkpoints(workdir, config.checkpoint.keep) as checkpoints:
@@ -309,7 +310,8 @@ def _prepare(config: ConfigDict, workdir: Path, interruption: Interruption, mesh
         _log.info("%s", space.plan)
         batches = training_batches(config, space, train)
         optimizer = make_optimizer(config.training, list(space.modules))
-        wandb = log.start_wandb(config, workdir)
+        values = configuration.to_json_dict(config)
+        wandb = log.start_wandb(config.reporting.wandb_project, workdir, values)
         workdirs.record(config, workdir)
     return _Run(
         config, workdir, goodput, interruption, mesh, space, train, test, batches, optimizer, wandb
@@ -426,8 +428,8 @@ def _loop(
     ):
         trace.callback(faulthandler.cancel_dump_traceback_later)  # if a step raises
         rates = functools.partial(learning_rates, config.training, list(run.space.modules))
-        common = metric_log, bar, goodput, step, config.training
-        metrics = log.LateMetrics(*common, rates, peak_steps)
+        sizes = config.training.batch_size, config.training.log_every_steps
+        metrics = log.LateMetrics(metric_log, bar, goodput, step, *sizes, rates, peak_steps)
         while True:
             is_over = step >= config.training.num_steps
             is_due = is_over or (step > 0 and step % config.evaluation.every_steps == 0)

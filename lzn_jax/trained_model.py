@@ -7,7 +7,7 @@ devices. Tasks are calls of the pure functions of `lzn_jax.inference`: `classify
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -18,11 +18,12 @@ from ml_collections import ConfigDict
 
 from lzn_jax import inference
 from lzn_jax.data import Examples
+from lzn_jax.data.arrays import Given
 from lzn_jax.data.pixels import EncodedImages
-from lzn_jax.data_types import Classifier, Condition, Context, DataType, Invertible
+from lzn_jax.data_types import Classifier, Condition, Context, DataType, Invertible, Model, Samples
 from lzn_jax.errors import UserError
-from lzn_jax.latent_space import LatentSpace, Model
-from lzn_jax.models import key_or_seed
+from lzn_jax.latent_space import LatentSpace
+from lzn_jax.models import Tree, key_or_seed
 
 NUM_IMAGES = 11
 
@@ -36,7 +37,7 @@ def paths(
     Further conditions are interpolated linearly.
     """
     weights, (latents, further) = jnp.linspace(0.0, 1.0, NUM_IMAGES), condition
-    path: tuple[Any, Any] = (
+    path: Condition = (
         None if latents is None else great_circle(jnp.asarray(latents), weights),
         None if further is None else straight_line(jnp.asarray(further), weights),
     )
@@ -96,7 +97,7 @@ class TrainedModel:
     space: LatentSpace
     model: Model
     step: int
-    given: Any = None
+    given: Given | None = None
 
     @property
     def config(self) -> ConfigDict:
@@ -138,7 +139,7 @@ class TrainedModel:
         study = self.config.study or " and ".join(self.config.types)
         return f"TrainedModel({study} on {self.config.data.name}, step {self.step})"
 
-    def anchors(self, samples: Any, *, source: str | None = None) -> Float[np.ndarray, "n q"]:
+    def anchors(self, samples: Samples, *, source: str | None = None) -> Float[np.ndarray, "n q"]:
         """Anchors of samples of a data type (default: the main type)."""
         source = source or self.main_type
         encoded = self._encoded(samples, source)
@@ -183,7 +184,7 @@ class TrainedModel:
 
     def encode(
         self,
-        samples: Any,
+        samples: Samples,
         key: PRNGKeyArray | None = None,
         noise_scale: float | None = None,
         *,
@@ -200,13 +201,13 @@ class TrainedModel:
 
     def translate(
         self,
-        samples: Any,
+        samples: Samples,
         source: str,
         target: str,
         *,
         key: PRNGKeyArray | None = None,
         noise_scale: float | None = None,
-    ) -> Any:
+    ) -> Samples:
         """Translates samples from one data type to another, see `translations` (paper Fig. 1).
 
         Images are (n, h, w, c) uint8, labels (n,) int, texts a list of strings. `noise_scale` is α
@@ -233,7 +234,7 @@ class TrainedModel:
         between = [a.draw for a in space.plan.alignings if {a.draw.source, a.target} == pair]
         return min([scale, *(draw.scale for draw in between if draw.scale is not None)])
 
-    def generate(self, target: str, count: int, key: PRNGKeyArray | None = None) -> Any:
+    def generate(self, target: str, count: int, key: PRNGKeyArray | None = None) -> Samples:
         """Decodes `count` latents of the prior as samples of a data type."""
         self.check_pair(None, target)
         return self._samples(target, self.draw(count, None, key, target=target))
@@ -260,14 +261,16 @@ class TrainedModel:
         scales = {"latent": self.config.latent.noise_scale, "latent_centre": 0.0}
         return {n: self.draw_latents(anchors, scale, key, **options) for n, scale in scales.items()}
 
-    def classify(self, samples: Any, *, source: str | None = None) -> inference.Predictions:
+    def classify(self, samples: Samples, *, source: str | None = None) -> inference.Predictions:
         """Classes of samples and their probabilities, at the centres of the zones (paper §5)."""
         source, target = source or self.main_type, self.class_type or "label"
         encoded = self._encoded(samples, source)
         self.check_pair(source, target)
         return inference.Predictions(**self._made(encoded, source, target, 0.0))
 
-    def are_far(self, samples: Any, *, source: str | None = None) -> Bool[np.ndarray, " n"] | None:
+    def are_far(
+        self, samples: Samples, *, source: str | None = None
+    ) -> Bool[np.ndarray, " n"] | None:
         """Whether samples are far from the training data: their classes mean little.
 
         Far: further from the nearest context anchor than 99.9 % of context anchors are from theirs.
@@ -298,7 +301,7 @@ class TrainedModel:
         latents = self._latents_of(encoded, self.main_type, 0.0)
         return self._by_class(inference.class_probabilities, latents)
 
-    def _by_class(self, function: Any, latents: Any) -> Any:
+    def _by_class(self, function: Callable[..., Tree], latents: Array | np.ndarray) -> Tree:
         return self._run(function, latents, "classifying", self.model, target=self.class_type)
 
     def siblings(
@@ -359,7 +362,7 @@ class TrainedModel:
         output = self.space.types[self.main_type].output
         return result | {output: self._samples(self.main_type, result)}
 
-    def _flow(self, task: str, request: tuple[Any, Condition]) -> Any:
+    def _flow(self, task: str, request: tuple[Samples, Condition]) -> Tree:
         variables, static = self.model.variables, {"target": self.main_type, "task": task}
         return self._run(inference.through_flow, request, task, variables, **static)
 
@@ -383,7 +386,7 @@ class TrainedModel:
         latents, _ = path[1]
         return result if latents is None else result | {"latents": np.asarray(latents)}
 
-    def context_samples(self, name: str, numbers: Int[np.ndarray, " n"]) -> Any:
+    def context_samples(self, name: str, numbers: Int[np.ndarray, " n"]) -> Samples:
         """Context samples of a type by number, such as known texts."""
         kept = np.asarray(self.model.context[name].samples)[numbers]
         return self.space.types[name].decoded(kept)
@@ -397,7 +400,7 @@ class TrainedModel:
             start = "generate" if source is None else f"translate {source} to"
             raise UserError(f"the run does not {start} {target}; it translates {named}")
 
-    def _samples(self, target: str, decoded: Mapping[str, np.ndarray]) -> Any:
+    def _samples(self, target: str, decoded: Mapping[str, np.ndarray]) -> Samples:
         """Samples of a type in the result of `inference.decode`, in the form that users pass."""
         data_type = self.space.types[target]
         is_decoded = target in self.space.decoders
@@ -405,7 +408,7 @@ class TrainedModel:
 
     def _made(
         self,
-        samples: Any,
+        samples: Samples,
         source: str | None,
         target: str,
         noise_scale: float,
@@ -413,7 +416,7 @@ class TrainedModel:
         count: int | None = None,
     ) -> dict[str, np.ndarray]:
         """Result of `inference.translate` for encoded samples, or `count` latents of the prior."""
-        request: dict[str, Any] = {"index": np.arange(count or len(samples))}
+        request: dict[str, Samples] = {"index": np.arange(count or len(samples))}
         if source is not None:
             request["samples"] = samples
             if inference.cuts_zones(self.space, self.model, source):
@@ -424,7 +427,7 @@ class TrainedModel:
         return self._run(inference.translate, request, description, *arrays, **ends)
 
     def _latents_of(
-        self, samples: Any, source: str, noise_scale: float, key: PRNGKeyArray | None = None
+        self, samples: Samples, source: str, noise_scale: float, key: PRNGKeyArray | None = None
     ) -> np.ndarray:
         """Latents of encoded samples."""
         self._encoder(source)
@@ -435,7 +438,7 @@ class TrainedModel:
         arrays = self.model, key_or_seed(key, self.config.seed), noise_scale
         return self._run(inference.encode, request, "encoding", *arrays, source=source)
 
-    def _condition(self, images: Any, labels: Any, key: PRNGKeyArray | None) -> Condition:
+    def _condition(self, images: Samples, labels: Samples, key: PRNGKeyArray | None) -> Condition:
         """Latents at α = 1, as in training, and the further condition of the decoder."""
         main, class_type = self.main_type, self.class_type
         decoder, labels = self.space.decoders[main], self._checked_labels(labels, len(images))
@@ -452,8 +455,13 @@ class TrainedModel:
         return own, further
 
     def _run(
-        self, function: Any, examples: Any, description: str, *arrays: Any, **static: Any
-    ) -> Any:
+        self,
+        function: Callable[..., Tree],
+        examples: Tree,
+        description: str,
+        *arrays: Tree,
+        **static: object,
+    ) -> Tree:
         """Result of the jitted `function(space, *arrays, examples, **static)`, in batches."""
         call = functools.partial(self.space.jitted(function, tuple(static)), *arrays, **static)
         return self.space.in_batches(call, examples, description=description)
@@ -466,7 +474,7 @@ class TrainedModel:
             raise UserError(f"{name!r} has no encoder in this run; types with encoders: {listed}")
         return encoders[name]
 
-    def _encoded(self, samples: Any, source: str) -> Any:
+    def _encoded(self, samples: Samples, source: str) -> Samples:
         """Checked samples of a data type in the form that its encoder reads."""
         if source not in self.space.types:
             self._encoder(source)
@@ -479,7 +487,7 @@ class TrainedModel:
         if not isinstance(decoder, Invertible):
             raise UserError(f"{type(decoder).__name__} has no invert, render and reconstruct")
 
-    def _checked_labels(self, labels: Any, count: int) -> np.ndarray | None:
+    def _checked_labels(self, labels: Samples, count: int) -> np.ndarray | None:
         if labels is None or self.class_type is None:
             return None
         checked: np.ndarray = self.space.types[self.class_type].checked(labels)

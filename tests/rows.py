@@ -88,11 +88,11 @@ def draw(model, test, folder):
     (folder / "own.txt").write_text("drawn")
 
 
-def optimize(training, schedule):
-    return optax.sgd(schedule)
+def optimize(learning_rate):
+    return optax.sgd(learning_rate)
 
 
-def plan(training, peak):
+def plan(peak):
     return lambda step: peak
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from lzn_jax import configuration, data, loading, plan, plots, train
-from lzn_jax.latent_space import LatentSpace, Model
+from lzn_jax.data_types import Model
+from lzn_jax.latent_space import LatentSpace
 from lzn_jax.run import devices
 from lzn_jax.run import workdir as workdirs
 from lzn_jax.run.checkpoints import Checkpoints
@@ -178,7 +179,9 @@ def untrained_run(workdir, config, steps=(2,)):
     """The folder of a run with checkpoints of random networks, others for each step."""
     workdirs.prepare(config, workdir, is_training=True)
     workdirs.record(config, workdir)
-    space = LatentSpace(config, devices.make_mesh(devices.examples_at_a_time(config.training)))
+    space = LatentSpace(
+        config, devices.make_mesh(config.training.microbatch_size or config.training.batch_size)
+    )
     examples = data.load_data(config)[0]
     optimizer = train.make_optimizer(config.training, list(space.modules))
     shapes = jax.eval_shape(lambda: train.init_state(space, optimizer, 0))

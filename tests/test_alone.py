@@ -9,9 +9,8 @@ import pytest
 import small
 
 from lzn_jax import data, plan, zoning
-from lzn_jax.data_types import Context, strided
+from lzn_jax.data_types import Context, Model, strided
 from lzn_jax.errors import UserError
-from lzn_jax.latent_space import Model
 from lzn_jax.losses.sets import SET_LOSSES, image_set_loss
 from lzn_jax.models import named, normal_by_index
 from lzn_jax.trained_model import TrainedModel

@@ -9,9 +9,9 @@ import pytest
 import small
 from PIL import Image
 
-from lzn_jax import main
-from lzn_jax.latent_space import LatentSpace, Model
-from lzn_jax.modes import inference
+from lzn_jax import loading, main
+from lzn_jax.data_types import Model
+from lzn_jax.latent_space import LatentSpace
 from lzn_jax.run import devices
 from lzn_jax.run import workdir as workdirs
 from lzn_jax.trained_model import TrainedModel
@@ -115,7 +115,7 @@ def _contents(folder):
 def test_a_bad_input_is_one_line(config, flags, folder, capsys, monkeypatch):
     pytest.importorskip("tokenizers", reason="the package tokenizers is not installed")
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(inference, "restore", without_weights)
+    monkeypatch.setattr(loading, "restore", without_weights)
     flags = [flag.replace("{bad}", str(folder)) for flag in flags]
     shutil.rmtree(folder / "new", ignore_errors=True)
     before = _contents(folder / "runs")

@@ -20,8 +20,9 @@ from PIL import Image
 from lzn_jax import configuration, inference, load, plan, train
 from lzn_jax import main as command_line
 from lzn_jax.data import cifar10, fashion
+from lzn_jax.data_types import Model
 from lzn_jax.errors import UserError
-from lzn_jax.latent_space import LatentSpace, Model
+from lzn_jax.latent_space import LatentSpace
 from lzn_jax.modes.compile import batch_shapes
 from lzn_jax.run import devices, log
 
@@ -363,7 +364,7 @@ def _refused(name, latents, condition):
 def _traced(space, config, target):
     """Shapes of the loss, and of samples of a type from each source, by shapes alone."""
     variables = jax.eval_shape(space.init, jax.random.key(0))
-    batch = batch_shapes(space, config)
+    batch = batch_shapes(space)
     loss, _ = jax.eval_shape(
         functools.partial(plan.loss, space.plan), variables, batch, jax.random.key(0)
     )

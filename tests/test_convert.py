@@ -499,14 +499,18 @@ def test_a_file_that_does_not_fit_is_named_in_one_line(name, tmp_path):
 
 
 def test_networks_of_another_study(tmp_path):
+    def layouts_of(**changes):
+        return convert.network_layouts(study_config("joint", **changes))
+
     config, values = study_config("joint"), released_values("joint")
     torch_writer.write(tmp_path / "file.pt", values)
     with pytest.raises(UserError, match="entry encoder is not a network"):
-        convert.load_released(tmp_path / "file.pt", study_config("joint", latent__enabled=False))
+        released.read(tmp_path / "file.pt", layouts_of(latent__enabled=False), ema=True)
     for name in ("label_anchor", "label_anchor_ema"):
         del values[name]
     torch_writer.write(tmp_path / "file.pt", values)
-    assert set(convert.load_released(tmp_path / "file.pt", config)) == {"encoder", "decoder"}
+    found = released.read(tmp_path / "file.pt", layouts_of(), ema=True)
+    assert set(found.averaged) == {"encoder", "decoder"}
     with pytest.raises(UserError, match="has no label_anchors"):
         convert.convert(config, tmp_path / "file.pt", tmp_path / "run")
     assert not (tmp_path / "run").exists()

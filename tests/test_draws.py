@@ -149,7 +149,7 @@ def test_no_two_draws_of_mean_flow_share_bits():
 def check_draws(config):
     """The keys of all draws of an update differ."""
     space = LatentSpace(config, devices.make_mesh(16, jax.devices()[:1]))
-    arguments = jax.eval_shape(space.init, jax.random.key(0)), batch_shapes(space, config)
+    arguments = jax.eval_shape(space.init, jax.random.key(0)), batch_shapes(space)
     traced = jax.make_jaxpr(functools.partial(plan.loss, space.plan))(*arguments, jax.random.key(1))
     draws, count = Draws(), len(jax.tree.leaves(arguments))
     draws.run(traced.jaxpr, traced.consts, [*[UNKNOWN] * count, jax.random.key(1)])

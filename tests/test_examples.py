@@ -146,7 +146,7 @@ def test_batches_have_the_shapes_that_are_compiled(model):
         row_transforms=space.row_transforms,
     )  # fmt: skip
     with batches:
-        assert batches.shapes() == batch_shapes(space, model.config)
+        assert batches.shapes() == batch_shapes(space)
 
 
 WRITTEN = {
@@ -515,7 +515,7 @@ def test_a_square_is_erased_of_each_image_and_the_loss_is_the_distance():
     examples = data.load_data(config)[0]
     with train.training_batches(config, space, examples) as batches:
         batch = next(batches)
-        assert batches.shapes() == batch_shapes(space, config)
+        assert batches.shapes() == batch_shapes(space)
     changed = (batch["images"] != batch["erased"]).any(axis=3)
     assert not batch["erased"][changed].any()
     rows = [np.flatnonzero(each.any(axis=1)) for each in changed]

@@ -12,10 +12,10 @@ from zoning import oracle
 
 from lzn_jax import inference, plan, zoning
 from lzn_jax.data import Examples
+from lzn_jax.data_types import Model
 from lzn_jax.decoders import flow
 from lzn_jax.errors import UserError
 from lzn_jax.evaluation import measurements
-from lzn_jax.latent_space import Model
 from lzn_jax.models import named, normal_by_index
 
 KEY = jax.random.key(5)

@@ -102,7 +102,7 @@ IN_TRAINING = {
         "TypeError: Rows.load() takes 1 positional argument but 2 were given",
     ),
     "optimizer": (
-        *("optax.sgd(schedule)", "optax.sgd(plans)", "optimizer 'own'", "return optax"),
+        *("optax.sgd(learning_rate)", "optax.sgd(plans)", "optimizer 'own'", "return optax"),
         "NameError: name 'plans' is not defined",
     ),
     "no schedule": (

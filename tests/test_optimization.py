@@ -53,7 +53,8 @@ HALF = np.sqrt(0.5)
 )
 def test_warmup_is_linear_and_then_the_rate_is_constant_or_a_cosine(changes, steps, expected):
     training = _training(**changes)
-    rates = [optimizers.learning_rate(jnp.int32(k), 0.5, training) for k in steps]
+    rate = optimizers.schedule(training, 0.5)
+    rates = [rate(jnp.int32(k)) for k in steps]
     np.testing.assert_allclose(rates, 0.5 * np.ones(len(steps)) * expected, rtol=1e-6, atol=1e-7)
 
 
@@ -200,8 +201,8 @@ def registered(monkeypatch):
 
 
 def test_an_optimizer_of_ones_own_has_the_rate_of_each_network_and_its_fields(registered):
-    registered("optimizer", "signs", lambda training, rate: optax.sign_sgd(rate))
-    registered("schedule", "halves", lambda training, peak: lambda k: peak * training.share**k)
+    registered("optimizer", "signs", optax.sign_sgd)
+    registered("schedule", "halves", lambda peak, share: lambda k: peak * share**k)
     training = _training(optimizer="signs", schedule="halves", warmup_steps=1, share=0.5)
     gradients = [{name: {"w": jnp.array([3.0, -2.0])} for name in training.learning_rate}] * 4
     for k, updates in enumerate(_updates(training, gradients)):
@@ -221,6 +222,6 @@ def test_a_weight_of_an_optimizer_is_no_loss_that_trains(registered):
 
 
 def test_what_is_no_transformation_is_no_optimizer(registered):
-    registered("optimizer", "none", lambda training, rate: 3)
+    registered("optimizer", "none", lambda learning_rate: 3)
     with pytest.raises(UserError, match="optimizer 'none' must build an optax transformation, got"):
         optimizers.make_optimizer(_training(optimizer="none"), ["encoder", "decoder"])

@@ -74,7 +74,7 @@ def test_a_loss_is_added_with_its_weight_whatever_the_others_are(name, changes):
 
 def test_no_draw_of_an_update_shares_bits_with_that_of_a_loss():
     space = space_of(**NAMED)
-    arguments = jax.eval_shape(space.init, jax.random.key(0)), batch_shapes(space, space.config)
+    arguments = jax.eval_shape(space.init, jax.random.key(0)), batch_shapes(space)
     traced = jax.make_jaxpr(functools.partial(plan.loss, space.plan))(*arguments, jax.random.key(1))
     draws, count = Draws(), len(jax.tree.leaves(arguments))
     draws.run(traced.jaxpr, traced.consts, [*[UNKNOWN] * count, jax.random.key(1)])
@@ -130,7 +130,7 @@ def test_a_transform_adds_columns_and_leaves_the_others_as_they_were():
         examples = data.load_data(space.config)[0]
         read = functools.partial(train.training_batches, space.config)
         with read(plain, examples) as before, read(space, examples) as after:
-            assert batch_shapes(space, space.config) == after.shapes()
+            assert batch_shapes(space) == after.shapes()
             rows = [(next(before), next(after)) for _ in range(3)]
             after.seek(2)
             again = next(after)

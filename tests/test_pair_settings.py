@@ -153,11 +153,7 @@ def test_an_alignment_gets_names_and_zones_of_both_types():
 
 @dataclasses.dataclass(frozen=True)
 class Late(zoning.Euler):
-    """Euler's method from a config group."""
-
-    @classmethod
-    def from_config(cls, group):
-        return cls(group.num_steps, group.t_min)
+    """Euler's method."""
 
 
 def test_a_solver_is_built_from_the_group_that_names_it():
@@ -184,7 +180,7 @@ def test_a_solver_is_built_from_the_group_that_names_it():
 
 def test_no_two_draws_share_bits_if_pairs_have_noise_scales_of_their_own():
     space = space_of(**of_text(noise_scale=0.1))
-    arguments = jax.eval_shape(space.init, jax.random.key(0)), batch_shapes(space, space.config)
+    arguments = jax.eval_shape(space.init, jax.random.key(0)), batch_shapes(space)
     traced = jax.make_jaxpr(functools.partial(plan.loss, space.plan))(*arguments, jax.random.key(1))
     draws, count = Draws(), len(jax.tree.leaves(arguments))
     draws.run(traced.jaxpr, traced.consts, [*[UNKNOWN] * count, jax.random.key(1)])

@@ -195,10 +195,11 @@ def run(tmp_path):
 def test_a_run_keeps_its_tokenizer_and_is_loaded_with_it_wherever_it_is(tmp_path):
     path = trained_file(tmp_path / "words.json")
     config = small.config(CONFIG, **changes(path))
-    expected = tokenizer(config).encode(["a bold seven"])
+    length = config.text.max_length
+    expected = tokenizer(path, None, length).encode(["a bold seven"])
     moved = small.untrained_run(tmp_path / "run", config).rename(tmp_path / "moved")
     trained_file(tmp_path / "words.json", pre_tokenizer=None)  # another from now on
-    assert not np.array_equal(tokenizer(config).encode(["a bold seven"]), expected)
+    assert not np.array_equal(tokenizer(path, None, length).encode(["a bold seven"]), expected)
     model = loading.load(moved)
     np.testing.assert_array_equal(model.space.types["text"].encoded(["a bold seven"]), expected)
     assert model.model.variables["text_decoder"]["params"]["Dense_1"]["bias"].shape == (51,)

@@ -11,11 +11,11 @@ import pytest
 import small
 
 import lzn_jax
-from lzn_jax import configuration, data, main, plan, plots
+from lzn_jax import configuration, data, loading, main, plan, plots
 from lzn_jax.demo.answers import NUM_IMAGES, Answers
 from lzn_jax.errors import UserError
 from lzn_jax.evaluation import samples as samples_module
-from lzn_jax.modes import export, inference
+from lzn_jax.modes import export
 from lzn_jax.run import devices
 
 TESTS = Path(__file__).parent
@@ -58,7 +58,7 @@ def model(workdir):
 @pytest.fixture(autouse=True)
 def one_model(model, monkeypatch):
     """Commands and pages share the programs of a model, whose batches have a page's size."""
-    monkeypatch.setattr(inference, "restore", lambda config, workdir: model)
+    monkeypatch.setattr(loading, "restore", lambda config, workdir: model)
     monkeypatch.setattr("lzn_jax.demo.answers._with_small_batches", lambda model: model)
 
 

@@ -16,9 +16,8 @@ import small
 
 import lzn_jax
 from lzn_jax import data, inference, trained_model, zoning
-from lzn_jax.data_types import Context
+from lzn_jax.data_types import Context, Model
 from lzn_jax.errors import UserError
-from lzn_jax.latent_space import Model
 from lzn_jax.models import normal_by_index
 from lzn_jax.run import batching, devices
 from lzn_jax.trained_model import TrainedModel, paths

@@ -9,16 +9,14 @@ import numpy as np
 import pytest
 import small
 
-from lzn_jax import data, inference, main, plan, plots, zoning
-from lzn_jax.data_types import Context, Zones
+from lzn_jax import data, inference, loading, main, plan, plots, zoning
+from lzn_jax.data_types import Context, Model, Zones
 from lzn_jax.data_types import text as text_module
 from lzn_jax.errors import UserError
 from lzn_jax.evaluation import measurements, tasks
 from lzn_jax.evaluation.texts import DigitCaptions, embedded, measure
-from lzn_jax.latent_space import Model
 from lzn_jax.losses import contrastive
 from lzn_jax.models import named, normal_by_index
-from lzn_jax.modes import inference as inference_modes
 from lzn_jax.run import workdir
 from lzn_jax.trained_model import TrainedModel
 
@@ -338,7 +336,7 @@ def model():
 def run(model, tmp_path, monkeypatch):
     """Folder of a run that is restored as the model, and flags of a command for it."""
     monkeypatch.setattr(workdir, "has_checkpoint", lambda folder: True)
-    monkeypatch.setattr(inference_modes, "restore", lambda config, folder: model)
+    monkeypatch.setattr(loading, "restore", lambda config, folder: model)
     return tmp_path, [*small.flags(CONFIG, tmp_path), "--mode=translate"]
 
 

@@ -42,7 +42,8 @@ class Exact:
 
 @pytest.fixture
 def decoder():
-    made = ArrayFlow("point", NUMBERS, Exact(), output="points", shape=(3,))
+    settings = ArrayFlow.settings(NUMBERS)
+    made = ArrayFlow("point", Exact(), output="points", shape=(3,), **settings)
     made.sampler = Sampler("rk45", 1)
     return made
 
@@ -271,7 +272,7 @@ def test_columns_have_the_shapes_of_an_example(monkeypatch):
     monkeypatch.delattr("lzn_jax.array_type.ArrayType.column_shapes")
     config = configuration.load(str(CONFIG))
     space = LatentSpace(config, devices.make_mesh(1))
-    found = {name: (a.shape, a.dtype) for name, a in batch_shapes(space, config).items()}
+    found = {name: (a.shape, a.dtype) for name, a in batch_shapes(space).items()}
     assert found == {"labels": ((8,), np.int32), "vectors": ((8, 3), np.float32)}
 
 

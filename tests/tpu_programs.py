@@ -12,6 +12,7 @@ import small
 from jax.sharding import NamedSharding, PartitionSpec
 
 from lzn_jax import zoning
+from lzn_jax.latent_space import LatentSpace
 from lzn_jax.modes import compile
 from lzn_jax.run import compiled_time, costs
 from lzn_jax.run import devices as devices_module
@@ -59,7 +60,7 @@ def step_of(study, mesh):
     """The update of a shrunken config, lowered for TPUs."""
     path, changes = STUDIES[study]
     config = small.config(path, training__batch_size=16, **changes)
-    return compile.lower_step(config, mesh, "tpu")[0]
+    return compile.lower_step(LatentSpace(config, mesh), mesh, "tpu")[0]
 
 
 ROWS = PartitionSpec("data")

@@ -40,7 +40,7 @@ class PixelDecoder:
     network, output, num_draws = "decoder", "images", 1
 
     def __init__(self, config: Any, module: CausalPixels) -> None:
-        self.module, self.config = module, config
+        self.module, self.microbatch_size = module, config.training.microbatch_size
         self.sources = tuple(config.decoder.sources)
         self.condition: str | None = config.decoder.condition
         self.noise_scale: float | None = config.latent.noise_scale
@@ -53,7 +53,7 @@ class PixelDecoder:
         """Cross-entropy of a pixel."""
         levels = batch["images"].reshape(len(batch["images"]), -1) / 255 * (self.module.levels - 1)
         pixels = jnp.round(levels).astype(jnp.int32)
-        network = in_training(self.module, self.config.training.microbatch_size)
+        network = in_training(self.module, self.microbatch_size)
         logits = network(variables[self.network], keys[0], pixels, *condition)
         return optax.softmax_cross_entropy_with_integer_labels(logits, pixels).mean()
 

@@ -47,4 +47,4 @@ class DiT(nn.Module):
         return gate * layer((1 + scale) * norm + shift)
 
 
-parts.add("decoder", "dit", (DiT, FlowDecoder), parts.knobs(DiT, "decoder") | FIELDS)
+parts.add("decoder", "dit", (DiT, FlowDecoder.from_config), parts.knobs(DiT, "decoder") | FIELDS)

@@ -53,11 +53,6 @@ class Midpoint(OnGrid):
     num_steps: int  # evaluations, two a step
     t_min: float = 1e-4
 
-    @classmethod
-    def from_config(cls, group: Any) -> "Midpoint":
-        """The settings of a config group such as `latent`."""
-        return cls(group.num_steps, group.t_min)
-
     def __post_init__(self) -> None:
         if self.num_steps < 2 or self.num_steps % 2:
             raise ValueError(f"num_steps must be even and >= 2, got {self.num_steps}")

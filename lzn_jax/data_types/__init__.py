@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from lzn_jax.data import Examples
+from lzn_jax.data.batches import RowTransform
 from lzn_jax.data_types.display import Displayed, are_images
 from lzn_jax.data_types.encoder import NetworkEncoder, context_rows
 from lzn_jax.data_types.protocols import (
@@ -30,6 +31,7 @@ from lzn_jax.data_types.protocols import (
     Invertible,
     Keys,
     Loss,
+    Model,
     Reader,
     Samples,
     Zones,
@@ -38,7 +40,7 @@ from lzn_jax.data_types.protocols import (
     trained_on,
 )
 from lzn_jax.errors import UserError
-from lzn_jax.models import Variables
+from lzn_jax.models import Module, Variables
 from lzn_jax.parts import require
 
 __all__ = [
@@ -53,6 +55,7 @@ __all__ = [
     "Invertible",
     "Keys",
     "Loss",
+    "Model",
     "NetworkEncoder",
     "Reader",
     "Samples",
@@ -78,7 +81,7 @@ class DataType(Displayed):
     measurements: tuple[str, ...] = ()  # of a run with this type, by name
     figures: tuple[str, ...] = ("tasks",)  # after an evaluation of such a run, by name
     # `transform(row, rng) -> columns` to add to an example, or to replace, in training on the host.
-    transform: Any = None
+    transform: RowTransform | None = None
 
     def __init__(
         self, name: str, encoder: Encoder | Reader | None = None, decoder: Decoder | None = None
@@ -94,7 +97,7 @@ class DataType(Displayed):
             encoder.samples = lambda examples: self.encoded(self.samples(examples))
 
     @property
-    def modules(self) -> dict[str, Any]:
+    def modules(self) -> dict[str, Module]:
         """Networks by name."""
         both = (self.encoder, self.decoder)
         return {each.network: each.module for each in both if isinstance(each, Encoder | Decoder)}
@@ -127,7 +130,7 @@ class DataType(Displayed):
     def check(self, examples: Examples, name: str) -> None:
         """Logs which samples of a split are left out, and what they are like."""
 
-    def checked(self, samples: Any) -> Samples:
+    def checked(self, samples: Samples) -> Samples:
         """Validates samples passed by a user; raises UserError for invalid ones."""
         if isinstance(samples, str):
             raise UserError(f"{self.plural} must be a list of samples, got the string {samples!r}")
@@ -141,11 +144,11 @@ class DataType(Displayed):
             require(row == needed, f"the encoder reads {self.plural} of shape {needed}, got {row}")
         return samples
 
-    def encoded(self, samples: Samples) -> Any:
+    def encoded(self, samples: Samples) -> Samples:
         """Inputs of the encoder; raises UserError for samples that cannot be encoded."""
         return samples
 
-    def decoded(self, outputs: Any) -> Samples:
+    def decoded(self, outputs: Samples) -> Samples:
         """Samples from outputs of the decoder."""
         return outputs
 

@@ -7,7 +7,7 @@ from lzn_jax.data_types.protocols import Samples
 from lzn_jax.errors import UserError
 
 
-def are_images(shown: Any) -> bool:
+def are_images(shown: object) -> bool:
     """Whether `DataType.shown` returned an array of images, not strings."""
     return len(getattr(shown, "shape", ())) == 4
 
@@ -25,7 +25,7 @@ class Displayed:
     input_component: Callable[[Any], Any] | None = None
     output_component: Callable[[], Any] | None = None
 
-    checked: Callable[[Any], Samples]  # validates samples passed by a user, as `DataType.checked`
+    checked: Callable[[Samples], Samples]  # validates samples of a user, as `DataType.checked`
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -50,7 +50,7 @@ class Displayed:
             return [""] * len(samples)
         return list(self.shown(samples))
 
-    def shown(self, samples: Samples) -> Any:
+    def shown(self, samples: Samples) -> Samples:
         """Samples in figures and the demo: images (n, h, w, c) uint8, or a string for each."""
         if type(self).draw is Displayed.draw:
             return [str(sample) for sample in samples]
@@ -61,7 +61,7 @@ class Displayed:
     def draw(self, sample: Any, axes: Any) -> None:
         """Draws a sample into axes of matplotlib, for a type without its own `shown`."""
 
-    def displayed(self, samples: Samples) -> Any:
+    def displayed(self, samples: Samples) -> Samples:
         """Value of a component of the page for each sample."""
         return self.shown(samples)
 
@@ -69,7 +69,7 @@ class Displayed:
         """Words of samples; the demo reports words that training samples lack. Empty by default."""
         return []
 
-    def sample_format(self) -> dict[str, Any]:
+    def sample_format(self) -> dict[str, object]:
         """Meaning of rows of `encoded` and of the decoder's outputs, as JSON, for `--mode=export`.
 
         `description` is a sentence; a `vocabulary` gets a file of its own.

@@ -13,8 +13,9 @@ from ml_collections import ConfigDict
 
 from lzn_jax import models, zoning
 from lzn_jax.data import Examples
+from lzn_jax.data.batches import Transform
 from lzn_jax.data_types.protocols import Batch, Context, Keys, Samples, Zones
-from lzn_jax.models import Variables, in_training
+from lzn_jax.models import Module, Tree, Variables, in_training
 
 
 @dataclasses.dataclass(eq=False)
@@ -25,17 +26,19 @@ class NetworkEncoder:
     """
 
     name: str  # of the type; the network is called `NAME_encoder`
-    module: Any  # the network, (b, ...) -> (b, q)
+    module: Module  # the network, (b, ...) -> (b, q)
     _: dataclasses.KW_ONLY
     column: str  # name of the network's inputs in a batch
-    example: Any  # one input row (1, ...), for `init`
-    samples: Any = None  # from a split to its inputs; None: what the type encodes
+    example: Array | np.ndarray  # one input row (1, ...), for `init`
+    samples: Samples = None  # from a split to its inputs; None: what the type encodes
     latent_dim: int  # q
     context_size: int  # of context anchors; 0: samples that are encoded together cut the zones
     seed: int  # of the choice of training samples for the context
     microbatch_size: int | None  # examples per micro-batch in training; None: the whole batch
     distinct: bool = False  # whether equal inputs of a batch share one anchor
-    transform: Any = None  # of training images on the host; None: the network takes no images
+    transform: Transform | None = (
+        None  # of training images on the host; None: the network takes no images
+    )
 
     num_draws = 1
     main_feature = anchor_feature = "anchor"  # keys in `features`: to evaluate, and of the anchor
@@ -45,7 +48,7 @@ class NetworkEncoder:
         self.module = models.functional(self.module)
 
     @classmethod
-    def from_config(cls, name: str, config: ConfigDict, module: Any, **others: Any) -> Any:
+    def from_config(cls, name: str, config: ConfigDict, module: Module, **others: Any) -> Any:
         """The encoder of type `name` with the numbers of a config, such as `NAME.context_size`."""
         return cls(name, module, **cls.settings(config, name), **others)
 
@@ -59,7 +62,7 @@ class NetworkEncoder:
             "microbatch_size": config.training.microbatch_size,
         }
 
-    def init(self, key: PRNGKeyArray) -> Any:
+    def init(self, key: PRNGKeyArray) -> Tree:
         """Initial variables."""
         return self.module.init(key, self.example, train=False)
 
@@ -67,7 +70,7 @@ class NetworkEncoder:
         """Shape of the anchors of one sample, (1, q), found without running the network."""
         return _output_shape(self.module, jax.eval_shape(lambda: self.example))
 
-    def inputs(self, samples: Any) -> Any:
+    def inputs(self, samples: Samples) -> Tree:
         """Inputs of the network for rows of the column."""
         return samples
 
@@ -99,7 +102,7 @@ class NetworkEncoder:
         shape: Any = jax.ShapeDtypeStruct((self.context_size, self.latent_dim), jnp.float32)
         return Context(shape) if self.context_size else None
 
-    def context(self, anchors: Callable[..., Any], train: Examples) -> Context | None:
+    def context(self, anchors: Callable[..., Array], train: Examples) -> Context | None:
         """The context; `anchors(samples, description=...)` returns anchors of samples."""
         if self.context_size == 0:
             return None
@@ -108,7 +111,7 @@ class NetworkEncoder:
 
 
 @functools.lru_cache(maxsize=64)
-def _output_shape(module: Any, example: jax.ShapeDtypeStruct) -> tuple[int, ...]:
+def _output_shape(module: Module, example: jax.ShapeDtypeStruct) -> tuple[int, ...]:
     def output(example: Array) -> Array:
         variables = module.init(jax.random.key(0), example, train=False)
         return module.apply(variables, example, train=False)

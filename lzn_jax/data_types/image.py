@@ -1,5 +1,6 @@
 """Images: of a generative model, or two views of each for representations."""
 
+import dataclasses
 import functools
 from collections.abc import Mapping
 from typing import Any
@@ -12,10 +13,11 @@ from ml_collections import ConfigDict
 from lzn_jax import data, models, parts
 from lzn_jax.data import Examples, normalise, user_images
 from lzn_jax.data.augment import Augmentation, augment, augmentation_of
-from lzn_jax.data.batches import whole_image
+from lzn_jax.data.batches import Transform, whole_image
 from lzn_jax.data.folder import file_names
 from lzn_jax.data.pixels import EncodedImages, Views
 from lzn_jax.data_types import Batch, DataType, Keys, NetworkEncoder, Zones, trained_on
+from lzn_jax.data_types.protocols import Samples
 from lzn_jax.errors import UserError
 from lzn_jax.models import Variables, by_example
 from lzn_jax.parts import (
@@ -36,17 +38,10 @@ VIEWS = ("image:image",)  # alignment between two views of each image
 
 
 class ImageEncoder(NetworkEncoder):
-    """Image encoder of a config."""
+    """Image encoder."""
 
-    def __init__(self, config: ConfigDict) -> None:
-        super().__init__(
-            "image",
-            models.encoder(config),
-            column="images",
-            example=jax.numpy.zeros((1, *models.image_shape(config))),
-            transform=whole_image(config.data),
-            **self.settings(config, "latent"),
-        )
+    def __post_init__(self) -> None:
+        super().__post_init__()
         self.network = "encoder"  # as in the paper's released checkpoints
 
     def inputs(self, samples: UInt8[Array, "b h w c"]) -> Float[Array, "b h w c"]:
@@ -54,16 +49,13 @@ class ImageEncoder(NetworkEncoder):
         return normalise(samples)
 
 
+@dataclasses.dataclass(eq=False, kw_only=True)
 class ViewEncoder(ImageEncoder):
     """Image encoder that is trained on two augmented views of each image (paper §4.1)."""
 
     main_feature, anchor_feature = "backbone", "head"
 
-    def __init__(self, config: ConfigDict) -> None:
-        super().__init__(config)
-        _, size, channels = models.image_shape(config)
-        self.transform = Views(size, channels, config.augmentation.min_area)
-        self.augmentation = augmentation_of(config)
+    augmentation: Augmentation
 
     def zones(self, variables: Variables, batch: Batch, keys: Keys) -> tuple[Zones, ...]:
         """Zones of the first and of the second view.
@@ -104,18 +96,32 @@ class ViewEncoder(ImageEncoder):
 
 
 class Image(DataType):
-    """Images (n, h, w, c) uint8."""
+    """Images (n, h, w, c) uint8.
+
+    Of representations, with an encoder of two views of each (paper §4); else of a generative model,
+    with a decoder, and with an encoder unless the config is the baseline's.
+    """
 
     target_scale = 1.0
     is_images = True
 
-    def __init__(
-        self, config: ConfigDict, encoder: ImageEncoder | None, decoder: Any = None
-    ) -> None:
+    def __init__(self, config: ConfigDict) -> None:
+        self._read = functools.partial(_read, config.data)
+        self._shape, has_views = models.image_shape(config), tuple(config.alignments) == VIEWS
+        whole, decoder = whole_image(config.data), None
+        encoder = _encoder(config, has_views, whole) if models.has_latents(config) else None
+        if not has_views:
+            part, build = parts.get("decoder", config.decoder.name)
+            network = models.module(part, config.decoder, config, image_shape=self._shape)
+            decoder = build(config, network)
         super().__init__("image", encoder, decoder)
-        self._data, self.loss_name = config.data, "generation_loss"
-        self._shape = models.image_shape(config)
-        self._transform = encoder.transform if encoder else whole_image(config.data)
+        self._transform = (encoder and encoder.transform) or whole
+        self.loss_name = "generation_loss"
+        self.weight = config.training.get("generation_weight", 1.0)
+        if has_views:
+            self.measurements = ("representations",)
+        elif self.weight > 0 and config.objective == "lzn":  # not a baseline
+            self.measurements = ("samples", "reconstruction")
 
     def column_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
         image = np.zeros(self._shape, np.uint8)
@@ -125,15 +131,15 @@ class Image(DataType):
     def encoded_shape(self) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(self._shape, np.uint8)
 
-    def sample_format(self) -> dict[str, Any]:
+    def sample_format(self) -> dict[str, object]:
         description = "(batch, height, width, channels), pixels from 0 to 255"
         return {"description": description, "range": [0, 255]}
 
-    def samples(self, examples: Examples) -> Any:
+    def samples(self, examples: Examples) -> Samples:
         """Images of a split, possibly `EncodedImages`."""
         return examples.images
 
-    def checked(self, samples: Any) -> np.ndarray | EncodedImages:
+    def checked(self, samples: Samples) -> np.ndarray | EncodedImages:
         """Validated images: `EncodedImages` as they are, others as a NumPy array."""
         dtype, shape = (getattr(samples, name, None) for name in ("dtype", "shape"))
         if dtype != np.uint8 or not shape or shape[1:] != self._shape or shape[0] == 0:
@@ -152,43 +158,31 @@ class Image(DataType):
         return self.named(text)[0]
 
     def named(self, text: str) -> tuple[UInt8[np.ndarray, "n h w c"], list[str]]:
-        images = user_images.find_images(text, self._data)
-        is_light = data.background(self._data)
-        return user_images.read_images(images, is_light), file_names(images)
+        return self._read(text)
 
-    def names(self, samples: Any) -> list[str]:
+    def names(self, samples: Samples) -> list[str]:
         """Paths of image files, empty for images that are not separate files."""
         return file_names(samples)
 
-    def shown(self, samples: Any) -> Any:
+    def shown(self, samples: Samples) -> Samples:
         return samples
 
 
-class GeneratedImage(Image):
-    """Images with a decoder, and with an encoder unless the config is the baseline's."""
-
-    def __init__(self, config: ConfigDict) -> None:
-        network, decoder = models.decoder(config)
-        encoder = ImageEncoder(config) if models.has_latents(config) else None
-        super().__init__(config, encoder, decoder(config, network))
-        if len(config.types) > 1:
-            self.weight = config.training.generation_weight
-        if self.weight > 0 and config.objective == "lzn":  # not a baseline
-            self.measurements = ("samples", "reconstruction")
+def _encoder(config: ConfigDict, has_views: bool, transform: Transform) -> ImageEncoder:
+    shape, network = models.image_shape(config), models.encoder(config)
+    common: dict[str, Any] = {"column": "images", "example": jax.numpy.zeros((1, *shape))}
+    common |= NetworkEncoder.settings(config, "latent")
+    if not has_views:
+        return ImageEncoder("image", network, transform=transform, **common)
+    views = Views(*shape[1:], config.augmentation.min_area)
+    settings = augmentation_of(config)
+    return ViewEncoder("image", network, transform=views, augmentation=settings, **common)
 
 
-class ViewedImage(Image):
-    """Images with an encoder that is trained on two views of each (paper §4)."""
-
-    measurements = ("representations",)
-
-    def __init__(self, config: ConfigDict) -> None:
-        super().__init__(config, ViewEncoder(config))
-
-
-def _build(config: ConfigDict) -> Image:
-    has_views = tuple(config.alignments) == VIEWS
-    return ViewedImage(config) if has_views else GeneratedImage(config)
+def _read(data_config: ConfigDict, text: str) -> tuple[UInt8[np.ndarray, "n h w c"], list[str]]:
+    """Images of a file or a folder, and their names."""
+    images = user_images.find_images(text, data_config)
+    return user_images.read_images(images, data.background(data_config)), file_names(images)
 
 
 _GENERATIVE = {
@@ -280,4 +274,4 @@ def _check_image(values: Mapping[str, Any]) -> None:
     )
 
 
-parts.add("type", "image", _build, _image_fields, check=_check_image)
+parts.add("type", "image", Image, _image_fields, check=_check_image)

@@ -16,8 +16,9 @@ from ml_collections import ConfigDict
 from lzn_jax import data, models, parts, zoning
 from lzn_jax.data import Examples
 from lzn_jax.data_types import Batch, Classifier, Context, DataType, Keys, Zones, context_rows
+from lzn_jax.data_types.protocols import Model, Samples
 from lzn_jax.errors import UserError
-from lzn_jax.models import Variables
+from lzn_jax.models import Module, Variables
 from lzn_jax.parts import Field, count, counts, require
 
 _log = logging.getLogger(__name__)
@@ -47,34 +48,38 @@ class Label(DataType):
     measurements = ("classification",)
 
     def __init__(self, config: ConfigDict) -> None:
-        self._data, self.condition_dim = config.data, config.data.num_classes
+        self._names = functools.partial(data.label_names, config.data)
+        self.condition_dim = classes = config.data.num_classes
         encoder: LabelEncoder | ZonesOfImages | None = None
         if models.has_latents(config):
-            is_aligned = any("label" in pair.split(":") for pair in config.alignments)
-            encoder = LabelEncoder(config) if is_aligned else ZonesOfImages(config)
+            latent = config.latent
+            if any("label" in pair.split(":") for pair in config.alignments):
+                encoder = LabelEncoder(classes, latent.dim)
+            else:
+                encoder = ZonesOfImages(classes, latent.context_size, latent.dim, config.seed)
         super().__init__("label", encoder)
 
     @functools.cached_property
     def example(self) -> str:  # type: ignore[override]
         """The first two classes, by name unless it contains a comma."""
-        names = data.label_names(self._data)[:2]
+        names = self._names()[:2]
         return ",".join(str(i) if "," in name else name for i, name in enumerate(names))
 
     def encoded_shape(self) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((), np.int32)
 
-    def sample_format(self) -> dict[str, Any]:
+    def sample_format(self) -> dict[str, object]:
         """Range of labels, and names of the classes."""
-        names = data.label_names(self._data)
+        names = self._names()
         description = f"numbers of classes from 0 to {len(names) - 1}, which `names` names"
         return {"description": description, "range": [0, len(names) - 1], "names": names}
 
     def samples(self, examples: Examples) -> Int[np.ndarray, " n"]:
         return examples.labels
 
-    def checked(self, samples: Any) -> Int[np.ndarray, " n"]:
+    def checked(self, samples: Samples) -> Int[np.ndarray, " n"]:
         """Validated labels as int32."""
-        labels, classes = np.asarray(samples), self._data.num_classes
+        labels, classes = np.asarray(samples), self.condition_dim
         super().checked(labels.reshape(-1))
         is_integer = np.issubdtype(labels.dtype, np.integer)
         if not is_integer or labels.ndim != 1 or np.any(labels >= classes) or np.any(labels < 0):
@@ -86,7 +91,7 @@ class Label(DataType):
 
     def parse(self, text: str) -> Int[np.ndarray, " n"]:
         """Labels from a comma-separated list of class names or numbers; names take precedence."""
-        names = data.label_names(self._data)
+        names = self._names()
 
         def label(word: str) -> int:
             try:
@@ -102,7 +107,7 @@ class Label(DataType):
 
     def shown(self, samples: Int[np.ndarray, " n"]) -> np.ndarray:
         """Names of the classes."""
-        return np.array(data.label_names(self._data))[samples]
+        return np.array(self._names())[samples]
 
     def condition(self, batch: Batch, zones: Zones | None) -> Float[Array, "b c"]:
         """One-hot labels."""
@@ -117,9 +122,9 @@ class LabelEncoder(Classifier):
 
     network, num_draws = "label_anchors", 0
 
-    def __init__(self, config: ConfigDict) -> None:
-        self.num_classes = config.data.num_classes
-        self.module: Any = LabelAnchors(self.num_classes, config.latent.dim)
+    def __init__(self, num_classes: int, latent_dim: int) -> None:
+        self.num_classes = num_classes
+        self.module: Module = LabelAnchors(num_classes, latent_dim)
 
     def init(self, key: PRNGKeyArray):
         return self.module.init(key)
@@ -138,29 +143,33 @@ class LabelEncoder(Classifier):
         return self.table(variables)[labels]
 
     def encode(
-        self, model: Any, labels: Int[Array, " b"], noise: Array, keys: Array, solver: zoning.Solver
+        self,
+        model: Model,
+        labels: Int[Array, " b"],
+        noise: Array,
+        keys: Array,
+        solver: zoning.Solver,
     ) -> Float[Array, "b q"]:
         """Latents of labels in zones of equally weighted classes."""
         return zoning.compute_latents(self.table(model.variables), noise, labels, solver=solver)
 
-    def classes(self, model: Any) -> tuple[Float[Array, "c q"], Int[Array, " c"]]:
+    def classes(self, model: Model) -> tuple[Float[Array, "c q"], Int[Array, " c"]]:
         return self.table(model.variables), jnp.arange(self.num_classes)
 
 
 class ZonesOfImages(Classifier):
     """Labels without alignment: the zone of a class is the union of zones of its context images."""
 
-    def __init__(self, config: ConfigDict) -> None:
-        self.num_classes, self._has_warned = config.data.num_classes, False
-        self._size, self._dim = config.latent.context_size, config.latent.dim
-        self._seed = config.seed
+    def __init__(self, num_classes: int, context_size: int, latent_dim: int, seed: int) -> None:
+        self.num_classes, self._has_warned = num_classes, False
+        self._size, self._dim, self._seed = context_size, latent_dim, seed
 
     def context_shapes(self) -> Context:
         anchors: Any = jax.ShapeDtypeStruct((self._size, self._dim), jnp.float32)
         labels: Any = jax.ShapeDtypeStruct((self._size,), jnp.int32)
         return Context(anchors, samples=labels)
 
-    def context(self, anchors: Callable[..., Any], train: Examples) -> Context:
+    def context(self, anchors: Callable[..., Array], train: Examples) -> Context:
         """Images with their labels; logs a warning once for classes that have none."""
         rows = context_rows(self._seed, len(train.labels), self._size)
         labels = train.labels[rows]
@@ -173,7 +182,12 @@ class ZonesOfImages(Classifier):
         return Context(of_images, samples=labels)
 
     def encode(
-        self, model: Any, labels: Int[Array, " b"], noise: Array, keys: Array, solver: zoning.Solver
+        self,
+        model: Model,
+        labels: Int[Array, " b"],
+        noise: Array,
+        keys: Array,
+        solver: zoning.Solver,
     ) -> Float[Array, "b q"]:
         """Latents in the zone of a random context image with each label."""
         context = model.context["label"]
@@ -181,8 +195,9 @@ class ZonesOfImages(Classifier):
         own = jax.vmap(jax.random.categorical)(keys, jnp.where(is_member, 0.0, -jnp.inf))
         return zoning.compute_latents(context.anchors, noise, own, solver=solver)
 
-    def classes(self, model: Any) -> tuple[Float[Array, "n q"], Int[Array, " n"]]:
+    def classes(self, model: Model) -> tuple[Float[Array, "n q"], Int[Array, " n"]]:
         context = model.context["label"]
+        assert context.samples is not None
         return context.anchors, context.samples
 
 

@@ -9,13 +9,13 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from lzn_jax import zoning
 from lzn_jax.errors import UserError
-from lzn_jax.models import Variables
+from lzn_jax.models import Module, Tree, Variables
 from lzn_jax.parts import Field, words
 
 Samples = Any  # samples of one data type, one per row
 Batch = Mapping[str, Array]  # columns of a training batch
 Keys = Sequence[PRNGKeyArray]
-Condition = tuple[Any, Any]  # inputs of a decoder: latents and the further condition, each or None
+Condition = tuple[Tree, Tree]  # inputs of a decoder: latents, further condition; each or None
 Loss = Float[Array, ""]
 
 
@@ -53,7 +53,14 @@ class Context(NamedTuple):
     samples: Array | None = None  # (c, ...), None: inference does not need them
 
 
-def strided(samples: Any, count: int) -> Any:
+class Model(NamedTuple):
+    """Variables of the networks, and contexts by type: all that inference needs."""
+
+    variables: Variables
+    context: Mapping[str, Context]
+
+
+def strided(samples: Tree, count: int) -> Tree:
     """Evenly spaced `count` rows of each array, so that every device contributes equally."""
     return jax.tree.map(lambda a: a.reshape(count, -1, *a.shape[1:])[:, 0], samples)
 
@@ -76,10 +83,10 @@ class Encoder(Protocol):
     """A network from samples to anchors; `NetworkEncoder` implements it, with a context."""
 
     network: str  # its name in the variables
-    module: Any  # with `init` and `apply` as in a flax module
+    module: Module  # with `init` and `apply` as in a flax module
     num_draws: int  # number of random keys that `zones` takes
 
-    def init(self, key: PRNGKeyArray) -> Any:
+    def init(self, key: PRNGKeyArray) -> Tree:
         """Initial variables of the network."""
 
     def zones(self, variables: Variables, batch: Batch, keys: Keys) -> tuple[Zones, ...]:
@@ -94,7 +101,7 @@ class Reader(Protocol):
     """Computes latents of samples itself, instead of by the flow among context anchors."""
 
     def encode(
-        self, model: Any, samples: Samples, noise: Array, keys: Array, solver: zoning.Solver
+        self, model: Model, samples: Samples, noise: Array, keys: Array, solver: zoning.Solver
     ) -> Float[Array, "b q"]:
         """Latents of samples at inference, given noise and a key for each. Must be pure."""
 
@@ -104,12 +111,12 @@ class Classifier:
 
     num_classes: int
 
-    def classes(self, model: Any) -> tuple[Float[Array, "n q"], Int[Array, " n"]]:
+    def classes(self, model: Model) -> tuple[Float[Array, "n q"], Int[Array, " n"]]:
         """Anchors that cut the zones, and the class of each."""
         raise NotImplementedError
 
     def predict(
-        self, model: Any, latents: Float[Array, "b q"], solver: zoning.Solver
+        self, model: Model, latents: Float[Array, "b q"], solver: zoning.Solver
     ) -> dict[str, Array]:
         """`classes` (b,) of the anchors whose zones contain the latents, and `probabilities`.
 
@@ -121,7 +128,7 @@ class Classifier:
         return {"classes": classes[own], "probabilities": jnp.exp(log_probs[-1])}
 
     def class_probabilities(
-        self, model: Any, latents: Float[Array, "b q"], solver: zoning.Solver
+        self, model: Model, latents: Float[Array, "b q"], solver: zoning.Solver
     ) -> Float[Array, "b c"]:
         """Probability of every class at the start of the flow's last step: a sum over anchors."""
         anchors, classes = self.classes(model)
@@ -135,14 +142,14 @@ class Decoder(Protocol):
     """A network from latents to samples."""
 
     network: str  # its name in the variables
-    module: Any
+    module: Module
     output: str  # key of the samples in the results of `generate`
     num_draws: int  # number of random keys that `loss` takes
     sources: tuple[str, ...]  # types whose latents it is trained on, by row in turn; (): no latents
     noise_scale: float | None  # α of these latents; None: uniform in [0, 1] for each sample
     condition: str | None  # type of the condition beside the latents; None: no condition
 
-    def init(self, key: PRNGKeyArray, condition: Condition) -> Any:
+    def init(self, key: PRNGKeyArray, condition: Condition) -> Tree:
         """Initial variables of the network, given an example of its condition."""
 
     def loss(self, variables: Variables, batch: Batch, condition: Condition, keys: Keys) -> Loss:

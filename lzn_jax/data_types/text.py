@@ -1,5 +1,6 @@
 """Texts: a transformer as encoder, and an autoregressive transformer as decoder."""
 
+import dataclasses
 import logging
 import re
 from collections.abc import Callable, Mapping
@@ -10,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from ml_collections import ConfigDict
 
@@ -27,8 +27,9 @@ from lzn_jax.data_types import (
     NetworkEncoder,
     trained_on,
 )
+from lzn_jax.data_types.protocols import Model, Samples
 from lzn_jax.errors import UserError
-from lzn_jax.models import Variables, in_training, keys_by_index, transformer
+from lzn_jax.models import Module, Tree, Variables, in_training, keys_by_index, transformer
 from lzn_jax.models.transformer import END, is_text
 from lzn_jax.parts import Field, amount, choice, count, knobs, loss_weight, positive, require, word
 from lzn_jax.tokenizers import Tokenizer, tokenizer
@@ -44,10 +45,18 @@ class Text(DataType):
     measurements = ("texts",)
 
     def __init__(self, config: ConfigDict) -> None:
-        self._config, self.tokenizer = config, tokenizer(config)
-        encoder = TextEncoder(config, self.tokenizer)
-        super().__init__(NAME, encoder, TextDecoder(config, self.tokenizer))
-        self.condition_dim = config.latent.dim
+        length, self.condition_dim = config.text.max_length, config.latent.dim
+        words = tokenizer(config.data.tokenizer_path, config.text.alphabet, length)
+        sizes = {"max_length": length, "vocabulary": words.size, "latent_dim": config.latent.dim}
+        encoder = models.module(transformer.Encoder, config.text_encoder, config, **sizes)
+        decoder = models.module(transformer.Decoder, config.text_decoder, config, **sizes)
+        own = {"tokenizer": words, "example": jnp.asarray(words.empty(1))}
+        super().__init__(
+            NAME,
+            TextEncoder.from_config(NAME, config, encoder, **own),
+            TextDecoder.from_config(config, decoder),
+        )
+        self.tokenizer = words
 
     def columns(self, examples: Examples) -> dict[str, np.ndarray]:
         """`tokens` (n, l), 0 for texts that cannot be tokenized: their examples have no text.
@@ -63,9 +72,9 @@ class Text(DataType):
         return {"tokens": tokens}
 
     def column_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
-        return {"tokens": jax.ShapeDtypeStruct((self._config.text.max_length,), np.int32)}
+        return {"tokens": jax.ShapeDtypeStruct((self.tokenizer.max_length,), np.int32)}
 
-    def sample_format(self) -> dict[str, Any]:
+    def sample_format(self) -> dict[str, object]:
         """Range of tokens, and their vocabulary."""
         vocabulary = self.tokenizer.vocabulary
         return {
@@ -90,10 +99,10 @@ class Text(DataType):
             name, lengths[0], lengths[-1], lengths[len(lengths) // 2],
         )  # fmt: skip
 
-    def checked(self, samples: Any) -> list[str]:
+    def checked(self, samples: Samples) -> list[str]:
         return list(super().checked(samples))
 
-    def encoded(self, samples: Any) -> Int[np.ndarray, "n l"]:
+    def encoded(self, samples: Samples) -> Int[np.ndarray, "n l"]:
         return self.tokenizer.encode(samples)
 
     def decoded(self, outputs: Int[np.ndarray, "n l"]) -> list[str]:
@@ -114,7 +123,7 @@ class Text(DataType):
     def written(self, value: str) -> list[str]:
         return [value]
 
-    def words(self, samples: Any) -> list[str]:
+    def words(self, samples: Samples) -> list[str]:
         return [word for text in samples for word in re.findall(r"\w+", str(text))]
 
     def _tokens(self, texts: np.ndarray, split: str = "") -> Int[np.ndarray, "n l"]:
@@ -157,43 +166,37 @@ def _texts(examples: Examples) -> np.ndarray:
     return examples.texts
 
 
+@dataclasses.dataclass(eq=False, kw_only=True)
 class TextEncoder(NetworkEncoder):
-    """Text encoder of a config. Equal texts of a batch share an anchor.
+    """Text encoder. Equal texts of a batch share an anchor.
 
     Its context is the most frequent training texts with their counts as weights.
     """
 
-    def __init__(self, config: ConfigDict, tokenizer: Tokenizer) -> None:
-        super().__init__(
-            NAME,
-            _network(transformer.Encoder, config, config.text_encoder, tokenizer),
-            column="tokens",
-            example=_no_text(config),
-            distinct=True,
-            **self.settings(config, NAME),
-        )
-        self.tokenizer = tokenizer
+    tokenizer: Tokenizer
+    column: str = "tokens"
+    distinct: bool = True
 
     def is_present(self, inputs: Int[Array, "b l"]) -> Bool[Array, " b"]:
         return inputs[:, 0] != END
 
     def context_shapes(self) -> Context:
         count, length = self.context_size, self.example.shape[1]
-        shapes: Any = (
+        shapes: Tree = (
             jax.ShapeDtypeStruct((count, self.latent_dim), jnp.float32),
             jax.ShapeDtypeStruct((count,), jnp.float32),
             jax.ShapeDtypeStruct((count, length), jnp.int32),
         )
         return Context(*shapes)
 
-    def context(self, anchors: Callable[..., Any], train: Examples) -> Context:
+    def context(self, anchors: Callable[..., Array], train: Examples) -> Context:
         """Anchors, log counts and tokens of the most frequent texts."""
         tokens, log_counts = known(self.tokenizer, self.context_size, _texts(train), self.seed)
         of_texts = anchors(tokens, description="anchors of texts")
         return Context(of_texts, jnp.asarray(log_counts), jnp.asarray(tokens))
 
     def encode(
-        self, model: Any, tokens: Array, noise: Array, keys: Array, solver: zoning.Solver
+        self, model: Model, tokens: Array, noise: Array, keys: Array, solver: zoning.Solver
     ) -> Float[Array, "b q"]:
         """Latents of texts among the context anchors; a context text has the zone of its anchor."""
         context, log_weights, known_tokens = model.context[NAME]
@@ -205,25 +208,35 @@ class TextEncoder(NetworkEncoder):
         return jnp.where(jnp.any(is_same, axis=1, keepdims=True), known, new)
 
 
+@dataclasses.dataclass(eq=False)
 class TextDecoder:
-    """Text decoder of a config, which generates a text token by token, given a latent."""
+    """Text decoder, which generates a text token by token, given a latent."""
 
     network, output, num_draws = "text_decoder", "tokens", 1
+
+    module: Module
+    sources: tuple[str, ...]
+    noise_scale: float | None
+    microbatch_size: int | None
+    temperature: float
+    top_p: float
     condition: str | None = None
 
-    def __init__(self, config: ConfigDict, tokenizer: Tokenizer) -> None:
-        self.config = config
-        self.module = _network(transformer.Decoder, config, config.text_decoder, tokenizer)
-        self.sources: tuple[str, ...] = config.text_decoder.sources
-        self.noise_scale: float | None = config.text_decoder.noise_scale
+    @classmethod
+    def from_config(cls, config: ConfigDict, module: Module) -> "TextDecoder":
+        """The decoder with the numbers of a config."""
+        setting, draws = config.text_decoder, config.sampling
+        numbers = setting.sources, setting.noise_scale, config.training.microbatch_size
+        return cls(module, *numbers, draws.temperature, draws.top_p)
 
-    def init(self, key: PRNGKeyArray, condition: Condition) -> Any:
-        return self.module.init(key, _no_text(self.config), condition[0], train=False)
+    def init(self, key: PRNGKeyArray, condition: Condition) -> Tree:
+        no_text = jnp.full((1, self.module.max_length), END, jnp.int32)
+        return self.module.init(key, no_text, condition[0], train=False)
 
     def loss(self, variables: Variables, batch: Batch, condition: Condition, keys: Keys) -> Loss:
         """Cross-entropy per token, averaged over the tokens of all texts, including their ends."""
         tokens, (key,) = batch["tokens"], keys
-        network = in_training(self.module, self.config.training.microbatch_size)
+        network = in_training(self.module, self.microbatch_size)
         logits = network(variables[self.network], key, tokens, condition[0])
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, tokens)
         counts = is_text(tokens) & (tokens[:, :1] != END)  # none for a missing text
@@ -236,23 +249,12 @@ class TextDecoder:
 
         The draws of a text depend on the key and its `index`.
         """
-        keys, setting = keys_by_index(key, "text_tokens", index), self.config.sampling
-        weights, (latents, _) = variables[self.network], condition
+        keys, (latents, _) = keys_by_index(key, "text_tokens", index), condition
+        weights = variables[self.network]
         tokens = transformer.generate(
-            self.module, weights, keys, latents, setting.temperature, setting.top_p
+            self.module, weights, keys, latents, self.temperature, self.top_p
         )
         return {"tokens": tokens}
-
-
-def _network(
-    part: type[nn.Module], config: ConfigDict, group: ConfigDict, tokenizer: Tokenizer
-) -> Any:
-    sizes = {"max_length": config.text.max_length, "vocabulary": tokenizer.size}
-    return models.module(part, group, config, latent_dim=config.latent.dim, **sizes)
-
-
-def _no_text(config: ConfigDict) -> Int[Array, "1 l"]:
-    return jnp.full((1, config.text.max_length), END, jnp.int32)
 
 
 _TEXT = {

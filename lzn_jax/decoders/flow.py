@@ -6,14 +6,22 @@ from typing import Any, NamedTuple
 import diffrax
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 from ml_collections import ConfigDict
 
 from lzn_jax import parts
 from lzn_jax.data import normalise, to_uint8
 from lzn_jax.data_types import Batch, Condition, Invertible, Keys, Loss, given
-from lzn_jax.models import Variables, image_shape, in_training, named, normal_by_index
+from lzn_jax.models import (
+    Module,
+    Network,
+    Tree,
+    Variables,
+    image_shape,
+    in_training,
+    named,
+    normal_by_index,
+)
 from lzn_jax.models.mlp import MLPDecoder
 from lzn_jax.models.ncsnpp import NCSNppDecoder, check_decoder
 from lzn_jax.parts import choice, count, knobs
@@ -21,7 +29,7 @@ from lzn_jax.parts import choice, count, knobs
 T_MIN = 1e-3  # smallest t in training and integration
 RK45_TOLERANCE = 1e-5
 
-Velocity = Callable[[Array, Array, Any], Array]
+Velocity = Callable[[Array, Array, Tree], Array]
 
 
 class Solution(NamedTuple):
@@ -51,7 +59,7 @@ def draw(
 def loss(
     velocity: Velocity,
     samples: Float[Array, "b ..."],
-    condition: Any,
+    condition: Tree,
     noise: Float[Array, "b ..."],
     t: Float[Array, " b"],
 ) -> Float[Array, ""]:
@@ -62,7 +70,7 @@ def loss(
 
 
 def generate(
-    velocity: Velocity, noise: Float[Array, "b ..."], condition: Any, sampler: Sampler
+    velocity: Velocity, noise: Float[Array, "b ..."], condition: Tree, sampler: Sampler
 ) -> Solution:
     """Samples from noise: the flow from t = 1e-3, with the noise as its state there, to t = 1."""
     integrate = _INTEGRATE[sampler.name]
@@ -70,7 +78,7 @@ def generate(
 
 
 def invert(
-    velocity: Velocity, samples: Float[Array, "b ..."], condition: Any, sampler: Sampler
+    velocity: Velocity, samples: Float[Array, "b ..."], condition: Tree, sampler: Sampler
 ) -> Solution:
     """Noise from samples: the flow from t = 1 to t = 1e-3.
 
@@ -85,7 +93,7 @@ def invert(
 
 
 def _euler(
-    velocity: Velocity, start: Array, condition: Any, num_steps: int, t0: float, t1: float
+    velocity: Velocity, start: Array, condition: Tree, num_steps: int, t0: float, t1: float
 ) -> Solution:
     dt = (t1 - t0) / num_steps
 
@@ -98,7 +106,7 @@ def _euler(
 
 
 def _rk45(
-    velocity: Velocity, start: Array, condition: Any, num_steps: int, t0: float, t1: float
+    velocity: Velocity, start: Array, condition: Tree, num_steps: int, t0: float, t1: float
 ) -> Solution:
     """Dormand-Prince 5(4) with step sizes per sample: results do not depend on the batch."""
     del num_steps  # adaptive
@@ -138,13 +146,26 @@ class ArrayDecoder(Invertible):
     condition_dropout = 0.0  # probability that the condition beside the latents is 0 in training
 
     def __init__(
-        self, name: str, config: ConfigDict, module: Any, *, output: str, shape: tuple[int, ...]
+        self,
+        name: str,
+        module: Module,
+        *,
+        output: str,
+        shape: tuple[int, ...],
+        noise_scale: float | None = 1.0,
+        microbatch_size: int | None = None,
     ) -> None:
         """Builds the decoder of type `name`; `output` is also the samples' column of a batch."""
-        self.name, self.config, self.output, self.shape = name, config, output, shape
+        self.name, self.output, self.shape = name, output, shape
         self.network, self.module = f"{name}_decoder", module
         self.sources: tuple[str, ...] = (name,)
-        self.noise_scale: float | None = config.latent.noise_scale
+        self.noise_scale, self.microbatch_size = noise_scale, microbatch_size
+
+    @staticmethod
+    def settings(config: ConfigDict) -> dict[str, Any]:
+        """Arguments that are numbers of a config."""
+        microbatch_size = config.training.microbatch_size
+        return {"noise_scale": config.latent.noise_scale, "microbatch_size": microbatch_size}
 
     def inputs(self, samples: Array) -> Array:
         """Floats from samples."""
@@ -154,9 +175,9 @@ class ArrayDecoder(Invertible):
         """Samples from floats."""
         return x
 
-    def in_training(self) -> Any:
+    def in_training(self) -> Network:
         """The network in training mode."""
-        return in_training(self.module, self.config.training.microbatch_size)
+        return in_training(self.module, self.microbatch_size)
 
     def drop_condition(self, condition: Condition, key: PRNGKeyArray) -> Condition:
         """Sets the condition beside the latents to 0 with probability `condition_dropout`."""
@@ -192,7 +213,7 @@ class ArrayFlow(ArrayDecoder):
     sampler = Sampler("euler", 50)
     draws = 1  # of noise and time for each sample in the loss
 
-    def init(self, key: PRNGKeyArray, condition: Condition) -> Any:
+    def init(self, key: PRNGKeyArray, condition: Condition) -> Tree:
         x = jnp.zeros((1, *self.shape))
         return self.module.init(key, x, jnp.zeros(1), *condition, train=False)
 
@@ -251,11 +272,20 @@ class ArrayFlow(ArrayDecoder):
 class ImageDecoder(ArrayDecoder):
     """Base class of image decoders."""
 
-    def __init__(self, config: ConfigDict, decoder: nn.Module) -> None:
-        super().__init__("image", config, decoder, output="images", shape=image_shape(config))
-        self.network = "decoder"  # name in existing checkpoints
-        self.condition, self.sources = config.decoder.condition, config.decoder.sources
-        self.condition_dropout = config.decoder.condition_dropout
+    @classmethod
+    def from_config(cls, config: ConfigDict, module: Module) -> Any:
+        """The decoder with the numbers of a config."""
+        made = cls(
+            "image",
+            module,
+            output="images",
+            shape=image_shape(config),
+            **cls.settings(config),
+        )
+        made.network = "decoder"  # name in existing checkpoints
+        made.condition, made.sources = config.decoder.condition, config.decoder.sources
+        made.condition_dropout = config.decoder.condition_dropout
+        return made
 
     def inputs(self, samples: UInt8[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         return normalise(samples)
@@ -267,10 +297,12 @@ class ImageDecoder(ArrayDecoder):
 class FlowDecoder(ImageDecoder, ArrayFlow):
     """Rectified flow from noise to images."""
 
-    def __init__(self, config: ConfigDict, decoder: nn.Module) -> None:
-        super().__init__(config, decoder)
-        self.sampler = Sampler(config.sampling.sampler, config.sampling.num_steps)
-        self.draws = config.training.flow_draws
+    @classmethod
+    def from_config(cls, config: ConfigDict, module: Module) -> Any:
+        made = super().from_config(config, module)
+        made.sampler = Sampler(config.sampling.sampler, config.sampling.num_steps)
+        made.draws = config.training.flow_draws
+        return made
 
 
 FIELDS = {
@@ -281,4 +313,6 @@ FIELDS = {
 NETWORKS = {"ncsnpp": (NCSNppDecoder, check_decoder), "mlp": (MLPDecoder, None)}
 for _name, (_network, _check) in NETWORKS.items():
     _fields = knobs(_network, "decoder") | FIELDS
-    parts.add("decoder", _name, (_network, FlowDecoder), _fields, check=_check, owner=__name__)
+    parts.add(
+        "decoder", _name, (_network, FlowDecoder.from_config), _fields, check=_check, owner=__name__
+    )

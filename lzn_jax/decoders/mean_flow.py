@@ -1,7 +1,6 @@
 """MeanFlow (Geng et al., arXiv:2505.13447): loss, sampler and the image decoder."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,14 +10,14 @@ from lzn_jax import parts
 from lzn_jax.data_types import Batch, Condition, Keys, Loss
 from lzn_jax.decoders import flow
 from lzn_jax.decoders.flow import FlowDecoder
-from lzn_jax.models import Variables, named
+from lzn_jax.models import Tree, Variables, named
 from lzn_jax.parts import choice, count, knobs
 
 INSTANT_SHARE = 0.5  # of the pairs with s = t, where u is the velocity itself
 # Exponent of 1 / (squared error + 1e-3), the weight of an image in the loss (its table 1).
 WEIGHT_POWER = 0.75
 
-MeanVelocity = Callable[[Array, Array, Array, Any], Array]  # (x, t, s, condition) -> u
+MeanVelocity = Callable[[Array, Array, Array, Tree], Array]  # (x, t, s, condition) -> u
 
 
 def draw_ends(key: PRNGKeyArray, t: Float[Array, " b"]) -> Float[Array, " b"]:
@@ -31,7 +30,7 @@ def draw_ends(key: PRNGKeyArray, t: Float[Array, " b"]) -> Float[Array, " b"]:
 def loss(
     mean_velocity: MeanVelocity,
     samples: Float[Array, "b ..."],
-    condition: Any,
+    condition: Tree,
     noise: Float[Array, "b ..."],
     t: Float[Array, " b"],
     s: Float[Array, " b"],
@@ -54,7 +53,7 @@ def loss(
 def integrate(
     mean_velocity: MeanVelocity,
     start: Float[Array, "b ..."],
-    condition: Any,
+    condition: Tree,
     num_steps: int,
     t0: float,
     t1: float,
@@ -72,7 +71,7 @@ def integrate(
 class MeanFlowDecoder(FlowDecoder):
     """MeanFlow from noise to images, conditioned on the latent: one or few evaluations."""
 
-    def init(self, key: PRNGKeyArray, condition: Condition) -> Any:
+    def init(self, key: PRNGKeyArray, condition: Condition) -> Tree:
         t = jnp.zeros(1)
         return super().init(key, _with_times(condition, t, t))
 
@@ -121,7 +120,7 @@ for _name, (_network, _check) in flow.NETWORKS.items():
     parts.add(
         "decoder",
         f"mean_{_name}",
-        (_network, MeanFlowDecoder),
+        (_network, MeanFlowDecoder.from_config),
         _fields,
         check=_check,
         owner=__name__,

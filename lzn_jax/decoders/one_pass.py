@@ -5,7 +5,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 from ml_collections import ConfigDict
 
@@ -14,7 +13,7 @@ from lzn_jax.data import normalise
 from lzn_jax.data_types import Batch, Condition, Keys, Loss
 from lzn_jax.decoders.flow import ImageDecoder
 from lzn_jax.losses import sets
-from lzn_jax.models import Variables
+from lzn_jax.models import Module, Tree, Variables
 from lzn_jax.models.mlp import MLPGenerator
 from lzn_jax.models.ncsnpp import NCSNppGenerator, check_resolutions
 from lzn_jax.parts import amount, choice, count, knobs, require
@@ -25,23 +24,33 @@ ERRORS: dict[str, Callable[[Array], Array]] = {"l2": jnp.square, "l1": jnp.abs}
 class DirectDecoder(ImageDecoder):
     """One-pass decoder from a latent to an image, without noise (left open in paper App. G)."""
 
-    def __init__(self, config: ConfigDict, decoder: nn.Module) -> None:
-        super().__init__(config, decoder)
-        if config.decoder.set_anchors > 0:
-            self.encoder: Any = models.encoder(config)
+    error: Callable[[Array], Array]  # of each image
+    set_loss: sets.SetLoss
+    set_weight: float
+    set_anchors: float  # weight of anchors in the loss between sets
+    patches: Mapping[str, int]  # their size and number
+    encoder: Module  # of the anchors, if they have a weight
 
-    def init(self, key: PRNGKeyArray, condition: Condition) -> Any:
+    @classmethod
+    def from_config(cls, config: ConfigDict, module: Module) -> Any:
+        made, setting = super().from_config(config, module), config.decoder
+        made.error, made.set_loss = ERRORS[setting.error], sets.SET_LOSSES[setting.set_loss]
+        made.set_weight, made.set_anchors = setting.set_weight, setting.set_anchors
+        made.patches = {"patch_size": setting.set_patch_size, "num_patches": setting.set_patches}
+        if made.set_anchors > 0:
+            made.encoder = models.encoder(config)
+        return made
+
+    def init(self, key: PRNGKeyArray, condition: Condition) -> Tree:
         return self.module.init(key, *condition, train=False)
 
     def loss(self, variables: Variables, batch: Batch, condition: Condition, keys: Keys) -> Loss:
         """Mean error of the images plus a loss between the sets of generated and real images."""
-        setting, images, (key, dropout_key) = self.config.decoder, normalise(batch["images"]), keys
+        images, (key, dropout_key) = normalise(batch["images"]), keys
         condition = self.drop_condition(condition, key)
-        set_loss = sets.SET_LOSSES[setting.set_loss]
         generated = self.in_training()(variables[self.network], dropout_key, *condition)
-        distance = self.loss_between_sets(variables, generated, images, key, set_loss)
-        error = jnp.mean(ERRORS[setting.error](generated - images))
-        return error + setting.set_weight * distance
+        distance = self.loss_between_sets(variables, generated, images, key)
+        return jnp.mean(self.error(generated - images)) + self.set_weight * distance
 
     def loss_between_sets(
         self,
@@ -49,25 +58,16 @@ class DirectDecoder(ImageDecoder):
         generated: Float[Array, "b h w c"],
         images: Float[Array, "b h w c"],
         key: PRNGKeyArray,
-        set_loss: sets.SetLoss,
     ) -> Float[Array, ""]:
         """Loss between generated and real images, their patches and, with `set_anchors`, anchors.
 
         The encoder of the anchors gets no gradient. The key is consumed.
         """
-        setting = self.config.decoder
-        distance = sets.image_set_loss(
-            set_loss,
-            generated,
-            images,
-            key,
-            patch_size=setting.set_patch_size,
-            num_patches=setting.set_patches,
-        )
-        if setting.set_anchors > 0:
+        distance = sets.image_set_loss(self.set_loss, generated, images, key, **self.patches)
+        if self.set_anchors > 0:
             fixed = jax.lax.stop_gradient(variables["encoder"])
             x, y = (self.encoder.apply(fixed, each, train=False) for each in (generated, images))
-            distance += setting.set_anchors * set_loss(x, y)
+            distance += self.set_anchors * self.set_loss(x, y)
         return distance
 
     def generate(
@@ -117,4 +117,11 @@ for _name, _network, _check in (
     ("direct_mlp", MLPGenerator, _check_one_pass),
 ):
     _fields = knobs(_network, "decoder") | _ONE_PASS
-    parts.add("decoder", _name, (_network, DirectDecoder), _fields, check=_check, owner=__name__)
+    parts.add(
+        "decoder",
+        _name,
+        (_network, DirectDecoder.from_config),
+        _fields,
+        check=_check,
+        owner=__name__,
+    )

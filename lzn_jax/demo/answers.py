@@ -3,6 +3,7 @@
 Results are reproducible: they depend on the arguments alone, among them the seed.
 """
 
+import copy
 import dataclasses
 from collections.abc import Callable
 from functools import partial
@@ -11,16 +12,13 @@ from typing import Any
 import jax
 import numpy as np
 from jaxtyping import UInt8
-from ml_collections import ConfigDict, FrozenConfigDict
 from PIL import Image, ImageOps
 
 from lzn_jax import data, plots
 from lzn_jax.data import Examples, pixels, user_images
 from lzn_jax.data.pixels import evenly_spaced
-from lzn_jax.data_types import Invertible, are_images
+from lzn_jax.data_types import Invertible, Samples, are_images
 from lzn_jax.errors import UserError
-from lzn_jax.latent_space import LatentSpace
-from lzn_jax.run import devices
 from lzn_jax.trained_model import TrainedModel
 
 NUM_IMAGES = 8  # of a text, a label, a zone
@@ -96,7 +94,7 @@ class Answers:
         if self.encodes_images:
             self._latents = self.model.encode(self._test.images, None, 0.0)
 
-    def _views(self, decodes: bool) -> dict[str, Callable[[Picture, int], Any]]:
+    def _views(self, decodes: bool) -> dict[str, Callable[[Picture, int], object]]:
         model, main, class_type = self.model, self.model.main_type, self.model.class_type
         targets = [target for source, target in model.translations if source == main]
         others = [target for target in targets if target not in (main, class_type)]
@@ -108,7 +106,7 @@ class Answers:
             (probabilities,) = model.class_probabilities(image[None])
             return dict(zip(self._names, probabilities.tolist(), strict=True))
 
-        def translation(target: str, image: Picture, seed: int) -> Any:
+        def translation(target: str, image: Picture, seed: int) -> object:
             return self._shown(target, model.translate(image[None], main, target))[0]
 
         def siblings(image: Picture, seed: int) -> Pictures:
@@ -119,7 +117,7 @@ class Answers:
             distances = np.linalg.norm(self._latents - latent, axis=1)
             return self._test.images[np.argsort(distances)[:NUM_IMAGES]]
 
-        def place(image: Picture, seed: int) -> Any:
+        def place(image: Picture, seed: int) -> object:
             latent, labels = model.encode(image[None], None, 0.0), self._test.labels
             title = "Its latent among those of test images"
             return plots.among_zones(self._latents, labels, latent, title, self._names or None)
@@ -144,7 +142,7 @@ class Answers:
         made = name in self.model.space.decoders and each.shown(self.model.generate(name, 1))
         return are_images(made)
 
-    def _shown(self, target: str, samples: Any) -> Any:
+    def _shown(self, target: str, samples: Samples) -> Any:
         """Values of the type's component; by default images or strings."""
         kind = self._types[target]
         return kind.displayed(samples) if kind.output_component else kind.shown(samples)
@@ -200,7 +198,7 @@ class Answers:
         image = np.asarray(ink.crop(square).resize(size, Image.Resampling.BOX))[..., None]
         return 255 - image if self._is_light else image
 
-    def translated(self, source: str, target: str, value: Any, seed: int) -> tuple[Any, str]:
+    def translated(self, source: str, target: str, value: object, seed: int) -> tuple[object, str]:
         """Translations of the value of the source's component, and a note of unknown words.
 
         Raises UserError for a sample that is empty or cannot be read.
@@ -234,7 +232,6 @@ class Answers:
 
 def _with_small_batches(model: TrainedModel) -> TrainedModel:
     """The run with batches of the size of one answer instead of training's."""
-    config = ConfigDict(model.config)
-    config.training.batch_size, config.training.microbatch_size = NUM_IMAGES, None
-    space = LatentSpace(FrozenConfigDict(config), devices.inference_mesh())
+    space = copy.copy(model.space)
+    space.in_batches = partial(space.in_batches, batch_size=NUM_IMAGES)
     return dataclasses.replace(model, space=space)

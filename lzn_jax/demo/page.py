@@ -39,7 +39,7 @@ _ZONES = (
 )
 
 # An event of Gradio, as a function that registers what is called.
-Event = Callable[..., Any]
+Event = Callable[..., object]
 
 _IN_A_ROW = ("seen", "reconstruction", "classes")
 _LABELS = {  # of views that are no translations
@@ -100,11 +100,11 @@ def serve(answers: Answers, title: str, port: int) -> None:
         threading.Event().wait()
 
 
-def _on(event: Event, function: Callable[..., Any], inputs: Any, outputs: Any) -> None:
+def _on(event: Event, function: Callable[..., object], inputs: object, outputs: object) -> None:
     """Calls a function on an event; a UserError becomes a warning and leaves outputs unchanged."""
 
     @wraps(function)  # Gradio passes `SelectData` to a parameter of that type
-    def answer(*arguments: Any) -> Any:
+    def answer(*arguments: object) -> object:
         try:
             return parts.mistakes()(function)(*arguments)
         except UserError as error:
@@ -119,7 +119,7 @@ def _on(event: Event, function: Callable[..., Any], inputs: Any, outputs: Any) -
 
 
 def _answered(
-    make: Callable[..., Sequence[Any]],
+    make: Callable[..., Sequence[object]],
     values: Sequence[Component],
     outputs: Sequence[Component],
     opens: Event,
@@ -129,16 +129,16 @@ def _answered(
     """Fills outputs with `make(*values, seed)` when opened, on events and, anew, on `again`."""
     seed = gr.State(-1)  # of nothing yet
 
-    def answer(number: int, *given: Any) -> list[Any]:
+    def answer(number: int, *given: object) -> list[object]:
         return [number, *map(_displayed, make(*given, number))]
 
-    def example(number: int, *given: Any) -> Any:
+    def example(number: int, *given: object) -> object:
         with contextlib.suppress(UserError):
             if number < 0:
                 return answer(0, *given)
         return gr.skip()
 
-    def following(number: int, *given: Any) -> Any:
+    def following(number: int, *given: object) -> object:
         return answer(number + 1, *given)
 
     _on(opens, example, [seed, *values], [seed, *outputs])
@@ -165,7 +165,7 @@ def _samples(
     else:
         outputs = [gr.Textbox(label="Samples", max_lines=NUM_IMAGES, interactive=False, **look)]
 
-    def made(*given: Any) -> list[Any]:
+    def made(*given: object) -> list[object]:
         samples = make(*given)
         if component is not None:
             return list(samples)
@@ -187,7 +187,7 @@ def _translation_tab(answers: Answers, source: str, target: str, opens: Event) -
         label = f"Training {types[source].plural}"
         gr.Examples(rows, given, label=label, example_labels=numbers)
 
-    def make(value: Any, seed: int) -> Any:
+    def make(value: object, seed: int) -> object:
         return _noted(*answers.translated(source, target, value, seed))
 
     events = [run.click, *([given.submit] if hasattr(given, "submit") else [])]
@@ -225,7 +225,7 @@ def _image_tab(answers: Answers, opens: Event) -> None:
                 if name == "siblings":
                     again.render()
 
-    def make(image: Any, seed: int) -> list[Any]:
+    def make(image: np.ndarray | None, seed: int) -> list[object]:
         if image is None:
             raise UserError("draw, choose or upload an image first")
         made = [view(image, seed) for view in answers.views.values()]
@@ -253,7 +253,7 @@ def _image_sources(answers: Answers, image: gr.State) -> None:
             run = gr.Button("Run on the drawing", variant="primary")
             file = gr.UploadButton("Upload an image", type="binary")
 
-    def drawn(drawing: dict[str, Any]) -> Any:
+    def drawn(drawing: dict[str, Image.Image]) -> object:
         canvas = Image.fromarray(_BLANK).convert("RGBA")
         if drawing["composite"] is not None:  # as it is when it was just cleared
             canvas.alpha_composite(drawing["composite"])
@@ -272,7 +272,7 @@ def _choice(answers: Answers, label: str, columns: int, selected: int, image: gr
     tiles = list(plots.enlarged(answers.test_images))
     choice = _images(label, columns, value=tiles, selected_index=selected, elem_classes=["choice"])
 
-    def chosen(event: gr.SelectData) -> Any:
+    def chosen(event: gr.SelectData) -> object:
         return answers.test_images[event.index]
 
     _on(choice.select, chosen, None, image)
@@ -310,14 +310,14 @@ def _images(label: str, columns: int, **options: Any) -> gr.Gallery:
     )  # fmt: skip
 
 
-def _noted(value: Any, note: str) -> Any:
+def _noted(value: object, note: str) -> Any:
     """The value; a note becomes a message."""
     if note:
         gr.Info(html.escape(note), title="")
     return value
 
 
-def _displayed(value: Any) -> Any:
+def _displayed(value: object) -> object:
     """Images in the size and form of the page; other values unchanged."""
     if not isinstance(value, np.ndarray) or value.ndim < 3:
         return value

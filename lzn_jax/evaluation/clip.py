@@ -6,7 +6,7 @@ import math
 import os
 import re
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ from lzn_jax import files, torch_files
 from lzn_jax.errors import UserError
 from lzn_jax.evaluation.features import CLIP, Extractor, Outputs
 from lzn_jax.evaluation.inception import Conv, checked_tensor, convert, named_tensors
+from lzn_jax.models import Tree
 
 HEAD_WIDTH = 64  # in all vision transformers of CLIP
 # Statistics of CLIP's training images, RGB in [0, 1].
@@ -111,14 +112,14 @@ def clip_extractor(path: str | os.PathLike[str]) -> Extractor:
     return Extractor(CLIP, variables, lambda v, x: Outputs(clip_embeddings(network, v, x)))
 
 
-def load_clip(path: str | os.PathLike[str]) -> tuple[ClipVision, dict[str, Any]]:
+def load_clip(path: str | os.PathLike[str]) -> tuple[ClipVision, dict[str, Tree]]:
     """Network and variables from Hugging Face's model.safetensors or pytorch_model.bin.
 
     Tensors of the text encoder are not read. Raises UserError if the file is missing, damaged or
     not of such a network; the message names a tensor that does not fit.
     """
     if Path(path).suffix == ".safetensors":
-        state: Any = files.read_tensors(path, _is_used)
+        state: Tree = files.read_tensors(path, _is_used)
     else:
         state = torch_files.read(path, lambda keys: not keys or _is_used(keys[0]))
     network, variables = from_torch(state, str(path))
@@ -127,11 +128,11 @@ def load_clip(path: str | os.PathLike[str]) -> tuple[ClipVision, dict[str, Any]]
     return network, variables
 
 
-def _is_used(name: Any) -> bool:
+def _is_used(name: object) -> bool:
     return _UNUSED.fullmatch(str(name)) is None
 
 
-def from_torch(state: Any, source: str) -> tuple[ClipVision, dict[str, Any]]:
+def from_torch(state: Tree, source: str) -> tuple[ClipVision, dict[str, Tree]]:
     """Network, with the sizes of the tensors, and variables as float32 from exactly its tensors.
 
     Tensors have the names and layout of Hugging Face; `source` names them in errors.

@@ -22,6 +22,7 @@ from lzn_jax.evaluation.metrics import (
     kernel_inception_distance,
     precision_recall,
 )
+from lzn_jax.models import Tree
 from lzn_jax.progress import progress
 from lzn_jax.run import devices
 from lzn_jax.run.batching import in_batches
@@ -42,8 +43,8 @@ class Extractor(NamedTuple):
     """A named network and its variables."""
 
     name: str
-    variables: Any
-    apply: Callable[[Any, UInt8[Array, "b h w c"]], Outputs]
+    variables: Tree
+    apply: Callable[[Tree, UInt8[Array, "b h w c"]], Outputs]
 
 
 NUM_FEATURES = 64
@@ -73,26 +74,26 @@ def feature_extractor(train: data.Examples, *, name: str, seed: int = 0) -> Extr
     """
     module = FeatureNetwork(int(train.labels.max()) + 1)
 
-    def apply(variables: Any, images: UInt8[Array, "b h w c"]) -> Outputs:
+    def apply(variables: Tree, images: UInt8[Array, "b h w c"]) -> Outputs:
         return cast(Outputs, module.apply(variables, data.normalise(images)))
 
     # On the host: training has all device memory between evaluations.
     return Extractor(name, jax.device_get(_train(module, train, seed)), apply)
 
 
-def _train(module: FeatureNetwork, train: data.Examples, seed: int) -> Any:
+def _train(module: FeatureNetwork, train: data.Examples, seed: int) -> Tree:
     """Variables trained by AdamW on batches drawn with replacement."""
     init_key, batch_key = jax.random.split(jax.random.key(seed))
     schedule = optax.cosine_decay_schedule(LEARNING_RATE, NUM_STEPS)
     optimiser = optax.adamw(schedule, weight_decay=1e-2)
 
-    def loss(variables: Any, images: Array, labels: Array) -> Array:
+    def loss(variables: Tree, images: Array, labels: Array) -> Array:
         outputs: Any = module.apply(variables, data.normalise(images))
         losses = optax.softmax_cross_entropy_with_integer_labels(outputs.logits, labels)
         return jnp.mean(losses)
 
     @jax.jit
-    def update(variables: Any, state: Any, step: Array, images: Array, labels: Array) -> Any:
+    def update(variables: Tree, state: Tree, step: Array, images: Array, labels: Array) -> Tree:
         key = jax.random.fold_in(batch_key, step)
         rows = jax.random.randint(key, (BATCH_SIZE,), 0, len(labels))
         gradient = jax.grad(loss)(variables, images[rows], labels[rows])

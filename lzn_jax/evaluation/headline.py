@@ -3,7 +3,6 @@
 import fnmatch
 import itertools
 from collections.abc import Mapping
-from typing import Any
 
 SHOWN = 5
 # Patterns of metrics of an evaluation, most important first; * is a data type.
@@ -17,7 +16,7 @@ OF_EVALUATION = (
 )
 
 
-def most_important(metrics: Mapping[str, Any], count: int) -> list[str]:
+def most_important(metrics: Mapping[str, object], count: int) -> list[str]:
     """Names of at most `count` metrics, most important first; the first ones if none is known."""
     matches = (fnmatch.filter(metrics, pattern) for pattern in OF_EVALUATION)
     return (list(itertools.chain.from_iterable(matches)) or list(metrics))[:count]

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, UInt8
 from lzn_jax import torch_files
 from lzn_jax.errors import UserError
 from lzn_jax.evaluation.features import INCEPTION, Extractor, Outputs
+from lzn_jax.models import Tree
 
 INPUT_SIZE = 299
 SPATIAL_CHANNELS = 7
@@ -173,7 +174,7 @@ def inception_extractor(path: str | os.PathLike[str]) -> Extractor:
     return Extractor(INCEPTION, load_inception(path), inception_outputs)
 
 
-def load_inception(path: str | os.PathLike[str]) -> dict[str, Any]:
+def load_inception(path: str | os.PathLike[str]) -> dict[str, Tree]:
     """Variables of `InceptionV3` from PyTorch's FID file (pt_inception-2015-12-05-6726825d.pth).
 
     A file name that ends in a hash, as that one does, must contain the first 8 hexadecimal digits
@@ -192,7 +193,7 @@ def load_inception(path: str | os.PathLike[str]) -> dict[str, Any]:
     return from_torch(torch_files.read(path, streams=True), str(path))  # the file dates from 2019
 
 
-def from_torch(state: Any, source: str) -> dict[str, Any]:
+def from_torch(state: Tree, source: str) -> dict[str, Tree]:
     """Variables from a PyTorch state dict; `source` names it in errors.
 
     Ignores batch counters and the bias of the class logits, which no metric uses.
@@ -201,7 +202,9 @@ def from_torch(state: Any, source: str) -> dict[str, Any]:
     return convert(InceptionV3(), 75, used, f"{source} is not the FID Inception network")
 
 
-def named_tensors(state: Any, source: str, is_used: Callable[[str], bool]) -> dict[str, np.ndarray]:
+def named_tensors(
+    state: Tree, source: str, is_used: Callable[[str], bool]
+) -> dict[str, np.ndarray]:
     """Used tensors of a state dict read from `source`; raises UserError for anything else."""
     if isinstance(state, dict):
         used = {str(name): array for name, array in state.items() if is_used(str(name))}
@@ -220,7 +223,7 @@ def convert(
     state: Mapping[str, np.ndarray],
     refusal: str,
     dtypes: Collection[np.dtype] = (np.dtype(np.float32),),
-) -> dict[str, Any]:
+) -> dict[str, Tree]:
     """Variables of a network as float32 NumPy arrays, from exactly its tensors by name.
 
     Raises UserError, starting with `refusal`, that names a tensor that is missing, left over, or of

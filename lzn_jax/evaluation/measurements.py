@@ -65,7 +65,7 @@ def evaluate(
     return metrics
 
 
-def functions(space: LatentSpace, kind: str) -> dict[str, Callable[..., Any]]:
+def functions(space: LatentSpace, kind: str) -> dict[str, Callable[..., object]]:
     """Functions of the kind `measurement` or `figure` of the data types and of the config by name.
 
     Raises UserError for what is not a function.
@@ -88,12 +88,12 @@ def prepare(space: LatentSpace, test: Examples) -> None:
     for kind in ("measurement", "figure"):
         for function in functions(space, kind).values():
             if read := getattr(function, "prepare", None):
-                read(space.config)
+                read(space)
     for each in space.types.values():
         each.check(test, "test")
 
 
-def _numbers(found: Any) -> dict[str, float]:
+def _numbers(found: object) -> dict[str, float]:
     if not isinstance(found, Mapping):
         raise TypeError(f"it must return numbers by name, got {found!r}")
     return {metric: float(value) for metric, value in found.items()}

@@ -8,7 +8,7 @@ import functools
 import itertools
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ import optax
 import scipy.optimize
 from jaxtyping import Array, Float, Int
 
+from lzn_jax.models import Tree
 from lzn_jax.progress import progress
 
 
@@ -238,7 +239,7 @@ PROTOCOLS = {
 
 
 def train_linear(
-    batches: Iterable[tuple[Mapping[str, Any], Int[Array | np.ndarray, " b"]]],
+    batches: Iterable[tuple[Mapping[str, object], Int[Array | np.ndarray, " b"]]],
     dims: Mapping[str, int],
     num_classes: int,
     optimizer: optax.GradientTransformation,
@@ -250,17 +251,17 @@ def train_linear(
     classifiers are independent, but share batches because encoding dominates the cost.
     """
 
-    def loss(params: Any, features: Mapping[str, Array], labels: Array) -> Any:
+    def loss(params: Tree, features: Mapping[str, Array], labels: Array) -> Tree:
         logits = [_product(features[name], w) + bias for name, (w, bias) in params.items()]
         return sum(jnp.mean(_cross_entropies(each, labels)) for each in logits)
 
     @functools.partial(jax.jit, donate_argnums=(0, 1))
-    def update(params: Any, state: Any, features: Mapping[str, Array], labels: Array) -> Any:
+    def update(params: Tree, state: Tree, features: Mapping[str, Array], labels: Array) -> Tree:
         gradient = jax.grad(loss)(params, features, labels)
         updates, state = optimizer.update(gradient, state, params)
         return optax.apply_updates(params, updates), state
 
-    params: Any = {
+    params: Tree = {
         name: (jnp.zeros((dim, num_classes)), jnp.zeros(num_classes)) for name, dim in dims.items()
     }
     state = optimizer.init(params)

@@ -5,7 +5,6 @@ import logging
 import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
@@ -14,7 +13,7 @@ from ml_collections import ConfigDict
 from lzn_jax import plots
 from lzn_jax.data import Examples, label_names
 from lzn_jax.data.pixels import MAX_BYTES_IN_MEMORY, Images
-from lzn_jax.data_types import DataType, Invertible, are_images
+from lzn_jax.data_types import DataType, Invertible, Samples, are_images
 from lzn_jax.errors import UserError
 from lzn_jax.evaluation.clip import clip_extractor
 from lzn_jax.evaluation.features import (
@@ -25,6 +24,7 @@ from lzn_jax.evaluation.features import (
     generation_metrics,
 )
 from lzn_jax.evaluation.inception import inception_extractor
+from lzn_jax.latent_space import LatentSpace
 from lzn_jax.trained_model import TrainedModel
 
 MAX_JUDGED = 10_000  # training images of the judge; fitting takes quadratic time
@@ -108,7 +108,7 @@ def measure_reconstruction(
     return {"reconstruction_l2": float(np.mean(result["errors"]))}
 
 
-def draw(path: Path, kind: DataType, samples: Any, result: Mapping[str, Any]) -> None:
+def draw(path: Path, kind: DataType, samples: Samples, result: Mapping[str, Samples]) -> None:
     """Draws samples above the result of `TrainedModel.reconstruct`."""
     some = slice(plots.sheets.MAX_RECONSTRUCTIONS)
     shown, again = kind.shown(samples[some]), kind.shown(result[kind.output][some])
@@ -129,17 +129,22 @@ class SampleQuality:
     """
 
     def __init__(self, config: ConfigDict) -> None:
-        self.data, paths = config.data, config.evaluation
+        self._is_large = config.data.image_size > MAX_PIXELS
+        self._has_classes = config.data.num_classes > 1
+        paths, channels = config.evaluation, config.data.channels
         readers = {"inception_path": inception_extractor, "clip_path": clip_extractor}
         given = {name: paths[name] for name in readers if paths[name] is not None}
         for name, path in given.items():
-            if self.data.channels != 3:
+            if channels != 3:
                 raise UserError(
                     f"evaluation.{name} must be None for grey images (data.channels 1), because "
                     f"its network expects RGB; got {path}"
                 )
         self._pretrained = {name: readers[name](path) for name, path in given.items()}
-        self._seen: tuple[Any, ...] = (lambda: None, lambda: None)  # weak, as this outlives a run
+        self._seen: tuple[Callable[[], object], ...] = (
+            lambda: None,
+            lambda: None,
+        )  # weak, as this outlives a run
         self._extractors: list[Extractor] = []
         self._reference: dict[str, FeatureSet] = {}
 
@@ -165,12 +170,13 @@ class SampleQuality:
 
     def _classifiers(self, train: Examples) -> list[Extractor]:
         """The trained network that replaces Inception, if any."""
-        is_large = self.data.image_size > MAX_PIXELS
         if "inception_path" in self._pretrained:
             return []
-        if not is_large and self.data.num_classes > 1:
+        if self._has_classes and not self._is_large:
             return [feature_extractor(train, name=FEATURES, seed=SEED)]
-        kind = f"images of more than {MAX_PIXELS} pixels" if is_large else "images of one class"
+        kind = (
+            f"images of more than {MAX_PIXELS} pixels" if self._is_large else "images of one class"
+        )
         others = " other than CMMD" if self._pretrained else ""
         _log.info("sample metrics%s are left out: %s need evaluation.inception_path", others, kind)
         return []
@@ -192,9 +198,9 @@ class MeasureSamples:
     samples of the prior.
     """
 
-    def prepare(self, config: ConfigDict) -> None:
+    def prepare(self, space: LatentSpace) -> None:
         """Reads the weights of networks before training; raises UserError for unreadable ones."""
-        sample_quality(config)
+        sample_quality(space.config)
 
     def __call__(
         self, model: TrainedModel, train: Examples, test: Examples, workdir: Path

@@ -1,13 +1,13 @@
 """Figure of what a run translates and generates."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from lzn_jax import plots
 from lzn_jax.data import Examples, decoded
 from lzn_jax.data.pixels import evenly_spaced
+from lzn_jax.data_types import Samples
 from lzn_jax.evaluation.measurements import readable_rows
 from lzn_jax.trained_model import TrainedModel
 
@@ -25,7 +25,7 @@ def draw(model: TrainedModel, test: Examples, folder: Path) -> None:
     shown = decoded(test, rows[evenly_spaced(min(len(rows), SHOWN), len(rows))])
     if not model.translations or not (count := len(shown.labels)):
         return
-    types, bands = model.space.types, list[tuple[str, Any, Any]]()
+    types, bands = model.space.types, list[tuple[str, Samples, Samples]]()
     for source, target in model.translations:
         samples = types[source].samples(shown)
         translated = types[target].shown(model.translate(samples, source, target))

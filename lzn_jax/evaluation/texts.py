@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
@@ -12,6 +11,7 @@ from scipy.sparse import csr_array
 from lzn_jax import parts, plots
 from lzn_jax.data import Examples, decoded, digit_captions
 from lzn_jax.data.pixels import evenly_spaced
+from lzn_jax.data_types import Samples
 from lzn_jax.data_types.text import NAME
 from lzn_jax.evaluation.measurements import readable_rows
 from lzn_jax.evaluation.samples import fit_judge
@@ -138,7 +138,7 @@ def measure_writing(model: TrainedModel, test: Examples) -> dict[str, float]:
     return metrics
 
 
-def recognised(model: TrainedModel, samples: Any, texts: Sequence[str]) -> dict[str, float]:
+def recognised(model: TrainedModel, samples: Samples, texts: Sequence[str]) -> dict[str, float]:
     """`text_to_image_r1`, `_r10`: recall@k from generated main samples to their texts."""
     distinct, text = np.unique(np.array(texts), return_inverse=True)
     queries = embedded(model, samples, model.main_type)
@@ -194,7 +194,7 @@ def measure_retrieval(model: TrainedModel, test: Examples, path: Path) -> dict[s
     return metrics
 
 
-def embedded(model: TrainedModel, samples: Any, source: str) -> Float[np.ndarray, "n q"]:
+def embedded(model: TrainedModel, samples: Samples, source: str) -> Float[np.ndarray, "n q"]:
     """Points that retrieval compares: centres of zones cut by the anchors of the samples alone.
 
     For a model trained with CLIP's loss, the anchors themselves.
@@ -209,9 +209,9 @@ def _examples(
     queries: np.ndarray,
     candidates: np.ndarray,
     is_right: csr_array,
-    asked: Callable[[np.ndarray], Any],
-    results: Callable[[np.ndarray], Any],
-) -> list[tuple[Any, list[Any], list[bool]]]:
+    asked: Callable[[np.ndarray], Samples],
+    results: Callable[[np.ndarray], Samples],
+) -> list[tuple[Samples, Samples, list[bool]]]:
     """A few queries, each with the nearest candidates and whether these are right."""
     rows = evenly_spaced(min(SHOWN, len(queries)), len(queries))
     order = np.argsort(-_cosines(queries[rows], candidates), axis=1)[:, :NEAREST]

@@ -10,7 +10,6 @@ al., arXiv:2303.15343).
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -99,7 +98,7 @@ def _cosines(first: Float[Array, "n d"], second: Float[Array, "m d"]) -> Float[A
     return jnp.matmul(first, second.T, precision=jax.lax.Precision.HIGHEST)
 
 
-BASELINES: dict[str, Callable[..., Any]] = {
+BASELINES: dict[str, Callable[..., tuple[Array, dict[str, Array]]]] = {
     "simclr": nt_xent,
     "dcl": functools.partial(nt_xent, decoupled=True),
     "infonce": info_nce,

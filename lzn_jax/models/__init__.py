@@ -15,6 +15,10 @@ from ml_collections import ConfigDict
 
 from lzn_jax import parts
 
+Tree = Any  # nested containers of arrays, or of what JAX puts in their place
+Module = Any  # a network with `init` and `apply`, as a flax module; or the class of one
+Variables = dict[str, Tree]  # network name -> flax variables
+
 
 def named(key: PRNGKeyArray, name: str) -> PRNGKeyArray:
     """Key for one use. Renaming a use changes the random numbers of all runs."""
@@ -39,7 +43,7 @@ def keys_by_index(key: PRNGKeyArray, name: str, index: Int[Array, " b"]) -> Key[
     return jax.vmap(functools.partial(jax.random.fold_in, named(key, name)))(index)
 
 
-Network = Callable[..., Any]
+Network = Callable[..., Tree]
 
 
 def by_example(network: Network, size: int | None) -> Network:
@@ -49,7 +53,7 @@ def by_example(network: Network, size: int | None) -> Network:
     example i depend on its inputs and its key, `jax.random.fold_in(key, i)`, alone.
     """
 
-    def call(variables: Any, key: PRNGKeyArray, *inputs: Any) -> Any:
+    def call(variables: Tree, key: PRNGKeyArray, *inputs: Tree) -> Tree:
         count = len(jax.tree.leaves(inputs)[0])
         keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(count))
         if size is None or size >= count:
@@ -68,7 +72,7 @@ def by_example(network: Network, size: int | None) -> Network:
     return call
 
 
-def in_training(module: Any, size: int | None) -> Network:
+def in_training(module: Module, size: int | None) -> Network:
     """`call(variables, key, *inputs)` of a module in training mode, `size` examples at a time."""
     has_dropout = getattr(module, "dropout", 0.0) > 0
 
@@ -87,7 +91,7 @@ def with_own_keys(network: Network) -> Network:
         first = jax.tree.map(lambda a: a[None], example)
         return jax.tree.map(lambda a: a[0], network(variables, key, *first))
 
-    def call(variables: Any, keys: Key[Array, " b"], *inputs: Any) -> Any:
+    def call(variables: Tree, keys: Key[Array, " b"], *inputs: Tree) -> Tree:
         return jax.vmap(one, in_axes=(None, 0, 0))(variables, keys, inputs)
 
     return call
@@ -102,26 +106,23 @@ def _join(a: jax.Array) -> jax.Array:
     return a.swapaxes(0, 1).reshape(-1, *a.shape[2:])
 
 
-Variables = dict[str, Any]  # network name -> flax variables
-
-
 def has_latents(config: ConfigDict) -> bool:
     """Whether a config has latents and encoders; the rectified-flow baseline does not."""
     return config.latent.get("enabled", True)
 
 
-def build(config: ConfigDict) -> dict[str, Any]:
+def build(config: ConfigDict) -> dict[str, Module]:
     """Networks of a config by name, such as 'encoder', 'decoder' and 'label_anchors'.
 
     With `latent.enabled` False there is only the 'decoder', a rectified flow.
     """
-    modules: dict[str, Any] = {}
+    modules: dict[str, Module] = {}
     for name in config.types:
         modules |= parts.get("type", name)(config).modules
     return modules
 
 
-def encoder(config: ConfigDict) -> Any:
+def encoder(config: ConfigDict) -> Module:
     """The network registered as `encoder.name`."""
     part, sizes = parts.get("encoder", config.encoder.name), {"latent_dim": config.latent.dim}
     return module(part, config.encoder, config, image_shape=image_shape(config), **sizes)
@@ -141,13 +142,7 @@ def side_multiple(values: Mapping[str, Any]) -> int:
     return math.lcm(*(patch * 2 ** (len(levels) - 1) for patch, levels in networks))
 
 
-def decoder(config: ConfigDict) -> tuple[Any, Any]:
-    """The network registered as `decoder.name`, and the class that wraps it as a `Decoder`."""
-    network, wrapper = parts.get("decoder", config.decoder.name)
-    return module(network, config.decoder, config, image_shape=image_shape(config)), wrapper
-
-
-def module(part: Any, group: ConfigDict, config: ConfigDict, **sizes: Any) -> Any:
+def module(part: Module, group: ConfigDict, config: ConfigDict, **sizes: object) -> Module:
     """Instantiates a class of Flax Linen or NNX with the values of a config group.
 
     Its arguments get the values of that name in the group, `training.compute_dtype` as `dtype`,
@@ -157,13 +152,23 @@ def module(part: Any, group: ConfigDict, config: ConfigDict, **sizes: Any) -> An
         return part
     training = config.training
     values = {"dtype": jnp.dtype(training.compute_dtype), "remat": training.remat, **group, **sizes}
-    # The fields `name` and `parent` of every flax module are not fields of the config.
-    names = inspect.signature(part.__init__).parameters.keys() - {"name", "parent"}  # type: ignore[misc]
-    build = functools.partial(part, **{n: value for n, value in values.items() if n in names})
+    build = functools.partial(part, **arguments(part.__init__, values))  # type: ignore[misc]
     return functional(build) if issubclass(part, nnx.Module) else build()
 
 
-def functional(network: Any) -> Any:
+def arguments(function: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values that are arguments of a function, by name."""
+    # The fields `name` and `parent` of every flax module are not fields of the config.
+    names = inspect.signature(function).parameters.keys() - {"name", "parent"}
+    return {name: value for name, value in values.items() if name in names}
+
+
+def built(part: Callable[..., Any], group: ConfigDict, **others: Any) -> Any:
+    """Result of a part for those values of a config group, and others, that are its arguments."""
+    return part(**arguments(part, {**group, **others}))
+
+
+def functional(network: Module) -> Module:
     """A class of NNX, or a functools.partial of one, with `init` and `apply`; others unchanged."""
     made = getattr(network, "func", network)
     if not (isinstance(made, type) and issubclass(made, nnx.Module)):
@@ -177,13 +182,15 @@ class FromNNX:
 
     build: Callable[..., Any]
 
-    def init(self, key: PRNGKeyArray, *inputs: Any, train: bool) -> dict[str, Any]:
+    def init(self, key: PRNGKeyArray, *inputs: Tree, train: bool) -> Variables:
         """Initial variables."""
         network = self.build(rngs=nnx.Rngs(key))
-        more: dict[str, Any] = {"batch_stats": {}} if nnx.state(network, nnx.BatchStat) else {}
+        more: Variables = {"batch_stats": {}} if nnx.state(network, nnx.BatchStat) else {}
         return {"params": nnx.to_pure_dict(nnx.state(network, nnx.Param)), **more}
 
-    def apply(self, variables: Any, *inputs: Any, train: bool, rngs: Any = None) -> Any:
+    def apply(
+        self, variables: Tree, *inputs: Tree, train: bool, rngs: Mapping[str, Array] | None = None
+    ) -> Tree:
         """Outputs in the mode of training or not; a network with an argument `train` gets it."""
         network = self.build(rngs=nnx.Rngs((rngs or {}).get("dropout", 0), params=0))
         params = nnx.state(network, nnx.Param)
@@ -194,7 +201,7 @@ class FromNNX:
         return network(*inputs, **({"train": train} if has_train else {}))
 
 
-def split_variables(variables: Variables) -> tuple[dict[str, Any], dict[str, Any]]:
+def split_variables(variables: Variables) -> tuple[Variables, Variables]:
     """Trained parameters by network, and variables that are not trained by network."""
     params = {name: tree["params"] for name, tree in variables.items()}
     constants = {
@@ -204,6 +211,6 @@ def split_variables(variables: Variables) -> tuple[dict[str, Any], dict[str, Any
     return params, constants
 
 
-def join_variables(params: Mapping[str, Any], constants: Mapping[str, Any]) -> dict[str, Any]:
+def join_variables(params: Mapping[str, Tree], constants: Mapping[str, Tree]) -> Variables:
     """Inverse of `split_variables`."""
     return {name: {"params": params[name], **constants[name]} for name in params}

@@ -142,7 +142,7 @@ def _pointwise(
     images: Array,
     kernel: Array,
     strides: Sequence[int],
-    padding: Any,
+    padding: str | Sequence[tuple[int, int]],
     *,
     precision: jax.lax.PrecisionLike,
     **layout: Any,

@@ -3,14 +3,13 @@
 Tokens are integers; 0 ends a text and pads it.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from lzn_jax.models import Module, Tree
 from lzn_jax.parts import count, knob, share_below_1
 
 END = 0  # token at the end of a text, and padding
@@ -124,8 +123,8 @@ class Decoder(Transformer):
 
 
 def generate(
-    decoder: Any,  # Decoder, or a network with its `next_logits`
-    variables: Any,
+    decoder: Module,  # Decoder, or a network with its `next_logits`
+    variables: Tree,
     keys: Key[Array, " b"],
     latents: Float[Array, "b q"],
     temperature: float,
@@ -134,7 +133,7 @@ def generate(
     """Tokens of texts, drawn one after another; at temperature 0 the most likely ones."""
     start = jnp.full(len(keys), END, jnp.int32)
 
-    def next_logits(cache: Any, *arguments: Any) -> tuple[Any, Any]:
+    def next_logits(cache: Tree, *arguments: Array) -> tuple[Array, Tree]:
         own, method = {**variables, **cache}, "next_logits"
         return decoder.apply(own, *arguments, cached=True, method=method, mutable=["cache"])
 
@@ -145,7 +144,7 @@ def generate(
             logits = likeliest(logits / temperature, top_p) + noise
         return jnp.argmax(logits, axis=1).astype(jnp.int32)
 
-    def step(carry: tuple[Array, Any], position: Array) -> tuple[tuple[Array, Any], Array]:
+    def step(carry: tuple[Array, Tree], position: Array) -> tuple[tuple[Array, Tree], Array]:
         before, cache = carry
         logits, cache = next_logits(cache, before[:, None], position[None], latents)
         is_over = (position > 0) & (before == END)

@@ -14,7 +14,7 @@ from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
 from ml_collections import ConfigDict
 
-from lzn_jax import data, train
+from lzn_jax import data, models, train
 from lzn_jax.errors import EXIT_DOES_NOT_FIT, EXIT_DONE, UserError
 from lzn_jax.latent_space import LatentSpace
 from lzn_jax.run import compiled_time, costs, devices
@@ -130,8 +130,8 @@ def compile_step(config: ConfigDict, name: str) -> int:
     leave devices idle.
     """
     machine = find(name)
-    mesh = devices.training_mesh(config.training, machine.devices)
-    lowered, cost = lower_step(config, mesh, machine.platform)
+    mesh = models.built(devices.training_mesh, config.training, available=machine.devices)
+    lowered, cost = lower_step(LatentSpace(config, mesh), mesh, machine.platform)
     kind, training = machine.devices[0].device_kind, config.training
     share = 100 * cost.inside / cost.total
     each = f"{machine.memory / 1e9:.1f} GB each"
@@ -141,7 +141,7 @@ def compile_step(config: ConfigDict, name: str) -> int:
     _report("operations", f"{cost.total:.3g} per update, {share:.2g} % in zoning")
     chip, started = costs.chip(kind), time.monotonic()
     if chip is not None:
-        _report_cost(config, cost.total, chip, mesh.size)
+        _report_cost(cost.total, chip, mesh.size, training.num_steps)
     effort = "on TPUs less with JAX_EXEC_TIME_OPTIMIZATION_EFFORT=-1.0"
     _report("compiling", f"large networks can take an hour, {effort}")
     try:
@@ -165,8 +165,8 @@ def compile_step(config: ConfigDict, name: str) -> int:
     return EXIT_DONE if fits else EXIT_DOES_NOT_FIT
 
 
-def _report_cost(config: ConfigDict, operations: float, chip: costs.Chip, chips: int) -> None:
-    seconds, updates = operations / (chip.operations * chips), config.training.num_steps
+def _report_cost(operations: float, chip: costs.Chip, chips: int, updates: int) -> None:
+    seconds = operations / (chip.operations * chips)
     _report("seconds per update", f"{seconds:.3g} at the bfloat16 peak")
     hours = f"{seconds * chips * updates / 3600:.3g} at the bfloat16 peak"
     _report("chip hours", f"{hours} for {updates:,} updates without evaluation")
@@ -218,32 +218,32 @@ def _report_memory(compiled: jax.stages.Compiled, available: float) -> bool:
 
 
 def lower_step(
-    config: ConfigDict, mesh: jax.sharding.Mesh, platform: str
+    space: LatentSpace, mesh: jax.sharding.Mesh, platform: str
 ) -> tuple[jax.stages.Lowered, costs.Cost]:
-    """Lowered update of a config, and its operations; the devices of the mesh need not exist."""
-    space = LatentSpace(config, mesh)
+    """Lowered update of a space, and its operations; the devices of the mesh need not exist."""
+    config = space.config
     optimizer = train.make_optimizer(config.training, list(space.modules))
     shapes = jax.eval_shape(lambda: train.init_state(space, optimizer, config.seed))
     state = devices.placed(shapes, mesh, shard=config.training.shard_parameters)
     with jax.set_mesh(mesh):
         update = train.jit_update(space, optimizer, config, mesh, state)
-        traced = update.trace(state, batch_shapes(space, config))
+        traced = update.trace(state, batch_shapes(space))
         return traced.lower(lowering_platforms=(platform,)), costs.count_operations(traced.jaxpr)
 
 
-def batch_shapes(space: LatentSpace, config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
+def batch_shapes(space: LatentSpace) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes of a training batch by column; reads an example for types that do not state theirs."""
     shapes = {"labels": jax.ShapeDtypeStruct((), np.int32)}
     for data_type in space.types.values():
         own = data_type.column_shapes()
         if own is None:
-            row = data_type.columns(data.load(config.data, "train").at(np.arange(1)))
+            row = data_type.columns(data.load(space.config.data, "train").at(np.arange(1)))
             own = {n: jax.ShapeDtypeStruct(a.shape[1:], a.dtype) for n, a in row.items()}
         shapes |= own
     rows: dict[str, Any] = {n: np.zeros(each.shape, each.dtype) for n, each in shapes.items()}
     for transform in space.row_transforms:
         rows |= transform(rows, np.random.default_rng(0))
-    size = config.training.batch_size
+    size = space.config.training.batch_size
     return {n: jax.ShapeDtypeStruct((size, *row.shape), row.dtype) for n, row in rows.items()}
 
 

@@ -6,19 +6,20 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import export as jax_export
 from jaxtyping import Array
-from ml_collections import ConfigDict
 
 from lzn_jax import files, inference
+from lzn_jax.data_types import Model
 from lzn_jax.errors import UserError
 from lzn_jax.files import by_name, parse_json
-from lzn_jax.latent_space import LatentSpace, Model
-from lzn_jax.loading import MANIFEST, restore
+from lzn_jax.latent_space import LatentSpace
+from lzn_jax.loading import MANIFEST
+from lzn_jax.models import Tree
 from lzn_jax.run import devices
 from lzn_jax.trained_model import TrainedModel
 
@@ -26,7 +27,7 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 _LOCATIONS = "jax_traceback_in_locations_limit"
 _SCALARS = {"seed": jnp.uint32, "noise_scale": jnp.float32}
 
-Inputs = Mapping[str, Any]
+Inputs = Mapping[str, Tree]
 
 
 class Program(NamedTuple):
@@ -171,7 +172,7 @@ _PARTIAL = ".export.partial"  # folder of an export under way
 _log = logging.getLogger(__name__)
 
 
-def export(config: ConfigDict, workdir: Path) -> None:
+def export(trained: TrainedModel, workdir: Path) -> None:
     """Writes `export/`: a program for each task, their weights and a manifest.
 
     Raises UserError if `export/` holds files that this mode did not write, and if the run has no
@@ -179,7 +180,6 @@ def export(config: ConfigDict, workdir: Path) -> None:
     """
     folder, partial = workdir / "export", workdir / _PARTIAL
     _check_own(folder)
-    trained = restore(config, workdir)
     tensors = devices.fetch(files.by_name(trained.model))
     if not files.is_writer():
         return
@@ -213,7 +213,7 @@ def _check_own(folder: Path) -> None:
         raise UserError(f"{folder} holds {found}, not written by --mode=export: move it away")
 
 
-def _manifest(trained: TrainedModel) -> dict[str, Any]:
+def _manifest(trained: TrainedModel) -> dict[str, object]:
     types = {name: each.sample_format() for name, each in trained.space.types.items()}
     for name, each in types.items():
         if "vocabulary" in each:
@@ -229,12 +229,12 @@ def _manifest(trained: TrainedModel) -> dict[str, Any]:
     }
 
 
-def _write_programs(trained: TrainedModel, folder: Path) -> dict[str, Any]:
+def _write_programs(trained: TrainedModel, folder: Path) -> dict[str, object]:
     """Writes programs and vocabularies; returns the programs' part of the manifest."""
     for name, each in trained.space.types.items():
         if vocabulary := each.sample_format().get("vocabulary"):
             files.write_json(folder / f"{name}_vocabulary.json", vocabulary)
-    written: dict[str, Any] = {}
+    written: dict[str, object] = {}
     left_out: dict[str, str] = {}
     for name, program in programs(trained).items():
         start = time.monotonic()
@@ -255,7 +255,7 @@ def _write_programs(trained: TrainedModel, folder: Path) -> dict[str, Any]:
     return {"programs": written, "left_out": left_out}
 
 
-def _described(program: Program, exported: jax.export.Exported) -> dict[str, Any]:
+def _described(program: Program, exported: jax.export.Exported) -> dict[str, object]:
     """Inputs and outputs of a program for the manifest; a batch axis of any size is "b"."""
     _, inputs = jax.tree.unflatten(exported.in_tree, exported.in_avals)
     outputs = jax.tree.unflatten(exported.out_tree, exported.out_avals)
@@ -269,6 +269,6 @@ def _described(program: Program, exported: jax.export.Exported) -> dict[str, Any
     }
 
 
-def _array(a: Any) -> dict[str, Any]:
+def _array(a: jax.ShapeDtypeStruct | jax.core.ShapedArray) -> dict[str, object]:
     shape = [size if isinstance(size, int) else str(size) for size in a.shape]
     return {"dtype": a.dtype.name, "shape": shape}

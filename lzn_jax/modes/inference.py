@@ -6,16 +6,13 @@ Their figures have other file names than the figures of evaluation during traini
 
 import logging
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from lzn_jax import data, files, plots
-from lzn_jax.data_types import DataType, are_images
+from lzn_jax.data_types import DataType, Samples, are_images
 from lzn_jax.evaluation import measurements
 from lzn_jax.evaluation.samples import draw
-from lzn_jax.loading import restore
 from lzn_jax.trained_model import TrainedModel
 
 MAX_LOGGED = 20  # predictions
@@ -26,34 +23,33 @@ _log = logging.getLogger(__name__)
 
 
 def _opened(
-    config: ConfigDict, workdir: Path, samples_from: str | None, *pair: str
-) -> tuple[TrainedModel, DataType, Any, np.ndarray | None, list[str], Path]:
-    """The run; type, samples, labels and names of `--input` or of the test set; folder of results.
+    trained: TrainedModel, workdir: Path, samples_from: str | None, *pair: str
+) -> tuple[DataType, Samples, np.ndarray | None, list[str], Path]:
+    """Type, samples, labels and names of `--input` or of the test set; folder of results.
 
     Samples are of the source of a pair, by default of the main type. Labels are None for `--input`.
     """
-    trained = restore(config, workdir)
     if pair:
         trained.check_pair(*pair)
     kind = trained.space.types[pair[0] if pair else trained.main_type]
     if samples_from is not None:
         samples, names = kind.named(samples_from)
-        return trained, kind, samples, None, names, workdir / INPUT_FOLDER
-    test = data.load(config.data, "test")
+        return kind, samples, None, names, workdir / INPUT_FOLDER
+    test = data.load(trained.config.data, "test")
     rows = kind.readable(test)  # texts need tokens
     test = test if len(rows) == len(test.labels) else test.at(rows)
     samples = kind.samples(test)
-    return trained, kind, samples, test.labels, kind.names(samples), workdir
+    return kind, samples, test.labels, kind.names(samples), workdir
 
 
 def translate(
-    config: ConfigDict, workdir: Path, samples_from: str | None, source: str, target: str
+    trained: TrainedModel, workdir: Path, samples_from: str | None, source: str, target: str
 ) -> None:
     """Translates the test samples, or `samples_from`; writes a figure of sources and targets.
 
     Writes images to translations.npz, and labels and texts to translations.csv.
     """
-    trained, kind, samples, _, names, _ = _opened(config, workdir, samples_from, source, target)
+    kind, samples, _, names, _ = _opened(trained, workdir, samples_from, source, target)
     translated, made = trained.translate(samples, source, target), trained.space.types[target]
     if np.ndim(translated) > 1:
         files.write_arrays(workdir / "translations.npz", **{made.output: translated})
@@ -69,38 +65,37 @@ def translate(
     _log.info("%s: from %s to %s", path, source, target)
 
 
-def evaluate(config: ConfigDict, workdir: Path) -> None:
-    """Evaluates the newest checkpoint; writes summary.json and figures."""
-    trained = restore(config, workdir)
-    train, test = data.load_data(config)
+def evaluate(trained: TrainedModel, workdir: Path) -> None:
+    """Evaluates the run; writes summary.json and figures."""
+    train, test = data.load_data(trained.config)
     measurements.prepare(trained.space, test)
     results = measurements.evaluate(trained, train, test, workdir)
     files.write_json(workdir / "summary.json", {"step": trained.step, **results})
 
 
-def sample(config: ConfigDict, workdir: Path) -> None:
+def sample(trained: TrainedModel, workdir: Path) -> None:
     """Writes `evaluation.num_samples` samples, equally many per class: samples.npz and a figure."""
-    trained = restore(config, workdir)
-    samples = trained.sample(config.evaluation.get("num_samples", NUM_SAMPLES), key=None)
+    count = trained.config.evaluation.get("num_samples", NUM_SAMPLES)
+    samples = trained.sample(count, key=None)
     data_type = trained.space.types[trained.main_type]
     arrays = {data_type.output: samples.images, "labels": samples.labels}
     files.write_arrays(workdir / "samples.npz", **arrays)
     path, shown = workdir / "figures" / "mode_sample.png", data_type.shown(samples.images)
     if are_images(shown):
-        names = data.label_names(config.data)
+        names = data.label_names(trained.config.data)
         plots.sample_grid(path, shown, samples.labels, names, "Samples")
     else:
         plots.tasks(path, [("Samples", None, shown[: plots.MAX_PAIRS])])
     _log.info("%s: %d samples", path, len(samples.images))
 
 
-def reconstruct(config: ConfigDict, workdir: Path, samples_from: str | None) -> None:
+def reconstruct(trained: TrainedModel, workdir: Path, samples_from: str | None) -> None:
     """Reconstructs test samples, or those of `samples_from`, from their own noise.
 
     Writes a figure and reconstructions.npz with samples and l2 errors, for images in units of
     [-1, 1].
     """
-    trained, kind, samples, labels, _, folder = _opened(config, workdir, samples_from)
+    kind, samples, labels, _, folder = _opened(trained, workdir, samples_from)
     result = trained.reconstruct(samples, labels)
     files.write_arrays(folder / "reconstructions.npz", **result)
     path = folder / "figures" / "mode_reconstruct.png"
@@ -108,13 +103,13 @@ def reconstruct(config: ConfigDict, workdir: Path, samples_from: str | None) -> 
     _log.info("%s: %s and their reconstructions", path, kind.plural)
 
 
-def interpolate(config: ConfigDict, workdir: Path, samples_from: str | None) -> None:
+def interpolate(trained: TrainedModel, workdir: Path, samples_from: str | None) -> None:
     """Interpolates between two samples through latents; writes interpolation.npz and a figure.
 
     The samples are the two of `samples_from`, such as a folder of two images, or the first two test
     samples of different classes. Raises UserError unless there are two.
     """
-    trained, kind, samples, labels, _, folder = _opened(config, workdir, samples_from)
+    kind, samples, labels, _, folder = _opened(trained, workdir, samples_from)
     if labels is not None and len(samples) >= 2:
         others = np.flatnonzero(labels != labels[0])
         rows = np.array([0, others[0] if len(others) > 0 else 1])
@@ -131,32 +126,32 @@ def interpolate(config: ConfigDict, workdir: Path, samples_from: str | None) -> 
     _log.info("%s: interpolation between two %s", path, kind.plural)
 
 
-def embed(config: ConfigDict, workdir: Path, samples_from: str | None) -> None:
+def embed(trained: TrainedModel, workdir: Path, samples_from: str | None) -> None:
     """Writes features of the test samples, or of `samples_from`: embeddings.npz and a figure.
 
     The file has the main features as `features`, the others by name, and `labels`, -1 if unknown.
     """
-    trained, kind, samples, labels, _, folder = _opened(config, workdir, samples_from)
+    kind, samples, labels, _, folder = _opened(trained, workdir, samples_from)
     others = trained.embed(samples)
     features = others.pop(trained.main_feature)
     known = np.full(len(samples), -1, np.int32) if labels is None else labels
     files.write_arrays(folder / "embeddings.npz", features=features, labels=known, **others)
     if len(samples) >= plots.MIN_POINTS:
-        path, names = folder / "figures" / "mode_embed.png", data.label_names(config.data)
+        path, names = folder / "figures" / "mode_embed.png", data.label_names(trained.config.data)
         plots.tsne(path, features, known, names, f"Features of the {kind.name}s (t-SNE)")
         _log.info("%s: features in two dimensions", path)
 
 
-def classify(config: ConfigDict, workdir: Path, samples_from: str | None) -> None:
+def classify(trained: TrainedModel, workdir: Path, samples_from: str | None) -> None:
     """Classifies the test samples, or `samples_from`; writes predictions.csv and a figure.
 
     Samples far from the training data are marked, see `TrainedModel.are_far`.
     """
-    trained, kind, samples, labels, names, folder = _opened(config, workdir, samples_from)
+    kind, samples, labels, names, folder = _opened(trained, workdir, samples_from)
     classes, probabilities = trained.classify(samples)
     are_far = trained.are_far(samples)
     far = [""] * len(samples) if are_far is None else are_far.tolist()
-    class_names = data.label_names(config.data)
+    class_names = data.label_names(trained.config.data)
     predicted = [class_names[label] for label in classes]
     known = [""] * len(samples) if labels is None else [str(label) for label in labels]
     header = ["index", "label", "prediction", "probability", "file", "class", "far"]

@@ -6,28 +6,24 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from ml_collections import ConfigDict
-
 from lzn_jax import extensions
-from lzn_jax.data_types import Invertible
-from lzn_jax.latent_space import LatentSpace, Model
-from lzn_jax.run import devices
+from lzn_jax.data_types import Invertible, Model
+from lzn_jax.latent_space import LatentSpace
 from lzn_jax.trained_model import TrainedModel
 
 SHOWN = 3
 
 
-def next_steps(config: ConfigDict, workdir: Path) -> list[str]:
+def next_steps(space: LatentSpace, workdir: Path) -> list[str]:
     """Lines that describe what the run can do, with commands, most interesting first.
 
     They include the demo page if gradio is installed.
     """
-    space = LatentSpace(config, devices.inference_mesh())
     steps = _steps(TrainedModel(space, Model({}, {}), 0))
     has_page = importlib.util.find_spec("gradio") is not None
     chosen = [("lzn_jax.main", *step) for step in islice(steps, SHOWN - has_page)]
     chosen += [("lzn_jax.demo", "demo page in the browser", [])] * has_page
-    common = [f"--workdir={workdir}", *extensions.extension_flags(config.extensions)]
+    common = [f"--workdir={workdir}", *extensions.extension_flags(space.config.extensions)]
     lines = ["next steps:"]
     for module, description, flags in chosen:
         command = shlex.join(["python", "-m", module, *common, *flags])

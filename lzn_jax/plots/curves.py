@@ -107,7 +107,12 @@ def _draw_panel(axes: Axes, panel: _Panel) -> None:
         if len(x) > _SMOOTH_ABOVE:
             axes.plot(x, y, color=color, alpha=0.25, linewidth=0.8)
             y, marker = median_filter(y, 2 * (len(y) // 50) + 1), ""
-        line: dict[str, Any] = {"color": color, "marker": marker, "markersize": 4, "linewidth": 1.6}
+        line: dict[str, Any] = {
+            "color": color,
+            "marker": marker,
+            "markersize": 4,
+            "linewidth": 1.6,
+        }
         axes.plot(x, y, label=label, **line)
     style.label_axes(axes, panel.title, panel.x_label, panel.y_label)
     _scale(axes, panel)

@@ -2,7 +2,7 @@
 
 import math
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,11 +28,13 @@ _TILE = 96  # least side of an image
 _GAP = 10
 _MARGIN = 24
 
+Shown = Sequence[object] | np.ndarray  # images (n, h, w, c) uint8, or strings
+
 
 class Cell(NamedTuple):
     """An image (h, w, c) uint8 or anything that `str` turns into text."""
 
-    sample: Any
+    sample: object
     caption: str = ""  # below the sample
     is_boxed: bool = False  # as the sheet's key explains
 
@@ -55,7 +57,9 @@ def enlarged(images: UInt8[np.ndarray, "n h w c"], side: int = _TILE) -> np.ndar
     return np.broadcast_to(images, (*images.shape[:3], 3))
 
 
-def drawn(draw: Callable[[Any, Axes], Any], samples: Any) -> UInt8[np.ndarray, "n h w 3"]:
+def drawn(
+    draw: Callable[[object, Axes], object], samples: Iterable[object]
+) -> UInt8[np.ndarray, "n h w 3"]:
     """An image of each sample, drawn by `draw(sample, axes)`."""
     canvas = FigureCanvasAgg(Figure(_DRAWN, style.DPI, layout="constrained"))
     images, (width, height) = [], canvas.get_width_height()
@@ -98,7 +102,7 @@ def sheet(path: AnyPath, rows: Sequence[Row], title: str, key: str = "") -> Path
     return style.save(figure, path)
 
 
-def _content(sample: Any) -> Any:
+def _content(sample: object) -> Any:
     """An enlarged image, or a text in lines."""
     if isinstance(sample, np.ndarray) and sample.ndim == 3:
         return enlarged(sample[None])[0]
@@ -106,7 +110,7 @@ def _content(sample: Any) -> Any:
     return "\n".join(lines[:_MAX_LINES]) + "…" * (len(lines) > _MAX_LINES)
 
 
-def _size(content: Any) -> tuple[int, int]:
+def _size(content: np.ndarray | str) -> tuple[int, int]:
     """Width and height in pixels; texts have a margin."""
     if isinstance(content, str):
         width, height = text_extent(content, SMALL_SIZE)
@@ -232,7 +236,13 @@ def predictions(
     return sheet(path, _blocks(Row(cells)), title)
 
 
-def translations(path: AnyPath, sources: Any, targets: Any, title: str, made: bool = True) -> Path:
+def translations(
+    path: AnyPath,
+    sources: Shown,
+    targets: Shown,
+    title: str,
+    made: bool = True,
+) -> Path:
     """The first 20 sources, each above its target; targets `made` by a model are boxed.
 
     Samples are images (h, w, c) uint8 or anything that `str` turns into text.
@@ -241,12 +251,12 @@ def translations(path: AnyPath, sources: Any, targets: Any, title: str, made: bo
     return sheet(path, _blocks(*rows, columns=5), title, _MADE if made else "")
 
 
-def _pairs(sources: Any, targets: Any, made: bool = True) -> list[Row]:
+def _pairs(sources: Shown | None, targets: Shown, made: bool = True) -> list[Row]:
     below = Row([Cell(sample, is_boxed=made) for sample in targets])
     return [below] if sources is None else [Row([Cell(sample) for sample in sources]), below]
 
 
-def tasks(path: AnyPath, rows: Sequence[tuple[str, Any, Any]]) -> Path:
+def tasks(path: AnyPath, rows: Sequence[tuple[str, Shown | None, Shown]]) -> Path:
     """A band for each task (title, sources, targets), as in `translations`.
 
     Sources are None for samples of the prior.
@@ -260,7 +270,7 @@ def tasks(path: AnyPath, rows: Sequence[tuple[str, Any, Any]]) -> Path:
     return sheet(path, bands, title, _MADE)
 
 
-def retrieval(path: AnyPath, rows: Sequence[tuple[Any, Sequence[Any], Sequence[bool]]]) -> Path:
+def retrieval(path: AnyPath, rows: Sequence[tuple[object, Shown, Sequence[bool]]]) -> Path:
     """A row for each query: the query, the samples nearest to it, a box around its partner.
 
     A row holds the query, the samples, and whether each of them is the partner.

@@ -14,6 +14,7 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Circle
+from matplotlib.typing import ColorType
 
 from lzn_jax.plots import style
 from lzn_jax.plots.style import AnyPath
@@ -98,7 +99,7 @@ def among_zones(
     return figure
 
 
-def _colors(labels: np.ndarray) -> dict[int, Any]:
+def _colors(labels: np.ndarray) -> dict[int, ColorType]:
     """Colours by class: the palette, or a continuous colour map for more than ten classes."""
     classes = np.unique(labels).tolist()
     many = mpl.colormaps["turbo"](np.linspace(0.02, 0.98, len(classes)))
@@ -166,7 +167,7 @@ def _draw_prior(axes: Axes) -> Line2D:
 
 
 def _fill_zones(
-    axes: Axes, plane: np.ndarray, span: float, classes_of: ClassesOf, colors: dict[int, Any]
+    axes: Axes, plane: np.ndarray, span: float, classes_of: ClassesOf, colors: dict[int, ColorType]
 ) -> None:
     """Colours the points of a plane (q, 2) within `span` by class, with white borders."""
     line = np.linspace(-span, span, _GRID)

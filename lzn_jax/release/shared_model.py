@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Collection, Mapping, Sequence, Set
 from pathlib import Path
+from types import UnionType
 from typing import Any
 
 import jax
@@ -15,10 +16,11 @@ import numpy as np
 
 from lzn_jax import configuration, data, files, schema
 from lzn_jax.configuration import CONFIG_FILE, TOKENIZER_FILE
+from lzn_jax.data_types import Model
 from lzn_jax.errors import UserError, explained
 from lzn_jax.evaluation.headline import most_important
 from lzn_jax.files import DamagedError
-from lzn_jax.latent_space import LatentSpace, Model
+from lzn_jax.latent_space import LatentSpace
 from lzn_jax.release import hub
 from lzn_jax.run import devices
 from lzn_jax.trained_model import TrainedModel
@@ -141,7 +143,9 @@ def _check_replaceable(folder: Path) -> None:
         ) from error
 
 
-def _table(workdir: Path, name: str, kind: Any, names: Set[str] = frozenset()) -> dict[str, Any]:
+def _table(
+    workdir: Path, name: str, kind: type | UnionType, names: Set[str] = frozenset()
+) -> dict[str, Any]:
     """JSON object with values of a `kind`, for `names` at least; empty if there is no such file."""
     if (content := _content(workdir, name)) is None:
         return {}

@@ -6,7 +6,6 @@ release's (NCSN++, ResNet, label anchors) without the prefix of its wrappers.
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
 
 import jax
 import numpy as np
@@ -15,6 +14,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Shaped
 
 from lzn_jax.data_types.label import LabelAnchors
+from lzn_jax.models import Tree
 from lzn_jax.models.ncsnpp import NCSNppDecoder, NCSNppEncoder
 from lzn_jax.models.resnet import ResNet
 
@@ -47,11 +47,11 @@ _PIXELWISE = re.compile(r"(\bConv_\d|^spatial_transformations\.\d+\.0)\.weight$"
 _NOT_TRANSPOSED = re.compile(r"(\.W|^anchor)$")
 
 
-def shapes_in_execution_order(init: Callable[[jax.Array], Mapping[str, Any]]) -> Shapes:
+def shapes_in_execution_order(init: Callable[[jax.Array], Mapping[str, Tree]]) -> Shapes:
     """Shapes of the variables that `init(key)` creates, in order of creation, constants first."""
-    created: dict[Path, Any] = {}
+    created: dict[Path, jax.ShapeDtypeStruct] = {}
 
-    def record(key: jax.Array) -> Mapping[str, Any]:
+    def record(key: jax.Array) -> Mapping[str, Tree]:
         variables = init(key)
         created.update(flatten_dict(variables))
         return variables
@@ -142,7 +142,7 @@ def to_flax(
 
 def to_variables(
     weights: Mapping[str, Shaped[np.ndarray, "..."]], keys: Keys, shapes: Shapes
-) -> dict[str, Any]:
+) -> dict[str, Tree]:
     """Nested variables from arrays by torch key; raises ValueError for other keys or shapes."""
     known = dict.fromkeys(keys.values())
     for problem, these, those in (("missing", known, weights), ("unexpected", weights, known)):

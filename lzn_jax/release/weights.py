@@ -6,13 +6,13 @@ Such a file is a dict. Each network has an entry of weights by key and an entry 
 
 import os
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from lzn_jax import torch_files
 from lzn_jax.errors import UserError
-from lzn_jax.models import Variables
+from lzn_jax.models import Tree, Variables
 from lzn_jax.release.torch_keys import Keys, Shapes, to_variables
 
 ENTRIES = {"encoder": "encoder", "decoder": "decoder", "label_anchors": "label_anchor"}
@@ -68,7 +68,7 @@ def read(path: str | os.PathLike[str], layouts: Mapping[str, Layout], *, ema: bo
     return Released(raw, averaged, iteration)
 
 
-def _weights(entry: Any, name: str) -> dict[str, Any]:
+def _weights(entry: object, name: str) -> dict[str, Tree]:
     if not isinstance(entry, dict):
         raise ValueError(f"its entry {name} is not a dict")
     if other := [key for key in entry if not str(key).startswith(PREFIX)]:
@@ -79,7 +79,7 @@ def _weights(entry: Any, name: str) -> dict[str, Any]:
     return weights
 
 
-def _averaged(entry: Any, weights: Mapping[str, Any], layout: Layout) -> dict[str, Any]:
+def _averaged(entry: object, weights: Mapping[str, object], layout: Layout) -> dict[str, Tree]:
     """Averages by key; keys, and arrays that are not averaged, are taken from the weights."""
     if list(weights) != list(layout.keys.values()):
         raise ValueError("its keys are in another order than the network's: averages have no key")
@@ -93,7 +93,7 @@ def _averaged(entry: Any, weights: Mapping[str, Any], layout: Layout) -> dict[st
     return {**weights, **dict(zip(trained, shadow, strict=True))}
 
 
-def _variables(weights: Mapping[str, Any], layout: Layout, entry: str) -> dict[str, Any]:
+def _variables(weights: Mapping[str, np.ndarray], layout: Layout, entry: str) -> dict[str, Tree]:
     try:
         for key, value in weights.items():
             kind = getattr(value, "dtype", type(value).__name__)

@@ -1,24 +1,24 @@
 """Inference in batches of one size, so that a function compiles once."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from lzn_jax.models import Tree
 from lzn_jax.progress import progress
 from lzn_jax.run import devices
 
 
 def in_batches(
-    function: Callable[..., Any],
-    examples: Any,
+    function: Callable[..., Tree],
+    examples: Tree,
     *,
     mesh: Mesh,
     batch_size: int,
     description: str,
-) -> Any:
+) -> Tree:
     """Applies `function` to batches along the leading axis of `examples`, a pytree of n rows.
 
     Returns NumPy arrays with n rows, in every process. The last batch is padded with copies of its

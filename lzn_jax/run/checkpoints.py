@@ -21,6 +21,7 @@ import orbax.checkpoint as ocp
 from lzn_jax import files
 from lzn_jax.errors import UserError
 from lzn_jax.files import DamagedError
+from lzn_jax.models import Tree
 from lzn_jax.run import devices
 
 ITEMS = ("params", "ema", "optimizer", "context", "progress")
@@ -57,7 +58,7 @@ class Checkpoints:
             ),
         )
 
-    def save(self, step: int, items: Mapping[str, Any], progress: Mapping[str, int]) -> None:
+    def save(self, step: int, items: Mapping[str, Tree], progress: Mapping[str, int]) -> None:
         """Starts writing the array trees `items` and `progress`; returns once they are copied.
 
         `progress` includes the step, by which `restore` detects a renamed checkpoint.
@@ -105,8 +106,8 @@ class Checkpoints:
             ) from error
 
     def restore(
-        self, targets: Mapping[str, Any], step: int | None = None
-    ) -> tuple[int, dict[str, Any]] | None:
+        self, targets: Mapping[str, Tree], step: int | None = None
+    ) -> tuple[int, dict[str, Tree]] | None:
         """Step and verified items of the newest intact checkpoint, or of the one at `step`.
 
         `targets` maps item names to trees of `jax.ShapeDtypeStruct` with a sharding; `progress` is
@@ -152,7 +153,7 @@ class Checkpoints:
                 raise
             _log.error("%s", _one_line(failure))
 
-    def _read(self, step: int, targets: Mapping[str, Any]) -> dict[str, Any]:
+    def _read(self, step: int, targets: Mapping[str, Tree]) -> dict[str, Tree]:
         placed = ocp.checkpoint_utils.construct_restore_args
         args: dict[str, Any] = {
             name: ocp.args.PyTreeRestore(tree, restore_args=placed(tree))
@@ -168,7 +169,7 @@ class Checkpoints:
             raise DamagedError(f"it belongs to step {items['progress']['step']}")
         return items
 
-    def _verify_files(self, step: int, items: Mapping[str, Any]) -> None:
+    def _verify_files(self, step: int, items: Mapping[str, Tree]) -> None:
         folder = self._folder / str(step)
         if not files.is_writer():
             return

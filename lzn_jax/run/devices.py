@@ -5,15 +5,14 @@ fit (FSDP, Zhao et al. 2023, arXiv:2304.11277): XLA then gathers an array where 
 """
 
 import math
-from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from ml_collections import ConfigDict
 
 from lzn_jax.errors import UserError
+from lzn_jax.models import Tree
 
 MIN_SHARDED = 2**14  # elements; gathering smaller arrays costs more than it saves
 
@@ -30,32 +29,34 @@ def inference_mesh() -> Mesh:
     return Mesh(np.array(devices), ("data",), axis_types=(AxisType.Auto,))
 
 
-def training_mesh(training: ConfigDict, devices: list[jax.Device] | None = None) -> Mesh:
-    """Mesh over which batches are sharded in training, of the devices in `training.devices`.
+def training_mesh(
+    devices: int | str,
+    batch_size: int,
+    microbatch_size: int | None,
+    queries: int | None = None,
+    available: list[jax.Device] | None = None,
+) -> Mesh:
+    """Mesh over which batches are sharded in training, given values of the group `training`.
 
     Raises UserError for more devices than available, and for batches, micro-batches or queries that
     would leave devices idle, unless `training.devices` is `dividing`.
     """
-    devices = _available() if devices is None else devices
-    if isinstance(training.devices, int):
-        own = _by_process(devices)
-        each, rest = divmod(training.devices, len(own))
+    used = _available() if available is None else available
+    if isinstance(devices, int):
+        own = _by_process(used)
+        each, rest = divmod(devices, len(own))
         if rest or each > min(map(len, own)):
             raise UserError(
                 f"training.devices must be a multiple of the number of processes {len(own)} and at "
-                f"most {len(devices)}, the number of devices, got {training.devices}"
+                f"most {len(used)}, the number of devices, got {devices}"
             )
-        devices = [device for group in own for device in group[:each]]
-    names = ("batch_size", "microbatch_size", "queries")  # numbers of rows that are sharded
-    sizes = {name: training[name] for name in names if training.get(name) is not None}
-    if training.devices != "dividing" and any(size % len(devices) for size in sizes.values()):
-        raise UserError(_idle(sizes, len(devices)))
-    return make_mesh(math.gcd(*sizes.values()), devices)
-
-
-def examples_at_a_time(training: ConfigDict) -> int:
-    """Number of examples per micro-batch, or per batch without micro-batches."""
-    return int(training.microbatch_size or training.batch_size)
+        used = [device for group in own for device in group[:each]]
+    # Numbers of rows that are sharded.
+    rows = {"batch_size": batch_size, "microbatch_size": microbatch_size, "queries": queries}
+    sizes = {name: size for name, size in rows.items() if size is not None}
+    if devices != "dividing" and any(size % len(used) for size in sizes.values()):
+        raise UserError(_idle(sizes, len(used)))
+    return make_mesh(math.gcd(*sizes.values()), used)
 
 
 def _idle(sizes: dict[str, int], count: int) -> str:
@@ -109,14 +110,14 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def placed(shapes: Any, mesh: Mesh, *, shard: bool = False) -> Any:
+def placed(shapes: Tree, mesh: Mesh, *, shard: bool = False) -> Tree:
     """Shapes of parameters or optimiser state with their placement, by default replicated.
 
     With `shard`, arrays of at least MIN_SHARDED elements are sharded along the longest axis that
     the devices divide evenly.
     """
 
-    def place(a: Any) -> jax.ShapeDtypeStruct:
+    def place(a: jax.Array | jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         spec = PartitionSpec()
         axes = [k for k, length in enumerate(a.shape) if length % mesh.size == 0]
         if shard and axes and math.prod(a.shape) >= MIN_SHARDED:
@@ -132,18 +133,18 @@ def own_rows(count: int) -> slice:
     return slice(jax.process_index() * size, (jax.process_index() + 1) * size)
 
 
-def put_rows(rows: Any, mesh: Mesh) -> Any:
+def put_rows(rows: Tree, mesh: Mesh) -> Tree:
     """Shards a batch over the mesh; `rows` are this process's `own_rows` (pytrees of arrays)."""
     return jax.make_array_from_process_local_data(split(mesh), rows)
 
 
-def put_whole(tree: Any, placement: jax.sharding.Sharding) -> Any:
+def put_whole(tree: Tree, placement: jax.sharding.Sharding) -> Tree:
     """Places arrays that are equal in all processes on the devices of all processes."""
     # Via NumPy: JAX 0.10 breaks device arrays if each process has one device.
     return jax.device_put(jax.device_get(tree), placement)
 
 
-def fetch(tree: Any) -> Any:
+def fetch(tree: Tree) -> Tree:
     """Complete NumPy copies of arrays in every process; every process must call this."""
     if jax.process_count() == 1:
         return jax.device_get(tree)
@@ -157,7 +158,7 @@ def fetch(tree: Any) -> Any:
     )
 
 
-def bytes_on_a_device(tree: Any) -> int:
+def bytes_on_a_device(tree: Tree) -> int:
     """Bytes that arrays, or shapes with a placement, take on each device."""
     return sum(
         math.prod(a.sharding.shard_shape(a.shape)) * a.dtype.itemsize for a in jax.tree.leaves(tree)

@@ -13,14 +13,13 @@ from typing import Any, SupportsFloat
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 from PIL import Image
 from tensorboardX import summary
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto import event_pb2, summary_pb2
 from tqdm import tqdm
 
-from lzn_jax import configuration, files
+from lzn_jax import files
 from lzn_jax.errors import UserError, package
 from lzn_jax.run import devices
 
@@ -111,13 +110,13 @@ class MetricLog:
 
             self._send(step, {name: wandb.Image(os.fspath(path))})
 
-    def _add(self, step: int, **content: Any) -> None:
+    def _add(self, step: int, **content: object) -> None:
         if self._events is not None:
             event = event_pb2.Event(step=step, wall_time=time.time(), **content)
             self._events.write_event(event)
             self._events.flush()  # the buffer of a network file system may hide hours of events
 
-    def _send(self, step: int, values: Mapping[str, Any]) -> None:
+    def _send(self, step: int, values: Mapping[str, object]) -> None:
         """Sends values to wandb until that fails: SIGTERM may end its process before this one."""
         try:
             if self._wandb is not None:
@@ -148,12 +147,12 @@ def _drop_after(path: Path, step: int) -> None:
             files.write_bytes(path, content)
 
 
-def start_wandb(config: ConfigDict, workdir: Path) -> Any:
+def start_wandb(project: str | None, workdir: Path, config: Mapping[str, object]) -> Any:
     """Run of Weights & Biases, the same one when a run resumes; None without a project.
 
     Raises UserError if the package is missing or the service refuses the project or the user.
     """
-    if config.reporting.wandb_project is None or not files.is_writer():
+    if project is None or not files.is_writer():
         return None
     remedy = "--config.reporting.wandb_project=None"
     wandb = package("wandb", f"-e '.[wandb]', or {remedy}")
@@ -162,12 +161,12 @@ def start_wandb(config: ConfigDict, workdir: Path) -> Any:
         files.write_bytes(path, secrets.token_hex(4).encode())
     try:
         return wandb.init(
-            project=config.reporting.wandb_project,
+            project=project,
             id=path.read_text(),
             resume="allow",
             name=workdir.resolve().name,
             dir=workdir,
-            config=configuration.to_json_dict(config),
+            config=config,
             settings=wandb.Settings(console="off"),  # otherwise it captures stderr and its bars
         )
     except wandb.Error as error:
@@ -255,13 +254,14 @@ class LateMetrics:
         bar: tqdm,
         goodput: Goodput,
         first_step: int,
-        training: ConfigDict,
+        batch_size: int,
+        log_every_steps: int,
         learning_rates: Callable[[int, int], Mapping[str, float]],
         peak_steps: float | None = None,
     ) -> None:
         self._log, self._bar, self._goodput = log, bar, goodput
-        self._training, self._peak_steps = training, peak_steps
-        self._learning_rates = learning_rates
+        self._batch_size, self._log_every_steps = batch_size, log_every_steps
+        self._learning_rates, self._peak_steps = learning_rates, peak_steps
         self._pending: tuple[int, Mapping[str, jax.Array]] | None = None
         self._skipped_in_a_row = 0.0
         self._start = self._last = (first_step, goodput.seconds)
@@ -283,7 +283,7 @@ class LateMetrics:
         words = (f"{name.replace('_', ' ')} {values[name]:.4f}" for name in shown)
         self._bar.set_postfix_str(", ".join(words), refresh=False)
         self._bar.update(1)
-        if step % self._training.log_every_steps == 0:
+        if step % self._log_every_steps == 0:
             before = int(values["skipped"]) - (self._skipped_in_a_row > 0)
             values |= self._learning_rates(step, before)
             self._log.write(step, {**values, **self._rates(self._last, step)})
@@ -316,7 +316,7 @@ class LateMetrics:
             "steps_per_second": 1 / seconds,
             "seconds_per_step": seconds,
             "data_seconds_per_step": waiting,
-            "examples_per_second": self._training.batch_size / seconds,
+            "examples_per_second": self._batch_size / seconds,
             **({} if peak is None else {"mfu": 1 / seconds / peak}),
         }
 

@@ -1,7 +1,7 @@
 """Latent alignment: the loss that moves zones of one type into zones of another (§2.2.2, B.1)."""
 
 import functools
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from lzn_jax.zoning.devices import (
     Towards,
+    Tree,
     by_rows,
     integrate,
     mixture_cotangent,
@@ -99,7 +100,7 @@ def _log_assignments_fwd(
 
 
 def _log_assignments_bwd(
-    towards: Towards, residuals: Any, d_log_p_MxSxN: Array
+    towards: Towards, residuals: Tree, d_log_p_MxSxN: Array
 ) -> tuple[Mixture, Points]:
     mixture, points, record = residuals
 
@@ -316,8 +317,8 @@ def _align_fwd(
 
 
 def _align_bwd(
-    towards: Towards, objective: _Objective, gradients: Any, d_totals: Array
-) -> tuple[Any, ...]:
+    towards: Towards, objective: _Objective, gradients: Tree, d_totals: Array
+) -> tuple[Tree, ...]:
     del towards, objective
     d_loss = d_totals[0]  # the metrics have no gradient
     return *jax.tree.map(lambda gradient: d_loss * gradient, gradients), None

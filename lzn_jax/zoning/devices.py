@@ -79,7 +79,7 @@ class _Placement(NamedTuple):
     mesh: AbstractMesh
     axes: tuple[str, ...]  # axes of the mesh that divide the rows
 
-    def place(self, tree: Tree, *axes: Any) -> Tree:
+    def place(self, tree: Tree, *axes: tuple[str, ...]) -> Tree:
         """The arrays with their leading axis divided over `axes`, or whole without them."""
         sharding = NamedSharding(self.mesh, PartitionSpec(*axes))
         is_explicit = bool(self.mesh.explicit_axes)
@@ -182,7 +182,7 @@ def _trajectory(towards: Towards, mixture: Mixture, points: Points) -> Trajector
     return _trajectory_fwd(towards, mixture, points)[0]
 
 
-def _trajectory_fwd(towards: Towards, mixture: Mixture, points: Points) -> tuple[Trajectory, Any]:
+def _trajectory_fwd(towards: Towards, mixture: Mixture, points: Points) -> tuple[Trajectory, Tree]:
     def block(view, table, points, record, linear, sums):
         del record, linear
         return flow(view, table, points), sums
@@ -192,7 +192,7 @@ def _trajectory_fwd(towards: Towards, mixture: Mixture, points: Points) -> tuple
 
 
 def _trajectory_bwd(
-    towards: Towards, residuals: Any, cotangent: Trajectory
+    towards: Towards, residuals: Tree, cotangent: Trajectory
 ) -> tuple[Mixture, Points]:
     mixture, points, record = residuals
 
@@ -209,14 +209,14 @@ _trajectory.defvjp(_trajectory_fwd, _trajectory_bwd)
 
 
 def by_rows(
-    function: Callable[..., tuple[Any, Any]],
+    function: Callable[..., tuple[Tree, Tree]],
     towards: Towards,
     mixture: Mixture,
     points: Points,
-    record: Any = (),
-    linear: Any = (),
-    zero_sums: Callable[[Mixture], Any] = lambda mixture: (),
-) -> tuple[Any, Any]:
+    record: Tree = (),
+    linear: Tree = (),
+    zero_sums: Callable[[Mixture], Tree] = lambda mixture: (),
+) -> tuple[Tree, Tree]:
     """Applies `function(view, table, points, record, linear, sums)` to all points in blocks.
 
     The arrays must be placed by `place_rows`. The call has no derivative: a function that has one
@@ -240,7 +240,7 @@ def by_rows(
     return call(mixture, (points, record), linear)
 
 
-def _refuse(primals: Any, tangents: Any) -> Any:
+def _refuse(primals: Tree, tangents: Tree) -> Tree:
     raise NotImplementedError(
         "zoning has first derivatives only: differentiate once, or stop the gradient of the arrays "
         "(jax.lax.stop_gradient)"

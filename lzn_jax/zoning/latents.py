@@ -3,14 +3,14 @@
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from lzn_jax.zoning.devices import integrate, over_devices, place_rows
+from lzn_jax.zoning.devices import Tree, integrate, over_devices, place_rows
 from lzn_jax.zoning.flow import Joined, Mixture, Points
 from lzn_jax.zoning.solvers import Solver
 
@@ -29,7 +29,7 @@ def public(function: Callable[..., R]) -> Callable[..., R]:
     jitted = jax.jit(jax.named_scope("zoning")(function), static_argnames=settings)
 
     @functools.wraps(function)
-    def call(*args: Any, **kwargs: Any) -> R:
+    def call(*args: object, **kwargs: object) -> R:
         given = signature.bind(*args, **kwargs).arguments
         if "solver" in settings and not isinstance(given["solver"], Solver):
             expected = "a setting such as Euler(20), DPMSolver(20) or AdamsBashforth(10)"
@@ -41,7 +41,7 @@ def public(function: Callable[..., R]) -> Callable[..., R]:
     return call
 
 
-def _check_range(name: str, indices: Any, anchors: Any) -> None:
+def _check_range(name: str, indices: Tree, anchors: Tree) -> None:
     if indices is None or isinstance(indices, jax.core.Tracer) or np.ndim(anchors) != 2:
         return
     if not getattr(indices, "is_fully_addressable", True):  # divided over processes
@@ -53,7 +53,7 @@ def _check_range(name: str, indices: Any, anchors: Any) -> None:
         raise ValueError(f"{name} must index the {count} anchors, from 0 to {count - 1}, got {got}")
 
 
-def mixture_and_points(log_weights: jax.Array | None, **arrays: jax.Array) -> list[Any]:
+def mixture_and_points(log_weights: jax.Array | None, **arrays: jax.Array) -> list[Tree]:
     """The mixture of the first array, anchors (n, q), and the other arrays, points (m, q).
 
     All are float64 if one input is, else float32. Without log weights (n,) the mixture is uniform.
@@ -200,7 +200,7 @@ def classify(
     return nearest[: len(points)]
 
 
-def _nearest(mixture: Mixture, points: Array, linear: tuple[()], sums: Any) -> tuple[Array, Any]:
+def _nearest(mixture: Mixture, points: Array, linear: tuple[()], sums: Tree) -> tuple[Array, Tree]:
     """Row function: index of the nearest anchor that is not removed."""
     del linear
     distances = jnp.sum((points[:, None] - mixture.anchors_NxQ) ** 2, axis=-1)

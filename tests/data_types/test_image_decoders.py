@@ -25,7 +25,10 @@ LATENTS, LABELS = jnp.ones((6, 3)), jnp.eye(6)
 
 def given(part, batch, condition, **changes):
     """What the network of a decoder's loss is given: x_t, t, latents and condition."""
-    decoder, found = part(small.config("configs/digits_text.py", **changes), nn.Dense(1)), []
+    decoder, found = (
+        part.from_config(small.config("configs/digits_text.py", **changes), nn.Dense(1)),
+        [],
+    )
 
     def network(variables, key, *inputs):
         jax.debug.callback(lambda *arrays: found.extend(map(np.asarray, arrays)), *inputs)
@@ -95,7 +98,7 @@ NCSNPP = Path(__file__).parents[1] / "ncsnpp_joint.py"
 
 def mean_flow_decoder(**changes):
     changes |= {"decoder__name": "mean_ncsnpp", "training__flow_draws": 2}
-    decoder = MeanFlowDecoder(small.config(NCSNPP, **changes), nn.Dense(1))
+    decoder = MeanFlowDecoder.from_config(small.config(NCSNPP, **changes), nn.Dense(1))
     decoder.module = Velocity()
     return decoder
 

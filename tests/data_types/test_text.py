@@ -12,10 +12,9 @@ from flax import linen as nn
 
 from lzn_jax import zoning
 from lzn_jax.data import Examples
-from lzn_jax.data_types import Context
-from lzn_jax.data_types.text import Text, TextDecoder, TextEncoder, known
+from lzn_jax.data_types import Context, Model
+from lzn_jax.data_types.text import Text, known
 from lzn_jax.errors import UserError
-from lzn_jax.latent_space import Model
 from lzn_jax.models import keys_by_index, transformer
 from lzn_jax.run import devices as devices_module
 from lzn_jax.run.batching import in_batches
@@ -42,13 +41,13 @@ class Sums:
 
 
 def encoder_of_sums():
-    encoder = TextEncoder(config(), LETTERS)
+    encoder = Text(config()).encoder
     encoder.module = Sums
     return encoder
 
 
 def decoder_of(network, **changes):
-    decoder = TextDecoder(config(**changes), LETTERS)
+    decoder = Text(config(**changes)).decoder
     decoder.module = network
     return decoder
 
@@ -97,8 +96,8 @@ def test_tokens_reach_an_anchor_beside_the_convolution_too():
 
 @pytest.mark.parametrize("name", ["text_encoder", "text_decoder"])
 def test_a_network_drops_out_at_its_own_rate(name):
-    setting = config(**{f"{name}__dropout": 0.5})
-    encoder, decoder = TextEncoder(setting, LETTERS), TextDecoder(setting, LETTERS)
+    made = Text(config(**{f"{name}__dropout": 0.5}))
+    encoder, decoder = made.encoder, made.decoder
     tokens, latents = LETTERS.encode(["ab", "b a"]), np.ones((2, 4), np.float32)
     params = {
         "text_encoder": variables(encoder.module, tokens),
@@ -188,7 +187,7 @@ def test_texts_drawn_at_temperature_1_have_the_probabilities_of_the_logits():
 def written_by_whole_passes(decoder, params, key, latents, index):
     """Tokens as a network without kept keys and values writes them, all anew for each place."""
     keys = jax.jit(keys_by_index, static_argnums=1)(key, "text_tokens", index)
-    temperature = decoder.config.sampling.temperature
+    temperature = decoder.temperature
     tokens = np.zeros((len(latents), 6), np.int32)
 
     @jax.jit

@@ -12,7 +12,7 @@ import pytest
 import small
 
 from lzn_jax import parts, zoning
-from lzn_jax.data_types import Classifier, DataType, Decoder, Encoder, Zones, context_rows
+from lzn_jax.data_types import Classifier, DataType, Decoder, Encoder, Model, Zones, context_rows
 from lzn_jax.errors import UserError
 from lzn_jax.latent_space import LatentSpace
 from lzn_jax.models.mlp import MLP
@@ -124,7 +124,7 @@ class OfNumbers(Classifier):
     num_classes = 3
 
     def classes(self, model):
-        return model, jnp.array([2, 0, 2, 0, 0])
+        return model.variables["anchors"], jnp.array([2, 0, 2, 0, 0])
 
 
 def test_probabilities_of_classes_are_those_before_the_last_step():
@@ -140,8 +140,8 @@ def test_probabilities_of_classes_are_those_before_the_last_step():
     for column, label in enumerate([2, 0, 2, 0, 0]):
         expected[:, label] += weights[:, column]
     probabilities = jax.jit(OfNumbers().class_probabilities, static_argnums=2)
-    given = (np.float32(each) for each in (anchors, latents))
-    found = probabilities(*given, zoning.Euler(num_steps))
+    model = Model({"anchors": np.float32(anchors)}, {})
+    found = probabilities(model, np.float32(latents), zoning.Euler(num_steps))
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
 
 

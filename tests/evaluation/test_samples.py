@@ -179,8 +179,9 @@ def test_bad_weights_are_found_before_any_image_is_seen(settings, message, tmp_p
     if settings.get("clip") == "bad":
         settings = {"clip": tmp_path / "model.safetensors"}
         settings["clip"].write_bytes(b"other")
+    space = types.SimpleNamespace(config=FrozenConfigDict(config(**settings)))
     with pytest.raises(UserError, match=message):
-        samples_module.measure.prepare(FrozenConfigDict(config(**settings)))
+        samples_module.measure.prepare(space)
 
 
 def test_bad_weights_end_a_run_before_its_first_step(tmp_path, capsys):

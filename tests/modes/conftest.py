@@ -7,7 +7,7 @@ import jax
 import pytest
 import small
 
-from lzn_jax.modes import inference
+from lzn_jax import loading
 from lzn_jax.run.devices import make_mesh
 
 ROOT = Path(__file__).parents[2]
@@ -26,7 +26,7 @@ def in_repository():
 def restored_once():
     """A run is read once for all modes, so that each of its programs is compiled once."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(inference, "restore", functools.cache(inference.restore))
+        patch.setattr(loading, "restore", functools.cache(loading.restore))
         yield
 
 

@@ -198,7 +198,7 @@ def test_shapes_of_a_batch_are_those_of_the_data(config):
     space = LatentSpace(config, devices.make_mesh(1))
     train, _ = load_data(config)
     with TrainingBatches(train, config.training.batch_size, 0, space.transform) as batches:
-        assert compile_module.batch_shapes(space, config) == batches.shapes()
+        assert compile_module.batch_shapes(space) == batches.shapes()
         batch = next(batches)
     assert {k: (v.shape, v.dtype) for k, v in batch.items()} == {
         k: (v.shape, np.dtype(v.dtype)) for k, v in batches.shapes().items()

@@ -21,10 +21,11 @@ import small
 from safetensors.numpy import load_file
 
 import lzn_jax
-from lzn_jax import configuration, data
+from lzn_jax import data, loading
 from lzn_jax import main as command_line
+from lzn_jax.data_types import Model
 from lzn_jax.errors import UserError
-from lzn_jax.latent_space import LatentSpace, Model
+from lzn_jax.latent_space import LatentSpace
 from lzn_jax.modes import export
 from lzn_jax.run import workdir as workdirs
 from lzn_jax.run.devices import make_mesh
@@ -162,7 +163,7 @@ def unsaved(tmp_path, monkeypatch):
     """Function that returns the folder of a run whose model is `drawn`, not read."""
 
     def folder(name):
-        monkeypatch.setattr(export, "restore", lambda *_: drawn(name))
+        monkeypatch.setattr(loading, "restore", lambda *_: drawn(name))
         workdirs.record(drawn(name).config, tmp_path / "run")
         (tmp_path / "run" / "checkpoints" / "2").mkdir(parents=True)
         return tmp_path / "run"
@@ -484,7 +485,7 @@ def test_a_folder_that_changes_during_an_export_is_not_replaced(workdir, capsys,
 
 def test_one_process_of_several_writes(workdir, monkeypatch):
     monkeypatch.setattr(export.files, "is_writer", lambda: False)
-    export.export(configuration.load_run(workdir), workdir)
+    export.export(lzn_jax.load(workdir), workdir)
     assert not list(workdir.glob("*export*"))
 
 

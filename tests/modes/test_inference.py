@@ -9,10 +9,9 @@ import pytest
 import small
 from PIL import Image
 
-from lzn_jax import data, plots
+from lzn_jax import data, loading, plots
 from lzn_jax import main as command_line
 from lzn_jax.data.pixels import EncodedImages
-from lzn_jax.modes import inference
 
 ROOT = Path(__file__).parents[2]
 FIGURES = {"samples", "unconditional_samples", "reconstructions", "zones", "tasks"}
@@ -165,7 +164,7 @@ def test_labels_are_given_by_name_or_number(run, capsys, drawn, asked):
 
 
 def translated(run, labels):
-    model = inference.restore(small.config(run[0][0].partition("=")[2]), run[1])
+    model = loading.restore(small.config(run[0][0].partition("=")[2]), run[1])
     return model.translate(np.array(labels), "label", "image")
 
 

@@ -9,7 +9,9 @@ import small
 
 from lzn_jax import data
 from lzn_jax import main as command_line
+from lzn_jax.latent_space import LatentSpace
 from lzn_jax.modes.next_steps import next_steps
+from lzn_jax.run import devices
 
 pytestmark = pytest.mark.usefixtures("restored_once")
 
@@ -22,14 +24,15 @@ def without_a_page(monkeypatch):
 def test_the_page_is_the_third_where_it_can_be_had(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name == "gradio")
     config = small.config("configs/digits_joint.py")
-    lines = next_steps(config, Path("a folder"))
+    lines = next_steps(LatentSpace(config, devices.make_mesh(1)), Path("a folder"))
     assert len(lines) == 7
     assert lines[-1] == "    python -m lzn_jax.demo '--workdir=a folder'"
 
 
 def commands(name, workdir="unused", **changes):
     """Flags of the commands that are shown for a config."""
-    first, *lines = next_steps(small.config(f"configs/{name}.py", **changes), Path(workdir))
+    space = LatentSpace(small.config(f"configs/{name}.py", **changes), devices.make_mesh(1))
+    first, *lines = next_steps(space, Path(workdir))
     assert first == "next steps:"
     assert all(line.endswith(":") for line in lines[::2])
     split = [shlex.split(line) for line in lines[1::2]]

@@ -45,7 +45,7 @@ def _training(batch_size, microbatch_size=None, devices="all", **more):
     ],
 )
 def test_devices_of_training_are_all_or_as_many_as_divide_or_a_number(training, used):
-    assert list(devices_module.training_mesh(training).devices) == jax.devices()[:used]
+    assert list(devices_module.training_mesh(**training).devices) == jax.devices()[:used]
 
 
 @pytest.mark.parametrize(
@@ -62,14 +62,14 @@ def test_devices_of_training_are_all_or_as_many_as_divide_or_a_number(training, 
 )
 def test_sizes_that_would_leave_devices_idle_are_refused(training, message):
     with pytest.raises(UserError, match=message):
-        devices_module.training_mesh(training)
+        devices_module.training_mesh(**training)
 
 
 def test_a_users_mesh_in_force_says_which_devices_are_at_hand():
     devices = jax.devices()[2:6]
     with jax.set_mesh(jax.make_mesh((2, 2), ("a", "b"), devices=devices)):
         assert list(devices_module.inference_mesh().devices) == devices
-        assert list(devices_module.training_mesh(_training(12)).devices) == devices
+        assert list(devices_module.training_mesh(**_training(12)).devices) == devices
     assert list(devices_module.inference_mesh().devices) == jax.devices()
 
 
@@ -132,7 +132,7 @@ def test_processes_share_the_mesh_evenly_and_each_its_rows(monkeypatch):
     monkeypatch.setattr(jax, "process_index", lambda: 1)
     assert devices_module.own_rows(12) == slice(6, 12)
     with pytest.raises(UserError, match=r"multiple of the number of processes 2 .* got 3"):
-        devices_module.training_mesh(_training(12, devices=3), devices)
+        devices_module.training_mesh(**_training(12, devices=3), available=devices)
     many = [Mock(spec=jax.Device, process_index=i // 4) for i in range(256)]
     with pytest.raises(UserError, match=r"batch_size=2000 would leave 240 of 256 .* 1792 and 2048"):
-        devices_module.training_mesh(_training(2000), many)
+        devices_module.training_mesh(**_training(2000), available=many)

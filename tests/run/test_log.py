@@ -8,10 +8,8 @@ import sys
 import warnings
 
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import pytest
-import small
 from PIL import Image
 
 from lzn_jax.errors import UserError
@@ -103,9 +101,6 @@ def test_a_full_disk_ends_the_log_with_its_error(tmp_path, small_files_only):
         log_until_it_fails()
 
 
-WANDB = {"reporting__wandb_project": "zones"}
-
-
 @pytest.fixture
 def offline(monkeypatch, tmp_path):
     """Neither a network nor an account, whatever this machine has."""
@@ -126,7 +121,7 @@ def test_wandb_goes_on_as_the_same_run_with_metrics_config_and_pictures(
     )
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "picture.png")
     for step in (0, 2):
-        run = log_module.start_wandb(small.config(**WANDB), tmp_path)
+        run = log_module.start_wandb("zones", tmp_path, {"latent": {"dim": 4}})
         with MetricLog(tmp_path, step, run) as log:
             log.write(step + 1, {"loss": 0.25 + step})
             log.image(step + 2, "samples", tmp_path / "picture.png")
@@ -141,23 +136,23 @@ def test_wandb_goes_on_as_the_same_run_with_metrics_config_and_pictures(
 
 
 def test_wandb_is_not_started_unless_it_is_asked_for(tmp_path):
-    assert log_module.start_wandb(small.config(), tmp_path) is None
+    assert log_module.start_wandb(None, tmp_path, {}) is None
     assert list(tmp_path.iterdir()) == []
 
 
 def test_wandb_without_project_account_or_package_is_one_line(offline, tmp_path, monkeypatch):
     wandb = pytest.importorskip("wandb", reason="pip install -e '.[wandb]'")
 
-    def refused(**setting):
+    def refused(project="zones"):
         with pytest.raises(UserError) as caught:
-            log_module.start_wandb(small.config(**(setting or WANDB)), tmp_path)
+            log_module.start_wandb(project, tmp_path, {})
         assert "\n" not in str(caught.value)
         return str(caught.value)
 
     def without_account(**_):
         raise wandb.errors.UsageError("No API key configured.\nLog in.")
 
-    assert "Invalid project name" in refused(reporting__wandb_project="a/b")
+    assert "Invalid project name" in refused("a/b")
     monkeypatch.setattr(wandb, "init", without_account)
     assert "(No API key configured. Log in.): run `wandb login`" in refused()
     monkeypatch.setitem(sys.modules, "wandb", None)
@@ -245,13 +240,12 @@ def test_rates_count_steps_and_the_wait_for_data_but_no_evaluation(peak_steps, m
     monkeypatch.setattr(sys, "stderr", stderr := io.StringIO())
     goodput, log, rows = Timed(), object.__new__(MetricLog), []
     log.write = lambda step, values: rows.append((step, values))
-    training = ml_collections.ConfigDict({"batch_size": 64, "log_every_steps": 2})
     update = {"loss": 1.0, "gradient_norm": 2.0}
     update |= {"assignment_accuracy_image:text": 0.25, "assignment_accuracy_image:label": 0.75}
     goodput.spend("data", 5.0)  # before the first update
     with progress(12, "train", initial=8) as bar:
         rates = lambda *update: {"learning_rate_decoder": update}  # noqa: E731
-        metrics = LateMetrics(log, bar, goodput, 8, training, rates, peak_steps)
+        metrics = LateMetrics(log, bar, goodput, 8, 64, 2, rates, peak_steps)
         assert metrics.rates() == {}
         for step, waiting in ((9, 0.1), (10, 0.3), (11, 0.1), (12, 0.1)):
             goodput.spend("data", waiting)
