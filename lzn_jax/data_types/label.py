@@ -129,7 +129,7 @@ class LabelEncoder(Classifier):
         return self.module.apply(variables[self.network])
 
     def zones(self, variables: Variables, batch: Batch, keys: Keys) -> tuple[Zones, ...]:
-        """Zones of all classes, weighted by frequency in the batch; absent classes have no zone."""
+        """Zones of all classes, weighted by frequency in the batch. Absent classes get no zone."""
         table, labels = self.table(variables), batch["labels"]
         counts = jnp.sum(jax.nn.one_hot(labels, len(table)), axis=0)
         return (Zones(table, labels, jnp.log(counts)),)
@@ -148,7 +148,7 @@ class LabelEncoder(Classifier):
 
 
 class ZonesOfImages(Classifier):
-    """Labels without alignment: the zone of a class is the union of zones of its context images."""
+    """Labels without alignment. The zone of a class is the union of its context images' zones."""
 
     def __init__(self, config: ConfigDict) -> None:
         self.num_classes, self._has_warned = config.data.num_classes, False
@@ -161,7 +161,7 @@ class ZonesOfImages(Classifier):
         return Context(anchors, samples=labels)
 
     def context(self, anchors: Callable[..., Any], train: Examples) -> Context:
-        """Images with their labels; logs a warning once for classes that have none."""
+        """Images with their labels. Logs one warning for classes without images."""
         rows = context_rows(self._seed, len(train.labels), self._size)
         labels = train.labels[rows]
         missing = sorted(set(range(self.num_classes)) - set(labels.tolist()))
