@@ -120,7 +120,7 @@ MAX_WRITTEN = 1000  # test pairs, evenly spaced
 def measure_writing(model: TrainedModel, test: Examples) -> dict[str, float]:
     """`image_to_text_exact` and `_words` (an F1 score); `text_to_image_r1` and `_r10`.
 
-    Names contain the main type in place of `image`. Generated texts are compared with the tokenizer's
+    Names use the main type in place of `image`. Generated texts are compared with the tokenizer's
     canonical form of the test texts. Generated samples are compared with texts by the run's
     encoders. Leaves out pairs whose text has no tokens.
     """
@@ -174,7 +174,7 @@ _ROWS_AT_A_TIME = 1024
 def measure_retrieval(model: TrainedModel, test: Examples, path: Path) -> dict[str, float]:
     """`retrieval_image_to_text_r1`, `_r10` and the reverse; draws examples to `path`.
 
-    Names contain the main type in place of `image`. Candidates are distinct images or texts, and all
+    Names use the main type in place of `image`. Candidates are distinct images or texts, and all
     texts of an image are right, as on Flickr30k and COCO. Equal texts belong to the same images.
     """
     source, types = model.main_type, model.space.types

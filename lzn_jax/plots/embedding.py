@@ -37,7 +37,7 @@ def tsne(
     points, labels = _embed(features[rows], seed), labels[rows]
     figure = style.new_figure(9.0, 7.2, title)
     axes = figure.subplots()
-    # More than ten colours are hard to distinguish, so the second ten classes have another marker.
+    # More than ten colours are hard to distinguish, so the second ten classes use another marker.
     looks = itertools.product(("o", "^"), style.PALETTE)
     size = float(np.clip(24_000 / len(rows), 9, 40))
     for label, (marker, color) in zip(classes, looks, strict=False):
