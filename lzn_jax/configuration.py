@@ -101,7 +101,7 @@ _GROUPS = (
 
 
 def schema_of(values: Mapping[str, Any]) -> dict[str, Field]:
-    """The fields of a config by dotted name, including those of the parts that it names."""
+    """The fields of a config by dotted name, including the fields of the parts that it names."""
     preset = _preset(values.get("study"))
     types, alignments = (
         _tuple(values.get(name, preset.get(name))) for name in ("types", "alignments")

@@ -5,10 +5,10 @@
     python -m lzn_jax.convert --released=NAME --workdir=DIR [--raw] [--context=FOLDER]
 
 DIR becomes the folder of a run at the checkpoint's iteration: every mode works on it, and training
-resumes from there with a new Adam state. Modes use the averaged weights (EMA); --raw replaces them
-by the trained ones. Context anchors, which the release lacks, are computed from images of FOLDER,
-or of the config's training set if it can be read. --released downloads the paper's checkpoint of
-configs/NAME.py from the Hugging Face Hub.
+resumes from there with a new Adam state. Modes use the averaged weights (EMA). --raw replaces them
+by the trained weights. Context anchors, which the release lacks, are computed from images of
+FOLDER, or of the config's training set if it can be read. --released downloads the paper's
+checkpoint of configs/NAME.py from the Hugging Face Hub.
 """
 
 import functools

@@ -125,7 +125,7 @@ def _modules(folder: Path) -> Iterator[Path]:
 
 
 def _forget(files: Sequence[Path]) -> None:
-    """Lets modules of files that have changed be imported again."""
+    """Forgets modules of changed files, so that they are imported again."""
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None)
         if file and Path(file) in files and name != "__main__":

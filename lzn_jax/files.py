@@ -32,7 +32,7 @@ def add_files(folder: Path, names: Iterable[str]) -> None:
 
 
 def verify(folder: Path, names: Iterable[str]) -> None:
-    """Raises DamagedError for a file of `names` that differs, is missing or has no checksum."""
+    """Raises DamagedError if a file of `names` differs, is missing or lacks a checksum."""
     recorded = listed(folder)
     for name in names:
         if name not in recorded:

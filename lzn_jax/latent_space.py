@@ -42,7 +42,7 @@ class LatentSpace:
     Attributes:
       types: data types by name.
       modules: networks by name.
-      encoders, decoders: by name of their type, without decoders whose loss has no weight.
+      encoders, decoders: by name of their type, without decoders whose weight is 0.
       losses: further loss functions by name, besides decoders and alignments.
       plan: what training draws, decodes and aligns.
       solver: solver of the encoders' flow.

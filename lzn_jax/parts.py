@@ -39,9 +39,9 @@ _REGISTERING = (
 class Field:
     """A config field.
 
-    The limits of a tuple field apply to each of its items, which have the type `item`. A value may
-    also be one of the `words`, or None if None is the default or `optional` is set. A config
-    without the field uses its default, as do runs older than the field.
+    The limits of a tuple field apply to each of its items, of the type `item`. A value may also be
+    one of the `words`, or None if None is the default or `optional` is set. A config without the
+    field uses its default, as do runs older than the field.
 
     Attributes:
       from_data: whether the field describes the data, so that each data set needs its own value.

@@ -82,7 +82,7 @@ class Tokenizer:
         return [str(texts[i]) if i in faults else decoded[i] for i in range(len(texts))]
 
     def lengths(self, texts: Sequence[str]) -> list[int]:
-        """Numbers of tokens of texts, beyond `max_length` too. 0 with unknown characters."""
+        """Token counts of texts, not limited to `max_length`. Unknown characters give 0."""
         return [len(numbers) for numbers in self._split_known(texts)]
 
     def decode(self, tokens: Int[np.ndarray, "n l"]) -> list[str]:

@@ -94,7 +94,7 @@ def augment(
 
 
 def draw_jitter(key: PRNGKeyArray, strengths: Float[Array, "3"], hue: float) -> Jitter:
-    """Random jitter. All 24 orders are equally likely, and factors and shift are uniform."""
+    """Draws a jitter. All 24 orders are equally likely, and factors and shift are uniform."""
     order_key, factors_key, place_key, shift_key = jax.random.split(key, 4)
     lowest = jnp.maximum(0, 1 - strengths)
     return Jitter(
@@ -189,7 +189,7 @@ def _blur_matrix(length: int, sigma: Float[Array, ""], radius: int) -> Float[Arr
     """The blurred identity, a matrix whose product with a line of pixels blurs the line.
 
     A matrix product needs more operations than 2 · radius + 1 shifts of the image. But the compiler
-    would fuse the shifts with preceding operations and recompute those for every shift.
+    would fuse the shifts with preceding operations, which every shift would repeat.
     """
     kernel = jnp.exp(-0.5 * (jnp.arange(-radius, radius + 1) / sigma) ** 2)
     padded = jnp.pad(jnp.eye(length), [(radius, radius), (0, 0)], mode="reflect")

@@ -47,7 +47,7 @@ class TrainingBatches:
 
     `workers` processes decode images, and None means one per core. A thread prepares images in
     memory and small data sets. Threads would not scale beyond about six cores, since decoding a
-    photograph holds the GIL for a sixth of the time.
+    photograph blocks the GIL for a sixth of the time.
 
     `next` raises UserError for an unreadable image, unless `data.skip_unreadable` replaces its
     example by the next one (see EncodedImages).

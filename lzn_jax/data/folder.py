@@ -384,7 +384,7 @@ def _limits(values: Mapping[str, Any], bounded: Mapping[str, str], data_set: Any
     whole.holdout = data.holdout
     test = data.holdout or len(data_set.load(whole, "test").labels)
     with contextlib.suppress(UserError):  # a wrong hold-out is reported when it is read
-        kept = len(held_out(whole, "train", examples).labels)  # groups may hold out more
+        kept = len(held_out(whole, "train", examples).labels)  # groups may exceed the hold-out
         train, test = kept, train - kept or test
     for name, split in bounded.items():
         value, most = values[name], train if split == "train" else test

@@ -128,7 +128,7 @@ class DataType(Displayed):
         """Logs which samples of a split are left out, and facts about the others."""
 
     def checked(self, samples: Any) -> Samples:
-        """Validates samples passed by a user; raises UserError for invalid ones."""
+        """Validates samples passed by a user. Raises UserError for invalid samples."""
         if isinstance(samples, str):
             raise UserError(f"{self.plural} must be a list of samples, got the string {samples!r}")
         if len(samples) == 0:
@@ -142,7 +142,7 @@ class DataType(Displayed):
         return samples
 
     def encoded(self, samples: Samples) -> Any:
-        """Inputs of the encoder; raises UserError for samples that cannot be encoded."""
+        """Inputs of the encoder. Raises UserError for samples that cannot be encoded."""
         return samples
 
     def decoded(self, outputs: Any) -> Samples:

@@ -32,7 +32,7 @@ class Displayed:
         self.plural = self.plural or f"{name.removesuffix('s')}s"
 
     def parse(self, text: str) -> Samples:
-        """Samples from the value of `--input`; raises UserError for an invalid value."""
+        """Samples from the value of `--input`. Raises UserError for an invalid value."""
         raise UserError(f"--input does not support {self.name} samples")
 
     def written(self, value: Any) -> Samples:

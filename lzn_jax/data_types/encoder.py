@@ -72,7 +72,7 @@ class NetworkEncoder:
         return samples
 
     def zones(self, variables: Variables, batch: Batch, keys: Keys) -> tuple[Zones, ...]:
-        """Zones of a training batch; the key is for dropout."""
+        """Zones of a training batch. The key is for dropout."""
         inputs, (key,) = batch[self.column], keys
         network = in_training(self.module, self.microbatch_size)
         anchors = network(variables[self.network], key, self.inputs(inputs))

@@ -274,7 +274,7 @@ def _check_image(values: Mapping[str, Any]) -> None:
         "alignment image:image must be the only alignment and images the only type, got "
         f"{alignments} of {types}",
     )
-    # The kernel must have a centre and its reflections must stay inside the image.
+    # The kernel must be of odd size, and its reflections must stay inside the image.
     kernel, most = values["augmentation.blur_kernel"], 2 * values["data.image_size"] - 1
     require(
         kernel % 2 == 1 and kernel <= most,

@@ -39,10 +39,10 @@ class LabelAnchors(nn.Module):
 class Label(DataType):
     """Labels (n,) int32 from 0 to `data.num_classes` - 1.
 
-    A decoder can be conditioned on labels even if they have no anchors.
+    A decoder can be conditioned on labels even if labels are not encoded.
     """
 
-    source_scale = 1.0  # a zone of a class holds many samples
+    source_scale = 1.0  # a zone of a class contains many samples
     has_classes = True
     measurements = ("classification",)
 
@@ -85,7 +85,7 @@ class Label(DataType):
         return labels.astype(np.int32)
 
     def parse(self, text: str) -> Int[np.ndarray, " n"]:
-        """Labels from a comma-separated list of class names or numbers; names take precedence."""
+        """Labels from a comma-separated list of class names or numbers. Names take precedence."""
         names = data.label_names(self._data)
 
         def label(word: str) -> int:
@@ -148,7 +148,7 @@ class LabelEncoder(Classifier):
 
 
 class ZonesOfImages(Classifier):
-    """Labels without alignment. The zone of a class is the union of its context images' zones."""
+    """Encodes labels without alignment. A class's zone unites the zones of its context images."""
 
     def __init__(self, config: ConfigDict) -> None:
         self.num_classes, self._has_warned = config.data.num_classes, False
@@ -175,7 +175,7 @@ class ZonesOfImages(Classifier):
     def latents(
         self, model: Any, labels: Int[Array, " b"], noise: Array, keys: Array, solver: zoning.Solver
     ) -> Float[Array, "b q"]:
-        """Latents in the zone of a random context image with each label."""
+        """Latents in zones of random context images, one image for each label."""
         context = model.context["label"]
         is_member = labels[:, None] == context.samples
         own = jax.vmap(jax.random.categorical)(keys, jnp.where(is_member, 0.0, -jnp.inf))

@@ -118,11 +118,11 @@ MAX_WRITTEN = 1000  # test pairs, evenly spaced
 
 
 def measure_writing(model: TrainedModel, test: Examples) -> dict[str, float]:
-    """`image_to_text_exact` and `_words` (an F1 score); `text_to_image_r1` and `_r10`.
+    """Measures `image_to_text_exact`, `_words` (an F1 score), `text_to_image_r1` and `_r10`.
 
     Names use the main type in place of `image`. Generated texts are compared with the tokenizer's
     canonical form of the test texts. Generated samples are compared with texts by the run's
-    encoders. Leaves out pairs whose text has no tokens.
+    encoders. Pairs whose text contains no tokens are left out.
     """
     source, types = model.main_type, model.space.types
     tokenizer = model.space.encoders[NAME].tokenizer
@@ -172,7 +172,7 @@ _ROWS_AT_A_TIME = 1024
 
 
 def measure_retrieval(model: TrainedModel, test: Examples, path: Path) -> dict[str, float]:
-    """`retrieval_image_to_text_r1`, `_r10` and the reverse; draws examples to `path`.
+    """Measures `retrieval_image_to_text_r1`, `_r10` and the reverse. Draws examples to `path`.
 
     Names use the main type in place of `image`. Candidates are distinct images or texts, and all
     texts of an image are right, as on Flickr30k and COCO. Equal texts belong to the same images.
@@ -266,7 +266,7 @@ def _cosines(queries: np.ndarray, candidates: np.ndarray) -> Float[np.ndarray, "
 def measure(
     model: TrainedModel, train: Examples, test: Examples, workdir: Path
 ) -> dict[str, float]:
-    """Metrics of test examples whose text has tokens and whose main sample is readable."""
+    """Metrics of test examples with a readable main sample and a text with tokens."""
     pairs = decoded(test, readable_rows(model, test))
     if len(pairs.labels) == 0 or model.main_type == NAME:
         return {}

@@ -29,8 +29,8 @@ def nt_xent(
 
     The logits of an embedding are its cosine similarities to the 2n - 1 other embeddings of the
     batch, and its partner is the label. If `decoupled`, the partner is left out of the denominator
-    (DCL). Also returns `assignment_accuracy`, the share of embeddings whose partner has the largest
-    logit.
+    (DCL). Also returns `assignment_accuracy`, the share of embeddings whose partner's logit is
+    largest.
     """
     n = len(first)
     embeddings = jnp.concatenate([first, second])

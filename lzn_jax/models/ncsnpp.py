@@ -61,7 +61,7 @@ def dense(units: int, dtype: DTypeLike, name: str, scale: float = 1.0) -> nn.Den
 
 
 def group_norm(channels: int, dtype: DTypeLike, name: str) -> GroupNorm:
-    """Group normalisation with the most groups, up to 32, of equal size and at least 4 channels."""
+    """Group normalisation with at most 32 equal groups of at least 4 channels."""
     most = min(channels // 4, 32)
     groups = max(groups for groups in range(1, most + 1) if channels % groups == 0)
     return GroupNorm(groups, 1e-6, dtype, name=name)
@@ -284,7 +284,7 @@ class NCSNpp(nn.Module):
     remat: bool = False
 
     def down_path(self, patches: Array, embedding: Array | None, train: bool) -> list[Array]:
-        """Feature maps from the first convolution to the deepest level, in execution order."""
+        """Computes feature maps from the first convolution to the deepest level, in order."""
         h = conv3x3(self.features, self.dtype, "input_conv")(patches)
         maps, pyramid = [h], patches
         for level, multiplier in enumerate(self.channel_multipliers):

@@ -1,6 +1,6 @@
 """Transformers of texts, from tokens to an anchor and from a latent to tokens.
 
-Tokens are integers; 0 ends a text and pads it.
+Tokens are integers, and 0 ends a text and pads it.
 """
 
 from typing import Any
@@ -174,5 +174,5 @@ def likeliest(logits: Float[Array, "b v"], share: float) -> Float[Array, "b v"]:
 
 
 def is_text(tokens: Int[Array, "b l"]) -> Bool[Array, "b l"]:
-    """True up to and including the first end token, so an empty text has one position."""
+    """True up to and including the first end token, so an empty text occupies one position."""
     return jnp.cumsum(tokens == END, axis=1) - (tokens == END) == 0

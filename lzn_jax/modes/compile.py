@@ -118,7 +118,7 @@ def _gpus(name: str, count: int) -> CompileTarget:
     topology = topologies.get_topology_desc(
         name, platform="cuda", topology=f"1x{nodes}x{each}", target_config=_H100
     )
-    # Autotuning needs a GPU, and without it Triton matrix products have no tile sizes.
+    # Autotuning needs a GPU, and chooses the tile sizes of Triton matrix products.
     options = {"xla_gpu_autotune_level": 0, "xla_gpu_enable_triton_gemm": False}
     return CompileTarget(list(topology.devices), "cuda", _H100_MEMORY, options)
 

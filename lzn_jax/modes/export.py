@@ -35,7 +35,7 @@ class Program(NamedTuple):
     Attributes:
       description: what it computes, in words.
       function: the task.
-      rows: shape and dtype of one row of each input that has a batch axis.
+      rows: shape and dtype of one row of each input with a batch axis.
       scalars: defaults of the other inputs, `seed` and `noise_scale`.
       batch_size: the only batch size, if rows depend on each other; None: any.
     """
@@ -81,7 +81,7 @@ def _program(
     noise_scale: float | None,
     is_scaled: bool = True,
 ) -> Program:
-    """Program of latents of a source (target None), or of a translation.
+    """Program that computes latents of a source, or a translation unless the target is None.
 
     `noise_scale` is α. If `is_scaled` is set, it is the default of an input. None means 0, where
     nothing is drawn.

@@ -165,7 +165,7 @@ def sample_grid(
     title: str = "Images by class",
     columns: int = 12,
 ) -> Path:
-    """Draws images (1 or 3 channels) in a row per class, with the class's name at the left.
+    """Draws images (1 or 3 channels) in a row per class, with its name at the left.
 
     At most `columns` images of each of the 20 lowest classes are shown. Images of a single class
     fill several rows, at most `columns`. A label below 0 means an unknown class, without a name.

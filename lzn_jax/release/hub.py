@@ -32,7 +32,7 @@ class Fetched(NamedTuple):
 
 
 def check_name(name: str) -> None:
-    """Raises UserError if no released checkpoint has this name."""
+    """Raises UserError for a name of no released checkpoint."""
     if name not in FILES:
         raise UserError(f"there is no released model {name!r}: the names are {', '.join(FILES)}")
 

@@ -126,7 +126,7 @@ def portable(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_replaceable(folder: Path) -> None:
-    """Raises UserError for a folder with files other than those written by `write`."""
+    """Raises UserError for a folder with files that `write` does not write."""
     if not os.path.lexists(folder):
         return
     try:

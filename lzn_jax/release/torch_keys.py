@@ -63,7 +63,7 @@ def shapes_in_execution_order(init: Callable[[jax.Array], Mapping[str, Any]]) ->
 
 
 def torch_keys(module: nn.Module, paths: Iterable[Path]) -> Keys:
-    """Torch keys of a network's variables, in torch's order; `paths` are in execution order.
+    """Torch keys of a network's variables, in torch's order. `paths` are in execution order.
 
     Raises ValueError if the release contains no such network.
     """

@@ -1,8 +1,8 @@
 """Conversion of the paper's released checkpoints to flax variables.
 
-A checkpoint is a dict. It contains two entries of each network: weights by key and, with the suffix
-`_ema`, a list of averages. The averages follow the order of the weights, without buffers and frozen
-weights.
+A checkpoint is a dict with two entries for each network. One contains weights by key. The other,
+with the suffix `_ema`, is a list of averages. The averages follow the order of the weights, without
+buffers and frozen weights.
 """
 
 import os

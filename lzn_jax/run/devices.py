@@ -139,7 +139,7 @@ def put_rows(rows: Any, mesh: Mesh) -> Any:
 
 def put_whole(tree: Any, placement: jax.sharding.Sharding) -> Any:
     """Places arrays that are equal in all processes on the devices of all processes."""
-    # Via NumPy: JAX 0.10 breaks device arrays if each process has one device.
+    # Goes through NumPy, since JAX 0.10 breaks device arrays if each process owns one device.
     return jax.device_put(jax.device_get(tree), placement)
 
 

@@ -83,7 +83,7 @@ class MetricLog:
     def write(self, step: int, metrics: Mapping[str, SupportsFloat]) -> None:
         """Appends the metrics of a step as one line, passed to the operating system on return.
 
-        Non-finite values are null in the file, since JSON has no NaN, and unchanged in TensorBoard.
+        Non-finite values are null in the file, since JSON lacks NaN, and unchanged in TensorBoard.
         """
         if "step" in metrics:
             raise ValueError("a metric cannot be named 'step': each line already has its step")

@@ -140,7 +140,7 @@ def align(
 
 
 def _dropped(cutoff: float, solver: Solver) -> int:
-    """Number of first steps that the cut-off drops; raises ValueError if it is out of range."""
+    """Number of first steps that the cut-off drops. Raises ValueError if out of range."""
     if not 0 <= cutoff < 1:
         raise ValueError(f"cutoff must be in [0, 1), got {cutoff}")
     return int(cutoff * solver.num_steps)
@@ -170,8 +170,8 @@ def alignment_loss(
         `AdamsBashforth` suits about ten zones. 0.2 with `Euler` suits up to thousands of zones if
         anchors match the prior's scale. `align` suits any number and scale.
       form: 'log' for -mean log P_i, 'prob' for -mean P_i.
-      is_present: (m,) False excludes a latent from all means, for example if it has no target. If
-        all are excluded, the loss is 0. None means True for all.
+      is_present: (m,) False excludes a latent from all means, for example without a target. If all
+        are excluded, the loss is 0. None means True for all.
 
     Returns:
       The loss, and a dict with `assignment_accuracy` (share of latents whose last recorded

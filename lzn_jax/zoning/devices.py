@@ -22,7 +22,7 @@ from lzn_jax.zoning.flow import (
 )
 from lzn_jax.zoning.solvers import Tables
 
-ROWS_AXIS = "data"  # axis that divides rows if the mesh has several Auto axes
+ROWS_AXIS = "data"  # axis that divides rows if the mesh contains several Auto axes
 BLOCK_LOGITS = 2**21  # points x anchors per block: fits a CPU's cache, fills an accelerator
 
 Tree = Any
@@ -152,8 +152,8 @@ def _varying_alike(tree: Tree) -> Tree:
 def _placement(shared: Tree, rows: Tree) -> _Placement | None:
     """The mesh and the axes that divide the rows, or None if the rows are not divided.
 
-    The axes are those in the types of `rows` if axes are Explicit. If they are Auto, it is the only
-    one or ROWS_AXIS. Within a caller's `shard_map` the result is None.
+    Explicit axes are read from the types of `rows`. Of Auto axes, the only axis or ROWS_AXIS is
+    used. Within a caller's `shard_map` the result is None.
     """
     mesh = jax.sharding.get_abstract_mesh()
     shardings = [jax.typeof(a).sharding for a in jax.tree.leaves((rows, shared))]

@@ -73,7 +73,7 @@ class Table(NamedTuple):
 
     Attributes:
       r_SxP: coordinate r = (1-t)/t of each evaluation.
-      weights_SxDxP: factors of the newest drift, the one before it, ... in the next state; 0 in the
+      weights_SxDxP: factors of the newest drift and of older drifts in the next state. 0 in the
         last row, which no evaluation follows.
       end_weights_SxP: factor of each drift in the end point.
       prior_weight_P: factor of the drift at the prior (r = 0) in the end point, or None if unused.
@@ -130,7 +130,7 @@ def centred(mixture: Mixture) -> tuple[Mixture, jax.Array]:
 
 
 class View(NamedTuple):
-    """A mixture relative to the centres of a block of points; constant along the flow."""
+    """A mixture relative to the centres of a block of points, constant along the flow."""
 
     centres_MxQ: jax.Array
     shifted_centres_MxQ: jax.Array  # relative to the origin
@@ -220,7 +220,7 @@ def squared_distances(a_MxQ: jax.Array, b_NxQ: jax.Array) -> jax.Array:
 
 
 def flow(view: View, table: Table, points: Points) -> tuple[Trajectory, Record]:
-    """Integrates the flow by the steps of a solver's table, which has the points' dtype."""
+    """Integrates the flow by the steps of a solver's table, in the points' dtype."""
     own_log_weight_M = view.own_log_weight_M
     zeros_M, zeros_MxQ = jnp.zeros_like(own_log_weight_M), jnp.zeros_like(points.start_MxQ)
     unmoved = (zeros_MxQ, own_log_weight_M, zeros_M, zeros_M - jnp.inf)
@@ -369,7 +369,7 @@ def flow_vjp(
     weights_SxDxP = jnp.stack(weights_by_drift(table.weights_SxDxP), axis=1)
 
     def step(state, row):
-        d_u, d_later, sums = state  # of the state after this step; of the states after that
+        d_u, d_later, sums = state  # of the state after this step, and of later states
         r, weights, end_weight, (u, log_total, others), d_log_p = row
         d_states = (d_u, *d_later)
         d_drift = _combine(weights, d_states) + end_weight[:, None] * d_end_MxQ

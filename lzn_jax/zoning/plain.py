@@ -43,7 +43,7 @@ def log_posterior(
 def follow(
     x: Latents, levels: Float[Array, " k"], anchors: Anchors, log_p: LogWeights
 ) -> tuple[Latents, Float[Array, "k-1 m n"]]:
-    """End of the flow from x through k noise levels, and log w before each step.
+    """Follows the flow from x through k noise levels. Also returns log w before each step.
 
     Euler's step from t to t' is  x + (t' - t) (x - ā) / t = t'/t x + (1 - t'/t) ā.
     """

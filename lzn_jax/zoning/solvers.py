@@ -198,7 +198,7 @@ def _higher_order(levels: np.ndarray, order: int) -> np.ndarray:
 
 
 _BEND = 3.0  # r_0 times the rms distance: the grid changes from uniform to geometric
-_LOG_WEIGHT = 6.0  # other anchors have a total weight of at most e^-6 at the start
+_LOG_WEIGHT = 6.0  # the total weight of other anchors is at most e^-6 at the start
 _EQUAL = 3e-6  # largest distance of anchors of equal samples, over the rms distance
 _SAMPLED = 256  # anchors whose nearest neighbours determine the last r towards the anchors
 _ORDER_TOWARDS_ANCHORS = 2
@@ -340,7 +340,7 @@ def _table(
 
 
 def _point_grid(view: View, points: Points) -> tuple[jax.Array, jax.Array]:
-    """`bend` and `last` of each point's grid; `last` is the r at which integration starts.
+    """`bend` and `last` of each point's grid. `last` is the r at which integration starts.
 
     Let g d be the inner product of an anchor's offset with the noise, at distance d. The anchor's
     logit relative to an own anchor of equal weight is r d g - r² d² / 2. The start is the largest r
