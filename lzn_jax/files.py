@@ -51,7 +51,7 @@ def files_below(folder: Path) -> Iterator[str]:
 
 
 def listed(folder: Path) -> dict[str, str]:
-    """Checksums of a folder by file name, or none without a list. DamagedError for a bad list."""
+    """Checksums of a folder's list by file name. Raises DamagedError for a bad list."""
     path = folder / FILE
     lines = path.read_text(errors="replace").splitlines() if path.exists() else []
     digests = {name: checksum for checksum, _, name in (line.partition("  ") for line in lines)}

@@ -204,7 +204,7 @@ Pairs = tuple[Int[np.ndarray, " p"], np.ndarray, tuple[str, ...]]
 def make_pairs(
     entries: Iterable[tuple[int, str, str]], count: int, name: Callable[[int], str]
 ) -> Pairs:
-    """Pairs of `count` images, by image, from entries (image, text, description).
+    """Pairs of `count` images, sorted by image, from entries (image, text, description).
 
     Texts of MISSING images, empty texts, repeated pairs and images without a text are left out. The
     log lists the first 20. Raises UserError if there is no pair.

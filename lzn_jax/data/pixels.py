@@ -277,7 +277,7 @@ class EncodedImages:
     def attempt(
         self, index: int, use: Callable[[bytes], Any] | None = None
     ) -> UnreadableImageError | None:
-        """Reason why `use(content)`, by default decoding, finds an image unreadable, or None."""
+        """Reason why `use(content)` (default: decoding) fails to read an image, or None."""
         try:
             (use or self.decode)(self.source.read(index))
         except UnreadableImageError as error:

@@ -142,7 +142,7 @@ def _check_replaceable(folder: Path) -> None:
 
 
 def _table(workdir: Path, name: str, kind: Any, names: Set[str] = frozenset()) -> dict[str, Any]:
-    """JSON object with values of a `kind`, for at least `names`. Empty without a file."""
+    """JSON object with values of a `kind`, for at least `names`, or {} without a file."""
     if (content := _content(workdir, name)) is None:
         return {}
     with contextlib.suppress(ValueError):

@@ -81,7 +81,7 @@ def _weights(entry: Any, name: str) -> dict[str, Any]:
 
 
 def _averaged(entry: Any, weights: Mapping[str, Any], layout: Layout) -> dict[str, Any]:
-    """Averages by key. Keys, and arrays that are not averaged, come from the weights."""
+    """Averages by key. The weights provide the keys, and arrays that are not averaged."""
     if list(weights) != list(layout.keys.values()):
         raise ValueError("its keys are in another order than the network's: averages have no key")
     shadow = entry.get("shadow_params") if isinstance(entry, dict) else None

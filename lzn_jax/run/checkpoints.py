@@ -111,7 +111,8 @@ class Checkpoints:
 
         `targets` maps item names to trees of `jax.ShapeDtypeStruct` with a sharding. `progress` is
         always included. Damaged checkpoints are skipped with a warning. Returns None if there are
-        no checkpoints. Raises UserError if no checkpoint, or the checkpoint at `step`, is intact.
+        no checkpoints. Raises UserError if all checkpoints, or the checkpoint at `step`, are
+        damaged.
         """
         steps = sorted(self._manager.all_steps(), reverse=True) if step is None else [step]
         for candidate in steps:
