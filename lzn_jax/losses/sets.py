@@ -56,7 +56,7 @@ def drift_loss(
 
 
 def _distances(x: Array, y: Array) -> tuple[Array, Array]:
-    """Distances (*p, b, b + m) to other x and to y, divided by their mean, and the mean.
+    """Distances (*p, b, b + m) to other x and to y over their mean, and the mean (*p, 1, 1).
 
     The distance of a sample to itself is infinite.
     """

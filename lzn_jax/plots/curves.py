@@ -71,7 +71,7 @@ def classification(
     batch: Mapping[int, float],
     context: Mapping[int, float],
 ) -> Path:
-    """Draws accuracies against the noise scale, the batch size and the number of anchors.
+    """Draws accuracies in [0, 1] against noise scale, batch size and number of anchors.
 
     A panel is drawn for each mapping that is not empty.
     """
