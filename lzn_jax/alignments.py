@@ -18,7 +18,7 @@ LossAndMetrics = tuple[Float[Array, ""], Mapping[str, Array]]
 
 
 def solver(setting: ConfigDict) -> zoning.Solver:
-    """Solver of a config group such as `latent`; raises UserError if it rejects its values."""
+    """Solver of a config group such as `latent`. Raises UserError if it rejects its values."""
     part = parts.get("solver", setting.solver)
     build = getattr(part, "from_config", lambda setting: part(setting.num_steps))
     try:
@@ -28,7 +28,7 @@ def solver(setting: ConfigDict) -> zoning.Solver:
 
 
 def in_words(name: str, solver: zoning.Solver) -> str:
-    """A solver as it is printed: steps and name."""
+    """Steps and name of a solver, as a plan prints them."""
     steps = getattr(solver, "num_steps", None)
     return name if steps is None else f"{steps} steps of {name}"
 
@@ -37,13 +37,13 @@ def in_words(name: str, solver: zoning.Solver) -> str:
 class Bound:
     """The alignment of a pair of types, bound to its settings."""
 
-    setting: ConfigDict  # config group `alignment` with the values of the pair and the solver built
-    align: Callable[..., Any]  # of its form
+    setting: ConfigDict  # config group `alignment` with the pair's values and the built solver
+    align: Callable[..., Any]  # function of the form
     solver_name: str
 
     @classmethod
     def from_config(cls, config: ConfigDict, source: str, target: str) -> "Bound":
-        """The alignment of a pair; raises UserError if its solver rejects the values."""
+        """The alignment of a pair. Raises UserError if its solver rejects the values."""
         values = configuration.of_pair(
             configuration.flatten(config.to_dict()), f"{source}:{target}"
         )
@@ -69,7 +69,7 @@ class Bound:
 
 
 def scalars(found: Any, needed: str = "(scalar, dict of scalars)") -> LossAndMetrics:
-    """A loss and its metrics; raises TypeError for anything else."""
+    """A loss and its metrics. Raises TypeError for anything else."""
     shapes = jax.tree.map(jnp.shape, found)
     metrics = found[-1] if isinstance(found, tuple) and found else None
     if not isinstance(metrics, dict) or shapes != ((), dict.fromkeys(metrics, ())):

@@ -21,7 +21,7 @@ from lzn_jax.extensions import extend, found_extension
 from lzn_jax.files import parse_json
 from lzn_jax.parts import Field, amount, choice, count, count_or_0, flag, positive, word, words
 
-# Defaults are those of most of the paper's experiments, or have no effect.
+# Defaults suit most of the paper's experiments, or have no effect.
 _EVERY_RUN = {
     "study": word("preset of types and alignments, None = set by this config", None, part="study"),
     # jax.random.key silently drops all but 32 bits of a seed.
@@ -90,7 +90,7 @@ _ALIGNED = {
     "alignment.noise_scale": amount("α of the aligned latents, None = as in generation", None),
     "alignment.weight": amount("weight of the alignment loss", 1.0),
 }
-# One type alone trains nothing else: without this loss there is nothing to train.
+# A single type trains nothing else, so there would be nothing to train without this loss.
 _ALIGNED_VIEWS = {"alignment.weight": positive("weight of the alignment loss", 1.0)}
 # Groups of the package's fields.
 _GROUPS = (
@@ -101,7 +101,7 @@ _GROUPS = (
 
 
 def schema_of(values: Mapping[str, Any]) -> dict[str, Field]:
-    """The fields of a config by dotted name, including those of the parts that it names."""
+    """The fields of a config by dotted name, including the fields of the parts that it names."""
     preset = _preset(values.get("study"))
     types, alignments = (
         _tuple(values.get(name, preset.get(name))) for name in ("types", "alignments")
@@ -123,7 +123,7 @@ def schema_of(values: Mapping[str, Any]) -> dict[str, Field]:
 
 
 def _of_parts(name: str, field: Field, space: Mapping[str, Any]) -> dict[str, Field]:
-    """Fields of the parts that a field names, in its group if their names start with a dot."""
+    """Fields of the parts that a field names. A leading dot puts them into the field's group."""
     if field.part is None or (field.part == "type" and name != "types"):  # one of `types`
         return {}
     (group, *_), value, found = name.split("."), space.get(name, field.default), {}
@@ -147,7 +147,7 @@ def _pair_group(pair: str) -> str:
 
 
 def of_pair(values: Mapping[str, Any], pair: str) -> dict[str, Any]:
-    """The values by dotted name, with those of the pair SOURCE:TARGET in the group `alignment`."""
+    """The values by dotted name. The pair's values replace values of the group `alignment`."""
     prefix = f"{_pair_group(pair)}."
     own = {n: v for n, v in values.items() if n.startswith(prefix) and v is not None}
     return {**values, **{f"alignment.{n.removeprefix(prefix)}": v for n, v in own.items()}}
@@ -206,7 +206,7 @@ _ALIASES = {
 
 
 def unknown(name: str, fields: Iterable[str]) -> str:
-    """Error message for an unknown field, with the nearest one by its whole name or last word."""
+    """Error message for an unknown field, with the nearest field by whole name or last word."""
     asked = ".".join(_ALIASES.get(word, word) for word in name.split("."))
 
     def closeness(known: str) -> tuple[float, float]:
@@ -218,7 +218,7 @@ def unknown(name: str, fields: Iterable[str]) -> str:
 
 
 def checked(name: str, value: Any, field: Field) -> Any:
-    """`value` in the field's type; integers become floats and lists tuples if the type requires it.
+    """`value` in the field's type. Integers become floats, and lists tuples, if necessary.
 
     Raises UserError if the field does not accept the value.
     """
@@ -231,7 +231,7 @@ def checked(name: str, value: Any, field: Field) -> Any:
 
 
 def converted(value: Any, kind: type, item: type) -> Any:
-    """`value` as the type `kind`, a tuple with items of the type `item`; None if impossible."""
+    """`value` as the type `kind`, a tuple with items of the type `item`. None if impossible."""
     if kind is tuple and isinstance(value, tuple | list):
         items = tuple(converted(each, item, item) for each in value)
         return None if None in items else items
@@ -283,7 +283,7 @@ def _expected(field: Field) -> str:
 
 
 def _check_across(values: Mapping[str, Any], fields: Mapping[str, Field]) -> None:
-    """Raises UserError if values that are valid one by one are incompatible."""
+    """Raises UserError if individually valid values are incompatible."""
     batch_size, size = values["training.batch_size"], values["training.microbatch_size"]
     parts.require(
         size is None or batch_size % size == 0,
@@ -336,10 +336,10 @@ def load(
 ) -> ml_collections.ConfigDict:
     """The checked, immutable config of a name, file or object, with `FIELD=VALUE` overrides.
 
-    The function `completed` of the data set, if it has one, completes fields that follow from the
-    data: (values, names of the values that were set for this data set) -> values. `extensions` run
-    in addition to those that the config names. Raises UserError for a file without a config, a
-    failing extension and an invalid field or value.
+    If the data set defines a function `completed`, it completes fields that follow from the data:
+    (values, names of the values that were set for this data set) -> values. `extensions` run in
+    addition to the config's extensions. Raises UserError for a file without a config, a failing
+    extension and an invalid field or value.
     """
     digests = extend(extensions)
     if isinstance(config, ml_collections.ConfigDict):
@@ -362,10 +362,10 @@ def load_run(
 ) -> ml_collections.ConfigDict:
     """The checked, immutable config of the run in a folder, with `FIELD=VALUE` overrides applied.
 
-    The tokenizer is the copy in the folder; nothing in the folder is executed. `extensions` are
-    files or modules with the parts that the run needs and that are not registered yet; fields that
-    changed ones no longer register are dropped. Raises UserError for a folder without a run, a
-    missing extension and an invalid field or value.
+    The tokenizer is the copy in the folder. Nothing in the folder is executed. `extensions` are
+    files or modules that register further parts of the run. If they have changed, fields that they
+    no longer register are dropped. Raises UserError for a folder without a run, a missing extension
+    and an invalid field or value.
     """
     path = workdir / CONFIG_FILE
     if not path.is_file():
@@ -407,7 +407,7 @@ def stored_values(path: Path) -> dict[str, Any]:
 
 
 def _found_extensions(path: Path, values: Mapping[str, Any]) -> dict[str, str]:
-    """The sha256 of each extension of a run; warns of those that have changed since the run.
+    """The sha256 of each extension of a run. Warns of extensions that changed since the run.
 
     Raises UserError for an extension that is not loaded.
     """
@@ -432,7 +432,7 @@ def _as_fields(found: Mapping[str, str]) -> dict[str, Any]:
 def blank(values: Mapping[str, Any] = MappingProxyType({})) -> ml_collections.ConfigDict:
     """A config with all groups and the values by dotted name, for a config file to fill in.
 
-    Fields that are not set take their defaults; groups that stay empty are dropped.
+    Unset fields get their defaults. Groups that stay empty are dropped.
     """
     return ml_collections.ConfigDict(nest({group: {} for group in _GROUPS} | dict(values)))
 
@@ -442,10 +442,10 @@ def sibling(
 ) -> ml_collections.ConfigDict:
     """The config `name`, unchecked and mutable, from the folder of the config file `file`.
 
-    Falls back to the package's own config of that name. For configs that only list their changes to
-    a different one: `config = sibling(__file__, "digits_gen")`. `changes` are values by dotted
-    name, such as other `types`; fields of parts that they no longer name are left out. Raises
-    UserError if there is no such config.
+    Falls back to the package's own config of that name. A config that only lists its changes to
+    another config starts with `config = sibling(__file__, "digits_gen")`. `changes` are values by
+    dotted name, such as other `types`. Fields of parts that they no longer name are left out.
+    Raises UserError if there is no such config.
     """
     path = Path(file).with_name(f"{name}.py")
     shipped = SHIPPED / path.name
@@ -457,7 +457,7 @@ def sibling(
 
 
 def to_json_dict(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    """The config as nested dicts of plain Python values, with lists for tuples."""
+    """The config as nested dicts of plain Python values, with tuples as lists."""
     values = flatten(config.to_dict())
     return nest({k: list(v) if isinstance(v, tuple) else v for k, v in values.items()})
 
@@ -469,7 +469,7 @@ def _read(path: Path) -> dict[str, Any]:
         get_config = runpy.run_path(str(path)).get("get_config")
         config = get_config() if callable(get_config) else None
         if isinstance(config, ml_collections.ConfigDict):
-            return config.to_dict()  # raises for a placeholder without a value
+            return config.to_dict()  # raises for an unset placeholder
     raise UserError(f"{path} must define get_config(), which returns an ml_collections.ConfigDict")
 
 
@@ -497,10 +497,10 @@ def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
 def _changed(
     values: Mapping[str, Any], overrides: Sequence[str]
 ) -> tuple[dict[str, Any], set[str]]:
-    """The values with overrides applied, and the names of those that were set for this data set."""
+    """The values after overrides, and the names of values that were set for this data set."""
     data = values["data.name"]
     before = schema_of(values)
-    # Fields that name parts come first, as the other fields depend on the parts.
+    # Fields that name parts come first, since other fields depend on the parts.
     selectors = tuple(f"{name}=" for name, field in before.items() if field.part is not None)
     named = [text for text in overrides if text.startswith(selectors)]
     values = {**values, **dict(_parse_override(text, before) for text in named)}
@@ -542,7 +542,7 @@ def _parse_override(text: str, fields: Mapping[str, Field]) -> tuple[str, Any]:
 
 
 def _parse(text: str, field: Field) -> Any:
-    """The Python value of `text` for the field, or `text` itself if it is not one."""
+    """The Python value of `text` for the field, or else `text` itself."""
     if field.takes_none and text in ("None", "none"):
         return None
     if field.kind is str or text in field.words:
@@ -558,7 +558,7 @@ def _parse(text: str, field: Field) -> Any:
 
 
 FOLDER = Path("configs")
-# An installed package has them in lzn_jax/configs, a checkout in configs/ beside lzn_jax.
+# An installed package stores them in lzn_jax/configs, a checkout in configs/ beside lzn_jax.
 _PACKAGE = Path(__file__).parent
 SHIPPED = next(f for f in (_PACKAGE / FOLDER, _PACKAGE.parent / FOLDER) if f.is_dir())
 
@@ -588,7 +588,7 @@ def shipped(name: str) -> str:
 
 
 def overview() -> str:
-    """One line for each config of the package: its name and the first line of its docstring."""
+    """One line for each config of the package, with the first line of its docstring."""
     lines = []
     for path in sorted(SHIPPED.glob("*.py")):
         headline, *_ = (ast.get_docstring(ast.parse(path.read_text("utf-8"))) or "").split("\n")
@@ -597,7 +597,7 @@ def overview() -> str:
 
 
 def explain(config: ml_collections.ConfigDict) -> str:
-    """One line per field: name = value  # meaning; a star marks values that are not the default."""
+    """One line per field: name = value # meaning. A star marks values other than the default."""
     values = flatten(config.to_dict())
     fields = flatten(nest(schema_of(values)))  # in the schema's order, by group
     lines = ["* differs from its default, or has none"]

@@ -5,10 +5,10 @@
     python -m lzn_jax.convert --released=NAME --workdir=DIR [--raw] [--context=FOLDER]
 
 DIR becomes the folder of a run at the checkpoint's iteration: every mode works on it, and training
-resumes from there with a new Adam state. Modes use the averaged weights (EMA); --raw replaces them
-by the trained ones. Context anchors, which the release lacks, are computed from images of FOLDER,
-or of the config's training set if it can be read. --released downloads the paper's checkpoint of
-configs/NAME.py from the Hugging Face Hub.
+resumes from there with a new Adam state. Modes use the averaged weights (EMA). --raw replaces them
+by the trained weights. Context anchors, which the release lacks, are computed from images of
+FOLDER, or of the config's training set if it can be read. --released downloads the paper's
+checkpoint of configs/NAME.py from the Hugging Face Hub.
 """
 
 import functools
@@ -44,8 +44,8 @@ _log = logging.getLogger("lzn_jax.convert")  # the name differs if this is __mai
 def load_released(path: str | Path, config: ConfigDict, ema: bool = True) -> Variables:
     """Variables of a released checkpoint's networks by name, averaged (EMA) or as trained.
 
-    The names are those of 'encoder', 'decoder' and 'label_anchors' that checkpoint and config have;
-    values are float32. Raises UserError for an unreadable file, a missing or unexpected key and a
+    The names are 'encoder', 'decoder' and 'label_anchors', if checkpoint and config contain them.
+    Values are float32. Raises UserError for an unreadable file, a missing or unexpected key and a
     wrong shape.
     """
     checkpoint = released.read(path, network_layouts(config), ema=ema)
@@ -63,8 +63,9 @@ def convert(
     """Creates a run in `workdir` from a released checkpoint.
 
     Context anchors are computed from the images in the folder `context`, by default from the
-    training images; without images, the run has none. Raises UserError as `load_released`, and if
-    a network is missing, if `workdir` has checkpoints, or if there are too few images.
+    training images. Without images, the run contains no context anchors. Raises UserError like
+    `load_released`, and if a network is missing, if `workdir` contains checkpoints, or if there are
+    too few images.
     """
     _check_empty(workdir)
     layouts = network_layouts(config)
@@ -93,9 +94,9 @@ def convert(
 
 
 def convert_released(name: str, config: ConfigDict, workdir: Path, **options: Any) -> None:
-    """Downloads and converts the released checkpoint `name`; writes its origin to released.json.
+    """Downloads and converts a released checkpoint. Writes its origin to released.json.
 
-    Raises UserError as `convert` does, and if the download fails.
+    Raises UserError like `convert`, and if the download fails.
     """
     _check_empty(workdir)
     fetched = hub.fetch(name)
@@ -106,7 +107,7 @@ def convert_released(name: str, config: ConfigDict, workdir: Path, **options: An
 def released_run(name: str) -> Path:
     """Folder of the run of a released checkpoint, created in the cache by the first call.
 
-    Raises UserError as `convert_released` does.
+    Raises UserError like `convert_released`.
     """
     hub.check_name(name)
     workdir = cache_folder() / "released" / name
@@ -124,7 +125,7 @@ def _check_empty(workdir: Path) -> None:
 def network_layouts(config: ConfigDict) -> dict[str, Layout]:
     """Keys and shapes of the config's networks, in the release's order.
 
-    Raises UserError for a network that the release does not have.
+    Raises UserError for a network that the release does not contain.
     """
     size, batch = config.data.image_size, 2
     images = jnp.zeros((batch, size, size, config.data.channels))
@@ -137,7 +138,7 @@ def network_layouts(config: ConfigDict) -> dict[str, Layout]:
     }
     modules, layouts = models.build(config), {}
     for name in (name for name in released.ENTRIES if name in modules):
-        flags = {"train": False} if inputs[name] else {}  # label anchors have no such argument
+        flags = {"train": False} if inputs[name] else {}  # label anchors define no such argument
         init = functools.partial(modules[name].init, **flags)
         shapes = shapes_in_execution_order(lambda key: init(key, *inputs[name]))  # noqa: B023
         try:
@@ -148,7 +149,7 @@ def network_layouts(config: ConfigDict) -> dict[str, Layout]:
 
 
 def _context_images(config: ConfigDict, folder: str | None) -> tuple[ConfigDict, Any]:
-    """Config and images of the context anchors; a config without them if there are no images."""
+    """Config and images of the context anchors, or a config without context anchors."""
     if not models.has_latents(config) or config.latent.context_size == 0:
         if folder is not None:
             raise UserError("--context needs latents and --config.latent.context_size above 0")

@@ -37,13 +37,13 @@ class Model(NamedTuple):
 
 
 class LatentSpace:
-    """The latent space of a config; batches of inference are divided over the mesh.
+    """The latent space of a config. Batches of inference are divided over the mesh.
 
     Attributes:
       types: data types by name.
       modules: networks by name.
-      encoders, decoders: by name of their type; decoders without a weight in the loss are left out.
-      losses: functions by name, beside those of decoders and alignments.
+      encoders, decoders: by name of their type, without decoders whose weight is 0.
+      losses: further loss functions by name, besides decoders and alignments.
       plan: what training draws, decodes and aligns.
       solver: solver of the encoders' flow.
       alignment_solver: solver of the alignment's flow, or None without alignments.
@@ -123,7 +123,7 @@ class LatentSpace:
         return variables
 
     def context(self, variables: Variables, train: Examples) -> dict[str, Context]:
-        """Contexts by name of the type, of the types that need one at inference."""
+        """Contexts by type, for the types that need one at inference."""
         found: dict[str, Context | None] = {}
         for name, encoder in self._with_context().items():
             anchors = functools.partial(self.anchors, variables, source=name)
@@ -160,7 +160,7 @@ def encoded_anchors(
 
 
 def _checked_type(name: str, made: Any, config: ConfigDict) -> DataType:
-    """The data type with the config's weight; raises UserError if it lacks what protocols need."""
+    """The data type with the config's weight. Raises UserError if it lacks a protocol's member."""
     require, dim = parts.require, config.latent.dim
     is_type = isinstance(made, DataType)
     require(is_type, f"type {name!r} must build a lzn_jax.data_types.DataType, got {made!r}")

@@ -23,7 +23,7 @@ ERRORS: dict[str, Callable[[Array], Array]] = {"l2": jnp.square, "l1": jnp.abs}
 
 
 class DirectDecoder(ImageDecoder):
-    """One-pass decoder from a latent to an image, without noise (left open in paper App. G)."""
+    """One-pass decoder from a latent to an image, without noise (open in the paper's App. G)."""
 
     def __init__(self, config: ConfigDict, decoder: nn.Module) -> None:
         super().__init__(config, decoder)
@@ -53,7 +53,7 @@ class DirectDecoder(ImageDecoder):
     ) -> Float[Array, ""]:
         """Loss between generated and real images, their patches and, with `set_anchors`, anchors.
 
-        The encoder of the anchors gets no gradient. The key is consumed.
+        The encoder of the anchors receives no gradient. The key is consumed.
         """
         setting = self.config.decoder
         distance = sets.image_set_loss(
@@ -81,7 +81,7 @@ class DirectDecoder(ImageDecoder):
     def invert(
         self, variables: Variables, samples: UInt8[Array, "b h w c"], condition: Condition
     ) -> Float[Array, "b 0"]:
-        """Noise without dimensions, since images depend on the latents alone."""
+        """Noise without dimensions, since images depend only on the latents."""
         return jnp.zeros((len(samples), 0))
 
     def floats(self, variables: Variables, noise: Array, condition: Condition) -> Array:

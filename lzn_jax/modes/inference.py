@@ -1,7 +1,7 @@
 """Modes of the command line that use a trained run.
 
-Their figures have other file names than the figures of evaluation during training. Results of an
-`--input` are in a folder of their own, beside those of the test set.
+Figures are named differently from the figures of evaluation during training. Results of an
+`--input` are written to a folder of their own.
 """
 
 import logging
@@ -28,9 +28,10 @@ _log = logging.getLogger(__name__)
 def _opened(
     config: ConfigDict, workdir: Path, samples_from: str | None, *pair: str
 ) -> tuple[TrainedModel, DataType, Any, np.ndarray | None, list[str], Path]:
-    """The run; type, samples, labels and names of `--input` or of the test set; folder of results.
+    """The run, the data (type, samples, labels and names), and the folder of results.
 
-    Samples are of the source of a pair, by default of the main type. Labels are None for `--input`.
+    The data are `--input` or the test set. Samples are of the source of a pair, by default of the
+    main type. Labels are None for `--input`.
     """
     trained = restore(config, workdir)
     if pair:
@@ -49,7 +50,7 @@ def _opened(
 def translate(
     config: ConfigDict, workdir: Path, samples_from: str | None, source: str, target: str
 ) -> None:
-    """Translates the test samples, or `samples_from`; writes a figure of sources and targets.
+    """Translates the test samples, or `samples_from`. Writes a figure of sources and targets.
 
     Writes images to translations.npz, and labels and texts to translations.csv.
     """
@@ -70,7 +71,7 @@ def translate(
 
 
 def evaluate(config: ConfigDict, workdir: Path) -> None:
-    """Evaluates the newest checkpoint; writes summary.json and figures."""
+    """Evaluates the newest checkpoint. Writes summary.json and figures."""
     trained = restore(config, workdir)
     train, test = data.load_data(config)
     measurements.prepare(trained.space, test)
@@ -79,7 +80,7 @@ def evaluate(config: ConfigDict, workdir: Path) -> None:
 
 
 def sample(config: ConfigDict, workdir: Path) -> None:
-    """Writes `evaluation.num_samples` samples, equally many per class: samples.npz and a figure."""
+    """Writes `evaluation.num_samples` samples, equally many per class, and a figure."""
     trained = restore(config, workdir)
     samples = trained.sample(config.evaluation.get("num_samples", NUM_SAMPLES), key=None)
     data_type = trained.space.types[trained.main_type]
@@ -95,7 +96,7 @@ def sample(config: ConfigDict, workdir: Path) -> None:
 
 
 def reconstruct(config: ConfigDict, workdir: Path, samples_from: str | None) -> None:
-    """Reconstructs test samples, or those of `samples_from`, from their own noise.
+    """Reconstructs the test samples, or `samples_from`, from their own noise.
 
     Writes a figure and reconstructions.npz with samples and l2 errors, for images in units of
     [-1, 1].
@@ -109,9 +110,9 @@ def reconstruct(config: ConfigDict, workdir: Path, samples_from: str | None) -> 
 
 
 def interpolate(config: ConfigDict, workdir: Path, samples_from: str | None) -> None:
-    """Interpolates between two samples through latents; writes interpolation.npz and a figure.
+    """Interpolates two samples through latents. Writes interpolation.npz and a figure.
 
-    The samples are the two of `samples_from`, such as a folder of two images, or the first two test
+    The two samples come from `samples_from`, such as a folder of two images, or are the first test
     samples of different classes. Raises UserError unless there are two.
     """
     trained, kind, samples, labels, _, folder = _opened(config, workdir, samples_from)
@@ -132,9 +133,10 @@ def interpolate(config: ConfigDict, workdir: Path, samples_from: str | None) -> 
 
 
 def embed(config: ConfigDict, workdir: Path, samples_from: str | None) -> None:
-    """Writes features of the test samples, or of `samples_from`: embeddings.npz and a figure.
+    """Writes features of the test samples, or of `samples_from`, and a figure.
 
-    The file has the main features as `features`, the others by name, and `labels`, -1 if unknown.
+    embeddings.npz contains the main features as `features`, other features by name, and `labels`,
+    -1 if unknown.
     """
     trained, kind, samples, labels, _, folder = _opened(config, workdir, samples_from)
     others = trained.embed(samples)
@@ -148,9 +150,9 @@ def embed(config: ConfigDict, workdir: Path, samples_from: str | None) -> None:
 
 
 def classify(config: ConfigDict, workdir: Path, samples_from: str | None) -> None:
-    """Classifies the test samples, or `samples_from`; writes predictions.csv and a figure.
+    """Classifies the test samples, or `samples_from`. Writes predictions.csv and a figure.
 
-    Samples far from the training data are marked, see `TrainedModel.are_far`.
+    Samples far from the training data are marked (see `TrainedModel.are_far`).
     """
     trained, kind, samples, labels, names, folder = _opened(config, workdir, samples_from)
     classes, probabilities = trained.classify(samples)
