@@ -100,4 +100,6 @@ for name in ("direct", "direct_mlp"):
     network, _ = parts.get("decoder", name)
     fields = {**parts.fields("decoder", name, {}), **FIELDS}
     check = parts.find("decoder", name).check
-    parts.add("decoder", f"{name}_maps", (network, MapsDecoder), fields, check=check)
+    parts.add(
+        "decoder", f"{name}_maps", (network, MapsDecoder), fields, check=check, owner=__name__
+    )

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
-from lzn_jax import configuration, parts, zoning
+from lzn_jax import configuration, parts, schema, zoning
 from lzn_jax.data_types import Zones
 from lzn_jax.errors import UserError
 
@@ -43,10 +43,8 @@ class Bound:
 
     @classmethod
     def from_config(cls, config: ConfigDict, source: str, target: str) -> "Bound":
-        """The alignment of a pair. Raises UserError if its solver rejects the values."""
-        values = configuration.of_pair(
-            configuration.flatten(config.to_dict()), f"{source}:{target}"
-        )
+        """The alignment of a pair; raises UserError if its solver rejects the values."""
+        values = schema.of_pair(configuration.flatten(config.to_dict()), f"{source}:{target}")
         setting = ConfigDict(configuration.nest(values)["alignment"])
         built = {"solver": solver(setting), "source": source, "target": target}
         align = parts.get("alignment", setting.form)
@@ -108,7 +106,8 @@ def _check_dpm(values: Mapping[str, Any]) -> None:
 
 
 for _name, _solver in zoning.SOLVERS.items():
-    parts.add("solver", _name, _solver, check=_check_dpm if _name == "dpm" else None)
+    _check = _check_dpm if _name == "dpm" else None
+    parts.add("solver", _name, _solver, check=_check, owner=__name__)
 for _form in ("prob", "log"):
     _loss = functools.partial(_zone_alignment, form=_form)
     parts.add("alignment", _form, _loss, _SHARPNESS)

@@ -1,328 +1,31 @@
-"""Experiment configs: their fields and defaults, reading, checking and display."""
+"""Experiment configs: reading files, runs and overrides, completing and display."""
 
 import ast
-import dataclasses
 import difflib
 import logging
-import operator
-import re
+import math
 import runpy
-import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import ml_collections
 
-from lzn_jax import parts
+from lzn_jax import parts, schema
 from lzn_jax.errors import UserError
 from lzn_jax.extensions import extend, found_extension
 from lzn_jax.files import parse_json
-from lzn_jax.parts import Field, amount, choice, count, count_or_0, flag, positive, word, words
+from lzn_jax.models import side_multiple
+from lzn_jax.parts import Field
+from lzn_jax.schema import schema_of
 
-# Defaults suit most of the paper's experiments, or have no effect.
-_EVERY_RUN = {
-    "study": word("preset of types and alignments, None = set by this config", None, part="study"),
-    # jax.random.key silently drops all but 32 bits of a seed.
-    "seed": Field(int, "seed of all random numbers", 0, minimum=0, below=2**32),
-    "extensions": words("Python files beside the config, or modules, that register parts", ()),
-    "extension_checksums": words("sha256 of each extension, set when it runs", ()),
-    "types": words("data types", nonempty=True, part="type"),
-    "alignments": words("alignments as SOURCE:TARGET", ()),
-    "objective": choice("what trains the encoders; some data types have a baseline", "lzn"),
-    "data.name": word("data set", part="data"),
-    "data.validation": count_or_0(
-        "training examples set apart and evaluated instead of the test set", 0
-    ),
-    "data.validation_seed": Field(int, "seed of the validation split", 0, minimum=0, below=2**32),
-    "latent.dim": count("latent dimension q"),
-    "latent.noise_scale": amount("α of the training latents", 1.0),
-    "latent.solver": word("solver of the encoder's flow", "dpm", part="solver"),
-    "latent.num_steps": count("solver steps of the encoder's flow", 20),
-    "training.batch_size": count("examples per update, over all devices", at_most="train"),
-    "training.microbatch_size": count(
-        "examples that a network evaluates at once, None = all", None
-    ),
-    "training.shard_parameters": flag(
-        "divide parameters and optimiser state over the devices, to save memory", False
-    ),
-    "training.devices": count(
-        "number of devices; 'dividing' = as many as divide the batch evenly",
-        "all",
-        words=("all", "dividing"),
-    ),
-    "training.remat": flag("recompute residual blocks in the backward pass, to save memory", False),
-    "training.num_steps": count("updates"),
-    "training.learning_rate.default": positive("learning rate of networks without their own", 1e-3),
-    "training.warmup_steps": count_or_0("updates of linear warm-up", 5000),
-    "training.schedule": word("learning rate after warm-up", "constant", part="schedule"),
-    "training.optimizer": word("optimiser of each network", "adam", part="optimizer"),
-    "training.losses": words("losses beside decoders and alignments", (), part="loss"),
-    "training.gradient_clip": positive("global norm to which gradients are clipped", 1.0),
-    "training.ema_decay": parts.share_below_1("decay of the averaged weights"),
-    "training.compute_dtype": choice("dtype inside the networks", "float32", "bfloat16"),
-    "training.log_every_steps": count("updates between logged metrics", 100),
-    "checkpoint.every_steps": count("updates between checkpoints", 1000),
-    "checkpoint.keep": count("checkpoints kept", 2),
-    "evaluation.every_steps": count("updates between evaluations"),
-    "evaluation.measurements": words(
-        "measurements in addition to those of the data types", (), part="measurement"
-    ),
-    "evaluation.figures": words(
-        "figures in addition to those of the data types", (), part="figure"
-    ),
-    "evaluation.measurements_of_types": flag(
-        "whether to run the measurements of the data types and draw their figures", True
-    ),
-    "reporting.profile_steps": word(
-        "A:B traces the updates from A to B - 1 with jax.profiler, None = none", None
-    ),
-    "reporting.wandb_project": word("Weights & Biases project, None = no logging there", None),
-}
-_ALIGNED = {
-    "alignment.solver": word("solver of the flow from latents to zones", "euler", part="solver"),
-    "alignment.num_steps": count("solver steps of the flow from latents to zones"),
-    "alignment.cutoff": parts.share_below_1(
-        "share of the flow's first steps left out of the loss", 0.2
-    ),
-    "alignment.form": word("form of the loss", "log", part="alignment"),
-    "alignment.noise_scale": amount("α of the aligned latents, None = as in generation", None),
-    "alignment.weight": amount("weight of the alignment loss", 1.0),
-}
-# A single type trains nothing else, so there would be nothing to train without this loss.
-_ALIGNED_VIEWS = {"alignment.weight": positive("weight of the alignment loss", 1.0)}
 # Groups of the package's fields.
 _GROUPS = (
     *("data", "latent", "alignment", "augmentation", "encoder", "decoder", "training"),
     *("training.learning_rate", "text", "text_encoder", "text_decoder"),
     *("simclr", "infonce", "dcl", "siglip", "checkpoint", "evaluation", "sampling", "reporting"),
 )
-
-
-def schema_of(values: Mapping[str, Any]) -> dict[str, Field]:
-    """The fields of a config by dotted name, including the fields of the parts that it names."""
-    preset = _preset(values.get("study"))
-    types, alignments = (
-        _tuple(values.get(name, preset.get(name))) for name in ("types", "alignments")
-    )
-    fields = dict(_EVERY_RUN)
-    if alignments or len(types) > 1:
-        fields |= _ALIGNED | (_ALIGNED_VIEWS if len(types) == 1 else {})
-    space = {**values, "types": types, "alignments": alignments}
-    names = list(fields)
-    for name in names:  # which grow by the fields of parts and pairs
-        own = _of_pairs(name, fields[name], alignments) | _of_parts(name, fields[name], space)
-        names += [each for each in own if each not in fields]
-        fields |= own
-    for name, value in preset.items():
-        if name in fields:
-            is_optional = fields[name].takes_none
-            fields[name] = dataclasses.replace(fields[name], default=value, optional=is_optional)
-    return {name: _with_choices(name, field, types) for name, field in fields.items()}
-
-
-def _of_parts(name: str, field: Field, space: Mapping[str, Any]) -> dict[str, Field]:
-    """Fields of the parts that a field names. A leading dot puts them into the field's group."""
-    if field.part is None or (field.part == "type" and name != "types"):  # one of `types`
-        return {}
-    (group, *_), value, found = name.split("."), space.get(name, field.default), {}
-    for part in _tuple(value) or (value,):
-        for own, each in parts.fields(field.part, str(part), space).items():
-            found[f"{group}{own}" if own.startswith(".") else own] = each
-    return found
-
-
-def _of_pairs(name: str, field: Field, alignments: Sequence[str]) -> dict[str, Field]:
-    """Fields `alignment.SOURCE_to_TARGET.FIELD` of a field of alignments."""
-    group, *leaf = name.split(".")
-    if group != "alignment" or len(leaf) > 1:
-        return {}
-    own = dataclasses.replace(field, default=parts.ABSENT, optional=True)
-    return {f"{_pair_group(pair)}.{leaf[0]}": own for pair in alignments}
-
-
-def _pair_group(pair: str) -> str:
-    return f"alignment.{pair}".replace(":", "_to_")
-
-
-def of_pair(values: Mapping[str, Any], pair: str) -> dict[str, Any]:
-    """The values by dotted name. The pair's values replace values of the group `alignment`."""
-    prefix = f"{_pair_group(pair)}."
-    own = {n: v for n, v in values.items() if n.startswith(prefix) and v is not None}
-    return {**values, **{f"alignment.{n.removeprefix(prefix)}": v for n, v in own.items()}}
-
-
-def with_defaults(values: Mapping[str, Any], fields: Mapping[str, Field]) -> dict[str, Any]:
-    """The values by dotted name, with defaults for missing fields."""
-    none = (parts.REQUIRED, parts.ABSENT)
-    return {**{n: f.default for n, f in fields.items() if f.default not in none}, **values}
-
-
-def _preset(study: Any) -> Mapping[str, Any]:
-    return parts.get("study", study) if study in parts.names("study") else {}
-
-
-def _tuple(value: Any) -> tuple[Any, ...]:
-    return tuple(value) if isinstance(value, tuple | list) else ()
-
-
-def _with_choices(name: str, field: Field, types: tuple[str, ...]) -> Field:
-    """The field with its choices: the parts of its kind, or the pairs of types."""
-    if name == "alignments":
-        return dataclasses.replace(field, choices=tuple(f"{s}:{t}" for s in types for t in types))
-    if field.part is None or field.choices:
-        return field
-    return dataclasses.replace(field, choices=parts.names(field.part))
-
-
-def validated(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values with defaults, in canonical types and the schema's order.
-
-    Raises UserError for the first invalid value.
-    """
-    fields = schema_of(values)
-    values = with_defaults(values, fields)
-    result = {n: checked(n, values[n], field) for n, field in fields.items() if n in values}
-    for name, field in fields.items():
-        if name not in values and field.default is parts.REQUIRED:
-            expected = _expected(field)
-            raise UserError(f"the config lacks the field {name} ({field.help}): {expected}")
-    if extra := [name for name in values if name not in fields]:
-        raise UserError(unknown(extra[0], fields))
-    if not any(fields[name].from_data and value is None for name, value in result.items()):
-        _check_across(result, fields)
-    return result
-
-
-# Common names of fields.
-_ALIASES = {
-    "lr": "learning_rate",
-    "bs": "batch_size",
-    "epochs": "num_steps",
-    "iterations": "num_steps",
-    "alpha": "noise_scale",
-}
-
-
-def unknown(name: str, fields: Iterable[str]) -> str:
-    """Error message for an unknown field, with the nearest field by whole name or last word."""
-    asked = ".".join(_ALIASES.get(word, word) for word in name.split("."))
-
-    def closeness(known: str) -> tuple[float, float]:
-        pairs = (asked, known), (asked.rpartition(".")[2], known.rpartition(".")[2])
-        whole, leaf = (difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs)
-        return max(whole, leaf), whole
-
-    return f"the config has no field {name}; the nearest is {max(fields, key=closeness)}"
-
-
-def checked(name: str, value: Any, field: Field) -> Any:
-    """`value` in the field's type. Integers become floats, and lists tuples, if necessary.
-
-    Raises UserError if the field does not accept the value.
-    """
-    if (value is None and field.takes_none) or (isinstance(value, str) and value in field.words):
-        return value
-    result = converted(value, field.kind, field.item)
-    if result is None or not _in_range(result, field):
-        raise UserError(f"{name} must be {_expected(field)}, got {' '.join(repr(value).split())}")
-    return result
-
-
-def converted(value: Any, kind: type, item: type) -> Any:
-    """`value` as the type `kind`, a tuple with items of the type `item`. None if impossible."""
-    if kind is tuple and isinstance(value, tuple | list):
-        items = tuple(converted(each, item, item) for each in value)
-        return None if None in items else items
-    if isinstance(value, bool) != (kind is bool):  # Python's bools are integers
-        return None
-    if kind is float and isinstance(value, int | float):
-        return float(value) if abs(value) <= sys.float_info.max else None
-    return value if isinstance(value, kind) else None
-
-
-def _in_range(value: Any, field: Field) -> bool:
-    if field.kind is tuple:
-        item = dataclasses.replace(field, kind=field.item)
-        return bool(value or not field.nonempty) and all(_in_range(v, item) for v in value)
-    if field.choices:
-        return value in field.choices
-    return all(holds(value, limit) for _, holds, limit in _limits(field))
-
-
-def _limits(field: Field) -> list[tuple[str, Callable[..., bool], int | float]]:
-    """Limits of a field's values, as (relation in words, relation, limit)."""
-    relations = (
-        (">=", operator.ge, field.minimum),
-        (">", operator.gt, field.above),
-        ("<=", operator.le, field.maximum),
-        ("<", operator.lt, field.below),
-        ("a multiple of", lambda value, limit: value % limit == 0, field.multiple_of),
-    )
-    return [(words, holds, limit) for words, holds, limit in relations if limit is not None]
-
-
-_KINDS = {bool: "True or False", int: "an integer", float: "a finite number", str: "a string"}
-
-
-def _expected(field: Field) -> str:
-    """Description of the values that the field accepts."""
-    choices = ", ".join(map(repr, field.choices))
-    if field.kind is tuple:
-        items = choices or {int: "integers", float: "finite numbers", str: "strings"}[field.item]
-        text = f"a {'non-empty ' if field.nonempty else ''}tuple of {items}"
-    elif field.choices:
-        text = f"one of {choices}" if len(field.choices) > 1 else choices
-    else:
-        text = _KINDS[field.kind]
-    bounds = [f"{words} {limit}" for words, _, limit in _limits(field)]
-    text = " ".join([text, " and ".join(bounds)]).strip()
-    others = [*map(repr, field.words), *(["None"] if field.takes_none else [])]
-    return " or ".join([text, *others])
-
-
-def _check_across(values: Mapping[str, Any], fields: Mapping[str, Field]) -> None:
-    """Raises UserError if individually valid values are incompatible."""
-    batch_size, size = values["training.batch_size"], values["training.microbatch_size"]
-    parts.require(
-        size is None or batch_size % size == 0,
-        f"training.microbatch_size must divide training.batch_size {batch_size}, got {size}",
-    )
-    steps = values["reporting.profile_steps"]
-    bounds = re.fullmatch(r"(\d+):(\d+)", "0:1" if steps is None else steps)
-    parts.require(
-        bounds is not None and int(bounds[1]) < int(bounds[2]),
-        f"reporting.profile_steps must be A:B with A < B, for example 100:105, got {steps!r}",
-    )
-    types = values["types"]
-    parts.require(len(set(types)) == len(types), f"types must differ, got {types}")
-    named: dict[tuple[str, str], None] = {}  # parts by kind and name, each once
-    for name, field in fields.items():
-        if field.part is None or (value := values.get(name)) is None:
-            continue
-        for part in value if isinstance(value, tuple) else (value,):
-            is_there = field.part != "type" or part in types
-            parts.require(is_there, f"{name} needs {part!r} among types, got {types}")
-            named[field.part, part] = None
-    for kind, part in named:
-        if check := parts.find(kind, part).check:
-            for each in (values, *(of_pair(values, pair) for pair in values["alignments"])):
-                check(each)
-    _check_something_trains(values)
-
-
-def _check_something_trains(values: Mapping[str, Any]) -> None:
-    pairs = values["alignments"] if values.get("latent.enabled", True) else ()
-    is_aligned = any(of_pair(values, pair)["alignment.weight"] > 0 for pair in pairs)
-    weights = {n: v for n, v in values.items() if n.startswith("training.") and "_weight" in n}
-    parts.require(
-        is_aligned or not weights or any(weight != 0 for weight in weights.values()),
-        f"{' or '.join(weights)} must be > 0 unless latent.enabled is True and "
-        "alignment.weight > 0: nothing would train, got 0.0",
-    )
-
-
 # Files in the work folder of a run.
 CONFIG_FILE = "config.json"
 TOKENIZER_FILE = "tokenizer.json"
@@ -336,9 +39,8 @@ def load(
 ) -> ml_collections.ConfigDict:
     """The checked, immutable config of a name, file or object, with `FIELD=VALUE` overrides.
 
-    If the data set defines a function `completed`, it completes fields that follow from the data:
-    (values, names of the values that were set for this data set) -> values. `extensions` run in
-    addition to the config's extensions. Raises UserError for a file without a config, a failing
+    The facts of the data set, if it has a function of this name, complete it. `extensions` run in
+    addition to those that the config names. Raises UserError for a file without a config, a failing
     extension and an invalid field or value.
     """
     digests = extend(extensions)
@@ -347,14 +49,10 @@ def load(
     else:
         file = find(str(config))
         tree, folder = _read(file), file.parent
-    named = checked("extensions", tree.get("extensions", ()), _EVERY_RUN["extensions"])
+    named = schema.checked("extensions", tree.get("extensions", ()), schema.EVERY_RUN["extensions"])
     digests |= extend(named, folder)
-    values = validated({**flatten(tree), **_as_fields(digests)})
-    values, stated = _changed(values, overrides)
-    name = values.get("data.name")
-    data_set = parts.get("data", name) if name in parts.names("data") else None
-    completed = getattr(data_set, "completed", None)
-    return _checked(completed(values, stated) if completed else values)
+    values = schema.validated({**flatten(tree), **_as_fields(digests)})
+    return _checked(_completed(*_changed(values, overrides)))
 
 
 def load_run(
@@ -379,7 +77,7 @@ def load_run(
         # A changed extension may lack fields of the run.
         values = {name: values[name] for name in schema_of(values) if name in values}
     try:
-        values = validated(values)
+        values = schema.validated(values)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     if values.get("data.tokenizer_path") is not None:
@@ -400,7 +98,8 @@ def stored_values(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path} is not the config of a run: {reason}") from error
-    names, digests = (checked(n, values.get(n, ()), _EVERY_RUN[n]) for n in _as_fields({}))
+    fields = {name: schema.EVERY_RUN[name] for name in _as_fields({})}
+    names, digests = (schema.checked(n, values.get(n, ()), field) for n, field in fields.items())
     if len(names) != len(digests):
         raise UserError(f"{path} must have a checksum for each of its extensions")
     return values
@@ -519,12 +218,47 @@ def _changed(
     return values, set(changes if is_other_data else values)
 
 
+def _completed(values: Mapping[str, Any], stated: Collection[str]) -> dict[str, Any]:
+    """The values with facts of the data, which bound numbers that are not `stated` for this data.
+
+    One log line lists the changes.
+    """
+    fields = schema_of(values)
+    given = schema.with_defaults(values, fields)
+    facts = getattr(parts.get("data", given["data.name"]), "facts", None)
+    if facts is None or any(n.startswith("data.") and n not in given for n in fields):
+        return given
+    data, free = nest(given)["data"], [n for n in fields if given.get(n) and n not in stated]
+    bounded = {name: split for name in free if (split := fields[name].at_most)}
+    with parts.mistakes(f"data {data['name']!r}"):
+        asked = {*bounded.values(), *(name for name, value in data.items() if value is None)}
+        found = facts(ml_collections.ConfigDict(data), asked)
+    changes = {f"data.{name}": value for name, value in found.items() if name in data}
+    if "image_size" in found:
+        multiple = side_multiple(given)
+        changes["data.image_size"] = math.ceil(found["image_size"] / multiple) * multiple
+    # A number that divides another one comes before it.
+    for name in sorted(bounded, key=lambda name: fields[name].divides is None):
+        now, most = given | changes, found.get(bounded[name], math.inf)
+        divisors = [now[n] for n, field in fields.items() if field.divides == name and now[n]]
+        changes[name] = _at_most(given[name], most, math.lcm(*divisors))
+    changed = [f"{n.removeprefix('data.')}={v}" for n, v in changes.items() if v != given[n]]
+    if changed:
+        _log.info("from the images in %s: %s", data.get("path", "memory"), ", ".join(changed))
+    return given | changes
+
+
+def _at_most(value: Any, most: int | float, multiple: int) -> Any:
+    """A number limited to `most`, as a multiple if it is that large; or a tuple of limited ones."""
+    if isinstance(value, tuple):
+        return tuple(sorted({min(each, most) for each in value}))
+    value = min(value, most)
+    return value // multiple * multiple or value
+
+
 def _checked(values: Mapping[str, Any]) -> ml_collections.ConfigDict:
-    values = with_defaults(values, fields := schema_of(values))
-    if values.get("data.channels", 3) is None:  # not completed from the images
-        values["data.channels"] = 3
-    found = validated(values)
-    for name, field in fields.items():
+    found = schema.validated(values)
+    for name, field in schema_of(values).items():
         if field.from_data and found[name] is None:
             raise UserError(f"the config lacks the field {name} ({field.help})")
     return ml_collections.FrozenConfigDict(nest(found))
@@ -535,10 +269,10 @@ def _parse_override(text: str, fields: Mapping[str, Field]) -> tuple[str, Any]:
     if not equals:
         raise UserError(f"an override must read FIELD=VALUE, got {text!r}")
     if name not in fields:
-        raise UserError(unknown(name, fields))
+        raise UserError(schema.unknown(name, fields))
     if name in _as_fields({}):
         raise UserError(f"{name} must be set by --extensions=FILE.py")
-    return name, checked(name, _parse(value, fields[name]), fields[name])
+    return name, schema.checked(name, _parse(value, fields[name]), fields[name])
 
 
 def _parse(text: str, field: Field) -> Any:
@@ -553,7 +287,7 @@ def _parse(text: str, field: Field) -> Any:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return text
-    is_item = field.kind is tuple and converted(value, field.item, field.item) is not None
+    is_item = field.kind is tuple and schema.converted(value, field.item, field.item) is not None
     return (value,) if is_item else value
 
 
@@ -601,9 +335,7 @@ def explain(config: ml_collections.ConfigDict) -> str:
     values = flatten(config.to_dict())
     fields = flatten(nest(schema_of(values)))  # in the schema's order, by group
     lines = ["* differs from its default, or has none"]
-    for name, field in fields.items():
-        if name not in values:
-            continue
+    for name, field in ((n, f) for n, f in fields.items() if n in values):
         mark = " " if values[name] == field.default else "*"
         lines.append(f"{mark} {f'{name} = {values[name]!r}':<44}  # {field.help}")
     return "\n".join(lines)

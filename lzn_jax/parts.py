@@ -46,9 +46,11 @@ class Field:
     Attributes:
       from_data: whether the field describes the data, so that each data set needs its own value.
         None is then replaced by the value found in the data when the config is completed.
-      at_most: split, "train" or "test", whose number of images limits a value that no config or
+      at_most: split, "train" or "test", whose number of examples limits a value that no config or
         command states for the data set.
+      divides: field that must be a multiple of the value.
       part: kind of the parts that are the choices.
+      is_loss_weight: whether a loss is multiplied by the value; one of these must not be 0.
     """
 
     kind: type
@@ -67,7 +69,9 @@ class Field:
     optional: bool = False
     from_data: bool = False
     at_most: str | None = None
+    divides: str | None = None
     part: str | None = None
+    is_loss_weight: bool = False
 
     @property
     def takes_none(self) -> bool:
@@ -83,6 +87,7 @@ count_or_0 = functools.partial(Field, int, minimum=0)
 counts = functools.partial(Field, tuple, minimum=1)
 words = functools.partial(Field, tuple, item=str)
 amount = functools.partial(Field, float, minimum=0)
+loss_weight = functools.partial(Field, float, minimum=0, is_loss_weight=True)
 positive = functools.partial(Field, float, above=0)
 share = functools.partial(Field, float, minimum=0, maximum=1)
 share_below_1 = functools.partial(Field, float, minimum=0, below=1)
@@ -127,8 +132,7 @@ class Part:
     value: Any  # or "module:name", imported when a run needs it
     fields: Fields  # by dotted name, or a function from a config's values to them
     check: Check | None  # raises UserError if the values of a config are incompatible
-    file: str  # file that registered the part, in this line
-    line: int = 1
+    file: str  # of the owner
 
 
 _NO_FIELDS: Fields = MappingProxyType({})
@@ -136,26 +140,45 @@ PARTS: dict[tuple[str, str], Part] = {}
 
 
 def add(
-    kind: str, name: str, part: Any, fields: Fields = _NO_FIELDS, *, check: Check | None = None
+    kind: str,
+    name: str,
+    part: Any,
+    fields: Fields = _NO_FIELDS,
+    *,
+    check: Check | None = None,
+    owner: str | None = None,
 ) -> None:
     """Registers a part under a name, with its config fields.
 
     `fields` maps dotted config names to `Field`, or is a function that returns such a mapping for
-    the `types` and `alignments` of a config. A name that starts with a dot belongs to the group of
-    the field that names the part. `check` is called with all values of a config by dotted name. The
-    part of a study maps fields to their defaults. Raises UserError if another file has registered
-    the name.
+    the `types` and `alignments` of a config. A name that starts with a dot is in the group of the
+    field that names the part. `check` is called with all values of a config by dotted name. The
+    part of a study maps fields to their defaults. `owner` is the name of the module that registers
+    the part, by default the one that defines it. Raises UserError if another file has registered
+    the name, and for a part without a loaded owner.
     """
     if kind not in KINDS:
         raise UserError(f"the kind of a part must be one of {', '.join(KINDS)}, got {kind!r}")
-    frame: Any = sys._getframe(1)
-    while frame.f_globals.get("__name__", "").startswith("jaxtyping."):  # its type checker
-        frame = frame.f_back
-    file = frame.f_code.co_filename
-    taken = PARTS.get((kind, name))
-    if taken and taken.file != file:
+    owner = owner or _module(part)
+    message = f"{kind} {name!r} is of no module that is loaded: pass owner=__name__ to parts.add"
+    require(owner in sys.modules, message)
+    file = getattr(sys.modules[owner], "__file__", None) or owner
+    if (taken := PARTS.get((kind, name))) and taken.file != file:
         raise UserError(f"{kind} {name!r} is already registered by {taken.file}: rename yours")
-    PARTS[kind, name] = Part(part, fields, check, file, frame.f_lineno)
+    PARTS[kind, name] = Part(part, fields, check, file)
+
+
+def _module(part: Any) -> str:
+    """Name of the module that defines a part, the first one of a tuple; empty if it has none."""
+    first = part[0] if isinstance(part, tuple) else part
+    if isinstance(first, str):
+        return first.partition(":")[0]
+    return getattr(_defined(first), "__module__", getattr(first, "__name__", ""))
+
+
+def _defined(part: Any) -> Any:
+    """The function or class of a part, which may be decorated or partial."""
+    return inspect.unwrap(getattr(part, "func", part))
 
 
 def find(kind: str, name: str) -> Part:
@@ -185,10 +208,10 @@ def fields(kind: str, name: str, values: Mapping[str, Any]) -> Mapping[str, Fiel
         return {}
     own = part.fields(values) if callable(part.fields) else part.fields
     if kind == "loss":
-        return {f".{name}_weight": amount(f"weight of the loss {name!r}", 1.0), **own}
+        return {f".{name}_weight": loss_weight(f"weight of the loss {name!r}", 1.0), **own}
     if kind == "type" and name not in ("image", "label"):  # generation_weight; no decoder
         weight = f"weight of the {name} decoder's loss, None = the type's own"
-        return {f"training.{name}_weight": amount(weight, None), **own}
+        return {f"training.{name}_weight": loss_weight(weight, None), **own}
     return own
 
 
@@ -241,7 +264,8 @@ def _line(error: Exception, what: str, file: str | None) -> str:
     who, *at = next((known[name] for name in names if name in known), ("", "", 0))
     place, line = own[-1][:2] if own else at if at[0] else places[-1][:2]
     place = at[0] if place == _IN_WORKER else place
-    text = f"{who} failed at {place}, line {line}: {type(error).__name__}: {error}"
+    where = f"{place}, line {line}" if line else place
+    text = f"{who} failed at {where}: {type(error).__name__}: {error}"
     for name, value in walked[-1][2].items() if isinstance(error, KeyError) else ():
         text += f"; {name} contains {', '.join(map(str, value))}" if type(value) is dict else ""
     return text if who else ""
@@ -253,8 +277,8 @@ def _outside(last: str) -> dict[Any, Any]:
     every = [(f"{kind} {name!r}", KINDS.index(kind), part) for (kind, name), part in PARTS.items()]
     for what, _, part in sorted(every, key=lambda each: (each[0] == last, -each[1])):
         if not part.file.startswith(_PACKAGE):
-            file, line = part.file, part.line
-            value = inspect.unwrap(getattr(part.value, "func", part.value))  # of a partial
+            file, line = part.file, 0
+            value = _defined(part.value)
             with contextlib.suppress(Exception):  # of what no file defines as a function or class
                 file, line = str(inspect.getsourcefile(value)), inspect.getsourcelines(value)[1]
             code = getattr(value, "__qualname__", str(value).rpartition(":")[2]).partition(".")[0]

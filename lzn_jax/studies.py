@@ -9,15 +9,17 @@ for _name, _function in (
     ("reconstruction", "samples:measure_reconstruction"),
     ("texts", "texts:measure"),
 ):
-    parts.add("measurement", _name, f"lzn_jax.evaluation.{_function}")  # imported by evaluations
-parts.add("figure", "tasks", "lzn_jax.evaluation.tasks:draw")
+    # Imported by evaluations.
+    parts.add("measurement", _name, f"lzn_jax.evaluation.{_function}", owner=__name__)
+parts.add("figure", "tasks", "lzn_jax.evaluation.tasks:draw", owner=__name__)
 
 
 def _study(
     name: str, types: tuple[str, ...], *alignments: str, **decoder: str | tuple[str, ...]
 ) -> None:
     conditions = {f"decoder.{field}": value for field, value in decoder.items()}
-    parts.add("study", name, {"types": types, "alignments": alignments, **conditions})
+    fields = {"types": types, "alignments": alignments, **conditions}
+    parts.add("study", name, fields, owner=__name__)
 
 
 _study("generation", ("image",))

@@ -10,7 +10,7 @@ import ml_collections
 import pytest
 from PIL import Image
 
-from lzn_jax import configuration, parts
+from lzn_jax import configuration, parts, schema
 from lzn_jax.errors import UserError
 from lzn_jax.run import workdir
 
@@ -83,7 +83,7 @@ def held(config=JOINT, *overrides):
 
 def always_held(values):
     """Fields that each config with these values contains: those of one alignment are not."""
-    fields = configuration.schema_of(values).items()
+    fields = schema.schema_of(values).items()
     return {name for name, field in fields if field.default is not parts.ABSENT}
 
 
@@ -180,7 +180,7 @@ DEFAULTS = {
 
 def fault(values):
     with pytest.raises(UserError) as caught:
-        configuration.validated(values)
+        schema.validated(values)
     return str(caught.value)
 
 
@@ -190,8 +190,8 @@ def test_a_field_has_a_default_or_must_be_there(name):
     if name in REQUIRED - {"study"}:  # which decides what fields there are
         assert fault(values).startswith(f"the config lacks the field {name} (")
     elif name != "study":
-        found = configuration.validated(values)[name]
-        default = configuration.schema_of(SELECTORS)[name].default
+        found = schema.validated(values)[name]
+        default = schema.schema_of(SELECTORS)[name].default
         assert found == DEFAULTS.get(name, default)
         assert type(found) is type(default)  # as it is checked, so is it written
 
@@ -199,7 +199,7 @@ def test_a_field_has_a_default_or_must_be_there(name):
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.py")), ids=lambda path: path.stem)
 def test_a_study_is_a_name_for_types_alignments_and_conditions(path):
     values = held(str(path))
-    found = configuration.validated({n: v for n, v in values.items() if n != "study"})
+    found = schema.validated({n: v for n, v in values.items() if n != "study"})
     assert found == values | {"study": None}
 
 
@@ -273,7 +273,7 @@ def test_an_override_sets_its_field_in_the_fields_type(override, value):
 @pytest.mark.parametrize("name", sorted(OPTIONAL))
 def test_an_optional_field_goes_to_a_value_and_to_none(name):
     for start in (None, OPTIONAL[name]):
-        assert configuration.validated(held() | {name: start})[name] == start
+        assert schema.validated(held() | {name: start})[name] == start
     overrides = [f"{name}=None", f"{name}={OPTIONAL[name]}"]  # the later one wins
     assert held(JOINT, *overrides)[name] == OPTIONAL[name]
     assert held(JOINT, *overrides[::-1])[name] is None
@@ -569,7 +569,7 @@ def test_a_bad_value_in_a_file_is_named(values, expected):
 
 def test_a_file_may_write_integers_for_floats_and_lists_for_tuples():
     written = {"alignment.weight": 2, "encoder.channel_multipliers": [1, 2, 3]}
-    found = configuration.validated(held() | written)
+    found = schema.validated(held() | written)
     assert type(found["alignment.weight"]) is float
     assert found["alignment.weight"] == 2
     assert found["encoder.channel_multipliers"] == (1, 2, 3)

@@ -38,6 +38,7 @@ from lzn_jax.errors import EXIT_DONE, EXIT_RUN_AGAIN, UserError
 from lzn_jax.modes import export
 from lzn_jax.modes.compile import batch_shapes
 from lzn_jax.run import devices
+from lzn_jax.schema import schema_of
 
 FOLDER = Path(__file__).parents[1] / "examples"
 MIDPOINT = {"latent__solver": "midpoint", "alignment__solver": "midpoint"}
@@ -567,7 +568,7 @@ def test_emoji_are_drawn_in_their_colours_on_white_with_a_name_in_each_language(
     place = train.texts.tolist().index("red square")
     names = ["red square", "rotes quadrat", "kırmızı kare"]
     assert several.texts[3 * place :][:3].tolist() == names
-    languages = configuration.schema_of({"data.name": "openmoji"})["data.languages"].choices
+    languages = schema_of({"data.name": "openmoji"})["data.languages"].choices
     assert set(languages) == set(importlib.import_module("emoji").LANGUAGES)
 
 

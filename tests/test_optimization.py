@@ -7,7 +7,7 @@ import optax
 import pytest
 from ml_collections import ConfigDict
 
-from lzn_jax import optimizers, parts, train
+from lzn_jax import configuration, optimizers, parts, train
 from lzn_jax.errors import UserError
 
 
@@ -208,6 +208,16 @@ def test_an_optimizer_of_ones_own_has_the_rate_of_each_network_and_its_fields(re
         for network, peak in training.learning_rate.items():
             expected = peak * np.array([-1, 1]) / 2 ** max(k - 1, 0)
             np.testing.assert_allclose(updates[network]["w"], expected, rtol=1e-6)
+
+
+def test_a_weight_of_an_optimizer_is_no_loss_that_trains(registered):
+    momentum = {".momentum_weight": parts.share("of the sum", 0.9)}
+    registered("optimizer", "summed", lambda training, rate: optax.sgd(rate), momentum)
+    fields = ["training.optimizer=summed", "alignment.weight=0", "training.generation_weight="]
+    assert configuration.load("digits_joint", fields[:2]).training.momentum_weight == 0.9
+    expected = "^training.generation_weight must be > 0 unless latent.enabled is True"
+    with pytest.raises(UserError, match=expected):
+        configuration.load("digits_joint", [*fields[:2], f"{fields[2]}0"])
 
 
 def test_what_is_no_transformation_is_no_optimizer(registered):

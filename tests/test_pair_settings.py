@@ -10,7 +10,7 @@ import pytest
 import small
 from test_draws import UNKNOWN, Draws
 
-from lzn_jax import configuration, parts, plan, zoning
+from lzn_jax import configuration, parts, plan, schema, zoning
 from lzn_jax.data_types import Zones
 from lzn_jax.errors import UserError
 from lzn_jax.latent_space import LatentSpace
@@ -97,7 +97,7 @@ def test_fields_of_a_pair_are_there_only_if_they_are_set():
     assert "_to_" not in configuration.explain(plain)
     unset = configuration.load("digits_text", ["alignment.image_to_text.weight=None"])
     values = configuration.flatten(unset.to_dict())
-    assert configuration.of_pair(values, "image:text")["alignment.weight"] == plain.alignment.weight
+    assert schema.of_pair(values, "image:text")["alignment.weight"] == plain.alignment.weight
 
 
 @pytest.mark.parametrize(

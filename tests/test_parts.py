@@ -6,12 +6,13 @@ import importlib
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import lzn_jax
-from lzn_jax import configuration, extensions, parts
+from lzn_jax import configuration, extensions, parts, zoning
 from lzn_jax import main as command_line
 from lzn_jax.errors import UserError
 from lzn_jax.run import workdir as workdirs
@@ -20,6 +21,8 @@ ROOT = Path(__file__).parents[1]
 
 # A part of each kind; nothing of it is imported until a run needs it.
 OWN = """
+import functools
+
 from lzn_jax import parts, zoning
 
 
@@ -29,17 +32,18 @@ def check(values):
 
 images = {f"data.{name}": parts.count("of images", 8) for name in ("image_size", "channels")}
 images |= {"data.num_classes": parts.count("of classes", 8), "data.own": parts.count("kinds", 3)}
-parts.add("type", "own", "own:Type", {"own.size": parts.count("its size", 5)}, check=check)
-parts.add("data", "own", parts, images)  # any module
-parts.add("encoder", "own", "own:Encoder", {"encoder.own": parts.count("its units", 3)})
-parts.add("decoder", "own", ("own:Decoder", "own:Flow"), {"decoder.own": parts.count("layers", 3)})
-parts.add("solver", "own", zoning.Euler, {"latent.own": parts.count("its order", 3)})
-parts.add("alignment", "own", "own:align", {"alignment.own": parts.count("its rank", 3)})
-parts.add("measurement", "own", "own:measure", {"evaluation.own": parts.count("samples", 3)})
-parts.add("optimizer", "own", "own:optimize", {".own": parts.count("its memory", 3)})
-parts.add("schedule", "own", "own:schedule", {".own": parts.count("its period", 3)})
-parts.add("loss", "own", "own:regularise", {".own": parts.count("its power", 3)})
-parts.add("figure", "own", "own:draw", {"evaluation.drawn": parts.count("of its panels", 3)})
+add = functools.partial(parts.add, owner=__name__)
+add("type", "own", "own:Type", {"own.size": parts.count("its size", 5)}, check=check)
+add("data", "own", parts, images)  # any module
+add("encoder", "own", "own:Encoder", {"encoder.own": parts.count("its units", 3)})
+add("decoder", "own", ("own:Decoder", "own:Flow"), {"decoder.own": parts.count("layers", 3)})
+add("solver", "own", zoning.Euler, {"latent.own": parts.count("its order", 3)})
+add("alignment", "own", "own:align", {"alignment.own": parts.count("its rank", 3)})
+add("measurement", "own", "own:measure", {"evaluation.own": parts.count("samples", 3)})
+add("optimizer", "own", "own:optimize", {".own": parts.count("its memory", 3)})
+add("schedule", "own", "own:schedule", {".own": parts.count("its period", 3)})
+add("loss", "own", "own:regularise", {".own": parts.count("its power", 3)})
+add("figure", "own", "own:draw", {"evaluation.drawn": parts.count("of its panels", 3)})
 """
 # What a config says to name the part of each kind, and the field that comes with it.
 SELECTED = {
@@ -108,15 +112,15 @@ def error(*arguments, load=configuration.load, **options):
 
 def solver(name, value):
     """The code of a file that registers a solver."""
-    return f"from lzn_jax import parts\n\nparts.add('solver', '{name}', {value})\n"
+    return f"from lzn_jax import parts\n\nparts.add('solver', '{name}', {value}, owner=__name__)\n"
 
 
 def test_a_name_that_is_taken_says_by_whom(tmp_path):
     taken = str(ROOT / "lzn_jax" / "alignments.py")
     expected = f"solver 'euler' is already registered by {taken}: rename yours"
-    assert error("solver", "euler", None, load=parts.add) == expected
+    assert error("solver", "euler", zoning.Euler, load=parts.add) == expected
     assert parts.find("solver", "euler").file == taken
-    parts.add("solver", "own", 1)
+    parts.add("solver", "own", 1, owner=__name__)
     (tmp_path / "own.py").write_text(solver("own", 2))
     expected = f"solver 'own' is already registered by {__file__}: rename yours"
     assert error([str(tmp_path / "own.py")], load=extensions.extend) == expected
@@ -124,16 +128,27 @@ def test_a_name_that_is_taken_says_by_whom(tmp_path):
 
 def test_parts_are_of_a_kind_and_imported_where_they_are_asked_for():
     for part in (1, 2):  # a file may add its part again
-        parts.add("solver", "own", part)
+        parts.add("solver", "own", part, owner=__name__)
     assert parts.get("solver", "own") == 2
     expected = f"the kind of a part must be one of {', '.join(parts.KINDS)}, got 'network'"
     assert error("network", "own", None, load=parts.add) == expected
-    parts.add("solver", "own", ("json", "json:dumps", json))
+    parts.add("solver", "own", ("json", "json:dumps", json), owner=__name__)
     assert parts.get("solver", "own") == (json, json.dumps, json)
     available = ", ".join(parts.names("solver"))  # other tests may have added some
     assert {"adams", "dpm", "euler"} <= set(available.split(", "))
     expected = f"there is no solver 'owm'; available: {available}"
     assert error("solver", "owm", load=parts.get) == expected
+
+
+def test_the_owner_of_a_part_is_its_module_unless_another_is_named():
+    for part in (error, functools.partial(error), (error, 1), sys.modules[__name__], __name__):
+        parts.add("solver", "own", part)
+        assert parts.find("solver", "own").file == __file__
+    parts.add("solver", "of zoning", zoning.Euler, owner=__name__)
+    assert parts.find("solver", "of zoning").file == __file__
+    expected = "solver 'own' is of no module that is loaded: pass owner=__name__ to parts.add"
+    for part in (1, {}, "no_such_module:part"):
+        assert error("solver", "own", part, load=parts.add) == expected
 
 
 @pytest.mark.parametrize("kind", SELECTED)
@@ -161,9 +176,33 @@ def test_fields_of_a_part_are_checked_together_and_may_depend_on_the_types(confi
     def fields(values):
         return {f"latent.of_{name}": parts.count("each", 1) for name in values["types"]}
 
-    parts.add("solver", "each", None, fields)
+    parts.add("solver", "each", None, fields, owner=__name__)
     found = configuration.load(config, ["latent.solver=each"]).latent
     assert (found.of_image, found.of_label) == (1, 1)
+
+
+def test_facts_of_a_data_set_of_ones_own_replace_none_and_bound_numbers(config, caplog):
+    asked = []
+
+    def facts(data, names):
+        asked.append({*names})
+        return {"num_classes": 4, "train": 100, "mean": 0.5}
+
+    shape = {"data.image_size": 8, "data.channels": 1, "data.num_classes": None}
+    fields = {n: parts.count("of images", v, from_data=True) for n, v in shape.items()}
+    parts.add("data", "told", SimpleNamespace(facts=facts), fields, owner=__name__)
+    told = ["data.name=told", "training.microbatch_size=16"]
+    with caplog.at_level("INFO", "lzn_jax"):
+        found = configuration.load(config, told)
+    assert asked == [{"num_classes", "invert_input", "train"}]  # no field is bounded by tests
+    assert (found.data.num_classes, found.training.batch_size) == (4, 96)  # a multiple of 16
+    assert (found.latent.context_size, found.evaluation.num_samples) == (100, 100)
+    (line,) = caplog.messages
+    assert line.startswith("from the images in memory: num_classes=4, training.batch_size=96, ")
+    stated = configuration.load(config, [*told, "training.batch_size=256"]).training
+    assert stated.batch_size == 256
+    with pytest.raises(UserError, match=r"training\.microbatch_size must divide training\.batch_"):
+        configuration.load(config, [*told, "training.batch_size=100"])
 
 
 def test_an_extension_brings_its_group_and_needs_no_other_file(tmp_path):
@@ -305,7 +344,7 @@ def test_the_program_that_runs_is_not_forgotten(tmp_path, monkeypatch):
 
 
 def test_extensions_of_equal_content_run_each(tmp_path, registry):
-    code = "from lzn_jax import parts\n\nparts.add('solver', __file__[-6:-3], 1)\n"
+    code = "from lzn_jax import parts\n\nparts.add('solver', __file__[-6:-3], 1, owner=__name__)\n"
     for name in ("one.py", "two.py"):
         (tmp_path / name).write_text(code)
     digests = extensions.extend(["one.py", "two.py"], tmp_path)
@@ -343,7 +382,7 @@ def test_of_imported_files_of_one_name_a_run_finds_its_own(tmp_path):
         file = tmp_path / str(number) / "own.py"
         file.parent.mkdir()
         file.write_text(solver(f"own{number}", 1))
-        exec(compile(file.read_text(), file, "exec"), {})
+        extensions._run(file, f"own{number}")
         assert extensions.found_extension("own.py", sha256(file)) == sha256(file)
     assert extensions.found_extension("own.py", "0" * 64) is not None
 

@@ -5,6 +5,7 @@ import functools
 import importlib
 import inspect
 import re
+import sys
 import types
 from pathlib import Path
 
@@ -94,7 +95,9 @@ def test_an_encoder_on_a_backbone_fits_a_linear_map_to_its_features(monkeypatch)
     parts.names("encoder")  # what ships is there
     monkeypatch.setattr(parts, "PARTS", dict(parts.PARTS))
     (code,) = re.findall(r"```\n(import lzn_jax\n.*?)```", PAGE, re.DOTALL)
-    exec(compile(code, "parts.md", "exec"), {"__name__": "recipe"})
+    recipe = types.ModuleType("recipe")
+    monkeypatch.setitem(sys.modules, "recipe", recipe)
+    exec(compile(code, "parts.md", "exec"), vars(recipe))
     network = parts.get("encoder", "on_backbone")(latent_dim=5)
 
     @jax.jit

@@ -179,7 +179,8 @@ FIELDS = {
     "sound.features": parts.count("units of the decoder's layers", 384, multiple_of=4),
 }
 FIELDS |= ArrayType.fields("sound", 1024)
-parts.add("data", "sounds", SimpleNamespace(load=load, class_names=lambda data: NAMES))
+DATA = SimpleNamespace(load=load, class_names=lambda data: NAMES)
+parts.add("data", "sounds", DATA, owner=__name__)
 parts.add("type", "sound", Sound, FIELDS)
 parts.add("measurement", "sounds", measure)
 parts.add("figure", "spectrograms", draw)

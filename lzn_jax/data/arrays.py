@@ -17,7 +17,7 @@ from PIL import Image
 from lzn_jax import parts
 from lzn_jax.data import Examples
 from lzn_jax.data.folder import FIELDS, SPLIT_FIELDS, held_out
-from lzn_jax.data.folder import completed as completed  # calls the functions below
+from lzn_jax.data.folder import facts as facts  # calls the functions below
 from lzn_jax.data.pixels import EncodedImages, Rows, UnreadableImageError
 from lzn_jax.errors import UserError
 from lzn_jax.parts import Field, word

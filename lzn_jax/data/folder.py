@@ -15,10 +15,9 @@ import csv
 import dataclasses
 import io
 import logging
-import math
 import os
 import posixpath
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,6 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from lzn_jax import parts
-from lzn_jax.configuration import nest, schema_of, with_defaults
 from lzn_jax.data import Examples, label_names, pixels, set_apart
 from lzn_jax.data.pixels import (
     ENCODED_FIELDS,
@@ -304,54 +302,40 @@ SIDE = 32  # side of all other images
 HOLDOUT = 10  # without a test folder, one in ten images is a test image
 
 
-def completed(values: Mapping[str, Any], stated: Collection[str]) -> dict[str, Any]:
-    """The values, with None replaced by a value derived from the images.
-
-    Numbers of images that are not in `stated` are limited to the images in the folder. One log line
-    lists the changed fields. Raises UserError for a missing or empty folder.
-
-    The data set's module must define a function `has_test`, like this module.
-    """
-    fields = schema_of(values)
-    given = with_defaults(values, fields)
-    is_known = all(given[name] is not None for name, field in fields.items() if field.from_data)
-    if "data.path" in fields:
-        if given.get("data.path") is None:
-            return given
-        path = Path(given["data.path"]).expanduser().absolute()
-        if path.is_dir():
-            given["data.path"] = str(path)
-        elif is_known:
-            return given  # reported when it is read
-    data_set = parts.get("data", given["data.name"])
-    derived = {} if is_known else _from_images(given, data_set)
-    free = given.keys() - set(stated)
-    bounded = {n: f.at_most for n, f in fields.items() if f.at_most is not None and n in free}
-    derived |= _limits(given | derived, bounded, data_set)
-    changed = [f"{n.removeprefix('data.')}={v}" for n, v in derived.items() if v != given[n]]
-    if changed:
-        _log.info("from the images in %s: %s", given.get("data.path", "memory"), ", ".join(changed))
-    return given | derived
-
-
 def has_test(data: ConfigDict) -> bool:
     """Whether a test folder exists."""
     return any((Path(data.path) / name).is_dir() for name in TEST_FOLDERS)
 
 
-def _from_images(values: Mapping[str, Any], data_set: Any) -> dict[str, Any]:
-    """Values for fields that are None, from the classes and the images."""
-    data = ConfigDict(nest(values)["data"])
-    num_classes, derived = data.num_classes or len(data_set.class_names(data)) or 1, {}
-    if "image_size" in data:
-        data.update(num_classes=1, captions=False, holdout=None, image_size=None)
-        derived = _from_headers(values, data_set.load(data, "train").images.source)
-    derived["data.num_classes"] = num_classes
-    return {name: value for name, value in derived.items() if values[name] is None}
+def facts(data: ConfigDict, asked: Collection[str]) -> dict[str, Any]:
+    """What is `asked` of the images: values of `data`, numbers `train` and `test` of images.
+
+    The path becomes absolute, and without a test split one in ten images is held out. Raises
+    UserError for a missing or empty folder. The data set's module has a function `has_test`.
+    """
+    data_set, data, found = parts.get("data", data.name), ConfigDict(data), dict[str, Any]()
+    is_open = not {"image_size", "channels", "num_classes"}.isdisjoint(asked)
+    if "path" in data:
+        folder = Path(data.path).expanduser().absolute()
+        if folder.is_dir():
+            found["path"] = data.path = str(folder)
+        elif not is_open:
+            return {}  # reported when it is read
+    if is_open:
+        classes = data.num_classes or len(data_set.class_names(data)) or 1
+        if "image_size" in data:
+            whole = {"num_classes": 1, "captions": False, "holdout": None, "image_size": None}
+            source = data_set.load(ConfigDict({**data, **whole}), "train").images.source
+            found["image_size"], found["channels"] = _size_and_channels(source)
+        found["num_classes"] = data.num_classes = classes
+    is_divided = data.holdout is not None or data_set.has_test(data)
+    if not is_divided or not {"train", "test"}.isdisjoint(asked):
+        found |= _counts(data, data_set, is_divided)
+    return {name: value for name, value in found.items() if name in {"path", *asked}}
 
 
-def _from_headers(values: Mapping[str, Any], source: Any) -> dict[str, Any]:
-    """Size and channels by at most 1000 file headers."""
+def _size_and_channels(source: Any) -> tuple[int, int]:
+    """Side and channels of images by at most 1000 file headers."""
     sizes, modes = set(), set()
     for row in pixels.evenly_spaced(min(len(source), MAX_HEADERS), len(source)).tolist():
         # An unreadable file is reported when training reads it.
@@ -359,43 +343,24 @@ def _from_headers(values: Mapping[str, Any], source: Any) -> dict[str, Any]:
             sizes.add(image.size)
             modes.add(image.mode)
             if min(image.size) > MAX_OWN_SIDE and modes - GREY_MODES:
-                break  # no further image would change the values
+                break  # no further image would change the result
     side = min(sizes.pop()) if len(sizes) == 1 else SIDE
-    networks = [(values.get(f"{n}.patch_size", 1), values.get(f"{n}.channel_multipliers", (1,)))
-                for n in ("encoder", "decoder")]  # fmt: skip
-    grid = math.lcm(*(patch * 2 ** (len(levels) - 1) for patch, levels in networks))
-    return {
-        "data.image_size": math.ceil((side if side <= MAX_OWN_SIDE else SIDE) / grid) * grid,
-        "data.channels": 1 if modes and modes <= GREY_MODES else 3,
-    }
+    return side if side <= MAX_OWN_SIDE else SIDE, 1 if modes and modes <= GREY_MODES else 3
 
 
-def _limits(values: Mapping[str, Any], bounded: Mapping[str, str], data_set: Any) -> dict[str, Any]:
-    """A hold-out if there is no test split, and numbers of images that the data set contains."""
-    data, limits = ConfigDict(nest(values)["data"]), dict[str, Any]()
-    is_divided = data.holdout is not None or data_set.has_test(data)
-    if is_divided and not bounded:
-        return {}
+def _counts(data: ConfigDict, data_set: Any, is_divided: bool) -> dict[str, int | None]:
+    """Numbers of images by split, and the hold-out if there is no test split."""
     whole = ConfigDict({**data, "captions": False, "holdout": None})
-    examples = data_set.load(whole, "train")
+    examples, holdout = data_set.load(whole, "train"), data.holdout
     train = len(examples.labels)
     if not is_divided and train > 1:
-        data.holdout = limits["data.holdout"] = max(train // HOLDOUT, 1)
-    whole.holdout = data.holdout
-    test = data.holdout or len(data_set.load(whole, "test").labels)
+        holdout = max(train // HOLDOUT, 1)
+    whole.holdout = holdout
+    test = holdout or len(data_set.load(whole, "test").labels)
     with contextlib.suppress(UserError):  # a wrong hold-out is reported when it is read
         kept = len(held_out(whole, "train", examples).labels)  # groups may exceed the hold-out
         train, test = kept, train - kept or test
-    for name, split in bounded.items():
-        value, most = values[name], train if split == "train" else test
-        if isinstance(value, tuple):
-            limits[name] = tuple(sorted({min(each, most) for each in value}))
-        elif value is not None:
-            limits[name] = min(value, most)
-    if "training.batch_size" in limits:  # a multiple of the queries
-        queries = limits.get("training.queries", values.get("training.queries")) or 1
-        limits["training.batch_size"] -= limits["training.batch_size"] % queries
-    return limits
+    return {"holdout": holdout, "train": train, "test": test}
 
 
 _FROM_IMAGES = {
@@ -403,7 +368,7 @@ _FROM_IMAGES = {
     for name in ("data.image_size", "data.channels", "data.num_classes")
 }
 _HOLDOUT = "training images held out for tests, 0 = test on all of them, None = use a test split"
-SPLIT_FIELDS = {  # fields of data sets that `completed` completes
+SPLIT_FIELDS = {  # of data sets with the `facts` above
     "data.num_classes": _FROM_IMAGES["data.num_classes"],
     "data.holdout": count_or_0(_HOLDOUT, None),
     "data.holdout_seed": Field(int, "seed of the hold-out", 0, minimum=0, below=2**32),

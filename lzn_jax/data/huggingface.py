@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from lzn_jax import parts
 from lzn_jax.data import Examples
 from lzn_jax.data.folder import FIELDS, examples_of, pairs_of
-from lzn_jax.data.folder import completed as completed  # calls the functions below
+from lzn_jax.data.folder import facts as facts  # calls the functions below
 from lzn_jax.data.pixels import Rows, UnreadableImageError
 from lzn_jax.errors import UserError, explained, package
 from lzn_jax.parts import word

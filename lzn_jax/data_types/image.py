@@ -20,12 +20,12 @@ from lzn_jax.errors import UserError
 from lzn_jax.models import Variables, by_example
 from lzn_jax.parts import (
     Field,
-    amount,
     choice,
     count,
     count_or_0,
     flag,
     knobs,
+    loss_weight,
     positive,
     require,
     share_below_1,
@@ -202,6 +202,7 @@ _GENERATIVE = {
         "samples of a batch that are decoded, a divisor of batch_size; None = all",
         None,
         at_most="train",
+        divides="training.batch_size",
     ),
     "training.flow_draws": count("draws of noise and time for each image in the flow loss", 1),
     **parts.learning_rates("decoder"),
@@ -213,7 +214,7 @@ _GENERATIVE = {
 }
 _WITH_OTHER_TYPES = {
     "training.decoder_steps": count("updates after which the decoder is fixed, None = never", None),
-    "training.generation_weight": amount("weight of the image decoder's loss", 1.0),
+    "training.generation_weight": loss_weight("weight of the image decoder's loss", 1.0),
 }
 _REPRESENTATION = {
     "latent.solver": word("solver of the encoder's flow", "euler", part="solver"),
@@ -252,10 +253,6 @@ def _check_image(values: Mapping[str, Any]) -> None:
     if not set(VIEWS) & set(alignments):
         batch_size, size = values["training.batch_size"], values["training.microbatch_size"]
         queries = values["training.queries"] or batch_size
-        require(
-            batch_size % queries == 0,
-            f"training.queries must divide training.batch_size {batch_size}, got {queries}",
-        )
         drawn = queries * values["training.flow_draws"]
         for what, rows in (("", queries), (" * training.flow_draws", drawn)):
             require(

@@ -30,7 +30,7 @@ from lzn_jax.data_types import (
 from lzn_jax.errors import UserError
 from lzn_jax.models import Variables, in_training, keys_by_index, transformer
 from lzn_jax.models.transformer import END, is_text
-from lzn_jax.parts import Field, amount, choice, count, knobs, positive, require, word
+from lzn_jax.parts import Field, amount, choice, count, knobs, loss_weight, positive, require, word
 from lzn_jax.tokenizers import Tokenizer, tokenizer
 
 NAME = "text"
@@ -270,7 +270,7 @@ _TEXT = {
     "text.max_length": count("tokens of the longest text, including its end", minimum=2),
     "text.context_size": count("number of context texts, the most frequent of the training set"),
     **parts.learning_rates("text_encoder", "text_decoder"),
-    "training.text_weight": amount("weight of the text decoder's loss", 1.0),
+    "training.text_weight": loss_weight("weight of the text decoder's loss", 1.0),
     **knobs(transformer.Encoder, "text_encoder"),
     **knobs(transformer.Decoder, "text_decoder"),
     "text_decoder.noise_scale": amount("α of its latents, None = uniform in [0, 1]", None),

@@ -281,4 +281,4 @@ FIELDS = {
 NETWORKS = {"ncsnpp": (NCSNppDecoder, check_decoder), "mlp": (MLPDecoder, None)}
 for _name, (_network, _check) in NETWORKS.items():
     _fields = knobs(_network, "decoder") | FIELDS
-    parts.add("decoder", _name, (_network, FlowDecoder), _fields, check=_check)
+    parts.add("decoder", _name, (_network, FlowDecoder), _fields, check=_check, owner=__name__)

@@ -118,4 +118,11 @@ _MEAN_FLOW = {
 }
 for _name, (_network, _check) in flow.NETWORKS.items():
     _fields = knobs(_network, "decoder") | _MEAN_FLOW
-    parts.add("decoder", f"mean_{_name}", (_network, MeanFlowDecoder), _fields, check=_check)
+    parts.add(
+        "decoder",
+        f"mean_{_name}",
+        (_network, MeanFlowDecoder),
+        _fields,
+        check=_check,
+        owner=__name__,
+    )

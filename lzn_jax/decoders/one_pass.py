@@ -117,4 +117,4 @@ for _name, _network, _check in (
     ("direct_mlp", MLPGenerator, _check_one_pass),
 ):
     _fields = knobs(_network, "decoder") | _ONE_PASS
-    parts.add("decoder", _name, (_network, DirectDecoder), _fields, check=_check)
+    parts.add("decoder", _name, (_network, DirectDecoder), _fields, check=_check, owner=__name__)

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 from zlib import crc32
@@ -129,6 +130,15 @@ def encoder(config: ConfigDict) -> Any:
 def image_shape(config: ConfigDict) -> tuple[int, int, int]:
     """Height, width and channels of images."""
     return config.data.image_size, config.data.image_size, config.data.channels
+
+
+def side_multiple(values: Mapping[str, Any]) -> int:
+    """What a side in pixels is a multiple of, so that networks of images patch and halve it."""
+    networks = [
+        (values.get(f"{name}.patch_size", 1), values.get(f"{name}.channel_multipliers", (1,)))
+        for name in ("encoder", "decoder")
+    ]
+    return math.lcm(*(patch * 2 ** (len(levels) - 1) for patch, levels in networks))
 
 
 def decoder(config: ConfigDict) -> tuple[Any, Any]:

@@ -279,7 +279,9 @@ class NCSNpp(nn.Module):
     dropout: float = knob(share_below_1("dropout rate of the residual blocks", 0.0))
     fir: bool = knob(flag("resample with the FIR filter (1, 3, 3, 1)", False))
     progressive_input: str = knob(choice("input pyramid", "none", "input_skip"))
-    patch_size: int = knob(count("side of the patches of pixels that become one pixel", 1))
+    patch_size: int = knob(
+        count("side of the patches of pixels that become one pixel", 1, divides="data.image_size")
+    )
     dtype: DTypeLike = jnp.float32
     remat: bool = False
 
@@ -442,12 +444,9 @@ class NCSNppGenerator(NCSNpp, kw_only=True):
 
 
 def check_resolutions(values: Mapping[str, Any], network: str) -> None:
-    """Requires that patches divide the image and that each level halves the previous level."""
-    side, patch = values["data.image_size"], values[f"{network}.patch_size"]
-    require(
-        side % patch == 0, f"{network}.patch_size must divide data.image_size {side}, got {patch}"
-    )
-    size, multipliers = side // patch, values[f"{network}.channel_multipliers"]
+    """Requires that each level halves the one before it."""
+    size = values["data.image_size"] // values[f"{network}.patch_size"]
+    multipliers = values[f"{network}.channel_multipliers"]
     most = (size & -size).bit_length()
     require(
         len(multipliers) <= most,

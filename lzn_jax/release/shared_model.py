@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lzn_jax import configuration, data, files
+from lzn_jax import configuration, data, files, schema
 from lzn_jax.configuration import CONFIG_FILE, TOKENIZER_FILE
 from lzn_jax.errors import UserError, explained
 from lzn_jax.evaluation.headline import most_important
@@ -111,8 +111,8 @@ def write(folder: Path, workdir: Path, model: TrainedModel, source: str) -> None
 
 
 def portable(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Config values without folders of this machine. Paths keep their last name, defaults stay."""
-    fields = configuration.schema_of(values)
+    """Config values without folders of this machine: paths keep their last name, defaults stay."""
+    fields = schema.schema_of(values)
 
     def without_folder(name: str, value: Any) -> Any:
         if isinstance(value, list):

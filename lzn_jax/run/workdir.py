@@ -16,7 +16,7 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
-from lzn_jax import configuration
+from lzn_jax import configuration, schema
 from lzn_jax.configuration import CONFIG_FILE, TOKENIZER_FILE
 from lzn_jax.errors import UserError
 from lzn_jax.files import is_writer, write_bytes, write_json
@@ -170,8 +170,8 @@ def check_same_run(config: ConfigDict, workdir: Path, free: tuple[str, ...] = ()
         return
     stored = configuration.stored_values(path)
     given = configuration.flatten(configuration.to_json_dict(config))
-    stored = configuration.with_defaults(stored, configuration.schema_of(given))
-    stored = json.loads(json.dumps(stored))  # converts the defaults to JSON's types
+    stored = schema.with_defaults(stored, schema.schema_of(given))
+    stored = json.loads(json.dumps(stored))  # gives the defaults JSON's types
     names = stored.keys() | given.keys()
     # data.name first, as the defaults of other fields depend on it.
     for name in sorted(names, key=lambda name: (name != "data.name", name)):

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from lzn_jax import configuration, main
+from lzn_jax import main
+from lzn_jax.schema import schema_of
 
 ROOT = Path(__file__).parents[2]
 COMMAND = ["--config=configs/digits_gen.py", "--mode=show_config"]
@@ -38,9 +39,7 @@ def test_each_field_is_shown_with_its_value_and_meaning(capsys):
     assert fields["latent.solver"] == (True, "'adams'", "solver of the encoder's flow")
     assert not fields["training.gradient_clip"][0]
     assert fields["training.schedule"] == (True, "'cosine'", "learning rate after warm-up")
-    schema = configuration.schema_of(
-        {name: ast.literal_eval(value) for name, (_, value, _) in fields.items()}
-    )
+    schema = schema_of({name: ast.literal_eval(value) for name, (_, value, _) in fields.items()})
     assert {name: meaning for name, (_, _, meaning) in fields.items()} == {
         name: field.help for name, field in schema.items()
     }
